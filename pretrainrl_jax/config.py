@@ -1,0 +1,181 @@
+"""Every setting of the system: typed, documented, validated. Imports nothing heavy.
+
+A configuration file is a Python file that defines `config`, a `Config`. Each field can be overridden on
+the command line as `--section.key=value`; the text behind a field is its help.
+"""
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pretrainrl_jax.errors import InputError
+
+
+def setting(default: Any, doc: str) -> Any:
+    """A dataclass field with its help text."""
+    return field(default=default, metadata={"doc": doc})
+
+
+@dataclass(frozen=True)
+class Facts:
+    path: str = setting("", "PopQA TSV file; empty makes the synthetic world instead")
+    limit: int = setting(0, "keep this many facts, drawn at random by the seed; 0 keeps all")
+    holdout_every: int = setting(6, "every n-th fact is never trained on, only evaluated; 0 holds none out")
+
+
+@dataclass(frozen=True)
+class World:
+    """The synthetic world, used when facts.path is empty."""
+
+    facts: int = setting(2400, "number of facts")
+    relations: int = setting(8, "number of relations (question categories)")
+    answers: int = setting(80, "possible answers of each relation")
+    popularity_exponent: float = setting(1.5, "popularity of rank r is (r + offset) ** -exponent")
+    popularity_offset: float = setting(10.0, "see popularity_exponent")
+    head_share: float = setting(0.15, "share of facts, most popular first, that count as the head")
+    head_zipf: float = setting(1.2, "Zipf exponent of the answers of head facts")
+    tail_zipf: float = setting(0.4, "Zipf exponent of the answers of tail facts")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The text a base model is pretrained on: the facts put into words, as often as they are popular."""
+
+    statements: int = setting(16000, "sentences that state a fact")
+    filler: int = setting(4000, "sentences about nothing in the fact set")
+    question_share: float = setting(0.4, "share of statements in the form 'question answer'")
+    popularity_power: float = setting(1.0, "a fact is stated in proportion to popularity ** power")
+    held_out_share: float = setting(0.05, "share of sentences kept back to measure loss on text")
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    path: str = setting("", "folder of an existing tokenizer; empty trains one on the corpus")
+    vocabulary: int = setting(2048, "size of a trained vocabulary, special tokens included")
+
+
+@dataclass(frozen=True)
+class Model:
+    path: str = setting("", "Hugging Face folder or checkpoint to start from; empty starts from random weights")
+    family: Literal["qwen3", "llama"] = setting("qwen3", "architecture: qwen3 normalises queries and keys")
+    width: int = setting(128, "size of the residual stream")
+    layers: int = setting(2, "number of layers")
+    heads: int = setting(4, "query heads")
+    kv_heads: int = setting(4, "key and value heads; divides heads")
+    head_width: int = setting(32, "size of one head")
+    mlp_width: int = setting(256, "hidden size of the gated MLP")
+    vocabulary: int = setting(0, "rows of the embedding; 0 takes the tokenizer's size")
+    rope_theta: float = setting(10000.0, "base of the rotary position embedding")
+    norm_epsilon: float = setting(1e-6, "epsilon of RMS norms")
+    tied: bool = setting(True, "the head is the embedding, transposed")
+    dtype: Literal["float32", "bfloat16"] = setting("float32", "compute dtype; parameters stay float32")
+    remat: bool = setting(False, "recompute each layer's activations in the backward pass to save memory")
+
+
+@dataclass(frozen=True)
+class Mesh:
+    data: int = setting(0, "devices along the batch; 0 takes all that fsdp and tensor leave")
+    fsdp: int = setting(1, "devices that share each parameter along the model axis")
+    tensor: int = setting(1, "devices that share heads, MLP and vocabulary")
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    weight_decay: float = setting(0.1, "decoupled decay of matrices (embeddings and head included, norms not)")
+    beta1: float = setting(0.9, "Adam's first moment")
+    beta2: float = setting(0.95, "Adam's second moment")
+    clip: float = setting(1.0, "largest global gradient norm")
+    warmup: float = setting(0.03, "share of the updates spent warming up")
+    final: float = setting(0.1, "learning rate at the end, as a share of the peak (cosine)")
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    epochs: float = setting(1.0, "passes over the corpus; 0 trains nothing (with model.path)")
+    learning_rate: float = setting(3e-3, "peak learning rate")
+    row_length: int = setting(256, "tokens a packed row holds")
+    rows: int = setting(4, "rows an update")
+    accumulate: int = setting(1, "microsteps an update is cut into; divides rows")
+
+
+@dataclass(frozen=True)
+class Mine:
+    """Beam search for the base model's own falsehoods."""
+
+    template: Literal["bare", "few_shot"] = setting("bare", "how the question is put to the model")
+    beams: int = setting(16, "beam width")
+    max_new_tokens: int = setting(8, "longest answer, terminator included")
+    batch: int = setting(128, "questions decoded at a time")
+    negatives: int = setting(5, "negatives kept for a question, most probable first")
+    min_probability: float = setting(0.0, "a falsehood less probable than this is not kept")
+    drop_overlapping: bool = setting(
+        True, "drop a candidate that contains a true answer, or is contained in one, on word boundaries"
+    )
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Weights of one objective: question_weight * NTP(question) + answer_weight * NTP(gold) + preference * DPO."""
+
+    question_weight: float = setting(0.0, "weight of next-token prediction on question tokens")
+    answer_weight: float = setting(0.0, "weight of next-token prediction on gold answer tokens")
+    preference: float = setting(0.0, "weight of DPO against the mined negatives")
+    beta: float = setting(0.1, "beta of DPO")
+    learning_rate: float = setting(2e-3, "peak learning rate")
+
+
+@dataclass(frozen=True)
+class Objectives:
+    ntp: Objective = Objective(question_weight=1.0, answer_weight=1.0)
+    ntp_answer: Objective = Objective(answer_weight=1.0)
+    ntp_weighted: Objective = Objective(question_weight=1.0, answer_weight=3.0)
+    dpo: Objective = Objective(preference=1.0, learning_rate=3e-5)
+    pretrainrl: Objective = Objective(question_weight=1.0, answer_weight=1.0, preference=1.0, beta=1.0)
+
+
+@dataclass(frozen=True)
+class Train:
+    systems: tuple[str, ...] = setting(
+        ("dpo", "ntp", "ntp_answer", "ntp_weighted", "pretrainrl"),
+        "objectives to train, each from the base model, comma-separated",
+    )
+    template: Literal["bare", "few_shot"] = setting("bare", "how the question is put to the model")
+    passes: int = setting(3, "times each fact is visited")
+    questions: int = setting(32, "questions an update (on average: an update is whole packed rows)")
+    row_length: int = setting(256, "tokens a packed row holds")
+    accumulate: int = setting(1, "microsteps an update is cut into")
+    ntp_scale: Literal["sequence", "token"] = setting(
+        "sequence", "NTP of a question: summed over its tokens (the paper's eq. 5), or averaged over all tokens"
+    )
+    save_every: int = setting(0, "updates between checkpoints; 0 saves at the end and when interrupted")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    template: Literal["bare", "few_shot"] = setting("bare", "how the question is put to the model")
+    beams: int = setting(10, "beam width: the k of HR@k, MRR@k and Prob@k")
+    max_new_tokens: int = setting(8, "longest answer, terminator included")
+    batch: int = setting(128, "questions decoded at a time")
+    match: Literal["exact", "contains"] = setting(
+        "exact", "an answer is right if, normalised, it equals a true answer, or if it contains one"
+    )
+    bins: int = setting(5, "popularity bins of equal size")
+
+
+@dataclass(frozen=True)
+class Config:
+    name: str = setting("small world", "what the report calls the data set")
+    seed: int = setting(0, "every random choice derives from it")
+    facts: Facts = Facts()
+    world: World = World()
+    corpus: Corpus = Corpus()
+    tokenizer: Tokenizer = Tokenizer()
+    model: Model = Model()
+    mesh: Mesh = Mesh()
+    optimizer: Optimizer = Optimizer()
+    pretrain: Pretrain = Pretrain()
+    mine: Mine = Mine()
+    objectives: Objectives = Objectives()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()

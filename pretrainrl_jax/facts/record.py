@@ -1,0 +1,23 @@
+"""The fact: what a question asks, what is true, and how well known it is."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One question with everything that counts as a true answer to it."""
+
+    id: str  # stable within a source: its own id, or the row number where that is blank
+    question: str  # as asked in training
+    answers: tuple[str, ...]  # the canonical answer first, then its aliases; never empty
+    category: str  # the relation: "capital", "place of birth", …
+    subject: str  # the name of what is asked about
+    subject_key: str  # the subject's id in the source, or its name where the id is blank
+    popularity: float  # how often the subject is looked for (page views a month, or the world's own weight)
+    row: int  # line of the source the fact came from, 1-based and counting the header; 0 for made-up facts
+    paraphrase: str = ""  # another wording, never used in pretraining or training; "" where there is none
+
+    @property
+    def answer(self) -> str:
+        """The canonical answer, the one that is trained."""
+        return self.answers[0]
