@@ -5,6 +5,7 @@ the command line as `--section.key=value`; the text behind a field is its help.
 """
 
 import dataclasses
+import math
 import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -179,3 +180,119 @@ class Config:
     objectives: Objectives = Objectives()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+
+
+def fields_of(config: Any, prefix: str = "") -> list[tuple[str, dataclasses.Field[Any], Any]]:
+    """Every setting as (dotted name, field, value), sections opened."""
+    found = []
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            found += fields_of(value, f"{prefix}{item.name}.")
+        else:
+            found.append((prefix + item.name, item, value))
+    return found
+
+
+def type_name(kind: Any) -> str:
+    """A setting's type in words."""
+    if typing.get_origin(kind) is Literal:
+        return "one of " + ", ".join(typing.get_args(kind))
+    if typing.get_origin(kind) is tuple:
+        return "comma-separated names"
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
+
+
+def parse_value(name: str, text: str, kind: Any) -> Any:
+    """The value a command-line text means for a setting of type `kind`.
+
+    Raises:
+        InputError: naming the type it should have.
+    """
+    try:
+        if typing.get_origin(kind) is Literal:
+            if text in typing.get_args(kind):
+                return text
+            raise ValueError
+        if typing.get_origin(kind) is tuple:
+            return tuple(part.strip() for part in text.split(",") if part.strip())
+        if kind is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        value = kind(text)
+        if kind is float and not math.isfinite(value):
+            raise ValueError
+        return value
+    except (ValueError, KeyError):
+        raise InputError(f"--{name}={text}: {name} must be {type_name(kind)}") from None
+
+
+def replace_value(config: Any, name: str, value: Any) -> Any:
+    """The configuration with the dotted setting `name` changed."""
+    first, _, rest = name.partition(".")
+    if rest:
+        value = replace_value(getattr(config, first), rest, value)
+    return dataclasses.replace(config, **{first: value})
+
+
+def validate(config: Config) -> None:
+    """Check the settings against each other, without reading any file.
+
+    Raises:
+        InputError: for the first setting that is out of range.
+    """
+    values = {name: value for name, _, value in fields_of(config)}
+    kinds = {name: item.type for name, item, _ in fields_of(config)}
+    for name, value in values.items():
+        if not _has_type(value, kinds[name]):
+            raise InputError(f"{name} is {value!r}: it must be {type_name(kinds[name])}")
+    for name in POSITIVE:
+        if values[name] <= 0:
+            raise InputError(f"{name} is {values[name]}: it must be more than 0")
+    for name, value in values.items():
+        if isinstance(value, int | float) and value < 0:
+            raise InputError(f"{name} is {value}: it must not be negative")
+    for name in SHARES:
+        if values[name] > 1:
+            raise InputError(f"{name} is {values[name]}: it is a share, between 0 and 1")
+    for large, small in DIVIDES:
+        if values[large] % values[small]:
+            raise InputError(f"{large} is {values[large]}: it must be a multiple of {small} ({values[small]})")
+    if config.model.head_width % 2:
+        raise InputError(f"model.head_width is {config.model.head_width}: rotary embedding needs an even one")
+    known = [item.name for item in dataclasses.fields(Objectives)]
+    for system in config.train.systems:
+        if system not in known:
+            raise InputError(f"train.systems names {system!r}: the objectives are {', '.join(known)}")
+    if config.pretrain.epochs == 0 and not config.model.path:
+        raise InputError("pretrain.epochs is 0 and model.path is empty: there would be no base model")
+    if config.model.vocabulary and not config.model.path and not config.tokenizer.path:
+        if config.model.vocabulary < config.tokenizer.vocabulary:
+            raise InputError(
+                f"model.vocabulary is {config.model.vocabulary}, smaller than the tokenizer's "
+                f"{config.tokenizer.vocabulary} (tokenizer.vocabulary): raise it, or set it to 0"
+            )
+
+
+POSITIVE = (
+    "model.width", "model.layers", "model.heads", "model.kv_heads", "model.head_width", "model.mlp_width",
+    "model.rope_theta", "model.norm_epsilon", "mesh.fsdp", "mesh.tensor", "optimizer.clip",
+    "pretrain.learning_rate", "pretrain.row_length", "pretrain.rows", "pretrain.accumulate",
+    "mine.beams", "mine.max_new_tokens", "mine.batch", "mine.negatives",
+    "train.passes", "train.questions", "train.row_length", "train.accumulate",
+    "evaluate.beams", "evaluate.max_new_tokens", "evaluate.batch", "evaluate.bins",
+)  # fmt: skip
+SHARES = (
+    "world.head_share", "corpus.question_share", "corpus.held_out_share", "optimizer.beta1", "optimizer.beta2",
+    "optimizer.warmup", "optimizer.final", "mine.min_probability",
+)  # fmt: skip
+DIVIDES = (("model.heads", "model.kv_heads"), ("pretrain.rows", "pretrain.accumulate"))
+
+
+def _has_type(value: Any, kind: Any) -> bool:
+    if typing.get_origin(kind) is Literal:
+        return value in typing.get_args(kind)
+    if typing.get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(isinstance(v, str) for v in value)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))

@@ -1,0 +1,115 @@
+"""The package from Python, for notebooks and scripts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pretrainrl_jax.decoding.answers import read_answer
+from pretrainrl_jax.decoding.decode import decode
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.objectives.scoring import score_trees
+from pretrainrl_jax.training import checkpoints
+from pretrainrl_jax.trees.negatives import Answer
+from pretrainrl_jax.trees.rows import GOLD
+from pretrainrl_jax.trees.templates import Template, ends_at
+from pretrainrl_jax.trees.tokenization import Tokenizer
+from pretrainrl_jax.trees.tree import AnswerTree, Branch
+
+
+def load(path: str | Path) -> tuple[Model, Params, Tokenizer]:
+    """Model, parameters and tokenizer of an Orbax checkpoint or a Hugging Face folder.
+
+    Args:
+        path: a workdir, a stage's folder, a step's folder, or a Hugging Face folder with safetensors.
+
+    Raises:
+        InputError: if there is nothing to load.
+    """
+    loaded = checkpoints.load(path)
+    return loaded.model, loaded.params, loaded.tokenizer
+
+
+def beam_search(
+    model: Model,
+    params: Params,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    *,
+    beams: int = 20,
+    max_new_tokens: int = 16,
+    newline_ends: bool = False,
+    batch: int = 64,
+) -> list[list[Answer]]:
+    """The most probable continuations of each prompt, best first, unfinished ones last.
+
+    Args:
+        prompts: texts; BOS is added iff the model's tokenizer adds it.
+        beams: beam width; 1 is greedy decoding.
+        max_new_tokens: longest answer, terminator included.
+        newline_ends: an answer also ends at a line break, as under a few-shot prompt.
+        batch: prompts decoded at a time.
+
+    Returns:
+        For each prompt its answers: Answer(text, tokens, logp, finished); logp is the summed log-probability in
+        nats, the terminator's included where finished.
+
+    Raises:
+        InputError: if a prompt has no tokens.
+    """
+    encoded = [tokenizer.start + ids for ids in tokenizer.encode_all(list(prompts))]
+    for prompt, ids in zip(prompts, encoded, strict=True):
+        if not ids:
+            raise InputError(f"prompt {prompt!r} has no tokens, and this model's tokenizer adds no BOS")
+    terminators = ends_at(tokenizer, model.shape.vocabulary, newline=newline_ends)
+    found = decode(
+        model,
+        params,
+        encoded,
+        terminators,
+        beams=beams,
+        max_new_tokens=max_new_tokens,
+        batch=min(batch, max(1, len(encoded))),
+    )
+    return [[read_answer(tokenizer, h) for h in of] for of in found]
+
+
+def score(
+    model: Model,
+    params: Params,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    continuations: Sequence[str],
+    *,
+    terminator: str | None = None,
+    row_length: int = 512,
+    rows: int = 8,
+) -> list[float]:
+    """Summed log-probability (nats) of each continuation after its prompt.
+
+    Args:
+        prompts: one text for each continuation.
+        continuations: the text that follows, its separator included (" Florence").
+        terminator: "eos" or "newline" to score that ending too, as `beam_search` does; None scores the
+            continuation alone.
+        row_length: tokens a packed row holds; raised to the longest text.
+        rows: rows scored at a time.
+
+    Raises:
+        InputError: if the two lists differ in length, or a continuation has no tokens.
+    """
+    if len(prompts) != len(continuations):
+        raise InputError(f"{len(prompts)} prompts and {len(continuations)} continuations: give one for each")
+    template = Template("few_shot" if terminator == "newline" else "bare")
+    end = () if terminator is None else (template.terminator(tokenizer),)
+    prefixes = tokenizer.encode_all(list(prompts))
+    joint = tokenizer.encode_all([p + c for p, c in zip(prompts, continuations, strict=True)])
+    trees = []
+    for number, (prefix, both) in enumerate(zip(prefixes, joint, strict=True)):
+        tokens = both[len(prefix) :] if both[: len(prefix)] == prefix else ()
+        tokens = (tokens or tokenizer.encode(continuations[number])) + end
+        if not tokens:
+            raise InputError(f"continuation {number} has no tokens")
+        trees.append(AnswerTree(str(number), tokenizer.start + prefix, (Branch(tokens, GOLD),)))
+    longest = max((tree.inputs for tree in trees), default=0)
+    scores = score_trees(model, params, trees, row_length=max(row_length, longest), rows=rows)
+    return [logp for (logp,) in scores]

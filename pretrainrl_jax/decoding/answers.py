@@ -1,0 +1,47 @@
+"""Questions in, answers as text out: beam search between a template and a tokenizer."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from pretrainrl_jax.decoding.decode import Hypothesis, decode
+from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.trees.negatives import Answer
+from pretrainrl_jax.trees.templates import Template
+from pretrainrl_jax.trees.tokenization import Tokenizer
+
+
+def read_answer(tokenizer: Tokenizer, hypothesis: Hypothesis) -> Answer:
+    """The answer a beam spells: its text before the first line break, stripped."""
+    text = tokenizer.decode(hypothesis.tokens).split("\n")[0].strip()
+    return Answer(text, hypothesis.tokens, hypothesis.logp, hypothesis.finished)
+
+
+def answer_questions(
+    model: Model,
+    params: Params,
+    tokenizer: Tokenizer,
+    template: Template,
+    questions: Sequence[str],
+    *,
+    beams: int,
+    max_new_tokens: int,
+    batch: int,
+    place: Callable[[np.ndarray], jax.Array] = jax.numpy.asarray,
+    advance: Callable[[int], None] = lambda n: None,
+) -> list[list[Answer]]:
+    """Each question's answers, most probable first, unfinished ones last. See `decode.decode`."""
+    prompts = tokenizer.encode_all([template.prefix(q) for q in questions])
+    found = decode(
+        model,
+        params,
+        [tokenizer.start + p for p in prompts],
+        template.terminators(tokenizer, model.shape.vocabulary),
+        beams=beams,
+        max_new_tokens=max_new_tokens,
+        batch=batch,
+        place=place,
+        advance=advance,
+    )
+    return [[read_answer(tokenizer, h) for h in of] for of in found]

@@ -1,0 +1,157 @@
+"""Factual question answering: ACC, HR@k, MRR@k and Prob@k, from answers and log-probabilities.
+
+PretrainRL (arXiv 2602.01875), evaluation: ACC is whether the greedy answer is right, HR@k whether any of k
+beams is, MRR@k the reciprocal rank of the first right one, Prob@k its probability, over hits only. Ours
+beside it: the probability of the truth over all questions, by teacher forcing.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pretrainrl_jax.facts.matching import matches, normalise
+from pretrainrl_jax.facts.record import Fact
+from pretrainrl_jax.trees.negatives import Answer
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a model did on one question."""
+
+    fact: Fact
+    question: str  # as it was asked: the trained wording or the paraphrase
+    group: str  # "trained", "paraphrase" or "held_out"
+    prediction: str  # the greedy answer
+    correct: bool
+    rank: int | None  # of the first right beam, from 1
+    p_hit: float | None  # that beam's probability
+    p_truth: float  # probability of the canonical answer, teacher-forced
+    p_aliases: float  # summed probability of all distinct true answers, teacher-forced
+    falsehood: str | None  # the most probable wrong beam
+    p_falsehood: float | None
+    unfinished: int  # beams without a terminator at the length limit: never a hit, but counted
+    beams: int
+
+
+def judge(
+    fact: Fact,
+    question: str,
+    group: str,
+    greedy: Sequence[Answer],
+    beams: Sequence[Answer],
+    truth_logps: Sequence[float],
+    rule: Any,
+) -> Outcome:
+    """Compare a question's answers with what is true.
+
+    Args:
+        fact: what is true.
+        question: the wording that was asked.
+        group: see `Outcome.group`.
+        greedy: the answer of a one-beam search; an unfinished or missing one is wrong.
+        beams: the answers of the beam search, best first.
+        truth_logps: log-probability of each of `distinct_truths(fact)`.
+        rule: "exact" or "contains".
+    """
+    finished = distinct(a for a in beams if a.finished)
+    hits = [matches(a.text, fact.answers, rule) for a in finished]
+    rank = hits.index(True) + 1 if any(hits) else None
+    wrong = next((a for a, hit in zip(finished, hits, strict=True) if not hit and normalise(a.text)), None)
+    first = greedy[0] if greedy else Answer("", (), -math.inf, finished=False)
+    return Outcome(
+        fact,
+        question,
+        group,
+        prediction=first.text,
+        correct=first.finished and matches(first.text, fact.answers, rule),
+        rank=rank,
+        p_hit=None if rank is None else math.exp(finished[rank - 1].logp),
+        p_truth=math.exp(truth_logps[0]),
+        p_aliases=min(1.0, sum(map(math.exp, truth_logps))),
+        falsehood=None if wrong is None else wrong.text,
+        p_falsehood=None if wrong is None else math.exp(wrong.logp),
+        unfinished=sum(not a.finished for a in beams),
+        beams=len(beams),
+    )
+
+
+def distinct(answers: Iterable[Answer]) -> list[Answer]:
+    """The answers without later ones of equal normalised text: beams that differ in spelling are one answer."""
+    kept: dict[str, Answer] = {}
+    for answer in answers:
+        kept.setdefault(normalise(answer.text), answer)
+    return list(kept.values())
+
+
+def distinct_truths(fact: Fact) -> tuple[str, ...]:
+    """The fact's answers, aliases of equal spelling once; the canonical one first."""
+    return tuple(dict.fromkeys(fact.answers))
+
+
+def measures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """The metrics of a set of questions, rates in [0, 1]; `prob` is None where nothing was hit."""
+    hits = [o.p_hit for o in outcomes if o.p_hit is not None]
+    return {
+        "count": len(outcomes),
+        "acc": _mean([o.correct for o in outcomes]),
+        "hr": _mean([o.rank is not None for o in outcomes]),
+        "mrr": _mean([0.0 if o.rank is None else 1 / o.rank for o in outcomes]),
+        "prob": _mean(hits) if hits else None,
+        "prob_all": _mean([o.p_truth for o in outcomes]),
+        "prob_aliases": _mean([o.p_aliases for o in outcomes]),
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else 0.0
+
+
+def groups(
+    outcomes: Sequence[Outcome], unseen: Callable[[Fact], bool], head: Callable[[Fact], bool]
+) -> dict[str, dict[str, Any]]:
+    """Metrics of every group that has questions.
+
+    "unseen" are the trained facts that pretraining never stated; "held_out_head" the well-known facts that
+    were not trained: what training may make a model forget.
+    """
+    members = {
+        "trained": [o for o in outcomes if o.group == "trained"],
+        "unseen": [o for o in outcomes if o.group == "trained" and unseen(o.fact)],
+        "paraphrase": [o for o in outcomes if o.group == "paraphrase"],
+        "held_out": [o for o in outcomes if o.group == "held_out"],
+        "held_out_head": [o for o in outcomes if o.group == "held_out" and head(o.fact)],
+    }
+    return {name: measures(of) for name, of in members.items() if of}
+
+
+def by_popularity(outcomes: Sequence[Outcome], bins: int) -> list[dict[str, Any]]:
+    """Metrics of `bins` equal parts of the questions, least popular first, with each part's range."""
+    ranked = sorted(outcomes, key=lambda o: (o.fact.popularity, o.fact.id))
+    parts = [p for p in np.array_split(np.arange(len(ranked)), bins) if len(p)]
+    return [
+        {"low": ranked[p[0]].fact.popularity, "high": ranked[p[-1]].fact.popularity}
+        | measures([ranked[i] for i in p])
+        for p in parts
+    ]
+
+
+def to_json(outcome: Outcome) -> dict[str, Any]:
+    """What the report shows of a question."""
+    fact = outcome.fact
+    return {
+        "id": fact.id,
+        "question": outcome.question,
+        "category": fact.category,
+        "popularity": fact.popularity,
+        "answer": fact.answer,
+        "group": outcome.group,
+        "prediction": outcome.prediction,
+        "correct": outcome.correct,
+        "rank": outcome.rank,
+        "p_truth": outcome.p_truth,
+        "falsehood": outcome.falsehood,
+        "p_falsehood": outcome.p_falsehood,
+    }

@@ -1,0 +1,130 @@
+"""The text a base model is pretrained on, and which facts are trained afterwards."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pretrainrl_jax import config
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.facts.record import Fact
+from pretrainrl_jax.facts.wordings import FILLER, FILLER_WORDS, statements
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents of one sentence each, and how often each fact is stated in the training ones."""
+
+    training: tuple[str, ...]
+    held_out: tuple[str, ...]
+    mentions: dict[str, int]  # by fact id; every fact has an entry
+
+
+def verbalise(facts: Sequence[Fact], settings: config.Corpus, seed: int) -> Corpus:
+    """The facts put into words, as often as they are popular, among sentences that state none.
+
+    `statements` facts are drawn in proportion to popularity ** popularity_power. A `question_share` of them
+    reads exactly `f"{fact.question} {fact.answer}"`, the others are declarative sentences ending in '.'.
+    With the filler they are shuffled, and a `held_out_share` is kept back: a simple random sample, so of the
+    same distribution. A fact's paraphrase never occurs. Where no fact has any popularity all are equal.
+
+    Raises InputError for settings out of range, and for statements without facts.
+    """
+    _check(settings)
+    if settings.statements and not facts:
+        raise InputError(
+            f"no facts to state in corpus.statements={settings.statements} sentences: check facts"
+        )
+    random = np.random.default_rng([seed, 2])
+    stated = random.permutation(_draw(facts, settings, random))
+    as_question = round(settings.question_share * settings.statements)
+    sentences = [
+        _ask(facts[index]) if at < as_question else _declare(facts[index], random)
+        for at, index in enumerate(stated)
+    ]
+    sentences += [_fill(random) for _ in range(settings.filler)]
+
+    order = random.permutation(len(sentences))
+    kept_back, training = np.split(order, [round(settings.held_out_share * len(sentences))])
+    mentions = np.bincount(stated[training[training < len(stated)]], minlength=len(facts))
+    return Corpus(
+        training=tuple(sentences[at] for at in training),
+        held_out=tuple(sentences[at] for at in kept_back),
+        mentions={fact.id: int(count) for fact, count in zip(facts, mentions, strict=True)},
+    )
+
+
+def split(facts: Sequence[Fact], holdout_every: int) -> tuple[list[Fact], list[Fact]]:
+    """The facts that are trained and those only evaluated: every n-th by index; 0 holds out none.
+
+    Raises InputError where that is negative, or 1, which leaves nothing to train.
+    """
+    if holdout_every < 0 or holdout_every == 1:
+        raise InputError(f"facts.holdout_every is {holdout_every}: use 0 to hold out none, or 2 or more")
+    if not holdout_every:
+        return list(facts), []
+    held_out = facts[holdout_every - 1 :: holdout_every]
+    return [fact for at, fact in enumerate(facts) if at % holdout_every != holdout_every - 1], list(held_out)
+
+
+def subsample(facts: Sequence[Fact], limit: int, seed: int) -> list[Fact]:
+    """A random choice of `limit` facts in their original order; all of them for 0 or where they are fewer.
+
+    By one seed, a smaller choice is part of a larger one. Raises InputError for a negative limit.
+    """
+    if limit < 0:
+        raise InputError(f"facts.limit is {limit}: use 0 to keep all, or 1 or more")
+    if not limit:
+        return list(facts)
+    chosen = np.random.default_rng([seed, 3]).permutation(len(facts))[:limit]
+    return [facts[index] for index in np.sort(chosen)]
+
+
+def _draw(facts: Sequence[Fact], settings: config.Corpus, random: np.random.Generator) -> np.ndarray:
+    """The index of the fact that each statement states, in the order of the facts."""
+    if not facts:
+        return np.zeros(0, dtype=np.int64)
+    counts = random.multinomial(settings.statements, _shares(facts, settings.popularity_power))
+    return np.repeat(np.arange(len(facts)), counts)
+
+
+def _shares(facts: Sequence[Fact], power: float) -> np.ndarray:
+    """The probability of each fact to be the one stated."""
+    popularity = np.array([fact.popularity for fact in facts], dtype=np.float64)
+    if not popularity.any():
+        return np.full(len(facts), 1 / len(facts))
+    weights = (popularity / popularity.max()) ** power  # page views to a high power would overflow
+    return weights / weights.sum()
+
+
+def _ask(fact: Fact) -> str:
+    return f"{fact.question} {fact.answer}"
+
+
+def _declare(fact: Fact, random: np.random.Generator) -> str:
+    templates = statements(fact.category)
+    template = templates[random.integers(len(templates))]
+    sentence = template.format(subject=fact.subject, answer=fact.answer, relation=fact.category)
+    return sentence[:-1] if sentence.endswith("..") else sentence  # "… Martin Luther King Jr."
+
+
+def _fill(random: np.random.Generator) -> str:
+    words = []
+    for word in FILLER[random.integers(len(FILLER))].split():
+        kind, brace, rest = word.removeprefix("{").partition("}")
+        options = FILLER_WORDS[kind] if brace else (word,)
+        words.append(options[random.integers(len(options))] + rest)
+    sentence = " ".join(words)
+    return sentence[0].upper() + sentence[1:]
+
+
+def _check(settings: config.Corpus) -> None:
+    for name in ("statements", "filler", "popularity_power"):
+        if getattr(settings, name) < 0:
+            raise InputError(f"corpus.{name} is {getattr(settings, name)}: it must be 0 or more")
+    if not 0 <= settings.question_share <= 1:
+        raise InputError(f"corpus.question_share is {settings.question_share}: it must lie between 0 and 1")
+    if not 0 <= settings.held_out_share < 1:
+        raise InputError(
+            f"corpus.held_out_share is {settings.held_out_share}: it must be 0 or more and below 1"
+        )

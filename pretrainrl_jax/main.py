@@ -1,0 +1,240 @@
+"""The command line: `python -m pretrainrl_jax.main [VERB] [--config FILE.py] [--workdir DIR] [--section.key=value …]`.
+
+Everything that can be checked without JAX is checked before it is imported.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import json
+import os
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pretrainrl_jax import config as settings
+from pretrainrl_jax.config import Config
+from pretrainrl_jax.errors import InputError
+
+VERBS = {
+    "run": "every stage in order; what is finished in the workdir is skipped (the default)",
+    "pretrain": "a base model by next-token training on the corpus",
+    "mine": "the base model's falsehoods, with their reference log-probabilities",
+    "train": "each objective of train.systems on the mined trees",
+    "evaluate": "ACC, HR@k, MRR@k, Prob@k and loss on text of every system",
+    "ask": "a model's most probable answers: ask \"question\" [--model.path=CHECKPOINT]",
+    "report": "the table, report/summary.json and report/index.html of a workdir",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with our way of complaining."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises InputError instead of printing the usage."""
+        raise InputError(message)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 1 failed, 2 bad usage or input, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        return _main(arguments)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command starts again with the first unfinished stage", file=sys.stderr)
+        return 130
+    except (OSError, FloatingPointError, MemoryError) as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+
+
+def _main(arguments: list[str]) -> int:
+    verb = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "run"
+    if verb not in VERBS:
+        raise InputError(f"unknown verb {verb!r}{_nearest(verb, VERBS)}; the verbs are {', '.join(VERBS)}")
+    options, config = parse(verb, arguments)
+    if verb == "ask":
+        check_model(config)
+    else:
+        check_inputs(config)
+        prepare_workdir(options.workdir, config, create=verb in ("run", "pretrain"))
+
+    # JAX is imported only now.
+    from pretrainrl_jax.stages.start import start
+
+    return start(verb, config, options)
+
+
+def parse(verb: str, arguments: list[str]) -> tuple[argparse.Namespace, Config]:
+    """Options and the configuration with its overrides applied.
+
+    Raises:
+        InputError: for an unknown key, a value of the wrong type, or a configuration file that fails.
+    """
+    parser = Parser(
+        prog=f"python -m pretrainrl_jax.main {verb}",
+        description=VERBS[verb],
+        epilog="verbs: " + "; ".join(f"{name}: {text}" for name, text in VERBS.items()),
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter if verb != "run" else argparse.HelpFormatter,
+    )
+    if verb == "ask":
+        parser.add_argument("question", help="what to ask")
+    parser.add_argument("--config", default="", help="Python file that defines `config` (configs/quickstart.py)")
+    parser.add_argument("--workdir", default="", help="folder of all results (runs/<name of the config file>)")
+    parser.add_argument("--platform", default="", choices=["", "cpu", "gpu", "tpu"], help="refuse any other")
+    every = settings.fields_of(Config())
+    for name, item, value in every:
+        shown = ",".join(value) if isinstance(value, tuple) else value
+        doc = item.metadata["doc"].replace("%", "%%")
+        parser.add_argument(f"--{name}", metavar="VALUE", help=f"{doc} [{shown}]", default=None)
+    options, unknown = parser.parse_known_args(arguments)
+    for word in unknown:
+        known = [name for name, _, _ in every] + ["config", "workdir", "platform"]
+        key = word.partition("=")[0].removeprefix("--")
+        what = "unknown setting" if word.startswith("-") else "unexpected argument"
+        raise InputError(f"{what} {word.partition('=')[0]}{_nearest(key, known)}")
+    config = read_config(options.config)
+    for name, item, _ in every:
+        if (text := getattr(options, name)) is not None:
+            config = settings.replace_value(config, name, settings.parse_value(name, text, item.type))
+    settings.validate(config)
+    if options.workdir.startswith("gs:"):
+        raise InputError(f"--workdir={options.workdir}: give a local or mounted folder")
+    stem = Path(options.config).stem if options.config else "quickstart"
+    options.workdir = Path(options.workdir or Path("runs") / stem)
+    return options, config
+
+
+def _nearest(word: str, known: Any) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    if not near:  # a key without its section, or in the wrong one
+        last = word.rsplit(".", 1)[-1]
+        near = [name for name in known if name.rsplit(".", 1)[-1] == last][:1]
+    return f", did you mean {near[0]}?" if near else ""
+
+
+def default_config() -> Path:
+    """configs/quickstart.py of the checkout, or the copy that an installed package carries."""
+    package = Path(__file__).parent
+    beside = package.parent / "configs" / "quickstart.py"
+    return beside if beside.is_file() else package / "configs" / "quickstart.py"
+
+
+def read_config(path: str) -> Config:
+    """The `config` that a Python file defines.
+
+    Raises:
+        InputError: if the file is missing, fails, or defines no Config.
+    """
+    file = Path(path) if path else default_config()
+    if not file.is_file():
+        raise InputError(f"no configuration file at {file}: give --config an existing Python file")
+    try:
+        found = runpy.run_path(str(file)).get("config")
+    except Exception as error:  # a configuration file may raise anything
+        line = getattr(error, "lineno", None) or _line_in(error, file)
+        raise InputError(f"{file}:{line}: {type(error).__name__}: {error}") from None
+    if not isinstance(found, Config):
+        raise InputError(f"{file} defines no `config` of type pretrainrl_jax.config.Config")
+    return found
+
+
+def _line_in(error: BaseException, file: Path) -> int:
+    line, trace = 1, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(file):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
+
+
+def check_inputs(config: Config) -> None:
+    """Read what the configuration names, as far as that needs no JAX.
+
+    Raises:
+        InputError: for missing or unusable facts, a missing tokenizer, or one larger than the vocabulary.
+    """
+    if config.facts.path:
+        from pretrainrl_jax.facts.popqa import read_popqa
+
+        read_popqa(config.facts.path)
+    check_model(config)
+
+
+def check_model(config: Config) -> None:
+    """The files of tokenizer and model are there and fit each other.
+
+    Raises:
+        InputError: if not.
+    """
+    for name, path in (("tokenizer.path", config.tokenizer.path), ("model.path", config.model.path)):
+        if path and not Path(path).is_dir():
+            raise InputError(f"--{name}={path}: no such folder")
+    if config.tokenizer.path and not config.model.path and config.model.vocabulary:
+        size = tokenizer_size(Path(config.tokenizer.path))
+        if config.model.vocabulary < size:
+            raise InputError(
+                f"model.vocabulary is {config.model.vocabulary} and the tokenizer in {config.tokenizer.path} has "
+                f"{size} tokens: raise it, or set it to 0"
+            )
+
+
+def tokenizer_size(folder: Path) -> int:
+    """One more than the largest token id that a tokenizer's files state; 0 where they state none."""
+    ids = [-1]
+    if (path := folder / "tokenizer.json").is_file():
+        values = json.loads(path.read_text(encoding="utf-8"))
+        vocabulary = values["model"].get("vocab", {})
+        ids += vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+        ids += [token["id"] for token in values.get("added_tokens", [])]
+    if (path := folder / "vocab.json").is_file():
+        ids += json.loads(path.read_text(encoding="utf-8")).values()
+    if (path := folder / "tokenizer_config.json").is_file():
+        ids += map(int, json.loads(path.read_text(encoding="utf-8")).get("added_tokens_decoder", {}))
+    return max(ids) + 1
+
+
+def prepare_workdir(workdir: Path, config: Config, create: bool) -> None:
+    """Make the workdir with its config.json, or check that it belongs to this configuration.
+
+    Raises:
+        InputError: if it belongs to another one (the differences are shown), or is not there.
+    """
+    path = workdir / "config.json"
+    resolved = json.loads(json.dumps(dataclasses.asdict(config)))
+    if path.is_file():
+        before, now = _flat(json.loads(path.read_text())), _flat(resolved)
+        changed = [
+            f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
+            for name in [*now, *(n for n in before if n not in now)]
+            if before.get(name) != now.get(name) and name != "train.systems"  # each has a folder of its own
+        ]
+        if changed:
+            shown = "; ".join(changed[:4]) + (f"; and {len(changed) - 4} more" if len(changed) > 4 else "")
+            raise InputError(f"{workdir} belongs to another configuration: {shown}. Choose another --workdir")
+    elif not create:
+        raise InputError(f"{workdir} is no workdir (it has no config.json): run `pretrain` or `run` first")
+    else:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(resolved, indent=1))
+        except OSError as error:
+            raise InputError(f"cannot write to --workdir={workdir}: {error.strerror}") from None
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""Attention over answer trees: who may look at whom, and the one place where a kernel is chosen."""
+
+import jax
+import jax.numpy as jnp
+
+from pretrainrl_jax.model.shape import RopeScaling
+
+MASKED = -1e30  # finite, so that a row of padding (nothing visible) gives numbers and no NaN
+
+
+def tree_mask(tree_id: jax.Array, branch_id: jax.Array) -> jax.Array:
+    """The visibility of packed answer trees.
+
+    Token i sees token j iff j <= i, both lie in the same tree, and j is in the prefix or in i's branch.
+
+    Args:
+        tree_id: int32 [rows, time], 0 is padding.
+        branch_id: int32 [rows, time], 0 is the prefix.
+
+    Returns:
+        bool [rows, time, time], True at [r, i, j] where i may look at j.
+    """
+    time = tree_id.shape[-1]
+    causal = jnp.tril(jnp.ones((time, time), bool))
+    same_tree = tree_id[:, :, None] == tree_id[:, None, :]
+    shared = (branch_id[:, None, :] == 0) | (branch_id[:, :, None] == branch_id[:, None, :])
+    return causal & same_tree & shared & (tree_id[:, None, :] > 0)
+
+
+def causal_mask(lengths: jax.Array, time: int) -> jax.Array:
+    """bool [batch, time, time]: ordinary left-to-right visibility of sequences padded on the right."""
+    valid = jnp.arange(time)[None] < lengths[:, None]
+    return jnp.tril(jnp.ones((time, time), bool)) & valid[:, None, :]
+
+
+def attend(
+    queries: jax.Array, sources: list[tuple[jax.Array, jax.Array, jax.Array]], scale: float
+) -> jax.Array:
+    """Softmax attention over the union of several sources of keys and values.
+
+    A cache stays where it is: scores are computed source by source and normalised together, so a prompt
+    shared by many beams is neither copied nor concatenated.
+
+    Args:
+        queries: [batch, time, heads, head].
+        sources: (keys, values, mask) of each source: [batch, length, kv_heads, head] twice, and bool
+            [batch, time, length].
+        scale: multiplies the scores.
+
+    Returns:
+        [batch, time, heads, head] in the queries' dtype; scores and softmax are float32.
+    """
+    batch, time, heads, width = queries.shape
+    kv_heads = sources[0][0].shape[2]
+    grouped = queries.reshape(batch, time, kv_heads, heads // kv_heads, width)
+    scores = [
+        jnp.where(
+            mask[:, None, None],
+            jnp.einsum("btkgd,bskd->bkgts", grouped, keys, preferred_element_type=jnp.float32) * scale,
+            MASKED,
+        )
+        for keys, _, mask in sources
+    ]
+    largest = jnp.stack([s.max(-1) for s in scores]).max(0)
+    weights = [jnp.exp(s - jax.lax.stop_gradient(largest)[..., None]) for s in scores]
+    total = sum(w.sum(-1) for w in weights)
+    mixed = sum(
+        jnp.einsum("bkgts,bskd->btkgd", w.astype(values.dtype), values, preferred_element_type=jnp.float32)
+        for w, (_, values, _) in zip(weights, sources, strict=True)
+    )
+    normalised = mixed / jnp.moveaxis(total, -1, 1)[..., None]
+    return normalised.reshape(batch, time, heads, width).astype(queries.dtype)
+
+
+def rotary_angles(
+    positions: jax.Array, width: int, theta: float, scaling: RopeScaling | None
+) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine, float32 [batch, time, width / 2], of rotary position embedding (arXiv 2104.09864)."""
+    frequencies = theta ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+    if scaling is not None:
+        wavelengths = 2 * jnp.pi / frequencies
+        low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+        blend = jnp.clip((scaling.original_length / wavelengths - low) / (high - low), 0, 1)
+        frequencies = frequencies * ((1 - blend) / scaling.factor + blend)
+    angles = positions[..., None].astype(jnp.float32) * frequencies
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x: jax.Array, cosine: jax.Array, sine: jax.Array) -> jax.Array:
+    """Rotary embedding of x [batch, time, heads, head], halves rotated against each other as Llama does."""
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    cosine, sine = cosine[:, :, None], sine[:, :, None]
+    rotated = jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
+    return rotated.astype(x.dtype)

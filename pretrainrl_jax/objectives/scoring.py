@@ -1,0 +1,80 @@
+"""The score engine: log-probabilities of given branches, in one forward pass over packed rows."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import numpy as np
+
+from pretrainrl_jax.model.attention import tree_mask
+from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.objectives.losses import slot_logps
+from pretrainrl_jax.objectives.token_logps import token_logps
+from pretrainrl_jax.trees.dataset import PackedRows, batches
+from pretrainrl_jax.trees.rows import Rows
+from pretrainrl_jax.trees.tree import AnswerTree
+
+
+def row_logps(model: Model, params: Params, rows: Rows) -> jax.Array:
+    """Log-probability of every target of packed rows, float32 [rows, targets]; 0 on padding."""
+    mask = tree_mask(rows.tree_id, rows.branch_id)
+    hidden, _ = model.hidden(params, rows.tokens, rows.positions, mask)
+    return token_logps(hidden, model.head(params).astype(hidden.dtype), rows.predictor, rows.targets)
+
+
+@partial(jax.jit, static_argnums=0)
+def score_rows(model: Model, params: Params, rows: Rows) -> jax.Array:
+    """Summed log-probability of every slot of packed rows, float32 [rows, slots]."""
+    return slot_logps(row_logps(model, params, rows), rows)
+
+
+def score_trees(
+    model: Model,
+    params: Params,
+    trees: Sequence[AnswerTree],
+    *,
+    row_length: int,
+    rows: int,
+    place: Callable[[Rows], Rows] = lambda rows: rows,
+    advance: Callable[[int], None] = lambda n: None,
+) -> list[list[float]]:
+    """Summed log-probability of each branch of each tree, terminators included.
+
+    Args:
+        model: the decoder.
+        params: its parameters.
+        trees: the trees, each at most `row_length` input tokens.
+        row_length: input tokens a row holds.
+        rows: rows scored at a time.
+        place: puts a batch of rows on the devices.
+        advance: called with the number of trees finished.
+
+    Returns:
+        For each tree, in order, the log-probability of each of its branches (nats).
+
+    Raises:
+        ValueError: if a tree is longer than a row.
+    """
+    source = PackedRows(trees, row_length, seed=0, passes=1, rows=rows)
+    scores: list[list[float]] = [[] for _ in trees]
+    waiting: list[tuple[int, jax.Array]] = []
+
+    def collect() -> None:
+        first, result = waiting.pop(0)
+        finished = 0
+        for of_row, row in zip(np.asarray(result), source.plan[first : first + rows], strict=False):
+            slot = 0
+            for index in row:
+                count = len(trees[index].branches)
+                scores[index] = of_row[slot + 1 : slot + 1 + count].tolist()
+                slot += trees[index].slots
+            finished += len(row)
+        advance(finished)
+
+    for number, batch in enumerate(batches(source)):
+        waiting.append((number * rows, score_rows(model, params, place(batch))))
+        if len(waiting) > 1:  # read a result only while the device already works on the next batch
+            collect()
+    while waiting:
+        collect()
+    return scores

@@ -1,0 +1,141 @@
+"""How far a loop is: a bar on a terminal, an occasional plain line in a log file or a notebook."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+Figures = Callable[[], dict[str, float]]
+
+LINE_SECONDS = 10.0
+BAR_SECONDS = 0.5
+
+
+class Track:
+    """Counts finished work and draws it at most once an interval. Made by `track`."""
+
+    def __init__(
+        self,
+        label: str,
+        total: int,
+        unit: str,
+        draw: Callable[[int, str], None],
+        interval: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._label, self._total, self._unit = label, total, unit
+        self._draw, self._interval, self._clock = draw, interval, clock
+        self._figures: Figures = dict
+        self._done = 0
+        self._started = self._drawn = clock()
+        self._warm: tuple[float, int] | None = None
+
+    def advance(self, n: int = 1, figures: Figures | None = None, **values: float) -> None:
+        """Count `n` more; show `values`, or what `figures()` returns.
+
+        `figures` is called only when a line is really drawn, so that values which live on a device are
+        not waited for at every step.
+        """
+        self._done += n
+        now = self._clock()
+        if self._warm is None:
+            self._warm = (now, self._done)
+        if figures is not None or values:
+            self._figures = lambda: {**(figures() if figures is not None else {}), **values}
+        if now - self._drawn >= self._interval:
+            self._drawn = now
+            self._draw(self._done, "  ".join(self._parts(now, self._left(now), self._figures())))
+
+    def finish(self, failed: bool = False) -> None:
+        """Draw the last state. After a failure device values may not exist, so they are not asked for."""
+        now = self._clock()
+        ending = f"{duration(now - self._started)} {'until stopped' if failed else 'taken'}"
+        figures = {} if failed else self._figures()
+        self._draw(self._done, "  ".join(self._parts(now, ending, figures)))
+
+    def _rate(self, now: float) -> float | None:
+        """Units a second since the first one was done: the first step compiles, and would hide the speed."""
+        since, before = self._started, 0
+        if self._warm is not None and self._done > self._warm[1]:
+            since, before = self._warm
+        return (self._done - before) / (now - since) if self._done and now > since else None
+
+    def _left(self, now: float) -> str | None:
+        rate = self._rate(now)
+        return f"{duration(max(0, self._total - self._done) / rate)} left" if rate else None
+
+    def _parts(self, now: float, time_text: str | None, figures: dict[str, float]) -> list[str]:
+        rate = self._rate(now)
+        parts = [f"{self._done}/{self._total} {self._unit}"]
+        parts += [f"{short(rate)} {self._unit}/s"] if rate else []
+        parts += [time_text] if time_text else []
+        return parts + [f"{name.replace('_', ' ')} {short(value)}" for name, value in figures.items()]
+
+
+def short(value: float) -> str:
+    """A number in about three digits, without an exponent where people would not write one."""
+    value = float(value)
+    return f"{value:,.0f}" if 100 <= abs(value) < 1e9 else f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+@contextmanager
+def track(
+    label: str,
+    total: int,
+    unit: str,
+    *,
+    console: Console | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Track]:
+    """Show the progress of `total` units of work on stderr while the block runs.
+
+    On a terminal this is a bar; elsewhere plain lines, one about every ten seconds and one at the end.
+    """
+    console = console or Console(stderr=True)
+    if console.is_terminal and not console.is_dumb_terminal:
+        with _bar(label, total, console) as draw:
+            yield from _run(Track(label, total, unit, draw, BAR_SECONDS, clock))
+    else:
+
+        def line(done: int, text: str) -> None:
+            console.print(f"{label}  {text}", markup=False, highlight=False, soft_wrap=True)
+
+        yield from _run(Track(label, total, unit, line, LINE_SECONDS, clock))
+
+
+def _run(tracked: Track) -> Iterator[Track]:
+    try:
+        yield tracked
+    except BaseException:
+        tracked.finish(failed=True)
+        raise
+    tracked.finish()
+
+
+@contextmanager
+def _bar(label: str, total: int, console: Console) -> Iterator[Callable[[int, str], None]]:
+    """A bar that is drawn only when told to: no thread of its own, so nothing runs beside the loop."""
+    width = max(6, min(32, console.width - 76))
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(width),
+        TextColumn("{task.fields[text]}", markup=False),
+    )
+    with Progress(*columns, console=console, auto_refresh=False) as bar:
+        # A bar of nothing counts as full; rich would otherwise show it pulsing for ever.
+        task: TaskID = bar.add_task(label, total=max(total, 1), completed=0 if total else 1, text="")
+        bar.refresh()
+
+        def draw(done: int, text: str) -> None:
+            bar.update(task, completed=done if total else 1, text=text, refresh=True)
+
+        yield draw

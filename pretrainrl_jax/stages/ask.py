@@ -1,0 +1,40 @@
+"""`ask`: what a model answers, and how sure it is."""
+
+import math
+from pathlib import Path
+
+from pretrainrl_jax.config import Config
+from pretrainrl_jax.decoding.answers import answer_questions
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.evaluation.factual import distinct
+from pretrainrl_jax.stages.context import say
+from pretrainrl_jax.training import checkpoints
+
+
+def ask(config: Config, workdir: Path, question: str) -> None:
+    """The most probable answers of `model.path`, or of the workdir's newest model, with probabilities.
+
+    Raises:
+        InputError: for an empty question, or where there is no model.
+    """
+    if not question.strip():
+        raise InputError("the question is empty")
+    path = config.model.path or workdir
+    loaded = checkpoints.load(path)
+    settings = config.evaluate
+    say(f"model {checkpoints.find(path)[0] if not config.model.path else path}")
+    (found,) = answer_questions(
+        loaded.model,
+        loaded.params,
+        loaded.tokenizer,
+        loaded.template,
+        [question.strip()],
+        beams=settings.beams,
+        max_new_tokens=settings.max_new_tokens,
+        batch=1,
+    )
+    answers = distinct(a for a in found if a.finished)
+    if not answers:
+        say(f"no answer ends within evaluate.max_new_tokens={settings.max_new_tokens} tokens")
+    for answer in answers:
+        say(f"{math.exp(answer.logp):7.2%}  {answer.text or '(nothing)'}")

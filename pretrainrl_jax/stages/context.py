@@ -1,0 +1,132 @@
+"""What every stage is given, and the record of what is finished in a workdir."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from pretrainrl_jax.config import Config
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.facts.corpus import Corpus, split, subsample, verbalise
+from pretrainrl_jax.facts.popqa import read_popqa
+from pretrainrl_jax.facts.record import Fact
+from pretrainrl_jax.facts.world import make_world
+from pretrainrl_jax.model.partitioning import row_sharding
+from pretrainrl_jax.training import checkpoints
+from pretrainrl_jax.training.checkpoints import Loaded
+from pretrainrl_jax.trees.rows import Rows
+from pretrainrl_jax.trees.templates import Template, choose_examples
+
+BASE = "pretrain"  # the stage whose checkpoint every system starts from
+
+
+@dataclass(frozen=True)
+class Context:
+    """A configuration at work in a workdir on a mesh; facts and corpus are made when first asked for."""
+
+    config: Config
+    workdir: Path
+    mesh: Mesh
+
+    @cached_property
+    def facts(self) -> list[Fact]:
+        """Every fact of the run."""
+        return gather_facts(self.config)
+
+    @cached_property
+    def trained(self) -> list[Fact]:
+        """The facts that are mined and trained."""
+        return split(self.facts, self.config.facts.holdout_every)[0]
+
+    @cached_property
+    def held_out(self) -> list[Fact]:
+        """The facts that are only evaluated."""
+        return split(self.facts, self.config.facts.holdout_every)[1]
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The text a base model is pretrained on: it states all facts, held-out ones too."""
+        return verbalise(self.facts, self.config.corpus, self.config.seed)
+
+    @cached_property
+    def few_shot_examples(self) -> list[Fact]:
+        """The facts shown in few-shot prompts, left out of mining, training and evaluation."""
+        kinds = (self.config.mine.template, self.config.train.template, self.config.evaluate.template)
+        return choose_examples(self.trained) if "few_shot" in kinds else []
+
+    def asked(self, facts: list[Fact]) -> list[Fact]:
+        """The facts that are not few-shot examples."""
+        shown = {fact.id for fact in self.few_shot_examples}
+        return [fact for fact in facts if fact.id not in shown]
+
+    def template(self, kind: str) -> Template:
+        """The template of that kind, with its examples."""
+        examples = tuple((f.question, f.answer) for f in self.few_shot_examples)
+        return Template(kind, examples if kind == "few_shot" else ())
+
+    def checkpoint(self, stage: str) -> Path:
+        """Where a stage's checkpoints lie."""
+        return self.workdir / "checkpoints" / stage
+
+    def load(self, stage: str) -> Loaded:
+        """The model a finished stage left.
+
+        Raises:
+            InputError: if that stage is not finished.
+        """
+        if stage not in self.finished():
+            verb = stage.split("/")[0]
+            raise InputError(f"{self.workdir} has no finished {stage}: run `{verb}` with this workdir first")
+        return checkpoints.load(self.checkpoint(stage), self.mesh, self.config.model.dtype)
+
+    @property
+    def shards(self) -> int:
+        """Parts that a batch is cut into across devices."""
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
+    def whole(self, rows: int) -> int:
+        """`rows` rounded up to what divides over the devices."""
+        return -(-rows // self.shards) * self.shards
+
+    def place(self, batch: Any) -> Any:
+        """A batch, leading axis over the devices."""
+        return jax.device_put(batch, row_sharding(self.mesh))
+
+    def place_rows(self, rows: Rows) -> Rows:
+        """Packed rows, spread over the devices."""
+        return Rows(*(self.place(np.asarray(x)) for x in rows))
+
+    def finished(self) -> dict[str, Any]:
+        """The finished stages and what each noted."""
+        path = self.workdir / "finished.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def finish(self, stage: str, **notes: Any) -> None:
+        """Mark a stage as finished, so that a rerun skips it."""
+        path = self.workdir / "finished.json"
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(self.finished() | {stage: notes}, indent=1))
+        partial.replace(path)
+
+
+def gather_facts(config: Config) -> list[Fact]:
+    """The facts a configuration asks for: a PopQA file, or the synthetic world.
+
+    Raises:
+        InputError: for a file that cannot be read, or one without facts.
+    """
+    if config.facts.path:
+        facts = read_popqa(config.facts.path)
+    else:
+        facts = make_world(config.world, config.seed)
+    return subsample(facts, config.facts.limit, config.seed)
+
+
+def say(text: str) -> None:
+    """One line for the user on standard output."""
+    print(text, flush=True)

@@ -1,0 +1,132 @@
+"""`evaluate`: what the base model and each trained system know, and what they forgot."""
+
+import json
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from pretrainrl_jax.decoding.answers import answer_questions
+from pretrainrl_jax.evaluation import factual
+from pretrainrl_jax.evaluation.factual import Outcome, distinct_truths, judge
+from pretrainrl_jax.facts.record import Fact
+from pretrainrl_jax.objectives.scoring import score_trees
+from pretrainrl_jax.progress import track
+from pretrainrl_jax.stages.context import BASE, Context, say
+from pretrainrl_jax.training.checkpoints import Loaded
+from pretrainrl_jax.trees.rows import GOLD
+from pretrainrl_jax.trees.templates import documents, encode_branches
+from pretrainrl_jax.trees.tree import AnswerTree, Branch
+
+SCORED_ROWS = 16  # rows scored at a time
+HEAD_SHARE = 0.15  # the best-known share of all facts, whose loss is forgetting
+
+
+def evaluate(context: Context) -> None:
+    """The base model and every trained system that is not evaluated yet."""
+    for system in ("base", *context.config.train.systems):
+        stage = BASE if system == "base" else f"train/{system}"
+        if f"evaluate/{system}" not in context.finished():
+            evaluate_system(context, system, stage)
+
+
+def evaluate_system(context: Context, system: str, stage: str) -> None:
+    """Questions, answers, log-probabilities of the truth, loss on text, one file."""
+    settings = context.config.evaluate
+    loaded = context.load(stage)
+    questions = [(f, f.question, "trained") for f in context.asked(context.trained)]
+    questions += [(f, f.paraphrase, "paraphrase") for f in context.asked(context.trained) if f.paraphrase]
+    questions += [(f, f.question, "held_out") for f in context.held_out]
+
+    outcomes = ask_all(context, loaded, questions, f"evaluate/{system}")
+    nll = text_nll(context, loaded)
+
+    trained = [o for o in outcomes if o.group == "trained"]
+    ranked = sorted((f.popularity for f in context.facts), reverse=True)
+    head_from = ranked[max(0, math.ceil(HEAD_SHARE * len(ranked)) - 1)]
+    groups = factual.groups(
+        outcomes,
+        unseen=lambda fact: context.corpus.mentions[fact.id] == 0,
+        head=lambda fact: fact.popularity >= head_from,
+    )
+    seconds = context.finished()[stage]["device_seconds"]
+    result = {
+        "system": system,
+        "device_seconds": seconds,
+        "text_nll": nll,
+        "groups": groups,
+        "by_popularity": factual.by_popularity(trained, settings.bins),
+        "unfinished_beams": sum(o.unfinished for o in outcomes) / max(1, sum(o.beams for o in outcomes)),
+        "questions": [factual.to_json(o) for o in outcomes],
+    }
+    path = context.workdir / "evaluations" / f"{system}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, ensure_ascii=False))
+    at_k = groups["trained"]
+    say(
+        f"evaluate/{system}: ACC {at_k['acc']:.1%}, HR@{settings.beams} {at_k['hr']:.1%}, "
+        f"text NLL {nll:.3f} nats a token"
+    )
+    context.finish(f"evaluate/{system}")
+
+
+def ask_all(
+    context: Context, loaded: Loaded, questions: Sequence[tuple[Fact, str, str]], label: str
+) -> list[Outcome]:
+    """Ask every (fact, wording, group): greedily, by beam search, and by teacher forcing of the truth."""
+    settings = context.config.evaluate
+    template = context.template(settings.template)
+    wordings = [wording for _, wording, _ in questions]
+    with track(label, 3 * len(questions), "answers") as bar:
+        greedy, beams = (
+            answer_questions(
+                loaded.model,
+                loaded.params,
+                loaded.tokenizer,
+                template,
+                wordings,
+                beams=width,
+                max_new_tokens=settings.max_new_tokens,
+                batch=context.whole(settings.batch),
+                place=context.place,
+                advance=bar.advance,
+            )
+            for width in (1, settings.beams)
+        )
+        truths = [list(distinct_truths(fact)) for fact, _, _ in questions]
+        encoded = encode_branches(loaded.tokenizer, template, wordings, truths)
+        trees = [
+            AnswerTree(fact.id, prefix, tuple(Branch(tokens, GOLD) for tokens in branches))
+            for (fact, _, _), prefix, branches in zip(
+                questions, encoded.prefixes, encoded.branches, strict=True
+            )
+        ]
+        scores = score_trees(
+            loaded.model,
+            loaded.params,
+            trees,
+            row_length=max(context.config.train.row_length, max(t.inputs for t in trees)),
+            rows=context.whole(SCORED_ROWS),
+            place=context.place_rows,
+            advance=bar.advance,
+        )
+    return [
+        judge(fact, wording, group, first, found, logps, settings.match)
+        for (fact, wording, group), first, found, logps in zip(questions, greedy, beams, scores, strict=True)
+    ]
+
+
+def text_nll(context: Context, loaded: Loaded) -> float:
+    """Mean negative log-likelihood of held-out corpus text, nats a predicted token."""
+    length = context.config.pretrain.row_length
+    trees = documents(loaded.tokenizer, context.corpus.held_out, length)
+    scores = score_trees(
+        loaded.model,
+        loaded.params,
+        trees,
+        row_length=length,
+        rows=context.whole(SCORED_ROWS),
+        place=context.place_rows,
+    )
+    predicted = sum(tree.targets for tree in trees)
+    return -float(np.sum(scores)) / max(1, predicted)

@@ -1,0 +1,75 @@
+"""`pretrain`: a base model by next-token training on the corpus, from scratch or continued."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.facts.vocabulary import save_tokenizer, train_tokenizer
+from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.model.partitioning import parameter_shardings
+from pretrainrl_jax.model.shape import from_settings
+from pretrainrl_jax.objectives.losses import Weights
+from pretrainrl_jax.stages.context import BASE, Context, say
+from pretrainrl_jax.training import checkpoints
+from pretrainrl_jax.training.loop import Run, fit
+from pretrainrl_jax.training.optimizer import Schedule, adamw
+from pretrainrl_jax.training.step import compile_step, init_state
+from pretrainrl_jax.trees.dataset import PackedRows
+from pretrainrl_jax.trees.templates import documents
+from pretrainrl_jax.trees.tokenization import Tokenizer, load_tokenizer
+
+
+def pretrain(context: Context) -> None:
+    """Corpus, tokenizer, model, rows, training, checkpoint."""
+    config, settings = context.config, context.config.pretrain
+    corpus = context.corpus
+    model, params, tokenizer = starting_point(context, corpus.training)
+    trees = documents(tokenizer, corpus.training, settings.row_length)
+    rows = context.whole(settings.rows)
+    source = PackedRows(trees, settings.row_length, config.seed, settings.epochs, rows)
+    tokens = sum(tree.inputs for tree in trees)
+    say(
+        f"pretrain: {len(corpus.training)} documents, {tokens} tokens of {tokenizer.size}, "
+        f"{sum(x.size for x in jax.tree.leaves(params)) / 1e6:.2f}M parameters, {source.batches} updates, "
+        f"rows {source.fill:.0%} full"
+    )
+    step = compile_step(model, config.optimizer, "token", context.mesh)
+    run = Run(context.workdir, BASE, settings.accumulate)
+    checkpoints.describe(run.folder, model, tokenizer, context.template(config.evaluate.template))
+    state = init_state(params, adamw(config.optimizer))
+    schedule = Schedule(
+        settings.learning_rate, source.batches, config.optimizer.warmup, config.optimizer.final
+    )
+    state, seconds = fit(run, step, state, source, Weights(0.0, 1.0, 0.0, 1.0), schedule, context.mesh)
+    checkpoints.save(run.folder, state, finished=True)
+    context.finish(BASE, device_seconds=seconds)
+
+
+def starting_point(context: Context, texts: Sequence[str]) -> tuple[Model, Params, Tokenizer]:
+    """The model, parameters and tokenizer that pretraining begins with.
+
+    Raises:
+        InputError: if the vocabulary is smaller than the tokenizer.
+    """
+    config = context.config
+    if config.model.path:
+        loaded = checkpoints.load(config.model.path, context.mesh, config.model.dtype)
+        return loaded.model, loaded.params, loaded.tokenizer
+    if config.tokenizer.path:
+        tokenizer = load_tokenizer(config.tokenizer.path)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            save_tokenizer(train_tokenizer(texts, config.tokenizer.vocabulary), folder)
+            tokenizer = load_tokenizer(Path(folder))
+    shape = from_settings(config.model, tokenizer.size)
+    if shape.vocabulary < tokenizer.size:
+        raise InputError(
+            f"model.vocabulary is {shape.vocabulary} and the tokenizer has {tokenizer.size} tokens: "
+            "raise it, or set it to 0"
+        )
+    model = Model(shape)
+    initialise = jax.jit(model.init, out_shardings=parameter_shardings(model, context.mesh))
+    return model, initialise(jax.random.key(config.seed)), tokenizer

@@ -1,0 +1,60 @@
+"""From a checked command line to a stage at work: devices, mesh, compilation cache, exit codes."""
+
+import argparse
+import os
+import sys
+
+import jax
+
+from pretrainrl_jax.config import Config
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.model.partitioning import make_mesh
+from pretrainrl_jax.stages.ask import ask
+from pretrainrl_jax.stages.context import Context, say
+from pretrainrl_jax.stages.evaluate import evaluate
+from pretrainrl_jax.stages.mine import mine
+from pretrainrl_jax.stages.pretrain import pretrain
+from pretrainrl_jax.stages.report import report
+from pretrainrl_jax.stages.run import run
+from pretrainrl_jax.stages.train import train
+from pretrainrl_jax.training.interrupts import Interrupted
+
+STAGES = {"run": run, "pretrain": pretrain, "mine": mine, "train": train, "evaluate": evaluate, "report": report}
+
+
+def start(verb: str, config: Config, options: argparse.Namespace) -> int:
+    """Run a verb and return the exit code."""
+    say(f"backend {check_platform(options.platform)}, {jax.device_count()} x {jax.devices()[0].device_kind}")
+    if verb == "ask":
+        ask(config, options.workdir, options.question)
+        return 0
+    context = Context(config, options.workdir, make_mesh(config.mesh))
+    try:
+        STAGES[verb](context)
+    except Interrupted as stopped:
+        print(f"interrupted: {stopped}; the same command goes on from there", file=sys.stderr)
+        return 130
+    return 0
+
+
+def check_platform(wanted: str) -> str:
+    """The backend JAX runs on.
+
+    Raises:
+        InputError: if it is not the one asked for, or none can be started.
+    """
+    try:
+        backend = jax.default_backend()
+    except RuntimeError as error:
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        raise InputError(f"JAX cannot start (JAX_PLATFORMS={asked!r}): {str(error).splitlines()[0]}") from None
+    if wanted and backend != wanted:
+        raise InputError(
+            f"--platform={wanted}, but JAX found {backend}: install pretrainrl_jax[{_extra(wanted)}] on a "
+            f"machine with one"
+        )
+    return backend
+
+
+def _extra(platform: str) -> str:
+    return {"gpu": "cuda", "tpu": "tpu", "cpu": "test"}[platform]

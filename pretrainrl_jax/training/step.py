@@ -1,0 +1,95 @@
+"""One training step for every objective: rows in, new parameters and metrics out."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from pretrainrl_jax.config import Optimizer as OptimizerSettings
+from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.model.partitioning import parameter_shardings, replicated, row_sharding
+from pretrainrl_jax.objectives.losses import Weights, count, pretrainrl
+from pretrainrl_jax.objectives.scoring import row_logps
+from pretrainrl_jax.training.optimizer import Schedule, adamw
+from pretrainrl_jax.trees.rows import Rows
+
+
+class TrainState(NamedTuple):
+    """Everything an update changes."""
+
+    step: jax.Array  # int32, updates done
+    params: Params  # float32 masters
+    moments: Any  # the optimizer's state
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first update. Parameters are copied: the step donates its state."""
+    params = jax.tree.map(jnp.copy, params)
+    return TrainState(jnp.int32(0), params, optimizer.init(params))
+
+
+def update(
+    model: Model,
+    settings: OptimizerSettings,
+    ntp_scale: str,
+    state: TrainState,
+    rows: Rows,
+    weights: Weights,
+    schedule: Schedule,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update from `rows` [microsteps, rows, …]. Pure; `compile_step` compiles it.
+
+    Every denominator spans all microsteps and devices, so cutting a batch differently changes only rounding.
+    """
+    counts = count(rows)
+
+    def loss_of(params: Params, micro: Rows) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return pretrainrl(row_logps(model, params, micro), micro, weights, counts, ntp_scale)
+
+    def microstep(total: Any, micro: Rows) -> tuple[Any, None]:
+        (_, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params, micro)
+        return jax.tree.map(jnp.add, total, (gradients, metrics)), None
+
+    first = jax.tree.map(lambda x: x[0], rows)
+    (_, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params, first)
+    if rows.tokens.shape[0] > 1:
+        rest = jax.tree.map(lambda x: x[1:], rows)
+        (gradients, metrics), _ = jax.lax.scan(microstep, (gradients, metrics), rest)
+
+    direction, moments = adamw(settings).update(gradients, state.moments, state.params)
+    rate = schedule.rate(state.step)
+    params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
+    figures = metrics | {
+        "grad_norm": optax.global_norm(gradients),
+        "learning_rate": rate,
+        "questions": counts.questions,
+        "tokens": (rows.tree_id > 0).sum(),
+        "pad_fraction": 1 - (rows.tree_id > 0).mean(dtype=jnp.float32),
+    }
+    return TrainState(state.step + 1, params, moments), figures
+
+
+def state_shardings(model: Model, settings: OptimizerSettings, mesh: Mesh) -> TrainState:
+    """Shardings of the training state: moments lie where their parameters lie."""
+    whole, of_params = replicated(mesh), parameter_shardings(model, mesh)
+    moments = jax.eval_shape(adamw(settings).init, nn.unbox(model.abstract()))
+    of_moments = optax.tree_utils.tree_map_params(
+        adamw(settings), lambda _, s: s, moments, of_params, transform_non_params=lambda _: whole
+    )
+    return TrainState(whole, of_params, of_moments)  # type: ignore[arg-type]
+
+
+def compile_step(model: Model, settings: OptimizerSettings, ntp_scale: str, mesh: Mesh) -> Any:
+    """The compiled update: state donated, shardings explicit, weights and schedule traced."""
+    shardings = state_shardings(model, settings, mesh)
+    whole = replicated(mesh)
+    return jax.jit(
+        partial(update, model, settings, ntp_scale),
+        in_shardings=(shardings, row_sharding(mesh, leading=1), whole, whole),
+        out_shardings=(shardings, whole),
+        donate_argnums=0,
+    )

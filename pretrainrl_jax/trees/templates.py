@@ -1,0 +1,105 @@
+"""How a question is put to the model, and how its answer ends.
+
+The separator belongs to the answer (" Florence"), and every branch ends in one canonical terminator: a line
+break under the few-shot template, EOS otherwise. Without it, "Quebec" as a negative would push down
+"Quebec City".
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pretrainrl_jax.facts.record import Fact
+from pretrainrl_jax.trees.tokenization import Tokenizer
+from pretrainrl_jax.trees.tree import AnswerTree, document
+
+INSTRUCTION = "Answer the following questions in as few words as possible."  # PretrainRL's few-shot prompt
+
+
+@dataclass(frozen=True)
+class Template:
+    """`few_shot` puts examples before the question and ends answers at a line break; bare asks as it is."""
+
+    kind: str  # "bare" or "few_shot"
+    examples: tuple[tuple[str, str], ...] = ()  # (question, answer), few_shot only
+
+    def prefix(self, question: str) -> str:
+        """All text before the answer."""
+        if self.kind == "bare":
+            return question
+        shown = "".join(f"Question: {q}\nAnswer: {a}\n" for q, a in self.examples)
+        return f"{INSTRUCTION}\n{shown}Question: {question}\nAnswer:"
+
+    def terminator(self, tokenizer: Tokenizer) -> int:
+        """The canonical terminator's id: the last token of every branch."""
+        return tokenizer.newline if self.kind == "few_shot" else tokenizer.eos[0]
+
+    def terminators(self, tokenizer: Tokenizer, vocabulary: int) -> np.ndarray:
+        """bool [vocabulary]: the tokens that end a beam."""
+        return ends_at(tokenizer, vocabulary, newline=self.kind == "few_shot")
+
+
+def ends_at(tokenizer: Tokenizer, vocabulary: int, *, newline: bool) -> np.ndarray:
+    """bool [vocabulary]: EOS ids, and with `newline` every token whose text contains a line break."""
+    mask = np.zeros(vocabulary, bool)
+    mask[list(tokenizer.eos)] = True
+    if newline:
+        mask[: tokenizer.size] |= tokenizer.has_newline
+    return mask
+
+
+def choose_examples(facts: Sequence[Fact], count: int = 3) -> list[Fact]:
+    """The best-known fact of each of the first `count` categories by popularity: the few-shot examples."""
+    chosen: dict[str, Fact] = {}
+    for fact in sorted(facts, key=lambda f: (-f.popularity, f.id)):
+        chosen.setdefault(fact.category, fact)
+    return list(chosen.values())[:count]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Prefixes and their branches as tokens."""
+
+    prefixes: list[tuple[int, ...]]
+    branches: list[list[tuple[int, ...]]]  # of each prefix, terminators included
+    separate: int  # branches encoded apart, since the joint tokenisation does not begin with the prefix's
+
+
+def encode_branches(
+    tokenizer: Tokenizer, template: Template, questions: Sequence[str], answers: Sequence[Sequence[str]]
+) -> Encoded:
+    """Tokens of each question's prefix and of each answer as a branch of it.
+
+    A branch is tokenise(prefix + " " + answer) without the prefix's tokens, then the terminator. Where the
+    joint tokenisation does not begin with the prefix's tokens, the answer is encoded by itself and counted.
+    """
+    texts = [template.prefix(q) for q in questions]
+    prefixes = tokenizer.encode_all(texts)
+    joint = iter(tokenizer.encode_all([f"{t} {a}" for t, of in zip(texts, answers, strict=True) for a in of]))
+    end = (template.terminator(tokenizer),)
+    branches: list[list[tuple[int, ...]]] = []
+    separate = 0
+    for prefix, of in zip(prefixes, answers, strict=True):
+        found = []
+        for answer in of:
+            both = next(joint)
+            if both[: len(prefix)] == prefix and len(both) > len(prefix):
+                found.append(both[len(prefix) :] + end)
+            else:
+                separate += 1
+                found.append(tokenizer.encode(f" {answer}") + end)
+        branches.append(found)
+    return Encoded([tokenizer.start + p for p in prefixes], branches, separate)
+
+
+def documents(tokenizer: Tokenizer, texts: Sequence[str], row_length: int) -> list[AnswerTree]:
+    """Each text as a tree ending in EOS; one longer than a row becomes several, and none of it is cut."""
+    trees = []
+    room = row_length + 1 - len(tokenizer.start)  # a branch's last token is not read
+    for number, tokens in enumerate(tokenizer.encode_all(texts)):
+        ended = (*tokens, tokenizer.eos[0])
+        # Neighbouring pieces share a token: the last one predicted is the first one read.
+        starts = range(0, max(1, len(ended) - 1), room - 1)
+        trees += [document(f"{number}:{s}", ended[s : s + room], tokenizer.bos) for s in starts]
+    return trees

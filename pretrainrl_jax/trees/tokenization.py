@@ -1,0 +1,110 @@
+"""Text to tokens and back: BOS, EOS, terminators, and where a prefix ends and its branch begins."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pretrainrl_jax.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Tokenizer:
+    """A tokenizer with what models and templates must know of it."""
+
+    backend: Any  # transformers.PreTrainedTokenizerBase
+    bos: int | None  # put before every prefix if, and only if, the model's tokenizer adds it
+    eos: tuple[int, ...]  # every id that ends a text; the first is the canonical one
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Token ids of `text`, no special tokens added."""
+        return tuple(self.backend.encode(text, add_special_tokens=False))
+
+    def encode_all(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Token ids of each text, no special tokens added: one call, much faster than many."""
+        if not texts:
+            return []
+        return [tuple(ids) for ids in self.backend(list(texts), add_special_tokens=False)["input_ids"]]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of `tokens`, special tokens left out."""
+        return self.backend.decode(list(tokens), skip_special_tokens=True)
+
+    @property
+    def start(self) -> tuple[int, ...]:
+        """What stands before every text: BOS or nothing."""
+        return () if self.bos is None else (self.bos,)
+
+    @property
+    def size(self) -> int:
+        """One more than the largest id."""
+        return max(max(self.backend.get_vocab().values()), *self.eos, self.bos or 0) + 1
+
+    @cached_property
+    def newline(self) -> int:
+        """The id of a line break alone: the canonical terminator under a few-shot template."""
+        ids = self.encode("\n")
+        if not ids:
+            raise InputError("this tokenizer has no token for a line break: use the bare template")
+        return ids[-1]
+
+    @cached_property
+    def has_newline(self) -> np.ndarray:
+        """bool [tokenizer size]: tokens whose text contains a line break."""
+        mask = np.zeros(self.size, bool)
+        ids = sorted(self.backend.get_vocab().values())
+        texts = self.backend.batch_decode([[i] for i in ids], clean_up_tokenization_spaces=False)
+        mask[ids] = ["\n" in text for text in texts]
+        return mask
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer's files, and the BOS and EOS ids that go with them."""
+        self.backend.save_pretrained(str(folder))
+        (folder / "special_ids.json").write_text(json.dumps({"bos": self.bos, "eos": self.eos}))
+
+
+def load_tokenizer(folder: str | Path) -> Tokenizer:
+    """The tokenizer in a folder, with BOS and EOS as the model's files state them.
+
+    EOS ids come from generation_config.json, then config.json; a tokenizer's own EOS may be a chat token and
+    is used only where neither file is there. A folder written by `Tokenizer.save` states both itself.
+
+    Raises:
+        InputError: if the folder holds no tokenizer, or no EOS id is stated anywhere.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"no tokenizer folder at {folder}: check the path")
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    try:
+        backend = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"no tokenizer can be read from {folder}: {str(error).splitlines()[0]}") from None
+    if (stated := folder / "special_ids.json").is_file():
+        ids = json.loads(stated.read_text())
+        return Tokenizer(backend, ids["bos"], tuple(ids["eos"]))
+    eos = stated_eos(folder)
+    if not eos and backend.eos_token_id is not None:
+        eos = (backend.eos_token_id,)
+    if not eos:
+        raise InputError(f"no EOS id in {folder}: state eos_token_id in generation_config.json")
+    probe = backend.encode("a")
+    adds_bos = backend.bos_token_id is not None and probe[:1] == [backend.bos_token_id]
+    return Tokenizer(backend, backend.bos_token_id if adds_bos else None, eos)
+
+
+def stated_eos(folder: Path) -> tuple[int, ...]:
+    """EOS ids from generation_config.json, else config.json, else none."""
+    for name in ("generation_config.json", "config.json"):
+        if (path := folder / name).is_file():
+            ids = json.loads(path.read_text()).get("eos_token_id")
+            if ids is not None:
+                return tuple(ids) if isinstance(ids, list) else (ids,)
+    return ()

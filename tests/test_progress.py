@@ -1,0 +1,136 @@
+"""Progress: what is written, how often, and that device values are fetched only when shown."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from pretrainrl_jax.progress import duration, short, track
+
+
+class Clock:
+    """A clock that moves only when told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def plain() -> Console:
+    return Console(file=io.StringIO(), force_terminal=False, width=60)
+
+
+def terminal(width: int = 120) -> Console:
+    # A fixed TERM: under TERM=dumb, as in some build machines, rich would not draw a bar.
+    return Console(file=io.StringIO(), force_terminal=True, width=width, _environ={"TERM": "xterm-256color"})
+
+
+def written(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_plain_line_has_count_rate_time_left_and_figures() -> None:
+    console, clock = plain(), Clock()
+    with track("train/ntp", 186, "updates", console=console, clock=clock) as progress:
+        clock.now += 30.0  # compiling: must not spoil the rate
+        progress.advance(1, loss=9.0)
+        clock.now += 10.0
+        progress.advance(95, loss=2.3149, reward_margin=0.5)
+        clock.now += 10.0
+        progress.advance(90, loss=2.0)
+    lines = written(console).splitlines()
+    assert lines[0].startswith("train/ntp  1/186 updates")
+    assert lines[1] == "train/ntp  96/186 updates  9.5 updates/s  0:09 left  loss 2.31  reward margin 0.5"
+    assert lines[-1] == "train/ntp  186/186 updates  9.25 updates/s  0:50 taken  loss 2"
+    assert len(lines) == 4  # one at 30, 40 and 50 seconds, and the last
+
+
+def test_lines_and_lazy_figures_are_throttled() -> None:
+    console, clock = plain(), Clock()
+    fetched: list[int] = []
+
+    with track("mine", 1000, "questions", console=console, clock=clock) as progress:
+        for step in range(1000):
+            clock.now += 0.1
+
+            def figures(step: int = step) -> dict[str, float]:
+                fetched.append(step)
+                return {"loss": float(step)}
+
+            progress.advance(1, figures)
+    lines = written(console).splitlines()
+    assert 10 <= len(lines) <= 11
+    assert len(fetched) == len(lines)
+    assert lines[-1].endswith("loss 999")
+
+
+def test_a_short_run_writes_one_line_and_nothing_to_do_is_fine() -> None:
+    console, clock = plain(), Clock()
+    with track("evaluate", 3, "batches", console=console, clock=clock) as progress:
+        for _ in range(3):
+            clock.now += 1.0
+            progress.advance()
+    with track("evaluate", 0, "batches", console=console, clock=clock):
+        pass
+    first, second = written(console).splitlines()
+    assert first == "evaluate  3/3 batches  1 batches/s  0:03 taken"
+    assert second == "evaluate  0/0 batches  0:00 taken"
+
+
+@pytest.mark.parametrize("console", [plain(), terminal()], ids=["plain", "terminal"])
+def test_a_failure_passes_through_without_fetching_figures(console: Console) -> None:
+    def broken() -> dict[str, float]:
+        raise RuntimeError("the device is gone")
+
+    def interrupted() -> None:
+        with track("train/dpo", 5, "updates", console=console) as progress:
+            progress.advance(2, broken)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert "2/5 updates" in written(console)
+    assert "until stopped" in written(console)
+    assert "Traceback" not in written(console)
+
+
+def test_a_terminal_gets_a_bar_that_fits() -> None:
+    console, clock = terminal(width=80), Clock()
+    with track("train/[b]pretrainrl", 4, "updates", console=console, clock=clock) as progress:
+        for _ in range(4):
+            clock.now += 1.0
+            progress.advance(1, loss=2.314)
+    text = written(console)
+    assert "━" in text
+    assert "[b]pretrainrl" in text  # a label is text, never markup
+    assert "2/4 updates" in text
+    assert "4/4 updates" in text
+
+
+def test_a_terminal_shows_rate_and_figures_and_takes_a_total_of_zero() -> None:
+    console, clock = terminal(), Clock()
+    with track("train/ntp", 2, "updates", console=console, clock=clock) as progress:
+        for _ in range(2):
+            clock.now += 2.0
+            progress.advance(1, lambda: {"loss": 2.314})
+    with track("train/none", 0, "updates", console=console, clock=clock):
+        pass
+    text = written(console)
+    assert "0.5 updates/s" in text
+    assert "0:02 left" in text
+    assert "loss 2.31" in text
+    assert "0/0 updates" in text
+
+
+def test_numbers_are_short() -> None:
+    assert [short(v) for v in (31.24, 1234.5, 0.012345, 0, float("nan"))] == [
+        "31.2",
+        "1,234",
+        "0.0123",
+        "0",
+        "nan",
+    ]
+    assert [duration(s) for s in (3, 75, 3723)] == ["0:03", "1:15", "1:02:03"]
