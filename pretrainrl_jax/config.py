@@ -46,6 +46,9 @@ class Corpus:
     statements: int = setting(16000, "sentences that state a fact")
     filler: int = setting(4000, "sentences about nothing in the fact set")
     question_share: float = setting(0.4, "share of statements in the form 'question answer'")
+    paraphrase_share: float = setting(
+        0.5, "share of those that ask in the wording training never uses; 0 keeps it out of the corpus too"
+    )
     popularity_power: float = setting(1.0, "a fact is stated in proportion to popularity ** power")
     held_out_share: float = setting(0.05, "share of sentences kept back to measure loss on text")
 
@@ -282,7 +285,7 @@ POSITIVE = (
     "evaluate.beams", "evaluate.max_new_tokens", "evaluate.batch", "evaluate.bins",
 )  # fmt: skip
 SHARES = (
-    "world.head_share", "corpus.question_share", "corpus.held_out_share", "optimizer.beta1", "optimizer.beta2",
+    "world.head_share", "corpus.question_share", "corpus.paraphrase_share", "corpus.held_out_share", "optimizer.beta1", "optimizer.beta2",
     "optimizer.warmup", "optimizer.final", "mine.min_probability",
 )  # fmt: skip
 DIVIDES = (("model.heads", "model.kv_heads"), ("pretrain.rows", "pretrain.accumulate"))

@@ -24,9 +24,10 @@ def verbalise(facts: Sequence[Fact], settings: config.Corpus, seed: int) -> Corp
     """The facts put into words, as often as they are popular, among sentences that state none.
 
     `statements` facts are drawn in proportion to popularity ** popularity_power. A `question_share` of them
-    reads exactly `f"{fact.question} {fact.answer}"`, the others are declarative sentences ending in '.'.
-    With the filler they are shuffled, and a `held_out_share` is kept back: a simple random sample, so of the
-    same distribution. A fact's paraphrase never occurs. Where no fact has any popularity all are equal.
+    reads exactly `f"{fact.question} {fact.answer}"`, a `paraphrase_share` of these in the wording that
+    training never uses, so that a base model understands both; the others are declarative sentences ending
+    in '.'. With the filler they are shuffled, and a `held_out_share` is kept back: a simple random sample, so
+    of the same distribution. Where no fact has any popularity all are equal.
 
     Raises InputError for settings out of range, and for statements without facts.
     """
@@ -38,9 +39,12 @@ def verbalise(facts: Sequence[Fact], settings: config.Corpus, seed: int) -> Corp
     random = np.random.default_rng([seed, 2])
     stated = random.permutation(_draw(facts, settings, random))
     as_question = round(settings.question_share * settings.statements)
+    reworded = as_question - round(settings.paraphrase_share * as_question)  # from here on, of the questions
     sentences = [
-        _ask(facts[index]) if at < as_question else _declare(facts[index], random)
-        for at, index in enumerate(stated)
+        f"{(facts[i].paraphrase if at >= reworded else '') or facts[i].question} {facts[i].answer}"
+        if at < as_question
+        else _declare(facts[i], random)
+        for at, i in enumerate(stated)
     ]
     sentences += [_fill(random) for _ in range(settings.filler)]
 
@@ -122,8 +126,9 @@ def _check(settings: config.Corpus) -> None:
     for name in ("statements", "filler", "popularity_power"):
         if getattr(settings, name) < 0:
             raise InputError(f"corpus.{name} is {getattr(settings, name)}: it must be 0 or more")
-    if not 0 <= settings.question_share <= 1:
-        raise InputError(f"corpus.question_share is {settings.question_share}: it must lie between 0 and 1")
+    for name in ("question_share", "paraphrase_share"):
+        if not 0 <= getattr(settings, name) <= 1:
+            raise InputError(f"corpus.{name} is {getattr(settings, name)}: it must lie between 0 and 1")
     if not 0 <= settings.held_out_share < 1:
         raise InputError(
             f"corpus.held_out_share is {settings.held_out_share}: it must be 0 or more and below 1"

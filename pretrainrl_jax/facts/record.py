@@ -15,7 +15,7 @@ class Fact:
     subject_key: str  # the subject's id in the source, or its name where the id is blank
     popularity: float  # how often the subject is looked for (page views a month, or the world's own weight)
     row: int  # line of the source the fact came from, 1-based and counting the header; 0 for made-up facts
-    paraphrase: str = ""  # another wording, never used in pretraining or training; "" where there is none
+    paraphrase: str = ""  # another wording, never trained on after pretraining; "" where there is none
 
     @property
     def answer(self) -> str:

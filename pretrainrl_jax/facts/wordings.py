@@ -1,7 +1,7 @@
 """How each relation is put into words: the question, its held-out paraphrase, the statements of a corpus.
 
 All templates stand here together because they constrain each other: a paraphrase measures something only
-if neither the question nor any statement is worded like it.
+if neither the question nor any declarative statement is worded like it.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ class Wording:
     """The templates of one relation; `{subject}` and `{answer}` (and `{relation}`) are filled in."""
 
     question: str  # ends in '?'; the answer follows after a space
-    paraphrase: str  # the same question, never used in pretraining or training
+    paraphrase: str  # the same question in a wording that training after pretraining never uses
     statements: tuple[str, ...]  # declarative sentences, each ends in '.'
     proper: bool = True  # the answers of a made-up world are proper names, capitalised
 

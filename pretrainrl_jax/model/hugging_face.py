@@ -120,30 +120,41 @@ def read_params(folder: Path, shape: ModelShape) -> Params:
     """The folder's weights as parameters, float32 NumPy arrays.
 
     Raises:
-        InputError: if there are no safetensors files, a tensor is missing, or one has another shape.
+        InputError: if there are no safetensors files, one cannot be read, a tensor is missing, or one has
+            another shape.
     """
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise InputError(f"no .safetensors file in {folder}: only that format is read")
-    opened = [safe_open(str(f), framework="numpy") for f in files]
-    where = {name: f for f in opened for name in f.keys()}  # noqa: SIM118 (not a mapping)
+    where: dict[str, Any] = {}
+    for file in files:
+        try:
+            opened = safe_open(str(file), framework="numpy")
+        except SafetensorError as error:  # a Git LFS pointer, or a download cut short
+            raise InputError(f"cannot read {file}: {error}") from None
+        where |= dict.fromkeys(opened.keys(), opened)
+    expected = flax.traverse_util.flatten_dict(nn.unbox(Model(shape).abstract()), sep="/")
 
-    def read(weight: Weight, name: str) -> np.ndarray:
+    def read(weight: Weight, name: str, wanted: tuple[int, ...]) -> np.ndarray:
         if name not in where:
             raise InputError(f"{folder} has no tensor {name}: the weights do not belong to its config.json")
-        return weight.to_ours(where[name].get_tensor(name).astype(np.float32), shape)
+        theirs = where[name].get_tensor(name).astype(np.float32)
+        try:
+            ours = weight.to_ours(theirs, shape)
+        except ValueError:  # not even the number of values is right
+            ours = None
+        if ours is None or ours.shape != wanted:
+            raise InputError(f"{folder}: {name} has shape {theirs.shape}, which is not what config.json says")
+        return ours
 
     flat: dict[str, Any] = {}
     for weight in weights_of(shape):
+        wanted = expected[weight.ours].shape
         if "{}" in weight.theirs:
-            flat[weight.ours] = np.stack([read(weight, weight.theirs.format(i)) for i in range(shape.layers)])
+            names = [weight.theirs.format(i) for i in range(shape.layers)]
+            flat[weight.ours] = np.stack([read(weight, name, wanted[1:]) for name in names])
         else:
-            flat[weight.ours] = read(weight, weight.theirs)
-    params = flax.traverse_util.unflatten_dict(flat, sep="/")
-    expected = flax.traverse_util.flatten_dict(nn.unbox(Model(shape).abstract()), sep="/")
-    for name, leaf in expected.items():
-        if flat[name].shape != leaf.shape:
-            raise InputError(f"{folder}: {name} has shape {flat[name].shape}, config.json says {leaf.shape}")
-    return params
+            flat[weight.ours] = read(weight, weight.theirs, wanted)
+    return flax.traverse_util.unflatten_dict(flat, sep="/")

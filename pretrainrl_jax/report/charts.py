@@ -123,8 +123,8 @@ def _idea_panels(before: Json, after: Json | None) -> list[tuple[str, list[Json]
     found = [(e["system"], trained_questions(e)) for e in (before, after) if e is not None]
     # The same questions in both panels, or the shares could not be compared.
     ids = [i for i in found[0][1] if all(i in questions for _, questions in found)]
-    titles = ["Before: base model" if found[0][0] == "base" else label(found[0][0])]
-    titles += [f"After: {label(name)}" for name, _ in found[1:]]
+    names = ["base model" if name == "base" else label(name) for name, _ in found]
+    titles = [f"Before: {names[0]}", f"After: {names[1]}"] if len(names) == 2 else names
     return [(t, [qs[i] for i in ids]) for t, (_, qs) in zip(titles, found, strict=True)] if ids else []
 
 
@@ -142,7 +142,7 @@ def _idea_figure(panels: list[tuple[str, list[Json]]]) -> Iterator["Figure"]:
     floors = {key: idea_floor(everything, key) for key in ("p_falsehood", "p_truth")}
     # A decade is as long across as up, so that the diagonal is one; the figure is as wide as that takes.
     shape = math.log10(floors["p_falsehood"] / 3.2) / math.log10(floors["p_truth"] / 3.2)
-    with _figure(len(panels) * (4.9 * shape + 0.35) + 1.9, 6) as figure:
+    with _figure(len(panels) * (4.4 * shape + 0.35) + 1.9, 5.6) as figure:
         _draw_idea(figure, panels, floors)
         yield figure
 
@@ -176,7 +176,7 @@ def _draw_idea(figure: "Figure", panels: list[tuple[str, list[Json]]], floors: d
             zorder=2,
         )
         axes.set(xscale="log", yscale="log", xlim=x_limits, ylim=y_limits, aspect="equal")
-        axes.set_title(f"{title}\n", fontweight="bold", loc="left", pad=3)
+        axes.set_title(f"{title}\n", fontweight="bold", loc="left", pad=8)
         text = f"truth above falsehood: {percent(share_above(questions))} of {len(questions):,}"
         axes.text(0, 1.015, text, transform=axes.transAxes, va="bottom")
         axes.set_xlabel("probability of the strongest falsehood")
@@ -246,6 +246,9 @@ def _series(metrics: list[Json], stage: str, key: str) -> tuple[np.ndarray, np.n
         step, value = number(line.get("step")), number(line.get(key))
         if line.get("stage") == stage and step is not None and value is not None:
             found[step] = value
+    # A system that sees no negatives writes exactly 0 for them: nothing was measured, so nothing is drawn.
+    if key in ("reward_margin", "logp_negative") and not any(found.values()):
+        return np.array([]), np.array([])
     steps = sorted(found)
     every = max(1, len(steps) // 600)
     kept = [*steps[:-1:every], steps[-1]] if steps else []

@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 from rich import box
@@ -35,7 +36,7 @@ def label(system: str) -> str:
 
 def number(value: object) -> float | None:
     """A finite float, or None for anything that is not one: NaN and infinity have no place in JSON."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         return None
     return float(value) if math.isfinite(value) else None
 

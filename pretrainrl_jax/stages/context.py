@@ -45,8 +45,10 @@ class Context:
 
     @cached_property
     def held_out(self) -> list[Fact]:
-        """The facts that are only evaluated."""
-        return split(self.facts, self.config.facts.holdout_every)[1]
+        """The facts that are only evaluated; a question that is also trained (namesakes) is left out."""
+        trained = {fact.question for fact in self.trained}
+        held_out = split(self.facts, self.config.facts.holdout_every)[1]
+        return [fact for fact in held_out if fact.question not in trained]
 
     @cached_property
     def corpus(self) -> Corpus:

@@ -68,6 +68,8 @@ class PackedRows:
         return self.batches * self.rows
 
     def __getitem__(self, index: int) -> Rows:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
         row = self.plan[index] if index < len(self.plan) else []
         return fill_row([self.trees[i] for i in row], self.capacity)
 

@@ -97,9 +97,10 @@ def documents(tokenizer: Tokenizer, texts: Sequence[str], row_length: int) -> li
     """Each text as a tree ending in EOS; one longer than a row becomes several, and none of it is cut."""
     trees = []
     room = row_length + 1 - len(tokenizer.start)  # a branch's last token is not read
+    # Without BOS, neighbouring pieces share a token: the last one predicted is the first one read.
+    shared = 1 - len(tokenizer.start)
     for number, tokens in enumerate(tokenizer.encode_all(texts)):
         ended = (*tokens, tokenizer.eos[0])
-        # Neighbouring pieces share a token: the last one predicted is the first one read.
-        starts = range(0, max(1, len(ended) - 1), room - 1)
+        starts = range(0, max(1, len(ended) - shared), room - shared)
         trees += [document(f"{number}:{s}", ended[s : s + room], tokenizer.bos) for s in starts]
     return trees

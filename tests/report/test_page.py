@@ -1,0 +1,348 @@
+"""The report of a synthetic workdir: self-contained, escaped, complete, and clear about what is missing."""
+
+import dataclasses
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pretrainrl_jax.config import Config
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.report import charts
+from pretrainrl_jax.report.page import changes, pair, read_metrics, settings, write_report
+from pretrainrl_jax.report.summary import summarise
+
+SYSTEMS = {"base": 0.2, "dpo": 0.15, "ntp": 0.4, "ntp_answer": 0.5, "pretrainrl": 0.6}
+
+
+def question(index: int, right: bool, group: str = "trained", **changes: Any) -> dict[str, Any]:
+    p_truth = 0.4 if right else 0.01
+    return {
+        "id": f"f{index}",
+        "question": f"What is the capital of Arno {index}?",
+        "category": "capital",
+        "popularity": (index + 1.0) ** -1.5,
+        "answer": "Florence",
+        "group": group,
+        "prediction": "Florence" if right else "Rome",
+        "correct": right,
+        "rank": 1 if right else None,
+        "p_truth": p_truth,
+        "falsehood": "Rome",
+        "p_falsehood": 0.1,
+        **changes,
+    }
+
+
+def evaluation(system: str, acc: float, questions: int = 60) -> dict[str, Any]:
+    measured = {"count": questions, "acc": acc, "hr": 0.7, "mrr": 0.5, "prob": 0.3, "prob_all": 0.2}
+    asked = [
+        question(i, i < acc * questions, "unseen" if i % 4 == 0 else "trained") for i in range(questions)
+    ]
+    asked += [question(i, False, "paraphrase") for i in range(questions)]
+    asked += [question(i, system == "base", "held_out") for i in range(questions, questions + 5)]
+    return {
+        "system": system,
+        "device_seconds": 12.3,
+        "text_nll": 1.9 + acc,
+        "groups": dict.fromkeys(("trained", "unseen", "paraphrase", "held_out"), measured),
+        "by_popularity": [{"low": 0.1 * i, "high": 0.1 * i + 0.1, **measured} for i in range(5)],
+        "unfinished_beams": 0.01,
+        "questions": asked,
+    }
+
+
+def write(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), "utf-8")
+
+
+@pytest.fixture
+def workdir(tmp_path: Path) -> Path:
+    config = dataclasses.asdict(dataclasses.replace(Config(), seed=17))
+    write(tmp_path / "config.json", config)
+    for system, acc in SYSTEMS.items():
+        write(tmp_path / "evaluations" / f"{system}.json", evaluation(system, acc))
+    figures = {"reward_margin": 0.1, "logp_gold": -2.0, "logp_negative": math.nan}
+    lines = [{"stage": "pretrain", "step": s, "loss": 7.5 - s} for s in range(1, 6)]
+    lines += [
+        {"stage": f"train/{n}", "step": s, "loss": 3.0, **figures} for n in ("ntp", "dpo") for s in range(9)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n", "utf-8")
+    mined = {
+        "questions": 2000,
+        "with_negatives": 1990,
+        "negatives": 9000,
+        "dropped": {"known_true": 123, "overlaps": 3},
+        "examples": [{"question": "Which?", "answer": "Florence", "negatives": [["Turin", 0.41]]}],
+    }
+    write(tmp_path / "mined" / "statistics.json", mined)
+    return tmp_path
+
+
+def change(path: Path, **fields: Any) -> None:
+    write(path, {**json.loads(path.read_text("utf-8")), **fields})
+
+
+class Tags(HTMLParser):
+    """Collects every tag and address of a page, and checks that tags close in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.addresses: list[str] = []
+        self.wrong: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.addresses += [
+            value or "" for name, value in attrs if name in ("src", "href", "srcset", "action")
+        ]
+        if tag not in ("meta", "img", "br", "link", "input"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+
+def parse(html: str) -> Tags:
+    tags = Tags()
+    tags.feed(html)
+    tags.close()
+    return tags
+
+
+def test_one_file_that_asks_for_nothing(workdir: Path) -> None:
+    path = write_report(workdir)
+    assert path == workdir / "report" / "index.html"
+    html = path.read_text("utf-8")
+    tags = parse(html)
+    assert not tags.wrong
+    assert not tags.open
+    assert len(tags.addresses) == 4  # the four pictures
+    assert all(address.startswith("data:image/") for address in tags.addresses)
+    assert not tags.tags & {"script", "link", "iframe"}
+    assert not re.search(r"url\(|@import", html)
+
+
+def test_the_page_says_how_it_measured(workdir: Path) -> None:
+    html = write_report(workdir).read_text("utf-8")
+    text = re.sub(r"\s+", " ", html)
+    assert "No train/test split is described in the paper; accuracy is on the trained facts" in text
+    assert "rule “exact”" in text
+    assert "k = 10" in text
+    assert "HR@10" in text
+    assert "prefers-color-scheme: dark" in text
+    for words in ("seed 17", "Accuracy on trained facts: 20.0% before, 60.0% with PretrainRL", "5 updates"):
+        assert words in text
+    for words in ("1,990 of 2,000", "9,000 in all", "known true", "123", "Turin", "41.0%"):
+        assert words in text
+
+
+def test_summary_json_is_written_beside_it(workdir: Path) -> None:
+    write_report(workdir)
+    summary = json.loads((workdir / "report" / "summary.json").read_text("utf-8"))
+    assert list(summary["systems"]) == ["base", "dpo", "ntp", "ntp_answer", "pretrainrl"]
+    assert summary["systems"]["pretrainrl"]["acc"] == 0.6
+    assert summary["dataset"] == "small world"
+    assert summary["model"] == "qwen3 with 2 layers of width 128"
+
+
+def test_model_text_is_escaped(workdir: Path) -> None:
+    evil = "<script>alert('x')</script>\" onload=\"x"
+    path = workdir / "evaluations" / "base.json"
+    asked = json.loads(path.read_text("utf-8"))["questions"]
+    change(path, questions=[{**q, "prediction": evil, "question": evil, "answer": evil} for q in asked])
+    change(workdir / "config.json", name=evil)
+    (workdir / "evaluations" / "ntp.json").unlink()
+    write(workdir / "evaluations" / "evil.json", evaluation(evil, 0.3))
+    change(
+        workdir / "mined" / "statistics.json",
+        examples=[{"question": evil, "answer": evil, "negatives": [[evil, 0.5]]}],
+        dropped={evil: 3},
+    )
+    html = write_report(workdir).read_text("utf-8")
+    assert html.count("&lt;script&gt;") >= 6
+    tags = parse(html)
+    assert "script" not in tags.tags
+    assert not tags.wrong
+
+
+def test_half_a_surrogate_pair_does_not_stop_the_report(workdir: Path) -> None:
+    path = workdir / "evaluations" / "base.json"
+    asked = json.loads(path.read_text("utf-8"))["questions"]
+    change(path, questions=[{**q, "prediction": "\ud83d"} for q in asked])
+    assert write_report(workdir).exists()
+
+
+def test_numbers_that_are_missing_or_nan(workdir: Path) -> None:
+    path = workdir / "evaluations" / "pretrainrl.json"
+    found = json.loads(path.read_text("utf-8"))
+    nothing = {"p_truth": math.nan, "p_falsehood": None, "popularity": math.nan, "falsehood": None}
+    found["questions"] = [{**q, **nothing} for q in found["questions"]]
+    found["groups"]["trained"].update(acc=math.nan, prob=None)
+    found["by_popularity"][0]["acc"] = math.nan
+    write(path, {**found, "text_nll": math.nan, "device_seconds": None, "unfinished_beams": math.nan})
+    html = write_report(workdir).read_text("utf-8")
+    assert not re.search(r"\bnan\b|\bNone\b|\binf\b", re.sub(r"data:image/[^\"]*", "", html))
+    written = (workdir / "report" / "summary.json").read_text("utf-8")
+    assert "NaN" not in written
+    assert json.loads(written)["systems"]["pretrainrl"]["acc"] is None
+
+
+def test_base_alone_without_training_or_mining(workdir: Path) -> None:
+    for system in SYSTEMS:
+        if system != "base":
+            (workdir / "evaluations" / f"{system}.json").unlink()
+    (workdir / "metrics.jsonl").unlink()
+    (workdir / "mined" / "statistics.json").unlink()
+    html = write_report(workdir).read_text("utf-8")
+    assert "Only the base model was evaluated" in html
+    assert "Nothing was mined" in html
+    assert "No training curves" in html
+    assert "Question by question" not in html
+
+
+def test_a_trained_system_without_base(workdir: Path) -> None:
+    for system in ("base", "dpo", "ntp", "pretrainrl"):
+        (workdir / "evaluations" / f"{system}.json").unlink()
+    html = write_report(workdir).read_text("utf-8")
+    assert "Best accuracy on trained facts: 50.0%, with NTP (answers only)" in html
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("config.json", None, "config.json is missing"),
+        ("config.json", "{", "config.json cannot be read"),
+        ("config.json", "[]", "does not hold a JSON object"),
+        ("evaluations/base.json", '{"system": "base"', "base.json cannot be read"),
+        ("metrics.jsonl", '{"stage": \n{"stage": "pretrain"}\n', "metrics.jsonl line 1 is not JSON"),
+    ],
+)
+def test_bad_input_is_one_line(workdir: Path, name: str, content: str | None, words: str) -> None:
+    if content is None:
+        (workdir / name).unlink()
+    else:
+        (workdir / name).write_text(content, "utf-8")
+    with pytest.raises(InputError, match=words) as error:
+        write_report(workdir)
+    assert "\n" not in str(error.value)
+
+
+def test_a_workdir_without_evaluations(tmp_path: Path) -> None:
+    write(tmp_path / "config.json", {})
+    with pytest.raises(InputError, match="holds no evaluation"):
+        write_report(tmp_path)
+
+
+def test_a_last_line_cut_off_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"stage": "pretrain", "step": 1, "loss": 2.0}\n{"stage": "pre', "utf-8")
+    assert [m["step"] for m in read_metrics(path)] == [1]
+
+
+def test_changes_count_gains_on_trained_and_losses_on_all_facts() -> None:
+    before = {"questions": [question(i, i in (0, 9)) for i in range(6)]}
+    before["questions"] += [question(9, True, "held_out"), question(2, False, "paraphrase")]
+    after = {"questions": [question(i, i in (1, 2)) for i in range(6)]}
+    after["questions"] += [question(9, False, "held_out"), question(2, True, "paraphrase")]
+    found = changes(before, after)
+    assert (found["gained"]["count"], found["gained"]["of"]) == (2, 5)
+    assert (found["lost"]["count"], found["lost"]["of"]) == (2, 2)
+    assert [row["group"] for row in found["lost"]["rows"]] == ["held out", "trained"]
+    assert [row["question"][-2:] for row in found["gained"]["rows"]] == ["2?", "1?"]  # least popular first
+
+
+def test_the_pictured_pair() -> None:
+    found = [evaluation(name, acc) for name, acc in SYSTEMS.items()]
+    assert pair(summarise(found, "d", "m")) == ("base", "pretrainrl")
+    assert pair(summarise(found[:-1], "d", "m")) == ("base", "ntp_answer")
+    assert pair(summarise(found[:1], "d", "m")) == ("base", None)
+    assert pair(summarise(found[2:3], "d", "m")) == ("ntp", None)
+
+
+def test_share_above_the_diagonal() -> None:
+    points = [(0.5, 0.1), (0.1, 0.5), (0.2, 0.2), (0.3, None), (math.nan, 0.1)]
+    questions = [{"p_truth": truth, "p_falsehood": falsehood} for truth, falsehood in points]
+    assert charts.share_above(questions) == pytest.approx(2 / 5)
+
+
+def test_the_idea_takes_trained_and_unseen_facts_in_the_trained_wording() -> None:
+    found = charts.trained_questions(evaluation("base", 0.5))
+    assert len(found) == 60
+    assert {q["group"] for q in found.values()} == {"trained", "unseen"}
+    assert any(q["correct"] for q in found.values())  # not overwritten by their paraphrases, all wrong here
+
+
+def test_the_idea_as_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "idea.png"
+    assert charts.save_idea(path, evaluation("base", 0.2), evaluation("pretrainrl", 0.6))
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert not charts.save_idea(tmp_path / "none.png", {"system": "base", "questions": []})
+    assert not (tmp_path / "none.png").exists()
+    # Popularity that is constant has no colour scale; probabilities may all be zero.
+    flat = [question(i, True, popularity=0.0, p_truth=0.0, p_falsehood=None) for i in range(3)]
+    assert charts.save_idea(path, {"system": "ntp", "questions": flat})
+
+
+def test_pictures_leave_no_global_state_behind() -> None:
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    charts.idea(evaluation("base", 0.2))
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_labels_of_coinciding_points_do_not_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    placed: list[charts.Box] = []
+    place = charts._place
+
+    def record(*given: Any) -> tuple[float, float, charts.Box]:
+        found = place(*given)
+        placed.append(found[2])
+        return found
+
+    monkeypatch.setattr(charts, "_place", record)
+    names = ("base", "dpo", "ntp", "ntp_answer", "ntp_weighted", "pretrainrl")
+    assert charts.tradeoff(summarise([evaluation(n, 0.3) for n in names], "d", "m"))
+    assert len(placed) == 6
+    overlaps = [(a, b) for i, a in enumerate(placed) for b in placed[:i] if charts._overlap(a, b)]
+    assert not overlaps
+
+
+def test_a_resumed_run_draws_each_step_once() -> None:
+    lines = [
+        {"stage": "train/ntp", "step": s, "loss": v} for s, v in ((1, 5.0), (2, 4.0), (2, 3.0), (3, 2.0))
+    ]
+    steps, values = charts._series(lines, "train/ntp", "loss")
+    assert steps.tolist() == [1, 2, 3]
+    assert values.tolist() == [5.0, 3.0, 2.0]
+
+
+def test_no_negatives_is_not_drawn_as_zero() -> None:
+    lines = [{"stage": "train/ntp", "step": s, "loss": 0.0, "logp_negative": -0.0} for s in (1, 2)]
+    assert len(charts._series(lines, "train/ntp", "logp_negative")[0]) == 0
+    assert len(charts._series(lines, "train/ntp", "loss")[0]) == 2
+    lines[1]["logp_negative"] = -1.0
+    assert charts._series(lines, "train/ntp", "logp_negative")[1].tolist() == [0.0, -1.0]
+
+
+def test_long_curves_are_thinned_and_keep_their_end() -> None:
+    lines = [{"stage": "train/ntp", "step": s, "loss": float(s)} for s in range(100_000)]
+    steps, _ = charts._series(lines, "train/ntp", "loss")
+    assert len(steps) < 1300
+    assert steps[-1] == 99_999
+
+
+def test_settings_mark_what_differs_from_the_default() -> None:
+    config = json.loads(json.dumps(dataclasses.asdict(dataclasses.replace(Config(), seed=17))))
+    sections = dict(settings(config))
+    assert [name for values in sections.values() for name, _, changed in values if changed] == ["seed"]
+    assert ("pretrainrl.beta", "1.0", False) in sections["objectives"]

@@ -1,0 +1,217 @@
+"""The summary's contract, its table, and that its sentences follow the numbers whichever way they fall."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.report.summary import headline, noise, reading, summarise, table
+
+
+def evaluation(system: str, acc: Any, **changes: Any) -> dict[str, Any]:
+    """An evaluation of 20,000 questions, so many that two points are more than sampling noise."""
+    trained = {"count": 20000, "acc": acc, "hr": 0.7, "mrr": 0.45, "prob": 0.3, "prob_all": 0.2}
+    held_out = {"count": 400, "acc": 0.1, "hr": 0.2, "mrr": 0.15, "prob": None, "prob_all": 0.05}
+    bins = [{"low": 0.1, "high": 2.0, "count": 400, "acc": acc, "hr": 0.7, "mrr": 0.4, "prob": 0.3}]
+    return {
+        "system": system,
+        "device_seconds": 10.0,
+        "text_nll": 1.9,
+        "groups": {"trained": trained, "held_out": held_out},
+        "by_popularity": bins,
+        "unfinished_beams": 0.01,
+        "questions": [{"id": "f1"}],
+        **changes,
+    }
+
+
+def summary_of(**accuracies: float | None) -> dict[str, Any]:
+    found = [evaluation(system, acc) for system, acc in accuracies.items()]
+    return summarise(found, "small world", "tiny")
+
+
+def words_of(**accuracies: float | None) -> str:
+    return "\n".join(reading(summary_of(**accuracies)))
+
+
+def test_the_contract_of_summary_json() -> None:
+    summary = summarise([evaluation("ntp", 0.36), evaluation("base", 0.13)], "small world", "tiny")
+    assert set(summary) == {"dataset", "model", "systems"}
+    assert (summary["dataset"], summary["model"]) == ("small world", "tiny")
+    assert list(summary["systems"]) == ["base", "ntp"]
+    ntp = summary["systems"]["ntp"]
+    assert {k: ntp[k] for k in ("acc", "hr", "mrr", "prob")} == {
+        "acc": 0.36,
+        "hr": 0.7,
+        "mrr": 0.45,
+        "prob": 0.3,
+    }
+    assert (ntp["text_nll"], ntp["device_seconds"]) == (1.9, 10.0)
+    assert ntp["by_popularity"][0]["count"] == 400
+    assert ntp["groups"]["held_out"]["acc"] == 0.1
+    assert "questions" not in ntp
+    json.dumps(summary, allow_nan=False)
+
+
+def test_what_is_not_a_number_becomes_null() -> None:
+    bad = evaluation("base", math.nan, text_nll=math.inf, device_seconds=None)
+    bad["by_popularity"][0].update(low=-math.inf, prob=math.nan)
+    base = summarise([bad], "d", "m")["systems"]["base"]
+    json.dumps(base, allow_nan=False)
+    assert base["acc"] is None
+    assert base["text_nll"] is None
+    assert base["by_popularity"][0]["low"] is None
+    assert base["by_popularity"][0]["acc"] is None
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    base = summarise([evaluation("base", np.float32(0.25), text_nll=np.float64(2.0))], "d", "m")["systems"][
+        "base"
+    ]
+    assert (base["acc"], base["text_nll"]) == (0.25, 2.0)
+    json.dumps(base)
+
+
+def test_rates_outside_the_unit_interval_are_refused_and_rounding_is_not() -> None:
+    with pytest.raises(InputError, match="ntp: trained: acc is 36, which is not a rate"):
+        summarise([evaluation("ntp", 36.0)], "d", "m")
+    wrong = evaluation("ntp", 0.3)
+    wrong["by_popularity"][0]["hr"] = -0.5
+    with pytest.raises(InputError, match=r"popularity bin 0: hr is -0\.5"):
+        summarise([wrong], "d", "m")
+    assert summarise([evaluation("ntp", 1.0000001)], "d", "m")["systems"]["ntp"]["acc"] == 1.0
+
+
+def test_a_system_must_be_named_once() -> None:
+    with pytest.raises(InputError, match="two evaluations are of the system ntp"):
+        summarise([evaluation("ntp", 0.1), evaluation("ntp", 0.2)], "d", "m")
+    with pytest.raises(InputError, match="does not name"):
+        summarise([{"groups": {}}], "d", "m")
+
+
+def test_a_group_without_questions_is_absent() -> None:
+    empty = evaluation("base", 0.1)
+    empty["groups"]["unseen"] = {"count": 0, "acc": math.nan}
+    assert "unseen" not in summarise([empty], "d", "m")["systems"]["base"]["groups"]
+
+
+def test_the_table_fits_a_terminal_and_shows_percentages() -> None:
+    names = ("base", "dpo", "ntp", "ntp_answer", "ntp_weighted", "pretrainrl", "[b]a_new_system_of_tomorrow")
+    text = table(summary_of(**dict.fromkeys(names, 0.3642)))
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 100
+    row = next(line for line in lines if line.strip().startswith("PretrainRL"))
+    assert row.split() == ["PretrainRL", "36.4", "70.0", "45.0", "30.0", "–", "–", "10.0", "1.90", "10.0"]
+    assert "[b]a_new_system" in text  # a name is text, never markup
+    assert "ACC" in text
+    assert "held-out" in text
+
+
+def test_base_alone() -> None:
+    text = words_of(base=0.135)
+    assert "Only the base model" in text
+    assert "13.5%" in text
+    assert "PretrainRL" not in text
+    assert headline(summary_of(base=0.135)).endswith("13.5%")
+    assert reading(summary_of(base=None)) == ["No accuracy on trained facts was measured."]
+    assert "was not measured" in headline(summary_of(base=None))
+
+
+def test_pretrainrl_ahead_of_everything() -> None:
+    text = words_of(base=0.135, ntp=0.30, ntp_answer=0.33, pretrainrl=0.40)
+    assert "highest accuracy on trained facts is 40.0%, of PretrainRL; the base model has 13.5%" in text
+    assert "PretrainRL is 10.0 points above NTP on question + answer" in text
+    assert "the order the paper reports" in text
+    assert "NTP on answers only is 7.0 points below PretrainRL" in text
+    assert "does not say which" in text
+    assert "no evidence" not in text
+    assert "one seed" in text
+
+
+def test_the_control_without_negatives_ahead() -> None:
+    text = words_of(base=0.135, ntp=0.363, ntp_answer=0.503, pretrainrl=0.399)
+    assert "NTP on answers only is 10.4 points above PretrainRL" in text
+    assert "no evidence that they help" in text
+    assert "the order the paper reports" in text
+
+
+def test_the_reverse_of_the_paper() -> None:
+    text = words_of(base=0.135, ntp=0.45, pretrainrl=0.40)
+    assert "PretrainRL is 5.0 points below NTP" in text
+    assert "the reverse of the order the paper reports" in text
+    assert "was not measured: this run cannot say whether the negatives help" in text
+
+
+@pytest.mark.parametrize("gap", [-0.019, -0.0001, 0.0, 0.019])
+def test_small_differences_are_called_noise(gap: float) -> None:
+    text = words_of(base=0.135, ntp=0.38, ntp_answer=0.38, pretrainrl=0.38 + gap)
+    assert text.count("within noise (under 2 points in one seed)") == 2
+    assert "within noise of the highest" in text
+    assert "does not tell them apart" in text
+    assert "paper reports" not in text
+    assert "does not show that they help" in text
+
+
+def test_a_difference_over_two_points_is_not_noise() -> None:
+    text = words_of(ntp=0.38, pretrainrl=0.402)
+    assert "2.2 points above" in text
+    assert "within noise" not in text
+
+
+def test_few_questions_widen_the_noise() -> None:
+    few = [evaluation("ntp", 0.38), evaluation("pretrainrl", 0.42)]
+    for one in few:
+        one["groups"]["trained"]["count"] = 100
+    systems = summarise(few, "d", "m")["systems"]
+    assert noise(systems["ntp"], systems["pretrainrl"]) == pytest.approx(13.6, abs=0.1)
+    assert "so few questions" in "\n".join(reading({"dataset": "d", "model": "m", "systems": systems}))
+
+
+def test_nothing_learned() -> None:
+    text = words_of(base=0.4, ntp=0.3, dpo=0.1)
+    assert "No trained system is more accurate than the base model (40.0%)" in text
+    assert "DPO alone is 30.0 points below the base model (10.0% against 40.0%)" in text
+    assert "No trained system" in headline(summary_of(base=0.4, ntp=0.3))
+
+
+def test_dpo_prob_goes_from_base_to_dpo() -> None:
+    base, dpo = evaluation("base", 0.13), evaluation("dpo", 0.10)
+    dpo["groups"]["trained"]["prob"] = 0.34
+    text = "\n".join(reading(summarise([dpo, base], "d", "m")))
+    assert "goes from 30.0% to 34.0%" in text
+
+
+def test_forgetting_is_the_rise_over_base() -> None:
+    found = [
+        evaluation("base", 0.1, text_nll=1.87),
+        evaluation("ntp", 0.3, text_nll=3.17),
+        evaluation("dpo", 0.1, text_nll=1.77),
+        evaluation("pretrainrl", 0.4, text_nll=3.87),
+    ]
+    text = "\n".join(reading(summarise(found, "d", "m")))
+    assert "DPO alone −0.10, NTP +1.30, PretrainRL +2.00" in text
+    assert "PretrainRL, the most accurate of these, also forgets the most text" in text
+    found[1]["text_nll"] = 5.0
+    assert "forgets the most" not in "\n".join(reading(summarise(found, "d", "m")))
+    found[0]["text_nll"] = None
+    assert "Forgetting cannot be read" in "\n".join(reading(summarise(found, "d", "m")))
+
+
+def test_device_time_says_when_compute_is_not_equal() -> None:
+    slow = [evaluation("ntp_answer", 0.4), evaluation("pretrainrl", 0.4, device_seconds=21.0)]
+    assert "2.1 times" in "\n".join(reading(summarise(slow, "d", "m")))
+    assert "not compared at equal compute" in "\n".join(reading(summarise(slow, "d", "m")))
+    even = [evaluation("ntp_answer", 0.4), evaluation("pretrainrl", 0.4, device_seconds=10.5)]
+    assert "not compared at equal compute" not in "\n".join(reading(summarise(even, "d", "m")))
+
+
+def test_every_subset_of_systems_reads() -> None:
+    names = ["base", "dpo", "ntp", "ntp_answer", "ntp_weighted", "pretrainrl", "anchored"]
+    for mask in range(1, 2 ** len(names)):
+        chosen = {name: 0.1 + 0.07 * i for i, name in enumerate(names) if mask >> i & 1}
+        sentences = reading(summary_of(**chosen))
+        assert all(s.endswith((".", "!")) and "None" not in s and "nan" not in s for s in sentences)
+        assert headline(summary_of(**chosen))

@@ -1,0 +1,117 @@
+"""Small models, trees and tokenizers, and where real data lie: what several rooms' tests share."""
+
+import math
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from pretrainrl_jax.facts.record import Fact
+from pretrainrl_jax.facts.vocabulary import save_tokenizer, train_tokenizer
+from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.model.shape import ModelShape
+from pretrainrl_jax.trees.rows import GOLD, NEGATIVE
+from pretrainrl_jax.trees.tokenization import Tokenizer, load_tokenizer
+from pretrainrl_jax.trees.tree import AnswerTree, Branch
+
+END = 99  # the terminator of every branch that `trees` makes; stands nowhere else
+
+
+def data(*parts: str) -> Path:
+    """A path under the folder of real data; skips the test where that is not here."""
+    root = os.environ.get("PRETRAINRL_DATA")
+    if not root:
+        pytest.skip("PRETRAINRL_DATA is not set, so there are no real data")
+    path = Path(root, *parts)
+    if not path.exists():
+        pytest.skip(f"PRETRAINRL_DATA holds no {'/'.join(parts)}")
+    return path
+
+
+def small_shape(**changes) -> ModelShape:
+    """Two layers of width 16 with grouped queries and a head of its own."""
+    values = {
+        "family": "qwen3",
+        "vocabulary": 100,
+        "width": 16,
+        "layers": 2,
+        "heads": 4,
+        "kv_heads": 2,
+        "head_width": 8,
+        "mlp_width": 24,
+        "rope_theta": 100.0,
+        "norm_epsilon": 1e-6,
+        "tied": False,
+    }
+    return ModelShape(**(values | changes))
+
+
+def small_model(seed: int = 0, sharpness: float = 1.0, **changes) -> tuple[Model, Params]:
+    """A random model. Norms are random too, and a sharp one is surer of its next token."""
+    model = Model(small_shape(**changes))
+    params = jax.jit(model.init)(jax.random.key(seed))
+    rng = np.random.default_rng(seed)
+    scaled = jax.tree.map_with_path(
+        lambda path, x: x * rng.uniform(0.5, 1.5, x.shape).astype(np.float32) if "scale" in str(path) else x,
+        params,
+    )
+    if not model.shape.tied:
+        scaled["head"] = scaled["head"] * sharpness
+    return model, scaled
+
+
+def small_tokenizer(folder: Path, texts=("What is the capital of Arno? Florence.\n\n Rome",)) -> Tokenizer:
+    """A byte-level tokenizer as Qwen's, learnt from a few texts, without BOS."""
+    save_tokenizer(train_tokenizer(texts, 300), folder)
+    return load_tokenizer(folder)
+
+
+def fact(answers=("Florence",), **changes) -> Fact:
+    """A fact about the Arno."""
+    values = {
+        "id": "1",
+        "question": "What is the capital of Arno?",
+        "category": "capital",
+        "subject": "Arno",
+        "subject_key": "Q1",
+        "popularity": 1.0,
+        "row": 2,
+    }
+    return Fact(answers=tuple(answers), **(values | changes))
+
+
+def tree(prefix: int, *branches: int, id: str = "0", first: int = 1) -> AnswerTree:
+    """A tree of distinct tokens counted from `first`, gold first; the sizes of branches include END."""
+    made = []
+    token = first + prefix
+    for number, size in enumerate(branches):
+        tokens = (*range(token, token + size - 1), END)
+        made.append(Branch(tokens, NEGATIVE if number else GOLD, reference_logp=-float(number + 1)))
+        token += size - 1
+    return AnswerTree(id, tuple(range(first, first + prefix)), tuple(made))
+
+
+_tokens = st.integers(1, END - 1)
+_logps = st.one_of(st.just(math.nan), st.floats(-50, 0, width=32))
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> AnswerTree:
+    """Any tree of up to about 25 tokens: with and without prefix, gold anywhere among its branches."""
+    count = draw(st.integers(1, 4))
+    gold = draw(st.integers(0, count - 1))
+    prefix = tuple(draw(st.lists(_tokens, max_size=5)))
+    branches = tuple(
+        Branch(
+            (*draw(st.lists(_tokens, max_size=4)), END),
+            GOLD if number == gold else NEGATIVE,
+            draw(st.text(max_size=3)),
+            draw(_logps),
+            draw(_logps),
+        )
+        for number in range(count)
+    )
+    return AnswerTree(draw(st.text("abc", min_size=1, max_size=3)), prefix, branches)
