@@ -56,7 +56,7 @@ class Corpus:
 @dataclass(frozen=True)
 class Tokenizer:
     path: str = setting("", "folder of an existing tokenizer; empty trains one on the corpus")
-    vocabulary: int = setting(2048, "size of a trained vocabulary, special tokens included")
+    vocabulary: int = setting(1024, "size of a trained vocabulary, special tokens included")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Model:
     heads: int = setting(4, "query heads")
     kv_heads: int = setting(4, "key and value heads; divides heads")
     head_width: int = setting(32, "size of one head")
-    mlp_width: int = setting(256, "hidden size of the gated MLP")
+    mlp_width: int = setting(512, "hidden size of the gated MLP")
     vocabulary: int = setting(0, "rows of the embedding; 0 takes the tokenizer's size")
     rope_theta: float = setting(10000.0, "base of the rotary position embedding")
     norm_epsilon: float = setting(1e-6, "epsilon of RMS norms")
@@ -99,7 +99,7 @@ class Pretrain:
     epochs: float = setting(1.0, "passes over the corpus; 0 trains nothing (with model.path)")
     learning_rate: float = setting(3e-3, "peak learning rate")
     row_length: int = setting(256, "tokens a packed row holds")
-    rows: int = setting(4, "rows an update")
+    rows: int = setting(2, "rows an update")
     accumulate: int = setting(1, "microsteps an update is cut into; divides rows")
 
 
@@ -146,8 +146,8 @@ class Train:
     )
     template: Literal["bare", "few_shot"] = setting("bare", "how the question is put to the model")
     passes: int = setting(3, "times each fact is visited")
-    questions: int = setting(32, "questions an update (on average: an update is whole packed rows)")
-    row_length: int = setting(256, "tokens a packed row holds")
+    questions: int = setting(27, "questions an update (on average: an update is whole packed rows)")
+    row_length: int = setting(128, "tokens a packed row holds")
     accumulate: int = setting(1, "microsteps an update is cut into")
     ntp_scale: Literal["sequence", "token"] = setting(
         "sequence", "NTP of a question: summed over its tokens (the paper's eq. 5), or averaged over all tokens"
@@ -254,6 +254,8 @@ def validate(config: Config) -> None:
     for name, value in values.items():
         if isinstance(value, int | float) and value < 0:
             raise InputError(f"{name} is {value}: it must not be negative")
+    if config.seed >= 2**32:
+        raise InputError(f"seed is {config.seed}: it must be below 2**32")
     for name in SHARES:
         if values[name] > 1:
             raise InputError(f"{name} is {values[name]}: it is a share, between 0 and 1")

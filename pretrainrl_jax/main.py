@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _main(arguments)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever it quotes
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command starts again with the first unfinished stage", file=sys.stderr)
@@ -60,6 +60,7 @@ def _main(arguments: list[str]) -> int:
     options, config = parse(verb, arguments)
     if verb == "ask":
         check_model(config)
+        check_question(options.question, config.model.path or options.workdir)
     else:
         check_inputs(config)
         prepare_workdir(options.workdir, config, create=verb in ("run", "pretrain"))
@@ -137,15 +138,27 @@ def read_config(path: str) -> Config:
         raise InputError(f"no configuration file at {file}: give --config an existing Python file")
     try:
         found = runpy.run_path(str(file)).get("config")
-    except Exception as error:  # a configuration file may raise anything
-        line = getattr(error, "lineno", None) or _line_in(error, file)
-        raise InputError(f"{file}:{line}: {type(error).__name__}: {error}") from None
+    except (Exception, SystemExit) as error:  # a configuration file may raise anything
+        raise InputError(f"{file}:{_line_in(error, file)}: {type(error).__name__}: {error}") from None
     if not isinstance(found, Config):
         raise InputError(f"{file} defines no `config` of type pretrainrl_jax.config.Config")
+    _check_sections(file, found, Config())
     return found
 
 
+def _check_sections(file: Path, found: Any, default: Any, prefix: str = "") -> None:
+    for name, wanted in vars(default).items():
+        value = getattr(found, name)
+        if dataclasses.is_dataclass(wanted):
+            kind = type(wanted)
+            if not isinstance(value, kind):
+                raise InputError(f"{file}: {prefix}{name} is {value!r}: it must be a config.{kind.__name__}")
+            _check_sections(file, value, wanted, f"{prefix}{name}.")
+
+
 def _line_in(error: BaseException, file: Path) -> int:
+    if isinstance(error, SyntaxError) and error.filename == str(file) and error.lineno:
+        return error.lineno
     line, trace = 1, error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == str(file):
@@ -164,7 +177,24 @@ def check_inputs(config: Config) -> None:
         from pretrainrl_jax.facts.popqa import read_popqa
 
         read_popqa(config.facts.path)
+    if config.facts.holdout_every == 1:
+        raise InputError("facts.holdout_every is 1: use 0 to hold out none, or 2 or more")
     check_model(config)
+
+
+def check_question(question: str, path: str | Path) -> None:
+    """There is something to ask, and someone to ask it.
+
+    Raises:
+        InputError: for an empty question, or where no folder is.
+    """
+    if not question.strip():
+        raise InputError("the question is empty")
+    if not Path(path).is_dir():
+        raise InputError(
+            f"no model to ask at {path}: give --workdir of a run, or --model.path of a checkpoint or a "
+            "Hugging Face folder"
+        )
 
 
 def check_model(config: Config) -> None:
@@ -186,30 +216,43 @@ def check_model(config: Config) -> None:
 
 
 def tokenizer_size(folder: Path) -> int:
-    """One more than the largest token id that a tokenizer's files state; 0 where they state none."""
+    """One more than the largest token id that a tokenizer's files state; 0 where they state none.
+
+    Raises:
+        InputError: if one of them is not what a tokenizer's file is.
+    """
     ids = [-1]
-    if (path := folder / "tokenizer.json").is_file():
-        values = json.loads(path.read_text(encoding="utf-8"))
-        vocabulary = values["model"].get("vocab", {})
-        ids += vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
-        ids += [token["id"] for token in values.get("added_tokens", [])]
-    if (path := folder / "vocab.json").is_file():
-        ids += json.loads(path.read_text(encoding="utf-8")).values()
-    if (path := folder / "tokenizer_config.json").is_file():
-        ids += map(int, json.loads(path.read_text(encoding="utf-8")).get("added_tokens_decoder", {}))
-    return max(ids) + 1
+    path = folder
+    try:
+        if (path := folder / "tokenizer.json").is_file():
+            values = json.loads(path.read_text(encoding="utf-8"))
+            vocabulary = values["model"].get("vocab", {})
+            ids += vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+            ids += [token["id"] for token in values.get("added_tokens", [])]
+        if (path := folder / "vocab.json").is_file():
+            ids += json.loads(path.read_text(encoding="utf-8")).values()
+        if (path := folder / "tokenizer_config.json").is_file():
+            ids += map(int, json.loads(path.read_text(encoding="utf-8")).get("added_tokens_decoder", {}))
+        return max(ids) + 1
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is no tokenizer file: {type(error).__name__}: {error}") from None
 
 
 def prepare_workdir(workdir: Path, config: Config, create: bool) -> None:
     """Make the workdir with its config.json, or check that it belongs to this configuration.
+
+    Where a run stopped before it left anything, the workdir is taken over.
 
     Raises:
         InputError: if it belongs to another one (the differences are shown), or is not there.
     """
     path = workdir / "config.json"
     resolved = json.loads(json.dumps(dataclasses.asdict(config)))
-    if path.is_file():
-        before, now = _flat(json.loads(path.read_text())), _flat(resolved)
+    if path.is_file() and not (create and [p.name for p in workdir.iterdir()] == [path.name]):
+        try:
+            before, now = _flat(json.loads(path.read_text())), _flat(resolved)
+        except (ValueError, AttributeError):
+            raise InputError(f"{path} is not the JSON of a configuration: choose another --workdir") from None
         changed = [
             f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
             for name in [*now, *(n for n in before if n not in now)]

@@ -2,9 +2,12 @@
 
 import math
 import os
+from functools import cache
 from pathlib import Path
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -49,18 +52,23 @@ def small_shape(**changes) -> ModelShape:
     return ModelShape(**(values | changes))
 
 
+@cache
 def small_model(seed: int = 0, sharpness: float = 1.0, **changes) -> tuple[Model, Params]:
-    """A random model. Norms are random too, and a sharp one is surer of its next token."""
+    """A random model, made once (and compiling nothing). A sharp one is surer of its next token.
+
+    Norms are random too, or a norm left out would go unnoticed.
+    """
     model = Model(small_shape(**changes))
-    params = jax.jit(model.init)(jax.random.key(seed))
     rng = np.random.default_rng(seed)
-    scaled = jax.tree.map_with_path(
-        lambda path, x: x * rng.uniform(0.5, 1.5, x.shape).astype(np.float32) if "scale" in str(path) else x,
-        params,
-    )
-    if not model.shape.tied:
-        scaled["head"] = scaled["head"] * sharpness
-    return model, scaled
+
+    def draw(path, leaf):
+        name = jax.tree_util.keystr(path)
+        if "scale" in name:
+            return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+        spread = sharpness if "head" in name else 1.0
+        return (spread * model.shape.width**-0.5 * rng.normal(size=leaf.shape)).astype(np.float32)
+
+    return model, jax.tree.map(jnp.asarray, jax.tree.map_with_path(draw, nn.unbox(model.abstract())))
 
 
 def small_tokenizer(folder: Path, texts=("What is the capital of Arno? Florence.\n\n Rome",)) -> Tokenizer:

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import replace
 
 from pretrainrl_jax.decoding.answers import answer_questions
+from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.matching import known_truths
 from pretrainrl_jax.objectives.scoring import score_trees
 from pretrainrl_jax.progress import track
@@ -85,6 +86,8 @@ def mine(context: Context) -> None:
         names = ", ".join(t.id for t in oversized[:5])
         say(f"mine: {len(oversized)} questions do not fit in train.row_length and are left out: {names} …")
         trees = [t for t in trees if t.inputs <= config.train.row_length]
+    if not trees:
+        raise InputError("there is no question to train on: raise train.row_length, or give more facts")
 
     with track("mine/reference", len(trees), "trees") as bar:
         scores = score_trees(

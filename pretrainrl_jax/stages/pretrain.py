@@ -45,7 +45,7 @@ def pretrain(context: Context) -> None:
     )
     state, seconds = fit(run, step, state, source, Weights(0.0, 1.0, 0.0, 1.0), schedule, context.mesh)
     checkpoints.save(run.folder, state, finished=True)
-    context.finish(BASE, device_seconds=seconds)
+    context.finish(BASE, device_seconds=seconds * context.mesh.size)
 
 
 def starting_point(context: Context, texts: Sequence[str]) -> tuple[Model, Params, Tokenizer]:

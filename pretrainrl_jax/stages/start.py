@@ -17,7 +17,7 @@ from pretrainrl_jax.stages.pretrain import pretrain
 from pretrainrl_jax.stages.report import report
 from pretrainrl_jax.stages.run import run
 from pretrainrl_jax.stages.train import train
-from pretrainrl_jax.training.interrupts import Interrupted
+from pretrainrl_jax.training.interrupts import Interrupted, termination_interrupts
 
 STAGES = {"run": run, "pretrain": pretrain, "mine": mine, "train": train, "evaluate": evaluate, "report": report}
 
@@ -30,7 +30,8 @@ def start(verb: str, config: Config, options: argparse.Namespace) -> int:
         return 0
     context = Context(config, options.workdir, make_mesh(config.mesh))
     try:
-        STAGES[verb](context)
+        with termination_interrupts():
+            STAGES[verb](context)
     except Interrupted as stopped:
         print(f"interrupted: {stopped}; the same command goes on from there", file=sys.stderr)
         return 130
@@ -49,12 +50,10 @@ def check_platform(wanted: str) -> str:
         asked = os.environ.get("JAX_PLATFORMS", "")
         raise InputError(f"JAX cannot start (JAX_PLATFORMS={asked!r}): {str(error).splitlines()[0]}") from None
     if wanted and backend != wanted:
-        raise InputError(
-            f"--platform={wanted}, but JAX found {backend}: install pretrainrl_jax[{_extra(wanted)}] on a "
-            f"machine with one"
-        )
+        remedy = {
+            "cpu": "set JAX_PLATFORMS=cpu",
+            "gpu": "install pretrainrl_jax[cuda] on a machine with one",
+            "tpu": "install pretrainrl_jax[tpu] on a machine with one",
+        }
+        raise InputError(f"--platform={wanted}, but JAX found {backend}: {remedy[wanted]}")
     return backend
-
-
-def _extra(platform: str) -> str:
-    return {"gpu": "cuda", "tpu": "tpu", "cpu": "test"}[platform]

@@ -55,7 +55,7 @@ def train_system(context: Context, system: str) -> None:
     state = init_state(base.params, adamw(config.optimizer))
     state, seconds = fit(run, step, state, source, weights, schedule, context.mesh)
     checkpoints.save(run.folder, state, finished=True)
-    context.finish(run.stage, device_seconds=seconds)
+    context.finish(run.stage, device_seconds=seconds * context.mesh.size)
     jax.tree.map(lambda x: x.delete(), state)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
@@ -49,13 +50,27 @@ def _manager(folder: Path) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(folder.absolute(), options=options, item_names=("params", "training"))
 
 
-def save(folder: Path, state: TrainState, *, finished: bool) -> None:
-    """Save parameters and, where training may go on, the optimizer's state; returns when all is written."""
+def save(folder: Path, state: TrainState, *, finished: bool, seconds: float = 0.0) -> None:
+    """Save parameters and, where training may go on, the optimizer's state; returns when all is written.
+
+    Steps that an earlier run left at or after this one give way.
+
+    Args:
+        folder: the stage's.
+        state: what to save.
+        finished: nothing is left to train, so parameters alone are saved.
+        seconds: spent on updates so far, for `restore_state`.
+    """
+    step = int(state.step)
     items = {"params": ocp.args.StandardSave(state.params)}
     if not finished:
-        items["training"] = ocp.args.StandardSave({"step": state.step, "moments": state.moments})
+        training = {"step": state.step, "moments": state.moments, "seconds": np.float32(seconds)}
+        items["training"] = ocp.args.StandardSave(training)
     with _manager(folder) as manager:
-        manager.save(int(state.step), args=ocp.args.Composite(**items), force=True)
+        for old in manager.all_steps():
+            if old >= step:
+                manager.delete(old)
+        manager.save(step, args=ocp.args.Composite(**items), force=True)
         manager.wait_until_finished()
 
 
@@ -65,8 +80,11 @@ def latest_step(folder: Path) -> int | None:
     return max(steps, default=None)
 
 
-def restore_state(folder: Path, like: TrainState) -> TrainState | None:
-    """The interrupted training state in a stage's folder, placed as `like` is; None where there is none."""
+def restore_state(folder: Path, like: TrainState) -> tuple[TrainState, float] | None:
+    """The interrupted training state in a stage's folder, placed as `like` is, and the seconds spent on it.
+
+    None where there is none.
+    """
     step = latest_step(folder)
     if step is None or not (folder / str(step) / "training").is_dir():
         return None
@@ -79,11 +97,14 @@ def restore_state(folder: Path, like: TrainState) -> TrainState | None:
             step,
             args=ocp.args.Composite(
                 params=ocp.args.StandardRestore(abstract(like.params)),
-                training=ocp.args.StandardRestore(abstract({"step": like.step, "moments": like.moments})),
+                training=ocp.args.StandardRestore(
+                    abstract({"step": like.step, "moments": like.moments, "seconds": np.float32(0)})
+                ),
             ),
         )
     training = restored["training"]
-    return TrainState(training["step"], restored["params"], training["moments"])
+    state = TrainState(training["step"], restored["params"], training["moments"])
+    return state, float(training["seconds"])
 
 
 def find(path: str | Path) -> tuple[Path, int]:
@@ -101,7 +122,7 @@ def find(path: str | Path) -> tuple[Path, int]:
         if not stages:
             raise InputError(f"no checkpoint in {path}: run `pretrain` first")
         path = max(stages, key=lambda s: (s.name != "pretrain", (s / "model.json").stat().st_mtime))
-    if path.name.isdigit() and (path.parent / "model.json").is_file():
+    if path.name.isdigit() and path.is_dir() and (path.parent / "model.json").is_file():
         return path.parent, int(path.name)
     step = latest_step(path)
     if not (path / "model.json").is_file() or step is None:

@@ -53,13 +53,13 @@ def fit(
         mesh: where the batches go.
 
     Returns:
-        The final state, and the seconds spent on updates, compilation left out.
+        The final state, and the seconds spent on updates, compilation left out; those before an
+        interruption are included.
 
     Raises:
         Interrupted: after a signal, when the state is saved.
     """
-    resumed = checkpoints.restore_state(run.folder, state)
-    state = state if resumed is None else resumed
+    state, before = checkpoints.restore_state(run.folder, state) or (state, 0.0)
     start, total = int(state.step), source.batches
     place = row_sharding(mesh, leading=1)
 
@@ -67,12 +67,11 @@ def fit(
         return Rows(*(x.reshape(run.accumulate, -1, *x.shape[1:]) for x in rows))
 
     if start >= total:
-        return state, 0.0
+        return state, before
     example = microsteps(batch_of(source))
     compiled = step.lower(state, example, weights, schedule).compile()
     every = max(1, total // LOG_POINTS)
     began = marked = time.perf_counter()
-    marked_step = start
     figures: dict[str, jax.Array] = {}
     sums = {"questions": 0.0, "tokens": 0.0}
     with (
@@ -84,22 +83,25 @@ def fit(
             state, figures = compiled(state, jax.device_put(rows, place), weights, schedule)
             sums = {k: sums[k] + figures[k] for k in sums}
             if at % every == 0 or at == total:
-                values = {k: float(v) for k, v in jax.device_get(figures | {f"all_{k}": v for k, v in sums.items()}).items()}
+                read = jax.device_get(figures | {f"all_{k}": v for k, v in sums.items()})
+                values = {k: float(v) for k, v in read.items()}
                 now = time.perf_counter()
                 rates = {f"{k}_per_second": values.pop(f"all_{k}") / (now - marked) for k in sums}
                 del values["questions"], values["tokens"]
                 writer.write(at, values | rates)
-                marked, marked_step, sums = now, at, dict.fromkeys(sums, 0.0)
+                marked, sums = now, dict.fromkeys(sums, 0.0)
                 if not np.isfinite(values["loss"]):
                     raise FloatingPointError(f"{run.stage}: loss is {values['loss']} at update {at}")
             bar.advance(1, lambda: {"loss": float(figures["loss"])})
-            if stopping() and at < total:
-                checkpoints.save(run.folder, state, finished=False)
+            stop = stopping()
+            if stop or (run.save_every and at % run.save_every == 0 and at < total):
+                jax.block_until_ready(state)
+                seconds = before + time.perf_counter() - began
+                checkpoints.save(run.folder, state, finished=False, seconds=seconds)
+            if stop:
                 raise Interrupted(f"{run.stage} stopped after update {at} of {total} and saved")
-            if run.save_every and at % run.save_every == 0 and at < total:
-                checkpoints.save(run.folder, state, finished=False)
     jax.block_until_ready(state)
-    return state, time.perf_counter() - began
+    return state, before + time.perf_counter() - began
 
 
 def batch_of(source: PackedRows) -> Rows:

@@ -19,7 +19,9 @@ class MetricsWriter:
         path = workdir / "metrics.jsonl"
         if path.is_file():
             lines = path.read_text().splitlines(keepends=True)
-            kept = [x for x in lines if (m := json.loads(x))["stage"] != stage or m["step"] <= start]
+            # A run that was killed may have left half a line at the end.
+            whole = [(x, json.loads(x)) for x in lines if x.endswith("\n")]
+            kept = [x for x, values in whole if values["stage"] != stage or values["step"] <= start]
             path.write_text("".join(kept))
         self._file = path.open("a")
         self._events = SummaryWriter(str(workdir / "tensorboard" / stage), purge_step=start or None)

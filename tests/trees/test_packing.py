@@ -313,7 +313,8 @@ def visible(tree_id, branch_id, i, j) -> bool:
 @given(st.lists(st.lists(trees(), max_size=3), min_size=1, max_size=3))
 @settings(max_examples=25, deadline=None)
 def test_tree_mask_is_its_definition_on_packed_rows(made):
-    size = capacity(sum(made, []), [range(len(sum(made, [])))], 64)
+    everything = list(itertools.chain(*made))
+    size = capacity(everything, [range(len(everything))], 64)
     rows = stack([fill_row(of_row, size) for of_row in made])
     mask = np.asarray(tree_mask(rows.tree_id, rows.branch_id))
     for r, i, j in itertools.product(range(len(made)), range(64), range(64)):

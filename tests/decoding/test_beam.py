@@ -1,0 +1,256 @@
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import small_model, small_tokenizer
+
+from pretrainrl_jax.decoding.answers import answer_questions, read_answer
+from pretrainrl_jax.decoding.beam import beam_search
+from pretrainrl_jax.decoding.decode import Hypothesis, bucket, decode
+from pretrainrl_jax.trees.negatives import Answer
+from pretrainrl_jax.trees.rows import GOLD
+from pretrainrl_jax.trees.templates import Template
+from pretrainrl_jax.trees.tree import AnswerTree, Branch
+
+TIME = 16  # prompts and what grows from them fit in this many tokens
+
+
+def next_logps(model, params, sequences, time=TIME) -> np.ndarray:
+    """Log-probabilities [sequences, vocabulary] of what follows, by plain forward passes without a cache."""
+    padded = np.zeros((-(-len(sequences) // 64) * 64, time), np.int32)
+    for row, tokens in zip(padded, sequences, strict=False):
+        row[: len(tokens)] = tokens
+    logits = np.concatenate([model.logits(params, part) for part in np.split(padded, len(padded) // 64)])
+    last = np.array([logits[i, len(tokens) - 1] for i, tokens in enumerate(sequences)], np.float64)
+    last -= last.max(-1, keepdims=True)
+    return last - np.log(np.exp(last).sum(-1, keepdims=True))
+
+
+def mask_of(terminators, vocabulary) -> np.ndarray:
+    mask = np.zeros(vocabulary, bool)
+    mask[list(terminators)] = True
+    return mask
+
+
+def plain_beam_search(model, params, prompt, ends, beams, limit) -> list[Hypothesis]:
+    """The docstring of `beam_search`, in float64 and by sorting."""
+    live: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+    answers: list[tuple[float, tuple[int, ...]]] = []
+    for _ in range(limit):
+        logps = next_logps(model, params, [(*prompt, *tokens) for _, tokens in live])
+        endings = [(logp + of[ends].max(), tokens) for (logp, tokens), of in zip(live, logps, strict=True)]
+        extensions = [
+            (logp + of[token], (*tokens, token))
+            for (logp, tokens), of in zip(live, logps, strict=True)
+            for token in np.flatnonzero(~ends).tolist()
+        ]
+        competing = sorted([(s, 1, t) for s, t in endings] + [(s, 0, t) for s, t in extensions], reverse=True)
+        answers += [(s, t) for s, ending, t in competing[:beams] if ending]
+        answers = sorted(answers, reverse=True)[:beams]
+        live = sorted(extensions, reverse=True)[:beams]
+        if len(answers) == beams and live[0][0] <= answers[-1][0]:
+            break
+    found = [Hypothesis(t, s, True) for s, t in answers] + [Hypothesis(t, s, False) for s, t in live]
+    return found[:beams]
+
+
+def assert_same(found: list[Hypothesis], wanted: list[Hypothesis]) -> None:
+    assert [(h.tokens, h.finished) for h in found] == [(h.tokens, h.finished) for h in wanted]
+    np.testing.assert_allclose([h.logp for h in found], [h.logp for h in wanted], atol=1e-4)
+
+
+def search(model, params, prompts, terminators, beams, limit, batch=None) -> list[list[Hypothesis]]:
+    ends = mask_of(terminators, model.shape.vocabulary)
+    batch = batch or len(prompts)
+    return decode(model, params, prompts, ends, beams=beams, max_new_tokens=limit, batch=batch)
+
+
+PROMPTS = [(1, 2, 3), (3,), (2, 1, 0, 3, 3, 1, 2, 0, 1), (0, 1, 2, 3, 0)]
+
+
+@pytest.mark.parametrize("terminators", [(0,), (1, 4)])
+def test_where_nothing_is_pruned_every_answer_is_found(terminators):
+    model, params = small_model(vocabulary=6)
+    others = [t for t in range(6) if t not in terminators]
+    for prompt, found in zip(
+        PROMPTS[:2], search(model, params, PROMPTS[:2], terminators, beams=160, limit=3), strict=True
+    ):
+        grown = [t for n in range(4) for t in itertools.product(others, repeat=n)]
+        logps = dict(zip(grown, next_logps(model, params, [(*prompt, *t) for t in grown]), strict=True))
+        whole = {t: sum(logps[t[:i]][t[i]] for i in range(len(t))) for t in grown}
+        finished = [
+            Hypothesis(t, whole[t] + logps[t][list(terminators)].max(), True) for t in grown if len(t) < 3
+        ]
+        unfinished = [Hypothesis(t, whole[t], False) for t in grown if len(t) == 3]
+        best = [sorted(of, key=lambda h: -h.logp) for of in (finished, unfinished)]
+        assert len(found) == len(grown) <= 160
+        assert_same(found, best[0] + best[1])
+        # Nothing is lost: with every terminator counted, the probabilities of all ways on add up to one.
+        if len(terminators) == 1:
+            assert sum(math.exp(h.logp) for h in found) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(("vocabulary", "beams"), [(11, 2), (11, 5), (4, 6)])
+def test_where_beams_prune_they_prune_as_documented(vocabulary, beams):
+    for seed in range(4):
+        model, params = small_model(seed, 2.0, vocabulary=vocabulary)
+        for terminators in [(0,), (1, 3)]:
+            ends = mask_of(terminators, vocabulary)
+            found = search(model, params, PROMPTS, terminators, beams, limit=5)
+            for prompt, of in zip(PROMPTS, found, strict=True):
+                assert_same(of, plain_beam_search(model, params, prompt, ends, beams, 5))
+
+
+def test_one_beam_is_greedy_decoding():
+    finished = []
+    for seed in range(3):
+        model, params = small_model(seed, 2.0, vocabulary=11)
+        first = int(next_logps(model, params, PROMPTS[:1])[0].argmax())
+        for terminators in [(first,), (first, 5), (0,)]:
+            found = search(model, params, PROMPTS, terminators, beams=1, limit=5)
+            for prompt, (one,) in zip(PROMPTS, found, strict=True):
+                tokens, logp, end = [], 0.0, False
+                while len(tokens) < 5 and not end:
+                    (logps,) = next_logps(model, params, [(*prompt, *tokens)])
+                    best = int(logps.argmax())
+                    logp += logps[best]
+                    end = best in terminators
+                    tokens += [] if end else [best]
+                assert_same([one], [Hypothesis(tuple(tokens), logp, end)])
+                finished.append((end, len(tokens)))
+    assert (True, 0) in finished  # the terminator came first
+    assert (False, 5) in finished
+    assert any(end and n for end, n in finished)
+
+
+def test_beams_are_ordered_distinct_and_worth_what_the_plain_forward_pass_says():
+    """The cached search against sequences grown token by token without a cache."""
+    kinds = set()
+    for seed in range(3):
+        model, params = small_model(seed, 2.0, vocabulary=11)
+        for prompt, found in zip(
+            PROMPTS, search(model, params, PROMPTS, (0,), beams=5, limit=5), strict=True
+        ):
+            assert [h.finished for h in found] == sorted((h.finished for h in found), reverse=True)
+            for end in (True, False):
+                logps = [h.logp for h in found if h.finished == end]
+                assert logps == sorted(logps, reverse=True)
+            assert len({h.tokens for h in found}) == len(found) == 5
+            for h in found:
+                kinds.add((h.finished, len(h.tokens)))
+                assert 0 not in h.tokens
+                assert len(h.tokens) < 5 if h.finished else len(h.tokens) == 5
+                spelt = (*h.tokens, 0) if h.finished else h.tokens
+                steps = next_logps(model, params, [(*prompt, *spelt[:i]) for i in range(len(spelt))])
+                assert h.logp == pytest.approx(sum(steps[np.arange(len(spelt)), spelt]), abs=1e-4)
+    assert {end for end, _ in kinds} == {True, False}
+    assert len(kinds) > 3
+
+
+def test_beams_are_worth_what_the_score_engine_says():
+    from pretrainrl_jax.objectives.scoring import score_trees
+
+    model, params = small_model(1, 2.0, vocabulary=11)
+    found = search(model, params, PROMPTS, (0,), beams=5, limit=5)
+    trees = [
+        AnswerTree(str(i), prompt, tuple(Branch((*h.tokens, 0), GOLD) for h in of if h.finished))
+        for i, (prompt, of) in enumerate(zip(PROMPTS, found, strict=True))
+    ]
+    assert sum(len(t.branches) for t in trees) > 8
+    scores = score_trees(model, params, trees, row_length=32, rows=2)
+    for of, scored in zip(found, scores, strict=True):
+        np.testing.assert_allclose([h.logp for h in of if h.finished], scored, atol=1e-4)
+
+
+def test_neither_padding_nor_other_prompts_change_an_answer():
+    model, params = small_model(2, 2.0, vocabulary=11)
+    ends = jnp.asarray(mask_of((0,), 11))
+    rng = np.random.default_rng(0)
+
+    def first_of(length, *other_lengths):
+        prompts = rng.integers(0, 11, (4, TIME))  # what lies beyond a prompt's length is padding
+        prompts[0, :3] = 1, 2, 3
+        lengths = np.array([length, *other_lengths])
+        found = beam_search(model, params, prompts, lengths, ends, beams=5, max_new_tokens=5)
+        return [np.asarray(x)[0] for x in found]
+
+    alone = first_of(3, 1, 1, 1)
+    for other_lengths in [(1, 1, 1), (16, 2, 9), (3, 3, 15)]:
+        for a, b in zip(alone, first_of(3, *other_lengths), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(alone[2], first_of(2, 1, 1, 1)[2])
+
+
+def test_unused_places_are_blank():
+    model, params = small_model(2, 2.0, vocabulary=11)
+    prompts = np.array([[1, 2, 3] + [0] * 13] * 4)
+    ends = jnp.asarray(mask_of((7,), 11))
+    found = beam_search(model, params, prompts, np.full(4, 3), ends, beams=5, max_new_tokens=5)
+    tokens, lengths = np.asarray(found.tokens), np.asarray(found.lengths)
+    assert tokens.shape == (4, 5, 5)
+    assert not tokens[np.arange(5) >= lengths[..., None]].any()
+    assert not (tokens == 7).any()
+
+
+# decode: any number of prompts of any length
+
+
+def test_buckets_are_powers_of_two():
+    assert [bucket(n) for n in (1, 16, 17, 32, 33, 64, 65)] == [16, 16, 32, 32, 64, 64, 128]
+
+
+def test_one_compilation_a_bucket_and_results_in_the_order_of_the_prompts():
+    model, params = small_model(0, 2.0, vocabulary=11, layers=1)
+    rng = np.random.default_rng(0)
+    prompts = [tuple(rng.integers(0, 11, n).tolist()) for n in (20, 3, 30, 16, 1, 17, 5, 7)]
+    before = beam_search._cache_size()
+    done, placed = [], []
+
+    def place(x):
+        placed.append(x.shape)
+        return jax.numpy.asarray(x)
+
+    ends = mask_of((0,), 11)
+    found = decode(
+        model, params, prompts, ends, beams=1, max_new_tokens=3, batch=3, place=place, advance=done.append
+    )
+    assert beam_search._cache_size() - before == 2  # lengths up to 16, and up to 32
+    assert sorted(set(placed)) == [(3,), (3, 16), (3, 32)]
+    assert sum(done) == len(prompts)
+    for prompt, (one,) in zip(prompts, found, strict=True):
+        tokens = one.tokens + ((0,) if one.finished else ())
+        logps = next_logps(model, params, [(*prompt, *tokens[:i]) for i in range(len(tokens))], time=33)
+        assert logps.argmax(-1).tolist() == list(tokens)
+        assert one.logp == pytest.approx(logps.max(-1).sum(), abs=1e-4)
+    assert len({one.tokens for (one,) in found}) > 3  # else any order would do
+
+
+def test_no_prompts_give_no_answers():
+    model, params = small_model(vocabulary=11)
+    assert search(model, params, [], (0,), beams=2, limit=3, batch=4) == []
+
+
+# Answers as text
+
+
+def test_an_answer_is_the_text_before_its_first_line_break(tmp_path):
+    tokenizer = small_tokenizer(tmp_path)
+    tokens = tokenizer.encode(" Florence \n Rome")
+    found = read_answer(tokenizer, Hypothesis(tokens, -1.5, False))
+    assert found == Answer("Florence", tokens, -1.5, False)
+    assert read_answer(tokenizer, Hypothesis((), -1.5, True)).text == ""
+
+
+def test_questions_are_asked_in_the_template_and_end_at_its_terminators(tmp_path):
+    tokenizer = small_tokenizer(tmp_path)
+    model, params = small_model(0, 2.0, vocabulary=tokenizer.size, layers=1)
+    questions = ["What is the capital?", "What?"]
+    settings = {"beams": 3, "max_new_tokens": 3, "batch": 2}
+    template = Template("few_shot")
+    found = answer_questions(model, params, tokenizer, template, questions, **settings)
+    prompts = [tokenizer.encode(template.prefix(q)) for q in questions]
+    wanted = decode(model, params, prompts, template.terminators(tokenizer, tokenizer.size), **settings)
+    assert found == [[read_answer(tokenizer, h) for h in of] for of in wanted]

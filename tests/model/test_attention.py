@@ -1,0 +1,169 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pretrainrl_jax.model.attention import attend, causal_mask, rotary_angles, rotate
+from pretrainrl_jax.model.shape import RopeScaling
+
+BATCH, TIME, HEADS, KV_HEADS, WIDTH = 2, 5, 6, 2, 4
+
+
+def inputs(seed=0, lengths=(7,), spread=1.0):
+    """Queries, and one source of each length; every query sees at least the first key of the first source."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return (spread * rng.normal(size=shape)).astype(np.float32)
+
+    queries = normal(BATCH, TIME, HEADS, WIDTH)
+    sources = []
+    for length in lengths:
+        keys, values = (normal(BATCH, length, KV_HEADS, WIDTH) for _ in range(2))
+        sources.append((keys, values, rng.random((BATCH, TIME, length)) < 0.6))
+    sources[0][2][:, :, 0] = True
+    return queries, sources
+
+
+def softmax_attention(queries, keys, values, mask, scale):
+    """Attention as its definition has it, one query at a time in float64; head h reads group h // (H / K)."""
+    out = np.zeros(queries.shape)
+    queries, keys, values = (x.astype(np.float64) for x in (queries, keys, values))
+    for b, t, h in itertools.product(range(BATCH), range(TIME), range(HEADS)):
+        group = h // (HEADS // KV_HEADS)
+        seen = mask[b, t]
+        scores = keys[b, seen, group] @ queries[b, t, h] * scale
+        weights = np.exp(scores - scores.max())
+        out[b, t, h] = weights / weights.sum() @ values[b, seen, group]
+    return out
+
+
+def joined(sources):
+    keys, values, masks = zip(*sources, strict=True)
+    return np.concatenate(keys, 1), np.concatenate(values, 1), np.concatenate(masks, 2)
+
+
+@pytest.mark.parametrize("lengths", [(7,), (3, 4), (1, 5, 2)])
+@pytest.mark.parametrize("spread", [1.0, 8.0])
+def test_attend_is_softmax_over_all_sources_together(lengths, spread):
+    queries, sources = inputs(len(lengths), lengths, spread)
+    found = jax.jit(attend)(queries, sources, scale=0.7)
+    wanted = softmax_attention(queries, *joined(sources), scale=0.7)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, wanted, atol=3e-6 * spread, rtol=1e-5)
+
+
+def test_several_sources_are_one_concatenated_source_in_value_and_gradient():
+    queries, sources = inputs(3, (3, 4))
+    together = joined(sources)
+    weights = np.random.default_rng(9).normal(size=queries.shape).astype(np.float32)
+
+    def split(q, keys, values):
+        cut = [(keys[:, :3], values[:, :3], sources[0][2]), (keys[:, 3:], values[:, 3:], sources[1][2])]
+        return (attend(q, cut, 0.5) * weights).sum()
+
+    def plain(q, keys, values):
+        grouped = q.reshape(BATCH, TIME, KV_HEADS, -1, WIDTH)
+        scores = jnp.einsum("btkgd,bskd->bkgts", grouped, keys) * 0.5
+        attention = jax.nn.softmax(jnp.where(together[2][:, None, None], scores, -jnp.inf))
+        return (jnp.einsum("bkgts,bskd->btkgd", attention, values).reshape(q.shape) * weights).sum()
+
+    found = jax.jit(jax.value_and_grad(split, (0, 1, 2)))(queries, *together[:2])
+    wanted = jax.jit(jax.value_and_grad(plain, (0, 1, 2)))(queries, *together[:2])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), found, wanted)
+
+
+def test_what_is_masked_has_exactly_no_influence():
+    queries, sources = inputs(4, (3, 4))
+    other = [(np.where(np.arange(k.shape[1])[:, None, None] == 2, 1e4, k), v, m) for k, v, m in sources]
+    for _, _, mask in sources:
+        mask[:, :, 2] = False
+    np.testing.assert_array_equal(attend(queries, sources, 1.0), attend(queries, other, 1.0))
+
+
+def test_a_query_that_sees_nothing_gives_numbers_with_finite_gradients():
+    queries, sources = inputs(5, (3, 4))
+    for _, _, mask in sources:
+        mask[0, 1] = False
+
+    def total(q):
+        return attend(q, sources, 1.0).sum()
+
+    assert np.isfinite(attend(queries, sources, 1.0)).all()
+    assert np.isfinite(jax.jit(jax.grad(total))(queries)).all()
+
+
+def test_bfloat16_in_bfloat16_out_with_a_float32_softmax():
+    queries, ((keys, values, mask),) = inputs(6)
+    half = [jnp.bfloat16(x) for x in (queries, keys, values)]
+    found = attend(half[0], [(half[1], half[2], mask)], scale=1.0)
+    assert found.dtype == jnp.bfloat16
+    wanted = softmax_attention(*map(np.float32, half), mask, 1.0)
+    np.testing.assert_allclose(np.float32(found), wanted, atol=0.02)
+
+
+def test_causal_mask_is_its_definition():
+    lengths = np.array([0, 1, 3, 5])
+    mask = np.asarray(causal_mask(lengths, 5))
+    for b, i, j in itertools.product(range(4), range(5), range(5)):
+        assert mask[b, i, j] == (j <= i and j < lengths[b])
+
+
+# Rotary embedding
+
+
+def turned(x, positions, theta):
+    """Each pair (x[k], x[k + width / 2]) as a complex number, turned by position * theta ** (-2k / width)."""
+    half = x.shape[-1] // 2
+    angle = positions[..., None] * theta ** (-2 * np.arange(half) / x.shape[-1])
+    pairs = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * angle)[:, :, None]
+    return np.concatenate([pairs.real, pairs.imag], -1)
+
+
+def test_rotate_turns_halves_against_each_other():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 5, 3, 8)).astype(np.float32)
+    positions = rng.integers(0, 300, (2, 5))
+    found = rotate(x, *rotary_angles(positions, 8, 100.0, None))
+    np.testing.assert_allclose(found, turned(x.astype(np.float64), positions, 100.0), atol=1e-4)
+    assert rotate(jnp.bfloat16(x), *rotary_angles(positions, 8, 100.0, None)).dtype == jnp.bfloat16
+
+
+def test_scores_depend_on_the_distance_alone_and_position_0_is_left_as_it_is():
+    rng = np.random.default_rng(1)
+    q, k = rng.normal(size=(2, 1, 1, 1, 8)).astype(np.float32)
+
+    def score(of_query, of_key):
+        a, b = (
+            rotate(x, *rotary_angles(jnp.array([[at]]), 8, 1e4, None))
+            for x, at in ((q, of_query), (k, of_key))
+        )
+        return float((a * b).sum())
+
+    assert score(9, 4) == pytest.approx(score(105, 100), abs=1e-4)
+    assert score(9, 4) != pytest.approx(score(9, 5), abs=1e-2)
+    np.testing.assert_array_equal(rotate(q, *rotary_angles(jnp.array([[0]]), 8, 1e4, None)), q)
+
+
+def test_scaling_stretches_long_wavelengths_and_leaves_short_ones():
+    """Llama 3.1: below original / high as it is; above original / low divided; between, mixed."""
+    scaling, theta, width = RopeScaling(8.0, 1.0, 4.0, 64), 1000.0, 16
+    plain = theta ** (-np.arange(0, width, 2) / width)
+    wanted = []
+    for frequency in plain:
+        wavelength = 2 * np.pi / frequency
+        if wavelength < 64 / 4:
+            wanted.append(frequency)
+        elif wavelength > 64 / 1:
+            wanted.append(frequency / 8)
+        else:
+            smooth = (64 / wavelength - 1) / (4 - 1)
+            wanted.append((1 - smooth) * frequency / 8 + smooth * frequency)
+    assert wanted[0] == plain[0]
+    assert wanted[-1] == plain[-1] / 8
+    assert any(p / 8 < w < p for p, w in zip(plain, wanted, strict=True))
+    cosine, sine = rotary_angles(jnp.array([[3]]), width, theta, scaling)
+    np.testing.assert_allclose(cosine[0, 0], np.cos(3 * np.array(wanted)), atol=1e-6)
+    np.testing.assert_allclose(sine[0, 0], np.sin(3 * np.array(wanted)), atol=1e-6)

@@ -1,0 +1,257 @@
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import small_model, small_shape, tree
+
+from pretrainrl_jax.config import Model as ModelSettings
+from pretrainrl_jax.model import shape as shapes
+from pretrainrl_jax.model.attention import causal_mask, tree_mask
+from pretrainrl_jax.model.decoder import Model, Past, project
+from pretrainrl_jax.model.partitioning import Rules
+from pretrainrl_jax.model.shape import RopeScaling
+from pretrainrl_jax.trees.packing import Capacity, fill_row, stack
+from pretrainrl_jax.trees.rows import Rows
+
+TIME = 40
+TREES = [tree(4, 3, 1, 4, id="a"), tree(0, 5, id="b", first=20), tree(6, 4, 4, 2, id="c", first=40)]
+
+
+@jax.jit(static_argnums=0)
+def tree_hidden(model, params, tokens, tree_id, branch_id, positions):
+    return model.hidden(params, tokens, positions, tree_mask(tree_id, branch_id))[0]
+
+
+@jax.jit(static_argnums=0)
+def plain_hidden(model, params, tokens):
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    return model.hidden(params, tokens, positions, causal_mask(jnp.full(len(tokens), TIME), tokens.shape[1]))[
+        0
+    ]
+
+
+def packed() -> Rows:
+    """Two rows: the trees in both orders."""
+    size = Capacity(TIME, 64, 16)
+    return stack([fill_row(TREES, size), fill_row(TREES[::-1], size)])
+
+
+def of_rows(model, params, rows: Rows):
+    return np.asarray(
+        tree_hidden(model, params, rows.tokens, rows.tree_id, rows.branch_id, rows.positions), np.float32
+    )
+
+
+# Parameters
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_parameter_states_a_known_logical_axis_for_each_dimension(family, tied):
+    boxed = jax.tree.leaves(
+        Model(small_shape(family=family, tied=tied)).abstract(),
+        is_leaf=lambda x: isinstance(x, nn.Partitioned),
+    )
+    known = {name for name, _ in Rules().pairs()}
+    for leaf in boxed:
+        assert isinstance(leaf, nn.LogicallyPartitioned)
+        assert len(leaf.names) == len(leaf.value.shape)
+        assert set(leaf.names) <= known
+        assert leaf.value.dtype == jnp.float32
+    sizes = [dict(zip(leaf.names, leaf.value.shape, strict=True)) for leaf in boxed]
+    wanted = {"layers": 2, "model": 16, "vocabulary": 100, "heads": 4, "kv_heads": 2, "head": 8, "mlp": 24}
+    assert all(wanted[name] == size for of in sizes for name, size in of.items())
+    assert set().union(*sizes) == set(wanted)
+
+
+def test_abstract_describes_what_init_makes():
+    model = Model(small_shape())
+    init, key = jax.jit(model.init), jax.random.key(0, impl="unsafe_rbg")  # compiles faster
+    made, described = init(key), nn.unbox(model.abstract())
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), made) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), described
+    )
+    jax.tree.map(np.testing.assert_array_equal, made, init(key))
+    kernels = made["layers"]["attention"]["query"]
+    assert not np.array_equal(kernels[0], kernels[1])  # each layer has weights of its own
+
+
+def test_only_qwen3_normalises_queries_and_keys():
+    for family, there in (("qwen3", True), ("llama", False)):
+        attention = nn.unbox(Model(small_shape(family=family)).abstract())["layers"]["attention"]
+        assert ("query_norm" in attention, "key_norm" in attention) == (there, there)
+
+
+def test_the_head_is_the_embedding_where_tied():
+    model, params = small_model(tied=True)
+    assert model.head(params) is params["embedding"]
+    assert "head" not in params
+    model, params = small_model()
+    assert model.head(params) is params["head"]
+    assert not np.array_equal(params["head"], params["embedding"])
+
+
+# What sees what
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_packed_trees_equal_their_plain_sequences(family):
+    model, params = small_model(family=family)
+    rows = packed()
+    hidden = of_rows(model, params, rows)
+    expected, places = [], []
+    for row, order in enumerate((TREES, TREES[::-1])):
+        for number, made in enumerate(order, start=1):
+            mine = rows.tree_id[row] == number
+            prefix = np.flatnonzero(mine & (rows.branch_id[row] == 0))
+            for at, branch in enumerate(made.branches, start=1):
+                expected.append((*made.prefix, *branch.tokens[:-1]))
+                places.append((row, [*prefix, *np.flatnonzero(mine & (rows.branch_id[row] == at))]))
+    sequences = np.zeros((len(expected), 16), np.int32)
+    for of, tokens in zip(sequences, expected, strict=True):
+        of[: len(tokens)] = tokens
+    plain = np.asarray(plain_hidden(model, params, sequences))
+    for (row, place), of, tokens in zip(places, plain, expected, strict=True):
+        assert tuple(rows.tokens[row, place]) == tokens
+        np.testing.assert_allclose(hidden[row, place], of[: len(tokens)], atol=2e-5)
+
+
+@given(st.integers(0, 1), st.integers(1, 3), st.integers(1, 3), st.data())
+@settings(max_examples=30, deadline=None)
+def test_a_branchs_tokens_change_nothing_outside_it(row, number, branch, draw):
+    model, params = small_model()
+    rows = packed()
+    before = of_rows(model, params, rows)
+    mine = (rows.tree_id[row] == number) & (rows.branch_id[row] == branch)
+    tokens = rows.tokens.copy()
+    others = draw.draw(st.lists(st.integers(0, 99), min_size=int(mine.sum()), max_size=int(mine.sum())))
+    tokens[row, mine] = others
+    after = of_rows(model, params, rows._replace(tokens=tokens))
+    outside = rows.tree_id > 0
+    outside[row, mine] = False
+    np.testing.assert_array_equal(after[outside], before[outside])
+    first = np.flatnonzero(tokens[row] != rows.tokens[row])[:1]
+    assert not (after[row, first] == before[row, first]).all(-1).any()
+
+
+def test_a_prefixs_tokens_change_its_tree_from_there_on_and_no_neighbour():
+    model, params = small_model()
+    rows = packed()
+    before = of_rows(model, params, rows)
+    tokens = rows.tokens.copy()
+    tokens[0, 2] += 1  # the third token of the first tree's prefix
+    after = of_rows(model, params, rows._replace(tokens=tokens))
+    changed = (after != before).any(-1) & (rows.tree_id > 0)
+    expected = (rows.tree_id == 1) & (rows.positions >= 2)
+    expected[1] = False
+    np.testing.assert_array_equal(changed, expected)
+
+
+def test_padding_changes_nothing_and_is_finite():
+    model, params = small_model()
+    rows = packed()
+    padding = rows.tree_id == 0
+    assert padding.any()
+    tokens, positions = rows.tokens.copy(), rows.positions.copy()
+    tokens[padding], positions[padding] = 37, 5
+    before = of_rows(model, params, rows)
+    after = of_rows(model, params, rows._replace(tokens=tokens, positions=positions))
+    np.testing.assert_array_equal(after[~padding], before[~padding])
+    assert np.isfinite(after).all()
+
+
+def test_a_past_is_seen_as_if_it_stood_before():
+    model, params = small_model()
+    tokens = np.arange(1, 13).reshape(1, 12)
+    whole = np.asarray(plain_hidden(model, params, tokens))
+    at = jnp.arange(12)[None]
+
+    def causal(n):
+        return jnp.tril(jnp.ones((1, n, n), bool))
+
+    @jax.jit
+    def piecewise(params):
+        _, first = model.hidden(params, tokens[:, :5], at[:, :5], causal(5))
+        past = Past(*first, jnp.ones((1, 4, 5), bool))
+        _, second = model.hidden(params, tokens[:, 5:9], at[:, 5:9], causal(4), (past,))
+        both = (Past(*first, jnp.ones((1, 3, 5), bool)), Past(*second, jnp.ones((1, 3, 4), bool)))
+        return model.hidden(params, tokens[:, 9:], at[:, 9:], causal(3), both)
+
+    found, (keys, values) = piecewise(params)
+    np.testing.assert_allclose(found, whole[:, 9:], atol=1e-5)
+    assert keys.shape == values.shape == (2, 1, 3, 2, 8)
+
+
+# Numbers
+
+
+def test_logits_are_hidden_times_head():
+    model, params = small_model()
+    tokens = np.arange(24).reshape(2, 12)
+    logits = model.logits(params, tokens)
+    hidden = np.asarray(plain_hidden(model, params, tokens), np.float64)
+    np.testing.assert_allclose(logits, hidden @ np.asarray(params["head"], np.float64).T, atol=1e-5)
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, model.logits(params, tokens.tolist()), atol=0)
+    changed = model.logits(params, np.where(np.arange(12) == 7, 1, tokens))
+    np.testing.assert_array_equal(changed[:, :7], logits[:, :7])  # nothing sees what comes after it
+
+
+def test_remat_changes_neither_values_nor_gradients():
+    model, params = small_model()
+    remade = Model(dataclasses.replace(model.shape, remat=True))
+    rows = packed()
+
+    def loss(of):
+        def inner(params):
+            mask = tree_mask(rows.tree_id, rows.branch_id)
+            hidden, _ = of.hidden(params, rows.tokens, rows.positions, mask)
+            return (project(hidden, of.head(params)) ** 2).mean()
+
+        return jax.value_and_grad(inner)
+
+    text = str(jax.make_jaxpr(loss(remade))(params))
+    assert "remat" in text or "checkpoint" in text
+    found, wanted = jax.jit(loss(remade))(params), jax.jit(loss(model))(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, wanted)
+    assert float(wanted[0]) > 0.1
+
+
+def test_bfloat16_computes_near_float32_from_float32_parameters():
+    model, params = small_model(width=32)
+    half = Model(dataclasses.replace(model.shape, dtype="bfloat16"))
+    assert {leaf.dtype for leaf in jax.tree.leaves(nn.unbox(half.abstract()))} == {jnp.dtype("float32")}
+    rows = packed()
+    hidden = tree_hidden(half, params, rows.tokens, rows.tree_id, rows.branch_id, rows.positions)
+    assert hidden.dtype == jnp.bfloat16
+    wide = of_rows(model, params, rows)[rows.tree_id > 0]
+    off = np.asarray(hidden, np.float32)[rows.tree_id > 0] - wide
+    assert 0 < np.sqrt((off**2).mean()) < 0.02 * np.sqrt((wide**2).mean())
+    assert jax.eval_shape(half.logits, params, rows.tokens).dtype == jnp.float32
+
+
+def test_a_model_is_equal_to_another_of_its_shape_and_can_be_static():
+    assert Model(small_shape()) == Model(small_shape())
+    assert hash(Model(small_shape())) == hash(Model(small_shape()))
+    assert Model(small_shape()) != Model(small_shape(layers=3))
+
+
+# Shapes
+
+
+@pytest.mark.parametrize("scaling", [None, RopeScaling(8.0, 1.0, 4.0, 64)])
+def test_a_shape_survives_json(scaling):
+    made = small_shape(rope_scaling=scaling, remat=True)
+    assert shapes.from_json(shapes.to_json(made)) == made
+
+
+def test_a_shape_from_settings_takes_the_tokenizers_size_where_none_is_named():
+    assert shapes.from_settings(ModelSettings(), 77).vocabulary == 77
+    assert shapes.from_settings(ModelSettings(vocabulary=128), 77).vocabulary == 128
+    made = shapes.from_settings(ModelSettings(family="llama", width=48, kv_heads=2, remat=True), 77)
+    assert (made.family, made.width, made.kv_heads, made.remat) == ("llama", 48, 2, True)

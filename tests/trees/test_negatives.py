@@ -1,0 +1,115 @@
+import math
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small import fact
+
+from pretrainrl_jax.facts.matching import known_truths, normalise, overlaps
+from pretrainrl_jax.trees.negatives import REASONS, Answer, choose_negatives
+
+FACT = fact(answers=("Quebec City", "Qu\u00e9bec"))
+SIBLING = fact(id="2", answers=("Trois-Rivi\u00e8res",))  # another truth of the same subject and relation
+ELSEWHERE = fact(id="3", answers=("Montreal",), subject_key="Q2")
+KNOWN = known_truths([FACT, SIBLING, ELSEWHERE])
+
+
+def answer(text, logp=-1.0, finished=True) -> Answer:
+    return Answer(text, (1, 2), logp, finished)
+
+
+def choose(*answers, **changes) -> tuple[list[str], dict[str, int]]:
+    settings = {"count": 5, "min_probability": 0.0, "drop_overlapping": True} | changes
+    dropped: Counter[str] = Counter()
+    kept = choose_negatives(answers, FACT, KNOWN, dropped=dropped, **settings)
+    return [a.text for a in kept], dict(dropped)
+
+
+@pytest.mark.parametrize(
+    ("reason", "answers", "kept", "changes"),
+    [
+        ("unfinished", [answer("Rome", finished=False), answer("Rome")], ["Rome"], {}),
+        ("empty", [answer("")], [], {}),
+        ("empty", [answer("?!")], [], {}),
+        ("duplicate", [answer("Rome", -1), answer("the rome.", -2)], ["Rome"], {}),
+        ("duplicate", [answer("Rome", -9), answer("ROME", -9)], [], {"min_probability": 0.5}),
+        ("known_true", [answer("quebec city!")], [], {}),
+        ("known_true", [answer("Trois-Rivi\u00e8res")], [], {}),
+        ("overlaps", [answer("Old Quebec City")], [], {}),
+        ("overlaps", [answer("City")], [], {}),
+        ("below_threshold", [answer("Rome", math.log(0.09))], [], {"min_probability": 0.1}),
+        ("beyond_count", [answer("Rome"), answer("Oslo")], ["Rome"], {"count": 1}),
+        ("beyond_count", [answer("Rome")], [], {"count": 0}),
+    ],
+)
+def test_each_reason(reason, answers, kept, changes):
+    found, dropped = choose(*answers, **changes)
+    assert reason in REASONS
+    assert found == kept
+    assert dropped.pop(reason) == 1
+    assert sum(dropped.values()) == len(answers) - len(kept) - 1
+
+
+def test_what_no_rule_takes_is_kept():
+    texts = ["Montreal", "Rome", "Cityscape"]  # true of another subject; false; not on word boundaries
+    assert choose(*map(answer, texts)) == (texts, {})
+    assert choose(answer("City"), drop_overlapping=False) == (["City"], {})
+    assert choose(answer("Rome", math.log(0.11)), min_probability=0.1) == (["Rome"], {})
+
+
+def test_the_most_probable_spelling_is_kept_and_what_is_dropped_leaves_no_gap():
+    beams = [answer("Quebec City"), answer("Rome", -2), answer("rome", -3), answer("Oslo", -4)]
+    assert choose(*beams, count=2) == (["Rome", "Oslo"], {"known_true": 1, "duplicate": 1})
+
+
+def test_counts_are_added_to_what_is_there():
+    dropped = Counter({"empty": 3})
+    settings = {"count": 5, "min_probability": 0.0, "drop_overlapping": True}
+    choose_negatives([answer("")], FACT, KNOWN, dropped=dropped, **settings)
+    assert dropped["empty"] == 4
+
+
+WORDS = st.lists(st.sampled_from(["quebec", "City", "the", "Rome", "rome!", "Oslo", "?"]), max_size=3)
+BEAMS = st.lists(
+    st.builds(answer, WORDS.map(" ".join), st.floats(-8, 0), st.booleans()),
+    max_size=12,
+)
+
+
+@given(BEAMS, st.integers(0, 4), st.sampled_from([0.0, 0.01, 0.3]), st.booleans())
+def test_kept_are_distinct_finished_falsehoods_in_order_and_all_others_are_counted(
+    beams, count, min_probability, drop_overlapping
+):
+    dropped: Counter[str] = Counter()
+    kept = choose_negatives(
+        beams,
+        FACT,
+        KNOWN,
+        count=count,
+        min_probability=min_probability,
+        drop_overlapping=drop_overlapping,
+        dropped=dropped,
+    )
+    truths = {normalise(a) for f in (FACT, SIBLING) for a in f.answers}
+    assert len(kept) + dropped.total() == len(beams)
+    assert set(dropped) <= set(REASONS)
+    assert len(kept) <= count
+    assert dropped["unfinished"] == sum(not a.finished for a in beams)
+    assert len({normalise(a.text) for a in kept}) == len(kept)
+
+    def eligible(a: Answer) -> bool:
+        return (
+            a.finished
+            and normalise(a.text) not in truths | {""}
+            and not (drop_overlapping and any(overlaps(a.text, t) for t in truths))
+        )
+
+    assert all(eligible(a) and math.exp(a.logp) >= min_probability for a in kept)
+    # The oracle: the first finished beam of each text, those that may be negatives, the first `count`.
+    first = {}
+    for a in beams:
+        if a.finished:
+            first.setdefault(normalise(a.text), a)
+    wanted = [a for a in first.values() if eligible(a) and math.exp(a.logp) >= min_probability]
+    assert kept == wanted[:count]
