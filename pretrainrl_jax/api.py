@@ -50,16 +50,13 @@ def beam_search(
         batch: prompts decoded at a time.
 
     Returns:
-        For each prompt its answers: Answer(text, tokens, logp, finished); logp is the summed log-probability in
-        nats, the terminator's included where finished.
+        For each prompt its answers: Answer(text, tokens, logp, finished); logp is the summed log-probability
+        in nats, the terminator's included where finished.
 
     Raises:
         InputError: if a prompt has no tokens.
     """
-    encoded = [tokenizer.start + ids for ids in tokenizer.encode_all(list(prompts))]
-    for prompt, ids in zip(prompts, encoded, strict=True):
-        if not ids:
-            raise InputError(f"prompt {prompt!r} has no tokens, and this model's tokenizer adds no BOS")
+    encoded = [tokenizer.start + ids for ids in _encode_prompts(tokenizer, prompts)]
     terminators = ends_at(tokenizer, model.shape.vocabulary, newline=newline_ends)
     found = decode(
         model,
@@ -95,13 +92,15 @@ def score(
         rows: rows scored at a time.
 
     Raises:
-        InputError: if the two lists differ in length, or a continuation has no tokens.
+        InputError: if the two lists differ in length, or a prompt or a continuation has no tokens.
     """
+    if terminator not in (None, "eos", "newline"):
+        raise InputError(f"terminator is {terminator!r}: it must be 'eos', 'newline' or None")
+    prefixes = _encode_prompts(tokenizer, prompts)
     if len(prompts) != len(continuations):
         raise InputError(f"{len(prompts)} prompts and {len(continuations)} continuations: give one for each")
     template = Template("few_shot" if terminator == "newline" else "bare")
     end = () if terminator is None else (template.terminator(tokenizer),)
-    prefixes = tokenizer.encode_all(list(prompts))
     joint = tokenizer.encode_all([p + c for p, c in zip(prompts, continuations, strict=True)])
     trees = []
     for number, (prefix, both) in enumerate(zip(prefixes, joint, strict=True)):
@@ -113,3 +112,14 @@ def score(
     longest = max((tree.inputs for tree in trees), default=0)
     scores = score_trees(model, params, trees, row_length=max(row_length, longest), rows=rows)
     return [logp for (logp,) in scores]
+
+
+def _encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[tuple[int, ...]]:
+    """Each prompt's tokens without BOS. With nothing before it, a first token would have no probability."""
+    if isinstance(prompts, str):
+        raise InputError("prompts is one text: give a list of texts")
+    encoded = tokenizer.encode_all(list(prompts))
+    for number, ids in enumerate(encoded):
+        if not tokenizer.start + ids:
+            raise InputError(f"prompt {number} has no tokens, and this model's tokenizer adds no BOS")
+    return encoded

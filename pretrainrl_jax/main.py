@@ -1,4 +1,6 @@
-"""The command line: `python -m pretrainrl_jax.main [VERB] [--config FILE.py] [--workdir DIR] [--section.key=value …]`.
+"""The command line.
+
+    python -m pretrainrl_jax.main [VERB] [--config FILE.py] [--workdir DIR] [--section.key=value …]
 
 Everything that can be checked without JAX is checked before it is imported.
 """
@@ -10,9 +12,10 @@ import json
 import os
 import runpy
 import sys
+import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from pretrainrl_jax import config as settings
 from pretrainrl_jax.config import Config
@@ -24,7 +27,7 @@ VERBS = {
     "mine": "the base model's falsehoods, with their reference log-probabilities",
     "train": "each objective of train.systems on the mined trees",
     "evaluate": "ACC, HR@k, MRR@k, Prob@k and loss on text of every system",
-    "ask": "a model's most probable answers: ask \"question\" [--model.path=CHECKPOINT]",
+    "ask": 'a model\'s most probable answers: ask "question" [--model.path=CHECKPOINT]',
     "report": "the table, report/summary.json and report/index.html of a workdir",
 }
 
@@ -38,7 +41,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 done, 1 failed, 2 bad usage or input, 130 interrupted."""
+    """Run the command line; gives its exit code: 0 done, 1 failed, 2 bad usage or input, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         return _main(arguments)
@@ -80,20 +83,37 @@ def parse(verb: str, arguments: list[str]) -> tuple[argparse.Namespace, Config]:
     parser = Parser(
         prog=f"python -m pretrainrl_jax.main {verb}",
         description=VERBS[verb],
-        epilog="verbs: " + "; ".join(f"{name}: {text}" for name, text in VERBS.items()),
+        usage="%(prog)s"
+        + ' "QUESTION"' * (verb == "ask")
+        + " [--config FILE.py] [--workdir DIR] [--platform NAME] [--section.key=VALUE ...]",
+        epilog="verbs:\n" + "\n".join(f"  {name}: {text}" for name, text in VERBS.items()),
         allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter if verb != "run" else argparse.HelpFormatter,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     if verb == "ask":
         parser.add_argument("question", help="what to ask")
-    parser.add_argument("--config", default="", help="Python file that defines `config` (configs/quickstart.py)")
-    parser.add_argument("--workdir", default="", help="folder of all results (runs/<name of the config file>)")
-    parser.add_argument("--platform", default="", choices=["", "cpu", "gpu", "tpu"], help="refuse any other")
+    parser.add_argument(
+        "--config",
+        metavar="FILE.py",
+        default="",
+        help="Python file that defines `config` (configs/quickstart.py)",
+    )
+    parser.add_argument(
+        "--workdir", metavar="DIR", default="", help="folder of all results (runs/<name of the config file>)"
+    )
+    parser.add_argument(
+        "--platform",
+        metavar="NAME",
+        default="",
+        choices=["cpu", "gpu", "tpu"],
+        help="cpu, gpu or tpu: refuse any other",
+    )
     every = settings.fields_of(Config())
     for name, item, value in every:
         shown = ",".join(value) if isinstance(value, tuple) else value
         doc = item.metadata["doc"].replace("%", "%%")
-        parser.add_argument(f"--{name}", metavar="VALUE", help=f"{doc} [{shown}]", default=None)
+        values = "|".join(typing.get_args(item.type)) if typing.get_origin(item.type) is Literal else "VALUE"
+        parser.add_argument(f"--{name}", metavar=values, help=f"{doc} [{shown}]", default=None)
     options, unknown = parser.parse_known_args(arguments)
     for word in unknown:
         known = [name for name, _, _ in every] + ["config", "workdir", "platform"]
@@ -210,8 +230,8 @@ def check_model(config: Config) -> None:
         size = tokenizer_size(Path(config.tokenizer.path))
         if config.model.vocabulary < size:
             raise InputError(
-                f"model.vocabulary is {config.model.vocabulary} and the tokenizer in {config.tokenizer.path} has "
-                f"{size} tokens: raise it, or set it to 0"
+                f"model.vocabulary is {config.model.vocabulary} and the tokenizer in {config.tokenizer.path} "
+                f"has {size} tokens: raise it, or set it to 0"
             )
 
 

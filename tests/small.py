@@ -1,5 +1,6 @@
 """Small models, trees and tokenizers, and where real data lie: what several rooms' tests share."""
 
+import json
 import math
 import os
 from functools import cache
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from tokenizers import processors
 
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.vocabulary import save_tokenizer, train_tokenizer
@@ -71,9 +73,17 @@ def small_model(seed: int = 0, sharpness: float = 1.0, **changes) -> tuple[Model
     return model, jax.tree.map(jnp.asarray, jax.tree.map_with_path(draw, nn.unbox(model.abstract())))
 
 
-def small_tokenizer(folder: Path, texts=("What is the capital of Arno? Florence.\n\n Rome",)) -> Tokenizer:
-    """A byte-level tokenizer as Qwen's, learnt from a few texts, without BOS."""
-    save_tokenizer(train_tokenizer(texts, 300), folder)
+def small_tokenizer(folder: Path, bos: bool = False) -> Tokenizer:
+    """A byte-level tokenizer as Qwen's, learnt from a few words; `bos` adds a token before every text."""
+    backend = train_tokenizer(["What is the capital of Arno? Florence.\n\n Rome"], 300)
+    if bos:
+        backend.add_special_tokens(["<s>"])
+        first = ("<s>", backend.token_to_id("<s>"))
+        backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[first])
+    save_tokenizer(backend, folder)
+    if bos:
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"bos_token": "<s>"}))
     return load_tokenizer(folder)
 
 

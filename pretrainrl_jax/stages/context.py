@@ -122,10 +122,7 @@ def gather_facts(config: Config) -> list[Fact]:
     Raises:
         InputError: for a file that cannot be read, or one without facts.
     """
-    if config.facts.path:
-        facts = read_popqa(config.facts.path)
-    else:
-        facts = make_world(config.world, config.seed)
+    facts = read_popqa(config.facts.path) if config.facts.path else make_world(config.world, config.seed)
     return subsample(facts, config.facts.limit, config.seed)
 
 

@@ -102,9 +102,7 @@ def mine(context: Context) -> None:
     trees = [
         replace(
             tree,
-            branches=tuple(
-                replace(b, reference_logp=s) for b, s in zip(tree.branches, of, strict=True)
-            ),
+            branches=tuple(replace(b, reference_logp=s) for b, s in zip(tree.branches, of, strict=True)),
         )
         for tree, of in zip(trees, scores, strict=True)
     ]

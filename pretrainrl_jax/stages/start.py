@@ -19,7 +19,14 @@ from pretrainrl_jax.stages.run import run
 from pretrainrl_jax.stages.train import train
 from pretrainrl_jax.training.interrupts import Interrupted, termination_interrupts
 
-STAGES = {"run": run, "pretrain": pretrain, "mine": mine, "train": train, "evaluate": evaluate, "report": report}
+STAGES = {
+    "run": run,
+    "pretrain": pretrain,
+    "mine": mine,
+    "train": train,
+    "evaluate": evaluate,
+    "report": report,
+}
 
 
 def start(verb: str, config: Config, options: argparse.Namespace) -> int:
@@ -46,9 +53,10 @@ def check_platform(wanted: str) -> str:
     """
     try:
         backend = jax.default_backend()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # the latter where not even a plugin is installed
         asked = os.environ.get("JAX_PLATFORMS", "")
-        raise InputError(f"JAX cannot start (JAX_PLATFORMS={asked!r}): {str(error).splitlines()[0]}") from None
+        why = (str(error).splitlines() or ["no such backend is installed"])[0]
+        raise InputError(f"JAX cannot start (JAX_PLATFORMS={asked!r}): {why}") from None
     if wanted and backend != wanted:
         remedy = {
             "cpu": "set JAX_PLATFORMS=cpu",

@@ -1,9 +1,9 @@
-"""Self-contained Orbax checkpoints: parameters as an item of their own, and beside them all it takes to use them.
+"""Self-contained Orbax checkpoints: parameters as an item of their own, and all it takes to use them.
 
-    <stage>/model.json            shape of the model, how questions are put to it
-    <stage>/tokenizer/            tokenizer files, BOS and EOS ids
-    <stage>/<step>/params         parameters, float32
-    <stage>/<step>/training       optimizer state and progress, absent from a finished stage's first step
+<stage>/model.json            shape of the model, how questions are put to it
+<stage>/tokenizer/            tokenizer files, BOS and EOS ids
+<stage>/<step>/params         parameters, float32
+<stage>/<step>/training       optimizer state and progress, absent from a finished stage
 """
 
 import json

@@ -39,7 +39,13 @@ class Run:
 
 
 def fit(
-    run: Run, step: Any, state: TrainState, source: PackedRows, weights: Weights, schedule: Schedule, mesh: Mesh
+    run: Run,
+    step: Any,
+    state: TrainState,
+    source: PackedRows,
+    weights: Weights,
+    schedule: Schedule,
+    mesh: Mesh,
 ) -> tuple[TrainState, float]:
     """Train on every batch of `source`, from where an interrupted run of the same stage stopped.
 
@@ -92,7 +98,7 @@ def fit(
                 marked, sums = now, dict.fromkeys(sums, 0.0)
                 if not np.isfinite(values["loss"]):
                     raise FloatingPointError(f"{run.stage}: loss is {values['loss']} at update {at}")
-            bar.advance(1, lambda: {"loss": float(figures["loss"])})
+            bar.advance(1, lambda figures=figures: {"loss": float(figures["loss"])})
             stop = stopping()
             if stop or (run.save_every and at % run.save_every == 0 and at < total):
                 jax.block_until_ready(state)

@@ -73,6 +73,7 @@ PROMPTS = [(1, 2, 3), (3,), (2, 1, 0, 3, 3, 1, 2, 0, 1), (0, 1, 2, 3, 0)]
 
 @pytest.mark.parametrize("terminators", [(0,), (1, 4)])
 def test_where_nothing_is_pruned_every_answer_is_found(terminators):
+    """Far more beams than the vocabulary has tokens, and than there are answers."""
     model, params = small_model(vocabulary=6)
     others = [t for t in range(6) if t not in terminators]
     for prompt, found in zip(
@@ -93,12 +94,12 @@ def test_where_nothing_is_pruned_every_answer_is_found(terminators):
             assert sum(math.exp(h.logp) for h in found) == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.parametrize(("vocabulary", "beams"), [(11, 2), (11, 5), (4, 6)])
-def test_where_beams_prune_they_prune_as_documented(vocabulary, beams):
-    for seed in range(4):
-        model, params = small_model(seed, 2.0, vocabulary=vocabulary)
+@pytest.mark.parametrize("beams", [2, 5])
+def test_where_beams_prune_they_prune_as_documented(beams):
+    for seed in range(6):
+        model, params = small_model(seed, 2.0, vocabulary=11)
         for terminators in [(0,), (1, 3)]:
-            ends = mask_of(terminators, vocabulary)
+            ends = mask_of(terminators, 11)
             found = search(model, params, PROMPTS, terminators, beams, limit=5)
             for prompt, of in zip(PROMPTS, found, strict=True):
                 assert_same(of, plain_beam_search(model, params, prompt, ends, beams, 5))

@@ -45,9 +45,9 @@ def stories():
 
 
 @cache
-def byte_level() -> Tokenizer:
+def byte_level(bos: bool = False) -> Tokenizer:
     with tempfile.TemporaryDirectory() as folder:
-        return small_tokenizer(Path(folder))
+        return small_tokenizer(Path(folder), bos)
 
 
 @cache
@@ -183,22 +183,36 @@ def test_no_questions_and_questions_without_answers_encode_to_nothing(tokenizer)
     assert [len(of) for of in encoded.branches] == [0, 1]
 
 
-def test_bos_stands_before_every_prefix_iff_the_tokenizer_adds_it(tokenizer, qwen2, stories):
-    assert stories.bos == 1
-    assert stories.start == (1,)
-    assert tokenizer.bos is None
-    assert qwen2.bos is None
-    assert qwen2.start == ()
+def assert_bos(tokenizer: Tokenizer, bos: int | None) -> None:
+    assert tokenizer.bos == bos
+    assert tokenizer.start == (() if bos is None else (bos,))
     for template in TEMPLATES:
-        encoded = encode_branches(stories, template, ["Who is Lily?"], [["a girl", "a boy"]])
+        encoded = encode_branches(tokenizer, template, ["Who is Lily?"], [["a girl", "a boy"]])
         (prefix,), (branches,) = encoded.prefixes, encoded.branches
         assert encoded.separate == 0
         # The backend's own way of adding BOS agrees, and no branch has one.
-        assert list(prefix) == stories.backend.encode(template.prefix("Who is Lily?"))
-        assert all(1 not in branch for branch in branches)
-        assert stories.encode("\n")[-1] == stories.newline
-        encoded = encode_branches(qwen2, template, ["Who is Lily?"], [["a girl"]])
-        assert encoded.prefixes[0] == qwen2.encode(template.prefix("Who is Lily?"))
+        assert list(prefix) == tokenizer.backend.encode(template.prefix("Who is Lily?"))
+        assert (prefix[0] == bos) == (bos is not None)
+        assert all(bos not in branch for branch in branches)
+    assert tokenizer.encode("\n")[-1] == tokenizer.newline
+
+
+def test_bos_stands_before_every_prefix_iff_the_tokenizer_adds_it(tmp_path):
+    with_bos = byte_level(bos=True)
+    assert_bos(with_bos, with_bos.backend.convert_tokens_to_ids("<s>"))
+    assert_bos(byte_level(), None)
+    # One that has a BOS token and never adds it:
+    with_bos.backend.save_pretrained(str(tmp_path))
+    settings_file = tmp_path / "tokenizer.json"
+    settings_file.write_text(json.dumps(json.loads(settings_file.read_text()) | {"post_processor": None}))
+    silent = load_tokenizer(tmp_path)
+    assert silent.backend.bos_token == "<s>"
+    assert_bos(silent, None)
+
+
+def test_bos_of_real_tokenizers(qwen2, stories):
+    assert_bos(stories, 1)
+    assert_bos(qwen2, None)
 
 
 # What a folder states
@@ -267,12 +281,12 @@ def test_a_folder_without_a_tokenizer_is_refused_in_one_line(tmp_path, name):
     assert str(folder) in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["trained", "stories", "several"])
+@pytest.mark.parametrize("kind", ["trained", "with_bos", "stories", "several"])
 def test_a_saved_tokenizer_loads_as_the_same(request, tmp_path, tokenizer, kind):
     if kind == "several":
         saved = Tokenizer(tokenizer.backend, 3, (9, 4))
     else:
-        saved = request.getfixturevalue({"trained": "tokenizer"}.get(kind, kind))
+        saved = request.getfixturevalue("stories") if kind == "stories" else byte_level(kind == "with_bos")
     saved.save(tmp_path / "saved")
     (tmp_path / "saved" / "generation_config.json").write_text('{"eos_token_id": 250}')  # does not count now
     loaded = load_tokenizer(tmp_path / "saved")
@@ -320,11 +334,13 @@ def test_documents_together_predict_every_token_once(texts, row_length, bos):
         assert len(pieces) == 1 or all(p.inputs == row_length for p in pieces[:-1])
 
 
-def test_a_text_that_fits_is_one_tree(tokenizer, stories):
-    (made,) = documents(tokenizer, ["Rome is a city"], 256)
+def test_a_text_that_fits_is_one_tree(tokenizer):
+    text = "Rome is a city"
+    (made,) = documents(tokenizer, [text], 256)
     assert made.prefix == ()
-    assert made.branches[0].tokens == (*tokenizer.encode("Rome is a city"), tokenizer.eos[0])
-    (made,) = documents(stories, ["Rome is a city"], 256)
-    assert made.prefix == (1,)
-    assert made.branches[0].tokens == (*stories.encode("Rome is a city"), 2)
+    assert made.branches[0].tokens == (*tokenizer.encode(text), tokenizer.eos[0])
+    with_bos = byte_level(bos=True)
+    (made,) = documents(with_bos, [text], 256)
+    assert made.prefix == (with_bos.bos,)
+    assert made.branches[0].tokens == (*with_bos.encode(text), *with_bos.eos)
     assert documents(tokenizer, [], 256) == []

@@ -1,0 +1,103 @@
+"""ACC, HR@k, MRR@k and Prob@k by hand and by brute force."""
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+from small import fact
+
+from pretrainrl_jax.evaluation.factual import by_popularity, distinct_truths, groups, judge, measures
+from pretrainrl_jax.facts.matching import normalise
+from pretrainrl_jax.trees.negatives import Answer
+
+
+def answer(text: str, p: float, finished: bool = True) -> Answer:
+    return Answer(text, (), math.log(p), finished)
+
+
+def outcome(beams, greedy="Rome", truths=("Florence", "Firenze"), rule="exact", **changes):
+    asked = fact(truths, **changes)
+    logps = [math.log(0.1), math.log(0.05)][: len(truths)]
+    return judge(asked, asked.question, "trained", [answer(greedy, 0.4)], beams, logps, rule)
+
+
+def test_one_question():
+    beams = [answer("Rome", 0.4), answer("rome.", 0.2), answer("the FLORENCE", 0.1), answer("Firenze", 0.05)]
+    found = outcome(beams)
+    assert not found.correct
+    assert found.rank == 2  # the second spelling of Rome is no answer of its own
+    assert math.isclose(found.p_hit, 0.1)
+    assert math.isclose(found.p_truth, 0.1)
+    assert math.isclose(found.p_aliases, 0.15)
+    assert (found.falsehood, round(found.p_falsehood, 6)) == ("Rome", 0.4)
+    assert outcome(beams, greedy="florence").correct
+
+
+def test_unfinished_beams_are_never_hits_but_counted():
+    found = outcome([answer("Florence", 0.4, finished=False), answer("Rome", 0.1)])
+    assert found.rank is None
+    assert found.p_hit is None
+    assert (found.unfinished, found.beams) == (1, 2)
+    asked = fact(("Florence",))
+    greedy = [answer("Florence", 0.4, finished=False)]
+    assert not judge(asked, asked.question, "trained", greedy, [], [-1.0], "exact").correct
+
+
+def test_the_looser_rule():
+    assert not outcome([], greedy="Florence in Italy").correct
+    assert outcome([], greedy="Florence in Italy", rule="contains").correct
+
+
+def test_no_beams_at_all():
+    found = judge(fact(), "?", "trained", [], [], [-2.0], "exact")
+    assert (found.correct, found.rank, found.falsehood, found.prediction) == (False, None, None, "")
+
+
+names = st.sampled_from(["Florence", "Firenze", "Rome", "rome!", "Pisa", "the Pisa", "Siena"])
+questions = st.lists(st.lists(st.tuples(names, st.booleans()), max_size=6), min_size=1, max_size=8)
+
+
+@given(questions)
+def test_measures_against_brute_force(drawn):
+    outcomes, hr, rr, hit = [], [], [], []
+    for beams in drawn:
+        found = [answer(name, 0.5 / (1 + i), finished) for i, (name, finished) in enumerate(beams)]
+        outcomes.append(outcome(found, greedy=beams[0][0] if beams else ""))
+        seen, rank = [], 0
+        for i, (name, finished) in enumerate(beams):
+            if finished and normalise(name) not in seen:
+                seen.append(normalise(name))
+                if not rank and normalise(name) in ("florence", "firenze"):
+                    rank = len(seen)
+                    hit.append(0.5 / (1 + i))
+        hr.append(rank > 0)
+        rr.append(1 / rank if rank else 0)
+    found = measures(outcomes)
+    assert math.isclose(found["hr"], sum(hr) / len(hr))
+    assert math.isclose(found["mrr"], sum(rr) / len(rr))
+    assert (found["prob"] is None) == (not hit)
+    if hit:
+        assert math.isclose(found["prob"], sum(hit) / len(hit))
+
+
+def test_popularity_bins_are_equal_and_ordered():
+    outcomes = [outcome([], id=str(i), popularity=float(i % 7)) for i in range(23)]
+    bins = by_popularity(outcomes, 5)
+    assert sum(b["count"] for b in bins) == 23
+    assert max(b["count"] for b in bins) - min(b["count"] for b in bins) <= 1
+    assert all(a["high"] <= b["low"] for a, b in zip(bins, bins[1:], strict=False))
+    assert (bins[0]["low"], bins[-1]["high"]) == (0.0, 6.0)
+    assert by_popularity(outcomes[:3], 5)[-1]["count"] == 1
+
+
+def test_groups():
+    trained = [outcome([], id=str(i), popularity=float(i)) for i in range(4)]
+    found = groups(trained, unseen=lambda f: f.id == "0", head=lambda f: f.popularity > 1)
+    assert found["trained"]["count"] == 4
+    assert found["unseen"]["count"] == 1
+    assert "held_out" not in found
+    assert "held_out_head" not in found
+
+
+def test_distinct_truths_keep_order():
+    assert distinct_truths(fact(("b", "a", "b"))) == ("b", "a")

@@ -1,0 +1,439 @@
+"""The command line: what it refuses, in one line and before JAX is imported, and what its settings do."""
+
+import json
+import re
+from pathlib import Path
+
+import jax
+import pytest
+from small import data
+from tiny import call, complaint, python
+
+from pretrainrl_jax.config import Config, fields_of
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.facts.vocabulary import save_tokenizer, train_tokenizer
+from pretrainrl_jax.main import VERBS, default_config, main, parse, prepare_workdir, tokenizer_size
+from pretrainrl_jax.trees.tokenization import load_tokenizer
+
+HEAVY = ("jax", "jaxlib", "flax", "optax", "orbax", "grain", "transformers", "tokenizers", "torch", "numpy")
+# Runs each command of a JSON list in one process: exit code, what it printed, what is imported by then.
+IN_ONE_PROCESS = f"""
+import contextlib, io, json, sys
+from pretrainrl_jax.main import main
+for words in json.load(sys.stdin):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main(words)
+        except BaseException as error:
+            code = repr(error)
+    heavy = [name for name in {HEAVY} if name in sys.modules]
+    print(json.dumps([code, out.getvalue(), err.getvalue(), heavy]))
+"""
+TSV = "subj\tprop\tquestion\tpossible_answers\ts_pop\n"
+TSV_ROW = 'Arno\tcapital\tWhat is the capital of Arno?\t["Florence"]\t5\n'
+
+# name: (the command's words, what its complaint holds). {here} is a folder that `here` fills.
+REFUSED: dict[str, tuple[list[str], list[str]]] = {
+    "mistyped key": (["--modle.width=3"], ["--modle.width", "did you mean model.width?"]),
+    "mistyped key, two words": (["--model.widht", "3"], ["--model.widht", "did you mean model.width?"]),
+    "key without its section": (["--beta1=0.5"], ["--beta1", "did you mean optimizer.beta1?"]),
+    "key of another section": (["--mine.passes=3"], ["--mine.passes", "did you mean train.passes?"]),
+    "key like nothing": (["--zzz=3"], ["unknown setting --zzz"]),
+    "abbreviated key": (["--model.wid=3"], ["unknown setting --model.wid", "model.width"]),
+    "section as a key": (["--world=3"], ["unknown setting --world"]),
+    "value missing": (["--model.width"], ["--model.width", "expected one argument"]),
+    "stray word": (["run", "fast"], ["unexpected argument fast"]),
+    "mistyped verb": (["trian"], ["unknown verb 'trian'", "did you mean train?", "pretrain, mine, train"]),
+    "whole number": (["--model.width=wide"], ["--model.width=wide", "a whole number"]),
+    "fraction": (["--model.width=3.5"], ["--model.width=3.5", "a whole number"]),
+    "empty number": (["--model.width="], ["model.width must be a whole number"]),
+    "number": (["--pretrain.epochs=many"], ["--pretrain.epochs=many", "must be a number"]),
+    "not a number": (["--pretrain.learning_rate=nan"], ["--pretrain.learning_rate=nan", "must be a number"]),
+    "infinity": (["--optimizer.clip=inf"], ["--optimizer.clip=inf", "must be a number"]),
+    "true or false": (["--model.tied=maybe"], ["--model.tied=maybe", "true or false"]),
+    "one of": (["--model.dtype=float16"], ["--model.dtype=float16", "one of float32, bfloat16"]),
+    "unknown system": (["--train.systems=ntp,grpo"], ["'grpo'", "ntp, ntp_answer, ntp_weighted, dpo"]),
+    "unknown platform": (["--platform=quantum"], ["--platform", "'quantum'", "'tpu'"]),
+    "no configuration file": (["--config={here}/none.py"], ["{here}/none.py", "--config"]),
+    "folder as configuration": (["--config={here}"], ["{here}", "--config"]),
+    "configuration raises": (
+        ["--config={here}/raises.py"],
+        ["{here}/raises.py:3", "ValueError: first second"],
+    ),
+    "configuration calls what raises": (["--config={here}/calls.py"], ["{here}/calls.py:2", "ZeroDivision"]),
+    "configuration fails in a library": (
+        ["--config={here}/json.py"],
+        ["{here}/json.py:4", "JSONDecodeError"],
+    ),
+    "configuration exits": (["--config={here}/exits.py"], ["{here}/exits.py:2", "SystemExit"]),
+    "configuration with a syntax error": (
+        ["--config={here}/syntax.py"],
+        ["{here}/syntax.py:2", "SyntaxError"],
+    ),
+    "configuration that is no text": (["--config={here}/bytes.py"], ["{here}/bytes.py:1", "utf-8"]),
+    "configuration defines none": (["--config={here}/empty.py"], ["{here}/empty.py", "`config`"]),
+    "configuration is another thing": (["--config={here}/number.py"], ["{here}/number.py", "`config`"]),
+    "section of a wrong type": (["--config={here}/section.py"], ["world is 3", "config.World"]),
+    "inner section of a wrong type": (
+        ["--config={here}/inner.py"],
+        ["objectives.dpo is 3", "config.Objective"],
+    ),
+    "value of a wrong type": (["--config={here}/value.py"], ["world.facts is '60'", "a whole number"]),
+    "bool for a number": (["--config={here}/bool.py"], ["model.width is True", "a whole number"]),
+    "text for a list": (["--config={here}/text.py"], ["train.systems is 'ntp'", "comma-separated names"]),
+    "no facts file": (["--facts.path={here}/none.tsv"], ["{here}/none.tsv", "No such file"]),
+    "folder as facts file": (["--facts.path={here}"], ["{here}", "facts.path"]),
+    "column missing": (["--facts.path={here}/no_answers.tsv"], ["{here}/no_answers.tsv", "possible_answers"]),
+    "no facts": (["--facts.path={here}/header.tsv"], ["no facts in {here}/header.tsv"]),
+    "broken row": (["--facts.path={here}/broken.tsv"], ["{here}/broken.tsv, line 3", "possible_answers"]),
+    "nothing left to train": (["--facts.holdout_every=1"], ["facts.holdout_every is 1"]),
+    "vocabulary too small": (
+        ["--model.vocabulary=300", "--tokenizer.vocabulary=301"],
+        ["model.vocabulary is 300", "301", "tokenizer.vocabulary"],
+    ),
+    "vocabulary too small for a tokenizer": (
+        ["--model.vocabulary=256", "--tokenizer.path={here}/tokenizer"],
+        ["model.vocabulary is 256", "{here}/tokenizer", "257 tokens"],
+    ),
+    "vocabulary too small for added tokens": (
+        ["--model.vocabulary=9", "--tokenizer.path={here}/added"],
+        ["model.vocabulary is 9", "{here}/added", "10 tokens"],
+    ),
+    "broken tokenizer": (
+        ["--model.vocabulary=9", "--tokenizer.path={here}/broken"],
+        ["{here}/broken/tokenizer.json", "no tokenizer file"],
+    ),
+    "no tokenizer folder": (
+        ["--tokenizer.path={here}/none"],
+        ["--tokenizer.path={here}/none: no such folder"],
+    ),
+    "no model folder": (["--model.path={here}/none"], ["--model.path={here}/none: no such folder"]),
+    "zero": (["--model.width=0"], ["model.width is 0", "more than 0"]),
+    "negative": (["--model.layers=-1"], ["model.layers is -1"]),
+    "negative, two words": (["--pretrain.rows", "-4"], ["pretrain.rows is -4"]),
+    "negative where zero may be": (["--corpus.filler=-1"], ["corpus.filler is -1", "not be negative"]),
+    "negative rate": (["--objectives.dpo.learning_rate=-1e-3"], ["objectives.dpo.learning_rate is -0.001"]),
+    "negative seed": (["--seed=-1"], ["seed is -1", "not be negative"]),
+    "seed of more than 32 bits": (["--seed=4294967296"], ["seed is 4294967296", "below 2**32"]),
+    "share above one": (["--corpus.question_share=1.5"], ["corpus.question_share is 1.5", "share"]),
+    "uneven heads": (
+        ["--model.heads=4", "--model.kv_heads=3"],
+        ["model.heads is 4", "multiple of model.kv_heads (3)"],
+    ),
+    "uneven accumulation": (
+        ["--pretrain.rows=4", "--pretrain.accumulate=3"],
+        ["pretrain.rows is 4", "multiple of pretrain.accumulate (3)"],
+    ),
+    "odd head": (["--model.head_width=7"], ["model.head_width is 7", "even"]),
+    "no base model": (["--pretrain.epochs=0"], ["pretrain.epochs is 0", "model.path"]),
+    "bucket as a workdir": (["--workdir=gs://bucket/run"], ["--workdir=gs://bucket/run", "folder"]),
+    "file as a workdir": (["--workdir={here}/header.tsv"], ["--workdir={here}/header.tsv"]),
+    "workdir of another configuration": (
+        ["--workdir={here}/other", "--model.width=64", "--seed=3"],
+        ["{here}/other", "seed was 0, now 3", "model.width was 128, now 64", "--workdir"],
+    ),
+    "workdir with a broken configuration": (
+        ["--workdir={here}/cut"],
+        ["{here}/cut/config.json", "--workdir"],
+    ),
+    "no question": (["ask"], ["question"]),
+    "empty question": (["ask", " "], ["the question is empty"]),
+    "no model to ask": (
+        ["ask", "Who?", "--workdir={here}/none"],
+        ["no model to ask at {here}/none", "--model.path"],
+    ),
+    **{
+        f"no workdir to {verb} in": (
+            [verb, "--workdir={here}/none"],
+            ["{here}/none is no workdir", "`pretrain`"],
+        )
+        for verb in ("mine", "train", "evaluate", "report")
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files that the refused commands name."""
+    folder = tmp_path_factory.mktemp("inputs")
+    imports = "from pretrainrl_jax.config import *\n"
+    for name, text in {
+        "raises.py": "x = 1\n\nraise ValueError('first\\nsecond')\n",
+        "calls.py": "def divide(x):\n    return 1 / x\n\n\ny = divide(0)\n",
+        "json.py": "import json\n\n\njson.loads('\\n\\n{')\n",
+        "exits.py": "import sys\nsys.exit(3)\n",
+        "syntax.py": "x = 1\ny = (\n",
+        "empty.py": "settings = 1\n",
+        "number.py": "config = 1\n",
+        "section.py": imports + "config = Config(world=3)\n",
+        "inner.py": imports + "config = Config(objectives=Objectives(dpo=3))\n",
+        "value.py": imports + "config = Config(world=World(facts='60'))\n",
+        "bool.py": imports + "config = Config(model=Model(width=True))\n",
+        "text.py": imports + "config = Config(train=Train(systems='ntp'))\n",
+        "no_answers.tsv": "subj\tprop\tquestion\ts_pop\nArno\tcapital\tWhat?\t5\n",
+        "header.tsv": TSV,
+        "broken.tsv": TSV + TSV_ROW + TSV_ROW.replace('["Florence"]', "Florence"),
+    }.items():
+        (folder / name).write_text(text)
+    (folder / "bytes.py").write_bytes(b"x = '\xff'\n")
+    save_tokenizer(train_tokenizer(["What is the capital of Arno?"], 257), folder / "tokenizer")
+    for name, contents in {
+        "added": {
+            "vocab.json": {"a": 0, "b": 1},
+            "tokenizer_config.json": {"added_tokens_decoder": {"9": {"content": "<|end|>"}}},
+        },
+        "broken": {"tokenizer.json": "cut of"},
+        "cut": {"config.json": "cut of", "metrics.jsonl": {}},
+    }.items():
+        (folder / name).mkdir()
+        for file, values in contents.items():
+            text = "{" if values == "cut of" else json.dumps(values)
+            (folder / name / file).write_text(text)
+    prepare_workdir(folder / "other", Config(), create=True)
+    (folder / "other" / "metrics.jsonl").touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def refusals(here: Path) -> dict[str, tuple[int, str, str, list[str]]]:
+    """What each of REFUSED did, all in one process that had not imported JAX."""
+    commands = []
+    for words, _ in REFUSED.values():
+        own = [] if any("--workdir" in word for word in words) else ["--workdir={here}/fresh"]
+        commands.append([word.format(here=here) for word in [*words, *own]])
+    ran = python("-c", IN_ONE_PROCESS, text=json.dumps(commands))
+    assert ran.code == 0, ran.err
+    return dict(zip(REFUSED, map(json.loads, ran.out.splitlines()), strict=True))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_wrong_is_said_in_one_line_before_jax(name: str, refusals, here: Path) -> None:
+    code, out, err, heavy = refusals[name]
+    assert code == 2, err
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.endswith("\n")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    for part in REFUSED[name][1]:
+        assert part.format(here=here) in err
+    assert heavy == []
+
+
+def test_a_refused_command_leaves_no_workdir(refusals, here: Path) -> None:
+    assert refusals
+    assert not (here / "fresh").exists()
+    assert not (here / "none").exists()
+
+
+def test_the_other_configuration_is_told_apart_by_what_differs_only(refusals) -> None:
+    err = refusals["workdir of another configuration"][2]
+    assert err.count(" was ") == 2
+
+
+def test_the_module_as_a_program_exits_with_2() -> None:
+    ran = python("-m", "pretrainrl_jax.main", "--modle.width=3")
+    assert complaint(ran) == "unknown setting --modle.width, did you mean model.width?"
+    assert ran.out == ""
+
+
+@pytest.mark.parametrize("verb", ["run", "evaluate", "ask"])
+def test_nothing_heavy_is_imported_for_an_unknown_key(verb: str) -> None:
+    program = (
+        "import sys; from pretrainrl_jax.main import main; code = main(sys.argv[1:]);"
+        "print(*sys.modules, sep='\\n'); sys.exit(code)"
+    )
+    ran = python("-c", program, verb, *["Who?"] * (verb == "ask"), "--modle.width=3")
+    assert "model.width" in complaint(ran)
+    imported = {name.partition(".")[0] for name in ran.out.split()}
+    assert "pretrainrl_jax" in imported
+    heavy = {*HEAVY, "rich", "jinja2", "matplotlib", "scipy", "pandas", "tensorboardX", "tensorflow"}
+    assert imported & heavy == set()
+
+
+def test_a_real_tokenizer_is_larger_than_the_vocabulary(tmp_path: Path) -> None:
+    folder = data("tokenizers", "qwen2")
+    size = load_tokenizer(folder).size
+    assert tokenizer_size(folder) == size > 151_000
+    arguments = (f"--tokenizer.path={folder}", f"--workdir={tmp_path / 'run'}")
+    said = complaint(call(*arguments, f"--model.vocabulary={size - 1}"))
+    assert f"model.vocabulary is {size - 1}" in said
+    assert f"{size} tokens" in said
+    _, config = parse("run", [*arguments, f"--model.vocabulary={size}"])
+    assert config.model.vocabulary == size
+
+
+def test_trained_tokenizers_state_their_size(tmp_path: Path) -> None:
+    save_tokenizer(train_tokenizer(["one two three four five"] * 9, 270), tmp_path)
+    assert tokenizer_size(tmp_path) == load_tokenizer(tmp_path).size
+    assert tokenizer_size(tmp_path / "none") == 0
+
+
+# What only JAX, or a file it reads, can tell.
+
+
+def absent() -> str:
+    return "tpu" if jax.default_backend() != "tpu" else "gpu"
+
+
+def test_another_platform_than_asked_for_is_refused(tiny_config: Path, tmp_path: Path) -> None:
+    said = complaint(call("--config", tiny_config, "--workdir", tmp_path, f"--platform={absent()}"))
+    assert f"--platform={absent()}" in said
+    assert f"found {jax.default_backend()}" in said
+    said = complaint(call("ask", "Who?", "--workdir", tmp_path, f"--platform={absent()}"))
+    assert f"--platform={absent()}" in said
+
+
+def test_the_platform_that_is_here_is_accepted(tmp_path: Path) -> None:
+    ran = call("ask", "Who?", "--workdir", tmp_path, f"--platform={jax.default_backend()}")
+    assert "no checkpoint" in complaint(ran)
+    assert f"{jax.device_count()} x {jax.devices()[0].device_kind}" in ran.out
+
+
+@pytest.mark.parametrize(
+    "platform", ["no_such_platform", "rocm"]
+)  # unknown to JAX; known, without its plugin
+def test_a_platform_that_cannot_be_started_is_one_line(platform: str, tmp_path: Path) -> None:
+    words = ("ask", "Who?", "--workdir", tmp_path)
+    said = complaint(python("-m", "pretrainrl_jax.main", *words, JAX_PLATFORMS=platform))
+    assert f"JAX cannot start (JAX_PLATFORMS={platform!r})" in said
+
+
+@pytest.mark.parametrize(
+    "sizes", [["--mesh.data={n}"], ["--mesh.tensor={n}"], ["--mesh.fsdp={n}", "--mesh.data=1"]]
+)
+def test_a_mesh_that_does_not_fit_is_refused(sizes: list[str], tiny_config: Path, tmp_path: Path) -> None:
+    n = jax.device_count() + 1
+    arguments = [size.format(n=n) for size in sizes]
+    said = complaint(call("pretrain", "--config", tiny_config, "--workdir", tmp_path, *arguments))
+    assert f"needs {n} devices and {jax.device_count()} are here" in said
+    assert "mesh.data, mesh.fsdp or mesh.tensor" in said
+
+
+def test_a_corrected_command_may_use_the_workdir_of_a_refused_one(tiny_config: Path, tmp_path: Path) -> None:
+    first = ("pretrain", "--config", tiny_config, "--workdir", tmp_path / "run")
+    assert "devices" in complaint(call(*first, f"--mesh.data={jax.device_count() + 1}"))
+    assert "--platform" in complaint(call(*first, f"--platform={absent()}"))
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["mesh"]["data"] == 0
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tiny_config: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer").mkdir()
+    arguments = ("--config", tiny_config, "--workdir", tmp_path / "run")
+    said = complaint(call(*arguments, f"--tokenizer.path={tmp_path / 'tokenizer'}"))
+    assert f"no tokenizer can be read from {tmp_path / 'tokenizer'}" in said
+
+
+@pytest.mark.parametrize("how", ["--workdir", "--model.path"])
+def test_a_folder_without_a_model_cannot_be_asked(how: str, tmp_path: Path) -> None:
+    said = complaint(call("ask", "Who?", how, tmp_path))
+    assert f"no checkpoint or Hugging Face model at {tmp_path}" in said
+
+
+# Exit codes.
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InputError("first\nsecond"), 2, "error: first second\n"),
+        (FloatingPointError("loss is nan"), 1, "failed: loss is nan\n"),
+        (OSError("disk full"), 1, "failed: disk full\n"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command starts again"),
+    ],
+)
+def test_exit_codes(
+    error: BaseException, code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr("pretrainrl_jax.stages.start.start", start)
+    ran = call("--workdir", tmp_path)
+    assert ran.code == code
+    assert ran.err.startswith(said)
+    assert ran.err.count("\n") == 1
+
+
+# Help and settings.
+
+
+@pytest.mark.parametrize("verb", [[], *([verb] for verb in VERBS)])
+def test_help_names_every_setting(verb: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([*verb, "--help"])
+    assert stopped.value.code == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    words = set(re.findall(r"--[\w.]+", said.out))
+    assert words >= {f"--{name}" for name, _, _ in fields_of(Config())}
+    assert words >= {"--config", "--workdir", "--platform", "--help"}
+    text = "".join(said.out.split())  # lines are broken anywhere
+    for name, item, _ in fields_of(Config()):
+        assert "".join(item.metadata["doc"].split()) in text, name
+    assert "--model.dtype float32|bfloat16" in said.out
+    for name, does in VERBS.items():
+        assert f"  {name}: {does}\n" in said.out
+
+
+OVERRIDES = [
+    ("name", "tales & 50 %", "tales & 50 %"),
+    ("seed", "7", 7),
+    ("world.facts", "61", 61),
+    ("model.tied", "false", False),
+    ("model.remat", "True", True),
+    ("model.family", "llama", "llama"),
+    ("model.dtype", "bfloat16", "bfloat16"),
+    ("pretrain.epochs", "0.5", 0.5),
+    ("pretrain.learning_rate", "1e-4", 1e-4),
+    ("mine.min_probability", "1", 1.0),
+    ("objectives.pretrainrl.beta", "0.5", 0.5),
+    ("train.systems", "dpo, ntp", ("dpo", "ntp")),
+    ("train.systems", "", ()),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "value"), OVERRIDES)
+@pytest.mark.parametrize("joined", [True, False])
+def test_an_override_changes_its_setting_and_no_other(
+    name: str, text: str, value: object, joined: bool, tiny_config: Path
+) -> None:
+    _, before = parse("run", ["--config", str(tiny_config)])
+    words = [f"--{name}={text}"] if joined else [f"--{name}", text]
+    _, config = parse("run", [*words, "--config", str(tiny_config)])
+    changed = {n: v for n, _, v in fields_of(config)}
+    unchanged = {n: v for n, _, v in fields_of(before)}
+    assert unchanged[name] != value
+    assert changed == unchanged | {name: value}
+    assert type(changed[name]) is type(value)
+
+
+def test_the_default_is_the_quickstart() -> None:
+    options, config = parse("run", [])
+    assert default_config().name == "quickstart.py"
+    assert config == Config()
+    assert options.workdir == Path("runs/quickstart")
+
+
+def test_the_workdir_is_named_after_the_configuration(tiny_config: Path) -> None:
+    options, config = parse("run", ["--config", str(tiny_config)])
+    assert options.workdir == Path("runs/tiny")
+    assert config.name == "tiny world"
+
+
+def test_the_resolved_configuration_is_written(tmp_path: Path) -> None:
+    _, config = parse("run", ["--seed=5", "--train.systems=dpo,ntp"])
+    prepare_workdir(tmp_path / "deep" / "run", config, create=True)
+    written = json.loads((tmp_path / "deep" / "run" / "config.json").read_text())
+    assert written["seed"] == 5
+    assert written["train"]["systems"] == ["dpo", "ntp"]
+    assert written["model"]["width"] == Config().model.width
+
+
+def test_other_systems_may_be_added_to_a_workdir(tmp_path: Path) -> None:
+    prepare_workdir(tmp_path, parse("run", ["--train.systems=ntp"])[1], create=True)
+    (tmp_path / "metrics.jsonl").touch()
+    prepare_workdir(tmp_path, parse("run", ["--train.systems=ntp,dpo"])[1], create=False)
+    with pytest.raises(InputError, match=r"train\.passes was 3, now 4"):
+        prepare_workdir(tmp_path, parse("run", ["--train.passes=4"])[1], create=True)

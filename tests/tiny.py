@@ -1,0 +1,141 @@
+"""A world that is learnt in seconds, and the command line on it: what tests of whole runs share."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pretrainrl_jax.main import main
+
+CONFIG = '''"""Sixty facts, two systems."""
+
+from pretrainrl_jax.config import Config, Corpus, Evaluate, Mine, Model, Pretrain, Tokenizer, Train, World
+
+config = Config(
+    name="tiny world",
+    world=World(facts=60, relations=2, answers=8),
+    corpus=Corpus(statements=400, filler=60),
+    tokenizer=Tokenizer(vocabulary=600),
+    model=Model(width=32, layers=1, heads=2, kv_heads=1, head_width=16, mlp_width=48),
+    pretrain=Pretrain(epochs=2, learning_rate=1e-2, row_length=64, rows=8),
+    mine=Mine(beams=4, max_new_tokens=6, batch=64, negatives=3),
+    train=Train(systems=("ntp_answer", "pretrainrl"), passes=2, questions=16, row_length=64),
+    evaluate=Evaluate(beams=4, max_new_tokens=6, batch=64, bins=2),
+)
+'''
+SYSTEMS = ("ntp_answer", "pretrainrl")
+STAGES = ("pretrain", *(f"train/{system}" for system in SYSTEMS))
+TIMES = ("device_seconds", "questions_per_second", "tokens_per_second")  # what no two runs share
+
+
+class Ran(NamedTuple):
+    """What one command did."""
+
+    code: int
+    out: str
+    err: str
+
+
+def call(*arguments: str | Path) -> Ran:
+    """The command line within this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main([str(word) for word in arguments])
+    return Ran(code, out.getvalue(), err.getvalue())
+
+
+def python(*arguments: str | Path, text: str | None = None, **environment: str) -> Ran:
+    """Python in a process of its own, on one CPU device."""
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        input=text,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
+        timeout=300,
+    )
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def complaint(ran: Ran) -> str:
+    """The one line of a refused command, without "error: "."""
+    assert ran.code == 2, ran
+    assert ran.err.startswith("error: "), ran.err
+    assert ran.err.endswith("\n"), ran.err
+    assert len(ran.err.splitlines()) == 1, ran.err
+    return ran.err.removeprefix("error: ").strip()
+
+
+def files(workdir: Path) -> dict[str, tuple[str, int]]:
+    """Digest and time of change of every file of a workdir, by its path within."""
+    return {
+        path.relative_to(workdir).as_posix(): (
+            hashlib.sha256(path.read_bytes()).hexdigest(),
+            path.stat().st_mtime_ns,
+        )
+        for path in workdir.rglob("*")
+        if path.is_file()
+    }
+
+
+def parameters(workdir: Path, stage: str) -> dict[str, np.ndarray]:
+    """A stage's parameters as Orbax reads them, none of our code in between."""
+    import orbax.checkpoint as ocp
+
+    (step,) = (p for p in (workdir / "checkpoints" / stage).iterdir() if p.name.isdigit())
+    tree = ocp.PyTreeCheckpointer().restore((step / "params").absolute())
+    return {"/".join(path): np.asarray(leaf) for path, leaf in _leaves(tree)}
+
+
+def _leaves(tree: Any, path: tuple[str, ...] = ()):
+    if not isinstance(tree, dict):
+        yield path, tree
+        return
+    for name, branch in tree.items():
+        yield from _leaves(branch, (*path, name))
+
+
+def assert_same_parameters(one: Path, other: Path, stage: str) -> None:
+    """Bit for bit."""
+    first, second = parameters(one, stage), parameters(other, stage)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert value.tobytes() == second[name].tobytes(), name
+
+
+def metrics(workdir: Path, stage: str) -> list[dict[str, Any]]:
+    """A stage's lines of metrics.jsonl."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["stage"] == stage]
+
+
+def repeatable(values: Any) -> Any:
+    """The same without the times."""
+    if isinstance(values, dict):
+        return {k: repeatable(v) for k, v in values.items() if k not in TIMES}
+    return [repeatable(v) for v in values] if isinstance(values, list) else values
+
+
+def summary(workdir: Path) -> dict[str, Any]:
+    """report/summary.json."""
+    return json.loads((workdir / "report" / "summary.json").read_text())
+
+
+def unfinish(workdir: Path, wanted: Callable[[str], bool], checkpoints: bool = True) -> None:
+    """Take the mark of some stages away, and what they trained."""
+    marks = json.loads((workdir / "finished.json").read_text())
+    for stage in filter(wanted, marks):
+        if checkpoints:
+            shutil.rmtree(workdir / "checkpoints" / stage, ignore_errors=True)
+            shutil.rmtree(workdir / "tensorboard" / stage, ignore_errors=True)
+    kept = {stage: notes for stage, notes in marks.items() if not wanted(stage)}
+    (workdir / "finished.json").write_text(json.dumps(kept))
