@@ -50,7 +50,9 @@ def popqa_trees(facts_path: str, tokenizer_path: str, negatives: int = 5) -> lis
     )
     return [
         AnswerTree(
-            f.id, prefix, tuple(Branch(b, NEGATIVE if i else GOLD, reference_logp=-9.0) for i, b in enumerate(of))
+            f.id,
+            prefix,
+            tuple(Branch(b, NEGATIVE if i else GOLD, reference_logp=-9.0) for i, b in enumerate(of)),
         )
         for f, prefix, of in zip(facts, encoded.prefixes, encoded.branches, strict=True)
     ]
@@ -81,7 +83,9 @@ def main() -> None:
     source = replace(source, rows=max(1, round(options.questions / per_row)))
     model, mesh, optimizer = Model(SHAPE), make_mesh(Mesh()), Optimizer()
     params = model.init(jax.random.key(0))
-    print(f"{sum(x.size for x in jax.tree.leaves(params)) / 1e6:.1f}M parameters, rows {source.fill:.1%} full")
+    print(
+        f"{sum(x.size for x in jax.tree.leaves(params)) / 1e6:.1f}M parameters, rows {source.fill:.1%} full"
+    )
 
     state = init_state(params, adamw(optimizer))
     step = compile_step(model, optimizer, "sequence", mesh)

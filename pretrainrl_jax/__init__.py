@@ -1,10 +1,10 @@
 """PretrainRL in JAX: take hallucination out of language models at the beginning, in pretraining.
 
-    import pretrainrl_jax as prl
-    model, params, tokenizer = prl.load(path)
-    logits = model.logits(params, tokens)
-    found = prl.beam_search(model, params, tokenizer, prompts, beams=20, max_new_tokens=16)
-    logps = prl.score(model, params, tokenizer, prompts, continuations)
+import pretrainrl_jax as prl
+model, params, tokenizer = prl.load(path)
+logits = model.logits(params, tokens)
+found = prl.beam_search(model, params, tokenizer, prompts, beams=20, max_new_tokens=16)
+logps = prl.score(model, params, tokenizer, prompts, continuations)
 """
 
 from typing import TYPE_CHECKING, Any

@@ -61,7 +61,9 @@ class Tokenizer:
 
 @dataclass(frozen=True)
 class Model:
-    path: str = setting("", "Hugging Face folder or checkpoint to start from; empty starts from random weights")
+    path: str = setting(
+        "", "Hugging Face folder or checkpoint to start from; empty starts from random weights"
+    )
     family: Literal["qwen3", "llama"] = setting("qwen3", "architecture: qwen3 normalises queries and keys")
     width: int = setting(128, "size of the residual stream")
     layers: int = setting(2, "number of layers")
@@ -86,7 +88,9 @@ class Mesh:
 
 @dataclass(frozen=True)
 class Optimizer:
-    weight_decay: float = setting(0.1, "decoupled decay of matrices (embeddings and head included, norms not)")
+    weight_decay: float = setting(
+        0.1, "decoupled decay of matrices (embeddings and head included, norms not)"
+    )
     beta1: float = setting(0.9, "Adam's first moment")
     beta2: float = setting(0.95, "Adam's second moment")
     clip: float = setting(1.0, "largest global gradient norm")
@@ -120,7 +124,7 @@ class Mine:
 
 @dataclass(frozen=True)
 class Objective:
-    """Weights of one objective: question_weight * NTP(question) + answer_weight * NTP(gold) + preference * DPO."""
+    """question_weight * NTP(question) + answer_weight * NTP(gold) + preference * DPO(beta)."""
 
     question_weight: float = setting(0.0, "weight of next-token prediction on question tokens")
     answer_weight: float = setting(0.0, "weight of next-token prediction on gold answer tokens")
@@ -150,7 +154,8 @@ class Train:
     row_length: int = setting(128, "tokens a packed row holds")
     accumulate: int = setting(1, "microsteps an update is cut into")
     ntp_scale: Literal["sequence", "token"] = setting(
-        "sequence", "NTP of a question: summed over its tokens (the paper's eq. 5), or averaged over all tokens"
+        "sequence",
+        "NTP of a question: summed over its tokens (the paper's eq. 5), or averaged over all tokens",
     )
     save_every: int = setting(0, "updates between checkpoints; 0 saves at the end and when interrupted")
 
@@ -261,7 +266,9 @@ def validate(config: Config) -> None:
             raise InputError(f"{name} is {values[name]}: it is a share, between 0 and 1")
     for large, small in DIVIDES:
         if values[large] % values[small]:
-            raise InputError(f"{large} is {values[large]}: it must be a multiple of {small} ({values[small]})")
+            raise InputError(
+                f"{large} is {values[large]}: it must be a multiple of {small} ({values[small]})"
+            )
     if config.model.head_width % 2:
         raise InputError(f"model.head_width is {config.model.head_width}: rotary embedding needs an even one")
     known = [item.name for item in dataclasses.fields(Objectives)]
@@ -270,12 +277,12 @@ def validate(config: Config) -> None:
             raise InputError(f"train.systems names {system!r}: the objectives are {', '.join(known)}")
     if config.pretrain.epochs == 0 and not config.model.path:
         raise InputError("pretrain.epochs is 0 and model.path is empty: there would be no base model")
-    if config.model.vocabulary and not config.model.path and not config.tokenizer.path:
-        if config.model.vocabulary < config.tokenizer.vocabulary:
-            raise InputError(
-                f"model.vocabulary is {config.model.vocabulary}, smaller than the tokenizer's "
-                f"{config.tokenizer.vocabulary} (tokenizer.vocabulary): raise it, or set it to 0"
-            )
+    trains_tokenizer = not config.model.path and not config.tokenizer.path
+    if trains_tokenizer and 0 < config.model.vocabulary < config.tokenizer.vocabulary:
+        raise InputError(
+            f"model.vocabulary is {config.model.vocabulary}, smaller than the tokenizer's "
+            f"{config.tokenizer.vocabulary} (tokenizer.vocabulary): raise it, or set it to 0"
+        )
 
 
 POSITIVE = (
@@ -287,8 +294,8 @@ POSITIVE = (
     "evaluate.beams", "evaluate.max_new_tokens", "evaluate.batch", "evaluate.bins",
 )  # fmt: skip
 SHARES = (
-    "world.head_share", "corpus.question_share", "corpus.paraphrase_share", "corpus.held_out_share", "optimizer.beta1", "optimizer.beta2",
-    "optimizer.warmup", "optimizer.final", "mine.min_probability",
+    "world.head_share", "corpus.question_share", "corpus.paraphrase_share", "corpus.held_out_share",
+    "optimizer.beta1", "optimizer.beta2", "optimizer.warmup", "optimizer.final", "mine.min_probability",
 )  # fmt: skip
 DIVIDES = (("model.heads", "model.kv_heads"), ("pretrain.rows", "pretrain.accumulate"))
 

@@ -79,7 +79,7 @@ def judge(
 
 
 def distinct(answers: Iterable[Answer]) -> list[Answer]:
-    """The answers without later ones of equal normalised text: beams that differ in spelling are one answer."""
+    """The answers without later ones of equal normalised text: two spellings are one answer."""
     kept: dict[str, Answer] = {}
     for answer in answers:
         kept.setdefault(normalise(answer.text), answer)

@@ -17,6 +17,9 @@ from pretrainrl_jax.model.attention import attend, causal_mask, rotary_angles, r
 from pretrainrl_jax.model.shape import ModelShape
 
 Params = Any  # the nested dictionary of parameters
+Pair = tuple[jax.Array, jax.Array]  # keys and values
+Source = tuple[jax.Array, jax.Array, jax.Array]  # keys, values and mask
+Angles = tuple[jax.Array, jax.Array]  # cosine and sine
 
 
 class Past(NamedTuple):
@@ -36,7 +39,7 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         initialiser = nn.with_logical_partitioning(nn.initializers.ones_init(), (self.axis,))
-        scale = self.param("scale", initialiser, (x.shape[-1],), jnp.float32)
+        scale: Any = self.param("scale", initialiser, (x.shape[-1],), jnp.float32)
         wide = x.astype(jnp.float32)
         inverse = jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.epsilon)
         return (wide * inverse * scale).astype(x.dtype)
@@ -51,10 +54,14 @@ class Attention(nn.Module):
     shape: ModelShape
 
     @nn.compact
-    def __call__(self, x, angles, mask, past):  # noqa: ANN001
+    def __call__(
+        self, x: jax.Array, angles: Angles, mask: jax.Array, past: list[Source]
+    ) -> tuple[jax.Array, Pair]:
         s = self.shape
         query = _weight(self, "query", (s.width, s.heads, s.head_width), ("model", "heads", "head"), s.width)
-        key = _weight(self, "key", (s.width, s.kv_heads, s.head_width), ("model", "kv_heads", "head"), s.width)
+        key = _weight(
+            self, "key", (s.width, s.kv_heads, s.head_width), ("model", "kv_heads", "head"), s.width
+        )
         value = _weight(
             self, "value", (s.width, s.kv_heads, s.head_width), ("model", "kv_heads", "head"), s.width
         )
@@ -88,7 +95,14 @@ class Layer(nn.Module):
     shape: ModelShape
 
     @nn.compact
-    def __call__(self, x, past_arrays, angles, mask, past_masks):  # noqa: ANN001
+    def __call__(
+        self,
+        x: jax.Array,
+        past_arrays: list[Pair],
+        angles: Angles,
+        mask: jax.Array,
+        past_masks: list[jax.Array],
+    ) -> tuple[jax.Array, Pair]:
         past = [(k, v, m) for (k, v), m in zip(past_arrays, past_masks, strict=True)]
         normed = RMSNorm(self.shape.norm_epsilon, "model", name="attention_norm")(x)
         mixed, present = Attention(self.shape, name="attention")(normed, angles, mask, past)
@@ -101,7 +115,9 @@ class Decoder(nn.Module):
     shape: ModelShape
 
     @nn.compact
-    def __call__(self, tokens, positions, mask, past):  # noqa: ANN001
+    def __call__(
+        self, tokens: jax.Array, positions: jax.Array, mask: jax.Array, past: tuple[Past, ...]
+    ) -> tuple[jax.Array, Pair]:
         s = self.shape
         embedding = _weight(self, "embedding", (s.vocabulary, s.width), ("vocabulary", "model"), s.width)
         if not s.tied:  # declared here, read by `Model.head`
@@ -112,7 +128,7 @@ class Decoder(nn.Module):
             nn.remat(Layer, prevent_cse=False) if s.remat else Layer,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),  # type: ignore[arg-type]
             length=s.layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(s, name="layers")
@@ -171,7 +187,7 @@ class Model:
         return params["embedding" if self.shape.tied else "head"]
 
     def logits(self, params: Params, tokens: jax.Array) -> jax.Array:
-        """Logits of plain sequences, float32 [batch, time, vocabulary]: for looking; training never calls it."""
+        """Logits of plain sequences, float32 [batch, time, vocabulary]: for looking, never for training."""
         return _logits(self, params, jnp.asarray(tokens, jnp.int32))
 
 

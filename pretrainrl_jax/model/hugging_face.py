@@ -135,7 +135,7 @@ def read_params(folder: Path, shape: ModelShape) -> Params:
         except SafetensorError as error:  # a Git LFS pointer, or a download cut short
             raise InputError(f"cannot read {file}: {error}") from None
         where |= dict.fromkeys(opened.keys(), opened)
-    expected = flax.traverse_util.flatten_dict(nn.unbox(Model(shape).abstract()), sep="/")
+    expected: dict[str, Any] = flax.traverse_util.flatten_dict(nn.unbox(Model(shape).abstract()), sep="/")
 
     def read(weight: Weight, name: str, wanted: tuple[int, ...]) -> np.ndarray:
         if name not in where:

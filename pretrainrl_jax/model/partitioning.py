@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
+import flax.linen.spmd
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -56,7 +57,7 @@ def parameter_shardings(model: Model, mesh: Mesh, rules: Rules | None = None) ->
     """
     abstract = model.abstract()
     specs = nn.get_partition_spec(abstract)
-    shardings = nn.logical_to_mesh_sharding(specs, mesh, (rules or Rules()).pairs())
+    shardings = flax.linen.spmd.logical_to_mesh_sharding(specs, mesh, (rules or Rules()).pairs())
     for (path, leaf), sharding in zip(
         jax.tree.leaves_with_path(nn.unbox(abstract)), jax.tree.leaves(shardings), strict=True
     ):

@@ -45,8 +45,9 @@ class ModelShape:
 def from_settings(settings: ModelSettings, vocabulary: int) -> ModelShape:
     """The shape a configuration describes, with `vocabulary` rows of embedding where it names none."""
     names = {f.name for f in dataclasses.fields(ModelShape)}
-    values = {k: v for k, v in dataclasses.asdict(settings).items() if k in names}
-    return ModelShape(**(values | {"vocabulary": settings.vocabulary or vocabulary}))
+    values: dict[str, Any] = {k: v for k, v in dataclasses.asdict(settings).items() if k in names}
+    values["vocabulary"] = settings.vocabulary or vocabulary
+    return ModelShape(**values)
 
 
 def to_json(shape: ModelShape) -> dict[str, Any]:
@@ -57,4 +58,5 @@ def to_json(shape: ModelShape) -> dict[str, Any]:
 def from_json(values: dict[str, Any]) -> ModelShape:
     """The shape written by `to_json`."""
     scaling = values.get("rope_scaling")
-    return ModelShape(**(values | {"rope_scaling": RopeScaling(**scaling) if scaling else None}))
+    changed: dict[str, Any] = {"rope_scaling": RopeScaling(**scaling) if scaling else None}
+    return ModelShape(**(values | changed))

@@ -46,7 +46,7 @@ def mine(context: Context) -> None:
         )
 
     known = known_truths(context.facts)
-    dropped = Counter(dict.fromkeys(REASONS, 0))
+    dropped: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
     negatives = [
         choose_negatives(
             found,

@@ -64,7 +64,7 @@ def save(folder: Path, state: TrainState, *, finished: bool, seconds: float = 0.
     step = int(state.step)
     items = {"params": ocp.args.StandardSave(state.params)}
     if not finished:
-        training = {"step": state.step, "moments": state.moments, "seconds": np.float32(seconds)}
+        training = {"step": state.step, "moments": state.moments, "seconds": np.array(seconds, np.float32)}
         items["training"] = ocp.args.StandardSave(training)
     with _manager(folder) as manager:
         for old in manager.all_steps():
@@ -98,7 +98,7 @@ def restore_state(folder: Path, like: TrainState) -> tuple[TrainState, float] | 
             args=ocp.args.Composite(
                 params=ocp.args.StandardRestore(abstract(like.params)),
                 training=ocp.args.StandardRestore(
-                    abstract({"step": like.step, "moments": like.moments, "seconds": np.float32(0)})
+                    abstract({"step": like.step, "moments": like.moments, "seconds": np.zeros((), np.float32)})
                 ),
             ),
         )

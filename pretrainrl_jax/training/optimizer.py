@@ -22,7 +22,9 @@ class Schedule(NamedTuple):
         rising = jnp.maximum(jnp.ceil(self.warmup * self.updates), 1.0)
         progress = (step + 1 - rising) / jnp.maximum(self.updates - rising, 1.0)
         cosine = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(progress, 0.0, 1.0)))
-        return self.peak * jnp.where(step < rising, (step + 1) / rising, self.final + (1 - self.final) * cosine)
+        return self.peak * jnp.where(
+            step < rising, (step + 1) / rising, self.final + (1 - self.final) * cosine
+        )
 
 
 def _decayed(params: Any) -> Any:

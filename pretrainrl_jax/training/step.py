@@ -1,6 +1,6 @@
 """One training step for every objective: rows in, new parameters and metrics out."""
 
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -83,8 +83,12 @@ def state_shardings(model: Model, settings: OptimizerSettings, mesh: Mesh) -> Tr
     return TrainState(whole, of_params, of_moments)  # type: ignore[arg-type]
 
 
+@cache
 def compile_step(model: Model, settings: OptimizerSettings, ntp_scale: str, mesh: Mesh) -> Any:
-    """The compiled update: state donated, shardings explicit, weights and schedule traced."""
+    """The compiled update: state donated, shardings explicit, weights and schedule traced.
+
+    The same arguments give the same function, so objectives whose rows are of one shape compile once.
+    """
     shardings = state_shardings(model, settings, mesh)
     whole = replicated(mesh)
     return jax.jit(

@@ -3,7 +3,7 @@
 Progress is one row index, so any run resumes exactly and any number of readers can slice the same data.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -74,7 +74,9 @@ class PackedRows:
         return fill_row([self.trees[i] for i in row], self.capacity)
 
 
-def batches(source: PackedRows, start: int = 0, transform: Callable[[Rows], Rows] | None = None):  # noqa: ANN201
+def batches(
+    source: PackedRows, start: int = 0, transform: Callable[[Rows], Rows] | None = None
+) -> Iterator[Rows]:
     """A Grain iterator over batches [rows, …] of `source`, from batch number `start`, read ahead in threads.
 
     `transform` is applied to each batch in the reading threads.

@@ -1,6 +1,7 @@
 """ACC, HR@k, MRR@k and Prob@k by hand and by brute force."""
 
 import math
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,7 +86,7 @@ def test_popularity_bins_are_equal_and_ordered():
     bins = by_popularity(outcomes, 5)
     assert sum(b["count"] for b in bins) == 23
     assert max(b["count"] for b in bins) - min(b["count"] for b in bins) <= 1
-    assert all(a["high"] <= b["low"] for a, b in zip(bins, bins[1:], strict=False))
+    assert all(a["high"] <= b["low"] for a, b in pairwise(bins))
     assert (bins[0]["low"], bins[-1]["high"]) == (0.0, 6.0)
     assert by_popularity(outcomes[:3], 5)[-1]["count"] == 1
 

@@ -1,4 +1,5 @@
 """AdamW and its schedule against NumPy in float64."""
+# ruff: noqa: B023 (the closures over loop variables are called at once)
 
 import jax
 import jax.numpy as jnp

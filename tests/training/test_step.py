@@ -1,4 +1,4 @@
-"""The training step against the same computation on separate, unpacked sequences, and against itself cut up."""
+"""The training step against separate, unpacked sequences, and against itself cut up."""
 
 import math
 import random
@@ -128,7 +128,15 @@ def test_one_by_eight_is_eight_by_one():
     for (_, scale), (gradient, figures) in results.items():
         whole, expected = results[1, scale]
         assert distance(gradient, whole) < 1e-5
-        for key in ("loss", "loss_dpo", "loss_ntp", "reward_margin", "logp_gold", "logp_negative", "grad_norm"):
+        for key in (
+            "loss",
+            "loss_dpo",
+            "loss_ntp",
+            "reward_margin",
+            "logp_gold",
+            "logp_negative",
+            "grad_norm",
+        ):
             np.testing.assert_allclose(figures[key], expected[key], rtol=2e-5, err_msg=key)
 
 
@@ -171,7 +179,7 @@ def test_one_compiled_step_serves_every_objective():
     rows = packed(some_trees(9), rows=4)
     for number, weights in enumerate(OBJECTIVES.values()):
         traced = jax.tree.map(jnp.float32, (weights, SCHEDULE._replace(peak=1e-3 * (1 + number))))
-        state, figures = step(init_state(params, adamw(SETTINGS)), rows, *traced)
+        _, figures = step(init_state(params, adamw(SETTINGS)), rows, *traced)
         assert np.isfinite(figures["loss"])
     assert step._cache_size() == 1
 
@@ -235,6 +243,8 @@ print("equal on every mesh")
 
 def test_eight_devices_compute_what_one_does(request):
     paths = f"{request.config.rootpath / 'tests'}"
-    code = MESH.replace("sys.path.insert(0, sys.argv[1])", f"sys.path[:0] = [{paths!r}, {paths + '/training'!r}]")
+    code = MESH.replace(
+        "sys.path.insert(0, sys.argv[1])", f"sys.path[:0] = [{paths!r}, {paths + '/training'!r}]"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "equal on every mesh", done.stderr[-2000:]

@@ -1,0 +1,471 @@
+"""Whole runs in a tiny world: what a workdir holds, what a rerun does, and how a stopped run goes on."""
+
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+from tiny import (
+    STAGES,
+    SYSTEMS,
+    Ran,
+    assert_same_parameters,
+    call,
+    complaint,
+    files,
+    metrics,
+    repeatable,
+    summary,
+    unfinish,
+)
+
+from pretrainrl_jax.config import Config
+from pretrainrl_jax.facts.world import make_world
+from pretrainrl_jax.main import read_config
+from pretrainrl_jax.training import checkpoints, loop
+from pretrainrl_jax.training.interrupts import stop_requested
+from pretrainrl_jax.training.metrics import MetricsWriter
+from pretrainrl_jax.trees.records import read_trees
+from pretrainrl_jax.trees.rows import GOLD, NEGATIVE
+
+FIGURES = {  # of every line of metrics.jsonl that a stage of training writes; reward_accuracy is one more
+    "loss", "loss_dpo", "loss_ntp", "reward_margin", "logp_gold", "logp_negative", "grad_norm",
+    "learning_rate", "questions_per_second", "tokens_per_second", "pad_fraction",
+}  # fmt: skip
+RATES = ("acc", "hr", "mrr", "prob")
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config: Path) -> Config:
+    return read_config(str(tiny_config))
+
+
+# What a finished workdir holds.
+
+
+def test_a_run_leaves_what_the_contract_names(finished: Path) -> None:
+    assert (finished / "report" / "index.html").stat().st_size > 10_000
+    assert list((finished / "mined").glob("*.array_record"))
+    for stage in STAGES:
+        folder = finished / "checkpoints" / stage
+        assert (folder / "model.json").is_file()
+        assert (folder / "tokenizer" / "special_ids.json").is_file()
+        (step,) = (p for p in folder.iterdir() if p.name.isdigit())
+        assert {p.name for p in step.iterdir() if p.is_dir()} == {"params"}  # nothing is left to train
+        assert list((finished / "tensorboard" / stage).glob("events.out.tfevents.*"))
+    assert not [p for p in finished.rglob("*") if "partial" in p.name or "orbax-checkpoint-tmp" in p.name]
+
+
+def test_the_resolved_config_is_kept(finished: Path, config: Config) -> None:
+    kept = json.loads((finished / "config.json").read_text())
+    assert kept["name"] == "tiny world"
+    assert kept["world"]["facts"] == 60
+    assert kept["mine"]["drop_overlapping"] is Config().mine.drop_overlapping
+    assert kept["train"]["systems"] == list(config.train.systems)
+
+
+def test_what_a_run_prints(finished_run: tuple[Path, Ran]) -> None:
+    workdir, ran = finished_run
+    lines = ran.out.splitlines()
+    assert re.fullmatch(r"backend \w+, \d+ x .+", lines[0])
+    assert lines[-1] == f"report: {workdir / 'report' / 'index.html'}"
+    for start in ("pretrain: ", "mine: ", *(f"train/{s}: " for s in SYSTEMS), "evaluate/base: "):
+        assert sum(line.startswith(start) for line in lines) == 1, start
+    assert "skipped" not in ran.out
+    assert "Warning" not in ran.err
+    progress = ("pretrain ", "mine/", "train/", "evaluate/")
+    assert all(line.startswith(progress) for line in ran.err.splitlines()), ran.err
+
+
+def test_mined_trees_have_one_truth_and_scored_falsehoods(finished: Path, config: Config) -> None:
+    trees = read_trees(finished / "mined" / "trees.array_record")
+    assert len(trees) == 50  # every sixth of 60 facts is held out
+    for tree in trees:
+        kinds = [branch.kind for branch in tree.branches]
+        assert kinds == [GOLD] + [NEGATIVE] * (len(kinds) - 1)
+        assert len(kinds) <= 1 + config.mine.negatives
+        assert all(branch.reference_logp < 0 for branch in tree.branches)
+        # With the same template, the score of a beam is the beam's own.
+        for branch in tree.branches[1:]:
+            assert branch.reference_logp == pytest.approx(branch.beam_logp, abs=1e-4)
+    statistics = json.loads((finished / "mined" / "statistics.json").read_text())
+    assert statistics["negatives"] == sum(len(tree.branches) - 1 for tree in trees) > 20
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_metrics_have_the_figures_of_the_contract(stage: str, finished: Path) -> None:
+    lines = metrics(finished, stage)
+    steps = [line["step"] for line in lines]
+    assert steps == list(range(1, len(lines) + 1))  # so few updates are all written
+    for line in lines:
+        assert set(line) == FIGURES | {"stage", "step", "reward_accuracy"}
+        assert all(math.isfinite(line[name]) for name in FIGURES)
+        assert line["loss"] > 0
+        assert line["logp_gold"] < 0
+        assert 0 <= line["pad_fraction"] < 1
+        assert line["grad_norm"] > 0
+        assert 0 < line["learning_rate"] <= 0.01
+        assert line["tokens_per_second"] > line["questions_per_second"] > 0
+    assert checkpoints.latest_step(finished / "checkpoints" / stage) == steps[-1]
+
+
+def test_training_begins_at_the_base_model(finished: Path) -> None:
+    first = metrics(finished, "train/pretrainrl")[0]
+    assert first["loss_dpo"] == pytest.approx(math.log(2), abs=2e-6)
+    assert first["reward_margin"] == pytest.approx(0, abs=1e-5)
+    assert first["loss"] == pytest.approx(first["loss_ntp"] + first["loss_dpo"], rel=1e-5)
+    lines = metrics(finished, "pretrain")
+    assert lines[-1]["loss"] < lines[0]["loss"] - 1
+
+
+def test_events_are_those_of_the_metrics(finished: Path) -> None:
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.record_writer import masked_crc32c
+
+    (path,) = (finished / "tensorboard" / "train" / "pretrainrl").glob("events.out.tfevents.*")
+    content, at, found = path.read_bytes(), 0, {}
+    while at < len(content):
+        size = int.from_bytes(content[at : at + 8], "little")
+        record = content[at + 12 : at + 12 + size]
+        assert masked_crc32c(record) == int.from_bytes(content[at + 12 + size : at + 16 + size], "little")
+        event = Event.FromString(record)
+        found |= {(event.step, value.tag): value.simple_value for value in event.summary.value}
+        at += size + 16
+    lines = metrics(finished, "train/pretrainrl")
+    expected = {(x["step"], k): v for x in lines for k, v in x.items() if k not in ("stage", "step")}
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_summary_has_the_keys_of_the_contract(finished: Path, config: Config) -> None:
+    found = summary(finished)
+    assert set(found) == {"dataset", "model", "systems"}
+    assert found["dataset"] == "tiny world"
+    assert list(found["systems"]) == ["base", *SYSTEMS]
+    for system in found["systems"].values():
+        assert {*RATES, "by_popularity", "text_nll", "device_seconds"} <= set(system)
+        for rates in (system, *system["by_popularity"], *system["groups"].values()):
+            assert all(rates[name] is None or 0 <= rates[name] <= 1 for name in RATES)
+            assert rates["acc"] <= rates["hr"]
+            assert rates["mrr"] <= rates["hr"]
+        assert 0 < system["text_nll"] < math.log(600)
+        assert 0 < system["device_seconds"] < 100
+        assert [part["count"] for part in system["by_popularity"]] == [25, 25]
+        assert system["groups"]["held_out"]["count"] == 10
+    # Training on answers makes them more probable.
+    base, trained = found["systems"]["base"], found["systems"]["ntp_answer"]
+    assert trained["groups"]["trained"]["prob_all"] > base["groups"]["trained"]["prob_all"]
+
+
+# Running again.
+
+
+def test_a_rerun_changes_nothing_but_the_report(workdir: Path, tiny_config: Path) -> None:
+    before = files(workdir)
+    ran = call("run", "--config", tiny_config, "--workdir", workdir)
+    assert ran.code == 0
+    assert "pretrain: finished, skipped" in ran.out
+    assert "mine: finished, skipped" in ran.out
+    after = files(workdir)
+    assert after.keys() == before.keys()
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed <= {"report/index.html", "report/summary.json"}
+    assert after["report/summary.json"][0] == before["report/summary.json"][0]
+    assert ran.err == ""
+
+
+@pytest.mark.parametrize("checkpoint_too", [False, True])
+def test_a_system_without_its_mark_is_trained_again(
+    checkpoint_too: bool, workdir: Path, finished: Path, tiny_config: Path
+) -> None:
+    # A run killed between its last save and its mark leaves the checkpoint there already.
+    unfinish(workdir, lambda stage: stage == "train/pretrainrl", checkpoints=checkpoint_too)
+    before = files(workdir)
+    ran = call("run", "--config", tiny_config, "--workdir", workdir)
+    assert ran.code == 0, ran.err
+    assert [line.split("  ")[0] for line in ran.err.splitlines()] == ["train/pretrainrl"]
+    assert_same_parameters(workdir, finished, "train/pretrainrl")
+    after = files(workdir)
+    changed = {name for name in {*before, *after} if after.get(name) != before.get(name)}
+    others = ("report/", "finished.json", "metrics.jsonl")
+    here = ("checkpoints/train/pretrainrl/", "tensorboard/train/pretrainrl/")
+    assert {name for name in changed if not name.startswith((*others, *here))} == set()
+    for stage in STAGES:
+        assert repeatable(metrics(workdir, stage)) == repeatable(metrics(finished, stage))
+    assert (
+        json.loads((workdir / "finished.json").read_text()).keys()
+        == json.loads((finished / "finished.json").read_text()).keys()
+    )
+
+
+def test_verbs_one_after_another_do_what_run_does(
+    finished: Path, tiny_config: Path, compiled: Path, tmp_path: Path
+) -> None:
+    for verb in ("pretrain", "mine", "train", "evaluate", "report"):
+        ran = call(verb, "--config", tiny_config, "--workdir", tmp_path / "run")
+        assert ran.code == 0, ran.err
+    assert repeatable(summary(tmp_path / "run")) == repeatable(summary(finished))
+    for stage in STAGES:
+        assert_same_parameters(tmp_path / "run", finished, stage)
+        assert repeatable(metrics(tmp_path / "run", stage)) == repeatable(metrics(finished, stage))
+    for name in ("mined/statistics.json", "config.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (finished / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("verb", "missing"),
+    [
+        ("mine", "no finished pretrain: run `pretrain`"),
+        ("train", "no finished pretrain: run `pretrain`"),
+        ("evaluate", "no finished pretrain: run `pretrain`"),
+        ("report", "holds no evaluation: run evaluate"),
+    ],
+)
+def test_a_verb_out_of_turn_says_what_comes_first(
+    verb: str, missing: str, finished: Path, tiny_config: Path, tmp_path: Path
+) -> None:
+    shutil.copy(finished / "config.json", tmp_path)
+    assert missing in complaint(call(verb, "--config", tiny_config, "--workdir", tmp_path))
+
+
+def test_evaluating_before_training_says_what_comes_first(workdir: Path, tiny_config: Path) -> None:
+    unfinish(workdir, lambda stage: stage.endswith("/ntp_answer"))
+    said = complaint(call("evaluate", "--config", tiny_config, "--workdir", workdir))
+    assert "no finished train/ntp_answer: run `train`" in said
+
+
+def test_training_before_mining_says_what_comes_first(workdir: Path, tiny_config: Path) -> None:
+    unfinish(workdir, lambda stage: stage == "train/ntp_answer" or stage == "mine")
+    shutil.rmtree(workdir / "mined")
+    said = complaint(call("train", "--config", tiny_config, "--workdir", workdir))
+    assert "no mined trees" in said
+    assert "run `mine`" in said
+
+
+def test_rows_too_short_for_any_question_are_refused(workdir: Path, tiny_config: Path) -> None:
+    settings = json.loads((workdir / "config.json").read_text())
+    settings["train"]["row_length"] = 2
+    (workdir / "config.json").write_text(json.dumps(settings))
+    unfinish(workdir, lambda stage: stage != "pretrain")
+    words = ("mine", "--config", tiny_config, "--workdir", workdir, "--train.row_length=2")
+    ran = call(*words)
+    assert ran.code == 2
+    assert ran.err.splitlines()[-1].startswith("error: there is no question to train on")
+    assert "Traceback" not in ran.err
+
+
+# Asking.
+
+
+@pytest.mark.parametrize("how", ["workdir", "stage", "step"])
+def test_ask_shows_answers_with_their_probabilities(how: str, finished: Path, config: Config) -> None:
+    question = make_world(config.world, config.seed)[0].question
+    stage = finished / "checkpoints" / "train" / "ntp_answer"
+    path = {
+        "workdir": finished,
+        "stage": stage,
+        "step": stage / str(checkpoints.latest_step(stage)),
+    }[how]
+    option = "--workdir" if how == "workdir" else "--model.path"
+    ran = call("ask", question, option, path, "--evaluate.beams=4", "--evaluate.max_new_tokens=6")
+    assert ran.code == 0, ran.err
+    assert ran.err == ""
+    first, model, *answers = ran.out.splitlines()
+    assert first.startswith("backend ")
+    if how == "workdir":
+        assert model.startswith(f"model {finished / 'checkpoints' / 'train'}")
+    else:
+        assert model == f"model {path}"
+    shares, texts = zip(*(re.fullmatch(r" *([\d.]+)%  (.+)", line).groups() for line in answers), strict=True)
+    assert len(answers) >= 2
+    assert len(set(texts)) == len(texts)
+    assert list(map(float, shares)) == sorted(map(float, shares), reverse=True)
+    assert 0 < sum(map(float, shares)) <= 100.01
+
+
+def test_ask_says_that_no_answer_ended(finished: Path) -> None:
+    words = ("ask", "What is the capital of Arno?", "--workdir", finished, "--evaluate.beams=1")
+    ran = call(*words, "--evaluate.max_new_tokens=1")
+    assert ran.code == 0, ran.err
+    assert ran.out.splitlines()[-1] == "no answer ends within evaluate.max_new_tokens=1 tokens"
+
+
+# Stopping and going on.
+
+
+class Signalled(MetricsWriter):
+    """Writes as the other does; when `when` is reached a real signal arrives."""
+
+    number, when = signal.SIGTERM, ("", 0)
+
+    def write(self, step: int, figures: dict[str, float]) -> None:
+        super().write(step, figures)
+        if (self.stage, step) == type(self).when:
+            assert callable(signal.getsignal(self.number))  # or this process would be gone
+            signal.raise_signal(self.number)
+
+
+@pytest.fixture
+def signalled(monkeypatch: pytest.MonkeyPatch) -> type[Signalled]:
+    monkeypatch.setattr(loop, "MetricsWriter", Signalled)
+    return Signalled
+
+
+@pytest.mark.parametrize(
+    ("stage", "step", "number"),
+    [
+        ("pretrain", 7, signal.SIGTERM),
+        ("train/pretrainrl", 3, signal.SIGINT),
+        ("train/pretrainrl", -1, signal.SIGTERM),  # during the last update
+    ],
+)
+def test_a_stopped_run_goes_on_bit_for_bit(
+    stage: str,
+    step: int,
+    number: signal.Signals,
+    workdir: Path,
+    finished: Path,
+    tiny_config: Path,
+    signalled: type[Signalled],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    total = metrics(finished, stage)[-1]["step"]
+    step = step if step > 0 else total
+    unfinish(workdir, lambda name: name == stage)
+    verb = ("train" if "/" in stage else stage, "--config", tiny_config, "--workdir", workdir)
+    monkeypatch.setattr(signalled, "number", number)
+    monkeypatch.setattr(signalled, "when", (stage, step))
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    ran = call(*verb)
+    assert ran.code == 130
+    said = f"interrupted: {stage} stopped after update {step} of {total} and saved; the same command goes on"
+    assert ran.err.splitlines()[-1].startswith(said)
+    assert "Traceback" not in ran.err
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert stage not in json.loads((workdir / "finished.json").read_text())
+    folder = workdir / "checkpoints" / stage
+    assert checkpoints.latest_step(folder) == step
+    assert {p.name for p in (folder / str(step)).iterdir() if p.is_dir()} == {"params", "training"}
+
+    monkeypatch.setattr(signalled, "when", ("", 0))
+    ran = call(*verb)
+    assert ran.code == 0, ran.err
+    assert_same_parameters(workdir, finished, stage)
+    assert repeatable(metrics(workdir, stage)) == repeatable(metrics(finished, stage))
+    assert {p.name for p in (folder / str(total)).iterdir() if p.is_dir()} == {"params"}
+
+
+def test_seconds_before_an_interruption_count(
+    workdir: Path, tiny_config: Path, signalled: type[Signalled], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unfinish(workdir, lambda name: name == "train/pretrainrl")
+    words = ("train", "--config", tiny_config, "--workdir", workdir)
+    monkeypatch.setattr(signalled, "when", ("train/pretrainrl", 2))
+    write = Signalled.write
+    monkeypatch.setattr(signalled, "write", lambda *a: (time.sleep(0.5), write(*a))[1])
+    assert call(*words).code == 130
+    monkeypatch.setattr(signalled, "write", write)
+    monkeypatch.setattr(signalled, "when", ("", 0))
+    assert call(*words).code == 0
+    seconds = json.loads((workdir / "finished.json").read_text())["train/pretrainrl"]["device_seconds"]
+    assert 1.0 < seconds < 20
+
+
+def test_a_run_saves_as_often_as_it_is_told(
+    finished: Path, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workdir = Path(shutil.copytree(finished, tmp_path / "run"))
+    settings = json.loads((workdir / "config.json").read_text())
+    settings["train"]["save_every"] = 2
+    (workdir / "config.json").write_text(json.dumps(settings))
+    unfinish(workdir, lambda stage: stage == "train/ntp_answer")
+    saved = []
+    save = checkpoints.save
+
+    def noted(folder: Path, state, *, finished: bool, **rest) -> None:
+        saved.append((int(state.step), finished))
+        save(folder, state, finished=finished, **rest)
+        if len(saved) == 2:
+            raise OSError("the machine is gone")
+
+    monkeypatch.setattr(checkpoints, "save", noted)
+    words = ("train", "--config", tiny_config, "--workdir", workdir, "--train.save_every=2")
+    assert call(*words)[::2][0] == 1
+    assert call(*words).code == 0
+    total = metrics(finished, "train/ntp_answer")[-1]["step"]
+    assert saved == [(n, False) for n in range(2, total, 2)] + [(total, True)]
+    assert_same_parameters(workdir, finished, "train/ntp_answer")
+    assert repeatable(metrics(workdir, "train/ntp_answer")) == repeatable(
+        metrics(finished, "train/ntp_answer")
+    )
+
+
+def test_sigterm_outside_training_is_an_interruption_too(
+    workdir: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(*_: object, **__: object) -> None:
+        assert callable(signal.getsignal(signal.SIGTERM))
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("pretrainrl_jax.stages.mine.answer_questions", answer)
+    unfinish(workdir, lambda stage: stage == "mine")
+    before = signal.getsignal(signal.SIGTERM)
+    ran = call("mine", "--config", tiny_config, "--workdir", workdir)
+    assert ran.code == 130
+    assert "the same command starts again with the first unfinished stage" in ran.err
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_second_signal_stops_at_once() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), stop_requested() as stopping:
+        assert not stopping()
+        signal.raise_signal(signal.SIGINT)
+        assert stopping()
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_from_outside_saves_and_exits_with_130(
+    number: signal.Signals,
+    tiny_config: Path,
+    compiled_environment: dict[str, str],
+    tmp_path: Path,
+    finished: Path,
+) -> None:
+    assert finished  # what it compiled is used again here
+    words = [sys.executable, "-m", "pretrainrl_jax.main", "pretrain", "--pretrain.epochs=150"]
+    words += ["--config", str(tiny_config), "--workdir", str(tmp_path / "run")]
+    environment = os.environ | compiled_environment | {"JAX_PLATFORMS": "cpu"}
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    written = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (written.is_file() and written.stat().st_size):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    last = err.splitlines()[-1]
+    said = re.fullmatch(
+        r"interrupted: pretrain stopped after update (\d+) of (\d+) and saved; the same command goes on from there",
+        last,
+    )
+    assert said, err
+    assert "Traceback" not in err
+    step = int(said[1])
+    assert 0 < step < int(said[2])
+    folder = tmp_path / "run" / "checkpoints" / "pretrain"
+    assert checkpoints.latest_step(folder) == step
+    assert tiny.parameters(tmp_path / "run", "pretrain")
