@@ -40,7 +40,8 @@ def cache_settings(folder: Path) -> dict[str, str | int]:
 @pytest.fixture(scope="session")
 def compiled_environment(compiled: Path) -> dict[str, str]:
     """The same folder for a process of its own."""
-    return {name: str(value) for name, value in cache_settings(compiled).items()}
+    values = {name: str(value) for name, value in cache_settings(compiled).items()}
+    return values | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
 
 
 @pytest.fixture(scope="session")

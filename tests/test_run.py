@@ -397,7 +397,7 @@ def test_a_run_saves_as_often_as_it_is_told(
 
     monkeypatch.setattr(checkpoints, "save", noted)
     words = ("train", "--config", tiny_config, "--workdir", workdir, "--train.save_every=2")
-    assert call(*words)[::2][0] == 1
+    assert call(*words).code == 1
     assert call(*words).code == 0
     total = metrics(finished, "train/ntp_answer")[-1]["step"]
     assert saved == [(n, False) for n in range(2, total, 2)] + [(total, True)]
@@ -425,17 +425,16 @@ def test_sigterm_outside_training_is_an_interruption_too(
 
 def test_a_second_signal_stops_at_once() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), stop_requested() as stopping:
+    with stop_requested() as stopping:
         assert not stopping()
         signal.raise_signal(signal.SIGINT)
         assert stopping()
-        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_from_outside_saves_and_exits_with_130(
-    number: signal.Signals,
     tiny_config: Path,
     compiled_environment: dict[str, str],
     tmp_path: Path,
@@ -454,14 +453,12 @@ def test_a_signal_from_outside_saves_and_exits_with_130(
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(number)
+    process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     last = err.splitlines()[-1]
-    said = re.fullmatch(
-        r"interrupted: pretrain stopped after update (\d+) of (\d+) and saved; the same command goes on from there",
-        last,
-    )
+    ending = "and saved; the same command goes on from there"
+    said = re.fullmatch(rf"interrupted: pretrain stopped after update (\d+) of (\d+) {ending}", last)
     assert said, err
     assert "Traceback" not in err
     step = int(said[1])

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,10 +47,16 @@ class Ran(NamedTuple):
 
 
 def call(*arguments: str | Path) -> Ran:
-    """The command line within this process."""
+    """The command line within this process. Programs this small are sooner run slowly than compiled well."""
+    import jax
+
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main([str(word) for word in arguments])
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main([str(word) for word in arguments])
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
     return Ran(code, out.getvalue(), err.getvalue())
 
 
@@ -92,7 +99,8 @@ def parameters(workdir: Path, stage: str) -> dict[str, np.ndarray]:
     import orbax.checkpoint as ocp
 
     (step,) = (p for p in (workdir / "checkpoints" / stage).iterdir() if p.name.isdigit())
-    tree = ocp.PyTreeCheckpointer().restore((step / "params").absolute())
+    with warnings.catch_warnings(action="ignore"):  # it reads where arrays lay from the files: on one device
+        tree = ocp.PyTreeCheckpointer().restore((step / "params").absolute())
     return {"/".join(path): np.asarray(leaf) for path, leaf in _leaves(tree)}
 
 

@@ -23,6 +23,7 @@ from pretrainrl_jax.trees.rows import Rows
 from pretrainrl_jax.trees.templates import Template, choose_examples
 
 BASE = "pretrain"  # the stage whose checkpoint every system starts from
+SCORED_ROWS = 16  # rows scored at a time
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,12 @@ from pretrainrl_jax.evaluation.factual import Outcome, distinct_truths, judge
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.objectives.scoring import score_trees
 from pretrainrl_jax.progress import track
-from pretrainrl_jax.stages.context import BASE, Context, say
+from pretrainrl_jax.stages.context import BASE, SCORED_ROWS, Context, say
 from pretrainrl_jax.training.checkpoints import Loaded
 from pretrainrl_jax.trees.rows import GOLD
 from pretrainrl_jax.trees.templates import documents, encode_branches
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
-SCORED_ROWS = 16  # rows scored at a time
 HEAD_SHARE = 0.15  # the best-known share of all facts, whose loss is forgetting
 
 

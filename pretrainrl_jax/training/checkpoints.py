@@ -98,7 +98,9 @@ def restore_state(folder: Path, like: TrainState) -> tuple[TrainState, float] | 
             args=ocp.args.Composite(
                 params=ocp.args.StandardRestore(abstract(like.params)),
                 training=ocp.args.StandardRestore(
-                    abstract({"step": like.step, "moments": like.moments, "seconds": np.zeros((), np.float32)})
+                    abstract(
+                        {"step": like.step, "moments": like.moments, "seconds": np.zeros((), np.float32)}
+                    )
                 ),
             ),
         )
