@@ -56,7 +56,7 @@ class Corpus:
 @dataclass(frozen=True)
 class Tokenizer:
     path: str = setting("", "folder of an existing tokenizer; empty trains one on the corpus")
-    vocabulary: int = setting(1024, "size of a trained vocabulary, special tokens included")
+    vocabulary: int = setting(2048, "size of a trained vocabulary, special tokens included")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ from pretrainrl_jax.trees.rows import GOLD, NEGATIVE
 from pretrainrl_jax.trees.tokenization import Tokenizer, load_tokenizer
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
+# Letters of one to four bytes. All of Unicode takes hypothesis seconds where it has cached nothing yet.
+LETTERS = "ab Z?.\n\u00e9\u0301\u5317\U0001f30d"
 END = 99  # the terminator of every branch that `trees` makes; stands nowhere else
 
 
@@ -126,7 +128,7 @@ def trees(draw: st.DrawFn) -> AnswerTree:
         Branch(
             (*draw(st.lists(_tokens, max_size=4)), END),
             GOLD if number == gold else NEGATIVE,
-            draw(st.text(max_size=3)),
+            draw(st.text(LETTERS, max_size=3)),
             draw(_logps),
             draw(_logps),
         )

@@ -47,17 +47,24 @@ class Ran(NamedTuple):
 
 
 def call(*arguments: str | Path) -> Ran:
-    """The command line within this process. Programs this small are sooner run slowly than compiled well."""
+    """The command line within this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with compiled_fast(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main([str(word) for word in arguments])
+    return Ran(code, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def compiled_fast():
+    """Within it XLA optimises little: programs this small are sooner run slowly than compiled well."""
     import jax
 
-    out, err = io.StringIO(), io.StringIO()
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = main([str(word) for word in arguments])
+        yield
     finally:
-        jax.config.update("jax_disable_most_optimizations", False)
-    return Ran(code, out.getvalue(), err.getvalue())
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
 def python(*arguments: str | Path, text: str | None = None, **environment: str) -> Ran:

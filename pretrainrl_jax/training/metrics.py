@@ -8,7 +8,7 @@ from types import TracebackType
 class MetricsWriter:
     """Appends a stage's figures to `metrics.jsonl` and to TensorBoard events under `tensorboard/<stage>`.
 
-    Lines of the same stage from an earlier run that lie at or after `start` are removed first, so a stage
+    Lines of the same stage from an earlier run that lie after `start` are removed first, so a stage
     that starts again leaves no step twice.
     """
 
@@ -24,7 +24,7 @@ class MetricsWriter:
             kept = [x for x, values in whole if values["stage"] != stage or values["step"] <= start]
             path.write_text("".join(kept))
         self._file = path.open("a")
-        self._events = SummaryWriter(str(workdir / "tensorboard" / stage), purge_step=start or None)
+        self._events = SummaryWriter(str(workdir / "tensorboard" / stage), purge_step=start + 1)
 
     def write(self, step: int, figures: dict[str, float]) -> None:
         """One line: {"stage", "step", name: value, …}; a figure that is not finite is written as null."""

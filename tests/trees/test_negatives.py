@@ -2,7 +2,7 @@ import math
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import fact
 
@@ -20,9 +20,9 @@ def answer(text, logp=-1.0, finished=True) -> Answer:
 
 
 def choose(*answers, **changes) -> tuple[list[str], dict[str, int]]:
-    settings = {"count": 5, "min_probability": 0.0, "drop_overlapping": True} | changes
+    rules = {"count": 5, "min_probability": 0.0, "drop_overlapping": True} | changes
     dropped: Counter[str] = Counter()
-    kept = choose_negatives(answers, FACT, KNOWN, dropped=dropped, **settings)
+    kept = choose_negatives(answers, FACT, KNOWN, dropped=dropped, **rules)
     return [a.text for a in kept], dict(dropped)
 
 
@@ -65,8 +65,8 @@ def test_the_most_probable_spelling_is_kept_and_what_is_dropped_leaves_no_gap():
 
 def test_counts_are_added_to_what_is_there():
     dropped = Counter({"empty": 3})
-    settings = {"count": 5, "min_probability": 0.0, "drop_overlapping": True}
-    choose_negatives([answer("")], FACT, KNOWN, dropped=dropped, **settings)
+    rules = {"count": 5, "min_probability": 0.0, "drop_overlapping": True}
+    choose_negatives([answer("")], FACT, KNOWN, dropped=dropped, **rules)
     assert dropped["empty"] == 4
 
 
@@ -77,6 +77,7 @@ BEAMS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(BEAMS, st.integers(0, 4), st.sampled_from([0.0, 0.01, 0.3]), st.booleans())
 def test_kept_are_distinct_finished_falsehoods_in_order_and_all_others_are_counted(
     beams, count, min_probability, drop_overlapping

@@ -33,6 +33,7 @@ def same(a: Rows, b: Rows) -> bool:
 # plan
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 20), max_size=300), st.integers(20, 60), st.randoms(use_true_random=False))
 def test_a_plan_takes_every_tree_once_and_overfills_no_row(lengths, row_length, random):
     order = list(range(len(lengths)))
@@ -105,7 +106,7 @@ def unpack(row: Rows, number: int, slots: list[int]) -> tuple[tuple[int, ...], l
 
 
 @given(st.lists(trees(), max_size=6))
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 def test_a_row_holds_its_trees_and_nothing_else(made):
     size = capacity(made, [range(len(made))], 200)
     row = fill_row(made, size)
@@ -138,6 +139,7 @@ def test_a_row_holds_its_trees_and_nothing_else(made):
     assert np.isnan(row.slot_reference[slot:]).all()
 
 
+@settings(deadline=None)
 @given(st.lists(trees(), max_size=6))
 def test_capacity_holds_the_largest_row_and_little_more(made):
     size = capacity(made, [[i] for i in range(len(made))], ROW)
@@ -185,7 +187,7 @@ def out(source: PackedRows, first: int = 0, last: int | None = None) -> Counter[
     st.integers(1, 4),
     st.integers(0, 5),
 )
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_every_tree_is_visited_once_a_pass(made, passes, rows, seed):
     source = PackedRows(made, ROW, seed, passes, rows)
     assert out(source) == Counter({i: passes for i in range(len(made)) if passes})

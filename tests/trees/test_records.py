@@ -18,6 +18,7 @@ def plain(made: list[AnswerTree]) -> list[str]:
     return [repr(asdict(t)) for t in made]
 
 
+@settings(deadline=None)
 @given(trees())
 def test_json_holds_all_of_a_tree(made):
     text = json.dumps(to_json(made), allow_nan=False)
