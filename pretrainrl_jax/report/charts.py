@@ -140,9 +140,9 @@ def idea_floor(questions: list[Json], key: str) -> float:
 def _idea_figure(panels: list[tuple[str, list[Json]]]) -> Iterator["Figure"]:
     everything = [question for _, questions in panels for question in questions]
     floors = {key: idea_floor(everything, key) for key in ("p_falsehood", "p_truth")}
-    # A decade is as long across as up, so that the diagonal is one; the figure is as wide as that takes.
-    shape = math.log10(floors["p_falsehood"] / 3.2) / math.log10(floors["p_truth"] / 3.2)
-    with _figure(len(panels) * (4.4 * shape + 0.35) + 1.9, 5.6) as figure:
+    # Truths can be far less probable than falsehoods: the axes have scales of their own, and the line of
+    # equal probability is drawn.
+    with _figure(len(panels) * 4.4 + 1.4, 4.8) as figure:
         _draw_idea(figure, panels, floors)
         yield figure
 
@@ -175,7 +175,7 @@ def _draw_idea(figure: "Figure", panels: list[tuple[str, list[Json]]], floors: d
             linewidths=0,
             zorder=2,
         )
-        axes.set(xscale="log", yscale="log", xlim=x_limits, ylim=y_limits, aspect="equal")
+        axes.set(xscale="log", yscale="log", xlim=x_limits, ylim=y_limits)
         axes.set_title(f"{title}\n", fontweight="bold", loc="left", pad=8)
         text = f"truth above falsehood: {percent(share_above(questions))} of {len(questions):,}"
         axes.text(0, 1.015, text, transform=axes.transAxes, va="bottom")
