@@ -168,5 +168,4 @@ def _settle(search: _Search) -> Beams:
 
     lengths = both(search.ended_lengths, jnp.broadcast_to(search.step, search.ended_lengths.shape))
     tokens = both(search.ended_tokens, search.live_tokens)
-    tokens = jnp.where(jnp.arange(tokens.shape[-1]) < lengths[..., None], tokens, 0)
     return Beams(tokens, lengths, both(search.ended_logps, search.live_logps), place < count)

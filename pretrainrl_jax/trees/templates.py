@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.trees.tokenization import Tokenizer
 from pretrainrl_jax.trees.tree import AnswerTree, document
@@ -41,7 +42,15 @@ class Template:
 
 
 def ends_at(tokenizer: Tokenizer, vocabulary: int, *, newline: bool) -> np.ndarray:
-    """bool [vocabulary]: EOS ids, and with `newline` every token whose text contains a line break."""
+    """bool [vocabulary]: EOS ids, and with `newline` every token whose text contains a line break.
+
+    Raises:
+        InputError: if the tokenizer has more tokens than the model.
+    """
+    if tokenizer.size > vocabulary:
+        raise InputError(
+            f"the tokenizer has {tokenizer.size} tokens and the model {vocabulary}: they do not belong together"
+        )
     mask = np.zeros(vocabulary, bool)
     mask[list(tokenizer.eos)] = True
     if newline:

@@ -105,6 +105,6 @@ def stated_eos(folder: Path) -> tuple[int, ...]:
     for name in ("generation_config.json", "config.json"):
         if (path := folder / name).is_file():
             ids = json.loads(path.read_text()).get("eos_token_id")
-            if ids is not None:
+            if ids not in (None, []):
                 return tuple(ids) if isinstance(ids, list) else (ids,)
     return ()
