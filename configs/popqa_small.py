@@ -16,7 +16,7 @@ config = Config(
     tokenizer=Tokenizer(vocabulary=4096),
     model=Model(width=160, layers=3, heads=5, kv_heads=5, head_width=32, mlp_width=480),
     pretrain=Pretrain(rows=4),
-    mine=Mine(max_new_tokens=12),
+    mine=Mine(max_new_tokens=10),
     train=Train(questions=32, row_length=256),
-    evaluate=Evaluate(max_new_tokens=12),
+    evaluate=Evaluate(max_new_tokens=10),
 )

@@ -38,6 +38,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "mistyped key": (["--modle.width=3"], ["--modle.width", "did you mean model.width?"]),
     "mistyped key, two words": (["--model.widht", "3"], ["--model.widht", "did you mean model.width?"]),
     "key without its section": (["--beta1=0.5"], ["--beta1", "did you mean optimizer.beta1?"]),
+    "short key without its section": (["--clip=2"], ["--clip", "did you mean optimizer.clip?"]),
     "key of another section": (["--mine.passes=3"], ["--mine.passes", "did you mean train.passes?"]),
     "key like nothing": (["--zzz=3"], ["unknown setting --zzz"]),
     "abbreviated key": (["--model.wid=3"], ["unknown setting --model.wid", "model.width"]),

@@ -103,10 +103,13 @@ def beam_search(
         """Let endings and extensions compete, and keep the best of each. hidden [batch, sources, model]."""
         sources = hidden.shape[1]
         live_logps, live_tokens = search.live_logps[:, :sources], search.live_tokens[:, :sources]
-        scores = jax.nn.log_softmax(project(hidden, head)) + live_logps[..., None]
-        ending = jnp.where(terminators, scores, NEVER).max(-1)  # [batch, sources]
-        per_source = min(beams, scores.shape[-1])
-        logps, tokens = jax.lax.top_k(jnp.where(terminators, NEVER, scores), per_source)
+        logits = project(hidden, head)  # [batch, sources, vocabulary]
+        # Normalising keeps the order within a source: only the few values that are chosen are normalised.
+        offset = live_logps - jax.nn.logsumexp(logits, -1)  # [batch, sources]
+        ending = jnp.where(terminators, logits, NEVER).max(-1) + offset
+        per_source = min(beams, logits.shape[-1])
+        logps, tokens = jax.lax.top_k(jnp.where(terminators, NEVER, logits), per_source)
+        logps += offset[..., None]
         logps, tokens = (_pad(x.reshape(batch, -1), beams, fill) for x, fill in ((logps, NEVER), (tokens, 0)))
         logps, best = jax.lax.top_k(logps, beams)  # [batch, beams]
         token, parent = _pick(tokens, best), jnp.minimum(best // per_source, sources - 1)
