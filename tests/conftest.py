@@ -5,6 +5,11 @@ from pathlib import Path
 
 import pytest
 import tiny
+from hypothesis import HealthCheck, settings
+
+# A first draw builds Hypothesis's tables and a first call compiles: neither is what a test measures.
+settings.register_profile("slow machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("slow machine")
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,11 @@ from pretrainrl_jax.trees.templates import Template
 FEW_SHOT = Template("few_shot", (("What is the capital of Arno?", "Florence"), ("Who is Ü?", "“Ü”")))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _sooner(compiled_fast):
+    """Everything here."""
+
+
 def state_at(step: int, seed: int = 0) -> TrainState:
     """A state with values everywhere, also where a fresh one has zeros."""
     _, params = small_model(seed)
@@ -222,8 +227,8 @@ assert jax.tree.map(lambda x: x.sharding, state) == places
 
 describe(eight, loaded.model, loaded.tokenizer, loaded.template)
 save(eight, state, finished=False, seconds=7)
-tokens = np.arange(8)[None]
-print(json.dumps(np.asarray(loaded.model.logits(loaded.params, tokens)).tolist()))
+print(json.dumps({jax.tree_util.keystr(k): np.asarray(x).tobytes().hex()
+                  for k, x in jax.tree.leaves_with_path(loaded.params)}))
 """
 
 
@@ -232,14 +237,11 @@ def test_a_checkpoint_opens_on_another_mesh_than_saved_it(stage: Path, tmp_path:
     params = small_model()[1]
     state = state._replace(params=params)
     save(stage, state, finished=False, seconds=2.5)
-    ran = python("-c", ON_EIGHT, stage, tmp_path / "eight")
+    ran = python("-c", ON_EIGHT, stage, tmp_path / "eight", JAX_DISABLE_MOST_OPTIMIZATIONS="true")
     assert ran.code == 0, ran.err
 
     # What eight devices read is what one saved …
-    model = small_model()[0]
-    np.testing.assert_allclose(
-        json.loads(ran.out), model.logits(params, np.arange(8)[None]), rtol=1e-4, atol=1e-4
-    )
+    assert json.loads(ran.out) == {name: value.hex() for name, (_, value) in bits(params).items()}
     # … and what eight saved is what one reads.
     found = restore_state(tmp_path / "eight", state_at(0))
     assert found is not None
