@@ -288,6 +288,7 @@ def validate(config: Config) -> None:
 POSITIVE = (
     "model.width", "model.layers", "model.heads", "model.kv_heads", "model.head_width", "model.mlp_width",
     "model.rope_theta", "model.norm_epsilon", "mesh.fsdp", "mesh.tensor", "optimizer.clip",
+    "world.facts", "world.relations", "world.answers",
     "pretrain.learning_rate", "pretrain.row_length", "pretrain.rows", "pretrain.accumulate",
     "mine.beams", "mine.max_new_tokens", "mine.batch", "mine.negatives",
     "train.passes", "train.questions", "train.row_length", "train.accumulate",

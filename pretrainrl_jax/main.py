@@ -120,20 +120,22 @@ def parse(verb: str, arguments: list[str]) -> tuple[argparse.Namespace, Config]:
         key = word.partition("=")[0].removeprefix("--")
         what = "unknown setting" if word.startswith("-") else "unexpected argument"
         raise InputError(f"{what} {word.partition('=')[0]}{_nearest(key, known)}")
-    config = read_config(options.config)
-    for name, item, _ in every:
-        if (text := getattr(options, name)) is not None:
-            config = settings.replace_value(config, name, settings.parse_value(name, text, item.type))
-    settings.validate(config)
     if options.workdir.startswith("gs:"):
         raise InputError(f"--workdir={options.workdir}: give a local or mounted folder")
     stem = Path(options.config).stem if options.config else "quickstart"
     options.workdir = Path(options.workdir or Path("runs") / stem)
+    # A stage run by itself goes on with what the workdir was made with, unless a file is named.
+    goes_on = not options.config and verb not in ("run", "pretrain", "ask")
+    config = read_workdir(options.workdir) if goes_on else read_config(options.config)
+    for name, item, _ in every:
+        if (text := getattr(options, name)) is not None:
+            config = settings.replace_value(config, name, settings.parse_value(name, text, item.type))
+    settings.validate(config)
     return options, config
 
 
 def _nearest(word: str, known: Any) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     if not near:  # a key without its section, or in the wrong one
         last = word.rsplit(".", 1)[-1]
         near = [name for name in known if name.rsplit(".", 1)[-1] == last][:1]
@@ -164,6 +166,28 @@ def read_config(path: str) -> Config:
         raise InputError(f"{file} defines no `config` of type pretrainrl_jax.config.Config")
     _check_sections(file, found, Config())
     return found
+
+
+def read_workdir(workdir: Path) -> Config:
+    """The configuration a workdir was made with.
+
+    Raises:
+        InputError: if it has none, or one of another version.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise InputError(f"{workdir} is no workdir (it has no config.json): run `pretrain` or `run` first")
+    config = Config()
+    try:
+        stored = _flat(json.loads(path.read_text()))
+        for name, item, _ in settings.fields_of(config):
+            value = tuple(stored[name]) if typing.get_origin(item.type) is tuple else stored[name]
+            config = settings.replace_value(config, name, value)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(
+            f"{path} is not the JSON of this version's settings: choose another workdir"
+        ) from None
+    return config
 
 
 def _check_sections(file: Path, found: Any, default: Any, prefix: str = "") -> None:

@@ -1,32 +1,39 @@
 """What several files of tests share: a tiny configuration, and a workdir in which it has run."""
 
+import fcntl
+import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import tiny
-from hypothesis import HealthCheck, settings
-
-# A first draw builds Hypothesis's tables and a first call compiles: neither is what a test measures.
-settings.register_profile("slow machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("slow machine")
 
 
 @pytest.fixture(scope="session")
-def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this test run share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config(shared: Path) -> Path:
     """A configuration file of a run of seconds."""
-    path = tmp_path_factory.mktemp("configs") / "tiny.py"
-    path.write_text(tiny.CONFIG)
-    return path
+    path, partial = shared / "tiny.py", shared / f"{os.getpid()}.partial"
+    partial.write_text(tiny.CONFIG)
+    return partial.replace(path)  # another process never sees half of it
 
 
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compiled(shared: Path) -> Path:
     """A folder that keeps what is compiled, in use from now on: runs of one configuration compile once."""
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 
-    folder = tmp_path_factory.mktemp("compiled")
+    folder = shared / "compiled"
     for name, value in cache_settings(folder).items():
         jax.config.update(name.lower(), value)
     compilation_cache.reset_cache()
@@ -57,14 +64,16 @@ def compiled_environment(compiled: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def finished_run(
-    tmp_path_factory: pytest.TempPathFactory, tiny_config: Path, compiled: Path
-) -> tuple[Path, tiny.Ran]:
+def finished_run(shared: Path, tiny_config: Path, compiled: Path) -> tuple[Path, tiny.Ran]:
     """A workdir in which `run` has done everything, and what it printed. Not to be changed."""
-    workdir = tmp_path_factory.mktemp("runs") / "finished"
-    ran = tiny.call("run", "--config", tiny_config, "--workdir", workdir)
-    assert ran.code == 0, ran.err
-    return workdir, ran
+    workdir, printed = shared / "finished", shared / "printed.json"
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not printed.exists():
+            ran = tiny.call("run", "--config", tiny_config, "--workdir", workdir)
+            assert ran.code == 0, ran.err
+            printed.write_text(json.dumps(ran))
+    return workdir, tiny.Ran(*json.loads(printed.read_text()))
 
 
 @pytest.fixture(scope="session")

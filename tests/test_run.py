@@ -441,7 +441,7 @@ def test_a_signal_from_outside_saves_and_exits_with_130(
     finished: Path,
 ) -> None:
     assert finished  # what it compiled is used again here
-    words = [sys.executable, "-m", "pretrainrl_jax.main", "pretrain", "--pretrain.epochs=150"]
+    words = [sys.executable, "-m", "pretrainrl_jax.main", "pretrain", "--pretrain.epochs=100"]
     words += ["--config", str(tiny_config), "--workdir", str(tmp_path / "run")]
     environment = os.environ | compiled_environment | {"JAX_PLATFORMS": "cpu"}
     process = subprocess.Popen(
@@ -466,3 +466,14 @@ def test_a_signal_from_outside_saves_and_exits_with_130(
     folder = tmp_path / "run" / "checkpoints" / "pretrain"
     assert checkpoints.latest_step(folder) == step
     assert tiny.parameters(tmp_path / "run", "pretrain")
+
+
+def test_a_stage_goes_on_with_the_settings_of_its_workdir(workdir):
+    """No --config is needed, nor the overrides the workdir was made with; a change is still refused."""
+    for verb in ("train", "evaluate"):
+        ran = tiny.call(verb, "--workdir", workdir)
+        assert ran.code == 0, ran.err
+        assert f"{verb}/pretrainrl: finished, skipped" in ran.out
+    changed = tiny.call("report", "--workdir", workdir, "--seed=5")
+    assert changed.code == 2
+    assert "seed was 0, now 5" in changed.err

@@ -25,7 +25,9 @@ def evaluate(context: Context) -> None:
     """The base model and every trained system that is not evaluated yet."""
     for system in ("base", *context.config.train.systems):
         stage = BASE if system == "base" else f"train/{system}"
-        if f"evaluate/{system}" not in context.finished():
+        if f"evaluate/{system}" in context.finished():
+            say(f"evaluate/{system}: finished, skipped")
+        else:
             evaluate_system(context, system, stage)
 
 

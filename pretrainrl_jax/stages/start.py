@@ -1,4 +1,4 @@
-"""From a checked command line to a stage at work: devices, mesh, compilation cache, exit codes."""
+"""From a checked command line to a stage at work: devices, mesh, exit codes."""
 
 import argparse
 import os

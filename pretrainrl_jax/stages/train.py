@@ -20,7 +20,9 @@ from pretrainrl_jax.trees.tree import AnswerTree, gold_only
 def train(context: Context) -> None:
     """Every system of `train.systems` that is not finished yet."""
     for system in context.config.train.systems:
-        if f"train/{system}" not in context.finished():
+        if f"train/{system}" in context.finished():
+            say(f"train/{system}: finished, skipped")
+        else:
             train_system(context, system)
 
 

@@ -50,15 +50,18 @@ def update(
     def loss_of(params: Params, micro: Rows) -> tuple[jax.Array, dict[str, jax.Array]]:
         return pretrainrl(row_logps(model, params, micro), micro, weights, counts, ntp_scale)
 
-    def microstep(total: Any, micro: Rows) -> tuple[Any, None]:
+    def microstep(micro: Rows) -> tuple[Params, dict[str, jax.Array]]:
         (_, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params, micro)
-        return jax.tree.map(jnp.add, total, (gradients, metrics)), None
+        return gradients, metrics
 
     first = jax.tree.map(lambda x: x[0], rows)
-    (_, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params, first)
-    if rows.tokens.shape[0] > 1:
-        rest = jax.tree.map(lambda x: x[1:], rows)
-        (gradients, metrics), _ = jax.lax.scan(microstep, (gradients, metrics), rest)
+    if rows.tokens.shape[0] == 1:
+        gradients, metrics = microstep(first)
+    else:
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(microstep, first))
+        (gradients, metrics), _ = jax.lax.scan(
+            lambda total, micro: (jax.tree.map(jnp.add, total, microstep(micro)), None), zeros, rows
+        )
 
     direction, moments = adamw(settings).update(gradients, state.moments, state.params)
     rate = schedule.rate(state.step)

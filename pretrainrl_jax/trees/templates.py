@@ -49,7 +49,7 @@ def ends_at(tokenizer: Tokenizer, vocabulary: int, *, newline: bool) -> np.ndarr
     """
     if tokenizer.size > vocabulary:
         raise InputError(
-            f"the tokenizer has {tokenizer.size} tokens and the model {vocabulary}: they do not belong together"
+            f"the tokenizer has {tokenizer.size} tokens and the model {vocabulary}: they do not fit"
         )
     mask = np.zeros(vocabulary, bool)
     mask[list(tokenizer.eos)] = True
