@@ -158,6 +158,7 @@ def test_the_summary_has_the_keys_of_the_contract(finished: Path, config: Config
         assert 0 < system["text_nll"] < math.log(600)
         assert 0 < system["device_seconds"] < 100
         assert [part["count"] for part in system["by_popularity"]] == [25, 25]
+        assert [part["count"] for part in system["by_popularity_paraphrase"]] == [25, 25]
         assert system["groups"]["held_out"]["count"] == 10
     # Training on answers makes them more probable.
     base, trained = found["systems"]["base"], found["systems"]["ntp_answer"]

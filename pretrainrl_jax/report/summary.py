@@ -65,10 +65,15 @@ def _system(evaluation: Json, system: str) -> Json:
         if measured and number(measured.get("count")) != 0
     }
     trained = groups.get("trained", {})
-    bins = evaluation.get("by_popularity") or []
+
+    def bins(kind: str) -> list[Json]:
+        found = evaluation.get(kind) or []
+        return [_measures(b, f"{system}: {kind} bin {i}") for i, b in enumerate(found)]
+
     return {
         **{rate: trained.get(rate) for rate in ("acc", "hr", "mrr", "prob")},
-        "by_popularity": [_measures(b, f"{system}: popularity bin {i}") for i, b in enumerate(bins)],
+        "by_popularity": bins("by_popularity"),
+        "by_popularity_paraphrase": bins("by_popularity_paraphrase"),
         "text_nll": number(evaluation.get("text_nll")),
         "device_seconds": number(evaluation.get("device_seconds")),
         "unfinished_beams": _rate(evaluation.get("unfinished_beams"), f"{system}: unfinished_beams"),

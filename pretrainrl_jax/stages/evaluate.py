@@ -42,7 +42,7 @@ def evaluate_system(context: Context, system: str, stage: str) -> None:
     outcomes = ask_all(context, loaded, questions, f"evaluate/{system}")
     nll = text_nll(context, loaded)
 
-    trained = [o for o in outcomes if o.group == "trained"]
+    trained, paraphrased = ([o for o in outcomes if o.group == g] for g in ("trained", "paraphrase"))
     ranked = sorted((f.popularity for f in context.facts), reverse=True)
     head_from = ranked[max(0, math.ceil(HEAD_SHARE * len(ranked)) - 1)]
     groups = factual.groups(
@@ -57,6 +57,7 @@ def evaluate_system(context: Context, system: str, stage: str) -> None:
         "text_nll": nll,
         "groups": groups,
         "by_popularity": factual.by_popularity(trained, settings.bins),
+        "by_popularity_paraphrase": factual.by_popularity(paraphrased, settings.bins),
         "unfinished_beams": sum(o.unfinished for o in outcomes) / max(1, sum(o.beams for o in outcomes)),
         "questions": [factual.to_json(o) for o in outcomes],
     }

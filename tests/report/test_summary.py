@@ -80,7 +80,7 @@ def test_rates_outside_the_unit_interval_are_refused_and_rounding_is_not() -> No
         summarise([evaluation("ntp", 36.0)], "d", "m")
     wrong = evaluation("ntp", 0.3)
     wrong["by_popularity"][0]["hr"] = -0.5
-    with pytest.raises(InputError, match=r"popularity bin 0: hr is -0\.5"):
+    with pytest.raises(InputError, match=r"by_popularity bin 0: hr is -0\.5"):
         summarise([wrong], "d", "m")
     assert summarise([evaluation("ntp", 1.0000001)], "d", "m")["systems"]["ntp"]["acc"] == 1.0
 
