@@ -20,7 +20,8 @@ def load(path: str | Path) -> tuple[Model, Params, Tokenizer]:
     """Model, parameters and tokenizer of an Orbax checkpoint or a Hugging Face folder.
 
     Args:
-        path: a workdir, a stage's folder, a step's folder, or a Hugging Face folder with safetensors.
+        path: a workdir, a stage's folder, a step's folder, or a Hugging Face folder with safetensors;
+            local, or gs:// with the extra `gcs`.
 
     Raises:
         InputError: if there is nothing to load.

@@ -234,7 +234,7 @@ def check_question(question: str, path: str | Path) -> None:
     """
     if not question.strip():
         raise InputError("the question is empty")
-    if not Path(path).is_dir():
+    if "://" not in str(path) and not Path(path).is_dir():
         raise InputError(
             f"no model to ask at {path}: give --workdir of a run, or --model.path of a checkpoint or a "
             "Hugging Face folder"
@@ -248,7 +248,7 @@ def check_model(config: Config) -> None:
         InputError: if not.
     """
     for name, path in (("tokenizer.path", config.tokenizer.path), ("model.path", config.model.path)):
-        if path and not Path(path).is_dir():
+        if path and "://" not in path and not Path(path).is_dir():
             raise InputError(f"--{name}={path}: no such folder")
     if config.tokenizer.path and not config.model.path and config.model.vocabulary:
         size = tokenizer_size(Path(config.tokenizer.path))

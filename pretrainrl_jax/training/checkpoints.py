@@ -22,6 +22,7 @@ from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.hugging_face import read_params, read_shape
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.model.shape import from_json, to_json
+from pretrainrl_jax.training.remote import fetched
 from pretrainrl_jax.training.step import TrainState
 from pretrainrl_jax.trees.templates import Template
 from pretrainrl_jax.trees.tokenization import Tokenizer, load_tokenizer
@@ -136,14 +137,18 @@ def load(path: str | Path, mesh: Mesh | None = None, dtype: str | None = None) -
     """Read a model from an Orbax checkpoint or a Hugging Face folder, parameters only.
 
     Args:
-        path: a workdir, a stage's folder, a step's folder, or a Hugging Face folder.
+        path: a workdir, a stage's folder, a step's folder, or a Hugging Face folder; local or gs://.
         mesh: where to put the parameters; one device if None.
         dtype: compute dtype, overriding the checkpoint's.
 
     Raises:
         InputError: if there is nothing to load, or it is of an unknown kind.
     """
-    path = Path(path)
+    with fetched(path) as local:
+        return _load(local, mesh, dtype)
+
+
+def _load(path: Path, mesh: Mesh | None, dtype: str | None) -> Loaded:
     if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
         model = Model(read_shape(path, dtype or "float32"))
         params = read_params(path, model.shape)

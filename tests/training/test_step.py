@@ -164,7 +164,7 @@ def test_dpo_is_ln_2_at_step_0():
 
 @pytest.mark.usefixtures("compiled_fast")
 def test_dpo_at_step_0_in_bfloat16():
-    """bfloat16 compute: other packing, other rounding. Measured here, at most 2e-3 from ln 2 at beta 0.1."""
+    """In bfloat16 too: measured 3e-7 on a CPU, where a token's rounding does not depend on its packing."""
     model, params = small_model(dtype="bfloat16")
     trees = some_trees(30)
     scores = score_trees(model, params, trees, row_length=64, rows=3)
@@ -176,7 +176,7 @@ def test_dpo_at_step_0_in_bfloat16():
     state = init_state(params, adamw(SETTINGS))
     one_update = jax.jit(update, static_argnums=(0, 1, 2))
     state, figures = one_update(model, SETTINGS, "sequence", state, rows, OBJECTIVES["dpo"], SCHEDULE)
-    assert abs(float(figures["loss_dpo"]) - math.log(2)) <= 2e-3
+    assert abs(float(figures["loss_dpo"]) - math.log(2)) <= 2e-5
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(state.params))
 
 

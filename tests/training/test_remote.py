@@ -1,0 +1,49 @@
+"""Loading from a URL, proved on fsspec's memory:// file system, which reads as gs:// does."""
+
+from pathlib import Path
+
+import fsspec
+import jax
+import numpy as np
+import pytest
+
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.training.checkpoints import latest_step, load
+from pretrainrl_jax.training.remote import fetched
+
+
+@pytest.fixture(scope="module")
+def bucket(finished: Path) -> str:
+    """A finished workdir's checkpoints at a URL."""
+    files = fsspec.filesystem("memory")
+    files.put(str(finished / "checkpoints"), "/bucket/run/checkpoints", recursive=True)
+    return "memory://bucket/run"
+
+
+def test_workdir_stage_and_step_load_as_they_do_locally(bucket, finished):
+    stage = "checkpoints/train/pretrainrl"
+    step = latest_step(finished / stage)
+    expected = load(finished / stage)
+    for url in (f"{bucket}/{stage}", f"{bucket}/{stage}/", f"{bucket}/{stage}/{step}"):
+        found = load(url)
+        assert found.model == expected.model
+        assert found.tokenizer.eos == expected.tokenizer.eos
+        assert found.tokenizer.encode("Who rules?") == expected.tokenizer.encode("Who rules?")
+        jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+    assert load(bucket).model == expected.model
+
+
+def test_nothing_at_the_url():
+    with pytest.raises(InputError, match="no folder at memory://bucket/none"):
+        load("memory://bucket/none")
+
+
+def test_an_unknown_kind_of_url():
+    with pytest.raises(InputError, match=r"cannot read nowhere://x"):
+        load("nowhere://x")
+
+
+def test_a_local_path_is_read_where_it_is(tmp_path):
+    with fetched(tmp_path) as path:
+        assert path == tmp_path
+    assert tmp_path.is_dir()
