@@ -264,6 +264,9 @@ def validate(config: Config) -> None:
     for name in SHARES:
         if values[name] > 1:
             raise InputError(f"{name} is {values[name]}: it is a share, between 0 and 1")
+    for name in BELOW_ONE:
+        if values[name] == 1:
+            raise InputError(f"{name} is 1: it must be below 1")
     for large, small in DIVIDES:
         if values[large] % values[small]:
             raise InputError(
@@ -298,6 +301,7 @@ SHARES = (
     "world.head_share", "corpus.question_share", "corpus.paraphrase_share", "corpus.held_out_share",
     "optimizer.beta1", "optimizer.beta2", "optimizer.warmup", "optimizer.final", "mine.min_probability",
 )  # fmt: skip
+BELOW_ONE = ("optimizer.beta1", "optimizer.beta2", "corpus.held_out_share")
 DIVIDES = (("model.heads", "model.kv_heads"), ("pretrain.rows", "pretrain.accumulate"))
 
 

@@ -118,6 +118,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "negative seed": (["--seed=-1"], ["seed is -1", "not be negative"]),
     "seed of more than 32 bits": (["--seed=4294967296"], ["seed is 4294967296", "below 2**32"]),
     "share above one": (["--corpus.question_share=1.5"], ["corpus.question_share is 1.5", "share"]),
+    "moment that never moves": (["--optimizer.beta1=1"], ["optimizer.beta1 is 1", "below 1"]),
     "uneven heads": (
         ["--model.heads=4", "--model.kv_heads=3"],
         ["model.heads is 4", "multiple of model.kv_heads (3)"],
