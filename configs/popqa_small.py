@@ -2,7 +2,7 @@
 
     python -m pretrainrl_jax.main --config configs/popqa_small.py --facts.path=popQA.tsv
 
-`popQA.tsv` is the official file (14,267 questions). A 1.6M-parameter model is pretrained on sentences that
+`popQA.tsv` is the official file (14,267 questions). A 1.7M-parameter model is pretrained on sentences that
 state the facts as often as the square root of their page views, so that it knows the head and guesses the
 tail; then it is mined, trained and evaluated as in the paper. PopQA x 3 passes is the paper's repetition.
 The README has the table of a run on 4,515 of the questions.
