@@ -103,6 +103,6 @@ def why_dropped(text: str, fact: Fact, known: Truths, drop_overlapping: bool) ->
     truths = known.get((fact.subject_key, fact.category), frozenset()).union(map(normalise, fact.answers))
     if candidate in truths:
         return "known_true"
-    if drop_overlapping and any(_within(candidate, truth) or _within(truth, candidate) for truth in truths):
+    if drop_overlapping and any(overlaps(candidate, truth) for truth in truths):
         return "overlaps"
     return ""

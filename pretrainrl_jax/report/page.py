@@ -45,7 +45,10 @@ MATCH_RULES = {
 
 
 def write_report(workdir: Path) -> Path:
-    """Write `report/summary.json` and `report/index.html` of a workdir; gives the path of the page."""
+    """Write a workdir's `report/summary.json`, `report/index.html` and the idea's picture beside them.
+
+    Gives the path of the page.
+    """
     config = _read_json(workdir / "config.json")
     evaluations = _read_evaluations(workdir)
     summary = summarise(evaluations, str(config.get("name", "")), describe_model(config))
@@ -60,6 +63,10 @@ def write_report(workdir: Path) -> Path:
     folder = workdir / "report"
     folder.mkdir(exist_ok=True)
     (folder / "summary.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", "utf-8")
+    by_name = {evaluation["system"]: evaluation for evaluation in evaluations}
+    before, after = pair(summary)
+    if before is not None:
+        charts.save_idea(folder / "idea.png", by_name[before], by_name[after] if after else None)
     path = folder / "index.html"
     # "replace": a model may write half of a surrogate pair, which has no UTF-8.
     path.write_bytes(page.encode("utf-8", errors="replace"))
