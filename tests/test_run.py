@@ -177,7 +177,7 @@ def test_a_rerun_changes_nothing_but_the_report(workdir: Path, tiny_config: Path
     after = files(workdir)
     assert after.keys() == before.keys()
     changed = {name for name in after if after[name] != before[name]}
-    assert changed <= {"report/index.html", "report/summary.json"}
+    assert changed <= {"report/index.html", "report/summary.json", "report/idea.png"}
     assert after["report/summary.json"][0] == before["report/summary.json"][0]
     assert ran.err == ""
 
