@@ -19,10 +19,53 @@ def setting(default: Any, doc: str) -> Any:
 
 
 @dataclass(frozen=True)
+class Columns:
+    """Which column of a file holds what. All empty: PopQA's columns and the usual names are recognised.
+
+    A dot reaches into nested values, as in `answer.aliases`.
+    """
+
+    question: str = setting("", "column of the question; where it is blank or absent, facts.questions asks")
+    answer: str = setting("", "column of the canonical answer, the one that is trained")
+    answers: str = setting("", "column of every true answer: a list, a JSON list, or text")
+    category: str = setting("", "column of the relation")
+    subject: str = setting("", "column of the subject's name")
+    subject_key: str = setting("", "column of the subject's id: facts of one subject share their truths")
+    popularity: str = setting("", "column of how often the subject is looked for")
+    answer_popularity: str = setting("", "column of how often the answer is looked for")
+    id: str = setting("", "column of the row's own id")
+
+
+@dataclass(frozen=True)
 class Facts:
-    path: str = setting("", "PopQA TSV file; empty makes the synthetic world instead")
-    limit: int = setting(0, "keep this many facts, drawn at random by the seed; 0 keeps all")
-    holdout_every: int = setting(6, "every n-th fact is never trained on, only evaluated; 0 holds none out")
+    path: str = setting(
+        "",
+        "PopQA file, EntityQuestions folder, .csv .tsv .json .jsonl .parquet file, tfds:NAME/CONFIG, hf:NAME; "
+        "local or gs://; empty makes the synthetic world instead",
+    )
+    format: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "entityquestions"] = setting(
+        "auto", "what the file is; auto goes by its name"
+    )
+    split: str = setting("train", "split of an EntityQuestions folder, a tfds: or an hf: data set")
+    subset: str = setting("", "configuration of an hf: data set, where it has several")
+    encoding: str = setting("utf-8", "how the characters of a text file are written; a BOM is skipped")
+    columns: Columns = Columns()
+    questions: tuple[str, ...] = setting(
+        (),
+        "templates for rows without a question, as 'What is the {p} of {s}?': {p} is the category, {s} the "
+        "subject; 'capital=Which city governs {s}?' is for one category",
+    )
+    answer_separator: str = setting("", "what separates several answers written as one text, as '|'")
+    categories: tuple[str, ...] = setting((), "keep only these categories; empty keeps all")
+    duplicates: Literal["merge", "keep", "drop"] = setting(
+        "merge",
+        "rows that ask the same question of the same category: their answers all become true of the first, "
+        "each row is kept, or all of them are left out",
+    )
+    limit: int = setting(0, "keep this many facts, drawn by a hash of seed and id; 0 keeps all")
+    holdout_every: int = setting(
+        6, "one question in n, by its hash, is never trained on, only evaluated; 0 holds none out"
+    )
 
 
 @dataclass(frozen=True)
@@ -109,14 +152,31 @@ class Pretrain:
 
 @dataclass(frozen=True)
 class Mine:
-    """Beam search for the base model's own falsehoods."""
+    """The base model's own falsehoods, and where else negatives may come from."""
 
     template: Literal["bare", "few_shot"] = setting("bare", "how the question is put to the model")
+    sources: tuple[str, ...] = setting(
+        ("beam",),
+        "where negatives come from: beam (the question's own beams), pool (what the model answers most often "
+        "in the category), popularity (the category's best-known answers); several are mixed in equal parts",
+    )
     beams: int = setting(16, "beam width")
     max_new_tokens: int = setting(8, "longest answer, terminator included")
     batch: int = setting(128, "questions decoded at a time")
-    negatives: int = setting(5, "negatives kept for a question, most probable first")
-    min_probability: float = setting(0.0, "a falsehood less probable than this is not kept")
+    negatives: int = setting(
+        5, "negatives of a question: the most probable beams, or drawn anew at each visit from the candidates"
+    )
+    min_probability: float = setting(0.0, "a beam less probable than this is no negative")
+    pool: int = setting(20, "values in a category's pool; popular answers drawn as a question's candidates")
+    pool_questions: int = setting(
+        0, "questions of a category its pool is collected from, drawn by hash; 0 takes all"
+    )
+    agreement_questions: int = setting(
+        1000, "the pool of this many questions of a category is compared with the full one; 0 does not"
+    )
+    popular_share: float = setting(
+        0.1, "share of a category's answers, best known first, that count as popular"
+    )
     drop_overlapping: bool = setting(
         True, "drop a candidate that contains a true answer, or is contained in one, on word boundaries"
     )
@@ -124,13 +184,25 @@ class Mine:
 
 @dataclass(frozen=True)
 class Objective:
-    """question_weight * NTP(question) + answer_weight * NTP(gold) + preference * DPO(beta)."""
+    """question_weight * NTP(question) + answer_weight * NTP(gold) + answer_mean_weight * NTP(gold) a token
+    + preference * DPO(beta)."""
 
     question_weight: float = setting(0.0, "weight of next-token prediction on question tokens")
     answer_weight: float = setting(0.0, "weight of next-token prediction on gold answer tokens")
+    answer_mean_weight: float = setting(
+        0.0, "weight of the gold answer's loss averaged over its tokens (iterative RPO)"
+    )
     preference: float = setting(0.0, "weight of DPO against the mined negatives")
     beta: float = setting(0.1, "beta of DPO")
     learning_rate: float = setting(2e-3, "peak learning rate")
+    refresh_every: int = setting(
+        0, "mine again from the current policy every n updates' worth of questions; 0 mines once"
+    )
+    reference: Literal["base", "renewed"] = setting(
+        "base",
+        "after a refresh, reference log-probabilities are the base model's, or the current policy's (as in "
+        "iterative RPO)",
+    )
 
 
 @dataclass(frozen=True)
@@ -139,6 +211,7 @@ class Objectives:
     ntp_answer: Objective = Objective(answer_weight=1.0)
     ntp_weighted: Objective = Objective(question_weight=1.0, answer_weight=3.0)
     dpo: Objective = Objective(preference=1.0, learning_rate=3e-5)
+    rpo: Objective = Objective(answer_mean_weight=1.0, preference=1.0, refresh_every=75, reference="renewed")
     pretrainrl: Objective = Objective(question_weight=1.0, answer_weight=1.0, preference=1.0, beta=1.0)
 
 
@@ -152,6 +225,11 @@ class Train:
     passes: int = setting(3, "times each fact is visited")
     questions: int = setting(27, "questions an update (on average: an update is whole packed rows)")
     row_length: int = setting(128, "tokens a packed row holds")
+    layout: Literal["shared", "literal"] = setting(
+        "shared",
+        "the question once with all its answers as branches, or the paper's literal template, a sequence for "
+        "each pair: the same losses and gradients, and slower",
+    )
     accumulate: int = setting(1, "microsteps an update is cut into")
     ntp_scale: Literal["sequence", "token"] = setting(
         "sequence",
@@ -278,6 +356,18 @@ def validate(config: Config) -> None:
     for system in config.train.systems:
         if system not in known:
             raise InputError(f"train.systems names {system!r}: the objectives are {', '.join(known)}")
+    for source in config.mine.sources:
+        if source not in MINE_SOURCES:
+            raise InputError(f"mine.sources names {source!r}: the sources are {', '.join(MINE_SOURCES)}")
+    if not config.mine.sources or len(set(config.mine.sources)) < len(config.mine.sources):
+        raise InputError(f"mine.sources is {config.mine.sources}: name one or more, each once")
+    if len(config.mine.sources) > config.mine.negatives:
+        raise InputError(
+            f"mine.negatives is {config.mine.negatives}, fewer than the {len(config.mine.sources)} sources "
+            "that share them: raise it"
+        )
+    if config.facts.holdout_every == 1:
+        raise InputError("facts.holdout_every is 1: use 0 to hold out none, or 2 or more")
     if config.pretrain.epochs == 0 and not config.model.path:
         raise InputError("pretrain.epochs is 0 and model.path is empty: there would be no base model")
     trains_tokenizer = not config.model.path and not config.tokenizer.path
@@ -288,18 +378,20 @@ def validate(config: Config) -> None:
         )
 
 
+MINE_SOURCES = ("beam", "pool", "popularity")
 POSITIVE = (
     "model.width", "model.layers", "model.heads", "model.kv_heads", "model.head_width", "model.mlp_width",
     "model.rope_theta", "model.norm_epsilon", "mesh.fsdp", "mesh.tensor", "optimizer.clip",
     "world.facts", "world.relations", "world.answers",
     "pretrain.learning_rate", "pretrain.row_length", "pretrain.rows", "pretrain.accumulate",
-    "mine.beams", "mine.max_new_tokens", "mine.batch", "mine.negatives",
+    "mine.beams", "mine.max_new_tokens", "mine.batch", "mine.negatives", "mine.pool", "mine.popular_share",
     "train.passes", "train.questions", "train.row_length", "train.accumulate",
     "evaluate.beams", "evaluate.max_new_tokens", "evaluate.batch", "evaluate.bins",
 )  # fmt: skip
 SHARES = (
     "world.head_share", "corpus.question_share", "corpus.paraphrase_share", "corpus.held_out_share",
     "optimizer.beta1", "optimizer.beta2", "optimizer.warmup", "optimizer.final", "mine.min_probability",
+    "mine.popular_share",
 )  # fmt: skip
 BELOW_ONE = ("optimizer.beta1", "optimizer.beta2", "corpus.held_out_share")
 DIVIDES = (("model.heads", "model.kv_heads"), ("pretrain.rows", "pretrain.accumulate"))

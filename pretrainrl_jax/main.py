@@ -20,6 +20,7 @@ from typing import Any, Literal, NoReturn
 from pretrainrl_jax import config as settings
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.facts.record import Fact
 
 VERBS = {
     "run": "every stage in order; what is finished in the workdir is skipped (the default)",
@@ -61,17 +62,22 @@ def _main(arguments: list[str]) -> int:
     if verb not in VERBS:
         raise InputError(f"unknown verb {verb!r}{_nearest(verb, VERBS)}; the verbs are {', '.join(VERBS)}")
     options, config = parse(verb, arguments)
+    facts: list[Fact] = []
     if verb == "ask":
         check_model(config)
         check_question(options.question, config.model.path or options.workdir)
     else:
-        check_inputs(config)
+        check_model(config)
+        if verb != "report":
+            from pretrainrl_jax.facts.reading import read_facts
+
+            facts = read_facts(config).facts
         prepare_workdir(options.workdir, config, create=verb in ("run", "pretrain"))
 
     # JAX is imported only now.
     from pretrainrl_jax.stages.start import start
 
-    return start(verb, config, options)
+    return start(verb, config, options, facts)
 
 
 def parse(verb: str, arguments: list[str]) -> tuple[argparse.Namespace, Config]:
@@ -209,21 +215,6 @@ def _line_in(error: BaseException, file: Path) -> int:
             line = trace.tb_lineno
         trace = trace.tb_next
     return line
-
-
-def check_inputs(config: Config) -> None:
-    """Read what the configuration names, as far as that needs no JAX.
-
-    Raises:
-        InputError: for missing or unusable facts, a missing tokenizer, or one larger than the vocabulary.
-    """
-    if config.facts.path:
-        from pretrainrl_jax.facts.popqa import read_popqa
-
-        read_popqa(config.facts.path)
-    if config.facts.holdout_every == 1:
-        raise InputError("facts.holdout_every is 1: use 0 to hold out none, or 2 or more")
-    check_model(config)
 
 
 def check_question(question: str, path: str | Path) -> None:

@@ -1,6 +1,7 @@
 """What every stage is given, and the record of what is finished in a workdir."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +13,8 @@ from jax.sharding import Mesh
 
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.facts.corpus import Corpus, split, subsample, verbalise
-from pretrainrl_jax.facts.popqa import read_popqa
+from pretrainrl_jax.facts.corpus import Corpus, split, verbalise
 from pretrainrl_jax.facts.record import Fact
-from pretrainrl_jax.facts.world import make_world
 from pretrainrl_jax.model.partitioning import row_sharding
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.checkpoints import Loaded
@@ -28,16 +27,12 @@ SCORED_ROWS = 16  # rows scored at a time
 
 @dataclass(frozen=True)
 class Context:
-    """A configuration at work in a workdir on a mesh; facts and corpus are made when first asked for."""
+    """A configuration at work in a workdir on a mesh; splits and corpus are made when first asked for."""
 
     config: Config
     workdir: Path
     mesh: Mesh
-
-    @cached_property
-    def facts(self) -> list[Fact]:
-        """Every fact of the run."""
-        return gather_facts(self.config)
+    facts: Sequence[Fact]  # every fact of the run
 
     @cached_property
     def trained(self) -> list[Fact]:
@@ -115,16 +110,6 @@ class Context:
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(self.finished() | {stage: notes}, indent=1))
         partial.replace(path)
-
-
-def gather_facts(config: Config) -> list[Fact]:
-    """The facts a configuration asks for: a PopQA file, or the synthetic world.
-
-    Raises:
-        InputError: for a file that cannot be read, or one without facts.
-    """
-    facts = read_popqa(config.facts.path) if config.facts.path else make_world(config.world, config.seed)
-    return subsample(facts, config.facts.limit, config.seed)
 
 
 def say(text: str) -> None:

@@ -3,11 +3,13 @@
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 
 import jax
 
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.model.partitioning import make_mesh
 from pretrainrl_jax.stages.ask import ask
 from pretrainrl_jax.stages.context import Context, say
@@ -29,13 +31,13 @@ STAGES = {
 }
 
 
-def start(verb: str, config: Config, options: argparse.Namespace) -> int:
-    """Run a verb and return the exit code."""
+def start(verb: str, config: Config, options: argparse.Namespace, facts: Sequence[Fact]) -> int:
+    """Run a verb on the facts that were read and return the exit code."""
     say(f"backend {check_platform(options.platform)}, {jax.device_count()} x {jax.devices()[0].device_kind}")
     if verb == "ask":
         ask(config, options.workdir, options.question)
         return 0
-    context = Context(config, options.workdir, make_mesh(config.mesh))
+    context = Context(config, options.workdir, make_mesh(config.mesh), facts)
     try:
         with termination_interrupts():
             STAGES[verb](context)
