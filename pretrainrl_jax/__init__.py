@@ -4,15 +4,16 @@ import pretrainrl_jax as prl
 model, params, tokenizer = prl.load(path)
 logits = model.logits(params, tokens)
 found = prl.beam_search(model, params, tokenizer, prompts, beams=20, max_new_tokens=16)
+drawn = prl.sample(model, params, tokenizer, prompts, samples=16, temperature=1.0)
 logps = prl.score(model, params, tokenizer, prompts, continuations)
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pretrainrl_jax.api import beam_search, load, score
+    from pretrainrl_jax.api import beam_search, load, sample, score
 
-__all__ = ["beam_search", "load", "score"]
+__all__ = ["beam_search", "load", "sample", "score"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pretrainrl_jax.decoding.answers import read_answer
-from pretrainrl_jax.decoding.decode import decode
+from pretrainrl_jax.decoding.answers import Answer, Sample, read_answer, read_sample
+from pretrainrl_jax.decoding.decode import decode, draw
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.objectives.scoring import score_trees
 from pretrainrl_jax.training import checkpoints
-from pretrainrl_jax.trees.negatives import Answer
 from pretrainrl_jax.trees.rows import GOLD
 from pretrainrl_jax.trees.templates import Template, ends_at
 from pretrainrl_jax.trees.tokenization import Tokenizer
@@ -69,6 +68,62 @@ def beam_search(
         batch=min(batch, max(1, len(encoded))),
     )
     return [[read_answer(tokenizer, h) for h in of] for of in found]
+
+
+def sample(
+    model: Model,
+    params: Params,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    *,
+    samples: int = 16,
+    max_new_tokens: int = 128,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    seed: int = 0,
+    newline_ends: bool = False,
+    batch: int = 16,
+) -> list[list[Sample]]:
+    """Random continuations of each prompt. They depend on the seed and the prompt's place, not on `batch`.
+
+    As in transformers, temperature comes first, then top-k, then top-p; tokens equally probable as the last
+    one kept are all kept.
+
+    Args:
+        prompts: texts; BOS is added iff the model's tokenizer adds it.
+        samples: how many to draw for each prompt.
+        max_new_tokens: longest sample, terminator included.
+        temperature: divides the logits; 0 is greedy decoding.
+        top_p: draw from the smallest set of most probable tokens that has this probability; 1 is off.
+        top_k: draw from this many most probable tokens; 0 is off.
+        seed: of all randomness.
+        newline_ends: a sample also ends at a line break, as under a few-shot prompt.
+        batch: prompts decoded at a time.
+
+    Returns:
+        For each prompt its samples: Sample(text, tokens, logp, sampled_logp, finished). logp is the summed
+        log-probability in nats of the model as it is, sampled_logp that of the distribution drawn from (0 at
+        temperature 0); where finished both include the terminator that was drawn, whichever it was.
+
+    Raises:
+        InputError: if a prompt has no tokens, or a number is out of its range.
+    """
+    encoded = [tokenizer.start + ids for ids in _encode_prompts(tokenizer, prompts)]
+    drawn = draw(
+        model,
+        params,
+        encoded,
+        ends_at(tokenizer, model.shape.vocabulary, newline=newline_ends),
+        samples=samples,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        seed=seed,
+        batch=min(batch, max(1, len(encoded))),
+    )
+    return [[read_sample(tokenizer, d) for d in of] for of in drawn]
 
 
 def score(

@@ -29,6 +29,7 @@ VERBS = {
     "train": "each objective of train.systems on the mined trees",
     "evaluate": "ACC, HR@k, MRR@k, Prob@k and loss on text of every system",
     "ask": 'a model\'s most probable answers: ask "question" [--model.path=CHECKPOINT]',
+    "facts": "what a source of facts holds: counts by category, popularity, ten rows, every dropped row",
     "report": "the table, report/summary.json and report/index.html of a workdir",
 }
 
@@ -63,6 +64,12 @@ def _main(arguments: list[str]) -> int:
         raise InputError(f"unknown verb {verb!r}{_nearest(verb, VERBS)}; the verbs are {', '.join(VERBS)}")
     options, config = parse(verb, arguments)
     facts: list[Fact] = []
+    if verb == "facts":
+        from pretrainrl_jax.stages.facts import show_facts
+
+        check_model(config)
+        show_facts(config, options.workdir)
+        return 0
     if verb == "ask":
         check_model(config)
         check_question(options.question, config.model.path or options.workdir)
@@ -131,7 +138,7 @@ def parse(verb: str, arguments: list[str]) -> tuple[argparse.Namespace, Config]:
     stem = Path(options.config).stem if options.config else "quickstart"
     options.workdir = Path(options.workdir or Path("runs") / stem)
     # A stage run by itself goes on with what the workdir was made with, unless a file is named.
-    goes_on = not options.config and verb not in ("run", "pretrain", "ask")
+    goes_on = not options.config and verb not in ("run", "pretrain", "ask", "facts")
     config = read_workdir(options.workdir) if goes_on else read_config(options.config)
     for name, item, _ in every:
         if (text := getattr(options, name)) is not None:

@@ -86,3 +86,12 @@ def finished(finished_run: tuple[Path, tiny.Ran]) -> Path:
 def workdir(finished: Path, tmp_path: Path) -> Path:
     """A copy of it, to be changed."""
     return Path(shutil.copytree(finished, tmp_path / "workdir"))
+
+
+@pytest.fixture
+def signalled(monkeypatch: pytest.MonkeyPatch) -> type[tiny.Signalled]:
+    """The class whose `number` and `when` say which signal arrives after which update."""
+    from pretrainrl_jax.training import loop
+
+    monkeypatch.setattr(loop, "MetricsWriter", tiny.Signalled)
+    return tiny.Signalled

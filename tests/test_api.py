@@ -71,7 +71,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
         "print([m for m in ('jax', 'flax', 'orbax', 'numpy', 'transformers', 'torch') if m in sys.modules])"
     )
     ran = python("-c", program)
-    assert ran.out.splitlines() == ["['beam_search', 'load', 'score']", "False", "[]"], ran.err
+    assert ran.out.splitlines() == ["['beam_search', 'load', 'sample', 'score']", "False", "[]"], ran.err
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -234,6 +234,7 @@ def test_an_empty_continuation_may_be_an_ending(answering) -> None:
 def test_nothing_asked_nothing_answered(answering) -> None:
     assert prl.score(*answering, [], []) == []
     assert prl.beam_search(*answering, []) == []
+    assert prl.sample(*answering, []) == []
 
 
 @pytest.mark.parametrize(
@@ -321,3 +322,75 @@ def test_prompts_without_tokens_are_refused(answering) -> None:
         prl.beam_search(*answering, ["Who?", ""], beams=2)
     with pytest.raises(InputError, match="list of texts"):
         prl.beam_search(*answering, "Who?", beams=2)
+
+
+# Sampling.
+
+
+def test_samples_are_texts_with_their_scores(answering) -> None:
+    tokenizer = answering[2]
+    prompts = [*QUESTIONS[:4], "The", LONG]  # of two buckets of length
+    options = {"samples": 8, "max_new_tokens": 6, "temperature": 0.8, "top_p": 0.9}
+    drawn = prl.sample(*answering, prompts, batch=4, **options)
+    assert [len(of) for of in drawn] == [8] * len(prompts)
+    asked, samples = [], []
+    for prompt, of in zip(prompts, drawn, strict=True):
+        prefix = tokenizer.encode(prompt)
+        for sample in of:
+            assert sample.text == tokenizer.decode(sample.tokens)
+            assert len(sample.tokens) <= 5 if sample.finished else len(sample.tokens) == 6
+            assert sample.logp <= 0
+            # A model may write tokens that its own text is not encoded as: `score` would judge others.
+            if sample.finished and tokenizer.encode(prompt + sample.text) == prefix + sample.tokens:
+                asked.append((prompt, sample.text))
+                samples.append(sample)
+    assert len(samples) > 20
+    scores = prl.score(*answering, *map(list, zip(*asked, strict=True)), terminator="eos")
+    assert [sample.logp for sample in samples] == pytest.approx(scores, abs=1e-4)
+    assert any(sample.sampled_logp > sample.logp + 1e-3 for sample in samples)  # 0.8 and 0.9 make it surer
+
+    texts = [[sample.text for sample in of] for of in drawn]
+    one_by_one = prl.sample(*answering, prompts, batch=1, **options)
+    assert [[sample.text for sample in of] for of in one_by_one] == texts
+    another = prl.sample(*answering, prompts, batch=4, seed=1, **options)
+    assert [[sample.text for sample in of] for of in another] != texts
+
+
+def test_the_coldest_sample_is_the_first_beam(answering) -> None:
+    beams = prl.beam_search(*answering, QUESTIONS[:3], beams=1, max_new_tokens=4)
+    for options in ({"temperature": 0.0}, {"top_k": 1}):
+        drawn = prl.sample(*answering, QUESTIONS[:3], samples=2, max_new_tokens=4, **options)
+        for (best,), of in zip(beams, drawn, strict=True):
+            assert [(sample.tokens, sample.finished) for sample in of] == [(best.tokens, best.finished)] * 2
+            assert [sample.logp for sample in of] == pytest.approx([best.logp] * 2, abs=1e-4)
+            assert [sample.sampled_logp for sample in of] == [0, 0]
+
+
+def test_a_line_break_ends_a_sample_where_it_is_told_to(tmp_path: Path) -> None:
+    tokenizer = small_tokenizer(tmp_path)
+    model, params = small_model(vocabulary=tokenizer.size)
+    line_break = np.zeros_like(params["head"])
+    line_break[tokenizer.newline] = 30.0
+    sure = float(model.logits(params | {"head": line_break}, [tokenizer.encode("Arno?")])[0, -1].sum())
+    loaded = (model, params | {"head": line_break * np.sign(sure)}, tokenizer)
+    ((bare,),) = prl.sample(*loaded, ["Arno?"], samples=1, max_new_tokens=2, top_k=1)
+    assert bare.text.startswith("\n")  # as drawn: nothing is stripped
+    ((ended,),) = prl.sample(*loaded, ["Arno?"], samples=1, max_new_tokens=2, top_k=1, newline_ends=True)
+    assert (ended.tokens, ended.text, ended.finished) == ((), "", True)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "said"),
+    [
+        (["Who?", ""], {}, "prompt 1 has no tokens"),
+        ("Who?", {}, "list of texts"),
+        (["Who?"], {"samples": 0}, "samples is 0"),
+        (["Who?"], {"batch": 0}, "batch is 0"),
+        ([], {"temperature": -1.0}, "temperature is -1.0"),
+        (["Who?"], {"top_p": 0.0}, "top_p is 0.0"),
+        (["Who?"], {"top_k": -5}, "top_k is -5"),
+    ],
+)
+def test_what_cannot_be_sampled_is_refused(prompts, options, said: str, answering) -> None:
+    with pytest.raises(InputError, match=said):
+        prl.sample(*answering, prompts, **options)

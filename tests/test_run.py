@@ -17,6 +17,7 @@ from tiny import (
     STAGES,
     SYSTEMS,
     Ran,
+    Signalled,
     assert_same_parameters,
     call,
     complaint,
@@ -30,9 +31,8 @@ from tiny import (
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.facts.world import make_world
 from pretrainrl_jax.main import read_config
-from pretrainrl_jax.training import checkpoints, loop
+from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.interrupts import stop_requested
-from pretrainrl_jax.training.metrics import MetricsWriter
 from pretrainrl_jax.trees.records import read_trees
 from pretrainrl_jax.trees.rows import GOLD, NEGATIVE
 
@@ -299,24 +299,6 @@ def test_ask_says_that_no_answer_ended(finished: Path) -> None:
 
 
 # Stopping and going on.
-
-
-class Signalled(MetricsWriter):
-    """Writes as the other does; when `when` is reached a real signal arrives."""
-
-    number, when = signal.SIGTERM, ("", 0)
-
-    def write(self, step: int, figures: dict[str, float]) -> None:
-        super().write(step, figures)
-        if (self.stage, step) == type(self).when:
-            assert callable(signal.getsignal(self.number))  # or this process would be gone
-            signal.raise_signal(self.number)
-
-
-@pytest.fixture
-def signalled(monkeypatch: pytest.MonkeyPatch) -> type[Signalled]:
-    monkeypatch.setattr(loop, "MetricsWriter", Signalled)
-    return Signalled
 
 
 @pytest.mark.parametrize(

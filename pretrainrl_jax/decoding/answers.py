@@ -1,21 +1,49 @@
 """Questions in, answers as text out: beam search between a template and a tokenizer."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import jax
 import numpy as np
 
-from pretrainrl_jax.decoding.decode import Hypothesis, decode
+from pretrainrl_jax.decoding.decode import Drawn, Hypothesis, decode
 from pretrainrl_jax.model.decoder import Model, Params
-from pretrainrl_jax.trees.negatives import Answer
 from pretrainrl_jax.trees.templates import Template
 from pretrainrl_jax.trees.tokenization import Tokenizer
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One beam as text: cut at its first line break, stripped."""
+
+    text: str
+    tokens: tuple[int, ...]
+    logp: float  # summed log-probability, terminator included where finished
+    finished: bool = True
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One random continuation as text, exactly as drawn: spaces and line breaks are kept."""
+
+    text: str
+    tokens: tuple[int, ...]
+    logp: float  # summed log-probability (nats) of the model as it is, terminator included where finished
+    sampled_logp: float  # the same under the tempered, truncated distribution it was drawn from
+    finished: bool
 
 
 def read_answer(tokenizer: Tokenizer, hypothesis: Hypothesis) -> Answer:
     """The answer a beam spells: its text before the first line break, stripped."""
     text = tokenizer.decode(hypothesis.tokens).split("\n")[0].strip()
     return Answer(text, hypothesis.tokens, hypothesis.logp, hypothesis.finished)
+
+
+def read_sample(tokenizer: Tokenizer, drawn: Drawn) -> Sample:
+    """The text that a sample spells."""
+    return Sample(
+        tokenizer.decode(drawn.tokens), drawn.tokens, drawn.logp, drawn.sampled_logp, drawn.finished
+    )
 
 
 def answer_questions(

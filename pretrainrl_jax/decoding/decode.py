@@ -1,12 +1,16 @@
-"""Prompts of any length in, answers out: length buckets around the compiled search."""
+"""Prompts of any length in, answers out: length buckets around the compiled search and the sampler."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import jax
 import numpy as np
 
 from pretrainrl_jax.decoding.beam import Beams, beam_search
+from pretrainrl_jax.decoding.sampling import Samples, prompt_keys, sample
+from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.decoder import Model, Params
 
 SMALLEST_BUCKET = 16  # prompts are padded to 16, 32, 64, …: a few compilations however many lengths there are
@@ -19,6 +23,20 @@ class Hypothesis:
     tokens: tuple[int, ...]
     logp: float
     finished: bool  # False: no terminator within the length limit
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One sample: its tokens without a terminator, and their summed log-probabilities with it."""
+
+    tokens: tuple[int, ...]
+    logp: float  # of the model as it is, nats
+    sampled_logp: float  # of the tempered and truncated distribution it was drawn from, nats
+    finished: bool  # False: no terminator within the length limit
+
+
+Result = TypeVar("Result")
+Record = TypeVar("Record")
 
 
 def bucket(length: int) -> int:
@@ -57,22 +75,126 @@ def decode(
     Returns:
         For each prompt its beams, best first, finished ones before unfinished ones.
     """
-    found: list[list[Hypothesis]] = [[] for _ in prompts]
-    waiting: list[tuple[list[int], Beams]] = []
     ends = jax.numpy.asarray(terminators)
+
+    def start(indices: list[int], tokens: np.ndarray, lengths: np.ndarray) -> Beams:
+        return beam_search(
+            model, params, place(tokens), place(lengths), ends, beams=beams, max_new_tokens=max_new_tokens
+        )
+
+    return _in_batches(prompts, batch, start, _hypotheses, advance)
+
+
+def draw(
+    model: Model,
+    params: Params,
+    prompts: Sequence[Sequence[int]],
+    terminators: np.ndarray,
+    *,
+    samples: int,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    seed: int,
+    batch: int,
+    numbers: Sequence[int] | None = None,
+    place: Callable[[np.ndarray], jax.Array] = jax.numpy.asarray,
+    advance: Callable[[int], None] = lambda n: None,
+) -> list[list[Drawn]]:
+    """Random continuations of each prompt, as `sampling.sample` draws them.
+
+    Batches and compilations are those of `decode`; temperature, top_p, top_k and the seed may change without
+    another one. What is drawn for a prompt depends on the seed, the prompt and its number alone, not on the
+    prompts decoded beside it.
+
+    Args:
+        model: the decoder.
+        params: its parameters.
+        prompts: token ids of each prompt, none empty.
+        terminators: bool [vocabulary].
+        samples: how many to draw for each prompt; the first n do not depend on how many follow.
+        max_new_tokens: longest sample, terminator included.
+        temperature: 0 is greedy decoding.
+        top_p: 1 is off.
+        top_k: 0 is off.
+        seed: of all randomness, 0 to 2**32 - 1.
+        batch: prompts decoded at a time; the last batch of a bucket is filled up.
+        numbers: the prompts' numbers, 0 to 2**31 - 1; by default their places in the list. A caller that sees
+            only some of the prompts numbers them as if it saw all.
+        place: puts a batch [batch, …] on the devices.
+        advance: called with the number of prompts finished.
+
+    Returns:
+        For each prompt its samples.
+
+    Raises:
+        InputError: if a number is out of its range.
+    """
+    _check(samples, max_new_tokens, temperature, top_p, top_k, seed, batch)
+    ends = jax.numpy.asarray(terminators)
+    known = np.arange(len(prompts), dtype=np.int32) if numbers is None else np.asarray(numbers, np.int32)
+
+    def start(indices: list[int], tokens: np.ndarray, lengths: np.ndarray) -> Samples:
+        lengths[len(indices) :] = 0  # nothing is drawn for rows that fill up the batch: nobody waits for them
+        of_rows = np.zeros(batch, np.int32)
+        of_rows[: len(indices)] = known[indices]
+        return sample(
+            model,
+            params,
+            place(tokens),
+            place(lengths),
+            ends,
+            prompt_keys(np.uint32(seed), place(of_rows)),
+            samples=samples,
+            max_new_tokens=max_new_tokens,
+            temperature=np.float32(temperature),
+            top_p=np.float32(top_p),
+            top_k=np.int32(min(top_k, model.shape.vocabulary)),
+        )
+
+    return _in_batches(prompts, batch, start, _drawn, advance)
+
+
+def _check(
+    samples: int, max_new_tokens: int, temperature: float, top_p: float, top_k: int, seed: int, batch: int
+) -> None:
+    for name, value in (("samples", samples), ("max_new_tokens", max_new_tokens), ("batch", batch)):
+        if value < 1:
+            raise InputError(f"{name} is {value}: it must be 1 or more")
+    if not 0 <= temperature < math.inf:
+        raise InputError(f"temperature is {temperature}: it must be finite, and 0 or more")
+    if not 0 < top_p <= 1:
+        raise InputError(f"top_p is {top_p}: it must lie above 0, and be 1 or less")
+    if top_k < 0:
+        raise InputError(f"top_k is {top_k}: use 0 to keep all tokens, or 1 or more")
+    if not 0 <= seed < 1 << 32:
+        raise InputError(f"seed is {seed}: it must lie between 0 and {(1 << 32) - 1}")
+
+
+def _in_batches(
+    prompts: Sequence[Sequence[int]],
+    batch: int,
+    start: Callable[[list[int], np.ndarray, np.ndarray], Result],
+    read: Callable[[Result], list[list[Record]]],
+    advance: Callable[[int], None],
+) -> list[list[Record]]:
+    """The records of each prompt, from batches of like length with one of them always on the device.
+
+    `start` begins a batch, given the places of its prompts, their tokens int32 [batch, bucket] and lengths
+    int32 [batch]; `read` waits for it and gives the records of every row.
+    """
+    found: list[list[Record]] = [[] for _ in prompts]
+    waiting: list[tuple[list[int], Result]] = []
 
     def collect() -> None:
         indices, result = waiting.pop(0)
-        for index, beams_of in zip(indices, _hypotheses(result), strict=False):
-            found[index] = beams_of
+        for index, records in zip(indices, read(result), strict=False):
+            found[index] = records
         advance(len(indices))
 
     for indices in _batches([len(p) for p in prompts], batch):
-        tokens, lengths = _padded([prompts[i] for i in indices], batch)
-        result = beam_search(
-            model, params, place(tokens), place(lengths), ends, beams=beams, max_new_tokens=max_new_tokens
-        )
-        waiting.append((indices, result))
+        waiting.append((indices, start(indices, *_padded([prompts[i] for i in indices], batch))))
         if len(waiting) > 1:  # read a batch only while the device already works on the next one
             collect()
     while waiting:
@@ -104,4 +226,12 @@ def _hypotheses(beams: Beams) -> list[list[Hypothesis]]:
             if lp != float("-inf")
         ]
         for of_prompt in zip(tokens, lengths, logps, finished, strict=True)
+    ]
+
+
+def _drawn(samples: Samples) -> list[list[Drawn]]:
+    tokens, lengths, *scores = (x.tolist() for x in jax.device_get(samples))
+    return [
+        [Drawn(tuple(t[:n]), *of_sample) for t, n, *of_sample in zip(*of_prompt, strict=True)]
+        for of_prompt in zip(tokens, lengths, *scores, strict=True)
     ]

@@ -14,7 +14,7 @@ import numpy as np
 
 from pretrainrl_jax.facts.matching import matches, normalise
 from pretrainrl_jax.facts.record import Fact
-from pretrainrl_jax.trees.negatives import Answer
+from pretrainrl_jax.decoding.answers import Answer
 
 
 @dataclass(frozen=True)

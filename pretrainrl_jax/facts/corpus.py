@@ -1,4 +1,4 @@
-"""The text a base model is pretrained on, and which facts are trained afterwards."""
+"""The text a base model is pretrained on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,32 +56,6 @@ def verbalise(facts: Sequence[Fact], settings: config.Corpus, seed: int) -> Corp
         held_out=tuple(sentences[at] for at in kept_back),
         mentions={fact.id: int(count) for fact, count in zip(facts, mentions, strict=True)},
     )
-
-
-def split(facts: Sequence[Fact], holdout_every: int) -> tuple[list[Fact], list[Fact]]:
-    """The facts that are trained and those only evaluated: every n-th by index; 0 holds out none.
-
-    Raises InputError where that is negative, or 1, which leaves nothing to train.
-    """
-    if holdout_every < 0 or holdout_every == 1:
-        raise InputError(f"facts.holdout_every is {holdout_every}: use 0 to hold out none, or 2 or more")
-    if not holdout_every:
-        return list(facts), []
-    held_out = facts[holdout_every - 1 :: holdout_every]
-    return [fact for at, fact in enumerate(facts) if at % holdout_every != holdout_every - 1], list(held_out)
-
-
-def subsample(facts: Sequence[Fact], limit: int, seed: int) -> list[Fact]:
-    """A random choice of `limit` facts in their original order; all of them for 0 or where they are fewer.
-
-    By one seed, a smaller choice is part of a larger one. Raises InputError for a negative limit.
-    """
-    if limit < 0:
-        raise InputError(f"facts.limit is {limit}: use 0 to keep all, or 1 or more")
-    if not limit:
-        return list(facts)
-    chosen = np.random.default_rng([seed, 3]).permutation(len(facts))[:limit]
-    return [facts[index] for index in np.sort(chosen)]
 
 
 def _draw(facts: Sequence[Fact], settings: config.Corpus, random: np.random.Generator) -> np.ndarray:

@@ -1,13 +1,57 @@
 """All facts a configuration asks for: read from its source, cleaned, merged, and a part of them kept."""
 
+import difflib
+import os
+import re
+import sys
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 
-from pretrainrl_jax.config import Config
-from pretrainrl_jax.facts.corpus import subsample
-from pretrainrl_jax.facts.popqa import read_popqa
+from pretrainrl_jax.config import Config, Facts
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.facts import cleaning
+from pretrainrl_jax.facts.columns import cell, choose_columns
+from pretrainrl_jax.facts.datasets import read_hf, read_tfds
+from pretrainrl_jax.facts.duplicates import settle
+from pretrainrl_jax.facts.entityquestions import read_entityquestions
+from pretrainrl_jax.facts.files import Row, is_folder, is_remote
+from pretrainrl_jax.facts.matching import normalise
+from pretrainrl_jax.facts.questions import Templates, ask, read_templates
 from pretrainrl_jax.facts.record import Fact
-from pretrainrl_jax.facts.world import make_world
+from pretrainrl_jax.facts.splits import subsample
+from pretrainrl_jax.facts.tables import read_delimited, read_json, read_json_lines, read_parquet
+from pretrainrl_jax.facts.wordings import paraphrase
+
+# Why a row became no fact of its own.
+NO_QUESTION = "no question"
+NO_ANSWER = "no answer"
+EMPTY_ANSWER = "empty answer"
+BAD_POPULARITY = "bad popularity"
+NOT_TEXT = "not text"
+BROKEN_TEXT = "broken text"
+MERGED = "merged duplicate"
+CONFLICTING = "conflicting duplicate"
+OTHER_CATEGORY = "other category"
+BEYOND_LIMIT = "beyond the limit"
+
+RULES = {
+    NO_QUESTION: "the question is blank, and no template of facts.questions can ask it",
+    NO_ANSWER: "no answer is given",
+    EMPTY_ANSWER: "nothing is left of any answer normalised: punctuation alone",
+    BAD_POPULARITY: "a popularity is no number, negative or infinite",
+    NOT_TEXT: "a nested value, or true or false, stands where text should",
+    BROKEN_TEXT: "half of a surrogate pair stands in a text",
+    MERGED: "asks what an earlier row of the category asks; its answers became true of that one",
+    CONFLICTING: "asks what another row of the category asks, with other answers (facts.duplicates=drop)",
+    OTHER_CATEGORY: "not among facts.categories",
+    BEYOND_LIMIT: "not drawn for facts.limit",
+}
+
+HEAD = 100  # rows by which columns are recognised
+SHOWN = 120  # characters of a dropped row
+_PLAIN = re.compile("[0-9A-Za-z]")  # a text with one of these is never empty normalised
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +65,15 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read."""
+    """What was read: `rows` are the facts, the dropped, the merged and those left out, each once."""
 
     facts: list[Fact]
     dropped: list[Dropped] = field(default_factory=list)
     repaired: Counter[str] = field(default_factory=Counter)  # texts that were changed, by rule
+    merged: list[Dropped] = field(default_factory=list)  # rows that became part of an earlier one's fact
+    left_out: Counter[str] = field(default_factory=Counter)  # rows that nobody asked for, by rule
+    rows: int = 0
+    source: str = ""  # what was read, in words
 
 
 def read_facts(config: Config) -> Reading:
@@ -34,5 +82,239 @@ def read_facts(config: Config) -> Reading:
     Raises:
         InputError: for a source that cannot be read, or one without facts.
     """
-    facts = read_popqa(config.facts.path) if config.facts.path else make_world(config.world, config.seed)
-    return Reading(subsample(facts, config.facts.limit, config.seed))
+    settings = config.facts
+    if not settings.path:
+        from pretrainrl_jax.facts.world import make_world  # only here: it imports NumPy
+
+        facts = make_world(config.world, config.seed)
+        return _limited(Reading(facts, rows=len(facts), source="the synthetic world"), settings, config.seed)
+    templates = read_templates(settings.questions)
+    rows = read_rows(settings)
+    head = list(islice(rows, HEAD))
+    if not head:
+        raise InputError(f"no facts in {settings.path}: it holds no rows")
+    at = f"{settings.path}, line 1" if format_of(settings) in ("csv", "tsv", "jsonl") else head[0].where
+    chosen = choose_columns(head, settings, at)
+    return _limited(_read(chain(head, rows), chosen, templates, settings), settings, config.seed)
+
+
+def format_of(settings: Facts) -> str:
+    """What `facts.path` is: one of the formats, "tfds" or "hf".
+
+    Raises:
+        InputError: if its name does not tell and `facts.format` does not say.
+    """
+    path = settings.path
+    if path.startswith(("tfds:", "hf:")):
+        return path.partition(":")[0]
+    if settings.format != "auto":
+        return settings.format
+    ending = re.search(r"\.(csv|tsv|json|jsonl|parquet)(\.gz)?$", path, re.IGNORECASE)
+    if ending and not os.path.isdir(path):
+        return ending[1].lower()
+    if is_folder(path):
+        return "entityquestions"
+    if not is_remote(path) and not os.path.exists(path):
+        raise InputError(f"cannot read {path}: No such file or directory; check facts.path")
+    raise InputError(
+        f"facts.path={path}: its name ends in none of .csv .tsv .json .jsonl .parquet: set facts.format"
+    )
+
+
+def read_rows(settings: Facts) -> Iterator[Row]:
+    """The rows of `facts.path` by the reader of its format.
+
+    Raises:
+        InputError: for a source that cannot be read, when its rows are asked for.
+    """
+    path = settings.path
+    match format_of(settings):
+        case "csv":
+            return read_delimited(path, settings, ",")
+        case "tsv":
+            return read_delimited(path, settings, "\t")
+        case "json":
+            return read_json(path, settings)
+        case "jsonl":
+            return read_json_lines(path, settings)
+        case "parquet":
+            return read_parquet(path, settings)
+        case "tfds":
+            return read_tfds(path.removeprefix("tfds:"), settings)
+        case "hf":
+            return read_hf(path.removeprefix("hf:"), settings)
+        case _:
+            return read_entityquestions(path, settings)
+
+
+def _read(rows: Iterable[Row], chosen: dict[str, str], templates: Templates, settings: Facts) -> Reading:
+    """Every row judged: the facts, duplicates settled, and the others by what became of them."""
+    facts: list[Fact] = []
+    origins: list[str] = []  # of each fact; a few texts, shared
+    dropped: list[Dropped] = []
+    repaired: Counter[str] = Counter()
+    categories: Counter[str] = Counter()
+    taken: set[str] = set()
+    kept = frozenset(settings.categories)
+    count = 0
+    for row in rows:
+        count += 1
+        try:
+            category = sys.intern(_text(row, chosen["category"], repaired))
+            categories[category] += 1
+            if not kept or category in kept:
+                facts.append(_fact(row, category, chosen, templates, settings, taken, repaired))
+                origins.append(row.origin)
+        except _Unusable as reason:
+            dropped.append(Dropped(_short(row.where), str(reason), _shown(row, chosen)))
+    unknown = [category for category in settings.categories if category not in categories]
+    if unknown:
+        raise InputError(_no_category(unknown[0], categories, settings.path))
+    left_out = Counter({OTHER_CATEGORY: count - len(facts) - len(dropped)})
+    stay, fate = settle(facts, settings.duplicates)
+    merged = []
+    for at, into in sorted(fate.items()):
+        where = f"{_short(origins[at])} {facts[at].row}"
+        said = f"{facts[at].question} | {', '.join(facts[at].answers)}"
+        if into is None:
+            dropped.append(Dropped(where, CONFLICTING, said[:SHOWN]))
+        else:
+            merged.append(Dropped(where, MERGED, f"into {facts[into].id}: {said}"[:SHOWN]))
+    if not stay:
+        raise InputError(f"no facts in {settings.path}: {_why_none(count, dropped, left_out)}")
+    return Reading(stay, dropped, repaired, merged, +left_out, count, settings.path)
+
+
+class _Unusable(Exception):
+    """A row that becomes no fact, by the rule it names."""
+
+
+def _text(row: Row, column: str, repaired: Counter[str]) -> str:
+    """A cell as clean text; "" where the column is blank or not there."""
+    try:
+        return cleaning.clean(cleaning.text_in(cell(row.values, column)), repaired) if column else ""
+    except cleaning.NotText:
+        raise _Unusable(NOT_TEXT) from None
+    except cleaning.BrokenText:
+        raise _Unusable(BROKEN_TEXT) from None
+
+
+def _fact(
+    row: Row,
+    category: str,
+    chosen: dict[str, str],
+    templates: Templates,
+    settings: Facts,
+    taken: set[str],
+    repaired: Counter[str],
+) -> Fact:
+    """A row as a fact.
+
+    Raises:
+        _Unusable: if it cannot become one.
+        InputError: for a list of answers that is no list.
+    """
+    subject = _text(row, chosen["subject"], repaired)
+    question = _text(row, chosen["question"], repaired) or ask(templates, category, subject)
+    if not question:
+        raise _Unusable(NO_QUESTION)
+    answers = _answers(row, chosen, settings, repaired)
+    popularity = _popularity(row, chosen["popularity"], repaired)
+    own = _text(row, chosen["id"], repaired)
+    # Public copies of PopQA hold some ids twice; "row…" is refused as an id so that it never clashes.
+    if not own or own in taken or re.fullmatch(r"row\d+", own):
+        own = f"row{row.number}"
+    elif chosen["id"]:
+        taken.add(own)
+    other = paraphrase(category, subject) if subject else ""
+    return Fact(
+        id=own,
+        question=question,
+        answers=answers,
+        category=category,
+        subject=subject,
+        subject_key=_text(row, chosen["subject_key"], repaired) or subject or question,
+        popularity=popularity,
+        row=row.number,
+        paraphrase=other if other != question else "",
+        answer_popularity=_answer_popularity(row, chosen["answer_popularity"], repaired),
+    )
+
+
+def _answers(row: Row, chosen: dict[str, str], settings: Facts, repaired: Counter[str]) -> tuple[str, ...]:
+    """The canonical answer, then the others, in their order and each once."""
+    found: list[str] = []
+    for column in (chosen["answer"], chosen["answers"]):
+        strict = column == "possible_answers" and not settings.answer_separator
+        try:
+            if column:
+                found += cleaning.texts_in(cell(row.values, column), settings.answer_separator, strict)
+        except cleaning.NotText:
+            raise _Unusable(NOT_TEXT) from None
+        except cleaning.BrokenList:
+            raise InputError(
+                f'{row.where}: {column} is not a JSON list: write it as ["first", "second"], or set '
+                "facts.answer_separator"
+            ) from None
+    try:
+        answers = list(dict.fromkeys(filter(None, (cleaning.clean(text, repaired) for text in found))))
+    except cleaning.BrokenText:
+        raise _Unusable(BROKEN_TEXT) from None
+    usable = tuple(answer for answer in answers if _PLAIN.search(answer) or normalise(answer))
+    if not usable:
+        raise _Unusable(EMPTY_ANSWER if answers else NO_ANSWER)
+    repaired[cleaning.EMPTY_ANSWER] += len(answers) - len(usable)
+    return usable
+
+
+def _popularity(row: Row, column: str, repaired: Counter[str]) -> float:
+    try:
+        popularity = cleaning.popularity_in(cell(row.values, column)) if column else 0.0
+    except (ValueError, OverflowError):
+        raise _Unusable(BAD_POPULARITY) from None
+    if popularity is None:
+        repaired[cleaning.NO_POPULARITY] += 1
+    return popularity or 0.0
+
+
+def _answer_popularity(row: Row, column: str, repaired: Counter[str]) -> float:
+    """0 where it is not known: too little depends on it to lose a fact."""
+    try:
+        return (cleaning.popularity_in(cell(row.values, column)) if column else None) or 0.0
+    except (ValueError, OverflowError):
+        repaired[cleaning.BAD_ANSWER_POPULARITY] += 1
+        return 0.0
+
+
+def _limited(reading: Reading, settings: Facts, seed: int) -> Reading:
+    facts = subsample(reading.facts, settings.limit, seed)
+    beyond = Counter({BEYOND_LIMIT: len(reading.facts) - len(facts)})
+    return replace(reading, facts=facts, repaired=+reading.repaired, left_out=+(reading.left_out + beyond))
+
+
+def _short(where: str) -> str:
+    return where.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _shown(row: Row, chosen: dict[str, str]) -> str:
+    """What stands in a dropped row, on one line and without what a terminal would obey."""
+    cells = (cell(row.values, chosen[name]) for name in ("question", "subject", "answer", "answers"))
+    text = " | ".join(str(value)[:SHOWN] for value in cells if value not in (None, ""))
+    text = "".join(letter if letter.isprintable() else " " for letter in text or str(dict(row.values)))
+    return " ".join(text.split())[:SHOWN]
+
+
+def _no_category(unknown: str, known: Counter[str], path: str) -> str:
+    near = difflib.get_close_matches(unknown, known, n=1)
+    also = (
+        f"did you mean {near[0]}?"
+        if near
+        else "there are " + ", ".join(name or "(blank)" for name, _ in known.most_common(20))
+    )
+    return f"facts.categories names {unknown!r}, and {path} has no such category: {also}"
+
+
+def _why_none(rows: int, dropped: Sequence[Dropped], left_out: Counter[str]) -> str:
+    counts = Counter(row.rule for row in dropped) + left_out
+    first = f"; the first is {dropped[0].where}" if dropped else ""
+    return f"of {rows} rows " + ", ".join(f"{count} {rule}" for rule, count in counts.most_common()) + first

@@ -14,12 +14,16 @@ from pretrainrl_jax.trees.rows import GOLD, NEGATIVE, PREFIX, Rows
 
 
 class Weights(NamedTuple):
-    """question * NTP(question) + answer * NTP(gold) + preference * DPO(beta). Traced: one step serves all."""
+    """question * NTP(question) + answer * NTP(gold) + answer_mean * NTP(a token of gold) + preference * DPO.
+
+    Traced scalars: one compiled step serves all objectives.
+    """
 
     question: jax.Array | float  # [] float32
     answer: jax.Array | float  # [] float32
     preference: jax.Array | float  # [] float32
     beta: jax.Array | float  # [] float32, 1/nats
+    answer_mean: jax.Array | float = 0.0  # [] float32
 
 
 class Counts(NamedTuple):
@@ -37,7 +41,7 @@ def count(rows: Rows) -> Counts:
     kind = jnp.where(rows.predictor >= 0, jnp.take_along_axis(rows.slot_kind, rows.target_slot, axis=-1), 0)
     return Counts(
         questions=jnp.sum(rows.slot_kind == GOLD),
-        questions_with_negatives=_pairs(rows).any(-2).sum(),
+        questions_with_negatives=jnp.sum((rows.slot_kind == GOLD) & (_siblings(rows) > 0)),
         question_tokens=jnp.sum(kind == PREFIX),
         answer_tokens=jnp.sum(kind == GOLD),
         negatives=jnp.sum(rows.slot_kind == NEGATIVE),
@@ -50,9 +54,7 @@ def slot_logps(logps: jax.Array, rows: Rows) -> jax.Array:
     `logps` [..., targets] float32 -> [..., slots] float32. A comparison and a sum, not a scatter: compiled
     into one loop, and with a fixed order of summation on every device.
     """
-    slots = jnp.arange(rows.slot_kind.shape[-1])
-    member = (rows.target_slot[..., None] == slots) & (rows.predictor >= 0)[..., None]
-    return jnp.where(member, logps[..., None], 0.0).sum(-2)
+    return jnp.where(_members(rows), logps[..., None], 0.0).sum(-2)
 
 
 def ntp(
@@ -63,6 +65,10 @@ def ntp(
     With Q and A the sums of −log p over all predicted question tokens and all gold answer tokens of the
     batch, the loss is weights.question * Q/n + weights.answer * A/m. The denominators are
 
+    A third term, weights.answer_mean * M / counts.questions, sums over questions the mean of −log p over the
+    gold answer's own tokens, its terminator included, whatever the scale: the length-normalised loss of the
+    winner in iterative RPO (arXiv 2404.19733).
+
     - scale "sequence" (eq. 5: a sum over a sequence's tokens): n = m = counts.questions.
     - scale "token": n = m = the number of predicted tokens whose weight is not zero, which is
       counts.question_tokens (if weights.question ≠ 0) + counts.answer_tokens (if weights.answer ≠ 0).
@@ -71,7 +77,7 @@ def ntp(
     Args:
         sums: [..., slots] float32, from `slot_logps`.
         rows: the rows of these sums.
-        weights: only `question` and `answer` are read.
+        weights: only `question`, `answer` and `answer_mean` are read.
         counts: denominators of the whole optimizer batch.
         scale: static; see above.
 
@@ -88,7 +94,10 @@ def ntp(
         denominator += jnp.where(weights.answer != 0, counts.answer_tokens, 0)
     else:
         raise ValueError(f"scale is {scale!r}, and must be 'sequence' or 'token'")
+    lengths = jnp.maximum(_slot_lengths(rows), 1)
+    mean = jnp.where(rows.slot_kind == GOLD, sums / lengths, 0.0).sum()
     loss = -_ratio(weights.question * question + weights.answer * gold, denominator)
+    loss -= weights.answer_mean * _ratio(mean, counts.questions)
     return loss, {"loss_ntp": loss, "logp_gold": _ratio(gold, counts.questions)}
 
 
@@ -116,10 +125,10 @@ def dpo(
     """
     negative = rows.slot_kind == NEGATIVE
     gold_slot = jnp.maximum(rows.slot_gold, 0)
-    gold_sums, gold_reference, siblings = (
-        jnp.take_along_axis(of_gold, gold_slot, axis=-1)
-        for of_gold in (sums, rows.slot_reference, _pairs(rows).sum(-2))
+    gold_sums, gold_reference = (
+        jnp.take_along_axis(of_gold, gold_slot, axis=-1) for of_gold in (sums, rows.slot_reference)
     )
+    siblings = _siblings(rows)
     # Unscored is NaN: such a pair is set to 0 before log σ, whose gradient would spread it, and is then left
     # out of the mean.
     scored = ~jnp.isnan(rows.slot_reference) & ~jnp.isnan(gold_reference)
@@ -146,7 +155,8 @@ def pretrainrl(
     """L = L_NTP + weights.preference * L_DPO: see `ntp` and `dpo` for every term and denominator.
 
     Weights (1, 1, 1) are the paper's loss with λ = 1, (1, 1, 0) its NTP baseline (continued training),
-    (0, 1, 0) fine-tuning on answers, and (0, 0, 1) its DPO baseline.
+    (0, 1, 0) fine-tuning on answers, and (0, 0, 1) its DPO baseline; preference 1 and answer_mean α is
+    iterative RPO's DPO + α · NLL of the winner (arXiv 2404.19733).
 
     Args:
         logps: [..., targets] float32, from `token_logps`.
@@ -166,10 +176,22 @@ def pretrainrl(
     return loss, {"loss": loss, **metrics_ntp, **metrics_dpo}
 
 
-def _pairs(rows: Rows) -> jax.Array:
-    """[..., slots, slots] bool: the first slot is a negative of the question whose gold is the second."""
+def _members(rows: Rows) -> jax.Array:
+    """[..., targets, slots] bool: the target's log-probability is summed into the slot."""
     slots = jnp.arange(rows.slot_kind.shape[-1])
-    return (rows.slot_kind == NEGATIVE)[..., None] & (rows.slot_gold[..., None] == slots)
+    return (rows.target_slot[..., None] == slots) & (rows.predictor >= 0)[..., None]
+
+
+def _slot_lengths(rows: Rows) -> jax.Array:
+    """[..., slots] int32: predicted tokens of each slot."""
+    return _members(rows).sum(-2)
+
+
+def _siblings(rows: Rows) -> jax.Array:
+    """[..., slots] int32: how many negatives the slot's tree has."""
+    same_tree = rows.slot_tree[..., :, None] == rows.slot_tree[..., None, :]
+    negative = (rows.slot_kind == NEGATIVE) & (rows.slot_gold >= 0)
+    return (same_tree & negative[..., None, :]).sum(-1)
 
 
 def _ratio(total: jax.Array, number: jax.Array) -> jax.Array:

@@ -274,6 +274,28 @@ def _legend_below(figure: "Figure", axes: list["Axes"]) -> None:
         )
 
 
+# Mining
+
+
+def diversity(counts: dict[int, int]) -> str | None:
+    """Questions by the number of distinct answers among their beams, one bar a number."""
+    if not counts:
+        return None
+    with _figure(7, 2.6) as figure:
+        from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+        axes = figure.subplots()
+        axes.bar(list(counts), list(counts.values()), width=0.8, color="#0072B2")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=20, integer=True, min_n_ticks=1))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.set_xlim(min(counts) - 0.6, max(counts) + 0.6)
+        axes.grid(axis="x", visible=False)
+        axes.set_xlabel("distinct answers among the finished beams")
+        axes.set_ylabel("questions")
+        return _address(figure, "svg")
+
+
 # Accuracy
 
 

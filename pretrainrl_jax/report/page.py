@@ -10,7 +10,7 @@ from jinja2 import Environment, StrictUndefined
 
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.report import charts
+from pretrainrl_jax.report import charts, mining
 from pretrainrl_jax.report.summary import (
     Json,
     chance,
@@ -23,20 +23,11 @@ from pretrainrl_jax.report.summary import (
     percent,
     reading,
     signed,
+    spread,
     summarise,
 )
 
 EXAMPLES = 10
-
-DROPPED = {
-    "known_true": "a true answer to the question",
-    "overlaps": "contains a true answer, or is contained in one",
-    "empty": "no text",
-    "duplicate": "the same answer as a more probable beam",
-    "unfinished": "no end within the length limit",
-    "below_threshold": "less probable than the threshold",
-    "beyond_count": "past the number of negatives kept",
-}
 
 MATCH_RULES = {
     "exact": "normalised, the answer equals a true answer",
@@ -52,13 +43,12 @@ def write_report(workdir: Path) -> Path:
     config = _read_json(workdir / "config.json")
     evaluations = _read_evaluations(workdir)
     summary = summarise(evaluations, str(config.get("name", "")), describe_model(config))
-    mined = workdir / "mined" / "statistics.json"
     page = render(
         summary,
         evaluations,
         config,
         read_metrics(workdir / "metrics.jsonl"),
-        _read_json(mined) if mined.exists() else None,
+        mining.read(workdir / "mined"),
     )
     folder = workdir / "report"
     folder.mkdir(exist_ok=True)
@@ -122,7 +112,7 @@ def describe_model(config: Json) -> str:
 
 
 def render(
-    summary: Json, evaluations: list[Json], config: Json, metrics: list[Json], mined: Json | None
+    summary: Json, evaluations: list[Json], config: Json, metrics: list[Json], mined: mining.Mined
 ) -> str:
     """The page as HTML. Everything that came from a model or a file is escaped by the template engine."""
     environment = Environment(
@@ -149,10 +139,7 @@ def render(
         pretraining=pretraining(metrics),
         facts=run_facts(config),
         unfinished=unfinished_line(summary),
-        mined=mined is not None,
-        mined_line=mined_line(mined or {}),
-        mined_examples=mined_examples(mined or {}),
-        dropped=dropped(mined or {}),
+        mining=mining.section(mined),
         changes=changes(*shown) if len(shown) == 2 else None,
         settings=settings(config),
         colours={name: colour for name, (colour, _) in charts.styles(list(by_system)).items()},
@@ -204,37 +191,6 @@ def unfinished_line(summary: Json) -> str:
     """The share of beams without an end, by system; empty where none was counted."""
     shares = [(label(name), s["unfinished_beams"]) for name, s in summary["systems"].items()]
     return ", ".join(f"{name} {percent(share)}" for name, share in shares if share is not None)
-
-
-def mined_line(mined: Json) -> str:
-    """How many falsehoods were mined, in a sentence."""
-    counts = (int(number(mined.get(key)) or 0) for key in ("questions", "with_negatives", "negatives"))
-    questions, found, negatives = counts
-    text = f"{found:,} of {questions:,} questions have falsehoods of the base model: {negatives:,} in all"
-    return text + (f", {negatives / found:.1f} a question." if found else ".")
-
-
-def dropped(mined: Json) -> list[tuple[str, str, str]]:
-    """Why candidates were not kept: (name of the filter, its meaning, count), most frequent first."""
-    counts = {name: int(number(count) or 0) for name, count in (mined.get("dropped") or {}).items()}
-    ordered = sorted(counts.items(), key=lambda item: -item[1])
-    return [(name.replace("_", " "), DROPPED.get(name, ""), f"{count:,}") for name, count in ordered]
-
-
-def mined_examples(mined: Json) -> list[Json]:
-    """Some mined questions, evenly spread over the ones the statistics hold."""
-    examples = [e for e in mined.get("examples") or [] if e.get("negatives")]
-    return [
-        {**e, "negatives": [(text, number(p)) for text, p in e["negatives"]]}
-        for e in spread(examples, EXAMPLES)
-    ]
-
-
-def spread(items: list[Any], count: int) -> list[Any]:
-    """At most `count` items at even distances: a choice that nobody made by looking at them."""
-    if len(items) <= count:
-        return items
-    return [items[i * len(items) // count] for i in range(count)]
 
 
 def changes(before: Json, after: Json) -> dict[str, Json]:

@@ -13,8 +13,9 @@ from jax.sharding import Mesh
 
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.facts.corpus import Corpus, split, verbalise
+from pretrainrl_jax.facts.corpus import Corpus, verbalise
 from pretrainrl_jax.facts.record import Fact
+from pretrainrl_jax.facts.splits import split
 from pretrainrl_jax.model.partitioning import row_sharding
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.checkpoints import Loaded

@@ -1,81 +1,139 @@
-"""`mine`: the base model's own high-probability falsehoods, and every reference log-probability.
+"""`mine`: falsehoods worth unlearning, and every reference log-probability.
 
-PretrainRL (arXiv 2602.01875): beam-decode each question, leave out what is true, keep what is believed. One
-scoring pass at the end makes a resident reference model unnecessary in training.
+PretrainRL (arXiv 2602.01875): beam-decode the questions, leave out what is true, keep what is believed of the
+question itself, or in its whole category (the pool). One scoring pass at the end makes a resident reference
+model unnecessary in training.
 """
 
 import json
-import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from pretrainrl_jax.decoding.answers import answer_questions
+from pretrainrl_jax.decoding.answers import Answer, answer_questions
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.matching import known_truths
 from pretrainrl_jax.facts.record import Fact
+from pretrainrl_jax.facts.splits import subsample
+from pretrainrl_jax.mining import statistics
+from pretrainrl_jax.mining.candidates import (
+    REASONS,
+    Candidate,
+    Rules,
+    from_beams,
+    from_values,
+    popular_values,
+    some_of,
+    without_repeats,
+)
+from pretrainrl_jax.mining.fingerprint import fingerprint, probes
+from pretrainrl_jax.mining.pools import Agreement, Tallies, agreement, most_often, tally
 from pretrainrl_jax.objectives.scoring import score_trees
 from pretrainrl_jax.progress import track
 from pretrainrl_jax.stages.context import BASE, SCORED_ROWS, Context, say
 from pretrainrl_jax.training.checkpoints import Loaded
-from pretrainrl_jax.trees.negatives import REASONS, Answer, choose_negatives
-from pretrainrl_jax.trees.packing import too_long
+from pretrainrl_jax.trees.dataset import longest
 from pretrainrl_jax.trees.records import write_trees
 from pretrainrl_jax.trees.rows import GOLD, NEGATIVE
 from pretrainrl_jax.trees.templates import encode_branches
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
-EXAMPLES = 12  # questions shown in the report
+Decoded = list[tuple[Fact, list[Answer]]]
+
+
+class Mined(NamedTuple):
+    """Trees with references, and what there is to say of them."""
+
+    trees: list[AnswerTree]
+    statistics: dict[str, Any]
 
 
 def mine(context: Context) -> None:
-    """Beams, filters, trees, reference scores, files."""
+    """The base model's falsehoods for every trained fact, written with what they were made with."""
     base = context.load(BASE)
     facts = context.asked(context.trained)
+    found = find_falsehoods(context, base, base, facts)
 
-    answers = beam_answers(context, base, facts)
-    negatives, dropped = falsehoods(context, facts, answers)
-    trees, encoded_separately = build_trees(context, base, facts, negatives)
-
-    row_length = context.config.train.row_length
-    oversized = too_long(trees, row_length)
-    if oversized:
-        names = ", ".join(tree.id for tree in oversized[:5]) + (" …" if len(oversized) > 5 else "")
-        say(f"mine: left out, since longer than train.row_length: {len(oversized)} questions ({names})")
-    trees = [tree for tree in trees if tree.inputs <= row_length]
-    if not trees:
-        raise InputError("there is no question to train on: raise train.row_length, or give more facts")
-
-    trees = add_references(context, base, trees)
-    write_trees(context.workdir / "mined" / "trees.array_record", trees)
-
-    count = sum(len(tree.branches) - 1 for tree in trees)
-    with_negatives = sum(len(tree.branches) > 1 for tree in trees)
-    statistics = {
-        "questions": len(facts),
-        "with_negatives": with_negatives,
-        "negatives": count,
-        "too_long": [tree.id for tree in oversized],
-        "encoded_separately": encoded_separately,
-        "dropped": dict(dropped),
-        "examples": examples(facts, trees),
-    }
-    path = context.workdir / "mined" / "statistics.json"
-    path.write_text(json.dumps(statistics, indent=1, ensure_ascii=False))
-    taken = ", ".join(f"{name} {n}" for name, n in dropped.items() if n)
-    say(f"mine: {count} negatives for {with_negatives} of {len(facts)} questions; dropped: {taken or 'none'}")
-    context.finish("mine", negatives=count)
+    folder = context.workdir / "mined"
+    write_trees(folder / "trees.array_record", found.trees)
+    stamp = fingerprint(
+        base.model,
+        base.params,
+        base.tokenizer,
+        context.template(context.config.train.template),
+        facts,
+        context.config.mine,
+    )
+    write_json(folder / "fingerprint.json", {"made_with": stamp, "probes": probes(found.trees)})
+    write_json(folder / "statistics.json", found.statistics)
+    for line in lines(found.statistics):
+        say(f"mine: {line}")
+    context.finish("mine", negatives=found.statistics["negatives"])
 
 
-def beam_answers(context: Context, base: Loaded, facts: Sequence[Fact]) -> list[list[Answer]]:
-    """The base model's beams for each question."""
+def find_falsehoods(
+    context: Context, policy: Loaded, reference: Loaded, facts: Sequence[Fact], label: str = "mine"
+) -> Mined:
+    """Beams, pools, filters, trees, reference scores.
+
+    Args:
+        context: its settings say where negatives come from.
+        policy: whose falsehoods.
+        reference: who scores them.
+        facts: the questions.
+        label: names the progress bars.
+
+    Raises:
+        InputError: if no question fits in a row, or a pool is wanted of facts without categories.
+    """
     settings = context.config.mine
-    with track("mine/beams", len(facts), "questions") as bar:
-        return answer_questions(
-            base.model,
-            base.params,
-            base.tokenizer,
+    known = known_truths(context.facts)
+    decoded = beam_answers(context, policy, to_decode(context, facts), label)
+    pools, agreements = collect_pools(context, decoded)
+
+    rules = Rules(known, settings.drop_overlapping, settings.min_probability, settings.negatives)
+    candidates, dropped = choose(context, facts, decoded, pools, rules)
+    trees, left_out = build_trees(context, policy, facts, candidates, dropped)
+    trees = add_references(context, reference, trees, label)
+
+    described = statistics.describe(facts, trees, decoded, known, dropped, pools, agreements)
+    return Mined(trees, left_out | described)
+
+
+def to_decode(context: Context, facts: Sequence[Fact]) -> list[Fact]:
+    """All questions where each is its own source of negatives, a sample of each category for pools alone."""
+    settings = context.config.mine
+    if "beam" in settings.sources:
+        return list(facts)
+    return pool_sample(context, facts) if "pool" in settings.sources else []
+
+
+def pool_sample(context: Context, facts: Sequence[Fact]) -> list[Fact]:
+    """The questions that pools are collected from."""
+    if any(not fact.category for fact in facts):
+        raise InputError(
+            "mine.sources has pool, and some facts have no category: name their column in "
+            "facts.columns.category, or mine the beams alone (mine.sources=beam)"
+        )
+    return _of_each_category(facts, context.config.mine.pool_questions, context.config.seed)
+
+
+def _of_each_category(facts: Sequence[Fact], number: int, seed: int) -> list[Fact]:
+    by_category: dict[str, list[Fact]] = {}
+    for fact in facts:
+        by_category.setdefault(fact.category, []).append(fact)
+    return [fact for of in by_category.values() for fact in subsample(of, number, seed)]
+
+
+def beam_answers(context: Context, policy: Loaded, facts: Sequence[Fact], label: str) -> Decoded:
+    """The policy's beams for each question."""
+    settings = context.config.mine
+    with track(f"{label}/beams", len(facts), "questions") as bar:
+        answers = answer_questions(
+            policy.model,
+            policy.params,
+            policy.tokenizer,
             context.template(settings.template),
             [fact.question for fact in facts],
             beams=settings.beams,
@@ -84,53 +142,131 @@ def beam_answers(context: Context, base: Loaded, facts: Sequence[Fact]) -> list[
             place=context.place,
             advance=bar.advance,
         )
+    return list(zip(facts, answers, strict=True))
 
 
-def falsehoods(
-    context: Context, facts: Sequence[Fact], answers: Sequence[Sequence[Answer]]
-) -> tuple[list[list[Answer]], Counter[str]]:
-    """The beams worth unlearning, and how many candidates each rule took."""
+def collect_pools(context: Context, decoded: Decoded) -> tuple[dict[str, list[str]], dict[str, Agreement]]:
+    """Each category's pool, and how like it the pool of a smaller sample of its questions is."""
     settings = context.config.mine
-    known = known_truths(context.facts)
-    dropped: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
-    negatives = [
-        choose_negatives(
-            found,
-            fact,
-            known,
-            count=settings.negatives,
-            min_probability=settings.min_probability,
-            drop_overlapping=settings.drop_overlapping,
-            dropped=dropped,
-        )
-        for fact, found in zip(facts, answers, strict=True)
-    ]
-    return negatives, dropped
+    if "pool" not in settings.sources:
+        return {}, {}
+    facts = [fact for fact, _ in decoded]
+
+    def collect(chosen: Sequence[Fact]) -> tuple[dict[str, Tallies], Counter[str]]:
+        ids = {fact.id for fact in chosen}
+        return tally((f, found) for f, found in decoded if f.id in ids), Counter(f.category for f in chosen)
+
+    full, questions = collect(pool_sample(context, facts))
+    pools = {c: [of[key].text for key in most_often(of, settings.pool)] for c, of in full.items()}
+    for category, pool in pools.items():
+        if len(pool) < settings.pool:
+            say(
+                f"mine: the model gives {len(pool)} values in {category}, "
+                f"fewer than mine.pool={settings.pool}"
+            )
+    sample_of = settings.agreement_questions
+    sample, sampled = collect(_of_each_category(facts, sample_of, context.config.seed) if sample_of else [])
+    return pools, {
+        c: Agreement(sampled[c], questions[c], *agreement(full[c], sample[c], settings.pool))
+        for c in full
+        if 0 < sampled[c] < questions[c]
+    }
+
+
+def choose(
+    context: Context,
+    facts: Sequence[Fact],
+    decoded: Decoded,
+    pools: Mapping[str, Sequence[str]],
+    rules: Rules,
+) -> tuple[list[list[Candidate]], dict[str, Counter[str]]]:
+    """Each question's candidates from every source, and how many each rule took of each source's."""
+    settings, seed = context.config.mine, context.config.seed
+    dropped = {source: Counter(dict.fromkeys(REASONS, 0)) for source in settings.sources}
+    answers = {fact.id: found for fact, found in decoded}
+    popular = popular_values(context.facts, settings.popular_share)
+    chosen = []
+    for fact in facts:
+        of: dict[str, list[Candidate]] = {}
+        for source in settings.sources:
+            if source == "beam":
+                of[source] = from_beams(answers[fact.id], fact, rules, dropped[source])
+            else:
+                values = (
+                    pools[fact.category]
+                    if source == "pool"
+                    else some_of(popular[fact.category], settings.pool, fact, seed)
+                )
+                of[source] = from_values(values, source, fact, rules, dropped[source])
+        chosen.append(without_repeats(list(of.values()), dropped))
+    return chosen, dropped
 
 
 def build_trees(
-    context: Context, base: Loaded, facts: Sequence[Fact], negatives: Sequence[Sequence[Answer]]
-) -> tuple[list[AnswerTree], int]:
-    """Gold answer and negatives as branches under the training template, and how many were encoded apart."""
-    texts = [[fact.answer, *(n.text for n in of)] for fact, of in zip(facts, negatives, strict=True)]
-    template = context.template(context.config.train.template)
-    encoded = encode_branches(base.tokenizer, template, [f.question for f in facts], texts)
-    trees = []
-    for fact, of, prefix, tokens in zip(facts, negatives, encoded.prefixes, encoded.branches, strict=True):
-        gold = Branch(tokens[0], GOLD, fact.answer)
-        rest = [Branch(t, NEGATIVE, n.text, beam_logp=n.logp) for t, n in zip(tokens[1:], of, strict=True)]
-        trees.append(AnswerTree(fact.id, prefix, (gold, *rest)))
-    return trees, encoded.separate
+    context: Context,
+    policy: Loaded,
+    facts: Sequence[Fact],
+    candidates: Sequence[Sequence[Candidate]],
+    dropped: Mapping[str, Counter[str]],
+) -> tuple[list[AnswerTree], dict[str, Any]]:
+    """Gold answer and candidates as branches under the training template; what fits in no row is left out.
+
+    A question loses its longest candidates until it fits whichever are drawn; one whose gold answer alone
+    does not fit, or has no tokens, is left out and named.
+    """
+    train = context.config.train
+    texts = [[fact.answer, *(c.text for c in of)] for fact, of in zip(facts, candidates, strict=True)]
+    template = context.template(train.template)
+    encoded = encode_branches(policy.tokenizer, template, [f.question for f in facts], texts)
+    trees: list[AnswerTree] = []
+    too_long: list[str] = []
+    no_tokens: list[str] = []
+    for fact, of, prefix, tokens in zip(facts, candidates, encoded.prefixes, encoded.branches, strict=True):
+        branches = [Branch(tokens[0], GOLD, fact.answer)]
+        for candidate, branch in zip(of, tokens[1:], strict=True):
+            if len(branch) > 1:
+                branches.append(
+                    Branch(
+                        branch, NEGATIVE, candidate.text, beam_logp=candidate.logp, source=candidate.source
+                    )
+                )
+            else:  # a terminator alone
+                dropped[candidate.source]["empty"] += 1
+        tree = AnswerTree(fact.id, prefix, tuple(branches))
+        while len(tree.branches) > 1 and _too_long(context, tree):
+            worst = max(tree.branches[1:], key=lambda b: len(b.tokens))
+            dropped[worst.source]["too_long"] += 1
+            tree = replace(tree, branches=tuple(b for b in tree.branches if b is not worst))
+        if len(tokens[0]) == 1:
+            no_tokens.append(fact.id)
+        elif _too_long(context, tree):
+            too_long.append(fact.id)
+        else:
+            trees.append(tree)
+    for what, ids in (("their answer has no tokens", no_tokens), ("longer than train.row_length", too_long)):
+        if ids:
+            names = ", ".join(ids[:5]) + (" …" if len(ids) > 5 else "")
+            say(f"mine: left out, since {what}: {len(ids)} questions ({names})")
+    if not trees:
+        raise InputError("there is no question to train on: raise train.row_length, or give more facts")
+    return trees, {"too_long": too_long, "no_tokens": no_tokens, "encoded_separately": encoded.separate}
 
 
-def add_references(context: Context, base: Loaded, trees: Sequence[AnswerTree]) -> list[AnswerTree]:
-    """Each branch with its log-probability under the base model: no reference model is needed in training."""
-    with track("mine/reference", len(trees), "trees") as bar:
+def _too_long(context: Context, tree: AnswerTree) -> bool:
+    train = context.config.train
+    return longest(tree, context.config.mine.negatives, train.layout) > train.row_length
+
+
+def add_references(
+    context: Context, reference: Loaded, trees: Sequence[AnswerTree], label: str
+) -> list[AnswerTree]:
+    """Each branch with its log-probability under the reference model: training needs no such model."""
+    with track(f"{label}/reference", len(trees), "trees") as bar:
         scores = score_trees(
-            base.model,
-            base.params,
+            reference.model,
+            reference.params,
             trees,
-            row_length=context.config.train.row_length,
+            row_length=max(context.config.train.row_length, max(tree.inputs for tree in trees)),
             rows=context.whole(SCORED_ROWS),
             place=context.place_rows,
             advance=bar.advance,
@@ -141,15 +277,32 @@ def add_references(context: Context, base: Loaded, trees: Sequence[AnswerTree]) 
     ]
 
 
-def examples(facts: Sequence[Fact], trees: Sequence[AnswerTree]) -> list[dict[str, Any]]:
-    """A few questions with their negatives and probabilities, from the most to the least believed."""
-    asked = {fact.id: fact for fact in facts}
-    believed = sorted((t for t in trees if len(t.branches) > 1), key=lambda t: -t.branches[1].reference_logp)
-    return [
-        {
-            "question": asked[tree.id].question,
-            "answer": asked[tree.id].answer,
-            "negatives": [[b.text, float(f"{math.exp(b.reference_logp):.4g}")] for b in tree.branches[1:]],
-        }
-        for tree in believed[:: max(1, len(believed) // EXAMPLES)][:EXAMPLES]
-    ]
+def lines(found: Mapping[str, Any]) -> list[str]:
+    """The statistics that a terminal shows."""
+    shown = []
+    if found["decoded"]:
+        shown.append(
+            f"{found['decoded']} questions decoded, {found['distinct_answers']:.1f} distinct answers each, "
+            f"entropy {found['entropy']:.2f} nats"
+        )
+    sources = ", ".join(f"{source} {n}" for source, n in found["by_source"].items())
+    shown.append(
+        f"{found['negatives']} negatives ({sources or 'none'}) for {found['with_negatives']} of "
+        f"{found['questions']} questions"
+    )
+    for source, of in found["dropped"].items():
+        taken = ", ".join(f"{reason} {n}" for reason, n in of.items() if n)
+        shown.append(f"dropped of {source}: {taken or 'none'}")
+    if like := found["pool_agreement"]:
+        shown.append(
+            f"pools of {like['questions']} questions against the full ones, {like['categories']} categories: "
+            f"cosine {like['cosine']:.2f}, Spearman {like['spearman']:.2f}"
+        )
+    return shown
+
+
+def write_json(path: Any, value: Any) -> None:
+    """Write a JSON file, complete or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False))
+    partial.replace(path)

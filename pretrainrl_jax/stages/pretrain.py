@@ -14,7 +14,7 @@ from pretrainrl_jax.model.shape import from_settings
 from pretrainrl_jax.objectives.losses import Weights
 from pretrainrl_jax.stages.context import BASE, Context, say
 from pretrainrl_jax.training import checkpoints
-from pretrainrl_jax.training.loop import Run, fit
+from pretrainrl_jax.training.loop import Run, fit, resume
 from pretrainrl_jax.training.optimizer import Schedule, adamw
 from pretrainrl_jax.training.step import compile_step, init_state
 from pretrainrl_jax.trees.dataset import PackedRows
@@ -39,11 +39,13 @@ def pretrain(context: Context) -> None:
     step = compile_step(model, config.optimizer, "token", context.mesh)
     run = Run(context.workdir, BASE, settings.accumulate)
     checkpoints.describe(run.folder, model, tokenizer, context.template(config.evaluate.template))
-    state = init_state(params, adamw(config.optimizer))
+    state, seconds = resume(run, init_state(params, adamw(config.optimizer)))
     schedule = Schedule(
         settings.learning_rate, source.batches, config.optimizer.warmup, config.optimizer.final
     )
-    state, seconds = fit(run, step, state, source, Weights(0.0, 1.0, 0.0, 1.0), schedule, context.mesh)
+    state, seconds = fit(
+        run, step, state, source, Weights(0.0, 1.0, 0.0, 1.0), schedule, context.mesh, before=seconds
+    )
     checkpoints.save(run.folder, state, finished=True)
     context.finish(BASE, device_seconds=seconds * context.mesh.size)
 

@@ -1,19 +1,33 @@
 """`train`: each objective on the mined trees, every one from the same base model."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 
 from pretrainrl_jax.config import Objective
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.mining.fingerprint import (
+    PROBES,
+    TOLERANCE,
+    differences,
+    fingerprint,
+    probe_difference,
+    probes,
+)
 from pretrainrl_jax.objectives.losses import Weights
 from pretrainrl_jax.stages.context import BASE, Context, say
+from pretrainrl_jax.stages.mine import add_references, find_falsehoods, write_json
 from pretrainrl_jax.training import checkpoints
-from pretrainrl_jax.training.loop import Run, fit
+from pretrainrl_jax.training.checkpoints import Loaded
+from pretrainrl_jax.training.loop import Run, fit, resume
 from pretrainrl_jax.training.optimizer import Schedule, adamw
-from pretrainrl_jax.training.step import compile_step, init_state
+from pretrainrl_jax.training.step import TrainState, compile_step, init_state
 from pretrainrl_jax.trees.dataset import PackedRows
-from pretrainrl_jax.trees.records import read_trees, refuse_unscored
+from pretrainrl_jax.trees.packing import Capacity
+from pretrainrl_jax.trees.records import read_trees, refuse_unscored, write_trees
 from pretrainrl_jax.trees.tree import AnswerTree, gold_only
 
 
@@ -27,44 +41,181 @@ def train(context: Context) -> None:
 
 
 def train_system(context: Context, system: str) -> None:
-    """Base model, trees, rows, one compiled step, training, checkpoint."""
+    """Base model, trees, one compiled step; in each round falsehoods, rows, training; a checkpoint."""
     config, settings = context.config, context.config.train
     objective: Objective = getattr(config.objectives, system)
     base = context.load(BASE)
-    trees = read_trees(context.workdir / "mined" / "trees.array_record")
-
+    trees = read_mined(context, base)
     # What an objective ignores is dropped before packing: it would only be computed for nothing.
     if objective.preference:
         refuse_unscored(trees)
     else:
         trees = [gold_only(tree) for tree in trees]
-    source = pack(context, trees)
-    per_update = len(trees) * settings.passes / source.batches
-    say(
-        f"train/{system}: {source.batches} updates of {source.rows} rows, {per_update:.1f} questions each, "
-        f"rows {source.fill:.0%} full"
-    )
 
     step = compile_step(base.model, config.optimizer, settings.ntp_scale, context.mesh)
     weights = Weights(
-        objective.question_weight, objective.answer_weight, objective.preference, objective.beta
-    )
-    schedule = Schedule(
-        objective.learning_rate, source.batches, config.optimizer.warmup, config.optimizer.final
+        objective.question_weight,
+        objective.answer_weight,
+        objective.preference,
+        objective.beta,
+        objective.answer_mean_weight,
     )
     run = Run(context.workdir, f"train/{system}", settings.accumulate, settings.save_every)
     checkpoints.describe(run.folder, base.model, base.tokenizer, context.template(settings.template))
-    state = init_state(base.params, adamw(config.optimizer))
-    state, seconds = fit(run, step, state, source, weights, schedule, context.mesh)
+    state, seconds = resume(run, init_state(base.params, adamw(config.optimizer)))
+    jax.tree.map(lambda x: x.delete(), base.params)  # no reference model is kept while training
+
+    done = rows = 0
+    size: Capacity | None = None
+    for span in rounds(objective, settings.questions, settings.passes, len(trees)):
+        if span.number:
+            trees = refresh(context, run, base, state, seconds, trees, span.number, done)
+        source = pack(context, trees, span, rows, size)
+        rows, size = source.rows, source.capacity
+        # Later rounds' rows are not known yet: as many updates a question as in this one.
+        updates = done + round(source.batches * (settings.passes - span.start) / (span.stop - span.start))
+        if not span.number:
+            visits = len(trees) * (span.stop - span.start)
+            say(
+                f"train/{system}: {'about ' * (span.stop < settings.passes)}{updates} updates of {rows} "
+                f"rows, {visits / source.batches:.1f} questions each, rows {source.fill:.0%} full"
+            )
+        schedule = Schedule(objective.learning_rate, updates, config.optimizer.warmup, config.optimizer.final)
+        state, seconds = fit(run, step, state, source, weights, schedule, context.mesh, done, seconds)
+        done += source.batches
     checkpoints.save(run.folder, state, finished=True)
     context.finish(run.stage, device_seconds=seconds * context.mesh.size)
     jax.tree.map(lambda x: x.delete(), state)
 
 
-def pack(context: Context, trees: Sequence[AnswerTree]) -> PackedRows:
-    """The rows of all passes, cut into batches of about `train.questions` questions."""
+@dataclass(frozen=True)
+class Round:
+    """A stretch of training on one set of negatives."""
+
+    number: int
+    start: float  # passes over the facts before it
+    stop: float  # and after it
+
+
+def rounds(objective: Objective, questions: int, passes: int, facts: int) -> list[Round]:
+    """One round, or one for every `refresh_every` updates' worth of questions."""
+    if not objective.refresh_every or not objective.preference:
+        return [Round(0, 0.0, passes)]
+    visits, of_round = passes * facts, objective.refresh_every * questions
+    return [
+        Round(number, first / facts, min(first + of_round, visits) / facts)
+        for number, first in enumerate(range(0, visits, of_round))
+    ]
+
+
+def pack(
+    context: Context, trees: Sequence[AnswerTree], of: Round, rows: int, size: Capacity | None
+) -> PackedRows:
+    """The rows of a round, cut into batches of about `train.questions` questions.
+
+    Later rounds keep the first one's rows a batch and at least its sizes, so that the compiled step serves.
+    """
     settings = context.config.train
     multiple = context.shards * settings.accumulate
-    source = PackedRows(trees, settings.row_length, context.config.seed, settings.passes, multiple)
-    rows = settings.questions * len(source.plan) / max(1, len(trees) * settings.passes)
-    return replace(source, rows=max(1, round(rows / multiple)) * multiple)
+
+    def source(rows: int) -> PackedRows:
+        return PackedRows(
+            trees,
+            settings.row_length,
+            context.config.seed,
+            of.stop,
+            rows,
+            context.config.mine.negatives,
+            settings.layout,
+            of.start,
+            size,
+        )
+
+    if not rows:
+        wanted = settings.questions * len(source(multiple).plan) / (len(trees) * (of.stop - of.start))
+        rows = max(1, round(wanted / multiple)) * multiple
+    return source(rows)
+
+
+def read_mined(context: Context, base: Loaded) -> list[AnswerTree]:
+    """The mined trees, after a check that they were made with this model, these facts and these settings.
+
+    Raises:
+        InputError: if there are none, or saying what differs.
+    """
+    folder = context.workdir / "mined"
+    trees = read_trees(folder / "trees.array_record")
+    stamp = folder / "fingerprint.json"
+    if not stamp.is_file():
+        raise InputError(f"{folder} does not say what it was mined with: run `mine` with this workdir again")
+    mined = json.loads(stamp.read_text())
+    now = fingerprint(
+        base.model,
+        base.params,
+        base.tokenizer,
+        context.template(context.config.train.template),
+        context.asked(context.trained),
+        context.config.mine,
+    )
+    differ = differences(mined["made_with"], now)
+    if not differ:
+        again = probes(add_references(context, base, trees[:PROBES], "train/probes"))
+        nats = probe_difference(mined["probes"], again)
+        if not nats <= TOLERANCE[context.config.model.dtype]:
+            differ = [f"log-probabilities computed again are {nats:.2g} nats away"]
+    if differ:
+        raise InputError(
+            f"the falsehoods in {folder} are of something else: {'; '.join(differ)}. "
+            "Run `mine` with this workdir again"
+        )
+    return trees
+
+
+def refresh(
+    context: Context,
+    run: Run,
+    base: Loaded,
+    state: TrainState,
+    seconds: float,
+    trees: Sequence[AnswerTree],
+    number: int,
+    done: int,
+) -> list[AnswerTree]:
+    """The trees of a later round: the current policy's own falsehoods, gold answers scored anew.
+
+    References are the base model's, read again, used and freed, or (renewed) the current policy's for every
+    branch, gold included, as in iterative RPO (arXiv 2404.19733). An interrupted run finds them in its file.
+
+    Args:
+        context: its settings say where negatives come from.
+        run: the stage.
+        base: of the base model, its tokenizer and template; its parameters are not read.
+        state: after the update that ends the last round.
+        seconds: spent so far, saved with the state.
+        trees: of the last round.
+        number: of the round, from 1.
+        done: updates of the earlier rounds.
+    """
+    system = run.stage.removeprefix("train/")
+    path = Path(context.workdir, "mined", system, f"round{number}.array_record")
+    if path.is_file():
+        return read_trees(path)
+    checkpoints.save(run.folder, state, finished=False, seconds=seconds)  # mining may be interrupted
+    objective: Objective = getattr(context.config.objectives, system)
+    policy = Loaded(base.model, state.params, base.tokenizer, base.template)
+    renewed = objective.reference == "renewed"
+    kept = {tree.id for tree in trees}
+    facts = [fact for fact in context.asked(context.trained) if fact.id in kept]
+    reference = policy if renewed else context.load(BASE)
+    found = find_falsehoods(context, policy, reference, facts, run.stage)
+    if not renewed:
+        jax.tree.map(lambda x: x.delete(), reference.params)
+    before = {(tree.id, b.text) for tree in trees for b in tree.branches[1:]}
+    now = {(tree.id, b.text) for tree in found.trees for b in tree.branches[1:]}
+    say(
+        f"{run.stage}: mined again after update {done}: {len(now)} negatives, "
+        f"{len(now - before) / max(1, len(now)):.0%} of them new"
+    )
+    write_trees(path, found.trees)
+    write_json(path.with_suffix(".json"), found.statistics)
+    return found.trees

@@ -46,27 +46,29 @@ def fit(
     weights: Weights,
     schedule: Schedule,
     mesh: Mesh,
+    first: int = 0,
+    before: float = 0.0,
 ) -> tuple[TrainState, float]:
-    """Train on every batch of `source`, from where an interrupted run of the same stage stopped.
+    """Train on every batch of `source` that `state` has not seen.
 
     Args:
         run: names of the stage.
         step: the compiled update (`step.compile_step`); it takes `state` over.
-        state: the state before the first update.
-        source: the packed rows; batch i is update i.
+        state: the state after `state.step` updates.
+        source: the packed rows; batch i is update `first` + i.
         weights: of the objective, traced scalars.
         schedule: of the learning rate, traced scalars.
         mesh: where the batches go.
+        first: updates made on other rows before these.
+        before: seconds spent on updates so far.
 
     Returns:
-        The final state, and the seconds spent on updates, compilation left out; those before an
-        interruption are included.
+        The final state, and the seconds spent on updates, `before` included and compilation left out.
 
     Raises:
         Interrupted: after a signal, when the state is saved.
     """
-    state, before = checkpoints.restore_state(run.folder, state) or (state, 0.0)
-    start, total = int(state.step), source.batches
+    start, total = int(state.step), first + source.batches
     place = row_sharding(mesh, leading=1)
 
     def microsteps(rows: Rows) -> Rows:
@@ -85,7 +87,7 @@ def fit(
         MetricsWriter(run.workdir, run.stage, start) as writer,
         track(run.stage, total - start, "updates") as bar,
     ):
-        for at, rows in enumerate(batches(source, start, microsteps), start=start + 1):
+        for at, rows in enumerate(batches(source, start - first, microsteps), start=start + 1):
             state, figures = compiled(state, jax.device_put(rows, place), weights, schedule)
             sums = {k: sums[k] + figures[k] for k in sums}
             if at % every == 0 or at == total:
@@ -108,6 +110,11 @@ def fit(
                 raise Interrupted(f"{run.stage} stopped after update {at} of {total} and saved")
     jax.block_until_ready(state)
     return state, before + time.perf_counter() - began
+
+
+def resume(run: Run, state: TrainState) -> tuple[TrainState, float]:
+    """Where an interrupted run of the stage stopped, and the seconds it had spent; else `state` and 0."""
+    return checkpoints.restore_state(run.folder, state) or (state, 0.0)
 
 
 def batch_of(source: PackedRows) -> Rows:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pretrainrl_jax.trees.rows import GOLD, NEGATIVE, PREFIX, Rows
+from pretrainrl_jax.trees.layouts import Layout, Size, pieces
+from pretrainrl_jax.trees.rows import COPY, GOLD, NEGATIVE, PREFIX, Rows
 from pretrainrl_jax.trees.tree import AnswerTree
 
 OPEN_ROWS = 64  # rows that still accept trees while packing: more fill better, fewer keep the order random
@@ -35,7 +36,7 @@ def plan(lengths: Sequence[int], row_length: int, order: Sequence[int]) -> list[
         The tree indices of each row; together every index of `order` once.
 
     Raises:
-        ValueError: if a tree is longer than a row (callers set those aside with `too_long`).
+        ValueError: if a tree is longer than a row.
     """
     rows: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (free tokens, row) of the open rows, sorted
@@ -56,23 +57,18 @@ def plan(lengths: Sequence[int], row_length: int, order: Sequence[int]) -> list[
     return rows
 
 
-def too_long(trees: Sequence[AnswerTree], row_length: int) -> list[AnswerTree]:
-    """The trees that fit in no row: to be counted and named, never cut silently."""
-    return [tree for tree in trees if tree.inputs > row_length]
-
-
 def _round_up(n: int, multiple: int) -> int:
     return -(-max(n, 1) // multiple) * multiple
 
 
-def capacity(trees: Sequence[AnswerTree], rows: Sequence[Sequence[int]], row_length: int) -> Capacity:
-    """The smallest rounded sizes that hold every row of a plan."""
-    targets = max((sum(trees[i].targets for i in row) for row in rows), default=1)
-    slots = max((sum(trees[i].slots for i in row) for row in rows), default=1)
+def capacity(sizes: Sequence[Size], rows: Sequence[Sequence[int]], row_length: int) -> Capacity:
+    """The smallest rounded sizes that hold every row of a plan over trees of these sizes."""
+    targets = max((sum(sizes[i].targets for i in row) for row in rows), default=1)
+    slots = max((sum(sizes[i].slots for i in row) for row in rows), default=1)
     return Capacity(row_length, _round_up(targets, 64), _round_up(slots, 16))
 
 
-def fill_row(trees: Sequence[AnswerTree], size: Capacity) -> Rows:
+def fill_row(trees: Sequence[AnswerTree], size: Capacity, layout: Layout = "shared") -> Rows:
     """The arrays of one row, without the leading batch axis; what is not filled is padding."""
     tokens, tree_id, branch_id, positions = (np.zeros(size.time, np.int32) for _ in range(4))
     targets, target_slot = np.zeros(size.targets, np.int32), np.zeros(size.targets, np.int32)
@@ -81,24 +77,30 @@ def fill_row(trees: Sequence[AnswerTree], size: Capacity) -> Rows:
     slot_gold = np.full(size.slots, -1, np.int32)
     slot_reference = np.full(size.slots, np.nan, np.float32)
     at = target = slot = 0
-    for number, tree in enumerate(trees, start=1):
-        end = at + len(tree.prefix)  # just past the prefix
-        tokens[at:end], tree_id[at:end] = tree.prefix, number
-        positions[at:end] = np.arange(len(tree.prefix))
-        predicted = max(len(tree.prefix) - 1, 0)
-        targets[target : target + predicted] = tree.prefix[1:]
-        predictor[target : target + predicted] = np.arange(at, at + predicted)
-        target_slot[target : target + predicted] = slot
-        slot_kind[slot], slot_tree[slot] = PREFIX, number
-        kinds = [b.kind for b in tree.branches]
-        gold = slot + 1 + kinds.index(GOLD) if GOLD in kinds else -1
-        last = end - 1 if tree.prefix else -1  # the hidden state that predicts each branch's first token
-        at, target, slot = end, target + predicted, slot + 1
-        for branch_number, branch in enumerate(tree.branches, start=1):
+    gold = -1
+    laid = [(number, piece) for number, tree in enumerate(trees, start=1) for piece in pieces(tree, layout)]
+    for sequence, (number, piece) in enumerate(laid, start=1):
+        at += piece.gap
+        prefix = piece.prefix
+        end = at + len(prefix)  # just past the prefix
+        tokens[at:end], tree_id[at:end] = prefix, sequence
+        positions[at:end] = np.arange(len(prefix))
+        if piece.asked:
+            predicted = max(len(prefix) - 1, 0)
+            targets[target : target + predicted] = prefix[1:]
+            predictor[target : target + predicted] = np.arange(at, at + predicted)
+            target_slot[target : target + predicted] = slot
+            slot_kind[slot], slot_tree[slot] = PREFIX, number
+            target, slot = target + predicted, slot + 1
+        golds = [slot + i for i, b in enumerate(piece.branches) if b.kind in (GOLD, COPY)]
+        gold = golds[0] if golds else gold  # a piece without one is paired with the gold answer before it
+        last = end - 1 if prefix else -1  # the hidden state that predicts each branch's first token
+        at = end
+        for branch_number, branch in enumerate(piece.branches, start=1):
             read = len(branch.tokens) - 1  # all but the terminator
-            tokens[at : at + read], tree_id[at : at + read] = branch.tokens[:-1], number
+            tokens[at : at + read], tree_id[at : at + read] = branch.tokens[:-1], sequence
             branch_id[at : at + read] = branch_number
-            positions[at : at + read] = len(tree.prefix) + np.arange(read)
+            positions[at : at + read] = len(prefix) + np.arange(read)
             predictors = [last, *range(at, at + read)]
             predicted_tokens = branch.tokens
             if last < 0:  # nothing stands before the first token: it is read and not predicted

@@ -33,6 +33,7 @@ def from_json(values: dict[str, Any]) -> AnswerTree:
             b["text"],
             math.nan if b["reference_logp"] is None else b["reference_logp"],
             math.nan if b["beam_logp"] is None else b["beam_logp"],
+            b["source"],
         )
         for b in values["branches"]
     )

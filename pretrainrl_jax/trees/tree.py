@@ -15,6 +15,7 @@ class Branch:
     text: str = ""
     reference_logp: float = math.nan  # summed log-probability under the reference model; NaN is unscored
     beam_logp: float = math.nan  # as the beam search found it; NaN for a branch that was not found by one
+    source: str = ""  # of a negative: "beam", "pool" or "popularity"
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pretrainrl_jax import config
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.facts.corpus import split, subsample, verbalise
+from pretrainrl_jax.facts.corpus import verbalise
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.wordings import FALLBACK, POPQA, WORDINGS
 from pretrainrl_jax.facts.world import make_world
@@ -243,41 +241,3 @@ def test_the_same_in_another_process():
             [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True
         )
         assert done.stdout.strip() == hashlib.sha256(text.encode()).hexdigest()
-
-
-@given(st.integers(0, 40), st.integers(2, 50))
-def test_split_holds_out_every_nth(size, every):
-    facts = [fact(number) for number in range(size)]
-    trained, held_out = split(facts, every)
-    assert [known.row - 1 for known in held_out] == [nth for nth in range(1, size + 1) if nth % every == 0]
-    assert sorted(trained + held_out, key=lambda known: known.row) == facts
-    assert trained == sorted(trained, key=lambda known: known.row)
-
-
-def test_split_of_nothing_and_bad_settings():
-    facts = [fact(number) for number in range(5)]
-    assert split(facts, 0) == (facts, [])
-    for every in (1, -2):
-        with pytest.raises(InputError, match=f"holdout_every is {every}"):
-            split(facts, every)
-
-
-@given(st.integers(0, 30), st.integers(0, 40), st.integers(0, 5))
-def test_subsample_keeps_the_order(size, limit, seed):
-    facts = [fact(number) for number in range(size)]
-    chosen = subsample(facts, limit, seed)
-    rows = [known.row for known in chosen]
-    assert rows == sorted(set(rows))
-    assert len(rows) == (min(limit, size) if limit else size)
-    assert set(rows) <= {known.row for known in facts}
-    assert chosen == subsample(facts, limit, seed)
-
-
-def test_subsample_is_random():
-    facts = [fact(number) for number in range(100)]
-    assert subsample(facts, 50, 0) != subsample(facts, 50, 1)
-    often = Counter(known.id for seed in range(400) for known in subsample(facts, 10, seed))
-    assert len(often) == 100
-    assert max(often.values()) < 40 + 6 * np.sqrt(40)
-    with pytest.raises(InputError, match="limit is -1"):
-        subsample(facts, -1, 0)

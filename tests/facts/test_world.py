@@ -11,7 +11,7 @@ import pytest
 from pretrainrl_jax import config
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.matching import normalise, overlaps
-from pretrainrl_jax.facts.wordings import FALLBACK, FILLER, FILLER_WORDS, WORDINGS, WORLD
+from pretrainrl_jax.facts.wordings import FALLBACK, FILLER, FILLER_WORDS, POPQA, WORLD
 from pretrainrl_jax.facts.world import make_world
 
 SCRIPT = """
@@ -55,7 +55,7 @@ def test_names_are_distinct_and_no_words_of_the_corpus(world):
     assert len(set(normalised)) == len(names)
     assert all(name.isalpha() and name.isascii() for name in names)
     text = " ".join([*FILLER, *FALLBACK, *(word for words in FILLER_WORDS.values() for word in words)])
-    for wording in WORDINGS.values():
+    for wording in (POPQA | WORLD).values():
         text += " ".join([" ", wording.question, wording.paraphrase, *wording.statements])
     english = {word.strip("?.,:{}'").lower() for word in text.split()}
     assert not english & set(normalised)

@@ -6,9 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small import small_model
+from small import tree as small_tree
 
 from pretrainrl_jax.objectives.losses import Counts, Weights, count, dpo, ntp, pretrainrl, slot_logps
+from pretrainrl_jax.objectives.scoring import row_logps
 from pretrainrl_jax.objectives.token_logps import token_logps
+from pretrainrl_jax.trees.dataset import PackedRows
+from pretrainrl_jax.trees.packing import stack
 from pretrainrl_jax.trees.rows import GOLD, NEGATIVE, PREFIX, Rows
 
 VOCABULARY, MODEL = 23, 4
@@ -19,6 +24,8 @@ WEIGHTS = [
     Weights(0.0, 0.0, 1.0, 0.1),
     Weights(0.3, 2.0, 0.7, 0.5),
     Weights(0.5, 0.0, 0.0, 0.1),
+    Weights(0.0, 0.0, 1.0, 0.1, 1.0),
+    Weights(0.3, 0.2, 0.7, 0.5, 0.9),
 ]
 
 
@@ -90,7 +97,7 @@ def pack(trees, rows, time=48, targets=56, slots=20):
 
 def brute_force(trees, logps, weights, scale):
     """Loss and metrics, tree by tree, in Python's float64."""
-    asked, answered, preferred, margins, accuracies, negatives = [], [], [], [], [], []
+    asked, answered, means, preferred, margins, accuracies, negatives = [], [], [], [], [], [], []
     question_tokens = answer_tokens = 0
     for tree in trees:
         question, gold, *others = (sum(float(logps[place]) for place in places) for places in tree.places)
@@ -98,6 +105,7 @@ def brute_force(trees, logps, weights, scale):
         answer_tokens += len(tree.places[1])
         asked.append(-question)
         answered.append(-gold)
+        means.append(-gold / max(len(tree.places[1]), 1))
         negatives += others
         moved = [
             weights.beta * ((gold - tree.references[0]) - (other - reference))
@@ -110,6 +118,7 @@ def brute_force(trees, logps, weights, scale):
     tokens = question_tokens * (weights.question != 0) + answer_tokens * (weights.answer != 0)
     denominator = len(trees) if scale == "sequence" else max(tokens, 1)
     loss_ntp = (weights.question * sum(asked) + weights.answer * sum(answered)) / denominator
+    loss_ntp += weights.answer_mean * np.mean(means)
     loss_dpo = np.mean(preferred) if preferred else 0.0
     return {
         "loss": loss_ntp + weights.preference * loss_dpo,
@@ -196,6 +205,34 @@ def test_gradient_through_hidden_states_and_head(scale):
     dhidden, dhead = gradients(jnp.float32(hidden), jnp.float32(head))
     np.testing.assert_allclose(dhidden, differences(lambda x: dense(x, head), hidden), atol=2e-5)
     np.testing.assert_allclose(dhead, differences(lambda x: dense(hidden, x), head), atol=2e-5)
+
+
+@pytest.mark.parametrize("scale", ["sequence", "token"])
+@pytest.mark.parametrize("weights", [WEIGHTS[0], WEIGHTS[-1]])
+def test_the_literal_template_gives_the_same_losses_and_gradients(weights, scale):
+    """Real trees through a real model: the layout changes rows, and neither loss nor gradient."""
+    model, params = small_model()
+    made = [small_tree(3 + i % 3, 2, *([3, 1, 4][: i % 4]), id=str(i), first=1 + 7 * i) for i in range(6)]
+    results = {}
+    for layout in ("shared", "literal"):
+        source = PackedRows(made, 64, seed=0, passes=1, rows=1, layout=layout)
+        rows = stack([source[i] for i in range(len(source.plan))])
+
+        @jax.jit
+        def loss(params, rows):
+            logps = row_logps(model, params, rows)
+            return pretrainrl(logps, rows, weights, count(rows), scale)
+
+        (_, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(params, rows)
+        results[layout] = metrics, gradient, count(rows), len(source.plan)
+    shared, literal = results["shared"], results["literal"]
+    assert literal[3] > shared[3]  # it takes more rows
+    assert tuple(map(int, shared[2])) == tuple(map(int, literal[2]))
+    for name, value in shared[0].items():
+        np.testing.assert_allclose(literal[0][name], value, rtol=2e-6, atol=2e-6, err_msg=name)
+    differ = jax.tree.map(lambda a, b: ((a - b) ** 2).sum(), shared[1], literal[1])
+    whole = jax.tree.map(lambda a: (a**2).sum(), shared[1])
+    assert sum(jax.tree.leaves(differ)) ** 0.5 < 1e-5 * sum(jax.tree.leaves(whole)) ** 0.5
 
 
 def test_count():

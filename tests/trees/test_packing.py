@@ -11,9 +11,10 @@ from small import END, data, tree, trees
 
 from pretrainrl_jax.facts.popqa import read_popqa
 from pretrainrl_jax.model.attention import tree_mask
-from pretrainrl_jax.trees.dataset import PackedRows, batches
-from pretrainrl_jax.trees.packing import OPEN_ROWS, capacity, fill_row, plan, stack, too_long
-from pretrainrl_jax.trees.rows import GOLD, NEGATIVE, PREFIX, UNUSED, Rows
+from pretrainrl_jax.trees.dataset import PackedRows, batches, draw, longest
+from pretrainrl_jax.trees.layouts import pieces, size
+from pretrainrl_jax.trees.packing import OPEN_ROWS, Capacity, capacity, fill_row, plan, stack
+from pretrainrl_jax.trees.rows import COPY, GOLD, NEGATIVE, PREFIX, UNUSED, Rows
 from pretrainrl_jax.trees.templates import Template, encode_branches
 from pretrainrl_jax.trees.tokenization import load_tokenizer
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, document, gold_only
@@ -28,6 +29,11 @@ def packed(count=40, rows=3, passes=2, seed=5, row_length=ROW):
 
 def same(a: Rows, b: Rows) -> bool:
     return all(np.array_equal(x, y, equal_nan=x.dtype.kind == "f") for x, y in zip(a, b, strict=True))
+
+
+def holding(made, row_length: int) -> Capacity:
+    """Sizes of a row that holds all these trees."""
+    return capacity([size(t, "shared") for t in made], [range(len(made))], row_length)
 
 
 # plan
@@ -61,13 +67,11 @@ def test_no_more_rows_are_open_than_allowed():
     assert len(rows[1]) == 2
 
 
-def test_a_tree_longer_than_a_row_is_refused_by_plan_and_named_by_too_long():
+def test_a_tree_longer_than_a_row_is_refused():
     made = [tree(3, 4, id="fits"), tree(9, 4, id="long"), tree(6, 5, id="just")]
     assert [t.inputs for t in made] == [6, 12, 10]
     with pytest.raises(ValueError, match="tree 1 has 12 tokens, a row holds 10"):
         plan([t.inputs for t in made], 10, [0, 1, 2])
-    assert [t.id for t in too_long(made, 10)] == ["long"]
-    assert too_long([], 10) == []
 
 
 # fill_row
@@ -108,8 +112,8 @@ def unpack(row: Rows, number: int, slots: list[int]) -> tuple[tuple[int, ...], l
 @given(st.lists(trees(), max_size=6))
 @settings(max_examples=150, deadline=None)
 def test_a_row_holds_its_trees_and_nothing_else(made):
-    size = capacity(made, [range(len(made))], 200)
-    row = fill_row(made, size)
+    space = holding(made, 200)
+    row = fill_row(made, space)
     slot = 0
     for number, expected in enumerate(made, start=1):
         slots = list(range(slot, slot + expected.slots))
@@ -142,27 +146,27 @@ def test_a_row_holds_its_trees_and_nothing_else(made):
 @settings(deadline=None)
 @given(st.lists(trees(), max_size=6))
 def test_capacity_holds_the_largest_row_and_little_more(made):
-    size = capacity(made, [[i] for i in range(len(made))], ROW)
+    space = capacity([size(t, "shared") for t in made], [[i] for i in range(len(made))], ROW)
     targets, slots = (max((getattr(t, name) for t in made), default=1) for name in ("targets", "slots"))
-    assert size.time == ROW
-    assert targets <= size.targets < max(targets, 1) + 64
-    assert slots <= size.slots < max(slots, 1) + 16
+    assert space.time == ROW
+    assert targets <= space.targets < max(targets, 1) + 64
+    assert slots <= space.slots < max(slots, 1) + 16
 
 
 def test_every_hidden_state_of_a_question_predicts_something():
-    row = fill_row([tree(4, 3, 2, 1)], capacity([tree(4, 3, 2, 1)], [[0]], 10))
+    row = fill_row([tree(4, 3, 2, 1)], holding([tree(4, 3, 2, 1)], 10))
     assert set(row.predictor[row.predictor >= 0]) == set(range(4 + 2 + 1))
     assert Counter(row.predictor.tolist())[3] == 3  # the prefix's last predicts every branch's first token
 
 
 def test_a_document_without_bos_predicts_all_but_its_first_token():
     made = document("d", (5, 6, 7), None)
-    row = fill_row([made], capacity([made], [[0]], 4))
+    row = fill_row([made], holding([made], 4))
     assert row.tokens.tolist() == [5, 6, 0, 0]
     assert row.targets[:2].tolist() == [6, 7]
     assert row.predictor[:3].tolist() == [0, 1, -1]
     with_bos = document("d", (5, 6, 7), 1)
-    row = fill_row([with_bos], capacity([with_bos], [[0]], 4))
+    row = fill_row([with_bos], holding([with_bos], 4))
     assert row.tokens.tolist() == [1, 5, 6, 0]
     assert row.targets[:3].tolist() == [5, 6, 7]
 
@@ -268,9 +272,129 @@ def test_no_trees_give_no_batches():
     assert list(batches(PackedRows([], ROW, 0, 1, 2))) == []
 
 
+def test_the_rest_of_the_passes_visits_what_the_first_part_left():
+    whole = packed(count=41, passes=2)
+    for cut in (0.3, 0.5, 1.0, 1.77):
+        first, rest = (dataclasses.replace(whole, start=a, passes=b) for a, b in ((0.0, cut), (cut, 2.0)))
+        assert out(first) + out(rest) == out(whole)
+        assert out(first).total() == round(min(cut, 1) * 41) + round(max(cut - 1, 0) * 41)
+
+
+def test_arrays_do_not_shrink_below_what_is_asked():
+    alone = packed()
+    wide = dataclasses.replace(alone, at_least=Capacity(ROW, 1000, 8))
+    assert wide.capacity == Capacity(ROW, 1000, alone.capacity.slots)
+    for field, wider in zip(alone[0], wide[0], strict=True):
+        np.testing.assert_array_equal(field, wider[: len(field)])
+
+
+# draws
+
+
+def with_negatives(count: int, *sources: str, id: str = "q") -> AnswerTree:
+    """A tree of `count` negatives from each source, every branch of another token."""
+    made = [Branch((1, END), GOLD)]
+    made += [
+        Branch((2 + i, END), NEGATIVE, source=s)
+        for i, s in enumerate(s for s in sources for _ in range(count))
+    ]
+    return AnswerTree(id, (1,), tuple(made))
+
+
+@given(st.integers(0, 8), st.integers(0, 6), st.integers(0, 3), st.integers(0, 3))
+def test_a_draw_keeps_gold_order_and_the_number_asked_for(count, negatives, seed, epoch):
+    made = with_negatives(count, "beam", "pool")
+    drawn = draw(made, negatives, seed, epoch)
+    assert drawn == draw(made, negatives, seed, epoch)
+    assert drawn.branches[0] == made.branches[0]
+    assert len(drawn.branches) - 1 == (min(negatives, 2 * count) or 2 * count)
+    assert [b for b in made.branches if b in drawn.branches] == list(drawn.branches)
+    of = Counter(b.source for b in drawn.branches[1:])
+    assert 0 <= of["beam"] - of["pool"] <= 1  # equal parts, the odd one to the first
+
+
+def test_what_one_source_lacks_the_others_give():
+    made = with_negatives(6, "pool")
+    made = dataclasses.replace(
+        made, branches=(*made.branches[:1], Branch((99, END), NEGATIVE, source="beam"), *made.branches[1:])
+    )
+    assert Counter(b.source for b in draw(made, 5, 0, 0).branches[1:]) == Counter(beam=1, pool=4)
+
+
+def test_draws_are_fair_and_differ_by_seed_epoch_and_question():
+    made = with_negatives(20, "pool")
+    often = Counter(b.tokens for epoch in range(2000) for b in draw(made, 5, 0, epoch).branches[1:])
+    assert len(often) == 20
+    assert all(abs(n - 500) < 6 * (500 * 0.75) ** 0.5 for n in often.values())
+    other = draw(dataclasses.replace(made, id="r"), 5, 0, 0).branches
+    assert (
+        len({draw(made, 5, 0, 0).branches, draw(made, 5, 1, 0).branches, draw(made, 5, 0, 1).branches, other})
+        == 4
+    )
+
+
+def test_each_pass_draws_anew_and_rows_hold_what_was_drawn():
+    made = [with_negatives(20, "pool", id=str(i)) for i in range(30)]
+    source = PackedRows(made, ROW, 3, 2, 2, negatives=5)
+    found = [Counter(), Counter()]
+    for index in range(len(source.plan)):
+        row = source[index]
+        epoch = int(index >= len(source.plan) / 2)
+        expected = [draw(made[i], 5, 3, epoch) for i in source.plan[index]]
+        assert same(row, fill_row(expected, source.capacity))
+        found[epoch].update(
+            {made[i].id: draw(made[i], 5, 3, epoch).branches for i in source.plan[index]}.items()
+        )
+    assert all(len(of) == 30 for of in found)
+    assert len(found[0] & found[1]) < 3
+
+
+@given(trees(), st.integers(0, 4), st.sampled_from(["shared", "literal"]), st.integers(0, 5))
+def test_longest_bounds_every_draw(made, negatives, layout, epoch):
+    taken = size(draw(made, negatives, 0, epoch), layout).inputs
+    assert taken <= longest(made, negatives, layout)
+    if not negatives:
+        assert taken == longest(made, 0, layout)
+
+
+# layouts
+
+
+@given(st.lists(trees(), max_size=4))
+@settings(max_examples=60, deadline=None)
+def test_the_literal_layout_asks_and_answers_once_and_pairs_every_negative(made):
+    sizes = [size(t, "literal") for t in made]
+    space = capacity(sizes, [range(len(made))], 400)
+    row = fill_row(made, space, "literal")
+    kinds = Counter(row.slot_kind.tolist())
+    negatives = [sum(b.kind == NEGATIVE for b in t.branches) for t in made]
+    assert kinds[PREFIX] == kinds[GOLD] == len(made)
+    assert kinds[NEGATIVE] == sum(negatives)
+    assert kinds[COPY] == sum(max(n - 1, 0) for n in negatives)
+    assert (row.predictor >= 0).sum() == sum(s.targets for s in sizes)
+    used = sum(s.inputs for s in sizes)
+    assert (row.tree_id > 0).sum() == used - sum(negatives)  # each pair has one padding token between
+    assert not row.tree_id[used:].any()
+    for slot in np.flatnonzero(row.slot_kind == NEGATIVE):
+        gold = row.slot_gold[slot]
+        assert row.slot_kind[gold] in (GOLD, COPY)
+        assert row.slot_tree[gold] == row.slot_tree[slot]
+    assert len(set(row.slot_gold[row.slot_gold >= 0])) == sum(negatives)  # each pair has a gold of its own
+
+
+def test_a_pair_reads_as_the_papers_template():
+    made = tree(3, 2, 3, 4)  # question 1 2 3, gold 4, negatives 5 6 and 7 8 9
+    (first, other, again, last) = pieces(made, "literal")
+    assert [p.prefix for p in (first, other, again, last)] == [(1, 2, 3)] * 4
+    row = fill_row([made], capacity([size(made, "literal")], [[0]], 32), "literal")
+    assert row.tokens[:20].tolist() == [1, 2, 3, 4, 0, 1, 2, 3, 5, 6, 1, 2, 3, 4, 0, 1, 2, 3, 7, 8]
+    assert row.positions[:10].tolist() == [0, 1, 2, 3, 0, 0, 1, 2, 3, 4]
+    assert row.tree_id[:10].tolist() == [1, 1, 1, 1, 0, 2, 2, 2, 2, 2]
+
+
 def test_rows_are_at_least_nine_tenths_full():
     rng = np.random.default_rng(0)
-    for seed, size in enumerate([300, 1000, 5000]):
+    for seed, number in enumerate([300, 1000, 5000]):
         # 20 to 35 tokens: a question of 8 to 13, and six answers of 3 to 5 with their terminators
         made = [
             AnswerTree(
@@ -278,7 +402,7 @@ def test_rows_are_at_least_nine_tenths_full():
                 tuple(range(rng.integers(8, 14))),
                 tuple(Branch((1,) * rng.integers(3, 6), NEGATIVE) for _ in range(6)),
             )
-            for i in range(size)
+            for i in range(number)
         ]
         assert {t.inputs for t in made} <= set(range(20, 38))
         assert PackedRows(made, 512, seed, 1, 8).fill >= 0.9
@@ -295,7 +419,6 @@ def test_popqa_fills_its_rows(qwen2):
         AnswerTree(f.id, prefix, tuple(Branch(tokens, NEGATIVE) for tokens in branches))
         for f, prefix, branches in zip(facts, encoded.prefixes, encoded.branches, strict=True)
     ]
-    assert not too_long(made, 512)
     assert PackedRows(made, 512, 0, 3, 8).fill >= 0.9
 
 
@@ -316,8 +439,7 @@ def visible(tree_id, branch_id, i, j) -> bool:
 @settings(max_examples=25, deadline=None)
 def test_tree_mask_is_its_definition_on_packed_rows(made):
     everything = list(itertools.chain(*made))
-    size = capacity(everything, [range(len(everything))], 64)
-    rows = stack([fill_row(of_row, size) for of_row in made])
+    rows = stack([fill_row(of_row, holding(everything, 64)) for of_row in made])
     mask = np.asarray(tree_mask(rows.tree_id, rows.branch_id))
     for r, i, j in itertools.product(range(len(made)), range(64), range(64)):
         assert mask[r, i, j] == visible(rows.tree_id[r], rows.branch_id[r], i, j)

@@ -6,8 +6,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import fact
 
+from pretrainrl_jax.decoding.answers import Answer
 from pretrainrl_jax.facts.matching import known_truths, normalise, overlaps
-from pretrainrl_jax.trees.negatives import REASONS, Answer, choose_negatives
+from pretrainrl_jax.mining.candidates import (
+    REASONS,
+    Candidate,
+    Rules,
+    from_beams,
+    from_values,
+    popular_values,
+    some_of,
+    without_repeats,
+)
 
 FACT = fact(answers=("Quebec City", "Qu\u00e9bec"))
 SIBLING = fact(id="2", answers=("Trois-Rivi\u00e8res",))  # another truth of the same subject and relation
@@ -20,10 +30,11 @@ def answer(text, logp=-1.0, finished=True) -> Answer:
 
 
 def choose(*answers, **changes) -> tuple[list[str], dict[str, int]]:
-    rules = {"count": 5, "min_probability": 0.0, "drop_overlapping": True} | changes
+    rules = Rules(KNOWN, **({"count": 5, "min_probability": 0.0, "drop_overlapping": True} | changes))
     dropped: Counter[str] = Counter()
-    kept = choose_negatives(answers, FACT, KNOWN, dropped=dropped, **rules)
-    return [a.text for a in kept], dict(dropped)
+    kept = from_beams(answers, FACT, rules, dropped)
+    assert {c.source for c in kept} <= {"beam"}
+    return [c.text for c in kept], dict(dropped)
 
 
 @pytest.mark.parametrize(
@@ -65,8 +76,7 @@ def test_the_most_probable_spelling_is_kept_and_what_is_dropped_leaves_no_gap():
 
 def test_counts_are_added_to_what_is_there():
     dropped = Counter({"empty": 3})
-    rules = {"count": 5, "min_probability": 0.0, "drop_overlapping": True}
-    choose_negatives([answer("")], FACT, KNOWN, dropped=dropped, **rules)
+    from_beams([answer("")], FACT, Rules(KNOWN, drop_overlapping=True), dropped)
     assert dropped["empty"] == 4
 
 
@@ -83,21 +93,13 @@ def test_kept_are_distinct_finished_falsehoods_in_order_and_all_others_are_count
     beams, count, min_probability, drop_overlapping
 ):
     dropped: Counter[str] = Counter()
-    kept = choose_negatives(
-        beams,
-        FACT,
-        KNOWN,
-        count=count,
-        min_probability=min_probability,
-        drop_overlapping=drop_overlapping,
-        dropped=dropped,
-    )
+    kept = from_beams(beams, FACT, Rules(KNOWN, drop_overlapping, min_probability, count), dropped)
     truths = {normalise(a) for f in (FACT, SIBLING) for a in f.answers}
     assert len(kept) + dropped.total() == len(beams)
     assert set(dropped) <= set(REASONS)
     assert len(kept) <= count
     assert dropped["unfinished"] == sum(not a.finished for a in beams)
-    assert len({normalise(a.text) for a in kept}) == len(kept)
+    assert len({normalise(c.text) for c in kept}) == len(kept)
 
     def eligible(a: Answer) -> bool:
         return (
@@ -106,11 +108,47 @@ def test_kept_are_distinct_finished_falsehoods_in_order_and_all_others_are_count
             and not (drop_overlapping and any(overlaps(a.text, t) for t in truths))
         )
 
-    assert all(eligible(a) and math.exp(a.logp) >= min_probability for a in kept)
     # The oracle: the first finished beam of each text, those that may be negatives, the first `count`.
     first = {}
     for a in beams:
         if a.finished:
             first.setdefault(normalise(a.text), a)
     wanted = [a for a in first.values() if eligible(a) and math.exp(a.logp) >= min_probability]
-    assert kept == wanted[:count]
+    assert kept == [Candidate(a.text, "beam", a.logp) for a in wanted[:count]]
+
+
+def test_values_are_filtered_for_each_question_in_their_order():
+    dropped: Counter[str] = Counter()
+    values = ["Oslo", "quebec city", "Montreal", "City", "?", "Rome"]
+    kept = from_values(values, "pool", FACT, Rules(KNOWN, True), dropped)
+    assert [(c.text, c.source) for c in kept] == [(v, "pool") for v in ("Oslo", "Montreal", "Rome")]
+    assert all(math.isnan(c.logp) for c in kept)
+    assert dropped == {"known_true": 1, "overlaps": 1, "empty": 1}
+
+
+def test_an_answer_belongs_to_the_first_source_that_names_it():
+    dropped = {"beam": Counter(), "pool": Counter()}
+    of_beams = [Candidate("Rome", "beam", -1.0)]
+    kept = without_repeats([of_beams, [Candidate("rome!", "pool"), Candidate("Oslo", "pool")]], dropped)
+    assert [(c.text, c.source) for c in kept] == [("Rome", "beam"), ("Oslo", "pool")]
+    assert (dropped["beam"].total(), dropped["pool"]) == (0, {"duplicate": 1})
+
+
+def test_popular_values_are_the_best_known_share_of_each_category():
+    made = [fact(id=str(i), answers=(f"city {i % 10}",), answer_popularity=float(i % 10)) for i in range(30)]
+    made += [fact(id=f"r{i}", category="river", answers=(f"river {min(i, 4)}",)) for i in range(20)]
+    values = popular_values(made, 0.2)
+    assert values["capital"] == ["city 9", "city 8"]  # as the source says
+    assert values["river"] == ["river 4"]  # as often as it is the answer; a fifth of five
+    assert popular_values(made, 0.01)["capital"] == ["city 9"]
+    assert popular_values(made, 1.0)["river"] == ["river 4", *(f"river {i}" for i in range(4))]
+
+
+def test_popular_candidates_are_drawn_by_seed_and_question():
+    values = [str(i) for i in range(50)]
+    drawn = some_of(values, 5, FACT, 0)
+    assert drawn == some_of(values, 5, FACT, 0)
+    assert len(set(drawn)) == 5
+    assert drawn != some_of(values, 5, FACT, 1)
+    assert drawn != some_of(values, 5, SIBLING, 0)
+    assert sorted(some_of(values[:3], 5, FACT, 0)) == values[:3]

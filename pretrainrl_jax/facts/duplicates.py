@@ -1,0 +1,53 @@
+"""Rows that ask the same question of the same category: merged, kept, or left out."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+from pretrainrl_jax.facts.matching import normalise
+from pretrainrl_jax.facts.record import Fact
+
+# By the index of its fact: the index of the earlier fact that took the row in, or None where it is left out.
+Fate = dict[int, int | None]
+
+
+def settle(facts: Sequence[Fact], rule: Literal["merge", "keep", "drop"]) -> tuple[list[Fact], Fate]:
+    """The facts that stay, in their order, and what became of the others.
+
+    "merge": the first row of a question takes the answers of the later ones as aliases, and the greatest
+    popularity. "keep": nothing happens. "drop": where the answers of two rows differ, normalised, all rows of
+    the question are left out, and where they agree they are merged.
+    """
+    if rule == "keep":
+        return list(facts), {}
+    groups = _groups(facts)
+    changed: dict[int, Fact] = {}
+    fate: Fate = {}
+    for indices in groups:
+        group = [facts[at] for at in indices]
+        if rule == "drop" and len({frozenset(map(normalise, fact.answers)) for fact in group}) > 1:
+            fate.update(dict.fromkeys(indices))
+        else:
+            changed[indices[0]] = _merged(group)
+            fate.update(dict.fromkeys(indices[1:], indices[0]))
+    return [changed.get(at, fact) for at, fact in enumerate(facts) if at not in fate], fate
+
+
+def _groups(facts: Sequence[Fact]) -> list[list[int]]:
+    """Indices of the facts of each question that is asked more than once."""
+    first: dict[str, dict[str, int]] = {}
+    more: dict[int, list[int]] = {}
+    for at, fact in enumerate(facts):
+        if (seen := first.setdefault(fact.category, {}).setdefault(fact.question, at)) != at:
+            more.setdefault(seen, [seen]).append(at)
+    return list(more.values())
+
+
+def _merged(group: Sequence[Fact]) -> Fact:
+    answers = dict.fromkeys(answer for fact in group for answer in fact.answers)
+    return replace(
+        group[0],
+        answers=tuple(answers),
+        popularity=max(fact.popularity for fact in group),
+        answer_popularity=max(fact.answer_popularity for fact in group if fact.answer == group[0].answer),
+    )

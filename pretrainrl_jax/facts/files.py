@@ -1,0 +1,175 @@
+"""Files on a disk or in a bucket, as bytes and lines of text; what is wrong is said with file and line."""
+
+import codecs
+import gzip
+import io
+import os
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pretrainrl_jax.errors import InputError
+
+LINE_END = re.compile("\r\n|\r|\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a reader yields: the named values of one line or item of a source."""
+
+    origin: str  # the file and what is counted in it, "data/popQA.tsv, line"; one text for all its rows
+    number: int  # which one, 1-based
+    values: Mapping[str, Any]
+
+    @property
+    def where(self) -> str:
+        """In words: "data/popQA.tsv, line 17"."""
+        return f"{self.origin} {self.number}"
+
+
+def is_remote(place: str) -> bool:
+    """Whether a path is one of fsspec's, as gs://bucket/file, and not of this machine's disk."""
+    return "://" in place
+
+
+def first_line(error: BaseException) -> str:
+    """An exception in one short line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines[0] else type(error).__name__
+
+
+@contextmanager
+def opened(place: str) -> Iterator[Any]:
+    """The bytes of a file, unpacked where its name ends in .gz.
+
+    Raises:
+        InputError: if it cannot be opened, or breaks off while it is read.
+    """
+    try:
+        if is_remote(place):
+            file = _open_remote(place)
+        else:
+            file = gzip.open(place, "rb") if place.endswith(".gz") else open(place, "rb")  # noqa: SIM115
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        raise InputError(f"cannot read {place}: {first_line(error)}; check facts.path") from None
+    with file:
+        try:
+            yield file
+        except (OSError, EOFError, zlib.error) as error:
+            raise InputError(f"cannot read {place} to its end: {first_line(error)}") from None
+
+
+def _open_remote(place: str) -> Any:
+    import fsspec
+
+    try:
+        opener: Any = fsspec.open(place, "rb", compression="infer")
+        return opener.open()
+    except ImportError as error:
+        extra = "gcs" if place.startswith(("gs://", "gcs://")) else "data"
+        raise InputError(
+            f"cannot read {place}: {first_line(error)}: pip install 'pretrainrl_jax[{extra}]'"
+        ) from None
+    except Exception as error:  # every store has errors of its own
+        raise InputError(f"cannot read {place}: {first_line(error)}; check facts.path") from None
+
+
+def is_folder(place: str) -> bool:
+    """Whether a path names a folder.
+
+    Raises:
+        InputError: if the store it is in cannot be asked.
+    """
+    return os.path.isdir(place) if not is_remote(place) else _ask(place, "isdir")
+
+
+def names_in(place: str) -> list[str]:
+    """The names of what a folder holds, sorted.
+
+    Raises:
+        InputError: if it cannot be listed.
+    """
+    try:
+        found = os.listdir(place) if not is_remote(place) else _ask(place, "ls", detail=False)
+    except OSError as error:
+        raise InputError(f"cannot list {place}: {first_line(error)}; check facts.path") from None
+    return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in found)
+
+
+def _ask(place: str, what: str, **options: Any) -> Any:
+    try:
+        import fsspec
+
+        system, path = fsspec.core.url_to_fs(place)
+        return getattr(system, what)(path, **options)
+    except Exception as error:  # every store has errors of its own
+        raise InputError(f"cannot read {place}: {first_line(error)}; check facts.path") from None
+
+
+def text_lines(place: str, encoding: str) -> Iterator[str]:
+    """The lines of a text file with their ends (LF, CRLF or CR) as they are; a byte order mark is skipped.
+
+    Raises:
+        InputError: for an unknown encoding, or naming the line and the byte that is not in it.
+    """
+    check_encoding(encoding)
+    with opened(place) as file:
+        try:
+            text = io.TextIOWrapper(file, encoding=encoding, newline="")
+            yield next(text, "").removeprefix("\ufeff")
+            yield from text
+        except UnicodeError as error:
+            raise InputError(_undecodable(place, encoding, error)) from None
+
+
+def check_encoding(encoding: str) -> None:
+    """The encoding is one that Python knows for text.
+
+    Raises:
+        InputError: if it is not.
+    """
+    try:
+        known = codecs.lookup(encoding)._is_text_encoding  # "rot13" and "zip" are codecs, too
+        "".encode(encoding)
+    except (LookupError, ValueError):
+        known = False
+    if not known:
+        raise InputError(f"facts.encoding is {encoding!r}: name one that Python knows, as utf-8 or latin-1")
+
+
+def _undecodable(place: str, encoding: str, error: UnicodeError) -> str:
+    """Where the file is not in this encoding. It is read again: the error knows but a place in a buffer."""
+    with opened(place) as file:
+        data = file.read()
+    if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) and "16" not in encoding:
+        return (
+            f"{place}, line 1: a byte order mark says UTF-16: save it as UTF-8, or set facts.encoding=utf-16"
+        )
+    start, byte, error = _first_undecodable(data, encoding, error)
+    if start is None:
+        return (
+            f"{place} is not {encoding} text ({first_line(error)}): save it as UTF-8, or set facts.encoding"
+        )
+    before = LINE_END.split(data[:start].decode(encoding, "ignore"))
+    return (
+        f"{place}, line {len(before)}: byte 0x{byte:02x} at column {len(before[-1]) + 1} is not {encoding}: "
+        "save it as UTF-8, or set facts.encoding"
+    )
+
+
+def _first_undecodable(
+    data: bytes, encoding: str, error: UnicodeError
+) -> tuple[int | None, int, UnicodeError]:
+    try:
+        data.decode(encoding)
+    except UnicodeDecodeError as found:
+        if found.start < len(data):
+            return found.start, data[found.start], found
+    except UnicodeError as found:
+        return None, 0, found
+    return None, 0, error

@@ -1,0 +1,113 @@
+"""What mined data were made with, so that training never pairs them with another model or other facts."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pretrainrl_jax.config import Mine
+from pretrainrl_jax.facts.record import Fact
+from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.model.shape import to_json
+from pretrainrl_jax.trees.templates import Template
+from pretrainrl_jax.trees.tokenization import Tokenizer
+from pretrainrl_jax.trees.tree import AnswerTree
+
+Json = dict[str, Any]
+PROBES = 4  # trees whose log-probabilities are computed again before training
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}  # nats; other packing and other hardware round otherwise
+
+
+def fingerprint(
+    model: Model,
+    params: Params,
+    tokenizer: Tokenizer,
+    template: Template,
+    facts: Sequence[Fact],
+    settings: Mine,
+) -> Json:
+    """Short digests of everything that mined trees and their reference log-probabilities depend on.
+
+    Args:
+        model: the one that mined and scored.
+        params: its parameters.
+        tokenizer: its tokenizer.
+        template: how training puts questions.
+        facts: those that were mined, in order.
+        settings: of mining.
+    """
+    return {
+        "model": _digest([to_json(model.shape), checksums(params)]),
+        "tokenizer": of_tokenizer(tokenizer),
+        "template": _digest(asdict(template)),
+        "facts": _digest([[f.id, f.question, f.answers, f.category, f.subject_key] for f in facts]),
+        "mining settings": json.loads(json.dumps(asdict(settings))),
+    }
+
+
+def checksums(params: Params) -> dict[str, int]:
+    """One 32-bit checksum of each parameter's bits.
+
+    Integer arithmetic modulo 2**32, computed where the parameters lie: the same on every mesh.
+    """
+    leaves = jax.tree.leaves_with_path(params)
+    return {jax.tree_util.keystr(path): int(_checksum(leaf)) for path, leaf in leaves}
+
+
+@jax.jit
+def _checksum(x: jax.Array) -> jax.Array:
+    bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
+    place = jnp.zeros(x.shape, jnp.uint32)
+    for axis, length in enumerate(x.shape):
+        place = place * jnp.uint32(length) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+    return (bits * (2 * place + 1)).sum(dtype=jnp.uint32)
+
+
+def of_tokenizer(tokenizer: Tokenizer) -> str:
+    """A digest of the vocabulary, the merges and the special ids."""
+    backend = getattr(tokenizer.backend, "backend_tokenizer", None)
+    rules = json.loads(backend.to_str()) if backend is not None else {}
+    # How the last batch was padded or cut is kept there too, and is not part of the tokenizer.
+    rules = {name: value for name, value in rules.items() if name not in ("padding", "truncation")}
+    vocabulary = sorted(tokenizer.backend.get_vocab().items())
+    return _digest([rules, vocabulary, tokenizer.bos, tokenizer.eos])
+
+
+def probes(trees: Sequence[AnswerTree]) -> dict[str, list[float]]:
+    """Reference log-probabilities of every branch of a few trees, to be computed again before training."""
+    return {tree.id: [b.reference_logp for b in tree.branches] for tree in trees[:PROBES]}
+
+
+def differences(mined: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What the mined data were made with and training is not, one phrase each; empty where they fit."""
+    found = []
+    for name, value in now.items():
+        before = mined.get(name)
+        if isinstance(value, dict) and isinstance(before, dict):
+            found += [
+                f"{name}: {key} was {before.get(key)!r}, now {value.get(key)!r}"
+                for key in {**before, **value}
+                if before.get(key) != value.get(key)
+            ]
+        elif before != value:
+            found.append(f"{name} was {before}, now {value}")
+    return found
+
+
+def probe_difference(mined: Mapping[str, Sequence[float]], now: Mapping[str, Sequence[float]]) -> float:
+    """The largest difference between probe log-probabilities, in nats; infinite where a probe is missing."""
+    if mined.keys() != now.keys() or any(len(mined[k]) != len(now[k]) for k in now):
+        return math.inf
+    apart = [abs(a - b) for k in now for a, b in zip(mined[k], now[k], strict=True)]
+    return float(np.max(apart, initial=0.0))  # NaN stays NaN
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -1,0 +1,173 @@
+"""What mining found, in numbers: diversity, entropy, what the filters took, the commonest falsehoods."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pretrainrl_jax.decoding.answers import Answer
+from pretrainrl_jax.facts.matching import Truths, why_dropped
+from pretrainrl_jax.facts.record import Fact
+from pretrainrl_jax.mining.pools import Agreement, Tallies, distinct_answers, tally
+from pretrainrl_jax.trees.rows import NEGATIVE
+from pretrainrl_jax.trees.tree import AnswerTree
+
+Json = dict[str, Any]
+COMMONEST = 20  # falsehoods shown of each category
+EXAMPLES = 12  # questions shown
+
+
+def of_answers(answers: Sequence[Answer]) -> tuple[int, float]:
+    """Distinct answers among a question's finished beams, and their entropy in nats.
+
+    The entropy is that of the beams' probabilities divided by their sum: how undecided the model is among
+    what it would say. 0 where there is one answer or none.
+    """
+    found = distinct_answers(answers)
+    p = np.exp(np.array([a.logp for a in found.values()]))
+    if not p.sum():
+        return len(found), 0.0
+    p = p / p.sum()
+    return len(found), float(-(p * np.log(np.maximum(p, 1e-300))).sum())
+
+
+def describe(
+    facts: Sequence[Fact],
+    trees: Sequence[AnswerTree],
+    decoded: Sequence[tuple[Fact, Sequence[Answer]]],
+    known: Truths,
+    dropped: Mapping[str, Counter[str]],
+    pools: Mapping[str, Sequence[str]],
+    agreements: Mapping[str, Agreement],
+) -> Json:
+    """The statistics of a mining run, as plain values for JSON.
+
+    Args:
+        facts: the questions that were asked for.
+        trees: those that came of it, references scored.
+        decoded: questions with their beams; fewer than `facts` where a pool was collected from a sample.
+        known: every known truth.
+        dropped: by source, how many candidates each reason took.
+        pools: the values of each category's pool; empty without one.
+        agreements: of each category whose pool was compared with a smaller sample's.
+
+    Returns:
+        Whole-run figures, `categories` (one entry each), `examples`, `pool_agreement`.
+    """
+    negatives = [b for tree in trees for b in tree.branches if b.kind == NEGATIVE]
+    tokens = sum(len(b.tokens) for b in negatives)
+    measured = [of_answers(answers) for _, answers in decoded]
+    without = sum(all(b.kind != NEGATIVE for b in tree.branches) for tree in trees)
+    return {
+        "questions": len(facts),
+        "trees": len(trees),
+        "decoded": len(decoded),
+        "without_negatives": without,
+        "with_negatives": len(trees) - without,
+        "negatives": len(negatives),
+        "by_source": dict(Counter(b.source for b in negatives)),
+        "dropped": {source: dict(of) for source, of in dropped.items()},
+        "distinct_answers": _mean([d for d, _ in measured]),
+        "distinct_histogram": dict(sorted(Counter(d for d, _ in measured).items())),
+        "entropy": _mean([e for _, e in measured]),
+        "perplexity": math.exp(-sum(b.reference_logp for b in negatives) / tokens) if tokens else None,
+        "categories": _categories(facts, trees, decoded, known, pools, agreements),
+        "pool_agreement": _overall(agreements),
+        "examples": examples(facts, trees),
+    }
+
+
+def _categories(
+    facts: Sequence[Fact],
+    trees: Sequence[AnswerTree],
+    decoded: Sequence[tuple[Fact, Sequence[Answer]]],
+    known: Truths,
+    pools: Mapping[str, Sequence[str]],
+    agreements: Mapping[str, Agreement],
+) -> Json:
+    """Each category's figures, by name, the largest first."""
+    bare = Counter(
+        fact.category
+        for fact, tree in _paired(facts, trees)
+        if all(b.kind != NEGATIVE for b in tree.branches)
+    )
+    measured: dict[str, list[tuple[int, float]]] = {}
+    for fact, answers in decoded:
+        measured.setdefault(fact.category, []).append(of_answers(answers))
+    # An answer that overlaps a truth counts as neither true nor false.
+    commonest = tally(decoded, lambda fact, answer: not why_dropped(answer.text, fact, known, True))
+    found: Json = {}
+    for category, questions in Counter(f.category for f in facts).most_common():
+        of = measured.get(category, [])
+        found[category] = {
+            "questions": questions,
+            "without_negatives": bare[category],
+            "distinct_answers": _mean([d for d, _ in of]),
+            "entropy": _mean([e for _, e in of]),
+            "falsehoods": _shown(commonest.get(category, {})),
+            "pool": list(pools.get(category, [])),
+        }
+        if category in agreements:
+            found[category]["agreement"] = _numbers(agreements[category])
+    return found
+
+
+def _shown(tallies: Tallies) -> list[Json]:
+    """The commonest values: text, questions that gave it, mean probability there."""
+    ranked = sorted(tallies.values(), key=lambda t: (-t.questions, -t.probability, t.text))
+    return [
+        {"text": t.text, "questions": t.questions, "probability": _digits(t.probability / t.questions)}
+        for t in ranked[:COMMONEST]
+    ]
+
+
+def examples(facts: Sequence[Fact], trees: Sequence[AnswerTree]) -> list[Json]:
+    """A few questions with their negatives and probabilities, from the most to the least believed."""
+    believed = sorted(
+        ((f, t) for f, t in _paired(facts, trees) if len(t.branches) > 1),
+        key=lambda pair: -max(b.reference_logp for b in pair[1].branches[1:]),
+    )
+    return [
+        {
+            "question": fact.question,
+            "answer": fact.answer,
+            "negatives": [
+                [b.text, _digits(math.exp(b.reference_logp))]
+                for b in sorted(tree.branches[1:], key=lambda b: -b.reference_logp)
+            ],
+        }
+        for fact, tree in believed[:: max(1, len(believed) // EXAMPLES)][:EXAMPLES]
+    ]
+
+
+def _paired(facts: Sequence[Fact], trees: Sequence[AnswerTree]) -> list[tuple[Fact, AnswerTree]]:
+    by_id = {fact.id: fact for fact in facts}
+    return [(by_id[tree.id], tree) for tree in trees]
+
+
+def _overall(agreements: Mapping[str, Agreement]) -> Json | None:
+    """Means over the categories, as the paper reports them."""
+    if not agreements:
+        return None
+    found = list(agreements.values())
+    return {
+        "questions": max(a.questions for a in found),
+        "categories": len(found),
+        "cosine": _mean([a.cosine for a in found if math.isfinite(a.cosine)]),
+        "spearman": _mean([a.spearman for a in found if math.isfinite(a.spearman)]),
+    }
+
+
+def _numbers(agreement: Agreement) -> Json:
+    finite = {name: v if math.isfinite(v) else None for name, v in vars(agreement).items()}
+    return finite
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def _digits(p: float) -> float:
+    return float(f"{p:.4g}")

@@ -1,0 +1,200 @@
+"""`facts`: what a source of facts holds, and what was dropped or changed in reading it. Needs no JAX."""
+
+import json
+import math
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pretrainrl_jax.config import Config
+from pretrainrl_jax.facts.cleaning import REPAIRS
+from pretrainrl_jax.facts.reading import RULES, Dropped, Reading, read_facts
+from pretrainrl_jax.facts.record import Fact
+from pretrainrl_jax.facts.splits import split, subsample
+
+WIDTH = 110  # of the tables; less on a narrower terminal
+CATEGORIES = 40  # shown, the largest first
+ROWS = 10  # shown of the facts, and of each rule
+BAR = 40  # characters of the longest bar
+NO_TOKENS = "no tokens"
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model")
+
+
+def show_facts(config: Config, workdir: Path) -> None:
+    """Read the facts of a configuration and print what they are.
+
+    Rows that became no fact of their own are all written to `workdir`/facts/dropped.jsonl; nothing else is
+    written, and nothing at all where there are none.
+
+    Raises:
+        InputError: for a source that cannot be read, or one without facts.
+    """
+    began = time.perf_counter()
+    reading = read_facts(config)
+    seconds = time.perf_counter() - began
+    console = _console()
+    trained, held_out = split(reading.facts, config.facts.holdout_every)
+    _say(console, f"{reading.source}: {_n(reading.rows, 'row')} read in {seconds:.1f} s")
+    _say(
+        console,
+        f"{_n(len(reading.facts), 'fact')}: {len(trained):,} trained, {len(held_out):,} held out "
+        f"(facts.holdout_every={config.facts.holdout_every})",
+    )
+    console.print(_categories(reading.facts))
+    _say(console, *_histogram([fact.popularity for fact in reading.facts]))
+    console.print(_ten(reading.facts))
+    _say(console, *_repairs(reading.repaired))
+    lost = sorted([*reading.dropped, *reading.merged], key=lambda row: list(RULES).index(row.rule))
+    _say(console, *_losses(reading, lost))
+    _say(console, *_tokenless(config, reading.facts))
+    if path := _write(workdir / "facts" / "dropped.jsonl", lost):
+        _say(console, f"all of them: {path}")
+
+
+def _console() -> Console:
+    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=False)
+    console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
+    return console
+
+
+def _say(console: Console, *lines: str) -> None:
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)  # Text: what the data hold is never read as markup
+
+
+def _n(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _table(title: str, columns: Mapping[str, int], right: Iterable[str]) -> Table:
+    """A table whose columns are at most so wide; those of 0 take what is left."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold", expand=True)
+    for name, width in columns.items():
+        justify = "right" if name in right else "left"
+        table.add_column(
+            name,
+            justify=justify,
+            no_wrap=True,
+            overflow="ellipsis",
+            max_width=width or None,
+            ratio=None if width else 1,
+        )
+    return table
+
+
+def _add(table: Table, *cells: str) -> None:
+    table.add_row(*map(Text, cells))
+
+
+def _categories(facts: Sequence[Fact]) -> Table:
+    by_category: dict[str, list[Fact]] = defaultdict(list)
+    for fact in facts:
+        by_category[fact.category].append(fact)
+    widths = {"category": 20, "facts": 9, "share": 7, "answers": 8, "most common": 22, "as": 0}
+    table = _table(f"{len(by_category):,} categories", widths, ("facts", "share", "answers"))
+    largest = sorted(by_category.items(), key=lambda item: (-len(item[1]), item[0]))
+    for category, of_it in largest[:CATEGORIES]:
+        answers = Counter(fact.answer for fact in of_it)
+        common, times = answers.most_common(1)[0]
+        share = f"{len(of_it) / len(facts):.1%}"
+        cells = (f"{len(of_it):,}", share, f"{len(answers):,}", f"{times:,} {common}", of_it[0].question)
+        _add(table, category or "(none)", *cells)
+    if rest := largest[CATEGORIES:]:
+        count = sum(len(of_it) for _, of_it in rest)
+        _add(table, f"{len(rest):,} more", f"{count:,}", f"{count / len(facts):.1%}")
+    return table
+
+
+def _histogram(popularity: Sequence[float]) -> list[str]:
+    """Facts by the logarithm of their popularity, two bins a decade."""
+    if not any(popularity):
+        return ["popularity: the source states none", ""]
+    bins = Counter(_bin(value) for value in popularity)
+    nonzero = [place for place in bins if place is not None]
+    places = [None] * (None in bins) + list(range(min(nonzero), max(nonzero) + 1))
+    most = max(bins.values())
+    lines = ["popularity of the subjects"]
+    for place in places:
+        label = "0" if place is None else f"{_edge(place)} to {_edge(place + 1)}"
+        bar = "█" * math.ceil(BAR * bins[place] / most)
+        lines.append(f"  {label:>24}  {bins[place]:>9,}  {bar}".rstrip())
+    return [*lines, ""]
+
+
+def _bin(value: float) -> int | None:
+    """Two for each power of ten: from 1, from 3, from 10, …; None for 0."""
+    if not value:
+        return None
+    decade = math.floor(math.log10(value))
+    decade += (value >= 10.0 ** (decade + 1)) - (value < 10.0**decade)  # where the logarithm was rounded
+    return 2 * decade + (value >= 3 * 10.0**decade)
+
+
+def _edge(place: int) -> str:
+    value = (3 if place % 2 else 1) * 10.0 ** (place // 2)
+    return f"{value:,.0f}" if 1 <= value < 1e12 else f"{value:g}"
+
+
+def _ten(facts: Sequence[Fact]) -> Table:
+    widths = {"id": 14, "category": 14, "popularity": 11, "question": 0, "answers": 40}
+    table = _table("ten of them" if len(facts) > ROWS else "all of them", widths, ("popularity",))
+    for fact in subsample(facts, ROWS, 0):
+        more = len(fact.answers) - 1
+        answers = fact.answer + (f" (or {more} more)" if more else "")
+        _add(table, fact.id, fact.category, f"{fact.popularity:,.6g}", fact.question, answers)
+    return table
+
+
+def _repairs(repaired: Counter[str]) -> list[str]:
+    if not repaired:
+        return ["repaired: nothing", ""]
+    return ["repaired", *(f"  {count:,} {rule}: {REPAIRS[rule]}" for rule, count in repaired.items()), ""]
+
+
+def _losses(reading: Reading, lost: Sequence[Dropped]) -> list[str]:
+    """Every rule that took a row, with its count, what it means, and the first rows it took."""
+    counts = Counter(row.rule for row in lost) + reading.left_out
+    if not counts:
+        return ["dropped: nothing"]
+    lines = [f"of {_n(reading.rows, 'row')}, {counts.total():,} became no fact of their own"]
+    for rule in (rule for rule in RULES if counts[rule]):
+        lines.append(f"  {counts[rule]:,} {rule}: {RULES[rule]}")
+        rows = [row for row in lost if row.rule == rule]
+        lines += [f"    {row.where}: {row.text}" for row in rows[:ROWS]]
+        if len(rows) > ROWS:
+            lines.append(f"    and {len(rows) - ROWS:,} more")
+    return lines
+
+
+def _tokenless(config: Config, facts: Sequence[Fact]) -> list[str]:
+    """Answers that the configured tokenizer, where there is one on this disk, makes no tokens of."""
+    for folder in filter(None, (config.tokenizer.path, config.model.path)):
+        if any((Path(folder) / name).is_file() for name in TOKENIZER_FILES):
+            from pretrainrl_jax.trees.tokenization import load_tokenizer
+
+            answers = list(dict.fromkeys(answer for fact in facts for answer in fact.answers))
+            tokens = load_tokenizer(folder).encode_all(answers)
+            without = [answer for answer, ids in zip(answers, tokens, strict=True) if not ids]
+            named = f": {', '.join(without[:ROWS])}" if without else ""
+            return [f"  {len(without):,} {NO_TOKENS}: answers the tokenizer in {folder} cannot spell{named}"]
+    return []
+
+
+def _write(path: Path, lost: Sequence[Dropped]) -> Path | None:
+    """A JSON object for each row that became no fact of its own; where there is none an earlier file goes."""
+    if not lost:
+        path.unlink(missing_ok=True)
+        return None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for row in lost:
+            values = {"where": row.where, "rule": row.rule, "text": row.text}
+            file.write(json.dumps(values, ensure_ascii=False) + "\n")
+    return path

@@ -1,0 +1,448 @@
+import math
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from scipy.stats import chi2
+from small import small_model, small_tokenizer
+
+from pretrainrl_jax.decoding import sampling
+from pretrainrl_jax.decoding.answers import Sample, read_sample
+from pretrainrl_jax.decoding.decode import Drawn, decode, draw
+from pretrainrl_jax.decoding.sampling import filtered_logps, prompt_keys, sample
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.objectives.scoring import score_trees
+from pretrainrl_jax.trees.rows import GOLD
+from pretrainrl_jax.trees.tree import AnswerTree, Branch
+
+VOCABULARY = 11
+PROMPTS = [(1, 2, 3), (3,), (2, 1, 0, 3, 3, 1, 2, 0, 1), (0, 1, 2, 3, 0)]
+PLAIN = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+filtered = jax.jit(filtered_logps)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _sooner(compiled_fast):
+    """Everything here."""
+
+
+def mask_of(terminators, vocabulary=VOCABULARY) -> np.ndarray:
+    mask = np.zeros(vocabulary, bool)
+    mask[list(terminators)] = True
+    return mask
+
+
+def log_softmax(logits) -> np.ndarray:
+    logits = np.asarray(logits, np.float64)
+    logits = logits - logits.max(-1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def plain_filter(logits, temperature, top_p, top_k) -> tuple[np.ndarray, float]:
+    """The docstring of `filtered_logps` in float64, by sorting; and how close top-p's decision was."""
+    logits = np.asarray(logits, np.float64)
+    kept = np.ones(len(logits), bool)
+    if top_k:
+        kept = logits >= np.sort(logits)[::-1][min(top_k, len(logits)) - 1]
+    probabilities = np.exp(log_softmax(np.where(kept, logits / temperature, -np.inf)))
+    above = np.array([probabilities[logits > one].sum() for one in logits])
+    if top_p < 1:
+        kept &= above < top_p
+    margin = np.abs(above - top_p).min() if top_p < 1 else 1.0
+    return log_softmax(np.where(kept, logits / temperature, -np.inf)), margin
+
+
+def run(model, params, prompts, terminators, *, batch=None, seed=0, samples=5, limit=5, **changes):
+    return draw(
+        model,
+        params,
+        prompts,
+        mask_of(terminators, model.shape.vocabulary),
+        samples=samples,
+        max_new_tokens=limit,
+        seed=seed,
+        batch=batch or len(prompts),
+        **(PLAIN | changes),
+    )
+
+
+def next_logits(model, params, tokens) -> np.ndarray:
+    """Logits after a sequence, by a plain forward pass without a cache."""
+    padded = np.zeros((1, 32), np.int32)
+    padded[0, : len(tokens)] = tokens
+    return np.asarray(model.logits(params, padded)[0, len(tokens) - 1])
+
+
+# The distribution
+
+
+LOGITS = st.lists(
+    st.one_of(
+        st.sampled_from([-2.0, -0.0, 0.0, 1.0, 1.5]), st.floats(-20, 20, width=32, allow_subnormal=False)
+    ),
+    min_size=VOCABULARY,
+    max_size=VOCABULARY,
+)
+
+
+@settings(deadline=None)
+@given(
+    LOGITS, st.floats(0.05, 5), st.one_of(st.just(1.0), st.floats(0.01, 1)), st.integers(0, VOCABULARY + 2)
+)
+@example([0.0] * VOCABULARY, 1.0, 0.3, 2)  # all tied: all kept
+@example([2.0, 1.0, 1.0, 1.0, *[-20.0] * 7], 0.7, 0.7, 0)
+def test_the_distribution_is_that_of_a_sorted_one_in_float64(logits, temperature, top_p, top_k):
+    logits = np.array(logits, np.float32)
+    expected, margin = plain_filter(logits, temperature, top_p, top_k)
+    assume(margin > 1e-5)  # at the threshold itself rounding decides
+    found = np.asarray(filtered(logits, np.float32(temperature), np.float32(top_p), np.int32(top_k)))
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(np.isneginf(found), np.isneginf(expected))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_ties_at_a_threshold_are_kept_together():
+    logits = np.array([1.0, 3.0, 1.0, 2.0, 1.0, 0.0, -0.0], np.float32)
+    for top_k, kept in [(1, [1]), (2, [1, 3]), (3, [0, 1, 2, 3, 4]), (5, [0, 1, 2, 3, 4]), (6, range(7))]:
+        found = filtered(logits, 1.0, 1.0, top_k)
+        assert np.flatnonzero(np.isfinite(found)).tolist() == list(kept)
+    mass = np.exp(log_softmax(logits))
+    just_two, beyond = mass[1] + mass[3] - 1e-4, mass[1] + mass[3] + 1e-4
+    for top_p, kept in [(1e-30, [1]), (0.0, [1]), (just_two, [1, 3]), (beyond, [0, 1, 2, 3, 4])]:
+        found = filtered(logits, 1.0, np.float32(top_p), 0)
+        assert np.flatnonzero(np.isfinite(found)).tolist() == kept
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-38, 1e-10])
+def test_a_cold_distribution_is_sure_and_no_nan(temperature):
+    logits = np.array([-30.0, 5.0, 4.999, 80.0, 79.99], np.float32)
+    found = np.asarray(filtered(logits, np.float32(temperature), np.float32(0.9), 3))
+    assert found[3] == 0
+    assert np.exp(found).tolist() == [0, 0, 0, 1, 0]
+
+
+@pytest.mark.parametrize("vocabulary", [50, 151_936])
+def test_the_distribution_is_that_of_transformers(vocabulary):
+    import torch
+    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    rng = np.random.default_rng(0)
+    logits = (3 * rng.normal(size=(2, vocabulary))).astype(np.float32)
+    for temperature, top_p, top_k in [(0.7, 0.9, 0), (1.3, 1.0, 20), (1.0, 0.35, 7), (0.2, 0.999, 40)]:
+        scores = TemperatureLogitsWarper(temperature)(None, torch.tensor(logits))  # type: ignore[arg-type]
+        if top_k:
+            scores = TopKLogitsWarper(top_k)(None, scores)  # type: ignore[arg-type]
+        if top_p < 1:
+            scores = TopPLogitsWarper(top_p)(None, scores)  # type: ignore[arg-type]
+        expected = torch.log_softmax(scores, -1).numpy()
+        found = np.asarray(filtered(logits, temperature, top_p, top_k))
+        # Rounding may decide on the one token at the threshold of 0.9 * 151,936 tokens' mass.
+        differing = np.isneginf(found) != np.isneginf(expected)
+        assert differing.sum() <= (2 if vocabulary > 50 else 0)
+        both = np.isfinite(found) & np.isfinite(expected)
+        np.testing.assert_allclose(found[both], expected[both], atol=2e-4)
+
+
+# What is drawn
+
+
+def test_samples_are_worth_what_the_plain_forward_pass_says():
+    """Tokens, endings and both log-probabilities, against passes without a cache and the float64 filter."""
+    kinds = set()
+    cases = [
+        PLAIN,
+        {"temperature": 0.6, "top_p": 0.8, "top_k": 0},
+        {"temperature": 1.7, "top_p": 0.9, "top_k": 4},
+    ]
+    for seed, changes in enumerate(cases):
+        model, params = small_model(seed, 2.0, vocabulary=VOCABULARY)
+        for prompt, of in zip(PROMPTS, run(model, params, PROMPTS, (0, 5), **changes), strict=True):
+            assert len(of) == 5
+            for drawn in of:
+                kinds.add((drawn.finished, len(drawn.tokens)))
+                assert not {0, 5} & set(drawn.tokens)
+                assert len(drawn.tokens) < 5 if drawn.finished else len(drawn.tokens) == 5
+                logp, sampled, before = 0.0, 0.0, prompt
+                for token in drawn.tokens:
+                    logits = next_logits(model, params, before)
+                    logp += log_softmax(logits)[token]
+                    sampled += plain_filter(logits, **changes)[0][token]
+                    before = (*before, token)
+                # A finished sample does not say which terminator ended it: one of them fits.
+                logits = next_logits(model, params, before)
+                raw, tempered = log_softmax(logits), plain_filter(logits, **changes)[0]
+                ends = [(raw[end], tempered[end]) for end in (0, 5)] if drawn.finished else [(0.0, 0.0)]
+                errors = [
+                    max(abs(logp + a - drawn.logp), abs(sampled + b - drawn.sampled_logp)) for a, b in ends
+                ]
+                assert min(errors) < 1e-4
+    assert {end for end, _ in kinds} == {True, False}
+    assert len(kinds) > 3
+
+
+def test_samples_are_worth_what_the_score_engine_says():
+    model, params = small_model(1, vocabulary=VOCABULARY)
+    found = run(model, params, PROMPTS, (0,), temperature=1.4, top_k=8)
+    trees = [
+        AnswerTree(
+            str(i), prompt, tuple(Branch((*d.tokens, 0) if d.finished else d.tokens, GOLD) for d in of)
+        )
+        for i, (prompt, of) in enumerate(zip(PROMPTS, found, strict=True))
+    ]
+    assert {d.finished for of in found for d in of} == {True, False}
+    scores = score_trees(model, params, trees, row_length=64, rows=2)
+    for of, scored in zip(found, scores, strict=True):
+        np.testing.assert_allclose([d.logp for d in of], scored, atol=1e-4)
+
+
+@pytest.mark.parametrize("changes", [PLAIN, {"temperature": 0.8, "top_p": 0.85, "top_k": 4}])
+def test_sequences_are_as_frequent_as_they_are_probable(changes):
+    """Every sequence of up to two tokens, over 4096 samples (two terminators, told apart by nothing)."""
+    model, params = small_model(0, 0.5, vocabulary=6)
+    prompt, ends = (1, 2, 3), (0, 4)
+    expected: Counter[tuple[int, ...]] = Counter()
+    first = np.exp(plain_filter(next_logits(model, params, prompt), **changes)[0])
+    for one in range(6):
+        if one in ends:
+            expected[()] += first[one]
+            continue
+        second = np.exp(plain_filter(next_logits(model, params, (*prompt, one)), **changes)[0])
+        for two in range(6):
+            expected[(one,) if two in ends else (one, two)] += first[one] * second[two]
+    assert sum(expected.values()) == pytest.approx(1)
+
+    found = run(model, params, [prompt] * 64, ends, samples=64, limit=2, **changes)
+    counts = Counter(d.tokens for of in found for d in of)
+    possible = {tokens: p for tokens, p in expected.items() if p > 0}
+    assert set(counts) <= set(possible)
+    assert len(possible) > 6
+    size = sum(counts.values())
+    assert size == 4096
+    assert min(possible.values()) * size > 5
+    statistic = sum((counts[t] - size * p) ** 2 / (size * p) for t, p in possible.items())
+    assert chi2.sf(statistic, len(possible) - 1) > 1e-3
+
+
+@pytest.mark.parametrize("changes", [{"top_k": 1}, {"temperature": 0.0}, {"top_p": 1e-6}])
+def test_sure_samples_are_greedy_decoding(changes):
+    for seed in range(3):
+        model, params = small_model(seed, 2.0, vocabulary=VOCABULARY)
+        ends = mask_of((0,))
+        greedy = decode(model, params, PROMPTS, ends, beams=1, max_new_tokens=5, batch=4)
+        found = run(model, params, PROMPTS, (0,), samples=3, **changes)
+        for (best,), of in zip(greedy, found, strict=True):
+            for drawn in of:
+                assert (drawn.tokens, drawn.finished) == (best.tokens, best.finished)
+                assert drawn.logp == pytest.approx(best.logp, abs=1e-4)
+                assert drawn.sampled_logp == 0
+
+
+def test_a_sample_as_the_model_is_has_one_log_probability():
+    model, params = small_model(2, 2.0, vocabulary=VOCABULARY)
+    for of in run(model, params, PROMPTS, (0,)):
+        for drawn in of:
+            assert drawn.sampled_logp == pytest.approx(drawn.logp, abs=1e-5)
+
+
+# What randomness depends on
+
+
+def test_batches_numbers_and_the_count_of_samples_change_nothing():
+    model, params = small_model(0, vocabulary=VOCABULARY)
+    rng = np.random.default_rng(0)
+    prompts = [tuple(rng.integers(0, VOCABULARY, n).tolist()) for n in (3, 20, 5, 1, 17, 9, 2, 30)]
+    settings = {"temperature": 0.9, "top_p": 0.95}
+    whole = run(model, params, prompts, (0,), batch=8, **settings)
+    tokens = [[d.tokens for d in of] for of in whole]
+    for batch in (1, 3):
+        found = run(model, params, prompts, (0,), batch=batch, **settings)
+        assert [[d.tokens for d in of] for of in found] == tokens
+        for of, others in zip(found, whole, strict=True):
+            np.testing.assert_allclose([d.logp for d in of], [d.logp for d in others], atol=1e-4)
+    part = run(model, params, prompts[5:2:-1], (0,), numbers=[5, 4, 3], **settings)
+    assert [[d.tokens for d in of] for of in part] == tokens[5:2:-1]
+    fewer = run(model, params, prompts, (0,), samples=2, **settings)
+    assert [[d.tokens for d in of] for of in fewer] == [of[:2] for of in tokens]
+
+
+def test_samples_prompts_and_seeds_differ():
+    model, params = small_model(0, vocabulary=VOCABULARY)
+    found = run(model, params, [PROMPTS[0]] * 3, (0,), samples=4, limit=8)
+    drawn = [d.tokens for of in found for d in of]
+    again = run(model, params, [PROMPTS[0]] * 3, (0,), samples=4, limit=8)
+    other = run(model, params, [PROMPTS[0]] * 3, (0,), samples=4, limit=8, seed=2**32 - 1)
+    assert len({tokens for tokens in drawn if len(tokens) > 2}) >= 8
+    assert len(set(drawn)) == len(drawn) or Counter(drawn).most_common(1)[0][1] <= 3
+    assert [d.tokens for of in again for d in of] == drawn
+    assert sum(d.tokens != t for of, t in zip(other, drawn, strict=False) for d in of) > 0
+    steps = np.array([t[:2] for t in drawn if len(t) >= 2])
+    assert (steps[:, 0] != steps[:, 1]).any()  # no key is used for two steps
+
+
+def test_neither_padding_nor_other_prompts_change_a_sample():
+    model, params = small_model(2, 2.0, vocabulary=VOCABULARY)
+    ends = jnp.asarray(mask_of((0,)))
+    keys = prompt_keys(np.uint32(3), np.arange(4, dtype=np.int32))
+    rng = np.random.default_rng(0)
+
+    def first_of(length, *other_lengths):
+        prompts = rng.integers(0, VOCABULARY, (4, 16))  # what lies beyond a prompt's length is padding
+        prompts[0, :3] = 1, 2, 3
+        lengths = np.array([length, *other_lengths])
+        found = sample(model, params, prompts, lengths, ends, keys, samples=5, max_new_tokens=5, **PLAIN)
+        return [np.asarray(x)[0] for x in found]
+
+    alone = first_of(3, 1, 1, 1)
+    for other_lengths in [(1, 1, 1), (16, 2, 9), (3, 3, 15), (0, 0, 0)]:
+        for a, b in zip(alone, first_of(3, *other_lengths), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(alone[2], first_of(2, 1, 1, 1)[2])
+
+
+# The loop
+
+
+def test_unused_places_are_blank_and_rows_without_a_prompt_empty():
+    model, params = small_model(2, 2.0, vocabulary=VOCABULARY)
+    prompts = np.array([[1, 2, 3] + [0] * 13] * 4)
+    keys = prompt_keys(np.uint32(0), np.arange(4, dtype=np.int32))
+    lengths = np.array([3, 3, 3, 0])
+    found = sample(
+        model,
+        params,
+        prompts,
+        lengths,
+        jnp.asarray(mask_of((7,))),
+        keys,
+        samples=5,
+        max_new_tokens=5,
+        **PLAIN,
+    )
+    tokens, sizes, logps, sampled_logps, finished = (np.asarray(x) for x in found)
+    assert tokens.shape == (4, 5, 5)
+    assert (tokens.dtype, sizes.dtype, logps.dtype, finished.dtype) == (np.int32, np.int32, np.float32, bool)
+    assert not tokens[np.arange(5) >= sizes[..., None]].any()
+    assert not (tokens == 7).any()
+    for blank in (tokens, sizes, logps, sampled_logps, finished):
+        assert not blank[3].any()
+    assert (logps[:3] < 0).all()
+    assert (sampled_logps[:3] < 0).all()
+
+
+def test_the_loop_stops_when_all_samples_have_ended(monkeypatch):
+    steps = []
+
+    def counting(hidden, head):
+        jax.debug.callback(lambda: steps.append(1))
+        return project(hidden, head)
+
+    project = sampling.project
+    monkeypatch.setattr(sampling, "project", counting)
+    model, params = small_model(0, vocabulary=13)  # of a shape that nothing else compiles
+    for terminators, batch, at_most in [(range(13), 4, 1), (range(1, 13), 5, 8)]:
+        steps.clear()
+        found = run(model, params, PROMPTS, terminators, batch=batch, limit=40)
+        jax.effects_barrier()
+        longest = max(len(d.tokens) for of in found for d in of)
+        assert all(d.finished for of in found for d in of)
+        # With five rows the last one only fills up the batch: it keeps nobody waiting.
+        assert len(steps) == longest + 1 <= at_most
+
+
+def test_one_compilation_a_bucket_whatever_is_asked():
+    model, params = small_model(0, 2.0, vocabulary=VOCABULARY, layers=1)
+    rng = np.random.default_rng(0)
+    prompts = [tuple(rng.integers(0, VOCABULARY, n).tolist()) for n in (20, 3, 30, 16, 1, 17, 5, 7)]
+    before, keys_before = sample._cache_size(), prompt_keys._cache_size()
+    done, placed = [], []
+
+    def place(x):
+        placed.append(x.shape)
+        return jnp.asarray(x)
+
+    for temperature, top_p, top_k, seed in [
+        (1, 1, 0, 0),
+        (0.5, 0.9, 0, 7),
+        (0, 1.0, 3, 2),
+        (2.5, 0.1, 10**12, 1),
+    ]:
+        found = run(
+            model,
+            params,
+            prompts,
+            (0,),
+            batch=3,
+            seed=seed,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            place=place,
+            advance=done.append,
+        )
+        assert all(len(of) == 5 for of in found)
+    assert sample._cache_size() - before == 2  # lengths up to 16, and up to 32
+    assert prompt_keys._cache_size() - keys_before <= 1
+    assert sorted(set(placed)) == [(3,), (3, 16), (3, 32)]
+    assert sum(done) == 4 * len(prompts)
+
+
+def test_the_prompts_cache_is_not_copied_for_its_samples():
+    model, params = small_model(vocabulary=VOCABULARY)
+    s, samples, time = model.shape, 128, 128
+    lowered = sample.lower(
+        model,
+        params,
+        np.zeros((1, time), np.int32),
+        np.array([time]),
+        mask_of((0,)),
+        prompt_keys(np.uint32(0), np.zeros(1, np.int32)),
+        samples=samples,
+        max_new_tokens=1,
+        **PLAIN,
+    )
+    copied = samples * 2 * s.layers * time * s.kv_heads * s.head_width * 4
+    assert lowered.compile().memory_analysis().temp_size_in_bytes < copied
+
+
+# What is asked
+
+
+def test_no_prompts_give_no_samples():
+    model, params = small_model(vocabulary=VOCABULARY)
+    assert run(model, params, [], (0,), batch=4) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"samples": 0}, "samples is 0"),
+        ({"limit": 0}, "max_new_tokens is 0"),
+        ({"batch": -1}, "batch is -1"),
+        ({"temperature": -0.1}, "temperature is -0.1"),
+        ({"temperature": math.inf}, "temperature is inf"),
+        ({"temperature": math.nan}, "temperature is nan"),
+        ({"top_p": 0.0}, "top_p is 0.0"),
+        ({"top_p": 1.01}, "top_p is 1.01"),
+        ({"top_p": math.nan}, "top_p is nan"),
+        ({"top_k": -1}, "top_k is -1"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**32}, "seed is 4294967296"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(change, said):
+    model, params = small_model(vocabulary=VOCABULARY)
+    with pytest.raises(InputError, match=said) as raised:
+        run(model, params, PROMPTS, (0,), **change)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_sample_is_its_text_as_it_is(tmp_path):
+    tokenizer = small_tokenizer(tmp_path)
+    tokens = tokenizer.encode(" Florence \n Rome")
+    found = read_sample(tokenizer, Drawn(tokens, -1.5, -1.25, False))
+    assert found == Sample(" Florence \n Rome", tokens, -1.5, -1.25, False)

@@ -1,0 +1,178 @@
+"""CSV, TSV, JSON, JSON Lines and Parquet: what is written is read, and what is broken is said with its line."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sources import FORMS, ROW, as_bytes, expected, in_memory, line_of, read, refused, rows, write
+
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.facts.record import Fact
+
+FUZZ = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+
+
+@pytest.mark.parametrize("form", FORMS)
+@settings(deadline=None, max_examples=40)
+@given(written=st.lists(rows, min_size=1, max_size=4))
+def test_what_is_written_is_read(form: str, written: list[dict[str, Any]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder) / f"facts.{form}", written)
+        reading = read(path, duplicates="keep")
+    assert [without_row(fact) for fact in reading.facts] == [
+        without_row(expected(row, 0)) for row in written
+    ]
+    numbers = [fact.row for fact in reading.facts]
+    assert [fact.id for fact in reading.facts] == [f"row{number}" for number in numbers]
+    if form in ("json", "parquet"):
+        assert numbers == list(range(1, len(written) + 1))
+    elif form == "jsonl":  # line breaks inside texts are escaped there
+        assert numbers == list(range(1, len(written) + 1))
+    else:
+        assert numbers == sorted(set(numbers))
+        assert numbers[0] == 2
+
+
+def without_row(fact: Fact) -> tuple[Any, ...]:
+    """All but where it stood."""
+    return (*(getattr(fact, name) for name in Fact.__slots__ if name not in ("id", "row")),)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_row_in_every_form_here_and_in_a_bucket(form: str, tmp_path: Path) -> None:
+    contents = as_bytes([ROW], form)
+    (tmp_path / f"facts.{form}").write_bytes(contents)
+    local = read(tmp_path / f"facts.{form}").facts
+    number = 2 if form in ("csv", "tsv") else 1
+    assert local == [
+        Fact("7", ROW["question"], ("Florence", "Firenze"), "capital", "Arno", "Q1", 12.5, number, local[0].paraphrase)
+    ]
+    assert local[0].paraphrase not in ("", local[0].question)
+    assert read(in_memory(f"facts.{form}", contents)).facts == local
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "json", "jsonl"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
+@pytest.mark.parametrize("line", ["\n", "\r\n", "\r"])
+def test_byte_order_marks_encodings_and_line_ends(form: str, encoding: str, line: str, tmp_path: Path) -> None:
+    if form == "jsonl" and line == "\r":
+        line = "\n\r\n"  # a blank line between
+    two = [ROW | {"answer": "Älmhult"}, ROW | {"id": "8", "question": "¿Qué?"}]
+    path = write(tmp_path / f"facts.{form}", two, encoding=encoding, line=line)
+    named = "utf-8" if encoding == "utf-8-sig" else encoding
+    facts = read(path, encoding=named).facts
+    assert [(fact.id, fact.question, fact.answer) for fact in facts] == [
+        ("7", ROW["question"], "Älmhult"),
+        ("8", "¿Qué?", "Florence"),
+    ]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@FUZZ
+@given(garbage=st.binary(max_size=60))
+def test_any_bytes_are_facts_or_one_line(form: str, garbage: bytes) -> None:
+    facts_or_one_line(in_memory(f"garbage.{form}", garbage))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@FUZZ
+@given(data=st.data())
+def test_a_damaged_file_is_facts_or_one_line(form: str, data: st.DataObject) -> None:
+    whole = as_bytes([ROW, ROW | {"question": "Who?", "answers": []}], form)
+    at = data.draw(st.integers(0, len(whole)))
+    cut = data.draw(st.integers(at, min(len(whole), at + 8)))
+    damaged = whole[:at] + data.draw(st.binary(max_size=6)) + whole[cut:]
+    facts_or_one_line(in_memory(f"damaged.{form}", damaged))
+    facts_or_one_line(in_memory(f"cut.{form}", whole[:at]))
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "json", "jsonl"])
+@FUZZ
+@given(text=st.text('ab,\t\n\r"[]{}:\\é\ufeff\x00 1', max_size=60))
+def test_any_text_is_facts_or_one_line(form: str, text: str) -> None:
+    header = {"csv": "question,answer\n", "tsv": "question\tanswer\n"}.get(form, "")
+    facts_or_one_line(in_memory(f"text.{form}", (header + text).encode()))
+
+
+def facts_or_one_line(path: str) -> None:
+    """Nothing else comes of it: every row accounted for, or one line that names the path."""
+    try:
+        reading = read(path)
+    except InputError as error:
+        assert path in str(error)
+        assert len(str(error).splitlines()) == 1
+        return
+    assert reading.facts
+    assert reading.rows == len(reading.facts) + len(reading.dropped) + len(reading.merged)
+    for fact in reading.facts:
+        assert fact.question == line_of(fact.question)
+        assert fact.answers
+
+
+HEADER, CELLS = "question,answer\n", "What?,Florence\n"
+BROKEN = {
+    "short.csv": (HEADER + CELLS + "Who?\n", "short.csv, line 3: 1 columns where the header has 2"),
+    "long.csv": (HEADER + "Who?,a,b\n", "line 2: 3 columns where the header has 2: separate them with commas"),
+    "quote.csv": (HEADER + CELLS + '"Who?,a\n', "line 3: not a row separated by commas"),
+    "stray.tsv": ('question\tanswer\n"Who" is?\ta\n', "line 2: not a row separated by tabs"),
+    "after.csv": (HEADER + '"two\nlines",a\n\nWho?\n', "line 5: 1 columns"),
+    "huge.csv": (HEADER + "x" * 200_000 + ",a\n", "line 2: not a row"),
+    "twice.csv": ("question,answer,answer\n1,2,3\n", "line 1: the column 'answer' stands there twice"),
+    "empty.csv": ("", "no facts in"),
+    "header.csv": (HEADER, "no facts in"),
+    "blank.csv": (HEADER + "\n  \n,\n", "no facts in"),
+    "empty.json": ("", "line 1: not JSON (Expecting value at column 1)"),
+    "cut.json": ('[{"question": "Who?",\n"answer":\n', "cut.json, line 3: not JSON"),
+    "object.json": ('{"question": "Who?"}', "holds an object where a list of objects should be"),
+    "text.json": ('[{"question": "Who?", "answer": "a"}, "Who?"]', "text.json, item 2: a text where an object"),
+    "none.json": ("[]", "no facts in"),
+    "number.json": ("[" + "1" * 5000 + "]", "JSON that cannot be read"),
+    "deep.json": ("[" * 100_000, "JSON that cannot be read"),
+    "cut.jsonl": ('{"question": "Who?", "answer": "a"}\n\n{"question"\n', "cut.jsonl, line 3: not JSON"),
+    "list.jsonl": ("[1, 2]\n", "list.jsonl, line 1: a list where an object"),
+    "deep.jsonl": ("{}\n" + "[" * 100_000, "deep.jsonl, line 2: JSON that cannot be read"),
+    "none.parquet": ("question", "is not a whole Parquet file"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_files_are_named_with_their_line(name: str, tmp_path: Path) -> None:
+    text, words = BROKEN[name]
+    (tmp_path / name).write_text(text, newline="")
+    assert words in refused(tmp_path / name)
+
+
+def test_a_parquet_file_cut_off(tmp_path: Path) -> None:
+    whole = as_bytes([ROW] * 100, "parquet")
+    (tmp_path / "cut.parquet").write_bytes(whole[: len(whole) // 2])
+    assert "is not a whole Parquet file" in refused(tmp_path / "cut.parquet")
+
+
+def test_line_numbers_count_the_lines_of_quoted_cells(tmp_path: Path) -> None:
+    (tmp_path / "facts.csv").write_text('question,answer\n"What\nis it?",a\n\nWho?,b\n')
+    assert [(fact.question, fact.row) for fact in read(tmp_path / "facts.csv").facts] == [
+        ("What is it?", 2),
+        ("Who?", 5),
+    ]
+
+
+def test_bytes_that_are_no_text_in_parquet(tmp_path: Path) -> None:
+    path = write(tmp_path / "facts.parquet", [{"question": b"Who?", "answer": b"Zo\xc3\xab"}])
+    assert read(path).facts[0].answers == ("Zoë",)
+    path = write(tmp_path / "facts.parquet", [{"question": b"Who?", "answer": b"Zo\xeb"}])
+    assert "facts.parquet, row 1: bytes that are not UTF-8 text" in refused(path)
+
+
+def test_parquet_needs_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "facts.parquet", [ROW])
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    assert "pip install 'pretrainrl_jax[data]'" in refused(path)
+
+
+def test_an_answer_that_is_no_list_stays_a_text(tmp_path: Path) -> None:
+    (tmp_path / "facts.json").write_text(json.dumps([{"question": "Who?", "answer": "[Untitled]"}]))
+    assert read(tmp_path / "facts.json").facts[0].answers == ("[Untitled]",)

@@ -1,0 +1,116 @@
+"""Mining's figures against sums by hand."""
+
+import json
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small import fact
+
+from pretrainrl_jax.decoding.answers import Answer
+from pretrainrl_jax.facts.matching import known_truths
+from pretrainrl_jax.mining.pools import Agreement
+from pretrainrl_jax.mining.statistics import describe, of_answers
+from pretrainrl_jax.trees.rows import GOLD, NEGATIVE
+from pretrainrl_jax.trees.tree import AnswerTree, Branch
+
+
+def answer(text: str, p: float, finished: bool = True) -> Answer:
+    return Answer(text, (1,), math.log(p), finished)
+
+
+def test_entropy_is_that_of_the_distinct_finished_answers():
+    assert of_answers([]) == (0, 0.0)
+    assert of_answers([answer("Rome", 0.2)]) == (1, 0.0)
+    beams = [answer("Rome", 0.2), answer("rome.", 0.1), answer("Oslo", 0.2), answer("Bonn", 0.4, False)]
+    assert of_answers(beams) == (2, pytest.approx(math.log(2)))
+
+
+@given(st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=12))
+def test_entropy_against_its_definition(probabilities):
+    count, entropy = of_answers([answer(f"a{i}", p) for i, p in enumerate(probabilities)])
+    p = np.array(probabilities) / np.sum(probabilities)
+    assert count == len(p)
+    assert entropy == pytest.approx(-sum(x * math.log(x) for x in p), abs=1e-9)
+
+
+FACTS = [
+    fact(id="1", answers=("Florence",)),
+    fact(id="2", answers=("Paris",), subject_key="Q2"),
+    fact(id="3", answers=("Seine",), subject_key="Q3", category="river"),
+]
+DECODED = [
+    (FACTS[0], [answer("Rome", 0.5), answer("Florence", 0.2), answer("Oslo", 0.1)]),
+    (FACTS[1], [answer("rome", 0.1), answer("Old Paris", 0.2)]),
+    (FACTS[2], [answer("Seine", 0.9)]),
+]
+TREES = [
+    AnswerTree(
+        "1",
+        (1,),
+        (
+            Branch((2, 9), GOLD, "Florence", -1.0),
+            Branch((3, 9), NEGATIVE, "Rome", math.log(0.5), source="beam"),
+            Branch((4, 5, 9), NEGATIVE, "Oslo", math.log(0.25), source="pool"),
+        ),
+    ),
+    AnswerTree(
+        "2",
+        (1,),
+        (Branch((6, 9), GOLD, "Paris", -1.0), Branch((3, 9), NEGATIVE, "Rome", math.log(0.1), source="beam")),
+    ),
+    AnswerTree("3", (1,), (Branch((7, 9), GOLD, "Seine", -1.0),)),
+]
+
+
+def test_every_figure():
+    dropped = {"beam": Counter(known_true=2, overlaps=1), "pool": Counter()}
+    found = describe(
+        FACTS,
+        TREES,
+        DECODED,
+        known_truths(FACTS),
+        dropped,
+        {"capital": ["Rome", "Oslo"]},
+        {"capital": Agreement(1, 2, 0.9, math.nan)},
+    )
+    found = json.loads(json.dumps(found, allow_nan=False))  # plain values, and no NaN
+    assert (found["questions"], found["trees"], found["decoded"]) == (3, 3, 3)
+    assert (found["negatives"], found["by_source"]) == (3, {"beam": 2, "pool": 1})
+    assert (found["with_negatives"], found["without_negatives"]) == (2, 1)
+    assert found["distinct_answers"] == 2.0
+    assert found["distinct_histogram"] == {"1": 1, "2": 1, "3": 1}
+    entropies = [of_answers(answers)[1] for _, answers in DECODED]
+    assert found["entropy"] == pytest.approx(np.mean(entropies))
+    assert found["perplexity"] == pytest.approx((0.5 * 0.25 * 0.1) ** (-1 / 7))
+    assert found["dropped"]["beam"] == {"known_true": 2, "overlaps": 1}
+    capital, river = found["categories"]["capital"], found["categories"]["river"]
+    assert list(found["categories"]) == ["capital", "river"]  # the largest first
+    assert (capital["questions"], capital["without_negatives"]) == (2, 0)
+    # Florence is true of its question and "Old Paris" neither true nor false of the other.
+    assert capital["falsehoods"] == [
+        {"text": "Rome", "questions": 2, "probability": 0.3},
+        {"text": "Oslo", "questions": 1, "probability": 0.1},
+    ]
+    assert capital["pool"] == ["Rome", "Oslo"]
+    assert capital["agreement"] == {"questions": 1, "of": 2, "cosine": 0.9, "spearman": None}
+    assert (river["without_negatives"], river["falsehoods"], river["pool"]) == (1, [], [])
+    assert found["pool_agreement"] == {"questions": 1, "categories": 1, "cosine": 0.9, "spearman": None}
+    assert [e["question"] for e in found["examples"]] == [FACTS[0].question, FACTS[1].question]
+    assert found["examples"][0]["negatives"] == [["Rome", 0.5], ["Oslo", 0.25]]
+
+
+def test_nothing_decoded_and_nothing_kept_are_figures_too():
+    found = describe(FACTS, [TREES[2]], [], known_truths(FACTS), {}, {}, {})
+    assert (
+        found["distinct_answers"]
+        is found["entropy"]
+        is found["perplexity"]
+        is found["pool_agreement"]
+        is None
+    )
+    assert found["negatives"] == 0
+    assert found["categories"]["capital"]["falsehoods"] == []

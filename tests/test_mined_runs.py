@@ -1,0 +1,256 @@
+"""Whole runs whose negatives come from every source, are drawn anew, mined again, or do not fit."""
+
+import itertools
+import json
+import math
+import shutil
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from tiny import Ran, Signalled, assert_same_parameters, call, complaint, metrics, repeatable, unfinish
+
+from pretrainrl_jax.facts.matching import normalise, overlaps
+from pretrainrl_jax.facts.reading import read_facts
+from pretrainrl_jax.facts.record import Fact
+from pretrainrl_jax.main import read_config, read_workdir
+from pretrainrl_jax.mining import fingerprint
+from pretrainrl_jax.model.partitioning import make_mesh
+from pretrainrl_jax.objectives.scoring import score_trees
+from pretrainrl_jax.stages.context import Context
+from pretrainrl_jax.stages.train import rounds
+from pretrainrl_jax.trees.records import read_trees
+from pretrainrl_jax.trees.rows import GOLD
+
+SETTINGS = (
+    "--mine.sources=beam,pool,popularity",
+    "--mine.pool=6",
+    "--mine.popular_share=0.5",
+    "--mine.agreement_questions=10",
+    "--train.systems=rpo,pretrainrl",
+    "--objectives.rpo.refresh_every=2",
+    "--objectives.pretrainrl.refresh_every=3",
+    "--evaluate.beams=2",
+)
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory, tiny_config: Path, compiled: Path) -> tuple[Path, Ran]:
+    """A workdir in which `run` mined from all sources, and again while training."""
+    workdir = tmp_path_factory.mktemp("mixed") / "run"
+    ran = call("run", "--config", tiny_config, "--workdir", workdir, *SETTINGS)
+    assert ran.code == 0, ran.err
+    return workdir, ran
+
+
+@pytest.fixture(scope="module")
+def context(mixed) -> Context:
+    config = read_workdir(mixed[0])
+    return Context(config, mixed[0], make_mesh(config.mesh), read_facts(config).facts)
+
+
+def mined(workdir: Path, name: str = "trees"):
+    return read_trees(workdir / "mined" / f"{name}.array_record")
+
+
+def test_every_source_gives_negatives_and_none_is_true(mixed, context: Context) -> None:
+    trees = mined(mixed[0])
+    by_id: dict[str, Fact] = {fact.id: fact for fact in context.trained}
+    assert [tree.id for tree in trees] == list(by_id)
+    sources = Counter()
+    for tree in trees:
+        gold, *negatives = tree.branches
+        fact = by_id[tree.id]
+        assert (gold.kind, gold.text) == (GOLD, fact.answer)
+        assert len({normalise(b.text) for b in negatives}) == len(negatives)
+        truths = [a for f in context.facts if f.subject_key == fact.subject_key for a in f.answers]
+        assert not any(overlaps(b.text, truth) for b in negatives for truth in truths)
+        of = Counter(b.source for b in negatives)
+        assert of["beam"] <= 3
+        assert max(of["pool"], of["popularity"]) <= 6
+        assert all(math.isfinite(b.reference_logp) for b in tree.branches)
+        assert all(math.isfinite(b.beam_logp) == (b.source == "beam") for b in negatives)
+        sources += of
+    assert set(sources) == {"beam", "pool", "popularity"}
+    statistics = json.loads((mixed[0] / "mined" / "statistics.json").read_text())
+    assert statistics["by_source"] == sources
+
+
+def test_pool_values_are_what_the_model_answers_most_often(mixed, context: Context) -> None:
+    statistics = json.loads((mixed[0] / "mined" / "statistics.json").read_text())
+    for category, of in statistics["categories"].items():
+        pool = of["pool"]
+        assert 0 < len(pool) <= 6
+        said = {b.text for t in mined(mixed[0]) for b in t.branches if b.source == "pool"}
+        assert of["agreement"]["questions"] == 10
+        assert (
+            of["agreement"]["of"] == of["questions"] == sum(f.category == category for f in context.trained)
+        )
+        assert said & set(pool)
+    assert "pools of 10 questions against the full ones" in mixed[1].out
+
+
+def test_a_refresh_with_renewed_references_starts_again_from_ln_2(mixed) -> None:
+    """At each round's first update the policy is its own reference; before and after it is not."""
+    of_rounds = sorted((mixed[0] / "mined" / "rpo").glob("*.array_record"))
+    assert len(of_rounds) >= 2
+    losses = [line["loss_dpo"] for line in metrics(mixed[0], "train/rpo")]
+    at_start = [i for i, loss in enumerate(losses) if abs(loss - math.log(2)) < 2e-6]
+    assert len(at_start) == len(of_rounds) + 1
+    assert at_start[0] == 0
+    said = [line for line in mixed[1].out.splitlines() if line.startswith("train/rpo: mined again after")]
+    assert [int(line.split("update ")[1].split(":")[0]) for line in said] == at_start[1:]
+
+
+def test_a_refresh_with_base_references_scores_new_trees_with_the_base_model(mixed, context: Context) -> None:
+    (first, *_) = sorted((mixed[0] / "mined" / "pretrainrl").glob("*.array_record"))
+    trees = read_trees(first)
+    base = context.load("pretrain")
+    scores = score_trees(base.model, base.params, trees, row_length=64, rows=4)
+    for tree, logps in zip(trees, scores, strict=True):
+        assert logps == pytest.approx([b.reference_logp for b in tree.branches], abs=1e-4)
+    losses = [line["loss_dpo"] for line in metrics(mixed[0], "train/pretrainrl")]
+    assert sum(abs(loss - math.log(2)) < 2e-6 for loss in losses) == 1  # at the very first update alone
+
+
+def test_rounds_share_all_visits_between_them() -> None:
+    objective = read_config("").objectives.rpo
+    of = rounds(objective, questions=27, passes=3, facts=2000)
+    assert [r.number for r in of] == [0, 1, 2]
+    assert all(a.stop == b.start for a, b in itertools.pairwise(of))
+    assert (of[0].start, of[0].stop, of[-1].stop) == (0, 75 * 27 / 2000, 3)
+
+
+@pytest.mark.parametrize("where", ["within a round", "at a round's end"])
+def test_a_run_stopped_between_rounds_goes_on_bit_for_bit(
+    where: str,
+    mixed,
+    tiny_config: Path,
+    tmp_path: Path,
+    signalled: type[Signalled],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    finished = mixed[0]
+    workdir = Path(shutil.copytree(finished, tmp_path / "run"))
+    stage = "train/rpo"
+    unfinish(workdir, lambda name: name == stage)
+    shutil.rmtree(workdir / "mined" / "rpo")
+    losses = [line["loss_dpo"] for line in metrics(finished, stage)]
+    starts = [
+        i for i, loss in enumerate(losses) if abs(loss - math.log(2)) < 2e-6
+    ]  # updates before each round
+    words = ("train", "--workdir", workdir)
+    monkeypatch.setattr(signalled, "number", signal.SIGTERM)
+    monkeypatch.setattr(signalled, "when", (stage, starts[1] + (where == "within a round")))
+    assert call(*words).code == 130
+    monkeypatch.setattr(signalled, "when", ("", 0))
+    ran = call(*words)
+    assert ran.code == 0, ran.err
+    assert_same_parameters(workdir, finished, stage)
+    assert repeatable(metrics(workdir, stage)) == repeatable(metrics(finished, stage))
+
+
+def test_the_literal_layout_makes_the_same_update(finished: Path, tmp_path: Path) -> None:
+    """Mining and training with `{Question}{pos}<pad>{Question}{neg}`: the same but for rounding."""
+    workdir = Path(shutil.copytree(finished, tmp_path / "run"))
+    settings = json.loads((workdir / "config.json").read_text())
+    settings["train"] |= {"layout": "literal", "row_length": 128, "questions": 1000}
+    (workdir / "config.json").write_text(json.dumps(settings))
+    unfinish(workdir, lambda stage: stage.startswith(("mine", "train", "evaluate")))
+    words = ("--workdir", workdir, "--train.systems=pretrainrl")
+    for verb in ("mine", "train"):
+        ran = call(verb, *words)
+        assert ran.code == 0, ran.err
+    literal = metrics(workdir, "train/pretrainrl")
+    settings["train"]["layout"] = "shared"
+    (workdir / "config.json").write_text(json.dumps(settings))
+    unfinish(workdir, lambda stage: stage.startswith("train"))
+    assert call("train", *words).code == 0
+    shared = metrics(workdir, "train/pretrainrl")
+    (one,), (other,) = literal, shared  # a single update of all questions, so nothing has drifted yet
+    for name in ("loss", "loss_dpo", "loss_ntp", "logp_gold", "logp_negative", "grad_norm"):
+        assert one[name] == pytest.approx(other[name], rel=1e-4, abs=1e-5), name
+
+
+# What does not fit.
+
+
+def train_again(workdir: Path) -> Ran:
+    unfinish(workdir, lambda stage: stage == "train/pretrainrl")
+    return call("train", "--workdir", workdir)
+
+
+def test_the_same_model_trained_again_is_the_same(workdir: Path, tiny_config: Path) -> None:
+    unfinish(workdir, lambda stage: stage == "pretrain")
+    assert call("pretrain", "--config", tiny_config, "--workdir", workdir).code == 0
+    ran = train_again(workdir)
+    assert ran.code == 0, ran.err
+
+
+def test_another_model_is_refused(workdir: Path) -> None:
+    checkpoints = workdir / "checkpoints"
+    shutil.rmtree(checkpoints / "pretrain")
+    shutil.copytree(checkpoints / "train" / "ntp_answer", checkpoints / "pretrain")
+    said = complaint_of_last_line(train_again(workdir))
+    assert "model was" in said
+    assert "facts" not in said
+    assert said.endswith("Run `mine` with this workdir again")
+
+
+def test_other_facts_are_refused_until_they_are_mined_again(workdir: Path) -> None:
+    settings = json.loads((workdir / "config.json").read_text())
+    settings["facts"]["holdout_every"] = 5
+    (workdir / "config.json").write_text(json.dumps(settings))
+    said = complaint_of_last_line(train_again(workdir))
+    assert "facts was" in said
+    assert "model" not in said.split("something else")[1]
+    assert call("mine", "--workdir", workdir).code == 0
+    assert call("train", "--workdir", workdir).code == 0
+
+
+def test_other_mining_settings_are_refused(workdir: Path) -> None:
+    settings = json.loads((workdir / "config.json").read_text())
+    settings["mine"]["beams"] = 7
+    (workdir / "config.json").write_text(json.dumps(settings))
+    assert "mining settings: beams was 4, now 7" in complaint_of_last_line(train_again(workdir))
+
+
+def test_log_probabilities_that_come_out_otherwise_are_refused(workdir: Path) -> None:
+    path = workdir / "mined" / "fingerprint.json"
+    stamp = json.loads(path.read_text())
+    first = next(iter(stamp["probes"]))
+    stamp["probes"][first][0] += 0.5
+    path.write_text(json.dumps(stamp))
+    assert "log-probabilities computed again are 0.5 nats away" in complaint_of_last_line(
+        train_again(workdir)
+    )
+    path.unlink()
+    assert "does not say what it was mined with" in complaint_of_last_line(train_again(workdir))
+
+
+def complaint_of_last_line(ran: Ran) -> str:
+    """The refusal of a command that had shown progress before."""
+    return complaint(ran._replace(err=ran.err.splitlines()[-1] + "\n"))
+
+
+def test_pools_of_facts_without_categories_are_refused(
+    tiny_config: Path, finished: Path, tmp_path: Path
+) -> None:
+    rows = [{"question": f"Who is {i}?", "answer": f"name {i}"} for i in range(20)]
+    path = tmp_path / "facts.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    words = ("--config", tiny_config, "--workdir", tmp_path / "run", f"--facts.path={path}")
+    ran = call("run", *words, "--mine.sources=pool")
+    assert "mine.sources has pool, and some facts have no category" in complaint_of_last_line(ran)
+    assert "facts.columns.category" in ran.err
+
+
+def test_tolerances_are_far_above_what_packing_changes(context: Context) -> None:
+    trees = mined(context.workdir)[: fingerprint.PROBES]
+    base = context.load("pretrain")
+    for length, rows in ((64, 1), (200, 3)):
+        again = score_trees(base.model, base.params, trees, row_length=length, rows=rows)
+        known = {t.id: [b.reference_logp for b in t.branches] for t in trees}
+        now = dict(zip(known, again, strict=True))
+        assert fingerprint.probe_difference(known, now) < fingerprint.TOLERANCE["float32"] / 10
