@@ -1,17 +1,18 @@
 """PopQA from scratch on two CPU cores: real questions, a model small enough to watch.
 
-    python -m pretrainrl_jax.main --config configs/popqa_small.py --facts.path=popQA.tsv
+    python -m pretrainrl_jax.main --config configs/popqa_small.py
 
-`popQA.tsv` is the official file (14,267 questions). A 1.7M-parameter model is pretrained on sentences that
-state the facts as often as the square root of their page views, so that it knows the head and guesses the
-tail; then it is mined, trained and evaluated as in the paper. PopQA x 3 passes is the paper's repetition.
-The README has the table of a run on 4,515 of the questions.
+It reads `popQA.tsv`, the official file (14,267 questions); --facts.path names another. A 1.7M-parameter model
+is pretrained on sentences that state the facts as often as the square root of their page views, so that it
+knows the head and guesses the tail; then it is mined, trained and evaluated as in the paper. PopQA x 3 passes
+is the paper's repetition. The README has the table of a run on 4,515 of the questions.
 """
 
-from pretrainrl_jax.config import Config, Corpus, Evaluate, Mine, Model, Pretrain, Tokenizer, Train
+from pretrainrl_jax.config import Config, Corpus, Evaluate, Facts, Mine, Model, Pretrain, Tokenizer, Train
 
 config = Config(
     name="PopQA (from scratch)",
+    facts=Facts(path="popQA.tsv"),
     corpus=Corpus(statements=40000, filler=4000, popularity_power=0.5),
     tokenizer=Tokenizer(vocabulary=4096),
     model=Model(width=160, layers=3, heads=5, kv_heads=5, head_width=32, mlp_width=480),

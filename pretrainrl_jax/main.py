@@ -75,11 +75,13 @@ def _main(arguments: list[str]) -> int:
         check_question(options.question, config.model.path or options.workdir)
     else:
         check_model(config)
+        create = verb in ("run", "pretrain")
+        check_workdir(options.workdir, config, create)  # before facts are read, which may take long
         if verb != "report":
             from pretrainrl_jax.facts.reading import read_facts
 
             facts = read_facts(config).facts
-        prepare_workdir(options.workdir, config, create=verb in ("run", "pretrain"))
+        prepare_workdir(options.workdir, config, create)
 
     # JAX is imported only now.
     from pretrainrl_jax.stages.start import start
@@ -280,19 +282,20 @@ def tokenizer_size(folder: Path) -> int:
         raise InputError(f"{path} is no tokenizer file: {type(error).__name__}: {error}") from None
 
 
-def prepare_workdir(workdir: Path, config: Config, create: bool) -> None:
-    """Make the workdir with its config.json, or check that it belongs to this configuration.
+def check_workdir(workdir: Path, config: Config, create: bool) -> bool:
+    """Whether the workdir's config.json is still to be written; nothing is.
 
     Where a run stopped before it left anything, the workdir is taken over.
 
     Raises:
-        InputError: if it belongs to another one (the differences are shown), or is not there.
+        InputError: if it belongs to another configuration (the differences are shown), or is not there.
     """
     path = workdir / "config.json"
-    resolved = json.loads(json.dumps(dataclasses.asdict(config)))
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"cannot write to --workdir={workdir}: it is no folder")
     if path.is_file() and not (create and [p.name for p in workdir.iterdir()] == [path.name]):
         try:
-            before, now = _flat(json.loads(path.read_text())), _flat(resolved)
+            before, now = _flat(json.loads(path.read_text())), _flat(_resolved(config))
         except (ValueError, AttributeError):
             raise InputError(f"{path} is not the JSON of a configuration: choose another --workdir") from None
         changed = [
@@ -303,14 +306,28 @@ def prepare_workdir(workdir: Path, config: Config, create: bool) -> None:
         if changed:
             shown = "; ".join(changed[:4]) + (f"; and {len(changed) - 4} more" if len(changed) > 4 else "")
             raise InputError(f"{workdir} belongs to another configuration: {shown}. Choose another --workdir")
-    elif not create:
+        return False
+    if not create:
         raise InputError(f"{workdir} is no workdir (it has no config.json): run `pretrain` or `run` first")
-    else:
+    return True
+
+
+def prepare_workdir(workdir: Path, config: Config, create: bool) -> None:
+    """Make the workdir with its config.json, or check that it belongs to this configuration.
+
+    Raises:
+        InputError: as `check_workdir`, or if it cannot be written.
+    """
+    if check_workdir(workdir, config, create):
         try:
             workdir.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(resolved, indent=1))
+            (workdir / "config.json").write_text(json.dumps(_resolved(config), indent=1))
         except OSError as error:
             raise InputError(f"cannot write to --workdir={workdir}: {error.strerror}") from None
+
+
+def _resolved(config: Config) -> dict[str, Any]:
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -66,12 +66,12 @@ def filtered_logps(
 
     As transformers has it: temperature first, then top-k, then top-p over what is left. Tokens with equal
     logits are kept or dropped together: top-k keeps every token at least as probable as the k-th, and top-p
-    every token for which all more probable ones together stay below `top_p`. Of the same logits, that is the
-    smallest set of most probable tokens that reaches `top_p`; the most probable token is always in it.
+    every token for which all more probable ones together stay below `top_p`. Where no two logits are equal,
+    that is the smallest set of most probable tokens that reaches `top_p`. One token at least is kept.
 
     Args:
         logits: float32 [..., vocabulary], no NaN.
-        temperature: divides the logits; 0 is read as the smallest one, so nearly all is on the largest logit.
+        temperature: divides the logits; 0 counts as `COLDEST`, which leaves only the largest logits.
         top_p: in (0, 1]; 1 keeps all.
         top_k: 0 or more than the vocabulary has keeps all.
 
@@ -150,11 +150,11 @@ def sample(
     batch, time = prompts.shape
     head = model.head(params)
     positions = jnp.broadcast_to(jnp.arange(time), prompts.shape)
-    _, (prompt_keys, prompt_values) = model.hidden(params, prompts, positions, causal_mask(lengths, time))
+    _, (prompt_k, prompt_v) = model.hidden(params, prompts, positions, causal_mask(lengths, time))
     # Each sample reads the prompt's last token for itself: so all steps are alike, and compiled once.
     last = jnp.take_along_axis(prompts, jnp.maximum(lengths - 1, 0)[:, None], 1)  # [batch, 1]
     in_prompt = jnp.broadcast_to(jnp.arange(time) < lengths[:, None, None] - 1, (batch, samples, time))
-    prompt = Past(prompt_keys, prompt_values, in_prompt)
+    prompt = Past(prompt_k, prompt_v, in_prompt)
     slots = jnp.arange(max_new_tokens * samples)  # of the grown cache: all samples' tokens of a step together
     is_own = slots % samples == jnp.arange(samples)[:, None]
     alone = jnp.broadcast_to(jnp.eye(samples, dtype=bool), (batch, samples, samples))
@@ -204,7 +204,7 @@ def sample(
     def step(state: _Drawing) -> _Drawing:
         return draw(*grow(state))
 
-    cache = (prompt_keys.shape[0], batch, len(slots), *prompt_keys.shape[3:])
+    cache = (prompt_k.shape[0], batch, len(slots), *prompt_k.shape[3:])
     blank = jnp.zeros((batch, samples))
     state = _Drawing(
         step=jnp.int32(0),
@@ -214,8 +214,8 @@ def sample(
         lengths=blank.astype(jnp.int32),
         logps=blank,
         sampled_logps=blank,
-        keys=jnp.zeros(cache, prompt_keys.dtype),
-        values=jnp.zeros(cache, prompt_values.dtype),
+        keys=jnp.zeros(cache, prompt_k.dtype),
+        values=jnp.zeros(cache, prompt_v.dtype),
     )
     state = jax.lax.while_loop(unsettled, step, state)
     finished = state.done & (lengths > 0)[:, None]

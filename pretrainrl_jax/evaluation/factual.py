@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from pretrainrl_jax.decoding.answers import Answer
 from pretrainrl_jax.facts.matching import matches, normalise
 from pretrainrl_jax.facts.record import Fact
-from pretrainrl_jax.decoding.answers import Answer
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,13 @@ def groups(
 
 
 def by_popularity(outcomes: Sequence[Outcome], bins: int) -> list[dict[str, Any]]:
-    """Metrics of `bins` equal parts of the questions, least popular first, with each part's range."""
+    """Metrics of `bins` equal parts of the questions, least popular first, with each part's range.
+
+    None where the source states no popularity, or the same of all: there is nothing to sort by.
+    """
     ranked = sorted(outcomes, key=lambda o: (o.fact.popularity, o.fact.id))
+    if not ranked or ranked[0].fact.popularity == ranked[-1].fact.popularity:
+        return []
     parts = [p for p in np.array_split(np.arange(len(ranked)), bins) if len(p)]
     return [
         {"low": ranked[p[0]].fact.popularity, "high": ranked[p[-1]].fact.popularity}

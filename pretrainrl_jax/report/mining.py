@@ -15,13 +15,14 @@ from pretrainrl_jax.report import charts
 from pretrainrl_jax.report.summary import Json, chance, decimals, label, number, percent, spread
 
 EXAMPLES = 10
+EXAMPLE_NEGATIVES = 8  # of an example; a pool can give dozens
 CATEGORIES = 60  # categories shown, the largest
 TOP = 3  # falsehoods of a category that are seen at once
 
 SOURCES = {
     "beam": ("own beams", "from the question's own beams"),
-    "pool": ("pool", "from its category's pool"),
-    "popularity": ("popular answers", "from its category's best-known answers"),
+    "pool": ("pool", "from the category's pool"),
+    "popularity": ("popular answers", "from the category's best-known answers"),
 }
 """Of each source of negatives its name above a column, and in a sentence."""
 
@@ -87,9 +88,10 @@ def _negatives(mined: Json) -> str:
         return ""
     text = f"{found:,} of {_of(questions, 'question')} {_have(found)} negatives: {negatives:,} in all"
     text += f", {negatives / found:.1f} each" if found else ""
+    by_source = _counts(mined.get("by_source"))
     sources = [
-        f"{n:,} {SOURCES[source][1] if source in SOURCES else f'from {source}'}"
-        for source, n in _counts(mined.get("by_source")).items()
+        f"{by_source[source]:,} {SOURCES[source][1] if source in SOURCES else f'from {source}'}"
+        for source in [*filter(by_source.get, SOURCES), *(s for s in by_source if s not in SOURCES)]
     ]
     text += f", {' and '.join(filter(None, [', '.join(sources[:-1]), sources[-1]]))}." if sources else "."
     without = _count(mined.get("without_negatives"))
@@ -209,7 +211,9 @@ class Column(NamedTuple):
 COLUMNS = (
     Column("questions", lambda c: number(c.get("questions")), lambda v: decimals(v, 0)),
     Column(
-        "no negative left, %", lambda c: _share(c, "without_negatives", "questions"), lambda v: percent(v, "")
+        "no negative left,\u00a0%",
+        lambda c: _share(c, "without_negatives", "questions"),
+        lambda v: percent(v, ""),
     ),
     Column("distinct answers", lambda c: number(c.get("distinct_answers")), lambda v: decimals(v, 1)),
     Column("entropy, nats", lambda c: number(c.get("entropy")), lambda v: decimals(v, 2)),
@@ -267,7 +271,14 @@ def examples(mined: Json) -> list[Json]:
         for example in _list(mined.get("examples"))
         if isinstance(example, dict) and _said(example.get("question"))
     ]
-    return spread([e for e in found if e["negatives"]], EXAMPLES)
+    return [
+        {
+            **example,
+            "negatives": example["negatives"][:EXAMPLE_NEGATIVES],
+            "more": max(0, len(example["negatives"]) - EXAMPLE_NEGATIVES),
+        }
+        for example in spread([e for e in found if e["negatives"]], EXAMPLES)
+    ]
 
 
 ROUND_COLUMNS = (
@@ -275,7 +286,9 @@ ROUND_COLUMNS = (
     Column("distinct answers", lambda r: number(r.get("distinct_answers")), lambda v: decimals(v, 1)),
     Column("entropy, nats", lambda r: number(r.get("entropy")), lambda v: decimals(v, 2)),
     Column(
-        "no negative left, %", lambda r: _share(r, "without_negatives", "questions"), lambda v: percent(v, "")
+        "no negative left,\u00a0%",
+        lambda r: _share(r, "without_negatives", "questions"),
+        lambda v: percent(v, ""),
     ),
 )
 

@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
@@ -115,15 +116,10 @@ def render(
     summary: Json, evaluations: list[Json], config: Json, metrics: list[Json], mined: mining.Mined
 ) -> str:
     """The page as HTML. Everything that came from a model or a file is escaped by the template engine."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(percent=percent, chance=chance, decimals=decimals, signed=signed, label=label)
-    text = resources.files("pretrainrl_jax.report").joinpath("page.html.j2").read_text("utf-8")
     by_system = {e["system"]: e for e in evaluations}
     before, after = pair(summary)
     shown = [by_system[name] for name in (before, after) if name]
-    return environment.from_string(text).render(
+    return _template().render(
         summary=summary,
         headline=headline(summary),
         reading=reading(summary),
@@ -144,6 +140,16 @@ def render(
         settings=settings(config),
         colours={name: colour for name, (colour, _) in charts.styles(list(by_system)).items()},
     )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(percent=percent, chance=chance, decimals=decimals, signed=signed, label=label)
+    text = resources.files("pretrainrl_jax.report").joinpath("page.html.j2").read_text("utf-8")
+    return environment.from_string(text)
 
 
 def pair(summary: Json) -> tuple[str | None, str | None]:

@@ -45,10 +45,11 @@ def evaluate_system(context: Context, system: str, stage: str) -> None:
     trained, paraphrased = ([o for o in outcomes if o.group == g] for g in ("trained", "paraphrase"))
     ranked = sorted((f.popularity for f in context.facts), reverse=True)
     head_from = ranked[max(0, math.ceil(HEAD_SHARE * len(ranked)) - 1)]
+    stated = any(context.corpus.mentions.values())  # else the base model's text is not ours to know
     groups = factual.groups(
         outcomes,
-        unseen=lambda fact: context.corpus.mentions[fact.id] == 0,
-        head=lambda fact: fact.popularity >= head_from,
+        unseen=lambda fact: stated and context.corpus.mentions[fact.id] == 0,
+        head=lambda fact: fact.popularity >= head_from > ranked[-1],
     )
     seconds = context.finished()[stage]["device_seconds"]
     result = {
@@ -66,8 +67,8 @@ def evaluate_system(context: Context, system: str, stage: str) -> None:
     path.write_text(json.dumps(result, ensure_ascii=False))
     at_k = groups["trained"]
     say(
-        f"evaluate/{system}: ACC {at_k['acc']:.1%}, HR@{settings.beams} {at_k['hr']:.1%}, "
-        f"text NLL {nll:.3f} nats a token"
+        f"evaluate/{system}: ACC {at_k['acc']:.1%}, HR@{settings.beams} {at_k['hr']:.1%}"
+        + ("" if nll is None else f", text NLL {nll:.3f} nats a token")
     )
     context.finish(f"evaluate/{system}")
 
@@ -118,8 +119,10 @@ def ask_all(
     ]
 
 
-def text_nll(context: Context, loaded: Loaded) -> float:
-    """Mean negative log-likelihood of held-out corpus text, nats a predicted token."""
+def text_nll(context: Context, loaded: Loaded) -> float | None:
+    """Mean negative log-likelihood of held-out corpus text, nats a predicted token; None without text."""
+    if not context.corpus.held_out:
+        return None
     length = context.config.pretrain.row_length
     trees = documents(loaded.tokenizer, context.corpus.held_out, length)
     scores = score_trees(

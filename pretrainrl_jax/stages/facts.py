@@ -132,13 +132,12 @@ def _bin(value: float) -> int | None:
     """Two for each power of ten: from 1, from 3, from 10, …; None for 0."""
     if not value:
         return None
-    decade = math.floor(math.log10(value))
-    decade += (value >= 10.0 ** (decade + 1)) - (value < 10.0**decade)  # where the logarithm was rounded
-    return 2 * decade + (value >= 3 * 10.0**decade)
+    leading, exponent = f"{value:.15e}".split("e")  # exact, where a logarithm would be rounded
+    return 2 * int(exponent) + (leading[0] >= "3")
 
 
 def _edge(place: int) -> str:
-    value = (3 if place % 2 else 1) * 10.0 ** (place // 2)
+    value = float(f"{3 if place % 2 else 1}e{place // 2}")
     return f"{value:,.0f}" if 1 <= value < 1e12 else f"{value:g}"
 
 

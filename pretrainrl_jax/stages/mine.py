@@ -158,12 +158,9 @@ def collect_pools(context: Context, decoded: Decoded) -> tuple[dict[str, list[st
 
     full, questions = collect(pool_sample(context, facts))
     pools = {c: [of[key].text for key in most_often(of, settings.pool)] for c, of in full.items()}
-    for category, pool in pools.items():
-        if len(pool) < settings.pool:
-            say(
-                f"mine: the model gives {len(pool)} values in {category}, "
-                f"fewer than mine.pool={settings.pool}"
-            )
+    if short := {category: len(pool) for category, pool in pools.items() if len(pool) < settings.pool}:
+        named = ", ".join(f"{category} {n}" for category, n in short.items())
+        say(f"mine: categories where the model gives fewer than mine.pool={settings.pool} values: {named}")
     sample_of = settings.agreement_questions
     sample, sampled = collect(_of_each_category(facts, sample_of, context.config.seed) if sample_of else [])
     return pools, {
@@ -296,9 +293,13 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     if like := found["pool_agreement"]:
         shown.append(
             f"pools of {like['questions']} questions against the full ones, {like['categories']} categories: "
-            f"cosine {like['cosine']:.2f}, Spearman {like['spearman']:.2f}"
+            f"cosine {_decimals(like['cosine'])}, Spearman {_decimals(like['spearman'])}"
         )
     return shown
+
+
+def _decimals(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:.2f}"
 
 
 def write_json(path: Any, value: Any) -> None:

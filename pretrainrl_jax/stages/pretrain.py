@@ -2,9 +2,11 @@
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.vocabulary import save_tokenizer, train_tokenizer
@@ -16,7 +18,7 @@ from pretrainrl_jax.stages.context import BASE, Context, say
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.loop import Run, fit, resume
 from pretrainrl_jax.training.optimizer import Schedule, adamw
-from pretrainrl_jax.training.step import compile_step, init_state
+from pretrainrl_jax.training.step import TrainState, compile_step, init_state
 from pretrainrl_jax.trees.dataset import PackedRows
 from pretrainrl_jax.trees.templates import documents
 from pretrainrl_jax.trees.tokenization import Tokenizer, load_tokenizer
@@ -36,9 +38,15 @@ def pretrain(context: Context) -> None:
         f"{sum(x.size for x in jax.tree.leaves(params)) / 1e6:.2f}M parameters, {source.batches} updates, "
         f"rows {source.fill:.0%} full"
     )
+    checkpoints.describe(
+        context.checkpoint(BASE), model, tokenizer, context.template(config.evaluate.template)
+    )
+    if not source.batches:  # the model is taken as it is
+        checkpoints.save(context.checkpoint(BASE), TrainState(jnp.int32(0), params, ()), finished=True)
+        context.finish(BASE, device_seconds=0.0)
+        return
     step = compile_step(model, config.optimizer, "token", context.mesh)
     run = Run(context.workdir, BASE, settings.accumulate)
-    checkpoints.describe(run.folder, model, tokenizer, context.template(config.evaluate.template))
     state, seconds = resume(run, init_state(params, adamw(config.optimizer)))
     schedule = Schedule(
         settings.learning_rate, source.batches, config.optimizer.warmup, config.optimizer.final
@@ -59,7 +67,8 @@ def starting_point(context: Context, texts: Sequence[str]) -> tuple[Model, Param
     config = context.config
     if config.model.path:
         loaded = checkpoints.load(config.model.path, context.mesh, config.model.dtype)
-        return loaded.model, loaded.params, loaded.tokenizer
+        model = Model(replace(loaded.model.shape, remat=config.model.remat))
+        return model, loaded.params, loaded.tokenizer
     if config.tokenizer.path:
         tokenizer = load_tokenizer(config.tokenizer.path)
     else:

@@ -242,6 +242,15 @@ def test_sure_samples_are_greedy_decoding(changes):
                 assert drawn.sampled_logp == 0
 
 
+def test_among_equals_greedy_decoding_is_sure_of_the_first():
+    model, params = small_model(vocabulary=VOCABULARY)
+    level = params | {"head": jnp.zeros_like(params["head"])}
+    for of in run(model, level, PROMPTS, (5,), temperature=0.0):
+        for drawn in of:
+            assert (drawn.tokens, drawn.sampled_logp, drawn.finished) == ((0,) * 5, 0, False)
+            assert drawn.logp == pytest.approx(-5 * math.log(VOCABULARY), abs=1e-5)
+
+
 def test_a_sample_as_the_model_is_has_one_log_probability():
     model, params = small_model(2, 2.0, vocabulary=VOCABULARY)
     for of in run(model, params, PROMPTS, (0,)):

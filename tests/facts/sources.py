@@ -19,7 +19,7 @@ from pretrainrl_jax.facts.record import Fact
 
 # Quotation marks, delimiters, line ends, brackets; letters of one to four bytes; a letter and its accent
 # apart (NFD); Hebrew and Arabic; a combining mark, a non-breaking space, a joiner that must stay.
-LETTERS = 'aB 9"\',;\t\n\r|[]{}\\=.é北🌍שלوم́ ‍e'
+LETTERS = "aB 9\"',;\t\n\r|[]{}\\=.é北🌍שלوم́ ‍e"
 FORMS = ("csv", "tsv", "json", "jsonl", "parquet")
 ROW: dict[str, Any] = {
     "question": "What is the capital of Arno?",

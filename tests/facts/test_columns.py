@@ -50,13 +50,21 @@ def test_usual_names(name: str, field: str, value: object, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["answers", "aliases", "possible_answers"])
 def test_lists_of_answers(name: str, tmp_path: Path) -> None:
-    path = write(tmp_path / "facts.json", [BARE | {name: ["b", "a", "c"]}, BARE | {"answer": None, name: ["d"]}])
+    path = write(
+        tmp_path / "facts.json", [BARE | {name: ["b", "a", "c"]}, BARE | {"answer": None, name: ["d"]}]
+    )
     assert [fact.answers for fact in read(path, duplicates="keep").facts] == [("a", "b", "c"), ("d",)]
 
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_setting_overrides_its_one_column(field: str, tmp_path: Path) -> None:
-    row = ROW | {"popularity": 1, "answer_popularity": 1, "mine": 9, "dotted.name": 8, "in": {"ner": {"most": 7}}}
+    row = ROW | {
+        "popularity": 1,
+        "answer_popularity": 1,
+        "mine": 9,
+        "dotted.name": 8,
+        "in": {"ner": {"most": 7}},
+    }
     del row["answers"]
     path = write(tmp_path / "facts.jsonl", [row])
     before = read(path).facts[0]
@@ -78,7 +86,9 @@ def test_nested_columns_of_well_known_sets(tmp_path: Path) -> None:
 
 def test_rows_with_different_keys(tmp_path: Path) -> None:
     first = {"question": "Who?", "answer": "a"}
-    path = write(tmp_path / "facts.jsonl", [first, {"question": "Why?", "answers": ["b"], "popularity": 2}, {}])
+    path = write(
+        tmp_path / "facts.jsonl", [first, {"question": "Why?", "answers": ["b"], "popularity": 2}, {}]
+    )
     reading = read(path)
     assert [(fact.answer, fact.popularity) for fact in reading.facts] == [("a", 0), ("b", 2)]
     assert [row.rule for row in reading.dropped] == ["no question"]

@@ -1,12 +1,12 @@
+"""PopQA's file: an instance of a TSV whose columns are recognised."""
+
 import csv
 import json
 import os
-import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from sources import read
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.popqa import read_popqa
@@ -23,7 +23,6 @@ ROW = {
     "question": "What is the capital of Arno?",
     "possible_answers": '["Firenze", "Florence"]',
 }
-FIELD = st.text(st.characters(exclude_categories=["Cs"])).filter(lambda text: text.strip())
 
 
 def write(path, *rows, columns=COLUMNS, encoding="utf-8", line="\n", quoting=csv.QUOTE_MINIMAL):
@@ -64,7 +63,8 @@ def test_optional_columns_may_be_missing(tmp_path):
     [
         (["a", "b", "a", "", " b "], "", ("a", "b")),
         (["a", "b"], "b", ("b", "a")),
-        (["a", "b"], "c", ("a", "b")),
+        (["a", "b"], "c", ("c", "a", "b")),
+        ([1965], "", ("1965",)),
         (["one\nline"], "one line", ("one line",)),
         (["B", "b"], "", ("B", "b")),  # different tokens, so different branches to score
     ],
@@ -91,72 +91,41 @@ def test_unknown_relation_has_no_paraphrase(tmp_path):
     assert read_popqa(write(tmp_path / "facts.tsv", {"prop": "shape"}))[0].paraphrase == ""
 
 
-@settings(deadline=None)
-@given(
-    st.lists(
-        st.tuples(FIELD, FIELD, FIELD, st.lists(FIELD, min_size=1), st.floats(min_value=0, max_value=1e12)),
-        min_size=1,
-        max_size=4,
-    )
-)
-def test_what_is_written_is_read(rows):
-    with tempfile.TemporaryDirectory() as folder:
-        path = write(
-            Path(folder) / "facts.tsv",
-            *(
-                {
-                    "subj": subject,
-                    "prop": relation,
-                    "question": question,
-                    "possible_answers": json.dumps(answers),
-                    "s_pop": repr(popularity),
-                    "obj": "",
-                }
-                for subject, relation, question, answers, popularity in rows
-            ),
-            quoting=csv.QUOTE_ALL,
-        )
-        facts = read_popqa(path)
-    assert len({fact.id for fact in facts}) == len(facts) == len(rows)
-    for fact, (subject, relation, question, answers, popularity) in zip(facts, rows, strict=True):
-        assert fact.subject == " ".join(subject.split())
-        assert fact.category == " ".join(relation.split())
-        assert fact.question == " ".join(question.split())
-        expected = []
-        for answer in answers:
-            if (line := " ".join(answer.split())) not in expected:
-                expected.append(line)
-        assert list(fact.answers) == expected
-        assert fact.popularity == popularity
+@pytest.mark.parametrize("possible", ["Florence", '"Florence"', '{"a": 1}', "[" * 100_000, ""])
+def test_possible_answers_must_be_a_list(tmp_path, possible):
+    path = write(tmp_path / "facts.tsv", {}, {"possible_answers": possible})
+    with pytest.raises(InputError) as raised:
+        read_popqa(path)
+    assert f"{path}, line 3: possible_answers is not a JSON list" in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "rule"),
     [
-        ({"possible_answers": "Florence"}, "line 3: possible_answers is not a JSON list"),
-        ({"possible_answers": '"Florence"'}, "line 3: possible_answers is not a JSON list"),
-        ({"possible_answers": "[1965]"}, "line 3: possible_answers is not a JSON list"),
-        ({"possible_answers": '["\\ud83d"]'}, "line 3: possible_answers is not a JSON list"),
-        ({"possible_answers": "[" * 100_000}, "line 3: possible_answers is not a JSON list"),
-        ({"possible_answers": "[]"}, "line 3: possible_answers names no answer"),
-        ({"possible_answers": '["", "  "]'}, "line 3: possible_answers names no answer"),
-        ({"s_pop": "many"}, "line 3: s_pop is 'many'"),
-        ({"s_pop": ""}, "line 3: s_pop is ''"),
-        ({"s_pop": "nan"}, "line 3: s_pop is 'nan'"),
-        ({"s_pop": "inf"}, "line 3: s_pop is 'inf'"),
-        ({"s_pop": "-1"}, "line 3: s_pop is '-1'"),
-        ({"subj": ""}, "line 3: subj is blank"),
-        ({"prop": " "}, "line 3: prop is blank"),
-        ({"question": ""}, "line 3: question is blank"),
+        ({"possible_answers": '["\\ud83d"]'}, "broken text"),
+        ({"possible_answers": "[]", "obj": ""}, "no answer"),
+        ({"possible_answers": '["", "  "]', "obj": " "}, "no answer"),
+        ({"possible_answers": '["?"]', "obj": "."}, "empty answer"),
+        ({"possible_answers": "[[]]"}, "not text"),
+        ({"s_pop": "many"}, "bad popularity"),
+        ({"s_pop": "nan"}, "bad popularity"),
+        ({"s_pop": "inf"}, "bad popularity"),
+        ({"s_pop": "-1"}, "bad popularity"),
+        ({"question": ""}, "no question"),
     ],
 )
-def test_bad_rows(tmp_path, change, words):
-    path = write(tmp_path / "facts.tsv", {}, change)
-    with pytest.raises(InputError) as raised:
-        read_popqa(path)
-    assert words in str(raised.value)
-    assert str(path) in str(raised.value)
-    assert "\n" not in str(raised.value)
+def test_bad_rows_are_counted(tmp_path, change, rule):
+    reading = read(write(tmp_path / "facts.tsv", {}, change))
+    assert [(row.where, row.rule) for row in reading.dropped] == [("facts.tsv, line 3", rule)]
+    assert len(reading.facts) == 1
+
+
+def test_blank_subject_relation_and_popularity(tmp_path):
+    path = write(tmp_path / "facts.tsv", {"subj": "", "prop": " ", "s_pop": "", "subj_id": ""})
+    (fact,) = read_popqa(path)
+    assert (fact.subject, fact.category, fact.popularity, fact.paraphrase) == ("", "", 0, "")
+    assert fact.subject_key == fact.question
 
 
 HEADER = "\t".join(COLUMNS)
@@ -165,15 +134,18 @@ HEADER = "\t".join(COLUMNS)
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "line 1: no column subj, prop, question, possible_answers, s_pop"),
-        (HEADER.replace("\tpossible_answers", "") + "\n", "line 1: no column possible_answers:"),
-        (HEADER.replace("\t", ",") + "\n", "must be a tab-separated file"),
+        ("", "no facts in"),
+        (
+            "subj\tquestion\nArno\tWhat?\n",
+            "line 1: no column for the answer, as answer, answers or possible_ans",
+        ),
+        (HEADER.replace("\t", ",") + "\n7,Arno\n", "line 1: no column for the question"),
         (HEADER + "\n", "no facts in"),
         (HEADER + "\n\n\n", "no facts in"),
         (HEADER + "\n7\tArno\tcapital\n", "line 2: 3 columns where the header has 8"),
-        (HEADER + '\n7\t"Arno\tcapital\n8\tLena\tcapital\n', "line 2: not a tab-separated row"),
-        (HEADER + "\n" + "x" * 200_000 + "\n", "line 2: not a tab-separated row"),
-        ("é".encode("latin-1") + HEADER.encode(), "is not UTF-8 text"),
+        (HEADER + '\n7\t"Arno\tcapital\n8\tLena\tcapital\n', "line 2: not a row separated by tabs"),
+        (HEADER + "\n" + "x" * 200_000 + "\n", "line 2: not a row separated by tabs"),
+        ("é".encode("latin-1") + HEADER.encode(), "line 1: byte 0xe9 at column 1 is not utf-8"),
     ],
 )
 def test_bad_files(tmp_path, text, words):
@@ -212,7 +184,8 @@ def test_real_file(real):
         unquoted = [cell[1:-1].replace('""', '"') if cell[:1] == '"' else cell for cell in cells]
         assert " ".join(unquoted[1].split()) == fact.subject
         assert float(unquoted[13]) == fact.popularity
-        assert {" ".join(answer.split()) for answer in json.loads(unquoted[16])} == set(fact.answers)
+        answers = json.loads(unquoted[16].replace("\u200f", ""))  # three rows hold right-to-left marks
+        assert {" ".join(answer.split()) for answer in answers} == set(fact.answers)
         assert fact.answer == " ".join(unquoted[3].split())
 
 

@@ -94,10 +94,7 @@ facts = [Fact(str(n), f"What is {n}?", ("a",), "", "", "", 0.0, n) for n in rang
 print([fact.id for fact in split(facts, 6)[1]], [fact.id for fact in subsample(facts, 6, 1)])
 """
 # As the first version drew them: a run that goes on must find the same facts held out.
-DRAWN = (
-    "['17', '21', '29', '34', '38', '39', '44', '45', '47'] "
-    "['5', '9', '10', '30', '47', '53']"
-)
+DRAWN = "['17', '21', '29', '34', '38', '39', '44', '45', '47'] ['5', '9', '10', '30', '47', '53']"
 
 
 def test_the_same_in_every_process_and_version() -> None:

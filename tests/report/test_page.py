@@ -77,7 +77,7 @@ def workdir(tmp_path: Path) -> Path:
         "questions": 2000,
         "with_negatives": 1990,
         "negatives": 9000,
-        "dropped": {"known_true": 123, "overlaps": 3},
+        "dropped": {"beam": {"known_true": 123, "overlaps": 3}},
         "examples": [{"question": "Which?", "answer": "Florence", "negatives": [["Turin", 0.41]]}],
     }
     write(tmp_path / "mined" / "statistics.json", mined)
@@ -165,7 +165,7 @@ def test_model_text_is_escaped(workdir: Path) -> None:
     change(
         workdir / "mined" / "statistics.json",
         examples=[{"question": evil, "answer": evil, "negatives": [[evil, 0.5]]}],
-        dropped={evil: 3},
+        dropped={evil: {evil: 3}},
     )
     html = write_report(workdir).read_text("utf-8")
     assert html.count("&lt;script&gt;") >= 6

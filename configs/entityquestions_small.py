@@ -1,0 +1,27 @@
+"""EntityQuestions from scratch on two CPU cores: real questions of six relations.
+
+    python -m pretrainrl_jax.main --config configs/entityquestions_small.py
+
+It reads `entityquestions`, the folder of the official release (with its `train`, `dev` and `test` folders);
+--facts.path names another. The six relations have from 51 to 607 answers each, so that a model this small has
+something to guess among. The source states no popularity: every fact is stated equally often on
+average, about four times, one in fifty never. Negatives come from the category pools, as the
+paper's authors drew them; EntityQuestions x 2 passes is the paper's repetition. The README has the
+table of a run.
+"""
+
+from pretrainrl_jax.config import Config, Corpus, Evaluate, Facts, Mine, Model, Pretrain, Tokenizer, Train
+
+config = Config(
+    name="EntityQuestions (from scratch)",
+    facts=Facts(
+        path="entityquestions", categories=("P17", "P106", "P407", "P413", "P495", "P136"), limit=4500
+    ),
+    corpus=Corpus(statements=18000, filler=4000),
+    tokenizer=Tokenizer(vocabulary=4096),
+    model=Model(width=160, layers=3, heads=5, kv_heads=5, head_width=32, mlp_width=480),
+    pretrain=Pretrain(rows=4, epochs=2),
+    mine=Mine(sources=("pool",), max_new_tokens=10, agreement_questions=200),
+    train=Train(passes=2, questions=32, row_length=256),
+    evaluate=Evaluate(max_new_tokens=10),
+)

@@ -1,0 +1,162 @@
+"""From rows to facts: every row becomes a fact or is counted, by a rule that is explained."""
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sources import LETTERS, ROW, in_memory, read, refused, write
+from tiny import python
+
+from pretrainrl_jax.config import Config, World
+from pretrainrl_jax.facts.cleaning import REPAIRS
+from pretrainrl_jax.facts.reading import RULES, read_facts
+from pretrainrl_jax.facts.splits import subsample
+from pretrainrl_jax.facts.world import make_world
+
+DROPPED = {
+    "no question": {"question": " "},
+    "no answer": {"answer": "", "answers": [None, " "]},
+    "empty answer": {"answer": "?!", "answers": ["...", "\u200b-"]},
+    "bad popularity": {"popularity": "many"},
+    "not text": {"question": {"en": "Who?"}},
+    "broken text": {"answer": "\ud83d"},
+}
+
+
+@pytest.mark.parametrize("rule", DROPPED)
+def test_what_is_dropped_is_named_with_its_rule(rule: str, tmp_path: Path) -> None:
+    path = tmp_path / "facts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [ROW, ROW | {"id": "8"} | DROPPED[rule]]))
+    reading = read(path)
+    (dropped,) = reading.dropped
+    assert (dropped.where, dropped.rule) == ("facts.jsonl, line 2", rule)
+    assert RULES[rule]
+    assert dropped.text.isprintable()
+    assert (reading.rows, len(reading.facts), reading.merged) == (2, 1, [])
+    path.write_text(path.read_text().splitlines()[1])
+    assert f"of 1 rows 1 {rule}; the first is facts.jsonl, line 1" in refused(path)
+
+
+def test_what_is_repaired_is_counted(tmp_path: Path) -> None:
+    repaired = {
+        "question": "Cafe\u0301?",
+        "answers": ["Florence", "!", "Fir\u200benze"],
+        "popularity": None,
+        "answer_popularity": -2,
+    }
+    reading = read(write(tmp_path / "facts.json", [ROW | repaired]))
+    assert reading.repaired == dict.fromkeys(REPAIRS, 1)
+    (fact,) = reading.facts
+    assert (fact.question, fact.answers) == ("Café?", ("Florence", "Firenze"))
+    assert (fact.popularity, fact.answer_popularity) == (0, 0)
+
+
+def test_right_to_left_text_stays_as_it_is(tmp_path: Path) -> None:
+    row = ROW | {"question": "מהי בירת איטליה?", "answer": "רומא", "answers": ["روما"]}
+    (fact,) = read(write(tmp_path / "facts.csv", [row])).facts
+    assert (fact.question, fact.answers) == (row["question"], ("רומא", "روما"))
+
+
+def test_blank_taken_and_reserved_ids(tmp_path: Path) -> None:
+    ids = ["", "5", "5", "row2", None, 5, "6"]
+    rows = [ROW | {"question": f"Q{number}?", "id": own} for number, own in enumerate(ids)]
+    facts = read(write(tmp_path / "facts.json", rows)).facts
+    assert [fact.id for fact in facts] == ["row1", "5", "row3", "row4", "row5", "row6", "6"]
+
+
+def test_the_key_of_a_subject(tmp_path: Path) -> None:
+    rows = [ROW, ROW | {"subject_id": " "}, ROW | {"subject_id": None, "subject": ""}]
+    facts = read(write(tmp_path / "facts.json", rows), duplicates="keep").facts
+    assert [fact.subject_key for fact in facts] == ["Q1", "Arno", ROW["question"]]
+
+
+def test_answers_are_cut_where_a_separator_is_set(tmp_path: Path) -> None:
+    path = write(tmp_path / "facts.csv", [{"question": "Who?", "possible_answers": "b|a|b| "}])
+    assert read(path, answer_separator="|").facts[0].answers == ("b", "a")
+    assert "line 2: possible_answers is not a JSON list" in refused(path)
+
+
+def test_categories(tmp_path: Path) -> None:
+    rows = [ROW | {"question": f"Q{n}?", "category": c} for n, c in enumerate(["a", "b", "a", "country"])]
+    path = write(tmp_path / "facts.tsv", [*rows, ROW | {"category": "b", "question": ""}])
+    reading = read(path, categories=("a",))
+    assert [fact.category for fact in reading.facts] == ["a", "a"]
+    assert reading.left_out == {"other category": 3}
+    assert reading.dropped == []
+    assert "'contry'" in refused(path, categories=("a", "contry"))
+    assert "did you mean country?" in refused(path, categories=("contry",))
+    assert "there are a, b, country" in refused(path, categories=("zzz",))
+
+
+def test_limit(tmp_path: Path) -> None:
+    rows = [{"question": f"Q{number}?", "answer": "a"} for number in range(30)]
+    path = write(tmp_path / "facts.csv", rows)
+    reading = read(path, limit=10, seed=3)
+    assert reading.facts == subsample(read(path).facts, 10, 3)
+    assert reading.left_out == {"beyond the limit": 20}
+    assert {f.id for f in reading.facts} != {f.id for f in read(path, limit=10, seed=4).facts}
+
+
+def test_the_synthetic_world() -> None:
+    config = Config(world=World(facts=40, relations=2, answers=5), seed=5)
+    reading = read_facts(config)
+    assert reading.facts == make_world(config.world, 5)
+    assert (reading.rows, reading.source) == (40, "the synthetic world")
+
+
+def test_formats_and_names(tmp_path: Path) -> None:
+    path = write(tmp_path / "facts.tsv", [ROW]).rename(tmp_path / "facts.data")
+    assert "set facts.format" in refused(path)
+    assert read(path, format="tsv").rows == 1
+    assert read(path.rename(tmp_path / "FACTS.TSV")).rows == 1
+    assert "No such file" in refused(tmp_path / "none")
+    assert "facts.path" in refused(tmp_path)
+
+
+cells = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(LETTERS + "\ud83d", max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.text("ab.", max_size=2), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+names = st.sampled_from([*ROW, "possible", "answer.value"])
+odd_rows = st.lists(st.dictionaries(names, cells, max_size=5), max_size=6)
+
+
+@pytest.mark.parametrize("duplicates", ["merge", "keep", "drop"])
+@settings(deadline=None, max_examples=80)
+@given(rows=odd_rows, limit=st.integers(0, 3))
+def test_every_row_is_accounted_for(duplicates: Any, rows: list[dict[str, Any]], limit: int) -> None:
+    contents = [ROW | {"category": "its own"}, *rows]  # a good row that no other contradicts
+    path = in_memory("odd.json", json.dumps(contents).encode())
+    reading = read(path, duplicates=duplicates, limit=limit)
+    counted = len(reading.facts) + len(reading.dropped) + len(reading.merged) + reading.left_out.total()
+    assert counted == reading.rows == len(rows) + 1
+    assert {row.rule for row in reading.dropped + reading.merged} <= RULES.keys()
+    assert reading.repaired.keys() <= REPAIRS.keys()
+    ids = Counter(fact.id for fact in reading.facts)
+    assert max(ids.values()) == 1
+    if duplicates != "keep":
+        assert len({(fact.category, fact.question) for fact in reading.facts}) == len(reading.facts)
+
+
+def test_nothing_heavy_is_imported_for_a_small_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "facts.csv", [ROW])
+    program = (
+        "import sys; from pretrainrl_jax.config import *;"
+        "from pretrainrl_jax.facts.reading import read_facts;"
+        "print(len(read_facts(Config(facts=Facts(path=sys.argv[1]))).facts), *sys.modules, sep='\\n')"
+    )
+    ran = python("-c", program, path)
+    assert ran.code == 0, ran.err
+    number, *imported = ran.out.split()
+    assert number == "1"
+    heavy = {"numpy", "jax", "transformers", "datasets", "pyarrow", "tensorflow_datasets", "fsspec", "rich"}
+    assert heavy & {name.partition(".")[0] for name in imported} == set()
+    assert "numpy" in sys.modules  # here it is: the check above can fail

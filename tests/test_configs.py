@@ -1,0 +1,80 @@
+"""The shipped configurations: valid, self-explaining, and with the paper's settings."""
+
+import dataclasses
+import runpy
+from pathlib import Path
+
+import pytest
+
+from pretrainrl_jax.config import Config, validate
+from pretrainrl_jax.main import read_config
+
+FOLDER = Path(__file__).parent.parent / "configs"
+FILES = sorted(path.name for path in FOLDER.glob("*.py"))
+LARGE = [name for name in FILES if name[-4].isdigit() or name.endswith("b.py")]
+RATES = {"popqa": 3e-5, "wikidata": 3e-5, "entityquestions": 2e-5}
+PASSES = {"popqa": 3, "wikidata": 3, "entityquestions": 2}
+
+
+def read(name: str) -> Config:
+    return read_config(str(FOLDER / name))
+
+
+def test_all_that_were_promised_are_here():
+    assert LARGE == [
+        "entityquestions_qwen3_4b.py",
+        "entityquestions_qwen3_8b.py",
+        "popqa_llama3_8b.py",
+        "popqa_qwen3_14b.py",
+        "popqa_qwen3_4b.py",
+        "popqa_qwen3_8b.py",
+        "wikidata_qwen3_8b.py",
+    ]
+    assert {"quickstart.py", "popqa_small.py", "entityquestions_small.py"} < set(FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_configuration_is_valid_and_says_how_it_is_run(name: str):
+    validate(read(name))
+    doc = runpy.run_path(str(FOLDER / name))["__doc__"]
+    assert "python -m pretrainrl_jax.main" in doc
+    assert name == "quickstart.py" or f"--config configs/{name}" in doc
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_full_scale_configuration_has_the_papers_settings(name: str):
+    config, kind = read(name), name.split("_")[0]
+    doc = " ".join(runpy.run_path(str(FOLDER / name))["__doc__"].split())
+    assert "8 x H800" in doc
+    assert "Expected hours:" in doc
+    assert "Not measured" in doc
+    assert f"`{config.model.path}`" in doc
+    assert f"`{config.facts.path}`" in doc
+    assert config.pretrain.epochs == 0
+    assert config.facts.holdout_every == 0
+    assert (config.mine.sources, config.mine.pool, config.mine.negatives) == (("pool",), 20, 5)
+    assert (config.optimizer.weight_decay, config.train.passes) == (0.1, PASSES[kind])
+    assert (config.evaluate.template, config.evaluate.beams) == ("few_shot", 50)
+    for system in config.train.systems:
+        objective = getattr(config.objectives, system)
+        assert objective.learning_rate == RATES[kind]
+        assert objective.beta == 0.1
+    full = config.objectives.pretrainrl
+    assert (full.question_weight, full.answer_weight, full.preference) == (1, 1, 1)
+    rpo = config.objectives.rpo
+    assert (rpo.answer_mean_weight, rpo.preference, rpo.reference) == (1, 1, "renewed")
+    assert rpo.refresh_every > 0
+    assert {"dpo", "ntp", "ntp_answer", "rpo", "pretrainrl"} == set(config.train.systems)
+    assert "ntp_answer" in config.train.systems  # the control of every claim about negatives
+
+
+def test_sizes_of_a_model_differ_in_nothing_else():
+    def rest(name: str) -> Config:
+        config = read(name)
+        size = name.removesuffix(".py").rsplit("_", 1)[1]
+        assert size in config.model.path.lower().split("-")
+        return dataclasses.replace(config, model=Config().model)
+
+    assert rest("popqa_qwen3_4b.py") == rest("popqa_qwen3_8b.py") == rest("popqa_qwen3_14b.py")
+    assert rest("popqa_llama3_8b.py") == rest("popqa_qwen3_8b.py")
+    assert rest("entityquestions_qwen3_4b.py") == rest("entityquestions_qwen3_8b.py")
