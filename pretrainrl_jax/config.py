@@ -252,7 +252,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Config:
-    name: str = setting("small world", "what the report calls the data set")
+    name: str = setting("", "what the report calls the data set; empty takes the facts' own name")
     seed: int = setting(0, "every random choice derives from it")
     facts: Facts = Facts()
     world: World = World()

@@ -43,7 +43,7 @@ def write_report(workdir: Path) -> Path:
     """
     config = _read_json(workdir / "config.json")
     evaluations = _read_evaluations(workdir)
-    summary = summarise(evaluations, str(config.get("name", "")), describe_model(config))
+    summary = summarise(evaluations, describe_data(config), describe_model(config))
     page = render(
         summary,
         evaluations,
@@ -102,6 +102,12 @@ def read_metrics(path: Path) -> list[Json]:
             if index < len(lines) - 1:
                 raise InputError(f"{path} line {index + 1} is not JSON") from None
     return [m for m in metrics if isinstance(m, dict)]
+
+
+def describe_data(config: Json) -> str:
+    """The data set in a few words: its given name, or the last part of its path."""
+    path = str(config.get("facts", {}).get("path") or "")
+    return str(config.get("name") or Path(path).name or "small world")
 
 
 def describe_model(config: Json) -> str:

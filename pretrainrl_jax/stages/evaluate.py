@@ -64,7 +64,7 @@ def evaluate_system(context: Context, system: str, stage: str) -> None:
     }
     path = context.workdir / "evaluations" / f"{system}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, ensure_ascii=False))
+    path.write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
     at_k = groups["trained"]
     say(
         f"evaluate/{system}: ACC {at_k['acc']:.1%}, HR@{settings.beams} {at_k['hr']:.1%}"

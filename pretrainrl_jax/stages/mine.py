@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pretrainrl_jax.decoding.answers import Answer, answer_questions
@@ -302,8 +303,8 @@ def _decimals(value: float | None) -> str:
     return "not defined" if value is None else f"{value:.2f}"
 
 
-def write_json(path: Any, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, complete or not at all."""
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False))
+    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
     partial.replace(path)

@@ -148,7 +148,7 @@ def read_mined(context: Context, base: Loaded) -> list[AnswerTree]:
     stamp = folder / "fingerprint.json"
     if not stamp.is_file():
         raise InputError(f"{folder} does not say what it was mined with: run `mine` with this workdir again")
-    mined = json.loads(stamp.read_text())
+    mined = json.loads(stamp.read_text(encoding="utf-8"))
     now = fingerprint(
         base.model,
         base.params,
