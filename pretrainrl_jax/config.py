@@ -40,7 +40,7 @@ class Columns:
 class Facts:
     path: str = setting(
         "",
-        "PopQA file, EntityQuestions folder, .csv .tsv .json .jsonl .parquet file, tfds:NAME/CONFIG, hf:NAME; "
+        "PopQA file, EntityQuestions folder, .csv .tsv .json .jsonl .parquet, tfds:NAME/CONFIG or hf:NAME; "
         "local or gs://; empty makes the synthetic world instead",
     )
     format: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "entityquestions"] = setting(

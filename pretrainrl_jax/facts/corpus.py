@@ -75,11 +75,9 @@ def _shares(facts: Sequence[Fact], power: float) -> np.ndarray:
     return weights / weights.sum()
 
 
-def _ask(fact: Fact) -> str:
-    return f"{fact.question} {fact.answer}"
-
-
 def _declare(fact: Fact, random: np.random.Generator) -> str:
+    if not fact.subject:  # known only from its question, which is then the one way to say it
+        return f"{fact.question} {fact.answer}"
     templates = statements(fact.category)
     template = templates[random.integers(len(templates))]
     sentence = template.format(subject=fact.subject, answer=fact.answer, relation=fact.category)

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from small import small_model, small_tokenizer
 
-from pretrainrl_jax.decoding.answers import answer_questions, read_answer
+from pretrainrl_jax.decoding.answers import Answer, answer_questions, read_answer
 from pretrainrl_jax.decoding.beam import beam_search
 from pretrainrl_jax.decoding.decode import Hypothesis, bucket, decode
-from pretrainrl_jax.decoding.answers import Answer
 from pretrainrl_jax.trees.rows import GOLD
 from pretrainrl_jax.trees.templates import Template
 from pretrainrl_jax.trees.tree import AnswerTree, Branch

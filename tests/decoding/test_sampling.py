@@ -286,9 +286,8 @@ def test_samples_prompts_and_seeds_differ():
     again = run(model, params, [PROMPTS[0]] * 3, (0,), samples=4, limit=8)
     other = run(model, params, [PROMPTS[0]] * 3, (0,), samples=4, limit=8, seed=2**32 - 1)
     assert len({tokens for tokens in drawn if len(tokens) > 2}) >= 8
-    assert len(set(drawn)) == len(drawn) or Counter(drawn).most_common(1)[0][1] <= 3
     assert [d.tokens for of in again for d in of] == drawn
-    assert sum(d.tokens != t for of, t in zip(other, drawn, strict=False) for d in of) > 0
+    assert [d.tokens for of in other for d in of] != drawn
     steps = np.array([t[:2] for t in drawn if len(t) >= 2])
     assert (steps[:, 0] != steps[:, 1]).any()  # no key is used for two steps
 
@@ -353,14 +352,17 @@ def test_the_loop_stops_when_all_samples_have_ended(monkeypatch):
     project = sampling.project
     monkeypatch.setattr(sampling, "project", counting)
     model, params = small_model(0, vocabulary=13)  # of a shape that nothing else compiles
-    for terminators, batch, at_most in [(range(13), 4, 1), (range(1, 13), 5, 8)]:
+    ran = []
+    for terminators, seed in [(range(13), 0), *((range(6, 13), seed) for seed in range(8))]:
         steps.clear()
-        found = run(model, params, PROMPTS, terminators, batch=batch, limit=40)
+        found = run(model, params, PROMPTS[:1], terminators, batch=3, limit=40, seed=seed, numbers=[7])
         jax.effects_barrier()
-        longest = max(len(d.tokens) for of in found for d in of)
         assert all(d.finished for of in found for d in of)
-        # With five rows the last one only fills up the batch: it keeps nobody waiting.
-        assert len(steps) == longest + 1 <= at_most
+        # Two rows only fill up the batch: they keep nobody waiting.
+        assert len(steps) == max(len(d.tokens) for of in found for d in of) + 1
+        ran.append(len(steps))
+    assert ran[0] == 1
+    assert 1 < max(ran) < 40
 
 
 def test_one_compilation_a_bucket_whatever_is_asked():

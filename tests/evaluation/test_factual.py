@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import fact
 
+from pretrainrl_jax.decoding.answers import Answer
 from pretrainrl_jax.evaluation.factual import by_popularity, distinct_truths, groups, judge, measures
 from pretrainrl_jax.facts.matching import normalise
-from pretrainrl_jax.decoding.answers import Answer
 
 
 def answer(text: str, p: float, finished: bool = True) -> Answer:

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +179,12 @@ def test_unknown_relation_and_braces():
         "For {x}, the shape is {round}.",
         "{x} has {round} as its shape.",
     }
+
+
+def test_a_fact_whose_subject_is_not_known_is_stated_by_its_question():
+    unnamed = replace(fact(0, answers=("Oslo",)), subject="", question="Born where?", paraphrase="")
+    corpus = verbalise([unnamed], config.Corpus(statements=20, filler=0, question_share=0.5), 0)
+    assert {*corpus.training, *corpus.held_out} == {"Born where? Oslo"}
 
 
 def test_one_full_stop_after_an_abbreviation():
