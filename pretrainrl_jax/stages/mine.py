@@ -7,7 +7,7 @@ model unnecessary in training.
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,7 +96,8 @@ def find_falsehoods(
     rules = Rules(known, settings.drop_overlapping, settings.min_probability, settings.negatives)
     candidates, dropped = choose(context, facts, decoded, pools, rules)
     trees, left_out = build_trees(context, policy, facts, candidates, dropped)
-    trees = add_references(context, reference, trees, label)
+    with track(f"{label}/reference", len(trees), "trees") as bar:
+        trees = add_references(context, reference, trees, bar.advance)
 
     described = statistics.describe(facts, trees, decoded, known, dropped, pools, agreements)
     return Mined(trees, left_out | described)
@@ -256,19 +257,21 @@ def _too_long(context: Context, tree: AnswerTree) -> bool:
 
 
 def add_references(
-    context: Context, reference: Loaded, trees: Sequence[AnswerTree], label: str
+    context: Context,
+    reference: Loaded,
+    trees: Sequence[AnswerTree],
+    advance: Callable[[int], None] = lambda n: None,
 ) -> list[AnswerTree]:
     """Each branch with its log-probability under the reference model: training needs no such model."""
-    with track(f"{label}/reference", len(trees), "trees") as bar:
-        scores = score_trees(
-            reference.model,
-            reference.params,
-            trees,
-            row_length=max(context.config.train.row_length, max(tree.inputs for tree in trees)),
-            rows=context.whole(SCORED_ROWS),
-            place=context.place_rows,
-            advance=bar.advance,
-        )
+    scores = score_trees(
+        reference.model,
+        reference.params,
+        trees,
+        row_length=max(context.config.train.row_length, max(tree.inputs for tree in trees)),
+        rows=context.whole(SCORED_ROWS),
+        place=context.place_rows,
+        advance=advance,
+    )
     return [
         replace(t, branches=tuple(replace(b, reference_logp=s) for b, s in zip(t.branches, of, strict=True)))
         for t, of in zip(trees, scores, strict=True)

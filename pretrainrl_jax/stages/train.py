@@ -159,7 +159,7 @@ def read_mined(context: Context, base: Loaded) -> list[AnswerTree]:
     )
     differ = differences(mined["made_with"], now)
     if not differ:
-        again = probes(add_references(context, base, trees[:PROBES], "train/probes"))
+        again = probes(add_references(context, base, trees[:PROBES]))
         nats = probe_difference(mined["probes"], again)
         if not nats <= TOLERANCE[context.config.model.dtype]:
             differ = [f"log-probabilities computed again are {nats:.2g} nats away"]
