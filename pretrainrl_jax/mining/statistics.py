@@ -98,10 +98,14 @@ def _categories(
         measured.setdefault(fact.category, []).append(of_answers(answers))
     # An answer that overlaps a truth counts as neither true nor false.
     commonest = tally(decoded, lambda fact, answer: not why_dropped(answer.text, fact, known, True))
+    example: dict[str, str] = {}
+    for fact in facts:
+        example.setdefault(fact.category, fact.question)
     found: Json = {}
     for category, questions in Counter(f.category for f in facts).most_common():
         of = measured.get(category, [])
         found[category] = {
+            "example": example[category],
             "questions": questions,
             "without_negatives": bare[category],
             "distinct_answers": _mean([d for d, _ in of]),

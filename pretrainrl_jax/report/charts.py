@@ -27,9 +27,10 @@ STYLES = {
     "ntp": ("#56B4E9", "s"),
     "ntp_answer": ("#0072B2", "D"),
     "ntp_weighted": ("#009E73", "^"),
+    "rpo": ("#CC79A7", "P"),
     "pretrainrl": ("#D55E00", "o"),
 }
-SPARE_STYLES = (("#CC79A7", "P"), ("#8C6BB1", "h"), ("#A6761D", "<"), ("#000000", ">"), ("#7F7F00", "p"))
+SPARE_STYLES = (("#8C6BB1", "h"), ("#A6761D", "<"), ("#000000", ">"), ("#7F7F00", "p"))
 
 INK, FAINT = "#222222", "#DDDDDD"
 SETTINGS: Any = {
@@ -167,9 +168,9 @@ def _draw_idea(figure: "Figure", panels: list[tuple[str, list[Json]]], floors: d
         points = axes.scatter(
             x[order],
             y[order],
-            c=np.array(popularity)[order],
+            c="#0072B2" if norm is None else np.array(popularity)[order],
             norm=norm,
-            cmap=colours,
+            cmap=None if norm is None else colours,
             s=float(np.clip(24000 / len(order), 6, 30)),
             alpha=0.75,
             linewidths=0,

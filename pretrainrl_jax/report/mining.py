@@ -248,6 +248,7 @@ def _category(name: str, of: Json, columns: Iterable[Column]) -> Json:
     more += [f"the pool's {_of(len(pool), 'value')}"] if pool else []
     return {
         "name": name or "(no category)",
+        "example": of.get("example") if _said(of.get("example")) else "",
         "cells": [column.shown(column.value(of)) for column in columns],
         "top": falsehoods[:TOP],
         "rest": falsehoods[TOP:],

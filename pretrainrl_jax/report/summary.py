@@ -25,6 +25,7 @@ LABELS = {
     "ntp": "NTP",
     "ntp_answer": "NTP (answers only)",
     "ntp_weighted": "NTP (weighted)",
+    "rpo": "Iterative RPO",
     "pretrainrl": "PretrainRL",
 }
 

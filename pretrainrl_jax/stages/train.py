@@ -1,6 +1,7 @@
 """`train`: each objective on the mined trees, every one from the same base model."""
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,9 @@ def train_system(context: Context, system: str) -> None:
     size: Capacity | None = None
     for span in rounds(objective, settings.questions, settings.passes, len(trees)):
         if span.number:
+            began = time.perf_counter()
             trees = refresh(context, run, base, state, seconds, trees, span.number, done)
+            seconds += time.perf_counter() - began
         source = pack(context, trees, span, rows, size)
         rows, size = source.rows, source.capacity
         # Later rounds' rows are not known yet: as many updates a question as in this one.

@@ -90,6 +90,7 @@ def test_every_figure():
     capital, river = found["categories"]["capital"], found["categories"]["river"]
     assert list(found["categories"]) == ["capital", "river"]  # the largest first
     assert (capital["questions"], capital["without_negatives"]) == (2, 0)
+    assert (capital["example"], river["example"]) == (FACTS[0].question, FACTS[2].question)
     # Florence is true of its question and "Old Paris" neither true nor false of the other.
     assert capital["falsehoods"] == [
         {"text": "Rome", "questions": 2, "probability": 0.3},

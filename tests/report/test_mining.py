@@ -56,6 +56,7 @@ FOUND: dict[str, Any] = {
                 for i in range(20)
             ],
             "pool": ["po", "arno"],
+            "example": "Which river <flows> there?",
             "agreement": {"questions": 100, "of": 800, "cosine": 0.912, "spearman": None},
         },
         "": {
@@ -215,6 +216,7 @@ def test_categories_with_twenty_falsehoods_each(workdir: Path) -> None:
     assert head == ["category", *(" ".join(h.split()) for h in no_spearman)]
     assert first == ["(no category)", "1,200", "0.3", "–", "–", "–"]
     assert first_said == ["Rome 3 · 50.0%"]
+    assert "“<bdi>Which river &lt;flows&gt; there?</bdi>”" in html
     assert second == ["river", "800", "4.5", "5.5", "0.91", "0.91"]
     said = [f"falsehood {i} {300 - i} · {25 / (i + 1):.1f}%" for i in range(20)]
     assert [c for c in parse(html).chips if c.startswith("falsehood")] == said
