@@ -20,6 +20,7 @@ from pretrainrl_jax.model.partitioning import make_mesh
 from pretrainrl_jax.objectives.scoring import score_trees
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.stages.train import rounds
+from pretrainrl_jax.training import loop
 from pretrainrl_jax.trees.records import read_trees
 from pretrainrl_jax.trees.rows import GOLD
 
@@ -75,6 +76,7 @@ def test_every_source_gives_negatives_and_none_is_true(mixed, context: Context) 
     assert set(sources) == {"beam", "pool", "popularity"}
     statistics = json.loads((mixed[0] / "mined" / "statistics.json").read_text())
     assert statistics["by_source"] == sources
+    assert statistics["fewer_than_asked"] == sum(len(tree.branches) < 4 for tree in trees)
 
 
 def test_pool_values_are_what_the_model_answers_most_often(mixed, context: Context) -> None:
@@ -131,6 +133,16 @@ def test_a_run_stopped_between_rounds_goes_on_bit_for_bit(
     signalled: type[Signalled],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """And each round's rows have the first one's shape: nothing is compiled again."""
+    shapes = []
+    first_batch = loop.batch_of
+
+    def noted(source):
+        rows = first_batch(source)
+        shapes.append([x.shape for x in rows])
+        return rows
+
+    monkeypatch.setattr(loop, "batch_of", noted)
     finished = mixed[0]
     workdir = Path(shutil.copytree(finished, tmp_path / "run"))
     stage = "train/rpo"
@@ -149,6 +161,8 @@ def test_a_run_stopped_between_rounds_goes_on_bit_for_bit(
     assert ran.code == 0, ran.err
     assert_same_parameters(workdir, finished, stage)
     assert repeatable(metrics(workdir, stage)) == repeatable(metrics(finished, stage))
+    assert len(shapes) >= len(starts) > 2
+    assert all(of == shapes[0] for of in shapes)
 
 
 def test_the_literal_layout_makes_the_same_update(finished: Path, tmp_path: Path) -> None:

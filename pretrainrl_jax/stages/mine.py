@@ -99,6 +99,7 @@ def find_falsehoods(
     with track(f"{label}/reference", len(trees), "trees") as bar:
         trees = add_references(context, reference, trees, bar.advance)
 
+    left_out["fewer_than_asked"] = sum(len(tree.branches) - 1 < settings.negatives for tree in trees)
     described = statistics.describe(facts, trees, decoded, known, dropped, pools, agreements)
     return Mined(trees, left_out | described)
 
@@ -291,6 +292,8 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         f"{found['negatives']} negatives ({sources or 'none'}) for {found['with_negatives']} of "
         f"{found['questions']} questions"
     )
+    if short := found["fewer_than_asked"]:
+        shown.append(f"{short} questions have fewer negatives than mine.negatives asks for")
     for source, of in found["dropped"].items():
         taken = ", ".join(f"{reason} {n}" for reason, n in of.items() if n)
         shown.append(f"dropped of {source}: {taken or 'none'}")

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -30,6 +30,8 @@ from pretrainrl_jax.trees.dataset import PackedRows
 from pretrainrl_jax.trees.packing import Capacity
 from pretrainrl_jax.trees.records import read_trees, refuse_unscored, write_trees
 from pretrainrl_jax.trees.tree import AnswerTree, gold_only
+
+ROOM = 1.2  # targets and slots of a row, where later rounds may have longer or more negatives
 
 
 def train(context: Context) -> None:
@@ -66,22 +68,21 @@ def train_system(context: Context, system: str) -> None:
     state, seconds = resume(run, init_state(base.params, adamw(config.optimizer)))
     jax.tree.map(lambda x: x.delete(), base.params)  # no reference model is kept while training
 
-    done = rows = 0
-    size: Capacity | None = None
+    done = 0
+    source: PackedRows | None = None
     for span in rounds(objective, settings.questions, settings.passes, len(trees)):
         if span.number:
             began = time.perf_counter()
             trees = refresh(context, run, base, state, seconds, trees, span.number, done)
             seconds += time.perf_counter() - began
-        source = pack(context, trees, span, rows, size)
-        rows, size = source.rows, source.capacity
+        source = pack(context, trees, span, source)
         # Later rounds' rows are not known yet: as many updates a question as in this one.
         updates = done + round(source.batches * (settings.passes - span.start) / (span.stop - span.start))
         if not span.number:
             visits = len(trees) * (span.stop - span.start)
             say(
-                f"train/{system}: {'about ' * (span.stop < settings.passes)}{updates} updates of {rows} "
-                f"rows, {visits / source.batches:.1f} questions each, rows {source.fill:.0%} full"
+                f"train/{system}: {'about ' * (span.stop < settings.passes)}{updates} updates of "
+                f"{source.rows} rows, {visits / source.batches:.1f} questions each, rows {source.fill:.0%} full"
             )
         schedule = Schedule(objective.learning_rate, updates, config.optimizer.warmup, config.optimizer.final)
         state, seconds = fit(run, step, state, source, weights, schedule, context.mesh, done, seconds)
@@ -111,33 +112,32 @@ def rounds(objective: Objective, questions: int, passes: int, facts: int) -> lis
     ]
 
 
-def pack(
-    context: Context, trees: Sequence[AnswerTree], of: Round, rows: int, size: Capacity | None
-) -> PackedRows:
+def pack(context: Context, trees: Sequence[AnswerTree], of: Round, last: PackedRows | None) -> PackedRows:
     """The rows of a round, cut into batches of about `train.questions` questions.
 
-    Later rounds keep the first one's rows a batch and at least its sizes, so that the compiled step serves.
+    Later rounds keep the `last` one's rows a batch and at least its sizes, so that the compiled step serves;
+    where more rounds follow, the first one's sizes have room to spare for their negatives.
     """
     settings = context.config.train
     multiple = context.shards * settings.accumulate
-
-    def source(rows: int) -> PackedRows:
-        return PackedRows(
-            trees,
-            settings.row_length,
-            context.config.seed,
-            of.stop,
-            rows,
-            context.config.mine.negatives,
-            settings.layout,
-            of.start,
-            size,
-        )
-
-    if not rows:
-        wanted = settings.questions * len(source(multiple).plan) / (len(trees) * (of.stop - of.start))
-        rows = max(1, round(wanted / multiple)) * multiple
-    return source(rows)
+    source = PackedRows(
+        trees,
+        settings.row_length,
+        context.config.seed,
+        of.stop,
+        multiple,
+        context.config.mine.negatives,
+        settings.layout,
+        of.start,
+    )
+    if last is not None:
+        return replace(source, rows=last.rows, at_least=last.capacity)
+    wanted = settings.questions * len(source.plan) / (len(trees) * (of.stop - of.start))
+    source = replace(source, rows=max(1, round(wanted / multiple)) * multiple)
+    if of.stop == settings.passes:
+        return source
+    targets, slots = (round(ROOM * n) for n in (source.capacity.targets, source.capacity.slots))
+    return replace(source, at_least=Capacity(settings.row_length, targets, slots))
 
 
 def read_mined(context: Context, base: Loaded) -> list[AnswerTree]:
