@@ -79,10 +79,10 @@ def train_system(context: Context, system: str) -> None:
         # Later rounds' rows are not known yet: as many updates a question as in this one.
         updates = done + round(source.batches * (settings.passes - span.start) / (span.stop - span.start))
         if not span.number:
-            visits = len(trees) * (span.stop - span.start)
+            questions = len(trees) * (span.stop - span.start) / source.batches
             say(
                 f"train/{system}: {'about ' * (span.stop < settings.passes)}{updates} updates of "
-                f"{source.rows} rows, {visits / source.batches:.1f} questions each, rows {source.fill:.0%} full"
+                f"{source.rows} rows, {questions:.1f} questions each, rows {source.fill:.0%} full"
             )
         schedule = Schedule(objective.learning_rate, updates, config.optimizer.warmup, config.optimizer.final)
         state, seconds = fit(run, step, state, source, weights, schedule, context.mesh, done, seconds)
