@@ -202,7 +202,7 @@ def reading(summary: Json) -> list[str]:
         ]
     sentences = [
         *_best(summary, accuracies),
-        *_against_ntp(summary),
+        *_against_baselines(summary),
         *_against_controls(summary),
         *_dpo(summary),
         *_beyond(summary, accuracies),
@@ -258,6 +258,7 @@ def _formal(name: str) -> str:
         "ntp": "NTP on question + answer",
         "ntp_answer": "NTP on answers only",
         "ntp_weighted": "answer-weighted NTP",
+        "rpo": "iterative RPO",
     }
     return words.get(name, label(name))
 
@@ -282,17 +283,17 @@ def _best(summary: Json, accuracies: dict[str, float]) -> Iterable[str]:
     yield f"{text}."
 
 
-def _against_ntp(summary: Json) -> Iterable[str]:
-    compared = _compare(summary, "pretrainrl", "ntp")
-    if compared is None:
-        return
-    text, sign = compared
+def _against_baselines(summary: Json) -> Iterable[str]:
+    """PretrainRL beside the two baselines that the paper puts below it."""
     endings = {
         1: ": the order the paper reports",
         0: "; this run does not tell them apart",
         -1: ": the reverse of the order the paper reports",
     }
-    yield _sentence(text + endings[sign])
+    for baseline in ("ntp", "rpo"):
+        if compared := _compare(summary, "pretrainrl", baseline):
+            text, sign = compared
+            yield _sentence(text + endings[sign])
 
 
 def _against_controls(summary: Json) -> Iterable[str]:

@@ -98,7 +98,8 @@ def _categories(facts: Sequence[Fact]) -> Table:
     for fact in facts:
         by_category[fact.category].append(fact)
     widths = {"category": 20, "facts": 9, "share": 7, "answers": 8, "most common": 22, "as": 0}
-    table = _table(f"{len(by_category):,} categories", widths, ("facts", "share", "answers"))
+    title = "1 category" if len(by_category) == 1 else f"{len(by_category):,} categories"
+    table = _table(title, widths, ("facts", "share", "answers"))
     largest = sorted(by_category.items(), key=lambda item: (-len(item[1]), item[0]))
     for category, of_it in largest[:CATEGORIES]:
         answers = Counter(fact.answer for fact in of_it)
