@@ -21,8 +21,8 @@ from pretrainrl_jax.trees.tree import AnswerTree
 
 Json = dict[str, Any]
 PROBES = 4  # trees whose log-probabilities are computed again before training
-# Nats. Another packing rounds otherwise, and other hardware: of 400 trees of a small model the branch that moved
-# most with the packing alone moved by 9e-6 in float32 and by 0.07 in bfloat16.
+# Nats. Another packing rounds otherwise, and other hardware: of 400 trees of a small model the branch that
+# moved most with the packing alone moved by 9e-6 in float32 and by 0.07 in bfloat16.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25}
 
 
