@@ -1,6 +1,7 @@
 """`train`: each objective on the mined trees, every one from the same base model."""
 
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -67,6 +68,8 @@ def train_system(context: Context, system: str) -> None:
     checkpoints.describe(run.folder, base.model, base.tokenizer, context.template(settings.template))
     state, seconds = resume(run, init_state(base.params, adamw(config.optimizer)))
     jax.tree.map(lambda x: x.delete(), base.params)  # no reference model is kept while training
+    if not int(state.step):  # what an earlier training of this system mined is of another policy
+        shutil.rmtree(refreshed(context, system), ignore_errors=True)
 
     done = 0
     source: PackedRows | None = None
@@ -174,6 +177,11 @@ def read_mined(context: Context, base: Loaded) -> list[AnswerTree]:
     return trees
 
 
+def refreshed(context: Context, system: str) -> Path:
+    """Where a system keeps the falsehoods it mined while training."""
+    return context.workdir / "mined" / system
+
+
 def refresh(
     context: Context,
     run: Run,
@@ -200,7 +208,7 @@ def refresh(
         done: updates of the earlier rounds.
     """
     system = run.stage.removeprefix("train/")
-    path = Path(context.workdir, "mined", system, f"round{number}.array_record")
+    path = refreshed(context, system) / f"round{number}.array_record"
     if path.is_file():
         return read_trees(path)
     checkpoints.save(run.folder, state, finished=False, seconds=seconds)  # mining may be interrupted
