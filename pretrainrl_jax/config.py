@@ -166,7 +166,9 @@ class Mine:
     negatives: int = setting(
         5, "negatives of a question: the most probable beams, or drawn anew at each visit from the candidates"
     )
-    min_probability: float = setting(0.0, "a beam less probable than this is no negative")
+    min_probability: float = setting(
+        0.0, "a beam less probable than this is no negative, and is not counted for a pool"
+    )
     pool: int = setting(20, "values in a category's pool; popular answers drawn as a question's candidates")
     pool_questions: int = setting(
         0, "questions of a category its pool is collected from, drawn by hash; 0 takes all"

@@ -6,6 +6,7 @@ import math
 import shutil
 import signal
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from pretrainrl_jax.mining import fingerprint
 from pretrainrl_jax.model.partitioning import make_mesh
 from pretrainrl_jax.objectives.scoring import score_trees
 from pretrainrl_jax.stages.context import Context
+from pretrainrl_jax.stages.mine import beam_answers, collect_pools
 from pretrainrl_jax.stages.train import rounds
 from pretrainrl_jax.training import loop
 from pretrainrl_jax.trees.records import read_trees
@@ -91,6 +93,28 @@ def test_pool_values_are_what_the_model_answers_most_often(mixed, context: Conte
         )
         assert said & set(pool)
     assert "pools of 10 questions against the full ones" in mixed[1].out
+
+
+def test_improbable_beams_are_not_counted_for_a_pool(mixed, context: Context) -> None:
+    """Collected again from the same beams with a threshold: the pool is the values that reach it."""
+    base = context.load("pretrain")
+    decoded = beam_answers(context, base, context.trained, "test")
+    category = context.trained[0].category
+    chances = Counter()
+    for fact, answers in decoded:
+        if fact.category == category:
+            for answer in answers:
+                if answer.finished and normalise(answer.text):
+                    chances[normalise(answer.text)] = max(
+                        chances[normalise(answer.text)], math.exp(answer.logp)
+                    )
+    threshold = sorted(chances.values())[len(chances) // 2]
+    settings = replace(context.config.mine, min_probability=threshold, pool=1000)
+    other = replace(context, config=replace(context.config, mine=settings))
+    pools, _ = collect_pools(other, decoded)
+    expected = {value for value, chance in chances.items() if chance >= threshold}
+    assert 0 < len(expected) < len(chances)
+    assert {normalise(value) for value in pools[category]} == expected
 
 
 def test_a_refresh_with_renewed_references_starts_again_from_ln_2(mixed) -> None:

@@ -6,6 +6,7 @@ model unnecessary in training.
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -157,7 +158,11 @@ def collect_pools(context: Context, decoded: Decoded) -> tuple[dict[str, list[st
 
     def collect(chosen: Sequence[Fact]) -> tuple[dict[str, Tallies], Counter[str]]:
         ids = {fact.id for fact in chosen}
-        return tally((f, found) for f, found in decoded if f.id in ids), Counter(f.category for f in chosen)
+        tallies = tally(
+            ((fact, found) for fact, found in decoded if fact.id in ids),
+            lambda fact, answer: math.exp(answer.logp) >= settings.min_probability,
+        )
+        return tallies, Counter(fact.category for fact in chosen)
 
     full, questions = collect(pool_sample(context, facts))
     pools = {c: [of[key].text for key in most_often(of, settings.pool)] for c, of in full.items()}
