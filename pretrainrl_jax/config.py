@@ -197,9 +197,7 @@ class Objective:
     preference: float = setting(0.0, "weight of DPO against the mined negatives")
     beta: float = setting(0.1, "beta of DPO")
     learning_rate: float = setting(2e-3, "peak learning rate")
-    refresh_every: int = setting(
-        0, "mine again from the current policy every n updates' worth of questions; 0 mines once"
-    )
+    refresh_every: int = setting(0, "mine again from the current policy every n updates; 0 mines once")
     reference: Literal["base", "renewed"] = setting(
         "base",
         "after a refresh, reference log-probabilities are the base model's, or the current policy's (as in "
@@ -213,7 +211,7 @@ class Objectives:
     ntp_answer: Objective = Objective(answer_weight=1.0)
     ntp_weighted: Objective = Objective(question_weight=1.0, answer_weight=3.0)
     dpo: Objective = Objective(preference=1.0, learning_rate=3e-5)
-    rpo: Objective = Objective(answer_mean_weight=1.0, preference=1.0, refresh_every=75, reference="renewed")
+    rpo: Objective = Objective(answer_mean_weight=1.0, preference=1.0, refresh_every=80, reference="renewed")
     pretrainrl: Objective = Objective(question_weight=1.0, answer_weight=1.0, preference=1.0, beta=1.0)
 
 

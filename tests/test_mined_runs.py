@@ -21,7 +21,7 @@ from pretrainrl_jax.model.partitioning import make_mesh
 from pretrainrl_jax.objectives.scoring import score_trees
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.stages.mine import beam_answers, collect_pools
-from pretrainrl_jax.stages.train import rounds
+from pretrainrl_jax.stages.train import Round, rounds
 from pretrainrl_jax.training import loop
 from pretrainrl_jax.trees.records import read_trees
 from pretrainrl_jax.trees.rows import GOLD
@@ -127,6 +127,7 @@ def test_a_refresh_with_renewed_references_starts_again_from_ln_2(mixed) -> None
     assert at_start[0] == 0
     said = [line for line in mixed[1].out.splitlines() if line.startswith("train/rpo: mined again after")]
     assert [int(line.split("update ")[1].split(":")[0]) for line in said] == at_start[1:]
+    assert all(1 <= b - a <= 3 for a, b in itertools.pairwise(at_start))  # refresh_every is 2
 
 
 def test_a_refresh_with_base_references_scores_new_trees_with_the_base_model(mixed, context: Context) -> None:
@@ -141,11 +142,13 @@ def test_a_refresh_with_base_references_scores_new_trees_with_the_base_model(mix
 
 
 def test_rounds_share_all_visits_between_them() -> None:
-    objective = read_config("").objectives.rpo
-    of = rounds(objective, questions=27, passes=3, facts=2000)
-    assert [r.number for r in of] == [0, 1, 2]
+    objective = replace(read_config("").objectives.rpo, refresh_every=75)
+    of = rounds(objective, facts=2000, passes=3, updates=240)
+    assert [r.number for r in of] == [0, 1, 2, 3]
     assert all(a.stop == b.start for a, b in itertools.pairwise(of))
-    assert (of[0].start, of[0].stop, of[-1].stop) == (0, 75 * 27 / 2000, 3)
+    assert (of[0].start, of[0].stop, of[-1].stop) == (0, 75 * 25 / 2000, 3)  # 25 questions an update
+    alone = [replace(objective, refresh_every=0), replace(objective, preference=0.0)]
+    assert [rounds(o, 2000, 3, 240) for o in alone] == [[Round(0, 0.0, 3)]] * 2
 
 
 @pytest.mark.parametrize("where", ["within a round", "at a round's end"])

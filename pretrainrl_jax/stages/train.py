@@ -32,7 +32,7 @@ from pretrainrl_jax.trees.packing import Capacity
 from pretrainrl_jax.trees.records import read_trees, refuse_unscored, write_trees
 from pretrainrl_jax.trees.tree import AnswerTree, gold_only
 
-ROOM = 1.2  # targets and slots of a row, where later rounds may have longer or more negatives
+ROOM = 1.2  # of the first round's targets and slots a row
 
 
 def train(context: Context) -> None:
@@ -71,22 +71,22 @@ def train_system(context: Context, system: str) -> None:
     if not int(state.step):  # what an earlier training of this system mined is of another policy
         shutil.rmtree(refreshed(context, system), ignore_errors=True)
 
-    done = 0
-    source: PackedRows | None = None
-    for span in rounds(objective, settings.questions, settings.passes, len(trees)):
+    whole = pack(context, trees)
+    say(
+        f"{run.stage}: {whole.batches} updates of {whole.rows} rows, "
+        f"{len(trees) * settings.passes / whole.batches:.1f} questions each, rows {whole.fill:.0%} full"
+    )
+    done, of_rounds = 0, rounds(objective, len(trees), settings.passes, whole.batches)
+    size = roomier(whole.capacity) if len(of_rounds) > 1 else whole.capacity
+    for span in of_rounds:
         if span.number:
             began = time.perf_counter()
             trees = refresh(context, run, base, state, seconds, trees, span.number, done)
             seconds += time.perf_counter() - began
-        source = pack(context, trees, span, source)
+        source = replace(whole, trees=trees, start=span.start, passes=span.stop, at_least=size)
+        size = source.capacity
         # Later rounds' rows are not known yet: as many updates a question as in this one.
         updates = done + round(source.batches * (settings.passes - span.start) / (span.stop - span.start))
-        if not span.number:
-            questions = len(trees) * (span.stop - span.start) / source.batches
-            say(
-                f"train/{system}: {'about ' * (span.stop < settings.passes)}{updates} updates of "
-                f"{source.rows} rows, {questions:.1f} questions each, rows {source.fill:.0%} full"
-            )
         schedule = Schedule(objective.learning_rate, updates, config.optimizer.warmup, config.optimizer.final)
         state, seconds = fit(run, step, state, source, weights, schedule, context.mesh, done, seconds)
         done += source.batches
@@ -104,43 +104,42 @@ class Round:
     stop: float  # and after it
 
 
-def rounds(objective: Objective, questions: int, passes: int, facts: int) -> list[Round]:
-    """One round, or one for every `refresh_every` updates' worth of questions."""
+def rounds(objective: Objective, facts: int, passes: int, updates: int) -> list[Round]:
+    """One round, or one for every `refresh_every` updates of the `updates` planned.
+
+    A round is cut by questions, not by rows, since later rounds' rows depend on what is mined then: it takes
+    `refresh_every` updates to within the packing of its rows.
+    """
     if not objective.refresh_every or not objective.preference:
         return [Round(0, 0.0, passes)]
-    visits, of_round = passes * facts, objective.refresh_every * questions
+    visits = passes * facts
+    of_round = max(1, round(objective.refresh_every * visits / updates))
     return [
         Round(number, first / facts, min(first + of_round, visits) / facts)
         for number, first in enumerate(range(0, visits, of_round))
     ]
 
 
-def pack(context: Context, trees: Sequence[AnswerTree], of: Round, last: PackedRows | None) -> PackedRows:
-    """The rows of a round, cut into batches of about `train.questions` questions.
-
-    Later rounds keep the `last` one's rows a batch and at least its sizes, so that the compiled step serves;
-    where more rounds follow, the first one's sizes have room to spare for their negatives.
-    """
+def pack(context: Context, trees: Sequence[AnswerTree]) -> PackedRows:
+    """The rows of all passes, cut into batches of about `train.questions` questions."""
     settings = context.config.train
     multiple = context.shards * settings.accumulate
     source = PackedRows(
         trees,
         settings.row_length,
         context.config.seed,
-        of.stop,
+        settings.passes,
         multiple,
         context.config.mine.negatives,
         settings.layout,
-        of.start,
     )
-    if last is not None:
-        return replace(source, rows=last.rows, at_least=last.capacity)
-    wanted = settings.questions * len(source.plan) / (len(trees) * (of.stop - of.start))
-    source = replace(source, rows=max(1, round(wanted / multiple)) * multiple)
-    if of.stop == settings.passes:
-        return source
-    targets, slots = (round(ROOM * n) for n in (source.capacity.targets, source.capacity.slots))
-    return replace(source, at_least=Capacity(settings.row_length, targets, slots))
+    rows = settings.questions * len(source.plan) / max(1, len(trees) * settings.passes)
+    return replace(source, rows=max(1, round(rows / multiple)) * multiple)
+
+
+def roomier(size: Capacity) -> Capacity:
+    """Sizes with room to spare for later rounds' negatives, so that the compiled step serves them too."""
+    return replace(size, targets=round(ROOM * size.targets), slots=round(ROOM * size.slots))
 
 
 def read_mined(context: Context, base: Loaded) -> list[AnswerTree]:
