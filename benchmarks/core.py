@@ -19,8 +19,8 @@ from dataclasses import replace
 import jax
 import numpy as np
 
-from pretrainrl_jax.config import Mesh, Optimizer
-from pretrainrl_jax.facts.popqa import read_popqa
+from pretrainrl_jax.config import Config, Facts, Mesh, Optimizer
+from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.model.attention import tree_mask
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.partitioning import make_mesh
@@ -39,7 +39,7 @@ SHAPE = ModelShape("qwen3", 151936, 256, 4, 4, 4, 64, 704, 1e6, 1e-6, tied=True)
 
 def popqa_trees(facts_path: str, tokenizer_path: str, negatives: int = 5) -> list[AnswerTree]:
     """PopQA questions, each with its answer and five other answers of its relation."""
-    facts = read_popqa(facts_path)
+    facts = read_facts(Config(facts=Facts(path=facts_path, duplicates="keep"))).facts
     answers = defaultdict(list)
     for fact in facts:
         answers[fact.category].append(fact.answer)
@@ -67,16 +67,20 @@ def counted_flops(params: dict, rows: Rows) -> float:
     return 6 * tokens * (in_layers + head) + 12 * visible * SHAPE.layers * SHAPE.heads * SHAPE.head_width
 
 
-def main() -> None:
-    """Alternate the step and a matrix product."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def arguments(description: str) -> argparse.Namespace:
+    """The command line of this benchmark, and of layouts.py."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--facts", required=True)
     parser.add_argument("--tokenizer", required=True)
     parser.add_argument("--questions", type=int, default=64, help="questions an update, about")
     parser.add_argument("--row-length", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
+    return parser.parse_args()
 
+
+def main() -> None:
+    """Alternate the step and a matrix product."""
+    options = arguments(__doc__.splitlines()[0])
     trees = popqa_trees(options.facts, options.tokenizer)
     source = PackedRows(trees, options.row_length, seed=0, passes=1, rows=1)
     per_row = len(trees) / len(source.plan)

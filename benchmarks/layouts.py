@@ -6,14 +6,13 @@ The model, trees and loss of core.py. The two layouts take turns on about the sa
 their seconds a question and the ratio are printed, and the inputs a question takes of a row.
 """
 
-import argparse
 import statistics
 import time
 from dataclasses import replace
 
 import jax
 import numpy as np
-from core import SHAPE, popqa_trees
+from core import SHAPE, arguments, popqa_trees
 
 from pretrainrl_jax.config import Mesh, Optimizer
 from pretrainrl_jax.model.decoder import Model
@@ -30,14 +29,7 @@ LAYOUTS = ("shared", "literal")
 
 def main() -> None:
     """Alternate the two layouts."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--facts", required=True)
-    parser.add_argument("--tokenizer", required=True)
-    parser.add_argument("--questions", type=int, default=64, help="questions an update, about")
-    parser.add_argument("--row-length", type=int, default=512)
-    parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
-
+    options = arguments(__doc__.splitlines()[0])
     trees = popqa_trees(options.facts, options.tokenizer)
     model, mesh, optimizer = Model(SHAPE), make_mesh(Mesh()), Optimizer()
     state = init_state(model.init(jax.random.key(0)), adamw(optimizer))

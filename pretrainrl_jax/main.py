@@ -81,6 +81,7 @@ def _main(arguments: list[str]) -> int:
             from pretrainrl_jax.facts.reading import read_facts
 
             facts = read_facts(config).facts
+            check_facts(config, facts)
         prepare_workdir(options.workdir, config, create)
 
     # JAX is imported only now.
@@ -224,6 +225,19 @@ def _line_in(error: BaseException, file: Path) -> int:
             line = trace.tb_lineno
         trace = trace.tb_next
     return line
+
+
+def check_facts(config: Config, facts: Sequence[Fact]) -> None:
+    """The facts have what the settings ask of them.
+
+    Raises:
+        InputError: if pools are to be collected and some facts have no category.
+    """
+    if "pool" in config.mine.sources and any(not fact.category for fact in facts):
+        raise InputError(
+            "mine.sources has pool, and some facts have no category: name their column in "
+            "facts.columns.category, or mine the beams alone (mine.sources=beam)"
+        )
 
 
 def check_question(question: str, path: str | Path) -> None:

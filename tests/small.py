@@ -14,6 +14,8 @@ import pytest
 from hypothesis import strategies as st
 from tokenizers import processors
 
+from pretrainrl_jax.config import Config, Facts
+from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.vocabulary import save_tokenizer, train_tokenizer
 from pretrainrl_jax.model.decoder import Model, Params
@@ -36,6 +38,11 @@ def data(*parts: str) -> Path:
     if not path.exists():
         pytest.skip(f"PRETRAINRL_DATA holds no {'/'.join(parts)}")
     return path
+
+
+def read_popqa(path: str | Path) -> list[Fact]:
+    """The facts of a PopQA file, one for each row."""
+    return read_facts(Config(facts=Facts(path=str(path), format="tsv", duplicates="keep"))).facts
 
 
 def small_shape(**changes) -> ModelShape:

@@ -284,8 +284,9 @@ def test_pools_of_facts_without_categories_are_refused(
     path.write_text("\n".join(map(json.dumps, rows)))
     words = ("--config", tiny_config, "--workdir", tmp_path / "run", f"--facts.path={path}")
     ran = call("run", *words, "--mine.sources=pool")
-    assert "mine.sources has pool, and some facts have no category" in complaint_of_last_line(ran)
+    assert "mine.sources has pool, and some facts have no category" in complaint(ran)
     assert "facts.columns.category" in ran.err
+    assert not (tmp_path / "run").exists()  # said before anything is trained
 
 
 def test_tolerances_are_far_above_what_packing_changes(context: Context) -> None:

@@ -1,12 +1,13 @@
 """Questions in, answers as text out: beam search between a template and a tokenizer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import jax
 import numpy as np
 
 from pretrainrl_jax.decoding.decode import Drawn, Hypothesis, decode
+from pretrainrl_jax.facts.matching import normalise
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.trees.templates import Template
 from pretrainrl_jax.trees.tokenization import Tokenizer
@@ -31,6 +32,14 @@ class Sample:
     logp: float  # summed log-probability (nats) of the model as it is, terminator included where finished
     sampled_logp: float  # the same under the tempered, truncated distribution it was drawn from
     finished: bool
+
+
+def distinct(answers: Iterable[Answer]) -> dict[str, Answer]:
+    """The answers by normalised text, without later ones of equal text: two spellings are one answer."""
+    kept: dict[str, Answer] = {}
+    for answer in answers:
+        kept.setdefault(normalise(answer.text), answer)
+    return kept
 
 
 def read_answer(tokenizer: Tokenizer, hypothesis: Hypothesis) -> Answer:

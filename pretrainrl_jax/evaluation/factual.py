@@ -6,13 +6,13 @@ beside it: the probability of the truth over all questions, by teacher forcing.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pretrainrl_jax.decoding.answers import Answer
+from pretrainrl_jax.decoding.answers import Answer, distinct
 from pretrainrl_jax.facts.matching import matches, normalise
 from pretrainrl_jax.facts.record import Fact
 
@@ -56,7 +56,7 @@ def judge(
         truth_logps: log-probability of each of `distinct_truths(fact)`.
         rule: "exact" or "contains".
     """
-    finished = distinct(a for a in beams if a.finished)
+    finished = list(distinct(a for a in beams if a.finished).values())
     hits = [matches(a.text, fact.answers, rule) for a in finished]
     rank = hits.index(True) + 1 if any(hits) else None
     wrong = next((a for a, hit in zip(finished, hits, strict=True) if not hit and normalise(a.text)), None)
@@ -76,14 +76,6 @@ def judge(
         unfinished=sum(not a.finished for a in beams),
         beams=len(beams),
     )
-
-
-def distinct(answers: Iterable[Answer]) -> list[Answer]:
-    """The answers without later ones of equal normalised text: two spellings are one answer."""
-    kept: dict[str, Answer] = {}
-    for answer in answers:
-        kept.setdefault(normalise(answer.text), answer)
-    return list(kept.values())
 
 
 def distinct_truths(fact: Fact) -> tuple[str, ...]:

@@ -58,8 +58,8 @@ def checksums(params: Params) -> dict[str, int]:
 
     Integer arithmetic modulo 2**32, computed where the parameters lie: the same on every mesh.
     """
-    leaves = jax.tree.leaves_with_path(params)
-    return {jax.tree_util.keystr(path): int(_checksum(leaf)) for path, leaf in leaves}
+    sums = jax.device_get(jax.tree.map(_checksum, params))
+    return {jax.tree_util.keystr(path): int(of) for path, of in jax.tree.leaves_with_path(sums)}
 
 
 @jax.jit

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pretrainrl_jax.decoding.answers import Answer
-from pretrainrl_jax.facts.matching import normalise
+from pretrainrl_jax.decoding.answers import Answer, distinct
 from pretrainrl_jax.facts.record import Fact
 
 
@@ -45,11 +44,8 @@ class Agreement:
 
 def distinct_answers(answers: Iterable[Answer]) -> dict[str, Answer]:
     """A question's finished beams that say something, by normalised text, each once, best first."""
-    found: dict[str, Answer] = {}
-    for answer in answers:
-        if answer.finished and (key := normalise(answer.text)):
-            found.setdefault(key, answer)
-    return found
+    found = distinct(answer for answer in answers if answer.finished)
+    return {key: answer for key, answer in found.items() if key}
 
 
 def tally(

@@ -58,7 +58,9 @@ def describe(
     """
     negatives = [b for tree in trees for b in tree.branches if b.kind == NEGATIVE]
     tokens = sum(len(b.tokens) for b in negatives)
-    measured = [of_answers(answers) for _, answers in decoded]
+    measured = [(fact.category, *of_answers(answers)) for fact, answers in decoded]
+    # An answer that overlaps a truth counts as neither true nor false.
+    commonest = tally(decoded, lambda fact, answer: not why_dropped(answer.text, fact, known, True))
     without = sum(all(b.kind != NEGATIVE for b in tree.branches) for tree in trees)
     return {
         "questions": len(facts),
@@ -69,11 +71,11 @@ def describe(
         "negatives": len(negatives),
         "by_source": dict(Counter(b.source for b in negatives)),
         "dropped": {source: dict(of) for source, of in dropped.items()},
-        "distinct_answers": _mean([d for d, _ in measured]),
-        "distinct_histogram": dict(sorted(Counter(d for d, _ in measured).items())),
-        "entropy": _mean([e for _, e in measured]),
+        "distinct_answers": _mean([d for _, d, _ in measured]),
+        "distinct_histogram": dict(sorted(Counter(d for _, d, _ in measured).items())),
+        "entropy": _mean([e for _, _, e in measured]),
         "perplexity": math.exp(-sum(b.reference_logp for b in negatives) / tokens) if tokens else None,
-        "categories": _categories(facts, trees, decoded, known, pools, agreements),
+        "categories": _categories(facts, trees, measured, commonest, pools, agreements),
         "pool_agreement": _overall(agreements),
         "examples": examples(facts, trees),
     }
@@ -82,8 +84,8 @@ def describe(
 def _categories(
     facts: Sequence[Fact],
     trees: Sequence[AnswerTree],
-    decoded: Sequence[tuple[Fact, Sequence[Answer]]],
-    known: Truths,
+    measured: Sequence[tuple[str, int, float]],
+    commonest: Mapping[str, Tallies],
     pools: Mapping[str, Sequence[str]],
     agreements: Mapping[str, Agreement],
 ) -> Json:
@@ -93,17 +95,15 @@ def _categories(
         for fact, tree in _paired(facts, trees)
         if all(b.kind != NEGATIVE for b in tree.branches)
     )
-    measured: dict[str, list[tuple[int, float]]] = {}
-    for fact, answers in decoded:
-        measured.setdefault(fact.category, []).append(of_answers(answers))
-    # An answer that overlaps a truth counts as neither true nor false.
-    commonest = tally(decoded, lambda fact, answer: not why_dropped(answer.text, fact, known, True))
+    by_category: dict[str, list[tuple[int, float]]] = {}
+    for category, number, entropy in measured:
+        by_category.setdefault(category, []).append((number, entropy))
     example: dict[str, str] = {}
     for fact in facts:
         example.setdefault(fact.category, fact.question)
     found: Json = {}
     for category, questions in Counter(f.category for f in facts).most_common():
-        of = measured.get(category, [])
+        of = by_category.get(category, [])
         found[category] = {
             "example": example[category],
             "questions": questions,

@@ -32,7 +32,7 @@ STYLES = {
 }
 SPARE_STYLES = (("#8C6BB1", "h"), ("#A6761D", "<"), ("#000000", ">"), ("#7F7F00", "p"))
 
-INK, FAINT = "#222222", "#DDDDDD"
+INK = "#222222"
 SETTINGS: Any = {
     "font.size": 11,
     "axes.titlesize": 12,

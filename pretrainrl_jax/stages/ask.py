@@ -4,9 +4,8 @@ import math
 from pathlib import Path
 
 from pretrainrl_jax.config import Config
-from pretrainrl_jax.decoding.answers import answer_questions
+from pretrainrl_jax.decoding.answers import answer_questions, distinct
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.evaluation.factual import distinct
 from pretrainrl_jax.stages.context import say
 from pretrainrl_jax.training import checkpoints
 
@@ -33,7 +32,7 @@ def ask(config: Config, workdir: Path, question: str) -> None:
         max_new_tokens=settings.max_new_tokens,
         batch=1,
     )
-    answers = distinct(a for a in found if a.finished)
+    answers = distinct(a for a in found if a.finished).values()
     if not answers:
         say(f"no answer ends within evaluate.max_new_tokens={settings.max_new_tokens} tokens")
     for answer in answers:

@@ -1,7 +1,7 @@
 """What every stage is given, and the record of what is finished in a workdir."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +17,12 @@ from pretrainrl_jax.facts.corpus import Corpus, verbalise
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.splits import split
 from pretrainrl_jax.model.partitioning import row_sharding
+from pretrainrl_jax.objectives.scoring import score_trees
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.checkpoints import Loaded
 from pretrainrl_jax.trees.rows import Rows
 from pretrainrl_jax.trees.templates import Template, choose_examples
+from pretrainrl_jax.trees.tree import AnswerTree
 
 BASE = "pretrain"  # the stage whose checkpoint every system starts from
 SCORED_ROWS = 16  # rows scored at a time
@@ -80,6 +82,24 @@ class Context:
             verb = stage.split("/")[0]
             raise InputError(f"{self.workdir} has no finished {stage}: run `{verb}` with this workdir first")
         return checkpoints.load(self.checkpoint(stage), self.mesh, self.config.model.dtype)
+
+    def score(
+        self,
+        loaded: Loaded,
+        trees: Sequence[AnswerTree],
+        row_length: int,
+        advance: Callable[[int], None] = lambda n: None,
+    ) -> list[list[float]]:
+        """Log-probability of each branch of each tree under a model, in rows as long as the longest needs."""
+        return score_trees(
+            loaded.model,
+            loaded.params,
+            trees,
+            row_length=max([row_length, *(tree.inputs for tree in trees)]),
+            rows=self.whole(SCORED_ROWS),
+            place=self.place_rows,
+            advance=advance,
+        )
 
     @property
     def shards(self) -> int:

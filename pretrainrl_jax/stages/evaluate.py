@@ -10,9 +10,8 @@ from pretrainrl_jax.decoding.answers import answer_questions
 from pretrainrl_jax.evaluation import factual
 from pretrainrl_jax.evaluation.factual import Outcome, distinct_truths, judge
 from pretrainrl_jax.facts.record import Fact
-from pretrainrl_jax.objectives.scoring import score_trees
 from pretrainrl_jax.progress import track
-from pretrainrl_jax.stages.context import BASE, SCORED_ROWS, Context, say
+from pretrainrl_jax.stages.context import BASE, Context, say
 from pretrainrl_jax.training.checkpoints import Loaded
 from pretrainrl_jax.trees.rows import GOLD
 from pretrainrl_jax.trees.templates import documents, encode_branches
@@ -104,15 +103,7 @@ def ask_all(
                 questions, encoded.prefixes, encoded.branches, strict=True
             )
         ]
-        scores = score_trees(
-            loaded.model,
-            loaded.params,
-            trees,
-            row_length=max(context.config.train.row_length, max(t.inputs for t in trees)),
-            rows=context.whole(SCORED_ROWS),
-            place=context.place_rows,
-            advance=bar.advance,
-        )
+        scores = context.score(loaded, trees, context.config.train.row_length, bar.advance)
     return [
         judge(fact, wording, group, first, found, logps, settings.match)
         for (fact, wording, group), first, found, logps in zip(questions, greedy, beams, scores, strict=True)
@@ -125,13 +116,6 @@ def text_nll(context: Context, loaded: Loaded) -> float | None:
         return None
     length = context.config.pretrain.row_length
     trees = documents(loaded.tokenizer, context.corpus.held_out, length)
-    scores = score_trees(
-        loaded.model,
-        loaded.params,
-        trees,
-        row_length=length,
-        rows=context.whole(SCORED_ROWS),
-        place=context.place_rows,
-    )
+    scores = context.score(loaded, trees, length)
     predicted = sum(tree.targets for tree in trees)
     return -float(np.sum(scores)) / max(1, predicted)

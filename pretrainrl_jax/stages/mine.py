@@ -31,9 +31,8 @@ from pretrainrl_jax.mining.candidates import (
 )
 from pretrainrl_jax.mining.fingerprint import fingerprint, probes
 from pretrainrl_jax.mining.pools import Agreement, Tallies, agreement, most_often, tally
-from pretrainrl_jax.objectives.scoring import score_trees
 from pretrainrl_jax.progress import track
-from pretrainrl_jax.stages.context import BASE, SCORED_ROWS, Context, say
+from pretrainrl_jax.stages.context import BASE, Context, say
 from pretrainrl_jax.training.checkpoints import Loaded
 from pretrainrl_jax.trees.dataset import longest
 from pretrainrl_jax.trees.records import write_trees
@@ -87,7 +86,7 @@ def find_falsehoods(
         label: names the progress bars.
 
     Raises:
-        InputError: if no question fits in a row, or a pool is wanted of facts without categories.
+        InputError: if no question fits in a row.
     """
     settings = context.config.mine
     known = known_truths(context.facts)
@@ -115,11 +114,6 @@ def to_decode(context: Context, facts: Sequence[Fact]) -> list[Fact]:
 
 def pool_sample(context: Context, facts: Sequence[Fact]) -> list[Fact]:
     """The questions that pools are collected from."""
-    if any(not fact.category for fact in facts):
-        raise InputError(
-            "mine.sources has pool, and some facts have no category: name their column in "
-            "facts.columns.category, or mine the beams alone (mine.sources=beam)"
-        )
     return _of_each_category(facts, context.config.mine.pool_questions, context.config.seed)
 
 
@@ -189,7 +183,9 @@ def choose(
     settings, seed = context.config.mine, context.config.seed
     dropped = {source: Counter(dict.fromkeys(REASONS, 0)) for source in settings.sources}
     answers = {fact.id: found for fact, found in decoded}
-    popular = popular_values(context.facts, settings.popular_share)
+    popular = (
+        popular_values(context.facts, settings.popular_share) if "popularity" in settings.sources else {}
+    )
     chosen = []
     for fact in facts:
         of: dict[str, list[Candidate]] = {}
@@ -269,15 +265,7 @@ def add_references(
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[AnswerTree]:
     """Each branch with its log-probability under the reference model: training needs no such model."""
-    scores = score_trees(
-        reference.model,
-        reference.params,
-        trees,
-        row_length=max(context.config.train.row_length, max(tree.inputs for tree in trees)),
-        rows=context.whole(SCORED_ROWS),
-        place=context.place_rows,
-        advance=advance,
-    )
+    scores = context.score(reference, trees, context.config.train.row_length, advance)
     return [
         replace(t, branches=tuple(replace(b, reference_logp=s) for b, s in zip(t.branches, of, strict=True)))
         for t, of in zip(trees, scores, strict=True)

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from small import read_popqa
 from sources import read
 
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.facts.popqa import read_popqa
 from pretrainrl_jax.facts.wordings import POPQA, WORDINGS
 
 COLUMNS = ["id", "subj", "prop", "obj", "subj_id", "s_pop", "question", "possible_answers"]

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import END, data, tree, trees
+from small import END, data, read_popqa, tree, trees
 
-from pretrainrl_jax.facts.popqa import read_popqa
 from pretrainrl_jax.model.attention import tree_mask
 from pretrainrl_jax.trees.dataset import PackedRows, batches, draw, longest
 from pretrainrl_jax.trees.layouts import pieces, size
