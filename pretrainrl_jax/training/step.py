@@ -44,6 +44,7 @@ def update(
     """One update from `rows` [microsteps, rows, …]. Pure; `compile_step` compiles it.
 
     Every denominator spans all microsteps and devices, so cutting a batch differently changes only rounding.
+    Where the loss or a gradient is not finite, parameters and moments stay as they were and `skipped` is 1.
     """
     counts = count(rows)
 
@@ -63,17 +64,24 @@ def update(
             lambda total, micro: (jax.tree.map(jnp.add, total, microstep(micro)), None), zeros, rows
         )
 
+    norm = optax.global_norm(gradients)
+    sound = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+
+    def unless_unsound(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(sound, new, old)
+
     direction, moments = adamw(settings).update(gradients, state.moments, state.params)
     rate = schedule.rate(state.step)
-    params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
+    params = jax.tree.map(lambda p, d: unless_unsound(p - rate * d, p), state.params, direction)
     figures = metrics | {
-        "grad_norm": optax.global_norm(gradients),
+        "grad_norm": norm,
+        "skipped": 1.0 - sound,
         "learning_rate": rate,
         "questions": counts.questions,
         "tokens": (rows.tree_id > 0).sum(),
         "pad_fraction": 1 - (rows.tree_id > 0).mean(dtype=jnp.float32),
     }
-    return TrainState(state.step + 1, params, moments), figures
+    return TrainState(state.step + 1, params, jax.tree.map(unless_unsound, moments, state.moments)), figures
 
 
 def state_shardings(model: Model, settings: OptimizerSettings, mesh: Mesh) -> TrainState:
