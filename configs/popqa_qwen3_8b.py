@@ -28,6 +28,7 @@ every claim about negatives.
 """
 
 from pretrainrl_jax.config import (
+    Checkpoint,
     Config,
     Corpus,
     Evaluate,
@@ -52,7 +53,9 @@ config = Config(
     mesh=Mesh(fsdp=8),
     optimizer=Optimizer(weight_decay=0.1, beta1=0.9, beta2=0.95, warmup=0.03, final=0.1),
     pretrain=Pretrain(epochs=0),
-    mine=Mine(template="few_shot", sources=("pool",), beams=20, max_new_tokens=16, negatives=5, pool=20),
+    mine=Mine(
+        template="few_shot", sources=("pool",), beams=20, max_new_tokens=16, batch=128, negatives=5, pool=20
+    ),
     objectives=Objectives(
         ntp=Objective(question_weight=1.0, answer_weight=1.0, learning_rate=RATE),
         ntp_answer=Objective(answer_weight=1.0, learning_rate=RATE),
@@ -75,7 +78,7 @@ config = Config(
         passes=3,
         questions=128,
         row_length=512,
-        save_every=100,
     ),
-    evaluate=Evaluate(template="few_shot", beams=50, max_new_tokens=16),
+    evaluate=Evaluate(template="few_shot", beams=50, max_new_tokens=16, batch=128),
+    checkpoint=Checkpoint(every_updates=100),
 )

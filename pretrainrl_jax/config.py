@@ -139,6 +139,11 @@ class Optimizer:
     clip: float = setting(1.0, "largest global gradient norm")
     warmup: float = setting(0.03, "share of the updates spent warming up")
     final: float = setting(0.1, "learning rate at the end, as a share of the peak (cosine)")
+    nonfinite: Literal["stop", "skip"] = setting(
+        "stop",
+        "where the loss or a gradient is not finite: stop and name the batch's questions, or leave that "
+        "update out and count it",
+    )
 
 
 @dataclass(frozen=True)
@@ -162,7 +167,7 @@ class Mine:
     )
     beams: int = setting(16, "beam width")
     max_new_tokens: int = setting(8, "longest answer, terminator included")
-    batch: int = setting(128, "questions decoded at a time")
+    batch: int = setting(16, "questions decoded at a time: few suit a CPU's cache, an accelerator wants more")
     negatives: int = setting(
         5, "negatives of a question: the most probable beams, or drawn anew at each visit from the candidates"
     )
@@ -235,7 +240,6 @@ class Train:
         "sequence",
         "NTP of a question: summed over its tokens (the paper's eq. 5), or averaged over all tokens",
     )
-    save_every: int = setting(0, "updates between checkpoints; 0 saves at the end and when interrupted")
 
 
 @dataclass(frozen=True)
@@ -243,11 +247,41 @@ class Evaluate:
     template: Literal["bare", "few_shot"] = setting("bare", "how the question is put to the model")
     beams: int = setting(10, "beam width: the k of HR@k, MRR@k and Prob@k")
     max_new_tokens: int = setting(8, "longest answer, terminator included")
-    batch: int = setting(128, "questions decoded at a time")
+    batch: int = setting(16, "questions decoded at a time: few suit a CPU's cache, an accelerator wants more")
     match: Literal["exact", "contains"] = setting(
         "exact", "an answer is right if, normalised, it equals a true answer, or if it contains one"
     )
     bins: int = setting(5, "popularity bins of equal size")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What an interrupted run goes on from. None of it changes a result."""
+
+    every_updates: int = setting(0, "updates between checkpoints; 0 goes by minutes alone")
+    every_minutes: float = setting(10.0, "minutes between checkpoints; 0 goes by updates alone")
+    keep: int = setting(2, "last checkpoints kept of a stage")
+    keep_best: int = setting(
+        1, "checkpoints kept beside them: those with the lowest mean loss since the one before"
+    )
+    shard_questions: int = setting(512, "questions of mining and evaluation answered between two files")
+    grace_seconds: float = setting(
+        25.0, "after Ctrl-C or SIGTERM a stage that has not saved by then is ended; 0 waits for it"
+    )
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Values to try, every combination of them (`run`); cells share base models, mined data and systems."""
+
+    seed: tuple[int, ...] = setting((), "seeds: a base model for each; the table has means and spread")
+    ntp_weight: tuple[float, ...] = setting(
+        (), "lambda: factors on the NTP weights of the objectives that have a preference term"
+    )
+    beta: tuple[float, ...] = setting((), "beta of those objectives")
+    learning_rate: tuple[float, ...] = setting((), "peak learning rates of all objectives")
+    negatives: tuple[int, ...] = setting((), "mine.negatives")
+    beams: tuple[int, ...] = setting((), "mine.beams")
 
 
 @dataclass(frozen=True)
@@ -266,6 +300,8 @@ class Config:
     objectives: Objectives = Objectives()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+    checkpoint: Checkpoint = Checkpoint()
+    sweep: Sweep = Sweep()
 
 
 def fields_of(config: Any, prefix: str = "") -> list[tuple[str, dataclasses.Field[Any], Any]]:
@@ -285,7 +321,8 @@ def type_name(kind: Any) -> str:
     if typing.get_origin(kind) is Literal:
         return "one of " + ", ".join(typing.get_args(kind))
     if typing.get_origin(kind) is tuple:
-        return "comma-separated names"
+        words = {str: "names", int: "whole numbers", float: "numbers"}
+        return f"comma-separated {words[typing.get_args(kind)[0]]}"
     return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
 
 
@@ -301,15 +338,20 @@ def parse_value(name: str, text: str, kind: Any) -> Any:
                 return text
             raise ValueError
         if typing.get_origin(kind) is tuple:
-            return tuple(part.strip() for part in text.split(",") if part.strip())
-        if kind is bool:
-            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-        value = kind(text)
-        if kind is float and not math.isfinite(value):
-            raise ValueError
-        return value
+            of = typing.get_args(kind)[0]
+            return tuple(_parse_one(part.strip(), of) for part in text.split(",") if part.strip())
+        return _parse_one(text, kind)
     except (ValueError, KeyError):
         raise InputError(f"--{name}={text}: {name} must be {type_name(kind)}") from None
+
+
+def _parse_one(text: str, kind: Any) -> Any:
+    if kind is bool:
+        return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+    value = kind(text)
+    if kind is float and not math.isfinite(value):
+        raise ValueError
+    return value
 
 
 def replace_value(config: Any, name: str, value: Any) -> Any:
@@ -339,6 +381,9 @@ def validate(config: Config) -> None:
             raise InputError(f"{name} is {value}: it must not be negative")
     if config.seed >= 2**32:
         raise InputError(f"seed is {config.seed}: it must be below 2**32")
+    for name, value in values.items():
+        if name.startswith("sweep.") and (len(set(value)) < len(value) or any(v < 0 for v in value)):
+            raise InputError(f"{name} is {value}: name each value once, none of them negative")
     for name in SHARES:
         if values[name] > 1:
             raise InputError(f"{name} is {values[name]}: it is a share, between 0 and 1")
@@ -387,6 +432,7 @@ POSITIVE = (
     "mine.beams", "mine.max_new_tokens", "mine.batch", "mine.negatives", "mine.pool", "mine.popular_share",
     "train.passes", "train.questions", "train.row_length", "train.accumulate",
     "evaluate.beams", "evaluate.max_new_tokens", "evaluate.batch", "evaluate.bins",
+    "checkpoint.keep", "checkpoint.shard_questions",
 )  # fmt: skip
 SHARES = (
     "world.head_share", "corpus.question_share", "corpus.paraphrase_share", "corpus.held_out_share",
@@ -401,7 +447,8 @@ def _has_type(value: Any, kind: Any) -> bool:
     if typing.get_origin(kind) is Literal:
         return value in typing.get_args(kind)
     if typing.get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(isinstance(v, str) for v in value)
+        of = typing.get_args(kind)[0]
+        return isinstance(value, tuple) and all(_has_type(v, of) for v in value)
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))

@@ -8,9 +8,11 @@ Everything that can be checked without JAX is checked before it is imported.
 import argparse
 import dataclasses
 import difflib
+import errno
 import json
 import os
 import runpy
+import shlex
 import sys
 import typing
 from collections.abc import Sequence
@@ -21,6 +23,8 @@ from pretrainrl_jax import config as settings
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.record import Fact
+from pretrainrl_jax.progress import Screen
+from pretrainrl_jax.workdir import check_workdir, locked, prepare_workdir, read_workdir
 
 VERBS = {
     "run": "every stage in order; what is finished in the workdir is skipped (the default)",
@@ -45,52 +49,76 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; gives its exit code: 0 done, 1 failed, 2 bad usage or input, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    command = shlex.join(["python", "-m", "pretrainrl_jax.main", *arguments])
     try:
-        return _main(arguments)
+        return _main(arguments, command)
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever it quotes
+        print(f"error: {_one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command starts again with the first unfinished stage", file=sys.stderr)
+        print(f"interrupted; what is finished is kept. Go on with: {command}", file=sys.stderr)
         return 130
-    except (OSError, FloatingPointError, MemoryError) as error:
-        print(f"failed: {error}", file=sys.stderr)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        hint = f"; checkpoints saved before are kept. Make room, then go on with: {command}" if full else ""
+        print(f"failed: {_one_line(error)}{hint}", file=sys.stderr)
+        return 1
+    except (FloatingPointError, MemoryError) as error:
+        print(f"failed: {_one_line(error)}", file=sys.stderr)
         return 1
 
 
-def _main(arguments: list[str]) -> int:
-    verb = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "run"
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())  # whatever it quotes
+
+
+def _main(arguments: Sequence[str], command: str) -> int:
+    named = bool(arguments) and not arguments[0].startswith("-")
+    verb = arguments[0] if named else "run"
     if verb not in VERBS:
         raise InputError(f"unknown verb {verb!r}{_nearest(verb, VERBS)}; the verbs are {', '.join(VERBS)}")
-    options, config = parse(verb, arguments)
-    facts: list[Fact] = []
+    options, config = parse(verb, arguments[1:] if named else arguments)
+    screen = Screen(options.quiet, options.verbose)
+    check_model(config)
     if verb == "facts":
         from pretrainrl_jax.stages.facts import show_facts
 
-        check_model(config)
         show_facts(config, options.workdir)
         return 0
     if verb == "ask":
-        check_model(config)
         check_question(options.question, config.model.path or options.workdir)
-    else:
-        check_model(config)
-        create = verb in ("run", "pretrain")
-        check_workdir(options.workdir, config, create)  # before facts are read, which may take long
-        if verb != "report":
-            from pretrainrl_jax.facts.reading import read_facts
+        from pretrainrl_jax.stages.start import answer
 
-            facts = read_facts(config).facts
-            check_facts(config, facts)
+        return answer(config, options, screen)
+    if verb == "report":
+        from pretrainrl_jax.stages.report import compare, report
+        from pretrainrl_jax.stages.sweep import cells, conclude
+
+        if options.compare:
+            compare(*map(Path, options.compare))
+        elif cells(config):
+            conclude(options.workdir, config)
+        else:
+            check_workdir(options.workdir, config, create=False)
+            report(options.workdir)
+        return 0
+
+    create = verb in ("run", "pretrain")
+    check_workdir(options.workdir, config, create)  # before facts are read, which may take long
+    from pretrainrl_jax.facts.reading import read_facts
+
+    facts = read_facts(config).facts
+    check_facts(config, facts)
+    with locked(options.workdir):
         prepare_workdir(options.workdir, config, create)
 
-    # JAX is imported only now.
-    from pretrainrl_jax.stages.start import start
+        # JAX is imported only now.
+        from pretrainrl_jax.stages.start import start
 
-    return start(verb, config, options, facts)
+        return start(verb, config, options, facts, screen, command)
 
 
-def parse(verb: str, arguments: list[str]) -> tuple[argparse.Namespace, Config]:
+def parse(verb: str, arguments: Sequence[str]) -> tuple[argparse.Namespace, Config]:
     """Options and the configuration with its overrides applied.
 
     Raises:
@@ -101,13 +129,18 @@ def parse(verb: str, arguments: list[str]) -> tuple[argparse.Namespace, Config]:
         description=VERBS[verb],
         usage="%(prog)s"
         + ' "QUESTION"' * (verb == "ask")
-        + " [--config FILE.py] [--workdir DIR] [--platform NAME] [--section.key=VALUE ...]",
+        + " [--config FILE.py] [--workdir DIR] [--platform NAME] [--quiet] [--verbose]"
+        + " [--section.key=VALUE ...]",
         epilog="verbs:\n" + "\n".join(f"  {name}: {text}" for name, text in VERBS.items()),
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     if verb == "ask":
         parser.add_argument("question", help="what to ask")
+    if verb == "report":
+        parser.add_argument(
+            "--compare", metavar=("A", "B"), nargs=2, help="two workdirs side by side, on one page"
+        )
     parser.add_argument(
         "--config",
         metavar="FILE.py",
@@ -124,6 +157,8 @@ def parse(verb: str, arguments: list[str]) -> tuple[argparse.Namespace, Config]:
         choices=["cpu", "gpu", "tpu"],
         help="cpu, gpu or tpu: refuse any other",
     )
+    parser.add_argument("--quiet", action="store_true", help="print results and errors alone")
+    parser.add_argument("--verbose", action="store_true", help="print compile times and every file saved too")
     every = settings.fields_of(Config())
     for name, item, value in every:
         shown = ",".join(value) if isinstance(value, tuple) else value
@@ -132,7 +167,7 @@ def parse(verb: str, arguments: list[str]) -> tuple[argparse.Namespace, Config]:
         parser.add_argument(f"--{name}", metavar=values, help=f"{doc} [{shown}]", default=None)
     options, unknown = parser.parse_known_args(arguments)
     for word in unknown:
-        known = [name for name, _, _ in every] + ["config", "workdir", "platform"]
+        known = [name for name, _, _ in every] + ["config", "workdir", "platform", "quiet", "verbose"]
         key = word.partition("=")[0].removeprefix("--")
         what = "unknown setting" if word.startswith("-") else "unexpected argument"
         raise InputError(f"{what} {word.partition('=')[0]}{_nearest(key, known)}")
@@ -142,6 +177,7 @@ def parse(verb: str, arguments: list[str]) -> tuple[argparse.Namespace, Config]:
     options.workdir = Path(options.workdir or Path("runs") / stem)
     # A stage run by itself goes on with what the workdir was made with, unless a file is named.
     goes_on = not options.config and verb not in ("run", "pretrain", "ask", "facts")
+    goes_on &= not getattr(options, "compare", None)
     config = read_workdir(options.workdir) if goes_on else read_config(options.config)
     for name, item, _ in every:
         if (text := getattr(options, name)) is not None:
@@ -182,28 +218,6 @@ def read_config(path: str) -> Config:
         raise InputError(f"{file} defines no `config` of type pretrainrl_jax.config.Config")
     _check_sections(file, found, Config())
     return found
-
-
-def read_workdir(workdir: Path) -> Config:
-    """The configuration a workdir was made with.
-
-    Raises:
-        InputError: if it has none, or one of another version.
-    """
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise InputError(f"{workdir} is no workdir (it has no config.json): run `pretrain` or `run` first")
-    config = Config()
-    try:
-        stored = _flat(json.loads(path.read_text()))
-        for name, item, _ in settings.fields_of(config):
-            value = tuple(stored[name]) if typing.get_origin(item.type) is tuple else stored[name]
-            config = settings.replace_value(config, name, value)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(
-            f"{path} is not the JSON of this version's settings: choose another workdir"
-        ) from None
-    return config
 
 
 def _check_sections(file: Path, found: Any, default: Any, prefix: str = "") -> None:
@@ -294,61 +308,6 @@ def tokenizer_size(folder: Path) -> int:
         return max(ids) + 1
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is no tokenizer file: {type(error).__name__}: {error}") from None
-
-
-def check_workdir(workdir: Path, config: Config, create: bool) -> bool:
-    """Whether the workdir's config.json is still to be written; nothing is.
-
-    Where a run stopped before it left anything, the workdir is taken over.
-
-    Raises:
-        InputError: if it belongs to another configuration (the differences are shown), or is not there.
-    """
-    path = workdir / "config.json"
-    if workdir.exists() and not workdir.is_dir():
-        raise InputError(f"cannot write to --workdir={workdir}: it is no folder")
-    if path.is_file() and not (create and [p.name for p in workdir.iterdir()] == [path.name]):
-        try:
-            before, now = _flat(json.loads(path.read_text())), _flat(_resolved(config))
-        except (ValueError, AttributeError):
-            raise InputError(f"{path} is not the JSON of a configuration: choose another --workdir") from None
-        changed = [
-            f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
-            for name in [*now, *(n for n in before if n not in now)]
-            if before.get(name) != now.get(name) and name != "train.systems"  # each has a folder of its own
-        ]
-        if changed:
-            shown = "; ".join(changed[:4]) + (f"; and {len(changed) - 4} more" if len(changed) > 4 else "")
-            raise InputError(f"{workdir} belongs to another configuration: {shown}. Choose another --workdir")
-        return False
-    if not create:
-        raise InputError(f"{workdir} is no workdir (it has no config.json): run `pretrain` or `run` first")
-    return True
-
-
-def prepare_workdir(workdir: Path, config: Config, create: bool) -> None:
-    """Make the workdir with its config.json, or check that it belongs to this configuration.
-
-    Raises:
-        InputError: as `check_workdir`, or if it cannot be written.
-    """
-    if check_workdir(workdir, config, create):
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-            (workdir / "config.json").write_text(json.dumps(_resolved(config), indent=1))
-        except OSError as error:
-            raise InputError(f"cannot write to --workdir={workdir}: {error.strerror}") from None
-
-
-def _resolved(config: Config) -> dict[str, Any]:
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -11,6 +12,31 @@ Figures = Callable[[], dict[str, float]]
 
 LINE_SECONDS = 10.0
 BAR_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Screen:
+    """How much of a run's progress is shown; its results are printed in any case."""
+
+    quiet: bool = False  # only results and errors
+    verbose: bool = False  # what took how long, which files were written
+
+    def say(self, text: str) -> None:
+        """One line on standard output of what a stage does."""
+        if not self.quiet:
+            print(text, flush=True)
+
+    def detail(self, text: str) -> None:
+        """One line that only --verbose shows."""
+        if self.verbose:
+            print(text, flush=True)
+
+    def track(self, label: str, total: int, unit: str) -> "AbstractContextManager[Track]":
+        """Progress of a loop on stderr; see `track`."""
+        return track(label, total, unit, console=Console(stderr=True, quiet=self.quiet))
+
+
+NORMAL = Screen()
 
 
 class Track:
@@ -28,7 +54,7 @@ class Track:
         self._label, self._total, self._unit = label, total, unit
         self._draw, self._interval, self._clock = draw, interval, clock
         self._figures: Figures = dict
-        self._done = 0
+        self._done = self._skipped = 0
         self._started = self._drawn = clock()
         self._warm: tuple[float, int] | None = None
 
@@ -48,6 +74,17 @@ class Track:
             self._drawn = now
             self._draw(self._done, "  ".join(self._parts(now, self._left(now), self._figures())))
 
+    def skip(self, n: int) -> None:
+        """Count `n` as done before: they say nothing of the rate."""
+        self._done += n
+        if self._warm is not None:
+            self._warm = (self._warm[0], self._warm[1] + n)
+        self._skipped += n
+
+    def show(self, **values: float) -> None:
+        """Show these figures from now on."""
+        self._figures = lambda: values
+
     def finish(self, failed: bool = False) -> None:
         """Draw the last state. After a failure device values may not exist, so they are not asked for."""
         now = self._clock()
@@ -57,10 +94,10 @@ class Track:
 
     def _rate(self, now: float) -> float | None:
         """Units a second since the first one was done: the first step compiles, and would hide the speed."""
-        since, before = self._started, 0
+        since, before = self._started, self._skipped
         if self._warm is not None and self._done > self._warm[1]:
             since, before = self._warm
-        return (self._done - before) / (now - since) if self._done and now > since else None
+        return (self._done - before) / (now - since) if self._done > before and now > since else None
 
     def _left(self, now: float) -> str | None:
         rate = self._rate(now)

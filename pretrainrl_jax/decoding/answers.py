@@ -1,7 +1,8 @@
 """Questions in, answers as text out: beam search between a template and a tokenizer."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -32,6 +33,11 @@ class Sample:
     logp: float  # summed log-probability (nats) of the model as it is, terminator included where finished
     sampled_logp: float  # the same under the tempered, truncated distribution it was drawn from
     finished: bool
+
+
+def read_answers(values: Iterable[Mapping[str, Any]]) -> list[Answer]:
+    """The answers whose `dataclasses.asdict` these are, as JSON gives them back."""
+    return [Answer(**{**of, "tokens": tuple(of["tokens"])}) for of in values]
 
 
 def distinct(answers: Iterable[Answer]) -> dict[str, Answer]:

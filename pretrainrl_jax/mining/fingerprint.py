@@ -7,12 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from pretrainrl_jax.config import Mine
 from pretrainrl_jax.facts.record import Fact
+from pretrainrl_jax.model.checksums import checksums
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.shape import to_json
 from pretrainrl_jax.trees.templates import Template
@@ -32,7 +30,7 @@ def fingerprint(
     tokenizer: Tokenizer,
     template: Template,
     facts: Sequence[Fact],
-    settings: Mine,
+    settings: Mapping[str, Any],
 ) -> Json:
     """Short digests of everything that mined trees and their reference log-probabilities depend on.
 
@@ -42,33 +40,15 @@ def fingerprint(
         tokenizer: its tokenizer.
         template: how training puts questions.
         facts: those that were mined, in order.
-        settings: of mining.
+        settings: of mining, as a dictionary.
     """
     return {
         "model": _digest([to_json(model.shape), checksums(params)]),
         "tokenizer": of_tokenizer(tokenizer),
         "template": _digest(asdict(template)),
         "facts": _digest([[f.id, f.question, f.answers, f.category, f.subject_key] for f in facts]),
-        "mining settings": json.loads(json.dumps(asdict(settings))),
+        "mining settings": json.loads(json.dumps(settings)),
     }
-
-
-def checksums(params: Params) -> dict[str, int]:
-    """One 32-bit checksum of each parameter's bits.
-
-    Integer arithmetic modulo 2**32, computed where the parameters lie: the same on every mesh.
-    """
-    sums = jax.device_get(jax.tree.map(_checksum, params))
-    return {jax.tree_util.keystr(path): int(of) for path, of in jax.tree.leaves_with_path(sums)}
-
-
-@jax.jit
-def _checksum(x: jax.Array) -> jax.Array:
-    bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
-    place = jnp.zeros(x.shape, jnp.uint32)
-    for axis, length in enumerate(x.shape):
-        place = place * jnp.uint32(length) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-    return (bits * (2 * place + 1)).sum(dtype=jnp.uint32)
 
 
 def of_tokenizer(tokenizer: Tokenizer) -> str:

@@ -6,11 +6,12 @@ from pathlib import Path
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.decoding.answers import answer_questions, distinct
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.progress import Screen
 from pretrainrl_jax.stages.context import say
 from pretrainrl_jax.training import checkpoints
 
 
-def ask(config: Config, workdir: Path, question: str) -> None:
+def ask(config: Config, workdir: Path, question: str, screen: Screen) -> None:
     """The most probable answers of `model.path`, or of the workdir's newest model, with probabilities.
 
     Raises:
@@ -21,7 +22,7 @@ def ask(config: Config, workdir: Path, question: str) -> None:
     path = config.model.path or workdir
     loaded = checkpoints.load(path)
     settings = config.evaluate
-    say(f"model {checkpoints.find(path)[0] if not config.model.path else path}")
+    screen.say(f"model {checkpoints.find(path)[0] if not config.model.path else path}")
     (found,) = answer_questions(
         loaded.model,
         loaded.params,

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.corpus import Corpus, verbalise
@@ -18,6 +20,7 @@ from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.splits import split
 from pretrainrl_jax.model.partitioning import row_sharding
 from pretrainrl_jax.objectives.scoring import score_trees
+from pretrainrl_jax.progress import NORMAL, Screen
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.checkpoints import Loaded
 from pretrainrl_jax.trees.rows import Rows
@@ -36,6 +39,7 @@ class Context:
     workdir: Path
     mesh: Mesh
     facts: Sequence[Fact]  # every fact of the run
+    screen: Screen = NORMAL
 
     @cached_property
     def trained(self) -> list[Fact]:
@@ -119,18 +123,23 @@ class Context:
         return Rows(*(self.place(np.asarray(x)) for x in rows))
 
     def finished(self) -> dict[str, Any]:
-        """The finished stages and what each noted."""
+        """The finished stages and what each noted. One whose checkpoints were removed is not finished."""
         path = self.workdir / "finished.json"
-        return json.loads(path.read_text()) if path.is_file() else {}
+        marks = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return {
+            stage: notes
+            for stage, notes in marks.items()
+            if stage.partition("/")[0] not in (BASE, "train") or checkpoints.steps_of(self.checkpoint(stage))
+        }
 
     def finish(self, stage: str, **notes: Any) -> None:
-        """Mark a stage as finished, so that a rerun skips it."""
-        path = self.workdir / "finished.json"
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.finished() | {stage: notes}, indent=1))
-        partial.replace(path)
+        """Mark a stage as finished, so that a rerun skips it, with the hardware and the time it ended."""
+        device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+        ended = datetime.now(UTC).isoformat(timespec="seconds")
+        mark = {stage: notes | {"device": device, "ended": ended}}
+        write_json(self.workdir / "finished.json", self.finished() | mark)
 
 
 def say(text: str) -> None:
-    """One line for the user on standard output."""
+    """One line of a result on standard output."""
     print(text, flush=True)

@@ -2,21 +2,29 @@
 
 import json
 import math
-from collections.abc import Sequence
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from pretrainrl_jax.decoding.answers import answer_questions
+from pretrainrl_jax.atomic import write_text
+from pretrainrl_jax.decoding.answers import answer_questions, read_answers
 from pretrainrl_jax.evaluation import factual
 from pretrainrl_jax.evaluation.factual import Outcome, distinct_truths, judge
 from pretrainrl_jax.facts.record import Fact
-from pretrainrl_jax.progress import track
-from pretrainrl_jax.stages.context import BASE, Context, say
+from pretrainrl_jax.mining.fingerprint import fingerprint
+from pretrainrl_jax.stages.context import BASE, Context
+from pretrainrl_jax.stages.shards import in_shards
 from pretrainrl_jax.training.checkpoints import Loaded
 from pretrainrl_jax.trees.rows import GOLD
 from pretrainrl_jax.trees.templates import documents, encode_branches
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
+Question = tuple[Fact, str, str]  # with its wording and its group
 HEAD_SHARE = 0.15  # the best-known share of all facts, whose loss is forgetting
 
 
@@ -25,7 +33,7 @@ def evaluate(context: Context) -> None:
     for system in ("base", *context.config.train.systems):
         stage = BASE if system == "base" else f"train/{system}"
         if f"evaluate/{system}" in context.finished():
-            say(f"evaluate/{system}: finished, skipped")
+            context.screen.say(f"evaluate/{system}: finished, skipped")
         else:
             evaluate_system(context, system, stage)
 
@@ -33,12 +41,15 @@ def evaluate(context: Context) -> None:
 def evaluate_system(context: Context, system: str, stage: str) -> None:
     """Questions, answers, log-probabilities of the truth, loss on text, one file."""
     settings = context.config.evaluate
+    began = time.perf_counter()
     loaded = context.load(stage)
     questions = [(f, f.question, "trained") for f in context.asked(context.trained)]
     questions += [(f, f.paraphrase, "paraphrase") for f in context.asked(context.trained) if f.paraphrase]
     questions += [(f, f.question, "held_out") for f in context.held_out]
 
-    outcomes = ask_all(context, loaded, questions, f"evaluate/{system}")
+    folder = context.workdir / "evaluations"
+    shards = folder / f"{system}.shards"
+    outcomes = ask_all(context, loaded, questions, shards, f"evaluate/{system}")
     nll = text_nll(context, loaded)
 
     trained, paraphrased = ([o for o in outcomes if o.group == g] for g in ("trained", "paraphrase"))
@@ -61,53 +72,99 @@ def evaluate_system(context: Context, system: str, stage: str) -> None:
         "unfinished_beams": sum(o.unfinished for o in outcomes) / max(1, sum(o.beams for o in outcomes)),
         "questions": [factual.to_json(o) for o in outcomes],
     }
-    path = context.workdir / "evaluations" / f"{system}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
+    write_text(folder / f"{system}.json", json.dumps(result, ensure_ascii=False))
+    shutil.rmtree(shards)
     at_k = groups["trained"]
-    say(
+    context.screen.say(
         f"evaluate/{system}: ACC {at_k['acc']:.1%}, HR@{settings.beams} {at_k['hr']:.1%}"
         + ("" if nll is None else f", text NLL {nll:.3f} nats a token")
     )
-    context.finish(f"evaluate/{system}")
+    context.finish(f"evaluate/{system}", seconds=time.perf_counter() - began)
 
 
 def ask_all(
-    context: Context, loaded: Loaded, questions: Sequence[tuple[Fact, str, str]], label: str
+    context: Context,
+    loaded: Loaded,
+    questions: Sequence[Question],
+    shards: Path,
+    label: str,
 ) -> list[Outcome]:
-    """Ask every (fact, wording, group): greedily, by beam search, and by teacher forcing of the truth."""
+    """Ask every question: greedily, by beam search, and by teacher forcing of the truth.
+
+    `shards` is the folder for what is finished of it, so that an interrupted run goes on there.
+    """
     settings = context.config.evaluate
     template = context.template(settings.template)
     wordings = [wording for _, wording, _ in questions]
-    with track(label, 3 * len(questions), "answers") as bar:
-        greedy, beams = (
-            answer_questions(
-                loaded.model,
-                loaded.params,
-                loaded.tokenizer,
-                template,
-                wordings,
-                beams=width,
-                max_new_tokens=settings.max_new_tokens,
-                batch=context.whole(settings.batch),
-                place=context.place,
-                advance=bar.advance,
-            )
-            for width in (1, settings.beams)
-        )
-        truths = [list(distinct_truths(fact)) for fact, _, _ in questions]
-        encoded = encode_branches(loaded.tokenizer, template, wordings, truths)
-        trees = [
-            AnswerTree(fact.id, prefix, tuple(Branch(tokens, GOLD) for tokens in branches))
-            for (fact, _, _), prefix, branches in zip(
-                questions, encoded.prefixes, encoded.branches, strict=True
-            )
-        ]
-        scores = context.score(loaded, trees, context.config.train.row_length, bar.advance)
-    return [
-        judge(fact, wording, group, first, found, logps, settings.match)
-        for (fact, wording, group), first, found, logps in zip(questions, greedy, beams, scores, strict=True)
+    prompts = loaded.tokenizer.encode_all([template.prefix(wording) for wording in wordings])
+    facts = [fact for fact, _, _ in questions]
+    made_with = [
+        fingerprint(loaded.model, loaded.params, loaded.tokenizer, template, facts, asdict(settings)),
+        wordings,
     ]
+    outcomes: list[Outcome] = []
+
+    def taken(places: list[int], of_part: list[Any]) -> None:
+        outcomes.extend(
+            _outcome(questions[i], found, settings.match) for i, found in zip(places, of_part, strict=True)
+        )
+        hits = [outcome.rank is not None for outcome in outcomes]
+        bar.show(ACC=float(np.mean([o.correct for o in outcomes])), HR=float(np.mean(hits)))
+
+    with context.screen.track(label, 3 * len(questions), "answers") as bar:
+        found = in_shards(
+            shards,
+            made_with,
+            questions,
+            [len(prompt) for prompt in prompts],
+            context.config.checkpoint.shard_questions,
+            lambda part: _answers(context, loaded, part, bar.advance),
+            bar,
+            units=3,
+            taken=taken,
+            screen=context.screen,
+        )
+    return [_outcome(asked, of, settings.match) for asked, of in zip(questions, found, strict=True)]
+
+
+def _answers(
+    context: Context, loaded: Loaded, questions: Sequence[Question], advance: Callable[[int], None]
+) -> list[Any]:
+    """Of each question its greedy answer, its beams, and the log-probabilities of the truths."""
+    settings = context.config.evaluate
+    template = context.template(settings.template)
+    wordings = [wording for _, wording, _ in questions]
+    greedy, beams = (
+        answer_questions(
+            loaded.model,
+            loaded.params,
+            loaded.tokenizer,
+            template,
+            wordings,
+            beams=width,
+            max_new_tokens=settings.max_new_tokens,
+            batch=context.whole(settings.batch),
+            place=context.place,
+            advance=advance,
+        )
+        for width in (1, settings.beams)
+    )
+    truths = [list(distinct_truths(fact)) for fact, _, _ in questions]
+    encoded = encode_branches(loaded.tokenizer, template, wordings, truths)
+    trees = [
+        AnswerTree(fact.id, prefix, tuple(Branch(tokens, GOLD) for tokens in branches))
+        for (fact, _, _), prefix, branches in zip(questions, encoded.prefixes, encoded.branches, strict=True)
+    ]
+    scores = context.score(loaded, trees, context.config.train.row_length, advance)
+    return [
+        {"greedy": list(map(asdict, first)), "beams": list(map(asdict, found)), "truths": logps}
+        for first, found, logps in zip(greedy, beams, scores, strict=True)
+    ]
+
+
+def _outcome(asked: Question, found: Mapping[str, Any], rule: str) -> Outcome:
+    greedy, beams = (read_answers(found[name]) for name in ("greedy", "beams"))
+    return judge(*asked, greedy, beams, found["truths"], rule)
 
 
 def text_nll(context: Context, loaded: Loaded) -> float | None:

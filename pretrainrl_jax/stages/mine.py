@@ -5,15 +5,17 @@ question itself, or in its whole category (the pool). One scoring pass at the en
 model unnecessary in training.
 """
 
-import json
 import math
+import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pretrainrl_jax.decoding.answers import Answer, answer_questions
+from pretrainrl_jax.atomic import write_json
+from pretrainrl_jax.decoding.answers import Answer, answer_questions, distinct, read_answers
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.matching import known_truths
 from pretrainrl_jax.facts.record import Fact
@@ -31,11 +33,11 @@ from pretrainrl_jax.mining.candidates import (
 )
 from pretrainrl_jax.mining.fingerprint import fingerprint, probes
 from pretrainrl_jax.mining.pools import Agreement, Tallies, agreement, most_often, tally
-from pretrainrl_jax.progress import track
-from pretrainrl_jax.stages.context import BASE, Context, say
+from pretrainrl_jax.stages.context import BASE, Context
+from pretrainrl_jax.stages.shards import in_shards
 from pretrainrl_jax.training.checkpoints import Loaded
 from pretrainrl_jax.trees.dataset import longest
-from pretrainrl_jax.trees.records import write_trees
+from pretrainrl_jax.trees.records import digest, write_trees
 from pretrainrl_jax.trees.rows import GOLD, NEGATIVE
 from pretrainrl_jax.trees.templates import encode_branches
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
@@ -52,11 +54,12 @@ class Mined(NamedTuple):
 
 def mine(context: Context) -> None:
     """The base model's falsehoods for every trained fact, written with what they were made with."""
+    began = time.perf_counter()
     base = context.load(BASE)
     facts = context.asked(context.trained)
-    found = find_falsehoods(context, base, base, facts)
-
     folder = context.workdir / "mined"
+    found = find_falsehoods(context, base, base, facts, folder / "shards")
+
     write_trees(folder / "trees.array_record", found.trees)
     stamp = fingerprint(
         base.model,
@@ -64,17 +67,24 @@ def mine(context: Context) -> None:
         base.tokenizer,
         context.template(context.config.train.template),
         facts,
-        context.config.mine,
+        asdict(context.config.mine),
     )
     write_json(folder / "fingerprint.json", {"made_with": stamp, "probes": probes(found.trees)})
     write_json(folder / "statistics.json", found.statistics)
+    shutil.rmtree(folder / "shards")
     for line in lines(found.statistics):
-        say(f"mine: {line}")
-    context.finish("mine", negatives=found.statistics["negatives"])
+        context.screen.say(f"mine: {line}")
+    seconds = time.perf_counter() - began
+    context.finish("mine", negatives=found.statistics["negatives"], seconds=seconds)
 
 
 def find_falsehoods(
-    context: Context, policy: Loaded, reference: Loaded, facts: Sequence[Fact], label: str = "mine"
+    context: Context,
+    policy: Loaded,
+    reference: Loaded,
+    facts: Sequence[Fact],
+    shards: Path,
+    label: str = "mine",
 ) -> Mined:
     """Beams, pools, filters, trees, reference scores.
 
@@ -83,6 +93,7 @@ def find_falsehoods(
         policy: whose falsehoods.
         reference: who scores them.
         facts: the questions.
+        shards: folder for what is finished of it, so that an interrupted run goes on there.
         label: names the progress bars.
 
     Raises:
@@ -90,14 +101,20 @@ def find_falsehoods(
     """
     settings = context.config.mine
     known = known_truths(context.facts)
-    decoded = beam_answers(context, policy, to_decode(context, facts), label)
+    chosen = to_decode(context, facts)
+    stamps = [
+        fingerprint(
+            of.model, of.params, of.tokenizer, context.template(settings.template), chosen, asdict(settings)
+        )
+        for of in (policy, reference)
+    ]
+    decoded = beam_answers(context, policy, chosen, shards / "beams", stamps, label)
     pools, agreements = collect_pools(context, decoded)
 
     rules = Rules(known, settings.drop_overlapping, settings.min_probability, settings.negatives)
     candidates, dropped = choose(context, facts, decoded, pools, rules)
     trees, left_out = build_trees(context, policy, facts, candidates, dropped)
-    with track(f"{label}/reference", len(trees), "trees") as bar:
-        trees = add_references(context, reference, trees, bar.advance)
+    trees = reference_shards(context, reference, trees, shards / "reference", [*stamps, digest(trees)], label)
 
     left_out["fewer_than_asked"] = sum(len(tree.branches) - 1 < settings.negatives for tree in trees)
     described = statistics.describe(facts, trees, decoded, known, dropped, pools, agreements)
@@ -124,23 +141,49 @@ def _of_each_category(facts: Sequence[Fact], number: int, seed: int) -> list[Fac
     return [fact for of in by_category.values() for fact in subsample(of, number, seed)]
 
 
-def beam_answers(context: Context, policy: Loaded, facts: Sequence[Fact], label: str) -> Decoded:
+def beam_answers(
+    context: Context, policy: Loaded, facts: Sequence[Fact], shards: Path, made_with: Any, label: str
+) -> Decoded:
     """The policy's beams for each question."""
     settings = context.config.mine
-    with track(f"{label}/beams", len(facts), "questions") as bar:
-        answers = answer_questions(
+    template = context.template(settings.template)
+    prompts = policy.tokenizer.encode_all([template.prefix(fact.question) for fact in facts])
+    seen: list[tuple[int, float]] = []  # of each question distinct answers, and the best one's probability
+
+    def answers(part: list[Fact]) -> list[Any]:
+        found = answer_questions(
             policy.model,
             policy.params,
             policy.tokenizer,
-            context.template(settings.template),
-            [fact.question for fact in facts],
+            template,
+            [fact.question for fact in part],
             beams=settings.beams,
             max_new_tokens=settings.max_new_tokens,
             batch=context.whole(settings.batch),
             place=context.place,
             advance=bar.advance,
         )
-    return list(zip(facts, answers, strict=True))
+        return [[asdict(answer) for answer in of] for of in found]
+
+    def taken(places: list[int], of_part: list[Any]) -> None:
+        for of in map(read_answers, of_part):
+            seen.append((len(distinct(of)), math.exp(of[0].logp) if of else 0.0))
+        different, sure = (sum(values) / len(seen) for values in zip(*seen, strict=True))
+        bar.show(distinct_answers=different, top_probability=sure)
+
+    with context.screen.track(f"{label}/beams", len(facts), "questions") as bar:
+        found = in_shards(
+            shards,
+            made_with,
+            facts,
+            [len(prompt) for prompt in prompts],
+            context.config.checkpoint.shard_questions,
+            answers,
+            bar,
+            taken=taken,
+            screen=context.screen,
+        )
+    return list(zip(facts, map(read_answers, found), strict=True))
 
 
 def collect_pools(context: Context, decoded: Decoded) -> tuple[dict[str, list[str]], dict[str, Agreement]]:
@@ -162,7 +205,9 @@ def collect_pools(context: Context, decoded: Decoded) -> tuple[dict[str, list[st
     pools = {c: [of[key].text for key in most_often(of, settings.pool)] for c, of in full.items()}
     if short := {category: len(pool) for category, pool in pools.items() if len(pool) < settings.pool}:
         named = ", ".join(f"{category} {n}" for category, n in short.items())
-        say(f"mine: categories where the model gives fewer than mine.pool={settings.pool} values: {named}")
+        context.screen.say(
+            f"mine: categories where the model gives fewer than mine.pool={settings.pool} values: {named}"
+        )
     sample_of = settings.agreement_questions
     sample, sampled = collect(_of_each_category(facts, sample_of, context.config.seed) if sample_of else [])
     return pools, {
@@ -247,7 +292,7 @@ def build_trees(
     for what, ids in (("their answer has no tokens", no_tokens), ("longer than train.row_length", too_long)):
         if ids:
             names = ", ".join(ids[:5]) + (" …" if len(ids) > 5 else "")
-            say(f"mine: left out, since {what}: {len(ids)} questions ({names})")
+            context.screen.say(f"mine: left out, since {what}: {len(ids)} questions ({names})")
     if not trees:
         raise InputError("there is no question to train on: raise train.row_length, or give more facts")
     return trees, {"too_long": too_long, "no_tokens": no_tokens, "encoded_separately": encoded.separate}
@@ -258,6 +303,29 @@ def _too_long(context: Context, tree: AnswerTree) -> bool:
     return longest(tree, context.config.mine.negatives, train.layout) > train.row_length
 
 
+def reference_shards(
+    context: Context,
+    reference: Loaded,
+    trees: Sequence[AnswerTree],
+    shards: Path,
+    made_with: Any,
+    label: str,
+) -> list[AnswerTree]:
+    """`add_references`, in parts that are kept."""
+    with context.screen.track(f"{label}/reference", len(trees), "trees") as bar:
+        scores = in_shards(
+            shards,
+            made_with,
+            trees,
+            [tree.inputs for tree in trees],
+            context.config.checkpoint.shard_questions,
+            lambda part: context.score(reference, part, context.config.train.row_length, bar.advance),
+            bar,
+            screen=context.screen,
+        )
+    return with_references(trees, scores)
+
+
 def add_references(
     context: Context,
     reference: Loaded,
@@ -265,7 +333,11 @@ def add_references(
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[AnswerTree]:
     """Each branch with its log-probability under the reference model: training needs no such model."""
-    scores = context.score(reference, trees, context.config.train.row_length, advance)
+    return with_references(trees, context.score(reference, trees, context.config.train.row_length, advance))
+
+
+def with_references(trees: Sequence[AnswerTree], scores: Sequence[Sequence[float]]) -> list[AnswerTree]:
+    """The trees with a reference log-probability at each branch."""
     return [
         replace(t, branches=tuple(replace(b, reference_logp=s) for b, s in zip(t.branches, of, strict=True)))
         for t, of in zip(trees, scores, strict=True)
@@ -300,10 +372,3 @@ def lines(found: Mapping[str, Any]) -> list[str]:
 
 def _decimals(value: float | None) -> str:
     return "not defined" if value is None else f"{value:.2f}"
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, complete or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
-    partial.replace(path)

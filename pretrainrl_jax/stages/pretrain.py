@@ -1,6 +1,7 @@
 """`pretrain`: a base model by next-token training on the corpus, from scratch or continued."""
 
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,14 @@ from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.model.shape import from_settings
 from pretrainrl_jax.objectives.losses import Weights
-from pretrainrl_jax.stages.context import BASE, Context, say
+from pretrainrl_jax.stages.context import BASE, Context
+from pretrainrl_jax.stages.depends import settings_of
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.loop import Run, fit, resume
 from pretrainrl_jax.training.optimizer import Schedule, adamw
 from pretrainrl_jax.training.step import TrainState, compile_step, init_state
 from pretrainrl_jax.trees.dataset import PackedRows
+from pretrainrl_jax.trees.records import digest
 from pretrainrl_jax.trees.templates import documents
 from pretrainrl_jax.trees.tokenization import Tokenizer, load_tokenizer
 
@@ -27,13 +30,14 @@ from pretrainrl_jax.trees.tokenization import Tokenizer, load_tokenizer
 def pretrain(context: Context) -> None:
     """Corpus, tokenizer, model, rows, training, checkpoint."""
     config, settings = context.config, context.config.pretrain
+    began = time.perf_counter()
     corpus = context.corpus
     model, params, tokenizer = starting_point(context, corpus.training)
     trees = documents(tokenizer, corpus.training, settings.row_length)
     rows = context.whole(settings.rows)
     source = PackedRows(trees, settings.row_length, config.seed, settings.epochs, rows)
     tokens = sum(tree.inputs for tree in trees)
-    say(
+    context.screen.say(
         f"pretrain: {len(corpus.training)} documents, {tokens} tokens of {tokenizer.size}, "
         f"{sum(x.size for x in jax.tree.leaves(params)) / 1e6:.2f}M parameters, {source.batches} updates, "
         f"rows {source.fill:.0%} full"
@@ -42,20 +46,38 @@ def pretrain(context: Context) -> None:
         context.checkpoint(BASE), model, tokenizer, context.template(config.evaluate.template)
     )
     if not source.batches:  # the model is taken as it is
-        checkpoints.save(context.checkpoint(BASE), TrainState(jnp.int32(0), params, ()), finished=True)
-        context.finish(BASE, device_seconds=0.0)
+        checkpoints.save(context.checkpoint(BASE), TrainState(jnp.int32(0), params, ()))
+        context.finish(BASE, device_seconds=0.0, seconds=time.perf_counter() - began)
         return
     step = compile_step(model, config.optimizer, "token", context.mesh)
-    run = Run(context.workdir, BASE, settings.accumulate)
-    state, seconds = resume(run, init_state(params, adamw(config.optimizer)))
+    run = Run(
+        context.workdir,
+        BASE,
+        settings.accumulate,
+        config.checkpoint,
+        skip_nonfinite=config.optimizer.nonfinite == "skip",
+        about=settings_of(config, BASE) | {"data": digest(trees)},
+        name=lambda tree: repr(tokenizer.decode(tree.branches[0].tokens)[:60]),
+        rate="pretrain.learning_rate",
+        shown=("loss", "grad_norm"),
+        screen=context.screen,
+    )
+    state, progress = resume(run, init_state(params, adamw(config.optimizer)))
     schedule = Schedule(
         settings.learning_rate, source.batches, config.optimizer.warmup, config.optimizer.final
     )
-    state, seconds = fit(
-        run, step, state, source, Weights(0.0, 1.0, 0.0, 1.0), schedule, context.mesh, before=seconds
+    state, progress = fit(
+        run, step, state, source, Weights(0.0, 1.0, 0.0, 1.0), schedule, context.mesh, progress
     )
-    checkpoints.save(run.folder, state, finished=True)
-    context.finish(BASE, device_seconds=seconds * context.mesh.size)
+    with run.saving() as saver:
+        saver.finish(state, progress)
+    context.finish(
+        BASE,
+        device_seconds=progress.seconds * context.mesh.size,
+        seconds=time.perf_counter() - began,
+        updates=int(state.step),
+        skipped=progress.skipped,
+    )
 
 
 def starting_point(context: Context, texts: Sequence[str]) -> tuple[Model, Params, Tokenizer]:

@@ -1,6 +1,6 @@
 """`run`: every stage in order; what is finished is skipped."""
 
-from pretrainrl_jax.stages.context import BASE, Context, say
+from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.stages.evaluate import evaluate
 from pretrainrl_jax.stages.mine import mine
 from pretrainrl_jax.stages.pretrain import pretrain
@@ -10,11 +10,16 @@ from pretrainrl_jax.stages.train import train
 
 def run(context: Context) -> None:
     """A base model, its falsehoods, the systems trained against them, and what came of it."""
+    every_stage(context)
+    report(context.workdir)
+
+
+def every_stage(context: Context) -> None:
+    """All but the report."""
     for stage, work in ((BASE, pretrain), ("mine", mine)):
         if stage in context.finished():
-            say(f"{stage}: finished, skipped")
+            context.screen.say(f"{stage}: finished, skipped")
         else:
             work(context)
     train(context)
     evaluate(context)
-    report(context)

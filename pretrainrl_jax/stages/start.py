@@ -11,13 +11,14 @@ from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.model.partitioning import make_mesh
+from pretrainrl_jax.progress import Screen
 from pretrainrl_jax.stages.ask import ask
-from pretrainrl_jax.stages.context import Context, say
+from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.stages.evaluate import evaluate
 from pretrainrl_jax.stages.mine import mine
 from pretrainrl_jax.stages.pretrain import pretrain
-from pretrainrl_jax.stages.report import report
 from pretrainrl_jax.stages.run import run
+from pretrainrl_jax.stages.sweep import cells, sweep
 from pretrainrl_jax.stages.train import train
 from pretrainrl_jax.training.interrupts import Interrupted, termination_interrupts
 
@@ -27,24 +28,45 @@ STAGES = {
     "mine": mine,
     "train": train,
     "evaluate": evaluate,
-    "report": report,
 }
 
 
-def start(verb: str, config: Config, options: argparse.Namespace, facts: Sequence[Fact]) -> int:
-    """Run a verb on the facts that were read and return the exit code."""
-    say(f"backend {check_platform(options.platform)}, {jax.device_count()} x {jax.devices()[0].device_kind}")
-    if verb == "ask":
-        ask(config, options.workdir, options.question)
-        return 0
-    context = Context(config, options.workdir, make_mesh(config.mesh), facts)
+def start(
+    verb: str,
+    config: Config,
+    options: argparse.Namespace,
+    facts: Sequence[Fact],
+    screen: Screen,
+    command: str,
+) -> int:
+    """Run a verb on the facts that were read and return the exit code.
+
+    `command` is what the user typed: it goes on after an interruption.
+    """
+    greet(options.platform, screen)
+    context = Context(config, options.workdir, make_mesh(config.mesh), facts, screen)
     try:
-        with termination_interrupts():
-            STAGES[verb](context)
+        with termination_interrupts(config.checkpoint.grace_seconds):
+            if verb == "run" and cells(config):
+                sweep(context)
+            else:
+                STAGES[verb](context)
     except Interrupted as stopped:
-        print(f"interrupted: {stopped}; the same command goes on from there", file=sys.stderr)
+        print(f"interrupted: {stopped}. Go on with: {command}", file=sys.stderr)
         return 130
     return 0
+
+
+def answer(config: Config, options: argparse.Namespace, screen: Screen) -> int:
+    """Ask a model, and return the exit code."""
+    greet(options.platform, screen)
+    ask(config, options.workdir, options.question, screen)
+    return 0
+
+
+def greet(wanted: str, screen: Screen) -> None:
+    """Say what the run runs on, once that is what was wanted."""
+    screen.say(f"backend {check_platform(wanted)}, {jax.device_count()} x {jax.devices()[0].device_kind}")
 
 
 def check_platform(wanted: str) -> str:

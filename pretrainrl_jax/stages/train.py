@@ -4,11 +4,12 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import jax
 
+from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import Objective
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.mining.fingerprint import (
@@ -20,16 +21,17 @@ from pretrainrl_jax.mining.fingerprint import (
     probes,
 )
 from pretrainrl_jax.objectives.losses import Weights
-from pretrainrl_jax.stages.context import BASE, Context, say
-from pretrainrl_jax.stages.mine import add_references, find_falsehoods, write_json
+from pretrainrl_jax.stages.context import BASE, Context
+from pretrainrl_jax.stages.depends import settings_of
+from pretrainrl_jax.stages.mine import add_references, find_falsehoods
 from pretrainrl_jax.training import checkpoints
-from pretrainrl_jax.training.checkpoints import Loaded
+from pretrainrl_jax.training.checkpoints import Loaded, Progress
 from pretrainrl_jax.training.loop import Run, fit, resume
 from pretrainrl_jax.training.optimizer import Schedule, adamw
 from pretrainrl_jax.training.step import TrainState, compile_step, init_state
 from pretrainrl_jax.trees.dataset import PackedRows
 from pretrainrl_jax.trees.packing import Capacity
-from pretrainrl_jax.trees.records import read_trees, refuse_unscored, write_trees
+from pretrainrl_jax.trees.records import digest, read_trees, refuse_unscored, write_trees
 from pretrainrl_jax.trees.tree import AnswerTree, gold_only
 
 ROOM = 1.2  # of the first round's targets and slots a row
@@ -39,7 +41,7 @@ def train(context: Context) -> None:
     """Every system of `train.systems` that is not finished yet."""
     for system in context.config.train.systems:
         if f"train/{system}" in context.finished():
-            say(f"train/{system}: finished, skipped")
+            context.screen.say(f"train/{system}: finished, skipped")
         else:
             train_system(context, system)
 
@@ -48,6 +50,7 @@ def train_system(context: Context, system: str) -> None:
     """Base model, trees, one compiled step; in each round falsehoods, rows, training; a checkpoint."""
     config, settings = context.config, context.config.train
     objective: Objective = getattr(config.objectives, system)
+    began = time.perf_counter()
     base = context.load(BASE)
     trees = read_mined(context, base)
     # What an objective ignores is dropped before packing: it would only be computed for nothing.
@@ -64,15 +67,27 @@ def train_system(context: Context, system: str) -> None:
         objective.beta,
         objective.answer_mean_weight,
     )
-    run = Run(context.workdir, f"train/{system}", settings.accumulate, settings.save_every)
+    questions = {fact.id: fact.question for fact in context.trained}
+    run = Run(
+        context.workdir,
+        f"train/{system}",
+        settings.accumulate,
+        config.checkpoint,
+        skip_nonfinite=config.optimizer.nonfinite == "skip",
+        about=settings_of(config, f"train/{system}") | {"data": digest(trees)},
+        name=lambda tree: questions[tree.id],
+        rate=f"objectives.{system}.learning_rate",
+        shown=("logp_gold", "logp_negative") if objective.preference else ("loss", "logp_gold"),
+        screen=context.screen,
+    )
     checkpoints.describe(run.folder, base.model, base.tokenizer, context.template(settings.template))
-    state, seconds = resume(run, init_state(base.params, adamw(config.optimizer)))
+    state, progress = resume(run, init_state(base.params, adamw(config.optimizer)))
     jax.tree.map(lambda x: x.delete(), base.params)  # no reference model is kept while training
     if not int(state.step):  # what an earlier training of this system mined is of another policy
         shutil.rmtree(refreshed(context, system), ignore_errors=True)
 
     whole = pack(context, trees)
-    say(
+    context.screen.say(
         f"{run.stage}: {whole.batches} updates of {whole.rows} rows, "
         f"{len(trees) * settings.passes / whole.batches:.1f} questions each, rows {whole.fill:.0%} full"
     )
@@ -80,18 +95,25 @@ def train_system(context: Context, system: str) -> None:
     size = roomier(whole.capacity) if len(of_rounds) > 1 else whole.capacity
     for span in of_rounds:
         if span.number:
-            began = time.perf_counter()
-            trees = refresh(context, run, base, state, seconds, trees, span.number, done)
-            seconds += time.perf_counter() - began
+            trees, progress = refresh(context, run, base, state, progress, trees, span.number, done)
         source = replace(whole, trees=trees, start=span.start, passes=span.stop, at_least=size)
         size = source.capacity
         # Later rounds' rows are not known yet: as many updates a question as in this one.
         updates = done + round(source.batches * (settings.passes - span.start) / (span.stop - span.start))
         schedule = Schedule(objective.learning_rate, updates, config.optimizer.warmup, config.optimizer.final)
-        state, seconds = fit(run, step, state, source, weights, schedule, context.mesh, done, seconds)
         done += source.batches
-    checkpoints.save(run.folder, state, finished=True)
-    context.finish(run.stage, device_seconds=seconds * context.mesh.size)
+        if int(state.step) < done:  # else an earlier run has finished this round
+            state, progress = fit(run, step, state, source, weights, schedule, context.mesh, progress)
+            progress = replace(progress, row=0)
+    with run.saving() as saver:
+        saver.finish(state, progress)
+    context.finish(
+        run.stage,
+        device_seconds=progress.seconds * context.mesh.size,
+        seconds=time.perf_counter() - began,
+        updates=int(state.step),
+        skipped=progress.skipped,
+    )
     jax.tree.map(lambda x: x.delete(), state)
 
 
@@ -160,7 +182,7 @@ def read_mined(context: Context, base: Loaded) -> list[AnswerTree]:
         base.tokenizer,
         context.template(context.config.train.template),
         context.asked(context.trained),
-        context.config.mine,
+        asdict(context.config.mine),
     )
     differ = differences(mined["made_with"], now)
     if not differ:
@@ -186,11 +208,11 @@ def refresh(
     run: Run,
     base: Loaded,
     state: TrainState,
-    seconds: float,
+    progress: Progress,
     trees: Sequence[AnswerTree],
     number: int,
     done: int,
-) -> list[AnswerTree]:
+) -> tuple[list[AnswerTree], Progress]:
     """The trees of a later round: the current policy's own falsehoods, gold answers scored anew.
 
     References are the base model's, read again, used and freed, or (renewed) the current policy's for every
@@ -201,31 +223,38 @@ def refresh(
         run: the stage.
         base: of the base model, its tokenizer and template; its parameters are not read.
         state: after the update that ends the last round.
-        seconds: spent so far, saved with the state.
+        progress: after it, saved with the state.
         trees: of the last round.
         number: of the round, from 1.
         done: updates of the earlier rounds.
+
+    Returns:
+        The trees, and the progress with the time that this took.
     """
     system = run.stage.removeprefix("train/")
     path = refreshed(context, system) / f"round{number}.array_record"
     if path.is_file():
-        return read_trees(path)
-    checkpoints.save(run.folder, state, finished=False, seconds=seconds)  # mining may be interrupted
+        return read_trees(path), progress
+    began = time.perf_counter()
+    with run.saving() as saver:  # mining may be interrupted
+        saver.save(state, progress)
     objective: Objective = getattr(context.config.objectives, system)
     policy = Loaded(base.model, state.params, base.tokenizer, base.template)
     renewed = objective.reference == "renewed"
     kept = {tree.id for tree in trees}
     facts = [fact for fact in context.asked(context.trained) if fact.id in kept]
     reference = policy if renewed else context.load(BASE)
-    found = find_falsehoods(context, policy, reference, facts, run.stage)
+    shards = path.with_suffix(".shards")
+    found = find_falsehoods(context, policy, reference, facts, shards, run.stage)
     if not renewed:
         jax.tree.map(lambda x: x.delete(), reference.params)
     before = {(tree.id, b.text) for tree in trees for b in tree.branches[1:]}
     now = {(tree.id, b.text) for tree in found.trees for b in tree.branches[1:]}
-    say(
+    context.screen.say(
         f"{run.stage}: mined again after update {done}: {len(now)} negatives, "
         f"{len(now - before) / max(1, len(now)):.0%} of them new"
     )
-    write_trees(path, found.trees)
     write_json(path.with_suffix(".json"), found.statistics)
-    return found.trees
+    write_trees(path, found.trees)
+    shutil.rmtree(shards)
+    return found.trees, replace(progress, seconds=progress.seconds + time.perf_counter() - began)

@@ -3,21 +3,31 @@
 <stage>/model.json            shape of the model, how questions are put to it
 <stage>/tokenizer/            tokenizer files, BOS and EOS ids
 <stage>/<step>/params         parameters, float32
-<stage>/<step>/training       optimizer state and progress, absent from a finished stage
+<stage>/<step>/training       optimizer state, absent from a finished stage
+<stage>/<step>/about          progress, the settings and data it depends on, checksums of the parameters
 """
 
 import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
+from pretrainrl_jax.atomic import write_json
+from pretrainrl_jax.config import Checkpoint
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.model.checksums import checksums
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.hugging_face import read_params, read_shape
 from pretrainrl_jax.model.partitioning import parameter_shardings
@@ -26,6 +36,9 @@ from pretrainrl_jax.training.remote import fetched
 from pretrainrl_jax.training.step import TrainState
 from pretrainrl_jax.trees.templates import Template
 from pretrainrl_jax.trees.tokenization import Tokenizer, load_tokenizer
+from pretrainrl_jax.workdir import shown_differences
+
+Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -42,72 +55,208 @@ def describe(folder: Path, model: Model, tokenizer: Tokenizer, template: Templat
     """Write what stands beside a stage's parameters."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder / "tokenizer")
-    description = {"shape": to_json(model.shape), "template": asdict(template)}
-    (folder / "model.json").write_text(json.dumps(description, indent=1))
+    # Last, since a stage's folder is one that has this file.
+    write_json(folder / "model.json", {"shape": to_json(model.shape), "template": asdict(template)})
 
 
-def _manager(folder: Path) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True)
-    return ocp.CheckpointManager(folder.absolute(), options=options, item_names=("params", "training"))
+@dataclass(frozen=True)
+class Progress:
+    """How far training is, beside the state itself."""
+
+    row: int = 0  # of the packed rows, the next one to train on
+    seconds: float = 0.0  # spent on updates
+    skipped: int = 0  # updates left out because something was not finite
+    loss: float = math.inf  # mean since the checkpoint before
 
 
-def save(folder: Path, state: TrainState, *, finished: bool, seconds: float = 0.0) -> None:
-    """Save parameters and, where training may go on, the optimizer's state; returns when all is written.
+BEGINNING = Progress()
 
-    Steps that an earlier run left at or after this one give way.
+
+class Saver:
+    """Writes a stage's checkpoints while training goes on; opened by `saving`."""
+
+    def __init__(self, manager: ocp.CheckpointManager, about: Json, detail: Callable[[str], None]) -> None:
+        self._manager, self._about, self._detail = manager, about, detail
+
+    def save(self, state: TrainState, progress: Progress) -> None:
+        """Begin to write a checkpoint: returns once the state has left the device, the rest goes on beside.
+
+        Raises:
+            OSError: if this one or the one before cannot be written.
+        """
+        self._write(state, progress, {"training": {"step": state.step, "moments": state.moments}})
+
+    def finish(self, state: TrainState, progress: Progress = BEGINNING) -> None:
+        """Write the parameters of a finished stage; returns when all is written.
+
+        Optimizer states of earlier checkpoints are removed: there is nothing left to train.
+
+        Raises:
+            OSError: if they cannot be written.
+        """
+        self._write(state, progress, {})
+        self.wait()
+        for step in self._manager.all_steps():
+            shutil.rmtree(Path(self._manager.directory) / str(step) / "training", ignore_errors=True)
+
+    def wait(self) -> None:
+        """Return when all is written.
+
+        Raises:
+            OSError: if it cannot be.
+        """
+        with _disk_errors():
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+
+    def _write(self, state: TrainState, progress: Progress, items: Json) -> None:
+        step = int(state.step)
+        sums = checksums(state.params)
+        about = self._about | {"step": step, "progress": asdict(progress), "checksums": sums}
+        with _disk_errors():
+            for old in self._manager.all_steps():
+                if old >= step:  # left by an earlier run, and damaged, or of a stage that begins anew
+                    self._manager.delete(old)
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(state.params),
+                    about=ocp.args.JsonSave(about),
+                    **{name: ocp.args.StandardSave(value) for name, value in items.items()},
+                ),
+                metrics={"loss": progress.loss},
+                force=True,
+            )
+        self._detail(f"checkpoint {Path(self._manager.directory).name}: update {step}")
+
+
+@contextmanager
+def saving(
+    folder: Path,
+    settings: Checkpoint,
+    about: Json | None = None,
+    detail: Callable[[str], None] = lambda text: None,
+) -> Iterator[Saver]:
+    """Open a stage's folder for checkpoints; what is being written is finished on leaving.
 
     Args:
         folder: the stage's.
-        state: what to save.
-        finished: nothing is left to train, so parameters alone are saved.
-        seconds: spent on updates so far, for `restore_state`.
+        settings: how many are kept.
+        about: what the checkpoints depend on, as `restore_state` compares it.
+        detail: told of each checkpoint.
     """
-    step = int(state.step)
-    items = {"params": ocp.args.StandardSave(state.params)}
-    if not finished:
-        training = {"step": state.step, "moments": state.moments, "seconds": np.array(seconds, np.float32)}
-        items["training"] = ocp.args.StandardSave(training)
-    with _manager(folder) as manager:
-        for old in manager.all_steps():
-            if old >= step:
-                manager.delete(old)
-        manager.save(step, args=ocp.args.Composite(**items), force=True)
-        manager.wait_until_finished()
+    keep: list[policies.PreservationPolicy] = [policies.LatestN(settings.keep)]
+    if settings.keep_best:
+        keep.append(policies.BestN(get_metric_fn=lambda m: -m["loss"], n=settings.keep_best))
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=policies.AnyPreservationPolicy(keep), cleanup_tmp_directories=True
+    )
+    with _disk_errors():
+        manager = _open(folder, options)
+    try:
+        yield Saver(manager, about or {}, detail)
+        with _disk_errors():
+            manager.wait_until_finished()
+    finally:
+        with suppress(Exception):  # what could not be written was already said, or is less than what was
+            manager.close()
+
+
+def _open(folder: Path, options: ocp.CheckpointManagerOptions | None = None) -> ocp.CheckpointManager:
+    names = ("params", "training", "about")
+    return ocp.CheckpointManager(folder.absolute(), options=options, item_names=names)
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """What the storage library raises for a full disk is an OSError, as everywhere else."""
+    try:
+        yield
+    except ValueError as error:
+        if not (code := re.search(r"os_error_code='(\d+)'", str(error))):
+            raise
+        number = int(code[1])
+        path = re.search(r'local file "([^"]*)"', str(error))
+        raise OSError(number, os.strerror(number), path[1] if path else None) from None
+
+
+def save(folder: Path, state: TrainState) -> None:
+    """Write the parameters of a finished stage, as its only checkpoint.
+
+    Raises:
+        OSError: if they cannot be written.
+    """
+    with saving(folder, Checkpoint(keep=1, keep_best=0)) as saver:
+        saver.finish(state)
+
+
+def steps_of(folder: Path) -> list[int]:
+    """The steps saved in a stage's folder, the last one first."""
+    found = [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
+    return sorted(found, reverse=True)
 
 
 def latest_step(folder: Path) -> int | None:
     """The last step saved in a stage's folder, or None."""
-    steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
-    return max(steps, default=None)
+    return next(iter(steps_of(folder)), None)
 
 
-def restore_state(folder: Path, like: TrainState) -> tuple[TrainState, float] | None:
-    """The interrupted training state in a stage's folder, placed as `like` is, and the seconds spent on it.
+def restore_state(
+    folder: Path,
+    like: TrainState,
+    about: Json | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> tuple[TrainState, Progress] | None:
+    """The newest interrupted training state in a stage's folder that is whole, placed as `like` is.
 
-    None where there is none.
+    None where there is none. A damaged or half-written checkpoint is passed over, and that is said.
+
+    Raises:
+        InputError: if it depends on other settings or data than `about` names (the differences are shown).
     """
-    step = latest_step(folder)
-    if step is None or not (folder / str(step) / "training").is_dir():
-        return None
+    for half in sorted(folder.glob("*.orbax-checkpoint-tmp*")) if folder.is_dir() else []:
+        step = half.name.partition(".")[0]
+        say(f"the checkpoint of update {step} was not written to its end, and is passed over")
+    for step in steps_of(folder):
+        if not (folder / str(step) / "training").is_dir() and (folder / str(step) / "params").is_dir():
+            return None  # a finished stage
+        try:
+            found, state = _restore(folder, step, like)
+        except Exception as error:  # what a damaged file raises depends on where it is damaged
+            say(f"the checkpoint of update {step} is damaged, and is passed over ({_reason(error)})")
+            continue
+        wanted = about or {}
+        if differ := shown_differences({name: found.get(name) for name in wanted}, wanted):
+            raise InputError(
+                f"the checkpoint {folder / str(step)} is of another run: {differ}. Choose another --workdir, "
+                "or remove that folder"
+            )
+        return state, Progress(**found["progress"])
+    return None
 
+
+def _restore(folder: Path, step: int, like: TrainState) -> tuple[Json, TrainState]:
     def abstract(tree: Any) -> Any:
-        return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+        return ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, tree))
 
-    with _manager(folder) as manager:
+    with _open(folder) as manager:
         restored = manager.restore(
             step,
             args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(abstract(like.params)),
-                training=ocp.args.StandardRestore(
-                    abstract(
-                        {"step": like.step, "moments": like.moments, "seconds": np.zeros((), np.float32)}
-                    )
-                ),
+                params=abstract(like.params),
+                training=abstract({"step": like.step, "moments": like.moments}),
+                about=ocp.args.JsonRestore(),
             ),
         )
-    training = restored["training"]
-    state = TrainState(training["step"], restored["params"], training["moments"])
-    return state, float(training["seconds"])
+    about, training = restored["about"], restored["training"]
+    refuse_damaged(about, restored["params"])
+    return about, TrainState(training["step"], restored["params"], training["moments"])
+
+
+def refuse_damaged(about: Json, params: Params) -> None:
+    """Raises ValueError if parameters are not those that were saved."""
+    if about["checksums"] != checksums(params):
+        raise ValueError("its parameters are not those that were saved")
 
 
 def find(path: str | Path) -> tuple[Path, int]:
@@ -162,12 +311,33 @@ def _load(path: Path, mesh: Mesh | None, dtype: str | None) -> Loaded:
     target = jax.tree.map(
         lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), nn.unbox(model.abstract()), where
     )
-    with _manager(folder) as manager:
-        args = ocp.args.Composite(params=ocp.args.StandardRestore(target))
-        params = manager.restore(step, args=args)["params"]
+    params = _restore_params(folder, step, target)
     examples = tuple((q, a) for q, a in description["template"]["examples"])
     template = Template(description["template"]["kind"], examples)
     return Loaded(model, params, load_tokenizer(folder / "tokenizer"), template)
+
+
+def _restore_params(folder: Path, step: int, target: Any) -> Params:
+    items: Json = {"params": ocp.args.StandardRestore(target)}
+    if (folder / str(step) / "about").is_dir():
+        items["about"] = ocp.args.JsonRestore()
+    try:
+        with _open(folder) as manager:
+            restored = manager.restore(step, args=ocp.args.Composite(**items))
+        if "about" in items:
+            refuse_damaged(restored["about"], restored["params"])
+    except Exception as error:  # what a damaged file raises depends on where it is damaged
+        others = ", ".join(str(other) for other in steps_of(folder) if other != step)
+        raise InputError(
+            f"the checkpoint {folder / str(step)} is damaged ({_reason(error)}): "
+            + (f"there are others of updates {others}; " if others else "")
+            + f"remove {folder}, and `run` or `train` makes it again"
+        ) from None
+    return restored["params"]
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
 
 
 def _places(model: Model, mesh: Mesh | None) -> Any:

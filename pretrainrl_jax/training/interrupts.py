@@ -1,20 +1,26 @@
-"""Ctrl-C and SIGTERM ask a stage to stop after the update in hand, so that it can save."""
+"""Ctrl-C and SIGTERM: a stage stops after the update in hand and saves, or ends when its grace is over."""
 
+import os
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+Handler = Callable[[int, FrameType | None], None]
+
 
 class Interrupted(Exception):
-    """A stage stopped early and saved what it had; the message says how to go on (exit code 130)."""
+    """A stage stopped early and saved what it had; the message says what (exit code 130)."""
 
 
 @contextmanager
-def stop_requested() -> Iterator[Callable[[], bool]]:
+def stop_requested(grace: float = 0.0) -> Iterator[Callable[[], bool]]:
     """Within this context the signals only set a flag; a second Ctrl-C stops at once.
 
-    Yields a function that tells whether a stop was asked for.
+    Yields a function that tells whether a stop was asked for. `grace` seconds after it was, the process ends
+    with exit code 130 even if the context has not been left; 0 waits for ever.
     """
     asked: list[int] = []
 
@@ -23,31 +29,54 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         asked.append(number)
 
-    try:
-        before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread (a notebook's worker): signals are not ours to take
-        yield lambda: False
-        return
-    try:
+    with _handled((signal.SIGINT, signal.SIGTERM), handle, grace):
         yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
-def termination_interrupts() -> Iterator[None]:
-    """Within this context SIGTERM is a KeyboardInterrupt, as Ctrl-C is, so that both end in exit code 130."""
+def termination_interrupts(grace: float = 0.0) -> Iterator[None]:
+    """Within this context SIGTERM is a KeyboardInterrupt, as Ctrl-C is, so that both end in exit code 130.
+
+    `grace`: see `stop_requested`.
+    """
 
     def handle(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
+    with _handled((signal.SIGINT, signal.SIGTERM), handle, grace):
+        yield
+
+
+@contextmanager
+def _handled(numbers: tuple[signal.Signals, ...], handle: Handler, grace: float) -> Iterator[None]:
+    clock: list[threading.Timer] = []
+
+    def timed(number: int, frame: FrameType | None) -> None:
+        if grace and not clock:
+            clock.append(threading.Timer(grace, _end, (grace,)))
+            clock[0].daemon = True
+            clock[0].start()
+        handle(number, frame)
+
     try:
-        before = signal.signal(signal.SIGTERM, handle)
-    except ValueError:  # not the main thread
+        before = {number: signal.signal(number, timed) for number in numbers}
+    except ValueError:  # not the main thread (a notebook's worker): signals are not ours to take
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for timer in clock:
+            timer.cancel()
+
+
+def _end(grace: float) -> None:
+    print(
+        f"interrupted: nothing more was saved within checkpoint.grace_seconds={grace:g}; the same command goes "
+        "on from the last checkpoint",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(130)

@@ -1,41 +1,64 @@
 """The training loop: batches of packed rows through one compiled step, with figures and checkpoints."""
 
+import math
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from pretrainrl_jax.atomic import write_json
+from pretrainrl_jax.config import Checkpoint
 from pretrainrl_jax.model.partitioning import row_sharding
 from pretrainrl_jax.objectives.losses import Weights
-from pretrainrl_jax.progress import track
+from pretrainrl_jax.progress import NORMAL, Screen
 from pretrainrl_jax.training import checkpoints
+from pretrainrl_jax.training.checkpoints import BEGINNING, Progress, Saver, saving
 from pretrainrl_jax.training.interrupts import Interrupted, stop_requested
 from pretrainrl_jax.training.metrics import MetricsWriter
 from pretrainrl_jax.training.optimizer import Schedule
 from pretrainrl_jax.training.step import TrainState
 from pretrainrl_jax.trees.dataset import PackedRows, batches
 from pretrainrl_jax.trees.rows import Rows
+from pretrainrl_jax.trees.tree import AnswerTree
 
+CHECKPOINT = Checkpoint()
 LOG_POINTS = 100  # lines a stage writes to metrics.jsonl, at most, plus its last update
+NAMED = 3  # questions of a batch that is not finite named on the line; the file has them all
 
 
 @dataclass(frozen=True)
 class Run:
-    """One stage of training: where it writes and how it cuts its batches."""
+    """One stage of training: where it writes, how it cuts its batches, what it does when stopped."""
 
     workdir: Path
     stage: str  # "pretrain" or "train/<system>"
-    accumulate: int
-    save_every: int = 0
+    accumulate: int = 1
+    checkpoint: Checkpoint = CHECKPOINT
+    skip_nonfinite: bool = False
+    about: Mapping[str, Any] = field(default_factory=dict)  # settings and data that checkpoints depend on
+    name: Callable[[AnswerTree], str] = lambda tree: tree.id  # how a tree is called in messages
+    rate: str = ""  # the setting of its learning rate
+    shown: tuple[str, str] = ("loss", "grad_norm")  # the two figures on the progress bar
+    screen: Screen = NORMAL
 
     @property
     def folder(self) -> Path:
         """The stage's checkpoints."""
         return self.workdir / "checkpoints" / self.stage
+
+    def saving(self) -> AbstractContextManager[Saver]:
+        """The stage's folder opened for checkpoints."""
+        return saving(self.folder, self.checkpoint, dict(self.about), self.screen.detail)
+
+
+class NotFinite(FloatingPointError):
+    """A loss or a gradient was not a number, and the run stopped without that update."""
 
 
 def fit(
@@ -46,75 +69,173 @@ def fit(
     weights: Weights,
     schedule: Schedule,
     mesh: Mesh,
-    first: int = 0,
-    before: float = 0.0,
-) -> tuple[TrainState, float]:
-    """Train on every batch of `source` that `state` has not seen.
+    progress: Progress = BEGINNING,
+) -> tuple[TrainState, Progress]:
+    """Train on every row of `source` from row `progress.row` on.
 
     Args:
-        run: names of the stage.
+        run: the stage.
         step: the compiled update (`step.compile_step`); it takes `state` over.
         state: the state after `state.step` updates.
-        source: the packed rows; batch i is update `first` + i.
+        source: the packed rows.
         weights: of the objective, traced scalars.
         schedule: of the learning rate, traced scalars.
         mesh: where the batches go.
-        first: updates made on other rows before these.
-        before: seconds spent on updates so far.
+        progress: what was done before.
 
     Returns:
-        The final state, and the seconds spent on updates, `before` included and compilation left out.
+        The final state, and the progress, compilation left out of its seconds.
 
     Raises:
         Interrupted: after a signal, when the state is saved.
+        NotFinite: naming the questions, if a loss or a gradient is not finite and is not to be skipped.
+        OSError: if a checkpoint cannot be written.
     """
-    start, total = int(state.step), first + source.batches
+    start = int(state.step)
+    total = start + -(-(len(source) - progress.row) // source.rows)
     place = row_sharding(mesh, leading=1)
 
     def microsteps(rows: Rows) -> Rows:
         return Rows(*(x.reshape(run.accumulate, -1, *x.shape[1:]) for x in rows))
 
     if start >= total:
-        return state, before
-    example = microsteps(batch_of(source))
-    compiled = step.lower(state, example, weights, schedule).compile()
+        return state, progress
+    began = time.perf_counter()
+    compiled = step.lower(state, microsteps(batch_of(source)), weights, schedule).compile()
+    run.screen.detail(f"{run.stage}: compiled in {time.perf_counter() - began:.1f} s")
     every = max(1, total // LOG_POINTS)
-    began = marked = time.perf_counter()
-    figures: dict[str, jax.Array] = {}
-    sums = {"questions": 0.0, "tokens": 0.0}
     with (
-        stop_requested() as stopping,
+        stop_requested(run.checkpoint.grace_seconds) as stopping,
+        run.saving() as saver,
         MetricsWriter(run.workdir, run.stage, start) as writer,
-        track(run.stage, total - start, "updates") as bar,
+        run.screen.track(run.stage, total - start, "updates") as bar,
     ):
-        for at, rows in enumerate(batches(source, start - first, microsteps), start=start + 1):
+        began = marked = saved = time.perf_counter()
+        tally = _Tally(progress.skipped)
+
+        def reached(at: int) -> Progress:
+            """What is done after update `at`, once the figures up to it are read."""
+            if (bad := tally.read()) and not run.skip_nonfinite:
+                first = progress.row + (bad[0].at - start - 1) * source.rows
+                raise _not_finite(run, source, first, bad[0])
+            row = progress.row + (at - start) * source.rows
+            return Progress(row, progress.seconds + time.perf_counter() - began, tally.skipped, tally.loss())
+
+        for at, rows in enumerate(batches(source, progress.row, microsteps), start=start + 1):
             state, figures = compiled(state, jax.device_put(rows, place), weights, schedule)
-            sums = {k: sums[k] + figures[k] for k in sums}
+            tally.add(at, figures)
             if at % every == 0 or at == total:
-                read = jax.device_get(figures | {f"all_{k}": v for k, v in sums.items()})
-                values = {k: float(v) for k, v in read.items()}
-                now = time.perf_counter()
-                rates = {f"{k}_per_second": values.pop(f"all_{k}") / (now - marked) for k in sums}
+                values = {k: float(v) for k, v in jax.device_get(figures).items()}
+                done = reached(at)
+                rates = tally.per_second(time.perf_counter() - marked)
                 del values["questions"], values["tokens"]
-                writer.write(at, values | rates)
-                marked, sums = now, dict.fromkeys(sums, 0.0)
-                if not np.isfinite(values["loss"]):
-                    raise FloatingPointError(f"{run.stage}: loss is {values['loss']} at update {at}")
-            bar.advance(1, lambda figures=figures: {"loss": float(figures["loss"])})
+                writer.write(at, values | rates | {"skipped": float(done.skipped)})
+                marked = time.perf_counter()
+            bar.advance(1, lambda figures=figures: {k: float(figures[k]) for k in run.shown})
             stop = stopping()
-            if stop or (run.save_every and at % run.save_every == 0 and at < total):
-                jax.block_until_ready(state)
-                seconds = before + time.perf_counter() - began
-                checkpoints.save(run.folder, state, finished=False, seconds=seconds)
+            if stop or (at < total and _due(run.checkpoint, at, time.perf_counter() - saved)):
+                saver.save(state, reached(at))
+                tally.losses.clear()
+                saved = time.perf_counter()
             if stop:
+                saver.wait()
                 raise Interrupted(f"{run.stage} stopped after update {at} of {total} and saved")
-    jax.block_until_ready(state)
-    return state, before + time.perf_counter() - began
+        jax.block_until_ready(state)
+        done = reached(total)
+    if done.skipped:
+        run.screen.say(f"{run.stage}: {done.skipped} of {total} updates skipped: they were not finite")
+    return state, done
 
 
-def resume(run: Run, state: TrainState) -> tuple[TrainState, float]:
-    """Where an interrupted run of the stage stopped, and the seconds it had spent; else `state` and 0."""
-    return checkpoints.restore_state(run.folder, state) or (state, 0.0)
+def _due(settings: Checkpoint, at: int, since: float) -> bool:
+    """Whether a checkpoint is to be saved after update `at`, `since` seconds after the last one."""
+    by_updates = settings.every_updates and at % settings.every_updates == 0
+    return bool(by_updates or (settings.every_minutes and since >= 60 * settings.every_minutes))
+
+
+class _Update(NamedTuple):
+    """Figures of one update that the loop itself reads."""
+
+    at: int
+    figures: dict[str, Any]  # device scalars until they are read
+
+
+class _Tally:
+    """Figures of the updates since they were last read: reading waits for the device, adding does not."""
+
+    def __init__(self, skipped: int) -> None:
+        self.skipped = skipped
+        self.losses: list[float] = []  # since the last checkpoint
+        self._counted = dict.fromkeys(("questions", "tokens"), 0.0)  # since the last line of metrics
+        self._unread: list[_Update] = []
+
+    def add(self, at: int, figures: Mapping[str, jax.Array]) -> None:
+        """Take an update's figures, wherever they are."""
+        names = ("loss", "grad_norm", "skipped", *self._counted)
+        self._unread.append(_Update(at, {name: figures[name] for name in names}))
+
+    def read(self) -> list[_Update]:
+        """Wait for all figures; gives the updates that were not finite."""
+        read = [_Update(at, figures) for at, figures in jax.device_get(self._unread)]
+        self._unread.clear()
+        for name in self._counted:
+            self._counted[name] += sum(float(update.figures[name]) for update in read)
+        bad = [update for update in read if update.figures["skipped"]]
+        self.skipped += len(bad)
+        self.losses += [float(update.figures["loss"]) for update in read if not update.figures["skipped"]]
+        return bad
+
+    def loss(self) -> float:
+        """Mean loss since the last checkpoint; infinite where no update was finite."""
+        return float(np.mean(self.losses)) if self.losses else math.inf
+
+    def per_second(self, seconds: float) -> dict[str, float]:
+        """Questions and tokens a second since this was last asked."""
+        rates = {f"{name}_per_second": count / seconds for name, count in self._counted.items()}
+        self._counted = dict.fromkeys(self._counted, 0.0)
+        return rates
+
+
+def _not_finite(run: Run, source: PackedRows, first: int, update: _Update) -> NotFinite:
+    """What went wrong in the update that began with row `first`, and what can be done."""
+    planned = source.plan[first : first + source.rows]
+    named = list(dict.fromkeys(run.name(source.trees[index]) for row in planned for index in row))
+    loss, norm = (float(update.figures[name]) for name in ("loss", "grad_norm"))
+    path = run.workdir / "nonfinite.json"
+    write_json(
+        path,
+        {
+            "stage": run.stage,
+            "update": update.at,
+            "loss": repr(loss),
+            "grad_norm": repr(norm),
+            "questions": named,
+        },
+    )
+    shown = "; ".join(named[:NAMED]) + (f"; and {len(named) - NAMED} more in {path}" if named[NAMED:] else "")
+    step = checkpoints.latest_step(run.folder)
+    kept = f"the checkpoint of update {step} is kept" if step else "no checkpoint was saved before"
+    return NotFinite(
+        f"{run.stage}: the loss is {loss} and the gradient's norm {norm} at update {update.at}, of: {shown}; "
+        f"{kept}. Lower {run.rate}, or leave such updates out with --optimizer.nonfinite=skip"
+    )
+
+
+def resume(run: Run, state: TrainState) -> tuple[TrainState, Progress]:
+    """Where an interrupted run of the stage stopped, and what it had done; else `state`, and nothing.
+
+    Raises:
+        InputError: if the checkpoint there depends on other settings or data.
+    """
+
+    def say(text: str) -> None:
+        run.screen.say(f"{run.stage}: {text}")
+
+    found = checkpoints.restore_state(run.folder, state, dict(run.about), say)
+    if found is None:
+        return state, BEGINNING
+    say(f"goes on after update {int(found[0].step)}")
+    return found
 
 
 def batch_of(source: PackedRows) -> Rows:

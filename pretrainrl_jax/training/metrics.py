@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from types import TracebackType
 
+from pretrainrl_jax.atomic import write_text
+
 
 class MetricsWriter:
     """Appends a stage's figures to `metrics.jsonl` and to TensorBoard events under `tensorboard/<stage>`.
@@ -22,7 +24,7 @@ class MetricsWriter:
             # A run that was killed may have left half a line at the end.
             whole = [(x, json.loads(x)) for x in lines if x.endswith("\n")]
             kept = [x for x, values in whole if values["stage"] != stage or values["step"] <= start]
-            path.write_text("".join(kept))
+            write_text(path, "".join(kept))
         self._file = path.open("a")
         self._events = SummaryWriter(str(workdir / "tensorboard" / stage), purge_step=start + 1)
 

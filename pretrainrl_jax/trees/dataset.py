@@ -134,15 +134,15 @@ def longest(tree: AnswerTree, negatives: int, layout: Layout) -> int:
 
 
 def batches(
-    source: PackedRows, start: int = 0, transform: Callable[[Rows], Rows] | None = None
+    source: PackedRows, first: int = 0, transform: Callable[[Rows], Rows] | None = None
 ) -> Iterator[Rows]:
-    """A Grain iterator over batches [rows, …] of `source`, from batch number `start`, read ahead in threads.
+    """A Grain iterator over batches [rows, …] of `source`, from row `first` on, read ahead in threads.
 
     `transform` is applied to each batch in the reading threads.
     """
     import grain
 
-    data = grain.MapDataset.source(source)[start * source.rows :].batch(source.rows, batch_fn=stack)
+    data = grain.MapDataset.source(source)[first:].batch(source.rows, batch_fn=stack)
     if transform is not None:
         data = data.map(transform)
     return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)))

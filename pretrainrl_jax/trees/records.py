@@ -1,5 +1,6 @@
 """Mined trees on disk: ArrayRecord files of one JSON record a tree."""
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable
@@ -38,6 +39,15 @@ def from_json(values: dict[str, Any]) -> AnswerTree:
         for b in values["branches"]
     )
     return AnswerTree(values["id"], tuple(values["prefix"]), branches)
+
+
+def digest(trees: Iterable[AnswerTree]) -> str:
+    """A short digest of everything that training reads of trees: the same for the same data."""
+    found = hashlib.blake2b(digest_size=8)
+    for tree in trees:
+        branches = [(b.tokens, b.kind, b.source, repr(b.reference_logp)) for b in tree.branches]
+        found.update(repr((tree.id, tuple(tree.prefix), branches)).encode())
+    return found.hexdigest()
 
 
 def write_trees(path: Path, trees: Iterable[AnswerTree]) -> None:

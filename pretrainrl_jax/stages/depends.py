@@ -1,0 +1,34 @@
+"""Which settings a stage's results depend on: what a checkpoint must agree with, what cells may share."""
+
+from typing import Any
+
+from pretrainrl_jax.config import Config
+from pretrainrl_jax.workdir import FREE, flat, resolved
+
+PRETRAINING = (
+    "seed", "facts.", "world.", "corpus.", "tokenizer.", "model.", "optimizer.", "pretrain.",
+    "mine.template", "train.template", "evaluate.template",
+)  # fmt: skip
+# Where the trees must fit is decided when they are mined.
+MINING = ("mine.", "train.row_length", "train.layout")
+
+
+def settings_of(config: Config, stage: str) -> dict[str, Any]:
+    """Every setting that the results of a stage depend on, by its dotted name.
+
+    Args:
+        config: the whole configuration.
+        stage: "pretrain", "mine", "train/<system>" or "evaluate/<system>"; the system may be "base".
+    """
+    kind, _, system = stage.partition("/")
+    objective = getattr(config.objectives, system, None)
+    wanted: list[str] = [*PRETRAINING]
+    # An objective without a preference term sees no negatives.
+    if kind == "mine" or (objective and objective.preference):
+        wanted += MINING
+    if objective:
+        wanted += ["train.", f"objectives.{system}."]
+    if kind == "evaluate":
+        wanted += ["evaluate.", "train.row_length", "name"]
+    found = {name: value for name, value in flat(resolved(config)).items() if name.startswith(tuple(wanted))}
+    return {name: value for name, value in found.items() if not name.startswith(FREE)}

@@ -1,0 +1,65 @@
+"""Long work on many questions in parts: each part's results are kept in a file until the stage ends."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pretrainrl_jax.atomic import write_json
+from pretrainrl_jax.progress import NORMAL, Screen, Track
+
+Item = TypeVar("Item")
+Json = Any
+
+
+def in_shards(
+    folder: Path,
+    made_with: Json,
+    items: Sequence[Item],
+    lengths: Sequence[int],
+    size: int,
+    work: Callable[[list[Item]], list[Json]],
+    bar: Track,
+    units: int = 1,
+    taken: Callable[[list[int], list[Json]], None] = lambda places, results: None,
+    screen: Screen = NORMAL,
+) -> list[Json]:
+    """Each item's result. A part that an interrupted run has finished is read instead of done again.
+
+    The parts do not depend on where a run was interrupted, so neither do the results.
+
+    Args:
+        folder: where the parts' files go; the caller removes it when the stage is finished.
+        made_with: JSON of everything the results depend on; files made with something else are removed.
+        items: what is to be worked on.
+        lengths: of each item; items of like length come into one part, so that they fill its batches.
+        size: items a part has.
+        work: gives the result of each item of a part, as JSON, and advances `bar`.
+        bar: told of items whose results are read.
+        units: of the bar, for each item.
+        taken: told of each finished part, the places of its items and their results.
+        screen: told what was found.
+    """
+    stamp = folder / "made_with.json"
+    if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) != made_with:
+        screen.say(f"{folder.name}: what an earlier run left there is of something else, and is removed")
+        shutil.rmtree(folder)
+    if not stamp.is_file():
+        write_json(stamp, made_with)
+    order = sorted(range(len(items)), key=lambda place: lengths[place])
+    parts = [order[first : first + size] for first in range(0, len(order), size)]
+    results: list[Json] = [None] * len(items)
+    for number, places in enumerate(parts):
+        path = folder / f"{number:06d}.json"
+        if path.is_file():
+            of_part = json.loads(path.read_text(encoding="utf-8"))
+            bar.skip(units * len(places))
+        else:
+            of_part = work([items[place] for place in places])
+            write_json(path, of_part)
+            screen.detail(f"{path}: {len(places)} results")
+        for place, result in zip(places, of_part, strict=True):
+            results[place] = result
+        taken(places, of_part)
+    return results

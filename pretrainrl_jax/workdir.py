@@ -1,0 +1,151 @@
+"""A workdir belongs to one configuration, and to one process at a time."""
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import sys
+import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pretrainrl_jax import config as settings
+from pretrainrl_jax.atomic import write_json
+from pretrainrl_jax.config import Config
+from pretrainrl_jax.errors import InputError
+
+LOCK = "lock"
+# What may change in a workdir: no finished stage depends on it.
+FREE = ("train.systems", "checkpoint.", "sweep.", "optimizer.nonfinite")
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A configuration's JSON with dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
+
+
+def resolved(config: Config) -> dict[str, Any]:
+    """A configuration as JSON holds it."""
+    return json.loads(json.dumps(asdict(config)))
+
+
+def shown_differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """The first few settings that differ between two flat configurations, in words; empty where none does."""
+    changed = [
+        f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
+        for name in [*now, *(n for n in before if n not in now)]
+        if before.get(name) != now.get(name)
+    ]
+    return "; ".join(changed[:4]) + (f"; and {len(changed) - 4} more" if len(changed) > 4 else "")
+
+
+def read_workdir(workdir: Path) -> Config:
+    """The configuration a workdir was made with.
+
+    Raises:
+        InputError: if it has none, or one of another version.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise InputError(f"{workdir} is no workdir (it has no config.json): run `pretrain` or `run` first")
+    config = Config()
+    try:
+        stored = flat(json.loads(path.read_text()))
+        for name, item, _ in settings.fields_of(config):
+            value = tuple(stored[name]) if typing.get_origin(item.type) is tuple else stored[name]
+            config = settings.replace_value(config, name, value)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(
+            f"{path} is not the JSON of this version's settings: choose another workdir"
+        ) from None
+    return config
+
+
+def check_workdir(workdir: Path, config: Config, create: bool) -> bool:
+    """Whether the workdir's config.json is still to be written; nothing is.
+
+    Where a run stopped before it left anything, the workdir is taken over.
+
+    Raises:
+        InputError: if it belongs to another configuration (the differences are shown), or is not there.
+    """
+    path = workdir / "config.json"
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"cannot write to --workdir={workdir}: it is no folder")
+    if not path.is_file():
+        if not create:
+            raise InputError(
+                f"{workdir} is no workdir (it has no config.json): run `pretrain` or `run` first"
+            )
+        return True
+    if create and {p.name for p in workdir.iterdir()} <= {path.name, LOCK}:
+        return True
+    try:
+        before = flat(json.loads(path.read_text()))
+    except (ValueError, AttributeError):
+        raise InputError(f"{path} is not the JSON of a configuration: choose another --workdir") from None
+    now = flat(resolved(config))
+    for name in {*before, *now}:
+        if name.startswith(FREE):
+            before[name] = now[name] = None
+    if differ := shown_differences(before, now):
+        raise InputError(f"{workdir} belongs to another configuration: {differ}. Choose another --workdir")
+    return False
+
+
+def prepare_workdir(workdir: Path, config: Config, create: bool) -> None:
+    """Make the workdir with its config.json, or check that it belongs to this configuration.
+
+    Raises:
+        InputError: as `check_workdir`, or if it cannot be written.
+    """
+    if check_workdir(workdir, config, create):
+        with _refused_writing(workdir):
+            write_json(workdir / "config.json", resolved(config))
+
+
+@contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Within this context no other process can work in the workdir, which is made if it is not there.
+
+    The lock ends with the process, however that ends.
+
+    Raises:
+        InputError: if another process is at work there, or nothing can be written there.
+    """
+    with _refused_writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = (workdir / LOCK).open("a+")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            raise InputError(
+                f"--workdir={workdir} is in use by {owner}: wait until it ends, stop it, or choose another"
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):
+                raise
+            print(f"{workdir} knows no locks: see that no other process works there", file=sys.stderr)
+        with _refused_writing(workdir):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+        yield
+
+
+@contextmanager
+def _refused_writing(workdir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write to --workdir={workdir}: {error.strerror}") from None
