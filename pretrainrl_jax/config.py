@@ -223,7 +223,7 @@ class Objectives:
 @dataclass(frozen=True)
 class Train:
     systems: tuple[str, ...] = setting(
-        ("dpo", "ntp", "ntp_answer", "ntp_weighted", "pretrainrl"),
+        ("dpo", "ntp", "ntp_answer", "ntp_weighted", "rpo", "pretrainrl"),
         "objectives to train, each from the base model, comma-separated",
     )
     template: Literal["bare", "few_shot"] = setting("bare", "how the question is put to the model")

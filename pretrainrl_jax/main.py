@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from pretrainrl_jax import config as settings
+from pretrainrl_jax.cells import cells
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.record import Fact
@@ -92,7 +93,7 @@ def _main(arguments: Sequence[str], command: str) -> int:
         return answer(config, options, screen)
     if verb == "report":
         from pretrainrl_jax.stages.report import compare, report
-        from pretrainrl_jax.stages.sweep import cells, conclude
+        from pretrainrl_jax.stages.sweep import conclude
 
         if options.compare:
             compare(*map(Path, options.compare))
@@ -103,6 +104,8 @@ def _main(arguments: Sequence[str], command: str) -> int:
             report(options.workdir)
         return 0
 
+    if verb != "run" and cells(config):
+        raise InputError(f"sweep.* is for `run`, not for `{verb}`: name the workdir of one of its cells")
     create = verb in ("run", "pretrain")
     check_workdir(options.workdir, config, create)  # before facts are read, which may take long
     from pretrainrl_jax.facts.reading import read_facts
@@ -183,6 +186,8 @@ def parse(verb: str, arguments: Sequence[str]) -> tuple[argparse.Namespace, Conf
         if (text := getattr(options, name)) is not None:
             config = settings.replace_value(config, name, settings.parse_value(name, text, item.type))
     settings.validate(config)
+    for cell in cells(config):
+        settings.validate(cell.config)
     return options, config
 
 

@@ -106,9 +106,11 @@ def prepare_workdir(workdir: Path, config: Config, create: bool) -> None:
     Raises:
         InputError: as `check_workdir`, or if it cannot be written.
     """
-    if check_workdir(workdir, config, create):
+    path = workdir / "config.json"
+    new = check_workdir(workdir, config, create)
+    if new or (create and json.loads(path.read_text()) != resolved(config)):  # what may change has changed
         with _refused_writing(workdir):
-            write_json(workdir / "config.json", resolved(config))
+            write_json(path, resolved(config))
 
 
 @contextmanager

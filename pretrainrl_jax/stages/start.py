@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import jax
 
+from pretrainrl_jax.cells import cells
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.record import Fact
@@ -18,7 +19,7 @@ from pretrainrl_jax.stages.evaluate import evaluate
 from pretrainrl_jax.stages.mine import mine
 from pretrainrl_jax.stages.pretrain import pretrain
 from pretrainrl_jax.stages.run import run
-from pretrainrl_jax.stages.sweep import cells, sweep
+from pretrainrl_jax.stages.sweep import sweep
 from pretrainrl_jax.stages.train import train
 from pretrainrl_jax.training.interrupts import Interrupted, termination_interrupts
 

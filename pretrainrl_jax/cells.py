@@ -1,0 +1,55 @@
+"""The cells of a sweep: a configuration for every combination of the values of `config.sweep`."""
+
+import itertools
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from pretrainrl_jax.config import Config, Objective, Sweep
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of the values."""
+
+    values: dict[str, float]
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """Its folder."""
+        return ",".join(f"{axis}={value:g}" for axis, value in self.values.items())
+
+
+def cells(config: Config) -> list[Cell]:
+    """Every combination of the values of `config.sweep`, seeds outermost; none where nothing is swept."""
+    axes = {axis.name: getattr(config.sweep, axis.name) for axis in fields(Sweep)}
+    axes = {name: values for name, values in axes.items() if values}
+    if not axes:
+        return []
+    found = []
+    for values in itertools.product(*axes.values()):
+        of_cell = replace(config, sweep=Sweep())
+        for axis, value in zip(axes, values, strict=True):
+            of_cell = _with(of_cell, axis, value)
+        found.append(Cell(dict(zip(axes, values, strict=True)), of_cell))
+    return found
+
+
+def _with(config: Config, axis: str, value: Any) -> Config:
+    """The configuration with one swept value in all its places."""
+    if axis == "seed":
+        return replace(config, seed=value)
+    if axis in ("negatives", "beams"):
+        return replace(config, mine=replace(config.mine, **{axis: value}))
+    changed = {}
+    for item in fields(config.objectives):
+        of: Objective = getattr(config.objectives, item.name)
+        if axis == "learning_rate":
+            of = replace(of, learning_rate=value)
+        elif of.preference and axis == "beta":
+            of = replace(of, beta=value)
+        elif of.preference:
+            weights = ("question_weight", "answer_weight", "answer_mean_weight")
+            of = replace(of, **{name: value * getattr(of, name) for name in weights})
+        changed[item.name] = of
+    return replace(config, objectives=replace(config.objectives, **changed))

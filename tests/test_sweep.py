@@ -1,0 +1,250 @@
+"""Sweeps: which cells there are, what they share, and that each is what a run of its own would be."""
+
+import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from scipy import stats
+from tiny import Signalled, assert_same_parameters, call, complaint, files, repeatable, summary
+
+from pretrainrl_jax.cells import cells
+from pretrainrl_jax.config import Config, Sweep
+from pretrainrl_jax.report.sweep import Row, chosen, differences, table
+
+AXES = ("--sweep.ntp_weight=0.1,1", "--sweep.negatives=2,3")
+NAMES = ["ntp_weight=0.1,negatives=2", "ntp_weight=0.1,negatives=3", "ntp_weight=1,negatives=2",
+         "ntp_weight=1,negatives=3"]  # fmt: skip
+
+
+# Cells.
+
+
+def test_every_combination_once_seeds_outermost() -> None:
+    config = replace(Config(), sweep=Sweep(seed=(3, 4), beta=(0.1, 1.0), beams=(4,)))
+    assert [cell.name for cell in cells(config)] == [
+        "seed=3,beta=0.1,beams=4",
+        "seed=3,beta=1,beams=4",
+        "seed=4,beta=0.1,beams=4",
+        "seed=4,beta=1,beams=4",
+    ]
+    assert cells(Config()) == []
+
+
+def test_values_stand_where_they_belong_and_nowhere_else() -> None:
+    swept = Sweep(
+        seed=(7,), ntp_weight=(0.5,), beta=(0.3,), learning_rate=(1e-4,), negatives=(2,), beams=(9,)
+    )
+    (cell,) = cells(replace(Config(), sweep=swept))
+    config, default = cell.config, Config()
+    assert (config.seed, config.mine.negatives, config.mine.beams) == (7, 2, 9)
+    assert config.sweep == Sweep()
+    for name in (
+        "ntp",
+        "ntp_answer",
+        "ntp_weighted",
+    ):  # without a preference term there is no lambda, no beta
+        assert getattr(config.objectives, name) == replace(
+            getattr(default.objectives, name), learning_rate=1e-4
+        )
+    for name in ("dpo", "rpo", "pretrainrl"):
+        before, now = getattr(default.objectives, name), getattr(config.objectives, name)
+        assert (now.beta, now.learning_rate, now.preference) == (0.3, 1e-4, before.preference)
+        for weight in ("question_weight", "answer_weight", "answer_mean_weight"):
+            assert getattr(now, weight) == 0.5 * getattr(before, weight)
+    rest = {"objectives": default.objectives, "mine": default.mine, "seed": 0}
+    assert replace(config, **rest) == default
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["run", "--sweep.beta=0.1,0.1"], ["sweep.beta", "each value once"]),
+        (["run", "--sweep.beta=-1"], ["sweep.beta", "negative"]),
+        (["run", "--sweep.negatives=1.5"], ["sweep.negatives", "comma-separated whole numbers"]),
+        (["run", "--sweep.beta=a"], ["sweep.beta", "comma-separated numbers"]),
+        (["train", "--sweep.beta=1"], ["sweep.* is for `run`"]),
+        (["run", "--sweep.negatives=0"], ["mine.negatives is 0"]),
+    ],
+)
+def test_what_cannot_be_swept_is_refused_before_anything_is_made(
+    words: list[str], found: list[str], tmp_path: Path, tiny_config: Path
+) -> None:
+    said = complaint(call(words[0], "--config", tiny_config, "--workdir", tmp_path / "new", *words[1:]))
+    assert all(text in said for text in found), said
+    assert not (tmp_path / "new").exists()
+
+
+# A whole sweep.
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path, compiled: Path) -> tuple[Path, str]:
+    """A workdir in which a sweep has run, interrupted once on the way, and what it printed at the end."""
+    workdir = tmp_path_factory.mktemp("sweep") / "work"
+    words = ("run", "--config", tiny_config, "--workdir", workdir, *AXES)
+    with pytest.MonkeyPatch.context() as patch:
+        from pretrainrl_jax.training import loop
+
+        patch.setattr(loop, "MetricsWriter", Signalled)
+        patch.setattr(Signalled, "when", ("train/pretrainrl", 3))
+        stopped = call(*words)
+    assert stopped.code == 130
+    assert f"Go on with: python -m pretrainrl_jax.main run --config {tiny_config}" in stopped.err
+    ran = call(*words)
+    assert ran.code == 0, ran.err
+    return workdir, ran.out
+
+
+def test_each_thing_is_made_once(swept: tuple[Path, str]) -> None:
+    workdir, _ = swept
+    made = [
+        path.relative_to(workdir / "cells").as_posix()
+        for cell in NAMES
+        for path in sorted((workdir / "cells" / cell).rglob("*"))
+        if not path.is_symlink() and (path.name == "trees.array_record" or path.name == "model.json")
+    ]
+    first, second = NAMES[:2]
+    assert made == [
+        f"{first}/checkpoints/pretrain/model.json",
+        f"{first}/checkpoints/train/ntp_answer/model.json",
+        f"{first}/checkpoints/train/pretrainrl/model.json",
+        f"{first}/mined/trees.array_record",
+        f"{second}/checkpoints/train/pretrainrl/model.json",
+        f"{second}/mined/trees.array_record",
+        *(f"{cell}/checkpoints/train/pretrainrl/model.json" for cell in NAMES[2:]),
+    ]
+
+
+def test_a_cell_is_what_a_run_of_its_own_is(
+    swept: tuple[Path, str], tmp_path: Path, tiny_config: Path
+) -> None:
+    cell, alone = swept[0] / "cells" / NAMES[2], tmp_path / "alone"
+    ran = call(
+        "run", "--config", tiny_config, "--workdir", alone, "--mine.negatives=2",
+        "--objectives.pretrainrl.question_weight=1", "--objectives.pretrainrl.answer_weight=1",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    for stage in tiny.STAGES:
+        assert_same_parameters(cell, alone, stage)
+    assert repeatable(summary(cell)) == repeatable(summary(alone))
+    assert json.loads((cell / "config.json").read_text()) == json.loads((alone / "config.json").read_text())
+    stages = [[line["stage"] for line in _metrics(path)] for path in (cell, alone)]
+    assert sorted(stages[0]) == sorted(stages[1])
+    assert call("report", "--workdir", cell).code == 0
+    assert call("ask", "What is it?", "--workdir", cell).code == 0
+
+
+def _metrics(workdir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_table_has_each_systems_own_values(swept: tuple[Path, str]) -> None:
+    workdir, out = swept
+    shown = json.loads((workdir / "sweep.json").read_text())
+    assert [(row["system"], {k: f"{v:g}" for k, v in row["values"].items()}) for row in shown] == [
+        ("base", {}),
+        ("ntp_answer", {}),  # depends on neither
+        *(("pretrainrl", dict(part.split("=") for part in name.split(","))) for name in NAMES),
+    ]
+    for row, name in zip(shown[2:], NAMES, strict=True):
+        assert row["seeds"] == {"0": summary(workdir / "cells" / name)["systems"]["pretrainrl"]}
+    written = (workdir / "sweep.md").read_text()
+    assert written.strip() in out
+    lines = [line for line in written.splitlines() if line.startswith("| PretrainRL")]
+    acc = [row["seeds"]["0"]["acc"] for row in shown[2:]]
+    assert [line.split(" | ")[1:4] for line in lines] == [
+        [*(part.split("=")[1] for part in name.split(",")), f"{100 * rate:.1f}"]
+        for name, rate in zip(NAMES, acc, strict=True)
+    ]
+
+
+def test_a_finished_sweep_is_only_shown_again_and_may_grow(
+    swept: tuple[Path, str], tmp_path: Path, tiny_config: Path
+) -> None:
+    workdir, _ = swept
+    before = files(workdir / "cells")
+    ran = call("run", "--config", tiny_config, "--workdir", workdir, *AXES)
+    assert ran.code == 0, ran.err
+    trained = {name: of for name, of in files(workdir / "cells").items() if "/report/" not in name}
+    assert trained == {name: of for name, of in before.items() if "/report/" not in name}
+    shown = call("report", "--workdir", workdir)
+    assert shown.code == 0, shown.err
+    assert (workdir / "sweep.md").read_text().strip() in shown.out
+    more = call("run", "--config", tiny_config, "--workdir", workdir, *AXES, "--sweep.beta=1,2")
+    assert more.code == 0, more.err
+    again = {name: of for name, of in files(workdir / "cells").items() if "/report/" not in name}
+    assert {name: again[name] for name in trained} == trained  # nothing made before is touched
+    values = [row["values"] for row in json.loads((workdir / "sweep.json").read_text())]
+    assert len([of for of in values if of]) == 8
+
+
+def test_an_unfinished_sweep_has_no_table(tmp_path: Path, tiny_config: Path) -> None:
+    from pretrainrl_jax.main import parse
+    from pretrainrl_jax.workdir import prepare_workdir
+
+    _, config = parse("run", ["--config", str(tiny_config), "--sweep.beta=1,2"])
+    prepare_workdir(tmp_path / "new", config, create=True)
+    assert "run the sweep to its end" in complaint(call("report", "--workdir", tmp_path / "new"))
+
+
+# The table.
+
+
+def system(acc: float, paraphrase: float | None = None, nll: float = 2.0) -> dict[str, Any]:
+    groups = {} if paraphrase is None else {"paraphrase": {"acc": paraphrase}}
+    rates = {"acc": acc, "hr": acc, "mrr": acc, "prob": None}
+    return rates | {"text_nll": nll, "device_seconds": 1.0, "groups": groups}
+
+
+def test_means_spread_and_paired_differences() -> None:
+    ours, theirs = (0.31, 0.36, 0.40), (0.30, 0.33, 0.38)
+    rows = [
+        Row("ntp", {}, {str(i): system(x) for i, x in enumerate(theirs)}),
+        Row("pretrainrl", {}, {str(i): system(x) for i, x in enumerate(ours)}),
+    ]
+    shown = table(rows, []).splitlines()
+    mean, spread = (100 * f(ours) for f in (statistics.mean, statistics.stdev))
+    assert shown[-1].startswith(f"| PretrainRL | {mean:.1f} ± {spread:.1f} |")
+    assert "Prob" not in shown[0]  # nobody has one
+    # The interval is that of a paired t-test.
+    points = [100 * (a - b) for a, b in zip(ours, theirs, strict=True)]
+    low, high = stats.ttest_rel(ours, theirs).confidence_interval()
+    (line,) = differences(rows, []).splitlines()[2:]
+    assert line == (
+        f"| PretrainRL − NTP | {statistics.mean(points):+.1f} | {100 * low:+.1f} to {100 * high:+.1f} "
+        "| +1.0, +3.0, +2.0 |"
+    ).replace("-", "−")
+    assert (
+        differences([Row("ntp", {}, {"0": system(0.1)}), Row("pretrainrl", {}, {"0": system(0.2)})], []) == ""
+    )
+
+
+def test_rows_are_compared_at_equal_values() -> None:
+    def row(name: str, values: dict[str, float], acc: float) -> Row:
+        return Row(name, values, {"0": system(acc), "1": system(acc)})
+
+    rows = [
+        row("ntp", {"learning_rate": 1e-3}, 0.1),
+        row("ntp", {"learning_rate": 1e-2}, 0.2),
+        row("pretrainrl", {"learning_rate": 1e-3, "beta": 1.0}, 0.5),
+        row("pretrainrl", {"learning_rate": 1e-2, "beta": 1.0}, 0.7),
+    ]
+    lines = differences(rows, ["beta", "learning_rate"]).splitlines()[2:]
+    assert [line.split(" | ")[1:4] for line in lines] == [["1", "0.001", "+40.0"], ["1", "0.01", "+50.0"]]
+
+
+def test_values_are_chosen_on_held_out_wordings() -> None:
+    rows = [
+        Row("ntp", {"learning_rate": 0.1}, {"0": system(0.9, 0.2), "1": system(0.9, 0.3)}),
+        Row("ntp", {"learning_rate": 0.2}, {"0": system(0.5, 0.3), "1": system(0.5, 0.3)}),
+        Row("base", {}, {"0": system(0.1, 0.9)}),
+    ]
+    assert (
+        chosen(rows, ["learning_rate"]) == "- NTP: best on held-out wordings with learning_rate 0.2 (30.0%)\n"
+    )
+    bare = [Row("ntp", {"beta": x}, {"0": system(x)}) for x in (0.4, 0.2)]
+    assert chosen(bare, ["beta"]) == "- NTP: best on trained wordings with beta 0.4 (40.0%)\n"
