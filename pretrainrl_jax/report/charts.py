@@ -10,27 +10,44 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pretrainrl_jax.report.summary import Json, forgetting, label, number, percent
+from pretrainrl_jax.report.formats import Json, brief, label, number, percent
+from pretrainrl_jax.report.outcomes import popularity, trained
+from pretrainrl_jax.report.summary import forgetting
+from pretrainrl_jax.report.tables import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, told apart by colour-blind readers; markers say the same a second time.
-STYLES = {
-    "base": ("#777777", "X"),
-    "dpo": ("#E69F00", "v"),
-    "ntp": ("#56B4E9", "s"),
-    "ntp_answer": ("#0072B2", "D"),
-    "ntp_weighted": ("#009E73", "^"),
-    "rpo": ("#CC79A7", "P"),
-    "pretrainrl": ("#D55E00", "o"),
+
+class Look(NamedTuple):
+    """How a system is drawn: its colour, and the same said twice more for prints without colour."""
+
+    colour: str
+    marker: str
+    line: Any  # matplotlib's line style
+
+
+# Okabe and Ito's palette, told apart by colour-blind readers.
+LOOKS = {
+    "base": Look("#777777", "X", ":"),
+    "dpo": Look("#E69F00", "v", (0, (3, 1.5))),
+    "ntp": Look("#56B4E9", "s", (0, (6, 2))),
+    "ntp_answer": Look("#0072B2", "D", "-."),
+    "ntp_weighted": Look("#009E73", "^", (0, (1, 1))),
+    "rpo": Look("#CC79A7", "P", (0, (5, 1.5, 1, 1.5, 1, 1.5))),
+    "pretrainrl": Look("#D55E00", "o", "-"),
 }
-SPARE_STYLES = (("#8C6BB1", "h"), ("#A6761D", "<"), ("#000000", ">"), ("#7F7F00", "p"))
+SPARE_LOOKS = (
+    Look("#000000", "h", (0, (8, 2, 2, 2))),
+    Look("#8C6BB1", "<", (0, (2, 2))),
+    Look("#A6761D", ">", (0, (9, 3))),
+    Look("#4D4D4D", "p", (0, (4, 1, 1, 1))),
+)
 
 INK = "#222222"
 SETTINGS: Any = {
@@ -79,19 +96,13 @@ def _address(figure: "Figure", kind: str) -> str:
     return f"data:{mime};base64,{base64.b64encode(out.getvalue()).decode('ascii')}"
 
 
-def styles(systems: list[str]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each system: fixed for the known ones, so that they keep them across charts."""
-    spare = [name for name in systems if name not in STYLES]
-    return {name: STYLES.get(name) or SPARE_STYLES[spare.index(name) % len(SPARE_STYLES)] for name in systems}
+def looks(systems: list[str]) -> dict[str, Look]:
+    """The look of each system: fixed for the known ones, so that they keep it across charts."""
+    spare = [name for name in systems if name not in LOOKS]
+    return {name: LOOKS.get(name) or SPARE_LOOKS[spare.index(name) % len(SPARE_LOOKS)] for name in systems}
 
 
 # The idea: truth against falsehood
-
-
-def trained_questions(evaluation: Json) -> dict[str, Json]:
-    """The trained facts in their trained wording, by id; those unseen in pretraining are among them."""
-    questions = evaluation.get("questions") or []
-    return {q["id"]: q for q in questions if q.get("group") in ("trained", "unseen")}
 
 
 def share_above(questions: list[Json]) -> float:
@@ -100,33 +111,66 @@ def share_above(questions: list[Json]) -> float:
     return above / len(questions)
 
 
-def idea(before: Json, after: Json | None = None) -> str | None:
-    """Probability of the truth against the strongest falsehood of each trained question, before and after."""
+class Panel(NamedTuple):
+    """One of the idea's two clouds of points."""
+
+    title: str
+    questions: list[Json]
+
+
+class Scale(NamedTuple):
+    """What the panels share, so that they can be compared."""
+
+    floors: dict[str, float]  # the smallest probability drawn, by key
+    norm: Any  # of the colours; None where popularity is constant
+    unit: str
+    order: np.ndarray  # random, so that no popularity is drawn over another
+
+
+def idea(before: Json, after: Json | None = None) -> list[str]:
+    """Probability of the truth against the strongest falsehood of each trained question, before and after.
+
+    A picture a system, to stand side by side or, on a narrow screen, one below the other.
+    """
     panels = _idea_panels(before, after)
     if not panels:
-        return None
-    with _idea_figure(panels) as figure:
-        # Thousands of points: an image of fixed size, not a path for each of them.
-        return _address(figure, "png")
+        return []
+    addresses, scale = [], _scale(panels)
+    for panel in panels:
+        with _figure(5.2, 5.4) as figure:
+            axes = figure.subplots()
+            points = _draw_idea(axes, panel, scale)
+            axes.set_ylabel("probability of the truth")
+            _colour_bar(figure, points, [axes], scale, location="bottom", pad=0.01)
+            # Thousands of points: an image of fixed size, not a path for each of them.
+            addresses.append(_address(figure, "png"))
+    return addresses
 
 
 def save_idea(path: Path, before: Json, after: Json | None = None) -> bool:
-    """Write that picture as a PNG file; False, and no file, where no trained question was evaluated."""
+    """Write that as one PNG file; False, and no file, where no trained question was evaluated."""
     panels = _idea_panels(before, after)
     if not panels:
         return False
-    with _idea_figure(panels) as figure:
+    with _figure(len(panels) * 4.4 + 1.4, 4.8) as figure:
+        grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+        scale = _scale(panels)
+        drawn = [_draw_idea(axes, panel, scale) for axes, panel in zip(grid, panels, strict=True)]
+        grid[0].set_ylabel("probability of the truth")
+        _colour_bar(figure, drawn[0], list(grid), scale, shrink=0.8, pad=0.02)
         figure.savefig(path, **PNG)
     return True
 
 
-def _idea_panels(before: Json, after: Json | None) -> list[tuple[str, list[Json]]]:
-    found = [(e["system"], trained_questions(e)) for e in (before, after) if e is not None]
+def _idea_panels(before: Json, after: Json | None) -> list[Panel]:
+    found = [(e["system"], trained(e)) for e in (before, after) if e is not None]
     # The same questions in both panels, or the shares could not be compared.
-    ids = [i for i in found[0][1] if all(i in questions for _, questions in found)]
+    keys = [key for key in found[0][1] if all(key in questions for _, questions in found)]
     names = ["base model" if name == "base" else label(name) for name, _ in found]
     titles = [f"Before: {names[0]}", f"After: {names[1]}"] if len(names) == 2 else names
-    return [(t, [qs[i] for i in ids]) for t, (_, qs) in zip(titles, found, strict=True)] if ids else []
+    if not keys:
+        return []
+    return [Panel(t, [of[key] for key in keys]) for t, (_, of) in zip(titles, found, strict=True)]
 
 
 def idea_floor(questions: list[Json], key: str) -> float:
@@ -137,105 +181,128 @@ def idea_floor(questions: list[Json], key: str) -> float:
     return 10.0 ** max(-9, min(-4, math.floor(low)))
 
 
-@contextmanager
-def _idea_figure(panels: list[tuple[str, list[Json]]]) -> Iterator["Figure"]:
-    everything = [question for _, questions in panels for question in questions]
-    floors = {key: idea_floor(everything, key) for key in ("p_falsehood", "p_truth")}
+def _scale(panels: list[Panel]) -> Scale:
+    everything = [question for panel in panels for question in panel.questions]
+    norm, unit = _popularity_norm([popularity(q) for q in panels[0].questions])
+    order = np.random.default_rng(0).permutation(len(panels[0].questions))
     # Truths can be far less probable than falsehoods: the axes have scales of their own, and the line of
     # equal probability is drawn.
-    with _figure(len(panels) * 4.4 + 1.4, 4.8) as figure:
-        _draw_idea(figure, panels, floors)
-        yield figure
+    return Scale({key: idea_floor(everything, key) for key in ("p_falsehood", "p_truth")}, norm, unit, order)
 
 
-def _draw_idea(figure: "Figure", panels: list[tuple[str, list[Json]]], floors: dict[str, float]) -> None:
+def _draw_idea(axes: "Axes", panel: Panel, scale: Scale) -> Any:
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
+    floors, order = scale.floors, scale.order
     x_limits, y_limits = ((floors[key] / 1.6, 2.0) for key in ("p_falsehood", "p_truth"))
     line = (min(*x_limits, *y_limits), 2.0)
-    grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
-    popularity = [number(q.get("popularity")) or 0.0 for q in panels[0][1]]
-    norm, unit = _popularity_norm(popularity)
-    order = np.random.default_rng(0).permutation(len(popularity))  # no popularity drawn over another
     # Viridis without its yellow end, which would be lost on white.
     colours = ListedColormap(colormaps["viridis_r"](np.linspace(0.12, 1, 256)))
-    points = None
-    for axes, (title, questions) in zip(grid, panels, strict=True):
-        x, y = (np.array([max(number(q.get(key)) or 0.0, floors[key]) for q in questions]) for key in floors)
-        axes.fill_between(line, line, [line[1]] * 2, color="#EAF3EC", linewidth=0, zorder=0)
-        axes.plot(line, line, color="#555555", linewidth=1.2, zorder=1)
-        points = axes.scatter(
-            x[order],
-            y[order],
-            c="#0072B2" if norm is None else np.array(popularity)[order],
-            norm=norm,
-            cmap=None if norm is None else colours,
-            s=float(np.clip(24000 / len(order), 6, 30)),
-            alpha=0.75,
-            linewidths=0,
-            zorder=2,
-        )
-        axes.set(xscale="log", yscale="log", xlim=x_limits, ylim=y_limits)
-        axes.set_title(f"{title}\n", fontweight="bold", loc="left", pad=8)
-        text = f"truth above falsehood: {percent(share_above(questions))} of {len(questions):,}"
-        axes.text(0, 1.015, text, transform=axes.transAxes, va="bottom")
-        axes.set_xlabel("probability of the strongest falsehood")
-    grid[0].set_ylabel("probability of the truth")
-    if points is not None and norm is not None:
-        figure.colorbar(points, ax=list(grid), label=f"popularity of the fact{unit}", shrink=0.8, pad=0.02)
+    x, y = (
+        np.array([max(number(q.get(key)) or 0.0, floors[key]) for q in panel.questions]) for key in floors
+    )
+    axes.fill_between(line, line, [line[1]] * 2, color="#EAF3EC", linewidth=0, zorder=0)
+    axes.plot(line, line, color="#555555", linewidth=1.2, zorder=1)
+    known = np.array([popularity(q) for q in panel.questions])
+    points = axes.scatter(
+        x[order],
+        y[order],
+        c="#0072B2" if scale.norm is None else known[order],
+        norm=scale.norm,
+        cmap=None if scale.norm is None else colours,
+        s=float(np.clip(24000 / len(order), 6, 30)),
+        alpha=0.75,
+        linewidths=0,
+        zorder=2,
+    )
+    axes.set(xscale="log", yscale="log", xlim=x_limits, ylim=y_limits)
+    axes.set_title(f"{panel.title}\n", fontweight="bold", loc="left", pad=8)
+    text = f"truth above falsehood: {percent(share_above(panel.questions))} of {len(panel.questions):,}"
+    axes.text(0, 1.015, text, transform=axes.transAxes, va="bottom")
+    axes.set_xlabel("probability of the strongest falsehood")
+    return points
 
 
-def _popularity_norm(popularity: list[float]) -> tuple[Any, str]:
+def _colour_bar(figure: "Figure", points: Any, axes: list["Axes"], scale: Scale, **place: Any) -> None:
+    if scale.norm is not None:
+        figure.colorbar(points, ax=axes, label=f"popularity of the fact{scale.unit}", **place)
+
+
+def _popularity_norm(known: list[float]) -> tuple[Any, str]:
     """A scale for colours, logarithmic where popularity spans a decade; None where it is constant."""
     from matplotlib.colors import LogNorm, Normalize
 
-    positive = [p for p in popularity if p > 0]
-    if not positive or min(popularity) == max(popularity):
+    positive = [p for p in known if p > 0]
+    if not positive or min(known) == max(known):
         return None, ""
     low, high = float(min(positive)), float(max(positive))
     if high / low >= 10:
         return LogNorm(low, high, clip=True), " (log scale)"
-    return Normalize(min(popularity), high), ""
+    return Normalize(min(known), high), ""
 
 
 # Training
 
 
+class Curve(NamedTuple):
+    """One of the pictures of training."""
+
+    key: str
+    title: str
+    unit: str
+
+
 CURVES = (
-    ("loss", "loss", "nats a question"),
-    ("reward_margin", "reward margin", "nats, times β"),
-    ("logp_gold", "log-probability of the truth", "nats"),
-    ("logp_negative", "log-probability of the falsehoods", "nats"),
+    Curve("loss", "loss", "nats a question"),
+    Curve("reward_margin", "reward margin", "nats, times β"),
+    Curve("logp_gold", "log-probability of the truth", "nats"),
+    Curve("logp_negative", "log-probability of the falsehoods", "nats"),
 )
+MARKED = 8  # markers along a curve
 
 
-def curves(metrics: list[Json]) -> str | None:
-    """Loss, reward margin and log-probabilities over the updates of every trained system."""
+def curves(metrics: list[Json]) -> list[tuple[str, str]]:
+    """Loss, reward margin and log-probabilities over the updates of every trained system.
+
+    Of each picture its title and address; those of which nothing is recorded are left out.
+    """
     stages = [m["stage"] for m in metrics if str(m.get("stage", "")).startswith("train/")]
     systems = [stage.removeprefix("train/") for stage in dict.fromkeys(stages)]
-    if not systems:
-        return None
-    looks = styles(systems)
-    with _figure(11, 6.6) as figure:
-        grid = figure.subplots(2, 2, sharex=True)
-        for axes, (key, title, unit) in zip(grid.flat, CURVES, strict=True):
-            drawn = False
-            for system in systems:
-                steps, values = _series(metrics, f"train/{system}", key)
-                if len(steps):
-                    axes.plot(steps, values, color=looks[system][0], linewidth=0.7, alpha=0.25)
-                    axes.plot(
-                        steps, _smooth(values), color=looks[system][0], linewidth=1.9, label=label(system)
-                    )
-                    drawn = True
-            axes.set_title(title, loc="left", fontweight="bold")
-            axes.set_ylabel(unit)
-            if not drawn:
-                axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color="#777777")
-        for axes in grid[1]:
-            axes.set_xlabel("updates")
-        _legend_below(figure, list(grid.flat))
+    systems.sort(key=lambda name: list(LOOKS).index(name) if name in LOOKS else len(LOOKS))
+    drawn = []
+    for curve in CURVES:
+        series = {system: _series(metrics, f"train/{system}", curve.key) for system in systems}
+        series = {system: of for system, of in series.items() if len(of[0])}
+        if series:
+            drawn.append((curve.title, _draw_curve(curve, series)))
+    return drawn
+
+
+def _draw_curve(curve: Curve, series: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
+    of = looks(list(series))
+    with _figure(5.4, 4.4) as figure:
+        axes = figure.subplots()
+        for index, (system, (steps, values)) in enumerate(series.items()):
+            look = of[system]
+            axes.plot(steps, values, color=look.colour, linewidth=0.7, alpha=0.22)
+            # Markers of different systems at different places, where curves lie on each other.
+            every = max(1, len(steps) // MARKED)
+            axes.plot(
+                steps,
+                _smooth(values),
+                color=look.colour,
+                linestyle=look.line,
+                marker=look.marker,
+                markersize=5,
+                markevery=(index * every // len(series), every),
+                linewidth=1.7,
+                label=label(system),
+            )
+        axes.set_title(curve.title, loc="left", fontweight="bold")
+        axes.set_ylabel(curve.unit)
+        axes.set_xlabel("updates")
+        _legend_below(figure, axes, columns=3)
         return _address(figure, "svg")
 
 
@@ -265,14 +332,12 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return (total[high] - total[low]) / (high - low)
 
 
-def _legend_below(figure: "Figure", axes: list["Axes"]) -> None:
-    handles = {
-        name: handle for a in axes for handle, name in zip(*a.get_legend_handles_labels(), strict=True)
-    }
-    if handles:
-        figure.legend(
-            list(handles.values()), list(handles), loc="outside lower center", ncols=min(6, len(handles))
-        )
+def _legend_below(figure: "Figure", axes: "Axes", columns: int) -> None:
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, names, loc="outside lower center", ncols=columns, fontsize=10, handlelength=3.4,
+        columnspacing=1.2,
+    )  # fmt: skip
 
 
 # Mining
@@ -282,7 +347,7 @@ def diversity(counts: dict[int, int]) -> str | None:
     """Questions by the number of distinct answers among their beams, one bar a number."""
     if not counts:
         return None
-    with _figure(7, 2.6) as figure:
+    with _figure(6.4, 2.6) as figure:
         from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
         axes = figure.subplots()
@@ -300,44 +365,44 @@ def diversity(counts: dict[int, int]) -> str | None:
 # Accuracy
 
 
-def popularity(summary: Json) -> str | None:
-    """Accuracy on trained facts in each popularity bin, by system."""
-    systems = {name: s["by_popularity"] for name, s in summary["systems"].items() if s["by_popularity"]}
-    if not systems:
+def accuracy(rows: list[Row], systems: list[str]) -> str | None:
+    """Accuracy on trained facts in each popularity bin, by system, with its 95 % interval."""
+    if not rows:
         return None
-    looks = styles(list(summary["systems"]))
-    bins = max(systems.values(), key=len)
-    with _figure(11, 4.6) as figure:
+    of = looks(systems)
+    with _figure(5.4, 4.6) as figure:
         axes = figure.subplots()
-        for name, measured in systems.items():
-            rates = [np.nan if b.get("acc") is None else 100 * b["acc"] for b in measured]
-            colour, marker = looks[name]
-            axes.plot(
-                range(len(rates)),
+        for index, name in enumerate(systems):
+            cells = [(i, row.cells[name]) for i, row in enumerate(rows)]
+            known = [(i, 100 * c.rate, c.interval) for i, c in cells if c.rate is not None and c.interval]
+            if not known:
+                continue
+            # Beside each other, or intervals would hide each other.
+            shift = 0.07 * (index - (len(systems) - 1) / 2)
+            rates = [rate for _, rate, _ in known]
+            below = [rate - 100 * interval[0] for _, rate, interval in known]
+            above = [100 * interval[1] - rate for _, rate, interval in known]
+            axes.errorbar(
+                [i + shift for i, _, _ in known],
                 rates,
-                color=colour,
-                marker=marker,
-                markersize=7,
+                yerr=np.maximum([below, above], 0),
+                color=of[name].colour,
+                linestyle=of[name].line,
+                marker=of[name].marker,
+                markersize=6.5,
+                linewidth=1.5,
+                elinewidth=1.1,
                 label=label(name),
-                clip_on=False,
                 zorder=3,
             )
-        ticks = [
-            f"{_brief(b.get('low'))} to {_brief(b.get('high'))}\n{b.get('count', 0):,} facts" for b in bins
-        ]
-        axes.set_xticks(range(len(bins)), ticks)
+        ticks = [f"{brief(row.name[0])}\nto {brief(row.name[1])}" for row in rows]
+        axes.set_xticks(range(len(rows)), ticks, fontsize=10)
         axes.set_ylim(bottom=0)
         axes.grid(axis="x", visible=False)
         axes.set_xlabel("popularity of the fact, least popular first")
         axes.set_ylabel("accuracy, %")
-        _legend_below(figure, [axes])
+        _legend_below(figure, axes, columns=3)
         return _address(figure, "svg")
-
-
-def _brief(value: float | None) -> str:
-    if value is None:
-        return "…"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2g}" if abs(value) < 100 else f"{value:.0f}"
 
 
 def tradeoff(summary: Json) -> str | None:
@@ -347,15 +412,19 @@ def tradeoff(summary: Json) -> str | None:
     points = {n: (rises.get(n, 0.0), 100 * acc) for n, acc in systems.items() if n == "base" or n in rises}
     if len(points) < 2:
         return None
-    looks = styles(list(summary["systems"]))
-    with _figure(11, 4.8) as figure:
+    of = looks(list(summary["systems"]))
+    with _figure(5.4, 4.0) as figure:
         axes = figure.subplots()
         for name, (x, y) in points.items():
-            colour, marker = looks[name]
-            axes.scatter([x], [y], color=colour, marker=marker, s=90, zorder=3, clip_on=False)
+            low, high = summary["systems"][name]["acc_interval"] or (y / 100, y / 100)
+            error = np.maximum([[y - 100 * low], [100 * high - y]], 0)
+            axes.errorbar([x], [y], error, color=of[name].colour, linestyle="none", elinewidth=1.1, zorder=2)
+            axes.scatter(
+                [x], [y], color=of[name].colour, marker=of[name].marker, s=80, zorder=3, clip_on=False
+            )
         axes.margins(0.12, 0.15)
         axes.set_ylim(bottom=0)
-        axes.set_xlabel("forgetting: rise of the loss on held-out text over base, nats a token")
+        axes.set_xlabel("forgetting: rise of the loss on text, nats a token")
         axes.set_ylabel("accuracy on trained facts, %")
         _label_points(figure, axes, [(label(n), *xy) for n, xy in points.items()])
         return _address(figure, "svg")

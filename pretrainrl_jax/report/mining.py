@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from pretrainrl_jax.mining.candidates import REASONS
 from pretrainrl_jax.report import charts
-from pretrainrl_jax.report.summary import Json, chance, decimals, label, number, percent, spread
+from pretrainrl_jax.report.formats import Json, chance, decimals, label, number, percent, spread
+from pretrainrl_jax.report.inputs import place
 
 EXAMPLES = 10
 EXAMPLE_NEGATIVES = 8  # of an example; a pool can give dozens
@@ -296,10 +297,8 @@ ROUND_COLUMNS = (
 
 def rounds(mined: Mined) -> list[Json]:
     """Of each system that mined again, its rounds below the base model's negatives."""
-    order = list(charts.STYLES)
-    systems = sorted(mined.rounds, key=lambda s: (order.index(s) if s in order else len(order), s))
     tables = []
-    for system in systems:
+    for system in sorted(mined.rounds, key=place):
         of = {"base model": mined.statistics} if mined.statistics else {}
         of |= {str(n): mined.rounds[system][n] for n in sorted(mined.rounds[system])}
         columns = [c for c in ROUND_COLUMNS if any(c.value(found) is not None for found in of.values())]

@@ -4,118 +4,24 @@ import dataclasses
 import json
 import math
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from workdirs import EVIL, SYSTEMS, change, evaluation, parse, question, table, write, write_workdir
 
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.report import charts
-from pretrainrl_jax.report.page import changes, pair, read_metrics, settings, write_report
+from pretrainrl_jax.report.inputs import read_metrics
+from pretrainrl_jax.report.outcomes import changes, trained
+from pretrainrl_jax.report.page import pair, settings, write_report
 from pretrainrl_jax.report.summary import summarise
-
-SYSTEMS = {"base": 0.2, "dpo": 0.15, "ntp": 0.4, "ntp_answer": 0.5, "pretrainrl": 0.6}
-
-
-def question(index: int, right: bool, group: str = "trained", **changes: Any) -> dict[str, Any]:
-    p_truth = 0.4 if right else 0.01
-    return {
-        "id": f"f{index}",
-        "question": f"What is the capital of Arno {index}?",
-        "category": "capital",
-        "popularity": (index + 1.0) ** -1.5,
-        "answer": "Florence",
-        "group": group,
-        "prediction": "Florence" if right else "Rome",
-        "correct": right,
-        "rank": 1 if right else None,
-        "p_truth": p_truth,
-        "falsehood": "Rome",
-        "p_falsehood": 0.1,
-        **changes,
-    }
-
-
-def evaluation(system: str, acc: float, questions: int = 60) -> dict[str, Any]:
-    measured = {"count": questions, "acc": acc, "hr": 0.7, "mrr": 0.5, "prob": 0.3, "prob_all": 0.2}
-    asked = [
-        question(i, i < acc * questions, "unseen" if i % 4 == 0 else "trained") for i in range(questions)
-    ]
-    asked += [question(i, False, "paraphrase") for i in range(questions)]
-    asked += [question(i, system == "base", "held_out") for i in range(questions, questions + 5)]
-    return {
-        "system": system,
-        "device_seconds": 12.3,
-        "text_nll": 1.9 + acc,
-        "groups": dict.fromkeys(("trained", "unseen", "paraphrase", "held_out"), measured),
-        "by_popularity": [{"low": 0.1 * i, "high": 0.1 * i + 0.1, **measured} for i in range(5)],
-        "unfinished_beams": 0.01,
-        "questions": asked,
-    }
-
-
-def write(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value), "utf-8")
 
 
 @pytest.fixture
 def workdir(tmp_path: Path) -> Path:
-    config = dataclasses.asdict(dataclasses.replace(Config(), seed=17))
-    write(tmp_path / "config.json", config)
-    for system, acc in SYSTEMS.items():
-        write(tmp_path / "evaluations" / f"{system}.json", evaluation(system, acc))
-    figures = {"reward_margin": 0.1, "logp_gold": -2.0, "logp_negative": math.nan}
-    lines = [{"stage": "pretrain", "step": s, "loss": 7.5 - s} for s in range(1, 6)]
-    lines += [
-        {"stage": f"train/{n}", "step": s, "loss": 3.0, **figures} for n in ("ntp", "dpo") for s in range(9)
-    ]
-    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n", "utf-8")
-    mined = {
-        "questions": 2000,
-        "with_negatives": 1990,
-        "negatives": 9000,
-        "dropped": {"beam": {"known_true": 123, "overlaps": 3}},
-        "examples": [{"question": "Which?", "answer": "Florence", "negatives": [["Turin", 0.41]]}],
-    }
-    write(tmp_path / "mined" / "statistics.json", mined)
-    return tmp_path
-
-
-def change(path: Path, **fields: Any) -> None:
-    write(path, {**json.loads(path.read_text("utf-8")), **fields})
-
-
-class Tags(HTMLParser):
-    """Collects every tag and address of a page, and checks that tags close in order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: set[str] = set()
-        self.addresses: list[str] = []
-        self.wrong: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.addresses += [
-            value or "" for name, value in attrs if name in ("src", "href", "srcset", "action")
-        ]
-        if tag not in ("meta", "img", "br", "link", "input"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if not self.open or self.open.pop() != tag:
-            self.wrong.append(tag)
-
-
-def parse(html: str) -> Tags:
-    tags = Tags()
-    tags.feed(html)
-    tags.close()
-    return tags
+    return write_workdir(tmp_path)
 
 
 def test_one_file_that_asks_for_nothing(workdir: Path) -> None:
@@ -123,9 +29,9 @@ def test_one_file_that_asks_for_nothing(workdir: Path) -> None:
     assert path == workdir / "report" / "index.html"
     html = path.read_text("utf-8")
     tags = parse(html)
-    assert not tags.wrong
-    assert not tags.open
-    assert len(tags.addresses) == 4  # the four pictures
+    # The idea before and after; trade-off; popularity; loss, margin and log-probability of the truth, as that
+    # of the falsehoods is not a number here.
+    assert len(tags.addresses) == 2 + 1 + 1 + 3
     assert all(address.startswith("data:image/") for address in tags.addresses)
     assert not tags.tags & {"script", "link", "iframe"}
     assert not re.search(r"url\(|@import", html)
@@ -155,23 +61,33 @@ def test_summary_json_is_written_beside_it(workdir: Path) -> None:
 
 
 def test_model_text_is_escaped(workdir: Path) -> None:
-    evil = "<script>alert('x')</script>\" onload=\"x"
-    path = workdir / "evaluations" / "base.json"
-    asked = json.loads(path.read_text("utf-8"))["questions"]
-    change(path, questions=[{**q, "prediction": evil, "question": evil, "answer": evil} for q in asked])
-    change(workdir / "config.json", name=evil)
+    for system in ("base", "pretrainrl"):
+        path = workdir / "evaluations" / f"{system}.json"
+        asked = json.loads(path.read_text("utf-8"))["questions"]
+        said = {"prediction": EVIL, "answer": EVIL}
+        marked = [
+            {**q, **said, "question": f"{EVIL}{i}", "category": f"{EVIL}{i % 2}"} for i, q in enumerate(asked)
+        ]
+        change(path, questions=marked)
+    change(workdir / "config.json", name=EVIL)
     (workdir / "evaluations" / "ntp.json").unlink()
-    write(workdir / "evaluations" / "evil.json", evaluation(evil, 0.3))
+    write(workdir / "evaluations" / "evil.json", evaluation(EVIL, 0.3))
     change(
         workdir / "mined" / "statistics.json",
-        examples=[{"question": evil, "answer": evil, "negatives": [[evil, 0.5]]}],
-        dropped={evil: {evil: 3}},
+        examples=[{"question": EVIL, "answer": EVIL, "negatives": [[EVIL, 0.5]]}],
+        dropped={EVIL: {EVIL: 3}},
     )
-    html = write_report(workdir).read_text("utf-8")
-    assert html.count("&lt;script&gt;") >= 6
-    tags = parse(html)
+    notes = {"seconds": 1.0, "device": EVIL, "ended": EVIL, "from": EVIL}
+    write(workdir / "finished.json", {EVIL: notes, f"train/{EVIL}": notes})
+    shape = {"family": EVIL, "width": EVIL}
+    write(workdir / "checkpoints" / "pretrain" / "model.json", {"shape": shape})
+    tags = parse(write_report(workdir).read_text("utf-8"))
     assert "script" not in tags.tags
-    assert not tags.wrong
+    gone, flipped = (table(tags, "question")[0], table(tags, "question")[-1])
+    assert all(text.startswith("<script>") for row in (gone, flipped) for text in row[:4])
+    assert any(row[0].startswith(EVIL) for row in table(tags, "category"))
+    assert any(row[-1] == f"taken over from {EVIL}" for row in table(tags, "stage"))
+    assert any(row[0] == EVIL for row in table(tags, "system", "loss"))
 
 
 def test_half_a_surrogate_pair_does_not_stop_the_report(workdir: Path) -> None:
@@ -275,7 +191,7 @@ def test_share_above_the_diagonal() -> None:
 
 
 def test_the_idea_takes_trained_and_unseen_facts_in_the_trained_wording() -> None:
-    found = charts.trained_questions(evaluation("base", 0.5))
+    found = trained(evaluation("base", 0.5))
     assert len(found) == 60
     assert {q["group"] for q in found.values()} == {"trained", "unseen"}
     assert any(q["correct"] for q in found.values())  # not overwritten by their paraphrases, all wrong here
@@ -346,3 +262,23 @@ def test_settings_mark_what_differs_from_the_default() -> None:
     sections = dict(settings(config))
     assert [name for values in sections.values() for name, _, changed in values if changed] == ["seed"]
     assert ("pretrainrl.beta", "1.0", False) in sections["objectives"]
+
+
+def test_systems_are_told_apart_without_colour() -> None:
+    for part in ("colour", "marker", "line"):
+        seen = [getattr(look, part) for look in (*charts.LOOKS.values(), *charts.SPARE_LOOKS)]
+        assert len(set(seen)) == len(seen)
+    looks = charts.looks(["new", "base", "newer"])
+    assert looks["base"] == charts.LOOKS["base"]
+    assert looks["new"] != looks["newer"]
+
+
+def test_tables_and_pictures_of_a_workdir_without_outcomes(workdir: Path) -> None:
+    for system in SYSTEMS:
+        change(workdir / "evaluations" / f"{system}.json", questions=[])
+    tags = parse(write_report(workdir).read_text("utf-8"))
+    # The rates are still there, with Wilson's interval of 12 of 60.
+    assert any(row[:2] == ["base", "20.0 11.8–31.8"] for found in tags.tables for row in found)
+    assert "Accuracy by popularity" not in tags.text
+    assert "What got worse" in tags.text
+    assert "None of the 0 sets" not in tags.text

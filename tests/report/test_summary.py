@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.report.summary import headline, noise, reading, summarise, table
+from pretrainrl_jax.report.summary import summarise, table
+from pretrainrl_jax.report.words import headline, noise, reading
 
 
 def evaluation(system: str, acc: Any, **changes: Any) -> dict[str, Any]:
@@ -171,9 +172,53 @@ def test_few_questions_widen_the_noise() -> None:
     few = [evaluation("ntp", 0.38), evaluation("pretrainrl", 0.42)]
     for one in few:
         one["groups"]["trained"]["count"] = 100
-    systems = summarise(few, "d", "m")["systems"]
-    assert noise(systems["ntp"], systems["pretrainrl"]) == pytest.approx(13.6, abs=0.1)
-    assert "so few questions" in "\n".join(reading({"dataset": "d", "model": "m", "systems": systems}))
+    summary = summarise(few, "d", "m")
+    assert noise(summary, "ntp", "pretrainrl") == pytest.approx(13.6, abs=0.1)
+    assert "so few questions" in "\n".join(reading(summary))
+
+
+def test_the_same_questions_narrow_the_noise() -> None:
+    right = {"ntp": range(380), "pretrainrl": range(10, 410)}  # of 1,000 questions 10 lost, 30 gained
+    asked = [{"id": f"f{i}", "question": "?", "group": "trained"} for i in range(1000)]
+    found = [
+        evaluation(
+            name,
+            len(which) / 1000,
+            questions=[{**q, "correct": i in which} for i, q in enumerate(asked)],
+        )
+        for name, which in right.items()
+    ]
+    for one in found:
+        one["groups"]["trained"]["count"] = 1000
+    summary = summarise(found, "d", "m")
+    # Half a question more in each of the four outcomes: 30.5 gained, 10.5 lost, of 1,002.
+    half = 1.96 * math.sqrt((41 / 1002 - (20 / 1002) ** 2) / 1002)
+    against = summary["systems"]["pretrainrl"]["against"]["ntp"]
+    assert against["low"] == pytest.approx(20 / 1002 - half, abs=1e-5)
+    assert against["high"] == pytest.approx(20 / 1002 + half, abs=1e-5)
+    assert (against["questions"], against["before"], against["after"]) == (1000, 0.38, 0.4)
+    back = summary["systems"]["ntp"]["against"]["pretrainrl"]
+    assert (back["low"], back["high"]) == pytest.approx((-against["high"], -against["low"]))
+    assert 100 * half < 2.0
+    assert noise(summary, "ntp", "pretrainrl") == 2.0  # one seed: never under two points
+    for one in found:
+        one["questions"] = []
+    apart = summarise(found, "d", "m")
+    assert apart["systems"]["ntp"]["against"] == {}
+    assert noise(apart, "ntp", "pretrainrl") == pytest.approx(
+        196 * math.sqrt((0.38 * 0.62 + 0.4 * 0.6) / 1000), abs=0.01
+    )
+
+
+def test_accuracies_have_their_intervals() -> None:
+    found = evaluation("base", 0.5)
+    found["groups"]["trained"]["count"] = 100
+    base = summarise([found], "d", "m")["systems"]["base"]
+    # Wilson's interval of 50 of 100, as it is printed in tables: 40.4 % to 59.6 %.
+    assert base["acc_interval"] == pytest.approx((0.404, 0.596), abs=5e-4)
+    assert base["groups"]["held_out"]["acc_interval"] == pytest.approx((0.0743, 0.1332), abs=5e-4)
+    assert base["by_popularity"][0]["acc_interval"][0] < 0.5
+    assert summarise([evaluation("base", None)], "d", "m")["systems"]["base"]["acc_interval"] is None
 
 
 def test_nothing_learned() -> None:

@@ -1,0 +1,97 @@
+"""Values of a file as a reader sees them: what is not a number becomes a dash, never text such as nan."""
+
+import math
+from numbers import Real
+from typing import Any
+
+from pretrainrl_jax.report.intervals import Difference
+
+Json = dict[str, Any]
+
+SYSTEMS = {
+    "base": "base",
+    "dpo": "DPO alone",
+    "ntp": "NTP",
+    "ntp_answer": "NTP (answers only)",
+    "ntp_weighted": "NTP (weighted)",
+    "rpo": "Iterative RPO",
+    "pretrainrl": "PretrainRL",
+}
+"""The known systems in the order in which they are told, and the names a reader sees."""
+
+
+def label(system: str) -> str:
+    """The name a reader sees; a system that is not known here keeps its own."""
+    return SYSTEMS.get(system, system)
+
+
+def number(value: object) -> float | None:
+    """A finite float, or None for anything that is not one: NaN and infinity have no place in JSON."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def percent(rate: float | None, unit: str = "%") -> str:
+    """A rate as a percentage with one decimal."""
+    return "–" if rate is None else f"{100 * rate:.1f}{unit}"
+
+
+def chance(probability: float | None) -> str:
+    """A probability as a percentage; small ones keep two digits instead of rounding to nothing."""
+    if probability is None or probability >= 0.01 or probability == 0:
+        return percent(probability)
+    return f"{100 * probability:.2g}%" if probability >= 1e-5 else "<0.001%"
+
+
+def decimals(value: float | None, places: int) -> str:
+    """A number with fixed decimals, a dash where there is none."""
+    return "–" if value is None else f"{value:,.{places}f}"
+
+
+def signed(value: float, places: int = 2) -> str:
+    """A number with its sign; what rounds to zero has none."""
+    text = f"{value:+.{places}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")
+
+
+def spread(items: list[Any], count: int) -> list[Any]:
+    """At most `count` items at even distances: a choice that nobody made by looking at them."""
+    if len(items) <= count:
+        return items
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+def span(interval: tuple[float, float] | list[float] | None) -> str:
+    """An interval of rates, in points."""
+    return "" if interval is None else f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}"
+
+
+def duration(seconds: float | None) -> str:
+    """A time in the units a reader thinks in."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    return f"{hours:,} h {minutes_left} min" if hours else f"{minutes} min {rest} s"
+
+
+def brief(value: float | None) -> str:
+    """A number of any size in a few characters: two digits, those before the point, or millions."""
+    if value is None:
+        return "…"
+    if abs(value) >= 1e6:
+        return f"{value / 1e6:,.3g} million"
+    return f"{value:,.0f}" if abs(value) >= 9.95 else f"{value:.2g}"
+
+
+def change(of: Difference) -> str:
+    """A difference of rates and its interval, in points."""
+    return f"{signed(100 * of.rate, 1)} [{bounds(of)}]"
+
+
+def bounds(of: Difference) -> str:
+    """The interval of a difference, in points."""
+    return f"{signed(100 * of.low, 1)} to {signed(100 * of.high, 1)}"

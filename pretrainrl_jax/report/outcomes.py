@@ -1,0 +1,102 @@
+"""The outcome of every question, as an evaluation lists them, and what two systems have in common."""
+
+from collections.abc import Iterable
+
+from pretrainrl_jax.report.formats import Json, number, spread
+from pretrainrl_jax.report.intervals import Difference, paired
+
+Key = tuple[str, str]  # id of a fact and the wording it was asked in
+Pairs = list[tuple[Json, Json]]  # one question's outcome in each of two systems
+
+EXAMPLES = 10
+
+GROUPS = {
+    "trained": "trained facts",
+    "paraphrase": "trained facts, paraphrased",
+    "held_out": "held-out facts",
+    "held_out_head": "held-out facts, best known",
+}
+"""The groups whose questions can be told apart in an evaluation, as a reader calls them."""
+
+
+def grouped(evaluation: Json) -> dict[str, dict[Key, Json]]:
+    """The questions of each of `GROUPS`; those unseen in pretraining are among the trained.
+
+    The best known of the held-out facts are not marked, only counted; they are its most popular ones, as
+    every fact above one popularity is among them.
+    """
+    found: dict[str, dict[Key, Json]] = {group: {} for group in GROUPS}
+    for question in evaluation.get("questions") or []:
+        group = "trained" if question.get("group") == "unseen" else question.get("group")
+        if group in found:
+            found[group][str(question.get("id")), str(question.get("question"))] = question
+    of_head = (evaluation.get("groups") or {}).get("held_out_head") or {}
+    ranked = sorted(found["held_out"].items(), key=lambda item: -popularity(item[1]))
+    found["held_out_head"] = dict(ranked[: int(number(of_head.get("count")) or 0)])
+    return found
+
+
+def trained(evaluation: Json) -> dict[Key, Json]:
+    """The trained facts in their trained wording."""
+    return grouped(evaluation)["trained"]
+
+
+def popularity(question: Json) -> float:
+    """Of the fact asked about; 0 where it is not known."""
+    return number(question.get("popularity")) or 0.0
+
+
+def common(one: dict[Key, Json], other: dict[Key, Json]) -> Pairs:
+    """The questions both systems were asked, in the order of the first."""
+    return [(question, other[key]) for key, question in one.items() if key in other]
+
+
+def right(question: Json) -> bool:
+    """Whether the greedy answer is right."""
+    return bool(question.get("correct"))
+
+
+def difference(pairs: Iterable[tuple[Json, Json]]) -> Difference | None:
+    """The two systems' accuracy, and by how much the second's is higher."""
+    return paired((right(one), right(other)) for one, other in pairs)
+
+
+def flips(pairs: Pairs) -> tuple[Pairs, Pairs]:
+    """The questions only the second got right, and those only the first did, least popular first."""
+    ranked = sorted(pairs, key=lambda two: popularity(two[0]))
+    gained = [two for two in ranked if right(two[1]) and not right(two[0])]
+    return gained, [two for two in ranked if right(two[0]) and not right(two[1])]
+
+
+def changes(before: Json, after: Json) -> dict[str, Json]:
+    """Questions a system gets right that the base got wrong, and the reverse, with examples of both.
+
+    Gains are counted on trained facts. Losses are counted on held-out facts too, since training can only
+    take those away; paraphrases are left out, as they are the same facts again.
+    """
+    old, new = grouped(before), grouped(after)
+    taught = common(old["trained"], new["trained"])
+    every = taught + common(old["held_out"], new["held_out"])
+    return {
+        "gained": examples(flips(taught)[0], sum(not right(one) for one, _ in taught)),
+        "lost": examples(flips(every)[1], sum(right(one) for one, _ in every)),
+    }
+
+
+def examples(found: Pairs, of: int) -> Json:
+    """How many questions were found, of how many, and `EXAMPLES` of them at even distances."""
+    return {"count": len(found), "of": of, "rows": [example(*two) for two in spread(found, EXAMPLES)]}
+
+
+def example(before: Json, after: Json) -> Json:
+    """What the page shows of a question and the answers to it."""
+    return {
+        **{key: before.get(key) for key in ("question", "answer")},
+        "group": "held out" if before.get("group") == "held_out" else "trained",
+        "right_before": right(before),
+        "right_after": right(after),
+        "before": before.get("prediction"),
+        "after": after.get("prediction"),
+        "p_before": number(before.get("p_truth")),
+        "p_after": number(after.get("p_truth")),
+    }

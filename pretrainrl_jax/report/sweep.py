@@ -1,0 +1,124 @@
+"""The table of a sweep in Markdown: means and spread over seeds, the best values, paired differences."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scipy import stats
+
+from pretrainrl_jax.report.formats import decimals, label, percent, signed
+from pretrainrl_jax.report.summary import group_rate
+
+Json = dict[str, Any]
+REFERENCE = "pretrainrl"  # the system that the others are compared with, seed by seed
+
+
+@dataclass(frozen=True)
+class Row:
+    """A system at one combination of the swept values that it depends on."""
+
+    system: str
+    values: dict[str, float]
+    seeds: dict[str, Json]  # by seed the system's part of summary.json
+
+
+COLUMNS: dict[str, tuple[Callable[[Json], float | None], int, float]] = {  # figure, decimals, factor
+    "ACC": (lambda s: s["acc"], 1, 100),
+    "HR": (lambda s: s["hr"], 1, 100),
+    "MRR": (lambda s: s["mrr"], 1, 100),
+    "Prob": (lambda s: s["prob"], 1, 100),
+    "unseen": (lambda s: group_rate(s, "unseen"), 1, 100),
+    "paraphrase": (lambda s: group_rate(s, "paraphrase"), 1, 100),
+    "held out": (lambda s: group_rate(s, "held_out"), 1, 100),
+    "held-out head": (lambda s: group_rate(s, "held_out_head"), 1, 100),
+    "text NLL": (lambda s: s["text_nll"], 2, 1),
+    "device s": (lambda s: s["device_seconds"], 1, 1),
+}
+
+
+def table(rows: Sequence[Row], axes: Sequence[str]) -> str:
+    """Every row with all columns, %; means over seeds, and standard deviations where there are several."""
+    seeds = max(len(row.seeds) for row in rows)
+    shown = {
+        name: column
+        for name, column in COLUMNS.items()
+        if any(column[0](of) is not None for row in rows for of in row.seeds.values())
+    }
+    head = ["%" if seeds == 1 else f"%, mean ± standard deviation of {seeds} seeds", *axes, *shown]
+    lines = [_line(head), "|---" * len(head) + "|"]
+    for row in rows:
+        values = [f"{row.values[axis]:g}" if axis in row.values else "" for axis in axes]
+        cells = [_cell([figure(of) for of in row.seeds.values()], p, f) for figure, p, f in shown.values()]
+        lines.append(_line([label(row.system), *values, *cells]))
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _cell(values: Sequence[float | None], places: int, factor: float) -> str:
+    known = [factor * value for value in values if value is not None]
+    if not known:
+        return "–"
+    spread = f" ± {statistics.stdev(known):.{places}f}" if len(known) > 1 else ""
+    return decimals(statistics.mean(known), places) + spread
+
+
+def chosen(rows: Sequence[Row], axes: Sequence[str]) -> str:
+    """The values with which each system answers most held-out wordings of the trained facts.
+
+    Wordings that training never used, so that nothing is chosen by what was trained on; by the accuracy on
+    trained wordings where the facts have no other.
+    """
+    lines = []
+    for system in dict.fromkeys(row.system for row in rows if row.values):
+        of_system = [row for row in rows if row.system == system]
+        rates = {id(row): _mean(row, "paraphrase") for row in of_system}
+        by = "held-out wordings" if None not in rates.values() else "trained wordings"
+        if None in rates.values():
+            rates = {id(row): _mean(row, None) for row in of_system}
+        best = max(of_system, key=lambda row: rates[id(row)] or 0.0)
+        values = ", ".join(f"{axis} {best.values[axis]:g}" for axis in axes if axis in best.values)
+        lines.append(f"- {label(system)}: best on {by} with {values} ({percent(rates[id(best)])})")
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def _mean(row: Row, group: str | None) -> float | None:
+    rates = [of["acc"] if group is None else group_rate(of, group) for of in row.seeds.values()]
+    known = [rate for rate in rates if rate is not None]
+    return statistics.mean(known) if len(known) == len(rates) else None
+
+
+def differences(rows: Sequence[Row], axes: Sequence[str]) -> str:
+    """Accuracy of PretrainRL less every other system's, seed by seed, with the 95 % interval of the mean.
+
+    The seeds are paired: both systems start from the same base model and see the same facts. The interval is
+    Student's, over so few seeds a wide one. Empty where there is one seed, or no PretrainRL.
+    """
+    lines = []
+    for row in rows:
+        if row.system == REFERENCE:
+            continue
+        for other in (r for r in rows if r.system == REFERENCE):
+            shared = [axis for axis in axes if axis in row.values and axis in other.values]
+            if any(row.values[axis] != other.values[axis] for axis in shared):
+                continue
+            apart = [
+                100 * (other.seeds[s]["acc"] - row.seeds[s]["acc"]) for s in row.seeds if s in other.seeds
+            ]
+            if len(apart) < 2:
+                continue
+            half = stats.t.ppf(0.975, len(apart) - 1) * statistics.stdev(apart) / len(apart) ** 0.5
+            values = [f"{other.values[axis]:g}" if axis in other.values else "" for axis in axes]
+            each = ", ".join(signed(points, 1) for points in apart)
+            mean = statistics.mean(apart)
+            interval = f"{signed(mean - half, 1)} to {signed(mean + half, 1)}"
+            lines.append(
+                _line([f"PretrainRL − {label(row.system)}", *values, signed(mean, 1), interval, each])
+            )
+    if not lines:
+        return ""
+    head = ["points of ACC, paired by seed", *axes, "mean", "95 % interval", "each seed"]
+    return "\n".join([_line(head), "|---" * len(head) + "|", *lines]) + "\n"

@@ -1,0 +1,201 @@
+"""Two workdirs side by side: on the questions they share, and never A for B."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workdirs import EVIL, asked, change, parse, question, table, write, write_workdir
+
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.report.compare import comparison_table, read_comparison, write_comparison
+from pretrainrl_jax.report.intervals import paired
+from pretrainrl_jax.stages.report import compare
+
+
+def world(right: range, held_out: int = 5, count: int = 100, **changes: Any) -> list[dict[str, Any]]:
+    """Questions of which those numbered so are answered right; two categories in turn."""
+    questions = [question(i, i in right, category=f"c{i % 2}", **changes) for i in range(count)]
+    questions += [question(i, i in right, "paraphrase", question=f"{i}, please?") for i in range(count)]
+    return questions + [question(1000 + i, i < held_out, "held_out", **changes) for i in range(20)]
+
+
+def workdir(path: Path, systems: dict[str, list[dict[str, Any]]], **settings: Any) -> Path:
+    write_workdir(path, **settings)
+    for old in (path / "evaluations").iterdir():
+        old.unlink()
+    for place, (system, questions) in enumerate(systems.items()):
+        found = asked(system, questions, text_nll=2.0 + place, device_seconds=10.0 * (place + 1))
+        write(path / "evaluations" / f"{place}.json", found)
+    return path
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Path, Path]:
+    a = workdir(tmp_path / "first", {"base": world(range(20)), "ntp": world(range(50))})
+    b = workdir(
+        tmp_path / "second",
+        {"base": world(range(20)), "ntp": world(range(10, 80), 9), "rpo": world(range(99))},
+        name="small world",
+    )
+    change(b / "evaluations" / "1.json", text_nll=3.5, device_seconds=None)
+    return a, b
+
+
+def test_systems_of_both_on_common_questions(two: tuple[Path, Path]) -> None:
+    page = compare(*two)
+    assert page == two[0] / "report" / "compare-second.html"
+    tags = parse(page.read_text("utf-8"))
+    assert not tags.tags & {"script", "link", "iframe", "img"}
+    # Wrong in A and right in B: 50 to 79; the reverse: 0 to 9.
+    of = paired([(i < 50, 10 <= i < 80) for i in range(100)])
+    assert of is not None
+    base, ntp = table(tags, "system", "questions of both")
+    assert base[:4] == ["base", "100", "20.0", "20.0"]
+    assert ntp[:4] == ["NTP", "100", "50.0", "70.0"]
+    assert ntp[4] == f"+20.0 [+{100 * of.low:.1f} to +{100 * of.high:.1f}]"
+    rows = [row for t in tags.tables if t[0][:2] == ["system", "questions of both"] for row in t[1:]]
+    assert [row[:4] for row in rows[2:]] == [
+        ["base", "100", "20.0", "20.0"],  # paraphrased
+        ["NTP", "100", "50.0", "70.0"],
+        ["base", "20", "25.0", "25.0"],  # held out
+        ["NTP", "20", "25.0", "45.0"],
+    ]
+    assert table(tags, "system", "text NLL of A")[1] == ["NTP", "3.000", "3.500", "+0.500", "20.0", "–"]
+    assert table(tags, "setting") == [["name", "–", "small world"]]
+    # Even numbers: 0 to 48 in A, 10 to 78 in B; odd ones likewise.
+    assert [row[:4] for row in table(tags, "category")] == [
+        ["c0", "50", "50.0", "70.0"],
+        ["c1", "50", "50.0", "70.0"],
+    ]
+    assert "Evaluated only in B: Iterative RPO." in tags.text
+    assert "Left out" not in tags.text
+
+
+def test_what_flipped_between_the_two(two: tuple[Path, Path]) -> None:
+    found = read_comparison(*two)
+    assert found.best == "ntp"
+    gained, lost = found.flipped["gained"], found.flipped["lost"]
+    assert (gained["count"], gained["of"], len(gained["rows"])) == (30, 50, 10)
+    assert (lost["count"], lost["of"], len(lost["rows"])) == (10, 50, 10)
+    assert {row["question"] for row in lost["rows"]} == {
+        f"What is the capital of Arno {i}?" for i in range(10)
+    }
+    assert all((row["before"], row["after"]) == ("Florence", "Rome") for row in lost["rows"])
+    back = read_comparison(two[1], two[0])
+    assert back.flipped["gained"]["count"] == 10
+    assert back.systems[1].groups["trained"].rate == pytest.approx(-0.2)
+    assert back.alone == (["rpo"], [])
+
+
+def test_the_same_workdir_twice(two: tuple[Path, Path]) -> None:
+    page, found = write_comparison(two[1], two[1])
+    assert page.name == "compare-second.html"
+    assert found.settings == []
+    assert all(of.rate == 0 for p in found.systems for of in p.groups.values())
+    assert found.flipped["gained"]["count"] == found.flipped["lost"]["count"] == 0
+    tags = parse(page.read_text("utf-8"))
+    assert "both runs have the same settings" in tags.text
+    assert "The interval holds zero" in tags.text
+
+
+def test_the_terminal_is_told_the_same(two: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    page = compare(*two)
+    printed = capsys.readouterr().out
+    assert str(page) in printed
+    lines = comparison_table(read_comparison(*two)).splitlines()
+    assert all(line in printed for line in lines)
+    assert "A = first: small world, qwen3 with 2 layers of width 128, seed 17" in lines
+    row = next(line.split() for line in lines if line.split()[:1] == ["NTP"])
+    assert row[:7] == ["NTP", "trained", "facts", "100", "50.0", "70.0", "+20.0"]
+    drawn = [line for line in lines if "facts" in line and not line.startswith("-")]
+    assert max(map(len, drawn)) <= 100
+    assert "NTP: text NLL 3.000 | 3.500; device-seconds 20.0 | –" in lines
+
+
+def test_only_questions_of_one_wording_and_group_are_paired(two: tuple[Path, Path]) -> None:
+    reworded = world(range(100))
+    for i in range(30):
+        reworded[i]["question"] = f"And the capital of Arno {i}?"
+    reworded[99]["group"] = "held_out"  # trained in A
+    b = workdir(two[1].parent / "third", {"ntp": reworded})
+    found = read_comparison(two[0], b)
+    (ntp,) = found.systems
+    assert ntp.groups["trained"].questions == 69
+    assert ntp.groups["trained"].before == pytest.approx(20 / 69)
+    assert ntp.groups["held_out"].questions == 20
+    assert found.unshared == (31, 31)
+    assert found.alone == (["base"], [])
+
+
+def test_base_alone_and_one_category(two: tuple[Path, Path]) -> None:
+    only = [question(i, True) for i in range(4)]
+    a, b = (workdir(two[0].parent / name, {"base": only}) for name in "ab")
+    page, found = write_comparison(a, b)
+    assert found.best == "base"
+    assert found.categories == {}
+    assert "By category" not in parse(page.read_text("utf-8")).text
+
+
+def test_settings_of_different_versions(two: tuple[Path, Path]) -> None:
+    config = json.loads((two[1] / "config.json").read_text("utf-8"))
+    del config["seed"]
+    config["new"] = {"setting": [1, 2]}
+    write(two[1] / "config.json", config)
+    found = read_comparison(*two)
+    assert ("seed", "17", "not set") in found.settings
+    assert ("new.setting", "not set", "1, 2") in found.settings
+
+
+def test_text_is_escaped(tmp_path: Path) -> None:
+    said = {"prediction": EVIL, "answer": EVIL}
+    worlds = [world(right, **said) for right in (range(50), range(10, 80))]
+    for questions in worlds:
+        for i, of in enumerate(questions):
+            of["category"] = f"{EVIL}{i % 2}"
+    paths = [workdir(tmp_path / f"{i}<b>", {EVIL: w}) for i, w in enumerate(worlds)]
+    change(paths[0] / "config.json", name=EVIL, odd={EVIL: EVIL})
+    tags = parse(compare(*paths).read_text("utf-8"))
+    assert not tags.tags & {"script", "b"}
+    assert table(tags, "system")[0][0] == EVIL
+    assert [f"odd.{EVIL}", EVIL, "not set"] in table(tags, "setting")
+    assert all(row[1:3] == [EVIL, f"{EVIL} ✗"] for row in table(tags, "question"))
+    assert {row[0] for row in table(tags, "category")} == {f"{EVIL}0", f"{EVIL}1"}
+    assert "0<b>" in tags.text
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_cannot_be_compared_is_refused(two: tuple[Path, Path], turned: bool) -> None:
+    other = two[0].parent / "other"
+    strangers = [{**q, "id": f"x{q['id']}"} for q in world(range(50))]
+    bad: dict[Path, str] = {
+        two[0].parent / "nowhere": "nowhere is no folder: name a workdir whose systems are evaluated",
+        workdir(other / "a", {}): "holds no evaluation: run evaluate before report",
+        workdir(other / "b", {"dpo": world(range(9))}): "evaluated no system in common",
+        workdir(other / "c", {"ntp": strangers}): "have no question in common",
+        workdir(other / "d", {"ntp": []}): "have no question in common",
+    }
+    (other / "e").mkdir()
+    bad[other / "e"] = "config.json is missing"
+    for path, words in bad.items():
+        with pytest.raises(InputError, match=words) as error:
+            compare(*((path, two[0]) if turned else (two[0], path)))
+        assert "\n" not in str(error.value)
+        assert path.name in str(error.value)
+    assert not list(two[0].glob("report/compare*"))
+
+
+def test_the_best_system_of_both_is_the_one_shown(two: tuple[Path, Path]) -> None:
+    # dpo leads in A, ntp in B and over both; base is no candidate, however good.
+    rights = {"base": (99, 99), "dpo": (60, 20), "ntp": (50, 70)}
+    a, b = (
+        workdir(two[0].parent / f"best{side}", {s: world(range(n[side])) for s, n in rights.items()})
+        for side in (0, 1)
+    )
+    page, found = write_comparison(a, b)
+    assert found.best == "ntp"
+    tags = parse(page.read_text("utf-8"))
+    assert "Question by question: NTP" in tags.text
+    gained = table(tags, "question")
+    assert {tuple(row[1:4]) for row in gained} == {("Florence", "Rome ✗", "Florence ✓")}
+    assert gained[0][5] == "1.0% → 40.0%"

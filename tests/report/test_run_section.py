@@ -1,0 +1,125 @@
+"""What the page says of the run: taken from the workdir's files, and said to be missing where it is."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+from workdirs import change, evaluation, parse, table, write, write_workdir
+
+from pretrainrl_jax.model import shape as shapes
+from pretrainrl_jax.model.decoder import Model
+from pretrainrl_jax.report.formats import duration
+from pretrainrl_jax.report.page import write_report
+from pretrainrl_jax.report.run import data_line, hardware, loss_text, model_line, parameters, stages
+from pretrainrl_jax.report.summary import summarise
+
+SHAPE: dict[str, Any] = {
+    "family": "qwen3", "vocabulary": 96, "width": 24, "layers": 3, "heads": 4, "kv_heads": 2,
+    "head_width": 8, "mlp_width": 40, "rope_theta": 1e4, "norm_epsilon": 1e-6, "tied": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_parameters_are_those_of_the_model(family: str, tied: bool) -> None:
+    shape = SHAPE | {"family": family, "tied": tied}
+    params = jax.eval_shape(Model(shapes.from_json(shape)).init, jax.random.key(0))
+    assert parameters(shape) == sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("bad", [{}, SHAPE | {"width": None}, SHAPE | {"family": "other"}])
+def test_parameters_that_cannot_be_known(bad: dict[str, Any]) -> None:
+    assert parameters(bad) is None
+    assert "parameters" not in model_line(bad, {"path": "", "family": "qwen3"})
+
+
+def test_the_model_in_words() -> None:
+    given = model_line(SHAPE, {"path": "some/where/Qwen3-8B"})
+    assert given.startswith("weights of Qwen3-8B; ")
+    assert "3 layers of width 24, 4 heads of 8 (2 of keys and values)" in given
+    assert "where" not in given
+    assert model_line({}, {"family": "llama"}) == ("llama from random weights; its sizes are not recorded.")
+
+
+def test_the_data_in_words() -> None:
+    summary = summarise([evaluation("base", 0.2)], "PopQA", "m")
+    assert data_line(summary, {"train": {"passes": 3}}) == (
+        "PopQA: 60 facts trained on, of which 60 never stated in pretraining, 60 held out, "
+        "each trained fact visited 3 times."
+    )
+    empty = summarise([{"system": "base"}], "PopQA", "m")
+    assert data_line(empty, {}) == "PopQA: numbers of facts not recorded."
+
+
+def test_losses_as_sums() -> None:
+    weights = {"question_weight": 1.0, "answer_weight": 0.5, "preference": 1.0, "beta": 0.1}
+    assert loss_text(weights).replace("\u00a0", " ") == "NTP(question) + 0.5 · NTP(answer) + DPO(β = 0.1)"
+    assert loss_text(weights | {"preference": 0.0, "question_weight": 0}).endswith("NTP(answer)")
+    assert loss_text({"answer_mean_weight": 2}) == "2\u00a0·\u00a0NTP(answer) per token"
+    assert loss_text({}) == "not recorded"
+
+
+def test_stages_in_the_order_of_a_run() -> None:
+    finished = {
+        "evaluate/base": {"seconds": 7.0},
+        "train/pretrainrl": {"device_seconds": 61.0, "skipped": 3},
+        "train/dpo": {"skipped": 0, "seconds": 3725.0, "device": "8 x H200", "from": "beta-1/seed0"},
+        "mine": {"negatives": 10},
+        "pretrain": {"seconds": 12.34, "device": "1 x cpu", "ended": "2026-01-02T03:04:05.678+00:00"},
+    }
+    found = stages(finished)
+    assert found is not None
+    assert found["heads"] == ["wall clock", "device time", "device", "ended, UTC", "notes"]
+    assert [(row["stage"], *row["cells"]) for row in found["rows"]] == [
+        ("pretrain", "12.3 s", "", "1 x cpu", "2026-01-02 03:04:05", ""),
+        ("train DPO alone", "1 h 2 min", "", "8 x H200", "", "taken over from beta-1/seed0"),
+        ("train PretrainRL", "", "1 min 1 s", "", "", "updates skipped as not finite: 3"),
+        ("evaluate base", "7.0 s", "", "", "", ""),
+    ]  # fmt: skip
+    assert hardware(finished) == (
+        "On 1 x cpu and 8 x H200; 19.3 s of wall-clock time in all (2 of 4 stages not recorded)."
+    )
+
+
+def test_an_old_workdir_recorded_little() -> None:
+    found = stages({"pretrain": {"device_seconds": 2.0}, "mine": {}, "evaluate/base": {"seconds": None}})
+    assert found == {"heads": ["device time"], "rows": [{"stage": "pretrain", "cells": ["2.0 s"]}]}
+    assert stages({"mine": {}}) is None
+    assert stages({}) is None
+    assert hardware({"mine": {}}) == "The hardware is not recorded; wall-clock times are not recorded."
+
+
+def test_durations() -> None:
+    assert [duration(s) for s in (0.04, 59.94, 60, 3599.4, 3599.6, 90061)] == [
+        "0.0 s", "59.9 s", "1 min 0 s", "59 min 59 s", "1 h 0 min", "25 h 1 min",
+    ]  # fmt: skip
+    assert duration(None) == "–"
+
+
+def test_the_run_on_the_page(tmp_path: Path) -> None:
+    workdir = write_workdir(tmp_path)
+    write(workdir / "checkpoints" / "pretrain" / "model.json", {"shape": SHAPE})
+    write(workdir / "finished.json", {"train/ntp": {"seconds": 5.0, "device": "1 x cpu", "skipped": 2}})
+    tags = parse(write_report(workdir).read_text("utf-8"))
+    losses = {row[0]: row[1:] for row in table(tags, "system", "loss")}
+    assert list(losses) == ["DPO alone", "NTP", "NTP (answers only)", "PretrainRL"]
+    assert losses["NTP"] == ["NTP(question) + NTP(answer)", "0.002", "8", "no"]
+    assert losses["PretrainRL"][2] == "–"  # it wrote no metrics here
+    assert table(tags, "stage", "wall clock") == [
+        ["train NTP", "5.0 s", "1 x cpu", "updates skipped as not finite: 2"]
+    ]
+    assert f"{parameters(SHAPE):,} parameters" in tags.text
+
+
+@pytest.mark.parametrize("finished", ["{}", '{"mine": 3, "train/ntp": {"seconds": "x", "device": null}}'])
+def test_the_page_without_records(tmp_path: Path, finished: str) -> None:
+    workdir = write_workdir(tmp_path)
+    (workdir / "finished.json").write_text(finished, "utf-8")
+    change(workdir / "config.json", objectives={})
+    tags = parse(write_report(workdir).read_text("utf-8"))
+    assert "The hardware is not recorded" in tags.text
+    assert "How long, and on what" not in tags.text
+    assert {row[1] for row in table(tags, "system", "loss")} == {"not recorded"}
+    json.loads((workdir / "report" / "summary.json").read_text("utf-8"))

@@ -1,0 +1,234 @@
+"""Groups, tables and what got worse, against what evaluation itself counts and against counts made here."""
+
+import json
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workdirs import asked, parse, question, table, write, write_workdir
+
+from pretrainrl_jax.evaluation import factual
+from pretrainrl_jax.evaluation.factual import Outcome
+from pretrainrl_jax.facts.record import Fact
+from pretrainrl_jax.report.outcomes import GROUPS, changes, flips, grouped
+from pretrainrl_jax.report.page import write_report
+from pretrainrl_jax.report.summary import summarise
+from pretrainrl_jax.report.tables import CATEGORIES, by_category, by_popularity
+from pretrainrl_jax.report.worse import SHOWN, Worse, worse
+
+
+def outcome(index: int, right: bool, group: str, popularity: float) -> Outcome:
+    fact = Fact(f"f{index}", f"{index}?", ("Rome",), f"c{index % 3}", "", "", popularity, 0)
+    return Outcome(fact, fact.question, group, "Rome", right, None, None, 0.1, 0.1, None, None, 0, 1)
+
+
+def evaluated(system: str, outcomes: list[Outcome], bins: int) -> dict[str, Any]:
+    """An evaluation file as the stage writes it, through JSON."""
+    trained = [o for o in outcomes if o.group == "trained"]
+    found = {
+        "system": system,
+        "groups": factual.groups(outcomes, lambda fact: False, lambda fact: fact.popularity >= 5),
+        "by_popularity": factual.by_popularity(trained, bins),
+        "questions": [factual.to_json(o) for o in outcomes],
+    }
+    return json.loads(json.dumps(found))
+
+
+@pytest.mark.parametrize("count", [1, 4, 23, 60])
+def test_bins_are_those_of_the_evaluation(count: int) -> None:
+    # Popularity with ties, so that ids decide; more bins than questions once.
+    outcomes = [outcome(i, i * i % 7 < 3, "trained", float(i * 5 % 7)) for i in range(count)]
+    outcomes += [outcome(i, True, "paraphrase", float(i)) for i in range(count)]
+    found = evaluated("base", outcomes, 5)
+    rows = by_popularity([found])
+    assert len(rows) == len(found["by_popularity"])
+    for row, expected in zip(rows, found["by_popularity"], strict=True):
+        assert row.name == (expected["low"], expected["high"])
+        assert row.questions == expected["count"]
+        assert row.cells["base"].rate == pytest.approx(expected["acc"])
+
+
+def test_the_best_known_held_out_facts_are_those_that_were_counted() -> None:
+    outcomes = [outcome(i, i % 2 == 0, "held_out", float(i * 5 % 7)) for i in range(40)]
+    found = evaluated("base", outcomes, 5)
+    head = grouped(found)["held_out_head"].values()
+    assert {q["id"] for q in head} == {o.fact.id for o in outcomes if o.fact.popularity >= 5}
+    measured = found["groups"]["held_out_head"]
+    assert sum(q["correct"] for q in head) / len(head) == pytest.approx(measured["acc"])
+
+
+def test_no_popularity_no_bins() -> None:
+    flat = [outcome(i, True, "trained", 0.0) for i in range(20)]
+    assert by_popularity([evaluated("base", flat, 5)]) == []
+    assert by_popularity([{"system": "base"}]) == []
+    assert by_category([{"system": "base"}]) == []
+
+
+def test_small_categories_are_put_together() -> None:
+    # Category k has k questions; the system is right where base is not, and so by 1 - 1/k.
+    places = [(k, i) for k in range(1, CATEGORIES + 6) for i in range(k)]
+    both = [
+        [question(1000 * k + i, right(i), category=f"c{k:02}") for k, i in places]
+        for right in (lambda i: i == 0, lambda i: i > 0)
+    ]
+    rows = by_category([asked("base", both[0]), asked("ntp", both[1])])
+    assert [row.questions for row in rows[:-1]] == list(range(CATEGORIES + 5, 5, -1))
+    assert rows[0].name == f"c{CATEGORIES + 5}"
+    assert (rows[-1].name, rows[-1].questions) == ("5 other categories", 1 + 2 + 3 + 4 + 5)
+    cells = rows[-1].cells
+    assert cells["base"].rate == pytest.approx(5 / 15)
+    assert cells["ntp"].rate == pytest.approx(10 / 15)
+    assert cells["base"].change is None
+    assert cells["ntp"].change is not None
+    assert cells["ntp"].change.rate == pytest.approx(5 / 15)
+
+
+def test_one_category_is_no_division() -> None:
+    assert by_category([asked("base", [question(i, True) for i in range(9)])]) == []
+    unnamed = [question(i, True, category=c) for i, c in enumerate(["", "river", ""])]
+    assert [row.name for row in by_category([asked("base", unnamed)])] == ["(no category)", "river"]
+
+
+def test_a_system_asked_something_else_has_no_rate() -> None:
+    base = asked("base", [question(i, True, category=f"c{i % 2}") for i in range(4)])
+    other = asked("ntp", [question(i, True, category="c0") for i in (0, 2)])
+    rows = {row.name: row.cells for row in by_category([base, other])}
+    assert rows["c1"]["ntp"] == (None, None, None)
+    assert rows["c0"]["ntp"].rate == 1.0
+
+
+def test_flips_are_sorted_by_popularity() -> None:
+    pairs = [(question(i, i % 3 == 0), question(i, i % 2 == 0)) for i in range(12)]
+    gained, lost = flips(pairs)
+    assert [one["id"] for one, _ in gained] == ["f10", "f8", "f4", "f2"]  # the larger, the less popular
+    assert [one["id"] for one, _ in lost] == ["f9", "f3"]
+
+
+def test_ten_examples_are_spread_over_all_flips() -> None:
+    before = asked("base", [question(i, False) for i in range(95)])
+    after = asked("ntp", [question(i, True) for i in range(95)])
+    found = changes(before, after)
+    assert (found["gained"]["count"], found["gained"]["of"]) == (95, 95)
+    numbers = [int(row["question"].split()[-1].rstrip("?")) for row in found["gained"]["rows"]]
+    assert len(numbers) == 10
+    gaps = Counter(a - b for a, b in pairwise(numbers))
+    assert set(gaps) <= {9, 10}
+    assert numbers[0] == 94
+    row = found["gained"]["rows"][0]
+    assert (row["before"], row["after"], row["p_before"], row["p_after"]) == ("Rome", "Florence", 0.01, 0.4)
+    assert found["lost"] == {"count": 0, "of": 0, "rows": []}
+
+
+# What got worse
+
+
+def fallen(before: dict[str, Any], after: dict[str, Any]) -> Worse:
+    both = [before, after]
+    return worse(before, after, summarise(both, "d", "m"), by_popularity(both), by_category(both))
+
+
+def world(system: str, right: dict[str, int], **changes: Any) -> dict[str, Any]:
+    """Of 100 questions a category, and as many held-out ones, the first so many are answered right."""
+    questions = []
+    for place, (name, hits) in enumerate(right.items()):
+        group = "held_out" if name == "held_out" else "trained"
+        questions += [question(1000 * place + i, i < hits, group, category=name) for i in range(100)]
+    return asked(system, questions, **changes)
+
+
+def test_what_fell_is_listed_and_what_did_not_is_not() -> None:
+    before = world("base", {"river": 50, "city": 50, "king": 50, "held_out": 40}, text_nll=1.5)
+    after = world("ntp", {"river": 30, "city": 49, "king": 90, "held_out": 39}, text_nll=1.75)
+    found = fallen(before, after)
+    assert [(fall.kind, fall.name) for fall in found.falls] == [("category", "river")]
+    assert (found.falls[0].change.before, found.falls[0].change.after) == (0.5, 0.3)
+    assert {fall.name for fall in found.slight} == {"city", GROUPS["held_out"]}
+    assert found.compared == 3 + 2  # categories, trained and held-out facts
+    assert found.text_nll == (1.5, 1.75)
+    # 20 of river, one of city, one held out: their truth goes from 40 % to 1 %.
+    assert found.less_probable == (22, 400)
+    assert len(found.lost) == SHOWN
+    assert not found.nothing
+
+
+def test_the_largest_loss_of_probability_comes_first() -> None:
+    before = asked("base", [question(i, True, p_truth=0.9) for i in range(30)])
+    after = asked("ntp", [question(i, True, p_truth=0.9 - 0.01 * i) for i in range(30)])
+    found = fallen(before, after)
+    assert [one["id"] for one, _ in found.lost] == [f"f{i}" for i in range(29, 19, -1)]
+    assert found.less_probable == (29, 30)
+
+
+def test_nothing_worse() -> None:
+    before, after = (world(s, {"river": n, "held_out": 40}) for s, n in (("base", 20), ("ntp", 60)))
+    found = fallen(before, after)
+    assert found.nothing
+    assert found.compared == 2  # one category is no division; no text was measured
+
+
+def test_groups_known_by_their_rates_only() -> None:
+    before, after = (
+        {"system": system, "groups": {"unseen": {"count": 9, "acc": acc}}}
+        for system, acc in (("base", 0.3), ("ntp", 0.2))
+    )
+    found = fallen(before, after)
+    assert found.unpaired == [("facts unseen in pretraining", 0.3, 0.2)]
+    assert found.less_probable is None
+    assert not found.nothing
+    assert fallen({**after, "system": "base"}, {**before, "system": "ntp"}).nothing
+
+
+# On the page
+
+
+def put(path: Path, *evaluations: dict[str, Any]) -> Any:
+    """The page of a workdir with these evaluations and no others."""
+    write_workdir(path)
+    for old in (path / "evaluations").iterdir():
+        old.unlink()
+    for found in evaluations:
+        write(path / "evaluations" / f"{found['system']}.json", found)
+    return parse(write_report(path).read_text("utf-8"))
+
+
+def test_the_page_shows_the_tables_and_what_fell(tmp_path: Path) -> None:
+    before = world("base", {"river": 50, "city": 50, "held_out": 40}, text_nll=1.5)
+    after = world("ntp", {"river": 30, "city": 90, "held_out": 40}, text_nll=1.75)
+    before["by_popularity"] = after["by_popularity"] = [{}] * 2
+    tags = put(tmp_path, before, after)
+    # Wilson's intervals of 50, 30 and 90 of 100.
+    assert table(tags, "category", "questions", "base") == [
+        ["city", "100", "50.0 40.4–59.6", "90.0 82.6–94.5"],
+        ["river", "100", "50.0 40.4–59.6", "30.0 21.9–39.6"],
+    ]
+    changed = table(tags, "category", "questions", "NTP")
+    assert [row[2].split()[0] for row in changed] == ["+40.0", "−20.0"]
+    assert len(table(tags, "popularity", "questions", "base")) == 2
+    fell = table(tags, "accuracy on")
+    # River is the more popular half of the trained facts: ranks 1 to 100, and 100 ** -1.5 is 0.001.
+    assert [row[:4] for row in fell] == [
+        ["popularity 0.001 to 1", "100", "50.0", "30.0"],
+        ["category river", "100", "50.0", "30.0"],
+    ]
+    assert "from 1.500 to 1.750 nats a token" in tags.text
+    assert "The truth became less probable in 20 of 300 questions" in tags.text
+
+
+def test_the_page_says_that_nothing_got_worse(tmp_path: Path) -> None:
+    tags = put(tmp_path, *(world(s, {"river": n, "held_out": 40}) for s, n in (("base", 20), ("ntp", 60))))
+    assert "Nothing that was measured of both got worse than the base model: accuracy on 2 sets" in tags.text
+    heads = {found[0][0] for found in tags.tables}
+    assert not heads & {"accuracy on", "category", "popularity"}
+
+
+@pytest.mark.parametrize("system", ["base", "ntp"])
+def test_one_system_alone(tmp_path: Path, system: str) -> None:
+    tags = put(tmp_path, world(system, {"river": 50, "city": 20}))
+    assert table(tags, "category", "questions") == [
+        ["city", "100", "20.0 13.3–28.9"],
+        ["river", "100", "50.0 40.4–59.6"],
+    ]
+    assert "Change against base" not in tags.text
+    assert "What got worse" not in tags.text
