@@ -29,6 +29,6 @@ def settings_of(config: Config, stage: str) -> dict[str, Any]:
     if objective:
         wanted += ["train.", f"objectives.{system}."]
     if kind == "evaluate":
-        wanted += ["evaluate.", "train.row_length", "name"]
+        wanted += ["evaluate.", "train.row_length"]
     found = {name: value for name, value in flat(resolved(config)).items() if name.startswith(tuple(wanted))}
     return {name: value for name, value in found.items() if not name.startswith(FREE)}

@@ -1,0 +1,102 @@
+"""Work in parts: the results are those of one go, whatever was interrupted and wherever."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from pretrainrl_jax.progress import Screen
+from pretrainrl_jax.stages.shards import in_shards
+
+
+class Bar:
+    """Counts like a progress bar."""
+
+    def __init__(self) -> None:
+        self.skipped = 0
+
+    def skip(self, n: int) -> None:
+        self.skipped += n
+
+
+class Killed(BaseException):
+    """As if the process had ended."""
+
+
+class Worker:
+    """Reverses texts; is killed after so many parts."""
+
+    def __init__(self, parts: int | None = None) -> None:
+        self.parts, self.seen = parts, list[list[str]]()
+
+    def __call__(self, part: list[str]) -> list[Any]:
+        if len(self.seen) == self.parts:
+            raise Killed
+        self.seen.append(part)
+        return [text[::-1] for text in part]
+
+
+def run(folder: Path, items: list[str], size: int, worker: Worker, made_with: Any = 1, **more: Any) -> Any:
+    bar = Bar()
+    return in_shards(folder, made_with, items, list(map(len, items)), size, worker, bar, **more), bar  # type: ignore
+
+
+@settings(max_examples=60, deadline=None)
+@given(items=some.lists(some.text(max_size=6), max_size=30), size=some.integers(1, 8), data=some.data())
+def test_an_interrupted_run_ends_with_the_same_and_repeats_no_finished_part(
+    items: list[str], size: int, data: some.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("shards") / "x"
+    parts = -(-len(items) // size)
+    done = data.draw(some.integers(0, max(0, parts - 1)))
+    first, second = Worker(done), Worker()
+    if done < parts:
+        with pytest.raises(Killed):
+            run(folder, items, size, first)
+    found, bar = run(folder, items, size, second, units=3)
+    assert found == [text[::-1] for text in items]
+    assert len(first.seen) + len(second.seen) == parts
+    worked = sorted(text for part in first.seen + second.seen for text in part)
+    assert worked == sorted(items)
+    assert bar.skipped == 3 * sum(map(len, first.seen))
+
+
+def test_a_part_has_items_of_like_length(tmp_path: Path) -> None:
+    worker = Worker()
+    run(tmp_path / "x", ["aaaa", "b", "cccc", "d", "ee"], 2, worker)
+    assert worker.seen == [["b", "d"], ["ee", "aaaa"], ["cccc"]]
+
+
+def test_figures_are_told_of_every_part_read_or_made(tmp_path: Path) -> None:
+    items = ["abc", "d", "ef"]
+    with pytest.raises(Killed):
+        run(tmp_path / "x", items, 1, Worker(2))
+    told: list[tuple[list[int], list[str]]] = []
+    run(tmp_path / "x", items, 1, Worker(), taken=lambda places, of: told.append((places, of)))
+    assert told == [([1], ["d"]), ([2], ["fe"]), ([0], ["cba"])]
+
+
+def test_what_was_made_with_something_else_is_not_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, items = tmp_path / "x", ["abc", "d"]
+    run(folder, items, 1, Worker(), made_with={"model": 1})
+    again = Worker()
+    run(folder, items, 1, again, made_with={"model": 2}, screen=Screen())
+    assert len(again.seen) == 2
+    assert "is of something else, and is removed" in capsys.readouterr().out
+    kept = Worker()
+    run(folder, items, 1, kept, made_with={"model": 2})
+    assert kept.seen == []
+
+
+def test_half_a_file_is_no_part(tmp_path: Path) -> None:
+    folder, items = tmp_path / "x", ["abc", "d"]
+    run(folder, items, 1, Worker())
+    whole = folder / "000001.json"
+    whole.rename(folder / "000001.json.partial")  # as a kill within the write leaves it
+    again = Worker()
+    found, _ = run(folder, items, 1, again)
+    assert (found, again.seen) == (["cba", "d"], [["abc"]])
