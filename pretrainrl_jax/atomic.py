@@ -1,7 +1,11 @@
 """Files that are complete or not there at all, whenever the process or the machine stops."""
 
+import errno
 import json
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,3 +25,19 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """The same for JSON."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False))
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Within it what the storage libraries raise for a full or a read-only disk is an OSError too."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        text = str(error)
+        named = [int(code) for code in re.findall(r"os_error_code='(\d+)'", text)]
+        named += [code for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+                  if os.strerror(code) in text]  # fmt: skip
+        if not named:
+            raise
+        path = re.search(r'local file "([^"]*)"|writing (\S+?);', text)
+        raise OSError(named[0], os.strerror(named[0]), path and (path[1] or path[2])) from None

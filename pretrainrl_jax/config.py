@@ -201,7 +201,7 @@ class Objective:
     )
     preference: float = setting(0.0, "weight of DPO against the mined negatives")
     beta: float = setting(0.1, "beta of DPO")
-    learning_rate: float = setting(2e-3, "peak learning rate")
+    learning_rate: float = setting(1e-3, "peak learning rate")
     refresh_every: int = setting(0, "mine again from the current policy every n updates; 0 mines once")
     reference: Literal["base", "renewed"] = setting(
         "base",
@@ -215,7 +215,7 @@ class Objectives:
     ntp: Objective = Objective(question_weight=1.0, answer_weight=1.0)
     ntp_answer: Objective = Objective(answer_weight=1.0)
     ntp_weighted: Objective = Objective(question_weight=1.0, answer_weight=3.0)
-    dpo: Objective = Objective(preference=1.0, learning_rate=3e-5)
+    dpo: Objective = Objective(preference=1.0)
     rpo: Objective = Objective(answer_mean_weight=1.0, preference=1.0, refresh_every=80, reference="renewed")
     pretrainrl: Objective = Objective(question_weight=1.0, answer_weight=1.0, preference=1.0, beta=1.0)
 

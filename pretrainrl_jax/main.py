@@ -24,7 +24,7 @@ from pretrainrl_jax.cells import cells
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.record import Fact
-from pretrainrl_jax.progress import Screen
+from pretrainrl_jax.training.interrupts import termination_interrupts
 from pretrainrl_jax.workdir import check_workdir, locked, prepare_workdir, read_workdir
 
 VERBS = {
@@ -79,6 +79,13 @@ def _main(arguments: Sequence[str], command: str) -> int:
     if verb not in VERBS:
         raise InputError(f"unknown verb {verb!r}{_nearest(verb, VERBS)}; the verbs are {', '.join(VERBS)}")
     options, config = parse(verb, arguments[1:] if named else arguments)
+    with termination_interrupts(config.checkpoint.grace_seconds, command):
+        return _work(verb, options, config, command)
+
+
+def _work(verb: str, options: argparse.Namespace, config: Config, command: str) -> int:
+    from pretrainrl_jax.progress import Screen
+
     screen = Screen(options.quiet, options.verbose)
     check_model(config)
     if verb == "facts":

@@ -12,6 +12,7 @@ Figures = Callable[[], dict[str, float]]
 
 LINE_SECONDS = 10.0
 BAR_SECONDS = 0.5
+TEXT = 61  # columns left for "353/353 updates  6.13/s  0:56 taken  true -7.06  false -8.24"
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Track:
     def _parts(self, now: float, time_text: str | None, figures: dict[str, float]) -> list[str]:
         rate = self._rate(now)
         parts = [f"{self._done}/{self._total} {self._unit}"]
-        parts += [f"{short(rate)} {self._unit}/s"] if rate else []
+        parts += [f"{short(rate)}/s"] if rate else []
         parts += [time_text] if time_text else []
         return parts + [f"{name.replace('_', ' ')} {short(value)}" for name, value in figures.items()]
 
@@ -161,12 +162,12 @@ def _run(tracked: Track) -> Iterator[Track]:
 @contextmanager
 def _bar(label: str, total: int, console: Console) -> Iterator[Callable[[int, str], None]]:
     """A bar that is drawn only when told to: no thread of its own, so nothing runs beside the loop."""
-    width = max(6, min(32, console.width - 76))
-    columns = (
+    width = min(32, console.width - len(label) - TEXT)
+    columns = [
         TextColumn("{task.description}", markup=False),
-        BarColumn(width),
+        *([BarColumn(width)] if width >= 6 else []),  # the figures need the room more
         TextColumn("{task.fields[text]}", markup=False),
-    )
+    ]
     with Progress(*columns, console=console, auto_refresh=False) as bar:
         # A bar of nothing counts as full; rich would otherwise show it pulsing for ever.
         task: TaskID = bar.add_task(label, total=max(total, 1), completed=0 if total else 1, text="")

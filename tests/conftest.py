@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,15 @@ def signalled(monkeypatch: pytest.MonkeyPatch) -> type[tiny.Signalled]:
 
     monkeypatch.setattr(loop, "MetricsWriter", tiny.Signalled)
     return tiny.Signalled
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A file system of its own of one megabyte; skips the test where none may be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no file system may be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -12,8 +12,9 @@ from tiny import call, complaint, python
 from pretrainrl_jax.config import Config, fields_of
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.vocabulary import save_tokenizer, train_tokenizer
-from pretrainrl_jax.main import VERBS, default_config, main, parse, prepare_workdir, tokenizer_size
+from pretrainrl_jax.main import VERBS, default_config, main, parse, tokenizer_size
 from pretrainrl_jax.trees.tokenization import load_tokenizer
+from pretrainrl_jax.workdir import prepare_workdir
 
 HEAVY = ("jax", "jaxlib", "flax", "optax", "orbax", "grain", "transformers", "tokenizers", "torch", "numpy")
 # Runs each command of a JSON list in one process: exit code, what it printed, what is imported by then.
@@ -342,7 +343,11 @@ def test_a_folder_without_a_model_cannot_be_asked(how: str, tmp_path: Path) -> N
         (InputError("first\nsecond"), 2, "error: first second\n"),
         (FloatingPointError("loss is nan"), 1, "failed: loss is nan\n"),
         (OSError("disk full"), 1, "failed: disk full\n"),
-        (KeyboardInterrupt(), 130, "interrupted; the same command starts again"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "interrupted; what is finished is kept. Go on with: python -m pretrainrl_jax.main ",
+        ),
     ],
 )
 def test_exit_codes(

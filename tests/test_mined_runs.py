@@ -15,7 +15,7 @@ from tiny import Ran, Signalled, assert_same_parameters, call, complaint, metric
 from pretrainrl_jax.facts.matching import normalise, overlaps
 from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.facts.record import Fact
-from pretrainrl_jax.main import read_config, read_workdir
+from pretrainrl_jax.main import read_config
 from pretrainrl_jax.mining import fingerprint
 from pretrainrl_jax.model.partitioning import make_mesh
 from pretrainrl_jax.objectives.scoring import score_trees
@@ -25,6 +25,7 @@ from pretrainrl_jax.stages.train import Round, rounds
 from pretrainrl_jax.training import loop
 from pretrainrl_jax.trees.records import read_trees
 from pretrainrl_jax.trees.rows import GOLD
+from pretrainrl_jax.workdir import read_workdir
 
 SETTINGS = (
     "--mine.sources=beam,pool,popularity",
@@ -95,10 +96,10 @@ def test_pool_values_are_what_the_model_answers_most_often(mixed, context: Conte
     assert "pools of 10 questions against the full ones" in mixed[1].out
 
 
-def test_improbable_beams_are_not_counted_for_a_pool(mixed, context: Context) -> None:
+def test_improbable_beams_are_not_counted_for_a_pool(mixed, context: Context, tmp_path: Path) -> None:
     """Collected again from the same beams with a threshold: the pool is the values that reach it."""
     base = context.load("pretrain")
-    decoded = beam_answers(context, base, context.trained, "test")
+    decoded = beam_answers(context, base, context.trained, tmp_path, {}, "test")
     category = context.trained[0].category
     chances = Counter()
     for fact, answers in decoded:

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from pretrainrl_jax.progress import duration, short, track
+from pretrainrl_jax.progress import Screen, duration, short, track
 
 
 class Clock:
@@ -43,8 +43,8 @@ def test_a_plain_line_has_count_rate_time_left_and_figures() -> None:
         progress.advance(90, loss=2.0)
     lines = written(console).splitlines()
     assert lines[0].startswith("train/ntp  1/186 updates")
-    assert lines[1] == "train/ntp  96/186 updates  9.5 updates/s  0:09 left  loss 2.31  reward margin 0.5"
-    assert lines[-1] == "train/ntp  186/186 updates  9.25 updates/s  0:50 taken  loss 2"
+    assert lines[1] == "train/ntp  96/186 updates  9.5/s  0:09 left  loss 2.31  reward margin 0.5"
+    assert lines[-1] == "train/ntp  186/186 updates  9.25/s  0:50 taken  loss 2"
     assert len(lines) == 4  # one at 30, 40 and 50 seconds, and the last
 
 
@@ -76,7 +76,7 @@ def test_a_short_run_writes_one_line_and_nothing_to_do_is_fine() -> None:
     with track("evaluate", 0, "batches", console=console, clock=clock):
         pass
     first, second = written(console).splitlines()
-    assert first == "evaluate  3/3 batches  1 batches/s  0:03 taken"
+    assert first == "evaluate  3/3 batches  1/s  0:03 taken"
     assert second == "evaluate  0/0 batches  0:00 taken"
 
 
@@ -98,7 +98,7 @@ def test_a_failure_passes_through_without_fetching_figures(console: Console) -> 
 
 
 def test_a_terminal_gets_a_bar_that_fits() -> None:
-    console, clock = terminal(width=80), Clock()
+    console, clock = terminal(width=100), Clock()
     with track("train/[b]pretrainrl", 4, "updates", console=console, clock=clock) as progress:
         for _ in range(4):
             clock.now += 1.0
@@ -110,6 +110,21 @@ def test_a_terminal_gets_a_bar_that_fits() -> None:
     assert "4/4 updates" in text
 
 
+def test_on_a_narrow_terminal_the_figures_stay_and_the_bar_goes() -> None:
+    console, clock = terminal(width=80), Clock()
+    with track("train/pretrainrl", 353, "updates", console=console, clock=clock) as progress:
+        clock.now += 1.0
+        progress.advance(1)
+        clock.now += 57.0
+        progress.advance(352, true=-7.064, false=-8.243)
+    lines = written(console).replace("\x1b[2K", "").replace("\x1b[?25h", "").splitlines()
+    last = [line for line in lines if line.strip()][-1]
+    assert last.startswith("train/pretrainrl 353/353 updates")
+    assert last.rstrip().endswith("true -7.06  false -8.24")
+    assert len(last.rstrip()) <= 80
+    assert "━" not in last
+
+
 def test_a_terminal_shows_rate_and_figures_and_takes_a_total_of_zero() -> None:
     console, clock = terminal(), Clock()
     with track("train/ntp", 2, "updates", console=console, clock=clock) as progress:
@@ -119,7 +134,7 @@ def test_a_terminal_shows_rate_and_figures_and_takes_a_total_of_zero() -> None:
     with track("train/none", 0, "updates", console=console, clock=clock):
         pass
     text = written(console)
-    assert "0.5 updates/s" in text
+    assert "0.5/s" in text
     assert "0:02 left" in text
     assert "loss 2.31" in text
     assert "0/0 updates" in text
@@ -134,3 +149,39 @@ def test_numbers_are_short() -> None:
         "nan",
     ]
     assert [duration(s) for s in (3, 75, 3723)] == ["0:03", "1:15", "1:02:03"]
+
+
+def test_what_an_earlier_run_did_says_nothing_of_the_rate() -> None:
+    console, clock = plain(), Clock()
+    with track("mine", 100, "questions", console=console, clock=clock) as progress:
+        progress.skip(50)
+        clock.now += 10.0
+        progress.advance(10)
+        progress.skip(20)
+        clock.now += 10.0
+        progress.advance(10)
+        progress.show(distinct_answers=3.25)
+    lines = written(console).splitlines()
+    assert lines[0].startswith("mine  60/100 questions  1/s  0:40 left")
+    assert lines[1].startswith("mine  90/100 questions  1/s  0:10 left")
+    assert lines[-1] == "mine  90/100 questions  1/s  0:20 taken  distinct answers 3.25"
+
+
+@pytest.mark.parametrize(
+    ("screen", "said", "tracked"),
+    [
+        (Screen(), ["what a stage does"], True),
+        (Screen(quiet=True), [], False),
+        (Screen(verbose=True), ["what a stage does", "a file was written"], True),
+    ],
+)
+def test_quiet_shows_less_and_verbose_more(
+    screen: Screen, said: list[str], tracked: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    screen.say("what a stage does")
+    screen.detail("a file was written")
+    with screen.track("mine", 1, "questions") as bar:
+        bar.advance()
+    shown = capsys.readouterr()
+    assert shown.out.splitlines() == said
+    assert ("1/1 questions" in shown.err) is tracked

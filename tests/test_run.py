@@ -32,13 +32,14 @@ from pretrainrl_jax.config import Config
 from pretrainrl_jax.facts.world import make_world
 from pretrainrl_jax.main import read_config
 from pretrainrl_jax.training import checkpoints
+from pretrainrl_jax.training.checkpoints import Progress, Saver
 from pretrainrl_jax.training.interrupts import stop_requested
 from pretrainrl_jax.trees.records import read_trees
 from pretrainrl_jax.trees.rows import GOLD, NEGATIVE
 
 FIGURES = {  # of every line of metrics.jsonl that a stage of training writes; reward_accuracy is one more
     "loss", "loss_dpo", "loss_ntp", "reward_margin", "logp_gold", "logp_negative", "grad_norm",
-    "learning_rate", "questions_per_second", "tokens_per_second", "pad_fraction",
+    "learning_rate", "questions_per_second", "tokens_per_second", "pad_fraction", "skipped",
 }  # fmt: skip
 RATES = ("acc", "hr", "mrr", "prob")
 
@@ -59,9 +60,10 @@ def test_a_run_leaves_what_the_contract_names(finished: Path) -> None:
         assert (folder / "model.json").is_file()
         assert (folder / "tokenizer" / "special_ids.json").is_file()
         (step,) = (p for p in folder.iterdir() if p.name.isdigit())
-        assert {p.name for p in step.iterdir() if p.is_dir()} == {"params"}  # nothing is left to train
+        assert tiny.items(step) == {"params", "about"}  # nothing is left to train
         assert list((finished / "tensorboard" / stage).glob("events.out.tfevents.*"))
-    assert not [p for p in finished.rglob("*") if "partial" in p.name or "orbax-checkpoint-tmp" in p.name]
+    scrap = ("partial", "orbax-checkpoint-tmp", ".parts", ".damaged")
+    assert not [p for p in finished.rglob("*") if any(word in p.name for word in scrap)]
 
 
 def test_the_resolved_config_is_kept(finished: Path, config: Config) -> None:
@@ -111,6 +113,7 @@ def test_metrics_have_the_figures_of_the_contract(stage: str, finished: Path) ->
         assert line["loss"] > 0
         assert line["logp_gold"] < 0
         assert 0 <= line["pad_fraction"] < 1
+        assert line["skipped"] == 0
         assert line["grad_norm"] > 0
         assert 0 < line["learning_rate"] <= 0.01
         assert line["tokens_per_second"] > line["questions_per_second"] > 0
@@ -177,7 +180,7 @@ def test_a_rerun_changes_nothing_but_the_report(workdir: Path, tiny_config: Path
     after = files(workdir)
     assert after.keys() == before.keys()
     changed = {name for name in after if after[name] != before[name]}
-    assert changed <= {"report/index.html", "report/summary.json", "report/idea.png"}
+    assert changed <= {"report/index.html", "report/summary.json", "report/idea.png", "lock"}
     assert after["report/summary.json"][0] == before["report/summary.json"][0]
     assert ran.err == ""
 
@@ -186,24 +189,23 @@ def test_a_rerun_changes_nothing_but_the_report(workdir: Path, tiny_config: Path
 def test_a_system_without_its_mark_is_trained_again(
     checkpoint_too: bool, workdir: Path, finished: Path, tiny_config: Path
 ) -> None:
-    # A run killed between its last save and its mark leaves the checkpoint there already.
+    # A run killed between its last save and its mark leaves the checkpoint there already: it is taken.
     unfinish(workdir, lambda stage: stage == "train/pretrainrl", checkpoints=checkpoint_too)
     before = files(workdir)
     ran = call("run", "--config", tiny_config, "--workdir", workdir)
     assert ran.code == 0, ran.err
-    assert [line.split("  ")[0] for line in ran.err.splitlines()] == ["train/pretrainrl"]
+    trained = ["train/pretrainrl"] if checkpoint_too else []
+    assert [line.split("  ")[0] for line in ran.err.splitlines()] == trained
     assert_same_parameters(workdir, finished, "train/pretrainrl")
     after = files(workdir)
     changed = {name for name in {*before, *after} if after.get(name) != before.get(name)}
-    others = ("report/", "finished.json", "metrics.jsonl")
+    others = ("report/", "finished.json", "metrics.jsonl", "lock")
     here = ("checkpoints/train/pretrainrl/", "tensorboard/train/pretrainrl/")
     assert {name for name in changed if not name.startswith((*others, *here))} == set()
     for stage in STAGES:
         assert repeatable(metrics(workdir, stage)) == repeatable(metrics(finished, stage))
-    assert (
-        json.loads((workdir / "finished.json").read_text()).keys()
-        == json.loads((finished / "finished.json").read_text()).keys()
-    )
+    marks, expected = (json.loads((of / "finished.json").read_text()) for of in (workdir, finished))
+    assert repeatable(marks) == repeatable(expected)
 
 
 def test_verbs_one_after_another_do_what_run_does(
@@ -329,21 +331,21 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     ran = call(*verb)
     assert ran.code == 130
-    said = f"interrupted: {stage} stopped after update {step} of {total} and saved; the same command goes on"
-    assert ran.err.splitlines()[-1].startswith(said)
+    said = f"interrupted: {stage} stopped after update {step} of {total} and saved. Go on with: "
+    assert ran.err.splitlines()[-1] == said + tiny.command(*verb)
     assert "Traceback" not in ran.err
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     assert stage not in json.loads((workdir / "finished.json").read_text())
     folder = workdir / "checkpoints" / stage
     assert checkpoints.latest_step(folder) == step
-    assert {p.name for p in (folder / str(step)).iterdir() if p.is_dir()} == {"params", "training"}
+    assert tiny.items(folder / str(step)) == {"params", "training", "about"}
 
     monkeypatch.setattr(signalled, "when", ("", 0))
     ran = call(*verb)
     assert ran.code == 0, ran.err
     assert_same_parameters(workdir, finished, stage)
     assert repeatable(metrics(workdir, stage)) == repeatable(metrics(finished, stage))
-    assert {p.name for p in (folder / str(total)).iterdir() if p.is_dir()} == {"params"}
+    assert all(tiny.items(p) == {"params", "about"} for p in folder.iterdir() if p.name.isdigit())
 
 
 def test_seconds_before_interruptions_count(
@@ -363,28 +365,30 @@ def test_seconds_before_interruptions_count(
 
 
 def test_a_run_saves_as_often_as_it_is_told(
-    finished: Path, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workdir: Path, finished: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workdir = Path(shutil.copytree(finished, tmp_path / "run"))
-    settings = json.loads((workdir / "config.json").read_text())
-    settings["train"]["save_every"] = 2
-    (workdir / "config.json").write_text(json.dumps(settings))
     unfinish(workdir, lambda stage: stage == "train/ntp_answer")
     saved = []
-    save = checkpoints.save
 
-    def noted(folder: Path, state, *, finished: bool, **rest) -> None:
-        saved.append((int(state.step), finished))
-        save(folder, state, finished=finished, **rest)
-        if len(saved) == 2:
-            raise OSError("the machine is gone")
+    def noted(name: str):
+        save = getattr(Saver, name)
 
-    monkeypatch.setattr(checkpoints, "save", noted)
-    words = ("train", "--config", tiny_config, "--workdir", workdir, "--train.save_every=2")
+        def of(self: Saver, state, progress: Progress) -> None:
+            saved.append((int(state.step), name))
+            save(self, state, progress)
+            if len(saved) == 2:
+                self.wait()
+                raise OSError("the machine is gone")
+
+        return of
+
+    monkeypatch.setattr(Saver, "save", noted("save"))
+    monkeypatch.setattr(Saver, "finish", noted("finish"))
+    words = ("train", "--config", tiny_config, "--workdir", workdir, "--checkpoint.every_updates=2")
     assert call(*words).code == 1
     assert call(*words).code == 0
     total = metrics(finished, "train/ntp_answer")[-1]["step"]
-    assert saved == [(n, False) for n in range(2, total, 2)] + [(total, True)]
+    assert saved == [(n, "save") for n in range(2, total, 2)] + [(total, "finish")]
     assert_same_parameters(workdir, finished, "train/ntp_answer")
     assert repeatable(metrics(workdir, "train/ntp_answer")) == repeatable(
         metrics(finished, "train/ntp_answer")
@@ -403,7 +407,8 @@ def test_sigterm_outside_training_is_an_interruption_too(
     before = signal.getsignal(signal.SIGTERM)
     ran = call("mine", "--config", tiny_config, "--workdir", workdir)
     assert ran.code == 130
-    assert "the same command starts again with the first unfinished stage" in ran.err
+    said = tiny.command("mine", "--config", tiny_config, "--workdir", workdir)
+    assert ran.err.splitlines()[-1] == f"interrupted; what is finished is kept. Go on with: {said}"
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -441,7 +446,7 @@ def test_a_signal_from_outside_saves_and_exits_with_130(
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     last = err.splitlines()[-1]
-    ending = "and saved; the same command goes on from there"
+    ending = re.escape(f"and saved. Go on with: {tiny.command(*words[3:])}")
     said = re.fullmatch(rf"interrupted: pretrain stopped after update (\d+) of (\d+) {ending}", last)
     assert said, err
     assert "Traceback" not in err
@@ -461,3 +466,20 @@ def test_a_stage_goes_on_with_the_settings_of_its_workdir(workdir):
     changed = tiny.call("report", "--workdir", workdir, "--seed=5")
     assert changed.code == 2
     assert "seed was 0, now 5" in changed.err
+
+
+def test_quiet_prints_results_alone_and_verbose_what_was_written(workdir: Path) -> None:
+    unfinish(workdir, lambda stage: stage in ("mine", "train/ntp_answer", "evaluate/ntp_answer"))
+    whole = Path(shutil.copytree(workdir, workdir.with_name("verbose")))
+    for verb in ("mine", "train", "evaluate"):
+        ran = call(verb, "--workdir", workdir, "--quiet")
+        assert (ran.code, ran.out, ran.err) == (0, "", "")
+    ran = call("report", "--workdir", workdir, "--quiet")
+    assert "% of trained facts" in ran.out.splitlines()[0]  # the table is a result
+    assert (ran.code, ran.err) == (0, "")
+    (workdir / "evaluations" / "base.json").unlink()
+    assert call("report", "--workdir", workdir, "--quiet").err.startswith("error: ")
+    out = "".join(call(verb, "--workdir", whole, "--verbose").out for verb in ("mine", "train"))
+    assert f"{whole / 'mined' / 'mine.parts' / 'beams' / '000000.json'}: 49 results" in out
+    assert re.search(r"^train/ntp_answer: compiled in [\d.]+ s$", out, re.M)
+    assert re.search(r"^checkpoint ntp_answer: update \d+$", out, re.M)

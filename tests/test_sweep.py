@@ -195,7 +195,7 @@ def test_an_unfinished_sweep_has_no_table(tmp_path: Path, tiny_config: Path) -> 
 
 
 def system(acc: float, paraphrase: float | None = None, nll: float = 2.0) -> dict[str, Any]:
-    groups = {} if paraphrase is None else {"paraphrase": {"acc": paraphrase}}
+    groups = {} if paraphrase is None else {"paraphrase": {"acc": paraphrase, "count": 1000}}
     rates = {"acc": acc, "hr": acc, "mrr": acc, "prob": None}
     return rates | {"text_nll": nll, "device_seconds": 1.0, "groups": groups}
 
@@ -240,11 +240,20 @@ def test_rows_are_compared_at_equal_values() -> None:
 def test_values_are_chosen_on_held_out_wordings() -> None:
     rows = [
         Row("ntp", {"learning_rate": 0.1}, {"0": system(0.9, 0.2), "1": system(0.9, 0.3)}),
-        Row("ntp", {"learning_rate": 0.2}, {"0": system(0.5, 0.3), "1": system(0.5, 0.3)}),
+        Row("ntp", {"learning_rate": 0.2}, {"0": system(0.5, 0.3), "1": system(0.5, 0.4)}),
         Row("base", {}, {"0": system(0.1, 0.9)}),
     ]
-    assert (
-        chosen(rows, ["learning_rate"]) == "- NTP: best on held-out wordings with learning_rate 0.2 (30.0%)\n"
-    )
+    best = "- NTP: learning_rate 0.2, chosen on held-out wordings (35.0%, the best 35.0%)\n"
+    assert chosen(rows, ["learning_rate"]) == best
     bare = [Row("ntp", {"beta": x}, {"0": system(x)}) for x in (0.4, 0.2)]
-    assert chosen(bare, ["beta"]) == "- NTP: best on trained wordings with beta 0.4 (40.0%)\n"
+    assert chosen(bare, ["beta"]) == "- NTP: beta 0.4, chosen on trained wordings (40.0%, the best 40.0%)\n"
+
+
+@pytest.mark.parametrize(("rate", "taken"), [(0.286, 0.2), (0.285, 0.1)])
+def test_within_one_standard_error_less_forgetting_decides(rate: float, taken: float) -> None:
+    # 1,000 questions at 30 %: the standard error is 1.449 points.
+    rows = [
+        Row("ntp", {"beta": 0.1}, {"0": system(0.5, 0.30, nll=3.0)}),
+        Row("ntp", {"beta": 0.2}, {"0": system(0.4, rate, nll=1.5)}),
+    ]
+    assert f"beta {taken}, chosen" in chosen(rows, ["beta"])

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -37,7 +38,8 @@ config = Config(
 '''
 SYSTEMS = ("ntp_answer", "pretrainrl")
 STAGES = ("pretrain", *(f"train/{system}" for system in SYSTEMS))
-TIMES = ("device_seconds", "questions_per_second", "tokens_per_second")  # what no two runs share
+# What no two runs share.
+TIMES = ("seconds", "device_seconds", "ended", "questions_per_second", "tokens_per_second")
 
 
 class Ran(NamedTuple):
@@ -94,6 +96,11 @@ class Signalled(MetricsWriter):
             signal.raise_signal(self.number)
 
 
+def command(*arguments: str | Path) -> str:
+    """A command line as messages quote it."""
+    return shlex.join(["python", "-m", "pretrainrl_jax.main", *map(str, arguments)])
+
+
 def complaint(ran: Ran) -> str:
     """The one line of a refused command, without "error: "."""
     assert ran.code == 2, ran
@@ -116,10 +123,11 @@ def files(workdir: Path) -> dict[str, tuple[str, int]]:
 
 
 def parameters(workdir: Path, stage: str) -> dict[str, np.ndarray]:
-    """A stage's parameters as Orbax reads them, none of our code in between."""
+    """A stage's last parameters as Orbax reads them, none of our code in between."""
     import orbax.checkpoint as ocp
 
-    (step,) = (p for p in (workdir / "checkpoints" / stage).iterdir() if p.name.isdigit())
+    steps = (p for p in (workdir / "checkpoints" / stage).iterdir() if p.name.isdigit())
+    step = max(steps, key=lambda p: int(p.name))
     with warnings.catch_warnings(action="ignore"):  # it reads where arrays lay from the files: on one device
         tree = ocp.PyTreeCheckpointer().restore((step / "params").absolute())
     return {"/".join(path): np.asarray(leaf) for path, leaf in _leaves(tree)}
@@ -139,6 +147,20 @@ def assert_same_parameters(one: Path, other: Path, stage: str) -> None:
     assert first.keys() == second.keys()
     for name, value in first.items():
         assert value.tobytes() == second[name].tobytes(), name
+
+
+def fill(path: Path, leave: int) -> None:
+    """A file that takes all room of its disk but `leave` bytes."""
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    with path.open("rb+") as file:
+        file.truncate(path.stat().st_size - leave)
+
+
+def items(step: Path) -> set[str]:
+    """What a checkpoint is made of."""
+    return {p.name for p in step.iterdir() if p.is_dir()}
 
 
 def metrics(workdir: Path, stage: str) -> list[dict[str, Any]]:

@@ -67,28 +67,40 @@ def _cell(values: Sequence[float | None], places: int, factor: float) -> str:
 
 
 def chosen(rows: Sequence[Row], axes: Sequence[str]) -> str:
-    """The values with which each system answers most held-out wordings of the trained facts.
+    """The values to take for each system: by the accuracy on wordings that training never used.
 
-    Wordings that training never used, so that nothing is chosen by what was trained on; by the accuracy on
-    trained wordings where the facts have no other.
+    Of the rows within one standard error of the best one, it is the row that forgot the least text: what is
+    within noise is not worth forgetting for. Where the facts have one wording, the trained one decides.
     """
     lines = []
     for system in dict.fromkeys(row.system for row in rows if row.values):
         of_system = [row for row in rows if row.system == system]
-        rates = {id(row): _mean(row, "paraphrase") for row in of_system}
-        by = "held-out wordings" if None not in rates.values() else "trained wordings"
-        if None in rates.values():
-            rates = {id(row): _mean(row, None) for row in of_system}
-        best = max(of_system, key=lambda row: rates[id(row)] or 0.0)
-        values = ", ".join(f"{axis} {best.values[axis]:g}" for axis in axes if axis in best.values)
-        lines.append(f"- {label(system)}: best on {by} with {values} ({percent(rates[id(best)])})")
+        rates = [_rate(row, "paraphrase") for row in of_system]
+        by = "held-out wordings" if all(rates) else "trained wordings"
+        known = [rate or (_mean(row, "acc"), 0) for row, rate in zip(of_system, rates, strict=True)]
+        best, count = max(known)
+        error = (best * (1 - best) / count) ** 0.5 if count else 0.0
+        near = [row for row, (rate, _) in zip(of_system, known, strict=True) if rate >= best - error]
+        row = min(near, key=lambda row: _mean(row, "text_nll"))
+        rate = known[of_system.index(row)][0]
+        values = ", ".join(f"{axis} {row.values[axis]:g}" for axis in axes if axis in row.values)
+        lines.append(
+            f"- {label(system)}: {values}, chosen on {by} ({percent(rate)}, the best {percent(best)})"
+        )
     return "\n".join(lines) + "\n" if lines else ""
 
 
-def _mean(row: Row, group: str | None) -> float | None:
-    rates = [of["acc"] if group is None else group_rate(of, group) for of in row.seeds.values()]
-    known = [rate for rate in rates if rate is not None]
-    return statistics.mean(known) if len(known) == len(rates) else None
+def _rate(row: Row, group: str) -> tuple[float, int] | None:
+    """Accuracy on a group of questions over all seeds, and how many they were; None where one had none."""
+    found = [of["groups"].get(group) for of in row.seeds.values()]
+    if not all(found):
+        return None
+    return statistics.mean(of["acc"] for of in found), sum(of["count"] for of in found)
+
+
+def _mean(row: Row, figure: str) -> float:
+    known = [of[figure] for of in row.seeds.values() if of[figure] is not None]
+    return statistics.mean(known) if known else 0.0
 
 
 def differences(rows: Sequence[Row], axes: Sequence[str]) -> str:

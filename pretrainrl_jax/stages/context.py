@@ -1,6 +1,7 @@
 """What every stage is given, and the record of what is finished in a workdir."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -40,6 +41,7 @@ class Context:
     mesh: Mesh
     facts: Sequence[Fact]  # every fact of the run
     screen: Screen = NORMAL
+    command: str = ""  # what goes on after an interruption
 
     @cached_property
     def trained(self) -> list[Fact]:
@@ -132,12 +134,45 @@ class Context:
             if stage.partition("/")[0] not in (BASE, "train") or checkpoints.steps_of(self.checkpoint(stage))
         }
 
+    def done(self, stage: str) -> bool:
+        """Whether a stage is finished and to be skipped, which is said."""
+        if stage not in self.finished():
+            return False
+        self.screen.say(f"{stage}: finished, skipped")
+        self._tidy(stage)  # a run may have been killed right after it was finished
+        return True
+
     def finish(self, stage: str, **notes: Any) -> None:
-        """Mark a stage as finished, so that a rerun skips it, with the hardware and the time it ended."""
+        """Mark a stage as finished, so that a rerun skips it, with the hardware and the time it ended.
+
+        Only then what an interrupted run would have gone on from is removed.
+        """
         device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
         ended = datetime.now(UTC).isoformat(timespec="seconds")
         mark = {stage: notes | {"device": device, "ended": ended}}
         write_json(self.workdir / "finished.json", self.finished() | mark)
+        self._tidy(stage)
+
+    def begin_anew(self, stage: str) -> None:
+        """Take a finished stage's mark and checkpoints away; an unfinished one's stay, to go on from."""
+        marks = self.finished()
+        if marks.pop(stage, None) is None:
+            return
+        write_json(self.workdir / "finished.json", marks)
+        folder = self.checkpoint(stage)
+        if folder.is_symlink():  # another workdir's
+            folder.unlink()
+        else:
+            shutil.rmtree(folder)
+
+    def parts(self, stage: str) -> Path:
+        """Where mining or an evaluation keeps what is done of it until it is finished."""
+        kind, _, system = stage.partition("/")
+        return self.workdir / ("evaluations" if kind == "evaluate" else "mined") / f"{system or kind}.parts"
+
+    def _tidy(self, stage: str) -> None:
+        checkpoints.strip(self.checkpoint(stage))
+        shutil.rmtree(self.parts(stage), ignore_errors=True)
 
 
 def say(text: str) -> None:

@@ -2,11 +2,9 @@
 
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,9 +30,7 @@ def evaluate(context: Context) -> None:
     """The base model and every trained system that is not evaluated yet."""
     for system in ("base", *context.config.train.systems):
         stage = BASE if system == "base" else f"train/{system}"
-        if f"evaluate/{system}" in context.finished():
-            context.screen.say(f"evaluate/{system}: finished, skipped")
-        else:
+        if not context.done(f"evaluate/{system}"):
             evaluate_system(context, system, stage)
 
 
@@ -47,9 +43,7 @@ def evaluate_system(context: Context, system: str, stage: str) -> None:
     questions += [(f, f.paraphrase, "paraphrase") for f in context.asked(context.trained) if f.paraphrase]
     questions += [(f, f.question, "held_out") for f in context.held_out]
 
-    folder = context.workdir / "evaluations"
-    shards = folder / f"{system}.shards"
-    outcomes = ask_all(context, loaded, questions, shards, f"evaluate/{system}")
+    outcomes = ask_all(context, loaded, questions, f"evaluate/{system}")
     nll = text_nll(context, loaded)
 
     trained, paraphrased = ([o for o in outcomes if o.group == g] for g in ("trained", "paraphrase"))
@@ -72,8 +66,8 @@ def evaluate_system(context: Context, system: str, stage: str) -> None:
         "unfinished_beams": sum(o.unfinished for o in outcomes) / max(1, sum(o.beams for o in outcomes)),
         "questions": [factual.to_json(o) for o in outcomes],
     }
-    write_text(folder / f"{system}.json", json.dumps(result, ensure_ascii=False))
-    shutil.rmtree(shards)
+    path = context.workdir / "evaluations" / f"{system}.json"
+    write_text(path, json.dumps(result, ensure_ascii=False))
     at_k = groups["trained"]
     context.screen.say(
         f"evaluate/{system}: ACC {at_k['acc']:.1%}, HR@{settings.beams} {at_k['hr']:.1%}"
@@ -86,13 +80,9 @@ def ask_all(
     context: Context,
     loaded: Loaded,
     questions: Sequence[Question],
-    shards: Path,
-    label: str,
+    stage: str,
 ) -> list[Outcome]:
-    """Ask every question: greedily, by beam search, and by teacher forcing of the truth.
-
-    `shards` is the folder for what is finished of it, so that an interrupted run goes on there.
-    """
+    """Ask every question: greedily, by beam search, and by teacher forcing of the truth."""
     settings = context.config.evaluate
     template = context.template(settings.template)
     wordings = [wording for _, wording, _ in questions]
@@ -111,9 +101,9 @@ def ask_all(
         hits = [outcome.rank is not None for outcome in outcomes]
         bar.show(ACC=float(np.mean([o.correct for o in outcomes])), HR=float(np.mean(hits)))
 
-    with context.screen.track(label, 3 * len(questions), "answers") as bar:
+    with context.screen.track(stage, 3 * len(questions), "answers") as bar:
         found = in_shards(
-            shards,
+            context.parts(stage),
             made_with,
             questions,
             [len(prompt) for prompt in prompts],

@@ -6,7 +6,6 @@ model unnecessary in training.
 """
 
 import math
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -58,7 +57,7 @@ def mine(context: Context) -> None:
     base = context.load(BASE)
     facts = context.asked(context.trained)
     folder = context.workdir / "mined"
-    found = find_falsehoods(context, base, base, facts, folder / "shards")
+    found = find_falsehoods(context, base, base, facts, context.parts("mine"))
 
     write_trees(folder / "trees.array_record", found.trees)
     stamp = fingerprint(
@@ -71,7 +70,6 @@ def mine(context: Context) -> None:
     )
     write_json(folder / "fingerprint.json", {"made_with": stamp, "probes": probes(found.trees)})
     write_json(folder / "statistics.json", found.statistics)
-    shutil.rmtree(folder / "shards")
     for line in lines(found.statistics):
         context.screen.say(f"mine: {line}")
     seconds = time.perf_counter() - began

@@ -36,6 +36,7 @@ def pretrain(context: Context) -> None:
     trees = documents(tokenizer, corpus.training, settings.row_length)
     rows = context.whole(settings.rows)
     source = PackedRows(trees, settings.row_length, config.seed, settings.epochs, rows)
+    context.begin_anew(BASE)
     tokens = sum(tree.inputs for tree in trees)
     context.screen.say(
         f"pretrain: {len(corpus.training)} documents, {tokens} tokens of {tokenizer.size}, "
@@ -59,8 +60,9 @@ def pretrain(context: Context) -> None:
         about=settings_of(config, BASE) | {"data": digest(trees)},
         name=lambda tree: repr(tokenizer.decode(tree.branches[0].tokens)[:60]),
         rate="pretrain.learning_rate",
-        shown=("loss", "grad_norm"),
+        shown={"loss": "loss", "gradient": "grad_norm"},
         screen=context.screen,
+        command=context.command,
     )
     state, progress = resume(run, init_state(params, adamw(config.optimizer)))
     schedule = Schedule(

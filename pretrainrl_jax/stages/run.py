@@ -17,9 +17,7 @@ def run(context: Context) -> None:
 def every_stage(context: Context) -> None:
     """All but the report."""
     for stage, work in ((BASE, pretrain), ("mine", mine)):
-        if stage in context.finished():
-            context.screen.say(f"{stage}: finished, skipped")
-        else:
+        if not context.done(stage):
             work(context)
     train(context)
     evaluate(context)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,7 +43,8 @@ def in_shards(
         screen: told what was found.
     """
     stamp = folder / "made_with.json"
-    if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) != made_with:
+    made_with = {"of": made_with, "items": len(items), "items of a part": size}
+    if folder.is_dir() and _read(stamp) != made_with:
         screen.say(f"{folder.name}: what an earlier run left there is of something else, and is removed")
         shutil.rmtree(folder)
     if not stamp.is_file():
@@ -52,8 +54,8 @@ def in_shards(
     results: list[Json] = [None] * len(items)
     for number, places in enumerate(parts):
         path = folder / f"{number:06d}.json"
-        if path.is_file():
-            of_part = json.loads(path.read_text(encoding="utf-8"))
+        of_part = _read(path)
+        if of_part is not None and len(of_part) == len(places):
             bar.skip(units * len(places))
         else:
             of_part = work([items[place] for place in places])
@@ -63,3 +65,10 @@ def in_shards(
             results[place] = result
         taken(places, of_part)
     return results
+
+
+def _read(path: Path) -> Json:
+    """What a file holds; None where there is none, or nothing that can be read."""
+    with suppress(FileNotFoundError, ValueError):
+        return json.loads(path.read_text(encoding="utf-8"))
+    return None

@@ -1,8 +1,10 @@
 """From a checked command line to a stage at work: devices, mesh, exit codes."""
 
 import argparse
+import logging
 import os
 import sys
+import threading
 from collections.abc import Sequence
 
 import jax
@@ -21,7 +23,7 @@ from pretrainrl_jax.stages.pretrain import pretrain
 from pretrainrl_jax.stages.run import run
 from pretrainrl_jax.stages.sweep import sweep
 from pretrainrl_jax.stages.train import train
-from pretrainrl_jax.training.interrupts import Interrupted, termination_interrupts
+from pretrainrl_jax.training.interrupts import Interrupted
 
 STAGES = {
     "run": run,
@@ -44,18 +46,31 @@ def start(
 
     `command` is what the user typed: it goes on after an interruption.
     """
+    hush()
     greet(options.platform, screen)
-    context = Context(config, options.workdir, make_mesh(config.mesh), facts, screen)
+    context = Context(config, options.workdir, make_mesh(config.mesh), facts, screen, command)
     try:
-        with termination_interrupts(config.checkpoint.grace_seconds):
-            if verb == "run" and cells(config):
-                sweep(context)
-            else:
-                STAGES[verb](context)
+        if verb == "run" and cells(config):
+            sweep(context)
+        else:
+            STAGES[verb](context)
     except Interrupted as stopped:
         print(f"interrupted: {stopped}. Go on with: {command}", file=sys.stderr)
         return 130
     return 0
+
+
+def hush() -> None:
+    """Of an error that is raised, and told in one line, storage libraries write pages from their threads."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    shown = sys.unraisablehook
+
+    def of_main_thread(error: "sys.UnraisableHookArgs") -> None:
+        if threading.current_thread() is threading.main_thread():
+            shown(error)
+
+    sys.unraisablehook = of_main_thread
 
 
 def answer(config: Config, options: argparse.Namespace, screen: Screen) -> int:

@@ -38,7 +38,9 @@ def sweep(context: Context) -> None:
         workdir = context.workdir / "cells" / cell.name
         context.screen.say(f"sweep: cell {number} of {len(every)}, {cell.name}")
         prepare_workdir(workdir, cell.config, create=True)
-        of_cell = Context(cell.config, workdir, context.mesh, _facts(cell.config), context.screen)
+        of_cell = Context(
+            cell.config, workdir, context.mesh, _facts(cell.config), context.screen, context.command
+        )
         for other in before:
             take_over(of_cell, other)
         every_stage(of_cell)

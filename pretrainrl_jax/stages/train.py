@@ -40,9 +40,7 @@ ROOM = 1.2  # of the first round's targets and slots a row
 def train(context: Context) -> None:
     """Every system of `train.systems` that is not finished yet."""
     for system in context.config.train.systems:
-        if f"train/{system}" in context.finished():
-            context.screen.say(f"train/{system}: finished, skipped")
-        else:
+        if not context.done(f"train/{system}"):
             train_system(context, system)
 
 
@@ -77,8 +75,10 @@ def train_system(context: Context, system: str) -> None:
         about=settings_of(config, f"train/{system}") | {"data": digest(trees)},
         name=lambda tree: questions[tree.id],
         rate=f"objectives.{system}.learning_rate",
-        shown=("logp_gold", "logp_negative") if objective.preference else ("loss", "logp_gold"),
+        shown={"true": "logp_gold"}  # log-probabilities: one is to rise, the other to fall
+        | ({"false": "logp_negative"} if objective.preference else {"loss": "loss"}),
         screen=context.screen,
+        command=context.command,
     )
     checkpoints.describe(run.folder, base.model, base.tokenizer, context.template(settings.template))
     state, progress = resume(run, init_state(base.params, adamw(config.optimizer)))
@@ -104,7 +104,8 @@ def train_system(context: Context, system: str) -> None:
         done += source.batches
         if int(state.step) < done:  # else an earlier run has finished this round
             state, progress = fit(run, step, state, source, weights, schedule, context.mesh, progress)
-            progress = replace(progress, row=0)
+        if int(state.step) == done:
+            progress = replace(progress, row=0)  # the next round has rows of its own
     with run.saving() as saver:
         saver.finish(state, progress)
     context.finish(
@@ -233,7 +234,9 @@ def refresh(
     """
     system = run.stage.removeprefix("train/")
     path = refreshed(context, system) / f"round{number}.array_record"
+    parts = path.with_suffix(".parts")
     if path.is_file():
+        shutil.rmtree(parts, ignore_errors=True)
         return read_trees(path), progress
     began = time.perf_counter()
     with run.saving() as saver:  # mining may be interrupted
@@ -244,8 +247,7 @@ def refresh(
     kept = {tree.id for tree in trees}
     facts = [fact for fact in context.asked(context.trained) if fact.id in kept]
     reference = policy if renewed else context.load(BASE)
-    shards = path.with_suffix(".shards")
-    found = find_falsehoods(context, policy, reference, facts, shards, run.stage)
+    found = find_falsehoods(context, policy, reference, facts, parts, run.stage)
     if not renewed:
         jax.tree.map(lambda x: x.delete(), reference.params)
     before = {(tree.id, b.text) for tree in trees for b in tree.branches[1:]}
@@ -256,5 +258,5 @@ def refresh(
     )
     write_json(path.with_suffix(".json"), found.statistics)
     write_trees(path, found.trees)
-    shutil.rmtree(shards)
+    shutil.rmtree(parts)
     return found.trees, replace(progress, seconds=progress.seconds + time.perf_counter() - began)

@@ -9,10 +9,8 @@
 
 import json
 import math
-import os
-import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,11 +18,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
-from pretrainrl_jax.atomic import write_json
+from pretrainrl_jax.atomic import disk_errors, write_json
 from pretrainrl_jax.config import Checkpoint
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.checksums import checksums
@@ -89,15 +88,11 @@ class Saver:
     def finish(self, state: TrainState, progress: Progress = BEGINNING) -> None:
         """Write the parameters of a finished stage; returns when all is written.
 
-        Optimizer states of earlier checkpoints are removed: there is nothing left to train.
-
         Raises:
             OSError: if they cannot be written.
         """
         self._write(state, progress, {})
         self.wait()
-        for step in self._manager.all_steps():
-            shutil.rmtree(Path(self._manager.directory) / str(step) / "training", ignore_errors=True)
 
     def wait(self) -> None:
         """Return when all is written.
@@ -105,17 +100,23 @@ class Saver:
         Raises:
             OSError: if it cannot be.
         """
-        with _disk_errors():
+        with disk_errors():
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
 
     def _write(self, state: TrainState, progress: Progress, items: Json) -> None:
         step = int(state.step)
-        sums = checksums(state.params)
-        about = self._about | {"step": step, "progress": asdict(progress), "checksums": sums}
-        with _disk_errors():
+        if step in self._manager.all_steps():
+            return  # what this run saved, or went on from: `restore_state` leaves none that is not whole
+        about = self._about | {
+            "step": step,
+            "finished": not items,
+            "progress": asdict(progress),
+            "checksums": checksums(state.params),
+        }
+        with disk_errors():
             for old in self._manager.all_steps():
-                if old >= step:  # left by an earlier run, and damaged, or of a stage that begins anew
+                if old > step:  # of a run that is not gone on with
                     self._manager.delete(old)
             self._manager.save(
                 step,
@@ -124,7 +125,6 @@ class Saver:
                     about=ocp.args.JsonSave(about),
                     **{name: ocp.args.StandardSave(value) for name, value in items.items()},
                 ),
-                metrics={"loss": progress.loss},
                 force=True,
             )
         self._detail(f"checkpoint {Path(self._manager.directory).name}: update {step}")
@@ -145,21 +145,43 @@ def saving(
         about: what the checkpoints depend on, as `restore_state` compares it.
         detail: told of each checkpoint.
     """
-    keep: list[policies.PreservationPolicy] = [policies.LatestN(settings.keep)]
-    if settings.keep_best:
-        keep.append(policies.BestN(get_metric_fn=lambda m: -m["loss"], n=settings.keep_best))
-    options = ocp.CheckpointManagerOptions(
-        preservation_policy=policies.AnyPreservationPolicy(keep), cleanup_tmp_directories=True
+    keep = policies.AnyPreservationPolicy(
+        [policies.LatestN(settings.keep), _Best(folder, settings.keep_best)]
     )
-    with _disk_errors():
+    options = ocp.CheckpointManagerOptions(preservation_policy=keep, cleanup_tmp_directories=True)
+    with disk_errors():
         manager = _open(folder, options)
     try:
         yield Saver(manager, about or {}, detail)
-        with _disk_errors():
+        with disk_errors():
             manager.wait_until_finished()
     finally:
         with suppress(Exception):  # what could not be written was already said, or is less than what was
             manager.close()
+
+
+@dataclass(frozen=True)
+class _Best(policies.PreservationPolicy):
+    """Keeps the `number` checkpoints of lowest loss, also those that an earlier process saved."""
+
+    folder: Path
+    number: int
+
+    def should_preserve(
+        self,
+        checkpoints: Sequence[policies.PolicyCheckpointInfo],
+        *,
+        context: policies.PreservationContext,
+    ) -> Sequence[bool]:
+        best = sorted((c.step for c in checkpoints), key=self._loss)[: self.number]
+        return [c.step in best for c in checkpoints]
+
+    def _loss(self, step: int) -> float:
+        try:
+            about = json.loads((self.folder / str(step) / "about" / "metadata").read_text())
+            return about["progress"]["loss"]
+        except (OSError, ValueError, KeyError):  # being written, or damaged
+            return math.inf
 
 
 def _open(folder: Path, options: ocp.CheckpointManagerOptions | None = None) -> ocp.CheckpointManager:
@@ -167,17 +189,10 @@ def _open(folder: Path, options: ocp.CheckpointManagerOptions | None = None) -> 
     return ocp.CheckpointManager(folder.absolute(), options=options, item_names=names)
 
 
-@contextmanager
-def _disk_errors() -> Iterator[None]:
-    """What the storage library raises for a full disk is an OSError, as everywhere else."""
-    try:
-        yield
-    except ValueError as error:
-        if not (code := re.search(r"os_error_code='(\d+)'", str(error))):
-            raise
-        number = int(code[1])
-        path = re.search(r'local file "([^"]*)"', str(error))
-        raise OSError(number, os.strerror(number), path[1] if path else None) from None
+def strip(folder: Path) -> None:
+    """Remove what only an unfinished stage needs: optimizer states, and checkpoints that were set aside."""
+    for scrap in [*folder.glob("*/training"), *folder.glob("*.damaged")]:
+        shutil.rmtree(scrap, ignore_errors=True)
 
 
 def save(folder: Path, state: TrainState) -> None:
@@ -207,9 +222,11 @@ def restore_state(
     about: Json | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> tuple[TrainState, Progress] | None:
-    """The newest interrupted training state in a stage's folder that is whole, placed as `like` is.
+    """The newest training state in a stage's folder that is whole, placed as `like` is; None without one.
 
-    None where there is none. A damaged or half-written checkpoint is passed over, and that is said.
+    A damaged or half-written checkpoint is passed over, and that is said; a damaged one is renamed, so that
+    training can save that update again. The optimizer's state of a finished stage is `like`'s: nothing is
+    left to train.
 
     Raises:
         InputError: if it depends on other settings or data than `about` names (the differences are shown).
@@ -218,39 +235,39 @@ def restore_state(
         step = half.name.partition(".")[0]
         say(f"the checkpoint of update {step} was not written to its end, and is passed over")
     for step in steps_of(folder):
-        if not (folder / str(step) / "training").is_dir() and (folder / str(step) / "params").is_dir():
-            return None  # a finished stage
         try:
-            found, state = _restore(folder, step, like)
+            return _restore(folder, step, like, about or {})
+        except InputError:
+            raise
         except Exception as error:  # what a damaged file raises depends on where it is damaged
             say(f"the checkpoint of update {step} is damaged, and is passed over ({_reason(error)})")
-            continue
-        wanted = about or {}
-        if differ := shown_differences({name: found.get(name) for name in wanted}, wanted):
+            aside = folder / f"{step}.damaged"
+            shutil.rmtree(aside, ignore_errors=True)
+            (folder / str(step)).rename(aside)
+    return None
+
+
+def _restore(folder: Path, step: int, like: TrainState, wanted: Json) -> tuple[TrainState, Progress]:
+    def abstract(tree: Any) -> Any:
+        return ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, tree))
+
+    items: Json = {"params": abstract(like.params)}
+    with _open(folder) as manager:
+        # First, since another run's arrays may not even have these shapes.
+        about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+        if differ := shown_differences({name: about.get(name) for name in wanted}, wanted):
             raise InputError(
                 f"the checkpoint {folder / str(step)} is of another run: {differ}. Choose another --workdir, "
                 "or remove that folder"
             )
-        return state, Progress(**found["progress"])
-    return None
-
-
-def _restore(folder: Path, step: int, like: TrainState) -> tuple[Json, TrainState]:
-    def abstract(tree: Any) -> Any:
-        return ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, tree))
-
-    with _open(folder) as manager:
-        restored = manager.restore(
-            step,
-            args=ocp.args.Composite(
-                params=abstract(like.params),
-                training=abstract({"step": like.step, "moments": like.moments}),
-                about=ocp.args.JsonRestore(),
-            ),
-        )
-    about, training = restored["about"], restored["training"]
-    refuse_damaged(about, restored["params"])
-    return about, TrainState(training["step"], restored["params"], training["moments"])
+        if not about["finished"]:
+            items["training"] = abstract({"step": like.step, "moments": like.moments})
+        restored = manager.restore(step, args=ocp.args.Composite(**items))
+    params, progress = restored["params"], Progress(**about["progress"])
+    refuse_damaged(about, params)
+    if about["finished"]:
+        return TrainState(jnp.full_like(like.step, step), params, like.moments), progress
+    return TrainState(restored["training"]["step"], params, restored["training"]["moments"]), progress
 
 
 def refuse_damaged(about: Json, params: Params) -> None:
@@ -337,7 +354,8 @@ def _restore_params(folder: Path, step: int, target: Any) -> Params:
 
 
 def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+    first = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return first.partition(". ")[0][:120]
 
 
 def _places(model: Model, mesh: Mesh | None) -> Any:

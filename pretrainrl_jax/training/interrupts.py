@@ -16,11 +16,11 @@ class Interrupted(Exception):
 
 
 @contextmanager
-def stop_requested(grace: float = 0.0) -> Iterator[Callable[[], bool]]:
+def stop_requested(grace: float = 0.0, command: str = "") -> Iterator[Callable[[], bool]]:
     """Within this context the signals only set a flag; a second Ctrl-C stops at once.
 
     Yields a function that tells whether a stop was asked for. `grace` seconds after it was, the process ends
-    with exit code 130 even if the context has not been left; 0 waits for ever.
+    with exit code 130 even if the context has not been left, and names `command`; 0 waits for ever.
     """
     asked: list[int] = []
 
@@ -29,37 +29,37 @@ def stop_requested(grace: float = 0.0) -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         asked.append(number)
 
-    with _handled((signal.SIGINT, signal.SIGTERM), handle, grace):
+    with _handled(handle, grace, command):
         yield lambda: bool(asked)
 
 
 @contextmanager
-def termination_interrupts(grace: float = 0.0) -> Iterator[None]:
+def termination_interrupts(grace: float = 0.0, command: str = "") -> Iterator[None]:
     """Within this context SIGTERM is a KeyboardInterrupt, as Ctrl-C is, so that both end in exit code 130.
 
-    `grace`: see `stop_requested`.
+    `grace` and `command`: see `stop_requested`.
     """
 
     def handle(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    with _handled((signal.SIGINT, signal.SIGTERM), handle, grace):
+    with _handled(handle, grace, command):
         yield
 
 
 @contextmanager
-def _handled(numbers: tuple[signal.Signals, ...], handle: Handler, grace: float) -> Iterator[None]:
+def _handled(handle: Handler, grace: float, command: str) -> Iterator[None]:
     clock: list[threading.Timer] = []
 
     def timed(number: int, frame: FrameType | None) -> None:
         if grace and not clock:
-            clock.append(threading.Timer(grace, _end, (grace,)))
+            clock.append(threading.Timer(grace, _end, (grace, command)))
             clock[0].daemon = True
             clock[0].start()
         handle(number, frame)
 
     try:
-        before = {number: signal.signal(number, timed) for number in numbers}
+        before = {number: signal.signal(number, timed) for number in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # not the main thread (a notebook's worker): signals are not ours to take
         yield
         return
@@ -72,10 +72,10 @@ def _handled(numbers: tuple[signal.Signals, ...], handle: Handler, grace: float)
             timer.cancel()
 
 
-def _end(grace: float) -> None:
+def _end(grace: float, command: str) -> None:
     print(
-        f"interrupted: nothing more was saved within checkpoint.grace_seconds={grace:g}; the same command goes "
-        "on from the last checkpoint",
+        f"interrupted: nothing more was saved within checkpoint.grace_seconds={grace:g}, and what was saved "
+        f"before is kept. Go on with: {command}",
         file=sys.stderr,
         flush=True,
     )

@@ -44,8 +44,9 @@ class Run:
     about: Mapping[str, Any] = field(default_factory=dict)  # settings and data that checkpoints depend on
     name: Callable[[AnswerTree], str] = lambda tree: tree.id  # how a tree is called in messages
     rate: str = ""  # the setting of its learning rate
-    shown: tuple[str, str] = ("loss", "grad_norm")  # the two figures on the progress bar
+    shown: Mapping[str, str] = field(default_factory=dict)  # on the progress bar: name → figure
     screen: Screen = NORMAL
+    command: str = ""  # what goes on after an interruption
 
     @property
     def folder(self) -> Path:
@@ -105,7 +106,7 @@ def fit(
     run.screen.detail(f"{run.stage}: compiled in {time.perf_counter() - began:.1f} s")
     every = max(1, total // LOG_POINTS)
     with (
-        stop_requested(run.checkpoint.grace_seconds) as stopping,
+        stop_requested(run.checkpoint.grace_seconds, run.command) as stopping,
         run.saving() as saver,
         MetricsWriter(run.workdir, run.stage, start) as writer,
         run.screen.track(run.stage, total - start, "updates") as bar,
@@ -117,6 +118,7 @@ def fit(
             """What is done after update `at`, once the figures up to it are read."""
             if (bad := tally.read()) and not run.skip_nonfinite:
                 first = progress.row + (bad[0].at - start - 1) * source.rows
+                saver.wait()  # the message names the last checkpoint
                 raise _not_finite(run, source, first, bad[0])
             row = progress.row + (at - start) * source.rows
             return Progress(row, progress.seconds + time.perf_counter() - began, tally.skipped, tally.loss())
@@ -131,7 +133,7 @@ def fit(
                 del values["questions"], values["tokens"]
                 writer.write(at, values | rates | {"skipped": float(done.skipped)})
                 marked = time.perf_counter()
-            bar.advance(1, lambda figures=figures: {k: float(figures[k]) for k in run.shown})
+            bar.advance(1, lambda figures=figures: {name: float(figures[k]) for name, k in run.shown.items()})
             stop = stopping()
             if stop or (at < total and _due(run.checkpoint, at, time.perf_counter() - saved)):
                 saver.save(state, reached(at))

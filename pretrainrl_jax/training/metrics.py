@@ -1,6 +1,9 @@
 """Where training figures go: metrics.jsonl, one JSON object a line, and TensorBoard events."""
 
 import json
+import logging
+import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -15,8 +18,11 @@ class MetricsWriter:
     """
 
     def __init__(self, workdir: Path, stage: str, start: int = 0) -> None:
-        from tensorboardX import SummaryWriter
+        # Not its SummaryWriter, whose threads have a log of their own to tell of a full disk.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
 
+        logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)  # warns of each value not finite
         self.stage = stage
         path = workdir / "metrics.jsonl"
         if path.is_file():
@@ -26,15 +32,24 @@ class MetricsWriter:
             kept = [x for x, values in whole if values["stage"] != stage or values["step"] <= start]
             write_text(path, "".join(kept))
         self._file = path.open("a")
-        self._events = SummaryWriter(str(workdir / "tensorboard" / stage), purge_step=start + 1)
+        folder = workdir / "tensorboard" / stage
+        folder.mkdir(parents=True, exist_ok=True)
+        self._events = EventsWriter(str(folder / "events"))
+        # TensorBoard drops what older files have of later steps.
+        began = Event(step=start + 1, wall_time=time.time(), session_log=SessionLog(status=SessionLog.START))
+        self._events.write_event(began)
 
     def write(self, step: int, figures: dict[str, float]) -> None:
         """One line: {"stage", "step", name: value, …}; a figure that is not finite is written as null."""
         finite = {k: v if v - v == 0 else None for k, v in figures.items()}
         self._file.write(json.dumps({"stage": self.stage, "step": step} | finite) + "\n")
         self._file.flush()
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore
+        from tensorboardX.summary import scalar
+
         for name, value in figures.items():
-            self._events.add_scalar(name, value, step)
+            self._events.write_event(Event(step=step, wall_time=time.time(), summary=scalar(name, value)))
+        self._events.flush()
 
     def __enter__(self) -> "MetricsWriter":
         return self
@@ -42,5 +57,6 @@ class MetricsWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        self._events.close()
+        with ExitStack() as both:  # the second also where the first one fails
+            both.callback(self._events.close)
+            both.callback(self._file.close)

@@ -3,11 +3,13 @@
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pretrainrl_jax.atomic import disk_errors
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
@@ -51,15 +53,22 @@ def digest(trees: Iterable[AnswerTree]) -> str:
 
 
 def write_trees(path: Path, trees: Iterable[AnswerTree]) -> None:
-    """Write an ArrayRecord file, complete or not at all."""
+    """Write an ArrayRecord file, complete or not at all.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
     from array_record.python.array_record_module import ArrayRecordWriter
 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    writer = ArrayRecordWriter(str(partial), "group_size:64")
-    for tree in trees:
-        writer.write(json.dumps(to_json(tree), ensure_ascii=False).encode())
-    writer.close()
+    with disk_errors():
+        writer = ArrayRecordWriter(str(partial), "group_size:64")
+        for tree in trees:
+            writer.write(json.dumps(to_json(tree), ensure_ascii=False).encode())
+        writer.close()
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
     partial.replace(path)
 
 

@@ -1,7 +1,7 @@
 """Fingerprints change with what they are of, and with nothing else."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,13 @@ from small import fact, small_model, small_tokenizer, tree
 from pretrainrl_jax.config import Mine
 from pretrainrl_jax.mining.fingerprint import (
     PROBES,
-    checksums,
     differences,
     fingerprint,
     of_tokenizer,
     probe_difference,
     probes,
 )
+from pretrainrl_jax.model.checksums import checksums
 from pretrainrl_jax.trees.templates import Template
 
 FACTS = [fact(id="1"), fact(id="2", answers=("Rome", "Roma"))]
@@ -39,7 +39,7 @@ def made_with(tokenizer):
         "tokenizer": tokenizer,
         "template": Template("bare"),
         "facts": FACTS,
-        "settings": Mine(),
+        "settings": asdict(Mine()),
     }
 
 
@@ -55,7 +55,7 @@ def changed(name, made_with, tmp_path):
         "tokenizer": small_tokenizer(tmp_path, bos=True),
         "template": Template("few_shot", (("Who?", "I."),)),
         "facts": [FACTS[0], replace(FACTS[1], answers=("Rome",))],
-        "settings": replace(Mine(), beams=17),
+        "settings": asdict(Mine(beams=17)),
     }[name]
 
 

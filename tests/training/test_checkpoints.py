@@ -1,6 +1,8 @@
 """Checkpoints: every bit comes back, on whatever devices, and what is not there is said in one line."""
 
+import errno
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -8,18 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from small import small_model, small_tokenizer
-from tiny import python
+from tiny import fill, items, python
 
-from pretrainrl_jax.config import Mesh, Optimizer
+from pretrainrl_jax.config import Checkpoint, Mesh, Optimizer
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.partitioning import make_mesh, parameter_shardings
 from pretrainrl_jax.training.checkpoints import (
+    Progress,
     describe,
     find,
     latest_step,
     load,
     restore_state,
-    save,
+    saving,
+    steps_of,
+    strip,
 )
 from pretrainrl_jax.training.optimizer import adamw
 from pretrainrl_jax.training.step import TrainState, init_state
@@ -54,6 +59,27 @@ def bits(tree) -> dict[str, tuple[str, bytes]]:
     }
 
 
+def save(
+    folder: Path,
+    *states: TrainState,
+    finished: bool = False,
+    keep: int = 2,
+    keep_best: int = 0,
+    about: dict | None = None,
+    **progress,
+) -> None:
+    """Write checkpoints one after another, and wait for them."""
+    with saving(folder, Checkpoint(keep=keep, keep_best=keep_best), about) as saver:
+        for state in states:
+            (saver.finish if finished else saver.save)(state, Progress(**progress))
+
+
+def restored(folder: Path, **options) -> tuple[TrainState, Progress]:
+    found = restore_state(folder, init_state(small_model(1)[1], adamw(Optimizer())), **options)
+    assert found is not None
+    return found
+
+
 @pytest.fixture
 def stage(tmp_path: Path) -> Path:
     """A stage's folder with the model described and no step saved."""
@@ -68,42 +94,79 @@ def stage(tmp_path: Path) -> Path:
 def test_a_state_comes_back_bit_for_bit(stage: Path) -> None:
     state = state_at(3)
     before = bits(state)
-    save(stage, state, finished=False, seconds=12.5)
-    like = init_state(small_model(1)[1], adamw(Optimizer()))
-    found = restore_state(stage, like)
-    assert found is not None
-    restored, seconds = found
-    assert seconds == 12.5
-    assert int(restored.step) == 3
-    assert bits(restored) == before
-    assert jax.tree.structure(restored) == jax.tree.structure(like)
+    save(stage, state, row=24, seconds=12.5, skipped=2, loss=0.75)
+    found, progress = restored(stage)
+    assert progress == Progress(row=24, seconds=12.5, skipped=2, loss=0.75)
+    assert int(found.step) == 3
+    assert bits(found) == before
+    assert jax.tree.structure(found) == jax.tree.structure(state)
     assert len(before) > 20
 
 
-def test_a_later_save_replaces_an_earlier_one(stage: Path) -> None:
-    for step in (2, 5):
-        save(stage, state_at(step), finished=False, seconds=step)
-    assert latest_step(stage) == 5
-    assert [p.name for p in stage.iterdir() if p.name.isdigit()] == ["5"]
-    restored, seconds = restore_state(stage, state_at(0)) or (None, None)
-    assert bits(restored) == bits(state_at(5))
-    assert seconds == 5
+def test_what_is_written_beside_training_is_the_state_at_the_time_of_saving(stage: Path) -> None:
+    """Training gives its buffers away and overwrites them while the checkpoint is being written."""
+    change = jax.jit(
+        lambda state: jax.tree.map(lambda x: x * 2 + 1, state._replace(step=state.step + 1)), donate_argnums=0
+    )
+    state = jax.tree.map(jnp.copy, state_at(1))
+    of_each = {}
+    with saving(stage, Checkpoint(keep=9, keep_best=0)) as saver:
+        for _ in range(3):
+            step = int(state.step)
+            of_each[step] = bits(jax.tree.map(jnp.copy, state.params))  # a view would keep the buffers
+            saver.save(state, Progress(row=step))
+            for _ in range(3):
+                before, state = state, change(state)
+            assert all(x.is_deleted() for x in jax.tree.leaves(before))
+    assert steps_of(stage) == sorted(of_each, reverse=True)
+    for step, expected in of_each.items():
+        assert bits(load(stage / str(step)).params) == expected
 
 
-def test_a_finished_stage_has_nothing_to_go_on_from(stage: Path) -> None:
-    save(stage, state_at(2), finished=False)
-    save(stage, state_at(2), finished=True)
-    assert latest_step(stage) == 2
-    assert restore_state(stage, state_at(0)) is None
-    assert bits(load(stage).params) == bits(state_at(2).params)
+def test_the_last_ones_and_the_best_are_kept(stage: Path) -> None:
+    """The best of an earlier process too, and with their optimizer states."""
+    for step, loss in enumerate([5.0, 1.0, 4.0, 3.0, 2.0, 6.0], start=1):
+        save(stage, state_at(step), keep=2, keep_best=1, loss=loss)
+    assert steps_of(stage) == [6, 5, 2]
+    with saving(stage, Checkpoint(keep=1, keep_best=2)) as saver:
+        for step in (7, 8, 9):
+            saver.save(state_at(step), Progress(loss=7.0))
+    assert steps_of(stage) == [9, 5, 2]
+    assert all(items(stage / str(step)) == {"params", "training", "about"} for step in steps_of(stage))
+    save(stage, state_at(10), keep=1, keep_best=0)
+    assert steps_of(stage) == [10]
+
+
+def test_a_step_that_is_saved_already_is_not_written_again(stage: Path) -> None:
+    """Or a process that is killed meanwhile would have lost it."""
+    save(stage, state_at(5))
+    written = {p: p.stat().st_mtime_ns for p in (stage / "5").rglob("*")}
+    save(stage, state_at(5), seconds=3.0)
+    save(stage, state_at(5), finished=True)
+    assert {p: p.stat().st_mtime_ns for p in (stage / "5").rglob("*")} == written
+
+
+def test_a_finished_stage_is_known_as_such(stage: Path) -> None:
+    save(stage, state_at(2))
+    save(stage, state_at(4), finished=True, row=8, seconds=3.0)
+    assert items(stage / "4") == {"params", "about"}
+    assert items(stage / "2") == {"params", "training", "about"}  # until the stage is marked as finished
+    found, progress = restored(stage)
+    assert (int(found.step), progress) == (4, Progress(row=8, seconds=3.0))
+    assert bits(found.params) == bits(state_at(4).params)
+    strip(stage)
+    assert items(stage / "2") == {"params", "about"}
+    assert [bits(load(stage / step).params) for step in ("2", "4")] == [
+        bits(state_at(2).params),
+        bits(state_at(4).params),
+    ]
 
 
 def test_what_a_longer_run_left_gives_way(stage: Path) -> None:
     save(stage, state_at(9), finished=True)
-    save(stage, state_at(4), finished=False)
-    assert [p.name for p in stage.iterdir() if p.name.isdigit()] == ["4"]
-    restored, _ = restore_state(stage, state_at(0)) or (None, None)
-    assert bits(restored) == bits(state_at(4))
+    save(stage, state_at(4))
+    assert steps_of(stage) == [4]
+    assert bits(restored(stage)[0]) == bits(state_at(4))
 
 
 def test_a_stage_never_saved_has_nothing_to_go_on_from(stage: Path, tmp_path: Path) -> None:
@@ -114,11 +177,135 @@ def test_a_stage_never_saved_has_nothing_to_go_on_from(stage: Path, tmp_path: Pa
 
 
 def test_a_save_that_was_cut_short_is_not_there(stage: Path) -> None:
-    save(stage, state_at(2), finished=False)
-    (stage / "5.orbax-checkpoint-tmp-0").mkdir()
+    save(stage, state_at(2))
+    shutil.copytree(stage / "2", stage / "5.orbax-checkpoint-tmp")
     assert latest_step(stage) == 2
     assert find(stage) == (stage, 2)
-    assert restore_state(stage, state_at(0)) is not None
+    said: list[str] = []
+    assert int(restored(stage, say=said.append)[0].step) == 2
+    assert said == ["the checkpoint of update 5 was not written to its end, and is passed over"]
+    save(stage, state_at(3))
+    assert not list(stage.glob("*tmp*"))
+
+
+# Damage.
+
+DAMAGES = {
+    "params, one bit": ("params", "largest", "flip"),
+    "params, cut": ("params", "largest", "cut"),
+    "params, empty": ("params", "", "remove"),
+    "training, cut": ("training", "largest", "cut"),
+    "training, empty": ("training", "", "remove"),
+    "training, no folder": ("training", "", "folder"),
+    "about, cut": ("about", "metadata", "cut"),
+    "about, no folder": ("about", "", "folder"),
+    "everything": (".", "", "remove"),
+}
+
+
+def damage(step: Path, item: str, which: str, how: str) -> None:
+    """Spoil files of one item of a checkpoint."""
+    if how == "folder":
+        shutil.rmtree(step / item)
+        return
+    found = sorted((p for p in (step / item).rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    for path in found[-1:] if which == "largest" else [p for p in found if which in p.name]:
+        content = path.read_bytes()
+        if how == "flip":
+            middle = len(content) // 2
+            path.write_bytes(content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :])
+        elif how == "cut":
+            path.write_bytes(content[: len(content) // 2])
+        else:
+            path.unlink()
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_of_a_damaged_checkpoint_the_one_before_is_used(name: str, stage: Path) -> None:
+    save(stage, state_at(2), state_at(4), row=7)
+    damage(stage / "4", *DAMAGES[name])
+    said: list[str] = []
+    found, progress = restored(stage, say=said.append)
+    assert bits(found) == bits(state_at(2))
+    assert progress == Progress(row=7)
+    (line,) = said
+    assert line.startswith("the checkpoint of update 4 is damaged, and is passed over (")
+    assert "\n" not in line
+    save(stage, state_at(4), row=9)  # it can be made again …
+    found, progress = restored(stage)
+    assert (bits(found), progress) == (bits(state_at(4)), Progress(row=9))
+    strip(stage)
+    assert not list(stage.glob("*.damaged"))  # … and is kept aside until the stage is finished
+
+
+def test_where_every_checkpoint_is_damaged_training_begins_anew(stage: Path) -> None:
+    save(stage, state_at(2), state_at(4))
+    for step in ("2", "4"):
+        damage(stage / step, *DAMAGES["params, cut"])
+    said: list[str] = []
+    assert restore_state(stage, state_at(0), say=said.append) is None
+    assert len(said) == 2
+
+
+@pytest.mark.parametrize("name", ["params, one bit", "params, cut", "about, cut"])
+def test_a_damaged_model_is_not_loaded(name: str, stage: Path) -> None:
+    save(stage, state_at(2), state_at(4), finished=True)
+    damage(stage / "4", *DAMAGES[name])
+    with pytest.raises(
+        InputError, match=r"4 is damaged \(.*there are others of updates 2; remove .*pretrain"
+    ):
+        load(stage)
+    assert bits(load(stage / "2").params) == bits(state_at(2).params)
+
+
+# Of another run.
+
+
+def test_a_checkpoint_of_other_settings_or_data_is_refused(stage: Path) -> None:
+    about = {"pretrain.rows": 8, "seed": 0, "data": "ab12"}
+    save(stage, state_at(2), about=about)
+    assert int(restored(stage, about=about)[0].step) == 2
+    with pytest.raises(
+        InputError, match=r"/2 is of another run: seed was 0, now 5; data was 'ab12', now 'cd'"
+    ):
+        restored(stage, about=about | {"seed": 5, "data": "cd"})
+    assert steps_of(stage) == [2]  # nothing is taken for damage, and nothing is lost
+
+
+def test_a_checkpoint_of_other_shapes_is_of_another_run_not_damaged(stage: Path) -> None:
+    save(stage, state_at(2), about={"model.width": 16})
+    wider = init_state(small_model(width=32)[1], adamw(Optimizer()))
+    with pytest.raises(InputError, match=r"model\.width was 16, now 32"):
+        restore_state(stage, wider, {"model.width": 32})
+
+
+def test_a_checkpoint_says_what_it_is_of(stage: Path) -> None:
+    """All it takes to use it lies in its folder."""
+    save(stage, state_at(2), about={"seed": 3, "data": "ab12"}, row=16)
+    about = json.loads((stage / "2" / "about" / "metadata").read_text())
+    assert (about["step"], about["progress"]["row"], about["seed"], about["data"]) == (2, 16, 3, "ab12")
+    assert len(about["checksums"]) == len(jax.tree.leaves(small_model()[1]))
+    description = json.loads((stage / "model.json").read_text())
+    assert description["template"]["kind"] == "few_shot"
+    assert json.loads((stage / "tokenizer" / "special_ids.json").read_text())["eos"]
+
+
+# The disk.
+
+
+def test_a_disk_that_is_full_is_an_error_of_the_system(small_disk: Path, tmp_path: Path) -> None:
+    stage = small_disk / "pretrain"
+    save(stage, state_at(1))
+    room = small_disk / "room"
+    fill(room, leave=8192)
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        save(stage, state_at(2))
+    assert raised.value.errno == errno.ENOSPC
+    room.unlink()
+    assert bits(restored(stage)[0]) == bits(state_at(1))
+    save(stage, state_at(2))
+    assert bits(restored(stage)[0]) == bits(state_at(2))
+    assert not list(stage.glob("*tmp*"))
 
 
 # The model.
@@ -137,7 +324,7 @@ def test_a_model_is_loaded_with_all_that_belongs_to_it(stage: Path) -> None:
 
 
 def test_parameters_alone_are_read(stage: Path) -> None:
-    save(stage, state_at(2), finished=False)
+    save(stage, state_at(2))
     for file in (stage / "2" / "training").rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
@@ -205,9 +392,9 @@ from pathlib import Path
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
 import numpy as np
-from pretrainrl_jax.config import Mesh, Optimizer
+from pretrainrl_jax.config import Checkpoint, Mesh, Optimizer
 from pretrainrl_jax.model.partitioning import make_mesh, parameter_shardings
-from pretrainrl_jax.training.checkpoints import load, restore_state, save, describe
+from pretrainrl_jax.training.checkpoints import load, restore_state, saving, describe, Progress
 from pretrainrl_jax.training.optimizer import adamw
 from pretrainrl_jax.training.step import TrainState, init_state, state_shardings
 
@@ -221,12 +408,13 @@ assert query.addressable_shards[0].data.size == query.size / 4
 
 places = state_shardings(loaded.model, Optimizer(), mesh)
 fresh = jax.jit(lambda p: init_state(p, adamw(Optimizer())), out_shardings=places)(loaded.params)
-state, seconds = restore_state(one, fresh)
-assert seconds == 2.5
+state, progress = restore_state(one, fresh)
+assert progress.seconds == 2.5
 assert jax.tree.map(lambda x: x.sharding, state) == places
 
 describe(eight, loaded.model, loaded.tokenizer, loaded.template)
-save(eight, state, finished=False, seconds=7)
+with saving(eight, Checkpoint()) as saver:
+    saver.save(state, Progress(seconds=7))
 print(json.dumps({jax.tree_util.keystr(k): np.asarray(x).tobytes().hex()
                   for k, x in jax.tree.leaves_with_path(loaded.params)}))
 """
@@ -236,7 +424,7 @@ def test_a_checkpoint_opens_on_another_mesh_than_saved_it(stage: Path, tmp_path:
     state = state_at(4)
     params = small_model()[1]
     state = state._replace(params=params)
-    save(stage, state, finished=False, seconds=2.5)
+    save(stage, state, seconds=2.5)
     ran = python("-c", ON_EIGHT, stage, tmp_path / "eight", JAX_DISABLE_MOST_OPTIMIZATIONS="true")
     assert ran.code == 0, ran.err
 
@@ -246,7 +434,7 @@ def test_a_checkpoint_opens_on_another_mesh_than_saved_it(stage: Path, tmp_path:
     found = restore_state(tmp_path / "eight", state_at(0))
     assert found is not None
     assert bits(found[0]) == bits(state)
-    assert found[1] == 7
+    assert found[1].seconds == 7
     loaded = load(tmp_path / "eight")
     assert bits(loaded.params) == bits(params)
     assert all(x.devices() == {jax.devices()[0]} for x in jax.tree.leaves(loaded.params))

@@ -202,6 +202,39 @@ def test_the_step_donates_its_state():
     assert not any(x.is_deleted() for x in jax.tree.leaves(params))
 
 
+@pytest.mark.usefixtures("compiled_fast")
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_an_update_that_is_not_finite_changes_nothing_but_the_step(bad: float):
+    """And the next one is the one it would have been: moments and their bias correction are untouched."""
+    model, params = small_model()
+    step = compile_step(model, SETTINGS, "sequence", make_mesh(Mesh()))
+    always = Schedule(1e-2, 10, 0.0, 1.0)  # so that the rate does not depend on the step
+    trees = some_trees(9)
+    gold = replace(trees[4].branches[0], reference_logp=bad)
+    spoilt = [*trees[:4], replace(trees[4], branches=(gold, *trees[4].branches[1:])), *trees[5:]]
+    assert len(trees[4].branches) > 1  # its reference is read
+    batch = {
+        "first": packed(trees, rows=4),
+        "bad": packed(spoilt, rows=4),
+        "last": packed(trees[::-1], rows=4),
+    }
+
+    def trained(*names: str):
+        state, skipped = init_state(params, adamw(SETTINGS)), []
+        for name in names:
+            state, figures = step(state, batch[name], OBJECTIVES["pretrainrl"], always)
+            skipped.append(float(figures["skipped"]))
+        return state, skipped
+
+    expected, none = trained("first", "last")
+    found, skipped = trained("first", "bad", "last")
+    assert (none, skipped) == ([0, 0], [0, 1, 0])
+    assert (int(expected.step), int(found.step)) == (2, 3)
+    for one, other in zip(jax.tree.leaves(expected[1:]), jax.tree.leaves(found[1:]), strict=True):
+        assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
+    assert distance(trained("first")[0].params, found.params) > 1e-4  # the last one did change them
+
+
 def test_no_logits_in_the_compiled_step():
     """Temporaries grow with the vocabulary only as the head does: [tokens, vocabulary] is never held."""
     tokens, width = 4 * 256, 16

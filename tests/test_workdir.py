@@ -1,0 +1,74 @@
+"""A workdir belongs to one configuration and one process; what belongs together is told by what differs."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny import python
+
+from pretrainrl_jax.config import Config, World, replace_value
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.workdir import check_workdir, locked, prepare_workdir, read_workdir, shown_differences
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """A workdir in which something was done."""
+    prepare_workdir(tmp_path, Config(seed=3), create=True)
+    (tmp_path / "metrics.jsonl").touch()
+    return tmp_path
+
+
+def test_a_configuration_comes_back(made: Path) -> None:
+    config = replace(Config(), seed=3, world=World(facts=61), sweep=replace(Config().sweep, beta=(0.1, 1.0)))
+    prepare_workdir(made / "deep" / "other", config, create=True)
+    assert read_workdir(made / "deep" / "other") == config
+    assert read_workdir(made) == Config(seed=3)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"seed": 3}', '"text"'])
+def test_what_is_no_configuration_is_said(text: str, made: Path) -> None:
+    (made / "config.json").write_text(text)
+    with pytest.raises(InputError, match=r"config\.json is not the JSON of this version's settings"):
+        read_workdir(made)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("checkpoint.every_updates", 3), ("optimizer.nonfinite", "skip"), ("train.systems", ("dpo",))],
+)
+def test_what_no_result_depends_on_may_change(name: str, value: object, made: Path) -> None:
+    assert check_workdir(made, replace_value(Config(seed=3), name, value), create=True) is False
+
+
+def test_the_first_differences_are_shown(made: Path) -> None:
+    with pytest.raises(InputError, match=r"seed was 3, now 0; model\.width was \d+, now 8\. Choose another"):
+        check_workdir(made, replace_value(Config(), "model.width", 8), create=True)
+    many = {str(n): n for n in range(6)}
+    said = shown_differences(many, {})
+    assert said == "0 was 0, now None; 1 was 1, now None; 2 was 2, now None; 3 was 3, now None; and 2 more"
+    assert shown_differences(many, dict(many)) == ""
+
+
+def test_a_workdir_in_which_nothing_was_done_is_taken_over(tmp_path: Path) -> None:
+    prepare_workdir(tmp_path, Config(seed=3), create=True)
+    with locked(tmp_path):
+        prepare_workdir(tmp_path, Config(seed=4), create=True)
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 4
+
+
+def test_a_lock_ends_with_its_context(tmp_path: Path) -> None:
+    with locked(tmp_path / "new"):
+        with (
+            pytest.raises(InputError, match=rf"in use by process {os.getpid()} on "),
+            locked(tmp_path / "new"),
+        ):
+            pass
+        code = (
+            "import sys, pathlib as p, pretrainrl_jax.workdir as w; w.locked(p.Path(sys.argv[1])).__enter__()"
+        )
+        assert f"in use by process {os.getpid()} on " in python("-c", code, tmp_path / "new").err
+    with locked(tmp_path / "new"):
+        pass

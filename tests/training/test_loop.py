@@ -1,0 +1,179 @@
+"""The loop around the step: when it saves, what stops it, and that it goes on as if nothing had been."""
+
+import json
+import math
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from small import small_model, tree
+
+from pretrainrl_jax.config import Checkpoint, Mesh, Optimizer
+from pretrainrl_jax.model.partitioning import make_mesh
+from pretrainrl_jax.objectives.losses import Weights
+from pretrainrl_jax.training import loop
+from pretrainrl_jax.training.checkpoints import BEGINNING, Progress, steps_of
+from pretrainrl_jax.training.interrupts import Interrupted
+from pretrainrl_jax.training.loop import NotFinite, Run, fit, resume
+from pretrainrl_jax.training.optimizer import Schedule, adamw
+from pretrainrl_jax.training.step import TrainState, compile_step, init_state
+from pretrainrl_jax.trees.dataset import PackedRows
+from pretrainrl_jax.trees.tree import AnswerTree
+
+TREES = [tree(3, 2, 3, id=str(i), first=1 + 3 * i) for i in range(20)]
+NEVER = Checkpoint(every_minutes=0.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _sooner(compiled_fast):
+    """Everything here."""
+
+
+def rows_of(trees: list[AnswerTree]) -> PackedRows:
+    return PackedRows(trees, 12, seed=1, passes=1, rows=1)
+
+
+def spoilt(*ids: str) -> list[AnswerTree]:
+    """The trees with references that are no numbers, so that their loss is none."""
+    return [
+        replace(t, branches=(replace(t.branches[0], reference_logp=math.nan), *t.branches[1:]))
+        if t.id in ids
+        else t
+        for t in TREES
+    ]
+
+
+def begin() -> TrainState:
+    return init_state(small_model()[1], adamw(Optimizer()))
+
+
+def train(
+    run: Run,
+    trees: list[AnswerTree] = TREES,
+    state: TrainState | None = None,
+    progress: Progress = BEGINNING,
+) -> tuple[TrainState, Progress]:
+    mesh = make_mesh(Mesh(), jax.devices()[:1])
+    step = compile_step(small_model()[0], Optimizer(), "sequence", mesh)
+    weights, schedule = Weights(1.0, 1.0, 1.0, 1.0), Schedule(1e-2, rows_of(trees).batches, 0.1, 0.1)
+    return fit(run, step, state or begin(), rows_of(trees), weights, schedule, mesh, progress)
+
+
+def bits(state: TrainState) -> list[bytes]:
+    return [np.asarray(x).tobytes() for x in jax.tree.leaves(state)]
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[bytes], int]:
+    """What training without any interruption gives, and after how many updates."""
+    state, progress = train(Run(tmp_path_factory.mktemp("whole"), "train/ntp", checkpoint=NEVER))
+    assert progress.row == rows_of(TREES).batches == int(state.step) > 5
+    return bits(state), int(state.step)
+
+
+class Stop(loop.MetricsWriter):
+    """A signal arrives when this update is written."""
+
+    at = 0
+
+    def write(self, step: int, figures: dict[str, float]) -> None:
+        super().write(step, figures)
+        if step == type(self).at:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_stopped_at_any_update_it_goes_on_to_the_same_end(
+    expected: tuple[list[bytes], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    final, total = expected
+    monkeypatch.setattr(loop, "MetricsWriter", Stop)
+    for at in range(1, total + 1):
+        run = Run(tmp_path / str(at), "train/ntp", checkpoint=NEVER)
+        monkeypatch.setattr(Stop, "at", at)
+        with pytest.raises(Interrupted, match=f"train/ntp stopped after update {at} of {total} and saved"):
+            train(run)
+        assert steps_of(run.folder) == [at]
+        monkeypatch.setattr(Stop, "at", 0)
+        state, progress = resume(run, begin())
+        assert (int(state.step), progress.row) == (at, at)  # a row an update here
+        state, progress = train(run, state=state, progress=progress)
+        assert bits(state) == final
+        assert progress.row == total
+
+
+def test_it_saves_by_updates_and_by_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def saved(name: str, **settings) -> list[int]:
+        run = Run(tmp_path / name, "pretrain", checkpoint=Checkpoint(keep=99, keep_best=0, **settings))
+        train(run)
+        return steps_of(run.folder)[::-1]
+
+    total = rows_of(TREES).batches
+    assert saved("neither", every_minutes=0.0) == []
+    assert saved("updates", every_minutes=0.0, every_updates=2) == list(range(2, total, 2))
+    assert saved("not yet", every_minutes=60.0) == []
+    ticks = iter(range(10**6))
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(ticks)))  # a second a look
+    few = saved("minutes", every_minutes=0.1)  # six looks
+    assert 0 < len(few) < total - 1
+
+
+def test_a_loss_that_is_not_finite_stops_it_with_its_questions(tmp_path: Path) -> None:
+    source = rows_of(TREES)
+    at = 6
+    bad = TREES[source.plan[at - 1][0]]  # a row an update
+    together = {TREES[i].id for i in source.plan[at - 1]}
+    run = Run(
+        tmp_path,
+        "train/dpo",
+        checkpoint=Checkpoint(every_updates=2),
+        name=lambda t: f"Question {t.id}?",
+        rate="objectives.dpo.learning_rate",
+    )
+    with pytest.raises(NotFinite) as raised:
+        train(run, spoilt(bad.id))
+    said = str(raised.value)
+    assert said.startswith(f"train/dpo: the loss is nan and the gradient's norm nan at update {at}, of: ")
+    assert "the checkpoint of update 4 is kept" in said
+    assert "Lower objectives.dpo.learning_rate" in said
+    assert "--optimizer.nonfinite=skip" in said
+    assert "\n" not in said
+    assert [f"Question {t.id}?" in said for t in TREES].count(True) == min(len(together), loop.NAMED)
+    noted = json.loads((tmp_path / "nonfinite.json").read_text())
+    assert set(noted["questions"]) == {f"Question {name}?" for name in together}
+    assert (noted["stage"], noted["update"], noted["loss"]) == ("train/dpo", at, "nan")
+    assert steps_of(run.folder) == [4, 2]
+    state, _ = resume(run, begin())
+    assert int(state.step) == 4
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
+
+
+def test_updates_that_are_not_finite_are_skipped_and_counted(tmp_path: Path) -> None:
+    plan = rows_of(TREES).plan
+    ids = [TREES[plan[at - 1][0]].id for at in (2, 5)]
+    run = Run(tmp_path, "train/dpo", checkpoint=replace(NEVER, every_updates=3), skip_nonfinite=True)
+    state, progress = train(run, spoilt(*ids))
+    assert progress.skipped == 2
+    assert int(state.step) == len(plan)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["skipped"] for line in lines] == [0, 1, 1, 1] + [2] * (len(plan) - 4)
+    assert [line["step"] for line in lines if line["loss"] is None] == [2, 5]
+    again, before = resume(run, begin())  # what was skipped before counts on
+    assert before.skipped == 2
+    final, progress = train(run, spoilt(*ids), again, before)
+    assert progress.skipped == 2
+    assert bits(final) == bits(state)
+
+
+def test_a_disk_error_while_saving_ends_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(loop.Saver, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(Run(tmp_path, "pretrain", checkpoint=replace(NEVER, every_updates=2)))
