@@ -1,102 +1,131 @@
-"""Long work in parts: what is finished is read, never done again, and never taken for something else."""
+"""Work in parts: the results are those of one go, whatever was interrupted and wherever."""
 
-import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
 
-from pretrainrl_jax.progress import NORMAL, Screen, track
+from pretrainrl_jax.progress import Screen
 from pretrainrl_jax.stages.shards import in_shards
 
-WORDS = ["five!", "a", "four", "to", "the", "eleven char", "b", "sixsix"]
+
+class Bar:
+    """Counts like a progress bar."""
+
+    def __init__(self) -> None:
+        self.skipped = 0
+
+    def skip(self, n: int) -> None:
+        self.skipped += n
 
 
-class Work:
-    """Doubles words, and notes which; stops before one."""
-
-    def __init__(self, stop_before: str = "") -> None:
-        self.parts: list[list[str]] = []
-        self.stop_before = stop_before
-
-    def __call__(self, part: list[str]) -> list[list[str]]:
-        if self.stop_before in part:
-            raise KeyboardInterrupt
-        self.parts.append(part)
-        return [[word, word] for word in part]
+class Killed(BaseException):
+    """As if the process had ended."""
 
 
-def run(folder: Path, work: Work, words=tuple(WORDS), made_with="model 1", size=3, screen: Screen = NORMAL):
-    with track("test", len(words), "words") as bar:
-        return in_shards(folder, made_with, words, [len(w) for w in words], size, work, bar, screen=screen)
+class Worker:
+    """Reverses texts; is killed after so many parts."""
+
+    def __init__(self, parts: int | None = None) -> None:
+        self.parts, self.seen = parts, list[list[str]]()
+
+    def __call__(self, part: list[str]) -> list[Any]:
+        if len(self.seen) == self.parts:
+            raise Killed
+        self.seen.append(part)
+        return [text[::-1] for text in part]
 
 
-EXPECTED = [[word, word] for word in WORDS]
+def run(folder: Path, items: list[str], size: int, worker: Worker, made_with: Any = 1, **more: Any) -> Any:
+    bar = Bar()
+    return in_shards(folder, made_with, items, list(map(len, items)), size, worker, bar, **more), bar  # type: ignore
 
 
-def test_results_come_in_the_order_of_the_items_and_parts_by_length(tmp_path: Path) -> None:
-    work = Work()
-    assert run(tmp_path / "parts", work) == EXPECTED
-    assert work.parts == [["a", "b", "to"], ["the", "four", "five!"], ["sixsix", "eleven char"]]
-
-
-def test_finished_parts_are_not_done_again(tmp_path: Path) -> None:
-    first, second = Work(stop_before="sixsix"), Work()
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "parts", first)
-    assert run(tmp_path / "parts", second) == EXPECTED
-    assert first.parts == [["a", "b", "to"], ["the", "four", "five!"]]
-    assert second.parts == [["sixsix", "eleven char"]]
-
-
-@pytest.mark.parametrize(
-    "change", [{"made_with": "model 2"}, {"size": 4}, {"words": ("a", "b", "to", "the")}]
-)
-def test_parts_of_something_else_are_removed_and_that_is_said(
-    change: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@settings(max_examples=60, deadline=None)
+@given(items=some.lists(some.text(max_size=6), max_size=30), size=some.integers(1, 8), data=some.data())
+def test_an_interrupted_run_ends_with_the_same_and_repeats_no_finished_part(
+    items: list[str], size: int, data: some.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "parts", Work(stop_before="sixsix"))
-    work = Work()
-    words = change.get("words", WORDS)
-    assert run(tmp_path / "parts", work, **change) == [[word, word] for word in words]
-    assert sorted(word for part in work.parts for word in part) == sorted(words)
-    said = "parts: what an earlier run left there is of something else, and is removed\n"
-    assert capsys.readouterr().out == said
+    folder = tmp_path_factory.mktemp("shards") / "x"
+    parts = -(-len(items) // size)
+    done = data.draw(some.integers(0, max(0, parts - 1)))
+    first, second = Worker(done), Worker()
+    if done < parts:
+        with pytest.raises(Killed):
+            run(folder, items, size, first)
+    found, bar = run(folder, items, size, second, units=3)
+    assert found == [text[::-1] for text in items]
+    assert len(first.seen) + len(second.seen) == parts
+    worked = sorted(text for part in first.seen + second.seen for text in part)
+    assert worked == sorted(items)
+    assert bar.skipped == 3 * sum(map(len, first.seen))
 
 
-@pytest.mark.parametrize("content", ["", '[["a", "a"], ["b"', '[["a", "a"]]'])
-def test_a_part_that_cannot_be_read_is_done_again(content: str, tmp_path: Path) -> None:
-    assert run(tmp_path / "parts", Work()) == EXPECTED
-    (tmp_path / "parts" / "000000.json").write_text(content)
-    work = Work()
-    assert run(tmp_path / "parts", work) == EXPECTED
-    assert work.parts == [["a", "b", "to"]]
+def test_a_part_has_items_of_like_length(tmp_path: Path) -> None:
+    worker = Worker()
+    run(tmp_path / "x", ["aaaa", "b", "cccc", "d", "ee"], 2, worker)
+    assert worker.seen == [["b", "d"], ["ee", "aaaa"], ["cccc"]]
 
 
-def test_what_a_part_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whether it was computed or read: running means must cover both. Verbose names each file."""
-    seen: list[tuple[list[int], list]] = []
-    for _ in range(2):
-        with track("test", 8, "words") as bar:
-            in_shards(
-                tmp_path / "parts",
-                {"any": "JSON"},
-                WORDS,
-                [len(w) for w in WORDS],
-                3,
-                Work(),
-                bar,
-                taken=lambda *told: seen.append(told),
-                screen=Screen(verbose=True),
-            )
-    assert seen[:3] == seen[3:]
-    assert seen[0] == ([1, 6, 3], [["a", "a"], ["b", "b"], ["to", "to"]])
-    lines = capsys.readouterr().out.splitlines()
-    assert lines == [
-        f"{tmp_path / 'parts' / f'{n:06d}.json'}: {size} results" for n, size in enumerate([3, 3, 2])
-    ]
+def test_figures_are_told_of_every_part_read_or_made(tmp_path: Path) -> None:
+    items = ["abc", "d", "ef"]
+    with pytest.raises(Killed):
+        run(tmp_path / "x", items, 1, Worker(2))
+    told: list[tuple[list[int], list[str]]] = []
+    run(tmp_path / "x", items, 1, Worker(), taken=lambda places, of: told.append((places, of)))
+    assert told == [([1], ["d"]), ([2], ["fe"]), ([0], ["cba"])]
 
 
-def test_nothing_to_do(tmp_path: Path) -> None:
-    assert run(tmp_path / "parts", Work(), words=()) == []
-    assert json.loads((tmp_path / "parts" / "made_with.json").read_text())["items"] == 0
+def test_what_was_made_with_something_else_is_not_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, items = tmp_path / "x", ["abc", "d"]
+    run(folder, items, 1, Worker(), made_with={"model": 1})
+    again = Worker()
+    run(folder, items, 1, again, made_with={"model": 2}, screen=Screen())
+    assert len(again.seen) == 2
+    assert "is of something else, and is removed" in capsys.readouterr().out
+    kept = Worker()
+    run(folder, items, 1, kept, made_with={"model": 2})
+    assert kept.seen == []
+
+
+def test_half_a_file_is_no_part(tmp_path: Path) -> None:
+    folder, items = tmp_path / "x", ["abc", "d"]
+    run(folder, items, 1, Worker())
+    whole = folder / "000001.json"
+    whole.rename(folder / "000001.json.partial")  # as a kill within the write leaves it
+    again = Worker()
+    found, _ = run(folder, items, 1, again)
+    assert (found, again.seen) == (["cba", "d"], [["abc"]])
+
+
+@pytest.mark.parametrize("content", ["", '["d", "a', "[]"])
+def test_a_part_that_cannot_be_read_is_made_again(content: str, tmp_path: Path) -> None:
+    folder, items = tmp_path / "x", ["abc", "d"]
+    run(folder, items, 1, Worker())
+    (folder / "000001.json").write_text(content)
+    again = Worker()
+    found, _ = run(folder, items, 1, again)
+    assert (found, again.seen) == (["cba", "d"], [["abc"]])
+
+
+@pytest.mark.parametrize(("items", "size"), [(["abc", "d", "ef"], 2), (["abc", "d"], 1)])
+def test_other_parts_of_other_items_are_not_read(items: list[str], size: int, tmp_path: Path) -> None:
+    """checkpoint.shard_questions may be another when a run goes on."""
+    folder = tmp_path / "x"
+    run(folder, ["abc", "d", "ef"], 1, Worker())
+    again = Worker()
+    found, _ = run(folder, items, size, again)
+    assert found == [text[::-1] for text in items]
+    assert sum(map(len, again.seen)) == len(items)
+
+
+def test_every_file_is_named_where_that_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path / "x", ["abc", "d", "ef"], 2, Worker(), screen=Screen(verbose=True))
+    sizes = [line.removeprefix(f"{tmp_path / 'x'}/") for line in capsys.readouterr().out.splitlines()]
+    assert sizes == ["000000.json: 2 results", "000001.json: 1 results"]
