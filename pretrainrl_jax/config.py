@@ -256,7 +256,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What an interrupted run goes on from. None of it changes a result."""
+    """What an interrupted run goes on from. It changes no result (shard_questions: none but by rounding)."""
 
     every_updates: int = setting(0, "updates between checkpoints; 0 goes by minutes alone")
     every_minutes: float = setting(10.0, "minutes between checkpoints; 0 goes by updates alone")

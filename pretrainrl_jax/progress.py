@@ -1,5 +1,6 @@
 """How far a loop is: a bar on a terminal, an occasional plain line in a log file or a notebook."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -26,6 +27,10 @@ class Screen:
         """One line on standard output of what a stage does."""
         if not self.quiet:
             print(text, flush=True)
+
+    def warn(self, text: str) -> None:
+        """One line on stderr of what the user must know, however quiet the run is."""
+        print(text, file=sys.stderr, flush=True)
 
     def detail(self, text: str) -> None:
         """One line that only --verbose shows."""

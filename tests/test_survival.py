@@ -217,7 +217,7 @@ def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before(
     shutil.copytree(folder / "3", folder / "5.orbax-checkpoint-tmp")
     ran = call(*words)
     assert ran.code == 0, ran.err
-    said = [line for line in ran.out.splitlines() if line.startswith(f"{stage}: ")]
+    said = [line for line in f"{ran.err}{ran.out}".splitlines() if line.startswith(f"{stage}: ")]
     assert said[0] == f"{stage}: the checkpoint of update 5 was not written to its end, and is passed over"
     assert said[1].startswith(f"{stage}: the checkpoint of update 4 is damaged, and is passed over (")
     assert said[2] == f"{stage}: goes on after update 3"

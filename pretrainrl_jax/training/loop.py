@@ -230,13 +230,13 @@ def resume(run: Run, state: TrainState) -> tuple[TrainState, Progress]:
         InputError: if the checkpoint there depends on other settings or data.
     """
 
-    def say(text: str) -> None:
-        run.screen.say(f"{run.stage}: {text}")
+    def warn(text: str) -> None:
+        run.screen.warn(f"{run.stage}: {text}")
 
-    found = checkpoints.restore_state(run.folder, state, dict(run.about), say)
+    found = checkpoints.restore_state(run.folder, state, dict(run.about), warn)
     if found is None:
         return state, BEGINNING
-    say(f"goes on after update {int(found[0].step)}")
+    run.screen.say(f"{run.stage}: goes on after update {int(found[0].step)}")
     return found
 
 
