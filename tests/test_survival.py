@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +35,7 @@ from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.stages import evaluate as evaluating
 from pretrainrl_jax.stages import mine as mining
 from pretrainrl_jax.stages import train as training
-from pretrainrl_jax.training import checkpoints
+from pretrainrl_jax.training import checkpoints, interrupts
 from pretrainrl_jax.trees.records import read_trees, write_trees
 from pretrainrl_jax.workdir import read_workdir
 
@@ -320,7 +321,7 @@ KILLED_IN_SAVE = """
 import os, signal, sys, threading
 from pathlib import Path
 from pretrainrl_jax.main import main
-from pretrainrl_jax.training import checkpoints
+from pretrainrl_jax.training import checkpoints, interrupts
 folder, at = Path(sys.argv[1]), int(sys.argv[2])
 def watch():
     while not list(folder.glob(f"{at}.orbax-checkpoint-tmp*/params*")):
@@ -415,3 +416,23 @@ def test_such_updates_are_skipped_and_counted_where_that_is_asked_for(spoilt: tu
     assert notes["updates"] == len(lines)
     assert all(np.isfinite(x).all() for x in tiny.parameters(workdir, "train/pretrainrl").values())
     assert "NaN" not in ran.err
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interruption_that_python_ignores_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupts, "AGAIN_SECONDS", 0.05)
+
+    class Ignoring:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)  # what it raises is ignored, as in any callback
+
+    def work() -> None:
+        with interrupts.termination_interrupts():
+            of = Ignoring()
+            del of
+            threading.Event().wait(20)
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert time.monotonic() - began < 15

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+AGAIN_SECONDS = 2.0
 Handler = Callable[[int, FrameType | None], None]
 
 
@@ -40,11 +41,21 @@ def termination_interrupts(grace: float = 0.0, command: str = "") -> Iterator[No
     `grace` and `command`: see `stop_requested`.
     """
 
+    again: list[threading.Timer] = []
+
     def handle(number: int, frame: FrameType | None) -> None:
+        # Python ignores what is raised within a callback of the garbage collector: then it is raised again.
+        again.append(threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), number)))
+        again[-1].daemon = True
+        again[-1].start()
         raise KeyboardInterrupt
 
-    with _handled(handle, grace, command):
-        yield
+    try:
+        with _handled(handle, grace, command):
+            yield
+    finally:
+        for timer in again:
+            timer.cancel()
 
 
 @contextmanager
