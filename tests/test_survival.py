@@ -418,8 +418,9 @@ def test_such_updates_are_skipped_and_counted_where_that_is_asked_for(spoilt: tu
     assert "NaN" not in ran.err
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_interruption_that_python_ignores_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_that_python_ignores_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(interrupts, "AGAIN_SECONDS", 0.05)
 
     class Ignoring:
@@ -436,3 +437,4 @@ def test_an_interruption_that_python_ignores_is_not_lost(monkeypatch: pytest.Mon
     with pytest.raises(KeyboardInterrupt):
         work()
     assert time.monotonic() - began < 15
+    assert capfd.readouterr().err == ""  # nor does Python complain

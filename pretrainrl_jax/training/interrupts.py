@@ -50,10 +50,16 @@ def termination_interrupts(grace: float = 0.0, command: str = "") -> Iterator[No
         again[-1].start()
         raise KeyboardInterrupt
 
+    def complain(ignored: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(ignored.exc_value, KeyboardInterrupt):
+            before(ignored)
+
+    before, sys.unraisablehook = sys.unraisablehook, complain
     try:
         with _handled(handle, grace, command):
             yield
     finally:
+        sys.unraisablehook = before
         for timer in again:
             timer.cancel()
 
