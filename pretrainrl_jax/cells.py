@@ -17,7 +17,12 @@ class Cell:
     @property
     def name(self) -> str:
         """Its folder."""
-        return ",".join(f"{axis}={value:g}" for axis, value in self.values.items())
+        return ",".join(f"{axis}={shown(value)}" for axis, value in self.values.items())
+
+
+def shown(value: float) -> str:
+    """A value as people write it, every digit of it."""
+    return str(value).removesuffix(".0")
 
 
 def cells(config: Config) -> list[Cell]:

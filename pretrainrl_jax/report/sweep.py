@@ -7,6 +7,7 @@ from typing import Any
 
 from scipy import stats
 
+from pretrainrl_jax.cells import shown
 from pretrainrl_jax.report.formats import decimals, label, percent, signed
 from pretrainrl_jax.report.summary import group_rate
 
@@ -40,16 +41,16 @@ COLUMNS: dict[str, tuple[Callable[[Json], float | None], int, float]] = {  # fig
 def table(rows: Sequence[Row], axes: Sequence[str]) -> str:
     """Every row with all columns, %; means over seeds, and standard deviations where there are several."""
     seeds = max(len(row.seeds) for row in rows)
-    shown = {
+    columns = {
         name: column
         for name, column in COLUMNS.items()
         if any(column[0](of) is not None for row in rows for of in row.seeds.values())
     }
-    head = ["%" if seeds == 1 else f"%, mean ± standard deviation of {seeds} seeds", *axes, *shown]
+    head = ["%" if seeds == 1 else f"%, mean ± standard deviation of {seeds} seeds", *axes, *columns]
     lines = [_line(head), "|---" * len(head) + "|"]
     for row in rows:
-        values = [f"{row.values[axis]:g}" if axis in row.values else "" for axis in axes]
-        cells = [_cell([figure(of) for of in row.seeds.values()], p, f) for figure, p, f in shown.values()]
+        values = [shown(row.values[axis]) if axis in row.values else "" for axis in axes]
+        cells = [_cell([figure(of) for of in row.seeds.values()], p, f) for figure, p, f in columns.values()]
         lines.append(_line([label(row.system), *values, *cells]))
     return "\n".join(lines) + "\n"
 
@@ -83,7 +84,7 @@ def chosen(rows: Sequence[Row], axes: Sequence[str]) -> str:
         near = [row for row, (rate, _) in zip(of_system, known, strict=True) if rate >= best - error]
         row = min(near, key=lambda row: _mean(row, "text_nll"))
         rate = known[of_system.index(row)][0]
-        values = ", ".join(f"{axis} {row.values[axis]:g}" for axis in axes if axis in row.values)
+        values = ", ".join(f"{axis} {shown(row.values[axis])}" for axis in axes if axis in row.values)
         lines.append(
             f"- {label(system)}: {values}, chosen on {by} ({percent(rate)}, the best {percent(best)})"
         )
@@ -123,7 +124,7 @@ def differences(rows: Sequence[Row], axes: Sequence[str]) -> str:
             if len(apart) < 2:
                 continue
             half = stats.t.ppf(0.975, len(apart) - 1) * statistics.stdev(apart) / len(apart) ** 0.5
-            values = [f"{other.values[axis]:g}" if axis in other.values else "" for axis in axes]
+            values = [shown(other.values[axis]) if axis in other.values else "" for axis in axes]
             each = ", ".join(signed(points, 1) for points in apart)
             mean = statistics.mean(apart)
             interval = f"{signed(mean - half, 1)} to {signed(mean + half, 1)}"

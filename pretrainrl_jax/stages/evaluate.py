@@ -92,29 +92,29 @@ def ask_all(
         fingerprint(loaded.model, loaded.params, loaded.tokenizer, template, facts, asdict(settings)),
         wordings,
     ]
-    outcomes: list[Outcome] = []
 
-    def taken(places: list[int], of_part: list[Any]) -> None:
-        outcomes.extend(
-            _outcome(questions[i], found, settings.match) for i, found in zip(places, of_part, strict=True)
-        )
-        hits = [outcome.rank is not None for outcome in outcomes]
-        bar.show(ACC=float(np.mean([o.correct for o in outcomes])), HR=float(np.mean(hits)))
+    def outcome(asked: Question, found: Mapping[str, Any]) -> Outcome:
+        greedy, beams = (read_answers(found[name]) for name in ("greedy", "beams"))
+        return judge(*asked, greedy, beams, found["truths"], settings.match)
+
+    def figures(found: list[Outcome]) -> dict[str, float]:
+        hits = [o.rank is not None for o in found]
+        return {"ACC": float(np.mean([o.correct for o in found])), "HR": float(np.mean(hits))}
 
     with context.screen.track(stage, 3 * len(questions), "answers") as bar:
-        found = in_shards(
+        return in_shards(
             context.parts(stage),
             made_with,
             questions,
             [len(prompt) for prompt in prompts],
             context.config.checkpoint.shard_questions,
             lambda part: _answers(context, loaded, part, bar.advance),
+            outcome,
             bar,
             units=3,
-            taken=taken,
+            figures=figures,
             screen=context.screen,
         )
-    return [_outcome(asked, of, settings.match) for asked, of in zip(questions, found, strict=True)]
 
 
 def _answers(
@@ -150,11 +150,6 @@ def _answers(
         {"greedy": list(map(asdict, first)), "beams": list(map(asdict, found)), "truths": logps}
         for first, found, logps in zip(greedy, beams, scores, strict=True)
     ]
-
-
-def _outcome(asked: Question, found: Mapping[str, Any], rule: str) -> Outcome:
-    greedy, beams = (read_answers(found[name]) for name in ("greedy", "beams"))
-    return judge(*asked, greedy, beams, found["truths"], rule)
 
 
 def text_nll(context: Context, loaded: Loaded) -> float | None:

@@ -13,6 +13,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.decoding.answers import Answer, answer_questions, distinct, read_answers
 from pretrainrl_jax.errors import InputError
@@ -100,19 +102,24 @@ def find_falsehoods(
     settings = context.config.mine
     known = known_truths(context.facts)
     chosen = to_decode(context, facts)
-    stamps = [
-        fingerprint(
-            of.model, of.params, of.tokenizer, context.template(settings.template), chosen, asdict(settings)
-        )
-        for of in (policy, reference)
-    ]
-    decoded = beam_answers(context, policy, chosen, shards / "beams", stamps, label)
+    made_with = fingerprint(
+        policy.model,
+        policy.params,
+        policy.tokenizer,
+        context.template(settings.template),
+        chosen,
+        asdict(settings),
+    )
+    decoded = beam_answers(context, policy, chosen, shards / "beams", made_with, label)
     pools, agreements = collect_pools(context, decoded)
 
     rules = Rules(known, settings.drop_overlapping, settings.min_probability, settings.negatives)
     candidates, dropped = choose(context, facts, decoded, pools, rules)
     trees, left_out = build_trees(context, policy, facts, candidates, dropped)
-    trees = reference_shards(context, reference, trees, shards / "reference", [*stamps, digest(trees)], label)
+    # No checksums of the reference: it is the policy, or the base model, which a workdir never changes.
+    trees = reference_shards(
+        context, reference, trees, shards / "reference", [made_with, digest(trees)], label
+    )
 
     left_out["fewer_than_asked"] = sum(len(tree.branches) - 1 < settings.negatives for tree in trees)
     described = statistics.describe(facts, trees, decoded, known, dropped, pools, agreements)
@@ -146,7 +153,6 @@ def beam_answers(
     settings = context.config.mine
     template = context.template(settings.template)
     prompts = policy.tokenizer.encode_all([template.prefix(fact.question) for fact in facts])
-    seen: list[tuple[int, float]] = []  # of each question distinct answers, and the best one's probability
 
     def answers(part: list[Fact]) -> list[Any]:
         found = answer_questions(
@@ -163,11 +169,11 @@ def beam_answers(
         )
         return [[asdict(answer) for answer in of] for of in found]
 
-    def taken(places: list[int], of_part: list[Any]) -> None:
-        for of in map(read_answers, of_part):
-            seen.append((len(distinct(of)), math.exp(of[0].logp) if of else 0.0))
-        different, sure = (sum(values) / len(seen) for values in zip(*seen, strict=True))
-        bar.show(distinct_answers=different, top_probability=sure)
+    def figures(found: list[list[Answer]]) -> dict[str, float]:
+        return {
+            "distinct_answers": float(np.mean([len(distinct(of)) for of in found])),
+            "top_probability": float(np.mean([math.exp(of[0].logp) if of else 0.0 for of in found])),
+        }
 
     with context.screen.track(f"{label}/beams", len(facts), "questions") as bar:
         found = in_shards(
@@ -177,11 +183,12 @@ def beam_answers(
             [len(prompt) for prompt in prompts],
             context.config.checkpoint.shard_questions,
             answers,
+            lambda fact, of: read_answers(of),
             bar,
-            taken=taken,
+            figures=figures,
             screen=context.screen,
         )
-    return list(zip(facts, map(read_answers, found), strict=True))
+    return list(zip(facts, found, strict=True))
 
 
 def collect_pools(context: Context, decoded: Decoded) -> tuple[dict[str, list[str]], dict[str, Agreement]]:
@@ -318,6 +325,7 @@ def reference_shards(
             [tree.inputs for tree in trees],
             context.config.checkpoint.shard_questions,
             lambda part: context.score(reference, part, context.config.train.row_length, bar.advance),
+            lambda tree, scores: scores,
             bar,
             screen=context.screen,
         )

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.progress import NORMAL, Screen, Track
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 Json = Any
 
 
@@ -21,11 +23,12 @@ def in_shards(
     lengths: Sequence[int],
     size: int,
     work: Callable[[list[Item]], list[Json]],
+    read: Callable[[Item, Json], Result],
     bar: Track,
     units: int = 1,
-    taken: Callable[[list[int], list[Json]], None] = lambda places, results: None,
+    figures: Callable[[list[Result]], dict[str, float]] = lambda results: {},
     screen: Screen = NORMAL,
-) -> list[Json]:
+) -> list[Result]:
     """Each item's result. A part that an interrupted run has finished is read instead of done again.
 
     The parts do not depend on where a run was interrupted, so neither do the results.
@@ -37,9 +40,10 @@ def in_shards(
         lengths: of each item; items of like length come into one part, so that they fill its batches.
         size: items a part has.
         work: gives the result of each item of a part, as JSON, and advances `bar`.
-        bar: told of items whose results are read.
+        read: the result that an item's JSON means.
+        bar: told of items whose results are read, and of the figures.
         units: of the bar, for each item.
-        taken: told of each finished part, the places of its items and their results.
+        figures: means over a part's results; the bar shows those over all parts so far.
         screen: told what was found.
     """
     stamp = folder / "made_with.json"
@@ -51,7 +55,8 @@ def in_shards(
         write_json(stamp, made_with)
     order = sorted(range(len(items)), key=lambda place: lengths[place])
     parts = [order[first : first + size] for first in range(0, len(order), size)]
-    results: list[Json] = [None] * len(items)
+    results: dict[int, Result] = {}
+    sums: Counter[str] = Counter()
     for number, places in enumerate(parts):
         path = folder / f"{number:06d}.json"
         of_part = _read(path)
@@ -61,10 +66,11 @@ def in_shards(
             of_part = work([items[place] for place in places])
             write_json(path, of_part)
             screen.detail(f"{path}: {len(places)} results")
-        for place, result in zip(places, of_part, strict=True):
-            results[place] = result
-        taken(places, of_part)
-    return results
+        found = [read(items[place], result) for place, result in zip(places, of_part, strict=True)]
+        results |= zip(places, found, strict=True)
+        sums.update({name: len(places) * mean for name, mean in figures(found).items()})
+        bar.show(**{name: total / len(results) for name, total in sums.items()})
+    return [results[place] for place in range(len(items))]
 
 
 def _read(path: Path) -> Json:

@@ -7,17 +7,16 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
+from typing import Any
 
 from pretrainrl_jax.atomic import write_json, write_text
 from pretrainrl_jax.cells import Cell, cells
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.reading import read_facts
-from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.report.page import write_report
 from pretrainrl_jax.report.sweep import Row, chosen, differences, table
 from pretrainrl_jax.stages.context import BASE, Context, say
@@ -33,51 +32,42 @@ def sweep(context: Context) -> None:
         InputError: if a cell's configuration, facts or workdir are refused.
     """
     every = cells(context.config)
-    before: list[Context] = []
+    facts = {context.config.seed: context.facts}
+    made: dict[str, Context] = {}  # by stage and settings, the cell that has it
     for number, cell in enumerate(every, 1):
-        workdir = context.workdir / "cells" / cell.name
+        config, workdir = cell.config, context.workdir / "cells" / cell.name
         context.screen.say(f"sweep: cell {number} of {len(every)}, {cell.name}")
-        prepare_workdir(workdir, cell.config, create=True)
-        of_cell = Context(
-            cell.config, workdir, context.mesh, _facts(cell.config), context.screen, context.command
-        )
-        for other in before:
-            take_over(of_cell, other)
+        prepare_workdir(workdir, config, create=True)
+        if config.seed not in facts:
+            facts[config.seed] = read_facts(config).facts
+        of_cell = replace(context, config=config, workdir=workdir, facts=facts[config.seed])
+        keys = {stage: f"{stage} {sorted(settings_of(config, stage).items())}" for stage in _stages(config)}
+        take_over(of_cell, {stage: made[key] for stage, key in keys.items() if key in made})
         every_stage(of_cell)
         write_report(workdir)
-        before.append(of_cell)
+        made = dict.fromkeys(keys.values(), of_cell) | made
     conclude(context.workdir, context.config)
 
 
-def _facts(config: Config) -> list[Fact]:
-    return _read(replace(Config(), facts=config.facts, world=config.world, seed=config.seed))
+def _stages(config: Config) -> list[str]:
+    systems = config.train.systems
+    return [BASE, "mine", *(f"train/{s}" for s in systems), *(f"evaluate/{s}" for s in ("base", *systems))]
 
 
-@cache
-def _read(config: Config) -> list[Fact]:
-    """The facts; few other settings matter to them, so that cells share one reading."""
-    return read_facts(config).facts
-
-
-def take_over(cell: Context, other: Context) -> None:
-    """Link every finished stage of another cell whose settings are those of this one."""
-    systems = cell.config.train.systems
-    stages = [BASE, "mine", *(f"train/{s}" for s in systems), *(f"evaluate/{s}" for s in ("base", *systems))]
-    there = other.finished()
-    for stage in stages:
-        if stage not in there or stage in cell.finished():
-            continue
-        if settings_of(cell.config, stage) != settings_of(other.config, stage):
-            continue
+def take_over(cell: Context, made: Mapping[str, Context]) -> None:
+    """Link every stage that another cell has made with the same settings, but what is begun here already."""
+    marks = cell.finished()
+    for stage, other in made.items():
         pairs = list(_files(cell.workdir, other.workdir, stage))
-        if any(target.exists() for target, _ in pairs):
-            continue  # begun here already
+        if stage in marks or any(target.exists() for target, _ in pairs):
+            continue
         for target, source in pairs:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(os.path.relpath(source, target.parent))
         _copy_metrics(cell.workdir, other.workdir, stage)
-        origin = there[stage].get("from", other.workdir.name)
-        write_json(cell.workdir / "finished.json", cell.finished() | {stage: there[stage] | {"from": origin}})
+        notes = other.finished()[stage]
+        marks[stage] = notes | {"from": notes.get("from", other.workdir.name)}
+        write_json(cell.workdir / "finished.json", marks)
 
 
 def _files(here: Path, there: Path, stage: str) -> Iterator[tuple[Path, Path]]:
@@ -126,25 +116,28 @@ def collect(workdir: Path, config: Config) -> list[Row]:
     """
     found: dict[str, Row] = {}
     every = cells(config)
+    summaries = [_summary(workdir / "cells" / cell.name / "report" / "summary.json") for cell in every]
     for system in ("base", *config.train.systems):
-        axes = [axis for axis in every[0].values if axis != "seed" and _depends(every, system, axis)]
-        for cell in every:
-            path = workdir / "cells" / cell.name / "report" / "summary.json"
-            if not path.is_file():
-                raise InputError(f"{path} is missing: run the sweep to its end with the same command")
+        settings = [settings_of(cell.config, f"evaluate/{system}") for cell in every]
+        axes = [a for a in every[0].values if a != "seed" and _depends(every, settings, a)]
+        for cell, summary in zip(every, summaries, strict=True):
             values = {axis: cell.values[axis] for axis in axes}
             row = found.setdefault(f"{system} {values}", Row(system, values, {}))
-            seed = str(cell.config.seed)
-            row.seeds.setdefault(seed, json.loads(path.read_text())["systems"][system])
+            row.seeds.setdefault(str(cell.config.seed), summary["systems"][system])
     return list(found.values())
 
 
-def _depends(every: list[Cell], system: str, axis: str) -> bool:
-    """Whether any setting that a system's results depend on changes along an axis."""
-    seen = {}
-    for cell in every:
-        settings = settings_of(cell.config, f"evaluate/{system}")
-        others = json.dumps({k: v for k, v in cell.values.items() if k != axis})
-        if seen.setdefault(others, settings) != settings:
+def _summary(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"{path} is missing: run the sweep to its end with the same command")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _depends(every: Sequence[Cell], settings: Sequence[dict[str, Any]], axis: str) -> bool:
+    """Whether cells that differ along an axis alone differ in the settings given for each."""
+    seen: dict[str, dict[str, Any]] = {}
+    for cell, of_cell in zip(every, settings, strict=True):
+        others = str({name: value for name, value in cell.values.items() if name != axis})
+        if seen.setdefault(others, of_cell) != of_cell:
             return True
     return False

@@ -29,6 +29,7 @@ from pretrainrl_jax.trees.tree import AnswerTree
 
 CHECKPOINT = Checkpoint()
 LOG_POINTS = 100  # lines a stage writes to metrics.jsonl, at most, plus its last update
+READ_EVERY = 100  # updates whose figures wait on the device, at most: what is not finite is seen that soon
 NAMED = 3  # questions of a batch that is not finite named on the line; the file has them all
 
 
@@ -126,6 +127,8 @@ def fit(
         for at, rows in enumerate(batches(source, progress.row, microsteps), start=start + 1):
             state, figures = compiled(state, jax.device_put(rows, place), weights, schedule)
             tally.add(at, figures)
+            if at % READ_EVERY == 0:
+                reached(at)
             if at % every == 0 or at == total:
                 values = {k: float(v) for k, v in jax.device_get(figures).items()}
                 done = reached(at)

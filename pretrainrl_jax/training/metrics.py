@@ -7,6 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
+from tensorboardX.summary import scalar
+
 from pretrainrl_jax.atomic import write_text
 
 
@@ -18,10 +22,6 @@ class MetricsWriter:
     """
 
     def __init__(self, workdir: Path, stage: str, start: int = 0) -> None:
-        # Not its SummaryWriter, whose threads have a log of their own to tell of a full disk.
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
-
         logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)  # warns of each value not finite
         self.stage = stage
         path = workdir / "metrics.jsonl"
@@ -34,6 +34,7 @@ class MetricsWriter:
         self._file = path.open("a")
         folder = workdir / "tensorboard" / stage
         folder.mkdir(parents=True, exist_ok=True)
+        # Not a SummaryWriter, whose threads have a log of their own to tell of a full disk.
         self._events = EventsWriter(str(folder / "events"))
         # TensorBoard drops what older files have of later steps.
         began = Event(step=start + 1, wall_time=time.time(), session_log=SessionLog(status=SessionLog.START))
@@ -44,9 +45,6 @@ class MetricsWriter:
         finite = {k: v if v - v == 0 else None for k, v in figures.items()}
         self._file.write(json.dumps({"stage": self.stage, "step": step} | finite) + "\n")
         self._file.flush()
-        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore
-        from tensorboardX.summary import scalar
-
         for name, value in figures.items():
             self._events.write_event(Event(step=step, wall_time=time.time(), summary=scalar(name, value)))
         self._events.flush()

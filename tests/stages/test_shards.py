@@ -15,10 +15,13 @@ class Bar:
     """Counts like a progress bar."""
 
     def __init__(self) -> None:
-        self.skipped = 0
+        self.skipped, self.shown = 0, list[dict[str, float]]()
 
     def skip(self, n: int) -> None:
         self.skipped += n
+
+    def show(self, **figures: float) -> None:
+        self.shown.append(figures)
 
 
 class Killed(BaseException):
@@ -39,8 +42,15 @@ class Worker:
 
 
 def run(folder: Path, items: list[str], size: int, worker: Worker, made_with: Any = 1, **more: Any) -> Any:
-    bar = Bar()
-    return in_shards(folder, made_with, items, list(map(len, items)), size, worker, bar, **more), bar  # type: ignore
+    bar, lengths = Bar(), list(map(len, items))
+    found = in_shards(folder, made_with, items, lengths, size, worker, read, bar, **more)  # type: ignore
+    return found, bar
+
+
+def read(item: str, result: str) -> str:
+    """A result's JSON is the result."""
+    assert result == item[::-1]
+    return result
 
 
 @settings(max_examples=60, deadline=None)
@@ -69,13 +79,14 @@ def test_a_part_has_items_of_like_length(tmp_path: Path) -> None:
     assert worker.seen == [["b", "d"], ["ee", "aaaa"], ["cccc"]]
 
 
-def test_figures_are_told_of_every_part_read_or_made(tmp_path: Path) -> None:
+def test_figures_are_means_over_every_item_read_or_made_so_far(tmp_path: Path) -> None:
     items = ["abc", "d", "ef"]
     with pytest.raises(Killed):
-        run(tmp_path / "x", items, 1, Worker(2))
-    told: list[tuple[list[int], list[str]]] = []
-    run(tmp_path / "x", items, 1, Worker(), taken=lambda places, of: told.append((places, of)))
-    assert told == [([1], ["d"]), ([2], ["fe"]), ([0], ["cba"])]
+        run(tmp_path / "x", items, 2, Worker(1))
+    _, bar = run(
+        tmp_path / "x", items, 2, Worker(), figures=lambda part: {"length": sum(map(len, part)) / len(part)}
+    )
+    assert bar.shown == [{"length": 1.5}, {"length": 2.0}]
 
 
 def test_what_was_made_with_something_else_is_not_read(
