@@ -243,7 +243,7 @@ def differences(one: Path, other: Path) -> Iterator[str]:
     import jax
     import numpy as np
 
-    from pretrainrl_jax.training.checkpoints import load
+    from pretrainrl_jax.training.loading import load
     from pretrainrl_jax.trees.records import read_trees, to_json
 
     if untimed(marks(one)) != untimed(marks(other)):

@@ -8,24 +8,28 @@ from pretrainrl_jax.decoding.decode import decode, draw
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.objectives.scoring import score_trees
-from pretrainrl_jax.training import checkpoints
+from pretrainrl_jax.training import loading
 from pretrainrl_jax.trees.rows import GOLD
 from pretrainrl_jax.trees.templates import Template, ends_at
 from pretrainrl_jax.trees.tokenization import Tokenizer
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
 
-def load(path: str | Path) -> tuple[Model, Params, Tokenizer]:
+def load(path: str | Path, dtype: str = "") -> tuple[Model, Params, Tokenizer]:
     """Model, parameters and tokenizer of an Orbax checkpoint or a Hugging Face folder.
 
     Args:
         path: a workdir, a stage's folder, a step's folder, or a Hugging Face folder with safetensors;
             local, or gs:// with the extra `gcs`.
+        dtype: "float32" or "bfloat16", of the parameters and of what is computed; empty takes them as they
+            were saved.
 
     Raises:
-        InputError: if there is nothing to load.
+        InputError: if there is nothing to load, or it is damaged.
     """
-    loaded = checkpoints.load(path)
+    if dtype not in ("", "float32", "bfloat16"):
+        raise InputError(f"dtype is {dtype!r}: it must be 'float32', 'bfloat16' or empty")
+    loaded = loading.load(path, dtype=dtype, params_dtype=dtype)
     return loaded.model, loaded.params, loaded.tokenizer
 
 

@@ -32,7 +32,9 @@ def disk_errors() -> Iterator[None]:
     """Within it what the storage libraries raise for a full or a read-only disk is an OSError too."""
     try:
         yield
-    except (ValueError, RuntimeError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # of a kind of their own
         text = str(error)
         named = [int(code) for code in re.findall(r"os_error_code='(\d+)'", text)]
         named += [code for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)

@@ -107,7 +107,9 @@ class Model:
     path: str = setting(
         "", "Hugging Face folder or checkpoint to start from; empty starts from random weights"
     )
-    family: Literal["qwen3", "llama"] = setting("qwen3", "architecture: qwen3 normalises queries and keys")
+    family: Literal["llama", "mistral", "qwen2", "qwen3", "olmo2"] = setting(
+        "qwen3", "architecture, as model/families.py describes it"
+    )
     width: int = setting(128, "size of the residual stream")
     layers: int = setting(2, "number of layers")
     heads: int = setting(4, "query heads")
@@ -255,6 +257,31 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Harness:
+    """Standard evaluations by the lm-evaluation-harness: `evaluate --harness mmlu,gsm8k,bbh`."""
+
+    path: str = setting("", "folder of the harness's YAML tasks, beside its own; empty for its own alone")
+    limit: int = setting(0, "questions of each task, the first ones; 0 asks all")
+    length: int = setting(
+        0,
+        "tokens a model reads at once, longer contexts lose their beginning; 0 takes what a model from "
+        "Hugging Face states, else 4096",
+    )
+    tokens: int = setting(8192, "tokens of a batch, one context at least; an accelerator wants more")
+    chat: bool = setting(False, "put questions into the tokenizer's chat template")
+
+
+@dataclass(frozen=True)
+class Export:
+    """What `export` writes."""
+
+    dtype: Literal["stored", "float32", "bfloat16", "float16"] = setting(
+        "stored", "of the tensors; stored keeps what the checkpoint has"
+    )
+    shard_size: str = setting("5GB", "largest file of weights, as 5GB or 500MB")
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """What an interrupted run goes on from. It changes no result (shard_questions: none but by rounding)."""
 
@@ -300,6 +327,8 @@ class Config:
     objectives: Objectives = Objectives()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+    harness: Harness = Harness()
+    export: Export = Export()
     checkpoint: Checkpoint = Checkpoint()
     sweep: Sweep = Sweep()
 
@@ -432,7 +461,7 @@ POSITIVE = (
     "mine.beams", "mine.max_new_tokens", "mine.batch", "mine.negatives", "mine.pool", "mine.popular_share",
     "train.passes", "train.questions", "train.row_length", "train.accumulate",
     "evaluate.beams", "evaluate.max_new_tokens", "evaluate.batch", "evaluate.bins",
-    "checkpoint.keep", "checkpoint.shard_questions",
+    "harness.tokens", "checkpoint.keep", "checkpoint.shard_questions",
 )  # fmt: skip
 SHARES = (
     "world.head_share", "corpus.question_share", "corpus.paraphrase_share", "corpus.held_out_share",

@@ -35,6 +35,8 @@ VERBS = {
     "evaluate": "ACC, HR@k, MRR@k, Prob@k and loss on text of every system",
     "ask": 'a model\'s most probable answers: ask "question" [--model.path=CHECKPOINT]',
     "facts": "what a source of facts holds: counts by category, popularity, ten rows, every dropped row",
+    "import": "a Hugging Face model as a checkpoint: import --model FOLDER-OR-NAME [--workdir DIR]",
+    "export": "a Hugging Face folder of a model: export --to FOLDER [--model CHECKPOINT | --workdir DIR]",
     "report": "the table, report/summary.json and report/index.html of a workdir",
 }
 
@@ -98,6 +100,8 @@ def _work(verb: str, options: argparse.Namespace, config: Config, command: str) 
         from pretrainrl_jax.stages.start import answer
 
         return answer(config, options, screen)
+    if verb in ("import", "export"):
+        return _exchange(verb, options, config, screen)
     if verb == "report":
         from pretrainrl_jax.stages.report import compare, report
         from pretrainrl_jax.stages.sweep import conclude
@@ -113,6 +117,8 @@ def _work(verb: str, options: argparse.Namespace, config: Config, command: str) 
 
     if verb != "run" and cells(config):
         raise InputError(f"sweep.* is for `run`, not for `{verb}`: name the workdir of one of its cells")
+    if verb == "evaluate" and options.harness is not None:
+        return _harness(options, config, screen, command)
     create = verb in ("run", "pretrain")
     check_workdir(options.workdir, config, create)  # before facts are read, which may take long
     from pretrainrl_jax.facts.reading import read_facts
@@ -126,6 +132,42 @@ def _work(verb: str, options: argparse.Namespace, config: Config, command: str) 
         from pretrainrl_jax.stages.start import start
 
         return start(verb, config, options, facts, screen, command)
+
+
+def _exchange(verb: str, options: argparse.Namespace, config: Config, screen: Any) -> int:
+    """`import` and `export`: a model from Hugging Face, and one back."""
+    if verb == "export":
+        check_model_at(options.model or options.workdir)
+        if Path(options.to).exists():
+            raise InputError(f"--to={options.to}: it is there already; remove it, or give another folder")
+        from pretrainrl_jax.stages.start import start_export
+
+        return start_export(config, options, screen)
+    if not options.model:
+        raise InputError("import needs --model: a Hugging Face folder, or a name such as Qwen/Qwen3-8B-Base")
+    with locked(options.workdir):
+        from pretrainrl_jax.stages.start import start_import
+
+        return start_import(config, options, screen)
+
+
+def _harness(options: argparse.Namespace, config: Config, screen: Any, command: str) -> int:
+    """`evaluate --harness`, of a workdir's systems or of the one model that --model.path names."""
+    from pretrainrl_jax.evaluation.tasks import load_tasks, task_names
+
+    names = task_names(options.harness)
+    if not getattr(options, "model.path"):
+        check_workdir(options.workdir, config, create=False)
+    elif (options.workdir / "config.json").is_file():
+        raise InputError(
+            f"{options.workdir} is the workdir of a run: leave --model.path out to evaluate its systems, or "
+            "give another --workdir for this model's results"
+        )
+    tasks = load_tasks(names, config.harness.path)
+    with locked(options.workdir):
+        from pretrainrl_jax.stages.start import start_harness
+
+        return start_harness(config, options, tasks, screen, command)
 
 
 def parse(verb: str, arguments: Sequence[str]) -> tuple[argparse.Namespace, Config]:
@@ -150,6 +192,23 @@ def parse(verb: str, arguments: Sequence[str]) -> tuple[argparse.Namespace, Conf
     if verb == "report":
         parser.add_argument(
             "--compare", metavar=("A", "B"), nargs=2, help="two workdirs side by side, on one page"
+        )
+    if verb in ("import", "export"):
+        what = (
+            "Hugging Face folder, or name on the hub"
+            if verb == "import"
+            else "checkpoint (the workdir's last)"
+        )
+        parser.add_argument("--model", metavar="PATH", default="", help=what)
+    if verb == "export":
+        parser.add_argument("--to", metavar="FOLDER", required=True, help="the folder to make")
+    if verb == "evaluate":
+        parser.add_argument(
+            "--harness",
+            metavar="TASKS",
+            default=None,
+            help="standard evaluations instead, as mmlu,gsm8k,bbh, of every system of the workdir or of the "
+            "model that --model.path names",
         )
     parser.add_argument(
         "--config",
@@ -183,11 +242,14 @@ def parse(verb: str, arguments: Sequence[str]) -> tuple[argparse.Namespace, Conf
         raise InputError(f"{what} {word.partition('=')[0]}{_nearest(key, known)}")
     if options.workdir.startswith("gs:"):
         raise InputError(f"--workdir={options.workdir}: give a local or mounted folder")
-    stem = Path(options.config).stem if options.config else "quickstart"
+    by_harness = getattr(options, "harness", None) is not None
+    one_model = (getattr(options, "model.path") or "") if by_harness else ""
+    one_model = options.model.rstrip("/") if verb == "import" else one_model
+    stem = Path(one_model).name or Path(options.config or "quickstart").stem
     options.workdir = Path(options.workdir or Path("runs") / stem)
     # A stage run by itself goes on with what the workdir was made with, unless a file is named.
-    goes_on = not options.config and verb not in ("run", "pretrain", "ask", "facts")
-    goes_on &= not getattr(options, "compare", None)
+    goes_on = not options.config and verb not in ("run", "pretrain", "ask", "facts", "import", "export")
+    goes_on &= not getattr(options, "compare", None) and not one_model
     config = read_workdir(options.workdir) if goes_on else read_config(options.config)
     for name, item, _ in every:
         if (text := getattr(options, name)) is not None:
@@ -274,10 +336,18 @@ def check_question(question: str, path: str | Path) -> None:
     """
     if not question.strip():
         raise InputError("the question is empty")
+    check_model_at(path)
+
+
+def check_model_at(path: str | Path) -> None:
+    """There is a folder that may hold a model.
+
+    Raises:
+        InputError: if not.
+    """
     if "://" not in str(path) and not Path(path).is_dir():
         raise InputError(
-            f"no model to ask at {path}: give --workdir of a run, or --model.path of a checkpoint or a "
-            "Hugging Face folder"
+            f"no model at {path}: give the workdir of a run, a checkpoint, or a Hugging Face folder"
         )
 
 

@@ -43,6 +43,7 @@ class Screen:
 
 
 NORMAL = Screen()
+SILENT = Screen(quiet=True)
 
 
 class Track:

@@ -20,7 +20,7 @@ from pretrainrl_jax.errors import InputError
 
 LOCK = "lock"
 # What may change in a workdir: no finished stage depends on it.
-FREE = ("train.systems", "checkpoint.", "sweep.", "optimizer.nonfinite")
+FREE = ("train.systems", "harness.", "export.", "checkpoint.", "sweep.", "optimizer.nonfinite")
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -57,7 +57,9 @@ def read_workdir(workdir: Path) -> Config:
         raise InputError(f"{workdir} is no workdir (it has no config.json): run `pretrain` or `run` first")
     config = Config()
     try:
-        stored = flat(json.loads(path.read_text()))
+        # A workdir may be older than a setting that no stage depends on.
+        stored = {name: value for name, value in flat(resolved(config)).items() if name.startswith(FREE)}
+        stored |= flat(json.loads(path.read_text()))
         for name, item, _ in settings.fields_of(config):
             value = tuple(stored[name]) if typing.get_origin(item.type) is tuple else stored[name]
             config = settings.replace_value(config, name, value)

@@ -7,8 +7,19 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import measurements
 import pytest
 import tiny
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests measured against peers, where any did."""
+    reports = [r for of in terminalreporter.stats.values() for r in of if getattr(r, "when", "") == "call"]
+    measured = [value for r in reports for name, value in r.user_properties if name == measurements.PROPERTY]
+    if measured:
+        terminalreporter.section("parity")
+        for line in (*measurements.table(measured), "", measurements.versions()):
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

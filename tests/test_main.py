@@ -111,6 +111,19 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
         ["--tokenizer.path={here}/none: no such folder"],
     ),
     "no model folder": (["--model.path={here}/none"], ["--model.path={here}/none: no such folder"]),
+    "no task of the harness": (
+        ["evaluate", "--harness= ,", "--model.path={here}/tokenizer"],
+        ["--harness names no task", "mmlu,gsm8k"],
+    ),
+    "no folder of the harness's tasks": (
+        ["evaluate", "--harness=mmlu", "--harness.path={here}/none", "--model.path={here}/tokenizer"],
+        ["harness.path is {here}/none: no such folder"],
+    ),
+    "the harness without a workdir": (["evaluate", "--harness=mmlu"], ["{here}/fresh is no workdir"]),
+    "the harness in a workdir of a run": (
+        ["evaluate", "--harness=mmlu", "--model.path={here}/tokenizer", "--workdir={here}/other"],
+        ["{here}/other is the workdir of a run", "--model.path"],
+    ),
     "zero": (["--model.width=0"], ["model.width is 0", "more than 0"]),
     "negative": (["--model.layers=-1"], ["model.layers is -1"]),
     "negative, two words": (["--pretrain.rows", "-4"], ["pretrain.rows is -4"]),

@@ -62,6 +62,10 @@ def beam_search(
     A question stops when no live beam can still beat its worst answer: scores only fall, since they are sums
     of log-probabilities without length normalisation (PretrainRL, arXiv 2602.01875, section 1 of its method).
 
+    In transformers, `generate(num_beams=beams, length_penalty=0.0)` with `early_stopping` "never" or False
+    ends beams and stops by the same rules, with two exceptions. It makes a hypothesis of each EOS id. And at
+    the length limit it ranks live beams among the answers by score; ours only fill the places left empty.
+
     Args:
         model: the decoder (static).
         params: its parameters.
@@ -80,7 +84,7 @@ def beam_search(
     hidden, (keys, values) = model.hidden(params, prompts, positions, causal_mask(lengths, time))
     last = _pick(hidden, lengths[:, None] - 1)  # [batch, 1, model]
     in_prompt = jnp.broadcast_to((jnp.arange(time)[None] < lengths[:, None])[:, None], (batch, beams, time))
-    prompt = Past(keys, values, in_prompt)
+    prompt = Past(keys, values, in_prompt, positions)
 
     def grow(search: _Search) -> tuple[_Search, jax.Array]:
         """Read the newest token of every live beam: the hidden states that predict the next ones."""
@@ -89,7 +93,8 @@ def beam_search(
         steps = jnp.arange(max_new_tokens)
         is_ancestor = search.ancestors[..., None] == jnp.arange(beams)  # [batch, beams, steps, beams]
         is_ancestor &= (steps < at)[:, None]
-        grown = Past(search.keys, search.values, is_ancestor.reshape(batch, beams, max_new_tokens * beams))
+        seen = is_ancestor.reshape(batch, beams, max_new_tokens * beams)
+        grown = Past(search.keys, search.values, seen, lengths[:, None] + jnp.repeat(steps, beams))
         alone = jnp.broadcast_to(jnp.eye(beams, dtype=bool), (batch, beams, beams))
         position = jnp.broadcast_to((lengths + at)[:, None], (batch, beams))
         hidden, (new_keys, new_values) = model.hidden(params, token, position, alone, (prompt, grown))

@@ -154,8 +154,9 @@ def sample(
     # Each sample reads the prompt's last token for itself: so all steps are alike, and compiled once.
     last = jnp.take_along_axis(prompts, jnp.maximum(lengths - 1, 0)[:, None], 1)  # [batch, 1]
     in_prompt = jnp.broadcast_to(jnp.arange(time) < lengths[:, None, None] - 1, (batch, samples, time))
-    prompt = Past(prompt_k, prompt_v, in_prompt)
+    prompt = Past(prompt_k, prompt_v, in_prompt, positions)
     slots = jnp.arange(max_new_tokens * samples)  # of the grown cache: all samples' tokens of a step together
+    grown_positions = lengths[:, None] - 1 + slots // samples
     is_own = slots % samples == jnp.arange(samples)[:, None]
     alone = jnp.broadcast_to(jnp.eye(samples, dtype=bool), (batch, samples, samples))
     sample_keys = jax.vmap(lambda key: jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(samples)))(keys)
@@ -165,7 +166,7 @@ def sample(
         at = state.step
         seen = jnp.broadcast_to(is_own & (slots < at * samples), (batch, samples, len(slots)))
         position = jnp.broadcast_to((lengths - 1 + at)[:, None], (batch, samples))
-        past = (prompt, Past(state.keys, state.values, seen))
+        past = (prompt, Past(state.keys, state.values, seen, grown_positions))
         hidden, (new_keys, new_values) = model.hidden(params, state.newest, position, alone, past)
         where = (0, 0, at * samples, 0, 0)
         return state._replace(

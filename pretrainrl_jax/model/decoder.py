@@ -20,6 +20,7 @@ Params = Any  # the nested dictionary of parameters
 Pair = tuple[jax.Array, jax.Array]  # keys and values
 Source = tuple[jax.Array, jax.Array, jax.Array]  # keys, values and mask
 Angles = tuple[jax.Array, jax.Array]  # cosine and sine
+EVERYTHING = 2**31 - 1  # the window of a layer that sees all positions
 
 
 class Past(NamedTuple):
@@ -28,26 +29,35 @@ class Past(NamedTuple):
     keys: jax.Array  # [layers, batch, length, kv_heads, head]
     values: jax.Array  # [layers, batch, length, kv_heads, head]
     mask: jax.Array  # bool [batch, time, length]: which of them each present token sees
+    positions: jax.Array  # int32 [batch, length]: where they stand; sliding windows are measured by it
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm over the last axis, computed in float32."""
+    """Root-mean-square norm over the last axes, those named, computed in float32."""
 
     epsilon: float
-    axis: str
+    axes: tuple[str, ...]
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        initialiser = nn.with_logical_partitioning(nn.initializers.ones_init(), (self.axis,))
-        scale: Any = self.param("scale", initialiser, (x.shape[-1],), jnp.float32)
+        initialiser = nn.with_logical_partitioning(nn.initializers.ones_init(), self.axes)
+        over = tuple(range(-len(self.axes), 0))
+        scale: Any = self.param("scale", initialiser, x.shape[-len(self.axes) :], jnp.float32)
         wide = x.astype(jnp.float32)
-        inverse = jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + self.epsilon)
+        inverse = jax.lax.rsqrt(jnp.mean(wide * wide, over, keepdims=True) + self.epsilon)
         return (wide * inverse * scale).astype(x.dtype)
 
 
 def _weight(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str, ...], fan_in: int) -> Any:
     initialiser = nn.with_logical_partitioning(nn.initializers.normal(fan_in**-0.5), axes)
     return module.param(name, initialiser, shape, jnp.float32)
+
+
+def _add_bias(module: nn.Module, name: str, x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """x with a bias over its last axes, those named."""
+    initialiser = nn.with_logical_partitioning(nn.initializers.zeros_init(), axes)
+    bias: Any = module.param(f"{name}_bias", initialiser, x.shape[-len(axes) :], jnp.float32)
+    return x + bias.astype(x.dtype)
 
 
 class Attention(nn.Module):
@@ -71,12 +81,19 @@ class Attention(nn.Module):
         queries = jnp.einsum("btd,dhk->bthk", x, query.astype(x.dtype))
         keys = jnp.einsum("btd,dhk->bthk", x, key.astype(x.dtype))
         values = jnp.einsum("btd,dhk->bthk", x, value.astype(x.dtype))
-        if s.query_key_norm:
-            queries = RMSNorm(s.norm_epsilon, "head", name="query_norm")(queries)
-            keys = RMSNorm(s.norm_epsilon, "head", name="key_norm")(keys)
+        if s.qkv_bias:
+            queries = _add_bias(self, "query", queries, ("heads", "head"))
+            keys = _add_bias(self, "key", keys, ("kv_heads", "head"))
+            values = _add_bias(self, "value", values, ("kv_heads", "head"))
+        if s.traits.query_key_norm != "none":
+            of_all = s.traits.query_key_norm == "all"
+            query_axes, key_axes = (("heads", "head"), ("kv_heads", "head")) if of_all else (("head",),) * 2
+            queries = RMSNorm(s.norm_epsilon, query_axes, name="query_norm")(queries)
+            keys = RMSNorm(s.norm_epsilon, key_axes, name="key_norm")(keys)
         queries, keys = rotate(queries, *angles), rotate(keys, *angles)
         mixed = attend(queries, [*past, (keys, values, mask)], scale=s.head_width**-0.5)
-        return jnp.einsum("bthk,hkd->btd", mixed, out.astype(x.dtype)), (keys, values)
+        mixed = jnp.einsum("bthk,hkd->btd", mixed, out.astype(x.dtype))
+        return (_add_bias(self, "out", mixed, ("model",)) if s.out_bias else mixed), (keys, values)
 
 
 class MLP(nn.Module):
@@ -88,7 +105,11 @@ class MLP(nn.Module):
         gate = _weight(self, "gate", (s.width, s.mlp_width), ("model", "mlp"), s.width)
         up = _weight(self, "up", (s.width, s.mlp_width), ("model", "mlp"), s.width)
         down = _weight(self, "down", (s.mlp_width, s.width), ("mlp", "model"), s.mlp_width)
-        return (nn.silu(x @ gate.astype(x.dtype)) * (x @ up.astype(x.dtype))) @ down.astype(x.dtype)
+        gated, raised = x @ gate.astype(x.dtype), x @ up.astype(x.dtype)
+        if s.mlp_bias:
+            gated, raised = _add_bias(self, "gate", gated, ("mlp",)), _add_bias(self, "up", raised, ("mlp",))
+        lowered = (nn.silu(gated) * raised) @ down.astype(x.dtype)
+        return _add_bias(self, "down", lowered, ("model",)) if s.mlp_bias else lowered
 
 
 class Layer(nn.Module):
@@ -98,17 +119,27 @@ class Layer(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        past_arrays: list[Pair],
+        of_layer: tuple[list[Pair], jax.Array | None],
         angles: Angles,
-        mask: jax.Array,
-        past_masks: list[jax.Array],
+        masks: list[jax.Array],
+        distances: list[jax.Array],
     ) -> tuple[jax.Array, Pair]:
-        past = [(k, v, m) for (k, v), m in zip(past_arrays, past_masks, strict=True)]
-        normed = RMSNorm(self.shape.norm_epsilon, "model", name="attention_norm")(x)
-        mixed, present = Attention(self.shape, name="attention")(normed, angles, mask, past)
-        x = x + mixed
-        normed = RMSNorm(self.shape.norm_epsilon, "model", name="mlp_norm")(x)
-        return x + MLP(self.shape, name="mlp")(normed), present
+        """`of_layer` has the past's keys and values, and the window. The last mask is the present's."""
+        s = self.shape
+        past, window = of_layer
+        if window is not None:
+            masks = [mask & (far < window) for mask, far in zip(masks, distances, strict=True)]
+        sources = [(k, v, m) for (k, v), m in zip(past, masks[:-1], strict=True)]
+        before = s.traits.norms == "before"
+        attention_norm = RMSNorm(s.norm_epsilon, ("model",), name="attention_norm")
+        mlp_norm = RMSNorm(s.norm_epsilon, ("model",), name="mlp_norm")
+        mixed, present = Attention(s, name="attention")(
+            attention_norm(x) if before else x, angles, masks[-1], sources
+        )
+        x = x + (mixed if before else attention_norm(mixed))
+        if before:
+            return x + MLP(s, name="mlp")(mlp_norm(x)), present
+        return x + mlp_norm(MLP(s, name="mlp")(x)), present
 
 
 class Decoder(nn.Module):
@@ -124,6 +155,12 @@ class Decoder(nn.Module):
             _weight(self, "head", (s.vocabulary, s.width), ("vocabulary", "model"), s.width)
         x = embedding[tokens].astype(s.dtype)
         angles = rotary_angles(positions, s.head_width, s.rope_theta, s.rope_scaling)
+        masks = [*(p.mask for p in past), mask]
+        windows, distances = None, []
+        if any(s.windows):
+            windows = jnp.array([window or EVERYTHING for window in s.windows], jnp.int32)
+            places = [*(p.positions for p in past), positions]
+            distances = [positions[:, :, None] - of[:, None] for of in places]
         layers = nn.scan(
             nn.remat(Layer, prevent_cse=False) if s.remat else Layer,
             variable_axes={"params": 0},
@@ -132,8 +169,8 @@ class Decoder(nn.Module):
             length=s.layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(s, name="layers")
-        x, present = layers(x, [(p.keys, p.values) for p in past], angles, mask, [p.mask for p in past])
-        return RMSNorm(s.norm_epsilon, "model", name="final_norm")(x), present
+        x, present = layers(x, ([(p.keys, p.values) for p in past], windows), angles, masks, distances)
+        return RMSNorm(s.norm_epsilon, ("model",), name="final_norm")(x), present
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,12 @@ def parameter_shardings(model: Model, mesh: Mesh, rules: Rules | None = None) ->
     return shardings
 
 
+def one_device(model: Model) -> Any:
+    """The same device for each parameter, the first one."""
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda _: one, nn.unbox(model.abstract()))
+
+
 def row_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     """Rows of a batch over data and fsdp, after `leading` unsharded axes (microsteps)."""
     return NamedSharding(mesh, PartitionSpec(*[None] * leading, Rules().rows))

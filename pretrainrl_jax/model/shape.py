@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pretrainrl_jax.config import Model as ModelSettings
+from pretrainrl_jax.model.families import FAMILIES, Family
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class RopeScaling:
 class ModelShape:
     """Sizes and constants of a decoder. Hashable: the static argument of every compiled function."""
 
-    family: str  # "qwen3" or "llama"
+    family: str  # of FAMILIES
     vocabulary: int
     width: int
     layers: int
@@ -32,14 +33,18 @@ class ModelShape:
     rope_theta: float
     norm_epsilon: float
     tied: bool
-    dtype: str = "float32"  # compute dtype; parameters are float32
+    dtype: str = "float32"  # compute dtype, whatever the parameters' is
     remat: bool = False
     rope_scaling: RopeScaling | None = None
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    windows: tuple[int, ...] = ()  # of each layer, how many positions a token sees, itself included; 0: all
 
     @property
-    def query_key_norm(self) -> bool:
-        """Qwen3 normalises each head's queries and keys; Llama does not."""
-        return self.family == "qwen3"
+    def traits(self) -> Family:
+        """What the family does differently."""
+        return FAMILIES[self.family]
 
 
 def from_settings(settings: ModelSettings, vocabulary: int) -> ModelShape:
@@ -47,7 +52,7 @@ def from_settings(settings: ModelSettings, vocabulary: int) -> ModelShape:
     names = {f.name for f in dataclasses.fields(ModelShape)}
     values: dict[str, Any] = {k: v for k, v in dataclasses.asdict(settings).items() if k in names}
     values["vocabulary"] = settings.vocabulary or vocabulary
-    return ModelShape(**values)
+    return ModelShape(**values, qkv_bias=FAMILIES[settings.family].qkv_bias)
 
 
 def to_json(shape: ModelShape) -> dict[str, Any]:
@@ -59,4 +64,5 @@ def from_json(values: dict[str, Any]) -> ModelShape:
     """The shape written by `to_json`."""
     scaling = values.get("rope_scaling")
     changed: dict[str, Any] = {"rope_scaling": RopeScaling(**scaling) if scaling else None}
+    changed["windows"] = tuple(values.get("windows", ()))
     return ModelShape(**(values | changed))

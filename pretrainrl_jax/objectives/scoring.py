@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,10 +16,15 @@ from pretrainrl_jax.trees.rows import Rows
 from pretrainrl_jax.trees.tree import AnswerTree
 
 
+def row_hidden(model: Model, params: Params, rows: Rows) -> jax.Array:
+    """Final hidden states of packed rows, [rows, time, model] in the compute dtype."""
+    mask = tree_mask(rows.tree_id, rows.branch_id)
+    return model.hidden(params, rows.tokens, rows.positions, mask)[0]
+
+
 def row_logps(model: Model, params: Params, rows: Rows) -> jax.Array:
     """Log-probability of every target of packed rows, float32 [rows, targets]; 0 on padding."""
-    mask = tree_mask(rows.tree_id, rows.branch_id)
-    hidden, _ = model.hidden(params, rows.tokens, rows.positions, mask)
+    hidden = row_hidden(model, params, rows)
     return token_logps(hidden, model.head(params).astype(hidden.dtype), rows.predictor, rows.targets)
 
 
@@ -35,9 +41,10 @@ def score_trees(
     *,
     row_length: int,
     rows: int,
-    place: Callable[[Rows], Rows] = lambda rows: rows,
+    place: Callable[[Rows], Any] = lambda rows: rows,
+    engine: Callable[[Model, Params, Any], jax.Array] = score_rows,
     advance: Callable[[int], None] = lambda n: None,
-) -> list[list[float]]:
+) -> list[list[Any]]:
     """Summed log-probability of each branch of each tree, terminators included.
 
     Args:
@@ -47,10 +54,13 @@ def score_trees(
         row_length: input tokens a row holds.
         rows: rows scored at a time.
         place: puts a batch of rows on the devices.
+        engine: gives [rows, slots, …], something of each slot, from what `place` gives; by default its summed
+            log-probability.
         advance: called with the number of trees finished.
 
     Returns:
-        For each tree, in order, the log-probability of each of its branches (nats).
+        For each tree, in order, the log-probability of each of its branches (nats), or what `engine` gives of
+        it.
 
     Raises:
         ValueError: if a tree is longer than a row.
@@ -72,7 +82,7 @@ def score_trees(
         advance(finished)
 
     for number, batch in enumerate(batches(source)):
-        waiting.append((number * rows, score_rows(model, params, place(batch))))
+        waiting.append((number * rows, engine(model, params, place(batch))))
         if len(waiting) > 1:  # read a result only while the device already works on the next batch
             collect()
     while waiting:

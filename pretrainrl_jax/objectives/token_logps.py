@@ -95,6 +95,33 @@ def _logsumexp(hidden: jax.Array, head: jax.Array, block: int) -> jax.Array:
     return largest + jnp.log(total)
 
 
+def greedy_tokens(hidden: jax.Array, head: jax.Array, *, block: int | None = None) -> jax.Array:
+    """The most probable token after each hidden state, the first of equal ones: greedy decoding's choice.
+
+    Logits are those of `token_logps`, and the vocabulary is walked in the same blocks.
+
+    Args:
+        hidden: [rows, time, model] float32 or bfloat16.
+        head: [vocabulary, model] the same dtype.
+        block: vocabulary rows walked at a time; by default `block_size(model)`.
+
+    Returns:
+        [rows, time] int32, indices in `vocabulary`.
+    """
+
+    def visit(start: Any, rows: jax.Array, carry: Any) -> tuple[jax.Array, jax.Array]:
+        logits = _logits(hidden, rows)  # [rows, time, block]
+        largest, token = logits.max(-1), start + logits.argmax(-1).astype(jnp.int32)
+        if carry is None:
+            return largest, token
+        before, first = carry
+        # The blocks are not walked in order: the last one comes first.
+        replaces = (largest > before) | ((largest == before) & (token < first))
+        return jnp.maximum(largest, before), jnp.where(replaces, token, first)
+
+    return _walk(head, min(block or block_size(head.shape[1]), head.shape[0]), visit, None)[1]
+
+
 def _forward(
     hidden: jax.Array, head: jax.Array, predictor: jax.Array, targets: jax.Array, block: int
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:

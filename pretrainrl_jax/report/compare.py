@@ -1,11 +1,9 @@
 """Two workdirs side by side: what was set differently, and what came of it on the questions they share."""
 
-import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +15,7 @@ from pretrainrl_jax.report.outcomes import GROUPS, Key, common, difference, exam
 from pretrainrl_jax.report.page import template, text, write_page
 from pretrainrl_jax.report.summary import summarise
 from pretrainrl_jax.report.tables import categories
+from pretrainrl_jax.report.terminal import plain
 from pretrainrl_jax.report.words import NOISE_POINTS
 
 
@@ -202,11 +201,7 @@ def comparison_table(found: Comparison) -> str:
                 percent(of.after, ""),
                 change(of),
             )
-    out = io.StringIO()
-    console = Console(file=out, width=100, color_system=None, force_terminal=False, legacy_windows=False)
-    for line in (*_heads(found), drawn, *_tails(found)):
-        console.print(line, markup=False, highlight=False, soft_wrap=isinstance(line, str))
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines() if line.strip()) + "\n"
+    return plain(*_heads(found), drawn, *_tails(found))
 
 
 def _heads(found: Comparison) -> list[str]:

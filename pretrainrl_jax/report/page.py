@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.report import charts, formats, mining
+from pretrainrl_jax.report.ability import ability, in_words, main_results, read_harness
 from pretrainrl_jax.report.formats import Json, label, percent
 from pretrainrl_jax.report.inputs import Inputs, describe_data, describe_model, flatten, read_inputs
 from pretrainrl_jax.report.outcomes import changes, example
@@ -36,7 +37,11 @@ def write_report(workdir: Path) -> Path:
     """
     inputs = read_inputs(workdir)
     summary = summarise(inputs.evaluations, describe_data(inputs.config), describe_model(inputs.config))
-    page = render(summary, inputs, mining.read(workdir / "mined"))
+    harness = read_harness(workdir)
+    for system, record in harness.items():
+        if system in summary["systems"]:
+            summary["systems"][system]["harness"] = main_results(record)
+    page = render(summary, inputs, mining.read(workdir / "mined"), harness)
     folder = workdir / "report"
     folder.mkdir(exist_ok=True)
     (folder / "summary.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", "utf-8")
@@ -54,7 +59,7 @@ def write_page(path: Path, page: str) -> Path:
     return path
 
 
-def render(summary: Json, inputs: Inputs, mined: mining.Mined) -> str:
+def render(summary: Json, inputs: Inputs, mined: mining.Mined, harness: dict[str, Json] | None = None) -> str:
     """The page as HTML. Everything that came from a model or a file is escaped by the template engine."""
     by_system = {e["system"]: e for e in inputs.evaluations}
     before, after = pair(summary)
@@ -80,6 +85,8 @@ def render(summary: Json, inputs: Inputs, mined: mining.Mined) -> str:
         facts=run_facts(inputs.config),
         unfinished=unfinished_line(summary),
         mining=mining.section(mined),
+        ability=ability(harness or {}),
+        ability_cell=in_words,
         changes=changes(*shown) if len(shown) == 2 else None,
         worse=fallen,
         lost=[example(*two) for two in fallen.lost] if fallen else [],

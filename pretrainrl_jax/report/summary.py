@@ -1,9 +1,6 @@
 """What a run found: the checked numbers of every system, and their table for a terminal."""
 
-import io
-
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -11,6 +8,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.report.formats import Json, decimals, label, number, percent
 from pretrainrl_jax.report.intervals import wilson
 from pretrainrl_jax.report.outcomes import common, difference, trained
+from pretrainrl_jax.report.terminal import plain
 
 RATES = ("acc", "hr", "mrr", "prob", "prob_all", "prob_aliases")
 
@@ -123,10 +121,4 @@ def table(summary: Json) -> str:
         cells = [percent(rate, "") for rate in rates]
         cells += [decimals(system["text_nll"], 2), decimals(system["device_seconds"], 1)]
         drawn.add_row(Text(label(name)), *cells)
-    out = io.StringIO()
-    console = Console(file=out, width=100, color_system=None, force_terminal=False, legacy_windows=False)
-    console.print(
-        f"{summary['dataset']}, {summary['model']}: % of trained facts", markup=False, highlight=False
-    )
-    console.print(drawn)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines() if line.strip()) + "\n"
+    return plain(f"{summary['dataset']}, {summary['model']}: % of trained facts", drawn)

@@ -8,7 +8,7 @@ from pretrainrl_jax.decoding.answers import answer_questions, distinct
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.progress import Screen
 from pretrainrl_jax.stages.context import say
-from pretrainrl_jax.training import checkpoints
+from pretrainrl_jax.training.loading import find, load
 
 
 def ask(config: Config, workdir: Path, question: str, screen: Screen) -> None:
@@ -20,9 +20,9 @@ def ask(config: Config, workdir: Path, question: str, screen: Screen) -> None:
     if not question.strip():
         raise InputError("the question is empty")
     path = config.model.path or workdir
-    loaded = checkpoints.load(path)
+    loaded = load(path)
     settings = config.evaluate
-    screen.say(f"model {checkpoints.find(path)[0] if not config.model.path else path}")
+    screen.say(f"model {find(path)[0] if not config.model.path else path}")
     (found,) = answer_questions(
         loaded.model,
         loaded.params,
@@ -34,7 +34,9 @@ def ask(config: Config, workdir: Path, question: str, screen: Screen) -> None:
         batch=1,
     )
     answers = distinct(a for a in found if a.finished).values()
-    if not answers:
-        say(f"no answer ends within evaluate.max_new_tokens={settings.max_new_tokens} tokens")
     for answer in answers:
         say(f"{math.exp(answer.logp):7.2%}  {answer.text or '(nothing)'}")
+    if not answers:
+        screen.say(f"no answer ends within evaluate.max_new_tokens={settings.max_new_tokens} tokens; so far:")
+        for begun in found:
+            say(f"{100 * math.exp(begun.logp):7.2g}%  {loaded.tokenizer.decode(begun.tokens).strip()} …")

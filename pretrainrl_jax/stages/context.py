@@ -23,7 +23,7 @@ from pretrainrl_jax.model.partitioning import row_sharding
 from pretrainrl_jax.objectives.scoring import score_trees
 from pretrainrl_jax.progress import NORMAL, Screen
 from pretrainrl_jax.training import checkpoints
-from pretrainrl_jax.training.checkpoints import Loaded
+from pretrainrl_jax.training.loading import Loaded, load
 from pretrainrl_jax.trees.rows import Rows
 from pretrainrl_jax.trees.templates import Template, choose_examples
 from pretrainrl_jax.trees.tree import AnswerTree
@@ -87,7 +87,7 @@ class Context:
         if stage not in self.finished():
             verb = stage.split("/")[0]
             raise InputError(f"{self.workdir} has no finished {stage}: run `{verb}` with this workdir first")
-        return checkpoints.load(self.checkpoint(stage), self.mesh, self.config.model.dtype)
+        return load(self.checkpoint(stage), self.mesh, self.config.model.dtype, "float32")
 
     def score(
         self,

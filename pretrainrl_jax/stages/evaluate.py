@@ -17,7 +17,7 @@ from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.mining.fingerprint import fingerprint
 from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.stages.shards import in_shards
-from pretrainrl_jax.training.checkpoints import Loaded
+from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.trees.rows import GOLD
 from pretrainrl_jax.trees.templates import documents, encode_branches
 from pretrainrl_jax.trees.tree import AnswerTree, Branch

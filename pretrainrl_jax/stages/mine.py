@@ -36,7 +36,7 @@ from pretrainrl_jax.mining.fingerprint import fingerprint, probes
 from pretrainrl_jax.mining.pools import Agreement, Tallies, agreement, most_often, tally
 from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.stages.shards import in_shards
-from pretrainrl_jax.training.checkpoints import Loaded
+from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.trees.dataset import longest
 from pretrainrl_jax.trees.records import digest, write_trees
 from pretrainrl_jax.trees.rows import GOLD, NEGATIVE

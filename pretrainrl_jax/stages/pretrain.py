@@ -9,22 +9,22 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.vocabulary import save_tokenizer, train_tokenizer
-from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.model.shape import from_settings
 from pretrainrl_jax.objectives.losses import Weights
 from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.stages.depends import settings_of
 from pretrainrl_jax.training import checkpoints
+from pretrainrl_jax.training.loading import Loaded, load
 from pretrainrl_jax.training.loop import Run, fit, resume
 from pretrainrl_jax.training.optimizer import Schedule, adamw
 from pretrainrl_jax.training.step import TrainState, compile_step, init_state
 from pretrainrl_jax.trees.dataset import PackedRows
 from pretrainrl_jax.trees.records import digest
-from pretrainrl_jax.trees.templates import documents
-from pretrainrl_jax.trees.tokenization import Tokenizer, load_tokenizer
+from pretrainrl_jax.trees.templates import Template, check_fits, documents
+from pretrainrl_jax.trees.tokenization import load_tokenizer
 
 
 def pretrain(context: Context) -> None:
@@ -32,7 +32,8 @@ def pretrain(context: Context) -> None:
     config, settings = context.config, context.config.pretrain
     began = time.perf_counter()
     corpus = context.corpus
-    model, params, tokenizer = starting_point(context, corpus.training)
+    base = starting_point(context, corpus.training)
+    model, params, tokenizer = base.model, base.params, base.tokenizer
     trees = documents(tokenizer, corpus.training, settings.row_length)
     rows = context.whole(settings.rows)
     source = PackedRows(trees, settings.row_length, config.seed, settings.epochs, rows)
@@ -43,9 +44,8 @@ def pretrain(context: Context) -> None:
         f"{sum(x.size for x in jax.tree.leaves(params)) / 1e6:.2f}M parameters, {source.batches} updates, "
         f"rows {source.fill:.0%} full"
     )
-    checkpoints.describe(
-        context.checkpoint(BASE), model, tokenizer, context.template(config.evaluate.template)
-    )
+    template = context.template(config.evaluate.template)
+    checkpoints.describe(context.checkpoint(BASE), model, tokenizer, template, base.origin)
     if not source.batches:  # the model is taken as it is
         checkpoints.save(context.checkpoint(BASE), TrainState(jnp.int32(0), params, ()))
         context.finish(BASE, device_seconds=0.0, seconds=time.perf_counter() - began)
@@ -82,29 +82,23 @@ def pretrain(context: Context) -> None:
     )
 
 
-def starting_point(context: Context, texts: Sequence[str]) -> tuple[Model, Params, Tokenizer]:
-    """The model, parameters and tokenizer that pretraining begins with.
+def starting_point(context: Context, texts: Sequence[str]) -> Loaded:
+    """The model that pretraining begins with, its parameters in float32.
 
     Raises:
         InputError: if the vocabulary is smaller than the tokenizer.
     """
     config = context.config
     if config.model.path:
-        loaded = checkpoints.load(config.model.path, context.mesh, config.model.dtype)
-        model = Model(replace(loaded.model.shape, remat=config.model.remat))
-        return model, loaded.params, loaded.tokenizer
+        loaded = load(config.model.path, context.mesh, config.model.dtype, "float32")
+        return replace(loaded, model=Model(replace(loaded.model.shape, remat=config.model.remat)))
     if config.tokenizer.path:
         tokenizer = load_tokenizer(config.tokenizer.path)
     else:
         with tempfile.TemporaryDirectory() as folder:
             save_tokenizer(train_tokenizer(texts, config.tokenizer.vocabulary), folder)
             tokenizer = load_tokenizer(Path(folder))
-    shape = from_settings(config.model, tokenizer.size)
-    if shape.vocabulary < tokenizer.size:
-        raise InputError(
-            f"model.vocabulary is {shape.vocabulary} and the tokenizer has {tokenizer.size} tokens: "
-            "raise it, or set it to 0"
-        )
-    model = Model(shape)
+    model = Model(from_settings(config.model, tokenizer.size))
+    check_fits(tokenizer, model.shape.vocabulary, "model.vocabulary")
     initialise = jax.jit(model.init, out_shardings=parameter_shardings(model, context.mesh))
-    return model, initialise(jax.random.key(config.seed)), tokenizer
+    return Loaded(model, initialise(jax.random.key(config.seed)), tokenizer, Template("bare"))

@@ -6,18 +6,22 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 
 from pretrainrl_jax.cells import cells
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.evaluation.tasks import Task
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.model.partitioning import make_mesh
 from pretrainrl_jax.progress import Screen
 from pretrainrl_jax.stages.ask import ask
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.stages.evaluate import evaluate
+from pretrainrl_jax.stages.export_model import export_model
+from pretrainrl_jax.stages.import_model import import_model
 from pretrainrl_jax.stages.mine import mine
 from pretrainrl_jax.stages.pretrain import pretrain
 from pretrainrl_jax.stages.run import run
@@ -57,6 +61,39 @@ def start(
     except Interrupted as stopped:
         print(f"interrupted: {stopped}. Go on with: {command}", file=sys.stderr)
         return 130
+    return 0
+
+
+def start_import(config: Config, options: argparse.Namespace, screen: Screen) -> int:
+    """Import a model from Hugging Face, and return the exit code."""
+    hush()
+    greet(options.platform, screen)
+    import_model(options.model, options.workdir, make_mesh(config.mesh), screen)
+    return 0
+
+
+def start_export(config: Config, options: argparse.Namespace, screen: Screen) -> int:
+    """Export a model to Hugging Face, and return the exit code."""
+    hush()
+    greet(options.platform, screen)
+    source, mesh = options.model or options.workdir, make_mesh(config.mesh)
+    export_model(source, Path(options.to), config.export, mesh, screen)
+    return 0
+
+
+def start_harness(
+    config: Config, options: argparse.Namespace, tasks: Sequence[Task], screen: Screen, command: str
+) -> int:
+    """Standard evaluations of the workdir's systems, or of the model that is named; the exit code."""
+    from pretrainrl_jax.stages.harness import evaluate_model, harness  # needs the extra `eval`
+
+    hush()
+    greet(options.platform, screen)
+    context = Context(config, options.workdir, make_mesh(config.mesh), [], screen, command)
+    if path := getattr(options, "model.path"):
+        evaluate_model(context, path, getattr(options, "model.dtype") or "", tasks)
+    else:
+        harness(context, tasks)
     return 0
 
 

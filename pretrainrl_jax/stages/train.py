@@ -25,7 +25,8 @@ from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.stages.depends import settings_of
 from pretrainrl_jax.stages.mine import add_references, find_falsehoods
 from pretrainrl_jax.training import checkpoints
-from pretrainrl_jax.training.checkpoints import Loaded, Progress
+from pretrainrl_jax.training.checkpoints import Progress
+from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.loop import Run, fit, resume
 from pretrainrl_jax.training.optimizer import Schedule, adamw
 from pretrainrl_jax.training.step import TrainState, compile_step, init_state
@@ -80,7 +81,8 @@ def train_system(context: Context, system: str) -> None:
         screen=context.screen,
         command=context.command,
     )
-    checkpoints.describe(run.folder, base.model, base.tokenizer, context.template(settings.template))
+    template = context.template(settings.template)
+    checkpoints.describe(run.folder, base.model, base.tokenizer, template, base.origin)
     state, progress = resume(run, init_state(base.params, adamw(config.optimizer)))
     jax.tree.map(lambda x: x.delete(), base.params)  # no reference model is kept while training
     if not int(state.step):  # what an earlier training of this system mined is of another policy

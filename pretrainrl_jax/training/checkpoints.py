@@ -12,15 +12,13 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from pretrainrl_jax.atomic import disk_errors, write_json
@@ -28,34 +26,32 @@ from pretrainrl_jax.config import Checkpoint
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.checksums import checksums
 from pretrainrl_jax.model.decoder import Model, Params
-from pretrainrl_jax.model.hugging_face import read_params, read_shape
-from pretrainrl_jax.model.partitioning import parameter_shardings
-from pretrainrl_jax.model.shape import from_json, to_json
-from pretrainrl_jax.training.remote import fetched
+from pretrainrl_jax.model.shape import to_json
 from pretrainrl_jax.training.step import TrainState
 from pretrainrl_jax.trees.templates import Template
-from pretrainrl_jax.trees.tokenization import Tokenizer, load_tokenizer
+from pretrainrl_jax.trees.tokenization import Tokenizer
 from pretrainrl_jax.workdir import shown_differences
 
 Json = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A model ready to use."""
+def describe(
+    folder: Path, model: Model, tokenizer: Tokenizer, template: Template, origin: Json | None = None
+) -> None:
+    """Write what stands beside a stage's parameters.
 
-    model: Model
-    params: Params
-    tokenizer: Tokenizer
-    template: Template  # how the model was taught to be asked
-
-
-def describe(folder: Path, model: Model, tokenizer: Tokenizer, template: Template) -> None:
-    """Write what stands beside a stage's parameters."""
+    Args:
+        folder: the stage's.
+        model: the decoder.
+        tokenizer: its tokenizer.
+        template: how it is asked.
+        origin: what the Hugging Face model it comes from says of itself, for its export.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder / "tokenizer")
     # Last, since a stage's folder is one that has this file.
-    write_json(folder / "model.json", {"shape": to_json(model.shape), "template": asdict(template)})
+    description = {"shape": to_json(model.shape), "template": asdict(template), "origin": origin or {}}
+    write_json(folder / "model.json", description)
 
 
 @dataclass(frozen=True)
@@ -121,7 +117,7 @@ class Saver:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    params=ocp.args.StandardSave(state.params),
+                    params=ocp.args.PyTreeSave(state.params),
                     about=ocp.args.JsonSave(about),
                     **{name: ocp.args.StandardSave(value) for name, value in items.items()},
                 ),
@@ -150,7 +146,7 @@ def saving(
     )
     options = ocp.CheckpointManagerOptions(preservation_policy=keep, cleanup_tmp_directories=True)
     with disk_errors():
-        manager = _open(folder, options)
+        manager = open_manager(folder, options)
     try:
         yield Saver(manager, about or {}, detail)
         with disk_errors():
@@ -184,9 +180,23 @@ class _Best(policies.PreservationPolicy):
             return math.inf
 
 
-def _open(folder: Path, options: ocp.CheckpointManagerOptions | None = None) -> ocp.CheckpointManager:
-    names = ("params", "training", "about")
-    return ocp.CheckpointManager(folder.absolute(), options=options, item_names=names)
+def open_manager(folder: Path, options: ocp.CheckpointManagerOptions | None = None) -> ocp.CheckpointManager:
+    """Orbax's manager of a stage's folder.
+
+    Parameters, which hardly compress, are written as they are, each in files of its own: much faster than
+    into one compressed database. A lost file reads as zeros then, which their checksums find.
+    """
+    handlers = {
+        "params": ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False),
+        "training": ocp.StandardCheckpointHandler(),
+        "about": ocp.JsonCheckpointHandler(),
+    }
+    return ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
+
+
+def restoring(target: Any) -> ocp.args.PyTreeRestore:
+    """How to read arrays of the target's shapes and dtypes, each placed as its sharding says."""
+    return ocp.args.PyTreeRestore(target, restore_args=ocp.checkpoint_utils.construct_restore_args(target))
 
 
 def strip(folder: Path) -> None:
@@ -240,7 +250,7 @@ def restore_state(
         except InputError:
             raise
         except Exception as error:  # what a damaged file raises depends on where it is damaged
-            say(f"the checkpoint of update {step} is damaged, and is passed over ({_reason(error)})")
+            say(f"the checkpoint of update {step} is damaged, and is passed over ({reason(error)})")
             aside = folder / f"{step}.damaged"
             shutil.rmtree(aside, ignore_errors=True)
             (folder / str(step)).rename(aside)
@@ -249,10 +259,10 @@ def restore_state(
 
 def _restore(folder: Path, step: int, like: TrainState, wanted: Json) -> tuple[TrainState, Progress]:
     def abstract(tree: Any) -> Any:
-        return ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, tree))
+        return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
 
-    items: Json = {"params": abstract(like.params)}
-    with _open(folder) as manager:
+    items: Json = {"params": restoring(abstract(like.params))}
+    with open_manager(folder) as manager:
         # First, since another run's arrays may not even have these shapes.
         about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
         if differ := shown_differences({name: about.get(name) for name in wanted}, wanted):
@@ -261,7 +271,8 @@ def _restore(folder: Path, step: int, like: TrainState, wanted: Json) -> tuple[T
                 "or remove that folder"
             )
         if not about["finished"]:
-            items["training"] = abstract({"step": like.step, "moments": like.moments})
+            state = {"step": like.step, "moments": like.moments}
+            items["training"] = ocp.args.StandardRestore(abstract(state))
         restored = manager.restore(step, args=ocp.args.Composite(**items))
     params, progress = restored["params"], Progress(**about["progress"])
     refuse_damaged(about, params)
@@ -276,90 +287,7 @@ def refuse_damaged(about: Json, params: Params) -> None:
         raise ValueError("its parameters are not those that were saved")
 
 
-def find(path: str | Path) -> tuple[Path, int]:
-    """The stage folder and the step that a workdir, a stage's folder or a step's folder means.
-
-    Of a workdir it is the last stage trained: the newest system's, else the base model's.
-
-    Raises:
-        InputError: if there is no checkpoint.
-    """
-    path = Path(path)
-    if (path / "checkpoints").is_dir():
-        stages = [f.parent for f in (path / "checkpoints").rglob("model.json")]
-        stages = [s for s in stages if latest_step(s) is not None]
-        if not stages:
-            raise InputError(f"no checkpoint in {path}: run `pretrain` first")
-        path = max(stages, key=lambda s: (s.name != "pretrain", (s / "model.json").stat().st_mtime))
-    if path.name.isdigit() and path.is_dir() and (path.parent / "model.json").is_file():
-        return path.parent, int(path.name)
-    step = latest_step(path)
-    if not (path / "model.json").is_file() or step is None:
-        raise InputError(f"no checkpoint or Hugging Face model at {path}: give a workdir, a stage or a step")
-    return path, step
-
-
-def load(path: str | Path, mesh: Mesh | None = None, dtype: str | None = None) -> Loaded:
-    """Read a model from an Orbax checkpoint or a Hugging Face folder, parameters only.
-
-    Args:
-        path: a workdir, a stage's folder, a step's folder, or a Hugging Face folder; local or gs://.
-        mesh: where to put the parameters; one device if None.
-        dtype: compute dtype, overriding the checkpoint's.
-
-    Raises:
-        InputError: if there is nothing to load, or it is of an unknown kind.
-    """
-    with fetched(path) as local:
-        return _load(local, mesh, dtype)
-
-
-def _load(path: Path, mesh: Mesh | None, dtype: str | None) -> Loaded:
-    if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
-        model = Model(read_shape(path, dtype or "float32"))
-        params = read_params(path, model.shape)
-        where = _places(model, mesh)
-        return Loaded(model, jax.device_put(params, where), load_tokenizer(path), Template("bare"))
-    folder, step = find(path)
-    description = json.loads((folder / "model.json").read_text())
-    shape = from_json(description["shape"])
-    model = Model(replace(shape, dtype=dtype or shape.dtype))
-    where = _places(model, mesh)
-    target = jax.tree.map(
-        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), nn.unbox(model.abstract()), where
-    )
-    params = _restore_params(folder, step, target)
-    examples = tuple((q, a) for q, a in description["template"]["examples"])
-    template = Template(description["template"]["kind"], examples)
-    return Loaded(model, params, load_tokenizer(folder / "tokenizer"), template)
-
-
-def _restore_params(folder: Path, step: int, target: Any) -> Params:
-    items: Json = {"params": ocp.args.StandardRestore(target)}
-    if (folder / str(step) / "about").is_dir():
-        items["about"] = ocp.args.JsonRestore()
-    try:
-        with _open(folder) as manager:
-            restored = manager.restore(step, args=ocp.args.Composite(**items))
-        if "about" in items:
-            refuse_damaged(restored["about"], restored["params"])
-    except Exception as error:  # what a damaged file raises depends on where it is damaged
-        others = ", ".join(str(other) for other in steps_of(folder) if other != step)
-        raise InputError(
-            f"the checkpoint {folder / str(step)} is damaged ({_reason(error)}): "
-            + (f"there are others of updates {others}; " if others else "")
-            + f"remove {folder}, and `run` or `train` makes it again"
-        ) from None
-    return restored["params"]
-
-
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """The first words of what a library says of a damaged file."""
     first = next(iter(str(error).splitlines()), "") or type(error).__name__
     return first.partition(". ")[0][:120]
-
-
-def _places(model: Model, mesh: Mesh | None) -> Any:
-    if mesh is not None:
-        return parameter_shardings(model, mesh)
-    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.tree.map(lambda _: one, nn.unbox(model.abstract()))

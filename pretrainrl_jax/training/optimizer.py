@@ -28,8 +28,8 @@ class Schedule(NamedTuple):
 
 
 def _decayed(params: Any) -> Any:
-    """True for matrices (embeddings and head included), False for the scales of norms."""
-    return jax.tree.map_with_path(lambda path, _: path[-1].key != "scale", params)
+    """True for matrices (embeddings and head included), False for the scales of norms and for biases."""
+    return jax.tree.map_with_path(lambda path, _: not path[-1].key.endswith(("scale", "bias")), params)
 
 
 def adamw(settings: OptimizerSettings) -> optax.GradientTransformation:

@@ -41,16 +41,26 @@ class Template:
         return ends_at(tokenizer, vocabulary, newline=self.kind == "few_shot")
 
 
-def ends_at(tokenizer: Tokenizer, vocabulary: int, *, newline: bool) -> np.ndarray:
-    """bool [vocabulary]: EOS ids, and with `newline` every token whose text contains a line break.
+def check_fits(tokenizer: Tokenizer, vocabulary: int, where: object = "") -> None:
+    """Every token has a row of the embedding.
 
     Raises:
         InputError: if the tokenizer has more tokens than the model.
     """
     if tokenizer.size > vocabulary:
         raise InputError(
-            f"the tokenizer has {tokenizer.size} tokens and the model {vocabulary}: they do not fit"
+            f"{where or 'tokenizer and model'}: the tokenizer has {tokenizer.size} tokens and the model's "
+            f"embedding {vocabulary} rows: they do not belong together"
         )
+
+
+def ends_at(tokenizer: Tokenizer, vocabulary: int, *, newline: bool) -> np.ndarray:
+    """bool [vocabulary]: EOS ids, and with `newline` every token whose text contains a line break.
+
+    Raises:
+        InputError: if the tokenizer has more tokens than the model.
+    """
+    check_fits(tokenizer, vocabulary)
     mask = np.zeros(vocabulary, bool)
     mask[list(tokenizer.eos)] = True
     if newline:

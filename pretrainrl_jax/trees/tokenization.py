@@ -1,8 +1,8 @@
 """Text to tokens and back: BOS, EOS, terminators, and where a prefix ends and its branch begins."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,12 @@ from typing import Any
 import numpy as np
 
 from pretrainrl_jax.errors import InputError
+
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+FILES = (
+    *VOCABULARIES, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "chat_template.jinja", "chat_template.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,6 +25,9 @@ class Tokenizer:
     backend: Any  # transformers.PreTrainedTokenizerBase
     bos: int | None  # put before every prefix if, and only if, the model's tokenizer adds it
     eos: tuple[int, ...]  # every id that ends a text; the first is the canonical one
+    files: Mapping[str, bytes] = field(
+        default_factory=dict
+    )  # what it was read from, which goes with every copy of the model as it is
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids of `text`, no special tokens added."""
@@ -61,9 +70,17 @@ class Tokenizer:
         mask[ids] = ["\n" in text for text in texts]
         return mask
 
+    def save_files(self, folder: Path) -> None:
+        """Write the tokenizer's files, byte for byte those it was read from."""
+        if not self.files:
+            self.backend.save_pretrained(str(folder))
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in self.files.items():
+            (folder / name).write_bytes(content)
+
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files, and the BOS and EOS ids that go with them."""
-        self.backend.save_pretrained(str(folder))
+        self.save_files(folder)
         (folder / "special_ids.json").write_text(json.dumps({"bos": self.bos, "eos": self.eos}))
 
 
@@ -79,6 +96,8 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"no tokenizer folder at {folder}: check the path")
+    if not any((folder / name).is_file() for name in VOCABULARIES):  # transformers would make an empty one up
+        raise InputError(f"no tokenizer in {folder}: it needs tokenizer.json or another vocabulary")
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
@@ -87,9 +106,10 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         backend = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"no tokenizer can be read from {folder}: {str(error).splitlines()[0]}") from None
+    files = {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
     if (stated := folder / "special_ids.json").is_file():
         ids = json.loads(stated.read_text())
-        return Tokenizer(backend, ids["bos"], tuple(ids["eos"]))
+        return Tokenizer(backend, ids["bos"], tuple(ids["eos"]), files)
     eos = stated_eos(folder)
     if not eos and backend.eos_token_id is not None:
         eos = (backend.eos_token_id,)
@@ -97,14 +117,21 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         raise InputError(f"no EOS id in {folder}: state eos_token_id in generation_config.json")
     probe = backend.encode("a")
     adds_bos = backend.bos_token_id is not None and probe[:1] == [backend.bos_token_id]
-    return Tokenizer(backend, backend.bos_token_id if adds_bos else None, eos)
+    return Tokenizer(backend, backend.bos_token_id if adds_bos else None, eos, files)
 
 
 def stated_eos(folder: Path) -> tuple[int, ...]:
-    """EOS ids from generation_config.json, else config.json, else none."""
+    """EOS ids from generation_config.json, else config.json, else none.
+
+    Raises:
+        InputError: if one of them is no JSON object.
+    """
     for name in ("generation_config.json", "config.json"):
         if (path := folder / name).is_file():
-            ids = json.loads(path.read_text()).get("eos_token_id")
+            try:
+                ids = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+            except (ValueError, AttributeError) as error:
+                raise InputError(f"cannot read {path}: {error}") from None
             if ids not in (None, []):
                 return tuple(ids) if isinstance(ids, list) else (ids,)
     return ()

@@ -177,9 +177,12 @@ def test_a_past_is_seen_as_if_it_stood_before():
     @jax.jit
     def piecewise(params):
         _, first = model.hidden(params, tokens[:, :5], at[:, :5], causal(5))
-        past = Past(*first, jnp.ones((1, 4, 5), bool))
+        past = Past(*first, jnp.ones((1, 4, 5), bool), at[:, :5])
         _, second = model.hidden(params, tokens[:, 5:9], at[:, 5:9], causal(4), (past,))
-        both = (Past(*first, jnp.ones((1, 3, 5), bool)), Past(*second, jnp.ones((1, 3, 4), bool)))
+        both = (
+            Past(*first, jnp.ones((1, 3, 5), bool), at[:, :5]),
+            Past(*second, jnp.ones((1, 3, 4), bool), at[:, 5:9]),
+        )
         return model.hidden(params, tokens[:, 9:], at[:, 9:], causal(3), both)
 
     found, (keys, values) = piecewise(params)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from pretrainrl_jax.objectives.token_logps import block_size, token_logps
+from pretrainrl_jax.objectives.token_logps import block_size, greedy_tokens, token_logps
 
 
 def case(seed, rows, time, targets, model, vocabulary, dtype=jnp.float32, scale=1.0):
@@ -161,6 +161,28 @@ def test_memory_does_not_grow_with_the_vocabulary():
         assert after.temp_size_in_bytes < rows * time * small * 4 / 4  # a quarter of the small logits
     head_gradient = (large - small) * model * 4
     assert after.output_size_in_bytes - before.output_size_in_bytes == head_gradient
+
+
+@pytest.mark.parametrize("vocabulary", [1, 5, 64, 65, 129])
+@pytest.mark.parametrize("block", [None, 1, 7, 64])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_greedy_tokens_are_the_first_of_the_largest(vocabulary, block, dtype):
+    """Small whole numbers, exact in both types, so that many of the largest logits are there twice."""
+    rng = np.random.default_rng(vocabulary)
+    hidden, head = rng.integers(-2, 3, (2, 30, 3)), rng.integers(-1, 2, (vocabulary, 3))
+    logits = hidden @ head.T
+    found = greedy_tokens(jnp.asarray(hidden, dtype), jnp.asarray(head, dtype), block=block)
+    assert found.dtype == jnp.int32
+    np.testing.assert_array_equal(found, logits.argmax(-1))
+    if vocabulary > 5:
+        assert ((logits == logits.max(-1, keepdims=True)).sum(-1) > 1).mean() > 0.3
+
+
+def test_greedy_tokens_hold_no_logits():
+    rows, time, model, vocabulary = 2, 256, 64, 20_000
+    shapes = [jax.ShapeDtypeStruct(of, jnp.float32) for of in ((rows, time, model), (vocabulary, model))]
+    used = jax.jit(greedy_tokens).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+    assert used < rows * time * vocabulary * 4 / 20
 
 
 SHARDED = """

@@ -18,14 +18,13 @@ from pretrainrl_jax.model.partitioning import make_mesh, parameter_shardings
 from pretrainrl_jax.training.checkpoints import (
     Progress,
     describe,
-    find,
     latest_step,
-    load,
     restore_state,
     saving,
     steps_of,
     strip,
 )
+from pretrainrl_jax.training.loading import find, load
 from pretrainrl_jax.training.optimizer import adamw
 from pretrainrl_jax.training.step import TrainState, init_state
 from pretrainrl_jax.trees.templates import Template
@@ -394,7 +393,9 @@ jax.config.update("jax_num_cpu_devices", 8)
 import numpy as np
 from pretrainrl_jax.config import Checkpoint, Mesh, Optimizer
 from pretrainrl_jax.model.partitioning import make_mesh, parameter_shardings
-from pretrainrl_jax.training.checkpoints import load, restore_state, saving, describe, Progress
+from pretrainrl_jax.training.checkpoints import restore_state, saving, describe, Progress
+from pretrainrl_jax.training.loading import load
+from pretrainrl_jax.training.loading import find, load
 from pretrainrl_jax.training.optimizer import adamw
 from pretrainrl_jax.training.step import TrainState, init_state, state_shardings
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.training.checkpoints import latest_step, load
+from pretrainrl_jax.training.checkpoints import latest_step
+from pretrainrl_jax.training.loading import load
 from pretrainrl_jax.training.remote import fetched
 
 

@@ -1,0 +1,162 @@
+"""Texts that end at given strings, from prompts: in rounds, since most end long before their limit."""
+
+import bisect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+
+from pretrainrl_jax.decoding.decode import bucket, draw
+from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.trees.templates import ends_at
+from pretrainrl_jax.trees.tokenization import Tokenizer
+
+FIRST_ROUND = 32  # tokens; every round is twice as long as the one before
+
+
+@dataclass(frozen=True)
+class Request:
+    """A text to be written."""
+
+    prompt: tuple[int, ...]  # not empty
+    until: tuple[str, ...]  # the text ends before the first of these, none of them empty
+    max_new_tokens: int
+    temperature: float = 0.0  # 0 is greedy decoding
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+def generate(
+    model: Model,
+    params: Params,
+    tokenizer: Tokenizer,
+    requests: Sequence[Request],
+    *,
+    tokens: int,
+    seed: int = 0,
+    whole: Callable[[int], int] = lambda rows: rows,
+    place: Callable[[Any], Any] = jnp.asarray,
+    advance: Callable[[int], None] = lambda n: None,
+) -> list[str]:
+    """The text of each request, up to its stop string, an EOS id or its limit.
+
+    After each round the texts that have ended are done; the others go on from all their tokens.
+
+    Args:
+        model: the decoder.
+        params: its parameters.
+        tokenizer: its tokenizer.
+        requests: what to write.
+        tokens: tokens of a batch of prompts with what is written after them, at least one prompt.
+        seed: of all randomness; with it a text depends on its request and place alone, not on `tokens`.
+        whole: raises a number of prompts to one that divides over the devices.
+        place: puts a batch [batch, …] on the devices.
+        advance: called with the number of texts finished.
+
+    Raises:
+        InputError: if a number of a request is out of its range.
+    """
+    ends = ends_at(tokenizer, model.shape.vocabulary, newline=False)
+    # An EOS id that is no special token has a text, which stays: decoding goes past it, and it is found here.
+    special = set(tokenizer.backend.all_special_ids)
+    seen = {id for id in tokenizer.eos if id not in special}
+    ends[list(seen)] = False
+
+    written: list[tuple[int, ...]] = [() for _ in requests]
+    waiting = list(range(len(requests)))
+    number = 0
+    while waiting:
+        finished = set()
+        for together in _alike(requests, written, waiting, number):
+            of = requests[together[0]]
+            steps = _steps(of, written[together[0]], number)
+            prompts = [requests[i].prompt + written[i] for i in together]
+            room = max(1, tokens // (bucket(len(prompts[0])) + steps))
+            drawn = draw(
+                model,
+                params,
+                prompts,
+                ends,
+                samples=1,
+                max_new_tokens=steps,
+                temperature=of.temperature,
+                top_p=of.top_p,
+                top_k=of.top_k,
+                seed=(seed + number) % (1 << 32),
+                batch=whole(min(room, _fitted(len(together)))),
+                numbers=together,
+                place=place,
+            )
+            for i, (sample,) in zip(together, drawn, strict=True):
+                new, ended = through_first(sample.tokens, seen)
+                written[i] = (written[i] + new)[: requests[i].max_new_tokens]
+                stopped = through_stop(tokenizer, written[i], requests[i].until)
+                written[i] = written[i] if stopped is None else stopped
+                full = len(written[i]) >= requests[i].max_new_tokens
+                if sample.finished or ended or full or stopped is not None:
+                    finished.add(i)
+        advance(len(finished))
+        waiting = [i for i in waiting if i not in finished]
+        number += 1
+    return [
+        before_stop(tokenizer.decode(of), request.until)
+        for of, request in zip(written, requests, strict=True)
+    ]
+
+
+def _steps(request: Request, written: tuple[int, ...], number: int) -> int:
+    """Tokens to decode in a round: a power of two, since each number of steps is compiled for itself."""
+    left = request.max_new_tokens - len(written)
+    return min(FIRST_ROUND << number, max(FIRST_ROUND, 1 << (left - 1).bit_length()))
+
+
+def _fitted(n: int) -> int:
+    """1, 4, 16, …: the first that holds n."""
+    size = 1
+    while size < n:
+        size *= 4
+    return size
+
+
+def _alike(
+    requests: Sequence[Request], written: Sequence[tuple[int, ...]], waiting: Sequence[int], number: int
+) -> list[list[int]]:
+    """Those that are waiting, by what one call of `draw` has in common."""
+    groups: dict[tuple[float, ...], list[int]] = {}
+    for i in waiting:
+        r = requests[i]
+        length = bucket(len(r.prompt) + len(written[i]))
+        key = (length, _steps(r, written[i], number), r.temperature, r.top_p, r.top_k)
+        groups.setdefault(key, []).append(i)
+    return [of for _, of in sorted(groups.items())]
+
+
+def through_first(tokens: tuple[int, ...], ids: set[int]) -> tuple[tuple[int, ...], bool]:
+    """The tokens up to the first one of `ids`, itself included, and whether there is one."""
+    at = next((place for place, token in enumerate(tokens) if token in ids), None)
+    return (tokens, False) if at is None else (tokens[: at + 1], True)
+
+
+def through_stop(
+    tokenizer: Tokenizer, tokens: tuple[int, ...], until: Sequence[str]
+) -> tuple[int, ...] | None:
+    """The tokens up to the one that completes a stop string; None where there is no stop string.
+
+    Special tokens have a text here, so that they can be stop strings.
+    """
+
+    def complete(count: int) -> bool:
+        text = tokenizer.backend.decode(list(tokens[:count]), skip_special_tokens=False)
+        return any(stop in text for stop in until)
+
+    if not complete(len(tokens)):
+        return None
+    return tokens[: bisect.bisect_left(range(len(tokens)), True, key=complete)]
+
+
+def before_stop(text: str, until: Sequence[str]) -> str:
+    """The text before the first stop string."""
+    for stop in until:
+        text = text.split(stop)[0]
+    return text

@@ -1,0 +1,76 @@
+"""From the axes of their tensors to ours and back: derived from the table of weights and our logical axes."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import flax.traverse_util
+
+from pretrainrl_jax.model.decoder import Model
+from pretrainrl_jax.model.families import Weight, weights_of
+
+Slices = tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One of our parameters, and the tensors it is made of."""
+
+    weight: Weight
+    shape: tuple[int, ...]  # ours, with all layers
+    axes: tuple[str, ...]  # their logical names
+
+    @property
+    def stacked(self) -> bool:
+        """Whether each layer has a tensor of its own."""
+        return self.axes[0] == "layers"
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Their names of its tensors, in the order of the layers."""
+        if not self.stacked:
+            return [self.weight.theirs]
+        return [self.weight.theirs.format(layer) for layer in range(self.shape[0])]
+
+    @cached_property
+    def groups(self) -> list[list[int]]:
+        """For each axis of theirs, our axes that lie flattened in it."""
+        return [[self.axes.index(n) for n in axis.split() if n in self.axes] for axis in self.weight.axes]
+
+    @cached_property
+    def theirs(self) -> tuple[int, ...]:
+        """The shape of each of its tensors."""
+        return tuple(math.prod(self.shape[axis] for axis in group) for group in self.groups)
+
+    @cached_property
+    def order(self) -> tuple[int, ...]:
+        """Our axes in the order they have in theirs, the layers first."""
+        return (*range(self.stacked), *(axis for group in self.groups for axis in group))
+
+    @cached_property
+    def inverse(self) -> tuple[int, ...]:
+        """Where each of our axes lies in that order."""
+        return tuple(self.order.index(axis) for axis in range(len(self.shape)))
+
+    def take(self, part: Slices) -> tuple[Slices, tuple[int, ...], Slices]:
+        """How to read a part of ours, of one layer, from a tensor of theirs.
+
+        Returns:
+            The slices of theirs to read; the shape to unfold that into, our axes in their order; and what to
+            keep of it. Of axes that lie flattened in one, all of the inner ones are read.
+        """
+        rows, unfolded, cut = [], [], []
+        for outer, *inner in self.groups:
+            size = math.prod(self.shape[axis] for axis in inner)
+            rows.append(slice(part[outer].start * size, part[outer].stop * size))
+            unfolded += [part[outer].stop - part[outer].start, *(self.shape[axis] for axis in inner)]
+            cut += [slice(None), *(part[axis] for axis in inner)]
+        return tuple(rows), tuple(unfolded), tuple(cut)
+
+
+def parameters(model: Model) -> dict[str, Parameter]:
+    """The parameters of a model by their path, joined with slashes."""
+    boxed: Any = flax.traverse_util.flatten_dict(model.abstract(), sep="/")
+    table = weights_of(model.shape.family)
+    return {path: Parameter(table[path], leaf.value.shape, leaf.names) for path, leaf in boxed.items()}

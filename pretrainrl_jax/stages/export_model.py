@@ -1,0 +1,65 @@
+"""`export`: any model of ours as a Hugging Face folder, which transformers and vLLM load."""
+
+import shutil
+import time
+from pathlib import Path
+
+from jax.sharding import Mesh
+
+from pretrainrl_jax.atomic import write_json
+from pretrainrl_jax.config import Export
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.model.hugging_face.config import ending, write_config
+from pretrainrl_jax.model.hugging_face.writing import tensors_of, write_weights
+from pretrainrl_jax.progress import Screen
+from pretrainrl_jax.stages.context import say
+from pretrainrl_jax.stages.import_model import gigabytes, require_room
+from pretrainrl_jax.training.loading import Loaded, load
+
+
+def export_model(source: str | Path, target: Path, settings: Export, mesh: Mesh, screen: Screen) -> None:
+    """Weights, configuration and tokenizer in a folder that appears once it is complete.
+
+    Args:
+        source: a workdir, a stage, a step, or a Hugging Face folder.
+        target: the folder to make.
+        settings: dtype and size of the files.
+        mesh: the devices that the weights pass through.
+        screen: told what is done.
+
+    Raises:
+        InputError: if there is no model, the folder is there, or the disk has no room.
+        OSError: if it cannot be written.
+    """
+    began = time.perf_counter()
+    if target.exists():
+        raise InputError(f"{target} is there already: remove it, or give another folder to --to")
+    loaded = load(source, mesh, screen=screen)
+    tensors = tensors_of(loaded.model, loaded.params, "" if settings.dtype == "stored" else settings.dtype)
+    size = sum(tensor.bytes for tensor in tensors.values())
+    require_room(target.parent, size, "the model")
+    # Beside the target, so that the last step is a renaming.
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        with screen.track("export", len(tensors), "tensors") as bar:
+            write_weights(partial, tensors, settings.shard_size, bar.advance)
+        describe(partial, loaded, tensors["model.embed_tokens.weight"].dtype.name)
+        partial.rename(target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    kinds = ", ".join(sorted({tensor.dtype.name for tensor in tensors.values()}))
+    seconds = time.perf_counter() - began
+    say(f"{target}: {loaded.model.shape.traits.architecture}, {gigabytes(size)} of {kinds}, {seconds:.1f} s")
+
+
+def describe(folder: Path, loaded: Loaded, dtype: str) -> None:
+    """Write the tokenizer's files, generation_config.json and, last of all, config.json."""
+    tokenizer, origin = loaded.tokenizer, loaded.origin
+    tokenizer.save_files(folder)
+    ends = ending(tokenizer.bos, tokenizer.eos)
+    write_json(folder / "generation_config.json", origin.get("generation_config", {}) | ends)
+    config = write_config(loaded.model.shape, origin.get("config", {}), dtype)
+    write_json(folder / "config.json", config | ends)

@@ -1,0 +1,94 @@
+"""`evaluate --harness`: standard evaluations of every system of a workdir, or of one model."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pretrainrl_jax.atomic import write_json
+from pretrainrl_jax.evaluation.harness import Engine, run_harness
+from pretrainrl_jax.evaluation.tasks import Task
+from pretrainrl_jax.report.ability import ability, folder, read_harness, table
+from pretrainrl_jax.stages.context import BASE, Context, say
+from pretrainrl_jax.training.loading import Loaded, load
+
+Json = dict[str, Any]
+LENGTH = 4096  # tokens read at once by a model that states no limit
+
+
+def harness(context: Context, tasks: Sequence[Task]) -> None:
+    """The base model and every trained system on every task that is not done yet, then the table."""
+    trained = [s for s in context.config.train.systems if f"train/{s}" in context.finished()]
+    for system in ("base", *trained):
+        evaluate_system(context, system, tasks)
+    records = read_harness(context.workdir)
+    show({system: records[system] for system in ("base", *trained)}, tasks)
+
+
+def evaluate_system(context: Context, system: str, tasks: Sequence[Task]) -> None:
+    """A system's results, one task after another: what is done of them is kept."""
+    stage = BASE if system == "base" else f"train/{system}"
+    trained = context.finished().get(stage, {}).get("ended")
+    made_with = how(context) | {"model": trained}
+    before = read_harness(context.workdir).get(system, {"tasks": {}})["tasks"]
+    left = [task for task in tasks if before.get(task.name, {}).get("made_with") != made_with]
+    if not left:
+        context.screen.say(f"harness/{system}: finished, skipped")
+        return
+    loaded = context.load(stage)
+    for task in left:
+        before |= {task.name: {"made_with": made_with, **results(context, loaded, task, system)}}
+        write_json(folder(context.workdir) / f"{system}.json", {"system": system, "tasks": before})
+
+
+def evaluate_model(context: Context, path: str, dtype: str, tasks: Sequence[Task]) -> None:
+    """The results of a model of no workdir, in a file of its folder's name: what is there is replaced."""
+    name = Path(path.rstrip("/")).name
+    loaded = load(path, context.mesh, dtype)
+    done: Json = {}
+    for task in tasks:
+        made_with = how(context) | {"model": path}
+        done |= {task.name: {"made_with": made_with, **results(context, loaded, task, name)}}
+        write_json(folder(context.workdir) / f"{name}.json", {"system": name, "tasks": done})
+    show({name: {"tasks": done}}, tasks)
+    say(f"results: {folder(context.workdir) / f'{name}.json'}")
+
+
+def how(context: Context) -> Json:
+    """The settings that results depend on."""
+    settings = asdict(context.config.harness) | {"seed": context.config.seed}
+    settings.pop("tokens")
+    return settings
+
+
+def results(context: Context, loaded: Loaded, task: Task, system: str) -> Json:
+    """One task, with its progress and its main metrics shown."""
+    settings = context.config.harness
+    stated = loaded.origin.get("config", {}).get("max_position_embeddings")
+    label = f"harness/{system}/{task.name}"
+    engine = Engine(
+        tokens=settings.tokens,
+        whole=context.whole,
+        place=context.place,
+        track=lambda total, unit: context.screen.track(label, total, unit),
+    )
+    found = run_harness(
+        loaded.model,
+        loaded.params,
+        loaded.tokenizer,
+        task,
+        max_length=settings.length or stated or LENGTH,
+        limit=settings.limit,
+        chat=settings.chat,
+        seed=context.config.seed,
+        engine=engine,
+    )
+    if found["shortened"]:
+        context.screen.say(f"{label}: {found['shortened']} contexts were too long and lost their beginning")
+    return found
+
+
+def show(records: dict[str, Json], tasks: Sequence[Task]) -> None:
+    """The systems side by side on these tasks."""
+    found = ability(records, [task.name for task in tasks])
+    say(table(found) if found else "these tasks have no metric")

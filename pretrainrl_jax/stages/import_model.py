@@ -1,0 +1,95 @@
+"""`import`: a Hugging Face model as a checkpoint of ours."""
+
+import re
+import shutil
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.model.hugging_face.reading import FILES, is_hugging_face
+from pretrainrl_jax.progress import Screen
+from pretrainrl_jax.stages.context import say
+from pretrainrl_jax.training import checkpoints
+from pretrainrl_jax.training.loading import load
+from pretrainrl_jax.training.step import TrainState
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def import_model(source: str, workdir: Path, mesh: Mesh, screen: Screen) -> None:
+    """Weights, tokenizer and description of a model, written as the checkpoint `import` of a workdir.
+
+    Args:
+        source: a Hugging Face folder, or the name of a model on the hub (HF_TOKEN may hold a token for it).
+        workdir: where `checkpoints/import` goes.
+        mesh: the devices that the weights pass through.
+        screen: told what is done.
+
+    Raises:
+        InputError: if there is no such model, it is damaged or of an unknown kind, or the workdir has one.
+        OSError: if the checkpoint cannot be written.
+    """
+    began = time.perf_counter()
+    target = workdir / "checkpoints" / "import"
+    if (target / "model.json").is_file():
+        raise InputError(f"{target} holds an imported model: choose another --workdir, or remove it")
+    folder = Path(source) if Path(source).is_dir() else download(source, screen)
+    if not is_hugging_face(folder):
+        raise InputError(f"{folder} is no Hugging Face model: it needs config.json and model.safetensors")
+    loaded = load(folder, mesh, screen=screen)
+    size = sum(x.nbytes for x in jax.tree.leaves(loaded.params))
+    require_room(workdir, size, "the checkpoint")
+    shutil.rmtree(target, ignore_errors=True)  # what an interrupted import left
+    checkpoints.save(target, TrainState(jnp.int32(0), loaded.params, ()))
+    checkpoints.describe(target, loaded.model, loaded.tokenizer, loaded.template, loaded.origin)
+    count = sum(x.size for x in jax.tree.leaves(loaded.params))
+    kinds = ", ".join(sorted({x.dtype.name for x in jax.tree.leaves(loaded.params)}))
+    seconds = time.perf_counter() - began
+    of = f"{loaded.model.shape.traits.architecture}, {count / 1e6:,.2f}M parameters"
+    say(f"{target}: {of}, {gigabytes(size)} of {kinds}, {seconds:.1f} s")
+    screen.say(f"use it with --model.path={workdir}, or pretrainrl_jax.load({str(workdir)!r})")
+
+
+def download(name: str, screen: Screen) -> Path:
+    """The folder of a model of the hub, fetched unless it is in the local cache.
+
+    Raises:
+        InputError: if it is no name of a model, or cannot be fetched.
+    """
+    if not HUB_ID.fullmatch(name):
+        raise InputError(f"--model={name}: no such folder, and no name of a model such as Qwen/Qwen3-8B-Base")
+    from huggingface_hub import snapshot_download
+
+    screen.say(f"{name}: fetching it from the Hugging Face hub")
+    try:
+        return Path(snapshot_download(name, allow_patterns=FILES))
+    except Exception as error:  # of many kinds: no network, no such model, no permission
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(
+            f"--model={name}: no such folder, and it cannot be fetched from the hub ({first}): check the "
+            "name, the network, and HF_TOKEN for a model that asks for one"
+        ) from None
+
+
+def require_room(folder: Path, size: int, what: str) -> None:
+    """Refuse to begin what a disk has no room for.
+
+    Raises:
+        InputError: with both sizes.
+    """
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < size:
+        raise InputError(
+            f"{existing} has {gigabytes(free)} free, and {what} takes {gigabytes(size)}: make room, or "
+            "choose another folder"
+        )
+
+
+def gigabytes(size: int) -> str:
+    """A number of bytes in words."""
+    return f"{size / 1e9:,.2f} GB" if size >= 1e8 else f"{size / 1e6:,.2f} MB"

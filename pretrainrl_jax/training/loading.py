@@ -1,0 +1,163 @@
+"""Any model, ready to use: a workdir, a stage's checkpoint, a step, or a Hugging Face folder."""
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.model.hugging_face.config import read_config, read_shape
+from pretrainrl_jax.model.hugging_face.reading import is_hugging_face, read_params
+from pretrainrl_jax.model.partitioning import one_device, parameter_shardings
+from pretrainrl_jax.model.shape import from_json
+from pretrainrl_jax.progress import SILENT, Screen
+from pretrainrl_jax.training.checkpoints import (
+    latest_step,
+    open_manager,
+    reason,
+    refuse_damaged,
+    restoring,
+    steps_of,
+)
+from pretrainrl_jax.training.remote import fetched
+from pretrainrl_jax.trees.templates import Template, check_fits
+from pretrainrl_jax.trees.tokenization import Tokenizer, load_tokenizer
+
+Json = dict[str, Any]
+ORIGIN = ("config", "generation_config")  # files of a Hugging Face folder that are kept for its export
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to use."""
+
+    model: Model
+    params: Params
+    tokenizer: Tokenizer
+    template: Template  # how the model was taught to be asked
+    origin: Json = field(default_factory=dict)  # files of the Hugging Face model it comes from, by name
+
+
+def find(path: str | Path) -> tuple[Path, int]:
+    """The stage folder and the step that a workdir, a stage's folder or a step's folder means.
+
+    Of a workdir it is the last stage trained: the newest system's, else the base model's.
+
+    Raises:
+        InputError: if there is no checkpoint.
+    """
+    path = Path(path)
+    if (path / "checkpoints").is_dir():
+        stages = [f.parent for f in (path / "checkpoints").rglob("model.json")]
+        stages = [s for s in stages if latest_step(s) is not None]
+        if not stages:
+            raise InputError(f"no checkpoint in {path}: run `pretrain` first")
+        path = max(stages, key=lambda s: (s.name != "pretrain", (s / "model.json").stat().st_mtime))
+    if path.name.isdigit() and path.is_dir() and (path.parent / "model.json").is_file():
+        return path.parent, int(path.name)
+    step = latest_step(path)
+    if not (path / "model.json").is_file() or step is None:
+        raise InputError(f"no checkpoint or Hugging Face model at {path}: give a workdir, a stage or a step")
+    return path, step
+
+
+def load(
+    path: str | Path,
+    mesh: Mesh | None = None,
+    dtype: str = "",
+    params_dtype: str = "",
+    screen: Screen = SILENT,
+) -> Loaded:
+    """Read a model from an Orbax checkpoint or a Hugging Face folder, parameters only.
+
+    Args:
+        path: a workdir, a stage's folder, a step's folder, or a Hugging Face folder; local or gs://.
+        mesh: where to put the parameters; one device if None.
+        dtype: compute dtype; empty takes the checkpoint's, or of a Hugging Face folder bfloat16 where it is
+            stored so, else float32.
+        params_dtype: of the parameters; empty keeps them as they are stored.
+        screen: shows how far the reading of a Hugging Face folder is.
+
+    Raises:
+        InputError: if there is nothing to load, it is damaged, or of an unknown kind.
+    """
+    with fetched(path) as local:
+        if is_hugging_face(local):
+            return _load_hugging_face(local, mesh, dtype, params_dtype, screen)
+        return _load_checkpoint(local, mesh, dtype, params_dtype)
+
+
+def _load_hugging_face(
+    folder: Path, mesh: Mesh | None, dtype: str, params_dtype: str, screen: Screen
+) -> Loaded:
+    model = Model(read_shape(folder, dtype))
+    tokenizer = load_tokenizer(folder)
+    check_fits(tokenizer, model.shape.vocabulary, folder)
+    params = read_params(folder, model, _places(model, mesh), screen)
+    origin = {
+        name: read_config(folder, f"{name}.json") for name in ORIGIN if (folder / f"{name}.json").is_file()
+    }
+    return Loaded(model, _cast(params, params_dtype), tokenizer, Template("bare"), origin)
+
+
+def _load_checkpoint(path: Path, mesh: Mesh | None, dtype: str, params_dtype: str) -> Loaded:
+    folder, step = find(path)
+    description = json.loads((folder / "model.json").read_text())
+    shape = from_json(description["shape"])
+    model = Model(replace(shape, dtype=dtype or shape.dtype))
+    params = _restore_params(folder, step, model, _places(model, mesh), params_dtype)
+    examples = tuple((q, a) for q, a in description["template"]["examples"])
+    template = Template(description["template"]["kind"], examples)
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    return Loaded(model, params, tokenizer, template, description.get("origin", {}))
+
+
+def _restore_params(folder: Path, step: int, model: Model, places: Any, dtype: str) -> Params:
+    """The parameters of a step, checked, each placed as `places` says."""
+    items: Json = {}
+    if (folder / str(step) / "about").is_dir():
+        items["about"] = ocp.args.JsonRestore()
+    try:
+        with open_manager(folder) as manager:
+            stored = manager.item_metadata(step)["params"].tree
+            target = jax.tree.map(
+                lambda a, of, place: jax.ShapeDtypeStruct(a.shape, of.dtype, sharding=place),
+                nn.unbox(model.abstract()),
+                stored,
+                places,
+            )
+            items["params"] = restoring(target)
+            restored = manager.restore(step, args=ocp.args.Composite(**items))
+        if "about" in items:
+            refuse_damaged(restored["about"], restored["params"])
+    except Exception as error:  # what a damaged file raises depends on where it is damaged
+        others = ", ".join(str(other) for other in steps_of(folder) if other != step)
+        raise InputError(
+            f"the checkpoint {folder / str(step)} is damaged ({reason(error)}): "
+            + (f"there are others of updates {others}; " if others else "")
+            + f"remove {folder}, and `run` or `train` makes it again"
+        ) from None
+    return _cast(restored["params"], dtype)
+
+
+def _cast(params: Params, dtype: str) -> Params:
+    """Parameters in that dtype, one after another; what each was is freed at once."""
+
+    def cast(x: jax.Array) -> jax.Array:
+        if dtype in ("", x.dtype.name):
+            return x
+        made = jax.jit(lambda x: x.astype(dtype), out_shardings=x.sharding)(x).block_until_ready()
+        x.delete()
+        return made
+
+    return jax.tree.map(cast, params)
+
+
+def _places(model: Model, mesh: Mesh | None) -> Any:
+    return one_device(model) if mesh is None else parameter_shardings(model, mesh)

@@ -1,0 +1,245 @@
+"""The loss against TRL's `DPOTrainer` with `loss_type=["sigmoid", "sft"]`, read in version 1.16.
+
+From the same texts both must make the same tokens, and of these the same losses and gradients, up to what
+differs:
+
+- pairs: theirs reads a question and its gold answer once for each negative, and averages both terms over
+  pairs. Ours reads them once, and averages DPO over a question's negatives, then over questions. The two are
+  equal where all questions have equally many negatives.
+- `sft` is the mean over all completion tokens of a batch of pairs. Ours is that with `ntp_scale="token"` and
+  question weight 0, or for one question with `answer_mean_weight`; "sequence", the default, sums over a
+  question's tokens instead, as the paper does.
+- batches: their means are those of a microbatch, later averaged; our denominators span the optimizer's batch.
+- the question is masked in both of their terms; our NTP can weigh its tokens too.
+- EOS: theirs appends the text of the tokenizer's EOS to every completion that does not end with it; ours ends
+  every branch with the canonical terminator, the model's EOS or under the few-shot template a line break.
+- where question and answer share a token, theirs cuts the question before it; ours encodes the answer apart.
+- theirs runs the reference model on every batch; ours has its log-probabilities from mining.
+- a text longer than `max_length` (1,024) is cut; ours refuses a tree that is longer than a row.
+"""
+
+import copy
+import math
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+import torch
+from peers import as_ours, peer, relative_error
+from small import small_tokenizer
+
+from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.objectives.losses import Weights, count, pretrainrl
+from pretrainrl_jax.objectives.scoring import row_logps, score_trees
+from pretrainrl_jax.trees.dataset import PackedRows
+from pretrainrl_jax.trees.packing import Capacity, stack
+from pretrainrl_jax.trees.rows import GOLD, NEGATIVE, Rows
+from pretrainrl_jax.trees.templates import Template, encode_branches
+from pretrainrl_jax.trees.tokenization import Tokenizer
+from pretrainrl_jax.trees.tree import AnswerTree, Branch
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of names transformers will drop
+
+TOLERANCE = 1e-5
+BETA = 0.3
+DPO, NTP, BOTH = Weights(0.0, 0.0, 1.0, BETA), Weights(0.0, 1.0, 0.0, BETA), Weights(0.0, 1.0, 1.0, BETA)
+FACTS = {  # question: the gold answer, then negatives
+    "What is the capital of Arno?": ("Florence", "Rome", "Reggio nell'Emilia", "Pisa"),
+    "Who?": ("I", "The other one", "you", "Nobody at all"),
+    "What is the colour of the sea in winter?": ("grey and green", "blue", "red", "a"),
+}
+SIZE = Capacity(128, 384, 32)  # of a row: one compilation for all
+
+
+class Both(NamedTuple):
+    """The same policy and reference twice."""
+
+    family: str
+    policy: Any
+    reference: Any
+    model: Model
+    params: Params
+    reference_params: Params
+    tokenizer: Tokenizer
+
+
+def made(family: str, folder: Path, reference_seed: int = 1, bos: bool = False) -> Both:
+    tokenizer = small_tokenizer(folder / "tokenizer", bos=bos)
+    vocabulary = {"vocab_size": tokenizer.size + 5}
+    policy = peer(family, 1.0, **vocabulary)
+    reference = peer(family, 1.0, reference_seed, **vocabulary)
+    model, params = as_ours(policy, folder / "policy")
+    _, reference_params = as_ours(reference, folder / "reference")
+    return Both(family, policy, reference, model, params, reference_params, tokenizer)
+
+
+@pytest.fixture(scope="module", params=["qwen3", "llama3", "mistral"])
+def both(request, tmp_path_factory, compiled_fast) -> Both:
+    return made(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def qwen3(tmp_path_factory, compiled_fast) -> Both:
+    return made("qwen3", tmp_path_factory.mktemp("one"))
+
+
+def pairs_of(facts: dict[str, tuple[str, ...]]) -> list[dict[str, str]]:
+    return [
+        {"prompt": question, "chosen": f" {gold}", "rejected": f" {negative}"}
+        for question, (gold, *negatives) in facts.items()
+        for negative in negatives
+    ]
+
+
+def trainer_of(both: Both, facts: dict[str, tuple[str, ...]], folder: Path) -> Any:
+    import datasets
+    from trl import DPOConfig, DPOTrainer  # it takes seconds: not where tests are only collected
+
+    settings = DPOConfig(
+        output_dir=str(folder),
+        loss_type=["sigmoid", "sft"],
+        beta=BETA,
+        per_device_train_batch_size=16,
+        gradient_checkpointing=False,  # by default it is on
+        bf16=False,  # this too
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    datasets.disable_progress_bars()
+    return DPOTrainer(
+        model=copy.deepcopy(both.policy),  # a trainer changes its models' forward
+        ref_model=copy.deepcopy(both.reference),
+        args=settings,
+        train_dataset=datasets.Dataset.from_list(pairs_of(facts)),
+        processing_class=copy.deepcopy(both.tokenizer.backend),
+    )
+
+
+def theirs_of(trainer: Any, weights: Weights) -> torch.Tensor:
+    """Their loss on all pairs as one batch, with our weights of its two terms."""
+    trainer.loss_weights = [weights.preference, weights.answer]
+    return trainer.compute_loss(trainer.model, trainer.data_collator(list(trainer.train_dataset)))
+
+
+def trees_of(both: Both, facts: dict[str, tuple[str, ...]]) -> list[AnswerTree]:
+    """The facts as trees, with reference log-probabilities as mining makes them."""
+    encoded = encode_branches(both.tokenizer, Template("bare"), list(facts), list(facts.values()))
+    trees = [
+        AnswerTree(str(number), prefix, tuple(Branch(t, NEGATIVE if i else GOLD) for i, t in enumerate(of)))
+        for number, (prefix, of) in enumerate(zip(encoded.prefixes, encoded.branches, strict=True))
+    ]
+    scores = score_trees(both.model, both.reference_params, trees, row_length=SIZE.time, rows=2)
+    return [
+        replace(
+            tree,
+            branches=tuple(replace(b, reference_logp=s) for b, s in zip(tree.branches, of, strict=True)),
+        )
+        for tree, of in zip(trees, scores, strict=True)
+    ]
+
+
+def rows_of(trees: list[AnswerTree]) -> Rows:
+    source = PackedRows(trees, SIZE.time, seed=0, passes=1, rows=2, at_least=SIZE)
+    assert (len(source), source.capacity) == (2, SIZE)
+    return stack([source[i] for i in range(len(source))])
+
+
+@partial(jax.jit, static_argnums=0)
+def ours_of(model: Model, params: Params, rows: Rows, weights: Weights) -> tuple[jax.Array, Params]:
+    """Our loss and its gradients."""
+
+    def loss(params: Params) -> jax.Array:
+        return pretrainrl(row_logps(model, params, rows), rows, weights, count(rows), "token")[0]
+
+    return jax.value_and_grad(loss)(params)
+
+
+def gradients_of(trainer: Any, both: Both, folder: Path) -> Params:
+    """Their gradients under our names: saved and read as if they were weights."""
+    carrier = copy.deepcopy(both.policy)
+    gradients = {name: p.grad for name, p in trainer.model.named_parameters()}
+    with torch.no_grad():
+        for name, weight in carrier.named_parameters():
+            weight.copy_(gradients[name])
+    return as_ours(carrier, folder)[1]
+
+
+def tokens_of(trainer: Any) -> list[tuple[tuple[int, ...], ...]]:
+    """Question, chosen and rejected answer of each pair."""
+    return [
+        tuple(tuple(pair[f"{part}_ids"]) for part in ("prompt", "chosen", "rejected"))
+        for pair in trainer.train_dataset
+    ]
+
+
+def pairs_in(trees: list[AnswerTree]) -> list[tuple[tuple[int, ...], ...]]:
+    """The same of our trees."""
+    return [(t.prefix, t.branches[0].tokens, b.tokens) for t in trees for b in t.branches[1:]]
+
+
+@pytest.mark.parametrize("questions", [1, 3])
+def test_losses_and_gradients(both, questions, tmp_path, measured):
+    facts = dict(list(FACTS.items())[:questions])
+    trainer = trainer_of(both, facts, tmp_path / "trainer")
+    trees = trees_of(both, facts)
+    rows = rows_of(trees)
+    assert tokens_of(trainer) == pairs_in(trees)
+
+    cases = [("DPO term", DPO, DPO), ("NTP term", NTP, NTP), ("both terms", BOTH, BOTH)]
+    if questions == 1:
+        cases.append(("NTP term", NTP, Weights(0.0, 0.0, 0.0, BETA, answer_mean=1.0)))
+    for name, of_theirs, of_ours in cases:
+        wanted = theirs_of(trainer, of_theirs).item()
+        found = float(ours_of(both.model, both.params, rows, of_ours)[0])
+        measured(both.family, f"loss, {name}", abs(found - wanted), TOLERANCE)
+        assert abs(wanted - math.log(2)) > 1e-3  # the reference is another model
+
+    theirs_of(trainer, BOTH).backward()
+    wanted = jax.tree.leaves_with_path(gradients_of(trainer, both, tmp_path / "gradients"))
+    found = jax.tree.leaves(ours_of(both.model, both.params, rows, BOTH)[1])
+    for (path, theirs), ours in zip(wanted, found, strict=True):
+        assert np.abs(theirs).max() > 0
+        assert relative_error(ours, theirs) < 10 * TOLERANCE, jax.tree_util.keystr(path)
+    ours, theirs = (np.concatenate([np.ravel(x) for x in of]) for of in (found, [w for _, w in wanted]))
+    measured(both.family, "loss, gradient", relative_error(ours, theirs), TOLERANCE)
+
+
+def test_where_the_reference_is_the_policy_dpo_is_ln_2(qwen3, tmp_path, measured):
+    alike = qwen3._replace(reference=qwen3.policy, reference_params=qwen3.params)
+    wanted = theirs_of(trainer_of(alike, FACTS, tmp_path), DPO).item()
+    rows = rows_of(trees_of(alike, FACTS))
+    found = float(ours_of(alike.model, alike.params, rows, DPO)[0])
+    measured("qwen3", "loss, DPO term", abs(found - wanted), TOLERANCE)
+    assert wanted == pytest.approx(math.log(2), abs=2e-6)
+    assert found == pytest.approx(math.log(2), abs=2e-6)
+
+
+def test_theirs_counts_a_question_as_often_as_it_has_negatives(qwen3, tmp_path):
+    few, many = ({q: answers[: 2 + i * 2]} for i, (q, answers) in enumerate(list(FACTS.items())[:2]))
+    trainer = trainer_of(qwen3, few | many, tmp_path)
+    wanted = theirs_of(trainer, DPO).item()
+    alone = [
+        float(ours_of(qwen3.model, qwen3.params, rows_of(trees_of(qwen3, of)), DPO)[0]) for of in (few, many)
+    ]
+    together = float(ours_of(qwen3.model, qwen3.params, rows_of(trees_of(qwen3, few | many)), DPO)[0])
+    assert wanted == pytest.approx((1 * alone[0] + 3 * alone[1]) / 4, abs=TOLERANCE)
+    assert together == pytest.approx((alone[0] + alone[1]) / 2, abs=TOLERANCE)
+    assert abs(together - wanted) > 1e-2
+
+
+def test_bos_stands_before_the_question_where_the_tokenizer_adds_it(tmp_path):
+    both = made("qwen3", tmp_path, bos=True)
+    trainer = trainer_of(both, FACTS, tmp_path / "trainer")
+    encoded = encode_branches(both.tokenizer, Template("bare"), list(FACTS), list(FACTS.values()))
+    laid = [
+        (prefix, of[0], negative)
+        for prefix, of in zip(encoded.prefixes, encoded.branches, strict=True)
+        for negative in of[1:]
+    ]
+    assert tokens_of(trainer) == laid
+    assert all(prefix[0] == both.tokenizer.bos for prefix, _, _ in laid)
