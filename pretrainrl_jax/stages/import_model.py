@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.model.hugging_face.reading import FILES, is_hugging_face
+from pretrainrl_jax.model.hugging_face.files import FILES, is_hugging_face
 from pretrainrl_jax.progress import Screen
 from pretrainrl_jax.stages.context import say
 from pretrainrl_jax.training import checkpoints

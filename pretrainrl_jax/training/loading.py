@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.hugging_face.config import read_config, read_shape
-from pretrainrl_jax.model.hugging_face.reading import is_hugging_face, read_params
+from pretrainrl_jax.model.hugging_face.files import is_hugging_face
+from pretrainrl_jax.model.hugging_face.reading import read_params
 from pretrainrl_jax.model.partitioning import one_device, parameter_shardings
 from pretrainrl_jax.model.shape import from_json
 from pretrainrl_jax.progress import SILENT, Screen

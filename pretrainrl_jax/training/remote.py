@@ -1,18 +1,21 @@
-"""Checkpoints and models in a bucket: fetched to a local folder for as long as they are read."""
+"""Checkpoints and models in a bucket: what is read of them, fetched for as long as it is read."""
 
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.model.hugging_face.files import FILES
 
 
 @contextmanager
 def fetched(path: str | Path) -> Iterator[Path]:
-    """`path` itself where it is local, else a temporary copy of what stands at the URL (gs://bucket/folder).
+    """`path` itself where it is local, else a temporary copy of the model at the URL (gs://bucket/folder).
 
-    Of a step's folder the files beside it are fetched too.
+    Of a workdir and of a stage only the step that would be loaded is fetched, and of that no optimizer state.
 
     Raises:
         InputError: if nothing stands there, or the package that reads such URLs is not installed.
@@ -31,10 +34,38 @@ def fetched(path: str | Path) -> Iterator[Path]:
     if not found:
         raise InputError(f"no folder at {url}: give a workdir, a stage, a step or a Hugging Face folder")
     with tempfile.TemporaryDirectory() as folder:
-        stage, name = remote.rsplit("/", 1)
-        local = Path(folder, "stage", name)
-        if name.isdigit():
-            files.get(f"{stage}/tokenizer", str(local.parent / "tokenizer"), recursive=True)
-            files.get(f"{stage}/model.json", str(local.parent / "model.json"))
-        files.get(remote, str(local), recursive=True)
-        yield local
+        yield _fetch(files, remote, Path(folder))
+
+
+def _fetch(files: Any, remote: str, folder: Path) -> Path:
+    if files.isdir(f"{remote}/checkpoints"):  # a workdir
+        described = [p for p in files.find(f"{remote}/checkpoints") if p.endswith("/model.json")]
+        stages = [
+            (p.split("/")[-2] != "pretrain", files.modified(p), p.removesuffix("/model.json"))
+            for p in described
+        ]
+        remote = max(stages)[-1] if stages else remote
+    step, name = "", remote.rsplit("/", 1)[-1]
+    if name.isdigit():
+        step, remote = name, remote.rsplit("/", 1)[0]
+    elif files.isfile(f"{remote}/model.json"):
+        steps = [name for name in _names(files, remote) if name.isdigit()]
+        step = max(steps, key=int, default="")
+    local = folder / "model"
+    (local / step).mkdir(parents=True)
+    if not step:  # of a Hugging Face folder, the files that are read
+        for name in _names(files, remote):
+            if any(fnmatch(name, pattern) for pattern in FILES):
+                files.get(f"{remote}/{name}", str(local / name))
+        return local
+    files.get(f"{remote}/tokenizer", str(local / "tokenizer"), recursive=True)
+    files.get(f"{remote}/model.json", str(local / "model.json"))
+    for name in _names(files, f"{remote}/{step}"):
+        if name != "training":
+            source = f"{remote}/{step}/{name}"
+            files.get(source, str(local / step / name), recursive=files.isdir(source))
+    return local / step
+
+
+def _names(files: Any, folder: str) -> list[str]:
+    return [path.rstrip("/").rsplit("/", 1)[-1] for path in files.ls(folder, detail=False)]

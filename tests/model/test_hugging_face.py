@@ -203,9 +203,9 @@ folder = Path(sys.argv[1])
 model = Model(read_shape(folder))
 taken, part = [], reading._read_part
 def counted(*arguments):
-    names, found = part(*arguments)
+    found, bad = part(*arguments)
     taken.append(found.nbytes)
-    return names, found
+    return found, bad
 reading._read_part = counted
 one = reading.read_params(folder, model, one_device(model))
 whole = sum(taken)

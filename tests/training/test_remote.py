@@ -1,11 +1,13 @@
 """Loading from a URL, proved on fsspec's memory:// file system, which reads as gs:// does."""
 
+import shutil
 from pathlib import Path
 
 import fsspec
 import jax
 import numpy as np
 import pytest
+from small import data
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.training.checkpoints import latest_step
@@ -32,6 +34,37 @@ def test_workdir_stage_and_step_load_as_they_do_locally(bucket, finished):
         assert found.tokenizer.encode("Who rules?") == expected.tokenizer.encode("Who rules?")
         jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
     assert load(bucket).model == expected.model
+
+
+def test_of_a_workdir_only_what_is_loaded_is_fetched(finished, tmp_path):
+    """The newest system's step, without its optimizer's state and without other stages."""
+    stage = tmp_path / "run" / "checkpoints" / "train" / "pretrainrl"
+    shutil.copytree(finished, tmp_path / "run")
+    step = latest_step(stage)
+    (stage / str(step) / "training").mkdir()
+    (stage / str(step) / "training" / "moments").write_bytes(b"large")
+    shutil.copytree(stage / str(step), stage / "0")
+    with fetched(f"file://{tmp_path / 'run'}") as path:
+        names = {p.relative_to(path.parent).parts[0] for p in path.parent.rglob("*")}
+        assert names == {"tokenizer", "model.json", str(step)}
+        assert not (path / "training").exists()
+        assert (path / "params").is_dir()
+    assert not path.exists()
+
+
+def test_of_a_hugging_face_folder_only_what_is_read_is_fetched(tmp_path):
+    source = data("models", "stories260K")
+    shutil.copytree(source, tmp_path / "model")
+    (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"pickle")
+    with fetched(f"file://{tmp_path / 'model'}") as path:
+        assert {file.name for file in path.iterdir()} == {file.name for file in source.iterdir()}
+    found, wanted = load(f"file://{tmp_path / 'model'}"), load(source)
+    jax.tree.map(np.testing.assert_array_equal, found.params, wanted.params)
+
+
+def test_a_folder_without_a_model(tmp_path):
+    with pytest.raises(InputError, match="no checkpoint or Hugging Face model"):
+        load(f"file://{tmp_path}")
 
 
 def test_nothing_at_the_url():

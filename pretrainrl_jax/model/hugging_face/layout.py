@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import flax.traverse_util
+import numpy as np
 
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.families import Weight, weights_of
@@ -44,14 +45,22 @@ class Parameter:
         return tuple(math.prod(self.shape[axis] for axis in group) for group in self.groups)
 
     @cached_property
-    def order(self) -> tuple[int, ...]:
-        """Our axes in the order they have in theirs, the layers first."""
-        return (*range(self.stacked), *(axis for group in self.groups for axis in group))
+    def transposed(self) -> bool:
+        """Whether theirs is a matrix whose columns are our first axes."""
+        return len(self.groups) == 2 and self.groups[0] > self.groups[1]
 
-    @cached_property
-    def inverse(self) -> tuple[int, ...]:
-        """Where each of our axes lies in that order."""
-        return tuple(self.order.index(axis) for axis in range(len(self.shape)))
+    def as_matrix(self, unfolded: np.ndarray) -> np.ndarray:
+        """What `take` kept of a tensor of theirs as a matrix, with rows and columns as theirs."""
+        rows = math.prod(unfolded.shape[: len(self.groups[0])]) if len(self.groups) == 2 else 1
+        return unfolded.reshape(rows, -1)
+
+    def as_theirs(self, ours: np.ndarray) -> np.ndarray:
+        """A view of a layer of ours, or of a part of it, as that matrix."""
+        if len(self.groups) == 1:
+            return ours.reshape(1, -1)
+        inner = len(self.groups[1 if self.transposed else 0])  # of ours, the axes that come first
+        matrix = ours.reshape(math.prod(ours.shape[self.stacked :][:inner]), -1)
+        return matrix.T if self.transposed else matrix
 
     def take(self, part: Slices) -> tuple[Slices, tuple[int, ...], Slices]:
         """How to read a part of ours, of one layer, from a tensor of theirs.

@@ -14,8 +14,9 @@ import numpy as np
 from pretrainrl_jax.atomic import disk_errors, write_json
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.model.hugging_face.files import INDEX, SINGLE
 from pretrainrl_jax.model.hugging_face.layout import Parameter, parameters
-from pretrainrl_jax.model.hugging_face.reading import INDEX, SINGLE
+from pretrainrl_jax.model.hugging_face.reading import copy_matrix
 
 
 class Tensor(NamedTuple):
@@ -34,19 +35,15 @@ class Tensor(NamedTuple):
     def fetch(self) -> np.ndarray:
         """Its values, in their order of axes."""
         parameter = self.parameter
-        of_layer = _layer(self.value, np.int32(self.layer)) if parameter.stacked else self.value
-        order = tuple(axis - parameter.stacked for axis in parameter.order[parameter.stacked :])
-        return np.asarray(_turned(of_layer, order, parameter.theirs, self.dtype))
+        ours = np.asarray(_layer(self.value, np.int32(self.layer), parameter.stacked, self.dtype))
+        made = np.empty(parameter.theirs, self.dtype)
+        copy_matrix(np.atleast_2d(made), parameter.as_theirs(ours))
+        return made
 
 
-@jax.jit
-def _layer(x: jax.Array, layer: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_index_in_dim(x, layer, keepdims=False)
-
-
-@partial(jax.jit, static_argnums=(1, 2, 3))
-def _turned(x: jax.Array, order: tuple[int, ...], shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    return x.transpose(order).reshape(shape).astype(dtype)
+@partial(jax.jit, static_argnums=(2, 3))
+def _layer(x: jax.Array, layer: jax.Array, stacked: bool, dtype: Any) -> jax.Array:
+    return (jax.lax.dynamic_slice_in_dim(x, layer, 1) if stacked else x).astype(dtype)
 
 
 def tensors_of(model: Model, params: Params, dtype: str = "") -> dict[str, Tensor]:
