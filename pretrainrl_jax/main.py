@@ -137,7 +137,7 @@ def _work(verb: str, options: argparse.Namespace, config: Config, command: str) 
 def _exchange(verb: str, options: argparse.Namespace, config: Config, screen: Any) -> int:
     """`import` and `export`: a model from Hugging Face, and one back."""
     if verb == "export":
-        check_model_at(options.model or options.workdir)
+        check_model_at(options.model or options.workdir, "--model")
         if Path(options.to).exists():
             raise InputError(f"--to={options.to}: it is there already; remove it, or give another folder")
         from pretrainrl_jax.stages.start import start_export
@@ -336,10 +336,10 @@ def check_question(question: str, path: str | Path) -> None:
     """
     if not question.strip():
         raise InputError("the question is empty")
-    check_model_at(path)
+    check_model_at(path, "--model.path")
 
 
-def check_model_at(path: str | Path) -> None:
+def check_model_at(path: str | Path, option: str) -> None:
     """There is a folder that may hold a model.
 
     Raises:
@@ -347,7 +347,8 @@ def check_model_at(path: str | Path) -> None:
     """
     if "://" not in str(path) and not Path(path).is_dir():
         raise InputError(
-            f"no model at {path}: give the workdir of a run, a checkpoint, or a Hugging Face folder"
+            f"no model at {path}: give --workdir of a run, or {option} of a checkpoint or a Hugging Face "
+            "folder"
         )
 
 

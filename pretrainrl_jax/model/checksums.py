@@ -1,24 +1,68 @@
 """Checksums of a model's parameters: the same on every mesh, another one for every changed bit."""
 
+import math
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pretrainrl_jax.model.decoder import Params
 
+CHUNK = 1 << 20  # values looked at together: little memory, and a processor's cache holds them
+
 
 def checksums(params: Params) -> dict[str, int]:
-    """One 32-bit checksum of each parameter's bits.
+    """One 32-bit checksum of each parameter's bits, as float32.
 
     Integer arithmetic modulo 2**32, computed where the parameters lie: the same on every mesh.
     """
-    sums = jax.device_get(jax.tree.map(_checksum, params))
-    return {jax.tree_util.keystr(path): int(of) for path, of in jax.tree.leaves_with_path(sums)}
+    sums = [(path, _of_shards(x)) for path, x in jax.tree.leaves_with_path(params)]
+    return {jax.tree_util.keystr(path): sum(map(int, of)) % 2**32 for path, of in jax.device_get(sums)}
 
 
-@jax.jit
-def _checksum(x: jax.Array) -> jax.Array:
-    bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
-    place = jnp.zeros(x.shape, jnp.uint32)
-    for axis, length in enumerate(x.shape):
-        place = place * jnp.uint32(length) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-    return (bits * (2 * place + 1)).sum(dtype=jnp.uint32)
+def _of_shards(x: Any) -> list[jax.Array]:
+    """The part of each of an array's shards, replicas once; they add up to the whole's."""
+    x = jnp.asarray(x)
+    parts = []
+    for shard in x.addressable_shards:
+        if shard.replica_id == 0:
+            starts = [of.indices(size)[0] for of, size in zip(shard.index, x.shape, strict=True)]
+            bits, starts = _bits(shard.data), np.array(starts, np.uint32)
+            parts.append(_checksum(bits, starts, x.shape, x.dtype))
+    return parts
+
+
+def _bits(data: jax.Array) -> Any:
+    """An array as integers, without a copy of it on a CPU."""
+    kind = jnp.dtype(f"uint{8 * data.dtype.itemsize}")
+    if all(device.platform == "cpu" for device in data.devices()):
+        return np.asarray(data).view(kind)
+    return jax.lax.bitcast_convert_type(data, kind)
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _checksum(data: jax.Array, starts: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Of a block that begins at `starts` of an array of that shape: each value's bits times its odd place.
+
+    The block comes as integers: some compilers would widen all of a bfloat16 array to cut a piece out of it.
+    """
+    data, shape = jnp.atleast_1d(data), shape or (1,)
+    rows = data.reshape(-1, data.shape[-1])  # the axis that lies together, and all others
+    count = math.prod(data.shape[:-1])
+    step = max(n for n in range(1, count + 1) if count % n == 0 and (n == 1 or n * data.shape[-1] <= CHUNK))
+
+    def add(number: jax.Array, total: jax.Array) -> jax.Array:
+        row = number * step + jnp.arange(step)
+        before = jnp.zeros(step, jnp.uint32)  # place of the row's first value, in units of rows of the whole
+        for axis, index in enumerate(jnp.unravel_index(row, data.shape[:-1]) if data.ndim > 1 else ()):
+            before = before * jnp.uint32(shape[axis]) + index.astype(jnp.uint32) + starts[axis]
+        column = jnp.arange(data.shape[-1], dtype=jnp.uint32) + (starts[-1] if len(starts) else 0)
+        place = before[:, None] * jnp.uint32(shape[-1]) + column
+        chunk = jax.lax.dynamic_slice_in_dim(rows, number * step, step)
+        chunk = jax.lax.bitcast_convert_type(chunk, dtype)
+        bits = jax.lax.bitcast_convert_type(chunk.astype(jnp.float32), jnp.uint32)
+        return total + (bits * (2 * place + 1)).sum(dtype=jnp.uint32)
+
+    return jax.lax.fori_loop(0, count // step, add, jnp.uint32(0))

@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.sharding import Mesh
 
 from pretrainrl_jax.errors import InputError
@@ -126,11 +127,13 @@ def _restore_params(folder: Path, step: int, model: Model, places: Any, dtype: s
         items["about"] = ocp.args.JsonRestore()
     try:
         with open_manager(folder) as manager:
-            stored = manager.item_metadata(step)["params"].tree
+            about_params = ocp.PyTreeCheckpointHandler().metadata(
+                epath.Path(folder.absolute()) / str(step) / "params"
+            )
             target = jax.tree.map(
                 lambda a, of, place: jax.ShapeDtypeStruct(a.shape, of.dtype, sharding=place),
                 nn.unbox(model.abstract()),
-                stored,
+                about_params.tree,
                 places,
             )
             items["params"] = restoring(target)

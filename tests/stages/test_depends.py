@@ -45,7 +45,16 @@ def test_every_setting_matters_to_some_stage_or_is_known_not_to() -> None:
     read = {name for stage in STAGES for name in settings_of(Config(), stage)}
     read |= {n for s in ("rpo", "ntp_answer", "ntp_weighted") for n in settings_of(Config(), f"train/{s}")}
     unread = {name for name, _, _ in fields_of(Config())} - read
-    free = ("harness.", "checkpoint.", "sweep.", "mesh.", "train.systems", "optimizer.nonfinite", "name")
+    free = (
+        "harness.",
+        "export.",
+        "checkpoint.",
+        "sweep.",
+        "mesh.",
+        "train.systems",
+        "optimizer.nonfinite",
+        "name",
+    )
     assert not {name for name in unread if not name.startswith(free)}
 
 
