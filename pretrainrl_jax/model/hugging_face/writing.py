@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.hugging_face.files import INDEX, SINGLE
 from pretrainrl_jax.model.hugging_face.layout import Parameter, parameters
-from pretrainrl_jax.model.hugging_face.reading import copy_matrix
+from pretrainrl_jax.model.hugging_face.reading import THREADS, copy_matrix
 
 
 class Tensor(NamedTuple):
@@ -34,16 +34,23 @@ class Tensor(NamedTuple):
 
     def fetch(self) -> np.ndarray:
         """Its values, in their order of axes."""
-        parameter = self.parameter
-        ours = np.asarray(_layer(self.value, np.int32(self.layer), parameter.stacked, self.dtype))
-        made = np.empty(parameter.theirs, self.dtype)
-        copy_matrix(np.atleast_2d(made), parameter.as_theirs(ours))
+        ours = self._layer()
+        made = np.empty(self.parameter.theirs, self.dtype)
+        copy_matrix(np.atleast_2d(made), self.parameter.as_theirs(ours).astype(self.dtype, copy=False))
         return made
 
+    def _layer(self) -> np.ndarray:
+        """The layer of ours, the others left where they are."""
+        if not self.parameter.stacked:
+            return np.asarray(self.value)
+        if all(device.platform == "cpu" for device in self.value.devices()):  # then the host has them
+            return np.asarray(self.value)[self.layer : self.layer + 1]
+        return np.asarray(_cut(self.value, np.int32(self.layer)))
 
-@partial(jax.jit, static_argnums=(2, 3))
-def _layer(x: jax.Array, layer: jax.Array, stacked: bool, dtype: Any) -> jax.Array:
-    return (jax.lax.dynamic_slice_in_dim(x, layer, 1) if stacked else x).astype(dtype)
+
+@jax.jit
+def _cut(x: jax.Array, layer: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_slice_in_dim(x, layer, 1)
 
 
 def tensors_of(model: Model, params: Params, dtype: str = "") -> dict[str, Tensor]:
@@ -97,9 +104,12 @@ def write_weights(
         raise InputError(f"export.shard_size is {shard_size!r}: give a size such as 5GB or 500MB") from None
     for file, names in split.filename_to_tensors.items():
         values = {}
-        for name in names:
-            values[name] = tensors[name].fetch()
-            advance(1)
+        with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as threads:
+            for name, value in zip(
+                names, threads.map(lambda name: tensors[name].fetch(), names), strict=True
+            ):
+                values[name] = value
+                advance(1)
         with disk_errors():
             save_file(values, str(folder / file), metadata={"format": "pt"})
         (folder / file).chmod(0o666 & ~_umask())  # as any other file: the library lets the owner alone read
