@@ -246,6 +246,12 @@ def test_a_second_import_is_refused(source, tmp_path):
     }
 
 
+def test_a_run_takes_in_no_other_model(source, workdir):
+    said = complaint(call("import", "--model", source, "--workdir", workdir, "--quiet"))
+    assert f"{workdir} is the workdir of a run" in said
+    assert not (workdir / "checkpoints" / "import").exists()
+
+
 @pytest.mark.parametrize("verb", ["import", "export"])
 def test_a_disk_without_room_is_refused_before_anything_is_written(source, verb, tmp_path, monkeypatch):
     monkeypatch.setattr(import_model.shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 1000))

@@ -30,13 +30,16 @@ def import_model(source: str, workdir: Path, mesh: Mesh, screen: Screen) -> None
         screen: told what is done.
 
     Raises:
-        InputError: if there is no such model, it is damaged or of an unknown kind, or the workdir has one.
+        InputError: if there is no such model, it is damaged or of an unknown kind, or the workdir has one or is
+            that of a run.
         OSError: if the checkpoint cannot be written.
     """
     began = time.perf_counter()
     target = workdir / "checkpoints" / "import"
     if (target / "model.json").is_file():
         raise InputError(f"{target} holds an imported model: choose another --workdir, or remove it")
+    if (workdir / "config.json").is_file():  # whose newest model would no longer be one it trained
+        raise InputError(f"{workdir} is the workdir of a run: choose another --workdir for the model")
     folder = Path(source) if Path(source).is_dir() else download(source, screen)
     if not is_hugging_face(folder):
         raise InputError(f"{folder} is no Hugging Face model: it needs config.json and model.safetensors")
