@@ -30,8 +30,8 @@ def import_model(source: str, workdir: Path, mesh: Mesh, screen: Screen) -> None
         screen: told what is done.
 
     Raises:
-        InputError: if there is no such model, it is damaged or of an unknown kind, or the workdir has one or is
-            that of a run.
+        InputError: if there is no such model, it is damaged or of an unknown kind, or the workdir has one
+            already or is that of a run.
         OSError: if the checkpoint cannot be written.
     """
     began = time.perf_counter()
