@@ -26,6 +26,14 @@ from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
 # Letters of one to four bytes. All of Unicode takes hypothesis seconds where it has cached nothing yet.
 LETTERS = "ab Z?.\n\u00e9\u0301\u5317\U0001f30d"
+LLAMA3 = {  # rotary embedding as Llama 3.1 scales it, in effect on short sequences too
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
 END = 99  # the terminator of every branch that `trees` makes; stands nowhere else
 
 

@@ -8,7 +8,6 @@ from jax.sharding import Mesh
 
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import Export
-from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.hugging_face.config import ending, write_config
 from pretrainrl_jax.model.hugging_face.writing import tensors_of, write_weights
 from pretrainrl_jax.progress import Screen
@@ -22,18 +21,16 @@ def export_model(source: str | Path, target: Path, settings: Export, mesh: Mesh,
 
     Args:
         source: a workdir, a stage, a step, or a Hugging Face folder.
-        target: the folder to make.
+        target: the folder to make, which is not there yet.
         settings: dtype and size of the files.
         mesh: the devices that the weights pass through.
         screen: told what is done.
 
     Raises:
-        InputError: if there is no model, the folder is there, or the disk has no room.
+        InputError: if there is no model, or the disk has no room.
         OSError: if it cannot be written.
     """
     began = time.perf_counter()
-    if target.exists():
-        raise InputError(f"{target} is there already: remove it, or give another folder to --to")
     loaded = load(source, mesh, screen=screen)
     tensors = tensors_of(loaded.model, loaded.params, "" if settings.dtype == "stored" else settings.dtype)
     size = sum(tensor.bytes for tensor in tensors.values())

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.model.hugging_face.files import FILES, is_hugging_face
+from pretrainrl_jax.model.hugging_face.files import FILES, is_hugging_face, stored
 from pretrainrl_jax.progress import Screen
 from pretrainrl_jax.stages.context import say
 from pretrainrl_jax.training import checkpoints
@@ -43,9 +43,9 @@ def import_model(source: str, workdir: Path, mesh: Mesh, screen: Screen) -> None
     folder = Path(source) if Path(source).is_dir() else download(source, screen)
     if not is_hugging_face(folder):
         raise InputError(f"{folder} is no Hugging Face model: it needs config.json and model.safetensors")
-    loaded = load(folder, mesh, screen=screen)
-    size = sum(x.nbytes for x in jax.tree.leaves(loaded.params))
+    size = sum(tensor.bytes for tensor in stored(folder).values())
     require_room(workdir, size, "the checkpoint")
+    loaded = load(folder, mesh, screen=screen)
     shutil.rmtree(target, ignore_errors=True)  # what an interrupted import left
     checkpoints.save(target, TrainState(jnp.int32(0), loaded.params, ()))
     checkpoints.describe(target, loaded.model, loaded.tokenizer, loaded.template, loaded.origin)

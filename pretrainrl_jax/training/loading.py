@@ -27,7 +27,7 @@ from pretrainrl_jax.training.checkpoints import (
     restoring,
     steps_of,
 )
-from pretrainrl_jax.training.remote import fetched
+from pretrainrl_jax.training.remote import fetched, rank
 from pretrainrl_jax.trees.templates import Template, check_fits
 from pretrainrl_jax.trees.tokenization import Tokenizer, load_tokenizer
 
@@ -60,7 +60,7 @@ def find(path: str | Path) -> tuple[Path, int]:
         stages = [s for s in stages if latest_step(s) is not None]
         if not stages:
             raise InputError(f"no checkpoint in {path}: run `pretrain` first")
-        path = max(stages, key=lambda s: (s.name != "pretrain", (s / "model.json").stat().st_mtime))
+        path = max(stages, key=lambda s: rank(s.name, (s / "model.json").stat().st_mtime))
     if path.name.isdigit() and path.is_dir() and (path.parent / "model.json").is_file():
         return path.parent, int(path.name)
     step = latest_step(path)

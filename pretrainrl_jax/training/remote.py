@@ -37,14 +37,16 @@ def fetched(path: str | Path) -> Iterator[Path]:
         yield _fetch(files, remote, Path(folder))
 
 
+def rank(stage: str, modified: Any) -> tuple[bool, Any]:
+    """Of a workdir's stages the one of highest rank is its model: the system trained last, else the base."""
+    return stage != "pretrain", modified
+
+
 def _fetch(files: Any, remote: str, folder: Path) -> Path:
     if files.isdir(f"{remote}/checkpoints"):  # a workdir
         described = [p for p in files.find(f"{remote}/checkpoints") if p.endswith("/model.json")]
-        stages = [
-            (p.split("/")[-2] != "pretrain", files.modified(p), p.removesuffix("/model.json"))
-            for p in described
-        ]
-        remote = max(stages)[-1] if stages else remote
+        stages = {p.removesuffix("/model.json"): files.modified(p) for p in described}
+        remote = max(stages, key=lambda stage: rank(stage.rsplit("/", 1)[-1], stages[stage]), default=remote)
     step, name = "", remote.rsplit("/", 1)[-1]
     if name.isdigit():
         step, remote = name, remote.rsplit("/", 1)[0]

@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from small import small_shape
+from small import LLAMA3, small_shape
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.decoder import Model, Params
@@ -24,14 +24,6 @@ from pretrainrl_jax.model.hugging_face.reading import read_params
 from pretrainrl_jax.model.hugging_face.writing import tensors_of, write_weights
 from pretrainrl_jax.model.partitioning import one_device
 
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 500.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
-}
 QWEN3: dict[str, Any] = {
     "model_type": "qwen3",
     "vocab_size": 48,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from small import LLAMA3
 
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.hugging_face.config import read_shape
@@ -29,14 +30,6 @@ SHARED: dict[str, Any] = {
     "bos_token_id": None,
     "eos_token_id": None,
     "pad_token_id": None,  # an embedding of padding would have no gradient
-}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 500.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
 }
 PLAIN_ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}
 EVERY_HEAD = {"num_key_value_heads": 6, "head_dim": 4}  # of equal width, as Llama 2 has them

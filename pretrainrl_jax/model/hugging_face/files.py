@@ -26,6 +26,7 @@ class Stored:
 
     file: Path
     offset: int  # of its first byte
+    bytes: int
     kind: str  # the dtype, as safetensors names it
     shape: tuple[int, ...]
 
@@ -64,8 +65,8 @@ def stored(folder: Path) -> dict[str, Stored]:
             raise InputError(f"cannot read {file}: {error}; download it again") from None
         header.pop("__metadata__", None)
         for name, of in header.items():
-            offset = 8 + length + of["data_offsets"][0]
-            found[name] = Stored(file, offset, of["dtype"], tuple(of["shape"]))
+            first, last = of["data_offsets"]
+            found[name] = Stored(file, 8 + length + first, last - first, of["dtype"], tuple(of["shape"]))
     return found
 
 
