@@ -126,9 +126,44 @@ class Model:
 
 @dataclass(frozen=True)
 class Mesh:
-    data: int = setting(0, "devices along the batch; 0 takes all that fsdp and tensor leave")
-    fsdp: int = setting(1, "devices that share each parameter along the model axis")
+    """Devices along three axes; one of them may be -1 and takes what the others leave."""
+
+    data: int = setting(-1, "devices along the batch, each with all parameters")
+    fsdp: int = setting(1, "devices along the batch that share each parameter along the model axis")
     tensor: int = setting(1, "devices that share heads, MLP and vocabulary")
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """Several processes as one run; each has a part of the devices. It changes no result."""
+
+    coordinator: str = setting(
+        "",
+        "host:port of process 0, the same in all processes; empty takes what a TPU pod, Slurm, Open MPI or "
+        "Kubernetes says, and one process where none does",
+    )
+    count: int = setting(0, "processes in all, where hosts.coordinator is given")
+    index: int = setting(0, "number of this process, from 0")
+    dead_seconds: float = setting(30.0, "a process of which nothing was heard for so long ends the run")
+    stall_seconds: float = setting(
+        900.0, "a wait for the other processes, or for the devices, that takes so long ends the run"
+    )
+    maintenance: bool = setting(
+        True, "on Google Cloud a notice of maintenance or preemption counts as SIGTERM, on whichever host"
+    )
+
+
+@dataclass(frozen=True)
+class Platform:
+    """What is chosen for the kind of device (platforms.py), and what is to be chosen instead."""
+
+    flags: tuple[str, ...] = setting(
+        (), "XLA flags, as --xla_gpu_enable_latency_hiding_scheduler=false; they win over those chosen"
+    )
+    choose: bool = setting(True, "set the flags that platforms.py lists for this kind of device")
+    attention: Literal["auto", "xla", "cudnn"] = setting(
+        "auto", "kernel of attention; auto takes what platforms.py lists, where it can compute the model's"
+    )
 
 
 @dataclass(frozen=True)
@@ -315,12 +350,17 @@ class Sweep:
 class Config:
     name: str = setting("", "what the report calls the data set; empty takes the facts' own name")
     seed: int = setting(0, "every random choice derives from it")
+    profile_steps: str = setting(
+        "", "updates to trace in each training, as 10:13; the traces lie in WORKDIR/profile, for xprof"
+    )
     facts: Facts = Facts()
     world: World = World()
     corpus: Corpus = Corpus()
     tokenizer: Tokenizer = Tokenizer()
     model: Model = Model()
     mesh: Mesh = Mesh()
+    hosts: Hosts = Hosts()
+    platform: Platform = Platform()
     optimizer: Optimizer = Optimizer()
     pretrain: Pretrain = Pretrain()
     mine: Mine = Mine()
@@ -406,8 +446,21 @@ def validate(config: Config) -> None:
         if values[name] <= 0:
             raise InputError(f"{name} is {values[name]}: it must be more than 0")
     for name, value in values.items():
-        if isinstance(value, int | float) and value < 0:
+        if isinstance(value, int | float) and value < 0 and name not in INFERRED:
             raise InputError(f"{name} is {value}: it must not be negative")
+    sizes = [values[name] for name in INFERRED]
+    if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
+        raise InputError(
+            f"mesh.data, mesh.fsdp and mesh.tensor are {sizes[0]}, {sizes[1]} and {sizes[2]}: each must be 1 "
+            "or more, or one of them -1, which takes the devices that the others leave"
+        )
+    if config.hosts.coordinator and not config.hosts.index < config.hosts.count:
+        raise InputError(
+            f"hosts.index is {config.hosts.index} and hosts.count {config.hosts.count}: processes are "
+            "numbered from 0, and hosts.coordinator needs to know how many there are"
+        )
+    if config.profile_steps and not _is_span(config.profile_steps):
+        raise InputError(f"profile_steps is {config.profile_steps!r}: give two updates, as 10:13")
     if config.seed >= 2**32:
         raise InputError(f"seed is {config.seed}: it must be below 2**32")
     for name, value in values.items():
@@ -455,7 +508,7 @@ def validate(config: Config) -> None:
 MINE_SOURCES = ("beam", "pool", "popularity")
 POSITIVE = (
     "model.width", "model.layers", "model.heads", "model.kv_heads", "model.head_width", "model.mlp_width",
-    "model.rope_theta", "model.norm_epsilon", "mesh.fsdp", "mesh.tensor", "optimizer.clip",
+    "model.rope_theta", "model.norm_epsilon", "optimizer.clip", "hosts.dead_seconds", "hosts.stall_seconds",
     "world.facts", "world.relations", "world.answers",
     "pretrain.learning_rate", "pretrain.row_length", "pretrain.rows", "pretrain.accumulate",
     "mine.beams", "mine.max_new_tokens", "mine.batch", "mine.negatives", "mine.pool", "mine.popular_share",
@@ -463,6 +516,7 @@ POSITIVE = (
     "evaluate.beams", "evaluate.max_new_tokens", "evaluate.batch", "evaluate.bins",
     "harness.tokens", "checkpoint.keep", "checkpoint.shard_questions",
 )  # fmt: skip
+INFERRED = ("mesh.data", "mesh.fsdp", "mesh.tensor")
 SHARES = (
     "world.head_share", "corpus.question_share", "corpus.paraphrase_share", "corpus.held_out_share",
     "optimizer.beta1", "optimizer.beta2", "optimizer.warmup", "optimizer.final", "mine.min_probability",
@@ -470,6 +524,11 @@ SHARES = (
 )  # fmt: skip
 BELOW_ONE = ("optimizer.beta1", "optimizer.beta2", "corpus.held_out_share")
 DIVIDES = (("model.heads", "model.kv_heads"), ("pretrain.rows", "pretrain.accumulate"))
+
+
+def _is_span(text: str) -> bool:
+    first, colon, last = text.partition(":")
+    return bool(colon) and first.isdecimal() and last.isdecimal() and int(first) < int(last)
 
 
 def _has_type(value: Any, kind: Any) -> bool:

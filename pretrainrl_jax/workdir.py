@@ -20,7 +20,10 @@ from pretrainrl_jax.errors import InputError
 
 LOCK = "lock"
 # What may change in a workdir: no finished stage depends on it.
-FREE = ("train.systems", "harness.", "export.", "checkpoint.", "sweep.", "optimizer.nonfinite")
+FREE = (
+    "train.systems", "harness.", "export.", "checkpoint.", "sweep.", "optimizer.nonfinite",
+    "mesh.", "hosts.", "platform.", "profile_steps",
+)  # fmt: skip
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -40,7 +40,7 @@ def make_mesh(settings: MeshSettings, devices: list[Any] | None = None) -> Mesh:
     """
     devices = jax.devices() if devices is None else devices
     inner = settings.fsdp * settings.tensor
-    data = settings.data or max(1, len(devices) // inner)
+    data = settings.data if settings.data > 0 else max(1, len(devices) // inner)
     if data * inner != len(devices):
         raise InputError(
             f"mesh {data} x {settings.fsdp} x {settings.tensor} (data x fsdp x tensor) needs {data * inner} "
