@@ -23,7 +23,7 @@ from pretrainrl_jax.config import Config, Facts, Mesh, Optimizer
 from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.model.attention import tree_mask
 from pretrainrl_jax.model.decoder import Model
-from pretrainrl_jax.model.partitioning import make_mesh
+from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.objectives.losses import Weights
 from pretrainrl_jax.training.optimizer import Schedule, adamw

@@ -24,7 +24,7 @@ import json, os, resource, sys, time
 from pathlib import Path
 import jax
 from pretrainrl_jax.config import Export, Mesh
-from pretrainrl_jax.model.partitioning import make_mesh
+from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.progress import SILENT
 from pretrainrl_jax.stages.export_model import export_model
 from pretrainrl_jax.stages.import_model import import_model

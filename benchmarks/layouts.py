@@ -16,7 +16,7 @@ from core import SHAPE, arguments, popqa_trees
 
 from pretrainrl_jax.config import Mesh, Optimizer
 from pretrainrl_jax.model.decoder import Model
-from pretrainrl_jax.model.partitioning import make_mesh
+from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.objectives.losses import Weights
 from pretrainrl_jax.training.optimizer import Schedule, adamw
 from pretrainrl_jax.training.step import compile_step, init_state

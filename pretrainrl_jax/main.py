@@ -14,6 +14,7 @@ import os
 import runpy
 import shlex
 import sys
+import traceback
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,8 +25,8 @@ from pretrainrl_jax.cells import cells
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.record import Fact
-from pretrainrl_jax.training.interrupts import termination_interrupts
-from pretrainrl_jax.workdir import check_workdir, locked, prepare_workdir, read_workdir
+from pretrainrl_jax.training.interrupts import Interrupted, termination_interrupts
+from pretrainrl_jax.workdir import check_workdir, read_workdir
 
 VERBS = {
     "run": "every stage in order; what is finished in the workdir is skipped (the default)",
@@ -54,38 +55,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     command = shlex.join(["python", "-m", "pretrainrl_jax.main", *arguments])
     try:
-        return _main(arguments, command)
+        _main(arguments, command)
     except InputError as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        return 2
+        return _ended(2, f"error: {_one_line(error)}")
     except KeyboardInterrupt:
-        print(f"interrupted; what is finished is kept. Go on with: {command}", file=sys.stderr)
-        return 130
+        return _ended(130, f"interrupted; what is finished is kept. Go on with: {command}")
+    except Interrupted as stopped:
+        return _ended(130, f"interrupted: {stopped}. Go on with: {command}", planned=True)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         hint = f"; checkpoints saved before are kept. Make room, then go on with: {command}" if full else ""
-        print(f"failed: {_one_line(error)}{hint}", file=sys.stderr)
-        return 1
+        return _ended(1, f"failed: {_one_line(error)}{hint}")
     except (FloatingPointError, MemoryError) as error:
-        print(f"failed: {_one_line(error)}", file=sys.stderr)
-        return 1
+        return _ended(1, f"failed: {_one_line(error)}")
+    except Exception as error:
+        if (hosts := _hosts()) is None or hosts.current() is None:
+            raise
+        hosts.watch.explained(error)  # by the end of another process, which then ends this one, too
+        traceback.print_exc()
+        return _ended(1, f"failed: {type(error).__name__}: {_one_line(error)}")
+    return _ended(0)
+
+
+def _hosts() -> Any:
+    """What knows of the other processes; None where no work was begun that could have any."""
+    return sys.modules.get("pretrainrl_jax.hosts.join")
+
+
+def _ended(code: int, message: str = "", planned: bool = False) -> int:
+    """The exit code, with the message said; one process of several ends here, together with the others."""
+    if hosts := _hosts():
+        hosts.leave(code, message, planned)
+    if message:
+        print(message, file=sys.stderr)
+    return code
 
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())  # whatever it quotes
 
 
-def _main(arguments: Sequence[str], command: str) -> int:
+def _main(arguments: Sequence[str], command: str) -> None:
     named = bool(arguments) and not arguments[0].startswith("-")
     verb = arguments[0] if named else "run"
     if verb not in VERBS:
         raise InputError(f"unknown verb {verb!r}{_nearest(verb, VERBS)}; the verbs are {', '.join(VERBS)}")
     options, config = parse(verb, arguments[1:] if named else arguments)
     with termination_interrupts(config.checkpoint.grace_seconds, command):
-        return _work(verb, options, config, command)
+        _work(verb, options, config, command)
 
 
-def _work(verb: str, options: argparse.Namespace, config: Config, command: str) -> int:
+def _work(verb: str, options: argparse.Namespace, config: Config, command: str) -> None:
     from pretrainrl_jax.progress import Screen
 
     screen = Screen(options.quiet, options.verbose)
@@ -94,15 +114,14 @@ def _work(verb: str, options: argparse.Namespace, config: Config, command: str) 
         from pretrainrl_jax.stages.facts import show_facts
 
         show_facts(config, options.workdir)
-        return 0
-    if verb == "ask":
+    elif verb == "ask":
         check_question(options.question, config.model.path or options.workdir)
-        from pretrainrl_jax.stages.start import answer
+        from pretrainrl_jax.stages.start import start_ask
 
-        return answer(config, options, screen)
-    if verb in ("import", "export"):
-        return _exchange(verb, options, config, screen)
-    if verb == "report":
+        start_ask(config, options, screen, command)
+    elif verb in ("import", "export"):
+        _exchange(verb, options, config, screen, command)
+    elif verb == "report":
         from pretrainrl_jax.stages.report import compare, report
         from pretrainrl_jax.stages.sweep import conclude
 
@@ -113,28 +132,28 @@ def _work(verb: str, options: argparse.Namespace, config: Config, command: str) 
         else:
             check_workdir(options.workdir, config, create=False)
             report(options.workdir)
-        return 0
-
-    if verb != "run" and cells(config):
+    elif verb != "run" and cells(config):
         raise InputError(f"sweep.* is for `run`, not for `{verb}`: name the workdir of one of its cells")
-    if verb == "evaluate" and options.harness is not None:
-        return _harness(options, config, screen, command)
-    create = verb in ("run", "pretrain")
-    check_workdir(options.workdir, config, create)  # before facts are read, which may take long
+    elif verb == "evaluate" and options.harness is not None:
+        _harness(options, config, screen, command)
+    else:
+        _train(verb, options, config, screen, command)
+
+
+def _train(verb: str, options: argparse.Namespace, config: Config, screen: Any, command: str) -> None:
+    """The verbs that work on facts."""
+    check_workdir(options.workdir, config, verb in ("run", "pretrain"))  # reading facts may take long
     from pretrainrl_jax.facts.reading import read_facts
 
     facts = read_facts(config).facts
     check_facts(config, facts)
-    with locked(options.workdir):
-        prepare_workdir(options.workdir, config, create)
+    # JAX is imported only now.
+    from pretrainrl_jax.stages.start import start
 
-        # JAX is imported only now.
-        from pretrainrl_jax.stages.start import start
-
-        return start(verb, config, options, facts, screen, command)
+    start(verb, config, options, facts, screen, command)
 
 
-def _exchange(verb: str, options: argparse.Namespace, config: Config, screen: Any) -> int:
+def _exchange(verb: str, options: argparse.Namespace, config: Config, screen: Any, command: str) -> None:
     """`import` and `export`: a model from Hugging Face, and one back."""
     if verb == "export":
         check_model_at(options.model or options.workdir, "--model")
@@ -142,16 +161,18 @@ def _exchange(verb: str, options: argparse.Namespace, config: Config, screen: An
             raise InputError(f"--to={options.to}: it is there already; remove it, or give another folder")
         from pretrainrl_jax.stages.start import start_export
 
-        return start_export(config, options, screen)
-    if not options.model:
-        raise InputError("import needs --model: a Hugging Face folder, or a name such as Qwen/Qwen3-8B-Base")
-    with locked(options.workdir):
+        start_export(config, options, screen, command)
+    else:
+        if not options.model:
+            raise InputError(
+                "import needs --model: a Hugging Face folder, or a name such as Qwen/Qwen3-8B-Base"
+            )
         from pretrainrl_jax.stages.start import start_import
 
-        return start_import(config, options, screen)
+        start_import(config, options, screen, command)
 
 
-def _harness(options: argparse.Namespace, config: Config, screen: Any, command: str) -> int:
+def _harness(options: argparse.Namespace, config: Config, screen: Any, command: str) -> None:
     """`evaluate --harness`, of a workdir's systems or of the one model that --model.path names."""
     from pretrainrl_jax.evaluation.tasks import load_tasks, task_names
 
@@ -164,10 +185,9 @@ def _harness(options: argparse.Namespace, config: Config, screen: Any, command: 
             "give another --workdir for this model's results"
         )
     tasks = load_tasks(names, config.harness.path)
-    with locked(options.workdir):
-        from pretrainrl_jax.stages.start import start_harness
+    from pretrainrl_jax.stages.start import start_harness
 
-        return start_harness(config, options, tasks, screen, command)
+    start_harness(config, options, tasks, screen, command)
 
 
 def parse(verb: str, arguments: Sequence[str]) -> tuple[argparse.Namespace, Config]:

@@ -22,24 +22,26 @@ class Screen:
 
     quiet: bool = False  # only results and errors
     verbose: bool = False  # what took how long, which files were written
+    mute: bool = False  # nothing at all: another process of the run says it
 
     def say(self, text: str) -> None:
         """One line on standard output of what a stage does."""
-        if not self.quiet:
+        if not self.quiet and not self.mute:
             print(text, flush=True)
 
     def warn(self, text: str) -> None:
         """One line on stderr of what the user must know, however quiet the run is."""
-        print(text, file=sys.stderr, flush=True)
+        if not self.mute:
+            print(text, file=sys.stderr, flush=True)
 
     def detail(self, text: str) -> None:
         """One line that only --verbose shows."""
-        if self.verbose:
+        if self.verbose and not self.mute:
             print(text, flush=True)
 
     def track(self, label: str, total: int, unit: str) -> "AbstractContextManager[Track]":
         """Progress of a loop on stderr; see `track`."""
-        return track(label, total, unit, console=Console(stderr=True, quiet=self.quiet))
+        return track(label, total, unit, console=Console(stderr=True, quiet=self.quiet or self.mute))
 
 
 NORMAL = Screen()

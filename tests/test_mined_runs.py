@@ -8,6 +8,7 @@ import signal
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny import Ran, Signalled, assert_same_parameters, call, complaint, metrics, repeatable, unfinish
@@ -17,12 +18,13 @@ from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.main import read_config
 from pretrainrl_jax.mining import fingerprint
-from pretrainrl_jax.model.partitioning import make_mesh
+from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.objectives.scoring import score_trees
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.stages.mine import beam_answers, collect_pools
 from pretrainrl_jax.stages.train import Round, rounds
 from pretrainrl_jax.training import loop
+from pretrainrl_jax.trees.dataset import PackedRows, Share
 from pretrainrl_jax.trees.records import read_trees
 from pretrainrl_jax.trees.rows import GOLD
 from pretrainrl_jax.workdir import read_workdir
@@ -163,14 +165,12 @@ def test_a_run_stopped_between_rounds_goes_on_bit_for_bit(
 ) -> None:
     """And each round's rows have the first one's shape: nothing is compiled again."""
     shapes = []
-    first_batch = loop.batch_of
 
-    def noted(source):
-        rows = first_batch(source)
-        shapes.append([x.shape for x in rows])
-        return rows
+    def noted(source: PackedRows, *rest: Any) -> Share:
+        shapes.append(source.capacity)
+        return Share(source, *rest)
 
-    monkeypatch.setattr(loop, "batch_of", noted)
+    monkeypatch.setattr(loop, "Share", noted)
     finished = mixed[0]
     workdir = Path(shutil.copytree(finished, tmp_path / "run"))
     stage = "train/rpo"

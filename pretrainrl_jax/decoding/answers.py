@@ -4,9 +4,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import numpy as np
-
 from pretrainrl_jax.decoding.decode import Drawn, Hypothesis, decode
 from pretrainrl_jax.facts.matching import normalise
 from pretrainrl_jax.model.decoder import Model, Params
@@ -71,7 +68,6 @@ def answer_questions(
     beams: int,
     max_new_tokens: int,
     batch: int,
-    place: Callable[[np.ndarray], jax.Array] = jax.numpy.asarray,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[list[Answer]]:
     """Each question's answers, most probable first, unfinished ones last. See `decode.decode`."""
@@ -84,7 +80,6 @@ def answer_questions(
         beams=beams,
         max_new_tokens=max_new_tokens,
         batch=batch,
-        place=place,
         advance=advance,
     )
     return [[read_answer(tokenizer, h) for h in of] for of in found]

@@ -11,10 +11,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from pretrainrl_jax.decoding.best_tokens import NEVER, best_tokens
 from pretrainrl_jax.model.attention import causal_mask
-from pretrainrl_jax.model.decoder import Model, Params, Past, project
-
-NEVER = -jnp.inf
+from pretrainrl_jax.model.decoder import Model, Params, Past
+from pretrainrl_jax.model.mesh import constrain
+from pretrainrl_jax.model.vocabulary import ROWS, TABLE, WHOLE, Parts, on_shards
 
 
 class Beams(NamedTuple):
@@ -26,6 +27,13 @@ class Beams(NamedTuple):
     finished: jax.Array  # bool [batch, beams]: ended by a terminator within the limit
 
 
+class _Cache(NamedTuple):
+    """Keys and values of the beams' own tokens, all beams' of a step together."""
+
+    keys: jax.Array  # [layers, batch, max_new_tokens * beams, kv_heads, head]
+    values: jax.Array  # the same
+
+
 class _Search(NamedTuple):
     step: jax.Array  # tokens every live beam has
     live_logps: jax.Array  # [batch, beams]
@@ -34,8 +42,9 @@ class _Search(NamedTuple):
     ended_logps: jax.Array  # [batch, beams]
     ended_tokens: jax.Array  # [batch, beams, max_new_tokens]
     ended_lengths: jax.Array  # [batch, beams]
-    keys: jax.Array  # [layers, batch, max_new_tokens * beams, kv_heads, head]
-    values: jax.Array  # the same
+
+
+OF_SEARCH = _Search._make([WHOLE, *[ROWS] * 6])  # how it lies on a mesh
 
 
 def _pick(array: jax.Array, index: jax.Array) -> jax.Array:
@@ -79,14 +88,14 @@ def beam_search(
         Beams. Those still alive at the length limit fill the places left empty, marked unfinished.
     """
     batch, time = prompts.shape
-    head = model.head(params)
+    head = model.head(params).astype(model.shape.dtype)
     positions = jnp.broadcast_to(jnp.arange(time), prompts.shape)
     hidden, (keys, values) = model.hidden(params, prompts, positions, causal_mask(lengths, time))
     last = _pick(hidden, lengths[:, None] - 1)  # [batch, 1, model]
     in_prompt = jnp.broadcast_to((jnp.arange(time)[None] < lengths[:, None])[:, None], (batch, beams, time))
     prompt = Past(keys, values, in_prompt, positions)
 
-    def grow(search: _Search) -> tuple[_Search, jax.Array]:
+    def grow(search: _Search, cache: _Cache) -> tuple[_Cache, jax.Array]:
         """Read the newest token of every live beam: the hidden states that predict the next ones."""
         at = search.step - 1
         token = jax.lax.dynamic_index_in_dim(search.live_tokens, at, axis=2, keepdims=False)
@@ -94,28 +103,28 @@ def beam_search(
         is_ancestor = search.ancestors[..., None] == jnp.arange(beams)  # [batch, beams, steps, beams]
         is_ancestor &= (steps < at)[:, None]
         seen = is_ancestor.reshape(batch, beams, max_new_tokens * beams)
-        grown = Past(search.keys, search.values, seen, lengths[:, None] + jnp.repeat(steps, beams))
+        grown = Past(*cache, seen, lengths[:, None] + jnp.repeat(steps, beams))
         alone = jnp.broadcast_to(jnp.eye(beams, dtype=bool), (batch, beams, beams))
         position = jnp.broadcast_to((lengths + at)[:, None], (batch, beams))
-        hidden, (new_keys, new_values) = model.hidden(params, token, position, alone, (prompt, grown))
+        hidden, present = model.hidden(params, token, position, alone, (prompt, grown))
         where = (0, 0, at * beams, 0, 0)
-        return search._replace(
-            keys=jax.lax.dynamic_update_slice(search.keys, new_keys, where),
-            values=jax.lax.dynamic_update_slice(search.values, new_values, where),
+        return _Cache(
+            *(jax.lax.dynamic_update_slice(old, new, where) for old, new in zip(cache, present, strict=True))
         ), hidden
 
-    def select(search: _Search, hidden: jax.Array) -> _Search:
+    def select(
+        parts: Parts, search: _Search, hidden: jax.Array, head: jax.Array, terminators: jax.Array
+    ) -> _Search:
         """Let endings and extensions compete, and keep the best of each. hidden [batch, sources, model]."""
-        sources = hidden.shape[1]
+        rows, sources = hidden.shape[:2]
         live_logps, live_tokens = search.live_logps[:, :sources], search.live_tokens[:, :sources]
-        logits = project(hidden, head)  # [batch, sources, vocabulary]
+        per_source = min(beams, len(terminators))
+        found = best_tokens(parts, hidden, head, terminators, per_source)
         # Normalising keeps the order within a source: only the few values that are chosen are normalised.
-        offset = live_logps - jax.nn.logsumexp(logits, -1)  # [batch, sources]
-        ending = jnp.where(terminators, logits, NEVER).max(-1) + offset
-        per_source = min(beams, logits.shape[-1])
-        logps, tokens = jax.lax.top_k(jnp.where(terminators, NEVER, logits), per_source)
-        logps += offset[..., None]
-        logps, tokens = (_pad(x.reshape(batch, -1), beams, fill) for x, fill in ((logps, NEVER), (tokens, 0)))
+        offset = live_logps - found.normaliser  # [batch, sources]
+        ending = found.ending + offset
+        logps = _pad((found.logits + offset[..., None]).reshape(rows, -1), beams, NEVER)
+        tokens = _pad(found.tokens.reshape(rows, -1), beams, 0)
         logps, best = jax.lax.top_k(logps, beams)  # [batch, beams]
         token, parent = _pick(tokens, best), jnp.minimum(best // per_source, sources - 1)
 
@@ -140,10 +149,14 @@ def beam_search(
         can_improve = search.live_logps.max(-1) > search.ended_logps.min(-1)
         return (search.step < max_new_tokens) & can_improve.any()
 
-    def step(search: _Search) -> _Search:
-        return select(*grow(search))
+    def step(state: tuple[_Search, _Cache]) -> tuple[_Search, _Cache]:
+        search, cache = state
+        cache, hidden = grow(search, cache)
+        return choose(search, hidden, head, terminators), cache
 
-    cache = (keys.shape[0], batch, max_new_tokens * beams, *keys.shape[3:])
+    choose = on_shards(model.mesh, select, (OF_SEARCH, ROWS, TABLE, WHOLE), OF_SEARCH)
+    shape = (keys.shape[0], batch, max_new_tokens * beams, *keys.shape[3:])
+    empty = constrain(jnp.zeros(shape, keys.dtype), model.mesh, "layers", "rows", None, "kv_heads", "head")
     blank = jnp.zeros((batch, beams, max_new_tokens), jnp.int32)
     search = _Search(
         step=jnp.int32(0),
@@ -153,10 +166,10 @@ def beam_search(
         ended_logps=jnp.full((batch, beams), NEVER),
         ended_tokens=blank,
         ended_lengths=jnp.zeros((batch, beams), jnp.int32),
-        keys=jnp.zeros(cache, keys.dtype),
-        values=jnp.zeros(cache, values.dtype),
     )
-    return _settle(jax.lax.while_loop(unsettled, step, select(search, last)))
+    begun = (choose(search, last, head, terminators), _Cache(empty, empty))
+    search, _ = jax.lax.while_loop(lambda state: unsettled(state[0]), step, begun)
+    return jax.tree.map(lambda x: constrain(x, model.mesh), _settle(search))
 
 
 def _pad(x: jax.Array, width: int, fill: float) -> jax.Array:

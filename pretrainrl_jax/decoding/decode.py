@@ -12,6 +12,8 @@ from pretrainrl_jax.decoding.beam import Beams, beam_search
 from pretrainrl_jax.decoding.sampling import Samples, prompt_keys, sample
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.model.mesh import whole_rows
+from pretrainrl_jax.model.partitioning import place_rows, place_whole
 
 SMALLEST_BUCKET = 16  # prompts are padded to 16, 32, 64, …: a few compilations however many lengths there are
 
@@ -53,7 +55,6 @@ def decode(
     beams: int,
     max_new_tokens: int,
     batch: int,
-    place: Callable[[np.ndarray], jax.Array] = jax.numpy.asarray,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[list[Hypothesis]]:
     """The best answers of each prompt by beam search; greedy decoding with `beams=1`.
@@ -68,19 +69,20 @@ def decode(
         terminators: bool [vocabulary].
         beams: beam width.
         max_new_tokens: longest answer, terminator included.
-        batch: prompts decoded at a time; the last batch of a bucket is filled up.
-        place: puts a batch [batch, …] on the devices.
+        batch: prompts decoded at a time, rounded up to what divides over the devices; the last batch of a
+            bucket is filled up.
         advance: called with the number of prompts finished.
 
     Returns:
         For each prompt its beams, best first, finished ones before unfinished ones.
     """
-    ends = jax.numpy.asarray(terminators)
+    batch = whole_rows(model.mesh, batch)
+    ends = place_whole(terminators, model.mesh)
 
     def start(indices: list[int], tokens: np.ndarray, lengths: np.ndarray) -> Beams:
-        return beam_search(
-            model, params, place(tokens), place(lengths), ends, beams=beams, max_new_tokens=max_new_tokens
-        )
+        placed, of = place_rows(tokens, model.mesh), place_rows(lengths, model.mesh)
+        with jax.transfer_guard("disallow"):
+            return beam_search(model, params, placed, of, ends, beams=beams, max_new_tokens=max_new_tokens)
 
     return _in_batches(prompts, batch, start, _hypotheses, advance)
 
@@ -99,7 +101,6 @@ def draw(
     seed: int,
     batch: int,
     numbers: Sequence[int] | None = None,
-    place: Callable[[np.ndarray], jax.Array] = jax.numpy.asarray,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[list[Drawn]]:
     """Random continuations of each prompt, as `sampling.sample` draws them.
@@ -119,10 +120,10 @@ def draw(
         top_p: 1 is off.
         top_k: 0 is off.
         seed: of all randomness, 0 to 2**32 - 1.
-        batch: prompts decoded at a time; the last batch of a bucket is filled up.
+        batch: prompts decoded at a time, rounded up to what divides over the devices; the last batch of a
+            bucket is filled up.
         numbers: the prompts' numbers, 0 to 2**31 - 1; by default their places in the list. A caller that sees
             only some of the prompts numbers them as if it saw all.
-        place: puts a batch [batch, …] on the devices.
         advance: called with the number of prompts finished.
 
     Returns:
@@ -132,26 +133,38 @@ def draw(
         InputError: if a number is out of its range.
     """
     _check(samples, max_new_tokens, temperature, top_p, top_k, seed, batch)
-    ends = jax.numpy.asarray(terminators)
+    batch = whole_rows(model.mesh, batch)
+    ends, chance, heat, p, k = (
+        place_whole(x, model.mesh)
+        for x in (
+            terminators,
+            np.uint32(seed),
+            np.float32(temperature),
+            np.float32(top_p),
+            np.int32(min(top_k, model.shape.vocabulary)),
+        )
+    )
     known = np.arange(len(prompts), dtype=np.int32) if numbers is None else np.asarray(numbers, np.int32)
 
     def start(indices: list[int], tokens: np.ndarray, lengths: np.ndarray) -> Samples:
         lengths[len(indices) :] = 0  # nothing is drawn for rows that fill up the batch: nobody waits for them
         of_rows = np.zeros(batch, np.int32)
         of_rows[: len(indices)] = known[indices]
-        return sample(
-            model,
-            params,
-            place(tokens),
-            place(lengths),
-            ends,
-            prompt_keys(np.uint32(seed), place(of_rows)),
-            samples=samples,
-            max_new_tokens=max_new_tokens,
-            temperature=np.float32(temperature),
-            top_p=np.float32(top_p),
-            top_k=np.int32(min(top_k, model.shape.vocabulary)),
-        )
+        placed, of, which = (place_rows(x, model.mesh) for x in (tokens, lengths, of_rows))
+        with jax.transfer_guard("disallow"):
+            return sample(
+                model,
+                params,
+                placed,
+                of,
+                ends,
+                prompt_keys(chance, which),
+                samples=samples,
+                max_new_tokens=max_new_tokens,
+                temperature=heat,
+                top_p=p,
+                top_k=k,
+            )
 
     return _in_batches(prompts, batch, start, _drawn, advance)
 

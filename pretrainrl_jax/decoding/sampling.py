@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from pretrainrl_jax.model.attention import causal_mask
 from pretrainrl_jax.model.decoder import Model, Params, Past, project
+from pretrainrl_jax.model.mesh import constrain
 
 COLDEST = 1e-30  # a temperature above 0 but below this one counts as this: quotients stay finite
 
@@ -177,6 +178,7 @@ def sample(
     def draw(state: _Drawing, hidden: jax.Array) -> _Drawing:
         """Draw each sample's next token. hidden [batch, samples, model]."""
         logits = project(hidden, head)  # [batch, samples, vocabulary]
+        logits = constrain(logits, model.mesh, "rows", None, "vocabulary")
         logps = filtered_logps(logits, temperature, top_p, top_k)
 
         def random() -> jax.Array:
@@ -205,7 +207,10 @@ def sample(
     def step(state: _Drawing) -> _Drawing:
         return draw(*grow(state))
 
-    cache = (prompt_k.shape[0], batch, len(slots), *prompt_k.shape[3:])
+    shape = (prompt_k.shape[0], batch, len(slots), *prompt_k.shape[3:])
+    empty = constrain(
+        jnp.zeros(shape, prompt_k.dtype), model.mesh, "layers", "rows", None, "kv_heads", "head"
+    )
     blank = jnp.zeros((batch, samples))
     state = _Drawing(
         step=jnp.int32(0),
@@ -215,12 +220,13 @@ def sample(
         lengths=blank.astype(jnp.int32),
         logps=blank,
         sampled_logps=blank,
-        keys=jnp.zeros(cache, prompt_k.dtype),
-        values=jnp.zeros(cache, prompt_v.dtype),
+        keys=empty,
+        values=empty,
     )
     state = jax.lax.while_loop(unsettled, step, state)
     finished = state.done & (lengths > 0)[:, None]
-    return Samples(state.tokens, state.lengths, state.logps, state.sampled_logps, finished)
+    drawn = Samples(state.tokens, state.lengths, state.logps, state.sampled_logps, finished)
+    return jax.tree.map(lambda x: constrain(x, model.mesh), drawn)
 
 
 @jax.jit

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.model.mesh import constrain
 from pretrainrl_jax.objectives.losses import slot_logps
 from pretrainrl_jax.objectives.scoring import row_hidden, score_trees
 from pretrainrl_jax.objectives.token_logps import greedy_tokens, token_logps
@@ -93,8 +94,6 @@ def judge(
     shared: Sequence[Shared],
     *,
     tokens: int,
-    whole: Callable[[int], int] = lambda rows: rows,
-    place: Callable[[Asked], Asked] = lambda asked: asked,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[Judged]:
     """Judge every continuation.
@@ -104,8 +103,6 @@ def judge(
         params: its parameters.
         shared: what `share` made of the pairs.
         tokens: tokens of a batch of rows, at least one row.
-        whole: raises a number of rows to one that divides over the devices.
-        place: puts a batch on the devices.
         advance: called with the number of trees finished.
 
     Returns:
@@ -121,8 +118,8 @@ def judge(
             params,
             [of.tree for of in together],
             row_length=length,
-            rows=whole(max(1, tokens // length)),
-            place=lambda rows: place(branches_alone(rows)),
+            rows=max(1, tokens // length),
+            prepare=branches_alone,
             engine=judge_rows,
             advance=advance,
         )
@@ -169,12 +166,14 @@ def _fitted(n: int) -> int:
 def judge_rows(model: Model, params: Params, asked: Asked) -> jax.Array:
     """Of every slot its summed log-probability and how many of its tokens are not greedy.
 
-    float32 [rows, slots, 2].
+    float32 [rows, slots, 2], whole on every device.
     """
     rows = asked.rows
     hidden = jnp.take_along_axis(row_hidden(model, params, rows), asked.states[..., None], axis=1)
+    hidden = constrain(hidden, model.mesh, "rows", None, None)
     head = model.head(params).astype(hidden.dtype)
-    logps = token_logps(hidden, head, rows.predictor, rows.targets)
-    greedy = jnp.take_along_axis(greedy_tokens(hidden, head), jnp.maximum(rows.predictor, 0), axis=1)
+    logps = token_logps(hidden, head, rows.predictor, rows.targets, mesh=model.mesh)
+    likeliest = greedy_tokens(hidden, head, mesh=model.mesh)
+    greedy = jnp.take_along_axis(likeliest, jnp.maximum(rows.predictor, 0), axis=1)
     missed = (greedy != rows.targets).astype(jnp.float32)  # `slot_logps` leaves padding out
-    return jnp.stack([slot_logps(logps, rows), slot_logps(missed, rows)], axis=-1)
+    return constrain(jnp.stack([slot_logps(logps, rows), slot_logps(missed, rows)], axis=-1), model.mesh)

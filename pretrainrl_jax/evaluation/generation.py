@@ -3,9 +3,6 @@
 import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import jax.numpy as jnp
 
 from pretrainrl_jax.decoding.decode import bucket, draw
 from pretrainrl_jax.model.decoder import Model, Params
@@ -35,8 +32,6 @@ def generate(
     *,
     tokens: int,
     seed: int = 0,
-    whole: Callable[[int], int] = lambda rows: rows,
-    place: Callable[[Any], Any] = jnp.asarray,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[str]:
     """The text of each request, up to its stop string, an EOS id or its limit.
@@ -50,8 +45,6 @@ def generate(
         requests: what to write.
         tokens: tokens of a batch of prompts with what is written after them, at least one prompt.
         seed: of all randomness; with it a text depends on its request and place alone, not on `tokens`.
-        whole: raises a number of prompts to one that divides over the devices.
-        place: puts a batch [batch, …] on the devices.
         advance: called with the number of texts finished.
 
     Raises:
@@ -84,9 +77,8 @@ def generate(
                 top_p=of.top_p,
                 top_k=of.top_k,
                 seed=(seed + number) % (1 << 32),
-                batch=whole(min(room, _fitted(len(together)))),
+                batch=min(room, _fitted(len(together))),
                 numbers=together,
-                place=place,
             )
             for i, (sample,) in zip(together, drawn, strict=True):
                 new, ended = through_first(sample.tokens, seen)

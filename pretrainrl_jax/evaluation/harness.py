@@ -13,8 +13,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
-
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation import continuations, generation
 from pretrainrl_jax.evaluation.generation import Request
@@ -39,11 +37,9 @@ RESAMPLES = 1000  # for standard errors without a formula
 
 @dataclass(frozen=True)
 class Engine:
-    """How batches are made and placed, and where progress is shown."""
+    """How large batches are, and where progress is shown."""
 
     tokens: int = 8192  # of a batch
-    whole: Callable[[int], int] = lambda rows: rows  # raises a number of rows to one the devices divide
-    place: Callable[[Any], Any] = lambda batch: batch  # puts a batch on the devices
     track: Callable[[int, str], AbstractContextManager[Track]] = lambda total, unit: Screen(quiet=True).track(
         "harness", total, unit
     )
@@ -140,8 +136,6 @@ class HarnessLM(TemplateLM):
                 self._params,
                 shared,
                 tokens=self._engine.tokens,
-                whole=self._engine.whole,
-                place=self._engine.place,
                 advance=bar.advance,
             )
         return [(of.logp, of.greedy) for of in judged]
@@ -173,8 +167,6 @@ class HarnessLM(TemplateLM):
                 wanted,
                 tokens=self._engine.tokens,
                 seed=self._seed,
-                whole=self._engine.whole,
-                place=lambda batch: self._engine.place(jnp.asarray(batch)),
                 advance=bar.advance,
             )
 
@@ -227,7 +219,7 @@ def run_harness(
         limit: questions of each task, the first ones; 0 asks all.
         chat: put contexts into the tokenizer's chat template.
         seed: of the texts that a task draws at random.
-        engine: how batches are made and placed.
+        engine: how large batches are, and where progress is shown.
 
     Returns:
         Plain JSON. `results`: of each task, and of each group with a number of its own, `questions` (how many

@@ -1,11 +1,16 @@
 """Attention over answer trees: who may look at whom, and the one place where a kernel is chosen."""
 
+from typing import Any, Literal
+
 import jax
 import jax.numpy as jnp
 
 from pretrainrl_jax.model.shape import RopeScaling
 
+Kernel = Literal["xla", "cudnn"]
 MASKED = -1e30  # finite, so that a row of padding (nothing visible) gives numbers and no NaN
+CUDNN_WIDEST = 128  # of a head, on every GPU that has cuDNN's flash attention
+CUDNN_TILE = 128  # tokens; gradients of lengths that leave a tile part empty were NaN in several versions
 
 
 def tree_mask(tree_id: jax.Array, branch_id: jax.Array) -> jax.Array:
@@ -34,7 +39,11 @@ def causal_mask(lengths: jax.Array, time: int) -> jax.Array:
 
 
 def attend(
-    queries: jax.Array, sources: list[tuple[jax.Array, jax.Array, jax.Array]], scale: float
+    queries: jax.Array,
+    sources: list[tuple[jax.Array, jax.Array, jax.Array]],
+    scale: float,
+    *,
+    kernel: Kernel = "xla",
 ) -> jax.Array:
     """Softmax attention over the union of several sources of keys and values.
 
@@ -46,10 +55,15 @@ def attend(
         sources: (keys, values, mask) of each source: [batch, length, kv_heads, head] twice, and bool
             [batch, time, length].
         scale: multiplies the scores.
+        kernel: what computes it, where it can (`can_use_cudnn`); XLA computes the rest.
 
     Returns:
-        [batch, time, heads, head] in the queries' dtype; scores and softmax are float32.
+        [batch, time, heads, head] in the queries' dtype; scores and softmax are float32. The rows that see
+        something are the same from either kernel, but for rounding; those that see nothing are finite.
     """
+    lengths = [queries.shape[1], *(keys.shape[1] for keys, _, _ in sources)]
+    if kernel == "cudnn" and can_use_cudnn(queries.dtype, queries.shape[-1], lengths):
+        return _attend_fused(queries, *sources[0], scale=scale, implementation="cudnn")
     batch, time, heads, width = queries.shape
     kv_heads = sources[0][0].shape[2]
     grouped = queries.reshape(batch, time, kv_heads, heads // kv_heads, width)
@@ -70,6 +84,40 @@ def attend(
     )
     normalised = mixed / jnp.moveaxis(total, -1, 1)[..., None]
     return normalised.reshape(batch, time, heads, width).astype(queries.dtype)
+
+
+def can_use_cudnn(dtype: Any, width: int, lengths: list[int]) -> bool:
+    """Whether cuDNN's flash attention computes such attention, and its gradients.
+
+    Args:
+        dtype: of queries, keys and values: it has bfloat16 and float16 alone.
+        width: of a head.
+        lengths: tokens of the queries, then of each source: it takes one source, hence no cache, and we
+            give it whole tiles alone.
+    """
+    return (
+        jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
+        and width % 8 == 0
+        and width <= CUDNN_WIDEST
+        and len(lengths) == 2
+        and all(length % CUDNN_TILE == 0 for length in lengths)
+    )
+
+
+def _attend_fused(
+    queries: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    mask: jax.Array,
+    scale: float,
+    implementation: Kernel,
+) -> jax.Array:
+    # cuDNN adds -2e12 to what is masked. A row of that alone has a log-sum no gradient can be computed from
+    # (its probabilities come out as 1 each, or NaN), so a token that sees nothing, padding, sees everything.
+    seen = mask | ~mask.any(-1, keepdims=True)
+    return jax.nn.dot_product_attention(
+        queries, keys, values, mask=seen[:, None], scale=scale, implementation=implementation
+    )
 
 
 def rotary_angles(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pretrainrl_jax.hosts.agree import gather
 from pretrainrl_jax.model.decoder import Params
 
 CHUNK = 1 << 20  # values looked at together: little memory, and a processor's cache holds them
@@ -16,10 +17,13 @@ CHUNK = 1 << 20  # values looked at together: little memory, and a processor's c
 def checksums(params: Params) -> dict[str, int]:
     """One 32-bit checksum of each parameter's bits, as float32.
 
-    Integer arithmetic modulo 2**32, computed where the parameters lie: the same on every mesh.
+    Integer arithmetic modulo 2**32, computed where the parameters lie: the same on every mesh. Every process
+    sums up its own part, and all of them must ask.
     """
     sums = [(path, _of_shards(x)) for path, x in jax.tree.leaves_with_path(params)]
-    return {jax.tree_util.keystr(path): sum(map(int, of)) % 2**32 for path, of in jax.device_get(sums)}
+    own = {jax.tree_util.keystr(path): sum(map(int, of)) for path, of in jax.device_get(sums)}
+    of_all = gather(own, "checksums")
+    return {name: sum(of[name] for of in of_all) % 2**32 for name in own}
 
 
 def _of_shards(x: Any) -> list[jax.Array]:

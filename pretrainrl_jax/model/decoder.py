@@ -12,9 +12,12 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from pretrainrl_jax.model.attention import attend, causal_mask, rotary_angles, rotate
+from pretrainrl_jax.model.mesh import constrain
 from pretrainrl_jax.model.shape import ModelShape
+from pretrainrl_jax.model.vocabulary import look_up
 
 Params = Any  # the nested dictionary of parameters
 Pair = tuple[jax.Array, jax.Array]  # keys and values
@@ -50,7 +53,10 @@ class RMSNorm(nn.Module):
 
 def _weight(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str, ...], fan_in: int) -> Any:
     initialiser = nn.with_logical_partitioning(nn.initializers.normal(fan_in**-0.5), axes)
-    return module.param(name, initialiser, shape, jnp.float32)
+    weight: Any = module.param(name, initialiser, shape, jnp.float32)
+    # Said again within the scan over layers, since it holds for the gradient, too: each layer's is scattered
+    # when it is made, and no device collects those of all layers.
+    return constrain(weight, getattr(module, "mesh", None), *axes)
 
 
 def _add_bias(module: nn.Module, name: str, x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
@@ -62,6 +68,7 @@ def _add_bias(module: nn.Module, name: str, x: jax.Array, axes: tuple[str, ...])
 
 class Attention(nn.Module):
     shape: ModelShape
+    mesh: Mesh | None
 
     @nn.compact
     def __call__(
@@ -81,6 +88,8 @@ class Attention(nn.Module):
         queries = jnp.einsum("btd,dhk->bthk", x, query.astype(x.dtype))
         keys = jnp.einsum("btd,dhk->bthk", x, key.astype(x.dtype))
         values = jnp.einsum("btd,dhk->bthk", x, value.astype(x.dtype))
+        queries = constrain(queries, self.mesh, "rows", None, "heads", "head")
+        keys, values = (constrain(of, self.mesh, "rows", None, "kv_heads", "head") for of in (keys, values))
         if s.qkv_bias:
             queries = _add_bias(self, "query", queries, ("heads", "head"))
             keys = _add_bias(self, "key", keys, ("kv_heads", "head"))
@@ -93,11 +102,13 @@ class Attention(nn.Module):
         queries, keys = rotate(queries, *angles), rotate(keys, *angles)
         mixed = attend(queries, [*past, (keys, values, mask)], scale=s.head_width**-0.5)
         mixed = jnp.einsum("bthk,hkd->btd", mixed, out.astype(x.dtype))
+        mixed = constrain(mixed, self.mesh, "rows", None, None)
         return (_add_bias(self, "out", mixed, ("model",)) if s.out_bias else mixed), (keys, values)
 
 
 class MLP(nn.Module):
     shape: ModelShape
+    mesh: Mesh | None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -106,14 +117,17 @@ class MLP(nn.Module):
         up = _weight(self, "up", (s.width, s.mlp_width), ("model", "mlp"), s.width)
         down = _weight(self, "down", (s.mlp_width, s.width), ("mlp", "model"), s.mlp_width)
         gated, raised = x @ gate.astype(x.dtype), x @ up.astype(x.dtype)
+        gated, raised = (constrain(of, self.mesh, "rows", None, "mlp") for of in (gated, raised))
         if s.mlp_bias:
             gated, raised = _add_bias(self, "gate", gated, ("mlp",)), _add_bias(self, "up", raised, ("mlp",))
         lowered = (nn.silu(gated) * raised) @ down.astype(x.dtype)
+        lowered = constrain(lowered, self.mesh, "rows", None, None)
         return _add_bias(self, "down", lowered, ("model",)) if s.mlp_bias else lowered
 
 
 class Layer(nn.Module):
     shape: ModelShape
+    mesh: Mesh | None
 
     @nn.compact
     def __call__(
@@ -133,17 +147,18 @@ class Layer(nn.Module):
         before = s.traits.norms == "before"
         attention_norm = RMSNorm(s.norm_epsilon, ("model",), name="attention_norm")
         mlp_norm = RMSNorm(s.norm_epsilon, ("model",), name="mlp_norm")
-        mixed, present = Attention(s, name="attention")(
+        mixed, present = Attention(s, self.mesh, name="attention")(
             attention_norm(x) if before else x, angles, masks[-1], sources
         )
         x = x + (mixed if before else attention_norm(mixed))
         if before:
-            return x + MLP(s, name="mlp")(mlp_norm(x)), present
-        return x + mlp_norm(MLP(s, name="mlp")(x)), present
+            return x + MLP(s, self.mesh, name="mlp")(mlp_norm(x)), present
+        return x + mlp_norm(MLP(s, self.mesh, name="mlp")(x)), present
 
 
 class Decoder(nn.Module):
     shape: ModelShape
+    mesh: Mesh | None
 
     @nn.compact
     def __call__(
@@ -153,7 +168,7 @@ class Decoder(nn.Module):
         embedding = _weight(self, "embedding", (s.vocabulary, s.width), ("vocabulary", "model"), s.width)
         if not s.tied:  # declared here, read by `Model.head`
             _weight(self, "head", (s.vocabulary, s.width), ("vocabulary", "model"), s.width)
-        x = embedding[tokens].astype(s.dtype)
+        x = look_up(embedding, tokens, s.dtype, self.mesh)
         angles = rotary_angles(positions, s.head_width, s.rope_theta, s.rope_scaling)
         masks = [*(p.mask for p in past), mask]
         windows, distances = None, []
@@ -168,24 +183,30 @@ class Decoder(nn.Module):
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),  # type: ignore[arg-type]
             length=s.layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(s, name="layers")
+        )(s, self.mesh, name="layers")
         x, present = layers(x, ([(p.keys, p.values) for p in past], windows), angles, masks, distances)
         return RMSNorm(s.norm_epsilon, ("model",), name="final_norm")(x), present
 
 
 @dataclass(frozen=True)
 class Model:
-    """A decoder: its shape and the pure functions over its parameters. Hashable, so it can be static."""
+    """A decoder: its shape and the pure functions over its parameters. Hashable, so it can be static.
+
+    On a mesh its parameters lie as `partitioning.parameter_shardings` says, batches along data and fsdp, and
+    heads and MLP along tensor.
+    """
 
     shape: ModelShape
+    mesh: Mesh | None = None  # where its parameters and batches lie; None: one device
 
     @cached_property
     def _decoder(self) -> Decoder:
-        return Decoder(self.shape)
+        return Decoder(self.shape, self.mesh)
 
     def _init(self, key: jax.Array) -> Any:
         one = jnp.zeros((1, 1), jnp.int32)
-        return self._decoder.init(key, one, one, jnp.ones((1, 1, 1), bool), ())["params"]
+        alone = Decoder(self.shape, None)  # the one token does not divide over a mesh
+        return alone.init(key, one, one, jnp.ones((1, 1, 1), bool), ())["params"]
 
     def init(self, key: jax.Array) -> Params:
         """Random parameters, float32."""

@@ -1,87 +1,87 @@
-"""Where arrays live: one mesh, and one table from logical axes to mesh axes."""
+"""Where parameters and batches lie: a sharding for each, and how they get there."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import flax.linen.spmd
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
-from pretrainrl_jax.config import Mesh as MeshSettings
-from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.decoder import Model
+from pretrainrl_jax.model.mesh import RULES, check_model, replicated, row_sharding
 
 
-@dataclass(frozen=True)
-class Rules:
-    """The mesh axis of each logical axis; None is replicated."""
-
-    rows: tuple[str, ...] = ("data", "fsdp")  # the batch
-    model: str | None = "fsdp"
-    vocabulary: str | None = "tensor"
-    heads: str | None = "tensor"
-    kv_heads: str | None = "tensor"
-    mlp: str | None = "tensor"
-    head: str | None = None
-    layers: str | None = None
-
-    def pairs(self) -> list[tuple[str, Any]]:
-        """The table as Flax reads it."""
-        return [(name, getattr(self, name)) for name in self.__dataclass_fields__]
-
-
-def make_mesh(settings: MeshSettings, devices: list[Any] | None = None) -> Mesh:
-    """The mesh with axes data, fsdp and tensor over all devices.
-
-    Raises:
-        InputError: if the sizes do not multiply to the number of devices.
-    """
-    devices = jax.devices() if devices is None else devices
-    inner = settings.fsdp * settings.tensor
-    data = settings.data if settings.data > 0 else max(1, len(devices) // inner)
-    if data * inner != len(devices):
-        raise InputError(
-            f"mesh {data} x {settings.fsdp} x {settings.tensor} (data x fsdp x tensor) needs {data * inner} "
-            f"devices and {len(devices)} are here: change mesh.data, mesh.fsdp or mesh.tensor"
-        )
-    return Mesh(np.array(devices).reshape(data, settings.fsdp, settings.tensor), ("data", "fsdp", "tensor"))
-
-
-def parameter_shardings(model: Model, mesh: Mesh, rules: Rules | None = None) -> Any:
+def parameter_shardings(model: Model, mesh: Mesh) -> Any:
     """A NamedSharding for each parameter, from its logical axes.
 
     Raises:
-        InputError: if a size does not divide by the mesh axis it is cut along.
+        InputError: if the mesh does not divide what it cuts.
     """
-    abstract = model.abstract()
-    specs = nn.get_partition_spec(abstract)
-    shardings = flax.linen.spmd.logical_to_mesh_sharding(specs, mesh, (rules or Rules()).pairs())
-    for (path, leaf), sharding in zip(
-        jax.tree.leaves_with_path(nn.unbox(abstract)), jax.tree.leaves(shardings), strict=True
-    ):
-        try:
-            sharding.shard_shape(leaf.shape)
-        except ValueError:
-            raise InputError(
-                f"parameter {jax.tree_util.keystr(path)} of shape {leaf.shape} does not divide over the mesh "
-                f"as {sharding.spec}: choose mesh.fsdp and mesh.tensor that divide it"
-            ) from None
-    return shardings
+    check_model(model.shape, mesh)
+    specs = nn.get_partition_spec(model.abstract())
+    return flax.linen.spmd.logical_to_mesh_sharding(specs, mesh, RULES.pairs())
 
 
 def one_device(model: Model) -> Any:
-    """The same device for each parameter, the first one."""
-    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    """The same device for each parameter, the first one of this process."""
+    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda _: one, nn.unbox(model.abstract()))
 
 
-def row_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
-    """Rows of a batch over data and fsdp, after `leading` unsharded axes (microsteps)."""
-    return NamedSharding(mesh, PartitionSpec(*[None] * leading, Rules().rows))
+def place(x: Any, sharding: NamedSharding) -> jax.Array:
+    """An array that every process has, on the devices: each process gives its own their parts."""
+    x = np.asarray(x)
+    if sharding.is_fully_addressable:
+        return jax.device_put(x, sharding)
+    return from_parts(x.shape, sharding, lambda index: x[index])
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
-    """Every device holds the whole."""
-    return NamedSharding(mesh, PartitionSpec())
+def from_parts(
+    shape: tuple[int, ...], sharding: NamedSharding, part: Callable[[Any], np.ndarray]
+) -> jax.Array:
+    """An array over several processes, of which each gives the parts that its devices hold.
+
+    Unlike `jax.make_array_from_callback` this asks for its transfers by name, which a transfer guard lets by.
+    """
+    places = sharding.addressable_devices_indices_map(shape)
+    made = [jax.device_put(part(index), device) for device, index in places.items()]
+    return jax.make_array_from_single_device_arrays(shape, sharding, made)
+
+
+def place_rows(x: Any, mesh: Mesh | None) -> jax.Array:
+    """A batch [rows, …], spread over the devices."""
+    return jax.device_put(np.asarray(x)) if mesh is None else place(x, row_sharding(mesh))
+
+
+def own_rows(mesh: Mesh, rows: int) -> tuple[int, ...]:
+    """The rows of a batch that this process's devices hold."""
+    parts: Any = row_sharding(mesh).addressable_devices_indices_map((rows,)).values()
+    return tuple(sorted({row for (part,) in parts for row in range(rows)[part]}))
+
+
+def place_own_rows(x: np.ndarray, mesh: Mesh, own: tuple[int, ...], rows: int) -> jax.Array:
+    """A batch [microsteps, rows, …] on the devices, of which each process has its own rows.
+
+    Args:
+        x: [microsteps, own rows, …].
+        mesh: where it goes.
+        own: what `own_rows` gives.
+        rows: of the batch.
+    """
+    sharding = row_sharding(mesh, leading=1)
+    if len(own) == rows and sharding.is_fully_addressable:
+        return jax.device_put(x, sharding)
+
+    def part(index: Any) -> np.ndarray:
+        start, stop, _ = index[1].indices(rows)
+        at = own.index(start)  # a device's rows stand together
+        return x[:, at : at + stop - start]
+
+    return from_parts((len(x), rows, *x.shape[2:]), sharding, part)
+
+
+def place_whole(x: Any, mesh: Mesh | None) -> jax.Array:
+    """An array that every device is to have whole."""
+    return jax.device_put(np.asarray(x)) if mesh is None else place(x, replicated(mesh))

@@ -5,10 +5,11 @@ from functools import partial
 from typing import Any
 
 import jax
-import numpy as np
 
 from pretrainrl_jax.model.attention import tree_mask
 from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.model.mesh import constrain, whole_rows
+from pretrainrl_jax.model.partitioning import place_rows
 from pretrainrl_jax.objectives.losses import slot_logps
 from pretrainrl_jax.objectives.token_logps import token_logps
 from pretrainrl_jax.trees.dataset import PackedRows, batches
@@ -25,13 +26,14 @@ def row_hidden(model: Model, params: Params, rows: Rows) -> jax.Array:
 def row_logps(model: Model, params: Params, rows: Rows) -> jax.Array:
     """Log-probability of every target of packed rows, float32 [rows, targets]; 0 on padding."""
     hidden = row_hidden(model, params, rows)
-    return token_logps(hidden, model.head(params).astype(hidden.dtype), rows.predictor, rows.targets)
+    head = model.head(params).astype(hidden.dtype)
+    return token_logps(hidden, head, rows.predictor, rows.targets, mesh=model.mesh)
 
 
 @partial(jax.jit, static_argnums=0)
 def score_rows(model: Model, params: Params, rows: Rows) -> jax.Array:
-    """Summed log-probability of every slot of packed rows, float32 [rows, slots]."""
-    return slot_logps(row_logps(model, params, rows), rows)
+    """Summed log-probability of every slot of packed rows, float32 [rows, slots], whole on every device."""
+    return constrain(slot_logps(row_logps(model, params, rows), rows), model.mesh)
 
 
 def score_trees(
@@ -41,7 +43,7 @@ def score_trees(
     *,
     row_length: int,
     rows: int,
-    place: Callable[[Rows], Any] = lambda rows: rows,
+    prepare: Callable[[Rows], Any] = lambda rows: rows,
     engine: Callable[[Model, Params, Any], jax.Array] = score_rows,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[list[Any]]:
@@ -52,10 +54,10 @@ def score_trees(
         params: its parameters.
         trees: the trees, each at most `row_length` input tokens.
         row_length: input tokens a row holds.
-        rows: rows scored at a time.
-        place: puts a batch of rows on the devices.
-        engine: gives [rows, slots, …], something of each slot, from what `place` gives; by default its summed
-            log-probability.
+        rows: rows scored at a time, rounded up to what divides over the devices.
+        prepare: what is made of a batch of rows before it is put on the devices.
+        engine: gives [rows, slots, …], something of each slot, from what `prepare` gives, whole on every
+            device; by default its summed log-probability.
         advance: called with the number of trees finished.
 
     Returns:
@@ -65,6 +67,7 @@ def score_trees(
     Raises:
         ValueError: if a tree is longer than a row.
     """
+    rows = whole_rows(model.mesh, rows)
     source = PackedRows(trees, row_length, seed=0, passes=1, rows=rows)
     scores: list[list[float]] = [[] for _ in trees]
     waiting: list[tuple[int, jax.Array]] = []
@@ -72,7 +75,7 @@ def score_trees(
     def collect() -> None:
         first, result = waiting.pop(0)
         finished = 0
-        for of_row, row in zip(np.asarray(result), source.plan[first : first + rows], strict=False):
+        for of_row, row in zip(jax.device_get(result), source.plan[first : first + rows], strict=False):
             slot = 0
             for index in row:
                 count = len(trees[index].branches)
@@ -82,7 +85,9 @@ def score_trees(
         advance(finished)
 
     for number, batch in enumerate(batches(source)):
-        waiting.append((number * rows, engine(model, params, place(batch))))
+        batch = jax.tree.map(lambda x: place_rows(x, model.mesh), prepare(batch))
+        with jax.transfer_guard("disallow"):
+            waiting.append((number * rows, engine(model, params, batch)))
         if len(waiting) > 1:  # read a result only while the device already works on the next batch
             collect()
     while waiting:

@@ -10,22 +10,29 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
-
-def block_size(model: int) -> int:
-    """Vocabulary rows walked at a time: as many as the model is wide, at least 256, a multiple of 128.
-
-    A block's logits then take about the memory of the float32 hidden states. On one CPU core this was within
-    8 % of the best block at every width from 64 to 1024 and 128 to 16,384 tokens: an exp costs the same at
-    every width, so narrow models need their logits in cache, and wide ones do not. On an accelerator (not
-    measured) a small block would be bound by memory: each block reads and writes the sum of the hidden
-    states' gradient once.
-    """
-    return max(256, -(-model // 128) * 128)
+from pretrainrl_jax.model.vocabulary import (
+    ROWS,
+    TABLE,
+    Parts,
+    add_rows,
+    block_size,
+    first_row,
+    on_shards,
+    rows_of,
+    walk,
+)
 
 
 def token_logps(
-    hidden: jax.Array, head: jax.Array, predictor: jax.Array, targets: jax.Array, *, block: int | None = None
+    hidden: jax.Array,
+    head: jax.Array,
+    predictor: jax.Array,
+    targets: jax.Array,
+    *,
+    block: int | None = None,
+    mesh: Mesh | None = None,
 ) -> jax.Array:
     """Log-probability of each target under the hidden state that predicts it, in nats.
 
@@ -34,9 +41,15 @@ def token_logps(
     The gradient is hand-written, for `hidden` and `head`, in their dtypes; beside its result it holds a
     few float32 arrays of the size of `hidden` and, for a bfloat16 head, one of the size of the head.
 
-    Rows may be sharded under `jit`: the head's gradient, a sum over tokens, is then one all-reduce for each
-    block and one for the target terms. Inside `shard_map`, with `head` varying over the mesh axes of the
-    rows (`jax.lax.pcast`), nothing is communicated and the caller sums the whole gradient once.
+    On a mesh each device walks its own part of the vocabulary for its own rows, and what it finds is combined
+    over `tensor` when it is done. Its blocks are cut along the model axis, too, if `fsdp` is more than 1:
+    then each is gathered as it is walked and, in the backward pass, its gradient is summed and scattered
+    likewise. Nothing else is communicated within a walk.
+
+    Without a mesh, rows may still be sharded under `jit`: the head's gradient, a sum over tokens, is then one
+    all-reduce for each block and one for the target terms. Inside `shard_map`, with `head` varying over the
+    mesh axes of the rows (`jax.lax.pcast`), nothing is communicated and the caller sums the whole gradient
+    once.
 
     Args:
         hidden: [rows, time, model] float32 or bfloat16; finite, padding too.
@@ -44,19 +57,24 @@ def token_logps(
         predictor: [rows, targets] int32, index in `time` of the predicting hidden state; -1 is padding.
         targets: [rows, targets] int32, indices in `vocabulary`.
         block: vocabulary rows walked at a time; by default `block_size(model)`.
+        mesh: over which rows and head are cut, as mesh.Rules says; None for one device.
 
     Returns:
         [rows, targets] float32; exactly 0, with no gradient, where `predictor` is -1.
     """
-    block = min(block or block_size(head.shape[1]), head.shape[0])
-    return _token_logps(hidden, head, predictor, targets, block)
+    return _token_logps(hidden, head, predictor, targets, block or block_size(head.shape[1]), mesh)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _token_logps(
-    hidden: jax.Array, head: jax.Array, predictor: jax.Array, targets: jax.Array, block: int
+    hidden: jax.Array,
+    head: jax.Array,
+    predictor: jax.Array,
+    targets: jax.Array,
+    block: int,
+    mesh: Mesh | None,
 ) -> jax.Array:
-    return _forward(hidden, head, predictor, targets, block)[0]
+    return _forward(hidden, head, predictor, targets, block, mesh)[0]
 
 
 def _logits(hidden: jax.Array, rows: jax.Array) -> jax.Array:
@@ -64,22 +82,7 @@ def _logits(hidden: jax.Array, rows: jax.Array) -> jax.Array:
     return jnp.einsum("rtd,vd->rtv", hidden, rows, preferred_element_type=jnp.float32)
 
 
-def _walk(head: jax.Array, block: int, visit: Any, carry: Any) -> Any:
-    """carry = visit(start, rows of the head, carry) for every block of the vocabulary.
-
-    The remainder (one to `block` rows) has a static shape of its own and goes first: outside the loop, it
-    gives the carry the type, sharding and finite values that the loop then keeps.
-    """
-    full = (head.shape[0] - 1) // block
-    carry = visit(full * block, head[full * block :], carry)
-
-    def step(i: jax.Array, carry: Any) -> Any:
-        return visit(i * block, jax.lax.dynamic_slice_in_dim(head, i * block, block), carry)
-
-    return jax.lax.fori_loop(0, full, step, carry)
-
-
-def _logsumexp(hidden: jax.Array, head: jax.Array, block: int) -> jax.Array:
+def _logsumexp(parts: Parts, hidden: jax.Array, head: jax.Array, block: int) -> jax.Array:
     """[rows, time] float32 logsumexp of all logits, online: the sum is rescaled as the maximum rises."""
 
     def visit(start: Any, rows: jax.Array, carry: Any) -> tuple[jax.Array, jax.Array]:
@@ -91,11 +94,16 @@ def _logsumexp(hidden: jax.Array, head: jax.Array, block: int) -> jax.Array:
         largest = jnp.maximum(largest, before)
         return largest, total * jnp.exp(before - largest) + jnp.exp(logits - largest[..., None]).sum(-1)
 
-    largest, total = _walk(head, block, visit, None)
+    largest, total = walk(parts, head, block, visit, None)
+    if parts.tensor > 1:
+        of_all = jax.lax.pmax(largest, "tensor")
+        largest, total = of_all, jax.lax.psum(total * jnp.exp(largest - of_all), "tensor")
     return largest + jnp.log(total)
 
 
-def greedy_tokens(hidden: jax.Array, head: jax.Array, *, block: int | None = None) -> jax.Array:
+def greedy_tokens(
+    hidden: jax.Array, head: jax.Array, *, block: int | None = None, mesh: Mesh | None = None
+) -> jax.Array:
     """The most probable token after each hidden state, the first of equal ones: greedy decoding's choice.
 
     Logits are those of `token_logps`, and the vocabulary is walked in the same blocks.
@@ -104,6 +112,7 @@ def greedy_tokens(hidden: jax.Array, head: jax.Array, *, block: int | None = Non
         hidden: [rows, time, model] float32 or bfloat16.
         head: [vocabulary, model] the same dtype.
         block: vocabulary rows walked at a time; by default `block_size(model)`.
+        mesh: over which rows and head are cut; None for one device.
 
     Returns:
         [rows, time] int32, indices in `vocabulary`.
@@ -119,24 +128,61 @@ def greedy_tokens(hidden: jax.Array, head: jax.Array, *, block: int | None = Non
         replaces = (largest > before) | ((largest == before) & (token < first))
         return jnp.maximum(largest, before), jnp.where(replaces, token, first)
 
-    return _walk(head, min(block or block_size(head.shape[1]), head.shape[0]), visit, None)[1]
+    def of_part(parts: Parts, hidden: jax.Array, head: jax.Array) -> jax.Array:
+        largest, token = walk(parts, head, size, visit, None)
+        if parts.tensor == 1:
+            return token
+        best = jax.lax.pmax(largest, "tensor") == largest
+        none = jnp.iinfo(jnp.int32).max
+        return jax.lax.pmin(jnp.where(best, token + first_row(parts, head), none), "tensor")
+
+    size = block or block_size(head.shape[1])
+    return on_shards(mesh, of_part, (ROWS, TABLE), ROWS)(hidden, head)
 
 
 def _forward(
-    hidden: jax.Array, head: jax.Array, predictor: jax.Array, targets: jax.Array, block: int
+    hidden: jax.Array,
+    head: jax.Array,
+    predictor: jax.Array,
+    targets: jax.Array,
+    block: int,
+    mesh: Mesh | None,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    normaliser = _logsumexp(hidden, head, block)  # [rows, time]
-    at = jnp.maximum(predictor, 0)
-    state = jnp.take_along_axis(hidden, at[..., None], axis=1).astype(jnp.float32)  # [rows, targets, model]
-    logit = (state * head[targets].astype(jnp.float32)).sum(-1)
-    logps = jnp.where(predictor >= 0, logit - jnp.take_along_axis(normaliser, at, axis=1), 0.0)
+    def of_part(
+        parts: Parts, hidden: jax.Array, head: jax.Array, predictor: jax.Array, targets: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        normaliser = _logsumexp(parts, hidden, head, block)  # [rows, time]
+        at = jnp.maximum(predictor, 0)
+        state = jnp.take_along_axis(hidden, at[..., None], axis=1).astype(
+            jnp.float32
+        )  # [rows, targets, model]
+        logit = (state * rows_of(parts, head, targets, head.dtype).astype(jnp.float32)).sum(-1)
+        logit = jax.lax.psum(logit, "tensor") if parts.tensor > 1 else logit
+        return jnp.where(predictor >= 0, logit - jnp.take_along_axis(normaliser, at, axis=1), 0.0), normaliser
+
+    run = on_shards(mesh, of_part, (ROWS, TABLE, ROWS, ROWS), (ROWS, ROWS))
+    logps, normaliser = run(hidden, head, predictor, targets)
     return logps, (hidden, head, predictor, targets, normaliser)
 
 
 def _backward(
-    block: int, saved: tuple[jax.Array, ...], gradient: jax.Array
+    block: int, mesh: Mesh | None, saved: tuple[jax.Array, ...], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array, None, None]:
-    hidden, head, predictor, targets, normaliser = saved
+    run = on_shards(mesh, partial(_gradients, block), (ROWS, TABLE, ROWS, ROWS, ROWS, ROWS), (ROWS, TABLE))
+    return *run(*saved, gradient), None, None
+
+
+def _gradients(
+    block: int,
+    parts: Parts,
+    hidden: jax.Array,
+    head: jax.Array,
+    predictor: jax.Array,
+    targets: jax.Array,
+    normaliser: jax.Array,
+    gradient: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Gradients of `hidden` and `head` on one device's part of both."""
     at = jnp.maximum(predictor, 0)
     gradient = jnp.where(predictor >= 0, gradient, 0.0)[..., None]  # [rows, targets, 1]
     add = jax.vmap(lambda sums, index, values: sums.at[index].add(values))  # for each row
@@ -151,16 +197,23 @@ def _backward(
         p = jnp.exp(_logits(hidden, rows) - normaliser[..., None]).astype(head.dtype)
         mean += jnp.einsum("rtv,vd->rtd", p, rows, preferred_element_type=jnp.float32)
         drows = jnp.einsum("rtv,rtd->vd", p, weighted, preferred_element_type=jnp.float32)
+        if parts.fsdp > 1:  # where the block was gathered, its gradient is scattered: it is never held whole
+            drows = jax.lax.psum_scatter(drows, "fsdp", scatter_dimension=1, tiled=True)
         return mean, jax.lax.dynamic_update_slice_in_dim(dhead, drows, start, axis=0)
 
     start = (jnp.zeros(hidden.shape, jnp.float32), jnp.zeros(head.shape, jnp.float32))
-    mean, dhead = _walk(head, block, visit, start)
+    mean, dhead = walk(parts, head, block, visit, start)
 
     # The target term: W_y for the hidden state, h for the target's row; several targets may share either.
     state = jnp.take_along_axis(hidden, at[..., None], axis=1).astype(jnp.float32)  # [rows, targets, model]
-    dhidden = add(-weight * mean, at, gradient * head[targets].astype(jnp.float32))
-    dhead = dhead.at[targets].add(gradient * state)
-    return dhidden.astype(hidden.dtype), dhead.astype(head.dtype), None, None
+    rows = rows_of(parts, head, targets, head.dtype).astype(jnp.float32)
+    dhidden = add(-weight * mean, at, gradient * rows)
+    dhead = add_rows(parts, dhead, targets, gradient * state)
+    if parts.tensor > 1:
+        dhidden = jax.lax.psum(dhidden, "tensor")
+    if parts.data > 1:
+        dhead = jax.lax.psum(dhead, "data")
+    return dhidden.astype(hidden.dtype), dhead.astype(head.dtype)
 
 
 _token_logps.defvjp(_forward, _backward)

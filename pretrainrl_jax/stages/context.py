@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from pretrainrl_jax.atomic import write_json
@@ -19,12 +18,11 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.corpus import Corpus, verbalise
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.splits import split
-from pretrainrl_jax.model.partitioning import row_sharding
+from pretrainrl_jax.hosts.agree import first, once
 from pretrainrl_jax.objectives.scoring import score_trees
 from pretrainrl_jax.progress import NORMAL, Screen
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.loading import Loaded, load
-from pretrainrl_jax.trees.rows import Rows
 from pretrainrl_jax.trees.templates import Template, choose_examples
 from pretrainrl_jax.trees.tree import AnswerTree
 
@@ -102,44 +100,20 @@ class Context:
             loaded.params,
             trees,
             row_length=max([row_length, *(tree.inputs for tree in trees)]),
-            rows=self.whole(SCORED_ROWS),
-            place=self.place_rows,
+            rows=SCORED_ROWS,
             advance=advance,
         )
 
-    @property
-    def shards(self) -> int:
-        """Parts that a batch is cut into across devices."""
-        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-
-    def whole(self, rows: int) -> int:
-        """`rows` rounded up to what divides over the devices."""
-        return -(-rows // self.shards) * self.shards
-
-    def place(self, batch: Any) -> Any:
-        """A batch, leading axis over the devices."""
-        return jax.device_put(batch, row_sharding(self.mesh))
-
-    def place_rows(self, rows: Rows) -> Rows:
-        """Packed rows, spread over the devices."""
-        return Rows(*(self.place(np.asarray(x)) for x in rows))
-
     def finished(self) -> dict[str, Any]:
         """The finished stages and what each noted. One whose checkpoints were removed is not finished."""
-        path = self.workdir / "finished.json"
-        marks = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return {
-            stage: notes
-            for stage, notes in marks.items()
-            if stage.partition("/")[0] not in (BASE, "train") or checkpoints.steps_of(self.checkpoint(stage))
-        }
+        return once(lambda: finished_stages(self.workdir), "reading what is finished")
 
     def done(self, stage: str) -> bool:
         """Whether a stage is finished and to be skipped, which is said."""
         if stage not in self.finished():
             return False
         self.screen.say(f"{stage}: finished, skipped")
-        self._tidy(stage)  # a run may have been killed right after it was finished
+        once(lambda: self._tidy(stage), f"tidying {stage}")  # a run may have been killed right after it
         return True
 
     def finish(self, stage: str, **notes: Any) -> None:
@@ -150,12 +124,19 @@ class Context:
         device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
         ended = datetime.now(UTC).isoformat(timespec="seconds")
         mark = {stage: notes | {"device": device, "ended": ended}}
-        write_json(self.workdir / "finished.json", self.finished() | mark)
-        self._tidy(stage)
+
+        def write() -> None:
+            write_json(self.workdir / "finished.json", finished_stages(self.workdir) | mark)
+            self._tidy(stage)
+
+        once(write, f"finishing {stage}")
 
     def begin_anew(self, stage: str) -> None:
         """Take a finished stage's mark and checkpoints away; an unfinished one's stay, to go on from."""
-        marks = self.finished()
+        once(lambda: self._begin_anew(stage), f"beginning {stage}")
+
+    def _begin_anew(self, stage: str) -> None:
+        marks = finished_stages(self.workdir)
         if marks.pop(stage, None) is None:
             return
         write_json(self.workdir / "finished.json", marks)
@@ -175,6 +156,19 @@ class Context:
         shutil.rmtree(self.parts(stage), ignore_errors=True)
 
 
+def finished_stages(workdir: Path) -> dict[str, Any]:
+    """The finished stages of a workdir and what each noted, as they lie on the disk."""
+    path = workdir / "finished.json"
+    marks = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {
+        stage: notes
+        for stage, notes in marks.items()
+        if stage.partition("/")[0] not in (BASE, "train")
+        or checkpoints.steps_of(workdir / "checkpoints" / stage)
+    }
+
+
 def say(text: str) -> None:
     """One line of a result on standard output."""
-    print(text, flush=True)
+    if first():
+        print(text, flush=True)

@@ -14,6 +14,7 @@ from pretrainrl_jax.decoding.answers import answer_questions, read_answers
 from pretrainrl_jax.evaluation import factual
 from pretrainrl_jax.evaluation.factual import Outcome, distinct_truths, judge
 from pretrainrl_jax.facts.record import Fact
+from pretrainrl_jax.hosts.agree import once
 from pretrainrl_jax.mining.fingerprint import fingerprint
 from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.stages.shards import in_shards
@@ -67,7 +68,7 @@ def evaluate_system(context: Context, system: str, stage: str) -> None:
         "questions": [factual.to_json(o) for o in outcomes],
     }
     path = context.workdir / "evaluations" / f"{system}.json"
-    write_text(path, json.dumps(result, ensure_ascii=False))
+    once(lambda: write_text(path, json.dumps(result, ensure_ascii=False)), f"writing {path.name}")
     at_k = groups["trained"]
     context.screen.say(
         f"evaluate/{system}: ACC {at_k['acc']:.1%}, HR@{settings.beams} {at_k['hr']:.1%}"
@@ -133,8 +134,7 @@ def _answers(
             wordings,
             beams=width,
             max_new_tokens=settings.max_new_tokens,
-            batch=context.whole(settings.batch),
-            place=context.place,
+            batch=settings.batch,
             advance=advance,
         )
         for width in (1, settings.beams)

@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import Export
+from pretrainrl_jax.hosts.agree import first, once
 from pretrainrl_jax.model.hugging_face.config import ending, write_config
 from pretrainrl_jax.model.hugging_face.writing import tensors_of, write_weights
 from pretrainrl_jax.progress import Screen
@@ -37,15 +38,23 @@ def export_model(source: str | Path, target: Path, settings: Export, mesh: Mesh,
     require_room(target.parent, size, "the model")
     # Beside the target, so that the last step is a renaming.
     partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+
+    def begin() -> None:
+        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        with screen.track("export", len(tensors), "tensors") as bar:
-            write_weights(partial, tensors, settings.shard_size, bar.advance)
+
+    def finish() -> None:
         describe(partial, loaded, tensors["model.embed_tokens.weight"].dtype.name)
         partial.rename(target)
+
+    try:
+        once(begin, "beginning the export")
+        with screen.track("export", len(tensors), "tensors") as bar:
+            write_weights(partial, tensors, settings.shard_size, bar.advance)
+        once(finish, "finishing the export")
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        if first():
+            shutil.rmtree(partial, ignore_errors=True)
         raise
     kinds = ", ".join(sorted({tensor.dtype.name for tensor in tensors.values()}))
     seconds = time.perf_counter() - began

@@ -8,6 +8,7 @@ from typing import Any
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.evaluation.harness import Engine, run_harness
 from pretrainrl_jax.evaluation.tasks import Task
+from pretrainrl_jax.hosts.agree import once
 from pretrainrl_jax.report.ability import ability, folder, read_harness, table
 from pretrainrl_jax.stages.context import BASE, Context, say
 from pretrainrl_jax.training.loading import Loaded, load
@@ -38,20 +39,24 @@ def evaluate_system(context: Context, system: str, tasks: Sequence[Task]) -> Non
     loaded = context.load(stage)
     for task in left:
         before |= {task.name: {"made_with": made_with, **results(context, loaded, task, system)}}
-        write_json(folder(context.workdir) / f"{system}.json", {"system": system, "tasks": before})
+        record = {"system": system, "tasks": before}
+        path = folder(context.workdir) / f"{system}.json"
+        once(lambda p=path, r=record: write_json(p, r), f"writing {path.name}")
 
 
-def evaluate_model(context: Context, path: str, dtype: str, tasks: Sequence[Task]) -> None:
+def evaluate_model(context: Context, source: str, dtype: str, tasks: Sequence[Task]) -> None:
     """The results of a model of no workdir, in a file of its folder's name: what is there is replaced."""
-    name = Path(path.rstrip("/")).name
-    loaded = load(path, context.mesh, dtype)
+    name = Path(source.rstrip("/")).name
+    loaded = load(source, context.mesh, dtype)
+    path = folder(context.workdir) / f"{name}.json"
     done: Json = {}
     for task in tasks:
-        made_with = how(context) | {"model": path}
+        made_with = how(context) | {"model": source}
         done |= {task.name: {"made_with": made_with, **results(context, loaded, task, name)}}
-        write_json(folder(context.workdir) / f"{name}.json", {"system": name, "tasks": done})
+        record = {"system": name, "tasks": done}
+        once(lambda r=record: write_json(path, r), f"writing {path.name}")
     show({name: {"tasks": done}}, tasks)
-    say(f"results: {folder(context.workdir) / f'{name}.json'}")
+    say(f"results: {path}")
 
 
 def how(context: Context) -> Json:
@@ -68,8 +73,6 @@ def results(context: Context, loaded: Loaded, task: Task, system: str) -> Json:
     label = f"harness/{system}/{task.name}"
     engine = Engine(
         tokens=settings.tokens,
-        whole=context.whole,
-        place=context.place,
         track=lambda total, unit: context.screen.track(label, total, unit),
     )
     found = run_harness(

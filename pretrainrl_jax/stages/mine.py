@@ -21,6 +21,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.matching import known_truths
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.splits import subsample
+from pretrainrl_jax.hosts.agree import once
 from pretrainrl_jax.mining import statistics
 from pretrainrl_jax.mining.candidates import (
     REASONS,
@@ -61,7 +62,6 @@ def mine(context: Context) -> None:
     folder = context.workdir / "mined"
     found = find_falsehoods(context, base, base, facts, context.parts("mine"))
 
-    write_trees(folder / "trees.array_record", found.trees)
     stamp = fingerprint(
         base.model,
         base.params,
@@ -70,8 +70,13 @@ def mine(context: Context) -> None:
         facts,
         asdict(context.config.mine),
     )
-    write_json(folder / "fingerprint.json", {"made_with": stamp, "probes": probes(found.trees)})
-    write_json(folder / "statistics.json", found.statistics)
+
+    def write() -> None:
+        write_trees(folder / "trees.array_record", found.trees)
+        write_json(folder / "fingerprint.json", {"made_with": stamp, "probes": probes(found.trees)})
+        write_json(folder / "statistics.json", found.statistics)
+
+    once(write, "writing what was mined")
     for line in lines(found.statistics):
         context.screen.say(f"mine: {line}")
     seconds = time.perf_counter() - began
@@ -163,8 +168,7 @@ def beam_answers(
             [fact.question for fact in part],
             beams=settings.beams,
             max_new_tokens=settings.max_new_tokens,
-            batch=context.whole(settings.batch),
-            place=context.place,
+            batch=settings.batch,
             advance=bar.advance,
         )
         return [[asdict(answer) for answer in of] for of in found]

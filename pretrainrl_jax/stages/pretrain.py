@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from pretrainrl_jax.facts.vocabulary import save_tokenizer, train_tokenizer
+from pretrainrl_jax.hosts.agree import once
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.model.shape import from_settings
@@ -19,12 +20,12 @@ from pretrainrl_jax.stages.depends import settings_of
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.loading import Loaded, load
 from pretrainrl_jax.training.loop import Run, fit, resume
-from pretrainrl_jax.training.optimizer import Schedule, adamw
-from pretrainrl_jax.training.step import TrainState, compile_step, init_state
+from pretrainrl_jax.training.optimizer import Schedule
+from pretrainrl_jax.training.step import TrainState, compile_step, first_state
 from pretrainrl_jax.trees.dataset import PackedRows
 from pretrainrl_jax.trees.records import digest
 from pretrainrl_jax.trees.templates import Template, check_fits, documents
-from pretrainrl_jax.trees.tokenization import load_tokenizer
+from pretrainrl_jax.trees.tokenization import Tokenizer, load_tokenizer
 
 
 def pretrain(context: Context) -> None:
@@ -35,8 +36,7 @@ def pretrain(context: Context) -> None:
     base = starting_point(context, corpus.training)
     model, params, tokenizer = base.model, base.params, base.tokenizer
     trees = documents(tokenizer, corpus.training, settings.row_length)
-    rows = context.whole(settings.rows)
-    source = PackedRows(trees, settings.row_length, config.seed, settings.epochs, rows)
+    source = PackedRows(trees, settings.row_length, config.seed, settings.epochs, settings.rows)
     context.begin_anew(BASE)
     tokens = sum(tree.inputs for tree in trees)
     context.screen.say(
@@ -64,7 +64,7 @@ def pretrain(context: Context) -> None:
         screen=context.screen,
         command=context.command,
     )
-    state, progress = resume(run, init_state(params, adamw(config.optimizer)))
+    state, progress = resume(run, first_state(model, params, config.optimizer, context.mesh))
     schedule = Schedule(
         settings.learning_rate, source.batches, config.optimizer.warmup, config.optimizer.final
     )
@@ -91,14 +91,27 @@ def starting_point(context: Context, texts: Sequence[str]) -> Loaded:
     config = context.config
     if config.model.path:
         loaded = load(config.model.path, context.mesh, config.model.dtype, "float32")
-        return replace(loaded, model=Model(replace(loaded.model.shape, remat=config.model.remat)))
+        shape = replace(loaded.model.shape, remat=config.model.remat)
+        return replace(loaded, model=replace(loaded.model, shape=shape))
     if config.tokenizer.path:
         tokenizer = load_tokenizer(config.tokenizer.path)
     else:
-        with tempfile.TemporaryDirectory() as folder:
-            save_tokenizer(train_tokenizer(texts, config.tokenizer.vocabulary), folder)
-            tokenizer = load_tokenizer(Path(folder))
-    model = Model(from_settings(config.model, tokenizer.size))
+        tokenizer = trained_tokenizer(texts, config.tokenizer.vocabulary)
+    model = Model(from_settings(config.model, tokenizer.size), context.mesh)
     check_fits(tokenizer, model.shape.vocabulary, "model.vocabulary")
     initialise = jax.jit(model.init, out_shardings=parameter_shardings(model, context.mesh))
     return Loaded(model, initialise(jax.random.key(config.seed)), tokenizer, Template("bare"))
+
+
+def trained_tokenizer(texts: Sequence[str], size: int) -> Tokenizer:
+    """A vocabulary of that size made for these texts, the same in every process."""
+
+    def train() -> dict[str, str]:
+        with tempfile.TemporaryDirectory() as folder:
+            save_tokenizer(train_tokenizer(texts, size), folder)
+            return {path.name: path.read_text(encoding="utf-8") for path in Path(folder).iterdir()}
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in once(train, "training the tokenizer").items():
+            (Path(folder) / name).write_text(text, encoding="utf-8")
+        return load_tokenizer(Path(folder))

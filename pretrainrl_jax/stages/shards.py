@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pretrainrl_jax.atomic import write_json
+from pretrainrl_jax.hosts.agree import first, once
 from pretrainrl_jax.progress import NORMAL, Screen, Track
 
 Item = TypeVar("Item")
@@ -46,25 +47,34 @@ def in_shards(
         figures: means over a part's results; the bar shows those over all parts so far.
         screen: told what was found.
     """
-    stamp = folder / "made_with.json"
     made_with = {"of": made_with, "items": len(items), "items of a part": size}
-    if folder.is_dir() and _read(stamp) != made_with:
-        screen.say(f"{folder.name}: what an earlier run left there is of something else, and is removed")
-        shutil.rmtree(folder)
-    if not stamp.is_file():
-        write_json(stamp, made_with)
     order = sorted(range(len(items)), key=lambda place: lengths[place])
-    parts = [order[first : first + size] for first in range(0, len(order), size)]
+    parts = [order[start : start + size] for start in range(0, len(order), size)]
+    paths = [folder / f"{number:06d}.json" for number in range(len(parts))]
+
+    def begin() -> list[int]:
+        """The numbers of the parts that are done."""
+        stamp = folder / "made_with.json"
+        if folder.is_dir() and _read(stamp) != made_with:
+            screen.say(f"{folder.name}: what an earlier run left there is of something else, and is removed")
+            shutil.rmtree(folder)
+        if not stamp.is_file():
+            write_json(stamp, made_with)
+        return [number for number, of in enumerate(parts) if len(_read(paths[number]) or ()) == len(of)]
+
+    # Process 0 decides what is still to be done, so that all work on the same parts, and writes all of them:
+    # every process has all results.
+    done = set(once(begin, f"reading {folder.name}"))
     results: dict[int, Result] = {}
     sums: Counter[str] = Counter()
-    for number, places in enumerate(parts):
-        path = folder / f"{number:06d}.json"
-        of_part = _read(path)
-        if of_part is not None and len(of_part) == len(places):
+    for number, (path, places) in enumerate(zip(paths, parts, strict=True)):
+        if number in done:
+            of_part = _read(path)
             bar.skip(units * len(places))
         else:
             of_part = work([items[place] for place in places])
-            write_json(path, of_part)
+            if first():
+                write_json(path, of_part)
             screen.detail(f"{path}: {len(places)} results")
         found = [read(items[place], result) for place, result in zip(places, of_part, strict=True)]
         results |= zip(places, found, strict=True)

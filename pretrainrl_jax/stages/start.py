@@ -1,21 +1,27 @@
-"""From a checked command line to a stage at work: devices, mesh, exit codes."""
+"""From a checked command line to a stage at work: processes, devices, mesh, workdir."""
 
 import argparse
 import logging
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
 
 from pretrainrl_jax.cells import cells
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.tasks import Task
 from pretrainrl_jax.facts.record import Fact
-from pretrainrl_jax.model.partitioning import make_mesh
+from pretrainrl_jax.hosts.agree import count, first, once
+from pretrainrl_jax.hosts.join import join
+from pretrainrl_jax.hosts.maintenance import watch_maintenance
+from pretrainrl_jax.model.mesh import check_batch, make_mesh
 from pretrainrl_jax.progress import Screen
 from pretrainrl_jax.stages.ask import ask
 from pretrainrl_jax.stages.context import Context
@@ -27,7 +33,7 @@ from pretrainrl_jax.stages.pretrain import pretrain
 from pretrainrl_jax.stages.run import run
 from pretrainrl_jax.stages.sweep import sweep
 from pretrainrl_jax.stages.train import train
-from pretrainrl_jax.training.interrupts import Interrupted
+from pretrainrl_jax.workdir import locked, prepare_workdir
 
 STAGES = {
     "run": run,
@@ -38,6 +44,49 @@ STAGES = {
 }
 
 
+@dataclass(frozen=True)
+class Begun:
+    """What a verb works with, once the devices are there."""
+
+    mesh: Mesh
+    screen: Screen
+
+
+def begin(config: Config, options: argparse.Namespace, screen: Screen, command: str) -> Begun:
+    """Find the other processes, the devices and the mesh, and say what they are.
+
+    Raises:
+        InputError: if they are not what was asked for.
+    """
+    hush()
+    join(config.hosts, command)
+    watch_maintenance(config.hosts)
+    if count() > 1:
+        mute_libraries()
+    screen = screen if first() else replace(screen, mute=True)
+    backend, hosts = check_platform(options.platform), f", {count()} processes" if count() > 1 else ""
+    mesh = make_mesh(config.mesh)
+    screen.say(f"backend {backend}, {jax.device_count()} x {jax.devices()[0].device_kind}{hosts}")
+    return Begun(mesh, screen)
+
+
+@contextmanager
+def held(workdir: Path, prepare: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Within it the workdir is this run's alone; process 0 holds it, and prepares it.
+
+    Raises:
+        InputError: if another run is at work there, or as `prepare`.
+    """
+    with ExitStack() as stack:
+
+        def take() -> None:
+            stack.enter_context(locked(workdir))
+            prepare()
+
+        once(take, f"taking {workdir}")
+        yield
+
+
 def start(
     verb: str,
     config: Config,
@@ -45,56 +94,58 @@ def start(
     facts: Sequence[Fact],
     screen: Screen,
     command: str,
-) -> int:
-    """Run a verb on the facts that were read and return the exit code.
+) -> None:
+    """Run a verb on the facts that were read.
 
     `command` is what the user typed: it goes on after an interruption.
+
+    Raises:
+        Interrupted: if a training was stopped and saved.
     """
-    hush()
-    greet(options.platform, screen)
-    context = Context(config, options.workdir, make_mesh(config.mesh), facts, screen, command)
-    try:
+    begun = begin(config, options, screen, command)
+    create = verb in ("run", "pretrain")
+    check_batch("pretrain.rows", config.pretrain.rows, begun.mesh, config.pretrain.accumulate)
+    with held(options.workdir, lambda: prepare_workdir(options.workdir, config, create)):
+        context = Context(config, options.workdir, begun.mesh, facts, begun.screen, command)
         if verb == "run" and cells(config):
             sweep(context)
         else:
             STAGES[verb](context)
-    except Interrupted as stopped:
-        print(f"interrupted: {stopped}. Go on with: {command}", file=sys.stderr)
-        return 130
-    return 0
 
 
-def start_import(config: Config, options: argparse.Namespace, screen: Screen) -> int:
-    """Import a model from Hugging Face, and return the exit code."""
-    hush()
-    greet(options.platform, screen)
-    import_model(options.model, options.workdir, make_mesh(config.mesh), screen)
-    return 0
+def start_import(config: Config, options: argparse.Namespace, screen: Screen, command: str) -> None:
+    """Import a model from Hugging Face."""
+    begun = begin(config, options, screen, command)
+    with held(options.workdir):
+        import_model(options.model, options.workdir, begun.mesh, begun.screen)
 
 
-def start_export(config: Config, options: argparse.Namespace, screen: Screen) -> int:
-    """Export a model to Hugging Face, and return the exit code."""
-    hush()
-    greet(options.platform, screen)
-    source, mesh = options.model or options.workdir, make_mesh(config.mesh)
-    export_model(source, Path(options.to), config.export, mesh, screen)
-    return 0
+def start_export(config: Config, options: argparse.Namespace, screen: Screen, command: str) -> None:
+    """Export a model to Hugging Face."""
+    begun = begin(config, options, screen, command)
+    source = options.model or options.workdir
+    export_model(source, Path(options.to), config.export, begun.mesh, begun.screen)
 
 
 def start_harness(
     config: Config, options: argparse.Namespace, tasks: Sequence[Task], screen: Screen, command: str
-) -> int:
-    """Standard evaluations of the workdir's systems, or of the model that is named; the exit code."""
+) -> None:
+    """Standard evaluations of the workdir's systems, or of the model that is named."""
     from pretrainrl_jax.stages.harness import evaluate_model, harness  # needs the extra `eval`
 
-    hush()
-    greet(options.platform, screen)
-    context = Context(config, options.workdir, make_mesh(config.mesh), [], screen, command)
-    if path := getattr(options, "model.path"):
-        evaluate_model(context, path, getattr(options, "model.dtype") or "", tasks)
-    else:
-        harness(context, tasks)
-    return 0
+    begun = begin(config, options, screen, command)
+    with held(options.workdir):
+        context = Context(config, options.workdir, begun.mesh, [], begun.screen, command)
+        if path := getattr(options, "model.path"):
+            evaluate_model(context, path, getattr(options, "model.dtype") or "", tasks)
+        else:
+            harness(context, tasks)
+
+
+def start_ask(config: Config, options: argparse.Namespace, screen: Screen, command: str) -> None:
+    """Ask a model."""
+    begun = begin(config, options, screen, command)
+    ask(config, options.workdir, options.question, begun.mesh, begun.screen)
 
 
 def hush() -> None:
@@ -110,16 +161,14 @@ def hush() -> None:
     sys.unraisablehook = of_main_thread
 
 
-def answer(config: Config, options: argparse.Namespace, screen: Screen) -> int:
-    """Ask a model, and return the exit code."""
-    greet(options.platform, screen)
-    ask(config, options.workdir, options.question, screen)
-    return 0
-
-
-def greet(wanted: str, screen: Screen) -> None:
-    """Say what the run runs on, once that is what was wanted."""
-    screen.say(f"backend {check_platform(wanted)}, {jax.device_count()} x {jax.devices()[0].device_kind}")
+def mute_libraries() -> None:
+    """Keep standard output for what we say: gloo tells there whom each process is connected to."""
+    sys.stdout.flush()
+    ours = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+    sys.stdout = os.fdopen(ours, "w", encoding=sys.stdout.encoding, buffering=1)
 
 
 def check_platform(wanted: str) -> str:

@@ -17,9 +17,10 @@ from pretrainrl_jax.cells import Cell, cells
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.reading import read_facts
+from pretrainrl_jax.hosts.agree import once
 from pretrainrl_jax.report.page import write_report
 from pretrainrl_jax.report.sweep import Row, chosen, differences, table
-from pretrainrl_jax.stages.context import BASE, Context, say
+from pretrainrl_jax.stages.context import BASE, Context, finished_stages, say
 from pretrainrl_jax.stages.depends import settings_of
 from pretrainrl_jax.stages.run import every_stage
 from pretrainrl_jax.workdir import prepare_workdir
@@ -37,16 +38,17 @@ def sweep(context: Context) -> None:
     for number, cell in enumerate(every, 1):
         config, workdir = cell.config, context.workdir / "cells" / cell.name
         context.screen.say(f"sweep: cell {number} of {len(every)}, {cell.name}")
-        prepare_workdir(workdir, config, create=True)
+        once(lambda c=config, w=workdir: prepare_workdir(w, c, create=True), f"preparing {workdir.name}")
         if config.seed not in facts:
             facts[config.seed] = read_facts(config).facts
         of_cell = replace(context, config=config, workdir=workdir, facts=facts[config.seed])
         keys = {stage: f"{stage} {sorted(settings_of(config, stage).items())}" for stage in _stages(config)}
-        take_over(of_cell, {stage: made[key] for stage, key in keys.items() if key in made})
+        others = {stage: made[key] for stage, key in keys.items() if key in made}
+        once(lambda c=of_cell, o=others: take_over(c, o), f"linking into {workdir.name}")
         every_stage(of_cell)
-        write_report(workdir)
+        once(lambda w=workdir: str(write_report(w)), f"reporting on {workdir.name}")
         made = dict.fromkeys(keys.values(), of_cell) | made
-    conclude(context.workdir, context.config)
+    once(lambda: conclude(context.workdir, context.config), "writing the table")
 
 
 def _stages(config: Config) -> list[str]:
@@ -56,7 +58,7 @@ def _stages(config: Config) -> list[str]:
 
 def take_over(cell: Context, made: Mapping[str, Context]) -> None:
     """Link every stage that another cell has made with the same settings, but what is begun here already."""
-    marks = cell.finished()
+    marks = finished_stages(cell.workdir)
     for stage, other in made.items():
         pairs = list(_files(cell.workdir, other.workdir, stage))
         if stage in marks or any(target.exists() for target, _ in pairs):
@@ -65,7 +67,7 @@ def take_over(cell: Context, made: Mapping[str, Context]) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(os.path.relpath(source, target.parent))
         _copy_metrics(cell.workdir, other.workdir, stage)
-        notes = other.finished()[stage]
+        notes = finished_stages(other.workdir)[stage]
         marks[stage] = notes | {"from": notes.get("from", other.workdir.name)}
         write_json(cell.workdir / "finished.json", marks)
 

@@ -12,6 +12,7 @@ import jax
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import Objective
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.hosts.agree import once
 from pretrainrl_jax.mining.fingerprint import (
     PROBES,
     TOLERANCE,
@@ -28,8 +29,8 @@ from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.checkpoints import Progress
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.loop import Run, fit, resume
-from pretrainrl_jax.training.optimizer import Schedule, adamw
-from pretrainrl_jax.training.step import TrainState, compile_step, init_state
+from pretrainrl_jax.training.optimizer import Schedule
+from pretrainrl_jax.training.step import TrainState, compile_step, first_state
 from pretrainrl_jax.trees.dataset import PackedRows
 from pretrainrl_jax.trees.packing import Capacity
 from pretrainrl_jax.trees.records import digest, read_trees, refuse_unscored, write_trees
@@ -83,10 +84,11 @@ def train_system(context: Context, system: str) -> None:
     )
     template = context.template(settings.template)
     checkpoints.describe(run.folder, base.model, base.tokenizer, template, base.origin)
-    state, progress = resume(run, init_state(base.params, adamw(config.optimizer)))
+    state, progress = resume(run, first_state(base.model, base.params, config.optimizer, context.mesh))
     jax.tree.map(lambda x: x.delete(), base.params)  # no reference model is kept while training
     if not int(state.step):  # what an earlier training of this system mined is of another policy
-        shutil.rmtree(refreshed(context, system), ignore_errors=True)
+        old = refreshed(context, system)
+        once(lambda: shutil.rmtree(old, ignore_errors=True), f"beginning {run.stage}")
 
     whole = pack(context, trees)
     context.screen.say(
@@ -148,7 +150,7 @@ def rounds(objective: Objective, facts: int, passes: int, updates: int) -> list[
 def pack(context: Context, trees: Sequence[AnswerTree]) -> PackedRows:
     """The rows of all passes, cut into batches of about `train.questions` questions."""
     settings = context.config.train
-    multiple = context.shards * settings.accumulate
+    multiple = settings.accumulate
     source = PackedRows(
         trees,
         settings.row_length,
@@ -237,8 +239,13 @@ def refresh(
     system = run.stage.removeprefix("train/")
     path = refreshed(context, system) / f"round{number}.array_record"
     parts = path.with_suffix(".parts")
-    if path.is_file():
-        shutil.rmtree(parts, ignore_errors=True)
+
+    def mined() -> bool:
+        if path.is_file():
+            shutil.rmtree(parts, ignore_errors=True)
+        return path.is_file()
+
+    if once(mined, f"reading {path.name}"):
         return read_trees(path), progress
     began = time.perf_counter()
     with run.saving() as saver:  # mining may be interrupted
@@ -258,7 +265,11 @@ def refresh(
         f"{run.stage}: mined again after update {done}: {len(now)} negatives, "
         f"{len(now - before) / max(1, len(now)):.0%} of them new"
     )
-    write_json(path.with_suffix(".json"), found.statistics)
-    write_trees(path, found.trees)
-    shutil.rmtree(parts)
+
+    def write() -> None:
+        write_json(path.with_suffix(".json"), found.statistics)
+        write_trees(path, found.trees)
+        shutil.rmtree(parts)
+
+    once(write, f"writing {path.name}")
     return found.trees, replace(progress, seconds=progress.seconds + time.perf_counter() - began)

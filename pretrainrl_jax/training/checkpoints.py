@@ -24,6 +24,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 from pretrainrl_jax.atomic import disk_errors, write_json
 from pretrainrl_jax.config import Checkpoint
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.hosts.agree import gather, once
 from pretrainrl_jax.model.checksums import checksums
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.shape import to_json
@@ -47,11 +48,15 @@ def describe(
         template: how it is asked.
         origin: what the Hugging Face model it comes from says of itself, for its export.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(folder / "tokenizer")
-    # Last, since a stage's folder is one that has this file.
-    description = {"shape": to_json(model.shape), "template": asdict(template), "origin": origin or {}}
-    write_json(folder / "model.json", description)
+
+    def write() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(folder / "tokenizer")
+        # Last, since a stage's folder is one that has this file.
+        description = {"shape": to_json(model.shape), "template": asdict(template), "origin": origin or {}}
+        write_json(folder / "model.json", description)
+
+    once(write, f"describing {folder.name}")
 
 
 @dataclass(frozen=True)
@@ -244,17 +249,26 @@ def restore_state(
     for half in sorted(folder.glob("*.orbax-checkpoint-tmp*")) if folder.is_dir() else []:
         step = half.name.partition(".")[0]
         say(f"the checkpoint of update {step} was not written to its end, and is passed over")
-    for step in steps_of(folder):
+    for step in once(lambda: steps_of(folder), f"looking for checkpoints of {folder.name}"):
+        found, why = None, ""
         try:
-            return _restore(folder, step, like, about or {})
+            found = _restore(folder, step, like, about or {})
         except InputError:
             raise
         except Exception as error:  # what a damaged file raises depends on where it is damaged
-            say(f"the checkpoint of update {step} is damaged, and is passed over ({reason(error)})")
-            aside = folder / f"{step}.damaged"
-            shutil.rmtree(aside, ignore_errors=True)
-            (folder / str(step)).rename(aside)
+            why = reason(error)
+        # A process may find damage where another one, which reads other parts, finds none.
+        if not (reasons := [text for text in gather(why, f"restoring update {step}") if text]):
+            return found
+        say(f"the checkpoint of update {step} is damaged, and is passed over ({reasons[0]})")
+        once(lambda step=step: _set_aside(folder, step), f"setting update {step} aside")
     return None
+
+
+def _set_aside(folder: Path, step: int) -> None:
+    aside = folder / f"{step}.damaged"
+    shutil.rmtree(aside, ignore_errors=True)
+    (folder / str(step)).rename(aside)
 
 
 def _restore(folder: Path, step: int, like: TrainState, wanted: Json) -> tuple[TrainState, Progress]:

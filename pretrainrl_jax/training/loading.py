@@ -98,10 +98,10 @@ def load(
 def _load_hugging_face(
     folder: Path, mesh: Mesh | None, dtype: str, params_dtype: str, screen: Screen
 ) -> Loaded:
-    model = Model(read_shape(folder, dtype))
+    model = Model(read_shape(folder, dtype), mesh)
     tokenizer = load_tokenizer(folder)
     check_fits(tokenizer, model.shape.vocabulary, folder)
-    params = read_params(folder, model, _places(model, mesh), screen)
+    params = read_params(folder, model, _places(model), screen)
     origin = {
         name: read_config(folder, f"{name}.json") for name in ORIGIN if (folder / f"{name}.json").is_file()
     }
@@ -112,8 +112,8 @@ def _load_checkpoint(path: Path, mesh: Mesh | None, dtype: str, params_dtype: st
     folder, step = find(path)
     description = json.loads((folder / "model.json").read_text())
     shape = from_json(description["shape"])
-    model = Model(replace(shape, dtype=dtype or shape.dtype))
-    params = _restore_params(folder, step, model, _places(model, mesh), params_dtype)
+    model = Model(replace(shape, dtype=dtype or shape.dtype), mesh)
+    params = _restore_params(folder, step, model, _places(model), params_dtype)
     examples = tuple((q, a) for q, a in description["template"]["examples"])
     template = Template(description["template"]["kind"], examples)
     tokenizer = load_tokenizer(folder / "tokenizer")
@@ -163,5 +163,5 @@ def _cast(params: Params, dtype: str) -> Params:
     return jax.tree.map(cast, params)
 
 
-def _places(model: Model, mesh: Mesh | None) -> Any:
-    return one_device(model) if mesh is None else parameter_shardings(model, mesh)
+def _places(model: Model) -> Any:
+    return one_device(model) if model.mesh is None else parameter_shardings(model, model.mesh)

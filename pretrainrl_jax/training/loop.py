@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -14,22 +14,27 @@ from jax.sharding import Mesh
 
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import Checkpoint
-from pretrainrl_jax.model.partitioning import row_sharding
+from pretrainrl_jax.hosts.agree import first
+from pretrainrl_jax.hosts.watch import waiting
+from pretrainrl_jax.model.mesh import whole_rows
+from pretrainrl_jax.model.partitioning import own_rows, place_own_rows, place_whole
 from pretrainrl_jax.objectives.losses import Weights
 from pretrainrl_jax.progress import NORMAL, Screen
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.checkpoints import BEGINNING, Progress, Saver, saving
 from pretrainrl_jax.training.interrupts import Interrupted, stop_requested
-from pretrainrl_jax.training.metrics import MetricsWriter
+from pretrainrl_jax.training.metrics import MetricsWriter, NoMetrics
 from pretrainrl_jax.training.optimizer import Schedule
 from pretrainrl_jax.training.step import TrainState
-from pretrainrl_jax.trees.dataset import PackedRows, batches
+from pretrainrl_jax.training.votes import Vote, Votes
+from pretrainrl_jax.trees.dataset import PackedRows, Share
 from pretrainrl_jax.trees.rows import Rows
 from pretrainrl_jax.trees.tree import AnswerTree
 
 CHECKPOINT = Checkpoint()
 LOG_POINTS = 100  # lines a stage writes to metrics.jsonl, at most, plus its last update
 READ_EVERY = 100  # updates whose figures wait on the device, at most: what is not finite is seen that soon
+Numbers = TypeVar("Numbers", Weights, Schedule)
 NAMED = 3  # questions of a batch that is not finite named on the line; the file has them all
 
 
@@ -95,37 +100,46 @@ def fit(
     """
     start = int(state.step)
     total = start + -(-(len(source) - progress.row) // source.rows)
-    place = row_sharding(mesh, leading=1)
+    width = whole_rows(mesh, source.rows // run.accumulate)
+    share = Share(source, run.accumulate, width, own_rows(mesh, width))
 
-    def microsteps(rows: Rows) -> Rows:
-        return Rows(*(x.reshape(run.accumulate, -1, *x.shape[1:]) for x in rows))
+    def place(rows: Rows) -> Rows:
+        return Rows(*(place_own_rows(x, mesh, share.places, width) for x in rows))
 
     if start >= total:
         return state, progress
+    weights, schedule = jax.tree.map(lambda x: place_whole(x, mesh), (_float32(weights), _float32(schedule)))
     began = time.perf_counter()
-    compiled = step.lower(state, microsteps(batch_of(source)), weights, schedule).compile()
+    compiled = step.lower(state, place(next(share.batches())), weights, schedule).compile()
     run.screen.detail(f"{run.stage}: compiled in {time.perf_counter() - began:.1f} s")
     every = max(1, total // LOG_POINTS)
     with (
         stop_requested(run.checkpoint.grace_seconds, run.command) as stopping,
         run.saving() as saver,
-        MetricsWriter(run.workdir, run.stage, start) as writer,
+        MetricsWriter(run.workdir, run.stage, start) if first() else NoMetrics() as writer,
         run.screen.track(run.stage, total - start, "updates") as bar,
+        jax.transfer_guard("disallow"),
     ):
+        votes = Votes(mesh)
         began = marked = saved = time.perf_counter()
         tally = _Tally(progress.skipped)
 
         def reached(at: int) -> Progress:
             """What is done after update `at`, once the figures up to it are read."""
             if (bad := tally.read()) and not run.skip_nonfinite:
-                first = progress.row + (bad[0].at - start - 1) * source.rows
+                row = progress.row + (bad[0].at - start - 1) * source.rows
                 saver.wait()  # the message names the last checkpoint
-                raise _not_finite(run, source, first, bad[0])
+                raise _not_finite(run, source, row, bad[0])
             row = progress.row + (at - start) * source.rows
             return Progress(row, progress.seconds + time.perf_counter() - began, tally.skipped, tally.loss())
 
-        for at, rows in enumerate(batches(source, progress.row, microsteps), start=start + 1):
-            state, figures = compiled(state, jax.device_put(rows, place), weights, schedule)
+        def save(at: int) -> None:
+            with jax.transfer_guard("allow"):  # how Orbax takes the state off the devices is its own affair
+                saver.save(state, reached(at))
+            tally.losses.clear()
+
+        for at, rows in enumerate(share.batches(progress.row), start=start + 1):
+            state, figures = compiled(state, place(rows), weights, schedule)
             tally.add(at, figures)
             if at % READ_EVERY == 0:
                 reached(at)
@@ -136,13 +150,18 @@ def fit(
                 del values["questions"], values["tokens"]
                 writer.write(at, values | rates | {"skipped": float(done.skipped)})
                 marked = time.perf_counter()
-            bar.advance(1, lambda figures=figures: {name: float(figures[k]) for name, k in run.shown.items()})
-            stop = stopping()
-            if stop or (at < total and _due(run.checkpoint, at, time.perf_counter() - saved)):
-                saver.save(state, reached(at))
-                tally.losses.clear()
+            bar.advance(1, lambda figures=figures: _shown(run, figures))
+            minutes = (time.perf_counter() - saved) / 60
+            late = bool(run.checkpoint.every_minutes) and minutes >= run.checkpoint.every_minutes
+            with waiting(f"update {at} of {run.stage}"):
+                agreed = votes.cast(Vote(stopping(), late and first()))
+                if at == total:
+                    agreed = Vote(agreed.stop or votes.rest().stop, False)
+            by_updates = run.checkpoint.every_updates and at % run.checkpoint.every_updates == 0
+            if agreed.stop or (at < total and (by_updates or agreed.save)):
+                save(at)
                 saved = time.perf_counter()
-            if stop:
+            if agreed.stop:
                 saver.wait()
                 raise Interrupted(f"{run.stage} stopped after update {at} of {total} and saved")
         jax.block_until_ready(state)
@@ -152,10 +171,14 @@ def fit(
     return state, done
 
 
-def _due(settings: Checkpoint, at: int, since: float) -> bool:
-    """Whether a checkpoint is to be saved after update `at`, `since` seconds after the last one."""
-    by_updates = settings.every_updates and at % settings.every_updates == 0
-    return bool(by_updates or (settings.every_minutes and since >= 60 * settings.every_minutes))
+def _float32(numbers: Numbers) -> Numbers:
+    """The same numbers in the dtype that the step is compiled for, whatever they were given as."""
+    return jax.tree.map(np.float32, numbers)
+
+
+def _shown(run: Run, figures: Mapping[str, jax.Array]) -> dict[str, float]:
+    values = jax.device_get({name: figures[key] for name, key in run.shown.items()})
+    return {name: float(value) for name, value in values.items()}
 
 
 class _Update(NamedTuple):
@@ -201,22 +224,21 @@ class _Tally:
         return rates
 
 
-def _not_finite(run: Run, source: PackedRows, first: int, update: _Update) -> NotFinite:
-    """What went wrong in the update that began with row `first`, and what can be done."""
-    planned = source.plan[first : first + source.rows]
+def _not_finite(run: Run, source: PackedRows, row: int, update: _Update) -> NotFinite:
+    """What went wrong in the update that began with `row`, and what can be done."""
+    planned = source.plan[row : row + source.rows]
     named = list(dict.fromkeys(run.name(source.trees[index]) for row in planned for index in row))
     loss, norm = (float(update.figures[name]) for name in ("loss", "grad_norm"))
     path = run.workdir / "nonfinite.json"
-    write_json(
-        path,
-        {
-            "stage": run.stage,
-            "update": update.at,
-            "loss": repr(loss),
-            "grad_norm": repr(norm),
-            "questions": named,
-        },
-    )
+    record = {
+        "stage": run.stage,
+        "update": update.at,
+        "loss": repr(loss),
+        "grad_norm": repr(norm),
+        "questions": named,
+    }
+    if first():
+        write_json(path, record)
     shown = "; ".join(named[:NAMED]) + (f"; and {len(named) - NAMED} more in {path}" if named[NAMED:] else "")
     step = checkpoints.latest_step(run.folder)
     kept = f"the checkpoint of update {step} is kept" if step else "no checkpoint was saved before"
@@ -241,8 +263,3 @@ def resume(run: Run, state: TrainState) -> tuple[TrainState, Progress]:
         return state, BEGINNING
     run.screen.say(f"{run.stage}: goes on after update {int(found[0].step)}")
     return found
-
-
-def batch_of(source: PackedRows) -> Rows:
-    """The first batch, to compile with."""
-    return next(iter(batches(source)))

@@ -14,6 +14,19 @@ from tensorboardX.summary import scalar
 from pretrainrl_jax.atomic import write_text
 
 
+class NoMetrics:
+    """Writes nothing: process 0 alone writes the figures that all processes have."""
+
+    def write(self, step: int, figures: dict[str, float]) -> None:
+        """Nothing."""
+
+    def __enter__(self) -> "NoMetrics":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
 class MetricsWriter:
     """Appends a stage's figures to `metrics.jsonl` and to TensorBoard events under `tensorboard/<stage>`.
 

@@ -13,7 +13,7 @@ class Schedule(NamedTuple):
     """Linear warm-up, then cosine: traced scalars, so that every objective shares one compiled step."""
 
     peak: Any  # float32, learning rate at the end of the warm-up
-    updates: Any  # int32, number of updates
+    updates: Any  # float32, number of updates
     warmup: Any  # float32, share of them spent warming up
     final: Any  # float32, learning rate at the end, as a share of the peak
 

@@ -1,5 +1,6 @@
 """One training step for every objective: rows in, new parameters and metrics out."""
 
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -11,7 +12,8 @@ from jax.sharding import Mesh
 
 from pretrainrl_jax.config import Optimizer as OptimizerSettings
 from pretrainrl_jax.model.decoder import Model, Params
-from pretrainrl_jax.model.partitioning import parameter_shardings, replicated, row_sharding
+from pretrainrl_jax.model.mesh import replicated, row_sharding
+from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.objectives.losses import Weights, count, pretrainrl
 from pretrainrl_jax.objectives.scoring import row_logps
 from pretrainrl_jax.training.optimizer import Schedule, adamw
@@ -30,6 +32,12 @@ def init_state(params: Params, optimizer: optax.GradientTransformation) -> Train
     """The state before the first update. Parameters are copied: the step donates its state."""
     params = jax.tree.map(jnp.copy, params)
     return TrainState(jnp.int32(0), params, optimizer.init(params))
+
+
+def first_state(model: Model, params: Params, settings: OptimizerSettings, mesh: Mesh) -> TrainState:
+    """`init_state` on a mesh, each array laid as the step takes it."""
+    begin = partial(init_state, optimizer=adamw(settings))
+    return jax.jit(begin, out_shardings=state_shardings(model, settings, mesh))(params)
 
 
 def update(
@@ -100,6 +108,7 @@ def compile_step(model: Model, settings: OptimizerSettings, ntp_scale: str, mesh
 
     The same arguments give the same function, so objectives whose rows are of one shape compile once.
     """
+    model = replace(model, mesh=mesh)
     shardings = state_shardings(model, settings, mesh)
     whole = replicated(mesh)
     return jax.jit(

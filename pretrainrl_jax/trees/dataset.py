@@ -4,7 +4,7 @@ Progress is one row index, so any run resumes exactly and any number of readers 
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -90,6 +90,11 @@ class PackedRows:
     def _drawn(self, index: int, number: int) -> AnswerTree:
         return draw(self.trees[index], self.negatives, self.seed, number)
 
+    @cached_property
+    def empty(self) -> Rows:
+        """A row of nothing, which changes no loss."""
+        return fill_row([], self.capacity, self.layout)
+
     def __len__(self) -> int:
         return self.batches * self.rows
 
@@ -133,16 +138,55 @@ def longest(tree: AnswerTree, negatives: int, layout: Layout) -> int:
     return size(replace(tree, branches=(*rest, *kept)), layout).inputs
 
 
-def batches(
-    source: PackedRows, first: int = 0, transform: Callable[[Rows], Rows] | None = None
-) -> Iterator[Rows]:
-    """A Grain iterator over batches [rows, …] of `source`, from row `first` on, read ahead in threads.
-
-    `transform` is applied to each batch in the reading threads.
-    """
+def batches(source: PackedRows) -> Iterator[Rows]:
+    """A Grain iterator over batches [rows, …] of `source`, read ahead in threads."""
     import grain
 
-    data = grain.MapDataset.source(source)[first:].batch(source.rows, batch_fn=stack)
-    if transform is not None:
-        data = data.map(transform)
+    data = grain.MapDataset.source(source).batch(source.rows, batch_fn=stack)
     return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)))
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one process reads of each batch: the same places of each of its microsteps.
+
+    A random-access source for Grain, row after row of these places, batch after batch.
+
+    Args:
+        source: the rows; `source.rows` of them are a batch.
+        microsteps: a batch is cut into; divides `source.rows`.
+        width: rows of a microstep: those of the batch, then empty ones, so that it divides over devices.
+        places: of 0 to `width` - 1, those this process reads.
+    """
+
+    source: PackedRows = field(repr=False)
+    microsteps: int
+    width: int
+    places: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return self.source.batches * self.microsteps * len(self.places)
+
+    def __getitem__(self, index: int) -> Rows:
+        microstep, at = divmod(index, len(self.places))
+        size = self.source.rows // self.microsteps
+        if self.places[at] >= size:
+            return self.source.empty
+        return self.source[microstep * size + self.places[at]]
+
+    def batches(self, first: int = 0) -> Iterator[Rows]:
+        """A Grain iterator over this process's part of each batch, [microsteps, places, …].
+
+        Args:
+            first: the row of `source` that the first batch begins with.
+        """
+        import grain
+
+        count = self.microsteps * len(self.places)
+        data = grain.MapDataset.source(self)[first // self.source.rows * count :]
+
+        def cut(rows: Rows) -> Rows:
+            return Rows(*(x.reshape(self.microsteps, -1, *x.shape[1:]) for x in rows))
+
+        data = data.batch(count, batch_fn=stack).map(cut)
+        return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)))

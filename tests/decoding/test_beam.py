@@ -1,15 +1,16 @@
 import itertools
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from small import small_model, small_tokenizer
 
+from pretrainrl_jax.decoding import decode as decoding
 from pretrainrl_jax.decoding.answers import Answer, answer_questions, read_answer
 from pretrainrl_jax.decoding.beam import beam_search
 from pretrainrl_jax.decoding.decode import Hypothesis, bucket, decode
+from pretrainrl_jax.model.partitioning import place_rows
 from pretrainrl_jax.trees.rows import GOLD
 from pretrainrl_jax.trees.templates import Template
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
@@ -202,21 +203,20 @@ def test_buckets_are_powers_of_two():
     assert [bucket(n) for n in (1, 16, 17, 32, 33, 64, 65)] == [16, 16, 32, 32, 64, 64, 128]
 
 
-def test_one_compilation_a_bucket_and_results_in_the_order_of_the_prompts():
+def test_one_compilation_a_bucket_and_results_in_the_order_of_the_prompts(monkeypatch):
     model, params = small_model(0, 2.0, vocabulary=11, layers=1)
     rng = np.random.default_rng(0)
     prompts = [tuple(rng.integers(0, 11, n).tolist()) for n in (20, 3, 30, 16, 1, 17, 5, 7)]
     before = beam_search._cache_size()
     done, placed = [], []
 
-    def place(x):
+    def place(x, mesh):
         placed.append(x.shape)
-        return jax.numpy.asarray(x)
+        return place_rows(x, mesh)
 
+    monkeypatch.setattr(decoding, "place_rows", place)
     ends = mask_of((0,), 11)
-    found = decode(
-        model, params, prompts, ends, beams=1, max_new_tokens=3, batch=3, place=place, advance=done.append
-    )
+    found = decode(model, params, prompts, ends, beams=1, max_new_tokens=3, batch=3, advance=done.append)
     assert beam_search._cache_size() - before == 2  # lengths up to 16, and up to 32
     assert sorted(set(placed)) == [(3,), (3, 16), (3, 32)]
     assert sum(done) == len(prompts)

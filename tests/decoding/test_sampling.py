@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 from small import small_model, small_tokenizer
 
+from pretrainrl_jax.decoding import decode as decoding
 from pretrainrl_jax.decoding import sampling
 from pretrainrl_jax.decoding.answers import Sample, read_sample
 from pretrainrl_jax.decoding.decode import Drawn, decode, draw
 from pretrainrl_jax.decoding.sampling import filtered_logps, prompt_keys, sample
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.model.partitioning import place_rows
 from pretrainrl_jax.objectives.scoring import score_trees
 from pretrainrl_jax.trees.rows import GOLD
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
@@ -365,17 +367,18 @@ def test_the_loop_stops_when_all_samples_have_ended(monkeypatch):
     assert 1 < max(ran) < 40
 
 
-def test_one_compilation_a_bucket_whatever_is_asked():
+def test_one_compilation_a_bucket_whatever_is_asked(monkeypatch):
     model, params = small_model(0, 2.0, vocabulary=VOCABULARY, layers=1)
     rng = np.random.default_rng(0)
     prompts = [tuple(rng.integers(0, VOCABULARY, n).tolist()) for n in (20, 3, 30, 16, 1, 17, 5, 7)]
     before, keys_before = sample._cache_size(), prompt_keys._cache_size()
     done, placed = [], []
 
-    def place(x):
+    def place(x, mesh):
         placed.append(x.shape)
-        return jnp.asarray(x)
+        return place_rows(x, mesh)
 
+    monkeypatch.setattr(decoding, "place_rows", place)
     for temperature, top_p, top_k, seed in [
         (1, 1, 0, 0),
         (0.5, 0.9, 0, 7),
@@ -392,7 +395,6 @@ def test_one_compilation_a_bucket_whatever_is_asked():
             temperature=temperature,
             top_p=top_p,
             top_k=top_k,
-            place=place,
             advance=done.append,
         )
         assert all(len(of) == 5 for of in found)

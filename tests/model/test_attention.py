@@ -1,11 +1,21 @@
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo
 
-from pretrainrl_jax.model.attention import attend, causal_mask, rotary_angles, rotate
+from pretrainrl_jax.model import attention
+from pretrainrl_jax.model.attention import (
+    attend,
+    can_use_cudnn,
+    causal_mask,
+    rotary_angles,
+    rotate,
+    tree_mask,
+)
 from pretrainrl_jax.model.shape import RopeScaling
 
 BATCH, TIME, HEADS, KV_HEADS, WIDTH = 2, 5, 6, 2, 4
@@ -167,3 +177,98 @@ def test_scaling_stretches_long_wavelengths_and_leaves_short_ones():
     cosine, sine = rotary_angles(jnp.array([[3]]), width, theta, scaling)
     np.testing.assert_allclose(cosine[0, 0], np.cos(3 * np.array(wanted)), atol=1e-6)
     np.testing.assert_allclose(sine[0, 0], np.sin(3 * np.array(wanted)), atol=1e-6)
+
+
+# cuDNN
+
+
+def packed(seed, time=24):
+    """Queries, one source of packed trees with padding behind them, and which tokens are not padding."""
+    rng = np.random.default_rng(seed)
+    trees = np.sort(rng.integers(1, 4, (BATCH, time)), axis=1)
+    trees[0, time // 2 :] = trees[1, time - 3 :] = 0
+    mask = tree_mask(jnp.array(trees), jnp.array(rng.integers(0, 3, trees.shape)))
+    queries, keys, values = (
+        rng.normal(size=(*trees.shape, heads, WIDTH)).astype(np.float32)
+        for heads in (HEADS, KV_HEADS, KV_HEADS)
+    )
+    return queries, (keys, values, mask), np.asarray(trees > 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_fused_call_gives_what_attend_gives_wherever_a_token_sees_something(seed):
+    """Its arguments, with XLA behind it: what cuDNN is asked to compute is our attention."""
+    queries, (keys, values, mask), real = packed(seed)
+    assert not real.all()
+    weights = np.random.default_rng(9).normal(size=queries.shape) * real[:, :, None, None]
+
+    def ours(q, k, v):
+        out = attend(q, [(k, v, mask)], 0.6)
+        return (out * weights).sum(), out
+
+    def fused(q, k, v):
+        out = attention._attend_fused(q, k, v, mask, scale=0.6, implementation="xla")
+        return (out * weights).sum(), out
+
+    (_, wanted), wanted_gradients = jax.value_and_grad(ours, (0, 1, 2), has_aux=True)(queries, keys, values)
+    (_, found), gradients = jax.value_and_grad(fused, (0, 1, 2), has_aux=True)(queries, keys, values)
+    np.testing.assert_allclose(found[real], wanted[real], atol=2e-6)
+    for gradient, other in zip(gradients, wanted_gradients, strict=True):
+        np.testing.assert_allclose(gradient, other, atol=2e-5)
+    assert np.isfinite(found).all()
+
+
+def test_the_mask_given_to_cudnn_has_no_row_that_sees_nothing(monkeypatch):
+    """Nor does it change a row that sees something."""
+    queries, (keys, values, mask), real = packed(5)
+    given = []
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *_, mask, **__: given.append(mask))
+    attention._attend_fused(queries, keys, values, mask, scale=1.0, implementation="cudnn")
+    assert given[0].shape == (BATCH, 1, mask.shape[1], mask.shape[2])
+    assert given[0].any(-1).all()
+    np.testing.assert_array_equal(given[0][:, 0][real], mask[real])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "lengths", "can"),
+    [
+        ("bfloat16", 128, [256, 256], True),
+        ("float16", 64, [128, 1024], True),
+        ("float32", 64, [256, 256], False),
+        ("bfloat16", 256, [256, 256], False),  # from Hopper on alone
+        ("bfloat16", 100, [256, 256], False),
+        ("bfloat16", 64, [256, 512, 256], False),  # a cache, and the present
+        ("bfloat16", 64, [192, 192], False),  # half a tile
+        ("bfloat16", 64, [1, 256], False),
+    ],
+)
+def test_what_cudnn_computes(dtype, width, lengths, can):
+    assert can_use_cudnn(dtype, width, lengths) == can
+
+
+def test_what_cudnn_cannot_compute_xla_does():
+    queries, sources = inputs(7, (3, 4))
+    np.testing.assert_array_equal(
+        attend(queries, sources, 0.5, kernel="cudnn"), attend(queries, sources, 0.5)
+    )
+
+
+def test_cudnn_gets_grouped_heads_as_they_are_and_a_mask_for_all_of_them(monkeypatch):
+    """Forward and backward are lowered for a GPU; nothing here can run them."""
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91500)
+    rows, time, width = 2, 128, 64
+    queries, keys = (jnp.ones((rows, time, heads, width), jnp.bfloat16) for heads in (HEADS, KV_HEADS))
+    mask = causal_mask(jnp.array([time, 90]), time)
+
+    def total(q, k, v):
+        return attend(q, [(k, v, mask)], 0.125, kernel="cudnn").astype(jnp.float32).sum()
+
+    traced = jax.jit(jax.grad(total, (0, 1, 2))).trace(queries, keys, keys)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    calls = re.findall(r"custom_call @__cudnn\$(\w+)\(.* : \((.*)\) -> \((.*)\)", text)
+    assert [name for name, _, _ in calls] == ["fmhaScaleBiasSoftmax", "fmhaScaleBiasSoftmaxBackward"]
+    query, key = (f"tensor<{rows}x{time}x{heads}x{width}xbf16>" for heads in (HEADS, KV_HEADS))
+    bias = f"tensor<{rows}x1x{time}x{time}xbf16>"
+    assert calls[0][1].split(", ") == [query, key, key, bias]
+    gradient = f"tensor<{rows}x{KV_HEADS}x{time}x{width}xbf16>"
+    assert calls[1][2].split(", ")[1:3] == [gradient, gradient]

@@ -13,7 +13,7 @@ from pretrainrl_jax.config import Model as ModelSettings
 from pretrainrl_jax.model import shape as shapes
 from pretrainrl_jax.model.attention import causal_mask, tree_mask
 from pretrainrl_jax.model.decoder import Model, Past, project
-from pretrainrl_jax.model.partitioning import Rules
+from pretrainrl_jax.model.mesh import Rules
 from pretrainrl_jax.model.shape import RopeScaling
 from pretrainrl_jax.trees.packing import Capacity, fill_row, stack
 from pretrainrl_jax.trees.rows import Rows

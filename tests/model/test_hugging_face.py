@@ -190,7 +190,8 @@ from pretrainrl_jax.config import Mesh
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.hugging_face import reading
 from pretrainrl_jax.model.hugging_face.config import read_shape
-from pretrainrl_jax.model.partitioning import make_mesh, parameter_shardings, one_device
+from pretrainrl_jax.model.partitioning import parameter_shardings, one_device
+from pretrainrl_jax.model.mesh import make_mesh
 folder = Path(sys.argv[1])
 model = Model(read_shape(folder))
 taken, part = [], reading._read_part

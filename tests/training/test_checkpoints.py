@@ -14,7 +14,8 @@ from tiny import fill, items, python
 
 from pretrainrl_jax.config import Checkpoint, Mesh, Optimizer
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.model.partitioning import make_mesh, parameter_shardings
+from pretrainrl_jax.model.mesh import make_mesh
+from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.training.checkpoints import (
     Progress,
     describe,
@@ -392,7 +393,8 @@ import jax
 jax.config.update("jax_num_cpu_devices", 8)
 import numpy as np
 from pretrainrl_jax.config import Checkpoint, Mesh, Optimizer
-from pretrainrl_jax.model.partitioning import make_mesh, parameter_shardings
+from pretrainrl_jax.model.partitioning import parameter_shardings
+from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.training.checkpoints import restore_state, saving, describe, Progress
 from pretrainrl_jax.training.loading import load
 from pretrainrl_jax.training.loading import find, load

@@ -12,7 +12,7 @@ import pytest
 from small import small_model, tree
 
 from pretrainrl_jax.config import Checkpoint, Mesh, Optimizer
-from pretrainrl_jax.model.partitioning import make_mesh
+from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.objectives.losses import Weights
 from pretrainrl_jax.training import loop
 from pretrainrl_jax.training.checkpoints import BEGINNING, Progress, steps_of

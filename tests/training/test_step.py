@@ -15,7 +15,7 @@ import pytest
 from small import END, small_model
 
 from pretrainrl_jax.config import Mesh, Optimizer
-from pretrainrl_jax.model.partitioning import make_mesh
+from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.objectives.losses import Weights, count, pretrainrl
 from pretrainrl_jax.objectives.scoring import row_logps, score_trees
 from pretrainrl_jax.training.optimizer import Schedule, adamw
@@ -257,7 +257,8 @@ sys.path.insert(0, sys.argv[1])
 jax.config.update("jax_num_cpu_devices", 8)
 import numpy as np
 from pretrainrl_jax.config import Mesh
-from pretrainrl_jax.model.partitioning import make_mesh, parameter_shardings
+from pretrainrl_jax.model.partitioning import parameter_shardings
+from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.training.optimizer import adamw
 from pretrainrl_jax.training.step import compile_step, init_state
 from small import small_model

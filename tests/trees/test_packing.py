@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from small import END, data, read_popqa, tree, trees
 
 from pretrainrl_jax.model.attention import tree_mask
-from pretrainrl_jax.trees.dataset import PackedRows, batches, draw, longest
+from pretrainrl_jax.trees.dataset import PackedRows, Share, batches, draw, longest
 from pretrainrl_jax.trees.layouts import pieces, size
 from pretrainrl_jax.trees.packing import OPEN_ROWS, Capacity, capacity, fill_row, plan, stack
 from pretrainrl_jax.trees.rows import COPY, GOLD, NEGATIVE, PREFIX, UNUSED, Rows
@@ -238,17 +238,46 @@ def test_batches_are_the_rows_in_order_from_any_start(rows):
     source = packed(rows=rows)
     everything = [stack([source[i + k] for k in range(rows)]) for i in range(0, len(source), rows)]
     assert len(everything) == source.batches > 3
+    assert all(same(b, e) for b, e in zip(batches(source), everything, strict=True))
     for start in (0, 1, source.batches - 1, source.batches):
-        tail = list(batches(source, start * rows))
+        tail = list(Share(source, 1, rows, tuple(range(rows))).batches(start * rows))
         assert len(tail) == source.batches - start
-        assert all(isinstance(b, Rows) and same(b, e) for b, e in zip(tail, everything[start:], strict=True))
+        assert all(same(without_axis(b), e) for b, e in zip(tail, everything[start:], strict=True))
     assert everything[0].tokens.shape == (rows, ROW)
 
 
-def test_batches_pass_through_the_transform():
-    source = packed()
-    sums = list(batches(source, transform=lambda rows: rows._replace(tokens=rows.tokens + 1)))
-    assert all((s.tokens == b.tokens + 1).all() for s, b in zip(sums, batches(source), strict=True))
+def without_axis(rows: Rows) -> Rows:
+    """The one microstep of a batch."""
+    (microstep,) = rows.tokens
+    assert microstep.ndim == 2
+    return Rows(*(x[0] for x in rows))
+
+
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(0, 3), st.data())
+@settings(max_examples=25, deadline=None)
+def test_processes_share_every_batch_whichever_rows_are_theirs(
+    microsteps: int, size: int, more: int, data: st.DataObject
+):
+    """Laid together by their places, the processes' parts are the batches: each row once, then empty ones."""
+    source, width = packed(rows=microsteps * size), size + more
+    owners = [data.draw(st.integers(0, 2)) for _ in range(width)]
+    parts = [tuple(i for i, of in enumerate(owners) if of == process) for process in range(3)]
+    read = {
+        place: [Rows(*(x[:, at] for x in rows)) for rows in Share(source, microsteps, width, part).batches()]
+        for part in parts
+        if part
+        for at, place in enumerate(part)
+    }
+    for number in range(source.batches):
+        for microstep in range(microsteps):
+            first = (number * microsteps + microstep) * size
+            for place in range(width):
+                found = Rows(*(x[microstep] for x in read[place][number]))
+                if place < size:
+                    assert same(found, source[first + place])
+                else:
+                    assert not found.tree_id.any()
+                    assert (found.predictor == -1).all()
 
 
 def test_rows_end():

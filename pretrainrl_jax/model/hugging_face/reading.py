@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.hosts.agree import gather
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.hugging_face.files import DTYPES, Stored, listed, stored
 from pretrainrl_jax.model.hugging_face.layout import Parameter, Slices, parameters
@@ -57,7 +58,7 @@ def read_params(folder: Path, model: Model, places: Any, screen: Screen = SILENT
             flat[path], of_parameter = _read(tensors, parameter, flat_places[path])
             bad |= of_parameter
             bar.advance(len(parameter.names))
-    if bad:
+    if bad := {name for of in gather(sorted(bad), "reading weights") for name in of}:
         raise InputError(
             f"{folder}: {listed(sorted(bad))} is not finite (NaN or infinite): the file is damaged"
         )

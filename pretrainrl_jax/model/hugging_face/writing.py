@@ -1,8 +1,9 @@
 """Parameters as a Hugging Face folder's weights: safetensors in shards with an index."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,13 +11,20 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from pretrainrl_jax.atomic import disk_errors, write_json
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.hosts.agree import count, first
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.hugging_face.files import INDEX, SINGLE
 from pretrainrl_jax.model.hugging_face.layout import Parameter, parameters
 from pretrainrl_jax.model.hugging_face.reading import THREADS, copy_matrix
+from pretrainrl_jax.model.mesh import constrain, row_shards
+from pretrainrl_jax.model.partitioning import place_rows
+from pretrainrl_jax.model.vocabulary import look_up
+
+TOKENS = 1024  # rows of an embedding that each part of the mesh asks for at a time, where hosts share it
 
 
 class Tensor(NamedTuple):
@@ -41,16 +49,46 @@ class Tensor(NamedTuple):
 
     def _layer(self) -> np.ndarray:
         """The layer of ours, the others left where they are."""
+        if not self.value.is_fully_addressable:
+            return self._from_all_hosts()
         if not self.parameter.stacked:
             return np.asarray(self.value)
         if all(device.platform == "cpu" for device in self.value.devices()):  # then the host has them
             return np.asarray(self.value)[self.layer : self.layer + 1]
         return np.asarray(_cut(self.value, np.int32(self.layer)))
 
+    def _from_all_hosts(self) -> np.ndarray:
+        """The same where other hosts have parts of it; all processes must ask, in the same order."""
+        mesh: Any = self.value.sharding.mesh  # pyright: ignore[reportAttributeAccessIssue]
+        if self.parameter.stacked:
+            return np.asarray(_cut(self.value, np.int32(self.layer), mesh))
+        if self.parameter.axes[0] != "vocabulary":
+            return np.asarray(_everywhere(self.value, mesh))
+        count, kind = len(self.value), np.dtype(f"uint{8 * self.value.dtype.itemsize}")
+        step = TOKENS * row_shards(mesh)
+        made = np.empty(self.value.shape, kind)
+        for start in range(0, count, step):
+            tokens = np.minimum(np.arange(start, start + step, dtype=np.int32), count - 1)
+            found = _rows(self.value, place_rows(tokens.reshape(-1, TOKENS), mesh), mesh)
+            made[start : start + step] = np.asarray(found).reshape(step, -1)[: count - start]
+        return made.view(self.value.dtype)
 
-@jax.jit
-def _cut(x: jax.Array, layer: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_slice_in_dim(x, layer, 1)
+
+@partial(jax.jit, static_argnums=2)
+def _cut(x: jax.Array, layer: jax.Array, mesh: Mesh | None = None) -> jax.Array:
+    return constrain(jax.lax.dynamic_slice_in_dim(x, layer, 1), mesh)
+
+
+@partial(jax.jit, static_argnums=1)
+def _everywhere(x: jax.Array, mesh: Mesh) -> jax.Array:
+    return constrain(x, mesh)
+
+
+@partial(jax.jit, static_argnums=2)
+def _rows(table: jax.Array, tokens: jax.Array, mesh: Mesh) -> jax.Array:
+    """The bits of some rows of an embedding or a head, on every device: it never has the whole table."""
+    bits = jax.lax.bitcast_convert_type(table, jnp.dtype(f"uint{8 * table.dtype.itemsize}"))
+    return constrain(look_up(bits, tokens, jnp.uint32, mesh), mesh)
 
 
 def tensors_of(model: Model, params: Params, dtype: str = "") -> dict[str, Tensor]:
@@ -76,6 +114,15 @@ def _umask() -> int:
     return mask
 
 
+def _fetched(tensors: dict[str, Tensor], names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """The tensors' values, several fetched at a time; one by one where all processes must do so together."""
+    if count() > 1:
+        yield from ((name, tensors[name].fetch()) for name in names)
+        return
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as threads:
+        yield from zip(names, threads.map(lambda name: tensors[name].fetch(), names), strict=True)
+
+
 def write_weights(
     folder: Path,
     tensors: dict[str, Tensor],
@@ -84,7 +131,7 @@ def write_weights(
 ) -> None:
     """Write tensors to files of at most `shard_size` ("5GB"), with an index where there are several.
 
-    One file's tensors are on the host at a time.
+    One file's tensors are on the host at a time. Of several processes all must call it; process 0 writes.
 
     Raises:
         InputError: if `shard_size` is no size.
@@ -104,16 +151,14 @@ def write_weights(
         raise InputError(f"export.shard_size is {shard_size!r}: give a size such as 5GB or 500MB") from None
     for file, names in split.filename_to_tensors.items():
         values = {}
-        with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as threads:
-            for name, value in zip(
-                names, threads.map(lambda name: tensors[name].fetch(), names), strict=True
-            ):
-                values[name] = value
-                advance(1)
-        with disk_errors():
-            save_file(values, str(folder / file), metadata={"format": "pt"})
-        (folder / file).chmod(0o666 & ~_umask())  # as any other file: the library lets the owner alone read
-    if split.is_sharded:
+        for name, value in _fetched(tensors, names):
+            values[name] = value if first() else None
+            advance(1)
+        if first():
+            with disk_errors():
+                save_file(values, str(folder / file), metadata={"format": "pt"})
+            (folder / file).chmod(0o666 & ~_umask())  # as any other: the library lets the owner alone read
+    if split.is_sharded and first():
         count = sum(int(np.prod(tensor.parameter.theirs)) for tensor in tensors.values())
         metadata = split.metadata | {"total_parameters": count}
         write_json(folder / INDEX, {"metadata": metadata, "weight_map": split.tensor_to_filename})

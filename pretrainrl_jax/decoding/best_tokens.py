@@ -1,0 +1,81 @@
+"""The most probable next tokens without the logits of a whole vocabulary."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pretrainrl_jax.model.decoder import project
+from pretrainrl_jax.model.vocabulary import Parts, first_row, walk
+
+BLOCK = 16384  # rows of the vocabulary looked at together; smaller ones are looked at whole
+NEVER = -jnp.inf
+
+
+class Best(NamedTuple):
+    """What may follow each hidden state; terminators are kept apart from all other tokens."""
+
+    logits: (
+        jax.Array
+    )  # float32 [batch, sources, k], of the best other tokens, best first; -inf: no such token
+    tokens: jax.Array  # int32 [batch, sources, k]
+    ending: jax.Array  # float32 [batch, sources], largest logit of a terminator; -inf where there is none
+    normaliser: jax.Array  # float32 [batch, sources], logsumexp over the whole vocabulary
+
+
+def best_tokens(
+    parts: Parts, hidden: jax.Array, head: jax.Array, terminators: jax.Array, k: int, block: int = BLOCK
+) -> Best:
+    """The k best tokens after each hidden state, the lower id first where logits are equal.
+
+    Runs on each device's part (`vocabulary.on_shards`): the device walks its own rows of the head, and the
+    best k of each part are gathered over `tensor` when it is done.
+
+    Args:
+        parts: how the arrays are cut.
+        hidden: [batch, sources, model].
+        head: the device's rows of the head and its part of their model axis.
+        terminators: bool [vocabulary], whole.
+        k: how many.
+        block: rows looked at together.
+    """
+    first = first_row(parts, head)
+
+    def visit(start: Any, rows: jax.Array, carry: Any) -> Any:
+        logits = project(hidden, rows)  # [batch, sources, block]
+        ends = jax.lax.dynamic_slice_in_dim(terminators, first + start, rows.shape[0])
+        ending = jnp.where(ends, logits, NEVER).max(-1)
+        largest = logits.max(-1)
+        values, at = _top(jnp.where(ends, NEVER, logits), k)
+        tokens = at + first + start
+        if carry is None:
+            return values, tokens, ending, largest, jnp.exp(logits - largest[..., None]).sum(-1)
+        values_before, tokens_before, ending_before, before, total = carry
+        values, tokens = _merged(
+            jnp.concatenate([values_before, values], -1), jnp.concatenate([tokens_before, tokens], -1), k
+        )
+        largest = jnp.maximum(largest, before)
+        total = total * jnp.exp(before - largest) + jnp.exp(logits - largest[..., None]).sum(-1)
+        return values, tokens, jnp.maximum(ending, ending_before), largest, total
+
+    values, tokens, ending, largest, total = walk(parts, head, block, visit, None)
+    if parts.tensor > 1:
+        values, tokens = (jax.lax.all_gather(x, "tensor", axis=-1, tiled=True) for x in (values, tokens))
+        values, tokens = _merged(values, tokens, k)
+        ending = jax.lax.pmax(ending, "tensor")
+        of_all = jax.lax.pmax(largest, "tensor")
+        largest, total = of_all, jax.lax.psum(total * jnp.exp(largest - of_all), "tensor")
+    return Best(values, tokens, ending, largest + jnp.log(total))
+
+
+def _top(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """The k largest and their places; -inf where there are fewer."""
+    values, at = jax.lax.top_k(values, min(k, values.shape[-1]))
+    more = [(0, 0)] * (values.ndim - 1) + [(0, k - values.shape[-1])]
+    return jnp.pad(values, more, constant_values=NEVER), jnp.pad(at, more)
+
+
+def _merged(values: jax.Array, tokens: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """The k largest of several parts' best. The parts come in no order, so equal ones go by their token."""
+    values, tokens = jax.lax.sort((-values, tokens), num_keys=2)
+    return -values[..., :k], tokens[..., :k]

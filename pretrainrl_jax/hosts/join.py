@@ -1,0 +1,173 @@
+"""Several processes become one run, and end as one."""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from pretrainrl_jax.config import Hosts
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.hosts import ending, rollcall, watch
+from pretrainrl_jax.hosts.aborts import delay_aborts
+from pretrainrl_jax.hosts.agree import barrier, gather
+from pretrainrl_jax.hosts.group import Group, connected, current, enter
+
+JOIN_SECONDS = 300.0
+# JAX itself only notices that a process is dead by aborting all others: the watch is to be first.
+HEARTBEAT_SECONDS = 24 * 3600
+SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+GIVE = "give hosts.coordinator, hosts.count and hosts.index"
+
+
+def join(settings: Hosts, command: str = "", seconds: float = JOIN_SECONDS) -> None:
+    """Become one run with the other processes, if there are any, and watch over them from now on.
+
+    To be called before JAX makes its backend. `command` is what a message says to go on with. In a run of one
+    process nothing is started.
+
+    Raises:
+        InputError: if the others are not found within `seconds`, or contradict this one.
+    """
+    if settings.coordinator:
+        if settings.count < 2:
+            return
+        rollcall.meet(settings.coordinator, settings.count, settings.index, seconds)
+        _initialize(
+            f"hosts.coordinator={settings.coordinator}",
+            seconds,
+            coordinator_address=settings.coordinator,
+            num_processes=settings.count,
+            process_id=settings.index,
+            cluster_detection_method="deactivate",
+        )
+    else:
+        source, number = announced(os.environ)
+        if not source or number == 1 or not _initialize_as_announced(source, seconds):
+            return
+    store, index, count = connected()
+    if count == 1:  # a TPU machine by itself
+        import jax
+
+        jax.distributed.shutdown()
+        return
+    delay_aborts()
+    group = Group(index, count, store, settings, command)
+    enter(group)
+    watch.start(group)
+    group.hosts = gather(socket.gethostname(), "joining")
+
+
+def leave(code: int, message: str = "", planned: bool = False) -> None:
+    """End this process as one of several, with this exit code; comes back only in a run of one process.
+
+    With code 0, or where it is `planned` by all processes, all end together. Otherwise the others are ended
+    with the same code. Process 0 prints its own message on stderr, or the one of the process that failed.
+    Nothing that is registered to run at exit does: all must be saved and closed before.
+    """
+    group = current()
+    if group is None:
+        return
+    if code == 0 or planned:
+        barrier("the end of the run")
+    while not ending.claim_end():  # the watch ends this process
+        time.sleep(60)
+    try:
+        message = message or (ending.default_message(group, code) if code else "")
+        told = True
+        if code and not planned:
+            line = message if group.index == 0 else ending.named(message, group.who(group.index))
+            told = ending.tell(group, code, line)
+        if message and (group.index == 0 or not told):
+            ending.say(message)
+    finally:  # a second Ctrl-C is not to keep it
+        ending.finish(group, code)
+
+
+def announced(environment: Mapping[str, str]) -> tuple[str, int]:
+    """Who says that there may be other processes, and how many there are with this one (0: it says not).
+
+    These are the clusters that JAX finds by itself, in its order.
+    """
+    if "OMPI_MCA_orte_hnp_uri" in environment:
+        return "Open MPI", _number(environment, "OMPI_COMM_WORLD_SIZE")
+    if all(name in environment for name in SLURM):
+        # The shell that salloc opens is a step of one task, whatever the allocation has.
+        step = _number(environment, "SLURM_STEP_NUM_TASKS")
+        return "Slurm", 1 if step == 1 else _number(environment, "SLURM_NTASKS")
+    names = environment.get("TPU_PROCESS_ADDRESSES", environment.get("TPU_WORKER_HOSTNAMES"))
+    slices = _number(environment, "MEGASCALE_NUM_SLICES") or 1
+    platforms = environment.get("JAX_PLATFORMS", "")
+    tpu = (not platforms or "tpu" in platforms) and ("TPU_LIBRARY_PATH" in environment or find_spec("libtpu"))
+    if tpu and names is not None:
+        return "the TPU runtime", len(names.split(",")) * slices
+    if "JAX_COORDINATOR_ADDRESS" in environment:
+        return "JAX_COORDINATOR_ADDRESS", 0
+    if "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment:
+        return "Kubernetes", 0
+    return ("the TPU runtime", 0) if tpu else ("", 1)
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    value = environment.get(name, "")
+    return int(value) if value.isdecimal() else 0
+
+
+def _initialize_as_announced(source: str, seconds: float) -> bool:
+    """Whether there was a cluster to join."""
+    environment = os.environ
+    # JAX gives each process of Slurm and Open MPI the one device of its number on the host. A process that is
+    # alone there takes them all, and one that sees a single device takes that, whatever its number.
+    nodes = _number(environment, "SLURM_STEP_NUM_NODES")
+    alone = source == "Slurm" and nodes == _number(environment, "SLURM_NTASKS")
+    alone |= source == "Open MPI" and _number(environment, "OMPI_COMM_WORLD_LOCAL_SIZE") == 1
+    alone |= environment.get("CUDA_VISIBLE_DEVICES", "").isdecimal()
+    alone &= "JAX_LOCAL_DEVICE_IDS" not in environment
+    options: dict[str, Any] = {"local_device_ids": []} if alone else {}
+    try:
+        _initialize(f"the processes that {source} announces", seconds, **options)
+    except OSError:  # no metadata server: a TPU, but not one of a pod of Google's
+        if source == "the TPU runtime":
+            return False
+        raise
+    except ValueError as error:
+        if "coordinator_address should be defined" in str(error):
+            return False
+        raise InputError(f"{source} does not say which processes the run has ({error}): {GIVE}") from None
+    return True
+
+
+def _initialize(what: str, seconds: float, **options: Any) -> None:
+    """Connect through JAX, in a thread, since the call cannot be interrupted and aborts at its own limit."""
+    import jax
+
+    # Its preemption service takes SIGTERM away from Python.
+    jax.config.update("jax_enable_preemption_service", False)
+    failed: list[Exception] = []
+
+    def connect() -> None:
+        try:
+            jax.distributed.initialize(
+                initialization_timeout=int(seconds) + 60,
+                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+                **options,
+            )
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=connect, name="hosts-join", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise InputError(
+            f"{what}: they were not all connected within {seconds:g} s; start them all, or {GIVE}"
+        )
+    if failed and isinstance(failed[0], OSError | ValueError):
+        raise failed[0]
+    if failed and "must be called before" in str(failed[0]):
+        raise failed[0]  # a mistake of ours
+    if failed:
+        text = " ".join(str(failed[0]).split())[:500]
+        raise InputError(f"{what}: cannot be connected ({type(failed[0]).__name__}: {text})")

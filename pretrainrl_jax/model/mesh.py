@@ -1,0 +1,155 @@
+"""The mesh of devices, and which of its axes each axis of an array lies along."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from pretrainrl_jax.config import Mesh as MeshSettings
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.model.shape import ModelShape
+
+AXES = ("data", "fsdp", "tensor")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The mesh axes of each logical axis; None is replicated."""
+
+    rows: tuple[str, ...] = ("data", "fsdp")  # of a batch, of its caches and beams
+    model: str | None = "fsdp"  # of parameters; activations have it whole
+    vocabulary: str | None = "tensor"
+    heads: str | None = "tensor"
+    kv_heads: str | None = "tensor"
+    mlp: str | None = "tensor"
+    head: str | None = None
+    layers: str | None = None
+
+    def pairs(self) -> list[tuple[str, Any]]:
+        """The table as Flax reads it."""
+        return [(name, getattr(self, name)) for name in self.__dataclass_fields__]
+
+
+RULES = Rules()
+
+
+def make_mesh(settings: MeshSettings, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh with axes data, fsdp and tensor over all devices, neighbours on the last axes.
+
+    Raises:
+        InputError: if the sizes do not multiply to the number of devices.
+    """
+    count = len(devices) if devices is not None else jax.device_count()
+    asked = (settings.data, settings.fsdp, settings.tensor)
+    known = math.prod(size for size in asked if size > 0)
+    sizes = tuple(size if size > 0 else max(1, count // known) for size in asked)
+    if math.prod(sizes) != count:
+        shown = " x ".join(map(str, sizes))
+        fits = " and ".join(map(str, nearest(known, divisors(count)))) if -1 in asked else ""
+        raise InputError(
+            f"mesh {shown} (data x fsdp x tensor) needs {math.prod(sizes)} devices and {count} are here: "
+            "change mesh.data, mesh.fsdp or mesh.tensor"
+            + (f"; {known} does not divide {count}, the nearest that do are {fits}" if fits else "")
+        )
+    return jax.make_mesh(sizes, AXES, (AxisType.Auto,) * 3, devices=devices)
+
+
+def check_model(shape: ModelShape, mesh: Mesh) -> None:
+    """The mesh divides what it cuts of the model.
+
+    Raises:
+        InputError: with the numbers, and the nearest sizes that do.
+    """
+    cut = {
+        "tensor": {
+            "heads": shape.heads,
+            "kv_heads": shape.kv_heads,
+            "rows of vocabulary": shape.vocabulary,
+            "mlp_width": shape.mlp_width,
+        },
+        "fsdp": {"width": shape.width},
+    }
+    for axis, sizes in cut.items():
+        parts = mesh.shape[axis]
+        if wrong := [f"{size} {name}" for name, size in sizes.items() if size % parts]:
+            fits = nearest(parts, divisors(math.gcd(*sizes.values())))
+            raise InputError(
+                f"mesh.{axis} is {parts} and does not divide the model's {', '.join(wrong)}: "
+                f"the nearest sizes that do are {' and '.join(map(str, fits))}"
+            )
+
+
+def check_batch(name: str, rows: int, mesh: Mesh, microsteps: int = 1) -> None:
+    """The mesh divides a batch.
+
+    Args:
+        name: of the setting that says how many rows.
+        rows: of the batch.
+        mesh: which cuts it along data and fsdp.
+        microsteps: it is cut into before.
+
+    Raises:
+        InputError: with the numbers, and the nearest sizes that do.
+    """
+    parts = row_shards(mesh)
+    if (rows // microsteps) % parts:
+        whole = parts * microsteps
+        more = -(-rows // whole) * whole
+        fits = [str(size) for size in (more - whole, more) if size]
+        of = f", cut into {microsteps} microsteps" if microsteps > 1 else ""
+        meshes = " and ".join(map(str, nearest(parts, divisors(rows // microsteps))))
+        raise InputError(
+            f"{name} is {rows}{of}, and does not divide over mesh.data x mesh.fsdp = {parts}: the nearest "
+            f"that do are {' and '.join(fits)} rows, or a mesh where data x fsdp is {meshes}"
+        )
+
+
+def divisors(number: int) -> list[int]:
+    """All divisors, ascending."""
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def nearest(size: int, allowed: Sequence[int]) -> list[int]:
+    """The closest allowed sizes below and above."""
+    below, above = [n for n in allowed if n <= size][-1:], [n for n in allowed if n > size][:1]
+    return below + above
+
+
+def spread(mesh: Mesh | None) -> bool:
+    """Whether there is more than one device to share work."""
+    return mesh is not None and mesh.size > 1
+
+
+def row_shards(mesh: Mesh | None) -> int:
+    """Parts that a batch's rows are cut into."""
+    return math.prod(mesh.shape[axis] for axis in RULES.rows) if mesh is not None else 1
+
+
+def whole_rows(mesh: Mesh | None, rows: int) -> int:
+    """`rows` rounded up to what divides over the devices."""
+    return -(-rows // row_shards(mesh)) * row_shards(mesh)
+
+
+def spec(*axes: str | None) -> PartitionSpec:
+    """The partition of an array whose axes have these logical names; None is whole."""
+    return PartitionSpec(*(getattr(RULES, axis) if axis else None for axis in axes))
+
+
+def row_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
+    """Rows of a batch over data and fsdp, after `leading` unsharded axes (microsteps)."""
+    return NamedSharding(mesh, spec(*[None] * leading, "rows"))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def constrain(x: jax.Array, mesh: Mesh | None, *axes: str | None) -> jax.Array:
+    """The same values, laid over the mesh by their logical axes; as they are where there is one device."""
+    if mesh is None or not spread(mesh):
+        return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(*axes)))

@@ -1,0 +1,153 @@
+"""The matrices with a row for each token, embedding and head: read by row, and walked block by block.
+
+On a mesh the vocabulary is cut over `tensor` and the model axis over `fsdp`. Everything here then runs inside
+`shard_map`, each device on its own part: no device ever holds a whole matrix, nor its gradient.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from pretrainrl_jax.model.mesh import spec, spread
+
+TABLE = spec("vocabulary", "model")
+ROWS = spec("rows")
+WHOLE = spec()
+
+
+class Parts(NamedTuple):
+    """How many devices lie along each axis, where a function runs on one of them."""
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+Visit = Callable[[Any, jax.Array, Any], Any]
+
+
+def on_shards(mesh: Mesh | None, function: Callable[..., Any], takes: Any, gives: Any) -> Callable[..., Any]:
+    """`function(parts, …)` on every device's part of its arguments; of all where there is one device."""
+    if mesh is None or not spread(mesh):
+        return partial(function, Parts())
+    of_device = partial(function, Parts(**mesh.shape))
+    return jax.shard_map(of_device, mesh=mesh, in_specs=takes, out_specs=gives, check_vma=False)
+
+
+def block_size(model: int) -> int:
+    """Vocabulary rows walked at a time: as many as the model is wide, at least 256, a multiple of 128.
+
+    A block's logits then take about the memory of the float32 hidden states. On one CPU core this was within
+    8 % of the best block at every width from 64 to 1024 and 128 to 16,384 tokens: an exp costs the same at
+    every width, so narrow models need their logits in cache, and wide ones do not. On an accelerator (not
+    measured) a small block would be bound by memory: each block reads and writes the sum of the hidden
+    states' gradient once.
+    """
+    return max(256, -(-model // 128) * 128)
+
+
+def walk(parts: Parts, table: jax.Array, block: int, visit: Visit, carry: Any) -> Any:
+    """carry = visit(start, rows, carry) for every block of the vocabulary that this device has.
+
+    `start` counts from the device's own first row. The rows are [block, model] with the model axis whole:
+    where it is cut, each block is gathered over `fsdp`, which is the walk's only communication.
+
+    The remainder (one to `block` rows) has a static shape of its own and goes first: outside the loop, it
+    gives the carry the type, sharding and finite values that the loop then keeps.
+    """
+    block = min(block, table.shape[0])
+    full = (table.shape[0] - 1) // block
+
+    def step(i: Any, carry: Any) -> Any:
+        return visit(i * block, rows_at(i * block, block), carry)
+
+    def rows_at(start: Any, size: int) -> jax.Array:
+        rows = jax.lax.dynamic_slice_in_dim(table, start, size)
+        return jax.lax.all_gather(rows, "fsdp", axis=1, tiled=True) if parts.fsdp > 1 else rows
+
+    with jax.named_scope("vocabulary"):  # so that the loop is found in what was compiled
+        carry = visit(full * block, rows_at(full * block, table.shape[0] - full * block), carry)
+        return jax.lax.fori_loop(0, full, step, carry)
+
+
+def first_row(parts: Parts, table: jax.Array) -> Any:
+    """The token of the device's first row."""
+    return jax.lax.axis_index("tensor") * table.shape[0] if parts.tensor > 1 else 0
+
+
+def _own(parts: Parts, table: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of all tokens of the devices that share the model axis, places in this device's rows; whether there."""
+    if parts.fsdp > 1:
+        tokens = jax.lax.all_gather(tokens, "fsdp", axis=0, tiled=True)
+    place = tokens - first_row(parts, table)
+    return place, (place >= 0) & (place < table.shape[0])
+
+
+def rows_of(parts: Parts, table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
+    """Rows of the table [rows, n, model] for tokens [rows, n]: zeros for tokens of other devices.
+
+    Summed over `tensor` they are the rows. Only rows asked for are sent, never the table.
+    """
+    place, here = _own(parts, table, tokens)
+    found = jnp.take(table, place, axis=0, mode="clip").astype(dtype)
+    found = jnp.where(here[..., None], found, 0) if parts.tensor > 1 else found
+    if parts.fsdp > 1:
+        found = jax.lax.all_to_all(found, "fsdp", split_axis=0, concat_axis=found.ndim - 1, tiled=True)
+    return found
+
+
+def add_rows(parts: Parts, table: jax.Array, tokens: jax.Array, values: jax.Array) -> jax.Array:
+    """The table with values [rows, n, model] added to the rows of tokens [rows, n]: `rows_of` backwards.
+
+    Every device adds to its own part what the devices that share the model axis have for it.
+    """
+    place, here = _own(parts, table, tokens)
+    if parts.fsdp > 1:
+        values = jax.lax.all_to_all(values, "fsdp", split_axis=values.ndim - 1, concat_axis=0, tiled=True)
+    if parts.tensor > 1:
+        place = jnp.where(here, place, table.shape[0])  # out of bounds: dropped
+    return jnp.asarray(table).at[place].add(values, mode="drop")
+
+
+def look_up(table: jax.Array, tokens: jax.Array, dtype: Any, mesh: Mesh | None) -> jax.Array:
+    """Embeddings of tokens.
+
+    Args:
+        table: [vocabulary, model].
+        tokens: int32 [rows, time].
+        dtype: of the result.
+        mesh: over which the table is cut; None for one device.
+
+    Returns:
+        [rows, time, model].
+    """
+    if mesh is None or not spread(mesh):
+        return table[tokens].astype(dtype)
+    return _look_up(table, tokens, jnp.dtype(dtype), mesh)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _look_up(table: jax.Array, tokens: jax.Array, dtype: Any, mesh: Mesh) -> jax.Array:
+    def of_part(parts: Parts, table: jax.Array, tokens: jax.Array) -> jax.Array:
+        return jax.lax.psum(rows_of(parts, table, tokens, dtype), "tensor")
+
+    return on_shards(mesh, of_part, (TABLE, ROWS), ROWS)(table, tokens)
+
+
+def _look_up_forward(table: jax.Array, tokens: jax.Array, dtype: Any, mesh: Mesh) -> tuple[jax.Array, Any]:
+    return _look_up(table, tokens, dtype, mesh), (table, tokens)
+
+
+def _look_up_backward(dtype: Any, mesh: Mesh, saved: Any, gradient: jax.Array) -> tuple[jax.Array, None]:
+    def of_part(parts: Parts, table: jax.Array, tokens: jax.Array, gradient: jax.Array) -> jax.Array:
+        added = add_rows(parts, jnp.zeros_like(table), tokens, gradient.astype(table.dtype))
+        return jax.lax.psum(added, "data")
+
+    return on_shards(mesh, of_part, (TABLE, ROWS, ROWS), TABLE)(*saved, gradient), None
+
+
+_look_up.defvjp(_look_up_forward, _look_up_backward)

@@ -1,0 +1,173 @@
+"""What is chosen for each kind of device, and what the user chose instead. Imports nothing heavy."""
+
+import glob
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Literal
+
+from pretrainrl_jax.config import Platform
+from pretrainrl_jax.errors import InputError
+
+# XLA's flags of a GPU. All are marked stable by XLA, and NVIDIA's guide to large models gives them.
+GPU_FLAGS = (
+    # Computation is scheduled into the time that collectives take, which are asynchronous by themselves.
+    "--xla_gpu_enable_latency_hiding_scheduler=true",
+    # In the loop over layers, what gathers the next layer's parameters begins in the layer before it.
+    "--xla_gpu_enable_pipelined_all_gather=true",
+    # What reduces a layer's gradient ends in the layer after it.
+    "--xla_gpu_enable_pipelined_reduce_scatter=true",
+    "--xla_gpu_enable_pipelined_all_reduce=true",
+)
+# libtpu's. Overlap within a slice is its own choice: asynchronous collective fusion, which older guides turn
+# on by hand, is on where it is sound (v5e), and newer versions refuse to compile with it elsewhere.
+TPU_FLAGS = (
+    # Between slices: gradients' reductions over the data center's network overlap with computation,
+    "--xla_tpu_enable_data_parallel_all_reduce_opt=true",
+    # and with that of other iterations, whatever their sizes.
+    "--xla_tpu_data_parallel_opt_different_sized_ops=true",
+)
+FLAGS = {"cpu": (), "gpu": GPU_FLAGS, "tpu": TPU_FLAGS}
+KERNELS: Mapping[str, Literal["xla", "cudnn"]] = {"cpu": "xla", "gpu": "cudnn", "tpu": "xla"}
+FLASH_CAPABILITY = (8, 0)  # of the GPUs that have cuDNN's flash attention: Ampere, and later ones
+
+LIBTPU = re.compile(r"--(xla_tpu|xla_jf|xla_sc|tpu|megascale)_")  # flags that libtpu alone knows
+FLAG = re.compile(r"""--(xla|tpu|megascale)_\w+(=[^\s"']*)?""")
+WORD = re.compile(r"""(?:[^\s"']|"[^"]*"|'[^']*')+""")  # of a variable of flags, where quotes keep a space
+
+GPU_FILES = ("/dev/nvidia[0-9]*", "/dev/nvidiactl", "/dev/dxg")  # the last one under Windows
+TPU_FILES = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
+TPU_VARIABLES = ("TPU_NAME", "TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES", "TPU_ACCELERATOR_TYPE")
+KINDS = {"cpu": "cpu", "gpu": "gpu", "cuda": "gpu", "rocm": "gpu", "tpu": "tpu"}  # by JAX's names
+
+# XLA ends the process at a flag it does not know, so another one tries them: this reads XLA_FLAGS, no more.
+PROBE = "from jaxlib.xla_client import CompileOptions; CompileOptions()"
+
+
+def prepare(settings: Platform, wanted: str, environ: MutableMapping[str, str] = os.environ) -> None:
+    """Set the environment variables of `flags_for`, before JAX starts its backend.
+
+    JAX may have been imported: it reads them when the first device is asked for.
+
+    Args:
+        settings: what the user chose.
+        wanted: the option --platform, which may be empty.
+        environ: the environment, changed in place.
+
+    Raises:
+        InputError: for a flag that is none, or that XLA does not know.
+    """
+    changed = flags_for(detected(wanted, environ), settings, environ)
+    if settings.flags and "XLA_FLAGS" in changed:
+        _try(changed["XLA_FLAGS"])
+    environ.update(changed)
+
+
+def flags_for(platform: str, settings: Platform, environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables to set: XLA_FLAGS, and for libtpu's flags LIBTPU_INIT_ARGS.
+
+    Of a flag that is given twice, platform.flags wins over the environment, which wins over our list.
+
+    Args:
+        platform: cpu, gpu or tpu.
+        settings: what the user chose.
+        environ: the environment.
+
+    Returns:
+        Name → value of the variables that are to have another value than now.
+
+    Raises:
+        InputError: for text in platform.flags that is no flag, or that cannot be added to XLA_FLAGS.
+    """
+    for text in settings.flags:
+        if not FLAG.fullmatch(text):
+            raise InputError(
+                f"platform.flags has {text!r}: give flags as --xla_NAME=VALUE, without spaces or quotes; one "
+                "with a comma in its value can be given in a configuration file alone"
+            )
+    changed = {}
+    for variable in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"):
+        given = environ.get(variable, "")
+        chosen, added = (
+            [flag for flag in flags if (LIBTPU.match(flag) is None) == (variable == "XLA_FLAGS")]
+            for flags in (FLAGS[platform] if settings.choose else (), settings.flags)
+        )
+        if variable == "XLA_FLAGS" and given.strip() and not given.lstrip().startswith("-"):
+            if added:  # XLA reads the flags from a file
+                raise InputError(
+                    f"platform.flags has {added[0]}, and XLA_FLAGS names the file {given.strip()}: add the "
+                    "flag to that file"
+                )
+            continue
+        flags = {_name(flag): flag for flag in (*chosen, *WORD.findall(given), *added)}
+        if chosen or added:
+            changed[variable] = " ".join(flags.values())
+    return {name: value for name, value in changed.items() if value != environ.get(name)}
+
+
+def kernel_for(platform: str, settings: Platform, capability: str = "") -> Literal["xla", "cudnn"]:
+    """The kernel of attention, for `attention.attend`.
+
+    Args:
+        platform: JAX's backend: cpu, gpu or tpu.
+        settings: what the user chose.
+        capability: of a CUDA device, its `compute_capability`, as 9.0.
+
+    Raises:
+        InputError: if cuDNN is asked for, and such a device has none.
+    """
+    number = re.fullmatch(r"(\d+)\.(\d+)", capability)
+    has_cudnn = number is not None and (int(number[1]), int(number[2])) >= FLASH_CAPABILITY
+    if settings.attention == "auto":
+        return KERNELS[platform] if has_cudnn else "xla"
+    if settings.attention == "cudnn" and not has_cudnn:
+        device = f"{platform} of compute capability {capability}" if capability else platform
+        raise InputError(
+            f"platform.attention is cudnn, which needs an NVIDIA GPU of compute capability 8.0 or more, and "
+            f"JAX runs on {device}: leave it at auto"
+        )
+    return settings.attention
+
+
+def detected(wanted: str, environ: Mapping[str, str]) -> str:
+    """The kind of device that JAX will run on, cpu, gpu or tpu, without asking JAX: a guess, and cheap.
+
+    Args:
+        wanted: the option --platform, which is taken at its word, or empty.
+        environ: JAX_PLATFORMS is taken at its word, too; else it is what devices there are.
+    """
+    if wanted:
+        return wanted
+    if first := environ.get("JAX_PLATFORMS", "").split(",")[0].strip().lower():
+        return KINDS.get(first, "cpu")
+    if any(map(glob.glob, GPU_FILES)):
+        return "gpu"
+    if any(map(glob.glob, TPU_FILES)) or any(map(environ.get, TPU_VARIABLES)):
+        return "tpu"
+    return "cpu"
+
+
+def _name(flag: str) -> str:
+    return flag.partition("=")[0]
+
+
+def _try(flags: str) -> None:
+    """Raises InputError if XLA ends a process with these flags; what else goes wrong is left for later."""
+    environ = os.environ | {"XLA_FLAGS": flags}
+    try:
+        tried = subprocess.run(
+            [sys.executable, "-c", PROBE], env=environ, capture_output=True, text=True, timeout=60
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return
+    if tried.returncode == 0:
+        return
+    if found := re.search(r"Unknown flags? in XLA_FLAGS: (.*)", tried.stderr):
+        raise InputError(
+            f"platform.flags, with XLA_FLAGS: XLA has no flag {found[1].strip()}; what libtpu alone has goes "
+            "into the environment variable LIBTPU_INIT_ARGS"
+        )
+    if found := re.search(r"Couldn't interpret value (.*) for flag (\w+)", tried.stderr):
+        raise InputError(f"platform.flags, with XLA_FLAGS: --{found[2]} does not take the value {found[1]!r}")
