@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from pretrainrl_jax import config as settings
+from pretrainrl_jax import settings
 from pretrainrl_jax.cells import cells
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pretrainrl_jax.config import Config, validate
+from pretrainrl_jax.config import Config
 from pretrainrl_jax.main import read_config
+from pretrainrl_jax.settings import validate
 
 FOLDER = Path(__file__).parent.parent / "configs"
 FILES = sorted(path.name for path in FOLDER.glob("*.py"))

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from tiny import python
 
-from pretrainrl_jax.config import Config, World, replace_value
+from pretrainrl_jax.config import Config, World
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.settings import replace_value
 from pretrainrl_jax.workdir import check_workdir, locked, prepare_workdir, read_workdir, shown_differences
 
 

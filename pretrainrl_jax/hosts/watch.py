@@ -21,7 +21,6 @@ BROKEN = re.compile(
     r"UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|INTERNAL|UNKNOWN|FAILED_PRECONDITION"
     r"|(?i:gloo|nccl|connection (reset|refused|closed)|socket closed|broken pipe|heartbeat|coordination)"
 )
-
 BROKE = "the connection to it broke"
 
 # Whether the main thread waits, at what, since when, and how many marks it is within.

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from pretrainrl_jax.model.attention import attend, causal_mask, rotary_angles, rotate
+from pretrainrl_jax.model.attention import Kernel, attend, causal_mask, rotary_angles, rotate
 from pretrainrl_jax.model.mesh import constrain
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.model.vocabulary import look_up
@@ -69,6 +69,7 @@ def _add_bias(module: nn.Module, name: str, x: jax.Array, axes: tuple[str, ...])
 class Attention(nn.Module):
     shape: ModelShape
     mesh: Mesh | None
+    kernel: Kernel
 
     @nn.compact
     def __call__(
@@ -100,7 +101,7 @@ class Attention(nn.Module):
             queries = RMSNorm(s.norm_epsilon, query_axes, name="query_norm")(queries)
             keys = RMSNorm(s.norm_epsilon, key_axes, name="key_norm")(keys)
         queries, keys = rotate(queries, *angles), rotate(keys, *angles)
-        mixed = attend(queries, [*past, (keys, values, mask)], scale=s.head_width**-0.5)
+        mixed = attend(queries, [*past, (keys, values, mask)], scale=s.head_width**-0.5, kernel=self.kernel)
         mixed = jnp.einsum("bthk,hkd->btd", mixed, out.astype(x.dtype))
         mixed = constrain(mixed, self.mesh, "rows", None, None)
         return (_add_bias(self, "out", mixed, ("model",)) if s.out_bias else mixed), (keys, values)
@@ -128,6 +129,7 @@ class MLP(nn.Module):
 class Layer(nn.Module):
     shape: ModelShape
     mesh: Mesh | None
+    kernel: Kernel
 
     @nn.compact
     def __call__(
@@ -147,7 +149,7 @@ class Layer(nn.Module):
         before = s.traits.norms == "before"
         attention_norm = RMSNorm(s.norm_epsilon, ("model",), name="attention_norm")
         mlp_norm = RMSNorm(s.norm_epsilon, ("model",), name="mlp_norm")
-        mixed, present = Attention(s, self.mesh, name="attention")(
+        mixed, present = Attention(s, self.mesh, self.kernel, name="attention")(
             attention_norm(x) if before else x, angles, masks[-1], sources
         )
         x = x + (mixed if before else attention_norm(mixed))
@@ -159,6 +161,7 @@ class Layer(nn.Module):
 class Decoder(nn.Module):
     shape: ModelShape
     mesh: Mesh | None
+    kernel: Kernel
 
     @nn.compact
     def __call__(
@@ -183,7 +186,7 @@ class Decoder(nn.Module):
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),  # type: ignore[arg-type]
             length=s.layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(s, self.mesh, name="layers")
+        )(s, self.mesh, self.kernel, name="layers")
         x, present = layers(x, ([(p.keys, p.values) for p in past], windows), angles, masks, distances)
         return RMSNorm(s.norm_epsilon, ("model",), name="final_norm")(x), present
 
@@ -198,14 +201,15 @@ class Model:
 
     shape: ModelShape
     mesh: Mesh | None = None  # where its parameters and batches lie; None: one device
+    kernel: Kernel = "xla"  # of attention, where it can compute it
 
     @cached_property
     def _decoder(self) -> Decoder:
-        return Decoder(self.shape, self.mesh)
+        return Decoder(self.shape, self.mesh, self.kernel)
 
     def _init(self, key: jax.Array) -> Any:
         one = jnp.zeros((1, 1), jnp.int32)
-        alone = Decoder(self.shape, None)  # the one token does not divide over a mesh
+        alone = Decoder(self.shape, None, "xla")  # the one token does not divide over a mesh
         return alone.init(key, one, one, jnp.ones((1, 1, 1), bool), ())["params"]
 
     def init(self, key: jax.Array) -> Params:

@@ -8,12 +8,13 @@ from jax.sharding import Mesh
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.decoding.answers import answer_questions, distinct
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.model.attention import Kernel
 from pretrainrl_jax.progress import Screen
 from pretrainrl_jax.stages.context import say
 from pretrainrl_jax.training.loading import find, load
 
 
-def ask(config: Config, workdir: Path, question: str, mesh: Mesh, screen: Screen) -> None:
+def ask(config: Config, workdir: Path, question: str, mesh: Mesh, kernel: Kernel, screen: Screen) -> None:
     """The most probable answers of `model.path`, or of the workdir's newest model, with probabilities.
 
     Raises:
@@ -22,7 +23,7 @@ def ask(config: Config, workdir: Path, question: str, mesh: Mesh, screen: Screen
     if not question.strip():
         raise InputError("the question is empty")
     path = config.model.path or workdir
-    loaded = load(path, mesh)
+    loaded = load(path, mesh, kernel=kernel)
     settings = config.evaluate
     screen.say(f"model {find(path)[0] if not config.model.path else path}")
     (found,) = answer_questions(

@@ -19,6 +19,7 @@ from pretrainrl_jax.facts.corpus import Corpus, verbalise
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.splits import split
 from pretrainrl_jax.hosts.agree import first, once
+from pretrainrl_jax.model.attention import Kernel
 from pretrainrl_jax.objectives.scoring import score_trees
 from pretrainrl_jax.progress import NORMAL, Screen
 from pretrainrl_jax.training import checkpoints
@@ -40,6 +41,7 @@ class Context:
     facts: Sequence[Fact]  # every fact of the run
     screen: Screen = NORMAL
     command: str = ""  # what goes on after an interruption
+    kernel: Kernel = "xla"  # of attention
 
     @cached_property
     def trained(self) -> list[Fact]:
@@ -85,7 +87,8 @@ class Context:
         if stage not in self.finished():
             verb = stage.split("/")[0]
             raise InputError(f"{self.workdir} has no finished {stage}: run `{verb}` with this workdir first")
-        return load(self.checkpoint(stage), self.mesh, self.config.model.dtype, "float32")
+        dtype = self.config.model.dtype
+        return load(self.checkpoint(stage), self.mesh, dtype, "float32", kernel=self.kernel)
 
     def score(
         self,

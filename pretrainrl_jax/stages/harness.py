@@ -47,7 +47,7 @@ def evaluate_system(context: Context, system: str, tasks: Sequence[Task]) -> Non
 def evaluate_model(context: Context, source: str, dtype: str, tasks: Sequence[Task]) -> None:
     """The results of a model of no workdir, in a file of its folder's name: what is there is replaced."""
     name = Path(source.rstrip("/")).name
-    loaded = load(source, context.mesh, dtype)
+    loaded = load(source, context.mesh, dtype, kernel=context.kernel)
     path = folder(context.workdir) / f"{name}.json"
     done: Json = {}
     for task in tasks:

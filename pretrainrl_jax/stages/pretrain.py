@@ -63,6 +63,7 @@ def pretrain(context: Context) -> None:
         shown={"loss": "loss", "gradient": "grad_norm"},
         screen=context.screen,
         command=context.command,
+        profile=config.profile_steps,
     )
     state, progress = resume(run, first_state(model, params, config.optimizer, context.mesh))
     schedule = Schedule(
@@ -90,14 +91,15 @@ def starting_point(context: Context, texts: Sequence[str]) -> Loaded:
     """
     config = context.config
     if config.model.path:
-        loaded = load(config.model.path, context.mesh, config.model.dtype, "float32")
+        dtype = config.model.dtype
+        loaded = load(config.model.path, context.mesh, dtype, "float32", kernel=context.kernel)
         shape = replace(loaded.model.shape, remat=config.model.remat)
         return replace(loaded, model=replace(loaded.model, shape=shape))
     if config.tokenizer.path:
         tokenizer = load_tokenizer(config.tokenizer.path)
     else:
         tokenizer = trained_tokenizer(texts, config.tokenizer.vocabulary)
-    model = Model(from_settings(config.model, tokenizer.size), context.mesh)
+    model = Model(from_settings(config.model, tokenizer.size), context.mesh, context.kernel)
     check_fits(tokenizer, model.shape.vocabulary, "model.vocabulary")
     initialise = jax.jit(model.init, out_shardings=parameter_shardings(model, context.mesh))
     return Loaded(model, initialise(jax.random.key(config.seed)), tokenizer, Template("bare"))

@@ -21,7 +21,9 @@ from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.hosts.agree import count, first, once
 from pretrainrl_jax.hosts.join import join
 from pretrainrl_jax.hosts.maintenance import watch_maintenance
+from pretrainrl_jax.model.attention import Kernel
 from pretrainrl_jax.model.mesh import check_batch, make_mesh
+from pretrainrl_jax.platforms import kernel_for, prepare
 from pretrainrl_jax.progress import Screen
 from pretrainrl_jax.stages.ask import ask
 from pretrainrl_jax.stages.context import Context
@@ -49,6 +51,7 @@ class Begun:
     """What a verb works with, once the devices are there."""
 
     mesh: Mesh
+    kernel: Kernel  # of attention
     screen: Screen
 
 
@@ -59,6 +62,7 @@ def begin(config: Config, options: argparse.Namespace, screen: Screen, command: 
         InputError: if they are not what was asked for.
     """
     hush()
+    prepare(config.platform, options.platform)
     join(config.hosts, command)
     watch_maintenance(config.hosts)
     if count() > 1:
@@ -66,8 +70,10 @@ def begin(config: Config, options: argparse.Namespace, screen: Screen, command: 
     screen = screen if first() else replace(screen, mute=True)
     backend, hosts = check_platform(options.platform), f", {count()} processes" if count() > 1 else ""
     mesh = make_mesh(config.mesh)
+    capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))
+    kernel = kernel_for(backend, config.platform, capability)
     screen.say(f"backend {backend}, {jax.device_count()} x {jax.devices()[0].device_kind}{hosts}")
-    return Begun(mesh, screen)
+    return Begun(mesh, kernel, screen)
 
 
 @contextmanager
@@ -106,7 +112,7 @@ def start(
     create = verb in ("run", "pretrain")
     check_batch("pretrain.rows", config.pretrain.rows, begun.mesh, config.pretrain.accumulate)
     with held(options.workdir, lambda: prepare_workdir(options.workdir, config, create)):
-        context = Context(config, options.workdir, begun.mesh, facts, begun.screen, command)
+        context = Context(config, options.workdir, begun.mesh, facts, begun.screen, command, begun.kernel)
         if verb == "run" and cells(config):
             sweep(context)
         else:
@@ -135,7 +141,7 @@ def start_harness(
 
     begun = begin(config, options, screen, command)
     with held(options.workdir):
-        context = Context(config, options.workdir, begun.mesh, [], begun.screen, command)
+        context = Context(config, options.workdir, begun.mesh, [], begun.screen, command, begun.kernel)
         if path := getattr(options, "model.path"):
             evaluate_model(context, path, getattr(options, "model.dtype") or "", tasks)
         else:
@@ -145,7 +151,7 @@ def start_harness(
 def start_ask(config: Config, options: argparse.Namespace, screen: Screen, command: str) -> None:
     """Ask a model."""
     begun = begin(config, options, screen, command)
-    ask(config, options.workdir, options.question, begun.mesh, begun.screen)
+    ask(config, options.workdir, options.question, begun.mesh, begun.kernel, begun.screen)
 
 
 def hush() -> None:

@@ -81,6 +81,7 @@ def train_system(context: Context, system: str) -> None:
         | ({"false": "logp_negative"} if objective.preference else {"loss": "loss"}),
         screen=context.screen,
         command=context.command,
+        profile=config.profile_steps,
     )
     template = context.template(settings.template)
     checkpoints.describe(run.folder, base.model, base.tokenizer, template, base.origin)

@@ -34,6 +34,8 @@ from pretrainrl_jax.trees.tokenization import Tokenizer
 from pretrainrl_jax.workdir import shown_differences
 
 Json = dict[str, Any]
+PIECE = 32 << 20  # bytes of a parameter's file, at most: who needs a part of it does not read all of it
+READ_AT_ONCE = 1  # GB: what a restore holds beside the parameters
 
 
 def describe(
@@ -122,13 +124,18 @@ class Saver:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    params=ocp.args.PyTreeSave(state.params),
+                    params=ocp.args.PyTreeSave(state.params, _pieces(state.params)),
                     about=ocp.args.JsonSave(about),
-                    **{name: ocp.args.StandardSave(value) for name, value in items.items()},
+                    **{name: ocp.args.StandardSave(value, _pieces(value)) for name, value in items.items()},
                 ),
                 force=True,
             )
         self._detail(f"checkpoint {Path(self._manager.directory).name}: update {step}")
+
+
+def _pieces(tree: Any) -> Any:
+    """How each array is to be cut in files."""
+    return jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=PIECE), tree)
 
 
 @contextmanager
@@ -192,8 +199,10 @@ def open_manager(folder: Path, options: ocp.CheckpointManagerOptions | None = No
     into one compressed database. A lost file reads as zeros then, which their checksums find.
     """
     handlers = {
-        "params": ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False),
-        "training": ocp.StandardCheckpointHandler(),
+        "params": ocp.PyTreeCheckpointHandler(
+            use_ocdbt=False, use_compression=False, restore_concurrent_gb=READ_AT_ONCE
+        ),
+        "training": ocp.StandardCheckpointHandler(restore_concurrent_gb=READ_AT_ONCE),
         "about": ocp.JsonCheckpointHandler(),
     }
     return ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)

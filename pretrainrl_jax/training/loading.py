@@ -12,6 +12,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.model.attention import Kernel
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.hugging_face.config import read_config, read_shape
 from pretrainrl_jax.model.hugging_face.files import is_hugging_face
@@ -75,6 +76,7 @@ def load(
     dtype: str = "",
     params_dtype: str = "",
     screen: Screen = SILENT,
+    kernel: Kernel = "xla",
 ) -> Loaded:
     """Read a model from an Orbax checkpoint or a Hugging Face folder, parameters only.
 
@@ -85,14 +87,17 @@ def load(
             stored so, else float32.
         params_dtype: of the parameters; empty keeps them as they are stored.
         screen: shows how far the reading of a Hugging Face folder is.
+        kernel: of attention.
 
     Raises:
         InputError: if there is nothing to load, it is damaged, or of an unknown kind.
     """
     with fetched(path) as local:
         if is_hugging_face(local):
-            return _load_hugging_face(local, mesh, dtype, params_dtype, screen)
-        return _load_checkpoint(local, mesh, dtype, params_dtype)
+            loaded = _load_hugging_face(local, mesh, dtype, params_dtype, screen)
+        else:
+            loaded = _load_checkpoint(local, mesh, dtype, params_dtype)
+    return replace(loaded, model=replace(loaded.model, kernel=kernel))
 
 
 def _load_hugging_face(

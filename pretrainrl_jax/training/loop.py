@@ -16,7 +16,7 @@ from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import Checkpoint
 from pretrainrl_jax.hosts.agree import first
 from pretrainrl_jax.hosts.watch import waiting
-from pretrainrl_jax.model.mesh import whole_rows
+from pretrainrl_jax.model.mesh import row_sharding, whole_rows
 from pretrainrl_jax.model.partitioning import own_rows, place_own_rows, place_whole
 from pretrainrl_jax.objectives.losses import Weights
 from pretrainrl_jax.progress import NORMAL, Screen
@@ -25,6 +25,7 @@ from pretrainrl_jax.training.checkpoints import BEGINNING, Progress, Saver, savi
 from pretrainrl_jax.training.interrupts import Interrupted, stop_requested
 from pretrainrl_jax.training.metrics import MetricsWriter, NoMetrics
 from pretrainrl_jax.training.optimizer import Schedule
+from pretrainrl_jax.training.profile import traced
 from pretrainrl_jax.training.step import TrainState
 from pretrainrl_jax.training.votes import Vote, Votes
 from pretrainrl_jax.trees.dataset import PackedRows, Share
@@ -53,6 +54,7 @@ class Run:
     shown: Mapping[str, str] = field(default_factory=dict)  # on the progress bar: name → figure
     screen: Screen = NORMAL
     command: str = ""  # what goes on after an interruption
+    profile: str = ""  # updates to trace, as 10:13
 
     @property
     def folder(self) -> Path:
@@ -110,13 +112,21 @@ def fit(
         return state, progress
     weights, schedule = jax.tree.map(lambda x: place_whole(x, mesh), (_float32(weights), _float32(schedule)))
     began = time.perf_counter()
-    compiled = step.lower(state, place(next(share.batches())), weights, schedule).compile()
+    whole = row_sharding(mesh, leading=1)
+    abstract = Rows(
+        *(
+            jax.ShapeDtypeStruct((run.accumulate, width, *x.shape), x.dtype, sharding=whole)
+            for x in source.empty
+        )
+    )
+    compiled = step.lower(state, abstract, weights, schedule).compile()
     run.screen.detail(f"{run.stage}: compiled in {time.perf_counter() - began:.1f} s")
     every = max(1, total // LOG_POINTS)
     with (
         stop_requested(run.checkpoint.grace_seconds, run.command) as stopping,
         run.saving() as saver,
         MetricsWriter(run.workdir, run.stage, start) if first() else NoMetrics() as writer,
+        traced(compiled, start, run.profile, run.workdir / "profile", run.stage, run.screen.say) as update,
         run.screen.track(run.stage, total - start, "updates") as bar,
         jax.transfer_guard("disallow"),
     ):
@@ -139,7 +149,7 @@ def fit(
             tally.losses.clear()
 
         for at, rows in enumerate(share.batches(progress.row), start=start + 1):
-            state, figures = compiled(state, place(rows), weights, schedule)
+            state, figures = update(state, place(rows), weights, schedule)
             tally.add(at, figures)
             if at % READ_EVERY == 0:
                 reached(at)

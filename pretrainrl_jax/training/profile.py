@@ -41,8 +41,8 @@ def traced(
     try:
         yield trace
         if not trace.last:
-            updates = f"its updates were {begun + 1} to {trace.at}" if trace.at > begun else "it had no update"
-            say(f"{stage}: nothing was traced: profile_steps is {steps}, and {updates}")
+            had = f"its updates were {begun + 1} to {trace.at}"
+            say(f"{stage}: nothing was traced: profile_steps is {steps}, and {had}")
     finally:
         trace.end()
         if trace.last:

@@ -101,7 +101,7 @@ class Processes:
                 subprocess.Popen(
                     [sys.executable, "-c", text, json.dumps(settings), str(seconds)],
                     cwd=ROOT,
-                    env={"JAX_PLATFORMS": "cpu", **os.environ},
+                    env={"JAX_PLATFORMS": "cpu", **os.environ, "PYTHONUNBUFFERED": ""},
                     stdout=out,
                     stderr=err,
                 )
@@ -209,7 +209,8 @@ def test_an_error_of_the_work_arrives_in_all(processes: Processes) -> None:
         "    try: once(work, 'write')\n"
         "    except OSError as error: say([type(error).__name__, error.errno, error.filename])\n"
         "barrier('here')\n"
-        "once(bad, 'read')",
+        "try: once(bad, 'read')\n"
+        "finally: time.sleep(0 if index() else 0.5)",  # so that process 1 leaves before
     )
     ended = processes.end()
     assert ended.codes == [2, 2, 2]
@@ -277,6 +278,21 @@ def test_a_stopped_process_ends_the_others(processes: Processes, gone: int) -> N
     # Once it goes on it finds itself alone.
     processes.running[gone].send_signal(signal.SIGCONT)
     assert processes.running[gone].wait(20) in (1, 143)
+
+
+def test_machines_that_all_stood_still_go_on(processes: Processes) -> None:
+    processes.start(
+        2,
+        "barrier('here')\nsay('ready')\nfor n in range(50): barrier('a step'); time.sleep(0.1)",
+        dead_seconds=2.0,
+    )
+    processes.wait_for("ready")
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        for process in processes.running:
+            process.send_signal(number)
+        time.sleep(3)
+    ended = processes.end()
+    assert ended.codes == [0, 0], ended.err
 
 
 @pytest.mark.parametrize("slow", [0, 2])
@@ -363,7 +379,13 @@ def test_a_collective_that_breaks_is_explained(processes: Processes) -> None:
 
 
 def test_an_interruption_that_all_planned(processes: Processes) -> None:
-    processes.start(2, "leave(130, f'interrupted at update 3 ({index()})', planned=True)")
+    processes.start(
+        2,
+        "from pretrainrl_jax.hosts import ending\n"
+        "ending.LINGER_SECONDS = 0.3\n"
+        "time.sleep(1.5 * index())\n"
+        "leave(130, f'interrupted at update 3 ({index()})', planned=True)",
+    )
     ended = processes.end()
     assert ended.codes == [130] * 2, ended.err
     assert ended.orderly()

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from pretrainrl_jax.config import Config, fields_of, replace_value
+from pretrainrl_jax.config import Config
+from pretrainrl_jax.settings import fields_of, replace_value
 from pretrainrl_jax.stages.depends import settings_of
 
 STAGES = ("pretrain", "mine", "train/ntp", "train/dpo", "train/pretrainrl", "evaluate/base", "evaluate/ntp",

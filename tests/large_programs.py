@@ -1,0 +1,122 @@
+"""The programs of a large model compiled for eight devices, nothing of it allocated.
+
+Run as `python large_programs.py FILE`: it simulates the devices and writes to the file what
+`test_compiled_meshes` reads.
+"""
+
+import pickle
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from pretrainrl_jax.config import Mesh as MeshSettings
+from pretrainrl_jax.config import Optimizer
+from pretrainrl_jax.decoding.beam import beam_search
+from pretrainrl_jax.model.decoder import Model
+from pretrainrl_jax.model.mesh import make_mesh, spec
+from pretrainrl_jax.model.partitioning import parameter_shardings
+from pretrainrl_jax.model.shape import ModelShape
+from pretrainrl_jax.objectives.losses import Weights
+from pretrainrl_jax.training.optimizer import Schedule, adamw
+from pretrainrl_jax.training.step import compile_step, init_state, state_shardings
+from pretrainrl_jax.trees.rows import Rows
+
+MESHES = {"2x1x4": (2, 1, 4), "2x2x2": (2, 2, 2), "1x8x1": (1, 8, 1)}
+VOCABULARY, WIDTH = 151_936, 5_120  # of the large Qwen3
+SHAPE = ModelShape(
+    family="qwen3",
+    vocabulary=VOCABULARY,
+    width=WIDTH,
+    layers=3,  # a number that nothing else has
+    heads=40,
+    kv_heads=8,
+    head_width=128,
+    mlp_width=5_120,
+    rope_theta=1e6,
+    norm_epsilon=1e-6,
+    tied=False,
+    dtype="bfloat16",
+    remat=True,
+)
+BATCH, TIME, TARGETS, SLOTS = 8, 128, 64, 16
+BEAMS, PROMPT, GROWN = 16, 32, 8
+
+
+def described(compiled: Any, arguments: Any) -> dict[str, Any]:
+    """A program's text and sizes, and the bytes of its arguments that a device has by their shardings."""
+    memory = compiled.memory_analysis()
+    return {
+        "text": compiled.as_text(),
+        "temporaries": memory.temp_size_in_bytes,
+        "arguments": memory.argument_size_in_bytes,
+        "kept": memory.alias_size_in_bytes,
+        "expected": own_bytes(arguments),
+    }
+
+
+def own_bytes(arrays: Any) -> int:
+    """Bytes of abstract arrays that one device has."""
+    return sum(
+        int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(arrays)
+    )
+
+
+def placed(tree: Any, shardings: Any) -> Any:
+    """Abstract arrays that lie so."""
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree, shardings
+    )
+
+
+def array(mesh: Mesh, shape: tuple[int, ...], dtype: Any, *axes: str | None) -> jax.ShapeDtypeStruct:
+    """An abstract array whose axes have these logical names."""
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec(*axes)))
+
+
+def programs(mesh: Mesh) -> dict[str, Any]:
+    """The training step, the search, and the first parameters."""
+    model = Model(SHAPE, mesh)
+    shardings = parameter_shardings(model, mesh)
+    params = placed(nn.unbox(model.abstract()), shardings)
+    state = placed(
+        jax.eval_shape(partial(init_state, optimizer=adamw(Optimizer())), params),
+        state_shardings(model, Optimizer(), mesh),
+    )
+
+    def of_rows(size: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+        return array(mesh, (1, BATCH, size), dtype, None, "rows")
+
+    rows = Rows(
+        *[of_rows(TIME)] * 4, *[of_rows(TARGETS)] * 3, *[of_rows(SLOTS)] * 3, of_rows(SLOTS, jnp.float32)
+    )
+    number = array(mesh, (), jnp.float32)
+    numbers = Weights(*[number] * 5), Schedule(*[number] * 4)
+    step = compile_step(model, Optimizer(), "sequence", mesh).lower(state, rows, *numbers).compile()
+    asked = (
+        array(mesh, (BATCH, PROMPT), jnp.int32, "rows"),
+        array(mesh, (BATCH,), jnp.int32, "rows"),
+        array(mesh, (VOCABULARY,), jnp.bool),
+    )
+    search = beam_search.lower(model, params, *asked, beams=BEAMS, max_new_tokens=GROWN).compile()
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    first = jax.jit(model.init, out_shardings=shardings).lower(key).compile()
+    return {
+        "parameters": own_bytes(params),
+        "state": own_bytes(state),
+        "step": described(step, (state, rows, numbers)),
+        "search": described(search, (params, asked)),
+        "first": described(first, ()),
+    }
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", 8)
+    found = {name: programs(make_mesh(MeshSettings(*sizes))) for name, sizes in MESHES.items()}
+    Path(sys.argv[1]).write_bytes(pickle.dumps(found))

@@ -1,0 +1,212 @@
+"""Large models on meshes, as they are compiled: what a device is told by others, and what it holds."""
+
+import math
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from compiled_loops import Loop, Program
+from large_programs import BATCH, BEAMS, MESHES, SHAPE, VOCABULARY, WIDTH
+
+from pretrainrl_jax.decoding.best_tokens import BLOCK
+from pretrainrl_jax.model.vocabulary import block_size
+
+AXES = ("data", "fsdp", "tensor")
+TABLE = VOCABULARY * WIDTH  # elements of the embedding, and of the head
+# Bytes of temporaries, in units of a whole table in bfloat16. They were measured, and are gradients of the
+# device's own part for the most part; half a table more is allowed, which is less than any whole one.
+TEMPORARIES = {
+    "2x1x4": {"step": 2.96, "search": 0.79, "first": 2.14},
+    "2x2x2": {"step": 2.96, "search": 1.07, "first": 2.14},
+    "1x8x1": {"step": 2.17, "search": 0.84, "first": 1.07},
+}
+PROGRAMS = ("step", "search", "first")
+FORWARD, BACKWARD = "/jvp(Decoder)/while", "/transpose(jvp(Decoder))/while"  # the step's loops over layers
+
+
+@pytest.fixture(scope="module")
+def compiled_large(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Of each mesh its programs."""
+    path = tmp_path_factory.mktemp("large") / "programs"
+    script = Path(__file__).parent.parent / "large_programs.py"
+    ran = tiny.python(script, path, JAX_DISABLE_MOST_OPTIMIZATIONS="true")
+    assert ran.code == 0, ran.err
+    return pickle.loads(path.read_bytes())
+
+
+# Every way in which one loop may hide what it sends: results in a tuple, asynchronous, in what it calls.
+TEXT = """
+%add.1 (x: f32[], y: f32[]) -> f32[] {
+  ROOT %sum.1 = f32[] add(%x, %y)
+}
+
+%wrapped (p.1: f32[8,4]) -> f32[2,4] {
+  ROOT %scattered = f32[2,4]{1,0} reduce-scatter(%p.1), replica_groups=[2,4]<=[4,2]T(1,0), to_apply=%add.1
+}
+
+%body.3 (p.2: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %a.1 = (f32[3,5]{1,0:T(8,128)}, /*index=1*/bf16[]) all-reduce(%p.2), replica_groups={{0,1},{2,3}}, to_apply=%add.1
+  %b.1 = ((f32[8,4]), f32[2,4], s32[]) async-start(%p.2), calls=%wrapped
+  %c.1 = (f32[6], f32[24]) all-gather-start(%p.2), replica_groups=mesh['a'=2,'b'=2,'c'=2] {'c','a'}
+  %e.1 = f32[24] all-gather-done(%c.1)
+  ROOT %d.1 = s32[] collective-permute(%p.2), source_target_pairs={{0,1},{1,0}}
+}
+
+%condition.3 (p.3: (s32[], f32[8,4])) -> pred[] {
+  ROOT %less = pred[] compare(%p.3, %p.3), direction=LT
+}
+
+ENTRY %main.9 (p.4: (s32[], f32[8,4])) -> f32[] {
+  %while.7 = (s32[], f32[8,4]{1,0}) while(%p.4), condition=%condition.3, body=%body.3, metadata={op_name="a/while"}
+  ROOT %psum.48 = f32[7] all-reduce(%p.4), replica_groups={}, to_apply=%add.1, metadata={op_name="a/psum"}
+}
+"""  # noqa: E501
+
+
+def test_programs_are_read() -> None:
+    """From a text that has every form in which HLO writes an exchange, and groups of devices."""
+    read = Program(TEXT)
+    (loop,) = read.loops("while")
+    assert (loop.name, loop.carries) == ("a/while", ((), (8, 4)))
+    assert sorted((of.kind, of.shapes, sorted(of.groups)) for of in loop.collectives) == [
+        ("all-gather", ((6,), (24,)), [(0, 1, 4, 5), (2, 3, 6, 7)]),
+        ("all-reduce", ((3, 5), ()), [(0, 1), (2, 3)]),
+        ("collective-permute", ((),), [(0, 1)]),
+        ("reduce-scatter", ((2, 4),), [(0, 2, 4, 6), (1, 3, 5, 7)]),
+    ]
+    assert [(of.kind, of.shapes, of.name) for of in read.outside("while")] == [
+        ("all-reduce", ((7,),), "a/psum")
+    ]
+    assert read.loops("other") == []
+    assert read.largest() == 32
+
+
+def program(compiled: dict[str, Any], mesh: str, name: str) -> Program:
+    return Program(compiled[mesh][name]["text"])
+
+
+def parts(mesh: str, *axes: str) -> int:
+    """Devices along these axes."""
+    return math.prod(MESHES[mesh][AXES.index(axis)] for axis in axes)
+
+
+def along(mesh: str, axis: str) -> frozenset[tuple[int, ...]]:
+    """The groups of devices that lie along an axis."""
+    ids = np.moveaxis(np.arange(8).reshape(MESHES[mesh]), AXES.index(axis), -1)
+    return frozenset(tuple(row) for row in ids.reshape(-1, ids.shape[-1]).tolist())
+
+
+def exchanged(loop: Loop) -> list[tuple[str, tuple[tuple[int, ...], ...], frozenset]]:
+    return sorted((of.kind, of.shapes, of.groups) for of in loop.collectives)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_blocks_of_the_vocabulary_are_walked_alone(compiled_large: dict[str, Any], mesh: str) -> None:
+    """No device hears of another within a loop over blocks, but for the block itself where fsdp cuts it.
+
+    Then it is gathered along the model axis, and the gradient of the head's rows is scattered likewise.
+    """
+    cut, fsdp = parts(mesh, "fsdp") > 1, along(mesh, "fsdp")
+
+    def gathered(block: int) -> tuple[str, tuple[tuple[int, ...], ...], frozenset]:
+        return "all-gather", ((block, WIDTH),), fsdp
+
+    block = block_size(WIDTH)
+    scattered = "reduce-scatter", ((block, WIDTH // parts(mesh, "fsdp")),), fsdp
+    step = program(compiled_large, mesh, "step")
+    (forward,) = step.loops("/jvp()/shard_map/vocabulary/while")
+    (backward,) = step.loops("/transpose(jvp())/shard_map/vocabulary/while")
+    assert exchanged(forward) == [gathered(block)] * cut
+    assert exchanged(backward) == [gathered(block), scattered] * cut
+    search = program(compiled_large, mesh, "search")
+    first, later = search.loops("vocabulary/while")  # after the prompt, and after each step's tokens
+    assert exchanged(first) == exchanged(later) == [gathered(BLOCK)] * cut
+    assert len(step.loops("vocabulary/while")) == 2  # and no others
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_a_search_sends_no_logits(compiled_large: dict[str, Any], mesh: str) -> None:
+    """Of each step's logits a device tells the others the best few of each beam, when its walk is done."""
+    search = program(compiled_large, mesh, "search")
+    rows, tensor = BATCH // parts(mesh, "data", "fsdp"), parts(mesh, "tensor")
+    (steps,) = search.loops("jit(beam_search)/while")
+    others = [of for of in steps.collectives if not re.search("vocabulary|layers", of.name)]
+    gathered = [of for of in others if of.shapes == ((rows, BEAMS, BEAMS * tensor),)]
+    if tensor > 1:  # their logits, and which tokens they are
+        assert [(of.kind, of.groups) for of in gathered] == [("all-gather", along(mesh, "tensor"))] * 2
+    assert others
+    largest = max(math.prod(shape) for of in others for shape in of.shapes)
+    assert largest <= rows * BEAMS * WIDTH < rows * BEAMS * VOCABULARY // tensor
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_what_devices_tell_each_other_is_found(compiled_large: dict[str, Any], mesh: str) -> None:
+    """The loops over layers hold what they must, so the tests beside this one would see it elsewhere."""
+    step = program(compiled_large, mesh, "step")
+    for name in (FORWARD, BACKWARD):
+        (loop,) = step.loops(name)
+        found = {(of.kind, of.groups) for of in loop.collectives}
+        if parts(mesh, "tensor") > 1:  # attention and MLP each add up what their parts give
+            assert ("all-reduce", along(mesh, "tensor")) in found
+        if parts(mesh, "fsdp") > 1:  # each layer's weights come together when it is its turn
+            assert ("all-gather", along(mesh, "fsdp")) in found
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("mesh", MESHES)
+def test_no_device_holds_more_of_a_table_than_its_part(
+    compiled_large: dict[str, Any], mesh: str, name: str
+) -> None:
+    """Embedding, head, gradients and moments: nothing is as large as what two devices have of one of them."""
+    own = TABLE // parts(mesh, "fsdp", "tensor")
+    assert program(compiled_large, mesh, name).largest() == own
+    sizes = compiled_large[mesh][name]
+    allowed = (TEMPORARIES[mesh][name] + 0.5) * 2 * TABLE
+    assert sizes["temporaries"] < allowed, f"{sizes['temporaries'] / (2 * TABLE):.2f} tables"
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_a_device_is_given_its_part_of_the_state_and_keeps_it(
+    compiled_large: dict[str, Any], mesh: str
+) -> None:
+    """Parameters and both moments are cut along fsdp and tensor, and updated in place."""
+    of = compiled_large[mesh]
+    count = parts(mesh, "fsdp", "tensor")
+    layer = 2 * WIDTH * (SHAPE.heads + SHAPE.kv_heads) * SHAPE.head_width + 3 * WIDTH * SHAPE.mlp_width
+    whole = 4 * (2 * TABLE + SHAPE.layers * layer)  # norms are less than a thousandth of it
+    assert of["parameters"] == pytest.approx(whole / count, rel=1e-3)
+    assert of["state"] == pytest.approx(3 * whole / count, rel=1e-3)
+    assert of["step"]["arguments"] == pytest.approx(of["step"]["expected"], rel=1e-3)
+    assert of["search"]["arguments"] == pytest.approx(of["search"]["expected"], rel=1e-3)
+    assert of["step"]["kept"] == of["state"]
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_each_layers_gradient_is_summed_and_cut_before_the_next_one(
+    compiled_large: dict[str, Any], mesh: str
+) -> None:
+    """Within the backward loop: what it collects over layers is the device's part, and final."""
+    step = program(compiled_large, mesh, "step")
+    (loop,) = step.loops(BACKWARD)
+    fsdp, tensor = parts(mesh, "fsdp"), parts(mesh, "tensor")
+    s, inner = SHAPE, SHAPE.head_width
+    weights = [s.heads * inner, s.kv_heads * inner, s.kv_heads * inner, s.heads * inner, *[s.mlp_width] * 3]
+    wanted = sorted(WIDTH * width // tensor for width in weights)  # gathered over fsdp, as it is computed
+    own = sorted(size // fsdp for size in wanted)
+
+    found = [
+        math.prod(shape)
+        for of in loop.collectives
+        if of.kind in ("all-reduce", "reduce-scatter") and of.groups != along(mesh, "tensor")
+        for shape in of.shapes
+    ]
+    summed = sorted(size for size in found if size >= own[0])  # norms are smaller
+    # Over both axes at once, or over fsdp first and of the device's part over data.
+    assert summed in (wanted, own, sorted(wanted + own))
+    stacked = [math.prod(shape) for shape in loop.carries if shape[:1] == (SHAPE.layers,)]
+    assert max(stacked) == SHAPE.layers * own[-1]
+    assert not [of for of in step.outside("while") for shape in of.shapes if shape[:1] == (SHAPE.layers,)]

@@ -1,0 +1,127 @@
+"""Sizes of the mesh: what is inferred, and what is refused with the nearest sizes that would do."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jax.sharding import AbstractMesh
+from small import small_shape
+from tiny import complaint, python
+
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.model.mesh import AXES, check_batch, check_model, divisors, nearest, whole_rows
+
+MESHES = """
+import json, jax, sys
+jax.config.update("jax_num_cpu_devices", 8)
+from pretrainrl_jax.config import Mesh
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.model.mesh import make_mesh
+
+found = []
+for sizes in json.loads(sys.stdin.read()):
+    try:
+        found.append(list(make_mesh(Mesh(*sizes)).shape.values()))
+    except InputError as error:
+        found.append(str(error))
+print(json.dumps(found))
+"""
+SHAPE = replace(small_shape(), vocabulary=600, width=32, heads=4, kv_heads=2, head_width=8, mlp_width=48)
+
+
+def mesh(*sizes: int) -> AbstractMesh:
+    return AbstractMesh(sizes, AXES)
+
+
+def refusal(check, *arguments) -> str:
+    with pytest.raises(InputError) as caught:
+        check(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_one_size_is_inferred_and_what_does_not_fit_is_refused():
+    asked = {
+        (-1, 1, 1): [8, 1, 1],
+        (-1, 2, 2): [2, 2, 2],
+        (1, -1, 4): [1, 2, 4],
+        (2, 2, -1): [2, 2, 2],
+        (1, 1, 8): [1, 1, 8],
+        (-1, 3, 1): "mesh 2 x 3 x 1 (data x fsdp x tensor) needs 6 devices and 8 are here",
+        (-1, 1, 16): "needs 16 devices and 8 are here",
+        (2, 2, 1): "mesh 2 x 2 x 1 (data x fsdp x tensor) needs 4 devices and 8 are here",
+    }
+    ran = python("-c", MESHES, text=json.dumps(list(asked)))
+    assert ran.code == 0, ran.err
+    found = dict(zip(asked, json.loads(ran.out), strict=True))
+    for sizes, wanted in asked.items():
+        if isinstance(wanted, list):
+            assert found[sizes] == wanted
+        else:
+            assert wanted in found[sizes]
+            assert "mesh.data, mesh.fsdp or mesh.tensor" in found[sizes]
+    assert "3 does not divide 8, the nearest that do are 2 and 4" in found[-1, 3, 1]
+    assert "16 does not divide 8, the nearest that do are 8" in found[-1, 1, 16]
+
+
+def test_a_mesh_that_does_not_divide_the_model_is_refused_with_the_nearest_sizes():
+    check_model(SHAPE, mesh(1, 32, 2))
+    said = refusal(check_model, SHAPE, mesh(1, 1, 3))
+    assert said.startswith("mesh.tensor is 3 and does not divide the model's 4 heads, 2 kv_heads: ")
+    assert said.endswith("the nearest sizes that do are 2")
+    said = refusal(check_model, replace(SHAPE, heads=8, kv_heads=8, vocabulary=602), mesh(1, 1, 4))
+    assert "4 and does not divide the model's 602 rows of vocabulary" in said
+    said = refusal(check_model, SHAPE, mesh(1, 12, 1))
+    assert "mesh.fsdp is 12 and does not divide the model's 32 width" in said
+    assert said.endswith("8 and 16")
+
+
+def test_a_mesh_that_does_not_divide_the_batch_is_refused_with_the_nearest_sizes():
+    check_batch("pretrain.rows", 24, mesh(4, 2, 7))
+    check_batch("pretrain.rows", 24, mesh(4, 1, 1), 3)
+    said = refusal(check_batch, "pretrain.rows", 12, mesh(4, 2, 1))
+    assert said.startswith("pretrain.rows is 12, and does not divide over mesh.data x mesh.fsdp = 8")
+    assert "8 and 16 rows" in said
+    assert said.endswith("a mesh where data x fsdp is 6 and 12")
+    said = refusal(check_batch, "pretrain.rows", 12, mesh(4, 1, 1), 2)
+    assert "cut into 2 microsteps" in said
+    assert "8 and 16 rows" in said
+    assert "16 rows" in refusal(check_batch, "pretrain.rows", 2, mesh(16, 1, 1))
+
+
+@given(st.integers(1, 300), st.integers(1, 300))
+def test_the_nearest_sizes_are_the_closest_divisors_on_either_side(size: int, number: int):
+    every = [n for n in range(1, number + 1) if number % n == 0]
+    assert divisors(number) == every
+    found = nearest(size, every)
+    below, above = [n for n in every if n <= size], [n for n in every if n > size]
+    assert found == ([max(below)] if below else []) + ([min(above)] if above else [])
+
+
+@given(st.integers(1, 8), st.integers(1, 8), st.integers(1, 100))
+def test_rows_are_rounded_up_to_what_divides(data: int, fsdp: int, rows: int):
+    found = whole_rows(mesh(data, fsdp, 3), rows)  # type: ignore[arg-type]
+    assert found % (data * fsdp) == 0
+    assert 0 <= found - rows < data * fsdp
+    assert found == math.ceil(rows / (data * fsdp)) * data * fsdp
+
+
+@pytest.mark.parametrize(
+    ("setting", "shown"),
+    [
+        ("--mesh.data=0", "0, 1 and 1"),
+        ("--mesh.fsdp=-2", "-1, -2 and 1"),
+        ("--mesh.tensor=-1", "-1, 1 and -1"),  # data is -1 already
+    ],
+)
+def test_sizes_that_mean_nothing_are_refused_before_jax_is_imported(setting: str, shown: str):
+    ran = python("-X", "importtime", "-m", "pretrainrl_jax.main", "pretrain", setting)
+    said = [line for line in ran.err.splitlines() if not line.startswith("import time:")]
+    assert ran.code == 2
+    assert complaint(ran._replace(err="\n".join(said) + "\n")).startswith(
+        f"mesh.data, mesh.fsdp and mesh.tensor are {shown}: each must be 1 or more, or one of them -1"
+    )
+    assert "| jax\n" not in ran.err

@@ -1,0 +1,125 @@
+"""Several processes as one run on this machine: what tests of them share."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+# Runs the command line; what it writes and reads is noted, at once, since the process may end any way.
+DRIVER = """
+import json, os, sys
+from pathlib import Path
+
+notes, workdir, arguments = Path(sys.argv[1]), os.path.abspath(sys.argv[2]), sys.argv[3:]
+lines = notes.open("a")
+
+def note(*what):
+    lines.write(json.dumps(what) + "\\n")
+    lines.flush()
+
+def hook(event, arguments):
+    if event == "open" and isinstance(arguments[0], str):
+        path, mode, flags = arguments
+        writes = isinstance(mode, str) and set(mode) & set("wax+") or (flags or 0) & (os.O_WRONLY | os.O_RDWR)
+        if writes and os.path.abspath(path).startswith(workdir + os.sep):
+            note("write", os.path.relpath(path, workdir))
+    elif event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"):
+        path = os.path.abspath(str(arguments[0]))
+        if path.startswith(workdir + os.sep):
+            note("write", os.path.relpath(path, workdir))
+
+sys.addaudithook(hook)
+
+from pretrainrl_jax.trees import dataset
+
+read = dataset.Share.__getitem__
+
+def noted(self, index):
+    row = read(self, index)
+    microstep, at = divmod(index, len(self.places))
+    if self.places[at] < self.source.rows // self.microsteps:
+        place = microstep * (self.source.rows // self.microsteps) + self.places[at]
+        planned = self.source.plan[place] if place < len(self.source.plan) else []
+        note("row", self.source.passes, place, [self.source.trees[i].id for i in planned])
+    return row
+
+dataset.Share.__getitem__ = noted
+
+from pretrainrl_jax.main import main
+
+sys.exit(main(arguments))
+"""
+
+
+class Ended(NamedTuple):
+    """How a process ended, and what it did."""
+
+    code: int
+    out: str
+    err: str
+    notes: list[list]  # ["write", path] and ["row", passes, place, ids]
+
+    def written(self) -> set[str]:
+        """The files of the workdir that Python code of this process wrote, renamed or removed."""
+        return {note[1] for note in self.notes if note[0] == "write"}
+
+
+class Together:
+    """A run of several processes, begun."""
+
+    def __init__(
+        self, folder: Path, count: int, workdir: Path, arguments: Sequence[str | Path], **environment: str
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with socket.socket() as free:
+            free.bind(("", 0))
+            port = free.getsockname()[1]
+        self._notes = [folder / f"notes{index}.jsonl" for index in range(count)]
+        hosts = [f"--hosts.coordinator=localhost:{port}", f"--hosts.count={count}"] if count > 1 else []
+        self.started = [
+            subprocess.Popen(
+                [sys.executable, "-c", DRIVER, str(notes), str(workdir), *map(str, arguments), *hosts]
+                + [f"--hosts.index={index}"] * (count > 1),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=os.environ | {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2"} | environment,
+            )
+            for index, notes in enumerate(self._notes)
+        ]
+
+    def wait_for(self, reached: Callable[[], bool], seconds: float = 200) -> None:
+        """Until something is reached; a run that ends before fails."""
+        until = time.monotonic() + seconds
+        while not reached():
+            assert time.monotonic() < until, "it was not reached"
+            assert all(process.poll() is None for process in self.started), self.ended()
+            time.sleep(0.02)
+
+    def send(self, index: int, number: signal.Signals) -> None:
+        """A signal to one process."""
+        os.kill(self.started[index].pid, number)
+
+    def ended(self, seconds: float = 300) -> list[Ended]:
+        """All processes, once they have ended."""
+        found = []
+        for process, notes in zip(self.started, self._notes, strict=True):
+            try:
+                out, err = process.communicate(timeout=seconds)
+            finally:
+                process.kill()
+            lines = notes.read_text().splitlines() if notes.is_file() else []
+            found.append(Ended(process.returncode, out, err, [json.loads(line) for line in lines]))
+        return found
+
+
+def lines_of(workdir: Path) -> int:
+    """How many lines of metrics a run has written."""
+    path = workdir / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.is_file() else 0
