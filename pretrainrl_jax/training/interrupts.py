@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from pretrainrl_jax.hosts.join import leave
+
 AGAIN_SECONDS = 2.0
 Handler = Callable[[int, FrameType | None], None]
 
@@ -90,10 +92,10 @@ def _handled(handle: Handler, grace: float, command: str) -> Iterator[None]:
 
 
 def _end(grace: float, command: str) -> None:
-    print(
+    said = (
         f"interrupted: nothing more was saved within checkpoint.grace_seconds={grace:g}, and what was saved "
-        f"before is kept. Go on with: {command}",
-        file=sys.stderr,
-        flush=True,
+        f"before is kept. Go on with: {command}"
     )
+    leave(130, said)  # the other processes, if there are any, end with this one
+    print(said, file=sys.stderr, flush=True)
     os._exit(130)

@@ -1,0 +1,342 @@
+"""What a small model computes on each mesh of eight devices, and on one.
+
+Run as `python on_meshes.py FILE`: it simulates the devices and writes to the file what `test_meshes` compares.
+Training, searches, samples and scores run under a transfer guard, whole: nothing goes to or from the devices
+that is not asked for by name.
+"""
+
+import json
+import pickle
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from small import small_model
+
+from pretrainrl_jax.config import Checkpoint, Optimizer
+from pretrainrl_jax.config import Mesh as MeshSettings
+from pretrainrl_jax.decoding import beam
+from pretrainrl_jax.decoding.best_tokens import best_tokens
+from pretrainrl_jax.decoding.decode import decode, draw
+from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.model.mesh import make_mesh, replicated
+from pretrainrl_jax.model.partitioning import parameter_shardings, place
+from pretrainrl_jax.model.vocabulary import ROWS, TABLE, look_up
+from pretrainrl_jax.objectives import token_logps as objective
+from pretrainrl_jax.objectives.losses import Weights
+from pretrainrl_jax.objectives.scoring import score_trees
+from pretrainrl_jax.objectives.token_logps import greedy_tokens, token_logps
+from pretrainrl_jax.training.loop import Run, fit
+from pretrainrl_jax.training.optimizer import Schedule
+from pretrainrl_jax.training.step import compile_step, first_state, state_shardings
+from pretrainrl_jax.trees.dataset import PackedRows
+from pretrainrl_jax.trees.rows import GOLD, NEGATIVE
+from pretrainrl_jax.trees.tree import AnswerTree, Branch
+
+ONE = "one device"
+MESHES = {"8x1x1": (8, 1, 1), "1x8x1": (1, 8, 1), "2x1x4": (2, 1, 4), "2x2x2": (2, 2, 2)}
+VOCABULARY, WIDTH, BLOCK = 600, 64, 64  # of 600, 300 or 150 rows the block leaves a remainder
+SHAPE: dict[str, Any] = {
+    "vocabulary": VOCABULARY,
+    "width": WIDTH,
+    "heads": 8,
+    "kv_heads": 4,
+    "mlp_width": 96,
+}
+BLOCKS = (7, 64, 1000)  # of token_logps and greedy_tokens
+DTYPES = ("float32", "bfloat16")
+SETTINGS = Optimizer(clip=1e9)  # so that the first moments are the gradient
+WEIGHTS, SCHEDULE = Weights(0.5, 2.0, 0.7, 0.3, 0.4), Schedule(1e-2, 6, 0.3, 0.1)
+UPDATES, ROW_LENGTH = 5, 48
+TERMINATORS, END = (3, 177, 450), 599
+BATCH = 5  # of prompts and rows, which no mesh of several row shards divides
+LIMIT, BEAMS, SAMPLES = 5, 6, 3
+FEW, MORE_BEAMS = 8, 12
+CHANCES = {
+    "plain": {"temperature": 1.0, "top_p": 1.0, "top_k": 0},
+    "top-p": {"temperature": 0.8, "top_p": 0.9, "top_k": 0},
+    "top-k": {"temperature": 1.5, "top_p": 1.0, "top_k": 20},
+    "greedy": {"temperature": 0.0, "top_p": 1.0, "top_k": 0},
+}
+
+Found = dict[str, Any]
+guarded = partial(jax.transfer_guard, "disallow")
+
+
+def trees(number: int, seed: int = 0) -> list[AnswerTree]:
+    """Questions of tokens from all over the vocabulary, with 0 to 4 negatives and references."""
+    rng = np.random.default_rng(seed)
+
+    def tokens(low: int, high: int) -> tuple[int, ...]:
+        return tuple(rng.integers(1, END, rng.integers(low, high + 1)).tolist())
+
+    def branch(kind: int) -> Branch:
+        return Branch((*tokens(1, 3), END), kind, reference_logp=-float(rng.uniform(3, 12)))
+
+    return [
+        AnswerTree(
+            str(i), tokens(1, 7), (branch(GOLD), *(branch(NEGATIVE) for _ in range(rng.integers(0, 5))))
+        )
+        for i in range(number)
+    ]
+
+
+@cache
+def prompts(number: int = 11, seed: int = 0, vocabulary: int = VOCABULARY) -> list[list[int]]:
+    """Prompts of 1 to 16 tokens."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, vocabulary, rng.integers(1, 17)).tolist() for _ in range(number)]
+
+
+def marked(tokens: tuple[int, ...], vocabulary: int = VOCABULARY) -> np.ndarray:
+    """Terminators as the searches take them."""
+    mask = np.zeros(vocabulary, bool)
+    mask[list(tokens)] = True
+    return mask
+
+
+def placed(model: Model, params: Params, mesh: Any) -> tuple[Model, Params]:
+    """A model with its parameters on a mesh."""
+    model = Model(model.shape, mesh)
+    return model, jax.device_put(params, parameter_shardings(model, mesh))
+
+
+def with_ties(params: Params) -> Params:
+    """Heads of many equal rows, side by side and far apart.
+
+    A row has one entry: so equal rows have equal logits to the last bit, in whatever order a product is summed.
+    """
+    head = np.zeros((VOCABULARY, WIDTH), np.float32)
+    for token in range(VOCABULARY):
+        head[token, token // 2 % WIDTH] = 1.0 + token % 150 // 128
+    return params | {"head": jnp.asarray(head)}
+
+
+# Compilations are counted: each a program that XLA was asked for.
+
+COMPILED: list[str] = []
+
+
+def count_compiled(event: str, seconds: float, **about: Any) -> None:
+    if event.endswith("/backend_compile_duration"):
+        COMPILED.append(about.get("fun_name", ""))
+
+
+def compiles(function: Callable[[], Any]) -> list[str]:
+    """What is compiled while the function runs."""
+    COMPILED.clear()
+    function()
+    return list(COMPILED)
+
+
+# The parts.
+
+
+def functions(mesh: Any) -> Found:
+    """token_logps, greedy_tokens and look_up, and their gradients."""
+    rng = np.random.default_rng(1)
+    rows, time, targets = 8, 6, 9
+    hidden = rng.normal(size=(rows, time, WIDTH))
+    head = rng.normal(size=(VOCABULARY, WIDTH))
+    predictor = rng.integers(-1, time, (rows, targets)).astype(np.int32)
+    wanted = rng.integers(0, VOCABULARY, (rows, targets)).astype(np.int32)
+    wanted[:, :4] = wanted[0, 0]  # the same target many times, on every device
+    pulled = rng.normal(size=(rows, targets)).astype(np.float32)
+    tokens = rng.integers(0, VOCABULARY, (rows, time)).astype(np.int32)
+    tokens[:, ::2] = tokens[0, 0]
+    lifted = rng.normal(size=(rows, time, WIDTH)).astype(np.float32)
+    # Small whole numbers: logits are exact, and many are equal.
+    coarse = rng.integers(-2, 3, (rows, time, WIDTH)), rng.integers(-1, 2, (VOCABULARY, WIDTH))
+
+    on_rows, on_table = NamedSharding(mesh, ROWS), NamedSharding(mesh, TABLE)
+    batch = [place(x, on_rows) for x in (predictor, wanted, pulled, tokens, lifted)]
+
+    @jax.jit
+    def compute(
+        hidden: jax.Array, head: jax.Array, coarse: tuple[jax.Array, jax.Array], batch: list[jax.Array]
+    ) -> Found:
+        predictor, wanted, pulled, tokens, lifted = batch
+        found: Found = {}
+        for block in BLOCKS:
+            of = partial(token_logps, predictor=predictor, targets=wanted, block=block, mesh=mesh)
+            values, pull = jax.vjp(of, hidden, head)
+            found[f"token_logps {block}"] = (values, *pull(pulled))
+            found[f"greedy_tokens {block}"] = greedy_tokens(*coarse, block=block, mesh=mesh)
+        looked, pull = jax.vjp(lambda table: look_up(table, tokens, jnp.bfloat16, mesh), head)
+        found["look_up"] = looked, *pull(lifted.astype(jnp.bfloat16))
+        return found
+
+    found = {}
+    for dtype in DTYPES:
+        arrays = [
+            (
+                place(np.asarray(h, jnp.dtype(dtype)), on_rows),
+                place(np.asarray(w, jnp.dtype(dtype)), on_table),
+            )
+            for h, w in ((hidden, head), coarse)
+        ]
+        of_dtype = jax.device_get(compute(*arrays[0], tuple(arrays[1]), batch))
+        found[dtype] = jax.tree.map(lambda x: x.astype(np.float32), of_dtype)
+    logits = coarse[0].astype(np.int64) @ coarse[1].T
+    found["greedy"] = logits.argmax(-1)
+    found["ties"] = (logits == logits.max(-1, keepdims=True)).sum(-1)
+    return found
+
+
+class Recorded:
+    """A compiled step that is compiled once, and keeps what the first update did."""
+
+    def __init__(self, step: Any) -> None:
+        self._step, self.compiled, self.first = step, None, None
+        self.arguments: Any = None
+
+    def lower(self, *arguments: Any) -> "Recorded":
+        self.arguments = arguments
+        if self.compiled is None:
+            self.compiled = self._step.lower(*arguments).compile()
+        return self
+
+    def compile(self) -> "Recorded":
+        return self
+
+    def __call__(self, *arguments: Any) -> Any:
+        state, figures = self.compiled(*arguments)
+        if self.first is None:
+            self.first = jax.device_get((state.moments[1].mu, state.params))
+        return state, figures
+
+
+def training(mesh: Any, tied: bool) -> Found:
+    """A short training by the whole loop."""
+    model, params = small_model(tied=tied, remat=not tied, **SHAPE)
+    model, params = placed(model, params, mesh)
+    source = PackedRows(trees(150), ROW_LENGTH, seed=1, passes=1, rows=8)
+    assert source.batches == UPDATES
+    step = Recorded(compile_step(model, SETTINGS, "sequence", mesh))
+
+    def train() -> Any:
+        state = first_state(model, params, SETTINGS, mesh)
+        with tempfile.TemporaryDirectory() as folder:
+            run = Run(Path(folder), "train/x", checkpoint=Checkpoint(every_minutes=0.0))
+            with guarded():
+                state, progress = fit(run, step, state, source, WEIGHTS, SCHEDULE, mesh)
+            lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
+        return state, progress, [json.loads(line) for line in lines]
+
+    state, progress, lines = train()
+    again = compiles(train)
+    gradient, first = step.first
+    return {
+        "losses": [line["loss"] for line in lines],
+        "norms": [line["grad_norm"] for line in lines],
+        "row": progress.row,
+        "gradient": jax.tree.map(lambda x: x / (1 - SETTINGS.beta1), gradient),
+        "first": first,
+        "params": jax.device_get(state.params),
+        "compiled again": again,
+        "lies": lying(model, mesh, step, state),
+    }
+
+
+def lying(model: Model, mesh: Any, step: Recorded, state: Any) -> Found:
+    """Where the state lies: as is said, as the compiled step takes and gives it, as it is."""
+    said = state_shardings(model, SETTINGS, mesh)
+    takes, _ = step.compiled.input_shardings
+    gives = step.compiled.output_shardings
+    ranks = jax.tree.map(lambda x: x.ndim, state)
+
+    def same(one: Any, other: Any) -> bool:
+        equal = jax.tree.map(lambda a, b, rank: a.is_equivalent_to(b, rank), one, other, ranks)
+        return all(jax.tree.leaves(equal))
+
+    whole = replicated(mesh)
+    return {
+        "specs": {jax.tree_util.keystr(path): tuple(of.spec) for path, of in jax.tree.leaves_with_path(said)},
+        "takes": same(takes[0], said),
+        "gives": same(gives[0], said),
+        "is": same(jax.tree.map(lambda x: x.sharding, state), said),
+        "rows": sorted({tuple(of.spec) for of in jax.tree.leaves(takes[1])}),
+        "numbers": all(of.is_equivalent_to(whole, 0) for of in jax.tree.leaves((takes[2:], gives[1]))),
+        "state bytes": sum(
+            x.dtype.itemsize * int(np.prod(of.shard_shape(x.shape)))
+            for x, of in zip(jax.tree.leaves(state), jax.tree.leaves(said), strict=True)
+        ),
+        "alias bytes": step.compiled.memory_analysis().alias_size_in_bytes,
+        "held bytes": sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state)),
+        "given up": all(x.is_deleted() for x in jax.tree.leaves(step.arguments[0])),
+    }
+
+
+def answers(mesh: Any) -> Found:
+    """Beams and samples of prompts, and scores of trees."""
+    model, params = small_model(sharpness=3.0, **SHAPE)
+    tied = with_ties(params)
+    few, of_few = small_model(sharpness=2.0, **(SHAPE | {"vocabulary": FEW}))
+    (few, of_few), (_, tied), (model, params) = (
+        placed(*of, mesh) for of in ((few, of_few), (model, tied), (model, params))
+    )
+    ends, few_ends = marked(TERMINATORS), marked((2,), FEW)
+
+    def search(params: Params, of: list[list[int]]) -> Any:
+        with guarded():
+            return decode(model, params, of, ends, beams=BEAMS, max_new_tokens=LIMIT, batch=BATCH)
+
+    def search_few(of: list[list[int]]) -> Any:
+        with guarded():
+            return decode(few, of_few, of, few_ends, beams=MORE_BEAMS, max_new_tokens=3, batch=BATCH)
+
+    def sampled(of: list[list[int]], **chance: Any) -> Any:
+        options = {"samples": SAMPLES, "max_new_tokens": LIMIT, "seed": 7, "batch": BATCH}
+        with guarded():
+            return draw(model, params, of, ends, **options, **chance)
+
+    def score(of: list[AnswerTree]) -> Any:
+        with guarded():
+            return score_trees(model, params, of, row_length=ROW_LENGTH, rows=BATCH)
+
+    found: Found = {
+        "beams": search(params, prompts()),
+        "ties": search(tied, prompts()),
+        "few": search_few(prompts(vocabulary=FEW)),
+        "samples": {name: sampled(prompts(), **chance) for name, chance in CHANCES.items()},
+        "scores": score(trees(60)),
+    }
+    others = prompts(7, seed=1), prompts(7, seed=1, vocabulary=FEW)
+    found["compiled again"] = {
+        "decode": compiles(lambda: (search(params, others[0]), search_few(others[1]))),
+        "draw": compiles(lambda: sampled(others[0], temperature=0.5, top_p=0.8, top_k=9)),
+        "score_trees": compiles(lambda: score(trees(60, seed=0)[::-1])),
+    }
+    return found
+
+
+def everything(mesh: Any) -> Found:
+    """All parts."""
+    return {
+        "functions": functions(mesh),
+        "training": {name: training(mesh, name == "tied") for name in ("tied", "untied")},
+        **answers(mesh),
+    }
+
+
+if __name__ == "__main__":
+    import time
+
+    jax.config.update("jax_num_cpu_devices", 8)
+    jax.monitoring.register_event_duration_secs_listener(count_compiled)
+    objective.block_size = lambda model: BLOCK
+    beam.best_tokens = partial(best_tokens, block=BLOCK)
+    result = {}
+    for name, sizes in {ONE: (1, 1, 1), **MESHES}.items():
+        t = time.process_time()
+        devices = jax.devices()[: int(np.prod(sizes))]
+        result[name] = everything(make_mesh(MeshSettings(*sizes), devices))
+        print(name, time.process_time() - t, flush=True)
+    Path(sys.argv[1]).write_bytes(pickle.dumps(result))
