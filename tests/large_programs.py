@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding
 from pretrainrl_jax.config import Mesh as MeshSettings
 from pretrainrl_jax.config import Optimizer
 from pretrainrl_jax.decoding.beam import beam_search
+from pretrainrl_jax.decoding.sampling import sample
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.mesh import make_mesh, spec
 from pretrainrl_jax.model.partitioning import parameter_shardings
@@ -46,7 +47,7 @@ SHAPE = ModelShape(
     remat=True,
 )
 BATCH, TIME, TARGETS, SLOTS = 8, 128, 64, 16
-BEAMS, PROMPT, GROWN = 16, 32, 8
+BEAMS, SAMPLES, PROMPT, GROWN = 16, 4, 32, 8
 
 
 def described(compiled: Any, arguments: Any) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def array(mesh: Mesh, shape: tuple[int, ...], dtype: Any, *axes: str | None) -> 
 
 
 def programs(mesh: Mesh) -> dict[str, Any]:
-    """The training step, the search, and the first parameters."""
+    """The training step, the search, the sampler, and the first parameters."""
     model = Model(SHAPE, mesh)
     shardings = parameter_shardings(model, mesh)
     params = placed(nn.unbox(model.abstract()), shardings)
@@ -106,12 +107,25 @@ def programs(mesh: Mesh) -> dict[str, Any]:
     )
     search = beam_search.lower(model, params, *asked, beams=BEAMS, max_new_tokens=GROWN).compile()
     key = jax.eval_shape(lambda: jax.random.key(0))
+    keys = array(mesh, (BATCH,), key.dtype, "rows")
+    draw = sample.lower(
+        model,
+        params,
+        *asked,
+        keys,
+        samples=SAMPLES,
+        max_new_tokens=GROWN,
+        temperature=number,
+        top_p=number,
+        top_k=array(mesh, (), jnp.int32),
+    ).compile()
     first = jax.jit(model.init, out_shardings=shardings).lower(key).compile()
     return {
         "parameters": own_bytes(params),
         "state": own_bytes(state),
         "step": described(step, (state, rows, numbers)),
         "search": described(search, (params, asked)),
+        "draw": described(draw, (params, asked, keys)),
         "first": described(first, ()),
     }
 

@@ -1,15 +1,16 @@
 """What a small model computes on each mesh of eight devices, and on one.
 
-Run as `python on_meshes.py FILE`: it simulates the devices and writes to the file what `test_meshes` compares.
-Training, searches, samples and scores run under a transfer guard, whole: nothing goes to or from the devices
-that is not asked for by name.
+Run as `python on_meshes.py FILE`: it simulates the devices and writes to the file what `test_meshes`
+compares. Training, searches, samples and scores run under a transfer guard, whole: nothing is sent to the
+devices that is not asked for by name.
 """
 
 import json
+import math
 import pickle
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from pretrainrl_jax.config import Mesh as MeshSettings
 from pretrainrl_jax.decoding import beam
 from pretrainrl_jax.decoding.best_tokens import best_tokens
 from pretrainrl_jax.decoding.decode import decode, draw
+from pretrainrl_jax.evaluation.continuations import judge, share
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import make_mesh, replicated
 from pretrainrl_jax.model.partitioning import parameter_shardings, place
@@ -58,7 +60,8 @@ UPDATES, ROW_LENGTH = 5, 48
 TERMINATORS, END = (3, 177, 450), 599
 BATCH = 5  # of prompts and rows, which no mesh of several row shards divides
 LIMIT, BEAMS, SAMPLES = 5, 6, 3
-FEW, MORE_BEAMS = 8, 12
+DISTINCT = 50  # rows of a head with ties
+FEW, MORE_BEAMS = 8, 12  # a vocabulary with fewer tokens than beams
 CHANCES = {
     "plain": {"temperature": 1.0, "top_p": 1.0, "top_k": 0},
     "top-p": {"temperature": 0.8, "top_p": 0.9, "top_k": 0},
@@ -109,13 +112,12 @@ def placed(model: Model, params: Params, mesh: Any) -> tuple[Model, Params]:
 
 
 def with_ties(params: Params) -> Params:
-    """Heads of many equal rows, side by side and far apart.
+    """A head in which each row stands twelve times, in every block and on every device.
 
-    A row has one entry: so equal rows have equal logits to the last bit, in whatever order a product is summed.
+    A row has one entry: equal rows have equal logits to the last bit, however a product is summed.
     """
     head = np.zeros((VOCABULARY, WIDTH), np.float32)
-    for token in range(VOCABULARY):
-        head[token, token // 2 % WIDTH] = 1.0 + token % 150 // 128
+    head[np.arange(VOCABULARY), np.arange(VOCABULARY) % DISTINCT] = 1.0
     return params | {"head": jnp.asarray(head)}
 
 
@@ -169,8 +171,9 @@ def functions(mesh: Any) -> Found:
             values, pull = jax.vjp(of, hidden, head)
             found[f"token_logps {block}"] = (values, *pull(pulled))
             found[f"greedy_tokens {block}"] = greedy_tokens(*coarse, block=block, mesh=mesh)
-        looked, pull = jax.vjp(lambda table: look_up(table, tokens, jnp.bfloat16, mesh), head)
-        found["look_up"] = looked, *pull(lifted.astype(jnp.bfloat16))
+        # As the decoder does it: the table stays in float32, whatever is computed in.
+        looked, pull = jax.vjp(lambda t: look_up(t, tokens, hidden.dtype, mesh), head.astype(jnp.float32))
+        found["look_up"] = looked, *pull(lifted.astype(hidden.dtype))
         return found
 
     found = {}
@@ -221,8 +224,7 @@ def training(mesh: Any, tied: bool) -> Found:
     assert source.batches == UPDATES
     step = Recorded(compile_step(model, SETTINGS, "sequence", mesh))
 
-    def train() -> Any:
-        state = first_state(model, params, SETTINGS, mesh)
+    def train(state: Any) -> Any:
         with tempfile.TemporaryDirectory() as folder:
             run = Run(Path(folder), "train/x", checkpoint=Checkpoint(every_minutes=0.0))
             with guarded():
@@ -230,8 +232,10 @@ def training(mesh: Any, tied: bool) -> Found:
             lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
         return state, progress, [json.loads(line) for line in lines]
 
-    state, progress, lines = train()
-    again = compiles(train)
+    results: list[Any] = []
+    states = [first_state(model, params, SETTINGS, mesh) for _ in range(2)]
+    compiled = [compiles(lambda of=of: results.append(train(of))) for of in states]
+    state, progress, lines = results[0]
     gradient, first = step.first
     return {
         "losses": [line["loss"] for line in lines],
@@ -240,7 +244,7 @@ def training(mesh: Any, tied: bool) -> Found:
         "gradient": jax.tree.map(lambda x: x / (1 - SETTINGS.beta1), gradient),
         "first": first,
         "params": jax.device_get(state.params),
-        "compiled again": again,
+        "compiled": compiled,
         "lies": lying(model, mesh, step, state),
     }
 
@@ -301,19 +305,45 @@ def answers(mesh: Any) -> Found:
         with guarded():
             return score_trees(model, params, of, row_length=ROW_LENGTH, rows=BATCH)
 
-    found: Found = {
-        "beams": search(params, prompts()),
-        "ties": search(tied, prompts()),
-        "few": search_few(prompts(vocabulary=FEW)),
-        "samples": {name: sampled(prompts(), **chance) for name, chance in CHANCES.items()},
-        "scores": score(trees(60)),
-    }
-    others = prompts(7, seed=1), prompts(7, seed=1, vocabulary=FEW)
-    found["compiled again"] = {
-        "decode": compiles(lambda: (search(params, others[0]), search_few(others[1]))),
-        "draw": compiles(lambda: sampled(others[0], temperature=0.5, top_p=0.8, top_k=9)),
-        "score_trees": compiles(lambda: score(trees(60, seed=0)[::-1])),
-    }
+    def judged(pairs: list[Any]) -> Any:
+        with guarded():
+            return judge(model, params, share(pairs), tokens=BATCH * ROW_LENGTH)
+
+    compiled: dict[str, tuple[list[str], list[str]]] = {}
+    found: Found = {"compiled": compiled, "samples": {}}
+
+    def keep(name: str, function: Callable[[], Any]) -> None:
+        found[name] = function()
+
+    later, few_later = prompts(7, seed=1), prompts(7, seed=1, vocabulary=FEW)
+    compiled["decode"] = (
+        compiles(lambda: keep("beams", lambda: search(params, prompts()))),
+        compiles(lambda: (keep("ties", lambda: search(tied, prompts())), search(params, later))),
+    )
+    compiled["decode few"] = (
+        compiles(lambda: keep("few", lambda: search_few(prompts(vocabulary=FEW)))),
+        compiles(lambda: search_few(few_later)),
+    )
+    first, *others = CHANCES
+
+    def chances(names: Sequence[str]) -> None:
+        found["samples"] |= {name: sampled(prompts(), **CHANCES[name]) for name in names}
+
+    compiled["draw"] = (
+        compiles(lambda: chances([first])),
+        compiles(lambda: (chances(others), sampled(later, **CHANCES[first]))),
+    )
+    compiled["score_trees"] = (
+        compiles(lambda: keep("scores", lambda: score(trees(60)))),
+        compiles(lambda: score(trees(60)[::-1])),
+    )
+    drawn = zip(prompts(), found["samples"]["greedy"], strict=True)
+    greedy = [(tuple(of), one.tokens) for of, (one, *_) in drawn if one.tokens]
+    pairs = [*greedy, *((tuple(of), (1, 2)) for of in prompts())]
+    compiled["judge"] = (
+        compiles(lambda: keep("judged", lambda: judged(pairs))),
+        compiles(lambda: judged(pairs[::-1])),
+    )
     return found
 
 
@@ -327,16 +357,13 @@ def everything(mesh: Any) -> Found:
 
 
 if __name__ == "__main__":
-    import time
-
     jax.config.update("jax_num_cpu_devices", 8)
     jax.monitoring.register_event_duration_secs_listener(count_compiled)
     objective.block_size = lambda model: BLOCK
     beam.best_tokens = partial(best_tokens, block=BLOCK)
-    result = {}
-    for name, sizes in {ONE: (1, 1, 1), **MESHES}.items():
-        t = time.process_time()
-        devices = jax.devices()[: int(np.prod(sizes))]
-        result[name] = everything(make_mesh(MeshSettings(*sizes), devices))
-        print(name, time.process_time() - t, flush=True)
-    Path(sys.argv[1]).write_bytes(pickle.dumps(result))
+    meshes = {
+        name: make_mesh(MeshSettings(*sizes), jax.devices()[: math.prod(sizes)])
+        for name, sizes in {ONE: (1, 1, 1), **MESHES}.items()
+    }
+    found = {name: everything(mesh) for name, mesh in meshes.items()}
+    Path(sys.argv[1]).write_bytes(pickle.dumps(found))

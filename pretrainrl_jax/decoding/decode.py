@@ -11,6 +11,7 @@ import numpy as np
 from pretrainrl_jax.decoding.beam import Beams, beam_search
 from pretrainrl_jax.decoding.sampling import Samples, prompt_keys, sample
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.hosts.watch import waiting
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import whole_rows
 from pretrainrl_jax.model.partitioning import place_rows, place_whole
@@ -81,8 +82,7 @@ def decode(
 
     def start(indices: list[int], tokens: np.ndarray, lengths: np.ndarray) -> Beams:
         placed, of = place_rows(tokens, model.mesh), place_rows(lengths, model.mesh)
-        with jax.transfer_guard("disallow"):
-            return beam_search(model, params, placed, of, ends, beams=beams, max_new_tokens=max_new_tokens)
+        return beam_search(model, params, placed, of, ends, beams=beams, max_new_tokens=max_new_tokens)
 
     return _in_batches(prompts, batch, start, _hypotheses, advance)
 
@@ -151,20 +151,19 @@ def draw(
         of_rows = np.zeros(batch, np.int32)
         of_rows[: len(indices)] = known[indices]
         placed, of, which = (place_rows(x, model.mesh) for x in (tokens, lengths, of_rows))
-        with jax.transfer_guard("disallow"):
-            return sample(
-                model,
-                params,
-                placed,
-                of,
-                ends,
-                prompt_keys(chance, which),
-                samples=samples,
-                max_new_tokens=max_new_tokens,
-                temperature=heat,
-                top_p=p,
-                top_k=k,
-            )
+        return sample(
+            model,
+            params,
+            placed,
+            of,
+            ends,
+            prompt_keys(chance, which),
+            samples=samples,
+            max_new_tokens=max_new_tokens,
+            temperature=heat,
+            top_p=p,
+            top_k=k,
+        )
 
     return _in_batches(prompts, batch, start, _drawn, advance)
 
@@ -198,19 +197,21 @@ def _in_batches(
     int32 [batch]; `read` waits for it and gives the records of every row.
     """
     found: list[list[Record]] = [[] for _ in prompts]
-    waiting: list[tuple[list[int], Result]] = []
+    begun: list[tuple[list[int], Result]] = []
 
     def collect() -> None:
-        indices, result = waiting.pop(0)
-        for index, records in zip(indices, read(result), strict=False):
+        indices, result = begun.pop(0)
+        with waiting("the answers of a batch"):
+            every = read(result)
+        for index, records in zip(indices, every, strict=False):
             found[index] = records
         advance(len(indices))
 
     for indices in _batches([len(p) for p in prompts], batch):
-        waiting.append((indices, start(indices, *_padded([prompts[i] for i in indices], batch))))
-        if len(waiting) > 1:  # read a batch only while the device already works on the next one
+        begun.append((indices, start(indices, *_padded([prompts[i] for i in indices], batch))))
+        if len(begun) > 1:  # read a batch only while the device already works on the next one
             collect()
-    while waiting:
+    while begun:
         collect()
     return found
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from pretrainrl_jax.hosts.watch import waiting
 from pretrainrl_jax.model.attention import tree_mask
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import constrain, whole_rows
@@ -70,12 +71,14 @@ def score_trees(
     rows = whole_rows(model.mesh, rows)
     source = PackedRows(trees, row_length, seed=0, passes=1, rows=rows)
     scores: list[list[float]] = [[] for _ in trees]
-    waiting: list[tuple[int, jax.Array]] = []
+    begun: list[tuple[int, jax.Array]] = []
 
     def collect() -> None:
-        first, result = waiting.pop(0)
+        first, result = begun.pop(0)
         finished = 0
-        for of_row, row in zip(jax.device_get(result), source.plan[first : first + rows], strict=False):
+        with waiting("the scores of a batch"):
+            every = jax.device_get(result)
+        for of_row, row in zip(every, source.plan[first : first + rows], strict=False):
             slot = 0
             for index in row:
                 count = len(trees[index].branches)
@@ -86,10 +89,9 @@ def score_trees(
 
     for number, batch in enumerate(batches(source)):
         batch = jax.tree.map(lambda x: place_rows(x, model.mesh), prepare(batch))
-        with jax.transfer_guard("disallow"):
-            waiting.append((number * rows, engine(model, params, batch)))
-        if len(waiting) > 1:  # read a result only while the device already works on the next batch
+        begun.append((number * rows, engine(model, params, batch)))
+        if len(begun) > 1:  # read a result only while the device already works on the next batch
             collect()
-    while waiting:
+    while begun:
         collect()
     return scores

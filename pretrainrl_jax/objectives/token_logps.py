@@ -118,17 +118,17 @@ def greedy_tokens(
         [rows, time] int32, indices in `vocabulary`.
     """
 
-    def visit(start: Any, rows: jax.Array, carry: Any) -> tuple[jax.Array, jax.Array]:
-        logits = _logits(hidden, rows)  # [rows, time, block]
-        largest, token = logits.max(-1), start + logits.argmax(-1).astype(jnp.int32)
-        if carry is None:
-            return largest, token
-        before, first = carry
-        # The blocks are not walked in order: the last one comes first.
-        replaces = (largest > before) | ((largest == before) & (token < first))
-        return jnp.maximum(largest, before), jnp.where(replaces, token, first)
-
     def of_part(parts: Parts, hidden: jax.Array, head: jax.Array) -> jax.Array:
+        def visit(start: Any, rows: jax.Array, carry: Any) -> tuple[jax.Array, jax.Array]:
+            logits = _logits(hidden, rows)  # [rows, time, block]
+            largest, token = logits.max(-1), start + logits.argmax(-1).astype(jnp.int32)
+            if carry is None:
+                return largest, token
+            before, first = carry
+            # The blocks are not walked in order: the last one comes first.
+            replaces = (largest > before) | ((largest == before) & (token < first))
+            return jnp.maximum(largest, before), jnp.where(replaces, token, first)
+
         largest, token = walk(parts, head, size, visit, None)
         if parts.tensor == 1:
             return token

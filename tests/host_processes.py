@@ -1,0 +1,132 @@
+"""A script in several processes, each of which counts as a host."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+HOST = socket.gethostname()
+ROOT = Path(__file__).parents[2]
+
+SCRIPT = """
+import json, os, sys, threading, time
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+from pretrainrl_jax.config import Hosts
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.hosts.agree import barrier, count, first, gather, index, once
+from pretrainrl_jax.hosts.join import join, leave
+from pretrainrl_jax.hosts.watch import explained, waiting, working
+
+def say(value):
+    print(json.dumps(value), flush=True)
+
+settings = Hosts(**json.loads(sys.argv[1]))
+try:
+    join(settings, "COMMAND", seconds=float(sys.argv[2]))
+    say("joined")
+BODY
+    leave(0)
+except InputError as error:
+    leave(2, f"error: {error}")
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+except OSError as error:
+    leave(1, f"failed: {error}")
+except Exception as error:
+    print("raised:", type(error).__name__, str(error)[:200], file=sys.stderr, flush=True)
+    explained(error)
+    leave(1, f"failed: {type(error).__name__}: {error}")
+"""
+
+# A sum over the devices of all processes, as a training step does one.
+COLLECTIVE = """
+import jax, numpy
+from jax.experimental import multihost_utils
+def collective():
+    return int(multihost_utils.process_allgather(numpy.ones(1)).sum())
+say(collective())
+"""
+
+
+class Ended(NamedTuple):
+    codes: list[int]
+    out: list[list]
+    err: list[str]
+    seconds: float
+
+    def orderly(self) -> bool:
+        """Whether JAX aborted none of them."""
+        return not any("Terminating process" in text for text in self.err)
+
+    def lines(self) -> list[str]:
+        """What the processes say of the end, on stderr."""
+        return [line for text in self.err for line in text.splitlines()
+                if line.startswith(("failed:", "error:", "interrupted"))]  # fmt: skip
+
+
+class Processes:
+    """A script in several processes, each of which counts as a host."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.running: list[subprocess.Popen] = []
+        self.port = free_port()
+
+    def start(self, count: int, body: str, seconds: float = 60, **options: object) -> None:
+        for index in range(count):
+            self.start_one(body, seconds, **{"index": index, "count": count, **options})
+
+    def start_one(self, body: str, seconds: float = 60, **options: object) -> None:
+        settings = {"coordinator": f"localhost:{self.port}", "dead_seconds": 20.0, **options}
+        text = SCRIPT.replace("BODY", "".join(f"    {line}\n" for line in body.splitlines()))
+        number = len(self.running)
+        with self._file(number, "out").open("w") as out, self._file(number, "err").open("w") as err:
+            self.running.append(
+                subprocess.Popen(
+                    [sys.executable, "-c", text, json.dumps(settings), str(seconds)],
+                    cwd=ROOT,
+                    env={"JAX_PLATFORMS": "cpu", **os.environ, "PYTHONUNBUFFERED": ""},
+                    stdout=out,
+                    stderr=err,
+                )
+            )
+
+    def _file(self, number: int, kind: str) -> Path:
+        return self._folder / f"{number}.{kind}"
+
+    def out(self, number: int) -> list:
+        lines = self._file(number, "out").read_text().splitlines()
+        return [json.loads(line) for line in lines if not line.startswith("[Gloo]")]
+
+    def wait_for(self, value: object) -> None:
+        """Until all processes have said this."""
+        until = time.monotonic() + 60
+        while not all(value in self.out(number) for number in range(len(self.running))):
+            assert time.monotonic() < until, [
+                self._file(n, "err").read_text() for n in range(len(self.running))
+            ]
+            time.sleep(0.02)
+
+    def end(self, seconds: float = 60, without: int | None = None) -> Ended:
+        """When all (but one) have ended, or too much time has passed."""
+        start = time.monotonic()
+        numbers = [number for number in range(len(self.running)) if number != without]
+        for number in numbers:
+            self.running[number].wait(max(0.1, start + seconds - time.monotonic()))
+        took = time.monotonic() - start
+        return Ended(
+            [self.running[number].returncode for number in numbers],
+            [self.out(number) for number in numbers],
+            [self._file(number, "err").read_text() for number in numbers],
+            took,
+        )
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("", 0))
+        return found.getsockname()[1]

@@ -1,0 +1,196 @@
+"""How processes find each other, and what is said where they do not."""
+
+import contextlib
+import http.server
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from host_processes import HOST, ROOT, Processes, free_port
+
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.hosts import join, rollcall
+
+
+def test_nobody_at_the_coordinator(processes: Processes) -> None:
+    processes.start_one("", seconds=1, index=1, count=2)
+    ended = processes.end()
+    assert ended.codes == [2]
+    assert len(ended.lines()) == 1
+    assert f"hosts.coordinator=localhost:{processes.port}: process 0 did not answer" in ended.lines()[0]
+    assert "Traceback" not in ended.err[0]
+
+
+def meets(port: int, count: int, index: int, seconds: float = 3) -> Callable[[], str]:
+    """Start a process's part in the roll call, as a thread; what it raised, in the end."""
+    said: list[str] = []
+
+    def work() -> None:
+        try:
+            rollcall.meet(f"localhost:{port}", count, index, seconds)
+        except InputError as error:
+            said.append(str(error))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+
+    def result() -> str:
+        thread.join(20)
+        assert not thread.is_alive()
+        return said[0] if said else ""
+
+    return result
+
+
+def test_a_process_that_does_not_come() -> None:
+    port = free_port()
+    zero, two = meets(port, 3, 0, seconds=1.5), meets(port, 3, 2, seconds=20)
+    said = (
+        f"hosts.coordinator=localhost:{port}: of hosts.count=3 processes, number 1 did not come within 1.5 s"
+    )
+    assert said in zero()
+    assert two() == zero()
+
+
+def test_settings_that_contradict_each_other() -> None:
+    port = free_port()
+    zero, one = meets(port, 3, 0), meets(port, 3, 1)
+    time.sleep(0.5)
+    assert f"hosts.index=1: host {HOST} has a process with this number already" in meets(port, 3, 1)()
+    assert "hosts.count=4: process 0, on host" in meets(port, 4, 2)()
+    two = meets(port, 3, 2)
+    assert [zero(), one(), two()] == ["", "", ""]
+
+
+def test_a_process_that_went_may_come_again() -> None:
+    port = free_port()
+    zero = meets(port, 3, 0, seconds=10)
+    time.sleep(0.3)
+    with socket.create_connection(("localhost", port)) as other:
+        other.sendall(
+            json.dumps({"magic": rollcall.MAGIC, "index": 1, "count": 3, "host": "h"}).encode() + b"\n"
+        )
+        time.sleep(0.5)
+    with socket.create_connection(("localhost", port)) as other:
+        other.sendall(b"GET / HTTP/1.1\n\n")  # someone who looks for open ports
+    one, two = meets(port, 3, 1, seconds=10), meets(port, 3, 2, seconds=10)
+    assert [zero(), one(), two()] == ["", "", ""]
+
+
+def test_a_port_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollcall, "BUSY_SECONDS", 0.5)
+    with socket.create_server(("", 0)) as other:
+        port = other.getsockname()[1]
+        said = meets(port, 2, 0)()
+        assert f"hosts.coordinator=localhost:{port}: port {port} cannot be opened here" in said
+        assert "hosts.index=0" in said
+
+
+def test_another_program_at_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollcall, "BUSY_SECONDS", 0.5)
+    server = http.server.ThreadingHTTPServer(("", 0), http.server.BaseHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with contextlib.closing(server.socket):
+        assert "another program has the port" in meets(server.server_port, 2, 1, seconds=5)()
+        server.shutdown()
+
+
+@pytest.mark.parametrize("coordinator", ["gpu-0", "gpu-0:", ":80", "gpu-0:x", "gpu-0:0", "gpu-0:65536"])
+def test_a_coordinator_of_no_such_form(coordinator: str) -> None:
+    with pytest.raises(InputError, match=r"hosts\.coordinator=.* give the host and a port"):
+        rollcall.meet(coordinator, 2, 1, 1)
+
+
+ONE = """
+import sys, threading
+from pretrainrl_jax.config import Hosts
+from pretrainrl_jax.hosts import agree
+from pretrainrl_jax.hosts.join import join, leave
+from pretrainrl_jax.hosts.maintenance import watch_maintenance
+from pretrainrl_jax.hosts.watch import explained, waiting
+join(Hosts(), "COMMAND")
+join(Hosts(coordinator="localhost:1", count=1), "COMMAND")
+watch_maintenance(Hosts())
+assert (agree.index(), agree.count(), agree.first()) == (0, 1, True)
+assert agree.once(lambda: (1, 2), "w") == (1, 2) and agree.gather(3, "w") == [3]
+agree.barrier("w")
+assert leave(1, "x") is None and not explained(RuntimeError("Gloo"))
+with waiting("w"): pass
+assert threading.active_count() == 1, threading.enumerate()
+assert "jax" not in sys.modules
+"""
+
+
+CLUSTERS = ("SLURM", "OMPI", "GCE", "TPU", "JAX_", "JOB_COMPLETION_INDEX")
+
+
+def test_one_process_starts_nothing() -> None:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(CLUSTERS)}
+    # In a pod of Kubernetes that is no part of a job, too.
+    environment = {**kept, "KUBERNETES_SERVICE_HOST": "10.0.0.1", "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", ONE], cwd=ROOT, env=environment, check=True, timeout=60)
+
+
+SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "2", "SLURM_PROCID": "0",
+         "SLURM_LOCALID": "0", "SLURM_STEP_NUM_NODES": "2"}  # fmt: skip
+TPU = {"TPU_LIBRARY_PATH": "/lib/libtpu.so"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({}, ("", 1)),
+        (SLURM, ("Slurm", 2)),
+        ({**SLURM, "SLURM_NTASKS": "1"}, ("Slurm", 1)),
+        ({**SLURM, "SLURM_STEP_NUM_TASKS": "1"}, ("Slurm", 1)),
+        ({"SLURM_JOB_ID": "7"}, ("", 1)),
+        ({"OMPI_MCA_orte_hnp_uri": "1.0;tcp://h:1", "OMPI_COMM_WORLD_SIZE": "4"}, ("Open MPI", 4)),
+        ({**TPU, "TPU_WORKER_HOSTNAMES": "localhost"}, ("the TPU runtime", 1)),
+        ({**TPU, "TPU_WORKER_HOSTNAMES": "a,b", "MEGASCALE_NUM_SLICES": "2"}, ("the TPU runtime", 4)),
+        ({**TPU}, ("the TPU runtime", 0)),
+        ({**TPU, "JAX_PLATFORMS": "cpu"}, ("", 1)),
+        ({"JAX_COORDINATOR_ADDRESS": "h:1"}, ("JAX_COORDINATOR_ADDRESS", 0)),
+        ({"KUBERNETES_SERVICE_HOST": "h"}, ("", 1)),
+        ({"KUBERNETES_SERVICE_HOST": "h", "JOB_COMPLETION_INDEX": "0"}, ("Kubernetes", 0)),
+    ],
+)
+def test_what_the_environment_announces(environment: dict[str, str], said: tuple[str, int]) -> None:
+    assert join.announced(environment) == said
+
+
+def test_slurm_is_joined(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `srun --ntasks=2` on two hosts of one name."""
+    for name, value in {**SLURM, "SLURM_STEP_NODELIST": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("JAX_COORDINATOR_PORT", str(processes.port))
+    for index in range(2):
+        monkeypatch.setenv("SLURM_PROCID", str(index))
+        processes.start_one("say([index(), count()])", coordinator="")
+    ended = processes.end()
+    assert ended.codes == [0, 0], ended.err
+    assert ended.out == [["joined", [0, 2]], ["joined", [1, 2]]]
+
+
+def test_a_library_of_tpus_alone_is_no_cluster(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TPU_LIBRARY_PATH", __file__)
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu,cpu")
+    processes.start_one("say([index(), count()])", coordinator="")
+    ended = processes.end()
+    assert ended.out == [["joined", [0, 1]]], ended.err
+
+
+def test_a_coordinator_without_a_cluster(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
+    processes.start_one("", coordinator="")
+    ended = processes.end()
+    assert ended.codes == [2]
+    assert re.match(
+        "error: JAX_COORDINATOR_ADDRESS does not say .*: give hosts.coordinator", ended.lines()[0]
+    )

@@ -1,0 +1,305 @@
+"""Eight devices compute what one does, on every mesh: losses, gradients, searches, samples, scores."""
+
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import on_meshes
+import pytest
+from eight_devices import results
+from on_meshes import BLOCKS, CHANCES, DTYPES, MESHES, ONE, TERMINATORS, UPDATES
+from small import small_shape
+
+from pretrainrl_jax.config import Checkpoint, Mesh
+from pretrainrl_jax.decoding import decode as decoding
+from pretrainrl_jax.decoding.decode import Hypothesis
+from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.model.mesh import make_mesh
+from pretrainrl_jax.objectives import scoring
+from pretrainrl_jax.training import loop
+from pretrainrl_jax.training.step import TrainState
+from pretrainrl_jax.trees.dataset import PackedRows
+from pretrainrl_jax.trees.rows import Rows
+
+HEADS = ("tied", "untied")
+GAP = 1e-4  # of two beams' scores: closer ones may change places
+# One rounding to bfloat16: what is summed in float32 in another order may fall to the next number.
+ROUNDING = 2.0**-7
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What each mesh computes, and one device."""
+    return results(Path(on_meshes.__file__), tmp_path_factory.mktemp("meshes") / "found")
+
+
+def distance(one: Any, other: Any) -> float:
+    """The largest relative difference of two trees' arrays, each by its norm."""
+
+    def of_array(one: np.ndarray, other: np.ndarray) -> float:
+        other = np.asarray(other, np.float64)
+        return float(np.linalg.norm(one - other) / np.linalg.norm(other))
+
+    return max(jax.tree.leaves(jax.tree.map(of_array, one, other)))
+
+
+# Training.
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("mesh", MESHES)
+def test_loss_and_gradient(found: dict[str, Any], mesh: str, head: str) -> None:
+    """Of the whole PretrainRL loss: the untied model computes its layers anew in the backward pass."""
+    ours, expected = found[mesh]["training"][head], found[ONE]["training"][head]
+    assert expected["losses"][0] > 10
+    np.testing.assert_allclose(ours["losses"][0], expected["losses"][0], rtol=1e-5)
+    np.testing.assert_allclose(ours["norms"][0], expected["norms"][0], rtol=1e-5)
+    assert distance(ours["gradient"], expected["gradient"]) < 1e-5
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("mesh", MESHES)
+def test_a_training(found: dict[str, Any], mesh: str, head: str) -> None:
+    """Several updates by the loop. Adam divides by small gradients: parameters differ more than gradients."""
+    ours, expected = found[mesh]["training"][head], found[ONE]["training"][head]
+    assert len(ours["losses"]) == UPDATES
+    assert ours["row"] == expected["row"] == 8 * UPDATES
+    np.testing.assert_allclose(ours["losses"], expected["losses"], rtol=1e-5)
+    assert distance(ours["first"], expected["first"]) < 1e-4
+    assert distance(ours["params"], expected["params"]) < 3e-4
+    moved = distance(expected["params"], expected["first"])
+    assert moved > 1e-2  # so that these bounds say something
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("mesh", MESHES)
+def test_the_state_lies_as_is_said(found: dict[str, Any], mesh: str, head: str) -> None:
+    """The compiled step takes it so, gives it so, and updates it in place; so do the batch's rows lie."""
+    lies = found[mesh]["training"][head]["lies"]
+    assert lies["takes"]
+    assert lies["gives"]
+    assert lies["is"]
+    assert lies["rows"] == [(None, ("data", "fsdp"))]  # after the microsteps
+    assert lies["numbers"]  # weights, schedule and figures are whole everywhere
+    assert lies["alias bytes"] == lies["held bytes"] == lies["state bytes"]
+    assert lies["given up"]
+    specs = lies["specs"]
+    table, row = ("tensor", "fsdp"), (None, "fsdp")
+    query = (None, "fsdp", "tensor", None)  # layers, model, heads, head
+    expected = {
+        "['embedding']": table,
+        "['final_norm']['scale']": ("fsdp",),
+        "['layers']['attention']['query']": query,
+        "['layers']['attention']['key']": query,
+        "['layers']['attention']['value']": query,
+        "['layers']['attention']['out']": (None, "tensor", None, "fsdp"),
+        "['layers']['attention']['query_norm']['scale']": (None, None),
+        "['layers']['attention']['key_norm']['scale']": (None, None),
+        "['layers']['attention_norm']['scale']": row,
+        "['layers']['mlp_norm']['scale']": row,
+        "['layers']['mlp']['gate']": (None, "fsdp", "tensor"),
+        "['layers']['mlp']['up']": (None, "fsdp", "tensor"),
+        "['layers']['mlp']['down']": (None, "tensor", "fsdp"),
+    } | ({"['head']": table} if head == "untied" else {})
+    for part in (".params", ".moments[1].mu", ".moments[1].nu"):
+        for name, of in expected.items():
+            assert specs.pop(f"{part}{name}") == of, name
+    assert specs == {".step": (), ".moments[1].count": ()}
+
+
+# Functions of the vocabulary.
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("mesh", MESHES)
+def test_token_logps(found: dict[str, Any], mesh: str, block: int) -> None:
+    """Values and both gradients, where many tokens have the same target."""
+    ours, expected = (found[of]["functions"]["float32"][f"token_logps {block}"] for of in (mesh, ONE))
+    for one, other in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("mesh", MESHES)
+def test_token_logps_in_bfloat16(found: dict[str, Any], mesh: str, block: int) -> None:
+    """Sums are float32 here too, and gradients are rounded to bfloat16 when they are done."""
+    ours, expected = (found[of]["functions"]["bfloat16"][f"token_logps {block}"] for of in (mesh, ONE))
+    np.testing.assert_allclose(ours[0], expected[0], rtol=0, atol=1e-5 * np.abs(expected[0]).max())
+    for one, other in zip(ours[1:], expected[1:], strict=True):
+        np.testing.assert_allclose(one, other, rtol=ROUNDING, atol=1e-4 * np.abs(other).max())
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("mesh", [ONE, *MESHES])
+def test_greedy_tokens(found: dict[str, Any], mesh: str, block: int) -> None:
+    """Of equal logits the first one, wherever the others stand."""
+    functions = found[mesh]["functions"]
+    assert functions["ties"].max() > 1
+    for dtype in DTYPES:
+        np.testing.assert_array_equal(functions[dtype][f"greedy_tokens {block}"], functions["greedy"])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mesh", MESHES)
+def test_look_up(found: dict[str, Any], mesh: str, dtype: str) -> None:
+    """The same rows to the bit; their gradients are summed in float32, whatever was computed in."""
+    ours, expected = (found[of]["functions"][dtype]["look_up"] for of in (mesh, ONE))
+    np.testing.assert_array_equal(ours[0], expected[0])
+    np.testing.assert_allclose(ours[1], expected[1], rtol=0, atol=1e-6 * np.abs(expected[1]).max())
+
+
+# Searches, samples and scores. No mesh that cuts rows divides their batches.
+
+
+def assert_same_beams(ours: list[list[Hypothesis]], expected: list[list[Hypothesis]]) -> None:
+    """Scores are close everywhere, and beams the same wherever theirs are not."""
+    compared = 0
+    for one, other in zip(ours, expected, strict=True):
+        np.testing.assert_allclose([h.logp for h in one], [h.logp for h in other], rtol=0, atol=GAP)
+        scores = {h.logp for h in other}
+        near = any(0 < abs(a - b) < GAP for a in scores for b in scores)
+        if not near:
+            assert [(h.tokens, h.finished) for h in one] == [(h.tokens, h.finished) for h in other]
+            compared += 1
+    assert compared >= 0.8 * len(expected)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_beams(found: dict[str, Any], mesh: str) -> None:
+    """The vocabulary is walked in several blocks, with a remainder."""
+    expected = found[ONE]["beams"]
+    assert_same_beams(found[mesh]["beams"], expected)
+    assert {h.finished for of in expected for h in of} == {True, False}
+    starts = {h.tokens[0] // 150 for of in expected for h in of if h.tokens}
+    assert starts == {0, 1, 2, 3}  # every device finds some
+
+
+@pytest.mark.parametrize("mesh", [ONE, *MESHES])
+def test_beams_of_equal_score_go_by_their_token(found: dict[str, Any], mesh: str) -> None:
+    """Each row of the head stands twelve times, on every device: the beams have the first of equal tokens."""
+    assert_same_beams(found[mesh]["ties"], found[ONE]["ties"])
+    sizes = []
+    for of in found[mesh]["ties"]:
+        last = {(h.tokens[:-1], h.logp): [] for h in of if not h.finished}
+        for h in of:
+            if not h.finished:
+                last[h.tokens[:-1], h.logp].append(h.tokens[-1])
+        for tokens in last.values():
+            equal = range(tokens[0] % on_meshes.DISTINCT, on_meshes.VOCABULARY, on_meshes.DISTINCT)
+            assert tokens == [token for token in equal if token not in TERMINATORS][: len(tokens)]
+            sizes.append(len(tokens))
+    assert max(sizes) == on_meshes.BEAMS  # all over the vocabulary
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_beams_where_tokens_are_few(found: dict[str, Any], mesh: str) -> None:
+    """More beams than a device has tokens, and than there are at all."""
+    expected = found[ONE]["few"]
+    assert_same_beams(found[mesh]["few"], expected)
+    assert {len(of) for of in expected} == {on_meshes.MORE_BEAMS}
+
+
+@pytest.mark.parametrize("chance", CHANCES)
+@pytest.mark.parametrize("mesh", MESHES)
+def test_samples(found: dict[str, Any], mesh: str, chance: str) -> None:
+    """The same draws to the token."""
+    ours, expected = ([*chain(*found[of]["samples"][chance])] for of in (mesh, ONE))
+    for one, other in zip(ours, expected, strict=True):
+        assert (one.tokens, one.finished) == (other.tokens, other.finished)
+        assert one.logp == pytest.approx(other.logp, abs=GAP)
+        assert one.sampled_logp == pytest.approx(other.sampled_logp, abs=GAP)
+    distinct = {of.tokens for of in expected}
+    assert len(distinct) > (10 if chance == "greedy" else 20)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_scores(found: dict[str, Any], mesh: str) -> None:
+    ours, expected = found[mesh]["scores"], found[ONE]["scores"]
+    assert [len(of) for of in ours] == [len(of) for of in expected]
+    np.testing.assert_allclose([*chain(*ours)], [*chain(*expected)], rtol=0, atol=GAP)
+    assert len({round(score, 3) for score in chain(*expected)}) > 100
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_judgements(found: dict[str, Any], mesh: str) -> None:
+    """What greedy decoding says counts as greedy on every mesh, and little else."""
+    ours, expected = found[mesh]["judged"], found[ONE]["judged"]
+    assert [of.greedy for of in ours] == [of.greedy for of in expected]
+    np.testing.assert_allclose([of.logp for of in ours], [of.logp for of in expected], rtol=0, atol=GAP)
+    prompts = on_meshes.prompts()
+    assert sum(of.greedy for of in expected[: -len(prompts)]) > len(prompts) // 2
+    assert not any(of.greedy for of in expected[-len(prompts) :])
+
+
+# Compilations and transfers.
+
+
+@pytest.mark.parametrize("mesh", [ONE, *MESHES])
+def test_other_inputs_of_the_same_shapes_compile_nothing(found: dict[str, Any], mesh: str) -> None:
+    of = found[mesh]
+    compiled = of["compiled"] | {head: of["training"][head]["compiled"] for head in HEADS}
+    programs = {
+        "decode": "beam_search",
+        "decode few": "beam_search",
+        "draw": "sample",
+        "score_trees": "score_rows",
+        "judge": "judge_rows",
+        "tied": "update",
+        "untied": "update",
+    }
+    assert compiled.keys() == programs.keys()
+    for name, (first, again) in compiled.items():
+        assert f"jit({programs[name]})" in first
+        assert again == [], name
+
+
+@pytest.mark.parametrize("name", ["fit", "decode", "draw", "score_trees"])
+def test_inner_loops_refuse_what_was_not_placed(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each has a transfer guard of its own: a NumPy array where one of the devices' is wanted ends it."""
+    mesh = make_mesh(Mesh(), jax.devices()[:1])
+    model = Model(small_shape(), mesh)
+    trees, ends = on_meshes.trees(5), np.zeros(100, bool)
+
+    def step(state: TrainState, rows: Rows, *_: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        names = ("loss", "grad_norm", "skipped", "questions", "tokens")
+        return state._replace(step=state.step + 1), dict.fromkeys(names, 0.0 * rows.tokens.sum())
+
+    @jax.jit
+    def read(x: jax.Array) -> jax.Array:
+        return x + 1
+
+    def train() -> None:
+        run = loop.Run(tmp_path, "train/x", checkpoint=Checkpoint(every_minutes=0.0))
+        source = PackedRows(trees, on_meshes.ROW_LENGTH, seed=0, passes=1, rows=1)
+        state = TrainState(jnp.int32(0), {}, ())
+        loop.fit(run, jax.jit(step), state, source, on_meshes.WEIGHTS, on_meshes.SCHEDULE, mesh)
+
+    def search() -> None:
+        decoding.decode(model, {}, [[1, 2]], ends, beams=1, max_new_tokens=1, batch=1)
+
+    def sample() -> None:
+        chance = on_meshes.CHANCES["plain"]
+        decoding.draw(model, {}, [[1, 2]], ends, samples=1, max_new_tokens=1, seed=0, batch=1, **chance)
+
+    def score() -> None:
+        def engine(model: Model, params: Params, rows: Rows) -> jax.Array:
+            return read(rows.slot_reference)
+
+        scoring.score_trees(model, {}, trees, row_length=on_meshes.ROW_LENGTH, rows=1, engine=engine)
+
+    for search_of in ("beam_search", "sample"):
+        monkeypatch.setattr(decoding, search_of, lambda model, params, prompts, *_, **__: read(prompts))
+    for reading in ("_hypotheses", "_drawn"):
+        monkeypatch.setattr(decoding, reading, lambda _: [[]])
+    call = {"fit": train, "decode": search, "draw": sample, "score_trees": score}[name]
+    call()
+    monkeypatch.setattr(loop, "place_own_rows", lambda x, *_: x)
+    monkeypatch.setattr(decoding, "place_rows", lambda x, *_: x)
+    monkeypatch.setattr(scoring, "place_rows", lambda x, *_: x)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        call()
