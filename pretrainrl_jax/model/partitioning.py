@@ -1,7 +1,7 @@
 """Where parameters and batches lie: a sharding for each, and how they get there."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import flax.linen.spmd
@@ -11,6 +11,8 @@ from jax.sharding import Mesh, NamedSharding
 
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.mesh import RULES, check_model, replicated, row_sharding
+
+Batch = TypeVar("Batch")
 
 
 def parameter_shardings(model: Model, mesh: Mesh) -> Any:
@@ -61,25 +63,28 @@ def own_rows(mesh: Mesh, rows: int) -> tuple[int, ...]:
     return tuple(sorted({row for (part,) in parts for row in range(rows)[part]}))
 
 
-def place_own_rows(x: np.ndarray, mesh: Mesh, own: tuple[int, ...], rows: int) -> jax.Array:
-    """A batch [microsteps, rows, …] on the devices, of which each process has its own rows.
+def place_own_rows(batch: Batch, mesh: Mesh, own: tuple[int, ...], rows: int) -> Batch:
+    """A batch on the devices, arrays [microsteps, rows, …] of which each process has its own rows.
 
     Args:
-        x: [microsteps, own rows, …].
+        batch: a tree of arrays [microsteps, own rows, …].
         mesh: where it goes.
         own: what `own_rows` gives.
         rows: of the batch.
     """
     sharding = row_sharding(mesh, leading=1)
     if len(own) == rows and sharding.is_fully_addressable:
-        return jax.device_put(x, sharding)
+        return jax.device_put(batch, sharding)
 
-    def part(index: Any) -> np.ndarray:
-        start, stop, _ = index[1].indices(rows)
-        at = own.index(start)  # a device's rows stand together
-        return x[:, at : at + stop - start]
+    def placed(x: np.ndarray) -> jax.Array:
+        def part(index: Any) -> np.ndarray:
+            start, stop, _ = index[1].indices(rows)
+            at = own.index(start)  # a device's rows stand together
+            return x[:, at : at + stop - start]
 
-    return from_parts((len(x), rows, *x.shape[2:]), sharding, part)
+        return from_parts((len(x), rows, *x.shape[2:]), sharding, part)
+
+    return jax.tree.map(placed, batch)
 
 
 def place_whole(x: Any, mesh: Mesh | None) -> jax.Array:

@@ -106,7 +106,7 @@ def fit(
     share = Share(source, run.accumulate, width, own_rows(mesh, width))
 
     def place(rows: Rows) -> Rows:
-        return Rows(*(place_own_rows(x, mesh, share.places, width) for x in rows))
+        return place_own_rows(rows, mesh, share.places, width)
 
     if start >= total:
         return state, progress
