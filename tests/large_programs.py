@@ -82,7 +82,7 @@ def array(mesh: Mesh, shape: tuple[int, ...], dtype: Any, *axes: str | None) -> 
 
 
 def programs(mesh: Mesh) -> dict[str, Any]:
-    """The training step, the search, the sampler, and the first parameters."""
+    """The training step with one microstep and with two, search, sampler, and the first parameters."""
     model = Model(SHAPE, mesh)
     shardings = parameter_shardings(model, mesh)
     params = placed(nn.unbox(model.abstract()), shardings)
@@ -91,15 +91,16 @@ def programs(mesh: Mesh) -> dict[str, Any]:
         state_shardings(model, Optimizer(), mesh),
     )
 
-    def of_rows(size: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
-        return array(mesh, (1, BATCH, size), dtype, None, "rows")
+    def rows(microsteps: int) -> Rows:
+        def of(size: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+            return array(mesh, (microsteps, BATCH, size), dtype, None, "rows")
 
-    rows = Rows(
-        *[of_rows(TIME)] * 4, *[of_rows(TARGETS)] * 3, *[of_rows(SLOTS)] * 3, of_rows(SLOTS, jnp.float32)
-    )
+        return Rows(*[of(TIME)] * 4, *[of(TARGETS)] * 3, *[of(SLOTS)] * 3, of(SLOTS, jnp.float32))
+
     number = array(mesh, (), jnp.float32)
     numbers = Weights(*[number] * 5), Schedule(*[number] * 4)
-    step = compile_step(model, Optimizer(), "sequence", mesh).lower(state, rows, *numbers).compile()
+    update = compile_step(model, Optimizer(), "sequence", mesh)
+    step, accumulating = (update.lower(state, rows(count), *numbers).compile() for count in (1, 2))
     asked = (
         array(mesh, (BATCH, PROMPT), jnp.int32, "rows"),
         array(mesh, (BATCH,), jnp.int32, "rows"),
@@ -123,7 +124,8 @@ def programs(mesh: Mesh) -> dict[str, Any]:
     return {
         "parameters": own_bytes(params),
         "state": own_bytes(state),
-        "step": described(step, (state, rows, numbers)),
+        "step": described(step, (state, rows(1), numbers)),
+        "accumulating": described(accumulating, (state, rows(2), numbers)),
         "search": described(search, (params, asked)),
         "draw": described(draw, (params, asked, keys)),
         "first": described(first, ()),

@@ -1,6 +1,7 @@
 """Real processes (jax.distributed over gloo) against one process: the same numbers, and the same ends."""
 
 import json
+import re
 import signal
 import time
 from collections import Counter
@@ -209,6 +210,23 @@ def test_a_dead_or_a_stalled_process_ends_the_run_and_is_named(
     assert f"(process {index})" in line
     assert "Go on with: python" in line
     assert "Traceback" not in ended.err
+
+
+def test_a_process_that_does_not_come_to_an_update_ends_the_run_and_is_named(
+    config: Path, tmp_path: Path, compiled_environment: dict[str, str]
+):
+    """The second process lives, and waits for its data for ever."""
+    workdir = tmp_path / "run"
+    words = ["pretrain", "--config", config, "--workdir", workdir, "--hosts.stall_seconds=3"]
+    environment = compiled_environment | {"STALLS": "--hosts.index=1"}
+    chief, other = Together(tmp_path, 2, workdir, words, **environment).ended(120)
+    assert (chief.code, other.code) == (1, 1)
+    line = chief.err.strip().splitlines()[-1]
+    assert re.match(
+        r"failed: update \d+ of pretrain has waited 3 s for host \S+ \(process 1\), which is at: ", line
+    )
+    assert "hosts.stall_seconds=3" in line
+    assert other.err == ""
 
 
 def test_a_mistake_is_said_once(config: Path, tmp_path: Path, compiled_environment: dict[str, str]):

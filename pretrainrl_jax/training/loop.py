@@ -111,16 +111,7 @@ def fit(
     if start >= total:
         return state, progress
     weights, schedule = jax.tree.map(lambda x: place_whole(x, mesh), (_float32(weights), _float32(schedule)))
-    began = time.perf_counter()
-    whole = row_sharding(mesh, leading=1)
-    abstract = Rows(
-        *(
-            jax.ShapeDtypeStruct((run.accumulate, width, *x.shape), x.dtype, sharding=whole)
-            for x in source.empty
-        )
-    )
-    compiled = step.lower(state, abstract, weights, schedule).compile()
-    run.screen.detail(f"{run.stage}: compiled in {time.perf_counter() - began:.1f} s")
+    compiled = _compiled(run, step, state, share, weights, schedule, mesh)
     every = max(1, total // LOG_POINTS)
     with (
         stop_requested(run.checkpoint.grace_seconds, run.command) as stopping,
@@ -149,21 +140,21 @@ def fit(
             tally.losses.clear()
 
         for at, rows in enumerate(share.batches(progress.row), start=start + 1):
-            state, figures = update(state, place(rows), weights, schedule)
-            tally.add(at, figures)
-            if at % READ_EVERY == 0:
-                reached(at)
-            if at % every == 0 or at == total:
-                values = {k: float(v) for k, v in jax.device_get(figures).items()}
-                done = reached(at)
-                rates = tally.per_second(time.perf_counter() - marked)
-                del values["questions"], values["tokens"]
-                writer.write(at, values | rates | {"skipped": float(done.skipped)})
-                marked = time.perf_counter()
-            bar.advance(1, lambda figures=figures: _shown(run, figures))
-            minutes = (time.perf_counter() - saved) / 60
-            late = bool(run.checkpoint.every_minutes) and minutes >= run.checkpoint.every_minutes
             with waiting(f"update {at} of {run.stage}"):
+                state, figures = update(state, place(rows), weights, schedule)
+                tally.add(at, figures)
+                if at % READ_EVERY == 0:
+                    reached(at)
+                if at % every == 0 or at == total:
+                    values = {k: float(v) for k, v in jax.device_get(figures).items()}
+                    done = reached(at)
+                    rates = tally.per_second(time.perf_counter() - marked)
+                    del values["questions"], values["tokens"]
+                    writer.write(at, values | rates | {"skipped": float(done.skipped)})
+                    marked = time.perf_counter()
+                bar.advance(1, lambda figures=figures: _shown(run, figures))
+                minutes = (time.perf_counter() - saved) / 60
+                late = bool(run.checkpoint.every_minutes) and minutes >= run.checkpoint.every_minutes
                 agreed = votes.cast(Vote(stopping(), late and first()))
                 if at == total:
                     agreed = Vote(agreed.stop or votes.rest().stop, False)
@@ -179,6 +170,19 @@ def fit(
     if done.skipped:
         run.screen.say(f"{run.stage}: {done.skipped} of {total} updates skipped: they were not finite")
     return state, done
+
+
+def _compiled(
+    run: Run, step: Any, state: TrainState, share: Share, weights: Weights, schedule: Schedule, mesh: Mesh
+) -> Any:
+    """The step for batches of this shape; nothing is read for it."""
+    began = time.perf_counter()
+    leading, rows = (share.microsteps, share.width), row_sharding(mesh, leading=1)
+    empty = share.source.empty
+    batch = Rows(*(jax.ShapeDtypeStruct((*leading, *x.shape), x.dtype, sharding=rows) for x in empty))
+    compiled = step.lower(state, batch, weights, schedule).compile()
+    run.screen.detail(f"{run.stage}: compiled in {time.perf_counter() - began:.1f} s")
+    return compiled
 
 
 def _float32(numbers: Numbers) -> Numbers:
