@@ -1,5 +1,6 @@
 """Eight devices compute what one does, on every mesh: losses, gradients, searches, samples, scores."""
 
+import contextlib
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -260,7 +261,10 @@ def test_other_inputs_of_the_same_shapes_compile_nothing(found: dict[str, Any], 
 def test_inner_loops_refuse_what_was_not_placed(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Each has a transfer guard of its own: a NumPy array where one of the devices' is wanted ends it."""
+    """Under a transfer guard, a NumPy array where one of the devices' is wanted ends it.
+
+    Training has a guard of its own; the others take a notebook's NumPy parameters unless the caller guards.
+    """
     mesh = make_mesh(Mesh(), jax.devices()[:1])
     model = Model(small_shape(), mesh)
     trees, ends = on_meshes.trees(5), np.zeros(100, bool)
@@ -296,7 +300,12 @@ def test_inner_loops_refuse_what_was_not_placed(
         monkeypatch.setattr(decoding, search_of, lambda model, params, prompts, *_, **__: read(prompts))
     for reading in ("_hypotheses", "_drawn"):
         monkeypatch.setattr(decoding, reading, lambda _: [[]])
-    call = {"fit": train, "decode": search, "draw": sample, "score_trees": score}[name]
+    inner = {"fit": train, "decode": search, "draw": sample, "score_trees": score}[name]
+
+    def call() -> None:
+        with contextlib.nullcontext() if name == "fit" else jax.transfer_guard("disallow"):
+            inner()
+
     call()
     monkeypatch.setattr(loop, "place_own_rows", lambda x, *_: x)
     monkeypatch.setattr(decoding, "place_rows", lambda x, *_: x)
