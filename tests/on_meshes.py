@@ -23,7 +23,7 @@ from small import small_model
 
 from pretrainrl_jax.config import Checkpoint, Optimizer
 from pretrainrl_jax.config import Mesh as MeshSettings
-from pretrainrl_jax.decoding import beam
+from pretrainrl_jax.decoding import beam, sampling
 from pretrainrl_jax.decoding.best_tokens import best_tokens
 from pretrainrl_jax.decoding.decode import decode, draw
 from pretrainrl_jax.evaluation.continuations import judge, share
@@ -361,6 +361,7 @@ if __name__ == "__main__":
     jax.monitoring.register_event_duration_secs_listener(count_compiled)
     objective.block_size = lambda model: BLOCK
     beam.best_tokens = partial(best_tokens, block=BLOCK)
+    sampling.BLOCK = BLOCK
     meshes = {
         name: make_mesh(MeshSettings(*sizes), jax.devices()[: math.prod(sizes)])
         for name, sizes in {ONE: (1, 1, 1), **MESHES}.items()

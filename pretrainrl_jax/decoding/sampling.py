@@ -7,14 +7,17 @@ the thresholds of top-k and top-p are found exactly, one bit of a float at a tim
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
+from pretrainrl_jax.decoding.best_tokens import BLOCK
 from pretrainrl_jax.model.attention import causal_mask
 from pretrainrl_jax.model.decoder import Model, Params, Past, project
-from pretrainrl_jax.model.mesh import constrain
+from pretrainrl_jax.model.mesh import constrain, spec
+from pretrainrl_jax.model.vocabulary import ROWS, TABLE, Parts, on_shards, walk
 
 COLDEST = 1e-30  # a temperature above 0 but below this one counts as this: quotients stay finite
 
@@ -101,6 +104,29 @@ def filtered_logps(
     return logits - jax.nn.logsumexp(logits, -1, keepdims=True)
 
 
+def all_logits(hidden: jax.Array, head: jax.Array, mesh: Mesh | None) -> jax.Array:
+    """Logits float32 [batch, samples, vocabulary]; on a mesh each device has those of its part.
+
+    Where the head's model axis is cut, block after block of it is gathered: no device ever holds the head.
+
+    Args:
+        hidden: [batch, samples, model].
+        head: [vocabulary, model].
+        mesh: over which both are cut; None for one device.
+    """
+
+    def of_part(parts: Parts, hidden: jax.Array, head: jax.Array) -> jax.Array:
+        def visit(start: Any, rows: jax.Array, logits: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_update_slice_in_dim(logits, project(hidden, rows), start, axis=-1)
+
+        if parts.fsdp == 1:
+            return project(hidden, head)
+        blank = jnp.zeros((*hidden.shape[:-1], head.shape[0]), jnp.float32)
+        return walk(parts, head, BLOCK, visit, blank)
+
+    return on_shards(mesh, of_part, (ROWS, TABLE), spec("rows", None, "vocabulary"))(hidden, head)
+
+
 def _of(values: jax.Array, token: jax.Array) -> jax.Array:
     """Each sample's value at its token: [batch, samples, vocabulary] and [batch, samples] to the latter."""
     return jnp.take_along_axis(values, token[..., None], -1)[..., 0]
@@ -177,8 +203,7 @@ def sample(
 
     def draw(state: _Drawing, hidden: jax.Array) -> _Drawing:
         """Draw each sample's next token. hidden [batch, samples, model]."""
-        logits = project(hidden, head)  # [batch, samples, vocabulary]
-        logits = constrain(logits, model.mesh, "rows", None, "vocabulary")
+        logits = all_logits(hidden, head, model.mesh)  # [batch, samples, vocabulary]
         logps = filtered_logps(logits, temperature, top_p, top_k)
 
         def random() -> jax.Array:

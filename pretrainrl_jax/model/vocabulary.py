@@ -133,7 +133,8 @@ def look_up(table: jax.Array, tokens: jax.Array, dtype: Any, mesh: Mesh | None) 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _look_up(table: jax.Array, tokens: jax.Array, dtype: Any, mesh: Mesh) -> jax.Array:
     def of_part(parts: Parts, table: jax.Array, tokens: jax.Array) -> jax.Array:
-        return jax.lax.psum(rows_of(parts, table, tokens, dtype), "tensor")
+        found = rows_of(parts, table, tokens, dtype)
+        return jax.lax.psum(found, "tensor") if parts.tensor > 1 else found
 
     return on_shards(mesh, of_part, (TABLE, ROWS), ROWS)(table, tokens)
 
@@ -145,7 +146,7 @@ def _look_up_forward(table: jax.Array, tokens: jax.Array, dtype: Any, mesh: Mesh
 def _look_up_backward(dtype: Any, mesh: Mesh, saved: Any, gradient: jax.Array) -> tuple[jax.Array, None]:
     def of_part(parts: Parts, table: jax.Array, tokens: jax.Array, gradient: jax.Array) -> jax.Array:
         added = add_rows(parts, jnp.zeros_like(table), tokens, gradient.astype(table.dtype))
-        return jax.lax.psum(added, "data")
+        return jax.lax.psum(added, "data") if parts.data > 1 else added
 
     return on_shards(mesh, of_part, (TABLE, ROWS, ROWS), TABLE)(*saved, gradient), None
 
