@@ -262,7 +262,7 @@ def test_ctrl_c_is_heard_in_a_wait(processes: Processes) -> None:
         assert time.monotonic() < until
         time.sleep(0.05)
     processes.running[1].send_signal(signal.SIGINT)
-    ended = processes.end(10)
+    ended = processes.end(30)
     assert ended.codes == [130, 130], ended.err
     assert ended.lines() == [
         f"interrupted on host {HOST} (process 1); what is finished is kept. Go on with: COMMAND"
