@@ -13,7 +13,8 @@ HOST = socket.gethostname()
 ROOT = Path(__file__).parents[2]
 
 SCRIPT = """
-import json, os, sys, threading, time
+import json, os, signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it otherwise
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 from pretrainrl_jax.config import Hosts
 from pretrainrl_jax.errors import InputError
