@@ -9,28 +9,20 @@ from pathlib import Path
 
 import jax
 import pytest
+import tiny
 from processes import Ended, Together, lines_of
 from tiny import items, metrics, parameters, summary
 
 import pretrainrl_jax as prl
 from pretrainrl_jax.trees.records import read_trees
 
-CONFIG = '''"""Sixty facts, two systems, shapes that divide."""
-
-from pretrainrl_jax.config import Config, Corpus, Evaluate, Mine, Model, Pretrain, Tokenizer, Train, World
-
-config = Config(
-    name="tiny world",
-    world=World(facts=60, relations=2, answers=8),
-    corpus=Corpus(statements=400, filler=60),
-    tokenizer=Tokenizer(vocabulary=600),
-    model=Model(width=32, layers=1, heads=2, kv_heads=2, head_width=16, mlp_width=48),
-    pretrain=Pretrain(epochs=6, learning_rate=1e-2, row_length=64, rows=8),
-    mine=Mine(sources=("beam", "pool"), pool=6, beams=4, max_new_tokens=6, batch=64, negatives=3),
-    train=Train(systems=("ntp_answer", "pretrainrl"), passes=3, questions=16, row_length=64),
-    evaluate=Evaluate(beams=4, max_new_tokens=6, batch=64, bins=2),
+# Heads that divide, pools, and enough updates.
+CONFIG = (
+    tiny.CONFIG.replace("kv_heads=1", "kv_heads=2")
+    .replace("epochs=2", "epochs=6")
+    .replace("passes=2", "passes=3")
+    .replace("mine=Mine(", 'mine=Mine(sources=("beam", "pool"), pool=6, ')
 )
-'''
 PASSES = 3
 SYSTEMS = ("ntp_answer", "pretrainrl")
 STAGES = ("pretrain", *(f"train/{system}" for system in SYSTEMS))

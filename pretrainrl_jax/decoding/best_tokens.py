@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from pretrainrl_jax.model.decoder import project
-from pretrainrl_jax.model.vocabulary import Parts, first_row, walk
+from pretrainrl_jax.model.vocabulary import Parts, first_row, grown, log_of_all, walk
 
 BLOCK = 16384  # rows of the vocabulary looked at together; smaller ones are looked at whole
 NEVER = -jnp.inf
@@ -45,27 +45,22 @@ def best_tokens(
         logits = project(hidden, rows)  # [batch, sources, block]
         ends = jax.lax.dynamic_slice_in_dim(terminators, first + start, rows.shape[0])
         ending = jnp.where(ends, logits, NEVER).max(-1)
-        largest = logits.max(-1)
         values, at = _top(jnp.where(ends, NEVER, logits), k)
         tokens = at + first + start
         if carry is None:
-            return values, tokens, ending, largest, jnp.exp(logits - largest[..., None]).sum(-1)
-        values_before, tokens_before, ending_before, before, total = carry
+            return values, tokens, ending, grown(None, logits)
+        values_before, tokens_before, ending_before, before = carry
         values, tokens = _merged(
             jnp.concatenate([values_before, values], -1), jnp.concatenate([tokens_before, tokens], -1), k
         )
-        largest = jnp.maximum(largest, before)
-        total = total * jnp.exp(before - largest) + jnp.exp(logits - largest[..., None]).sum(-1)
-        return values, tokens, jnp.maximum(ending, ending_before), largest, total
+        return values, tokens, jnp.maximum(ending, ending_before), grown(before, logits)
 
-    values, tokens, ending, largest, total = walk(parts, head, block, visit, None)
+    values, tokens, ending, found = walk(parts, head, block, visit, None)
     if parts.tensor > 1:
         values, tokens = (jax.lax.all_gather(x, "tensor", axis=-1, tiled=True) for x in (values, tokens))
         values, tokens = _merged(values, tokens, k)
         ending = jax.lax.pmax(ending, "tensor")
-        of_all = jax.lax.pmax(largest, "tensor")
-        largest, total = of_all, jax.lax.psum(total * jnp.exp(largest - of_all), "tensor")
-    return Best(values, tokens, ending, largest + jnp.log(total))
+    return Best(values, tokens, ending, log_of_all(parts, found))
 
 
 def _top(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:

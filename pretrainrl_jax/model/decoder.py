@@ -53,10 +53,7 @@ class RMSNorm(nn.Module):
 
 def _weight(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str, ...], fan_in: int) -> Any:
     initialiser = nn.with_logical_partitioning(nn.initializers.normal(fan_in**-0.5), axes)
-    weight: Any = module.param(name, initialiser, shape, jnp.float32)
-    # Said again within the scan over layers, since it holds for the gradient, too: each layer's is scattered
-    # when it is made, and no device collects those of all layers.
-    return constrain(weight, getattr(module, "mesh", None), *axes)
+    return module.param(name, initialiser, shape, jnp.float32)
 
 
 def _add_bias(module: nn.Module, name: str, x: jax.Array, axes: tuple[str, ...]) -> jax.Array:

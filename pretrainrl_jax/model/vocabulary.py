@@ -74,6 +74,32 @@ def walk(parts: Parts, table: jax.Array, block: int, visit: Visit, carry: Any) -
         return jax.lax.fori_loop(0, full, step, carry)
 
 
+class LogSum(NamedTuple):
+    """A logsumexp on its way through the vocabulary: log(total) + largest, both float32."""
+
+    largest: jax.Array
+    total: jax.Array
+
+
+def grown(before: LogSum | None, logits: jax.Array) -> LogSum:
+    """With a block's logits [..., block]: the total is rescaled as the maximum rises."""
+    largest = logits.max(-1)
+    if before is None:
+        return LogSum(largest, jnp.exp(logits - largest[..., None]).sum(-1))
+    largest = jnp.maximum(largest, before.largest)
+    rest = before.total * jnp.exp(before.largest - largest)
+    return LogSum(largest, rest + jnp.exp(logits - largest[..., None]).sum(-1))
+
+
+def log_of_all(parts: Parts, found: LogSum) -> jax.Array:
+    """The logsumexp over the whole vocabulary, of what each device found in its part."""
+    largest, total = found
+    if parts.tensor > 1:
+        of_all = jax.lax.pmax(largest, "tensor")
+        largest, total = of_all, jax.lax.psum(total * jnp.exp(largest - of_all), "tensor")
+    return largest + jnp.log(total)
+
+
 def first_row(parts: Parts, table: jax.Array) -> Any:
     """The token of the device's first row."""
     return jax.lax.axis_index("tensor") * table.shape[0] if parts.tensor > 1 else 0

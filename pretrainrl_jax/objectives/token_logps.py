@@ -15,10 +15,13 @@ from jax.sharding import Mesh
 from pretrainrl_jax.model.vocabulary import (
     ROWS,
     TABLE,
+    LogSum,
     Parts,
     add_rows,
     block_size,
     first_row,
+    grown,
+    log_of_all,
     on_shards,
     rows_of,
     walk,
@@ -83,22 +86,12 @@ def _logits(hidden: jax.Array, rows: jax.Array) -> jax.Array:
 
 
 def _logsumexp(parts: Parts, hidden: jax.Array, head: jax.Array, block: int) -> jax.Array:
-    """[rows, time] float32 logsumexp of all logits, online: the sum is rescaled as the maximum rises."""
+    """[rows, time] float32 logsumexp of all logits."""
 
-    def visit(start: Any, rows: jax.Array, carry: Any) -> tuple[jax.Array, jax.Array]:
-        logits = _logits(hidden, rows)  # [rows, time, block]
-        largest = logits.max(-1)
-        if carry is None:
-            return largest, jnp.exp(logits - largest[..., None]).sum(-1)
-        before, total = carry
-        largest = jnp.maximum(largest, before)
-        return largest, total * jnp.exp(before - largest) + jnp.exp(logits - largest[..., None]).sum(-1)
+    def visit(start: Any, rows: jax.Array, carry: LogSum | None) -> LogSum:
+        return grown(carry, _logits(hidden, rows))
 
-    largest, total = walk(parts, head, block, visit, None)
-    if parts.tensor > 1:
-        of_all = jax.lax.pmax(largest, "tensor")
-        largest, total = of_all, jax.lax.psum(total * jnp.exp(largest - of_all), "tensor")
-    return largest + jnp.log(total)
+    return log_of_all(parts, walk(parts, head, block, visit, None))
 
 
 def greedy_tokens(
@@ -153,9 +146,8 @@ def _forward(
     ) -> tuple[jax.Array, jax.Array]:
         normaliser = _logsumexp(parts, hidden, head, block)  # [rows, time]
         at = jnp.maximum(predictor, 0)
-        state = jnp.take_along_axis(hidden, at[..., None], axis=1).astype(
-            jnp.float32
-        )  # [rows, targets, model]
+        # [rows, targets, model]
+        state = jnp.take_along_axis(hidden, at[..., None], axis=1).astype(jnp.float32)
         logit = (state * rows_of(parts, head, targets, head.dtype).astype(jnp.float32)).sum(-1)
         logit = jax.lax.psum(logit, "tensor") if parts.tensor > 1 else logit
         return jnp.where(predictor >= 0, logit - jnp.take_along_axis(normaliser, at, axis=1), 0.0), normaliser
