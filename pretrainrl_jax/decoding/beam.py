@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from pretrainrl_jax.decoding.best_tokens import NEVER, best_tokens
 from pretrainrl_jax.model.attention import causal_mask
-from pretrainrl_jax.model.decoder import Model, Params, Past
+from pretrainrl_jax.model.decoder import KVCache, Model, Params
 from pretrainrl_jax.model.mesh import constrain
 from pretrainrl_jax.model.vocabulary import ROWS, TABLE, WHOLE, Parts, on_shards
 
@@ -90,10 +90,11 @@ def beam_search(
     batch, time = prompts.shape
     head = model.head(params).astype(model.shape.dtype)
     positions = jnp.broadcast_to(jnp.arange(time), prompts.shape)
-    hidden, (keys, values) = model.hidden(params, prompts, positions, causal_mask(lengths, time))
-    last = _pick(hidden, lengths[:, None] - 1)  # [batch, 1, model]
+    read = model.hidden(params, prompts, positions, causal_mask(lengths, time))
+    keys, values = read.keys, read.values
+    last = _pick(read.hidden, lengths[:, None] - 1)  # [batch, 1, model]
     in_prompt = jnp.broadcast_to((jnp.arange(time)[None] < lengths[:, None])[:, None], (batch, beams, time))
-    prompt = Past(keys, values, in_prompt, positions)
+    prompt = KVCache(keys, values, in_prompt, positions)
 
     def grow(search: _Search, cache: _Cache) -> tuple[_Cache, jax.Array]:
         """Read the newest token of every live beam: the hidden states that predict the next ones."""
@@ -103,14 +104,14 @@ def beam_search(
         is_ancestor = search.ancestors[..., None] == jnp.arange(beams)  # [batch, beams, steps, beams]
         is_ancestor &= (steps < at)[:, None]
         seen = is_ancestor.reshape(batch, beams, max_new_tokens * beams)
-        grown = Past(*cache, seen, lengths[:, None] + jnp.repeat(steps, beams))
+        grown = KVCache(*cache, seen, lengths[:, None] + jnp.repeat(steps, beams))
         alone = jnp.broadcast_to(jnp.eye(beams, dtype=bool), (batch, beams, beams))
         position = jnp.broadcast_to((lengths + at)[:, None], (batch, beams))
-        hidden, present = model.hidden(params, token, position, alone, (prompt, grown))
+        new = model.hidden(params, token, position, alone, (prompt, grown))
         where = (0, 0, at * beams, 0, 0)
         return _Cache(
-            *(jax.lax.dynamic_update_slice(old, new, where) for old, new in zip(cache, present, strict=True))
-        ), hidden
+            *(jax.lax.dynamic_update_slice(old, new, where) for old, new in zip(cache, new[1:3], strict=True))
+        ), new.hidden
 
     def select(
         parts: Parts, search: _Search, hidden: jax.Array, head: jax.Array, terminators: jax.Array

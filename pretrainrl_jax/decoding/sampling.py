@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from pretrainrl_jax.decoding.best_tokens import BLOCK
 from pretrainrl_jax.model.attention import causal_mask
-from pretrainrl_jax.model.decoder import Model, Params, Past, project
+from pretrainrl_jax.model.decoder import KVCache, Model, Params, project
 from pretrainrl_jax.model.mesh import constrain, spec
 from pretrainrl_jax.model.vocabulary import ROWS, TABLE, Parts, on_shards, walk
 
@@ -177,11 +177,12 @@ def sample(
     batch, time = prompts.shape
     head = model.head(params)
     positions = jnp.broadcast_to(jnp.arange(time), prompts.shape)
-    _, (prompt_k, prompt_v) = model.hidden(params, prompts, positions, causal_mask(lengths, time))
+    read = model.hidden(params, prompts, positions, causal_mask(lengths, time))
+    prompt_k, prompt_v = read.keys, read.values
     # Each sample reads the prompt's last token for itself: so all steps are alike, and compiled once.
     last = jnp.take_along_axis(prompts, jnp.maximum(lengths - 1, 0)[:, None], 1)  # [batch, 1]
     in_prompt = jnp.broadcast_to(jnp.arange(time) < lengths[:, None, None] - 1, (batch, samples, time))
-    prompt = Past(prompt_k, prompt_v, in_prompt, positions)
+    prompt = KVCache(prompt_k, prompt_v, in_prompt, positions)
     slots = jnp.arange(max_new_tokens * samples)  # of the grown cache: all samples' tokens of a step together
     grown_positions = lengths[:, None] - 1 + slots // samples
     is_own = slots % samples == jnp.arange(samples)[:, None]
@@ -193,13 +194,13 @@ def sample(
         at = state.step
         seen = jnp.broadcast_to(is_own & (slots < at * samples), (batch, samples, len(slots)))
         position = jnp.broadcast_to((lengths - 1 + at)[:, None], (batch, samples))
-        past = (prompt, Past(state.keys, state.values, seen, grown_positions))
-        hidden, (new_keys, new_values) = model.hidden(params, state.newest, position, alone, past)
+        past = (prompt, KVCache(state.keys, state.values, seen, grown_positions))
+        new = model.hidden(params, state.newest, position, alone, past)
         where = (0, 0, at * samples, 0, 0)
         return state._replace(
-            keys=jax.lax.dynamic_update_slice(state.keys, new_keys, where),
-            values=jax.lax.dynamic_update_slice(state.values, new_values, where),
-        ), hidden
+            keys=jax.lax.dynamic_update_slice(state.keys, new.keys, where),
+            values=jax.lax.dynamic_update_slice(state.values, new.values, where),
+        ), new.hidden
 
     def draw(state: _Drawing, hidden: jax.Array) -> _Drawing:
         """Draw each sample's next token. hidden [batch, samples, model]."""

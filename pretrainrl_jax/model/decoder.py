@@ -26,13 +26,22 @@ Angles = tuple[jax.Array, jax.Array]  # cosine and sine
 EVERYTHING = 2**31 - 1  # the window of a layer that sees all positions
 
 
-class Past(NamedTuple):
+class KVCache(NamedTuple):
     """Keys and values computed earlier, read and never written by the decoder."""
 
     keys: jax.Array  # [layers, batch, length, kv_heads, head]
     values: jax.Array  # [layers, batch, length, kv_heads, head]
     mask: jax.Array  # bool [batch, time, length]: which of them each present token sees
     positions: jax.Array  # int32 [batch, length]: where they stand; sliding windows are measured by it
+
+
+class HiddenStates(NamedTuple):
+    """What the decoder computes of some tokens."""
+
+    hidden: jax.Array  # [batch, time, model] in the compute dtype, normalised and ready for the head
+    keys: jax.Array  # [layers, batch, time, kv_heads, head] of these tokens
+    values: jax.Array  # the same
+    auxiliary: dict[str, jax.Array]  # what layers report beside, by name; empty where none does
 
 
 class RMSNorm(nn.Module):
@@ -162,7 +171,7 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: jax.Array, positions: jax.Array, mask: jax.Array, past: tuple[Past, ...]
+        self, tokens: jax.Array, positions: jax.Array, mask: jax.Array, past: tuple[KVCache, ...]
     ) -> tuple[jax.Array, Pair]:
         s = self.shape
         embedding = _weight(self, "embedding", (s.vocabulary, s.width), ("vocabulary", "model"), s.width)
@@ -223,9 +232,9 @@ class Model:
         tokens: jax.Array,
         positions: jax.Array,
         mask: jax.Array,
-        past: tuple[Past, ...] = (),
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """Final hidden states, normalised and ready for the head.
+        past: tuple[KVCache, ...] = (),
+    ) -> HiddenStates:
+        """Final hidden states, and the keys and values of the same tokens.
 
         Args:
             params: the parameters, float32.
@@ -234,12 +243,9 @@ class Model:
             mask: bool [batch, time, time], which present tokens each present token sees
                 (`attention.tree_mask` for packed trees).
             past: caches that are also seen.
-
-        Returns:
-            hidden [batch, time, model] in the compute dtype, and the present tokens' keys and values, each
-            [layers, batch, time, kv_heads, head].
         """
-        return self._decoder.apply({"params": params}, tokens, positions, mask, past)  # type: ignore[return-value]
+        hidden, (keys, values) = self._decoder.apply({"params": params}, tokens, positions, mask, past)  # type: ignore[misc]
+        return HiddenStates(hidden, keys, values, {})
 
     def head(self, params: Params) -> jax.Array:
         """The output matrix, float32 [vocabulary, model]: logits are hidden · headᵀ."""
@@ -260,5 +266,5 @@ def _logits(model: Model, params: Params, tokens: jax.Array) -> jax.Array:
     batch, time = tokens.shape
     positions = jnp.broadcast_to(jnp.arange(time), (batch, time))
     mask = causal_mask(jnp.full((batch,), time), time)
-    hidden, _ = model.hidden(params, tokens, positions, mask)
+    hidden = model.hidden(params, tokens, positions, mask).hidden
     return project(hidden, model.head(params))

@@ -21,7 +21,7 @@ from pretrainrl_jax.trees.tree import AnswerTree
 def row_hidden(model: Model, params: Params, rows: Rows) -> jax.Array:
     """Final hidden states of packed rows, [rows, time, model] in the compute dtype."""
     mask = tree_mask(rows.tree_id, rows.branch_id)
-    return model.hidden(params, rows.tokens, rows.positions, mask)[0]
+    return model.hidden(params, rows.tokens, rows.positions, mask).hidden
 
 
 def row_logps(model: Model, params: Params, rows: Rows) -> jax.Array:

@@ -12,7 +12,7 @@ from small import small_model, small_shape, tree
 from pretrainrl_jax.config import Model as ModelSettings
 from pretrainrl_jax.model import shape as shapes
 from pretrainrl_jax.model.attention import causal_mask, tree_mask
-from pretrainrl_jax.model.decoder import Model, Past, project
+from pretrainrl_jax.model.decoder import KVCache, Model, project
 from pretrainrl_jax.model.mesh import Rules
 from pretrainrl_jax.model.shape import RopeScaling
 from pretrainrl_jax.trees.packing import Capacity, fill_row, stack
@@ -24,15 +24,14 @@ TREES = [tree(4, 3, 1, 4, id="a"), tree(0, 5, id="b", first=20), tree(6, 4, 4, 2
 
 @jax.jit(static_argnums=0)
 def tree_hidden(model, params, tokens, tree_id, branch_id, positions):
-    return model.hidden(params, tokens, positions, tree_mask(tree_id, branch_id))[0]
+    return model.hidden(params, tokens, positions, tree_mask(tree_id, branch_id)).hidden
 
 
 @jax.jit(static_argnums=0)
 def plain_hidden(model, params, tokens):
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    return model.hidden(params, tokens, positions, causal_mask(jnp.full(len(tokens), TIME), tokens.shape[1]))[
-        0
-    ]
+    mask = causal_mask(jnp.full(len(tokens), TIME), tokens.shape[1])
+    return model.hidden(params, tokens, positions, mask).hidden
 
 
 def packed() -> Rows:
@@ -176,18 +175,18 @@ def test_a_past_is_seen_as_if_it_stood_before():
 
     @jax.jit
     def piecewise(params):
-        _, first = model.hidden(params, tokens[:, :5], at[:, :5], causal(5))
-        past = Past(*first, jnp.ones((1, 4, 5), bool), at[:, :5])
-        _, second = model.hidden(params, tokens[:, 5:9], at[:, 5:9], causal(4), (past,))
+        first = model.hidden(params, tokens[:, :5], at[:, :5], causal(5))[1:3]
+        past = KVCache(*first, jnp.ones((1, 4, 5), bool), at[:, :5])
+        second = model.hidden(params, tokens[:, 5:9], at[:, 5:9], causal(4), (past,))[1:3]
         both = (
-            Past(*first, jnp.ones((1, 3, 5), bool), at[:, :5]),
-            Past(*second, jnp.ones((1, 3, 4), bool), at[:, 5:9]),
+            KVCache(*first, jnp.ones((1, 3, 5), bool), at[:, :5]),
+            KVCache(*second, jnp.ones((1, 3, 4), bool), at[:, 5:9]),
         )
         return model.hidden(params, tokens[:, 9:], at[:, 9:], causal(3), both)
 
-    found, (keys, values) = piecewise(params)
-    np.testing.assert_allclose(found, whole[:, 9:], atol=1e-5)
-    assert keys.shape == values.shape == (2, 1, 3, 2, 8)
+    found = piecewise(params)
+    np.testing.assert_allclose(found.hidden, whole[:, 9:], atol=1e-5)
+    assert found.keys.shape == found.values.shape == (2, 1, 3, 2, 8)
 
 
 # Numbers
@@ -213,7 +212,7 @@ def test_remat_changes_neither_values_nor_gradients():
     def loss(of):
         def inner(params):
             mask = tree_mask(rows.tree_id, rows.branch_id)
-            hidden, _ = of.hidden(params, rows.tokens, rows.positions, mask)
+            hidden = of.hidden(params, rows.tokens, rows.positions, mask).hidden
             return (project(hidden, of.head(params)) ** 2).mean()
 
         return jax.value_and_grad(inner)

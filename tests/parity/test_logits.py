@@ -9,7 +9,7 @@ import pytest
 import torch
 from peers import CASES, WINDOW, Case, as_ours, peer, relative_error
 
-from pretrainrl_jax.model.decoder import Model, Params, Past, project
+from pretrainrl_jax.model.decoder import KVCache, Model, Params, project
 
 TOLERANCE = 1e-5
 TIME, STEPS = 40, 8  # tokens of a prompt, and tokens decoded after it
@@ -44,8 +44,8 @@ def logits_of(theirs, tokens) -> np.ndarray:
 
 @partial(jax.jit, static_argnums=0)
 def logits_and_present(model, params, tokens, positions, mask, past=()):
-    hidden, present = model.hidden(params, tokens, positions, mask, past)
-    return project(hidden, model.head(params)), present
+    found = model.hidden(params, tokens, positions, mask, past)
+    return project(found.hidden, model.head(params)), found[1:3]
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.without], ids=str)
@@ -112,7 +112,7 @@ def test_logits_of_cached_decoding(both, measured):
     found = []
     for step in range(STEPS):
         token, position = following[:, step : step + 1], (LENGTHS + step)[:, None]
-        past = Past(*(c.copy() for c in caches), mask=seen[:, None].copy(), positions=at.copy())
+        past = KVCache(*(c.copy() for c in caches), mask=seen[:, None].copy(), positions=at.copy())
         alone = np.ones((len(tokens), 1, 1), bool)
         logits, new = logits_and_present(both.model, both.params, token, position, alone, (past,))
         found.append(logits)
