@@ -9,7 +9,6 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.objectives.scoring import score_trees
 from pretrainrl_jax.training import loading
-from pretrainrl_jax.trees.rows import GOLD
 from pretrainrl_jax.trees.templates import Template, ends_at
 from pretrainrl_jax.trees.tokenization import Tokenizer
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
@@ -168,7 +167,7 @@ def score(
         tokens = (tokens or tokenizer.encode(continuations[number])) + end
         if not tokens:
             raise InputError(f"continuation {number} has no tokens")
-        trees.append(AnswerTree(str(number), tokenizer.start + prefix, (Branch(tokens, GOLD),)))
+        trees.append(AnswerTree(str(number), tokenizer.start + prefix, (Branch(tokens),)))
     longest = max((tree.inputs for tree in trees), default=0)
     scores = score_trees(model, params, trees, row_length=max(row_length, longest), rows=rows)
     return [logp for (logp,) in scores]

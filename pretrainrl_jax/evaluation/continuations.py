@@ -4,21 +4,22 @@ Continuations of one context are the branches of one tree, so a context is read 
 read and never predicted: only the hidden states that predict a continuation meet the vocabulary.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import constrain
-from pretrainrl_jax.objectives.losses import slot_logps
-from pretrainrl_jax.objectives.scoring import row_hidden, score_trees
+from pretrainrl_jax.objectives.scoring import score_trees, source_states
+from pretrainrl_jax.objectives.sums import branch_sums
 from pretrainrl_jax.objectives.token_logps import greedy_tokens, token_logps
-from pretrainrl_jax.trees.rows import GOLD, Rows
+from pretrainrl_jax.trees.batch import PackedBatch
+from pretrainrl_jax.trees.packing import Capacity
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
 SHORTEST_ROW = 256  # rows hold 256, 384, 512, 768, … tokens: few compilations however many lengths there are
@@ -42,13 +43,6 @@ class Judged(NamedTuple):
     greedy: bool  # each of its tokens is the most probable one
 
 
-class Asked(NamedTuple):
-    """Rows whose prefixes are not predicted."""
-
-    rows: Rows  # `predictor` is an index in `states`
-    states: Any  # int32 [rows, states], index in `time` of every hidden state that predicts something
-
-
 def row_length(tokens: int) -> int:
     """The length of the rows that a tree of so many input tokens is laid in."""
     power = max(SHORTEST_ROW, 1 << (tokens - 1).bit_length())
@@ -58,8 +52,8 @@ def row_length(tokens: int) -> int:
 def share(pairs: Sequence[Pair]) -> list[Shared]:
     """Trees of all pairs. Those with one context share a tree, as far as a row for the longest has room.
 
-    Of a short context with very many continuations several trees are made: a row's targets and slots stay in
-    proportion to its tokens.
+    Of a short context with very many continuations several trees are made: a row's targets and branches
+    stay in proportion to its tokens.
 
     Args:
         pairs: contexts and continuations, none empty.
@@ -84,7 +78,7 @@ def share(pairs: Sequence[Pair]) -> list[Shared]:
 
 
 def _shared(context: tuple[int, ...], numbers: Sequence[int], pairs: Sequence[Pair]) -> Shared:
-    branches = tuple(Branch(pairs[number][1], GOLD) for number in numbers)
+    branches = tuple(Branch(pairs[number][1]) for number in numbers)
     return Shared(AnswerTree(str(numbers[0]), context, branches), tuple(numbers))
 
 
@@ -119,7 +113,7 @@ def judge(
             [of.tree for of in together],
             row_length=length,
             rows=max(1, tokens // length),
-            prepare=branches_alone,
+            fit=fitted,
             engine=judge_rows,
             advance=advance,
         )
@@ -129,51 +123,25 @@ def judge(
     return [found[number] for number in range(len(found))]
 
 
-def branches_alone(rows: Rows) -> Asked:
-    """A batch of rows, on the host, without the prefixes' targets.
+def fitted(size: Capacity) -> Capacity:
+    """16, 64, 256, … of everything: batches of like tasks compile once."""
 
-    Sizes go in steps of four: batches of like tasks compile once.
-    """
-    of_branch = np.take_along_axis(rows.slot_kind, rows.target_slot, 1) == GOLD
-    kept = [np.flatnonzero(row) for row in (rows.predictor >= 0) & of_branch]
-    wanted = [np.unique(of[at], return_inverse=True) for of, at in zip(rows.predictor, kept, strict=True)]
-    count, time = rows.tokens.shape
-    targets = _fitted(max(len(at) for at in kept))
-    states = np.zeros((count, min(time, _fitted(max(len(s) for s, _ in wanted)))), np.int32)
-    predictor = np.full((count, targets), -1, np.int32)
-    target, slot = (np.zeros((count, targets), np.int32) for _ in range(2))
-    for row, (at, (distinct, which)) in enumerate(zip(kept, wanted, strict=True)):
-        states[row, : len(distinct)] = distinct
-        predictor[row, : len(at)] = which
-        target[row, : len(at)], slot[row, : len(at)] = rows.targets[row, at], rows.target_slot[row, at]
-    more = _fitted(rows.slot_kind.shape[1]) - rows.slot_kind.shape[1]
-    slots = {
-        name: np.pad(getattr(rows, name), ((0, 0), (0, more)))
-        for name in ("slot_kind", "slot_tree", "slot_gold", "slot_reference")
-    }
-    return Asked(rows._replace(targets=target, predictor=predictor, target_slot=slot, **slots), states)
+    def up(n: int) -> int:
+        return max(16, 4 ** math.ceil(math.log(n, 4)))
 
-
-def _fitted(n: int) -> int:
-    """16, 64, 256, …: the first that holds n."""
-    size = 16
-    while size < n:
-        size *= 4
-    return size
+    return Capacity(size.time, min(size.time, up(size.sources)), *map(up, size[2:]))
 
 
 @partial(jax.jit, static_argnums=0)
-def judge_rows(model: Model, params: Params, asked: Asked) -> jax.Array:
-    """Of every slot its summed log-probability and how many of its tokens are not greedy.
+def judge_rows(model: Model, params: Params, batch: PackedBatch) -> jax.Array:
+    """Of every branch its summed log-probability and how many of its tokens are not greedy.
 
-    float32 [rows, slots, 2], whole on every device.
+    float32 [rows, branches, 2], whole on every device.
     """
-    rows = asked.rows
-    hidden = jnp.take_along_axis(row_hidden(model, params, rows), asked.states[..., None], axis=1)
-    hidden = constrain(hidden, model.mesh, "rows", None, None)
+    hidden = source_states(model, params, batch)
     head = model.head(params).astype(hidden.dtype)
-    logps = token_logps(hidden, head, rows.predictor, rows.targets, mesh=model.mesh)
+    logps = token_logps(hidden, head, batch.source_index, batch.targets, mesh=model.mesh)
     likeliest = greedy_tokens(hidden, head, mesh=model.mesh)
-    greedy = jnp.take_along_axis(likeliest, jnp.maximum(rows.predictor, 0), axis=1)
-    missed = (greedy != rows.targets).astype(jnp.float32)  # `slot_logps` leaves padding out
-    return constrain(jnp.stack([slot_logps(logps, rows), slot_logps(missed, rows)], axis=-1), model.mesh)
+    greedy = jnp.take_along_axis(likeliest, jnp.maximum(batch.source_index, 0), axis=1)
+    missed = (greedy != batch.targets).astype(jnp.float32)  # `branch_sums` leaves padding out
+    return constrain(jnp.stack([branch_sums(of, batch) for of in (logps, missed)], axis=-1), model.mesh)

@@ -15,7 +15,7 @@ from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.shape import to_json
 from pretrainrl_jax.trees.templates import Template
 from pretrainrl_jax.trees.tokenization import Tokenizer
-from pretrainrl_jax.trees.tree import AnswerTree
+from pretrainrl_jax.trees.tree import AnswerTree, total
 
 Json = dict[str, Any]
 PROBES = 4  # trees whose log-probabilities are computed again before training
@@ -63,7 +63,7 @@ def of_tokenizer(tokenizer: Tokenizer) -> str:
 
 def probes(trees: Sequence[AnswerTree]) -> dict[str, list[float]]:
     """Reference log-probabilities of every branch of a few trees, to be computed again before training."""
-    return {tree.id: [b.reference_logp for b in tree.branches] for tree in trees[:PROBES]}
+    return {tree.id: [total(b.reference_logp) for b in tree.branches] for tree in trees[:PROBES]}
 
 
 def differences(mined: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -11,8 +11,7 @@ from pretrainrl_jax.decoding.answers import Answer
 from pretrainrl_jax.facts.matching import Truths, why_dropped
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.mining.pools import Agreement, Tallies, distinct_answers, tally
-from pretrainrl_jax.trees.rows import NEGATIVE
-from pretrainrl_jax.trees.tree import AnswerTree
+from pretrainrl_jax.trees.tree import AnswerTree, Branch, total
 
 Json = dict[str, Any]
 COMMONEST = 20  # falsehoods shown of each category
@@ -56,12 +55,12 @@ def describe(
     Returns:
         Whole-run figures, `categories` (one entry each), `examples`, `pool_agreement`.
     """
-    negatives = [b for tree in trees for b in tree.branches if b.kind == NEGATIVE]
+    negatives = [b for tree in trees for b in rejected(tree)]
     tokens = sum(len(b.tokens) for b in negatives)
     measured = [(fact.category, *of_answers(answers)) for fact, answers in decoded]
     # An answer that overlaps a truth counts as neither true nor false.
     commonest = tally(decoded, lambda fact, answer: not why_dropped(answer.text, fact, known, True))
-    without = sum(all(b.kind != NEGATIVE for b in tree.branches) for tree in trees)
+    without = sum(not rejected(tree) for tree in trees)
     return {
         "questions": len(facts),
         "trees": len(trees),
@@ -74,7 +73,7 @@ def describe(
         "distinct_answers": _mean([d for _, d, _ in measured]),
         "distinct_histogram": dict(sorted(Counter(d for _, d, _ in measured).items())),
         "entropy": _mean([e for _, _, e in measured]),
-        "perplexity": math.exp(-sum(b.reference_logp for b in negatives) / tokens) if tokens else None,
+        "perplexity": math.exp(-sum(total(b.reference_logp) for b in negatives) / tokens) if tokens else None,
         "categories": _categories(facts, trees, measured, commonest, pools, agreements),
         "pool_agreement": _overall(agreements),
         "examples": examples(facts, trees),
@@ -90,11 +89,7 @@ def _categories(
     agreements: Mapping[str, Agreement],
 ) -> Json:
     """Each category's figures, by name, the largest first."""
-    bare = Counter(
-        fact.category
-        for fact, tree in _paired(facts, trees)
-        if all(b.kind != NEGATIVE for b in tree.branches)
-    )
+    bare = Counter(fact.category for fact, tree in _paired(facts, trees) if not rejected(tree))
     by_category: dict[str, list[tuple[int, float]]] = {}
     for category, number, entropy in measured:
         by_category.setdefault(category, []).append((number, entropy))
@@ -130,20 +125,23 @@ def _shown(tallies: Tallies) -> list[Json]:
 def examples(facts: Sequence[Fact], trees: Sequence[AnswerTree]) -> list[Json]:
     """A few questions with their negatives and probabilities, from the most to the least believed."""
     believed = sorted(
-        ((f, t) for f, t in _paired(facts, trees) if len(t.branches) > 1),
-        key=lambda pair: -max(b.reference_logp for b in pair[1].branches[1:]),
+        ((f, found) for f, t in _paired(facts, trees) if (found := rejected(t))),
+        key=lambda pair: -total(pair[1][0].reference_logp),
     )
     return [
         {
             "question": fact.question,
             "answer": fact.answer,
-            "negatives": [
-                [b.text, _digits(math.exp(b.reference_logp))]
-                for b in sorted(tree.branches[1:], key=lambda b: -b.reference_logp)
-            ],
+            "negatives": [[b.text, _digits(math.exp(total(b.reference_logp)))] for b in found],
         }
-        for fact, tree in believed[:: max(1, len(believed) // EXAMPLES)][:EXAMPLES]
+        for fact, found in believed[:: max(1, len(believed) // EXAMPLES)][:EXAMPLES]
     ]
+
+
+def rejected(tree: AnswerTree) -> list[Branch]:
+    """A tree's negatives, the most believed first."""
+    found = (b for b in tree.branches if b.role == "rejected")
+    return sorted(found, key=lambda b: -total(b.reference_logp))
 
 
 def _paired(facts: Sequence[Fact], trees: Sequence[AnswerTree]) -> list[tuple[Fact, AnswerTree]]:

@@ -5,36 +5,42 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from pretrainrl_jax.hosts.watch import waiting
 from pretrainrl_jax.model.attention import tree_mask
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import constrain, whole_rows
 from pretrainrl_jax.model.partitioning import place_rows
-from pretrainrl_jax.objectives.losses import slot_logps
+from pretrainrl_jax.objectives.sums import branch_sums
 from pretrainrl_jax.objectives.token_logps import token_logps
-from pretrainrl_jax.trees.dataset import PackedRows, batches
-from pretrainrl_jax.trees.rows import Rows
+from pretrainrl_jax.trees.batch import PackedBatch
+from pretrainrl_jax.trees.layouts import size
+from pretrainrl_jax.trees.packing import Capacity, capacity, pack, plan
 from pretrainrl_jax.trees.tree import AnswerTree
 
 
-def row_hidden(model: Model, params: Params, rows: Rows) -> jax.Array:
-    """Final hidden states of packed rows, [rows, time, model] in the compute dtype."""
-    mask = tree_mask(rows.tree_id, rows.branch_id)
-    return model.hidden(params, rows.tokens, rows.positions, mask).hidden
+def source_states(model: Model, params: Params, batch: PackedBatch) -> jax.Array:
+    """The final hidden states that predict something, [rows, sources, model] in the compute dtype."""
+    mask = tree_mask(batch.tree_id, batch.branch_id)
+    hidden = model.hidden(params, batch.tokens, batch.positions, mask).hidden
+    if batch.sources.shape[-1] == batch.tokens.shape[-1]:
+        return hidden
+    hidden = jnp.take_along_axis(hidden, batch.sources[..., None], axis=1)
+    return constrain(hidden, model.mesh, "rows", None, None)
 
 
-def row_logps(model: Model, params: Params, rows: Rows) -> jax.Array:
+def target_logps(model: Model, params: Params, batch: PackedBatch) -> jax.Array:
     """Log-probability of every target of packed rows, float32 [rows, targets]; 0 on padding."""
-    hidden = row_hidden(model, params, rows)
+    hidden = source_states(model, params, batch)
     head = model.head(params).astype(hidden.dtype)
-    return token_logps(hidden, head, rows.predictor, rows.targets, mesh=model.mesh)
+    return token_logps(hidden, head, batch.source_index, batch.targets, mesh=model.mesh)
 
 
 @partial(jax.jit, static_argnums=0)
-def score_rows(model: Model, params: Params, rows: Rows) -> jax.Array:
-    """Summed log-probability of every slot of packed rows, float32 [rows, slots], whole on every device."""
-    return constrain(slot_logps(row_logps(model, params, rows), rows), model.mesh)
+def score_rows(model: Model, params: Params, batch: PackedBatch) -> jax.Array:
+    """Summed log-probability of every branch of packed rows, float32 [rows, branches], on every device."""
+    return constrain(branch_sums(target_logps(model, params, batch), batch), model.mesh)
 
 
 def score_trees(
@@ -44,11 +50,11 @@ def score_trees(
     *,
     row_length: int,
     rows: int,
-    prepare: Callable[[Rows], Any] = lambda rows: rows,
-    engine: Callable[[Model, Params, Any], jax.Array] = score_rows,
+    fit: Callable[[Capacity], Capacity] = lambda found: found,
+    engine: Callable[[Model, Params, PackedBatch], jax.Array] = score_rows,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[list[Any]]:
-    """Summed log-probability of each branch of each tree, terminators included.
+    """Summed log-probability of each branch of each tree, terminators included. Prefixes are only read.
 
     Args:
         model: the decoder.
@@ -56,9 +62,9 @@ def score_trees(
         trees: the trees, each at most `row_length` input tokens.
         row_length: input tokens a row holds.
         rows: rows scored at a time, rounded up to what divides over the devices.
-        prepare: what is made of a batch of rows before it is put on the devices.
-        engine: gives [rows, slots, …], something of each slot, from what `prepare` gives, whole on every
-            device; by default its summed log-probability.
+        fit: the sizes of rows to compile for, from the smallest that hold these trees.
+        engine: gives [rows, branches, …], something of each branch, whole on every device; by default its
+            summed log-probability.
         advance: called with the number of trees finished.
 
     Returns:
@@ -69,27 +75,29 @@ def score_trees(
         ValueError: if a tree is longer than a row.
     """
     rows = whole_rows(model.mesh, rows)
-    source = PackedRows(trees, row_length, seed=0, passes=1, rows=rows)
-    scores: list[list[float]] = [[] for _ in trees]
-    begun: list[tuple[int, jax.Array]] = []
+    sizes = [size(tree, question=False) for tree in trees]
+    planned = plan([of.inputs for of in sizes], row_length, range(len(trees)))
+    holds = fit(capacity(sizes, planned, row_length))
+    scores: list[list[Any]] = [[] for _ in trees]
+    begun: list[tuple[list[list[int]], jax.Array]] = []
 
     def collect() -> None:
-        first, result = begun.pop(0)
-        finished = 0
+        together, result = begun.pop(0)
         with waiting("the scores of a batch"):
             every = jax.device_get(result)
-        for of_row, row in zip(every, source.plan[first : first + rows], strict=False):
-            slot = 0
+        for of_row, row in zip(every, together, strict=False):
+            place = 0
             for index in row:
-                count = len(trees[index].branches)
-                scores[index] = of_row[slot + 1 : slot + 1 + count].tolist()
-                slot += trees[index].slots
-            finished += len(row)
-        advance(finished)
+                scores[index] = of_row[place : place + sizes[index].branches].tolist()
+                place += sizes[index].branches
+        advance(sum(map(len, together)))
 
-    for number, batch in enumerate(batches(source)):
-        batch = jax.tree.map(lambda x: place_rows(x, model.mesh), prepare(batch))
-        begun.append((number * rows, engine(model, params, batch)))
+    for first in range(0, len(planned), rows):
+        together = planned[first : first + rows]
+        filled = [*together, *[[]] * (rows - len(together))]
+        batch = pack([[trees[i] for i in row] for row in filled], holds, question=False)
+        batch = jax.tree.map(lambda x: place_rows(x, model.mesh), batch)
+        begun.append((together, engine(model, params, batch)))
         if len(begun) > 1:  # read a result only while the device already works on the next batch
             collect()
     while begun:

@@ -19,7 +19,7 @@ from pretrainrl_jax.mining.fingerprint import fingerprint
 from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.stages.shards import in_shards
 from pretrainrl_jax.training.loading import Loaded
-from pretrainrl_jax.trees.rows import GOLD
+from pretrainrl_jax.trees.layouts import size
 from pretrainrl_jax.trees.templates import documents, encode_branches
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
@@ -45,7 +45,7 @@ def evaluate_system(context: Context, system: str, stage: str) -> None:
     questions += [(f, f.question, "held_out") for f in context.held_out]
 
     outcomes = ask_all(context, loaded, questions, f"evaluate/{system}")
-    nll = text_nll(context, loaded)
+    nll = text_nll(context, loaded, context.corpus.held_out)
 
     trained, paraphrased = ([o for o in outcomes if o.group == g] for g in ("trained", "paraphrase"))
     ranked = sorted((f.popularity for f in context.facts), reverse=True)
@@ -94,14 +94,6 @@ def ask_all(
         wordings,
     ]
 
-    def outcome(asked: Question, found: Mapping[str, Any]) -> Outcome:
-        greedy, beams = (read_answers(found[name]) for name in ("greedy", "beams"))
-        return judge(*asked, greedy, beams, found["truths"], settings.match)
-
-    def figures(found: list[Outcome]) -> dict[str, float]:
-        hits = [o.rank is not None for o in found]
-        return {"ACC": float(np.mean([o.correct for o in found])), "HR": float(np.mean(hits))}
-
     with context.screen.track(stage, 3 * len(questions), "answers") as bar:
         return in_shards(
             context.parts(stage),
@@ -109,17 +101,32 @@ def ask_all(
             questions,
             [len(prompt) for prompt in prompts],
             context.config.checkpoint.shard_questions,
-            lambda part: _answers(context, loaded, part, bar.advance),
-            outcome,
+            lambda part: answers(context, loaded, part, bar.advance),
+            lambda asked, found: outcome(context, asked, found),
             bar,
             units=3,
-            figures=figures,
+            figures=rates,
             screen=context.screen,
         )
 
 
-def _answers(
-    context: Context, loaded: Loaded, questions: Sequence[Question], advance: Callable[[int], None]
+def outcome(context: Context, asked: Question, found: Mapping[str, Any]) -> Outcome:
+    """What the answers to a question are worth."""
+    greedy, beams = (read_answers(found[name]) for name in ("greedy", "beams"))
+    return judge(*asked, greedy, beams, found["truths"], context.config.evaluate.match)
+
+
+def rates(found: Sequence[Outcome]) -> dict[str, float]:
+    """Shares of questions: greedily right, and right in any beam."""
+    hits = [o.rank is not None for o in found]
+    return {"ACC": float(np.mean([o.correct for o in found])), "HR": float(np.mean(hits))}
+
+
+def answers(
+    context: Context,
+    loaded: Loaded,
+    questions: Sequence[Question],
+    advance: Callable[[int], None] = lambda n: None,
 ) -> list[Any]:
     """Of each question its greedy answer, its beams, and the log-probabilities of the truths."""
     settings = context.config.evaluate
@@ -142,7 +149,7 @@ def _answers(
     truths = [list(distinct_truths(fact)) for fact, _, _ in questions]
     encoded = encode_branches(loaded.tokenizer, template, wordings, truths)
     trees = [
-        AnswerTree(fact.id, prefix, tuple(Branch(tokens, GOLD) for tokens in branches))
+        AnswerTree(fact.id, prefix, tuple(Branch(tokens) for tokens in branches))
         for (fact, _, _), prefix, branches in zip(questions, encoded.prefixes, encoded.branches, strict=True)
     ]
     scores = context.score(loaded, trees, context.config.train.row_length, advance)
@@ -152,12 +159,12 @@ def _answers(
     ]
 
 
-def text_nll(context: Context, loaded: Loaded) -> float | None:
-    """Mean negative log-likelihood of held-out corpus text, nats a predicted token; None without text."""
-    if not context.corpus.held_out:
+def text_nll(context: Context, loaded: Loaded, texts: Sequence[str]) -> float | None:
+    """Mean negative log-likelihood of texts, nats a predicted token; None without any."""
+    if not texts:
         return None
     length = context.config.pretrain.row_length
-    trees = documents(loaded.tokenizer, context.corpus.held_out, length)
+    trees = documents(loaded.tokenizer, texts, length)
     scores = context.score(loaded, trees, length)
-    predicted = sum(tree.targets for tree in trees)
+    predicted = sum(size(tree, question=False).targets for tree in trees)
     return -float(np.sum(scores)) / max(1, predicted)

@@ -33,16 +33,15 @@ from pretrainrl_jax.mining.candidates import (
     some_of,
     without_repeats,
 )
+from pretrainrl_jax.mining.draw import longest
 from pretrainrl_jax.mining.fingerprint import fingerprint, probes
 from pretrainrl_jax.mining.pools import Agreement, Tallies, agreement, most_often, tally
 from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.stages.shards import in_shards
 from pretrainrl_jax.training.loading import Loaded
-from pretrainrl_jax.trees.dataset import longest
 from pretrainrl_jax.trees.records import digest, write_trees
-from pretrainrl_jax.trees.rows import GOLD, NEGATIVE
 from pretrainrl_jax.trees.templates import encode_branches
-from pretrainrl_jax.trees.tree import AnswerTree, Branch
+from pretrainrl_jax.trees.tree import AnswerTree, Branch, places, select
 
 Decoded = list[tuple[Fact, list[Answer]]]
 
@@ -126,7 +125,7 @@ def find_falsehoods(
         context, reference, trees, shards / "reference", [made_with, digest(trees)], label
     )
 
-    left_out["fewer_than_asked"] = sum(len(tree.branches) - 1 < settings.negatives for tree in trees)
+    left_out["fewer_than_asked"] = sum(len(places(tree, "rejected")) < settings.negatives for tree in trees)
     described = statistics.describe(facts, trees, decoded, known, dropped, pools, agreements)
     return Mined(trees, left_out | described)
 
@@ -277,21 +276,18 @@ def build_trees(
     too_long: list[str] = []
     no_tokens: list[str] = []
     for fact, of, prefix, tokens in zip(facts, candidates, encoded.prefixes, encoded.branches, strict=True):
-        branches = [Branch(tokens[0], GOLD, fact.answer)]
+        branches = [Branch(tokens[0], "chosen", fact.answer)]
         for candidate, branch in zip(of, tokens[1:], strict=True):
             if len(branch) > 1:
-                branches.append(
-                    Branch(
-                        branch, NEGATIVE, candidate.text, beam_logp=candidate.logp, source=candidate.source
-                    )
-                )
+                found = {"behaviour_logp": candidate.logp, "source": candidate.source}
+                branches.append(Branch(branch, "rejected", candidate.text, **found))
             else:  # a terminator alone
                 dropped[candidate.source]["empty"] += 1
         tree = AnswerTree(fact.id, prefix, tuple(branches))
-        while len(tree.branches) > 1 and _too_long(context, tree):
-            worst = max(tree.branches[1:], key=lambda b: len(b.tokens))
-            dropped[worst.source]["too_long"] += 1
-            tree = replace(tree, branches=tuple(b for b in tree.branches if b is not worst))
+        while _too_long(context, tree) and (beside := places(tree, "rejected")):
+            worst = max(beside, key=lambda place: len(tree.branches[place].tokens))
+            dropped[tree.branches[worst].source]["too_long"] += 1
+            tree = select(tree, set(range(len(tree.branches))) - {worst})
         if len(tokens[0]) == 1:
             no_tokens.append(fact.id)
         elif _too_long(context, tree):

@@ -14,13 +14,13 @@ from pretrainrl_jax.hosts.agree import once
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.model.shape import from_settings
-from pretrainrl_jax.objectives.losses import Weights
 from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.stages.depends import settings_of
 from pretrainrl_jax.training import checkpoints
+from pretrainrl_jax.training.feed import Feed
 from pretrainrl_jax.training.loading import Loaded, load
-from pretrainrl_jax.training.loop import Run, fit, resume
 from pretrainrl_jax.training.optimizer import Schedule
+from pretrainrl_jax.training.session import Run, Session, resume
 from pretrainrl_jax.training.step import TrainState, compile_step, first_state
 from pretrainrl_jax.trees.dataset import PackedRows
 from pretrainrl_jax.trees.records import digest
@@ -36,7 +36,9 @@ def pretrain(context: Context) -> None:
     base = starting_point(context, corpus.training)
     model, params, tokenizer = base.model, base.params, base.tokenizer
     trees = documents(tokenizer, corpus.training, settings.row_length)
-    source = PackedRows(trees, settings.row_length, config.seed, settings.epochs, settings.rows)
+    source = PackedRows(
+        trees, settings.row_length, config.seed, settings.epochs, settings.rows, question=False
+    )
     context.begin_anew(BASE)
     tokens = sum(tree.inputs for tree in trees)
     context.screen.say(
@@ -54,11 +56,9 @@ def pretrain(context: Context) -> None:
     run = Run(
         context.workdir,
         BASE,
-        settings.accumulate,
         config.checkpoint,
         skip_nonfinite=config.optimizer.nonfinite == "skip",
         about=settings_of(config, BASE) | {"data": digest(trees)},
-        name=lambda tree: repr(tokenizer.decode(tree.branches[0].tokens)[:60]),
         rate="pretrain.learning_rate",
         shown={"loss": "loss", "gradient": "grad_norm"},
         screen=context.screen,
@@ -69,17 +69,25 @@ def pretrain(context: Context) -> None:
     schedule = Schedule(
         settings.learning_rate, source.batches, config.optimizer.warmup, config.optimizer.final
     )
-    state, progress = fit(
-        run, step, state, source, Weights(0.0, 1.0, 0.0, 1.0), schedule, context.mesh, progress
+    feed = Feed(
+        source,
+        context.mesh,
+        settings.accumulate,
+        progress.row,
+        lambda tree: repr(tokenizer.decode(tree.branches[0].tokens)[:60]),
     )
-    with run.saving() as saver:
-        saver.finish(state, progress)
+    with Session(run, step, state, progress, feed, context.mesh, source.batches) as session:
+        for batch in feed:
+            session.step(batch, {"ntp": {"answer": 1.0}}, schedule)
+            for hook in session.due([session.checkpoint]):
+                hook.run()
+        done = session.finish()
     context.finish(
         BASE,
-        device_seconds=progress.seconds * context.mesh.size,
+        device_seconds=done.seconds * context.mesh.size,
         seconds=time.perf_counter() - began,
-        updates=int(state.step),
-        skipped=progress.skipped,
+        updates=session.update,
+        skipped=done.skipped,
     )
 
 

@@ -13,6 +13,7 @@ from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import Objective
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import once
+from pretrainrl_jax.mining.draw import draw
 from pretrainrl_jax.mining.fingerprint import (
     PROBES,
     TOLERANCE,
@@ -21,22 +22,24 @@ from pretrainrl_jax.mining.fingerprint import (
     probe_difference,
     probes,
 )
-from pretrainrl_jax.objectives.losses import Weights
+from pretrainrl_jax.objectives.loss import asks
 from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.stages.depends import settings_of
 from pretrainrl_jax.stages.mine import add_references, find_falsehoods
+from pretrainrl_jax.stages.watch import Watch
 from pretrainrl_jax.training import checkpoints
-from pretrainrl_jax.training.checkpoints import Progress
+from pretrainrl_jax.training.feed import Feed
 from pretrainrl_jax.training.loading import Loaded
-from pretrainrl_jax.training.loop import Run, fit, resume
 from pretrainrl_jax.training.optimizer import Schedule
-from pretrainrl_jax.training.step import TrainState, compile_step, first_state
+from pretrainrl_jax.training.session import Hook, Run, Session, resume
+from pretrainrl_jax.training.step import compile_step, first_state
 from pretrainrl_jax.trees.dataset import PackedRows
-from pretrainrl_jax.trees.packing import Capacity
+from pretrainrl_jax.trees.packing import bound
 from pretrainrl_jax.trees.records import digest, read_trees, refuse_unscored, write_trees
-from pretrainrl_jax.trees.tree import AnswerTree, gold_only
+from pretrainrl_jax.trees.tree import AnswerTree, chosen_only
 
-ROOM = 1.2  # of the first round's targets and slots a row
+# What each line of metrics.jsonl has, whatever the objective: null where none of its terms computes it.
+CARRIES = ("loss_dpo", "loss_ntp", "reward_margin", "logp_gold", "logp_negative")
 
 
 def train(context: Context) -> None:
@@ -47,127 +50,173 @@ def train(context: Context) -> None:
 
 
 def train_system(context: Context, system: str) -> None:
-    """Base model, trees, one compiled step; in each round falsehoods, rows, training; a checkpoint."""
-    config, settings = context.config, context.config.train
-    objective: Objective = getattr(config.objectives, system)
+    """Base model, trees, rows; then batch after batch a step, and what is to be done between steps."""
+    config, settings, objective = context.config, context.config.train, context.config.objectives[system]
+    coefficients = objective.coefficients
     began = time.perf_counter()
     base = context.load(BASE)
     trees = read_mined(context, base)
-    # What an objective ignores is dropped before packing: it would only be computed for nothing.
-    if objective.preference:
+    if objective.contrasts:
         refuse_unscored(trees)
-    else:
-        trees = [gold_only(tree) for tree in trees]
+    else:  # what an objective ignores is dropped before packing: it would only be computed for nothing
+        trees = [chosen_only(tree) for tree in trees]
 
-    step = compile_step(base.model, config.optimizer, settings.ntp_scale, context.mesh)
-    weights = Weights(
-        objective.question_weight,
-        objective.answer_weight,
-        objective.preference,
-        objective.beta,
-        objective.answer_mean_weight,
-    )
-    questions = {fact.id: fact.question for fact in context.trained}
     run = Run(
         context.workdir,
         f"train/{system}",
-        settings.accumulate,
         config.checkpoint,
         skip_nonfinite=config.optimizer.nonfinite == "skip",
         about=settings_of(config, f"train/{system}") | {"data": digest(trees)},
-        name=lambda tree: questions[tree.id],
         rate=f"objectives.{system}.learning_rate",
         shown={"true": "logp_gold"}  # log-probabilities: one is to rise, the other to fall
-        | ({"false": "logp_negative"} if objective.preference else {"loss": "loss"}),
+        | ({"false": "logp_negative"} if objective.contrasts else {"loss": "loss"}),
+        carries=CARRIES,
+        scored=config.evaluate.choose != "last",
         screen=context.screen,
         command=context.command,
         profile=config.profile_steps,
     )
-    template = context.template(settings.template)
-    checkpoints.describe(run.folder, base.model, base.tokenizer, template, base.origin)
+    checkpoints.describe(
+        run.folder, base.model, base.tokenizer, context.template(settings.template), base.origin
+    )
+    step = compile_step(base.model, config.optimizer, settings.ntp_scale, context.mesh)
     state, progress = resume(run, first_state(base.model, base.params, config.optimizer, context.mesh))
     jax.tree.map(lambda x: x.delete(), base.params)  # no reference model is kept while training
     if not int(state.step):  # what an earlier training of this system mined is of another policy
         old = refreshed(context, system)
         once(lambda: shutil.rmtree(old, ignore_errors=True), f"beginning {run.stage}")
 
-    whole = pack(context, trees)
+    rounds = Rounds(context, objective, trees)
     context.screen.say(
-        f"{run.stage}: {whole.batches} updates of {whole.rows} rows, "
-        f"{len(trees) * settings.passes / whole.batches:.1f} questions each, rows {whole.fill:.0%} full"
+        f"{run.stage}: {rounds.total} updates of {rounds.rows.rows} rows, "
+        f"{len(trees) * settings.passes / rounds.total:.1f} questions each, rows {rounds.rows.fill:.0%} full"
     )
-    done, of_rounds = 0, rounds(objective, len(trees), settings.passes, whole.batches)
-    size = roomier(whole.capacity) if len(of_rounds) > 1 else whole.capacity
-    for span in of_rounds:
-        if span.number:
-            trees, progress = refresh(context, run, base, state, progress, trees, span.number, done)
-        source = replace(whole, trees=trees, start=span.start, passes=span.stop, at_least=size)
-        size = source.capacity
-        # Later rounds' rows are not known yet: as many updates a question as in this one.
-        updates = done + round(source.batches * (settings.passes - span.start) / (span.stop - span.start))
-        schedule = Schedule(objective.learning_rate, updates, config.optimizer.warmup, config.optimizer.final)
-        done += source.batches
-        if int(state.step) < done:  # else an earlier run has finished this round
-            state, progress = fit(run, step, state, source, weights, schedule, context.mesh, progress)
-        if int(state.step) == done:
-            progress = replace(progress, row=0)  # the next round has rows of its own
-    with run.saving() as saver:
-        saver.finish(state, progress)
+    while rounds.more and int(state.step) >= rounds.end and was_mined(context, system, rounds.number + 1):
+        rounds.turn(read_trees(round_path(context, system, rounds.number + 1)))
+    row = progress.row if int(state.step) > rounds.done else 0
+    questions = {fact.id: fact.question for fact in context.trained}
+    feed = Feed(rounds.rows, context.mesh, settings.accumulate, row, lambda tree: questions[tree.id])
+
+    with Session(run, step, state, progress, feed, context.mesh, rounds.total) as session:
+
+        def round_ended() -> bool:
+            return feed.ended and rounds.more
+
+        def mine_again() -> None:
+            session.save()  # mining may be interrupted
+            with session.paused():
+                rounds.turn(refresh(context, session, base, rounds))
+            feed.refill(rounds.rows)
+            session.total = rounds.total
+
+        watch = Watch(context, session, base)
+        hooks = [
+            session.checkpoint,
+            Hook(watch.look, updates=config.evaluate.every_updates),
+            Hook(mine_again, when=round_ended),
+        ]
+        watch.begin()
+        if round_ended():
+            mine_again()
+        for batch in feed:
+            session.step(batch, coefficients, rounds.schedule)
+            for hook in session.due(hooks):
+                hook.run()
+        done = session.finish()
     context.finish(
         run.stage,
-        device_seconds=progress.seconds * context.mesh.size,
+        device_seconds=done.seconds * context.mesh.size,
         seconds=time.perf_counter() - began,
-        updates=int(state.step),
-        skipped=progress.skipped,
+        updates=session.update,
+        skipped=done.skipped,
     )
-    jax.tree.map(lambda x: x.delete(), state)
+    jax.tree.map(lambda x: x.delete(), session.state)
 
 
 @dataclass(frozen=True)
-class Round:
+class Span:
     """A stretch of training on one set of negatives."""
 
-    number: int
     start: float  # passes over the facts before it
     stop: float  # and after it
 
 
-def rounds(objective: Objective, facts: int, passes: int, updates: int) -> list[Round]:
-    """One round, or one for every `refresh_every` updates of the `updates` planned.
+class Rounds:
+    """The rows of one round after another: each but the first is of trees that were mined on the way.
 
-    A round is cut by questions, not by rows, since later rounds' rows depend on what is mined then: it takes
+    All rounds' rows have one capacity, so that the compiled step serves them too.
+
+    Args:
+        context: its settings say how trees are packed.
+        objective: it says how often they are mined again.
+        trees: of the first round.
+    """
+
+    def __init__(self, context: Context, objective: Objective, trees: Sequence[AnswerTree]) -> None:
+        config = context.config
+        passes = config.train.passes
+        rows = pack(context, trees, asks(objective.coefficients))
+        self._objective, self._optimizer, self._passes = objective, config.optimizer, passes
+        self._spans = spans(objective, len(trees), passes, rows.batches)
+        self.number = self.done = 0  # this round, and the updates before it
+        if self.more:
+            most = bound(trees, rows.row_length, config.mine.negatives, rows.layout, rows.question)
+            rows = replace(rows, passes=self._spans[0].stop, holds=most)
+        self._begin(rows)
+
+    def _begin(self, rows: PackedRows) -> None:
+        self.rows, span = rows, self._spans[self.number]
+        self.end = self.done + rows.batches  # updates after this round
+        # Later rounds' rows are not known yet: as many updates a question as in this one.
+        rest = round(rows.batches * (self._passes - span.start) / (span.stop - span.start))
+        self.total = self.done + rest
+        self.schedule = Schedule(
+            self._objective.learning_rate, self.total, self._optimizer.warmup, self._optimizer.final
+        )
+
+    @property
+    def more(self) -> bool:
+        """Whether another round follows."""
+        return self.number + 1 < len(self._spans)
+
+    def turn(self, trees: Sequence[AnswerTree]) -> None:
+        """Go on with the next round."""
+        self.number, self.done = self.number + 1, self.end
+        span = self._spans[self.number]
+        self._begin(replace(self.rows, trees=trees, start=span.start, passes=span.stop))
+
+
+def spans(objective: Objective, facts: int, passes: int, updates: int) -> list[Span]:
+    """One span, or one for every `refresh_every` updates of the `updates` planned.
+
+    They are cut by questions, not by rows, since later rows depend on what is mined then: a span takes
     `refresh_every` updates to within the packing of its rows.
     """
-    if not objective.refresh_every or not objective.preference:
-        return [Round(0, 0.0, passes)]
+    if not objective.refresh_every or not objective.contrasts:
+        return [Span(0.0, passes)]
     visits = passes * facts
     of_round = max(1, round(objective.refresh_every * visits / updates))
     return [
-        Round(number, first / facts, min(first + of_round, visits) / facts)
-        for number, first in enumerate(range(0, visits, of_round))
+        Span(first / facts, min(first + of_round, visits) / facts) for first in range(0, visits, of_round)
     ]
 
 
-def pack(context: Context, trees: Sequence[AnswerTree]) -> PackedRows:
+def pack(context: Context, trees: Sequence[AnswerTree], question: bool) -> PackedRows:
     """The rows of all passes, cut into batches of about `train.questions` questions."""
-    settings = context.config.train
-    multiple = settings.accumulate
+    settings, multiple = context.config.train, context.config.train.accumulate
+    negatives, seed = context.config.mine.negatives, context.config.seed
     source = PackedRows(
         trees,
         settings.row_length,
-        context.config.seed,
+        seed,
         settings.passes,
         multiple,
-        context.config.mine.negatives,
+        lambda tree, epoch: draw(tree, negatives, seed, epoch),
         settings.layout,
+        question,
     )
     rows = settings.questions * len(source.plan) / max(1, len(trees) * settings.passes)
     return replace(source, rows=max(1, round(rows / multiple)) * multiple)
-
-
-def roomier(size: Capacity) -> Capacity:
-    """Sizes with room to spare for later rounds' negatives, so that the compiled step serves them too."""
-    return replace(size, targets=round(ROOM * size.targets), slots=round(ROOM * size.slots))
 
 
 def read_mined(context: Context, base: Loaded) -> list[AnswerTree]:
@@ -209,61 +258,52 @@ def refreshed(context: Context, system: str) -> Path:
     return context.workdir / "mined" / system
 
 
-def refresh(
-    context: Context,
-    run: Run,
-    base: Loaded,
-    state: TrainState,
-    progress: Progress,
-    trees: Sequence[AnswerTree],
-    number: int,
-    done: int,
-) -> tuple[list[AnswerTree], Progress]:
-    """The trees of a later round: the current policy's own falsehoods, gold answers scored anew.
+def round_path(context: Context, system: str, number: int) -> Path:
+    """The trees of a later round, from 1."""
+    return refreshed(context, system) / f"round{number}.array_record"
 
-    References are the base model's, read again, used and freed, or (renewed) the current policy's for every
-    branch, gold included, as in iterative RPO (arXiv 2404.19733). An interrupted run finds them in its file.
 
-    Args:
-        context: its settings say where negatives come from.
-        run: the stage.
-        base: of the base model, its tokenizer and template; its parameters are not read.
-        state: after the update that ends the last round.
-        progress: after it, saved with the state.
-        trees: of the last round.
-        number: of the round, from 1.
-        done: updates of the earlier rounds.
-
-    Returns:
-        The trees, and the progress with the time that this took.
-    """
-    system = run.stage.removeprefix("train/")
-    path = refreshed(context, system) / f"round{number}.array_record"
-    parts = path.with_suffix(".parts")
+def was_mined(context: Context, system: str, number: int) -> bool:
+    """Whether an earlier run has mined the trees of a later round to the end."""
+    path = round_path(context, system, number)
 
     def mined() -> bool:
         if path.is_file():
-            shutil.rmtree(parts, ignore_errors=True)
+            shutil.rmtree(path.with_suffix(".parts"), ignore_errors=True)
         return path.is_file()
 
-    if once(mined, f"reading {path.name}"):
-        return read_trees(path), progress
-    began = time.perf_counter()
-    with run.saving() as saver:  # mining may be interrupted
-        saver.save(state, progress)
-    objective: Objective = getattr(context.config.objectives, system)
-    policy = Loaded(base.model, state.params, base.tokenizer, base.template)
-    renewed = objective.reference == "renewed"
-    kept = {tree.id for tree in trees}
+    return once(mined, f"reading {path.name}")
+
+
+def refresh(context: Context, session: Session, base: Loaded, rounds: Rounds) -> list[AnswerTree]:
+    """The trees of the next round: the current policy's own falsehoods, gold answers scored anew.
+
+    References are the base model's, read again, used and freed, or (renewed) the current policy's for every
+    branch, gold included, as in iterative RPO (arXiv 2404.19733). An interrupted run goes on from its parts.
+
+    Args:
+        context: its settings say where negatives come from.
+        session: of the policy.
+        base: of the base model, its tokenizer and template; its parameters are not read.
+        rounds: the last round's rows.
+    """
+    system = session.run.stage.removeprefix("train/")
+    path = round_path(context, system, rounds.number + 1)
+    parts = path.with_suffix(".parts")
+    policy = Loaded(base.model, session.state.params, base.tokenizer, base.template)
+    renewed = context.config.objectives[system].reference == "renewed"
+    kept = {tree.id for tree in rounds.rows.trees}
     facts = [fact for fact in context.asked(context.trained) if fact.id in kept]
     reference = policy if renewed else context.load(BASE)
-    found = find_falsehoods(context, policy, reference, facts, parts, run.stage)
+    found = find_falsehoods(context, policy, reference, facts, parts, session.run.stage)
     if not renewed:
         jax.tree.map(lambda x: x.delete(), reference.params)
-    before = {(tree.id, b.text) for tree in trees for b in tree.branches[1:]}
-    now = {(tree.id, b.text) for tree in found.trees for b in tree.branches[1:]}
+    before, now = (
+        {(tree.id, b.text) for tree in trees for b in tree.branches if b.role == "rejected"}
+        for trees in (rounds.rows.trees, found.trees)
+    )
     context.screen.say(
-        f"{run.stage}: mined again after update {done}: {len(now)} negatives, "
+        f"{session.run.stage}: mined again after update {session.update}: {len(now)} negatives, "
         f"{len(now - before) / max(1, len(now)):.0%} of them new"
     )
 
@@ -273,4 +313,4 @@ def refresh(
         shutil.rmtree(parts)
 
     once(write, f"writing {path.name}")
-    return found.trees, replace(progress, seconds=progress.seconds + time.perf_counter() - began)
+    return found.trees

@@ -69,6 +69,7 @@ class Progress:
     seconds: float = 0.0  # spent on updates
     skipped: int = 0  # updates left out because something was not finite
     loss: float = math.inf  # mean since the checkpoint before
+    score: float = math.inf  # of the state itself, where it was evaluated; the lowest is the best
 
 
 BEGINNING = Progress()
@@ -107,10 +108,22 @@ class Saver:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
 
+    def choose(self, say: Callable[[str], None]) -> None:
+        """Remove the checkpoints after the one of the lowest score, which becomes the stage's result."""
+        self.wait()
+        steps = self._manager.all_steps()
+        best = min(steps, key=lambda step: (_about(Path(self._manager.directory), step, "score"), -step))
+        for step in steps:
+            if step > best:
+                self._manager.delete(step)
+        say(f"{Path(self._manager.directory).name}: of the evaluated updates, {best} is the best and is kept")
+
     def _write(self, state: TrainState, progress: Progress, items: Json) -> None:
         step = int(state.step)
         if step in self._manager.all_steps():
-            return  # what this run saved, or went on from: `restore_state` leaves none that is not whole
+            if not math.isfinite(progress.score):
+                return  # what this run saved, or went on from: `restore_state` leaves none that is not whole
+            self._manager.delete(step)  # it was stopped before it was evaluated
         about = self._about | {
             "step": step,
             "finished": not items,
@@ -144,6 +157,7 @@ def saving(
     settings: Checkpoint,
     about: Json | None = None,
     detail: Callable[[str], None] = lambda text: None,
+    best: str = "loss",
 ) -> Iterator[Saver]:
     """Open a stage's folder for checkpoints; what is being written is finished on leaving.
 
@@ -152,9 +166,10 @@ def saving(
         settings: how many are kept.
         about: what the checkpoints depend on, as `restore_state` compares it.
         detail: told of each checkpoint.
+        best: field of `Progress` by which `settings.keep_best` are chosen.
     """
     keep = policies.AnyPreservationPolicy(
-        [policies.LatestN(settings.keep), _Best(folder, settings.keep_best)]
+        [policies.LatestN(settings.keep), _Best(folder, best, settings.keep_best)]
     )
     options = ocp.CheckpointManagerOptions(preservation_policy=keep, cleanup_tmp_directories=True)
     with disk_errors():
@@ -170,9 +185,10 @@ def saving(
 
 @dataclass(frozen=True)
 class _Best(policies.PreservationPolicy):
-    """Keeps the `number` checkpoints of lowest loss, also those that an earlier process saved."""
+    """Keeps the `number` checkpoints of lowest loss or score, also those that an earlier process saved."""
 
     folder: Path
+    field: str
     number: int
 
     def should_preserve(
@@ -181,15 +197,19 @@ class _Best(policies.PreservationPolicy):
         *,
         context: policies.PreservationContext,
     ) -> Sequence[bool]:
-        best = sorted((c.step for c in checkpoints), key=self._loss)[: self.number]
+        best = sorted((c.step for c in checkpoints), key=lambda s: _about(self.folder, s, self.field))[
+            : self.number
+        ]
         return [c.step in best for c in checkpoints]
 
-    def _loss(self, step: int) -> float:
-        try:
-            about = json.loads((self.folder / str(step) / "about" / "metadata").read_text())
-            return about["progress"]["loss"]
-        except (OSError, ValueError, KeyError):  # being written, or damaged
-            return math.inf
+
+def _about(folder: Path, step: int, field: str) -> float:
+    """What a checkpoint says of the progress; infinite where it says nothing."""
+    try:
+        about = json.loads((folder / str(step) / "about" / "metadata").read_text())
+        return about["progress"][field]
+    except (OSError, ValueError, KeyError):  # being written, damaged, or older
+        return math.inf
 
 
 def open_manager(folder: Path, options: ocp.CheckpointManagerOptions | None = None) -> ocp.CheckpointManager:

@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,7 @@ from pretrainrl_jax.atomic import write_text
 class NoMetrics:
     """Writes nothing: process 0 alone writes the figures that all processes have."""
 
-    def write(self, step: int, figures: dict[str, float]) -> None:
+    def write(self, step: int, figures: Mapping[str, float | None]) -> None:
         """Nothing."""
 
     def __enter__(self) -> "NoMetrics":
@@ -53,12 +54,14 @@ class MetricsWriter:
         began = Event(step=start + 1, wall_time=time.time(), session_log=SessionLog(status=SessionLog.START))
         self._events.write_event(began)
 
-    def write(self, step: int, figures: dict[str, float]) -> None:
-        """One line: {"stage", "step", name: value, …}; a figure that is not finite is written as null."""
-        finite = {k: v if v - v == 0 else None for k, v in figures.items()}
+    def write(self, step: int, figures: Mapping[str, float | None]) -> None:
+        """One line: {"stage", "step", name: value, …}; null is not finite, or not computed."""
+        finite = {k: v if v is not None and v - v == 0 else None for k, v in figures.items()}
         self._file.write(json.dumps({"stage": self.stage, "step": step} | finite) + "\n")
         self._file.flush()
         for name, value in figures.items():
+            if value is None:
+                continue
             self._events.write_event(Event(step=step, wall_time=time.time(), summary=scalar(name, value)))
         self._events.flush()
 

@@ -1,4 +1,4 @@
-"""One training step for every objective: rows in, new parameters and metrics out."""
+"""One training step for every objective: a batch in, new parameters and metrics out."""
 
 from dataclasses import replace
 from functools import cache, partial
@@ -14,10 +14,11 @@ from pretrainrl_jax.config import Optimizer as OptimizerSettings
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import replicated, row_sharding
 from pretrainrl_jax.model.partitioning import parameter_shardings
-from pretrainrl_jax.objectives.losses import Weights, count, pretrainrl
-from pretrainrl_jax.objectives.scoring import row_logps
+from pretrainrl_jax.objectives.loss import Coefficients, total_loss
+from pretrainrl_jax.objectives.scoring import target_logps
+from pretrainrl_jax.objectives.sums import count
 from pretrainrl_jax.training.optimizer import Schedule, adamw
-from pretrainrl_jax.trees.rows import Rows
+from pretrainrl_jax.trees.batch import PackedBatch
 
 
 class TrainState(NamedTuple):
@@ -45,31 +46,31 @@ def update(
     settings: OptimizerSettings,
     ntp_scale: str,
     state: TrainState,
-    rows: Rows,
-    weights: Weights,
+    batch: PackedBatch,
+    coefficients: Coefficients,
     schedule: Schedule,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update from `rows` [microsteps, rows, …]. Pure; `compile_step` compiles it.
+    """One update from a batch [microsteps, rows, …]. Pure; `compile_step` compiles it.
 
     Every denominator spans all microsteps and devices, so cutting a batch differently changes only rounding.
     Where the loss or a gradient is not finite, parameters and moments stay as they were and `skipped` is 1.
     """
-    counts = count(rows)
+    counts = count(batch)
 
-    def loss_of(params: Params, micro: Rows) -> tuple[jax.Array, dict[str, jax.Array]]:
-        return pretrainrl(row_logps(model, params, micro), micro, weights, counts, ntp_scale)
+    def loss_of(params: Params, micro: PackedBatch) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return total_loss(target_logps(model, params, micro), micro, coefficients, counts, ntp_scale)
 
-    def microstep(micro: Rows) -> tuple[Params, dict[str, jax.Array]]:
+    def microstep(micro: PackedBatch) -> tuple[Params, dict[str, jax.Array]]:
         (_, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params, micro)
         return gradients, metrics
 
-    first = jax.tree.map(lambda x: x[0], rows)
-    if rows.tokens.shape[0] == 1:
+    first = jax.tree.map(lambda x: x[0], batch)
+    if batch.tokens.shape[0] == 1:
         gradients, metrics = microstep(first)
     else:
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(microstep, first))
         (gradients, metrics), _ = jax.lax.scan(
-            lambda total, micro: (jax.tree.map(jnp.add, total, microstep(micro)), None), zeros, rows
+            lambda total, micro: (jax.tree.map(jnp.add, total, microstep(micro)), None), zeros, batch
         )
 
     norm = optax.global_norm(gradients)
@@ -85,9 +86,9 @@ def update(
         "grad_norm": norm,
         "skipped": 1.0 - sound,
         "learning_rate": rate,
-        "questions": counts.questions,
-        "tokens": (rows.tree_id > 0).sum(),
-        "pad_fraction": 1 - (rows.tree_id > 0).mean(dtype=jnp.float32),
+        "questions": counts.trees,
+        "tokens": (batch.tree_id > 0).sum(),
+        "pad_fraction": 1 - (batch.tree_id > 0).mean(dtype=jnp.float32),
     }
     return TrainState(state.step + 1, params, jax.tree.map(unless_unsound, moments, state.moments)), figures
 
@@ -104,9 +105,9 @@ def state_shardings(model: Model, settings: OptimizerSettings, mesh: Mesh) -> Tr
 
 @cache
 def compile_step(model: Model, settings: OptimizerSettings, ntp_scale: str, mesh: Mesh) -> Any:
-    """The compiled update: state donated, shardings explicit, weights and schedule traced.
+    """The compiled update: state donated, shardings explicit, coefficients and schedule traced.
 
-    The same arguments give the same function, so objectives whose rows are of one shape compile once.
+    The same arguments give the same function: a program for each set of terms and batch shape.
     """
     model = replace(model, mesh=mesh)
     shardings = state_shardings(model, settings, mesh)

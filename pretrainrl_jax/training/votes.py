@@ -1,7 +1,7 @@
 """What all processes do after the same update, though only one of them was told: stop, save."""
 
 from collections import deque
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -14,13 +14,6 @@ from pretrainrl_jax.model.partitioning import from_parts
 LAG = 2  # updates after which a vote counts: the devices have counted it by then, and nobody waits
 
 
-class Vote(NamedTuple):
-    """What a process asks for, or what any of them did."""
-
-    stop: bool
-    save: bool
-
-
 class Votes:
     """One vote an update. The devices count them, as they do everything that all processes must agree on."""
 
@@ -30,22 +23,21 @@ class Votes:
         self._size = mesh.size
         self._counted: deque[jax.Array] = deque()
 
-    def cast(self, vote: Vote) -> Vote:
-        """Vote, and learn what was voted for `LAG` updates ago; of one process its own vote at once."""
+    def cast(self, vote: Sequence[bool]) -> list[bool]:
+        """Ask for some things, and learn what any asked for `LAG` updates ago; of one process at once."""
         if count() == 1:
-            return vote
+            return list(vote)
         own = np.array([vote], bool)
         votes = from_parts((self._size, len(vote)), self._sharding, lambda index: own)
         self._counted.append(self._any(votes))
-        return self._next() if len(self._counted) > LAG else Vote(False, False)
+        return self._next() if len(self._counted) > LAG else [False] * len(vote)
 
-    def rest(self) -> Vote:
-        """What was voted for and has not counted yet: at the end of the updates."""
-        found = [self._next() for _ in range(len(self._counted))]
-        return Vote(any(vote.stop for vote in found), any(vote.save for vote in found))
+    def rest(self) -> list[list[bool]]:
+        """What was asked for and has not counted yet: at the end of the updates."""
+        return [self._next() for _ in range(len(self._counted))]
 
-    def _next(self) -> Vote:
-        return Vote(*map(bool, jax.device_get(self._counted.popleft())))
+    def _next(self) -> list[bool]:
+        return list(map(bool, jax.device_get(self._counted.popleft())))
 
 
 def _any(votes: jax.Array) -> jax.Array:

@@ -4,11 +4,9 @@ Both give the same losses and gradients; the literal one reads the question twic
 as an oracle, and for those who want the paper's exact form.
 """
 
-from dataclasses import replace
 from typing import Literal, NamedTuple
 
-from pretrainrl_jax.trees.rows import COPY, GOLD, NEGATIVE
-from pretrainrl_jax.trees.tree import AnswerTree, Branch
+from pretrainrl_jax.trees.tree import AnswerTree, Branch, Pair
 
 Layout = Literal["shared", "literal"]
 
@@ -18,7 +16,8 @@ class Piece(NamedTuple):
 
     prefix: tuple[int, ...]
     branches: tuple[Branch, ...]
-    asked: bool = True  # the prefix's own tokens are predicted, and it has a slot
+    asked: bool = True  # the first of its tree: the prefix's own tokens are predicted, if they are to be
+    copy: bool = False  # its branches stand in an earlier piece, too
     gap: int = 0  # padding laid before it
 
 
@@ -26,42 +25,55 @@ class Size(NamedTuple):
     """What a tree takes of a row."""
 
     inputs: int
+    sources: int
     targets: int
-    slots: int
+    branches: int
+    pairs: int
 
 
-def pieces(tree: AnswerTree, layout: Layout) -> list[Piece]:
-    """The pieces of a tree, in the order they are laid.
+def pieces(tree: AnswerTree, layout: Layout) -> tuple[list[Piece], tuple[Pair, ...]]:
+    """The pieces of a tree in the order they are laid, and its pairs as places among their branches.
 
-    "shared": one piece. "literal": `{Question}{gold}<pad>{Question}{negative}` for each negative
-    (PretrainRL, arXiv 2602.01875, template), where the negative never sees the gold answer and positions
-    restart, as the paper leaves open. Only the first pair's question and gold answer count for next-token
-    prediction; the others' gold answers are copies that DPO reads.
+    "shared": one piece. "literal": `{Question}{chosen}<pad>{Question}{rejected}` for each pair
+    (PretrainRL, arXiv 2602.01875, template), where neither answer sees the other and positions restart, as
+    the paper leaves open. Only the first pair of a chosen answer counts for next-token prediction; in the
+    others stand copies that DPO reads. Answers of no pair stand alone.
     """
-    negatives = [b for b in tree.branches if b.kind == NEGATIVE]
-    if layout == "shared" or not negatives:
-        return [Piece(tree.prefix, tree.branches)]
-    (gold,) = (b for b in tree.branches if b.kind == GOLD)
-    copy = replace(gold, kind=COPY)
-    laid = []
-    for number, negative in enumerate(negatives):
-        laid.append(Piece(tree.prefix, (copy if number else gold,), asked=number == 0))
-        laid.append(Piece(tree.prefix, (negative,), asked=False, gap=1))
-    return laid
+    pairs = tree.preferences
+    if layout == "shared" or not pairs:
+        return [Piece(tree.prefix, tree.branches)], pairs
+    laid: list[Piece] = []
+    seen: set[int] = set()
+
+    def lay(place: int, gap: int) -> int:
+        copy = place in seen
+        seen.add(place)
+        laid.append(Piece(tree.prefix, (tree.branches[place],), not laid, copy, gap))
+        return len(laid) - 1
+
+    found = tuple(Pair(lay(p.chosen, 0), lay(p.rejected, 1), p.weight) for p in pairs)
+    for place in range(len(tree.branches)):
+        if place not in seen:
+            lay(place, 1)
+    return laid, found
 
 
-def size(tree: AnswerTree, layout: Layout) -> Size:
-    """The inputs, targets and slots of a tree; of the shared layout they are the tree's own."""
-    if layout == "shared":
-        return Size(tree.inputs, tree.targets, tree.slots)
-    laid = pieces(tree, layout)
-    return Size(
-        inputs=sum(p.gap + len(p.prefix) + sum(len(b.tokens) - 1 for b in p.branches) for p in laid),
-        targets=sum(p.asked * max(len(p.prefix) - 1, 0) + _predicted(p) for p in laid),
-        slots=sum(p.asked + len(p.branches) for p in laid),
-    )
+def size(tree: AnswerTree, layout: Layout = "shared", question: bool = True) -> Size:
+    """What a tree takes of a row.
 
-
-def _predicted(piece: Piece) -> int:
-    """Targets of a piece's branches: with nothing before it, a branch's first token is not predicted."""
-    return sum(len(b.tokens) - (not piece.prefix) for b in piece.branches)
+    Args:
+        tree: the tree.
+        layout: how it is laid.
+        question: the prefix's own tokens are predicted.
+    """
+    laid, pairs = pieces(tree, layout)
+    inputs = sources = targets = branches = 0
+    for piece in laid:
+        prefix, read = len(piece.prefix), sum(len(b.tokens) - 1 for b in piece.branches)
+        asked = question and piece.asked
+        inputs += piece.gap + prefix + read
+        # With nothing before it, a branch's first token is not predicted, and the last one read predicts it.
+        sources += (max(prefix - 1, 0) if asked else 0) + (prefix > 0) + read
+        targets += (max(prefix - 1, 0) if asked else 0) + read + (len(piece.branches) if prefix else 0)
+        branches += asked + len(piece.branches)
+    return Size(inputs, sources, targets, branches, len(pairs))

@@ -1,25 +1,28 @@
-"""Packing: which trees share a row, decided from lengths alone, and the arrays of a row."""
+"""Packing: which trees share a row, decided from lengths alone, and the arrays of given trees."""
 
 import bisect
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
-from pretrainrl_jax.trees.layouts import Layout, Size, pieces
-from pretrainrl_jax.trees.rows import COPY, GOLD, NEGATIVE, PREFIX, Rows
-from pretrainrl_jax.trees.tree import AnswerTree
+from pretrainrl_jax.trees.batch import CHOSEN, COPY, LAID, PREFIX, ROLES, PackedBatch
+from pretrainrl_jax.trees.layouts import Layout, Size, pieces, size
+from pretrainrl_jax.trees.tree import AnswerTree, Branch, Measured, chosen_only, total
 
 OPEN_ROWS = 64  # rows that still accept trees while packing: more fill better, fewer keep the order random
 
 
-@dataclass(frozen=True)
-class Capacity:
+class Capacity(NamedTuple):
     """Static sizes of a row: equal capacities compile once."""
 
     time: int
+    sources: int
     targets: int
-    slots: int
+    branches: int
+    pairs: int
 
 
 def plan(lengths: Sequence[int], row_length: int, order: Sequence[int]) -> list[list[int]]:
@@ -57,66 +60,138 @@ def plan(lengths: Sequence[int], row_length: int, order: Sequence[int]) -> list[
     return rows
 
 
-def _round_up(n: int, multiple: int) -> int:
-    return -(-max(n, 1) // multiple) * multiple
+def rounded(row_length: int, sources: int, targets: int, branches: int, pairs: int) -> Capacity:
+    """The smallest capacity in round numbers that holds as many; of sources no more than there are tokens."""
+
+    def up(n: int, multiple: int) -> int:
+        return -(-max(n, 1) // multiple) * multiple
+
+    return Capacity(
+        row_length, min(row_length, up(sources, 64)), up(targets, 64), up(branches, 16), up(pairs, 16)
+    )
 
 
 def capacity(sizes: Sequence[Size], rows: Sequence[Sequence[int]], row_length: int) -> Capacity:
-    """The smallest rounded sizes that hold every row of a plan over trees of these sizes."""
-    targets = max((sum(sizes[i].targets for i in row) for row in rows), default=1)
-    slots = max((sum(sizes[i].slots for i in row) for row in rows), default=1)
-    return Capacity(row_length, _round_up(targets, 64), _round_up(slots, 16))
+    """The capacity that holds every row of a plan over trees of these sizes."""
+    largest = [max((sum(sizes[i][field] for i in row) for row in rows), default=0) for field in range(1, 5)]
+    return rounded(row_length, *largest)
 
 
-def fill_row(trees: Sequence[AnswerTree], size: Capacity, layout: Layout = "shared") -> Rows:
-    """The arrays of one row, without the leading batch axis; what is not filled is padding."""
-    tokens, tree_id, branch_id, positions = (np.zeros(size.time, np.int32) for _ in range(4))
-    targets, target_slot = np.zeros(size.targets, np.int32), np.zeros(size.targets, np.int32)
-    predictor = np.full(size.targets, -1, np.int32)
-    slot_kind, slot_tree = np.zeros(size.slots, np.int32), np.zeros(size.slots, np.int32)
-    slot_gold = np.full(size.slots, -1, np.int32)
-    slot_reference = np.full(size.slots, np.nan, np.float32)
-    at = target = slot = 0
-    gold = -1
-    laid = [(number, piece) for number, tree in enumerate(trees, start=1) for piece in pieces(tree, layout)]
-    for sequence, (number, piece) in enumerate(laid, start=1):
-        at += piece.gap
-        prefix = piece.prefix
-        end = at + len(prefix)  # just past the prefix
-        tokens[at:end], tree_id[at:end] = prefix, sequence
-        positions[at:end] = np.arange(len(prefix))
-        if piece.asked:
-            predicted = max(len(prefix) - 1, 0)
-            targets[target : target + predicted] = prefix[1:]
-            predictor[target : target + predicted] = np.arange(at, at + predicted)
-            target_slot[target : target + predicted] = slot
-            slot_kind[slot], slot_tree[slot] = PREFIX, number
-            target, slot = target + predicted, slot + 1
-        golds = [slot + i for i, b in enumerate(piece.branches) if b.kind in (GOLD, COPY)]
-        gold = golds[0] if golds else gold  # a piece without one is paired with the gold answer before it
-        last = end - 1 if prefix else -1  # the hidden state that predicts each branch's first token
-        at = end
-        for branch_number, branch in enumerate(piece.branches, start=1):
-            read = len(branch.tokens) - 1  # all but the terminator
-            tokens[at : at + read], tree_id[at : at + read] = branch.tokens[:-1], sequence
-            branch_id[at : at + read] = branch_number
-            positions[at : at + read] = len(prefix) + np.arange(read)
-            predictors = [last, *range(at, at + read)]
-            predicted_tokens = branch.tokens
-            if last < 0:  # nothing stands before the first token: it is read and not predicted
-                predictors, predicted_tokens = predictors[1:], predicted_tokens[1:]
-            span = slice(target, target + len(predictors))
-            targets[span], predictor[span], target_slot[span] = predicted_tokens, predictors, slot
-            slot_kind[slot], slot_tree[slot] = branch.kind, number
-            slot_gold[slot] = gold if branch.kind == NEGATIVE else -1
-            slot_reference[slot] = branch.reference_logp
-            at, target, slot = at + read, span.stop, slot + 1
-    return Rows(
-        tokens, tree_id, branch_id, positions, targets, predictor, target_slot,
-        slot_kind, slot_tree, slot_gold, slot_reference,
-    )  # fmt: skip
+def bound(
+    trees: Iterable[AnswerTree], row_length: int, rejected: int, layout: Layout, question: bool
+) -> Capacity:
+    """The capacity that holds any row of these trees with other rejected branches than theirs.
+
+    Which is not known yet: a tree may have up to `rejected` of them, each with one input token at least. Of
+    anything a row holds its length times what a tree has of it for each of its tokens, at most. Longer
+    branches lower that ratio, if it is above 1; so it is taken at the shortest, for each number of them.
+
+    Args:
+        trees: their rejected branches are not looked at.
+        row_length: input tokens a row holds.
+        rejected: branches a tree may have.
+        layout: how trees are laid.
+        question: prefixes are predicted.
+    """
+    most = [1.0, 1.0, 0.0, 0.0]  # sources, targets, branches and pairs for an input token
+    for tree in map(chosen_only, trees):
+        for number in range(rejected + 1):
+            short = (Branch((0, 0), "rejected"),) * number
+            inputs, *of = size(replace(tree, branches=tree.branches + short), layout, question)
+            most = [max(a, b / max(inputs, 1)) for a, b in zip(most, of, strict=True)]
+    return rounded(row_length, *(math.floor(row_length * ratio) for ratio in most))
 
 
-def stack(rows: Sequence[Rows]) -> Rows:
-    """Rows side by side: [rows, …] on every field."""
-    return Rows(*(np.stack(field) for field in zip(*rows, strict=True)))
+def pack(
+    rows: Sequence[Sequence[AnswerTree]], size: Capacity, layout: Layout = "shared", question: bool = True
+) -> PackedBatch:
+    """The arrays of some rows of trees; what is not filled is padding.
+
+    Args:
+        rows: the trees of each row.
+        size: of the arrays.
+        layout: how trees are laid.
+        question: prefixes are predicted: each has a place among the branches, and targets.
+
+    Raises:
+        ValueError, IndexError: if the trees of a row do not fit.
+    """
+    whole = size.sources == size.time  # then all hidden states are taken as they lie
+
+    def blank(axis: str, fill: float) -> np.ndarray:
+        shape = (len(rows), getattr(size, axis)) if axis else (len(rows),)
+        return np.full(shape, fill, np.float32 if isinstance(fill, float) else np.int32)
+
+    batch = PackedBatch(*(blank(*of) for of in LAID))
+    if whole:
+        batch.sources[:] = np.arange(size.time)
+    for number, trees in enumerate(rows):
+        _fill(PackedBatch(*(field[number : number + 1] for field in batch)), trees, layout, question, whole)
+    return batch
+
+
+def _fill(row: PackedBatch, trees: Sequence[AnswerTree], layout: Layout, question: bool, whole: bool) -> None:
+    """Write trees into the arrays of one row, [1, …]."""
+    at = source = target = place = pair = sequence = 0
+
+    def predict(indices: Sequence[int], tokens: Sequence[int], branch: Branch | None = None) -> None:
+        """Targets that are predicted at `indices` of `time`; they belong to the branch at `place`."""
+        nonlocal target, source
+        span = np.s_[0, target : target + len(tokens)]
+        row.targets[span], row.target_branch[span] = tokens, place
+        if whole:
+            row.source_index[span] = indices
+        else:
+            fresh = [i for i in indices if not source or i > row.sources[0, source - 1]]
+            row.sources[0, source : source + len(fresh)] = fresh
+            source += len(fresh)
+            row.source_index[span] = np.searchsorted(row.sources[0, :source], indices)
+        if branch is not None:
+            row.reference_logp[span] = _each(branch.reference_logp, len(tokens), math.nan)
+            row.behaviour_logp[span] = _each(branch.behaviour_logp, len(tokens), math.nan)
+            row.advantage[span] = _each(branch.advantage, len(tokens), branch.advantage)
+        target += len(tokens)
+
+    for tree in trees:
+        laid, preferred = pieces(tree, layout)
+        weight = sum(b.weight for b in tree.branches if b.role == "chosen")
+        stand: list[int] = []  # of the pieces' branches, in `branches`
+        for piece in laid:
+            at, sequence = at + piece.gap, sequence + 1
+            prefix = piece.prefix
+            end = at + len(prefix)  # just past the prefix
+            row.tokens[0, at:end], row.tree_id[0, at:end] = prefix, sequence
+            row.positions[0, at:end] = np.arange(len(prefix))
+            if question and piece.asked:
+                predict(range(at, end - 1), prefix[1:])
+                row.branch_role[0, place], row.branch_share[0, place] = PREFIX, weight > 0
+                place += 1
+            last = [end - 1] if prefix else []  # the hidden state that predicts each branch's first token
+            at = end
+            for number, branch in enumerate(piece.branches, start=1):
+                read = len(branch.tokens) - 1  # all but the terminator
+                span = np.s_[0, at : at + read]
+                row.tokens[span], row.tree_id[span] = branch.tokens[:-1], sequence
+                row.branch_id[span] = number
+                row.positions[span] = len(prefix) + np.arange(read)
+                # With nothing before it, a first token is read and not predicted.
+                predict([*last, *range(at, at + read)], branch.tokens[not prefix :], branch)
+                row.branch_role[0, place] = COPY if piece.copy else ROLES[branch.role]
+                if row.branch_role[0, place] == CHOSEN and weight:
+                    row.branch_share[0, place] = branch.weight / weight
+                row.branch_reference[0, place] = total(branch.reference_logp)
+                stand.append(place)
+                at, place = at + read, place + 1
+        shares = sum(p.weight for p in preferred)
+        for chosen, rejected, share in preferred:
+            row.pair_chosen[0, pair], row.pair_rejected[0, pair] = stand[chosen], stand[rejected]
+            row.pair_share[0, pair] = share / shares
+            pair += 1
+        row.trees[0] += 1
+        row.chosen_trees[0] += weight > 0
+        row.paired_trees[0] += shares > 0
+
+
+def _each(measured: Measured, count: int, whole: Measured) -> Measured:
+    """What was measured of each of the `count` last tokens; else `whole`."""
+    return measured[len(measured) - count :] if isinstance(measured, tuple) else whole

@@ -5,50 +5,69 @@ import json
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pretrainrl_jax.atomic import disk_errors
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.trees.tree import AnswerTree, Branch
+from pretrainrl_jax.trees.tree import AnswerTree, Branch, Pair, total
 
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+KINDS = {"chosen": 2, "rejected": 3}  # as files and digests of 2026-11 had roles, under `kind`
+OLD_ROLES = {kind: role for role, kind in KINDS.items()}
+BARE = Branch(())
 
 
 def to_json(tree: AnswerTree) -> dict[str, Any]:
-    """The tree as plain values; a log-probability that was not computed is null."""
+    """The tree as plain values; what has its default, or was not measured, is left out or null."""
     branches = [
-        asdict(b) | {"reference_logp": _finite(b.reference_logp), "beam_logp": _finite(b.beam_logp)}
+        {name: _plain(value) for name, value in vars(b).items() if repr(value) != repr(getattr(BARE, name))}
         for b in tree.branches
     ]
-    return {"id": tree.id, "prefix": tree.prefix, "branches": branches}
+    pairs = {} if tree.pairs is None else {"pairs": [list(pair) for pair in tree.pairs]}
+    return {"id": tree.id, "prefix": list(tree.prefix), "branches": branches} | pairs
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(of) for of in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def from_json(values: dict[str, Any]) -> AnswerTree:
-    """The tree that `to_json` wrote."""
-    branches = tuple(
-        Branch(
-            tuple(b["tokens"]),
-            b["kind"],
-            b["text"],
-            math.nan if b["reference_logp"] is None else b["reference_logp"],
-            math.nan if b["beam_logp"] is None else b["beam_logp"],
-            b["source"],
-        )
-        for b in values["branches"]
+    """The tree that `to_json` wrote, in this version or an older one."""
+    pairs = values.get("pairs")
+    return AnswerTree(
+        values["id"],
+        tuple(values["prefix"]),
+        tuple(map(_branch, values["branches"])),
+        None if pairs is None else tuple(Pair(*pair) for pair in pairs),
     )
-    return AnswerTree(values["id"], tuple(values["prefix"]), branches)
+
+
+def _branch(values: dict[str, Any]) -> Branch:
+    if "kind" in values:
+        values = values | {"role": OLD_ROLES[values["kind"]], "behaviour_logp": values["beam_logp"]}
+        del values["kind"], values["beam_logp"]
+    return Branch(**{name: _measured(value) for name, value in values.items()})
+
+
+def _measured(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(map(_measured, value))
+    return math.nan if value is None else value
 
 
 def digest(trees: Iterable[AnswerTree]) -> str:
     """A short digest of everything that training reads of trees: the same for the same data."""
     found = hashlib.blake2b(digest_size=8)
     for tree in trees:
-        branches = [(b.tokens, b.kind, b.source, repr(b.reference_logp)) for b in tree.branches]
-        found.update(repr((tree.id, tuple(tree.prefix), branches)).encode())
+        branches = []
+        for b in tree.branches:
+            more = [v for v in (b.weight, b.advantage) if repr(v) not in ("1.0", "nan")]
+            known = (b.tokens, KINDS.get(b.role, b.role), b.source, repr(b.reference_logp))
+            branches.append((*known, repr(more)) if more else known)
+        pairs = () if tree.pairs is None else (tree.pairs,)
+        found.update(repr((tree.id, tuple(tree.prefix), branches, *pairs)).encode())
     return found.hexdigest()
 
 
@@ -89,9 +108,9 @@ def read_trees(path: Path) -> list[AnswerTree]:
 
 
 def refuse_unscored(trees: Iterable[AnswerTree]) -> None:
-    """Raises InputError if a branch of a tree with negatives has no reference log-probability."""
+    """Raises InputError if a branch of a pair has no reference log-probability."""
     for tree in trees:
-        if len(tree.branches) > 1 and any(math.isnan(b.reference_logp) for b in tree.branches):
+        if any(math.isnan(total(tree.branches[i].reference_logp)) for p in tree.preferences for i in p[:2]):
             raise InputError(
                 f"tree {tree.id} has a branch without a reference log-probability: mine the facts again"
             )

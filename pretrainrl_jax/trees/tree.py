@@ -1,30 +1,48 @@
 """The answer tree: a prefix and several continuations of it. Every method here works on this one record."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Literal, NamedTuple
 
-from pretrainrl_jax.trees.rows import GOLD
+Role = Literal["chosen", "rejected", "candidate", "anchor"]
+Measured = float | tuple[float, ...]  # of a whole branch, or of each of its tokens; NaN: not measured
 
 
 @dataclass(frozen=True)
 class Branch:
-    """One continuation, its terminator included."""
+    """One continuation, its terminator included, and what was measured of it."""
 
     tokens: tuple[int, ...]
-    kind: int  # rows.GOLD or rows.NEGATIVE
+    role: Role = "candidate"
     text: str = ""
-    reference_logp: float = math.nan  # summed log-probability under the reference model; NaN is unscored
-    beam_logp: float = math.nan  # as the beam search found it; NaN for a branch that was not found by one
-    source: str = ""  # of a negative: "beam", "pool" or "popularity"
+    weight: float = 1.0  # beside the other chosen branches of its tree
+    reference_logp: Measured = math.nan  # log-probability under the reference model, nats
+    behaviour_logp: Measured = math.nan  # under whatever wrote it, as it was written
+    advantage: Measured = math.nan
+    source: str = ""  # where it comes from: "beam", "pool", "popularity", …
+
+
+class Pair(NamedTuple):
+    """A preference: places of two branches in their tree."""
+
+    chosen: int
+    rejected: int
+    weight: float = 1.0  # beside the other pairs of the tree
 
 
 @dataclass(frozen=True)
 class AnswerTree:
-    """A prefix and its branches. A document is a tree with an empty prefix (or BOS) and one branch."""
+    """A prefix and its branches. A document is a tree with an empty prefix (or BOS) and one chosen branch.
+
+    Where the source names no pairs (None), every chosen branch is preferred to every rejected one.
+    """
 
     id: str
     prefix: tuple[int, ...]
     branches: tuple[Branch, ...]
+    pairs: tuple[Pair, ...] | None = None
 
     @property
     def inputs(self) -> int:
@@ -32,23 +50,39 @@ class AnswerTree:
         return len(self.prefix) + sum(len(b.tokens) - 1 for b in self.branches)
 
     @property
-    def targets(self) -> int:
-        """Tokens that are predicted: all but the first of the prefix, and of a branch without a prefix."""
-        if self.prefix:
-            return len(self.prefix) - 1 + sum(len(b.tokens) for b in self.branches)
-        return sum(len(b.tokens) - 1 for b in self.branches)
+    def preferences(self) -> tuple[Pair, ...]:
+        """The pairs that count, named or not, but those of weight 0."""
+        if self.pairs is None:
+            return tuple(Pair(*both) for both in product(places(self, "chosen"), places(self, "rejected")))
+        return tuple(pair for pair in self.pairs if pair.weight)
 
-    @property
-    def slots(self) -> int:
-        """Sums of log-probabilities: one for the prefix and one for each branch."""
-        return 1 + len(self.branches)
+
+def total(measured: Measured) -> float:
+    """Of a whole branch what was measured of its tokens, or of itself."""
+    return math.fsum(measured) if isinstance(measured, tuple) else measured
+
+
+def places(tree: AnswerTree, role: Role) -> list[int]:
+    """Where the branches of a role stand."""
+    return [place for place, branch in enumerate(tree.branches) if branch.role == role]
+
+
+def select(tree: AnswerTree, kept: Iterable[int]) -> AnswerTree:
+    """The tree with the branches at these places alone, and the named pairs of which both are left."""
+    moved = {place: new for new, place in enumerate(sorted(kept))}
+    pairs = tree.pairs and tuple(
+        Pair(moved[p.chosen], moved[p.rejected], p.weight)
+        for p in tree.pairs
+        if p.chosen in moved and p.rejected in moved
+    )
+    return replace(tree, branches=tuple(tree.branches[place] for place in moved), pairs=pairs)
+
+
+def chosen_only(tree: AnswerTree) -> AnswerTree:
+    """The tree without what only a comparison reads, for objectives that compare nothing."""
+    return select(tree, places(tree, "chosen"))
 
 
 def document(id: str, tokens: tuple[int, ...], bos: int | None) -> AnswerTree:
-    """Plain text as a tree: all of it one gold branch, so that next-token training is the same code."""
-    return AnswerTree(id, () if bos is None else (bos,), (Branch(tokens, GOLD),))
-
-
-def gold_only(tree: AnswerTree) -> AnswerTree:
-    """The tree without its negatives, for objectives that ignore them."""
-    return AnswerTree(tree.id, tree.prefix, tuple(b for b in tree.branches if b.kind == GOLD))
+    """Plain text as a tree: all of it one chosen branch, so that next-token training is the same code."""
+    return AnswerTree(id, () if bos is None else (bos,), (Branch(tokens, "chosen"),))

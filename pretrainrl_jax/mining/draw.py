@@ -1,0 +1,38 @@
+"""Which of a question's negatives one visit of training sees."""
+
+import random
+from dataclasses import replace
+
+from pretrainrl_jax.trees.layouts import Layout, size
+from pretrainrl_jax.trees.tree import AnswerTree, places, select
+
+
+def draw(tree: AnswerTree, negatives: int, seed: int, epoch: int) -> AnswerTree:
+    """The tree with `negatives` of its rejected branches, drawn at random by (seed, epoch, the tree's id).
+
+    PretrainRL (arXiv 2602.01875) draws 5 from the category's pool. Where negatives come from several sources,
+    each gives an equal part, the first named ones one more where that does not come out even, and what one
+    lacks the others give. All of them stay where there are no more than that, or `negatives` is 0.
+    """
+    found = places(tree, "rejected")
+    if not negatives or len(found) <= negatives:
+        return tree
+    chance = random.Random(f"{seed}/{epoch}/{tree.id}")
+    by_source: dict[str, list[int]] = {}
+    for place in chance.sample(found, len(found)):
+        by_source.setdefault(tree.branches[place].source, []).append(place)
+    waiting = [by_source[s] for s in dict.fromkeys(tree.branches[place].source for place in found)]
+    left = set(found)
+    while len(found) - len(left) < negatives:
+        for of_source in waiting:
+            if of_source and len(found) - len(left) < negatives:
+                left.remove(of_source.pop())
+    return select(tree, set(range(len(tree.branches))) - left)
+
+
+def longest(tree: AnswerTree, negatives: int, layout: Layout) -> int:
+    """The most input tokens the tree takes of a row, whichever of its negatives are drawn."""
+    rest = tuple(b for b in tree.branches if b.role != "rejected")
+    found = sorted((b for b in tree.branches if b.role == "rejected"), key=lambda b: -len(b.tokens))
+    kept = found[:negatives] if negatives else found
+    return size(replace(tree, branches=(*rest, *kept), pairs=None), layout).inputs

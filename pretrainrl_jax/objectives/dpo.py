@@ -1,0 +1,51 @@
+"""Direct preference optimisation of one branch against another."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from pretrainrl_jax.objectives.sums import Counts, Scored, ratio
+from pretrainrl_jax.trees.batch import REJECTED, PackedBatch
+
+
+def dpo(
+    scored: Scored, batch: PackedBatch, of: Mapping[str, jax.Array], counts: Counts
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """−log σ(β [(S_chosen − ref_chosen) − (S_rejected − ref_rejected)]), in nats (arXiv 2305.18290).
+
+    The mean over a tree's pairs by their weights, then over the trees that have any (the denominator,
+    counts.paired_trees); 0, with no gradient, where no tree has. ln 2 when sums and references agree. A
+    missing reference (NaN) makes the loss NaN.
+
+    Args:
+        scored: log-probabilities of the batch, or of a part of it.
+        batch: the same rows, with the reference log-probabilities and the pairs.
+        of: coefficients: `weight` of the loss, and `beta`, 1/nats.
+        counts: denominators of the whole optimizer batch.
+
+    Returns:
+        The weighted loss; and `loss_dpo`, without the weight, `reward_margin`, the argument of σ, and
+        `reward_accuracy`, whether it is positive, all three averaged like the loss; `logp_negative`, the mean
+        S of rejected branches.
+    """
+    used = batch.pair_share > 0
+
+    def gained(index: jax.Array) -> jax.Array:
+        # What stands at padding may be no number: it is set to 0 before anything is computed of it.
+        of_branch = [jnp.take_along_axis(x, index, axis=-1) for x in (scored.sums, batch.branch_reference)]
+        return jnp.where(used, of_branch[0] - of_branch[1], 0.0)
+
+    margin = of["beta"] * (gained(batch.pair_chosen) - gained(batch.pair_rejected))  # [..., pairs]
+
+    def mean(value: jax.Array) -> jax.Array:
+        return ratio((batch.pair_share * value).sum(), counts.paired_trees)
+
+    loss = mean(-jax.nn.log_sigmoid(margin))
+    rejected = jnp.where(batch.branch_role == REJECTED, scored.sums, 0.0)
+    return of["weight"] * loss, {
+        "loss_dpo": loss,
+        "reward_margin": mean(margin),
+        "reward_accuracy": mean((margin > 0).astype(jnp.float32)),
+        "logp_negative": ratio(rejected.sum(), counts.rejected),
+    }

@@ -1,0 +1,56 @@
+"""An objective: a sum of named terms over the log-probabilities of branches, one file a term."""
+
+from collections.abc import Mapping
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from pretrainrl_jax.objectives.dpo import dpo
+from pretrainrl_jax.objectives.ntp import ntp
+from pretrainrl_jax.objectives.sums import Counts, ratio, score
+from pretrainrl_jax.trees.batch import CHOSEN, PackedBatch
+
+# By term, by name: traced scalars, float32. Which there are is static: it is the dictionary's structure.
+Coefficients = Mapping[str, Mapping[str, jax.Array | float]]
+
+
+def total_loss(
+    logps: jax.Array,
+    batch: PackedBatch,
+    coefficients: Coefficients,
+    counts: Counts,
+    ntp_scale: str = "sequence",
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The sum of the terms that have coefficients: see each term's file for its denominators.
+
+    {"ntp": {"question": λ, "answer": λ}, "dpo": {"weight": 1, "beta": β}} is PretrainRL's L_DPO + λ L_NTP
+    (arXiv 2602.01875); without "dpo" its NTP baseline (continued training), with "answer" alone fine-tuning
+    on answers; {"ntp": {"answer_mean": α}, "dpo": …} is iterative RPO's DPO + α · NLL of the winner
+    (arXiv 2404.19733). One program is compiled for each set of names and batch shape, whatever the numbers.
+
+    Args:
+        logps: [..., targets] float32, from `token_logps`.
+        batch: the rows these were computed for; any part of the optimizer batch.
+        coefficients: of the terms.
+        counts: denominators of the whole optimizer batch, from `sums.count`.
+        ntp_scale: static; the denominator of NTP.
+
+    Returns:
+        This part's loss, and metrics that add up over parts like it: `loss`, `logp_gold`, the mean S of
+        chosen branches (by their weights, then over trees), and those of each term.
+    """
+    terms = {"ntp": partial(ntp, scale=ntp_scale), "dpo": dpo}
+    scored = score(logps, batch)
+    found = [terms[name](scored, batch, of, counts) for name, of in coefficients.items()]
+    loss = sum((loss for loss, _ in found), jnp.float32(0))
+    chosen = jnp.where(batch.branch_role == CHOSEN, batch.branch_share * scored.sums, 0.0)
+    metrics = {"loss": loss, "logp_gold": ratio(chosen.sum(), counts.chosen_trees)}
+    for _, of_term in found:
+        metrics |= of_term
+    return loss, metrics
+
+
+def asks(coefficients: Coefficients) -> bool:
+    """Whether a term reads the prefixes' own log-probabilities."""
+    return "question" in coefficients.get("ntp", {})

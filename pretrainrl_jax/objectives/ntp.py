@@ -1,0 +1,52 @@
+"""Next-token prediction on prefixes and chosen branches."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from pretrainrl_jax.objectives.sums import Counts, Scored, ratio
+from pretrainrl_jax.trees.batch import CHOSEN, PREFIX, PackedBatch
+
+
+def ntp(
+    scored: Scored, batch: PackedBatch, of: Mapping[str, jax.Array], counts: Counts, scale: str = "sequence"
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """−log p of prefixes and chosen branches, in nats: PretrainRL's L_NTP (arXiv 2602.01875, eq. 5).
+
+    With −log p summed over a branch's predicted tokens, a tree has Q of its prefix, A, the mean of its chosen
+    branches by their weights, and M, the mean of the same divided by each one's number of tokens, terminator
+    included (the length-normalised loss of the winner in iterative RPO, arXiv 2404.19733). Trees without a
+    chosen branch take no part. The loss is
+
+        (question · ΣQ + answer · ΣA) / n + answer_mean · ΣM / trees
+
+    - scale "sequence" (eq. 5: a sum over a sequence's tokens): n = trees, all that have a chosen branch.
+    - scale "token": n = the predicted tokens of prefixes, if `question` is given, and those of chosen
+      branches by their weights, if `answer` is. A document is a tree with an empty prefix; with `answer` 1 the loss is
+      its mean NLL a token.
+
+    Args:
+        scored: log-probabilities of the batch, or of a part of it.
+        batch: the same rows.
+        of: coefficients, any of `question`, `answer` and `answer_mean`; what is not given is not computed.
+        counts: denominators of the whole optimizer batch.
+        scale: static; see above.
+
+    Returns:
+        The loss, and as `loss_ntp` the same.
+    """
+    if scale not in ("sequence", "token"):
+        raise ValueError(f"scale is {scale!r}, and must be 'sequence' or 'token'")
+    shares = {
+        "question": jnp.where(batch.branch_role == PREFIX, batch.branch_share, 0.0),
+        "answer": jnp.where(batch.branch_role == CHOSEN, batch.branch_share, 0.0),
+    }
+    given = [name for name in shares if name in of]
+    tokens = {"question": counts.question_tokens, "answer": counts.answer_tokens}
+    n = counts.chosen_trees if scale == "sequence" else sum(tokens[name] for name in given)
+    loss = -sum(of[name] * ratio((shares[name] * scored.sums).sum(), n) for name in given)
+    if "answer_mean" in of:
+        mean = shares["answer"] * scored.sums / jnp.maximum(scored.lengths, 1)
+        loss -= of["answer_mean"] * ratio(mean.sum(), counts.chosen_trees)
+    return jnp.asarray(loss), {"loss_ntp": jnp.asarray(loss)}

@@ -1,0 +1,59 @@
+"""A look at a policy while it trains: the same few questions and texts every time."""
+
+import math
+
+from pretrainrl_jax.facts.splits import subsample
+from pretrainrl_jax.hosts.agree import once
+from pretrainrl_jax.report.inputs import read_metrics
+from pretrainrl_jax.stages.context import Context
+from pretrainrl_jax.stages.evaluate import answers, outcome, rates, text_nll
+from pretrainrl_jax.training.loading import Loaded
+from pretrainrl_jax.training.session import Session
+
+
+class Watch:
+    """Evaluates a session's policy on `evaluate.sample` trained questions and as many held-out texts.
+
+    What it finds is a line of its own in metrics.jsonl: `sample_acc`, `sample_hr` and `sample_text_nll`. It
+    changes nothing in training, and is no part of its seconds.
+
+    Args:
+        context: its settings say how questions are asked.
+        session: of the policy.
+        base: of the base model, its tokenizer and template; its parameters are not read.
+    """
+
+    def __init__(self, context: Context, session: Session, base: Loaded) -> None:
+        settings = context.config.evaluate
+        facts = subsample(context.asked(context.trained), settings.sample, context.config.seed)
+        self._asked = [(fact, fact.question, "trained") for fact in facts]
+        self._texts = context.corpus.held_out[: settings.sample]
+        self._context, self._session, self._base, self._settings = context, session, base, settings
+
+    def look(self) -> None:
+        """Evaluate the policy as it is; where the best update is to be chosen, save it with its score."""
+        context, session, base = self._context, self._session, self._base
+        policy = Loaded(base.model, session.state.params, base.tokenizer, base.template)
+        with session.untimed():
+            found = zip(self._asked, answers(context, policy, self._asked), strict=True)
+            shares = rates([outcome(context, asked, of) for asked, of in found])
+            nll = text_nll(context, policy, self._texts)
+        session.note({"sample_acc": shares["ACC"], "sample_hr": shares["HR"], "sample_text_nll": nll})
+        if session.run.scored and session.update:
+            by_text = self._settings.choose == "text_nll"
+            session.score = -shares["ACC"] if not by_text else math.inf if nll is None else nll
+            session.save()
+
+    def begin(self) -> None:
+        """Look at what training begins with, unless an earlier run has."""
+        every = self._settings.every_updates
+        if not every or self._session.update % every:
+            return
+        path, stage = self._session.run.workdir / "metrics.jsonl", self._session.run.stage
+
+        def seen() -> bool:
+            lines = (m for m in read_metrics(path) if m["stage"] == stage and "sample_acc" in m)
+            return any(line["step"] == self._session.update for line in lines)
+
+        if not once(seen, f"reading {path.name}"):
+            self.look()

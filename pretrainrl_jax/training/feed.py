@@ -1,0 +1,65 @@
+"""Batches for a training loop: packed rows, read ahead, on the devices, from any row on."""
+
+from collections.abc import Callable, Iterator
+
+import jax
+from jax.sharding import Mesh
+
+from pretrainrl_jax.model.mesh import whole_rows
+from pretrainrl_jax.model.partitioning import own_rows, place_own_rows
+from pretrainrl_jax.trees.batch import PackedBatch
+from pretrainrl_jax.trees.dataset import PackedRows, Share
+from pretrainrl_jax.trees.tree import AnswerTree
+
+
+class Feed:
+    """An iterator over the batches [microsteps, rows, …] of `rows`; each process reads its own part of each.
+
+    Args:
+        rows: the packed rows; `refill` puts others in their place.
+        mesh: where batches go.
+        microsteps: a batch is cut into.
+        row: to begin with.
+        name: how a tree is called in messages.
+    """
+
+    def __init__(
+        self,
+        rows: PackedRows,
+        mesh: Mesh,
+        microsteps: int = 1,
+        row: int = 0,
+        name: Callable[[AnswerTree], str] = lambda tree: tree.id,
+    ) -> None:
+        self._mesh, self._microsteps, self._name = mesh, microsteps, name
+        self.refill(rows, row)
+
+    def refill(self, rows: PackedRows, row: int = 0) -> None:
+        """Go on with these rows."""
+        width = whole_rows(self._mesh, rows.rows // self._microsteps)
+        share = Share(rows, self._microsteps, width, own_rows(self._mesh, width))
+        self.rows, self.row = rows, row  # `row` is the first of the next batch
+        self._share, self._read = share, share.batches(row)
+
+    @property
+    def ended(self) -> bool:
+        """Whether no batch is left of these rows."""
+        return self.row >= len(self.rows)
+
+    def names(self, row: int) -> list[str]:
+        """What the trees of the batch that ended before `row` are called."""
+        planned = self.rows.plan[row - self.rows.rows : row]
+        return list(
+            dict.fromkeys(self._name(self.rows.trees[index]) for of_row in planned for index in of_row)
+        )
+
+    def __iter__(self) -> Iterator[PackedBatch]:
+        return self
+
+    def __next__(self) -> PackedBatch:
+        if self.ended:
+            raise StopIteration
+        with jax.transfer_guard("disallow"):
+            batch = place_own_rows(next(self._read), self._mesh, self._share.places, self._share.width)
+        self.row += self.rows.rows
+        return batch

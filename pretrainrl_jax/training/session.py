@@ -1,0 +1,391 @@
+"""A training under way, for a loop to call: it steps, counts, writes figures, saves and stops.
+
+with Session(run, step, state, progress, feed, mesh, total) as session:
+    hooks = [session.checkpoint, Hook(look, updates=100)]
+    for batch in feed:
+        metrics = session.step(batch, coefficients, schedule)
+        for hook in session.due(hooks):
+            hook.run()
+    session.finish()
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from pretrainrl_jax.atomic import write_json
+from pretrainrl_jax.config import Checkpoint
+from pretrainrl_jax.hosts.agree import first
+from pretrainrl_jax.hosts.watch import waiting
+from pretrainrl_jax.model.partitioning import place_whole
+from pretrainrl_jax.objectives.loss import Coefficients
+from pretrainrl_jax.progress import NORMAL, Screen, Track
+from pretrainrl_jax.training import checkpoints
+from pretrainrl_jax.training.checkpoints import BEGINNING, Progress, saving
+from pretrainrl_jax.training.interrupts import Interrupted, stop_requested, termination_interrupts
+from pretrainrl_jax.training.metrics import MetricsWriter, NoMetrics
+from pretrainrl_jax.training.optimizer import Schedule
+from pretrainrl_jax.training.profile import traced
+from pretrainrl_jax.training.step import TrainState
+from pretrainrl_jax.training.votes import Votes
+
+CHECKPOINT = Checkpoint()
+LOG_POINTS = 100  # lines a stage writes to metrics.jsonl, at most, plus its last update
+READ_EVERY = 100  # updates whose metrics wait on the device, at most: what is not finite is seen that soon
+NAMED = 3  # questions of a batch that is not finite named on the line; the file has them all
+
+
+@dataclass(frozen=True)
+class Run:
+    """One stage of training: where it writes, what it does when stopped."""
+
+    workdir: Path
+    stage: str  # "pretrain" or "train/<system>"
+    checkpoint: Checkpoint = CHECKPOINT
+    skip_nonfinite: bool = False
+    about: Mapping[str, Any] = field(default_factory=dict)  # settings and data that checkpoints depend on
+    rate: str = ""  # the setting of its learning rate
+    shown: Mapping[str, str] = field(default_factory=dict)  # on the progress bar: name → metric
+    carries: Sequence[str] = ()  # metrics that each line of metrics.jsonl has; null where none is computed
+    scored: bool = (
+        False  # the best checkpoint is the one of the lowest `Session.score`, not of the lowest loss
+    )
+    screen: Screen = NORMAL
+    command: str = ""  # what goes on after an interruption
+    profile: str = ""  # updates to trace, as 10:13
+
+    @property
+    def folder(self) -> Path:
+        """The stage's checkpoints."""
+        return self.workdir / "checkpoints" / self.stage
+
+
+class NotFinite(FloatingPointError):
+    """A loss or a gradient was not a number, and the run stopped without that update."""
+
+
+class Position(Protocol):
+    """Where the batches come from: all that is saved of them, and what they are called."""
+
+    @property
+    def row(self) -> int: ...
+
+    @property
+    def ended(self) -> bool: ...
+
+    def names(self, row: int) -> list[str]: ...
+
+
+@dataclass
+class Hook:
+    """Something to do between updates: `run` after every n updates, minutes, or whenever `when` holds."""
+
+    run: Callable[[], None]
+    updates: int = 0  # 0: not by updates
+    minutes: float = 0.0  # 0: not by minutes; process 0's clock decides
+    when: Callable[[], bool] = lambda: False
+    last: bool = True  # after the last update, too
+    ran: float = field(default_factory=time.perf_counter)
+
+
+class Session:
+    """The state of a training, its compiled step, checkpoints, metrics and trace, and its processes' votes.
+
+    `step` makes one update; `due` then saves and stops, if any process was told to, and names the hooks whose
+    turn it is. Signals only ask for a stop from the first step on.
+
+    Args:
+        run: the stage.
+        step: the compiled update (`step.compile_step`); it takes `state` over.
+        state: the state after `state.step` updates.
+        progress: what was done before.
+        feed: where the batches come from.
+        mesh: of the state.
+        total: updates there will be.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        step: Any,
+        state: TrainState,
+        progress: Progress,
+        feed: Position,
+        mesh: Mesh,
+        total: int,
+    ) -> None:
+        self.run, self.state = run, state
+        self.total = total  # may change on the way
+        self.update = int(state.step)  # updates made
+        self.score = math.inf  # of the state, where `run.scored`: the lowest is the best
+        self.checkpoint = Hook(
+            self.save, run.checkpoint.every_updates, run.checkpoint.every_minutes, last=False
+        )
+        self._step, self._feed, self._mesh = step, feed, mesh
+        self._votes, self._tally = Votes(mesh), _Tally(progress.skipped)
+        self._seconds = progress.seconds
+        self._traced: Any = None  # the compiled step, from the first batch on
+        self._bar: Track | None = None
+        self._began = time.perf_counter()
+        self._placed: tuple[Any, Any] = ((), ())
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Session":
+        run = self.run
+        best = "score" if run.scored else "loss"
+        self._saver = self._stack.enter_context(
+            saving(run.folder, run.checkpoint, dict(run.about), run.screen.detail, best)
+        )
+        self._bars = self._stack.enter_context(ExitStack())
+        writer = MetricsWriter(run.workdir, run.stage, self.update) if first() else NoMetrics()
+        self._writer = self._stack.enter_context(writer)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def step(self, batch: Any, coefficients: Coefficients, schedule: Schedule) -> dict[str, jax.Array]:
+        """One update; gives its metrics, on the devices.
+
+        Args:
+            batch: on the devices, [microsteps, rows, …].
+            coefficients: of the objective; traced.
+            schedule: of the learning rate; traced.
+
+        Raises:
+            NotFinite: naming the questions, if a loss or a gradient is not finite and is not to be skipped.
+        """
+        if self._placed[0] != (coefficients, schedule):
+            numbers = jax.tree.map(np.float32, (coefficients, schedule))
+            self._placed = (
+                (coefficients, schedule),
+                jax.tree.map(lambda x: place_whole(x, self._mesh), numbers),
+            )
+        arguments = (batch, *self._placed[1])
+        if self._traced is None:
+            self._begin(arguments)
+        self.update, self.score = self.update + 1, math.inf
+        if self._bar is None:
+            tracked = self.run.screen.track(self.run.stage, self.total - self.update + 1, "updates")
+            self._bar = self._bars.enter_context(tracked)
+        with waiting(f"update {self.update} of {self.run.stage}"), jax.transfer_guard("disallow"):
+            self.state, metrics = self._traced(self.state, *arguments)
+            self._tally.add(self.update, self._feed.row, metrics)
+            if self.update % READ_EVERY == 0:
+                self.read()
+            if self.update % max(1, self.total // LOG_POINTS) == 0 or self._feed.ended:
+                self._write(metrics)
+            self._bar.advance(1, lambda: self._shown(metrics))
+        return metrics
+
+    def due(self, hooks: Sequence[Hook]) -> Iterator[Hook]:
+        """The hooks whose turn it is, the same in all processes.
+
+        Raises:
+            Interrupted: after a signal to any process, when the state is saved.
+            NotFinite, OSError: while saving.
+        """
+        now = time.perf_counter()
+        late = [hook.minutes > 0 and now - hook.ran >= 60 * hook.minutes and first() for hook in hooks]
+        with waiting(f"update {self.update} of {self.run.stage}"), jax.transfer_guard("disallow"):
+            stop, *late = self._votes.cast([self._stopping(), *late])
+            if self._feed.ended:
+                stop |= any(before for before, *_ in self._votes.rest())
+        if stop:
+            self.save()
+            self._saver.wait()
+            at = f"update {self.update} of {self.total}"
+            raise Interrupted(f"{self.run.stage} stopped after {at} and saved")
+        for hook, is_late in zip(hooks, late, strict=True):
+            by_updates = hook.updates and self.update % hook.updates == 0
+            if (by_updates or is_late or hook.when()) and (hook.last or self.update < self.total):
+                yield hook
+                hook.ran = time.perf_counter()
+
+    def save(self) -> None:
+        """Write a checkpoint of the state as it is."""
+        self._saver.save(self.state, self.progress())
+        self._tally.losses.clear()
+
+    def progress(self) -> Progress:
+        """What is done, once the metrics up to now are read."""
+        self.read()
+        seconds = self._seconds + time.perf_counter() - self._began
+        return Progress(self._feed.row, seconds, self._tally.skipped, self._tally.loss(), self.score)
+
+    def read(self) -> None:
+        """Wait for the metrics of all updates up to now.
+
+        Raises:
+            NotFinite: see `step`.
+        """
+        if (bad := self._tally.read()) and not self.run.skip_nonfinite:
+            self._saver.wait()  # the message names the last checkpoint
+            raise _not_finite(self.run, self._feed.names(bad[0].row), bad[0])
+
+    def note(self, figures: Mapping[str, float | None]) -> None:
+        """Write figures of the state as it is, a line of their own in metrics.jsonl."""
+        self._writer.write(self.update, figures)
+
+    @contextmanager
+    def untimed(self) -> Iterator[None]:
+        """What is done within it is no part of the seconds of training."""
+        self._seconds += time.perf_counter() - self._began
+        yield
+        self._began = time.perf_counter()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within it signals interrupt at once, as outside of a session, and other work shows its progress."""
+        self._bars.close()
+        self._bar = None
+        with termination_interrupts(self.run.checkpoint.grace_seconds, self.run.command):
+            yield
+
+    def finish(self) -> Progress:
+        """Write the parameters as the stage's result; gives what was done.
+
+        Where the checkpoints are scored it is the best of them that stays.
+        """
+        jax.block_until_ready(self.state)
+        done = self.progress()
+        if done.skipped:
+            shown = f"{done.skipped} of {self.update} updates skipped: they were not finite"
+            self.run.screen.say(f"{self.run.stage}: {shown}")
+        if self.run.scored:
+            self._saver.choose(self.run.screen.say)
+        else:
+            self._saver.finish(self.state, done)
+        return done
+
+    def _begin(self, arguments: Any) -> None:
+        """Compile, then open all that a training needs while it steps."""
+        run, start = self.run, self.update
+        with self.untimed():
+            began = time.perf_counter()
+            leaves, structure = jax.tree.flatten((self.state, *arguments))
+            update = compiled(self._step, structure, tuple(map(_abstract, leaves)))
+            run.screen.detail(f"{run.stage}: compiled in {time.perf_counter() - began:.1f} s")
+        enter = self._stack.enter_context
+        self._stopping = enter(stop_requested(run.checkpoint.grace_seconds, run.command))
+        folder = run.workdir / "profile"
+        self._traced = enter(traced(update, start, run.profile, folder, run.stage, run.screen.say))
+        self._marked = self.checkpoint.ran = time.perf_counter()
+
+    def _write(self, metrics: Mapping[str, jax.Array]) -> None:
+        values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+        self.read()
+        rates = self._tally.per_second(time.perf_counter() - self._marked)
+        del values["questions"], values["tokens"]
+        skipped = {"skipped": float(self._tally.skipped)}
+        self._writer.write(self.update, dict.fromkeys(self.run.carries) | values | rates | skipped)
+        self._marked = time.perf_counter()
+
+    def _shown(self, metrics: Mapping[str, jax.Array]) -> dict[str, float]:
+        values = jax.device_get({name: metrics[key] for name, key in self.run.shown.items()})
+        return {name: float(value) for name, value in values.items()}
+
+
+def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+
+@cache
+def compiled(step: Any, structure: Any, leaves: tuple[jax.ShapeDtypeStruct, ...]) -> Any:
+    """The step for a state, a batch and coefficients of these shapes: compiled once, nothing is computed."""
+    return step.lower(*jax.tree.unflatten(structure, leaves)).compile()
+
+
+class _Update(NamedTuple):
+    """Metrics of one update that the session itself reads."""
+
+    at: int
+    row: int  # the feed's, after it
+    metrics: dict[str, Any]  # device scalars until they are read
+
+
+class _Tally:
+    """Metrics of the updates since they were last read: reading waits for the device, adding does not."""
+
+    def __init__(self, skipped: int) -> None:
+        self.skipped = skipped
+        self.losses: list[float] = []  # since the last checkpoint
+        self._counted = dict.fromkeys(("questions", "tokens"), 0.0)  # since the last line of metrics
+        self._unread: list[_Update] = []
+
+    def add(self, at: int, row: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Take an update's metrics, wherever they are."""
+        names = ("loss", "grad_norm", "skipped", *self._counted)
+        self._unread.append(_Update(at, row, {name: metrics[name] for name in names}))
+
+    def read(self) -> list[_Update]:
+        """Wait for all metrics; gives the updates that were not finite."""
+        read = [_Update(*of) for of in jax.device_get(self._unread)]
+        self._unread.clear()
+        for name in self._counted:
+            self._counted[name] += sum(float(update.metrics[name]) for update in read)
+        bad = [update for update in read if update.metrics["skipped"]]
+        self.skipped += len(bad)
+        self.losses += [float(update.metrics["loss"]) for update in read if not update.metrics["skipped"]]
+        return bad
+
+    def loss(self) -> float:
+        """Mean loss since the last checkpoint; infinite where no update was finite."""
+        return float(np.mean(self.losses)) if self.losses else math.inf
+
+    def per_second(self, seconds: float) -> dict[str, float]:
+        """Questions and tokens a second since this was last asked."""
+        rates = {f"{name}_per_second": count / seconds for name, count in self._counted.items()}
+        self._counted = dict.fromkeys(self._counted, 0.0)
+        return rates
+
+
+def _not_finite(run: Run, named: list[str], update: _Update) -> NotFinite:
+    """What went wrong in an update on these questions, and what can be done."""
+    loss, norm = (float(update.metrics[name]) for name in ("loss", "grad_norm"))
+    path = run.workdir / "nonfinite.json"
+    record = {
+        "stage": run.stage,
+        "update": update.at,
+        "loss": repr(loss),
+        "grad_norm": repr(norm),
+        "questions": named,
+    }
+    if first():
+        write_json(path, record)
+    shown = "; ".join(named[:NAMED]) + (f"; and {len(named) - NAMED} more in {path}" if named[NAMED:] else "")
+    step = checkpoints.latest_step(run.folder)
+    kept = f"the checkpoint of update {step} is kept" if step else "no checkpoint was saved before"
+    return NotFinite(
+        f"{run.stage}: the loss is {loss} and the gradient's norm {norm} at update {update.at}, of: {shown}; "
+        f"{kept}. Lower {run.rate}, or leave such updates out with --optimizer.nonfinite=skip"
+    )
+
+
+def resume(run: Run, state: TrainState) -> tuple[TrainState, Progress]:
+    """Where an interrupted run of the stage stopped, and what it had done; else `state`, and nothing.
+
+    Raises:
+        InputError: if the checkpoint there depends on other settings or data.
+    """
+
+    def warn(text: str) -> None:
+        run.screen.warn(f"{run.stage}: {text}")
+
+    found = checkpoints.restore_state(run.folder, state, dict(run.about), warn)
+    if found is None:
+        return state, BEGINNING
+    run.screen.say(f"{run.stage}: goes on after update {int(found[0].step)}")
+    return found
