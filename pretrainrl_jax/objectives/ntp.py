@@ -23,8 +23,8 @@ def ntp(
 
     - scale "sequence" (eq. 5: a sum over a sequence's tokens): n = trees, all that have a chosen branch.
     - scale "token": n = the predicted tokens of prefixes, if `question` is given, and those of chosen
-      branches by their weights, if `answer` is. A document is a tree with an empty prefix; with `answer` 1 the loss is
-      its mean NLL a token.
+      branches by their weights, if `answer` is. A document is a tree with an empty prefix; with
+      `answer` 1 the loss is its mean NLL a token.
 
     Args:
         scored: log-probabilities of the batch, or of a part of it.
@@ -42,11 +42,12 @@ def ntp(
         "question": jnp.where(batch.branch_role == PREFIX, batch.branch_share, 0.0),
         "answer": jnp.where(batch.branch_role == CHOSEN, batch.branch_share, 0.0),
     }
-    given = [name for name in shares if name in of]
     tokens = {"question": counts.question_tokens, "answer": counts.answer_tokens}
-    n = counts.chosen_trees if scale == "sequence" else sum(tokens[name] for name in given)
-    loss = -sum(of[name] * ratio((shares[name] * scored.sums).sum(), n) for name in given)
+    given = [name for name in shares if name in of]
+    zero = jnp.float32(0)
+    n = counts.chosen_trees if scale == "sequence" else sum((tokens[name] for name in given), zero)
+    loss = -sum((of[name] * ratio((shares[name] * scored.sums).sum(), n) for name in given), zero)
     if "answer_mean" in of:
         mean = shares["answer"] * scored.sums / jnp.maximum(scored.lengths, 1)
         loss -= of["answer_mean"] * ratio(mean.sum(), counts.chosen_trees)
-    return jnp.asarray(loss), {"loss_ntp": jnp.asarray(loss)}
+    return loss, {"loss_ntp": loss}

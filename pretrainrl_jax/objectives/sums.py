@@ -34,12 +34,14 @@ class Counts(NamedTuple):
 def count(batch: PackedBatch) -> Counts:
     """The denominators of a whole batch; its arrays may have any leading axes (microsteps, rows, …)."""
     tokens = _members(batch).sum(-2) * batch.branch_share
+    role = batch.branch_role
     return Counts(
         batch.trees.sum(),
         batch.chosen_trees.sum(),
         batch.paired_trees.sum(),
-        *(jnp.where(batch.branch_role == role, tokens, 0.0).sum() for role in (PREFIX, CHOSEN)),
-        (batch.branch_role == REJECTED).sum(),
+        jnp.where(role == PREFIX, tokens, 0.0).sum(),
+        jnp.where(role == CHOSEN, tokens, 0.0).sum(),
+        (role == REJECTED).sum(),
     )
 
 
