@@ -20,9 +20,8 @@ from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.vocabulary import save_tokenizer, train_tokenizer
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.shape import ModelShape
-from pretrainrl_jax.trees.rows import GOLD, NEGATIVE
 from pretrainrl_jax.trees.tokenization import Tokenizer, load_tokenizer
-from pretrainrl_jax.trees.tree import AnswerTree, Branch
+from pretrainrl_jax.trees.tree import AnswerTree, Branch, Pair
 
 # Letters of one to four bytes. All of Unicode takes hypothesis seconds where it has cached nothing yet.
 LETTERS = "ab Z?.\n\u00e9\u0301\u5317\U0001f30d"
@@ -119,12 +118,12 @@ def fact(answers=("Florence",), **changes) -> Fact:
 
 
 def tree(prefix: int, *branches: int, id: str = "0", first: int = 1) -> AnswerTree:
-    """A tree of distinct tokens counted from `first`, gold first; the sizes of branches include END."""
+    """A tree of distinct tokens counted from `first`, the first branch chosen; sizes include END."""
     made = []
     token = first + prefix
     for number, size in enumerate(branches):
         tokens = (*range(token, token + size - 1), END)
-        made.append(Branch(tokens, NEGATIVE if number else GOLD, reference_logp=-float(number + 1)))
+        made.append(Branch(tokens, "rejected" if number else "chosen", reference_logp=-float(number + 1)))
         token += size - 1
     return AnswerTree(id, tuple(range(first, first + prefix)), tuple(made))
 
@@ -135,18 +134,26 @@ _logps = st.one_of(st.just(math.nan), st.floats(-50, 0, width=32))
 
 @st.composite
 def trees(draw: st.DrawFn) -> AnswerTree:
-    """Any tree of up to about 25 tokens: with and without prefix, gold anywhere among its branches."""
+    """Any tree of up to about 25 tokens: with and without prefix, any roles, pairs named or not."""
     count = draw(st.integers(1, 4))
-    gold = draw(st.integers(0, count - 1))
     prefix = tuple(draw(st.lists(_tokens, max_size=5)))
-    branches = tuple(
-        Branch(
-            (*draw(st.lists(_tokens, max_size=4)), END),
-            GOLD if number == gold else NEGATIVE,
-            draw(st.text(LETTERS, max_size=3)),
-            draw(_logps),
-            draw(_logps),
+    branches = []
+    for _ in range(count):
+        tokens = (*draw(st.lists(_tokens, max_size=4)), END)
+        of_each = st.lists(_logps, min_size=len(tokens), max_size=len(tokens)).map(tuple)
+        branches.append(
+            Branch(
+                tokens,
+                draw(st.sampled_from(("chosen", "rejected", "candidate", "anchor"))),
+                draw(st.text(LETTERS, max_size=3)),
+                draw(st.sampled_from((1.0, 0.5, 3.0))),
+                draw(_logps),
+                draw(st.one_of(_logps, of_each)),
+                draw(st.one_of(_logps, of_each)),
+                draw(st.sampled_from(("", "beam"))),
+            )
         )
-        for number in range(count)
-    )
-    return AnswerTree(draw(st.text("abc", min_size=1, max_size=3)), prefix, branches)
+    place = st.integers(0, count - 1)
+    pairs = st.builds(Pair, place, place, st.sampled_from((1.0, 0.0, 2.5)))
+    named = draw(st.one_of(st.none(), st.lists(pairs, max_size=3).map(tuple)))
+    return AnswerTree(draw(st.text("abc", min_size=1, max_size=3)), prefix, tuple(branches), named)

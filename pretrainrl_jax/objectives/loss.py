@@ -42,13 +42,12 @@ def total_loss(
     """
     terms = {"ntp": partial(ntp, scale=ntp_scale), "dpo": dpo}
     scored = score(logps, batch)
-    found = [terms[name](scored, batch, of, counts) for name, of in coefficients.items()]
-    loss = sum((loss for loss, _ in found), jnp.float32(0))
     chosen = jnp.where(batch.branch_role == CHOSEN, batch.branch_share * scored.sums, 0.0)
-    metrics = {"loss": loss, "logp_gold": ratio(chosen.sum(), counts.chosen_trees)}
-    for _, of_term in found:
-        metrics |= of_term
-    return loss, metrics
+    loss, metrics = jnp.float32(0), {"logp_gold": ratio(chosen.sum(), counts.chosen_trees)}
+    for name, of in coefficients.items():
+        of_term, more = terms[name](scored, batch, of, counts)
+        loss, metrics = loss + of_term, metrics | more
+    return loss, {"loss": loss} | metrics
 
 
 def asks(coefficients: Coefficients) -> bool:

@@ -44,9 +44,10 @@ def ntp(
     }
     tokens = {"question": counts.question_tokens, "answer": counts.answer_tokens}
     given = [name for name in shares if name in of]
-    zero = jnp.float32(0)
-    n = counts.chosen_trees if scale == "sequence" else sum((tokens[name] for name in given), zero)
-    loss = -sum((of[name] * ratio((shares[name] * scored.sums).sum(), n) for name in given), zero)
+    n = counts.chosen_trees if scale == "sequence" else sum(tokens[name] for name in given)
+    loss = jnp.float32(0)
+    for name in given:
+        loss -= of[name] * ratio((shares[name] * scored.sums).sum(), n)
     if "answer_mean" in of:
         mean = shares["answer"] * scored.sums / jnp.maximum(scored.lengths, 1)
         loss -= of["answer_mean"] * ratio(mean.sum(), counts.chosen_trees)

@@ -65,6 +65,6 @@ def _members(batch: PackedBatch) -> jax.Array:
     return (batch.target_branch[..., None] == branches) & (batch.source_index >= 0)[..., None]
 
 
-def ratio(total: jax.Array, number: jax.Array) -> jax.Array:
+def ratio(total: jax.Array, number: jax.Array | int) -> jax.Array:
     """total / number, and 0 where there is nothing to average."""
     return total / jnp.maximum(number, 1)

@@ -134,10 +134,11 @@ class Session:
         self._step, self._feed, self._mesh = step, feed, mesh
         self._votes, self._tally = Votes(mesh), _Tally(progress.skipped)
         self._seconds = progress.seconds
-        self._traced: Any = None  # the compiled step, from the first batch on
+        self._compiled: Any = None  # the step, from the first batch on
         self._bar: Track | None = None
         self._began = time.perf_counter()
-        self._placed: tuple[Any, Any] = ((), ())
+        self._numbers: Any = ()  # coefficients and schedule, and the same on the devices
+        self._placed: Any = ()
         self._stack = ExitStack()
 
     def __enter__(self) -> "Session":
@@ -167,21 +168,17 @@ class Session:
         Raises:
             NotFinite: naming the questions, if a loss or a gradient is not finite and is not to be skipped.
         """
-        if self._placed[0] != (coefficients, schedule):
-            numbers = jax.tree.map(np.float32, (coefficients, schedule))
-            self._placed = (
-                (coefficients, schedule),
-                jax.tree.map(lambda x: place_whole(x, self._mesh), numbers),
-            )
-        arguments = (batch, *self._placed[1])
-        if self._traced is None:
-            self._begin(arguments)
-        self.update, self.score = self.update + 1, math.inf
+        if self._numbers != (coefficients, schedule):
+            self._numbers = coefficients, schedule
+            numbers = jax.tree.map(np.float32, self._numbers)
+            self._placed = jax.tree.map(lambda x: place_whole(x, self._mesh), numbers)
+        update = self._compiled = self._compiled or self._begin(batch, *self._placed)
         if self._bar is None:
-            tracked = self.run.screen.track(self.run.stage, self.total - self.update + 1, "updates")
+            tracked = self.run.screen.track(self.run.stage, self.total - self.update, "updates")
             self._bar = self._bars.enter_context(tracked)
+        self.update, self.score = self.update + 1, math.inf
         with waiting(f"update {self.update} of {self.run.stage}"), jax.transfer_guard("disallow"):
-            self.state, metrics = self._traced(self.state, *arguments)
+            self.state, metrics = update(self.state, batch, *self._placed)
             self._tally.add(self.update, self._feed.row, metrics)
             if self.update % READ_EVERY == 0:
                 self.read()
@@ -270,7 +267,7 @@ class Session:
             self._saver.finish(self.state, done)
         return done
 
-    def _begin(self, arguments: Any) -> None:
+    def _begin(self, *arguments: Any) -> Any:
         """Compile, then open all that a training needs while it steps."""
         run, start = self.run, self.update
         with self.untimed():
@@ -281,8 +278,9 @@ class Session:
         enter = self._stack.enter_context
         self._stopping = enter(stop_requested(run.checkpoint.grace_seconds, run.command))
         folder = run.workdir / "profile"
-        self._traced = enter(traced(update, start, run.profile, folder, run.stage, run.screen.say))
+        update = enter(traced(update, start, run.profile, folder, run.stage, run.screen.say))
         self._marked = self.checkpoint.ran = time.perf_counter()
+        return update
 
     def _write(self, metrics: Mapping[str, jax.Array]) -> None:
         values = {k: float(v) for k, v in jax.device_get(metrics).items()}
