@@ -103,9 +103,9 @@ def workdir(finished: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def signalled(monkeypatch: pytest.MonkeyPatch) -> type[tiny.Signalled]:
     """The class whose `number` and `when` say which signal arrives after which update."""
-    from pretrainrl_jax.training import loop
+    from pretrainrl_jax.training import session
 
-    monkeypatch.setattr(loop, "MetricsWriter", tiny.Signalled)
+    monkeypatch.setattr(session, "MetricsWriter", tiny.Signalled)
     return tiny.Signalled
 
 

@@ -24,10 +24,10 @@ from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.mesh import make_mesh, spec
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.model.shape import ModelShape
-from pretrainrl_jax.objectives.losses import Weights
 from pretrainrl_jax.training.optimizer import Schedule, adamw
 from pretrainrl_jax.training.step import compile_step, init_state, state_shardings
-from pretrainrl_jax.trees.rows import Rows
+from pretrainrl_jax.trees.batch import LAID, PackedBatch
+from pretrainrl_jax.trees.packing import Capacity
 
 MESHES = {"2x1x4": (2, 1, 4), "2x2x2": (2, 2, 2), "1x8x1": (1, 8, 1)}
 VOCABULARY, WIDTH = 151_936, 5_120  # of the large Qwen3
@@ -46,7 +46,8 @@ SHAPE = ModelShape(
     dtype="bfloat16",
     remat=True,
 )
-BATCH, TIME, TARGETS, SLOTS = 8, 128, 64, 16
+BATCH, TIME = 8, 128
+SIZE = Capacity(TIME, 64, 96, 16, 16)  # fewer states meet the vocabulary than there are
 BEAMS, SAMPLES, PROMPT, GROWN = 16, 4, 32, 8
 
 
@@ -91,14 +92,17 @@ def programs(mesh: Mesh) -> dict[str, Any]:
         state_shardings(model, Optimizer(), mesh),
     )
 
-    def rows(microsteps: int) -> Rows:
-        def of(size: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
-            return array(mesh, (microsteps, BATCH, size), dtype, None, "rows")
+    def rows(microsteps: int) -> PackedBatch:
+        def of(axis: str, fill: float) -> jax.ShapeDtypeStruct:
+            shape = (microsteps, BATCH, *([getattr(SIZE, axis)] if axis else []))
+            return array(mesh, shape, jnp.float32 if isinstance(fill, float) else jnp.int32, None, "rows")
 
-        return Rows(*[of(TIME)] * 4, *[of(TARGETS)] * 3, *[of(SLOTS)] * 3, of(SLOTS, jnp.float32))
+        return PackedBatch(*(of(*field) for field in LAID))
 
     number = array(mesh, (), jnp.float32)
-    numbers = Weights(*[number] * 5), Schedule(*[number] * 4)
+    terms = {"ntp": ("question", "answer", "answer_mean"), "dpo": ("weight", "beta")}
+    coefficients = {name: dict.fromkeys(of, number) for name, of in terms.items()}
+    numbers = coefficients, Schedule(*[number] * 4)
     update = compile_step(model, Optimizer(), "sequence", mesh)
     step, accumulating = (update.lower(state, rows(count), *numbers).compile() for count in (1, 2))
     asked = (

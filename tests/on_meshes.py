@@ -32,15 +32,15 @@ from pretrainrl_jax.model.mesh import make_mesh, replicated
 from pretrainrl_jax.model.partitioning import parameter_shardings, place
 from pretrainrl_jax.model.vocabulary import ROWS, TABLE, look_up
 from pretrainrl_jax.objectives import token_logps as objective
-from pretrainrl_jax.objectives.losses import Weights
 from pretrainrl_jax.objectives.scoring import score_trees
 from pretrainrl_jax.objectives.token_logps import greedy_tokens, token_logps
-from pretrainrl_jax.training.loop import Run, fit
+from pretrainrl_jax.training.checkpoints import BEGINNING
+from pretrainrl_jax.training.feed import Feed
 from pretrainrl_jax.training.optimizer import Schedule
+from pretrainrl_jax.training.session import Run, Session
 from pretrainrl_jax.training.step import compile_step, first_state, state_shardings
 from pretrainrl_jax.trees.dataset import PackedRows
-from pretrainrl_jax.trees.rows import GOLD, NEGATIVE
-from pretrainrl_jax.trees.tree import AnswerTree, Branch
+from pretrainrl_jax.trees.tree import AnswerTree, Branch, Role
 
 ONE = "one device"
 MESHES = {"8x1x1": (8, 1, 1), "1x8x1": (1, 8, 1), "2x1x4": (2, 1, 4), "2x2x2": (2, 2, 2)}
@@ -55,7 +55,11 @@ SHAPE: dict[str, Any] = {
 BLOCKS = (7, 64, 1000)  # of token_logps and greedy_tokens
 DTYPES = ("float32", "bfloat16")
 SETTINGS = Optimizer(clip=1e9)  # so that the first moments are the gradient
-WEIGHTS, SCHEDULE = Weights(0.5, 2.0, 0.7, 0.3, 0.4), Schedule(1e-2, 6, 0.3, 0.1)
+COEFFICIENTS = {
+    "ntp": {"question": 0.5, "answer": 2.0, "answer_mean": 0.4},
+    "dpo": {"weight": 0.7, "beta": 0.3},
+}
+SCHEDULE = Schedule(1e-2, 6, 0.3, 0.1)
 UPDATES, ROW_LENGTH = 5, 48
 TERMINATORS, END = (3, 177, 450), 599
 BATCH = 5  # of prompts and rows, which no mesh of several row shards divides
@@ -80,12 +84,12 @@ def trees(number: int, seed: int = 0) -> list[AnswerTree]:
     def tokens(low: int, high: int) -> tuple[int, ...]:
         return tuple(rng.integers(1, END, rng.integers(low, high + 1)).tolist())
 
-    def branch(kind: int) -> Branch:
-        return Branch((*tokens(1, 3), END), kind, reference_logp=-float(rng.uniform(3, 12)))
+    def branch(role: Role) -> Branch:
+        return Branch((*tokens(1, 3), END), role, reference_logp=-float(rng.uniform(3, 12)))
 
     return [
         AnswerTree(
-            str(i), tokens(1, 7), (branch(GOLD), *(branch(NEGATIVE) for _ in range(rng.integers(0, 5))))
+            str(i), tokens(1, 7), (branch("chosen"), *(branch("rejected") for _ in range(rng.integers(0, 5))))
         )
         for i in range(number)
     ]
@@ -201,15 +205,14 @@ class Recorded:
         self.arguments: Any = None
 
     def lower(self, *arguments: Any) -> "Recorded":
-        self.arguments = arguments
-        if self.compiled is None:
-            self.compiled = self._step.lower(*arguments).compile()
+        self.compiled = self._step.lower(*arguments).compile()
         return self
 
     def compile(self) -> "Recorded":
         return self
 
     def __call__(self, *arguments: Any) -> Any:
+        self.arguments = arguments
         state, figures = self.compiled(*arguments)
         if self.first is None:
             self.first = jax.device_get((state.moments[1].mu, state.params))
@@ -217,7 +220,7 @@ class Recorded:
 
 
 def training(mesh: Any, tied: bool) -> Found:
-    """A short training by the whole loop."""
+    """A short training by a session."""
     model, params = small_model(tied=tied, remat=not tied, **SHAPE)
     model, params = placed(model, params, mesh)
     source = PackedRows(trees(150), ROW_LENGTH, seed=1, passes=1, rows=8)
@@ -228,7 +231,11 @@ def training(mesh: Any, tied: bool) -> Found:
         with tempfile.TemporaryDirectory() as folder:
             run = Run(Path(folder), "train/x", checkpoint=Checkpoint(every_minutes=0.0))
             with guarded():
-                state, progress = fit(run, step, state, source, WEIGHTS, SCHEDULE, mesh)
+                feed = Feed(source, mesh)
+                with Session(run, step, state, BEGINNING, feed, mesh, source.batches) as session:
+                    for batch in feed:
+                        session.step(batch, COEFFICIENTS, SCHEDULE)
+                    state, progress = session.state, session.progress()
             lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
         return state, progress, [json.loads(line) for line in lines]
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from tiny import Ran, Signalled, assert_same_parameters, call, complaint, metrics, repeatable, unfinish
 
+from pretrainrl_jax.config import Dpo
 from pretrainrl_jax.facts.matching import normalise, overlaps
 from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.facts.record import Fact
@@ -22,11 +23,10 @@ from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.objectives.scoring import score_trees
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.stages.mine import beam_answers, collect_pools
-from pretrainrl_jax.stages.train import Round, rounds
-from pretrainrl_jax.training import loop
+from pretrainrl_jax.stages.train import Span, spans
+from pretrainrl_jax.training import feed
 from pretrainrl_jax.trees.dataset import PackedRows, Share
 from pretrainrl_jax.trees.records import read_trees
-from pretrainrl_jax.trees.rows import GOLD
 from pretrainrl_jax.workdir import read_workdir
 
 SETTINGS = (
@@ -68,7 +68,7 @@ def test_every_source_gives_negatives_and_none_is_true(mixed, context: Context) 
     for tree in trees:
         gold, *negatives = tree.branches
         fact = by_id[tree.id]
-        assert (gold.kind, gold.text) == (GOLD, fact.answer)
+        assert (gold.role, gold.text) == ("chosen", fact.answer)
         assert len({normalise(b.text) for b in negatives}) == len(negatives)
         truths = [a for f in context.facts if f.subject_key == fact.subject_key for a in f.answers]
         assert not any(overlaps(b.text, truth) for b in negatives for truth in truths)
@@ -76,7 +76,7 @@ def test_every_source_gives_negatives_and_none_is_true(mixed, context: Context) 
         assert of["beam"] <= 3
         assert max(of["pool"], of["popularity"]) <= 6
         assert all(math.isfinite(b.reference_logp) for b in tree.branches)
-        assert all(math.isfinite(b.beam_logp) == (b.source == "beam") for b in negatives)
+        assert all(math.isfinite(b.behaviour_logp) == (b.source == "beam") for b in negatives)
         sources += of
     assert set(sources) == {"beam", "pool", "popularity"}
     statistics = json.loads((mixed[0] / "mined" / "statistics.json").read_text())
@@ -145,13 +145,13 @@ def test_a_refresh_with_base_references_scores_new_trees_with_the_base_model(mix
 
 
 def test_rounds_share_all_visits_between_them() -> None:
-    objective = replace(read_config("").objectives.rpo, refresh_every=75)
-    of = rounds(objective, facts=2000, passes=3, updates=240)
-    assert [r.number for r in of] == [0, 1, 2, 3]
+    objective = replace(read_config("").objectives["rpo"], refresh_every=75)
+    of = spans(objective, facts=2000, passes=3, updates=240)
+    assert len(of) == 4
     assert all(a.stop == b.start for a, b in itertools.pairwise(of))
     assert (of[0].start, of[0].stop, of[-1].stop) == (0, 75 * 25 / 2000, 3)  # 25 questions an update
-    alone = [replace(objective, refresh_every=0), replace(objective, preference=0.0)]
-    assert [rounds(o, 2000, 3, 240) for o in alone] == [[Round(0, 0.0, 3)]] * 2
+    alone = [replace(objective, refresh_every=0), replace(objective, dpo=Dpo())]
+    assert [spans(o, 2000, 3, 240) for o in alone] == [[Span(0.0, 3)]] * 2
 
 
 @pytest.mark.parametrize("where", ["within a round", "at a round's end"])
@@ -170,7 +170,7 @@ def test_a_run_stopped_between_rounds_goes_on_bit_for_bit(
         shapes.append(source.capacity)
         return Share(source, *rest)
 
-    monkeypatch.setattr(loop, "Share", noted)
+    monkeypatch.setattr(feed, "Share", noted)
     finished = mixed[0]
     workdir = Path(shutil.copytree(finished, tmp_path / "run"))
     stage = "train/rpo"

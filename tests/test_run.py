@@ -35,12 +35,12 @@ from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.checkpoints import Progress, Saver
 from pretrainrl_jax.training.interrupts import stop_requested
 from pretrainrl_jax.trees.records import read_trees
-from pretrainrl_jax.trees.rows import GOLD, NEGATIVE
 
-FIGURES = {  # of every line of metrics.jsonl that a stage of training writes; reward_accuracy is one more
-    "loss", "loss_dpo", "loss_ntp", "reward_margin", "logp_gold", "logp_negative", "grad_norm",
-    "learning_rate", "questions_per_second", "tokens_per_second", "pad_fraction", "skipped",
+FIGURES = {  # of every line of metrics.jsonl that a stage of training writes
+    "loss", "loss_ntp", "logp_gold", "grad_norm", "learning_rate", "questions_per_second",
+    "tokens_per_second", "pad_fraction", "skipped",
 }  # fmt: skip
+CONTRASTS = {"loss_dpo", "reward_margin", "logp_negative"}  # null where no term computes them
 RATES = ("acc", "hr", "mrr", "prob")
 
 
@@ -91,13 +91,13 @@ def test_mined_trees_have_one_truth_and_scored_falsehoods(finished: Path, config
     trees = read_trees(finished / "mined" / "trees.array_record")
     assert len(trees) == 49  # of 60 facts about every sixth is held out, by a hash
     for tree in trees:
-        kinds = [branch.kind for branch in tree.branches]
-        assert kinds == [GOLD] + [NEGATIVE] * (len(kinds) - 1)
-        assert len(kinds) <= 1 + config.mine.negatives
+        roles = [branch.role for branch in tree.branches]
+        assert roles == ["chosen"] + ["rejected"] * (len(roles) - 1)
+        assert len(roles) <= 1 + config.mine.negatives
         assert all(branch.reference_logp < 0 for branch in tree.branches)
         # With the same template, the score of a beam is the beam's own.
         for branch in tree.branches[1:]:
-            assert branch.reference_logp == pytest.approx(branch.beam_logp, abs=1e-4)
+            assert branch.reference_logp == pytest.approx(branch.behaviour_logp, abs=1e-4)
     statistics = json.loads((finished / "mined" / "statistics.json").read_text())
     assert statistics["negatives"] == sum(len(tree.branches) - 1 for tree in trees) > 20
 
@@ -108,8 +108,11 @@ def test_metrics_have_the_figures_of_the_contract(stage: str, finished: Path) ->
     steps = [line["step"] for line in lines]
     assert steps == list(range(1, len(lines) + 1))  # so few updates are all written
     for line in lines:
-        assert set(line) == FIGURES | {"stage", "step", "reward_accuracy"}
-        assert all(math.isfinite(line[name]) for name in FIGURES)
+        contrasts = CONTRASTS if stage.startswith("train") else set()
+        more = {"reward_accuracy"} if stage == "train/pretrainrl" else set()
+        assert set(line) == FIGURES | contrasts | more | {"stage", "step"}
+        assert all(math.isfinite(line[name]) for name in FIGURES | more)
+        assert all((line[name] is None) == (stage == "train/ntp_answer") for name in contrasts)
         assert line["loss"] > 0
         assert line["logp_gold"] < 0
         assert 0 <= line["pad_fraction"] < 1

@@ -288,14 +288,14 @@ with locked(Path(sys.argv[1])):
 HANGS = """
 import sys, threading
 from pretrainrl_jax.main import main
-from pretrainrl_jax.training import checkpoints, loop
+from pretrainrl_jax.training import checkpoints, session
 import signal
-class Stop(loop.MetricsWriter):
+class Stop(session.MetricsWriter):
     def write(self, step, figures):
         super().write(step, figures)
         if step == 3:
             signal.raise_signal(signal.SIGTERM)
-loop.MetricsWriter = Stop
+session.MetricsWriter = Stop
 checkpoints.Saver.save = lambda *_: threading.Event().wait()  # a disk that never answers
 sys.exit(main(sys.argv[1:]))
 """

@@ -81,9 +81,9 @@ def swept(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path, compiled:
     workdir = tmp_path_factory.mktemp("sweep") / "work"
     words = ("run", "--config", tiny_config, "--workdir", workdir, *AXES)
     with pytest.MonkeyPatch.context() as patch:
-        from pretrainrl_jax.training import loop
+        from pretrainrl_jax.training import session
 
-        patch.setattr(loop, "MetricsWriter", Signalled)
+        patch.setattr(session, "MetricsWriter", Signalled)
         patch.setattr(Signalled, "when", ("train/pretrainrl", 3))
         stopped = call(*words)
     assert stopped.code == 130

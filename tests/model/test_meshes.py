@@ -20,10 +20,12 @@ from pretrainrl_jax.decoding.decode import Hypothesis
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.objectives import scoring
-from pretrainrl_jax.training import loop
+from pretrainrl_jax.training import feed as feeds
+from pretrainrl_jax.training.checkpoints import BEGINNING
+from pretrainrl_jax.training.session import Run, Session
 from pretrainrl_jax.training.step import TrainState
+from pretrainrl_jax.trees.batch import PackedBatch
 from pretrainrl_jax.trees.dataset import PackedRows
-from pretrainrl_jax.trees.rows import Rows
 
 HEADS = ("tied", "untied")
 GAP = 1e-4  # of two beams' scores: closer ones may change places
@@ -257,7 +259,7 @@ def test_other_inputs_of_the_same_shapes_compile_nothing(found: dict[str, Any], 
         assert again == [], name
 
 
-@pytest.mark.parametrize("name", ["fit", "decode", "draw", "score_trees"])
+@pytest.mark.parametrize("name", ["step", "decode", "draw", "score_trees"])
 def test_inner_loops_refuse_what_was_not_placed(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -269,19 +271,22 @@ def test_inner_loops_refuse_what_was_not_placed(
     model = Model(small_shape(), mesh)
     trees, ends = on_meshes.trees(5), np.zeros(100, bool)
 
-    def step(state: TrainState, rows: Rows, *_: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+    def step(state: TrainState, batch: PackedBatch, *_: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         names = ("loss", "grad_norm", "skipped", "questions", "tokens")
-        return state._replace(step=state.step + 1), dict.fromkeys(names, 0.0 * rows.tokens.sum())
+        return state._replace(step=state.step + 1), dict.fromkeys(names, 0.0 * batch.tokens.sum())
 
     @jax.jit
     def read(x: jax.Array) -> jax.Array:
         return x + 1
 
     def train() -> None:
-        run = loop.Run(tmp_path, "train/x", checkpoint=Checkpoint(every_minutes=0.0))
+        run = Run(tmp_path, "train/x", checkpoint=Checkpoint(every_minutes=0.0))
         source = PackedRows(trees, on_meshes.ROW_LENGTH, seed=0, passes=1, rows=1)
         state = TrainState(jnp.int32(0), {}, ())
-        loop.fit(run, jax.jit(step), state, source, on_meshes.WEIGHTS, on_meshes.SCHEDULE, mesh)
+        feed = feeds.Feed(source, mesh)
+        with Session(run, jax.jit(step), state, BEGINNING, feed, mesh, source.batches) as session:
+            for batch in feed:
+                session.step(batch, on_meshes.COEFFICIENTS, on_meshes.SCHEDULE)
 
     def search() -> None:
         decoding.decode(model, {}, [[1, 2]], ends, beams=1, max_new_tokens=1, batch=1)
@@ -291,8 +296,8 @@ def test_inner_loops_refuse_what_was_not_placed(
         decoding.draw(model, {}, [[1, 2]], ends, samples=1, max_new_tokens=1, seed=0, batch=1, **chance)
 
     def score() -> None:
-        def engine(model: Model, params: Params, rows: Rows) -> jax.Array:
-            return read(rows.slot_reference)
+        def engine(model: Model, params: Params, batch: PackedBatch) -> jax.Array:
+            return read(batch.branch_reference)
 
         scoring.score_trees(model, {}, trees, row_length=on_meshes.ROW_LENGTH, rows=1, engine=engine)
 
@@ -300,14 +305,14 @@ def test_inner_loops_refuse_what_was_not_placed(
         monkeypatch.setattr(decoding, search_of, lambda model, params, prompts, *_, **__: read(prompts))
     for reading in ("_hypotheses", "_drawn"):
         monkeypatch.setattr(decoding, reading, lambda _: [[]])
-    inner = {"fit": train, "decode": search, "draw": sample, "score_trees": score}[name]
+    inner = {"step": train, "decode": search, "draw": sample, "score_trees": score}[name]
 
     def call() -> None:
-        with contextlib.nullcontext() if name == "fit" else jax.transfer_guard("disallow"):
+        with contextlib.nullcontext() if name == "step" else jax.transfer_guard("disallow"):
             inner()
 
     call()
-    monkeypatch.setattr(loop, "place_own_rows", lambda x, *_: x)
+    monkeypatch.setattr(feeds, "place_own_rows", lambda x, *_: x)
     monkeypatch.setattr(decoding, "place_rows", lambda x, *_: x)
     monkeypatch.setattr(scoring, "place_rows", lambda x, *_: x)
     with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):

@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,18 +14,19 @@ from small import small_model, tree
 
 from pretrainrl_jax.config import Checkpoint, Mesh, Optimizer
 from pretrainrl_jax.model.mesh import make_mesh
-from pretrainrl_jax.objectives.losses import Weights
-from pretrainrl_jax.training import loop
+from pretrainrl_jax.training import checkpoints, session
 from pretrainrl_jax.training.checkpoints import BEGINNING, Progress, steps_of
+from pretrainrl_jax.training.feed import Feed
 from pretrainrl_jax.training.interrupts import Interrupted
-from pretrainrl_jax.training.loop import NotFinite, Run, fit, resume
 from pretrainrl_jax.training.optimizer import Schedule, adamw
+from pretrainrl_jax.training.session import Hook, NotFinite, Run, Session, resume
 from pretrainrl_jax.training.step import TrainState, compile_step, init_state
 from pretrainrl_jax.trees.dataset import PackedRows
 from pretrainrl_jax.trees.tree import AnswerTree
 
 TREES = [tree(3, 2, 3, id=str(i), first=1 + 3 * i) for i in range(20)]
 NEVER = Checkpoint(every_minutes=0.0)
+COEFFICIENTS = {"ntp": {"question": 1.0, "answer": 1.0}, "dpo": {"weight": 1.0, "beta": 1.0}}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,11 +57,20 @@ def train(
     trees: list[AnswerTree] = TREES,
     state: TrainState | None = None,
     progress: Progress = BEGINNING,
+    hooks: Callable[[Session], list[Hook]] = lambda training: [],
 ) -> tuple[TrainState, Progress]:
     mesh = make_mesh(Mesh(), jax.devices()[:1])
     step = compile_step(small_model()[0], Optimizer(), "sequence", mesh)
-    weights, schedule = Weights(1.0, 1.0, 1.0, 1.0), Schedule(1e-2, rows_of(trees).batches, 0.1, 0.1)
-    return fit(run, step, state or begin(), rows_of(trees), weights, schedule, mesh, progress)
+    rows = rows_of(trees)
+    feed = Feed(rows, mesh, 1, progress.row, lambda tree: f"Question {tree.id}?")
+    schedule = Schedule(1e-2, rows.batches, 0.1, 0.1)
+    with Session(run, step, state or begin(), progress, feed, mesh, rows.batches) as training:
+        of_training = [training.checkpoint, *hooks(training)]
+        for batch in feed:
+            training.step(batch, COEFFICIENTS, schedule)
+            for hook in training.due(of_training):
+                hook.run()
+        return training.state, training.progress()
 
 
 def bits(state: TrainState) -> list[bytes]:
@@ -74,7 +85,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[bytes], int
     return bits(state), int(state.step)
 
 
-class Stop(loop.MetricsWriter):
+class Stop(session.MetricsWriter):
     """A signal arrives when this update is written."""
 
     at = 0
@@ -89,7 +100,7 @@ def test_stopped_at_any_update_it_goes_on_to_the_same_end(
     expected: tuple[list[bytes], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     final, total = expected
-    monkeypatch.setattr(loop, "MetricsWriter", Stop)
+    monkeypatch.setattr(session, "MetricsWriter", Stop)
     for at in range(1, total + 1):
         run = Run(tmp_path / str(at), "train/ntp", checkpoint=NEVER)
         monkeypatch.setattr(Stop, "at", at)
@@ -115,7 +126,7 @@ def test_it_saves_by_updates_and_by_minutes(tmp_path: Path, monkeypatch: pytest.
     assert saved("updates", every_minutes=0.0, every_updates=2) == list(range(2, total, 2))
     assert saved("not yet", every_minutes=60.0) == []
     ticks = iter(range(10**6))
-    monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(ticks)))  # a second a look
+    monkeypatch.setattr(session.time, "perf_counter", lambda: float(next(ticks)))  # a second a look
     few = saved("minutes", every_minutes=0.1)  # six looks
     assert 0 < len(few) < total - 1
 
@@ -129,7 +140,6 @@ def test_a_loss_that_is_not_finite_stops_it_with_its_questions(tmp_path: Path) -
         tmp_path,
         "train/dpo",
         checkpoint=Checkpoint(every_updates=2),
-        name=lambda t: f"Question {t.id}?",
         rate="objectives.dpo.learning_rate",
     )
     with pytest.raises(NotFinite) as raised:
@@ -140,7 +150,7 @@ def test_a_loss_that_is_not_finite_stops_it_with_its_questions(tmp_path: Path) -
     assert "Lower objectives.dpo.learning_rate" in said
     assert "--optimizer.nonfinite=skip" in said
     assert "\n" not in said
-    assert [f"Question {t.id}?" in said for t in TREES].count(True) == min(len(together), loop.NAMED)
+    assert [f"Question {t.id}?" in said for t in TREES].count(True) == min(len(together), session.NAMED)
     noted = json.loads((tmp_path / "nonfinite.json").read_text())
     assert set(noted["questions"]) == {f"Question {name}?" for name in together}
     assert (noted["stage"], noted["update"], noted["loss"]) == ("train/dpo", at, "nan")
@@ -174,6 +184,6 @@ def test_a_disk_error_while_saving_ends_training(tmp_path: Path, monkeypatch: py
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(loop.Saver, "save", full)
+    monkeypatch.setattr(checkpoints.Saver, "save", full)
     with pytest.raises(OSError, match="No space left"):
         train(Run(tmp_path, "pretrain", checkpoint=replace(NEVER, every_updates=2)))
