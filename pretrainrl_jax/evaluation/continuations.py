@@ -170,10 +170,10 @@ def judge_rows(model: Model, params: Params, asked: Asked) -> jax.Array:
     """
     rows = asked.rows
     hidden = jnp.take_along_axis(row_hidden(model, params, rows), asked.states[..., None], axis=1)
-    hidden = constrain(hidden, model.mesh, "rows", None, None)
+    hidden = constrain(hidden, model.layout, "rows", None, None)
     head = model.head(params).astype(hidden.dtype)
-    logps = token_logps(hidden, head, rows.predictor, rows.targets, mesh=model.mesh)
-    likeliest = greedy_tokens(hidden, head, mesh=model.mesh)
+    logps = token_logps(hidden, head, rows.predictor, rows.targets, layout=model.layout)
+    likeliest = greedy_tokens(hidden, head, layout=model.layout)
     greedy = jnp.take_along_axis(likeliest, jnp.maximum(rows.predictor, 0), axis=1)
     missed = (greedy != rows.targets).astype(jnp.float32)  # `slot_logps` leaves padding out
-    return constrain(jnp.stack([slot_logps(logps, rows), slot_logps(missed, rows)], axis=-1), model.mesh)
+    return constrain(jnp.stack([slot_logps(logps, rows), slot_logps(missed, rows)], axis=-1), model.layout)

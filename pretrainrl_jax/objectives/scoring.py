@@ -28,13 +28,13 @@ def row_logps(model: Model, params: Params, rows: Rows) -> jax.Array:
     """Log-probability of every target of packed rows, float32 [rows, targets]; 0 on padding."""
     hidden = row_hidden(model, params, rows)
     head = model.head(params).astype(hidden.dtype)
-    return token_logps(hidden, head, rows.predictor, rows.targets, mesh=model.mesh)
+    return token_logps(hidden, head, rows.predictor, rows.targets, layout=model.layout)
 
 
 @partial(jax.jit, static_argnums=0)
 def score_rows(model: Model, params: Params, rows: Rows) -> jax.Array:
     """Summed log-probability of every slot of packed rows, float32 [rows, slots], whole on every device."""
-    return constrain(slot_logps(row_logps(model, params, rows), rows), model.mesh)
+    return constrain(slot_logps(row_logps(model, params, rows), rows), model.layout)
 
 
 def score_trees(

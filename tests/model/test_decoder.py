@@ -56,7 +56,7 @@ def test_every_parameter_states_a_known_logical_axis_for_each_dimension(family, 
         Model(small_shape(family=family, tied=tied)).abstract(),
         is_leaf=lambda x: isinstance(x, nn.Partitioned),
     )
-    known = {name for name, _ in Rules().pairs()}
+    known = {field.name for field in dataclasses.fields(Rules)}
     for leaf in boxed:
         assert isinstance(leaf, nn.LogicallyPartitioned)
         assert len(leaf.names) == len(leaf.value.shape)
