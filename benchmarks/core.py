@@ -18,23 +18,24 @@ from dataclasses import replace
 
 import jax
 import numpy as np
+from pretrainrl_jax.objectives.losses import Weights
+from pretrainrl_jax.trees.rows import GOLD, NEGATIVE, Rows
 
 from pretrainrl_jax.config import Config, Facts, Mesh, Optimizer
 from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.model.attention import tree_mask
+from pretrainrl_jax.model.cost import flops
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.model.shape import ModelShape
-from pretrainrl_jax.objectives.losses import Weights
 from pretrainrl_jax.training.optimizer import Schedule, adamw
 from pretrainrl_jax.training.step import compile_step, init_state
 from pretrainrl_jax.trees.dataset import PackedRows, batches
-from pretrainrl_jax.trees.rows import GOLD, NEGATIVE, Rows
 from pretrainrl_jax.trees.templates import Template, encode_branches
 from pretrainrl_jax.trees.tokenization import load_tokenizer
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
-SHAPE = ModelShape("qwen3", 151936, 256, 4, 4, 4, 64, 704, 1e6, 1e-6, tied=True)
+SHAPE = ModelShape("qwen3", 151936, 256, 4, 4, 2, 64, 768, 1e6, 1e-6, tied=True)
 
 
 def popqa_trees(facts_path: str, tokenizer_path: str, negatives: int = 5) -> list[AnswerTree]:
@@ -58,13 +59,11 @@ def popqa_trees(facts_path: str, tokenizer_path: str, negatives: int = 5) -> lis
     ]
 
 
-def counted_flops(params: dict, rows: Rows) -> float:
+def counted_flops(rows: Rows) -> float:
     """Forward and backward FLOPs of the model on these rows, without padding and recomputation."""
-    in_layers = sum(x.size for x in jax.tree.leaves(params["layers"]) if x.ndim > 2)
     tokens = int((rows.tree_id > 0).sum())
     visible = int(tree_mask(rows.tree_id, rows.branch_id).sum())
-    head = SHAPE.vocabulary * SHAPE.width
-    return 6 * tokens * (in_layers + head) + 12 * visible * SHAPE.layers * SHAPE.heads * SHAPE.head_width
+    return tokens * flops(SHAPE, visible / tokens).training
 
 
 def arguments(description: str) -> argparse.Namespace:
@@ -113,7 +112,7 @@ def main() -> None:
         product = 10 * 2 * size**3 / (time.perf_counter() - began)
         if number == 0:  # compilation
             continue
-        step_rates.append(counted_flops(params, batch) / seconds)
+        step_rates.append(counted_flops(batch) / seconds)
         product_rates.append(product)
         questions.append(float(figures["questions"]) / seconds)
     ratios = [s / p for s, p in zip(step_rates, product_rates, strict=True)]

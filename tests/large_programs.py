@@ -14,14 +14,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from pretrainrl_jax.config import Mesh as MeshSettings
 from pretrainrl_jax.config import Optimizer
 from pretrainrl_jax.decoding.beam import beam_search
 from pretrainrl_jax.decoding.sampling import sample
 from pretrainrl_jax.model.decoder import Model
-from pretrainrl_jax.model.mesh import make_mesh, spec
+from pretrainrl_jax.model.mesh import Layout, make_mesh
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.training.optimizer import Schedule, adamw
@@ -79,7 +79,7 @@ def placed(tree: Any, shardings: Any) -> Any:
 
 def array(mesh: Mesh, shape: tuple[int, ...], dtype: Any, *axes: str | None) -> jax.ShapeDtypeStruct:
     """An abstract array whose axes have these logical names."""
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec(*axes)))
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=Layout(mesh).sharding(*axes))
 
 
 def programs(mesh: Mesh) -> dict[str, Any]:

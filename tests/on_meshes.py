@@ -18,7 +18,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
 from small import small_model
 
 from pretrainrl_jax.config import Checkpoint, Optimizer
@@ -28,7 +27,7 @@ from pretrainrl_jax.decoding.best_tokens import best_tokens
 from pretrainrl_jax.decoding.decode import decode, draw
 from pretrainrl_jax.evaluation.continuations import judge, share
 from pretrainrl_jax.model.decoder import Model, Params
-from pretrainrl_jax.model.mesh import make_mesh, replicated
+from pretrainrl_jax.model.mesh import Layout, Rules, make_mesh, replicated
 from pretrainrl_jax.model.partitioning import parameter_shardings, place
 from pretrainrl_jax.model.vocabulary import ROWS, TABLE, look_up
 from pretrainrl_jax.objectives import token_logps as objective
@@ -43,7 +42,14 @@ from pretrainrl_jax.trees.dataset import PackedRows
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, Role
 
 ONE = "one device"
-MESHES = {"8x1x1": (8, 1, 1), "1x8x1": (1, 8, 1), "2x1x4": (2, 1, 4), "2x2x2": (2, 2, 2)}
+MESHES = {
+    "8x1x1": ((8, 1, 1), Rules()),
+    "1x8x1": ((1, 8, 1), Rules()),
+    "2x1x4": ((2, 1, 4), Rules()),
+    "2x2x2": ((2, 2, 2), Rules()),
+    "heads alone cut": ((2, 2, 2), Rules(model=None, vocabulary=None, mlp=None)),
+    "model axis over data": ((2, 2, 2), Rules(model="data", heads=None, kv_heads=None)),
+}
 VOCABULARY, WIDTH, BLOCK = 600, 64, 64  # of 600, 300 or 150 rows the block leaves a remainder
 SHAPE: dict[str, Any] = {
     "vocabulary": VOCABULARY,
@@ -109,10 +115,10 @@ def marked(tokens: tuple[int, ...], vocabulary: int = VOCABULARY) -> np.ndarray:
     return mask
 
 
-def placed(model: Model, params: Params, mesh: Any) -> tuple[Model, Params]:
+def placed(model: Model, params: Params, layout: Layout) -> tuple[Model, Params]:
     """A model with its parameters on a mesh."""
-    model = Model(model.shape, mesh)
-    return model, jax.device_put(params, parameter_shardings(model, mesh))
+    model = Model(model.shape, layout.mesh, rules=layout.rules)
+    return model, jax.device_put(params, parameter_shardings(model, layout.mesh))
 
 
 def with_ties(params: Params) -> Params:
@@ -145,7 +151,7 @@ def compiles(function: Callable[[], Any]) -> list[str]:
 # The parts.
 
 
-def functions(mesh: Any) -> Found:
+def functions(layout: Layout) -> Found:
     """token_logps, greedy_tokens and look_up, and their gradients."""
     rng = np.random.default_rng(1)
     rows, time, targets = 8, 6, 9
@@ -161,7 +167,7 @@ def functions(mesh: Any) -> Found:
     # Small whole numbers: logits are exact, and many are equal.
     coarse = rng.integers(-2, 3, (rows, time, WIDTH)), rng.integers(-1, 2, (VOCABULARY, WIDTH))
 
-    on_rows, on_table = NamedSharding(mesh, ROWS), NamedSharding(mesh, TABLE)
+    on_rows, on_table = layout.sharding(*ROWS), layout.sharding(*TABLE)
     batch = [place(x, on_rows) for x in (predictor, wanted, pulled, tokens, lifted)]
 
     @jax.jit
@@ -171,12 +177,12 @@ def functions(mesh: Any) -> Found:
         predictor, wanted, pulled, tokens, lifted = batch
         found: Found = {}
         for block in BLOCKS:
-            of = partial(token_logps, predictor=predictor, targets=wanted, block=block, mesh=mesh)
+            of = partial(token_logps, predictor=predictor, targets=wanted, block=block, layout=layout)
             values, pull = jax.vjp(of, hidden, head)
             found[f"token_logps {block}"] = (values, *pull(pulled))
-            found[f"greedy_tokens {block}"] = greedy_tokens(*coarse, block=block, mesh=mesh)
+            found[f"greedy_tokens {block}"] = greedy_tokens(*coarse, block=block, layout=layout)
         # As the decoder does it: the table stays in float32, whatever is computed in.
-        looked, pull = jax.vjp(lambda t: look_up(t, tokens, hidden.dtype, mesh), head.astype(jnp.float32))
+        looked, pull = jax.vjp(lambda t: look_up(t, tokens, hidden.dtype, layout), head.astype(jnp.float32))
         found["look_up"] = looked, *pull(lifted.astype(hidden.dtype))
         return found
 
@@ -219,10 +225,11 @@ class Recorded:
         return state, figures
 
 
-def training(mesh: Any, tied: bool) -> Found:
+def training(layout: Layout, tied: bool) -> Found:
     """A short training by a session."""
     model, params = small_model(tied=tied, remat=not tied, **SHAPE)
-    model, params = placed(model, params, mesh)
+    mesh: Any = layout.mesh
+    model, params = placed(model, params, layout)
     source = PackedRows(trees(150), ROW_LENGTH, seed=1, passes=1, rows=8)
     assert source.batches == UPDATES
     step = Recorded(compile_step(model, SETTINGS, "sequence", mesh))
@@ -285,13 +292,13 @@ def lying(model: Model, mesh: Any, step: Recorded, state: Any) -> Found:
     }
 
 
-def answers(mesh: Any) -> Found:
+def answers(layout: Layout) -> Found:
     """Beams and samples of prompts, and scores of trees."""
     model, params = small_model(sharpness=3.0, **SHAPE)
     tied = with_ties(params)
     few, of_few = small_model(sharpness=2.0, **(SHAPE | {"vocabulary": FEW}))
     (few, of_few), (_, tied), (model, params) = (
-        placed(*of, mesh) for of in ((few, of_few), (model, tied), (model, params))
+        placed(*of, layout) for of in ((few, of_few), (model, tied), (model, params))
     )
     ends, few_ends = marked(TERMINATORS), marked((2,), FEW)
 
@@ -354,12 +361,12 @@ def answers(mesh: Any) -> Found:
     return found
 
 
-def everything(mesh: Any) -> Found:
+def everything(layout: Layout) -> Found:
     """All parts."""
     return {
-        "functions": functions(mesh),
-        "training": {name: training(mesh, name == "tied") for name in ("tied", "untied")},
-        **answers(mesh),
+        "functions": functions(layout),
+        "training": {name: training(layout, name == "tied") for name in ("tied", "untied")},
+        **answers(layout),
     }
 
 
@@ -369,9 +376,9 @@ if __name__ == "__main__":
     objective.block_size = lambda model: BLOCK
     beam.best_tokens = partial(best_tokens, block=BLOCK)
     sampling.BLOCK = BLOCK
-    meshes = {
-        name: make_mesh(MeshSettings(*sizes), jax.devices()[: math.prod(sizes)])
-        for name, sizes in {ONE: (1, 1, 1), **MESHES}.items()
+    layouts = {
+        name: Layout(make_mesh(MeshSettings(*sizes), jax.devices()[: math.prod(sizes)]), rules)
+        for name, (sizes, rules) in {ONE: ((1, 1, 1), Rules()), **MESHES}.items()
     }
-    found = {name: everything(mesh) for name, mesh in meshes.items()}
+    found = {name: everything(layout) for name, layout in layouts.items()}
     Path(sys.argv[1]).write_bytes(pickle.dumps(found))

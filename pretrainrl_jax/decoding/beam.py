@@ -155,9 +155,9 @@ def beam_search(
         cache, hidden = grow(search, cache)
         return choose(search, hidden, head, terminators), cache
 
-    choose = on_shards(model.mesh, select, (OF_SEARCH, ROWS, TABLE, WHOLE), OF_SEARCH)
+    choose = on_shards(model.layout, select, (OF_SEARCH, ROWS, TABLE, WHOLE), OF_SEARCH)
     shape = (keys.shape[0], batch, max_new_tokens * beams, *keys.shape[3:])
-    empty = constrain(jnp.zeros(shape, keys.dtype), model.mesh, "layers", "rows", None, "kv_heads", "head")
+    empty = constrain(jnp.zeros(shape, keys.dtype), model.layout, "layers", "rows", None, "kv_heads", "head")
     blank = jnp.zeros((batch, beams, max_new_tokens), jnp.int32)
     search = _Search(
         step=jnp.int32(0),
@@ -170,7 +170,7 @@ def beam_search(
     )
     begun = (choose(search, last, head, terminators), _Cache(empty, empty))
     search, _ = jax.lax.while_loop(lambda state: unsettled(state[0]), step, begun)
-    return jax.tree.map(lambda x: constrain(x, model.mesh), _settle(search))
+    return jax.tree.map(lambda x: constrain(x, model.layout), _settle(search))
 
 
 def _pad(x: jax.Array, width: int, fill: float) -> jax.Array:

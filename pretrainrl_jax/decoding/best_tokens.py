@@ -1,5 +1,6 @@
 """The most probable next tokens without the logits of a whole vocabulary."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -29,7 +30,7 @@ def best_tokens(
     """The k best tokens after each hidden state, the lower id first where logits are equal.
 
     Runs on each device's part (`vocabulary.on_shards`): the device walks its own rows of the head, and the
-    best k of each part are gathered over `tensor` when it is done.
+    best k of each part are gathered over the vocabulary's devices when it is done.
 
     Args:
         parts: how the arrays are cut.
@@ -56,10 +57,10 @@ def best_tokens(
         return values, tokens, jnp.maximum(ending, ending_before), grown(before, logits)
 
     values, tokens, ending, found = walk(parts, head, block, visit, None)
-    if parts.tensor > 1:
-        values, tokens = (jax.lax.all_gather(x, "tensor", axis=-1, tiled=True) for x in (values, tokens))
-        values, tokens = _merged(values, tokens, k)
-        ending = jax.lax.pmax(ending, "tensor")
+    if parts.vocabulary:
+        of_all = partial(jax.lax.all_gather, axis_name=parts.vocabulary, axis=-1, tiled=True)
+        values, tokens = _merged(of_all(values), of_all(tokens), k)
+        ending = jax.lax.pmax(ending, parts.vocabulary)
     return Best(values, tokens, ending, log_of_all(parts, found))
 
 

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import PartitionSpec
 
 from pretrainrl_jax.decoding.best_tokens import BLOCK
 from pretrainrl_jax.model.attention import causal_mask
 from pretrainrl_jax.model.decoder import KVCache, Model, Params, project
-from pretrainrl_jax.model.mesh import constrain, spec
+from pretrainrl_jax.model.mesh import Layout, constrain
 from pretrainrl_jax.model.vocabulary import ROWS, TABLE, Parts, on_shards, walk
 
 COLDEST = 1e-30  # a temperature above 0 but below this one counts as this: quotients stay finite
@@ -104,7 +104,7 @@ def filtered_logps(
     return logits - jax.nn.logsumexp(logits, -1, keepdims=True)
 
 
-def all_logits(hidden: jax.Array, head: jax.Array, mesh: Mesh | None) -> jax.Array:
+def all_logits(hidden: jax.Array, head: jax.Array, layout: Layout) -> jax.Array:
     """Logits float32 [batch, samples, vocabulary]; on a mesh each device has those of its part.
 
     Where the head's model axis is cut, block after block of it is gathered: no device ever holds the head.
@@ -112,19 +112,19 @@ def all_logits(hidden: jax.Array, head: jax.Array, mesh: Mesh | None) -> jax.Arr
     Args:
         hidden: [batch, samples, model].
         head: [vocabulary, model].
-        mesh: over which both are cut; None for one device.
+        layout: how both are cut.
     """
 
     def of_part(parts: Parts, hidden: jax.Array, head: jax.Array) -> jax.Array:
         def visit(start: Any, rows: jax.Array, logits: jax.Array) -> jax.Array:
             return jax.lax.dynamic_update_slice_in_dim(logits, project(hidden, rows), start, axis=-1)
 
-        if parts.fsdp == 1:
+        if not parts.model:
             return project(hidden, head)
         blank = jnp.zeros((*hidden.shape[:-1], head.shape[0]), jnp.float32)
         return walk(parts, head, BLOCK, visit, blank)
 
-    return on_shards(mesh, of_part, (ROWS, TABLE), spec("rows", None, "vocabulary"))(hidden, head)
+    return on_shards(layout, of_part, (ROWS, TABLE), PartitionSpec("rows", None, "vocabulary"))(hidden, head)
 
 
 def _of(values: jax.Array, token: jax.Array) -> jax.Array:
@@ -204,7 +204,7 @@ def sample(
 
     def draw(state: _Drawing, hidden: jax.Array) -> _Drawing:
         """Draw each sample's next token. hidden [batch, samples, model]."""
-        logits = all_logits(hidden, head, model.mesh)  # [batch, samples, vocabulary]
+        logits = all_logits(hidden, head, model.layout)  # [batch, samples, vocabulary]
         logps = filtered_logps(logits, temperature, top_p, top_k)
 
         def random() -> jax.Array:
@@ -235,7 +235,7 @@ def sample(
 
     shape = (prompt_k.shape[0], batch, len(slots), *prompt_k.shape[3:])
     empty = constrain(
-        jnp.zeros(shape, prompt_k.dtype), model.mesh, "layers", "rows", None, "kv_heads", "head"
+        jnp.zeros(shape, prompt_k.dtype), model.layout, "layers", "rows", None, "kv_heads", "head"
     )
     blank = jnp.zeros((batch, samples))
     state = _Drawing(
@@ -252,7 +252,7 @@ def sample(
     state = jax.lax.while_loop(unsettled, step, state)
     finished = state.done & (lengths > 0)[:, None]
     drawn = Samples(state.tokens, state.lengths, state.logps, state.sampled_logps, finished)
-    return jax.tree.map(lambda x: constrain(x, model.mesh), drawn)
+    return jax.tree.map(lambda x: constrain(x, model.layout), drawn)
 
 
 @jax.jit

@@ -140,8 +140,8 @@ def judge_rows(model: Model, params: Params, batch: PackedBatch) -> jax.Array:
     """
     hidden = source_states(model, params, batch)
     head = model.head(params).astype(hidden.dtype)
-    logps = token_logps(hidden, head, batch.source_index, batch.targets, mesh=model.mesh)
-    likeliest = greedy_tokens(hidden, head, mesh=model.mesh)
+    logps = token_logps(hidden, head, batch.source_index, batch.targets, layout=model.layout)
+    likeliest = greedy_tokens(hidden, head, layout=model.layout)
     greedy = jnp.take_along_axis(likeliest, jnp.maximum(batch.source_index, 0), axis=1)
     missed = (greedy != batch.targets).astype(jnp.float32)  # `branch_sums` leaves padding out
-    return constrain(jnp.stack([branch_sums(of, batch) for of in (logps, missed)], axis=-1), model.mesh)
+    return constrain(jnp.stack([branch_sums(of, batch) for of in (logps, missed)], axis=-1), model.layout)

@@ -14,15 +14,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from pretrainrl_jax.model.attention import Kernel, attend, causal_mask, rotary_angles, rotate
-from pretrainrl_jax.model.mesh import constrain
+from pretrainrl_jax.model.attention import Kernel, causal_mask, rotary_angles
+from pretrainrl_jax.model.layers import Layer, Pair, Report, RMSNorm, weight
+from pretrainrl_jax.model.mesh import USUAL, Layout, Rules
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.model.vocabulary import look_up
 
 Params = Any  # the nested dictionary of parameters
-Pair = tuple[jax.Array, jax.Array]  # keys and values
-Source = tuple[jax.Array, jax.Array, jax.Array]  # keys, values and mask
-Angles = tuple[jax.Array, jax.Array]  # cosine and sine
 EVERYTHING = 2**31 - 1  # the window of a layer that sees all positions
 
 
@@ -41,143 +39,23 @@ class HiddenStates(NamedTuple):
     hidden: jax.Array  # [batch, time, model] in the compute dtype, normalised and ready for the head
     keys: jax.Array  # [layers, batch, time, kv_heads, head] of these tokens
     values: jax.Array  # the same
-    auxiliary: dict[str, jax.Array]  # what layers report beside, by name; empty where none does
-
-
-class RMSNorm(nn.Module):
-    """Root-mean-square norm over the last axes, those named, computed in float32."""
-
-    epsilon: float
-    axes: tuple[str, ...]
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        initialiser = nn.with_logical_partitioning(nn.initializers.ones_init(), self.axes)
-        over = tuple(range(-len(self.axes), 0))
-        scale: Any = self.param("scale", initialiser, x.shape[-len(self.axes) :], jnp.float32)
-        wide = x.astype(jnp.float32)
-        inverse = jax.lax.rsqrt(jnp.mean(wide * wide, over, keepdims=True) + self.epsilon)
-        return (wide * inverse * scale).astype(x.dtype)
-
-
-def _weight(module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str, ...], fan_in: int) -> Any:
-    initialiser = nn.with_logical_partitioning(nn.initializers.normal(fan_in**-0.5), axes)
-    return module.param(name, initialiser, shape, jnp.float32)
-
-
-def _add_bias(module: nn.Module, name: str, x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-    """x with a bias over its last axes, those named."""
-    initialiser = nn.with_logical_partitioning(nn.initializers.zeros_init(), axes)
-    bias: Any = module.param(f"{name}_bias", initialiser, x.shape[-len(axes) :], jnp.float32)
-    return x + bias.astype(x.dtype)
-
-
-class Attention(nn.Module):
-    shape: ModelShape
-    mesh: Mesh | None
-    kernel: Kernel
-
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, angles: Angles, mask: jax.Array, past: list[Source]
-    ) -> tuple[jax.Array, Pair]:
-        s = self.shape
-        query = _weight(self, "query", (s.width, s.heads, s.head_width), ("model", "heads", "head"), s.width)
-        key = _weight(
-            self, "key", (s.width, s.kv_heads, s.head_width), ("model", "kv_heads", "head"), s.width
-        )
-        value = _weight(
-            self, "value", (s.width, s.kv_heads, s.head_width), ("model", "kv_heads", "head"), s.width
-        )
-        inner = s.heads * s.head_width
-        out = _weight(self, "out", (s.heads, s.head_width, s.width), ("heads", "head", "model"), inner)
-
-        queries = jnp.einsum("btd,dhk->bthk", x, query.astype(x.dtype))
-        keys = jnp.einsum("btd,dhk->bthk", x, key.astype(x.dtype))
-        values = jnp.einsum("btd,dhk->bthk", x, value.astype(x.dtype))
-        queries = constrain(queries, self.mesh, "rows", None, "heads", "head")
-        keys, values = (constrain(of, self.mesh, "rows", None, "kv_heads", "head") for of in (keys, values))
-        if s.qkv_bias:
-            queries = _add_bias(self, "query", queries, ("heads", "head"))
-            keys = _add_bias(self, "key", keys, ("kv_heads", "head"))
-            values = _add_bias(self, "value", values, ("kv_heads", "head"))
-        if s.traits.query_key_norm != "none":
-            of_all = s.traits.query_key_norm == "all"
-            query_axes, key_axes = (("heads", "head"), ("kv_heads", "head")) if of_all else (("head",),) * 2
-            queries = RMSNorm(s.norm_epsilon, query_axes, name="query_norm")(queries)
-            keys = RMSNorm(s.norm_epsilon, key_axes, name="key_norm")(keys)
-        queries, keys = rotate(queries, *angles), rotate(keys, *angles)
-        mixed = attend(queries, [*past, (keys, values, mask)], scale=s.head_width**-0.5, kernel=self.kernel)
-        mixed = jnp.einsum("bthk,hkd->btd", mixed, out.astype(x.dtype))
-        mixed = constrain(mixed, self.mesh, "rows", None, None)
-        return (_add_bias(self, "out", mixed, ("model",)) if s.out_bias else mixed), (keys, values)
-
-
-class MLP(nn.Module):
-    shape: ModelShape
-    mesh: Mesh | None
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        s = self.shape
-        gate = _weight(self, "gate", (s.width, s.mlp_width), ("model", "mlp"), s.width)
-        up = _weight(self, "up", (s.width, s.mlp_width), ("model", "mlp"), s.width)
-        down = _weight(self, "down", (s.mlp_width, s.width), ("mlp", "model"), s.mlp_width)
-        gated, raised = x @ gate.astype(x.dtype), x @ up.astype(x.dtype)
-        gated, raised = (constrain(of, self.mesh, "rows", None, "mlp") for of in (gated, raised))
-        if s.mlp_bias:
-            gated, raised = _add_bias(self, "gate", gated, ("mlp",)), _add_bias(self, "up", raised, ("mlp",))
-        lowered = (nn.silu(gated) * raised) @ down.astype(x.dtype)
-        lowered = constrain(lowered, self.mesh, "rows", None, None)
-        return _add_bias(self, "down", lowered, ("model",)) if s.mlp_bias else lowered
-
-
-class Layer(nn.Module):
-    shape: ModelShape
-    mesh: Mesh | None
-    kernel: Kernel
-
-    @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        of_layer: tuple[list[Pair], jax.Array | None],
-        angles: Angles,
-        masks: list[jax.Array],
-        distances: list[jax.Array],
-    ) -> tuple[jax.Array, Pair]:
-        """`of_layer` has the past's keys and values, and the window. The last mask is the present's."""
-        s = self.shape
-        past, window = of_layer
-        if window is not None:
-            masks = [mask & (far < window) for mask, far in zip(masks, distances, strict=True)]
-        sources = [(k, v, m) for (k, v), m in zip(past, masks[:-1], strict=True)]
-        before = s.traits.norms == "before"
-        attention_norm = RMSNorm(s.norm_epsilon, ("model",), name="attention_norm")
-        mlp_norm = RMSNorm(s.norm_epsilon, ("model",), name="mlp_norm")
-        mixed, present = Attention(s, self.mesh, self.kernel, name="attention")(
-            attention_norm(x) if before else x, angles, masks[-1], sources
-        )
-        x = x + (mixed if before else attention_norm(mixed))
-        if before:
-            return x + MLP(s, self.mesh, name="mlp")(mlp_norm(x)), present
-        return x + mlp_norm(MLP(s, self.mesh, name="mlp")(x)), present
+    auxiliary: Report  # what layers report beside, by name, each [layers, …]; empty where they do not
 
 
 class Decoder(nn.Module):
     shape: ModelShape
-    mesh: Mesh | None
+    layout: Layout
     kernel: Kernel
 
     @nn.compact
     def __call__(
         self, tokens: jax.Array, positions: jax.Array, mask: jax.Array, past: tuple[KVCache, ...]
-    ) -> tuple[jax.Array, Pair]:
+    ) -> tuple[jax.Array, tuple[Pair, Report]]:
         s = self.shape
-        embedding = _weight(self, "embedding", (s.vocabulary, s.width), ("vocabulary", "model"), s.width)
+        embedding = weight(self, "embedding", s.sizes, ("vocabulary", "model"), s.width)
         if not s.tied:  # declared here, read by `Model.head`
-            _weight(self, "head", (s.vocabulary, s.width), ("vocabulary", "model"), s.width)
-        x = look_up(embedding, tokens, s.dtype, self.mesh)
+            weight(self, "head", s.sizes, ("vocabulary", "model"), s.width)
+        x = look_up(embedding, tokens, s.dtype, self.layout)
         angles = rotary_angles(positions, s.head_width, s.rope_theta, s.rope_scaling)
         masks = [*(p.mask for p in past), mask]
         windows, distances = None, []
@@ -192,30 +70,35 @@ class Decoder(nn.Module):
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),  # type: ignore[arg-type]
             length=s.layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(s, self.mesh, self.kernel, name="layers")
-        x, present = layers(x, ([(p.keys, p.values) for p in past], windows), angles, masks, distances)
-        return RMSNorm(s.norm_epsilon, ("model",), name="final_norm")(x), present
+        )(s, self.layout, self.kernel, name="layers")
+        x, of_layers = layers(x, ([(p.keys, p.values) for p in past], windows), angles, masks, distances)
+        return RMSNorm(s.norm_epsilon, ("model",), name="final_norm")(x), of_layers
 
 
 @dataclass(frozen=True)
 class Model:
     """A decoder: its shape and the pure functions over its parameters. Hashable, so it can be static.
 
-    On a mesh its parameters lie as `partitioning.parameter_shardings` says, batches along data and fsdp, and
-    heads and MLP along tensor.
+    On a mesh its parameters and activations lie as `rules` say, and batches along data and fsdp.
     """
 
     shape: ModelShape
     mesh: Mesh | None = None  # where its parameters and batches lie; None: one device
     kernel: Kernel = "xla"  # of attention, where it can compute it
+    rules: Rules = USUAL  # which axis of the mesh each logical axis lies along
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Mesh and rules together."""
+        return Layout(self.mesh, self.rules)
 
     @cached_property
     def _decoder(self) -> Decoder:
-        return Decoder(self.shape, self.mesh, self.kernel)
+        return Decoder(self.shape, self.layout, self.kernel)
 
     def _init(self, key: jax.Array) -> Any:
         one = jnp.zeros((1, 1), jnp.int32)
-        alone = Decoder(self.shape, None, "xla")  # the one token does not divide over a mesh
+        alone = Decoder(self.shape, Layout(), "xla")  # the one token does not divide over a mesh
         return alone.init(key, one, one, jnp.ones((1, 1, 1), bool), ())["params"]
 
     def init(self, key: jax.Array) -> Params:
@@ -244,8 +127,9 @@ class Model:
                 (`attention.tree_mask` for packed trees).
             past: caches that are also seen.
         """
-        hidden, (keys, values) = self._decoder.apply({"params": params}, tokens, positions, mask, past)  # type: ignore[misc]
-        return HiddenStates(hidden, keys, values, {})
+        computed: Any = self._decoder.apply({"params": params}, tokens, positions, mask, past)
+        hidden, ((keys, values), auxiliary) = computed
+        return HiddenStates(hidden, keys, values, auxiliary)
 
     def head(self, params: Params) -> jax.Array:
         """The output matrix, float32 [vocabulary, model]: logits are hidden · headᵀ."""

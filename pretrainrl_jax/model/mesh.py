@@ -1,9 +1,9 @@
-"""The mesh of devices, and which of its axes each axis of an array lies along."""
+"""The mesh of devices, and which of its axes each axis of an array lies along: a model's layout."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -17,9 +17,13 @@ AXES = ("data", "fsdp", "tensor")
 
 @dataclass(frozen=True)
 class Rules:
-    """The mesh axes of each logical axis; None is replicated."""
+    """The mesh axis of each logical axis of a model; None is replicated.
 
-    rows: tuple[str, ...] = ("data", "fsdp")  # of a batch, of its caches and beams
+    Raises:
+        ValueError: if the vocabulary lies along an axis of the rows, or the model axis along another one.
+    """
+
+    rows: ClassVar[tuple[str, ...]] = ("data", "fsdp")  # of a batch, its caches and beams, for any model
     model: str | None = "fsdp"  # of parameters; activations have it whole
     vocabulary: str | None = "tensor"
     heads: str | None = "tensor"
@@ -28,12 +32,34 @@ class Rules:
     head: str | None = None
     layers: str | None = None
 
-    def pairs(self) -> list[tuple[str, Any]]:
-        """The table as Flax reads it."""
-        return [(name, getattr(self, name)) for name in self.__dataclass_fields__]
+    def __post_init__(self) -> None:
+        if self.vocabulary in self.rows or self.model not in (None, *self.rows):
+            raise ValueError("the vocabulary lies along an axis of the rows, or model along another one")
 
 
-RULES = Rules()
+@dataclass(frozen=True)
+class Layout:
+    """Where a model lies: on which devices, and by which rules. Hashable."""
+
+    mesh: Mesh | None = None  # None: one device
+    rules: Rules = Rules()
+
+    @property
+    def spread(self) -> bool:
+        """Whether there is more than one device to share work."""
+        return self.mesh is not None and self.mesh.size > 1
+
+    def spec(self, *axes: str | None) -> PartitionSpec:
+        """The partition of an array whose axes have these logical names; None is whole."""
+        return PartitionSpec(*(getattr(self.rules, axis) if axis else None for axis in axes))
+
+    def sharding(self, *axes: str | None) -> NamedSharding:
+        """The same on the devices."""
+        assert self.mesh is not None
+        return NamedSharding(self.mesh, self.spec(*axes))
+
+
+USUAL, ONE_DEVICE = Rules(), Layout()
 
 
 def make_mesh(settings: MeshSettings, devices: Sequence[Any] | None = None) -> Mesh:
@@ -57,23 +83,15 @@ def make_mesh(settings: MeshSettings, devices: Sequence[Any] | None = None) -> M
     return jax.make_mesh(sizes, AXES, (AxisType.Auto,) * 3, devices=devices)
 
 
-def check_model(shape: ModelShape, mesh: Mesh) -> None:
+def check_model(shape: ModelShape, mesh: Mesh, rules: Rules = Rules()) -> None:
     """The mesh divides what it cuts of the model.
 
     Raises:
         InputError: with the numbers, and the nearest sizes that do.
     """
-    cut = {
-        "tensor": {
-            "heads": shape.heads,
-            "kv_heads": shape.kv_heads,
-            "rows of vocabulary": shape.vocabulary,
-            "mlp_width": shape.mlp_width,
-        },
-        "fsdp": {"width": shape.width},
-    }
-    for axis, sizes in cut.items():
-        parts = mesh.shape[axis]
+    names = {"vocabulary": "rows of vocabulary", "mlp": "mlp_width", "model": "width", "head": "head_width"}
+    for axis, parts in mesh.shape.items():
+        sizes = {names.get(n, n): size for n, size in shape.sizes.items() if getattr(rules, n) == axis}
         if wrong := [f"{size} {name}" for name, size in sizes.items() if size % parts]:
             fits = nearest(parts, divisors(math.gcd(*sizes.values())))
             raise InputError(
@@ -118,14 +136,9 @@ def nearest(size: int, allowed: Sequence[int]) -> list[int]:
     return below + above
 
 
-def spread(mesh: Mesh | None) -> bool:
-    """Whether there is more than one device to share work."""
-    return mesh is not None and mesh.size > 1
-
-
 def row_shards(mesh: Mesh | None) -> int:
     """Parts that a batch's rows are cut into."""
-    return math.prod(mesh.shape[axis] for axis in RULES.rows) if mesh is not None else 1
+    return math.prod(mesh.shape[axis] for axis in Rules.rows) if mesh is not None else 1
 
 
 def whole_rows(mesh: Mesh | None, rows: int) -> int:
@@ -133,14 +146,9 @@ def whole_rows(mesh: Mesh | None, rows: int) -> int:
     return -(-rows // row_shards(mesh)) * row_shards(mesh)
 
 
-def spec(*axes: str | None) -> PartitionSpec:
-    """The partition of an array whose axes have these logical names; None is whole."""
-    return PartitionSpec(*(getattr(RULES, axis) if axis else None for axis in axes))
-
-
 def row_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     """Rows of a batch over data and fsdp, after `leading` unsharded axes (microsteps)."""
-    return NamedSharding(mesh, spec(*[None] * leading, "rows"))
+    return NamedSharding(mesh, PartitionSpec(*[None] * leading, Rules.rows))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -148,8 +156,6 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def constrain(x: jax.Array, mesh: Mesh | None, *axes: str | None) -> jax.Array:
+def constrain(x: jax.Array, layout: Layout, *axes: str | None) -> jax.Array:
     """The same values, laid over the mesh by their logical axes; as they are where there is one device."""
-    if mesh is None or not spread(mesh):
-        return x
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(*axes)))
+    return jax.lax.with_sharding_constraint(x, layout.sharding(*axes)) if layout.spread else x

@@ -4,26 +4,25 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import flax.linen as nn
-import flax.linen.spmd
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from pretrainrl_jax.model.decoder import Model
-from pretrainrl_jax.model.mesh import RULES, check_model, replicated, row_sharding
+from pretrainrl_jax.model.mesh import Layout, check_model, replicated, row_sharding
 
 Batch = TypeVar("Batch")
 
 
 def parameter_shardings(model: Model, mesh: Mesh) -> Any:
-    """A NamedSharding for each parameter, from its logical axes.
+    """A NamedSharding for each parameter, from its logical axes and the model's rules.
 
     Raises:
         InputError: if the mesh does not divide what it cuts.
     """
-    check_model(model.shape, mesh)
-    specs = nn.get_partition_spec(model.abstract())
-    return flax.linen.spmd.logical_to_mesh_sharding(specs, mesh, RULES.pairs())
+    check_model(model.shape, mesh, model.rules)
+    layout = Layout(mesh, model.rules)
+    return jax.tree.map(lambda of: layout.sharding(*of), nn.get_partition_spec(model.abstract()))
 
 
 def one_device(model: Model) -> Any:

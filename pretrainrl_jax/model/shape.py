@@ -46,6 +46,19 @@ class ModelShape:
         """What the family does differently."""
         return FAMILIES[self.family]
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Of each logical axis."""
+        return {
+            "heads": self.heads,
+            "kv_heads": self.kv_heads,
+            "vocabulary": self.vocabulary,
+            "mlp": self.mlp_width,
+            "model": self.width,
+            "head": self.head_width,
+            "layers": self.layers,
+        }
+
 
 def from_settings(settings: ModelSettings, vocabulary: int) -> ModelShape:
     """The shape a configuration describes, with `vocabulary` rows of embedding where it names none."""

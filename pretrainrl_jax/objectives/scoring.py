@@ -27,20 +27,20 @@ def source_states(model: Model, params: Params, batch: PackedBatch) -> jax.Array
     if batch.sources.shape[-1] == batch.tokens.shape[-1]:
         return hidden
     hidden = jnp.take_along_axis(hidden, batch.sources[..., None], axis=1)
-    return constrain(hidden, model.mesh, "rows", None, None)
+    return constrain(hidden, model.layout, "rows", None, None)
 
 
 def target_logps(model: Model, params: Params, batch: PackedBatch) -> jax.Array:
     """Log-probability of every target of packed rows, float32 [rows, targets]; 0 on padding."""
     hidden = source_states(model, params, batch)
     head = model.head(params).astype(hidden.dtype)
-    return token_logps(hidden, head, batch.source_index, batch.targets, mesh=model.mesh)
+    return token_logps(hidden, head, batch.source_index, batch.targets, layout=model.layout)
 
 
 @partial(jax.jit, static_argnums=0)
 def score_rows(model: Model, params: Params, batch: PackedBatch) -> jax.Array:
     """Summed log-probability of every branch of packed rows, float32 [rows, branches], on every device."""
-    return constrain(branch_sums(target_logps(model, params, batch), batch), model.mesh)
+    return constrain(branch_sums(target_logps(model, params, batch), batch), model.layout)
 
 
 def score_trees(

@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
+from pretrainrl_jax.model.mesh import ONE_DEVICE, Layout
 from pretrainrl_jax.model.vocabulary import (
     ROWS,
     TABLE,
@@ -35,7 +35,7 @@ def token_logps(
     targets: jax.Array,
     *,
     block: int | None = None,
-    mesh: Mesh | None = None,
+    layout: Layout = ONE_DEVICE,
 ) -> jax.Array:
     """Log-probability of each target under the hidden state that predicts it, in nats.
 
@@ -45,9 +45,9 @@ def token_logps(
     few float32 arrays of the size of `hidden` and, for a bfloat16 head, one of the size of the head.
 
     On a mesh each device walks its own part of the vocabulary for its own rows, and what it finds is combined
-    over `tensor` when it is done. Its blocks are cut along the model axis, too, if `fsdp` is more than 1:
-    then each is gathered as it is walked and, in the backward pass, its gradient is summed and scattered
-    likewise. Nothing else is communicated within a walk.
+    (over `tensor`, by the usual rules) when it is done. Its blocks may be cut along the model axis, too: then
+    each is gathered as it is walked and, in the backward pass, its gradient is summed and scattered likewise.
+    Nothing else is communicated within a walk.
 
     Without a mesh, rows may still be sharded under `jit`: the head's gradient, a sum over tokens, is then one
     all-reduce for each block and one for the target terms. Inside `shard_map`, with `head` varying over the
@@ -60,12 +60,12 @@ def token_logps(
         predictor: [rows, targets] int32, index in `time` of the predicting hidden state; -1 is padding.
         targets: [rows, targets] int32, indices in `vocabulary`.
         block: vocabulary rows walked at a time; by default `block_size(model)`.
-        mesh: over which rows and head are cut, as mesh.Rules says; None for one device.
+        layout: how rows and head are cut; by default one device has them.
 
     Returns:
         [rows, targets] float32; exactly 0, with no gradient, where `predictor` is -1.
     """
-    return _token_logps(hidden, head, predictor, targets, block or block_size(head.shape[1]), mesh)
+    return _token_logps(hidden, head, predictor, targets, block or block_size(head.shape[1]), layout)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -75,9 +75,9 @@ def _token_logps(
     predictor: jax.Array,
     targets: jax.Array,
     block: int,
-    mesh: Mesh | None,
+    layout: Layout,
 ) -> jax.Array:
-    return _forward(hidden, head, predictor, targets, block, mesh)[0]
+    return _forward(hidden, head, predictor, targets, block, layout)[0]
 
 
 def _logits(hidden: jax.Array, rows: jax.Array) -> jax.Array:
@@ -95,7 +95,7 @@ def _logsumexp(parts: Parts, hidden: jax.Array, head: jax.Array, block: int) -> 
 
 
 def greedy_tokens(
-    hidden: jax.Array, head: jax.Array, *, block: int | None = None, mesh: Mesh | None = None
+    hidden: jax.Array, head: jax.Array, *, block: int | None = None, layout: Layout = ONE_DEVICE
 ) -> jax.Array:
     """The most probable token after each hidden state, the first of equal ones: greedy decoding's choice.
 
@@ -105,7 +105,7 @@ def greedy_tokens(
         hidden: [rows, time, model] float32 or bfloat16.
         head: [vocabulary, model] the same dtype.
         block: vocabulary rows walked at a time; by default `block_size(model)`.
-        mesh: over which rows and head are cut; None for one device.
+        layout: how rows and head are cut; by default one device has them.
 
     Returns:
         [rows, time] int32, indices in `vocabulary`.
@@ -123,14 +123,14 @@ def greedy_tokens(
             return jnp.maximum(largest, before), jnp.where(replaces, token, first)
 
         largest, token = walk(parts, head, size, visit, None)
-        if parts.tensor == 1:
+        if not parts.vocabulary:
             return token
-        best = jax.lax.pmax(largest, "tensor") == largest
+        best = jax.lax.pmax(largest, parts.vocabulary) == largest
         none = jnp.iinfo(jnp.int32).max
-        return jax.lax.pmin(jnp.where(best, token + first_row(parts, head), none), "tensor")
+        return jax.lax.pmin(jnp.where(best, token + first_row(parts, head), none), parts.vocabulary)
 
     size = block or block_size(head.shape[1])
-    return on_shards(mesh, of_part, (ROWS, TABLE), ROWS)(hidden, head)
+    return on_shards(layout, of_part, (ROWS, TABLE), ROWS)(hidden, head)
 
 
 def _forward(
@@ -139,7 +139,7 @@ def _forward(
     predictor: jax.Array,
     targets: jax.Array,
     block: int,
-    mesh: Mesh | None,
+    layout: Layout,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     def of_part(
         parts: Parts, hidden: jax.Array, head: jax.Array, predictor: jax.Array, targets: jax.Array
@@ -149,18 +149,18 @@ def _forward(
         # [rows, targets, model]
         state = jnp.take_along_axis(hidden, at[..., None], axis=1).astype(jnp.float32)
         logit = (state * rows_of(parts, head, targets, head.dtype).astype(jnp.float32)).sum(-1)
-        logit = jax.lax.psum(logit, "tensor") if parts.tensor > 1 else logit
+        logit = jax.lax.psum(logit, parts.vocabulary) if parts.vocabulary else logit
         return jnp.where(predictor >= 0, logit - jnp.take_along_axis(normaliser, at, axis=1), 0.0), normaliser
 
-    run = on_shards(mesh, of_part, (ROWS, TABLE, ROWS, ROWS), (ROWS, ROWS))
+    run = on_shards(layout, of_part, (ROWS, TABLE, ROWS, ROWS), (ROWS, ROWS))
     logps, normaliser = run(hidden, head, predictor, targets)
     return logps, (hidden, head, predictor, targets, normaliser)
 
 
 def _backward(
-    block: int, mesh: Mesh | None, saved: tuple[jax.Array, ...], gradient: jax.Array
+    block: int, layout: Layout, saved: tuple[jax.Array, ...], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array, None, None]:
-    run = on_shards(mesh, partial(_gradients, block), (ROWS, TABLE, ROWS, ROWS, ROWS, ROWS), (ROWS, TABLE))
+    run = on_shards(layout, partial(_gradients, block), (ROWS, TABLE, ROWS, ROWS, ROWS, ROWS), (ROWS, TABLE))
     return *run(*saved, gradient), None, None
 
 
@@ -189,8 +189,8 @@ def _gradients(
         p = jnp.exp(_logits(hidden, rows) - normaliser[..., None]).astype(head.dtype)
         mean += jnp.einsum("rtv,vd->rtd", p, rows, preferred_element_type=jnp.float32)
         drows = jnp.einsum("rtv,rtd->vd", p, weighted, preferred_element_type=jnp.float32)
-        if parts.fsdp > 1:  # where the block was gathered, its gradient is scattered: it is never held whole
-            drows = jax.lax.psum_scatter(drows, "fsdp", scatter_dimension=1, tiled=True)
+        if parts.model:  # where the block was gathered, its gradient is scattered: it is never held whole
+            drows = jax.lax.psum_scatter(drows, parts.model, scatter_dimension=1, tiled=True)
         return mean, jax.lax.dynamic_update_slice_in_dim(dhead, drows, start, axis=0)
 
     start = (jnp.zeros(hidden.shape, jnp.float32), jnp.zeros(head.shape, jnp.float32))
@@ -201,10 +201,10 @@ def _gradients(
     rows = rows_of(parts, head, targets, head.dtype).astype(jnp.float32)
     dhidden = add(-weight * mean, at, gradient * rows)
     dhead = add_rows(parts, dhead, targets, gradient * state)
-    if parts.tensor > 1:
-        dhidden = jax.lax.psum(dhidden, "tensor")
-    if parts.data > 1:
-        dhead = jax.lax.psum(dhead, "data")
+    if parts.vocabulary:
+        dhidden = jax.lax.psum(dhidden, parts.vocabulary)
+    if parts.copies:
+        dhead = jax.lax.psum(dhead, parts.copies)
     return dhidden.astype(hidden.dtype), dhead.astype(head.dtype)
 
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from pretrainrl_jax.model import cost
+from pretrainrl_jax.model.shape import from_json
 from pretrainrl_jax.report.formats import Json, decimals, duration, label, number
 from pretrainrl_jax.report.inputs import Inputs, place
 from pretrainrl_jax.report.summary import group_count
@@ -50,16 +52,13 @@ def model_line(shape: Json, settings: Json) -> str:
 
 
 def parameters(shape: Json) -> int | None:
-    """Number of parameters of a decoder of this shape (embedding, norms, attention, gated MLP, head)."""
-    known = [number(shape.get(key)) for key in SIZES]
-    sizes = [int(size) for size in known if size is not None]
-    if len(sizes) < len(SIZES) or shape.get("family") not in ("qwen3", "llama"):
+    """Number of parameters of a decoder of this shape; None where it does not describe one."""
+    if any(number(shape.get(key)) is None for key in SIZES):
         return None
-    vocabulary, width, layers, heads, kv_heads, head_width, mlp_width = sizes
-    attention = 2 * width * head_width * (heads + kv_heads)
-    norms = 2 * width + (2 * head_width if shape["family"] == "qwen3" else 0)
-    embeddings = vocabulary * width * (1 if shape.get("tied") else 2)
-    return embeddings + width + layers * (attention + 3 * width * mlp_width + norms)
+    try:
+        return int(cost.parameters(from_json(shape)).total)
+    except (KeyError, TypeError):
+        return None
 
 
 def data_line(summary: Json, config: Json) -> str:

@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pretrainrl_jax.trees.rows import Rows
 from small import small_model, small_shape, tree
 
 from pretrainrl_jax.config import Model as ModelSettings
+from pretrainrl_jax.model import layers
 from pretrainrl_jax.model import shape as shapes
 from pretrainrl_jax.model.attention import causal_mask, tree_mask
 from pretrainrl_jax.model.decoder import KVCache, Model, project
 from pretrainrl_jax.model.mesh import Rules
 from pretrainrl_jax.model.shape import RopeScaling
 from pretrainrl_jax.trees.packing import Capacity, fill_row, stack
-from pretrainrl_jax.trees.rows import Rows
 
 TIME = 40
 TREES = [tree(4, 3, 1, 4, id="a"), tree(0, 5, id="b", first=20), tree(6, 4, 4, 2, id="c", first=40)]
@@ -29,9 +30,13 @@ def tree_hidden(model, params, tokens, tree_id, branch_id, positions):
 
 @jax.jit(static_argnums=0)
 def plain_hidden(model, params, tokens):
+    return plain(model, params, tokens).hidden
+
+
+def plain(model, params, tokens):
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     mask = causal_mask(jnp.full(len(tokens), TIME), tokens.shape[1])
-    return model.hidden(params, tokens, positions, mask).hidden
+    return model.hidden(params, tokens, positions, mask)
 
 
 def packed() -> Rows:
@@ -56,7 +61,7 @@ def test_every_parameter_states_a_known_logical_axis_for_each_dimension(family, 
         Model(small_shape(family=family, tied=tied)).abstract(),
         is_leaf=lambda x: isinstance(x, nn.Partitioned),
     )
-    known = {name for name, _ in Rules().pairs()}
+    known = {field.name for field in dataclasses.fields(Rules)}
     for leaf in boxed:
         assert isinstance(leaf, nn.LogicallyPartitioned)
         assert len(leaf.names) == len(leaf.value.shape)
@@ -78,6 +83,32 @@ def test_abstract_describes_what_init_makes():
     jax.tree.map(np.testing.assert_array_equal, made, init(key))
     kernels = made["layers"]["attention"]["query"]
     assert not np.array_equal(kernels[0], kernels[1])  # each layer has weights of its own
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_what_layers_report_stands_in_auxiliary(remat, monkeypatch):
+    """Another MLP of the same parameters reports its result's size and count: each layer's own, in order."""
+
+    class Reporting(layers.MLP):
+        def __call__(self, x):
+            fed, report = super().__call__(x)
+            return fed, report | {"size": jnp.abs(fed).max(-1), "count": jnp.int32(fed.size)}
+
+    model, params = small_model(remat=remat)
+    tokens = np.arange(2 * TIME).reshape(2, TIME)
+    assert plain(model, params, tokens).auxiliary == {}
+    monkeypatch.setattr(layers, "MLP", Reporting)
+    found = plain(model, params, tokens)
+    assert found.auxiliary.keys() == {"size", "count"}
+    np.testing.assert_array_equal(found.auxiliary["count"], [2 * TIME * 16] * 2)
+    sizes = found.auxiliary["size"]  # [layers, batch, time]
+    for silent in range(2):  # a layer whose MLP gives nothing
+        down = params["layers"]["mlp"]["down"].at[silent].set(0)
+        mlp = params["layers"]["mlp"] | {"down": down}
+        without = plain(model, params | {"layers": params["layers"] | {"mlp": mlp}}, tokens).auxiliary["size"]
+        assert (sizes[silent] > 0).all()
+        np.testing.assert_array_equal(without[silent], 0)
+        assert (without[1 - silent] > 0).all()
 
 
 def test_only_qwen3_normalises_queries_and_keys():

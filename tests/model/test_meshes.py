@@ -1,4 +1,4 @@
-"""Eight devices compute what one does, on every mesh: losses, gradients, searches, samples, scores."""
+"""Eight devices compute what one does, on every mesh and by any rules: losses, searches, samples, scores."""
 
 import contextlib
 from itertools import chain
@@ -90,22 +90,26 @@ def test_the_state_lies_as_is_said(found: dict[str, Any], mesh: str, head: str) 
     assert lies["alias bytes"] == lies["held bytes"] == lies["state bytes"]
     assert lies["given up"]
     specs = lies["specs"]
-    table, row = ("tensor", "fsdp"), (None, "fsdp")
-    query = (None, "fsdp", "tensor", None)  # layers, model, heads, head
+    model, vocabulary, heads, mlp = {
+        "heads alone cut": (None, None, "tensor", None),
+        "model axis over data": ("data", "tensor", None, "tensor"),
+    }.get(mesh, ("fsdp", "tensor", "tensor", "tensor"))
+    table, row = (vocabulary, model), (None, model)
+    query = (None, model, heads, None)  # layers, model, heads, head
     expected = {
         "['embedding']": table,
-        "['final_norm']['scale']": ("fsdp",),
+        "['final_norm']['scale']": (model,),
         "['layers']['attention']['query']": query,
         "['layers']['attention']['key']": query,
         "['layers']['attention']['value']": query,
-        "['layers']['attention']['out']": (None, "tensor", None, "fsdp"),
+        "['layers']['attention']['out']": (None, heads, None, model),
         "['layers']['attention']['query_norm']['scale']": (None, None),
         "['layers']['attention']['key_norm']['scale']": (None, None),
         "['layers']['attention_norm']['scale']": row,
         "['layers']['mlp_norm']['scale']": row,
-        "['layers']['mlp']['gate']": (None, "fsdp", "tensor"),
-        "['layers']['mlp']['up']": (None, "fsdp", "tensor"),
-        "['layers']['mlp']['down']": (None, "tensor", "fsdp"),
+        "['layers']['mlp']['gate']": (None, model, mlp),
+        "['layers']['mlp']['up']": (None, model, mlp),
+        "['layers']['mlp']['down']": (None, mlp, model),
     } | ({"['head']": table} if head == "untied" else {})
     for part in (".params", ".moments[1].mu", ".moments[1].nu"):
         for name, of in expected.items():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from peers import CASES, WINDOW, Case, as_ours, peer, relative_error
 
+from pretrainrl_jax.model.cost import parameters
 from pretrainrl_jax.model.decoder import KVCache, Model, Params, project
 
 TOLERANCE = 1e-5
@@ -55,6 +56,10 @@ def test_what_is_odd_about_a_model_changes_its_logits(case):
     plain.load_state_dict(odd.state_dict(), strict=False)
     tokens = tokens_of(odd.config.vocab_size)
     assert relative_error(logits_of(odd, tokens), logits_of(plain, tokens)) > 0.05
+
+
+def test_number_of_parameters(both):
+    assert parameters(both.model.shape).total == both.theirs.num_parameters()
 
 
 def test_logits_of_plain_sequences(both, measured):

@@ -11,6 +11,7 @@ from workdirs import change, evaluation, parse, table, write, write_workdir
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.model import shape as shapes
 from pretrainrl_jax.model.decoder import Model
+from pretrainrl_jax.model.families import FAMILIES
 from pretrainrl_jax.report.formats import duration
 from pretrainrl_jax.report.page import write_report
 from pretrainrl_jax.report.run import data_line, hardware, loss_text, model_line, parameters, stages
@@ -22,7 +23,7 @@ SHAPE: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("family", ["qwen3", "llama"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("tied", [True, False])
 def test_parameters_are_those_of_the_model(family: str, tied: bool) -> None:
     shape = SHAPE | {"family": family, "tied": tied}
@@ -30,7 +31,16 @@ def test_parameters_are_those_of_the_model(family: str, tied: bool) -> None:
     assert parameters(shape) == sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-@pytest.mark.parametrize("bad", [{}, SHAPE | {"width": None}, SHAPE | {"family": "other"}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {},
+        SHAPE | {"width": None},
+        SHAPE | {"family": "other"},
+        SHAPE | {"experts": 8},
+        {key: value for key, value in SHAPE.items() if key != "tied"},
+    ],
+)
 def test_parameters_that_cannot_be_known(bad: dict[str, Any]) -> None:
     assert parameters(bad) is None
     assert "parameters" not in model_line(bad, {"path": "", "family": "qwen3"})

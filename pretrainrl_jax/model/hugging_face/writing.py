@@ -11,7 +11,6 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from pretrainrl_jax.atomic import disk_errors, write_json
 from pretrainrl_jax.errors import InputError
@@ -20,7 +19,7 @@ from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.hugging_face.files import INDEX, SINGLE
 from pretrainrl_jax.model.hugging_face.layout import Parameter, parameters
 from pretrainrl_jax.model.hugging_face.reading import THREADS, copy_matrix
-from pretrainrl_jax.model.mesh import constrain, row_shards
+from pretrainrl_jax.model.mesh import ONE_DEVICE, Layout, Rules, constrain, row_shards
 from pretrainrl_jax.model.partitioning import place_rows
 from pretrainrl_jax.model.vocabulary import look_up
 
@@ -59,36 +58,39 @@ class Tensor(NamedTuple):
 
     def _from_all_hosts(self) -> np.ndarray:
         """The same where other hosts have parts of it; all processes must ask, in the same order."""
-        mesh: Any = self.value.sharding.mesh  # pyright: ignore[reportAttributeAccessIssue]
+        lies: Any = self.value.sharding
+        layout = Layout(lies.mesh)
         if self.parameter.stacked:
-            return np.asarray(_cut(self.value, np.int32(self.layer), mesh))
+            return np.asarray(_cut(self.value, np.int32(self.layer), layout))
         if self.parameter.axes[0] != "vocabulary":
-            return np.asarray(_everywhere(self.value, mesh))
+            return np.asarray(_everywhere(self.value, layout))
+        vocabulary, model, *_ = *lies.spec, None, None
+        layout = Layout(lies.mesh, Rules(vocabulary=vocabulary, model=model))
         count, kind = len(self.value), np.dtype(f"uint{8 * self.value.dtype.itemsize}")
-        step = TOKENS * row_shards(mesh)
+        step = TOKENS * row_shards(lies.mesh)
         made = np.empty(self.value.shape, kind)
         for start in range(0, count, step):
             tokens = np.minimum(np.arange(start, start + step, dtype=np.int32), count - 1)
-            found = _rows(self.value, place_rows(tokens.reshape(-1, TOKENS), mesh), mesh)
+            found = _rows(self.value, place_rows(tokens.reshape(-1, TOKENS), lies.mesh), layout)
             made[start : start + step] = np.asarray(found).reshape(step, -1)[: count - start]
         return made.view(self.value.dtype)
 
 
 @partial(jax.jit, static_argnums=2)
-def _cut(x: jax.Array, layer: jax.Array, mesh: Mesh | None = None) -> jax.Array:
-    return constrain(jax.lax.dynamic_slice_in_dim(x, layer, 1), mesh)
+def _cut(x: jax.Array, layer: jax.Array, layout: Layout = ONE_DEVICE) -> jax.Array:
+    return constrain(jax.lax.dynamic_slice_in_dim(x, layer, 1), layout)
 
 
 @partial(jax.jit, static_argnums=1)
-def _everywhere(x: jax.Array, mesh: Mesh) -> jax.Array:
-    return constrain(x, mesh)
+def _everywhere(x: jax.Array, layout: Layout) -> jax.Array:
+    return constrain(x, layout)
 
 
 @partial(jax.jit, static_argnums=2)
-def _rows(table: jax.Array, tokens: jax.Array, mesh: Mesh) -> jax.Array:
+def _rows(table: jax.Array, tokens: jax.Array, layout: Layout) -> jax.Array:
     """The bits of some rows of an embedding or a head, on every device: it never has the whole table."""
     bits = jax.lax.bitcast_convert_type(table, jnp.dtype(f"uint{8 * table.dtype.itemsize}"))
-    return constrain(look_up(bits, tokens, jnp.uint32, mesh), mesh)
+    return constrain(look_up(bits, tokens, jnp.uint32, layout), layout)
 
 
 def tensors_of(model: Model, params: Params, dtype: str = "") -> dict[str, Tensor]:

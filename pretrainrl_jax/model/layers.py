@@ -1,0 +1,141 @@
+"""What a decoder's layer is made of.
+
+Every matrix product of a layer, with its weight and bias, is one call of `linear`: an adapter (LoRA, say) has
+its place there, for all of them or by name. Another MLP is a module that is called as `MLP` is, chosen in
+`Layer`. What it reports of its own work, such as the load of a mixture's experts, it gives beside its result;
+the decoder stacks that over layers in `HiddenStates.auxiliary`.
+"""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from pretrainrl_jax.model.attention import Kernel, attend, rotate
+from pretrainrl_jax.model.mesh import Layout, constrain
+from pretrainrl_jax.model.shape import ModelShape
+
+Pair = tuple[jax.Array, jax.Array]  # keys and values
+Source = tuple[jax.Array, jax.Array, jax.Array]  # keys, values and mask
+Angles = tuple[jax.Array, jax.Array]  # cosine and sine
+Report = dict[str, jax.Array]  # by name, what a layer reports; the same names and shapes from every layer
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last axes, those named, computed in float32."""
+
+    epsilon: float
+    axes: tuple[str, ...]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape, over = x.shape[-len(self.axes) :], tuple(range(-len(self.axes), 0))
+        scale = parameter(self, "scale", nn.initializers.ones_init(), shape, self.axes)
+        wide = x.astype(jnp.float32)
+        inverse = jax.lax.rsqrt(jnp.mean(wide * wide, over, keepdims=True) + self.epsilon)
+        return (wide * inverse * scale).astype(x.dtype)
+
+
+def parameter(
+    module: nn.Module, name: str, initialiser: Any, shape: tuple[int, ...], axes: tuple[str, ...]
+) -> Any:
+    """A float32 parameter of the module, with the logical names of its axes."""
+    return module.param(name, nn.with_logical_partitioning(initialiser, axes), shape, jnp.float32)
+
+
+def weight(module: nn.Module, name: str, sizes: dict[str, int], axes: tuple[str, ...], inner: int) -> Any:
+    """A matrix of the module; products with it sum over `inner` entries."""
+    shape = tuple(sizes[axis] for axis in axes)
+    return parameter(module, name, nn.initializers.normal(inner**-0.5), shape, axes)
+
+
+def linear(
+    module: "Attention | MLP",
+    name: str,
+    x: jax.Array,
+    takes: tuple[str, ...],
+    gives: tuple[str, ...],
+    bias: bool,
+) -> jax.Array:
+    """x [batch, time, *takes] times the module's weight [*takes, *gives] of this name, plus its bias."""
+    sizes = module.shape.sizes
+    kernel = weight(module, name, sizes, takes + gives, math.prod(sizes[axis] for axis in takes))
+    y = jnp.tensordot(x, kernel.astype(x.dtype), len(takes))
+    # Activations have the model axis whole.
+    y = constrain(y, module.layout, "rows", None, *(None if axis == "model" else axis for axis in gives))
+    if not bias:
+        return y
+    shift = parameter(module, f"{name}_bias", nn.initializers.zeros_init(), y.shape[2:], gives)
+    return y + shift.astype(y.dtype)
+
+
+class Attention(nn.Module):
+    """Causal attention with grouped queries, rotary positions and a cache."""
+
+    shape: ModelShape
+    layout: Layout
+    kernel: Kernel
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, angles: Angles, mask: jax.Array, past: list[Source]
+    ) -> tuple[jax.Array, Pair]:
+        s, of_queries, of_keys = self.shape, ("heads", "head"), ("kv_heads", "head")
+        queries = linear(self, "query", x, ("model",), of_queries, s.qkv_bias)
+        keys = linear(self, "key", x, ("model",), of_keys, s.qkv_bias)
+        values = linear(self, "value", x, ("model",), of_keys, s.qkv_bias)
+        if s.traits.query_key_norm != "none":
+            normed = slice(0 if s.traits.query_key_norm == "all" else 1, None)  # all heads together, or each
+            queries = RMSNorm(s.norm_epsilon, of_queries[normed], name="query_norm")(queries)
+            keys = RMSNorm(s.norm_epsilon, of_keys[normed], name="key_norm")(keys)
+        queries, keys = rotate(queries, *angles), rotate(keys, *angles)
+        mixed = attend(queries, [*past, (keys, values, mask)], scale=s.head_width**-0.5, kernel=self.kernel)
+        return linear(self, "out", mixed, of_queries, ("model",), s.out_bias), (keys, values)
+
+
+class MLP(nn.Module):
+    """The gated feed-forward network."""
+
+    shape: ModelShape
+    layout: Layout
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, Report]:
+        bias = self.shape.mlp_bias
+        gate, up = (linear(self, name, x, ("model",), ("mlp",), bias) for name in ("gate", "up"))
+        return linear(self, "down", nn.silu(gate) * up, ("mlp",), ("model",), bias), {}
+
+
+class Layer(nn.Module):
+    """Attention and MLP, each added to the stream it reads."""
+
+    shape: ModelShape
+    layout: Layout
+    kernel: Kernel
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        of_layer: tuple[list[Pair], jax.Array | None],
+        angles: Angles,
+        masks: list[jax.Array],
+        distances: list[jax.Array],
+    ) -> tuple[jax.Array, tuple[Pair, Report]]:
+        """`of_layer` has the past's keys and values, and the window. The last mask is the present's."""
+        s = self.shape
+        past, window = of_layer
+        if window is not None:
+            masks = [mask & (far < window) for mask, far in zip(masks, distances, strict=True)]
+        sources = [(k, v, m) for (k, v), m in zip(past, masks[:-1], strict=True)]
+        before = s.traits.norms == "before"
+        attention_norm = RMSNorm(s.norm_epsilon, ("model",), name="attention_norm")
+        mlp_norm = RMSNorm(s.norm_epsilon, ("model",), name="mlp_norm")
+        mixed, present = Attention(s, self.layout, self.kernel, name="attention")(
+            attention_norm(x) if before else x, angles, masks[-1], sources
+        )
+        x = x + (mixed if before else attention_norm(mixed))
+        fed, report = MLP(s, self.layout, name="mlp")(mlp_norm(x) if before else x)
+        return x + (fed if before else mlp_norm(fed)), (present, report)

@@ -1,0 +1,71 @@
+"""Parameters against those declared, operations against a count of every matrix product traced."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+from small import small_shape
+
+from pretrainrl_jax.model.cost import flops, parameters
+from pretrainrl_jax.model.decoder import Model, project
+from pretrainrl_jax.model.families import FAMILIES
+
+ODDITIES: dict[str, dict[str, Any]] = {
+    "plain": {"tied": True},
+    "biases": {"qkv_bias": True, "out_bias": True, "mlp_bias": True, "kv_heads": 1},
+    "deep": {"layers": 5, "remat": True, "windows": (0, 0, 3, 3, 3)},
+}
+BATCH, TIME = 3, 7
+
+
+@pytest.mark.parametrize("oddity", ODDITIES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parameters_are_those_declared(family: str, oddity: str) -> None:
+    shape = small_shape(**({"family": family, "qkv_bias": FAMILIES[family].qkv_bias} | ODDITIES[oddity]))
+    declared: Any = nn.unbox(Model(shape).abstract())
+    sizes = {name: sum(x.size for x in jax.tree.leaves(of)) for name, of in declared.items()}
+    found = parameters(shape)
+    assert found == (sizes["embedding"], sizes.get("head", 0), sizes["layers"], sizes["final_norm"])
+    assert found.total == sum(sizes.values())
+
+
+def products(jaxpr: Any) -> int:
+    """Operations of the matrix products that a program traces to."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (summed, _), _ = equation.params["dimension_numbers"]
+            entries = math.prod(equation.invars[0].aval.shape[axis] for axis in summed)
+            total += 2 * entries * math.prod(equation.outvars[0].aval.shape)
+        inner = sum(products(getattr(of, "jaxpr", of)) for of in equation.params.values() if _is_program(of))
+        total += inner * equation.params.get("length", 1)  # a scan's
+    return total
+
+
+def _is_program(of: Any) -> bool:
+    return hasattr(of, "eqns") or hasattr(getattr(of, "jaxpr", None), "eqns")
+
+
+@pytest.mark.parametrize("kv_heads", [1, 4])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_operations_are_those_traced(family: str, kv_heads: int) -> None:
+    """Of the forward pass, and of the gradient with it. Masked positions are computed, too."""
+    shape = small_shape(family=family, kv_heads=kv_heads, layers=3)
+    model = Model(shape)
+    params: Any = nn.unbox(model.abstract())
+    tokens = jnp.zeros((BATCH, TIME), jnp.int32)
+
+    def loss(params: Any) -> jax.Array:
+        mask = jnp.ones((BATCH, TIME, TIME), bool)
+        return project(model.hidden(params, tokens, tokens, mask).hidden, model.head(params)).sum()
+
+    found = flops(shape, TIME)
+    traced = products(jax.make_jaxpr(loss)(params).jaxpr)
+    assert traced == BATCH * TIME * found.total
+    assert products(jax.make_jaxpr(jax.value_and_grad(loss))(params).jaxpr) == BATCH * TIME * found.training
+    without = flops(shape, 0)
+    assert without.attention == 0
+    assert without.layers + without.head == found.total - found.attention
