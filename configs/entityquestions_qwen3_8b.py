@@ -20,21 +20,18 @@ of a relation and its 700, where the paper compares 1,000 with 8,000: for that, 
 """
 
 import runpy
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 from pretrainrl_jax.config import Facts
 
 popqa = runpy.run_path(str(Path(__file__).with_name("popqa_qwen3_8b.py")))["config"]
-slower = {
-    item.name: replace(getattr(popqa.objectives, item.name), learning_rate=2e-5)
-    for item in fields(popqa.objectives)
-}
+slower = {name: replace(of, learning_rate=2e-5) for name, of in popqa.objectives.items()}
 config = replace(
     popqa,
     name="EntityQuestions",
     facts=Facts(path="entityquestions", limit=17000, holdout_every=0),
     mine=replace(popqa.mine, agreement_questions=200),
-    objectives=replace(popqa.objectives, **(slower | {"rpo": replace(slower["rpo"], refresh_every=133)})),
+    objectives=slower | {"rpo": replace(slower["rpo"], refresh_every=133)},
     train=replace(popqa.train, passes=2),
 )

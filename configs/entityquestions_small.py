@@ -18,19 +18,17 @@ The learning rates are those that did best on held-out wordings, of the same gri
 from dataclasses import replace
 
 from pretrainrl_jax.config import (
+    OBJECTIVES,
     Config,
     Corpus,
     Evaluate,
     Facts,
     Mine,
     Model,
-    Objectives,
     Pretrain,
     Tokenizer,
     Train,
 )
-
-default = Objectives()
 
 config = Config(
     name="EntityQuestions (from scratch)",
@@ -42,13 +40,13 @@ config = Config(
     model=Model(width=160, layers=3, heads=5, kv_heads=5, head_width=32, mlp_width=480),
     pretrain=Pretrain(rows=4, epochs=2),
     mine=Mine(sources=("pool",), max_new_tokens=10, agreement_questions=200),
-    objectives=replace(
-        default,
-        dpo=replace(default.dpo, learning_rate=3e-4),
-        ntp=replace(default.ntp, learning_rate=3e-4),
-        ntp_weighted=replace(default.ntp_weighted, learning_rate=3e-4),
-        rpo=replace(default.rpo, refresh_every=55),
-    ),
+    objectives=OBJECTIVES
+    | {
+        "dpo": replace(OBJECTIVES["dpo"], learning_rate=3e-4),
+        "ntp": replace(OBJECTIVES["ntp"], learning_rate=3e-4),
+        "ntp_weighted": replace(OBJECTIVES["ntp_weighted"], learning_rate=3e-4),
+        "rpo": replace(OBJECTIVES["rpo"], refresh_every=55),
+    },
     train=Train(passes=2, questions=32, row_length=256),
     evaluate=Evaluate(max_new_tokens=10),
 )

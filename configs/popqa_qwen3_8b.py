@@ -27,7 +27,10 @@ iterative RPO renewed once a pass; NTP on answers only beside the paper's system
 every claim about negatives.
 """
 
+from dataclasses import replace
+
 from pretrainrl_jax.config import (
+    OBJECTIVES,
     Checkpoint,
     Config,
     Corpus,
@@ -36,14 +39,14 @@ from pretrainrl_jax.config import (
     Mesh,
     Mine,
     Model,
-    Objective,
-    Objectives,
     Optimizer,
     Pretrain,
     Train,
 )
 
-RATE = 3e-5
+slower = {
+    name: replace(of, learning_rate=3e-5, dpo=replace(of.dpo, beta=0.1)) for name, of in OBJECTIVES.items()
+}
 
 config = Config(
     name="PopQA",
@@ -56,22 +59,7 @@ config = Config(
     mine=Mine(
         template="few_shot", sources=("pool",), beams=20, max_new_tokens=16, batch=128, negatives=5, pool=20
     ),
-    objectives=Objectives(
-        ntp=Objective(question_weight=1.0, answer_weight=1.0, learning_rate=RATE),
-        ntp_answer=Objective(answer_weight=1.0, learning_rate=RATE),
-        dpo=Objective(preference=1.0, beta=0.1, learning_rate=RATE),
-        rpo=Objective(
-            answer_mean_weight=1.0,
-            preference=1.0,
-            beta=0.1,
-            learning_rate=RATE,
-            refresh_every=98,
-            reference="renewed",
-        ),
-        pretrainrl=Objective(
-            question_weight=1.0, answer_weight=1.0, preference=1.0, beta=0.1, learning_rate=RATE
-        ),
-    ),
+    objectives=slower | {"rpo": replace(slower["rpo"], refresh_every=98)},
     train=Train(
         systems=("dpo", "ntp", "ntp_answer", "rpo", "pretrainrl"),
         template="bare",

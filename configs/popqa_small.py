@@ -16,19 +16,17 @@ The learning rates are those that did best on held-out wordings, of the same gri
 from dataclasses import replace
 
 from pretrainrl_jax.config import (
+    OBJECTIVES,
     Config,
     Corpus,
     Evaluate,
     Facts,
     Mine,
     Model,
-    Objectives,
     Pretrain,
     Tokenizer,
     Train,
 )
-
-default = Objectives()
 
 config = Config(
     name="PopQA (from scratch)",
@@ -38,13 +36,13 @@ config = Config(
     model=Model(width=160, layers=3, heads=5, kv_heads=5, head_width=32, mlp_width=480),
     pretrain=Pretrain(rows=4),
     mine=Mine(max_new_tokens=10),
-    objectives=replace(
-        default,
-        dpo=replace(default.dpo, learning_rate=3e-4),
-        ntp=replace(default.ntp, learning_rate=3e-4),
-        rpo=replace(default.rpo, refresh_every=120),
-        pretrainrl=replace(default.pretrainrl, learning_rate=3e-4),
-    ),
+    objectives=OBJECTIVES
+    | {
+        "dpo": replace(OBJECTIVES["dpo"], learning_rate=3e-4),
+        "ntp": replace(OBJECTIVES["ntp"], learning_rate=3e-4),
+        "rpo": replace(OBJECTIVES["rpo"], refresh_every=120),
+        "pretrainrl": replace(OBJECTIVES["pretrainrl"], learning_rate=3e-4),
+    },
     train=Train(questions=32, row_length=256),
     evaluate=Evaluate(max_new_tokens=10),
 )

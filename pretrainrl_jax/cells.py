@@ -4,7 +4,7 @@ import itertools
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from pretrainrl_jax.config import Config, Objective, Sweep
+from pretrainrl_jax.config import Config, Sweep
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,13 @@ def _with(config: Config, axis: str, value: Any) -> Config:
         return replace(config, seed=value)
     if axis in ("negatives", "beams"):
         return replace(config, mine=replace(config.mine, **{axis: value}))
-    changed = {}
-    for item in fields(config.objectives):
-        of: Objective = getattr(config.objectives, item.name)
+    changed = dict(config.objectives)
+    for name, of in config.objectives.items():
         if axis == "learning_rate":
-            of = replace(of, learning_rate=value)
-        elif of.preference and axis == "beta":
-            of = replace(of, beta=value)
-        elif of.preference:
-            weights = ("question_weight", "answer_weight", "answer_mean_weight")
-            of = replace(of, **{name: value * getattr(of, name) for name in weights})
-        changed[item.name] = of
-    return replace(config, objectives=replace(config.objectives, **changed))
+            changed[name] = replace(of, learning_rate=value)
+        elif axis == "beta" and of.dpo.weight:
+            changed[name] = replace(of, dpo=replace(of.dpo, beta=value))
+        elif axis == "ntp_weight" and of.contrasts:
+            scaled = {weight: value * old for weight, old in of.ntp.coefficients.items()}
+            changed[name] = replace(of, ntp=replace(of.ntp, **scaled))
+    return replace(config, objectives=changed)

@@ -4,13 +4,14 @@ A configuration file is a Python file that defines `config`, a `Config`. Each fi
 the command line as `--section.key=value`; the text behind a field is its help.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 
-def setting(default: Any, doc: str) -> Any:
-    """A dataclass field with its help text."""
-    return field(default=default, metadata={"doc": doc})
+def setting(default: Any, doc: str, shown: str = "") -> Any:
+    """A dataclass field with its help text, and what formulas call it."""
+    return field(default=default, metadata={"doc": doc, "shown": shown})
 
 
 @dataclass(frozen=True)
@@ -222,17 +223,50 @@ class Mine:
 
 
 @dataclass(frozen=True)
-class Objective:
-    """question_weight * NTP(question) + answer_weight * NTP(gold) + answer_mean_weight * NTP(gold) a token
-    + preference * DPO(beta)."""
+class Term:
+    """A named part of a loss, a file of objectives/. Settings whose default is 0 are its weights, the others
+    say how it is computed; with all weights 0 it is no part of the loss."""
 
-    question_weight: float = setting(0.0, "weight of next-token prediction on question tokens")
-    answer_weight: float = setting(0.0, "weight of next-token prediction on gold answer tokens")
-    answer_mean_weight: float = setting(
-        0.0, "weight of the gold answer's loss averaged over its tokens (iterative RPO)"
+    @property
+    def coefficients(self) -> dict[str, float]:
+        """The weights that are not 0 and what goes with them, by name; empty for a term that is not there."""
+        values = {item.name: (getattr(self, item.name), item.default) for item in fields(self)}
+        weighs = any(value and not default for value, default in values.values())
+        return {name: value for name, (value, default) in values.items() if weighs and (value or default)}
+
+
+@dataclass(frozen=True)
+class Ntp(Term):
+    """Next-token prediction (objectives/ntp.py)."""
+
+    question: float = setting(0.0, "weight of the loss on question tokens", "NTP(question)")
+    answer: float = setting(0.0, "weight of the loss on answer tokens", "NTP(answer)")
+    answer_mean: float = setting(
+        0.0,
+        "weight of the loss on answer tokens, averaged over those of each answer (as in iterative RPO)",
+        "NTP(answer) per token",
     )
-    preference: float = setting(0.0, "weight of DPO against the mined negatives")
-    beta: float = setting(0.1, "beta of DPO")
+
+
+@dataclass(frozen=True)
+class Dpo(Term):
+    """Direct preference optimisation against the mined negatives (objectives/dpo.py)."""
+
+    weight: float = setting(0.0, "weight of DPO against the mined negatives", "DPO")
+    beta: float = setting(0.1, "beta of DPO", "β")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a system minimises, a sum of terms, and how; a field for each term."""
+
+    label: str = setting("", "what tables and charts call it; empty: its name")
+    words: str = setting("", "what sentences call it; empty: the label")
+    above: tuple[str, ...] = setting(
+        (), "objectives that a paper reports below this one: sentences of the report check that"
+    )
+    ntp: Ntp = Ntp()
+    dpo: Dpo = Dpo()
     learning_rate: float = setting(1e-3, "peak learning rate")
     refresh_every: int = setting(0, "mine again from the current policy every n updates; 0 mines once")
     reference: Literal["base", "renewed"] = setting(
@@ -241,21 +275,45 @@ class Objective:
         "iterative RPO)",
     )
 
+    @property
+    def terms(self) -> dict[str, Term]:
+        """Every term by its name, those that are no part of the loss included."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Term)}
 
-@dataclass(frozen=True)
-class Objectives:
-    ntp: Objective = Objective(question_weight=1.0, answer_weight=1.0)
-    ntp_answer: Objective = Objective(answer_weight=1.0)
-    ntp_weighted: Objective = Objective(question_weight=1.0, answer_weight=3.0)
-    dpo: Objective = Objective(preference=1.0)
-    rpo: Objective = Objective(answer_mean_weight=1.0, preference=1.0, refresh_every=80, reference="renewed")
-    pretrainrl: Objective = Objective(question_weight=1.0, answer_weight=1.0, preference=1.0, beta=1.0)
+    @property
+    def coefficients(self) -> dict[str, dict[str, float]]:
+        """Of each term that is part of the loss its coefficients by name."""
+        return {name: found for name, term in self.terms.items() if (found := term.coefficients)}
+
+    @property
+    def contrasts(self) -> bool:
+        """A term compares answers with each other, so that negatives are needed."""
+        return bool(self.dpo.weight)
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "dpo": Objective("DPO alone", dpo=Dpo(1.0)),
+    "ntp": Objective("NTP", "NTP on question + answer", ntp=Ntp(1.0, 1.0)),
+    "ntp_answer": Objective("NTP (answers only)", "NTP on answers only", ntp=Ntp(answer=1.0)),
+    "ntp_weighted": Objective("NTP (weighted)", "answer-weighted NTP", ntp=Ntp(1.0, 3.0)),
+    "rpo": Objective(
+        "Iterative RPO",
+        "iterative RPO",
+        ntp=Ntp(answer_mean=1.0),
+        dpo=Dpo(1.0),
+        refresh_every=80,
+        reference="renewed",
+    ),
+    "pretrainrl": Objective("PretrainRL", above=("ntp", "rpo"), ntp=Ntp(1.0, 1.0), dpo=Dpo(1.0, beta=1.0)),
+}
+"""Those of the paper and its controls, in the order in which a report tells them."""
 
 
 @dataclass(frozen=True)
 class Train:
     systems: tuple[str, ...] = setting(
-        ("dpo", "ntp", "ntp_answer", "ntp_weighted", "rpo", "pretrainrl"),
+        tuple(OBJECTIVES),
         "objectives to train, each from the base model, comma-separated",
     )
     template: Literal["bare", "few_shot"] = setting("bare", "how the question is put to the model")
@@ -284,6 +342,11 @@ class Evaluate:
         "exact", "an answer is right if, normalised, it equals a true answer, or if it contains one"
     )
     bins: int = setting(5, "popularity bins of equal size")
+    every_updates: int = setting(0, "evaluate while training on a sample, every n updates; 0: off")
+    sample: int = setting(200, "questions of that sample, and as many texts")
+    choose: Literal["last", "acc", "text_nll"] = setting(
+        "last", "which evaluated update a system's checkpoint is: the last, or the one best on the sample"
+    )
 
 
 @dataclass(frozen=True)
@@ -333,9 +396,9 @@ class Sweep:
 
     seed: tuple[int, ...] = setting((), "seeds: a base model for each; the table has means and spread")
     ntp_weight: tuple[float, ...] = setting(
-        (), "lambda: factors on the NTP weights of the objectives that have a preference term"
+        (), "lambda: factors on the NTP weights of the objectives that have a term with negatives"
     )
-    beta: tuple[float, ...] = setting((), "beta of those objectives")
+    beta: tuple[float, ...] = setting((), "beta of the objectives that have a DPO term")
     learning_rate: tuple[float, ...] = setting((), "peak learning rates of all objectives")
     negatives: tuple[int, ...] = setting((), "mine.negatives")
     beams: tuple[int, ...] = setting((), "mine.beams")
@@ -359,7 +422,7 @@ class Config:
     optimizer: Optimizer = Optimizer()
     pretrain: Pretrain = Pretrain()
     mine: Mine = Mine()
-    objectives: Objectives = Objectives()
+    objectives: Mapping[str, Objective] = field(default_factory=lambda: dict(OBJECTIVES))
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     harness: Harness = Harness()

@@ -16,17 +16,17 @@ import shlex
 import sys
 import traceback
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from pretrainrl_jax import settings
 from pretrainrl_jax.cells import cells
-from pretrainrl_jax.config import Config
+from pretrainrl_jax.config import Config, Objective
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.training.interrupts import Interrupted, termination_interrupts
-from pretrainrl_jax.workdir import check_workdir, read_workdir
+from pretrainrl_jax.workdir import RENAMED, check_workdir, objective_names, read_workdir
 
 VERBS = {
     "run": "every stage in order; what is finished in the workdir is skipped (the default)",
@@ -248,12 +248,17 @@ def parse(verb: str, arguments: Sequence[str]) -> tuple[argparse.Namespace, Conf
     )
     parser.add_argument("--quiet", action="store_true", help="print results and errors alone")
     parser.add_argument("--verbose", action="store_true", help="print compile times and every file saved too")
-    every = settings.fields_of(Config())
+    named = objective_names(word.removeprefix("--").partition("=")[0] for word in arguments)
+    default = Config()
+    default = dataclasses.replace(
+        default, objectives={**dict.fromkeys(named, Objective()), **default.objectives}
+    )
+    every = settings.fields_of(default)
     for name, item, value in every:
         shown = ",".join(value) if isinstance(value, tuple) else value
         doc = item.metadata["doc"].replace("%", "%%")
         values = "|".join(typing.get_args(item.type)) if typing.get_origin(item.type) is Literal else "VALUE"
-        parser.add_argument(f"--{name}", metavar=values, help=f"{doc} [{shown}]", default=None)
+        parser.add_argument(f"--{name}", dest=name, metavar=values, help=f"{doc} [{shown}]", default=None)
     options, unknown = parser.parse_known_args(arguments)
     for word in unknown:
         known = [name for name, _, _ in every] + ["config", "workdir", "platform", "quiet", "verbose"]
@@ -271,9 +276,16 @@ def parse(verb: str, arguments: Sequence[str]) -> tuple[argparse.Namespace, Conf
     goes_on = not options.config and verb not in ("run", "pretrain", "ask", "facts", "import", "export")
     goes_on &= not getattr(options, "compare", None) and not one_model
     config = read_workdir(options.workdir) if goes_on else read_config(options.config)
+    known = list(config.objectives)
     for name, item, _ in every:
         if (text := getattr(options, name)) is not None:
             config = settings.replace_value(config, name, settings.parse_value(name, text, item.type))
+    for name in config.objectives:
+        if name not in known and name not in config.train.systems:
+            raise InputError(
+                f"--objectives.{name}: there is no objective {name!r}{_nearest(name, known)} (a new one is "
+                "made where train.systems names it)"
+            )
     settings.validate(config)
     for cell in cells(config):
         settings.validate(cell.config)
@@ -281,6 +293,9 @@ def parse(verb: str, arguments: Sequence[str]) -> tuple[argparse.Namespace, Conf
 
 
 def _nearest(word: str, known: Any) -> str:
+    *of, key = word.split(".")
+    if key in RENAMED and of[:1] == ["objectives"]:
+        return f", did you mean {'.'.join([*of, RENAMED[key]])}?"
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     if not near:  # a key without its section, or in the wrong one
         last = word.rsplit(".", 1)[-1]
@@ -314,14 +329,19 @@ def read_config(path: str) -> Config:
     return found
 
 
-def _check_sections(file: Path, found: Any, default: Any, prefix: str = "") -> None:
-    for name, wanted in vars(default).items():
-        value = getattr(found, name)
-        if dataclasses.is_dataclass(wanted):
-            kind = type(wanted)
-            if not isinstance(value, kind):
-                raise InputError(f"{file}: {prefix}{name} is {value!r}: it must be a config.{kind.__name__}")
-            _check_sections(file, value, wanted, f"{prefix}{name}.")
+def _check_sections(file: Path, found: Any, default: Any, name: str = "") -> None:
+    if isinstance(default, Mapping):
+        if not isinstance(found, Mapping) or not all(isinstance(of, str) for of in found):
+            raise InputError(f"{file}: {name} is {found!r}: it must be a dict of config.Objective by name")
+        parts = [(of, value, Objective()) for of, value in found.items()]
+    elif dataclasses.is_dataclass(default):
+        if not isinstance(found, type(default)):
+            raise InputError(f"{file}: {name} is {found!r}: it must be a config.{type(default).__name__}")
+        parts = [(item, getattr(found, item), wanted) for item, wanted in vars(default).items()]
+    else:
+        return
+    for item, value, wanted in parts:
+        _check_sections(file, value, wanted, f"{name}.{item}".removeprefix("."))
 
 
 def _line_in(error: BaseException, file: Path) -> int:

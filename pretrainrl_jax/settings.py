@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+import re
 import typing
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pretrainrl_jax.config import Config, Objectives
+from pretrainrl_jax.config import OBJECTIVES, Config, Objective
 from pretrainrl_jax.errors import InputError
 
 
@@ -16,6 +18,9 @@ def fields_of(config: Any, prefix: str = "") -> list[tuple[str, dataclasses.Fiel
         value = getattr(config, item.name)
         if dataclasses.is_dataclass(value):
             found += fields_of(value, f"{prefix}{item.name}.")
+        elif isinstance(value, Mapping):
+            for name, inner in value.items():
+                found += fields_of(inner, f"{prefix}{item.name}.{name}.")
         else:
             found.append((prefix + item.name, item, value))
     return found
@@ -60,8 +65,10 @@ def _parse_one(text: str, kind: Any) -> Any:
 
 
 def replace_value(config: Any, name: str, value: Any) -> Any:
-    """The configuration with the dotted setting `name` changed."""
+    """The configuration with the dotted setting `name` changed; an objective that is not there is made."""
     first, _, rest = name.partition(".")
+    if isinstance(config, Mapping):
+        return {**config, first: replace_value(config.get(first, Objective()), rest, value)}
     if rest:
         value = replace_value(getattr(config, first), rest, value)
     return dataclasses.replace(config, **{first: value})
@@ -73,6 +80,11 @@ def validate(config: Config) -> None:
     Raises:
         InputError: for the first setting that is out of range.
     """
+    for name in config.objectives:  # the names of the settings below are made of them
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name == "base":
+            raise InputError(
+                f"objectives names {name!r}: it names folders, give letters, digits, _ and -; base is taken"
+            )
     values = {name: value for name, _, value in fields_of(config)}
     kinds = {name: item.type for name, item, _ in fields_of(config)}
     for name, value in values.items():
@@ -115,10 +127,21 @@ def validate(config: Config) -> None:
             )
     if config.model.head_width % 2:
         raise InputError(f"model.head_width is {config.model.head_width}: rotary embedding needs an even one")
-    known = [item.name for item in dataclasses.fields(Objectives)]
     for system in config.train.systems:
-        if system not in known:
-            raise InputError(f"train.systems names {system!r}: the objectives are {', '.join(known)}")
+        if system not in config.objectives:
+            known = ", ".join(config.objectives)
+            raise InputError(f"train.systems names {system!r}: the objectives are {known}")
+        if not config.objectives[system].coefficients:
+            raise InputError(f"objectives.{system} has no term: give {_weights(system)}")
+    for name, objective in config.objectives.items():
+        for other in objective.above:
+            if other not in {**OBJECTIVES, **config.objectives}:
+                raise InputError(f"objectives.{name}.above names {other!r}: there is no such objective")
+    if config.evaluate.choose != "last" and not config.evaluate.every_updates:
+        raise InputError(
+            f"evaluate.choose is {config.evaluate.choose}: evaluate while training (evaluate.every_updates), "
+            "or there is nothing to choose from"
+        )
     for source in config.mine.sources:
         if source not in MINE_SOURCES:
             raise InputError(f"mine.sources names {source!r}: the sources are {', '.join(MINE_SOURCES)}")
@@ -141,6 +164,13 @@ def validate(config: Config) -> None:
         )
 
 
+def _weights(objective: str) -> str:
+    """The settings of which one must not be 0."""
+    terms = fields_of(Objective(), f"objectives.{objective}.")
+    names = [name for name, item, _ in terms if name.count(".") == 3 and not item.default]
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
 MINE_SOURCES = ("beam", "pool", "popularity")
 POSITIVE = (
     "model.width", "model.layers", "model.heads", "model.kv_heads", "model.head_width", "model.mlp_width",
@@ -149,7 +179,7 @@ POSITIVE = (
     "pretrain.learning_rate", "pretrain.row_length", "pretrain.rows", "pretrain.accumulate",
     "mine.beams", "mine.max_new_tokens", "mine.batch", "mine.negatives", "mine.pool", "mine.popular_share",
     "train.passes", "train.questions", "train.row_length", "train.accumulate",
-    "evaluate.beams", "evaluate.max_new_tokens", "evaluate.batch", "evaluate.bins",
+    "evaluate.beams", "evaluate.max_new_tokens", "evaluate.batch", "evaluate.bins", "evaluate.sample",
     "harness.tokens", "checkpoint.keep", "checkpoint.shard_questions",
 )  # fmt: skip
 INFERRED = ("mesh.data", "mesh.fsdp", "mesh.tensor")

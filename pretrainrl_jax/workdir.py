@@ -7,15 +7,15 @@ import os
 import socket
 import sys
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from pretrainrl_jax import settings
 from pretrainrl_jax.atomic import write_json
-from pretrainrl_jax.config import Config
+from pretrainrl_jax.config import OBJECTIVES, Config, Objective
 from pretrainrl_jax.errors import InputError
 
 LOCK = "lock"
@@ -24,6 +24,17 @@ FREE = (
     "train.systems", "harness.", "export.", "checkpoint.", "sweep.", "optimizer.nonfinite",
     "mesh.", "hosts.", "platform.", "profile_steps",
 )  # fmt: skip
+SAMPLED = ("evaluate.every_updates", "evaluate.sample")  # free too, where nothing is chosen by the sample
+TOLD = ("label", "words", "above")  # of an objective, free too
+# What an objective's settings were called before each term had a name, and settings that came later.
+RENAMED = {
+    "question_weight": "ntp.question",
+    "answer_weight": "ntp.answer",
+    "answer_mean_weight": "ntp.answer_mean",
+    "preference": "dpo.weight",
+    "beta": "dpo.beta",
+}
+LATER = (*SAMPLED, "evaluate.choose")
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -34,9 +45,62 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def resolved(config: Config) -> dict[str, Any]:
-    """A configuration as JSON holds it."""
+def resolved(config: Config | Objective) -> dict[str, Any]:
+    """A configuration, or a part of it, as JSON holds it."""
     return json.loads(json.dumps(asdict(config)))
+
+
+def free(name: str, values: Mapping[str, Any]) -> bool:
+    """Whether no finished stage depends on a setting, given all of them, flat: it may change in a workdir."""
+    if name in SAMPLED:
+        return values.get("evaluate.choose", "last") == "last"
+    told = name.startswith("objectives.") and name.rpartition(".")[2] in TOLD
+    return told or name.startswith(FREE)
+
+
+def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat settings, as any version wrote them, with this version's names; what came later has its default.
+
+    An older version told its objectives in the order of `OBJECTIVES`, in whichever it stored them.
+    """
+    defaults = flat(resolved(Config()))
+    found = {name: defaults[name] for name in LATER} | {_renamed(n): value for n, value in values.items()}
+    names = objective_names(found)
+    if not found.keys() >= values.keys():
+        names.sort(key=[*OBJECTIVES, *names].index)
+    for of in names:
+        told = {item: getattr(OBJECTIVES.get(of, Objective()), item) for item in TOLD}
+        own = flat(resolved(Objective(**told)), f"objectives.{of}.")
+        own |= {name: found.pop(name) for name in [*found] if name.startswith(f"objectives.{of}.")}
+        found |= own
+    return found
+
+
+def _renamed(name: str) -> str:
+    section, _, rest = name.partition(".")
+    of, _, key = rest.partition(".")
+    return f"objectives.{of}.{RENAMED[key]}" if section == "objectives" and key in RENAMED else name
+
+
+def objective_names(values: Iterable[str]) -> list[str]:
+    """The objectives that dotted names of settings are of."""
+    parts = (name.split(".") for name in values if name.startswith("objectives."))
+    return list(dict.fromkeys(part[1] for part in parts if len(part) > 2))
+
+
+def read_settings(config: Config, values: Mapping[str, Any], under: str = "") -> Config:
+    """The configuration with the settings whose names begin so as flat JSON holds them.
+
+    Raises:
+        KeyError, TypeError: for one that is not there, or no list where one must be.
+    """
+    names = [name for name in objective_names(values) if name not in config.objectives]
+    config = replace(config, objectives={**config.objectives, **{name: Objective() for name in names}})
+    for name, item, _ in settings.fields_of(config):
+        if name.startswith(under):
+            value = tuple(values[name]) if typing.get_origin(item.type) is tuple else values[name]
+            config = settings.replace_value(config, name, value)
+    return config
 
 
 def shown_differences(before: dict[str, Any], now: dict[str, Any]) -> str:
@@ -58,25 +122,20 @@ def read_workdir(workdir: Path) -> Config:
     path = workdir / "config.json"
     if not path.is_file():
         raise InputError(f"{workdir} is no workdir (it has no config.json): run `pretrain` or `run` first")
-    config = Config()
     try:
         # A workdir may be older than a setting that no stage depends on.
-        stored = {name: value for name, value in flat(resolved(config)).items() if name.startswith(FREE)}
-        stored |= flat(json.loads(path.read_text()))
-        for name, item, _ in settings.fields_of(config):
-            value = tuple(stored[name]) if typing.get_origin(item.type) is tuple else stored[name]
-            config = settings.replace_value(config, name, value)
+        stored = {name: v for name, v in flat(resolved(Config())).items() if name.startswith(FREE)}
+        return read_settings(Config(objectives={}), stored | upgraded(flat(json.loads(path.read_text()))))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
             f"{path} is not the JSON of this version's settings: choose another workdir"
         ) from None
-    return config
 
 
 def check_workdir(workdir: Path, config: Config, create: bool) -> bool:
     """Whether the workdir's config.json is still to be written; nothing is.
 
-    Where a run stopped before it left anything, the workdir is taken over.
+    Where a run stopped before it left anything, the workdir is taken over. Objectives may come and go.
 
     Raises:
         InputError: if it belongs to another configuration (the differences are shown), or is not there.
@@ -93,12 +152,13 @@ def check_workdir(workdir: Path, config: Config, create: bool) -> bool:
     if create and {p.name for p in workdir.iterdir()} <= {path.name, LOCK}:
         return True
     try:
-        before = flat(json.loads(path.read_text()))
+        before = upgraded(flat(json.loads(path.read_text())))
     except (ValueError, AttributeError):
         raise InputError(f"{path} is not the JSON of a configuration: choose another --workdir") from None
     now = flat(resolved(config))
+    in_one = set(objective_names(before)) ^ set(objective_names(now))
     for name in {*before, *now}:
-        if name.startswith(FREE):
+        if free(name, now) or in_one.intersection(objective_names([name])):
             before[name] = now[name] = None
     if differ := shown_differences(before, now):
         raise InputError(f"{workdir} belongs to another configuration: {differ}. Choose another --workdir")
@@ -113,7 +173,11 @@ def prepare_workdir(workdir: Path, config: Config, create: bool) -> None:
     """
     path = workdir / "config.json"
     new = check_workdir(workdir, config, create)
-    if new or (create and json.loads(path.read_text()) != resolved(config)):  # what may change has changed
+    stored = {} if new else json.loads(path.read_text())
+    if stored:  # an objective that was trained here stays known, with its coefficients
+        had = read_settings(Config(objectives={}), upgraded(flat(stored)), "objectives.").objectives
+        config = replace(config, objectives={**config.objectives, **had, **config.objectives})
+    if new or (create and stored != resolved(config)):  # what may change has changed
         with _refused_writing(workdir):
             write_json(path, resolved(config))
 

@@ -57,13 +57,19 @@ def test_a_full_scale_configuration_has_the_papers_settings(name: str):
     assert (config.optimizer.weight_decay, config.train.passes) == (0.1, PASSES[kind])
     assert (config.evaluate.template, config.evaluate.beams) == ("few_shot", 50)
     for system in config.train.systems:
-        objective = getattr(config.objectives, system)
+        objective = config.objectives[system]
         assert objective.learning_rate == RATES[kind]
-        assert objective.beta == 0.1
-    full = config.objectives.pretrainrl
-    assert (full.question_weight, full.answer_weight, full.preference) == (1, 1, 1)
-    rpo = config.objectives.rpo
-    assert (rpo.answer_mean_weight, rpo.preference, rpo.reference) == (1, 1, "renewed")
+        assert objective.dpo.beta == 0.1
+    dpo = {"weight": 1, "beta": 0.1}
+    assert {system: config.objectives[system].coefficients for system in config.train.systems} == {
+        "dpo": {"dpo": dpo},
+        "ntp": {"ntp": {"question": 1, "answer": 1}},
+        "ntp_answer": {"ntp": {"answer": 1}},
+        "rpo": {"ntp": {"answer_mean": 1}, "dpo": dpo},
+        "pretrainrl": {"ntp": {"question": 1, "answer": 1}, "dpo": dpo},
+    }
+    rpo = config.objectives["rpo"]
+    assert rpo.reference == "renewed"
     assert rpo.refresh_every > 0
     assert {"dpo", "ntp", "ntp_answer", "rpo", "pretrainrl"} == set(config.train.systems)
     assert "ntp_answer" in config.train.systems  # the control of every claim about negatives

@@ -9,7 +9,7 @@ import pytest
 from small import data
 from tiny import call, complaint, python
 
-from pretrainrl_jax.config import Config
+from pretrainrl_jax.config import OBJECTIVES, Config, Dpo, Ntp, Objective
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.vocabulary import save_tokenizer, train_tokenizer
 from pretrainrl_jax.main import VERBS, default_config, main, parse, tokenizer_size
@@ -56,7 +56,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "infinity": (["--optimizer.clip=inf"], ["--optimizer.clip=inf", "must be a number"]),
     "true or false": (["--model.tied=maybe"], ["--model.tied=maybe", "true or false"]),
     "one of": (["--model.dtype=float16"], ["--model.dtype=float16", "one of float32, bfloat16"]),
-    "unknown system": (["--train.systems=ntp,grpo"], ["'grpo'", "ntp, ntp_answer, ntp_weighted, dpo"]),
+    "unknown system": (["--train.systems=ntp,grpo"], ["'grpo'", "dpo, ntp, ntp_answer, ntp_weighted"]),
     "unknown platform": (["--platform=quantum"], ["--platform", "'quantum'", "'tpu'"]),
     "no configuration file": (["--config={here}/none.py"], ["{here}/none.py", "--config"]),
     "folder as configuration": (["--config={here}"], ["{here}", "--config"]),
@@ -82,6 +82,63 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
         ["--config={here}/inner.py"],
         ["objectives.dpo is 3", "config.Objective"],
     ),
+    "objectives of a wrong type": (
+        ["--config={here}/objectives.py"],
+        ["objectives is 3", "dict of config.Objective"],
+    ),
+    "term of a wrong type": (
+        ["--config={here}/term.py"],
+        ["{here}/term.py: objectives.mine.dpo is 1.0", "config.Dpo"],
+    ),
+    "objective whose name is a number": (
+        ["--config={here}/named.py"],
+        ["objectives is {{3: ", "dict of config.Objective by name"],
+    ),
+    "objective with a name for no folder": (
+        ["--objectives.a/b.dpo.weight=1", "--train.systems=a/b"],
+        ["objectives names 'a/b'", "letters, digits"],
+    ),
+    "objective with the base model's name": (
+        ["--objectives.base.dpo.weight=1", "--train.systems=base"],
+        ["objectives names 'base'"],
+    ),
+    "mistyped objective": (
+        ["--objectives.pretrianrl.dpo.weight=2"],
+        ["there is no objective 'pretrianrl', did you mean pretrainrl?"],
+    ),
+    "objective that is not trained": (
+        ["--objectives.mine.dpo.weight=2", "--objectives.mine.ntp.answer", "1"],
+        ["there is no objective 'mine' (", "where train.systems names it"],
+    ),
+    "mistyped key of a new objective": (
+        ["--objectives.mine.dpo.weihgt=2", "--train.systems=mine"],
+        ["--objectives.mine.dpo.weihgt", "did you mean objectives.mine.dpo.weight?"],
+    ),
+    "objective without a term": (
+        ["--objectives.mine.dpo.beta=2", "--objectives.mine.dpo.weight=0", "--train.systems=ntp,mine"],
+        [
+            "objectives.mine has no term: give objectives.mine.ntp.question, objectives.mine.ntp.answer, "
+            "objectives.mine.ntp.answer_mean or objectives.mine.dpo.weight"
+        ],
+    ),
+    "objective above none": (["--objectives.rpo.above=npt"], ["objectives.rpo.above names 'npt'"]),
+    "nothing to choose from": (
+        ["--evaluate.choose=acc"],
+        ["evaluate.choose is acc", "evaluate.every_updates"],
+    ),
+    **{
+        f"{old}, as it was called": (
+            [f"--objectives.rpo.{old}=1"],
+            [f"unknown setting --objectives.rpo.{old}, did you mean objectives.rpo.{new}?"],
+        )
+        for old, new in (
+            ("question_weight", "ntp.question"),
+            ("answer_weight", "ntp.answer"),
+            ("answer_mean_weight", "ntp.answer_mean"),
+            ("preference", "dpo.weight"),
+            ("beta", "dpo.beta"),
+        )
+    },
     "value of a wrong type": (["--config={here}/value.py"], ["world.facts is '60'", "a whole number"]),
     "bool for a number": (["--config={here}/bool.py"], ["model.width is True", "a whole number"]),
     "text for a list": (["--config={here}/text.py"], ["train.systems is 'ntp'", "comma-separated names"]),
@@ -184,7 +241,10 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "empty.py": "settings = 1\n",
         "number.py": "config = 1\n",
         "section.py": imports + "config = Config(world=3)\n",
-        "inner.py": imports + "config = Config(objectives=Objectives(dpo=3))\n",
+        "inner.py": imports + "config = Config(objectives={'dpo': 3})\n",
+        "objectives.py": imports + "config = Config(objectives=3)\n",
+        "term.py": imports + "config = Config(objectives={'mine': Objective(dpo=1.0)})\n",
+        "named.py": imports + "config = Config(objectives={3: Objective()})\n",
         "value.py": imports + "config = Config(world=World(facts='60'))\n",
         "bool.py": imports + "config = Config(model=Model(width=True))\n",
         "text.py": imports + "config = Config(train=Train(systems='ntp'))\n",
@@ -409,7 +469,8 @@ OVERRIDES = [
     ("pretrain.epochs", "0.5", 0.5),
     ("pretrain.learning_rate", "1e-4", 1e-4),
     ("mine.min_probability", "1", 1.0),
-    ("objectives.pretrainrl.beta", "0.5", 0.5),
+    ("objectives.pretrainrl.dpo.beta", "0.5", 0.5),
+    ("objectives.pretrainrl.above", "dpo", ("dpo",)),
     ("train.systems", "dpo, ntp", ("dpo", "ntp")),
     ("train.systems", "", ()),
 ]
@@ -428,6 +489,32 @@ def test_an_override_changes_its_setting_and_no_other(
     assert unchanged[name] != value
     assert changed == unchanged | {name: value}
     assert type(changed[name]) is type(value)
+
+
+def test_an_objective_of_ones_own_from_the_command_line_or_a_file(tmp_path: Path) -> None:
+    weights = ["--objectives.mine.dpo.weight=2", "--objectives.mine.ntp.answer", "0.5"]
+    _, config = parse("run", [*weights, "--train.systems=mine,ntp"])
+    mine = Objective(ntp=Ntp(answer=0.5), dpo=Dpo(weight=2.0))
+    assert config.objectives == {**OBJECTIVES, "mine": mine}
+    assert mine.coefficients == {"ntp": {"answer": 0.5}, "dpo": {"weight": 2.0, "beta": 0.1}}
+    assert mine.contrasts
+    assert not OBJECTIVES["ntp"].contrasts
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from pretrainrl_jax.config import *\n"
+        "config = Config(objectives={'first-1': Objective('First', ntp=Ntp(answer=1.0))},"
+        " train=Train(systems=('first-1',)))\n"
+    )
+    words = ["--config", str(file), "--objectives.first-1.dpo.weight=3", "--objectives.rpo.dpo.weight=1"]
+    assert complaint(call("run", *words)).startswith("--objectives.rpo: there is no objective 'rpo' (")
+    _, config = parse("run", words[:3])
+    assert config.objectives == {"first-1": Objective("First", ntp=Ntp(answer=1.0), dpo=Dpo(3.0))}
+
+
+def test_a_weight_of_zero_is_no_term() -> None:
+    assert Objective(ntp=Ntp(0.0, 0, 0.0), dpo=Dpo(0.0, beta=0.5)).coefficients == {}
+    assert Dpo(1.0, beta=0.0).coefficients == {"weight": 1.0, "beta": 0.0}
+    assert Ntp(answer_mean=2.0).coefficients == {"answer_mean": 2.0}
 
 
 def test_the_default_is_the_quickstart() -> None:

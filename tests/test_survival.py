@@ -233,13 +233,13 @@ def test_a_checkpoint_of_another_configuration_is_refused(
     words = stopped(workdir, "train/pretrainrl", 2, monkeypatch)
     path = workdir / "config.json"
     settings = json.loads(path.read_text())
-    settings["objectives"]["pretrainrl"]["beta"] = 0.25
+    settings["objectives"]["pretrainrl"]["dpo"]["beta"] = 0.25
     path.write_text(json.dumps(settings))
     ran = call(*words)
     said = complaint(ran._replace(err=ran.err.splitlines()[-1] + "\n"))
-    assert "of another run: objectives.pretrainrl.beta was 1.0, now 0.25. Choose another --workdir" in said
+    assert "of another run: objectives.pretrainrl.dpo.beta was 1.0, now 0.25. Choose another" in said
     trees = read_trees(workdir / "mined" / "trees.array_record")
-    settings["objectives"]["pretrainrl"]["beta"] = 1.0
+    settings["objectives"]["pretrainrl"]["dpo"]["beta"] = 1.0
     path.write_text(json.dumps(settings))
     write_trees(workdir / "mined" / "trees.array_record", trees[:-1])
     assert "of another run: data was " in call(*words).err

@@ -42,19 +42,13 @@ def test_values_stand_where_they_belong_and_nowhere_else() -> None:
     config, default = cell.config, Config()
     assert (config.seed, config.mine.negatives, config.mine.beams) == (7, 2, 9)
     assert config.sweep == Sweep()
-    for name in (
-        "ntp",
-        "ntp_answer",
-        "ntp_weighted",
-    ):  # without a preference term there is no lambda, no beta
-        assert getattr(config.objectives, name) == replace(
-            getattr(default.objectives, name), learning_rate=1e-4
-        )
+    for name in ("ntp", "ntp_answer", "ntp_weighted"):  # without negatives there is no lambda, no beta
+        assert config.objectives[name] == replace(default.objectives[name], learning_rate=1e-4)
     for name in ("dpo", "rpo", "pretrainrl"):
-        before, now = getattr(default.objectives, name), getattr(config.objectives, name)
-        assert (now.beta, now.learning_rate, now.preference) == (0.3, 1e-4, before.preference)
-        for weight in ("question_weight", "answer_weight", "answer_mean_weight"):
-            assert getattr(now, weight) == 0.5 * getattr(before, weight)
+        before, now = default.objectives[name], config.objectives[name]
+        assert (now.dpo.beta, now.learning_rate, now.dpo.weight) == (0.3, 1e-4, before.dpo.weight)
+        for weight in ("question", "answer", "answer_mean"):
+            assert getattr(now.ntp, weight) == 0.5 * getattr(before.ntp, weight)
     rest = {"objectives": default.objectives, "mine": default.mine, "seed": 0}
     assert replace(config, **rest) == default
 
@@ -125,7 +119,7 @@ def test_a_cell_is_what_a_run_of_its_own_is(
     cell, alone = swept[0] / "cells" / NAMES[2], tmp_path / "alone"
     ran = call(
         "run", "--config", tiny_config, "--workdir", alone, "--mine.negatives=2",
-        "--objectives.pretrainrl.question_weight=1", "--objectives.pretrainrl.answer_weight=1",
+        "--objectives.pretrainrl.ntp.question=1", "--objectives.pretrainrl.ntp.answer=1",
     )  # fmt: skip
     assert ran.code == 0, ran.err
     for stage in tiny.STAGES:

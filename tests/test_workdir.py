@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny import python
 
-from pretrainrl_jax.config import Config, World
+from pretrainrl_jax.config import OBJECTIVES, Config, Evaluate, Ntp, Objective, World
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.settings import replace_value
 from pretrainrl_jax.workdir import check_workdir, locked, prepare_workdir, read_workdir, shown_differences
@@ -42,6 +42,32 @@ def test_what_is_no_configuration_is_said(text: str, made: Path) -> None:
 )
 def test_what_no_result_depends_on_may_change(name: str, value: object, made: Path) -> None:
     assert check_workdir(made, replace_value(Config(seed=3), name, value), create=True) is False
+
+
+def test_objectives_may_be_added_and_stay_known(made: Path) -> None:
+    mine = Objective("Mine", ntp=Ntp(answer=0.5))
+    more = Config(seed=3, objectives={"mine": mine, **OBJECTIVES})
+    prepare_workdir(made, more, create=True)
+    assert list(read_workdir(made).objectives) == ["mine", *OBJECTIVES]
+    prepare_workdir(made, Config(seed=3), create=True)  # says nothing of it
+    assert read_workdir(made) == more
+    told = {**more.objectives, "mine": replace(mine, label="Ours", above=("ntp",))}
+    prepare_workdir(made, replace(more, objectives=told), create=True)
+    assert read_workdir(made).objectives["mine"].label == "Ours"
+    with pytest.raises(InputError, match=r"objectives\.mine\.ntp\.answer was 0\.5, now 0\.7\. Choose"):
+        check_workdir(made, replace_value(more, "objectives.mine.ntp.answer", 0.7), create=True)
+
+
+def test_how_a_checkpoint_is_chosen_may_not_change(made: Path) -> None:
+    sampled = replace(Config(seed=3), evaluate=Evaluate(every_updates=5, sample=9))
+    assert check_workdir(made, sampled, create=True) is False
+    chosen = replace_value(sampled, "evaluate.choose", "acc")
+    with pytest.raises(InputError, match=r"evaluate\.choose was 'last', now 'acc'"):
+        check_workdir(made, chosen, create=True)
+    prepare_workdir(made / "other", chosen, create=True)
+    (made / "other" / "metrics.jsonl").touch()
+    with pytest.raises(InputError, match=r"evaluate\.sample was 9, now 8"):
+        check_workdir(made / "other", replace_value(chosen, "evaluate.sample", 8), create=True)
 
 
 def test_the_first_differences_are_shown(made: Path) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from pretrainrl_jax.config import Config
-from pretrainrl_jax.workdir import FREE, flat, resolved
+from pretrainrl_jax.workdir import flat, free, resolved
 
 PRETRAINING = (
     "seed", "facts.", "world.", "corpus.", "tokenizer.", "model.", "optimizer.", "pretrain.",
@@ -21,14 +21,18 @@ def settings_of(config: Config, stage: str) -> dict[str, Any]:
         stage: "pretrain", "mine", "train/<system>" or "evaluate/<system>"; the system may be "base".
     """
     kind, _, system = stage.partition("/")
-    objective = getattr(config.objectives, system, None)
+    objective = config.objectives.get(system)
     wanted: list[str] = [*PRETRAINING]
-    # An objective without a preference term sees no negatives.
-    if kind == "mine" or (objective and objective.preference):
+    if kind == "mine" or (objective and objective.contrasts):
         wanted += MINING
     if objective:
-        wanted += ["train.", f"objectives.{system}."]
+        chosen = config.evaluate.choose != "last"
+        wanted += ["train.", f"objectives.{system}.", "evaluate." if chosen else "evaluate.choose"]
     if kind == "evaluate":
         wanted += ["evaluate.", "train.row_length"]
-    found = {name: value for name, value in flat(resolved(config)).items() if name.startswith(tuple(wanted))}
-    return {name: value for name, value in found.items() if not name.startswith(FREE)}
+    values = flat(resolved(config))
+    return {
+        name: value
+        for name, value in values.items()
+        if name.startswith(tuple(wanted)) and not free(name, values)
+    }

@@ -20,8 +20,12 @@ OTHERS = {  # of each setting the stages whose results change with it
     "train.passes": {"train/ntp", "train/dpo", "train/pretrainrl", "evaluate/ntp", "evaluate/pretrainrl"},
     "train.row_length": set(STAGES) - {"pretrain"},
     "objectives.ntp.learning_rate": {"train/ntp", "evaluate/ntp"},
-    "objectives.pretrainrl.beta": {"train/pretrainrl", "evaluate/pretrainrl"},
+    "objectives.pretrainrl.dpo.beta": {"train/pretrainrl", "evaluate/pretrainrl"},
     "evaluate.beams": {"evaluate/base", "evaluate/ntp", "evaluate/pretrainrl"},
+    "objectives.pretrainrl.label": set(),
+    "objectives.pretrainrl.above": set(),
+    "evaluate.every_updates": set(),
+    "evaluate.sample": set(),
     "train.systems": set(),
     "harness.limit": set(),
     "checkpoint.keep": set(),
@@ -35,7 +39,7 @@ OTHERS = {  # of each setting the stages whose results change with it
 def test_a_setting_changes_the_stages_that_depend_on_it(name: str) -> None:
     config = Config()
     value = {n: v for n, _, v in fields_of(config)}[name]
-    other = {str: "few_shot", int: 7, float: 0.07, tuple: (1.0, 2.0)}[type(value)]
+    other = {str: "few_shot", int: 7, float: 0.07, tuple: ("a", "b")}[type(value)]
     if name == "train.systems":
         other = ("ntp",)
     changed = replace_value(config, name, other)
@@ -58,14 +62,30 @@ def test_every_setting_matters_to_some_stage_or_is_known_not_to() -> None:
         "train.systems",
         "optimizer.nonfinite",
         "name",
+        "evaluate.every_updates",
+        "evaluate.sample",
     )
-    assert not {name for name in unread if not name.startswith(free)}
+    told = ("label", "words", "above")
+    assert not {name for name in unread if not name.startswith(free) and name.split(".")[-1] not in told}
+
+
+def test_where_a_checkpoint_is_chosen_training_depends_on_how_that_is_evaluated() -> None:
+    def differ(**changes: object) -> set[str]:
+        other = replace(config, evaluate=replace(config.evaluate, **changes))
+        return {s for s in STAGES if settings_of(config, s) != settings_of(other, s)}
+
+    trained = {stage for stage in STAGES if stage.startswith("train/")}
+    evaluated = {stage for stage in STAGES if stage.startswith("evaluate/")}
+    config = Config()
+    assert differ(choose="acc", every_updates=5) == trained | evaluated
+    config = replace(config, evaluate=replace(config.evaluate, choose="acc", every_updates=5))
+    for change in ({"choose": "text_nll"}, {"every_updates": 6}, {"sample": 9}, {"beams": 3}):
+        assert differ(**change) == trained | evaluated
 
 
 def test_an_objective_with_a_preference_sees_the_negatives() -> None:
     config = Config()
-    ntp = replace(config.objectives.ntp, preference=0.5)
-    with_preference = replace(config, objectives=replace(config.objectives, ntp=ntp))
+    with_preference = replace_value(config, "objectives.ntp.dpo.weight", 0.5)
     assert "mine.beams" not in settings_of(config, "train/ntp")
     assert "mine.beams" in settings_of(with_preference, "train/ntp")
 
