@@ -49,23 +49,23 @@ def train(context: Context) -> None:
 def train_system(context: Context, system: str) -> None:
     """Base model, trees, one compiled step; in each round falsehoods, rows, training; a checkpoint."""
     config, settings = context.config, context.config.train
-    objective: Objective = getattr(config.objectives, system)
+    objective: Objective = config.objectives[system]
     began = time.perf_counter()
     base = context.load(BASE)
     trees = read_mined(context, base)
     # What an objective ignores is dropped before packing: it would only be computed for nothing.
-    if objective.preference:
+    if objective.dpo.weight:
         refuse_unscored(trees)
     else:
         trees = [gold_only(tree) for tree in trees]
 
     step = compile_step(base.model, config.optimizer, settings.ntp_scale, context.mesh)
     weights = Weights(
-        objective.question_weight,
-        objective.answer_weight,
-        objective.preference,
-        objective.beta,
-        objective.answer_mean_weight,
+        objective.ntp.question,
+        objective.ntp.answer,
+        objective.dpo.weight,
+        objective.dpo.beta,
+        objective.ntp.answer_mean,
     )
     questions = {fact.id: fact.question for fact in context.trained}
     run = Run(
@@ -78,7 +78,7 @@ def train_system(context: Context, system: str) -> None:
         name=lambda tree: questions[tree.id],
         rate=f"objectives.{system}.learning_rate",
         shown={"true": "logp_gold"}  # log-probabilities: one is to rise, the other to fall
-        | ({"false": "logp_negative"} if objective.preference else {"loss": "loss"}),
+        | ({"false": "logp_negative"} if objective.dpo.weight else {"loss": "loss"}),
         screen=context.screen,
         command=context.command,
         profile=config.profile_steps,
@@ -138,7 +138,7 @@ def rounds(objective: Objective, facts: int, passes: int, updates: int) -> list[
     A round is cut by questions, not by rows, since later rounds' rows depend on what is mined then: it takes
     `refresh_every` updates to within the packing of its rows.
     """
-    if not objective.refresh_every or not objective.preference:
+    if not objective.refresh_every or not objective.dpo.weight:
         return [Round(0, 0.0, passes)]
     visits = passes * facts
     of_round = max(1, round(objective.refresh_every * visits / updates))
@@ -251,7 +251,7 @@ def refresh(
     began = time.perf_counter()
     with run.saving() as saver:  # mining may be interrupted
         saver.save(state, progress)
-    objective: Objective = getattr(context.config.objectives, system)
+    objective: Objective = context.config.objectives[system]
     policy = Loaded(base.model, state.params, base.tokenizer, base.template)
     renewed = objective.reference == "renewed"
     kept = {tree.id for tree in trees}
