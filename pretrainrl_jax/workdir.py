@@ -172,12 +172,16 @@ def prepare_workdir(workdir: Path, config: Config, create: bool) -> None:
         InputError: as `check_workdir`, or if it cannot be written.
     """
     path = workdir / "config.json"
-    new = check_workdir(workdir, config, create)
-    stored = {} if new else json.loads(path.read_text())
-    if stored:  # an objective that was trained here stays known, with its coefficients
-        had = read_settings(Config(objectives={}), upgraded(flat(stored)), "objectives.").objectives
-        config = replace(config, objectives={**config.objectives, **had, **config.objectives})
-    if new or (create and stored != resolved(config)):  # what may change has changed
+    changed = check_workdir(workdir, config, create)
+    if not changed:
+        # An objective that was trained here stays known, with its coefficients, and a new one becomes so.
+        had = read_workdir(workdir)
+        objectives = {**config.objectives, **had.objectives, **config.objectives}
+        config = replace(config if create else had, objectives=objectives)
+        added = objectives.keys() - had.objectives.keys()
+        # What may change has changed.
+        changed = bool(added) or (create and json.loads(path.read_text()) != resolved(config))
+    if changed:
         with _refused_writing(workdir):
             write_json(path, resolved(config))
 

@@ -31,7 +31,7 @@ from pretrainrl_jax.model.shape import to_json
 from pretrainrl_jax.training.step import TrainState
 from pretrainrl_jax.trees.templates import Template
 from pretrainrl_jax.trees.tokenization import Tokenizer
-from pretrainrl_jax.workdir import shown_differences
+from pretrainrl_jax.workdir import shown_differences, upgraded
 
 Json = dict[str, Any]
 PIECE = 32 << 20  # bytes of a parameter's file, at most: who needs a part of it does not read all of it
@@ -308,7 +308,8 @@ def _restore(folder: Path, step: int, like: TrainState, wanted: Json) -> tuple[T
     with open_manager(folder) as manager:
         # First, since another run's arrays may not even have these shapes.
         about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
-        if differ := shown_differences({name: about.get(name) for name in wanted}, wanted):
+        before = upgraded(about)
+        if differ := shown_differences({name: before.get(name) for name in wanted}, wanted):
             raise InputError(
                 f"the checkpoint {folder / str(step)} is of another run: {differ}. Choose another --workdir, "
                 "or remove that folder"
