@@ -1,4 +1,4 @@
-"""A workdir that an older version finished opens: its settings mean what they meant, nothing is made again."""
+"""A workdir of an older version opens: its settings mean what they meant, nothing is made again."""
 
 import json
 import shutil
