@@ -169,6 +169,9 @@ def graded(table, batch, coefficients, scale="sequence"):
     return jax.value_and_grad(loss, has_aux=True)(table)
 
 
+compiled = jax.jit(graded, static_argnums=3)  # for those who call it often
+
+
 def agree(metrics, expected, rtol=2e-5, atol=1e-6):
     assert metrics.keys() == expected.keys()
     for name, value in expected.items():
@@ -361,7 +364,7 @@ def test_microsteps_add_up(scale):
     rng = np.random.default_rng(8)
     batch = dealt(some_trees(rng, 12), 6)
     logps, counts = laid(np.float32(random_table(rng)), batch), count(batch)
-    step = jax.value_and_grad(total_loss, has_aux=True)
+    step = jax.jit(jax.value_and_grad(total_loss, has_aux=True), static_argnums=4)
     (_, whole), gradient = step(logps, batch, ALL, counts, scale)
     for size in (1, 2):
         total, gradients = {}, []
@@ -410,7 +413,7 @@ def test_missing_references():
     """Only a branch of a pair needs a reference; there a missing one is never hidden."""
     rng = np.random.default_rng(11)
     made, table = some_trees(rng, 12), np.float32(random_table(rng))
-    (loss, metrics), gradient = graded(table, dealt(made, 3), ALL)
+    (loss, metrics), gradient = compiled(table, dealt(made, 3), ALL)
     assert all(np.isfinite(value) for value in metrics.values())
 
     def without(needed: bool) -> list[list[AnswerTree]]:
@@ -426,16 +429,14 @@ def test_missing_references():
                     )
         return found
 
-    assert len(without(True)) > 10 < len(without(False)) + 5
+    assert min(len(without(True)), len(without(False))) > 5
+    expected = compiled(table, dealt(made, 3), {"ntp": NTP})
     for unscored in without(True):
-        assert np.isnan(graded(table, dealt(unscored, 3), ALL)[0][0])
-        jax.tree.map(
-            np.testing.assert_array_equal,
-            graded(table, dealt(unscored, 3), {"ntp": NTP}),
-            graded(table, dealt(made, 3), {"ntp": NTP}),
-        )
+        assert np.isnan(compiled(table, dealt(unscored, 3), ALL)[0][0])
+        found = compiled(table, dealt(unscored, 3), {"ntp": NTP})
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
     for unscored in without(False):
-        (same, _), other = graded(table, dealt(unscored, 3), ALL)
+        (same, _), other = compiled(table, dealt(unscored, 3), ALL)
         assert same == loss
         np.testing.assert_array_equal(other, gradient)
 
@@ -444,7 +445,7 @@ def test_missing_references():
 def test_what_stands_at_unused_places_changes_nothing(value):
     rng = np.random.default_rng(12)
     batch, table = dealt(some_trees(rng, 12), 3), np.float32(random_table(rng))
-    first = graded(table, batch, ALL)
+    first = compiled(table, batch, ALL)
     padding = {"targets": batch.source_index < 0, "branches": batch.branch_role == UNUSED}
     padding["pairs"] = batch.pair_share == 0
     assert all(of.any() for of in padding.values())
@@ -463,7 +464,7 @@ def test_what_stands_at_unused_places_changes_nothing(value):
         for name, fill in of.items():
             old = getattr(batch, name)
             other = batch._replace(**{name: np.where(padding[axis], fill, old).astype(old.dtype)})
-            jax.tree.map(np.testing.assert_array_equal, graded(table, other, ALL), first)
+            jax.tree.map(np.testing.assert_array_equal, compiled(table, other, ALL), first)
 
 
 def test_one_program_for_a_set_of_terms_and_a_shape():
@@ -488,7 +489,7 @@ def test_one_program_for_a_set_of_terms_and_a_shape():
 
 
 def test_terms_alone():
-    """ntp and dpo are the terms of the whole, and a scale that does not exist is refused."""
+    """ntp and dpo are the terms of the whole, and what does not exist is refused."""
     rng = np.random.default_rng(14)
     batch = dealt(some_trees(rng, 6), 2)
     logps, counts = laid(np.float32(random_table(rng)), batch), count(batch)
@@ -499,6 +500,8 @@ def test_terms_alone():
     assert metrics.keys() == {"loss", "logp_gold"} | one[1].keys() | other[1].keys()
     with pytest.raises(ValueError, match="'sequence' or 'token'"):
         ntp(scored, batch, NTP, counts, "mean")
+    with pytest.raises(ValueError, match="no coefficient answers"):
+        ntp(scored, batch, {"answers": 1.0}, counts)
 
 
 # A term of one's own
