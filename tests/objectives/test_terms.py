@@ -244,8 +244,8 @@ def test_gradient_through_hidden_states_and_head(scale):
 def test_layouts_and_sources_change_no_loss_and_no_gradient_of_a_model(scale):
     """Through a real model: the question once or for each pair; all hidden states or those that predict."""
     model, params = small_model(vocabulary=300)
-    made = some_trees(np.random.default_rng(3), 9)
-    narrow, whole = Capacity(256, 250, 256, 64, 48), Capacity(256, 256, 256, 64, 48)
+    made = some_trees(np.random.default_rng(3), 6)  # one with named pairs, one with several chosen
+    narrow, whole = Capacity(120, 110, 128, 32, 16), Capacity(120, 120, 128, 32, 16)
     unasked = ALL | {"ntp": {"answer": 2.0, "answer_mean": 0.9}}
 
     @jax.jit
@@ -255,11 +255,9 @@ def test_layouts_and_sources_change_no_loss_and_no_gradient_of_a_model(scale):
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
-    cases = [
-        (ALL, dealt(made, 2, narrow), dealt(made, 2, narrow, "literal")),
-        (ALL, dealt(made, 2, narrow), dealt(made, 2, whole)),
-    ]
+    cases = [(ALL, dealt(made, 2, narrow), dealt(made, 2, narrow, "literal"))]
     if scale == "sequence":
+        cases.append((ALL, dealt(made, 2, narrow), dealt(made, 2, whole)))
         cases.append((unasked, dealt(made, 2, narrow), dealt(made, 2, narrow, question=False)))
     for coefficients, one, other in cases:
         ((_, metrics), gradient), ((_, expected), wanted) = (
