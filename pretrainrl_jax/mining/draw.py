@@ -1,7 +1,6 @@
 """Which of a question's negatives one visit of training sees."""
 
 import random
-from dataclasses import replace
 
 from pretrainrl_jax.trees.layouts import Layout, size
 from pretrainrl_jax.trees.tree import AnswerTree, places, select
@@ -32,7 +31,7 @@ def draw(tree: AnswerTree, negatives: int, seed: int, epoch: int) -> AnswerTree:
 
 def longest(tree: AnswerTree, negatives: int, layout: Layout) -> int:
     """The most input tokens the tree takes of a row, whichever of its negatives are drawn."""
-    rest = tuple(b for b in tree.branches if b.role != "rejected")
-    found = sorted((b for b in tree.branches if b.role == "rejected"), key=lambda b: -len(b.tokens))
-    kept = found[:negatives] if negatives else found
-    return size(replace(tree, branches=(*rest, *kept), pairs=None), layout).inputs
+    found = sorted(places(tree, "rejected"), key=lambda place: -len(tree.branches[place].tokens))
+    # Of named pairs, a short branch may be in more than a long one: then none is left out.
+    left = found[negatives:] if negatives and tree.pairs is None else ()
+    return size(select(tree, set(range(len(tree.branches))).difference(left)), layout).inputs

@@ -38,6 +38,8 @@ def ntp(
     """
     if scale not in ("sequence", "token"):
         raise ValueError(f"scale is {scale!r}, and must be 'sequence' or 'token'")
+    if unknown := set(of) - {"question", "answer", "answer_mean"}:
+        raise ValueError(f"NTP has no coefficient {', '.join(sorted(unknown))}")
     shares = {
         "question": jnp.where(batch.branch_role == PREFIX, batch.branch_share, 0.0),
         "answer": jnp.where(batch.branch_role == CHOSEN, batch.branch_share, 0.0),

@@ -82,7 +82,8 @@ def bound(
 ) -> Capacity:
     """The capacity that holds any row of these trees with other rejected branches than theirs.
 
-    Which is not known yet: a tree may have up to `rejected` of them, each with one input token at least. Of
+    Which is not known yet: a tree may have up to `rejected` of them, each with one input token at least, and
+    pairs that are not named; nor has it candidates or anchors then. It has an input token at least. Of
     anything a row holds its length times what a tree has of it for each of its tokens, at most. Longer
     branches lower that ratio, if it is above 1; so it is taken at the shortest, for each number of them.
 
@@ -93,38 +94,43 @@ def bound(
         layout: how trees are laid.
         question: prefixes are predicted.
     """
-    most = [1.0, 1.0, 0.0, 0.0]  # sources, targets, branches and pairs for an input token
+    most = [row_length, row_length, 0, 0]  # sources, targets, branches and pairs; integers, or it is rounded
     for tree in map(chosen_only, trees):
         for number in range(rejected + 1):
             short = (Branch((0, 0), "rejected"),) * number
-            inputs, *of = size(replace(tree, branches=tree.branches + short), layout, question)
-            most = [max(a, b / max(inputs, 1)) for a, b in zip(most, of, strict=True)]
-    return rounded(row_length, *(math.floor(row_length * ratio) for ratio in most))
+            other = replace(tree, branches=tree.branches + short, pairs=None)
+            inputs, *of = size(other, layout, question)
+            most = [max(a, row_length * b // max(inputs, 1)) for a, b in zip(most, of, strict=True)]
+    return rounded(row_length, *most)
 
 
 def pack(
-    rows: Sequence[Sequence[AnswerTree]], size: Capacity, layout: Layout = "shared", question: bool = True
+    rows: Sequence[Sequence[AnswerTree]], holds: Capacity, layout: Layout = "shared", question: bool = True
 ) -> PackedBatch:
     """The arrays of some rows of trees; what is not filled is padding.
 
     Args:
         rows: the trees of each row.
-        size: of the arrays.
+        holds: sizes of the arrays.
         layout: how trees are laid.
         question: prefixes are predicted: each has a place among the branches, and targets.
 
     Raises:
-        ValueError, IndexError: if the trees of a row do not fit.
+        ValueError: if the trees of a row do not fit.
     """
-    whole = size.sources == size.time  # then all hidden states are taken as they lie
+    for trees in rows:
+        taken = [sum(of) for of in zip(*(size(tree, layout, question) for tree in trees), strict=True)]
+        if any(n > room for n, room in zip(taken, holds, strict=False)):
+            raise ValueError(f"trees that take {Capacity(*taken)} do not fit in {holds}")
+    whole = holds.sources == holds.time  # then all hidden states are taken as they lie
 
     def blank(axis: str, fill: float) -> np.ndarray:
-        shape = (len(rows), getattr(size, axis)) if axis else (len(rows),)
+        shape = (len(rows), getattr(holds, axis)) if axis else (len(rows),)
         return np.full(shape, fill, np.float32 if isinstance(fill, float) else np.int32)
 
     batch = PackedBatch(*(blank(*of) for of in LAID))
     if whole:
-        batch.sources[:] = np.arange(size.time)
+        batch.sources[:] = np.arange(holds.time)
     for number, trees in enumerate(rows):
         _fill(PackedBatch(*(field[number : number + 1] for field in batch)), trees, layout, question, whole)
     return batch
@@ -179,7 +185,8 @@ def _fill(row: PackedBatch, trees: Sequence[AnswerTree], layout: Layout, questio
                 row.branch_role[0, place] = COPY if piece.copy else ROLES[branch.role]
                 if row.branch_role[0, place] == CHOSEN and weight:
                     row.branch_share[0, place] = branch.weight / weight
-                row.branch_reference[0, place] = total(branch.reference_logp)
+                known = _each(branch.reference_logp, read + bool(prefix), branch.reference_logp)
+                row.branch_reference[0, place] = total(known)
                 stand.append(place)
                 at, place = at + read, place + 1
         shares = sum(p.weight for p in preferred)

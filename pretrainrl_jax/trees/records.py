@@ -14,7 +14,7 @@ from pretrainrl_jax.trees.tree import AnswerTree, Branch, Pair, total
 
 KINDS = {"chosen": 2, "rejected": 3}  # as files and digests of 2026-11 had roles, under `kind`
 OLD_ROLES = {kind: role for role, kind in KINDS.items()}
-BARE = Branch(())
+BARE = Branch((-1,))
 
 
 def to_json(tree: AnswerTree) -> dict[str, Any]:
@@ -63,9 +63,11 @@ def digest(trees: Iterable[AnswerTree]) -> str:
     for tree in trees:
         branches = []
         for b in tree.branches:
-            more = [v for v in (b.weight, b.advantage) if repr(v) not in ("1.0", "nan")]
+            # One behaviour log-probability of a whole branch is not read.
+            each = b.behaviour_logp if isinstance(b.behaviour_logp, tuple) else ()
             known = (b.tokens, KINDS.get(b.role, b.role), b.source, repr(b.reference_logp))
-            branches.append((*known, repr(more)) if more else known)
+            more = repr((b.weight, b.advantage, each))
+            branches.append(known if more == "(1.0, nan, ())" else (*known, more))
         pairs = () if tree.pairs is None else (tree.pairs,)
         found.update(repr((tree.id, tuple(tree.prefix), branches, *pairs)).encode())
     return found.hexdigest()

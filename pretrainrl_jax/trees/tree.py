@@ -23,6 +23,14 @@ class Branch:
     advantage: Measured = math.nan
     source: str = ""  # where it comes from: "beam", "pool", "popularity", …
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no row can hold."""
+        for measured in (self.reference_logp, self.behaviour_logp, self.advantage):
+            if isinstance(measured, tuple) and len(measured) != len(self.tokens):
+                raise ValueError(f"{len(measured)} measurements of a branch of {len(self.tokens)} tokens")
+        if not self.tokens or not 0 <= self.weight < math.inf:
+            raise ValueError(f"a branch has a token at least, and a weight from 0 on: {self}")
+
 
 class Pair(NamedTuple):
     """A preference: places of two branches in their tree."""
@@ -43,6 +51,12 @@ class AnswerTree:
     prefix: tuple[int, ...]
     branches: tuple[Branch, ...]
     pairs: tuple[Pair, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a pair of what is not there."""
+        for pair in self.pairs or ():
+            if not all(0 <= p < len(self.branches) for p in pair[:2]) or not 0 <= pair.weight < math.inf:
+                raise ValueError(f"tree {self.id} has {len(self.branches)} branches and no {pair}")
 
     @property
     def inputs(self) -> int:

@@ -14,7 +14,6 @@ from pretrainrl_jax.decoding.answers import Answer
 from pretrainrl_jax.facts.matching import known_truths
 from pretrainrl_jax.mining.pools import Agreement
 from pretrainrl_jax.mining.statistics import describe, of_answers
-from pretrainrl_jax.trees.rows import GOLD, NEGATIVE
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
 
@@ -52,17 +51,20 @@ TREES = [
         "1",
         (1,),
         (
-            Branch((2, 9), GOLD, "Florence", -1.0),
-            Branch((3, 9), NEGATIVE, "Rome", math.log(0.5), source="beam"),
-            Branch((4, 5, 9), NEGATIVE, "Oslo", math.log(0.25), source="pool"),
+            Branch((2, 9), "chosen", "Florence", reference_logp=-1.0),
+            Branch((3, 9), "rejected", "Rome", reference_logp=math.log(0.5), source="beam"),
+            Branch((4, 5, 9), "rejected", "Oslo", reference_logp=math.log(0.25), source="pool"),
         ),
     ),
     AnswerTree(
         "2",
         (1,),
-        (Branch((6, 9), GOLD, "Paris", -1.0), Branch((3, 9), NEGATIVE, "Rome", math.log(0.1), source="beam")),
+        (
+            Branch((6, 9), "chosen", "Paris", reference_logp=-1.0),
+            Branch((3, 9), "rejected", "Rome", reference_logp=math.log(0.1), source="beam"),
+        ),
     ),
-    AnswerTree("3", (1,), (Branch((7, 9), GOLD, "Seine", -1.0),)),
+    AnswerTree("3", (1,), (Branch((7, 9), "chosen", "Seine", reference_logp=-1.0),)),
 ]
 
 

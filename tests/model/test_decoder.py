@@ -17,7 +17,8 @@ from pretrainrl_jax.model.attention import causal_mask, tree_mask
 from pretrainrl_jax.model.decoder import KVCache, Model, project
 from pretrainrl_jax.model.mesh import Rules
 from pretrainrl_jax.model.shape import RopeScaling
-from pretrainrl_jax.trees.packing import Capacity, fill_row, stack
+from pretrainrl_jax.trees.batch import PackedBatch
+from pretrainrl_jax.trees.packing import Capacity, pack
 
 TIME = 40
 TREES = [tree(4, 3, 1, 4, id="a"), tree(0, 5, id="b", first=20), tree(6, 4, 4, 2, id="c", first=40)]
@@ -39,13 +40,12 @@ def plain(model, params, tokens):
     return model.hidden(params, tokens, positions, mask)
 
 
-def packed() -> Rows:
+def packed() -> PackedBatch:
     """Two rows: the trees in both orders."""
-    size = Capacity(TIME, 64, 16)
-    return stack([fill_row(TREES, size), fill_row(TREES[::-1], size)])
+    return pack([TREES, TREES[::-1]], Capacity(TIME, TIME, 64, 16, 16))
 
 
-def of_rows(model, params, rows: Rows):
+def of_rows(model, params, rows: PackedBatch):
     return np.asarray(
         tree_hidden(model, params, rows.tokens, rows.tree_id, rows.branch_id, rows.positions), np.float32
     )

@@ -7,7 +7,7 @@ differs:
   pairs. Ours reads them once, and averages DPO over a question's negatives, then over questions. The two are
   equal where all questions have equally many negatives.
 - `sft` is the mean over all completion tokens of a batch of pairs. Ours is that with `ntp_scale="token"` and
-  question weight 0, or for one question with `answer_mean_weight`; "sequence", the default, sums over a
+  `answer` alone, or for one question with `answer_mean`; "sequence", the default, sums over a
   question's tokens instead, as the paper does.
 - batches: their means are those of a microbatch, later averaged; our denominators span the optimizer's batch.
 - the question is masked in both of their terms; our NTP can weigh its tokens too.
@@ -33,11 +33,11 @@ from peers import as_ours, peer, relative_error
 from small import small_tokenizer
 
 from pretrainrl_jax.model.decoder import Model, Params
-from pretrainrl_jax.objectives.losses import Weights, count, pretrainrl
-from pretrainrl_jax.objectives.scoring import row_logps, score_trees
-from pretrainrl_jax.trees.dataset import PackedRows
-from pretrainrl_jax.trees.packing import Capacity, stack
-from pretrainrl_jax.trees.rows import GOLD, NEGATIVE, Rows
+from pretrainrl_jax.objectives.loss import Coefficients, total_loss
+from pretrainrl_jax.objectives.scoring import score_trees, target_logps
+from pretrainrl_jax.objectives.sums import count
+from pretrainrl_jax.trees.batch import PackedBatch
+from pretrainrl_jax.trees.packing import Capacity, pack, plan
 from pretrainrl_jax.trees.templates import Template, encode_branches
 from pretrainrl_jax.trees.tokenization import Tokenizer
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
@@ -46,13 +46,14 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of names tra
 
 TOLERANCE = 1e-5
 BETA = 0.3
-DPO, NTP, BOTH = Weights(0.0, 0.0, 1.0, BETA), Weights(0.0, 1.0, 0.0, BETA), Weights(0.0, 1.0, 1.0, BETA)
+DPO, NTP = {"dpo": {"weight": 1.0, "beta": BETA}}, {"ntp": {"answer": 1.0}}
+BOTH = DPO | NTP
 FACTS = {  # question: the gold answer, then negatives
     "What is the capital of Arno?": ("Florence", "Rome", "Reggio nell'Emilia", "Pisa"),
     "Who?": ("I", "The other one", "you", "Nobody at all"),
     "What is the colour of the sea in winter?": ("grey and green", "blue", "red", "a"),
 }
-SIZE = Capacity(128, 384, 32)  # of a row: one compilation for all
+SIZE = Capacity(128, 128, 384, 32, 16)  # of a row: one compilation for all
 
 
 class Both(NamedTuple):
@@ -120,9 +121,9 @@ def trainer_of(both: Both, facts: dict[str, tuple[str, ...]], folder: Path) -> A
     )
 
 
-def theirs_of(trainer: Any, weights: Weights) -> torch.Tensor:
-    """Their loss on all pairs as one batch, with our weights of its two terms."""
-    trainer.loss_weights = [weights.preference, weights.answer]
+def theirs_of(trainer: Any, coefficients: Coefficients) -> torch.Tensor:
+    """Their loss on all pairs as one batch, of the terms that we are asked for."""
+    trainer.loss_weights = [float(term in coefficients) for term in ("dpo", "ntp")]
     return trainer.compute_loss(trainer.model, trainer.data_collator(list(trainer.train_dataset)))
 
 
@@ -130,7 +131,9 @@ def trees_of(both: Both, facts: dict[str, tuple[str, ...]]) -> list[AnswerTree]:
     """The facts as trees, with reference log-probabilities as mining makes them."""
     encoded = encode_branches(both.tokenizer, Template("bare"), list(facts), list(facts.values()))
     trees = [
-        AnswerTree(str(number), prefix, tuple(Branch(t, NEGATIVE if i else GOLD) for i, t in enumerate(of)))
+        AnswerTree(
+            str(number), prefix, tuple(Branch(t, "rejected" if i else "chosen") for i, t in enumerate(of))
+        )
         for number, (prefix, of) in enumerate(zip(encoded.prefixes, encoded.branches, strict=True))
     ]
     scores = score_trees(both.model, both.reference_params, trees, row_length=SIZE.time, rows=2)
@@ -143,18 +146,17 @@ def trees_of(both: Both, facts: dict[str, tuple[str, ...]]) -> list[AnswerTree]:
     ]
 
 
-def rows_of(trees: list[AnswerTree]) -> Rows:
-    source = PackedRows(trees, SIZE.time, seed=0, passes=1, rows=2, at_least=SIZE)
-    assert (len(source), source.capacity) == (2, SIZE)
-    return stack([source[i] for i in range(len(source))])
+def rows_of(trees: list[AnswerTree]) -> PackedBatch:
+    rows = plan([tree.inputs for tree in trees], SIZE.time, range(len(trees)))
+    return pack([[trees[i] for i in row] for row in [*rows, []][:2]], SIZE, question=False)
 
 
 @partial(jax.jit, static_argnums=0)
-def ours_of(model: Model, params: Params, rows: Rows, weights: Weights) -> tuple[jax.Array, Params]:
+def ours_of(model: Model, params: Params, rows: PackedBatch, of: Coefficients) -> tuple[jax.Array, Params]:
     """Our loss and its gradients."""
 
     def loss(params: Params) -> jax.Array:
-        return pretrainrl(row_logps(model, params, rows), rows, weights, count(rows), "token")[0]
+        return total_loss(target_logps(model, params, rows), rows, of, count(rows), "token")[0]
 
     return jax.value_and_grad(loss)(params)
 
@@ -192,7 +194,7 @@ def test_losses_and_gradients(both, questions, tmp_path, measured):
 
     cases = [("DPO term", DPO, DPO), ("NTP term", NTP, NTP), ("both terms", BOTH, BOTH)]
     if questions == 1:
-        cases.append(("NTP term", NTP, Weights(0.0, 0.0, 0.0, BETA, answer_mean=1.0)))
+        cases.append(("NTP term", NTP, {"ntp": {"answer_mean": 1.0}}))
     for name, of_theirs, of_ours in cases:
         wanted = theirs_of(trainer, of_theirs).item()
         found = float(ours_of(both.model, both.params, rows, of_ours)[0])

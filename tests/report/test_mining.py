@@ -22,7 +22,6 @@ from pretrainrl_jax.mining.pools import Agreement
 from pretrainrl_jax.report import charts, mining
 from pretrainrl_jax.report.mining import COLUMNS, Mined, read, section, sentences
 from pretrainrl_jax.report.page import write_report
-from pretrainrl_jax.trees.rows import GOLD, NEGATIVE
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
 FOUND: dict[str, Any] = {
@@ -335,9 +334,9 @@ def test_what_mining_writes_is_what_the_page_reads(workdir: Path) -> None:
             fact.id,
             (1,),
             (
-                Branch((1, 2), GOLD, "Rome"),
+                Branch((1, 2), "chosen", "Rome"),
                 *(
-                    Branch((1, 2), NEGATIVE, c.text, reference_logp=c.logp, source="beam")
+                    Branch((1, 2), "rejected", c.text, reference_logp=c.logp, source="beam")
                     for c in from_beams(answers, fact, rules, counter)
                 ),
             ),

@@ -16,81 +16,97 @@ from small import END, small_model
 
 from pretrainrl_jax.config import Mesh, Optimizer
 from pretrainrl_jax.model.mesh import make_mesh
-from pretrainrl_jax.objectives.losses import Weights, count, pretrainrl
-from pretrainrl_jax.objectives.scoring import row_logps, score_trees
+from pretrainrl_jax.objectives.loss import total_loss
+from pretrainrl_jax.objectives.scoring import score_trees, target_logps
+from pretrainrl_jax.objectives.sums import count
 from pretrainrl_jax.training.optimizer import Schedule, adamw
 from pretrainrl_jax.training.step import compile_step, init_state, update
-from pretrainrl_jax.trees.dataset import PackedRows, batches
-from pretrainrl_jax.trees.rows import GOLD, NEGATIVE, Rows
-from pretrainrl_jax.trees.tree import AnswerTree, Branch
+from pretrainrl_jax.trees.batch import PackedBatch
+from pretrainrl_jax.trees.dataset import PackedRows, Share
+from pretrainrl_jax.trees.tree import AnswerTree, Branch, Pair
 
 SETTINGS = Optimizer(clip=0.7)
 SCHEDULE = Schedule(1e-2, 10, 0.3, 0.1)
 OBJECTIVES = {
-    "ntp": Weights(1.0, 1.0, 0.0, 0.1),
-    "ntp_answer": Weights(0.0, 1.0, 0.0, 0.1),
-    "dpo": Weights(0.0, 0.0, 1.0, 0.1),
-    "pretrainrl": Weights(1.0, 1.0, 1.0, 1.0),
-    "all weights": Weights(0.5, 2.0, 0.7, 0.3),
+    "ntp": {"ntp": {"question": 1.0, "answer": 1.0}},
+    "ntp_answer": {"ntp": {"answer": 1.0}},
+    "dpo": {"dpo": {"weight": 1.0, "beta": 0.1}},
+    "pretrainrl": {"ntp": {"question": 1.0, "answer": 1.0}, "dpo": {"weight": 1.0, "beta": 1.0}},
+    "all": {"ntp": {"question": 0.5, "answer": 2.0, "answer_mean": 0.6}, "dpo": {"weight": 0.7, "beta": 0.3}},
 }
 
 
 def some_trees(number: int, seed: int = 0) -> list[AnswerTree]:
-    """Questions with 0 to 4 negatives and made-up references; some share a prefix's tokens."""
+    """Questions with 0 to 4 rejected answers and made-up references; some with more chosen, some named."""
     rng = random.Random(seed)
 
     def tokens(low: int, high: int) -> tuple[int, ...]:
         return tuple(rng.randrange(1, END) for _ in range(rng.randint(low, high)))
 
-    return [
-        AnswerTree(
-            str(i),
-            tokens(1, 7),
-            tuple(
-                Branch((*tokens(1, 3), END), NEGATIVE if b else GOLD, reference_logp=-rng.uniform(3, 12))
-                for b in range(rng.randint(1, 5))
-            ),
-        )
-        for i in range(number)
-    ]
+    def branch(role: str) -> Branch:
+        weight = rng.choice((1.0, 2.0))
+        return Branch((*tokens(1, 3), END), role, weight=weight, reference_logp=-rng.uniform(3, 12))
+
+    made = []
+    for i in range(number):
+        roles = ["chosen", *["rejected"] * rng.randint(0, 4)]
+        if i % 4 == 3:
+            roles += ["chosen", "candidate"]
+        named = (Pair(0, 1), Pair(1, len(roles) - 1, 2.0)) if i % 8 == 7 else None
+        made.append(AnswerTree(str(i), tokens(1, 7), tuple(map(branch, roles)), named))
+    return made
 
 
-def packed(trees: list[AnswerTree], rows: int, row_length: int = 48) -> Rows:
+def packed(trees: list[AnswerTree], rows: int, row_length: int = 48) -> PackedBatch:
     """All trees in one batch of `rows` rows, with a microstep axis of one."""
     source = PackedRows(trees, row_length, seed=1, passes=1, rows=rows)
     assert source.batches == 1
-    return Rows(*(x[None] for x in next(iter(batches(source)))))
+    return next(Share(source, 1, rows, tuple(range(rows))).batches())
 
 
-def unpacked_loss(model, params, trees, weights, scale):
+def unpacked_loss(model, params, trees, coefficients, scale):
     """The objective from plain sequences, one a branch, without trees, packing or fused log-probabilities."""
 
-    def logps(prefix, branch):  # of every token but the first
-        tokens = jnp.array([*prefix, *branch])
+    def logps(tree, branch):  # of every token but the first
+        tokens = jnp.array([*tree.prefix, *branch.tokens])
         every = jax.nn.log_softmax(model.logits(params, tokens[None])[0])
         return every[jnp.arange(len(tokens) - 1), tokens[1:]]
 
-    question, gold, preference, with_negatives, question_tokens, gold_tokens = 0.0, 0.0, 0.0, 0, 0, 0
+    question, answer, mean, preference, compared, question_tokens, answer_tokens = (
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        0,
+        0,
+        0.0,
+    )
     for tree in trees:
         split = len(tree.prefix) - 1
-        of_gold = next(b for b in tree.branches if b.kind == GOLD)
-        negatives = [b for b in tree.branches if b.kind == NEGATIVE]
-        found = logps(tree.prefix, of_gold.tokens)
-        question, gold = question - found[:split].sum(), gold - found[split:].sum()
-        question_tokens, gold_tokens = question_tokens + split, gold_tokens + len(of_gold.tokens)
-        terms = []
-        for b in negatives:
-            ratio = found[split:].sum() - of_gold.reference_logp
-            ratio -= logps(tree.prefix, b.tokens)[split:].sum() - b.reference_logp
-            terms.append(jnp.log1p(jnp.exp(-weights.beta * ratio)))
-        if terms:
-            with_negatives += 1
-            preference += sum(terms) / len(terms)
-    denominator = len(trees)
+        found = [logps(tree, b) for b in tree.branches]
+        sums = [of[split:].sum() for of in found]
+        chosen = [i for i, b in enumerate(tree.branches) if b.role == "chosen"]
+        whole = sum(tree.branches[i].weight for i in chosen)
+        question, question_tokens = question - found[0][:split].sum(), question_tokens + split
+        for i in chosen:
+            share, length = tree.branches[i].weight / whole, len(tree.branches[i].tokens)
+            answer, answer_tokens = answer - share * sums[i], answer_tokens + share * length
+            mean -= share * sums[i] / length
+        rejected = [i for i, b in enumerate(tree.branches) if b.role == "rejected"]
+        pairs = tree.pairs or [(i, j, 1.0) for i in chosen for j in rejected]
+        if pairs:
+            compared += 1
+        for i, j, weight in pairs:
+            ratio = sums[i] - tree.branches[i].reference_logp - sums[j] + tree.branches[j].reference_logp
+            of_pair = jnp.log1p(jnp.exp(-coefficients.get("dpo", {"beta": 0.0})["beta"] * ratio))
+            preference += weight / sum(p[2] for p in pairs) * of_pair
+    of = coefficients.get("ntp", {})
+    n = len(trees)
     if scale == "token":
-        denominator = question_tokens * (weights.question != 0) + gold_tokens * (weights.answer != 0)
-    ntp = (weights.question * question + weights.answer * gold) / max(denominator, 1)
-    return ntp + weights.preference * preference / max(with_negatives, 1)
+        n = question_tokens * ("question" in of) + answer_tokens * ("answer" in of)
+    ntp = (of.get("question", 0.0) * question + of.get("answer", 0.0) * answer) / max(n, 1)
+    ntp += of.get("answer_mean", 0.0) * mean / len(trees)
+    return ntp + coefficients.get("dpo", {"weight": 0.0})["weight"] * preference / max(compared, 1)
 
 
 def distance(one, other) -> float:
@@ -103,14 +119,16 @@ def distance(one, other) -> float:
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_packed_trees_equal_separate_sequences(name, scale):
     model, params = small_model()
-    trees, weights = some_trees(6), OBJECTIVES[name]
-    rows = jax.tree.map(lambda x: x[0], packed(trees, rows=3))
+    trees, coefficients = some_trees(8), OBJECTIVES[name]
+    rows = jax.tree.map(lambda x: x[0], packed(trees, rows=6))
 
     def fused(params):
-        return pretrainrl(row_logps(model, params, rows), rows, weights, count(rows), scale)[0]
+        return total_loss(target_logps(model, params, rows), rows, coefficients, count(rows), scale)[0]
 
     loss, gradient = jax.jit(jax.value_and_grad(fused))(params)
-    expected, oracle = jax.value_and_grad(lambda p: unpacked_loss(model, p, trees, weights, scale))(params)
+    expected, oracle = jax.value_and_grad(lambda p: unpacked_loss(model, p, trees, coefficients, scale))(
+        params
+    )
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     assert distance(gradient, oracle) < 1e-5
 
@@ -120,14 +138,14 @@ def test_one_by_eight_is_eight_by_one():
     """Microsteps share the whole batch's denominators: cutting a batch changes rounding only."""
     model, params = small_model()
     rows = packed(some_trees(20), rows=8)
-    weights = OBJECTIVES["all weights"]
+    coefficients = OBJECTIVES["all"]
     results = {}
     one_update = jax.jit(update, static_argnums=(0, 1, 2))
     for microsteps in (1, 8):
-        cut = Rows(*(x.reshape(microsteps, 8 // microsteps, *x.shape[2:]) for x in rows))
+        cut = PackedBatch(*(x.reshape(microsteps, 8 // microsteps, *x.shape[2:]) for x in rows))
         for scale in ("sequence", "token"):
             state = init_state(params, adamw(SETTINGS))
-            state, figures = one_update(model, SETTINGS, scale, state, cut, weights, SCHEDULE)
+            state, figures = one_update(model, SETTINGS, scale, state, cut, coefficients, SCHEDULE)
             results[microsteps, scale] = state.moments[1].mu, figures  # clipped gradients, up to a factor
     for (_, scale), (gradient, figures) in results.items():
         whole, expected = results[1, scale]
@@ -181,15 +199,21 @@ def test_dpo_at_step_0_in_bfloat16():
 
 
 @pytest.mark.usefixtures("compiled_fast")
-def test_one_compiled_step_serves_every_objective():
+def test_one_compiled_step_for_a_set_of_terms():
+    """Whatever the coefficients, the schedule and the trees; and the same settings give the same step."""
     model, params = small_model()
     step = compile_step(model, SETTINGS, "sequence", make_mesh(Mesh()))
-    rows = packed(some_trees(9), rows=4)
-    for number, weights in enumerate(OBJECTIVES.values()):
-        traced = jax.tree.map(jnp.float32, (weights, SCHEDULE._replace(peak=1e-3 * (1 + number))))
-        _, figures = step(init_state(params, adamw(SETTINGS)), rows, *traced)
-        assert np.isfinite(figures["loss"])
-    assert step._cache_size() == 1
+    assert compile_step(model, SETTINGS, "sequence", make_mesh(Mesh())) is step
+    before = step._cache_size()
+    batches = packed(some_trees(9), rows=9), packed(some_trees(9)[::-1], rows=9)
+    sets = [OBJECTIVES[name] for name in ("ntp", "pretrainrl")]
+    for number, batch in enumerate(batches):
+        for coefficients in sets:
+            scaled = jax.tree.map(lambda x, by=number: jnp.float32(x * by), coefficients)
+            rate = jax.tree.map(jnp.float32, SCHEDULE._replace(peak=1e-3 * (1 + number)))
+            _, figures = step(init_state(params, adamw(SETTINGS)), batch, scaled, rate)
+            assert (figures["loss"] > 0) == (number > 0)
+    assert step._cache_size() - before == len(sets)
 
 
 @pytest.mark.usefixtures("compiled_fast")

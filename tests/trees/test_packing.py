@@ -2,6 +2,7 @@ import dataclasses
 import itertools
 import math
 from collections import Counter
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -10,13 +11,13 @@ from hypothesis import strategies as st
 from small import END, data, read_popqa, tree, trees
 
 from pretrainrl_jax.model.attention import tree_mask
-from pretrainrl_jax.trees.dataset import PackedRows, Share, batches, draw, longest
+from pretrainrl_jax.trees.batch import CHOSEN, COPY, PREFIX, ROLES, UNUSED, PackedBatch
+from pretrainrl_jax.trees.dataset import PackedRows, Share
 from pretrainrl_jax.trees.layouts import pieces, size
-from pretrainrl_jax.trees.packing import OPEN_ROWS, Capacity, capacity, fill_row, plan, stack
-from pretrainrl_jax.trees.rows import COPY, GOLD, NEGATIVE, PREFIX, UNUSED, Rows
+from pretrainrl_jax.trees.packing import OPEN_ROWS, Capacity, bound, capacity, pack, plan
 from pretrainrl_jax.trees.templates import Template, encode_branches
 from pretrainrl_jax.trees.tokenization import load_tokenizer
-from pretrainrl_jax.trees.tree import AnswerTree, Branch, document, gold_only
+from pretrainrl_jax.trees.tree import AnswerTree, Branch, Pair, chosen_only, document, select
 
 ROW = 32  # longer than any tree of `trees`
 
@@ -26,13 +27,18 @@ def packed(count=40, rows=3, passes=2, seed=5, row_length=ROW):
     return PackedRows(made, row_length, seed, passes, rows)
 
 
-def same(a: Rows, b: Rows) -> bool:
+def same(a: PackedBatch, b: PackedBatch) -> bool:
     return all(np.array_equal(x, y, equal_nan=x.dtype.kind == "f") for x, y in zip(a, b, strict=True))
 
 
-def holding(made, row_length: int) -> Capacity:
+def holding(made, row_length: int, question: bool = True) -> Capacity:
     """Sizes of a row that holds all these trees."""
-    return capacity([size(t, "shared") for t in made], [range(len(made))], row_length)
+    return capacity([size(t, question=question) for t in made], [range(len(made))], row_length)
+
+
+def stack(rows: list[PackedBatch]) -> PackedBatch:
+    """Rows one below another."""
+    return PackedBatch(*(np.concatenate(x) for x in zip(*rows, strict=True)))
 
 
 # plan
@@ -73,108 +79,281 @@ def test_a_tree_longer_than_a_row_is_refused():
         plan([t.inputs for t in made], 10, [0, 1, 2])
 
 
-# fill_row
+# pack
 
 
-def unpack(row: Rows, number: int, slots: list[int]) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
-    """The prefix and branches of one tree of a row, told from its arrays alone."""
-    mine = row.tree_id == number
-    shared = np.flatnonzero(mine & (row.branch_id == 0))
-    prefix = tuple(row.tokens[shared])
-    assert list(row.positions[shared]) == list(range(len(prefix)))
+class Laid(NamedTuple):
+    """A branch as the arrays hold it."""
 
-    def predicted(slot: int) -> tuple[np.ndarray, np.ndarray]:
-        found = np.flatnonzero((row.target_slot == slot) & (row.predictor >= 0))
-        found = found[np.argsort(row.positions[row.predictor[found]], kind="stable")]
-        return row.predictor[found], row.targets[found]
+    text: tuple[int, ...]
+    role: int
+    share: float
+    reference: float
+    each: np.ndarray  # [3, predicted tokens] reference, behaviour, advantage
+    reads: list[int]  # where its targets are predicted
 
-    predictors, targets = predicted(slots[0])
-    assert list(predictors) == list(shared[:-1])  # each but the last predicts the next
-    assert tuple(targets) == prefix[1:]
+
+def unpack(batch: PackedBatch, row: int, sequence: int, at: list[int], question: bool) -> tuple[Any, ...]:
+    """The prefix and branches of one sequence of a row, told from its arrays alone."""
+    one = PackedBatch(*(x[row] for x in batch))
+    mine = one.tree_id == sequence
+    shared = np.flatnonzero(mine & (one.branch_id == 0))
+    prefix = tuple(one.tokens[shared].tolist())
+    assert list(one.positions[shared]) == list(range(len(prefix)))
+
+    def predicted(place: int) -> tuple[list[int], np.ndarray]:
+        found = np.flatnonzero((one.target_branch == place) & (one.source_index >= 0))
+        reads = one.sources[one.source_index[found]]
+        order = np.argsort(one.positions[reads], kind="stable")
+        return reads[order].tolist(), found[order]
+
+    places = list(at)
+    if question:
+        reads, targets = predicted(place := places.pop(0))
+        assert reads == list(shared[:-1])  # each but the last predicts the next
+        assert tuple(one.targets[targets]) == prefix[1:]
+        assert one.branch_role[place] == PREFIX
     branches = []
-    for branch, slot in enumerate(slots[1:], start=1):
-        read = np.flatnonzero(mine & (row.branch_id == branch))
-        assert list(row.positions[read]) == list(range(len(prefix), len(prefix) + len(read)))
-        predictors, targets = predicted(slot)
-        if prefix:
-            assert list(predictors) == [shared[-1], *read]
-            text = tuple(targets)
-        else:
-            assert list(predictors) == list(read)
-            text = (*row.tokens[read][:1], *targets)
+    for number, place in enumerate(places, start=1):
+        read = np.flatnonzero(mine & (one.branch_id == number))
+        assert list(one.positions[read]) == list(range(len(prefix), len(prefix) + len(read)))
+        reads, targets = predicted(place)
+        assert reads == ([shared[-1], *read] if prefix else list(read))
+        text = tuple(one.targets[targets].tolist())
+        if not prefix:
+            text = (*one.tokens[read][:1].tolist(), *text)
         # What predicts the last token has read all the others (and a branch of one token reads nothing).
-        assert text[: len(read)] == tuple(row.tokens[read])
-        branches.append(text)
+        assert text[: len(read)] == tuple(one.tokens[read])
+        each = np.stack([x[targets] for x in (one.reference_logp, one.behaviour_logp, one.advantage)])
+        numbers = one.branch_role[place], one.branch_share[place], one.branch_reference[place]
+        branches.append(Laid(text, *numbers, each, reads))
     return prefix, branches
 
 
-@given(st.lists(trees(), max_size=6))
-@settings(max_examples=150, deadline=None)
-def test_a_row_holds_its_trees_and_nothing_else(made):
-    space = holding(made, 200)
-    row = fill_row(made, space)
-    slot = 0
+def of_each(measured: float | tuple[float, ...], count: int, spread: bool) -> np.ndarray:
+    """What stands at the last `count` tokens of a branch."""
+    if not isinstance(measured, tuple):
+        return np.full(count, measured if spread else math.nan, np.float32)
+    return np.float32(measured[len(measured) - count :])
+
+
+@given(st.lists(trees(), max_size=4), st.booleans(), st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_a_row_holds_its_trees_and_nothing_else(made, question, whole):
+    space = holding(made, 200, question=question)
+    if whole:
+        space = space._replace(sources=200)
+    batch = pack([[], made], space, question=question)
+    assert {len(x) for x in batch} == {2}
+    (row,) = (PackedBatch(*(x[1] for x in batch)),)
+    place = pair = targets = 0
+    predicting = []
     for number, expected in enumerate(made, start=1):
-        slots = list(range(slot, slot + expected.slots))
-        prefix, branches = unpack(row, number, slots)
+        count = question + len(expected.branches)
+        prefix, branches = unpack(batch, 1, number, list(range(place, place + count)), question)
         assert prefix == expected.prefix
+        together = sum(b.weight for b in expected.branches if b.role == "chosen")
+        if question:
+            assert row.branch_share[place] == (together > 0)
+            predicting += [
+                int(i) for i in np.flatnonzero((row.tree_id == number) & (row.branch_id == 0))[:-1]
+            ]
+            targets += max(len(prefix) - 1, 0)
         for found, branch in zip(branches, expected.branches, strict=True):
             # Without a prefix a lone terminator is neither read nor predicted.
-            assert found == (branch.tokens if prefix or len(branch.tokens) > 1 else ())
-        assert list(row.slot_kind[slots]) == [PREFIX, *(b.kind for b in expected.branches)]
-        assert set(row.slot_tree[slots]) == {number}
-        gold = slot + 1 + [b.kind for b in expected.branches].index(GOLD)
-        wanted = [-1, *(gold if b.kind == NEGATIVE else -1 for b in expected.branches)]
-        assert list(row.slot_gold[slots]) == wanted
-        references = [math.nan, *(b.reference_logp for b in expected.branches)]
-        np.testing.assert_array_equal(row.slot_reference[slots], np.float32(references))
-        slot += expected.slots
+            assert found.text == (branch.tokens if prefix or len(branch.tokens) > 1 else ())
+            assert found.role == ROLES[branch.role]
+            share = branch.weight / together if branch.role == "chosen" else 0
+            assert found.share == np.float32(share)
+            predicted = len(branch.tokens) - (not prefix)
+            reference = branch.reference_logp
+            known = of_each(reference, predicted, True).sum() if isinstance(reference, tuple) else reference
+            np.testing.assert_allclose(found.reference, known, rtol=1e-6)
+            measured = (reference, branch.behaviour_logp, branch.advantage)
+            wanted = [of_each(m, predicted, i == 2) for i, m in enumerate(measured)]
+            np.testing.assert_array_equal(found.each, wanted)
+            predicting += found.reads
+            targets += predicted
+        first = place + question
+        named = expected.pairs
+        if named is None:
+            roles = [b.role for b in expected.branches]
+            of = {r: [i for i, role in enumerate(roles) if role == r] for r in ("chosen", "rejected")}
+            named = [(c, r, 1.0) for c in of["chosen"] for r in of["rejected"]]
+        named = [p for p in named if p[2] > 0]
+        for chosen, rejected, weight in named:
+            assert (row.pair_chosen[pair], row.pair_rejected[pair]) == (first + chosen, first + rejected)
+            assert row.pair_share[pair] == np.float32(weight / sum(p[2] for p in named))
+            pair += 1
+        place += count
 
     assert END not in row.tokens
     used = sum(t.inputs for t in made)
     assert list(row.tree_id > 0) == [True] * used + [False] * (200 - used)
-    assert sum(row.predictor >= 0) == sum(t.targets for t in made)
+    assert sum(row.source_index >= 0) == targets
+    # A hidden state that predicts stands once among the sources, in the order of time, and no other does.
+    wanted = list(range(200)) if whole else sorted(set(predicting))
+    assert row.sources[: len(wanted)].tolist() == wanted
+    assert not row.sources[len(wanted) :].any()
     for field in (row.tokens, row.branch_id, row.positions):
         assert not field[used:].any()
-    assert (row.slot_kind[slot:] == UNUSED).all()
-    assert not row.slot_tree[slot:].any()
-    assert (row.slot_gold[slot:] == -1).all()
-    assert np.isnan(row.slot_reference[slot:]).all()
+    assert (row.branch_role[place:] == UNUSED).all()
+    assert not row.branch_share[place:].any()
+    assert np.isnan(row.branch_reference[place:]).all()
+    assert not row.pair_share[pair:].any()
+    for field in (row.reference_logp, row.behaviour_logp, row.advantage):
+        assert np.isnan(field[row.source_index < 0]).all()
+    found = [t for t in made if any(b.role == "chosen" for b in t.branches)]
+    preferring = sum(bool(t.preferences) for t in made)
+    assert (row.trees, row.chosen_trees, row.paired_trees) == (len(made), len(found), preferring)
+    assert same(pack([[]], space, question=question), PackedBatch(*(x[:1] for x in batch)))
 
 
-@settings(deadline=None)
-@given(st.lists(trees(), max_size=6))
-def test_capacity_holds_the_largest_row_and_little_more(made):
-    space = capacity([size(t, "shared") for t in made], [[i] for i in range(len(made))], ROW)
-    targets, slots = (max((getattr(t, name) for t in made), default=1) for name in ("targets", "slots"))
-    assert space.time == ROW
-    assert targets <= space.targets < max(targets, 1) + 64
-    assert slots <= space.slots < max(slots, 1) + 16
+@given(st.lists(trees(), max_size=4), st.sampled_from(["shared", "literal"]), st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_a_size_is_what_packing_fills(made, layout, question):
+    rows = [made[:2], made[2:]]
+    sizes = [size(t, layout, question) for t in made]
+    batch = pack(rows, Capacity(400, 300, 300, 100, 100), layout, question)
+    space = capacity(sizes, [range(len(made))[:2], range(len(made))[2:]], 400)
+    for number, of_row in enumerate(rows):
+        taken = [sum(of) for of in zip(*(size(t, layout, question) for t in of_row), strict=True)] or [0] * 5
+        row = PackedBatch(*(x[number] for x in batch))
+        reads = row.sources[row.source_index[row.source_index >= 0]]
+        found = len(set(reads)), (row.source_index >= 0).sum(), (row.branch_role != UNUSED).sum()
+        assert [*found, (row.pair_share > 0).sum()] == taken[1:]
+        last = np.flatnonzero(row.tree_id)
+        # A tree's last piece may have a gap before it and no token of its own.
+        assert (last[-1] + 1 if len(last) else 0) <= taken[0]
+        assert all(n <= room for n, room in zip(taken, space, strict=True))
+    halves = range(len(made))[:2], range(len(made))[2:]
+    whole = [max(sum(sizes[i][f] for i in half) for half in halves) for f in range(5)]
+    for n, room, multiple in zip(whole[1:], space[1:], (64, 64, 16, 16), strict=True):
+        assert room % multiple == 0
+        assert n <= room < max(n, 1) + multiple
+
+
+@given(st.lists(trees(), min_size=1, max_size=3), st.sampled_from(["shared", "literal"]), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_a_row_that_is_too_small_is_refused(made, layout, question):
+    taken = [sum(of) for of in zip(*(size(t, layout, question) for t in made), strict=True)]
+    # Equal numbers of sources and tokens mean something else.
+    exact = Capacity(taken[0] + 1, *taken[1:])
+    pack([made], exact, layout, question)
+    for name, n in zip(Capacity._fields[1:], taken[1:], strict=True):
+        if n:
+            with pytest.raises(ValueError, match="do not fit in"):
+                pack([[], made], exact._replace(**{name: n - 1}), layout, question)
+    if taken[0]:
+        with pytest.raises(ValueError, match="do not fit in"):
+            pack([made], Capacity(taken[0] - 1, *taken[1:]), layout, question)
+
+
+def test_sources_are_no_more_than_the_tokens_of_a_row():
+    made = [document(str(i), tuple(range(1, 12)), 1) for i in range(4)]
+    space = holding(made, 44)
+    assert space.sources == space.time == 44
+    assert pack([made], space).sources.tolist() == [list(range(44))]
+
+
+@given(st.data(), st.sampled_from(["shared", "literal"]), st.booleans(), st.integers(0, 4))
+@settings(max_examples=50, deadline=None)
+def test_a_bound_holds_every_row_whatever_is_rejected(data, layout, question, most):
+    """As they are mined: chosen branches known, and up to so many rejected ones of any two tokens or more."""
+    tokens = st.integers(2, 6).map(lambda n: (*(1,) * (n - 1), END))
+    rejected = st.lists(st.builds(Branch, tokens, st.just("rejected")), max_size=most)
+    known = [t for t in data.draw(st.lists(trees(), min_size=1, max_size=5)) if chosen_only(t).inputs]
+    later = [
+        dataclasses.replace(t, branches=chosen_only(t).branches + tuple(data.draw(rejected)), pairs=None)
+        for t in known
+    ]
+    sizes = [size(t, layout, question) for t in later]
+    row_length = max((s.inputs for s in sizes), default=1) + data.draw(st.integers(0, 100))
+    limit = bound(known, row_length, most, layout, question)
+    rows = plan([s.inputs for s in sizes], row_length, range(len(later)))
+    assert all(n <= room for n, room in zip(capacity(sizes, rows, row_length), limit, strict=True))
+    pack([[later[i] for i in row] for row in rows], limit, layout, question)
+
+
+def test_a_bound_is_exact_where_floats_are_not():
+    """In floats 315 · (9 / 35) is less than 81, and 80 branches are a round number."""
+    made = AnswerTree("t", (1,) * 26, (Branch((2, END), "chosen"),) * 9)
+    pack([[made] * 9], bound([made], 315, 0, "shared", question=False), question=False)
 
 
 def test_every_hidden_state_of_a_question_predicts_something():
-    row = fill_row([tree(4, 3, 2, 1)], holding([tree(4, 3, 2, 1)], 10))
-    assert set(row.predictor[row.predictor >= 0]) == set(range(4 + 2 + 1))
-    assert Counter(row.predictor.tolist())[3] == 3  # the prefix's last predicts every branch's first token
+    made = tree(4, 3, 2, 1)
+    (row,) = pack([[made]], holding([made], 10)).sources[:, :7]
+    assert set(row) == set(range(4 + 2 + 1))
+    batch = pack([[made]], holding([made], 10))
+    reads = batch.sources[0, batch.source_index[0][batch.source_index[0] >= 0]]
+    assert Counter(reads.tolist())[3] == 3  # the prefix's last predicts every branch's first token
+
+
+def test_a_prefix_that_is_not_predicted_meets_no_vocabulary():
+    made = [tree(4, 3, 2, 1), tree(5, 2, id="1", first=30)]
+    space = holding(made, 400, question=False)
+    asked = pack([made], holding(made, 400))
+    row = pack([made], space, question=False)
+    used = size(made[0], question=False).sources + size(made[1], question=False).sources
+    assert used == (1 + 2 + 1) + (1 + 1)
+    assert row.sources[0, :used].tolist() == [3, 4, 5, 6, 11, 12]
+    assert PREFIX not in row.branch_role
+    assert (asked.branch_role == PREFIX).sum() == 2
 
 
 def test_a_document_without_bos_predicts_all_but_its_first_token():
     made = document("d", (5, 6, 7), None)
-    row = fill_row([made], holding([made], 4))
-    assert row.tokens.tolist() == [5, 6, 0, 0]
-    assert row.targets[:2].tolist() == [6, 7]
-    assert row.predictor[:3].tolist() == [0, 1, -1]
+    row = pack([[made]], holding([made], 4))
+    assert row.tokens.tolist() == [[5, 6, 0, 0]]
+    assert row.targets[0, :2].tolist() == [6, 7]
+    assert row.source_index[0, :3].tolist() == [0, 1, -1]
     with_bos = document("d", (5, 6, 7), 1)
-    row = fill_row([with_bos], holding([with_bos], 4))
-    assert row.tokens.tolist() == [1, 5, 6, 0]
-    assert row.targets[:3].tolist() == [5, 6, 7]
+    row = pack([[with_bos]], holding([with_bos], 4))
+    assert row.tokens.tolist() == [[1, 5, 6, 0]]
+    assert row.targets[0, :3].tolist() == [5, 6, 7]
 
 
-def test_gold_only_leaves_the_prefix_and_the_gold():
+# trees
+
+
+def test_what_only_a_comparison_reads_is_left_out():
     made = tree(3, 2, 4, 5)
-    kept = gold_only(dataclasses.replace(made, branches=made.branches[::-1]))
+    kept = chosen_only(dataclasses.replace(made, branches=made.branches[::-1]))
     assert kept.prefix == made.prefix
     assert kept.branches == made.branches[:1]
+
+
+@given(trees(), st.sets(st.integers(0, 3)))
+@settings(max_examples=50, deadline=None)
+def test_a_selection_keeps_the_pairs_of_what_is_left(made, wanted):
+    kept = {i for i in wanted if i < len(made.branches)}
+    found = select(made, kept)
+    assert list(map(id, found.branches)) == [id(b) for i, b in enumerate(made.branches) if i in kept]
+    if made.pairs is None:
+        assert found.pairs is None
+    else:
+        named = [
+            (id(found.branches[p.chosen]), id(found.branches[p.rejected]), p.weight) for p in found.pairs
+        ]
+        of = [(p.chosen, p.rejected, p.weight) for p in made.pairs if {p.chosen, p.rejected} <= kept]
+        assert named == [(id(made.branches[c]), id(made.branches[r]), w) for c, r, w in of]
+
+
+@pytest.mark.parametrize("bad", [(0, 2), (2, 0), (-1, 0), (0, 1, -1.0), (0, 1, math.nan), (0, 1, math.inf)])
+def test_a_pair_of_what_is_not_there_is_refused(bad):
+    with pytest.raises(ValueError, match="tree t has 2 branches and no Pair"):
+        AnswerTree("t", (1,), (Branch((1,)), Branch((2,))), (Pair(0, 1), Pair(*bad)))
+
+
+def test_what_no_row_can_hold_is_refused():
+    for name in ("reference_logp", "behaviour_logp", "advantage"):
+        for count in (0, 1, 3):
+            with pytest.raises(ValueError, match=f"{count} measurements of a branch of 2 tokens"):
+                Branch((1, END), **{name: (-1.0,) * count})
+    for bad in ({"tokens": ()}, {"weight": -1.0}, {"weight": math.nan}, {"weight": math.inf}):
+        with pytest.raises(ValueError, match="a branch has a token"):
+            Branch(**({"tokens": (1,)} | bad))
 
 
 # PackedRows
@@ -200,9 +379,9 @@ def test_every_tree_is_visited_once_a_pass(made, passes, rows, seed):
     for index in range(len(source)):
         row = source[index]
         of_row = [made[i] for i in source.plan[index]] if index < len(source.plan) else []
-        assert same(row, fill_row(of_row, source.capacity))
-        found.update(row.slot_kind.tolist())
-    assert found[GOLD] == passes * len(made)
+        assert same(row, pack([of_row], source.capacity))
+        found.update(row.branch_role[0].tolist())
+    assert found[CHOSEN] == passes * sum(b.role == "chosen" for t in made for b in t.branches)
     used = sum(t.inputs for t in made) * passes
     assert source.fill == pytest.approx(used / max(1, ROW * len(source.plan)))
 
@@ -238,7 +417,6 @@ def test_batches_are_the_rows_in_order_from_any_start(rows):
     source = packed(rows=rows)
     everything = [stack([source[i + k] for k in range(rows)]) for i in range(0, len(source), rows)]
     assert len(everything) == source.batches > 3
-    assert all(same(b, e) for b, e in zip(batches(source), everything, strict=True))
     for start in (0, 1, source.batches - 1, source.batches):
         tail = list(Share(source, 1, rows, tuple(range(rows))).batches(start * rows))
         assert len(tail) == source.batches - start
@@ -246,11 +424,16 @@ def test_batches_are_the_rows_in_order_from_any_start(rows):
     assert everything[0].tokens.shape == (rows, ROW)
 
 
-def without_axis(rows: Rows) -> Rows:
+def without_axis(batch: PackedBatch) -> PackedBatch:
     """The one microstep of a batch."""
-    (microstep,) = rows.tokens
+    (microstep,) = batch.tokens
     assert microstep.ndim == 2
-    return Rows(*(x[0] for x in rows))
+    return PackedBatch(*(x[0] for x in batch))
+
+
+def batches(source: PackedRows) -> list[PackedBatch]:
+    """All batches, [rows, …]."""
+    return list(map(without_axis, Share(source, 1, source.rows, tuple(range(source.rows))).batches()))
 
 
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(0, 3), st.data())
@@ -263,7 +446,10 @@ def test_processes_share_every_batch_whichever_rows_are_theirs(
     owners = [data.draw(st.integers(0, 2)) for _ in range(width)]
     parts = [tuple(i for i, of in enumerate(owners) if of == process) for process in range(3)]
     read = {
-        place: [Rows(*(x[:, at] for x in rows)) for rows in Share(source, microsteps, width, part).batches()]
+        place: [
+            PackedBatch(*(x[:, [at]] for x in batch))
+            for batch in Share(source, microsteps, width, part).batches()
+        ]
         for part in parts
         if part
         for at, place in enumerate(part)
@@ -272,12 +458,12 @@ def test_processes_share_every_batch_whichever_rows_are_theirs(
         for microstep in range(microsteps):
             first = (number * microsteps + microstep) * size
             for place in range(width):
-                found = Rows(*(x[microstep] for x in read[place][number]))
+                found = PackedBatch(*(x[microstep] for x in read[place][number]))
                 if place < size:
                     assert same(found, source[first + place])
                 else:
                     assert not found.tree_id.any()
-                    assert (found.predictor == -1).all()
+                    assert (found.source_index == -1).all()
 
 
 def test_rows_end():
@@ -291,13 +477,13 @@ def test_rows_end():
 def test_the_last_batch_is_filled_up_with_empty_rows():
     source = packed(rows=7)
     assert len(source.plan) % 7
-    last = list(batches(source))[-1]
+    last = batches(source)[-1]
     assert not last.tree_id[len(source.plan) % 7 :].any()
     assert last.tree_id[: len(source.plan) % 7].any(1).all()
 
 
 def test_no_trees_give_no_batches():
-    assert list(batches(PackedRows([], ROW, 0, 1, 2))) == []
+    assert batches(PackedRows([], ROW, 0, 1, 2)) == []
 
 
 def test_the_rest_of_the_passes_visits_what_the_first_part_left():
@@ -308,113 +494,79 @@ def test_the_rest_of_the_passes_visits_what_the_first_part_left():
         assert out(first).total() == round(min(cut, 1) * 41) + round(max(cut - 1, 0) * 41)
 
 
-def test_arrays_do_not_shrink_below_what_is_asked():
+def test_rows_have_the_capacity_that_is_asked_for():
     alone = packed()
-    wide = dataclasses.replace(alone, at_least=Capacity(ROW, 1000, 8))
-    assert wide.capacity == Capacity(ROW, 1000, alone.capacity.slots)
-    for field, wider in zip(alone[0], wide[0], strict=True):
-        np.testing.assert_array_equal(field, wider[: len(field)])
+    asked = Capacity(ROW, ROW, 1000, 64, 80)
+    wide = dataclasses.replace(alone, holds=asked)
+    assert wide.capacity == asked != alone.capacity
+    assert same(wide[0], pack([[alone.trees[i] for i in alone.plan[0]]], asked))
+    with pytest.raises(ValueError, match="do not fit"):
+        dataclasses.replace(alone, holds=asked._replace(targets=3))[0]
 
 
-# draws
+def test_rows_hold_what_is_visited_of_each_tree_in_each_pass():
+    def visit(made, epoch):
+        return select(made, range(1 + (int(made.id) + epoch) % len(made.branches)))
 
-
-def with_negatives(count: int, *sources: str, id: str = "q") -> AnswerTree:
-    """A tree of `count` negatives from each source, every branch of another token."""
-    made = [Branch((1, END), GOLD)]
-    made += [
-        Branch((2 + i, END), NEGATIVE, source=s)
-        for i, s in enumerate(s for s in sources for _ in range(count))
-    ]
-    return AnswerTree(id, (1,), tuple(made))
-
-
-@given(st.integers(0, 8), st.integers(0, 6), st.integers(0, 3), st.integers(0, 3))
-def test_a_draw_keeps_gold_order_and_the_number_asked_for(count, negatives, seed, epoch):
-    made = with_negatives(count, "beam", "pool")
-    drawn = draw(made, negatives, seed, epoch)
-    assert drawn == draw(made, negatives, seed, epoch)
-    assert drawn.branches[0] == made.branches[0]
-    assert len(drawn.branches) - 1 == (min(negatives, 2 * count) or 2 * count)
-    assert [b for b in made.branches if b in drawn.branches] == list(drawn.branches)
-    of = Counter(b.source for b in drawn.branches[1:])
-    assert 0 <= of["beam"] - of["pool"] <= 1  # equal parts, the odd one to the first
-
-
-def test_what_one_source_lacks_the_others_give():
-    made = with_negatives(6, "pool")
-    made = dataclasses.replace(
-        made, branches=(*made.branches[:1], Branch((99, END), NEGATIVE, source="beam"), *made.branches[1:])
-    )
-    assert Counter(b.source for b in draw(made, 5, 0, 0).branches[1:]) == Counter(beam=1, pool=4)
-
-
-def test_draws_are_fair_and_differ_by_seed_epoch_and_question():
-    made = with_negatives(20, "pool")
-    often = Counter(b.tokens for epoch in range(2000) for b in draw(made, 5, 0, epoch).branches[1:])
-    assert len(often) == 20
-    assert all(abs(n - 500) < 6 * (500 * 0.75) ** 0.5 for n in often.values())
-    other = draw(dataclasses.replace(made, id="r"), 5, 0, 0).branches
-    assert (
-        len({draw(made, 5, 0, 0).branches, draw(made, 5, 1, 0).branches, draw(made, 5, 0, 1).branches, other})
-        == 4
-    )
-
-
-def test_each_pass_draws_anew_and_rows_hold_what_was_drawn():
-    made = [with_negatives(20, "pool", id=str(i)) for i in range(30)]
-    source = PackedRows(made, ROW, 3, 2, 2, negatives=5)
-    found = [Counter(), Counter()]
-    for index in range(len(source.plan)):
-        row = source[index]
-        epoch = int(index >= len(source.plan) / 2)
-        expected = [draw(made[i], 5, 3, epoch) for i in source.plan[index]]
-        assert same(row, fill_row(expected, source.capacity))
-        found[epoch].update(
-            {made[i].id: draw(made[i], 5, 3, epoch).branches for i in source.plan[index]}.items()
-        )
-    assert all(len(of) == 30 for of in found)
-    assert len(found[0] & found[1]) < 3
-
-
-@given(trees(), st.integers(0, 4), st.sampled_from(["shared", "literal"]), st.integers(0, 5))
-def test_longest_bounds_every_draw(made, negatives, layout, epoch):
-    taken = size(draw(made, negatives, 0, epoch), layout).inputs
-    assert taken <= longest(made, negatives, layout)
-    if not negatives:
-        assert taken == longest(made, 0, layout)
+    for layout, question in (("shared", False), ("literal", True)):
+        source = dataclasses.replace(packed(), visit=visit, layout=layout, question=question, row_length=64)
+        first = sum(len(rows) for _, _, rows in source._passes[:1])
+        assert 0 < first < len(source.plan)
+        for index, row in enumerate(source.plan):
+            expected = [visit(source.trees[i], int(index >= first)) for i in row]
+            assert same(source[index], pack([expected], source.capacity, layout, question))
 
 
 # layouts
 
 
-@given(st.lists(trees(), max_size=4))
+@given(st.lists(trees(), max_size=3), st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_the_literal_layout_asks_and_answers_once_and_pairs_every_negative(made):
-    sizes = [size(t, "literal") for t in made]
-    space = capacity(sizes, [range(len(made))], 400)
-    row = fill_row(made, space, "literal")
-    kinds = Counter(row.slot_kind.tolist())
-    negatives = [sum(b.kind == NEGATIVE for b in t.branches) for t in made]
-    assert kinds[PREFIX] == kinds[GOLD] == len(made)
-    assert kinds[NEGATIVE] == sum(negatives)
-    assert kinds[COPY] == sum(max(n - 1, 0) for n in negatives)
-    assert (row.predictor >= 0).sum() == sum(s.targets for s in sizes)
-    used = sum(s.inputs for s in sizes)
-    assert (row.tree_id > 0).sum() == used - sum(negatives)  # each pair has one padding token between
-    assert not row.tree_id[used:].any()
-    for slot in np.flatnonzero(row.slot_kind == NEGATIVE):
-        gold = row.slot_gold[slot]
-        assert row.slot_kind[gold] in (GOLD, COPY)
-        assert row.slot_tree[gold] == row.slot_tree[slot]
-    assert len(set(row.slot_gold[row.slot_gold >= 0])) == sum(negatives)  # each pair has a gold of its own
+def test_the_literal_layout_lays_each_pair_and_each_branch_once(made, question):
+    """Read from the arrays: sequences of one branch, two for each pair, then the branches of no pair."""
+    sizes = [size(t, "literal", question) for t in made]
+    batch = pack([made], capacity(sizes, [range(len(made))], 600), "literal", question)
+    (row,) = (PackedBatch(*(x[0] for x in batch)),)
+    place = sequence = pair = 0
+    for t in made:
+        pairs = t.preferences
+        if not pairs:  # nothing is compared: the question is read once
+            prefix, found = unpack(
+                batch, 0, sequence + 1, [*range(place, place + question + len(t.branches))], question
+            )
+            assert [of.role for of in found] == [ROLES[b.role] for b in t.branches]
+            place, sequence = place + question + len(t.branches), sequence + 1
+            continue
+        order = [at for p in pairs for at in p[:2]]
+        order += [at for at in range(len(t.branches)) if at not in order]
+        standing = []
+        for number, at in enumerate(order):
+            asked = question and not number
+            sequence += 1
+            prefix, (found,) = unpack(batch, 0, sequence, [*range(place, place + asked + 1)], asked)
+            branch = t.branches[at]
+            assert prefix == t.prefix
+            assert found.text == (branch.tokens if prefix or len(branch.tokens) > 1 else ())
+            assert found.role == (COPY if at in order[:number] else ROLES[branch.role])
+            standing.append(place + asked)
+            place += asked + 1
+        for number, p in enumerate(pairs):
+            of_pair = (row.pair_chosen[pair], row.pair_rejected[pair])
+            assert of_pair == tuple(standing[2 * number : 2 * number + 2])
+            assert row.pair_share[pair] == np.float32(p.weight / sum(q.weight for q in pairs))
+            pair += 1
+    assert (row.branch_role != UNUSED).sum() == place
+    assert (row.pair_share > 0).sum() == pair
+    gaps = sum(piece.gap for t in made for piece in pieces(t, "literal")[0])
+    assert (row.tree_id > 0).sum() == sum(s.inputs for s in sizes) - gaps
 
 
 def test_a_pair_reads_as_the_papers_template():
     made = tree(3, 2, 3, 4)  # question 1 2 3, gold 4, negatives 5 6 and 7 8 9
-    (first, other, again, last) = pieces(made, "literal")
+    (first, other, again, last), _ = pieces(made, "literal")
     assert [p.prefix for p in (first, other, again, last)] == [(1, 2, 3)] * 4
-    row = fill_row([made], capacity([size(made, "literal")], [[0]], 32), "literal")
+    batch = pack([[made]], capacity([size(made, "literal")], [[0]], 32), "literal")
+    row = PackedBatch(*(x[0] for x in batch))
     assert row.tokens[:20].tolist() == [1, 2, 3, 4, 0, 1, 2, 3, 5, 6, 1, 2, 3, 4, 0, 1, 2, 3, 7, 8]
     assert row.positions[:10].tolist() == [0, 1, 2, 3, 0, 0, 1, 2, 3, 4]
     assert row.tree_id[:10].tolist() == [1, 1, 1, 1, 0, 2, 2, 2, 2, 2]
@@ -428,7 +580,7 @@ def test_rows_are_at_least_nine_tenths_full():
             AnswerTree(
                 str(i),
                 tuple(range(rng.integers(8, 14))),
-                tuple(Branch((1,) * rng.integers(3, 6), NEGATIVE) for _ in range(6)),
+                tuple(Branch((1,) * rng.integers(3, 6), "rejected") for _ in range(6)),
             )
             for i in range(number)
         ]
@@ -444,7 +596,7 @@ def test_popqa_fills_its_rows(qwen2):
     encoded = encode_branches(qwen2, Template("bare"), [f.question for f in facts], answers)
     assert encoded.separate == 0
     made = [
-        AnswerTree(f.id, prefix, tuple(Branch(tokens, NEGATIVE) for tokens in branches))
+        AnswerTree(f.id, prefix, tuple(Branch(tokens, "rejected") for tokens in branches))
         for f, prefix, branches in zip(facts, encoded.prefixes, encoded.branches, strict=True)
     ]
     assert PackedRows(made, 512, 0, 3, 8).fill >= 0.9
@@ -467,7 +619,7 @@ def visible(tree_id, branch_id, i, j) -> bool:
 @settings(max_examples=25, deadline=None)
 def test_tree_mask_is_its_definition_on_packed_rows(made):
     everything = list(itertools.chain(*made))
-    rows = stack([fill_row(of_row, holding(everything, 64)) for of_row in made])
+    rows = pack(made, holding(everything, 64))
     mask = np.asarray(tree_mask(rows.tree_id, rows.branch_id))
     for r, i, j in itertools.product(range(len(made)), range(64), range(64)):
         assert mask[r, i, j] == visible(rows.tree_id[r], rows.branch_id[r], i, j)

@@ -1,0 +1,70 @@
+"""The score engine against sequences one by one."""
+
+import jax
+import numpy as np
+import pytest
+from small import small_model, tree
+
+from pretrainrl_jax.objectives.scoring import score_trees
+from pretrainrl_jax.trees.packing import Capacity
+from pretrainrl_jax.trees.tree import AnswerTree, document
+
+TREES = [
+    tree(3, 2, 4, 1),
+    tree(1, 1, id="1", first=20),
+    tree(7, 5, 5, 3, 2, id="2", first=30),
+    AnswerTree("3", (50, 51), ()),
+    document("4", (60, 61, 62, 63), None),
+    tree(0, 1, 3, id="5", first=70),  # a lone terminator with nothing before it is not predicted
+    *(tree(4, 3, 2, id=str(6 + i), first=80) for i in range(4)),
+]
+
+
+def one_by_one(model, params) -> list[list[float]]:
+    """The summed log-probability of each branch after its prefix, from logits of plain sequences."""
+    sequences = [(t.prefix, b.tokens) for t in TREES for b in t.branches]
+    tokens = np.zeros((len(sequences), 16), np.int32)
+    for row, (prefix, branch) in zip(tokens, sequences, strict=True):
+        row[: len(prefix) + len(branch)] = prefix + branch
+    logits = np.float64(model.logits(params, tokens))
+    logps = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    sums = iter(
+        sum(of[at - 1, row[at]] for at in range(max(len(prefix), 1), len(prefix) + len(branch)))
+        for of, row, (prefix, branch) in zip(logps, tokens, sequences, strict=True)
+    )
+    return [[next(sums) for _ in t.branches] for t in TREES]
+
+
+@pytest.mark.usefixtures("compiled_fast")
+@pytest.mark.parametrize(("row_length", "rows"), [(64, 1), (24, 2), (200, 3)])
+def test_scores_are_those_of_sequences_one_by_one(row_length, rows):
+    model, params = small_model(sharpness=3.0)
+    finished, fitted = [], []
+
+    def fit(found: Capacity) -> Capacity:
+        fitted.append(found)
+        return found._replace(targets=128)
+
+    found = score_trees(
+        model, params, TREES, row_length=row_length, rows=rows, fit=fit, advance=finished.append
+    )
+    wanted = one_by_one(model, params)
+    assert [len(of) for of in found] == [len(of) for of in wanted]
+    for of, expected in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(of, expected, rtol=1e-5, atol=1e-5)
+    assert found[5][0] == 0
+    assert min(map(min, filter(None, found))) < -20  # far from the trivial case
+    assert sum(finished) == len(TREES)
+    assert [size.time for size in fitted] == [row_length]
+
+
+def test_a_tree_that_is_longer_than_a_row_is_refused():
+    model, params = small_model()
+    with pytest.raises(ValueError, match="tree 2 has 18 tokens, a row holds 17"):
+        score_trees(model, params, TREES, row_length=17, rows=1)
+
+
+def test_no_trees_have_no_scores():
+    model, params = small_model()
+    assert score_trees(model, params, [], row_length=8, rows=1) == []
+    assert jax.tree.leaves(score_trees(model, params, TREES[3:4], row_length=8, rows=1)) == []
