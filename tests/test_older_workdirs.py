@@ -1,4 +1,4 @@
-"""A workdir that an older version finished opens: its settings mean what they meant, nothing is made again."""
+"""A workdir that an older version finished opens: its settings mean what they meant, nothing is redone."""
 
 import json
 import shutil

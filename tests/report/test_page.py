@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 from workdirs import EVIL, SYSTEMS, change, evaluation, parse, question, table, write, write_workdir
 
-from pretrainrl_jax.config import Config
+from pretrainrl_jax.config import OBJECTIVES, Config, Objective
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.report import charts
 from pretrainrl_jax.report.inputs import read_metrics
 from pretrainrl_jax.report.outcomes import changes, trained
 from pretrainrl_jax.report.page import pair, settings, write_report
 from pretrainrl_jax.report.summary import summarise
+from pretrainrl_jax.report.systems import Systems
+
+KNOWN = Systems(OBJECTIVES)
 
 
 @pytest.fixture
@@ -178,10 +181,10 @@ def test_changes_count_gains_on_trained_and_losses_on_all_facts() -> None:
 
 def test_the_pictured_pair() -> None:
     found = [evaluation(name, acc) for name, acc in SYSTEMS.items()]
-    assert pair(summarise(found, "d", "m")) == ("base", "pretrainrl")
-    assert pair(summarise(found[:-1], "d", "m")) == ("base", "ntp_answer")
-    assert pair(summarise(found[:1], "d", "m")) == ("base", None)
-    assert pair(summarise(found[2:3], "d", "m")) == ("ntp", None)
+    assert pair(summarise(found, "d", "m"), KNOWN) == ("base", "pretrainrl")
+    assert pair(summarise(found[:-1], "d", "m"), KNOWN) == ("base", "ntp_answer")
+    assert pair(summarise(found[:1], "d", "m"), KNOWN) == ("base", None)
+    assert pair(summarise(found[2:3], "d", "m"), KNOWN) == ("ntp", None)
 
 
 def test_share_above_the_diagonal() -> None:
@@ -199,20 +202,20 @@ def test_the_idea_takes_trained_and_unseen_facts_in_the_trained_wording() -> Non
 
 def test_the_idea_as_a_file(tmp_path: Path) -> None:
     path = tmp_path / "idea.png"
-    assert charts.save_idea(path, evaluation("base", 0.2), evaluation("pretrainrl", 0.6))
+    assert charts.save_idea(path, KNOWN, evaluation("base", 0.2), evaluation("pretrainrl", 0.6))
     assert path.read_bytes().startswith(b"\x89PNG")
-    assert not charts.save_idea(tmp_path / "none.png", {"system": "base", "questions": []})
+    assert not charts.save_idea(tmp_path / "none.png", KNOWN, {"system": "base", "questions": []})
     assert not (tmp_path / "none.png").exists()
     # Popularity that is constant has no colour scale; probabilities may all be zero.
     flat = [question(i, True, popularity=0.0, p_truth=0.0, p_falsehood=None) for i in range(3)]
-    assert charts.save_idea(path, {"system": "ntp", "questions": flat})
+    assert charts.save_idea(path, KNOWN, {"system": "ntp", "questions": flat})
 
 
 def test_pictures_leave_no_global_state_behind() -> None:
     import matplotlib
 
     before = dict(matplotlib.rcParams)
-    charts.idea(evaluation("base", 0.2))
+    charts.idea(KNOWN, evaluation("base", 0.2))
     assert dict(matplotlib.rcParams) == before
 
 
@@ -227,7 +230,7 @@ def test_labels_of_coinciding_points_do_not_overlap(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(charts, "_place", record)
     names = ("base", "dpo", "ntp", "ntp_answer", "ntp_weighted", "pretrainrl")
-    assert charts.tradeoff(summarise([evaluation(n, 0.3) for n in names], "d", "m"))
+    assert charts.tradeoff(summarise([evaluation(n, 0.3) for n in names], "d", "m"), KNOWN)
     assert len(placed) == 6
     overlaps = [(a, b) for i, a in enumerate(placed) for b in placed[:i] if charts._overlap(a, b)]
     assert not overlaps
@@ -261,16 +264,30 @@ def test_settings_mark_what_differs_from_the_default() -> None:
     config = json.loads(json.dumps(dataclasses.asdict(dataclasses.replace(Config(), seed=17))))
     sections = dict(settings(config))
     assert [name for values in sections.values() for name, _, changed in values if changed] == ["seed"]
-    assert ("pretrainrl.beta", "1.0", False) in sections["objectives"]
+    assert ("pretrainrl.dpo.beta", "1.0", False) in sections["objectives"]
 
 
 def test_systems_are_told_apart_without_colour() -> None:
     for part in ("colour", "marker", "line"):
-        seen = [getattr(look, part) for look in (*charts.LOOKS.values(), *charts.SPARE_LOOKS)]
+        seen = [getattr(look, part) for look in (charts.BASE, *charts.LOOKS)]
         assert len(set(seen)) == len(seen)
-    looks = charts.looks(["new", "base", "newer"])
-    assert looks["base"] == charts.LOOKS["base"]
+    looks = charts.looks(["new", "base", "newer"], KNOWN)
+    assert looks["base"] == charts.BASE
     assert looks["new"] != looks["newer"]
+    many = {f"system{i}": Objective() for i in range(60)}
+    assert len(set(charts.looks(list(many), Systems(many)).values())) == 60
+
+
+def test_todays_systems_keep_their_looks() -> None:
+    looks = charts.looks(["pretrainrl", "ntp", "base", "rpo"], KNOWN)
+    assert {name: (look.colour, look.marker) for name, look in looks.items()} == {
+        "base": ("#777777", "X"),
+        "ntp": ("#56B4E9", "s"),
+        "rpo": ("#CC79A7", "P"),
+        "pretrainrl": ("#D55E00", "o"),
+    }
+    own = Systems({**OBJECTIVES, "mine": Objective()})
+    assert charts.looks(["mine", "ntp"], own) == {"mine": charts.LOOKS[6], "ntp": looks["ntp"]}
 
 
 def test_tables_and_pictures_of_a_workdir_without_outcomes(workdir: Path) -> None:

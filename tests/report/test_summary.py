@@ -7,9 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pretrainrl_jax.config import OBJECTIVES
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.report.summary import summarise, table
+from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.report.words import headline, noise, reading
+
+KNOWN = Systems(OBJECTIVES)
 
 
 def evaluation(system: str, acc: Any, **changes: Any) -> dict[str, Any]:
@@ -35,7 +39,7 @@ def summary_of(**accuracies: float | None) -> dict[str, Any]:
 
 
 def words_of(**accuracies: float | None) -> str:
-    return "\n".join(reading(summary_of(**accuracies)))
+    return "\n".join(reading(summary_of(**accuracies), KNOWN))
 
 
 def test_the_contract_of_summary_json() -> None:
@@ -101,7 +105,7 @@ def test_a_group_without_questions_is_absent() -> None:
 
 def test_the_table_fits_a_terminal_and_shows_percentages() -> None:
     names = ("base", "dpo", "ntp", "ntp_answer", "ntp_weighted", "pretrainrl", "[b]a_new_system_of_tomorrow")
-    text = table(summary_of(**dict.fromkeys(names, 0.3642)))
+    text = table(summary_of(**dict.fromkeys(names, 0.3642)), KNOWN)
     lines = text.splitlines()
     assert max(map(len, lines)) <= 100
     row = next(line for line in lines if line.strip().startswith("PretrainRL"))
@@ -116,9 +120,9 @@ def test_base_alone() -> None:
     assert "Only the base model" in text
     assert "13.5%" in text
     assert "PretrainRL" not in text
-    assert headline(summary_of(base=0.135)).endswith("13.5%")
-    assert reading(summary_of(base=None)) == ["No accuracy on trained facts was measured."]
-    assert "was not measured" in headline(summary_of(base=None))
+    assert headline(summary_of(base=0.135), KNOWN).endswith("13.5%")
+    assert reading(summary_of(base=None), KNOWN) == ["No accuracy on trained facts was measured."]
+    assert "was not measured" in headline(summary_of(base=None), KNOWN)
 
 
 def test_pretrainrl_ahead_of_everything() -> None:
@@ -174,7 +178,7 @@ def test_few_questions_widen_the_noise() -> None:
         one["groups"]["trained"]["count"] = 100
     summary = summarise(few, "d", "m")
     assert noise(summary, "ntp", "pretrainrl") == pytest.approx(13.6, abs=0.1)
-    assert "so few questions" in "\n".join(reading(summary))
+    assert "so few questions" in "\n".join(reading(summary, KNOWN))
 
 
 def test_the_same_questions_narrow_the_noise() -> None:
@@ -225,13 +229,13 @@ def test_nothing_learned() -> None:
     text = words_of(base=0.4, ntp=0.3, dpo=0.1)
     assert "No trained system is more accurate than the base model (40.0%)" in text
     assert "DPO alone is 30.0 points below the base model (10.0% against 40.0%)" in text
-    assert "No trained system" in headline(summary_of(base=0.4, ntp=0.3))
+    assert "No trained system" in headline(summary_of(base=0.4, ntp=0.3), KNOWN)
 
 
 def test_dpo_prob_goes_from_base_to_dpo() -> None:
     base, dpo = evaluation("base", 0.13), evaluation("dpo", 0.10)
     dpo["groups"]["trained"]["prob"] = 0.34
-    text = "\n".join(reading(summarise([dpo, base], "d", "m")))
+    text = "\n".join(reading(summarise([dpo, base], "d", "m"), KNOWN))
     assert "goes from 30.0% to 34.0%" in text
 
 
@@ -242,27 +246,27 @@ def test_forgetting_is_the_rise_over_base() -> None:
         evaluation("dpo", 0.1, text_nll=1.77),
         evaluation("pretrainrl", 0.4, text_nll=3.87),
     ]
-    text = "\n".join(reading(summarise(found, "d", "m")))
+    text = "\n".join(reading(summarise(found, "d", "m"), KNOWN))
     assert "DPO alone −0.10, NTP +1.30, PretrainRL +2.00" in text
     assert "PretrainRL, the most accurate of these, also forgets the most text" in text
     found[1]["text_nll"] = 5.0
-    assert "forgets the most" not in "\n".join(reading(summarise(found, "d", "m")))
+    assert "forgets the most" not in "\n".join(reading(summarise(found, "d", "m"), KNOWN))
     found[0]["text_nll"] = None
-    assert "Forgetting cannot be read" in "\n".join(reading(summarise(found, "d", "m")))
+    assert "Forgetting cannot be read" in "\n".join(reading(summarise(found, "d", "m"), KNOWN))
 
 
 def test_device_time_says_when_compute_is_not_equal() -> None:
     slow = [evaluation("ntp_answer", 0.4), evaluation("pretrainrl", 0.4, device_seconds=21.0)]
-    assert "2.1 times" in "\n".join(reading(summarise(slow, "d", "m")))
-    assert "not compared at equal compute" in "\n".join(reading(summarise(slow, "d", "m")))
+    assert "2.1 times" in "\n".join(reading(summarise(slow, "d", "m"), KNOWN))
+    assert "not compared at equal compute" in "\n".join(reading(summarise(slow, "d", "m"), KNOWN))
     even = [evaluation("ntp_answer", 0.4), evaluation("pretrainrl", 0.4, device_seconds=10.5)]
-    assert "not compared at equal compute" not in "\n".join(reading(summarise(even, "d", "m")))
+    assert "not compared at equal compute" not in "\n".join(reading(summarise(even, "d", "m"), KNOWN))
 
 
 def test_every_subset_of_systems_reads() -> None:
     names = ["base", "dpo", "ntp", "ntp_answer", "ntp_weighted", "pretrainrl", "anchored"]
     for mask in range(1, 2 ** len(names)):
         chosen = {name: 0.1 + 0.07 * i for i, name in enumerate(names) if mask >> i & 1}
-        sentences = reading(summary_of(**chosen))
+        sentences = reading(summary_of(**chosen), KNOWN)
         assert all(s.endswith((".", "!")) and "None" not in s and "nan" not in s for s in sentences)
-        assert headline(summary_of(**chosen))
+        assert headline(summary_of(**chosen), KNOWN)
