@@ -12,7 +12,7 @@ from scipy import stats
 from tiny import Signalled, assert_same_parameters, call, complaint, files, repeatable, summary
 
 from pretrainrl_jax.cells import cells
-from pretrainrl_jax.config import OBJECTIVES, Config, Sweep
+from pretrainrl_jax.config import OBJECTIVES, Config, Objective, Sweep
 from pretrainrl_jax.report.sweep import Row, chosen, differences, table
 from pretrainrl_jax.report.systems import Systems
 
@@ -220,6 +220,20 @@ def test_means_spread_and_paired_differences() -> None:
         )
         == ""
     )
+
+
+def test_objectives_of_ones_own_are_compared_with_the_best_or_with_what_is_to_be_above() -> None:
+    rows = [
+        Row(name, {}, {str(seed): system(x) for seed in range(2)})
+        for name, x in (("base", 0.1), ("one", 0.3), ("two", 0.4))
+    ]
+    own = {"one": Objective("First"), "two": Objective()}
+    heads = [line.split(" | ")[0] for line in differences(rows, [], Systems(own)).splitlines()[2:]]
+    assert heads == ["| two − base", "| two − First"]
+    own["one"] = Objective("First", above=("two",))
+    heads = [line.split(" | ")[0] for line in differences(rows, [], Systems(own)).splitlines()[2:]]
+    assert heads == ["| First − base", "| First − two"]
+    assert differences(rows[:1], [], Systems(own)) == ""
 
 
 def test_rows_are_compared_at_equal_values() -> None:

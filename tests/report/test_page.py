@@ -1,6 +1,7 @@
 """The report of a synthetic workdir: self-contained, escaped, complete, and clear about what is missing."""
 
 import dataclasses
+import itertools
 import json
 import math
 import re
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from workdirs import EVIL, SYSTEMS, change, evaluation, parse, question, table, write, write_workdir
 
-from pretrainrl_jax.config import OBJECTIVES, Config, Objective
+from pretrainrl_jax.config import OBJECTIVES, Config, Dpo, Ntp, Objective
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.report import charts
 from pretrainrl_jax.report.inputs import read_metrics
@@ -243,6 +244,47 @@ def test_a_resumed_run_draws_each_step_once() -> None:
     steps, values = charts._series(lines, "train/ntp", "loss")
     assert steps.tolist() == [1, 2, 3]
     assert values.tolist() == [5.0, 3.0, 2.0]
+
+
+def test_what_was_evaluated_while_training_is_drawn_apart(workdir: Path) -> None:
+    assert "While training" not in write_report(workdir).read_text("utf-8")
+    plain = charts.curves(read_metrics(workdir / "metrics.jsonl"), KNOWN)
+    with (workdir / "metrics.jsonl").open("a") as file:
+        for system, step in itertools.product(("ntp", "dpo"), (0, 4, 8)):
+            sample = {"sample_acc": 0.1 * step, "sample_hr": 0.5, "sample_text_nll": 2.0}
+            file.write(json.dumps({"stage": f"train/{system}", "step": step, **sample}) + "\n")
+    metrics = read_metrics(workdir / "metrics.jsonl")
+    assert charts.curves(metrics, KNOWN) == plain
+    titles = [title for title, _ in charts.sampled(metrics, KNOWN)]
+    assert titles == ["accuracy on the sample", "loss on text"]
+    tags = parse(write_report(workdir).read_text("utf-8"))
+    assert "While training: evaluated on a sample 200 trained questions" in tags.text
+    assert len(tags.addresses) == 2 + 1 + 1 + 2 + 3
+    alone = [line for line in metrics if "sample_hr" in line]
+    assert charts.curves(alone, KNOWN) == []
+    unknown = charts.sampled([{**alone[0], "sample_acc": math.nan}], KNOWN)
+    assert [title for title, _ in unknown] == titles[1:]
+
+
+def test_a_run_of_ones_own_objectives_is_told_by_their_labels(workdir: Path) -> None:
+    mine = Objective("Mine <b>", "my own", ntp=Ntp(answer=0.5), dpo=Dpo(2.0, beta=0.3), learning_rate=2e-4)
+    own = {"z-own": mine, "a_plain": Objective(ntp=Ntp(answer=1.0))}
+    write(workdir / "config.json", dataclasses.asdict(dataclasses.replace(Config(), objectives=own)))
+    for system in SYSTEMS:
+        if system != "base":
+            (workdir / "evaluations" / f"{system}.json").unlink()
+    for system, acc in (("a_plain", 0.5), ("z-own", 0.6), ("before", 0.3)):
+        write(workdir / "evaluations" / f"{system}.json", evaluation(system, acc))
+    tags = parse(write_report(workdir).read_text("utf-8"))
+    rows = [[cell.replace("\u00a0", " ") for cell in row] for row in table(tags, "system", "loss")]
+    assert [row[:3] for row in rows] == [
+        ["Mine <b>", "0.5 · NTP(answer) + 2 · DPO(β = 0.3)", "0.0002"],
+        ["a_plain", "NTP(answer)", "0.001"],
+        ["before", "not recorded", "not recorded"],
+    ]
+    assert "What got worse with Mine <b>" in tags.text
+    assert "A_plain is 10.0 points below my own" in tags.text
+    assert "The highest accuracy on trained facts is 60.0%, of my own" in tags.text
 
 
 def test_no_negatives_is_not_drawn_as_zero() -> None:

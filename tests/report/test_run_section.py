@@ -8,7 +8,7 @@ import jax
 import pytest
 from workdirs import change, evaluation, parse, table, write, write_workdir
 
-from pretrainrl_jax.config import OBJECTIVES, Config, Dpo, Ntp, Objective
+from pretrainrl_jax.config import OBJECTIVES, Dpo, Ntp, Objective
 from pretrainrl_jax.model import shape as shapes
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.report.formats import duration
@@ -111,7 +111,7 @@ def test_the_run_on_the_page(tmp_path: Path) -> None:
     tags = parse(write_report(workdir).read_text("utf-8"))
     losses = {row[0]: row[1:] for row in table(tags, "system", "loss")}
     assert list(losses) == ["DPO alone", "NTP", "NTP (answers only)", "PretrainRL"]
-    rate = f"{OBJECTIVES["ntp"].learning_rate:g}"
+    rate = f"{OBJECTIVES['ntp'].learning_rate:g}"
     assert losses["NTP"] == ["NTP(question) + NTP(answer)", rate, "8", "no"]
     assert losses["PretrainRL"][2] == "–"  # it wrote no metrics here
     assert table(tags, "stage", "wall clock") == [

@@ -2,12 +2,13 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pretrainrl_jax.config import OBJECTIVES
+from pretrainrl_jax.config import OBJECTIVES, Dpo, Ntp, Objective
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.report.summary import summarise, table
 from pretrainrl_jax.report.systems import Systems
@@ -270,3 +271,70 @@ def test_every_subset_of_systems_reads() -> None:
         sentences = reading(summary_of(**chosen), KNOWN)
         assert all(s.endswith((".", "!")) and "None" not in s and "nan" not in s for s in sentences)
         assert headline(summary_of(**chosen), KNOWN)
+
+
+OWN = {
+    "push": Objective("Push", "pushing apart", ntp=Ntp(answer=0.5), dpo=Dpo(1.0), above=("plain",)),
+    "plain": Objective("Plain", ntp=Ntp(answer=1.0)),
+}
+
+
+def own(objectives: dict[str, Objective], **accuracies: float) -> str:
+    return "\n".join(reading(summary_of(**accuracies), Systems(objectives)))
+
+
+def test_objectives_of_ones_own_are_told_by_their_terms() -> None:
+    text = own(OWN, base=0.1, push=0.4, plain=0.3)
+    assert (
+        "The highest accuracy on trained facts is 40.0%, of pushing apart; the base model has 10.0%" in text
+    )
+    assert (
+        "Pushing apart is 10.0 points above Plain (40.0% against 30.0%): the order the paper reports" in text
+    )
+    assert (
+        "Plain is 10.0 points below pushing apart (30.0% against 40.0%); the two differ in negatives and in "
+        "the weight of the loss on answer tokens, and the run does not say which of the two made the difference"
+    ) in text
+    assert "Pushing apart took 1.0 times the device time of Plain." in text
+    assert "Device-seconds: Push 10.0, Plain 10.0." in text
+    back = own(OWN, push=0.3, plain=0.4)
+    assert "the reverse of the order the paper reports" in back
+    assert "it uses no negatives, so this run is no evidence that they help" in back
+    assert "Plain, the control that any claim about negatives must stand beside, was not" in own(
+        OWN, push=0.3
+    )
+
+
+def test_what_no_paper_orders_has_its_controls_all_the_same() -> None:
+    both = {name: replace(of, above=()) for name, of in OWN.items()}
+    more = {**both, "alike": Objective(ntp=Ntp(answer=0.5)), "slow": replace(OWN["plain"], learning_rate=1.0)}
+    text = own(more, push=0.4, plain=0.2, alike=0.3, slow=0.1)
+    assert "paper" not in text
+    assert (
+        "Alike is 10.0 points below pushing apart (30.0% against 40.0%); the two differ in negatives alone"
+        in text
+    )
+    assert "Plain is 20.0 points below pushing apart (20.0% against 40.0%); it too uses no negatives" in text
+    text = own(more, push=0.4, slow=0.1)
+    assert (
+        "differ in negatives, in the weight of the loss on answer tokens and in the learning rate, and the "
+        "run does not say which of these made the difference"
+    ) in text
+    assert "A control, which any claim about negatives must stand beside, was not measured" in own(
+        {"push": both["push"]}, push=0.4
+    )
+
+
+def test_what_only_pushes_apart_stands_beside_the_base_model() -> None:
+    alone = {"apart": Objective("Apart", dpo=Dpo(0.5)), "plain": OWN["plain"]}
+    text = own(alone, base=0.2, apart=0.1, plain=0.3)
+    assert "Apart is 10.0 points below the base model (10.0% against 20.0%); Prob, which counts hits" in text
+    assert "negatives" not in text
+
+
+def test_the_last_that_a_paper_puts_above_others_is_the_method() -> None:
+    assert KNOWN.method(["base", "pretrainrl", "rpo"]) == "pretrainrl"
+    assert KNOWN.method(["base", "rpo", "unknown"]) is None
+    two = Systems({**OWN, "late": Objective(above=("push",))})
+    assert two.method(["late", "push", "plain"]) == "late"
+    assert sorted(["x", "late", "base", "push"], key=two.place) == ["base", "push", "late", "x"]
