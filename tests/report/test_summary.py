@@ -293,7 +293,8 @@ def test_objectives_of_ones_own_are_told_by_their_terms() -> None:
     )
     assert (
         "Plain is 10.0 points below pushing apart (30.0% against 40.0%); the two differ in negatives and in "
-        "the weight of the loss on answer tokens, and the run does not say which of the two made the difference"
+        "the weight of the loss on answer tokens, and the run does not say which of the two made the "
+        "difference"
     ) in text
     assert "Pushing apart took 1.0 times the device time of Plain." in text
     assert "Device-seconds: Push 10.0, Plain 10.0." in text
