@@ -6,7 +6,7 @@ the command line as `--section.key=value`; the text behind a field is its help.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 
 def setting(default: Any, doc: str, shown: str = "") -> Any:
@@ -227,6 +227,8 @@ class Term:
     """A named part of a loss, a file of objectives/. Settings whose default is 0 are its weights, the others
     say how it is computed; with all weights 0 it is no part of the loss."""
 
+    contrasts: ClassVar[bool] = False  # it compares answers with each other, so that negatives are needed
+
     @property
     def coefficients(self) -> dict[str, float]:
         """The weights that are not 0 and what goes with them, by name; empty for a term that is not there."""
@@ -252,6 +254,7 @@ class Ntp(Term):
 class Dpo(Term):
     """Direct preference optimisation against the mined negatives (objectives/dpo.py)."""
 
+    contrasts = True
     weight: float = setting(0.0, "weight of DPO against the mined negatives", "DPO")
     beta: float = setting(0.1, "beta of DPO", "β")
 
@@ -289,7 +292,7 @@ class Objective:
     @property
     def contrasts(self) -> bool:
         """A term compares answers with each other, so that negatives are needed."""
-        return bool(self.dpo.weight)
+        return any(self.terms[name].contrasts for name in self.coefficients)
 
 
 OBJECTIVES: dict[str, Objective] = {

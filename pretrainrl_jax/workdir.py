@@ -64,7 +64,8 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
     An older version told its objectives in the order of `OBJECTIVES`, in whichever it stored them.
     """
     defaults = flat(resolved(Config()))
-    found = {name: defaults[name] for name in LATER} | {_renamed(n): value for n, value in values.items()}
+    found = {_renamed(name): value for name, value in values.items()}
+    found |= {name: defaults[name] for name in LATER if name not in found}
     names = objective_names(found)
     if not found.keys() >= values.keys():
         names.sort(key=[*OBJECTIVES, *names].index)

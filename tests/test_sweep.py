@@ -12,9 +12,11 @@ from scipy import stats
 from tiny import Signalled, assert_same_parameters, call, complaint, files, repeatable, summary
 
 from pretrainrl_jax.cells import cells
-from pretrainrl_jax.config import Config, Sweep
+from pretrainrl_jax.config import OBJECTIVES, Config, Objective, Sweep
 from pretrainrl_jax.report.sweep import Row, chosen, differences, table
+from pretrainrl_jax.report.systems import Systems
 
+KNOWN = Systems(OBJECTIVES)
 AXES = ("--sweep.ntp_weight=0.1,1", "--sweep.negatives=2,3")
 NAMES = ["ntp_weight=0.1,negatives=2", "ntp_weight=0.1,negatives=3", "ntp_weight=1,negatives=2",
          "ntp_weight=1,negatives=3"]  # fmt: skip
@@ -200,21 +202,38 @@ def test_means_spread_and_paired_differences() -> None:
         Row("ntp", {}, {str(i): system(x) for i, x in enumerate(theirs)}),
         Row("pretrainrl", {}, {str(i): system(x) for i, x in enumerate(ours)}),
     ]
-    shown = table(rows, []).splitlines()
+    shown = table(rows, [], KNOWN).splitlines()
     mean, spread = (100 * f(ours) for f in (statistics.mean, statistics.stdev))
     assert shown[-1].startswith(f"| PretrainRL | {mean:.1f} ± {spread:.1f} |")
     assert "Prob" not in shown[0]  # nobody has one
     # The interval is that of a paired t-test.
     points = [100 * (a - b) for a, b in zip(ours, theirs, strict=True)]
     low, high = stats.ttest_rel(ours, theirs).confidence_interval()
-    (line,) = differences(rows, []).splitlines()[2:]
+    (line,) = differences(rows, [], KNOWN).splitlines()[2:]
     assert line == (
         f"| PretrainRL − NTP | {statistics.mean(points):+.1f} | {100 * low:+.1f} to {100 * high:+.1f} "
         "| +1.0, +3.0, +2.0 |"
     ).replace("-", "−")
     assert (
-        differences([Row("ntp", {}, {"0": system(0.1)}), Row("pretrainrl", {}, {"0": system(0.2)})], []) == ""
+        differences(
+            [Row("ntp", {}, {"0": system(0.1)}), Row("pretrainrl", {}, {"0": system(0.2)})], [], KNOWN
+        )
+        == ""
     )
+
+
+def test_objectives_of_ones_own_are_compared_with_the_best_or_with_what_is_to_be_above() -> None:
+    rows = [
+        Row(name, {}, {str(seed): system(x) for seed in range(2)})
+        for name, x in (("base", 0.1), ("one", 0.3), ("two", 0.4))
+    ]
+    own = {"one": Objective("First"), "two": Objective()}
+    heads = [line.split(" | ")[0] for line in differences(rows, [], Systems(own)).splitlines()[2:]]
+    assert heads == ["| two − base", "| two − First"]
+    own["one"] = Objective("First", above=("two",))
+    heads = [line.split(" | ")[0] for line in differences(rows, [], Systems(own)).splitlines()[2:]]
+    assert heads == ["| First − base", "| First − two"]
+    assert differences(rows[:1], [], Systems(own)) == ""
 
 
 def test_rows_are_compared_at_equal_values() -> None:
@@ -227,7 +246,7 @@ def test_rows_are_compared_at_equal_values() -> None:
         row("pretrainrl", {"learning_rate": 1e-3, "beta": 1.0}, 0.5),
         row("pretrainrl", {"learning_rate": 1e-2, "beta": 1.0}, 0.7),
     ]
-    lines = differences(rows, ["beta", "learning_rate"]).splitlines()[2:]
+    lines = differences(rows, ["beta", "learning_rate"], KNOWN).splitlines()[2:]
     assert [line.split(" | ")[1:4] for line in lines] == [["1", "0.001", "+40.0"], ["1", "0.01", "+50.0"]]
 
 
@@ -238,9 +257,12 @@ def test_values_are_chosen_on_held_out_wordings() -> None:
         Row("base", {}, {"0": system(0.1, 0.9)}),
     ]
     best = "- NTP: learning_rate 0.2, chosen on held-out wordings (35.0%, the best 35.0%)\n"
-    assert chosen(rows, ["learning_rate"]) == best
+    assert chosen(rows, ["learning_rate"], KNOWN) == best
     bare = [Row("ntp", {"beta": x}, {"0": system(x)}) for x in (0.4, 0.2)]
-    assert chosen(bare, ["beta"]) == "- NTP: beta 0.4, chosen on trained wordings (40.0%, the best 40.0%)\n"
+    assert (
+        chosen(bare, ["beta"], KNOWN)
+        == "- NTP: beta 0.4, chosen on trained wordings (40.0%, the best 40.0%)\n"
+    )
 
 
 @pytest.mark.parametrize(("rate", "taken"), [(0.286, 0.2), (0.285, 0.1)])
@@ -250,4 +272,4 @@ def test_within_one_standard_error_less_forgetting_decides(rate: float, taken: f
         Row("ntp", {"beta": 0.1}, {"0": system(0.5, 0.30, nll=3.0)}),
         Row("ntp", {"beta": 0.2}, {"0": system(0.4, rate, nll=1.5)}),
     ]
-    assert f"beta {taken}, chosen" in chosen(rows, ["beta"])
+    assert f"beta {taken}, chosen" in chosen(rows, ["beta"], KNOWN)

@@ -8,8 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.report.formats import Json, decimals, label, number, percent
-from pretrainrl_jax.report.inputs import place, read_json
+from pretrainrl_jax.report.formats import Json, decimals, number, percent
+from pretrainrl_jax.report.inputs import read_json
+from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.report.terminal import plain
 
 
@@ -42,14 +43,14 @@ def folder(workdir: Path) -> Path:
     return workdir / "evaluations" / "harness"
 
 
-def read_harness(workdir: Path) -> dict[str, Json]:
+def read_harness(workdir: Path, known: Systems) -> dict[str, Json]:
     """The results of each system: base first, then as systems are told.
 
     Raises:
         InputError: if a file cannot be read.
     """
     found = {}
-    for path in sorted(folder(workdir).glob("*.json"), key=lambda path: place(path.stem)):
+    for path in sorted(folder(workdir).glob("*.json"), key=lambda path: known.place(path.stem)):
         found[path.stem] = read_json(path)
         if not isinstance(found[path.stem].get("tasks"), dict):
             raise InputError(f"{path} holds no results of the harness: remove it, and evaluate again")
@@ -119,7 +120,7 @@ def in_words(cell: Cell | None, share: bool) -> str:
     return text if cell.stderr is None else f"{text} ± {error}"
 
 
-def table(found: Ability) -> str:
+def table(found: Ability, known: Systems) -> str:
     """Systems as rows and tasks as columns, for a terminal."""
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     drawn.add_column("system", no_wrap=True)
@@ -128,5 +129,5 @@ def table(found: Ability) -> str:
         drawn.add_column(Text(f"{column.task}\n{column.metric}{unit}"), justify="right", no_wrap=True)
     for system, cells in found.rows.items():
         texts = [in_words(c, of.share) for c, of in zip(cells, found.columns, strict=True)]
-        drawn.add_row(Text(label(system)), *texts)
+        drawn.add_row(Text(known.label(system)), *texts)
     return plain(drawn, width=30 * (1 + len(found.columns)))

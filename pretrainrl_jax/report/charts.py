@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pretrainrl_jax.report.formats import Json, brief, label, number, percent
+from pretrainrl_jax.report.formats import Json, brief, number, percent
 from pretrainrl_jax.report.outcomes import popularity, trained
 from pretrainrl_jax.report.summary import forgetting
+from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.report.tables import Row
 
 if TYPE_CHECKING:
@@ -32,17 +33,15 @@ class Look(NamedTuple):
     line: Any  # matplotlib's line style
 
 
-# Okabe and Ito's palette, told apart by colour-blind readers.
-LOOKS = {
-    "base": Look("#777777", "X", ":"),
-    "dpo": Look("#E69F00", "v", (0, (3, 1.5))),
-    "ntp": Look("#56B4E9", "s", (0, (6, 2))),
-    "ntp_answer": Look("#0072B2", "D", "-."),
-    "ntp_weighted": Look("#009E73", "^", (0, (1, 1))),
-    "rpo": Look("#CC79A7", "P", (0, (5, 1.5, 1, 1.5, 1, 1.5))),
-    "pretrainrl": Look("#D55E00", "o", "-"),
-}
-SPARE_LOOKS = (
+BASE = Look("#777777", "X", ":")
+# Okabe and Ito's palette, told apart by colour-blind readers, and four that can still be told from those.
+LOOKS = (
+    Look("#E69F00", "v", (0, (3, 1.5))),
+    Look("#56B4E9", "s", (0, (6, 2))),
+    Look("#0072B2", "D", "-."),
+    Look("#009E73", "^", (0, (1, 1))),
+    Look("#CC79A7", "P", (0, (5, 1.5, 1, 1.5, 1, 1.5))),
+    Look("#D55E00", "o", "-"),
     Look("#000000", "h", (0, (8, 2, 2, 2))),
     Look("#8C6BB1", "<", (0, (2, 2))),
     Look("#A6761D", ">", (0, (9, 3))),
@@ -96,10 +95,18 @@ def _address(figure: "Figure", kind: str) -> str:
     return f"data:{mime};base64,{base64.b64encode(out.getvalue()).decode('ascii')}"
 
 
-def looks(systems: list[str]) -> dict[str, Look]:
-    """The look of each system: fixed for the known ones, so that they keep it across charts."""
-    spare = [name for name in systems if name not in LOOKS]
-    return {name: LOOKS.get(name) or SPARE_LOOKS[spare.index(name) % len(SPARE_LOOKS)] for name in systems}
+def looks(systems: list[str], known: Systems) -> dict[str, Look]:
+    """The look of each system: by its place in the configuration, so that it keeps it across charts."""
+    others = [name for name in systems if name != "base" and name not in known.objectives]
+    places = {name: place for place, name in enumerate([*known.objectives, *others])}
+    return {name: BASE if name == "base" else _look(places[name]) for name in systems}
+
+
+def _look(place: int) -> Look:
+    """One for each place: where the colours are used up they come again with other markers and lines."""
+    again, count = place // len(LOOKS), len(LOOKS)
+    colour, marker, line = (LOOKS[(place + shift * again) % count] for shift in range(3))
+    return Look(colour.colour, marker.marker, line.line)
 
 
 # The idea: truth against falsehood
@@ -127,12 +134,12 @@ class Scale(NamedTuple):
     order: np.ndarray  # random, so that no popularity is drawn over another
 
 
-def idea(before: Json, after: Json | None = None) -> list[str]:
+def idea(known: Systems, before: Json, after: Json | None = None) -> list[str]:
     """Probability of the truth against the strongest falsehood of each trained question, before and after.
 
     A picture a system, to stand side by side or, on a narrow screen, one below the other.
     """
-    panels = _idea_panels(before, after)
+    panels = _idea_panels(known, before, after)
     if not panels:
         return []
     addresses, scale = [], _scale(panels)
@@ -147,9 +154,9 @@ def idea(before: Json, after: Json | None = None) -> list[str]:
     return addresses
 
 
-def save_idea(path: Path, before: Json, after: Json | None = None) -> bool:
+def save_idea(path: Path, known: Systems, before: Json, after: Json | None = None) -> bool:
     """Write that as one PNG file; False, and no file, where no trained question was evaluated."""
-    panels = _idea_panels(before, after)
+    panels = _idea_panels(known, before, after)
     if not panels:
         return False
     with _figure(len(panels) * 4.4 + 1.4, 4.8) as figure:
@@ -162,11 +169,11 @@ def save_idea(path: Path, before: Json, after: Json | None = None) -> bool:
     return True
 
 
-def _idea_panels(before: Json, after: Json | None) -> list[Panel]:
+def _idea_panels(known: Systems, before: Json, after: Json | None) -> list[Panel]:
     found = [(e["system"], trained(e)) for e in (before, after) if e is not None]
     # The same questions in both panels, or the shares could not be compared.
     keys = [key for key in found[0][1] if all(key in questions for _, questions in found)]
-    names = ["base model" if name == "base" else label(name) for name, _ in found]
+    names = ["base model" if name == "base" else known.label(name) for name, _ in found]
     titles = [f"Before: {names[0]}", f"After: {names[1]}"] if len(names) == 2 else names
     if not keys:
         return []
@@ -251,6 +258,7 @@ class Curve(NamedTuple):
     key: str
     title: str
     unit: str
+    factor: float = 1.0
 
 
 CURVES = (
@@ -259,45 +267,58 @@ CURVES = (
     Curve("logp_gold", "log-probability of the truth", "nats"),
     Curve("logp_negative", "log-probability of the falsehoods", "nats"),
 )
+SAMPLED = (
+    Curve("sample_acc", "accuracy on the sample", "%", 100.0),
+    Curve("sample_text_nll", "loss on text", "nats a token"),
+)
 MARKED = 8  # markers along a curve
 
 
-def curves(metrics: list[Json]) -> list[tuple[str, str]]:
+def curves(metrics: list[Json], known: Systems) -> list[tuple[str, str]]:
     """Loss, reward margin and log-probabilities over the updates of every trained system.
 
     Of each picture its title and address; those of which nothing is recorded are left out.
     """
+    return _drawn(CURVES, metrics, known)
+
+
+def sampled(metrics: list[Json], known: Systems) -> list[tuple[str, str]]:
+    """The same of what was evaluated while training, on a sample."""
+    return _drawn(SAMPLED, metrics, known)
+
+
+def _drawn(wanted: tuple[Curve, ...], metrics: list[Json], known: Systems) -> list[tuple[str, str]]:
     stages = [m["stage"] for m in metrics if str(m.get("stage", "")).startswith("train/")]
-    systems = [stage.removeprefix("train/") for stage in dict.fromkeys(stages)]
-    systems.sort(key=lambda name: list(LOOKS).index(name) if name in LOOKS else len(LOOKS))
+    systems = sorted({stage.removeprefix("train/") for stage in stages}, key=known.place)
     drawn = []
-    for curve in CURVES:
+    for curve in wanted:
         series = {system: _series(metrics, f"train/{system}", curve.key) for system in systems}
         series = {system: of for system, of in series.items() if len(of[0])}
         if series:
-            drawn.append((curve.title, _draw_curve(curve, series)))
+            drawn.append((curve.title, _draw_curve(curve, series, known)))
     return drawn
 
 
-def _draw_curve(curve: Curve, series: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
-    of = looks(list(series))
+def _draw_curve(curve: Curve, series: dict[str, tuple[np.ndarray, np.ndarray]], known: Systems) -> str:
+    of = looks(list(series), known)
     with _figure(5.4, 4.4) as figure:
         axes = figure.subplots()
         for index, (system, (steps, values)) in enumerate(series.items()):
-            look = of[system]
-            axes.plot(steps, values, color=look.colour, linewidth=0.7, alpha=0.22)
-            # Markers of different systems at different places, where curves lie on each other.
-            every = max(1, len(steps) // MARKED)
+            look, shown, every = of[system], curve.factor * values, 1
+            if curve not in SAMPLED:
+                axes.plot(steps, shown, color=look.colour, linewidth=0.7, alpha=0.22)
+                shown, every = _smooth(shown), max(1, len(steps) // MARKED)
             axes.plot(
                 steps,
-                _smooth(values),
+                shown,
                 color=look.colour,
                 linestyle=look.line,
                 marker=look.marker,
                 markersize=5,
+                # Markers of different systems at different places, where curves lie on each other.
                 markevery=(index * every // len(series), every),
                 linewidth=1.7,
-                label=label(system),
+                label=known.label(system),
             )
         axes.set_title(curve.title, loc="left", fontweight="bold")
         axes.set_ylabel(curve.unit)
@@ -365,25 +386,25 @@ def diversity(counts: dict[int, int]) -> str | None:
 # Accuracy
 
 
-def accuracy(rows: list[Row], systems: list[str]) -> str | None:
+def accuracy(rows: list[Row], systems: list[str], known: Systems) -> str | None:
     """Accuracy on trained facts in each popularity bin, by system, with its 95 % interval."""
     if not rows:
         return None
-    of = looks(systems)
+    of = looks(systems, known)
     with _figure(5.4, 4.6) as figure:
         axes = figure.subplots()
         for index, name in enumerate(systems):
             cells = [(i, row.cells[name]) for i, row in enumerate(rows)]
-            known = [(i, 100 * c.rate, c.interval) for i, c in cells if c.rate is not None and c.interval]
-            if not known:
+            drawn = [(i, 100 * c.rate, c.interval) for i, c in cells if c.rate is not None and c.interval]
+            if not drawn:
                 continue
             # Beside each other, or intervals would hide each other.
             shift = 0.07 * (index - (len(systems) - 1) / 2)
-            rates = [rate for _, rate, _ in known]
-            below = [rate - 100 * interval[0] for _, rate, interval in known]
-            above = [100 * interval[1] - rate for _, rate, interval in known]
+            rates = [rate for _, rate, _ in drawn]
+            below = [rate - 100 * interval[0] for _, rate, interval in drawn]
+            above = [100 * interval[1] - rate for _, rate, interval in drawn]
             axes.errorbar(
-                [i + shift for i, _, _ in known],
+                [i + shift for i, _, _ in drawn],
                 rates,
                 yerr=np.maximum([below, above], 0),
                 color=of[name].colour,
@@ -392,7 +413,7 @@ def accuracy(rows: list[Row], systems: list[str]) -> str | None:
                 markersize=6.5,
                 linewidth=1.5,
                 elinewidth=1.1,
-                label=label(name),
+                label=known.label(name),
                 zorder=3,
             )
         ticks = [f"{brief(row.name[0])}\nto {brief(row.name[1])}" for row in rows]
@@ -405,14 +426,14 @@ def accuracy(rows: list[Row], systems: list[str]) -> str | None:
         return _address(figure, "svg")
 
 
-def tradeoff(summary: Json) -> str | None:
+def tradeoff(summary: Json, known: Systems) -> str | None:
     """Accuracy on trained facts against forgetting, one labelled point a system."""
     rises = forgetting(summary)
     systems = {n: s["acc"] for n, s in summary["systems"].items() if s["acc"] is not None}
     points = {n: (rises.get(n, 0.0), 100 * acc) for n, acc in systems.items() if n == "base" or n in rises}
     if len(points) < 2:
         return None
-    of = looks(list(summary["systems"]))
+    of = looks(list(summary["systems"]), known)
     with _figure(5.4, 4.0) as figure:
         axes = figure.subplots()
         for name, (x, y) in points.items():
@@ -426,7 +447,7 @@ def tradeoff(summary: Json) -> str | None:
         axes.set_ylim(bottom=0)
         axes.set_xlabel("forgetting: rise of the loss on text, nats a token")
         axes.set_ylabel("accuracy on trained facts, %")
-        _label_points(figure, axes, [(label(n), *xy) for n, xy in points.items()])
+        _label_points(figure, axes, [(known.label(n), *xy) for n, xy in points.items()])
         return _address(figure, "svg")
 
 

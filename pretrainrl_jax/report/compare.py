@@ -8,15 +8,17 @@ from rich.table import Table
 from rich.text import Text
 
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.report.formats import Json, change, decimals, label, number, percent
-from pretrainrl_jax.report.inputs import Inputs, describe_data, describe_model, flatten, place, read_inputs
+from pretrainrl_jax.report.formats import Json, change, decimals, number, percent
+from pretrainrl_jax.report.inputs import Inputs, describe_data, describe_model, read_inputs
 from pretrainrl_jax.report.intervals import Difference
 from pretrainrl_jax.report.outcomes import GROUPS, Key, common, difference, examples, flips, grouped, right
 from pretrainrl_jax.report.page import template, text, write_page
 from pretrainrl_jax.report.summary import summarise
+from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.report.tables import categories
 from pretrainrl_jax.report.terminal import plain
 from pretrainrl_jax.report.words import NOISE_POINTS
+from pretrainrl_jax.workdir import flat
 
 
 class Side(NamedTuple):
@@ -43,6 +45,7 @@ class Paired(NamedTuple):
 class Comparison(NamedTuple):
     """Everything that the page and the table show."""
 
+    known: Systems  # of both
     names: tuple[str, str]
     described: tuple[str, str]  # data set and model of each
     settings: list[tuple[str, str, str]]  # those that differ: name, value of A, value of B
@@ -55,7 +58,7 @@ class Comparison(NamedTuple):
 
     def of_group(self, group: str) -> list[tuple[str, Difference]]:
         """The systems that share questions of a group, by the name a reader sees."""
-        return [(label(p.system), p.groups[group]) for p in self.systems if group in p.groups]
+        return [(self.known.label(p.system), p.groups[group]) for p in self.systems if group in p.groups]
 
 
 def read_comparison(one: Path, other: Path) -> Comparison:
@@ -65,8 +68,9 @@ def read_comparison(one: Path, other: Path) -> Comparison:
         InputError: if one is not evaluated, or they have no system or no question in common.
     """
     a, b = _side(one), _side(other)
+    known = Systems({**b.inputs.known.objectives, **a.inputs.known.objectives})
     names = ([*a.summary["systems"]], [*b.summary["systems"]])
-    shared = sorted(set(names[0]) & set(names[1]), key=place)
+    shared = sorted(set(names[0]) & set(names[1]), key=known.place)
     if not shared:
         raise InputError(
             f"{one} and {other} evaluated no system in common ({', '.join(names[0])} and "
@@ -82,6 +86,7 @@ def read_comparison(one: Path, other: Path) -> Comparison:
     pairs = common(groups[0]["trained"], groups[1]["trained"])
     gained, lost = flips(pairs)
     return Comparison(
+        known=known,
         names=(a.name, b.name),
         described=(_describe(a), _describe(b)),
         settings=_settings(a.inputs.config, b.inputs.config),
@@ -104,7 +109,9 @@ def write_comparison(one: Path, other: Path) -> tuple[Path, Comparison]:
         InputError: as `read_comparison`.
     """
     comparison = read_comparison(one, other)
-    page = template("compare.html.j2").render(found=comparison, reading=sentences(comparison), groups=GROUPS)
+    page = template("compare.html.j2").render(
+        found=comparison, label=comparison.known.label, reading=sentences(comparison), groups=GROUPS
+    )
     folder = one / "report"
     folder.mkdir(exist_ok=True)
     return write_page(folder / f"compare-{comparison.names[1]}.html", page), comparison
@@ -123,9 +130,9 @@ def _describe(side: Side) -> str:
 
 
 def _settings(one: Json, other: Json) -> list[tuple[str, str, str]]:
-    flat = flatten(one), flatten(other)
-    names = dict.fromkeys([*flat[0], *flat[1]])
-    values = [(name, *(text(f[name]) if name in f else "not set" for f in flat)) for name in names]
+    both = flat(one), flat(other)
+    names = dict.fromkeys([*both[0], *both[1]])
+    values = [(name, *(text(f[name]) if name in f else "not set" for f in both)) for name in names]
     return [(name, a, b) for name, a, b in values if a != b]
 
 
@@ -163,8 +170,8 @@ def sentences(found: Comparison) -> list[str]:
     best = next(paired for paired in found.systems if paired.system == found.best)
     group, of = next(iter(best.groups.items()))
     words = [
-        f"{label(found.best)}, the most accurate of the systems of both: {percent(of.before)} in A and "
-        f"{percent(of.after)} in B on {of.questions:,} questions ({GROUPS[group]}); "
+        f"{found.known.label(found.best)}, the most accurate of the systems of both: {percent(of.before)} in "
+        f"A and {percent(of.after)} in B on {of.questions:,} questions ({GROUPS[group]}); "
         f"B − A is {change(of)} points."
     ]
     if not of.clear:
@@ -172,7 +179,7 @@ def sentences(found: Comparison) -> list[str]:
     elif 100 * abs(of.rate) < NOISE_POINTS:
         words.append(f"Under {NOISE_POINTS:g} points, one seed of each does not tell the two apart.")
     words += [
-        f"Evaluated only in {side}: {', '.join(map(label, alone))}."
+        f"Evaluated only in {side}: {', '.join(map(found.known.label, alone))}."
         for side, alone in zip("AB", found.alone, strict=True)
         if alone
     ]
@@ -194,7 +201,7 @@ def comparison_table(found: Comparison) -> str:
     for paired in found.systems:
         for index, (group, of) in enumerate(paired.groups.items()):
             drawn.add_row(
-                Text(label(paired.system) if index == 0 else ""),
+                Text(found.known.label(paired.system) if index == 0 else ""),
                 GROUPS[group],
                 f"{of.questions:,}",
                 percent(of.before, ""),
@@ -218,7 +225,7 @@ def _tails(found: Comparison) -> list[str]:
         nll, seconds = (
             _both(of, places) for of, places in ((paired.text_nll, 3), (paired.device_seconds, 1))
         )
-        lines.append(f"{label(paired.system)}: text NLL {nll}; device-seconds {seconds}")
+        lines.append(f"{found.known.label(paired.system)}: text NLL {nll}; device-seconds {seconds}")
     return lines + [f"- {sentence}" for sentence in sentences(found)]
 
 

@@ -8,22 +8,6 @@ from pretrainrl_jax.report.intervals import Difference
 
 Json = dict[str, Any]
 
-SYSTEMS = {
-    "base": "base",
-    "dpo": "DPO alone",
-    "ntp": "NTP",
-    "ntp_answer": "NTP (answers only)",
-    "ntp_weighted": "NTP (weighted)",
-    "rpo": "Iterative RPO",
-    "pretrainrl": "PretrainRL",
-}
-"""The known systems in the order in which they are told, and the names a reader sees."""
-
-
-def label(system: str) -> str:
-    """The name a reader sees; a system that is not known here keeps its own."""
-    return SYSTEMS.get(system, system)
-
 
 def number(value: object) -> float | None:
     """A finite float, or None for anything that is not one: NaN and infinity have no place in JSON."""

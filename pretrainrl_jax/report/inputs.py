@@ -4,15 +4,19 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.report.formats import SYSTEMS, Json
+from pretrainrl_jax.report.formats import Json
+from pretrainrl_jax.report.systems import Systems
+from pretrainrl_jax.workdir import flat, read_settings, upgraded
 
 
 class Inputs(NamedTuple):
     """What a workdir holds, mining aside."""
 
     config: Json
-    evaluations: list[Json]  # base first, then the controls, then the method
+    known: Systems
+    evaluations: list[Json]  # in the order in which systems are told
     metrics: list[Json]  # lines of metrics.jsonl
     finished: dict[str, Json]  # what each finished stage noted
     shape: Json  # of the base model; empty where it is not recorded
@@ -28,13 +32,38 @@ def read_inputs(workdir: Path) -> Inputs:
         raise InputError(f"{workdir} is no folder: name a workdir whose systems are evaluated")
     described = _optional(workdir / "checkpoints" / "pretrain" / "model.json").get("shape")
     finished = _optional(workdir / "finished.json")
+    config, known = read_config(workdir)
     return Inputs(
-        read_json(workdir / "config.json"),
-        _read_evaluations(workdir),
+        config,
+        known,
+        _read_evaluations(workdir, known),
         read_metrics(workdir / "metrics.jsonl"),
         {stage: notes for stage, notes in finished.items() if isinstance(notes, dict)},
         described if isinstance(described, dict) else {},
     )
+
+
+def read_config(workdir: Path) -> tuple[Json, Systems]:
+    """The settings a workdir was made with, by whichever version, under today's names; and its systems.
+
+    Raises:
+        InputError: if they cannot be read.
+    """
+    path = workdir / "config.json"
+    stored = read_json(path)
+    try:
+        values = upgraded(flat(stored))
+        known = Systems(read_settings(Config(objectives={}), values, "objectives.").objectives)
+    except (KeyError, TypeError):
+        raise InputError(f"{path} does not hold the objectives of a run") from None
+    config: Json = {}
+    for name, value in values.items():
+        *sections, last = name.split(".")
+        inner = config
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[last] = value
+    return stored | config, known
 
 
 def _optional(path: Path) -> Json:
@@ -58,17 +87,11 @@ def read_json(path: Path) -> Json:
     return found
 
 
-def _read_evaluations(workdir: Path) -> list[Json]:
+def _read_evaluations(workdir: Path, known: Systems) -> list[Json]:
     paths = sorted((workdir / "evaluations").glob("*.json"))
     if not paths:
         raise InputError(f"{workdir / 'evaluations'} holds no evaluation: run evaluate before report")
-    return sorted(map(read_json, paths), key=lambda e: place(str(e.get("system"))))
-
-
-def place(system: str) -> tuple[int, str]:
-    """Orders systems as they are told: base first, the controls, the method, then those not known here."""
-    known = list(SYSTEMS)
-    return (known.index(system) if system in known else len(known), system)
+    return sorted(map(read_json, paths), key=lambda e: known.place(str(e.get("system"))))
 
 
 def read_metrics(path: Path) -> list[Json]:
@@ -98,11 +121,3 @@ def describe_model(config: Json) -> str:
     if model.get("path"):
         return Path(model["path"]).name
     return f"{model.get('family')} with {model.get('layers')} layers of width {model.get('width')}"
-
-
-def flatten(tree: Json, prefix: str = "") -> Json:
-    """Nested settings by their dotted names."""
-    flat: Json = {}
-    for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from pretrainrl_jax.mining.candidates import REASONS
 from pretrainrl_jax.report import charts
-from pretrainrl_jax.report.formats import Json, chance, decimals, label, number, percent, spread
-from pretrainrl_jax.report.inputs import place
+from pretrainrl_jax.report.formats import Json, chance, decimals, number, percent, spread
+from pretrainrl_jax.report.systems import Systems
 
 EXAMPLES = 10
 EXAMPLE_NEGATIVES = 8  # of an example; a pool can give dozens
@@ -55,7 +55,7 @@ def _read(path: Path) -> Json | None:
     return found if isinstance(found, dict) else None
 
 
-def section(mined: Mined) -> Json | None:
+def section(mined: Mined, known: Systems) -> Json | None:
     """Everything the page shows of mining; None where there is nothing."""
     found = mined.statistics or {}
     parts = {
@@ -64,7 +64,7 @@ def section(mined: Mined) -> Json | None:
         "histogram": histogram(found),
         "categories": categories(found),
         "examples": examples(found),
-        "rounds": rounds(mined),
+        "rounds": rounds(mined, known),
     }
     if not any(parts.values()):
         return None
@@ -295,16 +295,16 @@ ROUND_COLUMNS = (
 )
 
 
-def rounds(mined: Mined) -> list[Json]:
+def rounds(mined: Mined, known: Systems) -> list[Json]:
     """Of each system that mined again, its rounds below the base model's negatives."""
     tables = []
-    for system in sorted(mined.rounds, key=place):
+    for system in sorted(mined.rounds, key=known.place):
         of = {"base model": mined.statistics} if mined.statistics else {}
         of |= {str(n): mined.rounds[system][n] for n in sorted(mined.rounds[system])}
         columns = [c for c in ROUND_COLUMNS if any(c.value(found) is not None for found in of.values())]
         rows = [(name, [c.shown(c.value(found)) for c in columns]) for name, found in of.items()]
         if columns:
-            tables.append({"system": label(system), "heads": [c.head for c in columns], "rows": rows})
+            tables.append({"system": known.label(system), "heads": [c.head for c in columns], "rows": rows})
     return tables
 
 

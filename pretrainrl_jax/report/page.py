@@ -1,6 +1,5 @@
 """The report of a workdir: one HTML file that needs nothing else, and the summary for programs."""
 
-import dataclasses
 import json
 from functools import cache
 from pathlib import Path
@@ -11,20 +10,22 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.report import charts, formats, mining
 from pretrainrl_jax.report.ability import ability, in_words, main_results, read_harness
-from pretrainrl_jax.report.formats import Json, label, percent
-from pretrainrl_jax.report.inputs import Inputs, describe_data, describe_model, flatten, read_inputs
+from pretrainrl_jax.report.formats import Json, percent
+from pretrainrl_jax.report.inputs import Inputs, describe_data, describe_model, read_inputs
 from pretrainrl_jax.report.outcomes import changes, example
 from pretrainrl_jax.report.run import run_section
 from pretrainrl_jax.report.summary import forgetting, group_rate, summarise
+from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.report.tables import by_category, by_popularity
 from pretrainrl_jax.report.words import headline, reading
 from pretrainrl_jax.report.worse import worse
+from pretrainrl_jax.workdir import flat, resolved
 
 MATCH_RULES = {
     "exact": "normalised, the answer equals a true answer",
     "contains": "normalised, the answer contains a true answer",
 }
-FORMATS = ("bounds", "brief", "chance", "change", "decimals", "label", "percent", "signed", "span")
+FORMATS = ("bounds", "brief", "chance", "change", "decimals", "percent", "signed", "span")
 
 
 def write_report(workdir: Path) -> Path:
@@ -37,7 +38,7 @@ def write_report(workdir: Path) -> Path:
     """
     inputs = read_inputs(workdir)
     summary = summarise(inputs.evaluations, describe_data(inputs.config), describe_model(inputs.config))
-    harness = read_harness(workdir)
+    harness = read_harness(workdir, inputs.known)
     for system, record in harness.items():
         if system in summary["systems"]:
             summary["systems"][system]["harness"] = main_results(record)
@@ -46,9 +47,11 @@ def write_report(workdir: Path) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "summary.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", "utf-8")
     by_name = {evaluation["system"]: evaluation for evaluation in inputs.evaluations}
-    before, after = pair(summary)
+    before, after = pair(summary, inputs.known)
     if before is not None:
-        charts.save_idea(folder / "idea.png", by_name[before], by_name[after] if after else None)
+        charts.save_idea(
+            folder / "idea.png", inputs.known, by_name[before], by_name[after] if after else None
+        )
     return write_page(folder / "index.html", page)
 
 
@@ -62,36 +65,39 @@ def write_page(path: Path, page: str) -> Path:
 def render(summary: Json, inputs: Inputs, mined: mining.Mined, harness: dict[str, Json] | None = None) -> str:
     """The page as HTML. Everything that came from a model or a file is escaped by the template engine."""
     by_system = {e["system"]: e for e in inputs.evaluations}
-    before, after = pair(summary)
+    known = inputs.known
+    before, after = pair(summary, known)
     shown = [by_system[name] for name in (before, after) if name]
     bins, categories = by_popularity(inputs.evaluations), by_category(inputs.evaluations)
     fallen = worse(shown[0], shown[1], summary, bins, categories) if len(shown) == 2 else None
     return template("page.html.j2").render(
         summary=summary,
-        headline=headline(summary),
-        reading=reading(summary),
+        label=known.label,
+        headline=headline(summary, known),
+        reading=reading(summary, known),
         forgetting=forgetting(summary),
         best=best_cells(summary),
         group_rate=group_rate,
         before=before,
         after=after,
         run=run_section(inputs, summary),
-        idea=charts.idea(*shown) if shown else [],
-        curves=charts.curves(inputs.metrics),
-        tradeoff=charts.tradeoff(summary),
-        popularity=charts.accuracy(bins, list(by_system)),
+        idea=charts.idea(known, *shown) if shown else [],
+        curves=charts.curves(inputs.metrics, known),
+        sampled=charts.sampled(inputs.metrics, known),
+        tradeoff=charts.tradeoff(summary, known),
+        popularity=charts.accuracy(bins, list(by_system), known),
         bins=bins,
         categories=categories,
         facts=run_facts(inputs.config),
-        unfinished=unfinished_line(summary),
-        mining=mining.section(mined),
+        unfinished=unfinished_line(summary, known),
+        mining=mining.section(mined, known),
         ability=ability(harness or {}),
         ability_cell=in_words,
         changes=changes(*shown) if len(shown) == 2 else None,
         worse=fallen,
         lost=[example(*two) for two in fallen.lost] if fallen else [],
         settings=settings(inputs.config),
-        colours={name: look.colour for name, look in charts.looks(list(by_system)).items()},
+        colours={name: look.colour for name, look in charts.looks(list(by_system), known).items()},
     )
 
 
@@ -109,12 +115,12 @@ def template(name: str) -> Template:
     return environment.get_template(name)
 
 
-def pair(summary: Json) -> tuple[str | None, str | None]:
-    """The systems of the pictures before and after: base, and PretrainRL or else the most accurate one."""
+def pair(summary: Json, known: Systems) -> tuple[str | None, str | None]:
+    """The systems of the pictures before and after: base, and the method or else the most accurate one."""
     systems = summary["systems"]
     trained = {n: s["acc"] for n, s in systems.items() if n != "base"}
     after = max(trained, key=lambda n: -1.0 if trained[n] is None else trained[n], default=None)
-    after = "pretrainrl" if "pretrainrl" in trained else after
+    after = known.method(trained) or after
     return ("base", after) if "base" in systems else (after, None)
 
 
@@ -136,6 +142,7 @@ def run_facts(config: Json) -> Json:
     match = evaluate.get("match", "not recorded")
     return {
         "seed": config.get("seed", "not recorded"),
+        "sample": evaluate.get("sample", "Some"),
         "k": evaluate.get("beams", "k"),
         "template": evaluate.get("template", "not recorded"),
         "match": match,
@@ -143,17 +150,17 @@ def run_facts(config: Json) -> Json:
     }
 
 
-def unfinished_line(summary: Json) -> str:
+def unfinished_line(summary: Json, known: Systems) -> str:
     """The share of beams without an end, by system; empty where none was counted."""
-    shares = [(label(name), s["unfinished_beams"]) for name, s in summary["systems"].items()]
+    shares = [(known.label(name), s["unfinished_beams"]) for name, s in summary["systems"].items()]
     return ", ".join(f"{name} {percent(share)}" for name, share in shares if share is not None)
 
 
 def settings(config: Json) -> list[tuple[str, list[tuple[str, str, bool]]]]:
     """Sections of the config: (name, value, differs from the default), nested names joined by dots."""
     sections: dict[str, list[tuple[str, str, bool]]] = {}
-    defaults = flatten(json.loads(json.dumps(dataclasses.asdict(Config()))))
-    for name, value in flatten(config).items():
+    defaults = flat(resolved(Config()))
+    for name, value in flat(config).items():
         section, _, rest = name.partition(".")
         changed = name in defaults and defaults[name] != value
         sections.setdefault(section if rest else "run", []).append((rest or section, text(value), changed))

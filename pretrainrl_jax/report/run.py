@@ -1,22 +1,18 @@
 """The report's part on the run itself: what was trained, on what, for how long, on which hardware."""
 
+from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 
+from pretrainrl_jax.config import Objective
 from pretrainrl_jax.model import cost
 from pretrainrl_jax.model.shape import from_json
-from pretrainrl_jax.report.formats import Json, decimals, duration, label, number
-from pretrainrl_jax.report.inputs import Inputs, place
+from pretrainrl_jax.report.formats import Json, decimals, duration, number
+from pretrainrl_jax.report.inputs import Inputs
 from pretrainrl_jax.report.summary import group_count
+from pretrainrl_jax.report.systems import Systems
 
 UNKNOWN = "not recorded"
-
-TERMS = (
-    ("question_weight", "NTP(question)"),
-    ("answer_weight", "NTP(answer)"),
-    ("answer_mean_weight", "NTP(answer) per token"),
-    ("preference", "DPO"),
-)
-"""The weights of an objective, and the terms they stand before."""
 
 SIZES = ("vocabulary", "width", "layers", "heads", "kv_heads", "head_width", "mlp_width")
 
@@ -28,8 +24,8 @@ def run_section(inputs: Inputs, summary: Json) -> Json:
         "data": data_line(summary, inputs.config),
         "pretraining": pretraining(inputs.metrics),
         "objectives": objectives(inputs),
-        "hardware": hardware(inputs.finished),
-        "stages": stages(inputs.finished),
+        "hardware": hardware(inputs.finished, inputs.known),
+        "stages": stages(inputs.finished, inputs.known),
     }
 
 
@@ -89,7 +85,6 @@ def pretraining(metrics: list[Json]) -> dict[str, float] | None:
 
 def objectives(inputs: Inputs) -> list[Json]:
     """Of each trained system its loss as a sum, and how it was optimised."""
-    settings = inputs.config.get("objectives", {})
     systems = [str(e.get("system")) for e in inputs.evaluations if e.get("system") != "base"]
     updates: dict[str, float] = {}
     for line in inputs.metrics:
@@ -99,37 +94,34 @@ def objectives(inputs: Inputs) -> list[Json]:
     return [
         {
             "system": system,
-            "loss": loss_text(settings.get(system) or {}),
-            "learning_rate": _rate(settings.get(system) or {}),
+            "loss": loss_text(inputs.known.of(system)),
+            "learning_rate": f"{of.learning_rate:g}" if of else UNKNOWN,
             "updates": decimals(updates.get(f"train/{system}"), 0),
-            "again": _again(settings.get(system) or {}),
+            "again": _again(inputs.known.of(system)),
         }
         for system in systems
+        for of in [inputs.known.objectives.get(system)]
     ]
 
 
-def loss_text(objective: Json) -> str:
+def loss_text(objective: Objective) -> str:
     """The terms of an objective with their weights; a weight of zero is left out."""
     terms = []
-    for key, term in TERMS:
-        weight = number(objective.get(key))
-        if weight:
-            name = f"DPO(β\u00a0=\u00a0{objective.get('beta', '?')})" if key == "preference" else term
-            terms.append(f"{weight:g}\u00a0·\u00a0{name}" if weight != 1 else name)
+    for name, coefficients in objective.coefficients.items():
+        items = [item for item in fields(objective.terms[name]) if item.name in coefficients]
+        how = [f"{i.metadata['shown']}\u00a0=\u00a0{coefficients[i.name]:g}" for i in items if i.default]
+        for item in items:
+            weight, term = coefficients[item.name], item.metadata["shown"] + f"({', '.join(how)})" * bool(how)
+            if not item.default:
+                terms.append(term if weight == 1 else f"{weight:g}\u00a0·\u00a0{term}")
     return " + ".join(terms) or UNKNOWN
 
 
-def _rate(objective: Json) -> str:
-    rate = number(objective.get("learning_rate"))
-    return UNKNOWN if rate is None else f"{rate:g}"
-
-
-def _again(objective: Json) -> str:
-    every = number(objective.get("refresh_every"))
-    if not every:
+def _again(objective: Objective) -> str:
+    if not objective.refresh_every:
         return "no"
-    renewed = ", reference renewed" if objective.get("reference") == "renewed" else ""
-    return f"every {every:,.0f} updates{renewed}"
+    renewed = ", reference renewed" if objective.reference == "renewed" else ""
+    return f"every {objective.refresh_every:,} updates{renewed}"
 
 
 COLUMNS = (
@@ -142,15 +134,15 @@ COLUMNS = (
 """Columns of the stages' table, and what fills them."""
 
 
-def stages(finished: dict[str, Json]) -> Json | None:
+def stages(finished: dict[str, Json], known: Systems) -> Json | None:
     """The finished stages in the order of a run: how long, on what, when; notes on what was odd.
 
     Stages that recorded nothing, and columns that no stage fills, are left out; None where nothing is left.
     """
-    told = {stage: _told(finished[stage]) for stage in sorted(finished, key=_order)}
+    told = {stage: _told(finished[stage]) for stage in _in_order(finished, known)}
     shown = [(head, key) for head, key in COLUMNS if any(of[key] for of in told.values())]
     rows = [
-        {"stage": _stage_name(stage), "cells": [of[key] for _, key in shown]}
+        {"stage": _stage_name(stage, known), "cells": [of[key] for _, key in shown]}
         for stage, of in told.items()
         if any(of.values())
     ]
@@ -168,15 +160,18 @@ def _told(notes: Json) -> dict[str, str]:
     }
 
 
-def _order(stage: str) -> tuple[int, tuple[int, str]]:
-    verbs = ("pretrain", "mine", "train", "evaluate")
-    verb, _, system = stage.partition("/")
-    return (verbs.index(verb) if verb in verbs else len(verbs), place(system))
+def _in_order(finished: Iterable[str], known: Systems) -> list[str]:
+    def order(stage: str) -> tuple[int, tuple[int, str]]:
+        verbs = ("pretrain", "mine", "train", "evaluate")
+        verb, _, system = stage.partition("/")
+        return (verbs.index(verb) if verb in verbs else len(verbs), known.place(system))
+
+    return sorted(finished, key=order)
 
 
-def _stage_name(stage: str) -> str:
+def _stage_name(stage: str, known: Systems) -> str:
     verb, _, system = stage.partition("/")
-    return f"{verb} {label(system)}" if system else verb
+    return f"{verb} {known.label(system)}" if system else verb
 
 
 def _notes(notes: Json) -> str:
@@ -187,15 +182,15 @@ def _notes(notes: Json) -> str:
     return "; ".join(parts)
 
 
-def hardware(finished: dict[str, Json]) -> str:
+def hardware(finished: dict[str, Json], known: Systems) -> str:
     """The devices that the stages name, and their seconds together; what is not recorded is counted."""
-    named = [finished[stage].get("device") for stage in sorted(finished, key=_order)]
+    named = [finished[stage].get("device") for stage in _in_order(finished, known)]
     devices = dict.fromkeys(str(device) for device in named if device)
     seconds = [number(notes.get("seconds")) for notes in finished.values() if not notes.get("from")]
-    known = [s for s in seconds if s is not None]
+    recorded = [s for s in seconds if s is not None]
     where = f"On {' and '.join(devices)}" if devices else f"The hardware is {UNKNOWN}"
-    if not known:
+    if not recorded:
         return f"{where}; wall-clock times are {UNKNOWN}."
-    missing = len(seconds) - len(known)
+    missing = len(seconds) - len(recorded)
     tail = f" ({missing} of {len(seconds)} stages {UNKNOWN})" if missing else ""
-    return f"{where}; {duration(sum(known))} of wall-clock time in all{tail}."
+    return f"{where}; {duration(sum(recorded))} of wall-clock time in all{tail}."

@@ -5,9 +5,10 @@ from rich.table import Table
 from rich.text import Text
 
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.report.formats import Json, decimals, label, number, percent
+from pretrainrl_jax.report.formats import Json, decimals, number, percent
 from pretrainrl_jax.report.intervals import wilson
 from pretrainrl_jax.report.outcomes import common, difference, trained
+from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.report.terminal import plain
 
 RATES = ("acc", "hr", "mrr", "prob", "prob_all", "prob_aliases")
@@ -108,7 +109,7 @@ def forgetting(summary: Json) -> dict[str, float]:
     return {name: nll - before for name, nll in after.items() if nll is not None}
 
 
-def table(summary: Json) -> str:
+def table(summary: Json, known: Systems) -> str:
     """The systems side by side, for a terminal of 100 columns."""
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     drawn.add_column("system", no_wrap=True, max_width=24)
@@ -120,5 +121,5 @@ def table(summary: Json) -> str:
         rates += [group_rate(system, group) for group in ("unseen", "paraphrase", "held_out")]
         cells = [percent(rate, "") for rate in rates]
         cells += [decimals(system["text_nll"], 2), decimals(system["device_seconds"], 1)]
-        drawn.add_row(Text(label(name)), *cells)
+        drawn.add_row(Text(known.label(name)), *cells)
     return plain(f"{summary['dataset']}, {summary['model']}: % of trained facts", drawn)

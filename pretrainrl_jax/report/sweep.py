@@ -8,11 +8,11 @@ from typing import Any
 from scipy import stats
 
 from pretrainrl_jax.cells import shown
-from pretrainrl_jax.report.formats import decimals, label, percent, signed
+from pretrainrl_jax.report.formats import decimals, percent, signed
 from pretrainrl_jax.report.summary import group_rate
+from pretrainrl_jax.report.systems import Systems
 
 Json = dict[str, Any]
-REFERENCE = "pretrainrl"  # the system that the others are compared with, seed by seed
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ COLUMNS: dict[str, tuple[Callable[[Json], float | None], int, float]] = {  # fig
 }
 
 
-def table(rows: Sequence[Row], axes: Sequence[str]) -> str:
+def table(rows: Sequence[Row], axes: Sequence[str], known: Systems) -> str:
     """Every row with all columns, %; means over seeds, and standard deviations where there are several."""
     seeds = max(len(row.seeds) for row in rows)
     columns = {
@@ -51,7 +51,7 @@ def table(rows: Sequence[Row], axes: Sequence[str]) -> str:
     for row in rows:
         values = [shown(row.values[axis]) if axis in row.values else "" for axis in axes]
         cells = [_cell([figure(of) for of in row.seeds.values()], p, f) for figure, p, f in columns.values()]
-        lines.append(_line([label(row.system), *values, *cells]))
+        lines.append(_line([known.label(row.system), *values, *cells]))
     return "\n".join(lines) + "\n"
 
 
@@ -67,7 +67,7 @@ def _cell(values: Sequence[float | None], places: int, factor: float) -> str:
     return decimals(statistics.mean(known), places) + spread
 
 
-def chosen(rows: Sequence[Row], axes: Sequence[str]) -> str:
+def chosen(rows: Sequence[Row], axes: Sequence[str], known: Systems) -> str:
     """The values to take for each system: by the accuracy on wordings that training never used.
 
     Of the rows within one standard error of the best one, it is the row that forgot the least text: what is
@@ -78,15 +78,15 @@ def chosen(rows: Sequence[Row], axes: Sequence[str]) -> str:
         of_system = [row for row in rows if row.system == system]
         rates = [_rate(row, "paraphrase") for row in of_system]
         by = "held-out wordings" if all(rates) else "trained wordings"
-        known = [rate or (_mean(row, "acc"), 0) for row, rate in zip(of_system, rates, strict=True)]
-        best, count = max(known)
+        rates_of = [rate or (_mean(row, "acc"), 0) for row, rate in zip(of_system, rates, strict=True)]
+        best, count = max(rates_of)
         error = (best * (1 - best) / count) ** 0.5 if count else 0.0
-        near = [row for row, (rate, _) in zip(of_system, known, strict=True) if rate >= best - error]
+        near = [row for row, (rate, _) in zip(of_system, rates_of, strict=True) if rate >= best - error]
         row = min(near, key=lambda row: _mean(row, "text_nll"))
-        rate = known[of_system.index(row)][0]
+        rate = rates_of[of_system.index(row)][0]
         values = ", ".join(f"{axis} {shown(row.values[axis])}" for axis in axes if axis in row.values)
         lines.append(
-            f"- {label(system)}: {values}, chosen on {by} ({percent(rate)}, the best {percent(best)})"
+            f"- {known.label(system)}: {values}, chosen on {by} ({percent(rate)}, the best {percent(best)})"
         )
     return "\n".join(lines) + "\n" if lines else ""
 
@@ -104,17 +104,21 @@ def _mean(row: Row, figure: str) -> float:
     return statistics.mean(known) if known else 0.0
 
 
-def differences(rows: Sequence[Row], axes: Sequence[str]) -> str:
-    """Accuracy of PretrainRL less every other system's, seed by seed, with the 95 % interval of the mean.
+def differences(rows: Sequence[Row], axes: Sequence[str], known: Systems) -> str:
+    """Accuracy of the method, or else of the best system, less every other system's, seed by seed, with the
+    95 % interval of the mean.
 
     The seeds are paired: both systems start from the same base model and see the same facts. The interval is
-    Student's, over so few seeds a wide one. Empty where there is one seed, or no PretrainRL.
+    Student's, over so few seeds a wide one. Empty where there is one seed.
     """
     lines = []
+    trained = [row for row in rows if row.system != "base"]
+    best = max(trained, key=lambda row: _mean(row, "acc"), default=None)
+    method = known.method(row.system for row in trained) or (best and best.system)
     for row in rows:
-        if row.system == REFERENCE:
+        if row.system == method:
             continue
-        for other in (r for r in rows if r.system == REFERENCE):
+        for other in (r for r in rows if r.system == method):
             shared = [axis for axis in axes if axis in row.values and axis in other.values]
             if any(row.values[axis] != other.values[axis] for axis in shared):
                 continue
@@ -128,9 +132,8 @@ def differences(rows: Sequence[Row], axes: Sequence[str]) -> str:
             each = ", ".join(signed(points, 1) for points in apart)
             mean = statistics.mean(apart)
             interval = f"{signed(mean - half, 1)} to {signed(mean + half, 1)}"
-            lines.append(
-                _line([f"PretrainRL − {label(row.system)}", *values, signed(mean, 1), interval, each])
-            )
+            pair = f"{known.label(other.system)} − {known.label(row.system)}"
+            lines.append(_line([pair, *values, signed(mean, 1), interval, each]))
     if not lines:
         return ""
     head = ["points of ACC, paired by seed", *axes, "mean", "95 % interval", "each seed"]

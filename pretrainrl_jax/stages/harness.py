@@ -10,6 +10,7 @@ from pretrainrl_jax.evaluation.harness import Engine, run_harness
 from pretrainrl_jax.evaluation.tasks import Task
 from pretrainrl_jax.hosts.agree import once
 from pretrainrl_jax.report.ability import ability, folder, read_harness, table
+from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.stages.context import BASE, Context, say
 from pretrainrl_jax.training.loading import Loaded, load
 
@@ -22,8 +23,9 @@ def harness(context: Context, tasks: Sequence[Task]) -> None:
     trained = [s for s in context.config.train.systems if f"train/{s}" in context.finished()]
     for system in ("base", *trained):
         evaluate_system(context, system, tasks)
-    records = read_harness(context.workdir)
-    show({system: records[system] for system in ("base", *trained)}, tasks)
+    known = Systems(context.config.objectives)
+    records = read_harness(context.workdir, known)
+    show({system: records[system] for system in ("base", *trained)}, tasks, known)
 
 
 def evaluate_system(context: Context, system: str, tasks: Sequence[Task]) -> None:
@@ -31,7 +33,8 @@ def evaluate_system(context: Context, system: str, tasks: Sequence[Task]) -> Non
     stage = BASE if system == "base" else f"train/{system}"
     trained = context.finished().get(stage, {}).get("ended")
     made_with = how(context) | {"model": trained}
-    before = read_harness(context.workdir).get(system, {"tasks": {}})["tasks"]
+    known = Systems(context.config.objectives)
+    before = read_harness(context.workdir, known).get(system, {"tasks": {}})["tasks"]
     left = [task for task in tasks if before.get(task.name, {}).get("made_with") != made_with]
     if not left:
         context.screen.say(f"harness/{system}: finished, skipped")
@@ -55,7 +58,7 @@ def evaluate_model(context: Context, source: str, dtype: str, tasks: Sequence[Ta
         done |= {task.name: {"made_with": made_with, **results(context, loaded, task, name)}}
         record = {"system": name, "tasks": done}
         once(lambda r=record: write_json(path, r), f"writing {path.name}")
-    show({name: {"tasks": done}}, tasks)
+    show({name: {"tasks": done}}, tasks, Systems({}))
     say(f"results: {path}")
 
 
@@ -91,7 +94,7 @@ def results(context: Context, loaded: Loaded, task: Task, system: str) -> Json:
     return found
 
 
-def show(records: dict[str, Json], tasks: Sequence[Task]) -> None:
+def show(records: dict[str, Json], tasks: Sequence[Task], known: Systems) -> None:
     """The systems side by side on these tasks."""
     found = ability(records, [task.name for task in tasks])
-    say(table(found) if found else "these tasks have no metric")
+    say(table(found, known) if found else "these tasks have no metric")

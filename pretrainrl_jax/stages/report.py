@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from pretrainrl_jax.report.compare import comparison_table, write_comparison
+from pretrainrl_jax.report.inputs import read_config
 from pretrainrl_jax.report.page import write_report
 from pretrainrl_jax.report.summary import table
 from pretrainrl_jax.report.words import reading
@@ -14,8 +15,9 @@ def report(workdir: Path) -> None:
     """Evaluations, table, words, page."""
     page = write_report(workdir)
     summary = json.loads((page.parent / "summary.json").read_text())
-    say(table(summary))
-    for sentence in reading(summary):
+    _, known = read_config(workdir)
+    say(table(summary, known))
+    for sentence in reading(summary, known):
         say(f"- {sentence}")
     say(f"report: {page}")
 

@@ -20,6 +20,7 @@ from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.hosts.agree import once
 from pretrainrl_jax.report.page import write_report
 from pretrainrl_jax.report.sweep import Row, chosen, differences, table
+from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.stages.context import BASE, Context, finished_stages, say
 from pretrainrl_jax.stages.depends import settings_of
 from pretrainrl_jax.stages.run import every_stage
@@ -99,7 +100,8 @@ def conclude(workdir: Path, config: Config) -> None:
     """
     rows = collect(workdir, config)
     axes = [axis for axis in cells(config)[0].values if axis != "seed"]
-    texts = [table(rows, axes), chosen(rows, axes) if axes else "", differences(rows, axes)]
+    known = Systems(config.objectives)
+    texts = [f(rows, axes, known) for f in (table, chosen, differences) if axes or f is not chosen]
     for text in filter(None, texts):
         say(text)
     write_text(workdir / "sweep.md", "\n".join(filter(None, texts)))

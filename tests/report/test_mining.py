@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pretrainrl_jax.config import Config
+from pretrainrl_jax.config import OBJECTIVES, Config
 from pretrainrl_jax.decoding.answers import Answer
 from pretrainrl_jax.facts.matching import known_truths
 from pretrainrl_jax.facts.record import Fact
@@ -22,7 +22,10 @@ from pretrainrl_jax.mining.pools import Agreement
 from pretrainrl_jax.report import charts, mining
 from pretrainrl_jax.report.mining import COLUMNS, Mined, read, section, sentences
 from pretrainrl_jax.report.page import write_report
+from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
+
+KNOWN = Systems(OBJECTIVES)
 
 FOUND: dict[str, Any] = {
     "too_long": ["f7"],
@@ -270,7 +273,7 @@ def test_the_picture_of_distinct_answers(workdir: Path, monkeypatch: pytest.Monk
         return bar(self, x, height, **more)
 
     monkeypatch.setattr(Axes, "bar", record)
-    assert section(Mined(FOUND, {}))
+    assert section(Mined(FOUND, {}), KNOWN)
     assert drawn == [([9, 10], [1470, 30])]  # numbers, not text: 9 is before 10
     assert charts.diversity({}) is None
     assert charts.diversity({4: 1})
@@ -395,7 +398,8 @@ def test_odd_lists_within_a_category_and_an_example(odd: Any) -> None:
         Mined(
             FOUND | {"categories": {"river": of}, "examples": [odd, {"question": "?", "negatives": [odd]}]},
             {},
-        )
+        ),
+        KNOWN,
     )
     assert found is not None
     texts = {"text"} if odd == "text" else set()
@@ -415,4 +419,4 @@ def test_a_file_that_says_nothing_leaves_the_section_out(workdir: Path, text: st
 
 def test_read_without_a_folder(tmp_path: Path) -> None:
     assert read(tmp_path / "mined") == Mined(None, {})
-    assert section(Mined(None, {})) is None
+    assert section(Mined(None, {}), KNOWN) is None

@@ -1,6 +1,7 @@
 """The report of a synthetic workdir: self-contained, escaped, complete, and clear about what is missing."""
 
 import dataclasses
+import itertools
 import json
 import math
 import re
@@ -10,13 +11,16 @@ from typing import Any
 import pytest
 from workdirs import EVIL, SYSTEMS, change, evaluation, parse, question, table, write, write_workdir
 
-from pretrainrl_jax.config import Config
+from pretrainrl_jax.config import OBJECTIVES, Config, Dpo, Ntp, Objective
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.report import charts
 from pretrainrl_jax.report.inputs import read_metrics
 from pretrainrl_jax.report.outcomes import changes, trained
 from pretrainrl_jax.report.page import pair, settings, write_report
 from pretrainrl_jax.report.summary import summarise
+from pretrainrl_jax.report.systems import Systems
+
+KNOWN = Systems(OBJECTIVES)
 
 
 @pytest.fixture
@@ -178,10 +182,10 @@ def test_changes_count_gains_on_trained_and_losses_on_all_facts() -> None:
 
 def test_the_pictured_pair() -> None:
     found = [evaluation(name, acc) for name, acc in SYSTEMS.items()]
-    assert pair(summarise(found, "d", "m")) == ("base", "pretrainrl")
-    assert pair(summarise(found[:-1], "d", "m")) == ("base", "ntp_answer")
-    assert pair(summarise(found[:1], "d", "m")) == ("base", None)
-    assert pair(summarise(found[2:3], "d", "m")) == ("ntp", None)
+    assert pair(summarise(found, "d", "m"), KNOWN) == ("base", "pretrainrl")
+    assert pair(summarise(found[:-1], "d", "m"), KNOWN) == ("base", "ntp_answer")
+    assert pair(summarise(found[:1], "d", "m"), KNOWN) == ("base", None)
+    assert pair(summarise(found[2:3], "d", "m"), KNOWN) == ("ntp", None)
 
 
 def test_share_above_the_diagonal() -> None:
@@ -199,20 +203,20 @@ def test_the_idea_takes_trained_and_unseen_facts_in_the_trained_wording() -> Non
 
 def test_the_idea_as_a_file(tmp_path: Path) -> None:
     path = tmp_path / "idea.png"
-    assert charts.save_idea(path, evaluation("base", 0.2), evaluation("pretrainrl", 0.6))
+    assert charts.save_idea(path, KNOWN, evaluation("base", 0.2), evaluation("pretrainrl", 0.6))
     assert path.read_bytes().startswith(b"\x89PNG")
-    assert not charts.save_idea(tmp_path / "none.png", {"system": "base", "questions": []})
+    assert not charts.save_idea(tmp_path / "none.png", KNOWN, {"system": "base", "questions": []})
     assert not (tmp_path / "none.png").exists()
     # Popularity that is constant has no colour scale; probabilities may all be zero.
     flat = [question(i, True, popularity=0.0, p_truth=0.0, p_falsehood=None) for i in range(3)]
-    assert charts.save_idea(path, {"system": "ntp", "questions": flat})
+    assert charts.save_idea(path, KNOWN, {"system": "ntp", "questions": flat})
 
 
 def test_pictures_leave_no_global_state_behind() -> None:
     import matplotlib
 
     before = dict(matplotlib.rcParams)
-    charts.idea(evaluation("base", 0.2))
+    charts.idea(KNOWN, evaluation("base", 0.2))
     assert dict(matplotlib.rcParams) == before
 
 
@@ -227,7 +231,7 @@ def test_labels_of_coinciding_points_do_not_overlap(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(charts, "_place", record)
     names = ("base", "dpo", "ntp", "ntp_answer", "ntp_weighted", "pretrainrl")
-    assert charts.tradeoff(summarise([evaluation(n, 0.3) for n in names], "d", "m"))
+    assert charts.tradeoff(summarise([evaluation(n, 0.3) for n in names], "d", "m"), KNOWN)
     assert len(placed) == 6
     overlaps = [(a, b) for i, a in enumerate(placed) for b in placed[:i] if charts._overlap(a, b)]
     assert not overlaps
@@ -240,6 +244,47 @@ def test_a_resumed_run_draws_each_step_once() -> None:
     steps, values = charts._series(lines, "train/ntp", "loss")
     assert steps.tolist() == [1, 2, 3]
     assert values.tolist() == [5.0, 3.0, 2.0]
+
+
+def test_what_was_evaluated_while_training_is_drawn_apart(workdir: Path) -> None:
+    assert "While training" not in write_report(workdir).read_text("utf-8")
+    plain = charts.curves(read_metrics(workdir / "metrics.jsonl"), KNOWN)
+    with (workdir / "metrics.jsonl").open("a") as file:
+        for system, step in itertools.product(("ntp", "dpo"), (0, 4, 8)):
+            sample = {"sample_acc": 0.1 * step, "sample_hr": 0.5, "sample_text_nll": 2.0}
+            file.write(json.dumps({"stage": f"train/{system}", "step": step, **sample}) + "\n")
+    metrics = read_metrics(workdir / "metrics.jsonl")
+    assert charts.curves(metrics, KNOWN) == plain
+    titles = [title for title, _ in charts.sampled(metrics, KNOWN)]
+    assert titles == ["accuracy on the sample", "loss on text"]
+    tags = parse(write_report(workdir).read_text("utf-8"))
+    assert "While training: evaluated on a sample 200 trained questions" in tags.text
+    assert len(tags.addresses) == 2 + 1 + 1 + 2 + 3
+    alone = [line for line in metrics if "sample_hr" in line]
+    assert charts.curves(alone, KNOWN) == []
+    unknown = charts.sampled([{**alone[0], "sample_acc": math.nan}], KNOWN)
+    assert [title for title, _ in unknown] == titles[1:]
+
+
+def test_a_run_of_ones_own_objectives_is_told_by_their_labels(workdir: Path) -> None:
+    mine = Objective("Mine <b>", "my own", ntp=Ntp(answer=0.5), dpo=Dpo(2.0, beta=0.3), learning_rate=2e-4)
+    own = {"z-own": mine, "a_plain": Objective(ntp=Ntp(answer=1.0))}
+    write(workdir / "config.json", dataclasses.asdict(dataclasses.replace(Config(), objectives=own)))
+    for system in SYSTEMS:
+        if system != "base":
+            (workdir / "evaluations" / f"{system}.json").unlink()
+    for system, acc in (("a_plain", 0.5), ("z-own", 0.6), ("before", 0.3)):
+        write(workdir / "evaluations" / f"{system}.json", evaluation(system, acc))
+    tags = parse(write_report(workdir).read_text("utf-8"))
+    rows = [[cell.replace("\u00a0", " ") for cell in row] for row in table(tags, "system", "loss")]
+    assert [row[:3] for row in rows] == [
+        ["Mine <b>", "0.5 · NTP(answer) + 2 · DPO(β = 0.3)", "0.0002"],
+        ["a_plain", "NTP(answer)", "0.001"],
+        ["before", "not recorded", "not recorded"],
+    ]
+    assert "What got worse with Mine <b>" in tags.text
+    assert "A_plain is 10.0 points below my own" in tags.text
+    assert "The highest accuracy on trained facts is 60.0%, of my own" in tags.text
 
 
 def test_no_negatives_is_not_drawn_as_zero() -> None:
@@ -261,16 +306,30 @@ def test_settings_mark_what_differs_from_the_default() -> None:
     config = json.loads(json.dumps(dataclasses.asdict(dataclasses.replace(Config(), seed=17))))
     sections = dict(settings(config))
     assert [name for values in sections.values() for name, _, changed in values if changed] == ["seed"]
-    assert ("pretrainrl.beta", "1.0", False) in sections["objectives"]
+    assert ("pretrainrl.dpo.beta", "1.0", False) in sections["objectives"]
 
 
 def test_systems_are_told_apart_without_colour() -> None:
     for part in ("colour", "marker", "line"):
-        seen = [getattr(look, part) for look in (*charts.LOOKS.values(), *charts.SPARE_LOOKS)]
+        seen = [getattr(look, part) for look in (charts.BASE, *charts.LOOKS)]
         assert len(set(seen)) == len(seen)
-    looks = charts.looks(["new", "base", "newer"])
-    assert looks["base"] == charts.LOOKS["base"]
+    looks = charts.looks(["new", "base", "newer"], KNOWN)
+    assert looks["base"] == charts.BASE
     assert looks["new"] != looks["newer"]
+    many = {f"system{i}": Objective() for i in range(60)}
+    assert len(set(charts.looks(list(many), Systems(many)).values())) == 60
+
+
+def test_todays_systems_keep_their_looks() -> None:
+    looks = charts.looks(["pretrainrl", "ntp", "base", "rpo"], KNOWN)
+    assert {name: (look.colour, look.marker) for name, look in looks.items()} == {
+        "base": ("#777777", "X"),
+        "ntp": ("#56B4E9", "s"),
+        "rpo": ("#CC79A7", "P"),
+        "pretrainrl": ("#D55E00", "o"),
+    }
+    own = Systems({**OBJECTIVES, "mine": Objective()})
+    assert charts.looks(["mine", "ntp"], own) == {"mine": charts.LOOKS[6], "ntp": looks["ntp"]}
 
 
 def test_tables_and_pictures_of_a_workdir_without_outcomes(workdir: Path) -> None:

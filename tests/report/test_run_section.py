@@ -8,7 +8,7 @@ import jax
 import pytest
 from workdirs import change, evaluation, parse, table, write, write_workdir
 
-from pretrainrl_jax.config import Config
+from pretrainrl_jax.config import OBJECTIVES, Dpo, Ntp, Objective
 from pretrainrl_jax.model import shape as shapes
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.families import FAMILIES
@@ -16,6 +16,9 @@ from pretrainrl_jax.report.formats import duration
 from pretrainrl_jax.report.page import write_report
 from pretrainrl_jax.report.run import data_line, hardware, loss_text, model_line, parameters, stages
 from pretrainrl_jax.report.summary import summarise
+from pretrainrl_jax.report.systems import Systems
+
+KNOWN = Systems(OBJECTIVES)
 
 SHAPE: dict[str, Any] = {
     "family": "qwen3", "vocabulary": 96, "width": 24, "layers": 3, "heads": 4, "kv_heads": 2,
@@ -65,11 +68,11 @@ def test_the_data_in_words() -> None:
 
 
 def test_losses_as_sums() -> None:
-    weights = {"question_weight": 1.0, "answer_weight": 0.5, "preference": 1.0, "beta": 0.1}
-    assert loss_text(weights).replace("\u00a0", " ") == "NTP(question) + 0.5 · NTP(answer) + DPO(β = 0.1)"
-    assert loss_text(weights | {"preference": 0.0, "question_weight": 0}).endswith("NTP(answer)")
-    assert loss_text({"answer_mean_weight": 2}) == "2\u00a0·\u00a0NTP(answer) per token"
-    assert loss_text({}) == "not recorded"
+    objective = Objective(ntp=Ntp(question=1.0, answer=0.5), dpo=Dpo(weight=1.0, beta=0.1))
+    assert loss_text(objective).replace("\u00a0", " ") == "NTP(question) + 0.5 · NTP(answer) + DPO(β = 0.1)"
+    assert loss_text(Objective(ntp=Ntp(answer=0.5))).endswith("NTP(answer)")
+    assert loss_text(Objective(ntp=Ntp(answer_mean=2))) == "2\u00a0·\u00a0NTP(answer) per token"
+    assert loss_text(Objective()) == "not recorded"
 
 
 def test_stages_in_the_order_of_a_run() -> None:
@@ -80,7 +83,7 @@ def test_stages_in_the_order_of_a_run() -> None:
         "mine": {"negatives": 10},
         "pretrain": {"seconds": 12.34, "device": "1 x cpu", "ended": "2026-01-02T03:04:05.678+00:00"},
     }
-    found = stages(finished)
+    found = stages(finished, KNOWN)
     assert found is not None
     assert found["heads"] == ["wall clock", "device time", "device", "ended, UTC", "notes"]
     assert [(row["stage"], *row["cells"]) for row in found["rows"]] == [
@@ -89,17 +92,19 @@ def test_stages_in_the_order_of_a_run() -> None:
         ("train PretrainRL", "", "1 min 1 s", "", "", "updates skipped as not finite: 3"),
         ("evaluate base", "7.0 s", "", "", "", ""),
     ]  # fmt: skip
-    assert hardware(finished) == (
+    assert hardware(finished, KNOWN) == (
         "On 1 x cpu and 8 x H200; 19.3 s of wall-clock time in all (2 of 4 stages not recorded)."
     )
 
 
 def test_an_old_workdir_recorded_little() -> None:
-    found = stages({"pretrain": {"device_seconds": 2.0}, "mine": {}, "evaluate/base": {"seconds": None}})
+    found = stages(
+        {"pretrain": {"device_seconds": 2.0}, "mine": {}, "evaluate/base": {"seconds": None}}, KNOWN
+    )
     assert found == {"heads": ["device time"], "rows": [{"stage": "pretrain", "cells": ["2.0 s"]}]}
-    assert stages({"mine": {}}) is None
-    assert stages({}) is None
-    assert hardware({"mine": {}}) == "The hardware is not recorded; wall-clock times are not recorded."
+    assert stages({"mine": {}}, KNOWN) is None
+    assert stages({}, KNOWN) is None
+    assert hardware({"mine": {}}, KNOWN) == "The hardware is not recorded; wall-clock times are not recorded."
 
 
 def test_durations() -> None:
@@ -116,7 +121,7 @@ def test_the_run_on_the_page(tmp_path: Path) -> None:
     tags = parse(write_report(workdir).read_text("utf-8"))
     losses = {row[0]: row[1:] for row in table(tags, "system", "loss")}
     assert list(losses) == ["DPO alone", "NTP", "NTP (answers only)", "PretrainRL"]
-    rate = f"{Config().objectives.ntp.learning_rate:g}"
+    rate = f"{OBJECTIVES['ntp'].learning_rate:g}"
     assert losses["NTP"] == ["NTP(question) + NTP(answer)", rate, "8", "no"]
     assert losses["PretrainRL"][2] == "–"  # it wrote no metrics here
     assert table(tags, "stage", "wall clock") == [

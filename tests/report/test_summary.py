@@ -2,14 +2,19 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from pretrainrl_jax.config import OBJECTIVES, Dpo, Ntp, Objective
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.report.summary import summarise, table
+from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.report.words import headline, noise, reading
+
+KNOWN = Systems(OBJECTIVES)
 
 
 def evaluation(system: str, acc: Any, **changes: Any) -> dict[str, Any]:
@@ -35,7 +40,7 @@ def summary_of(**accuracies: float | None) -> dict[str, Any]:
 
 
 def words_of(**accuracies: float | None) -> str:
-    return "\n".join(reading(summary_of(**accuracies)))
+    return "\n".join(reading(summary_of(**accuracies), KNOWN))
 
 
 def test_the_contract_of_summary_json() -> None:
@@ -101,7 +106,7 @@ def test_a_group_without_questions_is_absent() -> None:
 
 def test_the_table_fits_a_terminal_and_shows_percentages() -> None:
     names = ("base", "dpo", "ntp", "ntp_answer", "ntp_weighted", "pretrainrl", "[b]a_new_system_of_tomorrow")
-    text = table(summary_of(**dict.fromkeys(names, 0.3642)))
+    text = table(summary_of(**dict.fromkeys(names, 0.3642)), KNOWN)
     lines = text.splitlines()
     assert max(map(len, lines)) <= 100
     row = next(line for line in lines if line.strip().startswith("PretrainRL"))
@@ -116,9 +121,9 @@ def test_base_alone() -> None:
     assert "Only the base model" in text
     assert "13.5%" in text
     assert "PretrainRL" not in text
-    assert headline(summary_of(base=0.135)).endswith("13.5%")
-    assert reading(summary_of(base=None)) == ["No accuracy on trained facts was measured."]
-    assert "was not measured" in headline(summary_of(base=None))
+    assert headline(summary_of(base=0.135), KNOWN).endswith("13.5%")
+    assert reading(summary_of(base=None), KNOWN) == ["No accuracy on trained facts was measured."]
+    assert "was not measured" in headline(summary_of(base=None), KNOWN)
 
 
 def test_pretrainrl_ahead_of_everything() -> None:
@@ -174,7 +179,7 @@ def test_few_questions_widen_the_noise() -> None:
         one["groups"]["trained"]["count"] = 100
     summary = summarise(few, "d", "m")
     assert noise(summary, "ntp", "pretrainrl") == pytest.approx(13.6, abs=0.1)
-    assert "so few questions" in "\n".join(reading(summary))
+    assert "so few questions" in "\n".join(reading(summary, KNOWN))
 
 
 def test_the_same_questions_narrow_the_noise() -> None:
@@ -225,13 +230,13 @@ def test_nothing_learned() -> None:
     text = words_of(base=0.4, ntp=0.3, dpo=0.1)
     assert "No trained system is more accurate than the base model (40.0%)" in text
     assert "DPO alone is 30.0 points below the base model (10.0% against 40.0%)" in text
-    assert "No trained system" in headline(summary_of(base=0.4, ntp=0.3))
+    assert "No trained system" in headline(summary_of(base=0.4, ntp=0.3), KNOWN)
 
 
 def test_dpo_prob_goes_from_base_to_dpo() -> None:
     base, dpo = evaluation("base", 0.13), evaluation("dpo", 0.10)
     dpo["groups"]["trained"]["prob"] = 0.34
-    text = "\n".join(reading(summarise([dpo, base], "d", "m")))
+    text = "\n".join(reading(summarise([dpo, base], "d", "m"), KNOWN))
     assert "goes from 30.0% to 34.0%" in text
 
 
@@ -242,27 +247,95 @@ def test_forgetting_is_the_rise_over_base() -> None:
         evaluation("dpo", 0.1, text_nll=1.77),
         evaluation("pretrainrl", 0.4, text_nll=3.87),
     ]
-    text = "\n".join(reading(summarise(found, "d", "m")))
+    text = "\n".join(reading(summarise(found, "d", "m"), KNOWN))
     assert "DPO alone −0.10, NTP +1.30, PretrainRL +2.00" in text
     assert "PretrainRL, the most accurate of these, also forgets the most text" in text
     found[1]["text_nll"] = 5.0
-    assert "forgets the most" not in "\n".join(reading(summarise(found, "d", "m")))
+    assert "forgets the most" not in "\n".join(reading(summarise(found, "d", "m"), KNOWN))
     found[0]["text_nll"] = None
-    assert "Forgetting cannot be read" in "\n".join(reading(summarise(found, "d", "m")))
+    assert "Forgetting cannot be read" in "\n".join(reading(summarise(found, "d", "m"), KNOWN))
 
 
 def test_device_time_says_when_compute_is_not_equal() -> None:
     slow = [evaluation("ntp_answer", 0.4), evaluation("pretrainrl", 0.4, device_seconds=21.0)]
-    assert "2.1 times" in "\n".join(reading(summarise(slow, "d", "m")))
-    assert "not compared at equal compute" in "\n".join(reading(summarise(slow, "d", "m")))
+    assert "2.1 times" in "\n".join(reading(summarise(slow, "d", "m"), KNOWN))
+    assert "not compared at equal compute" in "\n".join(reading(summarise(slow, "d", "m"), KNOWN))
     even = [evaluation("ntp_answer", 0.4), evaluation("pretrainrl", 0.4, device_seconds=10.5)]
-    assert "not compared at equal compute" not in "\n".join(reading(summarise(even, "d", "m")))
+    assert "not compared at equal compute" not in "\n".join(reading(summarise(even, "d", "m"), KNOWN))
 
 
 def test_every_subset_of_systems_reads() -> None:
     names = ["base", "dpo", "ntp", "ntp_answer", "ntp_weighted", "pretrainrl", "anchored"]
     for mask in range(1, 2 ** len(names)):
         chosen = {name: 0.1 + 0.07 * i for i, name in enumerate(names) if mask >> i & 1}
-        sentences = reading(summary_of(**chosen))
+        sentences = reading(summary_of(**chosen), KNOWN)
         assert all(s.endswith((".", "!")) and "None" not in s and "nan" not in s for s in sentences)
-        assert headline(summary_of(**chosen))
+        assert headline(summary_of(**chosen), KNOWN)
+
+
+OWN = {
+    "push": Objective("Push", "pushing apart", ntp=Ntp(answer=0.5), dpo=Dpo(1.0), above=("plain",)),
+    "plain": Objective("Plain", ntp=Ntp(answer=1.0)),
+}
+
+
+def own(objectives: dict[str, Objective], **accuracies: float) -> str:
+    return "\n".join(reading(summary_of(**accuracies), Systems(objectives)))
+
+
+def test_objectives_of_ones_own_are_told_by_their_terms() -> None:
+    text = own(OWN, base=0.1, push=0.4, plain=0.3)
+    assert (
+        "The highest accuracy on trained facts is 40.0%, of pushing apart; the base model has 10.0%" in text
+    )
+    assert (
+        "Pushing apart is 10.0 points above Plain (40.0% against 30.0%): the order the paper reports" in text
+    )
+    assert (
+        "Plain is 10.0 points below pushing apart (30.0% against 40.0%); the two differ in negatives and in "
+        "the weight of the loss on answer tokens, and the run does not say which of the two made the "
+        "difference"
+    ) in text
+    assert "Pushing apart took 1.0 times the device time of Plain." in text
+    assert "Device-seconds: Push 10.0, Plain 10.0." in text
+    back = own(OWN, push=0.3, plain=0.4)
+    assert "the reverse of the order the paper reports" in back
+    assert "it uses no negatives, so this run is no evidence that they help" in back
+    assert "Plain, the control that any claim about negatives must stand beside, was not" in own(
+        OWN, push=0.3
+    )
+
+
+def test_what_no_paper_orders_has_its_controls_all_the_same() -> None:
+    both = {name: replace(of, above=()) for name, of in OWN.items()}
+    more = {**both, "alike": Objective(ntp=Ntp(answer=0.5)), "slow": replace(OWN["plain"], learning_rate=1.0)}
+    text = own(more, push=0.4, plain=0.2, alike=0.3, slow=0.1)
+    assert "paper" not in text
+    assert (
+        "Alike is 10.0 points below pushing apart (30.0% against 40.0%); the two differ in negatives alone"
+        in text
+    )
+    assert "Plain is 20.0 points below pushing apart (20.0% against 40.0%); it too uses no negatives" in text
+    text = own(more, push=0.4, slow=0.1)
+    assert (
+        "differ in negatives, in the weight of the loss on answer tokens and in the learning rate, and the "
+        "run does not say which of these made the difference"
+    ) in text
+    assert "A control, which any claim about negatives must stand beside, was not measured" in own(
+        {"push": both["push"]}, push=0.4
+    )
+
+
+def test_what_only_pushes_apart_stands_beside_the_base_model() -> None:
+    alone = {"apart": Objective("Apart", dpo=Dpo(0.5)), "plain": OWN["plain"]}
+    text = own(alone, base=0.2, apart=0.1, plain=0.3)
+    assert "Apart is 10.0 points below the base model (10.0% against 20.0%); Prob, which counts hits" in text
+    assert "negatives" not in text
+
+
+def test_the_last_that_a_paper_puts_above_others_is_the_method() -> None:
+    assert KNOWN.method(["base", "pretrainrl", "rpo"]) == "pretrainrl"
+    assert KNOWN.method(["base", "rpo", "unknown"]) is None
+    two = Systems({**OWN, "late": Objective(above=("push",))})
+    assert two.method(["late", "push", "plain"]) == "late"
+    assert sorted(["x", "late", "base", "push"], key=two.place) == ["base", "push", "late", "x"]

@@ -1,0 +1,42 @@
+"""What the systems of a run are called, in which order they are told, and what each is trained to do."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from pretrainrl_jax.config import Objective
+
+
+@dataclass(frozen=True)
+class Systems:
+    """The base model and the objectives of a run's configuration; a system of no objective keeps its name."""
+
+    objectives: Mapping[str, Objective]
+
+    def of(self, system: str) -> Objective:
+        """What a system minimises; an objective without terms where that is not known."""
+        return self.objectives.get(system, Objective())
+
+    def label(self, system: str) -> str:
+        """The name in tables and charts."""
+        return self.of(system).label or system
+
+    def words(self, system: str) -> str:
+        """The name in sentences."""
+        return "the base model" if system == "base" else self.of(system).words or self.label(system)
+
+    def place(self, system: str) -> tuple[int, str]:
+        """Orders systems as they are told: base, the objectives as they are configured, all others."""
+        known = ["base", *self.objectives]
+        return (known.index(system) if system in known else len(known), system)
+
+    def method(self, among: Iterable[str]) -> str | None:
+        """The one that the others are compared with: the last that a paper reports above some, if any is."""
+        return max((s for s in among if self.of(s).above), key=self.place, default=None)
+
+    def controls(self, system: str) -> list[str]:
+        """The objectives without negatives that a claim about this one's negatives must stand beside.
+
+        Those that a paper reports below it are spoken of already, and no controls where there are others.
+        """
+        without = [name for name, of in self.objectives.items() if of.coefficients and not of.contrasts]
+        return [name for name in without if name not in self.of(system).above] or without
