@@ -25,7 +25,7 @@ from pretrainrl_jax.config import Checkpoint, Optimizer
 from pretrainrl_jax.config import Mesh as MeshSettings
 from pretrainrl_jax.decoding import beam, sampling
 from pretrainrl_jax.decoding.best_tokens import best_tokens
-from pretrainrl_jax.decoding.decode import decode, draw
+from pretrainrl_jax.decoding.decode import decode, sample_batch
 from pretrainrl_jax.evaluation.continuations import judge, share
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import make_mesh, replicated
@@ -299,7 +299,7 @@ def answers(mesh: Any) -> Found:
     def sampled(of: list[list[int]], **chance: Any) -> Any:
         options = {"samples": SAMPLES, "max_new_tokens": LIMIT, "seed": 7, "batch": BATCH}
         with guarded():
-            return draw(model, params, of, ends, **options, **chance)
+            return sample_batch(model, params, of, ends, **options, **chance)
 
     def score(of: list[AnswerTree]) -> Any:
         with guarded():

@@ -9,7 +9,8 @@ from small import small_model, small_tokenizer
 from pretrainrl_jax.decoding import decode as decoding
 from pretrainrl_jax.decoding.answers import Answer, answer_questions, read_answer
 from pretrainrl_jax.decoding.beam import beam_search
-from pretrainrl_jax.decoding.decode import Hypothesis, bucket, decode
+from pretrainrl_jax.decoding.decode import bucket, decode
+from pretrainrl_jax.decoding.decoded import Decoded
 from pretrainrl_jax.model.partitioning import place_rows
 from pretrainrl_jax.trees.rows import GOLD
 from pretrainrl_jax.trees.templates import Template
@@ -35,7 +36,11 @@ def mask_of(terminators, vocabulary) -> np.ndarray:
     return mask
 
 
-def plain_beam_search(model, params, prompt, ends, beams, limit) -> list[Hypothesis]:
+def beam(tokens, logp, finished) -> Decoded:
+    return Decoded(tokens, logp, logp, finished)
+
+
+def plain_beam_search(model, params, prompt, ends, beams, limit) -> list[Decoded]:
     """The docstring of `beam_search`, in float64 and by sorting."""
     live: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
     answers: list[tuple[float, tuple[int, ...]]] = []
@@ -53,16 +58,16 @@ def plain_beam_search(model, params, prompt, ends, beams, limit) -> list[Hypothe
         live = sorted(extensions, reverse=True)[:beams]
         if len(answers) == beams and live[0][0] <= answers[-1][0]:
             break
-    found = [Hypothesis(t, s, True) for s, t in answers] + [Hypothesis(t, s, False) for s, t in live]
+    found = [beam(t, s, True) for s, t in answers] + [beam(t, s, False) for s, t in live]
     return found[:beams]
 
 
-def assert_same(found: list[Hypothesis], wanted: list[Hypothesis]) -> None:
+def assert_same(found: list[Decoded], wanted: list[Decoded]) -> None:
     assert [(h.tokens, h.finished) for h in found] == [(h.tokens, h.finished) for h in wanted]
     np.testing.assert_allclose([h.logp for h in found], [h.logp for h in wanted], atol=1e-4)
 
 
-def search(model, params, prompts, terminators, beams, limit, batch=None) -> list[list[Hypothesis]]:
+def search(model, params, prompts, terminators, beams, limit, batch=None) -> list[list[Decoded]]:
     ends = mask_of(terminators, model.shape.vocabulary)
     batch = batch or len(prompts)
     return decode(model, params, prompts, ends, beams=beams, max_new_tokens=limit, batch=batch)
@@ -82,10 +87,8 @@ def test_where_nothing_is_pruned_every_answer_is_found(terminators):
         grown = [t for n in range(4) for t in itertools.product(others, repeat=n)]
         logps = dict(zip(grown, next_logps(model, params, [(*prompt, *t) for t in grown]), strict=True))
         whole = {t: sum(logps[t[:i]][t[i]] for i in range(len(t))) for t in grown}
-        finished = [
-            Hypothesis(t, whole[t] + logps[t][list(terminators)].max(), True) for t in grown if len(t) < 3
-        ]
-        unfinished = [Hypothesis(t, whole[t], False) for t in grown if len(t) == 3]
+        finished = [beam(t, whole[t] + logps[t][list(terminators)].max(), True) for t in grown if len(t) < 3]
+        unfinished = [beam(t, whole[t], False) for t in grown if len(t) == 3]
         best = [sorted(of, key=lambda h: -h.logp) for of in (finished, unfinished)]
         assert len(found) == len(grown) <= 160
         assert_same(found, best[0] + best[1])
@@ -120,7 +123,7 @@ def test_one_beam_is_greedy_decoding():
                     logp += logps[best]
                     end = best in terminators
                     tokens += [] if end else [best]
-                assert_same([one], [Hypothesis(tuple(tokens), logp, end)])
+                assert_same([one], [beam(tuple(tokens), logp, end)])
                 finished.append((end, len(tokens)))
     assert (True, 0) in finished  # the terminator came first
     assert (False, 5) in finished
@@ -182,7 +185,7 @@ def test_neither_padding_nor_other_prompts_change_an_answer():
     for other_lengths in [(1, 1, 1), (16, 2, 9), (3, 3, 15)]:
         for a, b in zip(alone, first_of(3, *other_lengths), strict=True):
             np.testing.assert_array_equal(a, b)
-    assert not np.array_equal(alone[2], first_of(2, 1, 1, 1)[2])
+    assert not np.array_equal(alone[3], first_of(2, 1, 1, 1)[3])
 
 
 def test_unused_places_are_blank():
@@ -239,9 +242,9 @@ def test_no_prompts_give_no_answers():
 def test_an_answer_is_the_text_before_its_first_line_break(tmp_path):
     tokenizer = small_tokenizer(tmp_path)
     tokens = tokenizer.encode(" Florence \n Rome")
-    found = read_answer(tokenizer, Hypothesis(tokens, -1.5, False))
+    found = read_answer(tokenizer, beam(tokens, -1.5, False))
     assert found == Answer("Florence", tokens, -1.5, False)
-    assert read_answer(tokenizer, Hypothesis((), -1.5, True)).text == ""
+    assert read_answer(tokenizer, beam((), -1.5, True)).text == ""
 
 
 def test_questions_are_asked_in_the_template_and_end_at_its_terminators(tmp_path):

@@ -13,7 +13,8 @@ from small import small_model, small_tokenizer
 from pretrainrl_jax.decoding import decode as decoding
 from pretrainrl_jax.decoding import sampling
 from pretrainrl_jax.decoding.answers import Sample, read_sample
-from pretrainrl_jax.decoding.decode import Drawn, decode, draw
+from pretrainrl_jax.decoding.decode import decode, sample_batch
+from pretrainrl_jax.decoding.decoded import Decoded
 from pretrainrl_jax.decoding.sampling import filtered_logps, prompt_keys, sample
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.partitioning import place_rows
@@ -60,7 +61,7 @@ def plain_filter(logits, temperature, top_p, top_k) -> tuple[np.ndarray, float]:
 
 
 def run(model, params, prompts, terminators, *, batch=None, seed=0, samples=5, limit=5, **changes):
-    return draw(
+    return sample_batch(
         model,
         params,
         prompts,
@@ -180,7 +181,7 @@ def test_samples_are_worth_what_the_plain_forward_pass_says():
                 raw, tempered = log_softmax(logits), plain_filter(logits, **changes)[0]
                 ends = [(raw[end], tempered[end]) for end in (0, 5)] if drawn.finished else [(0.0, 0.0)]
                 errors = [
-                    max(abs(logp + a - drawn.logp), abs(sampled + b - drawn.sampled_logp)) for a, b in ends
+                    max(abs(logp + a - drawn.logp), abs(sampled + b - drawn.behaviour_logp)) for a, b in ends
                 ]
                 assert min(errors) < 1e-4
     assert {end for end, _ in kinds} == {True, False}
@@ -241,7 +242,7 @@ def test_sure_samples_are_greedy_decoding(changes):
             for drawn in of:
                 assert (drawn.tokens, drawn.finished) == (best.tokens, best.finished)
                 assert drawn.logp == pytest.approx(best.logp, abs=1e-4)
-                assert drawn.sampled_logp == 0
+                assert drawn.behaviour_logp == 0
 
 
 def test_among_equals_greedy_decoding_is_sure_of_the_first():
@@ -249,7 +250,7 @@ def test_among_equals_greedy_decoding_is_sure_of_the_first():
     level = params | {"head": jnp.zeros_like(params["head"])}
     for of in run(model, level, PROMPTS, (5,), temperature=0.0):
         for drawn in of:
-            assert (drawn.tokens, drawn.sampled_logp, drawn.finished) == ((0,) * 5, 0, False)
+            assert (drawn.tokens, drawn.behaviour_logp, drawn.finished) == ((0,) * 5, 0, False)
             assert drawn.logp == pytest.approx(-5 * math.log(VOCABULARY), abs=1e-5)
 
 
@@ -257,7 +258,7 @@ def test_a_sample_as_the_model_is_has_one_log_probability():
     model, params = small_model(2, 2.0, vocabulary=VOCABULARY)
     for of in run(model, params, PROMPTS, (0,)):
         for drawn in of:
-            assert drawn.sampled_logp == pytest.approx(drawn.logp, abs=1e-5)
+            assert drawn.behaviour_logp == pytest.approx(drawn.logp, abs=1e-5)
 
 
 # What randomness depends on
@@ -311,7 +312,7 @@ def test_neither_padding_nor_other_prompts_change_a_sample():
     for other_lengths in [(1, 1, 1), (16, 2, 9), (3, 3, 15), (0, 0, 0)]:
         for a, b in zip(alone, first_of(3, *other_lengths), strict=True):
             np.testing.assert_array_equal(a, b)
-    assert not np.array_equal(alone[2], first_of(2, 1, 1, 1)[2])
+    assert not np.array_equal(alone[3], first_of(2, 1, 1, 1)[3])
 
 
 # The loop
@@ -333,15 +334,15 @@ def test_unused_places_are_blank_and_rows_without_a_prompt_empty():
         max_new_tokens=5,
         **PLAIN,
     )
-    tokens, sizes, logps, sampled_logps, finished = (np.asarray(x) for x in found)
+    tokens, sizes, finished, logps, behaviour_logps, *of_tokens = (np.asarray(x) for x in found)
     assert tokens.shape == (4, 5, 5)
     assert (tokens.dtype, sizes.dtype, logps.dtype, finished.dtype) == (np.int32, np.int32, np.float32, bool)
     assert not tokens[np.arange(5) >= sizes[..., None]].any()
     assert not (tokens == 7).any()
-    for blank in (tokens, sizes, logps, sampled_logps, finished):
+    for blank in (tokens, sizes, logps, behaviour_logps, finished, *of_tokens):
         assert not blank[3].any()
     assert (logps[:3] < 0).all()
-    assert (sampled_logps[:3] < 0).all()
+    assert (behaviour_logps[:3] < 0).all()
 
 
 def test_the_loop_stops_when_all_samples_have_ended(monkeypatch):
@@ -457,5 +458,5 @@ def test_numbers_out_of_range_are_refused(change, said):
 def test_a_sample_is_its_text_as_it_is(tmp_path):
     tokenizer = small_tokenizer(tmp_path)
     tokens = tokenizer.encode(" Florence \n Rome")
-    found = read_sample(tokenizer, Drawn(tokens, -1.5, -1.25, False))
+    found = read_sample(tokenizer, Decoded(tokens, -1.5, -1.25, False))
     assert found == Sample(" Florence \n Rome", tokens, -1.5, -1.25, False)
