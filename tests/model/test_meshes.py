@@ -217,6 +217,21 @@ def test_samples(found: dict[str, Any], mesh: str, chance: str) -> None:
 
 
 @pytest.mark.parametrize("mesh", MESHES)
+def test_constrained_beams_and_samples(found: dict[str, Any], mesh: str) -> None:
+    """Each device reads its own part of what may follow, and all know the next state."""
+    ours, expected = found[mesh]["constrained"], found[ONE]["constrained"]
+    assert_same_beams(ours[0], expected[0])
+    assert [d.tokens for d in chain(*ours[1])] == [d.tokens for d in chain(*expected[1])]
+    steps = on_meshes.automaton().transitions
+    for of in chain(*ours[0], *ours[1]):
+        state = 0
+        for token in of.tokens:
+            state = steps[state, token]
+            assert state >= 0
+    assert len({of.tokens for of in chain(*expected[1])}) > 20
+
+
+@pytest.mark.parametrize("mesh", MESHES)
 def test_scores(found: dict[str, Any], mesh: str) -> None:
     ours, expected = found[mesh]["scores"], found[ONE]["scores"]
     assert [len(of) for of in ours] == [len(of) for of in expected]
@@ -246,6 +261,7 @@ def test_other_inputs_of_the_same_shapes_compile_nothing(found: dict[str, Any], 
         "decode": "beam_search",
         "decode few": "beam_search",
         "draw": "sample",
+        "constrained": "sample",
         "score_trees": "score_rows",
         "judge": "judge_rows",
         "tied": "update",
