@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pretrainrl_jax.decoding.answers import Answer, Sample, read_answer, read_sample
-from pretrainrl_jax.decoding.decode import decode, draw
+from pretrainrl_jax.decoding.decode import decode, sample_batch
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.objectives.scoring import score_trees
@@ -53,8 +53,8 @@ def beam_search(
         batch: prompts decoded at a time.
 
     Returns:
-        For each prompt its answers: Answer(text, tokens, logp, finished); logp is the summed log-probability
-        in nats, the terminator's included where finished.
+        For each prompt its answers: Answer(text, tokens, logp, finished, token_logps); logp is the summed
+        log-probability in nats, the terminator's included where finished, token_logps what is summed.
 
     Raises:
         InputError: if a prompt has no tokens.
@@ -105,15 +105,16 @@ def sample(
         batch: prompts decoded at a time.
 
     Returns:
-        For each prompt its samples: Sample(text, tokens, logp, sampled_logp, finished). logp is the summed
-        log-probability in nats of the model as it is, sampled_logp that of the distribution drawn from (0 at
-        temperature 0); where finished both include the terminator that was drawn, whichever it was.
+        For each prompt its samples: Sample(text, tokens, logp, sampled_logp, finished, token_logps,
+        sampled_token_logps). logp is the summed log-probability in nats of the model as it is, sampled_logp
+        that of the distribution drawn from (0 at temperature 0); where finished both include the terminator
+        that was drawn, whichever it was. The last two are what is summed.
 
     Raises:
         InputError: if a prompt has no tokens, or a number is out of its range.
     """
     encoded = [tokenizer.start + ids for ids in _encode_prompts(tokenizer, prompts)]
-    drawn = draw(
+    drawn = sample_batch(
         model,
         params,
         encoded,

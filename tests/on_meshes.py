@@ -24,7 +24,8 @@ from pretrainrl_jax.config import Checkpoint, Optimizer
 from pretrainrl_jax.config import Mesh as MeshSettings
 from pretrainrl_jax.decoding import beam, sampling
 from pretrainrl_jax.decoding.best_tokens import best_tokens
-from pretrainrl_jax.decoding.decode import decode, draw
+from pretrainrl_jax.decoding.constraints import Automaton
+from pretrainrl_jax.decoding.decode import decode, sample_batch
 from pretrainrl_jax.evaluation.continuations import judge, share
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import Layout, Rules, make_mesh, replicated
@@ -113,6 +114,14 @@ def marked(tokens: tuple[int, ...], vocabulary: int = VOCABULARY) -> np.ndarray:
     mask = np.zeros(vocabulary, bool)
     mask[list(tokens)] = True
     return mask
+
+
+def automaton() -> Automaton:
+    """Two states, each of which allows a tenth of the vocabulary, terminators always."""
+    rng = np.random.default_rng(0)
+    steps = np.where(rng.random((2, VOCABULARY)) < 0.1, rng.integers(0, 2, (2, VOCABULARY)), -1)
+    steps[:, list(TERMINATORS)] = 0
+    return Automaton(steps.astype(np.int32))
 
 
 def placed(model: Model, params: Params, layout: Layout) -> tuple[Model, Params]:
@@ -302,9 +311,9 @@ def answers(layout: Layout) -> Found:
     )
     ends, few_ends = marked(TERMINATORS), marked((2,), FEW)
 
-    def search(params: Params, of: list[list[int]]) -> Any:
+    def search(params: Params, of: list[list[int]], **more: Any) -> Any:
         with guarded():
-            return decode(model, params, of, ends, beams=BEAMS, max_new_tokens=LIMIT, batch=BATCH)
+            return decode(model, params, of, ends, beams=BEAMS, max_new_tokens=LIMIT, batch=BATCH, **more)
 
     def search_few(of: list[list[int]]) -> Any:
         with guarded():
@@ -313,7 +322,7 @@ def answers(layout: Layout) -> Found:
     def sampled(of: list[list[int]], **chance: Any) -> Any:
         options = {"samples": SAMPLES, "max_new_tokens": LIMIT, "seed": 7, "batch": BATCH}
         with guarded():
-            return draw(model, params, of, ends, **options, **chance)
+            return sample_batch(model, params, of, ends, **options, **chance)
 
     def score(of: list[AnswerTree]) -> Any:
         with guarded():
@@ -346,6 +355,15 @@ def answers(layout: Layout) -> Found:
     compiled["draw"] = (
         compiles(lambda: chances([first])),
         compiles(lambda: (chances(others), sampled(later, **CHANCES[first]))),
+    )
+    rule = {"constraint": automaton()}
+
+    def constrained(of: list[list[int]]) -> Any:
+        return search(params, of, **rule), sampled(of, **CHANCES[first], **rule)
+
+    compiled["constrained"] = (
+        compiles(lambda: keep("constrained", lambda: constrained(prompts()))),
+        compiles(lambda: constrained(later)),
     )
     compiled["score_trees"] = (
         compiles(lambda: keep("scores", lambda: score(trees(60)))),

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pretrainrl_jax.decoding.decode import Drawn, Hypothesis, decode
+from pretrainrl_jax.decoding.decode import decode
+from pretrainrl_jax.decoding.decoded import Decoded
 from pretrainrl_jax.facts.matching import normalise
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.trees.templates import Template
@@ -19,6 +20,7 @@ class Answer:
     tokens: tuple[int, ...]
     logp: float  # summed log-probability, terminator included where finished
     finished: bool = True
+    token_logps: tuple[float, ...] = ()  # of each token, then of the terminator; none from older versions
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,16 @@ class Sample:
     logp: float  # summed log-probability (nats) of the model as it is, terminator included where finished
     sampled_logp: float  # the same under the tempered, truncated distribution it was drawn from
     finished: bool
+    token_logps: tuple[float, ...] = ()  # of each token, then of the terminator; `logp` is their sum
+    sampled_token_logps: tuple[float, ...] = ()  # likewise of `sampled_logp`
 
 
 def read_answers(values: Iterable[Mapping[str, Any]]) -> list[Answer]:
     """The answers whose `dataclasses.asdict` these are, as JSON gives them back."""
-    return [Answer(**{**of, "tokens": tuple(of["tokens"])}) for of in values]
+    lists: list[dict[str, Any]] = [
+        {name: tuple(x) if isinstance(x, list) else x for name, x in of.items()} for of in values
+    ]
+    return [Answer(**of) for of in lists]
 
 
 def distinct(answers: Iterable[Answer]) -> dict[str, Answer]:
@@ -45,16 +52,22 @@ def distinct(answers: Iterable[Answer]) -> dict[str, Answer]:
     return kept
 
 
-def read_answer(tokenizer: Tokenizer, hypothesis: Hypothesis) -> Answer:
+def read_answer(tokenizer: Tokenizer, beam: Decoded) -> Answer:
     """The answer a beam spells: its text before the first line break, stripped."""
-    text = tokenizer.decode(hypothesis.tokens).split("\n")[0].strip()
-    return Answer(text, hypothesis.tokens, hypothesis.logp, hypothesis.finished)
+    text = tokenizer.decode(beam.tokens).split("\n")[0].strip()
+    return Answer(text, beam.tokens, beam.logp, beam.finished, beam.token_logps)
 
 
-def read_sample(tokenizer: Tokenizer, drawn: Drawn) -> Sample:
+def read_sample(tokenizer: Tokenizer, drawn: Decoded) -> Sample:
     """The text that a sample spells."""
     return Sample(
-        tokenizer.decode(drawn.tokens), drawn.tokens, drawn.logp, drawn.sampled_logp, drawn.finished
+        tokenizer.decode(drawn.tokens),
+        drawn.tokens,
+        drawn.logp,
+        drawn.behaviour_logp,
+        drawn.finished,
+        drawn.token_logps,
+        drawn.behaviour_token_logps,
     )
 
 

@@ -12,44 +12,28 @@ import jax
 import jax.numpy as jnp
 
 from pretrainrl_jax.decoding.best_tokens import NEVER, best_tokens
-from pretrainrl_jax.model.attention import causal_mask
-from pretrainrl_jax.model.decoder import KVCache, Model, Params
+from pretrainrl_jax.decoding.cache import Pair, empty_cache, extend, gather_beams, prefill
+from pretrainrl_jax.decoding.constraints import Constraint, State, begin
+from pretrainrl_jax.decoding.decoded import DecodedBatch
+from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import constrain
 from pretrainrl_jax.model.vocabulary import ROWS, TABLE, WHOLE, Parts, on_shards
 
 
-class Beams(NamedTuple):
-    """The answers found for each prompt, best first; finished ones before unfinished ones."""
-
-    tokens: jax.Array  # int32 [batch, beams, max_new_tokens], 0 after the end; terminators are not kept
-    lengths: jax.Array  # int32 [batch, beams], without the terminator
-    logps: jax.Array  # float32 [batch, beams], the terminator's included where finished; -inf: no such beam
-    finished: jax.Array  # bool [batch, beams]: ended by a terminator within the limit
-
-
-class _Cache(NamedTuple):
-    """Keys and values of the beams' own tokens, all beams' of a step together."""
-
-    keys: jax.Array  # [layers, batch, max_new_tokens * beams, kv_heads, head]
-    values: jax.Array  # the same
-
-
-class _Search(NamedTuple):
+class BeamState(NamedTuple):
     step: jax.Array  # tokens every live beam has
     live_logps: jax.Array  # [batch, beams]
     live_tokens: jax.Array  # [batch, beams, max_new_tokens]
+    live_token_logps: jax.Array  # the same
     ancestors: jax.Array  # [batch, beams, max_new_tokens] which beam slot held this beam's token of each step
+    allowed: State  # of the constraint, [batch, beams, …]
     ended_logps: jax.Array  # [batch, beams]
     ended_tokens: jax.Array  # [batch, beams, max_new_tokens]
+    ended_token_logps: jax.Array  # the same
     ended_lengths: jax.Array  # [batch, beams]
 
 
-OF_SEARCH = _Search._make([WHOLE, *[ROWS] * 6])  # how it lies on a mesh
-
-
-def _pick(array: jax.Array, index: jax.Array) -> jax.Array:
-    """array[b, index[b, i]] for arrays [batch, n, …] and an index [batch, m]."""
-    return jax.vmap(lambda a, i: a[i])(array, index)
+OF_STATE = BeamState._make([WHOLE, *[ROWS] * 9])  # how it lies on a mesh
 
 
 @partial(jax.jit, static_argnames=("model", "beams", "max_new_tokens"))
@@ -62,7 +46,8 @@ def beam_search(
     *,
     beams: int,
     max_new_tokens: int,
-) -> Beams:
+    constraint: Constraint | None = None,
+) -> DecodedBatch:
     """The most probable answers to each prompt.
 
     A hypothesis is a token sequence without terminators; it ends with its most probable terminator. At each
@@ -83,94 +68,96 @@ def beam_search(
         terminators: bool [vocabulary], the tokens that end an answer.
         beams: beam width (static).
         max_new_tokens: longest answer, terminator included (static).
+        constraint: which tokens and terminators may follow; scores stay those of the model as it is.
 
     Returns:
-        Beams. Those still alive at the length limit fill the places left empty, marked unfinished.
+        The beams. Those still alive at the length limit fill the places left empty, marked unfinished.
     """
-    batch, time = prompts.shape
+    batch = len(prompts)
     head = model.head(params).astype(model.shape.dtype)
-    positions = jnp.broadcast_to(jnp.arange(time), prompts.shape)
-    read = model.hidden(params, prompts, positions, causal_mask(lengths, time))
-    keys, values = read.keys, read.values
-    last = _pick(read.hidden, lengths[:, None] - 1)  # [batch, 1, model]
-    in_prompt = jnp.broadcast_to((jnp.arange(time)[None] < lengths[:, None])[:, None], (batch, beams, time))
-    prompt = KVCache(keys, values, in_prompt, positions)
-
-    def grow(search: _Search, cache: _Cache) -> tuple[_Cache, jax.Array]:
-        """Read the newest token of every live beam: the hidden states that predict the next ones."""
-        at = search.step - 1
-        token = jax.lax.dynamic_index_in_dim(search.live_tokens, at, axis=2, keepdims=False)
-        steps = jnp.arange(max_new_tokens)
-        is_ancestor = search.ancestors[..., None] == jnp.arange(beams)  # [batch, beams, steps, beams]
-        is_ancestor &= (steps < at)[:, None]
-        seen = is_ancestor.reshape(batch, beams, max_new_tokens * beams)
-        grown = KVCache(*cache, seen, lengths[:, None] + jnp.repeat(steps, beams))
-        alone = jnp.broadcast_to(jnp.eye(beams, dtype=bool), (batch, beams, beams))
-        position = jnp.broadcast_to((lengths + at)[:, None], (batch, beams))
-        new = model.hidden(params, token, position, alone, (prompt, grown))
-        where = (0, 0, at * beams, 0, 0)
-        return _Cache(
-            *(jax.lax.dynamic_update_slice(old, new, where) for old, new in zip(cache, new[1:3], strict=True))
-        ), new.hidden
+    prompt, last = prefill(model, params, prompts, lengths, beams)
 
     def select(
-        parts: Parts, search: _Search, hidden: jax.Array, head: jax.Array, terminators: jax.Array
-    ) -> _Search:
+        parts: Parts,
+        state: BeamState,
+        hidden: jax.Array,
+        head: jax.Array,
+        terminators: jax.Array,
+        constraint: Constraint | None,
+    ) -> BeamState:
         """Let endings and extensions compete, and keep the best of each. hidden [batch, sources, model]."""
         rows, sources = hidden.shape[:2]
-        live_logps, live_tokens = search.live_logps[:, :sources], search.live_tokens[:, :sources]
+        step, live_logps = state.step, state.live_logps[:, :sources]
+        live_tokens, live_token_logps, ancestors, allowed = jax.tree.map(
+            lambda x: x[:, :sources],
+            (state.live_tokens, state.live_token_logps, state.ancestors, state.allowed),
+        )
+        may_follow = partial(constraint.allowed, allowed) if constraint else None
         per_source = min(beams, len(terminators))
-        found = best_tokens(parts, hidden, head, terminators, per_source)
+        found = best_tokens(parts, hidden, head, terminators, per_source, may_follow)
         # Normalising keeps the order within a source: only the few values that are chosen are normalised.
         offset = live_logps - found.normaliser  # [batch, sources]
         ending = found.ending + offset
         logps = _pad((found.logits + offset[..., None]).reshape(rows, -1), beams, NEVER)
         tokens = _pad(found.tokens.reshape(rows, -1), beams, 0)
+        of_tokens = _pad((found.logits - found.normaliser[..., None]).reshape(rows, -1), beams, NEVER)
         logps, best = jax.lax.top_k(logps, beams)  # [batch, beams]
-        token, parent = _pick(tokens, best), jnp.minimum(best // per_source, sources - 1)
+        parent = jnp.minimum(best // per_source, sources - 1)
+        token, token_logp = gather_beams((tokens, of_tokens), best)
+        parents = gather_beams((live_tokens, live_token_logps, ancestors, allowed), parent)
 
         # An ending counts only among the best `beams` of all candidates of this step.
         threshold = jax.lax.top_k(jnp.concatenate([ending, logps], 1), beams)[0][:, -1:]
         ending = jnp.where(ending >= threshold, ending, NEVER)
-        ended_lengths = jnp.broadcast_to(search.step, ending.shape)
-        ended_logps, kept = jax.lax.top_k(jnp.concatenate([search.ended_logps, ending], 1), beams)
-        return search._replace(
-            step=search.step + 1,
-            live_logps=logps,
-            live_tokens=_pick(live_tokens, parent).at[:, :, search.step].set(token),
-            ancestors=_pick(search.ancestors[:, :sources], parent)
-            .at[:, :, search.step]
-            .set(jnp.arange(beams)),
-            ended_logps=ended_logps,
-            ended_tokens=_pick(jnp.concatenate([search.ended_tokens, live_tokens], 1), kept),
-            ended_lengths=_pick(jnp.concatenate([search.ended_lengths, ended_lengths], 1), kept),
+        ended_token_logps = live_token_logps.at[:, :, step].set(found.ending - found.normaliser)
+        ended_lengths = jnp.broadcast_to(step, ending.shape)
+        ended_logps, kept = jax.lax.top_k(jnp.concatenate([state.ended_logps, ending], 1), beams)
+        competing = jax.tree.map(
+            lambda before, new: jnp.concatenate([before, new], 1),
+            (state.ended_tokens, state.ended_token_logps, state.ended_lengths),
+            (live_tokens, ended_token_logps, ended_lengths),
+        )
+        return BeamState(
+            step + 1,
+            logps,
+            parents[0].at[:, :, step].set(token),
+            parents[1].at[:, :, step].set(token_logp),
+            parents[2].at[:, :, step].set(jnp.arange(beams)),
+            constraint.advance(parents[3], token) if constraint else None,
+            ended_logps,
+            *gather_beams(competing, kept),
         )
 
-    def unsettled(search: _Search) -> jax.Array:
-        can_improve = search.live_logps.max(-1) > search.ended_logps.min(-1)
-        return (search.step < max_new_tokens) & can_improve.any()
+    def should_continue(carry: tuple[BeamState, Pair]) -> jax.Array:
+        state, _ = carry
+        can_improve = state.live_logps.max(-1) > state.ended_logps.min(-1)
+        return (state.step < max_new_tokens) & can_improve.any()
 
-    def step(state: tuple[_Search, _Cache]) -> tuple[_Search, _Cache]:
-        search, cache = state
-        cache, hidden = grow(search, cache)
-        return choose(search, hidden, head, terminators), cache
+    def step(carry: tuple[BeamState, Pair]) -> tuple[BeamState, Pair]:
+        state, cache = carry
+        at = state.step - 1
+        newest = jax.lax.dynamic_index_in_dim(state.live_tokens, at, axis=2, keepdims=False)
+        hidden, cache = extend(model, params, newest, at, lengths, prompt, cache, state.ancestors)
+        return choose(state, hidden, head, terminators, constraint), cache
 
-    choose = on_shards(model.layout, select, (OF_SEARCH, ROWS, TABLE, WHOLE), OF_SEARCH)
-    shape = (keys.shape[0], batch, max_new_tokens * beams, *keys.shape[3:])
-    empty = constrain(jnp.zeros(shape, keys.dtype), model.layout, "layers", "rows", None, "kv_heads", "head")
+    choose = on_shards(model.layout, select, (OF_STATE, ROWS, TABLE, WHOLE, WHOLE), OF_STATE)
     blank = jnp.zeros((batch, beams, max_new_tokens), jnp.int32)
-    search = _Search(
+    state = BeamState(
         step=jnp.int32(0),
         live_logps=jnp.zeros((batch, beams)),
         live_tokens=blank,
+        live_token_logps=blank.astype(jnp.float32),
         ancestors=blank,
+        allowed=begin(constraint, batch, beams),
         ended_logps=jnp.full((batch, beams), NEVER),
         ended_tokens=blank,
+        ended_token_logps=blank.astype(jnp.float32),
         ended_lengths=jnp.zeros((batch, beams), jnp.int32),
     )
-    begun = (choose(search, last, head, terminators), _Cache(empty, empty))
-    search, _ = jax.lax.while_loop(lambda state: unsettled(state[0]), step, begun)
-    return jax.tree.map(lambda x: constrain(x, model.layout), _settle(search))
+    state = choose(state, last, head, terminators, constraint)
+    begun = (state, empty_cache(model, prompt, max_new_tokens, own=False))
+    state, _ = jax.lax.while_loop(should_continue, step, begun)
+    return jax.tree.map(lambda x: constrain(x, model.layout), finalize(state))
 
 
 def _pad(x: jax.Array, width: int, fill: float) -> jax.Array:
@@ -178,16 +165,18 @@ def _pad(x: jax.Array, width: int, fill: float) -> jax.Array:
     return jnp.pad(x, ((0, 0), (0, max(0, width - x.shape[1]))), constant_values=fill)
 
 
-def _settle(search: _Search) -> Beams:
+def finalize(state: BeamState) -> DecodedBatch:
     """Answers first; live beams fill the places that are left."""
-    ended = search.ended_logps > NEVER
+    ended = state.ended_logps > NEVER
     count = ended.sum(-1, keepdims=True)
     place = jnp.arange(ended.shape[1])[None]
     index = jnp.where(place < count, place, ended.shape[1] + place - count)
 
     def both(a: jax.Array, b: jax.Array) -> jax.Array:
-        return _pick(jnp.concatenate([a, b], 1), index)
+        return gather_beams(jnp.concatenate([a, b], 1), index)
 
-    lengths = both(search.ended_lengths, jnp.broadcast_to(search.step, search.ended_lengths.shape))
-    tokens = both(search.ended_tokens, search.live_tokens)
-    return Beams(tokens, lengths, both(search.ended_logps, search.live_logps), place < count)
+    lengths = both(state.ended_lengths, jnp.broadcast_to(state.step, state.ended_lengths.shape))
+    tokens = both(state.ended_tokens, state.live_tokens)
+    logps = both(state.ended_logps, state.live_logps)
+    token_logps = both(state.ended_token_logps, state.live_token_logps)
+    return DecodedBatch(tokens, lengths, place < count, logps, logps, token_logps, token_logps)

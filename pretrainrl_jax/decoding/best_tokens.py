@@ -1,5 +1,6 @@
 """The most probable next tokens without the logits of a whole vocabulary."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,16 +17,20 @@ NEVER = -jnp.inf
 class Best(NamedTuple):
     """What may follow each hidden state; terminators are kept apart from all other tokens."""
 
-    logits: (
-        jax.Array
-    )  # float32 [batch, sources, k], of the best other tokens, best first; -inf: no such token
+    logits: jax.Array  # float32 [batch, sources, k], the best other tokens', best first; -inf: no such token
     tokens: jax.Array  # int32 [batch, sources, k]
     ending: jax.Array  # float32 [batch, sources], largest logit of a terminator; -inf where there is none
     normaliser: jax.Array  # float32 [batch, sources], logsumexp over the whole vocabulary
 
 
 def best_tokens(
-    parts: Parts, hidden: jax.Array, head: jax.Array, terminators: jax.Array, k: int, block: int = BLOCK
+    parts: Parts,
+    hidden: jax.Array,
+    head: jax.Array,
+    terminators: jax.Array,
+    k: int,
+    allowed: Callable[[Any, int], jax.Array] | None = None,
+    block: int = BLOCK,
 ) -> Best:
     """The k best tokens after each hidden state, the lower id first where logits are equal.
 
@@ -38,6 +43,7 @@ def best_tokens(
         head: the device's rows of the head and its part of their model axis.
         terminators: bool [vocabulary], whole.
         k: how many.
+        allowed: of a first token and a number of them, which may follow: bool [batch, sources, number].
         block: rows looked at together.
     """
     first = first_row(parts, head)
@@ -45,8 +51,9 @@ def best_tokens(
     def visit(start: Any, rows: jax.Array, carry: Any) -> Any:
         logits = project(hidden, rows)  # [batch, sources, block]
         ends = jax.lax.dynamic_slice_in_dim(terminators, first + start, rows.shape[0])
-        ending = jnp.where(ends, logits, NEVER).max(-1)
-        values, at = _top(jnp.where(ends, NEVER, logits), k)
+        may = jnp.where(allowed(first + start, rows.shape[0]), logits, NEVER) if allowed else logits
+        ending = jnp.where(ends, may, NEVER).max(-1)
+        values, at = _top(jnp.where(ends, NEVER, may), k)
         tokens = at + first + start
         if carry is None:
             return values, tokens, ending, grown(None, logits)

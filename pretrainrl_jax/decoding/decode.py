@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 import jax
 import numpy as np
 
-from pretrainrl_jax.decoding.beam import Beams, beam_search
-from pretrainrl_jax.decoding.sampling import Samples, prompt_keys, sample
+from pretrainrl_jax.decoding.beam import beam_search
+from pretrainrl_jax.decoding.constraints import Constraint
+from pretrainrl_jax.decoding.decoded import Decoded, DecodedBatch, read_decoded
+from pretrainrl_jax.decoding.sampling import prompt_keys, sample
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.watch import waiting
 from pretrainrl_jax.model.decoder import Model, Params
@@ -17,29 +18,6 @@ from pretrainrl_jax.model.mesh import whole_rows
 from pretrainrl_jax.model.partitioning import place_rows, place_whole
 
 SMALLEST_BUCKET = 16  # prompts are padded to 16, 32, 64, …: a few compilations however many lengths there are
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """One beam: the answer's tokens without a terminator, and its summed log-probability with it."""
-
-    tokens: tuple[int, ...]
-    logp: float
-    finished: bool  # False: no terminator within the length limit
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """One sample: its tokens without a terminator, and their summed log-probabilities with it."""
-
-    tokens: tuple[int, ...]
-    logp: float  # of the model as it is, nats
-    sampled_logp: float  # of the tempered and truncated distribution it was drawn from, nats
-    finished: bool  # False: no terminator within the length limit
-
-
-Result = TypeVar("Result")
-Record = TypeVar("Record")
 
 
 def bucket(length: int) -> int:
@@ -56,8 +34,9 @@ def decode(
     beams: int,
     max_new_tokens: int,
     batch: int,
+    constraint: Constraint | None = None,
     advance: Callable[[int], None] = lambda n: None,
-) -> list[list[Hypothesis]]:
+) -> list[list[Decoded]]:
     """The best answers of each prompt by beam search; greedy decoding with `beams=1`.
 
     Prompts are decoded in batches of like length, each padded to a bucket, so that the number of
@@ -72,22 +51,25 @@ def decode(
         max_new_tokens: longest answer, terminator included.
         batch: prompts decoded at a time, rounded up to what divides over the devices; the last batch of a
             bucket is filled up.
+        constraint: which tokens and terminators may follow.
         advance: called with the number of prompts finished.
 
     Returns:
         For each prompt its beams, best first, finished ones before unfinished ones.
     """
     batch = whole_rows(model.mesh, batch)
-    ends = place_whole(terminators, model.mesh)
+    ends, asked = place_whole(terminators, model.mesh), _placed(constraint, model)
 
-    def start(indices: list[int], tokens: np.ndarray, lengths: np.ndarray) -> Beams:
+    def start(indices: list[int], tokens: np.ndarray, lengths: np.ndarray) -> DecodedBatch:
         placed, of = place_rows(tokens, model.mesh), place_rows(lengths, model.mesh)
-        return beam_search(model, params, placed, of, ends, beams=beams, max_new_tokens=max_new_tokens)
+        return beam_search(
+            model, params, placed, of, ends, beams=beams, max_new_tokens=max_new_tokens, constraint=asked
+        )
 
-    return _in_batches(prompts, batch, start, _hypotheses, advance)
+    return _in_batches(prompts, batch, start, advance)
 
 
-def draw(
+def sample_batch(
     model: Model,
     params: Params,
     prompts: Sequence[Sequence[int]],
@@ -101,8 +83,9 @@ def draw(
     seed: int,
     batch: int,
     numbers: Sequence[int] | None = None,
+    constraint: Constraint | None = None,
     advance: Callable[[int], None] = lambda n: None,
-) -> list[list[Drawn]]:
+) -> list[list[Decoded]]:
     """Random continuations of each prompt, as `sampling.sample` draws them.
 
     Batches and compilations are those of `decode`; temperature, top_p, top_k and the seed may change without
@@ -124,6 +107,7 @@ def draw(
             bucket is filled up.
         numbers: the prompts' numbers, 0 to 2**31 - 1; by default their places in the list. A caller that sees
             only some of the prompts numbers them as if it saw all.
+        constraint: which tokens and terminators may follow.
         advance: called with the number of prompts finished.
 
     Returns:
@@ -146,7 +130,9 @@ def draw(
     )
     known = np.arange(len(prompts), dtype=np.int32) if numbers is None else np.asarray(numbers, np.int32)
 
-    def start(indices: list[int], tokens: np.ndarray, lengths: np.ndarray) -> Samples:
+    asked = _placed(constraint, model)
+
+    def start(indices: list[int], tokens: np.ndarray, lengths: np.ndarray) -> DecodedBatch:
         lengths[len(indices) :] = 0  # nothing is drawn for rows that fill up the batch: nobody waits for them
         of_rows = np.zeros(batch, np.int32)
         of_rows[: len(indices)] = known[indices]
@@ -163,9 +149,14 @@ def draw(
             temperature=heat,
             top_p=p,
             top_k=k,
+            constraint=asked,
         )
 
-    return _in_batches(prompts, batch, start, _drawn, advance)
+    return _in_batches(prompts, batch, start, advance)
+
+
+def _placed(constraint: Constraint | None, model: Model) -> Any:
+    return jax.tree.map(lambda x: place_whole(np.asarray(x), model.mesh), constraint)
 
 
 def _check(
@@ -187,22 +178,21 @@ def _check(
 def _in_batches(
     prompts: Sequence[Sequence[int]],
     batch: int,
-    start: Callable[[list[int], np.ndarray, np.ndarray], Result],
-    read: Callable[[Result], list[list[Record]]],
+    start: Callable[[list[int], np.ndarray, np.ndarray], DecodedBatch],
     advance: Callable[[int], None],
-) -> list[list[Record]]:
-    """The records of each prompt, from batches of like length with one of them always on the device.
+) -> list[list[Decoded]]:
+    """What is decoded of each prompt, from batches of like length with one of them always on the device.
 
     `start` begins a batch, given the places of its prompts, their tokens int32 [batch, bucket] and lengths
-    int32 [batch]; `read` waits for it and gives the records of every row.
+    int32 [batch].
     """
-    found: list[list[Record]] = [[] for _ in prompts]
-    begun: list[tuple[list[int], Result]] = []
+    found: list[list[Decoded]] = [[] for _ in prompts]
+    begun: list[tuple[list[int], DecodedBatch]] = []
 
     def collect() -> None:
         indices, result = begun.pop(0)
         with waiting("the answers of a batch"):
-            every = read(result)
+            every = read_decoded(result)
         for index, records in zip(indices, every, strict=False):
             found[index] = records
         advance(len(indices))
@@ -229,23 +219,3 @@ def _padded(prompts: Sequence[Sequence[int]], batch: int) -> tuple[np.ndarray, n
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)], lengths[row] = prompt, len(prompt)
     return tokens, lengths
-
-
-def _hypotheses(beams: Beams) -> list[list[Hypothesis]]:
-    tokens, lengths, logps, finished = (x.tolist() for x in jax.device_get(beams))
-    return [
-        [
-            Hypothesis(tuple(t[:n]), lp, end)
-            for t, n, lp, end in zip(*of_prompt, strict=True)
-            if lp != float("-inf")
-        ]
-        for of_prompt in zip(tokens, lengths, logps, finished, strict=True)
-    ]
-
-
-def _drawn(samples: Samples) -> list[list[Drawn]]:
-    tokens, lengths, *scores = (x.tolist() for x in jax.device_get(samples))
-    return [
-        [Drawn(tuple(t[:n]), *of_sample) for t, n, *of_sample in zip(*of_prompt, strict=True)]
-        for of_prompt in zip(tokens, lengths, *scores, strict=True)
-    ]

@@ -1,8 +1,8 @@
 """Sampling wholly on the device: one compiled loop from the prompt to all samples with their scores.
 
-The samples of a prompt share its key-value cache, which is read and never copied. Their own tokens are
-written once into a small cache, and each sample sees its own through a mask. The vocabulary is never sorted:
-the thresholds of top-k and top-p are found exactly, one bit of a float at a time.
+The samples of a prompt share its key-value cache, which is read and never copied; each has a small cache of
+its own tokens. The vocabulary is never sorted: the thresholds of top-k and top-p are found exactly, one bit
+of a float at a time.
 """
 
 from collections.abc import Callable
@@ -14,34 +14,28 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from pretrainrl_jax.decoding.best_tokens import BLOCK
-from pretrainrl_jax.model.attention import causal_mask
-from pretrainrl_jax.model.decoder import KVCache, Model, Params, project
+from pretrainrl_jax.decoding.cache import Pair, empty_cache, extend, prefill
+from pretrainrl_jax.decoding.constraints import Constraint, State, begin
+from pretrainrl_jax.decoding.decoded import DecodedBatch
+from pretrainrl_jax.decoding.draw import inverse, uniform
+from pretrainrl_jax.model.decoder import Model, Params, project
 from pretrainrl_jax.model.mesh import Layout, constrain
-from pretrainrl_jax.model.vocabulary import ROWS, TABLE, Parts, on_shards, walk
+from pretrainrl_jax.model.vocabulary import ROWS, TABLE, WHOLE, Parts, first_row, on_shards, walk
 
 COLDEST = 1e-30  # a temperature above 0 but below this one counts as this: quotients stay finite
 
 
-class Samples(NamedTuple):
-    """What was drawn for each prompt, in the order of the samples' numbers."""
-
-    tokens: jax.Array  # int32 [batch, samples, max_new_tokens], 0 after the end; terminators are not kept
-    lengths: jax.Array  # int32 [batch, samples], without the terminator
-    logps: jax.Array  # float32 [batch, samples], of the model as it is; the terminator's included
-    sampled_logps: jax.Array  # float32 [batch, samples], of the distribution drawn from; likewise
-    finished: jax.Array  # bool [batch, samples]: ended by a terminator within the limit
-
-
-class _Drawing(NamedTuple):
+class SampleState(NamedTuple):
     step: jax.Array  # tokens drawn for every sample
     done: jax.Array  # bool [batch, samples]
-    newest: jax.Array  # [batch, samples], not yet read
+    finished: jax.Array  # bool [batch, samples], by a terminator
+    hidden: jax.Array  # [batch, samples, model], which predicts the next tokens
+    cache: Pair
+    allowed: State  # of the constraint, [batch, samples, …]
     tokens: jax.Array  # [batch, samples, max_new_tokens]
     lengths: jax.Array  # [batch, samples]
-    logps: jax.Array  # [batch, samples]
-    sampled_logps: jax.Array  # [batch, samples]
-    keys: jax.Array  # [layers, batch, max_new_tokens * samples, kv_heads, head]
-    values: jax.Array  # the same
+    token_logps: jax.Array  # [batch, samples, max_new_tokens]
+    behaviour_token_logps: jax.Array  # the same
 
 
 def _ordered(x: jax.Array) -> jax.Array:
@@ -104,7 +98,13 @@ def filtered_logps(
     return logits - jax.nn.logsumexp(logits, -1, keepdims=True)
 
 
-def all_logits(hidden: jax.Array, head: jax.Array, layout: Layout) -> jax.Array:
+def all_logits(
+    hidden: jax.Array,
+    head: jax.Array,
+    layout: Layout,
+    constraint: Constraint | None = None,
+    state: State = None,
+) -> tuple[jax.Array, jax.Array | None]:
     """Logits float32 [batch, samples, vocabulary]; on a mesh each device has those of its part.
 
     Where the head's model axis is cut, block after block of it is gathered: no device ever holds the head.
@@ -113,18 +113,29 @@ def all_logits(hidden: jax.Array, head: jax.Array, layout: Layout) -> jax.Array:
         hidden: [batch, samples, model].
         head: [vocabulary, model].
         layout: how both are cut.
+        constraint: asked which tokens may follow.
+        state: its state.
+
+    Returns:
+        The logits; and which tokens may follow, bool of the same shape, or None without a constraint.
     """
 
-    def of_part(parts: Parts, hidden: jax.Array, head: jax.Array) -> jax.Array:
+    def of_part(
+        parts: Parts, hidden: jax.Array, head: jax.Array, constraint: Constraint | None, state: State
+    ) -> tuple[jax.Array, jax.Array | None]:
         def visit(start: Any, rows: jax.Array, logits: jax.Array) -> jax.Array:
             return jax.lax.dynamic_update_slice_in_dim(logits, project(hidden, rows), start, axis=-1)
 
+        size = head.shape[0]
+        may = constraint.allowed(state, first_row(parts, head), size) if constraint else None
         if not parts.model:
-            return project(hidden, head)
-        blank = jnp.zeros((*hidden.shape[:-1], head.shape[0]), jnp.float32)
-        return walk(parts, head, BLOCK, visit, blank)
+            return project(hidden, head), may
+        blank = jnp.zeros((*hidden.shape[:-1], size), jnp.float32)
+        return walk(parts, head, BLOCK, visit, blank), may
 
-    return on_shards(layout, of_part, (ROWS, TABLE), PartitionSpec("rows", None, "vocabulary"))(hidden, head)
+    of_all = PartitionSpec("rows", None, "vocabulary")
+    shards = on_shards(layout, of_part, (ROWS, TABLE, WHOLE, ROWS), (of_all, of_all))
+    return shards(hidden, head, constraint, state)
 
 
 def _of(values: jax.Array, token: jax.Array) -> jax.Array:
@@ -146,13 +157,14 @@ def sample(
     temperature: jax.Array | float,
     top_p: jax.Array | float,
     top_k: jax.Array | int,
-) -> Samples:
+    constraint: Constraint | None = None,
+) -> DecodedBatch:
     """Random continuations of each prompt.
 
     Each step draws one token for every sample that has not ended, from `filtered_logps` of the model's
-    logits. A terminator ends a sample. Terminators are drawn as any other token and keep their own
-    probability each; beam search, which asks for the most probable answer, counts only the most probable
-    one. The loop stops when all samples have ended.
+    logits, by one uniform number (`draw.inverse`). A terminator ends a sample. Terminators are drawn as any
+    other token and keep their own probability each; beam search, which asks for the most probable answer,
+    counts only the most probable one. The loop stops when all samples have ended.
 
     The i-th sample's draw at a step depends on its prompt, the prompt's key, i and the step alone; so
     neighbours, padding and the batch size change nothing beyond the rounding of the logits.
@@ -170,88 +182,83 @@ def sample(
             top_p and top_k are, and its probability as sampled is then 1.
         top_p: float32 in (0, 1]; 1 is off.
         top_k: int32, 0 or more; 0 is off.
+        constraint: which tokens and terminators may follow; the others lose their logits before temperature,
+            top-k and top-p. A sample that nothing may follow ends unfinished.
 
     Returns:
-        Samples; `logps` belongs to the model as it is, neither tempered nor truncated.
+        The samples; `logps` are the model's as it is, neither tempered, truncated nor constrained.
     """
-    batch, time = prompts.shape
-    head = model.head(params)
-    positions = jnp.broadcast_to(jnp.arange(time), prompts.shape)
-    read = model.hidden(params, prompts, positions, causal_mask(lengths, time))
-    prompt_k, prompt_v = read.keys, read.values
-    # Each sample reads the prompt's last token for itself: so all steps are alike, and compiled once.
-    last = jnp.take_along_axis(prompts, jnp.maximum(lengths - 1, 0)[:, None], 1)  # [batch, 1]
-    in_prompt = jnp.broadcast_to(jnp.arange(time) < lengths[:, None, None] - 1, (batch, samples, time))
-    prompt = KVCache(prompt_k, prompt_v, in_prompt, positions)
-    slots = jnp.arange(max_new_tokens * samples)  # of the grown cache: all samples' tokens of a step together
-    grown_positions = lengths[:, None] - 1 + slots // samples
-    is_own = slots % samples == jnp.arange(samples)[:, None]
-    alone = jnp.broadcast_to(jnp.eye(samples, dtype=bool), (batch, samples, samples))
+    batch = len(prompts)
+    head = model.head(params).astype(model.shape.dtype)
+    prompt, last = prefill(model, params, prompts, lengths, samples)
     sample_keys = jax.vmap(lambda key: jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(samples)))(keys)
+    off = (temperature == 1) & (top_p >= 1) & ((top_k <= 0) | (top_k >= model.shape.vocabulary))
 
-    def grow(state: _Drawing) -> tuple[_Drawing, jax.Array]:
-        """Read the newest token of every sample: the hidden states that predict the next ones."""
-        at = state.step
-        seen = jnp.broadcast_to(is_own & (slots < at * samples), (batch, samples, len(slots)))
-        position = jnp.broadcast_to((lengths - 1 + at)[:, None], (batch, samples))
-        past = (prompt, KVCache(state.keys, state.values, seen, grown_positions))
-        new = model.hidden(params, state.newest, position, alone, past)
-        where = (0, 0, at * samples, 0, 0)
-        return state._replace(
-            keys=jax.lax.dynamic_update_slice(state.keys, new.keys, where),
-            values=jax.lax.dynamic_update_slice(state.values, new.values, where),
-        ), new.hidden
+    def draw(state: SampleState) -> tuple[SampleState, jax.Array]:
+        """Draw each sample's next token, int32 [batch, samples]."""
+        logits, may = all_logits(state.hidden, head, model.layout, constraint, state.allowed)
+        stuck = jnp.zeros_like(state.done) if may is None else ~may.any(-1)
+        possible = logits if may is None else jnp.where(may | stuck[..., None], logits, -jnp.inf)
+        step_keys = jax.vmap(jax.vmap(partial(jax.random.fold_in, data=state.step)))(sample_keys)
+        number = uniform(step_keys)
 
-    def draw(state: _Drawing, hidden: jax.Array) -> _Drawing:
-        """Draw each sample's next token. hidden [batch, samples, model]."""
-        logits = all_logits(hidden, head, model.layout)  # [batch, samples, vocabulary]
-        logps = filtered_logps(logits, temperature, top_p, top_k)
+        def plain() -> tuple[jax.Array, jax.Array, jax.Array]:
+            token, logp = inverse(logits, number, model.layout)
+            return token, logp, logp
 
-        def random() -> jax.Array:
-            step_keys = jax.vmap(jax.vmap(partial(jax.random.fold_in, data=state.step)))(sample_keys)
-            noise = jax.vmap(jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[-1:])))(step_keys)
-            return (logps + noise).argmax(-1)
+        def filtered() -> tuple[jax.Array, jax.Array, jax.Array]:
+            logps = filtered_logps(possible, temperature, top_p, top_k)
+            token = jax.lax.cond(
+                temperature > 0,
+                lambda: inverse(logps, number, model.layout)[0],
+                lambda: possible.argmax(-1).astype(jnp.int32),
+            )
+            behaviour = jnp.where(temperature > 0, _of(logps, token), 0)
+            return token, _of(logits, token) - jax.nn.logsumexp(logits, -1), behaviour
 
-        token = jax.lax.cond(temperature > 0, random, lambda: logits.argmax(-1)).astype(jnp.int32)
-        logp = _of(logits, token) - jax.nn.logsumexp(logits, -1)
-        sampled_logp = jnp.where(temperature > 0, _of(logps, token), 0)
+        token, logp, behaviour = filtered() if constraint else jax.lax.cond(off, plain, filtered)
         ends = terminators[token]
-        kept = ~state.done & ~ends
+        live = ~state.done & ~stuck
+        kept = live & ~ends
+        at = state.step
         return state._replace(
-            step=state.step + 1,
-            done=state.done | ends,
-            newest=token,
-            tokens=state.tokens.at[:, :, state.step].set(jnp.where(kept, token, 0)),
+            step=at + 1,
+            done=state.done | stuck | ends,
+            finished=state.finished | (live & ends),
+            allowed=constraint.advance(state.allowed, token) if constraint else None,
+            tokens=state.tokens.at[:, :, at].set(jnp.where(kept, token, 0)),
             lengths=state.lengths + kept,
-            logps=state.logps + jnp.where(state.done, 0, logp),
-            sampled_logps=state.sampled_logps + jnp.where(state.done, 0, sampled_logp),
-        )
+            token_logps=state.token_logps.at[:, :, at].set(jnp.where(live, logp, 0)),
+            behaviour_token_logps=state.behaviour_token_logps.at[:, :, at].set(jnp.where(live, behaviour, 0)),
+        ), token
 
-    def unsettled(state: _Drawing) -> jax.Array:
+    def should_continue(state: SampleState) -> jax.Array:
         return (state.step < max_new_tokens) & ~state.done.all()
 
-    def step(state: _Drawing) -> _Drawing:
-        return draw(*grow(state))
+    def step(state: SampleState) -> SampleState:
+        at = state.step
+        state, token = draw(state)
+        hidden, cache = extend(model, params, token, at, lengths, prompt, state.cache)
+        return state._replace(hidden=hidden, cache=cache)
 
-    shape = (prompt_k.shape[0], batch, len(slots), *prompt_k.shape[3:])
-    empty = constrain(
-        jnp.zeros(shape, prompt_k.dtype), model.layout, "layers", "rows", None, "kv_heads", "head"
-    )
-    blank = jnp.zeros((batch, samples))
-    state = _Drawing(
+    blank = jnp.zeros((batch, samples, max_new_tokens))
+    none = jnp.zeros((batch, samples), bool)
+    state = SampleState(
         step=jnp.int32(0),
-        done=jnp.broadcast_to((lengths == 0)[:, None], (batch, samples)),
-        newest=jnp.broadcast_to(last, (batch, samples)),
-        tokens=jnp.zeros((batch, samples, max_new_tokens), jnp.int32),
-        lengths=blank.astype(jnp.int32),
-        logps=blank,
-        sampled_logps=blank,
-        keys=empty,
-        values=empty,
+        done=none | (lengths == 0)[:, None],
+        finished=none,
+        hidden=jnp.broadcast_to(last, (batch, samples, last.shape[-1])),
+        cache=empty_cache(model, prompt, max_new_tokens, own=True),
+        allowed=begin(constraint, batch, samples),
+        tokens=blank.astype(jnp.int32),
+        lengths=none.astype(jnp.int32),
+        token_logps=blank,
+        behaviour_token_logps=blank,
     )
-    state = jax.lax.while_loop(unsettled, step, state)
-    finished = state.done & (lengths > 0)[:, None]
-    drawn = Samples(state.tokens, state.lengths, state.logps, state.sampled_logps, finished)
+    state = jax.lax.while_loop(should_continue, step, state)
+    model_logps, behaviour_logps = state.token_logps, state.behaviour_token_logps
+    sums = model_logps.sum(-1), behaviour_logps.sum(-1)
+    drawn = DecodedBatch(state.tokens, state.lengths, state.finished, *sums, model_logps, behaviour_logps)
     return jax.tree.map(lambda x: constrain(x, model.layout), drawn)
 
 

@@ -4,7 +4,7 @@ import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pretrainrl_jax.decoding.decode import bucket, draw
+from pretrainrl_jax.decoding.decode import bucket, sample_batch
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.trees.templates import ends_at
 from pretrainrl_jax.trees.tokenization import Tokenizer
@@ -66,7 +66,7 @@ def generate(
             steps = _steps(of, written[together[0]], number)
             prompts = [requests[i].prompt + written[i] for i in together]
             room = max(1, tokens // (bucket(len(prompts[0])) + steps))
-            drawn = draw(
+            drawn = sample_batch(
                 model,
                 params,
                 prompts,
@@ -114,7 +114,7 @@ def _fitted(n: int) -> int:
 def _alike(
     requests: Sequence[Request], written: Sequence[tuple[int, ...]], waiting: Sequence[int], number: int
 ) -> list[list[int]]:
-    """Those that are waiting, by what one call of `draw` has in common."""
+    """Those that are waiting, by what one call of `sample_batch` has in common."""
     groups: dict[tuple[float, ...], list[int]] = {}
     for i in waiting:
         r = requests[i]

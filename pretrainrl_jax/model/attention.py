@@ -1,5 +1,6 @@
 """Attention over answer trees: who may look at whom, and the one place where a kernel is chosen."""
 
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -52,8 +53,9 @@ def attend(
 
     Args:
         queries: [batch, time, heads, head].
-        sources: (keys, values, mask) of each source: [batch, length, kv_heads, head] twice, and bool
-            [batch, time, length].
+        sources: (keys, values, mask) of each source. Keys and values of all queries are [batch, length,
+            kv_heads, head]; where each query has its own, [batch, time, length, kv_heads, head]. Their rank
+            tells. The mask is bool [batch, time, length].
         scale: multiplies the scores.
         kernel: what computes it, where it can (`can_use_cudnn`); XLA computes the rest.
 
@@ -61,26 +63,24 @@ def attend(
         [batch, time, heads, head] in the queries' dtype; scores and softmax are float32. The rows that see
         something are the same from either kernel, but for rounding; those that see nothing are finite.
     """
-    lengths = [queries.shape[1], *(keys.shape[1] for keys, _, _ in sources)]
+    lengths = [queries.shape[1], *(keys.shape[-3] for keys, _, _ in sources)]
     if kernel == "cudnn" and can_use_cudnn(queries.dtype, queries.shape[-1], lengths):
         return _attend_fused(queries, *sources[0], scale=scale, implementation="cudnn")
     batch, time, heads, width = queries.shape
-    kv_heads = sources[0][0].shape[2]
+    kv_heads = sources[0][0].shape[-2]
     grouped = queries.reshape(batch, time, kv_heads, heads // kv_heads, width)
+    axes = ["bskd" if keys.ndim == 4 else "btskd" for keys, _, _ in sources]
+    mix = partial(jnp.einsum, preferred_element_type=jnp.float32)
     scores = [
-        jnp.where(
-            mask[:, None, None],
-            jnp.einsum("btkgd,bskd->bkgts", grouped, keys, preferred_element_type=jnp.float32) * scale,
-            MASKED,
-        )
-        for keys, _, mask in sources
+        jnp.where(mask[:, None, None], mix(f"btkgd,{of}->bkgts", grouped, keys) * scale, MASKED)
+        for of, (keys, _, mask) in zip(axes, sources, strict=True)
     ]
     largest = jnp.stack([s.max(-1) for s in scores]).max(0)
     weights = [jnp.exp(s - jax.lax.stop_gradient(largest)[..., None]) for s in scores]
     total = sum(w.sum(-1) for w in weights)
     mixed = sum(
-        jnp.einsum("bkgts,bskd->btkgd", w.astype(values.dtype), values, preferred_element_type=jnp.float32)
-        for w, (_, values, _) in zip(weights, sources, strict=True)
+        mix(f"bkgts,{of}->btkgd", w.astype(values.dtype), values)
+        for of, w, (_, values, _) in zip(axes, weights, sources, strict=True)
     )
     normalised = mixed / jnp.moveaxis(total, -1, 1)[..., None]
     return normalised.reshape(batch, time, heads, width).astype(queries.dtype)

@@ -27,8 +27,10 @@ EVERYTHING = 2**31 - 1  # the window of a layer that sees all positions
 class KVCache(NamedTuple):
     """Keys and values computed earlier, read and never written by the decoder."""
 
-    keys: jax.Array  # [layers, batch, length, kv_heads, head]
-    values: jax.Array  # [layers, batch, length, kv_heads, head]
+    # [layers, batch, length, kv_heads, head], which all present tokens may see, or [layers, batch, time,
+    # length, kv_heads, head], where each present token has its own.
+    keys: jax.Array
+    values: jax.Array
     mask: jax.Array  # bool [batch, time, length]: which of them each present token sees
     positions: jax.Array  # int32 [batch, length]: where they stand; sliding windows are measured by it
 

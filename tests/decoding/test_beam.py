@@ -1,46 +1,40 @@
 import itertools
+import json
 import math
+from dataclasses import asdict
+from functools import reduce
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from plain_passes import TIME, mask_of, next_logps
+from pretrainrl_jax.trees.rows import GOLD
 from small import small_model, small_tokenizer
 
 from pretrainrl_jax.decoding import decode as decoding
-from pretrainrl_jax.decoding.answers import Answer, answer_questions, read_answer
+from pretrainrl_jax.decoding.answers import Answer, answer_questions, read_answer, read_answers
 from pretrainrl_jax.decoding.beam import beam_search
-from pretrainrl_jax.decoding.decode import Hypothesis, bucket, decode
+from pretrainrl_jax.decoding.constraints import Automaton
+from pretrainrl_jax.decoding.decode import bucket, decode
+from pretrainrl_jax.decoding.decoded import Decoded
 from pretrainrl_jax.model.partitioning import place_rows
-from pretrainrl_jax.trees.rows import GOLD
 from pretrainrl_jax.trees.templates import Template
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
-TIME = 16  # prompts and what grows from them fit in this many tokens
+
+def beam(tokens, logp, finished) -> Decoded:
+    return Decoded(tokens, logp, logp, finished)
 
 
-def next_logps(model, params, sequences, time=TIME) -> np.ndarray:
-    """Log-probabilities [sequences, vocabulary] of what follows, by plain forward passes without a cache."""
-    padded = np.zeros((-(-len(sequences) // 64) * 64, time), np.int32)
-    for row, tokens in zip(padded, sequences, strict=False):
-        row[: len(tokens)] = tokens
-    logits = np.concatenate([model.logits(params, part) for part in np.split(padded, len(padded) // 64)])
-    last = np.array([logits[i, len(tokens) - 1] for i, tokens in enumerate(sequences)], np.float64)
-    last -= last.max(-1, keepdims=True)
-    return last - np.log(np.exp(last).sum(-1, keepdims=True))
-
-
-def mask_of(terminators, vocabulary) -> np.ndarray:
-    mask = np.zeros(vocabulary, bool)
-    mask[list(terminators)] = True
-    return mask
-
-
-def plain_beam_search(model, params, prompt, ends, beams, limit) -> list[Hypothesis]:
-    """The docstring of `beam_search`, in float64 and by sorting."""
+def plain_beam_search(model, params, prompt, ends, beams, limit, steps=None) -> list[Decoded]:
+    """The docstring of `beam_search`, in float64 and by sorting; `steps` are an automaton's transitions."""
     live: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
     answers: list[tuple[float, tuple[int, ...]]] = []
     for _ in range(limit):
         logps = next_logps(model, params, [(*prompt, *tokens) for _, tokens in live])
+        if steps is not None:
+            states = [reduce(lambda state, token: steps[state, token], tokens, 0) for _, tokens in live]
+            logps = np.where(steps[states] >= 0, logps, -np.inf)
         endings = [(logp + of[ends].max(), tokens) for (logp, tokens), of in zip(live, logps, strict=True)]
         extensions = [
             (logp + of[token], (*tokens, token))
@@ -48,24 +42,24 @@ def plain_beam_search(model, params, prompt, ends, beams, limit) -> list[Hypothe
             for token in np.flatnonzero(~ends).tolist()
         ]
         competing = sorted([(s, 1, t) for s, t in endings] + [(s, 0, t) for s, t in extensions], reverse=True)
-        answers += [(s, t) for s, ending, t in competing[:beams] if ending]
+        answers += [(s, t) for s, ending, t in competing[:beams] if ending and s > -np.inf]
         answers = sorted(answers, reverse=True)[:beams]
-        live = sorted(extensions, reverse=True)[:beams]
-        if len(answers) == beams and live[0][0] <= answers[-1][0]:
+        live = sorted([of for of in extensions if of[0] > -np.inf], reverse=True)[:beams]
+        if not live or (len(answers) == beams and live[0][0] <= answers[-1][0]):
             break
-    found = [Hypothesis(t, s, True) for s, t in answers] + [Hypothesis(t, s, False) for s, t in live]
+    found = [beam(t, s, True) for s, t in answers] + [beam(t, s, False) for s, t in live]
     return found[:beams]
 
 
-def assert_same(found: list[Hypothesis], wanted: list[Hypothesis]) -> None:
+def assert_same(found: list[Decoded], wanted: list[Decoded]) -> None:
     assert [(h.tokens, h.finished) for h in found] == [(h.tokens, h.finished) for h in wanted]
     np.testing.assert_allclose([h.logp for h in found], [h.logp for h in wanted], atol=1e-4)
 
 
-def search(model, params, prompts, terminators, beams, limit, batch=None) -> list[list[Hypothesis]]:
+def search(model, params, prompts, terminators, beams, limit, batch=None, **more) -> list[list[Decoded]]:
     ends = mask_of(terminators, model.shape.vocabulary)
     batch = batch or len(prompts)
-    return decode(model, params, prompts, ends, beams=beams, max_new_tokens=limit, batch=batch)
+    return decode(model, params, prompts, ends, beams=beams, max_new_tokens=limit, batch=batch, **more)
 
 
 PROMPTS = [(1, 2, 3), (3,), (2, 1, 0, 3, 3, 1, 2, 0, 1), (0, 1, 2, 3, 0)]
@@ -82,10 +76,8 @@ def test_where_nothing_is_pruned_every_answer_is_found(terminators):
         grown = [t for n in range(4) for t in itertools.product(others, repeat=n)]
         logps = dict(zip(grown, next_logps(model, params, [(*prompt, *t) for t in grown]), strict=True))
         whole = {t: sum(logps[t[:i]][t[i]] for i in range(len(t))) for t in grown}
-        finished = [
-            Hypothesis(t, whole[t] + logps[t][list(terminators)].max(), True) for t in grown if len(t) < 3
-        ]
-        unfinished = [Hypothesis(t, whole[t], False) for t in grown if len(t) == 3]
+        finished = [beam(t, whole[t] + logps[t][list(terminators)].max(), True) for t in grown if len(t) < 3]
+        unfinished = [beam(t, whole[t], False) for t in grown if len(t) == 3]
         best = [sorted(of, key=lambda h: -h.logp) for of in (finished, unfinished)]
         assert len(found) == len(grown) <= 160
         assert_same(found, best[0] + best[1])
@@ -105,6 +97,56 @@ def test_where_beams_prune_they_prune_as_documented(beams):
                 assert_same(of, plain_beam_search(model, params, prompt, ends, beams, 5))
 
 
+def random_automaton(seed, states, vocabulary) -> np.ndarray:
+    """Transitions of which half are forbidden; the last state is a dead end."""
+    rng = np.random.default_rng(seed)
+    shape = states, vocabulary
+    steps = np.where(rng.random(shape) < 0.5, rng.integers(0, states, shape), -1)
+    steps[-1] = -1
+    return steps.astype(np.int32)
+
+
+@pytest.mark.parametrize("terminators", [(0,), (1, 4)])
+def test_where_nothing_is_pruned_every_allowed_answer_is_found(terminators):
+    """Brute force over all strings: scores are the model's own, whatever the automaton forbids."""
+    model, params = small_model(vocabulary=6)
+    others = [t for t in range(6) if t not in terminators]
+    strings = [t for n in range(4) for t in itertools.product(others, repeat=n)]
+    for seed in range(4):
+        steps = random_automaton(seed, 4, 6)
+        (found,) = search(
+            model, params, PROMPTS[:1], terminators, beams=90, limit=3, constraint=Automaton(steps)
+        )
+        wanted = []
+        for tokens in strings:
+            logps = next_logps(model, params, [(*PROMPTS[0], *tokens[:i]) for i in range(len(tokens) + 1)])
+            state = 0
+            for token in tokens:
+                state = steps[state, token] if state >= 0 else -1
+            if state < 0:
+                continue
+            logp = sum(of[token] for of, token in zip(logps, tokens, strict=False))
+            ends = [logps[-1][end] for end in terminators if steps[state, end] >= 0]
+            if len(tokens) == 3:
+                wanted.append(beam(tokens, logp, False))
+            elif ends:
+                wanted.append(beam(tokens, logp + max(ends), True))
+        assert 0 < len(wanted) < 85
+        assert_same(found, sorted(wanted, key=lambda h: (not h.finished, -h.logp)))
+
+
+def test_where_beams_prune_what_is_allowed_they_prune_as_documented():
+    sizes = set()
+    for seed in range(6):
+        model, params = small_model(seed, 2.0, vocabulary=11)
+        steps = random_automaton(seed, 3, 11)
+        found = search(model, params, PROMPTS, (1, 3), 4, limit=5, constraint=Automaton(steps))
+        for prompt, of in zip(PROMPTS, found, strict=True):
+            assert_same(of, plain_beam_search(model, params, prompt, mask_of((1, 3), 11), 4, 5, steps))
+            sizes |= {(h.finished, len(h.tokens)) for h in of}
+    assert len(sizes) > 4
+
+
 def test_one_beam_is_greedy_decoding():
     finished = []
     for seed in range(3):
@@ -120,7 +162,7 @@ def test_one_beam_is_greedy_decoding():
                     logp += logps[best]
                     end = best in terminators
                     tokens += [] if end else [best]
-                assert_same([one], [Hypothesis(tuple(tokens), logp, end)])
+                assert_same([one], [beam(tuple(tokens), logp, end)])
                 finished.append((end, len(tokens)))
     assert (True, 0) in finished  # the terminator came first
     assert (False, 5) in finished
@@ -146,7 +188,10 @@ def test_beams_are_ordered_distinct_and_worth_what_the_plain_forward_pass_says()
                 assert len(h.tokens) < 5 if h.finished else len(h.tokens) == 5
                 spelt = (*h.tokens, 0) if h.finished else h.tokens
                 steps = next_logps(model, params, [(*prompt, *spelt[:i]) for i in range(len(spelt))])
-                assert h.logp == pytest.approx(sum(steps[np.arange(len(spelt)), spelt]), abs=1e-4)
+                expected = steps[np.arange(len(spelt)), spelt]
+                assert h.logp == h.behaviour_logp == pytest.approx(sum(expected), abs=1e-4)
+                assert h.token_logps == h.behaviour_token_logps
+                np.testing.assert_allclose(h.token_logps, expected, atol=2e-5)
     assert {end for end, _ in kinds} == {True, False}
     assert len(kinds) > 3
 
@@ -182,7 +227,7 @@ def test_neither_padding_nor_other_prompts_change_an_answer():
     for other_lengths in [(1, 1, 1), (16, 2, 9), (3, 3, 15)]:
         for a, b in zip(alone, first_of(3, *other_lengths), strict=True):
             np.testing.assert_array_equal(a, b)
-    assert not np.array_equal(alone[2], first_of(2, 1, 1, 1)[2])
+    assert not np.array_equal(alone[3], first_of(2, 1, 1, 1)[3])
 
 
 def test_unused_places_are_blank():
@@ -239,9 +284,17 @@ def test_no_prompts_give_no_answers():
 def test_an_answer_is_the_text_before_its_first_line_break(tmp_path):
     tokenizer = small_tokenizer(tmp_path)
     tokens = tokenizer.encode(" Florence \n Rome")
-    found = read_answer(tokenizer, Hypothesis(tokens, -1.5, False))
-    assert found == Answer("Florence", tokens, -1.5, False)
-    assert read_answer(tokenizer, Hypothesis((), -1.5, True)).text == ""
+    found = read_answer(tokenizer, Decoded(tokens, -1.5, -1.5, False, (-1.0, -0.5), (-1.0, -0.5)))
+    assert found == Answer("Florence", tokens, -1.5, False, (-1.0, -0.5))
+    assert read_answer(tokenizer, beam((), -1.5, True)).text == ""
+
+
+def test_answers_are_read_as_written_by_this_version_and_by_older_ones():
+    answers = [Answer("a", (3,), -1.5, True, (-1.0, -0.5)), Answer("", (), -2.0, False)]
+    written = json.loads(json.dumps([asdict(answer) for answer in answers]))
+    assert read_answers(written) == answers
+    old = [{name: of[name] for name in ("text", "tokens", "logp", "finished")} for of in written]
+    assert read_answers(old) == [Answer("a", (3,), -1.5, True), answers[1]]
 
 
 def test_questions_are_asked_in_the_template_and_end_at_its_terminators(tmp_path):

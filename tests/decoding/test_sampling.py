@@ -1,4 +1,5 @@
 import math
+import re
 from collections import Counter
 
 import jax
@@ -7,18 +8,21 @@ import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from pretrainrl_jax.trees.rows import GOLD
 from scipy.stats import chi2
 from small import small_model, small_tokenizer
 
 from pretrainrl_jax.decoding import decode as decoding
 from pretrainrl_jax.decoding import sampling
 from pretrainrl_jax.decoding.answers import Sample, read_sample
-from pretrainrl_jax.decoding.decode import Drawn, decode, draw
+from pretrainrl_jax.decoding.beam import beam_search
+from pretrainrl_jax.decoding.constraints import Automaton
+from pretrainrl_jax.decoding.decode import decode, sample_batch
+from pretrainrl_jax.decoding.decoded import Decoded
 from pretrainrl_jax.decoding.sampling import filtered_logps, prompt_keys, sample
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.partitioning import place_rows
 from pretrainrl_jax.objectives.scoring import score_trees
-from pretrainrl_jax.trees.rows import GOLD
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
 VOCABULARY = 11
@@ -60,7 +64,7 @@ def plain_filter(logits, temperature, top_p, top_k) -> tuple[np.ndarray, float]:
 
 
 def run(model, params, prompts, terminators, *, batch=None, seed=0, samples=5, limit=5, **changes):
-    return draw(
+    return sample_batch(
         model,
         params,
         prompts,
@@ -169,6 +173,8 @@ def test_samples_are_worth_what_the_plain_forward_pass_says():
                 kinds.add((drawn.finished, len(drawn.tokens)))
                 assert not {0, 5} & set(drawn.tokens)
                 assert len(drawn.tokens) < 5 if drawn.finished else len(drawn.tokens) == 5
+                assert drawn.logp == pytest.approx(sum(drawn.token_logps), abs=1e-5)
+                assert drawn.behaviour_logp == pytest.approx(sum(drawn.behaviour_token_logps), abs=1e-5)
                 logp, sampled, before = 0.0, 0.0, prompt
                 for token in drawn.tokens:
                     logits = next_logits(model, params, before)
@@ -180,11 +186,11 @@ def test_samples_are_worth_what_the_plain_forward_pass_says():
                 raw, tempered = log_softmax(logits), plain_filter(logits, **changes)[0]
                 ends = [(raw[end], tempered[end]) for end in (0, 5)] if drawn.finished else [(0.0, 0.0)]
                 errors = [
-                    max(abs(logp + a - drawn.logp), abs(sampled + b - drawn.sampled_logp)) for a, b in ends
+                    max(abs(logp + a - drawn.logp), abs(sampled + b - drawn.behaviour_logp)) for a, b in ends
                 ]
                 assert min(errors) < 1e-4
     assert {end for end, _ in kinds} == {True, False}
-    assert len(kinds) > 3
+    assert len(kinds) > 2
 
 
 def test_samples_are_worth_what_the_score_engine_says():
@@ -230,6 +236,79 @@ def test_sequences_are_as_frequent_as_they_are_probable(changes):
     assert chi2.sf(statistic, len(possible) - 1) > 1e-3
 
 
+# Constraints
+
+STEPS = (
+    np.array(  # of tokens 0 to 5: state 2 is a dead end, in which 0 and 4, the terminators, are not allowed
+        [[-1, 1, 0, 2, -1, -1], [1, -1, 1, 0, 0, -1], [-1] * 6], np.int32
+    )
+)
+
+
+@pytest.mark.parametrize("changes", [PLAIN, {"temperature": 0.8, "top_p": 0.85, "top_k": 3}])
+def test_allowed_sequences_are_as_frequent_as_they_are_probable(changes):
+    """What is forbidden goes before temperature and truncation; the model's own probability stays."""
+    model, params = small_model(0, 0.5, vocabulary=6)
+    prompt, ends, limit = (1, 2, 3), (0, 4), 3
+    expected: dict[tuple[tuple[int, ...], bool], float] = Counter()
+
+    def grow(tokens: tuple[int, ...], state: int, probability: float) -> None:
+        may = STEPS[state] >= 0
+        if len(tokens) == limit or not may.any():
+            expected[tokens, False] += probability
+            return
+        logits = np.where(may, next_logits(model, params, (*prompt, *tokens)), -np.inf)
+        for token, p in enumerate(np.exp(plain_filter(logits, **changes)[0])):
+            if token in ends:
+                expected[tokens, True] += probability * p
+            elif p:
+                grow((*tokens, token), STEPS[state, token], probability * p)
+
+    grow((), 0, 1.0)
+    rule = Automaton(jnp.asarray(STEPS))
+    found = run(model, params, [prompt] * 128, ends, samples=64, limit=limit, constraint=rule, **changes)
+    counts = Counter((d.tokens, d.finished) for of in found for d in of)
+    possible = {what: p for what, p in expected.items() if p > 0}
+    assert set(counts) <= set(possible)
+    assert ((3,), False) in counts  # a dead end
+    assert {finished for _, finished in counts} == {True, False}
+    size = sum(counts.values())
+    assert min(possible.values()) * size > 5
+    statistic = sum((counts[what] - size * p) ** 2 / (size * p) for what, p in possible.items())
+    assert chi2.sf(statistic, len(possible) - 1) > 1e-3
+    kinds = set()
+    for drawn in {(d.tokens, d.finished): d for of in found for d in of}.values():
+        state = 0
+        assert len(drawn.token_logps) == len(drawn.tokens) + drawn.finished
+        for i, token in enumerate(drawn.tokens):
+            logits = next_logits(model, params, (*prompt, *drawn.tokens[:i]))
+            may = np.where(STEPS[state] >= 0, logits, -np.inf)
+            assert drawn.token_logps[i] == pytest.approx(log_softmax(logits)[token], abs=2e-5)
+            behaviour = plain_filter(may, **changes)[0][token]
+            assert drawn.behaviour_token_logps[i] == pytest.approx(behaviour, abs=2e-5)
+            state = STEPS[state, token]
+        kinds.add((drawn.finished, len(drawn.tokens)))
+        assert drawn.logp == pytest.approx(sum(drawn.token_logps), abs=1e-5)
+        assert drawn.behaviour_logp == pytest.approx(sum(drawn.behaviour_token_logps), abs=1e-5)
+    assert len(kinds) > 2
+
+
+def test_a_constrained_greedy_sample_is_the_constrained_greedy_beam():
+    model, params = small_model(0, 2.0, vocabulary=6)
+    rule = Automaton(jnp.asarray(np.where(STEPS == 2, 0, STEPS)))
+    ends = mask_of((4,), 6)
+    prompts = [tuple(t for t in prompt if t < 6) for prompt in PROMPTS]
+    greedy = decode(model, params, prompts, ends, beams=1, max_new_tokens=5, batch=4, constraint=rule)
+    found = run(model, params, prompts, (4,), samples=2, constraint=rule, temperature=0.0)
+    for (best,), of in zip(greedy, found, strict=True):
+        for drawn in of:
+            assert (drawn.tokens, drawn.finished) == (best.tokens, best.finished)
+            np.testing.assert_allclose(drawn.token_logps, best.token_logps, atol=1e-5)
+
+
+# Greedy
+
+
 @pytest.mark.parametrize("changes", [{"top_k": 1}, {"temperature": 0.0}, {"top_p": 1e-6}])
 def test_sure_samples_are_greedy_decoding(changes):
     for seed in range(3):
@@ -241,7 +320,7 @@ def test_sure_samples_are_greedy_decoding(changes):
             for drawn in of:
                 assert (drawn.tokens, drawn.finished) == (best.tokens, best.finished)
                 assert drawn.logp == pytest.approx(best.logp, abs=1e-4)
-                assert drawn.sampled_logp == 0
+                assert drawn.behaviour_logp == 0
 
 
 def test_among_equals_greedy_decoding_is_sure_of_the_first():
@@ -249,7 +328,7 @@ def test_among_equals_greedy_decoding_is_sure_of_the_first():
     level = params | {"head": jnp.zeros_like(params["head"])}
     for of in run(model, level, PROMPTS, (5,), temperature=0.0):
         for drawn in of:
-            assert (drawn.tokens, drawn.sampled_logp, drawn.finished) == ((0,) * 5, 0, False)
+            assert (drawn.tokens, drawn.behaviour_logp, drawn.finished) == ((0,) * 5, 0, False)
             assert drawn.logp == pytest.approx(-5 * math.log(VOCABULARY), abs=1e-5)
 
 
@@ -257,7 +336,7 @@ def test_a_sample_as_the_model_is_has_one_log_probability():
     model, params = small_model(2, 2.0, vocabulary=VOCABULARY)
     for of in run(model, params, PROMPTS, (0,)):
         for drawn in of:
-            assert drawn.sampled_logp == pytest.approx(drawn.logp, abs=1e-5)
+            assert drawn.behaviour_logp == pytest.approx(drawn.logp, abs=1e-5)
 
 
 # What randomness depends on
@@ -311,7 +390,7 @@ def test_neither_padding_nor_other_prompts_change_a_sample():
     for other_lengths in [(1, 1, 1), (16, 2, 9), (3, 3, 15), (0, 0, 0)]:
         for a, b in zip(alone, first_of(3, *other_lengths), strict=True):
             np.testing.assert_array_equal(a, b)
-    assert not np.array_equal(alone[2], first_of(2, 1, 1, 1)[2])
+    assert not np.array_equal(alone[3], first_of(2, 1, 1, 1)[3])
 
 
 # The loop
@@ -333,15 +412,15 @@ def test_unused_places_are_blank_and_rows_without_a_prompt_empty():
         max_new_tokens=5,
         **PLAIN,
     )
-    tokens, sizes, logps, sampled_logps, finished = (np.asarray(x) for x in found)
+    tokens, sizes, finished, logps, behaviour_logps, *of_tokens = (np.asarray(x) for x in found)
     assert tokens.shape == (4, 5, 5)
     assert (tokens.dtype, sizes.dtype, logps.dtype, finished.dtype) == (np.int32, np.int32, np.float32, bool)
     assert not tokens[np.arange(5) >= sizes[..., None]].any()
     assert not (tokens == 7).any()
-    for blank in (tokens, sizes, logps, sampled_logps, finished):
+    for blank in (tokens, sizes, logps, behaviour_logps, finished, *of_tokens):
         assert not blank[3].any()
     assert (logps[:3] < 0).all()
-    assert (sampled_logps[:3] < 0).all()
+    assert (behaviour_logps[:3] < 0).all()
 
 
 def test_the_loop_stops_when_all_samples_have_ended(monkeypatch):
@@ -404,6 +483,27 @@ def test_one_compilation_a_bucket_whatever_is_asked(monkeypatch):
     assert sum(done) == 4 * len(prompts)
 
 
+def float_sizes(compiled) -> list[int]:
+    """Elements of every array of floats that a compiled program names."""
+    found = set(re.findall(r"\b(?:bf16|f\d+)\[([\d,]+)\]", compiled.as_text()))
+    return [math.prod(map(int, of.split(","))) for of in found]
+
+
+def test_no_sample_is_scored_against_another_samples_tokens():
+    """No array of floats has an element for each of samples x samples x length; of beams' scores one has."""
+    model, params = small_model(vocabulary=VOCABULARY)
+    samples, length = 7, 13  # primes that no size of the model has
+    inputs = np.zeros((1, 16), np.int32), np.array([16]), mask_of((0,))
+    size = {"max_new_tokens": length}
+    keys = prompt_keys(np.uint32(0), np.zeros(1, np.int32))
+    drawn = sample.lower(model, params, *inputs, keys, samples=samples, **size, **PLAIN).compile()
+    beams = beam_search.lower(model, params, *inputs, beams=samples, **size).compile()
+    heads = model.shape.heads
+    assert heads * samples * length in float_sizes(drawn)  # each against its own
+    assert not [n for n in float_sizes(drawn) if n % (samples * samples * length) == 0]
+    assert heads * samples * samples * length in float_sizes(beams)
+
+
 def test_the_prompts_cache_is_not_copied_for_its_samples():
     model, params = small_model(vocabulary=VOCABULARY)
     s, samples, time = model.shape, 128, 128
@@ -457,5 +557,5 @@ def test_numbers_out_of_range_are_refused(change, said):
 def test_a_sample_is_its_text_as_it_is(tmp_path):
     tokenizer = small_tokenizer(tmp_path)
     tokens = tokenizer.encode(" Florence \n Rome")
-    found = read_sample(tokenizer, Drawn(tokens, -1.5, -1.25, False))
+    found = read_sample(tokenizer, Decoded(tokens, -1.5, -1.25, False))
     assert found == Sample(" Florence \n Rome", tokens, -1.5, -1.25, False)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pretrainrl_jax.trees.rows import Rows
 from small import small_model, small_shape, tree
 
 from pretrainrl_jax.config import Model as ModelSettings

@@ -16,7 +16,7 @@ from small import small_shape
 
 from pretrainrl_jax.config import Checkpoint, Mesh
 from pretrainrl_jax.decoding import decode as decoding
-from pretrainrl_jax.decoding.decode import Hypothesis
+from pretrainrl_jax.decoding.decoded import Decoded
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.objectives import scoring
@@ -161,7 +161,7 @@ def test_look_up(found: dict[str, Any], mesh: str, dtype: str) -> None:
 # Searches, samples and scores. No mesh that cuts rows divides their batches.
 
 
-def assert_same_beams(ours: list[list[Hypothesis]], expected: list[list[Hypothesis]]) -> None:
+def assert_same_beams(ours: list[list[Decoded]], expected: list[list[Decoded]]) -> None:
     """Scores are close everywhere, and beams the same wherever theirs are not."""
     compared = 0
     for one, other in zip(ours, expected, strict=True):
@@ -217,9 +217,24 @@ def test_samples(found: dict[str, Any], mesh: str, chance: str) -> None:
     for one, other in zip(ours, expected, strict=True):
         assert (one.tokens, one.finished) == (other.tokens, other.finished)
         assert one.logp == pytest.approx(other.logp, abs=GAP)
-        assert one.sampled_logp == pytest.approx(other.sampled_logp, abs=GAP)
+        assert one.behaviour_logp == pytest.approx(other.behaviour_logp, abs=GAP)
     distinct = {of.tokens for of in expected}
     assert len(distinct) > (10 if chance == "greedy" else 20)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_constrained_beams_and_samples(found: dict[str, Any], mesh: str) -> None:
+    """Each device reads its own part of what may follow, and all know the next state."""
+    ours, expected = found[mesh]["constrained"], found[ONE]["constrained"]
+    assert_same_beams(ours[0], expected[0])
+    assert [d.tokens for d in chain(*ours[1])] == [d.tokens for d in chain(*expected[1])]
+    steps = on_meshes.automaton().transitions
+    for of in chain(*ours[0], *ours[1]):
+        state = 0
+        for token in of.tokens:
+            state = steps[state, token]
+            assert state >= 0
+    assert len({of.tokens for of in chain(*expected[1])}) > 20
 
 
 @pytest.mark.parametrize("mesh", MESHES)
@@ -252,6 +267,7 @@ def test_other_inputs_of_the_same_shapes_compile_nothing(found: dict[str, Any], 
         "decode": "beam_search",
         "decode few": "beam_search",
         "draw": "sample",
+        "constrained": "sample",
         "score_trees": "score_rows",
         "judge": "judge_rows",
         "tied": "update",
@@ -297,7 +313,9 @@ def test_inner_loops_refuse_what_was_not_placed(
 
     def sample() -> None:
         chance = on_meshes.CHANCES["plain"]
-        decoding.draw(model, {}, [[1, 2]], ends, samples=1, max_new_tokens=1, seed=0, batch=1, **chance)
+        decoding.sample_batch(
+            model, {}, [[1, 2]], ends, samples=1, max_new_tokens=1, seed=0, batch=1, **chance
+        )
 
     def score() -> None:
         def engine(model: Model, params: Params, batch: PackedBatch) -> jax.Array:
@@ -307,8 +325,7 @@ def test_inner_loops_refuse_what_was_not_placed(
 
     for search_of in ("beam_search", "sample"):
         monkeypatch.setattr(decoding, search_of, lambda model, params, prompts, *_, **__: read(prompts))
-    for reading in ("_hypotheses", "_drawn"):
-        monkeypatch.setattr(decoding, reading, lambda _: [[]])
+    monkeypatch.setattr(decoding, "read_decoded", lambda _: [[]])
     inner = {"step": train, "decode": search, "draw": sample, "score_trees": score}[name]
 
     def call() -> None:

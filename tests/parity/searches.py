@@ -8,11 +8,12 @@ import torch
 import transformers
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from pretrainrl_jax.decoding.decode import Hypothesis, decode
+from pretrainrl_jax.decoding.decode import decode
+from pretrainrl_jax.decoding.decoded import Decoded
 from pretrainrl_jax.model.decoder import Model, Params
 
 TOLERANCE = 1e-4  # nats; two beams closer than that may change places
-Found = list[list[Hypothesis]]  # of each prompt
+Found = list[list[Decoded]]  # of each prompt
 Tokens = Sequence[int]
 
 
@@ -63,7 +64,7 @@ def theirs_of(
         steps = theirs.compute_transition_scores(out.sequences, out.scores, normalize_logits=True)
         scores = [sum(of[: length(row, ends) + 1]) for row, of in zip(new, steps.tolist(), strict=True)]
     found = [
-        Hypothesis(tuple(row[: length(row, ends)]), score, length(row, ends) < len(row))
+        Decoded(tuple(row[: length(row, ends)]), score, score, length(row, ends) < len(row))
         for row, score in zip(new, scores, strict=True)
     ]
     return [found[i : i + beams] for i in range(0, len(found), beams)]
@@ -82,7 +83,7 @@ def ours_of(
     return decode(model, params, prompts, mask, beams=beams, max_new_tokens=limit, batch=len(prompts))
 
 
-def largest_difference(found: list[Hypothesis], wanted: list[Hypothesis]) -> float:
+def largest_difference(found: list[Decoded], wanted: list[Decoded]) -> float:
     """Of scores in the same place. Asserts the same sequences in the same order, up to ties."""
     scores = {h.tokens: h.logp for h in wanted}
     assert {h.tokens for h in found} == set(scores)

@@ -1,0 +1,112 @@
+"""The key-value caches of decoding: the prompt's, read by all its branches, and the one they extend.
+
+Branches are beams or samples. The prompt's cache is never copied, and neither is ever reordered: beams share
+one cache of what they all have read, in which each sees its ancestors through a mask; a sample has its own.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pretrainrl_jax.model.attention import causal_mask
+from pretrainrl_jax.model.decoder import KVCache, Model, Params
+from pretrainrl_jax.model.mesh import constrain
+
+Pair = tuple[jax.Array, jax.Array]  # keys and values
+
+
+def gather_beams(tree: Any, index: jax.Array) -> Any:
+    """array[b, index[b, i]] for every array [batch, n, …] of a tree, for an index [batch, m]."""
+    return jax.tree.map(lambda array: jax.vmap(lambda a, i: a[i])(array, index), tree)
+
+
+def prefill(
+    model: Model, params: Params, prompts: jax.Array, lengths: jax.Array, branches: int
+) -> tuple[KVCache, jax.Array]:
+    """Read the prompts.
+
+    Args:
+        model: the decoder.
+        params: its parameters.
+        prompts: int32 [batch, time], padded on the right.
+        lengths: int32 [batch].
+        branches: that will see each prompt.
+
+    Returns:
+        The prompts' cache, and the hidden states [batch, 1, model] that predict what follows.
+    """
+    batch, time = prompts.shape
+    positions = jnp.broadcast_to(jnp.arange(time), prompts.shape)
+    read = model.hidden(params, prompts, positions, causal_mask(lengths, time))
+    seen = jnp.broadcast_to((jnp.arange(time) < lengths[:, None])[:, None], (batch, branches, time))
+    last = gather_beams(read.hidden, jnp.maximum(lengths - 1, 0)[:, None])
+    return KVCache(read.keys, read.values, seen, positions), last
+
+
+def empty_cache(model: Model, prompt: KVCache, steps: int, *, own: bool) -> Pair:
+    """Room for `steps` tokens of every branch.
+
+    Zeros [layers, batch, steps * branches, kv_heads, head], a step's tokens together; with `own`, of each
+    branch apart: [layers, batch, branches, steps, kv_heads, head].
+    """
+    layers, batch, _, *of_token = prompt.keys.shape
+    branches = prompt.mask.shape[1]
+    inner = (branches, steps) if own else (steps * branches,)
+    empty = constrain(
+        jnp.zeros((layers, batch, *inner, *of_token), prompt.keys.dtype),
+        model.layout,
+        "layers",
+        "rows",
+        *[None] * len(inner),
+        "kv_heads",
+        "head",
+    )
+    return empty, empty
+
+
+def extend(
+    model: Model,
+    params: Params,
+    tokens: jax.Array,
+    step: jax.Array,
+    lengths: jax.Array,
+    prompt: KVCache,
+    cache: Pair,
+    ancestors: jax.Array | None = None,
+) -> tuple[jax.Array, Pair]:
+    """Read the newest token of every branch.
+
+    Args:
+        model: the decoder.
+        params: its parameters.
+        tokens: int32 [batch, branches].
+        step: how many tokens each branch has read before.
+        lengths: of the prompts, int32 [batch].
+        prompt: their cache.
+        cache: of the branches' tokens, from `empty_cache`.
+        ancestors: int32 [batch, branches, steps], which branch read this branch's token of each step; None
+            where each has a cache of its own.
+
+    Returns:
+        The hidden states [batch, branches, model] that predict what follows, and the cache with the tokens.
+    """
+    batch, branches = tokens.shape
+    before = jnp.arange(cache[0].shape[3] if ancestors is None else ancestors.shape[-1])
+    positions = lengths[:, None] + before
+    if ancestors is None:
+        seen = jnp.broadcast_to(before < step, (batch, branches, len(before)))
+    else:
+        of_branch = ancestors[..., None] == jnp.arange(branches)  # [batch, branches, steps, branches]
+        seen = (of_branch & (before < step)[:, None]).reshape(batch, branches, -1)
+        positions = jnp.repeat(positions, branches, axis=1)
+    alone = jnp.broadcast_to(jnp.eye(branches, dtype=bool), (batch, branches, branches))
+    position = jnp.broadcast_to((lengths + step)[:, None], (batch, branches))
+    new = model.hidden(params, tokens, position, alone, (prompt, KVCache(*cache, seen, positions)))
+
+    def written(old: jax.Array, new: jax.Array) -> jax.Array:
+        if ancestors is None:
+            return jax.lax.dynamic_update_slice_in_dim(old, new[:, :, :, None], step, axis=3)
+        return jax.lax.dynamic_update_slice_in_dim(old, new, step * branches, axis=2)
+
+    return new.hidden, (written(cache[0], new.keys), written(cache[1], new.values))

@@ -1,0 +1,68 @@
+"""Constraints of decoding: which tokens may follow, by a state that travels with each beam or sample."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+State = Any  # a tree of arrays [batch, …], or [batch, beams, …]
+
+
+class Constraint(Protocol):
+    """Pure functions, on arrays that the constraint holds: it is a tree of arrays itself.
+
+    Terminators are subject to it too. On a mesh every device has all of its arrays.
+    """
+
+    def start(self, batch: int) -> State:
+        """The state before any token: a tree of arrays [batch, …], copied to every beam or sample."""
+        ...
+
+    def allowed(self, state: State, first: Any, size: int) -> jax.Array:
+        """Which of the `size` tokens from `first` on may follow: bool [..., size]. `first` may be traced."""
+        ...
+
+    def advance(self, state: State, token: jax.Array) -> State:
+        """The state after a token, int32 [...]. After one that is not allowed, any state will do."""
+        ...
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["transitions"], meta_fields=[])
+@dataclass(frozen=True)
+class Automaton:
+    """A deterministic automaton: int32 [states, vocabulary], the next state or -1 where a token is forbidden.
+
+    It begins in state 0. A row without any token is a dead end: a beam that gets there is given up, and a
+    sample ends unfinished.
+    """
+
+    transitions: jax.Array
+
+    def start(self, batch: int) -> jax.Array:
+        """State 0, int32 [batch]."""
+        return jnp.zeros(batch, jnp.int32)
+
+    def allowed(self, state: jax.Array, first: Any, size: int) -> jax.Array:
+        """Reads these tokens' part of each state's row alone."""
+
+        def of_state(state: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_slice(self.transitions, (state, first), (1, size))[0] >= 0
+
+        return jnp.vectorize(of_state, signature="()->(n)")(state)
+
+    def advance(self, state: jax.Array, token: jax.Array) -> jax.Array:
+        """The table's entry."""
+        return self.transitions[state, token]
+
+
+def begin(constraint: Constraint | None, batch: int, branches: int) -> State:
+    """The first state of every branch: arrays [batch, branches, …]; None without a constraint."""
+    if constraint is None:
+        return None
+
+    def of_branches(x: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(x[:, None], (batch, branches, *x.shape[1:]))
+
+    return jax.tree.map(of_branches, constraint.start(batch))

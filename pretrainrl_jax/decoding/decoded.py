@@ -1,0 +1,54 @@
+"""What was decoded: beams and samples alike, on the device and as read from it."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+
+class DecodedBatch(NamedTuple):
+    """The beams or samples of each prompt of a batch, [batch, branches, …].
+
+    Beams come best first, finished ones before unfinished ones; samples by their numbers. Log-probabilities
+    are float32, in nats: of the model as it is, and of the distribution that was drawn from (`behaviour`; of
+    beams, which are not drawn, the model's own). A terminator's is included where one ended the branch.
+    """
+
+    tokens: jax.Array  # int32 [batch, branches, max_new_tokens], 0 after the end; terminators are not kept
+    lengths: jax.Array  # int32 [batch, branches], without the terminator
+    finished: jax.Array  # bool [batch, branches]: ended by a terminator within the limit
+    logps: jax.Array  # [batch, branches], summed; -inf: no such beam
+    behaviour_logps: jax.Array  # the same
+    token_logps: jax.Array  # [batch, branches, max_new_tokens], of each token, then of the terminator
+    behaviour_token_logps: jax.Array  # the same
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One beam or sample: its tokens without a terminator, and their log-probabilities with it, in nats."""
+
+    tokens: tuple[int, ...]
+    logp: float  # summed, of the model as it is
+    behaviour_logp: float  # summed, of the distribution it was drawn from; of a beam the model's own
+    finished: bool  # False: no terminator within the length limit
+    token_logps: tuple[float, ...] = ()  # of each token, then of the terminator where finished
+    behaviour_token_logps: tuple[float, ...] = ()
+
+
+def read_decoded(batch: DecodedBatch) -> list[list[Decoded]]:
+    """Of every row its branches, without places that no beam fills. Waits for the device."""
+    of: DecodedBatch = jax.device_get(batch)
+
+    def read(place: tuple[int, ...]) -> Decoded:
+        length, finished = int(of.lengths[place]), bool(of.finished[place])
+        model, behaviour = (
+            tuple(x[place][: length + finished].tolist()) for x in (of.token_logps, of.behaviour_token_logps)
+        )
+        tokens = tuple(of.tokens[place][:length].tolist())
+        logp, behaviour_logp = float(of.logps[place]), float(of.behaviour_logps[place])
+        return Decoded(tokens, logp, behaviour_logp, finished, model, behaviour)
+
+    rows, branches = of.lengths.shape
+    there = np.isfinite(of.logps)
+    return [[read((row, i)) for i in range(branches) if there[row, i]] for row in range(rows)]

@@ -1,0 +1,128 @@
+"""One token drawn from a large vocabulary by one uniform number: the inverse of the cumulated distribution.
+
+The vocabulary is summed in small blocks; the block in which the number falls is found first, then the token
+in it. Cumulated sums and the number are pairs of float32, of which the second has what the first rounds off:
+so every token keeps its probability to the precision of a float32, however small it is and whatever stands
+before it, where a plain cumulated sum would lose or lend 2**-24.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from pretrainrl_jax.model.mesh import ONE_DEVICE, Layout
+from pretrainrl_jax.model.vocabulary import ROWS, Parts, on_shards
+
+BLOCK = 128  # tokens summed together
+TINY = 1.2e-38  # what has any probability has this much
+
+
+class Exact(NamedTuple):
+    """A number as the sum of two float32."""
+
+    high: jax.Array
+    low: jax.Array
+
+
+def _add(a: Exact, b: Exact) -> Exact:
+    total = a.high + b.high
+    part = total - a.high
+    error = (a.high - (total - part)) + (b.high - part) + a.low + b.low
+    high = total + error
+    return Exact(high, error - (high - total))
+
+
+def _cumulated(masses: jax.Array) -> Exact:
+    """Sums of masses [..., n] up to each place, its own included."""
+    size = masses.shape[-1]
+    before = [(0, 0)] * (masses.ndim - 1) + [(size, 0)]
+
+    def double(i: jax.Array, sums: Exact) -> Exact:
+        """Sums over twice as many places."""
+        earlier = [
+            jax.lax.dynamic_slice_in_dim(jnp.pad(of, before), size - (1 << i), size, -1) for of in sums
+        ]
+        return _add(sums, Exact(*earlier))
+
+    return jax.lax.fori_loop(0, (size - 1).bit_length(), double, Exact(masses, jnp.zeros_like(masses)))
+
+
+def uniform(keys: jax.Array) -> Exact:
+    """Of each random key one number on the grid of 2**-47, 0 <= number < 1."""
+    bits = jax.vmap(lambda key: jax.random.bits(key, (2,), jnp.uint32))(keys.reshape(-1))
+    bits = bits.reshape(*keys.shape, 2)
+    return Exact((bits[..., 0] >> 9) * jnp.float32(2**-23), (bits[..., 1] >> 8) * jnp.float32(2**-47))
+
+
+def _locate(masses: jax.Array, total: jax.Array | float, number: Exact) -> tuple[jax.Array, Exact]:
+    """The place [...] among masses [..., n] in which a number below `total` falls, and its way into it.
+
+    `total` is what the masses add up to but for rounding, which is spread over all of them. A place without
+    mass is never found.
+    """
+    cumulated = _cumulated(masses)
+    excess = ((cumulated.high[..., -1] - total) + cumulated.low[..., -1]) / total
+    number = Exact(number.high, number.low + number.high * excess)
+    beyond = (cumulated.high - number.high[..., None]) + (cumulated.low - number.low[..., None]) > 0
+    places = jnp.arange(masses.shape[-1])
+    first = jnp.where(beyond & (masses > 0), places, masses.shape[-1]).min(-1)
+    place = jnp.minimum(first, jnp.where(masses > 0, places, 0).max(-1))
+    before = [jnp.where(place > 0, _at(of, jnp.maximum(place - 1, 0)), 0) for of in cumulated]
+    return place, _add(number, Exact(-before[0], -before[1]))
+
+
+def _at(values: jax.Array, place: jax.Array) -> jax.Array:
+    """values[..., place] of arrays [..., n] and [...]."""
+    return jnp.take_along_axis(values, place[..., None], -1)[..., 0]
+
+
+def inverse(logits: jax.Array, number: Exact, layout: Layout = ONE_DEVICE) -> tuple[jax.Array, jax.Array]:
+    """The token at which the cumulated softmax of the logits passes a number.
+
+    Args:
+        logits: float32 [rows, samples, vocabulary]; -inf is never drawn, and one at least is finite.
+        number: [rows, samples], from `uniform`.
+        layout: how the vocabulary is cut; the order is that of the whole one.
+
+    Returns:
+        int32 [rows, samples], and the tokens' log-probabilities float32 [rows, samples].
+    """
+
+    def of_part(parts: Parts, logits: jax.Array, number: Exact) -> tuple[jax.Array, jax.Array]:
+        size = logits.shape[-1]
+        whole = size // BLOCK * BLOCK
+        largest = logits.max(-1, keepdims=True)
+        largest = jax.lax.pmax(largest, parts.vocabulary) if parts.vocabulary else largest
+        weights = jnp.exp(logits - largest)
+        sums = weights[..., :whole].reshape(*weights.shape[:-1], -1, BLOCK).sum(-1)
+        if whole < size:
+            sums = jnp.concatenate([sums, weights[..., whole:].sum(-1, keepdims=True)], -1)
+        blocks, own = sums.shape[-1], 0
+        if parts.vocabulary:
+            sums = jax.lax.all_gather(sums, parts.vocabulary, axis=-1, tiled=True)
+            own = jax.lax.axis_index(parts.vocabulary)
+        total = sums.sum(-1, keepdims=True)
+        masses = _of_total(sums, total)
+        block, number = _locate(masses, 1.0, number)
+
+        first = (block - own * blocks) * BLOCK  # of the device's own tokens, if the block is its own
+        places = first[..., None] + jnp.arange(BLOCK)
+        there = (places >= 0) & (places < size)
+        near = jnp.take_along_axis(logits, jnp.clip(places, 0, size - 1), -1)
+        within = _of_total(jnp.where(there, jnp.exp(near - largest), 0), total)
+        place, _ = _locate(within, _at(masses, block), number)
+        token = (own * size + first + place).astype(jnp.int32)
+        logp = _at(near, place) - (largest + jnp.log(total))[..., 0]
+        if parts.vocabulary:
+            here = (block >= own * blocks) & (block < (own + 1) * blocks)
+            token, logp = (jax.lax.psum(jnp.where(here, x, 0), parts.vocabulary) for x in (token, logp))
+        return token, logp
+
+    shards = on_shards(layout, of_part, (PartitionSpec("rows", None, "vocabulary"), ROWS), (ROWS, ROWS))
+    return shards(logits, number)
+
+
+def _of_total(weights: jax.Array, total: jax.Array) -> jax.Array:
+    return jnp.where(weights > 0, jnp.maximum(weights / total, TINY), 0)
