@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from tiny import Ran, Signalled, assert_same_parameters, call, complaint, metrics, repeatable, unfinish
 
+from pretrainrl_jax.config import Dpo
 from pretrainrl_jax.facts.matching import normalise, overlaps
 from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.facts.record import Fact
@@ -145,12 +146,12 @@ def test_a_refresh_with_base_references_scores_new_trees_with_the_base_model(mix
 
 
 def test_rounds_share_all_visits_between_them() -> None:
-    objective = replace(read_config("").objectives.rpo, refresh_every=75)
+    objective = replace(read_config("").objectives["rpo"], refresh_every=75)
     of = rounds(objective, facts=2000, passes=3, updates=240)
     assert [r.number for r in of] == [0, 1, 2, 3]
     assert all(a.stop == b.start for a, b in itertools.pairwise(of))
     assert (of[0].start, of[0].stop, of[-1].stop) == (0, 75 * 25 / 2000, 3)  # 25 questions an update
-    alone = [replace(objective, refresh_every=0), replace(objective, preference=0.0)]
+    alone = [replace(objective, refresh_every=0), replace(objective, dpo=Dpo())]
     assert [rounds(o, 2000, 3, 240) for o in alone] == [[Round(0, 0.0, 3)]] * 2
 
 
