@@ -42,6 +42,8 @@ class Watch:
             found = zip(self._asked, answers(context, policy, self._asked), strict=True)
             shares = rates([outcome(context, asked, of) for asked, of in found])
             nll = text_nll(context, policy, self._texts)
+        shown = f"ACC {shares['ACC']:.1%}" + ("" if nll is None else f", text NLL {nll:.3f}")
+        context.screen.say(f"{session.run.stage}: after update {session.update}, on the sample: {shown}")
         session.note({"sample_acc": shares["ACC"], "sample_hr": shares["HR"], "sample_text_nll": nll})
         if session.run.scored and session.update:
             session.score = -shares["ACC"] if nll is None or self._settings.choose == "acc" else nll

@@ -136,7 +136,7 @@ class Session:
         self._seconds = progress.seconds
         self._compiled: Any = None  # the step, from the first batch on
         self._bar: Track | None = None
-        self._began = time.perf_counter()
+        self._began = self._marked = time.perf_counter()  # the clock runs; metrics were last written
         self._numbers: Any = ()  # coefficients and schedule, and the same on the devices
         self._placed: Any = ()
         self._stack = ExitStack()
@@ -239,17 +239,21 @@ class Session:
     @contextmanager
     def untimed(self) -> Iterator[None]:
         """What is done within it is no part of the seconds of training."""
-        self._seconds += time.perf_counter() - self._began
+        left = time.perf_counter()
+        self._seconds += left - self._began
         yield
         self._began = time.perf_counter()
+        self._marked += self._began - left
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Within it signals interrupt at once, as outside of a session, and other work shows its progress."""
         self._bars.close()
         self._bar = None
+        left = time.perf_counter()
         with termination_interrupts(self.run.checkpoint.grace_seconds, self.run.command):
             yield
+        self._marked += time.perf_counter() - left
 
     def finish(self) -> Progress:
         """Write the parameters as the stage's result; gives what was done.
