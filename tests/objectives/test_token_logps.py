@@ -224,6 +224,6 @@ def test_sharded_rows():
         "JAX_PLATFORMS": "cpu",
     }
     result = subprocess.run(
-        [sys.executable, "-c", SHARDED], env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", SHARDED], env=environment, capture_output=True, text=True, timeout=1200
     )
     assert result.stdout.strip() == "same", result.stderr
