@@ -10,7 +10,7 @@ from pretrainrl_jax.config import Optimizer as OptimizerSettings
 
 
 class Schedule(NamedTuple):
-    """Linear warm-up, then cosine: traced scalars, so that every objective shares one compiled step."""
+    """Linear warm-up, then cosine: traced scalars, so that one program serves every rate."""
 
     peak: Any  # float32, learning rate at the end of the warm-up
     updates: Any  # float32, number of updates

@@ -67,7 +67,7 @@ def rounded(row_length: int, sources: int, targets: int, branches: int, pairs: i
         return -(-max(n, 1) // multiple) * multiple
 
     return Capacity(
-        row_length, min(row_length, up(sources, 64)), up(targets, 64), up(branches, 16), up(pairs, 16)
+        row_length, min(row_length, up(sources, 32)), up(targets, 64), up(branches, 16), up(pairs, 16)
     )
 
 

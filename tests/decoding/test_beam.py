@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from plain_passes import TIME, mask_of, next_logps
-from pretrainrl_jax.trees.rows import GOLD
 from small import small_model, small_tokenizer
 
 from pretrainrl_jax.decoding import decode as decoding
@@ -202,7 +201,7 @@ def test_beams_are_worth_what_the_score_engine_says():
     model, params = small_model(1, 2.0, vocabulary=11)
     found = search(model, params, PROMPTS, (0,), beams=5, limit=5)
     trees = [
-        AnswerTree(str(i), prompt, tuple(Branch((*h.tokens, 0), GOLD) for h in of if h.finished))
+        AnswerTree(str(i), prompt, tuple(Branch((*h.tokens, 0)) for h in of if h.finished))
         for i, (prompt, of) in enumerate(zip(PROMPTS, found, strict=True))
     ]
     assert sum(len(t.branches) for t in trees) > 8

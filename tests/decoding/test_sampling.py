@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from pretrainrl_jax.trees.rows import GOLD
 from scipy.stats import chi2
 from small import small_model, small_tokenizer
 
@@ -197,9 +196,7 @@ def test_samples_are_worth_what_the_score_engine_says():
     model, params = small_model(1, vocabulary=VOCABULARY)
     found = run(model, params, PROMPTS, (0,), temperature=1.4, top_k=8)
     trees = [
-        AnswerTree(
-            str(i), prompt, tuple(Branch((*d.tokens, 0) if d.finished else d.tokens, GOLD) for d in of)
-        )
+        AnswerTree(str(i), prompt, tuple(Branch((*d.tokens, 0) if d.finished else d.tokens) for d in of))
         for i, (prompt, of) in enumerate(zip(PROMPTS, found, strict=True))
     ]
     assert {d.finished for of in found for d in of} == {True, False}

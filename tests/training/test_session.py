@@ -187,3 +187,95 @@ def test_a_disk_error_while_saving_ends_training(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(checkpoints.Saver, "save", full)
     with pytest.raises(OSError, match="No space left"):
         train(Run(tmp_path, "pretrain", checkpoint=replace(NEVER, every_updates=2)))
+
+
+# Hooks and programs
+
+
+def test_hooks_run_after_the_updates_they_name(tmp_path: Path) -> None:
+    """By number, by a condition, and whether after the last update too; in their order."""
+    ran: list[tuple[str, int]] = []
+    total = rows_of(TREES).batches
+
+    def hooks(training: Session) -> list[Hook]:
+        def note(name: str) -> Callable[[], None]:
+            return lambda: ran.append((name, training.update))
+
+        return [
+            Hook(note("third"), updates=3),
+            Hook(note("not last"), updates=1, last=False),
+            Hook(note("fifth"), when=lambda: training.update == 5),
+            Hook(note("never")),
+        ]
+
+    train(Run(tmp_path, "train/x", checkpoint=NEVER), hooks=hooks)
+    expected = []
+    for update in range(1, total + 1):
+        expected += [("third", update)] if update % 3 == 0 else []
+        expected += [("not last", update)] if update < total else []
+        expected += [("fifth", update)] if update == 5 else []
+    assert ran == expected
+    assert total > 5
+
+
+def test_a_hook_by_minutes_counts_from_when_it_last_ran(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(session.time, "perf_counter", lambda: clock[0])
+    ran: list[int] = []
+
+    def hooks(training: Session) -> list[Hook]:
+        def tick() -> None:
+            clock[0] += 25.0  # seconds after each update
+
+        return [
+            Hook(lambda: ran.append(training.update), minutes=1.0),
+            Hook(tick, updates=1),
+        ]
+
+    train(Run(tmp_path, "train/x", checkpoint=NEVER), hooks=hooks)
+    assert ran == list(range(4, rows_of(TREES).batches + 1, 3))  # 75 s after the beginning, and after each
+
+
+def test_what_a_hook_does_untimed_is_no_part_of_the_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(session.time, "perf_counter", lambda: clock[0])
+
+    def hooks(training: Session) -> list[Hook]:
+        def look() -> None:
+            with training.untimed():
+                clock[0] += 1000.0
+
+        def work() -> None:
+            clock[0] += 2.0
+
+        return [Hook(look, updates=2), Hook(work, updates=1)]
+
+    _, progress = train(Run(tmp_path, "train/x", checkpoint=NEVER), hooks=hooks)
+    assert progress.seconds == 2.0 * rows_of(TREES).batches
+
+
+def test_one_program_for_a_set_of_terms_whatever_their_coefficients(tmp_path: Path) -> None:
+    """Another learning rate, weight or beta compiles nothing; another set of terms is another program."""
+    programs = []
+    for number, coefficients in enumerate(
+        (
+            {"ntp": {"question": 1.0, "answer": 1.0}, "dpo": {"weight": 1.0, "beta": 1.0}},
+            {"ntp": {"question": 0.3, "answer": 2.0}, "dpo": {"weight": 0.5, "beta": 0.1}},
+            {"ntp": {"question": 0.3, "answer": 2.0}},
+            {"ntp": {"question": 7.0, "answer": 0.1}},
+        )
+    ):
+        mesh = make_mesh(Mesh(), jax.devices()[:1])
+        step = compile_step(small_model()[0], Optimizer(), "sequence", mesh)
+        rows = rows_of(TREES)
+        feed = Feed(rows, mesh)
+        run = Run(tmp_path / str(number), "train/x", checkpoint=NEVER)
+        before = session.compiled.cache_info().misses
+        with Session(run, step, begin(), BEGINNING, feed, mesh, rows.batches) as training:
+            training.step(next(feed), coefficients, Schedule(1e-2 / (number + 1), rows.batches, 0.1, 0.1))
+        programs.append(session.compiled.cache_info().misses - before)
+    assert programs[1:] == [0, 1, 0]
