@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 # Runs the command line; what it writes and reads is noted, at once, since the process may end any way.
 DRIVER = """
-import json, os, sys, time
+import json, os, signal, sys, time
 from pathlib import Path
 
 notes, workdir, arguments = Path(sys.argv[1]), os.path.abspath(sys.argv[2]), sys.argv[3:]
@@ -53,6 +53,19 @@ def noted(self, index):
     return row
 
 dataset.Share.__getitem__ = noted
+
+# Of a process in whose command line WORD stands, a signal that does not wait for the one who looks on.
+word, _, update = os.environ.get("STOPS", "@").partition("@")
+if word in arguments:
+    from pretrainrl_jax.training import metrics
+
+    for of in (metrics.MetricsWriter, metrics.NoMetrics):
+        def write(self, step, figures, write=of.write):
+            write(self, step, figures)
+            if step == int(update):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        of.write = write
 
 from pretrainrl_jax.main import main
 
@@ -104,7 +117,11 @@ class Ended(NamedTuple):
 
 
 class Together:
-    """A run of several processes, begun."""
+    """A run of several processes, begun.
+
+    In its environment STALLS=WORD stops the reading of rows for ever, and STOPS=WORD@UPDATE sends SIGTERM
+    after that update: in each process in whose command line the word stands.
+    """
 
     def __init__(
         self, folder: Path, count: int, workdir: Path, arguments: Sequence[str | Path], **environment: str

@@ -106,7 +106,7 @@ def test_losses_are_those_of_one_process(runs, count: int):
         assert [line["step"] for line in together] == [line["step"] for line in alone]
         assert alone[0]["step"] == 1
         assert len(alone) > (50 if stage == "pretrain" else 5)
-        assert together[0]["loss"] == pytest.approx(alone[0]["loss"], abs=1e-5)
+        assert together[0]["loss"] == pytest.approx(alone[0]["loss"], rel=1e-5)
         for one, other in zip(alone[:50], together[:50], strict=True):
             assert other["loss"] == pytest.approx(one["loss"], abs=1e-3)
             assert other["questions_per_second"] > 0 or stage == "pretrain"
@@ -121,7 +121,7 @@ def test_what_is_mined_and_measured_is_that_of_one_process(runs, count: int):
     for one, other in zip(*mined, strict=True):
         assert [(b.text, b.source) for b in one.branches] == [(b.text, b.source) for b in other.branches]
         for a, b in zip(one.branches, other.branches, strict=True):
-            assert b.reference_logp == pytest.approx(a.reference_logp, abs=1e-4)
+            assert b.reference_logp == pytest.approx(a.reference_logp, abs=1e-4, rel=1e-5)
     counted = [
         json.loads((workdir / "mined" / "statistics.json").read_text()) for workdir in (alone, together)
     ]
@@ -171,10 +171,8 @@ def test_one_process_goes_on_where_two_were_stopped(
     """SIGTERM on one host: both save the same update and end with 130; no row is skipped or repeated."""
     workdir = tmp_path / "run"
     words = ["pretrain", "--config", config, "--workdir", workdir]
-    together = Together(tmp_path, 2, workdir, words, **compiled_environment)
-    together.wait_for(lambda: lines_of(workdir) >= 10)
-    together.send(1, signal.SIGTERM)
-    chief, other = together.ended()
+    stopping = compiled_environment | {"STOPS": "--hosts.index=1@10"}
+    chief, other = Together(tmp_path, 2, workdir, words, **stopping).ended()
     assert (chief.code, other.code) == (130, 130), chief.err
     (step,) = [
         int(path.name) for path in (workdir / "checkpoints" / "pretrain").iterdir() if path.name.isdigit()
@@ -225,7 +223,7 @@ def test_a_dead_or_a_stalled_process_ends_the_run_and_is_named(
     index: int, number: signal.Signals, config: Path, tmp_path: Path, compiled_environment: dict[str, str]
 ):
     workdir = tmp_path / "run"
-    words = ["pretrain", "--config", config, "--workdir", workdir, "--pretrain.epochs=60"]
+    words = ["pretrain", "--config", config, "--workdir", workdir, "--pretrain.epochs=200"]
     words += ["--hosts.dead_seconds=6"]
     together = Together(tmp_path, 2, workdir, words, **compiled_environment)
     together.wait_for(lambda: lines_of(workdir) >= 3)
