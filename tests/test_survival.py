@@ -322,7 +322,7 @@ from pretrainrl_jax.main import main
 from pretrainrl_jax.training import checkpoints, interrupts
 folder, at = Path(sys.argv[1]), int(sys.argv[2])
 def watch():
-    while not list(folder.glob(f"{at}.orbax-checkpoint-tmp*/params*")):
+    while not [*folder.glob(f"{at}.orbax-checkpoint-tmp*/params*"), *folder.glob(str(at))]:
         pass
     os.kill(os.getpid(), signal.SIGKILL)
 write = checkpoints.Saver._write
