@@ -245,15 +245,15 @@ def test_a_process_that_does_not_come_to_an_update_ends_the_run_and_is_named(
 ):
     """The second process lives, and waits for its data for ever."""
     workdir = tmp_path / "run"
-    words = ["pretrain", "--config", config, "--workdir", workdir, "--hosts.stall_seconds=3"]
+    words = ["pretrain", "--config", config, "--workdir", workdir, "--hosts.stall_seconds=10"]
     environment = compiled_environment | {"STALLS": "--hosts.index=1"}
     chief, other = Together(tmp_path, 2, workdir, words, **environment).ended()
     assert (chief.code, other.code) == (1, 1)
     line = chief.said()[-1]
     assert re.match(
-        r"failed: update \d+ of pretrain has waited 3 s for host \S+ \(process 1\), which is at: ", line
+        r"failed: update \d+ of pretrain has waited 10 s for host \S+ \(process 1\), which is at: ", line
     )
-    assert "hosts.stall_seconds=3" in line
+    assert "hosts.stall_seconds=10" in line
     assert other.said() == []
 
 
