@@ -144,7 +144,7 @@ class Together:
             for index, notes in enumerate(self._notes)
         ]
 
-    def wait_for(self, reached: Callable[[], bool], seconds: float = 900) -> None:
+    def wait_for(self, reached: Callable[[], bool], seconds: float = 1800) -> None:
         """Until something is reached; a run that ends before fails."""
         until = time.monotonic() + seconds
         while not reached():
@@ -156,7 +156,7 @@ class Together:
         """A signal to one process."""
         os.kill(self.started[index].pid, number)
 
-    def ended(self, seconds: float = 900) -> list[Ended]:
+    def ended(self, seconds: float = 3600) -> list[Ended]:
         """All processes, once they have ended."""
         found = []
         for process, notes in zip(self.started, self._notes, strict=True):
