@@ -74,7 +74,7 @@ sys.exit(main(arguments))
 
 
 # How a record of a C++ library begins, and one of Python's warnings of what is not ours.
-LOGGED = re.compile(r"(WARNING|[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ .*\.(cc|h|cpp):\d+\]|\[Gloo\])", re.ASCII)
+LOGGED = re.compile(r"(WARNING\b|[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ .*\.(cc|h|cpp):\d+\]|\[Gloo\])", re.ASCII)
 WARNED = re.compile(r"(?!.*pretrainrl_jax/)\S+:\d+: \w*Warning: ")
 # How a line of ours begins, or of Python where something failed: what a library wrote before it has ended.
 OURS = re.compile(
