@@ -159,9 +159,7 @@ def main() -> None:
     objectives = {"ntp": NTP, "ntp_answer": NTP_ANSWER}
     rows = {name: packed(alone, options, asks(of)) for name, of in objectives.items()}
     for name, of in rows.items():
-        print(
-            f"{name:14}  {of.capacity.sources:4} of {of.row_length} hidden states of a row meet the vocabulary"
-        )
+        print(f"{name:14}  {of.capacity.sources:4} of {of.row_length} hidden states meet the vocabulary")
     costs = steps.per_question(
         {name: (Feed(of, steps.mesh), objectives[name]) for name, of in rows.items()}, options.repeats
     )

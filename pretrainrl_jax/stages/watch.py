@@ -1,7 +1,6 @@
 """A look at a policy while it trains: the same few questions and texts every time."""
 
-import math
-
+from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.splits import subsample
 from pretrainrl_jax.hosts.agree import once
 from pretrainrl_jax.report.inputs import read_metrics
@@ -21,6 +20,9 @@ class Watch:
         context: its settings say how questions are asked.
         session: of the policy.
         base: of the base model, its tokenizer and template; its parameters are not read.
+
+    Raises:
+        InputError: if the best update is to be chosen by text, and there is none.
     """
 
     def __init__(self, context: Context, session: Session, base: Loaded) -> None:
@@ -28,6 +30,8 @@ class Watch:
         facts = subsample(context.asked(context.trained), settings.sample, context.config.seed)
         self._asked = [(fact, fact.question, "trained") for fact in facts]
         self._texts = context.corpus.held_out[: settings.sample]
+        if settings.choose == "text_nll" and not self._texts:
+            raise InputError("evaluate.choose is text_nll, and no text is held out: choose by acc")
         self._context, self._session, self._base, self._settings = context, session, base, settings
 
     def look(self) -> None:
@@ -40,8 +44,7 @@ class Watch:
             nll = text_nll(context, policy, self._texts)
         session.note({"sample_acc": shares["ACC"], "sample_hr": shares["HR"], "sample_text_nll": nll})
         if session.run.scored and session.update:
-            by_text = self._settings.choose == "text_nll"
-            session.score = -shares["ACC"] if not by_text else math.inf if nll is None else nll
+            session.score = -shares["ACC"] if nll is None or self._settings.choose == "acc" else nll
             session.save()
 
     def begin(self) -> None:
