@@ -21,7 +21,7 @@ def results(script: Path, file: Path) -> Any:
             capture_output=True,
             text=True,
             env=environment | {"XLA_FLAGS": flags},
-            timeout=1200,
+            timeout=3600,
         )
         if "Unknown flag" not in ran.stderr:  # which XLA says at once
             break

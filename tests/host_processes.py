@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 HOST = socket.gethostname()
 ROOT = Path(__file__).parents[2]
+PATIENCE = 300.0  # seconds, for what takes a few on a machine with nothing else to do
 
 SCRIPT = """
 import json, os, signal, sys, threading, time
@@ -18,13 +19,24 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 from pretrainrl_jax.config import Hosts
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.hosts import ending
 from pretrainrl_jax.hosts.agree import barrier, count, first, gather, index, once
+from pretrainrl_jax.hosts.group import Store
 from pretrainrl_jax.hosts.join import join, leave
 from pretrainrl_jax.hosts.watch import explained, waiting, working
 
 def say(value):
     print(json.dumps(value), flush=True)
 
+ending.LINGER_SECONDS = 30.0  # a process on a busy machine may need it
+put = Store.put
+
+def noted(self, key, value):
+    if key.startswith(ending.LEFT):
+        os.write(2, b"leaves\\n")
+    put(self, key, value)
+
+Store.put = noted
 settings = Hosts(**json.loads(sys.argv[1]))
 try:
     join(settings, "COMMAND", seconds=float(sys.argv[2]))
@@ -60,8 +72,11 @@ class Ended(NamedTuple):
     seconds: float
 
     def orderly(self) -> bool:
-        """Whether JAX aborted none of them."""
-        return not any("Terminating process" in text for text in self.err)
+        """Whether process 0 was there as long as any other needed it, or JAX would have begun an abort.
+
+        Between its farewell and its end no process needs it: what JAX writes then depends on the scheduler.
+        """
+        return not any("Terminating process" in text.partition("leaves\n")[0] for text in self.err)
 
     def lines(self) -> list[str]:
         """What the processes say of the end, on stderr."""
@@ -77,11 +92,11 @@ class Processes:
         self.running: list[subprocess.Popen] = []
         self.port = free_port()
 
-    def start(self, count: int, body: str, seconds: float = 60, **options: object) -> None:
+    def start(self, count: int, body: str, seconds: float = PATIENCE, **options: object) -> None:
         for index in range(count):
             self.start_one(body, seconds, **{"index": index, "count": count, **options})
 
-    def start_one(self, body: str, seconds: float = 60, **options: object) -> None:
+    def start_one(self, body: str, seconds: float = PATIENCE, **options: object) -> None:
         settings = {"coordinator": f"localhost:{self.port}", "dead_seconds": 20.0, **options}
         text = SCRIPT.replace("BODY", "".join(f"    {line}\n" for line in body.splitlines()))
         number = len(self.running)
@@ -103,16 +118,17 @@ class Processes:
         lines = self._file(number, "out").read_text().splitlines()
         return [json.loads(line) for line in lines if not line.startswith("[Gloo]")]
 
-    def wait_for(self, value: object) -> None:
-        """Until all processes have said this."""
-        until = time.monotonic() + 60
-        while not all(value in self.out(number) for number in range(len(self.running))):
+    def wait_for(self, value: object, of: int | None = None) -> None:
+        """Until this process, or all, have said this."""
+        until = time.monotonic() + PATIENCE
+        numbers = range(len(self.running)) if of is None else [of]
+        while not all(value in self.out(number) for number in numbers):
             assert time.monotonic() < until, [
                 self._file(n, "err").read_text() for n in range(len(self.running))
             ]
             time.sleep(0.02)
 
-    def end(self, seconds: float = 60, without: int | None = None) -> Ended:
+    def end(self, seconds: float = PATIENCE, without: int | None = None) -> Ended:
         """When all (but one) have ended, or too much time has passed."""
         start = time.monotonic()
         numbers = [number for number in range(len(self.running)) if number != without]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 # Runs the command line; what it writes and reads is noted, at once, since the process may end any way.
 DRIVER = """
-import json, os, sys, time
+import json, os, signal, sys, time
 from pathlib import Path
 
 notes, workdir, arguments = Path(sys.argv[1]), os.path.abspath(sys.argv[2]), sys.argv[3:]
@@ -43,7 +44,7 @@ read = dataset.Share.__getitem__
 def noted(self, index):
     row = read(self, index)
     if os.environ.get("STALLS") in arguments and index == 40:
-        time.sleep(600)  # as a file system that does not answer
+        time.sleep(3600)  # as a file system that does not answer
     microstep, at = divmod(index, len(self.places))
     if self.places[at] < self.source.rows // self.microsteps:
         place = microstep * (self.source.rows // self.microsteps) + self.places[at]
@@ -53,10 +54,49 @@ def noted(self, index):
 
 dataset.Share.__getitem__ = noted
 
+# Of a process in whose command line WORD stands, a signal that does not wait for the one who looks on.
+word, _, update = os.environ.get("STOPS", "@").partition("@")
+if word in arguments:
+    from pretrainrl_jax.training import metrics
+
+    for of in (metrics.MetricsWriter, metrics.NoMetrics):
+        def write(self, step, figures, write=of.write):
+            write(self, step, figures)
+            if step == int(update):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        of.write = write
+
 from pretrainrl_jax.main import main
 
 sys.exit(main(arguments))
 """
+
+
+# How a record of a C++ library begins, and one of Python's warnings of what is not ours.
+LOGGED = re.compile(r"(WARNING\b|[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ .*\.(cc|h|cpp):\d+\]|\[Gloo\])", re.ASCII)
+WARNED = re.compile(r"(?!.*pretrainrl_jax/)\S+:\d+: \w*Warning: ")
+# How a line of ours begins, or of Python where something failed: what a library wrote before it has ended.
+OURS = re.compile(
+    r"(error|failed|interrupted|Google Cloud gives)\b|Traceback|Exception|Fatal Python|[a-z_]+(/\S+)?  \d"
+)
+
+
+def own_lines(err: str) -> list[str]:
+    """The lines of stderr without those of JAX, gRPC, gloo and absl.
+
+    These write there, in records of many lines, when a process ends or another one has gone: whether they
+    come to it depends on which of the two the machine runs first.
+    """
+    found, foreign = [], False
+    for line in err.splitlines():
+        if OURS.match(line):
+            foreign = False
+        elif LOGGED.match(line) or WARNED.match(line):
+            foreign = True
+        if not foreign:
+            found.append(line)
+    return found
 
 
 class Ended(NamedTuple):
@@ -67,13 +107,21 @@ class Ended(NamedTuple):
     err: str
     notes: list[list]  # ["write", path] and ["row", passes, place, ids]
 
+    def said(self) -> list[str]:
+        """What the process itself wrote to stderr."""
+        return own_lines(self.err)
+
     def written(self) -> set[str]:
         """The files of the workdir that Python code of this process wrote, renamed or removed."""
         return {note[1] for note in self.notes if note[0] == "write"}
 
 
 class Together:
-    """A run of several processes, begun."""
+    """A run of several processes, begun.
+
+    In its environment STALLS=WORD stops the reading of rows for ever, and STOPS=WORD@UPDATE sends SIGTERM
+    after that update: in each process in whose command line the word stands.
+    """
 
     def __init__(
         self, folder: Path, count: int, workdir: Path, arguments: Sequence[str | Path], **environment: str
@@ -96,7 +144,7 @@ class Together:
             for index, notes in enumerate(self._notes)
         ]
 
-    def wait_for(self, reached: Callable[[], bool], seconds: float = 200) -> None:
+    def wait_for(self, reached: Callable[[], bool], seconds: float = 1800) -> None:
         """Until something is reached; a run that ends before fails."""
         until = time.monotonic() + seconds
         while not reached():
@@ -108,7 +156,7 @@ class Together:
         """A signal to one process."""
         os.kill(self.started[index].pid, number)
 
-    def ended(self, seconds: float = 300) -> list[Ended]:
+    def ended(self, seconds: float = 3600) -> list[Ended]:
         """All processes, once they have ended."""
         found = []
         for process, notes in zip(self.started, self._notes, strict=True):

@@ -168,14 +168,14 @@ def test_logits_are_those_of_a_plain_computation(answering) -> None:
     assert logits.shape == (3, 6, model.shape.vocabulary)
     assert logits.dtype == np.float32
     for row, of_row in zip(np.asarray(logits), tokens, strict=True):
-        np.testing.assert_allclose(row, plain_logits(model, params, of_row), atol=2e-4)
+        np.testing.assert_allclose(row, plain_logits(model, params, of_row), rtol=1e-5, atol=2e-4)
 
 
 def test_logits_of_grouped_heads_and_a_head_of_its_own() -> None:
     model, params = small_model()
     tokens = np.random.default_rng(0).integers(0, 100, (2, 9))
     for row, of_row in zip(np.asarray(model.logits(params, tokens)), tokens, strict=True):
-        np.testing.assert_allclose(row, plain_logits(model, params, of_row), atol=1e-4)
+        np.testing.assert_allclose(row, plain_logits(model, params, of_row), rtol=1e-5, atol=1e-4)
 
 
 def test_logits_take_lists_too(answering) -> None:
@@ -198,7 +198,7 @@ def test_scores_are_sums_over_the_log_softmax(terminator: str | None, answering)
         if both[: len(prefix)] != prefix:
             encoded_apart, tokens = encoded_apart + 1, tokenizer.encode(continuation)
         assert isinstance(score, float)
-        assert score == pytest.approx(summed(answering, prefix, tokens + end), abs=1e-4)
+        assert score == pytest.approx(summed(answering, prefix, tokens + end), abs=1e-4, rel=1e-5)
     assert encoded_apart == 1
 
 
@@ -213,21 +213,21 @@ def test_scores_of_a_model_with_bos(stories) -> None:
         prefix, both = tokenizer.encode(prompt), tokenizer.encode(prompt + continuation)
         tokens = both[len(prefix) :] if both[: len(prefix)] == prefix else tokenizer.encode(continuation)
         expected = summed(stories, (tokenizer.bos, *prefix), tokens)
-        assert score == pytest.approx(expected, abs=2e-4)
+        assert score == pytest.approx(expected, abs=2e-4, rel=1e-5)
 
 
 def test_a_score_does_not_depend_on_its_neighbours(answering) -> None:
     together = prl.score(*answering, PROMPTS, CONTINUATIONS, row_length=4, rows=2)
     for prompt, continuation, score in zip(PROMPTS, CONTINUATIONS, together, strict=True):
         (alone,) = prl.score(*answering, [prompt], [continuation], row_length=100, rows=1)
-        assert score == pytest.approx(alone, abs=1e-4)
+        assert score == pytest.approx(alone, abs=1e-4, rel=1e-5)
 
 
 def test_an_empty_continuation_may_be_an_ending(answering) -> None:
     tokenizer = answering[2]
     (score,) = prl.score(*answering, [PROMPTS[1]], [""], terminator="eos")
     assert score == pytest.approx(
-        summed(answering, tokenizer.encode(PROMPTS[1]), tokenizer.eos[:1]), abs=1e-4
+        summed(answering, tokenizer.encode(PROMPTS[1]), tokenizer.eos[:1]), abs=1e-4, rel=1e-5
     )
 
 
@@ -279,7 +279,7 @@ def test_answers_come_best_first_and_with_their_scores(answering) -> None:
                 answers.append(answer)
     assert len(answers) > 10
     scores = prl.score(*answering, *map(list, zip(*asked, strict=True)), terminator="eos")
-    assert [a.logp for a in answers] == pytest.approx(scores, abs=1e-4)
+    assert [a.logp for a in answers] == pytest.approx(scores, abs=1e-4, rel=1e-5)
 
 
 def test_unfinished_answers_have_the_score_of_their_tokens(answering) -> None:
@@ -290,7 +290,7 @@ def test_unfinished_answers_have_the_score_of_their_tokens(answering) -> None:
     for answer in unfinished:
         assert len(answer.tokens) == 1
         expected = summed(answering, tokenizer.encode(QUESTIONS[0]), answer.tokens)
-        assert answer.logp == pytest.approx(expected, abs=1e-4)
+        assert answer.logp == pytest.approx(expected, abs=1e-4, rel=1e-5)
 
 
 def test_a_line_break_ends_an_answer_where_it_is_told_to(tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_samples_are_texts_with_their_scores(answering) -> None:
                 samples.append(sample)
     assert len(samples) > 20
     scores = prl.score(*answering, *map(list, zip(*asked, strict=True)), terminator="eos")
-    assert [sample.logp for sample in samples] == pytest.approx(scores, abs=1e-4)
+    assert [sample.logp for sample in samples] == pytest.approx(scores, abs=1e-4, rel=1e-5)
     assert any(sample.sampled_logp > sample.logp + 1e-3 for sample in samples)  # 0.8 and 0.9 make it surer
 
     texts = [[sample.text for sample in of] for of in drawn]
@@ -362,7 +362,7 @@ def test_the_coldest_sample_is_the_first_beam(answering) -> None:
         drawn = prl.sample(*answering, QUESTIONS[:3], samples=2, max_new_tokens=4, **options)
         for (best,), of in zip(beams, drawn, strict=True):
             assert [(sample.tokens, sample.finished) for sample in of] == [(best.tokens, best.finished)] * 2
-            assert [sample.logp for sample in of] == pytest.approx([best.logp] * 2, abs=1e-4)
+            assert [sample.logp for sample in of] == pytest.approx([best.logp] * 2, abs=1e-4, rel=1e-5)
             assert [sample.sampled_logp for sample in of] == [0, 0]
 
 

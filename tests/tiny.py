@@ -79,7 +79,7 @@ def python(*arguments: str | Path, text: str | None = None, **environment: str) 
         capture_output=True,
         text=True,
         env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
-        timeout=300,
+        timeout=1800,
     )
     return Ran(done.returncode, done.stdout, done.stderr)
 

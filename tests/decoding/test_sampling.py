@@ -104,7 +104,7 @@ LOGITS = st.lists(
 def test_the_distribution_is_that_of_a_sorted_one_in_float64(logits, temperature, top_p, top_k):
     logits = np.array(logits, np.float32)
     expected, margin = plain_filter(logits, temperature, top_p, top_k)
-    assume(margin > 1e-5)  # at the threshold itself rounding decides
+    assume(margin > 1e-4)  # at the threshold itself rounding decides, of logits of up to 20 / 0.05 too
     found = np.asarray(filtered(logits, np.float32(temperature), np.float32(top_p), np.int32(top_k)))
     assert found.dtype == np.float32
     np.testing.assert_array_equal(np.isneginf(found), np.isneginf(expected))
@@ -146,11 +146,12 @@ def test_the_distribution_is_that_of_transformers(vocabulary):
             scores = TopPLogitsWarper(top_p)(None, scores)  # type: ignore[arg-type]
         expected = torch.log_softmax(scores, -1).numpy()
         found = np.asarray(filtered(logits, temperature, top_p, top_k))
-        # Rounding may decide on the one token at the threshold of 0.9 * 151,936 tokens' mass.
+        # Rounding decides on the tokens at the threshold of the mass of 151,936, which float32 sums to 1e-4.
         differing = np.isneginf(found) != np.isneginf(expected)
-        assert differing.sum() <= (2 if vocabulary > 50 else 0)
+        mass = np.where(differing, np.exp(np.maximum(found, expected)), 0).sum(-1)
+        assert mass.max() < (1e-4 if vocabulary > 50 else 1e-12)
         both = np.isfinite(found) & np.isfinite(expected)
-        np.testing.assert_allclose(found[both], expected[both], atol=2e-4)
+        np.testing.assert_allclose(found[both], expected[both], rtol=1e-5, atol=2e-4)
 
 
 # What is drawn
@@ -172,8 +173,10 @@ def test_samples_are_worth_what_the_plain_forward_pass_says():
                 kinds.add((drawn.finished, len(drawn.tokens)))
                 assert not {0, 5} & set(drawn.tokens)
                 assert len(drawn.tokens) < 5 if drawn.finished else len(drawn.tokens) == 5
-                assert drawn.logp == pytest.approx(sum(drawn.token_logps), abs=1e-5)
-                assert drawn.behaviour_logp == pytest.approx(sum(drawn.behaviour_token_logps), abs=1e-5)
+                assert drawn.logp == pytest.approx(sum(drawn.token_logps), abs=1e-5, rel=2e-6)
+                assert drawn.behaviour_logp == pytest.approx(
+                    sum(drawn.behaviour_token_logps), abs=1e-5, rel=2e-6
+                )
                 logp, sampled, before = 0.0, 0.0, prompt
                 for token in drawn.tokens:
                     logits = next_logits(model, params, before)
@@ -187,7 +190,7 @@ def test_samples_are_worth_what_the_plain_forward_pass_says():
                 errors = [
                     max(abs(logp + a - drawn.logp), abs(sampled + b - drawn.behaviour_logp)) for a, b in ends
                 ]
-                assert min(errors) < 1e-4
+                assert min(errors) < 1e-4 + 1e-5 * abs(sampled)
     assert {end for end, _ in kinds} == {True, False}
     assert len(kinds) > 2
 
@@ -202,7 +205,7 @@ def test_samples_are_worth_what_the_score_engine_says():
     assert {d.finished for of in found for d in of} == {True, False}
     scores = score_trees(model, params, trees, row_length=64, rows=2)
     for of, scored in zip(found, scores, strict=True):
-        np.testing.assert_allclose([d.logp for d in of], scored, atol=1e-4)
+        np.testing.assert_allclose([d.logp for d in of], scored, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("changes", [PLAIN, {"temperature": 0.8, "top_p": 0.85, "top_k": 4}])
@@ -280,13 +283,13 @@ def test_allowed_sequences_are_as_frequent_as_they_are_probable(changes):
         for i, token in enumerate(drawn.tokens):
             logits = next_logits(model, params, (*prompt, *drawn.tokens[:i]))
             may = np.where(STEPS[state] >= 0, logits, -np.inf)
-            assert drawn.token_logps[i] == pytest.approx(log_softmax(logits)[token], abs=2e-5)
+            assert drawn.token_logps[i] == pytest.approx(log_softmax(logits)[token], abs=2e-5, rel=1e-5)
             behaviour = plain_filter(may, **changes)[0][token]
-            assert drawn.behaviour_token_logps[i] == pytest.approx(behaviour, abs=2e-5)
+            assert drawn.behaviour_token_logps[i] == pytest.approx(behaviour, abs=2e-5, rel=1e-5)
             state = STEPS[state, token]
         kinds.add((drawn.finished, len(drawn.tokens)))
-        assert drawn.logp == pytest.approx(sum(drawn.token_logps), abs=1e-5)
-        assert drawn.behaviour_logp == pytest.approx(sum(drawn.behaviour_token_logps), abs=1e-5)
+        assert drawn.logp == pytest.approx(sum(drawn.token_logps), abs=1e-5, rel=2e-6)
+        assert drawn.behaviour_logp == pytest.approx(sum(drawn.behaviour_token_logps), abs=1e-5, rel=2e-6)
     assert len(kinds) > 2
 
 
@@ -300,7 +303,7 @@ def test_a_constrained_greedy_sample_is_the_constrained_greedy_beam():
     for (best,), of in zip(greedy, found, strict=True):
         for drawn in of:
             assert (drawn.tokens, drawn.finished) == (best.tokens, best.finished)
-            np.testing.assert_allclose(drawn.token_logps, best.token_logps, atol=1e-5)
+            np.testing.assert_allclose(drawn.token_logps, best.token_logps, rtol=1e-5, atol=1e-5)
 
 
 # Greedy
@@ -316,7 +319,7 @@ def test_sure_samples_are_greedy_decoding(changes):
         for (best,), of in zip(greedy, found, strict=True):
             for drawn in of:
                 assert (drawn.tokens, drawn.finished) == (best.tokens, best.finished)
-                assert drawn.logp == pytest.approx(best.logp, abs=1e-4)
+                assert drawn.logp == pytest.approx(best.logp, abs=1e-4, rel=1e-5)
                 assert drawn.behaviour_logp == 0
 
 
@@ -326,14 +329,14 @@ def test_among_equals_greedy_decoding_is_sure_of_the_first():
     for of in run(model, level, PROMPTS, (5,), temperature=0.0):
         for drawn in of:
             assert (drawn.tokens, drawn.behaviour_logp, drawn.finished) == ((0,) * 5, 0, False)
-            assert drawn.logp == pytest.approx(-5 * math.log(VOCABULARY), abs=1e-5)
+            assert drawn.logp == pytest.approx(-5 * math.log(VOCABULARY), rel=2e-6)
 
 
 def test_a_sample_as_the_model_is_has_one_log_probability():
     model, params = small_model(2, 2.0, vocabulary=VOCABULARY)
     for of in run(model, params, PROMPTS, (0,)):
         for drawn in of:
-            assert drawn.behaviour_logp == pytest.approx(drawn.logp, abs=1e-5)
+            assert drawn.behaviour_logp == pytest.approx(drawn.logp, abs=1e-5, rel=2e-6)
 
 
 # What randomness depends on
@@ -350,7 +353,7 @@ def test_batches_numbers_and_the_count_of_samples_change_nothing():
         found = run(model, params, prompts, (0,), batch=batch, **settings)
         assert [[d.tokens for d in of] for of in found] == tokens
         for of, others in zip(found, whole, strict=True):
-            np.testing.assert_allclose([d.logp for d in of], [d.logp for d in others], atol=1e-4)
+            np.testing.assert_allclose([d.logp for d in of], [d.logp for d in others], rtol=1e-5, atol=1e-4)
     part = run(model, params, prompts[5:2:-1], (0,), numbers=[5, 4, 3], **settings)
     assert [[d.tokens for d in of] for of in part] == tokens[5:2:-1]
     fewer = run(model, params, prompts, (0,), samples=2, **settings)
@@ -447,7 +450,8 @@ def test_one_compilation_a_bucket_whatever_is_asked(monkeypatch):
     model, params = small_model(0, 2.0, vocabulary=VOCABULARY, layers=1)
     rng = np.random.default_rng(0)
     prompts = [tuple(rng.integers(0, VOCABULARY, n).tolist()) for n in (20, 3, 30, 16, 1, 17, 5, 7)]
-    before, keys_before = sample._cache_size(), prompt_keys._cache_size()
+    for of in (sample, prompt_keys):
+        of.clear_cache()  # whatever tests came before
     done, placed = [], []
 
     def place(x, mesh):
@@ -474,8 +478,8 @@ def test_one_compilation_a_bucket_whatever_is_asked(monkeypatch):
             advance=done.append,
         )
         assert all(len(of) == 5 for of in found)
-    assert sample._cache_size() - before == 2  # lengths up to 16, and up to 32
-    assert prompt_keys._cache_size() - keys_before <= 1
+    assert sample._cache_size() == 2  # lengths up to 16, and up to 32
+    assert prompt_keys._cache_size() == 1
     assert sorted(set(placed)) == [(3,), (3, 16), (3, 32)]
     assert sum(done) == 4 * len(prompts)
 

@@ -46,7 +46,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def assert_same(theirs: list[tuple[float, bool]], ours: list[tuple[float, bool]]) -> None:
     assert len(theirs) == len(ours)
     for (logp, is_greedy), (our_logp, our_greedy) in zip(theirs, ours, strict=True):
-        assert our_logp == pytest.approx(logp, abs=1e-4, rel=1e-6)  # a float32 sum of many nats
+        assert our_logp == pytest.approx(
+            logp, abs=1e-4, rel=3e-6
+        )  # a float32 sum of hundreds of nats, in another order
         assert our_greedy is is_greedy
 
 
@@ -82,7 +84,7 @@ def test_every_kind_of_task(twin: Twins, folder: Path, monkeypatch: pytest.Monke
             if name == "written":
                 assert our["resps"] == their["resps"]
             elif name == "rolled":
-                assert our["resps"][0][0] == pytest.approx(their["resps"][0][0], abs=1e-3, rel=1e-6)
+                assert our["resps"][0][0] == pytest.approx(their["resps"][0][0], abs=1e-3, rel=3e-6)
             else:
                 assert_same([of[0] for of in their["resps"]], [of[0] for of in our["resps"]])
     assert 0 < theirs["results"]["capitals"]["acc,none"] < 1  # or equal metrics would say little
@@ -165,7 +167,7 @@ def test_whole_texts_in_windows(length: int, twin: Twins) -> None:
     asked = [("What is the capital of Arno? " * 5,), ("a",), ("",), ("x" * length,), ("x" * (length + 1),)]
     theirs = twin.theirs(length=length).loglikelihood_rolling(requests(asked), disable_tqdm=True)
     ours = twin.ours(length=length).loglikelihood_rolling(requests(asked))
-    assert ours == pytest.approx(theirs, abs=1e-3, rel=1e-6)
+    assert ours == pytest.approx(theirs, abs=1e-3, rel=3e-6)
 
 
 def written(lm: HFLM | HarnessLM, prompt: str, **settings: Any) -> str:

@@ -4,9 +4,13 @@ import signal
 import time
 
 import pytest
-from host_processes import COLLECTIVE, HOST, Processes
+from host_processes import COLLECTIVE, HOST, PATIENCE, Processes
 
 from pretrainrl_jax.hosts import ending, watch
+
+# A busy machine may not run a process for seconds, and needs a minute or more to start several.
+DEAD = 5.0  # hosts.dead_seconds where some process is to be found dead, and others are not
+LONG, SOON = 250.0, 150.0  # hosts.dead_seconds that must not be waited for, and the bound that tells
 
 
 @pytest.mark.parametrize("count", [2, 4])
@@ -19,9 +23,9 @@ def test_processes_agree_and_leave_together(processes: Processes, count: int) ->
         "    assert once(lambda: n, 'n') == n\n"
         "    assert gather([n, index()], 'all') == [[n, i] for i in range(count())]\n"
         "time.sleep(0.3 * index())\n"
-        "start = time.time()\n"
+        "came = time.time()\n"
         "barrier('here')\n"
-        "say(time.time())\n"
+        "say([came, time.time()])\n"
         "say(len(once(lambda: 'x' * 5_000_000, 'much')))\n"
         "say([len(text) for text in gather('y' * (2_000_000 + index()), 'much from each')])\n"
         "time.sleep(0.2 * index())\n"
@@ -31,8 +35,8 @@ def test_processes_agree_and_leave_together(processes: Processes, count: int) ->
     assert ended.codes == [0] * count, ended.err
     assert ended.lines() == []
     assert ended.orderly()
-    times = [out[3] for out in ended.out]
-    assert max(times) - min(times) < 0.25  # though they came 0.3 s apart
+    came, went = zip(*(out[3] for out in ended.out), strict=True)
+    assert max(came) <= min(went)  # though they came 0.3 s apart
     for index, out in enumerate(ended.out):
         assert out[0:3] == ["joined", [index, count, index == 0], {"by": 0, "pair": [1, "é"]}]
         assert out[4:] == [5_000_000, [2_000_000 + i for i in range(count)], "last"]
@@ -47,7 +51,7 @@ def test_keys_are_deleted(processes: Processes) -> None:
         "    time.sleep(0.005)\n"
         "barrier('here')\n"
         "say(len(current().store._client.key_value_dir_get('hosts/points')))",
-        dead_seconds=2.0,
+        dead_seconds=6.0,
     )
     ended = processes.end()
     assert ended.codes == [0, 0], ended.err
@@ -77,20 +81,20 @@ def test_an_error_of_the_work_arrives_in_all(processes: Processes) -> None:
 
 
 def test_other_points_are_an_error(processes: Processes) -> None:
-    processes.start(2, "barrier('left' if index() else 'right')")
+    processes.start(2, "barrier('left' if index() else 'right')", dead_seconds=LONG)
     ended = processes.end()
     assert ended.codes == [1, 1]
     assert len(ended.lines()) == 1
     assert "'left'" in ended.lines()[0]
     assert "'right'" in ended.lines()[0]
-    assert ended.seconds < 15  # no process is waited for that might explain it
+    assert ended.seconds < SOON  # no process is waited for that might explain it
 
 
 WAITS = {
-    "barrier": ("", "barrier('a point') if index() != {gone} else time.sleep(60)"),
+    "barrier": ("", "barrier('a point') if index() != {gone} else time.sleep(600)"),
     "collective": (
         COLLECTIVE,
-        "if index() == {gone}: time.sleep(60)\nwith waiting('update 17 of train/dpo'): collective()",
+        "if index() == {gone}: time.sleep(600)\nwith waiting('update 17 of train/dpo'): collective()",
     ),
 }
 
@@ -101,14 +105,18 @@ def test_a_killed_process_ends_the_others(processes: Processes, gone: int, wait:
     before, body = WAITS[wait]
     count = 3 if wait == "barrier" else 2
     body = f"{before}\nbarrier('here')\nsay('ready')\n{body.format(gone=gone)}"
-    processes.start(count, body, dead_seconds=2.0 if gone else 20.0)
+    processes.start(count, body, dead_seconds=DEAD if gone else LONG)
     processes.wait_for("ready")
     time.sleep(0.5)
     processes.running[gone].kill()
-    ended = processes.end(20, without=gone)
+    ended = processes.end(without=gone)
     assert ended.codes == [1] * (count - 1), ended.err
-    assert ended.seconds < 8
-    why = "nothing was heard of it for 2 s (hosts.dead_seconds)" if gone else "the connection to it broke"
+    assert ended.seconds < SOON
+    why = (
+        f"nothing was heard of it for {DEAD:g} s (hosts.dead_seconds)"
+        if gone
+        else "the connection to it broke"
+    )
     line = f"failed: host {HOST} (process {gone}) is gone: {why}; what is saved is kept. Go on with: COMMAND"
     assert ended.lines() == [line], ended.err
     assert line in ended.err[0]  # of process 0, or of the lowest that lives
@@ -117,35 +125,34 @@ def test_a_killed_process_ends_the_others(processes: Processes, gone: int, wait:
 @pytest.mark.parametrize("gone", [0, 1])
 def test_a_stopped_process_ends_the_others(processes: Processes, gone: int) -> None:
     count = 2 if gone else 3
-    body = "say('ready')\nbarrier('a point') if index() != 1 else time.sleep(60)"
-    processes.start(count, body, dead_seconds=2.0)
+    body = "say('ready')\nbarrier('a point') if index() != 1 else time.sleep(600)"
+    processes.start(count, body, dead_seconds=DEAD)
     processes.wait_for("ready")
     time.sleep(0.5)
     processes.running[gone].send_signal(signal.SIGSTOP)
-    ended = processes.end(20, without=gone)
+    ended = processes.end(without=gone)
     assert ended.codes == [1] * (count - 1), ended.err
-    assert ended.seconds < 10
-    line = (
-        f"failed: host {HOST} (process {gone}) is gone: nothing was heard of it for 2 s (hosts.dead_seconds)"
-    )
+    assert ended.seconds < SOON
+    silent = f"nothing was heard of it for {DEAD:g} s (hosts.dead_seconds)"
+    line = f"failed: host {HOST} (process {gone}) is gone: {silent}"
     assert len(ended.lines()) == 1
     assert line in ended.err[0]
     # Once it goes on it finds itself alone.
     processes.running[gone].send_signal(signal.SIGCONT)
-    assert processes.running[gone].wait(20) in (1, 143)
+    assert processes.running[gone].wait(PATIENCE) in (1, 143)
 
 
 def test_machines_that_all_stood_still_go_on(processes: Processes) -> None:
     processes.start(
         2,
         "barrier('here')\nsay('ready')\nfor n in range(50): barrier('a step'); time.sleep(0.1)",
-        dead_seconds=2.0,
+        dead_seconds=DEAD,
     )
     processes.wait_for("ready")
-    for number in (signal.SIGSTOP, signal.SIGCONT):
+    for number, seconds in ((signal.SIGSTOP, DEAD + 1), (signal.SIGCONT, 0)):
         for process in processes.running:
             process.send_signal(number)
-        time.sleep(3)
+        time.sleep(seconds)
     ended = processes.end()
     assert ended.codes == [0, 0], ended.err
 
@@ -156,14 +163,14 @@ def test_who_works_too_long_is_named(processes: Processes, slow: int) -> None:
     processes.start(
         count,
         f"if index() == {slow}:\n"
-        "    with working('reading rows'): time.sleep(60)\n"
-        "with waiting('update 17 of train/dpo'): time.sleep(60)",
+        "    with working('reading rows'): time.sleep(600)\n"
+        "with waiting('update 17 of train/dpo'): time.sleep(600)",
         stall_seconds=2.0,
-        dead_seconds=3.0,
+        dead_seconds=DEAD,
     )
     ended = processes.end()
     assert ended.codes == [1] * count, ended.err
-    assert ended.seconds < 15
+    assert ended.seconds < SOON
     assert ended.lines() == [
         f"failed: update 17 of train/dpo has waited 2 s for host {HOST} (process {slow}), which is at: "
         "reading rows; hosts.stall_seconds=2 allows no longer wait, and what is saved is kept. Go on with: "
@@ -174,7 +181,7 @@ def test_who_works_too_long_is_named(processes: Processes, slow: int) -> None:
 
 
 def test_a_wait_of_all_is_told_apart(processes: Processes) -> None:
-    processes.start(2, "with waiting('update 17'): time.sleep(60)", stall_seconds=2.0, dead_seconds=3.0)
+    processes.start(2, "with waiting('update 17'): time.sleep(600)", stall_seconds=2.0, dead_seconds=DEAD)
     ended = processes.end()
     assert ended.codes == [1, 1], ended.err
     assert len(ended.lines()) == 1
@@ -184,14 +191,15 @@ def test_a_wait_of_all_is_told_apart(processes: Processes) -> None:
 
 
 def test_waits_that_end_are_no_stall(processes: Processes) -> None:
+    """What is done in all takes longer than what is allowed with the two beats that may be missed."""
     processes.start(
         2,
         "with waiting('a long loop'):\n"
-        "    for n in range(5):\n"
+        "    for n in range(15):\n"
         "        time.sleep(0.5)\n"
         "        barrier('a step')",
-        stall_seconds=1.0,
-        dead_seconds=2.0,
+        stall_seconds=3.0,
+        dead_seconds=DEAD,
     )
     assert processes.end().codes == [0, 0]
 
@@ -209,7 +217,7 @@ def test_all_end_as_the_one_that_fails(processes: Processes, code: int, message:
     count = 3 if code == 2 else 2
     processes.start(
         count,
-        f"if index() == 1: leave({code}, {message!r})\nif index() == 2: time.sleep(60)\nbarrier('a point')",
+        f"if index() == 1: leave({code}, {message!r})\nif index() == 2: time.sleep(600)\nbarrier('a point')",
     )
     ended = processes.end()
     assert ended.codes == [code] * count, ended.err
@@ -225,20 +233,20 @@ def test_a_collective_that_breaks_is_explained(processes: Processes) -> None:
         f"{COLLECTIVE}\n"
         "if index() == 1: leave(2, 'error: rows.path=x: not there')\n"
         "with waiting('update 17'): collective()",
+        dead_seconds=LONG,
     )
     ended = processes.end()
     assert ended.codes == [2, 2], ended.err
     assert ended.lines() == [f"error: host {HOST} (process 1): rows.path=x: not there"]
     assert "raised:" in ended.err[0]
-    assert ended.seconds < 20
+    assert ended.seconds < SOON
 
 
 def test_an_interruption_that_all_planned(processes: Processes) -> None:
     processes.start(
         2,
-        "from pretrainrl_jax.hosts import ending\n"
-        "ending.LINGER_SECONDS = 0.3\n"
-        "time.sleep(1.5 * index())\n"
+        "ending.LINGER_SECONDS = 3\n"
+        "time.sleep(6 * index())\n"
         "leave(130, f'interrupted at update 3 ({index()})', planned=True)",
     )
     ended = processes.end()
@@ -251,18 +259,15 @@ def test_ctrl_c_is_heard_in_a_wait(processes: Processes) -> None:
     processes.start(
         2,
         "try:\n"
-        "    if index() == 0: time.sleep(60)\n"
+        "    if index() == 0: time.sleep(600)\n"
         "    say('waits')\n"
         "    barrier('a point')\n"
         "except KeyboardInterrupt:\n"
         "    leave(130)",
     )
-    until = time.monotonic() + 30
-    while "waits" not in processes.out(1):
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    processes.wait_for("waits", of=1)
     processes.running[1].send_signal(signal.SIGINT)
-    ended = processes.end(30)
+    ended = processes.end()
     assert ended.codes == [130, 130], ended.err
     assert ended.lines() == [
         f"interrupted on host {HOST} (process 1); what is finished is kept. Go on with: COMMAND"

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from host_processes import HOST, ROOT, Processes, free_port
+from host_processes import HOST, PATIENCE, ROOT, Processes, free_port
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts import join, rollcall
@@ -28,7 +28,7 @@ def test_nobody_at_the_coordinator(processes: Processes) -> None:
     assert "Traceback" not in ended.err[0]
 
 
-def meets(port: int, count: int, index: int, seconds: float = 3) -> Callable[[], str]:
+def meets(port: int, count: int, index: int, seconds: float = 60) -> Callable[[], str]:
     """Start a process's part in the roll call, as a thread; what it raised, in the end."""
     said: list[str] = []
 
@@ -42,19 +42,28 @@ def meets(port: int, count: int, index: int, seconds: float = 3) -> Callable[[],
     thread.start()
 
     def result() -> str:
-        thread.join(20)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
         return said[0] if said else ""
 
     return result
 
 
+def connected(port: int) -> socket.socket:
+    """A connection to the port, once someone listens there."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return socket.create_connection(("localhost", port))
+        except ConnectionRefusedError:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
+
 def test_a_process_that_does_not_come() -> None:
     port = free_port()
-    zero, two = meets(port, 3, 0, seconds=1.5), meets(port, 3, 2, seconds=20)
-    said = (
-        f"hosts.coordinator=localhost:{port}: of hosts.count=3 processes, number 1 did not come within 1.5 s"
-    )
+    zero, two = meets(port, 3, 0, seconds=5), meets(port, 3, 2)
+    said = f"hosts.coordinator=localhost:{port}: of hosts.count=3 processes, number 1 did not come within 5 s"
     assert said in zero()
     assert two() == zero()
 
@@ -62,7 +71,7 @@ def test_a_process_that_does_not_come() -> None:
 def test_settings_that_contradict_each_other() -> None:
     port = free_port()
     zero, one = meets(port, 3, 0), meets(port, 3, 1)
-    time.sleep(0.5)
+    time.sleep(2)  # so that `one` is admitted: it asks again after 0.3 s where it was too early
     assert f"hosts.index=1: host {HOST} has a process with this number already" in meets(port, 3, 1)()
     assert "hosts.count=4: process 0, on host" in meets(port, 4, 2)()
     two = meets(port, 3, 2)
@@ -71,16 +80,15 @@ def test_settings_that_contradict_each_other() -> None:
 
 def test_a_process_that_went_may_come_again() -> None:
     port = free_port()
-    zero = meets(port, 3, 0, seconds=10)
-    time.sleep(0.3)
-    with socket.create_connection(("localhost", port)) as other:
+    zero = meets(port, 3, 0)
+    with connected(port) as other:
         other.sendall(
             json.dumps({"magic": rollcall.MAGIC, "index": 1, "count": 3, "host": "h"}).encode() + b"\n"
         )
         time.sleep(0.5)
     with socket.create_connection(("localhost", port)) as other:
         other.sendall(b"GET / HTTP/1.1\n\n")  # someone who looks for open ports
-    one, two = meets(port, 3, 1, seconds=10), meets(port, 3, 2, seconds=10)
+    one, two = meets(port, 3, 1), meets(port, 3, 2)
     assert [zero(), one(), two()] == ["", "", ""]
 
 
@@ -98,7 +106,7 @@ def test_another_program_at_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
     server = http.server.ThreadingHTTPServer(("", 0), http.server.BaseHTTPRequestHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with contextlib.closing(server.socket):
-        assert "another program has the port" in meets(server.server_port, 2, 1, seconds=5)()
+        assert "another program has the port" in meets(server.server_port, 2, 1)()
         server.shutdown()
 
 
@@ -135,7 +143,7 @@ def test_one_process_starts_nothing() -> None:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(CLUSTERS)}
     # In a pod of Kubernetes that is no part of a job, too.
     environment = {**kept, "KUBERNETES_SERVICE_HOST": "10.0.0.1", "JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-c", ONE], cwd=ROOT, env=environment, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", ONE], cwd=ROOT, env=environment, check=True, timeout=PATIENCE)
 
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "2", "SLURM_PROCID": "0",

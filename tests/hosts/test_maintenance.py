@@ -56,7 +56,7 @@ def handle(number, frame): print("SIGTERM", flush=True)
 signal.signal(signal.SIGTERM, handle)
 watch_maintenance(Hosts())
 print("ready", flush=True)
-for _ in range(300): time.sleep(0.1)
+while True: time.sleep(0.1)
 """
 
 

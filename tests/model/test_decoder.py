@@ -147,7 +147,7 @@ def test_packed_trees_equal_their_plain_sequences(family):
     plain = np.asarray(plain_hidden(model, params, sequences))
     for (row, place), of, tokens in zip(places, plain, expected, strict=True):
         assert tuple(rows.tokens[row, place]) == tokens
-        np.testing.assert_allclose(hidden[row, place], of[: len(tokens)], atol=2e-5)
+        np.testing.assert_allclose(hidden[row, place], of[: len(tokens)], rtol=1e-5, atol=2e-5)
 
 
 @given(st.integers(0, 1), st.integers(1, 3), st.integers(1, 3), st.data())
@@ -215,7 +215,7 @@ def test_a_past_is_seen_as_if_it_stood_before():
         return model.hidden(params, tokens[:, 9:], at[:, 9:], causal(3), both)
 
     found = piecewise(params)
-    np.testing.assert_allclose(found.hidden, whole[:, 9:], atol=1e-5)
+    np.testing.assert_allclose(found.hidden, whole[:, 9:], rtol=1e-5, atol=2e-5)
     assert found.keys.shape == found.values.shape == (2, 1, 3, 2, 8)
 
 
@@ -227,7 +227,9 @@ def test_logits_are_hidden_times_head():
     tokens = np.arange(24).reshape(2, 12)
     logits = model.logits(params, tokens)
     hidden = np.asarray(plain_hidden(model, params, tokens), np.float64)
-    np.testing.assert_allclose(logits, hidden @ np.asarray(params["head"], np.float64).T, atol=1e-5)
+    np.testing.assert_allclose(
+        logits, hidden @ np.asarray(params["head"], np.float64).T, rtol=1e-5, atol=1e-5
+    )
     assert logits.dtype == jnp.float32
     np.testing.assert_allclose(logits, model.logits(params, tokens.tolist()), atol=0)
     changed = model.logits(params, np.where(np.arange(12) == 7, 1, tokens))

@@ -165,7 +165,7 @@ def assert_same_beams(ours: list[list[Decoded]], expected: list[list[Decoded]]) 
     """Scores are close everywhere, and beams the same wherever theirs are not."""
     compared = 0
     for one, other in zip(ours, expected, strict=True):
-        np.testing.assert_allclose([h.logp for h in one], [h.logp for h in other], rtol=0, atol=GAP)
+        np.testing.assert_allclose([h.logp for h in one], [h.logp for h in other], rtol=1e-5, atol=GAP)
         scores = {h.logp for h in other}
         near = any(0 < abs(a - b) < GAP for a in scores for b in scores)
         if not near:
@@ -216,8 +216,8 @@ def test_samples(found: dict[str, Any], mesh: str, chance: str) -> None:
     ours, expected = ([*chain(*found[of]["samples"][chance])] for of in (mesh, ONE))
     for one, other in zip(ours, expected, strict=True):
         assert (one.tokens, one.finished) == (other.tokens, other.finished)
-        assert one.logp == pytest.approx(other.logp, abs=GAP)
-        assert one.behaviour_logp == pytest.approx(other.behaviour_logp, abs=GAP)
+        assert one.logp == pytest.approx(other.logp, abs=GAP, rel=1e-5)
+        assert one.behaviour_logp == pytest.approx(other.behaviour_logp, abs=GAP, rel=1e-5)
     distinct = {of.tokens for of in expected}
     assert len(distinct) > (10 if chance == "greedy" else 20)
 
@@ -241,7 +241,7 @@ def test_constrained_beams_and_samples(found: dict[str, Any], mesh: str) -> None
 def test_scores(found: dict[str, Any], mesh: str) -> None:
     ours, expected = found[mesh]["scores"], found[ONE]["scores"]
     assert [len(of) for of in ours] == [len(of) for of in expected]
-    np.testing.assert_allclose([*chain(*ours)], [*chain(*expected)], rtol=0, atol=GAP)
+    np.testing.assert_allclose([*chain(*ours)], [*chain(*expected)], rtol=1e-5, atol=GAP)
     assert len({round(score, 3) for score in chain(*expected)}) > 100
 
 
@@ -250,7 +250,7 @@ def test_judgements(found: dict[str, Any], mesh: str) -> None:
     """What greedy decoding says counts as greedy on every mesh, and little else."""
     ours, expected = found[mesh]["judged"], found[ONE]["judged"]
     assert [of.greedy for of in ours] == [of.greedy for of in expected]
-    np.testing.assert_allclose([of.logp for of in ours], [of.logp for of in expected], rtol=0, atol=GAP)
+    np.testing.assert_allclose([of.logp for of in ours], [of.logp for of in expected], rtol=1e-5, atol=GAP)
     prompts = on_meshes.prompts()
     assert sum(of.greedy for of in expected[: -len(prompts)]) > len(prompts) // 2
     assert not any(of.greedy for of in expected[-len(prompts) :])

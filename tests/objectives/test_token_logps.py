@@ -105,7 +105,7 @@ def test_bfloat16():
     values, dhidden, dhead = fused(*inputs, block=128)
     assert dhidden.dtype == dhead.dtype == jnp.bfloat16
     expected = dense(*inputs)
-    np.testing.assert_allclose(values, expected[0], atol=2e-5)
+    np.testing.assert_allclose(values, expected[0], rtol=1e-5, atol=2e-5)
     for ours, theirs in ((dhidden, expected[1]), (dhead, expected[2])):
         np.testing.assert_allclose(ours.astype(jnp.float32), theirs, atol=0.01 * abs(theirs).max())
 
@@ -134,7 +134,7 @@ def test_block_does_not_matter():
     first = fused(*inputs, block=777)
     for block in (16, 128, None):
         for ours, theirs in zip(fused(*inputs, block=block), first, strict=True):
-            np.testing.assert_allclose(ours, theirs, atol=1e-5)
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * max(1, abs(theirs).max()))
 
 
 def test_block_size():
@@ -211,7 +211,7 @@ alone = jax.jit(values)(*inputs)
 mapped = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=(P(), (P("data"), P())))
 for function in (values, mapped):
     for ours, theirs in zip(jax.tree.leaves(jax.jit(function)(*placed)), jax.tree.leaves(alone)):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * max(1, abs(theirs).max()))
 print("same")
 """
 
@@ -224,6 +224,6 @@ def test_sharded_rows():
         "JAX_PLATFORMS": "cpu",
     }
     result = subprocess.run(
-        [sys.executable, "-c", SHARDED], env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", SHARDED], env=environment, capture_output=True, text=True, timeout=1200
     )
     assert result.stdout.strip() == "same", result.stderr

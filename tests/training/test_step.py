@@ -159,7 +159,7 @@ def test_one_by_eight_is_eight_by_one():
             "logp_negative",
             "grad_norm",
         ):
-            np.testing.assert_allclose(figures[key], expected[key], rtol=2e-5, err_msg=key)
+            np.testing.assert_allclose(figures[key], expected[key], rtol=2e-5, atol=1e-5, err_msg=key)
 
 
 @pytest.mark.usefixtures("compiled_fast")
@@ -204,7 +204,7 @@ def test_one_compiled_step_for_a_set_of_terms():
     model, params = small_model()
     step = compile_step(model, SETTINGS, "sequence", make_mesh(Mesh()))
     assert compile_step(model, SETTINGS, "sequence", make_mesh(Mesh())) is step
-    before = step._cache_size()
+    step.clear_cache()  # whatever tests came before
     batches = packed(some_trees(9), rows=9), packed(some_trees(9)[::-1], rows=9)
     sets = [OBJECTIVES[name] for name in ("ntp", "pretrainrl")]
     for number, batch in enumerate(batches):
@@ -213,7 +213,7 @@ def test_one_compiled_step_for_a_set_of_terms():
             rate = jax.tree.map(jnp.float32, SCHEDULE._replace(peak=1e-3 * (1 + number)))
             _, figures = step(init_state(params, adamw(SETTINGS)), batch, scaled, rate)
             assert (figures["loss"] > 0) == (number > 0)
-    assert step._cache_size() - before == len(sets)
+    assert step._cache_size() == len(sets)
 
 
 @pytest.mark.usefixtures("compiled_fast")
