@@ -1,18 +1,19 @@
 """The core on a GPU: checked against the CPU, then measured, with one table at the end.
 
     PYTHONPATH=. python benchmarks/gpu.py --out FOLDER [--quick]
-    PYTHONPATH=. JAX_PLATFORMS=cpu python benchmarks/gpu.py --out FOLDER --shape tiny     # tries the program
+    PYTHONPATH=. JAX_PLATFORMS=cpu python benchmarks/gpu.py --out FOLDER --shape tiny    # tries the program
 
-It needs jax, flax, optax, orbax-checkpoint, transformers and numpy alone; trees are of random tokens. Without a
-GPU the CPU is checked against itself and measured. Checks: logits, token_logps and its gradients, loss and
-gradients, kernels of attention, beam search and sampling, in exact float32, in float32 as the device multiplies
-it by itself (TF32) and in bfloat16, all against exact float32 on the CPU. Measures: training on PretrainRL's
-trees, mining, sampling, pretraining, and the loss over the vocabulary by block. FLOPs are the model's, on tokens
-that are not padding, without recomputation, and beside them stands the device's matrix-product rate.
+It needs jax, flax, optax, orbax-checkpoint, transformers and numpy alone; trees are of random tokens. Without
+a GPU the CPU is checked against itself and measured. Checks: logits, token_logps and its gradients, loss and
+gradients, kernels of attention, beam search and sampling, in exact float32, in float32 as the device
+multiplies it by itself (TF32) and in bfloat16, all against exact float32 on the CPU. Measures: training on
+PretrainRL's trees, mining, sampling, pretraining, and the loss over the vocabulary by block. FLOPs are the
+model's, on tokens that are not padding, without recomputation, and beside them stands the device's
+matrix-product rate.
 
-Each part runs in a process of its own, on the first device: one that crashes, hangs or runs out of memory loses
-nothing of the others. FOLDER/gpu.json and gpu.md are written anew after each part. Exit code 1: something failed;
-that a batch does not fit in the device's memory is a result and no failure.
+Each part runs in a process of its own, on the first device: one that crashes, hangs or runs out of memory
+loses nothing of the others. FOLDER/gpu.json and gpu.md are written anew after each part. Exit code 1:
+something failed; that a batch does not fit in the device's memory is a result and no failure.
 """
 
 import argparse
@@ -242,9 +243,9 @@ def markdown(records: list[Record]) -> str:
     if of["measure"]:
         lines.append("## Measures")
         lines.append(
-            "Medians, and from fastest to slowest; the best size in bold. TFLOP/s: the model's; share: of the "
-            "matrix-product rate in its compute dtype, measured before. Compilation with the first run. Peak: of "
-            "the part's process until then."
+            "Medians, and from fastest to slowest; the best size in bold. TFLOP/s: the model's; share: of "
+            "the matrix-product rate in its compute dtype, measured before. Compilation with the first run. "
+            "Peak: of the part's process until then."
         )
         rows = []
         for record in of["measure"]:

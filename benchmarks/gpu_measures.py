@@ -97,9 +97,9 @@ def packed(
     return pack(laid, capacity(sizes, planned, row_length), question=question)
 
 
-def attempt(name: str, size: str, device: Any, measure: Callable[[], Record]) -> Record:
+def attempt(name: str, sizes: str, device: Any, measure: Callable[[], Record]) -> Record:
     """A record of what was measured, or of why it was not, so that the others go on."""
-    record: Record = {"kind": "measure", "name": name, "size": size}
+    record: Record = {"kind": "measure", "name": name, "size": sizes}
     try:
         record |= measure()
     except Exception as error:
