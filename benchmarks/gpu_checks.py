@@ -37,10 +37,12 @@ class Precision(NamedTuple):
 EXACT = Precision("float32, highest", "float32", "highest")
 TF32 = Precision("float32", "float32", "default")  # where the device has it
 BFLOAT16 = Precision("bfloat16", "bfloat16", "default")
-# The largest error, as a share of the largest entry, at each precision. In bfloat16 a CPU has at most a fifth
-# of these (the inputs of token_logps are numbers of bfloat16: no error of theirs is in them); TF32 rounds to
-# an eighth of that.
-TOKEN_LOGPS = {EXACT: 2e-5, TF32: 1e-4, BFLOAT16: 1e-4}
+Bounds = dict[Precision, float]
+
+# The largest error, as a share of the largest entry, at each precision. In bfloat16 a CPU has about a quarter
+# of these at most (of token_logps less: its inputs are numbers of bfloat16, so no error of theirs is in it).
+# TF32's are a guess from that, since it rounds to an eighth of bfloat16's.
+TOKEN_LOGPS: Bounds = {EXACT: 2e-5, TF32: 1e-4, BFLOAT16: 1e-4}
 TOKEN_LOGPS_GRADIENTS = {EXACT: 1e-4, TF32: 5e-3, BFLOAT16: 2e-2}
 ATTENTION = {EXACT: 1e-4, TF32: 5e-3, BFLOAT16: 3e-2}
 LOGITS = {EXACT: 1e-4, TF32: 1e-2, BFLOAT16: 5e-2}
@@ -102,12 +104,19 @@ class Place(NamedTuple):
 
 
 def compared(
-    name: str, place: Place, precision: Precision, bound: float, function: Any, *inputs: Any
-) -> Record:
-    """A function of the dtype, then of arrays, on the device against float32 on the CPU."""
-    found = evaluate(place.device, precision, partial(function, precision.dtype), *inputs)
-    expected = evaluate(place.cpu, EXACT, partial(function, "float32"), *inputs)
-    return compare(name, precision.name, found, expected, bound)
+    name: str, place: Place, bounds: Bounds, function: Any, *inputs: Any, attends: bool = False
+) -> Iterator[Record]:
+    """A function of kernel, dtype and arrays on the device, against XLA's float32 on the CPU.
+
+    Each precision in turn; where the function attends, with cuDNN too if the device has it.
+    """
+    expected = evaluate(place.cpu, EXACT, partial(function, "xla", "float32"), *inputs)
+    for precision, bound in bounds.items():
+        fused = attends and place.kernel == "cudnn" and precision is BFLOAT16
+        for kernel in ("xla", "cudnn") if fused else ("xla",):
+            found = evaluate(place.device, precision, partial(function, kernel, precision.dtype), *inputs)
+            named = f"{name}, {kernel}" if attends else name
+            yield compare(named, precision.name, found, expected, bound)
 
 
 def check_token_logps(place: Place, sizes: Sizes, rng: np.random.Generator) -> Iterator[Record]:
@@ -122,19 +131,19 @@ def check_token_logps(place: Place, sizes: Sizes, rng: np.random.Generator) -> I
     # Inputs are numbers of bfloat16 in either precision: the error is that of the computation.
     hidden, head = (np.asarray(jnp.asarray(x, jnp.bfloat16), np.float32) for x in (hidden, head))
 
-    def forward(dtype: str, hidden: Any, head: Any, predictor: Any, targets: Any) -> Any:
+    def forward(_: Kernel, dtype: str, hidden: Any, head: Any, predictor: Any, targets: Any) -> Any:
         return token_logps(hidden.astype(dtype), head.astype(dtype), predictor, targets)
 
-    def gradients(dtype: str, hidden: Any, head: Any, weight: Any, *rest: Any) -> Any:
-        of = jax.grad(lambda h, w: (weight * forward(dtype, h, w, *rest)).sum(), (0, 1))(hidden, head)
-        return dict(zip(("hidden", "head"), of, strict=True))
+    def gradients(kernel: Kernel, dtype: str, hidden: Any, head: Any, weight: Any, *rest: Any) -> Any:
+        def of(hidden: Any, head: Any) -> Any:
+            return (weight * forward(kernel, dtype, hidden, head, *rest)).sum()
 
-    for precision, bound in TOKEN_LOGPS.items():
-        inputs = (hidden, head, predictor, targets)
-        yield compared("token_logps", place, precision, bound, forward, *inputs)
-    for precision, bound in TOKEN_LOGPS_GRADIENTS.items():
-        inputs = (hidden, head, weight, predictor, targets)
-        yield compared("token_logps, gradients", place, precision, bound, gradients, *inputs)
+        return dict(zip(("hidden", "head"), jax.grad(of, (0, 1))(hidden, head), strict=True))
+
+    inputs = (hidden, head, predictor, targets)
+    yield from compared("token_logps", place, TOKEN_LOGPS, forward, *inputs)
+    inputs = (hidden, head, weight, predictor, targets)
+    yield from compared("token_logps, gradients", place, TOKEN_LOGPS_GRADIENTS, gradients, *inputs)
 
 
 def check_attention(place: Place, sizes: Sizes, rng: np.random.Generator) -> Iterator[Record]:
@@ -162,14 +171,8 @@ def check_attention(place: Place, sizes: Sizes, rng: np.random.Generator) -> Ite
             return result | dict(zip(("queries", "keys", "values"), gradients, strict=True))
 
         inputs = (mask, cotangent, queries, keys, values)
-        for precision, bound in ATTENTION.items():
-            kernels: list[Kernel] = ["xla"]
-            if place.kernel == "cudnn" and precision is BFLOAT16:
-                assert can_use_cudnn(jnp.bfloat16, shape.head_width, [length] * 2)
-                kernels.append("cudnn")
-            for kernel in kernels:
-                name = f"attention, {kernel}, {length}"
-                yield compared(name, place, precision, bound, partial(run, kernel), *inputs)
+        assert can_use_cudnn(jnp.bfloat16, shape.head_width, [length] * 2)
+        yield from compared(f"attention, {length}", place, ATTENTION, run, *inputs, attends=True)
 
 
 def sharp_model(shape: ModelShape) -> tuple[Model, Params]:
@@ -199,16 +202,8 @@ def check_model(place: Place, sizes: Sizes, rng: np.random.Generator) -> Iterato
         value, gradient = jax.value_and_grad(of)(params)
         return {"loss": value, "gradient": gradient}
 
-    for precision in (EXACT, TF32, BFLOAT16):
-        kernels: tuple[Kernel, ...] = ("xla",)
-        if place.kernel == "cudnn" and precision is BFLOAT16:
-            kernels = ("xla", "cudnn")
-        for kernel in kernels:
-            of = f", {kernel}" if len(kernels) > 1 else ""
-            function, bound = partial(logits, kernel), LOGITS[precision]
-            yield compared(f"logits{of}", place, precision, bound, function, params, tokens)
-            function, bound = partial(loss, kernel), GRADIENTS[precision]
-            yield compared(f"loss and gradient{of}", place, precision, bound, function, params, batch)
+    yield from compared("logits", place, LOGITS, logits, params, tokens, attends=True)
+    yield from compared("loss and gradient", place, GRADIENTS, loss, params, batch, attends=True)
 
 
 def differing(name: str, different: np.ndarray, compared: np.ndarray) -> Record:

@@ -66,8 +66,9 @@ def test_it_runs_with_few_packages_and_writes_all_it_found(tmp_path):
     )
     assert "No module named 'grain'" in tried.stderr
 
-    command = [sys.executable, str(SCRIPT), "--out", str(tmp_path / "out"), "--shape", "tiny", "--quick"]
-    ran = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=900)
+    options = ["--out", str(tmp_path / "out"), "--shape", "tiny", "--quick", "--minutes", "30"]
+    command = [sys.executable, str(SCRIPT), *options]
+    ran = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=1800)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     records = json.loads((tmp_path / "out" / "gpu.json").read_text())
     of = {kind: [r for r in records if r["kind"] == kind] for kind in ("about", "check", "measure", "part")}
