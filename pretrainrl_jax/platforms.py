@@ -101,7 +101,7 @@ def flags_for(platform: str, settings: Platform, environ: Mapping[str, str]) -> 
                     "flag to that file"
                 )
             continue
-        flags = {_name(flag): flag for flag in (*chosen, *WORD.findall(given), *added)}
+        flags = {flag.partition("=")[0]: flag for flag in (*chosen, *WORD.findall(given), *added)}
         if chosen or added:
             changed[variable] = " ".join(flags.values())
     return {name: value for name, value in changed.items() if value != environ.get(name)}
@@ -147,10 +147,6 @@ def detected(wanted: str, environ: Mapping[str, str]) -> str:
     if any(map(glob.glob, TPU_FILES)) or any(map(environ.get, TPU_VARIABLES)):
         return "tpu"
     return "cpu"
-
-
-def _name(flag: str) -> str:
-    return flag.partition("=")[0]
 
 
 def _try(flags: str) -> None:

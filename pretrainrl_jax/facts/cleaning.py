@@ -10,19 +10,17 @@ from decimal import Decimal
 from typing import Any
 
 # What is changed and counted.
-NOT_NFC = "not NFC"
-MARKS = "invisible marks"
-EMPTY_ANSWER = "empty answers"
-NO_POPULARITY = "no popularity"
-BAD_ANSWER_POPULARITY = "bad answer popularity"
-
 REPAIRS = {
-    NOT_NFC: "texts put into Unicode's composed form (NFC), the one that tokenizers expect",
-    MARKS: "texts freed of control characters, zero-width spaces and marks of writing direction",
-    EMPTY_ANSWER: "answers left out because nothing is left of them normalised; their rows have others",
-    NO_POPULARITY: "rows whose popularity is blank: taken as 0",
-    BAD_ANSWER_POPULARITY: "rows whose answer's popularity is no number, negative or infinite: taken as 0",
+    "not NFC": "texts put into Unicode's composed form (NFC), the one that tokenizers expect",
+    "invisible marks": "texts freed of control characters, zero-width spaces and marks of writing direction",
+    "empty answers": "answers left out because nothing is left of them normalised; their rows have others",
+    "no popularity": "rows whose popularity is blank: taken as 0",
+    "bad answer popularity": "rows whose answer's popularity is no number, negative or infinite: taken as 0",
 }
+NOT_NFC, MARKS, EMPTY_ANSWER, NO_POPULARITY, BAD_ANSWER_POPULARITY = REPAIRS
+# Why a cell is of no use.
+NOT_TEXT = "not text"
+BROKEN_TEXT = "broken text"
 
 # Control characters that are no whitespace, and what nobody sees: zero-width space and no-break space, word
 # joiner, marks of writing direction. Zero-width joiners stay: Persian, Hindi and emoji are spelt with them.
@@ -33,11 +31,15 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _SCALARS = (int, float, Decimal, date)
 
 
-class NotText(Exception):
+class Unusable(Exception):
+    """A row that becomes no fact, by the rule it names."""
+
+
+class NotText(Unusable):
     """A cell holds something nested, or true or false, where text should be."""
 
 
-class BrokenText(Exception):
+class BrokenText(Unusable):
     """A cell holds half of a surrogate pair, which no file can hold and no tokenizer takes."""
 
 
@@ -57,7 +59,7 @@ def clean(text: str, repaired: Counter[str]) -> str:
     if text.isascii() and text.isprintable():
         return text
     if _SURROGATE.search(text):
-        raise BrokenText
+        raise BrokenText(BROKEN_TEXT)
     if (bare := _MARKS.sub("", text)) != text:
         repaired[MARKS] += 1
         text = " ".join(bare.split())
@@ -79,7 +81,7 @@ def text_in(value: Any) -> str:
         return ""
     if isinstance(value, _SCALARS) and not isinstance(value, bool):
         return str(value)
-    raise NotText
+    raise NotText(NOT_TEXT)
 
 
 def texts_in(value: Any, separator: str, must_be_list: bool) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 from pretrainrl_jax.config import Facts
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.files import Row, first_line, is_remote
-from pretrainrl_jax.facts.tables import decoded
+from pretrainrl_jax.facts.tables import decoded, decoded_row
 
 HF_BATCH = 1000  # rows decoded at a time
 
@@ -71,10 +71,7 @@ def read_hf(place: str, settings: Facts) -> Iterator[Row]:
     for batch in batches:
         for values in batch.to_pylist():
             number += 1
-            try:
-                yield Row(origin, number, _named(decoded(values), labels))
-            except UnicodeDecodeError:
-                raise InputError(f"{origin} {number}: bytes that are not UTF-8 text") from None
+            yield Row(origin, number, _named(decoded_row(values, f"{origin} {number}"), labels))
 
 
 def _is_folder_name(place: str) -> bool:

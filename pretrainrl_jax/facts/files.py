@@ -150,26 +150,14 @@ def _undecodable(place: str, encoding: str, error: UnicodeError) -> str:
         return (
             f"{place}, line 1: a byte order mark says UTF-16: save it as UTF-8, or set facts.encoding=utf-16"
         )
-    start, byte, error = _first_undecodable(data, encoding, error)
-    if start is None:
-        return (
-            f"{place} is not {encoding} text ({first_line(error)}): save it as UTF-8, or set facts.encoding"
-        )
-    before = LINE_END.split(data[:start].decode(encoding, "ignore"))
-    return (
-        f"{place}, line {len(before)}: byte 0x{byte:02x} at column {len(before[-1]) + 1} is not {encoding}: "
-        "save it as UTF-8, or set facts.encoding"
-    )
-
-
-def _first_undecodable(
-    data: bytes, encoding: str, error: UnicodeError
-) -> tuple[int | None, int, UnicodeError]:
+    how = "save it as UTF-8, or set facts.encoding"
     try:
         data.decode(encoding)
-    except UnicodeDecodeError as found:
-        if found.start < len(data):
-            return found.start, data[found.start], found
     except UnicodeError as found:
-        return None, 0, found
-    return None, 0, error
+        if not isinstance(found, UnicodeDecodeError):
+            error = found
+        elif found.start < len(data):
+            before = LINE_END.split(data[: found.start].decode(encoding, "ignore"))
+            where = f"line {len(before)}: byte 0x{data[found.start]:02x} at column {len(before[-1]) + 1}"
+            return f"{place}, {where} is not {encoding}: {how}"
+    return f"{place} is not {encoding} text ({first_line(error)}): {how}"

@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 
@@ -25,30 +25,26 @@ from pretrainrl_jax.facts.tables import read_delimited, read_json, read_json_lin
 from pretrainrl_jax.facts.wordings import paraphrase
 
 # Why a row became no fact of its own.
-NO_QUESTION = "no question"
-NO_ANSWER = "no answer"
-EMPTY_ANSWER = "empty answer"
-BAD_POPULARITY = "bad popularity"
-NOT_TEXT = "not text"
-BROKEN_TEXT = "broken text"
 MERGED = "merged duplicate"
 CONFLICTING = "conflicting duplicate"
-OTHER_CATEGORY = "other category"
-BEYOND_LIMIT = "beyond the limit"
-
 RULES = {
-    NO_QUESTION: "the question is blank, and no template of facts.questions can ask it",
-    NO_ANSWER: "no answer is given",
-    EMPTY_ANSWER: "nothing is left of any answer normalised: punctuation alone",
-    BAD_POPULARITY: "a popularity is no number, negative or infinite",
-    NOT_TEXT: "a nested value, or true or false, stands where text should",
-    BROKEN_TEXT: "half of a surrogate pair stands in a text",
+    "no question": "the question is blank, and no template of facts.questions can ask it",
+    "no answer": "no answer is given",
+    "empty answer": "nothing is left of any answer normalised: punctuation alone",
+    "bad popularity": "a popularity is no number, negative or infinite",
+    cleaning.NOT_TEXT: "a nested value, or true or false, stands where text should",
+    cleaning.BROKEN_TEXT: "half of a surrogate pair stands in a text",
     MERGED: "asks what an earlier row of the category asks; its answers became true of that one",
     CONFLICTING: "asks what another row of the category asks, with other answers (facts.duplicates=drop)",
-    OTHER_CATEGORY: "not among facts.categories",
-    BEYOND_LIMIT: "not drawn for facts.limit",
+    "other category": "not among facts.categories",
+    "beyond the limit": "not drawn for facts.limit",
 }
+NO_QUESTION, NO_ANSWER, EMPTY_ANSWER, BAD_POPULARITY, *_, OTHER_CATEGORY, BEYOND_LIMIT = RULES
 
+READERS: dict[str, Callable[[str, Facts], Iterator[Row]]] = {
+    "json": read_json, "jsonl": read_json_lines, "parquet": read_parquet, "tfds": read_tfds, "hf": read_hf,
+    "entityquestions": read_entityquestions,
+}  # fmt: skip
 HEAD = 100  # rows by which columns are recognised
 SHOWN = 120  # characters of a dropped row
 _PLAIN = re.compile("[0-9A-Za-z]")  # a text with one of these is never empty normalised
@@ -127,24 +123,10 @@ def read_rows(settings: Facts) -> Iterator[Row]:
     Raises:
         InputError: for a source that cannot be read, when its rows are asked for.
     """
-    path = settings.path
-    match format_of(settings):
-        case "csv":
-            return read_delimited(path, settings, ",")
-        case "tsv":
-            return read_delimited(path, settings, "\t")
-        case "json":
-            return read_json(path, settings)
-        case "jsonl":
-            return read_json_lines(path, settings)
-        case "parquet":
-            return read_parquet(path, settings)
-        case "tfds":
-            return read_tfds(path.removeprefix("tfds:"), settings)
-        case "hf":
-            return read_hf(path.removeprefix("hf:"), settings)
-        case _:
-            return read_entityquestions(path, settings)
+    form, path = format_of(settings), settings.path
+    if form in ("csv", "tsv"):
+        return read_delimited(path, settings, "," if form == "csv" else "\t")
+    return READERS[form](path.partition(":")[2] if form in ("tfds", "hf") else path, settings)
 
 
 def _read(rows: Iterable[Row], chosen: dict[str, str], templates: Templates, settings: Facts) -> Reading:
@@ -165,7 +147,7 @@ def _read(rows: Iterable[Row], chosen: dict[str, str], templates: Templates, set
             if not kept or category in kept:
                 facts.append(_fact(row, category, chosen, templates, settings, taken, repaired))
                 origins.append(row.origin)
-        except _Unusable as reason:
+        except cleaning.Unusable as reason:
             dropped.append(Dropped(_short(row.where), str(reason), _shown(row, chosen)))
     unknown = [category for category in settings.categories if category not in categories]
     if unknown:
@@ -185,18 +167,9 @@ def _read(rows: Iterable[Row], chosen: dict[str, str], templates: Templates, set
     return Reading(stay, dropped, repaired, merged, +left_out, count, settings.path)
 
 
-class _Unusable(Exception):
-    """A row that becomes no fact, by the rule it names."""
-
-
 def _text(row: Row, column: str, repaired: Counter[str]) -> str:
     """A cell as clean text; "" where the column is blank or not there."""
-    try:
-        return cleaning.clean(cleaning.text_in(cell(row.values, column)), repaired) if column else ""
-    except cleaning.NotText:
-        raise _Unusable(NOT_TEXT) from None
-    except cleaning.BrokenText:
-        raise _Unusable(BROKEN_TEXT) from None
+    return cleaning.clean(cleaning.text_in(cell(row.values, column)), repaired) if column else ""
 
 
 def _fact(
@@ -211,13 +184,13 @@ def _fact(
     """A row as a fact.
 
     Raises:
-        _Unusable: if it cannot become one.
+        cleaning.Unusable: if it cannot become one.
         InputError: for a list of answers that is no list.
     """
     subject = _text(row, chosen["subject"], repaired)
     question = _text(row, chosen["question"], repaired) or ask(templates, category, subject)
     if not question:
-        raise _Unusable(NO_QUESTION)
+        raise cleaning.Unusable(NO_QUESTION)
     answers = _answers(row, chosen, settings, repaired)
     popularity = _popularity(row, chosen["popularity"], repaired)
     own = _text(row, chosen["id"], repaired)
@@ -237,7 +210,7 @@ def _fact(
         popularity=popularity,
         row=row.number,
         paraphrase=other if other != question else "",
-        answer_popularity=_answer_popularity(row, chosen["answer_popularity"], repaired),
+        answer_popularity=_popularity(row, chosen["answer_popularity"], repaired, of_answer=True),
     )
 
 
@@ -249,41 +222,30 @@ def _answers(row: Row, chosen: dict[str, str], settings: Facts, repaired: Counte
         try:
             if column:
                 found += cleaning.texts_in(cell(row.values, column), settings.answer_separator, strict)
-        except cleaning.NotText:
-            raise _Unusable(NOT_TEXT) from None
         except cleaning.BrokenList:
             raise InputError(
                 f'{row.where}: {column} is not a JSON list: write it as ["first", "second"], or set '
                 "facts.answer_separator"
             ) from None
-    try:
-        answers = list(dict.fromkeys(filter(None, (cleaning.clean(text, repaired) for text in found))))
-    except cleaning.BrokenText:
-        raise _Unusable(BROKEN_TEXT) from None
+    answers = list(dict.fromkeys(filter(None, (cleaning.clean(text, repaired) for text in found))))
     usable = tuple(answer for answer in answers if _PLAIN.search(answer) or normalise(answer))
     if not usable:
-        raise _Unusable(EMPTY_ANSWER if answers else NO_ANSWER)
+        raise cleaning.Unusable(EMPTY_ANSWER if answers else NO_ANSWER)
     repaired[cleaning.EMPTY_ANSWER] += len(answers) - len(usable)
     return usable
 
 
-def _popularity(row: Row, column: str, repaired: Counter[str]) -> float:
+def _popularity(row: Row, column: str, repaired: Counter[str], of_answer: bool = False) -> float:
+    """0 where it is blank; an answer's also if it is no number: too little depends on it to lose a fact."""
     try:
         popularity = cleaning.popularity_in(cell(row.values, column)) if column else 0.0
     except (ValueError, OverflowError):
-        raise _Unusable(BAD_POPULARITY) from None
-    if popularity is None:
-        repaired[cleaning.NO_POPULARITY] += 1
-    return popularity or 0.0
-
-
-def _answer_popularity(row: Row, column: str, repaired: Counter[str]) -> float:
-    """0 where it is not known: too little depends on it to lose a fact."""
-    try:
-        return (cleaning.popularity_in(cell(row.values, column)) if column else None) or 0.0
-    except (ValueError, OverflowError):
+        if not of_answer:
+            raise cleaning.Unusable(BAD_POPULARITY) from None
         repaired[cleaning.BAD_ANSWER_POPULARITY] += 1
         return 0.0
+    repaired[cleaning.NO_POPULARITY] += popularity is None and not of_answer
+    return popularity or 0.0
 
 
 def _limited(reading: Reading, settings: Facts, seed: int) -> Reading:

@@ -30,8 +30,7 @@ def read_delimited(place: str, settings: Facts, delimiter: str) -> Iterator[Row]
     line = 1
     try:
         header = [name.strip() for name in next(reader, [])]
-        if any(name and header.count(name) > 1 for name in header):
-            twice = next(name for name in header if name and header.count(name) > 1)
+        if twice := next((name for name in header if name and header.count(name) > 1), ""):
             raise InputError(f"{place}, line 1: the column {twice!r} stands there twice: rename one of them")
         line = reader.line_num + 1
         for cells in reader:
@@ -98,7 +97,7 @@ def read_parquet(place: str, settings: Facts) -> Iterator[Row]:
             for batch in ParquetFile(file).iter_batches(batch_size=PARQUET_BATCH):
                 for values in batch.to_pylist():
                     number += 1
-                    yield Row(origin, number, _decoded(values, origin, number))
+                    yield Row(origin, number, decoded_row(values, f"{origin} {number}"))
         except (ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
             raise InputError(f"{place} is not a whole Parquet file ({first_line(error)})") from None
 
@@ -118,11 +117,12 @@ def decoded(value: Any) -> Any:
     return value
 
 
-def _decoded(values: dict[str, Any], origin: str, number: int) -> dict[str, Any]:
+def decoded_row(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """The same of a row that stands at `where`. Raises InputError."""
     try:
         return decoded(values)
     except UnicodeDecodeError:
-        raise InputError(f"{origin} {number}: bytes that are not UTF-8 text") from None
+        raise InputError(f"{where}: bytes that are not UTF-8 text") from None
 
 
 def _parse(text: str, where: Any) -> Any:

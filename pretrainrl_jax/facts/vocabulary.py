@@ -43,9 +43,6 @@ def save_tokenizer(tokenizer: "Tokenizer", folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": END,
-        "clean_up_tokenization_spaces": False,
-    }
+    kind = "PreTrainedTokenizerFast"
+    settings = {"tokenizer_class": kind, "eos_token": END, "clean_up_tokenization_spaces": False}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

@@ -75,14 +75,11 @@ def make_world(settings: World, seed: int) -> list[Fact]:
     relations = list(wordings.WORLD)[: settings.relations]
     answers: dict[str, list[str]] = {}
     weights: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    head, tail = (_zipf(settings.answers, power) for power in (settings.head_zipf, settings.tail_zipf))
     for relation in relations:
         made = [names.new(SYLLABLES_OF_ANSWERS) for _ in range(settings.answers)]
         answers[relation] = [name.capitalize() if wordings.WORLD[relation].proper else name for name in made]
-        head = _zipf(settings.answers, settings.head_zipf)
-        weights[relation] = (
-            head,
-            _zipf(settings.answers, settings.tail_zipf)[random.permutation(settings.answers)],
-        )
+        weights[relation] = head, tail[random.permutation(settings.answers)]
 
     blocks = -(-settings.facts // settings.relations)
     order = np.concatenate([random.permutation(settings.relations) for _ in range(blocks)])

@@ -1,30 +1,52 @@
 """How each relation is put into words: the question, its held-out paraphrase, the statements of a corpus.
 
 All templates stand together in this folder because they constrain each other: a paraphrase measures something
-only if neither the question nor any declarative statement is worded like it.
+only if neither the question nor any declarative statement is worded like it. The files are blocks of lines: a
+relation (behind Wikidata's number its name), then its question, paraphrase and statements. The questions of
+PopQA and EntityQuestions are the data sets' own. The filler's sentences state no fact, and have no names,
+colours or trades, which could be answers.
 """
 
-from pretrainrl_jax.facts.wordings.entityquestions import ENTITYQUESTIONS
-from pretrainrl_jax.facts.wordings.filler import FILLER, FILLER_WORDS
-from pretrainrl_jax.facts.wordings.popqa import POPQA
-from pretrainrl_jax.facts.wordings.wording import FALLBACK, Wording
-from pretrainrl_jax.facts.wordings.world import WORLD
+from dataclasses import dataclass
+from pathlib import Path
 
-__all__ = [
-    "ENTITYQUESTIONS",
-    "FALLBACK",
-    "FILLER",
-    "FILLER_WORDS",
-    "POPQA",
-    "WORDINGS",
-    "WORLD",
-    "Wording",
-    "paraphrase",
-    "statements",
-    "subject_of",
-]
 
+@dataclass(frozen=True)
+class Wording:
+    """The templates of one relation; `{subject}` and `{answer}` (and `{relation}`) are filled in."""
+
+    question: str  # ends in '?'; the answer follows after a space
+    paraphrase: str  # the same question in a wording that training after pretraining never uses
+    statements: tuple[str, ...]  # declarative sentences, each ends in '.'
+    proper: bool = True  # the answers of a made-up world are proper names, capitalised
+
+
+def _blocks(file: str) -> dict[str, list[str]]:
+    text = Path(__file__).with_name(file).read_text("utf-8")
+    blocks = (block.strip().split("\n") for block in text.split("\n\n"))
+    return {head.partition(" (")[0]: lines for head, *lines in blocks}
+
+
+def _wordings(file: str, common: tuple[str, ...] = ()) -> dict[str, Wording]:
+    """`common`: relations whose answers are no proper names."""
+    return {
+        relation: Wording(question, paraphrase, tuple(statements), proper=relation not in common)
+        for relation, (question, paraphrase, *statements) in _blocks(file).items()
+    }
+
+
+WORLD = _wordings("world.txt", common=("craft", "instrument", "metal"))
+POPQA = _wordings("popqa.txt") | {"capital": WORLD["capital"]}
+ENTITYQUESTIONS = _wordings("entityquestions.txt") | {"P36": WORLD["capital"], "P50": POPQA["author"]}
 WORDINGS = POPQA | ENTITYQUESTIONS | WORLD
+FALLBACK = (
+    "The {relation} of {subject} is {answer}.",
+    "For {subject}, the {relation} is {answer}.",
+    "{subject} has {answer} as its {relation}.",
+)
+_filler = _blocks("filler.txt")
+FILLER = tuple(_filler.pop("sentences"))
+FILLER_WORDS = {kind: tuple(" ".join(lines).split(", ")) for kind, lines in _filler.items()}
 
 
 def paraphrase(relation: str, subject: str) -> str:
