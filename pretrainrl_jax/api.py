@@ -57,7 +57,7 @@ def beam_search(
         log-probability in nats, the terminator's included where finished, token_logps what is summed.
 
     Raises:
-        InputError: if a prompt has no tokens.
+        InputError: if a prompt has no tokens, or a number is out of its range.
     """
     encoded = [tokenizer.start + ids for ids in _encode_prompts(tokenizer, prompts)]
     terminators = ends_at(tokenizer, model.shape.vocabulary, newline=newline_ends)

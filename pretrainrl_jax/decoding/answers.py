@@ -25,7 +25,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Sample:
-    """One random continuation as text, exactly as drawn: spaces and line breaks are kept."""
+    """One random continuation as text, exactly as drawn (spaces and line breaks are kept), then `Decoded`."""
 
     text: str
     tokens: tuple[int, ...]
@@ -38,10 +38,7 @@ class Sample:
 
 def read_answers(values: Iterable[Mapping[str, Any]]) -> list[Answer]:
     """The answers whose `dataclasses.asdict` these are, as JSON gives them back."""
-    lists: list[dict[str, Any]] = [
-        {name: tuple(x) if isinstance(x, list) else x for name, x in of.items()} for of in values
-    ]
-    return [Answer(**of) for of in lists]
+    return [Answer(**{k: tuple(x) if isinstance(x, list) else x for k, x in of.items()}) for of in values]
 
 
 def distinct(answers: Iterable[Answer]) -> dict[str, Answer]:
@@ -60,15 +57,7 @@ def read_answer(tokenizer: Tokenizer, beam: Decoded) -> Answer:
 
 def read_sample(tokenizer: Tokenizer, drawn: Decoded) -> Sample:
     """The text that a sample spells."""
-    return Sample(
-        tokenizer.decode(drawn.tokens),
-        drawn.tokens,
-        drawn.logp,
-        drawn.behaviour_logp,
-        drawn.finished,
-        drawn.token_logps,
-        drawn.behaviour_token_logps,
-    )
+    return Sample(tokenizer.decode(drawn.tokens), *vars(drawn).values())
 
 
 def answer_questions(

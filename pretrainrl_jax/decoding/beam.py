@@ -12,28 +12,31 @@ import jax
 import jax.numpy as jnp
 
 from pretrainrl_jax.decoding.best_tokens import NEVER, best_tokens
-from pretrainrl_jax.decoding.cache import Pair, empty_cache, extend, gather_beams, prefill
+from pretrainrl_jax.decoding.cache import empty_cache, extend, gather_beams, prefill
 from pretrainrl_jax.decoding.constraints import Constraint, State, begin
 from pretrainrl_jax.decoding.decoded import DecodedBatch
 from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.model.layers import Pair
 from pretrainrl_jax.model.mesh import constrain
 from pretrainrl_jax.model.vocabulary import ROWS, TABLE, WHOLE, Parts, on_shards
 
 
+class Hypotheses(NamedTuple):
+    logps: jax.Array  # [batch, beams]
+    tokens: jax.Array  # [batch, beams, max_new_tokens]
+    token_logps: jax.Array  # the same
+    lengths: jax.Array  # [batch, beams]
+
+
 class BeamState(NamedTuple):
     step: jax.Array  # tokens every live beam has
-    live_logps: jax.Array  # [batch, beams]
-    live_tokens: jax.Array  # [batch, beams, max_new_tokens]
-    live_token_logps: jax.Array  # the same
+    live: Hypotheses
+    ended: Hypotheses
     ancestors: jax.Array  # [batch, beams, max_new_tokens] which beam slot held this beam's token of each step
     allowed: State  # of the constraint, [batch, beams, …]
-    ended_logps: jax.Array  # [batch, beams]
-    ended_tokens: jax.Array  # [batch, beams, max_new_tokens]
-    ended_token_logps: jax.Array  # the same
-    ended_lengths: jax.Array  # [batch, beams]
 
 
-OF_STATE = BeamState._make([WHOLE, *[ROWS] * 9])  # how it lies on a mesh
+OF_STATE = BeamState._make([WHOLE, *[ROWS] * 4])  # how it lies on a mesh
 
 
 @partial(jax.jit, static_argnames=("model", "beams", "max_new_tokens"))
@@ -61,13 +64,11 @@ def beam_search(
     the length limit it ranks live beams among the answers by score; ours only fill the places left empty.
 
     Args:
-        model: the decoder (static).
-        params: its parameters.
         prompts: int32 [batch, time], padded on the right.
         lengths: int32 [batch], at least 1.
         terminators: bool [vocabulary], the tokens that end an answer.
-        beams: beam width (static).
-        max_new_tokens: longest answer, terminator included (static).
+        beams: beam width.
+        max_new_tokens: longest answer, terminator included.
         constraint: which tokens and terminators may follow; scores stay those of the model as it is.
 
     Returns:
@@ -87,73 +88,65 @@ def beam_search(
     ) -> BeamState:
         """Let endings and extensions compete, and keep the best of each. hidden [batch, sources, model]."""
         rows, sources = hidden.shape[:2]
-        step, live_logps = state.step, state.live_logps[:, :sources]
-        live_tokens, live_token_logps, ancestors, allowed = jax.tree.map(
-            lambda x: x[:, :sources],
-            (state.live_tokens, state.live_token_logps, state.ancestors, state.allowed),
+        step = state.step
+        live, ancestors, allowed = jax.tree.map(
+            lambda x: x[:, :sources], (state.live, state.ancestors, state.allowed)
         )
         may_follow = partial(constraint.allowed, allowed) if constraint else None
         per_source = min(beams, len(terminators))
         found = best_tokens(parts, hidden, head, terminators, per_source, may_follow)
         # Normalising keeps the order within a source: only the few values that are chosen are normalised.
-        offset = live_logps - found.normaliser  # [batch, sources]
-        ending = found.ending + offset
-        logps = _pad((found.logits + offset[..., None]).reshape(rows, -1), beams, NEVER)
-        tokens = _pad(found.tokens.reshape(rows, -1), beams, 0)
-        of_tokens = _pad((found.logits - found.normaliser[..., None]).reshape(rows, -1), beams, NEVER)
+        offset = live.logps - found.normaliser  # [batch, sources]
+        logps, tokens, of_tokens = (
+            _pad(x.reshape(rows, -1), beams, fill)
+            for x, fill in (
+                (found.logits + offset[..., None], NEVER),
+                (found.tokens, 0),
+                (found.logits - found.normaliser[..., None], NEVER),
+            )
+        )
         logps, best = jax.lax.top_k(logps, beams)  # [batch, beams]
-        parent = jnp.minimum(best // per_source, sources - 1)
         token, token_logp = gather_beams((tokens, of_tokens), best)
-        parents = gather_beams((live_tokens, live_token_logps, ancestors, allowed), parent)
+        parent = jnp.minimum(best // per_source, sources - 1)
+        before, ancestors, allowed = gather_beams((live, ancestors, allowed), parent)
+        extended = Hypotheses(
+            logps,
+            before.tokens.at[:, :, step].set(token),
+            before.token_logps.at[:, :, step].set(token_logp),
+            before.lengths + 1,
+        )
 
         # An ending counts only among the best `beams` of all candidates of this step.
+        ending = found.ending + offset
         threshold = jax.lax.top_k(jnp.concatenate([ending, logps], 1), beams)[0][:, -1:]
-        ending = jnp.where(ending >= threshold, ending, NEVER)
-        ended_token_logps = live_token_logps.at[:, :, step].set(found.ending - found.normaliser)
-        ended_lengths = jnp.broadcast_to(step, ending.shape)
-        ended_logps, kept = jax.lax.top_k(jnp.concatenate([state.ended_logps, ending], 1), beams)
-        competing = jax.tree.map(
-            lambda before, new: jnp.concatenate([before, new], 1),
-            (state.ended_tokens, state.ended_token_logps, state.ended_lengths),
-            (live_tokens, ended_token_logps, ended_lengths),
-        )
+        last = live.token_logps.at[:, :, step].set(found.ending - found.normaliser)
+        ending = live._replace(logps=jnp.where(ending >= threshold, ending, NEVER), token_logps=last)
+        competing = _joined(state.ended, ending)
         return BeamState(
             step + 1,
-            logps,
-            parents[0].at[:, :, step].set(token),
-            parents[1].at[:, :, step].set(token_logp),
-            parents[2].at[:, :, step].set(jnp.arange(beams)),
-            constraint.advance(parents[3], token) if constraint else None,
-            ended_logps,
-            *gather_beams(competing, kept),
+            extended,
+            gather_beams(competing, jax.lax.top_k(competing.logps, beams)[1]),
+            ancestors.at[:, :, step].set(jnp.arange(beams)),
+            constraint.advance(allowed, token) if constraint else None,
         )
 
     def should_continue(carry: tuple[BeamState, Pair]) -> jax.Array:
         state, _ = carry
-        can_improve = state.live_logps.max(-1) > state.ended_logps.min(-1)
+        can_improve = state.live.logps.max(-1) > state.ended.logps.min(-1)
         return (state.step < max_new_tokens) & can_improve.any()
 
     def step(carry: tuple[BeamState, Pair]) -> tuple[BeamState, Pair]:
         state, cache = carry
         at = state.step - 1
-        newest = jax.lax.dynamic_index_in_dim(state.live_tokens, at, axis=2, keepdims=False)
+        newest = jax.lax.dynamic_index_in_dim(state.live.tokens, at, axis=2, keepdims=False)
         hidden, cache = extend(model, params, newest, at, lengths, prompt, cache, state.ancestors)
         return choose(state, hidden, head, terminators, constraint), cache
 
     choose = on_shards(model.layout, select, (OF_STATE, ROWS, TABLE, WHOLE, WHOLE), OF_STATE)
     blank = jnp.zeros((batch, beams, max_new_tokens), jnp.int32)
-    state = BeamState(
-        step=jnp.int32(0),
-        live_logps=jnp.zeros((batch, beams)),
-        live_tokens=blank,
-        live_token_logps=blank.astype(jnp.float32),
-        ancestors=blank,
-        allowed=begin(constraint, batch, beams),
-        ended_logps=jnp.full((batch, beams), NEVER),
-        ended_tokens=blank,
-        ended_token_logps=blank.astype(jnp.float32),
-        ended_lengths=jnp.zeros((batch, beams), jnp.int32),
-    )
+    live = Hypotheses(jnp.zeros((batch, beams)), blank, blank.astype(jnp.float32), blank[..., 0])
+    ended = live._replace(logps=jnp.full((batch, beams), NEVER))
+    state = BeamState(jnp.int32(0), live, ended, blank, begin(constraint, batch, beams))
     state = choose(state, last, head, terminators, constraint)
     begun = (state, empty_cache(model, prompt, max_new_tokens, own=False))
     state, _ = jax.lax.while_loop(should_continue, step, begun)
@@ -165,18 +158,15 @@ def _pad(x: jax.Array, width: int, fill: float) -> jax.Array:
     return jnp.pad(x, ((0, 0), (0, max(0, width - x.shape[1]))), constant_values=fill)
 
 
+def _joined(first: Hypotheses, second: Hypotheses) -> Hypotheses:
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b], 1), first, second)
+
+
 def finalize(state: BeamState) -> DecodedBatch:
     """Answers first; live beams fill the places that are left."""
-    ended = state.ended_logps > NEVER
+    ended = state.ended.logps > NEVER
     count = ended.sum(-1, keepdims=True)
     place = jnp.arange(ended.shape[1])[None]
     index = jnp.where(place < count, place, ended.shape[1] + place - count)
-
-    def both(a: jax.Array, b: jax.Array) -> jax.Array:
-        return gather_beams(jnp.concatenate([a, b], 1), index)
-
-    lengths = both(state.ended_lengths, jnp.broadcast_to(state.step, state.ended_lengths.shape))
-    tokens = both(state.ended_tokens, state.live_tokens)
-    logps = both(state.ended_logps, state.live_logps)
-    token_logps = both(state.ended_token_logps, state.live_token_logps)
+    logps, tokens, token_logps, lengths = gather_beams(_joined(state.ended, state.live), index)
     return DecodedBatch(tokens, lengths, place < count, logps, logps, token_logps, token_logps)

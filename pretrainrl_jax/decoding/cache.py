@@ -11,9 +11,8 @@ import jax.numpy as jnp
 
 from pretrainrl_jax.model.attention import causal_mask
 from pretrainrl_jax.model.decoder import KVCache, Model, Params
+from pretrainrl_jax.model.layers import Pair
 from pretrainrl_jax.model.mesh import constrain
-
-Pair = tuple[jax.Array, jax.Array]  # keys and values
 
 
 def gather_beams(tree: Any, index: jax.Array) -> Any:
@@ -27,8 +26,6 @@ def prefill(
     """Read the prompts.
 
     Args:
-        model: the decoder.
-        params: its parameters.
         prompts: int32 [batch, time], padded on the right.
         lengths: int32 [batch].
         branches: that will see each prompt.
@@ -53,16 +50,9 @@ def empty_cache(model: Model, prompt: KVCache, steps: int, *, own: bool) -> Pair
     layers, batch, _, *of_token = prompt.keys.shape
     branches = prompt.mask.shape[1]
     inner = (branches, steps) if own else (steps * branches,)
-    empty = constrain(
-        jnp.zeros((layers, batch, *inner, *of_token), prompt.keys.dtype),
-        model.layout,
-        "layers",
-        "rows",
-        *[None] * len(inner),
-        "kv_heads",
-        "head",
-    )
-    return empty, empty
+    axes = ("layers", "rows", *[None] * len(inner), "kv_heads", "head")
+    empty = jnp.zeros((layers, batch, *inner, *of_token), prompt.keys.dtype)
+    return (constrain(empty, model.layout, *axes),) * 2
 
 
 def extend(
@@ -78,8 +68,6 @@ def extend(
     """Read the newest token of every branch.
 
     Args:
-        model: the decoder.
-        params: its parameters.
         tokens: int32 [batch, branches].
         step: how many tokens each branch has read before.
         lengths: of the prompts, int32 [batch].

@@ -12,10 +12,9 @@ from pretrainrl_jax.decoding.constraints import Constraint
 from pretrainrl_jax.decoding.decoded import Decoded, DecodedBatch, read_decoded
 from pretrainrl_jax.decoding.sampling import prompt_keys, sample
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.hosts.watch import waiting
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import whole_rows
-from pretrainrl_jax.model.partitioning import place_rows, place_whole
+from pretrainrl_jax.model.partitioning import place_rows, place_whole, results
 
 SMALLEST_BUCKET = 16  # prompts are padded to 16, 32, 64, …: a few compilations however many lengths there are
 
@@ -43,8 +42,6 @@ def decode(
     compilations is the number of buckets.
 
     Args:
-        model: the decoder.
-        params: its parameters.
         prompts: token ids of each prompt, none empty.
         terminators: bool [vocabulary].
         beams: beam width.
@@ -56,7 +53,11 @@ def decode(
 
     Returns:
         For each prompt its beams, best first, finished ones before unfinished ones.
+
+    Raises:
+        InputError: if a number is out of its range.
     """
+    _refuse_none(beams=beams, max_new_tokens=max_new_tokens, batch=batch)
     batch = whole_rows(model.mesh, batch)
     ends, asked = place_whole(terminators, model.mesh), _placed(constraint, model)
 
@@ -93,8 +94,6 @@ def sample_batch(
     prompts decoded beside it.
 
     Args:
-        model: the decoder.
-        params: its parameters.
         prompts: token ids of each prompt, none empty.
         terminators: bool [vocabulary].
         samples: how many to draw for each prompt; the first n do not depend on how many follow.
@@ -116,20 +115,20 @@ def sample_batch(
     Raises:
         InputError: if a number is out of its range.
     """
-    _check(samples, max_new_tokens, temperature, top_p, top_k, seed, batch)
+    _refuse_none(samples=samples, max_new_tokens=max_new_tokens, batch=batch)
+    if not 0 <= temperature < math.inf:
+        raise InputError(f"temperature is {temperature}: it must be finite, and 0 or more")
+    if not 0 < top_p <= 1:
+        raise InputError(f"top_p is {top_p}: it must lie above 0, and be 1 or less")
+    if top_k < 0:
+        raise InputError(f"top_k is {top_k}: use 0 to keep all tokens, or 1 or more")
+    if not 0 <= seed < 1 << 32:
+        raise InputError(f"seed is {seed}: it must lie between 0 and {(1 << 32) - 1}")
     batch = whole_rows(model.mesh, batch)
-    ends, chance, heat, p, k = (
-        place_whole(x, model.mesh)
-        for x in (
-            terminators,
-            np.uint32(seed),
-            np.float32(temperature),
-            np.float32(top_p),
-            np.int32(min(top_k, model.shape.vocabulary)),
-        )
-    )
+    kept = np.int32(min(top_k, model.shape.vocabulary))
+    settings = terminators, np.uint32(seed), np.float32(temperature), np.float32(top_p), kept
+    ends, chance, heat, p, k = (place_whole(x, model.mesh) for x in settings)
     known = np.arange(len(prompts), dtype=np.int32) if numbers is None else np.asarray(numbers, np.int32)
-
     asked = _placed(constraint, model)
 
     def start(indices: list[int], tokens: np.ndarray, lengths: np.ndarray) -> DecodedBatch:
@@ -159,20 +158,10 @@ def _placed(constraint: Constraint | None, model: Model) -> Any:
     return jax.tree.map(lambda x: place_whole(np.asarray(x), model.mesh), constraint)
 
 
-def _check(
-    samples: int, max_new_tokens: int, temperature: float, top_p: float, top_k: int, seed: int, batch: int
-) -> None:
-    for name, value in (("samples", samples), ("max_new_tokens", max_new_tokens), ("batch", batch)):
+def _refuse_none(**counts: int) -> None:
+    for name, value in counts.items():
         if value < 1:
             raise InputError(f"{name} is {value}: it must be 1 or more")
-    if not 0 <= temperature < math.inf:
-        raise InputError(f"temperature is {temperature}: it must be finite, and 0 or more")
-    if not 0 < top_p <= 1:
-        raise InputError(f"top_p is {top_p}: it must lie above 0, and be 1 or less")
-    if top_k < 0:
-        raise InputError(f"top_k is {top_k}: use 0 to keep all tokens, or 1 or more")
-    if not 0 <= seed < 1 << 32:
-        raise InputError(f"seed is {seed}: it must lie between 0 and {(1 << 32) - 1}")
 
 
 def _in_batches(
@@ -186,23 +175,15 @@ def _in_batches(
     `start` begins a batch, given the places of its prompts, their tokens int32 [batch, bucket] and lengths
     int32 [batch].
     """
+    begun = (
+        (of, start(of, *_padded([prompts[i] for i in of], batch)))
+        for of in _batches([len(p) for p in prompts], batch)
+    )
     found: list[list[Decoded]] = [[] for _ in prompts]
-    begun: list[tuple[list[int], DecodedBatch]] = []
-
-    def collect() -> None:
-        indices, result = begun.pop(0)
-        with waiting("the answers of a batch"):
-            every = read_decoded(result)
-        for index, records in zip(indices, every, strict=False):
+    for indices, result in results(begun, "the answers of a batch"):
+        for index, records in zip(indices, read_decoded(result), strict=False):
             found[index] = records
         advance(len(indices))
-
-    for indices in _batches([len(p) for p in prompts], batch):
-        begun.append((indices, start(indices, *_padded([prompts[i] for i in indices], batch))))
-        if len(begun) > 1:  # read a batch only while the device already works on the next one
-            collect()
-    while begun:
-        collect()
     return found
 
 

@@ -37,7 +37,7 @@ class Decoded:
 
 
 def read_decoded(batch: DecodedBatch) -> list[list[Decoded]]:
-    """Of every row its branches, without places that no beam fills. Waits for the device."""
+    """Of every row its branches, without places that no beam fills."""
     of: DecodedBatch = jax.device_get(batch)
 
     def read(place: tuple[int, ...]) -> Decoded:

@@ -69,11 +69,11 @@ def _locate(masses: jax.Array, total: jax.Array | float, number: Exact) -> tuple
     places = jnp.arange(masses.shape[-1])
     first = jnp.where(beyond & (masses > 0), places, masses.shape[-1]).min(-1)
     place = jnp.minimum(first, jnp.where(masses > 0, places, 0).max(-1))
-    before = [jnp.where(place > 0, _at(of, jnp.maximum(place - 1, 0)), 0) for of in cumulated]
+    before = [jnp.where(place > 0, picked(of, jnp.maximum(place - 1, 0)), 0) for of in cumulated]
     return place, _add(number, Exact(-before[0], -before[1]))
 
 
-def _at(values: jax.Array, place: jax.Array) -> jax.Array:
+def picked(values: jax.Array, place: jax.Array) -> jax.Array:
     """values[..., place] of arrays [..., n] and [...]."""
     return jnp.take_along_axis(values, place[..., None], -1)[..., 0]
 
@@ -112,9 +112,9 @@ def inverse(logits: jax.Array, number: Exact, layout: Layout = ONE_DEVICE) -> tu
         there = (places >= 0) & (places < size)
         near = jnp.take_along_axis(logits, jnp.clip(places, 0, size - 1), -1)
         within = _of_total(jnp.where(there, jnp.exp(near - largest), 0), total)
-        place, _ = _locate(within, _at(masses, block), number)
+        place, _ = _locate(within, picked(masses, block), number)
         token = (own * size + first + place).astype(jnp.int32)
-        logp = _at(near, place) - (largest + jnp.log(total))[..., 0]
+        logp = picked(near, place) - (largest + jnp.log(total))[..., 0]
         if parts.vocabulary:
             here = (block >= own * blocks) & (block < (own + 1) * blocks)
             token, logp = (jax.lax.psum(jnp.where(here, x, 0), parts.vocabulary) for x in (token, logp))

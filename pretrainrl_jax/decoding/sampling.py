@@ -14,11 +14,12 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from pretrainrl_jax.decoding.best_tokens import BLOCK
-from pretrainrl_jax.decoding.cache import Pair, empty_cache, extend, prefill
+from pretrainrl_jax.decoding.cache import empty_cache, extend, prefill
 from pretrainrl_jax.decoding.constraints import Constraint, State, begin
 from pretrainrl_jax.decoding.decoded import DecodedBatch
-from pretrainrl_jax.decoding.draw import inverse, uniform
+from pretrainrl_jax.decoding.draw import inverse, picked, uniform
 from pretrainrl_jax.model.decoder import Model, Params, project
+from pretrainrl_jax.model.layers import Pair
 from pretrainrl_jax.model.mesh import Layout, constrain
 from pretrainrl_jax.model.vocabulary import ROWS, TABLE, WHOLE, Parts, first_row, on_shards, walk
 
@@ -45,10 +46,7 @@ def _ordered(x: jax.Array) -> jax.Array:
 
 
 def _largest(holds: Callable[[jax.Array], jax.Array], like: jax.Array) -> jax.Array:
-    """The largest uint32 for which `holds`, which must hold for all smaller ones too; 0 where it never does.
-
-    `like` has the shape of the answer.
-    """
+    """The largest uint32 for which `holds`, as it must for all smaller ones; 0, as `like` is, where never."""
 
     def try_bit(number: jax.Array, found: jax.Array) -> jax.Array:
         tried = found | (jnp.uint32(1) << (31 - number).astype(jnp.uint32))
@@ -99,25 +97,14 @@ def filtered_logps(
 
 
 def all_logits(
-    hidden: jax.Array,
-    head: jax.Array,
-    layout: Layout,
-    constraint: Constraint | None = None,
-    state: State = None,
+    hidden: jax.Array, head: jax.Array, layout: Layout, constraint: Constraint | None, state: State
 ) -> tuple[jax.Array, jax.Array | None]:
     """Logits float32 [batch, samples, vocabulary]; on a mesh each device has those of its part.
 
     Where the head's model axis is cut, block after block of it is gathered: no device ever holds the head.
 
-    Args:
-        hidden: [batch, samples, model].
-        head: [vocabulary, model].
-        layout: how both are cut.
-        constraint: asked which tokens may follow.
-        state: its state.
-
-    Returns:
-        The logits; and which tokens may follow, bool of the same shape, or None without a constraint.
+    Of hidden states [batch, samples, model] and a head [vocabulary, model]; and which tokens may follow, bool
+    of the logits' shape, or None without a constraint.
     """
 
     def of_part(
@@ -136,11 +123,6 @@ def all_logits(
     of_all = PartitionSpec("rows", None, "vocabulary")
     shards = on_shards(layout, of_part, (ROWS, TABLE, WHOLE, ROWS), (of_all, of_all))
     return shards(hidden, head, constraint, state)
-
-
-def _of(values: jax.Array, token: jax.Array) -> jax.Array:
-    """Each sample's value at its token: [batch, samples, vocabulary] and [batch, samples] to the latter."""
-    return jnp.take_along_axis(values, token[..., None], -1)[..., 0]
 
 
 @partial(jax.jit, static_argnames=("model", "samples", "max_new_tokens"))
@@ -170,14 +152,12 @@ def sample(
     neighbours, padding and the batch size change nothing beyond the rounding of the logits.
 
     Args:
-        model: the decoder (static).
-        params: its parameters.
         prompts: int32 [batch, time], padded on the right.
         lengths: int32 [batch]; 0 marks a row that only fills up the batch, for which nothing is drawn.
         terminators: bool [vocabulary], the tokens that end a sample.
         keys: typed random keys [batch], one for each prompt.
-        samples: how many to draw for each prompt (static).
-        max_new_tokens: longest sample, terminator included (static).
+        samples: how many to draw for each prompt.
+        max_new_tokens: longest sample, terminator included.
         temperature: float32, 0 or more; 0 takes the most probable token (the first of equal ones), whatever
             top_p and top_k are, and its probability as sampled is then 1.
         top_p: float32 in (0, 1]; 1 is off.
@@ -213,8 +193,8 @@ def sample(
                 lambda: inverse(logps, number, model.layout)[0],
                 lambda: possible.argmax(-1).astype(jnp.int32),
             )
-            behaviour = jnp.where(temperature > 0, _of(logps, token), 0)
-            return token, _of(logits, token) - jax.nn.logsumexp(logits, -1), behaviour
+            behaviour = jnp.where(temperature > 0, picked(logps, token), 0)
+            return token, picked(logits, token) - jax.nn.logsumexp(logits, -1), behaviour
 
         token, logp, behaviour = filtered() if constraint else jax.lax.cond(off, plain, filtered)
         ends = terminators[token]
@@ -256,9 +236,9 @@ def sample(
         behaviour_token_logps=blank,
     )
     state = jax.lax.while_loop(should_continue, step, state)
-    model_logps, behaviour_logps = state.token_logps, state.behaviour_token_logps
-    sums = model_logps.sum(-1), behaviour_logps.sum(-1)
-    drawn = DecodedBatch(state.tokens, state.lengths, state.finished, *sums, model_logps, behaviour_logps)
+    of_tokens = state.token_logps, state.behaviour_token_logps
+    sums = (of.sum(-1) for of in of_tokens)
+    drawn = DecodedBatch(state.tokens, state.lengths, state.finished, *sums, *of_tokens)
     return jax.tree.map(lambda x: constrain(x, model.layout), drawn)
 
 

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from pretrainrl_jax.model.attention import Kernel, causal_mask, rotary_angles
 from pretrainrl_jax.model.layers import Layer, Pair, Report, RMSNorm, weight
-from pretrainrl_jax.model.mesh import USUAL, Layout, Rules
+from pretrainrl_jax.model.mesh import Layout, Rules
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.model.vocabulary import look_up
 
@@ -87,7 +87,7 @@ class Model:
     shape: ModelShape
     mesh: Mesh | None = None  # where its parameters and batches lie; None: one device
     kernel: Kernel = "xla"  # of attention, where it can compute it
-    rules: Rules = USUAL  # which axis of the mesh each logical axis lies along
+    rules: Rules = Layout.rules  # which axis of the mesh each logical axis lies along
 
     @cached_property
     def layout(self) -> Layout:

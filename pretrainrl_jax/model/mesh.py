@@ -59,7 +59,7 @@ class Layout:
         return NamedSharding(self.mesh, self.spec(*axes))
 
 
-USUAL, ONE_DEVICE = Rules(), Layout()
+ONE_DEVICE = Layout()
 
 
 def make_mesh(settings: MeshSettings, devices: Sequence[Any] | None = None) -> Mesh:

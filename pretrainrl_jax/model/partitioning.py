@@ -1,6 +1,7 @@
-"""Where parameters and batches lie: a sharding for each, and how they get there."""
+"""Where parameters and batches lie: a sharding for each, and how they get there; results come back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, pairwise
 from typing import Any, TypeVar
 
 import flax.linen as nn
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from pretrainrl_jax.hosts.watch import waiting
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.mesh import Layout, check_model, replicated, row_sharding
 
@@ -89,3 +91,16 @@ def place_own_rows(batch: Batch, mesh: Mesh, own: tuple[int, ...], rows: int) ->
 def place_whole(x: Any, mesh: Mesh | None) -> jax.Array:
     """An array that every device is to have whole."""
     return jax.device_put(np.asarray(x)) if mesh is None else place(x, replicated(mesh))
+
+
+def results(begun: Iterable[tuple[Any, Any]], what: str) -> Iterator[tuple[Any, Any]]:
+    """Arrays read from the devices, each only when the next ones are begun, so that no device waits.
+
+    Args:
+        begun: begins one after another as it is iterated; gives what it is of, and the arrays.
+        what: is waited for.
+    """
+    for (of, arrays), _ in pairwise(chain(begun, [(None, None)])):
+        with waiting(what):
+            found = jax.device_get(arrays)
+        yield of, found

@@ -152,17 +152,7 @@ def add_rows(parts: Parts, table: jax.Array, tokens: jax.Array, values: jax.Arra
 
 
 def look_up(table: jax.Array, tokens: jax.Array, dtype: Any, layout: Layout) -> jax.Array:
-    """Embeddings of tokens.
-
-    Args:
-        table: [vocabulary, model].
-        tokens: int32 [rows, time].
-        dtype: of the result.
-        layout: how the table is cut.
-
-    Returns:
-        [rows, time, model].
-    """
+    """Embeddings [rows, time, model] of tokens int32 [rows, time], from a table [vocabulary, model]."""
     return _look_up(table, tokens, jnp.dtype(dtype), layout) if layout.spread else table[tokens].astype(dtype)
 
 

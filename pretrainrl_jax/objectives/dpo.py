@@ -19,10 +19,7 @@ def dpo(
     missing reference (NaN) makes the loss NaN.
 
     Args:
-        scored: log-probabilities of the batch, or of a part of it.
-        batch: the same rows, with the reference log-probabilities and the pairs.
         of: coefficients: `weight` of the loss, and `beta`, 1/nats.
-        counts: denominators of the whole optimizer batch.
 
     Returns:
         The weighted loss; and `loss_dpo`, without the weight, `reward_margin`, the argument of σ, and

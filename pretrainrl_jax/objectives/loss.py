@@ -11,6 +11,9 @@ from pretrainrl_jax.objectives.ntp import ntp
 from pretrainrl_jax.objectives.sums import Counts, ratio, score
 from pretrainrl_jax.trees.batch import CHOSEN, PackedBatch
 
+# A term is a function of log-probabilities, the rows these are of (the optimizer batch or a part of it), its
+# coefficients, and the denominators of the whole batch; it gives the rows' part of its loss, and its metrics.
+
 # By term, by name: traced scalars, float32. Which there are is static: it is the dictionary's structure.
 Coefficients = Mapping[str, Mapping[str, jax.Array | float]]
 

@@ -27,10 +27,7 @@ def ntp(
       `answer` 1 the loss is its mean NLL a token.
 
     Args:
-        scored: log-probabilities of the batch, or of a part of it.
-        batch: the same rows.
         of: coefficients, any of `question`, `answer` and `answer_mean`; what is not given is not computed.
-        counts: denominators of the whole optimizer batch.
         scale: static; see above.
 
     Returns:

@@ -1,17 +1,16 @@
 """The score engine: log-probabilities of given branches, in one forward pass over packed rows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from pretrainrl_jax.hosts.watch import waiting
 from pretrainrl_jax.model.attention import tree_mask
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import constrain, whole_rows
-from pretrainrl_jax.model.partitioning import place_rows
+from pretrainrl_jax.model.partitioning import place_rows, results
 from pretrainrl_jax.objectives.sums import branch_sums
 from pretrainrl_jax.objectives.token_logps import token_logps
 from pretrainrl_jax.trees.batch import PackedBatch
@@ -57,8 +56,6 @@ def score_trees(
     """Summed log-probability of each branch of each tree, terminators included. Prefixes are only read.
 
     Args:
-        model: the decoder.
-        params: its parameters.
         trees: the trees, each at most `row_length` input tokens.
         row_length: input tokens a row holds.
         rows: rows scored at a time, rounded up to what divides over the devices.
@@ -76,30 +73,23 @@ def score_trees(
     """
     rows = whole_rows(model.mesh, rows)
     sizes = [size(tree, question=False) for tree in trees]
-    planned = plan([of.inputs for of in sizes], row_length, range(len(trees)))
+    planned = plan([of.inputs for of in sizes], row_length)
     holds = fit(capacity(sizes, planned, row_length))
-    scores: list[list[Any]] = [[] for _ in trees]
-    begun: list[tuple[list[list[int]], jax.Array]] = []
 
-    def collect() -> None:
-        together, result = begun.pop(0)
-        with waiting("the scores of a batch"):
-            every = jax.device_get(result)
+    def begun() -> Iterator[tuple[list[list[int]], jax.Array]]:
+        for first in range(0, len(planned), rows):
+            together = planned[first : first + rows]
+            filled = [*together, *[[]] * (rows - len(together))]
+            batch = pack([[trees[i] for i in row] for row in filled], holds, question=False)
+            batch = jax.tree.map(lambda x: place_rows(x, model.mesh), batch)
+            yield together, engine(model, params, batch)
+
+    scores: list[list[Any]] = [[] for _ in trees]
+    for together, every in results(begun(), "the scores of a batch"):
         for of_row, row in zip(every, together, strict=False):
             place = 0
             for index in row:
                 scores[index] = of_row[place : place + sizes[index].branches].tolist()
                 place += sizes[index].branches
         advance(sum(map(len, together)))
-
-    for first in range(0, len(planned), rows):
-        together = planned[first : first + rows]
-        filled = [*together, *[[]] * (rows - len(together))]
-        batch = pack([[trees[i] for i in row] for row in filled], holds, question=False)
-        batch = jax.tree.map(lambda x: place_rows(x, model.mesh), batch)
-        begun.append((together, engine(model, params, batch)))
-        if len(begun) > 1:  # read a result only while the device already works on the next batch
-            collect()
-    while begun:
-        collect()
     return scores

@@ -95,7 +95,7 @@ class Hook:
     minutes: float = 0.0  # 0: not by minutes; process 0's clock decides
     when: Callable[[], bool] = lambda: False
     last: bool = True  # after the last update, too
-    ran: float = field(default_factory=time.perf_counter)
+    ran: float = field(default_factory=lambda: time.perf_counter())
 
 
 class Session:
@@ -168,9 +168,9 @@ class Session:
         Raises:
             NotFinite: naming the questions, if a loss or a gradient is not finite and is not to be skipped.
         """
-        if self._numbers != (coefficients, schedule):
-            self._numbers = coefficients, schedule
-            numbers = jax.tree.map(np.float32, self._numbers)
+        numbers = jax.tree.map(np.float32, (coefficients, schedule))  # a copy: the caller may change its own
+        if self._numbers != numbers:
+            self._numbers = numbers
             self._placed = jax.tree.map(lambda x: place_whole(x, self._mesh), numbers)
         update = self._compiled = self._compiled or self._begin(batch, *self._placed)
         if self._bar is None:
@@ -196,6 +196,8 @@ class Session:
         """
         now = time.perf_counter()
         late = [hook.minutes > 0 and now - hook.ran >= 60 * hook.minutes and first() for hook in hooks]
+        for hook, is_late in zip(hooks, late, strict=True):
+            hook.ran = now if is_late else hook.ran  # votes count later: asked for once, it runs once
         with waiting(f"update {self.update} of {self.run.stage}"), jax.transfer_guard("disallow"):
             stop, *late = self._votes.cast([self._stopping(), *late])
             if self._feed.ended:
@@ -219,8 +221,7 @@ class Session:
     def progress(self) -> Progress:
         """What is done, once the metrics up to now are read."""
         self.read()
-        seconds = self._seconds + time.perf_counter() - self._began
-        return Progress(self._feed.row, seconds, self._tally.skipped, self._tally.loss(), self.score)
+        return Progress(self._feed.row, self._spent(), self._tally.skipped, self._tally.loss(), self.score)
 
     def read(self) -> None:
         """Wait for the metrics of all updates up to now.
@@ -240,10 +241,14 @@ class Session:
     def untimed(self) -> Iterator[None]:
         """What is done within it is no part of the seconds of training."""
         left = time.perf_counter()
-        self._seconds += left - self._began
+        self._seconds = self._spent()
         yield
         self._began = time.perf_counter()
         self._marked += self._began - left
+
+    def _spent(self) -> float:
+        """Seconds of training up to now."""
+        return self._seconds + time.perf_counter() - self._began
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -283,17 +288,17 @@ class Session:
         self._stopping = enter(stop_requested(run.checkpoint.grace_seconds, run.command))
         folder = run.workdir / "profile"
         update = enter(traced(update, start, run.profile, folder, run.stage, run.screen.say))
-        self._marked = self.checkpoint.ran = time.perf_counter()
+        self._marked, self.checkpoint.ran = self._spent(), time.perf_counter()
         return update
 
     def _write(self, metrics: Mapping[str, jax.Array]) -> None:
         values = {k: float(v) for k, v in jax.device_get(metrics).items()}
         self.read()
-        rates = self._tally.per_second(time.perf_counter() - self._marked)
+        rates = self._tally.per_second(self._spent() - self._marked)
         del values["questions"], values["tokens"]
         skipped = {"skipped": float(self._tally.skipped)}
         self._writer.write(self.update, dict.fromkeys(self.run.carries) | values | rates | skipped)
-        self._marked = time.perf_counter()
+        self._marked = self._spent()
 
     def _shown(self, metrics: Mapping[str, jax.Array]) -> dict[str, float]:
         values = jax.device_get({name: metrics[key] for name, key in self.run.shown.items()})

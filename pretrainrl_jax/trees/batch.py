@@ -32,9 +32,7 @@ class PackedBatch(NamedTuple):
     behaviour_logp: Any  # [rows, targets] float32, likewise
     advantage: Any  # [rows, targets] float32, likewise; one of a whole branch stands at each of its tokens
     branch_role: Any  # [rows, branches] UNUSED, PREFIX, CHOSEN, …
-    branch_share: (
-        Any  # [rows, branches] float32, weights of a tree's chosen branches, together 1; its prefix: 1
-    )
+    branch_share: Any  # [rows, branches] float32, weights of a tree's chosen ones, together 1; prefix: 1
     branch_reference: Any  # [rows, branches] float32 reference log-probability, summed; NaN where unscored
     pair_chosen: Any  # [rows, pairs] index in `branches`
     pair_rejected: Any  # [rows, pairs] index in `branches`

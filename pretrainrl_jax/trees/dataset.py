@@ -15,11 +15,6 @@ from pretrainrl_jax.trees.packing import Capacity, capacity, pack, plan
 from pretrainrl_jax.trees.tree import AnswerTree
 
 
-def as_it_is(tree: AnswerTree, epoch: int) -> AnswerTree:
-    """Every visit sees the whole tree."""
-    return tree
-
-
 @dataclass(frozen=True)
 class PackedRows:
     """All rows of a training run: each pass over the trees is shuffled and packed anew.
@@ -30,7 +25,7 @@ class PackedRows:
         seed: the shuffle of pass p derives from (seed, p).
         passes: times every tree is visited; a fraction visits that share of a further pass.
         rows: rows a batch; the last batch is filled up with empty rows.
-        visit: what of a tree is seen in a pass.
+        visit: what of a tree is seen in a pass; by default all of it.
         layout: how a tree is laid into a row.
         question: prefixes are predicted.
         start: passes that were made already; a fraction skips the trees that the other part has visited.
@@ -42,7 +37,7 @@ class PackedRows:
     seed: int
     passes: float
     rows: int
-    visit: Callable[[AnswerTree, int], AnswerTree] = as_it_is
+    visit: Callable[[AnswerTree, int], AnswerTree] = lambda tree, number: tree
     layout: Layout = "shared"
     question: bool = True
     start: float = 0.0
@@ -58,7 +53,7 @@ class PackedRows:
             first, last = (round(min(max(x - number, 0.0), 1.0) * count) for x in (self.start, self.passes))
             order = rng.permutation(count)[first:last].tolist()
             sizes = [size(self.visit(self.trees[i], number), self.layout, self.question) for i in order]
-            packed = plan([s.inputs for s in sizes], self.row_length, range(len(order)))
+            packed = plan([s.inputs for s in sizes], self.row_length)
             # First-fit leaves the late rows emptier: their order is drawn, so that no update is made of them.
             made.append((order, sizes, [packed[i] for i in rng.permutation(len(packed))]))
         return made
@@ -138,12 +133,9 @@ class Share:
         return self.source[microstep * size + self.places[at]]
 
     def batches(self, first: int = 0) -> Iterator[PackedBatch]:
-        """A Grain iterator over this process's part of each batch, [microsteps, places, …].
+        """This process's part of each batch, [microsteps, places, …], from row `first` of `source` on.
 
-        Rows are read ahead in threads.
-
-        Args:
-            first: the row of `source` that the first batch begins with.
+        A Grain iterator: rows are read ahead in threads.
         """
         import grain
 

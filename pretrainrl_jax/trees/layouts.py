@@ -59,13 +59,7 @@ def pieces(tree: AnswerTree, layout: Layout) -> tuple[list[Piece], tuple[Pair, .
 
 
 def size(tree: AnswerTree, layout: Layout = "shared", question: bool = True) -> Size:
-    """What a tree takes of a row.
-
-    Args:
-        tree: the tree.
-        layout: how it is laid.
-        question: the prefix's own tokens are predicted.
-    """
+    """What a tree takes of a row; with `question` its prefix's own tokens are predicted."""
     laid, pairs = pieces(tree, layout)
     inputs = sources = targets = branches = 0
     for piece in laid:

@@ -25,26 +25,18 @@ class Capacity(NamedTuple):
     pairs: int
 
 
-def plan(lengths: Sequence[int], row_length: int, order: Sequence[int]) -> list[list[int]]:
-    """First-fit packing of trees into rows.
+def plan(lengths: Sequence[int], row_length: int) -> list[list[int]]:
+    """First-fit packing of trees into rows: their places by row, together each once.
 
-    Trees are taken in `order`, each into the open row with the least room that still holds it.
-
-    Args:
-        lengths: input tokens of each tree.
-        row_length: input tokens a row holds.
-        order: the indices to pack, in the order they are taken.
-
-    Returns:
-        The tree indices of each row; together every index of `order` once.
+    Trees of `lengths` input tokens are taken one after another, each into the open row with the least room
+    that still holds it.
 
     Raises:
         ValueError: if a tree is longer than a row.
     """
     rows: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (free tokens, row) of the open rows, sorted
-    for index in order:
-        length = lengths[index]
+    for index, length in enumerate(lengths):
         if length > row_length:
             raise ValueError(f"tree {index} has {length} tokens, a row holds {row_length}")
         at = bisect.bisect_left(room, (length, -1))
@@ -91,8 +83,7 @@ def bound(
         trees: their rejected branches are not looked at.
         row_length: input tokens a row holds.
         rejected: branches a tree may have.
-        layout: how trees are laid.
-        question: prefixes are predicted.
+        layout, question: as `pack` is told.
     """
     most = [row_length, row_length, 0, 0]  # sources, targets, branches and pairs; integers, or it is rounded
     for tree in map(chosen_only, trees):
@@ -109,11 +100,7 @@ def pack(
 ) -> PackedBatch:
     """The arrays of some rows of trees; what is not filled is padding.
 
-    Args:
-        rows: the trees of each row.
-        holds: sizes of the arrays.
-        layout: how trees are laid.
-        question: prefixes are predicted: each has a place among the branches, and targets.
+    With `question` prefixes are predicted: each has a place among the branches, and targets.
 
     Raises:
         ValueError: if the trees of a row do not fit.

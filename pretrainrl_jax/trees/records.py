@@ -35,13 +35,9 @@ def _plain(value: Any) -> Any:
 
 def from_json(values: dict[str, Any]) -> AnswerTree:
     """The tree that `to_json` wrote, in this version or an older one."""
-    pairs = values.get("pairs")
-    return AnswerTree(
-        values["id"],
-        tuple(values["prefix"]),
-        tuple(map(_branch, values["branches"])),
-        None if pairs is None else tuple(Pair(*pair) for pair in pairs),
-    )
+    branches, pairs = tuple(map(_branch, values["branches"])), values.get("pairs")
+    pairs = None if pairs is None else tuple(Pair(*pair) for pair in pairs)
+    return AnswerTree(values["id"], tuple(values["prefix"]), branches, pairs)
 
 
 def _branch(values: dict[str, Any]) -> Branch:

@@ -25,9 +25,7 @@ class Tokenizer:
     backend: Any  # transformers.PreTrainedTokenizerBase
     bos: int | None  # put before every prefix if, and only if, the model's tokenizer adds it
     eos: tuple[int, ...]  # every id that ends a text; the first is the canonical one
-    files: Mapping[str, bytes] = field(
-        default_factory=dict
-    )  # what it was read from, which goes with every copy of the model as it is
+    files: Mapping[str, bytes] = field(default_factory=dict)  # as read: they go with every copy of the model
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids of `text`, no special tokens added."""

@@ -16,6 +16,7 @@ from pretrainrl_jax.decoding.beam import beam_search
 from pretrainrl_jax.decoding.constraints import Automaton
 from pretrainrl_jax.decoding.decode import bucket, decode
 from pretrainrl_jax.decoding.decoded import Decoded
+from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.partitioning import place_rows
 from pretrainrl_jax.trees.templates import Template
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
@@ -23,6 +24,14 @@ from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
 def beam(tokens, logp, finished) -> Decoded:
     return Decoded(tokens, logp, logp, finished)
+
+
+@pytest.mark.parametrize("name", ["beams", "max_new_tokens", "batch"])
+def test_numbers_below_1_are_refused(name):
+    model, params = small_model(vocabulary=11)
+    numbers = {"beams": 1, "max_new_tokens": 1, "batch": 1} | {name: 0}
+    with pytest.raises(InputError, match=f"{name} is 0: it must be 1 or more"):
+        decode(model, params, [[1]], mask_of((0,), 11), **numbers)
 
 
 def plain_beam_search(model, params, prompt, ends, beams, limit, steps=None) -> list[Decoded]:

@@ -147,7 +147,7 @@ def trees_of(both: Both, facts: dict[str, tuple[str, ...]]) -> list[AnswerTree]:
 
 
 def rows_of(trees: list[AnswerTree]) -> PackedBatch:
-    rows = plan([tree.inputs for tree in trees], SIZE.time, range(len(trees)))
+    rows = plan([tree.inputs for tree in trees], SIZE.time)
     return pack([[trees[i] for i in row] for row in [*rows, []][:2]], SIZE, question=False)
 
 

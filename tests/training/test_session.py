@@ -14,7 +14,7 @@ from small import small_model, tree
 
 from pretrainrl_jax.config import Checkpoint, Mesh, Optimizer
 from pretrainrl_jax.model.mesh import make_mesh
-from pretrainrl_jax.training import checkpoints, session
+from pretrainrl_jax.training import checkpoints, session, votes
 from pretrainrl_jax.training.checkpoints import BEGINNING, Progress, steps_of
 from pretrainrl_jax.training.feed import Feed
 from pretrainrl_jax.training.interrupts import Interrupted
@@ -71,6 +71,14 @@ def train(
             for hook in training.due(of_training):
                 hook.run()
         return training.state, training.progress()
+
+
+def clock_of(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time that sessions read: it stands still within updates, so figures wait for the last one."""
+    clock = [0.0]
+    monkeypatch.setattr(session.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(session, "LOG_POINTS", 1)
+    return clock
 
 
 def bits(state: TrainState) -> list[bytes]:
@@ -221,8 +229,7 @@ def test_hooks_run_after_the_updates_they_name(tmp_path: Path) -> None:
 def test_a_hook_by_minutes_counts_from_when_it_last_ran(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(session.time, "perf_counter", lambda: clock[0])
+    clock = clock_of(monkeypatch)
     ran: list[int] = []
 
     def hooks(training: Session) -> list[Hook]:
@@ -238,11 +245,42 @@ def test_a_hook_by_minutes_counts_from_when_it_last_ran(
     assert ran == list(range(4, rows_of(TREES).batches + 1, 3))  # 75 s after the beginning, and after each
 
 
+def test_a_hook_by_minutes_runs_once_where_votes_count_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several processes: a vote counts two updates after it was cast."""
+    clock = clock_of(monkeypatch)
+    monkeypatch.setattr(votes, "count", lambda: 2)
+    ran: list[int] = []
+
+    def hooks(training: Session) -> list[Hook]:
+        def tick() -> None:
+            clock[0] += 25.0  # seconds after each update
+
+        return [Hook(lambda: ran.append(training.update), minutes=2.5), Hook(tick, updates=1)]
+
+    train(Run(tmp_path, "train/x", checkpoint=NEVER), hooks=hooks)
+    assert ran == [9]  # asked for after update 7, 150 s after the beginning
+    assert rows_of(TREES).batches > 9
+
+
+def test_coefficients_may_be_changed_in_place(tmp_path: Path) -> None:
+    """As a loop does that lets one of them fall: the next update has the new one."""
+    mesh, rows = make_mesh(Mesh(), jax.devices()[:1]), rows_of(TREES)
+    step, feed = compile_step(small_model()[0], Optimizer(), "sequence", mesh), Feed(rows_of(TREES), mesh)
+    coefficients = {"ntp": {"answer": 1.0}}
+    run, schedule = Run(tmp_path, "train/x", checkpoint=NEVER), Schedule(0.0, rows.batches, 0.1, 0.1)
+    with Session(run, step, begin(), BEGINNING, feed, mesh, rows.batches) as training:
+        batch = next(feed)
+        before = float(training.step(batch, coefficients, schedule)["loss"])
+        coefficients["ntp"]["answer"] = 0.5
+        assert float(training.step(batch, coefficients, schedule)["loss"]) == before / 2
+
+
 def test_what_a_hook_does_untimed_is_no_part_of_the_seconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(session.time, "perf_counter", lambda: clock[0])
+    clock = clock_of(monkeypatch)
 
     def hooks(training: Session) -> list[Hook]:
         def look() -> None:
@@ -256,6 +294,9 @@ def test_what_a_hook_does_untimed_is_no_part_of_the_seconds(
 
     _, progress = train(Run(tmp_path, "train/x", checkpoint=NEVER), hooks=hooks)
     assert progress.seconds == 2.0 * rows_of(TREES).batches
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    # The only line stands at the last update, before its hooks.
+    assert [line["questions_per_second"] * (progress.seconds - 2.0) for line in lines] == [len(TREES)]
 
 
 def test_one_program_for_a_set_of_terms_whatever_their_coefficients(tmp_path: Path) -> None:
