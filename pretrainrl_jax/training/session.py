@@ -136,7 +136,7 @@ class Session:
         self._seconds = progress.seconds
         self._compiled: Any = None  # the step, from the first batch on
         self._bar: Track | None = None
-        self._began = self._marked = time.perf_counter()  # the clock runs; metrics were last written
+        self._began, self._marked = time.perf_counter(), 0.0  # the clock; seconds when metrics were written
         self._numbers: Any = ()  # coefficients and schedule, and the same on the devices
         self._placed: Any = ()
         self._stack = ExitStack()
@@ -240,11 +240,9 @@ class Session:
     @contextmanager
     def untimed(self) -> Iterator[None]:
         """What is done within it is no part of the seconds of training."""
-        left = time.perf_counter()
         self._seconds = self._spent()
         yield
         self._began = time.perf_counter()
-        self._marked += self._began - left
 
     def _spent(self) -> float:
         """Seconds of training up to now."""
@@ -255,10 +253,10 @@ class Session:
         """Within it signals interrupt at once, as outside of a session, and other work shows its progress."""
         self._bars.close()
         self._bar = None
-        left = time.perf_counter()
+        left = self._spent()
         with termination_interrupts(self.run.checkpoint.grace_seconds, self.run.command):
             yield
-        self._marked += time.perf_counter() - left
+        self._marked += self._spent() - left
 
     def finish(self) -> Progress:
         """Write the parameters as the stage's result; gives what was done.
