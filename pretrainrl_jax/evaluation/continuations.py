@@ -93,8 +93,7 @@ def judge(
     """Judge every continuation.
 
     Args:
-        model: the decoder.
-        params: its parameters.
+        model, params: what judges.
         shared: what `share` made of the pairs.
         tokens: tokens of a batch of rows, at least one row.
         advance: called with the number of trees finished.

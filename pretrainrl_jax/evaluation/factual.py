@@ -137,18 +137,10 @@ def by_popularity(outcomes: Sequence[Outcome], bins: int) -> list[dict[str, Any]
 
 def to_json(outcome: Outcome) -> dict[str, Any]:
     """What the report shows of a question."""
-    fact = outcome.fact
+    of_outcome = ("group", "prediction", "correct", "rank", "p_truth", "falsehood", "p_falsehood")
     return {
-        "id": fact.id,
+        "id": outcome.fact.id,
         "question": outcome.question,
-        "category": fact.category,
-        "popularity": fact.popularity,
-        "answer": fact.answer,
-        "group": outcome.group,
-        "prediction": outcome.prediction,
-        "correct": outcome.correct,
-        "rank": outcome.rank,
-        "p_truth": outcome.p_truth,
-        "falsehood": outcome.falsehood,
-        "p_falsehood": outcome.p_falsehood,
+        **{name: getattr(outcome.fact, name) for name in ("category", "popularity", "answer")},
+        **{name: getattr(outcome, name) for name in of_outcome},
     }

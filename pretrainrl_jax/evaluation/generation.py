@@ -39,9 +39,7 @@ def generate(
     After each round the texts that have ended are done; the others go on from all their tokens.
 
     Args:
-        model: the decoder.
-        params: its parameters.
-        tokenizer: its tokenizer.
+        model, params, tokenizer: what writes.
         requests: what to write.
         tokens: tokens of a batch of prompts with what is written after them, at least one prompt.
         seed: of all randomness; with it a text depends on its request and place alone, not on `tokens`.

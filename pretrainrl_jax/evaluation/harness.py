@@ -132,11 +132,7 @@ class HarnessLM(TemplateLM):
         shared = continuations.share([self._fitted(*request) for request in requests])
         with self._engine.track(len(shared), "contexts") as bar:
             judged = continuations.judge(
-                self._model,
-                self._params,
-                shared,
-                tokens=self._engine.tokens,
-                advance=bar.advance,
+                self._model, self._params, shared, tokens=self._engine.tokens, advance=bar.advance
             )
         return [(of.logp, of.greedy) for of in judged]
 
@@ -211,9 +207,7 @@ def run_harness(
     """A model's results on a task of the harness.
 
     Args:
-        model: the decoder.
-        params: its parameters.
-        tokenizer: its tokenizer.
+        model, params, tokenizer: what is asked.
         task: from `load_tasks`.
         max_length: tokens that the model reads at once; longer contexts lose their beginning.
         limit: questions of each task, the first ones; 0 asks all.

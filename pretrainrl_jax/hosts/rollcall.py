@@ -82,11 +82,9 @@ def _listening(coordinator: str, port: int, count: int, seconds: float) -> Itera
     server = None
     while server is None:
         try:
-            if socket.has_dualstack_ipv6():
-                family = {"family": socket.AF_INET6, "dualstack_ipv6": True}
-                server = socket.create_server(("", port), backlog=count, **family)
-            else:
-                server = socket.create_server(("", port), backlog=count)
+            both = socket.has_dualstack_ipv6()
+            family = socket.AF_INET6 if both else socket.AF_INET
+            server = socket.create_server(("", port), family=family, backlog=count, dualstack_ipv6=both)
         except OSError as error:
             if time.monotonic() > until:
                 raise InputError(

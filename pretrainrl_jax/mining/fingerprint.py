@@ -35,9 +35,7 @@ def fingerprint(
     """Short digests of everything that mined trees and their reference log-probabilities depend on.
 
     Args:
-        model: the one that mined and scored.
-        params: its parameters.
-        tokenizer: its tokenizer.
+        model, params, tokenizer: what mined and scored.
         template: how training puts questions.
         facts: those that were mined, in order.
         settings: of mining, as a dictionary.

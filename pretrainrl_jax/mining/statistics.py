@@ -1,7 +1,7 @@
 """What mining found, in numbers: diversity, entropy, what the filters took, the commonest falsehoods."""
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -90,15 +90,13 @@ def _categories(
 ) -> Json:
     """Each category's figures, by name, the largest first."""
     bare = Counter(fact.category for fact, tree in _paired(facts, trees) if not rejected(tree))
-    by_category: dict[str, list[tuple[int, float]]] = {}
+    by_category: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
     for category, number, entropy in measured:
-        by_category.setdefault(category, []).append((number, entropy))
-    example: dict[str, str] = {}
-    for fact in facts:
-        example.setdefault(fact.category, fact.question)
+        by_category[category].append((number, entropy))
+    example = {fact.category: fact.question for fact in reversed(facts)}  # the first one's
     found: Json = {}
     for category, questions in Counter(f.category for f in facts).most_common():
-        of = by_category.get(category, [])
+        of = by_category[category]
         found[category] = {
             "example": example[category],
             "questions": questions,
@@ -109,7 +107,8 @@ def _categories(
             "pool": list(pools.get(category, [])),
         }
         if category in agreements:
-            found[category]["agreement"] = _numbers(agreements[category])
+            of_category = vars(agreements[category]).items()
+            found[category]["agreement"] = {k: v if math.isfinite(v) else None for k, v in of_category}
     return found
 
 
@@ -160,11 +159,6 @@ def _overall(agreements: Mapping[str, Agreement]) -> Json | None:
         "cosine": _mean([a.cosine for a in found if math.isfinite(a.cosine)]),
         "spearman": _mean([a.spearman for a in found if math.isfinite(a.spearman)]),
     }
-
-
-def _numbers(agreement: Agreement) -> Json:
-    finite = {name: v if math.isfinite(v) else None for name, v in vars(agreement).items()}
-    return finite
 
 
 def _mean(values: Sequence[float]) -> float | None:

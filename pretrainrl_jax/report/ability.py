@@ -3,15 +3,11 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.report.formats import Json, decimals, number, percent
 from pretrainrl_jax.report.inputs import read_json
 from pretrainrl_jax.report.systems import Systems
-from pretrainrl_jax.report.terminal import plain
+from pretrainrl_jax.report.terminal import grid, plain
 
 
 class Column(NamedTuple):
@@ -122,12 +118,9 @@ def in_words(cell: Cell | None, share: bool) -> str:
 
 def table(found: Ability, known: Systems) -> str:
     """Systems as rows and tasks as columns, for a terminal."""
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    drawn.add_column("system", no_wrap=True)
-    for column in found.columns:
-        unit = ", %" if column.share else ""
-        drawn.add_column(Text(f"{column.task}\n{column.metric}{unit}"), justify="right", no_wrap=True)
-    for system, cells in found.rows.items():
-        texts = [in_words(c, of.share) for c, of in zip(cells, found.columns, strict=True)]
-        drawn.add_row(Text(known.label(system)), *texts)
-    return plain(drawn, width=30 * (1 + len(found.columns)))
+    heads = [f"{column.task}\n{column.metric}{', %' if column.share else ''}" for column in found.columns]
+    rows = [
+        [known.label(system), *(in_words(c, of.share) for c, of in zip(cells, found.columns, strict=True))]
+        for system, cells in found.rows.items()
+    ]
+    return plain(grid({"system": None}, heads, rows), width=30 * (1 + len(found.columns)))

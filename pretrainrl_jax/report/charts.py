@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 
 class Look(NamedTuple):
-    """How a system is drawn: its colour, and the same said twice more for prints without colour."""
+    """How a system is drawn, by matplotlib's names: in colour, and twice more for prints without it."""
 
-    colour: str
+    color: str
     marker: str
-    line: Any  # matplotlib's line style
+    linestyle: Any
 
 
 BASE = Look("#777777", "X", ":")
@@ -50,27 +50,16 @@ LOOKS = (
 
 INK = "#222222"
 SETTINGS: Any = {
-    "font.size": 11,
-    "axes.titlesize": 12,
-    "axes.labelsize": 11,
-    "axes.edgecolor": "#888888",
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E6E6E6",
-    "grid.linewidth": 0.8,
-    "xtick.color": "#444444",
-    "ytick.color": "#444444",
-    "text.color": INK,
-    "legend.frameon": False,
+    "font.size": 11, "axes.titlesize": 12, "axes.labelsize": 11, "axes.edgecolor": "#888888",
+    "axes.labelcolor": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+    "axes.axisbelow": True, "grid.color": "#E6E6E6", "grid.linewidth": 0.8, "xtick.color": "#444444",
+    "ytick.color": "#444444", "text.color": INK, "legend.frameon": False,
     # Text as outlines, and ids from a fixed salt: the picture is the same everywhere and every time.
-    "svg.fonttype": "path",
-    "svg.hashsalt": "report",
-}
+    "svg.fonttype": "path", "svg.hashsalt": "report",
+}  # fmt: skip
 
 PNG: Any = {"format": "png", "dpi": 150, "bbox_inches": "tight"}
+SVG: Any = {"format": "svg", "metadata": {"Date": None}}
 
 
 @contextmanager
@@ -85,28 +74,24 @@ def _figure(width: float, height: float) -> Iterator["Figure"]:
         yield figure
 
 
-def _address(figure: "Figure", kind: str) -> str:
+def _address(figure: "Figure", how: Any = SVG) -> str:
     out = io.BytesIO()
-    if kind == "svg":
-        figure.savefig(out, format="svg", metadata={"Date": None})
-    else:
-        figure.savefig(out, **PNG)
-    mime = {"svg": "image/svg+xml", "png": "image/png"}[kind]
+    figure.savefig(out, **how)
+    mime = {"svg": "image/svg+xml", "png": "image/png"}[how["format"]]
     return f"data:{mime};base64,{base64.b64encode(out.getvalue()).decode('ascii')}"
 
 
 def looks(systems: list[str], known: Systems) -> dict[str, Look]:
     """The look of each system: by its place in the configuration, so that it keeps it across charts."""
     others = [name for name in systems if name != "base" and name not in known.objectives]
-    places = {name: place for place, name in enumerate([*known.objectives, *others])}
-    return {name: BASE if name == "base" else _look(places[name]) for name in systems}
+    places = [*known.objectives, *others]
+    return {name: BASE if name == "base" else _look(places.index(name)) for name in systems}
 
 
 def _look(place: int) -> Look:
     """One for each place: where the colours are used up they come again with other markers and lines."""
     again, count = place // len(LOOKS), len(LOOKS)
-    colour, marker, line = (LOOKS[(place + shift * again) % count] for shift in range(3))
-    return Look(colour.colour, marker.marker, line.line)
+    return Look(*(LOOKS[(place + shift * again) % count][shift] for shift in range(3)))
 
 
 # The idea: truth against falsehood
@@ -116,13 +101,6 @@ def share_above(questions: list[Json]) -> float:
     """Share of questions where the truth is more probable than the model's strongest falsehood."""
     above = sum((number(q.get("p_truth")) or 0.0) > (number(q.get("p_falsehood")) or 0.0) for q in questions)
     return above / len(questions)
-
-
-class Panel(NamedTuple):
-    """One of the idea's two clouds of points."""
-
-    title: str
-    questions: list[Json]
 
 
 class Scale(NamedTuple):
@@ -143,14 +121,14 @@ def idea(known: Systems, before: Json, after: Json | None = None) -> list[str]:
     if not panels:
         return []
     addresses, scale = [], _scale(panels)
-    for panel in panels:
+    for title, questions in panels.items():
         with _figure(5.2, 5.4) as figure:
             axes = figure.subplots()
-            points = _draw_idea(axes, panel, scale)
+            points = _draw_idea(axes, title, questions, scale)
             axes.set_ylabel("probability of the truth")
             _colour_bar(figure, points, [axes], scale, location="bottom", pad=0.01)
             # Thousands of points: an image of fixed size, not a path for each of them.
-            addresses.append(_address(figure, "png"))
+            addresses.append(_address(figure, PNG))
     return addresses
 
 
@@ -162,22 +140,21 @@ def save_idea(path: Path, known: Systems, before: Json, after: Json | None = Non
     with _figure(len(panels) * 4.4 + 1.4, 4.8) as figure:
         grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
         scale = _scale(panels)
-        drawn = [_draw_idea(axes, panel, scale) for axes, panel in zip(grid, panels, strict=True)]
+        drawn = [_draw_idea(a, *panel, scale) for a, panel in zip(grid, panels.items(), strict=True)]
         grid[0].set_ylabel("probability of the truth")
         _colour_bar(figure, drawn[0], list(grid), scale, shrink=0.8, pad=0.02)
         figure.savefig(path, **PNG)
     return True
 
 
-def _idea_panels(known: Systems, before: Json, after: Json | None) -> list[Panel]:
+def _idea_panels(known: Systems, before: Json, after: Json | None) -> dict[str, list[Json]]:
+    """The questions of each of the idea's one or two clouds of points, by its title."""
     found = [(e["system"], trained(e)) for e in (before, after) if e is not None]
     # The same questions in both panels, or the shares could not be compared.
     keys = [key for key in found[0][1] if all(key in questions for _, questions in found)]
     names = ["base model" if name == "base" else known.label(name) for name, _ in found]
     titles = [f"Before: {names[0]}", f"After: {names[1]}"] if len(names) == 2 else names
-    if not keys:
-        return []
-    return [Panel(t, [of[key] for key in keys]) for t, (_, of) in zip(titles, found, strict=True)]
+    return {t: [of[key] for key in keys] for t, (_, of) in zip(titles, found, strict=True) if keys}
 
 
 def idea_floor(questions: list[Json], key: str) -> float:
@@ -188,16 +165,17 @@ def idea_floor(questions: list[Json], key: str) -> float:
     return 10.0 ** max(-9, min(-4, math.floor(low)))
 
 
-def _scale(panels: list[Panel]) -> Scale:
-    everything = [question for panel in panels for question in panel.questions]
-    norm, unit = _popularity_norm([popularity(q) for q in panels[0].questions])
-    order = np.random.default_rng(0).permutation(len(panels[0].questions))
+def _scale(panels: dict[str, list[Json]]) -> Scale:
+    first, *_ = panels.values()
+    everything = [question for questions in panels.values() for question in questions]
+    norm, unit = _popularity_norm([popularity(q) for q in first])
+    order = np.random.default_rng(0).permutation(len(first))
     # Truths can be far less probable than falsehoods: the axes have scales of their own, and the line of
     # equal probability is drawn.
     return Scale({key: idea_floor(everything, key) for key in ("p_falsehood", "p_truth")}, norm, unit, order)
 
 
-def _draw_idea(axes: "Axes", panel: Panel, scale: Scale) -> Any:
+def _draw_idea(axes: "Axes", title: str, questions: list[Json], scale: Scale) -> Any:
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
@@ -206,12 +184,10 @@ def _draw_idea(axes: "Axes", panel: Panel, scale: Scale) -> Any:
     line = (min(*x_limits, *y_limits), 2.0)
     # Viridis without its yellow end, which would be lost on white.
     colours = ListedColormap(colormaps["viridis_r"](np.linspace(0.12, 1, 256)))
-    x, y = (
-        np.array([max(number(q.get(key)) or 0.0, floors[key]) for q in panel.questions]) for key in floors
-    )
+    x, y = (np.array([max(number(q.get(key)) or 0.0, floors[key]) for q in questions]) for key in floors)
     axes.fill_between(line, line, [line[1]] * 2, color="#EAF3EC", linewidth=0, zorder=0)
     axes.plot(line, line, color="#555555", linewidth=1.2, zorder=1)
-    known = np.array([popularity(q) for q in panel.questions])
+    known = np.array([popularity(q) for q in questions])
     points = axes.scatter(
         x[order],
         y[order],
@@ -224,8 +200,8 @@ def _draw_idea(axes: "Axes", panel: Panel, scale: Scale) -> Any:
         zorder=2,
     )
     axes.set(xscale="log", yscale="log", xlim=x_limits, ylim=y_limits)
-    axes.set_title(f"{panel.title}\n", fontweight="bold", loc="left", pad=8)
-    text = f"truth above falsehood: {percent(share_above(panel.questions))} of {len(panel.questions):,}"
+    axes.set_title(f"{title}\n", fontweight="bold", loc="left", pad=8)
+    text = f"truth above falsehood: {percent(share_above(questions))} of {len(questions):,}"
     axes.text(0, 1.015, text, transform=axes.transAxes, va="bottom")
     axes.set_xlabel("probability of the strongest falsehood")
     return points
@@ -274,20 +250,12 @@ SAMPLED = (
 MARKED = 8  # markers along a curve
 
 
-def curves(metrics: list[Json], known: Systems) -> list[tuple[str, str]]:
+def curves(metrics: list[Json], known: Systems, wanted: tuple[Curve, ...] = CURVES) -> list[tuple[str, str]]:
     """Loss, reward margin and log-probabilities over the updates of every trained system.
 
-    Of each picture its title and address; those of which nothing is recorded are left out.
+    With SAMPLED, what was evaluated while training, on a sample. Of each picture its title and address; those
+    of which nothing is recorded are left out.
     """
-    return _drawn(CURVES, metrics, known)
-
-
-def sampled(metrics: list[Json], known: Systems) -> list[tuple[str, str]]:
-    """The same of what was evaluated while training, on a sample."""
-    return _drawn(SAMPLED, metrics, known)
-
-
-def _drawn(wanted: tuple[Curve, ...], metrics: list[Json], known: Systems) -> list[tuple[str, str]]:
     stages = [m["stage"] for m in metrics if str(m.get("stage", "")).startswith("train/")]
     systems = sorted({stage.removeprefix("train/") for stage in stages}, key=known.place)
     drawn = []
@@ -306,14 +274,12 @@ def _draw_curve(curve: Curve, series: dict[str, tuple[np.ndarray, np.ndarray]], 
         for index, (system, (steps, values)) in enumerate(series.items()):
             look, shown, every = of[system], curve.factor * values, 1
             if curve not in SAMPLED:
-                axes.plot(steps, shown, color=look.colour, linewidth=0.7, alpha=0.22)
+                axes.plot(steps, shown, color=look.color, linewidth=0.7, alpha=0.22)
                 shown, every = _smooth(shown), max(1, len(steps) // MARKED)
             axes.plot(
                 steps,
                 shown,
-                color=look.colour,
-                linestyle=look.line,
-                marker=look.marker,
+                **look._asdict(),
                 markersize=5,
                 # Markers of different systems at different places, where curves lie on each other.
                 markevery=(index * every // len(series), every),
@@ -323,8 +289,8 @@ def _draw_curve(curve: Curve, series: dict[str, tuple[np.ndarray, np.ndarray]], 
         axes.set_title(curve.title, loc="left", fontweight="bold")
         axes.set_ylabel(curve.unit)
         axes.set_xlabel("updates")
-        _legend_below(figure, axes, columns=3)
-        return _address(figure, "svg")
+        _legend_below(figure, axes)
+        return _address(figure)
 
 
 def _series(metrics: list[Json], stage: str, key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -353,12 +319,9 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return (total[high] - total[low]) / (high - low)
 
 
-def _legend_below(figure: "Figure", axes: "Axes", columns: int) -> None:
-    handles, names = axes.get_legend_handles_labels()
-    figure.legend(
-        handles, names, loc="outside lower center", ncols=columns, fontsize=10, handlelength=3.4,
-        columnspacing=1.2,
-    )  # fmt: skip
+def _legend_below(figure: "Figure", axes: "Axes") -> None:
+    below = {"loc": "outside lower center", "ncols": 3, "fontsize": 10, "handlelength": 3.4}
+    figure.legend(*axes.get_legend_handles_labels(), **below, columnspacing=1.2)
 
 
 # Mining
@@ -380,7 +343,7 @@ def diversity(counts: dict[int, int]) -> str | None:
         axes.grid(axis="x", visible=False)
         axes.set_xlabel("distinct answers among the finished beams")
         axes.set_ylabel("questions")
-        return _address(figure, "svg")
+        return _address(figure)
 
 
 # Accuracy
@@ -395,21 +358,16 @@ def accuracy(rows: list[Row], systems: list[str], known: Systems) -> str | None:
         axes = figure.subplots()
         for index, name in enumerate(systems):
             cells = [(i, row.cells[name]) for i, row in enumerate(rows)]
-            drawn = [(i, 100 * c.rate, c.interval) for i, c in cells if c.rate is not None and c.interval]
+            drawn = [(i, c.rate, *c.interval) for i, c in cells if c.rate is not None and c.interval]
             if not drawn:
                 continue
-            # Beside each other, or intervals would hide each other.
-            shift = 0.07 * (index - (len(systems) - 1) / 2)
-            rates = [rate for _, rate, _ in drawn]
-            below = [rate - 100 * interval[0] for _, rate, interval in drawn]
-            above = [100 * interval[1] - rate for _, rate, interval in drawn]
+            at, *rates = np.transpose(drawn)
+            rate, low, high = (100 * of_cells for of_cells in rates)
             axes.errorbar(
-                [i + shift for i, _, _ in drawn],
-                rates,
-                yerr=np.maximum([below, above], 0),
-                color=of[name].colour,
-                linestyle=of[name].line,
-                marker=of[name].marker,
+                at + 0.07 * (index - (len(systems) - 1) / 2),  # beside each other, or intervals would hide
+                rate,
+                yerr=np.maximum([rate - low, high - rate], 0),
+                **of[name]._asdict(),
                 markersize=6.5,
                 linewidth=1.5,
                 elinewidth=1.1,
@@ -422,8 +380,8 @@ def accuracy(rows: list[Row], systems: list[str], known: Systems) -> str | None:
         axes.grid(axis="x", visible=False)
         axes.set_xlabel("popularity of the fact, least popular first")
         axes.set_ylabel("accuracy, %")
-        _legend_below(figure, axes, columns=3)
-        return _address(figure, "svg")
+        _legend_below(figure, axes)
+        return _address(figure)
 
 
 def tradeoff(summary: Json, known: Systems) -> str | None:
@@ -439,16 +397,15 @@ def tradeoff(summary: Json, known: Systems) -> str | None:
         for name, (x, y) in points.items():
             low, high = summary["systems"][name]["acc_interval"] or (y / 100, y / 100)
             error = np.maximum([[y - 100 * low], [100 * high - y]], 0)
-            axes.errorbar([x], [y], error, color=of[name].colour, linestyle="none", elinewidth=1.1, zorder=2)
-            axes.scatter(
-                [x], [y], color=of[name].colour, marker=of[name].marker, s=80, zorder=3, clip_on=False
-            )
+            color, marker, _ = of[name]
+            axes.errorbar([x], [y], error, color=color, linestyle="none", elinewidth=1.1, zorder=2)
+            axes.scatter([x], [y], color=color, marker=marker, s=80, zorder=3, clip_on=False)
         axes.margins(0.12, 0.15)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("forgetting: rise of the loss on text, nats a token")
         axes.set_ylabel("accuracy on trained facts, %")
         _label_points(figure, axes, [(known.label(n), *xy) for n, xy in points.items()])
-        return _address(figure, "svg")
+        return _address(figure)
 
 
 OFFSETS = [(11, 0), (-11, 0), (0, 11), (0, -11), (10, 10), (10, -10), (-10, 10), (-10, -10)]
@@ -475,14 +432,10 @@ def _label_points(figure: "Figure", axes: "Axes", points: list[tuple[str, float,
             (x, y),
             (dx, dy),
             textcoords="offset points",
-            ha=_side(dx, "right", "center", "left"),
-            va=_side(dy, "top", "center", "bottom"),
+            ha=("center", "left", "right")[int(np.sign(dx))],
+            va=("center", "bottom", "top")[int(np.sign(dy))],
             arrowprops={"arrowstyle": "-", "color": "#999999", "shrinkB": 6} if far else None,
         )
-
-
-def _side(offset: float, below: str, zero: str, above: str) -> str:
-    return above if offset > 0 else below if offset < 0 else zero
 
 
 def _place(
@@ -495,9 +448,7 @@ def _place(
             left = centre[0] + dx - size[0] * (1 - np.sign(dx)) / 2
             low = centre[1] + dy - size[1] * (1 - np.sign(dy)) / 2
             box = (left, low, left + size[0], low + size[1])
-            within = (
-                inside[0] <= box[0] and box[2] <= inside[2] and inside[1] <= box[1] and box[3] <= inside[3]
-            )
+            within = inside[0] <= left and inside[1] <= low and box[2] <= inside[2] and box[3] <= inside[3]
             if within and not any(_overlap(box, other) for other in taken):
                 return dx, dy, box
     return dx, dy, box

@@ -1,14 +1,10 @@
 """Two workdirs side by side: what was set differently, and what came of it on the questions they share."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from rich import box
-from rich.table import Table
-from rich.text import Text
+from typing import NamedTuple
 
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.report.formats import Json, change, decimals, number, percent
+from pretrainrl_jax.report.formats import Json, change, decimals, percent
 from pretrainrl_jax.report.inputs import Inputs, describe_data, describe_model, read_inputs
 from pretrainrl_jax.report.intervals import Difference
 from pretrainrl_jax.report.outcomes import GROUPS, Key, common, difference, examples, flips, grouped, right
@@ -16,7 +12,7 @@ from pretrainrl_jax.report.page import template, text, write_page
 from pretrainrl_jax.report.summary import summarise
 from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.report.tables import categories
-from pretrainrl_jax.report.terminal import plain
+from pretrainrl_jax.report.terminal import grid, plain
 from pretrainrl_jax.report.words import NOISE_POINTS
 from pretrainrl_jax.workdir import flat
 
@@ -193,42 +189,18 @@ def sentences(found: Comparison) -> list[str]:
 
 def comparison_table(found: Comparison) -> str:
     """The systems side by side, for a terminal of 100 columns."""
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    drawn.add_column("system", no_wrap=True, max_width=20)
-    drawn.add_column("questions", no_wrap=True, max_width=27)
-    for head in ("number", "A, %", "B, %", "B − A, points [95 %]"):
-        drawn.add_column(head, justify="right", no_wrap=True)
-    for paired in found.systems:
-        for index, (group, of) in enumerate(paired.groups.items()):
-            drawn.add_row(
-                Text(found.known.label(paired.system) if index == 0 else ""),
-                GROUPS[group],
-                f"{of.questions:,}",
-                percent(of.before, ""),
-                percent(of.after, ""),
-                change(of),
-            )
-    return plain(*_heads(found), drawn, *_tails(found))
-
-
-def _heads(found: Comparison) -> list[str]:
-    lines = [
+    heads = [
         f"{side} = {name}: {of}" for side, name, of in zip("AB", found.names, found.described, strict=True)
     ]
-    lines += [f"  {name}: {a} | {b}" for name, a, b in found.settings]
-    return lines if found.settings else [*lines, "  no setting differs"]
-
-
-def _tails(found: Comparison) -> list[str]:
-    lines = []
+    heads += [f"  {name}: {a} | {b}" for name, a, b in found.settings] or ["  no setting differs"]
+    rows, tails = [], []
     for paired in found.systems:
-        nll, seconds = (
-            _both(of, places) for of, places in ((paired.text_nll, 3), (paired.device_seconds, 1))
-        )
-        lines.append(f"{found.known.label(paired.system)}: text NLL {nll}; device-seconds {seconds}")
-    return lines + [f"- {sentence}" for sentence in sentences(found)]
-
-
-def _both(values: tuple[Any, Any], places: int) -> str:
-    one, other = (decimals(number(value), places) for value in values)
-    return f"{one} | {other}"
+        label = found.known.label(paired.system)
+        for index, (group, of) in enumerate(paired.groups.items()):
+            rates = percent(of.before, ""), percent(of.after, "")
+            rows.append(["" if index else label, GROUPS[group], f"{of.questions:,}", *rates, change(of)])
+        nll = " | ".join(decimals(value, 3) for value in paired.text_nll)
+        seconds = " | ".join(decimals(value, 1) for value in paired.device_seconds)
+        tails.append(f"{label}: text NLL {nll}; device-seconds {seconds}")
+    drawn = grid({"system": 20, "questions": 27}, ["number", "A, %", "B, %", "B − A, points [95 %]"], rows)
+    return plain(*heads, drawn, *tails, *(f"- {sentence}" for sentence in sentences(found)))

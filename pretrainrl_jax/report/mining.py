@@ -6,7 +6,7 @@ today, is left out of the page and stops nothing.
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,20 +58,18 @@ def _read(path: Path) -> Json | None:
 def section(mined: Mined, known: Systems) -> Json | None:
     """Everything the page shows of mining; None where there is nothing."""
     found = mined.statistics or {}
+    counts = histogram(found)
     parts = {
         "sentences": sentences(found),
         "filters": filters(found),
-        "histogram": histogram(found),
+        "histogram": counts,
         "categories": categories(found),
         "examples": examples(found),
         "rounds": rounds(mined, known),
     }
     if not any(parts.values()):
         return None
-    return parts | {
-        "diversity": charts.diversity(histogram(found)),
-        "diversity_alt": in_words(histogram(found)),
-    }
+    return parts | {"diversity": charts.diversity(counts), "diversity_alt": in_words(counts)}
 
 
 # Words
@@ -205,40 +203,50 @@ class Column(NamedTuple):
     """A column of figures of the categories."""
 
     head: str
-    value: Callable[[Json], float | None]
-    shown: Callable[[float | None], str]
+    key: str
+    places: int  # decimals shown
+    within: str = ""  # the key of the object that holds it
+    share: bool = False  # of the questions, shown in %
+
+    def value(self, of: Json) -> float | None:
+        """The figure in an entry of the statistics."""
+        found = number((_map(of.get(self.within)) if self.within else of).get(self.key))
+        whole = number(of.get("questions")) if self.share else 1.0
+        return found / whole if found is not None and whole else None
+
+    def shown(self, of: Json) -> str:
+        """The same as a reader sees it."""
+        return percent(self.value(of), "") if self.share else decimals(self.value(of), self.places)
 
 
+WITHOUT = Column("no negative left,\u00a0%", "without_negatives", 1, share=True)
+DISTINCT = Column("distinct answers", "distinct_answers", 1)
+ENTROPY = Column("entropy, nats", "entropy", 2)
 COLUMNS = (
-    Column("questions", lambda c: number(c.get("questions")), lambda v: decimals(v, 0)),
-    Column(
-        "no negative left,\u00a0%",
-        lambda c: _share(c, "without_negatives", "questions"),
-        lambda v: percent(v, ""),
-    ),
-    Column("distinct answers", lambda c: number(c.get("distinct_answers")), lambda v: decimals(v, 1)),
-    Column("entropy, nats", lambda c: number(c.get("entropy")), lambda v: decimals(v, 2)),
-    Column(
-        "pool: cosine", lambda c: number(_map(c.get("agreement")).get("cosine")), lambda v: decimals(v, 2)
-    ),
-    Column(
-        "pool: Spearman", lambda c: number(_map(c.get("agreement")).get("spearman")), lambda v: decimals(v, 2)
-    ),
-)
+    Column("questions", "questions", 0), WITHOUT, DISTINCT, ENTROPY,
+    Column("pool: cosine", "cosine", 2, within="agreement"),
+    Column("pool: Spearman", "spearman", 2, within="agreement"),
+)  # fmt: skip
+ROUND_COLUMNS = (Column("negatives", "negatives", 0), DISTINCT, ENTROPY, WITHOUT)
+
+
+def _measured(columns: Sequence[Column], rows: Sequence[Json]) -> list[Column]:
+    """The columns that some row has."""
+    return [column for column in columns if any(column.value(row) is not None for row in rows)]
 
 
 def categories(mined: Json) -> Json | None:
     """The largest categories' figures and commonest falsehoods; without columns that none of them has."""
     found = {name: of for name, of in _map(mined.get("categories")).items() if isinstance(of, dict) and of}
     names = sorted(found, key=lambda name: -(number(found[name].get("questions")) or 0.0))[:CATEGORIES]
-    columns = [c for c in COLUMNS if any(c.value(found[name]) is not None for name in names)]
+    columns = _measured(COLUMNS, [found[name] for name in names])
     rows = [_category(name, found[name], columns) for name in names]
     if not columns and not any(row["top"] or row["pool"] for row in rows):
         return None
     return {"heads": [c.head for c in columns], "rows": rows, "more": len(found) - len(names)}
 
 
-def _category(name: str, of: Json, columns: Iterable[Column]) -> Json:
+def _category(name: str, of: Json, columns: Sequence[Column]) -> Json:
     falsehoods = [
         (f["text"], _count(f.get("questions")), chance(number(f.get("probability"))))
         for f in _list(of.get("falsehoods"))
@@ -250,7 +258,7 @@ def _category(name: str, of: Json, columns: Iterable[Column]) -> Json:
     return {
         "name": name or "(no category)",
         "example": of.get("example") if _said(of.get("example")) else "",
-        "cells": [column.shown(column.value(of)) for column in columns],
+        "cells": [column.shown(of) for column in columns],
         "top": falsehoods[:TOP],
         "rest": falsehoods[TOP:],
         "pool": pool,
@@ -273,26 +281,11 @@ def examples(mined: Json) -> list[Json]:
         for example in _list(mined.get("examples"))
         if isinstance(example, dict) and _said(example.get("question"))
     ]
-    return [
-        {
-            **example,
-            "negatives": example["negatives"][:EXAMPLE_NEGATIVES],
-            "more": max(0, len(example["negatives"]) - EXAMPLE_NEGATIVES),
-        }
-        for example in spread([e for e in found if e["negatives"]], EXAMPLES)
-    ]
-
-
-ROUND_COLUMNS = (
-    Column("negatives", lambda r: number(r.get("negatives")), lambda v: decimals(v, 0)),
-    Column("distinct answers", lambda r: number(r.get("distinct_answers")), lambda v: decimals(v, 1)),
-    Column("entropy, nats", lambda r: number(r.get("entropy")), lambda v: decimals(v, 2)),
-    Column(
-        "no negative left,\u00a0%",
-        lambda r: _share(r, "without_negatives", "questions"),
-        lambda v: percent(v, ""),
-    ),
-)
+    shown = spread([example for example in found if example["negatives"]], EXAMPLES)
+    for example in shown:
+        example["more"] = max(0, len(example["negatives"]) - EXAMPLE_NEGATIVES)
+        example["negatives"] = example["negatives"][:EXAMPLE_NEGATIVES]
+    return shown
 
 
 def rounds(mined: Mined, known: Systems) -> list[Json]:
@@ -301,8 +294,8 @@ def rounds(mined: Mined, known: Systems) -> list[Json]:
     for system in sorted(mined.rounds, key=known.place):
         of = {"base model": mined.statistics} if mined.statistics else {}
         of |= {str(n): mined.rounds[system][n] for n in sorted(mined.rounds[system])}
-        columns = [c for c in ROUND_COLUMNS if any(c.value(found) is not None for found in of.values())]
-        rows = [(name, [c.shown(c.value(found)) for c in columns]) for name, found in of.items()]
+        columns = _measured(ROUND_COLUMNS, list(of.values()))
+        rows = [(name, [column.shown(found) for column in columns]) for name, found in of.items()]
         if columns:
             tables.append({"system": known.label(system), "heads": [c.head for c in columns], "rows": rows})
     return tables
@@ -331,8 +324,3 @@ def _counts(value: object) -> dict[str, int]:
 
 def _said(value: object) -> bool:
     return isinstance(value, str) and bool(value)
-
-
-def _share(of: Json, part: str, whole: str) -> float | None:
-    one, all_of = number(of.get(part)), number(of.get(whole))
-    return one / all_of if one is not None and all_of else None

@@ -83,7 +83,7 @@ def render(summary: Json, inputs: Inputs, mined: mining.Mined, harness: dict[str
         run=run_section(inputs, summary),
         idea=charts.idea(known, *shown) if shown else [],
         curves=charts.curves(inputs.metrics, known),
-        sampled=charts.sampled(inputs.metrics, known),
+        sampled=charts.curves(inputs.metrics, known, charts.SAMPLED),
         tradeoff=charts.tradeoff(summary, known),
         popularity=charts.accuracy(bins, list(by_system), known),
         bins=bins,
@@ -97,7 +97,7 @@ def render(summary: Json, inputs: Inputs, mined: mining.Mined, harness: dict[str
         worse=fallen,
         lost=[example(*two) for two in fallen.lost] if fallen else [],
         settings=settings(inputs.config),
-        colours={name: look.colour for name, look in charts.looks(list(by_system), known).items()},
+        colours={name: look.color for name, look in charts.looks(list(by_system), known).items()},
     )
 
 

@@ -124,13 +124,10 @@ def _again(objective: Objective) -> str:
     return f"every {objective.refresh_every:,} updates{renewed}"
 
 
-COLUMNS = (
-    ("wall clock", "seconds"),
-    ("device time", "device_seconds"),
-    ("device", "device"),
-    ("ended, UTC", "ended"),
-    ("notes", "notes"),
-)
+COLUMNS = {
+    "wall clock": "seconds", "device time": "device_seconds", "device": "device", "ended, UTC": "ended",
+    "notes": "notes",
+}  # fmt: skip
 """Columns of the stages' table, and what fills them."""
 
 
@@ -140,7 +137,7 @@ def stages(finished: dict[str, Json], known: Systems) -> Json | None:
     Stages that recorded nothing, and columns that no stage fills, are left out; None where nothing is left.
     """
     told = {stage: _told(finished[stage]) for stage in _in_order(finished, known)}
-    shown = [(head, key) for head, key in COLUMNS if any(of[key] for of in told.values())]
+    shown = [(head, key) for head, key in COLUMNS.items() if any(of[key] for of in told.values())]
     rows = [
         {"stage": _stage_name(stage, known), "cells": [of[key] for _, key in shown]}
         for stage, of in told.items()

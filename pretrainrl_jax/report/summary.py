@@ -1,15 +1,11 @@
 """What a run found: the checked numbers of every system, and their table for a terminal."""
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.report.formats import Json, decimals, number, percent
 from pretrainrl_jax.report.intervals import wilson
 from pretrainrl_jax.report.outcomes import common, difference, trained
 from pretrainrl_jax.report.systems import Systems
-from pretrainrl_jax.report.terminal import plain
+from pretrainrl_jax.report.terminal import grid, plain
 
 RATES = ("acc", "hr", "mrr", "prob", "prob_all", "prob_aliases")
 
@@ -111,15 +107,13 @@ def forgetting(summary: Json) -> dict[str, float]:
 
 def table(summary: Json, known: Systems) -> str:
     """The systems side by side, for a terminal of 100 columns."""
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    drawn.add_column("system", no_wrap=True, max_width=24)
-    heads = ("ACC", "HR", "MRR", "Prob", "ACC\nunseen", "ACC\nparaphr.", "ACC\nheld-out", "text\nNLL")
-    for head in (*heads, "device\ns"):
-        drawn.add_column(head, justify="right", no_wrap=True)
+    heads = ["ACC", "HR", "MRR", "Prob", "ACC\nunseen", "ACC\nparaphr.", "ACC\nheld-out", "text\nNLL"]
+    rows = []
     for name, system in summary["systems"].items():
         rates = [system[rate] for rate in ("acc", "hr", "mrr", "prob")]
         rates += [group_rate(system, group) for group in ("unseen", "paraphrase", "held_out")]
         cells = [percent(rate, "") for rate in rates]
         cells += [decimals(system["text_nll"], 2), decimals(system["device_seconds"], 1)]
-        drawn.add_row(Text(known.label(name)), *cells)
-    return plain(f"{summary['dataset']}, {summary['model']}: % of trained facts", drawn)
+        rows.append([known.label(name), *cells])
+    title = f"{summary['dataset']}, {summary['model']}: % of trained facts"
+    return plain(title, grid({"system": 24}, [*heads, "device\ns"], rows))

@@ -1,7 +1,8 @@
 """Accuracy on trained facts, in their trained wording, by popularity and by category."""
 
-import itertools
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from pretrainrl_jax.report.formats import Json
 from pretrainrl_jax.report.intervals import Difference, wilson
@@ -35,17 +36,11 @@ def by_popularity(evaluations: list[Json]) -> list[Row]:
     asked = _asked(evaluations)
     ranked = sorted(_every(asked).items(), key=lambda item: (popularity(item[1]), item[0]))
     rows = []
-    for part in _parts(ranked, bins):
-        ends = popularity(part[0][1]), popularity(part[-1][1])
-        rows.append(_row(ends, {key for key, _ in part}, asked))
+    for part in np.array_split(np.arange(len(ranked)), bins) if bins else []:
+        if len(part):
+            keys, questions = zip(*ranked[part[0] : part[-1] + 1], strict=True)
+            rows.append(_row((popularity(questions[0]), popularity(questions[-1])), set(keys), asked))
     return rows
-
-
-def _parts(items: list[Any], parts: int) -> list[list[Any]]:
-    """Consecutive parts whose lengths differ by one at most, the longer ones first; none is empty."""
-    size, longer = divmod(len(items), parts) if parts else (0, 0)
-    starts = [i * size + min(i, longer) for i in range(parts + 1)]
-    return [items[a:b] for a, b in itertools.pairwise(starts) if a < b]
 
 
 def by_category(evaluations: list[Json]) -> list[Row]:

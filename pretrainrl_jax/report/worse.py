@@ -53,13 +53,14 @@ def worse(before: Json, after: Json, summary: Json, bins: list[Row], categories:
         measured += [Fall(kind, row.name, d) for row in rows if (d := row.cells[after["system"]].change)]
     lower = [fall for fall in measured if fall.change.rate < 0]
     one, two = (summary["systems"][e["system"]] for e in (before, after))
+    nll = one["text_nll"], two["text_nll"]
     known, lost = less_probable(pairs["trained"] + pairs["held_out"])
     return Worse(
         falls=[fall for fall in lower if fall.change.worse],
         slight=[fall for fall in lower if not fall.change.worse],
         compared=len(measured),
         unpaired=_unpaired(one, two, {group for group, of in pairs.items() if of}),
-        text_nll=_rise(one["text_nll"], two["text_nll"]),
+        text_nll=nll if None not in nll and nll[0] < nll[1] else None,
         less_probable=(len(lost), known) if known else None,
         lost=lost[:SHOWN],
     )
@@ -75,19 +76,9 @@ def _unpaired(before: Json, after: Json, known: set[str]) -> list[tuple[str, flo
     return found
 
 
-def _rise(before: float | None, after: float | None) -> tuple[float, float] | None:
-    if before is None or after is None or after <= before:
-        return None
-    return before, after
-
-
 def less_probable(pairs: Pairs) -> tuple[int, Pairs]:
     """How many truths have a probability before and after, and those that lost of it, most first."""
-    known = [
-        (p_after - p_before, (one, two))
-        for one, two in pairs
-        if (p_before := number(one.get("p_truth"))) is not None
-        and (p_after := number(two.get("p_truth"))) is not None
-    ]
+    found = [(number(one.get("p_truth")), number(two.get("p_truth")), (one, two)) for one, two in pairs]
+    known = [(b - a, pair) for a, b, pair in found if a is not None and b is not None]
     lost = sorted((k for k in known if k[0] < 0), key=lambda k: k[0])
     return len(known), [two for _, two in lost]

@@ -255,14 +255,14 @@ def test_what_was_evaluated_while_training_is_drawn_apart(workdir: Path) -> None
             file.write(json.dumps({"stage": f"train/{system}", "step": step, **sample}) + "\n")
     metrics = read_metrics(workdir / "metrics.jsonl")
     assert charts.curves(metrics, KNOWN) == plain
-    titles = [title for title, _ in charts.sampled(metrics, KNOWN)]
+    titles = [title for title, _ in charts.curves(metrics, KNOWN, charts.SAMPLED)]
     assert titles == ["accuracy on the sample", "loss on text"]
     tags = parse(write_report(workdir).read_text("utf-8"))
     assert "While training: evaluated on a sample 200 trained questions" in tags.text
     assert len(tags.addresses) == 2 + 1 + 1 + 2 + 3
     alone = [line for line in metrics if "sample_hr" in line]
     assert charts.curves(alone, KNOWN) == []
-    unknown = charts.sampled([{**alone[0], "sample_acc": math.nan}], KNOWN)
+    unknown = charts.curves([{**alone[0], "sample_acc": math.nan}], KNOWN, charts.SAMPLED)
     assert [title for title, _ in unknown] == titles[1:]
 
 
@@ -310,7 +310,7 @@ def test_settings_mark_what_differs_from_the_default() -> None:
 
 
 def test_systems_are_told_apart_without_colour() -> None:
-    for part in ("colour", "marker", "line"):
+    for part in charts.Look._fields:
         seen = [getattr(look, part) for look in (charts.BASE, *charts.LOOKS)]
         assert len(set(seen)) == len(seen)
     looks = charts.looks(["new", "base", "newer"], KNOWN)
@@ -322,7 +322,7 @@ def test_systems_are_told_apart_without_colour() -> None:
 
 def test_todays_systems_keep_their_looks() -> None:
     looks = charts.looks(["pretrainrl", "ntp", "base", "rpo"], KNOWN)
-    assert {name: (look.colour, look.marker) for name, look in looks.items()} == {
+    assert {name: (look.color, look.marker) for name, look in looks.items()} == {
         "base": ("#777777", "X"),
         "ntp": ("#56B4E9", "s"),
         "rpo": ("#CC79A7", "P"),

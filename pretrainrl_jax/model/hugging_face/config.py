@@ -15,9 +15,14 @@ from pretrainrl_jax.model.families import FAMILIES, Family
 from pretrainrl_jax.model.shape import ModelShape, RopeScaling
 
 Json = dict[str, Any]
-SIZES = (
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-)  # fmt: skip
+SIZES = {  # and our names
+    "vocab_size": "vocabulary", "hidden_size": "width", "intermediate_size": "mlp_width",
+    "num_hidden_layers": "layers", "num_attention_heads": "heads",
+}  # fmt: skip
+SCALING = {  # of llama3's rotary embedding, and our names
+    "factor": "factor", "low_freq_factor": "low_frequency_factor",
+    "high_freq_factor": "high_frequency_factor", "original_max_position_embeddings": "original_length",
+}  # fmt: skip
 # What `read_shape` reads of every family, and writes.
 READ = {
     *SIZES, "model_type", "num_key_value_heads", "head_dim", "hidden_act", "rms_norm_eps",
@@ -42,10 +47,7 @@ NEUTRAL = {
     "exponential_decay_length_penalty", "auto_map", "unsloth_version", "unsloth_fixed",
     "base_model_tp_plan", "base_model_pp_plan",
 }  # fmt: skip
-ROPE_KEYS = {
-    "default": set[str](),
-    "llama3": {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
-}
+ROPE_KEYS = {"default": set[str](), "llama3": {*SCALING}}
 INACTIVE = (None, False, [], {})  # an option with such a value is switched off
 
 
@@ -104,12 +106,8 @@ def _shape(path: Path, config: Json, name: str, dtype: str) -> ModelShape:
     layers = int(config["num_hidden_layers"])
     scaling = None
     if kind == "llama3":
-        scaling = RopeScaling(
-            float(rope["factor"]),
-            float(rope["low_freq_factor"]),
-            float(rope["high_freq_factor"]),
-            int(rope["original_max_position_embeddings"]),
-        )
+        factor, low, high, length = (rope[key] for key in SCALING)
+        scaling = RopeScaling(float(factor), float(low), float(high), int(length))
     bias = bool(config.get("attention_bias"))
     return ModelShape(
         family=name,
@@ -222,11 +220,7 @@ def write_config(shape: ModelShape, origin: Json, dtype: str) -> Json:
     config: Json = {
         "architectures": [shape.traits.architecture],
         "model_type": shape.family,
-        "vocab_size": shape.vocabulary,
-        "hidden_size": shape.width,
-        "intermediate_size": shape.mlp_width,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
+        **{theirs: getattr(shape, ours) for theirs, ours in SIZES.items()},
         "num_key_value_heads": shape.kv_heads,
         "head_dim": shape.head_width,
         "hidden_act": "silu",
@@ -237,13 +231,8 @@ def write_config(shape: ModelShape, origin: Json, dtype: str) -> Json:
         "torch_dtype": dtype,
     }
     if scaling is not None:
-        config["rope_scaling"] = {
-            "rope_type": "llama3",
-            "factor": scaling.factor,
-            "low_freq_factor": scaling.low_frequency_factor,
-            "high_freq_factor": scaling.high_frequency_factor,
-            "original_max_position_embeddings": scaling.original_length,
-        }
+        values = {theirs: getattr(scaling, ours) for theirs, ours in SCALING.items()}
+        config["rope_scaling"] = {"rope_type": "llama3", **values}
     if "attention_bias" in shape.traits.keys:
         config["attention_bias"] = shape.out_bias
     if "mlp_bias" in shape.traits.keys:

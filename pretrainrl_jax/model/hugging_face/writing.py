@@ -96,10 +96,7 @@ def _rows(table: jax.Array, tokens: jax.Array, layout: Layout) -> jax.Array:
 def tensors_of(model: Model, params: Params, dtype: str = "") -> dict[str, Tensor]:
     """Every tensor of a model under the name Hugging Face has for it, layer by layer.
 
-    Args:
-        model: the decoder.
-        params: its parameters.
-        dtype: to write; empty keeps each parameter's own.
+    `dtype` is the one to write; empty keeps each parameter's own.
     """
     flat: Any = flax.traverse_util.flatten_dict(params, sep="/")
     found = {
@@ -126,10 +123,7 @@ def _fetched(tensors: dict[str, Tensor], names: Sequence[str]) -> Iterator[tuple
 
 
 def write_weights(
-    folder: Path,
-    tensors: dict[str, Tensor],
-    shard_size: str,
-    advance: Callable[[int], None] = lambda n: None,
+    folder: Path, tensors: dict[str, Tensor], shard_size: str, advance: Callable[[int], None] = lambda n: None
 ) -> None:
     """Write tensors to files of at most `shard_size` ("5GB"), with an index where there are several.
 
