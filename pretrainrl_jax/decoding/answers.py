@@ -38,7 +38,10 @@ class Sample:
 
 def read_answers(values: Iterable[Mapping[str, Any]]) -> list[Answer]:
     """The answers whose `dataclasses.asdict` these are, as JSON gives them back."""
-    return [Answer(**{k: tuple(x) if isinstance(x, list) else x for k, x in of.items()}) for of in values]
+    lists: list[dict[str, Any]] = [
+        {name: tuple(x) if isinstance(x, list) else x for name, x in of.items()} for of in values
+    ]
+    return [Answer(**of) for of in lists]
 
 
 def distinct(answers: Iterable[Answer]) -> dict[str, Answer]:

@@ -52,7 +52,8 @@ def empty_cache(model: Model, prompt: KVCache, steps: int, *, own: bool) -> Pair
     inner = (branches, steps) if own else (steps * branches,)
     axes = ("layers", "rows", *[None] * len(inner), "kv_heads", "head")
     empty = jnp.zeros((layers, batch, *inner, *of_token), prompt.keys.dtype)
-    return (constrain(empty, model.layout, *axes),) * 2
+    empty = constrain(empty, model.layout, *axes)
+    return empty, empty
 
 
 def extend(

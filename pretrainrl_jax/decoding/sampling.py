@@ -237,7 +237,7 @@ def sample(
     )
     state = jax.lax.while_loop(should_continue, step, state)
     of_tokens = state.token_logps, state.behaviour_token_logps
-    sums = (of.sum(-1) for of in of_tokens)
+    sums = state.token_logps.sum(-1), state.behaviour_token_logps.sum(-1)
     drawn = DecodedBatch(state.tokens, state.lengths, state.finished, *sums, *of_tokens)
     return jax.tree.map(lambda x: constrain(x, model.layout), drawn)
 

@@ -43,12 +43,7 @@ def describe(
 ) -> None:
     """Write what stands beside a stage's parameters.
 
-    Args:
-        folder: the stage's.
-        model: the decoder.
-        tokenizer: its tokenizer.
-        template: how it is asked.
-        origin: what the Hugging Face model it comes from says of itself, for its export.
+    `template` is how it is asked, `origin` what the Hugging Face model it comes from says of itself.
     """
 
     def write() -> None:
@@ -90,20 +85,12 @@ class Saver:
         self._write(state, progress, {"training": {"step": state.step, "moments": state.moments}})
 
     def finish(self, state: TrainState, progress: Progress = BEGINNING) -> None:
-        """Write the parameters of a finished stage; returns when all is written.
-
-        Raises:
-            OSError: if they cannot be written.
-        """
+        """Write the parameters of a finished stage; returns when all is written. Raises OSError as `save`."""
         self._write(state, progress, {})
         self.wait()
 
     def wait(self) -> None:
-        """Return when all is written.
-
-        Raises:
-            OSError: if it cannot be.
-        """
+        """Return when all is written; raises OSError if it cannot be."""
         with disk_errors():
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
@@ -168,10 +155,10 @@ def saving(
         detail: told of each checkpoint.
         best: field of `Progress` by which `settings.keep_best` are chosen.
     """
-    keep = policies.AnyPreservationPolicy(
-        [policies.LatestN(settings.keep), _Best(folder, best, settings.keep_best)]
+    keep = [policies.LatestN(settings.keep), _Best(folder, best, settings.keep_best)]
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=policies.AnyPreservationPolicy(keep), cleanup_tmp_directories=True
     )
-    options = ocp.CheckpointManagerOptions(preservation_policy=keep, cleanup_tmp_directories=True)
     with disk_errors():
         manager = open_manager(folder, options)
     try:
@@ -197,10 +184,8 @@ class _Best(policies.PreservationPolicy):
         *,
         context: policies.PreservationContext,
     ) -> Sequence[bool]:
-        best = sorted((c.step for c in checkpoints), key=lambda s: _about(self.folder, s, self.field))[
-            : self.number
-        ]
-        return [c.step in best for c in checkpoints]
+        best = sorted((c.step for c in checkpoints), key=lambda s: _about(self.folder, s, self.field))
+        return [c.step in best[: self.number] for c in checkpoints]
 
 
 def _about(folder: Path, step: int, field: str) -> float:
@@ -240,11 +225,7 @@ def strip(folder: Path) -> None:
 
 
 def save(folder: Path, state: TrainState) -> None:
-    """Write the parameters of a finished stage, as its only checkpoint.
-
-    Raises:
-        OSError: if they cannot be written.
-    """
+    """Write the parameters of a finished stage, as its only checkpoint; raises OSError as `Saver` does."""
     with saving(folder, Checkpoint(keep=1, keep_best=0)) as saver:
         saver.finish(state)
 

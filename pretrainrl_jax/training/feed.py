@@ -37,9 +37,9 @@ class Feed:
     def refill(self, rows: PackedRows, row: int = 0) -> None:
         """Go on with these rows."""
         width = whole_rows(self._mesh, rows.rows // self._microsteps)
-        share = Share(rows, self._microsteps, width, own_rows(self._mesh, width))
         self.rows, self.row = rows, row  # `row` is the first of the next batch
-        self._share, self._read = share, share.batches(row)
+        self._share = Share(rows, self._microsteps, width, own_rows(self._mesh, width))
+        self._read = self._share.batches(row)
 
     @property
     def ended(self) -> bool:
@@ -49,9 +49,7 @@ class Feed:
     def names(self, row: int) -> list[str]:
         """What the trees of the batch that ended before `row` are called."""
         planned = self.rows.plan[row - self.rows.rows : row]
-        return list(
-            dict.fromkeys(self._name(self.rows.trees[index]) for of_row in planned for index in of_row)
-        )
+        return list(dict.fromkeys(self._name(self.rows.trees[i]) for of_row in planned for i in of_row))
 
     def __iter__(self) -> Iterator[PackedBatch]:
         return self

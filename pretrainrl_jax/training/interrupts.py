@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from pretrainrl_jax.hosts.join import leave
 
@@ -47,9 +48,7 @@ def termination_interrupts(grace: float = 0.0, command: str = "") -> Iterator[No
 
     def handle(number: int, frame: FrameType | None) -> None:
         # Python ignores what is raised within a callback of the garbage collector: then it is raised again.
-        again.append(threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), number)))
-        again[-1].daemon = True
-        again[-1].start()
+        again.append(_later(AGAIN_SECONDS, os.kill, os.getpid(), number))
         raise KeyboardInterrupt
 
     def complain(ignored: "sys.UnraisableHookArgs") -> None:
@@ -72,9 +71,7 @@ def _handled(handle: Handler, grace: float, command: str) -> Iterator[None]:
 
     def timed(number: int, frame: FrameType | None) -> None:
         if grace and not clock:
-            clock.append(threading.Timer(grace, _end, (grace, command)))
-            clock[0].daemon = True
-            clock[0].start()
+            clock.append(_later(grace, _end, grace, command))
         handle(number, frame)
 
     try:
@@ -89,6 +86,13 @@ def _handled(handle: Handler, grace: float, command: str) -> Iterator[None]:
             signal.signal(number, handler)
         for timer in clock:
             timer.cancel()
+
+
+def _later(seconds: float, call: Callable[..., Any], *arguments: Any) -> threading.Timer:
+    timer = threading.Timer(seconds, call, arguments)
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 def _end(grace: float, command: str) -> None:

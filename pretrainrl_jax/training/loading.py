@@ -107,9 +107,8 @@ def _load_hugging_face(
     tokenizer = load_tokenizer(folder)
     check_fits(tokenizer, model.shape.vocabulary, folder)
     params = read_params(folder, model, _places(model), screen)
-    origin = {
-        name: read_config(folder, f"{name}.json") for name in ORIGIN if (folder / f"{name}.json").is_file()
-    }
+    files = {name: f"{name}.json" for name in ORIGIN}
+    origin = {name: read_config(folder, of) for name, of in files.items() if (folder / of).is_file()}
     return Loaded(model, _cast(params, params_dtype), tokenizer, Template("bare"), origin)
 
 
@@ -132,9 +131,8 @@ def _restore_params(folder: Path, step: int, model: Model, places: Any, dtype: s
         items["about"] = ocp.args.JsonRestore()
     try:
         with open_manager(folder) as manager:
-            about_params = ocp.PyTreeCheckpointHandler().metadata(
-                epath.Path(folder.absolute()) / str(step) / "params"
-            )
+            saved = epath.Path(folder.absolute()) / str(step) / "params"
+            about_params = ocp.PyTreeCheckpointHandler().metadata(saved)
             target = jax.tree.map(
                 lambda a, of, place: jax.ShapeDtypeStruct(a.shape, of.dtype, sharding=place),
                 nn.unbox(model.abstract()),

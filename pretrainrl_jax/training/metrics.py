@@ -6,26 +6,12 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
 from tensorboardX.summary import scalar
 
 from pretrainrl_jax.atomic import write_text
-
-
-class NoMetrics:
-    """Writes nothing: process 0 alone writes the figures that all processes have."""
-
-    def write(self, step: int, figures: Mapping[str, float | None]) -> None:
-        """Nothing."""
-
-    def __enter__(self) -> "NoMetrics":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
 
 
 class MetricsWriter:
@@ -60,17 +46,14 @@ class MetricsWriter:
         self._file.write(json.dumps({"stage": self.stage, "step": step} | finite) + "\n")
         self._file.flush()
         for name, value in figures.items():
-            if value is None:
-                continue
-            self._events.write_event(Event(step=step, wall_time=time.time(), summary=scalar(name, value)))
+            if value is not None:
+                self._events.write_event(Event(step=step, wall_time=time.time(), summary=scalar(name, value)))
         self._events.flush()
 
     def __enter__(self) -> "MetricsWriter":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         with ExitStack() as both:  # the second also where the first one fails
             both.callback(self._events.close)
             both.callback(self._file.close)

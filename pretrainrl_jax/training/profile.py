@@ -37,55 +37,44 @@ def traced(
     if not steps or not first():
         yield update
         return
-    trace = _Trace(update, begun, steps, folder / stage, stage)
+    start, stop = map(int, steps.split(":"))
+    at, done, results = begun, [], None  # the update called last, those traced, what the last of them gave
+    running = False
+
+    def end() -> None:
+        nonlocal running, results
+        if running:
+            try:
+                jax.block_until_ready(results)
+            finally:
+                running, results = False, None
+                jax.profiler.stop_trace()
+
+    def call(*arguments: Any) -> Any:
+        nonlocal at, running, results
+        at += 1
+        if not start <= at <= stop:
+            return update(*arguments)
+        if not running:
+            jax.block_until_ready(arguments)
+            (folder / stage).mkdir(parents=True, exist_ok=True)
+            jax.profiler.start_trace(folder / stage)
+            running = True
+        results = None  # this update may take their memory over
+        with jax.profiler.StepTraceAnnotation(stage, step_num=at):
+            given = results = update(*arguments)
+        done.append(at)
+        if at == stop:
+            end()
+        return given
+
     try:
-        yield trace
-        if not trace.last:
-            had = f"its updates were {begun + 1} to {trace.at}"
+        yield call
+        if not done:
+            had = f"its updates were {begun + 1} to {at}"
             say(f"{stage}: nothing was traced: profile_steps is {steps}, and {had}")
     finally:
-        trace.end()
-        if trace.last:
-            span = f"updates {trace.start} to {trace.last} traced"
+        end()
+        if done:
+            span = f"updates {done[0]} to {done[-1]} traced"
             say(f"{stage}: {span}; to see them: pip install xprof, then xprof {shlex.quote(str(folder))}")
-
-
-class _Trace:
-    """Counts updates, and traces those that are wanted."""
-
-    def __init__(self, update: Update, begun: int, steps: str, folder: Path, stage: str) -> None:
-        self.at = begun  # the update that was called last
-        self.start = self.last = 0  # the updates that were traced; 0: none
-        self._update = update
-        self._wanted = range(int(steps.partition(":")[0]), int(steps.partition(":")[2]) + 1)
-        self._folder = folder
-        self._stage = stage
-        self._running = False
-        self._results: Any = None  # of the update that was called last
-
-    def __call__(self, *arguments: Any) -> Any:
-        self.at += 1
-        if self.at not in self._wanted:
-            return self._update(*arguments)
-        if not self._running:
-            jax.block_until_ready(arguments)
-            self._folder.mkdir(parents=True, exist_ok=True)
-            jax.profiler.start_trace(self._folder)
-            self._running, self.start = True, self.at
-        self._results = None  # this update may take their memory over
-        with jax.profiler.StepTraceAnnotation(self._stage, step_num=self.at):
-            self._results = results = self._update(*arguments)
-        self.last = self.at
-        if self.at == self._wanted[-1]:
-            self.end()
-        return results
-
-    def end(self) -> None:
-        """Close the trace, if one is open, once what was traced is finished."""
-        if not self._running:
-            return
-        try:
-            jax.block_until_ready(self._results)
-        finally:
-            self._running, self._results = False, None
-            jax.profiler.stop_trace()

@@ -16,8 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -32,8 +31,9 @@ from pretrainrl_jax.objectives.loss import Coefficients
 from pretrainrl_jax.progress import NORMAL, Screen, Track
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.checkpoints import BEGINNING, Progress, saving
+from pretrainrl_jax.training.feed import Feed
 from pretrainrl_jax.training.interrupts import Interrupted, stop_requested, termination_interrupts
-from pretrainrl_jax.training.metrics import MetricsWriter, NoMetrics
+from pretrainrl_jax.training.metrics import MetricsWriter
 from pretrainrl_jax.training.optimizer import Schedule
 from pretrainrl_jax.training.profile import traced
 from pretrainrl_jax.training.step import TrainState
@@ -57,9 +57,7 @@ class Run:
     rate: str = ""  # the setting of its learning rate
     shown: Mapping[str, str] = field(default_factory=dict)  # on the progress bar: name → metric
     carries: Sequence[str] = ()  # metrics that each line of metrics.jsonl has; null where none is computed
-    scored: bool = (
-        False  # the best checkpoint is the one of the lowest `Session.score`, not of the lowest loss
-    )
+    scored: bool = False  # the best checkpoint has the lowest `Session.score`, not the lowest loss
     screen: Screen = NORMAL
     command: str = ""  # what goes on after an interruption
     profile: str = ""  # updates to trace, as 10:13
@@ -72,18 +70,6 @@ class Run:
 
 class NotFinite(FloatingPointError):
     """A loss or a gradient was not a number, and the run stopped without that update."""
-
-
-class Position(Protocol):
-    """Where the batches come from: all that is saved of them, and what they are called."""
-
-    @property
-    def row(self) -> int: ...
-
-    @property
-    def ended(self) -> bool: ...
-
-    def names(self, row: int) -> list[str]: ...
 
 
 @dataclass
@@ -120,7 +106,7 @@ class Session:
         step: Any,
         state: TrainState,
         progress: Progress,
-        feed: Position,
+        feed: Feed,
         mesh: Mesh,
         total: int,
     ) -> None:
@@ -128,34 +114,31 @@ class Session:
         self.total = total  # may change on the way
         self.update = int(state.step)  # updates made
         self.score = math.inf  # of the state, where `run.scored`: the lowest is the best
-        self.checkpoint = Hook(
-            self.save, run.checkpoint.every_updates, run.checkpoint.every_minutes, last=False
-        )
+        every = run.checkpoint
+        self.checkpoint = Hook(self.save, every.every_updates, every.every_minutes, last=False)
         self._step, self._feed, self._mesh = step, feed, mesh
         self._votes, self._tally = Votes(mesh), _Tally(progress.skipped)
         self._seconds = progress.seconds
         self._compiled: Any = None  # the step, from the first batch on
         self._bar: Track | None = None
+        self._writer: MetricsWriter | None = None
         self._began, self._marked = time.perf_counter(), 0.0  # the clock; seconds when metrics were written
         self._numbers: Any = ()  # coefficients and schedule, and the same on the devices
         self._placed: Any = ()
-        self._stack = ExitStack()
 
     def __enter__(self) -> "Session":
-        run = self.run
-        best = "score" if run.scored else "loss"
-        self._saver = self._stack.enter_context(
-            saving(run.folder, run.checkpoint, dict(run.about), run.screen.detail, best)
-        )
-        self._bars = self._stack.enter_context(ExitStack())
-        writer = MetricsWriter(run.workdir, run.stage, self.update) if first() else NoMetrics()
-        self._writer = self._stack.enter_context(writer)
+        run, best = self.run, "score" if self.run.scored else "loss"
+        with ExitStack() as stack:  # closes what is open where something cannot be opened
+            saver = saving(run.folder, run.checkpoint, dict(run.about), run.screen.detail, best)
+            self._saver = stack.enter_context(saver)
+            self._bars = stack.enter_context(ExitStack())
+            if first():  # all processes have the same figures
+                self._writer = stack.enter_context(MetricsWriter(run.workdir, run.stage, self.update))
+            self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
 
     def step(self, batch: Any, coefficients: Coefficients, schedule: Schedule) -> dict[str, jax.Array]:
         """One update; gives its metrics, on the devices.
@@ -205,8 +188,9 @@ class Session:
         if stop:
             self.save()
             self._saver.wait()
-            at = f"update {self.update} of {self.total}"
-            raise Interrupted(f"{self.run.stage} stopped after {at} and saved")
+            raise Interrupted(
+                f"{self.run.stage} stopped after update {self.update} of {self.total} and saved"
+            )
         for hook, is_late in zip(hooks, late, strict=True):
             by_updates = hook.updates and self.update % hook.updates == 0
             if (by_updates or is_late or hook.when()) and (hook.last or self.update < self.total):
@@ -235,7 +219,8 @@ class Session:
 
     def note(self, figures: Mapping[str, float | None]) -> None:
         """Write figures of the state as it is, a line of their own in metrics.jsonl."""
-        self._writer.write(self.update, figures)
+        if self._writer:
+            self._writer.write(self.update, figures)
 
     @contextmanager
     def untimed(self) -> Iterator[None]:
@@ -295,7 +280,7 @@ class Session:
         rates = self._tally.per_second(self._spent() - self._marked)
         del values["questions"], values["tokens"]
         skipped = {"skipped": float(self._tally.skipped)}
-        self._writer.write(self.update, dict.fromkeys(self.run.carries) | values | rates | skipped)
+        self.note(dict.fromkeys(self.run.carries) | values | rates | skipped)
         self._marked = self._spent()
 
     def _shown(self, metrics: Mapping[str, jax.Array]) -> dict[str, float]:
@@ -337,7 +322,7 @@ class _Tally:
 
     def read(self) -> list[_Update]:
         """Wait for all metrics; gives the updates that were not finite."""
-        read = [_Update(*of) for of in jax.device_get(self._unread)]
+        read: list[_Update] = jax.device_get(self._unread)
         self._unread.clear()
         for name in self._counted:
             self._counted[name] += sum(float(update.metrics[name]) for update in read)
@@ -360,16 +345,9 @@ class _Tally:
 def _not_finite(run: Run, named: list[str], update: _Update) -> NotFinite:
     """What went wrong in an update on these questions, and what can be done."""
     loss, norm = (float(update.metrics[name]) for name in ("loss", "grad_norm"))
-    path = run.workdir / "nonfinite.json"
-    record = {
-        "stage": run.stage,
-        "update": update.at,
-        "loss": repr(loss),
-        "grad_norm": repr(norm),
-        "questions": named,
-    }
+    path, figures = run.workdir / "nonfinite.json", {"loss": repr(loss), "grad_norm": repr(norm)}
     if first():
-        write_json(path, record)
+        write_json(path, {"stage": run.stage, "update": update.at} | figures | {"questions": named})
     shown = "; ".join(named[:NAMED]) + (f"; and {len(named) - NAMED} more in {path}" if named[NAMED:] else "")
     step = checkpoints.latest_step(run.folder)
     kept = f"the checkpoint of update {step} is kept" if step else "no checkpoint was saved before"

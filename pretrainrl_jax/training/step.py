@@ -75,10 +75,7 @@ def update(
 
     norm = optax.global_norm(gradients)
     sound = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
-
-    def unless_unsound(new: jax.Array, old: jax.Array) -> jax.Array:
-        return jnp.where(sound, new, old)
-
+    unless_unsound = partial(jnp.where, sound)
     direction, moments = adamw(settings).update(gradients, state.moments, state.params)
     rate = schedule.rate(state.step)
     params = jax.tree.map(lambda p, d: unless_unsound(p - rate * d, p), state.params, direction)
