@@ -57,15 +57,16 @@ dataset.Share.__getitem__ = noted
 # Of a process in whose command line WORD stands, a signal that does not wait for the one who looks on.
 word, _, update = os.environ.get("STOPS", "@").partition("@")
 if word in arguments:
-    from pretrainrl_jax.training import metrics
+    from pretrainrl_jax.training.session import Session
 
-    for of in (metrics.MetricsWriter, metrics.NoMetrics):
-        def write(self, step, figures, write=of.write):
-            write(self, step, figures)
-            if step == int(update):
-                os.kill(os.getpid(), signal.SIGTERM)
+    write = Session._write
 
-        of.write = write
+    def stopping(self, metrics):
+        write(self, metrics)
+        if self.update == int(update):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    Session._write = stopping
 
 from pretrainrl_jax.main import main
 
