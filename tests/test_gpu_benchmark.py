@@ -50,6 +50,7 @@ def with_requirements(names):
     return found
 
 
+@pytest.mark.slow  # minutes: every part is a process that compiles
 def test_it_runs_with_few_packages_and_writes_all_it_found(tmp_path, compiled_environment):
     allowed = with_requirements(NEEDED)
     of_names = packages_distributions().items()
