@@ -23,7 +23,7 @@ from typing import Any
 
 import jax
 
-from pretrainrl_jax.config import Config, Facts, Mesh, Optimizer
+from pretrainrl_jax.config import Config, FactsConfig, MeshConfig, OptimizerConfig
 from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.model.attention import tree_mask
 from pretrainrl_jax.model.cost import flops, parameters
@@ -49,7 +49,7 @@ SHAPE = ModelShape("qwen3", 151936, 256, 4, 4, 2, 64, 768, 1e6, 1e-6, tied=True)
 
 def popqa_trees(facts_path: str, tokenizer_path: str, negatives: int = 5) -> list[AnswerTree]:
     """PopQA questions, each with its answer and five other answers of its relation."""
-    facts = read_facts(Config(facts=Facts(path=facts_path, duplicates="keep"))).facts
+    facts = read_facts(Config(facts=FactsConfig(path=facts_path, duplicates="keep"))).facts
     answers = defaultdict(list)
     for fact in facts:
         answers[fact.category].append(fact.answer)
@@ -98,7 +98,7 @@ class Steps:
     """Updates of one model by one compiled step for each objective, timed."""
 
     def __init__(self) -> None:
-        self.mesh, optimizer = make_mesh(Mesh()), Optimizer()
+        self.mesh, optimizer = make_mesh(MeshConfig()), OptimizerConfig()
         model = Model(SHAPE)
         self._state = init_state(model.init(jax.random.key(0)), adamw(optimizer))
         self._step = compile_step(model, optimizer, "sequence", self.mesh)

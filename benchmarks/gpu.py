@@ -106,10 +106,10 @@ def part_records(part: str, options: argparse.Namespace) -> list[Record]:
 
 def run_part(options: argparse.Namespace) -> None:
     """Run a part here: a line of JSON for each record as soon as it is there."""
-    from pretrainrl_jax.config import Platform
+    from pretrainrl_jax.config import PlatformConfig
     from pretrainrl_jax.platforms import kernel_for, prepare
 
-    prepare(Platform(), "")  # XLA's flags are those of every run
+    prepare(PlatformConfig(), "")  # XLA's flags are those of every run
     import jax
 
     asked = jax.config.jax_platforms
@@ -120,7 +120,7 @@ def run_part(options: argparse.Namespace) -> None:
 
     device, cpu = jax.devices()[0], jax.devices("cpu")[0]
     capability = str(getattr(device, "compute_capability", ""))
-    kernel = kernel_for(device.platform, Platform(), capability)
+    kernel = kernel_for(device.platform, PlatformConfig(), capability)
     work, repeats = WORKS[options.shape], 2 if options.quick else 5
 
     def all_records() -> Iterator[Record]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pretrainrl_jax.config import Mesh, Optimizer
+from pretrainrl_jax.config import MeshConfig, OptimizerConfig
 from pretrainrl_jax.decoding.beam import beam_search
 from pretrainrl_jax.decoding.decode import bucket
 from pretrainrl_jax.decoding.sampling import prompt_keys, sample
@@ -190,7 +190,7 @@ def updates(
     repeats: int,
 ) -> Record:
     """Training steps on one batch [rows, …], again and again: its loss must fall."""
-    mesh, settings = make_mesh(Mesh(), [device]), Optimizer()
+    mesh, settings = make_mesh(MeshConfig(), [device]), OptimizerConfig()
     model = Model(shape, mesh, kernel)
     begin = jax.jit(
         lambda key: init_state(Model(shape).init(key), adamw(settings)),

@@ -23,7 +23,7 @@ MEASURE = """
 import json, os, resource, sys, time
 from pathlib import Path
 import jax
-from pretrainrl_jax.config import Export, Mesh
+from pretrainrl_jax.config import ExportConfig, MeshConfig
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.progress import SILENT
 from pretrainrl_jax.stages.export_model import export_model
@@ -36,13 +36,13 @@ def peak():
 what, source, target = sys.argv[1:]
 from transformers import AutoTokenizer  # starting takes seconds, of which nothing is measured
 
-mesh = make_mesh(Mesh())
+mesh = make_mesh(MeshConfig())
 jax.numpy.ones(3).block_until_ready()
 before, began = peak(), time.perf_counter()
 if what == "import":
     import_model(source, Path(target), mesh, SILENT)
 elif what == "export":
-    export_model(source, Path(target), Export(shard_size="500MB"), mesh, SILENT)
+    export_model(source, Path(target), ExportConfig(shard_size="500MB"), mesh, SILENT)
 else:
     jax.block_until_ready(load(source, mesh).params)
 os.sync()

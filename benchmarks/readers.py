@@ -18,7 +18,7 @@ from pathlib import Path
 
 MEASURE = """
 import json, resource, sys, time
-from pretrainrl_jax.config import Config, Facts
+from pretrainrl_jax.config import Config, FactsConfig
 from pretrainrl_jax.facts.reading import read_facts
 
 def peak():
@@ -26,7 +26,7 @@ def peak():
     return kilobytes / 1024 if sys.platform != "darwin" else kilobytes / 1024**2
 
 before, began, worked = peak(), time.perf_counter(), time.process_time()
-facts = read_facts(Config(facts=Facts(path=sys.argv[1]))).facts
+facts = read_facts(Config(facts=FactsConfig(path=sys.argv[1]))).facts
 print(json.dumps([len(facts), time.perf_counter() - began, time.process_time() - worked, peak() - before]))
 """
 BATCH = 10_000

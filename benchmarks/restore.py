@@ -18,12 +18,12 @@ PROGRAM = """
 import sys
 from pathlib import Path
 
-from pretrainrl_jax.config import Hosts, Mesh
+from pretrainrl_jax.config import HostsConfig, MeshConfig
 from pretrainrl_jax.hosts.join import join, leave
 
 folder, layers, port, count, index = sys.argv[1], *map(int, sys.argv[2:])
 if count > 1:
-    join(Hosts(coordinator=f"localhost:{port}", count=count, index=index))
+    join(HostsConfig(coordinator=f"localhost:{port}", count=count, index=index))
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.loading import _restore_params
 from pretrainrl_jax.training.step import TrainState
 
-mesh = make_mesh(Mesh(data=1, fsdp=-1))
+mesh = make_mesh(MeshConfig(data=1, fsdp=-1))
 shape = ModelShape("qwen3", 32768, 1024, layers, 8, 8, 128, 4096, 1e4, 1e-6, tied=True)
 model = Model(shape, mesh)
 places = parameter_shardings(model, mesh)

@@ -23,14 +23,14 @@ import runpy
 from dataclasses import replace
 from pathlib import Path
 
-from pretrainrl_jax.config import Facts
+from pretrainrl_jax.config import FactsConfig
 
 popqa = runpy.run_path(str(Path(__file__).with_name("popqa_qwen3_8b.py")))["config"]
 slower = {name: replace(of, learning_rate=2e-5) for name, of in popqa.objectives.items()}
 config = replace(
     popqa,
     name="EntityQuestions",
-    facts=Facts(path="entityquestions", limit=17000, holdout_every=0),
+    facts=FactsConfig(path="entityquestions", limit=17000, holdout_every=0),
     mine=replace(popqa.mine, agreement_questions=200),
     objectives=slower | {"rpo": replace(slower["rpo"], refresh_every=133)},
     train=replace(popqa.train, passes=2),

@@ -20,26 +20,26 @@ from dataclasses import replace
 from pretrainrl_jax.config import (
     OBJECTIVES,
     Config,
-    Corpus,
-    Evaluate,
-    Facts,
-    Mine,
-    Model,
-    Pretrain,
-    Tokenizer,
-    Train,
+    CorpusConfig,
+    EvaluateConfig,
+    FactsConfig,
+    MineConfig,
+    ModelConfig,
+    PretrainConfig,
+    TokenizerConfig,
+    TrainConfig,
 )
 
 config = Config(
     name="EntityQuestions (from scratch)",
-    facts=Facts(
+    facts=FactsConfig(
         path="entityquestions", categories=("P17", "P106", "P407", "P413", "P495", "P136"), limit=3000
     ),
-    corpus=Corpus(statements=12000, filler=3000),
-    tokenizer=Tokenizer(vocabulary=4096),
-    model=Model(width=160, layers=3, heads=5, kv_heads=5, head_width=32, mlp_width=480),
-    pretrain=Pretrain(rows=4, epochs=2),
-    mine=Mine(sources=("pool",), max_new_tokens=10, agreement_questions=200),
+    corpus=CorpusConfig(statements=12000, filler=3000),
+    tokenizer=TokenizerConfig(vocabulary=4096),
+    model=ModelConfig(width=160, layers=3, heads=5, kv_heads=5, head_width=32, mlp_width=480),
+    pretrain=PretrainConfig(rows=4, epochs=2),
+    mine=MineConfig(sources=("pool",), max_new_tokens=10, agreement_questions=200),
     objectives=OBJECTIVES
     | {
         "dpo": replace(OBJECTIVES["dpo"], learning_rate=3e-4),
@@ -47,6 +47,6 @@ config = Config(
         "ntp_weighted": replace(OBJECTIVES["ntp_weighted"], learning_rate=3e-4),
         "rpo": replace(OBJECTIVES["rpo"], refresh_every=55),
     },
-    train=Train(passes=2, questions=32, row_length=256),
-    evaluate=Evaluate(max_new_tokens=10),
+    train=TrainConfig(passes=2, questions=32, row_length=256),
+    evaluate=EvaluateConfig(max_new_tokens=10),
 )

@@ -31,17 +31,17 @@ from dataclasses import replace
 
 from pretrainrl_jax.config import (
     OBJECTIVES,
-    Checkpoint,
+    CheckpointConfig,
     Config,
-    Corpus,
-    Evaluate,
-    Facts,
-    Mesh,
-    Mine,
-    Model,
-    Optimizer,
-    Pretrain,
-    Train,
+    CorpusConfig,
+    EvaluateConfig,
+    FactsConfig,
+    MeshConfig,
+    MineConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    TrainConfig,
 )
 
 slower = {
@@ -50,23 +50,23 @@ slower = {
 
 config = Config(
     name="PopQA",
-    facts=Facts(path="popQA.tsv", duplicates="drop", holdout_every=0),
-    corpus=Corpus(statements=0, filler=0),  # the model has read enough
-    model=Model(path="Qwen3-8B-Base", dtype="bfloat16", remat=True),
-    mesh=Mesh(fsdp=8),
-    optimizer=Optimizer(weight_decay=0.1, beta1=0.9, beta2=0.95, warmup=0.03, final=0.1),
-    pretrain=Pretrain(epochs=0),
-    mine=Mine(
+    facts=FactsConfig(path="popQA.tsv", duplicates="drop", holdout_every=0),
+    corpus=CorpusConfig(statements=0, filler=0),  # the model has read enough
+    model=ModelConfig(path="Qwen3-8B-Base", dtype="bfloat16", remat=True),
+    mesh=MeshConfig(fsdp=8),
+    optimizer=OptimizerConfig(weight_decay=0.1, beta1=0.9, beta2=0.95, warmup=0.03, final=0.1),
+    pretrain=PretrainConfig(epochs=0),
+    mine=MineConfig(
         template="few_shot", sources=("pool",), beams=20, max_new_tokens=16, batch=128, negatives=5, pool=20
     ),
     objectives=slower | {"rpo": replace(slower["rpo"], refresh_every=98)},
-    train=Train(
+    train=TrainConfig(
         systems=("dpo", "ntp", "ntp_answer", "rpo", "pretrainrl"),
         template="bare",
         passes=3,
         questions=128,
         row_length=512,
     ),
-    evaluate=Evaluate(template="few_shot", beams=50, max_new_tokens=16, batch=128),
-    checkpoint=Checkpoint(every_updates=100),
+    evaluate=EvaluateConfig(template="few_shot", beams=50, max_new_tokens=16, batch=128),
+    checkpoint=CheckpointConfig(every_updates=100),
 )

@@ -18,24 +18,24 @@ from dataclasses import replace
 from pretrainrl_jax.config import (
     OBJECTIVES,
     Config,
-    Corpus,
-    Evaluate,
-    Facts,
-    Mine,
-    Model,
-    Pretrain,
-    Tokenizer,
-    Train,
+    CorpusConfig,
+    EvaluateConfig,
+    FactsConfig,
+    MineConfig,
+    ModelConfig,
+    PretrainConfig,
+    TokenizerConfig,
+    TrainConfig,
 )
 
 config = Config(
     name="PopQA (from scratch)",
-    facts=Facts(path="popQA.tsv"),
-    corpus=Corpus(statements=40000, filler=4000, popularity_power=0.5),
-    tokenizer=Tokenizer(vocabulary=4096),
-    model=Model(width=160, layers=3, heads=5, kv_heads=5, head_width=32, mlp_width=480),
-    pretrain=Pretrain(rows=4),
-    mine=Mine(max_new_tokens=10),
+    facts=FactsConfig(path="popQA.tsv"),
+    corpus=CorpusConfig(statements=40000, filler=4000, popularity_power=0.5),
+    tokenizer=TokenizerConfig(vocabulary=4096),
+    model=ModelConfig(width=160, layers=3, heads=5, kv_heads=5, head_width=32, mlp_width=480),
+    pretrain=PretrainConfig(rows=4),
+    mine=MineConfig(max_new_tokens=10),
     objectives=OBJECTIVES
     | {
         "dpo": replace(OBJECTIVES["dpo"], learning_rate=3e-4),
@@ -43,6 +43,6 @@ config = Config(
         "rpo": replace(OBJECTIVES["rpo"], refresh_every=120),
         "pretrainrl": replace(OBJECTIVES["pretrainrl"], learning_rate=3e-4),
     },
-    train=Train(questions=32, row_length=256),
-    evaluate=Evaluate(max_new_tokens=10),
+    train=TrainConfig(questions=32, row_length=256),
+    evaluate=EvaluateConfig(max_new_tokens=10),
 )

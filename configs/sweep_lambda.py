@@ -13,11 +13,11 @@ import runpy
 from dataclasses import replace
 from pathlib import Path
 
-from pretrainrl_jax.config import Sweep
+from pretrainrl_jax.config import SweepConfig
 
 popqa = runpy.run_path(str(Path(__file__).with_name("popqa_small.py")))["config"]
 config = replace(
     popqa,
     train=replace(popqa.train, systems=("pretrainrl",)),
-    sweep=Sweep(ntp_weight=(0.01, 0.1, 1.0)),
+    sweep=SweepConfig(ntp_weight=(0.01, 0.1, 1.0)),
 )

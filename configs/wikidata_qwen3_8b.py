@@ -23,11 +23,11 @@ import runpy
 from dataclasses import replace
 from pathlib import Path
 
-from pretrainrl_jax.config import Facts
+from pretrainrl_jax.config import FactsConfig
 
 popqa = runpy.run_path(str(Path(__file__).with_name("popqa_qwen3_8b.py")))["config"]
 config = replace(
     popqa,
     name="Wikidata knowledge infusion",
-    facts=Facts(path="triples.jsonl", questions=("What is the {p} of {s}?",), holdout_every=0),
+    facts=FactsConfig(path="triples.jsonl", questions=("What is the {p} of {s}?",), holdout_every=0),
 )

@@ -4,7 +4,7 @@ import itertools
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from pretrainrl_jax.config import Config, Sweep
+from pretrainrl_jax.config import Config, SweepConfig
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ def shown(value: float) -> str:
 
 def cells(config: Config) -> list[Cell]:
     """Every combination of the values of `config.sweep`, seeds outermost; none where nothing is swept."""
-    axes = {axis.name: getattr(config.sweep, axis.name) for axis in fields(Sweep)}
+    axes = {axis.name: getattr(config.sweep, axis.name) for axis in fields(SweepConfig)}
     axes = {name: values for name, values in axes.items() if values}
     if not axes:
         return []
     found = []
     for values in itertools.product(*axes.values()):
-        of_cell = replace(config, sweep=Sweep())
+        of_cell = replace(config, sweep=SweepConfig())
         for axis, value in zip(axes, values, strict=True):
             of_cell = _with(of_cell, axis, value)
         found.append(Cell(dict(zip(axes, values, strict=True)), of_cell))

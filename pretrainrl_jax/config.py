@@ -15,7 +15,7 @@ def setting(default: Any, doc: str, shown: str = "") -> Any:
 
 
 @dataclass(frozen=True)
-class Columns:
+class ColumnsConfig:
     """Which column of a file holds what. All empty: PopQA's columns and the usual names are recognised.
 
     A dot reaches into nested values, as in `answer.aliases`.
@@ -33,7 +33,7 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Facts:
+class FactsConfig:
     path: str = setting(
         "",
         "PopQA file, EntityQuestions folder, .csv .tsv .json .jsonl .parquet, tfds:NAME/CONFIG or hf:NAME; "
@@ -45,7 +45,7 @@ class Facts:
     split: str = setting("train", "split of an EntityQuestions folder, a tfds: or an hf: data set")
     subset: str = setting("", "configuration of an hf: data set, where it has several")
     encoding: str = setting("utf-8", "how the characters of a text file are written; a BOM is skipped")
-    columns: Columns = Columns()
+    columns: ColumnsConfig = ColumnsConfig()
     questions: tuple[str, ...] = setting(
         (),
         "templates for rows without a question, as 'What is the {p} of {s}?': {p} is the category, {s} the "
@@ -65,7 +65,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class World:
+class WorldConfig:
     """The synthetic world, used when facts.path is empty."""
 
     facts: int = setting(2400, "number of facts")
@@ -79,7 +79,7 @@ class World:
 
 
 @dataclass(frozen=True)
-class Corpus:
+class CorpusConfig:
     """The text a base model is pretrained on: the facts put into words, as often as they are popular."""
 
     statements: int = setting(16000, "sentences that state a fact")
@@ -93,13 +93,13 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class Tokenizer:
+class TokenizerConfig:
     path: str = setting("", "folder of an existing tokenizer; empty trains one on the corpus")
     vocabulary: int = setting(2048, "size of a trained vocabulary, special tokens included")
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelConfig:
     path: str = setting(
         "", "Hugging Face folder or checkpoint to start from; empty starts from random weights"
     )
@@ -121,7 +121,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Mesh:
+class MeshConfig:
     """Devices along three axes; one of them may be -1 and takes what the others leave."""
 
     data: int = setting(-1, "devices along the batch, each with all parameters")
@@ -130,7 +130,7 @@ class Mesh:
 
 
 @dataclass(frozen=True)
-class Hosts:
+class HostsConfig:
     """Several processes as one run; each has a part of the devices. It changes no result."""
 
     coordinator: str = setting(
@@ -150,7 +150,7 @@ class Hosts:
 
 
 @dataclass(frozen=True)
-class Platform:
+class PlatformConfig:
     """What is chosen for the kind of device (platforms.py), and what is to be chosen instead."""
 
     flags: tuple[str, ...] = setting(
@@ -163,7 +163,7 @@ class Platform:
 
 
 @dataclass(frozen=True)
-class Optimizer:
+class OptimizerConfig:
     weight_decay: float = setting(
         0.1, "decoupled decay of matrices (embeddings and head included, norms not)"
     )
@@ -180,7 +180,7 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
-class Pretrain:
+class PretrainConfig:
     epochs: float = setting(1.0, "passes over the corpus; 0 trains nothing (with model.path)")
     learning_rate: float = setting(3e-3, "peak learning rate")
     row_length: int = setting(256, "tokens a packed row holds")
@@ -189,7 +189,7 @@ class Pretrain:
 
 
 @dataclass(frozen=True)
-class Mine:
+class MineConfig:
     """The base model's own falsehoods, and where else negatives may come from."""
 
     template: Literal["bare", "few_shot"] = setting("bare", "how the question is put to the model")
@@ -223,7 +223,7 @@ class Mine:
 
 
 @dataclass(frozen=True)
-class Term:
+class TermConfig:
     """A named part of a loss, a file of objectives/. Settings whose default is 0 are its weights, the others
     say how it is computed; with all weights 0 it is no part of the loss."""
 
@@ -238,7 +238,7 @@ class Term:
 
 
 @dataclass(frozen=True)
-class Ntp(Term):
+class NtpConfig(TermConfig):
     """Next-token prediction (objectives/ntp.py)."""
 
     question: float = setting(0.0, "weight of the loss on question tokens", "NTP(question)")
@@ -251,7 +251,7 @@ class Ntp(Term):
 
 
 @dataclass(frozen=True)
-class Dpo(Term):
+class DpoConfig(TermConfig):
     """Direct preference optimisation against the mined negatives (objectives/dpo.py)."""
 
     contrasts = True
@@ -260,7 +260,7 @@ class Dpo(Term):
 
 
 @dataclass(frozen=True)
-class Objective:
+class ObjectiveConfig:
     """What a system minimises, a sum of terms, and how; a field for each term."""
 
     label: str = setting("", "what tables and charts call it; empty: its name")
@@ -268,8 +268,8 @@ class Objective:
     above: tuple[str, ...] = setting(
         (), "objectives that a paper reports below this one: sentences of the report check that"
     )
-    ntp: Ntp = Ntp()
-    dpo: Dpo = Dpo()
+    ntp: NtpConfig = NtpConfig()
+    dpo: DpoConfig = DpoConfig()
     learning_rate: float = setting(1e-3, "peak learning rate")
     refresh_every: int = setting(0, "mine again from the current policy every n updates; 0 mines once")
     reference: Literal["base", "renewed"] = setting(
@@ -279,10 +279,10 @@ class Objective:
     )
 
     @property
-    def terms(self) -> dict[str, Term]:
+    def terms(self) -> dict[str, TermConfig]:
         """Every term by its name, those that are no part of the loss included."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {name: value for name, value in values.items() if isinstance(value, Term)}
+        return {name: value for name, value in values.items() if isinstance(value, TermConfig)}
 
     @property
     def coefficients(self) -> dict[str, dict[str, float]]:
@@ -295,26 +295,28 @@ class Objective:
         return any(self.terms[name].contrasts for name in self.coefficients)
 
 
-OBJECTIVES: dict[str, Objective] = {
-    "dpo": Objective("DPO alone", dpo=Dpo(1.0)),
-    "ntp": Objective("NTP", "NTP on question + answer", ntp=Ntp(1.0, 1.0)),
-    "ntp_answer": Objective("NTP (answers only)", "NTP on answers only", ntp=Ntp(answer=1.0)),
-    "ntp_weighted": Objective("NTP (weighted)", "answer-weighted NTP", ntp=Ntp(1.0, 3.0)),
-    "rpo": Objective(
+OBJECTIVES: dict[str, ObjectiveConfig] = {
+    "dpo": ObjectiveConfig("DPO alone", dpo=DpoConfig(1.0)),
+    "ntp": ObjectiveConfig("NTP", "NTP on question + answer", ntp=NtpConfig(1.0, 1.0)),
+    "ntp_answer": ObjectiveConfig("NTP (answers only)", "NTP on answers only", ntp=NtpConfig(answer=1.0)),
+    "ntp_weighted": ObjectiveConfig("NTP (weighted)", "answer-weighted NTP", ntp=NtpConfig(1.0, 3.0)),
+    "rpo": ObjectiveConfig(
         "Iterative RPO",
         "iterative RPO",
-        ntp=Ntp(answer_mean=1.0),
-        dpo=Dpo(1.0),
+        ntp=NtpConfig(answer_mean=1.0),
+        dpo=DpoConfig(1.0),
         refresh_every=80,
         reference="renewed",
     ),
-    "pretrainrl": Objective("PretrainRL", above=("ntp", "rpo"), ntp=Ntp(1.0, 1.0), dpo=Dpo(1.0, beta=1.0)),
+    "pretrainrl": ObjectiveConfig(
+        "PretrainRL", above=("ntp", "rpo"), ntp=NtpConfig(1.0, 1.0), dpo=DpoConfig(1.0, beta=1.0)
+    ),
 }
 """Those of the paper and its controls, in the order in which a report tells them."""
 
 
 @dataclass(frozen=True)
-class Train:
+class TrainConfig:
     systems: tuple[str, ...] = setting(
         tuple(OBJECTIVES),
         "objectives to train, each from the base model, comma-separated",
@@ -336,7 +338,7 @@ class Train:
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class EvaluateConfig:
     template: Literal["bare", "few_shot"] = setting("bare", "how the question is put to the model")
     beams: int = setting(10, "beam width: the k of HR@k, MRR@k and Prob@k")
     max_new_tokens: int = setting(8, "longest answer, terminator included")
@@ -353,7 +355,7 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
-class Harness:
+class HarnessConfig:
     """Standard evaluations by the lm-evaluation-harness: `evaluate --harness mmlu,gsm8k,bbh`."""
 
     path: str = setting("", "folder of the harness's YAML tasks, beside its own; empty for its own alone")
@@ -368,7 +370,7 @@ class Harness:
 
 
 @dataclass(frozen=True)
-class Export:
+class ExportConfig:
     """What `export` writes."""
 
     dtype: Literal["stored", "float32", "bfloat16", "float16"] = setting(
@@ -378,7 +380,7 @@ class Export:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class CheckpointConfig:
     """What an interrupted run goes on from. It changes no result (shard_questions: none but by rounding)."""
 
     every_updates: int = setting(0, "updates between checkpoints; 0 goes by minutes alone")
@@ -394,7 +396,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class SweepConfig:
     """Values to try, every combination of them (`run`); cells share base models, mined data and systems."""
 
     seed: tuple[int, ...] = setting((), "seeds: a base model for each; the table has means and spread")
@@ -414,21 +416,21 @@ class Config:
     profile_steps: str = setting(
         "", "updates to trace in each training, as 10:13; the traces lie in WORKDIR/profile, for xprof"
     )
-    facts: Facts = Facts()
-    world: World = World()
-    corpus: Corpus = Corpus()
-    tokenizer: Tokenizer = Tokenizer()
-    model: Model = Model()
-    mesh: Mesh = Mesh()
-    hosts: Hosts = Hosts()
-    platform: Platform = Platform()
-    optimizer: Optimizer = Optimizer()
-    pretrain: Pretrain = Pretrain()
-    mine: Mine = Mine()
-    objectives: Mapping[str, Objective] = field(default_factory=lambda: dict(OBJECTIVES))
-    train: Train = Train()
-    evaluate: Evaluate = Evaluate()
-    harness: Harness = Harness()
-    export: Export = Export()
-    checkpoint: Checkpoint = Checkpoint()
-    sweep: Sweep = Sweep()
+    facts: FactsConfig = FactsConfig()
+    world: WorldConfig = WorldConfig()
+    corpus: CorpusConfig = CorpusConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    model: ModelConfig = ModelConfig()
+    mesh: MeshConfig = MeshConfig()
+    hosts: HostsConfig = HostsConfig()
+    platform: PlatformConfig = PlatformConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    mine: MineConfig = MineConfig()
+    objectives: Mapping[str, ObjectiveConfig] = field(default_factory=lambda: dict(OBJECTIVES))
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    harness: HarnessConfig = HarnessConfig()
+    export: ExportConfig = ExportConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    sweep: SweepConfig = SweepConfig()

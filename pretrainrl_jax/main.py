@@ -22,7 +22,7 @@ from typing import Any, Literal, NoReturn
 
 from pretrainrl_jax import settings
 from pretrainrl_jax.cells import cells
-from pretrainrl_jax.config import Config, Objective
+from pretrainrl_jax.config import Config, ObjectiveConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.training.interrupts import Interrupted, termination_interrupts
@@ -251,7 +251,7 @@ def parse(verb: str, arguments: Sequence[str]) -> tuple[argparse.Namespace, Conf
     named = objective_names(word.removeprefix("--").partition("=")[0] for word in arguments)
     default = Config()
     default = dataclasses.replace(
-        default, objectives={**dict.fromkeys(named, Objective()), **default.objectives}
+        default, objectives={**dict.fromkeys(named, ObjectiveConfig()), **default.objectives}
     )
     every = settings.fields_of(default)
     for name, item, value in every:
@@ -332,8 +332,10 @@ def read_config(path: str) -> Config:
 def _check_sections(file: Path, found: Any, default: Any, name: str = "") -> None:
     if isinstance(default, Mapping):
         if not isinstance(found, Mapping) or not all(isinstance(of, str) for of in found):
-            raise InputError(f"{file}: {name} is {found!r}: it must be a dict of config.Objective by name")
-        parts = [(of, value, Objective()) for of, value in found.items()]
+            raise InputError(
+                f"{file}: {name} is {found!r}: it must be a dict of config.ObjectiveConfig by name"
+            )
+        parts = [(of, value, ObjectiveConfig()) for of, value in found.items()]
     elif dataclasses.is_dataclass(default):
         if not isinstance(found, type(default)):
             raise InputError(f"{file}: {name} is {found!r}: it must be a config.{type(default).__name__}")

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, MutableMapping
 from typing import Literal
 
-from pretrainrl_jax.config import Platform
+from pretrainrl_jax.config import PlatformConfig
 from pretrainrl_jax.errors import InputError
 
 # XLA's flags of a GPU. All are marked stable by XLA, and NVIDIA's guide to large models gives them.
@@ -46,7 +46,7 @@ KINDS = {"cpu": "cpu", "gpu": "gpu", "cuda": "gpu", "rocm": "gpu", "tpu": "tpu"}
 PROBE = "from jaxlib.xla_client import CompileOptions; CompileOptions()"
 
 
-def prepare(settings: Platform, wanted: str, environ: MutableMapping[str, str] = os.environ) -> None:
+def prepare(settings: PlatformConfig, wanted: str, environ: MutableMapping[str, str] = os.environ) -> None:
     """Set the environment variables of `flags_for`, before JAX starts its backend.
 
     JAX may have been imported: it reads them when the first device is asked for.
@@ -65,7 +65,7 @@ def prepare(settings: Platform, wanted: str, environ: MutableMapping[str, str] =
     environ.update(changed)
 
 
-def flags_for(platform: str, settings: Platform, environ: Mapping[str, str]) -> dict[str, str]:
+def flags_for(platform: str, settings: PlatformConfig, environ: Mapping[str, str]) -> dict[str, str]:
     """The environment variables to set: XLA_FLAGS, and for libtpu's flags LIBTPU_INIT_ARGS.
 
     Of a flag that is given twice, platform.flags wins over the environment, which wins over our list.
@@ -107,7 +107,7 @@ def flags_for(platform: str, settings: Platform, environ: Mapping[str, str]) -> 
     return {name: value for name, value in changed.items() if value != environ.get(name)}
 
 
-def kernel_for(platform: str, settings: Platform, capability: str = "") -> Literal["xla", "cudnn"]:
+def kernel_for(platform: str, settings: PlatformConfig, capability: str = "") -> Literal["xla", "cudnn"]:
     """The kernel of attention, for `attention.attend`.
 
     Args:

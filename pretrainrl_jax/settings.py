@@ -7,7 +7,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pretrainrl_jax.config import OBJECTIVES, Config, Objective
+from pretrainrl_jax.config import OBJECTIVES, Config, ObjectiveConfig
 from pretrainrl_jax.errors import InputError
 
 
@@ -68,7 +68,7 @@ def replace_value(config: Any, name: str, value: Any) -> Any:
     """The configuration with the dotted setting `name` changed; an objective that is not there is made."""
     first, _, rest = name.partition(".")
     if isinstance(config, Mapping):
-        return {**config, first: replace_value(config.get(first, Objective()), rest, value)}
+        return {**config, first: replace_value(config.get(first, ObjectiveConfig()), rest, value)}
     if rest:
         value = replace_value(getattr(config, first), rest, value)
     return dataclasses.replace(config, **{first: value})
@@ -166,7 +166,7 @@ def validate(config: Config) -> None:
 
 def _weights(objective: str) -> str:
     """The settings of which one must not be 0."""
-    terms = fields_of(Objective(), f"objectives.{objective}.")
+    terms = fields_of(ObjectiveConfig(), f"objectives.{objective}.")
     names = [name for name, item, _ in terms if name.count(".") == 3 and not item.default]
     return f"{', '.join(names[:-1])} or {names[-1]}"
 

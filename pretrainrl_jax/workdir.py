@@ -15,7 +15,7 @@ from typing import Any
 
 from pretrainrl_jax import settings
 from pretrainrl_jax.atomic import write_json
-from pretrainrl_jax.config import OBJECTIVES, Config, Objective
+from pretrainrl_jax.config import OBJECTIVES, Config, ObjectiveConfig
 from pretrainrl_jax.errors import InputError
 
 LOCK = "lock"
@@ -45,7 +45,7 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def resolved(config: Config | Objective) -> dict[str, Any]:
+def resolved(config: Config | ObjectiveConfig) -> dict[str, Any]:
     """A configuration, or a part of it, as JSON holds it."""
     return json.loads(json.dumps(asdict(config)))
 
@@ -70,8 +70,8 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
     if not found.keys() >= values.keys():
         names.sort(key=[*OBJECTIVES, *names].index)
     for of in names:
-        told = {item: getattr(OBJECTIVES.get(of, Objective()), item) for item in TOLD}
-        own = flat(resolved(Objective(**told)), f"objectives.{of}.")
+        told = {item: getattr(OBJECTIVES.get(of, ObjectiveConfig()), item) for item in TOLD}
+        own = flat(resolved(ObjectiveConfig(**told)), f"objectives.{of}.")
         own |= {name: found.pop(name) for name in [*found] if name.startswith(f"objectives.{of}.")}
         found |= own
     return found
@@ -96,7 +96,7 @@ def read_settings(config: Config, values: Mapping[str, Any], under: str = "") ->
         KeyError, TypeError: for one that is not there, or no list where one must be.
     """
     names = [name for name in objective_names(values) if name not in config.objectives]
-    config = replace(config, objectives={**config.objectives, **{name: Objective() for name in names}})
+    config = replace(config, objectives={**config.objectives, **{name: ObjectiveConfig() for name in names}})
     for name, item, _ in settings.fields_of(config):
         if name.startswith(under):
             value = tuple(values[name]) if typing.get_origin(item.type) is tuple else values[name]

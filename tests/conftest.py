@@ -7,18 +7,19 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import measurements
 import pytest
-import tiny
+from helpers import command_line, peer_measurements
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What tests measured against peers, where any did."""
     reports = [r for of in terminalreporter.stats.values() for r in of if getattr(r, "when", "") == "call"]
-    measured = [value for r in reports for name, value in r.user_properties if name == measurements.PROPERTY]
+    measured = [
+        value for r in reports for name, value in r.user_properties if name == peer_measurements.PROPERTY
+    ]
     if measured:
         terminalreporter.section("parity")
-        for line in (*measurements.table(measured), "", measurements.versions()):
+        for line in (*peer_measurements.table(measured), "", peer_measurements.versions()):
             terminalreporter.write_line(line)
 
 
@@ -35,7 +36,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_config(shared: Path) -> Path:
     """A configuration file of a run of seconds."""
     path, partial = shared / "tiny.py", shared / f"{os.getpid()}.partial"
-    partial.write_text(tiny.CONFIG)
+    partial.write_text(command_line.CONFIG)
     return partial.replace(path)  # another process never sees half of it
 
 
@@ -64,7 +65,7 @@ def cache_settings(folder: Path) -> dict[str, str | int]:
 @pytest.fixture(scope="module")
 def compiled_fast(compiled: Path):
     """The same, and XLA optimises little."""
-    with tiny.compiled_fast():
+    with command_line.compiled_fast():
         yield
 
 
@@ -76,20 +77,20 @@ def compiled_environment(compiled: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def finished_run(shared: Path, tiny_config: Path, compiled: Path) -> tuple[Path, tiny.Ran]:
+def finished_run(shared: Path, tiny_config: Path, compiled: Path) -> tuple[Path, command_line.Ran]:
     """A workdir in which `run` has done everything, and what it printed. Not to be changed."""
     workdir, printed = shared / "finished", shared / "printed.json"
     with (shared / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not printed.exists():
-            ran = tiny.call("run", "--config", tiny_config, "--workdir", workdir)
+            ran = command_line.call("run", "--config", tiny_config, "--workdir", workdir)
             assert ran.code == 0, ran.err
             printed.write_text(json.dumps(ran))
-    return workdir, tiny.Ran(*json.loads(printed.read_text()))
+    return workdir, command_line.Ran(*json.loads(printed.read_text()))
 
 
 @pytest.fixture(scope="session")
-def finished(finished_run: tuple[Path, tiny.Ran]) -> Path:
+def finished(finished_run: tuple[Path, command_line.Ran]) -> Path:
     """A workdir in which `run` has done everything. Not to be changed."""
     return finished_run[0]
 
@@ -101,12 +102,12 @@ def workdir(finished: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def signalled(monkeypatch: pytest.MonkeyPatch) -> type[tiny.Signalled]:
+def signalled(monkeypatch: pytest.MonkeyPatch) -> type[command_line.Signalled]:
     """The class whose `number` and `when` say which signal arrives after which update."""
     from pretrainrl_jax.training import session
 
-    monkeypatch.setattr(session, "MetricsWriter", tiny.Signalled)
-    return tiny.Signalled
+    monkeypatch.setattr(session, "MetricsWriter", command_line.Signalled)
+    return command_line.Signalled
 
 
 @pytest.fixture

@@ -6,16 +6,16 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from small import data, small_model, small_tokenizer
-from tiny import SYSTEMS, parameters, python
+from helpers.command_line import SYSTEMS, parameters, python
+from helpers.models_and_trees import data, small_model, small_tokenizer
 
 import pretrainrl_jax as prl
-from pretrainrl_jax.config import World
+from pretrainrl_jax.config import WorldConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.world import make_world
 from pretrainrl_jax.training import checkpoints
 
-QUESTIONS = [fact.question for fact in make_world(World(facts=60, relations=2, answers=8), seed=0)]
+QUESTIONS = [fact.question for fact in make_world(WorldConfig(facts=60, relations=2, answers=8), seed=0)]
 # Of different lengths; the last continuation joins its prompt's last word, so it is encoded apart.
 LONG = "A much longer text, with a comma and 1,234 numbers. And"
 PROMPTS = ["The", *QUESTIONS[:2], LONG, QUESTIONS[0][:2]]

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from small import tree
-from tiny import fill, python
+from helpers.command_line import fill, python
+from helpers.models_and_trees import tree
 
 from pretrainrl_jax.atomic import disk_errors, write_json, write_text
 from pretrainrl_jax.trees.records import read_trees, write_trees

@@ -7,15 +7,15 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import tiny
-from processes import Ended, Together
-from tiny import metrics, parameters
+from helpers import command_line
+from helpers.command_line import metrics, parameters
+from helpers.process_runs import Ended, Together
 
 import pretrainrl_jax as prl
 from pretrainrl_jax.training.checkpoints import steps_of
 
 # Shapes that divide over eight devices, and enough updates.
-CONFIG = tiny.CONFIG.replace(
+CONFIG = command_line.CONFIG.replace(
     "heads=2, kv_heads=1, head_width=16", "heads=4, kv_heads=2, head_width=8"
 ).replace("epochs=2", "epochs=8")
 ROWS = 8

@@ -8,8 +8,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from small import small_shape, small_tokenizer
-from tiny import call, complaint, files, fill
+from helpers.command_line import call, complaint, files, fill
+from helpers.models_and_trees import small_shape, small_tokenizer
 
 import pretrainrl_jax as prl
 from pretrainrl_jax.errors import InputError

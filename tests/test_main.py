@@ -6,10 +6,10 @@ from pathlib import Path
 
 import jax
 import pytest
-from small import data
-from tiny import call, complaint, python
+from helpers.command_line import call, complaint, python
+from helpers.models_and_trees import data
 
-from pretrainrl_jax.config import OBJECTIVES, Config, Dpo, Ntp, Objective
+from pretrainrl_jax.config import OBJECTIVES, Config, DpoConfig, NtpConfig, ObjectiveConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.vocabulary import save_tokenizer, train_tokenizer
 from pretrainrl_jax.main import VERBS, default_config, main, parse, tokenizer_size
@@ -77,22 +77,22 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "configuration that is no text": (["--config={here}/bytes.py"], ["{here}/bytes.py:1", "utf-8"]),
     "configuration defines none": (["--config={here}/empty.py"], ["{here}/empty.py", "`config`"]),
     "configuration is another thing": (["--config={here}/number.py"], ["{here}/number.py", "`config`"]),
-    "section of a wrong type": (["--config={here}/section.py"], ["world is 3", "config.World"]),
+    "section of a wrong type": (["--config={here}/section.py"], ["world is 3", "config.WorldConfig"]),
     "inner section of a wrong type": (
         ["--config={here}/inner.py"],
-        ["objectives.dpo is 3", "config.Objective"],
+        ["objectives.dpo is 3", "config.ObjectiveConfig"],
     ),
     "objectives of a wrong type": (
         ["--config={here}/objectives.py"],
-        ["objectives is 3", "dict of config.Objective"],
+        ["objectives is 3", "dict of config.ObjectiveConfig"],
     ),
     "term of a wrong type": (
         ["--config={here}/term.py"],
-        ["{here}/term.py: objectives.mine.dpo is 1.0", "config.Dpo"],
+        ["{here}/term.py: objectives.mine.dpo is 1.0", "config.DpoConfig"],
     ),
     "objective whose name is a number": (
         ["--config={here}/named.py"],
-        ["objectives is {{3: ", "dict of config.Objective by name"],
+        ["objectives is {{3: ", "dict of config.ObjectiveConfig by name"],
     ),
     "objective with a name for no folder": (
         ["--objectives.a/b.dpo.weight=1", "--train.systems=a/b"],
@@ -243,11 +243,11 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "section.py": imports + "config = Config(world=3)\n",
         "inner.py": imports + "config = Config(objectives={'dpo': 3})\n",
         "objectives.py": imports + "config = Config(objectives=3)\n",
-        "term.py": imports + "config = Config(objectives={'mine': Objective(dpo=1.0)})\n",
-        "named.py": imports + "config = Config(objectives={3: Objective()})\n",
-        "value.py": imports + "config = Config(world=World(facts='60'))\n",
-        "bool.py": imports + "config = Config(model=Model(width=True))\n",
-        "text.py": imports + "config = Config(train=Train(systems='ntp'))\n",
+        "term.py": imports + "config = Config(objectives={'mine': ObjectiveConfig(dpo=1.0)})\n",
+        "named.py": imports + "config = Config(objectives={3: ObjectiveConfig()})\n",
+        "value.py": imports + "config = Config(world=WorldConfig(facts='60'))\n",
+        "bool.py": imports + "config = Config(model=ModelConfig(width=True))\n",
+        "text.py": imports + "config = Config(train=TrainConfig(systems='ntp'))\n",
         "no_answers.tsv": "subj\tprop\tquestion\ts_pop\nArno\tcapital\tWhat?\t5\n",
         "header.tsv": TSV,
         "broken.tsv": TSV + TSV_ROW + TSV_ROW.replace('["Florence"]', "Florence"),
@@ -494,7 +494,7 @@ def test_an_override_changes_its_setting_and_no_other(
 def test_an_objective_of_ones_own_from_the_command_line_or_a_file(tmp_path: Path) -> None:
     weights = ["--objectives.mine.dpo.weight=2", "--objectives.mine.ntp.answer", "0.5"]
     _, config = parse("run", [*weights, "--train.systems=mine,ntp"])
-    mine = Objective(ntp=Ntp(answer=0.5), dpo=Dpo(weight=2.0))
+    mine = ObjectiveConfig(ntp=NtpConfig(answer=0.5), dpo=DpoConfig(weight=2.0))
     assert config.objectives == {**OBJECTIVES, "mine": mine}
     assert mine.coefficients == {"ntp": {"answer": 0.5}, "dpo": {"weight": 2.0, "beta": 0.1}}
     assert mine.contrasts
@@ -502,19 +502,21 @@ def test_an_objective_of_ones_own_from_the_command_line_or_a_file(tmp_path: Path
     file = tmp_path / "own.py"
     file.write_text(
         "from pretrainrl_jax.config import *\n"
-        "config = Config(objectives={'first-1': Objective('First', ntp=Ntp(answer=1.0))},"
-        " train=Train(systems=('first-1',)))\n"
+        "config = Config(objectives={'first-1': ObjectiveConfig('First', ntp=NtpConfig(answer=1.0))},"
+        " train=TrainConfig(systems=('first-1',)))\n"
     )
     words = ["--config", str(file), "--objectives.first-1.dpo.weight=3", "--objectives.rpo.dpo.weight=1"]
     assert complaint(call("run", *words)).startswith("--objectives.rpo: there is no objective 'rpo' (")
     _, config = parse("run", words[:3])
-    assert config.objectives == {"first-1": Objective("First", ntp=Ntp(answer=1.0), dpo=Dpo(3.0))}
+    assert config.objectives == {
+        "first-1": ObjectiveConfig("First", ntp=NtpConfig(answer=1.0), dpo=DpoConfig(3.0))
+    }
 
 
 def test_a_weight_of_zero_is_no_term() -> None:
-    assert Objective(ntp=Ntp(0.0, 0, 0.0), dpo=Dpo(0.0, beta=0.5)).coefficients == {}
-    assert Dpo(1.0, beta=0.0).coefficients == {"weight": 1.0, "beta": 0.0}
-    assert Ntp(answer_mean=2.0).coefficients == {"answer_mean": 2.0}
+    assert ObjectiveConfig(ntp=NtpConfig(0.0, 0, 0.0), dpo=DpoConfig(0.0, beta=0.5)).coefficients == {}
+    assert DpoConfig(1.0, beta=0.0).coefficients == {"weight": 1.0, "beta": 0.0}
+    assert NtpConfig(answer_mean=2.0).coefficients == {"answer_mean": 2.0}
 
 
 def test_the_default_is_the_quickstart() -> None:

@@ -11,9 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import Ran, Signalled, assert_same_parameters, call, complaint, metrics, repeatable, unfinish
+from helpers.command_line import (
+    Ran,
+    Signalled,
+    assert_same_parameters,
+    call,
+    complaint,
+    metrics,
+    repeatable,
+    unfinish,
+)
 
-from pretrainrl_jax.config import Dpo
+from pretrainrl_jax.config import DpoConfig
 from pretrainrl_jax.facts.matching import normalise, overlaps
 from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.facts.record import Fact
@@ -150,7 +159,7 @@ def test_rounds_share_all_visits_between_them() -> None:
     assert len(of) == 4
     assert all(a.stop == b.start for a, b in itertools.pairwise(of))
     assert (of[0].start, of[0].stop, of[-1].stop) == (0, 75 * 25 / 2000, 3)  # 25 questions an update
-    alone = [replace(objective, refresh_every=0), replace(objective, dpo=Dpo())]
+    alone = [replace(objective, refresh_every=0), replace(objective, dpo=DpoConfig())]
     assert [spans(o, 2000, 3, 240) for o in alone] == [[Span(0.0, 3)]] * 2
 
 

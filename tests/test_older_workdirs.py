@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny import call, complaint, files, metrics, unfinish
+from helpers.command_line import call, complaint, files, metrics, unfinish
 
 from pretrainrl_jax.config import OBJECTIVES
 from pretrainrl_jax.workdir import check_workdir, flat, read_workdir, shown_differences, upgraded

@@ -6,12 +6,12 @@ import sys
 import pytest
 
 from pretrainrl_jax import platforms
-from pretrainrl_jax.config import Platform
+from pretrainrl_jax.config import PlatformConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.platforms import FLAGS, PROBE, detected, flags_for, kernel_for, prepare
 
 SCHEDULER = "--xla_gpu_enable_latency_hiding_scheduler"
-OURS = Platform()
+OURS = PlatformConfig()
 
 
 def words(variables, name="XLA_FLAGS"):
@@ -36,8 +36,8 @@ def test_each_kind_of_device_gets_its_own_list_where_it_is_read():
 
 
 def test_the_list_is_left_out_and_what_the_user_gives_is_not():
-    settings = Platform(flags=("--xla_dump_to=there",), choose=False)
-    assert flags_for("gpu", Platform(choose=False), {}) == {}
+    settings = PlatformConfig(flags=("--xla_dump_to=there",), choose=False)
+    assert flags_for("gpu", PlatformConfig(choose=False), {}) == {}
     assert flags_for("gpu", settings, {"XLA_FLAGS": "--xla_a=1"}) == {
         "XLA_FLAGS": "--xla_a=1 --xla_dump_to=there"
     }
@@ -49,7 +49,7 @@ def test_the_environment_wins_over_the_list_and_the_settings_over_both():
     assert f"{SCHEDULER}=false" in found
     assert "--xla_a=1" in found
     assert {*FLAGS["gpu"]} - {*found} == {f"{SCHEDULER}=true"}
-    found = words(flags_for("gpu", Platform(flags=(f"{SCHEDULER}=7", "--xla_a=2")), environ))
+    found = words(flags_for("gpu", PlatformConfig(flags=(f"{SCHEDULER}=7", "--xla_a=2")), environ))
     assert f"{SCHEDULER}=7" in found
     assert "--xla_a=2" in found
     names = [flag.partition("=")[0] for flag in found]
@@ -57,12 +57,12 @@ def test_the_environment_wins_over_the_list_and_the_settings_over_both():
 
 
 def test_of_a_flag_that_is_given_twice_the_last_one_is_kept():
-    settings = Platform(flags=("--xla_a=1", "--xla_b", "--xla_a=2"))
+    settings = PlatformConfig(flags=("--xla_a=1", "--xla_b", "--xla_a=2"))
     assert flags_for("cpu", settings, {}) == {"XLA_FLAGS": "--xla_a=2 --xla_b"}
 
 
 def test_flags_of_libtpu_alone_never_reach_xla_which_would_end_the_process():
-    settings = Platform(flags=("--xla_tpu_x=1", "--xla_dump_to=there", "--megascale_y=2"))
+    settings = PlatformConfig(flags=("--xla_tpu_x=1", "--xla_dump_to=there", "--megascale_y=2"))
     for platform in ("cpu", "gpu", "tpu"):
         found = flags_for(platform, settings, {"LIBTPU_INIT_ARGS": "--xla_tpu_x=0 --xla_tpu_z"})
         assert words(found)[-1] == "--xla_dump_to=there"
@@ -87,14 +87,14 @@ def test_nothing_is_set_that_is_set_already():
 )
 def test_what_is_no_flag_is_refused(text):
     with pytest.raises(InputError, match=re.escape(f"platform.flags has {text!r}")):
-        flags_for("cpu", Platform(flags=("--xla_a", text)), {})
+        flags_for("cpu", PlatformConfig(flags=("--xla_a", text)), {})
 
 
 def test_a_file_of_flags_is_left_to_the_user():
     environ = {"XLA_FLAGS": "flags.txt"}
     assert flags_for("gpu", OURS, environ) == {}
     with pytest.raises(InputError, match=r"XLA_FLAGS names the file flags\.txt"):
-        flags_for("gpu", Platform(flags=("--xla_a",)), environ)
+        flags_for("gpu", PlatformConfig(flags=("--xla_a",)), environ)
 
 
 # Which device
@@ -146,13 +146,13 @@ def test_devices_are_known_by_their_files(file, kind, monkeypatch):
     ],
 )
 def test_the_kernel_of_attention(platform, setting, capability, kernel):
-    assert kernel_for(platform, Platform(attention=setting), capability) == kernel
+    assert kernel_for(platform, PlatformConfig(attention=setting), capability) == kernel
 
 
 @pytest.mark.parametrize(("platform", "capability"), [("cpu", ""), ("gpu", "7.5")])
 def test_cudnn_is_refused_where_there_is_none(platform, capability):
     with pytest.raises(InputError, match=r"platform\.attention is cudnn") as refused:
-        kernel_for(platform, Platform(attention="cudnn"), capability)
+        kernel_for(platform, PlatformConfig(attention="cudnn"), capability)
     assert f"JAX runs on {platform}" in str(refused.value)
 
 
@@ -176,15 +176,16 @@ def test_xla_knows_every_flag_that_is_chosen_for_a_gpu():
 def test_what_xla_would_end_the_process_at_is_refused_in_one_line(flag, message):
     environ = {}
     with pytest.raises(InputError, match=re.escape(message)):
-        prepare(Platform(flags=(flag,)), "cpu", environ)
+        prepare(PlatformConfig(flags=(flag,)), "cpu", environ)
     assert environ == {}
 
 
 def test_flags_reach_xla_though_jax_is_imported(tmp_path):
     """What the environment gives does too, and the probe starts no backend of this process."""
     code = (
-        "import jax, os; from pretrainrl_jax.config import Platform; from pretrainrl_jax import platforms;"
-        f"platforms.prepare(Platform(flags=('--xla_dump_to={tmp_path}/dumped',)), 'cpu');"
+        "import jax, os; from pretrainrl_jax.config import PlatformConfig;"
+        "from pretrainrl_jax import platforms;"
+        f"platforms.prepare(PlatformConfig(flags=('--xla_dump_to={tmp_path}/dumped',)), 'cpu');"
         "print(len(jax.devices()), jax.jit(lambda x: x + 1)(1))"
     )
     ran = run(code, XLA_FLAGS="--xla_force_host_platform_device_count=3", JAX_PLATFORMS="cpu")

@@ -8,19 +8,19 @@ from pathlib import Path
 
 import jax
 import pytest
-import tiny
-from processes import Ended, Together, lines_of, own_lines
-from tiny import items, metrics, parameters, summary
+from helpers import command_line
+from helpers.command_line import items, metrics, parameters, summary
+from helpers.process_runs import Ended, Together, lines_of, own_lines
 
 import pretrainrl_jax as prl
 from pretrainrl_jax.trees.records import read_trees
 
 # Heads that divide, pools, and enough updates.
 CONFIG = (
-    tiny.CONFIG.replace("kv_heads=1", "kv_heads=2")
+    command_line.CONFIG.replace("kv_heads=1", "kv_heads=2")
     .replace("epochs=2", "epochs=6")
     .replace("passes=2", "passes=3")
-    .replace("mine=Mine(", 'mine=Mine(sources=("beam", "pool"), pool=6, ')
+    .replace("mine=MineConfig(", 'mine=MineConfig(sources=("beam", "pool"), pool=6, ')
 )
 PASSES = 3
 SYSTEMS = ("ntp_answer", "pretrainrl")

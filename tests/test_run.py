@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-import tiny
-from tiny import (
+from helpers import command_line
+from helpers.command_line import (
     STAGES,
     SYSTEMS,
     Ran,
@@ -60,7 +60,7 @@ def test_a_run_leaves_what_the_contract_names(finished: Path) -> None:
         assert (folder / "model.json").is_file()
         assert (folder / "tokenizer" / "special_ids.json").is_file()
         (step,) = (p for p in folder.iterdir() if p.name.isdigit())
-        assert tiny.items(step) == {"params", "about"}  # nothing is left to train
+        assert command_line.items(step) == {"params", "about"}  # nothing is left to train
         assert list((finished / "tensorboard" / stage).glob("events.out.tfevents.*"))
     scrap = ("partial", "orbax-checkpoint-tmp", ".parts", ".damaged")
     assert not [p for p in finished.rglob("*") if any(word in p.name for word in scrap)]
@@ -337,20 +337,20 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     ran = call(*verb)
     assert ran.code == 130
     said = f"interrupted: {stage} stopped after update {step} of {total} and saved. Go on with: "
-    assert ran.err.splitlines()[-1] == said + tiny.command(*verb)
+    assert ran.err.splitlines()[-1] == said + command_line.command(*verb)
     assert "Traceback" not in ran.err
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     assert stage not in json.loads((workdir / "finished.json").read_text())
     folder = workdir / "checkpoints" / stage
     assert checkpoints.latest_step(folder) == step
-    assert tiny.items(folder / str(step)) == {"params", "training", "about"}
+    assert command_line.items(folder / str(step)) == {"params", "training", "about"}
 
     monkeypatch.setattr(signalled, "when", ("", 0))
     ran = call(*verb)
     assert ran.code == 0, ran.err
     assert_same_parameters(workdir, finished, stage)
     assert repeatable(metrics(workdir, stage)) == repeatable(metrics(finished, stage))
-    assert all(tiny.items(p) == {"params", "about"} for p in folder.iterdir() if p.name.isdigit())
+    assert all(command_line.items(p) == {"params", "about"} for p in folder.iterdir() if p.name.isdigit())
 
 
 def test_seconds_before_interruptions_count(
@@ -412,7 +412,7 @@ def test_sigterm_outside_training_is_an_interruption_too(
     before = signal.getsignal(signal.SIGTERM)
     ran = call("mine", "--config", tiny_config, "--workdir", workdir)
     assert ran.code == 130
-    said = tiny.command("mine", "--config", tiny_config, "--workdir", workdir)
+    said = command_line.command("mine", "--config", tiny_config, "--workdir", workdir)
     assert ran.err.splitlines()[-1] == f"interrupted; what is finished is kept. Go on with: {said}"
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -451,7 +451,7 @@ def test_a_signal_from_outside_saves_and_exits_with_130(
     _, err = process.communicate(timeout=900)
     assert process.returncode == 130, err
     last = err.splitlines()[-1]
-    ending = re.escape(f"and saved. Go on with: {tiny.command(*words[3:])}")
+    ending = re.escape(f"and saved. Go on with: {command_line.command(*words[3:])}")
     said = re.fullmatch(rf"interrupted: pretrain stopped after update (\d+) of (\d+) {ending}", last)
     assert said, err
     assert "Traceback" not in err
@@ -459,16 +459,16 @@ def test_a_signal_from_outside_saves_and_exits_with_130(
     assert 0 < step < int(said[2])
     folder = tmp_path / "run" / "checkpoints" / "pretrain"
     assert checkpoints.latest_step(folder) == step
-    assert tiny.parameters(tmp_path / "run", "pretrain")
+    assert command_line.parameters(tmp_path / "run", "pretrain")
 
 
 def test_a_stage_goes_on_with_the_settings_of_its_workdir(workdir):
     """No --config is needed, nor the overrides the workdir was made with; a change is still refused."""
     for verb in ("train", "evaluate"):
-        ran = tiny.call(verb, "--workdir", workdir)
+        ran = command_line.call(verb, "--workdir", workdir)
         assert ran.code == 0, ran.err
         assert f"{verb}/pretrainrl: finished, skipped" in ran.out
-    changed = tiny.call("report", "--workdir", workdir, "--seed=5")
+    changed = command_line.call("report", "--workdir", workdir, "--seed=5")
     assert changed.code == 2
     assert "seed was 0, now 5" in changed.err
 

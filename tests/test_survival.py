@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
-from tiny import (
+from helpers import command_line
+from helpers.command_line import (
     Ran,
     Signalled,
     assert_same_parameters,
@@ -81,7 +81,7 @@ def test_stopped_mining_and_evaluation_go_on_with_the_next_part(
     monkeypatch.setattr(module, "answer_questions", answer)
     ran = call(*words)
     assert ran.code == 130
-    last = f"interrupted; what is finished is kept. Go on with: {tiny.command(*words)}"
+    last = f"interrupted; what is finished is kept. Go on with: {command_line.command(*words)}"
     assert ran.err.splitlines()[-1] == last
     parts = list(workdir.rglob("*.parts/**/0*.json"))
     assert len(parts) == (3 if verb == "mine" else 1)  # an evaluation asks each part twice
@@ -116,7 +116,7 @@ def test_a_run_on_a_full_disk_goes_on_when_there_is_room(
     ran = python("-m", "pretrainrl_jax.main", *words, **compiled_environment)
     said = failure(ran)
     assert "No space left on device" in said
-    hint = f"checkpoints saved before are kept. Make room, then go on with: {tiny.command(*words)}"
+    hint = f"checkpoints saved before are kept. Make room, then go on with: {command_line.command(*words)}"
     assert said.endswith(hint)
     room.unlink()
     ran = call(*words)
@@ -144,7 +144,7 @@ sys.exit(main({list(words)!r}))
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
     said = failure(python("-c", code, **compiled_environment))
     assert "File too large" in said
-    assert said.endswith(f"Make room, then go on with: {tiny.command(*words)}")
+    assert said.endswith(f"Make room, then go on with: {command_line.command(*words)}")
     assert call(*words).code == 0
     assert_same_parameters(workdir, finished, "train/pretrainrl")
 
@@ -310,7 +310,7 @@ def test_a_save_that_hangs_is_ended_when_its_grace_is_over(
     assert ran.code == 130
     assert ran.err.splitlines()[-1] == (
         "interrupted: nothing more was saved within checkpoint.grace_seconds=0.5, and what was saved before "
-        f"is kept. Go on with: {tiny.command(*words)}"
+        f"is kept. Go on with: {command_line.command(*words)}"
     )
     assert "Traceback" not in ran.err
 
@@ -412,7 +412,7 @@ def test_such_updates_are_skipped_and_counted_where_that_is_asked_for(spoilt: tu
     assert notes["skipped"] == lines[-1]["skipped"] == len(bad) > 0
     assert f"train/pretrainrl: {len(bad)} of {len(lines)} updates skipped: they were not finite" in ran.out
     assert notes["updates"] == len(lines)
-    assert all(np.isfinite(x).all() for x in tiny.parameters(workdir, "train/pretrainrl").values())
+    assert all(np.isfinite(x).all() for x in command_line.parameters(workdir, "train/pretrainrl").values())
     assert "NaN" not in ran.err
 
 

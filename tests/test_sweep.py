@@ -7,12 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
+from helpers import command_line
+from helpers.command_line import (
+    Signalled,
+    assert_same_parameters,
+    call,
+    complaint,
+    files,
+    repeatable,
+    summary,
+)
 from scipy import stats
-from tiny import Signalled, assert_same_parameters, call, complaint, files, repeatable, summary
 
 from pretrainrl_jax.cells import cells
-from pretrainrl_jax.config import OBJECTIVES, Config, Objective, Sweep
+from pretrainrl_jax.config import OBJECTIVES, Config, ObjectiveConfig, SweepConfig
 from pretrainrl_jax.report.sweep import Row, chosen, differences, table
 from pretrainrl_jax.report.systems import Systems
 
@@ -26,7 +34,7 @@ NAMES = ["ntp_weight=0.1,negatives=2", "ntp_weight=0.1,negatives=3", "ntp_weight
 
 
 def test_every_combination_once_seeds_outermost() -> None:
-    config = replace(Config(), sweep=Sweep(seed=(3, 4), beta=(0.1, 1.0), beams=(4,)))
+    config = replace(Config(), sweep=SweepConfig(seed=(3, 4), beta=(0.1, 1.0), beams=(4,)))
     assert [cell.name for cell in cells(config)] == [
         "seed=3,beta=0.1,beams=4",
         "seed=3,beta=1,beams=4",
@@ -37,13 +45,13 @@ def test_every_combination_once_seeds_outermost() -> None:
 
 
 def test_values_stand_where_they_belong_and_nowhere_else() -> None:
-    swept = Sweep(
+    swept = SweepConfig(
         seed=(7,), ntp_weight=(0.5,), beta=(0.3,), learning_rate=(1e-4,), negatives=(2,), beams=(9,)
     )
     (cell,) = cells(replace(Config(), sweep=swept))
     config, default = cell.config, Config()
     assert (config.seed, config.mine.negatives, config.mine.beams) == (7, 2, 9)
-    assert config.sweep == Sweep()
+    assert config.sweep == SweepConfig()
     for name in ("ntp", "ntp_answer", "ntp_weighted"):  # without negatives there is no lambda, no beta
         assert config.objectives[name] == replace(default.objectives[name], learning_rate=1e-4)
     for name in ("dpo", "rpo", "pretrainrl"):
@@ -124,7 +132,7 @@ def test_a_cell_is_what_a_run_of_its_own_is(
         "--objectives.pretrainrl.ntp.question=1", "--objectives.pretrainrl.ntp.answer=1",
     )  # fmt: skip
     assert ran.code == 0, ran.err
-    for stage in tiny.STAGES:
+    for stage in command_line.STAGES:
         assert_same_parameters(cell, alone, stage)
     assert repeatable(summary(cell)) == repeatable(summary(alone))
     assert json.loads((cell / "config.json").read_text()) == json.loads((alone / "config.json").read_text())
@@ -227,10 +235,10 @@ def test_objectives_of_ones_own_are_compared_with_the_best_or_with_what_is_to_be
         Row(name, {}, {str(seed): system(x) for seed in range(2)})
         for name, x in (("base", 0.1), ("one", 0.3), ("two", 0.4))
     ]
-    own = {"one": Objective("First"), "two": Objective()}
+    own = {"one": ObjectiveConfig("First"), "two": ObjectiveConfig()}
     heads = [line.split(" | ")[0] for line in differences(rows, [], Systems(own)).splitlines()[2:]]
     assert heads == ["| two − base", "| two − First"]
-    own["one"] = Objective("First", above=("two",))
+    own["one"] = ObjectiveConfig("First", above=("two",))
     heads = [line.split(" | ")[0] for line in differences(rows, [], Systems(own)).splitlines()[2:]]
     assert heads == ["| First − base", "| First − two"]
     assert differences(rows[:1], [], Systems(own)) == ""

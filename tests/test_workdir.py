@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny import python
+from helpers.command_line import python
 
-from pretrainrl_jax.config import OBJECTIVES, Config, Evaluate, Ntp, Objective, World
+from pretrainrl_jax.config import OBJECTIVES, Config, EvaluateConfig, NtpConfig, ObjectiveConfig, WorldConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.settings import replace_value
 from pretrainrl_jax.workdir import check_workdir, locked, prepare_workdir, read_workdir, shown_differences
@@ -23,7 +23,9 @@ def made(tmp_path: Path) -> Path:
 
 
 def test_a_configuration_comes_back(made: Path) -> None:
-    config = replace(Config(), seed=3, world=World(facts=61), sweep=replace(Config().sweep, beta=(0.1, 1.0)))
+    config = replace(
+        Config(), seed=3, world=WorldConfig(facts=61), sweep=replace(Config().sweep, beta=(0.1, 1.0))
+    )
     prepare_workdir(made / "deep" / "other", config, create=True)
     assert read_workdir(made / "deep" / "other") == config
     assert read_workdir(made) == Config(seed=3)
@@ -45,7 +47,7 @@ def test_what_no_result_depends_on_may_change(name: str, value: object, made: Pa
 
 
 def test_objectives_may_be_added_and_stay_known(made: Path) -> None:
-    mine = Objective("Mine", ntp=Ntp(answer=0.5))
+    mine = ObjectiveConfig("Mine", ntp=NtpConfig(answer=0.5))
     more = Config(seed=3, objectives={"mine": mine, **OBJECTIVES})
     prepare_workdir(made, more, create=True)
     assert list(read_workdir(made).objectives) == ["mine", *OBJECTIVES]
@@ -59,7 +61,7 @@ def test_objectives_may_be_added_and_stay_known(made: Path) -> None:
 
 
 def test_how_a_checkpoint_is_chosen_may_not_change(made: Path) -> None:
-    sampled = replace(Config(seed=3), evaluate=Evaluate(every_updates=5, sample=9))
+    sampled = replace(Config(seed=3), evaluate=EvaluateConfig(every_updates=5, sample=9))
     assert check_workdir(made, sampled, create=True) is False
     chosen = replace_value(sampled, "evaluate.choose", "acc")
     with pytest.raises(InputError, match=r"evaluate\.choose was 'last', now 'acc'"):

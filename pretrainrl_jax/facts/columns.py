@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pretrainrl_jax.config import Columns, Facts
+from pretrainrl_jax.config import ColumnsConfig, FactsConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.files import Row
 
@@ -22,7 +22,7 @@ USUAL: dict[str, tuple[str, ...]] = {
 }
 
 
-def choose_columns(head: Sequence[Row], settings: Facts, at: str) -> dict[str, str]:
+def choose_columns(head: Sequence[Row], settings: FactsConfig, at: str) -> dict[str, str]:
     """The column of each field of `Columns`, "" where there is none, judged by a source's first rows.
 
     Args:
@@ -35,7 +35,7 @@ def choose_columns(head: Sequence[Row], settings: Facts, at: str) -> dict[str, s
     """
     there = list(dict.fromkeys(name for row in head for name in row.values))
     chosen = {}
-    for field in dataclasses.fields(Columns):
+    for field in dataclasses.fields(ColumnsConfig):
         named = getattr(settings.columns, field.name)
         if named and not any(_has(row.values, named) for row in head):
             raise InputError(

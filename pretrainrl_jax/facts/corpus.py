@@ -20,7 +20,7 @@ class Corpus:
     mentions: dict[str, int]  # by fact id; every fact has an entry
 
 
-def verbalise(facts: Sequence[Fact], settings: config.Corpus, seed: int) -> Corpus:
+def verbalise(facts: Sequence[Fact], settings: config.CorpusConfig, seed: int) -> Corpus:
     """The facts put into words, as often as they are popular, among sentences that state none.
 
     `statements` facts are drawn in proportion to popularity ** popularity_power. A `question_share` of them
@@ -58,7 +58,7 @@ def verbalise(facts: Sequence[Fact], settings: config.Corpus, seed: int) -> Corp
     )
 
 
-def _draw(facts: Sequence[Fact], settings: config.Corpus, random: np.random.Generator) -> np.ndarray:
+def _draw(facts: Sequence[Fact], settings: config.CorpusConfig, random: np.random.Generator) -> np.ndarray:
     """The index of the fact that each statement states, in the order of the facts."""
     if not facts:
         return np.zeros(0, dtype=np.int64)
@@ -94,7 +94,7 @@ def _fill(random: np.random.Generator) -> str:
     return sentence[0].upper() + sentence[1:]
 
 
-def _check(settings: config.Corpus) -> None:
+def _check(settings: config.CorpusConfig) -> None:
     for name in ("statements", "filler", "popularity_power"):
         if getattr(settings, name) < 0:
             raise InputError(f"corpus.{name} is {getattr(settings, name)}: it must be 0 or more")

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from pretrainrl_jax.config import Facts
+from pretrainrl_jax.config import FactsConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.files import Row, first_line, is_remote
 from pretrainrl_jax.facts.tables import decoded, decoded_row
@@ -12,7 +12,7 @@ from pretrainrl_jax.facts.tables import decoded, decoded_row
 HF_BATCH = 1000  # rows decoded at a time
 
 
-def read_tfds(place: str, settings: Facts) -> Iterator[Row]:
+def read_tfds(place: str, settings: FactsConfig) -> Iterator[Row]:
     """The examples of `facts.split` of a TensorFlow data set, by name or by the folder it was prepared in.
 
     They are fetched one by one from ArrayRecord files, which needs no TensorFlow. Class labels are named.
@@ -46,7 +46,7 @@ def read_tfds(place: str, settings: Facts) -> Iterator[Row]:
         yield Row(origin, number, _named(values, labels))
 
 
-def read_hf(place: str, settings: Facts) -> Iterator[Row]:
+def read_hf(place: str, settings: FactsConfig) -> Iterator[Row]:
     """The rows of `facts.split` of a Hugging Face data set: a name on the hub, or a local folder of files.
 
     `facts.subset` names its configuration where it has several. Class labels are named.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 
-from pretrainrl_jax.config import Config, Facts
+from pretrainrl_jax.config import Config, FactsConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts import cleaning
 from pretrainrl_jax.facts.columns import cell, choose_columns
@@ -41,7 +41,7 @@ RULES = {
 }
 NO_QUESTION, NO_ANSWER, EMPTY_ANSWER, BAD_POPULARITY, *_, OTHER_CATEGORY, BEYOND_LIMIT = RULES
 
-READERS: dict[str, Callable[[str, Facts], Iterator[Row]]] = {
+READERS: dict[str, Callable[[str, FactsConfig], Iterator[Row]]] = {
     "json": read_json, "jsonl": read_json_lines, "parquet": read_parquet, "tfds": read_tfds, "hf": read_hf,
     "entityquestions": read_entityquestions,
 }  # fmt: skip
@@ -94,7 +94,7 @@ def read_facts(config: Config) -> Reading:
     return _limited(_read(chain(head, rows), chosen, templates, settings), settings, config.seed)
 
 
-def format_of(settings: Facts) -> str:
+def format_of(settings: FactsConfig) -> str:
     """What `facts.path` is: one of the formats, "tfds" or "hf".
 
     Raises:
@@ -117,7 +117,7 @@ def format_of(settings: Facts) -> str:
     )
 
 
-def read_rows(settings: Facts) -> Iterator[Row]:
+def read_rows(settings: FactsConfig) -> Iterator[Row]:
     """The rows of `facts.path` by the reader of its format.
 
     Raises:
@@ -129,7 +129,9 @@ def read_rows(settings: Facts) -> Iterator[Row]:
     return READERS[form](path.partition(":")[2] if form in ("tfds", "hf") else path, settings)
 
 
-def _read(rows: Iterable[Row], chosen: dict[str, str], templates: Templates, settings: Facts) -> Reading:
+def _read(
+    rows: Iterable[Row], chosen: dict[str, str], templates: Templates, settings: FactsConfig
+) -> Reading:
     """Every row judged: the facts, duplicates settled, and the others by what became of them."""
     facts: list[Fact] = []
     origins: list[str] = []  # of each fact; a few texts, shared
@@ -177,7 +179,7 @@ def _fact(
     category: str,
     chosen: dict[str, str],
     templates: Templates,
-    settings: Facts,
+    settings: FactsConfig,
     taken: set[str],
     repaired: Counter[str],
 ) -> Fact:
@@ -214,7 +216,9 @@ def _fact(
     )
 
 
-def _answers(row: Row, chosen: dict[str, str], settings: Facts, repaired: Counter[str]) -> tuple[str, ...]:
+def _answers(
+    row: Row, chosen: dict[str, str], settings: FactsConfig, repaired: Counter[str]
+) -> tuple[str, ...]:
     """The canonical answer, then the others, in their order and each once."""
     found: list[str] = []
     for column in (chosen["answer"], chosen["answers"]):
@@ -248,7 +252,7 @@ def _popularity(row: Row, column: str, repaired: Counter[str], of_answer: bool =
     return popularity or 0.0
 
 
-def _limited(reading: Reading, settings: Facts, seed: int) -> Reading:
+def _limited(reading: Reading, settings: FactsConfig, seed: int) -> Reading:
     facts = subsample(reading.facts, settings.limit, seed)
     beyond = Counter({BEYOND_LIMIT: len(reading.facts) - len(facts)})
     return replace(reading, facts=facts, repaired=+reading.repaired, left_out=+(reading.left_out + beyond))

@@ -10,14 +10,14 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from pretrainrl_jax.config import Facts
+from pretrainrl_jax.config import FactsConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.files import Row, first_line, opened, text_lines
 
 PARQUET_BATCH = 4096  # rows decoded at a time
 
 
-def read_delimited(place: str, settings: Facts, delimiter: str) -> Iterator[Row]:
+def read_delimited(place: str, settings: FactsConfig, delimiter: str) -> Iterator[Row]:
     """The rows of a CSV or TSV file: its first line names the columns, blank lines are skipped.
 
     Raises:
@@ -48,7 +48,7 @@ def read_delimited(place: str, settings: Facts, delimiter: str) -> Iterator[Row]
         ) from None
 
 
-def read_json_lines(place: str, settings: Facts) -> Iterator[Row]:
+def read_json_lines(place: str, settings: FactsConfig) -> Iterator[Row]:
     """The rows of a file with one JSON object a line; blank lines are skipped.
 
     Raises:
@@ -61,7 +61,7 @@ def read_json_lines(place: str, settings: Facts) -> Iterator[Row]:
             yield _row(origin, number, values)
 
 
-def read_json(place: str, settings: Facts) -> Iterator[Row]:
+def read_json(place: str, settings: FactsConfig) -> Iterator[Row]:
     """The items of a file that holds one JSON list of objects.
 
     Raises:
@@ -79,7 +79,7 @@ def read_json(place: str, settings: Facts) -> Iterator[Row]:
         yield _row(origin, number, values)
 
 
-def read_parquet(place: str, settings: Facts) -> Iterator[Row]:
+def read_parquet(place: str, settings: FactsConfig) -> Iterator[Row]:
     """The rows of a Parquet file.
 
     Raises:

@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from pretrainrl_jax.config import World
+from pretrainrl_jax.config import WorldConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts import wordings
 from pretrainrl_jax.facts.matching import normalise
@@ -57,7 +57,7 @@ class _Names:
             count += tries % 20 == 0  # names of this length run out in a very large world
 
 
-def make_world(settings: World, seed: int) -> list[Fact]:
+def make_world(settings: WorldConfig, seed: int) -> list[Fact]:
     """The facts of a made-up world, the most popular first.
 
     Rank r, from 1, has popularity (r + offset) ** -exponent. Of every `relations` facts in a row each belongs
@@ -112,7 +112,7 @@ def _zipf(count: int, exponent: float) -> np.ndarray:
     return weights / weights.sum()
 
 
-def _check(settings: World) -> None:
+def _check(settings: WorldConfig) -> None:
     for name in ("facts", "relations", "answers"):
         if getattr(settings, name) < 1:
             raise InputError(f"world.{name} is {getattr(settings, name)}: it must be 1 or more")

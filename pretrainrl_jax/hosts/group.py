@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from pretrainrl_jax.config import Hosts
+from pretrainrl_jax.config import HostsConfig
 
 PIECE = 1 << 20  # characters; one gRPC message must stay below a few MB
 
@@ -87,7 +87,7 @@ class Group:
     index: int
     count: int
     store: Store
-    settings: Hosts
+    settings: HostsConfig
     command: str  # to go on with after an end
     hosts: list[str] = field(default_factory=list)  # host names by index, once all have said theirs
     point: int = 0  # the last point of agreement that this process has passed

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from pretrainrl_jax.config import Hosts
+from pretrainrl_jax.config import HostsConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts import ending, rollcall, watch
 from pretrainrl_jax.hosts.aborts import delay_aborts
@@ -22,7 +22,7 @@ SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", 
 GIVE = "give hosts.coordinator, hosts.count and hosts.index"
 
 
-def join(settings: Hosts, command: str = "", seconds: float = JOIN_SECONDS) -> None:
+def join(settings: HostsConfig, command: str = "", seconds: float = JOIN_SECONDS) -> None:
     """Become one run with the other processes, if there are any, and watch over them from now on.
 
     To be called before JAX makes its backend. `command` is what a message says to go on with. In a run of one

@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from pretrainrl_jax.config import Hosts
+from pretrainrl_jax.config import HostsConfig
 
 PRODUCT = Path("/sys/class/dmi/id/product_name")
 HELD_SECONDS = 60  # the server holds a request for so long where nothing changes
@@ -18,7 +18,7 @@ NOTICES = {"maintenance-event": "maintenance", "preempted": "preemption"}
 NOTHING = {"maintenance-event": ("", "NONE"), "preempted": ("", "FALSE")}
 
 
-def watch_maintenance(settings: Hosts) -> None:
+def watch_maintenance(settings: HostsConfig) -> None:
     """From now on a notice that this machine will be stopped is a SIGTERM, once, and a line on stderr.
 
     Nothing is started where hosts.maintenance is off, or on a machine that is not Google's.

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from pretrainrl_jax.config import Mesh as MeshSettings
+from pretrainrl_jax.config import MeshConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.shape import ModelShape
 
@@ -62,7 +62,7 @@ class Layout:
 ONE_DEVICE = Layout()
 
 
-def make_mesh(settings: MeshSettings, devices: Sequence[Any] | None = None) -> Mesh:
+def make_mesh(settings: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh with axes data, fsdp and tensor over all devices, neighbours on the last axes.
 
     Raises:

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from pretrainrl_jax.config import Model as ModelSettings
+from pretrainrl_jax.config import ModelConfig
 from pretrainrl_jax.model.families import FAMILIES, Family
 
 
@@ -60,7 +60,7 @@ class ModelShape:
         }
 
 
-def from_settings(settings: ModelSettings, vocabulary: int) -> ModelShape:
+def from_settings(settings: ModelConfig, vocabulary: int) -> ModelShape:
     """The shape a configuration describes, with `vocabulary` rows of embedding where it names none."""
     names = {f.name for f in dataclasses.fields(ModelShape)}
     values: dict[str, Any] = {k: v for k, v in dataclasses.asdict(settings).items() if k in names}

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 
-from pretrainrl_jax.config import Objective
+from pretrainrl_jax.config import ObjectiveConfig
 from pretrainrl_jax.model import cost
 from pretrainrl_jax.model.shape import from_json
 from pretrainrl_jax.report.formats import Json, decimals, duration, number
@@ -104,7 +104,7 @@ def objectives(inputs: Inputs) -> list[Json]:
     ]
 
 
-def loss_text(objective: Objective) -> str:
+def loss_text(objective: ObjectiveConfig) -> str:
     """The terms of an objective with their weights; a weight of zero is left out."""
     terms = []
     for name, coefficients in objective.coefficients.items():
@@ -117,7 +117,7 @@ def loss_text(objective: Objective) -> str:
     return " + ".join(terms) or UNKNOWN
 
 
-def _again(objective: Objective) -> str:
+def _again(objective: ObjectiveConfig) -> str:
     if not objective.refresh_every:
         return "no"
     renewed = ", reference renewed" if objective.reference == "renewed" else ""

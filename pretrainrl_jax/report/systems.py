@@ -3,18 +3,18 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pretrainrl_jax.config import Objective
+from pretrainrl_jax.config import ObjectiveConfig
 
 
 @dataclass(frozen=True)
 class Systems:
     """The base model and the objectives of a run's configuration; a system of no objective keeps its name."""
 
-    objectives: Mapping[str, Objective]
+    objectives: Mapping[str, ObjectiveConfig]
 
-    def of(self, system: str) -> Objective:
+    def of(self, system: str) -> ObjectiveConfig:
         """What a system minimises; an objective without terms where that is not known."""
-        return self.objectives.get(system, Objective())
+        return self.objectives.get(system, ObjectiveConfig())
 
     def label(self, system: str) -> str:
         """The name in tables and charts."""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import fields
 
-from pretrainrl_jax.config import Objective
+from pretrainrl_jax.config import ObjectiveConfig
 from pretrainrl_jax.report.formats import Json, decimals, percent, signed
 from pretrainrl_jax.report.intervals import Z
 from pretrainrl_jax.report.summary import forgetting, group_count, group_rate
@@ -151,7 +151,7 @@ def _claims(summary: Json, known: Systems) -> list[tuple[str, list[str]]]:
     return [(name, sorted(controls[name], key=lambda c: -accuracies[c])) for name in claims]
 
 
-def _only_contrasts(objective: Objective) -> bool:
+def _only_contrasts(objective: ObjectiveConfig) -> bool:
     return objective.contrasts and all(objective.terms[name].contrasts for name in objective.coefficients)
 
 
@@ -175,7 +175,7 @@ def _against_controls(summary: Json, known: Systems) -> Iterable[str]:
                 yield _sentence(text + ("; it too uses no negatives" if place else first))
 
 
-def _apart(control: Objective, other: Objective) -> str:
+def _apart(control: ObjectiveConfig, other: ObjectiveConfig) -> str:
     """In what a control without negatives differs from an objective that is above it."""
     differ = ["negatives"]
     for name, term in other.terms.items():

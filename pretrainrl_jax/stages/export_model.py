@@ -7,7 +7,7 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 from pretrainrl_jax.atomic import write_json
-from pretrainrl_jax.config import Export
+from pretrainrl_jax.config import ExportConfig
 from pretrainrl_jax.hosts.agree import first, once
 from pretrainrl_jax.model.hugging_face.config import ending, write_config
 from pretrainrl_jax.model.hugging_face.writing import tensors_of, write_weights
@@ -17,7 +17,9 @@ from pretrainrl_jax.stages.import_model import gigabytes, require_room
 from pretrainrl_jax.training.loading import Loaded, load
 
 
-def export_model(source: str | Path, target: Path, settings: Export, mesh: Mesh, screen: Screen) -> None:
+def export_model(
+    source: str | Path, target: Path, settings: ExportConfig, mesh: Mesh, screen: Screen
+) -> None:
     """Weights, configuration and tokenizer in a folder that appears once it is complete.
 
     Args:

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 
 from pretrainrl_jax.atomic import write_json
-from pretrainrl_jax.config import Objective
+from pretrainrl_jax.config import ObjectiveConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import once
 from pretrainrl_jax.mining.draw import draw
@@ -152,7 +152,7 @@ class Rounds:
         trees: of the first round.
     """
 
-    def __init__(self, context: Context, objective: Objective, trees: Sequence[AnswerTree]) -> None:
+    def __init__(self, context: Context, objective: ObjectiveConfig, trees: Sequence[AnswerTree]) -> None:
         config = context.config
         passes = config.train.passes
         rows = pack(context, trees, asks(objective.coefficients))
@@ -186,7 +186,7 @@ class Rounds:
         self._begin(replace(self.rows, trees=trees, start=span.start, passes=span.stop))
 
 
-def spans(objective: Objective, facts: int, passes: int, updates: int) -> list[Span]:
+def spans(objective: ObjectiveConfig, facts: int, passes: int, updates: int) -> list[Span]:
     """One span, or one for every `refresh_every` updates of the `updates` planned.
 
     They are cut by questions, not by rows, since later rows depend on what is mined then: a span takes

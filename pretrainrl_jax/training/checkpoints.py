@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from pretrainrl_jax.atomic import disk_errors, write_json
-from pretrainrl_jax.config import Checkpoint
+from pretrainrl_jax.config import CheckpointConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import gather, once
 from pretrainrl_jax.model.checksums import checksums
@@ -141,7 +141,7 @@ def _pieces(tree: Any) -> Any:
 @contextmanager
 def saving(
     folder: Path,
-    settings: Checkpoint,
+    settings: CheckpointConfig,
     about: Json | None = None,
     detail: Callable[[str], None] = lambda text: None,
     best: str = "loss",
@@ -226,7 +226,7 @@ def strip(folder: Path) -> None:
 
 def save(folder: Path, state: TrainState) -> None:
     """Write the parameters of a finished stage, as its only checkpoint; raises OSError as `Saver` does."""
-    with saving(folder, Checkpoint(keep=1, keep_best=0)) as saver:
+    with saving(folder, CheckpointConfig(keep=1, keep_best=0)) as saver:
         saver.finish(state)
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pretrainrl_jax.config import Optimizer as OptimizerSettings
+from pretrainrl_jax.config import OptimizerConfig
 
 
 class Schedule(NamedTuple):
@@ -32,7 +32,7 @@ def _decayed(params: Any) -> Any:
     return jax.tree.map_with_path(lambda path, _: not path[-1].key.endswith(("scale", "bias")), params)
 
 
-def adamw(settings: OptimizerSettings) -> optax.GradientTransformation:
+def adamw(settings: OptimizerConfig) -> optax.GradientTransformation:
     """Clipping, Adam and decoupled weight decay; the caller multiplies the updates by -learning rate."""
     return optax.chain(
         optax.clip_by_global_norm(settings.clip),

@@ -23,7 +23,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pretrainrl_jax.atomic import write_json
-from pretrainrl_jax.config import Checkpoint
+from pretrainrl_jax.config import CheckpointConfig
 from pretrainrl_jax.hosts.agree import first
 from pretrainrl_jax.hosts.watch import waiting
 from pretrainrl_jax.model.partitioning import place_whole
@@ -39,7 +39,7 @@ from pretrainrl_jax.training.profile import traced
 from pretrainrl_jax.training.step import TrainState
 from pretrainrl_jax.training.votes import Votes
 
-CHECKPOINT = Checkpoint()
+CHECKPOINT = CheckpointConfig()
 LOG_POINTS = 100  # lines a stage writes to metrics.jsonl, at most, plus its last update
 READ_EVERY = 100  # updates whose metrics wait on the device, at most: what is not finite is seen that soon
 NAMED = 3  # questions of a batch that is not finite named on the line; the file has them all
@@ -51,7 +51,7 @@ class Run:
 
     workdir: Path
     stage: str  # "pretrain" or "train/<system>"
-    checkpoint: Checkpoint = CHECKPOINT
+    checkpoint: CheckpointConfig = CHECKPOINT
     skip_nonfinite: bool = False
     about: Mapping[str, Any] = field(default_factory=dict)  # settings and data that checkpoints depend on
     rate: str = ""  # the setting of its learning rate
@@ -288,8 +288,8 @@ class Session:
         return {name: float(value) for name, value in values.items()}
 
 
-def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+def _abstract(x: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
 
 
 @cache

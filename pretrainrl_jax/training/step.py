@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from pretrainrl_jax.config import Optimizer as OptimizerSettings
+from pretrainrl_jax.config import OptimizerConfig
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import replicated, row_sharding
 from pretrainrl_jax.model.partitioning import parameter_shardings
@@ -35,7 +35,7 @@ def init_state(params: Params, optimizer: optax.GradientTransformation) -> Train
     return TrainState(jnp.int32(0), params, optimizer.init(params))
 
 
-def first_state(model: Model, params: Params, settings: OptimizerSettings, mesh: Mesh) -> TrainState:
+def first_state(model: Model, params: Params, settings: OptimizerConfig, mesh: Mesh) -> TrainState:
     """`init_state` on a mesh, each array laid as the step takes it."""
     begin = partial(init_state, optimizer=adamw(settings))
     return jax.jit(begin, out_shardings=state_shardings(model, settings, mesh))(params)
@@ -43,7 +43,7 @@ def first_state(model: Model, params: Params, settings: OptimizerSettings, mesh:
 
 def update(
     model: Model,
-    settings: OptimizerSettings,
+    settings: OptimizerConfig,
     ntp_scale: str,
     state: TrainState,
     batch: PackedBatch,
@@ -90,7 +90,7 @@ def update(
     return TrainState(state.step + 1, params, jax.tree.map(unless_unsound, moments, state.moments)), figures
 
 
-def state_shardings(model: Model, settings: OptimizerSettings, mesh: Mesh) -> TrainState:
+def state_shardings(model: Model, settings: OptimizerConfig, mesh: Mesh) -> TrainState:
     """Shardings of the training state: moments lie where their parameters lie."""
     whole, of_params = replicated(mesh), parameter_shardings(model, mesh)
     moments = jax.eval_shape(adamw(settings).init, nn.unbox(model.abstract()))
@@ -101,7 +101,7 @@ def state_shardings(model: Model, settings: OptimizerSettings, mesh: Mesh) -> Tr
 
 
 @cache
-def compile_step(model: Model, settings: OptimizerSettings, ntp_scale: str, mesh: Mesh) -> Any:
+def compile_step(model: Model, settings: OptimizerConfig, ntp_scale: str, mesh: Mesh) -> Any:
     """The compiled update: state donated, shardings explicit, coefficients and schedule traced.
 
     The same arguments give the same function: a program for each set of terms and batch shape.

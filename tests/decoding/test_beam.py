@@ -7,8 +7,8 @@ from functools import reduce
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from plain_passes import TIME, mask_of, next_logps
-from small import small_model, small_tokenizer
+from helpers.models_and_trees import small_model, small_tokenizer
+from helpers.plain_passes import TIME, mask_of, next_logps
 
 from pretrainrl_jax.decoding import decode as decoding
 from pretrainrl_jax.decoding.answers import Answer, answer_questions, read_answer, read_answers

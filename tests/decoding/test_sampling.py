@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.models_and_trees import small_model, small_tokenizer
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
-from small import small_model, small_tokenizer
 
 from pretrainrl_jax.decoding import decode as decoding
 from pretrainrl_jax.decoding import sampling

@@ -3,9 +3,9 @@
 import math
 from itertools import pairwise
 
+from helpers.models_and_trees import fact
 from hypothesis import given
 from hypothesis import strategies as st
-from small import fact
 
 from pretrainrl_jax.decoding.answers import Answer
 from pretrainrl_jax.evaluation.factual import by_popularity, distinct_truths, groups, judge, measures

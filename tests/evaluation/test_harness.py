@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.harness_models import LENGTH, TASKS, Twins, greedy, requests, twins, write_tasks
+from helpers.models_and_trees import data
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from small import data
-from twins import LENGTH, TASKS, Twins, greedy, requests, twins, write_tasks
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.harness import HarnessLM, run_harness

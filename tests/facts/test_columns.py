@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from sources import ROW, read, refused, write
+from helpers.fact_sources import ROW, read, refused, write
 
 BARE = {"question": "Who?", "answer": "a"}
 FIELDS = {

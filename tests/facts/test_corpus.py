@@ -21,8 +21,8 @@ import hashlib
 from pretrainrl_jax import config
 from pretrainrl_jax.facts.corpus import verbalise
 from pretrainrl_jax.facts.world import make_world
-facts = make_world(config.World(facts=50), 3)
-print(hashlib.sha256(repr(verbalise(facts, config.Corpus(statements=500), 4)).encode()).hexdigest())
+facts = make_world(config.WorldConfig(facts=50), 3)
+print(hashlib.sha256(repr(verbalise(facts, config.CorpusConfig(statements=500), 4)).encode()).hexdigest())
 """
 
 
@@ -45,12 +45,12 @@ def fact(number, category="capital", answers=("Florence",), popularity=1.0):
 
 @pytest.fixture(scope="module")
 def world():
-    return make_world(config.World(), 0)
+    return make_world(config.WorldConfig(), 0)
 
 
 @pytest.fixture(scope="module")
 def corpus(world):
-    return verbalise(world, config.Corpus(), 0)
+    return verbalise(world, config.CorpusConfig(), 0)
 
 
 def words(sentence):
@@ -99,7 +99,7 @@ def test_filler_names_no_answer_and_varies(world, corpus):
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 def test_facts_are_stated_in_proportion_to_popularity(power):
     facts = [fact(number, popularity=(number + 1.0) ** -2) for number in range(20)]
-    settings = config.Corpus(statements=50_000, filler=0, held_out_share=0.0, popularity_power=power)
+    settings = config.CorpusConfig(statements=50_000, filler=0, held_out_share=0.0, popularity_power=power)
     mentions = verbalise(facts, settings, 1).mentions
     weights = [1 / (number + 1) ** (2 * power) for number in range(20)]
     for number, weight in enumerate(weights):
@@ -109,7 +109,7 @@ def test_facts_are_stated_in_proportion_to_popularity(power):
 
 
 def test_all_wordings_are_used_equally():
-    settings = config.Corpus(
+    settings = config.CorpusConfig(
         statements=8000, filler=0, question_share=0.5, paraphrase_share=0.25, held_out_share=0.0
     )
     counts = Counter(verbalise([fact(0)], settings, 0).training)
@@ -142,14 +142,14 @@ def test_training_text_is_shuffled(corpus):
 
 
 def test_paraphrases_can_be_kept_out(world):
-    corpus = verbalise(world, config.Corpus(paraphrase_share=0.0), 0)
+    corpus = verbalise(world, config.CorpusConfig(paraphrase_share=0.0), 0)
     text = "\n".join(corpus.training + corpus.held_out).lower()
     assert not [fact.paraphrase for fact in world if fact.paraphrase.lower() in text]
 
 
 def test_statements_are_never_worded_like_a_paraphrase():
     facts = [fact(number, category) for number, category in enumerate(sorted(WORDINGS))]
-    settings = config.Corpus(statements=4000, filler=100, paraphrase_share=0.0, held_out_share=0.0)
+    settings = config.CorpusConfig(statements=4000, filler=100, paraphrase_share=0.0, held_out_share=0.0)
     text = "\n".join(verbalise(facts, settings, 0).training).lower()
     for known in facts:
         assert known.question.lower() in text
@@ -172,7 +172,7 @@ def test_wordings_are_well_formed():
 
 def test_unknown_relation_and_braces():
     unknown = Fact("1", "What shape is {x}?", ("{round}",), "shape", "{x}", "{x}", 1.0, 2)
-    settings = config.Corpus(statements=200, filler=0, held_out_share=0.0)
+    settings = config.CorpusConfig(statements=200, filler=0, held_out_share=0.0)
     assert set(verbalise([unknown], settings, 0).training) == {
         "What shape is {x}? {round}",
         "The shape of {x} is {round}.",
@@ -183,12 +183,12 @@ def test_unknown_relation_and_braces():
 
 def test_a_fact_whose_subject_is_not_known_is_stated_by_its_question():
     unnamed = replace(fact(0, answers=("Oslo",)), subject="", question="Born where?", paraphrase="")
-    corpus = verbalise([unnamed], config.Corpus(statements=20, filler=0, question_share=0.5), 0)
+    corpus = verbalise([unnamed], config.CorpusConfig(statements=20, filler=0, question_share=0.5), 0)
     assert {*corpus.training, *corpus.held_out} == {"Born where? Oslo"}
 
 
 def test_one_full_stop_after_an_abbreviation():
-    settings = config.Corpus(statements=300, filler=0, held_out_share=0.0, question_share=0.0)
+    settings = config.CorpusConfig(statements=300, filler=0, held_out_share=0.0, question_share=0.0)
     sentences = set(verbalise([fact(0, answers=("Washington, D.C.",))], settings, 0).training)
     assert "The capital of Place0 is Washington, D.C." in sentences
     assert not any(sentence.endswith("..") for sentence in sentences)
@@ -196,20 +196,20 @@ def test_one_full_stop_after_an_abbreviation():
 
 def test_facts_nobody_looks_for_are_all_equal():
     facts = [fact(number, popularity=0.0) for number in range(4)]
-    mentions = verbalise(facts, config.Corpus(statements=4000), 0).mentions
+    mentions = verbalise(facts, config.CorpusConfig(statements=4000), 0).mentions
     assert all(850 < count < 1050 for count in mentions.values())
 
 
 def test_a_high_power_does_not_overflow():
     facts = [fact(0, popularity=1.5e7), fact(1, popularity=1.0)]
     mentions = verbalise(
-        facts, config.Corpus(statements=100, held_out_share=0.0, popularity_power=90.0), 0
+        facts, config.CorpusConfig(statements=100, held_out_share=0.0, popularity_power=90.0), 0
     ).mentions
     assert mentions == {"id0": 100, "id1": 0}
 
 
 def test_filler_alone():
-    assert len(verbalise([], config.Corpus(statements=0, filler=40), 0).training) == 38
+    assert len(verbalise([], config.CorpusConfig(statements=0, filler=40), 0).training) == 38
 
 
 @pytest.mark.parametrize(
@@ -224,24 +224,24 @@ def test_filler_alone():
 )
 def test_bad_settings(change, expected):
     with pytest.raises(InputError) as raised:
-        verbalise([fact(0)], config.Corpus(**change), 0)
+        verbalise([fact(0)], config.CorpusConfig(**change), 0)
     assert expected in str(raised.value)
 
 
 def test_statements_need_facts():
     with pytest.raises(InputError, match="no facts"):
-        verbalise([], config.Corpus(), 0)
+        verbalise([], config.CorpusConfig(), 0)
 
 
 def test_seeds(world, corpus):
-    assert verbalise(world, config.Corpus(), 0) == corpus
-    assert verbalise(world, config.Corpus(), 1).training != corpus.training
+    assert verbalise(world, config.CorpusConfig(), 0) == corpus
+    assert verbalise(world, config.CorpusConfig(), 1).training != corpus.training
 
 
 def test_the_same_in_another_process():
     root = Path(config.__file__).parents[1]
-    facts = make_world(config.World(facts=50), 3)
-    text = repr(verbalise(facts, config.Corpus(statements=500), 4))
+    facts = make_world(config.WorldConfig(facts=50), 3)
+    text = repr(verbalise(facts, config.CorpusConfig(statements=500), 4))
     for hashing in ("1", "2"):
         environment = os.environ | {"PYTHONHASHSEED": hashing, "PYTHONPATH": str(root)}
         done = subprocess.run(

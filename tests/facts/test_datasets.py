@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sources import ROW, read, refused, write
+from helpers.fact_sources import ROW, read, refused, write
 
 ITEMS = [
     {"question": "Wo liegt Köln?", "answers": ["Germany", "Deutschland"], "relation": 1, "popularity": 3.5},

@@ -3,10 +3,10 @@
 from collections import defaultdict
 from pathlib import Path
 
+from helpers.fact_sources import read, write
+from helpers.models_and_trees import fact
 from hypothesis import given
 from hypothesis import strategies as st
-from small import fact
-from sources import read, write
 
 from pretrainrl_jax.facts.duplicates import settle
 from pretrainrl_jax.facts.matching import normalise

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small import data
-from sources import in_memory, read, refused
+from helpers.fact_sources import in_memory, read, refused
+from helpers.models_and_trees import data
 
 ITEMS = [
     {"question": "Which country is Arno located in?", "answers": ["Italy", "Italia"]},

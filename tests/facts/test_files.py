@@ -4,9 +4,9 @@ import gzip
 from pathlib import Path
 
 import pytest
+from helpers.fact_sources import ROW, as_bytes, in_memory, read, refused, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sources import ROW, as_bytes, in_memory, read, refused, write
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.files import check_encoding, is_folder, names_in, text_lines

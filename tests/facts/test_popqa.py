@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from small import read_popqa
-from sources import read
+from helpers.fact_sources import read
+from helpers.models_and_trees import read_popqa
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.wordings import POPQA, WORDINGS

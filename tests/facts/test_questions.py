@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from sources import read, refused, write
+from helpers.fact_sources import read, refused, write
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.questions import ask, read_templates

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.command_line import python
+from helpers.fact_sources import LETTERS, ROW, in_memory, read, refused, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sources import LETTERS, ROW, in_memory, read, refused, write
-from tiny import python
 
-from pretrainrl_jax.config import Config, World
+from pretrainrl_jax.config import Config, WorldConfig
 from pretrainrl_jax.facts.cleaning import REPAIRS
 from pretrainrl_jax.facts.reading import RULES, read_facts
 from pretrainrl_jax.facts.splits import subsample
@@ -103,7 +103,7 @@ def test_limit(tmp_path: Path) -> None:
 
 
 def test_the_synthetic_world() -> None:
-    config = Config(world=World(facts=40, relations=2, answers=5), seed=5)
+    config = Config(world=WorldConfig(facts=40, relations=2, answers=5), seed=5)
     reading = read_facts(config)
     assert reading.facts == make_world(config.world, 5)
     assert (reading.rows, reading.source) == (40, "the synthetic world")
@@ -151,7 +151,7 @@ def test_nothing_heavy_is_imported_for_a_small_file(tmp_path: Path) -> None:
     program = (
         "import sys; from pretrainrl_jax.config import *;"
         "from pretrainrl_jax.facts.reading import read_facts;"
-        "print(len(read_facts(Config(facts=Facts(path=sys.argv[1]))).facts), *sys.modules, sep='\\n')"
+        "print(len(read_facts(Config(facts=FactsConfig(path=sys.argv[1]))).facts), *sys.modules, sep='\\n')"
     )
     ran = python("-c", program, path)
     assert ran.code == 0, ran.err

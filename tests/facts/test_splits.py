@@ -7,9 +7,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from helpers.models_and_trees import fact
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import fact
 
 from pretrainrl_jax import config
 from pretrainrl_jax.errors import InputError

@@ -6,9 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.fact_sources import (
+    FORMS,
+    ROW,
+    as_bytes,
+    expected,
+    in_memory,
+    line_of,
+    read,
+    refused,
+    rows,
+    write,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sources import FORMS, ROW, as_bytes, expected, in_memory, line_of, read, refused, rows, write
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.reading import Reading

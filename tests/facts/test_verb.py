@@ -6,11 +6,11 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from helpers.command_line import call, complaint, python
+from helpers.fact_sources import ROW, read, write
+from helpers.models_and_trees import data, small_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
-from small import data, small_tokenizer
-from sources import ROW, read, write
-from tiny import call, complaint, python
 
 from pretrainrl_jax.facts.reading import RULES
 from pretrainrl_jax.facts.splits import split, subsample

@@ -21,19 +21,19 @@ from pretrainrl_jax import config
 from pretrainrl_jax.facts.corpus import verbalise
 from pretrainrl_jax.facts.vocabulary import train_tokenizer
 from pretrainrl_jax.facts.world import make_world
-corpus = verbalise(make_world(config.World(), 0), config.Corpus(), 0)
+corpus = verbalise(make_world(config.WorldConfig(), 0), config.CorpusConfig(), 0)
 print(hashlib.sha256(train_tokenizer(corpus.training, 2048).to_str().encode()).hexdigest())
 """
 
 
 @pytest.fixture(scope="module")
 def world():
-    return make_world(config.World(), 0)
+    return make_world(config.WorldConfig(), 0)
 
 
 @pytest.fixture(scope="module")
 def tokenizer(world):
-    return train_tokenizer(verbalise(world, config.Corpus(), 0).training, 2048)
+    return train_tokenizer(verbalise(world, config.CorpusConfig(), 0).training, 2048)
 
 
 def test_merges_the_most_frequent_pair_first():

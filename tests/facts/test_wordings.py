@@ -2,7 +2,7 @@ import json
 import re
 
 import pytest
-import small
+from helpers import models_and_trees
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +16,7 @@ from pretrainrl_jax.facts.wordings import (
     subject_of,
 )
 
-SUBJECT = st.text(small.LETTERS + "{}'", min_size=1).map(str.strip).filter(bool)
+SUBJECT = st.text(models_and_trees.LETTERS + "{}'", min_size=1).map(str.strip).filter(bool)
 
 
 def words(template):
@@ -98,7 +98,7 @@ def test_subjects(relation, question, subject):
 
 @pytest.mark.parametrize("part", ["train", "dev", "test"])
 def test_every_real_question_names_its_subject(part):
-    folder = small.data("entityquestions", part)
+    folder = models_and_trees.data("entityquestions", part)
     count = 0
     for relation, wording in ENTITYQUESTIONS.items():
         for row in json.loads((folder / f"{relation}.{part}.json").read_text(encoding="utf-8")):

@@ -19,13 +19,13 @@ SCRIPT = """
 import hashlib
 from pretrainrl_jax import config
 from pretrainrl_jax.facts.world import make_world
-print(hashlib.sha256(repr(make_world(config.World(), 3)).encode()).hexdigest())
+print(hashlib.sha256(repr(make_world(config.WorldConfig(), 3)).encode()).hexdigest())
 """
 
 
 @pytest.fixture(scope="module")
 def world():
-    return make_world(config.World(), 0)
+    return make_world(config.WorldConfig(), 0)
 
 
 def test_size(world):
@@ -46,7 +46,7 @@ def test_relations_are_balanced_in_head_tail_and_holdout(world):
 def test_popularity_follows_the_power_law(world):
     for rank in (1, 2, 100, 2400):
         assert world[rank - 1].popularity == pytest.approx(1 / np.sqrt(rank + 10.0) ** 3)
-    other = make_world(config.World(facts=5, popularity_exponent=2.0, popularity_offset=0.0), 0)
+    other = make_world(config.WorldConfig(facts=5, popularity_exponent=2.0, popularity_offset=0.0), 0)
     assert [fact.popularity for fact in other] == pytest.approx([1, 1 / 4, 1 / 9, 1 / 16, 1 / 25])
 
 
@@ -78,7 +78,7 @@ def test_questions_and_paraphrases_name_the_subject(world):
 
 def test_head_and_tail_draw_from_the_same_answers_in_independent_orders():
     size = 40_000
-    facts = make_world(config.World(facts=size, relations=1, answers=20, head_share=0.5), 1)
+    facts = make_world(config.WorldConfig(facts=size, relations=1, answers=20, head_share=0.5), 1)
     answers = sorted({fact.answer for fact in facts})
     assert len(answers) == 20
     orders = []
@@ -105,14 +105,14 @@ def test_the_heads_answers_are_falsehoods_of_the_tail(world):
 
 
 def test_seeds_differ_and_repeat(world):
-    assert make_world(config.World(), 0) == world
-    other = make_world(config.World(), 1)
+    assert make_world(config.WorldConfig(), 0) == world
+    other = make_world(config.WorldConfig(), 1)
     assert {fact.subject for fact in other} != {fact.subject for fact in world}
 
 
 def test_the_same_in_another_process():
     root = Path(config.__file__).parents[1]
-    expected = hashlib.sha256(repr(make_world(config.World(), 3)).encode()).hexdigest()
+    expected = hashlib.sha256(repr(make_world(config.WorldConfig(), 3)).encode()).hexdigest()
     for hashing in ("1", "2"):
         environment = os.environ | {"PYTHONHASHSEED": hashing, "PYTHONPATH": str(root)}
         done = subprocess.run(
@@ -122,13 +122,13 @@ def test_the_same_in_another_process():
 
 
 def test_a_world_larger_than_its_shortest_names():
-    facts = make_world(config.World(facts=8, relations=1, answers=2000), 0)
+    facts = make_world(config.WorldConfig(facts=8, relations=1, answers=2000), 0)
     assert len({fact.subject for fact in facts}) == 8  # 325 names of one syllable are soon taken
 
 
 @pytest.mark.parametrize(("share", "tail"), [(0.0, 8), (1.0, 0)])
 def test_extreme_shares(share, tail):
-    facts = make_world(config.World(facts=8, head_share=share, head_zipf=50.0, relations=1), 0)
+    facts = make_world(config.WorldConfig(facts=8, head_share=share, head_zipf=50.0, relations=1), 0)
     assert len(facts) == 8
     assert (len({fact.answer for fact in facts}) == 1) == (tail == 0)
 
@@ -146,5 +146,5 @@ def test_extreme_shares(share, tail):
 )
 def test_bad_settings(change, words):
     with pytest.raises(InputError) as raised:
-        make_world(config.World(**change), 0)
+        make_world(config.WorldConfig(**change), 0)
     assert words in str(raised.value)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from host_processes import Processes
+from helpers.host_processes import Processes
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import signal
 import time
 
 import pytest
-from host_processes import COLLECTIVE, HOST, PATIENCE, Processes
+from helpers.host_processes import COLLECTIVE, HOST, PATIENCE, Processes
 
 from pretrainrl_jax.hosts import ending, watch
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from host_processes import HOST, PATIENCE, ROOT, Processes, free_port
+from helpers.host_processes import HOST, PATIENCE, ROOT, Processes, free_port
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts import join, rollcall
@@ -118,14 +118,14 @@ def test_a_coordinator_of_no_such_form(coordinator: str) -> None:
 
 ONE = """
 import sys, threading
-from pretrainrl_jax.config import Hosts
+from pretrainrl_jax.config import HostsConfig
 from pretrainrl_jax.hosts import agree
 from pretrainrl_jax.hosts.join import join, leave
 from pretrainrl_jax.hosts.maintenance import watch_maintenance
 from pretrainrl_jax.hosts.watch import explained, waiting
-join(Hosts(), "COMMAND")
-join(Hosts(coordinator="localhost:1", count=1), "COMMAND")
-watch_maintenance(Hosts())
+join(HostsConfig(), "COMMAND")
+join(HostsConfig(coordinator="localhost:1", count=1), "COMMAND")
+watch_maintenance(HostsConfig())
 assert (agree.index(), agree.count(), agree.first()) == (0, 1, True)
 assert agree.once(lambda: (1, 2), "w") == (1, 2) and agree.gather(3, "w") == [3]
 agree.barrier("w")

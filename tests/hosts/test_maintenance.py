@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from host_processes import ROOT
+from helpers.host_processes import ROOT
 
-from pretrainrl_jax.config import Hosts
+from pretrainrl_jax.config import HostsConfig
 from pretrainrl_jax.hosts import agree, maintenance
 
 
@@ -50,11 +50,11 @@ def metadata(monkeypatch: pytest.MonkeyPatch):
 
 MAINTAINED = """
 import signal, time
-from pretrainrl_jax.config import Hosts
+from pretrainrl_jax.config import HostsConfig
 from pretrainrl_jax.hosts.maintenance import watch_maintenance
 def handle(number, frame): print("SIGTERM", flush=True)
 signal.signal(signal.SIGTERM, handle)
-watch_maintenance(Hosts())
+watch_maintenance(HostsConfig())
 print("ready", flush=True)
 while True: time.sleep(0.1)
 """
@@ -96,10 +96,10 @@ def test_no_notice_is_looked_for_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(maintenance.threading, "Thread", lambda **options: started.append(options["name"]))
     monkeypatch.delenv("GCE_METADATA_HOST", raising=False)
     monkeypatch.setattr(maintenance, "PRODUCT", tmp_path / "name")
-    maintenance.watch_maintenance(Hosts())
+    maintenance.watch_maintenance(HostsConfig())
     (tmp_path / "name").write_text("Standard PC\n")
-    maintenance.watch_maintenance(Hosts())
+    maintenance.watch_maintenance(HostsConfig())
     monkeypatch.setenv("GCE_METADATA_HOST", "localhost:1")
-    maintenance.watch_maintenance(Hosts(maintenance=False))
+    maintenance.watch_maintenance(HostsConfig(maintenance=False))
     assert started == []
     assert agree.count() == 1

@@ -2,9 +2,9 @@ import math
 from collections import Counter
 
 import pytest
+from helpers.models_and_trees import fact
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import fact
 
 from pretrainrl_jax.decoding.answers import Answer
 from pretrainrl_jax.facts.matching import known_truths, normalise, overlaps

@@ -4,9 +4,9 @@ import dataclasses
 from collections import Counter
 
 import numpy as np
+from helpers.models_and_trees import END, trees
 from hypothesis import given
 from hypothesis import strategies as st
-from small import END, trees
 
 from pretrainrl_jax.mining.draw import draw, longest
 from pretrainrl_jax.trees.dataset import PackedRows

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.models_and_trees import fact, small_model, small_tokenizer, tree
 from jax.sharding import NamedSharding, PartitionSpec
-from small import fact, small_model, small_tokenizer, tree
 
-from pretrainrl_jax.config import Mine
+from pretrainrl_jax.config import MineConfig
 from pretrainrl_jax.mining.fingerprint import (
     PROBES,
     differences,
@@ -39,7 +39,7 @@ def made_with(tokenizer):
         "tokenizer": tokenizer,
         "template": Template("bare"),
         "facts": FACTS,
-        "settings": asdict(Mine()),
+        "settings": asdict(MineConfig()),
     }
 
 
@@ -55,7 +55,7 @@ def changed(name, made_with, tmp_path):
         "tokenizer": small_tokenizer(tmp_path, bos=True),
         "template": Template("few_shot", (("Who?", "I."),)),
         "facts": [FACTS[0], replace(FACTS[1], answers=("Rome",))],
-        "settings": asdict(Mine(beams=17)),
+        "settings": asdict(MineConfig(beams=17)),
     }[name]
 
 

@@ -5,10 +5,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from helpers.models_and_trees import fact
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
-from small import fact
 
 from pretrainrl_jax.decoding.answers import Answer
 from pretrainrl_jax.facts.matching import normalise

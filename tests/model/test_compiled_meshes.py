@@ -2,15 +2,14 @@
 
 import math
 import re
-from pathlib import Path
 from typing import Any
 
-import large_programs
 import numpy as np
 import pytest
-from compiled_loops import Loop, Program
-from eight_devices import results
-from large_programs import BATCH, BEAMS, GROWN, MESHES, PROMPT, SAMPLES, SHAPE, VOCABULARY, WIDTH
+from helpers import large_programs
+from helpers.compiled_programs import Loop, Program
+from helpers.eight_devices import results
+from helpers.large_programs import BATCH, BEAMS, GROWN, MESHES, PROMPT, SAMPLES, SHAPE, VOCABULARY, WIDTH
 
 from pretrainrl_jax.decoding.best_tokens import BLOCK
 from pretrainrl_jax.model.vocabulary import block_size
@@ -31,7 +30,7 @@ FORWARD, BACKWARD = "/jvp(Decoder)/while", "/transpose(jvp(Decoder))/while"  # t
 @pytest.fixture(scope="module")
 def compiled_large(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Of each mesh its programs."""
-    return results(Path(large_programs.__file__), tmp_path_factory.mktemp("large") / "programs")
+    return results(large_programs, tmp_path_factory.mktemp("large") / "programs")
 
 
 # Every way in which one loop may hide what it sends: results in a tuple, asynchronous, in what it calls.

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
-from small import small_shape
+from helpers.models_and_trees import small_shape
 
 from pretrainrl_jax.model.cost import flops, parameters
 from pretrainrl_jax.model.decoder import Model, project

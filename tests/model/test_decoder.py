@@ -5,11 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.models_and_trees import small_model, small_shape, tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import small_model, small_shape, tree
 
-from pretrainrl_jax.config import Model as ModelSettings
+from pretrainrl_jax.config import ModelConfig
 from pretrainrl_jax.model import layers
 from pretrainrl_jax.model import shape as shapes
 from pretrainrl_jax.model.attention import causal_mask, tree_mask
@@ -285,7 +285,7 @@ def test_a_shape_survives_json(scaling):
 
 
 def test_a_shape_from_settings_takes_the_tokenizers_size_where_none_is_named():
-    assert shapes.from_settings(ModelSettings(), 77).vocabulary == 77
-    assert shapes.from_settings(ModelSettings(vocabulary=128), 77).vocabulary == 128
-    made = shapes.from_settings(ModelSettings(family="llama", width=48, kv_heads=2, remat=True), 77)
+    assert shapes.from_settings(ModelConfig(), 77).vocabulary == 77
+    assert shapes.from_settings(ModelConfig(vocabulary=128), 77).vocabulary == 128
+    made = shapes.from_settings(ModelConfig(family="llama", width=48, kv_heads=2, remat=True), 77)
     assert (made.family, made.width, made.kv_heads, made.remat) == ("llama", 48, 2, True)

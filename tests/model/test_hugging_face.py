@@ -12,8 +12,8 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from helpers.models_and_trees import LLAMA3, small_shape
 from safetensors.numpy import load_file, save_file
-from small import LLAMA3, small_shape
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.decoder import Model, Params
@@ -186,7 +186,7 @@ from pathlib import Path
 import flax.linen as nn, jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 8)
 from safetensors import safe_open
-from pretrainrl_jax.config import Mesh
+from pretrainrl_jax.config import MeshConfig
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.hugging_face import reading
 from pretrainrl_jax.model.hugging_face.config import read_shape
@@ -204,7 +204,7 @@ one = reading.read_params(folder, model, one_device(model))
 whole = sum(taken)
 for sizes in ((8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2)):
     taken.clear()
-    shardings = parameter_shardings(model, make_mesh(Mesh(*sizes)))
+    shardings = parameter_shardings(model, make_mesh(MeshConfig(*sizes)))
     many = reading.read_params(folder, model, shardings)
     for a, b, place in zip(*map(jax.tree.leaves, (many, one, shardings)), strict=True):
         assert a.sharding == place

@@ -5,11 +5,11 @@ import math
 from dataclasses import replace
 
 import pytest
+from helpers.command_line import complaint, python
+from helpers.models_and_trees import small_shape
 from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import AbstractMesh
-from small import small_shape
-from tiny import complaint, python
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.mesh import AXES, check_batch, check_model, divisors, nearest, whole_rows
@@ -17,14 +17,14 @@ from pretrainrl_jax.model.mesh import AXES, check_batch, check_model, divisors, 
 MESHES = """
 import json, jax, sys
 jax.config.update("jax_num_cpu_devices", 8)
-from pretrainrl_jax.config import Mesh
+from pretrainrl_jax.config import MeshConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.mesh import make_mesh
 
 found = []
 for sizes in json.loads(sys.stdin.read()):
     try:
-        found.append(list(make_mesh(Mesh(*sizes)).shape.values()))
+        found.append(list(make_mesh(MeshConfig(*sizes)).shape.values()))
     except InputError as error:
         found.append(str(error))
 print(json.dumps(found))

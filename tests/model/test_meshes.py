@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import on_meshes
 import pytest
-from eight_devices import results
-from on_meshes import BLOCKS, CHANCES, DTYPES, MESHES, ONE, TERMINATORS, UPDATES
-from small import small_shape
+from helpers import mesh_results
+from helpers.eight_devices import results
+from helpers.mesh_results import BLOCKS, CHANCES, DTYPES, MESHES, ONE, TERMINATORS, UPDATES
+from helpers.models_and_trees import small_shape
 
-from pretrainrl_jax.config import Checkpoint, Mesh
+from pretrainrl_jax.config import CheckpointConfig, MeshConfig
 from pretrainrl_jax.decoding import decode as decoding
 from pretrainrl_jax.decoding.decoded import Decoded
 from pretrainrl_jax.model.decoder import Model, Params
@@ -36,7 +36,7 @@ ROUNDING = 2.0**-7
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What each mesh computes, and one device."""
-    return results(Path(on_meshes.__file__), tmp_path_factory.mktemp("meshes") / "found")
+    return results(mesh_results, tmp_path_factory.mktemp("meshes") / "found")
 
 
 def distance(one: Any, other: Any) -> float:
@@ -195,10 +195,10 @@ def test_beams_of_equal_score_go_by_their_token(found: dict[str, Any], mesh: str
             if not h.finished:
                 last[h.tokens[:-1], h.logp].append(h.tokens[-1])
         for tokens in last.values():
-            equal = range(tokens[0] % on_meshes.DISTINCT, on_meshes.VOCABULARY, on_meshes.DISTINCT)
+            equal = range(tokens[0] % mesh_results.DISTINCT, mesh_results.VOCABULARY, mesh_results.DISTINCT)
             assert tokens == [token for token in equal if token not in TERMINATORS][: len(tokens)]
             sizes.append(len(tokens))
-    assert max(sizes) == on_meshes.BEAMS  # all over the vocabulary
+    assert max(sizes) == mesh_results.BEAMS  # all over the vocabulary
 
 
 @pytest.mark.parametrize("mesh", MESHES)
@@ -206,7 +206,7 @@ def test_beams_where_tokens_are_few(found: dict[str, Any], mesh: str) -> None:
     """More beams than a device has tokens, and than there are at all."""
     expected = found[ONE]["few"]
     assert_same_beams(found[mesh]["few"], expected)
-    assert {len(of) for of in expected} == {on_meshes.MORE_BEAMS}
+    assert {len(of) for of in expected} == {mesh_results.MORE_BEAMS}
 
 
 @pytest.mark.parametrize("chance", CHANCES)
@@ -228,7 +228,7 @@ def test_constrained_beams_and_samples(found: dict[str, Any], mesh: str) -> None
     ours, expected = found[mesh]["constrained"], found[ONE]["constrained"]
     assert_same_beams(ours[0], expected[0])
     assert [d.tokens for d in chain(*ours[1])] == [d.tokens for d in chain(*expected[1])]
-    steps = on_meshes.automaton().transitions
+    steps = mesh_results.automaton().transitions
     for of in chain(*ours[0], *ours[1]):
         state = 0
         for token in of.tokens:
@@ -251,7 +251,7 @@ def test_judgements(found: dict[str, Any], mesh: str) -> None:
     ours, expected = found[mesh]["judged"], found[ONE]["judged"]
     assert [of.greedy for of in ours] == [of.greedy for of in expected]
     np.testing.assert_allclose([of.logp for of in ours], [of.logp for of in expected], rtol=1e-5, atol=GAP)
-    prompts = on_meshes.prompts()
+    prompts = mesh_results.prompts()
     assert sum(of.greedy for of in expected[: -len(prompts)]) > len(prompts) // 2
     assert not any(of.greedy for of in expected[-len(prompts) :])
 
@@ -287,9 +287,9 @@ def test_inner_loops_refuse_what_was_not_placed(
 
     Training has a guard of its own; the others take a notebook's NumPy parameters unless the caller guards.
     """
-    mesh = make_mesh(Mesh(), jax.devices()[:1])
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     model = Model(small_shape(), mesh)
-    trees, ends = on_meshes.trees(5), np.zeros(100, bool)
+    trees, ends = mesh_results.trees(5), np.zeros(100, bool)
 
     def step(state: TrainState, batch: PackedBatch, *_: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         names = ("loss", "grad_norm", "skipped", "questions", "tokens")
@@ -300,19 +300,19 @@ def test_inner_loops_refuse_what_was_not_placed(
         return x + 1
 
     def train() -> None:
-        run = Run(tmp_path, "train/x", checkpoint=Checkpoint(every_minutes=0.0))
-        source = PackedRows(trees, on_meshes.ROW_LENGTH, seed=0, passes=1, rows=1)
+        run = Run(tmp_path, "train/x", checkpoint=CheckpointConfig(every_minutes=0.0))
+        source = PackedRows(trees, mesh_results.ROW_LENGTH, seed=0, passes=1, rows=1)
         state = TrainState(jnp.int32(0), {}, ())
         feed = feeds.Feed(source, mesh)
         with Session(run, jax.jit(step), state, BEGINNING, feed, mesh, source.batches) as session:
             for batch in feed:
-                session.step(batch, on_meshes.COEFFICIENTS, on_meshes.SCHEDULE)
+                session.step(batch, mesh_results.COEFFICIENTS, mesh_results.SCHEDULE)
 
     def search() -> None:
         decoding.decode(model, {}, [[1, 2]], ends, beams=1, max_new_tokens=1, batch=1)
 
     def sample() -> None:
-        chance = on_meshes.CHANCES["plain"]
+        chance = mesh_results.CHANCES["plain"]
         decoding.sample_batch(
             model, {}, [[1, 2]], ends, samples=1, max_new_tokens=1, seed=0, batch=1, **chance
         )
@@ -321,7 +321,7 @@ def test_inner_loops_refuse_what_was_not_placed(
         def engine(model: Model, params: Params, batch: PackedBatch) -> jax.Array:
             return read(batch.branch_reference)
 
-        scoring.score_trees(model, {}, trees, row_length=on_meshes.ROW_LENGTH, rows=1, engine=engine)
+        scoring.score_trees(model, {}, trees, row_length=mesh_results.ROW_LENGTH, rows=1, engine=engine)
 
     for search_of in ("beam_search", "sample"):
         monkeypatch.setattr(decoding, search_of, lambda model, params, prompts, *_, **__: read(prompts))

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from small import small_model, tree
+from helpers.models_and_trees import small_model, tree
 
 from pretrainrl_jax.objectives.scoring import score_trees
 from pretrainrl_jax.trees.packing import Capacity

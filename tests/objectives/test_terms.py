@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import small_model
+from helpers.models_and_trees import small_model
 
 from pretrainrl_jax.objectives.dpo import dpo
 from pretrainrl_jax.objectives.loss import asks, total_loss

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import transformers
-from measurements import PROPERTY
+from helpers.peer_measurements import PROPERTY
 
 transformers.utils.logging.disable_progress_bar()
 torch.set_num_threads(1)  # on models this small, threads mostly wait for each other

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from peers import FAMILIES, as_ours, peer
-from searches import TOLERANCE, OneEnd, largest_difference, ours_of, theirs_of
+from helpers.transformers_beams import TOLERANCE, OneEnd, largest_difference, ours_of, theirs_of
+from helpers.transformers_models import FAMILIES, as_ours, peer
 
 from pretrainrl_jax.model.decoder import Model, Params
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 import torch
-from peers import CASES, WINDOW, Case, as_ours, peer, relative_error
+from helpers.transformers_models import CASES, WINDOW, Case, as_ours, peer, relative_error
 
 from pretrainrl_jax.model.cost import parameters
 from pretrainrl_jax.model.decoder import KVCache, Model, Params, project

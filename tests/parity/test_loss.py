@@ -29,8 +29,8 @@ import jax
 import numpy as np
 import pytest
 import torch
-from peers import as_ours, peer, relative_error
-from small import small_tokenizer
+from helpers.models_and_trees import small_tokenizer
+from helpers.transformers_models import as_ours, peer, relative_error
 
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.objectives.loss import Coefficients, total_loss

@@ -1,4 +1,4 @@
-from measurements import table
+from helpers.peer_measurements import table
 
 
 def test_the_table_has_the_largest_error_of_each_check_and_model():

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from peers import CASES, Case, peer, relative_error
+from helpers.command_line import call
+from helpers.models_and_trees import data
+from helpers.transformers_models import CASES, Case, peer, relative_error
 from safetensors import safe_open
-from small import data
-from tiny import call
 
 from pretrainrl_jax.facts.vocabulary import save_tokenizer, train_tokenizer
 

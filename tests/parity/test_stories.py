@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import transformers
-from peers import relative_error
-from searches import TOLERANCE, Found, largest_difference, ours_of, theirs_of
-from small import data
+from helpers.models_and_trees import data
+from helpers.transformers_beams import TOLERANCE, Found, largest_difference, ours_of, theirs_of
+from helpers.transformers_models import relative_error
 
 import pretrainrl_jax as prl
 from pretrainrl_jax.model.decoder import Model, Params

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workdirs import asked, parse, question, table, write, write_workdir
+from helpers.made_workdirs import asked, parse, question, table, write, write_workdir
 
 from pretrainrl_jax.evaluation import factual
 from pretrainrl_jax.evaluation.factual import Outcome

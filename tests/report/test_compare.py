@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workdirs import EVIL, asked, change, parse, question, table, write, write_workdir
+from helpers.made_workdirs import EVIL, asked, change, parse, question, table, write, write_workdir
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.report.compare import comparison_table, read_comparison, write_comparison

@@ -9,9 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workdirs import EVIL, SYSTEMS, change, evaluation, parse, question, table, write, write_workdir
+from helpers.made_workdirs import (
+    EVIL,
+    SYSTEMS,
+    change,
+    evaluation,
+    parse,
+    question,
+    table,
+    write,
+    write_workdir,
+)
 
-from pretrainrl_jax.config import OBJECTIVES, Config, Dpo, Ntp, Objective
+from pretrainrl_jax.config import OBJECTIVES, Config, DpoConfig, NtpConfig, ObjectiveConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.report import charts
 from pretrainrl_jax.report.inputs import read_metrics
@@ -267,8 +277,10 @@ def test_what_was_evaluated_while_training_is_drawn_apart(workdir: Path) -> None
 
 
 def test_a_run_of_ones_own_objectives_is_told_by_their_labels(workdir: Path) -> None:
-    mine = Objective("Mine <b>", "my own", ntp=Ntp(answer=0.5), dpo=Dpo(2.0, beta=0.3), learning_rate=2e-4)
-    own = {"z-own": mine, "a_plain": Objective(ntp=Ntp(answer=1.0))}
+    mine = ObjectiveConfig(
+        "Mine <b>", "my own", ntp=NtpConfig(answer=0.5), dpo=DpoConfig(2.0, beta=0.3), learning_rate=2e-4
+    )
+    own = {"z-own": mine, "a_plain": ObjectiveConfig(ntp=NtpConfig(answer=1.0))}
     write(workdir / "config.json", dataclasses.asdict(dataclasses.replace(Config(), objectives=own)))
     for system in SYSTEMS:
         if system != "base":
@@ -316,7 +328,7 @@ def test_systems_are_told_apart_without_colour() -> None:
     looks = charts.looks(["new", "base", "newer"], KNOWN)
     assert looks["base"] == charts.BASE
     assert looks["new"] != looks["newer"]
-    many = {f"system{i}": Objective() for i in range(60)}
+    many = {f"system{i}": ObjectiveConfig() for i in range(60)}
     assert len(set(charts.looks(list(many), Systems(many)).values())) == 60
 
 
@@ -328,7 +340,7 @@ def test_todays_systems_keep_their_looks() -> None:
         "rpo": ("#CC79A7", "P"),
         "pretrainrl": ("#D55E00", "o"),
     }
-    own = Systems({**OBJECTIVES, "mine": Objective()})
+    own = Systems({**OBJECTIVES, "mine": ObjectiveConfig()})
     assert charts.looks(["mine", "ntp"], own) == {"mine": charts.LOOKS[6], "ntp": looks["ntp"]}
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 import pytest
-from workdirs import change, evaluation, parse, table, write, write_workdir
+from helpers.made_workdirs import change, evaluation, parse, table, write, write_workdir
 
-from pretrainrl_jax.config import OBJECTIVES, Dpo, Ntp, Objective
+from pretrainrl_jax.config import OBJECTIVES, DpoConfig, NtpConfig, ObjectiveConfig
 from pretrainrl_jax.model import shape as shapes
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.families import FAMILIES
@@ -68,11 +68,11 @@ def test_the_data_in_words() -> None:
 
 
 def test_losses_as_sums() -> None:
-    objective = Objective(ntp=Ntp(question=1.0, answer=0.5), dpo=Dpo(weight=1.0, beta=0.1))
+    objective = ObjectiveConfig(ntp=NtpConfig(question=1.0, answer=0.5), dpo=DpoConfig(weight=1.0, beta=0.1))
     assert loss_text(objective).replace("\u00a0", " ") == "NTP(question) + 0.5 · NTP(answer) + DPO(β = 0.1)"
-    assert loss_text(Objective(ntp=Ntp(answer=0.5))).endswith("NTP(answer)")
-    assert loss_text(Objective(ntp=Ntp(answer_mean=2))) == "2\u00a0·\u00a0NTP(answer) per token"
-    assert loss_text(Objective()) == "not recorded"
+    assert loss_text(ObjectiveConfig(ntp=NtpConfig(answer=0.5))).endswith("NTP(answer)")
+    assert loss_text(ObjectiveConfig(ntp=NtpConfig(answer_mean=2))) == "2\u00a0·\u00a0NTP(answer) per token"
+    assert loss_text(ObjectiveConfig()) == "not recorded"
 
 
 def test_stages_in_the_order_of_a_run() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pretrainrl_jax.config import OBJECTIVES, Dpo, Ntp, Objective
+from pretrainrl_jax.config import OBJECTIVES, DpoConfig, NtpConfig, ObjectiveConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.report.summary import summarise, table
 from pretrainrl_jax.report.systems import Systems
@@ -274,12 +274,14 @@ def test_every_subset_of_systems_reads() -> None:
 
 
 OWN = {
-    "push": Objective("Push", "pushing apart", ntp=Ntp(answer=0.5), dpo=Dpo(1.0), above=("plain",)),
-    "plain": Objective("Plain", ntp=Ntp(answer=1.0)),
+    "push": ObjectiveConfig(
+        "Push", "pushing apart", ntp=NtpConfig(answer=0.5), dpo=DpoConfig(1.0), above=("plain",)
+    ),
+    "plain": ObjectiveConfig("Plain", ntp=NtpConfig(answer=1.0)),
 }
 
 
-def own(objectives: dict[str, Objective], **accuracies: float) -> str:
+def own(objectives: dict[str, ObjectiveConfig], **accuracies: float) -> str:
     return "\n".join(reading(summary_of(**accuracies), Systems(objectives)))
 
 
@@ -308,7 +310,11 @@ def test_objectives_of_ones_own_are_told_by_their_terms() -> None:
 
 def test_what_no_paper_orders_has_its_controls_all_the_same() -> None:
     both = {name: replace(of, above=()) for name, of in OWN.items()}
-    more = {**both, "alike": Objective(ntp=Ntp(answer=0.5)), "slow": replace(OWN["plain"], learning_rate=1.0)}
+    more = {
+        **both,
+        "alike": ObjectiveConfig(ntp=NtpConfig(answer=0.5)),
+        "slow": replace(OWN["plain"], learning_rate=1.0),
+    }
     text = own(more, push=0.4, plain=0.2, alike=0.3, slow=0.1)
     assert "paper" not in text
     assert (
@@ -327,7 +333,7 @@ def test_what_no_paper_orders_has_its_controls_all_the_same() -> None:
 
 
 def test_what_only_pushes_apart_stands_beside_the_base_model() -> None:
-    alone = {"apart": Objective("Apart", dpo=Dpo(0.5)), "plain": OWN["plain"]}
+    alone = {"apart": ObjectiveConfig("Apart", dpo=DpoConfig(0.5)), "plain": OWN["plain"]}
     text = own(alone, base=0.2, apart=0.1, plain=0.3)
     assert "Apart is 10.0 points below the base model (10.0% against 20.0%); Prob, which counts hits" in text
     assert "negatives" not in text
@@ -336,6 +342,6 @@ def test_what_only_pushes_apart_stands_beside_the_base_model() -> None:
 def test_the_last_that_a_paper_puts_above_others_is_the_method() -> None:
     assert KNOWN.method(["base", "pretrainrl", "rpo"]) == "pretrainrl"
     assert KNOWN.method(["base", "rpo", "unknown"]) is None
-    two = Systems({**OWN, "late": Objective(above=("push",))})
+    two = Systems({**OWN, "late": ObjectiveConfig(above=("push",))})
     assert two.method(["late", "push", "plain"]) == "late"
     assert sorted(["x", "late", "base", "push"], key=two.place) == ["base", "push", "late", "x"]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import call, complaint, files, python, summary
-from twins import TASKS, twins, write_tasks
+from helpers.command_line import call, complaint, files, python, summary
+from helpers.harness_models import TASKS, twins, write_tasks
 
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError

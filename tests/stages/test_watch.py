@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny import (
+from helpers.command_line import (
     Ran,
     Signalled,
     assert_same_parameters,

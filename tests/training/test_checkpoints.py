@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import small_model, small_tokenizer
-from tiny import fill, items, python
+from helpers.command_line import fill, items, python
+from helpers.models_and_trees import small_model, small_tokenizer
 
-from pretrainrl_jax.config import Checkpoint, Mesh, Optimizer
+from pretrainrl_jax.config import CheckpointConfig, MeshConfig, OptimizerConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.model.partitioning import parameter_shardings
@@ -41,7 +41,7 @@ def _sooner(compiled_fast):
 def state_at(step: int, seed: int = 0) -> TrainState:
     """A state with values everywhere, also where a fresh one has zeros."""
     _, params = small_model(seed)
-    state = init_state(params, adamw(Optimizer()))
+    state = init_state(params, adamw(OptimizerConfig()))
     rng = np.random.default_rng(seed + step)
 
     def filled(x):
@@ -69,13 +69,13 @@ def save(
     **progress,
 ) -> None:
     """Write checkpoints one after another, and wait for them."""
-    with saving(folder, Checkpoint(keep=keep, keep_best=keep_best), about) as saver:
+    with saving(folder, CheckpointConfig(keep=keep, keep_best=keep_best), about) as saver:
         for state in states:
             (saver.finish if finished else saver.save)(state, Progress(**progress))
 
 
 def restored(folder: Path, **options) -> tuple[TrainState, Progress]:
-    found = restore_state(folder, init_state(small_model(1)[1], adamw(Optimizer())), **options)
+    found = restore_state(folder, init_state(small_model(1)[1], adamw(OptimizerConfig())), **options)
     assert found is not None
     return found
 
@@ -110,7 +110,7 @@ def test_what_is_written_beside_training_is_the_state_at_the_time_of_saving(stag
     )
     state = jax.tree.map(jnp.copy, state_at(1))
     of_each = {}
-    with saving(stage, Checkpoint(keep=9, keep_best=0)) as saver:
+    with saving(stage, CheckpointConfig(keep=9, keep_best=0)) as saver:
         for _ in range(3):
             step = int(state.step)
             of_each[step] = bits(jax.tree.map(jnp.copy, state.params))  # a view would keep the buffers
@@ -128,7 +128,7 @@ def test_the_last_ones_and_the_best_are_kept(stage: Path) -> None:
     for step, loss in enumerate([5.0, 1.0, 4.0, 3.0, 2.0, 6.0], start=1):
         save(stage, state_at(step), keep=2, keep_best=1, loss=loss)
     assert steps_of(stage) == [6, 5, 2]
-    with saving(stage, Checkpoint(keep=1, keep_best=2)) as saver:
+    with saving(stage, CheckpointConfig(keep=1, keep_best=2)) as saver:
         for step in (7, 8, 9):
             saver.save(state_at(step), Progress(loss=7.0))
     assert steps_of(stage) == [9, 5, 2]
@@ -274,7 +274,7 @@ def test_a_checkpoint_of_other_settings_or_data_is_refused(stage: Path) -> None:
 
 def test_a_checkpoint_of_other_shapes_is_of_another_run_not_damaged(stage: Path) -> None:
     save(stage, state_at(2), about={"model.width": 16})
-    wider = init_state(small_model(width=32)[1], adamw(Optimizer()))
+    wider = init_state(small_model(width=32)[1], adamw(OptimizerConfig()))
     with pytest.raises(InputError, match=r"model\.width was 16, now 32"):
         restore_state(stage, wider, {"model.width": 32})
 
@@ -313,7 +313,7 @@ def test_a_disk_that_is_full_is_an_error_of_the_system(small_disk: Path, tmp_pat
 
 def test_a_model_is_loaded_with_all_that_belongs_to_it(stage: Path) -> None:
     model, params = small_model()
-    save(stage, init_state(params, adamw(Optimizer())), finished=True)
+    save(stage, init_state(params, adamw(OptimizerConfig())), finished=True)
     for path in (stage, stage / "0", stage.parent.parent, str(stage)):
         loaded = load(path)
         assert loaded.model == model
@@ -333,7 +333,7 @@ def test_parameters_alone_are_read(stage: Path) -> None:
 
 def test_the_compute_dtype_may_be_another(stage: Path) -> None:
     model, params = small_model()
-    save(stage, init_state(params, adamw(Optimizer())), finished=True)
+    save(stage, init_state(params, adamw(OptimizerConfig())), finished=True)
     tokens = np.arange(1, 9)[None]
     exact = model.logits(params, tokens)
     loaded = load(stage, dtype="bfloat16")
@@ -392,7 +392,7 @@ from pathlib import Path
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
 import numpy as np
-from pretrainrl_jax.config import Checkpoint, Mesh, Optimizer
+from pretrainrl_jax.config import CheckpointConfig, MeshConfig, OptimizerConfig
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.training.checkpoints import restore_state, saving, describe, Progress
@@ -402,21 +402,21 @@ from pretrainrl_jax.training.optimizer import adamw
 from pretrainrl_jax.training.step import TrainState, init_state, state_shardings
 
 one, eight = map(Path, sys.argv[1:])
-mesh = make_mesh(Mesh(data=2, fsdp=2, tensor=2))
+mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
 loaded = load(one, mesh)
 assert jax.tree.map(lambda x: x.sharding, loaded.params) == parameter_shardings(loaded.model, mesh)
 query = loaded.params["layers"]["attention"]["query"]
 assert len({s.device for s in query.addressable_shards}) == 8
 assert query.addressable_shards[0].data.size == query.size / 4
 
-places = state_shardings(loaded.model, Optimizer(), mesh)
-fresh = jax.jit(lambda p: init_state(p, adamw(Optimizer())), out_shardings=places)(loaded.params)
+places = state_shardings(loaded.model, OptimizerConfig(), mesh)
+fresh = jax.jit(lambda p: init_state(p, adamw(OptimizerConfig())), out_shardings=places)(loaded.params)
 state, progress = restore_state(one, fresh)
 assert progress.seconds == 2.5
 assert jax.tree.map(lambda x: x.sharding, state) == places
 
 describe(eight, loaded.model, loaded.tokenizer, loaded.template)
-with saving(eight, Checkpoint()) as saver:
+with saving(eight, CheckpointConfig()) as saver:
     saver.save(state, Progress(seconds=7))
 print(json.dumps({jax.tree_util.keystr(k): np.asarray(x).tobytes().hex()
                   for k, x in jax.tree.leaves_with_path(loaded.params)}))
@@ -445,6 +445,6 @@ def test_a_checkpoint_opens_on_another_mesh_than_saved_it(stage: Path, tmp_path:
 
 def test_parameters_are_placed_on_the_mesh_given(stage: Path) -> None:
     save(stage, state_at(1), finished=True)
-    mesh = make_mesh(Mesh(), jax.devices()[:1])
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     loaded = load(stage, mesh)
     assert jax.tree.map(lambda x: x.sharding, loaded.params) == parameter_shardings(loaded.model, mesh)

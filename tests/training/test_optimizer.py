@@ -4,14 +4,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from small import small_model
+from helpers.models_and_trees import small_model
 
-from pretrainrl_jax.config import Optimizer
+from pretrainrl_jax.config import OptimizerConfig
 from pretrainrl_jax.training.optimizer import Schedule, adamw
 
 
 def test_adamw_is_the_textbook_one_with_decay_on_matrices_only():
-    settings = Optimizer(weight_decay=0.1, beta1=0.9, beta2=0.95, clip=1.0)
+    settings = OptimizerConfig(weight_decay=0.1, beta1=0.9, beta2=0.95, clip=1.0)
     rng = np.random.default_rng(0)
     params = {"embedding": rng.normal(size=(5, 4)), "norm": {"scale": rng.normal(size=4)}}
     optimizer = adamw(settings)
@@ -38,7 +38,7 @@ def test_adamw_is_the_textbook_one_with_decay_on_matrices_only():
 
 def test_every_matrix_of_the_model_decays_and_no_norm_does():
     _, params = small_model()
-    optimizer = adamw(Optimizer(weight_decay=0.5))
+    optimizer = adamw(OptimizerConfig(weight_decay=0.5))
     still = jax.tree.map(jnp.zeros_like, params)
     direction, _ = optimizer.update(still, optimizer.init(params), params)
     for path, value in jax.tree.leaves_with_path(direction):

@@ -7,7 +7,7 @@ import fsspec
 import jax
 import numpy as np
 import pytest
-from small import data
+from helpers.models_and_trees import data
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.training.checkpoints import latest_step

@@ -10,9 +10,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from small import small_model, tree
+from helpers.models_and_trees import small_model, tree
 
-from pretrainrl_jax.config import Checkpoint, Mesh, Optimizer
+from pretrainrl_jax.config import CheckpointConfig, MeshConfig, OptimizerConfig
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.training import checkpoints, session, votes
 from pretrainrl_jax.training.checkpoints import BEGINNING, Progress, steps_of
@@ -25,7 +25,7 @@ from pretrainrl_jax.trees.dataset import PackedRows
 from pretrainrl_jax.trees.tree import AnswerTree
 
 TREES = [tree(3, 2, 3, id=str(i), first=1 + 3 * i) for i in range(20)]
-NEVER = Checkpoint(every_minutes=0.0)
+NEVER = CheckpointConfig(every_minutes=0.0)
 COEFFICIENTS = {"ntp": {"question": 1.0, "answer": 1.0}, "dpo": {"weight": 1.0, "beta": 1.0}}
 
 
@@ -49,7 +49,7 @@ def spoilt(*ids: str) -> list[AnswerTree]:
 
 
 def begin() -> TrainState:
-    return init_state(small_model()[1], adamw(Optimizer()))
+    return init_state(small_model()[1], adamw(OptimizerConfig()))
 
 
 def train(
@@ -59,8 +59,8 @@ def train(
     progress: Progress = BEGINNING,
     hooks: Callable[[Session], list[Hook]] = lambda training: [],
 ) -> tuple[TrainState, Progress]:
-    mesh = make_mesh(Mesh(), jax.devices()[:1])
-    step = compile_step(small_model()[0], Optimizer(), "sequence", mesh)
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    step = compile_step(small_model()[0], OptimizerConfig(), "sequence", mesh)
     rows = rows_of(trees)
     feed = Feed(rows, mesh, 1, progress.row, lambda tree: f"Question {tree.id}?")
     schedule = Schedule(1e-2, rows.batches, 0.1, 0.1)
@@ -125,7 +125,7 @@ def test_stopped_at_any_update_it_goes_on_to_the_same_end(
 
 def test_it_saves_by_updates_and_by_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def saved(name: str, **settings) -> list[int]:
-        run = Run(tmp_path / name, "pretrain", checkpoint=Checkpoint(keep=99, keep_best=0, **settings))
+        run = Run(tmp_path / name, "pretrain", checkpoint=CheckpointConfig(keep=99, keep_best=0, **settings))
         train(run)
         return steps_of(run.folder)[::-1]
 
@@ -147,7 +147,7 @@ def test_a_loss_that_is_not_finite_stops_it_with_its_questions(tmp_path: Path) -
     run = Run(
         tmp_path,
         "train/dpo",
-        checkpoint=Checkpoint(every_updates=2),
+        checkpoint=CheckpointConfig(every_updates=2),
         rate="objectives.dpo.learning_rate",
     )
     with pytest.raises(NotFinite) as raised:
@@ -266,8 +266,11 @@ def test_a_hook_by_minutes_runs_once_where_votes_count_later(
 
 def test_coefficients_may_be_changed_in_place(tmp_path: Path) -> None:
     """As a loop does that lets one of them fall: the next update has the new one."""
-    mesh, rows = make_mesh(Mesh(), jax.devices()[:1]), rows_of(TREES)
-    step, feed = compile_step(small_model()[0], Optimizer(), "sequence", mesh), Feed(rows_of(TREES), mesh)
+    mesh, rows = make_mesh(MeshConfig(), jax.devices()[:1]), rows_of(TREES)
+    step, feed = (
+        compile_step(small_model()[0], OptimizerConfig(), "sequence", mesh),
+        Feed(rows_of(TREES), mesh),
+    )
     coefficients = {"ntp": {"answer": 1.0}}
     run, schedule = Run(tmp_path, "train/x", checkpoint=NEVER), Schedule(0.0, rows.batches, 0.1, 0.1)
     with Session(run, step, begin(), BEGINNING, feed, mesh, rows.batches) as training:
@@ -310,8 +313,8 @@ def test_one_program_for_a_set_of_terms_whatever_their_coefficients(tmp_path: Pa
             {"ntp": {"question": 7.0, "answer": 0.1}},
         )
     ):
-        mesh = make_mesh(Mesh(), jax.devices()[:1])
-        step = compile_step(small_model()[0], Optimizer(), "sequence", mesh)
+        mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+        step = compile_step(small_model()[0], OptimizerConfig(), "sequence", mesh)
         rows = rows_of(TREES)
         feed = Feed(rows, mesh)
         run = Run(tmp_path / str(number), "train/x", checkpoint=NEVER)

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small import END, small_model
+from helpers.models_and_trees import END, small_model
 
-from pretrainrl_jax.config import Mesh, Optimizer
+from pretrainrl_jax.config import MeshConfig, OptimizerConfig
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.objectives.loss import total_loss
 from pretrainrl_jax.objectives.scoring import score_trees, target_logps
@@ -25,7 +25,7 @@ from pretrainrl_jax.trees.batch import PackedBatch
 from pretrainrl_jax.trees.dataset import PackedRows, Share
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, Pair
 
-SETTINGS = Optimizer(clip=0.7)
+SETTINGS = OptimizerConfig(clip=0.7)
 SCHEDULE = Schedule(1e-2, 10, 0.3, 0.1)
 OBJECTIVES = {
     "ntp": {"ntp": {"question": 1.0, "answer": 1.0}},
@@ -202,8 +202,8 @@ def test_dpo_at_step_0_in_bfloat16():
 def test_one_compiled_step_for_a_set_of_terms():
     """Whatever the coefficients, the schedule and the trees; and the same settings give the same step."""
     model, params = small_model()
-    step = compile_step(model, SETTINGS, "sequence", make_mesh(Mesh()))
-    assert compile_step(model, SETTINGS, "sequence", make_mesh(Mesh())) is step
+    step = compile_step(model, SETTINGS, "sequence", make_mesh(MeshConfig()))
+    assert compile_step(model, SETTINGS, "sequence", make_mesh(MeshConfig())) is step
     step.clear_cache()  # whatever tests came before
     batches = packed(some_trees(9), rows=9), packed(some_trees(9)[::-1], rows=9)
     sets = [OBJECTIVES[name] for name in ("ntp", "pretrainrl")]
@@ -219,7 +219,7 @@ def test_one_compiled_step_for_a_set_of_terms():
 @pytest.mark.usefixtures("compiled_fast")
 def test_the_step_donates_its_state():
     model, params = small_model()
-    step = compile_step(model, SETTINGS, "sequence", make_mesh(Mesh()))
+    step = compile_step(model, SETTINGS, "sequence", make_mesh(MeshConfig()))
     state = init_state(params, adamw(SETTINGS))
     step(state, packed(some_trees(9), rows=4), OBJECTIVES["ntp"], SCHEDULE)
     assert all(x.is_deleted() for x in jax.tree.leaves((state.params, state.moments)))
@@ -231,7 +231,7 @@ def test_the_step_donates_its_state():
 def test_an_update_that_is_not_finite_changes_nothing_but_the_step(bad: float):
     """And the next one is the one it would have been: moments and their bias correction are untouched."""
     model, params = small_model()
-    step = compile_step(model, SETTINGS, "sequence", make_mesh(Mesh()))
+    step = compile_step(model, SETTINGS, "sequence", make_mesh(MeshConfig()))
     always = Schedule(1e-2, 10, 0.0, 1.0)  # so that the rate does not depend on the step
     trees = some_trees(9)
     gold = replace(trees[4].branches[0], reference_logp=bad)
@@ -266,7 +266,7 @@ def test_no_logits_in_the_compiled_step():
     for vocabulary in (8192, 32768):
         model, params = small_model(vocabulary=vocabulary, tied=True)
         rows = packed(some_trees(40), rows=4, row_length=256)
-        step = compile_step(model, SETTINGS, "sequence", make_mesh(Mesh()))
+        step = compile_step(model, SETTINGS, "sequence", make_mesh(MeshConfig()))
         compiled = step.lower(init_state(params, adamw(SETTINGS)), rows, OBJECTIVES["pretrainrl"], SCHEDULE)
         sizes[vocabulary] = compiled.compile().memory_analysis().temp_size_in_bytes
     growth = sizes[32768] - sizes[8192]
@@ -280,19 +280,20 @@ import sys, jax
 sys.path.insert(0, sys.argv[1])
 jax.config.update("jax_num_cpu_devices", 8)
 import numpy as np
-from pretrainrl_jax.config import Mesh
+from pretrainrl_jax.config import MeshConfig
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.training.optimizer import adamw
 from pretrainrl_jax.training.step import compile_step, init_state
-from small import small_model
+from helpers.models_and_trees import small_model
 from test_step import OBJECTIVES, SCHEDULE, SETTINGS, packed, some_trees, distance
 
 model, params = small_model(vocabulary=104)
 rows = packed(some_trees(20), rows=8)
 results = []
-for mesh in (make_mesh(Mesh(data=1), jax.devices()[:1]), make_mesh(Mesh()), make_mesh(Mesh(fsdp=4)),
-             make_mesh(Mesh(fsdp=2, tensor=2))):
+one = make_mesh(MeshConfig(data=1), jax.devices()[:1])
+for mesh in (one, make_mesh(MeshConfig()), make_mesh(MeshConfig(fsdp=4)),
+             make_mesh(MeshConfig(fsdp=2, tensor=2))):
     place = parameter_shardings(model, mesh)
     state = init_state(jax.device_put(params, place), adamw(SETTINGS))
     step = compile_step(model, SETTINGS, "sequence", mesh)

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from helpers.models_and_trees import END, data, read_popqa, tree, trees
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import END, data, read_popqa, tree, trees
 
 from pretrainrl_jax.model.attention import tree_mask
 from pretrainrl_jax.trees.batch import CHOSEN, COPY, PREFIX, ROLES, UNUSED, PackedBatch

@@ -4,9 +4,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from helpers.models_and_trees import tree, trees
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small import tree, trees
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.trees.records import digest, from_json, read_trees, refuse_unscored, to_json, write_trees

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.models_and_trees import LETTERS, data, fact, small_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import LETTERS, data, fact, small_tokenizer
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models
 from transformers import PreTrainedTokenizerFast

@@ -1,6 +1,6 @@
 """What a small model computes on each mesh of eight devices, and on one.
 
-Run as `python on_meshes.py FILE`: it simulates the devices and writes to the file what `test_meshes`
+Run as `python -m helpers.mesh_results FILE`: it simulates devices and writes to the file what `test_meshes`
 compares. Training, searches, samples and scores run under a transfer guard, whole: nothing is sent to the
 devices that is not asked for by name.
 """
@@ -18,10 +18,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from small import small_model
+from helpers.models_and_trees import small_model
 
-from pretrainrl_jax.config import Checkpoint, Optimizer
-from pretrainrl_jax.config import Mesh as MeshSettings
+from pretrainrl_jax.config import CheckpointConfig, MeshConfig, OptimizerConfig
 from pretrainrl_jax.decoding import beam, sampling
 from pretrainrl_jax.decoding.best_tokens import best_tokens
 from pretrainrl_jax.decoding.constraints import Automaton
@@ -61,7 +60,7 @@ SHAPE: dict[str, Any] = {
 }
 BLOCKS = (7, 64, 1000)  # of token_logps and greedy_tokens
 DTYPES = ("float32", "bfloat16")
-SETTINGS = Optimizer(clip=1e9)  # so that the first moments are the gradient
+SETTINGS = OptimizerConfig(clip=1e9)  # so that the first moments are the gradient
 COEFFICIENTS = {
     "ntp": {"question": 0.5, "answer": 2.0, "answer_mean": 0.4},
     "dpo": {"weight": 0.7, "beta": 0.3},
@@ -245,7 +244,7 @@ def training(layout: Layout, tied: bool) -> Found:
 
     def train(state: Any) -> Any:
         with tempfile.TemporaryDirectory() as folder:
-            run = Run(Path(folder), "train/x", checkpoint=Checkpoint(every_minutes=0.0))
+            run = Run(Path(folder), "train/x", checkpoint=CheckpointConfig(every_minutes=0.0))
             with guarded():
                 feed = Feed(source, mesh)
                 with Session(run, step, state, BEGINNING, feed, mesh, source.batches) as session:
@@ -395,7 +394,7 @@ if __name__ == "__main__":
     beam.best_tokens = partial(best_tokens, block=BLOCK)
     sampling.BLOCK = BLOCK
     layouts = {
-        name: Layout(make_mesh(MeshSettings(*sizes), jax.devices()[: math.prod(sizes)]), rules)
+        name: Layout(make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)]), rules)
         for name, (sizes, rules) in {ONE: ((1, 1, 1), Rules()), **MESHES}.items()
     }
     found = {name: everything(layout) for name, layout in layouts.items()}

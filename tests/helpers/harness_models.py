@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
+from helpers.models_and_trees import small_tokenizer
 from lm_eval.models.huggingface import HFLM
-from small import small_tokenizer
 
 from pretrainrl_jax.evaluation.harness import Engine, HarnessLM
 from pretrainrl_jax.training.loading import Loaded, load

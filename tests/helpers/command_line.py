@@ -22,18 +22,28 @@ from pretrainrl_jax.training.metrics import MetricsWriter
 
 CONFIG = '''"""Sixty facts, two systems."""
 
-from pretrainrl_jax.config import Config, Corpus, Evaluate, Mine, Model, Pretrain, Tokenizer, Train, World
+from pretrainrl_jax.config import (
+    Config,
+    CorpusConfig,
+    EvaluateConfig,
+    MineConfig,
+    ModelConfig,
+    PretrainConfig,
+    TokenizerConfig,
+    TrainConfig,
+    WorldConfig,
+)
 
 config = Config(
     name="tiny world",
-    world=World(facts=60, relations=2, answers=8),
-    corpus=Corpus(statements=400, filler=60),
-    tokenizer=Tokenizer(vocabulary=600),
-    model=Model(width=32, layers=1, heads=2, kv_heads=1, head_width=16, mlp_width=48),
-    pretrain=Pretrain(epochs=2, learning_rate=1e-2, row_length=64, rows=8),
-    mine=Mine(beams=4, max_new_tokens=6, batch=64, negatives=3),
-    train=Train(systems=("ntp_answer", "pretrainrl"), passes=2, questions=16, row_length=64),
-    evaluate=Evaluate(beams=4, max_new_tokens=6, batch=64, bins=2),
+    world=WorldConfig(facts=60, relations=2, answers=8),
+    corpus=CorpusConfig(statements=400, filler=60),
+    tokenizer=TokenizerConfig(vocabulary=600),
+    model=ModelConfig(width=32, layers=1, heads=2, kv_heads=1, head_width=16, mlp_width=48),
+    pretrain=PretrainConfig(epochs=2, learning_rate=1e-2, row_length=64, rows=8),
+    mine=MineConfig(beams=4, max_new_tokens=6, batch=64, negatives=3),
+    train=TrainConfig(systems=("ntp_answer", "pretrainrl"), passes=2, questions=16, row_length=64),
+    evaluate=EvaluateConfig(beams=4, max_new_tokens=6, batch=64, bins=2),
 )
 '''
 SYSTEMS = ("ntp_answer", "pretrainrl")

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import strategies as st
 from tokenizers import processors
 
-from pretrainrl_jax.config import Config, Facts
+from pretrainrl_jax.config import Config, FactsConfig
 from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.vocabulary import save_tokenizer, train_tokenizer
@@ -49,7 +49,7 @@ def data(*parts: str) -> Path:
 
 def read_popqa(path: str | Path) -> list[Fact]:
     """The facts of a PopQA file, one for each row."""
-    return read_facts(Config(facts=Facts(path=str(path), format="tsv", duplicates="keep"))).facts
+    return read_facts(Config(facts=FactsConfig(path=str(path), format="tsv", duplicates="keep"))).facts
 
 
 def small_shape(**changes) -> ModelShape:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from small import LLAMA3
+from helpers.models_and_trees import LLAMA3
 
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.hugging_face.config import read_shape

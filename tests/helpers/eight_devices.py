@@ -5,19 +5,22 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 # An older way to write machine code, which compiles small programs in half the time.
 SOONER = "--xla_cpu_use_fusion_emitters=false"
 
 
-def results(script: Path, file: Path) -> Any:
-    """What a script of this folder writes to the file it is given, compiled with few optimisations."""
+def results(module: ModuleType, file: Path) -> Any:
+    """What a helper run as a script writes to the file it is given, compiled with few optimisations."""
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment["PYTHONPATH"] = os.pathsep.join(paths)
     given = os.environ.get("XLA_FLAGS", "")
     for flags in (f"{given} {SOONER}", given):
         ran = subprocess.run(
-            [sys.executable, str(script), str(file)],
+            [sys.executable, "-m", module.__name__, str(file)],
             capture_output=True,
             text=True,
             env=environment | {"XLA_FLAGS": flags},

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from pretrainrl_jax.config import Columns, Config, Facts
+from pretrainrl_jax.config import ColumnsConfig, Config, FactsConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.matching import normalise
 from pretrainrl_jax.facts.reading import Reading, read_facts
@@ -35,7 +35,7 @@ ROW: dict[str, Any] = {
 
 def read(path: Path | str, seed: int = 0, columns: dict[str, str] | None = None, **settings: Any) -> Reading:
     """The reading of a path by these settings of `facts`."""
-    facts = Facts(path=str(path), columns=Columns(**(columns or {})), **settings)
+    facts = FactsConfig(path=str(path), columns=ColumnsConfig(**(columns or {})), **settings)
     return read_facts(Config(facts=facts, seed=seed))
 
 

@@ -17,7 +17,7 @@ SCRIPT = """
 import json, os, signal, sys, threading, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it otherwise
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
-from pretrainrl_jax.config import Hosts
+from pretrainrl_jax.config import HostsConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts import ending
 from pretrainrl_jax.hosts.agree import barrier, count, first, gather, index, once
@@ -37,7 +37,7 @@ def noted(self, key, value):
     put(self, key, value)
 
 Store.put = noted
-settings = Hosts(**json.loads(sys.argv[1]))
+settings = HostsConfig(**json.loads(sys.argv[1]))
 try:
     join(settings, "COMMAND", seconds=float(sys.argv[2]))
     say("joined")

@@ -1,6 +1,6 @@
 """The programs of a large model compiled for eight devices, nothing of it allocated.
 
-Run as `python large_programs.py FILE`: it simulates the devices and writes to the file what
+Run as `python -m helpers.large_programs FILE`: it simulates the devices and writes to the file what
 `test_compiled_meshes` reads.
 """
 
@@ -16,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from pretrainrl_jax.config import Mesh as MeshSettings
-from pretrainrl_jax.config import Optimizer
+from pretrainrl_jax.config import MeshConfig, OptimizerConfig
 from pretrainrl_jax.decoding.beam import beam_search
 from pretrainrl_jax.decoding.sampling import sample
 from pretrainrl_jax.model.decoder import Model
@@ -88,8 +87,8 @@ def programs(mesh: Mesh) -> dict[str, Any]:
     shardings = parameter_shardings(model, mesh)
     params = placed(nn.unbox(model.abstract()), shardings)
     state = placed(
-        jax.eval_shape(partial(init_state, optimizer=adamw(Optimizer())), params),
-        state_shardings(model, Optimizer(), mesh),
+        jax.eval_shape(partial(init_state, optimizer=adamw(OptimizerConfig())), params),
+        state_shardings(model, OptimizerConfig(), mesh),
     )
 
     def rows(microsteps: int) -> PackedBatch:
@@ -103,7 +102,7 @@ def programs(mesh: Mesh) -> dict[str, Any]:
     terms = {"ntp": ("question", "answer", "answer_mean"), "dpo": ("weight", "beta")}
     coefficients = {name: dict.fromkeys(of, number) for name, of in terms.items()}
     numbers = coefficients, Schedule(*[number] * 4)
-    update = compile_step(model, Optimizer(), "sequence", mesh)
+    update = compile_step(model, OptimizerConfig(), "sequence", mesh)
     step, accumulating = (update.lower(state, rows(count), *numbers).compile() for count in (1, 2))
     asked = (
         array(mesh, (BATCH, PROMPT), jnp.int32, "rows"),
@@ -138,5 +137,5 @@ def programs(mesh: Mesh) -> dict[str, Any]:
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
-    found = {name: programs(make_mesh(MeshSettings(*sizes))) for name, sizes in MESHES.items()}
+    found = {name: programs(make_mesh(MeshConfig(*sizes))) for name, sizes in MESHES.items()}
     Path(sys.argv[1]).write_bytes(pickle.dumps(found))
