@@ -31,7 +31,7 @@ SIGNALS = {signal.SIGKILL: 7, signal.SIGTERM: 2, signal.SIGINT: 1}  # how often 
 AT_START = 0.1  # share of signals sent within START_SECONDS of the start of a process
 START_SECONDS = 4.0
 POLL_SECONDS = 0.02
-DEFAULTS = ("--checkpoint.every_updates=5", "--checkpoint.shard_questions=16")
+DEFAULTS = ("--checkpoint.every_steps=5", "--checkpoint.shard_questions=16")
 TIMES = ("seconds", "device_seconds", "ended", "questions_per_second", "tokens_per_second")
 LEFTOVERS = ("*.partial", "*.orbax-checkpoint-tmp*", "*.parts", "*.damaged", "training", "nonfinite.json")
 

@@ -32,6 +32,6 @@ config = replace(
     name="EntityQuestions",
     facts=FactsConfig(path="entityquestions", limit=17000, holdout_every=0),
     mine=replace(popqa.mine, agreement_questions=200),
-    objectives=slower | {"rpo": replace(slower["rpo"], refresh_every=133)},
+    objectives=slower | {"rpo": replace(slower["rpo"], remine_every=133)},
     train=replace(popqa.train, passes=2),
 )

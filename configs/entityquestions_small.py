@@ -37,7 +37,7 @@ config = Config(
     ),
     corpus=CorpusConfig(statements=12000, filler=3000),
     tokenizer=TokenizerConfig(vocabulary=4096),
-    model=ModelConfig(width=160, layers=3, heads=5, kv_heads=5, head_width=32, mlp_width=480),
+    model=ModelConfig(d_model=160, layers=3, heads=5, kv_heads=5, head_dim=32, d_ff=480),
     pretrain=PretrainConfig(rows=4, epochs=2),
     mine=MineConfig(sources=("pool",), max_new_tokens=10, agreement_questions=200),
     objectives=OBJECTIVES
@@ -45,7 +45,7 @@ config = Config(
         "dpo": replace(OBJECTIVES["dpo"], learning_rate=3e-4),
         "ntp": replace(OBJECTIVES["ntp"], learning_rate=3e-4),
         "ntp_weighted": replace(OBJECTIVES["ntp_weighted"], learning_rate=3e-4),
-        "rpo": replace(OBJECTIVES["rpo"], refresh_every=55),
+        "rpo": replace(OBJECTIVES["rpo"], remine_every=55),
     },
     train=TrainConfig(passes=2, questions=32, row_length=256),
     evaluate=EvaluateConfig(max_new_tokens=10),

@@ -59,7 +59,7 @@ config = Config(
     mine=MineConfig(
         template="few_shot", sources=("pool",), beams=20, max_new_tokens=16, batch=128, negatives=5, pool=20
     ),
-    objectives=slower | {"rpo": replace(slower["rpo"], refresh_every=98)},
+    objectives=slower | {"rpo": replace(slower["rpo"], remine_every=98)},
     train=TrainConfig(
         systems=("dpo", "ntp", "ntp_answer", "rpo", "pretrainrl"),
         template="bare",
@@ -68,5 +68,5 @@ config = Config(
         row_length=512,
     ),
     evaluate=EvaluateConfig(template="few_shot", beams=50, max_new_tokens=16, batch=128),
-    checkpoint=CheckpointConfig(every_updates=100),
+    checkpoint=CheckpointConfig(every_steps=100),
 )

@@ -33,14 +33,14 @@ config = Config(
     facts=FactsConfig(path="popQA.tsv"),
     corpus=CorpusConfig(statements=40000, filler=4000, popularity_power=0.5),
     tokenizer=TokenizerConfig(vocabulary=4096),
-    model=ModelConfig(width=160, layers=3, heads=5, kv_heads=5, head_width=32, mlp_width=480),
+    model=ModelConfig(d_model=160, layers=3, heads=5, kv_heads=5, head_dim=32, d_ff=480),
     pretrain=PretrainConfig(rows=4),
     mine=MineConfig(max_new_tokens=10),
     objectives=OBJECTIVES
     | {
         "dpo": replace(OBJECTIVES["dpo"], learning_rate=3e-4),
         "ntp": replace(OBJECTIVES["ntp"], learning_rate=3e-4),
-        "rpo": replace(OBJECTIVES["rpo"], refresh_every=120),
+        "rpo": replace(OBJECTIVES["rpo"], remine_every=120),
         "pretrainrl": replace(OBJECTIVES["pretrainrl"], learning_rate=3e-4),
     },
     train=TrainConfig(questions=32, row_length=256),

@@ -6,112 +6,31 @@ import json
 import os
 import socket
 import sys
-import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pretrainrl_jax import settings
+from pydantic import ValidationError
+
 from pretrainrl_jax.atomic import write_json
-from pretrainrl_jax.config import OBJECTIVES, Config, ObjectiveConfig
+from pretrainrl_jax.config import Config
+from pretrainrl_jax.config.messages import explained
+from pretrainrl_jax.config.stored import (
+    every_setting,
+    flat,
+    from_flat,
+    matters,
+    objective_names,
+    resolved,
+    shown_differences,
+    upgraded,
+)
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.version import STAMP, check_format
 
 LOCK = "lock"
-# What may change in a workdir: no finished stage depends on it.
-FREE = (
-    "train.systems", "harness.", "export.", "checkpoint.", "sweep.", "optimizer.nonfinite",
-    "mesh.", "hosts.", "platform.", "profile_steps",
-)  # fmt: skip
-SAMPLED = ("evaluate.every_updates", "evaluate.sample")  # free too, where nothing is chosen by the sample
-TOLD = ("label", "words", "above")  # of an objective, free too
-# What an objective's settings were called before each term had a name, and settings that came later.
-RENAMED = {
-    "question_weight": "ntp.question",
-    "answer_weight": "ntp.answer",
-    "answer_mean_weight": "ntp.answer_mean",
-    "preference": "dpo.weight",
-    "beta": "dpo.beta",
-}
-LATER = (*SAMPLED, "evaluate.choose")
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A configuration's JSON with dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return found
-
-
-def resolved(config: Config | ObjectiveConfig) -> dict[str, Any]:
-    """A configuration, or a part of it, as JSON holds it."""
-    return json.loads(json.dumps(asdict(config)))
-
-
-def free(name: str, values: Mapping[str, Any]) -> bool:
-    """Whether no finished stage depends on a setting, given all of them, flat: it may change in a workdir."""
-    if name in SAMPLED:
-        return values.get("evaluate.choose", "last") == "last"
-    told = name.startswith("objectives.") and name.rpartition(".")[2] in TOLD
-    return told or name.startswith(FREE)
-
-
-def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Flat settings, as any version wrote them, with this version's names; what came later has its default.
-
-    An older version told its objectives in the order of `OBJECTIVES`, in whichever it stored them.
-    """
-    defaults = flat(resolved(Config()))
-    found = {_renamed(name): value for name, value in values.items()}
-    found |= {name: defaults[name] for name in LATER if name not in found}
-    names = objective_names(found)
-    if not found.keys() >= values.keys():
-        names.sort(key=[*OBJECTIVES, *names].index)
-    for of in names:
-        told = {item: getattr(OBJECTIVES.get(of, ObjectiveConfig()), item) for item in TOLD}
-        own = flat(resolved(ObjectiveConfig(**told)), f"objectives.{of}.")
-        own |= {name: found.pop(name) for name in [*found] if name.startswith(f"objectives.{of}.")}
-        found |= own
-    return found
-
-
-def _renamed(name: str) -> str:
-    section, _, rest = name.partition(".")
-    of, _, key = rest.partition(".")
-    return f"objectives.{of}.{RENAMED[key]}" if section == "objectives" and key in RENAMED else name
-
-
-def objective_names(values: Iterable[str]) -> list[str]:
-    """The objectives that dotted names of settings are of."""
-    parts = (name.split(".") for name in values if name.startswith("objectives."))
-    return list(dict.fromkeys(part[1] for part in parts if len(part) > 2))
-
-
-def read_settings(config: Config, values: Mapping[str, Any], under: str = "") -> Config:
-    """The configuration with the settings whose names begin so as flat JSON holds them.
-
-    Raises:
-        KeyError, TypeError: for one that is not there, or no list where one must be.
-    """
-    names = [name for name in objective_names(values) if name not in config.objectives]
-    config = replace(config, objectives={**config.objectives, **{name: ObjectiveConfig() for name in names}})
-    for name, item, _ in settings.fields_of(config):
-        if name.startswith(under):
-            value = tuple(values[name]) if typing.get_origin(item.type) is tuple else values[name]
-            config = settings.replace_value(config, name, value)
-    return config
-
-
-def shown_differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """The first few settings that differ between two flat configurations, in words; empty where none does."""
-    changed = [
-        f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
-        for name in [*now, *(n for n in before if n not in now)]
-        if before.get(name) != now.get(name)
-    ]
-    return "; ".join(changed[:4]) + (f"; and {len(changed) - 4} more" if len(changed) > 4 else "")
 
 
 def read_workdir(workdir: Path) -> Config:
@@ -124,13 +43,22 @@ def read_workdir(workdir: Path) -> Config:
     if not path.is_file():
         raise InputError(f"{workdir} is no workdir (it has no config.json): run `pretrain` or `run` first")
     try:
-        # A workdir may be older than a setting that no stage depends on.
-        stored = {name: v for name, v in flat(resolved(Config())).items() if name.startswith(FREE)}
-        return read_settings(Config(objectives={}), stored | upgraded(flat(json.loads(path.read_text()))))
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return from_flat(_read(path))
+    except ValidationError as error:
+        written = json.loads(path.read_text(encoding="utf-8")).get("version", "an older version")
         raise InputError(
-            f"{path} is not the JSON of this version's settings: choose another workdir"
+            f"{path}, of {written}: {explained(error)}. Use that version, or choose another --workdir"
         ) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A config.json as flat settings under today's names."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        check_format(path, values)
+        return upgraded(flat(values))
+    except (ValueError, AttributeError, TypeError):
+        raise InputError(f"{path} is not the JSON of a configuration: choose another --workdir") from None
 
 
 def check_workdir(workdir: Path, config: Config, create: bool) -> bool:
@@ -152,15 +80,12 @@ def check_workdir(workdir: Path, config: Config, create: bool) -> bool:
         return True
     if create and {p.name for p in workdir.iterdir()} <= {path.name, LOCK}:
         return True
-    try:
-        before = upgraded(flat(json.loads(path.read_text())))
-    except (ValueError, AttributeError):
-        raise InputError(f"{path} is not the JSON of a configuration: choose another --workdir") from None
-    now = flat(resolved(config))
-    in_one = set(objective_names(before)) ^ set(objective_names(now))
-    for name in {*before, *now}:
-        if free(name, now) or in_one.intersection(objective_names([name])):
-            before[name] = now[name] = None
+    before, now = _read(path), flat(resolved(config))
+    both = set(objective_names(before)) & set(objective_names(now))
+    free = [item.name for item in every_setting(config) if not matters(item.results, config)]
+    free += [name for name in {*before, *now} if not both.issuperset(objective_names([name]))]
+    for name in free:
+        before[name] = now[name] = None
     if differ := shown_differences(before, now):
         raise InputError(f"{workdir} belongs to another configuration: {differ}. Choose another --workdir")
     return False
@@ -181,10 +106,10 @@ def prepare_workdir(workdir: Path, config: Config, create: bool) -> None:
         config = replace(config if create else had, objectives=objectives)
         added = objectives.keys() - had.objectives.keys()
         # What may change has changed.
-        changed = bool(added) or (create and json.loads(path.read_text()) != resolved(config))
+        changed = bool(added) or (create and json.loads(path.read_text()) != STAMP | resolved(config))
     if changed:
         with _refused_writing(workdir):
-            write_json(path, resolved(config))
+            write_json(path, STAMP | resolved(config))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pretrainrl_jax.training.checkpoints import steps_of
 
 # Shapes that divide over eight devices, and enough updates.
 CONFIG = command_line.CONFIG.replace(
-    "heads=2, kv_heads=1, head_width=16", "heads=4, kv_heads=2, head_width=8"
+    "heads=2, kv_heads=1, head_dim=16", "heads=4, kv_heads=2, head_dim=8"
 ).replace("epochs=2", "epochs=8")
 ROWS = 8
 # Devices, and data, fsdp and tensor, one after another. Each but the last is stopped after eight updates.

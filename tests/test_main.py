@@ -1,7 +1,9 @@
 """The command line: what it refuses, in one line and before JAX is imported, and what its settings do."""
 
+import dataclasses
 import json
 import re
+import shlex
 from pathlib import Path
 
 import jax
@@ -9,12 +11,14 @@ import pytest
 from helpers.command_line import call, complaint, python
 from helpers.models_and_trees import data
 
+from pretrainrl_jax.command_line import default_config, parse
 from pretrainrl_jax.config import OBJECTIVES, Config, DpoConfig, NtpConfig, ObjectiveConfig
+from pretrainrl_jax.config.stored import every_setting
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.vocabulary import save_tokenizer, train_tokenizer
-from pretrainrl_jax.main import VERBS, default_config, main, parse, tokenizer_size
-from pretrainrl_jax.settings import fields_of
+from pretrainrl_jax.stages.check import tokenizer_size
 from pretrainrl_jax.trees.tokenization import load_tokenizer
+from pretrainrl_jax.verbs import VERBS
 from pretrainrl_jax.workdir import prepare_workdir
 
 HEAVY = ("jax", "jaxlib", "flax", "optax", "orbax", "grain", "transformers", "tokenizers", "torch", "numpy")
@@ -37,20 +41,20 @@ TSV_ROW = 'Arno\tcapital\tWhat is the capital of Arno?\t["Florence"]\t5\n'
 
 # name: (the command's words, what its complaint holds). {here} is a folder that `here` fills.
 REFUSED: dict[str, tuple[list[str], list[str]]] = {
-    "mistyped key": (["--modle.width=3"], ["--modle.width", "did you mean model.width?"]),
-    "mistyped key, two words": (["--model.widht", "3"], ["--model.widht", "did you mean model.width?"]),
+    "mistyped key": (["--modle.d_model=3"], ["--modle.d_model", "did you mean model.d_model?"]),
+    "mistyped key, two words": (["--model.d_modle", "3"], ["--model.d_modle", "did you mean model.d_model?"]),
     "key without its section": (["--beta1=0.5"], ["--beta1", "did you mean optimizer.beta1?"]),
     "short key without its section": (["--clip=2"], ["--clip", "did you mean optimizer.clip?"]),
     "key of another section": (["--mine.passes=3"], ["--mine.passes", "did you mean train.passes?"]),
     "key like nothing": (["--zzz=3"], ["unknown setting --zzz"]),
-    "abbreviated key": (["--model.wid=3"], ["unknown setting --model.wid", "model.width"]),
+    "abbreviated key": (["--model.d_mod=3"], ["unknown setting --model.d_mod", "model.d_model"]),
     "section as a key": (["--world=3"], ["unknown setting --world"]),
-    "value missing": (["--model.width"], ["--model.width", "expected one argument"]),
+    "value missing": (["--model.d_model"], ["--model.d_model", "expected one argument"]),
     "stray word": (["run", "fast"], ["unexpected argument fast"]),
     "mistyped verb": (["trian"], ["unknown verb 'trian'", "did you mean train?", "pretrain, mine, train"]),
-    "whole number": (["--model.width=wide"], ["--model.width=wide", "a whole number"]),
-    "fraction": (["--model.width=3.5"], ["--model.width=3.5", "a whole number"]),
-    "empty number": (["--model.width="], ["model.width must be a whole number"]),
+    "whole number": (["--model.d_model=wide"], ["--model.d_model=wide", "a whole number"]),
+    "fraction": (["--model.d_model=3.5"], ["--model.d_model=3.5", "a whole number"]),
+    "empty number": (["--model.d_model="], ["model.d_model must be a whole number"]),
     "number": (["--pretrain.epochs=many"], ["--pretrain.epochs=many", "must be a number"]),
     "not a number": (["--pretrain.learning_rate=nan"], ["--pretrain.learning_rate=nan", "must be a number"]),
     "infinity": (["--optimizer.clip=inf"], ["--optimizer.clip=inf", "must be a number"]),
@@ -88,11 +92,11 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     ),
     "term of a wrong type": (
         ["--config={here}/term.py"],
-        ["{here}/term.py: objectives.mine.dpo is 1.0", "config.DpoConfig"],
+        ["{here}/term.py:2: objectives.NAME.dpo is 1.0", "config.DpoConfig"],
     ),
     "objective whose name is a number": (
         ["--config={here}/named.py"],
-        ["objectives is {{3: ", "dict of config.ObjectiveConfig by name"],
+        ["objectives names 3", "dict of config.ObjectiveConfig by name"],
     ),
     "objective with a name for no folder": (
         ["--objectives.a/b.dpo.weight=1", "--train.systems=a/b"],
@@ -124,23 +128,24 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "objective above none": (["--objectives.rpo.above=npt"], ["objectives.rpo.above names 'npt'"]),
     "nothing to choose from": (
         ["--evaluate.choose=acc"],
-        ["evaluate.choose is acc", "evaluate.every_updates"],
+        ["evaluate.choose is acc", "evaluate.every_steps"],
     ),
-    **{
-        f"{old}, as it was called": (
-            [f"--objectives.rpo.{old}=1"],
-            [f"unknown setting --objectives.rpo.{old}, did you mean objectives.rpo.{new}?"],
-        )
-        for old, new in (
-            ("question_weight", "ntp.question"),
-            ("answer_weight", "ntp.answer"),
-            ("answer_mean_weight", "ntp.answer_mean"),
-            ("preference", "dpo.weight"),
-            ("beta", "dpo.beta"),
-        )
-    },
+    "former name of another section": (
+        ["--train.refresh_every=3"],
+        ["unknown setting --train.refresh_every"],
+    ),
+    "former name with a wrong value": (
+        ["--objectives.rpo.preference=much"],
+        ["objectives.rpo.dpo.weight must be a number"],
+    ),
+    "setting that the verb does not read": (
+        ["facts", "--train.passes=3"],
+        ["--train.passes: `facts` reads no setting of train", "run, pretrain, mine, train, evaluate"],
+    ),
+    "setting of a report": (["report", "--evaluate.bins=3"], ["`report` reads no setting of evaluate"]),
+    "help of nothing": (["--help", "trian"], ["--help trian", "did you mean train?"]),
     "value of a wrong type": (["--config={here}/value.py"], ["world.facts is '60'", "a whole number"]),
-    "bool for a number": (["--config={here}/bool.py"], ["model.width is True", "a whole number"]),
+    "bool for a number": (["--config={here}/bool.py"], ["model.d_model is True", "a whole number"]),
     "text for a list": (["--config={here}/text.py"], ["train.systems is 'ntp'", "comma-separated names"]),
     "no facts file": (["--facts.path={here}/none.tsv"], ["{here}/none.tsv", "No such file"]),
     "folder as facts file": (["--facts.path={here}"], ["{here}", "facts.path"]),
@@ -182,30 +187,30 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
         ["evaluate", "--harness=mmlu", "--model.path={here}/tokenizer", "--workdir={here}/other"],
         ["{here}/other is the workdir of a run", "--model.path"],
     ),
-    "zero": (["--model.width=0"], ["model.width is 0", "more than 0"]),
+    "zero": (["--model.d_model=0"], ["model.d_model is 0", "more than 0"]),
     "negative": (["--model.layers=-1"], ["model.layers is -1"]),
     "negative, two words": (["--pretrain.rows", "-4"], ["pretrain.rows is -4"]),
-    "negative where zero may be": (["--corpus.filler=-1"], ["corpus.filler is -1", "not be negative"]),
+    "negative where zero may be": (["--corpus.filler=-1"], ["corpus.filler is -1", "0 or more"]),
     "negative rate": (["--objectives.dpo.learning_rate=-1e-3"], ["objectives.dpo.learning_rate is -0.001"]),
-    "negative seed": (["--seed=-1"], ["seed is -1", "not be negative"]),
-    "seed of more than 32 bits": (["--seed=4294967296"], ["seed is 4294967296", "below 2**32"]),
-    "share above one": (["--corpus.question_share=1.5"], ["corpus.question_share is 1.5", "share"]),
+    "negative seed": (["--seed=-1"], ["seed is -1", "0 or more"]),
+    "seed of more than 32 bits": (["--seed=4294967296"], ["seed is 4294967296", "below 4294967296"]),
+    "share above one": (["--corpus.question_share=1.5"], ["corpus.question_share is 1.5", "1 or less"]),
     "moment that never moves": (["--optimizer.beta1=1"], ["optimizer.beta1 is 1", "below 1"]),
     "uneven heads": (
         ["--model.heads=4", "--model.kv_heads=3"],
         ["model.heads is 4", "multiple of model.kv_heads (3)"],
     ),
     "uneven accumulation": (
-        ["--pretrain.rows=4", "--pretrain.accumulate=3"],
-        ["pretrain.rows is 4", "multiple of pretrain.accumulate (3)"],
+        ["--pretrain.rows=4", "--pretrain.grad_accum_steps=3"],
+        ["pretrain.rows is 4", "multiple of pretrain.grad_accum_steps (3)"],
     ),
-    "odd head": (["--model.head_width=7"], ["model.head_width is 7", "even"]),
+    "odd head": (["--model.head_dim=7"], ["model.head_dim is 7", "even"]),
     "no base model": (["--pretrain.epochs=0"], ["pretrain.epochs is 0", "model.path"]),
     "bucket as a workdir": (["--workdir=gs://bucket/run"], ["--workdir=gs://bucket/run", "folder"]),
     "file as a workdir": (["--workdir={here}/header.tsv"], ["--workdir={here}/header.tsv"]),
     "workdir of another configuration": (
-        ["--workdir={here}/other", "--model.width=64", "--seed=3"],
-        ["{here}/other", "seed was 0, now 3", "model.width was 128, now 64", "--workdir"],
+        ["--workdir={here}/other", "--model.d_model=64", "--seed=3"],
+        ["{here}/other", "seed was 0, now 3", "model.d_model was 128, now 64", "--workdir"],
     ),
     "workdir with a broken configuration": (
         ["--workdir={here}/cut"],
@@ -246,7 +251,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "term.py": imports + "config = Config(objectives={'mine': ObjectiveConfig(dpo=1.0)})\n",
         "named.py": imports + "config = Config(objectives={3: ObjectiveConfig()})\n",
         "value.py": imports + "config = Config(world=WorldConfig(facts='60'))\n",
-        "bool.py": imports + "config = Config(model=ModelConfig(width=True))\n",
+        "bool.py": imports + "config = Config(model=ModelConfig(d_model=True))\n",
         "text.py": imports + "config = Config(train=TrainConfig(systems='ntp'))\n",
         "no_answers.tsv": "subj\tprop\tquestion\ts_pop\nArno\tcapital\tWhat?\t5\n",
         "header.tsv": TSV,
@@ -310,8 +315,8 @@ def test_the_other_configuration_is_told_apart_by_what_differs_only(refusals) ->
 
 
 def test_the_module_as_a_program_exits_with_2() -> None:
-    ran = python("-m", "pretrainrl_jax.main", "--modle.width=3")
-    assert complaint(ran) == "unknown setting --modle.width, did you mean model.width?"
+    ran = python("-m", "pretrainrl_jax.main", "--modle.d_model=3")
+    assert complaint(ran) == "unknown setting --modle.d_model, did you mean model.d_model?"
     assert ran.out == ""
 
 
@@ -321,8 +326,8 @@ def test_nothing_heavy_is_imported_for_an_unknown_key(verb: str) -> None:
         "import sys; from pretrainrl_jax.main import main; code = main(sys.argv[1:]);"
         "print(*sys.modules, sep='\\n'); sys.exit(code)"
     )
-    ran = python("-c", program, verb, *["Who?"] * (verb == "ask"), "--modle.width=3")
-    assert "model.width" in complaint(ran)
+    ran = python("-c", program, verb, *["Who?"] * (verb == "ask"), "--modle.d_model=3")
+    assert "model.d_model" in complaint(ran)
     imported = {name.partition(".")[0] for name in ran.out.split()}
     assert "pretrainrl_jax" in imported
     heavy = {*HEAVY, "rich", "jinja2", "matplotlib", "scipy", "pandas", "tensorboardX", "tensorflow"}
@@ -337,7 +342,7 @@ def test_a_real_tokenizer_is_larger_than_the_vocabulary(tmp_path: Path) -> None:
     said = complaint(call(*arguments, f"--model.vocabulary={size - 1}"))
     assert f"model.vocabulary is {size - 1}" in said
     assert f"{size} tokens" in said
-    _, config = parse("run", [*arguments, f"--model.vocabulary={size}"])
+    config = parse(["run", *arguments, f"--model.vocabulary={size}"]).config
     assert config.model.vocabulary == size
 
 
@@ -440,22 +445,106 @@ def test_exit_codes(
 # Help and settings.
 
 
-@pytest.mark.parametrize("verb", [[], *([verb] for verb in VERBS)])
-def test_help_names_every_setting(verb: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main([*verb, "--help"])
-    assert stopped.value.code == 0
-    said = capsys.readouterr()
-    assert said.err == ""
-    words = set(re.findall(r"--[\w.]+", said.out))
-    assert words >= {f"--{name}" for name, _, _ in fields_of(Config())}
-    assert words >= {"--config", "--workdir", "--platform", "--help"}
-    text = "".join(said.out.split())  # lines are broken anywhere
-    for name, item, _ in fields_of(Config()):
-        assert "".join(item.metadata["doc"].split()) in text, name
-    assert "--model.dtype float32|bfloat16" in said.out
-    for name, does in VERBS.items():
-        assert f"  {name}: {does}\n" in said.out
+def helped(*words: str) -> str:
+    ran = call(*words)
+    assert (ran.code, ran.err) == (0, "")
+    return ran.out
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"]])
+def test_help_is_one_screen(words: list[str]) -> None:
+    said = helped(*words)
+    assert len(said.splitlines()) <= 40
+    assert max(map(len, said.splitlines())) <= 110
+    for name, verb in VERBS.items():
+        assert re.search(rf"^  {name} +{re.escape(verb.help)}$", said, re.MULTILINE)
+    sections = re.findall(r"\w+", said.partition("sections of settings")[2].partition("examples")[0])
+    assert set(sections) >= {item.name for item in dataclasses.fields(Config)}
+    for example in re.findall(r"^  python -m pretrainrl_jax.main ?(.*)$", said, re.MULTILINE):
+        assert parse(shlex.split(example))
+
+
+@pytest.mark.parametrize("section", [item.name for item in dataclasses.fields(Config)])
+def test_help_of_a_section_names_its_settings_with_type_bounds_and_default(section: str) -> None:
+    said = helped("--help", section)
+    text = "".join(said.split())  # lines are broken anywhere
+    own = [s for s in every_setting(Config()) if s.name.split(".")[0] == section]
+    own = own if section != "objectives" else every_setting(ObjectiveConfig(), "objectives.NAME.")
+    assert own
+    assert set(re.findall(r"--[\w.]+(?= [^.])", said)) >= {f"--{s.name}" for s in own}
+    for _, item, _, _ in own:
+        assert "".join(item.metadata["doc"].split()) in text
+    if section == "model":
+        assert "--model.dtype float32|bfloat16" in said
+        assert re.search(r"--model\.d_model INTEGER > 0 +size of the residual stream \[128\]", said)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb_names_its_options_and_what_it_reads(verb: str) -> None:
+    for said in (helped(verb, "--help"), helped(verb, "--quiet", "-h")):
+        for option in ("--config", "--workdir", "--platform", *VERBS[verb].options):
+            assert option in said
+        read = said.partition("it reads these sections of settings")[2].partition("\n")[2]
+        assert re.findall(r"\w+", read) == list(VERBS[verb].reads)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_takes_the_settings_of_what_it_reads_and_of_nothing_else(verb: str) -> None:
+    """`ask` needs a question, `import` a model: what is refused is refused before that."""
+    for name, _, value, _ in every_setting(Config()):
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        ran = None
+        try:
+            parse([verb, f"--{name}={text}"])
+        except InputError as error:
+            ran = str(error)
+        refused = f"`{verb}` reads no setting of {name.split('.')[0]}"
+        assert (refused in (ran or "")) == (name.split(".")[0] not in VERBS[verb].reads), (name, ran)
+
+
+def test_every_section_is_read_by_a_verb() -> None:
+    assert {name for verb in VERBS.values() for name in verb.reads} == {
+        item.name for item in dataclasses.fields(Config)
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "text", "new"),
+    [
+        ("model.width", "64", "model.d_model"),
+        ("model.head_width", "64", "model.head_dim"),
+        ("model.mlp_width", "64", "model.d_ff"),
+        ("train.accumulate", "2", "train.grad_accum_steps"),
+        ("checkpoint.every_updates", "9", "checkpoint.every_steps"),
+        ("objectives.rpo.refresh_every", "9", "objectives.rpo.remine_every"),
+        ("objectives.rpo.question_weight", "2", "objectives.rpo.ntp.question"),
+        ("objectives.rpo.preference", "2", "objectives.rpo.dpo.weight"),
+        ("objectives.mine.beta", "2", "objectives.mine.dpo.beta"),
+    ],
+)
+def test_a_former_name_means_its_setting(old: str, text: str, new: str) -> None:
+    more = ["--objectives.mine.dpo.weight=1", "--train.systems=mine"] if "mine" in old else []
+    assert parse(["run", f"--{old}={text}", *more]).config == parse(["run", f"--{new}={text}", *more]).config
+    assert parse(["run", f"--{new}={text}", *more]).config != parse(["run", *more]).config
+
+
+def test_former_names_in_a_configuration_file(tmp_path: Path) -> None:
+    (tmp_path / "old.py").write_text(
+        "from dataclasses import replace\n"
+        "from pretrainrl_jax.config import OBJECTIVES, Checkpoint, Config, Model\n"
+        "rpo = replace(OBJECTIVES['rpo'], refresh_every=7)\n"
+        "config = Config(model=Model(width=64, head_width=16), checkpoint=Checkpoint(every_updates=3),\n"
+        "                objectives=OBJECTIVES | {'rpo': rpo})\n"
+    )
+    config = parse(["run", "--config", str(tmp_path / "old.py")]).config
+    assert (config.model.d_model, config.model.head_dim, config.checkpoint.every_steps) == (64, 16, 3)
+    assert config.objectives["rpo"].remine_every == 7
+
+
+def test_options_stand_in_any_order() -> None:
+    for words in (["--evaluate.beams", "5", "Who?"], ["Who?", "--evaluate.beams=5"]):
+        command = parse(["ask", *words, "--workdir=runs/x"])
+        assert (command.options.question, command.config.evaluate.beams) == ("Who?", 5)
 
 
 OVERRIDES = [
@@ -481,11 +570,11 @@ OVERRIDES = [
 def test_an_override_changes_its_setting_and_no_other(
     name: str, text: str, value: object, joined: bool, tiny_config: Path
 ) -> None:
-    _, before = parse("run", ["--config", str(tiny_config)])
+    before = parse(["run", "--config", str(tiny_config)]).config
     words = [f"--{name}={text}"] if joined else [f"--{name}", text]
-    _, config = parse("run", [*words, "--config", str(tiny_config)])
-    changed = {n: v for n, _, v in fields_of(config)}
-    unchanged = {n: v for n, _, v in fields_of(before)}
+    config = parse(["run", *words, "--config", str(tiny_config)]).config
+    changed = {s.name: s.value for s in every_setting(config)}
+    unchanged = {s.name: s.value for s in every_setting(before)}
     assert unchanged[name] != value
     assert changed == unchanged | {name: value}
     assert type(changed[name]) is type(value)
@@ -493,7 +582,7 @@ def test_an_override_changes_its_setting_and_no_other(
 
 def test_an_objective_of_ones_own_from_the_command_line_or_a_file(tmp_path: Path) -> None:
     weights = ["--objectives.mine.dpo.weight=2", "--objectives.mine.ntp.answer", "0.5"]
-    _, config = parse("run", [*weights, "--train.systems=mine,ntp"])
+    config = parse(["run", *weights, "--train.systems=mine,ntp"]).config
     mine = ObjectiveConfig(ntp=NtpConfig(answer=0.5), dpo=DpoConfig(weight=2.0))
     assert config.objectives == {**OBJECTIVES, "mine": mine}
     assert mine.coefficients == {"ntp": {"answer": 0.5}, "dpo": {"weight": 2.0, "beta": 0.1}}
@@ -507,7 +596,7 @@ def test_an_objective_of_ones_own_from_the_command_line_or_a_file(tmp_path: Path
     )
     words = ["--config", str(file), "--objectives.first-1.dpo.weight=3", "--objectives.rpo.dpo.weight=1"]
     assert complaint(call("run", *words)).startswith("--objectives.rpo: there is no objective 'rpo' (")
-    _, config = parse("run", words[:3])
+    config = parse(["run", *words[:3]]).config
     assert config.objectives == {
         "first-1": ObjectiveConfig("First", ntp=NtpConfig(answer=1.0), dpo=DpoConfig(3.0))
     }
@@ -520,30 +609,30 @@ def test_a_weight_of_zero_is_no_term() -> None:
 
 
 def test_the_default_is_the_quickstart() -> None:
-    options, config = parse("run", [])
+    _, options, config, _ = parse(["run"])
     assert default_config().name == "quickstart.py"
     assert config == Config()
     assert options.workdir == Path("runs/quickstart")
 
 
 def test_the_workdir_is_named_after_the_configuration(tiny_config: Path) -> None:
-    options, config = parse("run", ["--config", str(tiny_config)])
+    _, options, config, _ = parse(["run", "--config", str(tiny_config)])
     assert options.workdir == Path("runs/tiny")
     assert config.name == "tiny world"
 
 
 def test_the_resolved_configuration_is_written(tmp_path: Path) -> None:
-    _, config = parse("run", ["--seed=5", "--train.systems=dpo,ntp"])
+    config = parse(["run", "--seed=5", "--train.systems=dpo,ntp"]).config
     prepare_workdir(tmp_path / "deep" / "run", config, create=True)
     written = json.loads((tmp_path / "deep" / "run" / "config.json").read_text())
     assert written["seed"] == 5
     assert written["train"]["systems"] == ["dpo", "ntp"]
-    assert written["model"]["width"] == Config().model.width
+    assert written["model"]["d_model"] == Config().model.d_model
 
 
 def test_other_systems_may_be_added_to_a_workdir(tmp_path: Path) -> None:
-    prepare_workdir(tmp_path, parse("run", ["--train.systems=ntp"])[1], create=True)
+    prepare_workdir(tmp_path, parse(["run", "--train.systems=ntp"]).config, create=True)
     (tmp_path / "metrics.jsonl").touch()
-    prepare_workdir(tmp_path, parse("run", ["--train.systems=ntp,dpo"])[1], create=False)
+    prepare_workdir(tmp_path, parse(["run", "--train.systems=ntp,dpo"]).config, create=False)
     with pytest.raises(InputError, match=r"train\.passes was 3, now 4"):
-        prepare_workdir(tmp_path, parse("run", ["--train.passes=4"])[1], create=True)
+        prepare_workdir(tmp_path, parse(["run", "--train.passes=4"]).config, create=True)

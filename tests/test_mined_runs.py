@@ -22,11 +22,11 @@ from helpers.command_line import (
     unfinish,
 )
 
+from pretrainrl_jax.command_line import read_config
 from pretrainrl_jax.config import DpoConfig
 from pretrainrl_jax.facts.matching import normalise, overlaps
 from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.facts.record import Fact
-from pretrainrl_jax.main import read_config
 from pretrainrl_jax.mining import fingerprint
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.objectives.scoring import score_trees
@@ -44,8 +44,8 @@ SETTINGS = (
     "--mine.popular_share=0.5",
     "--mine.agreement_questions=10",
     "--train.systems=rpo,pretrainrl",
-    "--objectives.rpo.refresh_every=2",
-    "--objectives.pretrainrl.refresh_every=3",
+    "--objectives.rpo.remine_every=2",
+    "--objectives.pretrainrl.remine_every=3",
     "--evaluate.beams=2",
 )
 
@@ -139,7 +139,7 @@ def test_a_refresh_with_renewed_references_starts_again_from_ln_2(mixed) -> None
     assert at_start[0] == 0
     said = [line for line in mixed[1].out.splitlines() if line.startswith("train/rpo: mined again after")]
     assert [int(line.split("update ")[1].split(":")[0]) for line in said] == at_start[1:]
-    assert all(1 <= b - a <= 3 for a, b in itertools.pairwise(at_start))  # refresh_every is 2
+    assert all(1 <= b - a <= 3 for a, b in itertools.pairwise(at_start))  # remine_every is 2
 
 
 def test_a_refresh_with_base_references_scores_new_trees_with_the_base_model(mixed, context: Context) -> None:
@@ -154,12 +154,12 @@ def test_a_refresh_with_base_references_scores_new_trees_with_the_base_model(mix
 
 
 def test_rounds_share_all_visits_between_them() -> None:
-    objective = replace(read_config("").objectives["rpo"], refresh_every=75)
+    objective = replace(read_config("").objectives["rpo"], remine_every=75)
     of = spans(objective, facts=2000, passes=3, updates=240)
     assert len(of) == 4
     assert all(a.stop == b.start for a, b in itertools.pairwise(of))
     assert (of[0].start, of[0].stop, of[-1].stop) == (0, 75 * 25 / 2000, 3)  # 25 questions an update
-    alone = [replace(objective, refresh_every=0), replace(objective, dpo=DpoConfig())]
+    alone = [replace(objective, remine_every=0), replace(objective, dpo=DpoConfig())]
     assert [spans(o, 2000, 3, 240) for o in alone] == [[Span(0.0, 3)]] * 2
 
 

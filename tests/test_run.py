@@ -28,9 +28,9 @@ from helpers.command_line import (
     unfinish,
 )
 
+from pretrainrl_jax.command_line import read_config
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.facts.world import make_world
-from pretrainrl_jax.main import read_config
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.checkpoints import Progress, Saver
 from pretrainrl_jax.training.interrupts import stop_requested
@@ -389,7 +389,7 @@ def test_a_run_saves_as_often_as_it_is_told(
 
     monkeypatch.setattr(Saver, "save", noted("save"))
     monkeypatch.setattr(Saver, "finish", noted("finish"))
-    words = ("train", "--config", tiny_config, "--workdir", workdir, "--checkpoint.every_updates=2")
+    words = ("train", "--config", tiny_config, "--workdir", workdir, "--checkpoint.every_steps=2")
     assert call(*words).code == 1
     assert call(*words).code == 0
     total = metrics(finished, "train/ntp_answer")[-1]["step"]

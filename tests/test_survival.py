@@ -111,7 +111,7 @@ def test_a_run_on_a_full_disk_goes_on_when_there_is_room(
     subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
     shutil.copytree(finished, workdir, ignore=shutil.ignore_patterns("report", "tensorboard"))
     unfinish(workdir, lambda stage: stage == "train/pretrainrl")
-    words = ("train", "--config", tiny_config, "--workdir", workdir, "--checkpoint.every_updates=2")
+    words = ("train", "--config", tiny_config, "--workdir", workdir, "--checkpoint.every_steps=2")
     fill(room, leave=250_000)  # what a checkpoint takes, about
     ran = python("-m", "pretrainrl_jax.main", *words, **compiled_environment)
     said = failure(ran)
@@ -133,7 +133,7 @@ def test_files_that_may_not_grow_fail_as_a_full_disk_does(
 ) -> None:
     """Where nothing can be mounted this is the disk error that is tested."""
     unfinish(workdir, lambda stage: stage == "train/pretrainrl")
-    words = ("train", "--workdir", str(workdir), "--checkpoint.every_updates=2")
+    words = ("train", "--workdir", str(workdir), "--checkpoint.every_steps=2")
     code = f"""
 import resource, signal, sys
 from pretrainrl_jax.main import main
@@ -198,7 +198,7 @@ def stopped(
 ) -> tuple[str, ...]:
     """Stop a stage after an update; gives the command that goes on."""
     unfinish(workdir, lambda name: name == stage)
-    words = ("train", "--workdir", str(workdir), "--checkpoint.every_updates=1", *more)
+    words = ("train", "--workdir", str(workdir), "--checkpoint.every_steps=1", *more)
     with monkeypatch.context() as patched:
         patched.setattr(Signalled, "when", (stage, at))
         assert call(*words).code == 130
@@ -345,7 +345,7 @@ def test_killed_while_saving_it_goes_on_from_the_checkpoint_before(
     total = metrics(finished, stage)[-1]["step"]
     at = 4 if when == "between" else total
     unfinish(workdir, lambda name: name == stage)
-    words = ("train", "--workdir", str(workdir), "--checkpoint.every_updates=2", "--checkpoint.keep=1")
+    words = ("train", "--workdir", str(workdir), "--checkpoint.every_steps=2", "--checkpoint.keep=1")
     folder = workdir / "checkpoints" / stage
     ran = python("-c", KILLED_IN_SAVE, folder, str(at), *words, **compiled_environment)
     assert ran.code == -signal.SIGKILL, ran
@@ -390,7 +390,7 @@ def spoilt(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, str]:
 
 def test_a_loss_that_is_not_finite_stops_the_run_in_one_line(spoilt: tuple[Path, str]) -> None:
     workdir, question = spoilt
-    said = failure(call("train", "--workdir", workdir, "--checkpoint.every_updates=1"))
+    said = failure(call("train", "--workdir", workdir, "--checkpoint.every_steps=1"))
     assert said.startswith("failed: train/pretrainrl: the loss is nan and the gradient's norm nan at update ")
     assert said.endswith("with --optimizer.nonfinite=skip")
     assert "Lower objectives.pretrainrl.learning_rate" in said

@@ -187,10 +187,10 @@ def test_a_finished_sweep_is_only_shown_again_and_may_grow(
 
 
 def test_an_unfinished_sweep_has_no_table(tmp_path: Path, tiny_config: Path) -> None:
-    from pretrainrl_jax.main import parse
+    from pretrainrl_jax.command_line import parse
     from pretrainrl_jax.workdir import prepare_workdir
 
-    _, config = parse("run", ["--config", str(tiny_config), "--sweep.beta=1,2"])
+    config = parse(["run", "--config", str(tiny_config), "--sweep.beta=1,2"]).config
     prepare_workdir(tmp_path / "new", config, create=True)
     assert "run the sweep to its end" in complaint(call("report", "--workdir", tmp_path / "new"))
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from pretrainrl_jax.config.stored import flat
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.report.formats import Json, change, decimals, percent
 from pretrainrl_jax.report.inputs import Inputs, describe_data, describe_model, read_inputs
@@ -14,7 +15,6 @@ from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.report.tables import categories
 from pretrainrl_jax.report.terminal import grid, plain
 from pretrainrl_jax.report.words import NOISE_POINTS
-from pretrainrl_jax.workdir import flat
 
 
 class Side(NamedTuple):

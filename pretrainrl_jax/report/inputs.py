@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from pretrainrl_jax.config import Config
+from pydantic import ValidationError
+
+from pretrainrl_jax.config.stored import flat, from_flat, nested, upgraded
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.report.formats import Json
 from pretrainrl_jax.report.systems import Systems
-from pretrainrl_jax.workdir import flat, read_settings, upgraded
 
 
 class Inputs(NamedTuple):
@@ -53,17 +54,11 @@ def read_config(workdir: Path) -> tuple[Json, Systems]:
     stored = read_json(path)
     try:
         values = upgraded(flat(stored))
-        known = Systems(read_settings(Config(objectives={}), values, "objectives.").objectives)
-    except (KeyError, TypeError):
+        own = {name: value for name, value in values.items() if name.startswith("objectives.")}
+        known = Systems(from_flat({"objectives": {}, "train.systems": ()} | own).objectives)
+    except (AttributeError, TypeError, ValidationError):
         raise InputError(f"{path} does not hold the objectives of a run") from None
-    config: Json = {}
-    for name, value in values.items():
-        *sections, last = name.split(".")
-        inner = config
-        for section in sections:
-            inner = inner.setdefault(section, {})
-        inner[last] = value
-    return stored | config, known
+    return stored | nested(values), known
 
 
 def _optional(path: Path) -> Json:

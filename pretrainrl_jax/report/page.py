@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from pretrainrl_jax.config import Config
+from pretrainrl_jax.config.stored import flat, resolved
 from pretrainrl_jax.report import charts, formats, mining
 from pretrainrl_jax.report.ability import ability, in_words, main_results, read_harness
 from pretrainrl_jax.report.formats import Json, percent
@@ -19,7 +20,6 @@ from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.report.tables import by_category, by_popularity
 from pretrainrl_jax.report.words import headline, reading
 from pretrainrl_jax.report.worse import worse
-from pretrainrl_jax.workdir import flat, resolved
 
 MATCH_RULES = {
     "exact": "normalised, the answer equals a true answer",

@@ -118,10 +118,10 @@ def loss_text(objective: ObjectiveConfig) -> str:
 
 
 def _again(objective: ObjectiveConfig) -> str:
-    if not objective.refresh_every:
+    if not objective.remine_every:
         return "no"
     renewed = ", reference renewed" if objective.reference == "renewed" else ""
-    return f"every {objective.refresh_every:,} updates{renewed}"
+    return f"every {objective.remine_every:,} updates{renewed}"
 
 
 COLUMNS = {

@@ -3,14 +3,7 @@
 from typing import Any
 
 from pretrainrl_jax.config import Config
-from pretrainrl_jax.workdir import flat, free, resolved
-
-PRETRAINING = (
-    "seed", "facts.", "world.", "corpus.", "tokenizer.", "model.", "optimizer.", "pretrain.",
-    "mine.template", "train.template", "evaluate.template",
-)  # fmt: skip
-# Where the trees must fit is decided when they are mined.
-MINING = ("mine.", "train.row_length", "train.layout")
+from pretrainrl_jax.config.stored import every_setting, flat, matters, objective_names, resolved
 
 
 def settings_of(config: Config, stage: str) -> dict[str, Any]:
@@ -22,17 +15,14 @@ def settings_of(config: Config, stage: str) -> dict[str, Any]:
     """
     kind, _, system = stage.partition("/")
     objective = config.objectives.get(system)
-    wanted: list[str] = [*PRETRAINING]
-    if kind == "mine" or (objective and objective.contrasts):
-        wanted += MINING
+    stages = {"pretrain", kind}
+    if kind in ("train", "evaluate"):
+        stages.add("choice")
     if objective:
-        chosen = config.evaluate.choose != "last"
-        wanted += ["train.", f"objectives.{system}.", "evaluate." if chosen else "evaluate.choose"]
-    if kind == "evaluate":
-        wanted += ["evaluate.", "train.row_length"]
+        stages |= {"train", "mine"} if objective.contrasts else {"train"}
     values = flat(resolved(config))
     return {
-        name: value
-        for name, value in values.items()
-        if name.startswith(tuple(wanted)) and not free(name, values)
+        name: values[name]
+        for name, _, _, results in every_setting(config)
+        if matters(stages.intersection(results), config) and objective_names([name]) in ([], [system])
     }

@@ -42,6 +42,7 @@ from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.trees.records import digest, write_trees
 from pretrainrl_jax.trees.templates import encode_branches
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, places, select
+from pretrainrl_jax.version import STAMP
 
 Decoded = list[tuple[Fact, list[Answer]]]
 
@@ -72,7 +73,7 @@ def mine(context: Context) -> None:
 
     def write() -> None:
         write_trees(folder / "trees.array_record", found.trees)
-        write_json(folder / "fingerprint.json", {"made_with": stamp, "probes": probes(found.trees)})
+        write_json(folder / "fingerprint.json", STAMP | {"made_with": stamp, "probes": probes(found.trees)})
         write_json(folder / "statistics.json", found.statistics)
 
     once(write, "writing what was mined")

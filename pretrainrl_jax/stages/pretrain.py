@@ -72,7 +72,7 @@ def pretrain(context: Context) -> None:
     feed = Feed(
         source,
         context.mesh,
-        settings.accumulate,
+        settings.grad_accum_steps,
         progress.row,
         lambda tree: repr(tokenizer.decode(tree.branches[0].tokens)[:60]),
     )

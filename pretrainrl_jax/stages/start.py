@@ -1,6 +1,5 @@
 """From a checked command line to a stage at work: processes, devices, mesh, workdir."""
 
-import argparse
 import logging
 import os
 import sys
@@ -14,7 +13,7 @@ import jax
 from jax.sharding import Mesh
 
 from pretrainrl_jax.cells import cells
-from pretrainrl_jax.config import Config
+from pretrainrl_jax.command import Command
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.tasks import Task
 from pretrainrl_jax.facts.record import Fact
@@ -55,20 +54,21 @@ class Begun:
     screen: Screen
 
 
-def begin(config: Config, options: argparse.Namespace, screen: Screen, command: str) -> Begun:
+def begin(command: Command) -> Begun:
     """Find the other processes, the devices and the mesh, and say what they are.
 
     Raises:
         InputError: if they are not what was asked for.
     """
+    config, platform, screen = command.config, command.options.platform, command.screen
     hush()
-    prepare(config.platform, options.platform)
-    join(config.hosts, command)
+    prepare(config.platform, platform)
+    join(config.hosts, command.text)
     watch_maintenance(config.hosts)
     if count() > 1:
         mute_libraries()
     screen = screen if first() else replace(screen, mute=True)
-    backend, hosts = check_platform(options.platform), f", {count()} processes" if count() > 1 else ""
+    backend, hosts = check_platform(platform), f", {count()} processes" if count() > 1 else ""
     mesh = make_mesh(config.mesh)
     capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))
     kernel = kernel_for(backend, config.platform, capability)
@@ -93,65 +93,54 @@ def held(workdir: Path, prepare: Callable[[], None] = lambda: None) -> Iterator[
         yield
 
 
-def start(
-    verb: str,
-    config: Config,
-    options: argparse.Namespace,
-    facts: Sequence[Fact],
-    screen: Screen,
-    command: str,
-) -> None:
+def start(command: Command, facts: Sequence[Fact]) -> None:
     """Run a verb on the facts that were read.
-
-    `command` is what the user typed: it goes on after an interruption.
 
     Raises:
         Interrupted: if a training was stopped and saved.
     """
-    begun = begin(config, options, screen, command)
-    create = verb in ("run", "pretrain")
-    check_batch("pretrain.rows", config.pretrain.rows, begun.mesh, config.pretrain.accumulate)
-    with held(options.workdir, lambda: prepare_workdir(options.workdir, config, create)):
-        context = Context(config, options.workdir, begun.mesh, facts, begun.screen, command, begun.kernel)
-        if verb == "run" and cells(config):
+    config, workdir, begun = command.config, command.workdir, begin(command)
+    create = command.verb in ("run", "pretrain")
+    check_batch("pretrain.rows", config.pretrain.rows, begun.mesh, config.pretrain.grad_accum_steps)
+    with held(workdir, lambda: prepare_workdir(workdir, config, create)):
+        context = Context(config, workdir, begun.mesh, facts, begun.screen, command.text, begun.kernel)
+        if command.verb == "run" and cells(config):
             sweep(context)
         else:
-            STAGES[verb](context)
+            STAGES[command.verb](context)
 
 
-def start_import(config: Config, options: argparse.Namespace, screen: Screen, command: str) -> None:
+def start_import(command: Command) -> None:
     """Import a model from Hugging Face."""
-    begun = begin(config, options, screen, command)
-    with held(options.workdir):
-        import_model(options.model, options.workdir, begun.mesh, begun.screen)
+    begun = begin(command)
+    with held(command.workdir):
+        import_model(command.options.model, command.workdir, begun.mesh, begun.screen)
 
 
-def start_export(config: Config, options: argparse.Namespace, screen: Screen, command: str) -> None:
+def start_export(command: Command) -> None:
     """Export a model to Hugging Face."""
-    begun = begin(config, options, screen, command)
-    source = options.model or options.workdir
-    export_model(source, Path(options.to), config.export, begun.mesh, begun.screen)
+    begun = begin(command)
+    source, target = command.options.model or command.workdir, Path(command.options.to)
+    export_model(source, target, command.config.export, begun.mesh, begun.screen)
 
 
-def start_harness(
-    config: Config, options: argparse.Namespace, tasks: Sequence[Task], screen: Screen, command: str
-) -> None:
+def start_harness(command: Command, tasks: Sequence[Task]) -> None:
     """Standard evaluations of the workdir's systems, or of the model that is named."""
     from pretrainrl_jax.stages.harness import evaluate_model, harness  # needs the extra `eval`
 
-    begun = begin(config, options, screen, command)
-    with held(options.workdir):
-        context = Context(config, options.workdir, begun.mesh, [], begun.screen, command, begun.kernel)
-        if path := getattr(options, "model.path"):
-            evaluate_model(context, path, getattr(options, "model.dtype") or "", tasks)
+    begun, config, workdir = begin(command), command.config, command.workdir
+    with held(workdir):
+        context = Context(config, workdir, begun.mesh, [], begun.screen, command.text, begun.kernel)
+        if path := command.given.get("model.path"):
+            evaluate_model(context, path, command.given.get("model.dtype", ""), tasks)
         else:
             harness(context, tasks)
 
 
-def start_ask(config: Config, options: argparse.Namespace, screen: Screen, command: str) -> None:
+def start_ask(command: Command) -> None:
     """Ask a model."""
-    begun = begin(config, options, screen, command)
-    ask(config, options.workdir, options.question, begun.mesh, begun.kernel, begun.screen)
+    begun, question = begin(command), command.options.question
+    ask(command.config, command.workdir, question, begun.mesh, begun.kernel, begun.screen)
 
 
 def hush() -> None:

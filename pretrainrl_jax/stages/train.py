@@ -11,6 +11,7 @@ import jax
 
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import ObjectiveConfig
+from pretrainrl_jax.config.stored import section_as_now
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import once
 from pretrainrl_jax.mining.draw import draw
@@ -37,6 +38,7 @@ from pretrainrl_jax.trees.dataset import PackedRows
 from pretrainrl_jax.trees.packing import bound
 from pretrainrl_jax.trees.records import digest, read_trees, refuse_unscored, write_trees
 from pretrainrl_jax.trees.tree import AnswerTree, chosen_only
+from pretrainrl_jax.version import check_format
 
 # What each line of metrics.jsonl has, whatever the objective: null where none of its terms computes it.
 CARRIES = ("loss_dpo", "loss_ntp", "reward_margin", "logp_gold", "logp_negative")
@@ -95,7 +97,7 @@ def train_system(context: Context, system: str) -> None:
         rounds.turn(read_trees(round_path(context, system, rounds.number + 1)))
     row = progress.row if int(state.step) > rounds.done else 0
     questions = {fact.id: fact.question for fact in context.trained}
-    feed = Feed(rounds.rows, context.mesh, settings.accumulate, row, lambda tree: questions[tree.id])
+    feed = Feed(rounds.rows, context.mesh, settings.grad_accum_steps, row, lambda tree: questions[tree.id])
 
     with Session(run, step, state, progress, feed, context.mesh, rounds.total) as session:
 
@@ -112,7 +114,7 @@ def train_system(context: Context, system: str) -> None:
         watch = Watch(context, session, base)
         hooks = [
             session.checkpoint,
-            Hook(watch.look, updates=config.evaluate.every_updates),
+            Hook(watch.look, updates=config.evaluate.every_steps),
             Hook(mine_again, when=round_ended),
         ]
         watch.begin()
@@ -187,15 +189,15 @@ class Rounds:
 
 
 def spans(objective: ObjectiveConfig, facts: int, passes: int, updates: int) -> list[Span]:
-    """One span, or one for every `refresh_every` updates of the `updates` planned.
+    """One span, or one for every `remine_every` updates of the `updates` planned.
 
     They are cut by questions, not by rows, since later rows depend on what is mined then: a span takes
-    `refresh_every` updates to within the packing of its rows.
+    `remine_every` updates to within the packing of its rows.
     """
-    if not objective.refresh_every or not objective.contrasts:
+    if not objective.remine_every or not objective.contrasts:
         return [Span(0.0, passes)]
     visits = passes * facts
-    of_round = max(1, round(objective.refresh_every * visits / updates))
+    of_round = max(1, round(objective.remine_every * visits / updates))
     return [
         Span(first / facts, min(first + of_round, visits) / facts) for first in range(0, visits, of_round)
     ]
@@ -203,7 +205,7 @@ def spans(objective: ObjectiveConfig, facts: int, passes: int, updates: int) -> 
 
 def pack(context: Context, trees: Sequence[AnswerTree], question: bool) -> PackedRows:
     """The rows of all passes, cut into batches of about `train.questions` questions."""
-    settings, multiple = context.config.train, context.config.train.accumulate
+    settings, multiple = context.config.train, context.config.train.grad_accum_steps
     negatives, seed = context.config.mine.negatives, context.config.seed
     source = PackedRows(
         trees,
@@ -231,6 +233,9 @@ def read_mined(context: Context, base: Loaded) -> list[AnswerTree]:
     if not stamp.is_file():
         raise InputError(f"{folder} does not say what it was mined with: run `mine` with this workdir again")
     mined = json.loads(stamp.read_text(encoding="utf-8"))
+    check_format(stamp, mined)
+    made_with = mined["made_with"]
+    made_with["mining settings"] = section_as_now("mine", made_with["mining settings"])
     now = fingerprint(
         base.model,
         base.params,
@@ -239,7 +244,7 @@ def read_mined(context: Context, base: Loaded) -> list[AnswerTree]:
         context.asked(context.trained),
         asdict(context.config.mine),
     )
-    differ = differences(mined["made_with"], now)
+    differ = differences(made_with, now)
     if not differ:
         again = probes(add_references(context, base, trees[:PROBES]))
         nats = probe_difference(mined["probes"], again)

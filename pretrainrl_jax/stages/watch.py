@@ -51,7 +51,7 @@ class Watch:
 
     def begin(self) -> None:
         """Look at what training begins with, unless an earlier run has."""
-        every = self._settings.every_updates
+        every = self._settings.every_steps
         if not every or self._session.update % every:
             return
         path, stage = self._session.run.workdir / "metrics.jsonl", self._session.run.stage

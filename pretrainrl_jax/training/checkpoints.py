@@ -23,6 +23,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from pretrainrl_jax.atomic import disk_errors, write_json
 from pretrainrl_jax.config import CheckpointConfig
+from pretrainrl_jax.config.stored import shown_differences, upgraded
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import gather, once
 from pretrainrl_jax.model.checksums import checksums
@@ -31,7 +32,6 @@ from pretrainrl_jax.model.shape import to_json
 from pretrainrl_jax.training.step import TrainState
 from pretrainrl_jax.trees.templates import Template
 from pretrainrl_jax.trees.tokenization import Tokenizer
-from pretrainrl_jax.workdir import shown_differences, upgraded
 
 Json = dict[str, Any]
 PIECE = 32 << 20  # bytes of a parameter's file, at most: who needs a part of it does not read all of it

@@ -115,7 +115,7 @@ class Session:
         self.update = int(state.step)  # updates made
         self.score = math.inf  # of the state, where `run.scored`: the lowest is the best
         every = run.checkpoint
-        self.checkpoint = Hook(self.save, every.every_updates, every.every_minutes, last=False)
+        self.checkpoint = Hook(self.save, every.every_steps, every.every_minutes, last=False)
         self._step, self._feed, self._mesh = step, feed, mesh
         self._votes, self._tally = Votes(mesh), _Tally(progress.skipped)
         self._seconds = progress.seconds

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from pretrainrl_jax import config
+from pretrainrl_jax.config.messages import explained
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.corpus import verbalise
 from pretrainrl_jax.facts.record import Fact
@@ -223,9 +225,10 @@ def test_filler_alone():
     ],
 )
 def test_bad_settings(change, expected):
-    with pytest.raises(InputError) as raised:
+    with pytest.raises((InputError, ValidationError)) as raised:
         verbalise([fact(0)], config.CorpusConfig(**change), 0)
-    assert expected in str(raised.value)
+    error = raised.value
+    assert expected in (explained(error) if isinstance(error, ValidationError) else str(error))
 
 
 def test_statements_need_facts():

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from pretrainrl_jax import config
+from pretrainrl_jax.config.messages import explained
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.matching import normalise, overlaps
 from pretrainrl_jax.facts.splits import split
@@ -145,6 +147,7 @@ def test_extreme_shares(share, tail):
     ],
 )
 def test_bad_settings(change, words):
-    with pytest.raises(InputError) as raised:
+    with pytest.raises((InputError, ValidationError)) as raised:
         make_world(config.WorldConfig(**change), 0)
-    assert words in str(raised.value)
+    error = raised.value
+    assert words in (explained(error) if isinstance(error, ValidationError) else str(error))

@@ -39,7 +39,7 @@ config = Config(
     world=WorldConfig(facts=60, relations=2, answers=8),
     corpus=CorpusConfig(statements=400, filler=60),
     tokenizer=TokenizerConfig(vocabulary=600),
-    model=ModelConfig(width=32, layers=1, heads=2, kv_heads=1, head_width=16, mlp_width=48),
+    model=ModelConfig(d_model=32, layers=1, heads=2, kv_heads=1, head_dim=16, d_ff=48),
     pretrain=PretrainConfig(epochs=2, learning_rate=1e-2, row_length=64, rows=8),
     mine=MineConfig(beams=4, max_new_tokens=6, batch=64, negatives=3),
     train=TrainConfig(systems=("ntp_answer", "pretrainrl"), passes=2, questions=16, row_length=64),

@@ -287,5 +287,5 @@ def test_a_shape_survives_json(scaling):
 def test_a_shape_from_settings_takes_the_tokenizers_size_where_none_is_named():
     assert shapes.from_settings(ModelConfig(), 77).vocabulary == 77
     assert shapes.from_settings(ModelConfig(vocabulary=128), 77).vocabulary == 128
-    made = shapes.from_settings(ModelConfig(family="llama", width=48, kv_heads=2, remat=True), 77)
+    made = shapes.from_settings(ModelConfig(family="llama", d_model=48, kv_heads=2, remat=True), 77)
     assert (made.family, made.width, made.kv_heads, made.remat) == ("llama", 48, 2, True)

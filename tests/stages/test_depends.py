@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pretrainrl_jax.config import Config
-from pretrainrl_jax.settings import fields_of, replace_value
+from pretrainrl_jax.config.stored import changed, every_setting
 from pretrainrl_jax.stages.depends import settings_of
 
 STAGES = ("pretrain", "mine", "train/ntp", "train/dpo", "train/pretrainrl", "evaluate/base", "evaluate/ntp",
@@ -24,7 +24,7 @@ OTHERS = {  # of each setting the stages whose results change with it
     "evaluate.beams": {"evaluate/base", "evaluate/ntp", "evaluate/pretrainrl"},
     "objectives.pretrainrl.label": set(),
     "objectives.pretrainrl.above": set(),
-    "evaluate.every_updates": set(),
+    "evaluate.every_steps": set(),
     "evaluate.sample": set(),
     "train.systems": set(),
     "harness.limit": set(),
@@ -38,18 +38,17 @@ OTHERS = {  # of each setting the stages whose results change with it
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_setting_changes_the_stages_that_depend_on_it(name: str) -> None:
     config = Config()
-    value = {n: v for n, _, v in fields_of(config)}[name]
-    other = {str: "few_shot", int: 7, float: 0.07, tuple: ("a", "b")}[type(value)]
-    if name == "train.systems":
-        other = ("ntp",)
-    changed = replace_value(config, name, other)
-    assert {s for s in STAGES if settings_of(config, s) != settings_of(changed, s)} == OTHERS[name]
+    value = {s.name: s.value for s in every_setting(config)}[name]
+    other = {str: "few_shot", int: 7, float: 0.07, tuple: ("ntp", "dpo")}[type(value)]
+    other = {"optimizer.nonfinite": "skip", "sweep.beta": [0.1, 0.2]}.get(name, other)
+    other_config = changed(config, {name: other})
+    assert {s for s in STAGES if settings_of(config, s) != settings_of(other_config, s)} == OTHERS[name]
 
 
 def test_every_setting_matters_to_some_stage_or_is_known_not_to() -> None:
     read = {name for stage in STAGES for name in settings_of(Config(), stage)}
     read |= {n for s in ("rpo", "ntp_answer", "ntp_weighted") for n in settings_of(Config(), f"train/{s}")}
-    unread = {name for name, _, _ in fields_of(Config())} - read
+    unread = {setting.name for setting in every_setting(Config())} - read
     free = (
         "harness.",
         "export.",
@@ -62,7 +61,7 @@ def test_every_setting_matters_to_some_stage_or_is_known_not_to() -> None:
         "train.systems",
         "optimizer.nonfinite",
         "name",
-        "evaluate.every_updates",
+        "evaluate.every_steps",
         "evaluate.sample",
     )
     told = ("label", "words", "above")
@@ -77,15 +76,15 @@ def test_where_a_checkpoint_is_chosen_training_depends_on_how_that_is_evaluated(
     trained = {stage for stage in STAGES if stage.startswith("train/")}
     evaluated = {stage for stage in STAGES if stage.startswith("evaluate/")}
     config = Config()
-    assert differ(choose="acc", every_updates=5) == trained | evaluated
-    config = replace(config, evaluate=replace(config.evaluate, choose="acc", every_updates=5))
-    for change in ({"choose": "text_nll"}, {"every_updates": 6}, {"sample": 9}, {"beams": 3}):
+    assert differ(choose="acc", every_steps=5) == trained | evaluated
+    config = replace(config, evaluate=replace(config.evaluate, choose="acc", every_steps=5))
+    for change in ({"choose": "text_nll"}, {"every_steps": 6}, {"sample": 9}, {"beams": 3}):
         assert differ(**change) == trained | evaluated
 
 
 def test_an_objective_with_a_preference_sees_the_negatives() -> None:
     config = Config()
-    with_preference = replace_value(config, "objectives.ntp.dpo.weight", 0.5)
+    with_preference = changed(config, {"objectives.ntp.dpo.weight": 0.5})
     assert "mine.beams" not in settings_of(config, "train/ntp")
     assert "mine.beams" in settings_of(with_preference, "train/ntp")
 

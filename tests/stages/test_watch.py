@@ -23,7 +23,7 @@ from pretrainrl_jax.workdir import read_workdir
 
 STAGE = "train/pretrainrl"
 EVERY, SAMPLE = 2, 20
-LOOKS = (f"--evaluate.every_updates={EVERY}", f"--evaluate.sample={SAMPLE}")
+LOOKS = (f"--evaluate.every_steps={EVERY}", f"--evaluate.sample={SAMPLE}")
 FOUND = ("sample_acc", "sample_hr", "sample_text_nll")
 
 
@@ -86,7 +86,7 @@ def test_the_best_update_can_be_chosen(by: str, workdir: Path):
     """The checkpoint is that of the look with the best figure, the last one of equals."""
     unfinish(workdir, lambda stage: stage.startswith(("train", "evaluate")))
     settings = json.loads((workdir / "config.json").read_text())
-    settings["evaluate"] |= {"choose": by, "every_updates": 1, "sample": SAMPLE}
+    settings["evaluate"] |= {"choose": by, "every_steps": 1, "sample": SAMPLE}
     settings["objectives"]["pretrainrl"]["learning_rate"] = 0.1  # so high that it forgets
     (workdir / "config.json").write_text(json.dumps(settings))
     ran = train(workdir)
@@ -116,5 +116,5 @@ def test_a_run_that_was_stopped_looks_at_the_same_updates(
 
 def test_choosing_needs_looks(tiny_config: Path, tmp_path: Path):
     ran = call("run", "--config", tiny_config, "--workdir", tmp_path / "run", "--evaluate.choose=acc")
-    assert "evaluate.every_updates" in complaint(ran)
+    assert "evaluate.every_steps" in complaint(ran)
     assert not (tmp_path / "run").exists()

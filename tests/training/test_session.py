@@ -131,7 +131,7 @@ def test_it_saves_by_updates_and_by_minutes(tmp_path: Path, monkeypatch: pytest.
 
     total = rows_of(TREES).batches
     assert saved("neither", every_minutes=0.0) == []
-    assert saved("updates", every_minutes=0.0, every_updates=2) == list(range(2, total, 2))
+    assert saved("updates", every_minutes=0.0, every_steps=2) == list(range(2, total, 2))
     assert saved("not yet", every_minutes=60.0) == []
     ticks = iter(range(10**6))
     monkeypatch.setattr(session.time, "perf_counter", lambda: float(next(ticks)))  # a second a look
@@ -147,7 +147,7 @@ def test_a_loss_that_is_not_finite_stops_it_with_its_questions(tmp_path: Path) -
     run = Run(
         tmp_path,
         "train/dpo",
-        checkpoint=CheckpointConfig(every_updates=2),
+        checkpoint=CheckpointConfig(every_steps=2),
         rate="objectives.dpo.learning_rate",
     )
     with pytest.raises(NotFinite) as raised:
@@ -173,7 +173,7 @@ def test_a_loss_that_is_not_finite_stops_it_with_its_questions(tmp_path: Path) -
 def test_updates_that_are_not_finite_are_skipped_and_counted(tmp_path: Path) -> None:
     plan = rows_of(TREES).plan
     ids = [TREES[plan[at - 1][0]].id for at in (2, 5)]
-    run = Run(tmp_path, "train/dpo", checkpoint=replace(NEVER, every_updates=3), skip_nonfinite=True)
+    run = Run(tmp_path, "train/dpo", checkpoint=replace(NEVER, every_steps=3), skip_nonfinite=True)
     state, progress = train(run, spoilt(*ids))
     assert progress.skipped == 2
     assert int(state.step) == len(plan)
@@ -194,7 +194,7 @@ def test_a_disk_error_while_saving_ends_training(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(checkpoints.Saver, "save", full)
     with pytest.raises(OSError, match="No space left"):
-        train(Run(tmp_path, "pretrain", checkpoint=replace(NEVER, every_updates=2)))
+        train(Run(tmp_path, "pretrain", checkpoint=replace(NEVER, every_steps=2)))
 
 
 # Hooks and programs

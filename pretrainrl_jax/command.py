@@ -1,0 +1,29 @@
+"""A command line that was read."""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pretrainrl_jax.config import Config
+
+if TYPE_CHECKING:  # rich is imported where something is shown
+    from pretrainrl_jax.progress import Screen
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line that was read."""
+
+    verb: str
+    options: argparse.Namespace
+    config: Config
+    given: Mapping[str, Any]  # settings of the command line itself, by dotted name
+    screen: "Screen"
+    text: str  # what the user typed: it goes on after an interruption
+
+    @property
+    def workdir(self) -> Path:
+        """The folder of all results."""
+        return self.options.workdir

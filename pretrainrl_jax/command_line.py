@@ -1,0 +1,178 @@
+"""From words to a command: which verb, which options, and the configuration with its overrides."""
+
+import argparse
+import difflib
+import runpy
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
+
+from pretrainrl_jax.cells import cells
+from pretrainrl_jax.config import Config, ObjectiveConfig
+from pretrainrl_jax.config.messages import explained, parse_value
+from pretrainrl_jax.config.stored import Setting, changed, every_setting, objective_names
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.verbs import VERBS
+from pretrainrl_jax.workdir import read_workdir
+
+PROGRAM = "python -m pretrainrl_jax.main"
+DEFAULT = "run"  # the verb
+OPTIONS: dict[str, dict[str, Any]] = {  # of every verb
+    "--config": {"metavar": "FILE.py", "default": "", "help": "Python file that defines `config`"},
+    "--workdir": {"metavar": "DIR", "default": "", "help": "folder of all results (runs/<name of the file>)"},
+    "--platform": {"default": "", "choices": ["cpu", "gpu", "tpu"], "help": "refuse to run on any other"},
+    "--quiet": {"action": "store_true", "help": "print results and errors alone"},
+    "--verbose": {"action": "store_true", "help": "print compile times and every file saved too"},
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with our way of complaining."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises InputError instead of printing the usage."""
+        raise InputError(message)
+
+
+class Parsed(typing.NamedTuple):
+    """A command line, read."""
+
+    verb: str
+    options: argparse.Namespace
+    config: Config
+    given: dict[str, Any]  # settings of the command line itself, by dotted name
+
+
+def parse(arguments: Sequence[str]) -> Parsed:
+    """The verb, its options, and the configuration with the overrides applied.
+
+    Raises:
+        InputError: for an unknown verb or key, a setting that the verb does not read, a value of the wrong
+            type, or a configuration file that fails.
+    """
+    named = bool(arguments) and not arguments[0].startswith("-")
+    verb = arguments[0] if named else DEFAULT
+    if verb not in VERBS:
+        raise InputError(f"unknown verb {verb!r}{nearest(verb, VERBS)}; the verbs are {', '.join(VERBS)}")
+    declared = VERBS[verb]
+    given, words = _overrides(verb, arguments[1:] if named else arguments)
+    parser = Parser(prog=f"{PROGRAM} {verb}", allow_abbrev=False, add_help=False)
+    for name, how in {**declared.options, **OPTIONS}.items():
+        parser.add_argument(name, **how)
+    options, unknown = parser.parse_known_args(words)
+    for word in unknown:
+        known = [setting.name for setting in _settings(words)]
+        known += [option.removeprefix("--") for option in (*declared.options, *OPTIONS)]
+        what, key = (
+            "unknown setting" if word.startswith("-") else "unexpected argument",
+            word.partition("=")[0],
+        )
+        raise InputError(f"{what} {key}{nearest(key.removeprefix('--'), known)}")
+
+    if options.workdir.startswith("gs:"):
+        raise InputError(f"--workdir={options.workdir}: give a local or mounted folder")
+    model = declared.named(options, given)
+    options.workdir = Path(
+        options.workdir or Path("runs") / (Path(model).name or Path(options.config or "quickstart").stem)
+    )
+    goes_on = declared.goes_on and not (options.config or model or getattr(options, "compare", None))
+    config = read_workdir(options.workdir) if goes_on else read_config(options.config)
+    known = list(config.objectives)
+    try:
+        config = changed(config, given)
+        cells(config)  # each of them is a valid configuration, too
+    except ValidationError as error:
+        raise InputError(explained(error)) from None
+    for name in config.objectives:
+        if name not in known and name not in config.train.systems:
+            raise InputError(
+                f"--objectives.{name}: there is no objective {name!r}{nearest(name, known)} (a new one is "
+                "made where train.systems names it)"
+            )
+    return Parsed(verb, options, config, given)
+
+
+def _overrides(verb: str, words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The settings among the words, `--name=text` or `--name text`, and the other words.
+
+    A former name means its setting.
+    """
+    known = {setting.name: setting for setting in _settings(words)}
+    known |= {setting.former: setting for setting in known.values() if setting.former}
+    given: dict[str, Any] = {}
+    others: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        option, joined, text = word.partition("=")
+        setting = known.get(option.removeprefix("--"))
+        if setting is None or not option.startswith("--"):
+            others.append(word)
+            continue
+        if (section := setting.name.split(".")[0]) not in VERBS[verb].reads:
+            reading = ", ".join(name for name, verb in VERBS.items() if section in verb.reads)
+            raise InputError(f"{option}: `{verb}` reads no setting of {section}; these verbs do: {reading}")
+        if not joined and (not rest or rest[0].startswith("--")):
+            raise InputError(f"argument {option}: expected one argument")
+        given[setting.name] = parse_value(setting.name, text if joined else rest.pop(0), setting.field.type)
+    return given, others
+
+
+def _settings(words: Iterable[str]) -> list[Setting]:
+    """Every setting, those of objectives that words name included."""
+    default = Config()
+    listed = every_setting(default)
+    for name in objective_names(word.removeprefix("--").partition("=")[0] for word in words):
+        if name not in default.objectives:
+            listed += every_setting(ObjectiveConfig(), f"objectives.{name}.")
+    return listed
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known name that is meant, as the end of a message; empty where none is like it."""
+    names = list(known)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if not near:  # a key without its section, or in the wrong one
+        last = word.rsplit(".", 1)[-1]
+        near = [name for name in names if name.rsplit(".", 1)[-1] == last][:1]
+    return f", did you mean {near[0]}?" if near else ""
+
+
+def default_config() -> Path:
+    """configs/quickstart.py of the checkout, or the copy that an installed package carries."""
+    package = Path(__file__).parent
+    beside = package.parent / "configs" / "quickstart.py"
+    return beside if beside.is_file() else package / "configs" / "quickstart.py"
+
+
+def read_config(path: str) -> Config:
+    """The `config` that a Python file defines.
+
+    Raises:
+        InputError: if the file is missing, fails, or defines no Config.
+    """
+    file = Path(path) if path else default_config()
+    if not file.is_file():
+        raise InputError(f"no configuration file at {file}: give --config an existing Python file")
+    try:
+        config = runpy.run_path(str(file)).get("config")
+    except (Exception, SystemExit) as error:  # a configuration file may raise anything
+        told = explained(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
+        raise InputError(f"{file}:{_line_in(error, file)}: {told}") from None
+    if not isinstance(config, Config):
+        raise InputError(f"{file} defines no `config` of type pretrainrl_jax.config.Config")
+    return config
+
+
+def _line_in(error: BaseException, file: Path) -> int:
+    if isinstance(error, SyntaxError) and error.filename == str(file) and error.lineno:
+        return error.lineno
+    line, trace = 1, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(file):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line

@@ -1,0 +1,114 @@
+"""Every setting of the system. A configuration file is a Python file that defines `config`, a `Config`.
+
+Each can be overridden on the command line as `--section.key=value`. Imports nothing heavy.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import model_validator
+
+from pretrainrl_jax.config.declare import Section, Seed, section, setting, wrong
+from pretrainrl_jax.config.facts import ColumnsConfig, CorpusConfig, FactsConfig, TokenizerConfig, WorldConfig
+from pretrainrl_jax.config.machine import HostsConfig, MeshConfig, ModelConfig, PlatformConfig
+from pretrainrl_jax.config.objectives import (
+    OBJECTIVES,
+    WEIGHTS,
+    DpoConfig,
+    NtpConfig,
+    ObjectiveConfig,
+    TermConfig,
+)
+from pretrainrl_jax.config.stages import (
+    CheckpointConfig,
+    EvaluateConfig,
+    ExportConfig,
+    HarnessConfig,
+    MineConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    SweepConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "OBJECTIVES", "CheckpointConfig", "ColumnsConfig", "Config", "CorpusConfig", "DpoConfig",
+    "EvaluateConfig", "ExportConfig", "FactsConfig", "HarnessConfig", "HostsConfig", "MeshConfig",
+    "MineConfig", "ModelConfig", "NtpConfig", "ObjectiveConfig", "OptimizerConfig", "PlatformConfig",
+    "PretrainConfig", "SweepConfig", "TermConfig", "TokenizerConfig", "TrainConfig", "WorldConfig",
+]  # fmt: skip
+
+
+@section
+class Config(Section):
+    """All of them."""
+
+    name: str = setting(
+        "", "what the report calls the data set; empty takes the facts' own name", results=("report",)
+    )
+    seed: Seed = setting(0, "every random choice derives from it", results=("pretrain",))
+    profile_steps: str = setting(
+        "", "updates to trace in each training, as 10:13; the traces lie in WORKDIR/profile, for xprof"
+    )
+    facts: FactsConfig = FactsConfig()
+    world: WorldConfig = WorldConfig()
+    corpus: CorpusConfig = CorpusConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    model: ModelConfig = ModelConfig()
+    mesh: MeshConfig = MeshConfig()
+    hosts: HostsConfig = HostsConfig()
+    platform: PlatformConfig = PlatformConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    mine: MineConfig = MineConfig()
+    objectives: Mapping[str, ObjectiveConfig] = dataclasses.field(default_factory=lambda: dict(OBJECTIVES))
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    harness: HarnessConfig = HarnessConfig()
+    export: ExportConfig = ExportConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    sweep: SweepConfig = SweepConfig()
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Config":
+        for name, objective in self.objectives.items():
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name == "base":
+                raise ValueError(
+                    f"objectives names {name!r}: it names folders, give letters, digits, _ and -; base is "
+                    "taken"
+                )
+            for other in objective.above:
+                if other not in {**OBJECTIVES, **self.objectives}:
+                    raise ValueError(f"objectives.{name}.above names {other!r}: there is no such objective")
+        for system in self.train.systems:
+            if system not in self.objectives:
+                known = ", ".join(self.objectives)
+                raise ValueError(f"train.systems names {system!r}: the objectives are {known}")
+            if not self.objectives[system].coefficients:
+                *some, last = [f"objectives.{system}.{name}" for name in WEIGHTS]
+                raise ValueError(f"objectives.{system} has no term: give {', '.join(some)} or {last}")
+        if self.profile_steps and not _is_span(self.profile_steps):
+            raise wrong("profile_steps", repr(self.profile_steps), "give two updates, as 10:13")
+        if self.pretrain.epochs == 0 and not self.model.path:
+            raise ValueError("pretrain.epochs is 0 and model.path is empty: there would be no base model")
+        trains_tokenizer = not self.model.path and not self.tokenizer.path
+        if trains_tokenizer and 0 < self.model.vocabulary < self.tokenizer.vocabulary:
+            raise ValueError(
+                f"model.vocabulary is {self.model.vocabulary}, smaller than the tokenizer's "
+                f"{self.tokenizer.vocabulary} (tokenizer.vocabulary): raise it, or set it to 0"
+            )
+        return self
+
+
+def _is_span(text: str) -> bool:
+    start, colon, end = text.partition(":")
+    return bool(colon) and start.isdecimal() and end.isdecimal() and int(start) < int(end)
+
+
+def __getattr__(name: str) -> Any:
+    """Configuration files of older versions import `Train` for `TrainConfig`, and so on."""
+    if name[0].isupper() and f"{name}Config" in globals():
+        return globals()[f"{name}Config"]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,80 @@
+"""How settings are declared, each once: type, bounds, default, help, and what depends on it.
+
+To add a setting, add its line here: a workdir made before it existed has its default, or what `before`
+says. To rename one, give its old name as `was`: files, configurations and commands may still use it.
+"""
+
+import dataclasses
+from dataclasses import fields
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast, dataclass_transform
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, Strict, model_validator
+from pydantic.dataclasses import dataclass as checked_dataclass
+from pydantic_core import ArgsKwargs
+
+Kind = TypeVar("Kind")
+Share = Annotated[float, Ge(0), Le(1)]
+PositiveShare = Annotated[float, Gt(0), Le(1)]
+ShareBelowOne = Annotated[float, Ge(0), Lt(1)]
+Seed = Annotated[int, Ge(0), Lt(2**32)]
+Devices = Annotated[int, Ge(-1)]
+Names = Annotated[tuple[str, ...], Strict(False)]  # a list will do
+Counts = Annotated[tuple[NonNegativeInt, ...], Strict(False)]
+Numbers = Annotated[tuple[NonNegativeFloat, ...], Strict(False)]
+# Whose results depend on a setting; each depends on those before it, too.
+Results = tuple[Literal["pretrain", "mine", "train", "evaluate", "choice", "report"], ...]
+NOTHING: Results = ()
+
+
+def setting(
+    default: Any,
+    doc: str,
+    shown: str = "",
+    *,
+    results: Results | None = None,
+    before: Any = dataclasses.MISSING,
+    was: str = "",
+) -> Any:
+    """A field of a section.
+
+    Args:
+        default: its value where nothing is said.
+        doc: its help.
+        shown: what formulas call it.
+        results: what depends on it, where that is not what depends on the section's others.
+        before: what a workdir had that is older than the setting, where that is not the default.
+        was: its former name; relative to its section, as "width" or "../width".
+    """
+    about = {"doc": doc, "shown": shown, "results": results, "before": before, "was": was}
+    return dataclasses.field(default=default, metadata=about)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+def section(cls: type[Kind]) -> type[Kind]:
+    """A frozen dataclass whose values are checked when it is made: no text for a number, nothing unknown."""
+    strict = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    return cast(type[Kind], checked_dataclass(cls, frozen=True, config=strict))
+
+
+@section
+class Section:
+    """What all sections have."""
+
+    results: ClassVar[Results] = NOTHING  # what depends on its settings
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former_names(cls, values: Any) -> Any:
+        if not isinstance(values, ArgsKwargs):
+            return values
+        given = dict(values.kwargs or {})
+        for item in fields(cls):
+            if (was := item.metadata.get("was")) and was in given:  # beside it `replace` gives what was there
+                given[item.name] = given.pop(was)
+        return ArgsKwargs(values.args, given)
+
+
+def wrong(name: str, value: Any, meaning: str) -> ValueError:
+    """What is the matter with a setting's value."""
+    return ValueError(f"{name} is {value}: {meaning}")

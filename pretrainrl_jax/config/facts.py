@@ -1,0 +1,106 @@
+"""What is to be known, and the text a model is pretrained on."""
+
+from typing import Literal
+
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+
+from pretrainrl_jax.config.declare import Names, Section, Share, ShareBelowOne, section, setting, wrong
+
+
+@section
+class ColumnsConfig(Section):
+    """Which column of a file holds what. All empty: PopQA's columns and the usual names are recognised.
+
+    A dot reaches into nested values, as in `answer.aliases`.
+    """
+
+    results = ("pretrain",)
+    question: str = setting("", "column of the question; where it is blank or absent, facts.questions asks")
+    answer: str = setting("", "column of the canonical answer, the one that is trained")
+    answers: str = setting("", "column of every true answer: a list, a JSON list, or text")
+    category: str = setting("", "column of the relation")
+    subject: str = setting("", "column of the subject's name")
+    subject_key: str = setting("", "column of the subject's id: facts of one subject share their truths")
+    popularity: str = setting("", "column of how often the subject is looked for")
+    answer_popularity: str = setting("", "column of how often the answer is looked for")
+    id: str = setting("", "column of the row's own id")
+
+
+@section
+class FactsConfig(Section):
+    """What is to be known: any file or data set of questions and answers."""
+
+    results = ("pretrain",)
+    path: str = setting(
+        "",
+        "PopQA file, EntityQuestions folder, .csv .tsv .json .jsonl .parquet, tfds:NAME/CONFIG or hf:NAME; "
+        "local or gs://; empty makes the synthetic world instead",
+    )
+    format: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "entityquestions"] = setting(
+        "auto", "what the file is; auto goes by its name"
+    )
+    split: str = setting("train", "split of an EntityQuestions folder, a tfds: or an hf: data set")
+    subset: str = setting("", "configuration of an hf: data set, where it has several")
+    encoding: str = setting("utf-8", "how the characters of a text file are written; a BOM is skipped")
+    columns: ColumnsConfig = ColumnsConfig()
+    questions: Names = setting(
+        (),
+        "templates for rows without a question, as 'What is the {p} of {s}?': {p} is the category, {s} the "
+        "subject; 'capital=Which city governs {s}?' is for one category",
+    )
+    answer_separator: str = setting("", "what separates several answers written as one text, as '|'")
+    categories: Names = setting((), "keep only these categories; empty keeps all")
+    duplicates: Literal["merge", "keep", "drop"] = setting(
+        "merge",
+        "rows that ask the same question of the same category: their answers all become true of the first, "
+        "each row is kept, or all of them are left out",
+    )
+    limit: NonNegativeInt = setting(0, "keep this many facts, drawn by a hash of seed and id; 0 keeps all")
+    holdout_every: NonNegativeInt = setting(
+        6, "one question in n, by its hash, is never trained on, only evaluated; 0 holds none out"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> "FactsConfig":
+        if self.holdout_every == 1:
+            raise wrong("facts.holdout_every", 1, "use 0 to hold out none, or 2 or more")
+        return self
+
+
+@section
+class WorldConfig(Section):
+    """The synthetic world, used when facts.path is empty."""
+
+    results = ("pretrain",)
+    facts: PositiveInt = setting(2400, "number of facts")
+    relations: PositiveInt = setting(8, "number of relations (question categories)")
+    answers: PositiveInt = setting(80, "possible answers of each relation")
+    popularity_exponent: NonNegativeFloat = setting(1.5, "popularity of rank r is (r + offset) ** -exponent")
+    popularity_offset: NonNegativeFloat = setting(10.0, "see popularity_exponent")
+    head_share: Share = setting(0.15, "share of facts, most popular first, that count as the head")
+    head_zipf: NonNegativeFloat = setting(1.2, "Zipf exponent of the answers of head facts")
+    tail_zipf: NonNegativeFloat = setting(0.4, "Zipf exponent of the answers of tail facts")
+
+
+@section
+class CorpusConfig(Section):
+    """The text a base model is pretrained on: the facts put into words, as often as they are popular."""
+
+    results = ("pretrain",)
+    statements: NonNegativeInt = setting(16000, "sentences that state a fact")
+    filler: NonNegativeInt = setting(4000, "sentences about nothing in the fact set")
+    question_share: Share = setting(0.4, "share of statements in the form 'question answer'")
+    paraphrase_share: Share = setting(
+        0.5, "share of those that ask in the wording training never uses; 0 keeps it out of the corpus too"
+    )
+    popularity_power: NonNegativeFloat = setting(1.0, "a fact is stated in proportion to popularity ** power")
+    held_out_share: ShareBelowOne = setting(0.05, "share of sentences kept back to measure loss on text")
+
+
+@section
+class TokenizerConfig(Section):
+    """What text is cut into."""
+
+    results = ("pretrain",)
+    path: str = setting("", "folder of an existing tokenizer; empty trains one on the corpus")
+    vocabulary: PositiveInt = setting(2048, "size of a trained vocabulary, special tokens included")

@@ -1,0 +1,105 @@
+"""The model, and the devices it lives on."""
+
+from typing import Literal
+
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from pretrainrl_jax.config.declare import Devices, Names, Section, section, setting, wrong
+
+
+@section
+class ModelConfig(Section):
+    """The language model: one that is there, or the shape of one made here."""
+
+    results = ("pretrain",)
+    path: str = setting(
+        "", "Hugging Face folder or checkpoint to start from; empty starts from random weights"
+    )
+    family: Literal["llama", "mistral", "qwen2", "qwen3", "olmo2"] = setting(
+        "qwen3", "architecture, as model/families.py describes it"
+    )
+    d_model: PositiveInt = setting(128, "size of the residual stream", was="width")
+    layers: PositiveInt = setting(2, "number of layers")
+    heads: PositiveInt = setting(4, "query heads")
+    kv_heads: PositiveInt = setting(4, "key and value heads; divides heads")
+    head_dim: PositiveInt = setting(32, "size of one head", was="head_width")
+    d_ff: PositiveInt = setting(512, "hidden size of the gated MLP", was="mlp_width")
+    vocabulary: NonNegativeInt = setting(0, "rows of the embedding; 0 takes the tokenizer's size")
+    rope_theta: PositiveFloat = setting(10000.0, "base of the rotary position embedding")
+    norm_epsilon: PositiveFloat = setting(1e-6, "epsilon of RMS norms")
+    tied: bool = setting(True, "the head is the embedding, transposed")
+    dtype: Literal["float32", "bfloat16"] = setting("float32", "compute dtype; parameters stay float32")
+    remat: bool = setting(False, "recompute each layer's activations in the backward pass to save memory")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ModelConfig":
+        if self.heads % self.kv_heads:
+            raise wrong(
+                "model.heads", self.heads, f"it must be a multiple of model.kv_heads ({self.kv_heads})"
+            )
+        if self.head_dim % 2:
+            raise wrong("model.head_dim", self.head_dim, "rotary embedding needs an even one")
+        return self
+
+
+@section
+class MeshConfig(Section):
+    """Devices along three axes; one of them may be -1 and takes what the others leave."""
+
+    data: Devices = setting(-1, "devices along the batch, each with all parameters")
+    fsdp: Devices = setting(1, "devices along the batch that share each parameter along the model axis")
+    tensor: Devices = setting(1, "devices that share heads, MLP and vocabulary")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "MeshConfig":
+        sizes = (self.data, self.fsdp, self.tensor)
+        if sizes.count(-1) > 1 or 0 in sizes:
+            raise ValueError(
+                f"mesh.data, mesh.fsdp and mesh.tensor are {sizes[0]}, {sizes[1]} and {sizes[2]}: each must "
+                "be 1 or more, or one of them -1, which takes the devices that the others leave"
+            )
+        return self
+
+
+@section
+class HostsConfig(Section):
+    """Several processes as one run; each has a part of the devices. It changes no result."""
+
+    coordinator: str = setting(
+        "",
+        "host:port of process 0, the same in all processes; empty takes what a TPU pod, Slurm, Open MPI or "
+        "Kubernetes says, and one process where none does",
+    )
+    count: NonNegativeInt = setting(0, "processes in all, where hosts.coordinator is given")
+    index: NonNegativeInt = setting(0, "number of this process, from 0")
+    dead_seconds: PositiveFloat = setting(
+        30.0, "a process of which nothing was heard for so long ends the run"
+    )
+    stall_seconds: PositiveFloat = setting(
+        900.0, "a wait for the other processes, or for the devices, that takes so long ends the run"
+    )
+    maintenance: bool = setting(
+        True, "on Google Cloud a notice of maintenance or preemption counts as SIGTERM, on whichever host"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> "HostsConfig":
+        if self.coordinator and not self.index < self.count:
+            raise ValueError(
+                f"hosts.index is {self.index} and hosts.count {self.count}: processes are numbered from 0, "
+                "and hosts.coordinator needs to know how many there are"
+            )
+        return self
+
+
+@section
+class PlatformConfig(Section):
+    """What is chosen for the kind of device (platforms.py), and what is to be chosen instead."""
+
+    flags: Names = setting(
+        (), "XLA flags, as --xla_gpu_enable_latency_hiding_scheduler=false; they win over those chosen"
+    )
+    choose: bool = setting(True, "set the flags that platforms.py lists for this kind of device")
+    attention: Literal["auto", "xla", "cudnn"] = setting(
+        "auto", "kernel of attention; auto takes what platforms.py lists, where it can compute the model's"
+    )

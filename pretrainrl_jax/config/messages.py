@@ -1,0 +1,119 @@
+"""Settings in words: their types, what a text means, and what is wrong with a value, in one line."""
+
+import dataclasses
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from pretrainrl_jax import config
+from pretrainrl_jax.config import Config, ObjectiveConfig
+from pretrainrl_jax.errors import InputError
+
+BOUNDS = {
+    "greater_than": "it must be more than {gt:g}",
+    "greater_than_equal": "it must be {ge:g} or more",
+    "less_than": "it must be below {lt:.15g}",
+    "less_than_equal": "it must be {le:g} or less",
+}
+SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+
+
+def type_name(kind: Any) -> str:
+    """A setting's type in words."""
+    if typing.get_origin(kind) is typing.Annotated:
+        return type_name(typing.get_args(kind)[0])
+    if typing.get_origin(kind) is Literal:
+        return "one of " + ", ".join(typing.get_args(kind))
+    if typing.get_origin(kind) is tuple:
+        words = {"text": "names", "a whole number": "whole numbers", "a number": "numbers"}
+        return f"comma-separated {words[type_name(typing.get_args(kind)[0])]}"
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
+
+
+def form(kind: Any) -> str:
+    """What stands for a value of this type in help, its bounds included, as in "NUMBER > 0"."""
+    if typing.get_origin(kind) is typing.Annotated:
+        inner, *limits = typing.get_args(kind)
+        shown = [
+            f"{sign} {getattr(limit, name)}"
+            for limit in limits
+            for name, sign in SIGNS.items()
+            if hasattr(limit, name)
+        ]
+        return " ".join([form(inner), ", ".join(shown)]).rstrip()
+    if typing.get_origin(kind) is Literal:
+        return "|".join(typing.get_args(kind))
+    if typing.get_origin(kind) is tuple:
+        return f"{form(typing.get_args(kind)[0])},…"
+    return {int: "INTEGER", float: "NUMBER", bool: "true|false", str: "TEXT"}[kind]
+
+
+def parse_value(name: str, text: str, kind: Any) -> Any:
+    """The value a command-line text means for a setting of type `kind`, whose bounds are not looked at.
+
+    Raises:
+        InputError: naming the type it should have.
+    """
+    while typing.get_origin(kind) is typing.Annotated:
+        kind = typing.get_args(kind)[0]
+    try:
+        if typing.get_origin(kind) is tuple:
+            one = typing.get_args(kind)[0]
+            return [parse_value(name, part.strip(), one) for part in text.split(",") if part.strip()]
+        return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)).validate_strings(text)
+    except ValidationError:
+        raise InputError(f"--{name}={text}: {name} must be {type_name(kind)}") from None
+
+
+def explained(error: ValidationError) -> str:
+    """What is wrong with a configuration or a section of it: the first thing, in one line."""
+    wrong = error.errors(include_url=False)[0]
+    path, value = _path(error.title, wrong["loc"]), wrong["input"]
+    name, about = ".".join(path), wrong.get("ctx", {})
+    if wrong["type"] == "value_error":  # of a section as a whole: its own words
+        return str(about["error"])
+    if wrong["type"] == "unexpected_keyword_argument":
+        return f"there is no setting {name}"
+    if wrong["type"] in BOUNDS:
+        return f"{name} is {value}: {BOUNDS[wrong['type']].format(**about)}"
+    if wrong["type"].startswith("dataclass"):
+        return f"{name} is {value!r}: it must be a config.{about['class_name']}"
+    if path == ["objectives"]:
+        return f"objectives is {value!r}: it must be a dict of config.ObjectiveConfig by name"
+    if wrong["loc"][-1] == "[key]":
+        return f"objectives names {value!r}: it must be a dict of config.ObjectiveConfig by name"
+    return f"{name} is {value!r}: it must be {type_name(_kind(path))}"
+
+
+def _path(title: str, loc: Sequence[str | int]) -> list[str]:
+    """The dotted name, in parts, of what an error of a section's class is about."""
+    section = getattr(config, title)
+    names = [item.name for item in dataclasses.fields(section)]  # a value may have been given by its place
+    parts = [names[part] if isinstance(part, int) and at == 0 else str(part) for at, part in enumerate(loc)]
+    paths = _paths(Config(), []) | _paths(ObjectiveConfig(), ["objectives", "NAME"])
+    return paths[section] + parts
+
+
+def _paths(section: Any, path: list[str]) -> dict[type, list[str]]:
+    """Where the class of a section, and those of the sections in it, stand."""
+    inner = {item.name: getattr(section, item.name) for item in dataclasses.fields(section)}
+    paths = {type(section): path}
+    for name, value in inner.items():
+        paths |= _paths(value, [*path, name]) if dataclasses.is_dataclass(value) else {}
+    return paths
+
+
+def _kind(path: Sequence[str]) -> Any:
+    """The type of the setting at a path, which may go on into its items."""
+    section: Any = Config()
+    for part in path:
+        if isinstance(section, Mapping):
+            section = ObjectiveConfig()
+        else:
+            kinds = {item.name: item.type for item in dataclasses.fields(section)}
+            section = getattr(section, part)
+            if not dataclasses.is_dataclass(section) and not isinstance(section, Mapping):
+                return kinds[part]
+    raise KeyError(".".join(path))

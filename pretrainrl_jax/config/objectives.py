@@ -1,0 +1,121 @@
+"""Objectives: sums of terms, each with a section of settings."""
+
+from dataclasses import fields
+from typing import ClassVar, Literal
+
+from pydantic import NonNegativeFloat, NonNegativeInt
+
+from pretrainrl_jax.config.declare import NOTHING, Names, Section, section, setting
+
+
+@section
+class TermConfig(Section):
+    """A named part of a loss, a file of objectives/. Settings whose default is 0 are its weights, the others
+    say how it is computed; with all weights 0 it is no part of the loss."""
+
+    results = ("train",)
+    contrasts: ClassVar[bool] = False  # it compares answers with each other, so that negatives are needed
+
+    @property
+    def coefficients(self) -> dict[str, float]:
+        """The weights that are not 0 and what goes with them, by name; empty for a term that is not there."""
+        values = {item.name: (getattr(self, item.name), item.default) for item in fields(self)}
+        weighs = any(value and not default for value, default in values.values())
+        return {name: value for name, (value, default) in values.items() if weighs and (value or default)}
+
+
+@section
+class NtpConfig(TermConfig):
+    """Next-token prediction (objectives/ntp.py)."""
+
+    question: NonNegativeFloat = setting(
+        0.0, "weight of the loss on question tokens", "NTP(question)", was="../question_weight"
+    )
+    answer: NonNegativeFloat = setting(
+        0.0, "weight of the loss on answer tokens", "NTP(answer)", was="../answer_weight"
+    )
+    answer_mean: NonNegativeFloat = setting(
+        0.0,
+        "weight of the loss on answer tokens, averaged over those of each answer (as in iterative RPO)",
+        "NTP(answer) per token",
+        was="../answer_mean_weight",
+    )
+
+
+@section
+class DpoConfig(TermConfig):
+    """Direct preference optimisation against the mined negatives (objectives/dpo.py)."""
+
+    contrasts = True
+    weight: NonNegativeFloat = setting(
+        0.0, "weight of DPO against the mined negatives", "DPO", was="../preference"
+    )
+    beta: NonNegativeFloat = setting(0.1, "beta of DPO", "β", was="../beta")
+
+
+@section
+class ObjectiveConfig(Section):
+    """What a system minimises, a sum of terms, and how; a field for each term."""
+
+    results = ("train",)
+    label: str = setting("", "what tables and charts call it; empty: its name", results=NOTHING)
+    words: str = setting("", "what sentences call it; empty: the label", results=NOTHING)
+    above: Names = setting(
+        (),
+        "objectives that a paper reports below this one: sentences of the report check that",
+        results=NOTHING,
+    )
+    ntp: NtpConfig = NtpConfig()
+    dpo: DpoConfig = DpoConfig()
+    learning_rate: NonNegativeFloat = setting(1e-3, "peak learning rate")
+    remine_every: NonNegativeInt = setting(
+        0, "mine again from the current policy every n updates; 0 mines once", was="refresh_every"
+    )
+    reference: Literal["base", "renewed"] = setting(
+        "base",
+        "after a refresh, reference log-probabilities are the base model's, or the current policy's (as in "
+        "iterative RPO)",
+    )
+
+    @property
+    def terms(self) -> dict[str, TermConfig]:
+        """Every term by its name, those that are no part of the loss included."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, TermConfig)}
+
+    @property
+    def coefficients(self) -> dict[str, dict[str, float]]:
+        """Of each term that is part of the loss its coefficients by name."""
+        return {name: found for name, term in self.terms.items() if (found := term.coefficients)}
+
+    @property
+    def contrasts(self) -> bool:
+        """A term compares answers with each other, so that negatives are needed."""
+        return any(self.terms[name].contrasts for name in self.coefficients)
+
+
+OBJECTIVES: dict[str, ObjectiveConfig] = {
+    "dpo": ObjectiveConfig("DPO alone", dpo=DpoConfig(1.0)),
+    "ntp": ObjectiveConfig("NTP", "NTP on question + answer", ntp=NtpConfig(1.0, 1.0)),
+    "ntp_answer": ObjectiveConfig("NTP (answers only)", "NTP on answers only", ntp=NtpConfig(answer=1.0)),
+    "ntp_weighted": ObjectiveConfig("NTP (weighted)", "answer-weighted NTP", ntp=NtpConfig(1.0, 3.0)),
+    "rpo": ObjectiveConfig(
+        "Iterative RPO",
+        "iterative RPO",
+        ntp=NtpConfig(answer_mean=1.0),
+        dpo=DpoConfig(1.0),
+        remine_every=80,
+        reference="renewed",
+    ),
+    "pretrainrl": ObjectiveConfig(
+        "PretrainRL", above=("ntp", "rpo"), ntp=NtpConfig(1.0, 1.0), dpo=DpoConfig(1.0, beta=1.0)
+    ),
+}
+"""Those of the paper and its controls, in the order in which a report tells them."""
+WEIGHTS = [
+    f"{name}.{item.name}"
+    for name, term in ObjectiveConfig().terms.items()
+    for item in fields(term)
+    if not item.default
+]
+"""Of every term the settings of which an objective needs one."""

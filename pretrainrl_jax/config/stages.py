@@ -1,0 +1,256 @@
+"""How each stage works."""
+
+from dataclasses import fields
+from typing import Literal
+
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from pretrainrl_jax.config.declare import (
+    NOTHING,
+    Counts,
+    Names,
+    Numbers,
+    PositiveShare,
+    Section,
+    Share,
+    ShareBelowOne,
+    section,
+    setting,
+    wrong,
+)
+from pretrainrl_jax.config.objectives import OBJECTIVES
+
+MINE_SOURCES = ("beam", "pool", "popularity")
+
+
+@section
+class OptimizerConfig(Section):
+    """AdamW, its learning rate's course, and what is done about a loss that is not finite."""
+
+    results = ("pretrain",)
+    weight_decay: NonNegativeFloat = setting(
+        0.1, "decoupled decay of matrices (embeddings and head included, norms not)"
+    )
+    beta1: ShareBelowOne = setting(0.9, "Adam's first moment")
+    beta2: ShareBelowOne = setting(0.95, "Adam's second moment")
+    clip: PositiveFloat = setting(1.0, "largest global gradient norm")
+    warmup: Share = setting(0.03, "share of the updates spent warming up")
+    final: Share = setting(0.1, "learning rate at the end, as a share of the peak (cosine)")
+    nonfinite: Literal["stop", "skip"] = setting(
+        "stop",
+        "where the loss or a gradient is not finite: stop and name the batch's questions, or leave that "
+        "update out and count it",
+        results=NOTHING,
+    )
+
+
+@section
+class PretrainConfig(Section):
+    """The base model's next-token training."""
+
+    results = ("pretrain",)
+    epochs: NonNegativeFloat = setting(1.0, "passes over the corpus; 0 trains nothing (with model.path)")
+    learning_rate: PositiveFloat = setting(3e-3, "peak learning rate")
+    row_length: PositiveInt = setting(256, "tokens a packed row holds")
+    rows: PositiveInt = setting(2, "rows an update")
+    grad_accum_steps: PositiveInt = setting(
+        1, "microsteps an update is cut into; divides rows", was="accumulate"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> "PretrainConfig":
+        if self.rows % (steps := self.grad_accum_steps):
+            meaning = f"it must be a multiple of pretrain.grad_accum_steps ({steps})"
+            raise wrong("pretrain.rows", self.rows, meaning)
+        return self
+
+
+@section
+class MineConfig(Section):
+    """The base model's own falsehoods, and where else negatives may come from."""
+
+    results = ("mine",)
+    template: Literal["bare", "few_shot"] = setting(
+        "bare", "how the question is put to the model", results=("pretrain",)
+    )
+    sources: Names = setting(
+        ("beam",),
+        "where negatives come from: beam (the question's own beams), pool (what the model answers most often "
+        "in the category), popularity (the category's best-known answers); several are mixed in equal parts",
+    )
+    beams: PositiveInt = setting(16, "beam width")
+    max_new_tokens: PositiveInt = setting(8, "longest answer, terminator included")
+    batch: PositiveInt = setting(
+        16, "questions decoded at a time: few suit a CPU's cache, an accelerator wants more"
+    )
+    negatives: PositiveInt = setting(
+        5, "negatives of a question: the most probable beams, or drawn anew at each visit from the candidates"
+    )
+    min_probability: Share = setting(
+        0.0, "a beam less probable than this is no negative, and is not counted for a pool"
+    )
+    pool: PositiveInt = setting(
+        20, "values in a category's pool; popular answers drawn as a question's candidates"
+    )
+    pool_questions: NonNegativeInt = setting(
+        0, "questions of a category its pool is collected from, drawn by hash; 0 takes all"
+    )
+    agreement_questions: NonNegativeInt = setting(
+        1000, "the pool of this many questions of a category is compared with the full one; 0 does not"
+    )
+    popular_share: PositiveShare = setting(
+        0.1, "share of a category's answers, best known first, that count as popular"
+    )
+    drop_overlapping: bool = setting(
+        True, "drop a candidate that contains a true answer, or is contained in one, on word boundaries"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> "MineConfig":
+        unknown = [source for source in self.sources if source not in MINE_SOURCES]
+        if unknown:
+            raise ValueError(f"mine.sources names {unknown[0]!r}: the sources are {', '.join(MINE_SOURCES)}")
+        if not self.sources or len(set(self.sources)) < len(self.sources):
+            raise wrong("mine.sources", self.sources, "name one or more, each once")
+        if len(self.sources) > self.negatives:
+            raise ValueError(
+                f"mine.negatives is {self.negatives}, fewer than the {len(self.sources)} sources that share "
+                "them: raise it"
+            )
+        return self
+
+
+@section
+class TrainConfig(Section):
+    """Training on mined trees: which objectives, and on what batches."""
+
+    results = ("train",)
+    systems: Names = setting(
+        tuple(OBJECTIVES),
+        "objectives to train, each from the base model, comma-separated",
+        results=NOTHING,
+    )
+    template: Literal["bare", "few_shot"] = setting(
+        "bare", "how the question is put to the model", results=("pretrain",)
+    )
+    passes: PositiveInt = setting(3, "times each fact is visited")
+    questions: PositiveInt = setting(27, "questions an update (on average: an update is whole packed rows)")
+    row_length: PositiveInt = setting(128, "tokens a packed row holds", results=("mine", "train", "evaluate"))
+    layout: Literal["shared", "literal"] = setting(
+        "shared",
+        "the question once with all its answers as branches, or the paper's literal template, a sequence for "
+        "each pair: the same losses and gradients, and slower",
+        results=("mine", "train"),
+    )
+    grad_accum_steps: PositiveInt = setting(1, "microsteps an update is cut into", was="accumulate")
+    ntp_scale: Literal["sequence", "token"] = setting(
+        "sequence",
+        "NTP of a question: summed over its tokens (the paper's eq. 5), or averaged over all tokens",
+    )
+
+
+@section
+class EvaluateConfig(Section):
+    """How questions are answered and answers judged."""
+
+    results = ("evaluate", "choice")
+    template: Literal["bare", "few_shot"] = setting(
+        "bare", "how the question is put to the model", results=("pretrain",)
+    )
+    beams: PositiveInt = setting(10, "beam width: the k of HR@k, MRR@k and Prob@k")
+    max_new_tokens: PositiveInt = setting(8, "longest answer, terminator included")
+    batch: PositiveInt = setting(
+        16, "questions decoded at a time: few suit a CPU's cache, an accelerator wants more"
+    )
+    match: Literal["exact", "contains"] = setting(
+        "exact", "an answer is right if, normalised, it equals a true answer, or if it contains one"
+    )
+    bins: PositiveInt = setting(5, "popularity bins of equal size")
+    every_steps: NonNegativeInt = setting(
+        0,
+        "evaluate while training on a sample, every n steps; 0: off",
+        results=("choice",),
+        was="every_updates",
+    )
+    sample: PositiveInt = setting(200, "questions of that sample, and as many texts", results=("choice",))
+    choose: Literal["last", "acc", "text_nll"] = setting(
+        "last",
+        "which evaluated update a system's checkpoint is: the last, or the one best on the sample",
+        results=("train", "evaluate"),
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> "EvaluateConfig":
+        if self.choose != "last" and not self.every_steps:
+            raise ValueError(
+                f"evaluate.choose is {self.choose}: evaluate while training (evaluate.every_steps), or there "
+                "is nothing to choose from"
+            )
+        return self
+
+
+@section
+class HarnessConfig(Section):
+    """Standard evaluations by the lm-evaluation-harness: `evaluate --harness mmlu,gsm8k,bbh`."""
+
+    path: str = setting("", "folder of the harness's YAML tasks, beside its own; empty for its own alone")
+    limit: NonNegativeInt = setting(0, "questions of each task, the first ones; 0 asks all")
+    length: NonNegativeInt = setting(
+        0,
+        "tokens a model reads at once, longer contexts lose their beginning; 0 takes what a model from "
+        "Hugging Face states, else 4096",
+    )
+    tokens: PositiveInt = setting(8192, "tokens of a batch, one context at least; an accelerator wants more")
+    chat: bool = setting(False, "put questions into the tokenizer's chat template")
+
+
+@section
+class ExportConfig(Section):
+    """What `export` writes."""
+
+    dtype: Literal["stored", "float32", "bfloat16", "float16"] = setting(
+        "stored", "of the tensors; stored keeps what the checkpoint has"
+    )
+    shard_size: str = setting("5GB", "largest file of weights, as 5GB or 500MB")
+
+
+@section
+class CheckpointConfig(Section):
+    """What an interrupted run goes on from. It changes no result (shard_questions: none but by rounding)."""
+
+    every_steps: NonNegativeInt = setting(
+        0, "updates between checkpoints; 0 goes by minutes alone", was="every_updates"
+    )
+    every_minutes: NonNegativeFloat = setting(10.0, "minutes between checkpoints; 0 goes by updates alone")
+    keep: PositiveInt = setting(2, "last checkpoints kept of a stage")
+    keep_best: NonNegativeInt = setting(
+        1, "checkpoints kept beside them: those with the lowest mean loss since the one before"
+    )
+    shard_questions: PositiveInt = setting(
+        512, "questions of mining and evaluation answered between two files"
+    )
+    grace_seconds: NonNegativeFloat = setting(
+        25.0, "after Ctrl-C or SIGTERM a stage that has not saved by then is ended; 0 waits for it"
+    )
+
+
+@section
+class SweepConfig(Section):
+    """Values to try, every combination of them (`run`); cells share base models, mined data and systems."""
+
+    seed: Counts = setting((), "seeds: a base model for each; the table has means and spread")
+    ntp_weight: Numbers = setting(
+        (), "lambda: factors on the NTP weights of the objectives that have a term with negatives"
+    )
+    beta: Numbers = setting((), "beta of the objectives that have a DPO term")
+    learning_rate: Numbers = setting((), "peak learning rates of all objectives")
+    negatives: Counts = setting((), "mine.negatives")
+    beams: Counts = setting((), "mine.beams")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "SweepConfig":
+        for item in fields(self):
+            values = getattr(self, item.name)
+            if len(set(values)) < len(values):
+                raise wrong(f"sweep.{item.name}", values, "name each value once")
+        return self

@@ -1,0 +1,182 @@
+"""The verbs of the command line, each declared once: help, options, the settings it reads, what it runs."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pretrainrl_jax.cells import cells
+from pretrainrl_jax.command import Command
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.stages.check import check_facts, check_model_at, check_question
+from pretrainrl_jax.workdir import check_workdir
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One thing the command line does. JAX is imported once `run` has checked what can be without it."""
+
+    help: str
+    reads: tuple[str, ...]  # sections, and settings that are in none
+    run: Callable[[Command], None]
+    options: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict
+    )  # of its own, as argparse takes them
+    goes_on: bool = False  # without --config it goes on with what the workdir was made with
+    named: Callable[[argparse.Namespace, Mapping[str, Any]], str] = lambda options, given: ""
+    """The one model it works on, where that is not a workdir's: its results lie under that name."""
+
+
+def _work_on_facts(command: Command) -> None:
+    """`run`, `pretrain`, `mine`, `train`, `evaluate`."""
+    if command.verb != "run" and cells(command.config):
+        raise InputError(
+            f"sweep.* is for `run`, not for `{command.verb}`: name the workdir of one of its cells"
+        )
+    # Reading facts may take long.
+    check_workdir(command.workdir, command.config, create=command.verb in ("run", "pretrain"))
+    from pretrainrl_jax.facts.reading import read_facts
+
+    facts = read_facts(command.config).facts
+    check_facts(command.config, facts)
+    from pretrainrl_jax.stages.start import start
+
+    start(command, facts)
+
+
+def _evaluate(command: Command) -> None:
+    if command.options.harness is None:
+        return _work_on_facts(command)
+    from pretrainrl_jax.evaluation.tasks import load_tasks, task_names
+
+    names = task_names(command.options.harness)
+    if "model.path" not in command.given:
+        check_workdir(command.workdir, command.config, create=False)
+    elif (command.workdir / "config.json").is_file():
+        raise InputError(
+            f"{command.workdir} is the workdir of a run: leave --model.path out to evaluate its systems, or "
+            "give another --workdir for this model's results"
+        )
+    tasks = load_tasks(names, command.config.harness.path)
+    from pretrainrl_jax.stages.start import start_harness
+
+    start_harness(command, tasks)
+
+
+def _ask(command: Command) -> None:
+    check_question(command.options.question, command.config.model.path or command.workdir)
+    from pretrainrl_jax.stages.start import start_ask
+
+    start_ask(command)
+
+
+def _facts(command: Command) -> None:
+    from pretrainrl_jax.stages.facts import show_facts
+
+    show_facts(command.config, command.workdir)
+
+
+def _import(command: Command) -> None:
+    from pretrainrl_jax.stages.start import start_import
+
+    start_import(command)
+
+
+def _export(command: Command) -> None:
+    check_model_at(command.options.model or command.workdir, "--model")
+    if Path(command.options.to).exists():
+        raise InputError(f"--to={command.options.to}: it is there already; remove it, or give another folder")
+    from pretrainrl_jax.stages.start import start_export
+
+    start_export(command)
+
+
+def _report(command: Command) -> None:
+    from pretrainrl_jax.stages.report import compare, report
+    from pretrainrl_jax.stages.sweep import conclude
+
+    if command.options.compare:
+        compare(*map(Path, command.options.compare))
+    elif cells(command.config):
+        conclude(command.workdir, command.config)
+    else:
+        check_workdir(command.workdir, command.config, create=False)
+        report(command.workdir)
+
+
+HARNESS = (
+    "standard evaluations instead, as mmlu,gsm8k,bbh, of every system of the workdir or of the model that "
+    "--model.path names"
+)
+DATA = ("seed", "facts", "world")
+DEVICES = ("mesh", "hosts", "platform")
+WORK = ("name", *DATA, "corpus", "tokenizer", "model", *DEVICES, "checkpoint")
+TRAINING = ("profile_steps", "optimizer", "pretrain", "mine", "objectives", "train", "evaluate", "sweep")
+
+VERBS = {
+    "run": Verb(
+        "every stage in order; what is finished in the workdir is skipped (the default)",
+        (*WORK, *TRAINING),
+        _work_on_facts,
+    ),
+    "pretrain": Verb(
+        "a base model by next-token training on the corpus; the workdir is made for all stages",
+        (*WORK, *TRAINING),
+        _work_on_facts,
+    ),
+    "mine": Verb(
+        "the base model's falsehoods, with their reference log-probabilities",
+        (*WORK, "mine", "train", "sweep"),
+        _work_on_facts,
+        goes_on=True,
+    ),
+    "train": Verb(
+        "each objective of train.systems on the mined trees",
+        (*WORK, *TRAINING),
+        _work_on_facts,
+        goes_on=True,
+    ),
+    "evaluate": Verb(
+        "ACC, HR@k, MRR@k, Prob@k and loss on text of every system; or standard evaluations",
+        (*WORK, "objectives", "train", "evaluate", "harness", "sweep"),
+        _evaluate,
+        {"--harness": {"metavar": "TASKS", "help": HARNESS}},
+        goes_on=True,
+        named=lambda options, given: given.get("model.path", "") if options.harness is not None else "",
+    ),
+    "ask": Verb(
+        "a model's most probable answers, of a workdir's newest or of model.path",
+        (*DEVICES, "model", "evaluate"),
+        _ask,
+        {"question": {"help": "what to ask"}},
+    ),
+    "facts": Verb(
+        "what a source of facts holds: counts by category, popularity, ten rows, every dropped row",
+        (*DATA, "tokenizer", "model"),
+        _facts,
+    ),
+    "import": Verb(
+        "a Hugging Face model as a checkpoint",
+        DEVICES,
+        _import,
+        {"--model": {"metavar": "PATH", "required": True, "help": "Hugging Face folder, or name on the hub"}},
+        named=lambda options, given: options.model.rstrip("/"),
+    ),
+    "export": Verb(
+        "a Hugging Face folder of a model",
+        (*DEVICES, "export"),
+        _export,
+        {
+            "--model": {"metavar": "PATH", "default": "", "help": "checkpoint (the workdir's last)"},
+            "--to": {"metavar": "FOLDER", "required": True, "help": "the folder to make"},
+        },
+    ),
+    "report": Verb(
+        "the table, report/summary.json and report/index.html of a workdir",
+        ("sweep",),
+        _report,
+        {"--compare": {"metavar": ("A", "B"), "nargs": 2, "help": "two workdirs side by side, on one page"}},
+        goes_on=True,
+    ),
+}
