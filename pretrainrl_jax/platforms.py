@@ -140,8 +140,8 @@ def detected(wanted: str, environ: Mapping[str, str]) -> str:
     """
     if wanted:
         return wanted
-    if first := environ.get("JAX_PLATFORMS", "").split(",")[0].strip().lower():
-        return KINDS.get(first, "cpu")
+    if preferred := environ.get("JAX_PLATFORMS", "").split(",")[0].strip().lower():
+        return KINDS.get(preferred, "cpu")
     if any(map(glob.glob, GPU_FILES)):
         return "gpu"
     if any(map(glob.glob, TPU_FILES)) or any(map(environ.get, TPU_VARIABLES)):
@@ -160,10 +160,10 @@ def _try(flags: str) -> None:
         return
     if tried.returncode == 0:
         return
-    if found := re.search(r"Unknown flags? in XLA_FLAGS: (.*)", tried.stderr):
+    if match := re.search(r"Unknown flags? in XLA_FLAGS: (.*)", tried.stderr):
         raise InputError(
-            f"platform.flags, with XLA_FLAGS: XLA has no flag {found[1].strip()}; what libtpu alone has goes "
+            f"platform.flags, with XLA_FLAGS: XLA has no flag {match[1].strip()}; what libtpu alone has goes "
             "into the environment variable LIBTPU_INIT_ARGS"
         )
-    if found := re.search(r"Couldn't interpret value (.*) for flag (\w+)", tried.stderr):
-        raise InputError(f"platform.flags, with XLA_FLAGS: --{found[2]} does not take the value {found[1]!r}")
+    if match := re.search(r"Couldn't interpret value (.*) for flag (\w+)", tried.stderr):
+        raise InputError(f"platform.flags, with XLA_FLAGS: --{match[2]} does not take the value {match[1]!r}")

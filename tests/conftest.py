@@ -13,7 +13,7 @@ from helpers import command_line, peer_measurements
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What tests measured against peers, where any did."""
-    reports = [r for of in terminalreporter.stats.values() for r in of if getattr(r, "when", "") == "call"]
+    reports = [r for rs in terminalreporter.stats.values() for r in rs if getattr(r, "when", "") == "call"]
     measured = [
         value for r in reports for name, value in r.user_properties if name == peer_measurements.PROPERTY
     ]

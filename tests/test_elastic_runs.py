@@ -57,7 +57,7 @@ def chain(
     folder = tmp_path_factory.mktemp("chain")
     workdir = folder / "run"
     saved = workdir / "checkpoints" / "pretrain"
-    found, of_eight = [], {}
+    runs, of_eight = [], {}
     for number, (devices, sizes) in enumerate(CHAIN):
         last = number == len(CHAIN) - 1
         start = max(steps_of(saved), default=0)
@@ -65,11 +65,11 @@ def chain(
         stopping = compiled_environment | ({} if last else {"STOPS": f"pretrain@{start + 8}"})
         (ended,) = begun(folder / str(number), devices, workdir, all_words, stopping).ended()
         assert ended.code == (0 if last else 130), ended.err
-        found.append((start, ended))
+        runs.append((start, ended))
         if devices == 8:
             # Orbax by itself would want the eight devices.
             of_eight = {"step": max(steps_of(saved)), "params": jax.device_get(prl.load(workdir)[1])}
-    return workdir, found, of_eight
+    return workdir, runs, of_eight
 
 
 def test_no_row_is_skipped_or_repeated(chain, alone: Path):
@@ -102,8 +102,8 @@ def test_what_eight_devices_saved_opens_on_one(chain):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(of_eight["params"]))
     model, params, tokenizer = prl.load(workdir)
     assert all(len(x.devices()) == 1 for x in jax.tree.leaves(params))
-    ((found,),) = prl.beam_search(model, params, tokenizer, ["What is"], beams=1, max_new_tokens=3)
-    assert found.tokens
+    ((answer,),) = prl.beam_search(model, params, tokenizer, ["What is"], beams=1, max_new_tokens=3)
+    assert answer.tokens
 
 
 def test_ask_export_and_import_on_eight_devices_are_those_on_one(
@@ -111,14 +111,14 @@ def test_ask_export_and_import_on_eight_devices_are_those_on_one(
 ):
     said = {}
     for devices, sizes in ((1, (1, 1, 1)), (8, (2, 2, 2))):
-        of = tmp_path / str(devices)
+        into = tmp_path / str(devices)
         every = {
             "ask": ["ask", "What is the capital?", "--model.path", alone, "--quiet"],
-            "export": ["export", "--model", alone, "--to", of / "hf"],
-            "import": ["import", "--model", of / "hf", "--workdir", of / "imported"],
+            "export": ["export", "--model", alone, "--to", into / "hf"],
+            "import": ["import", "--model", into / "hf", "--workdir", into / "imported"],
         }
         for verb, one in every.items():
-            (ended,) = begun(of / verb, devices, of, [*one, *mesh(sizes)], compiled_environment).ended()
+            (ended,) = begun(into / verb, devices, into, [*one, *mesh(sizes)], compiled_environment).ended()
             assert ended.code == 0, ended.err
             said[devices, verb] = ended.out
     assert said[1, "ask"] == said[8, "ask"]
@@ -127,5 +127,5 @@ def test_ask_export_and_import_on_eight_devices_are_those_on_one(
     files = {path.name: path.read_bytes() for path in (one / "hf").iterdir()}
     assert files == {path.name: path.read_bytes() for path in (eight / "hf").iterdir()}
     assert json.loads(files["config.json"])["num_attention_heads"] == 4
-    for a, b in zip(*(jax.tree.leaves(prl.load(of / "imported")[1]) for of in (one, eight)), strict=True):
+    for a, b in zip(*(jax.tree.leaves(prl.load(into / "imported")[1]) for into in (one, eight)), strict=True):
         assert a.tobytes() == b.tobytes()

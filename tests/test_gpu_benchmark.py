@@ -40,21 +40,21 @@ def plain(name):
 
 def with_requirements(names):
     """Distributions, and all that these need."""
-    found, waiting = set(), list(names)
+    needed, waiting = set(), list(names)
     while waiting:
         name = plain(waiting.pop())
-        if name not in found:
-            found.add(name)
+        if name not in needed:
+            needed.add(name)
             needs = map(Requirement, distribution(name).requires or ())
-            waiting += [of.name for of in needs if not of.marker or of.marker.evaluate({"extra": ""})]
-    return found
+            waiting += [need.name for need in needs if not need.marker or need.marker.evaluate({"extra": ""})]
+    return needed
 
 
 @pytest.mark.slow  # minutes: every part is a process that compiles
 def test_it_runs_with_few_packages_and_writes_all_it_found(tmp_path, compiled_environment):
     allowed = with_requirements(NEEDED)
     of_names = packages_distributions().items()
-    refused = {name for name, of in of_names if not allowed & set(map(plain, of))} - {"pretrainrl_jax"}
+    refused = {name for name, by in of_names if not allowed & set(map(plain, by))} - {"pretrainrl_jax"}
     assert {"grain", "tensorboardX", "torch", "datasets"} <= refused
     (tmp_path / "sitecustomize.py").write_text(WITHOUT.format(names=refused))
     environ = os.environ | compiled_environment
@@ -69,9 +69,9 @@ def test_it_runs_with_few_packages_and_writes_all_it_found(tmp_path, compiled_en
     ran = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=1800)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     records = json.loads((tmp_path / "out" / "gpu.json").read_text())
-    of = {kind: [r for r in records if r["kind"] == kind] for kind in ("about", "check", "measure", "part")}
-    assert of["about"][0]["versions"].keys() >= {"python", "jax", "flax"}
-    assert [r["name"] for r in of["part"]] == [
+    kinds = {k: [r for r in records if r["kind"] == k] for k in ("about", "check", "measure", "part")}
+    assert kinds["about"][0]["versions"].keys() >= {"python", "jax", "flax"}
+    assert [r["name"] for r in kinds["part"]] == [
         "checks",
         "training",
         "mining",
@@ -80,35 +80,35 @@ def test_it_runs_with_few_packages_and_writes_all_it_found(tmp_path, compiled_en
         "head",
     ]
     assert not any("failed" in r for r in records)
-    assert all(r["passed"] for r in of["check"])
-    names = {r["name"].partition(",")[0] for r in of["check"]}
+    assert all(r["passed"] for r in kinds["check"])
+    names = {r["name"].partition(",")[0] for r in kinds["check"]}
     assert names >= {"token_logps", "attention", "logits", "loss and gradient", "beam search"}
     # bfloat16 is another computation than what it is compared with: an error of 0 would be no comparison.
-    assert all(r["error"] > 0 for r in of["check"] if r["precision"] == "bfloat16")
+    assert all(r["error"] > 0 for r in kinds["check"] if r["precision"] == "bfloat16")
 
-    trained = next(r for r in of["measure"] if r["name"] == "training, PretrainRL, xla")
+    trained = next(r for r in kinds["measure"] if r["name"] == "training, PretrainRL, xla")
     assert trained["rate"] == pytest.approx(trained["questions"] / trained["median"])
     assert trained["flops_per_second"] == pytest.approx(trained["flops"] / trained["median"])
     assert trained["loss"][1] < trained["loss"][0]
-    mined = [r for r in of["measure"] if r["name"] == "mining, float32 parameters"]
+    mined = [r for r in kinds["measure"] if r["name"] == "mining, float32 parameters"]
     assert [r["best"] for r in mined].count(True) == 1
     page = (tmp_path / "out" / "gpu.md").read_text()
     assert "no measure of a GPU" in page
-    for record in of["check"] + of["measure"]:
+    for record in kinds["check"] + kinds["measure"]:
         assert any(record["name"] in line for line in page.splitlines() if line.startswith("|"))
 
 
 @pytest.mark.parametrize(
-    ("found", "passed"), [([1.0, 4.0004], True), ([1.0, 4.004], False), ([np.nan, 4.0], False)]
+    ("computed", "passed"), [([1.0, 4.0004], True), ([1.0, 4.004], False), ([np.nan, 4.0], False)]
 )
-def test_an_error_is_relative_to_the_largest_entry_and_no_number_is_one(gpu, found, passed):
+def test_an_error_is_relative_to_the_largest_entry_and_no_number_is_one(gpu, computed, passed):
     from gpu_checks import compare
 
-    both = ({"a": np.ones(2), "b": np.array(b)} for b in (found, [1.0, 4.0]))
-    of = compare("x", "float32", *both, 5e-4)
-    assert of["passed"] is passed
-    assert of["note"] == "['b']"
-    assert gpu.failed(of) is not passed
+    both = ({"a": np.ones(2), "b": np.array(b)} for b in (computed, [1.0, 4.0]))
+    check = compare("x", "float32", *both, 5e-4)
+    assert check["passed"] is passed
+    assert check["note"] == "['b']"
+    assert gpu.failed(check) is not passed
 
 
 def test_beams_whose_scores_are_near_are_not_compared(gpu):

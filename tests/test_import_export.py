@@ -68,12 +68,12 @@ def test_a_model_is_the_same_opened_directly_imported_and_exported(source, tmp_p
     assert {x.dtype.name for x in jax.tree.leaves(params)} == {"bfloat16"}
     step = workdir / "checkpoints" / "import" / "0"
     for path in (workdir, step.parent, step, tmp_path / "out", str(workdir)):
-        found, of, other = prl.load(path)
-        assert found == model
-        assert bits(of) == bits(params)
+        read_model, read_params, other = prl.load(path)
+        assert read_model == model
+        assert bits(read_params) == bits(params)
         assert other.encode("What is it?") == tokenizer.encode("What is it?")
         assert other.eos == tokenizer.eos
-        assert all(x.devices() == {jax.devices()[0]} for x in jax.tree.leaves(of))
+        assert all(x.devices() == {jax.devices()[0]} for x in jax.tree.leaves(read_params))
 
 
 @pytest.mark.parametrize("kind", ["source", "workdir"])
@@ -94,8 +94,8 @@ def test_another_dtype_is_refused(source):
 
 def test_what_is_said(source, tmp_path):
     ran = call("import", "--model", source, "--workdir", tmp_path / "workdir")
-    first, said, hint = ran.out.splitlines()
-    assert first.startswith("backend cpu")
+    backend, said, hint = ran.out.splitlines()
+    assert backend.startswith("backend cpu")
     assert "Qwen2ForCausalLM" in said
     assert "MB of bfloat16" in said
     assert f"--model.path={tmp_path / 'workdir'}" in hint
@@ -148,7 +148,7 @@ def test_an_export_that_was_stopped_leaves_nothing(source, where, tmp_path, monk
     assert call("export", "--model", source, "--to", tmp_path / "out").code == 130
     assert [*tmp_path.iterdir()] == []
     # What a killed process leaves is hidden, and has no config.json: it is the last file of all.
-    assert all("config.json" not in of for of in seen)
+    assert all("config.json" not in names for names in seen)
     assert ("model.safetensors" in seen[0]) == (where == "write_config")
 
 

@@ -81,12 +81,12 @@ def test_every_source_gives_negatives_and_none_is_true(mixed, context: Context) 
         assert len({normalise(b.text) for b in negatives}) == len(negatives)
         truths = [a for f in context.facts if f.subject_key == fact.subject_key for a in f.answers]
         assert not any(overlaps(b.text, truth) for b in negatives for truth in truths)
-        of = Counter(b.source for b in negatives)
-        assert of["beam"] <= 3
-        assert max(of["pool"], of["popularity"]) <= 6
+        by_source = Counter(b.source for b in negatives)
+        assert by_source["beam"] <= 3
+        assert max(by_source["pool"], by_source["popularity"]) <= 6
         assert all(math.isfinite(b.reference_logp) for b in tree.branches)
         assert all(math.isfinite(b.behaviour_logp) == (b.source == "beam") for b in negatives)
-        sources += of
+        sources += by_source
     assert set(sources) == {"beam", "pool", "popularity"}
     statistics = json.loads((mixed[0] / "mined" / "statistics.json").read_text())
     assert statistics["by_source"] == sources
@@ -95,13 +95,13 @@ def test_every_source_gives_negatives_and_none_is_true(mixed, context: Context) 
 
 def test_pool_values_are_what_the_model_answers_most_often(mixed, context: Context) -> None:
     statistics = json.loads((mixed[0] / "mined" / "statistics.json").read_text())
-    for category, of in statistics["categories"].items():
-        pool = of["pool"]
+    for category, one in statistics["categories"].items():
+        pool = one["pool"]
         assert 0 < len(pool) <= 6
         said = {b.text for t in mined(mixed[0]) for b in t.branches if b.source == "pool"}
-        assert of["agreement"]["questions"] == 10
+        assert one["agreement"]["questions"] == 10
         assert (
-            of["agreement"]["of"] == of["questions"] == sum(f.category == category for f in context.trained)
+            one["agreement"]["of"] == one["questions"] == sum(f.category == category for f in context.trained)
         )
         assert said & set(pool)
     assert "pools of 10 questions against the full ones" in mixed[1].out
@@ -143,8 +143,8 @@ def test_a_refresh_with_renewed_references_starts_again_from_ln_2(mixed) -> None
 
 
 def test_a_refresh_with_base_references_scores_new_trees_with_the_base_model(mixed, context: Context) -> None:
-    (first, *_) = sorted((mixed[0] / "mined" / "pretrainrl").glob("*.array_record"))
-    trees = read_trees(first)
+    (path, *_) = sorted((mixed[0] / "mined" / "pretrainrl").glob("*.array_record"))
+    trees = read_trees(path)
     base = context.load("pretrain")
     scores = score_trees(base.model, base.params, trees, row_length=64, rows=4)
     for tree, logps in zip(trees, scores, strict=True):
@@ -155,10 +155,10 @@ def test_a_refresh_with_base_references_scores_new_trees_with_the_base_model(mix
 
 def test_rounds_share_all_visits_between_them() -> None:
     objective = replace(read_config("").objectives["rpo"], remine_every=75)
-    of = spans(objective, facts=2000, passes=3, updates=240)
-    assert len(of) == 4
-    assert all(a.stop == b.start for a, b in itertools.pairwise(of))
-    assert (of[0].start, of[0].stop, of[-1].stop) == (0, 75 * 25 / 2000, 3)  # 25 questions an update
+    four = spans(objective, facts=2000, passes=3, updates=240)
+    assert len(four) == 4
+    assert all(a.stop == b.start for a, b in itertools.pairwise(four))
+    assert (four[0].start, four[0].stop, four[-1].stop) == (0, 75 * 25 / 2000, 3)  # 25 questions an update
     alone = [replace(objective, remine_every=0), replace(objective, dpo=DpoConfig())]
     assert [spans(o, 2000, 3, 240) for o in alone] == [[Span(0.0, 3)]] * 2
 
@@ -200,7 +200,7 @@ def test_a_run_stopped_between_rounds_goes_on_bit_for_bit(
     assert_same_parameters(workdir, finished, stage)
     assert repeatable(metrics(workdir, stage)) == repeatable(metrics(finished, stage))
     assert len(shapes) >= len(starts) > 2
-    assert all(of == shapes[0] for of in shapes)
+    assert all(shape == shapes[0] for shape in shapes)
 
 
 def test_the_literal_layout_makes_the_same_update(finished: Path, tmp_path: Path) -> None:
@@ -271,8 +271,8 @@ def test_other_mining_settings_are_refused(workdir: Path) -> None:
 def test_log_probabilities_that_come_out_otherwise_are_refused(workdir: Path) -> None:
     path = workdir / "mined" / "fingerprint.json"
     stamp = json.loads(path.read_text())
-    first = next(iter(stamp["probes"]))
-    stamp["probes"][first][0] += 0.5
+    probe = next(iter(stamp["probes"]))
+    stamp["probes"][probe][0] += 0.5
     path.write_text(json.dumps(stamp))
     assert "log-probabilities computed again are 0.5 nats away" in complaint_of_last_line(
         train_again(workdir)

@@ -38,13 +38,13 @@ def older(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def test_its_settings_mean_what_they_meant(older: Path) -> None:
     config = read_workdir(older)
-    found = {n: (o.coefficients, o.remine_every, o.reference) for n, o in config.objectives.items()}
-    assert found == MEANT
-    assert list(found) == list(MEANT)  # the order in which they were told
+    objectives = {n: (o.coefficients, o.remine_every, o.reference) for n, o in config.objectives.items()}
+    assert objectives == MEANT
+    assert list(objectives) == list(MEANT)  # the order in which they were told
     assert {o.learning_rate for o in config.objectives.values()} == {1e-3}
-    for name, of in config.objectives.items():
+    for name, objective in config.objectives.items():
         known = OBJECTIVES[name]
-        assert (of.label, of.words, of.above) == (known.label, known.words, known.above)
+        assert (objective.label, objective.words, objective.above) == (known.label, known.words, known.above)
     assert (config.evaluate.every_steps, config.evaluate.choose) == (0, "last")
     assert (config.world.facts, config.train.systems) == (40, ("ntp_answer", "rpo", "pretrainrl"))
 
@@ -78,7 +78,7 @@ def test_nothing_is_made_again_and_it_is_told_as_before(older: Path) -> None:
     for verb in ("train", "evaluate", "report"):
         ran = call(verb, "--workdir", older)
         assert ran.code == 0, ran.err
-    changed = {name for name, of in files(older).items() if before.get(name) != of}
+    changed = {name for name, content in files(older).items() if before.get(name) != content}
     assert {name for name in changed if not name.startswith("report/")} <= {"lock"}
     assert json.loads((older / "report" / "summary.json").read_text()) == json.loads(table)
     page = (older / "report" / "index.html").read_text("utf-8")

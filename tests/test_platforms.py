@@ -45,14 +45,14 @@ def test_the_list_is_left_out_and_what_the_user_gives_is_not():
 
 def test_the_environment_wins_over_the_list_and_the_settings_over_both():
     environ = {"XLA_FLAGS": f" {SCHEDULER}=false   --xla_a=1 "}
-    found = words(flags_for("gpu", OURS, environ))
-    assert f"{SCHEDULER}=false" in found
-    assert "--xla_a=1" in found
-    assert {*FLAGS["gpu"]} - {*found} == {f"{SCHEDULER}=true"}
-    found = words(flags_for("gpu", PlatformConfig(flags=(f"{SCHEDULER}=7", "--xla_a=2")), environ))
-    assert f"{SCHEDULER}=7" in found
-    assert "--xla_a=2" in found
-    names = [flag.partition("=")[0] for flag in found]
+    flags = words(flags_for("gpu", OURS, environ))
+    assert f"{SCHEDULER}=false" in flags
+    assert "--xla_a=1" in flags
+    assert {*FLAGS["gpu"]} - {*flags} == {f"{SCHEDULER}=true"}
+    flags = words(flags_for("gpu", PlatformConfig(flags=(f"{SCHEDULER}=7", "--xla_a=2")), environ))
+    assert f"{SCHEDULER}=7" in flags
+    assert "--xla_a=2" in flags
+    names = [flag.partition("=")[0] for flag in flags]
     assert len(set(names)) == len(names) == len(FLAGS["gpu"]) + 1
 
 
@@ -64,22 +64,22 @@ def test_of_a_flag_that_is_given_twice_the_last_one_is_kept():
 def test_flags_of_libtpu_alone_never_reach_xla_which_would_end_the_process():
     settings = PlatformConfig(flags=("--xla_tpu_x=1", "--xla_dump_to=there", "--megascale_y=2"))
     for platform in ("cpu", "gpu", "tpu"):
-        found = flags_for(platform, settings, {"LIBTPU_INIT_ARGS": "--xla_tpu_x=0 --xla_tpu_z"})
-        assert words(found)[-1] == "--xla_dump_to=there"
-        assert not any("tpu" in flag or "megascale" in flag for flag in words(found))
+        changed = flags_for(platform, settings, {"LIBTPU_INIT_ARGS": "--xla_tpu_x=0 --xla_tpu_z"})
+        assert words(changed)[-1] == "--xla_dump_to=there"
+        assert not any("tpu" in flag or "megascale" in flag for flag in words(changed))
         libtpu = ["--xla_tpu_x=1", "--xla_tpu_z", "--megascale_y=2"]
-        assert words(found, "LIBTPU_INIT_ARGS")[-3:] == libtpu
+        assert words(changed, "LIBTPU_INIT_ARGS")[-3:] == libtpu
 
 
 def test_values_of_the_environment_keep_their_spaces():
     environ = {"XLA_FLAGS": "--xla_dump_to='a folder' --xla_b=\"c d\""}
-    found = flags_for("gpu", OURS, environ)["XLA_FLAGS"]
-    assert found.endswith(environ["XLA_FLAGS"])
+    flags = flags_for("gpu", OURS, environ)["XLA_FLAGS"]
+    assert flags.endswith(environ["XLA_FLAGS"])
 
 
 def test_nothing_is_set_that_is_set_already():
-    first = flags_for("gpu", OURS, {})
-    assert flags_for("gpu", OURS, first) == {}
+    changed = flags_for("gpu", OURS, {})
+    assert flags_for("gpu", OURS, changed) == {}
 
 
 @pytest.mark.parametrize(
@@ -122,10 +122,10 @@ def test_the_option_wins_over_the_environment_and_that_over_what_is_there(wanted
     [("/dev/nvidia0", "gpu"), ("/dev/nvidiactl", "gpu"), ("/dev/accel3", "tpu"), ("/dev/vfio/0", "tpu")],
 )
 def test_devices_are_known_by_their_files(file, kind, monkeypatch):
-    def found(pattern):
+    def matching(pattern):
         return [file] if re.fullmatch(pattern.replace("*", ".*"), file) else []
 
-    monkeypatch.setattr(platforms.glob, "glob", found)
+    monkeypatch.setattr(platforms.glob, "glob", matching)
     assert detected("", {}) == kind
 
 

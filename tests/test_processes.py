@@ -44,14 +44,14 @@ def runs(
     config: Path, tmp_path_factory: pytest.TempPathFactory, compiled_environment: dict[str, str]
 ) -> dict[int, tuple[Path, list[Ended]]]:
     """The workdir of a whole run of one, two and four processes, and how these ended."""
-    found = {}
+    runs = {}
     for count, mesh in MESHES.items():
         folder = tmp_path_factory.mktemp(f"of{count}")
         words = ["run", "--config", config, "--workdir", folder / "run", *mesh]
         together = Together(folder, count, folder / "run", words, **compiled_environment)
-        found[count] = (folder / "run", together.ended())
-        assert [process.code for process in found[count][1]] == [0] * count, found[count][1][0].err
-    return found
+        runs[count] = (folder / "run", together.ended())
+        assert [process.code for process in runs[count][1]] == [0] * count, runs[count][1][0].err
+    return runs
 
 
 # As jaxlib 0.10 wrote it when process 0 had gone, shortened.
@@ -143,7 +143,7 @@ def test_every_fact_is_read_as_often_as_asked_over_all_processes(runs):
                 read.update(ids)
                 rows.setdefault(number, Counter()).update(ids)
     assert read == dict.fromkeys(facts, PASSES * len(SYSTEMS))
-    shares = [of.total() / read.total() for of in rows.values()]
+    shares = [visits.total() / read.total() for visits in rows.values()]
     assert len(shares) == 2
     assert all(0.3 < share < 0.7 for share in shares)  # none reads what is the other's
 

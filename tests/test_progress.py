@@ -75,8 +75,8 @@ def test_a_short_run_writes_one_line_and_nothing_to_do_is_fine() -> None:
             progress.advance()
     with track("evaluate", 0, "batches", console=console, clock=clock):
         pass
-    first, second = written(console).splitlines()
-    assert first == "evaluate  3/3 batches  1/s  0:03 taken"
+    line, second = written(console).splitlines()
+    assert line == "evaluate  3/3 batches  1/s  0:03 taken"
     assert second == "evaluate  0/0 batches  0:00 taken"
 
 

@@ -124,10 +124,10 @@ def test_metrics_have_the_figures_of_the_contract(stage: str, finished: Path) ->
 
 
 def test_training_begins_at_the_base_model(finished: Path) -> None:
-    first = metrics(finished, "train/pretrainrl")[0]
-    assert first["loss_dpo"] == pytest.approx(math.log(2), abs=2e-6)
-    assert first["reward_margin"] == pytest.approx(0, abs=1e-5)
-    assert first["loss"] == pytest.approx(first["loss_ntp"] + first["loss_dpo"], rel=1e-5)
+    line = metrics(finished, "train/pretrainrl")[0]
+    assert line["loss_dpo"] == pytest.approx(math.log(2), abs=2e-6)
+    assert line["reward_margin"] == pytest.approx(0, abs=1e-5)
+    assert line["loss"] == pytest.approx(line["loss_ntp"] + line["loss_dpo"], rel=1e-5)
     lines = metrics(finished, "pretrain")
     assert lines[-1]["loss"] < lines[0]["loss"] - 1
 
@@ -137,25 +137,25 @@ def test_events_are_those_of_the_metrics(finished: Path) -> None:
     from tensorboardX.record_writer import masked_crc32c
 
     (path,) = (finished / "tensorboard" / "train" / "pretrainrl").glob("events.out.tfevents.*")
-    content, at, found = path.read_bytes(), 0, {}
+    content, at, events = path.read_bytes(), 0, {}
     while at < len(content):
         size = int.from_bytes(content[at : at + 8], "little")
         record = content[at + 12 : at + 12 + size]
         assert masked_crc32c(record) == int.from_bytes(content[at + 12 + size : at + 16 + size], "little")
         event = Event.FromString(record)
-        found |= {(event.step, value.tag): value.simple_value for value in event.summary.value}
+        events |= {(event.step, value.tag): value.simple_value for value in event.summary.value}
         at += size + 16
     lines = metrics(finished, "train/pretrainrl")
     expected = {(x["step"], k): v for x in lines for k, v in x.items() if k not in ("stage", "step")}
-    assert found == pytest.approx(expected, rel=1e-6)
+    assert events == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_summary_has_the_keys_of_the_contract(finished: Path, config: Config) -> None:
-    found = summary(finished)
-    assert set(found) == {"dataset", "model", "systems"}
-    assert found["dataset"] == "tiny world"
-    assert list(found["systems"]) == ["base", *SYSTEMS]
-    for system in found["systems"].values():
+    written = summary(finished)
+    assert set(written) == {"dataset", "model", "systems"}
+    assert written["dataset"] == "tiny world"
+    assert list(written["systems"]) == ["base", *SYSTEMS]
+    for system in written["systems"].values():
         assert {*RATES, "by_popularity", "text_nll", "device_seconds"} <= set(system)
         for rates in (system, *system["by_popularity"], *system["groups"].values()):
             assert all(rates[name] is None or 0 <= rates[name] <= 1 for name in RATES)
@@ -167,7 +167,7 @@ def test_the_summary_has_the_keys_of_the_contract(finished: Path, config: Config
         assert [part["count"] for part in system["by_popularity_paraphrase"]] == [25, 24]
         assert system["groups"]["held_out"]["count"] == 11
     # Training on answers makes them more probable.
-    base, trained = found["systems"]["base"], found["systems"]["ntp_answer"]
+    base, trained = written["systems"]["base"], written["systems"]["ntp_answer"]
     assert trained["groups"]["trained"]["prob_all"] > base["groups"]["trained"]["prob_all"]
 
 
@@ -207,7 +207,7 @@ def test_a_system_without_its_mark_is_trained_again(
     assert {name for name in changed if not name.startswith((*others, *here))} == set()
     for stage in STAGES:
         assert repeatable(metrics(workdir, stage)) == repeatable(metrics(finished, stage))
-    marks, expected = (json.loads((of / "finished.json").read_text()) for of in (workdir, finished))
+    marks, expected = (json.loads((folder / "finished.json").read_text()) for folder in (workdir, finished))
     assert repeatable(marks) == repeatable(expected)
 
 
@@ -283,8 +283,8 @@ def test_ask_shows_answers_with_their_probabilities(how: str, finished: Path, co
     ran = call("ask", question, option, path, "--evaluate.beams=4", "--evaluate.max_new_tokens=6")
     assert ran.code == 0, ran.err
     assert ran.err == ""
-    first, model, *answers = ran.out.splitlines()
-    assert first.startswith("backend ")
+    backend, model, *answers = ran.out.splitlines()
+    assert backend.startswith("backend ")
     if how == "workdir":
         assert model.startswith(f"model {finished / 'checkpoints' / 'train'}")
     else:
@@ -378,14 +378,14 @@ def test_a_run_saves_as_often_as_it_is_told(
     def noted(name: str):
         save = getattr(Saver, name)
 
-        def of(self: Saver, state, progress: Progress) -> None:
+        def save_and_note(self: Saver, state, progress: Progress) -> None:
             saved.append((int(state.step), name))
             save(self, state, progress)
             if len(saved) == 2:
                 self.wait()
                 raise OSError("the machine is gone")
 
-        return of
+        return save_and_note
 
     monkeypatch.setattr(Saver, "save", noted("save"))
     monkeypatch.setattr(Saver, "finish", noted("finish"))
@@ -475,7 +475,7 @@ def test_a_stage_goes_on_with_the_settings_of_its_workdir(workdir):
 
 def test_quiet_prints_results_alone_and_verbose_what_was_written(workdir: Path) -> None:
     unfinish(workdir, lambda stage: stage in ("mine", "train/ntp_answer", "evaluate/ntp_answer"))
-    whole = Path(shutil.copytree(workdir, workdir.with_name("verbose")))
+    verbose = Path(shutil.copytree(workdir, workdir.with_name("verbose")))
     for verb in ("mine", "train", "evaluate"):
         ran = call(verb, "--workdir", workdir, "--quiet")
         assert (ran.code, ran.out, ran.err) == (0, "", "")
@@ -484,7 +484,7 @@ def test_quiet_prints_results_alone_and_verbose_what_was_written(workdir: Path) 
     assert (ran.code, ran.err) == (0, "")
     shutil.rmtree(workdir / "evaluations")
     assert "holds no evaluation" in complaint(call("report", "--workdir", workdir, "--quiet"))
-    out = "".join(call(verb, "--workdir", whole, "--verbose").out for verb in ("mine", "train"))
-    assert f"{whole / 'mined' / 'mine.parts' / 'beams' / '000000.json'}: 49 results" in out
+    out = "".join(call(verb, "--workdir", verbose, "--verbose").out for verb in ("mine", "train"))
+    assert f"{verbose / 'mined' / 'mine.parts' / 'beams' / '000000.json'}: 49 results" in out
     assert re.search(r"^train/ntp_answer: compiled in [\d.]+ s$", out, re.M)
     assert re.search(r"^checkpoint ntp_answer: update \d+$", out, re.M)

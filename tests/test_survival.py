@@ -67,8 +67,8 @@ def test_stopped_mining_and_evaluation_go_on_with_the_next_part(
     unfinish(workdir, lambda stage: stage in ("mine", "evaluate/pretrainrl") and stage.startswith(verb))
     (workdir / result).unlink()
     words = (verb, "--workdir", workdir, "--checkpoint.shard_questions=10")
-    whole = Path(shutil.copytree(workdir, workdir.with_name("whole")))
-    assert call(verb, "--workdir", whole, "--checkpoint.shard_questions=10").code == 0
+    unstopped = Path(shutil.copytree(workdir, workdir.with_name("whole")))
+    assert call(verb, "--workdir", unstopped, "--checkpoint.shard_questions=10").code == 0
     asked: list[tuple[str, ...]] = []
     stop_at = 3
 
@@ -89,14 +89,14 @@ def test_stopped_mining_and_evaluation_go_on_with_the_next_part(
     asked.clear()
     ran = call(*words)
     assert ran.code == 0, ran.err
-    questions = [question for of in asked for question in of[1:] if of[0] == "4"]
+    questions = [question for call_args in asked for question in call_args[1:] if call_args[0] == "4"]
     expected = 49 if verb == "mine" else 109
     assert len(questions) == expected - 10 * len(parts)
     assert not list(workdir.rglob("*.parts"))
     if verb == "mine":
-        assert read_trees(workdir / result) == read_trees(whole / result)
+        assert read_trees(workdir / result) == read_trees(unstopped / result)
     else:
-        one, other = (json.loads((of / result).read_text()) for of in (workdir, whole))
+        one, other = (json.loads((folder / result).read_text()) for folder in (workdir, unstopped))
         assert one == other
 
 
@@ -162,12 +162,12 @@ def test_a_workdir_that_cannot_be_written_is_refused(
         path.chmod(0o555)
     try:
         os.seteuid(user or 65534)
-        found = [call("run", "--config", tiny_config, "--workdir", w) for w in (tmp_path / "new", workdir)]
+        refused = [call("run", "--config", tiny_config, "--workdir", w) for w in (tmp_path / "new", workdir)]
     finally:
         os.seteuid(user)
         for path in closed:
             path.chmod(0o755)
-    new, old = map(complaint, found)
+    new, old = map(complaint, refused)
     assert new == f"cannot write to --workdir={tmp_path / 'new'}: Permission denied"
     assert old == f"cannot write to --workdir={workdir}: Permission denied"
 
@@ -271,15 +271,15 @@ with locked(Path(sys.argv[1])):
     sys.stdin.read()
 """
     words = [sys.executable, "-c", code, str(workdir)]
-    first = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert first.stdin
-    assert first.stdout
-    assert first.stdout.readline() == "locked\n"
+    holder = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdin
+    assert holder.stdout
+    assert holder.stdout.readline() == "locked\n"
     for verb in ("run", "pretrain", "mine", "train", "evaluate"):
         said = complaint(call(verb, "--config", tiny_config, "--workdir", workdir))
-        assert said.startswith(f"--workdir={workdir} is in use by process {first.pid} on ")
-    first.kill()  # the lock ends with the process, however that ends
-    first.communicate()
+        assert said.startswith(f"--workdir={workdir} is in use by process {holder.pid} on ")
+    holder.kill()  # the lock ends with the process, however that ends
+    holder.communicate()
     assert call("evaluate", "--workdir", workdir).code == 0
 
 
@@ -427,8 +427,8 @@ def test_an_interruption_that_python_ignores_is_not_lost(
 
     def work() -> None:
         with interrupts.termination_interrupts():
-            of = Ignoring()
-            del of
+            ignoring = Ignoring()
+            del ignoring
             threading.Event().wait(300)
 
     began = time.monotonic()

@@ -64,7 +64,7 @@ def test_values_stand_where_they_belong_and_nowhere_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "found"),
+    ("words", "expected"),
     [
         (["run", "--sweep.beta=0.1,0.1"], ["sweep.beta", "each value once"]),
         (["run", "--sweep.beta=-1"], ["sweep.beta", "negative"]),
@@ -75,10 +75,10 @@ def test_values_stand_where_they_belong_and_nowhere_else() -> None:
     ],
 )
 def test_what_cannot_be_swept_is_refused_before_anything_is_made(
-    words: list[str], found: list[str], tmp_path: Path, tiny_config: Path
+    words: list[str], expected: list[str], tmp_path: Path, tiny_config: Path
 ) -> None:
     said = complaint(call(words[0], "--config", tiny_config, "--workdir", tmp_path / "new", *words[1:]))
-    assert all(text in said for text in found), said
+    assert all(text in said for text in expected), said
     assert not (tmp_path / "new").exists()
 
 
@@ -111,12 +111,12 @@ def test_each_thing_is_made_once(swept: tuple[Path, str]) -> None:
         for path in sorted((workdir / "cells" / cell).rglob("*"))
         if not path.is_symlink() and (path.name == "trees.array_record" or path.name == "model.json")
     ]
-    first, second = NAMES[:2]
+    source, second = NAMES[:2]
     assert made == [
-        f"{first}/checkpoints/pretrain/model.json",
-        f"{first}/checkpoints/train/ntp_answer/model.json",
-        f"{first}/checkpoints/train/pretrainrl/model.json",
-        f"{first}/mined/trees.array_record",
+        f"{source}/checkpoints/pretrain/model.json",
+        f"{source}/checkpoints/train/ntp_answer/model.json",
+        f"{source}/checkpoints/train/pretrainrl/model.json",
+        f"{source}/mined/trees.array_record",
         f"{second}/checkpoints/train/pretrainrl/model.json",
         f"{second}/mined/trees.array_record",
         *(f"{cell}/checkpoints/train/pretrainrl/model.json" for cell in NAMES[2:]),
@@ -173,17 +173,17 @@ def test_a_finished_sweep_is_only_shown_again_and_may_grow(
     before = files(workdir / "cells")
     ran = call("run", "--config", tiny_config, "--workdir", workdir, *AXES)
     assert ran.code == 0, ran.err
-    trained = {name: of for name, of in files(workdir / "cells").items() if "/report/" not in name}
-    assert trained == {name: of for name, of in before.items() if "/report/" not in name}
+    trained = {name: content for name, content in files(workdir / "cells").items() if "/report/" not in name}
+    assert trained == {name: content for name, content in before.items() if "/report/" not in name}
     shown = call("report", "--workdir", workdir)
     assert shown.code == 0, shown.err
     assert (workdir / "sweep.md").read_text().strip() in shown.out
     more = call("run", "--config", tiny_config, "--workdir", workdir, *AXES, "--sweep.beta=1,2")
     assert more.code == 0, more.err
-    again = {name: of for name, of in files(workdir / "cells").items() if "/report/" not in name}
+    again = {name: content for name, content in files(workdir / "cells").items() if "/report/" not in name}
     assert {name: again[name] for name in trained} == trained  # nothing made before is touched
     values = [row["values"] for row in json.loads((workdir / "sweep.json").read_text())]
-    assert len([of for of in values if of]) == 8
+    assert len([row_values for row_values in values if row_values]) == 8
 
 
 def test_an_unfinished_sweep_has_no_table(tmp_path: Path, tiny_config: Path) -> None:

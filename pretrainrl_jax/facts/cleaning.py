@@ -99,11 +99,11 @@ def texts_in(value: Any, separator: str, must_be_list: bool) -> list[str]:
 def _listed(text: str, separator: str, must_be_list: bool) -> list[Any]:
     if text.lstrip().startswith("["):
         try:
-            found = json.loads(text)
+            listed = json.loads(text)
         except (ValueError, RecursionError):
-            found = None
-        if isinstance(found, list):
-            return found
+            listed = None
+        if isinstance(listed, list):
+            return listed
     if must_be_list:
         raise BrokenList
     return text.split(separator) if separator else [text]

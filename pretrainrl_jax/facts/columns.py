@@ -70,8 +70,8 @@ def cell(values: Mapping[str, Any], name: str) -> Any:
 def _has(values: Mapping[str, Any], name: str) -> bool:
     if name in values:
         return True
-    first, dot, rest = name.partition(".")
-    inner = values.get(first)
+    outer, dot, rest = name.partition(".")
+    inner = values.get(outer)
     return bool(dot) and isinstance(inner, Mapping) and _has(inner, rest)
 
 

@@ -35,10 +35,10 @@ def settle(facts: Sequence[Fact], rule: Literal["merge", "keep", "drop"]) -> tup
 
 def _groups(facts: Sequence[Fact]) -> list[list[int]]:
     """Indices of the facts of each question that is asked more than once."""
-    first: dict[str, dict[str, int]] = {}
+    earliest: dict[str, dict[str, int]] = {}
     more: dict[int, list[int]] = {}
     for at, fact in enumerate(facts):
-        if (seen := first.setdefault(fact.category, {}).setdefault(fact.question, at)) != at:
+        if (seen := earliest.setdefault(fact.category, {}).setdefault(fact.question, at)) != at:
             more.setdefault(seen, [seen]).append(at)
     return list(more.values())
 

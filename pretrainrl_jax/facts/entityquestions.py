@@ -35,11 +35,11 @@ def _files(place: str, split: str) -> list[tuple[str, str]]:
         raise InputError(
             f"facts.path={place}: no such folder; an EntityQuestions folder holds P17.train.json …"
         )
-    found = _in(place)
-    if not found and split in names_in(place) and is_folder(inner := f"{place}/{split}"):
-        place, found = inner, _in(inner)
-    splits = sorted({match[3] or "" for match in found})
-    if not found:
+    files = _in(place)
+    if not files and split in names_in(place) and is_folder(inner := f"{place}/{split}"):
+        place, files = inner, _in(inner)
+    splits = sorted({match[3] or "" for match in files})
+    if not files:
         raise InputError(
             f"facts.path={place}: no EntityQuestions files here, as P17.{split}.json or {split}/P17.json: "
             "check facts.path and facts.split"
@@ -48,7 +48,7 @@ def _files(place: str, split: str) -> list[tuple[str, str]]:
         raise InputError(
             f"facts.split is {split!r}, and the files in {place} are of {', '.join(filter(None, splits))}"
         )
-    chosen = [match for match in found if match[3] == split or len(splits) == 1]
+    chosen = [match for match in files if match[3] == split or len(splits) == 1]
     return [(match[1], f"{place}/{match[0]}") for match in sorted(chosen, key=lambda match: int(match[2]))]
 
 

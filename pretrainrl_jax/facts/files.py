@@ -95,10 +95,10 @@ def names_in(place: str) -> list[str]:
         InputError: if it cannot be listed.
     """
     try:
-        found = os.listdir(place) if not is_remote(place) else _ask(place, "ls", detail=False)
+        paths = os.listdir(place) if not is_remote(place) else _ask(place, "ls", detail=False)
     except OSError as error:
         raise InputError(f"cannot list {place}: {first_line(error)}; check facts.path") from None
-    return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in found)
+    return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in paths)
 
 
 def _ask(place: str, what: str, **options: Any) -> Any:
@@ -153,11 +153,11 @@ def _undecodable(place: str, encoding: str, error: UnicodeError) -> str:
     how = "save it as UTF-8, or set facts.encoding"
     try:
         data.decode(encoding)
-    except UnicodeError as found:
-        if not isinstance(found, UnicodeDecodeError):
-            error = found
-        elif found.start < len(data):
-            before = LINE_END.split(data[: found.start].decode(encoding, "ignore"))
-            where = f"line {len(before)}: byte 0x{data[found.start]:02x} at column {len(before[-1]) + 1}"
+    except UnicodeError as wrong:
+        if not isinstance(wrong, UnicodeDecodeError):
+            error = wrong
+        elif wrong.start < len(data):
+            before = LINE_END.split(data[: wrong.start].decode(encoding, "ignore"))
+            where = f"line {len(before)}: byte 0x{data[wrong.start]:02x} at column {len(before[-1]) + 1}"
             return f"{place}, {where} is not {encoding}: {how}"
     return f"{place} is not {encoding} text ({first_line(error)}): {how}"

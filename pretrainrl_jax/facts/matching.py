@@ -71,10 +71,10 @@ def matches(answer: str, truths: Iterable[str], rule: Literal["exact", "contains
     if rule not in ("exact", "contains"):
         raise ValueError(f"unknown match rule {rule!r}: use 'exact' or 'contains'")
     answer = normalise(answer)
-    found = (normalise(truth) for truth in truths)
+    normalised = (normalise(truth) for truth in truths)
     if rule == "exact":
-        return any(truth == answer for truth in found if truth)
-    return any(_within(truth, answer) for truth in found)
+        return any(truth == answer for truth in normalised if truth)
+    return any(_within(truth, answer) for truth in normalised)
 
 
 def known_truths(facts: Iterable[Fact]) -> dict[tuple[str, str], frozenset[str]]:

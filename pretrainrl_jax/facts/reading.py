@@ -220,18 +220,18 @@ def _answers(
     row: Row, chosen: dict[str, str], settings: FactsConfig, repaired: Counter[str]
 ) -> tuple[str, ...]:
     """The canonical answer, then the others, in their order and each once."""
-    found: list[str] = []
+    texts: list[str] = []
     for column in (chosen["answer"], chosen["answers"]):
         strict = column == "possible_answers" and not settings.answer_separator
         try:
             if column:
-                found += cleaning.texts_in(cell(row.values, column), settings.answer_separator, strict)
+                texts += cleaning.texts_in(cell(row.values, column), settings.answer_separator, strict)
         except cleaning.BrokenList:
             raise InputError(
                 f'{row.where}: {column} is not a JSON list: write it as ["first", "second"], or set '
                 "facts.answer_separator"
             ) from None
-    answers = list(dict.fromkeys(filter(None, (cleaning.clean(text, repaired) for text in found))))
+    answers = list(dict.fromkeys(filter(None, (cleaning.clean(text, repaired) for text in texts))))
     usable = tuple(answer for answer in answers if _PLAIN.search(answer) or normalise(answer))
     if not usable:
         raise cleaning.Unusable(EMPTY_ANSWER if answers else NO_ANSWER)
@@ -282,5 +282,5 @@ def _no_category(unknown: str, known: Counter[str], path: str) -> str:
 
 def _why_none(rows: int, dropped: Sequence[Dropped], left_out: Counter[str]) -> str:
     counts = Counter(row.rule for row in dropped) + left_out
-    first = f"; the first is {dropped[0].where}" if dropped else ""
-    return f"of {rows} rows " + ", ".join(f"{count} {rule}" for rule, count in counts.most_common()) + first
+    example = f"; the first is {dropped[0].where}" if dropped else ""
+    return f"of {rows} rows " + ", ".join(f"{count} {rule}" for rule, count in counts.most_common()) + example

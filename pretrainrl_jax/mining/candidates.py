@@ -94,11 +94,11 @@ def from_values(
 
 
 def without_repeats(
-    found: Sequence[Sequence[Candidate]], dropped: Mapping[str, Counter[str]]
+    by_source: Sequence[Sequence[Candidate]], dropped: Mapping[str, Counter[str]]
 ) -> list[Candidate]:
     """All sources' candidates of one question, each answer once: the first source that names it keeps it."""
     kept: dict[str, Candidate] = {}
-    for candidate in (c for of_source in found for c in of_source):
+    for candidate in (c for of_source in by_source for c in of_source):
         if kept.setdefault(normalise(candidate.text), candidate) is not candidate:
             dropped[candidate.source]["duplicate"] += 1
     return list(kept.values())
@@ -114,8 +114,8 @@ def popular_values(facts: Iterable[Fact], share: float) -> dict[str, list[str]]:
     known: dict[str, dict[str, float]] = {}
     often: dict[str, Counter[str]] = {}
     for fact in facts:
-        of = known.setdefault(fact.category, {})
-        of[fact.answer] = max(of.get(fact.answer, 0.0), fact.answer_popularity)
+        popularity = known.setdefault(fact.category, {})
+        popularity[fact.answer] = max(popularity.get(fact.answer, 0.0), fact.answer_popularity)
         often.setdefault(fact.category, Counter())[fact.answer] += 1
     values = {}
     for category, by_answer in known.items():

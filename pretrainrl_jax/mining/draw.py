@@ -13,25 +13,25 @@ def draw(tree: AnswerTree, negatives: int, seed: int, epoch: int) -> AnswerTree:
     each gives an equal part, the first named ones one more where that does not come out even, and what one
     lacks the others give. All of them stay where there are no more than that, or `negatives` is 0.
     """
-    found = places(tree, "rejected")
-    if not negatives or len(found) <= negatives:
+    rejected = places(tree, "rejected")
+    if not negatives or len(rejected) <= negatives:
         return tree
     chance = random.Random(f"{seed}/{epoch}/{tree.id}")
     by_source: dict[str, list[int]] = {}
-    for place in chance.sample(found, len(found)):
+    for place in chance.sample(rejected, len(rejected)):
         by_source.setdefault(tree.branches[place].source, []).append(place)
-    waiting = [by_source[s] for s in dict.fromkeys(tree.branches[place].source for place in found)]
-    left = set(found)
-    while len(found) - len(left) < negatives:
+    waiting = [by_source[s] for s in dict.fromkeys(tree.branches[place].source for place in rejected)]
+    left = set(rejected)
+    while len(rejected) - len(left) < negatives:
         for of_source in waiting:
-            if of_source and len(found) - len(left) < negatives:
+            if of_source and len(rejected) - len(left) < negatives:
                 left.remove(of_source.pop())
     return select(tree, set(range(len(tree.branches))) - left)
 
 
 def longest(tree: AnswerTree, negatives: int, layout: Layout) -> int:
     """The most input tokens the tree takes of a row, whichever of its negatives are drawn."""
-    found = sorted(places(tree, "rejected"), key=lambda place: -len(tree.branches[place].tokens))
+    longest_first = sorted(places(tree, "rejected"), key=lambda place: -len(tree.branches[place].tokens))
     # Of named pairs, a short branch may be in more than a long one: then none is left out.
-    left = found[negatives:] if negatives and tree.pairs is None else ()
+    left = longest_first[negatives:] if negatives and tree.pairs is None else ()
     return size(select(tree, set(range(len(tree.branches))).difference(left)), layout).inputs

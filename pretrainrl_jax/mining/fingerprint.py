@@ -66,18 +66,18 @@ def probes(trees: Sequence[AnswerTree]) -> dict[str, list[float]]:
 
 def differences(mined: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What the mined data were made with and training is not, one phrase each; empty where they fit."""
-    found = []
+    phrases = []
     for name, value in now.items():
         before = mined.get(name)
         if isinstance(value, dict) and isinstance(before, dict):
-            found += [
+            phrases += [
                 f"{name}: {key} was {before.get(key)!r}, now {value.get(key)!r}"
                 for key in {**before, **value}
                 if before.get(key) != value.get(key)
             ]
         elif before != value:
-            found.append(f"{name} was {before}, now {value}")
-    return found
+            phrases.append(f"{name} was {before}, now {value}")
+    return phrases
 
 
 def probe_difference(mined: Mapping[str, Sequence[float]], now: Mapping[str, Sequence[float]]) -> float:

@@ -44,8 +44,8 @@ class Agreement:
 
 def distinct_answers(answers: Iterable[Answer]) -> dict[str, Answer]:
     """A question's finished beams that say something, by normalised text, each once, best first."""
-    found = distinct(answer for answer in answers if answer.finished)
-    return {key: answer for key, answer in found.items() if key}
+    finished = distinct(answer for answer in answers if answer.finished)
+    return {key: answer for key, answer in finished.items() if key}
 
 
 def tally(
@@ -62,10 +62,10 @@ def tally(
         tallies = categories.setdefault(fact.category, {})
         for key, answer in distinct_answers(answers).items():
             if counts(fact, answer):
-                of = tallies.setdefault(key, Tally())
-                of.questions += 1
-                of.probability += math.exp(answer.logp)
-                of.spellings[answer.text] += 1
+                value = tallies.setdefault(key, Tally())
+                value.questions += 1
+                value.probability += math.exp(answer.logp)
+                value.spellings[answer.text] += 1
     return categories
 
 
@@ -84,8 +84,8 @@ def agreement(full: Tallies, sample: Tallies, size: int) -> tuple[float, float]:
     from scipy.stats import rankdata
 
     keys = sorted({*most_often(full, size), *most_often(sample, size)})
-    weights = [np.array([of[k].questions if k in of else 0 for k in keys], float) for of in (full, sample)]
-    ranks = [rankdata(of) - (len(keys) + 1) / 2 for of in weights]  # ranks with mean 0
+    weights = [np.array([t[k].questions if k in t else 0 for k in keys], float) for t in (full, sample)]
+    ranks = [rankdata(weight) - (len(keys) + 1) / 2 for weight in weights]  # ranks with mean 0
     return _cosine(*weights), _cosine(*ranks)
 
 

@@ -24,12 +24,12 @@ def of_answers(answers: Sequence[Answer]) -> tuple[int, float]:
     The entropy is that of the beams' probabilities divided by their sum: how undecided the model is among
     what it would say. 0 where there is one answer or none.
     """
-    found = distinct_answers(answers)
-    p = np.exp(np.array([a.logp for a in found.values()]))
+    distinct = distinct_answers(answers)
+    p = np.exp(np.array([a.logp for a in distinct.values()]))
     if not p.sum():
-        return len(found), 0.0
+        return len(distinct), 0.0
     p = p / p.sum()
-    return len(found), float(-(p * np.log(np.maximum(p, 1e-300))).sum())
+    return len(distinct), float(-(p * np.log(np.maximum(p, 1e-300))).sum())
 
 
 def describe(
@@ -69,7 +69,7 @@ def describe(
         "with_negatives": len(trees) - without,
         "negatives": len(negatives),
         "by_source": dict(Counter(b.source for b in negatives)),
-        "dropped": {source: dict(of) for source, of in dropped.items()},
+        "dropped": {source: dict(reasons) for source, reasons in dropped.items()},
         "distinct_answers": _mean([d for _, d, _ in measured]),
         "distinct_histogram": dict(sorted(Counter(d for _, d, _ in measured).items())),
         "entropy": _mean([e for _, _, e in measured]),
@@ -94,22 +94,22 @@ def _categories(
     for category, number, entropy in measured:
         by_category[category].append((number, entropy))
     example = {fact.category: fact.question for fact in reversed(facts)}  # the first one's
-    found: Json = {}
+    described: Json = {}
     for category, questions in Counter(f.category for f in facts).most_common():
-        of = by_category[category]
-        found[category] = {
+        answered = by_category[category]
+        described[category] = {
             "example": example[category],
             "questions": questions,
             "without_negatives": bare[category],
-            "distinct_answers": _mean([d for d, _ in of]),
-            "entropy": _mean([e for _, e in of]),
+            "distinct_answers": _mean([d for d, _ in answered]),
+            "entropy": _mean([e for _, e in answered]),
             "falsehoods": _shown(commonest.get(category, {})),
             "pool": list(pools.get(category, [])),
         }
         if category in agreements:
             of_category = vars(agreements[category]).items()
-            found[category]["agreement"] = {k: v if math.isfinite(v) else None for k, v in of_category}
-    return found
+            described[category]["agreement"] = {k: v if math.isfinite(v) else None for k, v in of_category}
+    return described
 
 
 def _shown(tallies: Tallies) -> list[Json]:
@@ -124,23 +124,23 @@ def _shown(tallies: Tallies) -> list[Json]:
 def examples(facts: Sequence[Fact], trees: Sequence[AnswerTree]) -> list[Json]:
     """A few questions with their negatives and probabilities, from the most to the least believed."""
     believed = sorted(
-        ((f, found) for f, t in _paired(facts, trees) if (found := rejected(t))),
+        ((f, negatives) for f, t in _paired(facts, trees) if (negatives := rejected(t))),
         key=lambda pair: -total(pair[1][0].reference_logp),
     )
     return [
         {
             "question": fact.question,
             "answer": fact.answer,
-            "negatives": [[b.text, _digits(math.exp(total(b.reference_logp)))] for b in found],
+            "negatives": [[b.text, _digits(math.exp(total(b.reference_logp)))] for b in negatives],
         }
-        for fact, found in believed[:: max(1, len(believed) // EXAMPLES)][:EXAMPLES]
+        for fact, negatives in believed[:: max(1, len(believed) // EXAMPLES)][:EXAMPLES]
     ]
 
 
 def rejected(tree: AnswerTree) -> list[Branch]:
     """A tree's negatives, the most believed first."""
-    found = (b for b in tree.branches if b.role == "rejected")
-    return sorted(found, key=lambda b: -total(b.reference_logp))
+    negatives = (b for b in tree.branches if b.role == "rejected")
+    return sorted(negatives, key=lambda b: -total(b.reference_logp))
 
 
 def _paired(facts: Sequence[Fact], trees: Sequence[AnswerTree]) -> list[tuple[Fact, AnswerTree]]:
@@ -152,12 +152,12 @@ def _overall(agreements: Mapping[str, Agreement]) -> Json | None:
     """Means over the categories, as the paper reports them."""
     if not agreements:
         return None
-    found = list(agreements.values())
+    categories = list(agreements.values())
     return {
-        "questions": max(a.questions for a in found),
-        "categories": len(found),
-        "cosine": _mean([a.cosine for a in found if math.isfinite(a.cosine)]),
-        "spearman": _mean([a.spearman for a in found if math.isfinite(a.spearman)]),
+        "questions": max(a.questions for a in categories),
+        "categories": len(categories),
+        "cosine": _mean([a.cosine for a in categories if math.isfinite(a.cosine)]),
+        "spearman": _mean([a.spearman for a in categories if math.isfinite(a.spearman)]),
     }
 
 

@@ -26,7 +26,7 @@ def ask(config: Config, workdir: Path, question: str, mesh: Mesh, kernel: Kernel
     loaded = load(path, mesh, kernel=kernel)
     settings = config.evaluate
     screen.say(f"model {find(path)[0] if not config.model.path else path}")
-    (found,) = answer_questions(
+    (beams,) = answer_questions(
         loaded.model,
         loaded.params,
         loaded.tokenizer,
@@ -36,10 +36,10 @@ def ask(config: Config, workdir: Path, question: str, mesh: Mesh, kernel: Kernel
         max_new_tokens=settings.max_new_tokens,
         batch=1,
     )
-    answers = distinct(a for a in found if a.finished).values()
+    answers = distinct(a for a in beams if a.finished).values()
     for answer in answers:
         say(f"{math.exp(answer.logp):7.2%}  {answer.text or '(nothing)'}")
     if not answers:
         screen.say(f"no answer ends within evaluate.max_new_tokens={settings.max_new_tokens} tokens; so far:")
-        for begun in found:
+        for begun in beams:
             say(f"{100 * math.exp(begun.logp):7.2g}%  {loaded.tokenizer.decode(begun.tokens).strip()} …")

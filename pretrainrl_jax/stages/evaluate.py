@@ -102,7 +102,7 @@ def ask_all(
             [len(prompt) for prompt in prompts],
             context.config.checkpoint.shard_questions,
             lambda part: answers(context, loaded, part, bar.advance),
-            lambda asked, found: outcome(context, asked, found),
+            lambda asked, answers: outcome(context, asked, answers),
             bar,
             units=3,
             figures=rates,
@@ -110,16 +110,16 @@ def ask_all(
         )
 
 
-def outcome(context: Context, asked: Question, found: Mapping[str, Any]) -> Outcome:
+def outcome(context: Context, asked: Question, answers: Mapping[str, Any]) -> Outcome:
     """What the answers to a question are worth."""
-    greedy, beams = (read_answers(found[name]) for name in ("greedy", "beams"))
-    return judge(*asked, greedy, beams, found["truths"], context.config.evaluate.match)
+    greedy, beams = (read_answers(answers[name]) for name in ("greedy", "beams"))
+    return judge(*asked, greedy, beams, answers["truths"], context.config.evaluate.match)
 
 
-def rates(found: Sequence[Outcome]) -> dict[str, float]:
+def rates(outcomes: Sequence[Outcome]) -> dict[str, float]:
     """Shares of questions: greedily right, and right in any beam."""
-    hits = [o.rank is not None for o in found]
-    return {"ACC": float(np.mean([o.correct for o in found])), "HR": float(np.mean(hits))}
+    hits = [o.rank is not None for o in outcomes]
+    return {"ACC": float(np.mean([o.correct for o in outcomes])), "HR": float(np.mean(hits))}
 
 
 def answers(
@@ -154,8 +154,8 @@ def answers(
     ]
     scores = context.score(loaded, trees, context.config.train.row_length, advance)
     return [
-        {"greedy": list(map(asdict, first)), "beams": list(map(asdict, found)), "truths": logps}
-        for first, found, logps in zip(greedy, beams, scores, strict=True)
+        {"greedy": list(map(asdict, best)), "beams": list(map(asdict, beam)), "truths": logps}
+        for best, beam, logps in zip(greedy, beams, scores, strict=True)
     ]
 
 

@@ -78,7 +78,7 @@ def results(context: Context, loaded: Loaded, task: Task, system: str) -> Json:
         tokens=settings.tokens,
         track=lambda total, unit: context.screen.track(label, total, unit),
     )
-    found = run_harness(
+    result = run_harness(
         loaded.model,
         loaded.params,
         loaded.tokenizer,
@@ -89,12 +89,12 @@ def results(context: Context, loaded: Loaded, task: Task, system: str) -> Json:
         seed=context.config.seed,
         engine=engine,
     )
-    if found["shortened"]:
-        context.screen.say(f"{label}: {found['shortened']} contexts were too long and lost their beginning")
-    return found
+    if result["shortened"]:
+        context.screen.say(f"{label}: {result['shortened']} contexts were too long and lost their beginning")
+    return result
 
 
 def show(records: dict[str, Json], tasks: Sequence[Task], known: Systems) -> None:
     """The systems side by side on these tasks."""
-    found = ability(records, [task.name for task in tasks])
-    say(table(found, known) if found else "these tasks have no metric")
+    rows = ability(records, [task.name for task in tasks])
+    say(table(rows, known) if rows else "these tasks have no metric")

@@ -54,8 +54,8 @@ def import_model(source: str, workdir: Path, mesh: Mesh, screen: Screen) -> None
     count = sum(x.size for x in jax.tree.leaves(loaded.params))
     kinds = ", ".join(sorted({x.dtype.name for x in jax.tree.leaves(loaded.params)}))
     seconds = time.perf_counter() - began
-    of = f"{loaded.model.shape.traits.architecture}, {count / 1e6:,.2f}M parameters"
-    say(f"{target}: {of}, {gigabytes(size)} of {kinds}, {seconds:.1f} s")
+    architecture = f"{loaded.model.shape.traits.architecture}, {count / 1e6:,.2f}M parameters"
+    say(f"{target}: {architecture}, {gigabytes(size)} of {kinds}, {seconds:.1f} s")
     screen.say(f"use it with --model.path={workdir}, or pretrainrl_jax.load({str(workdir)!r})")
 
 
@@ -73,9 +73,9 @@ def download(name: str, screen: Screen) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=FILES))
     except Exception as error:  # of many kinds: no network, no such model, no permission
-        first = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(
-            f"--model={name}: no such folder, and it cannot be fetched from the hub ({first}): check the "
+            f"--model={name}: no such folder, and it cannot be fetched from the hub ({reason}): check the "
             "name, the network, and HF_TOKEN for a model that asks for one"
         ) from None
 

@@ -60,7 +60,7 @@ def mine(context: Context) -> None:
     base = context.load(BASE)
     facts = context.asked(context.trained)
     folder = context.workdir / "mined"
-    found = find_falsehoods(context, base, base, facts, context.parts("mine"))
+    mined = find_falsehoods(context, base, base, facts, context.parts("mine"))
 
     stamp = fingerprint(
         base.model,
@@ -72,15 +72,15 @@ def mine(context: Context) -> None:
     )
 
     def write() -> None:
-        write_trees(folder / "trees.array_record", found.trees)
-        write_json(folder / "fingerprint.json", STAMP | {"made_with": stamp, "probes": probes(found.trees)})
-        write_json(folder / "statistics.json", found.statistics)
+        write_trees(folder / "trees.array_record", mined.trees)
+        write_json(folder / "fingerprint.json", STAMP | {"made_with": stamp, "probes": probes(mined.trees)})
+        write_json(folder / "statistics.json", mined.statistics)
 
     once(write, "writing what was mined")
-    for line in lines(found.statistics):
+    for line in lines(mined.statistics):
         context.screen.say(f"mine: {line}")
     seconds = time.perf_counter() - began
-    context.finish("mine", negatives=found.statistics["negatives"], seconds=seconds)
+    context.finish("mine", negatives=mined.statistics["negatives"], seconds=seconds)
 
 
 def find_falsehoods(
@@ -148,7 +148,7 @@ def _of_each_category(facts: Sequence[Fact], number: int, seed: int) -> list[Fac
     by_category: dict[str, list[Fact]] = {}
     for fact in facts:
         by_category.setdefault(fact.category, []).append(fact)
-    return [fact for of in by_category.values() for fact in subsample(of, number, seed)]
+    return [fact for members in by_category.values() for fact in subsample(members, number, seed)]
 
 
 def beam_answers(
@@ -160,7 +160,7 @@ def beam_answers(
     prompts = policy.tokenizer.encode_all([template.prefix(fact.question) for fact in facts])
 
     def answers(part: list[Fact]) -> list[Any]:
-        found = answer_questions(
+        beams = answer_questions(
             policy.model,
             policy.params,
             policy.tokenizer,
@@ -171,28 +171,28 @@ def beam_answers(
             batch=settings.batch,
             advance=bar.advance,
         )
-        return [[asdict(answer) for answer in of] for of in found]
+        return [[asdict(answer) for answer in answers] for answers in beams]
 
-    def figures(found: list[list[Answer]]) -> dict[str, float]:
+    def figures(beams: list[list[Answer]]) -> dict[str, float]:
         return {
-            "distinct_answers": float(np.mean([len(distinct(of)) for of in found])),
-            "top_probability": float(np.mean([math.exp(of[0].logp) if of else 0.0 for of in found])),
+            "distinct_answers": float(np.mean([len(distinct(a)) for a in beams])),
+            "top_probability": float(np.mean([math.exp(a[0].logp) if a else 0.0 for a in beams])),
         }
 
     with context.screen.track(f"{label}/beams", len(facts), "questions") as bar:
-        found = in_shards(
+        beams = in_shards(
             shards,
             made_with,
             facts,
             [len(prompt) for prompt in prompts],
             context.config.checkpoint.shard_questions,
             answers,
-            lambda fact, of: read_answers(of),
+            lambda fact, beams: read_answers(beams),
             bar,
             figures=figures,
             screen=context.screen,
         )
-    return list(zip(facts, found, strict=True))
+    return list(zip(facts, beams, strict=True))
 
 
 def collect_pools(context: Context, decoded: Decoded) -> tuple[dict[str, list[str]], dict[str, Agreement]]:
@@ -205,13 +205,13 @@ def collect_pools(context: Context, decoded: Decoded) -> tuple[dict[str, list[st
     def collect(chosen: Sequence[Fact]) -> tuple[dict[str, Tallies], Counter[str]]:
         ids = {fact.id for fact in chosen}
         tallies = tally(
-            ((fact, found) for fact, found in decoded if fact.id in ids),
+            ((fact, beams) for fact, beams in decoded if fact.id in ids),
             lambda fact, answer: math.exp(answer.logp) >= settings.min_probability,
         )
         return tallies, Counter(fact.category for fact in chosen)
 
     full, questions = collect(pool_sample(context, facts))
-    pools = {c: [of[key].text for key in most_often(of, settings.pool)] for c, of in full.items()}
+    pools = {c: [values[key].text for key in most_often(values, settings.pool)] for c, values in full.items()}
     if short := {category: len(pool) for category, pool in pools.items() if len(pool) < settings.pool}:
         named = ", ".join(f"{category} {n}" for category, n in short.items())
         context.screen.say(
@@ -236,24 +236,24 @@ def choose(
     """Each question's candidates from every source, and how many each rule took of each source's."""
     settings, seed = context.config.mine, context.config.seed
     dropped = {source: Counter(dict.fromkeys(REASONS, 0)) for source in settings.sources}
-    answers = {fact.id: found for fact, found in decoded}
+    answers = {fact.id: beams for fact, beams in decoded}
     popular = (
         popular_values(context.facts, settings.popular_share) if "popularity" in settings.sources else {}
     )
     chosen = []
     for fact in facts:
-        of: dict[str, list[Candidate]] = {}
+        by_source: dict[str, list[Candidate]] = {}
         for source in settings.sources:
             if source == "beam":
-                of[source] = from_beams(answers[fact.id], fact, rules, dropped[source])
+                by_source[source] = from_beams(answers[fact.id], fact, rules, dropped[source])
             else:
                 values = (
                     pools[fact.category]
                     if source == "pool"
                     else some_of(popular[fact.category], settings.pool, fact, seed)
                 )
-                of[source] = from_values(values, source, fact, rules, dropped[source])
-        chosen.append(without_repeats(list(of.values()), dropped))
+                by_source[source] = from_values(values, source, fact, rules, dropped[source])
+        chosen.append(without_repeats(list(by_source.values()), dropped))
     return chosen, dropped
 
 
@@ -270,18 +270,18 @@ def build_trees(
     does not fit, or has no tokens, is left out and named.
     """
     train = context.config.train
-    texts = [[fact.answer, *(c.text for c in of)] for fact, of in zip(facts, candidates, strict=True)]
+    texts = [[fact.answer, *(c.text for c in kept)] for fact, kept in zip(facts, candidates, strict=True)]
     template = context.template(train.template)
     encoded = encode_branches(policy.tokenizer, template, [f.question for f in facts], texts)
     trees: list[AnswerTree] = []
     too_long: list[str] = []
     no_tokens: list[str] = []
-    for fact, of, prefix, tokens in zip(facts, candidates, encoded.prefixes, encoded.branches, strict=True):
+    for fact, kept, prefix, tokens in zip(facts, candidates, encoded.prefixes, encoded.branches, strict=True):
         branches = [Branch(tokens[0], "chosen", fact.answer)]
-        for candidate, branch in zip(of, tokens[1:], strict=True):
+        for candidate, branch in zip(kept, tokens[1:], strict=True):
             if len(branch) > 1:
-                found = {"behaviour_logp": candidate.logp, "source": candidate.source}
-                branches.append(Branch(branch, "rejected", candidate.text, **found))
+                measured = {"behaviour_logp": candidate.logp, "source": candidate.source}
+                branches.append(Branch(branch, "rejected", candidate.text, **measured))
             else:  # a terminator alone
                 dropped[candidate.source]["empty"] += 1
         tree = AnswerTree(fact.id, prefix, tuple(branches))
@@ -346,30 +346,30 @@ def add_references(
 def with_references(trees: Sequence[AnswerTree], scores: Sequence[Sequence[float]]) -> list[AnswerTree]:
     """The trees with a reference log-probability at each branch."""
     return [
-        replace(t, branches=tuple(replace(b, reference_logp=s) for b, s in zip(t.branches, of, strict=True)))
-        for t, of in zip(trees, scores, strict=True)
+        replace(t, branches=tuple(replace(b, reference_logp=x) for b, x in zip(t.branches, row, strict=True)))
+        for t, row in zip(trees, scores, strict=True)
     ]
 
 
-def lines(found: Mapping[str, Any]) -> list[str]:
+def lines(mined: Mapping[str, Any]) -> list[str]:
     """The statistics that a terminal shows."""
     shown = []
-    if found["decoded"]:
+    if mined["decoded"]:
         shown.append(
-            f"{found['decoded']} questions decoded, {found['distinct_answers']:.1f} distinct answers each, "
-            f"entropy {found['entropy']:.2f} nats"
+            f"{mined['decoded']} questions decoded, {mined['distinct_answers']:.1f} distinct answers each, "
+            f"entropy {mined['entropy']:.2f} nats"
         )
-    sources = ", ".join(f"{source} {n}" for source, n in found["by_source"].items())
+    sources = ", ".join(f"{source} {n}" for source, n in mined["by_source"].items())
     shown.append(
-        f"{found['negatives']} negatives ({sources or 'none'}) for {found['with_negatives']} of "
-        f"{found['questions']} questions"
+        f"{mined['negatives']} negatives ({sources or 'none'}) for {mined['with_negatives']} of "
+        f"{mined['questions']} questions"
     )
-    if short := found["fewer_than_asked"]:
+    if short := mined["fewer_than_asked"]:
         shown.append(f"{short} questions have fewer negatives than mine.negatives asks for")
-    for source, of in found["dropped"].items():
-        taken = ", ".join(f"{reason} {n}" for reason, n in of.items() if n)
+    for source, reasons in mined["dropped"].items():
+        taken = ", ".join(f"{reason} {n}" for reason, n in reasons.items() if n)
         shown.append(f"dropped of {source}: {taken or 'none'}")
-    if like := found["pool_agreement"]:
+    if like := mined["pool_agreement"]:
         shown.append(
             f"pools of {like['questions']} questions against the full ones, {like['categories']} categories: "
             f"cosine {_decimals(like['cosine'])}, Spearman {_decimals(like['spearman'])}"

@@ -60,7 +60,7 @@ def in_shards(
             shutil.rmtree(folder)
         if not stamp.is_file():
             write_json(stamp, made_with)
-        return [number for number, of in enumerate(parts) if len(_read(paths[number]) or ()) == len(of)]
+        return [number for number, part in enumerate(parts) if len(_read(paths[number]) or ()) == len(part)]
 
     # Process 0 decides what is still to be done, so that all work on the same parts, and writes all of them:
     # every process has all results.
@@ -76,9 +76,9 @@ def in_shards(
             if first():
                 write_json(path, of_part)
             screen.detail(f"{path}: {len(places)} results")
-        found = [read(items[place], result) for place, result in zip(places, of_part, strict=True)]
-        results |= zip(places, found, strict=True)
-        sums.update({name: len(places) * mean for name, mean in figures(found).items()})
+        read_results = [read(items[place], result) for place, result in zip(places, of_part, strict=True)]
+        results |= zip(places, read_results, strict=True)
+        sums.update({name: len(places) * mean for name, mean in figures(read_results).items()})
         bar.show(**{name: total / len(results) for name, total in sums.items()})
     return [results[place] for place in range(len(items))]
 

@@ -118,7 +118,7 @@ def collect(workdir: Path, config: Config) -> list[Row]:
     Raises:
         InputError: if a cell is not finished.
     """
-    found: dict[str, Row] = {}
+    rows: dict[str, Row] = {}
     every = cells(config)
     summaries = [_summary(workdir / "cells" / cell.name / "report" / "summary.json") for cell in every]
     for system in ("base", *config.train.systems):
@@ -126,9 +126,9 @@ def collect(workdir: Path, config: Config) -> list[Row]:
         axes = [a for a in every[0].values if a != "seed" and _depends(every, settings, a)]
         for cell, summary in zip(every, summaries, strict=True):
             values = {axis: cell.values[axis] for axis in axes}
-            row = found.setdefault(f"{system} {values}", Row(system, values, {}))
+            row = rows.setdefault(f"{system} {values}", Row(system, values, {}))
             row.seeds.setdefault(str(cell.config.seed), summary["systems"][system])
-    return list(found.values())
+    return list(rows.values())
 
 
 def _summary(path: Path) -> dict[str, Any]:

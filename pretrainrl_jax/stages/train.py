@@ -199,7 +199,7 @@ def spans(objective: ObjectiveConfig, facts: int, passes: int, updates: int) -> 
     visits = passes * facts
     of_round = max(1, round(objective.remine_every * visits / updates))
     return [
-        Span(first / facts, min(first + of_round, visits) / facts) for first in range(0, visits, of_round)
+        Span(start / facts, min(start + of_round, visits) / facts) for start in range(0, visits, of_round)
     ]
 
 
@@ -300,12 +300,12 @@ def refresh(context: Context, session: Session, base: Loaded, rounds: Rounds) ->
     kept = {tree.id for tree in rounds.rows.trees}
     facts = [fact for fact in context.asked(context.trained) if fact.id in kept]
     reference = policy if renewed else context.load(BASE)
-    found = find_falsehoods(context, policy, reference, facts, parts, session.run.stage)
+    mined = find_falsehoods(context, policy, reference, facts, parts, session.run.stage)
     if not renewed:
         jax.tree.map(lambda x: x.delete(), reference.params)
     before, now = (
         {(tree.id, b.text) for tree in trees for b in tree.branches if b.role == "rejected"}
-        for trees in (rounds.rows.trees, found.trees)
+        for trees in (rounds.rows.trees, mined.trees)
     )
     context.screen.say(
         f"{session.run.stage}: mined again after update {session.update}: {len(now)} negatives, "
@@ -313,9 +313,9 @@ def refresh(context: Context, session: Session, base: Loaded, rounds: Rounds) ->
     )
 
     def write() -> None:
-        write_json(path.with_suffix(".json"), found.statistics)
-        write_trees(path, found.trees)
+        write_json(path.with_suffix(".json"), mined.statistics)
+        write_trees(path, mined.trees)
         shutil.rmtree(parts)
 
     once(write, f"writing {path.name}")
-    return found.trees
+    return mined.trees

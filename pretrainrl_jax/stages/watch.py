@@ -39,8 +39,8 @@ class Watch:
         context, session, base = self._context, self._session, self._base
         policy = Loaded(base.model, session.state.params, base.tokenizer, base.template)
         with session.untimed():
-            found = zip(self._asked, answers(context, policy, self._asked), strict=True)
-            shares = rates([outcome(context, asked, of) for asked, of in found])
+            answered = zip(self._asked, answers(context, policy, self._asked), strict=True)
+            shares = rates([outcome(context, asked, beams) for asked, beams in answered])
             nll = text_nll(context, policy, self._texts)
         shown = f"ACC {shares['ACC']:.1%}" + ("" if nll is None else f", text NLL {nll:.3f}")
         context.screen.say(f"{session.run.stage}: after update {session.update}, on the sample: {shown}")

@@ -232,8 +232,8 @@ def save(folder: Path, state: TrainState) -> None:
 
 def steps_of(folder: Path) -> list[int]:
     """The steps saved in a stage's folder, the last one first."""
-    found = [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
-    return sorted(found, reverse=True)
+    steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
+    return sorted(steps, reverse=True)
 
 
 def latest_step(folder: Path) -> int | None:
@@ -260,16 +260,16 @@ def restore_state(
         step = half.name.partition(".")[0]
         say(f"the checkpoint of update {step} was not written to its end, and is passed over")
     for step in once(lambda: steps_of(folder), f"looking for checkpoints of {folder.name}"):
-        found, why = None, ""
+        restored, why = None, ""
         try:
-            found = _restore(folder, step, like, about or {})
+            restored = _restore(folder, step, like, about or {})
         except InputError:
             raise
         except Exception as error:  # what a damaged file raises depends on where it is damaged
             why = reason(error)
         # A process may find damage where another one, which reads other parts, finds none.
         if not (reasons := [text for text in gather(why, f"restoring update {step}") if text]):
-            return found
+            return restored
         say(f"the checkpoint of update {step} is damaged, and is passed over ({reasons[0]})")
         once(lambda step=step: _set_aside(folder, step), f"setting update {step} aside")
     return None
@@ -314,5 +314,5 @@ def refuse_damaged(about: Json, params: Params) -> None:
 
 def reason(error: Exception) -> str:
     """The first words of what a library says of a damaged file."""
-    first = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return first.partition(". ")[0][:120]
+    line = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return line.partition(". ")[0][:120]

@@ -108,7 +108,7 @@ def _load_hugging_face(
     check_fits(tokenizer, model.shape.vocabulary, folder)
     params = read_params(folder, model, _places(model), screen)
     files = {name: f"{name}.json" for name in ORIGIN}
-    origin = {name: read_config(folder, of) for name, of in files.items() if (folder / of).is_file()}
+    origin = {name: read_config(folder, file) for name, file in files.items() if (folder / file).is_file()}
     return Loaded(model, _cast(params, params_dtype), tokenizer, Template("bare"), origin)
 
 
@@ -134,7 +134,7 @@ def _restore_params(folder: Path, step: int, model: Model, places: Any, dtype: s
             saved = epath.Path(folder.absolute()) / str(step) / "params"
             about_params = ocp.PyTreeCheckpointHandler().metadata(saved)
             target = jax.tree.map(
-                lambda a, of, place: jax.ShapeDtypeStruct(a.shape, of.dtype, sharding=place),
+                lambda a, stored, place: jax.ShapeDtypeStruct(a.shape, stored.dtype, sharding=place),
                 nn.unbox(model.abstract()),
                 about_params.tree,
                 places,

@@ -28,8 +28,8 @@ class MetricsWriter:
         if path.is_file():
             lines = path.read_text().splitlines(keepends=True)
             # A run that was killed may have left half a line at the end.
-            whole = [(x, json.loads(x)) for x in lines if x.endswith("\n")]
-            kept = [x for x, values in whole if values["stage"] != stage or values["step"] <= start]
+            complete = [(x, json.loads(x)) for x in lines if x.endswith("\n")]
+            kept = [x for x, values in complete if values["stage"] != stage or values["step"] <= start]
             write_text(path, "".join(kept))
         self._file = path.open("a")
         folder = workdir / "tensorboard" / stage

@@ -28,10 +28,10 @@ def fetched(path: str | Path) -> Iterator[Path]:
     url = str(path).rstrip("/")
     try:
         files, remote = fsspec.core.url_to_fs(url)
-        found = files.isdir(remote)
+        exists = files.isdir(remote)
     except (ImportError, ValueError) as error:
         raise InputError(f"cannot read {url}: {error} (gs:// needs the extra `gcs`)") from None
-    if not found:
+    if not exists:
         raise InputError(f"no folder at {url}: give a workdir, a stage, a step or a Hugging Face folder")
     with tempfile.TemporaryDirectory() as folder:
         yield _fetch(files, remote, Path(folder))

@@ -367,8 +367,8 @@ def resume(run: Run, state: TrainState) -> tuple[TrainState, Progress]:
     def warn(text: str) -> None:
         run.screen.warn(f"{run.stage}: {text}")
 
-    found = checkpoints.restore_state(run.folder, state, dict(run.about), warn)
-    if found is None:
+    restored = checkpoints.restore_state(run.folder, state, dict(run.about), warn)
+    if restored is None:
         return state, BEGINNING
-    run.screen.say(f"{run.stage}: goes on after update {int(found[0].step)}")
-    return found
+    run.screen.say(f"{run.stage}: goes on after update {int(restored[0].step)}")
+    return restored

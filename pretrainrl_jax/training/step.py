@@ -64,11 +64,11 @@ def update(
         (_, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params, micro)
         return gradients, metrics
 
-    first = jax.tree.map(lambda x: x[0], batch)
+    microbatch = jax.tree.map(lambda x: x[0], batch)
     if batch.tokens.shape[0] == 1:
-        gradients, metrics = microstep(first)
+        gradients, metrics = microstep(microbatch)
     else:
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(microstep, first))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(microstep, microbatch))
         (gradients, metrics), _ = jax.lax.scan(
             lambda total, micro: (jax.tree.map(jnp.add, total, microstep(micro)), None), zeros, batch
         )
@@ -92,12 +92,12 @@ def update(
 
 def state_shardings(model: Model, settings: OptimizerConfig, mesh: Mesh) -> TrainState:
     """Shardings of the training state: moments lie where their parameters lie."""
-    whole, of_params = replicated(mesh), parameter_shardings(model, mesh)
+    replicas, of_params = replicated(mesh), parameter_shardings(model, mesh)
     moments = jax.eval_shape(adamw(settings).init, nn.unbox(model.abstract()))
     of_moments = optax.tree_utils.tree_map_params(
-        adamw(settings), lambda _, s: s, moments, of_params, transform_non_params=lambda _: whole
+        adamw(settings), lambda _, s: s, moments, of_params, transform_non_params=lambda _: replicas
     )
-    return TrainState(whole, of_params, of_moments)  # type: ignore[arg-type]
+    return TrainState(replicas, of_params, of_moments)  # type: ignore[arg-type]
 
 
 @cache
@@ -108,10 +108,10 @@ def compile_step(model: Model, settings: OptimizerConfig, ntp_scale: str, mesh: 
     """
     model = replace(model, mesh=mesh)
     shardings = state_shardings(model, settings, mesh)
-    whole = replicated(mesh)
+    replicas = replicated(mesh)
     return jax.jit(
         partial(update, model, settings, ntp_scale),
-        in_shardings=(shardings, row_sharding(mesh, leading=1), whole, whole),
-        out_shardings=(shardings, whole),
+        in_shardings=(shardings, row_sharding(mesh, leading=1), replicas, replicas),
+        out_shardings=(shardings, replicas),
         donate_argnums=0,
     )

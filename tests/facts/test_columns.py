@@ -85,10 +85,8 @@ def test_nested_columns_of_well_known_sets(tmp_path: Path) -> None:
 
 
 def test_rows_with_different_keys(tmp_path: Path) -> None:
-    first = {"question": "Who?", "answer": "a"}
-    path = write(
-        tmp_path / "facts.jsonl", [first, {"question": "Why?", "answers": ["b"], "popularity": 2}, {}]
-    )
+    row = {"question": "Who?", "answer": "a"}
+    path = write(tmp_path / "facts.jsonl", [row, {"question": "Why?", "answers": ["b"], "popularity": 2}, {}])
     reading = read(path)
     assert [(fact.answer, fact.popularity) for fact in reading.facts] == [("a", 0), ("b", 2)]
     assert [row.rule for row in reading.dropped] == ["no question"]

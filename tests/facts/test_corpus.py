@@ -81,11 +81,11 @@ def test_a_statement_names_the_answer(world, corpus):
     by_question = {f"{q} {fact.answer}" for fact in world for q in (fact.question, fact.paraphrase)}
     filler = 0
     for sentence in corpus.training + corpus.held_out:
-        found = [by_subject[word] for word in words(sentence) if word in by_subject]
-        assert len(found) <= 1
-        filler += not found
-        if found:
-            assert found[0].answer in words(sentence)
+        stated = [by_subject[word] for word in words(sentence) if word in by_subject]
+        assert len(stated) <= 1
+        filler += not stated
+        if stated:
+            assert stated[0].answer in words(sentence)
             assert ("?" in sentence) == (sentence in by_question)
     assert filler == 4000
 

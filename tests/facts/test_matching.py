@@ -41,9 +41,9 @@ def test_normalise_is_idempotent(text):
 
 @given(st.text())
 def test_nothing_that_is_stripped_remains(text):
-    found = normalise(text)
-    assert not any(unicodedata.category(character)[0] == "P" for character in found)
-    assert found == " ".join(found.split())
+    normalised = normalise(text)
+    assert not any(unicodedata.category(character)[0] == "P" for character in normalised)
+    assert normalised == " ".join(normalised.split())
 
 
 @given(st.text(), st.sampled_from(["NFC", "NFD", "NFKC", "NFKD"]))

@@ -28,8 +28,8 @@ def test_the_question_of_wikidata_infusion(tmp_path: Path) -> None:
 def test_one_category_has_a_template_of_its_own(tmp_path: Path) -> None:
     path = write(tmp_path / "triples.jsonl", TRIPLES)
     own = "capital = Which city governs {s}?"
-    first, second = read(path, questions=("What is the {p} of {s}?", own)).facts
-    assert first.question == "Which city governs Arno?"
+    governs, second = read(path, questions=("What is the {p} of {s}?", own)).facts
+    assert governs.question == "Which city governs Arno?"
     assert second.question == "What is the material of brick?"
     only = read(path, questions=(own,))
     assert [fact.question for fact in only.facts] == ["Which city governs Arno?"]

@@ -102,12 +102,12 @@ def test_any_bytes_are_facts_or_one_line(form: str, garbage: bytes) -> None:
 @FUZZ
 @given(data=st.data())
 def test_a_damaged_file_is_facts_or_one_line(form: str, data: st.DataObject) -> None:
-    whole = as_bytes([ROW, ROW | {"question": "Who?", "answers": []}], form)
-    at = data.draw(st.integers(0, len(whole)))
-    cut = data.draw(st.integers(at, min(len(whole), at + 8)))
-    damaged = whole[:at] + data.draw(st.binary(max_size=6)) + whole[cut:]
+    intact = as_bytes([ROW, ROW | {"question": "Who?", "answers": []}], form)
+    at = data.draw(st.integers(0, len(intact)))
+    cut = data.draw(st.integers(at, min(len(intact), at + 8)))
+    damaged = intact[:at] + data.draw(st.binary(max_size=6)) + intact[cut:]
     facts_or_one_line(in_memory(f"damaged.{form}", damaged))
-    facts_or_one_line(in_memory(f"cut.{form}", whole[:at]))
+    facts_or_one_line(in_memory(f"cut.{form}", intact[:at]))
 
 
 @pytest.mark.parametrize("form", ["csv", "tsv", "json", "jsonl"])
@@ -128,12 +128,12 @@ def reading_or_complaint(path: str) -> Reading | str:
 
 def facts_or_one_line(path: str) -> None:
     """Nothing else comes of it: every row accounted for, or one line that names the path."""
-    found = reading_or_complaint(path)
-    if isinstance(found, str):
-        assert path in found
-        assert len(found.splitlines()) == 1
+    outcome = reading_or_complaint(path)
+    if isinstance(outcome, str):
+        assert path in outcome
+        assert len(outcome.splitlines()) == 1
         return
-    reading = found
+    reading = outcome
     assert reading.facts
     assert reading.rows == len(reading.facts) + len(reading.dropped) + len(reading.merged)
     for fact in reading.facts:
@@ -181,8 +181,8 @@ def test_broken_files_are_named_with_their_line(name: str, tmp_path: Path) -> No
 
 
 def test_a_parquet_file_cut_off(tmp_path: Path) -> None:
-    whole = as_bytes([ROW] * 100, "parquet")
-    (tmp_path / "cut.parquet").write_bytes(whole[: len(whole) // 2])
+    intact = as_bytes([ROW] * 100, "parquet")
+    (tmp_path / "cut.parquet").write_bytes(intact[: len(intact) // 2])
     assert "is not a whole Parquet file" in refused(tmp_path / "cut.parquet")
 
 

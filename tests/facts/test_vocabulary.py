@@ -37,11 +37,11 @@ def tokenizer(world):
 
 
 def test_merges_the_most_frequent_pair_first():
-    found = train_tokenizer(["ab ab ab ab", "ab cd", "cd x"], 259)
-    merges = json.loads(found.to_str())["model"]["merges"]
+    tokenizer = train_tokenizer(["ab ab ab ab", "ab cd", "cd x"], 259)
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
     # "ab" stands five times, three of them after a space (Ġ); "cd" twice.
     assert [tuple(merge) for merge in merges] == [("a", "b"), ("Ġ", "ab")]
-    assert found.encode("ab ab").tokens == ["ab", "Ġab"]
+    assert tokenizer.encode("ab ab").tokens == ["ab", "Ġab"]
 
 
 def test_size_and_special_tokens(tokenizer):

@@ -86,10 +86,10 @@ def test_head_and_tail_draw_from_the_same_answers_in_independent_orders():
     orders = []
     for part, exponent in ((facts[: size // 2], 1.2), (facts[size // 2 :], 0.4)):
         counts = Counter(fact.answer for fact in part)
-        found = np.array(sorted(counts.values(), reverse=True)) / (size // 2)
+        observed = np.array(sorted(counts.values(), reverse=True)) / (size // 2)
         expected = np.array([rank**-exponent for rank in range(1, 21)])
         expected /= expected.sum()
-        assert np.abs(found - expected).max() < 0.012  # about four standard deviations of the commonest
+        assert np.abs(observed - expected).max() < 0.012  # about four standard deviations of the commonest
         orders.append([counts[answer] for answer in answers])
     ranks = np.argsort(np.argsort(orders, axis=1), axis=1)
     assert abs(np.corrcoef(ranks)[0, 1]) < 0.6

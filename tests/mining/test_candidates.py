@@ -55,9 +55,9 @@ def choose(*answers, **changes) -> tuple[list[str], dict[str, int]]:
     ],
 )
 def test_each_reason(reason, answers, kept, changes):
-    found, dropped = choose(*answers, **changes)
+    candidates, dropped = choose(*answers, **changes)
     assert reason in REASONS
-    assert found == kept
+    assert candidates == kept
     assert dropped.pop(reason) == 1
     assert sum(dropped.values()) == len(answers) - len(kept) - 1
 
@@ -109,11 +109,11 @@ def test_kept_are_distinct_finished_falsehoods_in_order_and_all_others_are_count
         )
 
     # The oracle: the first finished beam of each text, those that may be negatives, the first `count`.
-    first = {}
+    distinct = {}
     for a in beams:
         if a.finished:
-            first.setdefault(normalise(a.text), a)
-    wanted = [a for a in first.values() if eligible(a) and math.exp(a.logp) >= min_probability]
+            distinct.setdefault(normalise(a.text), a)
+    wanted = [a for a in distinct.values() if eligible(a) and math.exp(a.logp) >= min_probability]
     assert kept == [Candidate(a.text, "beam", a.logp) for a in wanted[:count]]
 
 

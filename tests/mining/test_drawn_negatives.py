@@ -33,8 +33,8 @@ def test_a_draw_keeps_gold_order_and_the_number_asked_for(count, negatives, seed
     assert drawn.branches[0] == made.branches[0]
     assert len(drawn.branches) - 1 == (min(negatives, 2 * count) or 2 * count)
     assert [b for b in made.branches if b in drawn.branches] == list(drawn.branches)
-    of = Counter(b.source for b in drawn.branches[1:])
-    assert 0 <= of["beam"] - of["pool"] <= 1  # equal parts, the odd one to the first
+    by_source = Counter(b.source for b in drawn.branches[1:])
+    assert 0 <= by_source["beam"] - by_source["pool"] <= 1  # equal parts, the odd one to the first
 
 
 def test_what_one_source_lacks_the_others_give():
@@ -60,18 +60,18 @@ def test_draws_are_fair_and_differ_by_seed_epoch_and_question():
 def test_each_pass_draws_anew_and_rows_hold_what_was_drawn():
     made = [with_negatives(20, "pool", id=str(i)) for i in range(30)]
     source = PackedRows(made, 32, 3, 2, 2, visit=lambda tree, epoch: draw(tree, 5, 3, epoch))
-    found = [Counter(), Counter()]
+    draws = [Counter(), Counter()]
     for index in range(len(source.plan)):
         row = source[index]
         epoch = int(index >= len(source.plan) / 2)
         expected = [draw(made[i], 5, 3, epoch) for i in source.plan[index]]
         for found_of, wanted in zip(row, pack([expected], source.capacity), strict=True):
             np.testing.assert_array_equal(found_of, wanted)
-        found[epoch].update(
+        draws[epoch].update(
             {made[i].id: draw(made[i], 5, 3, epoch).branches for i in source.plan[index]}.items()
         )
-    assert all(len(of) == 30 for of in found)
-    assert len(found[0] & found[1]) < 3
+    assert all(len(draw_counts) == 30 for draw_counts in draws)
+    assert len(draws[0] & draws[1]) < 3
 
 
 @given(trees(), st.integers(0, 4), st.sampled_from(["shared", "literal"]), st.integers(0, 5))

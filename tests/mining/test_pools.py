@@ -26,15 +26,15 @@ def test_a_value_counts_once_a_question_whatever_its_spelling():
         (fact(id="3"), [answer("rome", 0.1), answer("Oslo", 0.4, finished=False), answer("?", 0.2)]),
         (fact(id="4", category="river"), [answer("Oslo", 0.25)]),
     ]
-    found = tally(asked)
-    assert {k: (t.questions, pytest.approx(t.probability)) for k, t in found["capital"].items()} == {
+    tallies = tally(asked)
+    assert {k: (t.questions, pytest.approx(t.probability)) for k, t in tallies["capital"].items()} == {
         "rome": (3, 0.9),
         "oslo": (1, 0.1),
         "florence": (1, 0.2),
     }
-    assert found["capital"]["rome"].text == "rome"  # the commonest spelling
-    assert list(found["river"]) == ["oslo"]
-    assert most_often(found["capital"], 2) == ["rome", "florence"]  # of equals the more probable
+    assert tallies["capital"]["rome"].text == "rome"  # the commonest spelling
+    assert list(tallies["river"]) == ["oslo"]
+    assert most_often(tallies["capital"], 2) == ["rome", "florence"]  # of equals the more probable
     only = tally(asked, lambda fact, answer: fact.id == "1" and answer.text != "Oslo")
     assert list(only["capital"]) == ["rome"]
     assert only["river"] == {}
@@ -54,9 +54,9 @@ def test_counts_are_those_of_a_loop(questions):
     expected = Counter(
         key for _, beams in asked for key in {normalise(a.text) for a in beams if a.finished} if key
     )
-    found = tally(asked).get("capital", {})
-    assert {key: t.questions for key, t in found.items()} == expected
-    ranked = most_often(found, 3)
+    tallies = tally(asked).get("capital", {})
+    assert {key: t.questions for key, t in tallies.items()} == expected
+    ranked = most_often(tallies, 3)
     assert [expected[k] for k in ranked] == sorted(expected.values(), reverse=True)[:3]
     for _, beams in asked:
         kept = distinct_answers(beams)

@@ -70,7 +70,7 @@ TREES = [
 
 def test_every_figure():
     dropped = {"beam": Counter(known_true=2, overlaps=1), "pool": Counter()}
-    found = describe(
+    described = describe(
         FACTS,
         TREES,
         DECODED,
@@ -79,18 +79,18 @@ def test_every_figure():
         {"capital": ["Rome", "Oslo"]},
         {"capital": Agreement(1, 2, 0.9, math.nan)},
     )
-    found = json.loads(json.dumps(found, allow_nan=False))  # plain values, and no NaN
-    assert (found["questions"], found["trees"], found["decoded"]) == (3, 3, 3)
-    assert (found["negatives"], found["by_source"]) == (3, {"beam": 2, "pool": 1})
-    assert (found["with_negatives"], found["without_negatives"]) == (2, 1)
-    assert found["distinct_answers"] == 2.0
-    assert found["distinct_histogram"] == {"1": 1, "2": 1, "3": 1}
+    described = json.loads(json.dumps(described, allow_nan=False))  # plain values, and no NaN
+    assert (described["questions"], described["trees"], described["decoded"]) == (3, 3, 3)
+    assert (described["negatives"], described["by_source"]) == (3, {"beam": 2, "pool": 1})
+    assert (described["with_negatives"], described["without_negatives"]) == (2, 1)
+    assert described["distinct_answers"] == 2.0
+    assert described["distinct_histogram"] == {"1": 1, "2": 1, "3": 1}
     entropies = [of_answers(answers)[1] for _, answers in DECODED]
-    assert found["entropy"] == pytest.approx(np.mean(entropies))
-    assert found["perplexity"] == pytest.approx((0.5 * 0.25 * 0.1) ** (-1 / 7))
-    assert found["dropped"]["beam"] == {"known_true": 2, "overlaps": 1}
-    capital, river = found["categories"]["capital"], found["categories"]["river"]
-    assert list(found["categories"]) == ["capital", "river"]  # the largest first
+    assert described["entropy"] == pytest.approx(np.mean(entropies))
+    assert described["perplexity"] == pytest.approx((0.5 * 0.25 * 0.1) ** (-1 / 7))
+    assert described["dropped"]["beam"] == {"known_true": 2, "overlaps": 1}
+    capital, river = described["categories"]["capital"], described["categories"]["river"]
+    assert list(described["categories"]) == ["capital", "river"]  # the largest first
     assert (capital["questions"], capital["without_negatives"]) == (2, 0)
     assert (capital["example"], river["example"]) == (FACTS[0].question, FACTS[2].question)
     # Florence is true of its question and "Old Paris" neither true nor false of the other.
@@ -101,19 +101,19 @@ def test_every_figure():
     assert capital["pool"] == ["Rome", "Oslo"]
     assert capital["agreement"] == {"questions": 1, "of": 2, "cosine": 0.9, "spearman": None}
     assert (river["without_negatives"], river["falsehoods"], river["pool"]) == (1, [], [])
-    assert found["pool_agreement"] == {"questions": 1, "categories": 1, "cosine": 0.9, "spearman": None}
-    assert [e["question"] for e in found["examples"]] == [FACTS[0].question, FACTS[1].question]
-    assert found["examples"][0]["negatives"] == [["Rome", 0.5], ["Oslo", 0.25]]
+    assert described["pool_agreement"] == {"questions": 1, "categories": 1, "cosine": 0.9, "spearman": None}
+    assert [e["question"] for e in described["examples"]] == [FACTS[0].question, FACTS[1].question]
+    assert described["examples"][0]["negatives"] == [["Rome", 0.5], ["Oslo", 0.25]]
 
 
 def test_nothing_decoded_and_nothing_kept_are_figures_too():
-    found = describe(FACTS, [TREES[2]], [], known_truths(FACTS), {}, {}, {})
+    described = describe(FACTS, [TREES[2]], [], known_truths(FACTS), {}, {}, {})
     assert (
-        found["distinct_answers"]
-        is found["entropy"]
-        is found["perplexity"]
-        is found["pool_agreement"]
+        described["distinct_answers"]
+        is described["entropy"]
+        is described["perplexity"]
+        is described["pool_agreement"]
         is None
     )
-    assert found["negatives"] == 0
-    assert found["categories"]["capital"]["falsehoods"] == []
+    assert described["negatives"] == 0
+    assert described["categories"]["capital"]["falsehoods"] == []

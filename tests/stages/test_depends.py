@@ -90,7 +90,7 @@ def test_an_objective_with_a_preference_sees_the_negatives() -> None:
 
 
 def test_a_stage_depends_on_what_the_stages_before_it_depend_on() -> None:
-    of = {stage: settings_of(Config(seed=3), stage).items() for stage in STAGES}
-    assert all(of["pretrain"] <= of[stage] for stage in STAGES)
-    assert of["mine"] <= of["train/dpo"]
-    assert of["train/ntp"] <= of["evaluate/ntp"]
+    settings = {stage: settings_of(Config(seed=3), stage).items() for stage in STAGES}
+    assert all(settings["pretrain"] <= settings[stage] for stage in STAGES)
+    assert settings["mine"] <= settings["train/dpo"]
+    assert settings["train/ntp"] <= settings["evaluate/ntp"]

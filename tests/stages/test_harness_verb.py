@@ -55,10 +55,10 @@ def record(workdir: Path, system: str) -> Any:
 def test_every_system_does_every_task(evaluated: tuple[Path, Any], finished: Path) -> None:
     workdir, ran = evaluated
     for system in NAMES:
-        of = record(workdir, system)
-        assert of["system"] == system
-        assert list(of["tasks"]) == list(TASKS)
-        for name, done in of["tasks"].items():
+        results = record(workdir, system)
+        assert results["system"] == system
+        assert list(results["tasks"]) == list(TASKS)
+        for name, done in results["tasks"].items():
             assert done["made_with"]["limit"] == 4
             assert done["shown"] == [name]
             assert done["results"][name]["questions"] == 4
@@ -96,9 +96,9 @@ def test_what_is_done_is_not_done_again(evaluated: tuple[Path, Any], folder: Pat
     assert fewer.code == 0, fewer.err
     assert "finished, skipped" not in fewer.out
     assert list(record(workdir, "base")["tasks"]) == ["capitals"]
-    of = record(workdir, "pretrainrl")["tasks"]
-    assert of["capitals"]["results"]["capitals"]["questions"] == 3
-    assert of["rolled"]["results"]["rolled"]["questions"] == 4
+    tasks = record(workdir, "pretrainrl")["tasks"]
+    assert tasks["capitals"]["results"]["capitals"]["questions"] == 3
+    assert tasks["rolled"]["results"]["rolled"]["questions"] == 4
     assert table(fewer)[0].split() == ["capitals"]
     assert table(fewer)[1].split() == ["system", "acc,", "%"]
 
@@ -117,11 +117,11 @@ def test_the_report_shows_it(evaluated: tuple[Path, Any], tmp_path: Path) -> Non
     page = (workdir / "report" / "index.html").read_text()
     assert page.count("<h2>General ability</h2>") == 1
     for system in NAMES:
-        found = summary(workdir)["systems"][system]["harness"]
+        shown = summary(workdir)["systems"][system]["harness"]
         acc = record(workdir, system)["tasks"]["capitals"]["results"]["capitals"]["metrics"]["acc"]
-        assert found["capitals"] == {"metric": "acc", "questions": 4, "shots": 1, **acc}
-        assert found["written"]["metric"] == "exact_match,strict"
-        assert found["rolled"]["higher_is_better"] is False
+        assert shown["capitals"] == {"metric": "acc", "questions": 4, "shots": 1, **acc}
+        assert shown["written"]["metric"] == "exact_match,strict"
+        assert shown["rolled"]["higher_is_better"] is False
         assert f"{100 * acc['value']:.1f} ± {100 * acc['stderr']:.1f}" in page
 
     # What was asked otherwise than the base model was does not stand beside it.
@@ -153,8 +153,8 @@ def test_one_model(tmp_path: Path, folder: Path, evaluated: tuple[Path, Any]) ->
     more = (f"--model.path={twin.folder}", "--harness.limit=4")
     ran = evaluate(tmp_path / "results", folder, "capitals,written", *more)
     assert ran.code == 0, ran.err
-    of = record(tmp_path / "results", "Qwen2.5-tiny")
-    assert of["tasks"]["capitals"]["made_with"]["model"] == str(twin.folder)
+    results = record(tmp_path / "results", "Qwen2.5-tiny")
+    assert results["tasks"]["capitals"]["made_with"]["model"] == str(twin.folder)
     assert any(line.startswith(" Qwen2.5-tiny ") for line in ran.out.splitlines())
     assert ran.out.splitlines()[-1].endswith("evaluations/harness/Qwen2.5-tiny.json")
 

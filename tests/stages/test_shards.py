@@ -43,8 +43,8 @@ class Worker:
 
 def run(folder: Path, items: list[str], size: int, worker: Worker, made_with: Any = 1, **more: Any) -> Any:
     bar, lengths = Bar(), list(map(len, items))
-    found = in_shards(folder, made_with, items, lengths, size, worker, read, bar, **more)  # type: ignore
-    return found, bar
+    results = in_shards(folder, made_with, items, lengths, size, worker, read, bar, **more)  # type: ignore
+    return results, bar
 
 
 def read(item: str, result: str) -> str:
@@ -61,16 +61,16 @@ def test_an_interrupted_run_ends_with_the_same_and_repeats_no_finished_part(
     folder = tmp_path_factory.mktemp("shards") / "x"
     parts = -(-len(items) // size)
     done = data.draw(some.integers(0, max(0, parts - 1)))
-    first, second = Worker(done), Worker()
+    stopped, second = Worker(done), Worker()
     if done < parts:
         with pytest.raises(Killed):
-            run(folder, items, size, first)
-    found, bar = run(folder, items, size, second, units=3)
-    assert found == [text[::-1] for text in items]
-    assert len(first.seen) + len(second.seen) == parts
-    worked = sorted(text for part in first.seen + second.seen for text in part)
+            run(folder, items, size, stopped)
+    results, bar = run(folder, items, size, second, units=3)
+    assert results == [text[::-1] for text in items]
+    assert len(stopped.seen) + len(second.seen) == parts
+    worked = sorted(text for part in stopped.seen + second.seen for text in part)
     assert worked == sorted(items)
-    assert bar.skipped == 3 * sum(map(len, first.seen))
+    assert bar.skipped == 3 * sum(map(len, stopped.seen))
 
 
 def test_a_part_has_items_of_like_length(tmp_path: Path) -> None:
@@ -106,11 +106,11 @@ def test_what_was_made_with_something_else_is_not_read(
 def test_half_a_file_is_no_part(tmp_path: Path) -> None:
     folder, items = tmp_path / "x", ["abc", "d"]
     run(folder, items, 1, Worker())
-    whole = folder / "000001.json"
-    whole.rename(folder / "000001.json.partial")  # as a kill within the write leaves it
+    part = folder / "000001.json"
+    part.rename(folder / "000001.json.partial")  # as a kill within the write leaves it
     again = Worker()
-    found, _ = run(folder, items, 1, again)
-    assert (found, again.seen) == (["cba", "d"], [["abc"]])
+    results, _ = run(folder, items, 1, again)
+    assert (results, again.seen) == (["cba", "d"], [["abc"]])
 
 
 @pytest.mark.parametrize("content", ["", '["d", "a', "[]"])
@@ -119,8 +119,8 @@ def test_a_part_that_cannot_be_read_is_made_again(content: str, tmp_path: Path) 
     run(folder, items, 1, Worker())
     (folder / "000001.json").write_text(content)
     again = Worker()
-    found, _ = run(folder, items, 1, again)
-    assert (found, again.seen) == (["cba", "d"], [["abc"]])
+    results, _ = run(folder, items, 1, again)
+    assert (results, again.seen) == (["cba", "d"], [["abc"]])
 
 
 @pytest.mark.parametrize(("items", "size"), [(["abc", "d", "ef"], 2), (["abc", "d"], 1)])
@@ -129,8 +129,8 @@ def test_other_parts_of_other_items_are_not_read(items: list[str], size: int, tm
     folder = tmp_path / "x"
     run(folder, ["abc", "d", "ef"], 1, Worker())
     again = Worker()
-    found, _ = run(folder, items, size, again)
-    assert found == [text[::-1] for text in items]
+    results, _ = run(folder, items, size, again)
+    assert results == [text[::-1] for text in items]
     assert sum(map(len, again.seen)) == len(items)
 
 

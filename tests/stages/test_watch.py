@@ -49,9 +49,9 @@ def watched(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Path:
 def test_it_looks_before_training_every_few_updates_and_changes_nothing(watched: Path, finished: Path):
     plain = metrics(finished, STAGE)
     total = plain[-1]["step"]
-    found = looks(watched)
-    assert [line["step"] for line in found] == list(range(0, total + 1, EVERY))
-    assert all(set(line) == {"stage", "step", *FOUND} for line in found)
+    lines = looks(watched)
+    assert [line["step"] for line in lines] == list(range(0, total + 1, EVERY))
+    assert all(set(line) == {"stage", "step", *FOUND} for line in lines)
     updates = [line for line in metrics(watched, STAGE) if "loss" in line]
     assert repeatable(updates) == repeatable(plain)
     assert_same_parameters(watched, finished, STAGE)
@@ -63,8 +63,8 @@ def test_the_first_and_the_last_look_are_what_evaluation_finds_of_the_same_quest
     trained = split(read_facts(config).facts, config.facts.holdout_every)[0]
     sampled = {fact.id for fact in subsample(trained, SAMPLE, config.seed)}
     assert len(sampled) == SAMPLE
-    first, *_, last = looks(watched)
-    compared = [(first, "base")]
+    before, *_, last = looks(watched)
+    compared = [(before, "base")]
     if last["step"] == metrics(watched, STAGE)[-1]["step"]:
         compared.append((last, "pretrainrl"))
     for line, system in compared:
@@ -91,9 +91,9 @@ def test_the_best_update_can_be_chosen(by: str, workdir: Path):
     (workdir / "config.json").write_text(json.dumps(settings))
     ran = train(workdir)
     assert ran.code == 0, ran.err
-    found = [line for line in looks(workdir) if line["step"]]
+    lines = [line for line in looks(workdir) if line["step"]]
     figure = {"acc": lambda line: -line["sample_acc"], "text_nll": lambda line: line["sample_text_nll"]}[by]
-    best = min(found, key=lambda line: (figure(line), -line["step"]))["step"]
+    best = min(lines, key=lambda line: (figure(line), -line["step"]))["step"]
     folder = workdir / "checkpoints" / STAGE
     assert max(int(p.name) for p in folder.iterdir() if p.name.isdigit()) == best
     assert items(folder / str(best)) == {"params", "about"}

@@ -75,9 +75,9 @@ def save(
 
 
 def restored(folder: Path, **options) -> tuple[TrainState, Progress]:
-    found = restore_state(folder, init_state(small_model(1)[1], adamw(OptimizerConfig())), **options)
-    assert found is not None
-    return found
+    restored_state = restore_state(folder, init_state(small_model(1)[1], adamw(OptimizerConfig())), **options)
+    assert restored_state is not None
+    return restored_state
 
 
 @pytest.fixture
@@ -95,11 +95,11 @@ def test_a_state_comes_back_bit_for_bit(stage: Path) -> None:
     state = state_at(3)
     before = bits(state)
     save(stage, state, row=24, seconds=12.5, skipped=2, loss=0.75)
-    found, progress = restored(stage)
+    opened, progress = restored(stage)
     assert progress == Progress(row=24, seconds=12.5, skipped=2, loss=0.75)
-    assert int(found.step) == 3
-    assert bits(found) == before
-    assert jax.tree.structure(found) == jax.tree.structure(state)
+    assert int(opened.step) == 3
+    assert bits(opened) == before
+    assert jax.tree.structure(opened) == jax.tree.structure(state)
     assert len(before) > 20
 
 
@@ -151,9 +151,9 @@ def test_a_finished_stage_is_known_as_such(stage: Path) -> None:
     save(stage, state_at(4), finished=True, row=8, seconds=3.0)
     assert items(stage / "4") == {"params", "about"}
     assert items(stage / "2") == {"params", "training", "about"}  # until the stage is marked as finished
-    found, progress = restored(stage)
-    assert (int(found.step), progress) == (4, Progress(row=8, seconds=3.0))
-    assert bits(found.params) == bits(state_at(4).params)
+    opened, progress = restored(stage)
+    assert (int(opened.step), progress) == (4, Progress(row=8, seconds=3.0))
+    assert bits(opened.params) == bits(state_at(4).params)
     strip(stage)
     assert items(stage / "2") == {"params", "about"}
     assert [bits(load(stage / step).params) for step in ("2", "4")] == [
@@ -208,8 +208,8 @@ def damage(step: Path, item: str, which: str, how: str) -> None:
     if how == "folder":
         shutil.rmtree(step / item)
         return
-    found = sorted((p for p in (step / item).rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-    for path in found[-1:] if which == "largest" else [p for p in found if which in p.name]:
+    files = sorted((p for p in (step / item).rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    for path in files[-1:] if which == "largest" else [p for p in files if which in p.name]:
         content = path.read_bytes()
         if how == "flip":
             middle = len(content) // 2
@@ -225,15 +225,15 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used(name: str, stage: Path) 
     save(stage, state_at(2), state_at(4), row=7)
     damage(stage / "4", *DAMAGES[name])
     said: list[str] = []
-    found, progress = restored(stage, say=said.append)
-    assert bits(found) == bits(state_at(2))
+    opened, progress = restored(stage, say=said.append)
+    assert bits(opened) == bits(state_at(2))
     assert progress == Progress(row=7)
     (line,) = said
     assert line.startswith("the checkpoint of update 4 is damaged, and is passed over (")
     assert "\n" not in line
     save(stage, state_at(4), row=9)  # it can be made again …
-    found, progress = restored(stage)
-    assert (bits(found), progress) == (bits(state_at(4)), Progress(row=9))
+    opened, progress = restored(stage)
+    assert (bits(opened), progress) == (bits(state_at(4)), Progress(row=9))
     strip(stage)
     assert not list(stage.glob("*.damaged"))  # … and is kept aside until the stage is finished
 
@@ -434,10 +434,10 @@ def test_a_checkpoint_opens_on_another_mesh_than_saved_it(stage: Path, tmp_path:
     # What eight devices read is what one saved …
     assert json.loads(ran.out) == {name: value.hex() for name, (_, value) in bits(params).items()}
     # … and what eight saved is what one reads.
-    found = restore_state(tmp_path / "eight", state_at(0))
-    assert found is not None
-    assert bits(found[0]) == bits(state)
-    assert found[1].seconds == 7
+    opened = restore_state(tmp_path / "eight", state_at(0))
+    assert opened is not None
+    assert bits(opened[0]) == bits(state)
+    assert opened[1].seconds == 7
     loaded = load(tmp_path / "eight")
     assert bits(loaded.params) == bits(params)
     assert all(x.devices() == {jax.devices()[0]} for x in jax.tree.leaves(loaded.params))

@@ -29,17 +29,17 @@ def events(folder: Path) -> list[tuple[int, str, float]]:
 
     Where a session starts, TensorBoard drops what older files have of that step and later ones.
     """
-    found: list[tuple[int, str, float]] = []
+    scalars: list[tuple[int, str, float]] = []
     for path in sorted(folder.glob("events.out.tfevents.*")):
         content, at = path.read_bytes(), 0
         while at < len(content):
             size = int.from_bytes(content[at : at + 8], "little")
             event = Event.FromString(content[at + 12 : at + 12 + size])
             if event.HasField("session_log"):
-                found = [seen for seen in found if seen[0] < event.step]
-            found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+                scalars = [seen for seen in scalars if seen[0] < event.step]
+            scalars += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
             at += size + 16
-    return found
+    return scalars
 
 
 def write(workdir: Path, stage: str, steps: range, start: int = 0, **figures: float) -> None:

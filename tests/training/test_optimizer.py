@@ -17,17 +17,17 @@ def test_adamw_is_the_textbook_one_with_decay_on_matrices_only():
     optimizer = adamw(settings)
     ours = jax.tree.map(jnp.float32, params)
     moments = optimizer.init(ours)
-    first, second = jax.tree.map(np.zeros_like, params), jax.tree.map(np.zeros_like, params)
+    mu, second = jax.tree.map(np.zeros_like, params), jax.tree.map(np.zeros_like, params)
     for step in range(1, 6):
         gradient = jax.tree.map(lambda x: rng.normal(size=x.shape) * 3 ** (step - 3), params)
         direction, moments = optimizer.update(jax.tree.map(jnp.float32, gradient), moments, ours)
         ours = jax.tree.map(lambda p, d: p - 0.01 * d, ours, direction)
         norm = np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(gradient)))
         gradient = jax.tree.map(lambda g: g / max(norm, 1.0), gradient)
-        first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, gradient)
+        mu = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, mu, gradient)
         second = jax.tree.map(lambda v, g: 0.95 * v + 0.05 * g**2, second, gradient)
         scaled = jax.tree.map(
-            lambda m, v: (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.95**step)) + 1e-8), first, second
+            lambda m, v: (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.95**step)) + 1e-8), mu, second
         )
         params = {
             "embedding": params["embedding"] - 0.01 * (scaled["embedding"] + 0.1 * params["embedding"]),

@@ -28,11 +28,11 @@ def test_workdir_stage_and_step_load_as_they_do_locally(bucket, finished):
     step = latest_step(finished / stage)
     expected = load(finished / stage)
     for url in (f"{bucket}/{stage}", f"{bucket}/{stage}/", f"{bucket}/{stage}/{step}"):
-        found = load(url)
-        assert found.model == expected.model
-        assert found.tokenizer.eos == expected.tokenizer.eos
-        assert found.tokenizer.encode("Who rules?") == expected.tokenizer.encode("Who rules?")
-        jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+        loaded = load(url)
+        assert loaded.model == expected.model
+        assert loaded.tokenizer.eos == expected.tokenizer.eos
+        assert loaded.tokenizer.encode("Who rules?") == expected.tokenizer.encode("Who rules?")
+        jax.tree.map(np.testing.assert_array_equal, loaded.params, expected.params)
     assert load(bucket).model == expected.model
 
 
@@ -58,8 +58,8 @@ def test_of_a_hugging_face_folder_only_what_is_read_is_fetched(tmp_path):
     (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"pickle")
     with fetched(f"file://{tmp_path / 'model'}") as path:
         assert {file.name for file in path.iterdir()} == {file.name for file in source.iterdir()}
-    found, wanted = load(f"file://{tmp_path / 'model'}"), load(source)
-    jax.tree.map(np.testing.assert_array_equal, found.params, wanted.params)
+    loaded, wanted = load(f"file://{tmp_path / 'model'}"), load(source)
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, wanted.params)
 
 
 def test_a_folder_without_a_model(tmp_path):

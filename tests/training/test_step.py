@@ -19,6 +19,7 @@ from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.objectives.loss import total_loss
 from pretrainrl_jax.objectives.scoring import score_trees, target_logps
 from pretrainrl_jax.objectives.sums import count
+from pretrainrl_jax.stages.mine import with_references
 from pretrainrl_jax.training.optimizer import Schedule, adamw
 from pretrainrl_jax.training.step import compile_step, init_state, update
 from pretrainrl_jax.trees.batch import PackedBatch
@@ -83,13 +84,13 @@ def unpacked_loss(model, params, trees, coefficients, scale):
     )
     for tree in trees:
         split = len(tree.prefix) - 1
-        found = [logps(tree, b) for b in tree.branches]
-        sums = [of[split:].sum() for of in found]
+        token_logps = [logps(tree, b) for b in tree.branches]
+        sums = [branch_logps[split:].sum() for branch_logps in token_logps]
         chosen = [i for i, b in enumerate(tree.branches) if b.role == "chosen"]
-        whole = sum(tree.branches[i].weight for i in chosen)
-        question, question_tokens = question - found[0][:split].sum(), question_tokens + split
+        total_weight = sum(tree.branches[i].weight for i in chosen)
+        question, question_tokens = question - token_logps[0][:split].sum(), question_tokens + split
         for i in chosen:
-            share, length = tree.branches[i].weight / whole, len(tree.branches[i].tokens)
+            share, length = tree.branches[i].weight / total_weight, len(tree.branches[i].tokens)
             answer, answer_tokens = answer - share * sums[i], answer_tokens + share * length
             mean -= share * sums[i] / length
         rejected = [i for i, b in enumerate(tree.branches) if b.role == "rejected"]
@@ -100,12 +101,12 @@ def unpacked_loss(model, params, trees, coefficients, scale):
             ratio = sums[i] - tree.branches[i].reference_logp - sums[j] + tree.branches[j].reference_logp
             of_pair = jnp.log1p(jnp.exp(-coefficients.get("dpo", {"beta": 0.0})["beta"] * ratio))
             preference += weight / sum(p[2] for p in pairs) * of_pair
-    of = coefficients.get("ntp", {})
+    ntp_weights = coefficients.get("ntp", {})
     n = len(trees)
     if scale == "token":
-        n = question_tokens * ("question" in of) + answer_tokens * ("answer" in of)
-    ntp = (of.get("question", 0.0) * question + of.get("answer", 0.0) * answer) / max(n, 1)
-    ntp += of.get("answer_mean", 0.0) * mean / len(trees)
+        n = question_tokens * ("question" in ntp_weights) + answer_tokens * ("answer" in ntp_weights)
+    ntp = (ntp_weights.get("question", 0.0) * question + ntp_weights.get("answer", 0.0) * answer) / max(n, 1)
+    ntp += ntp_weights.get("answer_mean", 0.0) * mean / len(trees)
     return ntp + coefficients.get("dpo", {"weight": 0.0})["weight"] * preference / max(compared, 1)
 
 
@@ -148,8 +149,8 @@ def test_one_by_eight_is_eight_by_one():
             state, figures = one_update(model, SETTINGS, scale, state, cut, coefficients, SCHEDULE)
             results[microsteps, scale] = state.moments[1].mu, figures  # clipped gradients, up to a factor
     for (_, scale), (gradient, figures) in results.items():
-        whole, expected = results[1, scale]
-        assert distance(gradient, whole) < 1e-5
+        expected_gradient, expected = results[1, scale]
+        assert distance(gradient, expected_gradient) < 1e-5
         for key in (
             "loss",
             "loss_dpo",
@@ -168,11 +169,7 @@ def test_dpo_is_ln_2_at_step_0():
     model, params = small_model()
     trees = some_trees(30)
     scores = score_trees(model, params, trees, row_length=64, rows=3)  # packed otherwise than in training
-    trees = [
-        replace(t, branches=tuple(replace(b, reference_logp=s) for b, s in zip(t.branches, of, strict=True)))
-        for t, of in zip(trees, scores, strict=True)
-    ]
-    rows = packed(trees, rows=20)
+    rows = packed(with_references(trees, scores), rows=20)
     one_update = jax.jit(update, static_argnums=(0, 1, 2))
     state = init_state(params, adamw(SETTINGS))
     _, figures = one_update(model, SETTINGS, "sequence", state, rows, OBJECTIVES["dpo"], SCHEDULE)
@@ -186,11 +183,7 @@ def test_dpo_at_step_0_in_bfloat16():
     model, params = small_model(dtype="bfloat16")
     trees = some_trees(30)
     scores = score_trees(model, params, trees, row_length=64, rows=3)
-    trees = [
-        replace(t, branches=tuple(replace(b, reference_logp=s) for b, s in zip(t.branches, of, strict=True)))
-        for t, of in zip(trees, scores, strict=True)
-    ]
-    rows = packed(trees, rows=20)
+    rows = packed(with_references(trees, scores), rows=20)
     state = init_state(params, adamw(SETTINGS))
     one_update = jax.jit(update, static_argnums=(0, 1, 2))
     state, figures = one_update(model, SETTINGS, "sequence", state, rows, OBJECTIVES["dpo"], SCHEDULE)
@@ -251,12 +244,12 @@ def test_an_update_that_is_not_finite_changes_nothing_but_the_step(bad: float):
         return state, skipped
 
     expected, none = trained("first", "last")
-    found, skipped = trained("first", "bad", "last")
+    state, skipped = trained("first", "bad", "last")
     assert (none, skipped) == ([0, 0], [0, 1, 0])
-    assert (int(expected.step), int(found.step)) == (2, 3)
-    for one, other in zip(jax.tree.leaves(expected[1:]), jax.tree.leaves(found[1:]), strict=True):
+    assert (int(expected.step), int(state.step)) == (2, 3)
+    for one, other in zip(jax.tree.leaves(expected[1:]), jax.tree.leaves(state[1:]), strict=True):
         assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
-    assert distance(trained("first")[0].params, found.params) > 1e-4  # the last one did change them
+    assert distance(trained("first")[0].params, state.params) > 1e-4  # the last one did change them
 
 
 def test_no_logits_in_the_compiled_step():
