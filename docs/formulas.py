@@ -27,7 +27,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 def drawn(formula: str) -> str:
     """An SVG element in the colour of the text around it."""
     file = io.BytesIO()
-    with matplotlib.rc_context({"mathtext.fontset": "stix", "svg.hashsalt": formula}):
+    look = {"mathtext.fontset": "stix", "svg.hashsalt": formula, "savefig.transparent": True}
+    with matplotlib.rc_context(look):
         math_to_image(f"${formula}$", file, FontProperties(size=SIZE), format="svg", color=COLOR)
     found = SVG.search(file.getvalue().decode())
     assert found
