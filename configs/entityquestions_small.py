@@ -6,7 +6,7 @@ It reads `entityquestions`, the folder of the official release (with its `train`
 --facts.path names another. The six relations have from 51 to 607 answers each, so that a model this small has
 something to guess among. The source states no popularity: every fact is stated equally often on
 average, about four times, one in fifty never. Negatives come from the category pools, as the
-paper's authors drew them; EntityQuestions x 2 passes is the paper's repetition. The README has the
+paper's authors drew them; EntityQuestions x 2 passes is the paper's repetition. docs/results.md has the
 table of three seeds.
 
 The learning rates are those that did best on held-out wordings, of the same grid for every objective:

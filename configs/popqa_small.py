@@ -5,7 +5,8 @@ r"""PopQA from scratch on two CPU cores: real questions, a model small enough to
 It reads `popQA.tsv`, the official file (14,267 questions); --facts.path names another. A 1.7M-parameter model
 is pretrained on sentences that state the facts as often as the square root of their page views, so that it
 knows the head and guesses the tail; then it is mined, trained and evaluated as in the paper. PopQA x 3 passes
-is the paper's repetition. The README has the table of three seeds on 4,451 of the questions.
+is the paper's repetition. docs/results.md has the table of three seeds on 4,451 of the
+questions.
 
 The learning rates are those that did best on held-out wordings, of the same grid for every objective:
 

@@ -6,7 +6,7 @@ The paper's loss is L_DPO + lambda * L_NTP and names no lambda. The three cells 
 its mined falsehoods; the sweep ends in one table. Other values: --sweep.ntp_weight=0.3,3; other settings:
 --sweep.beta, --sweep.learning_rate, --sweep.negatives, --sweep.beams, --sweep.seed; every combination is run.
 
-It reads `popQA.tsv` as popqa_small.py does. The README has the table of a run.
+It reads `popQA.tsv` as popqa_small.py does. docs/results.md has the table of a run.
 """
 
 import runpy

@@ -7,7 +7,7 @@ It reads the Hugging Face folder `Qwen3-8B-Base` and the facts in `triples.jsonl
 --model.path and --facts.path name others.
 
 `triples.jsonl` has one triple a line, as {"subject": "Arno", "property": "capital", "object":
-"Florence"}; CSV, Parquet and the rest do as well (README, "Your own facts"). The paper's six
+"Florence"}; CSV, Parquet and the rest do as well (docs/facts.md). The paper's six
 relations: capital 421, industry 4,000, location 4,000, material 4,000, color 3,627, shape 342. A
 subject with several objects becomes one question to which all of them are true, and the first is
 trained.

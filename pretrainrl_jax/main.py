@@ -24,6 +24,7 @@ from pretrainrl_jax.verbs import VERBS
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; gives its exit code: 0 done, 1 failed, 2 bad usage or input, 130 interrupted."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's remarks, before JAX is imported
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     command = shlex.join(["python", "-m", "pretrainrl_jax.main", *arguments])
     try:
@@ -81,5 +82,4 @@ def _main(arguments: Sequence[str], command: str) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.exit(main())
