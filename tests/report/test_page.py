@@ -221,19 +221,18 @@ def test_pictures_leave_no_global_state_behind() -> None:
 
 
 def test_labels_of_coinciding_points_do_not_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
-    placed: list[charts.Box] = []
+    placed: list[Any] = []
     place = charts._place
 
-    def record(*given: Any) -> tuple[float, float, charts.Box]:
-        found = place(*given)
-        placed.append(found[2])
-        return found
+    def record(*given: Any) -> Any:
+        placed.append(place(*given))
+        return placed[-1]
 
     monkeypatch.setattr(charts, "_place", record)
     names = ("base", "dpo", "ntp", "ntp_answer", "ntp_weighted", "pretrainrl")
     assert charts.tradeoff(summarise([evaluation(n, 0.3) for n in names], "d", "m"), KNOWN)
     assert len(placed) == 6
-    overlaps = [(a, b) for i, a in enumerate(placed) for b in placed[:i] if charts._overlap(a, b)]
+    overlaps = [(a, b) for i, a in enumerate(placed) for b in placed[:i] if a.overlaps(b)]
     assert not overlaps
 
 
