@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
 
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.report import charts, formats, mining
@@ -112,6 +113,7 @@ def template(name: str) -> Template:
         lstrip_blocks=True,
     )
     environment.filters.update({filter: getattr(formats, filter) for filter in FORMATS})
+    environment.filters["isolated"] = Markup("<bdi>{}</bdi>").format
     return environment.get_template(name)
 
 
