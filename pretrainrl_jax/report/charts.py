@@ -245,31 +245,31 @@ def curves(metrics: list[Json], known: Systems, wanted: tuple[Curve, ...] = CURV
     systems = sorted({stage.removeprefix("train/") for stage in stages}, key=known.place)
     drawn = []
     for curve in wanted:
-        series = {system: _series(metrics, f"train/{system}", curve.key) for system in systems}
-        series = {system: points for system, points in series.items() if len(points[0])}
-        if series:
-            drawn.append((curve.title, _draw_curve(curve, series, known)))
+        points = {system: series(metrics, f"train/{system}", curve.key) for system in systems}
+        points = {system: points[system] for system in systems if len(points[system][0])}
+        if points:
+            drawn.append((curve.title, _draw_curve(curve, points, known)))
     return drawn
 
 
-def _draw_curve(curve: Curve, series: dict[str, tuple[np.ndarray, np.ndarray]], known: Systems) -> str:
-    styles = looks(list(series), known)
+def _draw_curve(curve: Curve, points: dict[str, tuple[np.ndarray, np.ndarray]], known: Systems) -> str:
+    styles = looks(list(points), known)
 
     def draw(axes: "Axes") -> None:
         axes.set_title(curve.title, loc="left", fontweight="bold")
-        for index, (system, (steps, values)) in enumerate(series.items()):
+        for index, (system, (steps, values)) in enumerate(points.items()):
             look, shown, every = styles[system], curve.factor * values, 1
             if curve not in SAMPLED:
                 axes.plot(steps, shown, color=look.color, linewidth=0.7, alpha=0.22)
                 shown, every = _smooth(shown), max(1, len(steps) // MARKED)
             # Markers of different systems at different places, where curves lie on each other.
-            marks = {"markersize": 5, "markevery": (index * every // len(series), every)}
+            marks = {"markersize": 5, "markevery": (index * every // len(points), every)}
             axes.plot(steps, shown, **look._asdict(), **marks, linewidth=1.7, label=known.label(system))
 
     return _chart(5.4, 4.4, "updates", curve.unit, draw)
 
 
-def _series(metrics: list[Json], stage: str, key: str) -> tuple[np.ndarray, np.ndarray]:
+def series(metrics: list[Json], stage: str, key: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and finite values of one curve, thinned to what a screen can show."""
     # By step: a resumed run writes the steps after its checkpoint a second time, and the later one counts.
     values: dict[float, float] = {}
