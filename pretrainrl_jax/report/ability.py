@@ -1,5 +1,6 @@
 """General ability: what the lm-evaluation-harness found of each system, side by side."""
 
+import itertools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,18 +21,11 @@ class Column(NamedTuple):
     share: bool  # the metric is a share of the questions, shown in %
 
 
-class Cell(NamedTuple):
-    """One system on a task."""
-
-    value: float
-    stderr: float | None
-
-
 class Ability(NamedTuple):
     """What all systems did on all tasks."""
 
     columns: list[Column]
-    rows: dict[str, list[Cell | None]]  # by system; None where it did not do a task as the first one did
+    rows: dict[str, list[str]]  # by system its value ± standard error, in % where the metric is a share
 
 
 def folder(workdir: Path) -> Path:
@@ -45,22 +39,29 @@ def read_harness(workdir: Path, known: Systems) -> dict[str, Json]:
     Raises:
         InputError: if a file cannot be read.
     """
-    found = {}
+    records = {}
     for path in sorted(folder(workdir).glob("*.json"), key=lambda path: known.place(path.stem)):
-        found[path.stem] = read_json(path)
-        if not isinstance(found[path.stem].get("tasks"), dict):
+        records[path.stem] = read_json(path)
+        if not isinstance(records[path.stem].get("tasks"), dict):
             raise InputError(f"{path} holds no results of the harness: remove it, and evaluate again")
-    return found
+    return records
 
 
 def main_results(record: Json) -> dict[str, Json]:
     """Of each task shown its main metric's name, value and standard error, and how the task was asked."""
-    found = {}
-    for of_name in record["tasks"].values():
-        for task in of_name["shown"]:
-            result = of_name["results"][task]
+    return {task: result for task, (result, _) in _shown(record).items()}
+
+
+def _shown(record: Json, names: list[str] | None = None) -> dict[str, tuple[Json, Json]]:
+    """Of what some names asked for, or all did: the main result, and the settings, whatever the model."""
+    tasks = {}
+    for name in record["tasks"] if names is None else filter(record["tasks"].__contains__, names):
+        asked = record["tasks"][name]
+        settings = {key: value for key, value in asked["made_with"].items() if key != "model"}
+        for task in asked["shown"]:
+            result = asked["results"][task]
             metric, measured = next(iter(result["metrics"].items()))
-            found[task] = {
+            main = {
                 "metric": metric,
                 "value": number(measured["value"]),
                 "stderr": number(measured["stderr"]),
@@ -68,7 +69,8 @@ def main_results(record: Json) -> dict[str, Json]:
                 "questions": result["questions"],
                 "shots": result["shots"],
             }
-    return found
+            tasks[task] = main, settings
+    return tasks
 
 
 def ability(records: dict[str, Json], tasks: list[str] | None = None) -> Ability | None:
@@ -76,51 +78,25 @@ def ability(records: dict[str, Json], tasks: list[str] | None = None) -> Ability
 
     What a system was asked otherwise than the first one was (fewer questions, say) is left out.
     """
-    if tasks is not None:
-        records = {system: _only(tasks, record) for system, record in records.items()}
-    of_systems = {system: main_results(record) for system, record in records.items()}
-    asked = {system: _asked(record) for system, record in records.items()}
-    first = {task: system for system in reversed(of_systems) for task in of_systems[system]}
-    columns = []
-    for task in dict.fromkeys(task for of in of_systems.values() for task in of):
-        result = of_systems[first[task]][task]
-        values = [of[task]["value"] for of in of_systems.values() if task in of]
-        share = all(v is not None and 0 <= v <= 1 for v in values) and result["higher_is_better"] is not False
-        columns.append(Column(task, result["metric"], result["shots"], result["questions"], share))
-
-    def cell(system: str, task: str) -> Cell | None:
-        result = of_systems[system].get(task)
-        if result is None or result["value"] is None or asked[system][task] != asked[first[task]][task]:
-            return None
-        return Cell(result["value"], result["stderr"])
-
-    rows = {system: [cell(system, column.task) for column in columns] for system in of_systems}
+    shown = {system: _shown(record, tasks) for system, record in records.items()}
+    columns, rows = [], {system: [] for system in shown}
+    for task in dict.fromkeys(itertools.chain(*shown.values())):
+        every = [results[task] for results in shown.values() if task in results]
+        main, settings = every[0]
+        shares = all(r["value"] is not None and 0 <= r["value"] <= 1 for r, _ in every)
+        share = shares and main["higher_is_better"] is not False
+        columns.append(Column(task, main["metric"], main["shots"], main["questions"], share))
+        for system, results in shown.items():
+            result, asked = results.get(task, ({}, None))
+            figures = [result.get("value"), result.get("stderr")] if asked == settings else [None]
+            texts = [percent(f, "") if share else decimals(f, 2) for f in figures]
+            known = figures[0] is not None and figures[1] is not None
+            rows[system].append(" ± ".join(texts) if known else texts[0])
     return Ability(columns, rows) if columns else None
-
-
-def _only(tasks: list[str], record: Json) -> Json:
-    return record | {"tasks": {name: record["tasks"][name] for name in tasks if name in record["tasks"]}}
-
-
-def _asked(record: Json) -> Json:
-    """How each task shown was asked, whatever the model."""
-    made_with = {task: of["made_with"] for of in record["tasks"].values() for task in of["shown"]}
-    return {task: {name: v for name, v in of.items() if name != "model"} for task, of in made_with.items()}
-
-
-def in_words(cell: Cell | None, share: bool) -> str:
-    """A value, in % where it is a share, ± its standard error."""
-    if cell is None:
-        return "–"
-    text, error = (percent(v, "") if share else decimals(v, 2) for v in cell)
-    return text if cell.stderr is None else f"{text} ± {error}"
 
 
 def table(found: Ability, known: Systems) -> str:
     """Systems as rows and tasks as columns, for a terminal."""
     heads = [f"{column.task}\n{column.metric}{', %' if column.share else ''}" for column in found.columns]
-    rows = [
-        [known.label(system), *(in_words(c, of.share) for c, of in zip(cells, found.columns, strict=True))]
-        for system, cells in found.rows.items()
-    ]
+    rows = [[known.label(system), *cells] for system, cells in found.rows.items()]
     return plain(grid({"system": None}, heads, rows), width=30 * (1 + len(found.columns)))

@@ -6,9 +6,9 @@ from typing import NamedTuple
 from pretrainrl_jax.config.stored import flat
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.report.formats import Json, change, decimals, percent
-from pretrainrl_jax.report.inputs import Inputs, describe_data, describe_model, read_inputs
+from pretrainrl_jax.report.inputs import describe, read_inputs
 from pretrainrl_jax.report.intervals import Difference
-from pretrainrl_jax.report.outcomes import GROUPS, Key, common, difference, examples, flips, grouped, right
+from pretrainrl_jax.report.outcomes import GROUPS, Questions, common, difference, flipped, grouped
 from pretrainrl_jax.report.page import template, text, write_page
 from pretrainrl_jax.report.summary import summarise
 from pretrainrl_jax.report.systems import Systems
@@ -17,33 +17,21 @@ from pretrainrl_jax.report.terminal import grid, plain
 from pretrainrl_jax.report.words import NOISE_POINTS
 
 
-class Side(NamedTuple):
-    """One of the two workdirs."""
-
-    name: str  # of its folder
-    inputs: Inputs
-    summary: Json
-
-    def grouped(self, system: str) -> dict[str, dict[Key, Json]]:
-        """The questions of a system by group."""
-        return grouped(next(e for e in self.inputs.evaluations if e["system"] == system))
-
-
 class Paired(NamedTuple):
     """A system that both workdirs evaluated."""
 
     system: str
     groups: dict[str, Difference]  # of A and B, by `GROUPS`; those without a common question are left out
-    text_nll: tuple[float | None, float | None]
-    device_seconds: tuple[float | None, float | None]
+    text_nll: list[float | None]  # of A and B, as what follows
+    device_seconds: list[float | None]
 
 
 class Comparison(NamedTuple):
     """Everything that the page and the table show."""
 
     known: Systems  # of both
-    names: tuple[str, str]
-    described: tuple[str, str]  # data set and model of each
+    names: list[str]  # of the two folders
+    described: list[str]  # data set, model and seed of each
     settings: list[tuple[str, str, str]]  # those that differ: name, value of A, value of B
     systems: list[Paired]
     alone: tuple[list[str], list[str]]  # systems of A only, and of B only
@@ -63,38 +51,49 @@ def read_comparison(one: Path, other: Path) -> Comparison:
     Raises:
         InputError: if one is not evaluated, or they have no system or no question in common.
     """
-    a, b = _side(one), _side(other)
-    known = Systems({**b.inputs.known.objectives, **a.inputs.known.objectives})
-    names = ([*a.summary["systems"]], [*b.summary["systems"]])
+    sides = a, b = read_inputs(one), read_inputs(other)
+    summaries = [summarise(side.evaluations, *describe(side.config)) for side in sides]
+    asked = [{e["system"]: grouped(e) for e in side.evaluations} for side in sides]
+    known = Systems({**b.known.objectives, **a.known.objectives})
+    names = [list(summary["systems"]) for summary in summaries]
     shared = sorted(set(names[0]) & set(names[1]), key=known.place)
     if not shared:
         raise InputError(
             f"{one} and {other} evaluated no system in common ({', '.join(names[0])} and "
             f"{', '.join(names[1])}): compare workdirs that trained the same systems"
         )
-    systems = [paired for system in shared if (paired := _paired(system, a, b)).groups]
+    systems = []
+    for system in shared:
+        of_a, of_b = (questions[system] for questions in asked)
+        measured = {group: difference(common(of_a[group], of_b[group])) for group in GROUPS}
+        figures = [summary["systems"][system] for summary in summaries]
+        groups = {group: change for group, change in measured.items() if change is not None}
+        nll, seconds = ([figure[key] for figure in figures] for key in ("text_nll", "device_seconds"))
+        systems += [Paired(system, groups, nll, seconds)] if groups else []
     if not systems:
         raise InputError(
             f"{one} and {other} have no question in common: compare workdirs of the same data set and split"
         )
     best = _best(systems)
-    groups = a.grouped(best), b.grouped(best)
-    pairs = common(groups[0]["trained"], groups[1]["trained"])
-    gained, lost = flips(pairs)
+    of_a, of_b = (questions[best] for questions in asked)
+    pairs = common(of_a["trained"], of_b["trained"])
+    parts = categories({key: of_a["trained"][key] for key in of_a["trained"] if key in of_b["trained"]})
+    seeds = [side.config.get("seed", "not recorded") for side in sides]
     return Comparison(
         known=known,
-        names=(a.name, b.name),
-        described=(_describe(a), _describe(b)),
-        settings=_settings(a.inputs.config, b.inputs.config),
+        names=[one.resolve().name, other.resolve().name],
+        described=[f"{s['dataset']}, {s['model']}, seed {n}" for s, n in zip(summaries, seeds, strict=True)],
+        settings=_settings(a.config, b.config),
         systems=systems,
         alone=([n for n in names[0] if n not in names[1]], [n for n in names[1] if n not in names[0]]),
-        unshared=(_unshared(groups[0], groups[1]), _unshared(groups[1], groups[0])),
+        unshared=(_unshared(of_a, of_b), _unshared(of_b, of_a)),
         best=best,
-        categories=_categories(groups[0]["trained"], groups[1]["trained"]),
-        flipped={
-            "gained": examples(gained, sum(not right(first) for first, _ in pairs)),
-            "lost": examples(lost, sum(right(first) for first, _ in pairs)),
+        categories={
+            name: change
+            for name, keys in parts
+            if (change := difference((of_a["trained"][key], of_b["trained"][key]) for key in keys))
         },
+        flipped=flipped(pairs, pairs),
     )
 
 
@@ -113,18 +112,6 @@ def write_comparison(one: Path, other: Path) -> tuple[Path, Comparison]:
     return write_page(folder / f"compare-{comparison.names[1]}.html", page), comparison
 
 
-def _side(workdir: Path) -> Side:
-    inputs = read_inputs(workdir)
-    config = inputs.config
-    summary = summarise(inputs.evaluations, describe_data(config), describe_model(config))
-    return Side(workdir.resolve().name, inputs, summary)
-
-
-def _describe(side: Side) -> str:
-    seed = side.inputs.config.get("seed", "not recorded")
-    return f"{side.summary['dataset']}, {side.summary['model']}, seed {seed}"
-
-
 def _settings(one: Json, other: Json) -> list[tuple[str, str, str]]:
     both = flat(one), flat(other)
     names = dict.fromkeys([*both[0], *both[1]])
@@ -132,75 +119,55 @@ def _settings(one: Json, other: Json) -> list[tuple[str, str, str]]:
     return [(name, a, b) for name, a, b in values if a != b]
 
 
-def _paired(system: str, a: Side, b: Side) -> Paired:
-    one, other = a.grouped(system), b.grouped(system)
-    measured = {group: difference(common(one[group], other[group])) for group in GROUPS}
-    of = a.summary["systems"][system], b.summary["systems"][system]
-    return Paired(
-        system,
-        {group: change for group, change in measured.items() if change is not None},
-        (of[0]["text_nll"], of[1]["text_nll"]),
-        (of[0]["device_seconds"], of[1]["device_seconds"]),
-    )
-
-
 def _best(systems: list[Paired]) -> str:
     """The trained system with the highest accuracy over both, on trained facts; base where it is alone."""
-    known = {p.system: p.groups["trained"] for p in systems if "trained" in p.groups}
-    scores = {system: of.before + of.after for system, of in known.items() if system != "base"}
-    return max(scores, key=lambda s: scores[s], default=systems[0].system)
+    known = {p.system: p.groups["trained"] for p in systems if "trained" in p.groups and p.system != "base"}
+    return max(known, key=lambda s: known[s].before + known[s].after, default=systems[0].system)
 
 
-def _unshared(one: dict[str, dict[Key, Json]], other: dict[str, dict[Key, Json]]) -> int:
+def _unshared(one: Questions, other: Questions) -> int:
     return sum(key not in other[g] for g in GROUPS if g != "held_out_head" for key in one[g])
 
 
-def _categories(one: dict[Key, Json], other: dict[Key, Json]) -> dict[str, Difference]:
-    shared = {key: question for key, question in one.items() if key in other}
-    measured = {name: difference((one[key], other[key]) for key in keys) for name, keys in categories(shared)}
-    return {name: change for name, change in measured.items() if change is not None}
-
-
-def sentences(found: Comparison) -> list[str]:
+def sentences(comparison: Comparison) -> list[str]:
     """The outcome in words: the best system of both, what stands in one only, what cannot be compared."""
-    best = next(paired for paired in found.systems if paired.system == found.best)
-    group, of = next(iter(best.groups.items()))
+    label = comparison.known.label
+    best = next(paired for paired in comparison.systems if paired.system == comparison.best)
+    group, apart = next(iter(best.groups.items()))
     words = [
-        f"{found.known.label(found.best)}, the most accurate of the systems of both: {percent(of.before)} in "
-        f"A and {percent(of.after)} in B on {of.questions:,} questions ({GROUPS[group]}); "
-        f"B − A is {change(of)} points."
+        f"{label(best.system)}, the most accurate of the systems of both: {percent(apart.before)} in "
+        f"A and {percent(apart.after)} in B on {apart.questions:,} questions ({GROUPS[group]}); "
+        f"B − A is {change(apart)} points."
     ]
-    if not of.clear:
+    if not apart.clear:
         words.append("The interval holds zero: on these questions the two are not told apart.")
-    elif 100 * abs(of.rate) < NOISE_POINTS:
+    elif 100 * abs(apart.rate) < NOISE_POINTS:
         words.append(f"Under {NOISE_POINTS:g} points, one seed of each does not tell the two apart.")
-    words += [
-        f"Evaluated only in {side}: {', '.join(map(found.known.label, alone))}."
-        for side, alone in zip("AB", found.alone, strict=True)
-        if alone
-    ]
-    if any(found.unshared):
-        one, other = found.unshared
+    for side, alone in zip("AB", comparison.alone, strict=True):
+        words += [f"Evaluated only in {side}: {', '.join(map(label, alone))}."] if alone else []
+    if any(comparison.unshared):
+        a, b = comparison.unshared
         words.append(
-            f"Left out: {one:,} questions of A that B was not asked, and {other:,} of B that A was not asked."
+            f"Left out: {a:,} questions of A that B was not asked, and {b:,} of B that A was not asked."
         )
     return words
 
 
-def comparison_table(found: Comparison) -> str:
+def comparison_table(comparison: Comparison) -> str:
     """The systems side by side, for a terminal of 100 columns."""
-    heads = [
-        f"{side} = {name}: {of}" for side, name, of in zip("AB", found.names, found.described, strict=True)
-    ]
-    heads += [f"  {name}: {a} | {b}" for name, a, b in found.settings] or ["  no setting differs"]
+    sides = zip("AB", comparison.names, comparison.described, strict=True)
+    heads = [f"{side} = {name}: {described}" for side, name, described in sides]
+    heads += [f"  {name}: {a} | {b}" for name, a, b in comparison.settings] or ["  no setting differs"]
     rows, tails = [], []
-    for paired in found.systems:
-        label = found.known.label(paired.system)
-        for index, (group, of) in enumerate(paired.groups.items()):
-            rates = percent(of.before, ""), percent(of.after, "")
-            rows.append(["" if index else label, GROUPS[group], f"{of.questions:,}", *rates, change(of)])
+    for paired in comparison.systems:
+        label = comparison.known.label(paired.system)
+        for group, apart in paired.groups.items():
+            rates = percent(apart.before, ""), percent(apart.after, "")
+            # The system's name stands before the first of its groups.
+            name = label if group == next(iter(paired.groups)) else ""
+            rows.append([name, GROUPS[group], f"{apart.questions:,}", *rates, change(apart)])
         nll = " | ".join(decimals(value, 3) for value in paired.text_nll)
         seconds = " | ".join(decimals(value, 1) for value in paired.device_seconds)
         tails.append(f"{label}: text NLL {nll}; device-seconds {seconds}")
     drawn = grid({"system": 20, "questions": 27}, ["number", "A, %", "B, %", "B − A, points [95 %]"], rows)
-    return plain(*heads, drawn, *tails, *(f"- {sentence}" for sentence in sentences(found)))
+    return plain(*heads, drawn, *tails, *(f"- {sentence}" for sentence in sentences(comparison)))

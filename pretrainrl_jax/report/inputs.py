@@ -104,15 +104,10 @@ def read_metrics(path: Path) -> list[Json]:
     return [m for m in metrics if isinstance(m, dict)]
 
 
-def describe_data(config: Json) -> str:
-    """The data set in a few words: its given name, or the last part of its path."""
+def describe(config: Json) -> tuple[str, str]:
+    """The data set and the model in a few words: a given name, the last part of a path, or the sizes."""
     path = str(config.get("facts", {}).get("path") or "")
-    return str(config.get("name") or Path(path).name or "small world")
-
-
-def describe_model(config: Json) -> str:
-    """The model in a few words, from the resolved config."""
+    data = str(config.get("name") or Path(path).name or "small world")
     model = config.get("model", {})
-    if model.get("path"):
-        return Path(model["path"]).name
-    return f"{model.get('family')} with {model.get('layers')} layers of width {model.get('width')}"
+    sizes = f"{model.get('family')} with {model.get('layers')} layers of width {model.get('width')}"
+    return data, Path(model["path"]).name if model.get("path") else sizes

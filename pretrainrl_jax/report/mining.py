@@ -4,19 +4,21 @@ Nothing here trusts a file: what is missing, or has another shape than `mining.s
 today, is left out of the page and stops nothing.
 """
 
+import itertools
 import json
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pretrainrl_jax.mining.candidates import REASONS
 from pretrainrl_jax.report import charts
+from pretrainrl_jax.report.columns import filled
 from pretrainrl_jax.report.formats import Json, chance, decimals, number, percent, spread
 from pretrainrl_jax.report.systems import Systems
 
 EXAMPLES = 10
-EXAMPLE_NEGATIVES = 8  # of an example; a pool can give dozens
 CATEGORIES = 60  # categories shown, the largest
 TOP = 3  # falsehoods of a category that are seen at once
 
@@ -41,35 +43,33 @@ def read(folder: Path) -> Mined:
     """The statistics under a workdir's `mined`; a file that cannot be read is passed over."""
     rounds: dict[str, dict[int, Json]] = {}
     for path in sorted(folder.glob("*/round*.json")):
-        digits = path.stem.removeprefix("round")
-        if digits.isascii() and digits.isdigit() and (found := _read(path)):
-            rounds.setdefault(path.parent.name, {})[int(digits)] = found
+        named = re.fullmatch("round([0-9]+)", path.stem)
+        if named and (statistics := _read(path)):
+            rounds.setdefault(path.parent.name, {})[int(named[1])] = statistics
     return Mined(_read(folder / "statistics.json"), rounds)
 
 
 def _read(path: Path) -> Json | None:
     try:
-        found = json.loads(path.read_text("utf-8"))
+        value = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return value if isinstance(value, dict) else None
 
 
 def section(mined: Mined, known: Systems) -> Json | None:
     """Everything the page shows of mining; None where there is nothing."""
-    found = mined.statistics or {}
-    counts = histogram(found)
+    statistics = mined.statistics or {}
+    counts = histogram(statistics)
     parts = {
-        "sentences": sentences(found),
-        "filters": filters(found),
-        "histogram": counts,
-        "categories": categories(found),
-        "examples": examples(found),
+        "sentences": sentences(statistics),
+        "filters": filters(statistics),
+        "diversity": charts.diversity(counts),
+        "categories": categories(statistics),
+        "examples": examples(statistics),
         "rounds": rounds(mined, known),
     }
-    if not any(parts.values()):
-        return None
-    return parts | {"diversity": charts.diversity(counts), "diversity_alt": in_words(counts)}
+    return parts | {"diversity_alt": in_words(counts)} if any(parts.values()) else None
 
 
 # Words
@@ -82,16 +82,16 @@ def sentences(mined: Json) -> list[str]:
 
 
 def _negatives(mined: Json) -> str:
-    questions, found, negatives = (_count(mined.get(k)) for k in ("questions", "with_negatives", "negatives"))
-    if questions is None or found is None or negatives is None:
+    questions, having, negatives = (
+        _count(mined.get(k)) for k in ("questions", "with_negatives", "negatives")
+    )
+    if questions is None or having is None or negatives is None:
         return ""
-    text = f"{found:,} of {_of(questions, 'question')} {_have(found)} negatives: {negatives:,} in all"
-    text += f", {negatives / found:.1f} each" if found else ""
+    text = f"{having:,} of {_of(questions, 'question')} {_have(having)} negatives: {negatives:,} in all"
+    text += f", {negatives / having:.1f} each" if having else ""
     by_source = _counts(mined.get("by_source"))
-    sources = [
-        f"{by_source[source]:,} {SOURCES[source][1] if source in SOURCES else f'from {source}'}"
-        for source in [*filter(by_source.get, SOURCES), *(s for s in by_source if s not in SOURCES)]
-    ]
+    names = [source for source in dict.fromkeys([*SOURCES, *by_source]) if by_source.get(source)]
+    sources = [f"{by_source[name]:,} {SOURCES.get(name, ('', f'from {name}'))[1]}" for name in names]
     text += f", {' and '.join(filter(None, [', '.join(sources[:-1]), sources[-1]]))}." if sources else "."
     without = _count(mined.get("without_negatives"))
     if without == 0:
@@ -125,23 +125,23 @@ def _perplexity(mined: Json) -> str:
 
 def _agreement(mined: Json) -> str:
     like = _map(mined.get("pool_agreement"))
-    questions, of = _count(like.get("questions")), _count(like.get("categories"))
+    questions, categories = _count(like.get("questions")), _count(like.get("categories"))
     names = {"cosine": "cosine", "spearman": "Spearman correlation"}
     values = {words: number(like.get(name)) for name, words in names.items()}
     measured = [f"{words} {decimals(v, 2)}" for words, v in values.items() if v is not None]
-    if not questions or not of or not measured:
+    if not questions or not categories or not measured:
         return ""
-    categories = "1 category" if of == 1 else f"{of:,} categories, on average"
+    over = "1 category" if categories == 1 else f"{categories:,} categories, on average"
     return (
         f"A category's pool collected from {_of(questions, 'question')} against the one from all that were "
-        f"decoded, over {categories}: {', '.join(measured)}. {PAPER}."
+        f"decoded, over {over}: {', '.join(measured)}. {PAPER}."
     )
 
 
 def _left_out(mined: Json) -> str:
     why = {"too_long": "longer than a row", "no_tokens": "with a true answer that has no tokens"}
-    found = [f"{len(ids):,} {words}" for key, words in why.items() if (ids := _list(mined.get(key)))]
-    return f"Questions left out of training: {', '.join(found)}." if found else ""
+    counts = [f"{len(ids):,} {words}" for key, words in why.items() if (ids := _list(mined.get(key)))]
+    return f"Questions left out of training: {', '.join(counts)}." if counts else ""
 
 
 def _of(count: int, noun: str) -> str:
@@ -160,24 +160,18 @@ def filters(mined: Json) -> Json | None:
 
     Reasons that took nothing and sources that gave nothing are left out.
     """
-    dropped = {source: _counts(of) for source, of in _map(mined.get("dropped")).items()}
+    dropped = {source: _counts(counts) for source, counts in _map(mined.get("dropped")).items()}
     kept = _counts(mined.get("by_source"))
-    known = isinstance(mined.get("by_source"), dict)  # a source without negatives is not named there
-    sources = [source for source, of in dropped.items() if any(of.values()) or kept.get(source)]
-    reasons = [*REASONS, *{r: None for of in dropped.values() for r in of if r not in REASONS}]
+    sources = [source for source, counts in dropped.items() if any(counts.values()) or kept.get(source)]
     rows = [
-        {
-            "name": reason.replace("_", " "),
-            "meaning": REASONS.get(reason, ""),
-            "counts": [dropped[source].get(reason, 0) for source in sources],
-        }
-        for reason in reasons
+        (reason.replace("_", " "), REASONS.get(reason, ""), counts)
+        for reason in dict.fromkeys([*REASONS, *itertools.chain(*dropped.values())])
+        if any(counts := [dropped[source].get(reason, 0) for source in sources])
     ]
-    rows = [row for row in rows if any(row["counts"])]
-    if not rows:
-        return None
-    heads = [SOURCES[source][0] if source in SOURCES else source for source in sources]
-    return {"sources": heads, "rows": rows, "kept": [kept.get(s, 0) for s in sources] if known else []}
+    if isinstance(mined.get("by_source"), dict):  # a source without negatives is not named there
+        rows += [("kept", None, [kept.get(source, 0) for source in sources])] if rows else []
+    heads = [SOURCES.get(source, (source,))[0] for source in sources]
+    return {"sources": heads, "rows": rows} if rows else None
 
 
 def histogram(mined: Json) -> dict[int, int]:
@@ -199,66 +193,55 @@ def in_words(counts: dict[int, int]) -> str:
     )
 
 
-class Column(NamedTuple):
-    """A column of figures of the categories."""
+def _figure(key: str, places: int, within: str = "") -> Callable[[Json], str]:
+    """The cells of a column: a figure of an entry of the statistics, or of what the entry holds `within`."""
 
-    head: str
-    key: str
-    places: int  # decimals shown
-    within: str = ""  # the key of the object that holds it
-    share: bool = False  # of the questions, shown in %
+    def cell(entry: Json) -> str:
+        value = number((_map(entry.get(within)) if within else entry).get(key))
+        return "" if value is None else decimals(value, places)
 
-    def value(self, of: Json) -> float | None:
-        """The figure in an entry of the statistics."""
-        found = number((_map(of.get(self.within)) if self.within else of).get(self.key))
-        whole = number(of.get("questions")) if self.share else 1.0
-        return found / whole if found is not None and whole else None
-
-    def shown(self, of: Json) -> str:
-        """The same as a reader sees it."""
-        return percent(self.value(of), "") if self.share else decimals(self.value(of), self.places)
+    return cell
 
 
-WITHOUT = Column("no negative left,\u00a0%", "without_negatives", 1, share=True)
-DISTINCT = Column("distinct answers", "distinct_answers", 1)
-ENTROPY = Column("entropy, nats", "entropy", 2)
-COLUMNS = (
-    Column("questions", "questions", 0), WITHOUT, DISTINCT, ENTROPY,
-    Column("pool: cosine", "cosine", 2, within="agreement"),
-    Column("pool: Spearman", "spearman", 2, within="agreement"),
-)  # fmt: skip
-ROUND_COLUMNS = (Column("negatives", "negatives", 0), DISTINCT, ENTROPY, WITHOUT)
+def _without(entry: Json) -> str:
+    without, questions = (number(entry.get(key)) for key in ("without_negatives", "questions"))
+    return percent(without / questions, "") if without is not None and questions else ""
 
 
-def _measured(columns: Sequence[Column], rows: Sequence[Json]) -> list[Column]:
-    """The columns that some row has."""
-    return [column for column in columns if any(column.value(row) is not None for row in rows)]
+SHARED = {"distinct answers": _figure("distinct_answers", 1), "entropy, nats": _figure("entropy", 2)}
+WITHOUT = "no negative left,\u00a0%"
+COLUMNS = {
+    "questions": _figure("questions", 0),
+    WITHOUT: _without,
+    **SHARED,
+    "pool: cosine": _figure("cosine", 2, within="agreement"),
+    "pool: Spearman": _figure("spearman", 2, within="agreement"),
+}
+ROUND_COLUMNS = {"negatives": _figure("negatives", 0), **SHARED, WITHOUT: _without}
 
 
 def categories(mined: Json) -> Json | None:
     """The largest categories' figures and commonest falsehoods; without columns that none of them has."""
-    found = {name: of for name, of in _map(mined.get("categories")).items() if isinstance(of, dict) and of}
-    names = sorted(found, key=lambda name: -(number(found[name].get("questions")) or 0.0))[:CATEGORIES]
-    columns = _measured(COLUMNS, [found[name] for name in names])
-    rows = [_category(name, found[name], columns) for name in names]
-    if not columns and not any(row["top"] or row["pool"] for row in rows):
+    named = {name: of for name, of in _map(mined.get("categories")).items() if isinstance(of, dict) and of}
+    names = sorted(named, key=lambda name: -(number(named[name].get("questions")) or 0.0))[:CATEGORIES]
+    heads, cells = filled(COLUMNS, [named[name] for name in names])
+    rows = [_category(name, named[name]) | {"cells": row} for name, row in zip(names, cells, strict=True)]
+    if not heads and not any(row["top"] or row["pool"] for row in rows):
         return None
-    return {"heads": [c.head for c in columns], "rows": rows, "more": len(found) - len(names)}
+    return {"heads": heads, "rows": rows, "more": len(named) - len(names)}
 
 
-def _category(name: str, of: Json, columns: Sequence[Column]) -> Json:
+def _category(name: str, entry: Json) -> Json:
     falsehoods = [
         (f["text"], _count(f.get("questions")), chance(number(f.get("probability"))))
-        for f in _list(of.get("falsehoods"))
-        if isinstance(f, dict) and _said(f.get("text"))
+        for f in _objects(entry.get("falsehoods"), "text")
     ]
-    pool = [value for value in _list(of.get("pool")) if _said(value)]
+    pool = list(filter(_said, _list(entry.get("pool"))))
     more = [f"{len(falsehoods) - TOP} more"] if len(falsehoods) > TOP else []
     more += [f"the pool's {_of(len(pool), 'value')}"] if pool else []
     return {
         "name": name or "(no category)",
-        "example": of.get("example") if _said(of.get("example")) else "",
-        "cells": [column.shown(of) for column in columns],
+        "example": entry.get("example") if _said(entry.get("example")) else "",
         "top": falsehoods[:TOP],
         "rest": falsehoods[TOP:],
         "pool": pool,
@@ -268,36 +251,26 @@ def _category(name: str, of: Json, columns: Sequence[Column]) -> Json:
 
 def examples(mined: Json) -> list[Json]:
     """Some mined questions, evenly spread over the ones the statistics hold."""
-    found = [
-        {
-            "question": example["question"],
-            "answer": example.get("answer") if _said(example.get("answer")) else "–",
-            "negatives": [
-                (n[0], chance(number(n[1])))
-                for n in _list(example.get("negatives"))
-                if isinstance(n, list) and len(n) == 2 and _said(n[0])
-            ],
-        }
-        for example in _list(mined.get("examples"))
-        if isinstance(example, dict) and _said(example.get("question"))
-    ]
-    shown = spread([example for example in found if example["negatives"]], EXAMPLES)
-    for example in shown:
-        example["more"] = max(0, len(example["negatives"]) - EXAMPLE_NEGATIVES)
-        example["negatives"] = example["negatives"][:EXAMPLE_NEGATIVES]
-    return shown
+    shown = []
+    for example in _objects(mined.get("examples"), "question"):
+        pairs = [n for n in _list(example.get("negatives")) if isinstance(n, list) and len(n) == 2]
+        negatives = [(text, chance(number(p))) for text, p in pairs if _said(text)]
+        answer = example.get("answer") if _said(example.get("answer")) else "–"
+        if negatives:
+            shown.append({"question": example["question"], "answer": answer, "negatives": negatives})
+    return spread(shown, EXAMPLES)
 
 
 def rounds(mined: Mined, known: Systems) -> list[Json]:
     """Of each system that mined again, its rounds below the base model's negatives."""
     tables = []
     for system in sorted(mined.rounds, key=known.place):
-        of = {"base model": mined.statistics} if mined.statistics else {}
-        of |= {str(n): mined.rounds[system][n] for n in sorted(mined.rounds[system])}
-        columns = _measured(ROUND_COLUMNS, list(of.values()))
-        rows = [(name, [column.shown(found) for column in columns]) for name, found in of.items()]
-        if columns:
-            tables.append({"system": known.label(system), "heads": [c.head for c in columns], "rows": rows})
+        entries = {"base model": mined.statistics} if mined.statistics else {}
+        entries |= {str(n): entry for n, entry in sorted(mined.rounds[system].items())}
+        heads, rows = filled(ROUND_COLUMNS, list(entries.values()))
+        if heads:
+            rows = list(zip(entries, rows, strict=True))
+            tables.append({"system": known.label(system), "heads": heads, "rows": rows})
     return tables
 
 
@@ -312,9 +285,14 @@ def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
+def _objects(value: object, key: str) -> list[Json]:
+    """Of a list the objects that hold a text by that key."""
+    return [item for item in _list(value) if isinstance(item, dict) and _said(item.get(key))]
+
+
 def _count(value: object) -> int | None:
-    found = number(value)
-    return None if found is None or found < 0 else math.floor(found)
+    known = number(value)
+    return None if known is None or known < 0 else math.floor(known)
 
 
 def _counts(value: object) -> dict[str, int]:

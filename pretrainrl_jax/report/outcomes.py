@@ -6,6 +6,7 @@ from pretrainrl_jax.report.formats import Json, number, spread
 from pretrainrl_jax.report.intervals import Difference, paired
 
 Key = tuple[str, str]  # id of a fact and the wording it was asked in
+Questions = dict[str, dict[Key, Json]]  # by group, as `GROUPS`
 Pairs = list[tuple[Json, Json]]  # one question's outcome in each of two systems
 
 EXAMPLES = 10
@@ -19,21 +20,21 @@ GROUPS = {
 """The groups whose questions can be told apart in an evaluation, as a reader calls them."""
 
 
-def grouped(evaluation: Json) -> dict[str, dict[Key, Json]]:
+def grouped(evaluation: Json) -> Questions:
     """The questions of each of `GROUPS`; those unseen in pretraining are among the trained.
 
     The best known of the held-out facts are not marked, only counted; they are its most popular ones, as
     every fact above one popularity is among them.
     """
-    found: dict[str, dict[Key, Json]] = {group: {} for group in GROUPS}
+    questions: Questions = {group: {} for group in GROUPS}
     for question in evaluation.get("questions") or []:
         group = "trained" if question.get("group") == "unseen" else question.get("group")
-        if group in found:
-            found[group][str(question.get("id")), str(question.get("question"))] = question
+        if group in questions:
+            questions[group][str(question.get("id")), str(question.get("question"))] = question
     of_head = (evaluation.get("groups") or {}).get("held_out_head") or {}
-    ranked = sorted(found["held_out"].items(), key=lambda item: -popularity(item[1]))
-    found["held_out_head"] = dict(ranked[: int(number(of_head.get("count")) or 0)])
-    return found
+    ranked = sorted(questions["held_out"].items(), key=lambda item: -popularity(item[1]))
+    questions["held_out_head"] = dict(ranked[: int(number(of_head.get("count")) or 0)])
+    return questions
 
 
 def trained(evaluation: Json) -> dict[Key, Json]:
@@ -76,16 +77,21 @@ def changes(before: Json, after: Json) -> dict[str, Json]:
     """
     old, new = grouped(before), grouped(after)
     taught = common(old["trained"], new["trained"])
-    every = taught + common(old["held_out"], new["held_out"])
+    return flipped(taught, taught + common(old["held_out"], new["held_out"]))
+
+
+def flipped(taught: Pairs, every: Pairs) -> dict[str, Json]:
+    """The gains among some questions and the losses among others: how many of how many, and `EXAMPLES`."""
+    wrong = sum(not right(before) for before, _ in taught)
     return {
-        "gained": examples(flips(taught)[0], sum(not right(one) for one, _ in taught)),
-        "lost": examples(flips(every)[1], sum(right(one) for one, _ in every)),
+        "gained": _examples(flips(taught)[0], wrong),
+        "lost": _examples(flips(every)[1], sum(right(before) for before, _ in every)),
     }
 
 
-def examples(found: Pairs, of: int) -> Json:
-    """How many questions were found, of how many, and `EXAMPLES` of them at even distances."""
-    return {"count": len(found), "of": of, "rows": [example(*two) for two in spread(found, EXAMPLES)]}
+def _examples(pairs: Pairs, of: int) -> Json:
+    """At even distances: a choice that nobody made by looking at them."""
+    return {"count": len(pairs), "of": of, "rows": [example(*two) for two in spread(pairs, EXAMPLES)]}
 
 
 def example(before: Json, after: Json) -> Json:

@@ -1,14 +1,15 @@
 """The report's part on the run itself: what was trained, on what, for how long, on which hardware."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
 
 from pretrainrl_jax.config import ObjectiveConfig
 from pretrainrl_jax.model import cost
 from pretrainrl_jax.model.shape import from_json
-from pretrainrl_jax.report.formats import Json, decimals, duration, number
-from pretrainrl_jax.report.inputs import Inputs
+from pretrainrl_jax.report.charts import series
+from pretrainrl_jax.report.columns import filled
+from pretrainrl_jax.report.formats import Json, duration, number
 from pretrainrl_jax.report.summary import group_count
 from pretrainrl_jax.report.systems import Systems
 
@@ -17,34 +18,18 @@ UNKNOWN = "not recorded"
 SIZES = ("vocabulary", "width", "layers", "heads", "kv_heads", "head_width", "mlp_width")
 
 
-def run_section(inputs: Inputs, summary: Json) -> Json:
-    """Everything the page says of the run; what a workdir does not record is said to be so."""
-    return {
-        "model": model_line(inputs.shape, inputs.config.get("model", {})),
-        "data": data_line(summary, inputs.config),
-        "pretraining": pretraining(inputs.metrics),
-        "objectives": objectives(inputs),
-        "hardware": hardware(inputs.finished, inputs.known),
-        "stages": stages(inputs.finished, inputs.known),
-    }
-
-
 def model_line(shape: Json, settings: Json) -> str:
     """What the model is: where it comes from, its parameters and its sizes."""
-    count = parameters(shape)
-    sizes = {key: number(shape.get(key)) for key in SIZES}
-    parts = [] if count is None else [f"{count:,} parameters"]
-    if None not in sizes.values():
-        parts.append(
-            f"{sizes['layers']:,.0f} layers of width {sizes['width']:,.0f}, {sizes['heads']:,.0f} heads of "
-            f"{sizes['head_width']:,.0f} ({sizes['kv_heads']:,.0f} of keys and values), "
-            f"MLP of {sizes['mlp_width']:,.0f}, vocabulary of {sizes['vocabulary']:,.0f}"
-        )
-    else:
-        parts.append(f"its sizes are {UNKNOWN}")
-    path = settings.get("path")
-    start = f"weights of {Path(path).name}" if path else f"{settings.get('family')} from random weights"
-    return f"{'; '.join([start, *parts])}."
+    count, sizes = parameters(shape), {key: number(shape.get(key)) for key in SIZES}
+    described = (
+        "{layers:,.0f} layers of width {width:,.0f}, {heads:,.0f} heads of {head_width:,.0f} "
+        "({kv_heads:,.0f} of keys and values), MLP of {mlp_width:,.0f}, vocabulary of {vocabulary:,.0f}"
+    )
+    parts = [f"weights of {Path(settings['path']).name}"] if settings.get("path") else []
+    parts = parts or [f"{settings.get('family')} from random weights"]
+    parts += [] if count is None else [f"{count:,} parameters"]
+    parts += [f"its sizes are {UNKNOWN}" if None in sizes.values() else described.format(**sizes)]
+    return f"{'; '.join(parts)}."
 
 
 def parameters(shape: Json) -> int | None:
@@ -59,17 +44,14 @@ def parameters(shape: Json) -> int | None:
 
 def data_line(summary: Json, config: Json) -> str:
     """The data set and how many of its facts were trained on, held out and unseen."""
-    counts = {
-        group: max((group_count(s, group) for s in summary["systems"].values()), default=0)
-        for group in ("trained", "held_out", "unseen")
+    texts = {
+        "trained": "{:,} facts trained on",
+        "unseen": "of which {:,} never stated in pretraining",
+        "held_out": "{:,} held out",
     }
-    parts = []
-    if counts["trained"]:
-        parts.append(f"{counts['trained']:,} facts trained on")
-    if counts["unseen"]:
-        parts.append(f"of which {counts['unseen']:,} never stated in pretraining")
-    if counts["held_out"]:
-        parts.append(f"{counts['held_out']:,} held out")
+    systems = summary["systems"].values()
+    counts = {group: max((group_count(s, group) for s in systems), default=0) for group in texts}
+    parts = [text.format(counts[group]) for group, text in texts.items() if counts[group]]
     passes = number(config.get("train", {}).get("passes"))
     if counts["trained"] and passes is not None:
         parts.append(f"each trained fact visited {passes:,.0f} times")
@@ -78,30 +60,19 @@ def data_line(summary: Json, config: Json) -> str:
 
 def pretraining(metrics: list[Json]) -> dict[str, float] | None:
     """Updates and first and last loss of pretraining, if this workdir pretrained."""
-    found = [(number(m.get("step")), number(m.get("loss"))) for m in metrics if m.get("stage") == "pretrain"]
-    known = [(step, loss) for step, loss in found if step is not None and loss is not None]
-    return {"updates": known[-1][0], "first": known[0][1], "last": known[-1][1]} if known else None
+    steps, losses = series(metrics, "pretrain", "loss")
+    return {"updates": steps[-1], "first": losses[0], "last": losses[-1]} if len(steps) else None
 
 
-def objectives(inputs: Inputs) -> list[Json]:
-    """Of each trained system its loss as a sum, and how it was optimised."""
-    systems = [str(e.get("system")) for e in inputs.evaluations if e.get("system") != "base"]
-    updates: dict[str, float] = {}
-    for line in inputs.metrics:
-        stage, step = str(line.get("stage")), number(line.get("step"))
-        if step is not None:
-            updates[stage] = max(step, updates.get(stage, 0))
-    return [
-        {
-            "system": system,
-            "loss": loss_text(inputs.known.of(system)),
-            "learning_rate": f"{of.learning_rate:g}" if of else UNKNOWN,
-            "updates": decimals(updates.get(f"train/{system}"), 0),
-            "again": _again(inputs.known.of(system)),
-        }
-        for system in systems
-        for of in [inputs.known.objectives.get(system)]
-    ]
+def again(objective: ObjectiveConfig) -> str:
+    """How often falsehoods are mined again."""
+    renewed = ", reference renewed" if objective.reference == "renewed" else ""
+    return f"every {objective.remine_every:,} updates{renewed}" if objective.remine_every else "no"
+
+
+def updates(metrics: list[Json], system: str) -> float | None:
+    """The last update of a system's training; None where nothing is recorded of it."""
+    return max(series(metrics, f"train/{system}", "step")[0], default=None)
 
 
 def loss_text(objective: ObjectiveConfig) -> str:
@@ -117,18 +88,33 @@ def loss_text(objective: ObjectiveConfig) -> str:
     return " + ".join(terms) or UNKNOWN
 
 
-def _again(objective: ObjectiveConfig) -> str:
-    if not objective.remine_every:
-        return "no"
-    renewed = ", reference renewed" if objective.reference == "renewed" else ""
-    return f"every {objective.remine_every:,} updates{renewed}"
+def _seconds(key: str) -> Callable[[Json], str]:
+    def cell(notes: Json) -> str:
+        seconds = number(notes.get(key))
+        return "" if seconds is None else duration(seconds)
+
+    return cell
+
+
+def _ended(notes: Json) -> str:
+    ended = notes.get("ended")
+    return ended[:19].replace("T", " ") if isinstance(ended, str) else ""  # to the second
+
+
+def _notes(notes: Json) -> str:
+    parts = [f"taken over from {notes['from']}"] if notes.get("from") else []
+    skipped = number(notes.get("skipped")) or 0
+    parts += [f"updates skipped as not finite: {skipped:,.0f}"] if skipped > 0 else []
+    return "; ".join(parts)
 
 
 COLUMNS = {
-    "wall clock": "seconds", "device time": "device_seconds", "device": "device", "ended, UTC": "ended",
-    "notes": "notes",
-}  # fmt: skip
-"""Columns of the stages' table, and what fills them."""
+    "wall clock": _seconds("seconds"),
+    "device time": _seconds("device_seconds"),
+    "device": lambda notes: str(notes.get("device") or ""),
+    "ended, UTC": _ended,
+    "notes": _notes,
+}
 
 
 def stages(finished: dict[str, Json], known: Systems) -> Json | None:
@@ -136,25 +122,11 @@ def stages(finished: dict[str, Json], known: Systems) -> Json | None:
 
     Stages that recorded nothing, and columns that no stage fills, are left out; None where nothing is left.
     """
-    told = {stage: _told(finished[stage]) for stage in _in_order(finished, known)}
-    shown = [(head, key) for head, key in COLUMNS.items() if any(of[key] for of in told.values())]
-    rows = [
-        {"stage": _stage_name(stage, known), "cells": [of[key] for _, key in shown]}
-        for stage, of in told.items()
-        if any(of.values())
-    ]
-    return {"heads": [head for head, _ in shown], "rows": rows} if rows else None
-
-
-def _told(notes: Json) -> dict[str, str]:
-    known = {key: number(notes.get(key)) for key in ("seconds", "device_seconds")}
-    ended = notes.get("ended")
-    return {
-        **{key: "" if value is None else duration(value) for key, value in known.items()},
-        "device": str(notes.get("device") or ""),
-        "ended": ended[:19].replace("T", " ") if isinstance(ended, str) else "",  # to the second
-        "notes": _notes(notes),
-    }
+    order = _in_order(finished, known)
+    heads, rows = filled(COLUMNS, [finished[stage] for stage in order], nothing="")
+    told = zip(order, rows, strict=True)
+    shown = [{"stage": _stage_name(stage, known), "cells": cells} for stage, cells in told if any(cells)]
+    return {"heads": heads, "rows": shown} if shown else None
 
 
 def _in_order(finished: Iterable[str], known: Systems) -> list[str]:
@@ -169,14 +141,6 @@ def _in_order(finished: Iterable[str], known: Systems) -> list[str]:
 def _stage_name(stage: str, known: Systems) -> str:
     verb, _, system = stage.partition("/")
     return f"{verb} {known.label(system)}" if system else verb
-
-
-def _notes(notes: Json) -> str:
-    parts = [f"taken over from {notes['from']}"] if notes.get("from") else []
-    skipped = number(notes.get("skipped"))
-    if skipped and skipped > 0:
-        parts.append(f"updates skipped as not finite: {skipped:,.0f}")
-    return "; ".join(parts)
 
 
 def hardware(finished: dict[str, Json], known: Systems) -> str:

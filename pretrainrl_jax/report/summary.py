@@ -8,6 +8,7 @@ from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.report.terminal import grid, plain
 
 RATES = ("acc", "hr", "mrr", "prob", "prob_all", "prob_aliases")
+PLACES = {"text_nll": 2, "device_seconds": 1}  # decimals of the figures that are no rates
 
 
 def summarise(evaluations: list[Json], name: str, model_text: str) -> Json:
@@ -95,25 +96,36 @@ def group_count(system: Json, group: str) -> int:
     return system["groups"].get(group, {}).get("count", 0)
 
 
+def figure(system: Json, name: str) -> float | None:
+    """A figure of a system, by its key in summary.json; of a group of questions, by its name, the acc."""
+    return system[name] if name in system else group_rate(system, name)
+
+
+def shown(system: Json, name: str) -> str:
+    """That figure as a reader sees it: rates in %, a dash where it was not measured."""
+    value = figure(system, name)
+    return decimals(value, PLACES[name]) if name in PLACES else percent(value, "")
+
+
 def forgetting(summary: Json) -> dict[str, float]:
     """Rise of the loss on held-out text over the base model's, in nats a token, of each trained system."""
-    systems = summary["systems"]
-    before = systems.get("base", {}).get("text_nll")
-    if before is None:
-        return {}
-    after = {name: s["text_nll"] for name, s in systems.items() if name != "base"}
-    return {name: nll - before for name, nll in after.items() if nll is not None}
+    losses = {name: s["text_nll"] for name, s in summary["systems"].items() if s["text_nll"] is not None}
+    before = losses.pop("base", None)
+    return {} if before is None else {name: nll - before for name, nll in losses.items()}
+
+
+COLUMNS = {
+    "acc": "ACC", "hr": "HR", "mrr": "MRR", "prob": "Prob", "unseen": "ACC\nunseen",
+    "paraphrase": "ACC\nparaphr.", "held_out": "ACC\nheld-out", "text_nll": "text\nNLL",
+    "device_seconds": "device\ns",
+}  # fmt: skip
 
 
 def table(summary: Json, known: Systems) -> str:
     """The systems side by side, for a terminal of 100 columns."""
-    heads = ["ACC", "HR", "MRR", "Prob", "ACC\nunseen", "ACC\nparaphr.", "ACC\nheld-out", "text\nNLL"]
-    rows = []
-    for name, system in summary["systems"].items():
-        rates = [system[rate] for rate in ("acc", "hr", "mrr", "prob")]
-        rates += [group_rate(system, group) for group in ("unseen", "paraphrase", "held_out")]
-        cells = [percent(rate, "") for rate in rates]
-        cells += [decimals(system["text_nll"], 2), decimals(system["device_seconds"], 1)]
-        rows.append([known.label(name), *cells])
+    rows = [
+        [known.label(name), *(shown(system, column) for column in COLUMNS)]
+        for name, system in summary["systems"].items()
+    ]
     title = f"{summary['dataset']}, {summary['model']}: % of trained facts"
-    return plain(title, grid({"system": 24}, [*heads, "device\ns"], rows))
+    return plain(title, grid({"system": 24}, COLUMNS.values(), rows))

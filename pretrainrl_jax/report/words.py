@@ -43,17 +43,9 @@ def reading(summary: Json, known: Systems) -> list[str]:
             f"Only the base model was evaluated; its accuracy here is {percent(accuracies['base'])}.",
             "Nothing was trained, so there is nothing to compare yet.",
         ]
-    sentences = [
-        *_best(summary, known, accuracies),
-        *_against_baselines(summary, known),
-        *_against_controls(summary, known),
-        *_dpo(summary, known),
-        *_beyond(summary, known, accuracies),
-        *_forgetting(summary, known, accuracies),
-        *_time(summary, known),
-    ]
+    parts = (_best, _against_baselines, _against_controls, _dpo, _beyond, _forgetting, _time)
     return [
-        *sentences,
+        *(f"{_capital(clause)}." for part in parts for clause in part(summary, known)),
         "All of this is one seed, and accuracy is on the facts that were trained on: it measures what was "
         "taught, not what the model can infer.",
     ]
@@ -67,60 +59,49 @@ def noise(summary: Json, name: str, other: str) -> float:
     questions are not at hand the answers are taken as independent, which is wider.
     """
     one, two = (summary["systems"][n] for n in (name, other))
-    paired = one["against"].get(other)
-    if paired:
+    if paired := one["against"].get(other):
         return max(NOISE_POINTS, 50 * (paired["high"] - paired["low"]))
-    variance = 0.0
-    for system in (one, two):
-        count = group_count(system, "trained")
-        variance += system["acc"] * (1 - system["acc"]) / count if count else 0.0
+    counts = [(system["acc"], group_count(system, "trained")) for system in (one, two)]
+    variance = sum(acc * (1 - acc) / count for acc, count in counts if count)
     return max(NOISE_POINTS, 100 * Z * math.sqrt(variance))
 
 
 def _compare(summary: Json, known: Systems, name: str, other: str) -> tuple[str, int] | None:
     """Words for the accuracy of one system against another, and the sign of the difference (0: noise)."""
-    systems = summary["systems"]
-    if any(n not in systems or systems[n]["acc"] is None for n in (name, other)):
+    accuracies = _accuracies(summary)
+    if name not in accuracies or other not in accuracies:
         return None
-    one, two = systems[name], systems[other]
-    points, limit = 100 * (one["acc"] - two["acc"]), noise(summary, name, other)
-    rates = f"({percent(one['acc'])} against {percent(two['acc'])})"
-    if round(abs(points), 1) == 0:
-        where = f"level with {known.words(other)}"
-    else:
-        where = f"{abs(points):.1f} points {'above' if points > 0 else 'below'} {known.words(other)}"
-    if abs(points) < limit:
-        return f"{known.words(name)} is {where} {rates}, which is within noise ({_why(limit)})", 0
-    return f"{known.words(name)} is {where} {rates}", 1 if points > 0 else -1
-
-
-def _why(limit: float) -> str:
-    if limit == NOISE_POINTS:
-        return f"under {limit:g} points in one seed"
-    return f"under {limit:.1f} points on so few questions, in one seed"
-
-
-def _sentence(text: str) -> str:
-    return _capital(text) + "."
+    one, two = accuracies[name], accuracies[other]
+    points, limit = 100 * (one - two), noise(summary, name, other)
+    where = f"{abs(points):.1f} points {'above' if points > 0 else 'below'}"
+    where = "level with" if round(abs(points), 1) == 0 else where
+    text = f"{known.words(name)} is {where} {known.words(other)} ({percent(one)} against {percent(two)})"
+    if abs(points) >= limit:
+        return text, 1 if points > 0 else -1
+    few = limit > NOISE_POINTS
+    under = f"under {limit:.1f} points on so few questions," if few else f"under {limit:g} points"
+    return f"{text}, which is within noise ({under} in one seed)", 0
 
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _best(summary: Json, known: Systems, accuracies: dict[str, float]) -> Iterable[str]:
-    first, *rest = sorted(accuracies, key=lambda name: -accuracies[name])
-    if first == "base":
-        yield f"No trained system is more accurate than the base model ({percent(accuracies['base'])})."
+def _best(summary: Json, known: Systems) -> Iterable[str]:
+    accuracies = _accuracies(summary)
+    highest, *rest = sorted(accuracies, key=lambda name: -accuracies[name])
+    if highest == "base":
+        yield f"no trained system is more accurate than the base model ({percent(accuracies['base'])})"
         return
-    level = [n for n in rest if 100 * (accuracies[first] - accuracies[n]) < noise(summary, first, n)]
-    text = f"The highest accuracy on trained facts is {percent(accuracies[first])}, of {known.words(first)}"
+    level = [n for n in rest if 100 * (accuracies[highest] - accuracies[n]) < noise(summary, highest, n)]
+    text = f"the highest accuracy on trained facts is {percent(accuracies[highest])}, of "
+    text += known.words(highest)
     if "base" in accuracies and "base" not in level:
         text += f"; the base model has {percent(accuracies['base'])}"
     if level:
         others = ", ".join(f"{known.words(n)} ({percent(accuracies[n])})" for n in level)
         text += f"; within noise of the highest: {others}"
-    yield f"{text}."
+    yield text
 
 
 def _against_baselines(summary: Json, known: Systems) -> Iterable[str]:
@@ -134,7 +115,7 @@ def _against_baselines(summary: Json, known: Systems) -> Iterable[str]:
         for baseline in known.of(system).above:
             if compared := _compare(summary, known, system, baseline):
                 text, sign = compared
-                yield _sentence(text + endings[sign])
+                yield text + endings[sign]
 
 
 def _claims(summary: Json, known: Systems) -> list[tuple[str, list[str]]]:
@@ -160,7 +141,7 @@ def _against_controls(summary: Json, known: Systems) -> Iterable[str]:
     for system, controls in _claims(summary, known):
         if not controls:
             missing = [f"{known.words(name)}, the control that" for name in known.controls(system)]
-            yield _sentence(
+            yield (
                 f"{[*missing, 'a control, which'][0]} any claim about negatives must stand beside, was not "
                 "measured: this run cannot say whether the negatives help"
             )
@@ -171,8 +152,8 @@ def _against_controls(summary: Json, known: Systems) -> Iterable[str]:
         for place, control in enumerate(controls):
             if compared := _compare(summary, known, control, system):
                 text, sign = compared
-                first = endings.get(sign) or _apart(known.of(control), known.of(system))
-                yield _sentence(text + ("; it too uses no negatives" if place else first))
+                ending = endings.get(sign) or _apart(known.of(control), known.of(system))
+                yield text + ("; it too uses no negatives" if place else ending)
 
 
 def _apart(control: ObjectiveConfig, other: ObjectiveConfig) -> str:
@@ -200,62 +181,56 @@ def _dpo(summary: Json, known: Systems) -> Iterable[str]:
         text, before, after = compared[0], summary["systems"]["base"]["prob"], system["prob"]
         if before is not None and after is not None:
             text += f"; Prob, which counts hits only, goes from {percent(before)} to {percent(after)}"
-        yield _sentence(text)
+        yield text
 
 
-def _beyond(summary: Json, known: Systems, accuracies: dict[str, float]) -> Iterable[str]:
+def _beyond(summary: Json, known: Systems) -> Iterable[str]:
     """What the most accurate trained system keeps in another wording, and on facts it was not taught."""
-    systems = summary["systems"]
-    name = max((n for n in accuracies if n != "base"), key=lambda n: accuracies[n])
-    best, base = systems[name], systems.get("base")
+    trained = {name: acc for name, acc in _accuracies(summary).items() if name != "base"}
+    name = max(trained, key=lambda n: trained[n])
+    best, base = summary["systems"][name], summary["systems"].get("base")
     reworded = group_rate(best, "paraphrase")
     if reworded is not None:
         yield (
-            f"Asked in a wording never trained on, {known.words(name)} answers {percent(reworded)} of the "
-            f"trained facts, against {percent(best['acc'])} in the trained wording."
+            f"asked in a wording never trained on, {known.words(name)} answers {percent(reworded)} of the "
+            f"trained facts, against {percent(best['acc'])} in the trained wording"
         )
     changes = []
     groups = {"held_out": "facts never trained on", "held_out_head": "the most popular of those"}
     for group, words in groups.items():
-        after = group_rate(best, group)
-        before = group_rate(base, group) if base else None
+        before, after = (group_rate(system, group) if system else None for system in (base, best))
         if before is not None and after is not None:
             changes.append(f"{words} from {percent(before)} to {percent(after)}")
     if changes:
-        yield f"Accuracy from the base model to {known.words(name)}: {'; '.join(changes)}."
+        yield f"accuracy from the base model to {known.words(name)}: {'; '.join(changes)}"
 
 
-def _forgetting(summary: Json, known: Systems, accuracies: dict[str, float]) -> Iterable[str]:
+def _forgetting(summary: Json, known: Systems) -> Iterable[str]:
     rises = forgetting(summary)
     if not rises:
-        yield "Forgetting cannot be read: the loss on held-out text is not known before and after."
+        yield "forgetting cannot be read: the loss on held-out text is not known before and after"
         return
     base = summary["systems"]["base"]["text_nll"]
-    ranked = sorted(rises.items(), key=lambda r: r[1])
-    each = ", ".join(f"{known.label(name)} {signed(rise)}" for name, rise in ranked)
-    yield f"Forgetting, the rise of the loss on held-out text over {base:.2f} nats a token: {each}."
-    measured = {n: rise for n, rise in rises.items() if n in accuracies}
-    if len(measured) > 1:
-        best = max(measured, key=lambda n: accuracies[n])
-        if measured[best] == max(measured.values()) and measured[best] > 0:
-            yield _sentence(f"{known.words(best)}, the most accurate of these, also forgets the most text")
+    each = ", ".join(f"{known.label(n)} {signed(rises[n])}" for n in sorted(rises, key=lambda n: rises[n]))
+    yield f"forgetting, the rise of the loss on held-out text over {base:.2f} nats a token: {each}"
+    accuracies = {name: acc for name, acc in _accuracies(summary).items() if name in rises}
+    if len(accuracies) > 1:
+        best = max(accuracies, key=lambda n: accuracies[n])
+        if rises[best] == max(rises[n] for n in accuracies) and rises[best] > 0:
+            yield f"{known.words(best)}, the most accurate of these, also forgets the most text"
 
 
 def _time(summary: Json, known: Systems) -> Iterable[str]:
-    spent = {
-        name: system["device_seconds"]
-        for name, system in summary["systems"].items()
-        if name != "base" and system["device_seconds"] is not None
-    }
+    seconds = {name: s["device_seconds"] for name, s in summary["systems"].items() if name != "base"}
+    spent = {name: value for name, value in seconds.items() if value is not None}
     if not spent:
         return
-    ranked = sorted(spent.items(), key=lambda s: s[1])
-    each = ", ".join(f"{known.label(name)} {decimals(seconds, 1)}" for name, seconds in ranked)
-    text = f"Device-seconds: {each}."
+    ranked = sorted(spent, key=lambda name: spent[name])
+    text = f"device-seconds: {', '.join(f'{known.label(n)} {decimals(spent[n], 1)}' for n in ranked)}"
     for system, controls in _claims(summary, known):
-        if controls and system in spent and (of := spent.get(controls[0])):
-            ratio = spent[system] / of
-            text += f" {_capital(known.words(system))} took {ratio:.1f} times the device time of "
-            text += known.words(controls[0])
-            text += ": the two are not compared at equal compute." if not 0.8 <= ratio <= 1.25 else "."
+        if system in spent and (control := next(filter(spent.get, controls[:1]), "")):
+            ratio = spent[system] / spent[control]
+            text += f". {_capital(known.words(system))} took {ratio:.1f} times the device time of "
+            text += known.words(control)
+            text += ": the two are not compared at equal compute" if not 0.8 <= ratio <= 1.25 else ""
     yield text

@@ -231,19 +231,18 @@ def test_pictures_leave_no_global_state_behind() -> None:
 
 
 def test_labels_of_coinciding_points_do_not_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
-    placed: list[charts.Box] = []
+    placed: list[Any] = []
     place = charts._place
 
-    def record(*given: Any) -> tuple[float, float, charts.Box]:
-        found = place(*given)
-        placed.append(found[2])
-        return found
+    def record(*given: Any) -> Any:
+        placed.append(place(*given))
+        return placed[-1]
 
     monkeypatch.setattr(charts, "_place", record)
     names = ("base", "dpo", "ntp", "ntp_answer", "ntp_weighted", "pretrainrl")
     assert charts.tradeoff(summarise([evaluation(n, 0.3) for n in names], "d", "m"), KNOWN)
     assert len(placed) == 6
-    overlaps = [(a, b) for i, a in enumerate(placed) for b in placed[:i] if charts._overlap(a, b)]
+    overlaps = [(a, b) for i, a in enumerate(placed) for b in placed[:i] if a.fully_overlaps(b)]
     assert not overlaps
 
 
@@ -251,7 +250,7 @@ def test_a_resumed_run_draws_each_step_once() -> None:
     lines = [
         {"stage": "train/ntp", "step": s, "loss": v} for s, v in ((1, 5.0), (2, 4.0), (2, 3.0), (3, 2.0))
     ]
-    steps, values = charts._series(lines, "train/ntp", "loss")
+    steps, values = charts.series(lines, "train/ntp", "loss")
     assert steps.tolist() == [1, 2, 3]
     assert values.tolist() == [5.0, 3.0, 2.0]
 
@@ -301,15 +300,15 @@ def test_a_run_of_ones_own_objectives_is_told_by_their_labels(workdir: Path) -> 
 
 def test_no_negatives_is_not_drawn_as_zero() -> None:
     lines = [{"stage": "train/ntp", "step": s, "loss": 0.0, "logp_negative": -0.0} for s in (1, 2)]
-    assert len(charts._series(lines, "train/ntp", "logp_negative")[0]) == 0
-    assert len(charts._series(lines, "train/ntp", "loss")[0]) == 2
+    assert len(charts.series(lines, "train/ntp", "logp_negative")[0]) == 0
+    assert len(charts.series(lines, "train/ntp", "loss")[0]) == 2
     lines[1]["logp_negative"] = -1.0
-    assert charts._series(lines, "train/ntp", "logp_negative")[1].tolist() == [0.0, -1.0]
+    assert charts.series(lines, "train/ntp", "logp_negative")[1].tolist() == [0.0, -1.0]
 
 
 def test_long_curves_are_thinned_and_keep_their_end() -> None:
     lines = [{"stage": "train/ntp", "step": s, "loss": float(s)} for s in range(100_000)]
-    steps, _ = charts._series(lines, "train/ntp", "loss")
+    steps, _ = charts.series(lines, "train/ntp", "loss")
     assert len(steps) < 1300
     assert steps[-1] == 99_999
 
