@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from tiny import call
+from helpers.command_line import call
 
+from pretrainrl_jax.command_line import parse
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.main import parse
+from pretrainrl_jax.help import help_for
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
@@ -139,9 +140,8 @@ def with_run(here: Path, finished: Path) -> Path:
 
 def check(arguments: list[str]) -> None:
     """The command line takes these arguments; InputError if not."""
-    named = arguments[:1] if arguments and not arguments[0].startswith("-") else []
-    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):  # --help
-        parse(*named or ["run"], arguments[len(named) :])
+    if not help_for(arguments):
+        parse(arguments)
 
 
 def understood(words: list[str]) -> None:
