@@ -109,5 +109,5 @@ def describe(config: Json) -> tuple[str, str]:
     path = str(config.get("facts", {}).get("path") or "")
     data = str(config.get("name") or Path(path).name or "small world")
     model = config.get("model", {})
-    sizes = f"{model.get('family')} with {model.get('layers')} layers of width {model.get('width')}"
+    sizes = f"{model.get('family')} with {model.get('layers')} layers of width {model.get('d_model')}"
     return data, Path(model["path"]).name if model.get("path") else sizes

@@ -21,7 +21,7 @@ from helpers.made_workdirs import (
     write_workdir,
 )
 
-from pretrainrl_jax.config import OBJECTIVES, Config, DpoConfig, NtpConfig, ObjectiveConfig
+from pretrainrl_jax.config import OBJECTIVES, Config, DpoConfig, NtpConfig, ObjectiveConfig, TrainConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.report import charts
 from pretrainrl_jax.report.inputs import read_metrics
@@ -280,7 +280,10 @@ def test_a_run_of_ones_own_objectives_is_told_by_their_labels(workdir: Path) -> 
         "Mine <b>", "my own", ntp=NtpConfig(answer=0.5), dpo=DpoConfig(2.0, beta=0.3), learning_rate=2e-4
     )
     own = {"z-own": mine, "a_plain": ObjectiveConfig(ntp=NtpConfig(answer=1.0))}
-    write(workdir / "config.json", dataclasses.asdict(dataclasses.replace(Config(), objectives=own)))
+    write(
+        workdir / "config.json",
+        dataclasses.asdict(Config(objectives=own, train=TrainConfig(systems=tuple(own)))),
+    )
     for system in SYSTEMS:
         if system != "base":
             (workdir / "evaluations" / f"{system}.json").unlink()
