@@ -15,6 +15,7 @@ from pretrainrl_jax.facts.corpus import verbalise
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.wordings import FALLBACK, POPQA, WORDINGS
 from pretrainrl_jax.facts.world import make_world
+from pretrainrl_jax.settings import validate
 
 SCRIPT = """
 import hashlib
@@ -219,12 +220,12 @@ def test_filler_alone():
         ({"filler": -1}, "corpus.filler is -1"),
         ({"popularity_power": -0.5}, "corpus.popularity_power is -0.5"),
         ({"question_share": 1.1}, "corpus.question_share is 1.1"),
-        ({"held_out_share": 1.0}, "corpus.held_out_share is 1.0"),
+        ({"held_out_share": 1.0}, "corpus.held_out_share is 1"),
     ],
 )
 def test_bad_settings(change, expected):
     with pytest.raises(InputError) as raised:
-        verbalise([fact(0)], config.CorpusConfig(**change), 0)
+        validate(config.Config(corpus=config.CorpusConfig(**change)))
     assert expected in str(raised.value)
 
 

@@ -15,6 +15,7 @@ from pretrainrl_jax import config
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.splits import split, subsample
+from pretrainrl_jax.settings import validate
 
 questions = st.lists(st.text("abé ?\n", max_size=4), max_size=30)
 
@@ -62,7 +63,7 @@ def test_none_held_out_and_bad_settings() -> None:
     assert split(facts, 0) == (facts, [])
     for every in (1, -2):
         with pytest.raises(InputError, match=f"holdout_every is {every}"):
-            split(facts, every)
+            validate(config.Config(facts=config.FactsConfig(holdout_every=every)))
 
 
 @settings(deadline=None)
@@ -84,7 +85,7 @@ def test_a_choice_is_a_random_one() -> None:
     assert len(often) == 100
     assert max(often.values()) < 40 + 6 * 40**0.5
     with pytest.raises(InputError, match="limit is -1"):
-        subsample(facts, -1, 0)
+        validate(config.Config(facts=config.FactsConfig(limit=-1)))
 
 
 SCRIPT = """

@@ -14,6 +14,7 @@ from pretrainrl_jax.facts.matching import normalise, overlaps
 from pretrainrl_jax.facts.splits import split
 from pretrainrl_jax.facts.wordings import FALLBACK, FILLER, FILLER_WORDS, POPQA, WORLD
 from pretrainrl_jax.facts.world import make_world
+from pretrainrl_jax.settings import validate
 
 SCRIPT = """
 import hashlib
@@ -133,6 +134,11 @@ def test_extreme_shares(share, tail):
     assert (len({fact.answer for fact in facts}) == 1) == (tail == 0)
 
 
+def validated_world(settings):
+    validate(config.Config(world=settings))
+    return make_world(settings, 0)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -146,5 +152,5 @@ def test_extreme_shares(share, tail):
 )
 def test_bad_settings(change, words):
     with pytest.raises(InputError) as raised:
-        make_world(config.WorldConfig(**change), 0)
+        validated_world(config.WorldConfig(**change))
     assert words in str(raised.value)
