@@ -4,7 +4,6 @@ import hashlib
 import heapq
 from collections.abc import Iterable, Sequence
 
-from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.record import Fact
 
 
@@ -13,12 +12,7 @@ def split(facts: Iterable[Fact], holdout_every: int) -> tuple[list[Fact], list[F
 
     Equal questions always land on one side, and a fact's side stays whatever else the source holds. 0 holds
     out none.
-
-    Raises:
-        InputError: where `holdout_every` is negative, or 1, which leaves nothing to train.
     """
-    if holdout_every < 0 or holdout_every == 1:
-        raise InputError(f"facts.holdout_every is {holdout_every}: use 0 to hold out none, or 2 or more")
     sides: tuple[list[Fact], list[Fact]] = ([], [])
     for fact in facts:
         held_out = holdout_every and _hash(" ".join(fact.question.split())) % holdout_every == 0
@@ -31,12 +25,7 @@ def subsample(facts: Sequence[Fact], limit: int, seed: int) -> list[Fact]:
 
     All of them for 0 or where they are fewer. By one seed, a smaller choice is part of a larger one, and the
     order of the facts does not matter.
-
-    Raises:
-        InputError: for a negative limit.
     """
-    if limit < 0:
-        raise InputError(f"facts.limit is {limit}: use 0 to keep all, or 1 or more")
     if not limit or limit >= len(facts):
         return list(facts)
     order = ((_hash(f"{seed} {fact.id}"), at) for at, fact in enumerate(facts))

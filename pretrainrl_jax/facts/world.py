@@ -66,8 +66,7 @@ def make_world(settings: WorldConfig, seed: int) -> list[Fact]:
     independent order: so what is common in the head is what a model wrongly believes of the tail. Names are
     single made-up words, unique over subjects and answers, and none is a word of the templates.
 
-    The result depends on nothing but the settings and the seed. Raises InputError for settings that make no
-    world.
+    The result depends on nothing but the settings and the seed. Raises InputError for too many relations.
     """
     if settings.relations > len(wordings.WORLD):
         known = len(wordings.WORLD)

@@ -221,7 +221,7 @@ def test_filler_alone():
         ({"filler": -1}, "corpus.filler is -1"),
         ({"popularity_power": -0.5}, "corpus.popularity_power is -0.5"),
         ({"question_share": 1.1}, "corpus.question_share is 1.1"),
-        ({"held_out_share": 1.0}, "corpus.held_out_share is 1.0"),
+        ({"held_out_share": 1.0}, "corpus.held_out_share is 1"),
     ],
 )
 def test_bad_settings(change, expected):

@@ -10,9 +10,10 @@ import pytest
 from helpers.models_and_trees import fact
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from pretrainrl_jax import config
-from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.config.messages import explained
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.splits import split, subsample
 
@@ -61,8 +62,9 @@ def test_none_held_out_and_bad_settings() -> None:
     facts = numbered(5)
     assert split(facts, 0) == (facts, [])
     for every in (1, -2):
-        with pytest.raises(InputError, match=f"holdout_every is {every}"):
-            split(facts, every)
+        with pytest.raises(ValidationError) as refused:
+            config.FactsConfig(holdout_every=every)
+        assert f"facts.holdout_every is {every}" in explained(refused.value)
 
 
 @settings(deadline=None)
@@ -83,8 +85,9 @@ def test_a_choice_is_a_random_one() -> None:
     often = Counter(f.id for seed in range(400) for f in subsample(facts, 10, seed))
     assert len(often) == 100
     assert max(often.values()) < 40 + 6 * 40**0.5
-    with pytest.raises(InputError, match="limit is -1"):
-        subsample(facts, -1, 0)
+    with pytest.raises(ValidationError) as refused:
+        config.FactsConfig(limit=-1)
+    assert "facts.limit is -1" in explained(refused.value)
 
 
 SCRIPT = """
