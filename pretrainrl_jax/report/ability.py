@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.report.columns import grid, plain
 from pretrainrl_jax.report.formats import Json, decimals, number, percent
 from pretrainrl_jax.report.inputs import read_json
 from pretrainrl_jax.report.systems import Systems
-from pretrainrl_jax.report.terminal import grid, plain
 
 
 class Column(NamedTuple):

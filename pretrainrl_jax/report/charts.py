@@ -68,13 +68,10 @@ SVG: Any = {"format": "svg", "metadata": {"Date": None}}
 @contextmanager
 def _figure(width: float, height: float) -> Iterator["Figure"]:
     import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        yield figure
+        yield Figure(figsize=(width, height), layout="constrained")
 
 
 def _address(figure: "Figure", how: Any = SVG) -> str:
@@ -100,14 +97,12 @@ def _chart(width: float, height: float, x: str, y: str, draw: Callable[["Axes"],
 def looks(systems: list[str], known: Systems) -> dict[str, Look]:
     """The look of each system: by its place in the configuration, so that it keeps it across charts."""
     others = [name for name in systems if name != "base" and name not in known.objectives]
-    places = [*known.objectives, *others]
-    return {name: BASE if name == "base" else _look(places.index(name)) for name in systems}
-
-
-def _look(place: int) -> Look:
-    """One for each place: where the colours are used up they come again with other markers and lines."""
-    again, count = place // len(LOOKS), len(LOOKS)
-    return Look(*(LOOKS[(place + shift * again) % count][shift] for shift in range(3)))
+    styles = {"base": BASE}
+    for place, name in enumerate([*known.objectives, *others]):
+        # Where the colours are used up they come again with other markers and lines.
+        shifts = (shift * (place // len(LOOKS)) for shift in range(3))
+        styles[name] = Look(*(LOOKS[(place + s) % len(LOOKS)][i] for i, s in enumerate(shifts)))
+    return {name: styles[name] for name in systems}
 
 
 # The idea: truth against falsehood
@@ -115,8 +110,8 @@ def _look(place: int) -> Look:
 
 def share_above(questions: list[Json]) -> float:
     """Share of questions where the truth is more probable than the model's strongest falsehood."""
-    above = sum((number(q.get("p_truth")) or 0.0) > (number(q.get("p_falsehood")) or 0.0) for q in questions)
-    return above / len(questions)
+    truth, falsehood = (_probabilities(questions, key) for key in ("p_truth", "p_falsehood"))
+    return float(np.mean(truth > falsehood))
 
 
 def idea(known: Systems, before: Json, after: Json | None = None) -> list[str]:
@@ -154,10 +149,13 @@ def _idea_panels(known: Systems, before: Json, after: Json | None) -> dict[str, 
     return {title: [asked[key] for key in keys] for title, asked in clouds if keys}
 
 
-def idea_floor(questions: list[Json], key: str) -> float:
+def _probabilities(questions: list[Json], key: str) -> np.ndarray:
+    return np.array([number(question.get(key)) or 0.0 for question in questions])
+
+
+def idea_floor(p: np.ndarray) -> float:
     """The smallest probability drawn, a power of ten that leaves about 1 % of the points below it."""
-    positive = [p for q in questions if (p := number(q.get(key)) or 0.0) > 0]
-    low = math.log10(float(np.percentile(positive, 1))) if positive else -4.0
+    low = math.log10(np.percentile(p[p > 0], 1)) if any(p > 0) else -4.0
     return 10.0 ** max(-9, min(-4, math.floor(low)))
 
 
@@ -169,7 +167,7 @@ def _draw_idea(figure: "Figure", panels: dict[str, list[Json]], titles: list[str
     everything = list(itertools.chain(*panels.values()))
     # Truths can be far less probable than falsehoods: the axes have scales of their own, and the line of
     # equal probability is drawn.
-    floors = {key: idea_floor(everything, key) for key in ("p_falsehood", "p_truth")}
+    floors = {key: idea_floor(_probabilities(everything, key)) for key in ("p_falsehood", "p_truth")}
     x_limits, y_limits = ((floor / 1.6, 2.0) for floor in floors.values())
     line = (min(*x_limits, *y_limits), 2.0)
     norm, unit = _popularity_norm(next(iter(panels.values())))
@@ -179,7 +177,7 @@ def _draw_idea(figure: "Figure", panels: dict[str, list[Json]], titles: list[str
     points: Any = None
     for axes, title in zip(grid, titles, strict=True):
         questions = panels[title]
-        x, y = (np.array([max(number(q.get(key)) or 0.0, floors[key]) for q in questions]) for key in floors)
+        x, y = (np.maximum(_probabilities(questions, key), floor) for key, floor in floors.items())
         axes.fill_between(line, line, [line[1]] * 2, color="#EAF3EC", linewidth=0, zorder=0)
         axes.plot(line, line, color="#555555", linewidth=1.2, zorder=1)
         order = np.random.default_rng(0).permutation(len(x))  # no popularity is drawn over another

@@ -1,7 +1,13 @@
-"""A table as a description of its columns: the head of each, and what it shows of a row."""
+"""A table as a description of its columns, and tables as text: of Markdown, or for a terminal."""
 
+import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
 
 Columns = Mapping[str, Callable[[Any], str]]  # a cell is "" where the row has nothing to show
 
@@ -20,6 +26,27 @@ def filled(columns: Columns, rows: Sequence[Any], nothing: str = "–") -> Table
 
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """The same as Markdown."""
+    """Heads and rows as Markdown."""
     lines = ["| " + " | ".join(cells) + " |\n" for cells in (heads, *rows)]
     return "".join([lines[0], "|---" * len(heads) + "|\n", *lines[1:]])
+
+
+def grid(texts: dict[str, int | None], numbers: Iterable[str], rows: Iterable[Iterable[str]]) -> Grid:
+    """Columns of texts, of at most so many characters each, then columns of numbers; nothing is markup."""
+    drawn = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for head, width in texts.items():
+        drawn.add_column(Text(head), no_wrap=True, max_width=width)
+    for head in numbers:
+        drawn.add_column(Text(head), justify="right", no_wrap=True)
+    for row in rows:
+        drawn.add_row(*map(Text, row))
+    return drawn
+
+
+def plain(*parts: str | Grid, width: int = 100) -> str:
+    """The parts below one another, without colours and blank lines; texts are not broken into lines."""
+    out = io.StringIO()
+    console = Console(file=out, width=width, color_system=None, force_terminal=False, legacy_windows=False)
+    for part in parts:
+        console.print(part, markup=False, highlight=False, soft_wrap=isinstance(part, str))
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines() if line.strip()) + "\n"

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from pretrainrl_jax.config.stored import flat
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.report.columns import grid, plain
 from pretrainrl_jax.report.formats import Json, change, decimals, percent
 from pretrainrl_jax.report.inputs import describe, read_inputs
 from pretrainrl_jax.report.intervals import Difference
@@ -13,7 +14,6 @@ from pretrainrl_jax.report.page import template, text, write_page
 from pretrainrl_jax.report.summary import summarise
 from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.report.tables import categories
-from pretrainrl_jax.report.terminal import grid, plain
 from pretrainrl_jax.report.words import NOISE_POINTS
 
 
@@ -22,8 +22,7 @@ class Paired(NamedTuple):
 
     system: str
     groups: dict[str, Difference]  # of A and B, by `GROUPS`; those without a common question are left out
-    text_nll: list[float | None]  # of A and B, as what follows
-    device_seconds: list[float | None]
+    figures: list[Json]  # of A and B, as summary.json has them
 
 
 class Comparison(NamedTuple):
@@ -68,8 +67,7 @@ def read_comparison(one: Path, other: Path) -> Comparison:
         measured = {group: difference(common(of_a[group], of_b[group])) for group in GROUPS}
         figures = [summary["systems"][system] for summary in summaries]
         groups = {group: change for group, change in measured.items() if change is not None}
-        nll, seconds = ([figure[key] for figure in figures] for key in ("text_nll", "device_seconds"))
-        systems += [Paired(system, groups, nll, seconds)] if groups else []
+        systems += [Paired(system, groups, figures)] if groups else []
     if not systems:
         raise InputError(
             f"{one} and {other} have no question in common: compare workdirs of the same data set and split"
@@ -107,9 +105,7 @@ def write_comparison(one: Path, other: Path) -> tuple[Path, Comparison]:
     page = template("compare.html.j2").render(
         found=comparison, label=comparison.known.label, reading=sentences(comparison), groups=GROUPS
     )
-    folder = one / "report"
-    folder.mkdir(exist_ok=True)
-    return write_page(folder / f"compare-{comparison.names[1]}.html", page), comparison
+    return write_page(one / "report" / f"compare-{comparison.names[1]}.html", page), comparison
 
 
 def _settings(one: Json, other: Json) -> list[tuple[str, str, str]]:
@@ -166,8 +162,8 @@ def comparison_table(comparison: Comparison) -> str:
             # The system's name stands before the first of its groups.
             name = label if group == next(iter(paired.groups)) else ""
             rows.append([name, GROUPS[group], f"{apart.questions:,}", *rates, change(apart)])
-        nll = " | ".join(decimals(value, 3) for value in paired.text_nll)
-        seconds = " | ".join(decimals(value, 1) for value in paired.device_seconds)
+        nll = " | ".join(decimals(of["text_nll"], 3) for of in paired.figures)
+        seconds = " | ".join(decimals(of["device_seconds"], 1) for of in paired.figures)
         tails.append(f"{label}: text NLL {nll}; device-seconds {seconds}")
     drawn = grid({"system": 20, "questions": 27}, ["number", "A, %", "B, %", "B − A, points [95 %]"], rows)
     return plain(*heads, drawn, *tails, *(f"- {sentence}" for sentence in sentences(comparison)))

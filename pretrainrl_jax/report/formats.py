@@ -41,9 +41,8 @@ def signed(value: float, places: int = 2) -> str:
 
 def spread(items: list[Any], count: int) -> list[Any]:
     """At most `count` items at even distances: a choice that nobody made by looking at them."""
-    if len(items) <= count:
-        return items
-    return [items[i * len(items) // count] for i in range(count)]
+    shown = min(count, len(items))
+    return [items[i * len(items) // shown] for i in range(shown)]
 
 
 def span(interval: tuple[float, float] | list[float] | None) -> str:
@@ -53,13 +52,10 @@ def span(interval: tuple[float, float] | list[float] | None) -> str:
 
 def duration(seconds: float | None) -> str:
     """A time in the units a reader thinks in."""
-    if seconds is None:
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
+    if seconds is None or seconds < 60:
+        return "–" if seconds is None else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
-    hours, minutes_left = divmod(minutes, 60)
-    return f"{hours:,} h {minutes_left} min" if hours else f"{minutes} min {rest} s"
+    return f"{minutes // 60:,} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
 
 
 def brief(value: float | None) -> str:

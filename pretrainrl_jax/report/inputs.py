@@ -31,16 +31,20 @@ def read_inputs(workdir: Path) -> Inputs:
     """
     if not workdir.is_dir():
         raise InputError(f"{workdir} is no folder: name a workdir whose systems are evaluated")
-    described = _optional(workdir / "checkpoints" / "pretrain" / "model.json").get("shape")
-    finished = _optional(workdir / "finished.json")
+    paths = workdir / "checkpoints" / "pretrain" / "model.json", workdir / "finished.json"
+    described, finished = (read_json(path) if path.exists() else {} for path in paths)
+    shape = described.get("shape")
     config, known = read_config(workdir)
+    evaluations = [read_json(path) for path in sorted((workdir / "evaluations").glob("*.json"))]
+    if not evaluations:
+        raise InputError(f"{workdir / 'evaluations'} holds no evaluation: run evaluate before report")
     return Inputs(
         config,
         known,
-        _read_evaluations(workdir, known),
+        sorted(evaluations, key=lambda e: known.place(str(e.get("system")))),
         read_metrics(workdir / "metrics.jsonl"),
         {stage: notes for stage, notes in finished.items() if isinstance(notes, dict)},
-        described if isinstance(described, dict) else {},
+        shape if isinstance(shape, dict) else {},
     )
 
 
@@ -61,10 +65,6 @@ def read_config(workdir: Path) -> tuple[Json, Systems]:
     return stored | nested(values), known
 
 
-def _optional(path: Path) -> Json:
-    return read_json(path) if path.exists() else {}
-
-
 def read_json(path: Path) -> Json:
     """The object a JSON file holds.
 
@@ -72,21 +72,14 @@ def read_json(path: Path) -> Json:
         InputError: if there is none.
     """
     try:
-        found = json.loads(path.read_text("utf-8"))
+        value = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} is missing: run the stages of this workdir before its report") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise InputError(f"{path} does not hold a JSON object")
-    return found
-
-
-def _read_evaluations(workdir: Path, known: Systems) -> list[Json]:
-    paths = sorted((workdir / "evaluations").glob("*.json"))
-    if not paths:
-        raise InputError(f"{workdir / 'evaluations'} holds no evaluation: run evaluate before report")
-    return sorted(map(read_json, paths), key=lambda e: known.place(str(e.get("system"))))
+    return value
 
 
 def read_metrics(path: Path) -> list[Json]:

@@ -1,6 +1,7 @@
 """95 % intervals of a rate, and of the difference of two rates of the same questions."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -13,8 +14,8 @@ def wilson(right: int, count: int) -> tuple[float, float] | None:
     """Wilson's interval of the rate `right / count`, in [0, 1]; None without questions."""
     if not count:
         return None
-    found = stats.binomtest(right, count).proportion_ci(method="wilson")
-    return float(found.low), float(found.high)
+    interval = stats.binomtest(right, count).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 class Difference(NamedTuple):
@@ -39,7 +40,7 @@ class Difference(NamedTuple):
     @property
     def clear(self) -> bool:
         """The interval does not hold zero."""
-        return self.high < 0 or self.low > 0
+        return self.worse or self.low > 0
 
 
 def paired(answers: Iterable[tuple[bool, bool]]) -> Difference | None:
@@ -49,18 +50,12 @@ def paired(answers: Iterable[tuple[bool, bool]]) -> Difference | None:
     question is added to each of the four outcomes (Agresti and Min, Statistics in Medicine 24, 2005), so that
     a few questions without a flip do not seem certain. None without questions.
     """
-    pairs = list(answers)
-    if not pairs:
+    outcomes = Counter(answers)
+    questions, kept = outcomes.total(), outcomes[True, True]
+    gained, lost = outcomes[False, True], outcomes[True, False]
+    if not questions:
         return None
-    gained = sum(after and not before for before, after in pairs)
-    lost = sum(before and not after for before, after in pairs)
-    count = len(pairs) + 2
-    middle = (gained - lost) / count
-    half = Z * math.sqrt(((gained + lost + 1) / count - middle**2) / count)
-    return Difference(
-        questions=len(pairs),
-        before=sum(before for before, _ in pairs) / len(pairs),
-        after=sum(after for _, after in pairs) / len(pairs),
-        low=max(-1.0, middle - half),
-        high=min(1.0, middle + half),
-    )
+    middle = (gained - lost) / (questions + 2)
+    half = Z * math.sqrt(((gained + lost + 1) / (questions + 2) - middle**2) / (questions + 2))
+    bounds = max(-1.0, middle - half), min(1.0, middle + half)
+    return Difference(questions, (kept + lost) / questions, (kept + gained) / questions, *bounds)

@@ -5,17 +5,18 @@ today, is left out of the page and stops nothing.
 """
 
 import itertools
-import json
 import math
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.mining.candidates import REASONS
 from pretrainrl_jax.report import charts
 from pretrainrl_jax.report.columns import filled
 from pretrainrl_jax.report.formats import Json, chance, decimals, number, percent, spread
+from pretrainrl_jax.report.inputs import read_json
 from pretrainrl_jax.report.systems import Systems
 
 EXAMPLES = 10
@@ -51,10 +52,9 @@ def read(folder: Path) -> Mined:
 
 def _read(path: Path) -> Json | None:
     try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        return read_json(path)
+    except InputError:
         return None
-    return value if isinstance(value, dict) else None
 
 
 def section(mined: Mined, known: Systems) -> Json | None:
@@ -77,7 +77,16 @@ def section(mined: Mined, known: Systems) -> Json | None:
 
 def sentences(mined: Json) -> list[str]:
     """What was mined, in sentences computed from the numbers; one whose numbers are missing is left out."""
-    parts = (_negatives(mined), _diversity(mined), _perplexity(mined), _agreement(mined), _left_out(mined))
+    perplexity = number(mined.get("perplexity"))
+    why = {"too_long": "longer than a row", "no_tokens": "with a true answer that has no tokens"}
+    left_out = [f"{len(ids):,} {words}" for key, words in why.items() if (ids := _list(mined.get(key)))]
+    parts = (
+        _negatives(mined),
+        _diversity(mined),
+        f"The base model's perplexity on the negatives is {perplexity:,.1f} a token." if perplexity else "",
+        _agreement(mined),
+        f"Questions left out of training: {', '.join(left_out)}." if left_out else "",
+    )
     return [part for part in parts if part]
 
 
@@ -96,7 +105,7 @@ def _negatives(mined: Json) -> str:
     without = _count(mined.get("without_negatives"))
     if without == 0:
         text += " No question is left without one."
-    elif without is not None and questions:
+    elif without and questions:
         text += f" {_of(without, 'question')} ({percent(without / questions)}) {_have(without)} none left."
     return text
 
@@ -116,13 +125,6 @@ def _diversity(mined: Json) -> str:
     )
 
 
-def _perplexity(mined: Json) -> str:
-    perplexity = number(mined.get("perplexity"))
-    if perplexity is None:
-        return ""
-    return f"The base model's perplexity on the negatives is {decimals(perplexity, 1)} a token."
-
-
 def _agreement(mined: Json) -> str:
     like = _map(mined.get("pool_agreement"))
     questions, categories = _count(like.get("questions")), _count(like.get("categories"))
@@ -136,12 +138,6 @@ def _agreement(mined: Json) -> str:
         f"A category's pool collected from {_of(questions, 'question')} against the one from all that were "
         f"decoded, over {over}: {', '.join(measured)}. {PAPER}."
     )
-
-
-def _left_out(mined: Json) -> str:
-    why = {"too_long": "longer than a row", "no_tokens": "with a true answer that has no tokens"}
-    counts = [f"{len(ids):,} {words}" for key, words in why.items() if (ids := _list(mined.get(key)))]
-    return f"Questions left out of training: {', '.join(counts)}." if counts else ""
 
 
 def _of(count: int, noun: str) -> str:
@@ -222,31 +218,23 @@ ROUND_COLUMNS = {"negatives": _figure("negatives", 0), **SHARED, WITHOUT: _witho
 
 def categories(mined: Json) -> Json | None:
     """The largest categories' figures and commonest falsehoods; without columns that none of them has."""
-    named = {name: of for name, of in _map(mined.get("categories")).items() if isinstance(of, dict) and of}
-    names = sorted(named, key=lambda name: -(number(named[name].get("questions")) or 0.0))[:CATEGORIES]
-    heads, cells = filled(COLUMNS, [named[name] for name in names])
-    rows = [_category(name, named[name]) | {"cells": row} for name, row in zip(names, cells, strict=True)]
+    entries = {name: of for name, of in _map(mined.get("categories")).items() if isinstance(of, dict) and of}
+    ranked = sorted(entries.items(), key=lambda item: -(number(item[1].get("questions")) or 0.0))[:CATEGORIES]
+    heads, cells = filled(COLUMNS, [entry for _, entry in ranked])
+    rows = []
+    for (name, entry), figures in zip(ranked, cells, strict=True):
+        falsehoods = [
+            (f["text"], _count(f.get("questions")), chance(number(f.get("probability"))))
+            for f in _objects(entry.get("falsehoods"), "text")
+        ]
+        row = {"name": name or "(no category)", "cells": figures, "pool": _texts(entry.get("pool"))}
+        row |= {"top": falsehoods[:TOP], "rest": falsehoods[TOP:]}
+        more = [f"{len(row['rest'])} more"] if row["rest"] else []
+        more += [f"the pool's {_of(len(row['pool']), 'value')}"] if row["pool"] else []
+        rows.append(row | {"more": " and ".join(more), "example": "".join(_texts([entry.get("example")]))})
     if not heads and not any(row["top"] or row["pool"] for row in rows):
         return None
-    return {"heads": heads, "rows": rows, "more": len(named) - len(names)}
-
-
-def _category(name: str, entry: Json) -> Json:
-    falsehoods = [
-        (f["text"], _count(f.get("questions")), chance(number(f.get("probability"))))
-        for f in _objects(entry.get("falsehoods"), "text")
-    ]
-    pool = list(filter(_said, _list(entry.get("pool"))))
-    more = [f"{len(falsehoods) - TOP} more"] if len(falsehoods) > TOP else []
-    more += [f"the pool's {_of(len(pool), 'value')}"] if pool else []
-    return {
-        "name": name or "(no category)",
-        "example": entry.get("example") if _said(entry.get("example")) else "",
-        "top": falsehoods[:TOP],
-        "rest": falsehoods[TOP:],
-        "pool": pool,
-        "more": " and ".join(more),
-    }
+    return {"heads": heads, "rows": rows, "more": len(entries) - len(rows)}
 
 
 def examples(mined: Json) -> list[Json]:
@@ -254,8 +242,8 @@ def examples(mined: Json) -> list[Json]:
     shown = []
     for example in _objects(mined.get("examples"), "question"):
         pairs = [n for n in _list(example.get("negatives")) if isinstance(n, list) and len(n) == 2]
-        negatives = [(text, chance(number(p))) for text, p in pairs if _said(text)]
-        answer = example.get("answer") if _said(example.get("answer")) else "–"
+        negatives = [(text, chance(number(p))) for text, p in pairs if _texts([text])]
+        answer = "".join(_texts([example.get("answer")])) or "–"
         if negatives:
             shown.append({"question": example["question"], "answer": answer, "negatives": negatives})
     return spread(shown, EXAMPLES)
@@ -287,7 +275,7 @@ def _list(value: object) -> list[Any]:
 
 def _objects(value: object, key: str) -> list[Json]:
     """Of a list the objects that hold a text by that key."""
-    return [item for item in _list(value) if isinstance(item, dict) and _said(item.get(key))]
+    return [item for item in _list(value) if isinstance(item, dict) and _texts([item.get(key)])]
 
 
 def _count(value: object) -> int | None:
@@ -300,5 +288,6 @@ def _counts(value: object) -> dict[str, int]:
     return {name: n for name, n in counts.items() if n is not None}
 
 
-def _said(value: object) -> bool:
-    return isinstance(value, str) and bool(value)
+def _texts(value: object) -> list[str]:
+    """Of a list the texts that say something."""
+    return [item for item in _list(value) if isinstance(item, str) and item]

@@ -81,17 +81,16 @@ def changes(before: Json, after: Json) -> dict[str, Json]:
 
 
 def flipped(taught: Pairs, every: Pairs) -> dict[str, Json]:
-    """The gains among some questions and the losses among others: how many of how many, and `EXAMPLES`."""
-    wrong = sum(not right(before) for before, _ in taught)
+    """The gains among some questions and the losses among others: how many of how many, and `EXAMPLES`.
+
+    The examples are at even distances: a choice that nobody made by looking at them.
+    """
+    wrong, known = (sum(right(one) is hit for one, _ in p) for p, hit in ((taught, False), (every, True)))
+    sides = {"gained": (flips(taught)[0], wrong), "lost": (flips(every)[1], known)}
     return {
-        "gained": _examples(flips(taught)[0], wrong),
-        "lost": _examples(flips(every)[1], sum(right(before) for before, _ in every)),
+        side: {"count": len(pairs), "of": of, "rows": [example(*two) for two in spread(pairs, EXAMPLES)]}
+        for side, (pairs, of) in sides.items()
     }
-
-
-def _examples(pairs: Pairs, of: int) -> Json:
-    """At even distances: a choice that nobody made by looking at them."""
-    return {"count": len(pairs), "of": of, "rows": [example(*two) for two in spread(pairs, EXAMPLES)]}
 
 
 def example(before: Json, after: Json) -> Json:

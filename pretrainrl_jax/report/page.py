@@ -66,6 +66,7 @@ def write_report(workdir: Path) -> Path:
         after=after,
         inputs=inputs,
         run=run,
+        series=charts.series,
         idea=charts.idea(known, *pictured) if pictured else [],
         curves=charts.curves(inputs.metrics, known),
         sampled=charts.curves(inputs.metrics, known, charts.SAMPLED),
@@ -84,15 +85,16 @@ def write_report(workdir: Path) -> Path:
         colours={name: look.color for name, look in charts.looks(list(evaluations), known).items()},
     )
     folder = workdir / "report"
-    folder.mkdir(exist_ok=True)
+    path = write_page(folder / "index.html", page)
     (folder / "summary.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", "utf-8")
     if pictured:
         charts.save_idea(folder / "idea.png", known, *pictured)
-    return write_page(folder / "index.html", page)
+    return path
 
 
 def write_page(path: Path, page: str) -> Path:
-    """Write a page; gives its path."""
+    """Write a page into a folder, made if there is none; gives its path."""
+    path.parent.mkdir(exist_ok=True)
     # "replace": a model may write half of a surrogate pair, which has no UTF-8.
     path.write_bytes(page.encode("utf-8", errors="replace"))
     return path

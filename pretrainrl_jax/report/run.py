@@ -7,14 +7,13 @@ from pathlib import Path
 from pretrainrl_jax.config import ObjectiveConfig
 from pretrainrl_jax.model import cost
 from pretrainrl_jax.model.shape import from_json
-from pretrainrl_jax.report.charts import series
 from pretrainrl_jax.report.columns import filled
 from pretrainrl_jax.report.formats import Json, duration, number
 from pretrainrl_jax.report.summary import group_count
 from pretrainrl_jax.report.systems import Systems
 
 UNKNOWN = "not recorded"
-
+VERBS = ("pretrain", "mine", "train", "evaluate")  # in the order of a run
 SIZES = ("vocabulary", "width", "layers", "heads", "kv_heads", "head_width", "mlp_width")
 
 
@@ -58,23 +57,6 @@ def data_line(summary: Json, config: Json) -> str:
     return f"{summary['dataset']}: {', '.join(parts) or f'numbers of facts {UNKNOWN}'}."
 
 
-def pretraining(metrics: list[Json]) -> dict[str, float] | None:
-    """Updates and first and last loss of pretraining, if this workdir pretrained."""
-    steps, losses = series(metrics, "pretrain", "loss")
-    return {"updates": steps[-1], "first": losses[0], "last": losses[-1]} if len(steps) else None
-
-
-def again(objective: ObjectiveConfig) -> str:
-    """How often falsehoods are mined again."""
-    renewed = ", reference renewed" if objective.reference == "renewed" else ""
-    return f"every {objective.remine_every:,} updates{renewed}" if objective.remine_every else "no"
-
-
-def updates(metrics: list[Json], system: str) -> float | None:
-    """The last update of a system's training; None where nothing is recorded of it."""
-    return max(series(metrics, f"train/{system}", "step")[0], default=None)
-
-
 def loss_text(objective: ObjectiveConfig) -> str:
     """The terms of an objective with their weights; a weight of zero is left out."""
     terms = []
@@ -96,11 +78,6 @@ def _seconds(key: str) -> Callable[[Json], str]:
     return cell
 
 
-def _ended(notes: Json) -> str:
-    ended = notes.get("ended")
-    return ended[:19].replace("T", " ") if isinstance(ended, str) else ""  # to the second
-
-
 def _notes(notes: Json) -> str:
     parts = [f"taken over from {notes['from']}"] if notes.get("from") else []
     skipped = number(notes.get("skipped")) or 0
@@ -112,7 +89,7 @@ COLUMNS = {
     "wall clock": _seconds("seconds"),
     "device time": _seconds("device_seconds"),
     "device": lambda notes: str(notes.get("device") or ""),
-    "ended, UTC": _ended,
+    "ended, UTC": lambda notes: str(notes.get("ended") or "")[:19].replace("T", " "),  # to the second
     "notes": _notes,
 }
 
@@ -124,23 +101,20 @@ def stages(finished: dict[str, Json], known: Systems) -> Json | None:
     """
     order = _in_order(finished, known)
     heads, rows = filled(COLUMNS, [finished[stage] for stage in order], nothing="")
-    told = zip(order, rows, strict=True)
-    shown = [{"stage": _stage_name(stage, known), "cells": cells} for stage, cells in told if any(cells)]
+    shown = []
+    for stage, cells in zip(order, rows, strict=True):
+        verb, _, system = stage.partition("/")
+        name = f"{verb} {known.label(system)}" if system else verb
+        shown += [{"stage": name, "cells": cells}] if any(cells) else []
     return {"heads": heads, "rows": shown} if shown else None
 
 
 def _in_order(finished: Iterable[str], known: Systems) -> list[str]:
     def order(stage: str) -> tuple[int, tuple[int, str]]:
-        verbs = ("pretrain", "mine", "train", "evaluate")
         verb, _, system = stage.partition("/")
-        return (verbs.index(verb) if verb in verbs else len(verbs), known.place(system))
+        return [*VERBS, verb].index(verb), known.place(system)
 
     return sorted(finished, key=order)
-
-
-def _stage_name(stage: str, known: Systems) -> str:
-    verb, _, system = stage.partition("/")
-    return f"{verb} {known.label(system)}" if system else verb
 
 
 def hardware(finished: dict[str, Json], known: Systems) -> str:

@@ -1,17 +1,17 @@
 """What a run found: the checked numbers of every system, and their table for a terminal."""
 
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.report.columns import grid, plain
 from pretrainrl_jax.report.formats import Json, decimals, number, percent
 from pretrainrl_jax.report.intervals import wilson
-from pretrainrl_jax.report.outcomes import common, difference, trained
+from pretrainrl_jax.report.outcomes import Key, common, difference, trained
 from pretrainrl_jax.report.systems import Systems
-from pretrainrl_jax.report.terminal import grid, plain
 
 RATES = ("acc", "hr", "mrr", "prob", "prob_all", "prob_aliases")
 PLACES = {"text_nll": 2, "device_seconds": 1}  # decimals of the figures that are no rates
 
 
-def summarise(evaluations: list[Json], name: str, model_text: str) -> Json:
+def summarise(evaluations: list[Json], dataset: str, model: str) -> Json:
     """The content of `report/summary.json`, from the evaluation of every system.
 
     acc, hr, mrr and prob of a system are those of the facts it was trained on; the other groups of
@@ -20,15 +20,18 @@ def summarise(evaluations: list[Json], name: str, model_text: str) -> Json:
     outside [0, 1] is refused; what is not a number becomes None.
     """
     systems: dict[str, Json] = {}
+    asked: dict[str, dict[Key, Json]] = {}
     for evaluation in sorted(evaluations, key=lambda e: e.get("system") != "base"):
         system = evaluation.get("system")
         if not isinstance(system, str) or not system:
             raise InputError("an evaluation does not name its system")
         if system in systems:
             raise InputError(f"two evaluations are of the system {system}")
-        systems[system] = _system(evaluation, system)
-    _compare(systems, {evaluation["system"]: evaluation for evaluation in evaluations})
-    return {"dataset": name, "model": model_text, "systems": systems}
+        systems[system], asked[system] = _system(evaluation, system), trained(evaluation)
+    for name, of_system in systems.items():
+        changes = {other: difference(common(asked[other], asked[name])) for other in asked if other != name}
+        of_system["against"] = {other: change._asdict() for other, change in changes.items() if change}
+    return {"dataset": dataset, "model": model, "systems": systems}
 
 
 def _system(evaluation: Json, system: str) -> Json:
@@ -37,17 +40,13 @@ def _system(evaluation: Json, system: str) -> Json:
         for group, measured in (evaluation.get("groups") or {}).items()
         if measured and number(measured.get("count")) != 0
     }
-    of_trained = groups.get("trained", {})
-
-    def bins(kind: str) -> list[Json]:
-        found = evaluation.get(kind) or []
-        return [_measures(b, f"{system}: {kind} bin {i}") for i, b in enumerate(found)]
-
+    bins = {
+        kind: [_measures(b, f"{system}: {kind} bin {i}") for i, b in enumerate(evaluation.get(kind) or [])]
+        for kind in ("by_popularity", "by_popularity_paraphrase")
+    }
     return {
-        **{rate: of_trained.get(rate) for rate in ("acc", "hr", "mrr", "prob")},
-        "acc_interval": of_trained.get("acc_interval"),
-        "by_popularity": bins("by_popularity"),
-        "by_popularity_paraphrase": bins("by_popularity_paraphrase"),
+        **{key: groups.get("trained", {}).get(key) for key in ("acc", "hr", "mrr", "prob", "acc_interval")},
+        **bins,
         "text_nll": number(evaluation.get("text_nll")),
         "device_seconds": number(evaluation.get("device_seconds")),
         "unfinished_beams": _rate(evaluation.get("unfinished_beams"), f"{system}: unfinished_beams"),
@@ -55,35 +54,20 @@ def _system(evaluation: Json, system: str) -> Json:
     }
 
 
-def _compare(systems: dict[str, Json], evaluations: dict[str, Json]) -> None:
-    """Put into each system how it differs from every other one on the trained facts."""
-    asked = {name: trained(evaluation) for name, evaluation in evaluations.items()}
-    for name, system in systems.items():
-        found = {other: difference(common(asked[other], asked[name])) for other in systems if other != name}
-        system["against"] = {other: of._asdict() for other, of in found.items() if of is not None}
-
-
 def _measures(measured: Json, where: str) -> Json:
-    checked: Json = {}
-    for key, value in measured.items():
-        if key == "count":
-            checked[key] = int(number(value) or 0)
-        else:
-            checked[key] = _rate(value, f"{where}: {key}") if key in RATES else number(value)
-    rate, count = checked.get("acc"), checked.get("count", 0)
-    if rate is not None:
-        checked["acc_interval"] = wilson(round(rate * count), count)
-    return checked
+    checked = {k: _rate(v, f"{where}: {k}") if k in RATES else number(v) for k, v in measured.items()}
+    count = int(checked.get("count") or 0)
+    checked |= {"count": count} if "count" in checked else {}
+    rate = checked.get("acc")
+    return checked if rate is None else checked | {"acc_interval": wilson(round(rate * count), count)}
 
 
 def _rate(value: object, where: str) -> float | None:
-    found = number(value)
-    if found is None:
-        return None
+    rate = number(value)
     # Sums of float32 probabilities may pass 1 by a rounding error.
-    if not -1e-5 <= found <= 1 + 1e-5:
-        raise InputError(f"evaluation of {where} is {found:g}, which is not a rate in [0, 1]")
-    return min(1.0, max(0.0, found))
+    if rate is not None and not -1e-5 <= rate <= 1 + 1e-5:
+        raise InputError(f"evaluation of {where} is {rate:g}, which is not a rate in [0, 1]")
+    return None if rate is None else min(1.0, max(0.0, rate))
 
 
 def group_rate(system: Json, group: str, rate: str = "acc") -> float | None:

@@ -33,20 +33,20 @@ def by_popularity(evaluations: list[Json]) -> list[Row]:
     The bins are those of the evaluation: equal parts of the trained facts by (popularity, id).
     """
     bins = max((len(e.get("by_popularity") or []) for e in evaluations), default=0)
-    asked = _asked(evaluations)
-    ranked = sorted(_every(asked).items(), key=lambda item: (popularity(item[1]), item[0]))
+    asked, every = _asked(evaluations)
+    ranked = sorted(every.items(), key=lambda item: (popularity(item[1]), item[0]))
     rows = []
     for part in np.array_split(np.arange(len(ranked)), bins) if bins else []:
         if len(part):
-            keys, questions = zip(*ranked[part[0] : part[-1] + 1], strict=True)
+            keys, questions = zip(*(ranked[place] for place in part), strict=True)
             rows.append(_row((popularity(questions[0]), popularity(questions[-1])), set(keys), asked))
     return rows
 
 
 def by_category(evaluations: list[Json]) -> list[Row]:
     """A row for each of the largest categories, then one for all others; none where there is one category."""
-    asked = _asked(evaluations)
-    return [_row(name, keys, asked) for name, keys in categories(_every(asked))]
+    asked, every = _asked(evaluations)
+    return [_row(name, keys, asked) for name, keys in categories(every)]
 
 
 def categories(questions: dict[Key, Json]) -> list[tuple[str, set[Key]]]:
@@ -68,17 +68,14 @@ def categories(questions: dict[Key, Json]) -> list[tuple[str, set[Key]]]:
     return parts
 
 
-def _asked(evaluations: list[Json]) -> dict[str, dict[Key, Json]]:
-    return {evaluation["system"]: trained(evaluation) for evaluation in evaluations}
+def _asked(evaluations: list[Json]) -> tuple[dict[str, dict[Key, Json]], dict[Key, Json]]:
+    """Questions by system, and of all; of what several were asked, the first one's outcome."""
+    asked = {evaluation["system"]: trained(evaluation) for evaluation in evaluations}
+    return asked, dict(item for questions in reversed(asked.values()) for item in questions.items())
 
 
-def _every(asked: dict[str, dict[Key, Json]]) -> dict[Key, Json]:
-    """The questions of all systems; of one that several were asked, the first one's outcome."""
-    return {key: question for of in reversed(asked.values()) for key, question in of.items()}
-
-
-def _row(name: Any, keys: set[Key], asked_all: dict[str, dict[Key, Json]]) -> Row:
-    asked = {system: {key: of[key] for key in keys if key in of} for system, of in asked_all.items()}
+def _row(name: Any, keys: set[Key], every: dict[str, dict[Key, Json]]) -> Row:
+    asked = {system: {key: of[key] for key in keys if key in of} for system, of in every.items()}
     base = asked.get("base")
     cells = {}
     for system, questions in asked.items():

@@ -48,37 +48,28 @@ def worse(before: Json, after: Json, summary: Json, bins: list[Row], categories:
     """
     old, new = grouped(before), grouped(after)
     pairs = {group: common(old[group], new[group]) for group in GROUPS}
-    measured = [Fall("questions", GROUPS[group], d) for group, of in pairs.items() if (d := difference(of))]
+    changes = [("questions", GROUPS[group], difference(asked)) for group, asked in pairs.items()]
     for kind, rows in (("popularity", bins), ("category", categories)):
-        measured += [Fall(kind, row.name, d) for row in rows if (d := row.cells[after["system"]].change)]
+        changes += [(kind, row.name, row.cells[after["system"]].change) for row in rows]
+    measured = [Fall(kind, name, change) for kind, name, change in changes if change]
     lower = [fall for fall in measured if fall.change.rate < 0]
     one, two = (summary["systems"][e["system"]] for e in (before, after))
+    groups = {**GROUPS, "unseen": "facts unseen in pretraining"}
+    rates = [(name, group_rate(one, g), group_rate(two, g)) for g, name in groups.items() if not pairs.get(g)]
     nll = one["text_nll"], two["text_nll"]
-    known, lost = less_probable(pairs["trained"] + pairs["held_out"])
+    both = [(p, *map(_truth, p)) for p in pairs["trained"] + pairs["held_out"]]
+    known = [(p, new - old) for p, old, new in both if old is not None and new is not None]
+    lost = sorted((item for item in known if item[1] < 0), key=lambda item: item[1])
     return Worse(
         falls=[fall for fall in lower if fall.change.worse],
         slight=[fall for fall in lower if not fall.change.worse],
         compared=len(measured),
-        unpaired=_unpaired(one, two, {group for group, of in pairs.items() if of}),
+        unpaired=[(name, a, b) for name, a, b in rates if a is not None and b is not None and b < a],
         text_nll=nll if None not in nll and nll[0] < nll[1] else None,
-        less_probable=(len(lost), known) if known else None,
-        lost=lost[:SHOWN],
+        less_probable=(len(lost), len(known)) if known else None,
+        lost=[answers for answers, _ in lost[:SHOWN]],
     )
 
 
-def _unpaired(before: Json, after: Json, known: set[str]) -> list[tuple[str, float, float]]:
-    names = {**GROUPS, "unseen": "facts unseen in pretraining"}
-    found = []
-    for group, name in names.items():
-        rates = [group_rate(system, group) for system in (before, after)]
-        if group not in known and rates[0] is not None and rates[1] is not None and rates[1] < rates[0]:
-            found.append((name, rates[0], rates[1]))
-    return found
-
-
-def less_probable(pairs: Pairs) -> tuple[int, Pairs]:
-    """How many truths have a probability before and after, and those that lost of it, most first."""
-    found = [(number(one.get("p_truth")), number(two.get("p_truth")), (one, two)) for one, two in pairs]
-    known = [(b - a, pair) for a, b, pair in found if a is not None and b is not None]
-    lost = sorted((k for k in known if k[0] < 0), key=lambda k: k[0])
-    return len(known), [two for _, two in lost]
+def _truth(outcome: Json) -> float | None:
+    return number(outcome.get("p_truth"))
