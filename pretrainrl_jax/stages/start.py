@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -18,7 +18,7 @@ from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.tasks import Task
 from pretrainrl_jax.facts.record import Fact
-from pretrainrl_jax.hosts.agree import count, first, once
+from pretrainrl_jax.hosts.agree import is_process_0, process_count, run_on_process_0
 from pretrainrl_jax.hosts.join import join
 from pretrainrl_jax.hosts.maintenance import watch_maintenance
 from pretrainrl_jax.model.attention import Kernel
@@ -44,18 +44,10 @@ STAGES = {
     "train": train,
     "evaluate": evaluate,
 }
+Started = tuple[Mesh, Kernel, Screen]  # what a verb works with: devices, attention, this process's screen
 
 
-@dataclass(frozen=True)
-class Begun:
-    """What a verb works with, once the devices are there."""
-
-    mesh: Mesh
-    kernel: Kernel  # of attention
-    screen: Screen
-
-
-def begin(config: Config, options: argparse.Namespace, screen: Screen, command: str) -> Begun:
+def begin(config: Config, options: argparse.Namespace, screen: Screen, command: str) -> Started:
     """Find the other processes, the devices and the mesh, and say what they are.
 
     Raises:
@@ -65,15 +57,16 @@ def begin(config: Config, options: argparse.Namespace, screen: Screen, command: 
     prepare(config.platform, options.platform)
     join(config.hosts, command)
     watch_maintenance(config.hosts)
-    if count() > 1:
+    if process_count() > 1:
         mute_libraries()
-    screen = screen if first() else replace(screen, mute=True)
-    backend, hosts = check_platform(options.platform), f", {count()} processes" if count() > 1 else ""
+    screen = screen if is_process_0() else replace(screen, mute=True)
+    backend = check_platform(options.platform)
+    hosts = f", {process_count()} processes" if process_count() > 1 else ""
     mesh = make_mesh(config.mesh)
     capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))
     kernel = kernel_for(backend, config.platform, capability)
     screen.say(f"backend {backend}, {jax.device_count()} x {jax.devices()[0].device_kind}{hosts}")
-    return Begun(mesh, kernel, screen)
+    return mesh, kernel, screen
 
 
 @contextmanager
@@ -89,7 +82,7 @@ def held(workdir: Path, prepare: Callable[[], None] = lambda: None) -> Iterator[
             stack.enter_context(locked(workdir))
             prepare()
 
-        once(take, f"taking {workdir}")
+        run_on_process_0(take, f"taking {workdir}")
         yield
 
 
@@ -108,11 +101,11 @@ def start(
     Raises:
         Interrupted: if a training was stopped and saved.
     """
-    begun = begin(config, options, screen, command)
+    mesh, kernel, screen = begin(config, options, screen, command)
     create = verb in ("run", "pretrain")
-    check_batch("pretrain.rows", config.pretrain.rows, begun.mesh, config.pretrain.accumulate)
+    check_batch("pretrain.rows", config.pretrain.rows, mesh, config.pretrain.accumulate)
     with held(options.workdir, lambda: prepare_workdir(options.workdir, config, create)):
-        context = Context(config, options.workdir, begun.mesh, facts, begun.screen, command, begun.kernel)
+        context = Context(config, options.workdir, mesh, facts, screen, command, kernel)
         if verb == "run" and cells(config):
             sweep(context)
         else:
@@ -121,16 +114,16 @@ def start(
 
 def start_import(config: Config, options: argparse.Namespace, screen: Screen, command: str) -> None:
     """Import a model from Hugging Face."""
-    begun = begin(config, options, screen, command)
+    mesh, _, screen = begin(config, options, screen, command)
     with held(options.workdir):
-        import_model(options.model, options.workdir, begun.mesh, begun.screen)
+        import_model(options.model, options.workdir, mesh, screen)
 
 
 def start_export(config: Config, options: argparse.Namespace, screen: Screen, command: str) -> None:
     """Export a model to Hugging Face."""
-    begun = begin(config, options, screen, command)
+    mesh, _, screen = begin(config, options, screen, command)
     source = options.model or options.workdir
-    export_model(source, Path(options.to), config.export, begun.mesh, begun.screen)
+    export_model(source, Path(options.to), config.export, mesh, screen)
 
 
 def start_harness(
@@ -139,9 +132,9 @@ def start_harness(
     """Standard evaluations of the workdir's systems, or of the model that is named."""
     from pretrainrl_jax.stages.harness import evaluate_model, harness  # needs the extra `eval`
 
-    begun = begin(config, options, screen, command)
+    mesh, kernel, screen = begin(config, options, screen, command)
     with held(options.workdir):
-        context = Context(config, options.workdir, begun.mesh, [], begun.screen, command, begun.kernel)
+        context = Context(config, options.workdir, mesh, [], screen, command, kernel)
         if path := getattr(options, "model.path"):
             evaluate_model(context, path, getattr(options, "model.dtype") or "", tasks)
         else:
@@ -150,8 +143,8 @@ def start_harness(
 
 def start_ask(config: Config, options: argparse.Namespace, screen: Screen, command: str) -> None:
     """Ask a model."""
-    begun = begin(config, options, screen, command)
-    ask(config, options.workdir, options.question, begun.mesh, begun.kernel, begun.screen)
+    mesh, kernel, screen = begin(config, options, screen, command)
+    ask(config, options.workdir, options.question, mesh, kernel, screen)
 
 
 def hush() -> None:
