@@ -140,7 +140,7 @@ def until_finished(
         found.lives.append(life)
         found.wrong += list(misbehaviour(life))
         if pending:
-            said = re.search(rf"^{re.escape(pending.stage)}: goes on after update (\d+)", life.out, re.M)
+            said = re.search(rf"^{re.escape(pending.stage)}: goes on after step (\d+)", life.out, re.M)
             if said or pending.stage in marks(workdir):
                 went_on = int(said[1]) if said else 0
                 found.lost.append(max(0, pending.updates - went_on))

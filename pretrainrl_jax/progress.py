@@ -3,17 +3,18 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-Figures = Callable[[], dict[str, float]]
+Metrics = Callable[[], dict[str, float]]
 
 LINE_SECONDS = 10.0
 BAR_SECONDS = 0.5
-TEXT = 61  # columns left for "353/353 updates  6.13/s  0:56 taken  true -7.06  false -8.24"
+TEXT = 61  # columns left for "353/353 steps  6.13/s  0:56 taken  true -7.06  false -8.24"
 
 
 @dataclass(frozen=True)
@@ -62,26 +63,26 @@ class Track:
     ) -> None:
         self._label, self._total, self._unit = label, total, unit
         self._draw, self._interval, self._clock = draw, interval, clock
-        self._figures: Figures = dict
+        self._metrics: Metrics = dict
         self._done = self._skipped = 0
         self._started = self._drawn = clock()
         self._warm: tuple[float, int] | None = None
 
-    def advance(self, n: int = 1, figures: Figures | None = None, **values: float) -> None:
-        """Count `n` more; show `values`, or what `figures()` returns.
+    def advance(self, n: int = 1, metrics: Metrics | None = None, **values: float) -> None:
+        """Count `n` more; show `values`, or what `metrics()` returns.
 
-        `figures` is called only when a line is really drawn, so that values which live on a device are
+        `metrics` is called only when a line is really drawn, so that values which live on a device are
         not waited for at every step.
         """
         self._done += n
         now = self._clock()
         if self._warm is None:
             self._warm = (now, self._done)
-        if figures is not None or values:
-            self._figures = lambda: {**(figures() if figures is not None else {}), **values}
+        if metrics is not None or values:
+            self._metrics = lambda: {**(metrics() if metrics is not None else {}), **values}
         if now - self._drawn >= self._interval:
             self._drawn = now
-            self._draw(self._done, "  ".join(self._parts(now, self._left(now), self._figures())))
+            self._draw(self._done, "  ".join(self._parts(now, self._left(now), self._metrics())))
 
     def skip(self, n: int) -> None:
         """Count `n` as done before: they say nothing of the rate."""
@@ -91,15 +92,15 @@ class Track:
         self._skipped += n
 
     def show(self, **values: float) -> None:
-        """Show these figures from now on."""
-        self._figures = lambda: values
+        """Show these metrics from now on."""
+        self._metrics = lambda: values
 
     def finish(self, failed: bool = False) -> None:
         """Draw the last state. After a failure device values may not exist, so they are not asked for."""
         now = self._clock()
         ending = f"{duration(now - self._started)} {'until stopped' if failed else 'taken'}"
-        figures = {} if failed else self._figures()
-        self._draw(self._done, "  ".join(self._parts(now, ending, figures)))
+        metrics = {} if failed else self._metrics()
+        self._draw(self._done, "  ".join(self._parts(now, ending, metrics)))
 
     def _rate(self, now: float) -> float | None:
         """Units a second since the first one was done: the first step compiles, and would hide the speed."""
@@ -112,12 +113,12 @@ class Track:
         rate = self._rate(now)
         return f"{duration(max(0, self._total - self._done) / rate)} left" if rate else None
 
-    def _parts(self, now: float, time_text: str | None, figures: dict[str, float]) -> list[str]:
+    def _parts(self, now: float, time_text: str | None, metrics: dict[str, float]) -> list[str]:
         rate = self._rate(now)
         parts = [f"{self._done}/{self._total} {self._unit}"]
         parts += [f"{short(rate)}/s"] if rate else []
         parts += [time_text] if time_text else []
-        return parts + [f"{name.replace('_', ' ')} {short(value)}" for name, value in figures.items()]
+        return parts + [f"{name.replace('_', ' ')} {short(value)}" for name, value in metrics.items()]
 
 
 def short(value: float) -> str:
@@ -147,24 +148,19 @@ def track(
     On a terminal this is a bar; elsewhere plain lines, one about every ten seconds and one at the end.
     """
     console = console or Console(stderr=True)
-    if console.is_terminal and not console.is_dumb_terminal:
-        with _bar(label, total, console) as draw:
-            yield from _run(Track(label, total, unit, draw, BAR_SECONDS, clock))
-    else:
+    is_bar = console.is_terminal and not console.is_dumb_terminal
+    with _bar(label, total, console) if is_bar else nullcontext(partial(_line, label, console)) as draw:
+        tracked = Track(label, total, unit, draw, BAR_SECONDS if is_bar else LINE_SECONDS, clock)
+        try:
+            yield tracked
+        except BaseException:
+            tracked.finish(failed=True)
+            raise
+        tracked.finish()
 
-        def line(done: int, text: str) -> None:
-            console.print(f"{label}  {text}", markup=False, highlight=False, soft_wrap=True)
 
-        yield from _run(Track(label, total, unit, line, LINE_SECONDS, clock))
-
-
-def _run(tracked: Track) -> Iterator[Track]:
-    try:
-        yield tracked
-    except BaseException:
-        tracked.finish(failed=True)
-        raise
-    tracked.finish()
+def _line(label: str, console: Console, done: int, text: str) -> None:
+    console.print(f"{label}  {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -173,7 +169,7 @@ def _bar(label: str, total: int, console: Console) -> Iterator[Callable[[int, st
     width = min(32, console.width - len(label) - TEXT)
     columns = [
         TextColumn("{task.description}", markup=False),
-        *([BarColumn(width)] if width >= 6 else []),  # the figures need the room more
+        *([BarColumn(width)] if width >= 6 else []),  # the metrics need the room more
         TextColumn("{task.fields[text]}", markup=False),
     ]
     with Progress(*columns, console=console, auto_refresh=False) as bar:

@@ -14,12 +14,12 @@ from helpers.process_runs import Ended, Together
 import pretrainrl_jax as prl
 from pretrainrl_jax.training.checkpoints import steps_of
 
-# Shapes that divide over eight devices, and enough updates.
+# Shapes that divide over eight devices, and enough steps.
 CONFIG = command_line.CONFIG.replace(
     "heads=2, kv_heads=1, head_dim=16", "heads=4, kv_heads=2, head_dim=8"
 ).replace("epochs=2", "epochs=8")
 ROWS = 8
-# Devices, and data, fsdp and tensor, one after another. Each but the last is stopped after eight updates.
+# Devices, and data, fsdp and tensor, one after another. Each but the last is stopped after eight steps.
 CHAIN = ((1, (1, 1, 1)), (8, (2, 2, 2)), (4, (2, 1, 2)), (2, (1, 2, 1)), (1, (1, 1, 1)))
 
 
@@ -53,7 +53,7 @@ def alone(words, tmp_path_factory: pytest.TempPathFactory, compiled_environment:
 def chain(
     words, tmp_path_factory: pytest.TempPathFactory, compiled_environment: dict[str, str]
 ) -> tuple[Path, list[tuple[int, Ended]], dict[str, np.ndarray]]:
-    """A workdir that went through all meshes, each run with the update it began after, and what 8 saved."""
+    """A workdir that went through all meshes, each run with the step it began after, and what 8 saved."""
     folder = tmp_path_factory.mktemp("chain")
     workdir = folder / "run"
     saved = workdir / "checkpoints" / "pretrain"
@@ -81,7 +81,7 @@ def test_no_row_is_skipped_or_repeated(chain, alone: Path):
         assert len(rows) == len(set(rows))  # rows are read ahead: some after `stop`, too
         assert {*range(start * ROWS, stop * ROWS)} <= set(rows)
         assert min(rows) == start * ROWS
-        assert start == 0 or f"goes on after update {start}" in ended.out
+        assert start == 0 or f"goes on after step {start}" in ended.out
 
 
 def test_losses_are_those_of_the_run_that_nothing_stopped(chain, alone: Path):

@@ -130,7 +130,7 @@ def test_improbable_beams_are_not_counted_for_a_pool(mixed, context: Context, tm
 
 
 def test_a_refresh_with_renewed_references_starts_again_from_ln_2(mixed) -> None:
-    """At each round's first update the policy is its own reference; before and after it is not."""
+    """At each round's first step the policy is its own reference; before and after it is not."""
     of_rounds = sorted((mixed[0] / "mined" / "rpo").glob("*.array_record"))
     assert len(of_rounds) >= 2
     losses = [line["loss_dpo"] for line in metrics(mixed[0], "train/rpo")]
@@ -138,7 +138,7 @@ def test_a_refresh_with_renewed_references_starts_again_from_ln_2(mixed) -> None
     assert len(at_start) == len(of_rounds) + 1
     assert at_start[0] == 0
     said = [line for line in mixed[1].out.splitlines() if line.startswith("train/rpo: mined again after")]
-    assert [int(line.split("update ")[1].split(":")[0]) for line in said] == at_start[1:]
+    assert [int(line.split("step ")[1].split(":")[0]) for line in said] == at_start[1:]
     assert all(1 <= b - a <= 3 for a, b in itertools.pairwise(at_start))  # remine_every is 2
 
 
@@ -150,15 +150,15 @@ def test_a_refresh_with_base_references_scores_new_trees_with_the_base_model(mix
     for tree, logps in zip(trees, scores, strict=True):
         assert logps == pytest.approx([b.reference_logp for b in tree.branches], abs=1e-4, rel=1e-5)
     losses = [line["loss_dpo"] for line in metrics(mixed[0], "train/pretrainrl")]
-    assert sum(abs(loss - math.log(2)) < 2e-6 for loss in losses) == 1  # at the very first update alone
+    assert sum(abs(loss - math.log(2)) < 2e-6 for loss in losses) == 1  # at the very first step alone
 
 
 def test_rounds_share_all_visits_between_them() -> None:
     objective = replace(read_config("").objectives["rpo"], remine_every=75)
-    four = spans(objective, facts=2000, passes=3, updates=240)
+    four = spans(objective, facts=2000, passes=3, steps=240)
     assert len(four) == 4
     assert all(a.stop == b.start for a, b in itertools.pairwise(four))
-    assert (four[0].start, four[0].stop, four[-1].stop) == (0, 75 * 25 / 2000, 3)  # 25 questions an update
+    assert (four[0].start, four[0].stop, four[-1].stop) == (0, 75 * 25 / 2000, 3)  # 25 questions a step
     alone = [replace(objective, remine_every=0), replace(objective, dpo=DpoConfig())]
     assert [spans(o, 2000, 3, 240) for o in alone] == [[Span(0.0, 3)]] * 2
 
@@ -187,9 +187,7 @@ def test_a_run_stopped_between_rounds_goes_on_bit_for_bit(
     # Another training's falsehoods are there, and must not be taken for this one's.
     shutil.copy(workdir / "mined" / "trees.array_record", workdir / "mined" / "rpo" / "round1.array_record")
     losses = [line["loss_dpo"] for line in metrics(finished, stage)]
-    starts = [
-        i for i, loss in enumerate(losses) if abs(loss - math.log(2)) < 2e-6
-    ]  # updates before each round
+    starts = [i for i, loss in enumerate(losses) if abs(loss - math.log(2)) < 2e-6]  # steps before each round
     words = ("train", "--workdir", workdir)
     monkeypatch.setattr(signalled, "number", signal.SIGTERM)
     monkeypatch.setattr(signalled, "when", (stage, starts[1] + (where == "within a round")))
@@ -203,7 +201,7 @@ def test_a_run_stopped_between_rounds_goes_on_bit_for_bit(
     assert all(shape == shapes[0] for shape in shapes)
 
 
-def test_the_literal_layout_makes_the_same_update(finished: Path, tmp_path: Path) -> None:
+def test_the_literal_layout_makes_the_same_step(finished: Path, tmp_path: Path) -> None:
     """Mining and training with `{Question}{pos}<pad>{Question}{neg}`: the same but for rounding."""
     workdir = Path(shutil.copytree(finished, tmp_path / "run"))
     settings = json.loads((workdir / "config.json").read_text())
@@ -220,7 +218,7 @@ def test_the_literal_layout_makes_the_same_update(finished: Path, tmp_path: Path
     unfinish(workdir, lambda stage: stage.startswith("train"))
     assert call("train", *words).code == 0
     shared = metrics(workdir, "train/pretrainrl")
-    (one,), (other,) = literal, shared  # a single update of all questions, so nothing has drifted yet
+    (one,), (other,) = literal, shared  # a single step of all questions, so nothing has drifted yet
     for name in ("loss", "loss_dpo", "loss_ntp", "logp_gold", "logp_negative", "grad_norm"):
         assert one[name] == pytest.approx(other[name], rel=1e-4, abs=1e-5), name
 

@@ -15,7 +15,7 @@ from helpers.process_runs import Ended, Together, lines_of, own_lines
 import pretrainrl_jax as prl
 from pretrainrl_jax.trees.records import read_trees
 
-# Heads that divide, pools, and enough updates.
+# Heads that divide, pools, and enough steps.
 CONFIG = (
     command_line.CONFIG.replace("kv_heads=1", "kv_heads=2")
     .replace("epochs=2", "epochs=6")
@@ -79,7 +79,7 @@ WARNED = "/x/jax/_src/a.py:12: UserWarning: a peer is gone\n  warn(text)\n"
         ("[Gloo] Rank 1 is connected to 1 peer ranks. Expected number of connected peer ranks is : 1\n", []),
         (WARNED, []),
         (f"{ABORTED}failed: host h is gone\n{ABORTED}{STACK}", ["failed: host h is gone"]),
-        (f"pretrain  3/8 updates\n{WARNED}error: a", ["pretrain  3/8 updates", "error: a"]),
+        (f"pretrain  3/8 steps\n{WARNED}error: a", ["pretrain  3/8 steps", "error: a"]),
         (f"{ABORTED}train/dpo  1/2\ninterrupted; b\n", ["train/dpo  1/2", "interrupted; b"]),
         (
             f'{ABORTED}Traceback (most recent call last):\n  File "x"\n',
@@ -168,7 +168,7 @@ def test_process_0_alone_prints_and_writes(runs, count: int):
 def test_one_process_goes_on_where_two_were_stopped(
     runs, config: Path, tmp_path: Path, compiled_environment: dict[str, str]
 ):
-    """SIGTERM on one host: both save the same update and end with 130; no row is skipped or repeated."""
+    """SIGTERM on one host: both save the same step and end with 130; no row is skipped or repeated."""
     workdir = tmp_path / "run"
     words = ["pretrain", "--config", config, "--workdir", workdir]
     stopping = compiled_environment | {"STOPS": "--hosts.index=1@10"}
@@ -179,12 +179,12 @@ def test_one_process_goes_on_where_two_were_stopped(
     ]
     assert 10 <= step < metrics(runs[1][0], "pretrain")[-1]["step"]
     assert items(workdir / "checkpoints" / "pretrain" / str(step)) == {"params", "training", "about"}
-    assert f"interrupted: pretrain stopped after update {step} of" in chief.err
+    assert f"interrupted: pretrain stopped after step {step} of" in chief.err
     assert other.said() == []
 
     (ended,) = Together(tmp_path / "on", 1, workdir, words, **compiled_environment).ended()
     assert ended.code == 0, ended.err
-    assert f"goes on after update {step}" in ended.out
+    assert f"goes on after step {step}" in ended.out
     alone, resumed = metrics(runs[1][0], "pretrain"), metrics(workdir, "pretrain")
     assert [line["step"] for line in resumed] == [line["step"] for line in alone]
     for one, two in zip(alone[:50], resumed[:50], strict=True):
@@ -251,7 +251,7 @@ def test_a_process_that_does_not_come_to_an_update_ends_the_run_and_is_named(
     assert (chief.code, other.code) == (1, 1)
     line = chief.said()[-1]
     assert re.match(
-        r"failed: update \d+ of pretrain has waited 10 s for host \S+ \(process 1\), which is at: ", line
+        r"failed: step \d+ of pretrain has waited 10 s for host \S+ \(process 1\), which is at: ", line
     )
     assert "hosts.stall_seconds=10" in line
     assert other.said() == []

@@ -32,9 +32,9 @@ def written(console: Console) -> str:
     return console.file.getvalue()
 
 
-def test_a_plain_line_has_count_rate_time_left_and_figures() -> None:
+def test_a_plain_line_has_count_rate_time_left_and_metrics() -> None:
     console, clock = plain(), Clock()
-    with track("train/ntp", 186, "updates", console=console, clock=clock) as progress:
+    with track("train/ntp", 186, "steps", console=console, clock=clock) as progress:
         clock.now += 30.0  # compiling: must not spoil the rate
         progress.advance(1, loss=9.0)
         clock.now += 10.0
@@ -42,13 +42,13 @@ def test_a_plain_line_has_count_rate_time_left_and_figures() -> None:
         clock.now += 10.0
         progress.advance(90, loss=2.0)
     lines = written(console).splitlines()
-    assert lines[0].startswith("train/ntp  1/186 updates")
-    assert lines[1] == "train/ntp  96/186 updates  9.5/s  0:09 left  loss 2.31  reward margin 0.5"
-    assert lines[-1] == "train/ntp  186/186 updates  9.25/s  0:50 taken  loss 2"
+    assert lines[0].startswith("train/ntp  1/186 steps")
+    assert lines[1] == "train/ntp  96/186 steps  9.5/s  0:09 left  loss 2.31  reward margin 0.5"
+    assert lines[-1] == "train/ntp  186/186 steps  9.25/s  0:50 taken  loss 2"
     assert len(lines) == 4  # one at 30, 40 and 50 seconds, and the last
 
 
-def test_lines_and_lazy_figures_are_throttled() -> None:
+def test_lines_and_lazy_metrics_are_throttled() -> None:
     console, clock = plain(), Clock()
     fetched: list[int] = []
 
@@ -56,11 +56,11 @@ def test_lines_and_lazy_figures_are_throttled() -> None:
         for step in range(1000):
             clock.now += 0.1
 
-            def figures(step: int = step) -> dict[str, float]:
+            def metrics(step: int = step) -> dict[str, float]:
                 fetched.append(step)
                 return {"loss": float(step)}
 
-            progress.advance(1, figures)
+            progress.advance(1, metrics)
     lines = written(console).splitlines()
     assert 10 <= len(lines) <= 11
     assert len(fetched) == len(lines)
@@ -81,63 +81,63 @@ def test_a_short_run_writes_one_line_and_nothing_to_do_is_fine() -> None:
 
 
 @pytest.mark.parametrize("console", [plain(), terminal()], ids=["plain", "terminal"])
-def test_a_failure_passes_through_without_fetching_figures(console: Console) -> None:
+def test_a_failure_passes_through_without_fetching_metrics(console: Console) -> None:
     def broken() -> dict[str, float]:
         raise RuntimeError("the device is gone")
 
     def interrupted() -> None:
-        with track("train/dpo", 5, "updates", console=console) as progress:
+        with track("train/dpo", 5, "steps", console=console) as progress:
             progress.advance(2, broken)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert "2/5 updates" in written(console)
+    assert "2/5 steps" in written(console)
     assert "until stopped" in written(console)
     assert "Traceback" not in written(console)
 
 
 def test_a_terminal_gets_a_bar_that_fits() -> None:
     console, clock = terminal(width=100), Clock()
-    with track("train/[b]pretrainrl", 4, "updates", console=console, clock=clock) as progress:
+    with track("train/[b]pretrainrl", 4, "steps", console=console, clock=clock) as progress:
         for _ in range(4):
             clock.now += 1.0
             progress.advance(1, loss=2.314)
     text = written(console)
     assert "━" in text
     assert "[b]pretrainrl" in text  # a label is text, never markup
-    assert "2/4 updates" in text
-    assert "4/4 updates" in text
+    assert "2/4 steps" in text
+    assert "4/4 steps" in text
 
 
-def test_on_a_narrow_terminal_the_figures_stay_and_the_bar_goes() -> None:
+def test_on_a_narrow_terminal_the_metrics_stay_and_the_bar_goes() -> None:
     console, clock = terminal(width=80), Clock()
-    with track("train/pretrainrl", 353, "updates", console=console, clock=clock) as progress:
+    with track("train/pretrainrl", 353, "steps", console=console, clock=clock) as progress:
         clock.now += 1.0
         progress.advance(1)
         clock.now += 57.0
         progress.advance(352, true=-7.064, false=-8.243)
     lines = written(console).replace("\x1b[2K", "").replace("\x1b[?25h", "").splitlines()
     last = [line for line in lines if line.strip()][-1]
-    assert last.startswith("train/pretrainrl 353/353 updates")
+    assert last.startswith("train/pretrainrl 353/353 steps")
     assert last.rstrip().endswith("true -7.06  false -8.24")
     assert len(last.rstrip()) <= 80
     assert "━" not in last
 
 
-def test_a_terminal_shows_rate_and_figures_and_takes_a_total_of_zero() -> None:
+def test_a_terminal_shows_rate_and_metrics_and_takes_a_total_of_zero() -> None:
     console, clock = terminal(), Clock()
-    with track("train/ntp", 2, "updates", console=console, clock=clock) as progress:
+    with track("train/ntp", 2, "steps", console=console, clock=clock) as progress:
         for _ in range(2):
             clock.now += 2.0
             progress.advance(1, lambda: {"loss": 2.314})
-    with track("train/none", 0, "updates", console=console, clock=clock):
+    with track("train/none", 0, "steps", console=console, clock=clock):
         pass
     text = written(console)
     assert "0.5/s" in text
     assert "0:02 left" in text
     assert "loss 2.31" in text
-    assert "0/0 updates" in text
+    assert "0/0 steps" in text
 
 
 def test_numbers_are_short() -> None:

@@ -103,10 +103,10 @@ def test_mined_trees_have_one_truth_and_scored_falsehoods(finished: Path, config
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_metrics_have_the_figures_of_the_contract(stage: str, finished: Path) -> None:
+def test_metrics_have_the_names_of_the_contract(stage: str, finished: Path) -> None:
     lines = metrics(finished, stage)
     steps = [line["step"] for line in lines]
-    assert steps == list(range(1, len(lines) + 1))  # so few updates are all written
+    assert steps == list(range(1, len(lines) + 1))  # so few steps are all written
     for line in lines:
         contrasts = CONTRASTS if stage.startswith("train") else set()
         more = {"reward_accuracy"} if stage == "train/pretrainrl" else set()
@@ -314,7 +314,7 @@ def test_ask_says_that_no_answer_ended(finished: Path) -> None:
     [
         ("pretrain", 7, signal.SIGTERM),
         ("train/pretrainrl", 3, signal.SIGINT),
-        ("train/pretrainrl", -1, signal.SIGTERM),  # during the last update
+        ("train/pretrainrl", -1, signal.SIGTERM),  # during the last step
     ],
 )
 def test_a_stopped_run_goes_on_bit_for_bit(
@@ -336,7 +336,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     ran = call(*verb)
     assert ran.code == 130
-    said = f"interrupted: {stage} stopped after update {step} of {total} and saved. Go on with: "
+    said = f"interrupted: {stage} stopped after step {step} of {total} and saved. Go on with: "
     assert ran.err.splitlines()[-1] == said + command_line.command(*verb)
     assert "Traceback" not in ran.err
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
@@ -361,7 +361,7 @@ def test_seconds_before_interruptions_count(
     write = Signalled.write
     with monkeypatch.context() as slow:
         slow.setattr(signalled, "write", lambda *a: (time.sleep(0.4), write(*a))[1])
-        for step in (2, 4):  # two slow updates each time
+        for step in (2, 4):  # two slow steps each time
             slow.setattr(signalled, "when", ("train/pretrainrl", step))
             assert call(*words).code == 130
     assert call(*words).code == 0
@@ -452,7 +452,7 @@ def test_a_signal_from_outside_saves_and_exits_with_130(
     assert process.returncode == 130, err
     last = err.splitlines()[-1]
     ending = re.escape(f"and saved. Go on with: {command_line.command(*words[3:])}")
-    said = re.fullmatch(rf"interrupted: pretrain stopped after update (\d+) of (\d+) {ending}", last)
+    said = re.fullmatch(rf"interrupted: pretrain stopped after step (\d+) of (\d+) {ending}", last)
     assert said, err
     assert "Traceback" not in err
     step = int(said[1])
@@ -487,4 +487,4 @@ def test_quiet_prints_results_alone_and_verbose_what_was_written(workdir: Path) 
     out = "".join(call(verb, "--workdir", verbose, "--verbose").out for verb in ("mine", "train"))
     assert f"{verbose / 'mined' / 'mine.parts' / 'beams' / '000000.json'}: 49 results" in out
     assert re.search(r"^train/ntp_answer: compiled in [\d.]+ s$", out, re.M)
-    assert re.search(r"^checkpoint ntp_answer: update \d+$", out, re.M)
+    assert re.search(r"^checkpoint ntp_answer: step \d+$", out, re.M)

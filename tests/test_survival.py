@@ -196,7 +196,7 @@ def test_a_disk_that_becomes_read_only_ends_the_run_in_one_line(
 def stopped(
     workdir: Path, stage: str, at: int, monkeypatch: pytest.MonkeyPatch, *more: str
 ) -> tuple[str, ...]:
-    """Stop a stage after an update; gives the command that goes on."""
+    """Stop a stage after a step; gives the command that goes on."""
     unfinish(workdir, lambda name: name == stage)
     words = ("train", "--workdir", str(workdir), "--checkpoint.every_steps=1", *more)
     with monkeypatch.context() as patched:
@@ -219,9 +219,9 @@ def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before(
     ran = call(*words)
     assert ran.code == 0, ran.err
     said = [line for line in f"{ran.err}{ran.out}".splitlines() if line.startswith(f"{stage}: ")]
-    assert said[0] == f"{stage}: the checkpoint of update 5 was not written to its end, and is passed over"
-    assert said[1].startswith(f"{stage}: the checkpoint of update 4 is damaged, and is passed over (")
-    assert said[2] == f"{stage}: goes on after update 3"
+    assert said[0] == f"{stage}: the checkpoint of step 5 was not written to its end, and is passed over"
+    assert said[1].startswith(f"{stage}: the checkpoint of step 4 is damaged, and is passed over (")
+    assert said[2] == f"{stage}: goes on after step 3"
     assert_same_parameters(workdir, finished, stage)
     assert repeatable(metrics(workdir, stage)) == repeatable(metrics(finished, stage))
     assert sorted(p.name for p in folder.iterdir() if "." in p.name) == ["model.json"]
@@ -291,8 +291,8 @@ from pretrainrl_jax.main import main
 from pretrainrl_jax.training import checkpoints, session
 import signal
 class Stop(session.MetricsWriter):
-    def write(self, step, figures):
-        super().write(step, figures)
+    def write(self, step, metrics):
+        super().write(step, metrics)
         if step == 3:
             signal.raise_signal(signal.SIGTERM)
 session.MetricsWriter = Stop
@@ -353,7 +353,7 @@ def test_killed_while_saving_it_goes_on_from_the_checkpoint_before(
     assert last in (at - 2, at)  # `at` where it was sooner written than seen
     ran = call(*words)
     assert ran.code == 0, ran.err
-    assert f"{stage}: goes on after update {last}" in ran.out.splitlines()
+    assert f"{stage}: goes on after step {last}" in ran.out.splitlines()
     assert_same_parameters(workdir, finished, stage)
     assert repeatable(metrics(workdir, stage)) == repeatable(metrics(finished, stage))
     assert not list(folder.glob("*tmp*"))
@@ -391,7 +391,7 @@ def spoilt(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, str]:
 def test_a_loss_that_is_not_finite_stops_the_run_in_one_line(spoilt: tuple[Path, str]) -> None:
     workdir, question = spoilt
     said = failure(call("train", "--workdir", workdir, "--checkpoint.every_steps=1"))
-    assert said.startswith("failed: train/pretrainrl: the loss is nan and the gradient's norm nan at update ")
+    assert said.startswith("failed: train/pretrainrl: the loss is nan and the gradient's norm nan at step ")
     assert said.endswith("with --optimizer.nonfinite=skip")
     assert "Lower objectives.pretrainrl.learning_rate" in said
     noted = json.loads((workdir / "nonfinite.json").read_text())
@@ -410,7 +410,7 @@ def test_such_updates_are_skipped_and_counted_where_that_is_asked_for(spoilt: tu
     lines = metrics(workdir, "train/pretrainrl")
     bad = [line["step"] for line in lines if line["loss"] is None]
     assert notes["skipped"] == lines[-1]["skipped"] == len(bad) > 0
-    assert f"train/pretrainrl: {len(bad)} of {len(lines)} updates skipped: they were not finite" in ran.out
+    assert f"train/pretrainrl: {len(bad)} of {len(lines)} steps skipped: they were not finite" in ran.out
     assert notes["updates"] == len(lines)
     assert all(np.isfinite(x).all() for x in command_line.parameters(workdir, "train/pretrainrl").values())
     assert "NaN" not in ran.err

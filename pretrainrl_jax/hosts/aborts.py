@@ -7,6 +7,7 @@ that thread sleeps 6 seconds, without Python, and aborts then if the process is 
 
 import ctypes
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -18,15 +19,13 @@ def delay_aborts() -> None:
 
 
 def aborting() -> bool:
-    """Whether a thread is within those 6 seconds; not to be known but on Linux."""
-    return any(map(_sleeps, Path("/proc/self/task").glob("*/status")))
+    """Whether a thread is within those 6 seconds; not to be known but on Linux.
 
-
-def _sleeps(status: Path) -> bool:
-    """Whether a thread handles SIGABRT, which is blocked meanwhile; some threads block all signals always."""
-    try:
-        lines = status.read_text().splitlines()
-    except OSError:  # it has ended
-        return False
-    blocked = next((int(line.split()[1], 16) for line in lines if line.startswith("SigBlk:")), 0)
-    return bool(blocked >> (signal.SIGABRT - 1) & 1) and not blocked >> (signal.SIGTERM - 1) & 1
+    Such a thread blocks SIGABRT; some threads block all signals always.
+    """
+    for status in Path("/proc/self/task").glob("*/status"):
+        with suppress(OSError):  # it has ended
+            blocked = int(status.read_text().partition("SigBlk:")[2].split()[0], 16)
+            if blocked >> (signal.SIGABRT - 1) & 1 and not blocked >> (signal.SIGTERM - 1) & 1:
+                return True
+    return False

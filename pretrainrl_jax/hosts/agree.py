@@ -15,24 +15,24 @@ POINTS = "hosts/points"
 SLICE_SECONDS = 1.0
 
 
-def index() -> int:
+def process_index() -> int:
     """The number of this process, from 0."""
     group = current()
     return group.index if group else 0
 
 
-def count() -> int:
+def process_count() -> int:
     """How many processes the run has."""
     group = current()
     return group.count if group else 1
 
 
-def first() -> bool:
+def is_process_0() -> bool:
     """Whether this is process 0, which alone prints and writes."""
-    return index() == 0
+    return process_index() == 0
 
 
-def once(work: Callable[[], T], what: str) -> T:
+def run_on_process_0(work: Callable[[], T], what: str) -> T:
     """Let process 0 work; its result in every process. All must pass here, in the same order.
 
     The result is of JSON's values: among several processes tuples become lists, and keys texts. `what` names
@@ -72,8 +72,7 @@ def gather(value: Any, what: str) -> list[Any]:
             _result(_hear(group, f"{point}/in/{index}", what, passes=False))
             for index in range(1, group.count)
         ]
-        told = _tell(group, what, {"value": [value, *rest]}, all_here=True)
-        return _result(told)
+        return _result(_tell(group, what, {"value": [value, *rest]}, all_here=True))
 
 
 def barrier(what: str) -> None:
@@ -85,13 +84,9 @@ def _tell(group: Group, what: str, told: dict[str, Any], all_here: bool = False)
     """Say to all what they wait for at the next point; gives it as they read it."""
     text = json.dumps({"what": what, **told})
     _reached(lambda: group.store.put_text(f"{POINTS}/{group.point + 1}/out", text))
-    # Who is here, or has said so, has read what was told before.
-    passed = min((group.passed.get(other, 0) for other in range(1, group.count)), default=0)
-    passed = group.point if all_here else passed
-    while group.tidied < passed:
+    while all_here and group.tidied < group.point:  # all have read what was told before
         group.tidied += 1
-        done = f"{POINTS}/{group.tidied}"
-        _reached(lambda: group.store.drop(done))  # noqa: B023
+        _reached(lambda: group.store.drop(f"{POINTS}/{group.tidied}"))
     group.point += 1
     return json.loads(text)
 
@@ -114,10 +109,8 @@ def _hear(group: Group, folder: str, what: str, passes: bool = True) -> dict[str
 def _packed(error: InputError | OSError) -> dict[str, Any]:
     if isinstance(error, InputError):
         return {"input": str(error)}
-    if error.errno is None:
-        return {"disk": [str(error)]}
     name = None if error.filename is None else str(error.filename)
-    return {"disk": [error.errno, error.strerror, name]}
+    return {"disk": [str(error)] if error.errno is None else [error.errno, error.strerror, name]}
 
 
 def _result(told: dict[str, Any]) -> Any:

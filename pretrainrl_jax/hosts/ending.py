@@ -36,9 +36,10 @@ def named(message: str, who: str) -> str:
 
 def default_message(group: Group, code: int) -> str:
     """What is said of a process that ends with this code and gives no message."""
-    if code == 130:
-        return f"interrupted; what is finished is kept. Go on with: {group.command}"
-    return f"failed: it ended with exit code {code}; what is saved is kept. Go on with: {group.command}"
+    said = "interrupted; what is finished"
+    if code != 130:
+        said = f"failed: it ended with exit code {code}; what is saved"
+    return f"{said} is kept. Go on with: {group.command}"
 
 
 def tell(group: Group, code: int, line: str) -> bool:

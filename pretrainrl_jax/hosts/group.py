@@ -31,12 +31,8 @@ class Store:
 
     def get(self, key: str, seconds: float) -> str | None:
         """The value of a key, waited for as long as that; None where it has not come. Raises Unreachable."""
-        value = self._call(
-            self._client.blocking_key_value_get,
-            key,
-            max(1, round(seconds * 1000)),
-            unless="DEADLINE_EXCEEDED",
-        )
+        wait, milliseconds = self._client.blocking_key_value_get, max(1, round(seconds * 1000))
+        value = self._call(wait, key, milliseconds, unless="DEADLINE_EXCEEDED")
         return None if value is False else value
 
     def list(self, folder: str) -> dict[int, str]:
@@ -91,8 +87,7 @@ class Group:
     command: str  # to go on with after an end
     hosts: list[str] = field(default_factory=list)  # host names by index, once all have said theirs
     point: int = 0  # the last point of agreement that this process has passed
-    tidied: int = 0  # the keys of the points up to this one are deleted
-    passed: dict[int, int] = field(default_factory=dict)  # `point` of the others, as they last said
+    tidied: int = 0  # the keys of the points up to this one are deleted, when all came to a later one
     dead: set[int] = field(default_factory=set)  # processes of which nothing is heard
 
     def who(self, index: int) -> str:

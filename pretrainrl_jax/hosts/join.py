@@ -10,7 +10,7 @@ from typing import Any
 
 from pretrainrl_jax.config import HostsConfig
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.hosts import ending, rollcall, watch
+from pretrainrl_jax.hosts import ending, rendezvous, watch
 from pretrainrl_jax.hosts.aborts import delay_aborts
 from pretrainrl_jax.hosts.agree import barrier, gather
 from pretrainrl_jax.hosts.group import Group, connected, current, enter
@@ -34,7 +34,7 @@ def join(settings: HostsConfig, command: str = "", seconds: float = JOIN_SECONDS
     if settings.coordinator:
         if settings.count < 2:
             return
-        rollcall.meet(settings.coordinator, settings.count, settings.index, seconds)
+        rendezvous.meet(settings.coordinator, settings.count, settings.index, seconds)
         _initialize(
             f"hosts.coordinator={settings.coordinator}",
             seconds,
@@ -117,14 +117,13 @@ def _number(environment: Mapping[str, str], name: str) -> int:
 
 def _initialize_as_announced(source: str, seconds: float) -> bool:
     """Whether there was a cluster to join."""
-    environment = os.environ
     # JAX gives each process of Slurm and Open MPI the one device of its number on the host. A process that is
     # alone there takes them all, and one that sees a single device takes that, whatever its number.
-    nodes = _number(environment, "SLURM_STEP_NUM_NODES")
-    alone = source == "Slurm" and nodes == _number(environment, "SLURM_NTASKS")
-    alone |= source == "Open MPI" and _number(environment, "OMPI_COMM_WORLD_LOCAL_SIZE") == 1
-    alone |= environment.get("CUDA_VISIBLE_DEVICES", "").isdecimal()
-    alone &= "JAX_LOCAL_DEVICE_IDS" not in environment
+    nodes = _number(os.environ, "SLURM_STEP_NUM_NODES")
+    alone = source == "Slurm" and nodes == _number(os.environ, "SLURM_NTASKS")
+    alone |= source == "Open MPI" and _number(os.environ, "OMPI_COMM_WORLD_LOCAL_SIZE") == 1
+    alone |= os.environ.get("CUDA_VISIBLE_DEVICES", "").isdecimal()
+    alone &= "JAX_LOCAL_DEVICE_IDS" not in os.environ
     options: dict[str, Any] = {"local_device_ids": []} if alone else {}
     try:
         _initialize(f"the processes that {source} announces", seconds, **options)
@@ -164,10 +163,8 @@ def _initialize(what: str, seconds: float, **options: Any) -> None:
         raise InputError(
             f"{what}: they were not all connected within {seconds:g} s; start them all, or {GIVE}"
         )
-    if failed and isinstance(failed[0], OSError | ValueError):
-        raise failed[0]
-    if failed and "must be called before" in str(failed[0]):
-        raise failed[0]  # a mistake of ours
-    if failed:
-        text = " ".join(str(failed[0]).split())[:500]
-        raise InputError(f"{what}: cannot be connected ({type(failed[0]).__name__}: {text})")
+    for error in failed:
+        if isinstance(error, OSError | ValueError) or "must be called before" in str(error):
+            raise error  # the last is a mistake of ours
+        text = " ".join(str(error).split())[:500]
+        raise InputError(f"{what}: cannot be connected ({type(error).__name__}: {text})")

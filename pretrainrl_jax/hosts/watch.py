@@ -4,14 +4,15 @@ import json
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import NoReturn
 
 from pretrainrl_jax.hosts import ending
 from pretrainrl_jax.hosts.aborts import aborting
 from pretrainrl_jax.hosts.group import Group, Unreachable, current
 
-BEATS = "hosts/beats"
+HEARTBEATS = "hosts/heartbeats"
 GRACE_SECONDS = 1.0
 LISTEN_SECONDS = 3600.0
 SLOW_SECONDS = 0.3  # a call of process 0 that takes so long may never come back
@@ -27,41 +28,32 @@ BROKE = "the connection to it broke"
 _now: tuple[bool, str, float, int] = (False, "its start", time.monotonic(), 0)
 
 
-class _Mark:
-    waits = False
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        global _now
-        self._before = _now
-        _now = (self.waits, self._what, time.monotonic(), _now[3] + 1)
-
-    def __exit__(self, *error: object) -> None:
-        global _now
-        waits, what, _, depth = self._before
-        # The clock starts anew: that this part came to its end means that all goes on.
-        _now = (waits, what if depth else f"work after {self._what}", time.monotonic(), depth)
-
-
-class waiting(_Mark):
+@contextmanager
+def waiting(what: str, waits: bool = True) -> Iterator[None]:
     """Within it the main thread waits for the other processes or for the devices, at `what`.
 
     It sets a variable and nothing else. All processes must give the same text at the same place.
     """
+    global _now
+    before = _now
+    _now = (waits, what, time.monotonic(), before[3] + 1)
+    try:
+        yield
+    finally:
+        waited, outer, _, depth = before
+        # The clock starts anew: that this part came to its end means that all goes on.
+        _now = (waited, outer if depth else f"work after {what}", time.monotonic(), depth)
 
-    waits = True
 
-
-class working(_Mark):
+def working(what: str) -> AbstractContextManager[None]:
     """Within it the main thread works at `what`: others that wait for this process name it."""
+    return waiting(what, waits=False)
 
 
 def start(group: Group) -> None:
     """Watch over the other processes from threads of their own, and tell them of this one."""
     watch = _Watch(group)
-    for work in (watch.beat, watch.listen, watch.judge):
+    for work in (watch.heartbeat, watch.listen, watch.check):
         threading.Thread(target=work, name=f"hosts-{work.__name__}", daemon=True).start()
 
 
@@ -81,7 +73,7 @@ def explained(error: BaseException) -> bool:
 
 
 def interval(group: Group) -> float:
-    """Seconds between two beats."""
+    """Seconds between two heartbeats."""
     return min(2.0, group.settings.dead_seconds / 6)
 
 
@@ -105,31 +97,30 @@ class _Watch:
         self._others = [index for index in range(group.count) if index != group.index]
         self._heard = now  # when process 0 last answered
         self._called: float | None = None  # when it was called, while it has not answered
-        self._changed = dict.fromkeys(self._others, now)  # when each beat was last another one
+        self._changed = dict.fromkeys(self._others, now)  # when each heartbeat was last another one
         self._states: dict[int, dict] = {}
         self._left: set[int] = set()
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Say what this process does, and read what the others say."""
         group, number = self._group, 0
         while True:
             waits, what, _, _ = _now
             number += 1
-            state = {"beat": number, "waits": waits, "at": what[:200], "point": group.point}
+            state = {"heartbeat": number, "waits": waits, "at": what[:200], "point": group.point}
             self._called = time.monotonic()
             try:
-                group.store.put(f"{BEATS}/{group.index}", json.dumps(state))
-                said = group.store.list(BEATS)
+                group.store.put(f"{HEARTBEATS}/{group.index}", json.dumps(state))
+                said = group.store.list(HEARTBEATS)
                 self._left = set(group.store.list(ending.LEFT))
             except Unreachable:
-                return  # `listen` or `judge` finds out why
+                return  # `listen` or `check` finds out why
             self._called = None
             states, now = {index: json.loads(text) for index, text in said.items()}, time.monotonic()
             for index in self._others:
-                if states.get(index, {}).get("beat") != self._states.get(index, {}).get("beat"):
+                if states.get(index, {}).get("heartbeat") != self._states.get(index, {}).get("heartbeat"):
                     self._changed[index] = now
             self._states, self._heard = states, now
-            group.passed = {index: state["point"] for index, state in states.items()}
             time.sleep(self._interval)
 
     def listen(self) -> None:
@@ -146,7 +137,7 @@ class _Watch:
         time.sleep(GRACE_SECONDS)  # the same may have happened here: then the main thread says so, and leaves
         self._end(told["code"], told["line"], says=group.index == 0, tells=False)
 
-    def judge(self) -> None:
+    def check(self) -> None:
         """Look for processes that say nothing, and for a wait that takes too long."""
         last = time.monotonic()
         while True:
@@ -169,8 +160,8 @@ class _Watch:
             self._gone(0, BROKE)
         if group.index and now - self._heard > limit:
             self._gone(0, why)
-        silent = [index for index in self._others if self._heard - self._changed[index] > limit]
-        silent = [index for index in silent if index not in self._left]
+        others = [index for index in self._others if index not in self._left]
+        silent = [index for index in others if self._heard - self._changed[index] > limit]
         if silent:
             group.dead.update(silent)
             more = f", nor of {', '.join(some([group.who(index) for index in silent[1:]]))}"
@@ -190,7 +181,7 @@ class _Watch:
     def _look_for_stall(self, now: float) -> None:
         group, limit = self._group, self._group.settings.stall_seconds
         waits, what, since, _ = _now
-        # What the others do is known with a delay of up to two beats.
+        # What the others do is known with a delay of up to two heartbeats.
         if not waits or now - since <= limit + 2 * self._interval:
             return
         others = [text for index in self._others if (text := self._elsewhere(index, what))]

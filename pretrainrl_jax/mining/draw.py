@@ -6,7 +6,7 @@ from pretrainrl_jax.trees.layouts import Layout, size
 from pretrainrl_jax.trees.tree import AnswerTree, places, select
 
 
-def draw(tree: AnswerTree, negatives: int, seed: int, epoch: int) -> AnswerTree:
+def draw_negatives(tree: AnswerTree, negatives: int, seed: int, epoch: int) -> AnswerTree:
     """The tree with `negatives` of its rejected branches, drawn at random by (seed, epoch, the tree's id).
 
     PretrainRL (arXiv 2602.01875) draws 5 from the category's pool. Where negatives come from several sources,

@@ -42,14 +42,14 @@ def fingerprint(
     """
     return {
         "model": _digest([to_json(model.shape), checksums(params)]),
-        "tokenizer": of_tokenizer(tokenizer),
+        "tokenizer": tokenizer_digest(tokenizer),
         "template": _digest(asdict(template)),
         "facts": _digest([[f.id, f.question, f.answers, f.category, f.subject_key] for f in facts]),
         "mining settings": json.loads(json.dumps(settings)),
     }
 
 
-def of_tokenizer(tokenizer: Tokenizer) -> str:
+def tokenizer_digest(tokenizer: Tokenizer) -> str:
     """A digest of the vocabulary, the merges and the special ids."""
     backend = getattr(tokenizer.backend, "backend_tokenizer", None)
     rules = json.loads(backend.to_str()) if backend is not None else {}

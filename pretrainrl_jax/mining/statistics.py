@@ -18,7 +18,7 @@ COMMONEST = 20  # falsehoods shown of each category
 EXAMPLES = 12  # questions shown
 
 
-def of_answers(answers: Sequence[Answer]) -> tuple[int, float]:
+def answer_diversity(answers: Sequence[Answer]) -> tuple[int, float]:
     """Distinct answers among a question's finished beams, and their entropy in nats.
 
     The entropy is that of the beams' probabilities divided by their sum: how undecided the model is among
@@ -53,11 +53,11 @@ def describe(
         agreements: of each category whose pool was compared with a smaller sample's.
 
     Returns:
-        Whole-run figures, `categories` (one entry each), `examples`, `pool_agreement`.
+        Whole-run metrics, `categories` (one entry each), `examples`, `pool_agreement`.
     """
     negatives = [b for tree in trees for b in rejected(tree)]
     tokens = sum(len(b.tokens) for b in negatives)
-    measured = [(fact.category, *of_answers(answers)) for fact, answers in decoded]
+    measured = [(fact.category, *answer_diversity(answers)) for fact, answers in decoded]
     # An answer that overlaps a truth counts as neither true nor false.
     commonest = tally(decoded, lambda fact, answer: not why_dropped(answer.text, fact, known, True))
     without = sum(not rejected(tree) for tree in trees)
@@ -88,7 +88,7 @@ def _categories(
     pools: Mapping[str, Sequence[str]],
     agreements: Mapping[str, Agreement],
 ) -> Json:
-    """Each category's figures, by name, the largest first."""
+    """Each category's metrics, by name, the largest first."""
     bare = Counter(fact.category for fact, tree in _paired(facts, trees) if not rejected(tree))
     by_category: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
     for category, number, entropy in measured:

@@ -18,7 +18,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.corpus import Corpus, verbalise
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.splits import split
-from pretrainrl_jax.hosts.agree import first, once
+from pretrainrl_jax.hosts.agree import is_process_0, run_on_process_0
 from pretrainrl_jax.model.attention import Kernel
 from pretrainrl_jax.objectives.scoring import score_trees
 from pretrainrl_jax.progress import NORMAL, Screen
@@ -109,14 +109,15 @@ class Context:
 
     def finished(self) -> dict[str, Any]:
         """The finished stages and what each noted. One whose checkpoints were removed is not finished."""
-        return once(lambda: finished_stages(self.workdir), "reading what is finished")
+        return run_on_process_0(lambda: finished_stages(self.workdir), "reading what is finished")
 
     def done(self, stage: str) -> bool:
         """Whether a stage is finished and to be skipped, which is said."""
         if stage not in self.finished():
             return False
         self.screen.say(f"{stage}: finished, skipped")
-        once(lambda: self._tidy(stage), f"tidying {stage}")  # a run may have been killed right after it
+        # A run may have been killed right after it.
+        run_on_process_0(lambda: self._tidy(stage), f"tidying {stage}")
         return True
 
     def finish(self, stage: str, **notes: Any) -> None:
@@ -132,22 +133,22 @@ class Context:
             write_json(self.workdir / "finished.json", finished_stages(self.workdir) | mark)
             self._tidy(stage)
 
-        once(write, f"finishing {stage}")
+        run_on_process_0(write, f"finishing {stage}")
 
-    def begin_anew(self, stage: str) -> None:
+    def reset_stage(self, stage: str) -> None:
         """Take a finished stage's mark and checkpoints away; an unfinished one's stay, to go on from."""
-        once(lambda: self._begin_anew(stage), f"beginning {stage}")
 
-    def _begin_anew(self, stage: str) -> None:
-        marks = finished_stages(self.workdir)
-        if marks.pop(stage, None) is None:
-            return
-        write_json(self.workdir / "finished.json", marks)
-        folder = self.checkpoint(stage)
-        if folder.is_symlink():  # another workdir's
-            folder.unlink()
-        else:
-            shutil.rmtree(folder)
+        def reset() -> None:
+            marks, folder = finished_stages(self.workdir), self.checkpoint(stage)
+            if marks.pop(stage, None) is None:
+                return
+            write_json(self.workdir / "finished.json", marks)
+            if folder.is_symlink():  # another workdir's
+                folder.unlink()
+            else:
+                shutil.rmtree(folder)
+
+        run_on_process_0(reset, f"beginning {stage}")
 
     def parts(self, stage: str) -> Path:
         """Where mining or an evaluation keeps what is done of it until it is finished."""
@@ -173,5 +174,5 @@ def finished_stages(workdir: Path) -> dict[str, Any]:
 
 def say(text: str) -> None:
     """One line of a result on standard output."""
-    if first():
+    if is_process_0():
         print(text, flush=True)

@@ -14,10 +14,10 @@ from pretrainrl_jax.decoding.answers import answer_questions, read_answers
 from pretrainrl_jax.evaluation import factual
 from pretrainrl_jax.evaluation.factual import Outcome, distinct_truths, judge
 from pretrainrl_jax.facts.record import Fact
-from pretrainrl_jax.hosts.agree import once
+from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.mining.fingerprint import fingerprint
 from pretrainrl_jax.stages.context import BASE, Context
-from pretrainrl_jax.stages.shards import in_shards
+from pretrainrl_jax.stages.shards import resumable_map
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.trees.layouts import size
 from pretrainrl_jax.trees.templates import documents, encode_branches
@@ -68,7 +68,7 @@ def evaluate_system(context: Context, system: str, stage: str) -> None:
         "questions": [factual.to_json(o) for o in outcomes],
     }
     path = context.workdir / "evaluations" / f"{system}.json"
-    once(lambda: write_text(path, json.dumps(result, ensure_ascii=False)), f"writing {path.name}")
+    run_on_process_0(lambda: write_text(path, json.dumps(result, ensure_ascii=False)), f"writing {path.name}")
     at_k = groups["trained"]
     context.screen.say(
         f"evaluate/{system}: ACC {at_k['acc']:.1%}, HR@{settings.beams} {at_k['hr']:.1%}"
@@ -77,27 +77,22 @@ def evaluate_system(context: Context, system: str, stage: str) -> None:
     context.finish(f"evaluate/{system}", seconds=time.perf_counter() - began)
 
 
-def ask_all(
-    context: Context,
-    loaded: Loaded,
-    questions: Sequence[Question],
-    stage: str,
-) -> list[Outcome]:
+def ask_all(context: Context, loaded: Loaded, questions: Sequence[Question], stage: str) -> list[Outcome]:
     """Ask every question: greedily, by beam search, and by teacher forcing of the truth."""
     settings = context.config.evaluate
     template = context.template(settings.template)
     wordings = [wording for _, wording, _ in questions]
     prompts = loaded.tokenizer.encode_all([template.prefix(wording) for wording in wordings])
     facts = [fact for fact, _, _ in questions]
-    made_with = [
+    provenance = [
         fingerprint(loaded.model, loaded.params, loaded.tokenizer, template, facts, asdict(settings)),
         wordings,
     ]
 
     with context.screen.track(stage, 3 * len(questions), "answers") as bar:
-        return in_shards(
+        return resumable_map(
             context.parts(stage),
-            made_with,
+            provenance,
             questions,
             [len(prompt) for prompt in prompts],
             context.config.checkpoint.shard_questions,
@@ -105,7 +100,7 @@ def ask_all(
             lambda asked, answers: outcome(context, asked, answers),
             bar,
             units=3,
-            figures=rates,
+            metrics=rates,
             screen=context.screen,
         )
 

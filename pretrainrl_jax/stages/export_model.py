@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import ExportConfig
-from pretrainrl_jax.hosts.agree import first, once
+from pretrainrl_jax.hosts.agree import is_process_0, run_on_process_0
 from pretrainrl_jax.model.hugging_face.config import ending, write_config
 from pretrainrl_jax.model.hugging_face.writing import tensors_of, write_weights
 from pretrainrl_jax.progress import Screen
@@ -50,12 +50,12 @@ def export_model(
         partial.rename(target)
 
     try:
-        once(begin, "beginning the export")
+        run_on_process_0(begin, "beginning the export")
         with screen.track("export", len(tensors), "tensors") as bar:
             write_weights(partial, tensors, settings.shard_size, bar.advance)
-        once(finish, "finishing the export")
+        run_on_process_0(finish, "finishing the export")
     except BaseException:
-        if first():
+        if is_process_0():
             shutil.rmtree(partial, ignore_errors=True)
         raise
     kinds = ", ".join(sorted({tensor.dtype.name for tensor in tensors.values()}))

@@ -8,7 +8,7 @@ from typing import Any
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.evaluation.harness import Engine, run_harness
 from pretrainrl_jax.evaluation.tasks import Task
-from pretrainrl_jax.hosts.agree import once
+from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.report.ability import ability, folder, read_harness, table
 from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.stages.context import BASE, Context, say
@@ -32,39 +32,39 @@ def evaluate_system(context: Context, system: str, tasks: Sequence[Task]) -> Non
     """A system's results, one task after another: what is done of them is kept."""
     stage = BASE if system == "base" else f"train/{system}"
     trained = context.finished().get(stage, {}).get("ended")
-    made_with = how(context) | {"model": trained}
     known = Systems(context.config.objectives)
     before = read_harness(context.workdir, known).get(system, {"tasks": {}})["tasks"]
-    left = [task for task in tasks if before.get(task.name, {}).get("made_with") != made_with]
-    if not left:
+    provenance = how(context, trained)
+    left = [task for task in tasks if before.get(task.name, {}).get("made_with") != provenance]
+    if left:
+        evaluate_tasks(context, context.load(stage), left, system, trained, before)
+    else:
         context.screen.say(f"harness/{system}: finished, skipped")
-        return
-    loaded = context.load(stage)
-    for task in left:
-        before |= {task.name: {"made_with": made_with, **results(context, loaded, task, system)}}
-        record = {"system": system, "tasks": before}
-        path = folder(context.workdir) / f"{system}.json"
-        once(lambda p=path, r=record: write_json(p, r), f"writing {path.name}")
 
 
 def evaluate_model(context: Context, source: str, dtype: str, tasks: Sequence[Task]) -> None:
     """The results of a model of no workdir, in a file of its folder's name: what is there is replaced."""
     name = Path(source.rstrip("/")).name
     loaded = load(source, context.mesh, dtype, kernel=context.kernel)
-    path = folder(context.workdir) / f"{name}.json"
-    done: Json = {}
-    for task in tasks:
-        made_with = how(context) | {"model": source}
-        done |= {task.name: {"made_with": made_with, **results(context, loaded, task, name)}}
-        record = {"system": name, "tasks": done}
-        once(lambda r=record: write_json(path, r), f"writing {path.name}")
+    done = evaluate_tasks(context, loaded, tasks, name, source, {})
     show({name: {"tasks": done}}, tasks, Systems({}))
-    say(f"results: {path}")
+    say(f"results: {folder(context.workdir) / name}.json")
 
 
-def how(context: Context) -> Json:
-    """The settings that results depend on."""
-    settings = asdict(context.config.harness) | {"seed": context.config.seed}
+def evaluate_tasks(
+    context: Context, loaded: Loaded, tasks: Sequence[Task], name: str, model: str | None, done: Json
+) -> Json:
+    """The results by task, those that are done included; each is written as soon as it is there."""
+    path = folder(context.workdir) / f"{name}.json"
+    for task in tasks:
+        done[task.name] = {"made_with": how(context, model), **results(context, loaded, task, name)}
+        run_on_process_0(lambda: write_json(path, {"system": name, "tasks": done}), f"writing {path.name}")
+    return done
+
+
+def how(context: Context, model: str | None) -> Json:
+    """The model and the settings that results depend on."""
+    settings = asdict(context.config.harness) | {"seed": context.config.seed, "model": model}
     settings.pop("tokens")
     return settings
 

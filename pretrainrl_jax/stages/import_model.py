@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.hosts.agree import once
+from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.model.hugging_face.files import FILES, is_hugging_face, stored
 from pretrainrl_jax.progress import Screen
 from pretrainrl_jax.stages.context import say
@@ -48,7 +48,7 @@ def import_model(source: str, workdir: Path, mesh: Mesh, screen: Screen) -> None
     require_room(workdir, size, "the checkpoint")
     loaded = load(folder, mesh, screen=screen)
     # What an interrupted import left.
-    once(lambda: shutil.rmtree(target, ignore_errors=True), "beginning the import")
+    run_on_process_0(lambda: shutil.rmtree(target, ignore_errors=True), "beginning the import")
     checkpoints.save(target, TrainState(jnp.int32(0), loaded.params, ()))
     checkpoints.describe(target, loaded.model, loaded.tokenizer, loaded.template, loaded.origin)
     count = sum(x.size for x in jax.tree.leaves(loaded.params))

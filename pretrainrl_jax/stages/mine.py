@@ -8,7 +8,7 @@ model unnecessary in training.
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.matching import known_truths
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.splits import subsample
-from pretrainrl_jax.hosts.agree import once
+from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.mining import statistics
 from pretrainrl_jax.mining.candidates import (
     REASONS,
@@ -37,7 +37,7 @@ from pretrainrl_jax.mining.draw import longest
 from pretrainrl_jax.mining.fingerprint import fingerprint, probes
 from pretrainrl_jax.mining.pools import Agreement, Tallies, agreement, most_often, tally
 from pretrainrl_jax.stages.context import BASE, Context
-from pretrainrl_jax.stages.shards import in_shards
+from pretrainrl_jax.stages.shards import resumable_map
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.trees.records import digest, write_trees
 from pretrainrl_jax.trees.templates import encode_branches
@@ -60,7 +60,7 @@ def mine(context: Context) -> None:
     base = context.load(BASE)
     facts = context.asked(context.trained)
     folder = context.workdir / "mined"
-    mined = find_falsehoods(context, base, base, facts, context.parts("mine"))
+    mined = mine_negatives(context, base, base, facts, context.parts("mine"))
 
     stamp = fingerprint(
         base.model,
@@ -76,14 +76,14 @@ def mine(context: Context) -> None:
         write_json(folder / "fingerprint.json", STAMP | {"made_with": stamp, "probes": probes(mined.trees)})
         write_json(folder / "statistics.json", mined.statistics)
 
-    once(write, "writing what was mined")
+    run_on_process_0(write, "writing what was mined")
     for line in lines(mined.statistics):
         context.screen.say(f"mine: {line}")
     seconds = time.perf_counter() - began
     context.finish("mine", negatives=mined.statistics["negatives"], seconds=seconds)
 
 
-def find_falsehoods(
+def mine_negatives(
     context: Context,
     policy: Loaded,
     reference: Loaded,
@@ -107,7 +107,7 @@ def find_falsehoods(
     settings = context.config.mine
     known = known_truths(context.facts)
     chosen = to_decode(context, facts)
-    made_with = fingerprint(
+    provenance = fingerprint(
         policy.model,
         policy.params,
         policy.tokenizer,
@@ -115,15 +115,15 @@ def find_falsehoods(
         chosen,
         asdict(settings),
     )
-    decoded = beam_answers(context, policy, chosen, shards / "beams", made_with, label)
+    decoded = beam_answers(context, policy, chosen, shards / "beams", provenance, label)
     pools, agreements = collect_pools(context, decoded)
 
     rules = Rules(known, settings.drop_overlapping, settings.min_probability, settings.negatives)
     candidates, dropped = choose(context, facts, decoded, pools, rules)
     trees, left_out = build_trees(context, policy, facts, candidates, dropped)
     # No checksums of the reference: it is the policy, or the base model, which a workdir never changes.
-    trees = reference_shards(
-        context, reference, trees, shards / "reference", [made_with, digest(trees)], label
+    trees = score_references(
+        context, reference, trees, shards / "reference", [provenance, digest(trees)], label
     )
 
     left_out["fewer_than_asked"] = sum(len(places(tree, "rejected")) < settings.negatives for tree in trees)
@@ -152,7 +152,7 @@ def _of_each_category(facts: Sequence[Fact], number: int, seed: int) -> list[Fac
 
 
 def beam_answers(
-    context: Context, policy: Loaded, facts: Sequence[Fact], shards: Path, made_with: Any, label: str
+    context: Context, policy: Loaded, facts: Sequence[Fact], shards: Path, provenance: Any, label: str
 ) -> Decoded:
     """The policy's beams for each question."""
     settings = context.config.mine
@@ -173,23 +173,23 @@ def beam_answers(
         )
         return [[asdict(answer) for answer in answers] for answers in beams]
 
-    def figures(beams: list[list[Answer]]) -> dict[str, float]:
+    def metrics(beams: list[list[Answer]]) -> dict[str, float]:
         return {
             "distinct_answers": float(np.mean([len(distinct(a)) for a in beams])),
             "top_probability": float(np.mean([math.exp(a[0].logp) if a else 0.0 for a in beams])),
         }
 
     with context.screen.track(f"{label}/beams", len(facts), "questions") as bar:
-        beams = in_shards(
+        beams = resumable_map(
             shards,
-            made_with,
+            provenance,
             facts,
             [len(prompt) for prompt in prompts],
             context.config.checkpoint.shard_questions,
             answers,
             lambda fact, beams: read_answers(beams),
             bar,
-            figures=figures,
+            metrics=metrics,
             screen=context.screen,
         )
     return list(zip(facts, beams, strict=True))
@@ -237,23 +237,20 @@ def choose(
     settings, seed = context.config.mine, context.config.seed
     dropped = {source: Counter(dict.fromkeys(REASONS, 0)) for source in settings.sources}
     answers = {fact.id: beams for fact, beams in decoded}
-    popular = (
-        popular_values(context.facts, settings.popular_share) if "popularity" in settings.sources else {}
-    )
+    popular = popular_values(context.facts, settings.popular_share)
     chosen = []
     for fact in facts:
-        by_source: dict[str, list[Candidate]] = {}
+        by_source: list[list[Candidate]] = []
         for source in settings.sources:
             if source == "beam":
-                by_source[source] = from_beams(answers[fact.id], fact, rules, dropped[source])
+                by_source.append(from_beams(answers[fact.id], fact, rules, dropped[source]))
+                continue
+            if source == "pool":
+                values = pools[fact.category]
             else:
-                values = (
-                    pools[fact.category]
-                    if source == "pool"
-                    else some_of(popular[fact.category], settings.pool, fact, seed)
-                )
-                by_source[source] = from_values(values, source, fact, rules, dropped[source])
-        chosen.append(without_repeats(list(by_source.values()), dropped))
+                values = some_of(popular[fact.category], settings.pool, fact, seed)
+            by_source.append(from_values(values, source, fact, rules, dropped[source]))
+        chosen.append(without_repeats(by_source, dropped))
     return chosen, dropped
 
 
@@ -309,19 +306,19 @@ def _too_long(context: Context, tree: AnswerTree) -> bool:
     return longest(tree, context.config.mine.negatives, train.layout) > train.row_length
 
 
-def reference_shards(
+def score_references(
     context: Context,
     reference: Loaded,
     trees: Sequence[AnswerTree],
     shards: Path,
-    made_with: Any,
+    provenance: Any,
     label: str,
 ) -> list[AnswerTree]:
-    """`add_references`, in parts that are kept."""
+    """Each branch with its log-probability under the reference model: training needs no such model."""
     with context.screen.track(f"{label}/reference", len(trees), "trees") as bar:
-        scores = in_shards(
+        scores = resumable_map(
             shards,
-            made_with,
+            provenance,
             trees,
             [tree.inputs for tree in trees],
             context.config.checkpoint.shard_questions,
@@ -331,16 +328,6 @@ def reference_shards(
             screen=context.screen,
         )
     return with_references(trees, scores)
-
-
-def add_references(
-    context: Context,
-    reference: Loaded,
-    trees: Sequence[AnswerTree],
-    advance: Callable[[int], None] = lambda n: None,
-) -> list[AnswerTree]:
-    """Each branch with its log-probability under the reference model: training needs no such model."""
-    return with_references(trees, context.score(reference, trees, context.config.train.row_length, advance))
 
 
 def with_references(trees: Sequence[AnswerTree], scores: Sequence[Sequence[float]]) -> list[AnswerTree]:

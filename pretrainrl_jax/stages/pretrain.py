@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from pretrainrl_jax.facts.vocabulary import save_tokenizer, train_tokenizer
-from pretrainrl_jax.hosts.agree import once
+from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.model.shape import from_settings
@@ -21,7 +21,7 @@ from pretrainrl_jax.training.feed import Feed
 from pretrainrl_jax.training.loading import Loaded, load
 from pretrainrl_jax.training.optimizer import Schedule
 from pretrainrl_jax.training.session import Run, Session, resume
-from pretrainrl_jax.training.step import TrainState, compile_step, first_state
+from pretrainrl_jax.training.step import TrainState, compile_step, init_sharded_state
 from pretrainrl_jax.trees.dataset import PackedRows
 from pretrainrl_jax.trees.records import digest
 from pretrainrl_jax.trees.templates import Template, check_fits, documents
@@ -39,11 +39,11 @@ def pretrain(context: Context) -> None:
     source = PackedRows(
         trees, settings.row_length, config.seed, settings.epochs, settings.rows, question=False
     )
-    context.begin_anew(BASE)
+    context.reset_stage(BASE)
     tokens = sum(tree.inputs for tree in trees)
     context.screen.say(
         f"pretrain: {len(corpus.training)} documents, {tokens} tokens of {tokenizer.size}, "
-        f"{sum(x.size for x in jax.tree.leaves(params)) / 1e6:.2f}M parameters, {source.batches} updates, "
+        f"{sum(x.size for x in jax.tree.leaves(params)) / 1e6:.2f}M parameters, {source.batches} steps, "
         f"rows {source.fill:.0%} full"
     )
     template = context.template(config.evaluate.template)
@@ -65,7 +65,7 @@ def pretrain(context: Context) -> None:
         command=context.command,
         profile=config.profile_steps,
     )
-    state, progress = resume(run, first_state(model, params, config.optimizer, context.mesh))
+    state, progress = resume(run, init_sharded_state(model, params, config.optimizer, context.mesh))
     schedule = Schedule(
         settings.learning_rate, source.batches, config.optimizer.warmup, config.optimizer.final
     )
@@ -86,7 +86,7 @@ def pretrain(context: Context) -> None:
         BASE,
         device_seconds=done.seconds * context.mesh.size,
         seconds=time.perf_counter() - began,
-        updates=session.update,
+        updates=session.global_step,
         skipped=done.skipped,
     )
 
@@ -122,6 +122,6 @@ def trained_tokenizer(texts: Sequence[str], size: int) -> Tokenizer:
             return {path.name: path.read_text(encoding="utf-8") for path in Path(folder).iterdir()}
 
     with tempfile.TemporaryDirectory() as folder:
-        for name, text in once(train, "training the tokenizer").items():
+        for name, text in run_on_process_0(train, "training the tokenizer").items():
             (Path(folder) / name).write_text(text, encoding="utf-8")
         return load_tokenizer(Path(folder))

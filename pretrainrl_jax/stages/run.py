@@ -1,6 +1,6 @@
 """`run`: every stage in order; what is finished is skipped."""
 
-from pretrainrl_jax.hosts.agree import once
+from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.stages.evaluate import evaluate
 from pretrainrl_jax.stages.mine import mine
@@ -12,7 +12,7 @@ from pretrainrl_jax.stages.train import train
 def run(context: Context) -> None:
     """A base model, its falsehoods, the systems trained against them, and what came of it."""
     every_stage(context)
-    once(lambda: report(context.workdir), "writing the report")
+    run_on_process_0(lambda: report(context.workdir), "writing the report")
 
 
 def every_stage(context: Context) -> None:

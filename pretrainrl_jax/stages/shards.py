@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pretrainrl_jax.atomic import write_json
-from pretrainrl_jax.hosts.agree import first, once
+from pretrainrl_jax.hosts.agree import is_process_0, run_on_process_0
 from pretrainrl_jax.progress import NORMAL, Screen, Track
 
 Item = TypeVar("Item")
@@ -17,9 +17,9 @@ Result = TypeVar("Result")
 Json = Any
 
 
-def in_shards(
+def resumable_map(
     folder: Path,
-    made_with: Json,
+    provenance: Json,
     items: Sequence[Item],
     lengths: Sequence[int],
     size: int,
@@ -27,7 +27,7 @@ def in_shards(
     read: Callable[[Item, Json], Result],
     bar: Track,
     units: int = 1,
-    figures: Callable[[list[Result]], dict[str, float]] = lambda results: {},
+    metrics: Callable[[list[Result]], dict[str, float]] = lambda results: {},
     screen: Screen = NORMAL,
 ) -> list[Result]:
     """Each item's result. A part that an interrupted run has finished is read instead of done again.
@@ -36,18 +36,18 @@ def in_shards(
 
     Args:
         folder: where the parts' files go; the caller removes it when the stage is finished.
-        made_with: JSON of everything the results depend on; files made with something else are removed.
+        provenance: JSON of everything the results depend on; files made with something else are removed.
         items: what is to be worked on.
         lengths: of each item; items of like length come into one part, so that they fill its batches.
         size: items a part has.
         work: gives the result of each item of a part, as JSON, and advances `bar`.
         read: the result that an item's JSON means.
-        bar: told of items whose results are read, and of the figures.
+        bar: told of items whose results are read, and of the metrics.
         units: of the bar, for each item.
-        figures: means over a part's results; the bar shows those over all parts so far.
+        metrics: means over a part's results; the bar shows those over all parts so far.
         screen: told what was found.
     """
-    made_with = {"of": made_with, "items": len(items), "items of a part": size}
+    provenance = {"of": provenance, "items": len(items), "items of a part": size}
     order = sorted(range(len(items)), key=lambda place: lengths[place])
     parts = [order[start : start + size] for start in range(0, len(order), size)]
     paths = [folder / f"{number:06d}.json" for number in range(len(parts))]
@@ -55,16 +55,16 @@ def in_shards(
     def begin() -> list[int]:
         """The numbers of the parts that are done."""
         stamp = folder / "made_with.json"
-        if folder.is_dir() and _read(stamp) != made_with:
+        if folder.is_dir() and _read(stamp) != provenance:
             screen.say(f"{folder.name}: what an earlier run left there is of something else, and is removed")
             shutil.rmtree(folder)
         if not stamp.is_file():
-            write_json(stamp, made_with)
+            write_json(stamp, provenance)
         return [number for number, part in enumerate(parts) if len(_read(paths[number]) or ()) == len(part)]
 
     # Process 0 decides what is still to be done, so that all work on the same parts, and writes all of them:
     # every process has all results.
-    done = set(once(begin, f"reading {folder.name}"))
+    done = set(run_on_process_0(begin, f"reading {folder.name}"))
     results: dict[int, Result] = {}
     sums: Counter[str] = Counter()
     for number, (path, places) in enumerate(zip(paths, parts, strict=True)):
@@ -73,12 +73,12 @@ def in_shards(
             bar.skip(units * len(places))
         else:
             of_part = work([items[place] for place in places])
-            if first():
+            if is_process_0():
                 write_json(path, of_part)
             screen.detail(f"{path}: {len(places)} results")
         read_results = [read(items[place], result) for place, result in zip(places, of_part, strict=True)]
         results |= zip(places, read_results, strict=True)
-        sums.update({name: len(places) * mean for name, mean in figures(read_results).items()})
+        sums.update({name: len(places) * mean for name, mean in metrics(read_results).items()})
         bar.show(**{name: total / len(results) for name, total in sums.items()})
     return [results[place] for place in range(len(items))]
 

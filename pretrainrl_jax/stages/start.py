@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -17,7 +17,7 @@ from pretrainrl_jax.command import Command
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.tasks import Task
 from pretrainrl_jax.facts.record import Fact
-from pretrainrl_jax.hosts.agree import count, first, once
+from pretrainrl_jax.hosts.agree import is_process_0, process_count, run_on_process_0
 from pretrainrl_jax.hosts.join import join
 from pretrainrl_jax.hosts.maintenance import watch_maintenance
 from pretrainrl_jax.model.attention import Kernel
@@ -43,18 +43,10 @@ STAGES = {
     "train": train,
     "evaluate": evaluate,
 }
+Started = tuple[Mesh, Kernel, Screen]  # what a verb works with: devices, attention, this process's screen
 
 
-@dataclass(frozen=True)
-class Begun:
-    """What a verb works with, once the devices are there."""
-
-    mesh: Mesh
-    kernel: Kernel  # of attention
-    screen: Screen
-
-
-def begin(command: Command) -> Begun:
+def begin(command: Command) -> Started:
     """Find the other processes, the devices and the mesh, and say what they are.
 
     Raises:
@@ -65,15 +57,16 @@ def begin(command: Command) -> Begun:
     prepare(config.platform, platform)
     join(config.hosts, command.text)
     watch_maintenance(config.hosts)
-    if count() > 1:
+    if process_count() > 1:
         mute_libraries()
-    screen = screen if first() else replace(screen, mute=True)
-    backend, hosts = check_platform(platform), f", {count()} processes" if count() > 1 else ""
+    screen = screen if is_process_0() else replace(screen, mute=True)
+    backend = check_platform(platform)
+    hosts = f", {process_count()} processes" if process_count() > 1 else ""
     mesh = make_mesh(config.mesh)
     capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))
     kernel = kernel_for(backend, config.platform, capability)
     screen.say(f"backend {backend}, {jax.device_count()} x {jax.devices()[0].device_kind}{hosts}")
-    return Begun(mesh, kernel, screen)
+    return mesh, kernel, screen
 
 
 @contextmanager
@@ -89,7 +82,7 @@ def held(workdir: Path, prepare: Callable[[], None] = lambda: None) -> Iterator[
             stack.enter_context(locked(workdir))
             prepare()
 
-        once(take, f"taking {workdir}")
+        run_on_process_0(take, f"taking {workdir}")
         yield
 
 
@@ -99,11 +92,11 @@ def start(command: Command, facts: Sequence[Fact]) -> None:
     Raises:
         Interrupted: if a training was stopped and saved.
     """
-    config, workdir, begun = command.config, command.workdir, begin(command)
+    config, workdir, (mesh, kernel, screen) = command.config, command.workdir, begin(command)
     create = command.verb in ("run", "pretrain")
-    check_batch("pretrain.rows", config.pretrain.rows, begun.mesh, config.pretrain.grad_accum_steps)
+    check_batch("pretrain.rows", config.pretrain.rows, mesh, config.pretrain.grad_accum_steps)
     with held(workdir, lambda: prepare_workdir(workdir, config, create)):
-        context = Context(config, workdir, begun.mesh, facts, begun.screen, command.text, begun.kernel)
+        context = Context(config, workdir, mesh, facts, screen, command.text, kernel)
         if command.verb == "run" and cells(config):
             sweep(context)
         else:
@@ -112,25 +105,25 @@ def start(command: Command, facts: Sequence[Fact]) -> None:
 
 def start_import(command: Command) -> None:
     """Import a model from Hugging Face."""
-    begun = begin(command)
+    mesh, _, screen = begin(command)
     with held(command.workdir):
-        import_model(command.options.model, command.workdir, begun.mesh, begun.screen)
+        import_model(command.options.model, command.workdir, mesh, screen)
 
 
 def start_export(command: Command) -> None:
     """Export a model to Hugging Face."""
-    begun = begin(command)
-    source, target = command.options.model or command.workdir, Path(command.options.to)
-    export_model(source, target, command.config.export, begun.mesh, begun.screen)
+    mesh, _, screen = begin(command)
+    source = command.options.model or command.workdir
+    export_model(source, Path(command.options.to), command.config.export, mesh, screen)
 
 
 def start_harness(command: Command, tasks: Sequence[Task]) -> None:
     """Standard evaluations of the workdir's systems, or of the model that is named."""
     from pretrainrl_jax.stages.harness import evaluate_model, harness  # needs the extra `eval`
 
-    begun, config, workdir = begin(command), command.config, command.workdir
-    with held(workdir):
-        context = Context(config, workdir, begun.mesh, [], begun.screen, command.text, begun.kernel)
+    mesh, kernel, screen = begin(command)
+    with held(command.workdir):
+        context = Context(command.config, command.workdir, mesh, [], screen, command.text, kernel)
         if path := command.given.get("model.path"):
             evaluate_model(context, path, command.given.get("model.dtype", ""), tasks)
         else:
@@ -139,8 +132,8 @@ def start_harness(command: Command, tasks: Sequence[Task]) -> None:
 
 def start_ask(command: Command) -> None:
     """Ask a model."""
-    begun, question = begin(command), command.options.question
-    ask(command.config, command.workdir, question, begun.mesh, begun.kernel, begun.screen)
+    mesh, kernel, screen = begin(command)
+    ask(command.config, command.workdir, command.options.question, mesh, kernel, screen)
 
 
 def hush() -> None:

@@ -17,7 +17,7 @@ from pretrainrl_jax.cells import Cell, cells
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.reading import read_facts
-from pretrainrl_jax.hosts.agree import once
+from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.report.page import write_report
 from pretrainrl_jax.report.sweep import Row, chosen, differences, table
 from pretrainrl_jax.report.systems import Systems
@@ -39,17 +39,19 @@ def sweep(context: Context) -> None:
     for number, cell in enumerate(every, 1):
         config, workdir = cell.config, context.workdir / "cells" / cell.name
         context.screen.say(f"sweep: cell {number} of {len(every)}, {cell.name}")
-        once(lambda c=config, w=workdir: prepare_workdir(w, c, create=True), f"preparing {workdir.name}")
+        run_on_process_0(
+            lambda c=config, w=workdir: prepare_workdir(w, c, create=True), f"preparing {workdir.name}"
+        )
         if config.seed not in facts:
             facts[config.seed] = read_facts(config).facts
         of_cell = replace(context, config=config, workdir=workdir, facts=facts[config.seed])
         keys = {stage: f"{stage} {sorted(settings_of(config, stage).items())}" for stage in _stages(config)}
         others = {stage: made[key] for stage, key in keys.items() if key in made}
-        once(lambda c=of_cell, o=others: take_over(c, o), f"linking into {workdir.name}")
+        run_on_process_0(lambda c=of_cell, o=others: take_over(c, o), f"linking into {workdir.name}")
         every_stage(of_cell)
-        once(lambda w=workdir: str(write_report(w)), f"reporting on {workdir.name}")
+        run_on_process_0(lambda w=workdir: str(write_report(w)), f"reporting on {workdir.name}")
         made = dict.fromkeys(keys.values(), of_cell) | made
-    once(lambda: conclude(context.workdir, context.config), "writing the table")
+    run_on_process_0(lambda: conclude(context.workdir, context.config), "writing the table")
 
 
 def _stages(config: Config) -> list[str]:

@@ -13,8 +13,8 @@ from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import ObjectiveConfig
 from pretrainrl_jax.config.stored import section_as_now
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.hosts.agree import once
-from pretrainrl_jax.mining.draw import draw
+from pretrainrl_jax.hosts.agree import run_on_process_0
+from pretrainrl_jax.mining.draw import draw_negatives
 from pretrainrl_jax.mining.fingerprint import (
     PROBES,
     TOLERANCE,
@@ -26,14 +26,14 @@ from pretrainrl_jax.mining.fingerprint import (
 from pretrainrl_jax.objectives.loss import asks
 from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.stages.depends import settings_of
-from pretrainrl_jax.stages.mine import add_references, find_falsehoods
+from pretrainrl_jax.stages.mine import mine_negatives, with_references
 from pretrainrl_jax.stages.watch import Watch
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.feed import Feed
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.optimizer import Schedule
 from pretrainrl_jax.training.session import Hook, Run, Session, resume
-from pretrainrl_jax.training.step import compile_step, first_state
+from pretrainrl_jax.training.step import compile_step, init_sharded_state
 from pretrainrl_jax.trees.dataset import PackedRows
 from pretrainrl_jax.trees.packing import bound
 from pretrainrl_jax.trees.records import digest, read_trees, refuse_unscored, write_trees
@@ -82,15 +82,15 @@ def train_system(context: Context, system: str) -> None:
         run.folder, base.model, base.tokenizer, context.template(settings.template), base.origin
     )
     step = compile_step(base.model, config.optimizer, settings.ntp_scale, context.mesh)
-    state, progress = resume(run, first_state(base.model, base.params, config.optimizer, context.mesh))
+    state, progress = resume(run, init_sharded_state(base.model, base.params, config.optimizer, context.mesh))
     jax.tree.map(lambda x: x.delete(), base.params)  # no reference model is kept while training
     if not int(state.step):  # what an earlier training of this system mined is of another policy
-        old = refreshed(context, system)
-        once(lambda: shutil.rmtree(old, ignore_errors=True), f"beginning {run.stage}")
+        old = round_path(context, system, 1).parent
+        run_on_process_0(lambda: shutil.rmtree(old, ignore_errors=True), f"beginning {run.stage}")
 
     rounds = Rounds(context, objective, trees)
     context.screen.say(
-        f"{run.stage}: {rounds.total} updates of {rounds.rows.rows} rows, "
+        f"{run.stage}: {rounds.total} steps of {rounds.rows.rows} rows, "
         f"{len(trees) * settings.passes / rounds.total:.1f} questions each, rows {rounds.rows.fill:.0%} full"
     )
     while rounds.more and int(state.step) >= rounds.end and was_mined(context, system, rounds.number + 1):
@@ -104,22 +104,22 @@ def train_system(context: Context, system: str) -> None:
         def round_ended() -> bool:
             return feed.ended and rounds.more
 
-        def mine_again() -> None:
+        def remine_round() -> None:
             session.save()  # mining may be interrupted
             with session.paused():
-                rounds.turn(refresh(context, session, base, rounds))
+                rounds.turn(remine(context, session, base, rounds))
             feed.refill(rounds.rows)
-            session.total = rounds.total
+            session.total_steps = rounds.total
 
         watch = Watch(context, session, base)
         hooks = [
             session.checkpoint,
-            Hook(watch.look, updates=config.evaluate.every_steps),
-            Hook(mine_again, when=round_ended),
+            Hook(watch.look, every_steps=config.evaluate.every_steps),
+            Hook(remine_round, when=round_ended),
         ]
         watch.begin()
         if round_ended():
-            mine_again()
+            remine_round()
         for batch in feed:
             session.step(batch, coefficients, rounds.schedule)
             for hook in session.due(hooks):
@@ -129,7 +129,7 @@ def train_system(context: Context, system: str) -> None:
         run.stage,
         device_seconds=done.seconds * context.mesh.size,
         seconds=time.perf_counter() - began,
-        updates=session.update,
+        updates=session.global_step,
         skipped=done.skipped,
     )
     jax.tree.map(lambda x: x.delete(), session.state)
@@ -160,7 +160,7 @@ class Rounds:
         rows = pack(context, trees, asks(objective.coefficients))
         self._objective, self._optimizer, self._passes = objective, config.optimizer, passes
         self._spans = spans(objective, len(trees), passes, rows.batches)
-        self.number = self.done = 0  # this round, and the updates before it
+        self.number = self.done = 0  # this round, and the steps before it
         if self.more:
             most = bound(trees, rows.row_length, config.mine.negatives, rows.layout, rows.question)
             rows = replace(rows, passes=self._spans[0].stop, holds=most)
@@ -168,8 +168,8 @@ class Rounds:
 
     def _begin(self, rows: PackedRows) -> None:
         self.rows, span = rows, self._spans[self.number]
-        self.end = self.done + rows.batches  # updates after this round
-        # Later rounds' rows are not known yet: as many updates a question as in this one.
+        self.end = self.done + rows.batches  # steps after this round
+        # Later rounds' rows are not known yet: as many steps a question as in this one.
         rest = round(rows.batches * (self._passes - span.start) / (span.stop - span.start))
         self.total = self.done + rest
         self.schedule = Schedule(
@@ -188,16 +188,16 @@ class Rounds:
         self._begin(replace(self.rows, trees=trees, start=span.start, passes=span.stop))
 
 
-def spans(objective: ObjectiveConfig, facts: int, passes: int, updates: int) -> list[Span]:
-    """One span, or one for every `remine_every` updates of the `updates` planned.
+def spans(objective: ObjectiveConfig, facts: int, passes: int, steps: int) -> list[Span]:
+    """One span, or one for every `remine_every` steps of the `steps` planned.
 
     They are cut by questions, not by rows, since later rows depend on what is mined then: a span takes
-    `remine_every` updates to within the packing of its rows.
+    `remine_every` steps to within the packing of its rows.
     """
     if not objective.remine_every or not objective.contrasts:
         return [Span(0.0, passes)]
     visits = passes * facts
-    of_round = max(1, round(objective.remine_every * visits / updates))
+    of_round = max(1, round(objective.remine_every * visits / steps))
     return [
         Span(start / facts, min(start + of_round, visits) / facts) for start in range(0, visits, of_round)
     ]
@@ -213,7 +213,7 @@ def pack(context: Context, trees: Sequence[AnswerTree], question: bool) -> Packe
         seed,
         settings.passes,
         multiple,
-        lambda tree, epoch: draw(tree, negatives, seed, epoch),
+        lambda tree, epoch: draw_negatives(tree, negatives, seed, epoch),
         settings.layout,
         question,
     )
@@ -246,7 +246,8 @@ def read_mined(context: Context, base: Loaded) -> list[AnswerTree]:
     )
     differ = differences(made_with, now)
     if not differ:
-        again = probes(add_references(context, base, trees[:PROBES]))
+        scores = context.score(base, trees[:PROBES], context.config.train.row_length)
+        again = probes(with_references(trees[:PROBES], scores))
         nats = probe_difference(mined["probes"], again)
         if not nats <= TOLERANCE[context.config.model.dtype]:
             differ = [f"log-probabilities computed again are {nats:.2g} nats away"]
@@ -258,14 +259,9 @@ def read_mined(context: Context, base: Loaded) -> list[AnswerTree]:
     return trees
 
 
-def refreshed(context: Context, system: str) -> Path:
-    """Where a system keeps the falsehoods it mined while training."""
-    return context.workdir / "mined" / system
-
-
 def round_path(context: Context, system: str, number: int) -> Path:
     """The trees of a later round, from 1."""
-    return refreshed(context, system) / f"round{number}.array_record"
+    return context.workdir / "mined" / system / f"round{number}.array_record"
 
 
 def was_mined(context: Context, system: str, number: int) -> bool:
@@ -277,10 +273,10 @@ def was_mined(context: Context, system: str, number: int) -> bool:
             shutil.rmtree(path.with_suffix(".parts"), ignore_errors=True)
         return path.is_file()
 
-    return once(mined, f"reading {path.name}")
+    return run_on_process_0(mined, f"reading {path.name}")
 
 
-def refresh(context: Context, session: Session, base: Loaded, rounds: Rounds) -> list[AnswerTree]:
+def remine(context: Context, session: Session, base: Loaded, rounds: Rounds) -> list[AnswerTree]:
     """The trees of the next round: the current policy's own falsehoods, gold answers scored anew.
 
     References are the base model's, read again, used and freed, or (renewed) the current policy's for every
@@ -300,7 +296,7 @@ def refresh(context: Context, session: Session, base: Loaded, rounds: Rounds) ->
     kept = {tree.id for tree in rounds.rows.trees}
     facts = [fact for fact in context.asked(context.trained) if fact.id in kept]
     reference = policy if renewed else context.load(BASE)
-    mined = find_falsehoods(context, policy, reference, facts, parts, session.run.stage)
+    mined = mine_negatives(context, policy, reference, facts, parts, session.run.stage)
     if not renewed:
         jax.tree.map(lambda x: x.delete(), reference.params)
     before, now = (
@@ -308,7 +304,7 @@ def refresh(context: Context, session: Session, base: Loaded, rounds: Rounds) ->
         for trees in (rounds.rows.trees, mined.trees)
     )
     context.screen.say(
-        f"{session.run.stage}: mined again after update {session.update}: {len(now)} negatives, "
+        f"{session.run.stage}: mined again after step {session.global_step}: {len(now)} negatives, "
         f"{len(now - before) / max(1, len(now)):.0%} of them new"
     )
 
@@ -317,5 +313,5 @@ def refresh(context: Context, session: Session, base: Loaded, rounds: Rounds) ->
         write_trees(path, mined.trees)
         shutil.rmtree(parts)
 
-    once(write, f"writing {path.name}")
+    run_on_process_0(write, f"writing {path.name}")
     return mined.trees

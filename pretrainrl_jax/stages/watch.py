@@ -2,7 +2,7 @@
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.splits import subsample
-from pretrainrl_jax.hosts.agree import once
+from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.report.inputs import read_metrics
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.stages.evaluate import answers, outcome, rates, text_nll
@@ -22,7 +22,7 @@ class Watch:
         base: of the base model, its tokenizer and template; its parameters are not read.
 
     Raises:
-        InputError: if the best update is to be chosen by text, and there is none.
+        InputError: if the best step is to be chosen by text, and there is none.
     """
 
     def __init__(self, context: Context, session: Session, base: Loaded) -> None:
@@ -35,7 +35,7 @@ class Watch:
         self._context, self._session, self._base, self._settings = context, session, base, settings
 
     def look(self) -> None:
-        """Evaluate the policy as it is; where the best update is to be chosen, save it with its score."""
+        """Evaluate the policy as it is; where the best step is to be chosen, save it with its score."""
         context, session, base = self._context, self._session, self._base
         policy = Loaded(base.model, session.state.params, base.tokenizer, base.template)
         with session.untimed():
@@ -43,22 +43,22 @@ class Watch:
             shares = rates([outcome(context, asked, beams) for asked, beams in answered])
             nll = text_nll(context, policy, self._texts)
         shown = f"ACC {shares['ACC']:.1%}" + ("" if nll is None else f", text NLL {nll:.3f}")
-        context.screen.say(f"{session.run.stage}: after update {session.update}, on the sample: {shown}")
-        session.note({"sample_acc": shares["ACC"], "sample_hr": shares["HR"], "sample_text_nll": nll})
-        if session.run.scored and session.update:
+        context.screen.say(f"{session.run.stage}: after step {session.global_step}, on the sample: {shown}")
+        session.log({"sample_acc": shares["ACC"], "sample_hr": shares["HR"], "sample_text_nll": nll})
+        if session.run.scored and session.global_step:
             session.score = -shares["ACC"] if nll is None or self._settings.choose == "acc" else nll
             session.save()
 
     def begin(self) -> None:
         """Look at what training begins with, unless an earlier run has."""
         every = self._settings.every_steps
-        if not every or self._session.update % every:
+        if not every or self._session.global_step % every:
             return
         path, stage = self._session.run.workdir / "metrics.jsonl", self._session.run.stage
 
         def seen() -> bool:
             lines = (m for m in read_metrics(path) if m["stage"] == stage and "sample_acc" in m)
-            return any(line["step"] == self._session.update for line in lines)
+            return any(line["step"] == self._session.global_step for line in lines)
 
-        if not once(seen, f"reading {path.name}"):
+        if not run_on_process_0(seen, f"reading {path.name}"):
             self.look()

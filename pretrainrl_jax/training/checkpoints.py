@@ -25,7 +25,7 @@ from pretrainrl_jax.atomic import disk_errors, write_json
 from pretrainrl_jax.config import CheckpointConfig
 from pretrainrl_jax.config.stored import shown_differences, upgraded
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.hosts.agree import gather, once
+from pretrainrl_jax.hosts.agree import gather, run_on_process_0
 from pretrainrl_jax.model.checksums import checksums
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.shape import to_json
@@ -53,7 +53,7 @@ def describe(
         description = {"shape": to_json(model.shape), "template": asdict(template), "origin": origin or {}}
         write_json(folder / "model.json", description)
 
-    once(write, f"describing {folder.name}")
+    run_on_process_0(write, f"describing {folder.name}")
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Progress:
     """How far training is, beside the state itself."""
 
     row: int = 0  # of the packed rows, the next one to train on
-    seconds: float = 0.0  # spent on updates
-    skipped: int = 0  # updates left out because something was not finite
+    seconds: float = 0.0  # spent on steps
+    skipped: int = 0  # steps left out because something was not finite
     loss: float = math.inf  # mean since the checkpoint before
     score: float = math.inf  # of the state itself, where it was evaluated; the lowest is the best
 
@@ -82,7 +82,7 @@ class Saver:
         Raises:
             OSError: if this one or the one before cannot be written.
         """
-        self._write(state, progress, {"training": {"step": state.step, "moments": state.moments}})
+        self._write(state, progress, {"training": {"step": state.step, "moments": state.opt_state}})
 
     def finish(self, state: TrainState, progress: Progress = BEGINNING) -> None:
         """Write the parameters of a finished stage; returns when all is written. Raises OSError as `save`."""
@@ -103,7 +103,7 @@ class Saver:
         for step in steps:
             if step > best:
                 self._manager.delete(step)
-        say(f"{Path(self._manager.directory).name}: of the evaluated updates, {best} is the best and is kept")
+        say(f"{Path(self._manager.directory).name}: of the evaluated steps, {best} is the best and is kept")
 
     def _write(self, state: TrainState, progress: Progress, items: Json) -> None:
         step = int(state.step)
@@ -130,7 +130,7 @@ class Saver:
                 ),
                 force=True,
             )
-        self._detail(f"checkpoint {Path(self._manager.directory).name}: update {step}")
+        self._detail(f"checkpoint {Path(self._manager.directory).name}: step {step}")
 
 
 def _pieces(tree: Any) -> Any:
@@ -250,7 +250,7 @@ def restore_state(
     """The newest training state in a stage's folder that is whole, placed as `like` is; None without one.
 
     A damaged or half-written checkpoint is passed over, and that is said; a damaged one is renamed, so that
-    training can save that update again. The optimizer's state of a finished stage is `like`'s: nothing is
+    training can save that step again. The optimizer's state of a finished stage is `like`'s: nothing is
     left to train.
 
     Raises:
@@ -258,8 +258,8 @@ def restore_state(
     """
     for half in sorted(folder.glob("*.orbax-checkpoint-tmp*")) if folder.is_dir() else []:
         step = half.name.partition(".")[0]
-        say(f"the checkpoint of update {step} was not written to its end, and is passed over")
-    for step in once(lambda: steps_of(folder), f"looking for checkpoints of {folder.name}"):
+        say(f"the checkpoint of step {step} was not written to its end, and is passed over")
+    for step in run_on_process_0(lambda: steps_of(folder), f"looking for checkpoints of {folder.name}"):
         restored, why = None, ""
         try:
             restored = _restore(folder, step, like, about or {})
@@ -268,10 +268,10 @@ def restore_state(
         except Exception as error:  # what a damaged file raises depends on where it is damaged
             why = reason(error)
         # A process may find damage where another one, which reads other parts, finds none.
-        if not (reasons := [text for text in gather(why, f"restoring update {step}") if text]):
+        if not (reasons := [text for text in gather(why, f"restoring step {step}") if text]):
             return restored
-        say(f"the checkpoint of update {step} is damaged, and is passed over ({reasons[0]})")
-        once(lambda step=step: _set_aside(folder, step), f"setting update {step} aside")
+        say(f"the checkpoint of step {step} is damaged, and is passed over ({reasons[0]})")
+        run_on_process_0(lambda step=step: _set_aside(folder, step), f"setting step {step} aside")
     return None
 
 
@@ -296,13 +296,13 @@ def _restore(folder: Path, step: int, like: TrainState, wanted: Json) -> tuple[T
                 "or remove that folder"
             )
         if not about["finished"]:
-            state = {"step": like.step, "moments": like.moments}
+            state = {"step": like.step, "moments": like.opt_state}  # its name on disk
             items["training"] = ocp.args.StandardRestore(abstract(state))
         restored = manager.restore(step, args=ocp.args.Composite(**items))
     params, progress = restored["params"], Progress(**about["progress"])
     refuse_damaged(about, params)
     if about["finished"]:
-        return TrainState(jnp.full_like(like.step, step), params, like.moments), progress
+        return TrainState(jnp.full_like(like.step, step), params, like.opt_state), progress
     return TrainState(restored["training"]["step"], params, restored["training"]["moments"]), progress
 
 

@@ -18,7 +18,7 @@ class Feed:
     Args:
         rows: the packed rows; `refill` puts others in their place.
         mesh: where batches go.
-        microsteps: a batch is cut into.
+        grad_accum_steps: microsteps that a batch is cut into.
         row: to begin with.
         name: how a tree is called in messages.
     """
@@ -27,18 +27,18 @@ class Feed:
         self,
         rows: PackedRows,
         mesh: Mesh,
-        microsteps: int = 1,
+        grad_accum_steps: int = 1,
         row: int = 0,
         name: Callable[[AnswerTree], str] = lambda tree: tree.id,
     ) -> None:
-        self._mesh, self._microsteps, self._name = mesh, microsteps, name
+        self._mesh, self._grad_accum_steps, self._name = mesh, grad_accum_steps, name
         self.refill(rows, row)
 
     def refill(self, rows: PackedRows, row: int = 0) -> None:
         """Go on with these rows."""
-        width = whole_rows(self._mesh, rows.rows // self._microsteps)
+        width = whole_rows(self._mesh, rows.rows // self._grad_accum_steps)
         self.rows, self.row = rows, row  # `row` is the first of the next batch
-        self._share = Share(rows, self._microsteps, width, own_rows(self._mesh, width))
+        self._share = Share(rows, self._grad_accum_steps, width, own_rows(self._mesh, width))
         self._read = self._share.batches(row)
 
     @property

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a stage stops after the update in hand and saves, or ends when its grace is over."""
+"""Ctrl-C and SIGTERM: a stage stops after the step in hand and saves, or ends when its grace is over."""
 
 import os
 import signal

@@ -147,7 +147,7 @@ def _restore_params(folder: Path, step: int, model: Model, places: Any, dtype: s
         others = ", ".join(str(other) for other in steps_of(folder) if other != step)
         raise InputError(
             f"the checkpoint {folder / str(step)} is damaged ({reason(error)}): "
-            + (f"there are others of updates {others}; " if others else "")
+            + (f"there are others of steps {others}; " if others else "")
             + f"remove {folder}, and `run` or `train` makes it again"
         ) from None
     return _cast(restored["params"], dtype)

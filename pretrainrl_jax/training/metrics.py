@@ -1,4 +1,4 @@
-"""Where training figures go: metrics.jsonl, one JSON object a line, and TensorBoard events."""
+"""Where training metrics go: metrics.jsonl, one JSON object a line, and TensorBoard events."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ from pretrainrl_jax.atomic import write_text
 
 
 class MetricsWriter:
-    """Appends a stage's figures to `metrics.jsonl` and to TensorBoard events under `tensorboard/<stage>`.
+    """Appends a stage's metrics to `metrics.jsonl` and to TensorBoard events under `tensorboard/<stage>`.
 
     Lines of the same stage from an earlier run that lie after `start` are removed first, so a stage
     that starts again leaves no step twice.
@@ -40,12 +40,12 @@ class MetricsWriter:
         began = Event(step=start + 1, wall_time=time.time(), session_log=SessionLog(status=SessionLog.START))
         self._events.write_event(began)
 
-    def write(self, step: int, figures: Mapping[str, float | None]) -> None:
+    def write(self, step: int, metrics: Mapping[str, float | None]) -> None:
         """One line: {"stage", "step", name: value, …}; null is not finite, or not computed."""
-        finite = {k: v if v is not None and v - v == 0 else None for k, v in figures.items()}
+        finite = {k: v if v is not None and v - v == 0 else None for k, v in metrics.items()}
         self._file.write(json.dumps({"stage": self.stage, "step": step} | finite) + "\n")
         self._file.flush()
-        for name, value in figures.items():
+        for name, value in metrics.items():
             if value is not None:
                 self._events.write_event(Event(step=step, wall_time=time.time(), summary=scalar(name, value)))
         self._events.flush()

@@ -13,14 +13,14 @@ class Schedule(NamedTuple):
     """Linear warm-up, then cosine: traced scalars, so that one program serves every rate."""
 
     peak: Any  # float32, learning rate at the end of the warm-up
-    updates: Any  # float32, number of updates
+    steps: Any  # float32, number of steps
     warmup: Any  # float32, share of them spent warming up
     final: Any  # float32, learning rate at the end, as a share of the peak
 
     def rate(self, step: jax.Array) -> jax.Array:
-        """Learning rate of update `step`, counting from 0: the first is above 0, the last is peak * final."""
-        rising = jnp.maximum(jnp.ceil(self.warmup * self.updates), 1.0)
-        progress = (step + 1 - rising) / jnp.maximum(self.updates - rising, 1.0)
+        """Learning rate of step `step`, counting from 0: the first is above 0, the last is peak * final."""
+        rising = jnp.maximum(jnp.ceil(self.warmup * self.steps), 1.0)
+        progress = (step + 1 - rising) / jnp.maximum(self.steps - rising, 1.0)
         cosine = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(progress, 0.0, 1.0)))
         return self.peak * jnp.where(
             step < rising, (step + 1) / rising, self.final + (1 - self.final) * cosine

@@ -1,7 +1,7 @@
-"""A training under way, for a loop to call: it steps, counts, writes figures, saves and stops.
+"""A training under way, for a loop to call: it steps, counts, writes metrics, saves and stops.
 
-with Session(run, step, state, progress, feed, mesh, total) as session:
-    hooks = [session.checkpoint, Hook(look, updates=100)]
+with Session(run, step, state, progress, feed, mesh, total_steps) as session:
+    hooks = [session.checkpoint, Hook(look, every_steps=100)]
     for batch in feed:
         metrics = session.step(batch, coefficients, schedule)
         for hook in session.due(hooks):
@@ -24,24 +24,24 @@ from jax.sharding import Mesh
 
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import CheckpointConfig
-from pretrainrl_jax.hosts.agree import first
+from pretrainrl_jax.hosts.agree import is_process_0
 from pretrainrl_jax.hosts.watch import waiting
 from pretrainrl_jax.model.partitioning import place_whole
 from pretrainrl_jax.objectives.loss import Coefficients
 from pretrainrl_jax.progress import NORMAL, Screen, Track
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.checkpoints import BEGINNING, Progress, saving
+from pretrainrl_jax.training.consensus import StopConsensus
 from pretrainrl_jax.training.feed import Feed
 from pretrainrl_jax.training.interrupts import Interrupted, stop_requested, termination_interrupts
 from pretrainrl_jax.training.metrics import MetricsWriter
 from pretrainrl_jax.training.optimizer import Schedule
 from pretrainrl_jax.training.profile import traced
 from pretrainrl_jax.training.step import TrainState
-from pretrainrl_jax.training.votes import Votes
 
 CHECKPOINT = CheckpointConfig()
-LOG_POINTS = 100  # lines a stage writes to metrics.jsonl, at most, plus its last update
-READ_EVERY = 100  # updates whose metrics wait on the device, at most: what is not finite is seen that soon
+LOG_POINTS = 100  # lines a stage writes to metrics.jsonl, at most, plus its last step
+READ_EVERY = 100  # steps whose metrics wait on the device, at most: what is not finite is seen that soon
 NAMED = 3  # questions of a batch that is not finite named on the line; the file has them all
 
 
@@ -60,7 +60,7 @@ class Run:
     scored: bool = False  # the best checkpoint has the lowest `Session.score`, not the lowest loss
     screen: Screen = NORMAL
     command: str = ""  # what goes on after an interruption
-    profile: str = ""  # updates to trace, as 10:13
+    profile: str = ""  # steps to trace, as 10:13
 
     @property
     def folder(self) -> Path:
@@ -69,35 +69,35 @@ class Run:
 
 
 class NotFinite(FloatingPointError):
-    """A loss or a gradient was not a number, and the run stopped without that update."""
+    """A loss or a gradient was not a number, and the run stopped without that step."""
 
 
 @dataclass
 class Hook:
-    """Something to do between updates: `run` after every n updates, minutes, or whenever `when` holds."""
+    """Something to do between steps: `run` after every n steps, minutes, or whenever `when` holds."""
 
     run: Callable[[], None]
-    updates: int = 0  # 0: not by updates
-    minutes: float = 0.0  # 0: not by minutes; process 0's clock decides
+    every_steps: int = 0  # 0: not by steps
+    every_minutes: float = 0.0  # 0: not by minutes; process 0's clock decides
     when: Callable[[], bool] = lambda: False
-    last: bool = True  # after the last update, too
+    last: bool = True  # after the last step, too
     ran: float = field(default_factory=lambda: time.perf_counter())
 
 
 class Session:
     """The state of a training, its compiled step, checkpoints, metrics and trace, and its processes' votes.
 
-    `step` makes one update; `due` then saves and stops, if any process was told to, and names the hooks whose
+    `step` makes one step; `due` then saves and stops, if any process was told to, and names the hooks whose
     turn it is. Signals only ask for a stop from the first step on.
 
     Args:
         run: the stage.
-        step: the compiled update (`step.compile_step`); it takes `state` over.
-        state: the state after `state.step` updates.
+        step: the compiled step (`step.compile_step`); it takes `state` over.
+        state: the state after `state.step` steps.
         progress: what was done before.
         feed: where the batches come from.
         mesh: of the state.
-        total: updates there will be.
+        total_steps: steps there will be.
     """
 
     def __init__(
@@ -108,16 +108,16 @@ class Session:
         progress: Progress,
         feed: Feed,
         mesh: Mesh,
-        total: int,
+        total_steps: int,
     ) -> None:
         self.run, self.state = run, state
-        self.total = total  # may change on the way
-        self.update = int(state.step)  # updates made
+        self.total_steps = total_steps  # may change on the way
+        self.global_step = int(state.step)  # steps made
         self.score = math.inf  # of the state, where `run.scored`: the lowest is the best
         every = run.checkpoint
         self.checkpoint = Hook(self.save, every.every_steps, every.every_minutes, last=False)
         self._step, self._feed, self._mesh = step, feed, mesh
-        self._votes, self._tally = Votes(mesh), _Tally(progress.skipped)
+        self._consensus, self._tally = StopConsensus(mesh), _Tally(progress.skipped)
         self._seconds = progress.seconds
         self._compiled: Any = None  # the step, from the first batch on
         self._bar: Track | None = None
@@ -132,8 +132,8 @@ class Session:
             saver = saving(run.folder, run.checkpoint, dict(run.about), run.screen.detail, best)
             self._saver = stack.enter_context(saver)
             self._bars = stack.enter_context(ExitStack())
-            if first():  # all processes have the same figures
-                self._writer = stack.enter_context(MetricsWriter(run.workdir, run.stage, self.update))
+            if is_process_0():  # all processes have the same metrics
+                self._writer = stack.enter_context(MetricsWriter(run.workdir, run.stage, self.global_step))
             self._stack = stack.pop_all()
         return self
 
@@ -141,7 +141,7 @@ class Session:
         self._stack.__exit__(*error)
 
     def step(self, batch: Any, coefficients: Coefficients, schedule: Schedule) -> dict[str, jax.Array]:
-        """One update; gives its metrics, on the devices.
+        """One step; gives its metrics, on the devices.
 
         Args:
             batch: on the devices, [microsteps, rows, …].
@@ -155,17 +155,17 @@ class Session:
         if self._numbers != numbers:
             self._numbers = numbers
             self._placed = jax.tree.map(lambda x: place_whole(x, self._mesh), numbers)
-        update = self._compiled = self._compiled or self._begin(batch, *self._placed)
+        step = self._compiled = self._compiled or self._begin(batch, *self._placed)
         if self._bar is None:
-            tracked = self.run.screen.track(self.run.stage, self.total - self.update, "updates")
+            tracked = self.run.screen.track(self.run.stage, self.total_steps - self.global_step, "steps")
             self._bar = self._bars.enter_context(tracked)
-        self.update, self.score = self.update + 1, math.inf
-        with waiting(f"update {self.update} of {self.run.stage}"), jax.transfer_guard("disallow"):
-            self.state, metrics = update(self.state, batch, *self._placed)
-            self._tally.add(self.update, self._feed.row, metrics)
-            if self.update % READ_EVERY == 0:
+        self.global_step, self.score = self.global_step + 1, math.inf
+        with waiting(f"step {self.global_step} of {self.run.stage}"), jax.transfer_guard("disallow"):
+            self.state, metrics = step(self.state, batch, *self._placed)
+            self._tally.add(self.global_step, self._feed.row, metrics)
+            if self.global_step % READ_EVERY == 0:
                 self.read()
-            if self.update % max(1, self.total // LOG_POINTS) == 0 or self._feed.ended:
+            if self.global_step % max(1, self.total_steps // LOG_POINTS) == 0 or self._feed.ended:
                 self._write(metrics)
             self._bar.advance(1, lambda: self._shown(metrics))
         return metrics
@@ -178,22 +178,22 @@ class Session:
             NotFinite, OSError: while saving.
         """
         now = time.perf_counter()
-        late = [hook.minutes > 0 and now - hook.ran >= 60 * hook.minutes and first() for hook in hooks]
+        late = [0 < 60 * hook.every_minutes <= now - hook.ran and is_process_0() for hook in hooks]
         for hook, is_late in zip(hooks, late, strict=True):
             hook.ran = now if is_late else hook.ran  # votes count later: asked for once, it runs once
-        with waiting(f"update {self.update} of {self.run.stage}"), jax.transfer_guard("disallow"):
-            stop, *late = self._votes.cast([self._stopping(), *late])
+        with waiting(f"step {self.global_step} of {self.run.stage}"), jax.transfer_guard("disallow"):
+            stop, *late = self._consensus.vote([self._stopping(), *late])
             if self._feed.ended:
-                stop |= any(before for before, *_ in self._votes.rest())
+                stop |= any(before for before, *_ in self._consensus.drain())
         if stop:
             self.save()
             self._saver.wait()
             raise Interrupted(
-                f"{self.run.stage} stopped after update {self.update} of {self.total} and saved"
+                f"{self.run.stage} stopped after step {self.global_step} of {self.total_steps} and saved"
             )
         for hook, is_late in zip(hooks, late, strict=True):
-            by_updates = hook.updates and self.update % hook.updates == 0
-            if (by_updates or is_late or hook.when()) and (hook.last or self.update < self.total):
+            by_steps = hook.every_steps and self.global_step % hook.every_steps == 0
+            if (by_steps or is_late or hook.when()) and (hook.last or self.global_step < self.total_steps):
                 yield hook
                 hook.ran = time.perf_counter()
 
@@ -208,7 +208,7 @@ class Session:
         return Progress(self._feed.row, self._spent(), self._tally.skipped, self._tally.loss(), self.score)
 
     def read(self) -> None:
-        """Wait for the metrics of all updates up to now.
+        """Wait for the metrics of all steps up to now.
 
         Raises:
             NotFinite: see `step`.
@@ -217,10 +217,10 @@ class Session:
             self._saver.wait()  # the message names the last checkpoint
             raise _not_finite(self.run, self._feed.names(bad[0].row), bad[0])
 
-    def note(self, figures: Mapping[str, float | None]) -> None:
-        """Write figures of the state as it is, a line of their own in metrics.jsonl."""
+    def log(self, metrics: Mapping[str, float | None]) -> None:
+        """Write metrics of the state as it is, a line of their own in metrics.jsonl."""
         if self._writer:
-            self._writer.write(self.update, figures)
+            self._writer.write(self.global_step, metrics)
 
     @contextmanager
     def untimed(self) -> Iterator[None]:
@@ -251,7 +251,7 @@ class Session:
         jax.block_until_ready(self.state)
         done = self.progress()
         if done.skipped:
-            shown = f"{done.skipped} of {self.update} updates skipped: they were not finite"
+            shown = f"{done.skipped} of {self.global_step} steps skipped: they were not finite"
             self.run.screen.say(f"{self.run.stage}: {shown}")
         if self.run.scored:
             self._saver.choose(self.run.screen.say)
@@ -261,18 +261,18 @@ class Session:
 
     def _begin(self, *arguments: Any) -> Any:
         """Compile, then open all that a training needs while it steps."""
-        run, start = self.run, self.update
+        run, start = self.run, self.global_step
         with self.untimed():
             began = time.perf_counter()
             leaves, structure = jax.tree.flatten((self.state, *arguments))
-            update = compiled(self._step, structure, tuple(map(_abstract, leaves)))
+            step = compiled(self._step, structure, tuple(map(_abstract, leaves)))
             run.screen.detail(f"{run.stage}: compiled in {time.perf_counter() - began:.1f} s")
         enter = self._stack.enter_context
         self._stopping = enter(stop_requested(run.checkpoint.grace_seconds, run.command))
         folder = run.workdir / "profile"
-        update = enter(traced(update, start, run.profile, folder, run.stage, run.screen.say))
+        step = enter(traced(step, start, run.profile, folder, run.stage, run.screen.say))
         self._marked, self.checkpoint.ran = self._spent(), time.perf_counter()
-        return update
+        return step
 
     def _write(self, metrics: Mapping[str, jax.Array]) -> None:
         values = {k: float(v) for k, v in jax.device_get(metrics).items()}
@@ -280,7 +280,7 @@ class Session:
         rates = self._tally.per_second(self._spent() - self._marked)
         del values["questions"], values["tokens"]
         skipped = {"skipped": float(self._tally.skipped)}
-        self.note(dict.fromkeys(self.run.carries) | values | rates | skipped)
+        self.log(dict.fromkeys(self.run.carries) | values | rates | skipped)
         self._marked = self._spent()
 
     def _shown(self, metrics: Mapping[str, jax.Array]) -> dict[str, float]:
@@ -298,8 +298,8 @@ def compiled(step: Any, structure: Any, leaves: tuple[jax.ShapeDtypeStruct, ...]
     return step.lower(*jax.tree.unflatten(structure, leaves)).compile()
 
 
-class _Update(NamedTuple):
-    """Metrics of one update that the session itself reads."""
+class _StepMetrics(NamedTuple):
+    """Metrics of one step that the session itself reads."""
 
     at: int
     row: int  # the feed's, after it
@@ -307,32 +307,32 @@ class _Update(NamedTuple):
 
 
 class _Tally:
-    """Metrics of the updates since they were last read: reading waits for the device, adding does not."""
+    """Metrics of the steps since they were last read: reading waits for the device, adding does not."""
 
     def __init__(self, skipped: int) -> None:
         self.skipped = skipped
         self.losses: list[float] = []  # since the last checkpoint
         self._counted = dict.fromkeys(("questions", "tokens"), 0.0)  # since the last line of metrics
-        self._unread: list[_Update] = []
+        self._unread: list[_StepMetrics] = []
 
     def add(self, at: int, row: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Take an update's metrics, wherever they are."""
+        """Take a step's metrics, wherever they are."""
         names = ("loss", "grad_norm", "skipped", *self._counted)
-        self._unread.append(_Update(at, row, {name: metrics[name] for name in names}))
+        self._unread.append(_StepMetrics(at, row, {name: metrics[name] for name in names}))
 
-    def read(self) -> list[_Update]:
-        """Wait for all metrics; gives the updates that were not finite."""
-        read: list[_Update] = jax.device_get(self._unread)
+    def read(self) -> list[_StepMetrics]:
+        """Wait for all metrics; gives the steps that were not finite."""
+        read: list[_StepMetrics] = jax.device_get(self._unread)
         self._unread.clear()
         for name in self._counted:
-            self._counted[name] += sum(float(update.metrics[name]) for update in read)
-        bad = [update for update in read if update.metrics["skipped"]]
+            self._counted[name] += sum(float(step.metrics[name]) for step in read)
+        bad = [step for step in read if step.metrics["skipped"]]
         self.skipped += len(bad)
-        self.losses += [float(update.metrics["loss"]) for update in read if not update.metrics["skipped"]]
+        self.losses += [float(step.metrics["loss"]) for step in read if not step.metrics["skipped"]]
         return bad
 
     def loss(self) -> float:
-        """Mean loss since the last checkpoint; infinite where no update was finite."""
+        """Mean loss since the last checkpoint; infinite where no step was finite."""
         return float(np.mean(self.losses)) if self.losses else math.inf
 
     def per_second(self, seconds: float) -> dict[str, float]:
@@ -342,18 +342,18 @@ class _Tally:
         return rates
 
 
-def _not_finite(run: Run, named: list[str], update: _Update) -> NotFinite:
-    """What went wrong in an update on these questions, and what can be done."""
-    loss, norm = (float(update.metrics[name]) for name in ("loss", "grad_norm"))
-    path, figures = run.workdir / "nonfinite.json", {"loss": repr(loss), "grad_norm": repr(norm)}
-    if first():
-        write_json(path, {"stage": run.stage, "update": update.at} | figures | {"questions": named})
+def _not_finite(run: Run, named: list[str], bad: _StepMetrics) -> NotFinite:
+    """What went wrong in a step on these questions, and what can be done."""
+    loss, norm = (float(bad.metrics[name]) for name in ("loss", "grad_norm"))
+    path, norms = run.workdir / "nonfinite.json", {"loss": repr(loss), "grad_norm": repr(norm)}
+    if is_process_0():
+        write_json(path, {"stage": run.stage, "update": bad.at} | norms | {"questions": named})
     shown = "; ".join(named[:NAMED]) + (f"; and {len(named) - NAMED} more in {path}" if named[NAMED:] else "")
     step = checkpoints.latest_step(run.folder)
-    kept = f"the checkpoint of update {step} is kept" if step else "no checkpoint was saved before"
+    kept = f"the checkpoint of step {step} is kept" if step else "no checkpoint was saved before"
     return NotFinite(
-        f"{run.stage}: the loss is {loss} and the gradient's norm {norm} at update {update.at}, of: {shown}; "
-        f"{kept}. Lower {run.rate}, or leave such updates out with --optimizer.nonfinite=skip"
+        f"{run.stage}: the loss is {loss} and the gradient's norm {norm} at step {bad.at}, of: {shown}; "
+        f"{kept}. Lower {run.rate}, or leave such steps out with --optimizer.nonfinite=skip"
     )
 
 
@@ -370,5 +370,5 @@ def resume(run: Run, state: TrainState) -> tuple[TrainState, Progress]:
     restored = checkpoints.restore_state(run.folder, state, dict(run.about), warn)
     if restored is None:
         return state, BEGINNING
-    run.screen.say(f"{run.stage}: goes on after update {int(restored[0].step)}")
+    run.screen.say(f"{run.stage}: goes on after step {int(restored[0].step)}")
     return restored

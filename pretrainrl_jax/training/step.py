@@ -22,26 +22,26 @@ from pretrainrl_jax.trees.batch import PackedBatch
 
 
 class TrainState(NamedTuple):
-    """Everything an update changes."""
+    """Everything a step changes."""
 
-    step: jax.Array  # int32, updates done
+    step: jax.Array  # int32, steps done
     params: Params  # float32 masters
-    moments: Any  # the optimizer's state
+    opt_state: Any  # the optimizer's state
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first update. Parameters are copied: the step donates its state."""
+    """The state before the first step. Parameters are copied: the step donates its state."""
     params = jax.tree.map(jnp.copy, params)
     return TrainState(jnp.int32(0), params, optimizer.init(params))
 
 
-def first_state(model: Model, params: Params, settings: OptimizerConfig, mesh: Mesh) -> TrainState:
+def init_sharded_state(model: Model, params: Params, settings: OptimizerConfig, mesh: Mesh) -> TrainState:
     """`init_state` on a mesh, each array laid as the step takes it."""
     begin = partial(init_state, optimizer=adamw(settings))
     return jax.jit(begin, out_shardings=state_shardings(model, settings, mesh))(params)
 
 
-def update(
+def train_step(
     model: Model,
     settings: OptimizerConfig,
     ntp_scale: str,
@@ -50,10 +50,10 @@ def update(
     coefficients: Coefficients,
     schedule: Schedule,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update from a batch [microsteps, rows, …]. Pure; `compile_step` compiles it.
+    """One step from a batch [microsteps, rows, …]. Pure; `compile_step` compiles it.
 
     Every denominator spans all microsteps and devices, so cutting a batch differently changes only rounding.
-    Where the loss or a gradient is not finite, parameters and moments stay as they were and `skipped` is 1.
+    Where the loss or a gradient is not finite, parameters and opt_state stay as they were and `skipped` is 1.
     """
     counts = count(batch)
 
@@ -74,35 +74,36 @@ def update(
         )
 
     norm = optax.global_norm(gradients)
-    sound = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
-    unless_unsound = partial(jnp.where, sound)
-    direction, moments = adamw(settings).update(gradients, state.moments, state.params)
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+    keep_if_finite = partial(jnp.where, finite)
+    direction, opt_state = adamw(settings).update(gradients, state.opt_state, state.params)
     rate = schedule.rate(state.step)
-    params = jax.tree.map(lambda p, d: unless_unsound(p - rate * d, p), state.params, direction)
-    figures = metrics | {
+    params = jax.tree.map(lambda p, d: keep_if_finite(p - rate * d, p), state.params, direction)
+    metrics = metrics | {
         "grad_norm": norm,
-        "skipped": 1.0 - sound,
+        "skipped": 1.0 - finite,
         "learning_rate": rate,
         "questions": counts.trees,
         "tokens": (batch.tree_id > 0).sum(),
         "pad_fraction": 1 - (batch.tree_id > 0).mean(dtype=jnp.float32),
     }
-    return TrainState(state.step + 1, params, jax.tree.map(unless_unsound, moments, state.moments)), figures
+    opt_state = jax.tree.map(keep_if_finite, opt_state, state.opt_state)
+    return TrainState(state.step + 1, params, opt_state), metrics
 
 
 def state_shardings(model: Model, settings: OptimizerConfig, mesh: Mesh) -> TrainState:
-    """Shardings of the training state: moments lie where their parameters lie."""
+    """Shardings of the training state: its moments lie where their parameters lie."""
     replicas, of_params = replicated(mesh), parameter_shardings(model, mesh)
-    moments = jax.eval_shape(adamw(settings).init, nn.unbox(model.abstract()))
-    of_moments = optax.tree_utils.tree_map_params(
-        adamw(settings), lambda _, s: s, moments, of_params, transform_non_params=lambda _: replicas
+    opt_state = jax.eval_shape(adamw(settings).init, nn.unbox(model.abstract()))
+    opt_state_shardings = optax.tree_utils.tree_map_params(
+        adamw(settings), lambda _, s: s, opt_state, of_params, transform_non_params=lambda _: replicas
     )
-    return TrainState(replicas, of_params, of_moments)  # type: ignore[arg-type]
+    return TrainState(replicas, of_params, opt_state_shardings)  # type: ignore[arg-type]
 
 
 @cache
 def compile_step(model: Model, settings: OptimizerConfig, ntp_scale: str, mesh: Mesh) -> Any:
-    """The compiled update: state donated, shardings explicit, coefficients and schedule traced.
+    """The compiled step: state donated, shardings explicit, coefficients and schedule traced.
 
     The same arguments give the same function: a program for each set of terms and batch shape.
     """
@@ -110,7 +111,7 @@ def compile_step(model: Model, settings: OptimizerConfig, ntp_scale: str, mesh: 
     shardings = state_shardings(model, settings, mesh)
     replicas = replicated(mesh)
     return jax.jit(
-        partial(update, model, settings, ntp_scale),
+        partial(train_step, model, settings, ntp_scale),
         in_shardings=(shardings, row_sharding(mesh, leading=1), replicas, replicas),
         out_shardings=(shardings, replicas),
         donate_argnums=0,

@@ -99,8 +99,8 @@ class Signalled(MetricsWriter):
 
     number, when = signal.SIGTERM, ("", 0)
 
-    def write(self, step: int, figures: dict[str, float]) -> None:
-        super().write(step, figures)
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        super().write(step, metrics)
         if (self.stage, step) == type(self).when:
             assert callable(signal.getsignal(self.number))  # or this process would be gone
             signal.raise_signal(self.number)

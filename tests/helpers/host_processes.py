@@ -20,7 +20,8 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 from pretrainrl_jax.config import HostsConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts import ending
-from pretrainrl_jax.hosts.agree import barrier, count, first, gather, index, once
+from pretrainrl_jax.hosts.agree import barrier, gather, is_process_0
+from pretrainrl_jax.hosts.agree import process_count, process_index, run_on_process_0
 from pretrainrl_jax.hosts.group import Store
 from pretrainrl_jax.hosts.join import join, leave
 from pretrainrl_jax.hosts.watch import explained, waiting, working

@@ -73,10 +73,10 @@ def write_workdir(path: Path, **settings: Any) -> Path:
     write(path / "config.json", dataclasses.asdict(dataclasses.replace(Config(), seed=17, **settings)))
     for system, acc in SYSTEMS.items():
         write(path / "evaluations" / f"{system}.json", evaluation(system, acc))
-    figures = {"reward_margin": 0.1, "logp_gold": -2.0, "logp_negative": math.nan}
+    metrics = {"reward_margin": 0.1, "logp_gold": -2.0, "logp_negative": math.nan}
     lines = [{"stage": "pretrain", "step": s, "loss": 7.5 - s} for s in range(1, 6)]
     lines += [
-        {"stage": f"train/{n}", "step": s, "loss": 3.0, **figures} for n in ("ntp", "dpo") for s in range(9)
+        {"stage": f"train/{n}", "step": s, "loss": 3.0, **metrics} for n in ("ntp", "dpo") for s in range(9)
     ]
     (path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n", "utf-8")
     mined = {

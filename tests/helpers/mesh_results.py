@@ -37,7 +37,7 @@ from pretrainrl_jax.training.checkpoints import BEGINNING
 from pretrainrl_jax.training.feed import Feed
 from pretrainrl_jax.training.optimizer import Schedule
 from pretrainrl_jax.training.session import Run, Session
-from pretrainrl_jax.training.step import compile_step, first_state, state_shardings
+from pretrainrl_jax.training.step import compile_step, init_sharded_state, state_shardings
 from pretrainrl_jax.trees.dataset import PackedRows
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, Role
 
@@ -212,7 +212,7 @@ def functions(layout: Layout) -> Found:
 
 
 class Recorded:
-    """A compiled step that is compiled once, and keeps what the first update did."""
+    """A compiled step that is compiled once, and keeps what the first step did."""
 
     def __init__(self, step: Any) -> None:
         self._step, self.compiled, self.first = step, None, None
@@ -227,10 +227,10 @@ class Recorded:
 
     def __call__(self, *arguments: Any) -> Any:
         self.arguments = arguments
-        state, figures = self.compiled(*arguments)
+        state, metrics = self.compiled(*arguments)
         if self.first is None:
-            self.first = jax.device_get((state.moments[1].mu, state.params))
-        return state, figures
+            self.first = jax.device_get((state.opt_state[1].mu, state.params))
+        return state, metrics
 
 
 def training(layout: Layout, tied: bool) -> Found:
@@ -255,7 +255,7 @@ def training(layout: Layout, tied: bool) -> Found:
         return state, progress, [json.loads(line) for line in lines]
 
     results: list[Any] = []
-    states = [first_state(model, params, SETTINGS, mesh) for _ in range(2)]
+    states = [init_sharded_state(model, params, SETTINGS, mesh) for _ in range(2)]
     compiled = [compiles(lambda of=of: results.append(train(of))) for of in states]
     state, progress, lines = results[0]
     gradient, first = step.first

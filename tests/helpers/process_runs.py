@@ -55,7 +55,7 @@ def noted(self, index):
 dataset.Share.__getitem__ = noted
 
 # Of a process in whose command line WORD stands, a signal that does not wait for the one who looks on.
-word, _, update = os.environ.get("STOPS", "@").partition("@")
+word, _, step = os.environ.get("STOPS", "@").partition("@")
 if word in arguments:
     from pretrainrl_jax.training.session import Session
 
@@ -63,7 +63,7 @@ if word in arguments:
 
     def stopping(self, metrics):
         write(self, metrics)
-        if self.update == int(update):
+        if self.global_step == int(step):
             os.kill(os.getpid(), signal.SIGTERM)
 
     Session._write = stopping
@@ -120,8 +120,8 @@ class Ended(NamedTuple):
 class Together:
     """A run of several processes, begun.
 
-    In its environment STALLS=WORD stops the reading of rows for ever, and STOPS=WORD@UPDATE sends SIGTERM
-    after that update: in each process in whose command line the word stands.
+    In its environment STALLS=WORD stops the reading of rows for ever, and STOPS=WORD@STEP sends SIGTERM
+    after that step: in each process in whose command line the word stands.
     """
 
     def __init__(

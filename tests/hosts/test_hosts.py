@@ -17,18 +17,18 @@ LONG, SOON = 250.0, 150.0  # hosts.dead_seconds that must not be waited for, and
 def test_processes_agree_and_leave_together(processes: Processes, count: int) -> None:
     processes.start(
         count,
-        "say([index(), count(), first()])\n"
-        "say(once(lambda: {'by': index(), 'pair': (1, 'é')}, 'work'))\n"
+        "say([process_index(), process_count(), is_process_0()])\n"
+        "say(run_on_process_0(lambda: {'by': process_index(), 'pair': (1, 'é')}, 'work'))\n"
         "for n in range(60):\n"
-        "    assert once(lambda: n, 'n') == n\n"
-        "    assert gather([n, index()], 'all') == [[n, i] for i in range(count())]\n"
-        "time.sleep(0.3 * index())\n"
+        "    assert run_on_process_0(lambda: n, 'n') == n\n"
+        "    assert gather([n, process_index()], 'all') == [[n, i] for i in range(process_count())]\n"
+        "time.sleep(0.3 * process_index())\n"
         "came = time.time()\n"
         "barrier('here')\n"
         "say([came, time.time()])\n"
-        "say(len(once(lambda: 'x' * 5_000_000, 'much')))\n"
-        "say([len(text) for text in gather('y' * (2_000_000 + index()), 'much from each')])\n"
-        "time.sleep(0.2 * index())\n"
+        "say(len(run_on_process_0(lambda: 'x' * 5_000_000, 'much')))\n"
+        "say([len(text) for text in gather('y' * (2_000_000 + process_index()), 'much from each')])\n"
+        "time.sleep(0.2 * process_index())\n"
         "print(json.dumps('last'))",  # and does not flush it
     )  # fmt: skip
     ended = processes.end()
@@ -47,7 +47,7 @@ def test_keys_are_deleted(processes: Processes) -> None:
         2,
         "from pretrainrl_jax.hosts.group import current\n"
         "for n in range(300):\n"
-        "    once(lambda: n, 'n')\n"
+        "    run_on_process_0(lambda: n, 'n')\n"
         "    time.sleep(0.005)\n"
         "barrier('here')\n"
         "say(len(current().store._client.key_value_dir_get('hosts/points')))",
@@ -65,11 +65,11 @@ def test_an_error_of_the_work_arrives_in_all(processes: Processes) -> None:
         "def none(): raise FileNotFoundError(2, 'No such file', '/a/c')\n"
         "def bad(): raise InputError('facts.path=x: no such folder')\n"
         "for work in (full, none):\n"
-        "    try: once(work, 'write')\n"
+        "    try: run_on_process_0(work, 'write')\n"
         "    except OSError as error: say([type(error).__name__, error.errno, error.filename])\n"
         "barrier('here')\n"
-        "try: once(bad, 'read')\n"
-        "finally: time.sleep(0 if index() else 0.5)",  # so that process 1 leaves before
+        "try: run_on_process_0(bad, 'read')\n"
+        "finally: time.sleep(0 if process_index() else 0.5)",  # so that process 1 leaves before
     )
     ended = processes.end()
     assert ended.codes == [2, 2, 2]
@@ -81,7 +81,7 @@ def test_an_error_of_the_work_arrives_in_all(processes: Processes) -> None:
 
 
 def test_other_points_are_an_error(processes: Processes) -> None:
-    processes.start(2, "barrier('left' if index() else 'right')", dead_seconds=LONG)
+    processes.start(2, "barrier('left' if process_index() else 'right')", dead_seconds=LONG)
     ended = processes.end()
     assert ended.codes == [1, 1]
     assert len(ended.lines()) == 1
@@ -91,10 +91,10 @@ def test_other_points_are_an_error(processes: Processes) -> None:
 
 
 WAITS = {
-    "barrier": ("", "barrier('a point') if index() != {gone} else time.sleep(600)"),
+    "barrier": ("", "barrier('a point') if process_index() != {gone} else time.sleep(600)"),
     "collective": (
         COLLECTIVE,
-        "if index() == {gone}: time.sleep(600)\nwith waiting('update 17 of train/dpo'): collective()",
+        "if process_index() == {gone}: time.sleep(600)\nwith waiting('step 17 of train/dpo'): collective()",
     ),
 }
 
@@ -125,7 +125,7 @@ def test_a_killed_process_ends_the_others(processes: Processes, gone: int, wait:
 @pytest.mark.parametrize("gone", [0, 1])
 def test_a_stopped_process_ends_the_others(processes: Processes, gone: int) -> None:
     count = 2 if gone else 3
-    body = "say('ready')\nbarrier('a point') if index() != 1 else time.sleep(600)"
+    body = "say('ready')\nbarrier('a point') if process_index() != 1 else time.sleep(600)"
     processes.start(count, body, dead_seconds=DEAD)
     processes.wait_for("ready")
     time.sleep(0.5)
@@ -162,9 +162,9 @@ def test_who_works_too_long_is_named(processes: Processes, slow: int) -> None:
     count = 3 if slow else 2
     processes.start(
         count,
-        f"if index() == {slow}:\n"
+        f"if process_index() == {slow}:\n"
         "    with working('reading rows'): time.sleep(600)\n"
-        "with waiting('update 17 of train/dpo'): time.sleep(600)",
+        "with waiting('step 17 of train/dpo'): time.sleep(600)",
         stall_seconds=2.0,
         dead_seconds=DEAD,
     )
@@ -172,7 +172,7 @@ def test_who_works_too_long_is_named(processes: Processes, slow: int) -> None:
     assert ended.codes == [1] * count, ended.err
     assert ended.seconds < SOON
     assert ended.lines() == [
-        f"failed: update 17 of train/dpo has waited 2 s for host {HOST} (process {slow}), which is at: "
+        f"failed: step 17 of train/dpo has waited 2 s for host {HOST} (process {slow}), which is at: "
         "reading rows; hosts.stall_seconds=2 allows no longer wait, and what is saved is kept. Go on with: "
         "COMMAND"
     ]
@@ -181,17 +181,17 @@ def test_who_works_too_long_is_named(processes: Processes, slow: int) -> None:
 
 
 def test_a_wait_of_all_is_told_apart(processes: Processes) -> None:
-    processes.start(2, "with waiting('update 17'): time.sleep(600)", stall_seconds=2.0, dead_seconds=DEAD)
+    processes.start(2, "with waiting('step 17'): time.sleep(600)", stall_seconds=2.0, dead_seconds=DEAD)
     ended = processes.end()
     assert ended.codes == [1, 1], ended.err
     assert len(ended.lines()) == 1
     assert ended.lines()[0].startswith(
-        "failed: all 2 processes have waited 2 s at update 17: the communication"
+        "failed: all 2 processes have waited 2 s at step 17: the communication"
     )
 
 
 def test_waits_that_end_are_no_stall(processes: Processes) -> None:
-    """What is done in all takes longer than what is allowed with the two beats that may be missed."""
+    """What is done in all takes longer than what is allowed with the two heartbeats that may be missed."""
     processes.start(
         2,
         "with waiting('a long loop'):\n"
@@ -217,7 +217,9 @@ def test_all_end_as_the_one_that_fails(processes: Processes, code: int, message:
     count = 3 if code == 2 else 2
     processes.start(
         count,
-        f"if index() == 1: leave({code}, {message!r})\nif index() == 2: time.sleep(600)\nbarrier('a point')",
+        f"if process_index() == 1: leave({code}, {message!r})\n"
+        "if process_index() == 2: time.sleep(600)\n"
+        "barrier('a point')",
     )
     ended = processes.end()
     assert ended.codes == [code] * count, ended.err
@@ -231,8 +233,8 @@ def test_a_collective_that_breaks_is_explained(processes: Processes) -> None:
     processes.start(
         2,
         f"{COLLECTIVE}\n"
-        "if index() == 1: leave(2, 'error: rows.path=x: not there')\n"
-        "with waiting('update 17'): collective()",
+        "if process_index() == 1: leave(2, 'error: rows.path=x: not there')\n"
+        "with waiting('step 17'): collective()",
         dead_seconds=LONG,
     )
     ended = processes.end()
@@ -246,20 +248,20 @@ def test_an_interruption_that_all_planned(processes: Processes) -> None:
     processes.start(
         2,
         "ending.LINGER_SECONDS = 3\n"
-        "time.sleep(6 * index())\n"
-        "leave(130, f'interrupted at update 3 ({index()})', planned=True)",
+        "time.sleep(6 * process_index())\n"
+        "leave(130, f'interrupted at step 3 ({process_index()})', planned=True)",
     )
     ended = processes.end()
     assert ended.codes == [130] * 2, ended.err
     assert ended.orderly()
-    assert ended.lines() == ["interrupted at update 3 (0)"]
+    assert ended.lines() == ["interrupted at step 3 (0)"]
 
 
 def test_ctrl_c_is_heard_in_a_wait(processes: Processes) -> None:
     processes.start(
         2,
         "try:\n"
-        "    if index() == 0: time.sleep(600)\n"
+        "    if process_index() == 0: time.sleep(600)\n"
         "    say('waits')\n"
         "    barrier('a point')\n"
         "except KeyboardInterrupt:\n"

@@ -16,7 +16,7 @@ import pytest
 from helpers.host_processes import HOST, PATIENCE, ROOT, Processes, free_port
 
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.hosts import join, rollcall
+from pretrainrl_jax.hosts import join, rendezvous
 
 
 def test_nobody_at_the_coordinator(processes: Processes) -> None:
@@ -29,12 +29,12 @@ def test_nobody_at_the_coordinator(processes: Processes) -> None:
 
 
 def meets(port: int, count: int, index: int, seconds: float = 60) -> Callable[[], str]:
-    """Start a process's part in the roll call, as a thread; what it raised, in the end."""
+    """Start a process's part in the rendezvous, as a thread; what it raised, in the end."""
     said: list[str] = []
 
     def work() -> None:
         try:
-            rollcall.meet(f"localhost:{port}", count, index, seconds)
+            rendezvous.meet(f"localhost:{port}", count, index, seconds)
         except InputError as error:
             said.append(str(error))
 
@@ -83,7 +83,7 @@ def test_a_process_that_went_may_come_again() -> None:
     zero = meets(port, 3, 0)
     with connected(port) as other:
         other.sendall(
-            json.dumps({"magic": rollcall.MAGIC, "index": 1, "count": 3, "host": "h"}).encode() + b"\n"
+            json.dumps({"magic": rendezvous.MAGIC, "index": 1, "count": 3, "host": "h"}).encode() + b"\n"
         )
         time.sleep(0.5)
     with socket.create_connection(("localhost", port)) as other:
@@ -93,7 +93,7 @@ def test_a_process_that_went_may_come_again() -> None:
 
 
 def test_a_port_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rollcall, "BUSY_SECONDS", 0.5)
+    monkeypatch.setattr(rendezvous, "BUSY_SECONDS", 0.5)
     with socket.create_server(("", 0)) as other:
         port = other.getsockname()[1]
         said = meets(port, 2, 0)()
@@ -102,7 +102,7 @@ def test_a_port_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_another_program_at_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rollcall, "BUSY_SECONDS", 0.5)
+    monkeypatch.setattr(rendezvous, "BUSY_SECONDS", 0.5)
     server = http.server.ThreadingHTTPServer(("", 0), http.server.BaseHTTPRequestHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with contextlib.closing(server.socket):
@@ -113,7 +113,7 @@ def test_another_program_at_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("coordinator", ["gpu-0", "gpu-0:", ":80", "gpu-0:x", "gpu-0:0", "gpu-0:65536"])
 def test_a_coordinator_of_no_such_form(coordinator: str) -> None:
     with pytest.raises(InputError, match=r"hosts\.coordinator=.* give the host and a port"):
-        rollcall.meet(coordinator, 2, 1, 1)
+        rendezvous.meet(coordinator, 2, 1, 1)
 
 
 ONE = """
@@ -126,8 +126,8 @@ from pretrainrl_jax.hosts.watch import explained, waiting
 join(HostsConfig(), "COMMAND")
 join(HostsConfig(coordinator="localhost:1", count=1), "COMMAND")
 watch_maintenance(HostsConfig())
-assert (agree.index(), agree.count(), agree.first()) == (0, 1, True)
-assert agree.once(lambda: (1, 2), "w") == (1, 2) and agree.gather(3, "w") == [3]
+assert (agree.process_index(), agree.process_count(), agree.is_process_0()) == (0, 1, True)
+assert agree.run_on_process_0(lambda: (1, 2), "w") == (1, 2) and agree.gather(3, "w") == [3]
 agree.barrier("w")
 assert leave(1, "x") is None and not explained(RuntimeError("Gloo"))
 with waiting("w"): pass
@@ -180,7 +180,7 @@ def test_slurm_is_joined(processes: Processes, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("JAX_COORDINATOR_PORT", str(processes.port))
     for index in range(2):
         monkeypatch.setenv("SLURM_PROCID", str(index))
-        processes.start_one("say([index(), count()])", coordinator="")
+        processes.start_one("say([process_index(), process_count()])", coordinator="")
     ended = processes.end()
     assert ended.codes == [0, 0], ended.err
     assert ended.out == [["joined", [0, 2]], ["joined", [1, 2]]]
@@ -189,7 +189,7 @@ def test_slurm_is_joined(processes: Processes, monkeypatch: pytest.MonkeyPatch) 
 def test_a_library_of_tpus_alone_is_no_cluster(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TPU_LIBRARY_PATH", __file__)
     monkeypatch.setenv("JAX_PLATFORMS", "tpu,cpu")
-    processes.start_one("say([index(), count()])", coordinator="")
+    processes.start_one("say([process_index(), process_count()])", coordinator="")
     ended = processes.end()
     assert ended.out == [["joined", [0, 1]]], ended.err
 

@@ -102,4 +102,4 @@ def test_no_notice_is_looked_for_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setenv("GCE_METADATA_HOST", "localhost:1")
     maintenance.watch_maintenance(HostsConfig(maintenance=False))
     assert started == []
-    assert agree.count() == 1
+    assert agree.process_count() == 1

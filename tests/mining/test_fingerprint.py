@@ -15,9 +15,9 @@ from pretrainrl_jax.mining.fingerprint import (
     PROBES,
     differences,
     fingerprint,
-    of_tokenizer,
     probe_difference,
     probes,
+    tokenizer_digest,
 )
 from pretrainrl_jax.model.checksums import checksums
 from pretrainrl_jax.trees.templates import Template
@@ -31,7 +31,7 @@ def tokenizer(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def made_with(tokenizer):
+def provenance(tokenizer):
     model, params = small_model()
     return {
         "model": model,
@@ -43,10 +43,10 @@ def made_with(tokenizer):
     }
 
 
-def changed(name, made_with, tmp_path):
+def changed(name, provenance, tmp_path):
     """The same with one thing changed a little."""
     if name == "params":
-        leaves, shape = jax.tree.flatten(made_with["params"])
+        leaves, shape = jax.tree.flatten(provenance["params"])
         place = (0,) * leaves[-1].ndim
         leaves[-1] = leaves[-1].at[place].set(jnp.nextafter(leaves[-1][place], 1e9))
         return jax.tree.unflatten(shape, leaves)
@@ -59,8 +59,8 @@ def changed(name, made_with, tmp_path):
     }[name]
 
 
-def test_the_same_gives_the_same(made_with):
-    assert differences(fingerprint(**made_with), fingerprint(**made_with)) == []
+def test_the_same_gives_the_same(provenance):
+    assert differences(fingerprint(**provenance), fingerprint(**provenance)) == []
 
 
 @pytest.mark.parametrize(
@@ -74,9 +74,9 @@ def test_the_same_gives_the_same(made_with):
         ("settings", "mining settings: beams was 16, now 17"),
     ],
 )
-def test_each_difference_is_named(name, said, made_with, tmp_path):
-    other = fingerprint(**(made_with | {name: changed(name, made_with, tmp_path)}))
-    (difference,) = differences(fingerprint(**made_with), other)
+def test_each_difference_is_named(name, said, provenance, tmp_path):
+    other = fingerprint(**(provenance | {name: changed(name, provenance, tmp_path)}))
+    (difference,) = differences(fingerprint(**provenance), other)
     assert difference.startswith(said)
 
 
@@ -98,9 +98,9 @@ def test_checksums_do_not_depend_on_the_mesh():
 
 
 def test_what_a_tokenizer_did_last_does_not_matter(tokenizer):
-    before = of_tokenizer(tokenizer)
+    before = tokenizer_digest(tokenizer)
     tokenizer.backend(["a", "a longer text"], padding=False, truncation=True, max_length=3)
-    assert of_tokenizer(tokenizer) == before
+    assert tokenizer_digest(tokenizer) == before
 
 
 def test_probes_are_compared_in_nats():

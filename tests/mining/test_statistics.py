@@ -1,4 +1,4 @@
-"""Mining's figures against sums by hand."""
+"""Mining's metrics against sums by hand."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pretrainrl_jax.decoding.answers import Answer
 from pretrainrl_jax.facts.matching import known_truths
 from pretrainrl_jax.mining.pools import Agreement
-from pretrainrl_jax.mining.statistics import describe, of_answers
+from pretrainrl_jax.mining.statistics import answer_diversity, describe
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
 
@@ -22,15 +22,15 @@ def answer(text: str, p: float, finished: bool = True) -> Answer:
 
 
 def test_entropy_is_that_of_the_distinct_finished_answers():
-    assert of_answers([]) == (0, 0.0)
-    assert of_answers([answer("Rome", 0.2)]) == (1, 0.0)
+    assert answer_diversity([]) == (0, 0.0)
+    assert answer_diversity([answer("Rome", 0.2)]) == (1, 0.0)
     beams = [answer("Rome", 0.2), answer("rome.", 0.1), answer("Oslo", 0.2), answer("Bonn", 0.4, False)]
-    assert of_answers(beams) == (2, pytest.approx(math.log(2)))
+    assert answer_diversity(beams) == (2, pytest.approx(math.log(2)))
 
 
 @given(st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=12))
 def test_entropy_against_its_definition(probabilities):
-    count, entropy = of_answers([answer(f"a{i}", p) for i, p in enumerate(probabilities)])
+    count, entropy = answer_diversity([answer(f"a{i}", p) for i, p in enumerate(probabilities)])
     p = np.array(probabilities) / np.sum(probabilities)
     assert count == len(p)
     assert entropy == pytest.approx(-sum(x * math.log(x) for x in p), abs=1e-9)
@@ -85,7 +85,7 @@ def test_every_figure():
     assert (described["with_negatives"], described["without_negatives"]) == (2, 1)
     assert described["distinct_answers"] == 2.0
     assert described["distinct_histogram"] == {"1": 1, "2": 1, "3": 1}
-    entropies = [of_answers(answers)[1] for _, answers in DECODED]
+    entropies = [answer_diversity(answers)[1] for _, answers in DECODED]
     assert described["entropy"] == pytest.approx(np.mean(entropies))
     assert described["perplexity"] == pytest.approx((0.5 * 0.25 * 0.1) ** (-1 / 7))
     assert described["dropped"]["beam"] == {"known_true": 2, "overlaps": 1}
@@ -106,7 +106,7 @@ def test_every_figure():
     assert described["examples"][0]["negatives"] == [["Rome", 0.5], ["Oslo", 0.25]]
 
 
-def test_nothing_decoded_and_nothing_kept_are_figures_too():
+def test_nothing_decoded_and_nothing_kept_are_metrics_too():
     described = describe(FACTS, [TREES[2]], [], known_truths(FACTS), {}, {}, {})
     assert (
         described["distinct_answers"]

@@ -111,10 +111,10 @@ def test_the_state_lies_as_is_said(found: dict[str, Any], mesh: str, head: str) 
         "['layers']['mlp']['up']": (None, model, mlp),
         "['layers']['mlp']['down']": (None, mlp, model),
     } | ({"['head']": table} if head == "untied" else {})
-    for part in (".params", ".moments[1].mu", ".moments[1].nu"):
+    for part in (".params", ".opt_state[1].mu", ".opt_state[1].nu"):
         for name, of in expected.items():
             assert specs.pop(f"{part}{name}") == of, name
-    assert specs == {".step": (), ".moments[1].count": ()}
+    assert specs == {".step": (), ".opt_state[1].count": ()}
 
 
 # Functions of the vocabulary.

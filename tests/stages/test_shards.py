@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from pretrainrl_jax.progress import Screen
-from pretrainrl_jax.stages.shards import in_shards
+from pretrainrl_jax.stages.shards import resumable_map
 
 
 class Bar:
@@ -20,8 +20,8 @@ class Bar:
     def skip(self, n: int) -> None:
         self.skipped += n
 
-    def show(self, **figures: float) -> None:
-        self.shown.append(figures)
+    def show(self, **metrics: float) -> None:
+        self.shown.append(metrics)
 
 
 class Killed(BaseException):
@@ -41,9 +41,9 @@ class Worker:
         return [text[::-1] for text in part]
 
 
-def run(folder: Path, items: list[str], size: int, worker: Worker, made_with: Any = 1, **more: Any) -> Any:
+def run(folder: Path, items: list[str], size: int, worker: Worker, provenance: Any = 1, **more: Any) -> Any:
     bar, lengths = Bar(), list(map(len, items))
-    results = in_shards(folder, made_with, items, lengths, size, worker, read, bar, **more)  # type: ignore
+    results = resumable_map(folder, provenance, items, lengths, size, worker, read, bar, **more)  # type: ignore
     return results, bar
 
 
@@ -79,12 +79,12 @@ def test_a_part_has_items_of_like_length(tmp_path: Path) -> None:
     assert worker.seen == [["b", "d"], ["ee", "aaaa"], ["cccc"]]
 
 
-def test_figures_are_means_over_every_item_read_or_made_so_far(tmp_path: Path) -> None:
+def test_metrics_are_means_over_every_item_read_or_made_so_far(tmp_path: Path) -> None:
     items = ["abc", "d", "ef"]
     with pytest.raises(Killed):
         run(tmp_path / "x", items, 2, Worker(1))
     _, bar = run(
-        tmp_path / "x", items, 2, Worker(), figures=lambda part: {"length": sum(map(len, part)) / len(part)}
+        tmp_path / "x", items, 2, Worker(), metrics=lambda part: {"length": sum(map(len, part)) / len(part)}
     )
     assert bar.shown == [{"length": 1.5}, {"length": 2.0}]
 
@@ -93,13 +93,13 @@ def test_what_was_made_with_something_else_is_not_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, items = tmp_path / "x", ["abc", "d"]
-    run(folder, items, 1, Worker(), made_with={"model": 1})
+    run(folder, items, 1, Worker(), provenance={"model": 1})
     again = Worker()
-    run(folder, items, 1, again, made_with={"model": 2}, screen=Screen())
+    run(folder, items, 1, again, provenance={"model": 2}, screen=Screen())
     assert len(again.seen) == 2
     assert "is of something else, and is removed" in capsys.readouterr().out
     kept = Worker()
-    run(folder, items, 1, kept, made_with={"model": 2})
+    run(folder, items, 1, kept, provenance={"model": 2})
     assert kept.seen == []
 
 

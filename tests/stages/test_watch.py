@@ -1,4 +1,4 @@
-"""A look at a policy while it trains: what it finds, what it leaves as it was, which update it chooses."""
+"""A look at a policy while it trains: what it finds, what it leaves as it was, which step it chooses."""
 
 import json
 import shutil
@@ -52,13 +52,13 @@ def test_it_looks_before_training_every_few_updates_and_changes_nothing(watched:
     lines = looks(watched)
     assert [line["step"] for line in lines] == list(range(0, total + 1, EVERY))
     assert all(set(line) == {"stage", "step", *FOUND} for line in lines)
-    updates = [line for line in metrics(watched, STAGE) if "loss" in line]
-    assert repeatable(updates) == repeatable(plain)
+    steps = [line for line in metrics(watched, STAGE) if "loss" in line]
+    assert repeatable(steps) == repeatable(plain)
     assert_same_parameters(watched, finished, STAGE)
 
 
 def test_the_first_and_the_last_look_are_what_evaluation_finds_of_the_same_questions(watched: Path):
-    """The base model at 0; at the last update, if it was looked at, the finished system."""
+    """The base model at 0; at the last step, if it was looked at, the finished system."""
     config = read_workdir(watched)
     trained = split(read_facts(config).facts, config.facts.holdout_every)[0]
     sampled = {fact.id for fact in subsample(trained, SAMPLE, config.seed)}
@@ -83,7 +83,7 @@ def test_the_report_draws_what_it_found(watched: Path):
 
 @pytest.mark.parametrize("by", ["acc", "text_nll"])
 def test_the_best_update_can_be_chosen(by: str, workdir: Path):
-    """The checkpoint is that of the look with the best figure, the last one of equals."""
+    """The checkpoint is that of the look with the best score, the last one of equals."""
     unfinish(workdir, lambda stage: stage.startswith(("train", "evaluate")))
     settings = json.loads((workdir / "config.json").read_text())
     settings["evaluate"] |= {"choose": by, "every_steps": 1, "sample": SAMPLE}
@@ -92,17 +92,17 @@ def test_the_best_update_can_be_chosen(by: str, workdir: Path):
     ran = train(workdir)
     assert ran.code == 0, ran.err
     lines = [line for line in looks(workdir) if line["step"]]
-    figure = {"acc": lambda line: -line["sample_acc"], "text_nll": lambda line: line["sample_text_nll"]}[by]
-    best = min(lines, key=lambda line: (figure(line), -line["step"]))["step"]
+    score = {"acc": lambda line: -line["sample_acc"], "text_nll": lambda line: line["sample_text_nll"]}[by]
+    best = min(lines, key=lambda line: (score(line), -line["step"]))["step"]
     folder = workdir / "checkpoints" / STAGE
     assert max(int(p.name) for p in folder.iterdir() if p.name.isdigit()) == best
     assert items(folder / str(best)) == {"params", "about"}
-    assert f"of the evaluated updates, {best} is the best" in ran.out
+    assert f"of the evaluated steps, {best} is the best" in ran.out
     if by == "text_nll":
         assert best < metrics(workdir, STAGE)[-1]["step"]  # else nothing was chosen
 
 
-def test_a_run_that_was_stopped_looks_at_the_same_updates(
+def test_a_run_that_was_stopped_looks_at_the_same_steps(
     watched: Path, finished: Path, tmp_path: Path, signalled: type[Signalled], monkeypatch: pytest.MonkeyPatch
 ):
     workdir = Path(shutil.copytree(finished, tmp_path / "run"))

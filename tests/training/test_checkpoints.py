@@ -49,7 +49,7 @@ def state_at(step: int, seed: int = 0) -> TrainState:
             return jnp.full_like(x, step)
         return jnp.asarray(rng.standard_normal(x.shape) * 10.0 ** rng.integers(-30, 30, x.shape), x.dtype)
 
-    return TrainState(jnp.int32(step), *jax.tree.map(filled, (state.params, state.moments)))
+    return TrainState(jnp.int32(step), *jax.tree.map(filled, (state.params, state.opt_state)))
 
 
 def bits(tree) -> dict[str, tuple[str, bytes]]:
@@ -183,7 +183,7 @@ def test_a_save_that_was_cut_short_is_not_there(stage: Path) -> None:
     assert find(stage) == (stage, 2)
     said: list[str] = []
     assert int(restored(stage, say=said.append)[0].step) == 2
-    assert said == ["the checkpoint of update 5 was not written to its end, and is passed over"]
+    assert said == ["the checkpoint of step 5 was not written to its end, and is passed over"]
     save(stage, state_at(3))
     assert not list(stage.glob("*tmp*"))
 
@@ -229,7 +229,7 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used(name: str, stage: Path) 
     assert bits(opened) == bits(state_at(2))
     assert progress == Progress(row=7)
     (line,) = said
-    assert line.startswith("the checkpoint of update 4 is damaged, and is passed over (")
+    assert line.startswith("the checkpoint of step 4 is damaged, and is passed over (")
     assert "\n" not in line
     save(stage, state_at(4), row=9)  # it can be made again …
     opened, progress = restored(stage)
@@ -251,9 +251,7 @@ def test_where_every_checkpoint_is_damaged_training_begins_anew(stage: Path) -> 
 def test_a_damaged_model_is_not_loaded(name: str, stage: Path) -> None:
     save(stage, state_at(2), state_at(4), finished=True)
     damage(stage / "4", *DAMAGES[name])
-    with pytest.raises(
-        InputError, match=r"4 is damaged \(.*there are others of updates 2; remove .*pretrain"
-    ):
+    with pytest.raises(InputError, match=r"4 is damaged \(.*there are others of steps 2; remove .*pretrain"):
         load(stage)
     assert bits(load(stage / "2").params) == bits(state_at(2).params)
 

@@ -42,13 +42,13 @@ def events(folder: Path) -> list[tuple[int, str, float]]:
     return scalars
 
 
-def write(workdir: Path, stage: str, steps: range, start: int = 0, **figures: float) -> None:
+def write(workdir: Path, stage: str, steps: range, start: int = 0, **metrics: float) -> None:
     with MetricsWriter(workdir, stage, start) as writer:
         for step in steps:
-            writer.write(step, {"loss": step / 8, **figures})
+            writer.write(step, {"loss": step / 8, **metrics})
 
 
-def test_a_line_is_an_object_with_stage_step_and_figures(tmp_path: Path) -> None:
+def test_a_line_is_an_object_with_stage_step_and_metrics(tmp_path: Path) -> None:
     write(tmp_path, "train/ntp", range(1, 3), grad_norm=1e-30)
     assert lines(tmp_path) == [
         {"stage": "train/ntp", "step": 1, "loss": 0.125, "grad_norm": 1e-30},
@@ -107,7 +107,7 @@ def test_a_line_is_whole_even_when_the_stage_fails(tmp_path: Path) -> None:
     assert [(step, name) for step, name, _ in events(tmp_path / "tensorboard" / "pretrain")] == [(1, "loss")]
 
 
-def test_events_hold_the_same_figures_by_stage(tmp_path: Path) -> None:
+def test_events_hold_the_same_metrics_by_stage(tmp_path: Path) -> None:
     write(tmp_path, "pretrain", range(1, 3), grad_norm=3.0)
     write(tmp_path, "train/ntp", range(1, 2))
     assert events(tmp_path / "tensorboard" / "pretrain") == [

@@ -12,17 +12,17 @@ STAGE = "train/dpo"
 
 
 @jax.jit(donate_argnums=0)
-def update(state, add):
-    """As an update: it takes the state over, and gives figures beside the next one."""
+def step(state, add):
+    """As a step: it takes the state over, and gives metrics beside the next one."""
     state = jnp.tanh(state @ state) + add
     return state, {"loss": state.sum()}
 
 
-def train(folder, steps, updates, begun=0, said=None):
-    """`updates` updates after the first `begun`; gives the last state."""
+def train(folder, steps, number, begun=0, said=None):
+    """`number` steps after the first `begun`; gives the last state."""
     state = jnp.eye(64)
-    with traced(update, begun, steps, folder, STAGE, [].append if said is None else said.append) as call:
-        for _ in range(updates):
+    with traced(step, begun, steps, folder, STAGE, [].append if said is None else said.append) as call:
+        for _ in range(number):
             state, _ = call(state, 0.5)
     return state
 
@@ -43,7 +43,7 @@ def annotated(path):
 
 @pytest.fixture(scope="module")
 def trace(tmp_path_factory):
-    """The trace of updates 10 to 13 of 20, what was said, and the last state."""
+    """The trace of steps 10 to 13 of 20, what was said, and the last state."""
     folder, said = tmp_path_factory.mktemp("work") / "profile", []
     state = train(folder, "10:13", 20, said=said)
     (path,) = traces(folder)
@@ -55,7 +55,7 @@ def test_the_updates_that_are_named_are_annotated_and_no_others(trace):
 
 
 def test_the_devices_are_done_with_all_of_them_and_with_nothing_else(trace):
-    """Each execution ends within the trace, and none of other updates reaches into it."""
+    """Each execution ends within the trace, and none of other steps reaches into it."""
     finished = [name for name, _ in events(trace[0]) if name.startswith("ThunkExecutor::Execute (wait")]
     assert len(finished) == 4
 
@@ -67,9 +67,7 @@ def test_xprof_finds_it_and_the_user_is_told_how(trace):
     assert path.relative_to(folder).parts[:4] == ("train", "dpo", "plugins", "profile")
     (other,) = path.parent.glob("*.trace.json.gz")
     assert json.loads(gzip.decompress(other.read_bytes()))["traceEvents"]
-    assert said == [
-        f"train/dpo: updates 10 to 13 traced; to see them: pip install xprof, then xprof {folder}"
-    ]
+    assert said == [f"train/dpo: steps 10 to 13 traced; to see them: pip install xprof, then xprof {folder}"]
 
 
 def test_it_changes_no_result(trace, tmp_path):
@@ -77,33 +75,33 @@ def test_it_changes_no_result(trace, tmp_path):
 
 
 def test_where_none_is_named_nothing_happens(tmp_path):
-    with traced(update, 0, "", tmp_path / "profile", STAGE, pytest.fail) as call:
-        assert call is update
+    with traced(step, 0, "", tmp_path / "profile", STAGE, pytest.fail) as call:
+        assert call is step
     assert not (tmp_path / "profile").exists()
 
 
 def test_only_the_first_process_is_traced(tmp_path, monkeypatch):
-    monkeypatch.setattr(profile, "first", lambda: False)
-    with traced(update, 0, "1:2", tmp_path, STAGE, pytest.fail) as call:
-        assert call is update
+    monkeypatch.setattr(profile, "is_process_0", lambda: False)
+    with traced(step, 0, "1:2", tmp_path, STAGE, pytest.fail) as call:
+        assert call is step
 
 
-@pytest.mark.parametrize(("begun", "updates", "steps"), [(8, 3, [10, 11]), (11, 9, [12, 13])])
-def test_a_training_that_ends_or_goes_on_within_the_span_traces_what_it_has(tmp_path, begun, updates, steps):
+@pytest.mark.parametrize(("begun", "number", "steps"), [(8, 3, [10, 11]), (11, 9, [12, 13])])
+def test_a_training_that_ends_or_goes_on_within_the_span_traces_what_it_has(tmp_path, begun, number, steps):
     said = []
-    train(tmp_path, "10:13", updates, begun, said=said)
+    train(tmp_path, "10:13", number, begun, said=said)
     (path,) = traces(tmp_path)
     assert annotated(path) == steps
-    assert said[0].startswith(f"train/dpo: updates {steps[0]} to {steps[-1]} traced")
+    assert said[0].startswith(f"train/dpo: steps {steps[0]} to {steps[-1]} traced")
 
 
 @pytest.mark.parametrize(
-    ("begun", "updates", "had"),
-    [(0, 9, "its updates were 1 to 9"), (20, 5, "its updates were 21 to 25")],
+    ("begun", "number", "had"),
+    [(0, 9, "its steps were 1 to 9"), (20, 5, "its steps were 21 to 25")],
 )
-def test_a_training_without_those_updates_says_so(tmp_path, begun, updates, had):
+def test_a_training_without_those_steps_says_so(tmp_path, begun, number, had):
     said = []
-    train(tmp_path, "10:13", updates, begun, said=said)
+    train(tmp_path, "10:13", number, begun, said=said)
     assert said == [f"train/dpo: nothing was traced: profile_steps is 10:13, and {had}"]
     assert not any(tmp_path.iterdir())
 
@@ -111,15 +109,15 @@ def test_a_training_without_those_updates_says_so(tmp_path, begun, updates, had)
 @pytest.mark.parametrize("error", [KeyboardInterrupt, FloatingPointError])
 @pytest.mark.parametrize("within", [True, False])
 def test_whatever_ends_the_training_closes_the_trace_and_another_can_be_made(tmp_path, error, within):
-    """Within an update the state is gone, taken over and not given back, and nothing waits for it."""
+    """Within a step the state is gone, taken over and not given back, and nothing waits for it."""
     calls, said = [], []
 
     def fails(state, add):
         calls.append(0)
         if within and len(calls) == 4:
-            update(state, add)
+            step(state, add)
             raise error
-        return update(state, add)
+        return step(state, add)
 
     def fail():
         state = jnp.eye(64)
@@ -133,7 +131,7 @@ def test_whatever_ends_the_training_closes_the_trace_and_another_can_be_made(tmp
         fail()
     (path,) = traces(tmp_path / "a")
     assert annotated(path) == [2, 3, 4]
-    assert said[0].startswith(f"train/dpo: updates 2 to {3 if within else 4} traced")
+    assert said[0].startswith(f"train/dpo: steps 2 to {3 if within else 4} traced")
     train(tmp_path / "b", "1:2", 3)
     assert annotated(*traces(tmp_path / "b")) == [1, 2]
 

@@ -14,7 +14,7 @@ from helpers.models_and_trees import small_model, tree
 
 from pretrainrl_jax.config import CheckpointConfig, MeshConfig, OptimizerConfig
 from pretrainrl_jax.model.mesh import make_mesh
-from pretrainrl_jax.training import checkpoints, session, votes
+from pretrainrl_jax.training import checkpoints, consensus, session
 from pretrainrl_jax.training.checkpoints import BEGINNING, Progress, steps_of
 from pretrainrl_jax.training.feed import Feed
 from pretrainrl_jax.training.interrupts import Interrupted
@@ -74,7 +74,7 @@ def train(
 
 
 def clock_of(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time that sessions read: it stands still within updates, so figures wait for the last one."""
+    """The time that sessions read: it stands still within steps, so metrics wait for the last one."""
     clock = [0.0]
     monkeypatch.setattr(session.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(session, "LOG_POINTS", 1)
@@ -87,19 +87,19 @@ def bits(state: TrainState) -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[bytes], int]:
-    """What training without any interruption gives, and after how many updates."""
+    """What training without any interruption gives, and after how many steps."""
     state, progress = train(Run(tmp_path_factory.mktemp("whole"), "train/ntp", checkpoint=NEVER))
     assert progress.row == rows_of(TREES).batches == int(state.step) > 5
     return bits(state), int(state.step)
 
 
 class Stop(session.MetricsWriter):
-    """A signal arrives when this update is written."""
+    """A signal arrives when this step is written."""
 
     at = 0
 
-    def write(self, step: int, figures: dict[str, float]) -> None:
-        super().write(step, figures)
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        super().write(step, metrics)
         if step == type(self).at:
             signal.raise_signal(signal.SIGTERM)
 
@@ -112,12 +112,12 @@ def test_stopped_at_any_update_it_goes_on_to_the_same_end(
     for at in range(1, total + 1):
         run = Run(tmp_path / str(at), "train/ntp", checkpoint=NEVER)
         monkeypatch.setattr(Stop, "at", at)
-        with pytest.raises(Interrupted, match=f"train/ntp stopped after update {at} of {total} and saved"):
+        with pytest.raises(Interrupted, match=f"train/ntp stopped after step {at} of {total} and saved"):
             train(run)
         assert steps_of(run.folder) == [at]
         monkeypatch.setattr(Stop, "at", 0)
         state, progress = resume(run, begin())
-        assert (int(state.step), progress.row) == (at, at)  # a row an update here
+        assert (int(state.step), progress.row) == (at, at)  # a row a step here
         state, progress = train(run, state=state, progress=progress)
         assert bits(state) == final
         assert progress.row == total
@@ -142,7 +142,7 @@ def test_it_saves_by_updates_and_by_minutes(tmp_path: Path, monkeypatch: pytest.
 def test_a_loss_that_is_not_finite_stops_it_with_its_questions(tmp_path: Path) -> None:
     source = rows_of(TREES)
     at = 6
-    bad = TREES[source.plan[at - 1][0]]  # a row an update
+    bad = TREES[source.plan[at - 1][0]]  # a row a step
     together = {TREES[i].id for i in source.plan[at - 1]}
     run = Run(
         tmp_path,
@@ -153,8 +153,8 @@ def test_a_loss_that_is_not_finite_stops_it_with_its_questions(tmp_path: Path) -
     with pytest.raises(NotFinite) as raised:
         train(run, spoilt(bad.id))
     said = str(raised.value)
-    assert said.startswith(f"train/dpo: the loss is nan and the gradient's norm nan at update {at}, of: ")
-    assert "the checkpoint of update 4 is kept" in said
+    assert said.startswith(f"train/dpo: the loss is nan and the gradient's norm nan at step {at}, of: ")
+    assert "the checkpoint of step 4 is kept" in said
     assert "Lower objectives.dpo.learning_rate" in said
     assert "--optimizer.nonfinite=skip" in said
     assert "\n" not in said
@@ -201,27 +201,27 @@ def test_a_disk_error_while_saving_ends_training(tmp_path: Path, monkeypatch: py
 
 
 def test_hooks_run_after_the_updates_they_name(tmp_path: Path) -> None:
-    """By number, by a condition, and whether after the last update too; in their order."""
+    """By number, by a condition, and whether after the last step too; in their order."""
     ran: list[tuple[str, int]] = []
     total = rows_of(TREES).batches
 
     def hooks(training: Session) -> list[Hook]:
         def note(name: str) -> Callable[[], None]:
-            return lambda: ran.append((name, training.update))
+            return lambda: ran.append((name, training.global_step))
 
         return [
-            Hook(note("third"), updates=3),
-            Hook(note("not last"), updates=1, last=False),
-            Hook(note("fifth"), when=lambda: training.update == 5),
+            Hook(note("third"), every_steps=3),
+            Hook(note("not last"), every_steps=1, last=False),
+            Hook(note("fifth"), when=lambda: training.global_step == 5),
             Hook(note("never")),
         ]
 
     train(Run(tmp_path, "train/x", checkpoint=NEVER), hooks=hooks)
     expected = []
-    for update in range(1, total + 1):
-        expected += [("third", update)] if update % 3 == 0 else []
-        expected += [("not last", update)] if update < total else []
-        expected += [("fifth", update)] if update == 5 else []
+    for step in range(1, total + 1):
+        expected += [("third", step)] if step % 3 == 0 else []
+        expected += [("not last", step)] if step < total else []
+        expected += [("fifth", step)] if step == 5 else []
     assert ran == expected
     assert total > 5
 
@@ -234,11 +234,11 @@ def test_a_hook_by_minutes_counts_from_when_it_last_ran(
 
     def hooks(training: Session) -> list[Hook]:
         def tick() -> None:
-            clock[0] += 25.0  # seconds after each update
+            clock[0] += 25.0  # seconds after each step
 
         return [
-            Hook(lambda: ran.append(training.update), minutes=1.0),
-            Hook(tick, updates=1),
+            Hook(lambda: ran.append(training.global_step), every_minutes=1.0),
+            Hook(tick, every_steps=1),
         ]
 
     train(Run(tmp_path, "train/x", checkpoint=NEVER), hooks=hooks)
@@ -248,24 +248,24 @@ def test_a_hook_by_minutes_counts_from_when_it_last_ran(
 def test_a_hook_by_minutes_runs_once_where_votes_count_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of several processes: a vote counts two updates after it was cast."""
+    """Of several processes: a vote counts two steps after it was cast."""
     clock = clock_of(monkeypatch)
-    monkeypatch.setattr(votes, "count", lambda: 2)
+    monkeypatch.setattr(consensus, "process_count", lambda: 2)
     ran: list[int] = []
 
     def hooks(training: Session) -> list[Hook]:
         def tick() -> None:
-            clock[0] += 25.0  # seconds after each update
+            clock[0] += 25.0  # seconds after each step
 
-        return [Hook(lambda: ran.append(training.update), minutes=2.5), Hook(tick, updates=1)]
+        return [Hook(lambda: ran.append(training.global_step), every_minutes=2.5), Hook(tick, every_steps=1)]
 
     train(Run(tmp_path, "train/x", checkpoint=NEVER), hooks=hooks)
-    assert ran == [9]  # asked for after update 7, 150 s after the beginning
+    assert ran == [9]  # asked for after step 7, 150 s after the beginning
     assert rows_of(TREES).batches > 9
 
 
 def test_coefficients_may_be_changed_in_place(tmp_path: Path) -> None:
-    """As a loop does that lets one of them fall: the next update has the new one."""
+    """As a loop does that lets one of them fall: the next step has the new one."""
     mesh, rows = make_mesh(MeshConfig(), jax.devices()[:1]), rows_of(TREES)
     step, feed = (
         compile_step(small_model()[0], OptimizerConfig(), "sequence", mesh),
@@ -293,12 +293,12 @@ def test_what_a_hook_does_untimed_is_no_part_of_the_seconds(
         def work() -> None:
             clock[0] += 2.0
 
-        return [Hook(look, updates=2), Hook(work, updates=1)]
+        return [Hook(look, every_steps=2), Hook(work, every_steps=1)]
 
     _, progress = train(Run(tmp_path, "train/x", checkpoint=NEVER), hooks=hooks)
     assert progress.seconds == 2.0 * rows_of(TREES).batches
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    # The only line stands at the last update, before its hooks.
+    # The only line stands at the last step, before its hooks.
     assert [line["questions_per_second"] * (progress.seconds - 2.0) for line in lines] == [len(TREES)]
 
 

@@ -21,7 +21,7 @@ from pretrainrl_jax.objectives.scoring import score_trees, target_logps
 from pretrainrl_jax.objectives.sums import count
 from pretrainrl_jax.stages.mine import with_references
 from pretrainrl_jax.training.optimizer import Schedule, adamw
-from pretrainrl_jax.training.step import compile_step, init_state, update
+from pretrainrl_jax.training.step import compile_step, init_state, train_step
 from pretrainrl_jax.trees.batch import PackedBatch
 from pretrainrl_jax.trees.dataset import PackedRows, Share
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, Pair
@@ -141,14 +141,14 @@ def test_one_by_eight_is_eight_by_one():
     rows = packed(some_trees(20), rows=8)
     coefficients = OBJECTIVES["all"]
     results = {}
-    one_update = jax.jit(update, static_argnums=(0, 1, 2))
+    one_step = jax.jit(train_step, static_argnums=(0, 1, 2))
     for microsteps in (1, 8):
         cut = PackedBatch(*(x.reshape(microsteps, 8 // microsteps, *x.shape[2:]) for x in rows))
         for scale in ("sequence", "token"):
             state = init_state(params, adamw(SETTINGS))
-            state, figures = one_update(model, SETTINGS, scale, state, cut, coefficients, SCHEDULE)
-            results[microsteps, scale] = state.moments[1].mu, figures  # clipped gradients, up to a factor
-    for (_, scale), (gradient, figures) in results.items():
+            state, metrics = one_step(model, SETTINGS, scale, state, cut, coefficients, SCHEDULE)
+            results[microsteps, scale] = state.opt_state[1].mu, metrics  # clipped gradients, up to a factor
+    for (_, scale), (gradient, metrics) in results.items():
         expected_gradient, expected = results[1, scale]
         assert distance(gradient, expected_gradient) < 1e-5
         for key in (
@@ -160,7 +160,7 @@ def test_one_by_eight_is_eight_by_one():
             "logp_negative",
             "grad_norm",
         ):
-            np.testing.assert_allclose(figures[key], expected[key], rtol=2e-5, atol=1e-5, err_msg=key)
+            np.testing.assert_allclose(metrics[key], expected[key], rtol=2e-5, atol=1e-5, err_msg=key)
 
 
 @pytest.mark.usefixtures("compiled_fast")
@@ -170,11 +170,11 @@ def test_dpo_is_ln_2_at_step_0():
     trees = some_trees(30)
     scores = score_trees(model, params, trees, row_length=64, rows=3)  # packed otherwise than in training
     rows = packed(with_references(trees, scores), rows=20)
-    one_update = jax.jit(update, static_argnums=(0, 1, 2))
+    one_step = jax.jit(train_step, static_argnums=(0, 1, 2))
     state = init_state(params, adamw(SETTINGS))
-    _, figures = one_update(model, SETTINGS, "sequence", state, rows, OBJECTIVES["dpo"], SCHEDULE)
-    assert abs(float(figures["loss_dpo"]) - math.log(2)) <= 2e-6
-    assert float(figures["loss"]) == float(figures["loss_dpo"])
+    _, metrics = one_step(model, SETTINGS, "sequence", state, rows, OBJECTIVES["dpo"], SCHEDULE)
+    assert abs(float(metrics["loss_dpo"]) - math.log(2)) <= 2e-6
+    assert float(metrics["loss"]) == float(metrics["loss_dpo"])
 
 
 @pytest.mark.usefixtures("compiled_fast")
@@ -185,9 +185,9 @@ def test_dpo_at_step_0_in_bfloat16():
     scores = score_trees(model, params, trees, row_length=64, rows=3)
     rows = packed(with_references(trees, scores), rows=20)
     state = init_state(params, adamw(SETTINGS))
-    one_update = jax.jit(update, static_argnums=(0, 1, 2))
-    state, figures = one_update(model, SETTINGS, "sequence", state, rows, OBJECTIVES["dpo"], SCHEDULE)
-    assert abs(float(figures["loss_dpo"]) - math.log(2)) <= 2e-5
+    one_step = jax.jit(train_step, static_argnums=(0, 1, 2))
+    state, metrics = one_step(model, SETTINGS, "sequence", state, rows, OBJECTIVES["dpo"], SCHEDULE)
+    assert abs(float(metrics["loss_dpo"]) - math.log(2)) <= 2e-5
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(state.params))
 
 
@@ -204,8 +204,8 @@ def test_one_compiled_step_for_a_set_of_terms():
         for coefficients in sets:
             scaled = jax.tree.map(lambda x, by=number: jnp.float32(x * by), coefficients)
             rate = jax.tree.map(jnp.float32, SCHEDULE._replace(peak=1e-3 * (1 + number)))
-            _, figures = step(init_state(params, adamw(SETTINGS)), batch, scaled, rate)
-            assert (figures["loss"] > 0) == (number > 0)
+            _, metrics = step(init_state(params, adamw(SETTINGS)), batch, scaled, rate)
+            assert (metrics["loss"] > 0) == (number > 0)
     assert step._cache_size() == len(sets)
 
 
@@ -215,7 +215,7 @@ def test_the_step_donates_its_state():
     step = compile_step(model, SETTINGS, "sequence", make_mesh(MeshConfig()))
     state = init_state(params, adamw(SETTINGS))
     step(state, packed(some_trees(9), rows=4), OBJECTIVES["ntp"], SCHEDULE)
-    assert all(x.is_deleted() for x in jax.tree.leaves((state.params, state.moments)))
+    assert all(x.is_deleted() for x in jax.tree.leaves((state.params, state.opt_state)))
     assert not any(x.is_deleted() for x in jax.tree.leaves(params))
 
 
@@ -239,8 +239,8 @@ def test_an_update_that_is_not_finite_changes_nothing_but_the_step(bad: float):
     def trained(*names: str):
         state, skipped = init_state(params, adamw(SETTINGS)), []
         for name in names:
-            state, figures = step(state, batch[name], OBJECTIVES["pretrainrl"], always)
-            skipped.append(float(figures["skipped"]))
+            state, metrics = step(state, batch[name], OBJECTIVES["pretrainrl"], always)
+            skipped.append(float(metrics["skipped"]))
         return state, skipped
 
     expected, none = trained("first", "last")
@@ -290,11 +290,11 @@ for mesh in (one, make_mesh(MeshConfig()), make_mesh(MeshConfig(fsdp=4)),
     place = parameter_shardings(model, mesh)
     state = init_state(jax.device_put(params, place), adamw(SETTINGS))
     step = compile_step(model, SETTINGS, "sequence", mesh)
-    state, figures = step(state, rows, OBJECTIVES["pretrainrl"], SCHEDULE)
+    state, metrics = step(state, rows, OBJECTIVES["pretrainrl"], SCHEDULE)
     query = state.params["layers"]["attention"]["query"]
     shard = query.addressable_shards[0].data.size
     assert shard * mesh.shape["fsdp"] * mesh.shape["tensor"] == query.size, (mesh, query.sharding)
-    results.append((jax.device_get(state.moments[1].mu), float(figures["loss"])))
+    results.append((jax.device_get(state.opt_state[1].mu), float(metrics["loss"])))
 for gradient, loss in results[1:]:
     assert abs(loss - results[0][1]) < 1e-5 * abs(loss), (loss, results[0][1])
     assert distance(gradient, results[0][0]) < 1e-5

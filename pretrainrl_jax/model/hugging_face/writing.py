@@ -14,7 +14,7 @@ import numpy as np
 
 from pretrainrl_jax.atomic import disk_errors, write_json
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.hosts.agree import count, first
+from pretrainrl_jax.hosts.agree import is_process_0, process_count
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.hugging_face.files import INDEX, SINGLE
 from pretrainrl_jax.model.hugging_face.layout import Parameter, parameters
@@ -115,7 +115,7 @@ def _umask() -> int:
 
 def _fetched(tensors: dict[str, Tensor], names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
     """The tensors' values, several fetched at a time; one by one where all processes must do so together."""
-    if count() > 1:
+    if process_count() > 1:
         yield from ((name, tensors[name].fetch()) for name in names)
         return
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as threads:
@@ -148,13 +148,13 @@ def write_weights(
     for file, names in split.filename_to_tensors.items():
         values = {}
         for name, value in _fetched(tensors, names):
-            values[name] = value if first() else None
+            values[name] = value if is_process_0() else None
             advance(1)
-        if first():
+        if is_process_0():
             with disk_errors():
                 save_file(values, str(folder / file), metadata={"format": "pt"})
             (folder / file).chmod(0o666 & ~_umask())  # as any other: the library lets the owner alone read
-    if split.is_sharded and first():
+    if split.is_sharded and is_process_0():
         count = sum(int(np.prod(tensor.parameter.theirs)) for tensor in tensors.values())
         metadata = split.metadata | {"total_parameters": count}
         write_json(folder / INDEX, {"metadata": metadata, "weight_map": split.tensor_to_filename})
