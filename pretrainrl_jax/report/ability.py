@@ -12,12 +12,10 @@ from pretrainrl_jax.report.systems import Systems
 
 
 class Column(NamedTuple):
-    """A task and its main metric: the first that it lists."""
+    """A task, and how the first system that did it was asked."""
 
     task: str
-    metric: str
-    shots: int | None
-    questions: int | None
+    main: Json  # as `main_results`
     share: bool  # the metric is a share of the questions, shown in %
 
 
@@ -48,7 +46,7 @@ def read_harness(workdir: Path, known: Systems) -> dict[str, Json]:
 
 
 def main_results(record: Json) -> dict[str, Json]:
-    """Of each task shown its main metric's name, value and standard error, and how the task was asked."""
+    """Of each task shown its main metric, the first it lists, with its value, and how it was asked."""
     return {task: result for task, (result, _) in _shown(record).items()}
 
 
@@ -61,15 +59,9 @@ def _shown(record: Json, names: list[str] | None = None) -> dict[str, tuple[Json
         for task in asked["shown"]:
             result = asked["results"][task]
             metric, measured = next(iter(result["metrics"].items()))
-            main = {
-                "metric": metric,
-                "value": number(measured["value"]),
-                "stderr": number(measured["stderr"]),
-                "higher_is_better": measured["higher_is_better"],
-                "questions": result["questions"],
-                "shots": result["shots"],
-            }
-            tasks[task] = main, settings
+            main = {"metric": metric, **{key: number(measured[key]) for key in ("value", "stderr")}}
+            main |= {"higher_is_better": measured["higher_is_better"]}
+            tasks[task] = main | {key: result[key] for key in ("questions", "shots")}, settings
     return tasks
 
 
@@ -84,8 +76,7 @@ def ability(records: dict[str, Json], tasks: list[str] | None = None) -> Ability
         every = [results[task] for results in shown.values() if task in results]
         main, settings = every[0]
         shares = all(r["value"] is not None and 0 <= r["value"] <= 1 for r, _ in every)
-        share = shares and main["higher_is_better"] is not False
-        columns.append(Column(task, main["metric"], main["shots"], main["questions"], share))
+        columns.append(Column(task, main, share := shares and main["higher_is_better"] is not False))
         for system, results in shown.items():
             result, asked = results.get(task, ({}, None))
             figures = [result.get("value"), result.get("stderr")] if asked == settings else [None]
@@ -95,8 +86,8 @@ def ability(records: dict[str, Json], tasks: list[str] | None = None) -> Ability
     return Ability(columns, rows) if columns else None
 
 
-def table(found: Ability, known: Systems) -> str:
+def table(shown: Ability, known: Systems) -> str:
     """Systems as rows and tasks as columns, for a terminal."""
-    heads = [f"{column.task}\n{column.metric}{', %' if column.share else ''}" for column in found.columns]
-    rows = [[known.label(system), *cells] for system, cells in found.rows.items()]
-    return plain(grid({"system": None}, heads, rows), width=30 * (1 + len(found.columns)))
+    heads = [f"{of.task}\n{of.main['metric']}{', %' if of.share else ''}" for of in shown.columns]
+    rows = [[known.label(system), *cells] for system, cells in shown.rows.items()]
+    return plain(grid({"system": None}, heads, rows), width=30 * (1 + len(heads)))

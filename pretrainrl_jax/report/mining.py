@@ -91,9 +91,8 @@ def sentences(mined: Json) -> list[str]:
 
 
 def _negatives(mined: Json) -> str:
-    questions, having, negatives = (
-        _count(mined.get(k)) for k in ("questions", "with_negatives", "negatives")
-    )
+    keys = ("questions", "with_negatives", "negatives")
+    questions, having, negatives = (_count(mined.get(key)) for key in keys)
     if questions is None or having is None or negatives is None:
         return ""
     text = f"{having:,} of {_of(questions, 'question')} {_have(having)} negatives: {negatives:,} in all"
@@ -119,9 +118,9 @@ def _diversity(mined: Json) -> str:
     if entropy is None:
         return f"{text}."
     return (
-        f"{text}, with an entropy of {decimals(entropy, 2)} nats: that of these answers' probabilities "
-        "divided by their sum, 0 where there is one answer only and larger the more answers the model finds "
-        "about equally likely."
+        f"{text}, with an entropy of {entropy:.2f} nats: that of these answers' probabilities divided by "
+        "their sum, 0 where there is one answer only and larger the more answers the model finds about "
+        "equally likely."
     )
 
 
@@ -159,13 +158,13 @@ def filters(mined: Json) -> Json | None:
     dropped = {source: _counts(counts) for source, counts in _map(mined.get("dropped")).items()}
     kept = _counts(mined.get("by_source"))
     sources = [source for source, counts in dropped.items() if any(counts.values()) or kept.get(source)]
-    rows = [
+    rows: list[tuple[str, str | None, list[int]]] = [
         (reason.replace("_", " "), REASONS.get(reason, ""), counts)
         for reason in dict.fromkeys([*REASONS, *itertools.chain(*dropped.values())])
         if any(counts := [dropped[source].get(reason, 0) for source in sources])
     ]
-    if isinstance(mined.get("by_source"), dict):  # a source without negatives is not named there
-        rows += [("kept", None, [kept.get(source, 0) for source in sources])] if rows else []
+    if rows and isinstance(mined.get("by_source"), dict):  # a source without negatives is not named there
+        rows.append(("kept", None, [kept.get(source, 0) for source in sources]))
     heads = [SOURCES.get(source, (source,))[0] for source in sources]
     return {"sources": heads, "rows": rows} if rows else None
 

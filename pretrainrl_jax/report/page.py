@@ -56,6 +56,7 @@ def write_report(workdir: Path) -> Path:
         summary=summary,
         known=known,
         label=known.label,
+        labels=lambda systems: [known.label(system) for system in systems],
         headline=headline(summary, known),
         reading=reading(summary, known),
         forgetting=forgetting(summary),

@@ -1,7 +1,7 @@
 """The outcome in words, computed from the numbers of a summary."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 
 from pretrainrl_jax.config import ObjectiveConfig
@@ -45,7 +45,7 @@ def reading(summary: Json, known: Systems) -> list[str]:
         ]
     parts = (_best, _against_baselines, _against_controls, _dpo, _beyond, _forgetting, _time)
     return [
-        *(f"{_capital(clause)}." for part in parts for clause in part(summary, known)),
+        *(f"{_capital(clause)}." for part in parts for clause in part(summary, known) if clause),
         "All of this is one seed, and accuracy is on the facts that were trained on: it measures what was "
         "taught, not what the model can infer.",
     ]
@@ -66,21 +66,24 @@ def noise(summary: Json, name: str, other: str) -> float:
     return max(NOISE_POINTS, 100 * Z * math.sqrt(variance))
 
 
-def _compare(summary: Json, known: Systems, name: str, other: str) -> tuple[str, int] | None:
-    """Words for the accuracy of one system against another, and the sign of the difference (0: noise)."""
+def _compare(summary: Json, known: Systems, name: str, other: str, endings: Mapping[int, str]) -> str:
+    """A clause on the accuracy of one system against another; "" where one of them has none.
+
+    It ends by the sign of the difference, which is 0 within noise.
+    """
     accuracies = _accuracies(summary)
     if name not in accuracies or other not in accuracies:
-        return None
+        return ""
     one, two = accuracies[name], accuracies[other]
     points, limit = 100 * (one - two), noise(summary, name, other)
     where = f"{abs(points):.1f} points {'above' if points > 0 else 'below'}"
     where = "level with" if round(abs(points), 1) == 0 else where
     text = f"{known.words(name)} is {where} {known.words(other)} ({percent(one)} against {percent(two)})"
     if abs(points) >= limit:
-        return text, 1 if points > 0 else -1
+        return text + endings[1 if points > 0 else -1]
     few = limit > NOISE_POINTS
     under = f"under {limit:.1f} points on so few questions," if few else f"under {limit:g} points"
-    return f"{text}, which is within noise ({under} in one seed)", 0
+    return f"{text}, which is within noise ({under} in one seed){endings[0]}"
 
 
 def _capital(text: str) -> str:
@@ -91,17 +94,15 @@ def _best(summary: Json, known: Systems) -> Iterable[str]:
     accuracies = _accuracies(summary)
     highest, *rest = sorted(accuracies, key=lambda name: -accuracies[name])
     if highest == "base":
-        yield f"no trained system is more accurate than the base model ({percent(accuracies['base'])})"
-        return
+        return [f"no trained system is more accurate than the base model ({percent(accuracies['base'])})"]
     level = [n for n in rest if 100 * (accuracies[highest] - accuracies[n]) < noise(summary, highest, n)]
-    text = f"the highest accuracy on trained facts is {percent(accuracies[highest])}, of "
-    text += known.words(highest)
-    if "base" in accuracies and "base" not in level:
-        text += f"; the base model has {percent(accuracies['base'])}"
+    rates = {name: percent(rate) for name, rate in accuracies.items()}
+    text = f"the highest accuracy on trained facts is {rates[highest]}, of {known.words(highest)}"
+    if "base" in rates and "base" not in level:
+        text += f"; the base model has {rates['base']}"
     if level:
-        others = ", ".join(f"{known.words(n)} ({percent(accuracies[n])})" for n in level)
-        text += f"; within noise of the highest: {others}"
-    yield text
+        text += f"; within noise of the highest: {', '.join(f'{known.words(n)} ({rates[n]})' for n in level)}"
+    return [text]
 
 
 def _against_baselines(summary: Json, known: Systems) -> Iterable[str]:
@@ -111,11 +112,8 @@ def _against_baselines(summary: Json, known: Systems) -> Iterable[str]:
         0: "; this run does not tell them apart",
         -1: ": the reverse of the order the paper reports",
     }
-    for system in summary["systems"]:
-        for baseline in known.of(system).above:
-            if compared := _compare(summary, known, system, baseline):
-                text, sign = compared
-                yield text + endings[sign]
+    pairs = [(system, baseline) for system in summary["systems"] for baseline in known.of(system).above]
+    return [_compare(summary, known, system, baseline, endings) for system, baseline in pairs]
 
 
 def _claims(summary: Json, known: Systems) -> list[tuple[str, list[str]]]:
@@ -145,15 +143,14 @@ def _against_controls(summary: Json, known: Systems) -> Iterable[str]:
                 f"{[*missing, 'a control, which'][0]} any claim about negatives must stand beside, was not "
                 "measured: this run cannot say whether the negatives help"
             )
-        endings = {
-            1: "; it uses no negatives, so this run is no evidence that they help",
-            0: "; it uses no negatives, so this run does not show that they help",
-        }
         for place, control in enumerate(controls):
-            if compared := _compare(summary, known, control, system):
-                text, sign = compared
-                ending = endings.get(sign) or _apart(known.of(control), known.of(system))
-                yield text + ("; it too uses no negatives" if place else ending)
+            endings = {
+                1: "; it uses no negatives, so this run is no evidence that they help",
+                0: "; it uses no negatives, so this run does not show that they help",
+                -1: _apart(known.of(control), known.of(system)),
+            }
+            too = dict.fromkeys(endings, "; it too uses no negatives")
+            yield _compare(summary, known, control, system, too if place else endings)
 
 
 def _apart(control: ObjectiveConfig, other: ObjectiveConfig) -> str:
@@ -176,31 +173,29 @@ def _apart(control: ObjectiveConfig, other: ObjectiveConfig) -> str:
 def _dpo(summary: Json, known: Systems) -> Iterable[str]:
     """What only pushes answers apart, beside the base model."""
     for name, system in summary["systems"].items():
-        if not _only_contrasts(known.of(name)) or not (compared := _compare(summary, known, name, "base")):
-            continue
-        text, before, after = compared[0], summary["systems"]["base"]["prob"], system["prob"]
-        if before is not None and after is not None:
-            text += f"; Prob, which counts hits only, goes from {percent(before)} to {percent(after)}"
-        yield text
+        before, after = summary["systems"].get("base", {}).get("prob"), system["prob"]
+        prob = f"; Prob, which counts hits only, goes from {percent(before)} to {percent(after)}"
+        prob = "" if before is None or after is None else prob
+        if _only_contrasts(known.of(name)):
+            yield _compare(summary, known, name, "base", dict.fromkeys((1, 0, -1), prob))
 
 
 def _beyond(summary: Json, known: Systems) -> Iterable[str]:
     """What the most accurate trained system keeps in another wording, and on facts it was not taught."""
     trained = {name: acc for name, acc in _accuracies(summary).items() if name != "base"}
     name = max(trained, key=lambda n: trained[n])
-    best, base = summary["systems"][name], summary["systems"].get("base")
+    best, base = summary["systems"][name], summary["systems"].get("base", {"groups": {}})
     reworded = group_rate(best, "paraphrase")
     if reworded is not None:
         yield (
             f"asked in a wording never trained on, {known.words(name)} answers {percent(reworded)} of the "
             f"trained facts, against {percent(best['acc'])} in the trained wording"
         )
-    changes = []
     groups = {"held_out": "facts never trained on", "held_out_head": "the most popular of those"}
-    for group, words in groups.items():
-        before, after = (group_rate(system, group) if system else None for system in (base, best))
-        if before is not None and after is not None:
-            changes.append(f"{words} from {percent(before)} to {percent(after)}")
+    rates = {words: [group_rate(system, g) for system in (base, best)] for g, words in groups.items()}
+    changes = [
+        f"{words} from {percent(a)} to {percent(b)}" for words, (a, b) in rates.items() if None not in (a, b)
+    ]
     if changes:
         yield f"accuracy from the base model to {known.words(name)}: {'; '.join(changes)}"
 
