@@ -12,6 +12,7 @@ from helpers.command_line import call, complaint, files, metrics, python, unfini
 import pretrainrl_jax
 from pretrainrl_jax.config import OBJECTIVES
 from pretrainrl_jax.config.stored import flat, shown_differences, upgraded
+from pretrainrl_jax.version import STAMP
 from pretrainrl_jax.workdir import check_workdir, read_workdir
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -186,3 +187,23 @@ def test_what_a_later_version_wrote_is_said_to_be_of_it(older: Path) -> None:
     path.write_text(json.dumps(settings | {"format": 2, "version": "0.3.0", "invented": 3}))
     said = complaint(call("train", "--workdir", older))
     assert "config.json, of 0.3.0: there is no setting invented" in said
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoints/pretrain/model.json", "mined/fingerprint.json", "checkpoints/train/pretrainrl"]
+)
+def test_a_stamp_of_a_later_version_is_said(older: Path, name: str) -> None:
+    unfinish(older, lambda stage: stage == "train/pretrainrl", checkpoints=False)
+    path = older / name
+    if path.is_dir():
+        (path,) = path.glob("*/about/metadata")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99, "version": "9.1.0"}))
+    said = complaint(call("train", "--workdir", older))
+    assert "was written by pretrainrl_jax 9.1.0 (format 99)" in said
+
+
+def test_what_is_written_carries_its_version(finished: Path) -> None:
+    for path in ("config.json", "mined/fingerprint.json", "checkpoints/pretrain/model.json"):
+        assert json.loads((finished / path).read_text()).items() >= STAMP.items()
+    for path in finished.glob("checkpoints/*/**/about/metadata"):
+        assert json.loads(path.read_text()).items() >= STAMP.items()

@@ -32,6 +32,7 @@ from pretrainrl_jax.model.shape import to_json
 from pretrainrl_jax.training.step import TrainState
 from pretrainrl_jax.trees.templates import Template
 from pretrainrl_jax.trees.tokenization import Tokenizer
+from pretrainrl_jax.version import STAMP, check_format
 
 Json = dict[str, Any]
 PIECE = 32 << 20  # bytes of a parameter's file, at most: who needs a part of it does not read all of it
@@ -50,8 +51,8 @@ def describe(
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save(folder / "tokenizer")
         # Last, since a stage's folder is one that has this file.
-        description = {"shape": to_json(model.shape), "template": asdict(template), "origin": origin or {}}
-        write_json(folder / "model.json", description)
+        about = {"shape": to_json(model.shape), "template": asdict(template), "origin": origin or {}}
+        write_json(folder / "model.json", STAMP | about)
 
     run_on_process_0(write, f"describing {folder.name}")
 
@@ -111,12 +112,16 @@ class Saver:
             if not math.isfinite(progress.score):
                 return  # what this run saved, or went on from: `restore_state` leaves none that is not whole
             self._manager.delete(step)  # it was stopped before it was evaluated
-        about = self._about | {
-            "step": step,
-            "finished": not items,
-            "progress": asdict(progress),
-            "checksums": checksums(state.params),
-        }
+        about = (
+            self._about
+            | STAMP
+            | {
+                "step": step,
+                "finished": not items,
+                "progress": asdict(progress),
+                "checksums": checksums(state.params),
+            }
+        )
         with disk_errors():
             for old in self._manager.all_steps():
                 if old > step:  # of a run that is not gone on with
@@ -289,6 +294,7 @@ def _restore(folder: Path, step: int, like: TrainState, wanted: Json) -> tuple[T
     with open_manager(folder) as manager:
         # First, since another run's arrays may not even have these shapes.
         about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+        check_format(folder / str(step), about)
         before = upgraded(about)
         if differ := shown_differences({name: before.get(name) for name in wanted}, wanted):
             raise InputError(

@@ -31,6 +31,7 @@ from pretrainrl_jax.training.checkpoints import (
 from pretrainrl_jax.training.remote import fetched, rank
 from pretrainrl_jax.trees.templates import Template, check_fits
 from pretrainrl_jax.trees.tokenization import Tokenizer, load_tokenizer
+from pretrainrl_jax.version import check_format
 
 Json = dict[str, Any]
 ORIGIN = ("config", "generation_config")  # files of a Hugging Face folder that are kept for its export
@@ -115,6 +116,7 @@ def _load_hugging_face(
 def _load_checkpoint(path: Path, mesh: Mesh | None, dtype: str, params_dtype: str) -> Loaded:
     folder, step = find(path)
     description = json.loads((folder / "model.json").read_text())
+    check_format(folder / "model.json", description)
     shape = from_json(description["shape"])
     model = Model(replace(shape, dtype=dtype or shape.dtype), mesh)
     params = _restore_params(folder, step, model, _places(model), params_dtype)
