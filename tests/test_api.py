@@ -85,7 +85,7 @@ def test_a_stage_and_its_step_are_the_same_model(system: str, finished: Path) ->
         for name, value in flat(params).items():
             assert value.dtype == np.float32
             assert value.tobytes() == expected[name].tobytes(), name
-        assert model.shape.width == 32
+        assert model.shape.d_model == 32
         assert tokenizer.size == model.shape.vocabulary
         assert tokenizer.decode(tokenizer.encode(" Ünseen\ttext\n")) == " Ünseen\ttext\n"
         assert tokenizer.bos is None
@@ -135,7 +135,7 @@ def plain_logits(model, params, tokens: np.ndarray) -> np.ndarray:
         return x / np.sqrt((x * x).mean(-1, keepdims=True) + s.norm_epsilon) * scale
 
     def rotate(x):
-        half = s.head_width // 2
+        half = s.head_dim // 2
         angle = np.arange(len(tokens))[:, None] * s.rope_theta ** (-np.arange(half) / half)
         cosine, sine = np.cos(angle)[:, None], np.sin(angle)[:, None]
         return np.concatenate(
@@ -151,7 +151,7 @@ def plain_logits(model, params, tokens: np.ndarray) -> np.ndarray:
         q = rotate(norm(q, weights["query_norm"]["scale"]))
         k = rotate(norm(k, weights["key_norm"]["scale"]))
         k, v = (np.repeat(a, s.heads // s.kv_heads, axis=1) for a in (k, v))
-        scores = np.einsum("thk,shk->hts", q, k) / math.sqrt(s.head_width)
+        scores = np.einsum("thk,shk->hts", q, k) / math.sqrt(s.head_dim)
         scores = np.where(np.tril(np.ones(scores.shape[1:], bool)), scores, -np.inf)
         mixed = np.einsum("hts,shk->thk", np.exp(log_softmax(scores)), v)
         x = x + np.einsum("thk,hkd->td", mixed, weights["out"])
@@ -259,10 +259,10 @@ def test_what_cannot_be_scored_is_refused(prompts, continuations, options, said:
 def test_answers_come_best_first_and_with_their_scores(answering) -> None:
     tokenizer = answering[2]
     prompts = [*QUESTIONS[:6], "The", LONG]  # of two buckets of length
-    found = prl.beam_search(*answering, prompts, beams=5, max_new_tokens=6, batch=3)
-    assert len(found) == len(prompts)
+    decoded = prl.beam_search(*answering, prompts, beams=5, max_new_tokens=6, batch=3)
+    assert len(decoded) == len(prompts)
     asked, answers = [], []
-    for prompt, of_prompt in zip(prompts, found, strict=True):
+    for prompt, of_prompt in zip(prompts, decoded, strict=True):
         finished = [answer for answer in of_prompt if answer.finished]
         assert of_prompt[: len(finished)] == finished
         for part in (finished, of_prompt[len(finished) :]):
@@ -284,8 +284,8 @@ def test_answers_come_best_first_and_with_their_scores(answering) -> None:
 
 def test_unfinished_answers_have_the_score_of_their_tokens(answering) -> None:
     tokenizer = answering[2]
-    (found,) = prl.beam_search(*answering, [QUESTIONS[0]], beams=4, max_new_tokens=1)
-    unfinished = [answer for answer in found if not answer.finished]
+    (answers,) = prl.beam_search(*answering, [QUESTIONS[0]], beams=4, max_new_tokens=1)
+    unfinished = [answer for answer in answers if not answer.finished]
     assert len(unfinished) >= 3  # at most one answer is empty
     for answer in unfinished:
         assert len(answer.tokens) == 1
@@ -307,14 +307,14 @@ def test_a_line_break_ends_an_answer_where_it_is_told_to(tmp_path: Path) -> None
 
 
 def test_a_real_model_tells_its_story(stories) -> None:
-    ((found,),) = prl.beam_search(*stories, ["Once upon a time"], beams=1, max_new_tokens=24)
-    assert found.text.startswith(", there was a little girl named Lily")
+    ((story,),) = prl.beam_search(*stories, ["Once upon a time"], beams=1, max_new_tokens=24)
+    assert story.text.startswith(", there was a little girl named Lily")
 
 
 def test_a_real_model_begins_at_bos(stories) -> None:
-    ((found,),) = prl.beam_search(*stories, [""], beams=1, max_new_tokens=32)
-    assert found.text.startswith("Once upon a time, there was a little girl named Lily")
-    assert not found.finished
+    ((story,),) = prl.beam_search(*stories, [""], beams=1, max_new_tokens=32)
+    assert story.text.startswith("Once upon a time, there was a little girl named Lily")
+    assert not story.finished
 
 
 def test_prompts_without_tokens_are_refused(answering) -> None:
@@ -332,11 +332,11 @@ def test_samples_are_texts_with_their_scores(answering) -> None:
     prompts = [*QUESTIONS[:4], "The", LONG]  # of two buckets of length
     options = {"samples": 8, "max_new_tokens": 6, "temperature": 0.8, "top_p": 0.9}
     drawn = prl.sample(*answering, prompts, batch=4, **options)
-    assert [len(of) for of in drawn] == [8] * len(prompts)
+    assert [len(samples) for samples in drawn] == [8] * len(prompts)
     asked, samples = [], []
-    for prompt, of in zip(prompts, drawn, strict=True):
+    for prompt, several in zip(prompts, drawn, strict=True):
         prefix = tokenizer.encode(prompt)
-        for sample in of:
+        for sample in several:
             assert sample.text == tokenizer.decode(sample.tokens)
             assert len(sample.tokens) <= 5 if sample.finished else len(sample.tokens) == 6
             assert sample.logp <= 0
@@ -349,21 +349,21 @@ def test_samples_are_texts_with_their_scores(answering) -> None:
     assert [sample.logp for sample in samples] == pytest.approx(scores, abs=1e-4, rel=1e-5)
     assert any(sample.sampled_logp > sample.logp + 1e-3 for sample in samples)  # 0.8 and 0.9 make it surer
 
-    texts = [[sample.text for sample in of] for of in drawn]
+    texts = [[sample.text for sample in samples] for samples in drawn]
     one_by_one = prl.sample(*answering, prompts, batch=1, **options)
-    assert [[sample.text for sample in of] for of in one_by_one] == texts
+    assert [[sample.text for sample in samples] for samples in one_by_one] == texts
     another = prl.sample(*answering, prompts, batch=4, seed=1, **options)
-    assert [[sample.text for sample in of] for of in another] != texts
+    assert [[sample.text for sample in samples] for samples in another] != texts
 
 
 def test_the_coldest_sample_is_the_first_beam(answering) -> None:
     beams = prl.beam_search(*answering, QUESTIONS[:3], beams=1, max_new_tokens=4)
     for options in ({"temperature": 0.0}, {"top_k": 1}):
         drawn = prl.sample(*answering, QUESTIONS[:3], samples=2, max_new_tokens=4, **options)
-        for (best,), of in zip(beams, drawn, strict=True):
-            assert [(sample.tokens, sample.finished) for sample in of] == [(best.tokens, best.finished)] * 2
-            assert [sample.logp for sample in of] == pytest.approx([best.logp] * 2, abs=1e-4, rel=1e-5)
-            assert [sample.sampled_logp for sample in of] == [0, 0]
+        for (best,), both in zip(beams, drawn, strict=True):
+            assert [(sample.tokens, sample.finished) for sample in both] == [(best.tokens, best.finished)] * 2
+            assert [sample.logp for sample in both] == pytest.approx([best.logp] * 2, abs=1e-4, rel=1e-5)
+            assert [sample.sampled_logp for sample in both] == [0, 0]
 
 
 def test_a_line_break_ends_a_sample_where_it_is_told_to(tmp_path: Path) -> None:
