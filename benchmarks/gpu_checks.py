@@ -12,7 +12,7 @@ from gpu_measures import PRETRAINRL, Record, packed, synthetic_trees
 
 from pretrainrl_jax.decoding.beam import beam_search
 from pretrainrl_jax.decoding.decoded import DecodedBatch
-from pretrainrl_jax.decoding.draw import inverse, uniform
+from pretrainrl_jax.decoding.draw import inverse_cdf, uniform
 from pretrainrl_jax.decoding.sampling import filtered_logps, prompt_keys, sample
 from pretrainrl_jax.model.attention import Kernel, attend, can_use_cudnn, tree_mask
 from pretrainrl_jax.model.decoder import Model, Params
@@ -121,7 +121,7 @@ def compared(
 
 def check_token_logps(place: Place, sizes: Sizes, rng: np.random.Generator) -> Iterator[Record]:
     """Values, and gradients for hidden states and head."""
-    rows, vocabulary, width = 4, sizes.shape.vocabulary, sizes.shape.width
+    rows, vocabulary, width = 4, sizes.shape.vocabulary, sizes.shape.d_model
     hidden = rng.normal(size=(rows, sizes.time, width)).astype(np.float32)
     head = (2 * width**-0.5 * rng.normal(size=(vocabulary, width))).astype(np.float32)
     predictor = rng.integers(-1, sizes.time, (rows, sizes.time)).astype(np.int32)
@@ -149,14 +149,14 @@ def check_token_logps(place: Place, sizes: Sizes, rng: np.random.Generator) -> I
 def check_attention(place: Place, sizes: Sizes, rng: np.random.Generator) -> Iterator[Record]:
     """Each kernel on tree masks, part of a row and a whole row padded: forward and gradients."""
     shape = sizes.shape
-    scale = shape.head_width**-0.5
+    scale = shape.head_dim**-0.5
     for length in sizes.lengths:
         trees = synthetic_trees(shape.vocabulary, length // 5, rng)
         batch = packed(trees, length, 3, question=True, empty=1)
         mask = np.asarray(tree_mask(jnp.asarray(batch.tree_id), jnp.asarray(batch.branch_id)))
         queries, keys, values, cotangent = (
             np.asarray(
-                jnp.asarray(rng.normal(size=(4, length, heads, shape.head_width)), jnp.bfloat16), np.float32
+                jnp.asarray(rng.normal(size=(4, length, heads, shape.head_dim)), jnp.bfloat16), np.float32
             )
             for heads in (shape.heads, shape.kv_heads, shape.kv_heads, shape.heads)
         )
@@ -171,7 +171,7 @@ def check_attention(place: Place, sizes: Sizes, rng: np.random.Generator) -> Ite
             return result | dict(zip(("queries", "keys", "values"), gradients, strict=True))
 
         inputs = (mask, cotangent, queries, keys, values)
-        assert can_use_cudnn(jnp.bfloat16, shape.head_width, [length] * 2)
+        assert can_use_cudnn(jnp.bfloat16, shape.head_dim, [length] * 2)
         yield from compared(f"attention, {length}", place, ATTENTION, run, *inputs, attends=True)
 
 
@@ -257,7 +257,7 @@ def check_decoding(place: Place, sizes: Sizes, rng: np.random.Generator) -> Iter
     numbers = evaluate(place.device, EXACT, uniform, keys), evaluate(place.cpu, EXACT, uniform, keys)
     yield compare("random numbers", EXACT.name, *numbers, 0.0)
     given = np.repeat(logits[:, :1], 4, axis=1)  # [8, 4, vocabulary]
-    drawn = [evaluate(d, EXACT, inverse, given, numbers[1])[0] for d in place[:2]]
+    drawn = [evaluate(d, EXACT, inverse_cdf, given, numbers[1])[0] for d in place[:2]]
     yield differing("draws", drawn[0] != drawn[1], np.ones((8, 4), bool))
 
     def kept(logits: Any) -> Any:

@@ -320,16 +320,16 @@ def sampling(work: Work, kernel: Kernel, device: Any, repeats: int) -> Iterator[
 
 
 def head(work: Work, kernel: Kernel, device: Any, repeats: int) -> Iterator[Record]:
-    """`token_logps`, forward and backward, by the number of vocabulary rows walked at a time."""
+    """`token_logps`, forward and backward, by the number of vocabulary rows taken at a time."""
     product = yield from products(work, device, repeats)
     rows, time, s = min(work.rows), work.row_length, work.shape
     keys = jax.random.split(jax.random.key(0), 3)
-    states = jax.random.normal(keys[0], (rows, time, s.width), s.dtype)
-    table = 0.05 * jax.random.normal(keys[1], (s.vocabulary, s.width), s.dtype)
+    states = jax.random.normal(keys[0], (rows, time, s.d_model), s.dtype)
+    table = 0.05 * jax.random.normal(keys[1], (s.vocabulary, s.d_model), s.dtype)
     targets = jax.random.randint(keys[2], (rows, time), 0, s.vocabulary)
     predictor = jnp.broadcast_to(jnp.arange(time), (rows, time))
     inputs = jax.device_put((states, table, predictor, targets), device)
-    operations = 3 * 2 * rows * time * s.vocabulary * s.width
+    operations = 3 * 2 * rows * time * s.vocabulary * s.d_model
 
     def measure(block: int) -> Record:
         def run() -> Record:

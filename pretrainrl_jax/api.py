@@ -61,7 +61,7 @@ def beam_search(
     """
     encoded = [tokenizer.start + ids for ids in _encode_prompts(tokenizer, prompts)]
     terminators = ends_at(tokenizer, model.shape.vocabulary, newline=newline_ends)
-    found = decode(
+    decoded = decode(
         model,
         params,
         encoded,
@@ -70,7 +70,7 @@ def beam_search(
         max_new_tokens=max_new_tokens,
         batch=min(batch, max(1, len(encoded))),
     )
-    return [[read_answer(tokenizer, h) for h in of] for of in found]
+    return [[read_answer(tokenizer, h) for h in beams] for beams in decoded]
 
 
 def sample(
@@ -127,7 +127,7 @@ def sample(
         seed=seed,
         batch=min(batch, max(1, len(encoded))),
     )
-    return [[read_sample(tokenizer, d) for d in of] for of in drawn]
+    return [[read_sample(tokenizer, d) for d in samples] for samples in drawn]
 
 
 def score(

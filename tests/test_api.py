@@ -85,7 +85,7 @@ def test_a_stage_and_its_step_are_the_same_model(system: str, finished: Path) ->
         for name, value in flat(params).items():
             assert value.dtype == np.float32
             assert value.tobytes() == expected[name].tobytes(), name
-        assert model.shape.width == 32
+        assert model.shape.d_model == 32
         assert tokenizer.size == model.shape.vocabulary
         assert tokenizer.decode(tokenizer.encode(" Ünseen\ttext\n")) == " Ünseen\ttext\n"
         assert tokenizer.bos is None
@@ -135,7 +135,7 @@ def plain_logits(model, params, tokens: np.ndarray) -> np.ndarray:
         return x / np.sqrt((x * x).mean(-1, keepdims=True) + s.norm_epsilon) * scale
 
     def rotate(x):
-        half = s.head_width // 2
+        half = s.head_dim // 2
         angle = np.arange(len(tokens))[:, None] * s.rope_theta ** (-np.arange(half) / half)
         cosine, sine = np.cos(angle)[:, None], np.sin(angle)[:, None]
         return np.concatenate(
@@ -151,7 +151,7 @@ def plain_logits(model, params, tokens: np.ndarray) -> np.ndarray:
         q = rotate(norm(q, weights["query_norm"]["scale"]))
         k = rotate(norm(k, weights["key_norm"]["scale"]))
         k, v = (np.repeat(a, s.heads // s.kv_heads, axis=1) for a in (k, v))
-        scores = np.einsum("thk,shk->hts", q, k) / math.sqrt(s.head_width)
+        scores = np.einsum("thk,shk->hts", q, k) / math.sqrt(s.head_dim)
         scores = np.where(np.tril(np.ones(scores.shape[1:], bool)), scores, -np.inf)
         mixed = np.einsum("hts,shk->thk", np.exp(log_softmax(scores)), v)
         x = x + np.einsum("thk,hkd->td", mixed, weights["out"])

@@ -34,7 +34,7 @@ from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.stages.mine import beam_answers, collect_pools
 from pretrainrl_jax.stages.train import Span, spans
 from pretrainrl_jax.training import feed
-from pretrainrl_jax.trees.dataset import PackedRows, Share
+from pretrainrl_jax.trees.dataset import PackedRows, ProcessShard
 from pretrainrl_jax.trees.records import read_trees
 from pretrainrl_jax.workdir import read_workdir
 
@@ -175,11 +175,11 @@ def test_a_run_stopped_between_rounds_goes_on_bit_for_bit(
     """And each round's rows have the first one's shape: nothing is compiled again."""
     shapes = []
 
-    def noted(source: PackedRows, *rest: Any) -> Share:
+    def noted(source: PackedRows, *rest: Any) -> ProcessShard:
         shapes.append(source.capacity)
-        return Share(source, *rest)
+        return ProcessShard(source, *rest)
 
-    monkeypatch.setattr(feed, "Share", noted)
+    monkeypatch.setattr(feed, "ProcessShard", noted)
     finished = mixed[0]
     workdir = Path(shutil.copytree(finished, tmp_path / "run"))
     stage = "train/rpo"

@@ -38,10 +38,8 @@ class Sample:
 
 def read_answers(values: Iterable[Mapping[str, Any]]) -> list[Answer]:
     """The answers whose `dataclasses.asdict` these are, as JSON gives them back."""
-    lists: list[dict[str, Any]] = [
-        {name: tuple(x) if isinstance(x, list) else x for name, x in of.items()} for of in values
-    ]
-    return [Answer(**of) for of in lists]
+    fields: Any = ({name: tuple(x) if type(x) is list else x for name, x in a.items()} for a in values)
+    return [Answer(**each) for each in fields]
 
 
 def distinct(answers: Iterable[Answer]) -> dict[str, Answer]:
@@ -77,7 +75,7 @@ def answer_questions(
 ) -> list[list[Answer]]:
     """Each question's answers, most probable first, unfinished ones last. See `decode.decode`."""
     prompts = tokenizer.encode_all([template.prefix(q) for q in questions])
-    found = decode(
+    decoded = decode(
         model,
         params,
         [tokenizer.start + p for p in prompts],
@@ -87,4 +85,4 @@ def answer_questions(
         batch=batch,
         advance=advance,
     )
-    return [[read_answer(tokenizer, h) for h in of] for of in found]
+    return [[read_answer(tokenizer, h) for h in beams] for beams in decoded]

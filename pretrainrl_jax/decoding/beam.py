@@ -1,8 +1,8 @@
 """Beam search wholly on the device: one compiled loop from the prompt to all beams with their scores.
 
 The beams of a question are themselves an answer tree. Each step's tokens are written once into a small
-cache, and a beam sees the tokens of its own ancestors through a mask: neither the prompt's cache nor the
-grown one is ever copied or reordered.
+cache, and a beam sees the tokens of its own ancestors through a mask: neither the prompt's cache nor
+the branches' is ever copied or reordered.
 """
 
 from functools import partial
@@ -11,14 +11,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pretrainrl_jax.decoding.best_tokens import NEVER, best_tokens
+from pretrainrl_jax.decoding.best_tokens import NEG_INF, best_tokens
 from pretrainrl_jax.decoding.cache import empty_cache, extend, gather_beams, prefill
 from pretrainrl_jax.decoding.constraints import Constraint, State, begin
 from pretrainrl_jax.decoding.decoded import DecodedBatch
 from pretrainrl_jax.model.decoder import Model, Params
-from pretrainrl_jax.model.layers import Pair
+from pretrainrl_jax.model.layers import KeysValues
 from pretrainrl_jax.model.mesh import constrain
-from pretrainrl_jax.model.vocabulary import ROWS, TABLE, WHOLE, Parts, on_shards
+from pretrainrl_jax.model.vocabulary import REPLICATED, ROWS, TABLE, MeshAxes, maybe_shard_map
 
 
 class Hypotheses(NamedTuple):
@@ -32,11 +32,11 @@ class BeamState(NamedTuple):
     step: jax.Array  # tokens every live beam has
     live: Hypotheses
     ended: Hypotheses
-    ancestors: jax.Array  # [batch, beams, max_new_tokens] which beam slot held this beam's token of each step
+    ancestors: jax.Array  # [batch, beams, max_new_tokens] which branch had this beam's token of each step
     allowed: State  # of the constraint, [batch, beams, …]
 
 
-OF_STATE = BeamState._make([WHOLE, *[ROWS] * 4])  # how it lies on a mesh
+STATE_SPECS = BeamState._make([REPLICATED, *[ROWS] * 4])  # how it lies on a mesh
 
 
 @partial(jax.jit, static_argnames=("model", "beams", "max_new_tokens"))
@@ -79,7 +79,7 @@ def beam_search(
     prompt, last = prefill(model, params, prompts, lengths, beams)
 
     def select(
-        parts: Parts,
+        axes: MeshAxes,
         state: BeamState,
         hidden: jax.Array,
         head: jax.Array,
@@ -94,15 +94,16 @@ def beam_search(
         )
         may_follow = partial(constraint.allowed, allowed) if constraint else None
         per_source = min(beams, len(terminators))
-        found = best_tokens(parts, hidden, head, terminators, per_source, may_follow)
+        missing = max(0, beams - sources * per_source)
+        top = best_tokens(axes, hidden, head, terminators, per_source, may_follow)
         # Normalising keeps the order within a source: only the few values that are chosen are normalised.
-        offset = live.logps - found.normaliser  # [batch, sources]
+        offset = live.logps - top.normaliser  # [batch, sources]
         logps, tokens, of_tokens = (
-            _pad(x.reshape(rows, -1), beams, fill)
+            jnp.pad(x.reshape(rows, -1), ((0, 0), (0, missing)), constant_values=fill)
             for x, fill in (
-                (found.logits + offset[..., None], NEVER),
-                (found.tokens, 0),
-                (found.logits - found.normaliser[..., None], NEVER),
+                (top.logits + offset[..., None], NEG_INF),
+                (top.tokens, 0),
+                (top.logits - top.normaliser[..., None], NEG_INF),
             )
         )
         logps, best = jax.lax.top_k(logps, beams)  # [batch, beams]
@@ -117,11 +118,11 @@ def beam_search(
         )
 
         # An ending counts only among the best `beams` of all candidates of this step.
-        ending = found.ending + offset
+        ending = top.ending + offset
         threshold = jax.lax.top_k(jnp.concatenate([ending, logps], 1), beams)[0][:, -1:]
-        last = live.token_logps.at[:, :, step].set(found.ending - found.normaliser)
-        ending = live._replace(logps=jnp.where(ending >= threshold, ending, NEVER), token_logps=last)
-        competing = _joined(state.ended, ending)
+        last = live.token_logps.at[:, :, step].set(top.ending - top.normaliser)
+        ending = live._replace(logps=jnp.where(ending >= threshold, ending, NEG_INF), token_logps=last)
+        competing = _concatenate(state.ended, ending)
         return BeamState(
             step + 1,
             extended,
@@ -130,22 +131,23 @@ def beam_search(
             constraint.advance(allowed, token) if constraint else None,
         )
 
-    def should_continue(carry: tuple[BeamState, Pair]) -> jax.Array:
+    def should_continue(carry: tuple[BeamState, KeysValues]) -> jax.Array:
         state, _ = carry
         can_improve = state.live.logps.max(-1) > state.ended.logps.min(-1)
         return (state.step < max_new_tokens) & can_improve.any()
 
-    def step(carry: tuple[BeamState, Pair]) -> tuple[BeamState, Pair]:
+    def step(carry: tuple[BeamState, KeysValues]) -> tuple[BeamState, KeysValues]:
         state, cache = carry
         at = state.step - 1
         newest = jax.lax.dynamic_index_in_dim(state.live.tokens, at, axis=2, keepdims=False)
         hidden, cache = extend(model, params, newest, at, lengths, prompt, cache, state.ancestors)
         return choose(state, hidden, head, terminators, constraint), cache
 
-    choose = on_shards(model.layout, select, (OF_STATE, ROWS, TABLE, WHOLE, WHOLE), OF_STATE)
+    in_specs = STATE_SPECS, ROWS, TABLE, REPLICATED, REPLICATED
+    choose = maybe_shard_map(model.layout, select, in_specs, STATE_SPECS)
     blank = jnp.zeros((batch, beams, max_new_tokens), jnp.int32)
     live = Hypotheses(jnp.zeros((batch, beams)), blank, blank.astype(jnp.float32), blank[..., 0])
-    ended = live._replace(logps=jnp.full((batch, beams), NEVER))
+    ended = live._replace(logps=jnp.full((batch, beams), NEG_INF))
     state = BeamState(jnp.int32(0), live, ended, blank, begin(constraint, batch, beams))
     state = choose(state, last, head, terminators, constraint)
     begun = (state, empty_cache(model, prompt, max_new_tokens, own=False))
@@ -153,20 +155,15 @@ def beam_search(
     return jax.tree.map(lambda x: constrain(x, model.layout), finalize(state))
 
 
-def _pad(x: jax.Array, width: int, fill: float) -> jax.Array:
-    """x [batch, n] widened to at least `width` columns."""
-    return jnp.pad(x, ((0, 0), (0, max(0, width - x.shape[1]))), constant_values=fill)
-
-
-def _joined(first: Hypotheses, second: Hypotheses) -> Hypotheses:
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b], 1), first, second)
+def _concatenate(*hypotheses: Hypotheses) -> Hypotheses:
+    return jax.tree.map(lambda *x: jnp.concatenate(x, 1), *hypotheses)
 
 
 def finalize(state: BeamState) -> DecodedBatch:
     """Answers first; live beams fill the places that are left."""
-    ended = state.ended.logps > NEVER
+    ended = state.ended.logps > NEG_INF
     count = ended.sum(-1, keepdims=True)
     place = jnp.arange(ended.shape[1])[None]
     index = jnp.where(place < count, place, ended.shape[1] + place - count)
-    logps, tokens, token_logps, lengths = gather_beams(_joined(state.ended, state.live), index)
+    logps, tokens, token_logps, lengths = gather_beams(_concatenate(state.ended, state.live), index)
     return DecodedBatch(tokens, lengths, place < count, logps, logps, token_logps, token_logps)

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from pretrainrl_jax.model import vocabulary
 from pretrainrl_jax.model.decoder import project
-from pretrainrl_jax.model.vocabulary import Parts, first_row, grown, log_of_all, walk
+from pretrainrl_jax.model.vocabulary import MeshAxes
 
 BLOCK = 16384  # rows of the vocabulary looked at together; smaller ones are looked at whole
-NEVER = -jnp.inf
+NEG_INF = -jnp.inf
 
 
 class Best(NamedTuple):
@@ -24,7 +25,7 @@ class Best(NamedTuple):
 
 
 def best_tokens(
-    parts: Parts,
+    axes: MeshAxes,
     hidden: jax.Array,
     head: jax.Array,
     terminators: jax.Array,
@@ -34,51 +35,51 @@ def best_tokens(
 ) -> Best:
     """The k best tokens after each hidden state, the lower id first where logits are equal.
 
-    Runs on each device's part (`vocabulary.on_shards`): the device walks its own rows of the head, and the
-    best k of each part are gathered over the vocabulary's devices when it is done.
+    Runs on each device's part (`vocabulary.maybe_shard_map`): the device folds over its own rows of the head,
+    and the best k of each part are gathered over the vocabulary's devices when it is done.
 
     Args:
-        parts: how the arrays are cut.
+        axes: how the arrays are cut.
         hidden: [batch, sources, model].
         head: the device's rows of the head and its part of their model axis.
         terminators: bool [vocabulary], whole.
         k: how many.
-        allowed: of a first token and a number of them, which may follow: bool [batch, sources, number].
+        allowed: of a starting token and a number of them, which may follow: bool [batch, sources, number].
         block: rows looked at together.
     """
-    first = first_row(parts, head)
+    offset = vocabulary.row_offset(axes, head)
 
-    def visit(start: Any, rows: jax.Array, carry: Any) -> Any:
+    def body(start: Any, rows: jax.Array, carry: Any) -> Any:
         logits = project(hidden, rows)  # [batch, sources, block]
-        ends = jax.lax.dynamic_slice_in_dim(terminators, first + start, rows.shape[0])
-        may = jnp.where(allowed(first + start, rows.shape[0]), logits, NEVER) if allowed else logits
-        ending = jnp.where(ends, may, NEVER).max(-1)
-        values, at = _top(jnp.where(ends, NEVER, may), k)
-        tokens = at + first + start
+        ends = jax.lax.dynamic_slice_in_dim(terminators, offset + start, rows.shape[0])
+        may = jnp.where(allowed(offset + start, rows.shape[0]), logits, NEG_INF) if allowed else logits
+        ending = jnp.where(ends, may, NEG_INF).max(-1)
+        values, at = _top(jnp.where(ends, NEG_INF, may), k)
+        tokens = at + offset + start
         if carry is None:
-            return values, tokens, ending, grown(None, logits)
+            return values, tokens, ending, vocabulary.update_logsumexp(None, logits)
         values_before, tokens_before, ending_before, before = carry
-        values, tokens = _merged(
+        values, tokens = _merge(
             jnp.concatenate([values_before, values], -1), jnp.concatenate([tokens_before, tokens], -1), k
         )
-        return values, tokens, jnp.maximum(ending, ending_before), grown(before, logits)
+        return values, tokens, jnp.maximum(ending, ending_before), vocabulary.update_logsumexp(before, logits)
 
-    values, tokens, ending, found = walk(parts, head, block, visit, None)
-    if parts.vocabulary:
-        of_all = partial(jax.lax.all_gather, axis_name=parts.vocabulary, axis=-1, tiled=True)
-        values, tokens = _merged(of_all(values), of_all(tokens), k)
-        ending = jax.lax.pmax(ending, parts.vocabulary)
-    return Best(values, tokens, ending, log_of_all(parts, found))
+    values, tokens, ending, local = vocabulary.fold_blocks(axes, head, block, body, None)
+    if axes.vocabulary:
+        gather = partial(jax.lax.all_gather, axis_name=axes.vocabulary, axis=-1, tiled=True)
+        values, tokens = _merge(gather(values), gather(tokens), k)
+    ending = jax.lax.pmax(ending, axes.vocabulary)
+    return Best(values, tokens, ending, vocabulary.global_logsumexp(axes, local))
 
 
 def _top(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     """The k largest and their places; -inf where there are fewer."""
     values, at = jax.lax.top_k(values, min(k, values.shape[-1]))
     more = [(0, 0)] * (values.ndim - 1) + [(0, k - values.shape[-1])]
-    return jnp.pad(values, more, constant_values=NEVER), jnp.pad(at, more)
+    return jnp.pad(values, more, constant_values=NEG_INF), jnp.pad(at, more)
 
 
-def _merged(values: jax.Array, tokens: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+def _merge(values: jax.Array, tokens: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     """The k largest of several parts' best. The parts come in no order, so equal ones go by their token."""
     values, tokens = jax.lax.sort((-values, tokens), num_keys=2)
     return -values[..., :k], tokens[..., :k]

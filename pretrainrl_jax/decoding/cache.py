@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from pretrainrl_jax.model.attention import causal_mask
 from pretrainrl_jax.model.decoder import KVCache, Model, Params
-from pretrainrl_jax.model.layers import Pair
+from pretrainrl_jax.model.layers import KeysValues
 from pretrainrl_jax.model.mesh import constrain
 
 
@@ -41,7 +41,7 @@ def prefill(
     return KVCache(read.keys, read.values, seen, positions), last
 
 
-def empty_cache(model: Model, prompt: KVCache, steps: int, *, own: bool) -> Pair:
+def empty_cache(model: Model, prompt: KVCache, steps: int, *, own: bool) -> KeysValues:
     """Room for `steps` tokens of every branch.
 
     Zeros [layers, batch, steps * branches, kv_heads, head], a step's tokens together; with `own`, of each
@@ -63,9 +63,9 @@ def extend(
     step: jax.Array,
     lengths: jax.Array,
     prompt: KVCache,
-    cache: Pair,
+    cache: KeysValues,
     ancestors: jax.Array | None = None,
-) -> tuple[jax.Array, Pair]:
+) -> tuple[jax.Array, KeysValues]:
     """Read the newest token of every branch.
 
     Args:

@@ -20,7 +20,7 @@ class Constraint(Protocol):
         """The state before any token: a tree of arrays [batch, …], copied to every beam or sample."""
         ...
 
-    def allowed(self, state: State, first: Any, size: int) -> jax.Array:
+    def allowed(self, state: State, start: Any, size: int) -> jax.Array:
         """Which of the `size` tokens from `first` on may follow: bool [..., size]. `first` may be traced."""
         ...
 
@@ -44,11 +44,11 @@ class Automaton:
         """State 0, int32 [batch]."""
         return jnp.zeros(batch, jnp.int32)
 
-    def allowed(self, state: jax.Array, first: Any, size: int) -> jax.Array:
+    def allowed(self, state: jax.Array, start: Any, size: int) -> jax.Array:
         """Reads these tokens' part of each state's row alone."""
 
         def of_state(state: jax.Array) -> jax.Array:
-            return jax.lax.dynamic_slice(self.transitions, (state, first), (1, size))[0] >= 0
+            return jax.lax.dynamic_slice(self.transitions, (state, start), (1, size))[0] >= 0
 
         return jnp.vectorize(of_state, signature="()->(n)")(state)
 
@@ -61,8 +61,5 @@ def begin(constraint: Constraint | None, batch: int, branches: int) -> State:
     """The first state of every branch: arrays [batch, branches, …]; None without a constraint."""
     if constraint is None:
         return None
-
-    def of_branches(x: jax.Array) -> jax.Array:
-        return jnp.broadcast_to(x[:, None], (batch, branches, *x.shape[1:]))
-
-    return jax.tree.map(of_branches, constraint.start(batch))
+    state = constraint.start(batch)
+    return jax.tree.map(lambda x: jnp.broadcast_to(x[:, None], (batch, branches, *x.shape[1:])), state)

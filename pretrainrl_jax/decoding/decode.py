@@ -13,8 +13,8 @@ from pretrainrl_jax.decoding.decoded import Decoded, DecodedBatch, read_decoded
 from pretrainrl_jax.decoding.sampling import prompt_keys, sample
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.decoder import Model, Params
-from pretrainrl_jax.model.mesh import whole_rows
-from pretrainrl_jax.model.partitioning import place_rows, place_whole, results
+from pretrainrl_jax.model.mesh import round_up_rows
+from pretrainrl_jax.model.partitioning import place_rows, replicate, results
 
 SMALLEST_BUCKET = 16  # prompts are padded to 16, 32, 64, …: a few compilations however many lengths there are
 
@@ -58,13 +58,19 @@ def decode(
         InputError: if a number is out of its range.
     """
     _refuse_none(beams=beams, max_new_tokens=max_new_tokens, batch=batch)
-    batch = whole_rows(model.mesh, batch)
-    ends, asked = place_whole(terminators, model.mesh), _placed(constraint, model)
+    batch = round_up_rows(model.mesh, batch)
+    ends, placed_constraint = replicate(terminators, model.mesh), _placed(constraint, model)
 
     def start(indices: list[int], tokens: np.ndarray, lengths: np.ndarray) -> DecodedBatch:
-        placed, of = place_rows(tokens, model.mesh), place_rows(lengths, model.mesh)
+        placed = [place_rows(x, model.mesh) for x in (tokens, lengths)]
         return beam_search(
-            model, params, placed, of, ends, beams=beams, max_new_tokens=max_new_tokens, constraint=asked
+            model,
+            params,
+            *placed,
+            ends,
+            beams=beams,
+            max_new_tokens=max_new_tokens,
+            constraint=placed_constraint,
         )
 
     return _in_batches(prompts, batch, start, advance)
@@ -124,38 +130,36 @@ def sample_batch(
         raise InputError(f"top_k is {top_k}: use 0 to keep all tokens, or 1 or more")
     if not 0 <= seed < 1 << 32:
         raise InputError(f"seed is {seed}: it must lie between 0 and {(1 << 32) - 1}")
-    batch = whole_rows(model.mesh, batch)
-    kept = np.int32(min(top_k, model.shape.vocabulary))
-    settings = terminators, np.uint32(seed), np.float32(temperature), np.float32(top_p), kept
-    ends, chance, heat, p, k = (place_whole(x, model.mesh) for x in settings)
+    batch = round_up_rows(model.mesh, batch)
+    ends, placed_seed = (replicate(x, model.mesh) for x in (terminators, np.uint32(seed)))
+    top_k = min(top_k, model.shape.vocabulary)
+    filters = {"temperature": np.float32(temperature), "top_p": np.float32(top_p), "top_k": np.int32(top_k)}
+    placed_filters: Any = {name: replicate(x, model.mesh) for name, x in filters.items()}
     known = np.arange(len(prompts), dtype=np.int32) if numbers is None else np.asarray(numbers, np.int32)
-    asked = _placed(constraint, model)
+    placed_constraint = _placed(constraint, model)
 
     def start(indices: list[int], tokens: np.ndarray, lengths: np.ndarray) -> DecodedBatch:
         lengths[len(indices) :] = 0  # nothing is drawn for rows that fill up the batch: nobody waits for them
         of_rows = np.zeros(batch, np.int32)
         of_rows[: len(indices)] = known[indices]
-        placed, of, which = (place_rows(x, model.mesh) for x in (tokens, lengths, of_rows))
+        *placed, placed_numbers = (place_rows(x, model.mesh) for x in (tokens, lengths, of_rows))
         return sample(
             model,
             params,
-            placed,
-            of,
+            *placed,
             ends,
-            prompt_keys(chance, which),
+            prompt_keys(placed_seed, placed_numbers),
             samples=samples,
             max_new_tokens=max_new_tokens,
-            temperature=heat,
-            top_p=p,
-            top_k=k,
-            constraint=asked,
+            constraint=placed_constraint,
+            **placed_filters,
         )
 
     return _in_batches(prompts, batch, start, advance)
 
 
 def _placed(constraint: Constraint | None, model: Model) -> Any:
-    return jax.tree.map(lambda x: place_whole(np.asarray(x), model.mesh), constraint)
+    return jax.tree.map(lambda x: replicate(np.asarray(x), model.mesh), constraint)
 
 
 def _refuse_none(**counts: int) -> None:
@@ -176,22 +180,22 @@ def _in_batches(
     int32 [batch].
     """
     begun = (
-        (of, start(of, *_padded([prompts[i] for i in of], batch)))
-        for of in _batches([len(p) for p in prompts], batch)
+        (indices, start(indices, *_padded([prompts[i] for i in indices], batch)))
+        for indices in _batches([len(p) for p in prompts], batch)
     )
-    found: list[list[Decoded]] = [[] for _ in prompts]
+    decoded: list[list[Decoded]] = [[] for _ in prompts]
     for indices, result in results(begun, "the answers of a batch"):
         for index, records in zip(indices, read_decoded(result), strict=False):
-            found[index] = records
+            decoded[index] = records
         advance(len(indices))
-    return found
+    return decoded
 
 
 def _batches(lengths: Sequence[int], batch: int) -> list[list[int]]:
     buckets: dict[int, list[int]] = {}
     for index, length in enumerate(lengths):
         buckets.setdefault(bucket(length), []).append(index)
-    return [of[i : i + batch] for _, of in sorted(buckets.items()) for i in range(0, len(of), batch)]
+    return [group[i : i + batch] for _, group in sorted(buckets.items()) for i in range(0, len(group), batch)]
 
 
 def _padded(prompts: Sequence[Sequence[int]], batch: int) -> tuple[np.ndarray, np.ndarray]:

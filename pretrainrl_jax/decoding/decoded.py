@@ -1,7 +1,7 @@
 """What was decoded: beams and samples alike, on the device and as read from it."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -38,17 +38,14 @@ class Decoded:
 
 def read_decoded(batch: DecodedBatch) -> list[list[Decoded]]:
     """Of every row its branches, without places that no beam fills."""
-    of: DecodedBatch = jax.device_get(batch)
+    batch = jax.device_get(batch)
 
-    def read(place: tuple[int, ...]) -> Decoded:
-        length, finished = int(of.lengths[place]), bool(of.finished[place])
-        model, behaviour = (
-            tuple(x[place][: length + finished].tolist()) for x in (of.token_logps, of.behaviour_token_logps)
-        )
-        tokens = tuple(of.tokens[place][:length].tolist())
-        logp, behaviour_logp = float(of.logps[place]), float(of.behaviour_logps[place])
-        return Decoded(tokens, logp, behaviour_logp, finished, model, behaviour)
+    def read(place: tuple[int, int]) -> Decoded:
+        fields: list[Any] = [x[place].tolist() for x in batch]
+        tokens, length, finished, logp, behaviour_logp, *each = fields
+        each = [tuple(x[: length + finished]) for x in each]
+        return Decoded(tuple(tokens[:length]), logp, behaviour_logp, finished, *each)
 
-    rows, branches = of.lengths.shape
-    there = np.isfinite(of.logps)
+    rows, branches = batch.lengths.shape
+    there = np.isfinite(batch.logps)
     return [[read((row, i)) for i in range(branches) if there[row, i]] for row in range(rows)]

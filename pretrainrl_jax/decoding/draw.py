@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
 from pretrainrl_jax.model.mesh import ONE_DEVICE, Layout
-from pretrainrl_jax.model.vocabulary import ROWS, Parts, on_shards
+from pretrainrl_jax.model.vocabulary import LOGITS, ROWS, MeshAxes, maybe_shard_map
 
 BLOCK = 128  # tokens summed together
 TINY = 1.2e-38  # what has any probability has this much
@@ -42,7 +41,7 @@ def _cumulated(masses: jax.Array) -> Exact:
     def double(i: jax.Array, sums: Exact) -> Exact:
         """Sums over twice as many places."""
         earlier = [
-            jax.lax.dynamic_slice_in_dim(jnp.pad(of, before), size - (1 << i), size, -1) for of in sums
+            jax.lax.dynamic_slice_in_dim(jnp.pad(term, before), size - (1 << i), size, -1) for term in sums
         ]
         return _add(sums, Exact(*earlier))
 
@@ -67,18 +66,18 @@ def _locate(masses: jax.Array, total: jax.Array | float, number: Exact) -> tuple
     number = Exact(number.high, number.low + number.high * excess)
     beyond = (cumulated.high - number.high[..., None]) + (cumulated.low - number.low[..., None]) > 0
     places = jnp.arange(masses.shape[-1])
-    first = jnp.where(beyond & (masses > 0), places, masses.shape[-1]).min(-1)
-    place = jnp.minimum(first, jnp.where(masses > 0, places, 0).max(-1))
-    before = [jnp.where(place > 0, picked(of, jnp.maximum(place - 1, 0)), 0) for of in cumulated]
+    beginning = jnp.where(beyond & (masses > 0), places, masses.shape[-1]).min(-1)
+    place = jnp.minimum(beginning, jnp.where(masses > 0, places, 0).max(-1))
+    before = [jnp.where(place > 0, take_along_last(term, jnp.maximum(place - 1, 0)), 0) for term in cumulated]
     return place, _add(number, Exact(-before[0], -before[1]))
 
 
-def picked(values: jax.Array, place: jax.Array) -> jax.Array:
+def take_along_last(values: jax.Array, place: jax.Array) -> jax.Array:
     """values[..., place] of arrays [..., n] and [...]."""
     return jnp.take_along_axis(values, place[..., None], -1)[..., 0]
 
 
-def inverse(logits: jax.Array, number: Exact, layout: Layout = ONE_DEVICE) -> tuple[jax.Array, jax.Array]:
+def inverse_cdf(logits: jax.Array, number: Exact, layout: Layout = ONE_DEVICE) -> tuple[jax.Array, jax.Array]:
     """The token at which the cumulated softmax of the logits passes a number.
 
     Args:
@@ -90,38 +89,35 @@ def inverse(logits: jax.Array, number: Exact, layout: Layout = ONE_DEVICE) -> tu
         int32 [rows, samples], and the tokens' log-probabilities float32 [rows, samples].
     """
 
-    def of_part(parts: Parts, logits: jax.Array, number: Exact) -> tuple[jax.Array, jax.Array]:
+    def per_shard(axes: MeshAxes, logits: jax.Array, number: Exact) -> tuple[jax.Array, jax.Array]:
         size = logits.shape[-1]
-        whole = size // BLOCK * BLOCK
-        largest = logits.max(-1, keepdims=True)
-        largest = jax.lax.pmax(largest, parts.vocabulary) if parts.vocabulary else largest
+        full = size // BLOCK * BLOCK
+        largest = jax.lax.pmax(logits.max(-1, keepdims=True), axes.vocabulary)
         weights = jnp.exp(logits - largest)
-        sums = weights[..., :whole].reshape(*weights.shape[:-1], -1, BLOCK).sum(-1)
-        if whole < size:
-            sums = jnp.concatenate([sums, weights[..., whole:].sum(-1, keepdims=True)], -1)
+        sums = weights[..., :full].reshape(*weights.shape[:-1], -1, BLOCK).sum(-1)
+        if full < size:
+            sums = jnp.concatenate([sums, weights[..., full:].sum(-1, keepdims=True)], -1)
         blocks, own = sums.shape[-1], 0
-        if parts.vocabulary:
-            sums = jax.lax.all_gather(sums, parts.vocabulary, axis=-1, tiled=True)
-            own = jax.lax.axis_index(parts.vocabulary)
+        if axes.vocabulary:
+            sums = jax.lax.all_gather(sums, axes.vocabulary, axis=-1, tiled=True)
+            own = jax.lax.axis_index(axes.vocabulary)
         total = sums.sum(-1, keepdims=True)
         masses = _of_total(sums, total)
         block, number = _locate(masses, 1.0, number)
 
-        first = (block - own * blocks) * BLOCK  # of the device's own tokens, if the block is its own
-        places = first[..., None] + jnp.arange(BLOCK)
+        start = (block - own * blocks) * BLOCK  # of the device's own tokens, if the block is its own
+        places = start[..., None] + jnp.arange(BLOCK)
         there = (places >= 0) & (places < size)
         near = jnp.take_along_axis(logits, jnp.clip(places, 0, size - 1), -1)
         within = _of_total(jnp.where(there, jnp.exp(near - largest), 0), total)
-        place, _ = _locate(within, picked(masses, block), number)
-        token = (own * size + first + place).astype(jnp.int32)
-        logp = picked(near, place) - (largest + jnp.log(total))[..., 0]
-        if parts.vocabulary:
-            here = (block >= own * blocks) & (block < (own + 1) * blocks)
-            token, logp = (jax.lax.psum(jnp.where(here, x, 0), parts.vocabulary) for x in (token, logp))
+        place, _ = _locate(within, take_along_last(masses, block), number)
+        token = (own * size + start + place).astype(jnp.int32)
+        logp = take_along_last(near, place) - (largest + jnp.log(total))[..., 0]
+        here = (block >= own * blocks) & (block < (own + 1) * blocks)
+        token, logp = (jax.lax.psum(jnp.where(here, x, 0), axes.vocabulary) for x in (token, logp))
         return token, logp
 
-    shards = on_shards(layout, of_part, (PartitionSpec("rows", None, "vocabulary"), ROWS), (ROWS, ROWS))
-    return shards(logits, number)
+    return maybe_shard_map(layout, per_shard, (LOGITS, ROWS), (ROWS, ROWS))(logits, number)
 
 
 def _of_total(weights: jax.Array, total: jax.Array) -> jax.Array:

@@ -11,19 +11,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
 from pretrainrl_jax.decoding.best_tokens import BLOCK
 from pretrainrl_jax.decoding.cache import empty_cache, extend, prefill
 from pretrainrl_jax.decoding.constraints import Constraint, State, begin
 from pretrainrl_jax.decoding.decoded import DecodedBatch
-from pretrainrl_jax.decoding.draw import inverse, picked, uniform
+from pretrainrl_jax.decoding.draw import inverse_cdf, take_along_last, uniform
+from pretrainrl_jax.model import vocabulary
 from pretrainrl_jax.model.decoder import Model, Params, project
-from pretrainrl_jax.model.layers import Pair
+from pretrainrl_jax.model.layers import KeysValues
 from pretrainrl_jax.model.mesh import Layout, constrain
-from pretrainrl_jax.model.vocabulary import ROWS, TABLE, WHOLE, Parts, first_row, on_shards, walk
+from pretrainrl_jax.model.vocabulary import LOGITS, REPLICATED, ROWS, TABLE, MeshAxes
 
-COLDEST = 1e-30  # a temperature above 0 but below this one counts as this: quotients stay finite
+MIN_TEMPERATURE = 1e-30  # a temperature above 0 but below this one counts as this: quotients stay finite
 
 
 class SampleState(NamedTuple):
@@ -31,7 +31,7 @@ class SampleState(NamedTuple):
     done: jax.Array  # bool [batch, samples]
     finished: jax.Array  # bool [batch, samples], by a terminator
     hidden: jax.Array  # [batch, samples, model], which predicts the next tokens
-    cache: Pair
+    cache: KeysValues
     allowed: State  # of the constraint, [batch, samples, …]
     tokens: jax.Array  # [batch, samples, max_new_tokens]
     lengths: jax.Array  # [batch, samples]
@@ -48,9 +48,9 @@ def _ordered(x: jax.Array) -> jax.Array:
 def _largest(holds: Callable[[jax.Array], jax.Array], like: jax.Array) -> jax.Array:
     """The largest uint32 for which `holds`, as it must for all smaller ones; 0, as `like` is, where never."""
 
-    def try_bit(number: jax.Array, found: jax.Array) -> jax.Array:
-        tried = found | (jnp.uint32(1) << (31 - number).astype(jnp.uint32))
-        return jnp.where(holds(tried), tried, found)
+    def try_bit(number: jax.Array, prefix: jax.Array) -> jax.Array:
+        tried = prefix | (jnp.uint32(1) << (31 - number).astype(jnp.uint32))
+        return jnp.where(holds(tried), tried, prefix)
 
     return jax.lax.fori_loop(0, 32, try_bit, like)
 
@@ -67,7 +67,7 @@ def filtered_logps(
 
     Args:
         logits: float32 [..., vocabulary], no NaN.
-        temperature: divides the logits; 0 counts as `COLDEST`, which leaves only the largest logits.
+        temperature: divides the logits; 0 counts as `MIN_TEMPERATURE`, which leaves only the largest logits.
         top_p: in (0, 1]; 1 keeps all.
         top_k: 0 or more than the vocabulary has keeps all.
 
@@ -75,7 +75,7 @@ def filtered_logps(
         float32 [..., vocabulary], -inf for tokens that are never drawn.
     """
     order = _ordered(logits)  # of the logits as they are: no temperature makes a tie of two of them
-    logits = (logits - logits.max(-1, keepdims=True)) / jnp.maximum(temperature, COLDEST)
+    logits = (logits - logits.max(-1, keepdims=True)) / jnp.maximum(temperature, MIN_TEMPERATURE)
     lowest = jnp.zeros_like(order[..., :1])
     wanted = jnp.minimum(top_k, logits.shape[-1])
 
@@ -107,21 +107,20 @@ def all_logits(
     of the logits' shape, or None without a constraint.
     """
 
-    def of_part(
-        parts: Parts, hidden: jax.Array, head: jax.Array, constraint: Constraint | None, state: State
+    def per_shard(
+        axes: MeshAxes, hidden: jax.Array, head: jax.Array, constraint: Constraint | None, state: State
     ) -> tuple[jax.Array, jax.Array | None]:
-        def visit(start: Any, rows: jax.Array, logits: jax.Array) -> jax.Array:
+        def body(start: Any, rows: jax.Array, logits: jax.Array) -> jax.Array:
             return jax.lax.dynamic_update_slice_in_dim(logits, project(hidden, rows), start, axis=-1)
 
         size = head.shape[0]
-        may = constraint.allowed(state, first_row(parts, head), size) if constraint else None
-        if not parts.model:
+        may = constraint.allowed(state, vocabulary.row_offset(axes, head), size) if constraint else None
+        if not axes.model:
             return project(hidden, head), may
         blank = jnp.zeros((*hidden.shape[:-1], size), jnp.float32)
-        return walk(parts, head, BLOCK, visit, blank), may
+        return vocabulary.fold_blocks(axes, head, BLOCK, body, blank), may
 
-    of_all = PartitionSpec("rows", None, "vocabulary")
-    shards = on_shards(layout, of_part, (ROWS, TABLE, WHOLE, ROWS), (of_all, of_all))
+    shards = vocabulary.maybe_shard_map(layout, per_shard, (ROWS, TABLE, REPLICATED, ROWS), (LOGITS, LOGITS))
     return shards(hidden, head, constraint, state)
 
 
@@ -144,8 +143,8 @@ def sample(
     """Random continuations of each prompt.
 
     Each step draws one token for every sample that has not ended, from `filtered_logps` of the model's
-    logits, by one uniform number (`draw.inverse`). A terminator ends a sample. Terminators are drawn as any
-    other token and keep their own probability each; beam search, which asks for the most probable answer,
+    logits, by one uniform number (`draw.inverse_cdf`). A terminator ends a sample. Terminators are drawn as
+    any other token and keep their own probability each; beam search, which asks for the most probable answer,
     counts only the most probable one. The loop stops when all samples have ended.
 
     The i-th sample's draw at a step depends on its prompt, the prompt's key, i and the step alone; so
@@ -174,8 +173,11 @@ def sample(
     sample_keys = jax.vmap(lambda key: jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(samples)))(keys)
     off = (temperature == 1) & (top_p >= 1) & ((top_k <= 0) | (top_k >= model.shape.vocabulary))
 
-    def draw(state: SampleState) -> tuple[SampleState, jax.Array]:
-        """Draw each sample's next token, int32 [batch, samples]."""
+    def should_continue(state: SampleState) -> jax.Array:
+        return (state.step < max_new_tokens) & ~state.done.all()
+
+    def step(state: SampleState) -> SampleState:
+        """Draw each sample's next token, and read it."""
         logits, may = all_logits(state.hidden, head, model.layout, constraint, state.allowed)
         stuck = jnp.zeros_like(state.done) if may is None else ~may.any(-1)
         possible = logits if may is None else jnp.where(may | stuck[..., None], logits, -jnp.inf)
@@ -183,43 +185,37 @@ def sample(
         number = uniform(step_keys)
 
         def plain() -> tuple[jax.Array, jax.Array, jax.Array]:
-            token, logp = inverse(logits, number, model.layout)
+            token, logp = inverse_cdf(logits, number, model.layout)
             return token, logp, logp
 
         def filtered() -> tuple[jax.Array, jax.Array, jax.Array]:
             logps = filtered_logps(possible, temperature, top_p, top_k)
             token = jax.lax.cond(
                 temperature > 0,
-                lambda: inverse(logps, number, model.layout)[0],
+                lambda: inverse_cdf(logps, number, model.layout)[0],
                 lambda: possible.argmax(-1).astype(jnp.int32),
             )
-            behaviour = jnp.where(temperature > 0, picked(logps, token), 0)
-            return token, picked(logits, token) - jax.nn.logsumexp(logits, -1), behaviour
+            behaviour = jnp.where(temperature > 0, take_along_last(logps, token), 0)
+            return token, take_along_last(logits, token) - jax.nn.logsumexp(logits, -1), behaviour
 
         token, logp, behaviour = filtered() if constraint else jax.lax.cond(off, plain, filtered)
         ends = terminators[token]
         live = ~state.done & ~stuck
         kept = live & ~ends
         at = state.step
+        hidden, cache = extend(model, params, token, at, lengths, prompt, state.cache)
         return state._replace(
             step=at + 1,
             done=state.done | stuck | ends,
             finished=state.finished | (live & ends),
+            hidden=hidden,
+            cache=cache,
             allowed=constraint.advance(state.allowed, token) if constraint else None,
             tokens=state.tokens.at[:, :, at].set(jnp.where(kept, token, 0)),
             lengths=state.lengths + kept,
             token_logps=state.token_logps.at[:, :, at].set(jnp.where(live, logp, 0)),
             behaviour_token_logps=state.behaviour_token_logps.at[:, :, at].set(jnp.where(live, behaviour, 0)),
-        ), token
-
-    def should_continue(state: SampleState) -> jax.Array:
-        return (state.step < max_new_tokens) & ~state.done.all()
-
-    def step(state: SampleState) -> SampleState:
-        at = state.step
-        state, token = draw(state)
-        hidden, cache = extend(model, params, token, at, lengths, prompt, state.cache)
-        return state._replace(hidden=hidden, cache=cache)
+        )
 
     blank = jnp.zeros((batch, samples, max_new_tokens))
     none = jnp.zeros((batch, samples), bool)

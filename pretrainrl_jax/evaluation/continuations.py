@@ -4,7 +4,6 @@ Continuations of one context are the branches of one tree, so a context is read 
 read and never predicted: only the hidden states that predict a continuation meet the vocabulary.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from pretrainrl_jax.evaluation.generation import power_of_four
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import constrain
 from pretrainrl_jax.objectives.scoring import score_trees, source_states
@@ -61,25 +61,23 @@ def share(pairs: Sequence[Pair]) -> list[Shared]:
     by_context: dict[tuple[int, ...], list[int]] = {}
     for number, (context, _) in enumerate(pairs):
         by_context.setdefault(context, []).append(number)
-    found = []
+    parts: list[list[int]] = []
     for context, numbers in by_context.items():
         room = row_length(len(context) + max(len(pairs[n][1]) for n in numbers) - 1)
-        part: list[int] = []
+        parts.append(part := [])
         used = len(context)
         for number in numbers:
             read = len(pairs[number][1]) - 1
             if part and (used + read > room or len(part) >= max(FEWEST, used)):
-                found.append(_shared(context, part, pairs))
-                part, used = [], len(context)
+                parts.append(part := [])
+                used = len(context)
             part.append(number)
             used += read
-        found.append(_shared(context, part, pairs))
-    return found
-
-
-def _shared(context: tuple[int, ...], numbers: Sequence[int], pairs: Sequence[Pair]) -> Shared:
-    branches = tuple(Branch(pairs[number][1]) for number in numbers)
-    return Shared(AnswerTree(str(numbers[0]), context, branches), tuple(numbers))
+    shared = []
+    for part in parts:
+        branches = tuple(Branch(pairs[number][1]) for number in part)
+        shared.append(Shared(AnswerTree(str(part[0]), pairs[part[0]][0], branches), tuple(part)))
+    return shared
 
 
 def judge(
@@ -101,34 +99,31 @@ def judge(
     Returns:
         For each pair, in the order they were asked, its log-probability and whether it is greedy.
     """
-    found: dict[int, Judged] = {}
+    by_number: dict[int, Judged] = {}
     by_length: dict[int, list[Shared]] = {}
-    for of in shared:
-        by_length.setdefault(row_length(of.tree.inputs), []).append(of)
+    for one in shared:
+        by_length.setdefault(row_length(one.tree.inputs), []).append(one)
     for length, together in sorted(by_length.items()):
         results = score_trees(
             model,
             params,
-            [of.tree for of in together],
+            [one.tree for one in together],
             row_length=length,
             rows=max(1, tokens // length),
             fit=fitted,
             engine=judge_rows,
             advance=advance,
         )
-        for of, branches in zip(together, results, strict=True):
-            for number, (logp, missed) in zip(of.numbers, branches, strict=True):
-                found[number] = Judged(logp, missed == 0)
-    return [found[number] for number in range(len(found))]
+        for one, branches in zip(together, results, strict=True):
+            for number, (logp, missed) in zip(one.numbers, branches, strict=True):
+                by_number[number] = Judged(logp, missed == 0)
+    return [by_number[number] for number in range(len(by_number))]
 
 
 def fitted(size: Capacity) -> Capacity:
     """16, 64, 256, … of everything: batches of like tasks compile once."""
-
-    def up(n: int) -> int:
-        return max(16, 4 ** math.ceil(math.log(n, 4)))
-
-    return Capacity(size.time, min(size.time, up(size.sources)), *map(up, size[2:]))
+    sources, *others = (power_of_four(n, 16) for n in size[1:])
+    return Capacity(size.time, min(size.time, sources), *others)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -143,4 +138,5 @@ def judge_rows(model: Model, params: Params, batch: PackedBatch) -> jax.Array:
     likeliest = greedy_tokens(hidden, head, layout=model.layout)
     greedy = jnp.take_along_axis(likeliest, jnp.maximum(batch.source_index, 0), axis=1)
     missed = (greedy != batch.targets).astype(jnp.float32)  # `branch_sums` leaves padding out
-    return constrain(jnp.stack([branch_sums(of, batch) for of in (logps, missed)], axis=-1), model.layout)
+    sums = [branch_sums(values, batch) for values in (logps, missed)]
+    return constrain(jnp.stack(sums, axis=-1), model.layout)

@@ -60,13 +60,13 @@ def judge(
     hits = [matches(a.text, fact.answers, rule) for a in finished]
     rank = hits.index(True) + 1 if any(hits) else None
     wrong = next((a for a, hit in zip(finished, hits, strict=True) if not hit and normalise(a.text)), None)
-    first = greedy[0] if greedy else Answer("", (), -math.inf, finished=False)
+    answer = greedy[0] if greedy else Answer("", (), -math.inf, finished=False)
     return Outcome(
         fact,
         question,
         group,
-        prediction=first.text,
-        correct=first.finished and matches(first.text, fact.answers, rule),
+        prediction=answer.text,
+        correct=answer.finished and matches(answer.text, fact.answers, rule),
         rank=rank,
         p_hit=None if rank is None else math.exp(finished[rank - 1].logp),
         p_truth=math.exp(truth_logps[0]),
@@ -116,7 +116,7 @@ def groups(
         "held_out": [o for o in outcomes if o.group == "held_out"],
         "held_out_head": [o for o in outcomes if o.group == "held_out" and head(o.fact)],
     }
-    return {name: measures(of) for name, of in members.items() if of}
+    return {name: measures(group) for name, group in members.items() if group}
 
 
 def by_popularity(outcomes: Sequence[Outcome], bins: int) -> list[dict[str, Any]]:

@@ -60,8 +60,8 @@ def generate(
     while waiting:
         finished = set()
         for together in _alike(requests, written, waiting, number):
-            of = requests[together[0]]
-            steps = _steps(of, written[together[0]], number)
+            request = requests[together[0]]
+            steps = _steps(request, written[together[0]], number)
             prompts = [requests[i].prompt + written[i] for i in together]
             room = max(1, tokens // (bucket(len(prompts[0])) + steps))
             drawn = sample_batch(
@@ -71,11 +71,11 @@ def generate(
                 ends,
                 samples=1,
                 max_new_tokens=steps,
-                temperature=of.temperature,
-                top_p=of.top_p,
-                top_k=of.top_k,
+                temperature=request.temperature,
+                top_p=request.top_p,
+                top_k=request.top_k,
                 seed=(seed + number) % (1 << 32),
-                batch=min(room, _fitted(len(together))),
+                batch=min(room, power_of_four(len(together))),
                 numbers=together,
             )
             for i, (sample,) in zip(together, drawn, strict=True):
@@ -90,8 +90,8 @@ def generate(
         waiting = [i for i in waiting if i not in finished]
         number += 1
     return [
-        before_stop(tokenizer.decode(of), request.until)
-        for of, request in zip(written, requests, strict=True)
+        before_stop(tokenizer.decode(tokens), request.until)
+        for tokens, request in zip(written, requests, strict=True)
     ]
 
 
@@ -101,9 +101,8 @@ def _steps(request: Request, written: tuple[int, ...], number: int) -> int:
     return min(FIRST_ROUND << number, max(FIRST_ROUND, 1 << (left - 1).bit_length()))
 
 
-def _fitted(n: int) -> int:
-    """1, 4, 16, …: the first that holds n."""
-    size = 1
+def power_of_four(n: int, size: int = 1) -> int:
+    """1, 4, 16, …: the first that holds n, from `size` on."""
     while size < n:
         size *= 4
     return size
@@ -119,7 +118,7 @@ def _alike(
         length = bucket(len(r.prompt) + len(written[i]))
         key = (length, _steps(r, written[i], number), r.temperature, r.top_p, r.top_k)
         groups.setdefault(key, []).append(i)
-    return [of for _, of in sorted(groups.items())]
+    return [indices for _, indices in sorted(groups.items())]
 
 
 def through_first(tokens: tuple[int, ...], ids: set[int]) -> tuple[tuple[int, ...], bool]:

@@ -90,8 +90,8 @@ class HarnessLM(TemplateLM):
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """Token ids; BOS first if the model's tokenizer adds it and the text does not begin with it."""
         if add_special_tokens is None:
-            first = self._tokenizer.backend.decode([self.prefix_token_id])
-            add_special_tokens = not has_bos_prefix(string, first)
+            bos = self._tokenizer.backend.decode([self.prefix_token_id])
+            add_special_tokens = not has_bos_prefix(string, bos)
         start = self._tokenizer.start if add_special_tokens else ()
         return [*start, *self._tokenizer.encode(string)]
 
@@ -134,7 +134,7 @@ class HarnessLM(TemplateLM):
             judged = continuations.judge(
                 self._model, self._params, shared, tokens=self._engine.tokens, advance=bar.advance
             )
-        return [(of.logp, of.greedy) for of in judged]
+        return [(one.logp, one.greedy) for one in judged]
 
     def _fitted(
         self, texts: tuple[str, str], context: list[int], continuation: list[int]
@@ -227,10 +227,10 @@ def run_harness(
     if chat and not tokenizer.backend.chat_template:
         raise InputError("harness.chat is true, and this tokenizer has no chat template")
     lm = HarnessLM(model, params, tokenizer, max_length=max_length, seed=seed, engine=engine)
-    for of in task.loaded["tasks"].values():
-        of.set_fewshot_seed(seed=SHOTS_SEED)
+    for subtask in task.loaded["tasks"].values():
+        subtask.set_fewshot_seed(seed=SHOTS_SEED)
     with contextlib.redirect_stdout(io.StringIO()):  # the harness talks of its bootstraps
-        found: Any = evaluate(
+        evaluated: Any = evaluate(
             lm,
             task_dict=task.loaded,  # type: ignore[arg-type]
             limit=limit or None,
@@ -239,7 +239,7 @@ def run_harness(
             apply_chat_template=chat,
             fewshot_as_multiturn=True,
         )
-    results = {name: _result(name, found) for name in found["results"]}
+    results = {name: _result(name, evaluated) for name in evaluated["results"]}
     results = {name: result for name, result in results.items() if result["metrics"]}
     stands_for = [task.name] if task.name in results else task.loaded["group_map"].get(task.name, results)
     return {
@@ -249,9 +249,9 @@ def run_harness(
     }
 
 
-def _result(name: str, found: Json) -> Json:
-    values = found["results"][name]
-    better = found["higher_is_better"].get(name) or {}
+def _result(name: str, evaluated: Json) -> Json:
+    values = evaluated["results"][name]
+    better = evaluated["higher_is_better"].get(name) or {}
     metrics = {}
     for key, value in values.items():
         metric, comma, filter = key.partition(",")
@@ -263,8 +263,8 @@ def _result(name: str, found: Json) -> Json:
             }
     return {
         "questions": values.get("sample_len"),
-        "shots": found["n-shot"].get(name),
-        "version": found["versions"].get(name),
+        "shots": evaluated["n-shot"].get(name),
+        "version": evaluated["versions"].get(name),
         "metrics": metrics,
     }
 

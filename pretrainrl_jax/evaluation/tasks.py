@@ -15,8 +15,6 @@ from typing import Any
 from pretrainrl_jax.errors import InputError
 
 MISSING = "the standard evaluations need the lm-evaluation-harness: pip install 'pretrainrl_jax[eval]'"
-
-
 DATA_SEED, SHOTS_SEED = 0, 1234  # the harness's own: questions and few-shot examples are those of everyone
 
 
@@ -68,7 +66,12 @@ def load_tasks(names: Sequence[str], folder: str | Path = "") -> list[Task]:
 
 
 def _manager(names: Sequence[str], folder: str) -> Any:
-    _quiet()
+    # Bars, warnings and processes of the harness and of `datasets` are off.
+    for name in ("TQDM_DISABLE", "HF_DATASETS_DISABLE_PROGRESS_BARS", "DISABLE_MULTIPROC"):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    for name in ("lm_eval", "datasets", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         tasks = importlib.import_module("lm_eval.tasks")
     except ImportError:
@@ -79,15 +82,6 @@ def _manager(names: Sequence[str], folder: str) -> Any:
         if set(names) <= set(alone.all_subtasks):
             return alone
     return tasks.TaskManager(include_path=folder or None)
-
-
-def _quiet() -> None:
-    """Bars, warnings and processes of the harness and of `datasets` are off."""
-    for name in ("TQDM_DISABLE", "HF_DATASETS_DISABLE_PROGRESS_BARS", "DISABLE_MULTIPROC"):
-        os.environ.setdefault(name, "1")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-    for name in ("lm_eval", "datasets", "huggingface_hub"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _load(name: str, manager: Any) -> Task:
@@ -101,11 +95,11 @@ def _load(name: str, manager: Any) -> Task:
     except Exception as error:  # what reading a YAML file or fetching a data set raises is any library's
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise InputError(f"--harness={name}: task or data cannot be read: {reason}") from None
-    for of in loaded["tasks"].values():
-        if getattr(of, "UNSAFE_CODE", False):
+    for task in loaded["tasks"].values():
+        if getattr(task, "UNSAFE_CODE", False):
             raise InputError(f"--harness={name} runs code that the model writes: that is not done here")
-        if getattr(of, "MULTIMODAL", False):
+        if getattr(task, "MULTIMODAL", False):
             raise InputError(f"--harness={name} shows pictures, which this model does not see")
-        if of.get_config("num_fewshot") is None:
-            of.set_config(key="num_fewshot", value=0)
+        if task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
     return Task(name, loaded)

@@ -10,7 +10,7 @@ from pretrainrl_jax.model.shape import RopeScaling
 
 Kernel = Literal["xla", "cudnn"]
 MASKED = -1e30  # finite, so that a row of padding (nothing visible) gives numbers and no NaN
-CUDNN_WIDEST = 128  # of a head, on every GPU that has cuDNN's flash attention
+CUDNN_MAX_HEAD_DIM = 128  # of a head, on every GPU that has cuDNN's flash attention
 CUDNN_TILE = 128  # tokens; gradients of lengths that leave a tile part empty were NaN in several versions
 
 
@@ -66,39 +66,39 @@ def attend(
     lengths = [queries.shape[1], *(keys.shape[-3] for keys, _, _ in sources)]
     if kernel == "cudnn" and can_use_cudnn(queries.dtype, queries.shape[-1], lengths):
         return _attend_fused(queries, *sources[0], scale=scale, implementation="cudnn")
-    batch, time, heads, width = queries.shape
+    batch, time, heads, head_dim = queries.shape
     kv_heads = sources[0][0].shape[-2]
-    grouped = queries.reshape(batch, time, kv_heads, heads // kv_heads, width)
+    grouped = queries.reshape(batch, time, kv_heads, heads // kv_heads, head_dim)
     axes = ["bskd" if keys.ndim == 4 else "btskd" for keys, _, _ in sources]
     mix = partial(jnp.einsum, preferred_element_type=jnp.float32)
     scores = [
-        jnp.where(mask[:, None, None], mix(f"btkgd,{of}->bkgts", grouped, keys) * scale, MASKED)
-        for of, (keys, _, mask) in zip(axes, sources, strict=True)
+        jnp.where(mask[:, None, None], mix(f"btkgd,{axis}->bkgts", grouped, keys) * scale, MASKED)
+        for axis, (keys, _, mask) in zip(axes, sources, strict=True)
     ]
     largest = jnp.stack([s.max(-1) for s in scores]).max(0)
     weights = [jnp.exp(s - jax.lax.stop_gradient(largest)[..., None]) for s in scores]
     total = sum(w.sum(-1) for w in weights)
     mixed = sum(
-        mix(f"bkgts,{of}->btkgd", w.astype(values.dtype), values)
-        for of, w, (_, values, _) in zip(axes, weights, sources, strict=True)
+        mix(f"bkgts,{axis}->btkgd", w.astype(values.dtype), values)
+        for axis, w, (_, values, _) in zip(axes, weights, sources, strict=True)
     )
     normalised = mixed / jnp.moveaxis(total, -1, 1)[..., None]
-    return normalised.reshape(batch, time, heads, width).astype(queries.dtype)
+    return normalised.reshape(batch, time, heads, head_dim).astype(queries.dtype)
 
 
-def can_use_cudnn(dtype: Any, width: int, lengths: list[int]) -> bool:
+def can_use_cudnn(dtype: Any, head_dim: int, lengths: list[int]) -> bool:
     """Whether cuDNN's flash attention computes such attention, and its gradients.
 
     Args:
         dtype: of queries, keys and values: it has bfloat16 and float16 alone.
-        width: of a head.
+        head_dim: size of a head.
         lengths: tokens of the queries, then of each source: it takes one source, hence no cache, and we
             give it whole tiles alone.
     """
     return (
         jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
-        and width % 8 == 0
-        and width <= CUDNN_WIDEST
+        and head_dim % 8 == 0
+        and head_dim <= CUDNN_MAX_HEAD_DIM
         and len(lengths) == 2
         and all(length % CUDNN_TILE == 0 for length in lengths)
     )
@@ -121,10 +121,10 @@ def _attend_fused(
 
 
 def rotary_angles(
-    positions: jax.Array, width: int, theta: float, scaling: RopeScaling | None
+    positions: jax.Array, head_dim: int, theta: float, scaling: RopeScaling | None
 ) -> tuple[jax.Array, jax.Array]:
-    """Cosine and sine, float32 [batch, time, width / 2], of rotary position embedding (arXiv 2104.09864)."""
-    frequencies = theta ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+    """Cosine and sine, float32 [batch, time, head_dim / 2], of rotary positions (arXiv 2104.09864)."""
+    frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
     if scaling is not None:
         wavelengths = 2 * jnp.pi / frequencies
         low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
@@ -136,7 +136,7 @@ def rotary_angles(
 
 def rotate(x: jax.Array, cosine: jax.Array, sine: jax.Array) -> jax.Array:
     """Rotary embedding of x [batch, time, heads, head], halves rotated against each other as Llama does."""
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    real, imaginary = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     cosine, sine = cosine[:, :, None], sine[:, :, None]
-    rotated = jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
+    rotated = jnp.concatenate([real * cosine - imaginary * sine, imaginary * cosine + real * sine], axis=-1)
     return rotated.astype(x.dtype)

@@ -21,9 +21,9 @@ def checksums(params: Params) -> dict[str, int]:
     sums up its own part, and all of them must ask.
     """
     sums = [(path, _of_shards(x)) for path, x in jax.tree.leaves_with_path(params)]
-    own = {jax.tree_util.keystr(path): sum(map(int, of)) for path, of in jax.device_get(sums)}
+    own = {jax.tree_util.keystr(path): sum(map(int, parts)) for path, parts in jax.device_get(sums)}
     of_all = gather(own, "checksums")
-    return {name: sum(of[name] for of in of_all) % 2**32 for name in own}
+    return {name: sum(sums[name] for sums in of_all) % 2**32 for name in own}
 
 
 def _of_shards(x: Any) -> list[jax.Array]:
@@ -32,7 +32,7 @@ def _of_shards(x: Any) -> list[jax.Array]:
     parts = []
     for shard in x.addressable_shards:
         if shard.replica_id == 0:
-            starts = [of.indices(size)[0] for of, size in zip(shard.index, x.shape, strict=True)]
+            starts = [index.indices(size)[0] for index, size in zip(shard.index, x.shape, strict=True)]
             bits, starts = _bits(shard.data), np.array(starts, np.uint32)
             parts.append(_checksum(bits, starts, x.shape, x.dtype))
     return parts

@@ -39,13 +39,13 @@ class Flops(NamedTuple):
 
 def parameters(shape: ModelShape) -> Parameters:
     """The number of parameters of a decoder of any family."""
-    s, table = shape, shape.vocabulary * shape.width
-    queries, keys = s.heads * s.head_width, s.kv_heads * s.head_width
-    biases = s.qkv_bias * (queries + 2 * keys) + s.out_bias * s.width
-    biases += s.mlp_bias * (2 * s.mlp_width + s.width)
-    of_heads = {"none": 0, "head": 2 * s.head_width, "all": queries + keys}[s.traits.query_key_norm]
-    layers = s.layers * (_matrices(s) + biases + of_heads + 2 * s.width)
-    return Parameters(table, 0 if s.tied else table, layers, s.width)
+    s, table = shape, shape.vocabulary * shape.d_model
+    queries, keys = s.heads * s.head_dim, s.kv_heads * s.head_dim
+    biases = s.qkv_bias * (queries + 2 * keys) + s.out_bias * s.d_model
+    biases += s.mlp_bias * (2 * s.d_ff + s.d_model)
+    of_heads = {"none": 0, "head": 2 * s.head_dim, "all": queries + keys}[s.traits.query_key_norm]
+    layers = s.layers * (_matrices(s) + biases + of_heads + 2 * s.d_model)
+    return Parameters(table, 0 if s.tied else table, layers, s.d_model)
 
 
 def flops(shape: ModelShape, visible: float) -> Flops:
@@ -56,10 +56,10 @@ def flops(shape: ModelShape, visible: float) -> Flops:
         visible: positions that a token attends to, itself included: the mean over tokens and layers.
     """
     s = shape
-    attention = 4 * visible * s.layers * s.heads * s.head_width  # scores, and the sum of values
-    return Flops(2 * s.layers * _matrices(s), attention, 2 * s.vocabulary * s.width)
+    attention = 4 * visible * s.layers * s.heads * s.head_dim  # scores, and the sum of values
+    return Flops(2 * s.layers * _matrices(s), attention, 2 * s.vocabulary * s.d_model)
 
 
 def _matrices(s: ModelShape) -> int:
     """Entries of a layer's matrices."""
-    return s.width * (2 * (s.heads + s.kv_heads) * s.head_width + 3 * s.mlp_width)
+    return s.d_model * (2 * (s.heads + s.kv_heads) * s.head_dim + 3 * s.d_ff)

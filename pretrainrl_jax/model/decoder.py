@@ -2,7 +2,7 @@
 
 Each parameter is declared once, with its shape, initialiser and logical axes; shardings and the mapping to
 Hugging Face names derive from that. Layers are stacked and scanned, so any depth traces as one layer.
-Hidden states and head are separate functions, which lets a loss walk the vocabulary without logits.
+Hidden states and head are separate functions, which lets a loss fold over the vocabulary without logits.
 """
 
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from pretrainrl_jax.model.attention import Kernel, causal_mask, rotary_angles
-from pretrainrl_jax.model.layers import Layer, Pair, Report, RMSNorm, weight
+from pretrainrl_jax.model.layers import Auxiliary, KeysValues, Layer, RMSNorm, weight
 from pretrainrl_jax.model.mesh import Layout, Rules
 from pretrainrl_jax.model.shape import ModelShape
-from pretrainrl_jax.model.vocabulary import look_up
+from pretrainrl_jax.model.vocabulary import embed
 
 Params = Any  # the nested dictionary of parameters
 EVERYTHING = 2**31 - 1  # the window of a layer that sees all positions
@@ -27,11 +27,11 @@ EVERYTHING = 2**31 - 1  # the window of a layer that sees all positions
 class KVCache(NamedTuple):
     """Keys and values computed earlier, read and never written by the decoder."""
 
-    # [layers, batch, length, kv_heads, head], which all present tokens may see, or [layers, batch, time,
-    # length, kv_heads, head], where each present token has its own.
+    # [layers, batch, length, kv_heads, head], which all new tokens may see, or [layers, batch, time,
+    # length, kv_heads, head], where each new token has its own.
     keys: jax.Array
     values: jax.Array
-    mask: jax.Array  # bool [batch, time, length]: which of them each present token sees
+    mask: jax.Array  # bool [batch, time, length]: which of them each new token sees
     positions: jax.Array  # int32 [batch, length]: where they stand; sliding windows are measured by it
 
 
@@ -41,7 +41,7 @@ class HiddenStates(NamedTuple):
     hidden: jax.Array  # [batch, time, model] in the compute dtype, normalised and ready for the head
     keys: jax.Array  # [layers, batch, time, kv_heads, head] of these tokens
     values: jax.Array  # the same
-    auxiliary: Report  # what layers report beside, by name, each [layers, …]; empty where they do not
+    auxiliary: Auxiliary  # what layers report beside, by name, each [layers, …]; empty where they do not
 
 
 class Decoder(nn.Module):
@@ -51,20 +51,20 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: jax.Array, positions: jax.Array, mask: jax.Array, past: tuple[KVCache, ...]
-    ) -> tuple[jax.Array, tuple[Pair, Report]]:
+        self, tokens: jax.Array, positions: jax.Array, mask: jax.Array, caches: tuple[KVCache, ...]
+    ) -> tuple[jax.Array, tuple[KeysValues, Auxiliary]]:
         s = self.shape
-        embedding = weight(self, "embedding", s.sizes, ("vocabulary", "model"), s.width)
+        embedding = weight(self, "embedding", s.sizes, ("vocabulary", "model"), s.d_model)
         if not s.tied:  # declared here, read by `Model.head`
-            weight(self, "head", s.sizes, ("vocabulary", "model"), s.width)
-        x = look_up(embedding, tokens, s.dtype, self.layout)
-        angles = rotary_angles(positions, s.head_width, s.rope_theta, s.rope_scaling)
-        masks = [*(p.mask for p in past), mask]
+            weight(self, "head", s.sizes, ("vocabulary", "model"), s.d_model)
+        x = embed(embedding, tokens, s.dtype, self.layout)
+        angles = rotary_angles(positions, s.head_dim, s.rope_theta, s.rope_scaling)
+        masks = [*(cache.mask for cache in caches), mask]
         windows, distances = None, []
         if any(s.windows):
             windows = jnp.array([window or EVERYTHING for window in s.windows], jnp.int32)
-            places = [*(p.positions for p in past), positions]
-            distances = [positions[:, :, None] - of[:, None] for of in places]
+            places = [*(cache.positions for cache in caches), positions]
+            distances = [positions[:, :, None] - place[:, None] for place in places]
         layers = nn.scan(
             nn.remat(Layer, prevent_cse=False) if s.remat else Layer,
             variable_axes={"params": 0},
@@ -73,7 +73,9 @@ class Decoder(nn.Module):
             length=s.layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(s, self.layout, self.kernel, name="layers")
-        x, of_layers = layers(x, ([(p.keys, p.values) for p in past], windows), angles, masks, distances)
+        x, of_layers = layers(
+            x, ([(cache.keys, cache.values) for cache in caches], windows), angles, masks, distances
+        )
         return RMSNorm(s.norm_epsilon, ("model",), name="final_norm")(x), of_layers
 
 
@@ -94,10 +96,6 @@ class Model:
         """Mesh and rules together."""
         return Layout(self.mesh, self.rules)
 
-    @cached_property
-    def _decoder(self) -> Decoder:
-        return Decoder(self.shape, self.layout, self.kernel)
-
     def _init(self, key: jax.Array) -> Any:
         one = jnp.zeros((1, 1), jnp.int32)
         alone = Decoder(self.shape, Layout(), "xla")  # the one token does not divide over a mesh
@@ -117,7 +115,7 @@ class Model:
         tokens: jax.Array,
         positions: jax.Array,
         mask: jax.Array,
-        past: tuple[KVCache, ...] = (),
+        caches: tuple[KVCache, ...] = (),
     ) -> HiddenStates:
         """Final hidden states, and the keys and values of the same tokens.
 
@@ -125,11 +123,12 @@ class Model:
             params: the parameters, float32.
             tokens: int32 [batch, time].
             positions: int32 [batch, time].
-            mask: bool [batch, time, time], which present tokens each present token sees
+            mask: bool [batch, time, time], which of these tokens each of them sees
                 (`attention.tree_mask` for packed trees).
-            past: caches that are also seen.
+            caches: of earlier tokens that are also seen.
         """
-        computed: Any = self._decoder.apply({"params": params}, tokens, positions, mask, past)
+        decoder = Decoder(self.shape, self.layout, self.kernel)
+        computed: Any = decoder.apply({"params": params}, tokens, positions, mask, caches)
         hidden, ((keys, values), auxiliary) = computed
         return HiddenStates(hidden, keys, values, auxiliary)
 

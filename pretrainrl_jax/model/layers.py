@@ -17,10 +17,10 @@ from pretrainrl_jax.model.attention import Kernel, attend, rotate
 from pretrainrl_jax.model.mesh import Layout, constrain
 from pretrainrl_jax.model.shape import ModelShape
 
-Pair = tuple[jax.Array, jax.Array]  # keys and values
+KeysValues = tuple[jax.Array, jax.Array]  # keys and values
 Source = tuple[jax.Array, jax.Array, jax.Array]  # keys, values and mask
 Angles = tuple[jax.Array, jax.Array]  # cosine and sine
-Report = dict[str, jax.Array]  # by name, what a layer reports; the same names and shapes from every layer
+Auxiliary = dict[str, jax.Array]  # by name, what a layer reports; the same names and shapes from every layer
 
 
 class RMSNorm(nn.Module):
@@ -80,8 +80,8 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, angles: Angles, mask: jax.Array, past: list[Source]
-    ) -> tuple[jax.Array, Pair]:
+        self, x: jax.Array, angles: Angles, mask: jax.Array, cached: list[Source]
+    ) -> tuple[jax.Array, KeysValues]:
         s, of_queries, of_keys = self.shape, ("heads", "head"), ("kv_heads", "head")
         queries = linear(self, "query", x, ("model",), of_queries, s.qkv_bias)
         keys = linear(self, "key", x, ("model",), of_keys, s.qkv_bias)
@@ -91,7 +91,7 @@ class Attention(nn.Module):
             queries = RMSNorm(s.norm_epsilon, of_queries[normed], name="query_norm")(queries)
             keys = RMSNorm(s.norm_epsilon, of_keys[normed], name="key_norm")(keys)
         queries, keys = rotate(queries, *angles), rotate(keys, *angles)
-        mixed = attend(queries, [*past, (keys, values, mask)], scale=s.head_width**-0.5, kernel=self.kernel)
+        mixed = attend(queries, [*cached, (keys, values, mask)], scale=s.head_dim**-0.5, kernel=self.kernel)
         return linear(self, "out", mixed, of_queries, ("model",), s.out_bias), (keys, values)
 
 
@@ -102,7 +102,7 @@ class MLP(nn.Module):
     layout: Layout
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, Report]:
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, Auxiliary]:
         bias = self.shape.mlp_bias
         gate, up = (linear(self, name, x, ("model",), ("mlp",), bias) for name in ("gate", "up"))
         return linear(self, "down", nn.silu(gate) * up, ("mlp",), ("model",), bias), {}
@@ -119,23 +119,23 @@ class Layer(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        of_layer: tuple[list[Pair], jax.Array | None],
+        of_layer: tuple[list[KeysValues], jax.Array | None],
         angles: Angles,
         masks: list[jax.Array],
         distances: list[jax.Array],
-    ) -> tuple[jax.Array, tuple[Pair, Report]]:
-        """`of_layer` has the past's keys and values, and the window. The last mask is the present's."""
+    ) -> tuple[jax.Array, tuple[KeysValues, Auxiliary]]:
+        """`of_layer` has the caches' keys and values, and the window. The last mask is of the new tokens."""
         s = self.shape
-        past, window = of_layer
+        caches, window = of_layer
         if window is not None:
             masks = [mask & (far < window) for mask, far in zip(masks, distances, strict=True)]
-        sources = [(k, v, m) for (k, v), m in zip(past, masks[:-1], strict=True)]
+        sources = [(k, v, m) for (k, v), m in zip(caches, masks[:-1], strict=True)]
         before = s.traits.norms == "before"
         attention_norm = RMSNorm(s.norm_epsilon, ("model",), name="attention_norm")
         mlp_norm = RMSNorm(s.norm_epsilon, ("model",), name="mlp_norm")
-        mixed, present = Attention(s, self.layout, self.kernel, name="attention")(
+        mixed, new = Attention(s, self.layout, self.kernel, name="attention")(
             attention_norm(x) if before else x, angles, masks[-1], sources
         )
         x = x + (mixed if before else attention_norm(mixed))
         fed, report = MLP(s, self.layout, name="mlp")(mlp_norm(x) if before else x)
-        return x + (fed if before else mlp_norm(fed)), (present, report)
+        return x + (fed if before else mlp_norm(fed)), (new, report)

@@ -45,7 +45,7 @@ class Layout:
     rules: Rules = Rules()
 
     @property
-    def spread(self) -> bool:
+    def is_sharded(self) -> bool:
         """Whether there is more than one device to share work."""
         return self.mesh is not None and self.mesh.size > 1
 
@@ -89,7 +89,7 @@ def check_model(shape: ModelShape, mesh: Mesh, rules: Rules = Rules()) -> None:
     Raises:
         InputError: with the numbers, and the nearest sizes that do.
     """
-    names = {"vocabulary": "rows of vocabulary", "mlp": "mlp_width", "model": "width", "head": "head_width"}
+    names = {"vocabulary": "rows of vocabulary", "mlp": "d_ff", "model": "d_model", "head": "head_dim"}
     for axis, parts in mesh.shape.items():
         sizes = {names.get(n, n): size for n, size in shape.sizes.items() if getattr(rules, n) == axis}
         if wrong := [f"{size} {name}" for name, size in sizes.items() if size % parts]:
@@ -114,13 +114,13 @@ def check_batch(name: str, rows: int, mesh: Mesh, microsteps: int = 1) -> None:
     """
     parts = row_shards(mesh)
     if (rows // microsteps) % parts:
-        whole = parts * microsteps
-        more = -(-rows // whole) * whole
-        fits = [str(size) for size in (more - whole, more) if size]
-        of = f", cut into {microsteps} microsteps" if microsteps > 1 else ""
+        unit = parts * microsteps
+        more = -(-rows // unit) * unit
+        fits = [str(size) for size in (more - unit, more) if size]
+        cut = f", cut into {microsteps} microsteps" if microsteps > 1 else ""
         meshes = " and ".join(map(str, nearest(parts, divisors(rows // microsteps))))
         raise InputError(
-            f"{name} is {rows}{of}, and does not divide over mesh.data x mesh.fsdp = {parts}: the nearest "
+            f"{name} is {rows}{cut}, and does not divide over mesh.data x mesh.fsdp = {parts}: the nearest "
             f"that do are {' and '.join(fits)} rows, or a mesh where data x fsdp is {meshes}"
         )
 
@@ -141,7 +141,7 @@ def row_shards(mesh: Mesh | None) -> int:
     return math.prod(mesh.shape[axis] for axis in Rules.rows) if mesh is not None else 1
 
 
-def whole_rows(mesh: Mesh | None, rows: int) -> int:
+def round_up_rows(mesh: Mesh | None, rows: int) -> int:
     """`rows` rounded up to what divides over the devices."""
     return -(-rows // row_shards(mesh)) * row_shards(mesh)
 
@@ -158,4 +158,4 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def constrain(x: jax.Array, layout: Layout, *axes: str | None) -> jax.Array:
     """The same values, laid over the mesh by their logical axes; as they are where there is one device."""
-    return jax.lax.with_sharding_constraint(x, layout.sharding(*axes)) if layout.spread else x
+    return jax.lax.with_sharding_constraint(x, layout.sharding(*axes)) if layout.is_sharded else x

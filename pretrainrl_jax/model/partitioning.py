@@ -24,7 +24,7 @@ def parameter_shardings(model: Model, mesh: Mesh) -> Any:
     """
     check_model(model.shape, mesh, model.rules)
     layout = Layout(mesh, model.rules)
-    return jax.tree.map(lambda of: layout.sharding(*of), nn.get_partition_spec(model.abstract()))
+    return jax.tree.map(lambda axes: layout.sharding(*axes), nn.get_partition_spec(model.abstract()))
 
 
 def one_device(model: Model) -> Any:
@@ -38,10 +38,10 @@ def place(x: Any, sharding: NamedSharding) -> jax.Array:
     x = np.asarray(x)
     if sharding.is_fully_addressable:
         return jax.device_put(x, sharding)
-    return from_parts(x.shape, sharding, lambda index: x[index])
+    return from_shards(x.shape, sharding, lambda index: x[index])
 
 
-def from_parts(
+def from_shards(
     shape: tuple[int, ...], sharding: NamedSharding, part: Callable[[Any], np.ndarray]
 ) -> jax.Array:
     """An array over several processes, of which each gives the parts that its devices hold.
@@ -58,19 +58,19 @@ def place_rows(x: Any, mesh: Mesh | None) -> jax.Array:
     return jax.device_put(np.asarray(x)) if mesh is None else place(x, row_sharding(mesh))
 
 
-def own_rows(mesh: Mesh, rows: int) -> tuple[int, ...]:
+def local_rows(mesh: Mesh, rows: int) -> tuple[int, ...]:
     """The rows of a batch that this process's devices hold."""
     parts: Any = row_sharding(mesh).addressable_devices_indices_map((rows,)).values()
     return tuple(sorted({row for (part,) in parts for row in range(rows)[part]}))
 
 
-def place_own_rows(batch: Batch, mesh: Mesh, own: tuple[int, ...], rows: int) -> Batch:
+def place_local_rows(batch: Batch, mesh: Mesh, own: tuple[int, ...], rows: int) -> Batch:
     """A batch on the devices, arrays [microsteps, rows, …] of which each process has its own rows.
 
     Args:
         batch: a tree of arrays [microsteps, own rows, …].
         mesh: where it goes.
-        own: what `own_rows` gives.
+        own: what `local_rows` gives.
         rows: of the batch.
     """
     sharding = row_sharding(mesh, leading=1)
@@ -83,12 +83,12 @@ def place_own_rows(batch: Batch, mesh: Mesh, own: tuple[int, ...], rows: int) ->
             at = own.index(start)  # a device's rows stand together
             return x[:, at : at + stop - start]
 
-        return from_parts((len(x), rows, *x.shape[2:]), sharding, part)
+        return from_shards((len(x), rows, *x.shape[2:]), sharding, part)
 
     return jax.tree.map(placed, batch)
 
 
-def place_whole(x: Any, mesh: Mesh | None) -> jax.Array:
+def replicate(x: Any, mesh: Mesh | None) -> jax.Array:
     """An array that every device is to have whole."""
     return jax.device_put(np.asarray(x)) if mesh is None else place(x, replicated(mesh))
 
@@ -100,7 +100,7 @@ def results(begun: Iterable[tuple[Any, Any]], what: str) -> Iterator[tuple[Any, 
         begun: begins one after another as it is iterated; gives what it is of, and the arrays.
         what: is waited for.
     """
-    for (of, arrays), _ in pairwise(chain(begun, [(None, None)])):
+    for (item, arrays), _ in pairwise(chain(begun, [(None, None)])):
         with waiting(what):
-            found = jax.device_get(arrays)
-        yield of, found
+            values = jax.device_get(arrays)
+        yield item, values

@@ -7,6 +7,9 @@ from typing import Any
 from pretrainrl_jax.config import ModelConfig
 from pretrainrl_jax.model.families import FAMILIES, Family
 
+# What files call these fields: digests of mined data and older versions read them, too.
+IN_FILES = {"d_model": "width", "head_dim": "head_width", "d_ff": "mlp_width"}
+
 
 @dataclass(frozen=True)
 class RopeScaling:
@@ -24,12 +27,12 @@ class ModelShape:
 
     family: str  # of FAMILIES
     vocabulary: int
-    width: int
+    d_model: int
     layers: int
     heads: int
     kv_heads: int
-    head_width: int
-    mlp_width: int
+    head_dim: int
+    d_ff: int
     rope_theta: float
     norm_epsilon: float
     tied: bool
@@ -53,9 +56,9 @@ class ModelShape:
             "heads": self.heads,
             "kv_heads": self.kv_heads,
             "vocabulary": self.vocabulary,
-            "mlp": self.mlp_width,
-            "model": self.width,
-            "head": self.head_width,
+            "mlp": self.d_ff,
+            "model": self.d_model,
+            "head": self.head_dim,
             "layers": self.layers,
         }
 
@@ -63,19 +66,23 @@ class ModelShape:
 def from_settings(settings: ModelConfig, vocabulary: int) -> ModelShape:
     """The shape a configuration describes, with `vocabulary` rows of embedding where it names none."""
     names = {f.name for f in dataclasses.fields(ModelShape)}
-    values: dict[str, Any] = {k: v for k, v in dataclasses.asdict(settings).items() if k in names}
+    values = {k: v for k, v in _by_field(dataclasses.asdict(settings)).items() if k in names}
     values["vocabulary"] = settings.vocabulary or vocabulary
     return ModelShape(**values, qkv_bias=FAMILIES[settings.family].qkv_bias)
 
 
 def to_json(shape: ModelShape) -> dict[str, Any]:
     """A plain dictionary that `from_json` reads back."""
-    return dataclasses.asdict(shape)
+    return {IN_FILES.get(name, name): value for name, value in dataclasses.asdict(shape).items()}
 
 
 def from_json(values: dict[str, Any]) -> ModelShape:
     """The shape written by `to_json`."""
-    scaling = values.get("rope_scaling")
-    changed: dict[str, Any] = {"rope_scaling": RopeScaling(**scaling) if scaling else None}
-    changed["windows"] = tuple(values.get("windows", ()))
-    return ModelShape(**(values | changed))
+    scaling, windows = values.get("rope_scaling"), values.get("windows", ())
+    read = {"rope_scaling": scaling and RopeScaling(**scaling), "windows": tuple(windows)}
+    return ModelShape(**(_by_field(values) | read))
+
+
+def _by_field(values: dict[str, Any]) -> dict[str, Any]:
+    fields = {name: field for field, name in IN_FILES.items()}
+    return {fields.get(name, name): value for name, value in values.items()}

@@ -10,7 +10,7 @@ from pretrainrl_jax.trees.batch import REJECTED, PackedBatch
 
 
 def dpo(
-    scored: Scored, batch: PackedBatch, of: Mapping[str, jax.Array], counts: Counts
+    scored: Scored, batch: PackedBatch, coefficients: Mapping[str, jax.Array], counts: Counts
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """−log σ(β [(S_chosen − ref_chosen) − (S_rejected − ref_rejected)]), in nats (arXiv 2305.18290).
 
@@ -19,7 +19,7 @@ def dpo(
     missing reference (NaN) makes the loss NaN.
 
     Args:
-        of: coefficients: `weight` of the loss, and `beta`, 1/nats.
+        coefficients: `weight` of the loss, and `beta`, 1/nats.
 
     Returns:
         The weighted loss; and `loss_dpo`, without the weight, `reward_margin`, the argument of σ, and
@@ -33,14 +33,14 @@ def dpo(
         of_branch = [jnp.take_along_axis(x, index, axis=-1) for x in (scored.sums, batch.branch_reference)]
         return jnp.where(used, of_branch[0] - of_branch[1], 0.0)
 
-    margin = of["beta"] * (gained(batch.pair_chosen) - gained(batch.pair_rejected))  # [..., pairs]
+    margin = coefficients["beta"] * (gained(batch.pair_chosen) - gained(batch.pair_rejected))  # [..., pairs]
 
     def mean(value: jax.Array) -> jax.Array:
         return ratio((batch.pair_share * value).sum(), counts.paired_trees)
 
     loss = mean(-jax.nn.log_sigmoid(margin))
     rejected = jnp.where(batch.branch_role == REJECTED, scored.sums, 0.0)
-    return of["weight"] * loss, {
+    return coefficients["weight"] * loss, {
         "loss_dpo": loss,
         "reward_margin": mean(margin),
         "reward_accuracy": mean((margin > 0).astype(jnp.float32)),

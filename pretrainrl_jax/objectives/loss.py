@@ -47,8 +47,8 @@ def total_loss(
     scored = score(logps, batch)
     chosen = jnp.where(batch.branch_role == CHOSEN, batch.branch_share * scored.sums, 0.0)
     loss, metrics = jnp.float32(0), {"logp_gold": ratio(chosen.sum(), counts.chosen_trees)}
-    for name, of in coefficients.items():
-        of_term, more = terms[name](scored, batch, of, counts)
+    for name, weights in coefficients.items():
+        of_term, more = terms[name](scored, batch, weights, counts)
         loss, metrics = loss + of_term, metrics | more
     return loss, {"loss": loss} | metrics
 

@@ -10,7 +10,11 @@ from pretrainrl_jax.trees.batch import CHOSEN, PREFIX, PackedBatch
 
 
 def ntp(
-    scored: Scored, batch: PackedBatch, of: Mapping[str, jax.Array], counts: Counts, scale: str = "sequence"
+    scored: Scored,
+    batch: PackedBatch,
+    coefficients: Mapping[str, jax.Array],
+    counts: Counts,
+    scale: str = "sequence",
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """−log p of prefixes and chosen branches, in nats: PretrainRL's L_NTP (arXiv 2602.01875, eq. 5).
 
@@ -27,7 +31,7 @@ def ntp(
       `answer` 1 the loss is its mean NLL a token.
 
     Args:
-        of: coefficients, any of `question`, `answer` and `answer_mean`; what is not given is not computed.
+        coefficients: any of `question`, `answer` and `answer_mean`; what is not given is not computed.
         scale: static; see above.
 
     Returns:
@@ -35,19 +39,19 @@ def ntp(
     """
     if scale not in ("sequence", "token"):
         raise ValueError(f"scale is {scale!r}, and must be 'sequence' or 'token'")
-    if unknown := set(of) - {"question", "answer", "answer_mean"}:
+    if unknown := set(coefficients) - {"question", "answer", "answer_mean"}:
         raise ValueError(f"NTP has no coefficient {', '.join(sorted(unknown))}")
     shares = {
         "question": jnp.where(batch.branch_role == PREFIX, batch.branch_share, 0.0),
         "answer": jnp.where(batch.branch_role == CHOSEN, batch.branch_share, 0.0),
     }
     tokens = {"question": counts.question_tokens, "answer": counts.answer_tokens}
-    given = [name for name in shares if name in of]
+    given = [name for name in shares if name in coefficients]
     n = counts.chosen_trees if scale == "sequence" else sum(tokens[name] for name in given)
     loss = jnp.float32(0)
     for name in given:
-        loss -= of[name] * ratio((shares[name] * scored.sums).sum(), n)
-    if "answer_mean" in of:
+        loss -= coefficients[name] * ratio((shares[name] * scored.sums).sum(), n)
+    if "answer_mean" in coefficients:
         mean = shares["answer"] * scored.sums / jnp.maximum(scored.lengths, 1)
-        loss -= of["answer_mean"] * ratio(mean.sum(), counts.chosen_trees)
+        loss -= coefficients["answer_mean"] * ratio(mean.sum(), counts.chosen_trees)
     return loss, {"loss_ntp": loss}

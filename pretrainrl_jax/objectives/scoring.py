@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from pretrainrl_jax.model.attention import tree_mask
 from pretrainrl_jax.model.decoder import Model, Params
-from pretrainrl_jax.model.mesh import constrain, whole_rows
+from pretrainrl_jax.model.mesh import constrain, round_up_rows
 from pretrainrl_jax.model.partitioning import place_rows, results
 from pretrainrl_jax.objectives.sums import branch_sums
 from pretrainrl_jax.objectives.token_logps import token_logps
@@ -49,7 +49,7 @@ def score_trees(
     *,
     row_length: int,
     rows: int,
-    fit: Callable[[Capacity], Capacity] = lambda found: found,
+    fit: Callable[[Capacity], Capacity] = lambda smallest: smallest,
     engine: Callable[[Model, Params, PackedBatch], jax.Array] = score_rows,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[list[Any]]:
@@ -71,14 +71,14 @@ def score_trees(
     Raises:
         ValueError: if a tree is longer than a row.
     """
-    rows = whole_rows(model.mesh, rows)
+    rows = round_up_rows(model.mesh, rows)
     sizes = [size(tree, question=False) for tree in trees]
-    planned = plan([of.inputs for of in sizes], row_length)
+    planned = plan([taken.inputs for taken in sizes], row_length)
     holds = fit(capacity(sizes, planned, row_length))
 
     def begun() -> Iterator[tuple[list[list[int]], jax.Array]]:
-        for first in range(0, len(planned), rows):
-            together = planned[first : first + rows]
+        for start in range(0, len(planned), rows):
+            together = planned[start : start + rows]
             filled = [*together, *[[]] * (rows - len(together))]
             batch = pack([[trees[i] for i in row] for row in filled], holds, question=False)
             batch = jax.tree.map(lambda x: place_rows(x, model.mesh), batch)

@@ -1,8 +1,8 @@
 """Log-probabilities of targets without logits: the one function behind every objective and all scoring.
 
 log p(y | h) = h·W_y − logsumexp_v(h·W_v), with one logsumexp per hidden state however many targets it
-predicts. The vocabulary is walked in blocks, so that neither the forward nor the backward pass ever holds
-a [tokens, vocabulary] array.
+predicts. It is a fold over blocks of the vocabulary: neither the forward nor the backward pass ever holds a
+[tokens, vocabulary] array.
 """
 
 from functools import partial
@@ -11,27 +11,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from pretrainrl_jax.model import vocabulary
 from pretrainrl_jax.model.mesh import ONE_DEVICE, Layout
-from pretrainrl_jax.model.vocabulary import (
-    ROWS,
-    TABLE,
-    LogSum,
-    Parts,
-    add_rows,
-    block_size,
-    first_row,
-    grown,
-    log_of_all,
-    on_shards,
-    rows_of,
-    walk,
-)
+from pretrainrl_jax.model.vocabulary import ROWS, TABLE, MeshAxes
 
 
 def token_logps(
     hidden: jax.Array,
     head: jax.Array,
-    predictor: jax.Array,
+    source_index: jax.Array,
     targets: jax.Array,
     *,
     block: int | None = None,
@@ -44,10 +32,10 @@ def token_logps(
     The gradient is hand-written, for `hidden` and `head`, in their dtypes; beside its result it holds a
     few float32 arrays of the size of `hidden` and, for a bfloat16 head, one of the size of the head.
 
-    On a mesh each device walks its own part of the vocabulary for its own rows, and what it finds is combined
-    (over `tensor`, by the usual rules) when it is done. Its blocks may be cut along the model axis, too: then
-    each is gathered as it is walked and, in the backward pass, its gradient is summed and scattered likewise.
-    Nothing else is communicated within a walk.
+    On a mesh each device folds over its own part of the vocabulary for its own rows, and the results are
+    combined (over `tensor`, by the usual rules) when it is done. Its blocks may be cut along the model axis,
+    too: then each is gathered when it is read and, in the backward pass, its gradient is summed and scattered
+    likewise. Nothing else is communicated within a fold.
 
     Without a mesh, rows may still be sharded under `jit`: the head's gradient, a sum over tokens, is then one
     all-reduce for each block and one for the target terms. Inside `shard_map`, with `head` varying over the
@@ -57,27 +45,28 @@ def token_logps(
     Args:
         hidden: [rows, time, model] float32 or bfloat16; finite, padding too.
         head: [vocabulary, model] the same dtype, the embedding's orientation.
-        predictor: [rows, targets] int32, index in `time` of the predicting hidden state; -1 is padding.
+        source_index: [rows, targets] int32, index in `time` of the predicting hidden state; -1 is padding.
         targets: [rows, targets] int32, indices in `vocabulary`.
-        block: vocabulary rows walked at a time; by default `block_size(model)`.
+        block: vocabulary rows at a time; by default `block_size(model)`.
         layout: how rows and head are cut; by default one device has them.
 
     Returns:
-        [rows, targets] float32; exactly 0, with no gradient, where `predictor` is -1.
+        [rows, targets] float32; exactly 0, with no gradient, where `source_index` is -1.
     """
-    return _token_logps(hidden, head, predictor, targets, block or block_size(head.shape[1]), layout)
+    block = block or vocabulary.block_size(head.shape[1])
+    return _token_logps(hidden, head, source_index, targets, block, layout)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _token_logps(
     hidden: jax.Array,
     head: jax.Array,
-    predictor: jax.Array,
+    source_index: jax.Array,
     targets: jax.Array,
     block: int,
     layout: Layout,
 ) -> jax.Array:
-    return _forward(hidden, head, predictor, targets, block, layout)[0]
+    return _forward(hidden, head, source_index, targets, block, layout)[0]
 
 
 def _logits(hidden: jax.Array, rows: jax.Array) -> jax.Array:
@@ -85,98 +74,93 @@ def _logits(hidden: jax.Array, rows: jax.Array) -> jax.Array:
     return jnp.einsum("rtd,vd->rtv", hidden, rows, preferred_element_type=jnp.float32)
 
 
-def _logsumexp(parts: Parts, hidden: jax.Array, head: jax.Array, block: int) -> jax.Array:
-    """[rows, time] float32 logsumexp of all logits."""
-
-    def visit(start: Any, rows: jax.Array, carry: LogSum | None) -> LogSum:
-        return grown(carry, _logits(hidden, rows))
-
-    return log_of_all(parts, walk(parts, head, block, visit, None))
-
-
 def greedy_tokens(
     hidden: jax.Array, head: jax.Array, *, block: int | None = None, layout: Layout = ONE_DEVICE
 ) -> jax.Array:
     """The most probable token after each hidden state, the first of equal ones: greedy decoding's choice.
 
-    Logits are those of `token_logps`, and the vocabulary is walked in the same blocks.
+    Logits are those of `token_logps`, and blocks are the same.
 
     Args:
         hidden: [rows, time, model] float32 or bfloat16.
         head: [vocabulary, model] the same dtype.
-        block: vocabulary rows walked at a time; by default `block_size(model)`.
+        block: vocabulary rows at a time; by default `block_size(model)`.
         layout: how rows and head are cut; by default one device has them.
 
     Returns:
         [rows, time] int32, indices in `vocabulary`.
     """
 
-    def of_part(parts: Parts, hidden: jax.Array, head: jax.Array) -> jax.Array:
-        def visit(start: Any, rows: jax.Array, carry: Any) -> tuple[jax.Array, jax.Array]:
+    def per_shard(axes: MeshAxes, hidden: jax.Array, head: jax.Array) -> jax.Array:
+        def body(start: Any, rows: jax.Array, carry: Any) -> tuple[jax.Array, jax.Array]:
             logits = _logits(hidden, rows)  # [rows, time, block]
             largest, token = logits.max(-1), start + logits.argmax(-1).astype(jnp.int32)
             if carry is None:
                 return largest, token
-            before, first = carry
-            # The blocks are not walked in order: the last one comes first.
-            replaces = (largest > before) | ((largest == before) & (token < first))
-            return jnp.maximum(largest, before), jnp.where(replaces, token, first)
+            # Blocks come in no order, the last one before the others.
+            before, earlier = carry
+            replaces = (largest > before) | ((largest == before) & (token < earlier))
+            return jnp.maximum(largest, before), jnp.where(replaces, token, earlier)
 
-        largest, token = walk(parts, head, size, visit, None)
-        if not parts.vocabulary:
+        largest, token = vocabulary.fold_blocks(axes, head, size, body, None)
+        if not axes.vocabulary:
             return token
-        best = jax.lax.pmax(largest, parts.vocabulary) == largest
+        best = jax.lax.pmax(largest, axes.vocabulary) == largest
         none = jnp.iinfo(jnp.int32).max
-        return jax.lax.pmin(jnp.where(best, token + first_row(parts, head), none), parts.vocabulary)
+        return jax.lax.pmin(jnp.where(best, token + vocabulary.row_offset(axes, head), none), axes.vocabulary)
 
-    size = block or block_size(head.shape[1])
-    return on_shards(layout, of_part, (ROWS, TABLE), ROWS)(hidden, head)
+    size = block or vocabulary.block_size(head.shape[1])
+    return vocabulary.maybe_shard_map(layout, per_shard, (ROWS, TABLE), ROWS)(hidden, head)
 
 
 def _forward(
     hidden: jax.Array,
     head: jax.Array,
-    predictor: jax.Array,
+    source_index: jax.Array,
     targets: jax.Array,
     block: int,
     layout: Layout,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    def of_part(
-        parts: Parts, hidden: jax.Array, head: jax.Array, predictor: jax.Array, targets: jax.Array
+    def per_shard(
+        axes: MeshAxes, hidden: jax.Array, head: jax.Array, source_index: jax.Array, targets: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        normaliser = _logsumexp(parts, hidden, head, block)  # [rows, time]
-        at = jnp.maximum(predictor, 0)
-        # [rows, targets, model]
-        state = jnp.take_along_axis(hidden, at[..., None], axis=1).astype(jnp.float32)
-        logit = (state * rows_of(parts, head, targets, head.dtype).astype(jnp.float32)).sum(-1)
-        logit = jax.lax.psum(logit, parts.vocabulary) if parts.vocabulary else logit
-        return jnp.where(predictor >= 0, logit - jnp.take_along_axis(normaliser, at, axis=1), 0.0), normaliser
+        def body(start: Any, rows: jax.Array, carry: Any) -> vocabulary.LogSumExp:
+            return vocabulary.update_logsumexp(carry, _logits(hidden, rows))
 
-    run = on_shards(layout, of_part, (ROWS, TABLE, ROWS, ROWS), (ROWS, ROWS))
-    logps, normaliser = run(hidden, head, predictor, targets)
-    return logps, (hidden, head, predictor, targets, normaliser)
+        local = vocabulary.fold_blocks(axes, head, block, body, None)
+        normaliser = vocabulary.global_logsumexp(axes, local)  # [rows, time]
+        at = jnp.maximum(source_index, 0)
+        state = jnp.take_along_axis(hidden, at[..., None], axis=1).astype(jnp.float32)
+        logit = (state * vocabulary.gather_rows(axes, head, targets, head.dtype).astype(jnp.float32)).sum(-1)
+        logps = jax.lax.psum(logit, axes.vocabulary) - jnp.take_along_axis(normaliser, at, axis=1)
+        return jnp.where(source_index >= 0, logps, 0.0), normaliser
+
+    run = vocabulary.maybe_shard_map(layout, per_shard, (ROWS, TABLE, ROWS, ROWS), (ROWS, ROWS))
+    logps, normaliser = run(hidden, head, source_index, targets)
+    return logps, (hidden, head, source_index, targets, normaliser)
 
 
 def _backward(
     block: int, layout: Layout, saved: tuple[jax.Array, ...], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array, None, None]:
-    run = on_shards(layout, partial(_gradients, block), (ROWS, TABLE, ROWS, ROWS, ROWS, ROWS), (ROWS, TABLE))
+    per_shard = partial(_gradients, block)
+    run = vocabulary.maybe_shard_map(layout, per_shard, (ROWS, TABLE, ROWS, ROWS, ROWS, ROWS), (ROWS, TABLE))
     return *run(*saved, gradient), None, None
 
 
 def _gradients(
     block: int,
-    parts: Parts,
+    axes: MeshAxes,
     hidden: jax.Array,
     head: jax.Array,
-    predictor: jax.Array,
+    source_index: jax.Array,
     targets: jax.Array,
     normaliser: jax.Array,
     gradient: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Gradients of `hidden` and `head` on one device's part of both."""
-    at = jnp.maximum(predictor, 0)
-    gradient = jnp.where(predictor >= 0, gradient, 0.0)[..., None]  # [rows, targets, 1]
+    at = jnp.maximum(source_index, 0)
+    gradient = jnp.where(source_index >= 0, gradient, 0.0)[..., None]  # [rows, targets, 1]
     add = jax.vmap(lambda sums, index, values: sums.at[index].add(values))  # for each row
 
     # The softmax term is −weight·p for each hidden state. The weight is taken out of the loop, onto the
@@ -184,28 +168,25 @@ def _gradients(
     weight = add(jnp.zeros((*hidden.shape[:2], 1), jnp.float32), at, gradient)  # [rows, time, 1]
     weighted = (-weight * hidden).astype(hidden.dtype)
 
-    def visit(start: Any, rows: jax.Array, carry: Any) -> tuple[jax.Array, jax.Array]:
+    def body(start: Any, rows: jax.Array, carry: Any) -> tuple[jax.Array, jax.Array]:
         mean, dhead = carry  # [rows, time, model], [vocabulary, model]
         p = jnp.exp(_logits(hidden, rows) - normaliser[..., None]).astype(head.dtype)
         mean += jnp.einsum("rtv,vd->rtd", p, rows, preferred_element_type=jnp.float32)
         drows = jnp.einsum("rtv,rtd->vd", p, weighted, preferred_element_type=jnp.float32)
-        if parts.model:  # where the block was gathered, its gradient is scattered: it is never held whole
-            drows = jax.lax.psum_scatter(drows, parts.model, scatter_dimension=1, tiled=True)
+        if axes.model:  # where the block was gathered, its gradient is scattered: it is never held whole
+            drows = jax.lax.psum_scatter(drows, axes.model, scatter_dimension=1, tiled=True)
         return mean, jax.lax.dynamic_update_slice_in_dim(dhead, drows, start, axis=0)
 
     start = (jnp.zeros(hidden.shape, jnp.float32), jnp.zeros(head.shape, jnp.float32))
-    mean, dhead = walk(parts, head, block, visit, start)
+    mean, dhead = vocabulary.fold_blocks(axes, head, block, body, start)
 
     # The target term: W_y for the hidden state, h for the target's row; several targets may share either.
     state = jnp.take_along_axis(hidden, at[..., None], axis=1).astype(jnp.float32)  # [rows, targets, model]
-    rows = rows_of(parts, head, targets, head.dtype).astype(jnp.float32)
+    rows = vocabulary.gather_rows(axes, head, targets, head.dtype).astype(jnp.float32)
     dhidden = add(-weight * mean, at, gradient * rows)
-    dhead = add_rows(parts, dhead, targets, gradient * state)
-    if parts.vocabulary:
-        dhidden = jax.lax.psum(dhidden, parts.vocabulary)
-    if parts.copies:
-        dhead = jax.lax.psum(dhead, parts.copies)
-    return dhidden.astype(hidden.dtype), dhead.astype(head.dtype)
+    dhead = vocabulary.scatter_add_rows(axes, dhead, targets, gradient * state)
+    dhidden = jax.lax.psum(dhidden, axes.vocabulary).astype(hidden.dtype)
+    return dhidden, jax.lax.psum(dhead, axes.replicas).astype(head.dtype)
 
 
 _token_logps.defvjp(_forward, _backward)

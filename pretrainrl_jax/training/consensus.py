@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pretrainrl_jax.hosts.agree import process_count
 from pretrainrl_jax.model.mesh import AXES, replicated
-from pretrainrl_jax.model.partitioning import from_parts
+from pretrainrl_jax.model.partitioning import from_shards
 
 LAG = 2  # steps after which a vote counts: the devices have counted it by then, and nobody waits
 
@@ -28,7 +28,7 @@ class StopConsensus:
         if process_count() == 1:
             return list(asked)
         own = np.array([asked], bool)
-        votes = from_parts((self._size, len(asked)), self._sharding, lambda index: own)
+        votes = from_shards((self._size, len(asked)), self._sharding, lambda index: own)
         self._counted.append(self._any(votes))
         return self._next() if len(self._counted) > LAG else [False] * len(asked)
 

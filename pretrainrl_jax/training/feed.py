@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 import jax
 from jax.sharding import Mesh
 
-from pretrainrl_jax.model.mesh import whole_rows
-from pretrainrl_jax.model.partitioning import own_rows, place_own_rows
+from pretrainrl_jax.model.mesh import round_up_rows
+from pretrainrl_jax.model.partitioning import local_rows, place_local_rows
 from pretrainrl_jax.trees.batch import PackedBatch
-from pretrainrl_jax.trees.dataset import PackedRows, Share
+from pretrainrl_jax.trees.dataset import PackedRows
 from pretrainrl_jax.trees.tree import AnswerTree
 
 
@@ -36,9 +36,9 @@ class Feed:
 
     def refill(self, rows: PackedRows, row: int = 0) -> None:
         """Go on with these rows."""
-        width = whole_rows(self._mesh, rows.rows // self._grad_accum_steps)
+        width = round_up_rows(self._mesh, rows.rows // self._grad_accum_steps)
         self.rows, self.row = rows, row  # `row` is the first of the next batch
-        self._share = Share(rows, self._grad_accum_steps, width, own_rows(self._mesh, width))
+        self._share = ProcessShard(rows, self._grad_accum_steps, width, local_rows(self._mesh, width))
         self._read = self._share.batches(row)
 
     @property
@@ -58,6 +58,6 @@ class Feed:
         if self.ended:
             raise StopIteration
         with jax.transfer_guard("disallow"):
-            batch = place_own_rows(next(self._read), self._mesh, self._share.places, self._share.width)
+            batch = place_local_rows(next(self._read), self._mesh, self._share.places, self._share.width)
         self.row += self.rows.rows
         return batch

@@ -26,7 +26,7 @@ from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import CheckpointConfig
 from pretrainrl_jax.hosts.agree import is_process_0
 from pretrainrl_jax.hosts.watch import waiting
-from pretrainrl_jax.model.partitioning import place_whole
+from pretrainrl_jax.model.partitioning import replicate
 from pretrainrl_jax.objectives.loss import Coefficients
 from pretrainrl_jax.progress import NORMAL, Screen, Track
 from pretrainrl_jax.training import checkpoints
@@ -154,7 +154,7 @@ class Session:
         numbers = jax.tree.map(np.float32, (coefficients, schedule))  # a copy: the caller may change its own
         if self._numbers != numbers:
             self._numbers = numbers
-            self._placed = jax.tree.map(lambda x: place_whole(x, self._mesh), numbers)
+            self._placed = jax.tree.map(lambda x: replicate(x, self._mesh), numbers)
         step = self._compiled = self._compiled or self._begin(batch, *self._placed)
         if self._bar is None:
             tracked = self.run.screen.track(self.run.stage, self.total_steps - self.global_step, "steps")

@@ -50,8 +50,8 @@ class PackedRows:
         made = []
         for number in range(int(self.start), int(np.ceil(self.passes))):
             rng = np.random.default_rng([self.seed, number])
-            first, last = (round(min(max(x - number, 0.0), 1.0) * count) for x in (self.start, self.passes))
-            order = rng.permutation(count)[first:last].tolist()
+            begin, last = (round(min(max(x - number, 0.0), 1.0) * count) for x in (self.start, self.passes))
+            order = rng.permutation(count)[begin:last].tolist()
             sizes = [size(self.visit(self.trees[i], number), self.layout, self.question) for i in order]
             packed = plan([s.inputs for s in sizes], self.row_length)
             # First-fit leaves the late rows emptier: their order is drawn, so that no update is made of them.
@@ -71,9 +71,9 @@ class PackedRows:
     @cached_property
     def capacity(self) -> Capacity:
         """Static sizes of every row."""
-        found = [capacity(sizes, packed, self.row_length) for _, sizes, packed in self._passes]
-        found = found or [capacity([], [], self.row_length)]
-        return self.holds or Capacity(*map(max, zip(*found, strict=True)))
+        capacities = [capacity(sizes, packed, self.row_length) for _, sizes, packed in self._passes]
+        capacities = capacities or [capacity([], [], self.row_length)]
+        return self.holds or Capacity(*map(max, zip(*capacities, strict=True)))
 
     @property
     def fill(self) -> float:
@@ -105,7 +105,7 @@ class PackedRows:
 
 
 @dataclass(frozen=True)
-class Share:
+class ProcessShard:
     """What one process reads of each batch: the same places of each of its microsteps.
 
     A random-access source for Grain, row after row of these places, batch after batch.
@@ -132,7 +132,7 @@ class Share:
             return self.source.empty
         return self.source[microstep * size + self.places[at]]
 
-    def batches(self, first: int = 0) -> Iterator[PackedBatch]:
+    def batches(self, row: int = 0) -> Iterator[PackedBatch]:
         """This process's part of each batch, [microsteps, places, …], from row `first` of `source` on.
 
         A Grain iterator: rows are read ahead in threads.
@@ -145,6 +145,6 @@ class Share:
             fields = (np.concatenate(field) for field in zip(*rows, strict=True))
             return PackedBatch(*(x.reshape(self.microsteps, -1, *x.shape[1:]) for x in fields))
 
-        data = grain.MapDataset.source(self)[first // self.source.rows * count :]
+        data = grain.MapDataset.source(self)[row // self.source.rows * count :]
         data = data.batch(count, batch_fn=laid)
         return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)))

@@ -51,11 +51,11 @@ def pieces(tree: AnswerTree, layout: Layout) -> tuple[list[Piece], tuple[Pair, .
         laid.append(Piece(tree.prefix, (tree.branches[place],), not laid, copy, gap))
         return len(laid) - 1
 
-    found = tuple(Pair(lay(p.chosen, 0), lay(p.rejected, 1), p.weight) for p in pairs)
+    placed = tuple(Pair(lay(p.chosen, 0), lay(p.rejected, 1), p.weight) for p in pairs)
     for place in range(len(tree.branches)):
         if place not in seen:
             lay(place, 1)
-    return laid, found
+    return laid, placed
 
 
 def size(tree: AnswerTree, layout: Layout = "shared", question: bool = True) -> Size:

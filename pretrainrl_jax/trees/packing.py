@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pretrainrl_jax.trees.batch import CHOSEN, COPY, LAID, PREFIX, ROLES, PackedBatch
+from pretrainrl_jax.trees.batch import CHOSEN, COPY, FIELD_SPECS, PREFIX, ROLES, PackedBatch
 from pretrainrl_jax.trees.layouts import Layout, Size, pieces, size
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, Measured, chosen_only, total
 
@@ -90,8 +90,8 @@ def bound(
         for number in range(rejected + 1):
             short = (Branch((0, 0), "rejected"),) * number
             other = replace(tree, branches=tree.branches + short, pairs=None)
-            inputs, *of = size(other, layout, question)
-            most = [max(a, row_length * b // max(inputs, 1)) for a, b in zip(most, of, strict=True)]
+            inputs, *counts = size(other, layout, question)
+            most = [max(a, row_length * b // max(inputs, 1)) for a, b in zip(most, counts, strict=True)]
     return rounded(row_length, *most)
 
 
@@ -106,24 +106,24 @@ def pack(
         ValueError: if the trees of a row do not fit.
     """
     for trees in rows:
-        taken = [sum(of) for of in zip(*(size(tree, layout, question) for tree in trees), strict=True)]
+        sizes = [size(tree, layout, question) for tree in trees]
+        taken = [sum(counts) for counts in zip(*sizes, strict=True)]
         if any(n > room for n, room in zip(taken, holds, strict=False)):
             raise ValueError(f"trees that take {Capacity(*taken)} do not fit in {holds}")
-    whole = holds.sources == holds.time  # then all hidden states are taken as they lie
 
     def blank(axis: str, fill: float) -> np.ndarray:
         shape = (len(rows), getattr(holds, axis)) if axis else (len(rows),)
         return np.full(shape, fill, np.float32 if isinstance(fill, float) else np.int32)
 
-    batch = PackedBatch(*(blank(*of) for of in LAID))
-    if whole:
+    batch = PackedBatch(*(blank(*spec) for spec in FIELD_SPECS))
+    if holds.sources == holds.time:  # then all hidden states are taken as they lie
         batch.sources[:] = np.arange(holds.time)
     for number, trees in enumerate(rows):
-        _fill(PackedBatch(*(field[number : number + 1] for field in batch)), trees, layout, question, whole)
+        _fill(PackedBatch(*(field[number : number + 1] for field in batch)), trees, layout, question)
     return batch
 
 
-def _fill(row: PackedBatch, trees: Sequence[AnswerTree], layout: Layout, question: bool, whole: bool) -> None:
+def _fill(row: PackedBatch, trees: Sequence[AnswerTree], layout: Layout, question: bool) -> None:
     """Write trees into the arrays of one row, [1, …]."""
     at = source = target = place = pair = sequence = 0
 
@@ -132,7 +132,7 @@ def _fill(row: PackedBatch, trees: Sequence[AnswerTree], layout: Layout, questio
         nonlocal target, source
         span = np.s_[0, target : target + len(tokens)]
         row.targets[span], row.target_branch[span] = tokens, place
-        if whole:
+        if row.sources.shape == row.tokens.shape:  # all
             row.source_index[span] = indices
         else:
             fresh = [i for i in indices if not source or i > row.sources[0, source - 1]]
@@ -186,6 +186,6 @@ def _fill(row: PackedBatch, trees: Sequence[AnswerTree], layout: Layout, questio
         row.paired_trees[0] += shares > 0
 
 
-def _each(measured: Measured, count: int, whole: Measured) -> Measured:
+def _each(measured: Measured, count: int, default: Measured) -> Measured:
     """What was measured of each of the `count` last tokens; else `whole`."""
-    return measured[len(measured) - count :] if isinstance(measured, tuple) else whole
+    return measured[len(measured) - count :] if isinstance(measured, tuple) else default

@@ -29,7 +29,7 @@ def to_json(tree: AnswerTree) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
-        return [_plain(of) for of in value]
+        return [_plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -55,7 +55,7 @@ def _measured(value: Any) -> Any:
 
 def digest(trees: Iterable[AnswerTree]) -> str:
     """A short digest of everything that training reads of trees: the same for the same data."""
-    found = hashlib.blake2b(digest_size=8)
+    hashed = hashlib.blake2b(digest_size=8)
     for tree in trees:
         branches = []
         for b in tree.branches:
@@ -65,8 +65,8 @@ def digest(trees: Iterable[AnswerTree]) -> str:
             more = repr((b.weight, b.advantage, each))
             branches.append(known if more == "(1.0, nan, ())" else (*known, more))
         pairs = () if tree.pairs is None else (tree.pairs,)
-        found.update(repr((tree.id, tuple(tree.prefix), branches, *pairs)).encode())
-    return found.hexdigest()
+        hashed.update(repr((tree.id, tuple(tree.prefix), branches, *pairs)).encode())
+    return hashed.hexdigest()
 
 
 def write_trees(path: Path, trees: Iterable[AnswerTree]) -> None:

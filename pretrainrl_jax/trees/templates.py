@@ -95,20 +95,21 @@ def encode_branches(
     """
     texts = [template.prefix(q) for q in questions]
     prefixes = tokenizer.encode_all(texts)
-    joint = iter(tokenizer.encode_all([f"{t} {a}" for t, of in zip(texts, answers, strict=True) for a in of]))
+    asked = zip(texts, answers, strict=True)
+    joint = iter(tokenizer.encode_all([f"{text} {answer}" for text, own in asked for answer in own]))
     end = (template.terminator(tokenizer),)
     branches: list[list[tuple[int, ...]]] = []
     separate = 0
-    for prefix, of in zip(prefixes, answers, strict=True):
-        found = []
-        for answer in of:
+    for prefix, own in zip(prefixes, answers, strict=True):
+        encoded = []
+        for answer in own:
             both = next(joint)
             if both[: len(prefix)] == prefix and len(both) > len(prefix):
-                found.append(both[len(prefix) :] + end)
+                encoded.append(both[len(prefix) :] + end)
             else:
                 separate += 1
-                found.append(tokenizer.encode(f" {answer}") + end)
-        branches.append(found)
+                encoded.append(tokenizer.encode(f" {answer}") + end)
+        branches.append(encoded)
     return Encoded([tokenizer.start + p for p in prefixes], branches, separate)
 
 

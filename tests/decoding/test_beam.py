@@ -43,25 +43,25 @@ def plain_beam_search(model, params, prompt, ends, beams, limit, steps=None) -> 
         if steps is not None:
             states = [reduce(lambda state, token: steps[state, token], tokens, 0) for _, tokens in live]
             logps = np.where(steps[states] >= 0, logps, -np.inf)
-        endings = [(logp + of[ends].max(), tokens) for (logp, tokens), of in zip(live, logps, strict=True)]
+        endings = [(logp + row[ends].max(), tokens) for (logp, tokens), row in zip(live, logps, strict=True)]
         extensions = [
-            (logp + of[token], (*tokens, token))
-            for (logp, tokens), of in zip(live, logps, strict=True)
+            (logp + row[token], (*tokens, token))
+            for (logp, tokens), row in zip(live, logps, strict=True)
             for token in np.flatnonzero(~ends).tolist()
         ]
         competing = sorted([(s, 1, t) for s, t in endings] + [(s, 0, t) for s, t in extensions], reverse=True)
         answers += [(s, t) for s, ending, t in competing[:beams] if ending and s > -np.inf]
         answers = sorted(answers, reverse=True)[:beams]
-        live = sorted([of for of in extensions if of[0] > -np.inf], reverse=True)[:beams]
+        live = sorted([one for one in extensions if one[0] > -np.inf], reverse=True)[:beams]
         if not live or (len(answers) == beams and live[0][0] <= answers[-1][0]):
             break
-    found = [beam(t, s, True) for s, t in answers] + [beam(t, s, False) for s, t in live]
-    return found[:beams]
+    ranked = [beam(t, s, True) for s, t in answers] + [beam(t, s, False) for s, t in live]
+    return ranked[:beams]
 
 
-def assert_same(found: list[Decoded], wanted: list[Decoded]) -> None:
-    assert [(h.tokens, h.finished) for h in found] == [(h.tokens, h.finished) for h in wanted]
-    np.testing.assert_allclose([h.logp for h in found], [h.logp for h in wanted], rtol=1e-5, atol=1e-4)
+def assert_same(beams: list[Decoded], wanted: list[Decoded]) -> None:
+    assert [(h.tokens, h.finished) for h in beams] == [(h.tokens, h.finished) for h in wanted]
+    np.testing.assert_allclose([h.logp for h in beams], [h.logp for h in wanted], rtol=1e-5, atol=1e-4)
 
 
 def search(model, params, prompts, terminators, beams, limit, batch=None, **more) -> list[list[Decoded]]:
@@ -78,20 +78,20 @@ def test_where_nothing_is_pruned_every_answer_is_found(terminators):
     """Far more beams than the vocabulary has tokens, and than there are answers."""
     model, params = small_model(vocabulary=6)
     others = [t for t in range(6) if t not in terminators]
-    for prompt, found in zip(
+    for prompt, beams in zip(
         PROMPTS[:2], search(model, params, PROMPTS[:2], terminators, beams=160, limit=3), strict=True
     ):
         grown = [t for n in range(4) for t in itertools.product(others, repeat=n)]
         logps = dict(zip(grown, next_logps(model, params, [(*prompt, *t) for t in grown]), strict=True))
-        whole = {t: sum(logps[t[:i]][t[i]] for i in range(len(t))) for t in grown}
-        finished = [beam(t, whole[t] + logps[t][list(terminators)].max(), True) for t in grown if len(t) < 3]
-        unfinished = [beam(t, whole[t], False) for t in grown if len(t) == 3]
-        best = [sorted(of, key=lambda h: -h.logp) for of in (finished, unfinished)]
-        assert len(found) == len(grown) <= 160
-        assert_same(found, best[0] + best[1])
+        summed = {t: sum(logps[t[:i]][t[i]] for i in range(len(t))) for t in grown}
+        finished = [beam(t, summed[t] + logps[t][list(terminators)].max(), True) for t in grown if len(t) < 3]
+        unfinished = [beam(t, summed[t], False) for t in grown if len(t) == 3]
+        best = [sorted(group, key=lambda h: -h.logp) for group in (finished, unfinished)]
+        assert len(beams) == len(grown) <= 160
+        assert_same(beams, best[0] + best[1])
         # Nothing is lost: with every terminator counted, the probabilities of all ways on add up to one.
         if len(terminators) == 1:
-            assert sum(math.exp(h.logp) for h in found) == pytest.approx(1, abs=1e-4)
+            assert sum(math.exp(h.logp) for h in beams) == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.parametrize("beams", [2, 5])
@@ -100,9 +100,9 @@ def test_where_beams_prune_they_prune_as_documented(beams):
         model, params = small_model(seed, 2.0, vocabulary=11)
         for terminators in [(0,), (1, 3)]:
             ends = mask_of(terminators, 11)
-            found = search(model, params, PROMPTS, terminators, beams, limit=5)
-            for prompt, of in zip(PROMPTS, found, strict=True):
-                assert_same(of, plain_beam_search(model, params, prompt, ends, beams, 5))
+            decoded = search(model, params, PROMPTS, terminators, beams, limit=5)
+            for prompt, searched in zip(PROMPTS, decoded, strict=True):
+                assert_same(searched, plain_beam_search(model, params, prompt, ends, beams, 5))
 
 
 def random_automaton(seed, states, vocabulary) -> np.ndarray:
@@ -122,7 +122,7 @@ def test_where_nothing_is_pruned_every_allowed_answer_is_found(terminators):
     strings = [t for n in range(4) for t in itertools.product(others, repeat=n)]
     for seed in range(4):
         steps = random_automaton(seed, 4, 6)
-        (found,) = search(
+        (searched,) = search(
             model, params, PROMPTS[:1], terminators, beams=90, limit=3, constraint=Automaton(steps)
         )
         wanted = []
@@ -133,14 +133,14 @@ def test_where_nothing_is_pruned_every_allowed_answer_is_found(terminators):
                 state = steps[state, token] if state >= 0 else -1
             if state < 0:
                 continue
-            logp = sum(of[token] for of, token in zip(logps, tokens, strict=False))
+            logp = sum(row[token] for row, token in zip(logps, tokens, strict=False))
             ends = [logps[-1][end] for end in terminators if steps[state, end] >= 0]
             if len(tokens) == 3:
                 wanted.append(beam(tokens, logp, False))
             elif ends:
                 wanted.append(beam(tokens, logp + max(ends), True))
         assert 0 < len(wanted) < 85
-        assert_same(found, sorted(wanted, key=lambda h: (not h.finished, -h.logp)))
+        assert_same(searched, sorted(wanted, key=lambda h: (not h.finished, -h.logp)))
 
 
 def test_where_beams_prune_what_is_allowed_they_prune_as_documented():
@@ -148,10 +148,10 @@ def test_where_beams_prune_what_is_allowed_they_prune_as_documented():
     for seed in range(6):
         model, params = small_model(seed, 2.0, vocabulary=11)
         steps = random_automaton(seed, 3, 11)
-        found = search(model, params, PROMPTS, (1, 3), 4, limit=5, constraint=Automaton(steps))
-        for prompt, of in zip(PROMPTS, found, strict=True):
-            assert_same(of, plain_beam_search(model, params, prompt, mask_of((1, 3), 11), 4, 5, steps))
-            sizes |= {(h.finished, len(h.tokens)) for h in of}
+        decoded = search(model, params, PROMPTS, (1, 3), 4, limit=5, constraint=Automaton(steps))
+        for prompt, searched in zip(PROMPTS, decoded, strict=True):
+            assert_same(searched, plain_beam_search(model, params, prompt, mask_of((1, 3), 11), 4, 5, steps))
+            sizes |= {(h.finished, len(h.tokens)) for h in searched}
     assert len(sizes) > 4
 
 
@@ -159,10 +159,10 @@ def test_one_beam_is_greedy_decoding():
     finished = []
     for seed in range(3):
         model, params = small_model(seed, 2.0, vocabulary=11)
-        first = int(next_logps(model, params, PROMPTS[:1])[0].argmax())
-        for terminators in [(first,), (first, 5), (0,)]:
-            found = search(model, params, PROMPTS, terminators, beams=1, limit=5)
-            for prompt, (one,) in zip(PROMPTS, found, strict=True):
+        likeliest = int(next_logps(model, params, PROMPTS[:1])[0].argmax())
+        for terminators in [(likeliest,), (likeliest, 5), (0,)]:
+            decoded = search(model, params, PROMPTS, terminators, beams=1, limit=5)
+            for prompt, (one,) in zip(PROMPTS, decoded, strict=True):
                 tokens, logp, end = [], 0.0, False
                 while len(tokens) < 5 and not end:
                     (logps,) = next_logps(model, params, [(*prompt, *tokens)])
@@ -182,15 +182,15 @@ def test_beams_are_ordered_distinct_and_worth_what_the_plain_forward_pass_says()
     kinds = set()
     for seed in range(3):
         model, params = small_model(seed, 2.0, vocabulary=11)
-        for prompt, found in zip(
+        for prompt, searched in zip(
             PROMPTS, search(model, params, PROMPTS, (0,), beams=5, limit=5), strict=True
         ):
-            assert [h.finished for h in found] == sorted((h.finished for h in found), reverse=True)
+            assert [h.finished for h in searched] == sorted((h.finished for h in searched), reverse=True)
             for end in (True, False):
-                logps = [h.logp for h in found if h.finished == end]
+                logps = [h.logp for h in searched if h.finished == end]
                 assert logps == sorted(logps, reverse=True)
-            assert len({h.tokens for h in found}) == len(found) == 5
-            for h in found:
+            assert len({h.tokens for h in searched}) == len(searched) == 5
+            for h in searched:
                 kinds.add((h.finished, len(h.tokens)))
                 assert 0 not in h.tokens
                 assert len(h.tokens) < 5 if h.finished else len(h.tokens) == 5
@@ -208,15 +208,15 @@ def test_beams_are_worth_what_the_score_engine_says():
     from pretrainrl_jax.objectives.scoring import score_trees
 
     model, params = small_model(1, 2.0, vocabulary=11)
-    found = search(model, params, PROMPTS, (0,), beams=5, limit=5)
+    decoded = search(model, params, PROMPTS, (0,), beams=5, limit=5)
     trees = [
-        AnswerTree(str(i), prompt, tuple(Branch((*h.tokens, 0)) for h in of if h.finished))
-        for i, (prompt, of) in enumerate(zip(PROMPTS, found, strict=True))
+        AnswerTree(str(i), prompt, tuple(Branch((*h.tokens, 0)) for h in searched if h.finished))
+        for i, (prompt, searched) in enumerate(zip(PROMPTS, decoded, strict=True))
     ]
     assert sum(len(t.branches) for t in trees) > 8
     scores = score_trees(model, params, trees, row_length=32, rows=2)
-    for of, scored in zip(found, scores, strict=True):
-        np.testing.assert_allclose([h.logp for h in of if h.finished], scored, rtol=1e-5, atol=1e-4)
+    for searched, scored in zip(decoded, scores, strict=True):
+        np.testing.assert_allclose([h.logp for h in searched if h.finished], scored, rtol=1e-5, atol=1e-4)
 
 
 def test_neither_padding_nor_other_prompts_change_an_answer():
@@ -228,8 +228,8 @@ def test_neither_padding_nor_other_prompts_change_an_answer():
         prompts = rng.integers(0, 11, (4, TIME))  # what lies beyond a prompt's length is padding
         prompts[0, :3] = 1, 2, 3
         lengths = np.array([length, *other_lengths])
-        found = beam_search(model, params, prompts, lengths, ends, beams=5, max_new_tokens=5)
-        return [np.asarray(x)[0] for x in found]
+        searched = beam_search(model, params, prompts, lengths, ends, beams=5, max_new_tokens=5)
+        return [np.asarray(x)[0] for x in searched]
 
     alone = first_of(3, 1, 1, 1)
     for other_lengths in [(1, 1, 1), (16, 2, 9), (3, 3, 15)]:
@@ -242,8 +242,8 @@ def test_unused_places_are_blank():
     model, params = small_model(2, 2.0, vocabulary=11)
     prompts = np.array([[1, 2, 3] + [0] * 13] * 4)
     ends = jnp.asarray(mask_of((7,), 11))
-    found = beam_search(model, params, prompts, np.full(4, 3), ends, beams=5, max_new_tokens=5)
-    tokens, lengths = np.asarray(found.tokens), np.asarray(found.lengths)
+    searched = beam_search(model, params, prompts, np.full(4, 3), ends, beams=5, max_new_tokens=5)
+    tokens, lengths = np.asarray(searched.tokens), np.asarray(searched.lengths)
     assert tokens.shape == (4, 5, 5)
     assert not tokens[np.arange(5) >= lengths[..., None]].any()
     assert not (tokens == 7).any()
@@ -269,16 +269,16 @@ def test_one_compilation_a_bucket_and_results_in_the_order_of_the_prompts(monkey
 
     monkeypatch.setattr(decoding, "place_rows", place)
     ends = mask_of((0,), 11)
-    found = decode(model, params, prompts, ends, beams=1, max_new_tokens=3, batch=3, advance=done.append)
+    decoded = decode(model, params, prompts, ends, beams=1, max_new_tokens=3, batch=3, advance=done.append)
     assert beam_search._cache_size() == 2  # lengths up to 16, and up to 32
     assert sorted(set(placed)) == [(3,), (3, 16), (3, 32)]
     assert sum(done) == len(prompts)
-    for prompt, (one,) in zip(prompts, found, strict=True):
+    for prompt, (one,) in zip(prompts, decoded, strict=True):
         tokens = one.tokens + ((0,) if one.finished else ())
         logps = next_logps(model, params, [(*prompt, *tokens[:i]) for i in range(len(tokens))], time=33)
         assert logps.argmax(-1).tolist() == list(tokens)
         assert one.logp == pytest.approx(logps.max(-1).sum(), abs=1e-4, rel=1e-5)
-    assert len({one.tokens for (one,) in found}) > 3  # else any order would do
+    assert len({one.tokens for (one,) in decoded}) > 3  # else any order would do
 
 
 def test_no_prompts_give_no_answers():
@@ -292,8 +292,8 @@ def test_no_prompts_give_no_answers():
 def test_an_answer_is_the_text_before_its_first_line_break(tmp_path):
     tokenizer = small_tokenizer(tmp_path)
     tokens = tokenizer.encode(" Florence \n Rome")
-    found = read_answer(tokenizer, Decoded(tokens, -1.5, -1.5, False, (-1.0, -0.5), (-1.0, -0.5)))
-    assert found == Answer("Florence", tokens, -1.5, False, (-1.0, -0.5))
+    read = read_answer(tokenizer, Decoded(tokens, -1.5, -1.5, False, (-1.0, -0.5), (-1.0, -0.5)))
+    assert read == Answer("Florence", tokens, -1.5, False, (-1.0, -0.5))
     assert read_answer(tokenizer, beam((), -1.5, True)).text == ""
 
 
@@ -301,7 +301,7 @@ def test_answers_are_read_as_written_by_this_version_and_by_older_ones():
     answers = [Answer("a", (3,), -1.5, True, (-1.0, -0.5)), Answer("", (), -2.0, False)]
     written = json.loads(json.dumps([asdict(answer) for answer in answers]))
     assert read_answers(written) == answers
-    old = [{name: of[name] for name in ("text", "tokens", "logp", "finished")} for of in written]
+    old = [{name: answer[name] for name in ("text", "tokens", "logp", "finished")} for answer in written]
     assert read_answers(old) == [Answer("a", (3,), -1.5, True), answers[1]]
 
 
@@ -311,7 +311,7 @@ def test_questions_are_asked_in_the_template_and_end_at_its_terminators(tmp_path
     questions = ["What is the capital?", "What?"]
     settings = {"beams": 3, "max_new_tokens": 3, "batch": 2}
     template = Template("few_shot")
-    found = answer_questions(model, params, tokenizer, template, questions, **settings)
+    answered = answer_questions(model, params, tokenizer, template, questions, **settings)
     prompts = [tokenizer.encode(template.prefix(q)) for q in questions]
     wanted = decode(model, params, prompts, template.terminators(tokenizer, tokenizer.size), **settings)
-    assert found == [[read_answer(tokenizer, h) for h in of] for of in wanted]
+    assert answered == [[read_answer(tokenizer, h) for h in beams] for beams in wanted]

@@ -7,9 +7,9 @@ import pytest
 from scipy.stats import chi2
 
 from pretrainrl_jax.decoding import draw
-from pretrainrl_jax.decoding.draw import Exact, inverse, uniform
+from pretrainrl_jax.decoding.draw import Exact, inverse_cdf, uniform
 
-jitted = jax.jit(inverse)
+jitted = jax.jit(inverse_cdf)
 
 
 def keys_of(number: int, samples: int) -> jax.Array:
@@ -66,31 +66,31 @@ def test_tokens_are_as_frequent_as_they_are_probable(vocabulary):
     assert chi2.sf(statistic, max(1, len(cells) - 1)) > 1e-3
 
 
-@pytest.mark.parametrize("first", [True, False])
-def test_rare_tokens_are_drawn_where_float64_draws_them(first):
+@pytest.mark.parametrize("rare_first", [True, False])
+def test_rare_tokens_are_drawn_where_float64_draws_them(rare_first):
     """Thousands of tokens of 1e-7 to 1e-6 after or before a common one: each keeps its share of the numbers.
 
     Numbers fall all over the rare tokens, which a float32 of 1 - 1e-7 could not even tell apart.
     """
     rng = np.random.default_rng(0)
     rare = np.log(rng.uniform(1e-7, 1e-6, 6000))
-    logits = np.array([3.0, *rare + 3.0] if first else [*rare + 3.0, 3.0], np.float32)
+    logits = np.array([3.0, *rare + 3.0] if rare_first else [*rare + 3.0, 3.0], np.float32)
     sums = cumulated(logits)
-    low, high = (sums[0], 1) if first else (0, sums[-2])
+    low, high = (sums[0], 1) if rare_first else (0, sums[-2])
     numbers = np.sort(rng.uniform(low, high, 4096))
     tokens = np.asarray(jitted(logits[None, None].repeat(4096, 1), pair(numbers[None]))[0][0])
     wanted = np.searchsorted(sums, numbers, side="right")
     # Sums of float32 weights are right to some 1e-7 of themselves, and all boundaries move together.
     before, after = np.concatenate([[0.0], sums])[tokens], sums[tokens]
-    gap = 1.5e-7 if first else 1e-9
+    gap = 1.5e-7 if rare_first else 1e-9
     assert (numbers > before - gap).all()
     assert (numbers < after + gap).all()
-    assert (tokens == wanted).mean() > (0.8 if first else 0.99)
+    assert (tokens == wanted).mean() > (0.8 if rare_first else 0.99)
     assert len(np.unique(tokens)) > 2500
     # Their sizes do not move: numbers on a fine grid over some of them find each as often as is probable.
     grid = np.linspace(sums[200], sums[400], 65536)
-    found = np.asarray(jitted(logits[None, None].repeat(len(grid), 1), pair(grid[None]))[0][0])
-    counts = np.bincount(found, minlength=401)[220:380]
+    drawn = np.asarray(jitted(logits[None, None].repeat(len(grid), 1), pair(grid[None]))[0][0])
+    counts = np.bincount(drawn, minlength=401)[220:380]
     sizes = np.diff(sums)[219:379] / (grid[1] - grid[0])
     np.testing.assert_allclose(counts, sizes, atol=1.01)
 
@@ -111,13 +111,13 @@ def test_blocks_change_nothing(monkeypatch):
     rng = np.random.default_rng(1)
     logits = (3 * rng.normal(size=(4, 64, 777))).astype(np.float32)
     numbers = uniform(keys_of(4, 64))
-    sums, found = cumulated(logits), []
+    sums, drawn = cumulated(logits), []
     for block in (1, 100, 777, 1000):
         monkeypatch.setattr(draw, "BLOCK", block)
-        found.append(np.asarray(inverse(logits, numbers)[0]))
+        drawn.append(np.asarray(inverse_cdf(logits, numbers)[0]))
     values = exactly(numbers)
     clear = np.abs(sums - values[..., None]).min(-1) > 1e-6
     assert clear.mean() > 0.9
     wanted = (sums <= values[..., None]).sum(-1)
-    for tokens in found:
+    for tokens in drawn:
         np.testing.assert_array_equal(tokens[clear], wanted[clear])

@@ -105,30 +105,30 @@ def test_the_distribution_is_that_of_a_sorted_one_in_float64(logits, temperature
     logits = np.array(logits, np.float32)
     expected, margin = plain_filter(logits, temperature, top_p, top_k)
     assume(margin > 1e-4)  # at the threshold itself rounding decides, of logits of up to 20 / 0.05 too
-    found = np.asarray(filtered(logits, np.float32(temperature), np.float32(top_p), np.int32(top_k)))
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(np.isneginf(found), np.isneginf(expected))
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+    logps = np.asarray(filtered(logits, np.float32(temperature), np.float32(top_p), np.int32(top_k)))
+    assert logps.dtype == np.float32
+    np.testing.assert_array_equal(np.isneginf(logps), np.isneginf(expected))
+    np.testing.assert_allclose(logps, expected, rtol=1e-5, atol=1e-4)
 
 
 def test_ties_at_a_threshold_are_kept_together():
     logits = np.array([1.0, 3.0, 1.0, 2.0, 1.0, 0.0, -0.0], np.float32)
     for top_k, kept in [(1, [1]), (2, [1, 3]), (3, [0, 1, 2, 3, 4]), (5, [0, 1, 2, 3, 4]), (6, range(7))]:
-        found = filtered(logits, 1.0, 1.0, top_k)
-        assert np.flatnonzero(np.isfinite(found)).tolist() == list(kept)
+        logps = filtered(logits, 1.0, 1.0, top_k)
+        assert np.flatnonzero(np.isfinite(logps)).tolist() == list(kept)
     mass = np.exp(log_softmax(logits))
     just_two, beyond = mass[1] + mass[3] - 1e-4, mass[1] + mass[3] + 1e-4
     for top_p, kept in [(1e-30, [1]), (0.0, [1]), (just_two, [1, 3]), (beyond, [0, 1, 2, 3, 4])]:
-        found = filtered(logits, 1.0, np.float32(top_p), 0)
-        assert np.flatnonzero(np.isfinite(found)).tolist() == kept
+        logps = filtered(logits, 1.0, np.float32(top_p), 0)
+        assert np.flatnonzero(np.isfinite(logps)).tolist() == kept
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-38, 1e-10])
 def test_a_cold_distribution_is_sure_and_no_nan(temperature):
     logits = np.array([-30.0, 5.0, 4.999, 80.0, 79.99], np.float32)
-    found = np.asarray(filtered(logits, np.float32(temperature), np.float32(0.9), 3))
-    assert found[3] == 0
-    assert np.exp(found).tolist() == [0, 0, 0, 1, 0]
+    logps = np.asarray(filtered(logits, np.float32(temperature), np.float32(0.9), 3))
+    assert logps[3] == 0
+    assert np.exp(logps).tolist() == [0, 0, 0, 1, 0]
 
 
 @pytest.mark.parametrize("vocabulary", [50, 151_936])
@@ -145,13 +145,13 @@ def test_the_distribution_is_that_of_transformers(vocabulary):
         if top_p < 1:
             scores = TopPLogitsWarper(top_p)(None, scores)  # type: ignore[arg-type]
         expected = torch.log_softmax(scores, -1).numpy()
-        found = np.asarray(filtered(logits, temperature, top_p, top_k))
+        logps = np.asarray(filtered(logits, temperature, top_p, top_k))
         # Rounding decides on the tokens at the threshold of the mass of 151,936, which float32 sums to 1e-4.
-        differing = np.isneginf(found) != np.isneginf(expected)
-        mass = np.where(differing, np.exp(np.maximum(found, expected)), 0).sum(-1)
+        differing = np.isneginf(logps) != np.isneginf(expected)
+        mass = np.where(differing, np.exp(np.maximum(logps, expected)), 0).sum(-1)
         assert mass.max() < (1e-4 if vocabulary > 50 else 1e-12)
-        both = np.isfinite(found) & np.isfinite(expected)
-        np.testing.assert_allclose(found[both], expected[both], rtol=1e-5, atol=2e-4)
+        both = np.isfinite(logps) & np.isfinite(expected)
+        np.testing.assert_allclose(logps[both], expected[both], rtol=1e-5, atol=2e-4)
 
 
 # What is drawn
@@ -167,9 +167,9 @@ def test_samples_are_worth_what_the_plain_forward_pass_says():
     ]
     for seed, changes in enumerate(cases):
         model, params = small_model(seed, 2.0, vocabulary=VOCABULARY)
-        for prompt, of in zip(PROMPTS, run(model, params, PROMPTS, (0, 5), **changes), strict=True):
-            assert len(of) == 5
-            for drawn in of:
+        for prompt, several in zip(PROMPTS, run(model, params, PROMPTS, (0, 5), **changes), strict=True):
+            assert len(several) == 5
+            for drawn in several:
                 kinds.add((drawn.finished, len(drawn.tokens)))
                 assert not {0, 5} & set(drawn.tokens)
                 assert len(drawn.tokens) < 5 if drawn.finished else len(drawn.tokens) == 5
@@ -197,15 +197,15 @@ def test_samples_are_worth_what_the_plain_forward_pass_says():
 
 def test_samples_are_worth_what_the_score_engine_says():
     model, params = small_model(1, vocabulary=VOCABULARY)
-    found = run(model, params, PROMPTS, (0,), temperature=1.4, top_k=8)
+    decoded = run(model, params, PROMPTS, (0,), temperature=1.4, top_k=8)
     trees = [
-        AnswerTree(str(i), prompt, tuple(Branch((*d.tokens, 0) if d.finished else d.tokens) for d in of))
-        for i, (prompt, of) in enumerate(zip(PROMPTS, found, strict=True))
+        AnswerTree(str(i), prompt, tuple(Branch((*d.tokens, 0) if d.finished else d.tokens) for d in several))
+        for i, (prompt, several) in enumerate(zip(PROMPTS, decoded, strict=True))
     ]
-    assert {d.finished for of in found for d in of} == {True, False}
+    assert {d.finished for several in decoded for d in several} == {True, False}
     scores = score_trees(model, params, trees, row_length=64, rows=2)
-    for of, scored in zip(found, scores, strict=True):
-        np.testing.assert_allclose([d.logp for d in of], scored, rtol=1e-5, atol=1e-4)
+    for several, scored in zip(decoded, scores, strict=True):
+        np.testing.assert_allclose([d.logp for d in several], scored, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("changes", [PLAIN, {"temperature": 0.8, "top_p": 0.85, "top_k": 4}])
@@ -214,18 +214,18 @@ def test_sequences_are_as_frequent_as_they_are_probable(changes):
     model, params = small_model(0, 0.5, vocabulary=6)
     prompt, ends = (1, 2, 3), (0, 4)
     expected: Counter[tuple[int, ...]] = Counter()
-    first = np.exp(plain_filter(next_logits(model, params, prompt), **changes)[0])
+    one_token = np.exp(plain_filter(next_logits(model, params, prompt), **changes)[0])
     for one in range(6):
         if one in ends:
-            expected[()] += first[one]
+            expected[()] += one_token[one]
             continue
         second = np.exp(plain_filter(next_logits(model, params, (*prompt, one)), **changes)[0])
         for two in range(6):
-            expected[(one,) if two in ends else (one, two)] += first[one] * second[two]
+            expected[(one,) if two in ends else (one, two)] += one_token[one] * second[two]
     assert sum(expected.values()) == pytest.approx(1)
 
-    found = run(model, params, [prompt] * 64, ends, samples=64, limit=2, **changes)
-    counts = Counter(d.tokens for of in found for d in of)
+    decoded = run(model, params, [prompt] * 64, ends, samples=64, limit=2, **changes)
+    counts = Counter(d.tokens for several in decoded for d in several)
     possible = {tokens: p for tokens, p in expected.items() if p > 0}
     assert set(counts) <= set(possible)
     assert len(possible) > 6
@@ -266,8 +266,8 @@ def test_allowed_sequences_are_as_frequent_as_they_are_probable(changes):
 
     grow((), 0, 1.0)
     rule = Automaton(jnp.asarray(STEPS))
-    found = run(model, params, [prompt] * 128, ends, samples=64, limit=limit, constraint=rule, **changes)
-    counts = Counter((d.tokens, d.finished) for of in found for d in of)
+    decoded = run(model, params, [prompt] * 128, ends, samples=64, limit=limit, constraint=rule, **changes)
+    counts = Counter((d.tokens, d.finished) for several in decoded for d in several)
     possible = {what: p for what, p in expected.items() if p > 0}
     assert set(counts) <= set(possible)
     assert ((3,), False) in counts  # a dead end
@@ -277,7 +277,7 @@ def test_allowed_sequences_are_as_frequent_as_they_are_probable(changes):
     statistic = sum((counts[what] - size * p) ** 2 / (size * p) for what, p in possible.items())
     assert chi2.sf(statistic, len(possible) - 1) > 1e-3
     kinds = set()
-    for drawn in {(d.tokens, d.finished): d for of in found for d in of}.values():
+    for drawn in {(d.tokens, d.finished): d for several in decoded for d in several}.values():
         state = 0
         assert len(drawn.token_logps) == len(drawn.tokens) + drawn.finished
         for i, token in enumerate(drawn.tokens):
@@ -299,9 +299,9 @@ def test_a_constrained_greedy_sample_is_the_constrained_greedy_beam():
     ends = mask_of((4,), 6)
     prompts = [tuple(t for t in prompt if t < 6) for prompt in PROMPTS]
     greedy = decode(model, params, prompts, ends, beams=1, max_new_tokens=5, batch=4, constraint=rule)
-    found = run(model, params, prompts, (4,), samples=2, constraint=rule, temperature=0.0)
-    for (best,), of in zip(greedy, found, strict=True):
-        for drawn in of:
+    decoded = run(model, params, prompts, (4,), samples=2, constraint=rule, temperature=0.0)
+    for (best,), several in zip(greedy, decoded, strict=True):
+        for drawn in several:
             assert (drawn.tokens, drawn.finished) == (best.tokens, best.finished)
             np.testing.assert_allclose(drawn.token_logps, best.token_logps, rtol=1e-5, atol=1e-5)
 
@@ -315,9 +315,9 @@ def test_sure_samples_are_greedy_decoding(changes):
         model, params = small_model(seed, 2.0, vocabulary=VOCABULARY)
         ends = mask_of((0,))
         greedy = decode(model, params, PROMPTS, ends, beams=1, max_new_tokens=5, batch=4)
-        found = run(model, params, PROMPTS, (0,), samples=3, **changes)
-        for (best,), of in zip(greedy, found, strict=True):
-            for drawn in of:
+        decoded = run(model, params, PROMPTS, (0,), samples=3, **changes)
+        for (best,), several in zip(greedy, decoded, strict=True):
+            for drawn in several:
                 assert (drawn.tokens, drawn.finished) == (best.tokens, best.finished)
                 assert drawn.logp == pytest.approx(best.logp, abs=1e-4, rel=1e-5)
                 assert drawn.behaviour_logp == 0
@@ -326,16 +326,16 @@ def test_sure_samples_are_greedy_decoding(changes):
 def test_among_equals_greedy_decoding_is_sure_of_the_first():
     model, params = small_model(vocabulary=VOCABULARY)
     level = params | {"head": jnp.zeros_like(params["head"])}
-    for of in run(model, level, PROMPTS, (5,), temperature=0.0):
-        for drawn in of:
+    for several in run(model, level, PROMPTS, (5,), temperature=0.0):
+        for drawn in several:
             assert (drawn.tokens, drawn.behaviour_logp, drawn.finished) == ((0,) * 5, 0, False)
             assert drawn.logp == pytest.approx(-5 * math.log(VOCABULARY), rel=2e-6)
 
 
 def test_a_sample_as_the_model_is_has_one_log_probability():
     model, params = small_model(2, 2.0, vocabulary=VOCABULARY)
-    for of in run(model, params, PROMPTS, (0,)):
-        for drawn in of:
+    for several in run(model, params, PROMPTS, (0,)):
+        for drawn in several:
             assert drawn.behaviour_logp == pytest.approx(drawn.logp, abs=1e-5, rel=2e-6)
 
 
@@ -347,28 +347,29 @@ def test_batches_numbers_and_the_count_of_samples_change_nothing():
     rng = np.random.default_rng(0)
     prompts = [tuple(rng.integers(0, VOCABULARY, n).tolist()) for n in (3, 20, 5, 1, 17, 9, 2, 30)]
     settings = {"temperature": 0.9, "top_p": 0.95}
-    whole = run(model, params, prompts, (0,), batch=8, **settings)
-    tokens = [[d.tokens for d in of] for of in whole]
+    together = run(model, params, prompts, (0,), batch=8, **settings)
+    tokens = [[d.tokens for d in several] for several in together]
     for batch in (1, 3):
-        found = run(model, params, prompts, (0,), batch=batch, **settings)
-        assert [[d.tokens for d in of] for of in found] == tokens
-        for of, others in zip(found, whole, strict=True):
-            np.testing.assert_allclose([d.logp for d in of], [d.logp for d in others], rtol=1e-5, atol=1e-4)
+        decoded = run(model, params, prompts, (0,), batch=batch, **settings)
+        assert [[d.tokens for d in several] for several in decoded] == tokens
+        for several, others in zip(decoded, together, strict=True):
+            logps, wanted = ([d.logp for d in drawn] for drawn in (several, others))
+            np.testing.assert_allclose(logps, wanted, rtol=1e-5, atol=1e-4)
     part = run(model, params, prompts[5:2:-1], (0,), numbers=[5, 4, 3], **settings)
-    assert [[d.tokens for d in of] for of in part] == tokens[5:2:-1]
+    assert [[d.tokens for d in several] for several in part] == tokens[5:2:-1]
     fewer = run(model, params, prompts, (0,), samples=2, **settings)
-    assert [[d.tokens for d in of] for of in fewer] == [of[:2] for of in tokens]
+    assert [[d.tokens for d in several] for several in fewer] == [several[:2] for several in tokens]
 
 
 def test_samples_prompts_and_seeds_differ():
     model, params = small_model(0, vocabulary=VOCABULARY)
-    found = run(model, params, [PROMPTS[0]] * 3, (0,), samples=4, limit=8)
-    drawn = [d.tokens for of in found for d in of]
+    decoded = run(model, params, [PROMPTS[0]] * 3, (0,), samples=4, limit=8)
+    drawn = [d.tokens for several in decoded for d in several]
     again = run(model, params, [PROMPTS[0]] * 3, (0,), samples=4, limit=8)
     other = run(model, params, [PROMPTS[0]] * 3, (0,), samples=4, limit=8, seed=2**32 - 1)
     assert len({tokens for tokens in drawn if len(tokens) > 2}) >= 8
-    assert [d.tokens for of in again for d in of] == drawn
-    assert [d.tokens for of in other for d in of] != drawn
+    assert [d.tokens for several in again for d in several] == drawn
+    assert [d.tokens for several in other for d in several] != drawn
     steps = np.array([t[:2] for t in drawn if len(t) >= 2])
     assert (steps[:, 0] != steps[:, 1]).any()  # no key is used for two steps
 
@@ -383,8 +384,8 @@ def test_neither_padding_nor_other_prompts_change_a_sample():
         prompts = rng.integers(0, VOCABULARY, (4, 16))  # what lies beyond a prompt's length is padding
         prompts[0, :3] = 1, 2, 3
         lengths = np.array([length, *other_lengths])
-        found = sample(model, params, prompts, lengths, ends, keys, samples=5, max_new_tokens=5, **PLAIN)
-        return [np.asarray(x)[0] for x in found]
+        drawn = sample(model, params, prompts, lengths, ends, keys, samples=5, max_new_tokens=5, **PLAIN)
+        return [np.asarray(x)[0] for x in drawn]
 
     alone = first_of(3, 1, 1, 1)
     for other_lengths in [(1, 1, 1), (16, 2, 9), (3, 3, 15), (0, 0, 0)]:
@@ -401,7 +402,7 @@ def test_unused_places_are_blank_and_rows_without_a_prompt_empty():
     prompts = np.array([[1, 2, 3] + [0] * 13] * 4)
     keys = prompt_keys(np.uint32(0), np.arange(4, dtype=np.int32))
     lengths = np.array([3, 3, 3, 0])
-    found = sample(
+    drawn = sample(
         model,
         params,
         prompts,
@@ -412,7 +413,7 @@ def test_unused_places_are_blank_and_rows_without_a_prompt_empty():
         max_new_tokens=5,
         **PLAIN,
     )
-    tokens, sizes, finished, logps, behaviour_logps, *of_tokens = (np.asarray(x) for x in found)
+    tokens, sizes, finished, logps, behaviour_logps, *of_tokens = (np.asarray(x) for x in drawn)
     assert tokens.shape == (4, 5, 5)
     assert (tokens.dtype, sizes.dtype, logps.dtype, finished.dtype) == (np.int32, np.int32, np.float32, bool)
     assert not tokens[np.arange(5) >= sizes[..., None]].any()
@@ -436,11 +437,11 @@ def test_the_loop_stops_when_all_samples_have_ended(monkeypatch):
     ran = []
     for terminators, seed in [(range(13), 0), *((range(6, 13), seed) for seed in range(8))]:
         steps.clear()
-        found = run(model, params, PROMPTS[:1], terminators, batch=3, limit=40, seed=seed, numbers=[7])
+        decoded = run(model, params, PROMPTS[:1], terminators, batch=3, limit=40, seed=seed, numbers=[7])
         jax.effects_barrier()
-        assert all(d.finished for of in found for d in of)
+        assert all(d.finished for several in decoded for d in several)
         # Two rows only fill up the batch: they keep nobody waiting.
-        assert len(steps) == max(len(d.tokens) for of in found for d in of) + 1
+        assert len(steps) == max(len(d.tokens) for several in decoded for d in several) + 1
         ran.append(len(steps))
     assert ran[0] == 1
     assert 1 < max(ran) < 40
@@ -450,8 +451,8 @@ def test_one_compilation_a_bucket_whatever_is_asked(monkeypatch):
     model, params = small_model(0, 2.0, vocabulary=VOCABULARY, layers=1)
     rng = np.random.default_rng(0)
     prompts = [tuple(rng.integers(0, VOCABULARY, n).tolist()) for n in (20, 3, 30, 16, 1, 17, 5, 7)]
-    for of in (sample, prompt_keys):
-        of.clear_cache()  # whatever tests came before
+    for function in (sample, prompt_keys):
+        function.clear_cache()  # whatever tests came before
     done, placed = [], []
 
     def place(x, mesh):
@@ -465,7 +466,7 @@ def test_one_compilation_a_bucket_whatever_is_asked(monkeypatch):
         (0, 1.0, 3, 2),
         (2.5, 0.1, 10**12, 1),
     ]:
-        found = run(
+        decoded = run(
             model,
             params,
             prompts,
@@ -477,7 +478,7 @@ def test_one_compilation_a_bucket_whatever_is_asked(monkeypatch):
             top_k=top_k,
             advance=done.append,
         )
-        assert all(len(of) == 5 for of in found)
+        assert all(len(several) == 5 for several in decoded)
     assert sample._cache_size() == 2  # lengths up to 16, and up to 32
     assert prompt_keys._cache_size() == 1
     assert sorted(set(placed)) == [(3,), (3, 16), (3, 32)]
@@ -486,8 +487,8 @@ def test_one_compilation_a_bucket_whatever_is_asked(monkeypatch):
 
 def float_sizes(compiled) -> list[int]:
     """Elements of every array of floats that a compiled program names."""
-    found = set(re.findall(r"\b(?:bf16|f\d+)\[([\d,]+)\]", compiled.as_text()))
-    return [math.prod(map(int, of.split(","))) for of in found]
+    shapes = set(re.findall(r"\b(?:bf16|f\d+)\[([\d,]+)\]", compiled.as_text()))
+    return [math.prod(map(int, shape.split(","))) for shape in shapes]
 
 
 def test_no_sample_is_scored_against_another_samples_tokens():
@@ -519,7 +520,7 @@ def test_the_prompts_cache_is_not_copied_for_its_samples():
         max_new_tokens=1,
         **PLAIN,
     )
-    copied = samples * 2 * s.layers * time * s.kv_heads * s.head_width * 4
+    copied = samples * 2 * s.layers * time * s.kv_heads * s.head_dim * 4
     assert lowered.compile().memory_analysis().temp_size_in_bytes < copied
 
 
@@ -558,5 +559,5 @@ def test_numbers_out_of_range_are_refused(change, said):
 def test_a_sample_is_its_text_as_it_is(tmp_path):
     tokenizer = small_tokenizer(tmp_path)
     tokens = tokenizer.encode(" Florence \n Rome")
-    found = read_sample(tokenizer, Decoded(tokens, -1.5, -1.25, False))
-    assert found == Sample(" Florence \n Rome", tokens, -1.5, -1.25, False)
+    read = read_sample(tokenizer, Decoded(tokens, -1.5, -1.25, False))
+    assert read == Sample(" Florence \n Rome", tokens, -1.5, -1.25, False)

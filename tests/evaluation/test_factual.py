@@ -24,21 +24,21 @@ def outcome(beams, greedy="Rome", truths=("Florence", "Firenze"), rule="exact", 
 
 def test_one_question():
     beams = [answer("Rome", 0.4), answer("rome.", 0.2), answer("the FLORENCE", 0.1), answer("Firenze", 0.05)]
-    found = outcome(beams)
-    assert not found.correct
-    assert found.rank == 2  # the second spelling of Rome is no answer of its own
-    assert math.isclose(found.p_hit, 0.1)
-    assert math.isclose(found.p_truth, 0.1)
-    assert math.isclose(found.p_aliases, 0.15)
-    assert (found.falsehood, round(found.p_falsehood, 6)) == ("Rome", 0.4)
+    judged = outcome(beams)
+    assert not judged.correct
+    assert judged.rank == 2  # the second spelling of Rome is no answer of its own
+    assert math.isclose(judged.p_hit, 0.1)
+    assert math.isclose(judged.p_truth, 0.1)
+    assert math.isclose(judged.p_aliases, 0.15)
+    assert (judged.falsehood, round(judged.p_falsehood, 6)) == ("Rome", 0.4)
     assert outcome(beams, greedy="florence").correct
 
 
 def test_unfinished_beams_are_never_hits_but_counted():
-    found = outcome([answer("Florence", 0.4, finished=False), answer("Rome", 0.1)])
-    assert found.rank is None
-    assert found.p_hit is None
-    assert (found.unfinished, found.beams) == (1, 2)
+    judged = outcome([answer("Florence", 0.4, finished=False), answer("Rome", 0.1)])
+    assert judged.rank is None
+    assert judged.p_hit is None
+    assert (judged.unfinished, judged.beams) == (1, 2)
     asked = fact(("Florence",))
     greedy = [answer("Florence", 0.4, finished=False)]
     assert not judge(asked, asked.question, "trained", greedy, [], [-1.0], "exact").correct
@@ -50,8 +50,8 @@ def test_the_looser_rule():
 
 
 def test_no_beams_at_all():
-    found = judge(fact(), "?", "trained", [], [], [-2.0], "exact")
-    assert (found.correct, found.rank, found.falsehood, found.prediction) == (False, None, None, "")
+    judged = judge(fact(), "?", "trained", [], [], [-2.0], "exact")
+    assert (judged.correct, judged.rank, judged.falsehood, judged.prediction) == (False, None, None, "")
 
 
 names = st.sampled_from(["Florence", "Firenze", "Rome", "rome!", "Pisa", "the Pisa", "Siena"])
@@ -62,8 +62,8 @@ questions = st.lists(st.lists(st.tuples(names, st.booleans()), max_size=6), min_
 def test_measures_against_brute_force(drawn):
     outcomes, hr, rr, hit = [], [], [], []
     for beams in drawn:
-        found = [answer(name, 0.5 / (1 + i), finished) for i, (name, finished) in enumerate(beams)]
-        outcomes.append(outcome(found, greedy=beams[0][0] if beams else ""))
+        answers = [answer(name, 0.5 / (1 + i), finished) for i, (name, finished) in enumerate(beams)]
+        outcomes.append(outcome(answers, greedy=beams[0][0] if beams else ""))
         seen, rank = [], 0
         for i, (name, finished) in enumerate(beams):
             if finished and normalise(name) not in seen:
@@ -73,12 +73,12 @@ def test_measures_against_brute_force(drawn):
                     hit.append(0.5 / (1 + i))
         hr.append(rank > 0)
         rr.append(1 / rank if rank else 0)
-    found = measures(outcomes)
-    assert math.isclose(found["hr"], sum(hr) / len(hr))
-    assert math.isclose(found["mrr"], sum(rr) / len(rr))
-    assert (found["prob"] is None) == (not hit)
+    answers = measures(outcomes)
+    assert math.isclose(answers["hr"], sum(hr) / len(hr))
+    assert math.isclose(answers["mrr"], sum(rr) / len(rr))
+    assert (answers["prob"] is None) == (not hit)
     if hit:
-        assert math.isclose(found["prob"], sum(hit) / len(hit))
+        assert math.isclose(answers["prob"], sum(hit) / len(hit))
 
 
 def test_popularity_bins_are_equal_and_ordered():
@@ -93,11 +93,11 @@ def test_popularity_bins_are_equal_and_ordered():
 
 def test_groups():
     trained = [outcome([], id=str(i), popularity=float(i)) for i in range(4)]
-    found = groups(trained, unseen=lambda f: f.id == "0", head=lambda f: f.popularity > 1)
-    assert found["trained"]["count"] == 4
-    assert found["unseen"]["count"] == 1
-    assert "held_out" not in found
-    assert "held_out_head" not in found
+    by_group = groups(trained, unseen=lambda f: f.id == "0", head=lambda f: f.popularity > 1)
+    assert by_group["trained"]["count"] == 4
+    assert by_group["unseen"]["count"] == 1
+    assert "held_out" not in by_group
+    assert "held_out_head" not in by_group
 
 
 def test_distinct_truths_keep_order():

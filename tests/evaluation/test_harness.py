@@ -56,10 +56,10 @@ def test_every_kind_of_task(twin: Twins, folder: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("DISABLE_MULTIPROC", "1")
     manager = TaskManager(include_path=str(folder), include_defaults=False)
 
-    def found(lm: HFLM | HarnessLM) -> Any:
+    def evaluated(lm: HFLM | HarnessLM) -> Any:
         return simple_evaluate(lm, tasks=list(TASKS), task_manager=manager, bootstrap_iters=1000)
 
-    theirs, ours = found(twin.theirs(batch=4)), found(twin.ours())
+    theirs, ours = evaluated(twin.theirs(batch=4)), evaluated(twin.ours())
     for name in TASKS:
         ours_alone = run_harness(
             *(twin.loaded.model, twin.loaded.params, twin.loaded.tokenizer),
@@ -86,9 +86,9 @@ def test_every_kind_of_task(twin: Twins, folder: Path, monkeypatch: pytest.Monke
             elif name == "rolled":
                 assert our["resps"][0][0] == pytest.approx(their["resps"][0][0], abs=1e-3, rel=3e-6)
             else:
-                assert_same([of[0] for of in their["resps"]], [of[0] for of in our["resps"]])
+                assert_same([sample[0] for sample in their["resps"]], [sample[0] for sample in our["resps"]])
     assert 0 < theirs["results"]["capitals"]["acc,none"] < 1  # or equal metrics would say little
-    assert any(len(of["resps"][0][0]) > 30 for of in theirs["samples"]["written"])
+    assert any(len(sample["resps"][0][0]) > 30 for sample in theirs["samples"]["written"])
 
 
 def test_texts_as_the_harness_cuts_them(twin: Twins) -> None:
@@ -158,7 +158,7 @@ def test_very_many_continuations_of_one_context(qwen: Twins) -> None:
 def test_the_batch_and_other_requests_change_nothing(qwen: Twins) -> None:
     asked = [("What is", " Rome"), ("What is", " Florence of Arno"), ("Arno " * 60, " Rome"), ("", "Rome")]
     together = qwen.ours().loglikelihood(requests(asked))
-    apart = [qwen.ours(tokens=1).loglikelihood(requests([of]))[0] for of in asked]
+    apart = [qwen.ours(tokens=1).loglikelihood(requests([request]))[0] for request in asked]
     assert_same(together, apart)
 
 
@@ -179,10 +179,10 @@ def test_stop_strings_wherever_they_stand(qwen: Twins) -> None:
     tokenizer, prompt = qwen.loaded.tokenizer, "What is the capital of"
     tokens = greedy(qwen, qwen.ours().tok_encode(prompt), 60)
     parts = [tokenizer.backend.decode([token]) for token in tokens]
-    whole = tokenizer.decode(tokens)
+    text = tokenizer.decode(tokens)
     inside = next(p[1:-1] for p in parts if len(p) > 3 and p.isascii())
     across = [a[-1:] + b[:1] for a, b in itertools.pairwise(parts[35:])]
-    across = next(of for of in across if of.isascii() and of.isprintable() and whole.count(of) == 1)
+    across = next(stop for stop in across if stop.isascii() and stop.isprintable() and text.count(stop) == 1)
     cases: list[dict[str, Any]] = [
         {"until": []},
         {"until": ["never written"]},
@@ -195,10 +195,10 @@ def test_stop_strings_wherever_they_stand(qwen: Twins) -> None:
         {"until": [], "max_gen_toks": 33},
         {"until": [], "max_new_tokens": 60},
     ]
-    asked = [(prompt, {"max_gen_toks": 60} | of if "max_new_tokens" not in of else of) for of in cases]
+    asked = [(prompt, c if "max_new_tokens" in c else {"max_gen_toks": 60} | c) for c in cases]
     theirs = qwen.theirs().generate_until(requests(asked), disable_tqdm=True)
     assert qwen.ours().generate_until(requests(asked)) == theirs
-    assert theirs[0] == theirs[1] == whole  # and no stop string cuts by chance
+    assert theirs[0] == theirs[1] == text  # and no stop string cuts by chance
     assert inside not in theirs[2]
     assert len(tokenizer.encode(theirs[3])) > 32
     assert theirs[5] == ""
@@ -215,12 +215,12 @@ def test_too_long_prompts_lose_their_beginning(qwen: Twins) -> None:
 def test_every_eos_id_ends_a_text(qwen: Twins) -> None:
     prompt = "the capital of"
     tokens = greedy(qwen, qwen.ours().tok_encode(prompt), 40)
-    first = next(n for n, token in enumerate(tokens) if n > 5 and token not in tokens[:n])
+    early = next(n for n, token in enumerate(tokens) if n > 5 and token not in tokens[:n])
     late = next(n for n, token in enumerate(tokens) if n > 33 and token not in tokens[:n])
     before = qwen.torch_model.generation_config.eos_token_id
     plain = written(qwen.ours(), prompt, until=[], max_gen_toks=40)
     try:
-        for place in (first, late):
+        for place in (early, late):
             eos = (*qwen.loaded.tokenizer.eos, tokens[place])
             qwen.torch_model.generation_config.eos_token_id = list(eos)
             tokenizer = replace(qwen.loaded.tokenizer, eos=eos)
@@ -250,12 +250,12 @@ def test_a_special_token_can_be_a_stop_string(tmp_path: Path) -> None:
 def test_samples_depend_on_seed_and_place_alone(qwen: Twins) -> None:
     settings = {"until": [], "max_gen_toks": 40, "do_sample": True, "temperature": 0.9, "top_k": 50}
     asked = [("What is", settings), ("What is", settings), ("the capital", settings)]
-    first = qwen.ours().generate_until(requests(asked))
-    assert first[0] != first[1]
-    assert qwen.ours(tokens=1).generate_until(requests(asked)) == first
+    texts = qwen.ours().generate_until(requests(asked))
+    assert texts[0] != texts[1]
+    assert qwen.ours(tokens=1).generate_until(requests(asked)) == texts
     cold = [("What is", settings | {"do_sample": False})]
     greedy_text = qwen.ours().generate_until(requests(cold))[0]
-    assert greedy_text not in first
+    assert greedy_text not in texts
     # So hot that what is drawn hardly depends on the text: two rounds alike would end alike.
     hot = settings | {"temperature": 1e6, "top_k": 0}
     one, two = (written(qwen.ours(), "What is", **hot | {"max_gen_toks": n}) for n in (32, 64))
@@ -299,25 +299,25 @@ def test_chat_templates_are_the_tokenizers(tmp_path: Path) -> None:
 def test_a_task_gives_the_same_twice_and_a_limit_asks_the_first(qwen: Twins, folder: Path) -> None:
     of_twin = (qwen.loaded.model, qwen.loaded.params, qwen.loaded.tokenizer)
     (task,) = load_tasks(["capitals"], folder)
-    first, again = (run_harness(*of_twin, task, max_length=LENGTH) for _ in range(2))
-    assert first == again  # the few-shot examples too are drawn anew
-    assert first["results"]["capitals"]["questions"] == 24
-    assert first["results"]["capitals"]["shots"] == 1
+    once, again = (run_harness(*of_twin, task, max_length=LENGTH) for _ in range(2))
+    assert once == again  # the few-shot examples too are drawn anew
+    assert once["results"]["capitals"]["questions"] == 24
+    assert once["results"]["capitals"]["shots"] == 1
     few = run_harness(*of_twin, task, max_length=LENGTH, limit=3)
     assert few["results"]["capitals"]["questions"] == 3
 
 
 def test_groups_and_tags(qwen: Twins, folder: Path) -> None:
     of_twin = (qwen.loaded.model, qwen.loaded.params, qwen.loaded.tokenizer)
-    found = {
+    shown = {
         task.name: run_harness(*of_twin, task, max_length=LENGTH, limit=5)
         for task in load_tasks(["both", "ordinals"], folder)
     }
-    assert found["both"]["shown"] == ["both"]
-    assert found["both"]["results"]["both"]["questions"] == 10
-    assert found["both"]["results"].keys() == {"both", "first", "second"}
-    assert found["ordinals"]["shown"] == ["first", "second"]
-    assert found["ordinals"]["results"].keys() == {"first", "second"}
+    assert shown["both"]["shown"] == ["both"]
+    assert shown["both"]["results"]["both"]["questions"] == 10
+    assert shown["both"]["results"].keys() == {"both", "first", "second"}
+    assert shown["ordinals"]["shown"] == ["first", "second"]
+    assert shown["ordinals"]["results"].keys() == {"first", "second"}
 
 
 def test_stories() -> None:
@@ -337,7 +337,7 @@ def test_stories() -> None:
     ]
     assert_same(theirs.loglikelihood(requests(asked), disable_tqdm=True), ours.loglikelihood(requests(asked)))
     settings = [{"until": [stop], "max_gen_toks": 64} for stop in (".", "\n\n", "Lily", " day")]
-    written = [(context, of) for context, _ in asked[::4] for of in settings]
+    written = [(context, chosen) for context, _ in asked[::4] for chosen in settings]
     texts = theirs.generate_until(requests(written), disable_tqdm=True)
     assert ours.generate_until(requests(written)) == texts
     assert "Lily" in texts[0] + texts[1]

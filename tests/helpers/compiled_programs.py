@@ -61,8 +61,8 @@ class Program:
         self._lines: dict[str, list[str]] = {}
         name = ""
         for line in text.splitlines():
-            if found := COMPUTATION.match(line):
-                name = found[1]
+            if header := COMPUTATION.match(line):
+                name = header[1]
                 self._lines[name] = []
             elif name:
                 self._lines[name].append(line)
@@ -93,14 +93,14 @@ class Program:
 
     def _reached(self, line: str) -> set[str]:
         """The computations that an instruction calls, and those that they call."""
-        found: set[str] = set()
+        reached: set[str] = set()
         waiting = [line]
         while waiting:
-            called = {name.strip(" %") for of in CALLED.findall(waiting.pop()) for name in of.split(",")}
-            new = (called & self._lines.keys()) - found
-            found |= new
+            called = {name.strip(" %") for each in CALLED.findall(waiting.pop()) for name in each.split(",")}
+            new = (called & self._lines.keys()) - reached
+            reached |= new
             waiting += [line for name in new for line in self._lines[name]]
-        return found
+        return reached
 
     def _collectives(self, computations: set[str]) -> Iterator[Collective]:
         for name in sorted(computations):
@@ -113,13 +113,13 @@ class Program:
 def _instructions(lines: list[str]) -> Iterator[tuple[str, str, str]]:
     """Each instruction, the type of its result, and its operation."""
     for line in lines:
-        if found := INSTRUCTION.match(line):
-            yield line, found[1], found[2]
+        if match := INSTRUCTION.match(line):
+            yield line, match[1], match[2]
 
 
 def _name(line: str) -> str:
-    found = re.search(r'op_name="([^"]*)"', line)
-    return found[1] if found else ""
+    match = re.search(r'op_name="([^"]*)"', line)
+    return match[1] if match else ""
 
 
 def _sizes(text: str) -> Sizes:
@@ -134,15 +134,15 @@ def _groups(line: str) -> frozenset[Sizes]:
     """Devices by their places on the mesh, whichever of its three ways HLO writes them; none means all."""
     if "replica_groups={}" in line:
         return frozenset()
-    if found := re.search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}", line):
-        return frozenset(tuple(sorted(_sizes(of))) for of in re.findall(r"\{([\d,]*)\}", found[1]))
-    if found := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line):
-        rows = _iota(found[2], found[3]).reshape(_sizes(found[1]))
-    elif found := MESH.search(line):
-        axes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
+    if match := re.search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}", line):
+        return frozenset(tuple(sorted(_sizes(group))) for group in re.findall(r"\{([\d,]*)\}", match[1]))
+    if match := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line):
+        rows = _iota(match[2], match[3]).reshape(_sizes(match[1]))
+    elif match := MESH.search(line):
+        axes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
         sizes = [int(size) for size in axes.values()]
-        ids = _iota(found[2] or ",".join(map(str, sizes)), found[3]).reshape(sizes)
-        along = [list(axes).index(name) for name in re.findall(r"'(\w+)'", found[4])]
+        ids = _iota(match[2] or ",".join(map(str, sizes)), match[3]).reshape(sizes)
+        along = [list(axes).index(name) for name in re.findall(r"'(\w+)'", match[4])]
         last = np.moveaxis(ids, along, range(-len(along), 0))
         rows = last.reshape(-1, math.prod(sizes[axis] for axis in along))
     else:

@@ -77,7 +77,7 @@ def twins(folder: Path, family: str) -> Twins:
 
 def requests(arguments: list[tuple[Any, ...]]) -> list[Any]:
     """What the harness gives a model."""
-    return [SimpleNamespace(args=of, task_name="") for of in arguments]
+    return [SimpleNamespace(args=request, task_name="") for request in arguments]
 
 
 def greedy(twin: Twins, prompt: list[int], count: int) -> list[int]:

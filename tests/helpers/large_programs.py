@@ -25,7 +25,7 @@ from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.training.optimizer import Schedule, adamw
 from pretrainrl_jax.training.step import compile_step, init_state, state_shardings
-from pretrainrl_jax.trees.batch import LAID, PackedBatch
+from pretrainrl_jax.trees.batch import FIELD_SPECS, PackedBatch
 from pretrainrl_jax.trees.packing import Capacity
 
 MESHES = {"2x1x4": (2, 1, 4), "2x2x2": (2, 2, 2), "1x8x1": (1, 8, 1)}
@@ -33,12 +33,12 @@ VOCABULARY, WIDTH = 151_936, 5_120  # of the large Qwen3
 SHAPE = ModelShape(
     family="qwen3",
     vocabulary=VOCABULARY,
-    width=WIDTH,
+    d_model=WIDTH,
     layers=3,  # a number that nothing else has
     heads=40,
     kv_heads=8,
-    head_width=128,
-    mlp_width=5_120,
+    head_dim=128,
+    d_ff=5_120,
     rope_theta=1e6,
     norm_epsilon=1e-6,
     tied=False,
@@ -92,15 +92,15 @@ def programs(mesh: Mesh) -> dict[str, Any]:
     )
 
     def rows(microsteps: int) -> PackedBatch:
-        def of(axis: str, fill: float) -> jax.ShapeDtypeStruct:
+        def abstract(axis: str, fill: float) -> jax.ShapeDtypeStruct:
             shape = (microsteps, BATCH, *([getattr(SIZE, axis)] if axis else []))
             return array(mesh, shape, jnp.float32 if isinstance(fill, float) else jnp.int32, None, "rows")
 
-        return PackedBatch(*(of(*field) for field in LAID))
+        return PackedBatch(*(abstract(*field) for field in FIELD_SPECS))
 
     number = array(mesh, (), jnp.float32)
     terms = {"ntp": ("question", "answer", "answer_mean"), "dpo": ("weight", "beta")}
-    coefficients = {name: dict.fromkeys(of, number) for name, of in terms.items()}
+    coefficients = {name: dict.fromkeys(names, number) for name, names in terms.items()}
     numbers = coefficients, Schedule(*[number] * 4)
     update = compile_step(model, OptimizerConfig(), "sequence", mesh)
     step, accumulating = (update.lower(state, rows(count), *numbers).compile() for count in (1, 2))
@@ -123,7 +123,7 @@ def programs(mesh: Mesh) -> dict[str, Any]:
         top_p=number,
         top_k=array(mesh, (), jnp.int32),
     ).compile()
-    first = jax.jit(model.init, out_shardings=shardings).lower(key).compile()
+    initial = jax.jit(model.init, out_shardings=shardings).lower(key).compile()
     return {
         "parameters": own_bytes(params),
         "state": own_bytes(state),
@@ -131,11 +131,11 @@ def programs(mesh: Mesh) -> dict[str, Any]:
         "accumulating": described(accumulating, (state, rows(2), numbers)),
         "search": described(search, (params, asked)),
         "draw": described(draw, (params, asked, keys)),
-        "first": described(first, ()),
+        "first": described(initial, ()),
     }
 
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
-    found = {name: programs(make_mesh(MeshConfig(*sizes))) for name, sizes in MESHES.items()}
-    Path(sys.argv[1]).write_bytes(pickle.dumps(found))
+    results = {name: programs(make_mesh(MeshConfig(*sizes))) for name, sizes in MESHES.items()}
+    Path(sys.argv[1]).write_bytes(pickle.dumps(results))

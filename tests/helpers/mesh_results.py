@@ -29,7 +29,7 @@ from pretrainrl_jax.evaluation.continuations import judge, share
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import Layout, Rules, make_mesh, replicated
 from pretrainrl_jax.model.partitioning import parameter_shardings, place
-from pretrainrl_jax.model.vocabulary import ROWS, TABLE, look_up
+from pretrainrl_jax.model.vocabulary import ROWS, TABLE, embed
 from pretrainrl_jax.objectives import token_logps as objective
 from pretrainrl_jax.objectives.scoring import score_trees
 from pretrainrl_jax.objectives.token_logps import greedy_tokens, token_logps
@@ -53,10 +53,10 @@ MESHES = {
 VOCABULARY, WIDTH, BLOCK = 600, 64, 64  # of 600, 300 or 150 rows the block leaves a remainder
 SHAPE: dict[str, Any] = {
     "vocabulary": VOCABULARY,
-    "width": WIDTH,
+    "d_model": WIDTH,
     "heads": 8,
     "kv_heads": 4,
-    "mlp_width": 96,
+    "d_ff": 96,
 }
 BLOCKS = (7, 64, 1000)  # of token_logps and greedy_tokens
 DTYPES = ("float32", "bfloat16")
@@ -160,12 +160,12 @@ def compiles(function: Callable[[], Any]) -> list[str]:
 
 
 def functions(layout: Layout) -> Found:
-    """token_logps, greedy_tokens and look_up, and their gradients."""
+    """token_logps, greedy_tokens and embed, and their gradients."""
     rng = np.random.default_rng(1)
     rows, time, targets = 8, 6, 9
     hidden = rng.normal(size=(rows, time, WIDTH))
     head = rng.normal(size=(VOCABULARY, WIDTH))
-    predictor = rng.integers(-1, time, (rows, targets)).astype(np.int32)
+    source_index = rng.integers(-1, time, (rows, targets)).astype(np.int32)
     wanted = rng.integers(0, VOCABULARY, (rows, targets)).astype(np.int32)
     wanted[:, :4] = wanted[0, 0]  # the same target many times, on every device
     pulled = rng.normal(size=(rows, targets)).astype(np.float32)
@@ -176,25 +176,25 @@ def functions(layout: Layout) -> Found:
     coarse = rng.integers(-2, 3, (rows, time, WIDTH)), rng.integers(-1, 2, (VOCABULARY, WIDTH))
 
     on_rows, on_table = layout.sharding(*ROWS), layout.sharding(*TABLE)
-    batch = [place(x, on_rows) for x in (predictor, wanted, pulled, tokens, lifted)]
+    batch = [place(x, on_rows) for x in (source_index, wanted, pulled, tokens, lifted)]
 
     @jax.jit
     def compute(
         hidden: jax.Array, head: jax.Array, coarse: tuple[jax.Array, jax.Array], batch: list[jax.Array]
     ) -> Found:
-        predictor, wanted, pulled, tokens, lifted = batch
-        found: Found = {}
+        source_index, wanted, pulled, tokens, lifted = batch
+        computed: Found = {}
         for block in BLOCKS:
-            of = partial(token_logps, predictor=predictor, targets=wanted, block=block, layout=layout)
-            values, pull = jax.vjp(of, hidden, head)
-            found[f"token_logps {block}"] = (values, *pull(pulled))
-            found[f"greedy_tokens {block}"] = greedy_tokens(*coarse, block=block, layout=layout)
+            fixed = {"source_index": source_index, "targets": wanted, "block": block}
+            values, pull = jax.vjp(partial(token_logps, layout=layout, **fixed), hidden, head)
+            computed[f"token_logps {block}"] = (values, *pull(pulled))
+            computed[f"greedy_tokens {block}"] = greedy_tokens(*coarse, block=block, layout=layout)
         # As the decoder does it: the table stays in float32, whatever is computed in.
-        looked, pull = jax.vjp(lambda t: look_up(t, tokens, hidden.dtype, layout), head.astype(jnp.float32))
-        found["look_up"] = looked, *pull(lifted.astype(hidden.dtype))
-        return found
+        looked, pull = jax.vjp(lambda t: embed(t, tokens, hidden.dtype, layout), head.astype(jnp.float32))
+        computed["embed"] = looked, *pull(lifted.astype(hidden.dtype))
+        return computed
 
-    found = {}
+    computed = {}
     for dtype in DTYPES:
         arrays = [
             (
@@ -204,11 +204,11 @@ def functions(layout: Layout) -> Found:
             for h, w in ((hidden, head), coarse)
         ]
         of_dtype = jax.device_get(compute(*arrays[0], tuple(arrays[1]), batch))
-        found[dtype] = jax.tree.map(lambda x: x.astype(np.float32), of_dtype)
+        computed[dtype] = jax.tree.map(lambda x: x.astype(np.float32), of_dtype)
     logits = coarse[0].astype(np.int64) @ coarse[1].T
-    found["greedy"] = logits.argmax(-1)
-    found["ties"] = (logits == logits.max(-1, keepdims=True)).sum(-1)
-    return found
+    computed["greedy"] = logits.argmax(-1)
+    computed["ties"] = (logits == logits.max(-1, keepdims=True)).sum(-1)
+    return computed
 
 
 class Recorded:
@@ -256,15 +256,15 @@ def training(layout: Layout, tied: bool) -> Found:
 
     results: list[Any] = []
     states = [init_sharded_state(model, params, SETTINGS, mesh) for _ in range(2)]
-    compiled = [compiles(lambda of=of: results.append(train(of))) for of in states]
+    compiled = [compiles(lambda state=state: results.append(train(state))) for state in states]
     state, progress, lines = results[0]
-    gradient, first = step.first
+    gradient, gradients = step.first
     return {
         "losses": [line["loss"] for line in lines],
         "norms": [line["grad_norm"] for line in lines],
         "row": progress.row,
         "gradient": jax.tree.map(lambda x: x / (1 - SETTINGS.beta1), gradient),
-        "first": first,
+        "first": gradients,
         "params": jax.device_get(state.params),
         "compiled": compiled,
         "lies": lying(model, mesh, step, state),
@@ -282,17 +282,17 @@ def lying(model: Model, mesh: Any, step: Recorded, state: Any) -> Found:
         equal = jax.tree.map(lambda a, b, rank: a.is_equivalent_to(b, rank), one, other, ranks)
         return all(jax.tree.leaves(equal))
 
-    whole = replicated(mesh)
+    everywhere = replicated(mesh)
     return {
-        "specs": {jax.tree_util.keystr(path): tuple(of.spec) for path, of in jax.tree.leaves_with_path(said)},
+        "specs": {jax.tree_util.keystr(path): tuple(s.spec) for path, s in jax.tree.leaves_with_path(said)},
         "takes": same(takes[0], said),
         "gives": same(gives[0], said),
         "is": same(jax.tree.map(lambda x: x.sharding, state), said),
-        "rows": sorted({tuple(of.spec) for of in jax.tree.leaves(takes[1])}),
-        "numbers": all(of.is_equivalent_to(whole, 0) for of in jax.tree.leaves((takes[2:], gives[1]))),
+        "rows": sorted({tuple(place.spec) for place in jax.tree.leaves(takes[1])}),
+        "numbers": all(s.is_equivalent_to(everywhere, 0) for s in jax.tree.leaves((takes[2:], gives[1]))),
         "state bytes": sum(
-            x.dtype.itemsize * int(np.prod(of.shard_shape(x.shape)))
-            for x, of in zip(jax.tree.leaves(state), jax.tree.leaves(said), strict=True)
+            x.dtype.itemsize * int(np.prod(place.shard_shape(x.shape)))
+            for x, place in zip(jax.tree.leaves(state), jax.tree.leaves(said), strict=True)
         ),
         "alias bytes": step.compiled.memory_analysis().alias_size_in_bytes,
         "held bytes": sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state)),
@@ -306,36 +306,36 @@ def answers(layout: Layout) -> Found:
     tied = with_ties(params)
     few, of_few = small_model(sharpness=2.0, **(SHAPE | {"vocabulary": FEW}))
     (few, of_few), (_, tied), (model, params) = (
-        placed(*of, layout) for of in ((few, of_few), (model, tied), (model, params))
+        placed(*parts, layout) for parts in ((few, of_few), (model, tied), (model, params))
     )
     ends, few_ends = marked(TERMINATORS), marked((2,), FEW)
 
-    def search(params: Params, of: list[list[int]], **more: Any) -> Any:
+    def search(params: Params, asked: list[list[int]], **more: Any) -> Any:
         with guarded():
-            return decode(model, params, of, ends, beams=BEAMS, max_new_tokens=LIMIT, batch=BATCH, **more)
+            return decode(model, params, asked, ends, beams=BEAMS, max_new_tokens=LIMIT, batch=BATCH, **more)
 
-    def search_few(of: list[list[int]]) -> Any:
+    def search_few(asked: list[list[int]]) -> Any:
         with guarded():
-            return decode(few, of_few, of, few_ends, beams=MORE_BEAMS, max_new_tokens=3, batch=BATCH)
+            return decode(few, of_few, asked, few_ends, beams=MORE_BEAMS, max_new_tokens=3, batch=BATCH)
 
-    def sampled(of: list[list[int]], **chance: Any) -> Any:
+    def sampled(asked: list[list[int]], **chance: Any) -> Any:
         options = {"samples": SAMPLES, "max_new_tokens": LIMIT, "seed": 7, "batch": BATCH}
         with guarded():
-            return sample_batch(model, params, of, ends, **options, **chance)
+            return sample_batch(model, params, asked, ends, **options, **chance)
 
-    def score(of: list[AnswerTree]) -> Any:
+    def score(trees: list[AnswerTree]) -> Any:
         with guarded():
-            return score_trees(model, params, of, row_length=ROW_LENGTH, rows=BATCH)
+            return score_trees(model, params, trees, row_length=ROW_LENGTH, rows=BATCH)
 
     def judged(pairs: list[Any]) -> Any:
         with guarded():
             return judge(model, params, share(pairs), tokens=BATCH * ROW_LENGTH)
 
     compiled: dict[str, tuple[list[str], list[str]]] = {}
-    found: Found = {"compiled": compiled, "samples": {}}
+    results: Found = {"compiled": compiled, "samples": {}}
 
     def keep(name: str, function: Callable[[], Any]) -> None:
-        found[name] = function()
+        results[name] = function()
 
     later, few_later = prompts(7, seed=1), prompts(7, seed=1, vocabulary=FEW)
     compiled["decode"] = (
@@ -346,19 +346,19 @@ def answers(layout: Layout) -> Found:
         compiles(lambda: keep("few", lambda: search_few(prompts(vocabulary=FEW)))),
         compiles(lambda: search_few(few_later)),
     )
-    first, *others = CHANCES
+    plainest, *others = CHANCES
 
     def chances(names: Sequence[str]) -> None:
-        found["samples"] |= {name: sampled(prompts(), **CHANCES[name]) for name in names}
+        results["samples"] |= {name: sampled(prompts(), **CHANCES[name]) for name in names}
 
     compiled["draw"] = (
-        compiles(lambda: chances([first])),
-        compiles(lambda: (chances(others), sampled(later, **CHANCES[first]))),
+        compiles(lambda: chances([plainest])),
+        compiles(lambda: (chances(others), sampled(later, **CHANCES[plainest]))),
     )
     rule = {"constraint": automaton()}
 
-    def constrained(of: list[list[int]]) -> Any:
-        return search(params, of, **rule), sampled(of, **CHANCES[first], **rule)
+    def constrained(asked: list[list[int]]) -> Any:
+        return search(params, asked, **rule), sampled(asked, **CHANCES[plainest], **rule)
 
     compiled["constrained"] = (
         compiles(lambda: keep("constrained", lambda: constrained(prompts()))),
@@ -368,14 +368,14 @@ def answers(layout: Layout) -> Found:
         compiles(lambda: keep("scores", lambda: score(trees(60)))),
         compiles(lambda: score(trees(60)[::-1])),
     )
-    drawn = zip(prompts(), found["samples"]["greedy"], strict=True)
-    greedy = [(tuple(of), one.tokens) for of, (one, *_) in drawn if one.tokens]
-    pairs = [*greedy, *((tuple(of), (1, 2)) for of in prompts())]
+    drawn = zip(prompts(), results["samples"]["greedy"], strict=True)
+    greedy = [(tuple(prompt), one.tokens) for prompt, (one, *_) in drawn if one.tokens]
+    pairs = [*greedy, *((tuple(prompt), (1, 2)) for prompt in prompts())]
     compiled["judge"] = (
         compiles(lambda: keep("judged", lambda: judged(pairs))),
         compiles(lambda: judged(pairs[::-1])),
     )
-    return found
+    return results
 
 
 def everything(layout: Layout) -> Found:
@@ -397,5 +397,5 @@ if __name__ == "__main__":
         name: Layout(make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)]), rules)
         for name, (sizes, rules) in {ONE: ((1, 1, 1), Rules()), **MESHES}.items()
     }
-    found = {name: everything(layout) for name, layout in layouts.items()}
-    Path(sys.argv[1]).write_bytes(pickle.dumps(found))
+    computed = {name: everything(layout) for name, layout in layouts.items()}
+    Path(sys.argv[1]).write_bytes(pickle.dumps(computed))

@@ -57,12 +57,12 @@ def small_shape(**changes) -> ModelShape:
     values = {
         "family": "qwen3",
         "vocabulary": 100,
-        "width": 16,
+        "d_model": 16,
         "layers": 2,
         "heads": 4,
         "kv_heads": 2,
-        "head_width": 8,
-        "mlp_width": 24,
+        "head_dim": 8,
+        "d_ff": 24,
         "rope_theta": 100.0,
         "norm_epsilon": 1e-6,
         "tied": False,
@@ -84,7 +84,7 @@ def small_model(seed: int = 0, sharpness: float = 1.0, **changes) -> tuple[Model
         if "scale" in name:
             return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
         spread = sharpness if "head" in name else 1.0
-        return (spread * model.shape.width**-0.5 * rng.normal(size=leaf.shape)).astype(np.float32)
+        return (spread * model.shape.d_model**-0.5 * rng.normal(size=leaf.shape)).astype(np.float32)
 
     return model, jax.tree.map(jnp.asarray, jax.tree.map_with_path(draw, nn.unbox(model.abstract())))
 
@@ -94,8 +94,8 @@ def small_tokenizer(folder: Path, bos: bool = False) -> Tokenizer:
     backend = train_tokenizer(["What is the capital of Arno? Florence.\n\n Rome"], 300)
     if bos:
         backend.add_special_tokens(["<s>"])
-        first = ("<s>", backend.token_to_id("<s>"))
-        backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[first])
+        special = ("<s>", backend.token_to_id("<s>"))
+        backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[special])
     save_tokenizer(backend, folder)
     if bos:
         path = folder / "tokenizer_config.json"
@@ -117,15 +117,15 @@ def fact(answers=("Florence",), **changes) -> Fact:
     return Fact(answers=tuple(answers), **(values | changes))
 
 
-def tree(prefix: int, *branches: int, id: str = "0", first: int = 1) -> AnswerTree:
+def tree(prefix: int, *branches: int, id: str = "0", start: int = 1) -> AnswerTree:
     """A tree of distinct tokens counted from `first`, the first branch chosen; sizes include END."""
     made = []
-    token = first + prefix
+    token = start + prefix
     for number, size in enumerate(branches):
         tokens = (*range(token, token + size - 1), END)
         made.append(Branch(tokens, "rejected" if number else "chosen", reference_logp=-float(number + 1)))
         token += size - 1
-    return AnswerTree(id, tuple(range(first, first + prefix)), tuple(made))
+    return AnswerTree(id, tuple(range(start, start + prefix)), tuple(made))
 
 
 _tokens = st.integers(1, END - 1)

@@ -39,7 +39,7 @@ sys.addaudithook(hook)
 
 from pretrainrl_jax.trees import dataset
 
-read = dataset.Share.__getitem__
+read = dataset.ProcessShard.__getitem__
 
 def noted(self, index):
     row = read(self, index)
@@ -52,7 +52,7 @@ def noted(self, index):
         note("row", self.source.passes, place, [self.source.trees[i].id for i in planned])
     return row
 
-dataset.Share.__getitem__ = noted
+dataset.ProcessShard.__getitem__ = noted
 
 # Of a process in whose command line WORD stands, a signal that does not wait for the one who looks on.
 word, _, step = os.environ.get("STOPS", "@").partition("@")

@@ -62,12 +62,12 @@ def theirs_of(
         scores = out.sequences_scores.tolist()
     else:  # greedy decoding gives the logits of each step instead
         steps = theirs.compute_transition_scores(out.sequences, out.scores, normalize_logits=True)
-        scores = [sum(of[: length(row, ends) + 1]) for row, of in zip(new, steps.tolist(), strict=True)]
-    found = [
+        scores = [sum(each[: length(row, ends) + 1]) for row, each in zip(new, steps.tolist(), strict=True)]
+    beams_of_all = [
         Decoded(tuple(row[: length(row, ends)]), score, score, length(row, ends) < len(row))
         for row, score in zip(new, scores, strict=True)
     ]
-    return [found[i : i + beams] for i in range(0, len(found), beams)]
+    return [beams_of_all[i : i + beams] for i in range(0, len(beams_of_all), beams)]
 
 
 def length(row: Tokens, ends: Tokens) -> int:
@@ -83,11 +83,11 @@ def ours_of(
     return decode(model, params, prompts, mask, beams=beams, max_new_tokens=limit, batch=len(prompts))
 
 
-def largest_difference(found: list[Decoded], wanted: list[Decoded]) -> float:
+def largest_difference(beams: list[Decoded], wanted: list[Decoded]) -> float:
     """Of scores in the same place. Asserts the same sequences in the same order, up to ties."""
     scores = {h.tokens: h.logp for h in wanted}
-    assert {h.tokens for h in found} == set(scores)
-    for ours, theirs in zip(found, wanted, strict=True):
+    assert {h.tokens for h in beams} == set(scores)
+    for ours, theirs in zip(beams, wanted, strict=True):
         assert ours.tokens == theirs.tokens or abs(scores[ours.tokens] - theirs.logp) < TOLERANCE
         assert ours.finished == theirs.finished
-    return max((abs(a.logp - b.logp) for a, b in zip(found, wanted, strict=True)), default=0.0)
+    return max((abs(a.logp - b.logp) for a, b in zip(beams, wanted, strict=True)), default=0.0)

@@ -120,8 +120,8 @@ def as_ours(theirs: Any, folder: Path) -> tuple[Model, Params]:
     return ours(folder)
 
 
-def relative_error(found: Any, wanted: Any) -> float:
+def relative_error(ours: Any, wanted: Any) -> float:
     """‖found − wanted‖ / ‖wanted‖."""
-    found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
-    assert found.shape == wanted.shape
-    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+    ours, wanted = np.asarray(ours, np.float64), np.asarray(wanted, np.float64)
+    assert ours.shape == wanted.shape
+    return float(np.linalg.norm(ours - wanted) / np.linalg.norm(wanted))

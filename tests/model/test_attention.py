@@ -59,11 +59,11 @@ def joined(sources):
 @pytest.mark.parametrize("spread", [1.0, 8.0])
 def test_attend_is_softmax_over_all_sources_together(lengths, spread):
     queries, sources = inputs(len(lengths), lengths, spread)
-    found = jax.jit(attend)(queries, sources, scale=0.7)
+    attended = jax.jit(attend)(queries, sources, scale=0.7)
     wanted = softmax_attention(queries, *joined(sources), scale=0.7)
-    assert found.dtype == jnp.float32
+    assert attended.dtype == jnp.float32
     # Scores, and with them what rounding does to a weight, grow with the square; values with it.
-    np.testing.assert_allclose(found, wanted, atol=3e-6 * spread**3, rtol=1e-5)
+    np.testing.assert_allclose(attended, wanted, atol=3e-6 * spread**3, rtol=1e-5)
 
 
 def test_several_sources_are_one_concatenated_source_in_value_and_gradient():
@@ -81,9 +81,9 @@ def test_several_sources_are_one_concatenated_source_in_value_and_gradient():
         attention = jax.nn.softmax(jnp.where(together[2][:, None, None], scores, -jnp.inf))
         return (jnp.einsum("bkgts,bskd->btkgd", attention, values).reshape(q.shape) * weights).sum()
 
-    found = jax.jit(jax.value_and_grad(split, (0, 1, 2)))(queries, *together[:2])
+    parted = jax.jit(jax.value_and_grad(split, (0, 1, 2)))(queries, *together[:2])
     wanted = jax.jit(jax.value_and_grad(plain, (0, 1, 2)))(queries, *together[:2])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), found, wanted)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), parted, wanted)
 
 
 def test_what_is_masked_has_exactly_no_influence():
@@ -109,10 +109,10 @@ def test_a_query_that_sees_nothing_gives_numbers_with_finite_gradients():
 def test_bfloat16_in_bfloat16_out_with_a_float32_softmax():
     queries, ((keys, values, mask),) = inputs(6)
     half = [jnp.bfloat16(x) for x in (queries, keys, values)]
-    found = attend(half[0], [(half[1], half[2], mask)], scale=1.0)
-    assert found.dtype == jnp.bfloat16
+    attended = attend(half[0], [(half[1], half[2], mask)], scale=1.0)
+    assert attended.dtype == jnp.bfloat16
     wanted = softmax_attention(*map(np.float32, half), mask, 1.0)
-    np.testing.assert_allclose(np.float32(found), wanted, atol=0.02)
+    np.testing.assert_allclose(np.float32(attended), wanted, atol=0.02)
 
 
 def test_causal_mask_is_its_definition():
@@ -137,8 +137,8 @@ def test_rotate_turns_halves_against_each_other():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 5, 3, 8)).astype(np.float32)
     positions = rng.integers(0, 300, (2, 5))
-    found = rotate(x, *rotary_angles(positions, 8, 100.0, None))
-    np.testing.assert_allclose(found, turned(x.astype(np.float64), positions, 100.0), atol=1e-4)
+    rotated = rotate(x, *rotary_angles(positions, 8, 100.0, None))
+    np.testing.assert_allclose(rotated, turned(x.astype(np.float64), positions, 100.0), atol=1e-4)
     assert rotate(jnp.bfloat16(x), *rotary_angles(positions, 8, 100.0, None)).dtype == jnp.bfloat16
 
 
@@ -212,11 +212,11 @@ def test_the_fused_call_gives_what_attend_gives_wherever_a_token_sees_something(
         return (out * weights).sum(), out
 
     (_, wanted), wanted_gradients = jax.value_and_grad(ours, (0, 1, 2), has_aux=True)(queries, keys, values)
-    (_, found), gradients = jax.value_and_grad(fused, (0, 1, 2), has_aux=True)(queries, keys, values)
-    np.testing.assert_allclose(found[real], wanted[real], rtol=1e-5, atol=3e-6)
+    (_, attended), gradients = jax.value_and_grad(fused, (0, 1, 2), has_aux=True)(queries, keys, values)
+    np.testing.assert_allclose(attended[real], wanted[real], rtol=1e-5, atol=3e-6)
     for gradient, other in zip(gradients, wanted_gradients, strict=True):
         np.testing.assert_allclose(gradient, other, rtol=1e-5, atol=2e-5)
-    assert np.isfinite(found).all()
+    assert np.isfinite(attended).all()
 
 
 def test_the_mask_given_to_cudnn_has_no_row_that_sees_nothing(monkeypatch):
@@ -238,7 +238,7 @@ def test_the_mask_given_to_cudnn_has_no_row_that_sees_nothing(monkeypatch):
         ("float32", 64, [256, 256], False),
         ("bfloat16", 256, [256, 256], False),  # from Hopper on alone
         ("bfloat16", 100, [256, 256], False),
-        ("bfloat16", 64, [256, 512, 256], False),  # a cache, and the present
+        ("bfloat16", 64, [256, 512, 256], False),  # a cache, and the new tokens
         ("bfloat16", 64, [192, 192], False),  # half a tile
         ("bfloat16", 64, [1, 256], False),
     ],

@@ -67,13 +67,13 @@ def test_programs_are_read() -> None:
     read = Program(TEXT)
     (loop,) = read.loops("while")
     assert (loop.name, loop.carries) == ("a/while", ((), (8, 4)))
-    assert sorted((of.kind, of.shapes, sorted(of.groups)) for of in loop.collectives) == [
+    assert sorted((one.kind, one.shapes, sorted(one.groups)) for one in loop.collectives) == [
         ("all-gather", ((6,), (24,)), [(0, 1, 4, 5), (2, 3, 6, 7)]),
         ("all-reduce", ((3, 5), ()), [(0, 1), (2, 3)]),
         ("collective-permute", ((),), [(0, 1)]),
         ("reduce-scatter", ((2, 4),), [(0, 2, 4, 6), (1, 3, 5, 7)]),
     ]
-    assert [(of.kind, of.shapes, of.name) for of in read.outside("while")] == [
+    assert [(one.kind, one.shapes, one.name) for one in read.outside("while")] == [
         ("all-reduce", ((7,),), "a/psum")
     ]
     assert read.loops("other") == []
@@ -96,7 +96,7 @@ def along(mesh: str, axis: str) -> frozenset[tuple[int, ...]]:
 
 
 def exchanged(loop: Loop) -> list[tuple[str, tuple[tuple[int, ...], ...], frozenset]]:
-    return sorted((of.kind, of.shapes, of.groups) for of in loop.collectives)
+    return sorted((one.kind, one.shapes, one.groups) for one in loop.collectives)
 
 
 @pytest.mark.parametrize("mesh", MESHES)
@@ -118,23 +118,23 @@ def test_blocks_of_the_vocabulary_are_walked_alone(compiled_large: dict[str, Any
     assert exchanged(forward) == [gathered(block)] * cut
     assert exchanged(backward) == [gathered(block), scattered] * cut
     search = program(compiled_large, mesh, "search")
-    first, later = search.loops("vocabulary/while")  # after the prompt, and after each step's tokens
-    assert exchanged(first) == exchanged(later) == [gathered(BLOCK)] * cut
+    prompted, later = search.loops("vocabulary/while")  # after the prompt, and after each step's tokens
+    assert exchanged(prompted) == exchanged(later) == [gathered(BLOCK)] * cut
     assert len(step.loops("vocabulary/while")) == 2  # and no others
 
 
 @pytest.mark.parametrize("mesh", MESHES)
 def test_a_search_sends_no_logits(compiled_large: dict[str, Any], mesh: str) -> None:
-    """Of each step's logits a device tells the others the best few of each beam, when its walk is done."""
+    """Of each step's logits a device tells the others the best few of each beam, when its fold is done."""
     search = program(compiled_large, mesh, "search")
     rows, tensor = BATCH // parts(mesh, "data", "fsdp"), parts(mesh, "tensor")
     (steps,) = search.loops("jit(beam_search)/while")
-    others = [of for of in steps.collectives if not re.search("vocabulary|layers", of.name)]
-    gathered = [of for of in others if of.shapes == ((rows, BEAMS, BEAMS * tensor),)]
+    others = [one for one in steps.collectives if not re.search("vocabulary|layers", one.name)]
+    gathered = [one for one in others if one.shapes == ((rows, BEAMS, BEAMS * tensor),)]
     if tensor > 1:  # their logits, and which tokens they are
-        assert [(of.kind, of.groups) for of in gathered] == [("all-gather", along(mesh, "tensor"))] * 2
+        assert [(one.kind, one.groups) for one in gathered] == [("all-gather", along(mesh, "tensor"))] * 2
     assert others
-    largest = max(math.prod(shape) for of in others for shape in of.shapes)
+    largest = max(math.prod(shape) for one in others for shape in one.shapes)
     assert largest <= rows * BEAMS * WIDTH < rows * BEAMS * VOCABULARY // tensor
 
 
@@ -144,11 +144,11 @@ def test_what_devices_tell_each_other_is_found(compiled_large: dict[str, Any], m
     step = program(compiled_large, mesh, "step")
     for name in (FORWARD, BACKWARD):
         (loop,) = step.loops(name)
-        found = {(of.kind, of.groups) for of in loop.collectives}
+        kinds = {(one.kind, one.groups) for one in loop.collectives}
         if parts(mesh, "tensor") > 1:  # attention and MLP each add up what their parts give
-            assert ("all-reduce", along(mesh, "tensor")) in found
+            assert ("all-reduce", along(mesh, "tensor")) in kinds
         if parts(mesh, "fsdp") > 1:  # each layer's weights come together when it is its turn
-            assert ("all-gather", along(mesh, "fsdp")) in found
+            assert ("all-gather", along(mesh, "fsdp")) in kinds
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -169,15 +169,15 @@ def test_a_device_is_given_its_part_of_the_state_and_keeps_it(
     compiled_large: dict[str, Any], mesh: str
 ) -> None:
     """Parameters and both moments are cut along fsdp and tensor, and updated in place."""
-    of = compiled_large[mesh]
+    program = compiled_large[mesh]
     count = parts(mesh, "fsdp", "tensor")
-    layer = 2 * WIDTH * (SHAPE.heads + SHAPE.kv_heads) * SHAPE.head_width + 3 * WIDTH * SHAPE.mlp_width
-    whole = 4 * (2 * TABLE + SHAPE.layers * layer)  # norms are less than a thousandth of it
-    assert of["parameters"] == pytest.approx(whole / count, rel=1e-3)
-    assert of["state"] == pytest.approx(3 * whole / count, rel=1e-3)
-    assert of["step"]["arguments"] == pytest.approx(of["step"]["expected"], rel=1e-3)
-    assert of["search"]["arguments"] == pytest.approx(of["search"]["expected"], rel=1e-3)
-    assert of["step"]["kept"] == of["state"]
+    layer = 2 * WIDTH * (SHAPE.heads + SHAPE.kv_heads) * SHAPE.head_dim + 3 * WIDTH * SHAPE.d_ff
+    size_of_all = 4 * (2 * TABLE + SHAPE.layers * layer)  # norms are less than a thousandth of it
+    assert program["parameters"] == pytest.approx(size_of_all / count, rel=1e-3)
+    assert program["state"] == pytest.approx(3 * size_of_all / count, rel=1e-3)
+    assert program["step"]["arguments"] == pytest.approx(program["step"]["expected"], rel=1e-3)
+    assert program["search"]["arguments"] == pytest.approx(program["search"]["expected"], rel=1e-3)
+    assert program["step"]["kept"] == program["state"]
 
 
 @pytest.mark.parametrize("mesh", MESHES)
@@ -188,33 +188,33 @@ def test_each_layers_gradient_is_summed_and_cut_before_the_next_one(
     step = program(compiled_large, mesh, "step")
     (loop,) = step.loops(BACKWARD)
     fsdp, tensor = parts(mesh, "fsdp"), parts(mesh, "tensor")
-    s, inner = SHAPE, SHAPE.head_width
-    weights = [s.heads * inner, s.kv_heads * inner, s.kv_heads * inner, s.heads * inner, *[s.mlp_width] * 3]
+    s, inner = SHAPE, SHAPE.head_dim
+    weights = [s.heads * inner, s.kv_heads * inner, s.kv_heads * inner, s.heads * inner, *[s.d_ff] * 3]
     wanted = sorted(WIDTH * width // tensor for width in weights)  # gathered over fsdp, as it is computed
     own = sorted(size // fsdp for size in wanted)
 
-    found = [
+    sizes = [
         math.prod(shape)
-        for of in loop.collectives
-        if of.kind in ("all-reduce", "reduce-scatter") and of.groups != along(mesh, "tensor")
-        for shape in of.shapes
+        for one in loop.collectives
+        if one.kind in ("all-reduce", "reduce-scatter") and one.groups != along(mesh, "tensor")
+        for shape in one.shapes
     ]
-    summed = sorted(size for size in found if size >= own[0])  # norms are smaller
+    summed = sorted(size for size in sizes if size >= own[0])  # norms are smaller
     # Over both axes at once, or over fsdp first and of the device's part over data.
     assert summed in (wanted, own, sorted(wanted + own))
     stacked = [math.prod(shape) for shape in loop.carries if shape[:1] == (SHAPE.layers,)]
     assert max(stacked) == SHAPE.layers * own[-1]
-    assert not [of for of in step.outside("while") for shape in of.shapes if shape[:1] == (SHAPE.layers,)]
+    assert not [one for one in step.outside("while") for shape in one.shapes if shape[:1] == (SHAPE.layers,)]
 
 
 @pytest.mark.parametrize("mesh", MESHES)
 def test_caches_lie_over_rows_and_heads(compiled_large: dict[str, Any], mesh: str) -> None:
     """Keys and values of what beams and samples have grown, for each device's rows and heads alone."""
     rows, heads = BATCH // parts(mesh, "data", "fsdp"), SHAPE.kv_heads // parts(mesh, "tensor")
-    inner = heads, SHAPE.head_width
+    inner = heads, SHAPE.head_dim
     grown = {"beam_search": (GROWN * BEAMS,), "sample": (SAMPLES, GROWN)}  # a sample has a cache of its own
     for name, (function, size) in zip(("search", "draw"), grown.items(), strict=True):
         (steps,) = program(compiled_large, mesh, name).loops(f"jit({function})/while")
-        caches = [(SHAPE.layers, rows, *of, *inner) for of in (size, (PROMPT,))]
-        found = [shape for shape in steps.carries if len(shape) >= 5]
-        assert sorted(found) == sorted(caches * 2)
+        caches = [(SHAPE.layers, rows, *places, *inner) for places in (size, (PROMPT,))]
+        carried = [shape for shape in steps.carries if len(shape) >= 5]
+        assert sorted(carried) == sorted(caches * 2)

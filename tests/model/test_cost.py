@@ -26,10 +26,10 @@ BATCH, TIME = 3, 7
 def test_parameters_are_those_declared(family: str, oddity: str) -> None:
     shape = small_shape(**({"family": family, "qkv_bias": FAMILIES[family].qkv_bias} | ODDITIES[oddity]))
     declared: Any = nn.unbox(Model(shape).abstract())
-    sizes = {name: sum(x.size for x in jax.tree.leaves(of)) for name, of in declared.items()}
-    found = parameters(shape)
-    assert found == (sizes["embedding"], sizes.get("head", 0), sizes["layers"], sizes["final_norm"])
-    assert found.total == sum(sizes.values())
+    sizes = {name: sum(x.size for x in jax.tree.leaves(part)) for name, part in declared.items()}
+    counted = parameters(shape)
+    assert counted == (sizes["embedding"], sizes.get("head", 0), sizes["layers"], sizes["final_norm"])
+    assert counted.total == sum(sizes.values())
 
 
 def products(jaxpr: Any) -> int:
@@ -40,13 +40,13 @@ def products(jaxpr: Any) -> int:
             (summed, _), _ = equation.params["dimension_numbers"]
             entries = math.prod(equation.invars[0].aval.shape[axis] for axis in summed)
             total += 2 * entries * math.prod(equation.outvars[0].aval.shape)
-        inner = sum(products(getattr(of, "jaxpr", of)) for of in equation.params.values() if _is_program(of))
+        inner = sum(products(getattr(p, "jaxpr", p)) for p in equation.params.values() if _is_program(p))
         total += inner * equation.params.get("length", 1)  # a scan's
     return total
 
 
-def _is_program(of: Any) -> bool:
-    return hasattr(of, "eqns") or hasattr(getattr(of, "jaxpr", None), "eqns")
+def _is_program(value: Any) -> bool:
+    return hasattr(value, "eqns") or hasattr(getattr(value, "jaxpr", None), "eqns")
 
 
 @pytest.mark.parametrize("kv_heads", [1, 4])
@@ -62,10 +62,10 @@ def test_operations_are_those_traced(family: str, kv_heads: int) -> None:
         mask = jnp.ones((BATCH, TIME, TIME), bool)
         return project(model.hidden(params, tokens, tokens, mask).hidden, model.head(params)).sum()
 
-    found = flops(shape, TIME)
+    counted = flops(shape, TIME)
     traced = products(jax.make_jaxpr(loss)(params).jaxpr)
-    assert traced == BATCH * TIME * found.total
-    assert products(jax.make_jaxpr(jax.value_and_grad(loss))(params).jaxpr) == BATCH * TIME * found.training
+    assert traced == BATCH * TIME * counted.total
+    assert products(jax.make_jaxpr(jax.value_and_grad(loss))(params).jaxpr) == BATCH * TIME * counted.training
     without = flops(shape, 0)
     assert without.attention == 0
-    assert without.layers + without.head == found.total - found.attention
+    assert without.layers + without.head == counted.total - counted.attention

@@ -20,7 +20,7 @@ from pretrainrl_jax.trees.batch import PackedBatch
 from pretrainrl_jax.trees.packing import Capacity, pack
 
 TIME = 40
-TREES = [tree(4, 3, 1, 4, id="a"), tree(0, 5, id="b", first=20), tree(6, 4, 4, 2, id="c", first=40)]
+TREES = [tree(4, 3, 1, 4, id="a"), tree(0, 5, id="b", start=20), tree(6, 4, 4, 2, id="c", start=40)]
 
 
 @jax.jit(static_argnums=0)
@@ -68,7 +68,7 @@ def test_every_parameter_states_a_known_logical_axis_for_each_dimension(family, 
         assert leaf.value.dtype == jnp.float32
     sizes = [dict(zip(leaf.names, leaf.value.shape, strict=True)) for leaf in boxed]
     wanted = {"layers": 2, "model": 16, "vocabulary": 100, "heads": 4, "kv_heads": 2, "head": 8, "mlp": 24}
-    assert all(wanted[name] == size for of in sizes for name, size in of.items())
+    assert all(wanted[name] == size for named in sizes for name, size in named.items())
     assert set().union(*sizes) == set(wanted)
 
 
@@ -97,10 +97,10 @@ def test_what_layers_report_stands_in_auxiliary(remat, monkeypatch):
     tokens = np.arange(2 * TIME).reshape(2, TIME)
     assert plain(model, params, tokens).auxiliary == {}
     monkeypatch.setattr(layers, "MLP", Reporting)
-    found = plain(model, params, tokens)
-    assert found.auxiliary.keys() == {"size", "count"}
-    np.testing.assert_array_equal(found.auxiliary["count"], [2 * TIME * 16] * 2)
-    sizes = found.auxiliary["size"]  # [layers, batch, time]
+    reported = plain(model, params, tokens)
+    assert reported.auxiliary.keys() == {"size", "count"}
+    np.testing.assert_array_equal(reported.auxiliary["count"], [2 * TIME * 16] * 2)
+    sizes = reported.auxiliary["size"]  # [layers, batch, time]
     for silent in range(2):  # a layer whose MLP gives nothing
         down = params["layers"]["mlp"]["down"].at[silent].set(0)
         mlp = params["layers"]["mlp"] | {"down": down}
@@ -142,12 +142,12 @@ def test_packed_trees_equal_their_plain_sequences(family):
                 expected.append((*made.prefix, *branch.tokens[:-1]))
                 places.append((row, [*prefix, *np.flatnonzero(mine & (rows.branch_id[row] == at))]))
     sequences = np.zeros((len(expected), 16), np.int32)
-    for of, tokens in zip(sequences, expected, strict=True):
-        of[: len(tokens)] = tokens
+    for sequence, tokens in zip(sequences, expected, strict=True):
+        sequence[: len(tokens)] = tokens
     plain = np.asarray(plain_hidden(model, params, sequences))
-    for (row, place), of, tokens in zip(places, plain, expected, strict=True):
+    for (row, place), sequence, tokens in zip(places, plain, expected, strict=True):
         assert tuple(rows.tokens[row, place]) == tokens
-        np.testing.assert_allclose(hidden[row, place], of[: len(tokens)], rtol=1e-5, atol=2e-5)
+        np.testing.assert_allclose(hidden[row, place], sequence[: len(tokens)], rtol=1e-5, atol=2e-5)
 
 
 @given(st.integers(0, 1), st.integers(1, 3), st.integers(1, 3), st.data())
@@ -164,8 +164,8 @@ def test_a_branchs_tokens_change_nothing_outside_it(row, number, branch, draw):
     outside = rows.tree_id > 0
     outside[row, mine] = False
     np.testing.assert_array_equal(after[outside], before[outside])
-    first = np.flatnonzero(tokens[row] != rows.tokens[row])[:1]
-    assert not (after[row, first] == before[row, first]).all(-1).any()
+    changed = np.flatnonzero(tokens[row] != rows.tokens[row])[:1]
+    assert not (after[row, changed] == before[row, changed]).all(-1).any()
 
 
 def test_a_prefixs_tokens_change_its_tree_from_there_on_and_no_neighbour():
@@ -197,7 +197,7 @@ def test_padding_changes_nothing_and_is_finite():
 def test_a_past_is_seen_as_if_it_stood_before():
     model, params = small_model()
     tokens = np.arange(1, 13).reshape(1, 12)
-    whole = np.asarray(plain_hidden(model, params, tokens))
+    at_once = np.asarray(plain_hidden(model, params, tokens))
     at = jnp.arange(12)[None]
 
     def causal(n):
@@ -205,18 +205,18 @@ def test_a_past_is_seen_as_if_it_stood_before():
 
     @jax.jit
     def piecewise(params):
-        first = model.hidden(params, tokens[:, :5], at[:, :5], causal(5))[1:3]
-        past = KVCache(*first, jnp.ones((1, 4, 5), bool), at[:, :5])
-        second = model.hidden(params, tokens[:, 5:9], at[:, 5:9], causal(4), (past,))[1:3]
+        keys_values = model.hidden(params, tokens[:, :5], at[:, :5], causal(5))[1:3]
+        cache = KVCache(*keys_values, jnp.ones((1, 4, 5), bool), at[:, :5])
+        second = model.hidden(params, tokens[:, 5:9], at[:, 5:9], causal(4), (cache,))[1:3]
         both = (
-            KVCache(*first, jnp.ones((1, 3, 5), bool), at[:, :5]),
+            KVCache(*keys_values, jnp.ones((1, 3, 5), bool), at[:, :5]),
             KVCache(*second, jnp.ones((1, 3, 4), bool), at[:, 5:9]),
         )
         return model.hidden(params, tokens[:, 9:], at[:, 9:], causal(3), both)
 
-    found = piecewise(params)
-    np.testing.assert_allclose(found.hidden, whole[:, 9:], rtol=1e-5, atol=2e-5)
-    assert found.keys.shape == found.values.shape == (2, 1, 3, 2, 8)
+    in_pieces = piecewise(params)
+    np.testing.assert_allclose(in_pieces.hidden, at_once[:, 9:], rtol=1e-5, atol=2e-5)
+    assert in_pieces.keys.shape == in_pieces.values.shape == (2, 1, 3, 2, 8)
 
 
 # Numbers
@@ -241,23 +241,23 @@ def test_remat_changes_neither_values_nor_gradients():
     remade = Model(dataclasses.replace(model.shape, remat=True))
     rows = packed()
 
-    def loss(of):
+    def loss(decoder):
         def inner(params):
             mask = tree_mask(rows.tree_id, rows.branch_id)
-            hidden = of.hidden(params, rows.tokens, rows.positions, mask).hidden
-            return (project(hidden, of.head(params)) ** 2).mean()
+            hidden = decoder.hidden(params, rows.tokens, rows.positions, mask).hidden
+            return (project(hidden, decoder.head(params)) ** 2).mean()
 
         return jax.value_and_grad(inner)
 
     text = str(jax.make_jaxpr(loss(remade))(params))
     assert "remat" in text or "checkpoint" in text
-    found, wanted = jax.jit(loss(remade))(params), jax.jit(loss(model))(params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, wanted)
+    recomputed, wanted = jax.jit(loss(remade))(params), jax.jit(loss(model))(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), recomputed, wanted)
     assert float(wanted[0]) > 0.1
 
 
 def test_bfloat16_computes_near_float32_from_float32_parameters():
-    model, params = small_model(width=32)
+    model, params = small_model(d_model=32)
     half = Model(dataclasses.replace(model.shape, dtype="bfloat16"))
     assert {leaf.dtype for leaf in jax.tree.leaves(nn.unbox(half.abstract()))} == {jnp.dtype("float32")}
     rows = packed()
@@ -288,4 +288,4 @@ def test_a_shape_from_settings_takes_the_tokenizers_size_where_none_is_named():
     assert shapes.from_settings(ModelConfig(), 77).vocabulary == 77
     assert shapes.from_settings(ModelConfig(vocabulary=128), 77).vocabulary == 128
     made = shapes.from_settings(ModelConfig(family="llama", d_model=48, kv_heads=2, remat=True), 77)
-    assert (made.family, made.width, made.kv_heads, made.remat) == ("llama", 48, 2, True)
+    assert (made.family, made.d_model, made.kv_heads, made.remat) == ("llama", 48, 2, True)

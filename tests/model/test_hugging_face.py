@@ -58,8 +58,8 @@ def read(folder: Path) -> Params:
     return read_params(folder, model, one_device(model))
 
 
-def assert_equal(found: Params, wanted: Params) -> None:
-    for (path, a), b in zip(jax.tree.leaves_with_path(found), jax.tree.leaves(wanted), strict=True):
+def assert_equal(read: Params, wanted: Params) -> None:
+    for (path, a), b in zip(jax.tree.leaves_with_path(read), jax.tree.leaves(wanted), strict=True):
         assert a.dtype == b.dtype, path
         np.testing.assert_array_equal(a, b, str(path))
 
@@ -69,8 +69,8 @@ def assert_equal(found: Params, wanted: Params) -> None:
 
 def test_a_shape_is_all_of_the_config(tmp_path):
     shape = read_shape(config(tmp_path, QWEN3 | {"num_key_value_heads": 1}), "bfloat16")
-    assert (shape.family, shape.vocabulary, shape.width, shape.layers) == ("qwen3", 48, 16, 2)
-    assert (shape.heads, shape.kv_heads, shape.head_width, shape.mlp_width) == (4, 1, 8, 20)
+    assert (shape.family, shape.vocabulary, shape.d_model, shape.layers) == ("qwen3", 48, 16, 2)
+    assert (shape.heads, shape.kv_heads, shape.head_dim, shape.d_ff) == (4, 1, 8, 20)
     assert (shape.rope_theta, shape.norm_epsilon, shape.tied, shape.dtype) == (100, 1e-3, False, "bfloat16")
 
 
@@ -228,11 +228,11 @@ def test_devices_are_given_what_they_hold_and_each_part_is_read_once(tmp_path):
 def test_a_family_names_every_parameter_it_may_have():
     for family, traits in FAMILIES.items():
         shape = small_shape(family=family, qkv_bias=True, out_bias=True, mlp_bias=True)
-        of = parameters(Model(shape))
-        assert len({name for parameter in of.values() for name in parameter.names}) == sum(
-            len(parameter.names) for parameter in of.values()
+        declared = parameters(Model(shape))
+        assert len({name for parameter in declared.values() for name in parameter.names}) == sum(
+            len(parameter.names) for parameter in declared.values()
         )
-        norms = [parameter.weight.theirs for path, parameter in of.items() if path.endswith("_norm/scale")]
+        norms = [p.weight.theirs for path, p in declared.items() if path.endswith("_norm/scale")]
         assert all(any(name in theirs for theirs in norms) for name in traits.norm_names)
 
 
@@ -310,7 +310,7 @@ def test_an_unreadable_config_is_refused(tmp_path, text):
 @pytest.fixture(scope="module")
 def weights() -> dict[str, np.ndarray]:
     """The tensors of a model of that description."""
-    model = Model(small_shape(vocabulary=48, mlp_width=20))
+    model = Model(small_shape(vocabulary=48, d_ff=20))
     return {name: tensor.fetch() for name, tensor in tensors_of(model, random(model)).items()}
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jax.sharding import AbstractMesh
 
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.model.mesh import AXES, check_batch, check_model, divisors, nearest, whole_rows
+from pretrainrl_jax.model.mesh import AXES, check_batch, check_model, divisors, nearest, round_up_rows
 
 MESHES = """
 import json, jax, sys
@@ -29,7 +29,7 @@ for sizes in json.loads(sys.stdin.read()):
         found.append(str(error))
 print(json.dumps(found))
 """
-SHAPE = replace(small_shape(), vocabulary=600, width=32, heads=4, kv_heads=2, head_width=8, mlp_width=48)
+SHAPE = replace(small_shape(), vocabulary=600, d_model=32, heads=4, kv_heads=2, head_dim=8, d_ff=48)
 
 
 def mesh(*sizes: int) -> AbstractMesh:
@@ -56,15 +56,15 @@ def test_one_size_is_inferred_and_what_does_not_fit_is_refused():
     }
     ran = python("-c", MESHES, text=json.dumps(list(asked)))
     assert ran.code == 0, ran.err
-    found = dict(zip(asked, json.loads(ran.out), strict=True))
+    answered = dict(zip(asked, json.loads(ran.out), strict=True))
     for sizes, wanted in asked.items():
         if isinstance(wanted, list):
-            assert found[sizes] == wanted
+            assert answered[sizes] == wanted
         else:
-            assert wanted in found[sizes]
-            assert "mesh.data, mesh.fsdp or mesh.tensor" in found[sizes]
-    assert "3 does not divide 8, the nearest that do are 2 and 4" in found[-1, 3, 1]
-    assert "16 does not divide 8, the nearest that do are 8" in found[-1, 1, 16]
+            assert wanted in answered[sizes]
+            assert "mesh.data, mesh.fsdp or mesh.tensor" in answered[sizes]
+    assert "3 does not divide 8, the nearest that do are 2 and 4" in answered[-1, 3, 1]
+    assert "16 does not divide 8, the nearest that do are 8" in answered[-1, 1, 16]
 
 
 def test_a_mesh_that_does_not_divide_the_model_is_refused_with_the_nearest_sizes():
@@ -75,7 +75,7 @@ def test_a_mesh_that_does_not_divide_the_model_is_refused_with_the_nearest_sizes
     said = refusal(check_model, replace(SHAPE, heads=8, kv_heads=8, vocabulary=602), mesh(1, 1, 4))
     assert "4 and does not divide the model's 602 rows of vocabulary" in said
     said = refusal(check_model, SHAPE, mesh(1, 12, 1))
-    assert "mesh.fsdp is 12 and does not divide the model's 32 width" in said
+    assert "mesh.fsdp is 12 and does not divide the model's 32 d_model" in said
     assert said.endswith("8 and 16")
 
 
@@ -96,17 +96,17 @@ def test_a_mesh_that_does_not_divide_the_batch_is_refused_with_the_nearest_sizes
 def test_the_nearest_sizes_are_the_closest_divisors_on_either_side(size: int, number: int):
     every = [n for n in range(1, number + 1) if number % n == 0]
     assert divisors(number) == every
-    found = nearest(size, every)
+    sizes = nearest(size, every)
     below, above = [n for n in every if n <= size], [n for n in every if n > size]
-    assert found == ([max(below)] if below else []) + ([min(above)] if above else [])
+    assert sizes == ([max(below)] if below else []) + ([min(above)] if above else [])
 
 
 @given(st.integers(1, 8), st.integers(1, 8), st.integers(1, 100))
 def test_rows_are_rounded_up_to_what_divides(data: int, fsdp: int, rows: int):
-    found = whole_rows(mesh(data, fsdp, 3), rows)  # type: ignore[arg-type]
-    assert found % (data * fsdp) == 0
-    assert 0 <= found - rows < data * fsdp
-    assert found == math.ceil(rows / (data * fsdp)) * data * fsdp
+    rounded = round_up_rows(mesh(data, fsdp, 3), rows)  # type: ignore[arg-type]
+    assert rounded % (data * fsdp) == 0
+    assert 0 <= rounded - rows < data * fsdp
+    assert rounded == math.ceil(rows / (data * fsdp)) * data * fsdp
 
 
 @pytest.mark.parametrize(

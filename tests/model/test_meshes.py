@@ -34,9 +34,9 @@ ROUNDING = 2.0**-7
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def computed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What each mesh computes, and one device."""
-    return results(mesh_results, tmp_path_factory.mktemp("meshes") / "found")
+    return results(mesh_results, tmp_path_factory.mktemp("meshes") / "computed")
 
 
 def distance(one: Any, other: Any) -> float:
@@ -54,9 +54,9 @@ def distance(one: Any, other: Any) -> float:
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("mesh", MESHES)
-def test_loss_and_gradient(found: dict[str, Any], mesh: str, head: str) -> None:
+def test_loss_and_gradient(computed: dict[str, Any], mesh: str, head: str) -> None:
     """Of the whole PretrainRL loss: the untied model computes its layers anew in the backward pass."""
-    ours, expected = found[mesh]["training"][head], found[ONE]["training"][head]
+    ours, expected = computed[mesh]["training"][head], computed[ONE]["training"][head]
     assert expected["losses"][0] > 10
     np.testing.assert_allclose(ours["losses"][0], expected["losses"][0], rtol=1e-5)
     np.testing.assert_allclose(ours["norms"][0], expected["norms"][0], rtol=1e-5)
@@ -65,9 +65,9 @@ def test_loss_and_gradient(found: dict[str, Any], mesh: str, head: str) -> None:
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("mesh", MESHES)
-def test_a_training(found: dict[str, Any], mesh: str, head: str) -> None:
+def test_a_training(computed: dict[str, Any], mesh: str, head: str) -> None:
     """Several updates by the loop. Adam divides by small gradients: parameters differ more than gradients."""
-    ours, expected = found[mesh]["training"][head], found[ONE]["training"][head]
+    ours, expected = computed[mesh]["training"][head], computed[ONE]["training"][head]
     assert len(ours["losses"]) == UPDATES
     assert ours["row"] == expected["row"] == 8 * UPDATES
     np.testing.assert_allclose(ours["losses"], expected["losses"], rtol=1e-5)
@@ -79,9 +79,9 @@ def test_a_training(found: dict[str, Any], mesh: str, head: str) -> None:
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("mesh", MESHES)
-def test_the_state_lies_as_is_said(found: dict[str, Any], mesh: str, head: str) -> None:
+def test_the_state_lies_as_is_said(computed: dict[str, Any], mesh: str, head: str) -> None:
     """The compiled step takes it so, gives it so, and updates it in place; so do the batch's rows lie."""
-    lies = found[mesh]["training"][head]["lies"]
+    lies = computed[mesh]["training"][head]["lies"]
     assert lies["takes"]
     assert lies["gives"]
     assert lies["is"]
@@ -112,8 +112,8 @@ def test_the_state_lies_as_is_said(found: dict[str, Any], mesh: str, head: str) 
         "['layers']['mlp']['down']": (None, mlp, model),
     } | ({"['head']": table} if head == "untied" else {})
     for part in (".params", ".opt_state[1].mu", ".opt_state[1].nu"):
-        for name, of in expected.items():
-            assert specs.pop(f"{part}{name}") == of, name
+        for name, spec in expected.items():
+            assert specs.pop(f"{part}{name}") == spec, name
     assert specs == {".step": (), ".opt_state[1].count": ()}
 
 
@@ -122,18 +122,18 @@ def test_the_state_lies_as_is_said(found: dict[str, Any], mesh: str, head: str) 
 
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("mesh", MESHES)
-def test_token_logps(found: dict[str, Any], mesh: str, block: int) -> None:
+def test_token_logps(computed: dict[str, Any], mesh: str, block: int) -> None:
     """Values and both gradients, where many tokens have the same target."""
-    ours, expected = (found[of]["functions"]["float32"][f"token_logps {block}"] for of in (mesh, ONE))
+    ours, expected = (computed[name]["functions"]["float32"][f"token_logps {block}"] for name in (mesh, ONE))
     for one, other in zip(ours, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
 
 
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("mesh", MESHES)
-def test_token_logps_in_bfloat16(found: dict[str, Any], mesh: str, block: int) -> None:
+def test_token_logps_in_bfloat16(computed: dict[str, Any], mesh: str, block: int) -> None:
     """Sums are float32 here too, and gradients are rounded to bfloat16 when they are done."""
-    ours, expected = (found[of]["functions"]["bfloat16"][f"token_logps {block}"] for of in (mesh, ONE))
+    ours, expected = (computed[name]["functions"]["bfloat16"][f"token_logps {block}"] for name in (mesh, ONE))
     np.testing.assert_allclose(ours[0], expected[0], rtol=0, atol=1e-5 * np.abs(expected[0]).max())
     for one, other in zip(ours[1:], expected[1:], strict=True):
         np.testing.assert_allclose(one, other, rtol=ROUNDING, atol=1e-4 * np.abs(other).max())
@@ -141,9 +141,9 @@ def test_token_logps_in_bfloat16(found: dict[str, Any], mesh: str, block: int) -
 
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("mesh", [ONE, *MESHES])
-def test_greedy_tokens(found: dict[str, Any], mesh: str, block: int) -> None:
+def test_greedy_tokens(computed: dict[str, Any], mesh: str, block: int) -> None:
     """Of equal logits the first one, wherever the others stand."""
-    functions = found[mesh]["functions"]
+    functions = computed[mesh]["functions"]
     assert functions["ties"].max() > 1
     for dtype in DTYPES:
         np.testing.assert_array_equal(functions[dtype][f"greedy_tokens {block}"], functions["greedy"])
@@ -151,9 +151,9 @@ def test_greedy_tokens(found: dict[str, Any], mesh: str, block: int) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mesh", MESHES)
-def test_look_up(found: dict[str, Any], mesh: str, dtype: str) -> None:
+def test_embed(computed: dict[str, Any], mesh: str, dtype: str) -> None:
     """The same rows to the bit; their gradients are summed in float32, whatever was computed in."""
-    ours, expected = (found[of]["functions"][dtype]["look_up"] for of in (mesh, ONE))
+    ours, expected = (computed[name]["functions"][dtype]["embed"] for name in (mesh, ONE))
     np.testing.assert_array_equal(ours[0], expected[0])
     np.testing.assert_allclose(ours[1], expected[1], rtol=0, atol=1e-6 * np.abs(expected[1]).max())
 
@@ -175,23 +175,23 @@ def assert_same_beams(ours: list[list[Decoded]], expected: list[list[Decoded]]) 
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_beams(found: dict[str, Any], mesh: str) -> None:
-    """The vocabulary is walked in several blocks, with a remainder."""
-    expected = found[ONE]["beams"]
-    assert_same_beams(found[mesh]["beams"], expected)
-    assert {h.finished for of in expected for h in of} == {True, False}
-    starts = {h.tokens[0] // 150 for of in expected for h in of if h.tokens}
+def test_beams(computed: dict[str, Any], mesh: str) -> None:
+    """The vocabulary comes in several blocks, with a remainder."""
+    expected = computed[ONE]["beams"]
+    assert_same_beams(computed[mesh]["beams"], expected)
+    assert {h.finished for beams in expected for h in beams} == {True, False}
+    starts = {h.tokens[0] // 150 for beams in expected for h in beams if h.tokens}
     assert starts == {0, 1, 2, 3}  # every device finds some
 
 
 @pytest.mark.parametrize("mesh", [ONE, *MESHES])
-def test_beams_of_equal_score_go_by_their_token(found: dict[str, Any], mesh: str) -> None:
+def test_beams_of_equal_score_go_by_their_token(computed: dict[str, Any], mesh: str) -> None:
     """Each row of the head stands twelve times, on every device: the beams have the first of equal tokens."""
-    assert_same_beams(found[mesh]["ties"], found[ONE]["ties"])
+    assert_same_beams(computed[mesh]["ties"], computed[ONE]["ties"])
     sizes = []
-    for of in found[mesh]["ties"]:
-        last = {(h.tokens[:-1], h.logp): [] for h in of if not h.finished}
-        for h in of:
+    for beams in computed[mesh]["ties"]:
+        last = {(h.tokens[:-1], h.logp): [] for h in beams if not h.finished}
+        for h in beams:
             if not h.finished:
                 last[h.tokens[:-1], h.logp].append(h.tokens[-1])
         for tokens in last.values():
@@ -202,67 +202,67 @@ def test_beams_of_equal_score_go_by_their_token(found: dict[str, Any], mesh: str
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_beams_where_tokens_are_few(found: dict[str, Any], mesh: str) -> None:
+def test_beams_where_tokens_are_few(computed: dict[str, Any], mesh: str) -> None:
     """More beams than a device has tokens, and than there are at all."""
-    expected = found[ONE]["few"]
-    assert_same_beams(found[mesh]["few"], expected)
-    assert {len(of) for of in expected} == {mesh_results.MORE_BEAMS}
+    expected = computed[ONE]["few"]
+    assert_same_beams(computed[mesh]["few"], expected)
+    assert {len(beams) for beams in expected} == {mesh_results.MORE_BEAMS}
 
 
 @pytest.mark.parametrize("chance", CHANCES)
 @pytest.mark.parametrize("mesh", MESHES)
-def test_samples(found: dict[str, Any], mesh: str, chance: str) -> None:
+def test_samples(computed: dict[str, Any], mesh: str, chance: str) -> None:
     """The same draws to the token."""
-    ours, expected = ([*chain(*found[of]["samples"][chance])] for of in (mesh, ONE))
+    ours, expected = ([*chain(*computed[name]["samples"][chance])] for name in (mesh, ONE))
     for one, other in zip(ours, expected, strict=True):
         assert (one.tokens, one.finished) == (other.tokens, other.finished)
         assert one.logp == pytest.approx(other.logp, abs=GAP, rel=1e-5)
         assert one.behaviour_logp == pytest.approx(other.behaviour_logp, abs=GAP, rel=1e-5)
-    distinct = {of.tokens for of in expected}
+    distinct = {sample.tokens for sample in expected}
     assert len(distinct) > (10 if chance == "greedy" else 20)
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_constrained_beams_and_samples(found: dict[str, Any], mesh: str) -> None:
+def test_constrained_beams_and_samples(computed: dict[str, Any], mesh: str) -> None:
     """Each device reads its own part of what may follow, and all know the next state."""
-    ours, expected = found[mesh]["constrained"], found[ONE]["constrained"]
+    ours, expected = computed[mesh]["constrained"], computed[ONE]["constrained"]
     assert_same_beams(ours[0], expected[0])
     assert [d.tokens for d in chain(*ours[1])] == [d.tokens for d in chain(*expected[1])]
     steps = mesh_results.automaton().transitions
-    for of in chain(*ours[0], *ours[1]):
+    for answer in chain(*ours[0], *ours[1]):
         state = 0
-        for token in of.tokens:
+        for token in answer.tokens:
             state = steps[state, token]
             assert state >= 0
-    assert len({of.tokens for of in chain(*expected[1])}) > 20
+    assert len({sample.tokens for sample in chain(*expected[1])}) > 20
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_scores(found: dict[str, Any], mesh: str) -> None:
-    ours, expected = found[mesh]["scores"], found[ONE]["scores"]
-    assert [len(of) for of in ours] == [len(of) for of in expected]
+def test_scores(computed: dict[str, Any], mesh: str) -> None:
+    ours, expected = computed[mesh]["scores"], computed[ONE]["scores"]
+    assert [len(scores) for scores in ours] == [len(scores) for scores in expected]
     np.testing.assert_allclose([*chain(*ours)], [*chain(*expected)], rtol=1e-5, atol=GAP)
     assert len({round(score, 3) for score in chain(*expected)}) > 100
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_judgements(found: dict[str, Any], mesh: str) -> None:
+def test_judgements(computed: dict[str, Any], mesh: str) -> None:
     """What greedy decoding says counts as greedy on every mesh, and little else."""
-    ours, expected = found[mesh]["judged"], found[ONE]["judged"]
-    assert [of.greedy for of in ours] == [of.greedy for of in expected]
-    np.testing.assert_allclose([of.logp for of in ours], [of.logp for of in expected], rtol=1e-5, atol=GAP)
+    ours, expected = computed[mesh]["judged"], computed[ONE]["judged"]
+    assert [one.greedy for one in ours] == [one.greedy for one in expected]
+    np.testing.assert_allclose([j.logp for j in ours], [j.logp for j in expected], rtol=1e-5, atol=GAP)
     prompts = mesh_results.prompts()
-    assert sum(of.greedy for of in expected[: -len(prompts)]) > len(prompts) // 2
-    assert not any(of.greedy for of in expected[-len(prompts) :])
+    assert sum(one.greedy for one in expected[: -len(prompts)]) > len(prompts) // 2
+    assert not any(one.greedy for one in expected[-len(prompts) :])
 
 
 # Compilations and transfers.
 
 
 @pytest.mark.parametrize("mesh", [ONE, *MESHES])
-def test_other_inputs_of_the_same_shapes_compile_nothing(found: dict[str, Any], mesh: str) -> None:
-    of = found[mesh]
-    compiled = of["compiled"] | {head: of["training"][head]["compiled"] for head in HEADS}
+def test_other_inputs_of_the_same_shapes_compile_nothing(computed: dict[str, Any], mesh: str) -> None:
+    everything = computed[mesh]
+    compiled = everything["compiled"] | {head: everything["training"][head]["compiled"] for head in HEADS}
     programs = {
         "decode": "beam_search",
         "decode few": "beam_search",
@@ -274,8 +274,8 @@ def test_other_inputs_of_the_same_shapes_compile_nothing(found: dict[str, Any], 
         "untied": "update",
     }
     assert compiled.keys() == programs.keys()
-    for name, (first, again) in compiled.items():
-        assert f"jit({programs[name]})" in first
+    for name, (before, again) in compiled.items():
+        assert f"jit({programs[name]})" in before
         assert again == [], name
 
 
@@ -333,7 +333,7 @@ def test_inner_loops_refuse_what_was_not_placed(
             inner()
 
     call()
-    monkeypatch.setattr(feeds, "place_own_rows", lambda x, *_: x)
+    monkeypatch.setattr(feeds, "place_local_rows", lambda x, *_: x)
     monkeypatch.setattr(decoding, "place_rows", lambda x, *_: x)
     monkeypatch.setattr(scoring, "place_rows", lambda x, *_: x)
     with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):

@@ -11,12 +11,12 @@ from pretrainrl_jax.trees.tree import AnswerTree, document
 
 TREES = [
     tree(3, 2, 4, 1),
-    tree(1, 1, id="1", first=20),
-    tree(7, 5, 5, 3, 2, id="2", first=30),
+    tree(1, 1, id="1", start=20),
+    tree(7, 5, 5, 3, 2, id="2", start=30),
     AnswerTree("3", (50, 51), ()),
     document("4", (60, 61, 62, 63), None),
-    tree(0, 1, 3, id="5", first=70),  # a lone terminator with nothing before it is not predicted
-    *(tree(4, 3, 2, id=str(6 + i), first=80) for i in range(4)),
+    tree(0, 1, 3, id="5", start=70),  # a lone terminator with nothing before it is not predicted
+    *(tree(4, 3, 2, id=str(6 + i), start=80) for i in range(4)),
 ]
 
 
@@ -29,8 +29,8 @@ def one_by_one(model, params) -> list[list[float]]:
     logits = np.float64(model.logits(params, tokens))
     logps = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     sums = iter(
-        sum(of[at - 1, row[at]] for at in range(max(len(prefix), 1), len(prefix) + len(branch)))
-        for of, row, (prefix, branch) in zip(logps, tokens, sequences, strict=True)
+        sum(each[at - 1, row[at]] for at in range(max(len(prefix), 1), len(prefix) + len(branch)))
+        for each, row, (prefix, branch) in zip(logps, tokens, sequences, strict=True)
     )
     return [[next(sums) for _ in t.branches] for t in TREES]
 
@@ -41,19 +41,19 @@ def test_scores_are_those_of_sequences_one_by_one(row_length, rows):
     model, params = small_model(sharpness=3.0)
     finished, fitted = [], []
 
-    def fit(found: Capacity) -> Capacity:
-        fitted.append(found)
-        return found._replace(targets=128)
+    def fit(smallest: Capacity) -> Capacity:
+        fitted.append(smallest)
+        return smallest._replace(targets=128)
 
-    found = score_trees(
+    scores = score_trees(
         model, params, TREES, row_length=row_length, rows=rows, fit=fit, advance=finished.append
     )
     wanted = one_by_one(model, params)
-    assert [len(of) for of in found] == [len(of) for of in wanted]
-    for of, expected in zip(found, wanted, strict=True):
-        np.testing.assert_allclose(of, expected, rtol=1e-5, atol=1e-5)
-    assert found[5][0] == 0
-    assert min(map(min, filter(None, found))) < -20  # far from the trivial case
+    assert [len(scored) for scored in scores] == [len(scored) for scored in wanted]
+    for scored, expected in zip(scores, wanted, strict=True):
+        np.testing.assert_allclose(scored, expected, rtol=1e-5, atol=1e-5)
+    assert scores[5][0] == 0
+    assert min(map(min, filter(None, scores))) < -20  # far from the trivial case
     assert sum(finished) == len(TREES)
     assert [size.time for size in fitted] == [row_length]
 

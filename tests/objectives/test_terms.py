@@ -30,10 +30,10 @@ NTP = {"question": 0.3, "answer": 2.0, "answer_mean": 0.9}
 DPO = {"weight": 0.7, "beta": 0.5}
 SUBSETS = [dict(ntp) for n in range(4) for ntp in itertools.combinations(NTP.items(), n)]
 TERMS = [
-    ({"ntp": of} if of else {}) | ({"dpo": DPO} if compared else {})
-    for of in SUBSETS
+    ({"ntp": names} if names else {}) | ({"dpo": DPO} if compared else {})
+    for names in SUBSETS
     for compared in (False, True)
-    if of or compared
+    if names or compared
 ]
 ALL = {"ntp": NTP, "dpo": DPO}
 SPACE = Capacity(160, 130, 160, 64, 48)  # one for all, and not as many sources as tokens
@@ -125,28 +125,28 @@ def brute_force(made: list[AnswerTree], table: np.ndarray, coefficients, scale: 
         pairs = tree.pairs
         if pairs is None:
             pairs = [(i, j, 1.0) for i in chosen for j, b in enumerate(tree.branches) if b.role == "rejected"]
-        whole = sum(w for _, _, w in pairs)
-        if whole:
+        weights = sum(w for _, _, w in pairs)
+        if weights:
             paired += 1
             for i, j, w in pairs:
                 margin = coefficients.get("dpo", DPO)["beta"] * (gain(tree, i) - gain(tree, j))
-                losses.append(w / whole * np.logaddexp(0, -margin))
-                margins.append(w / whole * margin)
-                right.append(w / whole * (margin > 0))
-    found = {"loss": 0.0, "logp_gold": -sums["answer"] / max(answered, 1)}
+                losses.append(w / weights * np.logaddexp(0, -margin))
+                margins.append(w / weights * margin)
+                right.append(w / weights * (margin > 0))
+    metrics = {"loss": 0.0, "logp_gold": -sums["answer"] / max(answered, 1)}
     if "ntp" in coefficients:
-        of = coefficients["ntp"]
-        given = [name for name in tokens if name in of]
+        given_weights = coefficients["ntp"]
+        given = [name for name in tokens if name in given_weights]
         n = answered if scale == "sequence" else sum(tokens[name] for name in given)
-        loss = sum(of[name] * sums[name] for name in given) / max(n, 1)
-        loss += of.get("answer_mean", 0.0) * sums["answer_mean"] / max(answered, 1)
-        found |= {"loss_ntp": loss, "loss": found["loss"] + loss}
+        loss = sum(given_weights[name] * sums[name] for name in given) / max(n, 1)
+        loss += given_weights.get("answer_mean", 0.0) * sums["answer_mean"] / max(answered, 1)
+        metrics |= {"loss_ntp": loss, "loss": metrics["loss"] + loss}
     if "dpo" in coefficients:
         of_pairs = {"loss_dpo": losses, "reward_margin": margins, "reward_accuracy": right}
-        found |= {name: sum(values) / max(paired, 1) for name, values in of_pairs.items()}
-        found["logp_negative"] = sum(rejected) / max(len(rejected), 1)
-        found["loss"] += coefficients["dpo"]["weight"] * found["loss_dpo"]
-    return found
+        metrics |= {name: sum(values) / max(paired, 1) for name, values in of_pairs.items()}
+        metrics["logp_negative"] = sum(rejected) / max(len(rejected), 1)
+        metrics["loss"] += coefficients["dpo"]["weight"] * metrics["loss_dpo"]
+    return metrics
 
 
 def differences(function, array, step=1e-5):
@@ -178,7 +178,7 @@ def agree(metrics, expected, rtol=2e-5, atol=1e-6):
         np.testing.assert_allclose(metrics[name], value, rtol=rtol, atol=atol, err_msg=name)
 
 
-@pytest.mark.parametrize("coefficients", TERMS, ids=lambda of: "+".join(k for t in of.values() for k in t))
+@pytest.mark.parametrize("coefficients", TERMS, ids=lambda terms: "+".join(itertools.chain(*terms.values())))
 @pytest.mark.parametrize("scale", ["sequence", "token"])
 def test_loss_metrics_and_gradient(coefficients, scale):
     rng = np.random.default_rng(0)
@@ -245,7 +245,7 @@ def test_layouts_and_sources_change_no_loss_and_no_gradient_of_a_model(scale):
     """Through a real model: the question once or for each pair; all hidden states or those that predict."""
     model, params = small_model(vocabulary=300)
     made = some_trees(np.random.default_rng(3), 6)  # one with named pairs, one with several chosen
-    narrow, whole = Capacity(120, 110, 128, 32, 16), Capacity(120, 120, 128, 32, 16)
+    narrow, all_sources = Capacity(120, 110, 128, 32, 16), Capacity(120, 120, 128, 32, 16)
     unasked = ALL | {"ntp": {"answer": 2.0, "answer_mean": 0.9}}
 
     @jax.jit
@@ -257,7 +257,7 @@ def test_layouts_and_sources_change_no_loss_and_no_gradient_of_a_model(scale):
 
     cases = [(ALL, dealt(made, 2, narrow), dealt(made, 2, narrow, "literal"))]
     if scale == "sequence":
-        cases.append((ALL, dealt(made, 2, narrow), dealt(made, 2, whole)))
+        cases.append((ALL, dealt(made, 2, narrow), dealt(made, 2, all_sources)))
         cases.append((unasked, dealt(made, 2, narrow), dealt(made, 2, narrow, question=False)))
     for coefficients, one, other in cases:
         ((_, metrics), gradient), ((_, expected), wanted) = (
@@ -274,8 +274,8 @@ def test_prefixes_that_are_not_predicted_change_only_the_question():
     made, table = some_trees(rng, 12), np.float32(random_table(rng))
     asked, unasked = dealt(made, 3), dealt(made, 3, question=False)
     for scale in ("sequence", "token"):
-        for of in ({"answer": 1.0}, {"answer_mean": 1.0}):
-            coefficients = {"ntp": of, "dpo": DPO}
+        for weights in ({"answer": 1.0}, {"answer_mean": 1.0}):
+            coefficients = {"ntp": weights, "dpo": DPO}
             one, other = (graded(table, batch, coefficients, scale) for batch in (asked, unasked))
             jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), one, other)
     assert asks(ALL)
@@ -285,11 +285,11 @@ def test_prefixes_that_are_not_predicted_change_only_the_question():
 
 def test_count():
     made = some_trees(np.random.default_rng(5), 12)
-    found = brute = Counts(13, 0, 0, 0.0, 0.0, 0)
+    counted = brute = Counts(13, 0, 0, 0.0, 0.0, 0)
     for tree in made:
         chosen = [b for b in tree.branches if b.role == "chosen" and b.weight]
         weight = sum(b.weight for b in chosen)
-        found = brute._replace(
+        counted = brute._replace(
             chosen_trees=brute.chosen_trees + bool(chosen),
             paired_trees=brute.paired_trees
             + (
@@ -301,13 +301,13 @@ def test_count():
             answer_tokens=brute.answer_tokens + sum(b.weight / weight * len(b.tokens) for b in chosen),
             rejected=brute.rejected + sum(b.role == "rejected" for b in tree.branches),
         )
-        brute = found
+        brute = counted
     assert 0 < brute.paired_trees < brute.chosen_trees < 13
     for layout in ("shared", "literal"):
         batch = dealt(made, 4, Capacity(250, 200, 200, 64, 48), layout)
         microsteps = jax.tree.map(lambda x: x.reshape(2, 2, *x.shape[1:]), batch)
-        for of in (batch, microsteps):
-            np.testing.assert_allclose([float(x) for x in count(of)], brute, rtol=1e-6)
+        for rows in (batch, microsteps):
+            np.testing.assert_allclose([float(x) for x in count(rows)], brute, rtol=1e-6)
 
 
 def test_branch_sums():
@@ -325,14 +325,15 @@ def test_branch_sums():
     np.testing.assert_array_equal(branch_sums(padding_is_nan, batch), scored.sums)
 
 
+def scored_branch(branch: Branch, logp: np.floating) -> Branch:
+    return replace(branch, reference_logp=float(logp))
+
+
 def scored_by(made: list[AnswerTree], sums: np.ndarray) -> list[AnswerTree]:
     """The trees with reference log-probabilities as they lie in rows of one tree each, without prefixes."""
     return [
-        replace(
-            t,
-            branches=tuple(replace(b, reference_logp=float(s)) for b, s in zip(t.branches, of, strict=False)),
-        )
-        for t, of in zip(made, sums, strict=True)
+        replace(t, branches=tuple(map(scored_branch, t.branches, known)))
+        for t, known in zip(made, sums, strict=True)
     ]
 
 
@@ -363,7 +364,7 @@ def test_microsteps_add_up(scale):
     batch = dealt(some_trees(rng, 12), 6)
     logps, counts = laid(np.float32(random_table(rng)), batch), count(batch)
     step = jax.jit(jax.value_and_grad(total_loss, has_aux=True), static_argnums=4)
-    (_, whole), gradient = step(logps, batch, ALL, counts, scale)
+    (_, metrics_of_all), gradient = step(logps, batch, ALL, counts, scale)
     for size in (1, 2):
         total, gradients = {}, []
         for start in range(0, 6, size):
@@ -371,7 +372,7 @@ def test_microsteps_add_up(scale):
             (_, metrics), d = step(logps[start : start + size], part, ALL, counts, scale)
             total = {name: value + total.get(name, 0.0) for name, value in metrics.items()}
             gradients.append(d)
-        agree(total, whole, 1e-5)
+        agree(total, metrics_of_all, 1e-5)
         np.testing.assert_allclose(np.concatenate(gradients), gradient, rtol=1e-5, atol=1e-7)
 
 
@@ -416,23 +417,23 @@ def test_missing_references():
 
     def without(needed: bool) -> list[list[AnswerTree]]:
         """The trees without one reference, for each branch that is, or is not, in a pair that counts."""
-        found = []
+        left = []
         for number, tree in enumerate(made):
             for place, branch in enumerate(tree.branches):
                 if (place in {p for pair in tree.preferences for p in pair[:2]}) == needed:
                     branches = list(tree.branches)
                     branches[place] = replace(branch, reference_logp=math.nan)
-                    found.append(
+                    left.append(
                         [*made[:number], replace(tree, branches=tuple(branches)), *made[number + 1 :]]
                     )
-        return found
+        return left
 
     assert min(len(without(True)), len(without(False))) > 5
     expected = compiled(table, dealt(made, 3), {"ntp": NTP})
     for unscored in without(True):
         assert np.isnan(compiled(table, dealt(unscored, 3), ALL)[0][0])
-        found = compiled(table, dealt(unscored, 3), {"ntp": NTP})
-        jax.tree.map(np.testing.assert_array_equal, found, expected)
+        lacking = compiled(table, dealt(unscored, 3), {"ntp": NTP})
+        jax.tree.map(np.testing.assert_array_equal, lacking, expected)
     for unscored in without(False):
         (same, _), other = compiled(table, dealt(unscored, 3), ALL)
         assert same == loss
@@ -443,10 +444,10 @@ def test_missing_references():
 def test_what_stands_at_unused_places_changes_nothing(value):
     rng = np.random.default_rng(12)
     batch, table = dealt(some_trees(rng, 12), 3), np.float32(random_table(rng))
-    first = compiled(table, batch, ALL)
+    before = compiled(table, batch, ALL)
     padding = {"targets": batch.source_index < 0, "branches": batch.branch_role == UNUSED}
     padding["pairs"] = batch.pair_share == 0
-    assert all(of.any() for of in padding.values())
+    assert all(places.any() for places in padding.values())
     place = abs(value)
     fields = {
         "targets": {
@@ -458,11 +459,11 @@ def test_what_stands_at_unused_places_changes_nothing(value):
         "branches": {"branch_reference": [np.inf, np.nan, 1e30][value % 3], "branch_share": 0.0},
         "pairs": {"pair_chosen": place, "pair_rejected": 2 * place},
     }
-    for axis, of in fields.items():
-        for name, fill in of.items():
+    for axis, fills in fields.items():
+        for name, fill in fills.items():
             old = getattr(batch, name)
             other = batch._replace(**{name: np.where(padding[axis], fill, old).astype(old.dtype)})
-            jax.tree.map(np.testing.assert_array_equal, compiled(table, other, ALL), first)
+            jax.tree.map(np.testing.assert_array_equal, compiled(table, other, ALL), before)
 
 
 def test_one_program_for_a_set_of_terms_and_a_shape():
@@ -476,11 +477,11 @@ def test_one_program_for_a_set_of_terms_and_a_shape():
 
     batch = dealt(some_trees(rng, 6), 2)
     scaled = [jax.tree.map(lambda x, by=by: x * by, ALL) for by in (1.0, 0.0, 0.5, -2.0)]
-    assert len({float(loss(batch, of)) for of in scaled}) == 4
+    assert len({float(loss(batch, terms)) for terms in scaled}) == 4
     loss(dealt(some_trees(rng, 6), 2), ALL)
     assert len(traces) == 1
-    for of in TERMS:
-        loss(batch, of)
+    for terms in TERMS:
+        loss(batch, terms)
     assert len(traces) == len(set(traces)) == len(TERMS)
     loss(dealt(some_trees(rng, 6), 3), ALL)
     assert len(traces) == len(TERMS) + 1
@@ -505,7 +506,7 @@ def test_terms_alone():
 # A term of one's own
 
 
-def clipped_gain(scored: Scored, batch: PackedBatch, of, counts: Counts):
+def clipped_gain(scored: Scored, batch: PackedBatch, coefficients, counts: Counts):
     """GRPO's clipped surrogate with a penalty of the distance from the reference (arXiv 2402.03300)."""
     written = (batch.source_index >= 0) & ~jnp.isnan(batch.advantage)
     now, old, reference, advantage = (
@@ -513,10 +514,11 @@ def clipped_gain(scored: Scored, batch: PackedBatch, of, counts: Counts):
         for x in (scored.logps, batch.behaviour_logp, batch.reference_logp, batch.advantage)
     )
     moved = jnp.exp(now - old)
-    gain = jnp.minimum(moved * advantage, jnp.clip(moved, 1 - of["clip"], 1 + of["clip"]) * advantage)
+    clip = coefficients["clip"]
+    gain = jnp.minimum(moved * advantage, jnp.clip(moved, 1 - clip, 1 + clip) * advantage)
     distance = jnp.exp(reference - now) - (reference - now) - 1
     tokens = jnp.take_along_axis(scored.lengths, batch.target_branch, axis=-1)
-    each = jnp.where(written, (gain - of["kl"] * distance) / jnp.maximum(tokens, 1), 0.0)
+    each = jnp.where(written, (gain - coefficients["kl"] * distance) / jnp.maximum(tokens, 1), 0.0)
     return -ratio(each.sum(), counts.trees), {}
 
 
@@ -534,7 +536,7 @@ def test_a_term_a_token_is_a_few_lines(question):
             branches.append(b)
         made.append(replace(tree, branches=tuple(branches)))
     table = random_table(rng)
-    of = {"clip": 0.2, "kl": 0.04}
+    coefficients = {"clip": 0.2, "kl": 0.04}
 
     def brute(table):
         total = 0.0
@@ -554,8 +556,8 @@ def test_a_term_a_token_is_a_few_lines(question):
 
     @jax.jit
     def term(table):
-        return clipped_gain(score(laid(table, batch), batch), batch, of, count(batch))[0]
+        return clipped_gain(score(laid(table, batch), batch), batch, coefficients, count(batch))[0]
 
-    found, gradient = jax.value_and_grad(term)(np.float32(table))
-    np.testing.assert_allclose(found, brute(table), rtol=2e-5)
+    value, gradient = jax.value_and_grad(term)(np.float32(table))
+    np.testing.assert_allclose(value, brute(table), rtol=2e-5)
     np.testing.assert_allclose(gradient, differences(brute, table), rtol=1e-3, atol=1e-5)

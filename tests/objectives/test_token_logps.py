@@ -16,35 +16,35 @@ from pretrainrl_jax.objectives.token_logps import block_size, greedy_tokens, tok
 
 
 def case(seed, rows, time, targets, model, vocabulary, dtype=jnp.float32, scale=1.0):
-    """Random inputs; about a fifth of the targets is padding, and predictors repeat."""
+    """Random inputs; about a fifth of the targets is padding, and some share a source."""
     rng = np.random.default_rng(seed)
     hidden = jnp.asarray(rng.normal(size=(rows, time, model)) * scale, dtype)
     head = jnp.asarray(rng.normal(size=(vocabulary, model)), dtype)
-    predictor = rng.integers(0, time, (rows, targets)).astype(np.int32)
-    predictor[rng.random((rows, targets)) < 0.2] = -1
+    source_index = rng.integers(0, time, (rows, targets)).astype(np.int32)
+    source_index[rng.random((rows, targets)) < 0.2] = -1
     tokens = rng.integers(0, vocabulary, (rows, targets)).astype(np.int32)
     gradient = rng.normal(size=(rows, targets)).astype(np.float32)
-    return hidden, head, predictor, tokens, gradient
+    return hidden, head, source_index, tokens, gradient
 
 
-def dense(hidden, head, predictor, targets, gradient):
+def dense(hidden, head, source_index, targets, gradient):
     """Values and gradients with every logit in memory, in float64."""
     hidden, head = (np.asarray(x.astype(jnp.float32), np.float64) for x in (hidden, head))
     logits = hidden @ head.T
     logits -= logits.max(-1, keepdims=True)
     logps = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     values, dlogits = np.zeros(targets.shape), np.zeros_like(logits)
-    for row, n in np.argwhere(predictor >= 0):
-        at, token = predictor[row, n], targets[row, n]
+    for row, n in np.argwhere(source_index >= 0):
+        at, token = source_index[row, n], targets[row, n]
         values[row, n] = logps[row, at, token]
         dlogits[row, at] -= gradient[row, n] * np.exp(logps[row, at])
         dlogits[row, at, token] += gradient[row, n]
     return values, dlogits @ head, np.einsum("rtv,rtd->vd", dlogits, hidden)
 
 
-def fused(hidden, head, predictor, targets, gradient, block=None):
+def fused(hidden, head, source_index, targets, gradient, block=None):
     def logps(hidden, head):
-        return token_logps(hidden, head, predictor, targets, block=block)
+        return token_logps(hidden, head, source_index, targets, block=block)
 
     @jax.jit
     def both(hidden, head):
@@ -94,9 +94,9 @@ def test_any_shape_block_and_scale(seed, shape, block, scale):
 def test_logits_far_apart():
     """Exponents that overflow unless the maximum is carried from block to block, rising and falling."""
     for direction in (1, -1):
-        hidden, head, predictor, targets, gradient = case(1, 2, 4, 6, 4, 50)
+        hidden, head, source_index, targets, gradient = case(1, 2, 4, 6, 4, 50)
         head = head + direction * 40.0 * jnp.arange(50)[:, None]
-        assert_matches((hidden, head, predictor, targets, gradient), 8, tolerance=2e-4)
+        assert_matches((hidden, head, source_index, targets, gradient), 8, tolerance=2e-4)
 
 
 def test_bfloat16():
@@ -111,9 +111,9 @@ def test_bfloat16():
 
 
 def test_check_grads():
-    hidden, head, predictor, targets, _ = case(3, 2, 3, 5, 4, 21)
+    hidden, head, source_index, targets, _ = case(3, 2, 3, 5, 4, 21)
     check_grads(
-        lambda hidden, head: token_logps(hidden, head, predictor, targets, block=8),
+        lambda hidden, head: token_logps(hidden, head, source_index, targets, block=8),
         (hidden, head),
         order=1,
         modes=["rev"],
@@ -123,17 +123,17 @@ def test_check_grads():
 
 
 def test_padding_has_no_gradient():
-    hidden, head, predictor, targets, gradient = case(4, 2, 5, 6, 4, 30)
-    predictor[:] = -1
-    for result in fused(hidden, head, predictor, targets, gradient * np.nan):
+    hidden, head, source_index, targets, gradient = case(4, 2, 5, 6, 4, 30)
+    source_index[:] = -1
+    for result in fused(hidden, head, source_index, targets, gradient * np.nan):
         assert not np.any(result)
 
 
 def test_block_does_not_matter():
     inputs = case(5, 2, 8, 20, 16, 777)
-    first = fused(*inputs, block=777)
+    in_one = fused(*inputs, block=777)
     for block in (16, 128, None):
-        for ours, theirs in zip(fused(*inputs, block=block), first, strict=True):
+        for ours, theirs in zip(fused(*inputs, block=block), in_one, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * max(1, abs(theirs).max()))
 
 
@@ -171,16 +171,17 @@ def test_greedy_tokens_are_the_first_of_the_largest(vocabulary, block, dtype):
     rng = np.random.default_rng(vocabulary)
     hidden, head = rng.integers(-2, 3, (2, 30, 3)), rng.integers(-1, 2, (vocabulary, 3))
     logits = hidden @ head.T
-    found = greedy_tokens(jnp.asarray(hidden, dtype), jnp.asarray(head, dtype), block=block)
-    assert found.dtype == jnp.int32
-    np.testing.assert_array_equal(found, logits.argmax(-1))
+    tokens = greedy_tokens(jnp.asarray(hidden, dtype), jnp.asarray(head, dtype), block=block)
+    assert tokens.dtype == jnp.int32
+    np.testing.assert_array_equal(tokens, logits.argmax(-1))
     if vocabulary > 5:
         assert ((logits == logits.max(-1, keepdims=True)).sum(-1) > 1).mean() > 0.3
 
 
 def test_greedy_tokens_hold_no_logits():
     rows, time, model, vocabulary = 2, 256, 64, 20_000
-    shapes = [jax.ShapeDtypeStruct(of, jnp.float32) for of in ((rows, time, model), (vocabulary, model))]
+    sizes = (rows, time, model), (vocabulary, model)
+    shapes = [jax.ShapeDtypeStruct(size, jnp.float32) for size in sizes]
     used = jax.jit(greedy_tokens).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
     assert used < rows * time * vocabulary * 4 / 20
 
@@ -192,20 +193,20 @@ from pretrainrl_jax.objectives.token_logps import token_logps
 
 rng = np.random.default_rng(0)
 hidden, head = rng.normal(size=(8, 16, 8)).astype("f"), rng.normal(size=(300, 8)).astype("f")
-predictor = rng.integers(-1, 16, (8, 20)).astype("i")
+source_index = rng.integers(-1, 16, (8, 20)).astype("i")
 targets = rng.integers(0, 300, (8, 20)).astype("i")
 mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
 
-def values(hidden, head, predictor, targets):
-    loss = lambda hidden, head: token_logps(hidden, head, predictor, targets, block=64).sum()
+def values(hidden, head, source_index, targets):
+    loss = lambda hidden, head: token_logps(hidden, head, source_index, targets, block=64).sum()
     return jax.value_and_grad(loss, (0, 1))(hidden, head)
 
-def local(hidden, head, predictor, targets):
-    loss, (dhidden, dhead) = values(hidden, jax.lax.pcast(head, "data", to="varying"), predictor, targets)
+def local(hidden, head, source_index, targets):
+    loss, (dhidden, dhead) = values(hidden, jax.lax.pcast(head, "data", to="varying"), source_index, targets)
     return jax.lax.psum(loss, "data"), (dhidden, jax.lax.psum(dhead, "data"))
 
 specs = (P("data"), P(), P("data"), P("data"))
-inputs = (hidden, head, predictor, targets)
+inputs = (hidden, head, source_index, targets)
 placed = [jax.device_put(x, NamedSharding(mesh, spec)) for x, spec in zip(inputs, specs)]
 alone = jax.jit(values)(*inputs)
 mapped = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=(P(), (P("data"), P())))

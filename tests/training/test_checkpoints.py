@@ -272,7 +272,7 @@ def test_a_checkpoint_of_other_settings_or_data_is_refused(stage: Path) -> None:
 
 def test_a_checkpoint_of_other_shapes_is_of_another_run_not_damaged(stage: Path) -> None:
     save(stage, state_at(2), about={"model.width": 16})
-    wider = init_state(small_model(width=32)[1], adamw(OptimizerConfig()))
+    wider = init_state(small_model(d_model=32)[1], adamw(OptimizerConfig()))
     with pytest.raises(InputError, match=r"model\.width was 16, now 32"):
         restore_state(stage, wider, {"model.width": 32})
 

@@ -24,7 +24,7 @@ from pretrainrl_jax.training.step import TrainState, compile_step, init_state
 from pretrainrl_jax.trees.dataset import PackedRows
 from pretrainrl_jax.trees.tree import AnswerTree
 
-TREES = [tree(3, 2, 3, id=str(i), first=1 + 3 * i) for i in range(20)]
+TREES = [tree(3, 2, 3, id=str(i), start=1 + 3 * i) for i in range(20)]
 NEVER = CheckpointConfig(every_minutes=0.0)
 COEFFICIENTS = {"ntp": {"question": 1.0, "answer": 1.0}, "dpo": {"weight": 1.0, "beta": 1.0}}
 

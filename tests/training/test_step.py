@@ -23,7 +23,7 @@ from pretrainrl_jax.stages.mine import with_references
 from pretrainrl_jax.training.optimizer import Schedule, adamw
 from pretrainrl_jax.training.step import compile_step, init_state, train_step
 from pretrainrl_jax.trees.batch import PackedBatch
-from pretrainrl_jax.trees.dataset import PackedRows, Share
+from pretrainrl_jax.trees.dataset import PackedRows, ProcessShard
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, Pair
 
 SETTINGS = OptimizerConfig(clip=0.7)
@@ -62,7 +62,7 @@ def packed(trees: list[AnswerTree], rows: int, row_length: int = 48) -> PackedBa
     """All trees in one batch of `rows` rows, with a microstep axis of one."""
     source = PackedRows(trees, row_length, seed=1, passes=1, rows=rows)
     assert source.batches == 1
-    return next(Share(source, 1, rows, tuple(range(rows))).batches())
+    return next(ProcessShard(source, 1, rows, tuple(range(rows))).batches())
 
 
 def unpacked_loss(model, params, trees, coefficients, scale):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pretrainrl_jax.model.attention import tree_mask
 from pretrainrl_jax.trees.batch import CHOSEN, COPY, PREFIX, ROLES, UNUSED, PackedBatch
-from pretrainrl_jax.trees.dataset import PackedRows, Share
+from pretrainrl_jax.trees.dataset import PackedRows, ProcessShard
 from pretrainrl_jax.trees.layouts import pieces, size
 from pretrainrl_jax.trees.packing import OPEN_ROWS, Capacity, bound, capacity, pack, plan
 from pretrainrl_jax.trees.templates import Template, encode_branches
@@ -95,10 +95,10 @@ def unpack(batch: PackedBatch, row: int, sequence: int, at: list[int], question:
     assert list(one.positions[shared]) == list(range(len(prefix)))
 
     def predicted(place: int) -> tuple[list[int], np.ndarray]:
-        found = np.flatnonzero((one.target_branch == place) & (one.source_index >= 0))
-        reads = one.sources[one.source_index[found]]
+        at = np.flatnonzero((one.target_branch == place) & (one.source_index >= 0))
+        reads = one.sources[one.source_index[at]]
         order = np.argsort(one.positions[reads], kind="stable")
-        return reads[order].tolist(), found[order]
+        return reads[order].tolist(), at[order]
 
     places = list(at)
     if question:
@@ -132,9 +132,9 @@ def of_each(measured: float | tuple[float, ...], count: int, spread: bool) -> np
 
 @given(st.lists(trees(), max_size=4), st.booleans(), st.booleans())
 @settings(max_examples=100, deadline=None)
-def test_a_row_holds_its_trees_and_nothing_else(made, question, whole):
+def test_a_row_holds_its_trees_and_nothing_else(made, question, all_sources):
     space = holding(made, 200, question=question)
-    if whole:
+    if all_sources:
         space = space._replace(sources=200)
     batch = pack([[], made], space, question=question)
     assert {len(x) for x in batch} == {2}
@@ -152,30 +152,30 @@ def test_a_row_holds_its_trees_and_nothing_else(made, question, whole):
                 int(i) for i in np.flatnonzero((row.tree_id == number) & (row.branch_id == 0))[:-1]
             ]
             targets += max(len(prefix) - 1, 0)
-        for found, branch in zip(branches, expected.branches, strict=True):
+        for read, branch in zip(branches, expected.branches, strict=True):
             # Without a prefix a lone terminator is neither read nor predicted.
-            assert found.text == (branch.tokens if prefix or len(branch.tokens) > 1 else ())
-            assert found.role == ROLES[branch.role]
+            assert read.text == (branch.tokens if prefix or len(branch.tokens) > 1 else ())
+            assert read.role == ROLES[branch.role]
             share = branch.weight / together if branch.role == "chosen" else 0
-            assert found.share == np.float32(share)
+            assert read.share == np.float32(share)
             predicted = len(branch.tokens) - (not prefix)
             reference = branch.reference_logp
             known = of_each(reference, predicted, True).sum() if isinstance(reference, tuple) else reference
-            np.testing.assert_allclose(found.reference, known, rtol=1e-6)
+            np.testing.assert_allclose(read.reference, known, rtol=1e-6)
             measured = (reference, branch.behaviour_logp, branch.advantage)
             wanted = [of_each(m, predicted, i == 2) for i, m in enumerate(measured)]
-            np.testing.assert_array_equal(found.each, wanted)
-            predicting += found.reads
+            np.testing.assert_array_equal(read.each, wanted)
+            predicting += read.reads
             targets += predicted
-        first = place + question
+        start = place + question
         named = expected.pairs
         if named is None:
             roles = [b.role for b in expected.branches]
-            of = {r: [i for i, role in enumerate(roles) if role == r] for r in ("chosen", "rejected")}
-            named = [(c, r, 1.0) for c in of["chosen"] for r in of["rejected"]]
+            by_role = {r: [i for i, role in enumerate(roles) if role == r] for r in ("chosen", "rejected")}
+            named = [(c, r, 1.0) for c in by_role["chosen"] for r in by_role["rejected"]]
         named = [p for p in named if p[2] > 0]
         for chosen, rejected, weight in named:
-            assert (row.pair_chosen[pair], row.pair_rejected[pair]) == (first + chosen, first + rejected)
+            assert (row.pair_chosen[pair], row.pair_rejected[pair]) == (start + chosen, start + rejected)
             assert row.pair_share[pair] == np.float32(weight / sum(p[2] for p in named))
             pair += 1
         place += count
@@ -185,7 +185,7 @@ def test_a_row_holds_its_trees_and_nothing_else(made, question, whole):
     assert list(row.tree_id > 0) == [True] * used + [False] * (200 - used)
     assert sum(row.source_index >= 0) == targets
     # A hidden state that predicts stands once among the sources, in the order of time, and no other does.
-    wanted = list(range(200)) if whole else sorted(set(predicting))
+    wanted = list(range(200)) if all_sources else sorted(set(predicting))
     assert row.sources[: len(wanted)].tolist() == wanted
     assert not row.sources[len(wanted) :].any()
     for field in (row.tokens, row.branch_id, row.positions):
@@ -196,9 +196,9 @@ def test_a_row_holds_its_trees_and_nothing_else(made, question, whole):
     assert not row.pair_share[pair:].any()
     for field in (row.reference_logp, row.behaviour_logp, row.advantage):
         assert np.isnan(field[row.source_index < 0]).all()
-    found = [t for t in made if any(b.role == "chosen" for b in t.branches)]
+    read = [t for t in made if any(b.role == "chosen" for b in t.branches)]
     preferring = sum(bool(t.preferences) for t in made)
-    assert (row.trees, row.chosen_trees, row.paired_trees) == (len(made), len(found), preferring)
+    assert (row.trees, row.chosen_trees, row.paired_trees) == (len(made), len(read), preferring)
     assert same(pack([[]], space, question=question), PackedBatch(*(x[:1] for x in batch)))
 
 
@@ -210,18 +210,19 @@ def test_a_size_is_what_packing_fills(made, layout, question):
     batch = pack(rows, Capacity(400, 300, 300, 100, 100), layout, question)
     space = capacity(sizes, [range(len(made))[:2], range(len(made))[2:]], 400)
     for number, of_row in enumerate(rows):
-        taken = [sum(of) for of in zip(*(size(t, layout, question) for t in of_row), strict=True)] or [0] * 5
+        counts = [size(t, layout, question) for t in of_row]
+        taken = [sum(field) for field in zip(*counts, strict=True)] or [0] * 5
         row = PackedBatch(*(x[number] for x in batch))
         reads = row.sources[row.source_index[row.source_index >= 0]]
-        found = len(set(reads)), (row.source_index >= 0).sum(), (row.branch_role != UNUSED).sum()
-        assert [*found, (row.pair_share > 0).sum()] == taken[1:]
+        filled = len(set(reads)), (row.source_index >= 0).sum(), (row.branch_role != UNUSED).sum()
+        assert [*filled, (row.pair_share > 0).sum()] == taken[1:]
         last = np.flatnonzero(row.tree_id)
         # A tree's last piece may have a gap before it and no token of its own.
         assert (last[-1] + 1 if len(last) else 0) <= taken[0]
         assert all(n <= room for n, room in zip(taken, space, strict=True))
     halves = range(len(made))[:2], range(len(made))[2:]
-    whole = [max(sum(sizes[i][f] for i in half) for half in halves) for f in range(5)]
-    for n, room, multiple in zip(whole[1:], space[1:], (32, 64, 16, 16), strict=True):
+    largest = [max(sum(sizes[i][f] for i in half) for half in halves) for f in range(5)]
+    for n, room, multiple in zip(largest[1:], space[1:], (32, 64, 16, 16), strict=True):
         assert room % multiple == 0
         assert n <= room < max(n, 1) + multiple
 
@@ -229,7 +230,7 @@ def test_a_size_is_what_packing_fills(made, layout, question):
 @given(st.lists(trees(), min_size=1, max_size=3), st.sampled_from(["shared", "literal"]), st.booleans())
 @settings(max_examples=40, deadline=None)
 def test_a_row_that_is_too_small_is_refused(made, layout, question):
-    taken = [sum(of) for of in zip(*(size(t, layout, question) for t in made), strict=True)]
+    taken = [sum(counts) for counts in zip(*(size(t, layout, question) for t in made), strict=True)]
     # Equal numbers of sources and tokens mean something else.
     exact = Capacity(taken[0] + 1, *taken[1:])
     pack([made], exact, layout, question)
@@ -284,7 +285,7 @@ def test_every_hidden_state_of_a_question_predicts_something():
 
 
 def test_a_prefix_that_is_not_predicted_meets_no_vocabulary():
-    made = [tree(4, 3, 2, 1), tree(5, 2, id="1", first=30)]
+    made = [tree(4, 3, 2, 1), tree(5, 2, id="1", start=30)]
     space = holding(made, 400, question=False)
     asked = pack([made], holding(made, 400))
     row = pack([made], space, question=False)
@@ -321,16 +322,14 @@ def test_what_only_a_comparison_reads_is_left_out():
 @settings(max_examples=50, deadline=None)
 def test_a_selection_keeps_the_pairs_of_what_is_left(made, wanted):
     kept = {i for i in wanted if i < len(made.branches)}
-    found = select(made, kept)
-    assert list(map(id, found.branches)) == [id(b) for i, b in enumerate(made.branches) if i in kept]
+    left = select(made, kept)
+    assert list(map(id, left.branches)) == [id(b) for i, b in enumerate(made.branches) if i in kept]
     if made.pairs is None:
-        assert found.pairs is None
+        assert left.pairs is None
     else:
-        named = [
-            (id(found.branches[p.chosen]), id(found.branches[p.rejected]), p.weight) for p in found.pairs
-        ]
-        of = [(p.chosen, p.rejected, p.weight) for p in made.pairs if {p.chosen, p.rejected} <= kept]
-        assert named == [(id(made.branches[c]), id(made.branches[r]), w) for c, r, w in of]
+        named = [(id(left.branches[p.chosen]), id(left.branches[p.rejected]), p.weight) for p in left.pairs]
+        kept_pairs = [(p.chosen, p.rejected, p.weight) for p in made.pairs if {p.chosen, p.rejected} <= kept]
+        assert named == [(id(made.branches[c]), id(made.branches[r]), w) for c, r, w in kept_pairs]
 
 
 @pytest.mark.parametrize("bad", [(0, 2), (2, 0), (-1, 0), (0, 1, -1.0), (0, 1, math.nan), (0, 1, math.inf)])
@@ -352,8 +351,8 @@ def test_what_no_row_can_hold_is_refused():
 # PackedRows
 
 
-def out(source: PackedRows, first: int = 0, last: int | None = None) -> Counter[int]:
-    return Counter(itertools.chain(*source.plan[first:last]))
+def out(source: PackedRows, start: int = 0, last: int | None = None) -> Counter[int]:
+    return Counter(itertools.chain(*source.plan[start:last]))
 
 
 @given(
@@ -368,13 +367,13 @@ def test_every_tree_is_visited_once_a_pass(made, passes, rows, seed):
     assert out(source) == Counter({i: passes for i in range(len(made)) if passes})
     assert len(source) == source.batches * rows
     assert 0 <= len(source) - len(source.plan) < rows
-    found = Counter()
+    counted = Counter()
     for index in range(len(source)):
         row = source[index]
         of_row = [made[i] for i in source.plan[index]] if index < len(source.plan) else []
         assert same(row, pack([of_row], source.capacity))
-        found.update(row.branch_role[0].tolist())
-    assert found[CHOSEN] == passes * sum(b.role == "chosen" for t in made for b in t.branches)
+        counted.update(row.branch_role[0].tolist())
+    assert counted[CHOSEN] == passes * sum(b.role == "chosen" for t in made for b in t.branches)
     used = sum(t.inputs for t in made) * passes
     assert source.fill == pytest.approx(used / max(1, ROW * len(source.plan)))
 
@@ -411,7 +410,7 @@ def test_batches_are_the_rows_in_order_from_any_start(rows):
     everything = [stack([source[i + k] for k in range(rows)]) for i in range(0, len(source), rows)]
     assert len(everything) == source.batches > 3
     for start in (0, 1, source.batches - 1, source.batches):
-        tail = list(Share(source, 1, rows, tuple(range(rows))).batches(start * rows))
+        tail = list(ProcessShard(source, 1, rows, tuple(range(rows))).batches(start * rows))
         assert len(tail) == source.batches - start
         assert all(same(without_axis(b), e) for b, e in zip(tail, everything[start:], strict=True))
     assert everything[0].tokens.shape == (rows, ROW)
@@ -426,7 +425,7 @@ def without_axis(batch: PackedBatch) -> PackedBatch:
 
 def batches(source: PackedRows) -> list[PackedBatch]:
     """All batches, [rows, …]."""
-    return list(map(without_axis, Share(source, 1, source.rows, tuple(range(source.rows))).batches()))
+    return list(map(without_axis, ProcessShard(source, 1, source.rows, tuple(range(source.rows))).batches()))
 
 
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(0, 3), st.data())
@@ -437,11 +436,11 @@ def test_processes_share_every_batch_whichever_rows_are_theirs(
     """Laid together by their places, the processes' parts are the batches: each row once, then empty ones."""
     source, width = packed(rows=microsteps * size), size + more
     owners = [data.draw(st.integers(0, 2)) for _ in range(width)]
-    parts = [tuple(i for i, of in enumerate(owners) if of == process) for process in range(3)]
+    parts = [tuple(i for i, owner in enumerate(owners) if owner == process) for process in range(3)]
     read = {
         place: [
             PackedBatch(*(x[:, [at]] for x in batch))
-            for batch in Share(source, microsteps, width, part).batches()
+            for batch in ProcessShard(source, microsteps, width, part).batches()
         ]
         for part in parts
         if part
@@ -449,14 +448,14 @@ def test_processes_share_every_batch_whichever_rows_are_theirs(
     }
     for number in range(source.batches):
         for microstep in range(microsteps):
-            first = (number * microsteps + microstep) * size
+            start = (number * microsteps + microstep) * size
             for place in range(width):
-                found = PackedBatch(*(x[microstep] for x in read[place][number]))
+                packed_row = PackedBatch(*(x[microstep] for x in read[place][number]))
                 if place < size:
-                    assert same(found, source[first + place])
+                    assert same(packed_row, source[start + place])
                 else:
-                    assert not found.tree_id.any()
-                    assert (found.source_index == -1).all()
+                    assert not packed_row.tree_id.any()
+                    assert (packed_row.source_index == -1).all()
 
 
 def test_rows_end():
@@ -480,11 +479,12 @@ def test_no_trees_give_no_batches():
 
 
 def test_the_rest_of_the_passes_visits_what_the_first_part_left():
-    whole = packed(count=41, passes=2)
+    every_pass = packed(count=41, passes=2)
     for cut in (0.3, 0.5, 1.0, 1.77):
-        first, rest = (dataclasses.replace(whole, start=a, passes=b) for a, b in ((0.0, cut), (cut, 2.0)))
-        assert out(first) + out(rest) == out(whole)
-        assert out(first).total() == round(min(cut, 1) * 41) + round(max(cut - 1, 0) * 41)
+        parts = (0.0, cut), (cut, 2.0)
+        earlier, rest = (dataclasses.replace(every_pass, start=a, passes=b) for a, b in parts)
+        assert out(earlier) + out(rest) == out(every_pass)
+        assert out(earlier).total() == round(min(cut, 1) * 41) + round(max(cut - 1, 0) * 41)
 
 
 def test_rows_have_the_capacity_that_is_asked_for():
@@ -503,10 +503,10 @@ def test_rows_hold_what_is_visited_of_each_tree_in_each_pass():
 
     for layout, question in (("shared", False), ("literal", True)):
         source = dataclasses.replace(packed(), visit=visit, layout=layout, question=question, row_length=64)
-        first = sum(len(rows) for _, _, rows in source._passes[:1])
-        assert 0 < first < len(source.plan)
+        second_pass = sum(len(rows) for _, _, rows in source._passes[:1])
+        assert 0 < second_pass < len(source.plan)
         for index, row in enumerate(source.plan):
-            expected = [visit(source.trees[i], int(index >= first)) for i in row]
+            expected = [visit(source.trees[i], int(index >= second_pass)) for i in row]
             assert same(source[index], pack([expected], source.capacity, layout, question))
 
 
@@ -524,10 +524,10 @@ def test_the_literal_layout_lays_each_pair_and_each_branch_once(made, question):
     for t in made:
         pairs = t.preferences
         if not pairs:  # nothing is compared: the question is read once
-            prefix, found = unpack(
+            prefix, branches = unpack(
                 batch, 0, sequence + 1, [*range(place, place + question + len(t.branches))], question
             )
-            assert [of.role for of in found] == [ROLES[b.role] for b in t.branches]
+            assert [branch.role for branch in branches] == [ROLES[b.role] for b in t.branches]
             place, sequence = place + question + len(t.branches), sequence + 1
             continue
         order = [at for p in pairs for at in p[:2]]
@@ -536,11 +536,11 @@ def test_the_literal_layout_lays_each_pair_and_each_branch_once(made, question):
         for number, at in enumerate(order):
             asked = question and not number
             sequence += 1
-            prefix, (found,) = unpack(batch, 0, sequence, [*range(place, place + asked + 1)], asked)
+            prefix, (branches,) = unpack(batch, 0, sequence, [*range(place, place + asked + 1)], asked)
             branch = t.branches[at]
             assert prefix == t.prefix
-            assert found.text == (branch.tokens if prefix or len(branch.tokens) > 1 else ())
-            assert found.role == (COPY if at in order[:number] else ROLES[branch.role])
+            assert branches.text == (branch.tokens if prefix or len(branch.tokens) > 1 else ())
+            assert branches.role == (COPY if at in order[:number] else ROLES[branch.role])
             standing.append(place + asked)
             place += asked + 1
         for number, p in enumerate(pairs):
@@ -556,8 +556,8 @@ def test_the_literal_layout_lays_each_pair_and_each_branch_once(made, question):
 
 def test_a_pair_reads_as_the_papers_template():
     made = tree(3, 2, 3, 4)  # question 1 2 3, gold 4, negatives 5 6 and 7 8 9
-    (first, other, again, last), _ = pieces(made, "literal")
-    assert [p.prefix for p in (first, other, again, last)] == [(1, 2, 3)] * 4
+    (chosen, other, again, last), _ = pieces(made, "literal")
+    assert [p.prefix for p in (chosen, other, again, last)] == [(1, 2, 3)] * 4
     batch = pack([[made]], capacity([size(made, "literal")], [[0]], 32), "literal")
     row = PackedBatch(*(x[0] for x in batch))
     assert row.tokens[:20].tolist() == [1, 2, 3, 4, 0, 1, 2, 3, 5, 6, 1, 2, 3, 4, 0, 1, 2, 3, 7, 8]

@@ -40,10 +40,10 @@ def test_texts_of_any_script_and_exact_numbers_survive(tmp_path):
     logp = -1.2345678901234567
     made = AnswerTree("\u00e9", (7, 8), (Branch((1, 2), "chosen", "\u5317\u4eac \U0001f30d\n", 0.1, logp),))
     write_trees(tmp_path / "t", [made])
-    (found,) = read_trees(tmp_path / "t")
-    assert plain([found]) == plain([made])
-    assert found.branches[0].reference_logp == logp
-    assert math.isnan(found.branches[0].behaviour_logp)
+    (read,) = read_trees(tmp_path / "t")
+    assert plain([read]) == plain([made])
+    assert read.branches[0].reference_logp == logp
+    assert math.isnan(read.branches[0].behaviour_logp)
 
 
 def test_no_trees_are_a_file_too(tmp_path):
@@ -94,7 +94,7 @@ def test_trees_mined_in_2026_11_are_read_as_they_were():
     made = read_trees(MINED)
     assert len(made) == 37
     beam = {"role": "rejected", "source": "beam"}
-    first = AnswerTree(
+    capital = AnswerTree(
         "world1",
         (302, 266, 259, 273, 265, 372, 31),
         (
@@ -143,7 +143,7 @@ def test_trees_mined_in_2026_11_are_read_as_they_were():
             ),
         ),
     )
-    assert plain(made[:2]) == plain([first, second])
+    assert plain(made[:2]) == plain([capital, second])
     assert {b.role for t in made for b in t.branches} == {"chosen", "rejected"}
     assert all(t.pairs is None for t in made)
 
@@ -171,12 +171,12 @@ def test_a_digest_tells_apart_whatever_training_reads():
             for each in ((-1.0, 0.5), (0.5, -1.0))
         ),
     ]
-    others = [replace(made, branches=(replace(chosen, **of), made.branches[1])) for of in branches]
+    others = [replace(made, branches=(replace(chosen, **changes), made.branches[1])) for changes in branches]
     named = [(), (Pair(0, 1),), (Pair(1, 0),), (Pair(0, 1, 2.0),), (Pair(0, 1), Pair(0, 1))]
     others += [replace(made, pairs=pairs) for pairs in named]
     others += [replace(made, prefix=(3,)), replace(made, id="u"), replace(made, branches=made.branches[::-1])]
-    found = [digest([t]) for t in (made, *others)]
-    assert len(set(found)) == len(found)
+    digests = [digest([t]) for t in (made, *others)]
+    assert len(set(digests)) == len(digests)
     for unread in ({"text": "y"}, {"behaviour_logp": -2.0}):
-        assert digest([replace(made, branches=(replace(chosen, **unread), made.branches[1]))]) == found[0]
+        assert digest([replace(made, branches=(replace(chosen, **unread), made.branches[1]))]) == digests[0]
     assert digest([made, made]) != digest([made])

@@ -133,11 +133,11 @@ def test_a_branch_is_the_joint_tokenisation_without_the_prefix(tokenizer, templa
     encoded = encode_branches(tokenizer, template, questions, answers)
     end = tokenizer.eos[0] if template.kind == "bare" else tokenizer.newline
     assert encoded.separate == 0
-    for question, of, prefix, branches in zip(
+    for question, several, prefix, branches in zip(
         questions, answers, encoded.prefixes, encoded.branches, strict=True
     ):
         assert prefix == tokenizer.encode(template.prefix(question))
-        for answer, branch in zip(of, branches, strict=True):
+        for answer, branch in zip(several, branches, strict=True):
             joint = tokenizer.encode(f"{template.prefix(question)} {answer}")
             assert (*prefix, *branch) == (*joint, end)
             assert tokenizer.decode(branch[:-1]) == f" {answer}"
@@ -181,7 +181,7 @@ def test_a_prefix_that_ends_in_a_space_keeps_it(qwen2):
 def test_no_questions_and_questions_without_answers_encode_to_nothing(tokenizer):
     assert encode_branches(tokenizer, Template("bare"), [], []).prefixes == []
     encoded = encode_branches(tokenizer, Template("bare"), ["Who?", "What?"], [[], ["x"]])
-    assert [len(of) for of in encoded.branches] == [0, 1]
+    assert [len(several) for several in encoded.branches] == [0, 1]
 
 
 def assert_bos(tokenizer: Tokenizer, bos: int | None) -> None:

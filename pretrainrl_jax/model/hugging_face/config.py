@@ -16,7 +16,7 @@ from pretrainrl_jax.model.shape import ModelShape, RopeScaling
 
 Json = dict[str, Any]
 SIZES = {  # and our names
-    "vocab_size": "vocabulary", "hidden_size": "width", "intermediate_size": "mlp_width",
+    "vocab_size": "vocabulary", "hidden_size": "d_model", "intermediate_size": "d_ff",
     "num_hidden_layers": "layers", "num_attention_heads": "heads",
 }  # fmt: skip
 SCALING = {  # of llama3's rotary embedding, and our names
@@ -95,14 +95,14 @@ def _shape(path: Path, config: Json, name: str, dtype: str) -> ModelShape:
         raise InputError(f"{path} does not state {', '.join(missing)}: add what the model was trained with")
     _refuse_unknown(path, config, family)
     kind, rope = _rope(path, config)
-    width, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+    d_model, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
     kv_heads = int(config.get("num_key_value_heads") or heads)
-    if min(width, heads, kv_heads) < 1 or heads % kv_heads:
+    if min(d_model, heads, kv_heads) < 1 or heads % kv_heads:
         raise InputError(
-            f"{path}: {heads} attention heads and {kv_heads} key-value heads on a width of {width}: the "
+            f"{path}: {heads} attention heads and {kv_heads} key-value heads on a width of {d_model}: the "
             "second must divide the first"
         )
-    head_width = int(config.get("head_dim") or width // heads)
+    head_dim = int(config.get("head_dim") or d_model // heads)
     layers = int(config["num_hidden_layers"])
     scaling = None
     if kind == "llama3":
@@ -112,12 +112,12 @@ def _shape(path: Path, config: Json, name: str, dtype: str) -> ModelShape:
     return ModelShape(
         family=name,
         vocabulary=int(config["vocab_size"]),
-        width=width,
+        d_model=d_model,
         layers=layers,
         heads=heads,
         kv_heads=kv_heads,
-        head_width=head_width,
-        mlp_width=int(config["intermediate_size"]),
+        head_dim=head_dim,
+        d_ff=int(config["intermediate_size"]),
         rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
         norm_epsilon=float(config.get("rms_norm_eps", family.norm_epsilon)),
         tied=bool(config.get("tie_word_embeddings", False)),
@@ -161,8 +161,8 @@ def _rope(path: Path, config: Json) -> tuple[str, Json]:
         raise InputError(f"{path}: rope_type {kind} does not state {', '.join(missing)}")
     wanted = {"rope_type", "type", "rope_theta"} | ROPE_KEYS[kind]
     for key, value in rope.items():
-        whole = key == "partial_rotary_factor" and value == 1
-        if key not in wanted and not whole and value not in INACTIVE:
+        rotates_all = key == "partial_rotary_factor" and value == 1
+        if key not in wanted and not rotates_all and value not in INACTIVE:
             raise InputError(f"{path}: rope_type {kind} has {key}, which this decoder does not compute")
     return kind, rope
 
@@ -222,7 +222,7 @@ def write_config(shape: ModelShape, origin: Json, dtype: str) -> Json:
         "model_type": shape.family,
         **{theirs: getattr(shape, ours) for theirs, ours in SIZES.items()},
         "num_key_value_heads": shape.kv_heads,
-        "head_dim": shape.head_width,
+        "head_dim": shape.head_dim,
         "hidden_act": "silu",
         "rms_norm_eps": shape.norm_epsilon,
         "tie_word_embeddings": shape.tied,
@@ -242,9 +242,8 @@ def write_config(shape: ModelShape, origin: Json, dtype: str) -> Json:
     if shape.traits.sliding_window == "upper layers":
         config["use_sliding_window"] = window > 0
         config["max_window_layers"] = origin.get("max_window_layers", shape.layers)
-        config["layer_types"] = [
-            "sliding_attention" if of else "full_attention" for of in shape.windows or (0,) * shape.layers
-        ]
+        windows = shape.windows or (0,) * shape.layers
+        config["layer_types"] = ["sliding_attention" if size else "full_attention" for size in windows]
     kept = {key: value for key, value in origin.items() if key not in READ and key != "transformers_version"}
     return kept | {"max_position_embeddings": kept.get("max_position_embeddings", 2048)} | config
 

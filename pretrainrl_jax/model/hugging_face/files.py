@@ -34,8 +34,8 @@ class Stored:
         """A part of it, which is read where it is looked at; only for dtypes in DTYPES."""
         dtype = DTYPES[self.kind]
         row = math.prod(self.shape[1:]) * dtype.itemsize
-        first, rows = part[0].start, part[0].stop - part[0].start
-        place = self.offset + first * row
+        start, rows = part[0].start, part[0].stop - part[0].start
+        place = self.offset + start * row
         mapped = np.memmap(self.file, np.uint8, "r", place, (rows * row,))
         return mapped.view(dtype).reshape(rows, *self.shape[1:])[(slice(None), *part[1:])]
 
@@ -54,7 +54,7 @@ def stored(folder: Path) -> dict[str, Stored]:
     """
     from safetensors import SafetensorError, safe_open
 
-    found: dict[str, Stored] = {}
+    tensors: dict[str, Stored] = {}
     for file in _weight_files(folder):
         try:
             safe_open(str(file), framework="numpy")  # which checks that its header fits its size
@@ -64,10 +64,11 @@ def stored(folder: Path) -> dict[str, Stored]:
         except (SafetensorError, OSError, ValueError) as error:  # a Git LFS pointer, a download cut short
             raise InputError(f"cannot read {file}: {error}; download it again") from None
         header.pop("__metadata__", None)
-        for name, of in header.items():
-            first, last = of["data_offsets"]
-            found[name] = Stored(file, 8 + length + first, last - first, of["dtype"], tuple(of["shape"]))
-    return found
+        for name, entry in header.items():
+            begin, end = entry["data_offsets"]
+            shape = tuple(entry["shape"])
+            tensors[name] = Stored(file, 8 + length + begin, end - begin, entry["dtype"], shape)
+    return tensors
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -53,12 +53,12 @@ def read_params(folder: Path, model: Model, places: Any, screen: Screen = SILENT
     flat_places: Any = flax.traverse_util.flatten_dict(places, sep="/")
     flat: dict[str, jax.Array] = {}
     bad = set[str]()
-    with screen.track("weights", sum(len(of.names) for of in wanted.values()), "tensors") as bar:
+    with screen.track("weights", sum(len(p.names) for p in wanted.values()), "tensors") as bar:
         for path, parameter in wanted.items():
             flat[path], of_parameter = _read(tensors, parameter, flat_places[path])
             bad |= of_parameter
             bar.advance(len(parameter.names))
-    if bad := {name for of in gather(sorted(bad), "reading weights") for name in of}:
+    if bad := {name for names in gather(sorted(bad), "reading weights") for name in names}:
         raise InputError(
             f"{folder}: {listed(sorted(bad))} is not finite (NaN or infinite): the file is damaged"
         )
@@ -93,7 +93,7 @@ def _check_tied(folder: Path, tensors: dict[str, Stored]) -> None:
     same = (head.shape, head.kind) == (embedding.shape, embedding.kind)
     count, step = head.shape[0], 4096
     rows = [(slice(at, min(at + step, count)),) for at in range(0, count, step)]
-    if not same or not all(np.array_equal(head.view(of), embedding.view(of)) for of in rows):
+    if not same or not all(np.array_equal(head.view(row), embedding.view(row)) for row in rows):
         raise InputError(
             f"{folder}: tie_word_embeddings is true in config.json, and lm_head.weight is not the embedding: "
             "set it to false to use that head"
@@ -104,11 +104,11 @@ def _read(tensors: dict[str, Stored], parameter: Parameter, place: Any) -> tuple
     """One parameter, each device's part of it, and the names of its tensors that are not finite."""
     holders: dict[tuple[tuple[int, int], ...], list[Any]] = {}  # devices that hold the same part
     for device, index in place.addressable_devices_indices_map(parameter.shape).items():
-        bounds = tuple(of.indices(size)[:2] for of, size in zip(index, parameter.shape, strict=True))
+        bounds = tuple(s.indices(size)[:2] for s, size in zip(index, parameter.shape, strict=True))
         holders.setdefault(bounds, []).append(device)
     made, bad = [], set[str]()
     for bounds, devices in holders.items():
-        part, of_part = _read_part(tensors, parameter, tuple(slice(*of) for of in bounds))
+        part, of_part = _read_part(tensors, parameter, tuple(slice(*ends) for ends in bounds))
         made += [jax.device_put(part, device) for device in devices]
         bad |= of_part
     return jax.make_array_from_single_device_arrays(parameter.shape, place, made), bad
@@ -117,24 +117,24 @@ def _read(tensors: dict[str, Stored], parameter: Parameter, place: Any) -> tuple
 def _read_part(tensors: dict[str, Stored], parameter: Parameter, part: Slices) -> tuple[np.ndarray, set[str]]:
     """A part of a parameter, several pieces of it read at a time, and the tensors that are not finite."""
     kinds = {DTYPES[tensors[name].kind] for name in parameter.names}
-    made = _aligned(tuple(of.stop - of.start for of in part), jnp.result_type(*kinds))  # exact for all layers
-    first, last = part[0].start, part[0].stop
+    made = _aligned(tuple(s.stop - s.start for s in part), jnp.result_type(*kinds))  # exact for all layers
+    begin, end = part[0].start, part[0].stop
     step = 1 if parameter.stacked else max(1, PIECE // made[:1].nbytes)
 
     def fill(start: int) -> str:
         """Read what goes to `start` and on of our first axis; gives the tensor's name if it is not finite."""
-        stop = min(start + step, last)
+        stop = min(start + step, end)
         name = parameter.names[start if parameter.stacked else 0]
         rows, unfolded, cut = parameter.take((slice(start, stop), *part[1:]))
         piece = tensors[name].view(rows).reshape(unfolded)[cut].astype(made.dtype, copy=False)
         fine = copy_matrix(
-            parameter.as_theirs(made[start - first : stop - first]), parameter.as_matrix(piece)
+            parameter.as_theirs(made[start - begin : stop - begin]), parameter.as_matrix(piece)
         )
         return "" if fine else name
 
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as threads:
-        found = set(threads.map(fill, range(first, last, step)))
-    return made, found - {""}
+        not_finite = set(threads.map(fill, range(begin, end, step)))
+    return made, not_finite - {""}
 
 
 def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:

@@ -21,7 +21,7 @@ from pretrainrl_jax.model.hugging_face.layout import Parameter, parameters
 from pretrainrl_jax.model.hugging_face.reading import THREADS, copy_matrix
 from pretrainrl_jax.model.mesh import ONE_DEVICE, Layout, Rules, constrain, row_shards
 from pretrainrl_jax.model.partitioning import place_rows
-from pretrainrl_jax.model.vocabulary import look_up
+from pretrainrl_jax.model.vocabulary import embed
 
 TOKENS = 1024  # rows of an embedding that each part of the mesh asks for at a time, where hosts share it
 
@@ -71,8 +71,8 @@ class Tensor(NamedTuple):
         made = np.empty(self.value.shape, kind)
         for start in range(0, count, step):
             tokens = np.minimum(np.arange(start, start + step, dtype=np.int32), count - 1)
-            found = _rows(self.value, place_rows(tokens.reshape(-1, TOKENS), lies.mesh), layout)
-            made[start : start + step] = np.asarray(found).reshape(step, -1)[: count - start]
+            rows = _rows(self.value, place_rows(tokens.reshape(-1, TOKENS), lies.mesh), layout)
+            made[start : start + step] = np.asarray(rows).reshape(step, -1)[: count - start]
         return made.view(self.value.dtype)
 
 
@@ -81,16 +81,14 @@ def _cut(x: jax.Array, layer: jax.Array, layout: Layout = ONE_DEVICE) -> jax.Arr
     return constrain(jax.lax.dynamic_slice_in_dim(x, layer, 1), layout)
 
 
-@partial(jax.jit, static_argnums=1)
-def _everywhere(x: jax.Array, layout: Layout) -> jax.Array:
-    return constrain(x, layout)
+_everywhere = jax.jit(constrain, static_argnums=1)
 
 
 @partial(jax.jit, static_argnums=2)
 def _rows(table: jax.Array, tokens: jax.Array, layout: Layout) -> jax.Array:
     """The bits of some rows of an embedding or a head, on every device: it never has the whole table."""
     bits = jax.lax.bitcast_convert_type(table, jnp.dtype(f"uint{8 * table.dtype.itemsize}"))
-    return constrain(look_up(bits, tokens, jnp.uint32, layout), layout)
+    return constrain(embed(bits, tokens, jnp.uint32, layout), layout)
 
 
 def tensors_of(model: Model, params: Params, dtype: str = "") -> dict[str, Tensor]:
@@ -99,18 +97,12 @@ def tensors_of(model: Model, params: Params, dtype: str = "") -> dict[str, Tenso
     `dtype` is the one to write; empty keeps each parameter's own.
     """
     flat: Any = flax.traverse_util.flatten_dict(params, sep="/")
-    found = {
+    tensors = {
         name: Tensor(parameter, flat[path], layer, jnp.dtype(dtype or flat[path].dtype))
         for path, parameter in parameters(model).items()
         for layer, name in enumerate(parameter.names)
     }
-    return dict(sorted(found.items(), key=lambda item: (item[1].parameter.stacked, item[1].layer)))
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    return dict(sorted(tensors.items(), key=lambda item: (item[1].parameter.stacked, item[1].layer)))
 
 
 def _fetched(tensors: dict[str, Tensor], names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
@@ -145,6 +137,7 @@ def write_weights(
         )
     except ValueError:
         raise InputError(f"export.shard_size is {shard_size!r}: give a size such as 5GB or 500MB") from None
+    os.umask(umask := os.umask(0))
     for file, names in split.filename_to_tensors.items():
         values = {}
         for name, value in _fetched(tensors, names):
@@ -153,7 +146,7 @@ def write_weights(
         if is_process_0():
             with disk_errors():
                 save_file(values, str(folder / file), metadata={"format": "pt"})
-            (folder / file).chmod(0o666 & ~_umask())  # as any other: the library lets the owner alone read
+            (folder / file).chmod(0o666 & ~umask)  # as any other: the library lets the owner alone read
     if split.is_sharded and is_process_0():
         count = sum(int(np.prod(tensor.parameter.theirs)) for tensor in tensors.values())
         metadata = split.metadata | {"total_parameters": count}
