@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from pretrainrl_jax.model.mesh import round_up_rows
 from pretrainrl_jax.model.partitioning import local_rows, place_local_rows
 from pretrainrl_jax.trees.batch import PackedBatch
-from pretrainrl_jax.trees.dataset import PackedRows
+from pretrainrl_jax.trees.dataset import PackedRows, ProcessShard
 from pretrainrl_jax.trees.tree import AnswerTree
 
 
