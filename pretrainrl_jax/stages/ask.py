@@ -7,7 +7,6 @@ from jax.sharding import Mesh
 
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.decoding.answers import answer_questions, distinct
-from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.attention import Kernel
 from pretrainrl_jax.progress import Screen
 from pretrainrl_jax.stages.context import say
@@ -15,13 +14,7 @@ from pretrainrl_jax.training.loading import find, load
 
 
 def ask(config: Config, workdir: Path, question: str, mesh: Mesh, kernel: Kernel, screen: Screen) -> None:
-    """The most probable answers of `model.path`, or of the workdir's newest model, with probabilities.
-
-    Raises:
-        InputError: for an empty question, or where there is no model.
-    """
-    if not question.strip():
-        raise InputError("the question is empty")
+    """The most probable answers of `model.path`, or of the workdir's newest model, with probabilities."""
     path = config.model.path or workdir
     loaded = load(path, mesh, kernel=kernel)
     settings = config.evaluate

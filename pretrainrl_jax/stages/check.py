@@ -10,11 +10,7 @@ from pretrainrl_jax.facts.record import Fact
 
 
 def check_facts(config: Config, facts: Sequence[Fact]) -> None:
-    """The facts have what the settings ask of them.
-
-    Raises:
-        InputError: if pools are to be collected and some facts have no category.
-    """
+    """Raise InputError if pools are to be collected and some facts have no category."""
     if "pool" in config.mine.sources and any(not fact.category for fact in facts):
         raise InputError(
             "mine.sources has pool, and some facts have no category: name their column in "
@@ -23,22 +19,14 @@ def check_facts(config: Config, facts: Sequence[Fact]) -> None:
 
 
 def check_question(question: str, path: str | Path) -> None:
-    """There is something to ask, and someone to ask it.
-
-    Raises:
-        InputError: for an empty question, or where no folder is.
-    """
+    """Raise InputError if there is nothing to ask, or nobody to ask it."""
     if not question.strip():
         raise InputError("the question is empty")
     check_model_at(path, "--model.path")
 
 
 def check_model_at(path: str | Path, option: str) -> None:
-    """There is a folder that may hold a model.
-
-    Raises:
-        InputError: if not.
-    """
+    """Raise InputError if there is no folder that may hold a model."""
     if "://" not in str(path) and not Path(path).is_dir():
         raise InputError(
             f"no model at {path}: give --workdir of a run, or {option} of a checkpoint or a Hugging Face "
@@ -47,11 +35,7 @@ def check_model_at(path: str | Path, option: str) -> None:
 
 
 def check_model(config: Config) -> None:
-    """The files of tokenizer and model are there and fit each other.
-
-    Raises:
-        InputError: if not.
-    """
+    """Raise InputError if the files of tokenizer and model are not there, or do not fit each other."""
     for name, path in (("tokenizer.path", config.tokenizer.path), ("model.path", config.model.path)):
         if path and "://" not in path and not Path(path).is_dir():
             raise InputError(f"--{name}={path}: no such folder")
@@ -65,13 +49,8 @@ def check_model(config: Config) -> None:
 
 
 def tokenizer_size(folder: Path) -> int:
-    """One more than the largest token id that a tokenizer's files state; 0 where they state none.
-
-    Raises:
-        InputError: if one of them is not what a tokenizer's file is.
-    """
-    ids = [-1]
-    path = folder
+    """One more than the largest id in a tokenizer's files, or 0; raises InputError if one is no such file."""
+    ids, path = [-1], folder
     try:
         if (path := folder / "tokenizer.json").is_file():
             values = json.loads(path.read_text(encoding="utf-8"))

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from pretrainrl_jax.facts.corpus import Corpus, verbalise
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.splits import split
 from pretrainrl_jax.hosts.agree import is_process_0, run_on_process_0
+from pretrainrl_jax.mining.fingerprint import fingerprint
 from pretrainrl_jax.model.attention import Kernel
 from pretrainrl_jax.objectives.scoring import score_trees
 from pretrainrl_jax.progress import NORMAL, Screen
@@ -79,16 +80,17 @@ class Context:
         return self.workdir / "checkpoints" / stage
 
     def load(self, stage: str) -> Loaded:
-        """The model a finished stage left.
-
-        Raises:
-            InputError: if that stage is not finished.
-        """
+        """The model a finished stage left; raises InputError if it is not finished."""
         if stage not in self.finished():
             verb = stage.split("/")[0]
             raise InputError(f"{self.workdir} has no finished {stage}: run `{verb}` with this workdir first")
         dtype = self.config.model.dtype
         return load(self.checkpoint(stage), self.mesh, dtype, "float32", kernel=self.kernel)
+
+    def fingerprint(self, loaded: Loaded, template: str, facts: Sequence[Fact], settings: Any) -> Any:
+        """What results depend on: the model, the kind of template, the facts, and a section of settings."""
+        made_by = loaded.model, loaded.params, loaded.tokenizer
+        return fingerprint(*made_by, self.template(template), facts, asdict(settings))
 
     def score(
         self,
@@ -125,12 +127,11 @@ class Context:
 
         Only then what an interrupted run would have gone on from is removed.
         """
-        device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-        ended = datetime.now(UTC).isoformat(timespec="seconds")
-        mark = {stage: notes | {"device": device, "ended": ended}}
+        notes["device"] = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+        notes["ended"] = datetime.now(UTC).isoformat(timespec="seconds")
 
         def write() -> None:
-            write_json(self.workdir / "finished.json", finished_stages(self.workdir) | mark)
+            write_json(self.workdir / "finished.json", finished_stages(self.workdir) | {stage: notes})
             self._tidy(stage)
 
         run_on_process_0(write, f"finishing {stage}")

@@ -7,12 +7,7 @@ from pretrainrl_jax.config.stored import every_setting, flat, matters, objective
 
 
 def settings_of(config: Config, stage: str) -> dict[str, Any]:
-    """Every setting that the results of a stage depend on, by its dotted name.
-
-    Args:
-        config: the whole configuration.
-        stage: "pretrain", "mine", "train/<system>" or "evaluate/<system>"; the system may be "base".
-    """
+    """By dotted name, what "pretrain", "mine", "train/<system>" or "evaluate/<system>" depends on."""
     kind, _, system = stage.partition("/")
     objective = config.objectives.get(system)
     stages = {"pretrain", kind}

@@ -15,7 +15,6 @@ from pretrainrl_jax.evaluation import factual
 from pretrainrl_jax.evaluation.factual import Outcome, distinct_truths, judge
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.hosts.agree import run_on_process_0
-from pretrainrl_jax.mining.fingerprint import fingerprint
 from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.stages.shards import resumable_map
 from pretrainrl_jax.training.loading import Loaded
@@ -30,14 +29,13 @@ HEAD_SHARE = 0.15  # the best-known share of all facts, whose loss is forgetting
 def evaluate(context: Context) -> None:
     """The base model and every trained system that is not evaluated yet."""
     for system in ("base", *context.config.train.systems):
-        stage = BASE if system == "base" else f"train/{system}"
         if not context.done(f"evaluate/{system}"):
-            evaluate_system(context, system, stage)
+            evaluate_system(context, system)
 
 
-def evaluate_system(context: Context, system: str, stage: str) -> None:
+def evaluate_system(context: Context, system: str) -> None:
     """Questions, answers, log-probabilities of the truth, loss on text, one file."""
-    settings = context.config.evaluate
+    settings, stage = context.config.evaluate, BASE if system == "base" else f"train/{system}"
     began = time.perf_counter()
     loaded = context.load(stage)
     questions = [(f, f.question, "trained") for f in context.asked(context.trained)]
@@ -56,10 +54,9 @@ def evaluate_system(context: Context, system: str, stage: str) -> None:
         unseen=lambda fact: stated and context.corpus.mentions[fact.id] == 0,
         head=lambda fact: fact.popularity >= head_from > ranked[-1],
     )
-    seconds = context.finished()[stage]["device_seconds"]
     result = {
         "system": system,
-        "device_seconds": seconds,
+        "device_seconds": context.finished()[stage]["device_seconds"],
         "text_nll": nll,
         "groups": groups,
         "by_popularity": factual.by_popularity(trained, settings.bins),
@@ -69,9 +66,9 @@ def evaluate_system(context: Context, system: str, stage: str) -> None:
     }
     path = context.workdir / "evaluations" / f"{system}.json"
     run_on_process_0(lambda: write_text(path, json.dumps(result, ensure_ascii=False)), f"writing {path.name}")
-    at_k = groups["trained"]
+    shares = groups["trained"]
     context.screen.say(
-        f"evaluate/{system}: ACC {at_k['acc']:.1%}, HR@{settings.beams} {at_k['hr']:.1%}"
+        f"evaluate/{system}: ACC {shares['acc']:.1%}, HR@{settings.beams} {shares['hr']:.1%}"
         + ("" if nll is None else f", text NLL {nll:.3f} nats a token")
     )
     context.finish(f"evaluate/{system}", seconds=time.perf_counter() - began)
@@ -81,18 +78,14 @@ def ask_all(context: Context, loaded: Loaded, questions: Sequence[Question], sta
     """Ask every question: greedily, by beam search, and by teacher forcing of the truth."""
     settings = context.config.evaluate
     template = context.template(settings.template)
-    wordings = [wording for _, wording, _ in questions]
+    facts, wordings = [fact for fact, _, _ in questions], [wording for _, wording, _ in questions]
     prompts = loaded.tokenizer.encode_all([template.prefix(wording) for wording in wordings])
-    facts = [fact for fact, _, _ in questions]
-    provenance = [
-        fingerprint(loaded.model, loaded.params, loaded.tokenizer, template, facts, asdict(settings)),
-        wordings,
-    ]
+    made_with = context.fingerprint(loaded, settings.template, facts, settings)
 
     with context.screen.track(stage, 3 * len(questions), "answers") as bar:
         return resumable_map(
             context.parts(stage),
-            provenance,
+            [made_with, wordings],
             questions,
             [len(prompt) for prompt in prompts],
             context.config.checkpoint.shard_questions,

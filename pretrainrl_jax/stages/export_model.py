@@ -14,20 +14,13 @@ from pretrainrl_jax.model.hugging_face.writing import tensors_of, write_weights
 from pretrainrl_jax.progress import Screen
 from pretrainrl_jax.stages.context import say
 from pretrainrl_jax.stages.import_model import gigabytes, require_room
-from pretrainrl_jax.training.loading import Loaded, load
+from pretrainrl_jax.training.loading import load
 
 
 def export_model(
     source: str | Path, target: Path, settings: ExportConfig, mesh: Mesh, screen: Screen
 ) -> None:
-    """Weights, configuration and tokenizer in a folder that appears once it is complete.
-
-    Args:
-        source: a workdir, a stage, a step, or a Hugging Face folder.
-        target: the folder to make, which is not there yet.
-        settings: dtype and size of the files.
-        mesh: the devices that the weights pass through.
-        screen: told what is done.
+    """Weights, configuration and tokenizer in a new folder, which appears once it is complete.
 
     Raises:
         InputError: if there is no model, or the disk has no room.
@@ -46,7 +39,13 @@ def export_model(
         partial.mkdir(parents=True)
 
     def finish() -> None:
-        describe(partial, loaded, tensors["model.embed_tokens.weight"].dtype.name)
+        tokenizer, origin = loaded.tokenizer, loaded.origin
+        tokenizer.save_files(partial)
+        ends = ending(tokenizer.bos, tokenizer.eos)
+        write_json(partial / "generation_config.json", origin.get("generation_config", {}) | ends)
+        dtype = tensors["model.embed_tokens.weight"].dtype.name
+        config = write_config(loaded.model.shape, origin.get("config", {}), dtype)
+        write_json(partial / "config.json", config | ends)
         partial.rename(target)
 
     try:
@@ -61,13 +60,3 @@ def export_model(
     kinds = ", ".join(sorted({tensor.dtype.name for tensor in tensors.values()}))
     seconds = time.perf_counter() - began
     say(f"{target}: {loaded.model.shape.traits.architecture}, {gigabytes(size)} of {kinds}, {seconds:.1f} s")
-
-
-def describe(folder: Path, loaded: Loaded, dtype: str) -> None:
-    """Write the tokenizer's files, generation_config.json and, last of all, config.json."""
-    tokenizer, origin = loaded.tokenizer, loaded.origin
-    tokenizer.save_files(folder)
-    ends = ending(tokenizer.bos, tokenizer.eos)
-    write_json(folder / "generation_config.json", origin.get("generation_config", {}) | ends)
-    config = write_config(loaded.model.shape, origin.get("config", {}), dtype)
-    write_json(folder / "config.json", config | ends)

@@ -6,12 +6,12 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.facts.cleaning import REPAIRS
@@ -23,27 +23,25 @@ WIDTH = 110  # of the tables; less on a narrower terminal
 CATEGORIES = 40  # shown, the largest first
 ROWS = 10  # shown of the facts, and of each rule
 BAR = 40  # characters of the longest bar
-NO_TOKENS = "no tokens"
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model")
 
 
 def show_facts(config: Config, workdir: Path) -> None:
     """Read the facts of a configuration and print what they are.
 
-    Rows that became no fact of their own are all written to `workdir`/facts/dropped.jsonl; nothing else is
-    written, and nothing at all where there are none.
-
-    Raises:
-        InputError: for a source that cannot be read, or one without facts.
+    Rows that became no fact of their own are written to `workdir`/facts/dropped.jsonl, where there are any.
+    Raises InputError for a source that cannot be read, or one without facts.
     """
     began = time.perf_counter()
     reading = read_facts(config)
     seconds = time.perf_counter() - began
-    console = _console()
+    # No markup: what the data hold is never read as such.
+    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+    console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
     trained, held_out = split(reading.facts, config.facts.holdout_every)
-    _say(console, f"{reading.source}: {_n(reading.rows, 'row')} read in {seconds:.1f} s")
     _say(
         console,
+        f"{reading.source}: {_n(reading.rows, 'row')} read in {seconds:.1f} s",
         f"{_n(len(reading.facts), 'fact')}: {len(trained):,} trained, {len(held_out):,} held out "
         f"(facts.holdout_every={config.facts.holdout_every})",
     )
@@ -54,19 +52,18 @@ def show_facts(config: Config, workdir: Path) -> None:
     lost = sorted([*reading.dropped, *reading.merged], key=lambda row: list(RULES).index(row.rule))
     _say(console, *_losses(reading, lost))
     _say(console, *_tokenless(config, reading.facts))
-    if path := _write(workdir / "facts" / "dropped.jsonl", lost):
+    path = workdir / "facts" / "dropped.jsonl"
+    path.unlink(missing_ok=True)
+    if lost:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = (json.dumps(asdict(row), ensure_ascii=False) for row in lost)
+        path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
         _say(console, f"all of them: {path}")
-
-
-def _console() -> Console:
-    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=False)
-    console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
-    return console
 
 
 def _say(console: Console, *lines: str) -> None:
     for line in lines:
-        console.print(Text(line), soft_wrap=True)  # Text: what the data hold is never read as markup
+        console.print(line, soft_wrap=True)
 
 
 def _n(count: int, noun: str) -> str:
@@ -77,20 +74,9 @@ def _table(title: str, columns: Mapping[str, int], right: Iterable[str]) -> Tabl
     """A table whose columns are at most so wide; those of 0 take what is left."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold", expand=True)
     for name, width in columns.items():
-        justify = "right" if name in right else "left"
-        table.add_column(
-            name,
-            justify=justify,
-            no_wrap=True,
-            overflow="ellipsis",
-            max_width=width or None,
-            ratio=None if width else 1,
-        )
+        justify, ratio = "right" if name in right else "left", None if width else 1
+        table.add_column(name, justify=justify, no_wrap=True, max_width=width or None, ratio=ratio)
     return table
-
-
-def _add(table: Table, *cells: str) -> None:
-    table.add_row(*map(Text, cells))
 
 
 def _categories(facts: Sequence[Fact]) -> Table:
@@ -101,15 +87,15 @@ def _categories(facts: Sequence[Fact]) -> Table:
     title = "1 category" if len(by_category) == 1 else f"{len(by_category):,} categories"
     table = _table(title, widths, ("facts", "share", "answers"))
     largest = sorted(by_category.items(), key=lambda item: (-len(item[1]), item[0]))
-    for category, of_it in largest[:CATEGORIES]:
-        answers = Counter(fact.answer for fact in of_it)
+    for category, members in largest[:CATEGORIES]:
+        answers = Counter(fact.answer for fact in members)
         common, times = answers.most_common(1)[0]
-        share = f"{len(of_it) / len(facts):.1%}"
-        cells = (f"{len(of_it):,}", share, f"{len(answers):,}", f"{times:,} {common}", of_it[0].question)
-        _add(table, category or "(none)", *cells)
+        share = f"{len(members) / len(facts):.1%}"
+        cells = (f"{len(members):,}", share, f"{len(answers):,}", f"{times:,} {common}", members[0].question)
+        table.add_row(category or "(none)", *cells)
     if rest := largest[CATEGORIES:]:
-        count = sum(len(of_it) for _, of_it in rest)
-        _add(table, f"{len(rest):,} more", f"{count:,}", f"{count / len(facts):.1%}")
+        count = sum(len(members) for _, members in rest)
+        table.add_row(f"{len(rest):,} more", f"{count:,}", f"{count / len(facts):.1%}")
     return table
 
 
@@ -148,7 +134,7 @@ def _ten(facts: Sequence[Fact]) -> Table:
     for fact in subsample(facts, ROWS, 0):
         more = len(fact.answers) - 1
         answers = fact.answer + (f" (or {more} more)" if more else "")
-        _add(table, fact.id, fact.category, f"{fact.popularity:,.6g}", fact.question, answers)
+        table.add_row(fact.id, fact.category, f"{fact.popularity:,.6g}", fact.question, answers)
     return table
 
 
@@ -183,18 +169,5 @@ def _tokenless(config: Config, facts: Sequence[Fact]) -> list[str]:
             tokens = load_tokenizer(folder).encode_all(answers)
             without = [answer for answer, ids in zip(answers, tokens, strict=True) if not ids]
             named = f": {', '.join(without[:ROWS])}" if without else ""
-            return [f"  {len(without):,} {NO_TOKENS}: answers the tokenizer in {folder} cannot spell{named}"]
+            return [f"  {len(without):,} no tokens: answers the tokenizer in {folder} cannot spell{named}"]
     return []
-
-
-def _write(path: Path, lost: Sequence[Dropped]) -> Path | None:
-    """A JSON object for each row that became no fact of its own; where there is none an earlier file goes."""
-    if not lost:
-        path.unlink(missing_ok=True)
-        return None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        for row in lost:
-            values = {"where": row.where, "rule": row.rule, "text": row.text}
-            file.write(json.dumps(values, ensure_ascii=False) + "\n")
-    return path

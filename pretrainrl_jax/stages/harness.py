@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,8 @@ def evaluate_tasks(
 
 def how(context: Context, model: str | None) -> Json:
     """The model and the settings that results depend on."""
-    settings = asdict(context.config.harness) | {"seed": context.config.seed, "model": model}
-    settings.pop("tokens")
-    return settings
+    settings = {name: x for name, x in asdict(context.config.harness).items() if name != "tokens"}
+    return settings | {"seed": context.config.seed, "model": model}
 
 
 def results(context: Context, loaded: Loaded, task: Task, system: str) -> Json:
@@ -74,10 +74,6 @@ def results(context: Context, loaded: Loaded, task: Task, system: str) -> Json:
     settings = context.config.harness
     stated = loaded.origin.get("config", {}).get("max_position_embeddings")
     label = f"harness/{system}/{task.name}"
-    engine = Engine(
-        tokens=settings.tokens,
-        track=lambda total, unit: context.screen.track(label, total, unit),
-    )
     result = run_harness(
         loaded.model,
         loaded.params,
@@ -87,7 +83,7 @@ def results(context: Context, loaded: Loaded, task: Task, system: str) -> Json:
         limit=settings.limit,
         chat=settings.chat,
         seed=context.config.seed,
-        engine=engine,
+        engine=Engine(tokens=settings.tokens, track=partial(context.screen.track, label)),
     )
     if result["shortened"]:
         context.screen.say(f"{label}: {result['shortened']} contexts were too long and lost their beginning")

@@ -24,11 +24,7 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 def import_model(source: str, workdir: Path, mesh: Mesh, screen: Screen) -> None:
     """Weights, tokenizer and description of a model, written as the checkpoint `import` of a workdir.
 
-    Args:
-        source: a Hugging Face folder, or the name of a model on the hub (HF_TOKEN may hold a token for it).
-        workdir: where `checkpoints/import` goes.
-        mesh: the devices that the weights pass through.
-        screen: told what is done.
+    `source` is a Hugging Face folder, or the name of a model on the hub (HF_TOKEN may hold a token for it).
 
     Raises:
         InputError: if there is no such model, it is damaged or of an unknown kind, or the workdir has one
@@ -60,11 +56,7 @@ def import_model(source: str, workdir: Path, mesh: Mesh, screen: Screen) -> None
 
 
 def download(name: str, screen: Screen) -> Path:
-    """The folder of a model of the hub, fetched unless it is in the local cache.
-
-    Raises:
-        InputError: if it is no name of a model, or cannot be fetched.
-    """
+    """The folder of a model of the hub, fetched unless it is cached; raises InputError if it cannot be."""
     if not HUB_ID.fullmatch(name):
         raise InputError(f"--model={name}: no such folder, and no name of a model such as Qwen/Qwen3-8B-Base")
     from huggingface_hub import snapshot_download
@@ -73,19 +65,15 @@ def download(name: str, screen: Screen) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=FILES))
     except Exception as error:  # of many kinds: no network, no such model, no permission
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        why = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(
-            f"--model={name}: no such folder, and it cannot be fetched from the hub ({reason}): check the "
+            f"--model={name}: no such folder, and it cannot be fetched from the hub ({why}): check the "
             "name, the network, and HF_TOKEN for a model that asks for one"
         ) from None
 
 
 def require_room(folder: Path, size: int, what: str) -> None:
-    """Refuse to begin what a disk has no room for.
-
-    Raises:
-        InputError: with both sizes.
-    """
+    """Raise InputError, with both sizes, if the disk has no room for what is to be written."""
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < size:

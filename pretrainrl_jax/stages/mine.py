@@ -34,7 +34,7 @@ from pretrainrl_jax.mining.candidates import (
     without_repeats,
 )
 from pretrainrl_jax.mining.draw import longest
-from pretrainrl_jax.mining.fingerprint import fingerprint, probes
+from pretrainrl_jax.mining.fingerprint import probes
 from pretrainrl_jax.mining.pools import Agreement, Tallies, agreement, most_often, tally
 from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.stages.shards import resumable_map
@@ -61,15 +61,7 @@ def mine(context: Context) -> None:
     facts = context.asked(context.trained)
     folder = context.workdir / "mined"
     mined = mine_negatives(context, base, base, facts, context.parts("mine"))
-
-    stamp = fingerprint(
-        base.model,
-        base.params,
-        base.tokenizer,
-        context.template(context.config.train.template),
-        facts,
-        asdict(context.config.mine),
-    )
+    stamp = context.fingerprint(base, context.config.train.template, facts, context.config.mine)
 
     def write() -> None:
         write_trees(folder / "trees.array_record", mined.trees)
@@ -91,30 +83,17 @@ def mine_negatives(
     shards: Path,
     label: str = "mine",
 ) -> Mined:
-    """Beams, pools, filters, trees, reference scores.
+    """Beams of the policy, pools, filters, trees, scores of the reference.
 
-    Args:
-        context: its settings say where negatives come from.
-        policy: whose falsehoods.
-        reference: who scores them.
-        facts: the questions.
-        shards: folder for what is finished of it, so that an interrupted run goes on there.
-        label: names the progress bars.
-
-    Raises:
-        InputError: if no question fits in a row.
+    An interrupted run goes on from what `shards` has. Raises InputError if no question fits in a row.
     """
     settings = context.config.mine
     known = known_truths(context.facts)
-    chosen = to_decode(context, facts)
-    provenance = fingerprint(
-        policy.model,
-        policy.params,
-        policy.tokenizer,
-        context.template(settings.template),
-        chosen,
-        asdict(settings),
-    )
+    # All questions where each is its own source of negatives, a sample of each category for pools alone.
+    chosen = facts if "beam" in settings.sources else []
+    if not chosen and "pool" in settings.sources:
+        chosen = sample_by_category(context, facts, settings.pool_questions)
+    provenance = context.fingerprint(policy, settings.template, chosen, settings)
     decoded = beam_answers(context, policy, chosen, shards / "beams", provenance, label)
     pools, agreements = collect_pools(context, decoded)
 
@@ -131,23 +110,12 @@ def mine_negatives(
     return Mined(trees, left_out | described)
 
 
-def to_decode(context: Context, facts: Sequence[Fact]) -> list[Fact]:
-    """All questions where each is its own source of negatives, a sample of each category for pools alone."""
-    settings = context.config.mine
-    if "beam" in settings.sources:
-        return list(facts)
-    return pool_sample(context, facts) if "pool" in settings.sources else []
-
-
-def pool_sample(context: Context, facts: Sequence[Fact]) -> list[Fact]:
-    """The questions that pools are collected from."""
-    return _of_each_category(facts, context.config.mine.pool_questions, context.config.seed)
-
-
-def _of_each_category(facts: Sequence[Fact], number: int, seed: int) -> list[Fact]:
+def sample_by_category(context: Context, facts: Sequence[Fact], number: int) -> list[Fact]:
+    """So many questions of each category, as pools are collected from."""
     by_category: dict[str, list[Fact]] = {}
     for fact in facts:
         by_category.setdefault(fact.category, []).append(fact)
+    seed = context.config.seed
     return [fact for members in by_category.values() for fact in subsample(members, number, seed)]
 
 
@@ -210,15 +178,15 @@ def collect_pools(context: Context, decoded: Decoded) -> tuple[dict[str, list[st
         )
         return tallies, Counter(fact.category for fact in chosen)
 
-    full, questions = collect(pool_sample(context, facts))
+    full, questions = collect(sample_by_category(context, facts, settings.pool_questions))
     pools = {c: [values[key].text for key in most_often(values, settings.pool)] for c, values in full.items()}
     if short := {category: len(pool) for category, pool in pools.items() if len(pool) < settings.pool}:
         named = ", ".join(f"{category} {n}" for category, n in short.items())
         context.screen.say(
             f"mine: categories where the model gives fewer than mine.pool={settings.pool} values: {named}"
         )
-    sample_of = settings.agreement_questions
-    sample, sampled = collect(_of_each_category(facts, sample_of, context.config.seed) if sample_of else [])
+    number = settings.agreement_questions
+    sample, sampled = collect(sample_by_category(context, facts, number) if number else [])
     return pools, {
         c: Agreement(sampled[c], questions[c], *agreement(full[c], sample[c], settings.pool))
         for c in full
@@ -267,12 +235,15 @@ def build_trees(
     does not fit, or has no tokens, is left out and named.
     """
     train = context.config.train
+
+    def too_wide(tree: AnswerTree) -> bool:
+        return longest(tree, context.config.mine.negatives, train.layout) > train.row_length
+
     texts = [[fact.answer, *(c.text for c in kept)] for fact, kept in zip(facts, candidates, strict=True)]
     template = context.template(train.template)
     encoded = encode_branches(policy.tokenizer, template, [f.question for f in facts], texts)
     trees: list[AnswerTree] = []
-    too_long: list[str] = []
-    no_tokens: list[str] = []
+    no_tokens, too_long = list[str](), list[str]()
     for fact, kept, prefix, tokens in zip(facts, candidates, encoded.prefixes, encoded.branches, strict=True):
         branches = [Branch(tokens[0], "chosen", fact.answer)]
         for candidate, branch in zip(kept, tokens[1:], strict=True):
@@ -282,13 +253,13 @@ def build_trees(
             else:  # a terminator alone
                 dropped[candidate.source]["empty"] += 1
         tree = AnswerTree(fact.id, prefix, tuple(branches))
-        while _too_long(context, tree) and (beside := places(tree, "rejected")):
+        while too_wide(tree) and (beside := places(tree, "rejected")):
             worst = max(beside, key=lambda place: len(tree.branches[place].tokens))
             dropped[tree.branches[worst].source]["too_long"] += 1
             tree = select(tree, set(range(len(tree.branches))) - {worst})
         if len(tokens[0]) == 1:
             no_tokens.append(fact.id)
-        elif _too_long(context, tree):
+        elif too_wide(tree):
             too_long.append(fact.id)
         else:
             trees.append(tree)
@@ -299,11 +270,6 @@ def build_trees(
     if not trees:
         raise InputError("there is no question to train on: raise train.row_length, or give more facts")
     return trees, {"too_long": too_long, "no_tokens": no_tokens, "encoded_separately": encoded.separate}
-
-
-def _too_long(context: Context, tree: AnswerTree) -> bool:
-    train = context.config.train
-    return longest(tree, context.config.mine.negatives, train.layout) > train.row_length
 
 
 def score_references(
@@ -340,29 +306,27 @@ def with_references(trees: Sequence[AnswerTree], scores: Sequence[Sequence[float
 
 def lines(mined: Mapping[str, Any]) -> list[str]:
     """The statistics that a terminal shows."""
-    shown = []
-    if mined["decoded"]:
-        shown.append(
-            f"{mined['decoded']} questions decoded, {mined['distinct_answers']:.1f} distinct answers each, "
-            f"entropy {mined['entropy']:.2f} nats"
-        )
     sources = ", ".join(f"{source} {n}" for source, n in mined["by_source"].items())
-    shown.append(
+    shown = [
         f"{mined['negatives']} negatives ({sources or 'none'}) for {mined['with_negatives']} of "
         f"{mined['questions']} questions"
-    )
+    ]
+    if mined["decoded"]:
+        decoded = (
+            f"{mined['decoded']} questions decoded, {mined['distinct_answers']:.1f} distinct answers each"
+        )
+        shown.insert(0, f"{decoded}, entropy {mined['entropy']:.2f} nats")
     if short := mined["fewer_than_asked"]:
         shown.append(f"{short} questions have fewer negatives than mine.negatives asks for")
     for source, reasons in mined["dropped"].items():
         taken = ", ".join(f"{reason} {n}" for reason, n in reasons.items() if n)
         shown.append(f"dropped of {source}: {taken or 'none'}")
     if like := mined["pool_agreement"]:
+        cosine, spearman = (
+            "not defined" if like[name] is None else f"{like[name]:.2f}" for name in ("cosine", "spearman")
+        )
         shown.append(
             f"pools of {like['questions']} questions against the full ones, {like['categories']} categories: "
-            f"cosine {_decimals(like['cosine'])}, Spearman {_decimals(like['spearman'])}"
+            f"cosine {cosine}, Spearman {spearman}"
         )
     return shown
-
-
-def _decimals(value: float | None) -> str:
-    return "not defined" if value is None else f"{value:.2f}"

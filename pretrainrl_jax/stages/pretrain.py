@@ -92,15 +92,10 @@ def pretrain(context: Context) -> None:
 
 
 def starting_point(context: Context, texts: Sequence[str]) -> Loaded:
-    """The model that pretraining begins with, its parameters in float32.
-
-    Raises:
-        InputError: if the vocabulary is smaller than the tokenizer.
-    """
+    """What pretraining begins with, in float32; raises InputError for a vocabulary below the tokenizer's."""
     config = context.config
-    if config.model.path:
-        dtype = config.model.dtype
-        loaded = load(config.model.path, context.mesh, dtype, "float32", kernel=context.kernel)
+    if path := config.model.path:
+        loaded = load(path, context.mesh, config.model.dtype, "float32", kernel=context.kernel)
         shape = replace(loaded.model.shape, remat=config.model.remat)
         return replace(loaded, model=replace(loaded.model, shape=shape))
     if config.tokenizer.path:

@@ -23,12 +23,9 @@ def report(workdir: Path) -> None:
 
 
 def compare(one: Path, other: Path) -> Path:
-    """Two evaluated workdirs side by side: a table in the terminal, and a page in the first one's report.
+    """Two evaluated workdirs side by side: a table in the terminal, and the page whose path it gives.
 
-    Gives the path of the page.
-
-    Raises:
-        InputError: if one is not evaluated, or they have no question in common.
+    Raises InputError if one is not evaluated, or they have no question in common.
     """
     page, comparison = write_comparison(one, other)
     say(comparison_table(comparison))

@@ -37,15 +37,10 @@ def resumable_map(
     Args:
         folder: where the parts' files go; the caller removes it when the stage is finished.
         provenance: JSON of everything the results depend on; files made with something else are removed.
-        items: what is to be worked on.
-        lengths: of each item; items of like length come into one part, so that they fill its batches.
-        size: items a part has.
-        work: gives the result of each item of a part, as JSON, and advances `bar`.
-        read: the result that an item's JSON means.
-        bar: told of items whose results are read, and of the metrics.
-        units: of the bar, for each item.
+        items, lengths: those of like length come into one part of `size`, so that they fill its batches.
+        work, read: the JSON of each item of a part, while `bar` is advanced; and the result that one means.
+        bar, units: told of items whose results are read, and of the metrics; `units` are one item's.
         metrics: means over a part's results; the bar shows those over all parts so far.
-        screen: told what was found.
     """
     provenance = {"of": provenance, "items": len(items), "items of a part": size}
     order = sorted(range(len(items)), key=lambda place: lengths[place])

@@ -36,22 +36,12 @@ from pretrainrl_jax.stages.sweep import sweep
 from pretrainrl_jax.stages.train import train
 from pretrainrl_jax.workdir import locked, prepare_workdir
 
-STAGES = {
-    "run": run,
-    "pretrain": pretrain,
-    "mine": mine,
-    "train": train,
-    "evaluate": evaluate,
-}
+STAGES = {"run": run, "pretrain": pretrain, "mine": mine, "train": train, "evaluate": evaluate}
 Started = tuple[Mesh, Kernel, Screen]  # what a verb works with: devices, attention, this process's screen
 
 
 def begin(command: Command) -> Started:
-    """Find the other processes, the devices and the mesh, and say what they are.
-
-    Raises:
-        InputError: if they are not what was asked for.
-    """
+    """Find processes, devices and mesh, and say which; raises InputError if they are not those asked for."""
     config, platform, screen = command.config, command.options.platform, command.screen
     hush()
     prepare(config.platform, platform)
@@ -71,11 +61,7 @@ def begin(command: Command) -> Started:
 
 @contextmanager
 def held(workdir: Path, prepare: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Within it the workdir is this run's alone; process 0 holds it, and prepares it.
-
-    Raises:
-        InputError: if another run is at work there, or as `prepare`.
-    """
+    """Within it the workdir is this run's alone, and prepared; raises InputError if it is another run's."""
     with ExitStack() as stack:
 
         def take() -> None:
@@ -87,11 +73,7 @@ def held(workdir: Path, prepare: Callable[[], None] = lambda: None) -> Iterator[
 
 
 def start(command: Command, facts: Sequence[Fact]) -> None:
-    """Run a verb on the facts that were read.
-
-    Raises:
-        Interrupted: if a training was stopped and saved.
-    """
+    """Run a verb on the facts that were read; raises Interrupted if a training was stopped and saved."""
     config, workdir, (mesh, kernel, screen) = command.config, command.workdir, begin(command)
     create = command.verb in ("run", "pretrain")
     check_batch("pretrain.rows", config.pretrain.rows, mesh, config.pretrain.grad_accum_steps)
@@ -160,11 +142,7 @@ def mute_libraries() -> None:
 
 
 def check_platform(wanted: str) -> str:
-    """The backend JAX runs on.
-
-    Raises:
-        InputError: if it is not the one asked for, or none can be started.
-    """
+    """The backend JAX runs on; raises InputError if it is not the one asked for, or none can be started."""
     try:
         backend = jax.default_backend()
     except (RuntimeError, AssertionError) as error:  # the latter where not even a plugin is installed
@@ -172,10 +150,8 @@ def check_platform(wanted: str) -> str:
         why = (str(error).splitlines() or ["no such backend is installed"])[0]
         raise InputError(f"JAX cannot start (JAX_PLATFORMS={asked!r}): {why}") from None
     if wanted and backend != wanted:
-        remedy = {
-            "cpu": "set JAX_PLATFORMS=cpu",
-            "gpu": "install pretrainrl_jax[cuda] on a machine with one",
-            "tpu": "install pretrainrl_jax[tpu] on a machine with one",
-        }
-        raise InputError(f"--platform={wanted}, but JAX found {backend}: {remedy[wanted]}")
+        extra = "cuda" if wanted == "gpu" else wanted
+        remedy = f"install pretrainrl_jax[{extra}] on a machine with one"
+        remedy = "set JAX_PLATFORMS=cpu" if wanted == "cpu" else remedy
+        raise InputError(f"--platform={wanted}, but JAX found {backend}: {remedy}")
     return backend

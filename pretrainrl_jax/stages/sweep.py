@@ -8,7 +8,7 @@
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,7 @@ from pretrainrl_jax.workdir import prepare_workdir
 
 
 def sweep(context: Context) -> None:
-    """Every cell, then the table. A cell that an earlier run finished is skipped.
-
-    Raises:
-        InputError: if a cell's configuration, facts or workdir are refused.
-    """
+    """Every cell, then the table; raises InputError if a cell's facts or workdir are refused."""
     every = cells(context.config)
     facts = {context.config.seed: context.facts}
     made: dict[str, Context] = {}  # by stage and settings, the cell that has it
@@ -95,11 +91,7 @@ def _copy_metrics(here: Path, there: Path, stage: str) -> None:
 
 
 def conclude(workdir: Path, config: Config) -> None:
-    """Print and write the table of all cells.
-
-    Raises:
-        InputError: if a cell is not finished.
-    """
+    """Print and write the table of all cells; raises InputError if one is not finished."""
     rows = collect(workdir, config)
     axes = [axis for axis in cells(config)[0].values if axis != "seed"]
     known = Systems(config.objectives)
@@ -107,19 +99,12 @@ def conclude(workdir: Path, config: Config) -> None:
     for text in filter(None, texts):
         say(text)
     write_text(workdir / "sweep.md", "\n".join(filter(None, texts)))
-    write_json(
-        workdir / "sweep.json",
-        [{"system": row.system, "values": row.values, "seeds": row.seeds} for row in rows],
-    )
+    write_json(workdir / "sweep.json", [asdict(row) for row in rows])
     say(f"sweep: {workdir / 'sweep.md'}")
 
 
 def collect(workdir: Path, config: Config) -> list[Row]:
-    """One row for each system and each combination of the values that it depends on, with all its seeds.
-
-    Raises:
-        InputError: if a cell is not finished.
-    """
+    """One row for each system and each combination of the values that it depends on, with all its seeds."""
     rows: dict[str, Row] = {}
     every = cells(config)
     summaries = [_summary(workdir / "cells" / cell.name / "report" / "summary.json") for cell in every]

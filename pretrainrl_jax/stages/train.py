@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -15,14 +15,7 @@ from pretrainrl_jax.config.stored import section_as_now
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.mining.draw import draw_negatives
-from pretrainrl_jax.mining.fingerprint import (
-    PROBES,
-    TOLERANCE,
-    differences,
-    fingerprint,
-    probe_difference,
-    probes,
-)
+from pretrainrl_jax.mining.fingerprint import PROBES, TOLERANCE, differences, probe_difference, probes
 from pretrainrl_jax.objectives.loss import asks
 from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.stages.depends import settings_of
@@ -147,11 +140,6 @@ class Rounds:
     """The rows of one round after another: each but the first is of trees that were mined on the way.
 
     All rounds' rows have one capacity, so that the compiled step serves them too.
-
-    Args:
-        context: its settings say how trees are packed.
-        objective: it says how often they are mined again.
-        trees: of the first round.
     """
 
     def __init__(self, context: Context, objective: ObjectiveConfig, trees: Sequence[AnswerTree]) -> None:
@@ -222,11 +210,7 @@ def pack(context: Context, trees: Sequence[AnswerTree], question: bool) -> Packe
 
 
 def read_mined(context: Context, base: Loaded) -> list[AnswerTree]:
-    """The mined trees, after a check that they were made with this model, these facts and these settings.
-
-    Raises:
-        InputError: if there are none, or saying what differs.
-    """
+    """The mined trees; raises InputError if they are not of this model, these facts and these settings."""
     folder = context.workdir / "mined"
     trees = read_trees(folder / "trees.array_record")
     stamp = folder / "fingerprint.json"
@@ -236,20 +220,12 @@ def read_mined(context: Context, base: Loaded) -> list[AnswerTree]:
     check_format(stamp, mined)
     made_with = mined["made_with"]
     made_with["mining settings"] = section_as_now("mine", made_with["mining settings"])
-    now = fingerprint(
-        base.model,
-        base.params,
-        base.tokenizer,
-        context.template(context.config.train.template),
-        context.asked(context.trained),
-        asdict(context.config.mine),
-    )
-    differ = differences(made_with, now)
+    config, facts = context.config, context.asked(context.trained)
+    differ = differences(made_with, context.fingerprint(base, config.train.template, facts, config.mine))
     if not differ:
-        scores = context.score(base, trees[:PROBES], context.config.train.row_length)
-        again = probes(with_references(trees[:PROBES], scores))
-        nats = probe_difference(mined["probes"], again)
-        if not nats <= TOLERANCE[context.config.model.dtype]:
+        scores = context.score(base, trees[:PROBES], config.train.row_length)
+        nats = probe_difference(mined["probes"], probes(with_references(trees[:PROBES], scores)))
+        if not nats <= TOLERANCE[config.model.dtype]:
             differ = [f"log-probabilities computed again are {nats:.2g} nats away"]
     if differ:
         raise InputError(
@@ -281,12 +257,6 @@ def remine(context: Context, session: Session, base: Loaded, rounds: Rounds) -> 
 
     References are the base model's, read again, used and freed, or (renewed) the current policy's for every
     branch, gold included, as in iterative RPO (arXiv 2404.19733). An interrupted run goes on from its parts.
-
-    Args:
-        context: its settings say where negatives come from.
-        session: of the policy.
-        base: of the base model, its tokenizer and template; its parameters are not read.
-        rounds: the last round's rows.
     """
     system = session.run.stage.removeprefix("train/")
     path = round_path(context, system, rounds.number + 1)

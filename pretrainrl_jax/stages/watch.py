@@ -14,15 +14,8 @@ class Watch:
     """Evaluates a session's policy on `evaluate.sample` trained questions and as many held-out texts.
 
     What it finds is a line of its own in metrics.jsonl: `sample_acc`, `sample_hr` and `sample_text_nll`. It
-    changes nothing in training, and is no part of its seconds.
-
-    Args:
-        context: its settings say how questions are asked.
-        session: of the policy.
-        base: of the base model, its tokenizer and template; its parameters are not read.
-
-    Raises:
-        InputError: if the best step is to be chosen by text, and there is none.
+    changes nothing in training, and is no part of its seconds; parameters of `base` are not read. Raises
+    InputError if the best step is to be chosen by text, and there is none.
     """
 
     def __init__(self, context: Context, session: Session, base: Loaded) -> None:
