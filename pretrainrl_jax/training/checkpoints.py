@@ -80,8 +80,7 @@ class Saver:
     def save(self, state: TrainState, progress: Progress) -> None:
         """Begin to write a checkpoint: returns once the state has left the device, the rest goes on beside.
 
-        Raises:
-            OSError: if this one or the one before cannot be written.
+        Raises OSError if this one or the one before cannot be written.
         """
         self._write(state, progress, {"training": {"step": state.step, "moments": state.opt_state}})
 
@@ -153,12 +152,8 @@ def saving(
 ) -> Iterator[Saver]:
     """Open a stage's folder for checkpoints; what is being written is finished on leaving.
 
-    Args:
-        folder: the stage's.
-        settings: how many are kept.
-        about: what the checkpoints depend on, as `restore_state` compares it.
-        detail: told of each checkpoint.
-        best: field of `Progress` by which `settings.keep_best` are chosen.
+    `about` is what the checkpoints depend on, as `restore_state` compares it; `best` the field of `Progress`
+    by which `settings.keep_best` are chosen.
     """
     keep = [policies.LatestN(settings.keep), _Best(folder, best, settings.keep_best)]
     options = ocp.CheckpointManagerOptions(
@@ -166,10 +161,10 @@ def saving(
     )
     with disk_errors():
         manager = open_manager(folder, options)
+    saver = Saver(manager, about or {}, detail)
     try:
-        yield Saver(manager, about or {}, detail)
-        with disk_errors():
-            manager.wait_until_finished()
+        yield saver
+        saver.wait()
     finally:
         with suppress(Exception):  # what could not be written was already said, or is less than what was
             manager.close()
@@ -184,10 +179,7 @@ class _Best(policies.PreservationPolicy):
     number: int
 
     def should_preserve(
-        self,
-        checkpoints: Sequence[policies.PolicyCheckpointInfo],
-        *,
-        context: policies.PreservationContext,
+        self, checkpoints: Sequence[policies.PolicyCheckpointInfo], *, context: policies.PreservationContext
     ) -> Sequence[bool]:
         best = sorted((c.step for c in checkpoints), key=lambda s: _about(self.folder, s, self.field))
         return [c.step in best[: self.number] for c in checkpoints]
@@ -247,19 +239,13 @@ def latest_step(folder: Path) -> int | None:
 
 
 def restore_state(
-    folder: Path,
-    like: TrainState,
-    about: Json | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    folder: Path, like: TrainState, about: Json | None = None, say: Callable[[str], None] = lambda text: None
 ) -> tuple[TrainState, Progress] | None:
     """The newest training state in a stage's folder that is whole, placed as `like` is; None without one.
 
     A damaged or half-written checkpoint is passed over, and that is said; a damaged one is renamed, so that
     training can save that step again. The optimizer's state of a finished stage is `like`'s: nothing is
-    left to train.
-
-    Raises:
-        InputError: if it depends on other settings or data than `about` names (the differences are shown).
+    left to train. Raises InputError, with the differences, if it is of other settings or data than `about`.
     """
     for half in sorted(folder.glob("*.orbax-checkpoint-tmp*")) if folder.is_dir() else []:
         step = half.name.partition(".")[0]
@@ -287,10 +273,8 @@ def _set_aside(folder: Path, step: int) -> None:
 
 
 def _restore(folder: Path, step: int, like: TrainState, wanted: Json) -> tuple[TrainState, Progress]:
-    def abstract(tree: Any) -> Any:
-        return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
-
-    items: Json = {"params": restoring(abstract(like.params))}
+    shapes: TrainState = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    items: Json = {"params": restoring(shapes.params)}
     with open_manager(folder) as manager:
         # First, since another run's arrays may not even have these shapes.
         about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
@@ -302,8 +286,8 @@ def _restore(folder: Path, step: int, like: TrainState, wanted: Json) -> tuple[T
                 "or remove that folder"
             )
         if not about["finished"]:
-            state = {"step": like.step, "moments": like.opt_state}  # its name on disk
-            items["training"] = ocp.args.StandardRestore(abstract(state))
+            # "moments" is its name on disk.
+            items["training"] = ocp.args.StandardRestore({"step": shapes.step, "moments": shapes.opt_state})
         restored = manager.restore(step, args=ocp.args.Composite(**items))
     params, progress = restored["params"], Progress(**about["progress"])
     refuse_damaged(about, params)

@@ -13,14 +13,9 @@ from pretrainrl_jax.trees.tree import AnswerTree
 
 
 class Feed:
-    """An iterator over the batches [microsteps, rows, …] of `rows`; each process reads its own part of each.
+    """An iterator over the batches [microsteps, rows, …] of `rows`, from row `row` on, placed on the mesh.
 
-    Args:
-        rows: the packed rows; `refill` puts others in their place.
-        mesh: where batches go.
-        grad_accum_steps: microsteps that a batch is cut into.
-        row: to begin with.
-        name: how a tree is called in messages.
+    Each process reads its own part of each batch. `name` is how a tree is called in messages.
     """
 
     def __init__(
@@ -49,7 +44,7 @@ class Feed:
     def names(self, row: int) -> list[str]:
         """What the trees of the batch that ended before `row` are called."""
         planned = self.rows.plan[row - self.rows.rows : row]
-        return list(dict.fromkeys(self._name(self.rows.trees[i]) for of_row in planned for i in of_row))
+        return list(dict.fromkeys(self._name(self.rows.trees[i]) for row in planned for i in row))
 
     def __iter__(self) -> Iterator[PackedBatch]:
         return self

@@ -39,11 +39,7 @@ def stop_requested(grace: float = 0.0, command: str = "") -> Iterator[Callable[[
 
 @contextmanager
 def termination_interrupts(grace: float = 0.0, command: str = "") -> Iterator[None]:
-    """Within this context SIGTERM is a KeyboardInterrupt, as Ctrl-C is, so that both end in exit code 130.
-
-    `grace` and `command`: see `stop_requested`.
-    """
-
+    """Within this context SIGTERM is a KeyboardInterrupt as Ctrl-C is; otherwise as `stop_requested`."""
     again: list[threading.Timer] = []
 
     def handle(number: int, frame: FrameType | None) -> None:

@@ -51,10 +51,8 @@ class Loaded:
 def find(path: str | Path) -> tuple[Path, int]:
     """The stage folder and the step that a workdir, a stage's folder or a step's folder means.
 
-    Of a workdir it is the last stage trained: the newest system's, else the base model's.
-
-    Raises:
-        InputError: if there is no checkpoint.
+    Of a workdir it is the last stage trained: the newest system's, else the base model's. Raises InputError
+    if there is no checkpoint.
     """
     path = Path(path)
     if (path / "checkpoints").is_dir():
@@ -87,8 +85,6 @@ def load(
         dtype: compute dtype; empty takes the checkpoint's, or of a Hugging Face folder bfloat16 where it is
             stored so, else float32.
         params_dtype: of the parameters; empty keeps them as they are stored.
-        screen: shows how far the reading of a Hugging Face folder is.
-        kernel: of attention.
 
     Raises:
         InputError: if there is nothing to load, it is damaged, or of an unknown kind.

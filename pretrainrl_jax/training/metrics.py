@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from tensorboardX.event_file_writer import EventsWriter
@@ -14,7 +14,7 @@ from tensorboardX.summary import scalar
 from pretrainrl_jax.atomic import write_text
 
 
-class MetricsWriter:
+class MetricsWriter(AbstractContextManager):
     """Appends a stage's metrics to `metrics.jsonl` and to TensorBoard events under `tensorboard/<stage>`.
 
     Lines of the same stage from an earlier run that lie after `start` are removed first, so a stage
@@ -50,10 +50,6 @@ class MetricsWriter:
                 self._events.write_event(Event(step=step, wall_time=time.time(), summary=scalar(name, value)))
         self._events.flush()
 
-    def __enter__(self) -> "MetricsWriter":
-        return self
-
     def __exit__(self, *error: object) -> None:
-        with ExitStack() as both:  # the second also where the first one fails
-            both.callback(self._events.close)
-            both.callback(self._file.close)
+        with self._file:  # which is closed also where closing the other fails
+            self._events.close()

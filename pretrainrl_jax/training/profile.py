@@ -21,18 +21,13 @@ def traced(
 
     The devices have finished everything before the first of them when the trace begins, and the last of them
     when it ends; in between nothing waits. Of several processes the first alone is traced: the others do the
-    same. The trace is closed however the block is left, and told of when it is.
+    same. The trace is closed however the block is left, and told of when it is. Raises OSError if it cannot
+    be begun.
 
     Args:
-        step: called once for each step, in order.
-        begun: how many steps there were before.
+        step: called once for each step, in order; `begun` were called before.
         steps: the first and the last step to trace, as 10:13, both counted from 1; empty traces none.
         folder: of all traces; this one lies under the stage's name.
-        stage: what the steps are called in the trace.
-        say: tells where the trace is.
-
-    Raises:
-        OSError: if the folder cannot be made.
     """
     if not steps or not is_process_0():
         yield step

@@ -16,9 +16,7 @@ def fetched(path: str | Path) -> Iterator[Path]:
     """`path` itself where it is local, else a temporary copy of the model at the URL (gs://bucket/folder).
 
     Of a workdir and of a stage only the step that would be loaded is fetched, and of that no optimizer state.
-
-    Raises:
-        InputError: if nothing stands there, or the package that reads such URLs is not installed.
+    Raises InputError if nothing stands there, or the package that reads such URLs is not installed.
     """
     if "://" not in str(path):
         yield Path(path)
@@ -47,12 +45,12 @@ def _fetch(files: Any, remote: str, folder: Path) -> Path:
         described = [p for p in files.find(f"{remote}/checkpoints") if p.endswith("/model.json")]
         stages = {p.removesuffix("/model.json"): files.modified(p) for p in described}
         remote = max(stages, key=lambda stage: rank(stage.rsplit("/", 1)[-1], stages[stage]), default=remote)
-    step, name = "", remote.rsplit("/", 1)[-1]
-    if name.isdigit():
-        step, remote = name, remote.rsplit("/", 1)[0]
-    elif files.isfile(f"{remote}/model.json"):
-        steps = [name for name in _names(files, remote) if name.isdigit()]
-        step = max(steps, key=int, default="")
+    above, _, step = remote.rpartition("/")
+    if step.isdigit():
+        remote = above
+    else:
+        steps = _names(files, remote) if files.isfile(f"{remote}/model.json") else []
+        step = max(filter(str.isdigit, steps), key=int, default="")
     local = folder / "model"
     (local / step).mkdir(parents=True)
     if not step:  # of a Hugging Face folder, the files that are read

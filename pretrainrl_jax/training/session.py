@@ -87,17 +87,9 @@ class Hook:
 class Session:
     """The state of a training, its compiled step, checkpoints, metrics and trace, and its processes' votes.
 
-    `step` makes one step; `due` then saves and stops, if any process was told to, and names the hooks whose
-    turn it is. Signals only ask for a stop from the first step on.
-
-    Args:
-        run: the stage.
-        step: the compiled step (`step.compile_step`); it takes `state` over.
-        state: the state after `state.step` steps.
-        progress: what was done before.
-        feed: where the batches come from.
-        mesh: of the state.
-        total_steps: steps there will be.
+    `step` makes one step, by the compiled one that it is given, which takes `state` over; `due` then saves
+    and stops, if any process was told to, and names the hooks whose turn it is. Signals only ask for a stop
+    from the first step on. `progress` is what was done before.
     """
 
     def __init__(
@@ -117,8 +109,11 @@ class Session:
         every = run.checkpoint
         self.checkpoint = Hook(self.save, every.every_steps, every.every_minutes, last=False)
         self._step, self._feed, self._mesh = step, feed, mesh
-        self._consensus, self._tally = StopConsensus(mesh), _Tally(progress.skipped)
-        self._seconds = progress.seconds
+        self._consensus = StopConsensus(mesh)
+        self._seconds, self._skipped = progress.seconds, progress.skipped
+        self._losses: list[float] = []  # since the last checkpoint
+        self._counted = dict.fromkeys(("questions", "tokens"), 0.0)  # since the last line of metrics
+        self._unread: list[_StepMetrics] = []  # reading waits for the device
         self._compiled: Any = None  # the step, from the first batch on
         self._bar: Track | None = None
         self._writer: MetricsWriter | None = None
@@ -141,15 +136,9 @@ class Session:
         self._stack.__exit__(*error)
 
     def step(self, batch: Any, coefficients: Coefficients, schedule: Schedule) -> dict[str, jax.Array]:
-        """One step; gives its metrics, on the devices.
+        """One step on a batch [microsteps, rows, …] on the devices; gives its metrics, there too.
 
-        Args:
-            batch: on the devices, [microsteps, rows, …].
-            coefficients: of the objective; traced.
-            schedule: of the learning rate; traced.
-
-        Raises:
-            NotFinite: naming the questions, if a loss or a gradient is not finite and is not to be skipped.
+        Raises NotFinite, with the questions, if a loss or a gradient is not finite and is not to be skipped.
         """
         numbers = jax.tree.map(np.float32, (coefficients, schedule))  # a copy: the caller may change its own
         if self._numbers != numbers:
@@ -162,7 +151,8 @@ class Session:
         self.global_step, self.score = self.global_step + 1, math.inf
         with waiting(f"step {self.global_step} of {self.run.stage}"), jax.transfer_guard("disallow"):
             self.state, metrics = step(self.state, batch, *self._placed)
-            self._tally.add(self.global_step, self._feed.row, metrics)
+            read = {name: metrics[name] for name in ("loss", "grad_norm", "skipped", *self._counted)}
+            self._unread.append(_StepMetrics(self.global_step, self._feed.row, read))
             if self.global_step % READ_EVERY == 0:
                 self.read()
             if self.global_step % max(1, self.total_steps // LOG_POINTS) == 0 or self._feed.ended:
@@ -200,20 +190,24 @@ class Session:
     def save(self) -> None:
         """Write a checkpoint of the state as it is."""
         self._saver.save(self.state, self.progress())
-        self._tally.losses.clear()
+        self._losses.clear()
 
     def progress(self) -> Progress:
         """What is done, once the metrics up to now are read."""
         self.read()
-        return Progress(self._feed.row, self._spent(), self._tally.skipped, self._tally.loss(), self.score)
+        loss = float(np.mean(self._losses)) if self._losses else math.inf
+        return Progress(self._feed.row, self._spent(), self._skipped, loss, self.score)
 
     def read(self) -> None:
-        """Wait for the metrics of all steps up to now.
-
-        Raises:
-            NotFinite: see `step`.
-        """
-        if (bad := self._tally.read()) and not self.run.skip_nonfinite:
+        """Wait for the metrics of all steps up to now; raises NotFinite as `step` does."""
+        read: list[_StepMetrics] = jax.device_get(self._unread)
+        self._unread.clear()
+        for name in self._counted:
+            self._counted[name] += sum(float(step.metrics[name]) for step in read)
+        bad = [step for step in read if step.metrics["skipped"]]
+        self._skipped += len(bad)
+        self._losses += [float(step.metrics["loss"]) for step in read if not step.metrics["skipped"]]
+        if bad and not self.run.skip_nonfinite:
             self._saver.wait()  # the message names the last checkpoint
             raise _not_finite(self.run, self._feed.names(bad[0].row), bad[0])
 
@@ -277,10 +271,12 @@ class Session:
     def _write(self, metrics: Mapping[str, jax.Array]) -> None:
         values = {k: float(v) for k, v in jax.device_get(metrics).items()}
         self.read()
-        rates = self._tally.per_second(self._spent() - self._marked)
-        del values["questions"], values["tokens"]
-        skipped = {"skipped": float(self._tally.skipped)}
-        self.log(dict.fromkeys(self.run.carries) | values | rates | skipped)
+        seconds = self._spent() - self._marked
+        for name, count in self._counted.items():
+            del values[name]
+            values[f"{name}_per_second"] = count / seconds
+        self._counted = dict.fromkeys(self._counted, 0.0)
+        self.log(dict.fromkeys(self.run.carries) | values | {"skipped": float(self._skipped)})
         self._marked = self._spent()
 
     def _shown(self, metrics: Mapping[str, jax.Array]) -> dict[str, float]:
@@ -306,42 +302,6 @@ class _StepMetrics(NamedTuple):
     metrics: dict[str, Any]  # device scalars until they are read
 
 
-class _Tally:
-    """Metrics of the steps since they were last read: reading waits for the device, adding does not."""
-
-    def __init__(self, skipped: int) -> None:
-        self.skipped = skipped
-        self.losses: list[float] = []  # since the last checkpoint
-        self._counted = dict.fromkeys(("questions", "tokens"), 0.0)  # since the last line of metrics
-        self._unread: list[_StepMetrics] = []
-
-    def add(self, at: int, row: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Take a step's metrics, wherever they are."""
-        names = ("loss", "grad_norm", "skipped", *self._counted)
-        self._unread.append(_StepMetrics(at, row, {name: metrics[name] for name in names}))
-
-    def read(self) -> list[_StepMetrics]:
-        """Wait for all metrics; gives the steps that were not finite."""
-        read: list[_StepMetrics] = jax.device_get(self._unread)
-        self._unread.clear()
-        for name in self._counted:
-            self._counted[name] += sum(float(step.metrics[name]) for step in read)
-        bad = [step for step in read if step.metrics["skipped"]]
-        self.skipped += len(bad)
-        self.losses += [float(step.metrics["loss"]) for step in read if not step.metrics["skipped"]]
-        return bad
-
-    def loss(self) -> float:
-        """Mean loss since the last checkpoint; infinite where no step was finite."""
-        return float(np.mean(self.losses)) if self.losses else math.inf
-
-    def per_second(self, seconds: float) -> dict[str, float]:
-        """Questions and tokens a second since this was last asked."""
-        rates = {f"{name}_per_second": count / seconds for name, count in self._counted.items()}
-        self._counted = dict.fromkeys(self._counted, 0.0)
-        return rates
-
-
 def _not_finite(run: Run, named: list[str], bad: _StepMetrics) -> NotFinite:
     """What went wrong in a step on these questions, and what can be done."""
     loss, norm = (float(bad.metrics[name]) for name in ("loss", "grad_norm"))
@@ -360,8 +320,7 @@ def _not_finite(run: Run, named: list[str], bad: _StepMetrics) -> NotFinite:
 def resume(run: Run, state: TrainState) -> tuple[TrainState, Progress]:
     """Where an interrupted run of the stage stopped, and what it had done; else `state`, and nothing.
 
-    Raises:
-        InputError: if the checkpoint there depends on other settings or data.
+    Raises InputError if the checkpoint there depends on other settings or data.
     """
 
     def warn(text: str) -> None:
