@@ -36,11 +36,8 @@ def run_on_process_0(work: Callable[[], T], what: str) -> T:
     """Let process 0 work; its result in every process. All must pass here, in the same order.
 
     The result is of JSON's values: among several processes tuples become lists, and keys texts. `what` names
-    the work in messages, in the same words in all processes.
-
-    Raises:
-        InputError, OSError: what the work raised of these, in every process. Anything else is raised in
-            process 0 alone, which is to end the run with it.
+    the work in messages, in the same words in all processes. An InputError or OSError of the work is raised
+    in every process; anything else in process 0 alone, which is to end the run with it.
     """
     group = current()
     if group is None:

@@ -26,10 +26,7 @@ def join(settings: HostsConfig, command: str = "", seconds: float = JOIN_SECONDS
     """Become one run with the other processes, if there are any, and watch over them from now on.
 
     To be called before JAX makes its backend. `command` is what a message says to go on with. In a run of one
-    process nothing is started.
-
-    Raises:
-        InputError: if the others are not found within `seconds`, or contradict this one.
+    process nothing is started. Raises InputError if the others are not found in time, or contradict this one.
     """
     if settings.coordinator:
         if settings.count < 2:

@@ -22,8 +22,7 @@ Present = dict[int, tuple[socket.socket, str]]  # connection and host of each pr
 def meet(coordinator: str, count: int, index: int, seconds: float) -> None:
     """Come back when all processes are there. Process 0 listens at `coordinator`, until it comes back.
 
-    Raises:
-        InputError: if not all come within that time, or their settings contradict each other.
+    Raises InputError if not all come within that time, or their settings contradict each other.
     """
     host, port = address(coordinator)
     if index == 0:
@@ -36,11 +35,7 @@ def meet(coordinator: str, count: int, index: int, seconds: float) -> None:
 
 
 def address(coordinator: str) -> tuple[str, int]:
-    """Host and port of hosts.coordinator.
-
-    Raises:
-        InputError: if it is not of that form.
-    """
+    """Host and port of hosts.coordinator; raises InputError if it is not of that form."""
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise InputError(
