@@ -271,10 +271,10 @@ def test_a_checkpoint_of_other_settings_or_data_is_refused(stage: Path) -> None:
 
 
 def test_a_checkpoint_of_other_shapes_is_of_another_run_not_damaged(stage: Path) -> None:
-    save(stage, state_at(2), about={"model.width": 16})
+    save(stage, state_at(2), about={"model.d_model": 16})
     wider = init_state(small_model(d_model=32)[1], adamw(OptimizerConfig()))
-    with pytest.raises(InputError, match=r"model\.width was 16, now 32"):
-        restore_state(stage, wider, {"model.width": 32})
+    with pytest.raises(InputError, match=r"model\.d_model was 16, now 32"):
+        restore_state(stage, wider, {"model.d_model": 32})
 
 
 def test_a_checkpoint_says_what_it_is_of(stage: Path) -> None:
