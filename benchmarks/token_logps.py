@@ -15,7 +15,8 @@ import time
 import jax
 import jax.numpy as jnp
 
-from pretrainrl_jax.objectives.token_logps import block_size, token_logps
+from pretrainrl_jax.model.vocabulary import block_size
+from pretrainrl_jax.objectives.token_logps import token_logps
 
 
 def seconds(function, *inputs):

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from pretrainrl_jax.objectives.token_logps import block_size, greedy_tokens, token_logps
+from pretrainrl_jax.model.vocabulary import block_size
+from pretrainrl_jax.objectives.token_logps import greedy_tokens, token_logps
 
 
 def case(seed, rows, time, targets, model, vocabulary, dtype=jnp.float32, scale=1.0):
