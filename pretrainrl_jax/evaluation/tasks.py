@@ -15,8 +15,6 @@ from typing import Any
 from pretrainrl_jax.errors import InputError
 
 MISSING = "the standard evaluations need the lm-evaluation-harness: pip install 'pretrainrl_jax[eval]'"
-
-
 DATA_SEED, SHOTS_SEED = 0, 1234  # the harness's own: questions and few-shot examples are those of everyone
 
 
@@ -29,11 +27,7 @@ class Task:
 
 
 def task_names(text: str) -> list[str]:
-    """The names of a comma-separated list.
-
-    Raises:
-        InputError: if there are none, or one stands there twice.
-    """
+    """The names of a comma-separated list. Raises InputError if there are none, or one stands there twice."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise InputError("--harness names no task: give one or several, as --harness mmlu,gsm8k,bbh")
@@ -59,16 +53,19 @@ def load_tasks(names: Sequence[str], folder: str | Path = "") -> list[Task]:
     manager = _manager(names, str(folder))
     for name in names:
         if name not in manager.all_tasks:
-            near = difflib.get_close_matches(name, manager.all_tasks, n=3)
-            raise InputError(
-                f"--harness names {name!r}, which is no task of the harness"
-                + (f", did you mean {' or '.join(near)}?" if near else "")
-            )
+            near = " or ".join(difflib.get_close_matches(name, manager.all_tasks, n=3))
+            meant = f", did you mean {near}?" if near else ""
+            raise InputError(f"--harness names {name!r}, which is no task of the harness{meant}")
     return [_load(name, manager) for name in names]
 
 
 def _manager(names: Sequence[str], folder: str) -> Any:
-    _quiet()
+    # Bars, warnings and processes of the harness and of `datasets` are off.
+    for name in ("TQDM_DISABLE", "HF_DATASETS_DISABLE_PROGRESS_BARS", "DISABLE_MULTIPROC"):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    for name in ("lm_eval", "datasets", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         tasks = importlib.import_module("lm_eval.tasks")
     except ImportError:
@@ -79,15 +76,6 @@ def _manager(names: Sequence[str], folder: str) -> Any:
         if set(names) <= set(alone.all_subtasks):
             return alone
     return tasks.TaskManager(include_path=folder or None)
-
-
-def _quiet() -> None:
-    """Bars, warnings and processes of the harness and of `datasets` are off."""
-    for name in ("TQDM_DISABLE", "HF_DATASETS_DISABLE_PROGRESS_BARS", "DISABLE_MULTIPROC"):
-        os.environ.setdefault(name, "1")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-    for name in ("lm_eval", "datasets", "huggingface_hub"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _load(name: str, manager: Any) -> Task:
