@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import runpy
+import traceback
 import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -49,9 +50,8 @@ class Parsed(typing.NamedTuple):
 def parse(arguments: Sequence[str]) -> Parsed:
     """The verb, its options, and the configuration with the overrides applied.
 
-    Raises:
-        InputError: for an unknown verb or key, a setting that the verb does not read, a value of the wrong
-            type, or a configuration file that fails.
+    Raises InputError for an unknown verb or key, a setting that the verb does not read, a value of the wrong
+    type, or a configuration file that fails.
     """
     named = bool(arguments) and not arguments[0].startswith("-")
     verb = arguments[0] if named else DEFAULT
@@ -66,18 +66,15 @@ def parse(arguments: Sequence[str]) -> Parsed:
     for word in unknown:
         known = [setting.name for setting in _settings(words)]
         known += [option.removeprefix("--") for option in (*declared.options, *OPTIONS)]
-        what, key = (
-            "unknown setting" if word.startswith("-") else "unexpected argument",
-            word.partition("=")[0],
-        )
+        what = "unknown setting" if word.startswith("-") else "unexpected argument"
+        key = word.partition("=")[0]
         raise InputError(f"{what} {key}{nearest(key.removeprefix('--'), known)}")
 
     if options.workdir.startswith("gs:"):
         raise InputError(f"--workdir={options.workdir}: give a local or mounted folder")
     model = declared.named(options, given)
-    options.workdir = Path(
-        options.workdir or Path("runs") / (Path(model).name or Path(options.config or "quickstart").stem)
-    )
+    name = Path(model).name or Path(options.config or "quickstart").stem
+    options.workdir = Path(options.workdir or Path("runs") / name)
     goes_on = declared.goes_on and not (options.config or model or getattr(options, "compare", None))
     config = read_workdir(options.workdir) if goes_on else read_config(options.config)
     known = list(config.objectives)
@@ -88,10 +85,8 @@ def parse(arguments: Sequence[str]) -> Parsed:
         raise InputError(explained(error)) from None
     for name in config.objectives:
         if name not in known and name not in config.train.systems:
-            raise InputError(
-                f"--objectives.{name}: there is no objective {name!r}{nearest(name, known)} (a new one is "
-                "made where train.systems names it)"
-            )
+            told = f"{name!r}{nearest(name, known)} (a new one is made where train.systems names it)"
+            raise InputError(f"--objectives.{name}: there is no objective {told}")
     return Parsed(verb, options, config, given)
 
 
@@ -151,8 +146,7 @@ def default_config() -> Path:
 def read_config(path: str) -> Config:
     """The `config` that a Python file defines.
 
-    Raises:
-        InputError: if the file is missing, fails, or defines no Config.
+    Raises InputError if the file is missing, fails, or defines no Config.
     """
     file = Path(path) if path else default_config()
     if not file.is_file():
@@ -161,18 +155,11 @@ def read_config(path: str) -> Config:
         config = runpy.run_path(str(file)).get("config")
     except (Exception, SystemExit) as error:  # a configuration file may raise anything
         told = explained(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
-        raise InputError(f"{file}:{_line_in(error, file)}: {told}") from None
+        trace = traceback.extract_tb(error.__traceback__)
+        lines = [1, *(frame.lineno for frame in trace if frame.filename == str(file))]
+        if isinstance(error, SyntaxError) and error.filename == str(file):
+            lines.append(error.lineno)
+        raise InputError(f"{file}:{lines[-1] or 1}: {told}") from None
     if not isinstance(config, Config):
         raise InputError(f"{file} defines no `config` of type pretrainrl_jax.config.Config")
     return config
-
-
-def _line_in(error: BaseException, file: Path) -> int:
-    if isinstance(error, SyntaxError) and error.filename == str(file) and error.lineno:
-        return error.lineno
-    line, trace = 1, error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(file):
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return line

@@ -27,8 +27,7 @@ examples:
 def help_for(arguments: Sequence[str]) -> str:
     """The help that is asked for; empty where none is.
 
-    Raises:
-        InputError: for the help of something that is neither a verb nor a section.
+    Raises InputError for the help of something that is neither a verb nor a section.
     """
     asked = [place for place, word in enumerate(arguments) if word.split("=")[0] in ("-h", "--help")]
     if not asked:
@@ -65,10 +64,7 @@ def _section(name: str) -> str:
     settings = {}
     for setting, item, value, _ in listed:
         value = ",".join(map(str, value)) if isinstance(value, tuple) else value
-        settings[f"--{setting}"] = {
-            "metavar": form(item.type),
-            "help": f"{item.metadata['doc']} [{value}]",
-        }
+        settings[f"--{setting}"] = {"metavar": form(item.type), "help": f"{item.metadata['doc']} [{value}]"}
     return _page(f"{PROGRAM} [VERB] --{listed[0].name}=VALUE ...", about, settings, "")
 
 
@@ -77,12 +73,8 @@ def _verb(name: str) -> str:
     word = "".join(f" {option.upper()}" for option in verb.options if not option.startswith("-"))
     reads = textwrap.fill(", ".join(verb.reads), WIDTH, initial_indent="  ", subsequent_indent="  ")
     usage = f"{PROGRAM} {name}{word} [--workdir DIR] [--section.key=VALUE ...]"
-    return _page(
-        usage,
-        verb.help,
-        {**verb.options, **OPTIONS},
-        f"it reads these sections of settings (--help SECTION):\n{reads}\n",
-    )
+    end = f"it reads these sections of settings (--help SECTION):\n{reads}\n"
+    return _page(usage, verb.help, {**verb.options, **OPTIONS}, end)
 
 
 def _page(usage: str, about: str | None, options: Mapping[str, Mapping[str, Any]], end: str) -> str:

@@ -49,15 +49,8 @@ PROBE = "from jaxlib.xla_client import CompileOptions; CompileOptions()"
 def prepare(settings: PlatformConfig, wanted: str, environ: MutableMapping[str, str] = os.environ) -> None:
     """Set the environment variables of `flags_for`, before JAX starts its backend.
 
-    JAX may have been imported: it reads them when the first device is asked for.
-
-    Args:
-        settings: what the user chose.
-        wanted: the option --platform, which may be empty.
-        environ: the environment, changed in place.
-
-    Raises:
-        InputError: for a flag that is none, or that XLA does not know.
+    JAX may have been imported: it reads them when the first device is asked for. `wanted` is the option
+    --platform, which may be empty. Raises InputError for a flag that is none, or that XLA does not know.
     """
     changed = flags_for(detected(wanted, environ), settings, environ)
     if settings.flags and "XLA_FLAGS" in changed:
@@ -66,27 +59,16 @@ def prepare(settings: PlatformConfig, wanted: str, environ: MutableMapping[str, 
 
 
 def flags_for(platform: str, settings: PlatformConfig, environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment variables to set: XLA_FLAGS, and for libtpu's flags LIBTPU_INIT_ARGS.
+    """The environment variables that are to be changed: XLA_FLAGS, and for libtpu's flags LIBTPU_INIT_ARGS.
 
     Of a flag that is given twice, platform.flags wins over the environment, which wins over our list.
-
-    Args:
-        platform: cpu, gpu or tpu.
-        settings: what the user chose.
-        environ: the environment.
-
-    Returns:
-        Name → value of the variables that are to have another value than now.
-
-    Raises:
-        InputError: for text in platform.flags that is no flag, or that cannot be added to XLA_FLAGS.
+    `platform` is cpu, gpu or tpu. Raises InputError for text in platform.flags that is no flag, or that
+    cannot be added to XLA_FLAGS.
     """
     for text in settings.flags:
         if not FLAG.fullmatch(text):
-            raise InputError(
-                f"platform.flags has {text!r}: give flags as --xla_NAME=VALUE, without spaces or quotes; one "
-                "with a comma in its value can be given in a configuration file alone"
-            )
+            how = "without spaces or quotes; one with a comma in its value in a configuration file alone"
+            raise InputError(f"platform.flags has {text!r}: give flags as --xla_NAME=VALUE, {how}")
     changed = {}
     for variable in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"):
         given = environ.get(variable, "")
@@ -96,10 +78,8 @@ def flags_for(platform: str, settings: PlatformConfig, environ: Mapping[str, str
         )
         if variable == "XLA_FLAGS" and given.strip() and not given.lstrip().startswith("-"):
             if added:  # XLA reads the flags from a file
-                raise InputError(
-                    f"platform.flags has {added[0]}, and XLA_FLAGS names the file {given.strip()}: add the "
-                    "flag to that file"
-                )
+                there = f"XLA_FLAGS names the file {given.strip()}"
+                raise InputError(f"platform.flags has {added[0]}, and {there}: add the flag to that file")
             continue
         flags = {flag.partition("=")[0]: flag for flag in (*chosen, *WORD.findall(given), *added)}
         if chosen or added:
@@ -110,13 +90,8 @@ def flags_for(platform: str, settings: PlatformConfig, environ: Mapping[str, str
 def kernel_for(platform: str, settings: PlatformConfig, capability: str = "") -> Literal["xla", "cudnn"]:
     """The kernel of attention, for `attention.attend`.
 
-    Args:
-        platform: JAX's backend: cpu, gpu or tpu.
-        settings: what the user chose.
-        capability: of a CUDA device, its `compute_capability`, as 9.0.
-
-    Raises:
-        InputError: if cuDNN is asked for, and such a device has none.
+    `platform` is JAX's backend; `capability` a CUDA device's `compute_capability`, as 9.0. Raises InputError
+    if cuDNN is asked for, and such a device has none.
     """
     number = re.fullmatch(r"(\d+)\.(\d+)", capability)
     has_cudnn = number is not None and (int(number[1]), int(number[2])) >= FLASH_CAPABILITY
@@ -124,19 +99,15 @@ def kernel_for(platform: str, settings: PlatformConfig, capability: str = "") ->
         return KERNELS[platform] if has_cudnn else "xla"
     if settings.attention == "cudnn" and not has_cudnn:
         device = f"{platform} of compute capability {capability}" if capability else platform
-        raise InputError(
-            f"platform.attention is cudnn, which needs an NVIDIA GPU of compute capability 8.0 or more, and "
-            f"JAX runs on {device}: leave it at auto"
-        )
+        needed = "an NVIDIA GPU of compute capability 8.0 or more"
+        raise InputError(f"platform.attention is cudnn: JAX runs on {device}, and not on {needed}")
     return settings.attention
 
 
 def detected(wanted: str, environ: Mapping[str, str]) -> str:
     """The kind of device that JAX will run on, cpu, gpu or tpu, without asking JAX: a guess, and cheap.
 
-    Args:
-        wanted: the option --platform, which is taken at its word, or empty.
-        environ: JAX_PLATFORMS is taken at its word, too; else it is what devices there are.
+    The option --platform and JAX_PLATFORMS are taken at their word; else it is what devices there are.
     """
     if wanted:
         return wanted
@@ -153,17 +124,14 @@ def _try(flags: str) -> None:
     """Raises InputError if XLA ends a process with these flags; what else goes wrong is left for later."""
     environ = os.environ | {"XLA_FLAGS": flags}
     try:
-        tried = subprocess.run(
-            [sys.executable, "-c", PROBE], env=environ, capture_output=True, text=True, timeout=60
-        )
+        command = [sys.executable, "-c", PROBE]
+        tried = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return
     if tried.returncode == 0:
         return
     if match := re.search(r"Unknown flags? in XLA_FLAGS: (.*)", tried.stderr):
-        raise InputError(
-            f"platform.flags, with XLA_FLAGS: XLA has no flag {match[1].strip()}; what libtpu alone has goes "
-            "into the environment variable LIBTPU_INIT_ARGS"
-        )
+        where = "what libtpu alone has goes into the environment variable LIBTPU_INIT_ARGS"
+        raise InputError(f"platform.flags, with XLA_FLAGS: XLA has no flag {match[1].strip()}; {where}")
     if match := re.search(r"Couldn't interpret value (.*) for flag (\w+)", tried.stderr):
         raise InputError(f"platform.flags, with XLA_FLAGS: --{match[2]} does not take the value {match[1]!r}")

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 Metrics = Callable[[], dict[str, float]]
+Draw = Callable[[int, str], None]  # how much is done, and what there is to say
 
 LINE_SECONDS = 10.0
 BAR_SECONDS = 0.5
@@ -53,15 +54,9 @@ class Track:
     """Counts finished work and draws it at most once an interval. Made by `track`."""
 
     def __init__(
-        self,
-        label: str,
-        total: int,
-        unit: str,
-        draw: Callable[[int, str], None],
-        interval: float,
-        clock: Callable[[], float],
+        self, total: int, unit: str, draw: Draw, interval: float, clock: Callable[[], float]
     ) -> None:
-        self._label, self._total, self._unit = label, total, unit
+        self._total, self._unit = total, unit
         self._draw, self._interval, self._clock = draw, interval, clock
         self._metrics: Metrics = dict
         self._done = self._skipped = 0
@@ -82,7 +77,7 @@ class Track:
             self._metrics = lambda: {**(metrics() if metrics is not None else {}), **values}
         if now - self._drawn >= self._interval:
             self._drawn = now
-            self._draw(self._done, "  ".join(self._parts(now, self._left(now), self._metrics())))
+            self._redraw(now, "", self._metrics())
 
     def skip(self, n: int) -> None:
         """Count `n` as done before: they say nothing of the rate."""
@@ -99,26 +94,21 @@ class Track:
         """Draw the last state. After a failure device values may not exist, so they are not asked for."""
         now = self._clock()
         ending = f"{duration(now - self._started)} {'until stopped' if failed else 'taken'}"
-        metrics = {} if failed else self._metrics()
-        self._draw(self._done, "  ".join(self._parts(now, ending, metrics)))
+        self._redraw(now, ending, {} if failed else self._metrics())
 
-    def _rate(self, now: float) -> float | None:
-        """Units a second since the first one was done: the first step compiles, and would hide the speed."""
+    def _redraw(self, now: float, ending: str, metrics: dict[str, float]) -> None:
+        """Draw the count, the units a second, the ending or the time that is left, and the metrics."""
         since, before = self._started, self._skipped
-        if self._warm is not None and self._done > self._warm[1]:
+        if self._warm is not None and self._done > self._warm[1]:  # the first step compiles
             since, before = self._warm
-        return (self._done - before) / (now - since) if self._done > before and now > since else None
-
-    def _left(self, now: float) -> str | None:
-        rate = self._rate(now)
-        return f"{duration(max(0, self._total - self._done) / rate)} left" if rate else None
-
-    def _parts(self, now: float, time_text: str | None, metrics: dict[str, float]) -> list[str]:
-        rate = self._rate(now)
         parts = [f"{self._done}/{self._total} {self._unit}"]
-        parts += [f"{short(rate)}/s"] if rate else []
-        parts += [time_text] if time_text else []
-        return parts + [f"{name.replace('_', ' ')} {short(value)}" for name, value in metrics.items()]
+        if self._done > before and now > since:
+            rate = (self._done - before) / (now - since)
+            parts.append(f"{short(rate)}/s")
+            ending = ending or f"{duration(max(0, self._total - self._done) / rate)} left"
+        parts += [ending] if ending else []
+        parts += [f"{name.replace('_', ' ')} {short(value)}" for name, value in metrics.items()]
+        self._draw(self._done, "  ".join(parts))
 
 
 def short(value: float) -> str:
@@ -150,7 +140,7 @@ def track(
     console = console or Console(stderr=True)
     is_bar = console.is_terminal and not console.is_dumb_terminal
     with _bar(label, total, console) if is_bar else nullcontext(partial(_line, label, console)) as draw:
-        tracked = Track(label, total, unit, draw, BAR_SECONDS if is_bar else LINE_SECONDS, clock)
+        tracked = Track(total, unit, draw, BAR_SECONDS if is_bar else LINE_SECONDS, clock)
         try:
             yield tracked
         except BaseException:
@@ -164,7 +154,7 @@ def _line(label: str, console: Console, done: int, text: str) -> None:
 
 
 @contextmanager
-def _bar(label: str, total: int, console: Console) -> Iterator[Callable[[int, str], None]]:
+def _bar(label: str, total: int, console: Console) -> Iterator[Draw]:
     """A bar that is drawn only when told to: no thread of its own, so nothing runs beside the loop."""
     width = min(32, console.width - len(label) - TEXT)
     columns = [
@@ -174,7 +164,7 @@ def _bar(label: str, total: int, console: Console) -> Iterator[Callable[[int, st
     ]
     with Progress(*columns, console=console, auto_refresh=False) as bar:
         # A bar of nothing counts as full; rich would otherwise show it pulsing for ever.
-        task: TaskID = bar.add_task(label, total=max(total, 1), completed=0 if total else 1, text="")
+        task = bar.add_task(label, total=max(total, 1), completed=0 if total else 1, text="")
         bar.refresh()
 
         def draw(done: int, text: str) -> None:

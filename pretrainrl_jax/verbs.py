@@ -20,9 +20,7 @@ class Verb:
     help: str
     reads: tuple[str, ...]  # sections, and settings that are in none
     run: Callable[[Command], None]
-    options: Mapping[str, Mapping[str, Any]] = field(
-        default_factory=dict
-    )  # of its own, as argparse takes them
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # its own, as argparse takes them
     goes_on: bool = False  # without --config it goes on with what the workdir was made with
     named: Callable[[argparse.Namespace, Mapping[str, Any]], str] = lambda options, given: ""
     """The one model it works on, where that is not a workdir's: its results lie under that name."""
@@ -31,9 +29,8 @@ class Verb:
 def _work_on_facts(command: Command) -> None:
     """`run`, `pretrain`, `mine`, `train`, `evaluate`."""
     if command.verb != "run" and cells(command.config):
-        raise InputError(
-            f"sweep.* is for `run`, not for `{command.verb}`: name the workdir of one of its cells"
-        )
+        other = f"not for `{command.verb}`: name the workdir of one of its cells"
+        raise InputError(f"sweep.* is for `run`, {other}")
     # Reading facts may take long.
     check_workdir(command.workdir, command.config, create=command.verb in ("run", "pretrain"))
     from pretrainrl_jax.facts.reading import read_facts
@@ -54,10 +51,8 @@ def _evaluate(command: Command) -> None:
     if "model.path" not in command.given:
         check_workdir(command.workdir, command.config, create=False)
     elif (command.workdir / "config.json").is_file():
-        raise InputError(
-            f"{command.workdir} is the workdir of a run: leave --model.path out to evaluate its systems, or "
-            "give another --workdir for this model's results"
-        )
+        how = "leave --model.path out to evaluate its systems, or give the model another --workdir"
+        raise InputError(f"{command.workdir} is the workdir of a run: {how}")
     tasks = load_tasks(names, command.config.harness.path)
     from pretrainrl_jax.stages.start import start_harness
 
@@ -132,10 +127,7 @@ VERBS = {
         goes_on=True,
     ),
     "train": Verb(
-        "each objective of train.systems on the mined trees",
-        (*WORK, *TRAINING),
-        _work_on_facts,
-        goes_on=True,
+        "each objective of train.systems on the mined trees", (*WORK, *TRAINING), _work_on_facts, goes_on=True
     ),
     "evaluate": Verb(
         "ACC, HR@k, MRR@k, Prob@k and loss on text of every system; or standard evaluations",

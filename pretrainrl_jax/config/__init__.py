@@ -45,9 +45,7 @@ __all__ = [
 class Config(Section):
     """All of them."""
 
-    name: str = setting(
-        "", "what the report calls the data set; empty takes the facts' own name", results=("report",)
-    )
+    name: str = setting("", "name of the data set in the report; empty: the facts' own", results=("report",))
     seed: Seed = setting(0, "every random choice derives from it", results=("pretrain",))
     profile_steps: str = setting(
         "", "updates to trace in each training, as 10:13; the traces lie in WORKDIR/profile, for xprof"
@@ -75,10 +73,7 @@ class Config(Section):
     def _fits(self) -> "Config":
         for name, objective in self.objectives.items():
             if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name == "base":
-                raise ValueError(
-                    f"objectives names {name!r}: it names folders, give letters, digits, _ and -; base is "
-                    "taken"
-                )
+                raise ValueError(f"objectives names {name!r}: give letters, digits, _ and -; base is taken")
             for other in objective.above:
                 if other not in {**OBJECTIVES, **self.objectives}:
                     raise ValueError(f"objectives.{name}.above names {other!r}: there is no such objective")
@@ -95,10 +90,8 @@ class Config(Section):
             raise ValueError("pretrain.epochs is 0 and model.path is empty: there would be no base model")
         trains_tokenizer = not self.model.path and not self.tokenizer.path
         if trains_tokenizer and 0 < self.model.vocabulary < self.tokenizer.vocabulary:
-            raise ValueError(
-                f"model.vocabulary is {self.model.vocabulary}, smaller than the tokenizer's "
-                f"{self.tokenizer.vocabulary} (tokenizer.vocabulary): raise it, or set it to 0"
-            )
+            meaning = f"raise it to tokenizer.vocabulary ({self.tokenizer.vocabulary}), or set it to 0"
+            raise wrong("model.vocabulary", self.model.vocabulary, meaning)
         return self
 
 

@@ -12,9 +12,7 @@ class ModelConfig(Section):
     """The language model: one that is there, or the shape of one made here."""
 
     results = ("pretrain",)
-    path: str = setting(
-        "", "Hugging Face folder or checkpoint to start from; empty starts from random weights"
-    )
+    path: str = setting("", "Hugging Face folder or checkpoint to start from; empty: random weights")
     family: Literal["llama", "mistral", "qwen2", "qwen3", "olmo2"] = setting(
         "qwen3", "architecture, as model/families.py describes it"
     )
@@ -34,9 +32,7 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _fits(self) -> "ModelConfig":
         if self.heads % self.kv_heads:
-            raise wrong(
-                "model.heads", self.heads, f"it must be a multiple of model.kv_heads ({self.kv_heads})"
-            )
+            raise wrong("model.heads", self.heads, f"make it a multiple of model.kv_heads ({self.kv_heads})")
         if self.head_dim % 2:
             raise wrong("model.head_dim", self.head_dim, "rotary embedding needs an even one")
         return self
@@ -72,9 +68,7 @@ class HostsConfig(Section):
     )
     count: NonNegativeInt = setting(0, "processes in all, where hosts.coordinator is given")
     index: NonNegativeInt = setting(0, "number of this process, from 0")
-    dead_seconds: PositiveFloat = setting(
-        30.0, "a process of which nothing was heard for so long ends the run"
-    )
+    dead_seconds: PositiveFloat = setting(30.0, "a process silent for so long ends the run")
     stall_seconds: PositiveFloat = setting(
         900.0, "a wait for the other processes, or for the devices, that takes so long ends the run"
     )

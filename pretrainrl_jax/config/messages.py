@@ -9,6 +9,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from pretrainrl_jax import config
 from pretrainrl_jax.config import Config, ObjectiveConfig
+from pretrainrl_jax.config.declare import Counts, Names, Numbers
 from pretrainrl_jax.errors import InputError
 
 BOUNDS = {
@@ -18,31 +19,28 @@ BOUNDS = {
     "less_than_equal": "it must be {le:g} or less",
 }
 SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+TYPES: dict[Any, str] = {
+    int: "a whole number", float: "a number", bool: "true or false", str: "text",
+    Names: "comma-separated names", Counts: "comma-separated whole numbers",
+    Numbers: "comma-separated numbers",
+}  # fmt: skip
 
 
 def type_name(kind: Any) -> str:
     """A setting's type in words."""
-    if typing.get_origin(kind) is typing.Annotated:
-        return type_name(typing.get_args(kind)[0])
-    if typing.get_origin(kind) is Literal:
-        return "one of " + ", ".join(typing.get_args(kind))
-    if typing.get_origin(kind) is tuple:
-        words = {"text": "names", "a whole number": "whole numbers", "a number": "numbers"}
-        return f"comma-separated {words[type_name(typing.get_args(kind)[0])]}"
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
+    if kind in TYPES:
+        return TYPES[kind]
+    arguments = typing.get_args(kind)
+    return "one of " + ", ".join(arguments) if typing.get_origin(kind) is Literal else type_name(arguments[0])
 
 
 def form(kind: Any) -> str:
     """What stands for a value of this type in help, its bounds included, as in "NUMBER > 0"."""
     if typing.get_origin(kind) is typing.Annotated:
         inner, *limits = typing.get_args(kind)
-        shown = [
-            f"{sign} {getattr(limit, name)}"
-            for limit in limits
-            for name, sign in SIGNS.items()
-            if hasattr(limit, name)
-        ]
-        return " ".join([form(inner), ", ".join(shown)]).rstrip()
+        bounds = [(limit, name) for limit in limits for name in SIGNS if hasattr(limit, name)]
+        shown = ", ".join(f"{SIGNS[name]} {getattr(limit, name)}" for limit, name in bounds)
+        return f"{form(inner)} {shown}".rstrip()
     if typing.get_origin(kind) is Literal:
         return "|".join(typing.get_args(kind))
     if typing.get_origin(kind) is tuple:
@@ -53,8 +51,7 @@ def form(kind: Any) -> str:
 def parse_value(name: str, text: str, kind: Any) -> Any:
     """The value a command-line text means for a setting of type `kind`, whose bounds are not looked at.
 
-    Raises:
-        InputError: naming the type it should have.
+    Raises InputError naming the type it should have.
     """
     while typing.get_origin(kind) is typing.Annotated:
         kind = typing.get_args(kind)[0]
@@ -80,10 +77,9 @@ def explained(error: ValidationError) -> str:
         return f"{name} is {value}: {BOUNDS[wrong['type']].format(**about)}"
     if wrong["type"].startswith("dataclass"):
         return f"{name} is {value!r}: it must be a config.{about['class_name']}"
-    if path == ["objectives"]:
-        return f"objectives is {value!r}: it must be a dict of config.ObjectiveConfig by name"
-    if wrong["loc"][-1] == "[key]":
-        return f"objectives names {value!r}: it must be a dict of config.ObjectiveConfig by name"
+    if path == ["objectives"] or wrong["loc"][-1] == "[key]":
+        has = "is" if path == ["objectives"] else "names"
+        return f"objectives {has} {value!r}: it must be a dict of config.ObjectiveConfig by name"
     return f"{name} is {value!r}: it must be {type_name(_kind(path))}"
 
 
@@ -111,9 +107,8 @@ def _kind(path: Sequence[str]) -> Any:
     for part in path:
         if isinstance(section, Mapping):
             section = ObjectiveConfig()
-        else:
-            kinds = {item.name: item.type for item in dataclasses.fields(section)}
-            section = getattr(section, part)
-            if not dataclasses.is_dataclass(section) and not isinstance(section, Mapping):
-                return kinds[part]
+            continue
+        kind, section = section.__dataclass_fields__[part].type, getattr(section, part)
+        if not dataclasses.is_dataclass(section) and not isinstance(section, Mapping):
+            return kind
     raise KeyError(".".join(path))

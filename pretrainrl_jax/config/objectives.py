@@ -47,9 +47,7 @@ class DpoConfig(TermConfig):
     """Direct preference optimisation against the mined negatives (objectives/dpo.py)."""
 
     contrasts = True
-    weight: NonNegativeFloat = setting(
-        0.0, "weight of DPO against the mined negatives", "DPO", was="../preference"
-    )
+    weight: NonNegativeFloat = setting(0.0, "weight of DPO with mined negatives", "DPO", was="../preference")
     beta: NonNegativeFloat = setting(0.1, "beta of DPO", "β", was="../beta")
 
 

@@ -21,6 +21,7 @@ from pretrainrl_jax.config.declare import (
 from pretrainrl_jax.config.objectives import OBJECTIVES
 
 MINE_SOURCES = ("beam", "pool", "popularity")
+Template = Literal["bare", "few_shot"]
 
 
 @section
@@ -28,9 +29,7 @@ class OptimizerConfig(Section):
     """AdamW, its learning rate's course, and what is done about a loss that is not finite."""
 
     results = ("pretrain",)
-    weight_decay: NonNegativeFloat = setting(
-        0.1, "decoupled decay of matrices (embeddings and head included, norms not)"
-    )
+    weight_decay: NonNegativeFloat = setting(0.1, "decoupled decay of matrices (embeddings and head too)")
     beta1: ShareBelowOne = setting(0.9, "Adam's first moment")
     beta2: ShareBelowOne = setting(0.95, "Adam's second moment")
     clip: PositiveFloat = setting(1.0, "largest global gradient norm")
@@ -53,15 +52,14 @@ class PretrainConfig(Section):
     learning_rate: PositiveFloat = setting(3e-3, "peak learning rate")
     row_length: PositiveInt = setting(256, "tokens a packed row holds")
     rows: PositiveInt = setting(2, "rows an update")
-    grad_accum_steps: PositiveInt = setting(
-        1, "microsteps an update is cut into; divides rows", was="accumulate"
-    )
+    grad_accum_steps: PositiveInt = setting(1, "microsteps of an update; divides rows", was="accumulate")
 
     @model_validator(mode="after")
     def _fits(self) -> "PretrainConfig":
         if self.rows % (steps := self.grad_accum_steps):
-            meaning = f"it must be a multiple of pretrain.grad_accum_steps ({steps})"
-            raise wrong("pretrain.rows", self.rows, meaning)
+            raise wrong(
+                "pretrain.rows", self.rows, f"make it a multiple of pretrain.grad_accum_steps ({steps})"
+            )
         return self
 
 
@@ -70,9 +68,7 @@ class MineConfig(Section):
     """The base model's own falsehoods, and where else negatives may come from."""
 
     results = ("mine",)
-    template: Literal["bare", "few_shot"] = setting(
-        "bare", "how the question is put to the model", results=("pretrain",)
-    )
+    template: Template = setting("bare", "how the question is put to the model", results=("pretrain",))
     sources: Names = setting(
         ("beam",),
         "where negatives come from: beam (the question's own beams), pool (what the model answers most often "
@@ -80,18 +76,12 @@ class MineConfig(Section):
     )
     beams: PositiveInt = setting(16, "beam width")
     max_new_tokens: PositiveInt = setting(8, "longest answer, terminator included")
-    batch: PositiveInt = setting(
-        16, "questions decoded at a time: few suit a CPU's cache, an accelerator wants more"
-    )
+    batch: PositiveInt = setting(16, "questions decoded at a time: few suit a CPU, many an accelerator")
     negatives: PositiveInt = setting(
         5, "negatives of a question: the most probable beams, or drawn anew at each visit from the candidates"
     )
-    min_probability: Share = setting(
-        0.0, "a beam less probable than this is no negative, and is not counted for a pool"
-    )
-    pool: PositiveInt = setting(
-        20, "values in a category's pool; popular answers drawn as a question's candidates"
-    )
+    min_probability: Share = setting(0.0, "a less probable beam is no negative, nor counted for a pool")
+    pool: PositiveInt = setting(20, "values in a category's pool; popular answers drawn for a question")
     pool_questions: NonNegativeInt = setting(
         0, "questions of a category its pool is collected from, drawn by hash; 0 takes all"
     )
@@ -101,9 +91,7 @@ class MineConfig(Section):
     popular_share: PositiveShare = setting(
         0.1, "share of a category's answers, best known first, that count as popular"
     )
-    drop_overlapping: bool = setting(
-        True, "drop a candidate that contains a true answer, or is contained in one, on word boundaries"
-    )
+    drop_overlapping: bool = setting(True, "drop a candidate that contains a truth or is in one, by words")
 
     @model_validator(mode="after")
     def _fits(self) -> "MineConfig":
@@ -113,10 +101,8 @@ class MineConfig(Section):
         if not self.sources or len(set(self.sources)) < len(self.sources):
             raise wrong("mine.sources", self.sources, "name one or more, each once")
         if len(self.sources) > self.negatives:
-            raise ValueError(
-                f"mine.negatives is {self.negatives}, fewer than the {len(self.sources)} sources that share "
-                "them: raise it"
-            )
+            meaning = f"raise it, since {len(self.sources)} sources share them"
+            raise wrong("mine.negatives", self.negatives, meaning)
         return self
 
 
@@ -126,13 +112,9 @@ class TrainConfig(Section):
 
     results = ("train",)
     systems: Names = setting(
-        tuple(OBJECTIVES),
-        "objectives to train, each from the base model, comma-separated",
-        results=NOTHING,
+        tuple(OBJECTIVES), "objectives to train, each from the base model, comma-separated", results=NOTHING
     )
-    template: Literal["bare", "few_shot"] = setting(
-        "bare", "how the question is put to the model", results=("pretrain",)
-    )
+    template: Template = setting("bare", "how the question is put to the model", results=("pretrain",))
     passes: PositiveInt = setting(3, "times each fact is visited")
     questions: PositiveInt = setting(27, "questions an update (on average: an update is whole packed rows)")
     row_length: PositiveInt = setting(128, "tokens a packed row holds", results=("mine", "train", "evaluate"))
@@ -154,14 +136,10 @@ class EvaluateConfig(Section):
     """How questions are answered and answers judged."""
 
     results = ("evaluate", "choice")
-    template: Literal["bare", "few_shot"] = setting(
-        "bare", "how the question is put to the model", results=("pretrain",)
-    )
+    template: Template = setting("bare", "how the question is put to the model", results=("pretrain",))
     beams: PositiveInt = setting(10, "beam width: the k of HR@k, MRR@k and Prob@k")
     max_new_tokens: PositiveInt = setting(8, "longest answer, terminator included")
-    batch: PositiveInt = setting(
-        16, "questions decoded at a time: few suit a CPU's cache, an accelerator wants more"
-    )
+    batch: PositiveInt = setting(16, "questions decoded at a time: few suit a CPU, many an accelerator")
     match: Literal["exact", "contains"] = setting(
         "exact", "an answer is right if, normalised, it equals a true answer, or if it contains one"
     )
@@ -182,10 +160,8 @@ class EvaluateConfig(Section):
     @model_validator(mode="after")
     def _fits(self) -> "EvaluateConfig":
         if self.choose != "last" and not self.every_steps:
-            raise ValueError(
-                f"evaluate.choose is {self.choose}: evaluate while training (evaluate.every_steps), or there "
-                "is nothing to choose from"
-            )
+            meaning = "there is nothing to choose from without evaluate.every_steps"
+            raise wrong("evaluate.choose", self.choose, meaning)
         return self
 
 
@@ -218,17 +194,13 @@ class ExportConfig(Section):
 class CheckpointConfig(Section):
     """What an interrupted run goes on from. It changes no result (shard_questions: none but by rounding)."""
 
-    every_steps: NonNegativeInt = setting(
-        0, "updates between checkpoints; 0 goes by minutes alone", was="every_updates"
-    )
+    every_steps: NonNegativeInt = setting(0, "updates between checkpoints; 0: by time", was="every_updates")
     every_minutes: NonNegativeFloat = setting(10.0, "minutes between checkpoints; 0 goes by updates alone")
     keep: PositiveInt = setting(2, "last checkpoints kept of a stage")
     keep_best: NonNegativeInt = setting(
         1, "checkpoints kept beside them: those with the lowest mean loss since the one before"
     )
-    shard_questions: PositiveInt = setting(
-        512, "questions of mining and evaluation answered between two files"
-    )
+    shard_questions: PositiveInt = setting(512, "questions mined or evaluated between two files")
     grace_seconds: NonNegativeFloat = setting(
         25.0, "after Ctrl-C or SIGTERM a stage that has not saved by then is ended; 0 waits for it"
     )
@@ -239,9 +211,7 @@ class SweepConfig(Section):
     """Values to try, every combination of them (`run`); cells share base models, mined data and systems."""
 
     seed: Counts = setting((), "seeds: a base model for each; the table has means and spread")
-    ntp_weight: Numbers = setting(
-        (), "lambda: factors on the NTP weights of the objectives that have a term with negatives"
-    )
+    ntp_weight: Numbers = setting((), "lambda: factors on the NTP weights of objectives with negatives")
     beta: Numbers = setting((), "beta of the objectives that have a DPO term")
     learning_rate: Numbers = setting((), "peak learning rates of all objectives")
     negatives: Counts = setting((), "mine.negatives")

@@ -76,8 +76,7 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
 def from_flat(values: Mapping[str, Any]) -> Config:
     """The configuration of these settings, by dotted names; those that are not there have their defaults.
 
-    Raises:
-        pydantic.ValidationError: for one that is wrong, or unknown.
+    Raises pydantic.ValidationError for one that is wrong, or unknown.
     """
     return _adapter().validate_json(json.dumps(nested(values)))
 
@@ -90,8 +89,7 @@ def _adapter() -> TypeAdapter[Config]:
 def changed(config: Config, values: Mapping[str, Any]) -> Config:
     """The configuration with some settings changed, all at once; an objective that is not there is made.
 
-    Raises:
-        pydantic.ValidationError: as `from_flat`.
+    Raises pydantic.ValidationError as `from_flat`.
     """
     return from_flat({**flat(resolved(config)), **values})
 
@@ -120,10 +118,7 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def section_as_now(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of one section, that any version wrote, as `upgraded` gives them."""
-    named = upgraded({f"{section}.{name}": value for name, value in values.items()})
-    return {
-        name.removeprefix(f"{section}."): v for name, v in named.items() if name.startswith(f"{section}.")
-    }
+    return nested(upgraded({f"{section}.{name}": value for name, value in values.items()}))[section]
 
 
 def matters(results: Iterable[str], config: Config) -> bool:

@@ -53,10 +53,7 @@ def share(pairs: Sequence[Pair]) -> list[Shared]:
     """Trees of all pairs. Those with one context share a tree, as far as a row for the longest has room.
 
     Of a short context with very many continuations several trees are made: a row's targets and branches
-    stay in proportion to its tokens.
-
-    Args:
-        pairs: contexts and continuations, none empty.
+    stay in proportion to its tokens. No context and no continuation is empty.
     """
     by_context: dict[tuple[int, ...], list[int]] = {}
     for number, (context, _) in enumerate(pairs):
@@ -88,16 +85,9 @@ def judge(
     tokens: int,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[Judged]:
-    """Judge every continuation.
+    """Judge every continuation that `share` made a part of a tree, in the order they were asked.
 
-    Args:
-        model, params: what judges.
-        shared: what `share` made of the pairs.
-        tokens: tokens of a batch of rows, at least one row.
-        advance: called with the number of trees finished.
-
-    Returns:
-        For each pair, in the order they were asked, its log-probability and whether it is greedy.
+    A batch has so many `tokens`, at least one row; `advance` is called with the number of trees finished.
     """
     by_number: dict[int, Judged] = {}
     by_length: dict[int, list[Shared]] = {}

@@ -45,16 +45,10 @@ def judge(
     truth_logps: Sequence[float],
     rule: Any,
 ) -> Outcome:
-    """Compare a question's answers with what is true.
+    """Compare a question's answers with what is true, by `matches`' rule.
 
-    Args:
-        fact: what is true.
-        question: the wording that was asked.
-        group: see `Outcome.group`.
-        greedy: the answer of a one-beam search; an unfinished or missing one is wrong.
-        beams: the answers of the beam search, best first.
-        truth_logps: log-probability of each of `distinct_truths(fact)`.
-        rule: "exact" or "contains".
+    `greedy` is the answer of a one-beam search: an unfinished or missing one is wrong. `beams` are those of
+    the beam search, best first, `truth_logps` the log-probabilities of `distinct_truths(fact)`.
     """
     finished = list(distinct(a for a in beams if a.finished).values())
     hits = [matches(a.text, fact.answers, rule) for a in finished]

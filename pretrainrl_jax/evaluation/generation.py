@@ -36,17 +36,10 @@ def generate(
 ) -> list[str]:
     """The text of each request, up to its stop string, an EOS id or its limit.
 
-    After each round the texts that have ended are done; the others go on from all their tokens.
-
-    Args:
-        model, params, tokenizer: what writes.
-        requests: what to write.
-        tokens: tokens of a batch of prompts with what is written after them, at least one prompt.
-        seed: of all randomness; with it a text depends on its request and place alone, not on `tokens`.
-        advance: called with the number of texts finished.
-
-    Raises:
-        InputError: if a number of a request is out of its range.
+    After each round the texts that have ended are done; the others go on from all their tokens. A batch has
+    so many `tokens`, prompts and what is written after them, at least one prompt. With a seed a text depends
+    on its request and place alone. `advance` is called with the number of texts finished. Raises InputError
+    if a number of a request is out of its range.
     """
     ends = ends_at(tokenizer, model.shape.vocabulary, newline=False)
     # An EOS id that is no special token has a text, which stays: decoding goes past it, and it is found here.
@@ -75,7 +68,7 @@ def generate(
                 top_p=request.top_p,
                 top_k=request.top_k,
                 seed=(seed + number) % (1 << 32),
-                batch=min(room, power_of_four(len(together))),
+                batch=min(room, _power_of_four(len(together))),
                 numbers=together,
             )
             for i, (sample,) in zip(together, drawn, strict=True):
@@ -101,11 +94,9 @@ def _steps(request: Request, written: tuple[int, ...], number: int) -> int:
     return min(FIRST_ROUND << number, max(FIRST_ROUND, 1 << (left - 1).bit_length()))
 
 
-def power_of_four(n: int, size: int = 1) -> int:
-    """1, 4, 16, …: the first that holds n, from `size` on."""
-    while size < n:
-        size *= 4
-    return size
+def _power_of_four(n: int) -> int:
+    """1, 4, 16, …: the first that holds n."""
+    return 1 << ((n - 1).bit_length() + 1) // 2 * 2
 
 
 def _alike(

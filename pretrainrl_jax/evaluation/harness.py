@@ -143,10 +143,8 @@ class HarnessLM(TemplateLM):
         if not continuation:
             raise InputError(f"a task asks for the probability of {texts[1]!r}, which adds no token")
         if len(continuation) > self.max_length:
-            raise InputError(
-                f"a continuation has {len(continuation)} tokens, more than the model reads at once "
-                f"(harness.length is {self.max_length})"
-            )
+            length = f"the model reads at once (harness.length is {self.max_length})"
+            raise InputError(f"a continuation has {len(continuation)} tokens, more than {length}")
         context = context or [self.prefix_token_id]
         room = self.max_length + 1 - len(continuation)
         self.shortened += len(context) > room
@@ -178,10 +176,8 @@ class HarnessLM(TemplateLM):
             raise InputError(f"a task asks to generate with {names}: some of this is not done here")
         room = self.max_length - limit
         if room < 1:
-            raise InputError(
-                f"a task asks for up to {limit} new tokens, and the model reads {self.max_length} at once: "
-                "raise harness.length"
-            )
+            reads = f"the model reads {self.max_length} at once: raise harness.length"
+            raise InputError(f"a task asks for up to {limit} new tokens, and {reads}")
         prompt = self.tok_encode(context) or [self.prefix_token_id]
         self.shortened += len(prompt) > room
         return Request(

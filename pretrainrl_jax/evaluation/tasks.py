@@ -27,11 +27,7 @@ class Task:
 
 
 def task_names(text: str) -> list[str]:
-    """The names of a comma-separated list.
-
-    Raises:
-        InputError: if there are none, or one stands there twice.
-    """
+    """The names of a comma-separated list. Raises InputError if there are none, or one stands there twice."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise InputError("--harness names no task: give one or several, as --harness mmlu,gsm8k,bbh")
@@ -57,11 +53,9 @@ def load_tasks(names: Sequence[str], folder: str | Path = "") -> list[Task]:
     manager = _manager(names, str(folder))
     for name in names:
         if name not in manager.all_tasks:
-            near = difflib.get_close_matches(name, manager.all_tasks, n=3)
-            raise InputError(
-                f"--harness names {name!r}, which is no task of the harness"
-                + (f", did you mean {' or '.join(near)}?" if near else "")
-            )
+            near = " or ".join(difflib.get_close_matches(name, manager.all_tasks, n=3))
+            meant = f", did you mean {near}?" if near else ""
+            raise InputError(f"--harness names {name!r}, which is no task of the harness{meant}")
     return [_load(name, manager) for name in names]
 
 

@@ -5,6 +5,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
+from contextlib import suppress
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -50,10 +51,8 @@ class BrokenList(Exception):
 def clean(text: str, repaired: Counter[str]) -> str:
     """The text on one line, without invisible marks, in NFC; right-to-left text stays as it is written.
 
-    Whitespace is collapsed silently; other changes are counted in `repaired`.
-
-    Raises:
-        BrokenText: if it holds half of a surrogate pair.
+    Whitespace is collapsed silently; other changes are counted in `repaired`. Raises BrokenText if it holds
+    half of a surrogate pair.
     """
     text = " ".join(text.split())
     if text.isascii() and text.isprintable():
@@ -72,8 +71,7 @@ def clean(text: str, repaired: Counter[str]) -> str:
 def text_in(value: Any) -> str:
     """The text of a cell: numbers and dates as Python writes them, "" for None and NaN.
 
-    Raises:
-        NotText: for anything else.
+    Raises NotText for anything else.
     """
     if isinstance(value, str):
         return value
@@ -92,28 +90,22 @@ def texts_in(value: Any, separator: str, must_be_list: bool) -> list[str]:
         BrokenList: if it is a text, no JSON list, and `must_be_list`.
     """
     if isinstance(value, str):
-        value = _listed(value, separator, must_be_list)
+        listed = None
+        if value.lstrip().startswith("["):
+            with suppress(ValueError, RecursionError):
+                listed = json.loads(value)
+        if listed is None and must_be_list:
+            raise BrokenList
+        if listed is None:
+            listed = value.split(separator) if separator else [value]
+        value = listed
     return [text_in(part) for part in value] if isinstance(value, list | tuple) else [text_in(value)]
-
-
-def _listed(text: str, separator: str, must_be_list: bool) -> list[Any]:
-    if text.lstrip().startswith("["):
-        try:
-            listed = json.loads(text)
-        except (ValueError, RecursionError):
-            listed = None
-        if isinstance(listed, list):
-            return listed
-    if must_be_list:
-        raise BrokenList
-    return text.split(separator) if separator else [text]
 
 
 def popularity_in(value: Any) -> float | None:
     """The number of a cell, None where it is blank.
 
-    Raises:
-        ValueError: if it is no number, negative or infinite.
+    Raises ValueError if it is no number, negative or infinite.
     """
     try:
         text = text_in(value).strip()

@@ -23,37 +23,28 @@ USUAL: dict[str, tuple[str, ...]] = {
 
 
 def choose_columns(head: Sequence[Row], settings: FactsConfig, at: str) -> dict[str, str]:
-    """The column of each field of `Columns`, "" where there is none, judged by a source's first rows.
+    """The column of each setting of facts.columns, "" where there is none, judged by a source's first rows.
 
-    Args:
-        head: the first rows; a nested column is there if one of them has it.
-        settings: what is asked for; a template for the question makes its column optional.
-        at: the place a complaint names, as "facts.csv, line 1".
-
-    Raises:
-        InputError: if a column that the settings name is not there, or none for question or answer.
+    A nested column is there if one of them has it; a template for the question makes its column optional.
+    Raises InputError, naming the place, if a column that the settings name is not there, or none for question
+    or answer.
     """
     there = list(dict.fromkeys(name for row in head for name in row.values))
     chosen = {}
     for field in dataclasses.fields(ColumnsConfig):
         named = getattr(settings.columns, field.name)
         if named and not any(_has(row.values, named) for row in head):
-            raise InputError(
-                f"{at}: no column {_shown([named])} (facts.columns.{field.name}); there are {_shown(there)}"
-            )
+            missing = f"no column {_shown([named])} (facts.columns.{field.name})"
+            raise InputError(f"{at}: {missing}; there are {_shown(there)}")
         chosen[field.name] = named or _usual(USUAL[field.name], there, head)
     if not chosen["question"] and not (settings.questions and chosen["subject"]):
-        instead = (
-            "and no column for the subject that facts.questions asks about: set facts.columns.subject"
-            if settings.questions
-            else "set facts.columns.question, or give facts.questions a template"
-        )
+        instead = "set facts.columns.question, or give facts.questions a template"
+        if settings.questions:
+            instead = "nor for the subject that facts.questions asks about: set facts.columns.subject"
         raise InputError(f"{at}: no column for the question, {instead}; there are {_shown(there)}")
     if not chosen["answer"] and not chosen["answers"]:
-        raise InputError(
-            f"{at}: no column for the answer, as answer, answers or possible_answers: set "
-            f"facts.columns.answer or facts.columns.answers; there are {_shown(there)}"
-        )
+        instead = "as answer, answers or possible_answers: set facts.columns.answer or facts.columns.answers"
+        raise InputError(f"{at}: no column for the answer, {instead}; there are {_shown(there)}")
     return chosen
 
 

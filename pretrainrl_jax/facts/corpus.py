@@ -32,9 +32,8 @@ def verbalise(facts: Sequence[Fact], settings: config.CorpusConfig, seed: int) -
     Raises InputError for statements without facts.
     """
     if settings.statements and not facts:
-        raise InputError(
-            f"no facts to state in corpus.statements={settings.statements} sentences: check facts"
-        )
+        number = settings.statements
+        raise InputError(f"no facts to state in corpus.statements={number} sentences: check facts")
     random = np.random.default_rng([seed, 2])
     stated = random.permutation(_draw(facts, settings, random))
     as_question = round(settings.question_share * settings.statements)
@@ -61,17 +60,12 @@ def _draw(facts: Sequence[Fact], settings: config.CorpusConfig, random: np.rando
     """The index of the fact that each statement states, in the order of the facts."""
     if not facts:
         return np.zeros(0, dtype=np.int64)
-    counts = random.multinomial(settings.statements, _shares(facts, settings.popularity_power))
-    return np.repeat(np.arange(len(facts)), counts)
-
-
-def _shares(facts: Sequence[Fact], power: float) -> np.ndarray:
-    """The probability of each fact to be the one stated."""
     popularity = np.array([fact.popularity for fact in facts], dtype=np.float64)
     if not popularity.any():
-        return np.full(len(facts), 1 / len(facts))
-    weights = (popularity / popularity.max()) ** power  # page views to a high power would overflow
-    return weights / weights.sum()
+        popularity = np.ones(len(facts))
+    # Scaled, since page views to a high power would overflow.
+    weights = (popularity / popularity.max()) ** settings.popularity_power
+    return np.repeat(np.arange(len(facts)), random.multinomial(settings.statements, weights / weights.sum()))
 
 
 def _declare(fact: Fact, random: np.random.Generator) -> str:

@@ -16,17 +16,14 @@ def read_tfds(place: str, settings: FactsConfig) -> Iterator[Row]:
     """The examples of `facts.split` of a TensorFlow data set, by name or by the folder it was prepared in.
 
     They are fetched one by one from ArrayRecord files, which needs no TensorFlow. Class labels are named.
-
-    Raises:
-        InputError: if tensorflow-datasets or the data set is missing, or is not stored as ArrayRecord.
+    Raises InputError if tensorflow-datasets or the data set is missing, or is not stored as ArrayRecord.
     """
     _check_folder("tfds", place)
     try:
         import tensorflow_datasets as tfds
     except ImportError:
-        raise InputError(
-            f"reading tfds:{place} needs tensorflow-datasets: pip install 'pretrainrl_jax[data]'"
-        ) from None
+        need = f"tfds:{place} needs tensorflow-datasets"
+        raise InputError(f"reading {need}: pip install 'pretrainrl_jax[data]'") from None
     try:
         if _is_folder_name(place):
             builder: Any = tfds.builder_from_directory(place)
@@ -40,7 +37,7 @@ def read_tfds(place: str, settings: FactsConfig) -> Iterator[Row]:
     origin = f"tfds:{place} {settings.split}, example"
     for number in range(1, len(source) + 1):
         try:
-            values = {name: decoded(_plain(value)) for name, value in source[number - 1].items()}
+            values = decoded(source[number - 1])
         except Exception as error:  # a damaged file, or bytes that are no text
             raise InputError(f"{origin} {number}: {first_line(error)}") from None
         yield Row(origin, number, _named(values, labels))
@@ -49,10 +46,8 @@ def read_tfds(place: str, settings: FactsConfig) -> Iterator[Row]:
 def read_hf(place: str, settings: FactsConfig) -> Iterator[Row]:
     """The rows of `facts.split` of a Hugging Face data set: a name on the hub, or a local folder of files.
 
-    `facts.subset` names its configuration where it has several. Class labels are named.
-
-    Raises:
-        InputError: if datasets or the data set is missing, or has no such split or subset.
+    `facts.subset` names its configuration where it has several. Class labels are named. Raises InputError if
+    datasets or the data set is missing, or has no such split or subset.
     """
     _check_folder("hf", place)
     try:
@@ -95,10 +90,3 @@ def _named(values: dict[str, Any], labels: dict[str, Any]) -> dict[str, Any]:
         known = isinstance(values.get(name), int) and values[name] >= 0  # -1 marks a missing label
         values[name] = to_text(values[name]) if known else None
     return values
-
-
-def _plain(value: Any) -> Any:
-    """NumPy's arrays and numbers as Python's own."""
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    return value.tolist() if hasattr(value, "tolist") else value

@@ -20,15 +20,19 @@ def settle(facts: Sequence[Fact], rule: Literal["merge", "keep", "drop"]) -> tup
     """
     if rule == "keep":
         return list(facts), {}
-    groups = _groups(facts)
     changed: dict[int, Fact] = {}
     fate: Fate = {}
-    for indices in groups:
+    for indices in _groups(facts):
         group = [facts[at] for at in indices]
         if rule == "drop" and len({frozenset(map(normalise, fact.answers)) for fact in group}) > 1:
             fate.update(dict.fromkeys(indices))
         else:
-            changed[indices[0]] = _merged(group)
+            changed[indices[0]] = replace(
+                group[0],
+                answers=tuple(dict.fromkeys(answer for fact in group for answer in fact.answers)),
+                popularity=max(fact.popularity for fact in group),
+                answer_popularity=max(f.answer_popularity for f in group if f.answer == group[0].answer),
+            )
             fate.update(dict.fromkeys(indices[1:], indices[0]))
     return [changed.get(at, fact) for at, fact in enumerate(facts) if at not in fate], fate
 
@@ -41,13 +45,3 @@ def _groups(facts: Sequence[Fact]) -> list[list[int]]:
         if (seen := earliest.setdefault(fact.category, {}).setdefault(fact.question, at)) != at:
             more.setdefault(seen, [seen]).append(at)
     return list(more.values())
-
-
-def _merged(group: Sequence[Fact]) -> Fact:
-    answers = dict.fromkeys(answer for fact in group for answer in fact.answers)
-    return replace(
-        group[0],
-        answers=tuple(answers),
-        popularity=max(fact.popularity for fact in group),
-        answer_popularity=max(fact.answer_popularity for fact in group if fact.answer == group[0].answer),
-    )

@@ -47,8 +47,7 @@ def first_line(error: BaseException) -> str:
 def opened(place: str) -> Iterator[Any]:
     """The bytes of a file, unpacked where its name ends in .gz.
 
-    Raises:
-        InputError: if it cannot be opened, or breaks off while it is read.
+    Raises InputError if it cannot be opened, or breaks off while it is read.
     """
     try:
         if is_remote(place):
@@ -71,29 +70,19 @@ def _open_remote(place: str) -> Any:
         opener: Any = fsspec.open(place, "rb", compression="infer")
         return opener.open()
     except ImportError as error:
-        extra = "gcs" if place.startswith(("gs://", "gcs://")) else "data"
-        raise InputError(
-            f"cannot read {place}: {first_line(error)}: pip install 'pretrainrl_jax[{extra}]'"
-        ) from None
+        needed = f"pretrainrl_jax[{'gcs' if place.startswith(('gs://', 'gcs://')) else 'data'}]"
+        raise InputError(f"cannot read {place}: {first_line(error)}: pip install '{needed}'") from None
     except Exception as error:  # every store has errors of its own
         raise InputError(f"cannot read {place}: {first_line(error)}; check facts.path") from None
 
 
 def is_folder(place: str) -> bool:
-    """Whether a path names a folder.
-
-    Raises:
-        InputError: if the store it is in cannot be asked.
-    """
+    """Whether a path names a folder. Raises InputError if the store it is in cannot be asked."""
     return os.path.isdir(place) if not is_remote(place) else _ask(place, "isdir")
 
 
 def names_in(place: str) -> list[str]:
-    """The names of what a folder holds, sorted.
-
-    Raises:
-        InputError: if it cannot be listed.
-    """
+    """The names of what a folder holds, sorted. Raises InputError if it cannot be listed."""
     try:
         paths = os.listdir(place) if not is_remote(place) else _ask(place, "ls", detail=False)
     except OSError as error:
@@ -114,8 +103,7 @@ def _ask(place: str, what: str, **options: Any) -> Any:
 def text_lines(place: str, encoding: str) -> Iterator[str]:
     """The lines of a text file with their ends (LF, CRLF or CR) as they are; a byte order mark is skipped.
 
-    Raises:
-        InputError: for an unknown encoding, or naming the line and the byte that is not in it.
+    Raises InputError for an unknown encoding, or naming the line and the byte that is not in it.
     """
     check_encoding(encoding)
     with opened(place) as file:
@@ -128,18 +116,12 @@ def text_lines(place: str, encoding: str) -> Iterator[str]:
 
 
 def check_encoding(encoding: str) -> None:
-    """The encoding is one that Python knows for text.
-
-    Raises:
-        InputError: if it is not.
-    """
+    """The encoding is one that Python knows for text. Raises InputError if it is not."""
     try:
-        known = codecs.lookup(encoding)._is_text_encoding  # "rot13" and "zip" are codecs, too
-        "".encode(encoding)
+        "".encode(encoding)  # refuses "rot13" and "zip", too, codecs of something else than text
     except (LookupError, ValueError):
-        known = False
-    if not known:
-        raise InputError(f"facts.encoding is {encoding!r}: name one that Python knows, as utf-8 or latin-1")
+        what = f"facts.encoding is {encoding!r}: name one that Python knows, as utf-8 or latin-1"
+        raise InputError(what) from None
 
 
 def _undecodable(place: str, encoding: str, error: UnicodeError) -> str:
@@ -147,9 +129,8 @@ def _undecodable(place: str, encoding: str, error: UnicodeError) -> str:
     with opened(place) as file:
         data = file.read()
     if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) and "16" not in encoding:
-        return (
-            f"{place}, line 1: a byte order mark says UTF-16: save it as UTF-8, or set facts.encoding=utf-16"
-        )
+        how = "save it as UTF-8, or set facts.encoding=utf-16"
+        return f"{place}, line 1: a byte order mark says UTF-16: {how}"
     how = "save it as UTF-8, or set facts.encoding"
     try:
         data.decode(encoding)

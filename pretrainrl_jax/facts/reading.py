@@ -5,8 +5,9 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, islice
 
 from pretrainrl_jax.config import Config, FactsConfig
@@ -42,6 +43,7 @@ RULES = {
 NO_QUESTION, NO_ANSWER, EMPTY_ANSWER, BAD_POPULARITY, *_, OTHER_CATEGORY, BEYOND_LIMIT = RULES
 
 READERS: dict[str, Callable[[str, FactsConfig], Iterator[Row]]] = {
+    "csv": partial(read_delimited, delimiter=","), "tsv": partial(read_delimited, delimiter="\t"),
     "json": read_json, "jsonl": read_json_lines, "parquet": read_parquet, "tfds": read_tfds, "hf": read_hf,
     "entityquestions": read_entityquestions,
 }  # fmt: skip
@@ -75,30 +77,24 @@ class Reading:
 def read_facts(config: Config) -> Reading:
     """The facts a configuration asks for: a file or data set, or the synthetic world.
 
-    Raises:
-        InputError: for a source that cannot be read, or one without facts.
+    Raises InputError for a source that cannot be read, or one without facts.
     """
-    settings = config.facts
-    if not settings.path:
+    if config.facts.path:
+        reading = _read(config.facts)
+    else:
         from pretrainrl_jax.facts.world import make_world  # only here: it imports NumPy
 
-        facts = make_world(config.world, config.seed)
-        return _limited(Reading(facts, rows=len(facts), source="the synthetic world"), settings, config.seed)
-    templates = read_templates(settings.questions)
-    rows = read_rows(settings)
-    head = list(islice(rows, HEAD))
-    if not head:
-        raise InputError(f"no facts in {settings.path}: it holds no rows")
-    at = f"{settings.path}, line 1" if format_of(settings) in ("csv", "tsv", "jsonl") else head[0].where
-    chosen = choose_columns(head, settings, at)
-    return _limited(_read(chain(head, rows), chosen, templates, settings), settings, config.seed)
+        world = make_world(config.world, config.seed)
+        reading = Reading(world, rows=len(world), source="the synthetic world")
+    facts = subsample(reading.facts, config.facts.limit, config.seed)
+    beyond = Counter({BEYOND_LIMIT: len(reading.facts) - len(facts)})
+    return replace(reading, facts=facts, repaired=+reading.repaired, left_out=+(reading.left_out + beyond))
 
 
 def format_of(settings: FactsConfig) -> str:
     """What `facts.path` is: one of the formats, "tfds" or "hf".
 
-    Raises:
-        InputError: if its name does not tell and `facts.format` does not say.
+    Raises InputError if its name does not tell and `facts.format` does not say.
     """
     path = settings.path
     if path.startswith(("tfds:", "hf:")):
@@ -112,27 +108,28 @@ def format_of(settings: FactsConfig) -> str:
         return "entityquestions"
     if not is_remote(path) and not os.path.exists(path):
         raise InputError(f"cannot read {path}: No such file or directory; check facts.path")
-    raise InputError(
-        f"facts.path={path}: its name ends in none of .csv .tsv .json .jsonl .parquet: set facts.format"
-    )
+    known = ".csv .tsv .json .jsonl .parquet"
+    raise InputError(f"facts.path={path}: its name ends in none of {known}: set facts.format")
 
 
 def read_rows(settings: FactsConfig) -> Iterator[Row]:
     """The rows of `facts.path` by the reader of its format.
 
-    Raises:
-        InputError: for a source that cannot be read, when its rows are asked for.
+    Raises InputError for a source that cannot be read, when its rows are asked for.
     """
     form, path = format_of(settings), settings.path
-    if form in ("csv", "tsv"):
-        return read_delimited(path, settings, "," if form == "csv" else "\t")
     return READERS[form](path.partition(":")[2] if form in ("tfds", "hf") else path, settings)
 
 
-def _read(
-    rows: Iterable[Row], chosen: dict[str, str], templates: Templates, settings: FactsConfig
-) -> Reading:
+def _read(settings: FactsConfig) -> Reading:
     """Every row judged: the facts, duplicates settled, and the others by what became of them."""
+    templates = read_templates(settings.questions)
+    rows = read_rows(settings)
+    head = list(islice(rows, HEAD))
+    if not head:
+        raise InputError(f"no facts in {settings.path}: it holds no rows")
+    at = f"{settings.path}, line 1" if format_of(settings) in ("csv", "tsv", "jsonl") else head[0].where
+    chosen = choose_columns(head, settings, at)
     facts: list[Fact] = []
     origins: list[str] = []  # of each fact; a few texts, shared
     dropped: list[Dropped] = []
@@ -141,7 +138,7 @@ def _read(
     taken: set[str] = set()
     kept = frozenset(settings.categories)
     count = 0
-    for row in rows:
+    for row in chain(head, rows):
         count += 1
         try:
             category = sys.intern(_text(row, chosen["category"], repaired))
@@ -153,7 +150,10 @@ def _read(
             dropped.append(Dropped(_short(row.where), str(reason), _shown(row, chosen)))
     unknown = [category for category in settings.categories if category not in categories]
     if unknown:
-        raise InputError(_no_category(unknown[0], categories, settings.path))
+        near = difflib.get_close_matches(unknown[0], categories, n=1)
+        known = ", ".join(name or "(blank)" for name, _ in categories.most_common(20))
+        also = f"did you mean {near[0]}?" if near else f"there are {known}"
+        raise InputError(f"facts.categories: {settings.path} has no category {unknown[0]!r}: {also}")
     left_out = Counter({OTHER_CATEGORY: count - len(facts) - len(dropped)})
     stay, fate = settle(facts, settings.duplicates)
     merged = []
@@ -165,7 +165,10 @@ def _read(
         else:
             merged.append(Dropped(where, MERGED, f"into {facts[into].id}: {said}"[:SHOWN]))
     if not stay:
-        raise InputError(f"no facts in {settings.path}: {_why_none(count, dropped, left_out)}")
+        rules = (Counter(row.rule for row in dropped) + left_out).most_common()
+        why = ", ".join(f"{number} {rule}" for rule, number in rules)
+        example = f"; the first is {dropped[0].where}" if dropped else ""
+        raise InputError(f"no facts in {settings.path}: of {count} rows {why}{example}")
     return Reading(stay, dropped, repaired, merged, +left_out, count, settings.path)
 
 
@@ -183,12 +186,7 @@ def _fact(
     taken: set[str],
     repaired: Counter[str],
 ) -> Fact:
-    """A row as a fact.
-
-    Raises:
-        cleaning.Unusable: if it cannot become one.
-        InputError: for a list of answers that is no list.
-    """
+    """A row as a fact. Raises cleaning.Unusable if it cannot become one."""
     subject = _text(row, chosen["subject"], repaired)
     question = _text(row, chosen["question"], repaired) or ask(templates, category, subject)
     if not question:
@@ -227,10 +225,8 @@ def _answers(
             if column:
                 texts += cleaning.texts_in(cell(row.values, column), settings.answer_separator, strict)
         except cleaning.BrokenList:
-            raise InputError(
-                f'{row.where}: {column} is not a JSON list: write it as ["first", "second"], or set '
-                "facts.answer_separator"
-            ) from None
+            how = 'write it as ["first", "second"], or set facts.answer_separator'
+            raise InputError(f"{row.where}: {column} is not a JSON list: {how}") from None
     answers = list(dict.fromkeys(filter(None, (cleaning.clean(text, repaired) for text in texts))))
     usable = tuple(answer for answer in answers if _PLAIN.search(answer) or normalise(answer))
     if not usable:
@@ -252,12 +248,6 @@ def _popularity(row: Row, column: str, repaired: Counter[str], of_answer: bool =
     return popularity or 0.0
 
 
-def _limited(reading: Reading, settings: FactsConfig, seed: int) -> Reading:
-    facts = subsample(reading.facts, settings.limit, seed)
-    beyond = Counter({BEYOND_LIMIT: len(reading.facts) - len(facts)})
-    return replace(reading, facts=facts, repaired=+reading.repaired, left_out=+(reading.left_out + beyond))
-
-
 def _short(where: str) -> str:
     return where.rstrip("/").rsplit("/", 1)[-1]
 
@@ -268,19 +258,3 @@ def _shown(row: Row, chosen: dict[str, str]) -> str:
     text = " | ".join(str(value)[:SHOWN] for value in cells if value not in (None, ""))
     text = "".join(letter if letter.isprintable() else " " for letter in text or str(dict(row.values)))
     return " ".join(text.split())[:SHOWN]
-
-
-def _no_category(unknown: str, known: Counter[str], path: str) -> str:
-    near = difflib.get_close_matches(unknown, known, n=1)
-    also = (
-        f"did you mean {near[0]}?"
-        if near
-        else "there are " + ", ".join(name or "(blank)" for name, _ in known.most_common(20))
-    )
-    return f"facts.categories names {unknown!r}, and {path} has no such category: {also}"
-
-
-def _why_none(rows: int, dropped: Sequence[Dropped], left_out: Counter[str]) -> str:
-    counts = Counter(row.rule for row in dropped) + left_out
-    example = f"; the first is {dropped[0].where}" if dropped else ""
-    return f"of {rows} rows " + ", ".join(f"{count} {rule}" for rule, count in counts.most_common()) + example

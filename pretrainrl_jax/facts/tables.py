@@ -20,12 +20,11 @@ PARQUET_BATCH = 4096  # rows decoded at a time
 def read_delimited(place: str, settings: FactsConfig, delimiter: str) -> Iterator[Row]:
     """The rows of a CSV or TSV file: its first line names the columns, blank lines are skipped.
 
-    Raises:
-        InputError: for a row of another width, a stray quotation mark, a column named twice.
+    Raises InputError for a row of another width, a stray quotation mark, a column named twice.
     """
     # Strict, or a stray quotation mark would silently swallow the rows up to the next one.
     reader = csv.reader(text_lines(place, settings.encoding), delimiter=delimiter, strict=True)
-    between = {"\t": "tabs", ",": "commas"}[delimiter]
+    between = "tabs" if delimiter == "\t" else "commas"
     origin = f"{place}, line"
     line = 1
     try:
@@ -51,29 +50,24 @@ def read_delimited(place: str, settings: FactsConfig, delimiter: str) -> Iterato
 def read_json_lines(place: str, settings: FactsConfig) -> Iterator[Row]:
     """The rows of a file with one JSON object a line; blank lines are skipped.
 
-    Raises:
-        InputError: for a line that is no JSON object.
+    Raises InputError for a line that is no JSON object.
     """
     origin = f"{place}, line"
     for number, line in enumerate(text_lines(place, settings.encoding), start=1):
-        if not line.isspace() and line:
-            values = _parse(line, lambda _, number=number: f"{origin} {number}")
-            yield _row(origin, number, values)
+        if line.strip():
+            yield _row(origin, number, _parse(line, place, number))
 
 
 def read_json(place: str, settings: FactsConfig) -> Iterator[Row]:
     """The items of a file that holds one JSON list of objects.
 
-    Raises:
-        InputError: for text that is not JSON, or JSON that is something else.
+    Raises InputError for text that is not JSON, or JSON that is something else.
     """
-    text = "".join(text_lines(place, settings.encoding))
-    items = _parse(text, lambda error: f"{place}, line {error.lineno}" if error else place)
+    items = _parse("".join(text_lines(place, settings.encoding)), place)
     if not isinstance(items, list):
         raise InputError(
             f"{place} holds {_kind(items)} where a list of objects should be: check facts.format"
         )
-    del text
     origin = f"{place}, item"
     for number, values in enumerate(items, start=1):
         yield _row(origin, number, values)
@@ -82,8 +76,7 @@ def read_json(place: str, settings: FactsConfig) -> Iterator[Row]:
 def read_parquet(place: str, settings: FactsConfig) -> Iterator[Row]:
     """The rows of a Parquet file.
 
-    Raises:
-        InputError: for a file that is none, or is cut off, or where pyarrow is not installed.
+    Raises InputError for a file that is none, or is cut off, or where pyarrow is not installed.
     """
     origin = f"{place}, row"
     number = 0
@@ -103,11 +96,12 @@ def read_parquet(place: str, settings: FactsConfig) -> Iterator[Row]:
 
 
 def decoded(value: Any) -> Any:
-    """A value with its bytes as text, inside lists and nested values, too.
+    """A value with its bytes as text and NumPy's values as Python's own, inside lists and nested values, too.
 
-    Raises:
-        UnicodeDecodeError: where they are not UTF-8.
+    Raises UnicodeDecodeError where bytes are not UTF-8.
     """
+    if hasattr(value, "tolist"):
+        value = value.tolist()
     if isinstance(value, bytes):
         return value.decode()
     if isinstance(value, list | tuple):
@@ -125,14 +119,16 @@ def decoded_row(values: dict[str, Any], where: str) -> dict[str, Any]:
         raise InputError(f"{where}: bytes that are not UTF-8 text") from None
 
 
-def _parse(text: str, where: Any) -> Any:
-    """The JSON value of a text; `where` names the place, given the error or None."""
+def _parse(text: str, place: str, line: int = 0) -> Any:
+    """The JSON value of a text: of this line of the file, or of all of it."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"{where(error)}: not JSON ({error.msg} at column {error.colno})") from None
+        where = f"{place}, line {line or error.lineno}"
+        raise InputError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, or endless brackets
-        raise InputError(f"{where(None)}: JSON that cannot be read ({first_line(error)})") from None
+        where = f"{place}, line {line}" if line else place
+        raise InputError(f"{where}: JSON that cannot be read ({first_line(error)})") from None
 
 
 def _row(origin: str, number: int, values: Any) -> Row:

@@ -47,14 +47,13 @@ class _Names:
 
     def new(self, syllables: tuple[int, ...]) -> str:
         count = syllables[self.random.integers(len(syllables))]
-        tries = 0
-        while True:
-            name = "".join(self._pick(ONSETS) + self._pick(VOWELS) for _ in range(count)) + self._pick(CODAS)
-            if name not in self.taken:
-                self.taken.add(name)
-                return name
+        name, tries = "", 0
+        while not name or name in self.taken:
+            count += tries > 0 and tries % 20 == 0  # names of this length run out in a very large world
             tries += 1
-            count += tries % 20 == 0  # names of this length run out in a very large world
+            name = "".join(self._pick(ONSETS) + self._pick(VOWELS) for _ in range(count)) + self._pick(CODAS)
+        self.taken.add(name)
+        return name
 
 
 def make_world(settings: WorldConfig, seed: int) -> list[Fact]:
@@ -68,8 +67,7 @@ def make_world(settings: WorldConfig, seed: int) -> list[Fact]:
 
     The result depends on nothing but the settings and the seed. Raises InputError for too many relations.
     """
-    if settings.relations > len(wordings.WORLD):
-        known = len(wordings.WORLD)
+    if settings.relations > (known := len(wordings.WORLD)):
         raise InputError(f"world.relations is {settings.relations}: there are {known} to choose from")
     random = np.random.default_rng([seed, 0])
     names = _Names(np.random.default_rng([seed, 1]))
@@ -86,12 +84,11 @@ def make_world(settings: WorldConfig, seed: int) -> list[Fact]:
     order = np.concatenate([random.permutation(settings.relations) for _ in range(blocks)])
     in_head = round(settings.head_share * settings.facts)
     facts = []
-    for index in range(settings.facts):
-        rank = index + 1
-        relation = relations[order[index]]
+    for rank, place in enumerate(order[: settings.facts], start=1):
+        relation = relations[place]
         wording = wordings.WORLD[relation]
         subject = names.new(SYLLABLES_OF_SUBJECTS).capitalize()
-        drawn = random.choice(settings.answers, p=weights[relation][0 if index < in_head else 1])
+        drawn = random.choice(settings.answers, p=weights[relation][0 if rank <= in_head else 1])
         facts.append(
             Fact(
                 id=f"world{rank}",

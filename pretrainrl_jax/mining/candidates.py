@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -44,17 +44,9 @@ class Rules:
 def from_beams(answers: Sequence[Answer], fact: Fact, rules: Rules, dropped: Counter[str]) -> list[Candidate]:
     """The most probable falsehoods among a question's beams (PretrainRL, arXiv 2602.01875, negatives).
 
-    Beams are deduplicated by normalised text before ranking; unfinished ones are never negatives; every
-    known truth of the subject and relation is left out.
-
-    Args:
-        answers: the beams, best first.
-        fact: the question they answer.
-        rules: thresholds and what is true.
-        dropped: how many candidates each of `REASONS` took; added to.
-
-    Returns:
-        At most `rules.count` candidates, most probable first.
+    Beams, given best first, are deduplicated by normalised text; unfinished ones are never negatives; every
+    known truth of the subject and relation is left out. At most `rules.count` stay, most probable first.
+    `dropped` is added to, by the reasons of `REASONS`.
     """
     kept: list[Candidate] = []
     seen: set[str] = set()
@@ -111,12 +103,12 @@ def popular_values(facts: Iterable[Fact], share: float) -> dict[str, list[str]]:
     (the largest of its `answer_popularity`), or, where the source says nothing of any answer of the category,
     as often as it is the answer.
     """
-    known: dict[str, dict[str, float]] = {}
-    often: dict[str, Counter[str]] = {}
+    known: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
+    often: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for fact in facts:
-        popularity = known.setdefault(fact.category, {})
-        popularity[fact.answer] = max(popularity.get(fact.answer, 0.0), fact.answer_popularity)
-        often.setdefault(fact.category, Counter())[fact.answer] += 1
+        popularity = known[fact.category]
+        popularity[fact.answer] = max(popularity[fact.answer], fact.answer_popularity)
+        often[fact.category][fact.answer] += 1
     values = {}
     for category, by_answer in known.items():
         fame: Mapping[str, float] = by_answer if any(by_answer.values()) else often[category]
@@ -127,5 +119,4 @@ def popular_values(facts: Iterable[Fact], share: float) -> dict[str, list[str]]:
 
 def some_of(values: Sequence[str], number: int, fact: Fact, seed: int) -> list[str]:
     """At most `number` of the values, drawn by (seed, question): a question's popularity candidates."""
-    chance = random.Random(f"{seed}/popularity/{fact.id}")
-    return chance.sample(values, min(number, len(values)))
+    return random.Random(f"{seed}/popularity/{fact.id}").sample(values, min(number, len(values)))

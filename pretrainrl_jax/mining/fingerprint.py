@@ -34,11 +34,7 @@ def fingerprint(
 ) -> Json:
     """Short digests of everything that mined trees and their reference log-probabilities depend on.
 
-    Args:
-        model, params, tokenizer: what mined and scored.
-        template: how training puts questions.
-        facts: those that were mined, in order.
-        settings: of mining, as a dictionary.
+    That is what mined and scored, training's template, the facts in their order, and mining's settings.
     """
     return {
         "model": _digest([to_json(model.shape), checksums(params)]),
@@ -70,11 +66,8 @@ def differences(mined: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     for name, value in now.items():
         before = mined.get(name)
         if isinstance(value, dict) and isinstance(before, dict):
-            phrases += [
-                f"{name}: {key} was {before.get(key)!r}, now {value.get(key)!r}"
-                for key in {**before, **value}
-                if before.get(key) != value.get(key)
-            ]
+            pairs = {key: (before.get(key), value.get(key)) for key in before | value}
+            phrases += [f"{name}: {key} was {a!r}, now {b!r}" for key, (a, b) in pairs.items() if a != b]
         elif before != value:
             phrases.append(f"{name} was {before}, now {value}")
     return phrases

@@ -41,7 +41,7 @@ def describe(
     pools: Mapping[str, Sequence[str]],
     agreements: Mapping[str, Agreement],
 ) -> Json:
-    """The statistics of a mining run, as plain values for JSON.
+    """The statistics of a mining run, as plain values for JSON: its own, and those of each category.
 
     Args:
         facts: the questions that were asked for.
@@ -51,9 +51,6 @@ def describe(
         dropped: by source, how many candidates each reason took.
         pools: the values of each category's pool; empty without one.
         agreements: of each category whose pool was compared with a smaller sample's.
-
-    Returns:
-        Whole-run metrics, `categories` (one entry each), `examples`, `pool_agreement`.
     """
     negatives = [b for tree in trees for b in rejected(tree)]
     tokens = sum(len(b.tokens) for b in negatives)
@@ -89,20 +86,19 @@ def _categories(
     agreements: Mapping[str, Agreement],
 ) -> Json:
     """Each category's metrics, by name, the largest first."""
-    bare = Counter(fact.category for fact, tree in _paired(facts, trees) if not rejected(tree))
-    by_category: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
+    bare = Counter(fact.category for fact, negatives in _paired(facts, trees) if not negatives)
+    answered: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
     for category, number, entropy in measured:
-        by_category[category].append((number, entropy))
+        answered[category].append((number, entropy))
     example = {fact.category: fact.question for fact in reversed(facts)}  # the first one's
     described: Json = {}
     for category, questions in Counter(f.category for f in facts).most_common():
-        answered = by_category[category]
         described[category] = {
             "example": example[category],
             "questions": questions,
             "without_negatives": bare[category],
-            "distinct_answers": _mean([d for d, _ in answered]),
-            "entropy": _mean([e for _, e in answered]),
+            "distinct_answers": _mean([d for d, _ in answered[category]]),
+            "entropy": _mean([e for _, e in answered[category]]),
             "falsehoods": _shown(commonest.get(category, {})),
             "pool": list(pools.get(category, [])),
         }
@@ -123,10 +119,8 @@ def _shown(tallies: Tallies) -> list[Json]:
 
 def examples(facts: Sequence[Fact], trees: Sequence[AnswerTree]) -> list[Json]:
     """A few questions with their negatives and probabilities, from the most to the least believed."""
-    believed = sorted(
-        ((f, negatives) for f, t in _paired(facts, trees) if (negatives := rejected(t))),
-        key=lambda pair: -total(pair[1][0].reference_logp),
-    )
+    asked = [(fact, negatives) for fact, negatives in _paired(facts, trees) if negatives]
+    believed = sorted(asked, key=lambda pair: -total(pair[1][0].reference_logp))
     return [
         {
             "question": fact.question,
@@ -139,20 +133,20 @@ def examples(facts: Sequence[Fact], trees: Sequence[AnswerTree]) -> list[Json]:
 
 def rejected(tree: AnswerTree) -> list[Branch]:
     """A tree's negatives, the most believed first."""
-    negatives = (b for b in tree.branches if b.role == "rejected")
-    return sorted(negatives, key=lambda b: -total(b.reference_logp))
+    return sorted((b for b in tree.branches if b.role == "rejected"), key=lambda b: -total(b.reference_logp))
 
 
-def _paired(facts: Sequence[Fact], trees: Sequence[AnswerTree]) -> list[tuple[Fact, AnswerTree]]:
+def _paired(facts: Sequence[Fact], trees: Sequence[AnswerTree]) -> list[tuple[Fact, list[Branch]]]:
+    """The fact and the negatives of each tree."""
     by_id = {fact.id: fact for fact in facts}
-    return [(by_id[tree.id], tree) for tree in trees]
+    return [(by_id[tree.id], rejected(tree)) for tree in trees]
 
 
 def _overall(agreements: Mapping[str, Agreement]) -> Json | None:
     """Means over the categories, as the paper reports them."""
     if not agreements:
         return None
-    categories = list(agreements.values())
+    categories = agreements.values()
     return {
         "questions": max(a.questions for a in categories),
         "categories": len(categories),
