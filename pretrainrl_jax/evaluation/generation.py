@@ -68,7 +68,7 @@ def generate(
                 top_p=request.top_p,
                 top_k=request.top_k,
                 seed=(seed + number) % (1 << 32),
-                batch=min(room, _power_of_four(len(together))),
+                batch=min(room, power_of_four(len(together))),
                 numbers=together,
             )
             for i, (sample,) in zip(together, drawn, strict=True):
@@ -94,9 +94,11 @@ def _steps(request: Request, written: tuple[int, ...], number: int) -> int:
     return min(FIRST_ROUND << number, max(FIRST_ROUND, 1 << (left - 1).bit_length()))
 
 
-def _power_of_four(n: int) -> int:
-    """1, 4, 16, …: the first that holds n."""
-    return 1 << ((n - 1).bit_length() + 1) // 2 * 2
+def power_of_four(n: int, size: int = 1) -> int:
+    """1, 4, 16, …: the first that holds n, from `size` on."""
+    while size < n:
+        size *= 4
+    return size
 
 
 def _alike(
