@@ -67,7 +67,7 @@ def test_values_stand_where_they_belong_and_nowhere_else() -> None:
     ("words", "expected"),
     [
         (["run", "--sweep.beta=0.1,0.1"], ["sweep.beta", "each value once"]),
-        (["run", "--sweep.beta=-1"], ["sweep.beta", "negative"]),
+        (["run", "--sweep.beta=-1"], ["sweep.beta.0 is -1.0", "0 or more"]),
         (["run", "--sweep.negatives=1.5"], ["sweep.negatives", "comma-separated whole numbers"]),
         (["run", "--sweep.beta=a"], ["sweep.beta", "comma-separated numbers"]),
         (["train", "--sweep.beta=1"], ["sweep.* is for `run`"]),

@@ -53,15 +53,22 @@ def parse_value(name: str, text: str, kind: Any) -> Any:
 
     Raises InputError naming the type it should have.
     """
-    while typing.get_origin(kind) is typing.Annotated:
-        kind = typing.get_args(kind)[0]
+    plain = kind
+    while typing.get_origin(plain) is typing.Annotated:
+        plain = typing.get_args(plain)[0]
     try:
-        if typing.get_origin(kind) is tuple:
-            one = typing.get_args(kind)[0]
-            return [parse_value(name, part.strip(), one) for part in text.split(",") if part.strip()]
-        return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)).validate_strings(text)
+        if typing.get_origin(plain) is tuple:
+            parts = [part.strip() for part in text.split(",") if part.strip()]
+            return [_read(part, typing.get_args(plain)[0]) for part in parts]
+        return _read(text, plain)
     except ValidationError:
         raise InputError(f"--{name}={text}: {name} must be {type_name(kind)}") from None
+
+
+def _read(text: str, kind: Any) -> Any:
+    if typing.get_origin(kind) is typing.Annotated:
+        kind = typing.get_args(kind)[0]
+    return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)).validate_strings(text)
 
 
 def explained(error: ValidationError) -> str:
