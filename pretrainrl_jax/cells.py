@@ -31,13 +31,13 @@ def cells(config: Config) -> list[Cell]:
     axes = {name: values for name, values in axes.items() if values}
     if not axes:
         return []
-    found = []
+    made = []
     for values in itertools.product(*axes.values()):
         of_cell = replace(config, sweep=SweepConfig())
         for axis, value in zip(axes, values, strict=True):
             of_cell = _with(of_cell, axis, value)
-        found.append(Cell(dict(zip(axes, values, strict=True)), of_cell))
-    return found
+        made.append(Cell(dict(zip(axes, values, strict=True)), of_cell))
+    return made
 
 
 def _with(config: Config, axis: str, value: Any) -> Config:
@@ -47,12 +47,12 @@ def _with(config: Config, axis: str, value: Any) -> Config:
     if axis in ("negatives", "beams"):
         return replace(config, mine=replace(config.mine, **{axis: value}))
     changed = dict(config.objectives)
-    for name, of in config.objectives.items():
+    for name, objective in config.objectives.items():
         if axis == "learning_rate":
-            changed[name] = replace(of, learning_rate=value)
-        elif axis == "beta" and of.dpo.weight:
-            changed[name] = replace(of, dpo=replace(of.dpo, beta=value))
-        elif axis == "ntp_weight" and of.contrasts:
-            scaled = {weight: value * old for weight, old in of.ntp.coefficients.items()}
-            changed[name] = replace(of, ntp=replace(of.ntp, **scaled))
+            changed[name] = replace(objective, learning_rate=value)
+        elif axis == "beta" and objective.dpo.weight:
+            changed[name] = replace(objective, dpo=replace(objective.dpo, beta=value))
+        elif axis == "ntp_weight" and objective.contrasts:
+            scaled = {weight: value * old for weight, old in objective.ntp.coefficients.items()}
+            changed[name] = replace(objective, ntp=replace(objective.ntp, **scaled))
     return replace(config, objectives=changed)

@@ -84,7 +84,7 @@ class ObjectiveConfig(Section):
     @property
     def coefficients(self) -> dict[str, dict[str, float]]:
         """Of each term that is part of the loss its coefficients by name."""
-        return {name: found for name, term in self.terms.items() if (found := term.coefficients)}
+        return {name: values for name, term in self.terms.items() if (values := term.coefficients)}
 
     @property
     def contrasts(self) -> bool:

@@ -88,6 +88,8 @@ def ability(records: dict[str, Json], tasks: list[str] | None = None) -> Ability
 
 def table(shown: Ability, known: Systems) -> str:
     """Systems as rows and tasks as columns, for a terminal."""
-    heads = [f"{of.task}\n{of.main['metric']}{', %' if of.share else ''}" for of in shown.columns]
+    heads = [
+        f"{column.task}\n{column.main['metric']}{', %' if column.share else ''}" for column in shown.columns
+    ]
     rows = [[known.label(system), *cells] for system, cells in shown.rows.items()]
     return plain(grid({"system": None}, heads, rows), width=30 * (1 + len(heads)))

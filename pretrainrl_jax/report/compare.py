@@ -162,8 +162,8 @@ def comparison_table(comparison: Comparison) -> str:
             # The system's name stands before the first of its groups.
             name = label if group == next(iter(paired.groups)) else ""
             rows.append([name, GROUPS[group], f"{apart.questions:,}", *rates, change(apart)])
-        nll = " | ".join(decimals(of["text_nll"], 3) for of in paired.figures)
-        seconds = " | ".join(decimals(of["device_seconds"], 1) for of in paired.figures)
+        nll = " | ".join(decimals(side["text_nll"], 3) for side in paired.figures)
+        seconds = " | ".join(decimals(side["device_seconds"], 1) for side in paired.figures)
         tails.append(f"{label}: text NLL {nll}; device-seconds {seconds}")
     drawn = grid({"system": 20, "questions": 27}, ["number", "A, %", "B, %", "B − A, points [95 %]"], rows)
     return plain(*heads, drawn, *tails, *(f"- {sentence}" for sentence in sentences(comparison)))

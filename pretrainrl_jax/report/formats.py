@@ -67,11 +67,11 @@ def brief(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 9.95 else f"{value:.2g}"
 
 
-def change(of: Difference) -> str:
+def change(apart: Difference) -> str:
     """A difference of rates and its interval, in points."""
-    return f"{signed(100 * of.rate, 1)} [{bounds(of)}]"
+    return f"{signed(100 * apart.rate, 1)} [{bounds(apart)}]"
 
 
-def bounds(of: Difference) -> str:
+def bounds(apart: Difference) -> str:
     """The interval of a difference, in points."""
-    return f"{signed(100 * of.low, 1)} to {signed(100 * of.high, 1)}"
+    return f"{signed(100 * apart.low, 1)} to {signed(100 * apart.high, 1)}"

@@ -217,7 +217,11 @@ ROUND_COLUMNS = {"negatives": _figure("negatives", 0), **SHARED, WITHOUT: _witho
 
 def categories(mined: Json) -> Json | None:
     """The largest categories' figures and commonest falsehoods; without columns that none of them has."""
-    entries = {name: of for name, of in _map(mined.get("categories")).items() if isinstance(of, dict) and of}
+    entries = {
+        name: entry
+        for name, entry in _map(mined.get("categories")).items()
+        if isinstance(entry, dict) and entry
+    }
     ranked = sorted(entries.items(), key=lambda item: -(number(item[1].get("questions")) or 0.0))[:CATEGORIES]
     heads, cells = filled(COLUMNS, [entry for _, entry in ranked])
     rows = []

@@ -88,8 +88,8 @@ def flipped(taught: Pairs, every: Pairs) -> dict[str, Json]:
     wrong, known = (sum(right(one) is hit for one, _ in p) for p, hit in ((taught, False), (every, True)))
     sides = {"gained": (flips(taught)[0], wrong), "lost": (flips(every)[1], known)}
     return {
-        side: {"count": len(pairs), "of": of, "rows": [example(*two) for two in spread(pairs, EXAMPLES)]}
-        for side, (pairs, of) in sides.items()
+        side: {"count": len(pairs), "of": among, "rows": [example(*two) for two in spread(pairs, EXAMPLES)]}
+        for side, (pairs, among) in sides.items()
     }
 
 

@@ -38,5 +38,5 @@ class Systems:
 
         Those that a paper reports below it are spoken of already, and no controls where there are others.
         """
-        without = [name for name, of in self.objectives.items() if of.coefficients and not of.contrasts]
+        without = [name for name, own in self.objectives.items() if own.coefficients and not own.contrasts]
         return [name for name in without if name not in self.of(system).above] or without

@@ -75,7 +75,7 @@ def _asked(evaluations: list[Json]) -> tuple[dict[str, dict[Key, Json]], dict[Ke
 
 
 def _row(name: Any, keys: set[Key], every: dict[str, dict[Key, Json]]) -> Row:
-    asked = {system: {key: of[key] for key in keys if key in of} for system, of in every.items()}
+    asked = {system: {key: own[key] for key in keys if key in own} for system, own in every.items()}
     base = asked.get("base")
     cells = {}
     for system, questions in asked.items():
