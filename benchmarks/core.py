@@ -62,9 +62,11 @@ def popqa_trees(facts_path: str, tokenizer_path: str, negatives: int = 5) -> lis
         AnswerTree(
             f.id,
             prefix,
-            tuple(Branch(b, "rejected" if i else "chosen", reference_logp=-9.0) for i, b in enumerate(of)),
+            tuple(
+                Branch(b, "rejected" if i else "chosen", reference_logp=-9.0) for i, b in enumerate(branches)
+            ),
         )
-        for f, prefix, of in zip(facts, encoded.prefixes, encoded.branches, strict=True)
+        for f, prefix, branches in zip(facts, encoded.prefixes, encoded.branches, strict=True)
     ]
 
 
@@ -112,13 +114,13 @@ class Steps:
 
     def per_question(self, feeds: dict[str, tuple[Iterator[PackedBatch], Coefficients]], repeats: int) -> Any:
         """By name the seconds a question of `repeats` updates, in turn; the first ones compile."""
-        found: dict[str, list[float]] = {name: [] for name in feeds}
+        costs: dict[str, list[float]] = {name: [] for name in feeds}
         for number in range(repeats + 1):
             for name, (feed, coefficients) in feeds.items():
                 seconds, questions = self.timed(next(feed), coefficients)
                 if number:
-                    found[name].append(seconds / questions)
-        return found
+                    costs[name].append(seconds / questions)
+        return costs
 
 
 def shown(ratios: list[float]) -> str:
@@ -157,11 +159,11 @@ def main() -> None:
 
     alone = [chosen_only(tree) for tree in trees]
     objectives = {"ntp": NTP, "ntp_answer": NTP_ANSWER}
-    rows = {name: packed(alone, options, asks(of)) for name, of in objectives.items()}
-    for name, of in rows.items():
-        print(f"{name:14}  {of.capacity.sources:4} of {of.row_length} hidden states meet the vocabulary")
+    rows = {name: packed(alone, options, asks(objective)) for name, objective in objectives.items()}
+    for name, laid in rows.items():
+        print(f"{name:14}  {laid.capacity.sources:4} of {laid.row_length} hidden states meet the vocabulary")
     costs = steps.per_question(
-        {name: (Feed(of, steps.mesh), objectives[name]) for name, of in rows.items()}, options.repeats
+        {name: (Feed(laid, steps.mesh), objectives[name]) for name, laid in rows.items()}, options.repeats
     )
     ratios = [a / b for a, b in zip(costs["ntp_answer"], costs["ntp"], strict=True)]
     print(f"a question of ntp_answer / ntp  {shown(ratios)}")

@@ -155,13 +155,13 @@ def run_part(options: argparse.Namespace) -> None:
 
 def versions() -> dict[str, str]:
     """Of the packages that are here, Python's too."""
-    found = {"python": sys.version.split()[0]}
+    installed = {"python": sys.version.split()[0]}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def failed(record: Record) -> bool:
@@ -220,7 +220,7 @@ def table(names: Iterable[str], rows: Iterable[list[str]]) -> str:
 def markdown(records: list[Record]) -> str:
     """The whole result as one page."""
     about = next((record for record in records if record["kind"] == "about"), None)
-    of = {kind: [r for r in records if r["kind"] == kind] for kind in ("check", "measure", "part")}
+    by_kind = {kind: [r for r in records if r["kind"] == kind] for kind in ("check", "measure", "part")}
     lines = []
     if about:
         memory = f", {about['memory'] / 2**30:.1f} GiB for JAX" if about["memory"] else ""
@@ -235,12 +235,12 @@ def markdown(records: list[Record]) -> str:
             lines.append(
                 "There is only a CPU: it is checked against itself, and this is no measure of a GPU."
             )
-    if of["check"]:
-        lines.append(f"## Checks: {sum(map(failed, of['check']))} of {len(of['check'])} failed")
+    if by_kind["check"]:
+        lines.append(f"## Checks: {sum(map(failed, by_kind['check']))} of {len(by_kind['check'])} failed")
         lines.append("Error: the largest, relative to the largest entry of what is compared.")
         names = ("", "check", "precision", "error", "bound", "note")
-        lines.append(table(names, map(cells, of["check"])))
-    if of["measure"]:
+        lines.append(table(names, map(cells, by_kind["check"])))
+    if by_kind["measure"]:
         lines.append("## Measures")
         lines.append(
             "Medians, and from fastest to slowest; the best size in bold. TFLOP/s: the model's; share: of "
@@ -248,7 +248,7 @@ def markdown(records: list[Record]) -> str:
             "Peak: of the part's process until then."
         )
         rows = []
-        for record in of["measure"]:
+        for record in by_kind["measure"]:
             row = cells(record)
             rows.append([row[0], f"**{row[1]}**" if record.get("best") else row[1], *row[2:]])
         names = (
@@ -265,7 +265,7 @@ def markdown(records: list[Record]) -> str:
         )
         lines.append(table(names, rows))
     lines.append("## Parts")
-    ends = ([r["name"], f"{r['process_seconds']:.0f} s", r.get("failed", "")] for r in of["part"])
+    ends = ([r["name"], f"{r['process_seconds']:.0f} s", r.get("failed", "")] for r in by_kind["part"])
     lines.append(table(("part", "took", "note"), ends))
     return "\n\n".join(lines)
 

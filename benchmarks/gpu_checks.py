@@ -78,10 +78,10 @@ def check(name: str, precision: str, error: float, bound: float, note: str = "")
     }
 
 
-def compare(name: str, precision: str, found: Any, expected: Any, bound: float) -> Record:
+def compare(name: str, precision: str, computed: Any, expected: Any, bound: float) -> Record:
     """The largest error of any array of a tree, each relative to its largest entry."""
     errors = {}
-    for (path, a), b in zip(jax.tree.leaves_with_path(found), jax.tree.leaves(expected), strict=True):
+    for (path, a), b in zip(jax.tree.leaves_with_path(computed), jax.tree.leaves(expected), strict=True):
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
         scale = np.abs(b).max()
         errors[jax.tree_util.keystr(path)] = np.abs(a - b).max() / (scale or 1.0)
@@ -114,9 +114,9 @@ def compared(
     for precision, bound in bounds.items():
         fused = attends and place.kernel == "cudnn" and precision is BFLOAT16
         for kernel in ("xla", "cudnn") if fused else ("xla",):
-            found = evaluate(place.device, precision, partial(function, kernel, precision.dtype), *inputs)
+            computed = evaluate(place.device, precision, partial(function, kernel, precision.dtype), *inputs)
             named = f"{name}, {kernel}" if attends else name
-            yield compare(named, precision.name, found, expected, bound)
+            yield compare(named, precision.name, computed, expected, bound)
 
 
 def check_token_logps(place: Place, sizes: Sizes, rng: np.random.Generator) -> Iterator[Record]:
@@ -161,9 +161,9 @@ def check_attention(place: Place, sizes: Sizes, rng: np.random.Generator) -> Ite
             for heads in (shape.heads, shape.kv_heads, shape.kv_heads, shape.heads)
         )
 
-        def run(kernel: Kernel, dtype: str, mask: Any, cotangent: Any, *of: Any) -> Any:
+        def run(kernel: Kernel, dtype: str, mask: Any, cotangent: Any, *arrays: Any) -> Any:
             seen = mask.any(-1)[..., None, None]
-            given = [x.astype(dtype) for x in of]
+            given = [x.astype(dtype) for x in arrays]
             mixed, pull = jax.vjp(lambda q, k, v: attend(q, [(k, v, mask)], scale, kernel=kernel), *given)
             # What padding gives is nobody's concern, but that it is finite: times 0 only NaN is left of it.
             result = {"output": jnp.where(seen, mixed, 0 * mixed)}
@@ -231,27 +231,29 @@ def check_decoding(place: Place, sizes: Sizes, rng: np.random.Generator) -> Iter
     def beams(*inputs: Any) -> DecodedBatch:
         return beam_search(model, *inputs, beams=8, max_new_tokens=6)
 
-    found, expected = (evaluate(d, EXACT, beams, params, prompts, lengths, ends) for d in place[:2])
-    of = [np.where(np.isfinite(x.logps), x.logps, 0) for x in (found, expected)]
-    yield compare("beam search, scores", EXACT.name, *of, SCORES)
-    different = (found.tokens != expected.tokens).any(-1) | (found.finished != expected.finished)
+    computed, expected = (evaluate(d, EXACT, beams, params, prompts, lengths, ends) for d in place[:2])
+    scores = [np.where(np.isfinite(x.logps), x.logps, 0) for x in (computed, expected)]
+    yield compare("beam search, scores", EXACT.name, *scores, SCORES)
+    different = (computed.tokens != expected.tokens).any(-1) | (computed.finished != expected.finished)
     yield differing("beam search, beams", different, apart(expected.logps))
 
-    whole = np.full(8, prompts.shape[1], np.int32)
+    full_lengths = np.full(8, prompts.shape[1], np.int32)
     steps = 16
 
-    def greedy(params: Any, prompts: Any, whole: Any) -> DecodedBatch:
+    def greedy(params: Any, prompts: Any, full_lengths: Any) -> DecodedBatch:
         keys = prompt_keys(jnp.uint32(0), jnp.arange(8))
         never = jnp.zeros(shape.vocabulary, bool)
         chances = {"temperature": jnp.float32(0), "top_p": jnp.float32(1), "top_k": jnp.int32(0)}
-        return sample(model, params, prompts, whole, never, keys, samples=1, max_new_tokens=steps, **chances)
+        return sample(
+            model, params, prompts, full_lengths, never, keys, samples=1, max_new_tokens=steps, **chances
+        )
 
-    found, expected = (evaluate(d, EXACT, greedy, params, prompts, whole) for d in place[:2])
+    computed, expected = (evaluate(d, EXACT, greedy, params, prompts, full_lengths) for d in place[:2])
     written = np.concatenate([prompts, expected.tokens[:, 0]], 1)
     logits = evaluate(place.cpu, EXACT, model.logits, params, written)[:, prompts.shape[1] - 1 : -1]
     top = np.sort(logits, -1)[..., -2:]
     sure = np.logical_and.accumulate(top[..., 1] - top[..., 0] > GAP, axis=1)  # after a tie all may differ
-    yield differing("greedy sampling, tokens", (found.tokens != expected.tokens)[:, 0], sure)
+    yield differing("greedy sampling, tokens", (computed.tokens != expected.tokens)[:, 0], sure)
 
     keys = jax.random.split(jax.random.key(1), (8, 4))
     numbers = evaluate(place.device, EXACT, uniform, keys), evaluate(place.cpu, EXACT, uniform, keys)
@@ -263,8 +265,8 @@ def check_decoding(place: Place, sizes: Sizes, rng: np.random.Generator) -> Iter
     def kept(logits: Any) -> Any:
         return jnp.exp(filtered_logps(logits, 0.7, 0.9, 50))
 
-    found, expected = (evaluate(d, EXACT, kept, given) for d in place[:2])
-    yield compare("top-k and top-p, probabilities", EXACT.name, found, expected, PROBABILITIES)
+    computed, expected = (evaluate(d, EXACT, kept, given) for d in place[:2])
+    yield compare("top-k and top-p, probabilities", EXACT.name, computed, expected, PROBABILITIES)
 
 
 def checks(place: Place, sizes: Sizes) -> Iterator[Record]:

@@ -78,9 +78,9 @@ def synthetic_trees(vocabulary: int, count: int, rng: np.random.Generator) -> li
         return tuple(rng.integers(0, vocabulary, rng.integers(low, high + 1)).tolist())
 
     def branch(number: int) -> Branch:
-        of = tokens(2, 4)
+        drawn = tokens(2, 4)
         return Branch(
-            of, "rejected" if number else "chosen", reference_logp=-len(of) * float(np.log(vocabulary))
+            drawn, "rejected" if number else "chosen", reference_logp=-len(drawn) * float(np.log(vocabulary))
         )
 
     return [AnswerTree(str(i), tokens(9, 17), tuple(map(branch, range(6)))) for i in range(count)]
@@ -91,7 +91,7 @@ def packed(
 ) -> PackedBatch:
     """The first rows of a plan over these trees, then empty ones, [rows + empty, …]."""
     sizes = [size(tree, question=question) for tree in trees]
-    planned = plan([of.inputs for of in sizes], row_length)[:rows]
+    planned = plan([tree_size.inputs for tree_size in sizes], row_length)[:rows]
     assert len(planned) == rows, f"{len(trees)} trees fill {len(planned)} rows"
     laid = [[trees[i] for i in row] for row in planned] + [[]] * empty
     return pack(laid, capacity(sizes, planned, row_length), question=question)
@@ -116,13 +116,13 @@ def attempt(name: str, sizes: str, device: Any, measure: Callable[[], Record]) -
 def ladder(sizes: tuple[int, ...], measure: Callable[[int], Record]) -> Iterator[Record]:
     """Larger and larger sizes, until one fails or gains little; gives the best one's size."""
     best, rate = sizes[0], 0.0
-    for of in sizes:
-        record = measure(of)
+    for candidate in sizes:
+        record = measure(candidate)
         yield record
-        found = record.get("rate", 0.0)
-        enough = found > ENOUGH * rate
-        if found > rate:
-            best, rate = of, found
+        candidate_rate = record.get("rate", 0.0)
+        enough = candidate_rate > ENOUGH * rate
+        if candidate_rate > rate:
+            best, rate = candidate, candidate_rate
         if not enough:
             break
     return best
@@ -172,9 +172,9 @@ def counted(shape: ModelShape, batch: PackedBatch) -> Record:
     """
     tokens = int((batch.tree_id > 0).sum())
     sources = sum(len(np.unique(row[row >= 0])) for row in batch.source_index)
-    visible = int(jax.jit(lambda *of: tree_mask(*of).sum())(batch.tree_id, batch.branch_id))
-    of = flops(shape, visible / tokens)
-    operations = 3 * (tokens * (of.layers + of.attention) + sources * of.head)
+    visible = int(jax.jit(lambda *ids: tree_mask(*ids).sum())(batch.tree_id, batch.branch_id))
+    cost = flops(shape, visible / tokens)
+    operations = 3 * (tokens * (cost.layers + cost.attention) + sources * cost.head)
     return {"questions": int(batch.trees.sum()), "tokens": tokens, "flops": operations}
 
 
@@ -207,19 +207,19 @@ def updates(
         losses.append(metrics["loss"])
         return state
 
-    found = counted(shape, batch) | timed(run, repeats)
-    first, last = float(losses[0]), float(losses[-1])
-    per_second = found["flops"] / found["median"]
-    found |= {
-        "rate": found[unit] / found["median"],
+    record = counted(shape, batch) | timed(run, repeats)
+    start, last = float(losses[0]), float(losses[-1])
+    per_second = record["flops"] / record["median"]
+    record |= {
+        "rate": record[unit] / record["median"],
         "unit": f"{unit}/s",
-        "tokens_per_second": found["tokens"] / found["median"],
-        "fill": found["tokens"] / batch.tokens.size,
+        "tokens_per_second": record["tokens"] / record["median"],
+        "fill": record["tokens"] / batch.tokens.size,
         "flops_per_second": per_second,
         "share": product and per_second / product,
-        "loss": [first, last],
+        "loss": [start, last],
     }
-    return found if last < first else found | {"failed": f"the loss went from {first:.6g} to {last:.6g}"}
+    return record if last < start else record | {"failed": f"the loss went from {start:.6g} to {last:.6g}"}
 
 
 def training(work: Work, kernel: Kernel, device: Any, repeats: int) -> Iterator[Record]:
@@ -253,7 +253,7 @@ def pretraining(work: Work, kernel: Kernel, device: Any, repeats: int) -> Iterat
     def measure(kernel: Kernel, rows: int) -> Record:
         def run() -> Record:
             tokens = rng.integers(0, work.shape.vocabulary, (rows, work.document + 1))
-            trees = [document(str(i), tuple(of.tolist()), None) for i, of in enumerate(tokens)]
+            trees = [document(str(i), tuple(row.tolist()), None) for i, row in enumerate(tokens)]
             batch = packed(trees, work.document, rows, question=False)
             return updates(work.shape, kernel, batch, ANSWERS, "token", "tokens", device, product, repeats)
 
@@ -278,10 +278,10 @@ def mining(work: Work, kernel: Kernel, device: Any, repeats: int) -> Iterator[Re
         def run() -> Record:
             lengths = rng.integers(9, 18, questions).astype(np.int32)
             prompts = rng.integers(0, work.shape.vocabulary, (questions, bucket(17))).astype(np.int32)
-            of = jax.device_put((prompts, lengths), device)
-            search = partial(beam_search, model, params, *of, ends)
-            found = timed(lambda: search(beams=work.beams, max_new_tokens=work.answer), repeats)
-            return found | {"rate": questions / found["median"], "unit": "questions/s"}
+            inputs = jax.device_put((prompts, lengths), device)
+            search = partial(beam_search, model, params, *inputs, ends)
+            timing = timed(lambda: search(beams=work.beams, max_new_tokens=work.answer), repeats)
+            return timing | {"rate": questions / timing["median"], "unit": "questions/s"}
 
         named = f"{questions} questions, {work.beams} beams x {work.answer}"
         return attempt(f"mining, {dtype} parameters", named, device, run)
@@ -306,8 +306,8 @@ def sampling(work: Work, kernel: Kernel, device: Any, repeats: int) -> Iterator[
 
             def run(params: Any = params, samples: int = samples, tokens: int = tokens) -> Record:
                 draw = partial(sample, model, params, *inputs, keys, **chances)
-                found = timed(lambda: draw(samples=samples, max_new_tokens=tokens), repeats)
-                return found | {"rate": samples * tokens / found["median"], "unit": "tokens/s"}
+                timing = timed(lambda: draw(samples=samples, max_new_tokens=tokens), repeats)
+                return timing | {"rate": samples * tokens / timing["median"], "unit": "tokens/s"}
 
             name = f"{samples} x {tokens} after {work.prefix}"
             record = attempt(f"sampling, {dtype} parameters", name, device, run)
@@ -333,12 +333,12 @@ def head(work: Work, kernel: Kernel, device: Any, repeats: int) -> Iterator[Reco
 
     def measure(block: int) -> Record:
         def run() -> Record:
-            run = jax.jit(jax.grad(lambda *of: token_logps(*of, block=block).sum(), (0, 1)))
-            found = timed(lambda: run(*inputs), repeats)
-            per_second = operations / found["median"]
+            run = jax.jit(jax.grad(lambda *arrays: token_logps(*arrays, block=block).sum(), (0, 1)))
+            timing = timed(lambda: run(*inputs), repeats)
+            per_second = operations / timing["median"]
             share = product and per_second / product
-            found |= {"rate": rows * time / found["median"], "unit": "tokens/s"}
-            return found | {"flops_per_second": per_second, "share": share}
+            timing |= {"rate": rows * time / timing["median"], "unit": "tokens/s"}
+            return timing | {"flops_per_second": per_second, "share": share}
 
         return attempt("token_logps and gradients", f"blocks of {block}, {rows} x {time}", device, run)
 

@@ -124,9 +124,9 @@ def main() -> None:
                 seconds, peak = measured(what, model, target)
             times.setdefault(what, []).append(seconds)
             memory.setdefault(what, []).append(peak)
-    for what, of in times.items():
-        seconds = statistics.median(of)
-        each = ", ".join(f"{s:.2f}" for s in of)
+    for what, taken in times.items():
+        seconds = statistics.median(taken)
+        each = ", ".join(f"{s:.2f}" for s in taken)
         print(
             f"{what}: {seconds:.2f} s ({each}), {size / seconds / 1e9:.2f} GB/s, "
             f"{statistics.median(times['copy']) / seconds:.2f} of the speed of copying, "

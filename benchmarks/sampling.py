@@ -64,7 +64,7 @@ def main() -> None:
     for _ in range(options.repeats):
         for name, run in runs.items():
             taken[name].append(seconds(*run))
-    middle = {name: statistics.median(of) for name, of in taken.items()}
+    middle = {name: statistics.median(times) for name, times in taken.items()}
     ratios = [many / one for many, one in zip(taken["many"], taken["one"], strict=True)]
     print(f"cores                  {len(os.sched_getaffinity(0))}")
     print(f"prefill and one token  {middle['prefill']:.2f} s")

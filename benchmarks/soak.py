@@ -83,25 +83,29 @@ def main() -> int:
     environment = compiled_once(options.workdir / "compiled")
     command = [sys.executable, "-m", "pretrainrl_jax.main", "run", *DEFAULTS, *settings]
 
-    whole, began = options.workdir / "uninterrupted", time.monotonic()
-    first = live([*command, "--workdir", str(whole)], environment, whole, [])
-    if first.code:
-        print(f"the uninterrupted run failed: {first.err.strip()}")
+    reference, began = options.workdir / "uninterrupted", time.monotonic()
+    uninterrupted = live([*command, "--workdir", str(reference)], environment, reference, [])
+    if uninterrupted.code:
+        print(f"the uninterrupted run failed: {uninterrupted.err.strip()}")
         return 1
-    took = {stage: notes["seconds"] for stage, notes in marks(whole).items()}
+    took = {stage: notes["seconds"] for stage, notes in marks(reference).items()}
     print(f"uninterrupted: {len(took)} stages, {time.monotonic() - began:.0f} s", flush=True)
 
-    chance, found, began, number = random.Random(options.seed), Found(), time.monotonic(), 0
-    while (left := options.kills - sum(life.number is not None for life in found.lives)) > 0:
+    chance, findings, began, number = random.Random(options.seed), Found(), time.monotonic(), 0
+    while (left := options.kills - sum(life.number is not None for life in findings.lives)) > 0:
         number += 1
         workdir = options.workdir / f"killed-{number}"
         planned = kills(took, left, chance)
-        of = until_finished([*command, "--workdir", str(workdir)], environment, workdir, list(took), planned)
-        found.lives += of.lives
-        found.lost += of.lost
-        found.wrong += [f"{workdir.name}: {text}" for text in [*of.wrong, *differences(whole, workdir)]]
-    report(found, number, time.monotonic() - began)
-    return bool(found.wrong)
+        outcome = until_finished(
+            [*command, "--workdir", str(workdir)], environment, workdir, list(took), planned
+        )
+        findings.lives += outcome.lives
+        findings.lost += outcome.lost
+        findings.wrong += [
+            f"{workdir.name}: {text}" for text in [*outcome.wrong, *differences(reference, workdir)]
+        ]
+    report(findings, number, time.monotonic() - began)
+    return bool(findings.wrong)
 
 
 def compiled_once(folder: Path) -> dict[str, str]:
@@ -131,26 +135,28 @@ def until_finished(
     command: list[str], environment: dict[str, str], workdir: Path, stages: list[str], planned: list[Kill]
 ) -> Found:
     """Start the command until it ends by itself, with one of the planned kills for each process."""
-    found, waiting = Found(), iter(planned)
+    findings, waiting = Found(), iter(planned)
     pending: Life | None = None  # killed in training, and nothing was said of where that goes on
     while True:
         life = live(command, environment, workdir, stages, next(waiting, None))
         life.stage = at_work(workdir, stages)
         life.updates, life.saved = updates(workdir, life.stage), last_step(workdir, life.stage)
-        found.lives.append(life)
-        found.wrong += list(misbehaviour(life))
+        findings.lives.append(life)
+        findings.wrong += list(misbehaviour(life))
         if pending:
             said = re.search(rf"^{re.escape(pending.stage)}: goes on after step (\d+)", life.out, re.M)
             if said or pending.stage in marks(workdir):
                 went_on = int(said[1]) if said else 0
-                found.lost.append(max(0, pending.updates - went_on))
+                findings.lost.append(max(0, pending.updates - went_on))
                 if went_on < pending.saved:
-                    found.wrong.append(f"{pending.stage} went on after {went_on}, {pending.saved} was saved")
+                    findings.wrong.append(
+                        f"{pending.stage} went on after {went_on}, {pending.saved} was saved"
+                    )
                 pending = None
             elif life.saved < pending.saved:
-                found.wrong.append(f"{pending.stage}: the checkpoint of update {pending.saved} is gone")
+                findings.wrong.append(f"{pending.stage}: the checkpoint of update {pending.saved} is gone")
         if life.number is None:
-            return found
+            return findings
         if life.updates or life.saved:
             pending = life
 
@@ -254,18 +260,20 @@ def differences(one: Path, other: Path) -> Iterator[str]:
             other, stage.relative_to("checkpoints")
         ):
             yield f"{stage}: other updates"
-        pairs = zip(*(jax.tree.leaves(load(of / stage).params) for of in (one, other)), strict=True)
+        pairs = zip(*(jax.tree.leaves(load(workdir / stage).params) for workdir in (one, other)), strict=True)
         if apart := sum(np.asarray(a).tobytes() != np.asarray(b).tobytes() for a, b in pairs):
             yield f"{stage}: {apart} arrays differ"
     for path in sorted((one / "mined").rglob("*.array_record")):
-        found = [list(map(to_json, read_trees(of / path.relative_to(one)))) for of in (one, other)]
-        if json.dumps(found[0]) != json.dumps(found[1]):
+        trees = [list(map(to_json, read_trees(workdir / path.relative_to(one)))) for workdir in (one, other)]
+        if json.dumps(trees[0]) != json.dumps(trees[1]):
             yield f"{path.relative_to(one)}: other trees"
     for path in sorted([*(one / "evaluations").glob("*.json"), one / "mined" / "statistics.json"]):
-        found = [untimed(json.loads((of / path.relative_to(one)).read_text())) for of in (one, other)]
-        if found[0] != found[1]:
+        results = [
+            untimed(json.loads((workdir / path.relative_to(one)).read_text())) for workdir in (one, other)
+        ]
+        if results[0] != results[1]:
             yield f"{path.relative_to(one)}: other results"
-    figures = [sorted(map(json.dumps, untimed(lines(of)))) for of in (one, other)]
+    figures = [sorted(map(json.dumps, untimed(lines(workdir)))) for workdir in (one, other)]
     if figures[0] != figures[1]:
         yield f"metrics.jsonl: {len({*figures[0]} ^ {*figures[1]})} lines differ"
     for pattern in LEFTOVERS:
@@ -279,9 +287,9 @@ def untimed(values: Any) -> Any:
     return [untimed(value) for value in values] if isinstance(values, list) else values
 
 
-def report(found: Found, workdirs: int, seconds: float) -> None:
+def report(findings: Found, workdirs: int, seconds: float) -> None:
     """Print it all."""
-    killed = [life for life in found.lives if life.number]
+    killed = [life for life in findings.lives if life.number]
 
     def counted(values: list[Any]) -> str:
         return ", ".join(f"{value} {n}" for value, n in Counter(values).items()) or "none"
@@ -289,12 +297,12 @@ def report(found: Found, workdirs: int, seconds: float) -> None:
     print(f"signals sent: {len(killed)} ({counted([life.number.name for life in killed if life.number])})")
     print(f"  while starting: {sum(life.starting for life in killed)}")
     print(f"  by the stage at work: {counted([life.stage for life in killed])}")
-    print(f"exit codes: {counted([life.code for life in found.lives])}")
-    print(f"updates made again after a kill: {found.lost}, at most {max(found.lost, default=0)}")
-    print(f"workdirs: {workdirs}; processes: {len(found.lives)}; {seconds:.0f} s")
-    for text in found.wrong:
+    print(f"exit codes: {counted([life.code for life in findings.lives])}")
+    print(f"updates made again after a kill: {findings.lost}, at most {max(findings.lost, default=0)}")
+    print(f"workdirs: {workdirs}; processes: {len(findings.lives)}; {seconds:.0f} s")
+    for text in findings.wrong:
         print(f"WRONG: {text}")
-    print("verdict: " + ("something differs" if found.wrong else "all equal to the uninterrupted run"))
+    print("verdict: " + ("something differs" if findings.wrong else "all equal to the uninterrupted run"))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from pathlib import Path
 from pretrainrl_jax.config import FactsConfig
 
 popqa = runpy.run_path(str(Path(__file__).with_name("popqa_qwen3_8b.py")))["config"]
-slower = {name: replace(of, learning_rate=2e-5) for name, of in popqa.objectives.items()}
+slower = {name: replace(objective, learning_rate=2e-5) for name, objective in popqa.objectives.items()}
 config = replace(
     popqa,
     name="EntityQuestions",

@@ -45,7 +45,8 @@ from pretrainrl_jax.config import (
 )
 
 slower = {
-    name: replace(of, learning_rate=3e-5, dpo=replace(of.dpo, beta=0.1)) for name, of in OBJECTIVES.items()
+    name: replace(objective, learning_rate=3e-5, dpo=replace(objective.dpo, beta=0.1))
+    for name, objective in OBJECTIVES.items()
 }
 
 config = Config(

@@ -45,15 +45,15 @@ class Block(NamedTuple):
     @property
     def commands(self) -> list[list[str]]:
         """The words of each command."""
-        found = []
+        commands = []
         for line in self.text.replace("\\\n", " ").splitlines():
-            found += [shlex.split(part) for part in line.split("&&")]
-        return found
+            commands += [shlex.split(part) for part in line.split("&&")]
+        return commands
 
 
 def blocks(page: str, text: str) -> list[Block]:
     """The fenced blocks of a page, with what the comment before each says."""
-    lines, found, at = text.splitlines(), [], 0
+    lines, fenced, at = text.splitlines(), [], 0
     while at < len(lines):
         if lines[at].startswith("```"):
             end = lines.index("```", at + 1)
@@ -61,10 +61,10 @@ def blocks(page: str, text: str) -> list[Block]:
             needs = MARK.fullmatch(before)
             reasons = tuple(needs[1].split(", ")) if needs else ()
             inside = "\n".join(lines[at + 1 : end])
-            found.append(Block(page, at + 1, lines[at].removeprefix("```"), inside, reasons))
+            fenced.append(Block(page, at + 1, lines[at].removeprefix("```"), inside, reasons))
             at = end
         at += 1
-    return found
+    return fenced
 
 
 TEXTS = {page: path.read_text(encoding="utf-8") for page, path in PAGES.items()}

@@ -394,9 +394,9 @@ def test_a_mesh_that_does_not_fit_is_refused(sizes: list[str], tiny_config: Path
 
 
 def test_a_corrected_command_may_use_the_workdir_of_a_refused_one(tiny_config: Path, tmp_path: Path) -> None:
-    first = ("pretrain", "--config", tiny_config, "--workdir", tmp_path / "run")
-    assert "devices" in complaint(call(*first, f"--mesh.data={jax.device_count() + 1}"))
-    assert "--platform" in complaint(call(*first, f"--platform={absent()}"))
+    command = ("pretrain", "--config", tiny_config, "--workdir", tmp_path / "run")
+    assert "devices" in complaint(call(*command, f"--mesh.data={jax.device_count() + 1}"))
+    assert "--platform" in complaint(call(*command, f"--platform={absent()}"))
     assert not (tmp_path / "run").exists()
 
 

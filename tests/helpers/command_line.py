@@ -153,9 +153,9 @@ def _leaves(tree: Any, path: tuple[str, ...] = ()):
 
 def assert_same_parameters(one: Path, other: Path, stage: str) -> None:
     """Bit for bit."""
-    first, second = parameters(one, stage), parameters(other, stage)
-    assert first.keys() == second.keys()
-    for name, value in first.items():
+    params, second = parameters(one, stage), parameters(other, stage)
+    assert params.keys() == second.keys()
+    for name, value in params.items():
         assert value.tobytes() == second[name].tobytes(), name
 
 

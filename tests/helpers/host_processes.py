@@ -119,10 +119,10 @@ class Processes:
         lines = self._file(number, "out").read_text().splitlines()
         return [json.loads(line) for line in lines if not line.startswith("[Gloo]")]
 
-    def wait_for(self, value: object, of: int | None = None) -> None:
+    def wait_for(self, value: object, process: int | None = None) -> None:
         """Until this process, or all, have said this."""
         until = time.monotonic() + PATIENCE
-        numbers = range(len(self.running)) if of is None else [of]
+        numbers = range(len(self.running)) if process is None else [process]
         while not all(value in self.out(number) for number in numbers):
             assert time.monotonic() < until, [
                 self._file(n, "err").read_text() for n in range(len(self.running))
@@ -145,6 +145,6 @@ class Processes:
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("", 0))
-        return found.getsockname()[1]
+    with socket.socket() as free:
+        free.bind(("", 0))
+        return free.getsockname()[1]

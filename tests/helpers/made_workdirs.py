@@ -54,8 +54,8 @@ def asked(system: str, questions: list[dict[str, Any]], **changes: Any) -> dict[
     """An evaluation of these questions, with nothing else but the groups' counts and accuracies."""
     groups = {}
     for group in dict.fromkeys(q["group"] for q in questions):
-        of = [q["correct"] for q in questions if q["group"] == group]
-        groups[group] = {"count": len(of), "acc": sum(of) / len(of)}
+        correct = [q["correct"] for q in questions if q["group"] == group]
+        groups[group] = {"count": len(correct), "acc": sum(correct) / len(correct)}
     return {"system": system, "questions": questions, "groups": groups, **changes}
 
 

@@ -89,15 +89,15 @@ def own_lines(err: str) -> list[str]:
     These write there, in records of many lines, when a process ends or another one has gone: whether they
     come to it depends on which of the two the machine runs first.
     """
-    found, foreign = [], False
+    own, foreign = [], False
     for line in err.splitlines():
         if OURS.match(line):
             foreign = False
         elif LOGGED.match(line) or WARNED.match(line):
             foreign = True
         if not foreign:
-            found.append(line)
-    return found
+            own.append(line)
+    return own
 
 
 class Ended(NamedTuple):
@@ -159,15 +159,15 @@ class Together:
 
     def ended(self, seconds: float = 3600) -> list[Ended]:
         """All processes, once they have ended."""
-        found = []
+        ended = []
         for process, notes in zip(self.started, self._notes, strict=True):
             try:
                 out, err = process.communicate(timeout=seconds)
             finally:
                 process.kill()
             lines = notes.read_text().splitlines() if notes.is_file() else []
-            found.append(Ended(process.returncode, out, err, [json.loads(line) for line in lines]))
-        return found
+            ended.append(Ended(process.returncode, out, err, [json.loads(line) for line in lines]))
+        return ended
 
 
 def lines_of(workdir: Path) -> int:

@@ -267,7 +267,7 @@ def test_ctrl_c_is_heard_in_a_wait(processes: Processes) -> None:
         "except KeyboardInterrupt:\n"
         "    leave(130)",
     )
-    processes.wait_for("waits", of=1)
+    processes.wait_for("waits", process=1)
     processes.running[1].send_signal(signal.SIGINT)
     ended = processes.end()
     assert ended.codes == [130, 130], ended.err

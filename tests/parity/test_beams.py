@@ -42,10 +42,10 @@ class Both(NamedTuple):
 def sharp_peer(family: str) -> Any:
     """Peaked logits, and EOS that comes soon. Where one EOS id is likely the other is not."""
     theirs = peer(family, 3.0, SEEDS[family])
-    first, second = EOS
+    eos, second = EOS
     with torch.no_grad():
-        theirs.lm_head.weight[first] *= 3
-        theirs.lm_head.weight[second] = -theirs.lm_head.weight[first]
+        theirs.lm_head.weight[eos] *= 3
+        theirs.lm_head.weight[second] = -theirs.lm_head.weight[eos]
     return theirs
 
 
@@ -71,11 +71,11 @@ def test_logits_are_peaked(both):
 def test_the_same_sequences_in_the_same_order_with_the_same_scores(both, beams, measured):
     for ends in [EOS[:1], EOS]:
         wanted = theirs_of(both.theirs, PROMPTS, ends, beams, LIMIT)
-        found = ours_of(both.model, both.params, PROMPTS, ends, beams, LIMIT)
-        lengths = {len(h.tokens) for of in wanted for h in of}
+        decoded = ours_of(both.model, both.params, PROMPTS, ends, beams, LIMIT)
+        lengths = {len(h.tokens) for hypotheses in wanted for h in hypotheses}
         assert len(lengths) > 2
         assert min(lengths) < 3  # some end early
-        for ours, theirs in zip(found, wanted, strict=True):
+        for ours, theirs in zip(decoded, wanted, strict=True):
             assert len({h.tokens for h in theirs if h.finished}) == beams  # all have ended, none twice
             error = largest_difference(ours, theirs)
             measured(both.family, f"beam search, K = {beams}: scores", error, TOLERANCE)
@@ -100,17 +100,17 @@ def test_never_and_false_are_one_rule_of_theirs_and_true_is_another(one):
 
 def test_an_answer_that_ends_in_two_ways_is_two_of_theirs_and_one_of_ours(tmp_path, compiled_fast, measured):
     theirs = sharp_peer("qwen3")
-    first, second = EOS
+    eos, second = EOS
     with torch.no_grad():
-        nearly = theirs.lm_head.weight[first] + 0.02 * theirs.lm_head.weight[second + 1]
+        nearly = theirs.lm_head.weight[eos] + 0.02 * theirs.lm_head.weight[second + 1]
         theirs.lm_head.weight[second] = nearly
     model, params = as_ours(theirs, tmp_path)
     twice = theirs_of(theirs, PROMPTS, EOS, 5, LIMIT)
-    assert any(len({h.tokens for h in of}) < 5 for of in twice)
+    assert any(len({h.tokens for h in hypotheses}) < 5 for hypotheses in twice)
     wanted = theirs_of(theirs, PROMPTS, EOS, 5, LIMIT, processors=[OneEnd(EOS)])
-    for ours, of in zip(ours_of(model, params, PROMPTS, EOS, 5, LIMIT), wanted, strict=True):
-        assert all(h.finished for h in of)
-        measured("qwen3", "beam search, K = 5: scores", largest_difference(ours, of), TOLERANCE)
+    for ours, expected in zip(ours_of(model, params, PROMPTS, EOS, 5, LIMIT), wanted, strict=True):
+        assert all(h.finished for h in expected)
+        measured("qwen3", "beam search, K = 5: scores", largest_difference(ours, expected), TOLERANCE)
 
 
 def test_at_the_length_limit_theirs_ranks_by_score_and_ours_puts_unfinished_beams_last(one):

@@ -45,8 +45,8 @@ def logits_of(theirs, tokens) -> np.ndarray:
 
 @partial(jax.jit, static_argnums=0)
 def logits_and_present(model, params, tokens, positions, mask, past=()):
-    found = model.hidden(params, tokens, positions, mask, past)
-    return project(found.hidden, model.head(params)), found[1:3]
+    states = model.hidden(params, tokens, positions, mask, past)
+    return project(states.hidden, model.head(params)), states[1:3]
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.without], ids=str)
@@ -66,8 +66,8 @@ def test_logits_of_plain_sequences(both, measured):
     tokens = tokens_of(both.theirs.config.vocab_size)[:, :TIME]
     wanted = logits_of(both.theirs, tokens)
     assert wanted.std() > 1  # there is something to be wrong about
-    found, _ = ours_of(both, tokens, np.broadcast_to(np.arange(TIME), tokens.shape), tokens >= 0)
-    measured(both.case.family, "logits, plain sequences", relative_error(found, wanted), TOLERANCE)
+    logits, _ = ours_of(both, tokens, np.broadcast_to(np.arange(TIME), tokens.shape), tokens >= 0)
+    measured(both.case.family, "logits, plain sequences", relative_error(logits, wanted), TOLERANCE)
 
 
 def ours_of(both: Both, tokens, positions, present):
@@ -91,9 +91,9 @@ def test_logits_of_left_padded_batches(both, measured):
             attention_mask=torch.tensor(present).long(),
             position_ids=torch.tensor(positions),
         ).logits.numpy()
-    found = np.asarray(ours_of(both, tokens, positions, present)[0])
-    for row, of in enumerate(present):
-        error = relative_error(found[row, of], wanted[row, of])
+    logits = np.asarray(ours_of(both, tokens, positions, present)[0])
+    for row, mask in enumerate(present):
+        error = relative_error(logits[row, mask], wanted[row, mask])
         measured(both.case.family, "logits, left-padded batches", error, TOLERANCE)
 
 
@@ -109,27 +109,27 @@ def test_logits_of_cached_decoding(both, measured):
     at, seen = np.zeros((len(tokens), TIME + STEPS), np.int32), np.zeros((len(tokens), TIME + STEPS), bool)
 
     def keep(slots, new, positions, present):
-        for cache, of in zip(caches, new, strict=True):
-            cache[:, :, slots] = of
+        for cache, entries in zip(caches, new, strict=True):
+            cache[:, :, slots] = entries
         at[:, slots], seen[:, slots] = positions, present
 
     keep(place[:TIME], prefilled, positions, present)
-    found = []
+    step_logits = []
     for step in range(STEPS):
         token, position = following[:, step : step + 1], (LENGTHS + step)[:, None]
         past = KVCache(*(c.copy() for c in caches), mask=seen[:, None].copy(), positions=at.copy())
         alone = np.ones((len(tokens), 1, 1), bool)
         logits, new = logits_and_present(both.model, both.params, token, position, alone, (past,))
-        found.append(logits)
+        step_logits.append(logits)
         keep(place[[TIME + step]], new, position, True)
-    error = relative_error(np.concatenate(found, 1), wanted)
+    error = relative_error(np.concatenate(step_logits, 1), wanted)
     measured(both.case.family, "logits, cached decoding", error, TOLERANCE)
 
 
 def theirs_cached(theirs, tokens, positions, present, following) -> np.ndarray:
     """Logits [batch, STEPS, vocabulary] of the tokens that follow the prompt."""
     mask = torch.tensor(present).long()
-    found = []
+    logits = []
     with torch.no_grad():
         out = theirs(
             torch.tensor(tokens), attention_mask=mask, position_ids=torch.tensor(positions), use_cache=True
@@ -143,8 +143,8 @@ def theirs_cached(theirs, tokens, positions, present, following) -> np.ndarray:
                 past_key_values=out.past_key_values,
                 use_cache=True,
             )
-            found.append(out.logits.numpy())
-    return np.concatenate(found, 1)
+            logits.append(out.logits.numpy())
+    return np.concatenate(logits, 1)
 
 
 def test_the_window_moves_past_the_start_while_decoding():

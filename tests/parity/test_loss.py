@@ -132,17 +132,19 @@ def trees_of(both: Both, facts: dict[str, tuple[str, ...]]) -> list[AnswerTree]:
     encoded = encode_branches(both.tokenizer, Template("bare"), list(facts), list(facts.values()))
     trees = [
         AnswerTree(
-            str(number), prefix, tuple(Branch(t, "rejected" if i else "chosen") for i, t in enumerate(of))
+            str(number),
+            prefix,
+            tuple(Branch(t, "rejected" if i else "chosen") for i, t in enumerate(branches)),
         )
-        for number, (prefix, of) in enumerate(zip(encoded.prefixes, encoded.branches, strict=True))
+        for number, (prefix, branches) in enumerate(zip(encoded.prefixes, encoded.branches, strict=True))
     ]
     scores = score_trees(both.model, both.reference_params, trees, row_length=SIZE.time, rows=2)
     return [
         replace(
             tree,
-            branches=tuple(replace(b, reference_logp=s) for b, s in zip(tree.branches, of, strict=True)),
+            branches=tuple(replace(b, reference_logp=s) for b, s in zip(tree.branches, logps, strict=True)),
         )
-        for tree, of in zip(trees, scores, strict=True)
+        for tree, logps in zip(trees, scores, strict=True)
     ]
 
 
@@ -152,11 +154,13 @@ def rows_of(trees: list[AnswerTree]) -> PackedBatch:
 
 
 @partial(jax.jit, static_argnums=0)
-def ours_of(model: Model, params: Params, rows: PackedBatch, of: Coefficients) -> tuple[jax.Array, Params]:
+def ours_of(
+    model: Model, params: Params, rows: PackedBatch, coefficients: Coefficients
+) -> tuple[jax.Array, Params]:
     """Our loss and its gradients."""
 
     def loss(params: Params) -> jax.Array:
-        return total_loss(target_logps(model, params, rows), rows, of, count(rows), "token")[0]
+        return total_loss(target_logps(model, params, rows), rows, coefficients, count(rows), "token")[0]
 
     return jax.value_and_grad(loss)(params)
 
@@ -197,17 +201,19 @@ def test_losses_and_gradients(both, questions, tmp_path, measured):
         cases.append(("NTP term", NTP, {"ntp": {"answer_mean": 1.0}}))
     for name, of_theirs, of_ours in cases:
         wanted = theirs_of(trainer, of_theirs).item()
-        found = float(ours_of(both.model, both.params, rows, of_ours)[0])
-        measured(both.family, f"loss, {name}", abs(found - wanted), TOLERANCE)
+        loss = float(ours_of(both.model, both.params, rows, of_ours)[0])
+        measured(both.family, f"loss, {name}", abs(loss - wanted), TOLERANCE)
         assert abs(wanted - math.log(2)) > 1e-3  # the reference is another model
 
     theirs_of(trainer, BOTH).backward()
     wanted = jax.tree.leaves_with_path(gradients_of(trainer, both, tmp_path / "gradients"))
-    found = jax.tree.leaves(ours_of(both.model, both.params, rows, BOTH)[1])
-    for (path, theirs), ours in zip(wanted, found, strict=True):
+    gradients = jax.tree.leaves(ours_of(both.model, both.params, rows, BOTH)[1])
+    for (path, theirs), ours in zip(wanted, gradients, strict=True):
         assert np.abs(theirs).max() > 0
         assert relative_error(ours, theirs) < 10 * TOLERANCE, jax.tree_util.keystr(path)
-    ours, theirs = (np.concatenate([np.ravel(x) for x in of]) for of in (found, [w for _, w in wanted]))
+    ours, theirs = (
+        np.concatenate([np.ravel(x) for x in leaves]) for leaves in (gradients, [w for _, w in wanted])
+    )
     measured(both.family, "loss, gradient", relative_error(ours, theirs), TOLERANCE)
 
 
@@ -215,10 +221,10 @@ def test_where_the_reference_is_the_policy_dpo_is_ln_2(qwen3, tmp_path, measured
     alike = qwen3._replace(reference=qwen3.policy, reference_params=qwen3.params)
     wanted = theirs_of(trainer_of(alike, FACTS, tmp_path), DPO).item()
     rows = rows_of(trees_of(alike, FACTS))
-    found = float(ours_of(alike.model, alike.params, rows, DPO)[0])
-    measured("qwen3", "loss, DPO term", abs(found - wanted), TOLERANCE)
+    loss = float(ours_of(alike.model, alike.params, rows, DPO)[0])
+    measured("qwen3", "loss, DPO term", abs(loss - wanted), TOLERANCE)
     assert wanted == pytest.approx(math.log(2), abs=2e-6)
-    assert found == pytest.approx(math.log(2), abs=2e-6)
+    assert loss == pytest.approx(math.log(2), abs=2e-6)
 
 
 def test_theirs_counts_a_question_as_often_as_it_has_negatives(qwen3, tmp_path):
@@ -226,7 +232,8 @@ def test_theirs_counts_a_question_as_often_as_it_has_negatives(qwen3, tmp_path):
     trainer = trainer_of(qwen3, few | many, tmp_path)
     wanted = theirs_of(trainer, DPO).item()
     alone = [
-        float(ours_of(qwen3.model, qwen3.params, rows_of(trees_of(qwen3, of)), DPO)[0]) for of in (few, many)
+        float(ours_of(qwen3.model, qwen3.params, rows_of(trees_of(qwen3, facts)), DPO)[0])
+        for facts in (few, many)
     ]
     together = float(ours_of(qwen3.model, qwen3.params, rows_of(trees_of(qwen3, few | many)), DPO)[0])
     assert wanted == pytest.approx((1 * alone[0] + 3 * alone[1]) / 4, abs=TOLERANCE, rel=TOLERANCE)
@@ -239,9 +246,9 @@ def test_bos_stands_before_the_question_where_the_tokenizer_adds_it(tmp_path):
     trainer = trainer_of(both, FACTS, tmp_path / "trainer")
     encoded = encode_branches(both.tokenizer, Template("bare"), list(FACTS), list(FACTS.values()))
     laid = [
-        (prefix, of[0], negative)
-        for prefix, of in zip(encoded.prefixes, encoded.branches, strict=True)
-        for negative in of[1:]
+        (prefix, branches[0], negative)
+        for prefix, branches in zip(encoded.prefixes, encoded.branches, strict=True)
+        for negative in branches[1:]
     ]
     assert tokens_of(trainer) == laid
     assert all(prefix[0] == both.tokenizer.bos for prefix, _, _ in laid)

@@ -38,13 +38,13 @@ def save(theirs: Any, folder: Path, tokenizer: Path, **options: Any) -> Path:
 
 def tensors(folder: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     """Dtype, shape and bytes of every tensor of a folder."""
-    found = {}
+    described = {}
     for file in folder.glob("*.safetensors"):
         with safe_open(str(file), framework="numpy") as opened:
             for name in opened.keys():  # noqa: SIM118
                 value = opened.get_tensor(name)
-                found[name] = (value.dtype.name, value.shape, value.tobytes())
-    return found
+                described[name] = (value.dtype.name, value.shape, value.tobytes())
+    return described
 
 
 def moved(source: Path, tmp_path: Path, *options: str) -> Path:
@@ -70,9 +70,9 @@ def logits(model: Any) -> np.ndarray:
         return model(torch.tensor(TOKENS)).logits.float().numpy()
 
 
-def differing(found: dict[str, Any], wanted: dict[str, Any]) -> int:
+def differing(exported: dict[str, Any], wanted: dict[str, Any]) -> int:
     """How many tensors are not the same, those that only one has among them."""
-    return sum(found.get(name) != wanted.get(name) for name in {*found, *wanted})
+    return sum(exported.get(name) != wanted.get(name) for name in {*exported, *wanted})
 
 
 def built(case: Case, dtype: torch.dtype = torch.float32) -> Any:
@@ -95,7 +95,7 @@ def test_every_tensor_comes_back_byte_for_byte(case, tokenizer, tmp_path, measur
 def test_half_precision_comes_back_byte_for_byte(dtype, tokenizer, tmp_path):
     source = save(built(Case("qwen3"), dtype), tmp_path / "source", tokenizer)
     out = moved(source, tmp_path, "--export.shard_size=20KB")
-    assert {of[0] for of in tensors(source).values()} == {str(dtype).removeprefix("torch.")}
+    assert {tensor[0] for tensor in tensors(source).values()} == {str(dtype).removeprefix("torch.")}
     assert differing(tensors(out), tensors(source)) == 0
     assert reloaded(out).dtype == dtype
 
@@ -117,7 +117,7 @@ def test_shards_have_the_size_asked_for_and_an_index(tokenizer, tmp_path):
     assert len(files) > 2
     assert all(file.stat().st_size < 40_000 + 4_000 for file in files)  # with their headers
     index = json.loads((out / "model.safetensors.index.json").read_text())
-    assert index["metadata"]["total_size"] == sum(len(of[2]) for of in tensors(source).values())
+    assert index["metadata"]["total_size"] == sum(len(tensor[2]) for tensor in tensors(source).values())
     assert {*index["weight_map"]} == {*tensors(source)}
     assert {*index["weight_map"].values()} == {file.name for file in files}
     assert differing(tensors(out), tensors(source)) == 0

@@ -34,7 +34,7 @@ def both(compiled_fast) -> Both:
     folder = data("models", NAME)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     model, params, tokenizer = prl.load(folder)
-    prompts = [tokenizer.start + of for of in tokenizer.encode_all(TEXTS)]
+    prompts = [tokenizer.start + tokens for tokens in tokenizer.encode_all(TEXTS)]
     told = ours_of(model, params, prompts, UNENDING, 1, 100)
     return Both(theirs, model, params, tokenizer, prompts, told)
 
@@ -54,8 +54,8 @@ def test_logits(both, measured):
     tokens = [both.prompts[0] + both.told[0][0].tokens]
     with torch.no_grad():
         wanted = both.theirs(torch.tensor(tokens)).logits.numpy()
-    found = both.model.logits(both.params, tokens)
-    measured(NAME, "logits, plain sequences", relative_error(found, wanted), 1e-5)
+    logits = both.model.logits(both.params, tokens)
+    measured(NAME, "logits, plain sequences", relative_error(logits, wanted), 1e-5)
 
 
 @pytest.mark.parametrize("beams", [5, 20])
@@ -64,7 +64,7 @@ def test_beams(both, beams, measured):
     ends = both.tokenizer.encode("a.")[-1:]
     assert both.tokenizer.decode(ends) == "."
     wanted = theirs_of(both.theirs, both.prompts, ends, beams, 30)
-    found = ours_of(both.model, both.params, both.prompts, ends, beams, 30)
-    for ours, theirs in zip(found, wanted, strict=True):
+    decoded = ours_of(both.model, both.params, both.prompts, ends, beams, 30)
+    for ours, theirs in zip(decoded, wanted, strict=True):
         assert all(h.finished for h in theirs)
         measured(NAME, f"beam search, K = {beams}: scores", largest_difference(ours, theirs), TOLERANCE)

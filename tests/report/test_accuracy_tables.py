@@ -27,13 +27,13 @@ def outcome(index: int, right: bool, group: str, popularity: float) -> Outcome:
 def evaluated(system: str, outcomes: list[Outcome], bins: int) -> dict[str, Any]:
     """An evaluation file as the stage writes it, through JSON."""
     trained = [o for o in outcomes if o.group == "trained"]
-    found = {
+    evaluation = {
         "system": system,
         "groups": factual.groups(outcomes, lambda fact: False, lambda fact: fact.popularity >= 5),
         "by_popularity": factual.by_popularity(trained, bins),
         "questions": [factual.to_json(o) for o in outcomes],
     }
-    return json.loads(json.dumps(found))
+    return json.loads(json.dumps(evaluation))
 
 
 @pytest.mark.parametrize("count", [1, 4, 23, 60])
@@ -41,10 +41,10 @@ def test_bins_are_those_of_the_evaluation(count: int) -> None:
     # Popularity with ties, so that ids decide; more bins than questions once.
     outcomes = [outcome(i, i * i % 7 < 3, "trained", float(i * 5 % 7)) for i in range(count)]
     outcomes += [outcome(i, True, "paraphrase", float(i)) for i in range(count)]
-    found = evaluated("base", outcomes, 5)
-    rows = by_popularity([found])
-    assert len(rows) == len(found["by_popularity"])
-    for row, expected in zip(rows, found["by_popularity"], strict=True):
+    evaluation = evaluated("base", outcomes, 5)
+    rows = by_popularity([evaluation])
+    assert len(rows) == len(evaluation["by_popularity"])
+    for row, expected in zip(rows, evaluation["by_popularity"], strict=True):
         assert row.name == (expected["low"], expected["high"])
         assert row.questions == expected["count"]
         assert row.cells["base"].rate == pytest.approx(expected["acc"])
@@ -52,10 +52,10 @@ def test_bins_are_those_of_the_evaluation(count: int) -> None:
 
 def test_the_best_known_held_out_facts_are_those_that_were_counted() -> None:
     outcomes = [outcome(i, i % 2 == 0, "held_out", float(i * 5 % 7)) for i in range(40)]
-    found = evaluated("base", outcomes, 5)
-    head = grouped(found)["held_out_head"].values()
+    evaluation = evaluated("base", outcomes, 5)
+    head = grouped(evaluation)["held_out_head"].values()
     assert {q["id"] for q in head} == {o.fact.id for o in outcomes if o.fact.popularity >= 5}
-    measured = found["groups"]["held_out_head"]
+    measured = evaluation["groups"]["held_out_head"]
     assert sum(q["correct"] for q in head) / len(head) == pytest.approx(measured["acc"])
 
 
@@ -109,16 +109,16 @@ def test_flips_are_sorted_by_popularity() -> None:
 def test_ten_examples_are_spread_over_all_flips() -> None:
     before = asked("base", [question(i, False) for i in range(95)])
     after = asked("ntp", [question(i, True) for i in range(95)])
-    found = changes(before, after)
-    assert (found["gained"]["count"], found["gained"]["of"]) == (95, 95)
-    numbers = [int(row["question"].split()[-1].rstrip("?")) for row in found["gained"]["rows"]]
+    flipped = changes(before, after)
+    assert (flipped["gained"]["count"], flipped["gained"]["of"]) == (95, 95)
+    numbers = [int(row["question"].split()[-1].rstrip("?")) for row in flipped["gained"]["rows"]]
     assert len(numbers) == 10
     gaps = Counter(a - b for a, b in pairwise(numbers))
     assert set(gaps) <= {9, 10}
     assert numbers[0] == 94
-    row = found["gained"]["rows"][0]
+    row = flipped["gained"]["rows"][0]
     assert (row["before"], row["after"], row["p_before"], row["p_after"]) == ("Rome", "Florence", 0.01, 0.4)
-    assert found["lost"] == {"count": 0, "of": 0, "rows": []}
+    assert flipped["lost"] == {"count": 0, "of": 0, "rows": []}
 
 
 # What got worse
@@ -141,31 +141,31 @@ def world(system: str, right: dict[str, int], **changes: Any) -> dict[str, Any]:
 def test_what_fell_is_listed_and_what_did_not_is_not() -> None:
     before = world("base", {"river": 50, "city": 50, "king": 50, "held_out": 40}, text_nll=1.5)
     after = world("ntp", {"river": 30, "city": 49, "king": 90, "held_out": 39}, text_nll=1.75)
-    found = fallen(before, after)
-    assert [(fall.kind, fall.name) for fall in found.falls] == [("category", "river")]
-    assert (found.falls[0].change.before, found.falls[0].change.after) == (0.5, 0.3)
-    assert {fall.name for fall in found.slight} == {"city", GROUPS["held_out"]}
-    assert found.compared == 3 + 2  # categories, trained and held-out facts
-    assert found.text_nll == (1.5, 1.75)
+    decline = fallen(before, after)
+    assert [(fall.kind, fall.name) for fall in decline.falls] == [("category", "river")]
+    assert (decline.falls[0].change.before, decline.falls[0].change.after) == (0.5, 0.3)
+    assert {fall.name for fall in decline.slight} == {"city", GROUPS["held_out"]}
+    assert decline.compared == 3 + 2  # categories, trained and held-out facts
+    assert decline.text_nll == (1.5, 1.75)
     # 20 of river, one of city, one held out: their truth goes from 40 % to 1 %.
-    assert found.less_probable == (22, 400)
-    assert len(found.lost) == SHOWN
-    assert not found.nothing
+    assert decline.less_probable == (22, 400)
+    assert len(decline.lost) == SHOWN
+    assert not decline.nothing
 
 
 def test_the_largest_loss_of_probability_comes_first() -> None:
     before = asked("base", [question(i, True, p_truth=0.9) for i in range(30)])
     after = asked("ntp", [question(i, True, p_truth=0.9 - 0.01 * i) for i in range(30)])
-    found = fallen(before, after)
-    assert [one["id"] for one, _ in found.lost] == [f"f{i}" for i in range(29, 19, -1)]
-    assert found.less_probable == (29, 30)
+    decline = fallen(before, after)
+    assert [one["id"] for one, _ in decline.lost] == [f"f{i}" for i in range(29, 19, -1)]
+    assert decline.less_probable == (29, 30)
 
 
 def test_nothing_worse() -> None:
     before, after = (world(s, {"river": n, "held_out": 40}) for s, n in (("base", 20), ("ntp", 60)))
-    found = fallen(before, after)
-    assert found.nothing
-    assert found.compared == 2  # one category is no division; no text was measured
+    decline = fallen(before, after)
+    assert decline.nothing
+    assert decline.compared == 2  # one category is no division; no text was measured
 
 
 def test_groups_known_by_their_rates_only() -> None:
@@ -173,10 +173,10 @@ def test_groups_known_by_their_rates_only() -> None:
         {"system": system, "groups": {"unseen": {"count": 9, "acc": acc}}}
         for system, acc in (("base", 0.3), ("ntp", 0.2))
     )
-    found = fallen(before, after)
-    assert found.unpaired == [("facts unseen in pretraining", 0.3, 0.2)]
-    assert found.less_probable is None
-    assert not found.nothing
+    decline = fallen(before, after)
+    assert decline.unpaired == [("facts unseen in pretraining", 0.3, 0.2)]
+    assert decline.less_probable is None
+    assert not decline.nothing
     assert fallen({**after, "system": "base"}, {**before, "system": "ntp"}).nothing
 
 
@@ -188,8 +188,8 @@ def put(path: Path, *evaluations: dict[str, Any]) -> Any:
     write_workdir(path)
     for old in (path / "evaluations").iterdir():
         old.unlink()
-    for found in evaluations:
-        write(path / "evaluations" / f"{found['system']}.json", found)
+    for evaluation in evaluations:
+        write(path / "evaluations" / f"{evaluation['system']}.json", evaluation)
     return parse(write_report(path).read_text("utf-8"))
 
 
@@ -219,7 +219,7 @@ def test_the_page_shows_the_tables_and_what_fell(tmp_path: Path) -> None:
 def test_the_page_says_that_nothing_got_worse(tmp_path: Path) -> None:
     tags = put(tmp_path, *(world(s, {"river": n, "held_out": 40}) for s, n in (("base", 20), ("ntp", 60))))
     assert "Nothing that was measured of both got worse than the base model: accuracy on 2 sets" in tags.text
-    heads = {found[0][0] for found in tags.tables}
+    heads = {rows[0][0] for rows in tags.tables}
     assert not heads & {"accuracy on", "category", "popularity"}
 
 

@@ -25,8 +25,8 @@ def workdir(path: Path, systems: dict[str, list[dict[str, Any]]], **settings: An
     for old in (path / "evaluations").iterdir():
         old.unlink()
     for place, (system, questions) in enumerate(systems.items()):
-        found = asked(system, questions, text_nll=2.0 + place, device_seconds=10.0 * (place + 1))
-        write(path / "evaluations" / f"{place}.json", found)
+        evaluation = asked(system, questions, text_nll=2.0 + place, device_seconds=10.0 * (place + 1))
+        write(path / "evaluations" / f"{place}.json", evaluation)
     return path
 
 
@@ -48,12 +48,12 @@ def test_systems_of_both_on_common_questions(two: tuple[Path, Path]) -> None:
     tags = parse(page.read_text("utf-8"))
     assert not tags.tags & {"script", "link", "iframe", "img"}
     # Wrong in A and right in B: 50 to 79; the reverse: 0 to 9.
-    of = paired([(i < 50, 10 <= i < 80) for i in range(100)])
-    assert of is not None
+    difference = paired([(i < 50, 10 <= i < 80) for i in range(100)])
+    assert difference is not None
     base, ntp = table(tags, "system", "questions of both")
     assert base[:4] == ["base", "100", "20.0", "20.0"]
     assert ntp[:4] == ["NTP", "100", "50.0", "70.0"]
-    assert ntp[4] == f"+20.0 [+{100 * of.low:.1f} to +{100 * of.high:.1f}]"
+    assert ntp[4] == f"+20.0 [+{100 * difference.low:.1f} to +{100 * difference.high:.1f}]"
     rows = [row for t in tags.tables if t[0][:2] == ["system", "questions of both"] for row in t[1:]]
     assert [row[:4] for row in rows[2:]] == [
         ["base", "100", "20.0", "20.0"],  # paraphrased
@@ -73,9 +73,9 @@ def test_systems_of_both_on_common_questions(two: tuple[Path, Path]) -> None:
 
 
 def test_what_flipped_between_the_two(two: tuple[Path, Path]) -> None:
-    found = read_comparison(*two)
-    assert found.best == "ntp"
-    gained, lost = found.flipped["gained"], found.flipped["lost"]
+    comparison = read_comparison(*two)
+    assert comparison.best == "ntp"
+    gained, lost = comparison.flipped["gained"], comparison.flipped["lost"]
     assert (gained["count"], gained["of"], len(gained["rows"])) == (30, 50, 10)
     assert (lost["count"], lost["of"], len(lost["rows"])) == (10, 50, 10)
     assert {row["question"] for row in lost["rows"]} == {
@@ -89,11 +89,11 @@ def test_what_flipped_between_the_two(two: tuple[Path, Path]) -> None:
 
 
 def test_the_same_workdir_twice(two: tuple[Path, Path]) -> None:
-    page, found = write_comparison(two[1], two[1])
+    page, comparison = write_comparison(two[1], two[1])
     assert page.name == "compare-second.html"
-    assert found.settings == []
-    assert all(of.rate == 0 for p in found.systems for of in p.groups.values())
-    assert found.flipped["gained"]["count"] == found.flipped["lost"]["count"] == 0
+    assert comparison.settings == []
+    assert all(difference.rate == 0 for p in comparison.systems for difference in p.groups.values())
+    assert comparison.flipped["gained"]["count"] == comparison.flipped["lost"]["count"] == 0
     tags = parse(page.read_text("utf-8"))
     assert "both runs have the same settings" in tags.text
     assert "The interval holds zero" in tags.text
@@ -119,21 +119,21 @@ def test_only_questions_of_one_wording_and_group_are_paired(two: tuple[Path, Pat
         reworded[i]["question"] = f"And the capital of Arno {i}?"
     reworded[99]["group"] = "held_out"  # trained in A
     b = workdir(two[1].parent / "third", {"ntp": reworded})
-    found = read_comparison(two[0], b)
-    (ntp,) = found.systems
+    comparison = read_comparison(two[0], b)
+    (ntp,) = comparison.systems
     assert ntp.groups["trained"].questions == 69
     assert ntp.groups["trained"].before == pytest.approx(20 / 69)
     assert ntp.groups["held_out"].questions == 20
-    assert found.unshared == (31, 31)
-    assert found.alone == (["base"], [])
+    assert comparison.unshared == (31, 31)
+    assert comparison.alone == (["base"], [])
 
 
 def test_base_alone_and_one_category(two: tuple[Path, Path]) -> None:
     only = [question(i, True) for i in range(4)]
     a, b = (workdir(two[0].parent / name, {"base": only}) for name in "ab")
-    page, found = write_comparison(a, b)
-    assert found.best == "base"
-    assert found.categories == {}
+    page, comparison = write_comparison(a, b)
+    assert comparison.best == "base"
+    assert comparison.categories == {}
     assert "By category" not in parse(page.read_text("utf-8")).text
 
 
@@ -142,17 +142,17 @@ def test_settings_of_different_versions(two: tuple[Path, Path]) -> None:
     del config["seed"]
     config["new"] = {"setting": [1, 2]}
     write(two[1] / "config.json", config)
-    found = read_comparison(*two)
-    assert ("seed", "17", "0") in found.settings  # what is missing is what it was before it existed
-    assert ("new.setting", "not set", "1, 2") in found.settings
+    comparison = read_comparison(*two)
+    assert ("seed", "17", "0") in comparison.settings  # what is missing is what it was before it existed
+    assert ("new.setting", "not set", "1, 2") in comparison.settings
 
 
 def test_text_is_escaped(tmp_path: Path) -> None:
     said = {"prediction": EVIL, "answer": EVIL}
     worlds = [world(right, **said) for right in (range(50), range(10, 80))]
     for questions in worlds:
-        for i, of in enumerate(questions):
-            of["category"] = f"{EVIL}{i % 2}"
+        for i, entry in enumerate(questions):
+            entry["category"] = f"{EVIL}{i % 2}"
     paths = [workdir(tmp_path / f"{i}<b>", {EVIL: w}) for i, w in enumerate(worlds)]
     change(paths[0] / "config.json", name=EVIL, odd={EVIL: EVIL})
     tags = parse(compare(*paths).read_text("utf-8"))
@@ -192,8 +192,8 @@ def test_the_best_system_of_both_is_the_one_shown(two: tuple[Path, Path]) -> Non
         workdir(two[0].parent / f"best{side}", {s: world(range(n[side])) for s, n in rights.items()})
         for side in (0, 1)
     )
-    page, found = write_comparison(a, b)
-    assert found.best == "ntp"
+    page, comparison = write_comparison(a, b)
+    assert comparison.best == "ntp"
     tags = parse(page.read_text("utf-8"))
     assert "Question by question: NTP" in tags.text
     gained = table(tags, "question")

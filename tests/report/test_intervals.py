@@ -11,13 +11,13 @@ from pretrainrl_jax.report.intervals import Z, paired, wilson
 
 @pytest.mark.parametrize(("right", "count"), [(0, 5), (5, 5), (1, 7), (118, 1000), (50, 100)])
 def test_wilson_is_where_the_score_test_is_just_not_rejected(right: int, count: int) -> None:
-    found = wilson(right, count)
-    assert found is not None
-    for bound in found:
+    interval = wilson(right, count)
+    assert interval is not None
+    for bound in interval:
         if 0 < bound < 1:  # the bound's own standard error, not that of the observed rate
             assert abs(right / count - bound) == pytest.approx(Z * math.sqrt(bound * (1 - bound) / count))
-    assert found[0] <= right / count <= found[1]
-    assert found[0] < found[1]
+    assert interval[0] <= right / count <= interval[1]
+    assert interval[0] < interval[1]
 
 
 def test_wilson_without_questions() -> None:
@@ -26,16 +26,16 @@ def test_wilson_without_questions() -> None:
 
 def test_paired_against_the_weighted_table() -> None:
     answers = [(False, True)] * 7 + [(True, False)] * 2 + [(True, True)] * 20 + [(False, False)] * 11
-    found = paired(answers)
-    assert found is not None
-    assert (found.questions, found.before, found.after) == (40, 22 / 40, 27 / 40)
-    assert found.rate == pytest.approx(5 / 40)
+    difference = paired(answers)
+    assert difference is not None
+    assert (difference.questions, difference.before, difference.after) == (40, 22 / 40, 27 / 40)
+    assert difference.rate == pytest.approx(5 / 40)
     # Mean and variance of +1, -1, 0, 0 with half a question more of each.
     values, weights = [1, -1, 0, 0], [7.5, 2.5, 20.5, 11.5]
     mean = np.average(values, weights=weights)
     error = math.sqrt(np.average((np.array(values) - mean) ** 2, weights=weights) / 42)
     low, high = stats.norm.interval(0.95, loc=mean, scale=error)
-    assert (found.low, found.high) == pytest.approx((low, high))
+    assert (difference.low, difference.high) == pytest.approx((low, high))
 
 
 def test_paired_turns_round_with_its_systems() -> None:
@@ -71,7 +71,7 @@ def test_the_interval_holds_the_truth_about_95_times_in_100() -> None:
     gain, loss, count, held = 0.2, 0.08, 60, 0
     for _ in range(1000):
         kinds = draw.choice(3, size=count, p=[gain, loss, 1 - gain - loss])
-        found = paired([((False, True), (True, False), (True, True))[k] for k in kinds])
-        assert found is not None
-        held += found.low <= gain - loss <= found.high
+        difference = paired([((False, True), (True, False), (True, True))[k] for k in kinds])
+        assert difference is not None
+        held += difference.low <= gain - loss <= difference.high
     assert 930 <= held <= 975

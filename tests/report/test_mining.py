@@ -142,9 +142,9 @@ def parse(html: str) -> Cells:
     return cells
 
 
-def table(cells: Cells, first: str) -> list[list[str]]:
+def table(cells: Cells, heading: str) -> list[list[str]]:
     """The table whose first heading is this."""
-    return next(t for t in cells.tables if t[0][0] == first)
+    return next(t for t in cells.tables if t[0][0] == heading)
 
 
 def write(path: Path, value: Any) -> None:
@@ -167,15 +167,15 @@ def page(workdir: Path) -> str:
 
 def changed(*path: str, value: Any) -> dict[str, Any]:
     """The statistics with one entry replaced, or, by the value `changed` itself, taken away."""
-    found = copy.deepcopy(FOUND)
-    at = found
+    altered = copy.deepcopy(FOUND)
+    at = altered
     for key in path[:-1]:
         at = at[key]
     if value is changed:
         del at[path[-1]]
     else:
         at[path[-1]] = value
-    return found
+    return altered
 
 
 def test_every_filter_of_every_source_stands_in_the_table(workdir: Path) -> None:
@@ -212,11 +212,11 @@ def test_the_sentences_say_the_numbers() -> None:
 
 def test_categories_with_twenty_falsehoods_each(workdir: Path) -> None:
     html = page(workdir)
-    head, first, first_said, second, second_said = table(parse(html), "category")
+    head, uncategorised, first_said, second, second_said = table(parse(html), "category")
     # The larger category first; only columns that a category has.
     no_spearman = [head for head in COLUMNS if "Spearman" not in head]
     assert head == ["category", *(" ".join(h.split()) for h in no_spearman)]
-    assert first == ["(no category)", "1,200", "0.3", "–", "–", "–"]
+    assert uncategorised == ["(no category)", "1,200", "0.3", "–", "–", "–"]
     assert first_said == ["Rome 3 · 50.0%"]
     assert "“<bdi>Which river &lt;flows&gt; there?</bdi>”" in html
     assert second == ["river", "800", "4.5", "5.5", "0.91", "0.91"]
@@ -241,8 +241,8 @@ def test_categories_with_twenty_falsehoods_each(workdir: Path) -> None:
 
 
 def test_only_the_largest_of_many_categories_are_shown(workdir: Path) -> None:
-    of = FOUND["categories"]["river"]
-    many = {f"c{i}": of | {"questions": i} for i in range(mining.CATEGORIES + 5)}
+    river = FOUND["categories"]["river"]
+    many = {f"c{i}": river | {"questions": i} for i in range(mining.CATEGORIES + 5)}
     write(workdir / "mined" / "statistics.json", FOUND | {"categories": many})
     html = page(workdir)
     rows = [row for row in table(parse(html), "category")[1:] if len(row) > 1]
@@ -282,15 +282,15 @@ def test_the_picture_of_distinct_answers(workdir: Path, monkeypatch: pytest.Monk
 def test_text_is_escaped_and_isolated(workdir: Path) -> None:
     evil, rtl = "<script>alert('x')</script>\" onload=\"x", "روما"
     texts = [{"text": f"{t}{i}", "questions": 2, "probability": 0.5} for t in (evil, rtl) for i in range(4)]
-    of = {**FOUND["categories"]["river"], "falsehoods": texts, "pool": [evil, rtl]}
-    found = FOUND | {
-        "categories": {evil: of, rtl: of},
+    category = {**FOUND["categories"]["river"], "falsehoods": texts, "pool": [evil, rtl]}
+    described = FOUND | {
+        "categories": {evil: category, rtl: category},
         "dropped": {evil: {evil: 3, rtl: 2}},
         "by_source": {evil: 3},
         "examples": [{"question": t, "answer": t, "negatives": [[t, 0.5]]} for t in (evil, rtl)],
     }
-    write(workdir / "mined" / "statistics.json", found)
-    write(workdir / "mined" / rtl / "round1.json", found)
+    write(workdir / "mined" / "statistics.json", described)
+    write(workdir / "mined" / rtl / "round1.json", described)
     html = page(workdir)
     cells = parse(html)
     assert "script" not in cells.tags
@@ -303,10 +303,10 @@ def test_text_is_escaped_and_isolated(workdir: Path) -> None:
 def test_rounds_of_mining_again(workdir: Path) -> None:
     for system, scale in (("pretrainrl", 100), ("dpo", 1)):
         for number in (1, 2, 10):
-            of = {"questions": 50, "without_negatives": number, "negatives": scale * number}
+            counts = {"questions": 50, "without_negatives": number, "negatives": scale * number}
             write(
                 workdir / "mined" / system / f"round{number}.json",
-                of | {"entropy": 0.5, "distinct_answers": 3},
+                counts | {"entropy": 0.5, "distinct_answers": 3},
             )
     (workdir / "mined" / "dpo" / "round2.json").write_text("{", "utf-8")
     write(workdir / "mined" / "dpo" / "rounds.json", {})
@@ -347,10 +347,10 @@ def test_what_mining_writes_is_what_the_page_reads(workdir: Path) -> None:
         for fact, answers in decoded
     ]
     like = {"capital": Agreement(2, 3, 0.5, math.nan)}
-    found = statistics.describe(
+    described = statistics.describe(
         facts, trees, decoded, rules.known, {"beam": counter}, {"capital": ["turin"]}, like
     )
-    write(workdir / "mined" / "statistics.json", found)
+    write(workdir / "mined" / "statistics.json", described)
     html = page(workdir)
     cells = parse(html)
     assert table(cells, "candidates taken, and why")[1:] == [
@@ -393,20 +393,21 @@ def test_missing_or_odd_parts_are_left_out(
 
 @pytest.mark.parametrize("odd", BAD)
 def test_odd_lists_within_a_category_and_an_example(odd: Any) -> None:
-    of = {**FOUND["categories"]["river"], "falsehoods": [odd, {"text": odd}], "pool": [odd]}
-    found = section(
+    category = {**FOUND["categories"]["river"], "falsehoods": [odd, {"text": odd}], "pool": [odd]}
+    contents = section(
         Mined(
-            FOUND | {"categories": {"river": of}, "examples": [odd, {"question": "?", "negatives": [odd]}]},
+            FOUND
+            | {"categories": {"river": category}, "examples": [odd, {"question": "?", "negatives": [odd]}]},
             {},
         ),
         KNOWN,
     )
-    assert found is not None
+    assert contents is not None
     texts = {"text"} if odd == "text" else set()
-    assert {text for text, _, _ in found["categories"]["rows"][0]["top"]} == texts
-    assert set(found["categories"]["rows"][0]["pool"]) == texts
+    assert {text for text, _, _ in contents["categories"]["rows"][0]["top"]} == texts
+    assert set(contents["categories"]["rows"][0]["pool"]) == texts
     said = [[("x", "–")]] if odd == ["x", ["y"]] else []
-    assert [example["negatives"] for example in found["examples"]] == said
+    assert [example["negatives"] for example in contents["examples"]] == said
 
 
 @pytest.mark.parametrize(

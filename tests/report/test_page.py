@@ -113,12 +113,12 @@ def test_half_a_surrogate_pair_does_not_stop_the_report(workdir: Path) -> None:
 
 def test_numbers_that_are_missing_or_nan(workdir: Path) -> None:
     path = workdir / "evaluations" / "pretrainrl.json"
-    found = json.loads(path.read_text("utf-8"))
+    evaluated = json.loads(path.read_text("utf-8"))
     nothing = {"p_truth": math.nan, "p_falsehood": None, "popularity": math.nan, "falsehood": None}
-    found["questions"] = [{**q, **nothing} for q in found["questions"]]
-    found["groups"]["trained"].update(acc=math.nan, prob=None)
-    found["by_popularity"][0]["acc"] = math.nan
-    write(path, {**found, "text_nll": math.nan, "device_seconds": None, "unfinished_beams": math.nan})
+    evaluated["questions"] = [{**q, **nothing} for q in evaluated["questions"]]
+    evaluated["groups"]["trained"].update(acc=math.nan, prob=None)
+    evaluated["by_popularity"][0]["acc"] = math.nan
+    write(path, {**evaluated, "text_nll": math.nan, "device_seconds": None, "unfinished_beams": math.nan})
     html = write_report(workdir).read_text("utf-8")
     assert not re.search(r"\bnan\b|\bNone\b|\binf\b", re.sub(r"data:image/[^\"]*", "", html))
     written = (workdir / "report" / "summary.json").read_text("utf-8")
@@ -183,19 +183,19 @@ def test_changes_count_gains_on_trained_and_losses_on_all_facts() -> None:
     before["questions"] += [question(9, True, "held_out"), question(2, False, "paraphrase")]
     after = {"questions": [question(i, i in (1, 2)) for i in range(6)]}
     after["questions"] += [question(9, False, "held_out"), question(2, True, "paraphrase")]
-    found = changes(before, after)
-    assert (found["gained"]["count"], found["gained"]["of"]) == (2, 5)
-    assert (found["lost"]["count"], found["lost"]["of"]) == (2, 2)
-    assert [row["group"] for row in found["lost"]["rows"]] == ["held out", "trained"]
-    assert [row["question"][-2:] for row in found["gained"]["rows"]] == ["2?", "1?"]  # least popular first
+    flips = changes(before, after)
+    assert (flips["gained"]["count"], flips["gained"]["of"]) == (2, 5)
+    assert (flips["lost"]["count"], flips["lost"]["of"]) == (2, 2)
+    assert [row["group"] for row in flips["lost"]["rows"]] == ["held out", "trained"]
+    assert [row["question"][-2:] for row in flips["gained"]["rows"]] == ["2?", "1?"]  # least popular first
 
 
 def test_the_pictured_pair() -> None:
-    found = [evaluation(name, acc) for name, acc in SYSTEMS.items()]
-    assert pair(summarise(found, "d", "m"), KNOWN) == ("base", "pretrainrl")
-    assert pair(summarise(found[:-1], "d", "m"), KNOWN) == ("base", "ntp_answer")
-    assert pair(summarise(found[:1], "d", "m"), KNOWN) == ("base", None)
-    assert pair(summarise(found[2:3], "d", "m"), KNOWN) == ("ntp", None)
+    evaluations = [evaluation(name, acc) for name, acc in SYSTEMS.items()]
+    assert pair(summarise(evaluations, "d", "m"), KNOWN) == ("base", "pretrainrl")
+    assert pair(summarise(evaluations[:-1], "d", "m"), KNOWN) == ("base", "ntp_answer")
+    assert pair(summarise(evaluations[:1], "d", "m"), KNOWN) == ("base", None)
+    assert pair(summarise(evaluations[2:3], "d", "m"), KNOWN) == ("ntp", None)
 
 
 def test_share_above_the_diagonal() -> None:
@@ -205,10 +205,10 @@ def test_share_above_the_diagonal() -> None:
 
 
 def test_the_idea_takes_trained_and_unseen_facts_in_the_trained_wording() -> None:
-    found = trained(evaluation("base", 0.5))
-    assert len(found) == 60
-    assert {q["group"] for q in found.values()} == {"trained", "unseen"}
-    assert any(q["correct"] for q in found.values())  # not overwritten by their paraphrases, all wrong here
+    facts = trained(evaluation("base", 0.5))
+    assert len(facts) == 60
+    assert {q["group"] for q in facts.values()} == {"trained", "unseen"}
+    assert any(q["correct"] for q in facts.values())  # not overwritten by their paraphrases, all wrong here
 
 
 def test_the_idea_as_a_file(tmp_path: Path) -> None:
@@ -351,7 +351,7 @@ def test_tables_and_pictures_of_a_workdir_without_outcomes(workdir: Path) -> Non
         change(workdir / "evaluations" / f"{system}.json", questions=[])
     tags = parse(write_report(workdir).read_text("utf-8"))
     # The rates are still there, with Wilson's interval of 12 of 60.
-    assert any(row[:2] == ["base", "20.0 11.8–31.8"] for found in tags.tables for row in found)
+    assert any(row[:2] == ["base", "20.0 11.8–31.8"] for rows in tags.tables for row in rows)
     assert "Accuracy by popularity" not in tags.text
     assert "What got worse" in tags.text
     assert "None of the 0 sets" not in tags.text

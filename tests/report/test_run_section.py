@@ -83,10 +83,10 @@ def test_stages_in_the_order_of_a_run() -> None:
         "mine": {"negatives": 10},
         "pretrain": {"seconds": 12.34, "device": "1 x cpu", "ended": "2026-01-02T03:04:05.678+00:00"},
     }
-    found = stages(finished, KNOWN)
-    assert found is not None
-    assert found["heads"] == ["wall clock", "device time", "device", "ended, UTC", "notes"]
-    assert [(row["stage"], *row["cells"]) for row in found["rows"]] == [
+    section = stages(finished, KNOWN)
+    assert section is not None
+    assert section["heads"] == ["wall clock", "device time", "device", "ended, UTC", "notes"]
+    assert [(row["stage"], *row["cells"]) for row in section["rows"]] == [
         ("pretrain", "12.3 s", "", "1 x cpu", "2026-01-02 03:04:05", ""),
         ("train DPO alone", "1 h 2 min", "", "8 x H200", "", "taken over from beta-1/seed0"),
         ("train PretrainRL", "", "1 min 1 s", "", "", "updates skipped as not finite: 3"),
@@ -98,10 +98,10 @@ def test_stages_in_the_order_of_a_run() -> None:
 
 
 def test_an_old_workdir_recorded_little() -> None:
-    found = stages(
+    section = stages(
         {"pretrain": {"device_seconds": 2.0}, "mine": {}, "evaluate/base": {"seconds": None}}, KNOWN
     )
-    assert found == {"heads": ["device time"], "rows": [{"stage": "pretrain", "cells": ["2.0 s"]}]}
+    assert section == {"heads": ["device time"], "rows": [{"stage": "pretrain", "cells": ["2.0 s"]}]}
     assert stages({"mine": {}}, KNOWN) is None
     assert stages({}, KNOWN) is None
     assert hardware({"mine": {}}, KNOWN) == "The hardware is not recorded; wall-clock times are not recorded."

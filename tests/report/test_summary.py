@@ -35,8 +35,8 @@ def evaluation(system: str, acc: Any, **changes: Any) -> dict[str, Any]:
 
 
 def summary_of(**accuracies: float | None) -> dict[str, Any]:
-    found = [evaluation(system, acc) for system, acc in accuracies.items()]
-    return summarise(found, "small world", "tiny")
+    evaluations = [evaluation(system, acc) for system, acc in accuracies.items()]
+    return summarise(evaluations, "small world", "tiny")
 
 
 def words_of(**accuracies: float | None) -> str:
@@ -185,7 +185,7 @@ def test_few_questions_widen_the_noise() -> None:
 def test_the_same_questions_narrow_the_noise() -> None:
     right = {"ntp": range(380), "pretrainrl": range(10, 410)}  # of 1,000 questions 10 lost, 30 gained
     asked = [{"id": f"f{i}", "question": "?", "group": "trained"} for i in range(1000)]
-    found = [
+    evaluations = [
         evaluation(
             name,
             len(which) / 1000,
@@ -193,9 +193,9 @@ def test_the_same_questions_narrow_the_noise() -> None:
         )
         for name, which in right.items()
     ]
-    for one in found:
+    for one in evaluations:
         one["groups"]["trained"]["count"] = 1000
-    summary = summarise(found, "d", "m")
+    summary = summarise(evaluations, "d", "m")
     # Half a question more in each of the four outcomes: 30.5 gained, 10.5 lost, of 1,002.
     half = 1.96 * math.sqrt((41 / 1002 - (20 / 1002) ** 2) / 1002)
     against = summary["systems"]["pretrainrl"]["against"]["ntp"]
@@ -206,9 +206,9 @@ def test_the_same_questions_narrow_the_noise() -> None:
     assert (back["low"], back["high"]) == pytest.approx((-against["high"], -against["low"]))
     assert 100 * half < 2.0
     assert noise(summary, "ntp", "pretrainrl") == 2.0  # one seed: never under two points
-    for one in found:
+    for one in evaluations:
         one["questions"] = []
-    apart = summarise(found, "d", "m")
+    apart = summarise(evaluations, "d", "m")
     assert apart["systems"]["ntp"]["against"] == {}
     assert noise(apart, "ntp", "pretrainrl") == pytest.approx(
         196 * math.sqrt((0.38 * 0.62 + 0.4 * 0.6) / 1000), abs=0.01
@@ -216,9 +216,9 @@ def test_the_same_questions_narrow_the_noise() -> None:
 
 
 def test_accuracies_have_their_intervals() -> None:
-    found = evaluation("base", 0.5)
-    found["groups"]["trained"]["count"] = 100
-    base = summarise([found], "d", "m")["systems"]["base"]
+    evaluated = evaluation("base", 0.5)
+    evaluated["groups"]["trained"]["count"] = 100
+    base = summarise([evaluated], "d", "m")["systems"]["base"]
     # Wilson's interval of 50 of 100, as it is printed in tables: 40.4 % to 59.6 %.
     assert base["acc_interval"] == pytest.approx((0.404, 0.596), abs=5e-4)
     assert base["groups"]["held_out"]["acc_interval"] == pytest.approx((0.0743, 0.1332), abs=5e-4)
@@ -241,19 +241,19 @@ def test_dpo_prob_goes_from_base_to_dpo() -> None:
 
 
 def test_forgetting_is_the_rise_over_base() -> None:
-    found = [
+    evaluations = [
         evaluation("base", 0.1, text_nll=1.87),
         evaluation("ntp", 0.3, text_nll=3.17),
         evaluation("dpo", 0.1, text_nll=1.77),
         evaluation("pretrainrl", 0.4, text_nll=3.87),
     ]
-    text = "\n".join(reading(summarise(found, "d", "m"), KNOWN))
+    text = "\n".join(reading(summarise(evaluations, "d", "m"), KNOWN))
     assert "DPO alone −0.10, NTP +1.30, PretrainRL +2.00" in text
     assert "PretrainRL, the most accurate of these, also forgets the most text" in text
-    found[1]["text_nll"] = 5.0
-    assert "forgets the most" not in "\n".join(reading(summarise(found, "d", "m"), KNOWN))
-    found[0]["text_nll"] = None
-    assert "Forgetting cannot be read" in "\n".join(reading(summarise(found, "d", "m"), KNOWN))
+    evaluations[1]["text_nll"] = 5.0
+    assert "forgets the most" not in "\n".join(reading(summarise(evaluations, "d", "m"), KNOWN))
+    evaluations[0]["text_nll"] = None
+    assert "Forgetting cannot be read" in "\n".join(reading(summarise(evaluations, "d", "m"), KNOWN))
 
 
 def test_device_time_says_when_compute_is_not_equal() -> None:
@@ -309,7 +309,7 @@ def test_objectives_of_ones_own_are_told_by_their_terms() -> None:
 
 
 def test_what_no_paper_orders_has_its_controls_all_the_same() -> None:
-    both = {name: replace(of, above=()) for name, of in OWN.items()}
+    both = {name: replace(objective, above=()) for name, objective in OWN.items()}
     more = {
         **both,
         "alike": ObjectiveConfig(ntp=NtpConfig(answer=0.5)),
