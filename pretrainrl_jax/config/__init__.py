@@ -48,7 +48,7 @@ class Config(Section):
     name: str = setting("", "name of the data set in the report; empty: the facts' own", results=("report",))
     seed: Seed = setting(0, "every random choice derives from it", results=("pretrain",))
     profile_steps: str = setting(
-        "", "updates to trace in each training, as 10:13; the traces lie in WORKDIR/profile, for xprof"
+        "", "steps to trace in each training, as 10:13; the traces lie in WORKDIR/profile, for xprof"
     )
     facts: FactsConfig = FactsConfig()
     world: WorldConfig = WorldConfig()
@@ -85,7 +85,7 @@ class Config(Section):
                 *some, last = [f"objectives.{system}.{name}" for name in WEIGHTS]
                 raise ValueError(f"objectives.{system} has no term: give {', '.join(some)} or {last}")
         if self.profile_steps and not _is_span(self.profile_steps):
-            raise wrong("profile_steps", repr(self.profile_steps), "give two updates, as 10:13")
+            raise wrong("profile_steps", repr(self.profile_steps), "give two steps, as 10:13")
         if self.pretrain.epochs == 0 and not self.model.path:
             raise ValueError("pretrain.epochs is 0 and model.path is empty: there would be no base model")
         trains_tokenizer = not self.model.path and not self.tokenizer.path

@@ -67,7 +67,7 @@ class ObjectiveConfig(Section):
     dpo: DpoConfig = DpoConfig()
     learning_rate: NonNegativeFloat = setting(1e-3, "peak learning rate")
     remine_every: NonNegativeInt = setting(
-        0, "mine again from the current policy every n updates; 0 mines once", was="refresh_every"
+        0, "mine again from the current policy every n steps; 0 mines once", was="refresh_every"
     )
     reference: Literal["base", "renewed"] = setting(
         "base",

@@ -33,12 +33,12 @@ class OptimizerConfig(Section):
     beta1: ShareBelowOne = setting(0.9, "Adam's first moment")
     beta2: ShareBelowOne = setting(0.95, "Adam's second moment")
     clip: PositiveFloat = setting(1.0, "largest global gradient norm")
-    warmup: Share = setting(0.03, "share of the updates spent warming up")
+    warmup: Share = setting(0.03, "share of the steps spent warming up")
     final: Share = setting(0.1, "learning rate at the end, as a share of the peak (cosine)")
     nonfinite: Literal["stop", "skip"] = setting(
         "stop",
         "where the loss or a gradient is not finite: stop and name the batch's questions, or leave that "
-        "update out and count it",
+        "step out and count it",
         results=NOTHING,
     )
 
@@ -51,8 +51,8 @@ class PretrainConfig(Section):
     epochs: NonNegativeFloat = setting(1.0, "passes over the corpus; 0 trains nothing (with model.path)")
     learning_rate: PositiveFloat = setting(3e-3, "peak learning rate")
     row_length: PositiveInt = setting(256, "tokens a packed row holds")
-    rows: PositiveInt = setting(2, "rows an update")
-    grad_accum_steps: PositiveInt = setting(1, "microsteps of an update; divides rows", was="accumulate")
+    rows: PositiveInt = setting(2, "rows a step")
+    grad_accum_steps: PositiveInt = setting(1, "microsteps of a step; divides rows", was="accumulate")
 
     @model_validator(mode="after")
     def _fits(self) -> "PretrainConfig":
@@ -116,7 +116,7 @@ class TrainConfig(Section):
     )
     template: Template = setting("bare", "how the question is put to the model", results=("pretrain",))
     passes: PositiveInt = setting(3, "times each fact is visited")
-    questions: PositiveInt = setting(27, "questions an update (on average: an update is whole packed rows)")
+    questions: PositiveInt = setting(27, "questions a step (on average: a step is whole packed rows)")
     row_length: PositiveInt = setting(128, "tokens a packed row holds", results=("mine", "train", "evaluate"))
     layout: Literal["shared", "literal"] = setting(
         "shared",
@@ -124,7 +124,7 @@ class TrainConfig(Section):
         "each pair: the same losses and gradients, and slower",
         results=("mine", "train"),
     )
-    grad_accum_steps: PositiveInt = setting(1, "microsteps an update is cut into", was="accumulate")
+    grad_accum_steps: PositiveInt = setting(1, "microsteps a step is cut into", was="accumulate")
     ntp_scale: Literal["sequence", "token"] = setting(
         "sequence",
         "NTP of a question: summed over its tokens (the paper's eq. 5), or averaged over all tokens",
@@ -153,7 +153,7 @@ class EvaluateConfig(Section):
     sample: PositiveInt = setting(200, "questions of that sample, and as many texts", results=("choice",))
     choose: Literal["last", "acc", "text_nll"] = setting(
         "last",
-        "which evaluated update a system's checkpoint is: the last, or the one best on the sample",
+        "which evaluated step a system's checkpoint is: the last, or the one best on the sample",
         results=("train", "evaluate"),
     )
 
@@ -194,8 +194,8 @@ class ExportConfig(Section):
 class CheckpointConfig(Section):
     """What an interrupted run goes on from. It changes no result (shard_questions: none but by rounding)."""
 
-    every_steps: NonNegativeInt = setting(0, "updates between checkpoints; 0: by time", was="every_updates")
-    every_minutes: NonNegativeFloat = setting(10.0, "minutes between checkpoints; 0 goes by updates alone")
+    every_steps: NonNegativeInt = setting(0, "steps between checkpoints; 0: by time", was="every_updates")
+    every_minutes: NonNegativeFloat = setting(10.0, "minutes between checkpoints; 0 goes by steps alone")
     keep: PositiveInt = setting(2, "last checkpoints kept of a stage")
     keep_best: NonNegativeInt = setting(
         1, "checkpoints kept beside them: those with the lowest mean loss since the one before"

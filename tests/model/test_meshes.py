@@ -270,8 +270,8 @@ def test_other_inputs_of_the_same_shapes_compile_nothing(computed: dict[str, Any
         "constrained": "sample",
         "score_trees": "score_rows",
         "judge": "judge_rows",
-        "tied": "update",
-        "untied": "update",
+        "tied": "train_step",
+        "untied": "train_step",
     }
     assert compiled.keys() == programs.keys()
     for name, (before, again) in compiled.items():
