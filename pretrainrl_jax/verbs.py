@@ -73,6 +73,8 @@ def _facts(command: Command) -> None:
 
 
 def _import(command: Command) -> None:
+    if not command.options.model:
+        raise InputError("import needs --model: a Hugging Face folder, or a name such as Qwen/Qwen3-8B-Base")
     from pretrainrl_jax.stages.start import start_import
 
     start_import(command)
@@ -152,7 +154,7 @@ VERBS = {
         "a Hugging Face model as a checkpoint",
         DEVICES,
         _import,
-        {"--model": {"metavar": "PATH", "required": True, "help": "Hugging Face folder, or name on the hub"}},
+        {"--model": {"metavar": "PATH", "default": "", "help": "Hugging Face folder, or name on the hub"}},
         named=lambda options, given: options.model.rstrip("/"),
     ),
     "export": Verb(

@@ -468,7 +468,7 @@ def test_a_stage_goes_on_with_the_settings_of_its_workdir(workdir):
         ran = command_line.call(verb, "--workdir", workdir)
         assert ran.code == 0, ran.err
         assert f"{verb}/pretrainrl: finished, skipped" in ran.out
-    changed = command_line.call("report", "--workdir", workdir, "--seed=5")
+    changed = command_line.call("evaluate", "--workdir", workdir, "--seed=5")
     assert changed.code == 2
     assert "seed was 0, now 5" in changed.err
 

@@ -18,7 +18,6 @@ Share = Annotated[float, Ge(0), Le(1)]
 PositiveShare = Annotated[float, Gt(0), Le(1)]
 ShareBelowOne = Annotated[float, Ge(0), Lt(1)]
 Seed = Annotated[int, Ge(0), Lt(2**32)]
-Devices = Annotated[int, Ge(-1)]
 Names = Annotated[tuple[str, ...], Strict(False)]  # a list will do
 Counts = Annotated[tuple[NonNegativeInt, ...], Strict(False)]
 Numbers = Annotated[tuple[NonNegativeFloat, ...], Strict(False)]

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from pretrainrl_jax.config.declare import Devices, Names, Section, section, setting, wrong
+from pretrainrl_jax.config.declare import Names, Section, section, setting, wrong
 
 
 @section
@@ -42,14 +42,14 @@ class ModelConfig(Section):
 class MeshConfig(Section):
     """Devices along three axes; one of them may be -1 and takes what the others leave."""
 
-    data: Devices = setting(-1, "devices along the batch, each with all parameters")
-    fsdp: Devices = setting(1, "devices along the batch that share each parameter along the model axis")
-    tensor: Devices = setting(1, "devices that share heads, MLP and vocabulary")
+    data: int = setting(-1, "devices along the batch, each with all parameters")
+    fsdp: int = setting(1, "devices along the batch that share each parameter along the model axis")
+    tensor: int = setting(1, "devices that share heads, MLP and vocabulary")
 
     @model_validator(mode="after")
     def _fits(self) -> "MeshConfig":
         sizes = (self.data, self.fsdp, self.tensor)
-        if sizes.count(-1) > 1 or 0 in sizes:
+        if sizes.count(-1) > 1 or 0 in sizes or min(sizes) < -1:
             raise ValueError(
                 f"mesh.data, mesh.fsdp and mesh.tensor are {sizes[0]}, {sizes[1]} and {sizes[2]}: each must "
                 "be 1 or more, or one of them -1, which takes the devices that the others leave"
