@@ -4,12 +4,9 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pretrainrl_jax.config import Config
-
-if TYPE_CHECKING:  # rich is imported where something is shown
-    from pretrainrl_jax.progress import Screen
 
 
 @dataclass(frozen=True)
@@ -20,7 +17,6 @@ class Command:
     options: argparse.Namespace
     config: Config
     given: Mapping[str, Any]  # settings of the command line itself, by dotted name
-    screen: "Screen"
     text: str  # what the user typed: it goes on after an interruption
 
     @property

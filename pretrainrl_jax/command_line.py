@@ -3,8 +3,8 @@
 import argparse
 import difflib
 import runpy
+import shlex
 import traceback
-import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from pretrainrl_jax.cells import cells
+from pretrainrl_jax.command import Command
 from pretrainrl_jax.config import Config, ObjectiveConfig
 from pretrainrl_jax.config.messages import explained, parse_value
 from pretrainrl_jax.config.stored import Setting, changed, every_setting, objective_names
@@ -38,16 +39,7 @@ class Parser(argparse.ArgumentParser):
         raise InputError(message)
 
 
-class Parsed(typing.NamedTuple):
-    """A command line, read."""
-
-    verb: str
-    options: argparse.Namespace
-    config: Config
-    given: dict[str, Any]  # settings of the command line itself, by dotted name
-
-
-def parse(arguments: Sequence[str]) -> Parsed:
+def parse(arguments: Sequence[str]) -> Command:
     """The verb, its options, and the configuration with the overrides applied.
 
     Raises InputError for an unknown verb or key, a setting that the verb does not read, a value of the wrong
@@ -87,7 +79,12 @@ def parse(arguments: Sequence[str]) -> Parsed:
         if name not in known and name not in config.train.systems:
             told = f"{name!r}{nearest(name, known)} (a new one is made where train.systems names it)"
             raise InputError(f"--objectives.{name}: there is no objective {told}")
-    return Parsed(verb, options, config, given)
+    return Command(verb, options, config, given, as_typed(arguments))
+
+
+def as_typed(arguments: Sequence[str]) -> str:
+    """The command that these are the arguments of."""
+    return shlex.join([*PROGRAM.split(), *arguments])
 
 
 def _overrides(verb: str, words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

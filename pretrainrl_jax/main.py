@@ -7,14 +7,12 @@ Everything that can be checked without JAX is checked before it is imported.
 
 import errno
 import os
-import shlex
 import sys
 import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from pretrainrl_jax.command import Command
-from pretrainrl_jax.command_line import parse
+from pretrainrl_jax.command_line import as_typed, parse
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.help import help_for
 from pretrainrl_jax.stages.check import check_model
@@ -26,9 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; gives its exit code: 0 done, 1 failed, 2 bad usage or input, 130 interrupted."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's remarks, before JAX is imported
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    command = shlex.join(["python", "-m", "pretrainrl_jax.main", *arguments])
+    command = as_typed(arguments)
     try:
-        _main(arguments, command)
+        _main(arguments)
     except InputError as error:
         return _ended(2, f"error: {_one_line(error)}")
     except KeyboardInterrupt:
@@ -68,17 +66,14 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())  # whatever it quotes
 
 
-def _main(arguments: Sequence[str], command: str) -> None:
+def _main(arguments: Sequence[str]) -> None:
     if shown := help_for(arguments):
         print(shown)
         return
-    verb, options, config, given = parse(arguments)
-    check_model(config)
-    from pretrainrl_jax.progress import Screen
-
-    screen = Screen(options.quiet, options.verbose)
-    with termination_interrupts(config.checkpoint.grace_seconds, command):
-        VERBS[verb].run(Command(verb, options, config, given, screen, command))
+    command = parse(arguments)
+    check_model(command.config)
+    with termination_interrupts(command.config.checkpoint.grace_seconds, command.text):
+        VERBS[command.verb].run(command)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def check_format(path: Path, values: Mapping[str, Any]) -> None:
     Raises:
         InputError: naming the version that wrote it, if not.
     """
-    if (written := values.get("format", 1)) != min(written, FORMAT):
+    if (written := values.get("format", 1)) > FORMAT:
         raise InputError(
             f"{path} was written by pretrainrl_jax {values.get('version')} (format {written}), and this is "
             f"{VERSION}, which reads formats up to {FORMAT}: update it"

@@ -94,6 +94,18 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
         ["--config={here}/term.py"],
         ["{here}/term.py:2: objectives.NAME.dpo is 1.0", "config.DpoConfig"],
     ),
+    "values without a name that are too many": (
+        ["--config={here}/many.py"],
+        ["{here}/many.py:2: objectives.NAME.dpo.2: ", "positional", "(5)"],
+    ),
+    "one setting given twice": (
+        ["--config={here}/twice.py"],
+        ["{here}/twice.py:2: objectives.NAME.dpo.weight: ", "multiple values"],
+    ),
+    "a check of the configuration file's own": (
+        ["--config={here}/own.py"],
+        ["{here}/own.py:4: Mine: a: ", "valid integer"],
+    ),
     "objective whose name is a number": (
         ["--config={here}/named.py"],
         ["objectives names 3", "dict of config.ObjectiveConfig by name"],
@@ -249,6 +261,10 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "inner.py": imports + "config = Config(objectives={'dpo': 3})\n",
         "objectives.py": imports + "config = Config(objectives=3)\n",
         "term.py": imports + "config = Config(objectives={'mine': ObjectiveConfig(dpo=1.0)})\n",
+        "many.py": imports
+        + "config = Config(objectives={'mine': ObjectiveConfig(dpo=DpoConfig(1.0, 0.1, 5))})\n",
+        "twice.py": imports + "mine = DpoConfig(1.0, weight=2.0)\n",
+        "own.py": "import pydantic\nclass Mine(pydantic.BaseModel):\n    a: int\nMine(a='q')\n",
         "named.py": imports + "config = Config(objectives={3: ObjectiveConfig()})\n",
         "value.py": imports + "config = Config(world=WorldConfig(facts='60'))\n",
         "bool.py": imports + "config = Config(model=ModelConfig(d_model=True))\n",
@@ -609,14 +625,16 @@ def test_a_weight_of_zero_is_no_term() -> None:
 
 
 def test_the_default_is_the_quickstart() -> None:
-    _, options, config, _ = parse(["run"])
+    command = parse(["run"])
+    options, config = command.options, command.config
     assert default_config().name == "quickstart.py"
     assert config == Config()
     assert options.workdir == Path("runs/quickstart")
 
 
 def test_the_workdir_is_named_after_the_configuration(tiny_config: Path) -> None:
-    _, options, config, _ = parse(["run", "--config", str(tiny_config)])
+    command = parse(["run", "--config", str(tiny_config)])
+    options, config = command.options, command.config
     assert options.workdir == Path("runs/tiny")
     assert config.name == "tiny world"
 

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from pretrainrl_jax import config
 from pretrainrl_jax.config import Config, ObjectiveConfig
 from pretrainrl_jax.config.declare import Counts, Names, Numbers
 from pretrainrl_jax.errors import InputError
@@ -74,7 +73,9 @@ def _read(text: str, kind: Any) -> Any:
 def explained(error: ValidationError) -> str:
     """What is wrong with a configuration or a section of it: the first thing, in one line."""
     wrong = error.errors(include_url=False)[0]
-    path, value = _path(error.title, wrong["loc"]), wrong["input"]
+    if not (section := SECTIONS.get(error.title)):  # a configuration file may check things of its own
+        return f"{error.title}: {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
+    path, value = _path(section, wrong["loc"]), wrong["input"]
     name, about = ".".join(path), wrong.get("ctx", {})
     if wrong["type"] == "value_error":  # of a section as a whole: its own words
         return str(about["error"])
@@ -87,16 +88,16 @@ def explained(error: ValidationError) -> str:
     if path == ["objectives"] or wrong["loc"][-1] == "[key]":
         has = "is" if path == ["objectives"] else "names"
         return f"objectives {has} {value!r}: it must be a dict of config.ObjectiveConfig by name"
-    return f"{name} is {value!r}: it must be {type_name(_kind(path))}"
+    if wrong["type"].endswith(("_type", "_parsing")) or wrong["type"] in ("literal_error", "finite_number"):
+        return f"{name} is {value!r}: it must be {type_name(_kind(path))}"
+    return f"{name}: {wrong['msg']} ({value!r})"
 
 
-def _path(title: str, loc: Sequence[str | int]) -> list[str]:
+def _path(section: type, loc: Sequence[str | int]) -> list[str]:
     """The dotted name, in parts, of what an error of a section's class is about."""
-    section = getattr(config, title)
-    names = [item.name for item in dataclasses.fields(section)]  # a value may have been given by its place
-    parts = [names[part] if isinstance(part, int) and at == 0 else str(part) for at, part in enumerate(loc)]
-    paths = _paths(Config(), []) | _paths(ObjectiveConfig(), ["objectives", "NAME"])
-    return paths[section] + parts
+    names = dict(enumerate(item.name for item in dataclasses.fields(section)))  # it may be given by its place
+    inner = [names.get(part, str(part)) if isinstance(part, int) else part for part in loc[:1]]
+    return [*PATHS[section], *inner, *map(str, loc[1:])]
 
 
 def _paths(section: Any, path: list[str]) -> dict[type, list[str]]:
@@ -119,3 +120,7 @@ def _kind(path: Sequence[str]) -> Any:
         if not dataclasses.is_dataclass(section) and not isinstance(section, Mapping):
             return kind
     raise KeyError(".".join(path))
+
+
+PATHS = _paths(Config(), []) | _paths(ObjectiveConfig(), ["objectives", "NAME"])
+SECTIONS = {section.__name__: section for section in PATHS}

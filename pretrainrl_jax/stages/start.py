@@ -6,7 +6,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -42,15 +41,15 @@ Started = tuple[Mesh, Kernel, Screen]  # what a verb works with: devices, attent
 
 def begin(command: Command) -> Started:
     """Find processes, devices and mesh, and say which; raises InputError if they are not those asked for."""
-    config, platform, screen = command.config, command.options.platform, command.screen
+    config, options = command.config, command.options
     hush()
-    prepare(config.platform, platform)
+    prepare(config.platform, options.platform)
     join(config.hosts, command.text)
     watch_maintenance(config.hosts)
     if process_count() > 1:
         mute_libraries()
-    screen = screen if is_process_0() else replace(screen, mute=True)
-    backend = check_platform(platform)
+    screen = Screen(options.quiet, options.verbose, mute=not is_process_0())
+    backend = check_platform(options.platform)
     hosts = f", {process_count()} processes" if process_count() > 1 else ""
     mesh = make_mesh(config.mesh)
     capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))
