@@ -7,7 +7,7 @@ from pretrainrl_jax.decoding.answers import Answer, Sample, read_answer, read_sa
 from pretrainrl_jax.decoding.decode import decode, sample_batch
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.decoder import Model, Params
-from pretrainrl_jax.objectives.scoring import score_trees
+from pretrainrl_jax.objectives.scoring import score_answers, score_trees
 from pretrainrl_jax.training import loading
 from pretrainrl_jax.trees.templates import Template, ends_at
 from pretrainrl_jax.trees.tokenization import Tokenizer
@@ -46,19 +46,24 @@ def beam_search(
     """The most probable continuations of each prompt, best first, unfinished ones last.
 
     Args:
-        prompts: texts; BOS is added iff the model's tokenizer adds it.
+        prompts: texts; BOS is added iff the model's tokenizer adds it. Spaces at the end belong to the
+            answers, as in `score`.
         beams: beam width; 1 is greedy decoding.
         max_new_tokens: longest answer, terminator included.
         newline_ends: an answer also ends at a line break, as under a few-shot prompt.
         batch: prompts decoded at a time.
 
     Returns:
-        For each prompt its answers: Answer(text, tokens, logp, finished, token_logps); logp is the summed
-        log-probability in nats, the terminator's included where finished, token_logps what is summed.
+        For each prompt its answers: Answer(text, tokens, logp, finished, token_logps, score). logp is the
+        summed log-probability in nats of the tokens and, where finished, of all terminators together at
+        their end, as `score` gives it; token_logps is what is summed. Beams are ranked by score, which
+        counts the most probable terminator alone.
 
     Raises:
         InputError: if a prompt has no tokens, or a number is out of its range.
     """
+    _refuse_one_text(prompts)
+    prompts = [prompt.rstrip(" ") or prompt for prompt in prompts]
     encoded = [tokenizer.start + ids for ids in _encode_prompts(tokenizer, prompts)]
     terminators = ends_at(tokenizer, model.shape.vocabulary, newline=newline_ends)
     decoded = decode(
@@ -144,10 +149,11 @@ def score(
     """Summed log-probability (nats) of each continuation after its prompt.
 
     Args:
-        prompts: one text for each continuation.
+        prompts: one text for each continuation. Whitespace at its end belongs to the continuation, as in the
+            lm-evaluation-harness: tokens begin with a space, few end in one.
         continuations: the text that follows, its separator included (" Florence").
-        terminator: "eos" or "newline" to score that ending too, as `beam_search` does; None scores the
-            continuation alone.
+        terminator: "eos" or "newline" to score that it ends there, by any EOS id, or also by any token with
+            a line break, as `beam_search` does; None scores the continuation alone.
         row_length: tokens a packed row holds; raised to the longest text.
         rows: rows scored at a time.
 
@@ -156,10 +162,15 @@ def score(
     """
     if terminator not in (None, "eos", "newline"):
         raise InputError(f"terminator is {terminator!r}: it must be 'eos', 'newline' or None")
-    prefixes = _encode_prompts(tokenizer, prompts)
+    _refuse_one_text(prompts)
     if len(prompts) != len(continuations):
         raise InputError(f"{len(prompts)} prompts and {len(continuations)} continuations: give one for each")
+    bare = [prompt.rstrip() or prompt for prompt in prompts]
+    kept = zip(prompts, bare, continuations, strict=True)
+    continuations = [prompt[len(stripped) :] + text for prompt, stripped, text in kept]
+    prompts, prefixes = bare, _encode_prompts(tokenizer, bare)
     template = Template("few_shot" if terminator == "newline" else "bare")
+    ends = template.terminators(tokenizer, model.shape.vocabulary)
     end = () if terminator is None else (template.terminator(tokenizer),)
     joint = tokenizer.encode_all([p + c for p, c in zip(prompts, continuations, strict=True)])
     trees = []
@@ -170,14 +181,20 @@ def score(
             raise InputError(f"continuation {number} has no tokens")
         trees.append(AnswerTree(str(number), tokenizer.start + prefix, (Branch(tokens),)))
     longest = max((tree.inputs for tree in trees), default=0)
-    scores = score_trees(model, params, trees, row_length=max(row_length, longest), rows=rows)
-    return [logp for (logp,) in scores]
+    packing = {"row_length": max(row_length, longest), "rows": rows}
+    if terminator is None:
+        return [logp for (logp,) in score_trees(model, params, trees, **packing)]
+    return [logp for ((_, logp),) in score_answers(model, params, trees, ends, **packing)]
+
+
+def _refuse_one_text(prompts: Sequence[str]) -> None:
+    if isinstance(prompts, str):
+        raise InputError("prompts is one text: give a list of texts")
 
 
 def _encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[tuple[int, ...]]:
     """Each prompt's tokens without BOS. With nothing before it, a first token would have no probability."""
-    if isinstance(prompts, str):
-        raise InputError("prompts is one text: give a list of texts")
+    _refuse_one_text(prompts)
     encoded = tokenizer.encode_all(list(prompts))
     for number, ids in enumerate(encoded):
         if not tokenizer.start + ids:

@@ -60,10 +60,16 @@ def _evaluate(command: Command) -> None:
 
 
 def _ask(command: Command) -> None:
-    check_question(command.options.question, command.config.model.path or command.workdir)
+    config, kind = command.config, command.options.template
+    check_question(command.options.question, config.model.path or command.workdir)
+    if kind == "bare" and config.ask.examples:
+        raise InputError("--template=bare shows no examples: leave it or --ask.examples out")
+    from pretrainrl_jax.facts.reading import read_examples
+
+    examples = read_examples(config.ask.examples) if config.ask.examples else ()
     from pretrainrl_jax.stages.start import start_ask
 
-    start_ask(command)
+    start_ask(command, "few_shot" if examples else kind, examples)
 
 
 def _facts(command: Command) -> None:
@@ -106,6 +112,8 @@ HARNESS = (
     "standard evaluations instead, as mmlu,gsm8k,bbh, of every system of the workdir or of the model that "
     "--model.path names"
 )
+KINDS = ("bare", "few_shot")
+ASKED = "how to put the question (as the model was trained; few_shot also serves one that was not)"
 DATA = ("seed", "facts", "world")
 DEVICES = ("mesh", "hosts", "platform")
 WORK = ("name", *DATA, "corpus", "tokenizer", "model", *DEVICES, "checkpoint")
@@ -141,9 +149,9 @@ VERBS = {
     ),
     "ask": Verb(
         "a model's most probable answers, of a workdir's newest or of model.path",
-        (*DEVICES, "model", "evaluate"),
+        (*DEVICES, "model", "evaluate", "ask"),
         _ask,
-        {"question": {"help": "what to ask"}},
+        {"question": {"help": "what to ask"}, "--template": {"default": "", "choices": KINDS, "help": ASKED}},
     ),
     "facts": Verb(
         "what a source of facts holds: counts by category, popularity, ten rows, every dropped row",

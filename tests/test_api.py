@@ -14,6 +14,7 @@ from pretrainrl_jax.config import WorldConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.world import make_world
 from pretrainrl_jax.training import checkpoints
+from pretrainrl_jax.trees.templates import ends_at
 
 QUESTIONS = [fact.question for fact in make_world(WorldConfig(facts=60, relations=2, answers=8), seed=0)]
 # Of different lengths; the last continuation joins its prompt's last word, so it is encoded apart.
@@ -190,7 +191,9 @@ def test_logits_take_lists_too(answering) -> None:
 def test_scores_are_sums_over_the_log_softmax(terminator: str | None, answering) -> None:
     tokenizer = answering[2]
     scores = prl.score(*answering, PROMPTS, CONTINUATIONS, terminator=terminator)
-    end = {None: (), "eos": tokenizer.eos[:1], "newline": (tokenizer.newline,)}[terminator]
+    mask = ends_at(tokenizer, answering[0].shape.vocabulary, newline=terminator == "newline")
+    ends = [()] if terminator is None else [(int(end),) for end in np.flatnonzero(mask)]
+    assert len(ends) > 1 or terminator != "newline"
     encoded_apart = 0
     for prompt, continuation, score in zip(PROMPTS, CONTINUATIONS, scores, strict=True):
         prefix, both = tokenizer.encode(prompt), tokenizer.encode(prompt + continuation)
@@ -198,7 +201,8 @@ def test_scores_are_sums_over_the_log_softmax(terminator: str | None, answering)
         if both[: len(prefix)] != prefix:
             encoded_apart, tokens = encoded_apart + 1, tokenizer.encode(continuation)
         assert isinstance(score, float)
-        assert score == pytest.approx(summed(answering, prefix, tokens + end), abs=1e-4, rel=1e-5)
+        expected = np.logaddexp.reduce([summed(answering, prefix, tokens + end) for end in ends])
+        assert score == pytest.approx(expected, abs=1e-4, rel=1e-5)
     assert encoded_apart == 1
 
 
@@ -280,6 +284,33 @@ def test_answers_come_best_first_and_with_their_scores(answering) -> None:
     assert len(answers) > 10
     scores = prl.score(*answering, *map(list, zip(*asked, strict=True)), terminator="eos")
     assert [a.logp for a in answers] == pytest.approx(scores, abs=1e-4, rel=1e-5)
+
+
+def test_where_line_breaks_end_an_answer_it_is_as_probable_as_all_of_them(answering) -> None:
+    """Trained to end in EOS and asked where a line break ends an answer, too: one probability, both ways."""
+    tokenizer = answering[2]
+    beams = prl.beam_search(*answering, QUESTIONS[:6], beams=5, max_new_tokens=6, newline_ends=True)
+    both = [
+        (prompt, text, answer)
+        for prompt, answers in zip(QUESTIONS, beams, strict=False)
+        for answer, text in ((a, tokenizer.decode(a.tokens)) for a in answers if a.finished)
+        if tokenizer.encode(prompt + text) == tokenizer.encode(prompt) + answer.tokens
+    ]
+    assert len(both) > 5
+    prompts, texts, answers = zip(*both, strict=True)
+    scores = prl.score(*answering, prompts, texts, terminator="newline")
+    assert [a.logp for a in answers] == pytest.approx(scores, abs=1e-4, rel=1e-5)
+    assert all(a.logp >= a.score and sum(a.token_logps) == pytest.approx(a.logp) for a in answers)
+    assert any(a.logp > a.score for a in answers)
+
+
+def test_spaces_at_the_end_of_a_prompt_belong_to_what_follows(answering) -> None:
+    prompts = [f"{question}{' ' * (i % 3)}" for i, question in enumerate(QUESTIONS[:6])]
+    bare = [prompt.strip() for prompt in prompts]
+    texts = [prompt[len(b) :] + "x" for prompt, b in zip(prompts, bare, strict=True)]
+    assert prl.score(*answering, prompts, ["x"] * 6) == prl.score(*answering, bare, texts)
+    searched = prl.beam_search(*answering, prompts, beams=3, max_new_tokens=4)
+    assert searched == prl.beam_search(*answering, bare, beams=3, max_new_tokens=4)
 
 
 def test_unfinished_answers_have_the_score_of_their_tokens(answering) -> None:

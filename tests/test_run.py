@@ -30,6 +30,7 @@ from helpers.command_line import (
 
 from pretrainrl_jax.command_line import read_config
 from pretrainrl_jax.config import Config
+from pretrainrl_jax.decoding.answers import Answer
 from pretrainrl_jax.facts.world import make_world
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.checkpoints import Progress, Saver
@@ -304,6 +305,55 @@ def test_ask_says_that_no_answer_ended(finished: Path) -> None:
     *_, said, begun = ran.out.splitlines()
     assert said == "no answer ends within evaluate.max_new_tokens=1 tokens; so far:"
     assert re.fullmatch(r" *[0-9.e-]+%  .* …", begun)
+
+
+def test_ask_few_shot_serves_a_model_that_was_not_trained_so(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def answer(model, params, tokenizer, template, prompts, **options):
+        asked.extend(prompts)
+        return [[Answer("Ulm", (1,), math.log(0.25), True)] for _ in prompts]
+
+    monkeypatch.setattr("pretrainrl_jax.stages.ask.answer_questions", answer)
+    shown = tmp_path / "shown.csv"
+    shown.write_text("question,answer\nWhere is Varn?,Lomel\nWhere is Isk?,Tarn\n")
+    words = ("ask", "Where is Om? ", f"--model.path={finished / 'checkpoints' / 'pretrain'}")
+    for options in ([], ["--template=bare"], ["--template=few_shot"], [f"--ask.examples={shown}"]):
+        ran = call(*words, *options)
+        assert ran.code == 0, ran.err
+        assert ran.out.splitlines()[-1] == " 25.00%  Ulm"
+    bare, also_bare, ours, theirs = asked
+    assert bare == also_bare == "Where is Om?"
+    assert ours.startswith("Answer the following questions")
+    assert ours.count("Question: ") == 4
+    assert theirs.endswith(
+        "Question: Where is Varn?\nAnswer: Lomel\nQuestion: Where is Isk?\nAnswer: Tarn\n"
+        "Question: Where is Om?\nAnswer:"
+    )
+    said = complaint(call(*words, "--template=bare", f"--ask.examples={shown}"))
+    assert "--template=bare shows no examples" in said
+    assert "--ask.examples: cannot read" in complaint(call(*words, f"--ask.examples={tmp_path / 'none.csv'}"))
+
+
+def test_asked_few_shot_every_answer_has_one_probability(
+    tiny_config: Path, compiled: Path, tmp_path: Path
+) -> None:
+    """A few-shot answer ends at EOS, as the base model was taught, or at any line break."""
+    words = ("run", "--config", tiny_config, "--workdir", tmp_path, "--train.systems=ntp_answer")
+    few_shot = (f"--{stage}.template=few_shot" for stage in ("mine", "train", "evaluate"))
+    ran = call(*words, *few_shot, "--evaluate.beams=6", "--train.passes=6", "--train.row_length=256")
+    assert ran.code == 0, ran.err
+    evaluations = [json.loads(path.read_text()) for path in sorted((tmp_path / "evaluations").glob("*.json"))]
+    twice = [evaluation["measured_twice"] for evaluation in evaluations]
+    assert len(twice) == 2
+    assert sum(one["answers"] for one in twice) > 10
+    assert max(one["apart"] for one in twice) < 1e-3
+    assert "! " not in ran.out
+    share = json.loads((tmp_path / "mined" / "statistics.json").read_text())["of_examples"]
+    assert 0 <= share < 1
+    assert "of the negatives are the answers of the few-shot examples" in ran.out
 
 
 # Stopping and going on.

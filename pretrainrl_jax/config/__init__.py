@@ -22,6 +22,7 @@ from pretrainrl_jax.config.objectives import (
     TermConfig,
 )
 from pretrainrl_jax.config.stages import (
+    AskConfig,
     CheckpointConfig,
     EvaluateConfig,
     ExportConfig,
@@ -34,7 +35,7 @@ from pretrainrl_jax.config.stages import (
 )
 
 __all__ = [
-    "OBJECTIVES", "CheckpointConfig", "ColumnsConfig", "Config", "CorpusConfig", "DpoConfig",
+    "OBJECTIVES", "AskConfig", "CheckpointConfig", "ColumnsConfig", "Config", "CorpusConfig", "DpoConfig",
     "EvaluateConfig", "ExportConfig", "FactsConfig", "HarnessConfig", "HostsConfig", "MeshConfig",
     "MineConfig", "ModelConfig", "NtpConfig", "ObjectiveConfig", "OptimizerConfig", "PlatformConfig",
     "PretrainConfig", "SweepConfig", "TermConfig", "TokenizerConfig", "TrainConfig", "WorldConfig",
@@ -64,6 +65,7 @@ class Config(Section):
     objectives: Mapping[str, ObjectiveConfig] = dataclasses.field(default_factory=lambda: dict(OBJECTIVES))
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    ask: AskConfig = AskConfig()
     harness: HarnessConfig = HarnessConfig()
     export: ExportConfig = ExportConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

@@ -55,6 +55,12 @@ class FactsConfig(Section):
         "rows that ask the same question of the same category: their answers all become true of the first, "
         "each row is kept, or all of them are left out",
     )
+    examples: Literal["common", "other_categories"] = setting(
+        "other_categories",
+        "what few-shot prompts show, three of the best-known facts: the same to all questions, or to each "
+        "category those of others, so that fewer of its falsehoods are the examples' own answers",
+        before="common",
+    )
     limit: NonNegativeInt = setting(0, "keep this many facts, drawn by a hash of seed and id; 0 keeps all")
     holdout_every: NonNegativeInt = setting(
         6, "one question in n, by its hash, is never trained on, only evaluated; 0 holds none out"

@@ -1,5 +1,6 @@
 """Questions in, answers as text out: beam search between a template and a tokenizer."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,13 +15,18 @@ from pretrainrl_jax.trees.tokenization import Tokenizer
 
 @dataclass(frozen=True)
 class Answer:
-    """One beam as text: cut at its first line break, stripped."""
+    """One beam as text: cut at its first line break, stripped.
+
+    It is as probable as its tokens times all terminators together at its end, whatever terminator a model was
+    taught to end with; beams are ranked by the most probable one alone.
+    """
 
     text: str
     tokens: tuple[int, ...]
-    logp: float  # summed log-probability, terminator included where finished
+    logp: float  # summed log-probability in nats, its end included where finished
     finished: bool = True
-    token_logps: tuple[float, ...] = ()  # of each token, then of the terminator; none from older versions
+    token_logps: tuple[float, ...] = ()  # of each token, then of any terminator: what is summed
+    score: float = math.nan  # what it was ranked by: its end is its most probable terminator
 
 
 @dataclass(frozen=True)
@@ -53,12 +59,17 @@ def distinct(answers: Iterable[Answer]) -> dict[str, Answer]:
 def read_answer(tokenizer: Tokenizer, beam: Decoded) -> Answer:
     """The answer a beam spells: its text before the first line break, stripped."""
     text = tokenizer.decode(beam.tokens).split("\n")[0].strip()
-    return Answer(text, beam.tokens, beam.logp, beam.finished, beam.token_logps)
+    if not beam.finished:
+        return Answer(text, beam.tokens, beam.logp, False, beam.token_logps, beam.logp)
+    *of_tokens, ending = beam.token_logps
+    logp = beam.logp - ending + beam.ending_logp
+    return Answer(text, beam.tokens, logp, True, (*of_tokens, beam.ending_logp), beam.logp)
 
 
 def read_sample(tokenizer: Tokenizer, drawn: Decoded) -> Sample:
     """The text that a sample spells."""
-    return Sample(tokenizer.decode(drawn.tokens), *vars(drawn).values())
+    *fields, _ = vars(drawn).values()
+    return Sample(tokenizer.decode(drawn.tokens), *fields)
 
 
 def answer_questions(
@@ -66,19 +77,22 @@ def answer_questions(
     params: Params,
     tokenizer: Tokenizer,
     template: Template,
-    questions: Sequence[str],
+    prompts: Sequence[str],
     *,
     beams: int,
     max_new_tokens: int,
     batch: int,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[list[Answer]]:
-    """Each question's answers, most probable first, unfinished ones last. See `decode.decode`."""
-    prompts = tokenizer.encode_all([template.prefix(q) for q in questions])
+    """The answers to each prompt (`Template.prefix`) by their scores, best first, unfinished ones last.
+
+    See `decode.decode`.
+    """
+    encoded = tokenizer.encode_all(prompts)
     decoded = decode(
         model,
         params,
-        [tokenizer.start + p for p in prompts],
+        [tokenizer.start + ids for ids in encoded],
         template.terminators(tokenizer, model.shape.vocabulary),
         beams=beams,
         max_new_tokens=max_new_tokens,

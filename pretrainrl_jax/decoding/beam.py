@@ -26,6 +26,7 @@ class Hypotheses(NamedTuple):
     tokens: jax.Array  # [batch, beams, max_new_tokens]
     token_logps: jax.Array  # the same
     lengths: jax.Array  # [batch, beams]
+    ending_logps: jax.Array  # [batch, beams], of all terminators together where it ended; live: 0
 
 
 class BeamState(NamedTuple):
@@ -53,7 +54,8 @@ def beam_search(
 ) -> DecodedBatch:
     """The most probable answers to each prompt.
 
-    A hypothesis is a token sequence without terminators; it ends with its most probable terminator. At each
+    A hypothesis is a token sequence without terminators; it ends with its most probable terminator, and the
+    probability of all of them together at that place is given beside it. At each
     step the endings and the one-token extensions of all live beams compete: an ending among the best `beams`
     of them becomes an answer, and the best `beams` extensions live on. With one beam this is greedy decoding.
     A question stops when no live beam can still beat its worst answer: scores only fall, since they are sums
@@ -115,13 +117,18 @@ def beam_search(
             before.tokens.at[:, :, step].set(token),
             before.token_logps.at[:, :, step].set(token_logp),
             before.lengths + 1,
+            before.ending_logps,
         )
 
         # An ending counts only among the best `beams` of all candidates of this step.
         ending = top.ending + offset
         threshold = jax.lax.top_k(jnp.concatenate([ending, logps], 1), beams)[0][:, -1:]
         last = live.token_logps.at[:, :, step].set(top.ending - top.normaliser)
-        ending = live._replace(logps=jnp.where(ending >= threshold, ending, NEG_INF), token_logps=last)
+        ending = live._replace(
+            logps=jnp.where(ending >= threshold, ending, NEG_INF),
+            token_logps=last,
+            ending_logps=top.endings - top.normaliser,
+        )
         competing = _concatenate(state.ended, ending)
         return BeamState(
             step + 1,
@@ -146,7 +153,8 @@ def beam_search(
     in_specs = STATE_SPECS, ROWS, TABLE, REPLICATED, REPLICATED
     choose = maybe_shard_map(model.layout, select, in_specs, STATE_SPECS)
     blank = jnp.zeros((batch, beams, max_new_tokens), jnp.int32)
-    live = Hypotheses(jnp.zeros((batch, beams)), blank, blank.astype(jnp.float32), blank[..., 0])
+    none = jnp.zeros((batch, beams))
+    live = Hypotheses(none, blank, blank.astype(jnp.float32), blank[..., 0], none)
     ended = live._replace(logps=jnp.full((batch, beams), NEG_INF))
     state = BeamState(jnp.int32(0), live, ended, blank, begin(constraint, batch, beams))
     state = choose(state, last, head, terminators, constraint)
@@ -165,5 +173,7 @@ def finalize(state: BeamState) -> DecodedBatch:
     count = ended.sum(-1, keepdims=True)
     place = jnp.arange(ended.shape[1])[None]
     index = jnp.where(place < count, place, ended.shape[1] + place - count)
-    logps, tokens, token_logps, lengths = gather_beams(_concatenate(state.ended, state.live), index)
-    return DecodedBatch(tokens, lengths, place < count, logps, logps, token_logps, token_logps)
+    best = gather_beams(_concatenate(state.ended, state.live), index)
+    logps, tokens, token_logps, lengths, ending_logps = best
+    finished = place < count
+    return DecodedBatch(tokens, lengths, finished, logps, logps, token_logps, token_logps, ending_logps)

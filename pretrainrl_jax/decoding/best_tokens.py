@@ -22,6 +22,7 @@ class Best(NamedTuple):
     tokens: jax.Array  # int32 [batch, sources, k]
     ending: jax.Array  # float32 [batch, sources], largest logit of a terminator; -inf where there is none
     normaliser: jax.Array  # float32 [batch, sources], logsumexp over the whole vocabulary
+    endings: jax.Array  # the same over all terminators, whether they may follow or not
 
 
 def best_tokens(
@@ -57,19 +58,21 @@ def best_tokens(
         values, at = _top(jnp.where(ends, NEG_INF, may), k)
         tokens = at + offset + start
         if carry is None:
-            return values, tokens, ending, vocabulary.update_logsumexp(None, logits)
-        values_before, tokens_before, ending_before, before = carry
+            return values, tokens, ending, vocabulary.update_logsumexp(None, logits, ends)
+        values_before, tokens_before, ending_before, sums = carry
         values, tokens = _merge(
             jnp.concatenate([values_before, values], -1), jnp.concatenate([tokens_before, tokens], -1), k
         )
-        return values, tokens, jnp.maximum(ending, ending_before), vocabulary.update_logsumexp(before, logits)
+        sums = vocabulary.update_logsumexp(sums, logits, ends)
+        return values, tokens, jnp.maximum(ending, ending_before), sums
 
     values, tokens, ending, local = vocabulary.fold_blocks(axes, head, block, body, None)
     if axes.vocabulary:
         gather = partial(jax.lax.all_gather, axis_name=axes.vocabulary, axis=-1, tiled=True)
         values, tokens = _merge(gather(values), gather(tokens), k)
     ending = jax.lax.pmax(ending, axes.vocabulary)
-    return Best(values, tokens, ending, vocabulary.global_logsumexp(axes, local))
+    normaliser, endings = vocabulary.global_logsumexp(axes, local)
+    return Best(values, tokens, ending, normaliser, jnp.maximum(endings, ending))
 
 
 def _top(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:

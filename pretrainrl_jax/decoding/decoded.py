@@ -22,6 +22,7 @@ class DecodedBatch(NamedTuple):
     behaviour_logps: jax.Array  # the same
     token_logps: jax.Array  # [batch, branches, max_new_tokens], of each token, then of the terminator
     behaviour_token_logps: jax.Array  # the same
+    ending_logps: jax.Array | None = None  # [batch, branches], of all terminators where a beam ended, else 0
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Decoded:
     finished: bool  # False: no terminator within the length limit
     token_logps: tuple[float, ...] = ()  # of each token, then of the terminator where finished
     behaviour_token_logps: tuple[float, ...] = ()
+    ending_logp: float = 0.0  # of all terminators together where a beam ended; 0 unfinished, and of samples
 
 
 def read_decoded(batch: DecodedBatch) -> list[list[Decoded]]:
@@ -41,10 +43,10 @@ def read_decoded(batch: DecodedBatch) -> list[list[Decoded]]:
     batch = jax.device_get(batch)
 
     def read(place: tuple[int, int]) -> Decoded:
-        fields: list[Any] = [x[place].tolist() for x in batch]
-        tokens, length, finished, logp, behaviour_logp, *each = fields
+        fields: list[Any] = [0.0 if x is None else x[place].tolist() for x in batch]
+        tokens, length, finished, logp, behaviour_logp, *each, ending = fields
         each = [tuple(x[: length + finished]) for x in each]
-        return Decoded(tuple(tokens[:length]), logp, behaviour_logp, finished, *each)
+        return Decoded(tuple(tokens[:length]), logp, behaviour_logp, finished, *each, ending)
 
     rows, branches = batch.lengths.shape
     there = np.isfinite(batch.logps)

@@ -3,12 +3,15 @@
 PretrainRL (arXiv 2602.01875), evaluation: ACC is whether the greedy answer is right, HR@k whether any of k
 beams is, MRR@k the reciprocal rank of the first right one, Prob@k its probability, over hits only. Ours
 beside it: the probability of the truth over all questions, by teacher forcing.
+
+Every probability here is that of an answer's tokens times all terminators together at its end, whichever way
+it was measured, so that they can be compared.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,11 +32,21 @@ class Outcome:
     rank: int | None  # of the first right beam, from 1
     p_hit: float | None  # that beam's probability
     p_truth: float  # probability of the canonical answer, teacher-forced
-    p_aliases: float  # summed probability of all distinct true answers, teacher-forced
+    p_aliases: float  # of all true answers: teacher-forced, and right beams that spell them otherwise
     falsehood: str | None  # the most probable wrong beam
     p_falsehood: float | None
     unfinished: int  # beams without a terminator at the length limit: never a hit, but counted
     beams: int
+    measured_twice: int  # answers that were both found by beam search and teacher-forced
+    apart: float  # the most that the two log-probabilities of one of these differ by, nats
+
+
+class Truth(NamedTuple):
+    """A true answer and how probable it is, teacher-forced."""
+
+    text: str
+    tokens: tuple[int, ...]  # without a terminator
+    logp: float  # nats, with all terminators
 
 
 def judge(
@@ -42,18 +55,23 @@ def judge(
     group: str,
     greedy: Sequence[Answer],
     beams: Sequence[Answer],
-    truth_logps: Sequence[float],
+    truths: Sequence[Truth],
     rule: Any,
 ) -> Outcome:
     """Compare a question's answers with what is true, by `matches`' rule.
 
     `greedy` is the answer of a one-beam search: an unfinished or missing one is wrong. `beams` are those of
-    the beam search, best first, `truth_logps` the log-probabilities of `distinct_truths(fact)`.
+    the beam search, best first, `truths` those of `distinct_truths(fact)`.
     """
     finished = list(distinct(a for a in beams if a.finished).values())
     hits = [matches(a.text, fact.answers, rule) for a in finished]
     rank = hits.index(True) + 1 if any(hits) else None
-    wrong = next((a for a, hit in zip(finished, hits, strict=True) if not hit and normalise(a.text)), None)
+    false = [a for a, hit in zip(finished, hits, strict=True) if not hit and normalise(a.text)]
+    wrong = max(false, key=lambda a: a.logp, default=None)
+    forced = {truth.tokens: truth.logp for truth in truths}
+    ended = [a for a in beams if a.finished]
+    apart = [abs(a.logp - forced[a.tokens]) for a in ended if a.tokens in forced]
+    others = [a.logp for a in ended if a.tokens not in forced and matches(a.text, fact.answers, rule)]
     answer = greedy[0] if greedy else Answer("", (), -math.inf, finished=False)
     return Outcome(
         fact,
@@ -63,12 +81,14 @@ def judge(
         correct=answer.finished and matches(answer.text, fact.answers, rule),
         rank=rank,
         p_hit=None if rank is None else math.exp(finished[rank - 1].logp),
-        p_truth=math.exp(truth_logps[0]),
-        p_aliases=min(1.0, sum(map(math.exp, truth_logps))),
+        p_truth=math.exp(truths[0].logp),
+        p_aliases=min(1.0, sum(map(math.exp, [*forced.values(), *others]))),
         falsehood=None if wrong is None else wrong.text,
         p_falsehood=None if wrong is None else math.exp(wrong.logp),
         unfinished=sum(not a.finished for a in beams),
         beams=len(beams),
+        measured_twice=len(apart),
+        apart=max(apart, default=0.0),
     )
 
 
@@ -131,7 +151,9 @@ def by_popularity(outcomes: Sequence[Outcome], bins: int) -> list[dict[str, Any]
 
 def to_json(outcome: Outcome) -> dict[str, Any]:
     """What the report shows of a question."""
-    of_outcome = ("group", "prediction", "correct", "rank", "p_truth", "falsehood", "p_falsehood")
+    of_outcome = (
+        "group", "prediction", "correct", "rank", "p_truth", "p_aliases", "falsehood", "p_falsehood"
+    )  # fmt: skip
     return {
         "id": outcome.fact.id,
         "question": outcome.question,

@@ -177,6 +177,15 @@ def _text(row: Row, column: str, repaired: Counter[str]) -> str:
     return cleaning.clean(cleaning.text_in(cell(row.values, column)), repaired) if column else ""
 
 
+def read_examples(path: str) -> tuple[tuple[str, str], ...]:
+    """Questions and canonical answers of a file of facts, in its order. Raises InputError."""
+    try:
+        facts = read_facts(Config(facts=FactsConfig(path=path))).facts
+    except InputError as error:
+        raise InputError(f"--ask.examples: {error}") from None
+    return tuple((fact.question, fact.answer) for fact in facts)
+
+
 def _fact(
     row: Row,
     category: str,

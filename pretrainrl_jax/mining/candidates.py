@@ -28,7 +28,7 @@ class Candidate:
 
     text: str
     source: str  # "beam", "pool" or "popularity"
-    logp: float = math.nan  # as the question's own beam search found it; NaN otherwise
+    logp: float = math.nan  # as the question's own beam search ended it, its one terminator; NaN otherwise
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def from_beams(answers: Sequence[Answer], fact: Fact, rules: Rules, dropped: Cou
         if reason:
             dropped[reason] += 1
         else:
-            kept.append(Candidate(answer.text, "beam", answer.logp))
+            kept.append(Candidate(answer.text, "beam", answer.score))
     return kept
 
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -39,7 +38,7 @@ def fingerprint(
     return {
         "model": _digest([to_json(model.shape), checksums(params)]),
         "tokenizer": tokenizer_digest(tokenizer),
-        "template": _digest(asdict(template)),
+        "template": _digest(template.to_json()),
         "facts": _digest([[f.id, f.question, f.answers, f.category, f.subject_key] for f in facts]),
         "mining settings": json.loads(json.dumps(settings)),
     }

@@ -2,13 +2,13 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from pretrainrl_jax.decoding.answers import Answer
-from pretrainrl_jax.facts.matching import Truths, why_dropped
+from pretrainrl_jax.facts.matching import Truths, normalise, why_dropped
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.mining.pools import Agreement, Tallies, distinct_answers, tally
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, total
@@ -45,7 +45,7 @@ def describe(
 
     Args:
         facts: the questions that were asked for.
-        trees: those that came of it, references scored.
+        trees: those that came of it; here a reference log-probability counts all terminators.
         decoded: questions with their beams; fewer than `facts` where a pool was collected from a sample.
         known: every known truth.
         dropped: by source, how many candidates each reason took.
@@ -153,6 +153,13 @@ def _overall(agreements: Mapping[str, Agreement]) -> Json | None:
         "cosine": _mean([a.cosine for a in categories if math.isfinite(a.cosine)]),
         "spearman": _mean([a.spearman for a in categories if math.isfinite(a.spearman)]),
     }
+
+
+def share_of(answers: Iterable[str], trees: Sequence[AnswerTree]) -> float | None:
+    """The share of negatives that are one of the answers, normalised; None without negatives or answers."""
+    shown = {normalise(answer) for answer in answers}
+    negatives = [normalise(b.text) for tree in trees for b in rejected(tree)]
+    return _mean([text in shown for text in negatives]) if shown else None
 
 
 def _mean(values: Sequence[float]) -> float | None:

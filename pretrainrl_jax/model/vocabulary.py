@@ -93,26 +93,31 @@ class LogSumExp(NamedTuple):
     """A logsumexp on its way through the vocabulary: log(total) + maximum, both float32."""
 
     maximum: jax.Array
-    total: jax.Array
+    totals: list[jax.Array]  # over all tokens, then over those of each mask
 
 
-def update_logsumexp(before: LogSumExp | None, logits: jax.Array) -> LogSumExp:
-    """With a block's logits [..., block]: the total is rescaled as the maximum rises."""
-    maximum = logits.max(-1)
-    if before is None:
-        return LogSumExp(maximum, jnp.exp(logits - maximum[..., None]).sum(-1))
-    maximum = jnp.maximum(maximum, before.maximum)
-    rest = before.total * jnp.exp(before.maximum - maximum)
-    return LogSumExp(maximum, rest + jnp.exp(logits - maximum[..., None]).sum(-1))
+def update_logsumexp(before: LogSumExp | None, logits: jax.Array, *masks: jax.Array) -> LogSumExp:
+    """With a block's logits [..., block]: totals are rescaled as the maximum rises. masks: bool [block]."""
+    maximum = logits.max(-1) if before is None else jnp.maximum(logits.max(-1), before.maximum)
+    weights = jnp.exp(logits - maximum[..., None])  # one exp a logit, however many masks there are
+    totals = [weights.sum(-1), *(jnp.where(mask, weights, 0).sum(-1) for mask in masks)]
+    if before is not None:
+        scale = jnp.exp(before.maximum - maximum)
+        totals = [old * scale + new for old, new in zip(before.totals, totals, strict=True)]
+    return LogSumExp(maximum, totals)
 
 
-def global_logsumexp(axes: MeshAxes, local: LogSumExp) -> jax.Array:
-    """The logsumexp over the whole vocabulary, from each device's over its part."""
-    maximum, total = local
+def global_logsumexp(axes: MeshAxes, local: LogSumExp) -> list[jax.Array]:
+    """The logsumexp over the whole vocabulary, and over each mask, from each device's over its part.
+
+    A mask whose tokens all are less probable than e^-87 has -inf.
+    """
+    maximum, totals = local
     if axes.vocabulary:
         maximum = jax.lax.pmax(maximum, axes.vocabulary)
-        total = jax.lax.psum(total * jnp.exp(local.maximum - maximum), axes.vocabulary)
-    return maximum + jnp.log(total)
+        scale = jnp.exp(local.maximum - maximum)
+        totals = [jax.lax.psum(total * scale, axes.vocabulary) for total in totals]
+    return [maximum + jnp.log(total) for total in totals]
 
 
 def row_offset(axes: MeshAxes, table: jax.Array) -> Any:

@@ -6,13 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pretrainrl_jax.model.attention import tree_mask
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import constrain, round_up_rows
-from pretrainrl_jax.model.partitioning import place_rows, results
+from pretrainrl_jax.model.partitioning import place_rows, replicate, results
 from pretrainrl_jax.objectives.sums import branch_sums
-from pretrainrl_jax.objectives.token_logps import token_logps
+from pretrainrl_jax.objectives.token_logps import token_and_ending_logps, token_logps
 from pretrainrl_jax.trees.batch import PackedBatch
 from pretrainrl_jax.trees.layouts import size
 from pretrainrl_jax.trees.packing import Capacity, capacity, pack, plan
@@ -40,6 +41,39 @@ def target_logps(model: Model, params: Params, batch: PackedBatch) -> jax.Array:
 def score_rows(model: Model, params: Params, batch: PackedBatch) -> jax.Array:
     """Summed log-probability of every branch of packed rows, float32 [rows, branches], on every device."""
     return constrain(branch_sums(target_logps(model, params, batch), batch), model.layout)
+
+
+@partial(jax.jit, static_argnums=0)
+def score_endings(model: Model, params: Params, batch: PackedBatch, terminators: jax.Array) -> jax.Array:
+    """Of every branch of packed rows its summed log-probability, and its probability as an answer.
+
+    The second counts every terminator at the place of its own: an answer ends as probably as all of them
+    together. It is what is shown and compared, whatever terminator a model was taught to end with.
+
+    Args:
+        terminators: bool [vocabulary]; every branch's own is among them.
+
+    Returns:
+        float32 [rows, branches, 2], in nats, on every device.
+    """
+    hidden = source_states(model, params, batch)
+    head = model.head(params).astype(hidden.dtype)
+    arguments = hidden, head, batch.source_index, batch.targets, terminators
+    logps, endings = token_and_ending_logps(*arguments, layout=model.layout)
+    there = jnp.pad(batch.target_branch + (batch.source_index >= 0), ((0, 0), (0, 1)))
+    last = there[:, :-1] != there[:, 1:]  # a branch's targets stand together, its terminator last
+    answers = jnp.where(last, jnp.maximum(endings, logps), logps)  # nor less probable than its own
+    sums = [branch_sums(values, batch) for values in (logps, answers)]
+    return constrain(jnp.stack(sums, -1), model.layout)
+
+
+def score_answers(
+    model: Model, params: Params, trees: Sequence[AnswerTree], terminators: np.ndarray, **packing: Any
+) -> list[list[list[float]]]:
+    """`score_trees` by `score_endings`: of each branch both log-probabilities."""
+    ends = replicate(terminators, model.mesh)
+    engine = lambda model, params, batch: score_endings(model, params, batch, ends)  # noqa: E731
+    return score_trees(model, params, trees, engine=engine, **packing)
 
 
 def score_trees(

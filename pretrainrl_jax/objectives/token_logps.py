@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from pretrainrl_jax.model import vocabulary
 from pretrainrl_jax.model.mesh import ONE_DEVICE, Layout
-from pretrainrl_jax.model.vocabulary import ROWS, TABLE, MeshAxes
+from pretrainrl_jax.model.vocabulary import REPLICATED, ROWS, TABLE, MeshAxes
 
 
 def token_logps(
@@ -69,6 +69,30 @@ def _token_logps(
     return _forward(hidden, head, source_index, targets, block, layout)[0]
 
 
+def token_and_ending_logps(
+    hidden: jax.Array,
+    head: jax.Array,
+    source_index: jax.Array,
+    targets: jax.Array,
+    terminators: jax.Array,
+    *,
+    layout: Layout = ONE_DEVICE,
+) -> tuple[jax.Array, jax.Array]:
+    """The same, and beside it the log-probability of all terminators together; it has no gradient.
+
+    Args:
+        hidden, head, source_index, targets, layout: as `token_logps` has them.
+        terminators: bool [vocabulary].
+
+    Returns:
+        Of each target its log-probability, and that of any terminator in its place: [rows, targets] float32
+        each, exactly 0 where `source_index` is -1.
+    """
+    block = vocabulary.block_size(head.shape[1])
+    logps, _, endings = _fold(hidden, head, source_index, targets, block, layout, terminators)
+    return logps, endings
+
+
 def _logits(hidden: jax.Array, rows: jax.Array) -> jax.Array:
     """[rows, time, block] float32 logits of a block of the head's rows."""
     return jnp.einsum("rtd,vd->rtv", hidden, rows, preferred_element_type=jnp.float32)
@@ -121,23 +145,52 @@ def _forward(
     block: int,
     layout: Layout,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    logps, normaliser = _fold(hidden, head, source_index, targets, block, layout)
+    return logps, (hidden, head, source_index, targets, normaliser)
+
+
+def _fold(
+    hidden: jax.Array,
+    head: jax.Array,
+    source_index: jax.Array,
+    targets: jax.Array,
+    block: int,
+    layout: Layout,
+    *masks: jax.Array,
+) -> tuple[jax.Array, ...]:
+    """Log-probabilities of targets, the normalisers [rows, time], and of each mask of tokens [vocabulary] the
+    log-probability of all of them in each target's place."""
+
     def per_shard(
-        axes: MeshAxes, hidden: jax.Array, head: jax.Array, source_index: jax.Array, targets: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+        axes: MeshAxes,
+        hidden: jax.Array,
+        head: jax.Array,
+        source_index: jax.Array,
+        targets: jax.Array,
+        *masks: jax.Array,
+    ) -> tuple[jax.Array, ...]:
+        offset = vocabulary.row_offset(axes, head)
+
         def body(start: Any, rows: jax.Array, carry: Any) -> vocabulary.LogSumExp:
-            return vocabulary.update_logsumexp(carry, _logits(hidden, rows))
+            parts = (jax.lax.dynamic_slice_in_dim(mask, offset + start, len(rows)) for mask in masks)
+            return vocabulary.update_logsumexp(carry, _logits(hidden, rows), *parts)
+
+        def at_targets(values: jax.Array) -> jax.Array:
+            return jnp.take_along_axis(values, at, axis=1)
 
         local = vocabulary.fold_blocks(axes, head, block, body, None)
-        normaliser = vocabulary.global_logsumexp(axes, local)  # [rows, time]
+        normaliser, *of_masks = vocabulary.global_logsumexp(axes, local)  # [rows, time]
         at = jnp.maximum(source_index, 0)
         state = jnp.take_along_axis(hidden, at[..., None], axis=1).astype(jnp.float32)
         logit = (state * vocabulary.gather_rows(axes, head, targets, head.dtype).astype(jnp.float32)).sum(-1)
-        logps = jax.lax.psum(logit, axes.vocabulary) - jnp.take_along_axis(normaliser, at, axis=1)
-        return jnp.where(source_index >= 0, logps, 0.0), normaliser
+        logps = jax.lax.psum(logit, axes.vocabulary) - at_targets(normaliser)
+        masses = (at_targets(of_mask - normaliser) for of_mask in of_masks)
+        logps, *masses = (jnp.where(source_index >= 0, values, 0.0) for values in (logps, *masses))
+        return logps, normaliser, *masses
 
-    run = vocabulary.maybe_shard_map(layout, per_shard, (ROWS, TABLE, ROWS, ROWS), (ROWS, ROWS))
-    logps, normaliser = run(hidden, head, source_index, targets)
-    return logps, (hidden, head, source_index, targets, normaliser)
+    in_specs = ROWS, TABLE, ROWS, ROWS, *[REPLICATED] * len(masks)
+    run = vocabulary.maybe_shard_map(layout, per_shard, in_specs, (ROWS,) * (2 + len(masks)))
+    return run(hidden, head, source_index, targets, *masks)
 
 
 def _backward(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pretrainrl_jax.report.formats import Json, brief, number, percent
-from pretrainrl_jax.report.outcomes import popularity, trained
+from pretrainrl_jax.report.outcomes import popularity, trained, truth
 from pretrainrl_jax.report.summary import forgetting
 from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.report.tables import Row
@@ -110,8 +110,7 @@ def looks(systems: list[str], known: Systems) -> dict[str, Look]:
 
 def share_above(questions: list[Json]) -> float:
     """Share of questions where the truth is more probable than the model's strongest falsehood."""
-    truth, falsehood = (_probabilities(questions, key) for key in ("p_truth", "p_falsehood"))
-    return float(np.mean(truth > falsehood))
+    return float(np.mean(_truths(questions) > _falsehoods(questions)))
 
 
 def idea(known: Systems, before: Json, after: Json | None = None) -> list[str]:
@@ -149,8 +148,12 @@ def _idea_panels(known: Systems, before: Json, after: Json | None) -> dict[str, 
     return {title: [asked[key] for key in keys] for title, asked in clouds if keys}
 
 
-def _probabilities(questions: list[Json], key: str) -> np.ndarray:
-    return np.array([number(question.get(key)) or 0.0 for question in questions])
+def _truths(questions: list[Json]) -> np.ndarray:
+    return np.array([truth(question) or 0.0 for question in questions])
+
+
+def _falsehoods(questions: list[Json]) -> np.ndarray:
+    return np.array([number(question.get("p_falsehood")) or 0.0 for question in questions])
 
 
 def idea_floor(p: np.ndarray) -> float:
@@ -167,8 +170,8 @@ def _draw_idea(figure: "Figure", panels: dict[str, list[Json]], titles: list[str
     everything = list(itertools.chain(*panels.values()))
     # Truths can be far less probable than falsehoods: the axes have scales of their own, and the line of
     # equal probability is drawn.
-    floors = {key: idea_floor(_probabilities(everything, key)) for key in ("p_falsehood", "p_truth")}
-    x_limits, y_limits = ((floor / 1.6, 2.0) for floor in floors.values())
+    floors = [(measure, idea_floor(measure(everything))) for measure in (_falsehoods, _truths)]
+    x_limits, y_limits = ((floor / 1.6, 2.0) for _, floor in floors)
     line = (min(*x_limits, *y_limits), 2.0)
     norm, unit = _popularity_norm(next(iter(panels.values())))
     # Viridis without its yellow end, which would be lost on white.
@@ -177,7 +180,7 @@ def _draw_idea(figure: "Figure", panels: dict[str, list[Json]], titles: list[str
     points: Any = None
     for axes, title in zip(grid, titles, strict=True):
         questions = panels[title]
-        x, y = (np.maximum(_probabilities(questions, key), floor) for key, floor in floors.items())
+        x, y = (np.maximum(measure(questions), floor) for measure, floor in floors)
         axes.fill_between(line, line, [line[1]] * 2, color="#EAF3EC", linewidth=0, zorder=0)
         axes.plot(line, line, color="#555555", linewidth=1.2, zorder=1)
         order = np.random.default_rng(0).permutation(len(x))  # no popularity is drawn over another

@@ -83,6 +83,7 @@ def sentences(mined: Json) -> list[str]:
     parts = (
         _negatives(mined),
         _diversity(mined),
+        _leaked(mined),
         f"The base model's perplexity on the negatives is {perplexity:,.1f} a token." if perplexity else "",
         _agreement(mined),
         f"Questions left out of training: {', '.join(left_out)}." if left_out else "",
@@ -107,6 +108,11 @@ def _negatives(mined: Json) -> str:
     elif without and questions:
         text += f" {_of(without, 'question')} ({percent(without / questions)}) {_have(without)} none left."
     return text
+
+
+def _leaked(mined: Json) -> str:
+    share = number(mined.get("of_examples"))
+    return "" if share is None else f"{percent(share)} of them are answers of the few-shot examples."
 
 
 def _diversity(mined: Json) -> str:

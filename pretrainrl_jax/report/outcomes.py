@@ -57,6 +57,14 @@ def right(question: Json) -> bool:
     return bool(question.get("correct"))
 
 
+def truth(question: Json) -> float | None:
+    """How probable the model finds what is true, in all the spellings that were measured.
+
+    Older versions tell that of the canonical answer alone.
+    """
+    return number(question.get("p_aliases", question.get("p_truth")))
+
+
 def difference(pairs: Iterable[tuple[Json, Json]]) -> Difference | None:
     """The two systems' accuracy, and by how much the second's is higher."""
     return paired((right(one), right(other)) for one, other in pairs)
@@ -102,6 +110,6 @@ def example(before: Json, after: Json) -> Json:
         "right_after": right(after),
         "before": before.get("prediction"),
         "after": after.get("prediction"),
-        "p_before": number(before.get("p_truth")),
-        "p_after": number(after.get("p_truth")),
+        "p_before": truth(before),
+        "p_after": truth(after),
     }

@@ -2,9 +2,9 @@
 
 from typing import Any, NamedTuple
 
-from pretrainrl_jax.report.formats import Json, number
+from pretrainrl_jax.report.formats import Json
 from pretrainrl_jax.report.intervals import Difference
-from pretrainrl_jax.report.outcomes import GROUPS, Pairs, common, difference, grouped
+from pretrainrl_jax.report.outcomes import GROUPS, Pairs, common, difference, grouped, truth
 from pretrainrl_jax.report.summary import group_rate
 from pretrainrl_jax.report.tables import Row
 
@@ -57,7 +57,7 @@ def worse(before: Json, after: Json, summary: Json, bins: list[Row], categories:
     groups = {**GROUPS, "unseen": "facts unseen in pretraining"}
     rates = [(name, group_rate(one, g), group_rate(two, g)) for g, name in groups.items() if not pairs.get(g)]
     nll = one["text_nll"], two["text_nll"]
-    both = [(p, *map(_truth, p)) for p in pairs["trained"] + pairs["held_out"]]
+    both = [(p, *map(truth, p)) for p in pairs["trained"] + pairs["held_out"]]
     known = [(p, new - old) for p, old, new in both if old is not None and new is not None]
     lost = sorted((item for item in known if item[1] < 0), key=lambda item: item[1])
     return Worse(
@@ -69,7 +69,3 @@ def worse(before: Json, after: Json, summary: Json, bins: list[Row], categories:
         less_probable=(len(lost), len(known)) if known else None,
         lost=[answers for answers, _ in lost[:SHOWN]],
     )
-
-
-def _truth(outcome: Json) -> float | None:
-    return number(outcome.get("p_truth"))

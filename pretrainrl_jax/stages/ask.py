@@ -11,26 +11,43 @@ from pretrainrl_jax.model.attention import Kernel
 from pretrainrl_jax.progress import Screen
 from pretrainrl_jax.stages.context import say
 from pretrainrl_jax.training.loading import find, load
+from pretrainrl_jax.trees.templates import EXAMPLES, Examples, Template
 
 
-def ask(config: Config, workdir: Path, question: str, mesh: Mesh, kernel: Kernel, screen: Screen) -> None:
-    """The most probable answers of `model.path`, or of the workdir's newest model, with probabilities."""
+def ask(
+    config: Config,
+    workdir: Path,
+    question: str,
+    kind: str,
+    examples: Examples,
+    mesh: Mesh,
+    kernel: Kernel,
+    screen: Screen,
+) -> None:
+    """The most probable answers of `model.path`, or of the workdir's newest model, with probabilities.
+
+    It is asked as it was trained, or by the kind of template named; a few-shot prompt shows these examples,
+    or those it was trained with, or ours.
+    """
     path = config.model.path or workdir
     loaded = load(path, mesh, kernel=kernel)
     settings = config.evaluate
     screen.say(f"model {find(path)[0] if not config.model.path else path}")
+    template = loaded.template
+    if kind and (examples or kind != template.kind):
+        template = Template(kind, (examples or EXAMPLES) if kind == "few_shot" else ())
     (beams,) = answer_questions(
         loaded.model,
         loaded.params,
         loaded.tokenizer,
-        loaded.template,
-        [question.strip()],
+        template,
+        [template.prefix(question.strip())],
         beams=settings.beams,
         max_new_tokens=settings.max_new_tokens,
         batch=1,
     )
     answers = distinct(a for a in beams if a.finished).values()
-    for answer in answers:
+    for answer in sorted(answers, key=lambda a: -a.logp):
         say(f"{math.exp(answer.logp):7.2%}  {answer.text or '(nothing)'}")
     if not answers:
         screen.say(f"no answer ends within evaluate.max_new_tokens={settings.max_new_tokens} tokens; so far:")

@@ -21,7 +21,7 @@ from pretrainrl_jax.facts.splits import split
 from pretrainrl_jax.hosts.agree import is_process_0, run_on_process_0
 from pretrainrl_jax.mining.fingerprint import fingerprint
 from pretrainrl_jax.model.attention import Kernel
-from pretrainrl_jax.objectives.scoring import score_trees
+from pretrainrl_jax.objectives.scoring import score_answers, score_trees
 from pretrainrl_jax.progress import NORMAL, Screen
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.loading import Loaded, load
@@ -63,7 +63,8 @@ class Context:
     def few_shot_examples(self) -> list[Fact]:
         """The facts shown in few-shot prompts, left out of mining, training and evaluation."""
         kinds = (self.config.mine.template, self.config.train.template, self.config.evaluate.template)
-        return choose_examples(self.trained) if "few_shot" in kinds else []
+        outside = self.config.facts.examples == "other_categories"
+        return choose_examples(self.trained, outside) if "few_shot" in kinds else []
 
     def asked(self, facts: list[Fact]) -> list[Fact]:
         """The facts that are not few-shot examples."""
@@ -72,8 +73,12 @@ class Context:
 
     def template(self, kind: str) -> Template:
         """The template of that kind, with its examples."""
-        examples = tuple((f.question, f.answer) for f in self.few_shot_examples)
-        return Template(kind, examples if kind == "few_shot" else ())
+        if kind == "bare":
+            return Template(kind)
+        shown = self.few_shot_examples
+        outside = self.config.facts.examples == "other_categories" and len({f.category for f in shown}) > 1
+        categories = tuple(fact.category for fact in shown) if outside else ()
+        return Template(kind, tuple((fact.question, fact.answer) for fact in shown), categories)
 
     def checkpoint(self, stage: str) -> Path:
         """Where a stage's checkpoints lie."""
@@ -100,14 +105,21 @@ class Context:
         advance: Callable[[int], None] = lambda n: None,
     ) -> list[list[float]]:
         """Log-probability of each branch of each tree under a model, in rows as long as the longest needs."""
-        return score_trees(
-            loaded.model,
-            loaded.params,
-            trees,
-            row_length=max([row_length, *(tree.inputs for tree in trees)]),
-            rows=SCORED_ROWS,
-            advance=advance,
-        )
+        packing = _packing(trees, row_length, advance)
+        return score_trees(loaded.model, loaded.params, trees, **packing)
+
+    def score_answers(
+        self,
+        loaded: Loaded,
+        trees: Sequence[AnswerTree],
+        template: str,
+        row_length: int,
+        advance: Callable[[int], None] = lambda n: None,
+    ) -> list[list[list[float]]]:
+        """The same, and beside each its log-probability as an answer under that kind of template."""
+        ends = self.template(template).terminators(loaded.tokenizer, loaded.model.shape.vocabulary)
+        packing = _packing(trees, row_length, advance)
+        return score_answers(loaded.model, loaded.params, trees, ends, **packing)
 
     def finished(self) -> dict[str, Any]:
         """The finished stages and what each noted. One whose checkpoints were removed is not finished."""
@@ -159,6 +171,11 @@ class Context:
     def _tidy(self, stage: str) -> None:
         checkpoints.strip(self.checkpoint(stage))
         shutil.rmtree(self.parts(stage), ignore_errors=True)
+
+
+def _packing(trees: Sequence[AnswerTree], row_length: int, advance: Callable[[int], None]) -> dict[str, Any]:
+    longest = max([row_length, *(tree.inputs for tree in trees)])
+    return {"row_length": longest, "rows": SCORED_ROWS, "advance": advance}
 
 
 def finished_stages(workdir: Path) -> dict[str, Any]:

@@ -12,9 +12,10 @@ import numpy as np
 from pretrainrl_jax.atomic import write_text
 from pretrainrl_jax.decoding.answers import answer_questions, read_answers
 from pretrainrl_jax.evaluation import factual
-from pretrainrl_jax.evaluation.factual import Outcome, distinct_truths, judge
+from pretrainrl_jax.evaluation.factual import Outcome, Truth, distinct_truths, judge
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.hosts.agree import run_on_process_0
+from pretrainrl_jax.mining.fingerprint import TOLERANCE
 from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.stages.shards import resumable_map
 from pretrainrl_jax.training.loading import Loaded
@@ -61,6 +62,11 @@ def evaluate_system(context: Context, system: str) -> None:
         "groups": groups,
         "by_popularity": factual.by_popularity(trained, settings.bins),
         "by_popularity_paraphrase": factual.by_popularity(paraphrased, settings.bins),
+        "measured_twice": {
+            "answers": sum(o.measured_twice for o in outcomes),
+            "apart": max(o.apart for o in outcomes),  # nats
+            "tolerance": TOLERANCE[context.config.model.dtype],
+        },
         "unfinished_beams": sum(o.unfinished for o in outcomes) / max(1, sum(o.beams for o in outcomes)),
         "questions": [factual.to_json(o) for o in outcomes],
     }
@@ -79,7 +85,7 @@ def ask_all(context: Context, loaded: Loaded, questions: Sequence[Question], sta
     settings = context.config.evaluate
     template = context.template(settings.template)
     facts, wordings = [fact for fact, _, _ in questions], [wording for _, wording, _ in questions]
-    prompts = loaded.tokenizer.encode_all([template.prefix(wording) for wording in wordings])
+    prompts = loaded.tokenizer.encode_all([template.prefix(q, fact.category) for fact, q, _ in questions])
     made_with = context.fingerprint(loaded, settings.template, facts, settings)
 
     with context.screen.track(stage, 3 * len(questions), "answers") as bar:
@@ -101,7 +107,8 @@ def ask_all(context: Context, loaded: Loaded, questions: Sequence[Question], sta
 def outcome(context: Context, asked: Question, answers: Mapping[str, Any]) -> Outcome:
     """What the answers to a question are worth."""
     greedy, beams = (read_answers(answers[name]) for name in ("greedy", "beams"))
-    return judge(*asked, greedy, beams, answers["truths"], context.config.evaluate.match)
+    truths = [Truth(t["text"], tuple(t["tokens"]), t["logp"]) for t in answers["truths"]]
+    return judge(*asked, greedy, beams, truths, context.config.evaluate.match)
 
 
 def rates(outcomes: Sequence[Outcome]) -> dict[str, float]:
@@ -119,14 +126,14 @@ def answers(
     """Of each question its greedy answer, its beams, and the log-probabilities of the truths."""
     settings = context.config.evaluate
     template = context.template(settings.template)
-    wordings = [wording for _, wording, _ in questions]
+    prompts = [template.prefix(wording, fact.category) for fact, wording, _ in questions]
     greedy, beams = (
         answer_questions(
             loaded.model,
             loaded.params,
             loaded.tokenizer,
             template,
-            wordings,
+            prompts,
             beams=width,
             max_new_tokens=settings.max_new_tokens,
             batch=settings.batch,
@@ -135,15 +142,22 @@ def answers(
         for width in (1, settings.beams)
     )
     truths = [list(distinct_truths(fact)) for fact, _, _ in questions]
-    encoded = encode_branches(loaded.tokenizer, template, wordings, truths)
+    encoded = encode_branches(loaded.tokenizer, template, prompts, truths)
     trees = [
         AnswerTree(fact.id, prefix, tuple(Branch(tokens) for tokens in branches))
         for (fact, _, _), prefix, branches in zip(questions, encoded.prefixes, encoded.branches, strict=True)
     ]
-    scores = context.score(loaded, trees, context.config.train.row_length, advance)
+    scores = context.score_answers(loaded, trees, settings.template, context.config.train.row_length, advance)
     return [
-        {"greedy": list(map(asdict, best)), "beams": list(map(asdict, beam)), "truths": logps}
-        for best, beam, logps in zip(greedy, beams, scores, strict=True)
+        {
+            "greedy": list(map(asdict, best)),
+            "beams": list(map(asdict, beam)),
+            "truths": [
+                Truth(text, branch.tokens[:-1], logp)._asdict()
+                for text, branch, (_, logp) in zip(own, tree.branches, logps, strict=True)
+            ],
+        }
+        for best, beam, own, tree, logps in zip(greedy, beams, truths, trees, scores, strict=True)
     ]
 
 

@@ -101,12 +101,15 @@ def mine_negatives(
     candidates, dropped = choose(context, facts, decoded, pools, rules)
     trees, left_out = build_trees(context, policy, facts, candidates, dropped)
     # No checksums of the reference: it is the policy, or the base model, which a workdir never changes.
-    trees = score_references(
+    scores = score_references(
         context, reference, trees, shards / "reference", [provenance, digest(trees)], label
     )
+    trees, believed = (with_references(trees, [[b[i] for b in tree] for tree in scores]) for i in (0, 1))
 
     left_out["fewer_than_asked"] = sum(len(places(tree, "rejected")) < settings.negatives for tree in trees)
-    described = statistics.describe(facts, trees, decoded, known, dropped, pools, agreements)
+    shown = context.template(settings.template).examples
+    described = statistics.describe(facts, believed, decoded, known, dropped, pools, agreements)
+    described["of_examples"] = statistics.share_of([answer for _, answer in shown], trees)
     return Mined(trees, left_out | described)
 
 
@@ -125,7 +128,8 @@ def beam_answers(
     """The policy's beams for each question."""
     settings = context.config.mine
     template = context.template(settings.template)
-    prompts = policy.tokenizer.encode_all([template.prefix(fact.question) for fact in facts])
+    prompts = {fact.id: template.prefix(fact.question, fact.category) for fact in facts}
+    lengths = [len(ids) for ids in policy.tokenizer.encode_all([prompts[fact.id] for fact in facts])]
 
     def answers(part: list[Fact]) -> list[Any]:
         beams = answer_questions(
@@ -133,7 +137,7 @@ def beam_answers(
             policy.params,
             policy.tokenizer,
             template,
-            [fact.question for fact in part],
+            [prompts[fact.id] for fact in part],
             beams=settings.beams,
             max_new_tokens=settings.max_new_tokens,
             batch=settings.batch,
@@ -152,7 +156,7 @@ def beam_answers(
             shards,
             provenance,
             facts,
-            [len(prompt) for prompt in prompts],
+            lengths,
             context.config.checkpoint.shard_questions,
             answers,
             lambda fact, beams: read_answers(beams),
@@ -241,7 +245,8 @@ def build_trees(
 
     texts = [[fact.answer, *(c.text for c in kept)] for fact, kept in zip(facts, candidates, strict=True)]
     template = context.template(train.template)
-    encoded = encode_branches(policy.tokenizer, template, [f.question for f in facts], texts)
+    prompts = [template.prefix(fact.question, fact.category) for fact in facts]
+    encoded = encode_branches(policy.tokenizer, template, prompts, texts)
     trees: list[AnswerTree] = []
     no_tokens, too_long = list[str](), list[str]()
     for fact, kept, prefix, tokens in zip(facts, candidates, encoded.prefixes, encoded.branches, strict=True):
@@ -279,21 +284,26 @@ def score_references(
     shards: Path,
     provenance: Any,
     label: str,
-) -> list[AnswerTree]:
-    """Each branch with its log-probability under the reference model: training needs no such model."""
+) -> list[list[list[float]]]:
+    """Each branch's log-probability under the reference model, so that training needs no such model.
+
+    Beside it stands what is shown of it: its log-probability as an answer, whatever terminator ends it.
+    """
+    settings = context.config.train
     with context.screen.track(f"{label}/reference", len(trees), "trees") as bar:
-        scores = resumable_map(
+        return resumable_map(
             shards,
             provenance,
             trees,
             [tree.inputs for tree in trees],
             context.config.checkpoint.shard_questions,
-            lambda part: context.score(reference, part, context.config.train.row_length, bar.advance),
+            lambda part: context.score_answers(
+                reference, part, settings.template, settings.row_length, bar.advance
+            ),
             lambda tree, scores: scores,
             bar,
             screen=context.screen,
         )
-    return with_references(trees, scores)
 
 
 def with_references(trees: Sequence[AnswerTree], scores: Sequence[Sequence[float]]) -> list[AnswerTree]:
@@ -316,6 +326,8 @@ def lines(mined: Mapping[str, Any]) -> list[str]:
             f"{mined['decoded']} questions decoded, {mined['distinct_answers']:.1f} distinct answers each"
         )
         shown.insert(0, f"{decoded}, entropy {mined['entropy']:.2f} nats")
+    if (leaked := mined["of_examples"]) is not None:
+        shown.append(f"{leaked:.1%} of the negatives are the answers of the few-shot examples")
     if short := mined["fewer_than_asked"]:
         shown.append(f"{short} questions have fewer negatives than mine.negatives asks for")
     for source, reasons in mined["dropped"].items():

@@ -17,6 +17,8 @@ def report(workdir: Path) -> None:
     summary = json.loads((page.parent / "summary.json").read_text())
     _, known = read_config(workdir)
     say(table(summary, known))
+    for sentence in summary["contradictions"]:
+        say(f"! {sentence}")
     for sentence in reading(summary, known):
         say(f"- {sentence}")
     say(f"report: {page}")

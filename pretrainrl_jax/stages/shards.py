@@ -15,6 +15,7 @@ from pretrainrl_jax.progress import NORMAL, Screen, Track
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Json = Any
+FORMAT = 2  # 2: an answer's log-probability counts all its terminators
 
 
 def resumable_map(
@@ -42,7 +43,7 @@ def resumable_map(
         bar, units: told of items whose results are read, and of the metrics; `units` are one item's.
         metrics: means over a part's results; the bar shows those over all parts so far.
     """
-    provenance = {"of": provenance, "items": len(items), "items of a part": size}
+    provenance = {"of": provenance, "items": len(items), "items of a part": size, "format": FORMAT}
     order = sorted(range(len(items)), key=lambda place: lengths[place])
     parts = [order[start : start + size] for start in range(0, len(order), size)]
     paths = [folder / f"{number:06d}.json" for number in range(len(parts))]

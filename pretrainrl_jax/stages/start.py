@@ -33,6 +33,7 @@ from pretrainrl_jax.stages.pretrain import pretrain
 from pretrainrl_jax.stages.run import run
 from pretrainrl_jax.stages.sweep import sweep
 from pretrainrl_jax.stages.train import train
+from pretrainrl_jax.trees.templates import Examples
 from pretrainrl_jax.workdir import locked, prepare_workdir
 
 STAGES = {"run": run, "pretrain": pretrain, "mine": mine, "train": train, "evaluate": evaluate}
@@ -111,10 +112,10 @@ def start_harness(command: Command, tasks: Sequence[Task]) -> None:
             harness(context, tasks)
 
 
-def start_ask(command: Command) -> None:
-    """Ask a model."""
-    mesh, kernel, screen = begin(command)
-    ask(command.config, command.workdir, command.options.question, mesh, kernel, screen)
+def start_ask(command: Command, kind: str, examples: Examples) -> None:
+    """Ask a model, by a kind of template, "" for its own, and examples, none for its own or ours."""
+    started = begin(command)
+    ask(command.config, command.workdir, command.options.question, kind, examples, *started)
 
 
 def hush() -> None:

@@ -51,7 +51,7 @@ def describe(
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save(folder / "tokenizer")
         # Last, since a stage's folder is one that has this file.
-        about = {"shape": to_json(model.shape), "template": asdict(template), "origin": origin or {}}
+        about = {"shape": to_json(model.shape), "template": template.to_json(), "origin": origin or {}}
         write_json(folder / "model.json", STAMP | about)
 
     run_on_process_0(write, f"describing {folder.name}")

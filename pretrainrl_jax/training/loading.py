@@ -116,8 +116,7 @@ def _load_checkpoint(path: Path, mesh: Mesh | None, dtype: str, params_dtype: st
     shape = from_json(description["shape"])
     model = Model(replace(shape, dtype=dtype or shape.dtype), mesh)
     params = _restore_params(folder, step, model, _places(model), params_dtype)
-    examples = tuple((q, a) for q, a in description["template"]["examples"])
-    template = Template(description["template"]["kind"], examples)
+    template = Template.from_json(description["template"])
     tokenizer = load_tokenizer(folder / "tokenizer")
     return Loaded(model, params, tokenizer, template, description.get("origin", {}))
 

@@ -5,8 +5,10 @@ break under the few-shot template, EOS otherwise. Without it, "Quebec" as a nega
 "Quebec City".
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +17,13 @@ from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.trees.tokenization import Tokenizer
 from pretrainrl_jax.trees.tree import AnswerTree, document
 
+Examples = tuple[tuple[str, str], ...]  # (question, answer)
+EXAMPLES: Examples = (  # for a model that has no facts to choose them from
+    ("What is the capital of France?", "Paris"),
+    ("Who wrote Romeo and Juliet?", "William Shakespeare"),
+    ("What is the chemical symbol of gold?", "Au"),
+)
+SHOWN = 3  # examples of a few-shot prompt, as the paper shows
 INSTRUCTION = "Answer the following questions in as few words as possible."  # PretrainRL's few-shot prompt
 
 
@@ -23,14 +32,30 @@ class Template:
     """`few_shot` puts examples before the question and ends answers at a line break; bare asks as it is."""
 
     kind: str  # "bare" or "few_shot"
-    examples: tuple[tuple[str, str], ...] = ()  # (question, answer), few_shot only
+    examples: Examples = ()  # few_shot only
+    categories: tuple[str, ...] = ()  # of each example; where given, one is never shown to its own category
 
-    def prefix(self, question: str) -> str:
-        """All text before the answer."""
+    def prefix(self, question: str, category: str | None = None) -> str:
+        """All text before the answer; that of all questions of a category begins alike."""
         if self.kind == "bare":
             return question
-        shown = "".join(f"Question: {q}\nAnswer: {a}\n" for q, a in self.examples)
-        return f"{INSTRUCTION}\n{shown}Question: {question}\nAnswer:"
+        shown = self.examples
+        if self.categories:
+            others = zip(self.examples, self.categories, strict=True)
+            shown = [example for example, own in others if own != category][:SHOWN]
+        examples = "".join(f"Question: {q}\nAnswer: {a}\n" for q, a in shown)
+        return f"{INSTRUCTION}\n{examples}Question: {question}\nAnswer:"
+
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` reads, and digests are of."""
+        described = asdict(self)
+        return described if self.categories else {k: described[k] for k in ("kind", "examples")}
+
+    @staticmethod
+    def from_json(described: Mapping[str, Any]) -> "Template":
+        """The template that a model's or a workdir's files describe."""
+        examples = tuple((q, a) for q, a in described["examples"])
+        return Template(described["kind"], examples, tuple(described.get("categories", ())))
 
     def terminator(self, tokenizer: Tokenizer) -> int:
         """The canonical terminator's id: the last token of every branch."""
@@ -68,12 +93,27 @@ def ends_at(tokenizer: Tokenizer, vocabulary: int, *, newline: bool) -> np.ndarr
     return mask
 
 
-def choose_examples(facts: Sequence[Fact], count: int = 3) -> list[Fact]:
-    """The best-known fact of each of the first `count` categories by popularity: the few-shot examples."""
-    chosen: dict[str, Fact] = {}
+def choose_examples(facts: Sequence[Fact], outside: bool = False) -> list[Fact]:
+    """The facts shown in few-shot prompts: the best known, each of another category.
+
+    `outside` adds as many as it takes for every category to have `SHOWN` of others, by turns of all
+    categories where there are few of them.
+    """
+    turns: Counter[str] = Counter()
+    ranked: list[tuple[int, Fact]] = []
     for fact in sorted(facts, key=lambda f: (-f.popularity, f.id)):
-        chosen.setdefault(fact.category, fact)
-    return list(chosen.values())[:count]
+        ranked.append((turns[fact.category], fact))
+        turns[fact.category] += 1
+    in_turn = [fact for _, fact in sorted(ranked, key=lambda item: item[0])]
+    if not outside or len(turns) < 2:
+        return in_turn[: min(SHOWN, len(turns))]
+    enough = (n for n in range(SHOWN, len(in_turn)) if n - _commonest(in_turn[:n]) >= SHOWN)
+    return in_turn[: next(enough, len(in_turn))]
+
+
+def _commonest(facts: Sequence[Fact]) -> int:
+    """Facts of the category that has most of them."""
+    return max(Counter(fact.category for fact in facts).values())
 
 
 @dataclass(frozen=True)
@@ -86,16 +126,15 @@ class Encoded:
 
 
 def encode_branches(
-    tokenizer: Tokenizer, template: Template, questions: Sequence[str], answers: Sequence[Sequence[str]]
+    tokenizer: Tokenizer, template: Template, prompts: Sequence[str], answers: Sequence[Sequence[str]]
 ) -> Encoded:
-    """Tokens of each question's prefix and of each answer as a branch of it.
+    """Tokens of each prompt (`Template.prefix`) and of each answer as a branch of it.
 
     A branch is tokenise(prefix + " " + answer) without the prefix's tokens, then the terminator. Where the
     joint tokenisation does not begin with the prefix's tokens, the answer is encoded by itself and counted.
     """
-    texts = [template.prefix(q) for q in questions]
-    prefixes = tokenizer.encode_all(texts)
-    asked = zip(texts, answers, strict=True)
+    prefixes = tokenizer.encode_all(prompts)
+    asked = zip(prompts, answers, strict=True)
     joint = iter(tokenizer.encode_all([f"{text} {answer}" for text, own in asked for answer in own]))
     end = (template.terminator(tokenizer),)
     branches: list[list[tuple[int, ...]]] = []

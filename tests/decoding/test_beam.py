@@ -18,6 +18,7 @@ from pretrainrl_jax.decoding.decode import bucket, decode
 from pretrainrl_jax.decoding.decoded import Decoded
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.partitioning import place_rows
+from pretrainrl_jax.objectives.scoring import score_answers, score_trees
 from pretrainrl_jax.trees.templates import Template
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
@@ -205,8 +206,6 @@ def test_beams_are_ordered_distinct_and_worth_what_the_plain_forward_pass_says()
 
 
 def test_beams_are_worth_what_the_score_engine_says():
-    from pretrainrl_jax.objectives.scoring import score_trees
-
     model, params = small_model(1, 2.0, vocabulary=11)
     decoded = search(model, params, PROMPTS, (0,), beams=5, limit=5)
     trees = [
@@ -217,6 +216,35 @@ def test_beams_are_worth_what_the_score_engine_says():
     scores = score_trees(model, params, trees, row_length=32, rows=2)
     for searched, scored in zip(decoded, scores, strict=True):
         np.testing.assert_allclose([h.logp for h in searched if h.finished], scored, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("sharpness", [2.0, 300.0])  # at 300 terminators can be less probable than e^-87
+def test_an_answer_ends_as_probably_as_all_terminators_together(sharpness):
+    model, params = small_model(1, sharpness, vocabulary=11)
+    ends = (0, 3, 7)
+    decoded = search(model, params, PROMPTS, ends, beams=6, limit=5)
+    for prompt, searched in zip(PROMPTS, decoded, strict=True):
+        for h in searched:
+            logps = np.float64(next_logps(model, params, [(*prompt, *h.tokens)])[0][list(ends)])
+            expected = np.logaddexp.reduce(logps) if h.finished else 0
+            tolerance = 1e-4 if expected > -80 else math.log(len(ends))
+            assert h.ending_logp == pytest.approx(expected, abs=tolerance, rel=1e-5)
+            if h.finished:
+                assert h.ending_logp >= h.token_logps[-1] == pytest.approx(logps.max(), abs=1e-3, rel=1e-5)
+    trees = [
+        AnswerTree(str(i), prompt, tuple(Branch((*h.tokens, end)) for h in searched if h.finished))
+        for i, (prompt, searched) in enumerate(zip(PROMPTS, decoded, strict=True))
+        for end in ends
+    ]
+    scores = score_answers(model, params, trees, mask_of(ends, 11), row_length=32, rows=2)
+    plain = score_trees(model, params, trees, row_length=32, rows=2)
+    for number, (tree, scored) in enumerate(zip(trees, scores, strict=True)):
+        finished = [h for h in decoded[number // len(ends)] if h.finished]
+        assert len(finished) == len(tree.branches)
+        np.testing.assert_allclose([own for own, _ in scored], plain[number], rtol=1e-6, atol=1e-6)
+        if sharpness < 100:
+            answers = [h.logp - h.token_logps[-1] + h.ending_logp for h in finished]
+            np.testing.assert_allclose([answer for _, answer in scored], answers, rtol=1e-5, atol=1e-4)
 
 
 def test_neither_padding_nor_other_prompts_change_an_answer():
@@ -293,16 +321,17 @@ def test_an_answer_is_the_text_before_its_first_line_break(tmp_path):
     tokenizer = small_tokenizer(tmp_path)
     tokens = tokenizer.encode(" Florence \n Rome")
     read = read_answer(tokenizer, Decoded(tokens, -1.5, -1.5, False, (-1.0, -0.5), (-1.0, -0.5)))
-    assert read == Answer("Florence", tokens, -1.5, False, (-1.0, -0.5))
-    assert read_answer(tokenizer, beam((), -1.5, True)).text == ""
+    assert read == Answer("Florence", tokens, -1.5, False, (-1.0, -0.5), -1.5)
+    ended = Decoded((), -1.5, -1.5, True, (-1.5,), (-1.5,), -0.25)
+    assert read_answer(tokenizer, ended) == Answer("", (), -0.25, True, (-0.25,), -1.5)
 
 
 def test_answers_are_read_as_written_by_this_version_and_by_older_ones():
-    answers = [Answer("a", (3,), -1.5, True, (-1.0, -0.5)), Answer("", (), -2.0, False)]
+    answers = [Answer("a", (3,), -1.5, True, (-1.0, -0.5), -1.7), Answer("", (), -2.0, False, (), -2.0)]
     written = json.loads(json.dumps([asdict(answer) for answer in answers]))
     assert read_answers(written) == answers
     old = [{name: answer[name] for name in ("text", "tokens", "logp", "finished")} for answer in written]
-    assert read_answers(old) == [Answer("a", (3,), -1.5, True), answers[1]]
+    assert read_answers(old) == [Answer("a", (3,), -1.5, True), Answer("", (), -2.0, False)]
 
 
 def test_questions_are_asked_in_the_template_and_end_at_its_terminators(tmp_path):
@@ -311,7 +340,8 @@ def test_questions_are_asked_in_the_template_and_end_at_its_terminators(tmp_path
     questions = ["What is the capital?", "What?"]
     settings = {"beams": 3, "max_new_tokens": 3, "batch": 2}
     template = Template("few_shot")
-    answered = answer_questions(model, params, tokenizer, template, questions, **settings)
-    prompts = [tokenizer.encode(template.prefix(q)) for q in questions]
+    texts = [template.prefix(question) for question in questions]
+    answered = answer_questions(model, params, tokenizer, template, texts, **settings)
+    prompts = [tokenizer.encode(text) for text in texts]
     wanted = decode(model, params, prompts, template.terminators(tokenizer, tokenizer.size), **settings)
     assert answered == [[read_answer(tokenizer, h) for h in beams] for beams in wanted]

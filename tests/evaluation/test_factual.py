@@ -8,18 +8,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pretrainrl_jax.decoding.answers import Answer
-from pretrainrl_jax.evaluation.factual import by_popularity, distinct_truths, groups, judge, measures
+from pretrainrl_jax.evaluation.factual import Truth, by_popularity, distinct_truths, groups, judge, measures
 from pretrainrl_jax.facts.matching import normalise
 
 
+def spelt(text: str) -> tuple[int, ...]:
+    return tuple(map(ord, text))
+
+
 def answer(text: str, p: float, finished: bool = True) -> Answer:
-    return Answer(text, (), math.log(p), finished)
+    return Answer(text, spelt(text), math.log(p), finished)
 
 
 def outcome(beams, greedy="Rome", truths=("Florence", "Firenze"), rule="exact", **changes):
     asked = fact(truths, **changes)
-    logps = [math.log(0.1), math.log(0.05)][: len(truths)]
-    return judge(asked, asked.question, "trained", [answer(greedy, 0.4)], beams, logps, rule)
+    forced = [Truth(text, spelt(text), math.log(p)) for text, p in zip(truths, (0.1, 0.05), strict=False)]
+    return judge(asked, asked.question, "trained", [answer(greedy, 0.4)], beams, forced, rule)
 
 
 def test_one_question():
@@ -29,7 +33,8 @@ def test_one_question():
     assert judged.rank == 2  # the second spelling of Rome is no answer of its own
     assert math.isclose(judged.p_hit, 0.1)
     assert math.isclose(judged.p_truth, 0.1)
-    assert math.isclose(judged.p_aliases, 0.15)
+    assert math.isclose(judged.p_aliases, 0.25)  # the FLORENCE is true, too, and no spelling of the fact's
+    assert (judged.measured_twice, round(judged.apart, 6)) == (1, 0)  # Firenze
     assert (judged.falsehood, round(judged.p_falsehood, 6)) == ("Rome", 0.4)
     assert outcome(beams, greedy="florence").correct
 
@@ -41,7 +46,8 @@ def test_unfinished_beams_are_never_hits_but_counted():
     assert (judged.unfinished, judged.beams) == (1, 2)
     asked = fact(("Florence",))
     greedy = [answer("Florence", 0.4, finished=False)]
-    assert not judge(asked, asked.question, "trained", greedy, [], [-1.0], "exact").correct
+    truths = [Truth("Florence", spelt("Florence"), -1.0)]
+    assert not judge(asked, asked.question, "trained", greedy, [], truths, "exact").correct
 
 
 def test_the_looser_rule():
@@ -50,8 +56,19 @@ def test_the_looser_rule():
 
 
 def test_no_beams_at_all():
-    judged = judge(fact(), "?", "trained", [], [], [-2.0], "exact")
+    judged = judge(fact(), "?", "trained", [], [], [Truth("x", (1,), -2.0)], "exact")
     assert (judged.correct, judged.rank, judged.falsehood, judged.prediction) == (False, None, None, "")
+
+
+def test_the_falsehood_is_the_most_probable_one_however_beams_are_ranked():
+    judged = outcome([answer("Rome", 0.1), answer("Pisa", 0.3), answer("Florence", 0.2)])
+    assert (judged.falsehood, round(judged.p_falsehood, 6)) == ("Pisa", 0.3)
+
+
+def test_an_answer_with_two_probabilities_is_told():
+    judged = outcome([answer("Florence", 0.4), answer("Firenze", 0.05)])
+    assert judged.measured_twice == 2
+    assert math.isclose(judged.apart, math.log(4))
 
 
 names = st.sampled_from(["Florence", "Firenze", "Rome", "rome!", "Pisa", "the Pisa", "Siena"])

@@ -26,7 +26,7 @@ KNOWN = known_truths([FACT, SIBLING, ELSEWHERE])
 
 
 def answer(text, logp=-1.0, finished=True) -> Answer:
-    return Answer(text, (1, 2), logp, finished)
+    return Answer(text, (1, 2), logp, finished, score=logp - 1)
 
 
 def choose(*answers, **changes) -> tuple[list[str], dict[str, int]]:
@@ -114,7 +114,7 @@ def test_kept_are_distinct_finished_falsehoods_in_order_and_all_others_are_count
         if a.finished:
             distinct.setdefault(normalise(a.text), a)
     wanted = [a for a in distinct.values() if eligible(a) and math.exp(a.logp) >= min_probability]
-    assert kept == [Candidate(a.text, "beam", a.logp) for a in wanted[:count]]
+    assert kept == [Candidate(a.text, "beam", a.score) for a in wanted[:count]]
 
 
 def test_values_are_filtered_for_each_question_in_their_order():

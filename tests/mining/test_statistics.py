@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pretrainrl_jax.decoding.answers import Answer
 from pretrainrl_jax.facts.matching import known_truths
 from pretrainrl_jax.mining.pools import Agreement
-from pretrainrl_jax.mining.statistics import answer_diversity, describe
+from pretrainrl_jax.mining.statistics import answer_diversity, describe, share_of
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
 
@@ -34,6 +34,16 @@ def test_entropy_against_its_definition(probabilities):
     p = np.array(probabilities) / np.sum(probabilities)
     assert count == len(p)
     assert entropy == pytest.approx(-sum(x * math.log(x) for x in p), abs=1e-9)
+
+
+def test_negatives_that_are_the_answers_of_the_examples():
+    trees = [
+        AnswerTree("1", (1,), tuple(Branch((2, 3), "rejected", text) for text in ("Rome", "the Pisa"))),
+        AnswerTree("2", (1,), (Branch((2, 3), "chosen", "Oslo"), Branch((2, 3), "rejected", "Bonn"))),
+    ]
+    assert share_of(["pisa", "Oslo"], trees) == pytest.approx(1 / 3)
+    assert share_of([], trees) is None
+    assert share_of(["pisa"], []) is None
 
 
 FACTS = [

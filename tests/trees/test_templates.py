@@ -1,5 +1,6 @@
 import itertools
 import json
+import re
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -84,8 +85,32 @@ def test_examples_are_the_best_known_fact_of_the_best_known_categories():
         fact(id="5", category="sport", popularity=1.0),
     ]
     assert [f.id for f in choose_examples(facts)] == ["2", "3", "4"]
-    assert [f.id for f in choose_examples(facts, 1)] == ["2"]
     assert choose_examples([]) == []
+    assert choose_examples(facts[:1], outside=True) == facts[:1]  # there is no other category
+    # Three of other categories for each: the best known of each category first, then the second ones.
+    assert [f.id for f in choose_examples(facts, outside=True)] == ["2", "3", "4", "5"]
+    two = [fact(id=str(i), category="ab"[i % 2], popularity=9.0 - i) for i in range(9)]
+    assert [f.id for f in choose_examples(two, outside=True)] == ["0", "1", "2", "3", "4", "5"]
+
+
+@given(st.lists(st.sampled_from("abcde"), max_size=20))
+def test_examples_from_outside_never_are_of_the_category_asked(categories):
+    facts = [fact(id=f"{i:02}", category=c, popularity=20.0 - i) for i, c in enumerate(categories)]
+    chosen = choose_examples(facts, outside=True)
+    kinds = {*categories}
+    template = Template(
+        "few_shot", tuple((f.id, "x") for f in chosen), tuple(f.category for f in chosen) * (len(kinds) > 1)
+    )
+    assert Template.from_json(json.loads(json.dumps(template.to_json()))) == template
+    for category in kinds:
+        shown = re.findall(r"Question: (\d+)\n", template.prefix("Who?", category))
+        assert len(shown) <= 3
+        if len(kinds) > 1:
+            assert all(categories[int(i)] != category for i in shown)
+            others = sum(c != category for c in categories)
+            assert len(shown) == min(3, others)
+    if len(kinds) > 1:  # the same questions whatever is asked of a category
+        assert template.prefix("A?", "a")[:-11] == template.prefix("B?", "a")[:-11]
 
 
 # Terminators
@@ -130,7 +155,8 @@ def test_qwen2_has_2178_tokens_with_a_line_break(qwen2):
 def test_a_branch_is_the_joint_tokenisation_without_the_prefix(tokenizer, template):
     questions = ["What is the capital of Arno?", "Who, then?"]
     answers = [["Florence", "Rome", "the  Po\u00e9"], ["X"]]
-    encoded = encode_branches(tokenizer, template, questions, answers)
+    prompts = [template.prefix(question) for question in questions]
+    encoded = encode_branches(tokenizer, template, prompts, answers)
     end = tokenizer.eos[0] if template.kind == "bare" else tokenizer.newline
     assert encoded.separate == 0
     for question, several, prefix, branches in zip(
@@ -188,7 +214,9 @@ def assert_bos(tokenizer: Tokenizer, bos: int | None) -> None:
     assert tokenizer.bos == bos
     assert tokenizer.start == (() if bos is None else (bos,))
     for template in TEMPLATES:
-        encoded = encode_branches(tokenizer, template, ["Who is Lily?"], [["a girl", "a boy"]])
+        encoded = encode_branches(
+            tokenizer, template, [template.prefix("Who is Lily?")], [["a girl", "a boy"]]
+        )
         (prefix,), (branches,) = encoded.prefixes, encoded.branches
         assert encoded.separate == 0
         # The backend's own way of adding BOS agrees, and no branch has one.
