@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 from helpers.command_line import call, complaint
-from helpers.transformers_models import ours, peer, relative_error
+from helpers.transformers_models import PLAIN_ROPE, ours, peer, relative_error
 from safetensors.numpy import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
@@ -33,9 +33,7 @@ TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small Llama with a tokenizer, as transformers saves it. Not to be changed."""
     folder = tmp_path_factory.mktemp("source") / "model"
-    peer(
-        "llama3", vocab_size=301, rope_parameters={"rope_type": "default", "rope_theta": 500.0}
-    ).save_pretrained(folder)
+    peer("llama3", vocab_size=301, **PLAIN_ROPE).save_pretrained(folder)
     save_tokenizer(train_tokenizer([TEXT], 300), folder)
     return folder
 
@@ -251,6 +249,8 @@ def test_chat_templates_are_exported_untouched(folder: Path, tmp_path: Path) -> 
         prl.load(tmp_path / "workdir")[2].backend,
     )
     for kind in (None, "tool_use"):
-        texts = [b.apply_chat_template(told, kind, tokenize=False) for b in (before, after, ours_of)]
+        texts = [
+            b.apply_chat_template(told, chat_template=kind, tokenize=False) for b in (before, after, ours_of)
+        ]
         assert len({*texts}) == 1, texts
-    assert before.apply_chat_template(told, "tool_use", tokenize=False) == "toolsWho?"
+    assert before.apply_chat_template(told, chat_template="tool_use", tokenize=False) == "toolsWho?"

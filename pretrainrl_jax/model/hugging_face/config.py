@@ -100,8 +100,9 @@ def _shape(path: Path, config: Json, name: str, dtype: str) -> ModelShape:
         )
     rope = _rope(path, given.rope_parameters)
     biases = {key: key in declared and bool(getattr(given, key)) for key in ("attention_bias", "mlp_bias")}
+    sizes: Json = {ours: getattr(given, theirs) for theirs, ours in SIZES.items()}
     return ModelShape(
-        **{ours: int(getattr(given, theirs)) for theirs, ours in SIZES.items()},
+        **sizes,
         family=name,
         kv_heads=kv_heads,
         head_dim=getattr(given, "head_dim", None) or given.hidden_size // heads,
