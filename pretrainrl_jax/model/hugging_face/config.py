@@ -44,8 +44,7 @@ READ_OF_ALL: dict[str, tuple[Any, ...]] = {
     "transformers_weights": (None, SINGLE, INDEX), "configuration_files": (None, []),
 }  # fmt: skip
 SILU = ("silu", "swish")  # two names of one function
-# Written in the other spelling, or in full.
-RESPELLED = {"rope_parameters", "dtype", "layer_types", "transformers_version"}
+RESPELLED = {"rope_parameters", "dtype", "transformers_version"}  # written otherwise
 ROPES = {"default": set[str](), "llama3": {*SCALING}}
 
 
@@ -255,6 +254,7 @@ def write_config(shape: ModelShape, origin: Json, dtype: str) -> Json:
     if shape.traits.sliding_window != "never":
         config["sliding_window"] = window or None
     if shape.traits.sliding_window == "upper layers":
+        config["sliding_window"] = window or origin.get("sliding_window")
         config["use_sliding_window"] = window > 0
         config["max_window_layers"] = origin.get("max_window_layers", shape.layers)
         windows = shape.windows or (0,) * shape.layers
