@@ -13,12 +13,20 @@ import ml_dtypes
 import numpy as np
 import pytest
 from helpers.models_and_trees import LLAMA3, small_shape
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.families import FAMILIES
-from pretrainrl_jax.model.hugging_face.config import read_shape, write_config
+from pretrainrl_jax.model.hugging_face.config import (
+    COMPUTED,
+    NEUTRAL,
+    READ_OF_ALL,
+    read_shape,
+    write_config,
+)
 from pretrainrl_jax.model.hugging_face.layout import parameters
 from pretrainrl_jax.model.hugging_face.reading import own_dtypes, read_params
 from pretrainrl_jax.model.hugging_face.writing import tensors_of, write_weights
@@ -369,6 +377,27 @@ def test_what_this_decoder_does_not_compute_is_refused(tmp_path, changes, named)
     assert read_shape(tmp_path).family == "qwen3"
     config(tmp_path, QWEN3 | changes)
     assert named in refused(tmp_path)
+
+
+KEYS = sorted(
+    {*COMPUTED, *NEUTRAL, *READ_OF_ALL, "model_type", "rope_scaling", "id2label", "to_dict", "self"}
+)
+ODD = st.none() | st.booleans() | st.integers(-2, 40) | st.floats() | st.text("a_", max_size=3)
+ODD |= st.lists(ODD, max_size=2) | st.dictionaries(st.sampled_from(["rope_type", "type", "1"]), ODD)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(sorted(FAMILIES)), st.dictionaries(st.sampled_from(KEYS), ODD, min_size=1, max_size=2))
+def test_whatever_a_key_says_it_is_read_or_refused_in_one_line(tmp_path, family, changes):
+    config(tmp_path, QWEN3 | {"model_type": family} | changes)
+    said = ""
+    try:
+        shape = read_shape(tmp_path)
+    except InputError as error:
+        said = str(error)
+    else:
+        assert parameters(Model(shape))  # a decoder that can be made
+    assert "\n" not in said
 
 
 @pytest.mark.parametrize(

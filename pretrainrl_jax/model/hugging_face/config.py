@@ -7,7 +7,9 @@ passes over the second without a word, and computes with another rope_theta.
 
 import copy
 import json
+import math
 from collections.abc import Mapping
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +79,7 @@ def read_shape(folder: Path, dtype: str = "") -> ModelShape:
     """
     path, config = folder / "config.json", read_config(folder)
     name = config.get("model_type")
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise InputError(f"{path}: model_type is {name!r}; the known ones are {', '.join(sorted(FAMILIES))}")
     try:
         return _shape(path, config, name, dtype or compute_dtype(config))
@@ -91,22 +93,28 @@ def _shape(path: Path, config: Json, name: str, dtype: str) -> ModelShape:
         raise InputError(f"{path} does not state {', '.join(missing)}: add what the model was trained with")
     given, declared = _as_transformers(path, config, name)
     _refuse_unknown(path, config, given, declared)
-    heads, kv_heads = given.num_attention_heads, given.num_key_value_heads
-    if min(given.hidden_size, heads, kv_heads) < 1 or heads % kv_heads:
+    sizes: Json = {ours: getattr(given, theirs) for theirs, ours in SIZES.items()}
+    heads, kv_heads = sizes["heads"], given.num_key_value_heads
+    if min(*sizes.values(), kv_heads) < 1 or heads % kv_heads:
         raise InputError(
             f"{path}: {heads} attention heads and {kv_heads} key-value heads on a width of "
-            f"{given.hidden_size}: the second must divide the first"
+            f"{given.hidden_size}, or another size: the second must divide the first, and none be below 1"
         )
+    head_dim = index(getattr(given, "head_dim", None) or given.hidden_size // heads)
+    if head_dim < 1 or head_dim % 2:
+        raise InputError(f"{path}: a head's width is {head_dim}: a rotary embedding takes an even number")
     rope = _rope(path, given.rope_parameters)
+    theta, epsilon = float(rope["rope_theta"]), float(given.rms_norm_eps)
+    if not (0 < theta < math.inf and 0 <= epsilon < math.inf):
+        raise InputError(f"{path}: rope_theta is {theta} and rms_norm_eps {epsilon}: both must be positive")
     biases = {key: key in declared and bool(getattr(given, key)) for key in ("attention_bias", "mlp_bias")}
-    sizes: Json = {ours: getattr(given, theirs) for theirs, ours in SIZES.items()}
     return ModelShape(
         **sizes,
         family=name,
         kv_heads=kv_heads,
-        head_dim=getattr(given, "head_dim", None) or given.hidden_size // heads,
-        rope_theta=float(rope["rope_theta"]),
-        norm_epsilon=float(given.rms_norm_eps),
+        head_dim=head_dim,
+        rope_theta=theta,
+        norm_epsilon=epsilon,
         tied=bool(given.tie_word_embeddings),
         dtype=dtype,
         rope_scaling=_scaling(rope),
@@ -191,7 +199,7 @@ def _windows(path: Path, given: Any, family: Family) -> tuple[int, ...]:
     kinds = [sliding if window else full] * layers
     stated = getattr(given, "layer_types", None) or kinds
     may = {"never": [full], "every layer": kinds[:1], "upper layers": [full, sliding][: 1 + bool(window)]}
-    if len(stated) != layers or not {*stated} <= {*may[family.sliding_window]}:
+    if window < 0 or len(stated) != layers or not {*stated} <= {*may[family.sliding_window]}:
         raise InputError(
             f"{path}: layer_types is {_short(stated)} for {layers} layers and a sliding window of {window}: "
             f"this decoder knows {full}, and {sliding} where the family has it"
