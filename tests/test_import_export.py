@@ -230,6 +230,7 @@ def test_a_model_without_a_tokenizer_is_refused(broken, tmp_path):
         ("model.safetensors", "", "model.safetensors"),
         ("generation_config.json", "[", "generation_config.json"),
         ("tokenizer.json", "{}", "no tokenizer can be read"),
+        ("tokenizer.json", '{"version": "1.0", "model": {"type": "?"}}', "no tokenizer can be read"),
     ],
 )
 def test_a_damaged_file_is_named(broken, file, content, named, tmp_path):

@@ -9,7 +9,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Family:
-    """How a family's decoder differs from Llama's, and what its config.json must and may say."""
+    """How a family's decoder differs from Llama's."""
 
     architecture: str  # transformers' class, written on export
     norms: Literal["before", "after"] = "before"  # RMS norm of what a sublayer reads, or of what it gives
@@ -17,35 +17,18 @@ class Family:
     query_key_norm: Literal["none", "head", "all"] = "none"  # of each head, or of all heads together
     qkv_bias: bool = False  # queries, keys and values always have biases
     sliding_window: Literal["never", "every layer", "upper layers"] = "never"  # which layers may have one
-    norm_epsilon: float = 1e-6  # where config.json states none, as transformers has it
-    needed: tuple[str, ...] = ()  # keys of config.json that have no meaning when left out
-    keys: tuple[str, ...] = ()  # optional keys that change what is computed, and that this decoder computes
 
 
 FAMILIES = {
-    "llama": Family("LlamaForCausalLM", keys=("attention_bias", "mlp_bias")),
-    "mistral": Family(
-        "MistralForCausalLM",
-        sliding_window="every layer",
-        needed=("num_key_value_heads", "sliding_window"),
-    ),
-    "qwen2": Family(
-        "Qwen2ForCausalLM", qkv_bias=True, sliding_window="upper layers", needed=("num_key_value_heads",)
-    ),
-    "qwen3": Family(
-        "Qwen3ForCausalLM",
-        query_key_norm="head",
-        sliding_window="upper layers",
-        needed=("num_key_value_heads", "head_dim"),
-        keys=("attention_bias",),
-    ),
+    "llama": Family("LlamaForCausalLM"),
+    "mistral": Family("MistralForCausalLM", sliding_window="every layer"),
+    "qwen2": Family("Qwen2ForCausalLM", qkv_bias=True, sliding_window="upper layers"),
+    "qwen3": Family("Qwen3ForCausalLM", query_key_norm="head", sliding_window="upper layers"),
     "olmo2": Family(
         "Olmo2ForCausalLM",
         norms="after",
         norm_names=("post_attention_layernorm", "post_feedforward_layernorm"),
         query_key_norm="all",
-        norm_epsilon=1e-5,
-        keys=("attention_bias",),
     ),
 }
 

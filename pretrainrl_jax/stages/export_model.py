@@ -9,12 +9,12 @@ from jax.sharding import Mesh
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import ExportConfig
 from pretrainrl_jax.hosts.agree import is_process_0, run_on_process_0
-from pretrainrl_jax.model.hugging_face.config import ending, write_config
+from pretrainrl_jax.model.hugging_face.config import ending, stored_dtype, write_config
 from pretrainrl_jax.model.hugging_face.writing import tensors_of, write_weights
 from pretrainrl_jax.progress import Screen
 from pretrainrl_jax.stages.context import say
 from pretrainrl_jax.stages.import_model import gigabytes, require_room
-from pretrainrl_jax.training.loading import load
+from pretrainrl_jax.training.loading import DTYPES, load
 
 
 def export_model(
@@ -28,7 +28,8 @@ def export_model(
     """
     began = time.perf_counter()
     loaded = load(source, mesh, screen=screen)
-    tensors = tensors_of(loaded.model, loaded.params, "" if settings.dtype == "stored" else settings.dtype)
+    asked = "" if settings.dtype == "stored" else settings.dtype
+    tensors = tensors_of(loaded.model, loaded.params, asked, loaded.origin.get(DTYPES, {}))
     size = sum(tensor.bytes for tensor in tensors.values())
     require_room(target.parent, size, "the model")
     # Beside the target, so that the last step is a renaming.
@@ -43,8 +44,11 @@ def export_model(
         tokenizer.save_files(partial)
         ends = ending(tokenizer.bos, tokenizer.eos)
         write_json(partial / "generation_config.json", origin.get("generation_config", {}) | ends)
-        dtype = tensors["model.embed_tokens.weight"].dtype.name
-        config = write_config(loaded.model.shape, origin.get("config", {}), dtype)
+        before = origin.get("config", {})
+        # What is as it was stored is described as it was.
+        stated = stored_dtype(before) if DTYPES in origin and not asked else ""
+        dtype = stated or tensors["model.embed_tokens.weight"].dtype.name
+        config = write_config(loaded.model.shape, before, dtype)
         write_json(partial / "config.json", config | ends)
         partial.rename(target)
 

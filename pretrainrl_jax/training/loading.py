@@ -16,7 +16,7 @@ from pretrainrl_jax.model.attention import Kernel
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.hugging_face.config import read_config, read_shape
 from pretrainrl_jax.model.hugging_face.files import is_hugging_face
-from pretrainrl_jax.model.hugging_face.reading import read_params
+from pretrainrl_jax.model.hugging_face.reading import own_dtypes, read_params
 from pretrainrl_jax.model.partitioning import one_device, parameter_shardings
 from pretrainrl_jax.model.shape import from_json
 from pretrainrl_jax.progress import SILENT, Screen
@@ -35,6 +35,7 @@ from pretrainrl_jax.version import check_format
 
 Json = dict[str, Any]
 ORIGIN = ("config", "generation_config")  # files of a Hugging Face folder that are kept for its export
+DTYPES = "dtypes"  # beside them, while parameters are as they were stored: `reading.own_dtypes`
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Loaded:
     params: Params
     tokenizer: Tokenizer
     template: Template  # how the model was taught to be asked
-    origin: Json = field(default_factory=dict)  # files of the Hugging Face model it comes from, by name
+    # Files of the Hugging Face model it comes from, by name, and DTYPES.
+    origin: Json = field(default_factory=dict)
 
 
 def find(path: str | Path) -> tuple[Path, int]:
@@ -94,7 +96,8 @@ def load(
             loaded = _load_hugging_face(local, mesh, dtype, params_dtype, screen)
         else:
             loaded = _load_checkpoint(local, mesh, dtype, params_dtype)
-    return replace(loaded, model=replace(loaded.model, kernel=kernel))
+    origin = {name: value for name, value in loaded.origin.items() if name != DTYPES or not params_dtype}
+    return replace(loaded, model=replace(loaded.model, kernel=kernel), origin=origin)
 
 
 def _load_hugging_face(
@@ -106,6 +109,7 @@ def _load_hugging_face(
     params = read_params(folder, model, _places(model), screen)
     files = {name: f"{name}.json" for name in ORIGIN}
     origin = {name: read_config(folder, file) for name, file in files.items() if (folder / file).is_file()}
+    origin[DTYPES] = own_dtypes(folder, model)
     return Loaded(model, _cast(params, params_dtype), tokenizer, Template("bare"), origin)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.hugging_face.files import FILES
+from pretrainrl_jax.trees.tokenization import TEMPLATES
 
 
 @contextmanager
@@ -55,8 +56,8 @@ def _fetch(files: Any, remote: str, folder: Path) -> Path:
     (local / step).mkdir(parents=True)
     if not step:  # of a Hugging Face folder, the files that are read
         for name in _names(files, remote):
-            if any(fnmatch(name, pattern) for pattern in FILES):
-                files.get(f"{remote}/{name}", str(local / name))
+            if name == TEMPLATES or any(fnmatch(name, pattern) for pattern in FILES):
+                files.get(f"{remote}/{name}", str(local / name), recursive=name == TEMPLATES)
         return local
     files.get(f"{remote}/tokenizer", str(local / "tokenizer"), recursive=True)
     files.get(f"{remote}/model.json", str(local / "model.json"))

@@ -67,14 +67,16 @@ class Template:
 
 
 def check_fits(tokenizer: Tokenizer, vocabulary: int, where: object = "") -> None:
-    """Every token has a row of the embedding.
+    """Every token that a text may have, BOS and EOS have a row of the embedding.
+
+    A control token that was added beyond the rows, such as <pad>, comes of no text and stops nobody.
 
     Raises:
-        InputError: if the tokenizer has more tokens than the model.
+        InputError: if one has none.
     """
-    if tokenizer.size > vocabulary:
+    if (size := max(tokenizer.used) + 1) > vocabulary:
         raise InputError(
-            f"{where or 'tokenizer and model'}: the tokenizer has {tokenizer.size} tokens and the model's "
+            f"{where or 'tokenizer and model'}: the tokenizer has {size} tokens and the model's "
             f"embedding {vocabulary} rows: they do not belong together"
         )
 
@@ -83,13 +85,14 @@ def ends_at(tokenizer: Tokenizer, vocabulary: int, *, newline: bool) -> np.ndarr
     """bool [vocabulary]: EOS ids, and with `newline` every token whose text contains a line break.
 
     Raises:
-        InputError: if the tokenizer has more tokens than the model.
+        InputError: if a token has no row.
     """
     check_fits(tokenizer, vocabulary)
     mask = np.zeros(vocabulary, bool)
     mask[list(tokenizer.eos)] = True
     if newline:
-        mask[: tokenizer.size] |= tokenizer.has_newline
+        rows = tokenizer.has_newline[:vocabulary]
+        mask[: len(rows)] |= rows
     return mask
 
 

@@ -11,10 +11,12 @@ import numpy as np
 
 from pretrainrl_jax.errors import InputError
 
+CONFIG = "config.json"  # of the model: transformers takes the class of its tokenizer for its architecture
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+TEMPLATES = "additional_chat_templates"  # a folder, of more than one chat template
 FILES = (
     *VOCABULARIES, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "chat_template.jinja", "chat_template.json",
+    "chat_template.jinja", "chat_template.json", "tekken.json", CONFIG,
 )  # fmt: skip
 
 
@@ -46,6 +48,16 @@ class Tokenizer:
         """What stands before every text: BOS or nothing."""
         return () if self.bos is None else (self.bos,)
 
+    @cached_property
+    def used(self) -> frozenset[int]:
+        """The ids that stand in what a model reads or writes: of texts, BOS and EOS.
+
+        Facts are text: an added control token is never made of them.
+        """
+        added = self.backend.added_tokens_decoder.items()
+        control = {number for number, token in added if token.special}
+        return frozenset({*self.backend.get_vocab().values()} - control | {*self.start, *self.eos})
+
     @property
     def size(self) -> int:
         """One more than the largest id."""
@@ -69,16 +81,18 @@ class Tokenizer:
         return mask
 
     def save_files(self, folder: Path) -> None:
-        """Write the tokenizer's files, byte for byte those it was read from."""
+        """Write the tokenizer's files, byte for byte those it was read from; none of the model's own."""
         if not self.files:
             self.backend.save_pretrained(str(folder))
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in self.files.items():
-            (folder / name).write_bytes(content)
+        for name in self.files.keys() - {CONFIG}:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(self.files[name])
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files, and the BOS and EOS ids that go with them."""
         self.save_files(folder)
+        if CONFIG in self.files:
+            (folder / CONFIG).write_bytes(self.files[CONFIG])
         (folder / "special_ids.json").write_text(json.dumps({"bos": self.bos, "eos": self.eos}))
 
 
@@ -102,9 +116,11 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     logging.set_verbosity_error()
     try:
         backend = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"no tokenizer can be read from {folder}: {str(error).splitlines()[0]}") from None
-    files = {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
+    except Exception as error:  # of many kinds
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"no tokenizer can be read from {folder}: {why}") from None
+    templates = [str(path.relative_to(folder)) for path in sorted((folder / TEMPLATES).glob("*.jinja"))]
+    files = {n: (folder / n).read_bytes() for n in (*FILES, *templates) if (folder / n).is_file()}
     if (stated := folder / "special_ids.json").is_file():
         ids = json.loads(stated.read_text())
         return Tokenizer(backend, ids["bos"], tuple(ids["eos"]), files)

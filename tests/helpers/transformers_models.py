@@ -93,6 +93,11 @@ def peer(family: str, sharpness: float = 2.0, seed: int = 0, **changes: Any) -> 
     model = getattr(transformers, f"{kind}ForCausalLM")._from_config(
         config, attn_implementation="eager", dtype=torch.float32
     )
+    return randomise(model, sharpness, seed)
+
+
+def randomise(model: Any, sharpness: float = 2.0, seed: int = 0) -> Any:
+    """Give a model of transformers such weights."""
     rng = np.random.default_rng(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -101,7 +106,7 @@ def peer(family: str, sharpness: float = 2.0, seed: int = 0, **changes: Any) -> 
             elif name.endswith("bias"):
                 values = rng.normal(0.0, 0.5, weight.shape)
             else:
-                last = "lm_head" in name or (config.tie_word_embeddings and "embed" in name)
+                last = "lm_head" in name or (model.config.tie_word_embeddings and "embed" in name)
                 spread = sharpness if last else 1.5
                 values = rng.normal(0.0, spread * weight.shape[-1] ** -0.5, weight.shape)
             weight.copy_(torch.tensor(values))

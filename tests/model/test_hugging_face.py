@@ -13,14 +13,22 @@ import ml_dtypes
 import numpy as np
 import pytest
 from helpers.models_and_trees import LLAMA3, small_shape
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.families import FAMILIES
-from pretrainrl_jax.model.hugging_face.config import read_shape, write_config
+from pretrainrl_jax.model.hugging_face.config import (
+    COMPUTED,
+    NEUTRAL,
+    READ_OF_ALL,
+    read_shape,
+    write_config,
+)
 from pretrainrl_jax.model.hugging_face.layout import parameters
-from pretrainrl_jax.model.hugging_face.reading import read_params
+from pretrainrl_jax.model.hugging_face.reading import own_dtypes, read_params
 from pretrainrl_jax.model.hugging_face.writing import tensors_of, write_weights
 from pretrainrl_jax.model.partitioning import one_device
 
@@ -116,18 +124,18 @@ def test_windows_are_those_of_the_family(tmp_path, values, wanted):
 @pytest.mark.parametrize("odd", [False, True])
 def test_what_is_written_is_read_back(tmp_path, family, odd):
     traits = FAMILIES[family]
-    biases = odd and "attention_bias" in traits.keys
+    biases = odd and family in ("llama", "qwen3", "olmo2")
     windows = {"never": (), "every layer": (5, 5), "upper layers": (5, 0)}[traits.sliding_window]
     shape = small_shape(
         family=family,
         qkv_bias=traits.qkv_bias or biases,
         out_bias=biases,
-        mlp_bias=odd and "mlp_bias" in traits.keys,
+        mlp_bias=odd and family == "llama",
         windows=windows if odd else (),
         tied=odd,
         dtype="bfloat16" if odd else "float32",
     )
-    origin = {"initializer_range": 0.1, "rope_parameters": LLAMA3, "dtype": "float16", "layer_types": ["?"]}
+    origin = {"initializer_range": 0.1, "rope_parameters": LLAMA3, "dtype": "float16"}
     written = write_config(shape, origin, shape.dtype)
     assert read_shape(config(tmp_path, written)) == shape
     assert written["initializer_range"] == 0.1
@@ -147,16 +155,30 @@ def test_weights_come_back_in_their_dtype(tmp_path, dtype, size):
     assert_equal(read(tmp_path), params)
 
 
-def test_layers_of_different_dtypes_take_the_one_that_holds_both(tmp_path):
+def test_layers_of_different_dtypes_take_the_one_that_holds_both_and_are_written_in_their_own(tmp_path):
     model = Model(read_shape(config(tmp_path, QWEN3)))
     write_weights(tmp_path, tensors_of(model, random(model)), "5GB")
     tensors = load_file(tmp_path / "model.safetensors")
     name = "model.layers.1.mlp.up_proj.weight"
     tensors[name] = tensors[name].astype(ml_dtypes.bfloat16)
+    half = ("model.layers.0.mlp.down_proj.weight", np.float16), ("model.layers.1.mlp.down_proj.weight", "bf")
+    for other, dtype in half:
+        tensors[other] = tensors[other].astype(ml_dtypes.bfloat16 if dtype == "bf" else dtype)
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].astype(np.float16)
     save_file(tensors, tmp_path / "model.safetensors")
-    up = read(tmp_path)["layers"]["mlp"]["up"]
-    assert up.dtype == np.float32
+    params = read(tmp_path)
+    up = params["layers"]["mlp"]["up"]
+    assert up.dtype == params["layers"]["mlp"]["down"].dtype == np.float32
+    assert params["final_norm"]["scale"].dtype == np.float16
     np.testing.assert_array_equal(up[1], tensors[name].astype(np.float32).T)
+    own = own_dtypes(tmp_path, model)
+    assert own == {name: "bfloat16", half[0][0]: "float16", half[1][0]: "bfloat16"}
+    for other, written in tensors_of(model, params, "", own).items():
+        assert (written.fetch().dtype, written.fetch().tobytes()) == (
+            tensors[other].dtype,
+            tensors[other].tobytes(),
+        )
+    assert {t.dtype.name for t in tensors_of(model, params, "float16", own).values()} == {"float16"}
 
 
 def test_files_that_the_index_does_not_name_are_left_alone(tmp_path):
@@ -165,6 +187,62 @@ def test_files_that_the_index_does_not_name_are_left_alone(tmp_path):
     write_weights(tmp_path, tensors_of(model, params), "3KB")
     (tmp_path / "consolidated.safetensors").write_bytes(b"another format of the same weights")
     assert_equal(read(tmp_path), params)
+
+
+def test_a_single_file_goes_before_shards_beside_it(tmp_path):
+    model = Model(read_shape(config(tmp_path, QWEN3)))
+    params = random(model)
+    write_weights(tmp_path, tensors_of(model, jax.tree.map(lambda x: 2 * x, params)), "3KB")
+    write_weights(tmp_path, tensors_of(model, params), "5GB")
+    assert_equal(read(tmp_path), params)
+
+
+def copied(folder: Path, name: str, value: np.ndarray, index: dict[str, str] | None = None) -> list[Path]:
+    """Put a tensor into every other shard too, and change what the index says; gives the shards."""
+    listing = json.loads((folder / "model.safetensors.index.json").read_text())
+    shards = sorted(folder.glob("model-*.safetensors"))
+    for file in shards:
+        if file.name != listing["weight_map"][name]:
+            save_file(load_file(file) | {name: value}, file)
+    if index is not None:
+        listing["weight_map"] = index
+        (folder / "model.safetensors.index.json").write_text(json.dumps(listing))
+    return shards
+
+
+def test_the_index_says_which_of_two_copies_is_read(tmp_path):
+    model = Model(read_shape(config(tmp_path, QWEN3)))
+    params, name = random(model), "model.layers.0.mlp.up_proj.weight"
+    tensors = tensors_of(model, params)
+    write_weights(tmp_path, tensors, "3KB")
+    shards = copied(tmp_path, name, tensors[name].fetch() * 0.5)
+    assert_equal(read(tmp_path), params)
+    # Where it says nothing, and it is not one tensor: none is taken.
+    named = dict.fromkeys(("a", "b"), shards[0].name) | {f"{n}": file.name for n, file in enumerate(shards)}
+    copied(tmp_path, name, tensors[name].fetch(), named)
+    said = refused(tmp_path)
+    assert f"{name} is in {shards[0]} and in {shards[1]}" in said
+
+
+def test_what_an_index_lists_and_no_file_has_is_missing_where_it_is_needed(tmp_path):
+    model = Model(read_shape(config(tmp_path, QWEN3)))
+    params = random(model)
+    write_weights(tmp_path, tensors_of(model, params), "3KB")
+    path = tmp_path / "model.safetensors.index.json"
+    listing = json.loads(path.read_text())
+    shards = sorted({*listing["weight_map"].values()})
+    listing["weight_map"]["model.rotary_emb.inv_freq"] = shards[0]
+    path.write_text(json.dumps(listing))
+    assert_equal(read(tmp_path), params)
+    moved = listing["weight_map"]["model.norm.weight"]
+    listing["weight_map"]["model.norm.weight"] = next(name for name in shards if name != moved)
+    path.write_text(json.dumps(listing))
+    assert "has no tensor model.norm.weight" in refused(tmp_path)
+
+
+def test_an_adapter_beside_the_weights_is_refused(tmp_path, weights):
+    (saved(tmp_path, weights) / "adapter_config.json").write_text("{}")
+    assert "has adapter_config.json: an adapter to be added to its weights" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -257,27 +335,41 @@ def refused(folder: Path) -> str:
         ),
         ({"model_type": None}, "model_type is None"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
-        ({"mlp_bias": True}, "mlp_bias is true, which this decoder does not compute for Qwen3ForCausalLM"),
-        ({"model_type": "qwen2", "attention_bias": True}, "attention_bias is true"),
-        ({"model_type": "llama", "sliding_window": 5}, "sliding_window is 5"),
+        ({"model_type": "llama", "mlp_bias": None}, "Field 'mlp_bias' expected bool"),
+        ({"model_type": "llama", "sliding_window": 5}, "sliding_window is 5, which this decoder does not"),
+        ({"model_type": "olmo2", "attention_chunk_size": 5}, "attention_chunk_size is 5"),
+        ({"is_causal": False}, "is_causal is false"),
+        ({"per_layer_config": {"1": {"head_dim": 4}}}, "per_layer_config is"),
+        ({"transformers_weights": "other.safetensors"}, 'transformers_weights is "other.safetensors"'),
         (
             {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}},
-            "'yarn'; the known ones are",
+            "'yarn'; the known ones are default, llama3",
         ),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type is 'linear'"),
-        ({"rope_scaling": {"type": "llama3", "factor": 2.0}}, "does not state high_freq_factor, low_freq"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_type is 'dynamic'"),
+        ({"rope_scaling": {"type": "llama3", "factor": 2.0}}, "high_freq_factor"),
+        ({"rope_scaling": {"type": "mrope", "mrope_section": [1]}}, "rope_type is 'mrope'"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "one for each kind of layer"),
+        ({"rope_parameters": "llama3"}, "Field 'rope_parameters' expected dict"),
         (
-            {"rope_parameters": {"rope_theta": 1.0, "mrope_section": [1]}},
-            "default has mrope_section",
+            {"quantization_config": {"bits": 4}},
+            'quantization_config is {"bits": 4}, and quantised weights are',
         ),
-        ({"rope_parameters": "llama3"}, "the rotary embedding is"),
-        ({"logit_scale": 0.5}, "logit_scale is 0.5"),
-        ({"quantization_config": {"bits": 4}}, 'quantization_config is {"bits": 4}'),
-        ({"layer_types": ["full_attention"]}, "layer_types is"),
+        ({"layer_types": ["full_attention"]}, "layer_types"),
         ({"layer_types": ["chunked_attention"] * 2}, "layer_types is"),
+        ({"layer_types": ["sliding_attention"] * 2}, "and a sliding window of 0"),
+        ({"model_type": "llama", "layer_types": ["sliding_attention"] * 2}, "layer_types is"),
+        ({"model_type": "mistral", "layer_types": ["sliding_attention", "full_attention"]}, "layer_types is"),
+        (
+            {"model_type": "llama", "num_attention_heads": 3},
+            "is not a multiple of the number",
+        ),
         ({"num_attention_heads": 3}, "3 attention heads and 2 key-value heads"),
-        ({"hidden_size": "wide"}, "a value is of the wrong kind"),
-        ({"vocab_size": None}, "a value is of the wrong kind"),
+        ({"num_attention_heads": 0}, "0 attention heads and 2 key-value heads"),
+        ({"num_key_value_heads": 3}, "4 attention heads and 3 key-value heads"),
+        ({"hidden_size": "wide"}, "Field 'hidden_size' expected int, got str (value: 'wide')"),
+        ({"vocab_size": None}, "Field 'vocab_size' expected int"),
     ],
 )
 def test_what_this_decoder_does_not_compute_is_refused(tmp_path, changes, named):
@@ -287,17 +379,61 @@ def test_what_this_decoder_does_not_compute_is_refused(tmp_path, changes, named)
     assert named in refused(tmp_path)
 
 
+KEYS = sorted(
+    {*COMPUTED, *NEUTRAL, *READ_OF_ALL, "model_type", "rope_scaling", "id2label", "to_dict", "self"}
+)
+ODD = st.none() | st.booleans() | st.integers(-2, 40) | st.floats() | st.text("a_", max_size=3)
+ODD |= st.lists(ODD, max_size=2) | st.dictionaries(st.sampled_from(["rope_type", "type", "1"]), ODD)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(sorted(FAMILIES)), st.dictionaries(st.sampled_from(KEYS), ODD, min_size=1, max_size=2))
+def test_whatever_a_key_says_it_is_read_or_refused_in_one_line(tmp_path, family, changes):
+    config(tmp_path, QWEN3 | {"model_type": family} | changes)
+    said = ""
+    try:
+        shape = read_shape(tmp_path)
+    except InputError as error:
+        said = str(error)
+    else:
+        assert parameters(Model(shape))  # a decoder that can be made
+    assert "\n" not in said
+
+
 @pytest.mark.parametrize(
-    "harmless", [{"logit_scale": None}, {"new_switch": False}, {"use_cache": True}, {"_name_or_path": "x"}]
+    "harmless",
+    [
+        {"logit_scale": 0.5, "my_training_note": "v3", "_model_name_or_path": "x", "is_llama_config": True},
+        {"mlp_bias": True},  # Qwen 3 has none in transformers
+        {"use_mrope": True, "rope_parameters": {"rope_theta": 100.0, "mrope_section": [1]}},
+        {"temperature": 0.6, "max_length": 20, "eos_token_id": [1, 2], "pad_token_id": -1},  # of generation
+        {"auto_map": {"AutoModelForCausalLM": "modeling.Model"}},  # as with trust_remote_code=False
+        {"attention_dropout": 0.1, "use_cache": False, "output_hidden_states": True, "hidden_act": "swish"},
+        {"quantization_config": None, "sliding_window": None, "layer_types": ["full_attention"] * 2},
+    ],
 )
 def test_what_changes_nothing_is_let_through(tmp_path, harmless):
     assert read_shape(config(tmp_path, QWEN3 | harmless)) == read_shape(config(tmp_path, QWEN3))
 
 
-@pytest.mark.parametrize("key", ["vocab_size", "hidden_size", "num_hidden_layers", "head_dim"])
+@pytest.mark.parametrize("key", ["vocab_size", "hidden_size", "num_hidden_layers"])
 def test_a_key_that_is_needed_is_named(tmp_path, key):
     config(tmp_path, {k: v for k, v in QWEN3.items() if k != key})
     assert f"does not state {key}" in refused(tmp_path)
+
+
+def test_where_nothing_is_stated_the_class_of_transformers_decides(tmp_path):
+    bare = {k: v for k, v in QWEN3.items() if k not in ("num_key_value_heads", "head_dim", "rope_theta")}
+    bare |= {"rms_norm_eps": 1e-3, "num_attention_heads": 4}
+    old = read_shape(config(tmp_path, bare | {"model_type": "llama", "head_dim": None}))
+    assert (old.kv_heads, old.head_dim, old.rope_theta) == (4, 4, 10000)
+    assert read_shape(config(tmp_path, bare | {"num_key_value_heads": 2})).head_dim == 128
+    assert read_shape(
+        config(tmp_path, bare | {"model_type": "mistral", "num_key_value_heads": 2})
+    ).windows == (
+        4096,
+        4096,
+    )
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]"])

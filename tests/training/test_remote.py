@@ -13,6 +13,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.training.checkpoints import latest_step
 from pretrainrl_jax.training.loading import load
 from pretrainrl_jax.training.remote import fetched
+from pretrainrl_jax.trees.tokenization import TEMPLATES
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +57,11 @@ def test_of_a_hugging_face_folder_only_what_is_read_is_fetched(tmp_path):
     source = data("models", "stories260K")
     shutil.copytree(source, tmp_path / "model")
     (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"pickle")
+    (templates := tmp_path / "model" / TEMPLATES).mkdir()
+    (templates / "tool_use.jinja").write_bytes(b"{{ messages }}")
     with fetched(f"file://{tmp_path / 'model'}") as path:
-        assert {file.name for file in path.iterdir()} == {file.name for file in source.iterdir()}
+        assert {f.name for f in path.iterdir()} == {f.name for f in source.iterdir()} | {TEMPLATES}
+        assert (path / TEMPLATES / "tool_use.jinja").read_bytes() == b"{{ messages }}"
     loaded, wanted = load(f"file://{tmp_path / 'model'}"), load(source)
     jax.tree.map(np.testing.assert_array_equal, loaded.params, wanted.params)
 

@@ -5,13 +5,17 @@ transformers 5 (`rope_parameters`, `dtype`). The first is written, which both un
 passes over the second without a word, and computes with another rope_theta.
 """
 
+import copy
 import json
+import math
 from collections.abc import Mapping
+from operator import index
 from pathlib import Path
 from typing import Any
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.families import FAMILIES, Family
+from pretrainrl_jax.model.hugging_face.files import INDEX, SINGLE
 from pretrainrl_jax.model.shape import ModelShape, RopeScaling
 
 Json = dict[str, Any]
@@ -23,32 +27,27 @@ SCALING = {  # of llama3's rotary embedding, and our names
     "factor": "factor", "low_freq_factor": "low_frequency_factor",
     "high_freq_factor": "high_frequency_factor", "original_max_position_embeddings": "original_length",
 }  # fmt: skip
-# What `read_shape` reads of every family, and writes.
-READ = {
-    *SIZES, "model_type", "num_key_value_heads", "head_dim", "hidden_act", "rms_norm_eps",
-    "tie_word_embeddings", "rope_theta", "rope_scaling", "rope_parameters", "attention_bias",
-    "mlp_bias", "sliding_window", "use_sliding_window", "max_window_layers", "layer_types", "dtype",
-    "torch_dtype",
+# Keys of a class of transformers that `read_shape` turns into a shape.
+COMPUTED = {
+    *SIZES, "num_key_value_heads", "head_dim", "hidden_act", "rms_norm_eps", "tie_word_embeddings",
+    "rope_parameters", "attention_bias", "mlp_bias", "sliding_window", "use_sliding_window",
+    "max_window_layers", "layer_types",
 }  # fmt: skip
-# Changes nothing that a forward pass computes.
+# Keys of these classes, beside those of their base, that change nothing a forward pass computes. Where an
+# older transformers heeds pretraining_tp, it cuts products in parts whose sum is the same.
 NEUTRAL = {
-    "architectures", "transformers_version", "_name_or_path", "name_or_path", "initializer_range",
-    "use_cache", "max_position_embeddings", "attention_dropout", "pretraining_tp", "bos_token_id",
-    "eos_token_id", "pad_token_id", "unk_token_id", "sep_token_id", "decoder_start_token_id",
-    "return_dict", "output_attentions", "output_hidden_states", "return_dict_in_generate",
-    "output_scores", "is_decoder", "is_encoder_decoder", "id2label", "label2id", "problem_type",
-    "finetuning_task", "task_specific_params", "tokenizer_class", "prefix", "chunk_size_feed_forward",
-    "torchscript", "use_bfloat16", "tf_legacy_loss", "pruned_heads", "_attn_implementation",
-    "_attn_implementation_autoset", "attn_implementation", "_commit_hash", "max_length", "min_length",
-    "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty", "temperature",
-    "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size",
-    "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "forced_bos_token_id",
-    "forced_eos_token_id", "remove_invalid_values", "suppress_tokens", "begin_suppress_tokens",
-    "exponential_decay_length_penalty", "auto_map", "unsloth_version", "unsloth_fixed",
-    "base_model_tp_plan", "base_model_pp_plan",
+    "initializer_range", "attention_dropout", "use_cache", "max_position_embeddings", "pretraining_tp",
+    "bos_token_id", "eos_token_id", "pad_token_id",
 }  # fmt: skip
-ROPE_KEYS = {"default": set[str](), "llama3": {*SCALING}}
-INACTIVE = (None, False, [], {})  # an option with such a value is switched off
+# Keys that transformers reads whether or not a class has them, and their values that change nothing.
+READ_OF_ALL: dict[str, tuple[Any, ...]] = {
+    "sliding_window": (None, 0), "is_causal": (True,), "per_layer_config": (None, {}),
+    "attention_chunk_size": (None,), "kv_sharing_modes": (None,), "fusion_config": (None,),
+    "transformers_weights": (None, SINGLE, INDEX), "configuration_files": (None, []),
+}  # fmt: skip
+SILU = ("silu", "swish")  # two names of one function
+RESPELLED = {"rope_parameters", "dtype", "transformers_version"}  # written otherwise
+ROPES = {"default": set[str](), "llama3": {*SCALING}}
 
 
 def read_config(folder: Path, name: str = "config.json") -> Json:
@@ -80,7 +79,7 @@ def read_shape(folder: Path, dtype: str = "") -> ModelShape:
     """
     path, config = folder / "config.json", read_config(folder)
     name = config.get("model_type")
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise InputError(f"{path}: model_type is {name!r}; the known ones are {', '.join(sorted(FAMILIES))}")
     try:
         return _shape(path, config, name, dtype or compute_dtype(config))
@@ -90,94 +89,117 @@ def read_shape(folder: Path, dtype: str = "") -> ModelShape:
 
 def _shape(path: Path, config: Json, name: str, dtype: str) -> ModelShape:
     family = FAMILIES[name]
-    missing = [key for key in (*SIZES, *family.needed) if key not in config]
-    if missing:
+    if missing := [key for key in SIZES if key not in config]:
         raise InputError(f"{path} does not state {', '.join(missing)}: add what the model was trained with")
-    _refuse_unknown(path, config, family)
-    kind, rope = _rope(path, config)
-    d_model, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
-    kv_heads = int(config.get("num_key_value_heads") or heads)
-    if min(d_model, heads, kv_heads) < 1 or heads % kv_heads:
+    given, declared = _as_transformers(path, config, name)
+    _refuse_unknown(path, config, given, declared)
+    sizes: Json = {ours: getattr(given, theirs) for theirs, ours in SIZES.items()}
+    heads, kv_heads = sizes["heads"], given.num_key_value_heads
+    if min(*sizes.values(), kv_heads) < 1 or heads % kv_heads:
         raise InputError(
-            f"{path}: {heads} attention heads and {kv_heads} key-value heads on a width of {d_model}: the "
-            "second must divide the first"
+            f"{path}: {heads} attention heads and {kv_heads} key-value heads on a width of "
+            f"{given.hidden_size}, or another size: the second must divide the first, and none be below 1"
         )
-    head_dim = int(config.get("head_dim") or d_model // heads)
-    layers = int(config["num_hidden_layers"])
-    scaling = None
-    if kind == "llama3":
-        factor, low, high, length = (rope[key] for key in SCALING)
-        scaling = RopeScaling(float(factor), float(low), float(high), int(length))
-    bias = bool(config.get("attention_bias"))
+    head_dim = index(getattr(given, "head_dim", None) or given.hidden_size // heads)
+    if head_dim < 1 or head_dim % 2:
+        raise InputError(f"{path}: a head's width is {head_dim}: a rotary embedding takes an even number")
+    rope = _rope(path, given.rope_parameters)
+    theta, epsilon = float(rope["rope_theta"]), float(given.rms_norm_eps)
+    if not (0 < theta < math.inf and 0 <= epsilon < math.inf):
+        raise InputError(f"{path}: rope_theta is {theta} and rms_norm_eps {epsilon}: both must be positive")
+    biases = {key: key in declared and bool(getattr(given, key)) for key in ("attention_bias", "mlp_bias")}
     return ModelShape(
+        **sizes,
         family=name,
-        vocabulary=int(config["vocab_size"]),
-        d_model=d_model,
-        layers=layers,
-        heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        d_ff=int(config["intermediate_size"]),
-        rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
-        norm_epsilon=float(config.get("rms_norm_eps", family.norm_epsilon)),
-        tied=bool(config.get("tie_word_embeddings", False)),
+        rope_theta=theta,
+        norm_epsilon=epsilon,
+        tied=bool(given.tie_word_embeddings),
         dtype=dtype,
-        rope_scaling=scaling,
-        qkv_bias=family.qkv_bias or bias,
-        out_bias=bias,
-        mlp_bias=bool(config.get("mlp_bias")),
-        windows=_windows(path, config, family, layers),
+        rope_scaling=_scaling(rope),
+        qkv_bias=family.qkv_bias or biases["attention_bias"],
+        out_bias=biases["attention_bias"],
+        mlp_bias=biases["mlp_bias"],
+        windows=_windows(path, given, family),
     )
 
 
-def _refuse_unknown(path: Path, config: Json, family: Family) -> None:
-    """Raises InputError for what this decoder does not compute, and for what nobody here has heard of."""
-    for key, value in config.items():
-        known = key in READ or key in NEUTRAL
-        if key in ("attention_bias", "mlp_bias"):
-            known = key in family.keys
-        if key in ("sliding_window", "use_sliding_window"):
-            known = family.sliding_window != "never"
-        if not known and value not in INACTIVE:
+def _as_transformers(path: Path, config: Json, name: str) -> tuple[Any, Json]:
+    """What the architecture's class of transformers makes of config.json, and the class's keys with defaults.
+
+    The class decides what two spellings of one thing mean, and what holds where nothing is stated.
+    """
+    from transformers import CONFIG_MAPPING
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    values = {
+        key: copy.deepcopy(value) for key, value in config.items() if key not in ("dtype", "torch_dtype")
+    }
+    try:
+        return CONFIG_MAPPING[name](**values), vars(CONFIG_MAPPING[name]())
+    except Exception as error:  # of many kinds
+        why = " ".join(str(error).split())
+        raise InputError(f"{path}: transformers cannot read it: {why or type(error).__name__}") from None
+
+
+def _refuse_unknown(path: Path, config: Json, given: Any, declared: Json) -> None:
+    """Raises InputError for what the class of transformers computes and this decoder does not.
+
+    A key that the class does not have changes nothing.
+    """
+    from transformers import PreTrainedConfig
+
+    if config.get("quantization_config"):
+        raise InputError(
+            f"{path}: quantization_config is {_short(config['quantization_config'])}, and quantised weights "
+            "are not read: take the model's folder in bfloat16, or write one (transformers: "
+            "model.dequantize(), model.save_pretrained(FOLDER))"
+        )
+    ours = COMPUTED | NEUTRAL | vars(PreTrainedConfig()).keys()
+    theirs = {key: (value,) for key, value in declared.items() if key not in ours and key[0] != "_"}
+    of_all = {key: values for key, values in READ_OF_ALL.items() if key not in declared}
+    for key, harmless in (theirs | of_all).items():
+        value = getattr(given, key) if key in theirs else config.get(key, harmless[0])
+        if value not in harmless:
             raise InputError(
                 f"{path}: {key} is {_short(value)}, which this decoder does not compute for "
-                f"{family.architecture}; remove it if it changes nothing that the model computes"
+                f"{given.model_type}; remove it if the model was trained without it"
             )
-    if (activation := config.get("hidden_act", "silu")) != "silu":
-        raise InputError(f"{path}: hidden_act is {activation!r}, and this decoder computes 'silu' alone")
+    if given.hidden_act not in SILU:
+        raise InputError(
+            f"{path}: hidden_act is {given.hidden_act!r}, and this decoder computes 'silu' alone"
+        )
 
 
-def _rope(path: Path, config: Json) -> tuple[str, Json]:
-    """The kind of rotary embedding, and its parameters."""
-    stated = [config[key] for key in ("rope_parameters", "rope_scaling") if config.get(key)]
-    rope = stated[0] if stated else {}
-    if not isinstance(rope, dict):
-        raise InputError(f"{path}: the rotary embedding is {_short(rope)}: it must be a JSON object")
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in ROPE_KEYS:
-        known = ", ".join(sorted(ROPE_KEYS))
-        raise InputError(f"{path}: rope_type is {kind!r}; the known ones are {known}")
-    if missing := sorted(ROPE_KEYS[kind] - rope.keys()):
+def _rope(path: Path, rope: Json) -> Json:
+    """The parameters of the rotary embedding, of a kind that this decoder computes."""
+    kind = rope.get("rope_type", "one for each kind of layer")
+    if kind not in ROPES:
+        raise InputError(f"{path}: rope_type is {kind!r}; the known ones are {', '.join(sorted(ROPES))}")
+    if missing := sorted(ROPES[kind] - rope.keys()):
         raise InputError(f"{path}: rope_type {kind} does not state {', '.join(missing)}")
-    wanted = {"rope_type", "type", "rope_theta"} | ROPE_KEYS[kind]
-    for key, value in rope.items():
-        rotates_all = key == "partial_rotary_factor" and value == 1
-        if key not in wanted and not rotates_all and value not in INACTIVE:
-            raise InputError(f"{path}: rope_type {kind} has {key}, which this decoder does not compute")
-    return kind, rope
+    if (part := rope.get("partial_rotary_factor", 1)) not in (None, 1):
+        raise InputError(f"{path}: partial_rotary_factor is {part}, and this decoder rotates whole heads")
+    return rope
 
 
-def _windows(path: Path, config: Json, family: Family, layers: int) -> tuple[int, ...]:
+def _scaling(rope: Json) -> RopeScaling | None:
+    if rope["rope_type"] == "default":
+        return None
+    factor, low, high, length = (rope[key] for key in SCALING)
+    return RopeScaling(float(factor), float(low), float(high), int(length))
+
+
+def _windows(path: Path, given: Any, family: Family) -> tuple[int, ...]:
     """Each layer's sliding window, 0 where it has none; empty where no layer has one."""
-    window = int(config.get("sliding_window") or 0)
-    if family.sliding_window == "upper layers" and not config.get("use_sliding_window"):
-        window = 0
-    begin = {"never": layers, "every layer": 0, "upper layers": int(config.get("max_window_layers", 28))}
     full, sliding = "full_attention", "sliding_attention"
-    kinds = [sliding if window and i >= begin[family.sliding_window] else full for i in range(layers)]
-    stated = config.get("layer_types", kinds)
-    windowed = family.sliding_window == "upper layers" and window
-    if len(stated) != layers or not {*stated} <= {full, sliding} or not (windowed or stated == kinds):
+    window, layers = getattr(given, "sliding_window", None) or 0, given.num_hidden_layers
+    kinds = [sliding if window else full] * layers
+    stated = getattr(given, "layer_types", None) or kinds
+    may = {"never": [full], "every layer": kinds[:1], "upper layers": [full, sliding][: 1 + bool(window)]}
+    if window < 0 or len(stated) != layers or not {*stated} <= {*may[family.sliding_window]}:
         raise InputError(
             f"{path}: layer_types is {_short(stated)} for {layers} layers and a sliding window of {window}: "
             f"this decoder knows {full}, and {sliding} where the family has it"
@@ -233,18 +255,19 @@ def write_config(shape: ModelShape, origin: Json, dtype: str) -> Json:
     if scaling is not None:
         values = {theirs: getattr(scaling, ours) for theirs, ours in SCALING.items()}
         config["rope_scaling"] = {"rope_type": "llama3", **values}
-    if "attention_bias" in shape.traits.keys:
-        config["attention_bias"] = shape.out_bias
-    if "mlp_bias" in shape.traits.keys:
-        config["mlp_bias"] = shape.mlp_bias
+    if shape.out_bias:
+        config["attention_bias"] = True
+    if shape.mlp_bias:
+        config["mlp_bias"] = True
     if shape.traits.sliding_window != "never":
         config["sliding_window"] = window or None
     if shape.traits.sliding_window == "upper layers":
+        config["sliding_window"] = window or origin.get("sliding_window")
         config["use_sliding_window"] = window > 0
         config["max_window_layers"] = origin.get("max_window_layers", shape.layers)
         windows = shape.windows or (0,) * shape.layers
         config["layer_types"] = ["sliding_attention" if size else "full_attention" for size in windows]
-    kept = {key: value for key, value in origin.items() if key not in READ and key != "transformers_version"}
+    kept = {key: value for key, value in origin.items() if key not in RESPELLED}
     return kept | {"max_position_embeddings": kept.get("max_position_embeddings", 2048)} | config
 
 

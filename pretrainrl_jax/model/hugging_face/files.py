@@ -16,6 +16,7 @@ from pretrainrl_jax.errors import InputError
 
 # All of a model on the hub that is read.
 FILES = ["*.safetensors", "*.json", "*.model", "merges.txt", "vocab.txt", "*.jinja"]
+ADAPTER = "adapter_config.json"
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16)}
 
@@ -49,42 +50,65 @@ def is_hugging_face(folder: Path) -> bool:
 def stored(folder: Path) -> dict[str, Stored]:
     """Every tensor of a folder, by name.
 
-    Raises:
-        InputError: if a file is missing, or is no whole safetensors file.
-    """
-    from safetensors import SafetensorError, safe_open
+    As in transformers, model.safetensors goes before shards beside it. Of shards, a tensor is read from the
+    one that the index names for it, whatever others hold.
 
+    Raises:
+        InputError: if a file is missing, is no whole safetensors file, or two may hold a tensor.
+    """
+    if (folder / ADAPTER).is_file():
+        raise InputError(
+            f"{folder} has {ADAPTER}: an adapter to be added to its weights. Merge it into them (peft: "
+            "merge_and_unload, then save_pretrained), or remove it to use them as they are"
+        )
+    files, places = _weight_files(folder)
     tensors: dict[str, Stored] = {}
-    for file in _weight_files(folder):
-        try:
-            safe_open(str(file), framework="numpy")  # which checks that its header fits its size
-            with file.open("rb") as opened:
-                length = int.from_bytes(opened.read(8), "little")
-                header = json.loads(opened.read(length))
-        except (SafetensorError, OSError, ValueError) as error:  # a Git LFS pointer, a download cut short
-            raise InputError(f"cannot read {file}: {error}; download it again") from None
-        header.pop("__metadata__", None)
-        for name, entry in header.items():
-            begin, end = entry["data_offsets"]
-            shape = tuple(entry["shape"])
-            tensors[name] = Stored(file, 8 + length + begin, end - begin, entry["dtype"], shape)
+    for file in files:
+        for name, tensor in _read_header(file).items():
+            place = places.get(name, file.name)
+            if place == file.name and tensors.setdefault(name, tensor) is not tensor:
+                raise InputError(
+                    f"{name} is in {tensors[name].file} and in {file}, and {INDEX} names neither for it: "
+                    "download the index again"
+                )
     return tensors
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / INDEX
-    if not index.is_file():
-        if not (folder / SINGLE).is_file():
-            raise InputError(f"no {SINGLE} and no {INDEX} in {folder}: only safetensors are read")
-        return [folder / SINGLE]
+def _read_header(file: Path) -> dict[str, Stored]:
+    """The tensors of one file."""
+    from safetensors import SafetensorError, safe_open
+
     try:
-        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        names = sorted({Path(name).name for name in named})  # of that folder, wherever they point to
+        safe_open(str(file), framework="numpy")  # which checks that its header fits its size
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            header = json.loads(opened.read(length))
+    except (SafetensorError, OSError, ValueError) as error:  # a Git LFS pointer, a download cut short
+        raise InputError(f"cannot read {file}: {error}; download it again") from None
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        tensors[name] = Stored(file, 8 + length + begin, end - begin, entry["dtype"], tuple(entry["shape"]))
+    return tensors
+
+
+def _weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
+    """The files that hold a folder's weights, and the name of the one for each tensor that an index lists."""
+    index = folder / INDEX
+    if (folder / SINGLE).is_file():
+        return [folder / SINGLE], {}
+    if not index.is_file():
+        raise InputError(f"no {SINGLE} and no {INDEX} in {folder}: only safetensors are read")
+    try:
+        listing = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        places = {tensor: Path(name).name for tensor, name in listing.items()}  # of that folder, in any case
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{index} is no index of safetensors: {type(error).__name__}: {error}") from None
+    names = sorted({*places.values()})
     if absent := [name for name in names if not (folder / name).is_file()]:
         raise InputError(f"{index} names {listed(absent)}, not in that folder: download the rest")
-    return [folder / name for name in names]
+    return [folder / name for name in names], places
 
 
 def listed(names: list[str], most: int = 5) -> str:

@@ -32,7 +32,7 @@ DERIVED = ".rotary_emb.inv_freq"
 
 
 def read_params(folder: Path, model: Model, places: Any, screen: Screen = SILENT) -> Params:
-    """The folder's weights as parameters, each in its own dtype.
+    """The folder's weights as parameters, in their dtypes; see `own_dtypes` for layers that differ in it.
 
     Args:
         folder: of a Hugging Face model.
@@ -63,6 +63,25 @@ def read_params(folder: Path, model: Model, places: Any, screen: Screen = SILENT
             f"{folder}: {listed(sorted(bad))} is not finite (NaN or infinite): the file is damaged"
         )
     return flax.traverse_util.unflatten_dict(flat, sep="/")
+
+
+def own_dtypes(folder: Path, model: Model) -> dict[str, str]:
+    """The dtypes of those tensors of a folder that are stored in another one than their parameter.
+
+    Layers of different dtypes are one parameter, in the dtype that holds the values of all.
+    """
+    tensors = stored(folder)
+    return {
+        name: DTYPES[tensors[name].kind].name
+        for parameter in parameters(model).values()
+        for name in parameter.names
+        if DTYPES[tensors[name].kind] != _dtype(tensors, parameter)
+    }
+
+
+def _dtype(tensors: dict[str, Stored], parameter: Parameter) -> np.dtype:
+    """The one in which every value of a parameter's tensors is exact."""
+    return jnp.result_type(*{DTYPES[tensors[name].kind] for name in parameter.names})
 
 
 def _check(folder: Path, tensors: dict[str, Stored], wanted: dict[str, Parameter]) -> None:
@@ -116,8 +135,7 @@ def _read(tensors: dict[str, Stored], parameter: Parameter, place: Any) -> tuple
 
 def _read_part(tensors: dict[str, Stored], parameter: Parameter, part: Slices) -> tuple[np.ndarray, set[str]]:
     """A part of a parameter, several pieces of it read at a time, and the tensors that are not finite."""
-    kinds = {DTYPES[tensors[name].kind] for name in parameter.names}
-    made = _aligned(tuple(s.stop - s.start for s in part), jnp.result_type(*kinds))  # exact for all layers
+    made = _aligned(tuple(s.stop - s.start for s in part), _dtype(tensors, parameter))
     begin, end = part[0].start, part[0].stop
     step = 1 if parameter.stacked else max(1, PIECE // made[:1].nbytes)
 
