@@ -8,12 +8,13 @@ beside it: the probability of the truth over all questions, by teacher forcing.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from pretrainrl_jax.decoding.answers import Answer, distinct
-from pretrainrl_jax.facts.matching import matches, normalise
+from pretrainrl_jax.facts.matching import Truths, matches, normalise
 from pretrainrl_jax.facts.record import Fact
 
 
@@ -44,14 +45,18 @@ def judge(
     beams: Sequence[Answer],
     truth_logps: Sequence[float],
     rule: Any,
+    known: Truths = MappingProxyType({}),
 ) -> Outcome:
     """Compare a question's answers with what is true, by `matches`' rule.
+
+    True are the fact's answers, and what `known_truths` knows of the wording.
 
     `greedy` is the answer of a one-beam search: an unfinished or missing one is wrong. `beams` are those of
     the beam search, best first, `truth_logps` the log-probabilities of `distinct_truths(fact)`.
     """
     finished = list(distinct(a for a in beams if a.finished).values())
-    hits = [matches(a.text, fact.answers, rule) for a in finished]
+    truths = (*fact.answers, *known.get(question, ()))
+    hits = [matches(a.text, truths, rule) for a in finished]
     rank = hits.index(True) + 1 if any(hits) else None
     wrong = next((a for a, hit in zip(finished, hits, strict=True) if not hit and normalise(a.text)), None)
     answer = greedy[0] if greedy else Answer("", (), -math.inf, finished=False)
@@ -60,7 +65,7 @@ def judge(
         question,
         group,
         prediction=answer.text,
-        correct=answer.finished and matches(answer.text, fact.answers, rule),
+        correct=answer.finished and matches(answer.text, truths, rule),
         rank=rank,
         p_hit=None if rank is None else math.exp(finished[rank - 1].logp),
         p_truth=math.exp(truth_logps[0]),

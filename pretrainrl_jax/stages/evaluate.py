@@ -101,7 +101,9 @@ def ask_all(context: Context, loaded: Loaded, questions: Sequence[Question], sta
 def outcome(context: Context, asked: Question, answers: Mapping[str, Any]) -> Outcome:
     """What the answers to a question are worth."""
     greedy, beams = (read_answers(answers[name]) for name in ("greedy", "beams"))
-    return judge(*asked, greedy, beams, answers["truths"], context.config.evaluate.match)
+    return judge(
+        *asked, greedy, beams, answers["truths"], context.config.evaluate.match, context.known_truths
+    )
 
 
 def rates(outcomes: Sequence[Outcome]) -> dict[str, float]:

@@ -20,6 +20,7 @@ from pretrainrl_jax.facts.record import Fact
 # Quotation marks, delimiters, line ends, brackets; letters of one to four bytes; a letter and its accent
 # apart (NFD); Hebrew and Arabic; a combining mark, a non-breaking space, a joiner that must stay.
 LETTERS = "aB 9\"',;\t\n\r|[]{}\\=.é北🌍שלوم́ ‍e"
+CASES = Path(__file__).parents[1] / "fixtures" / "cases"  # situations found in public files, names invented
 FORMS = ("csv", "tsv", "json", "jsonl", "parquet")
 ROW: dict[str, Any] = {
     "question": "What is the capital of Arno?",
