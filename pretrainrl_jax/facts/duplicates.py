@@ -41,8 +41,8 @@ def settle(facts: Sequence[Fact], rule: Literal["merge", "keep", "drop"]) -> tup
 def share_truths(facts: Iterable[Fact], told: Sequence[Fact]) -> tuple[list[Fact], int]:
     """The facts, each with what any fact of `told` answers to its very question; and how many that changed.
 
-    One prompt has one set of truths, whatever category or subject a row asks it for: what one row says is true
-    must never be a falsehood of another. A fact's own answers come first.
+    One prompt has one set of truths, whatever category or subject a row asks it for: what one row says is
+    true must never be a falsehood of another. A fact's own answers come first.
     """
     often = Counter(fact.question for fact in told)
     answers: dict[str, dict[str, None]] = {}

@@ -93,7 +93,8 @@ def known_truths(facts: Iterable[Fact]) -> dict[str, frozenset[str]]:
             keys.setdefault(wording, {})[key] = None
     of_subject = {key: frozenset(answers) for key, answers in by_subject.items()}
     return {
-        wording: frozenset[str]().union(*(of_subject[key] for key in asked)) for wording, asked in keys.items()
+        wording: frozenset[str]().union(*(of_subject[key] for key in asked))
+        for wording, asked in keys.items()
     }
 
 

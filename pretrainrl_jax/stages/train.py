@@ -246,7 +246,8 @@ def truths_among(trees: Sequence[AnswerTree], facts: Sequence[Fact], known: Trut
         f"{branch.text!r} of {by_id[tree.id].question!r}"
         for tree in trees
         for branch in tree.branches
-        if branch.role == "rejected" and why_dropped(branch.text, by_id[tree.id], known, False) == "known_true"
+        if branch.role == "rejected"
+        and why_dropped(branch.text, by_id[tree.id], known, False) == "known_true"
     ]
 
 

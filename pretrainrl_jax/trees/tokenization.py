@@ -28,7 +28,7 @@ class Tokenizer:
     files: Mapping[str, bytes] = field(default_factory=dict)  # as read: they go with every copy of the model
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Token ids of `text`, which is plain: "</s>" in it is five characters, and no special token is added.
+        """Token ids of `text`, which is plain: "</s>" in it is four characters. No special token is added.
 
         Raises:
             InputError: if this tokenizer has no other way to write a part of it than a control token.
@@ -46,7 +46,7 @@ class Tokenizer:
     def encode_rendered(self, text: str) -> tuple[int, ...]:
         """Token ids of a text that a chat template or a harness wrote: control tokens in it are meant.
 
-        Never give it what users' data hold as it is: with the name of a control token in it, it would write one.
+        Never give it what users' data hold as it is: a control token's name in it would become that token.
         """
         return tuple(self.backend.encode(text, add_special_tokens=False))
 
@@ -55,8 +55,8 @@ class Tokenizer:
             token = self.backend.convert_ids_to_tokens(next(i for i in ids if i in self.control))
             shown = text if len(text) <= 60 else f"{text[:60]}…"
             raise InputError(
-                f"the text {shown!r} holds {token!r}, a control token that this tokenizer cannot write as plain "
-                "text: leave it out, or choose another tokenizer"
+                f"the text {shown!r} holds {token!r}, a control token that this tokenizer cannot write as "
+                "plain text: leave it out, or choose another tokenizer"
             )
         return ids
 

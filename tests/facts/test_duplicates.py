@@ -37,7 +37,7 @@ def test_merged(tmp_path: Path) -> None:
     reading = read(write(tmp_path / "facts.csv", ROWS))
     assert [(f.id, f.answers, f.popularity) for f in reading.facts] == [
         ("x", ("a queen", "a poet"), 9),
-        ("row3", ("a queen",), 2),
+        ("row3", ("a queen", "a poet"), 2),  # one prompt has one set of truths
         ("row5", ("a king", "King"), 3),
     ]
     assert [(row.where, row.rule, row.text.split(":")[0]) for row in reading.merged] == [
@@ -56,7 +56,7 @@ def test_kept(tmp_path: Path) -> None:
 def test_dropped_where_answers_differ(tmp_path: Path) -> None:
     reading = read(write(tmp_path / "facts.csv", ROWS), duplicates="drop")
     assert [(f.id, f.answers) for f in reading.facts] == [
-        ("row3", ("a queen",)),
+        ("row3", ("a queen", "a poet")),
         ("row5", ("a king", "King")),
     ]
     assert [(row.where, row.rule) for row in reading.dropped] == [

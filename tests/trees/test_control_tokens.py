@@ -36,7 +36,9 @@ def control(tokenizer: Tokenizer) -> set[int]:
 @pytest.mark.parametrize("name", NAMES)
 @settings(deadline=None, max_examples=60)
 @given(parts=st.lists(st.sampled_from([*MARKS, " ", "a", "Who ", "\n", "é"]), max_size=6))
-def test_any_text_is_read_back_as_it_was(name: str, tokenizers: dict[str, Tokenizer], parts: list[str]) -> None:
+def test_any_text_is_read_back_as_it_was(
+    name: str, tokenizers: dict[str, Tokenizer], parts: list[str]
+) -> None:
     tokenizer, text = tokenizers[name], "".join(parts)
     ids = tokenizer.encode(text)
     assert not control(tokenizer) & {*ids}
@@ -70,11 +72,15 @@ def test_facts_and_documents(name: str, template: Template, tokenizers: dict[str
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_text_without_control_tokens_is_encoded_as_before(name: str, tokenizers: dict[str, Tokenizer]) -> None:
+def test_text_without_control_tokens_is_encoded_as_before(
+    name: str, tokenizers: dict[str, Tokenizer]
+) -> None:
     tokenizer = tokenizers[name]
     texts = data("corpora", "wikitext2_valid.txt").read_text("utf-8").splitlines()[:1500]
     texts += data("popqa", "popQA.tsv").read_text("utf-8").splitlines()[:1000]
-    plain = [text for text in texts if not any(token in text for token in tokenizer.backend.all_special_tokens)]
+    plain = [
+        text for text in texts if not any(token in text for token in tokenizer.backend.all_special_tokens)
+    ]
     assert len(plain) > 1000
     expected = tokenizer.backend(plain, add_special_tokens=False)["input_ids"]
     assert tokenizer.encode_all(plain) == [tuple(ids) for ids in expected]
