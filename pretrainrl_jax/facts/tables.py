@@ -168,15 +168,12 @@ def _single(kind: Any) -> Callable[[Any], Any] | None:
     if types.is_float32(kind) or types.is_float16(kind):
         return lambda value: None if value is None else Single(value)
     if types.is_struct(kind):
-        inner = {
-            kind.field(i).name: convert
-            for i in range(kind.num_fields)
-            if (convert := _single(kind.field(i).type))
-        }
+        fields = [kind.field(at) for at in range(kind.num_fields)]
+        inner = {field.name: convert for field in fields if (convert := _single(field.type))}
         return (lambda value: value and value | {n: c(value[n]) for n, c in inner.items()}) if inner else None
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        convert = _single(kind.value_type)
-        return (lambda value: value and [convert(part) for part in value]) if convert else None
+        of_part = _single(kind.value_type)
+        return (lambda value: value and list(map(of_part, value))) if of_part else None
     return None
 
 

@@ -16,7 +16,7 @@ BEGUN = re.compile(r"\s*(\[\s*([bruBRU]?['\"]|array\()|array\(\s*\[)")
 _CONTAINER = re.compile(r"\s*([\[({]|(?:array|set|frozenset)\()")
 _TOKEN = re.compile(
     r"""\s*(?:(?P<mark>[\[\](){},:=])|(?P<text>[bruBRU]?(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"))
-    |(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?![\w.])|(?P<name>[A-Za-z_][\w.]*|<NA>))""",
+    |(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?![-+\w.])|(?P<name>[A-Za-z_][\w.]*|<NA>))""",
     re.VERBOSE | re.DOTALL,
 )
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|\n|.)", re.DOTALL)

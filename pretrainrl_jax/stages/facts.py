@@ -94,7 +94,7 @@ def _columns(columns: Columns | None, templates: Sequence[str]) -> list[str]:
     )
     lines = [f"  {name:<18} {shown(paths, 40)}" for name, paths in used.items()]
     unread = shown(columns.unread, 40) if columns.unread else "none"
-    return ["columns read as (facts.columns)", *lines, f"  not read: {unread}"]
+    return ["columns, by their names in facts.columns", *lines, f"  {'not read':<18} {unread}", ""]
 
 
 def _categories(facts: Sequence[Fact]) -> Table:

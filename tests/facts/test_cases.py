@@ -111,7 +111,7 @@ UNREAD = {
 }
 REFUSED = {
     "mkqa.jsonl": "set facts.columns.answer or facts.columns.answers; there are query, answers.en.type, "
-    "answers.en.text, answers.en.aliases, answers.de.type, answers.de.text, queries.en, queries.de, example_id",
+    "answers.en.text, answers.en.aliases, answers.de.type, answers.de.text, queries.en, queries.de",
     "grail.jsonl": "there are question, answer.answer_type, answer.answer_argument, answer.entity_name",
     "quotes.tsv": "line 2: not a row separated by tabs",
     "swallow.tsv": "line 2: quotation marks make 2 lines one row: set facts.quoting=none",
@@ -319,5 +319,6 @@ def test_what_the_verb_prints(name: str, tmp_path: Path) -> None:
         complaint(ran)
         return
     assert (ran.code, ran.err) == (0, "")
-    assert "columns read as (facts.columns)" in ran.out
-    assert "not read: " in ran.out
+    assert "\ncolumns, by their names in facts.columns\n" in ran.out
+    unread = read(CASES / name).columns.unread
+    assert f"\n  not read           {', '.join(unread) or 'none'}\n" in ran.out

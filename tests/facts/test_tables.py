@@ -222,6 +222,19 @@ def test_bytes_that_are_no_text_in_parquet(tmp_path: Path) -> None:
     assert "facts.parquet, row 1: bytes that are not UTF-8 text" in refused(path)
 
 
+def test_numbers_of_32_bits_in_nested_columns(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    import pyarrow.parquet as pq
+
+    kind = pa.struct([("value", pa.float32()), ("others", pa.list_(pa.float32()))])
+    rows = [{"value": 0.1, "others": [2.7, None, 0.1]}, {"value": None, "others": None}, None]
+    made = pa.table({"question": ["A?", "B?", "C?"], "answer": pa.array(rows, kind)})
+    pq.write_table(made, tmp_path / "facts.parquet")
+    reading = read(tmp_path / "facts.parquet", columns={"answers": "answer.others"})
+    assert [fact.answers for fact in reading.facts] == [("0.1", "2.7")]
+    assert len(reading.dropped) == 2
+
+
 def test_parquet_needs_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "facts.parquet", [ROW])
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
