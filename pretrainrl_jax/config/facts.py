@@ -11,13 +11,15 @@ from pretrainrl_jax.config.declare import Names, Section, Share, ShareBelowOne, 
 class ColumnsConfig(Section):
     """Which column of a file holds what. All empty: PopQA's columns and the usual names are recognised.
 
-    A dot reaches into nested values, as in `answer.aliases`.
+    A dot reaches into nested values and lists, as in `answer.aliases` or `output.answer`.
     """
 
     results = ("pretrain",)
     question: str = setting("", "column of the question; where it is blank or absent, facts.questions asks")
     answer: str = setting("", "column of the canonical answer, the one that is trained")
-    answers: str = setting("", "column of every true answer: a list, a JSON list, or text")
+    answers: str = setting(
+        "", "columns of every true answer, with commas between: each a list, a list written as text, or text"
+    )
     category: str = setting("", "column of the relation")
     subject: str = setting("", "column of the subject's name")
     subject_key: str = setting("", "column of the subject's id: facts of one subject share their truths")
@@ -42,13 +44,24 @@ class FactsConfig(Section):
     split: str = setting("train", "split of an EntityQuestions folder, a tfds: or an hf: data set")
     subset: str = setting("", "configuration of an hf: data set, where it has several")
     encoding: str = setting("utf-8", "how the characters of a text file are written; a BOM is skipped")
+    quoting: Literal["auto", "quoted", "none"] = setting(
+        "auto",
+        "quotation marks of .csv and .tsv: quoted as usual, none for files in which they are text; auto is "
+        "quoted, and refuses rows that look like several",
+    )
+    records: str = setting("", "name of the list of rows in a .json file that holds several, as data.items")
     columns: ColumnsConfig = ColumnsConfig()
     questions: Names = setting(
         (),
         "templates for rows without a question, as 'What is the {p} of {s}?': {p} is the category, {s} the "
         "subject; 'capital=Which city governs {s}?' is for one category",
     )
-    answer_separator: str = setting("", "what separates several answers written as one text, as '|'")
+    answer_separator: str = setting("", "what separates several answers written as one text, as '|' or '\\n'")
+    nulls: Names = setting(
+        ("None", "nan", "NaN", "NULL", "null", "<NA>", "NaT", "#N/A"),
+        "cells that read so are blank; NA, which is Namibia's sign, is no such word unless it is named here",
+        before=(),
+    )
     categories: Names = setting((), "keep only these categories; empty keeps all")
     duplicates: Literal["merge", "keep", "drop"] = setting(
         "merge",
@@ -61,7 +74,9 @@ class FactsConfig(Section):
         "category those of others, so that fewer of its falsehoods are the examples' own answers",
         before="common",
     )
-    limit: NonNegativeInt = setting(0, "keep this many facts, drawn by a hash of seed and id; 0 keeps all")
+    limit: NonNegativeInt = setting(
+        0, "keep this many facts, drawn by a hash of seed and id, or question and category; 0 keeps all"
+    )
     holdout_every: NonNegativeInt = setting(
         6, "one question in n, by its hash, is never trained on, only evaluated; 0 holds none out"
     )

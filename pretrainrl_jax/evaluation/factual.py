@@ -11,12 +11,13 @@ it was measured, so that they can be compared.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pretrainrl_jax.decoding.answers import Answer, distinct
-from pretrainrl_jax.facts.matching import matches, normalise
+from pretrainrl_jax.facts.matching import Truths, matches, normalise
 from pretrainrl_jax.facts.record import Fact
 
 
@@ -55,34 +56,38 @@ def judge(
     group: str,
     greedy: Sequence[Answer],
     beams: Sequence[Answer],
-    truths: Sequence[Truth],
+    forced: Sequence[Truth],
     rule: Any,
+    known: Truths = MappingProxyType({}),
 ) -> Outcome:
     """Compare a question's answers with what is true, by `matches`' rule.
 
+    True are the fact's answers, and what `known_truths` knows of the wording.
+
     `greedy` is the answer of a one-beam search: an unfinished or missing one is wrong. `beams` are those of
-    the beam search, best first, `truths` those of `distinct_truths(fact)`.
+    the beam search, best first, `forced` those of `distinct_truths(fact)`.
     """
     finished = list(distinct(a for a in beams if a.finished).values())
-    hits = [matches(a.text, fact.answers, rule) for a in finished]
+    truths = (*fact.answers, *known.get(question, ()))
+    hits = [matches(a.text, truths, rule) for a in finished]
     rank = hits.index(True) + 1 if any(hits) else None
     false = [a for a, hit in zip(finished, hits, strict=True) if not hit and normalise(a.text)]
     wrong = max(false, key=lambda a: a.logp, default=None)
-    forced = {truth.tokens: truth.logp for truth in truths}
+    spelt = {truth.tokens: truth.logp for truth in forced}
     ended = [a for a in beams if a.finished]
-    apart = [abs(a.logp - forced[a.tokens]) for a in ended if a.tokens in forced]
-    others = [a.logp for a in ended if a.tokens not in forced and matches(a.text, fact.answers, rule)]
+    apart = [abs(a.logp - spelt[a.tokens]) for a in ended if a.tokens in spelt]
+    others = [a.logp for a in ended if a.tokens not in spelt and matches(a.text, truths, rule)]
     answer = greedy[0] if greedy else Answer("", (), -math.inf, finished=False)
     return Outcome(
         fact,
         question,
         group,
         prediction=answer.text,
-        correct=answer.finished and matches(answer.text, fact.answers, rule),
+        correct=answer.finished and matches(answer.text, truths, rule),
         rank=rank,
         p_hit=None if rank is None else math.exp(finished[rank - 1].logp),
-        p_truth=math.exp(truths[0].logp),
-        p_aliases=min(1.0, sum(map(math.exp, [*forced.values(), *others]))),
+        p_truth=math.exp(forced[0].logp),
+        p_aliases=min(1.0, sum(map(math.exp, [*spelt.values(), *others]))),
         falsehood=None if wrong is None else wrong.text,
         p_falsehood=None if wrong is None else math.exp(wrong.logp),
         unfinished=sum(not a.finished for a in beams),

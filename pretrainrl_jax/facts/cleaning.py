@@ -1,27 +1,44 @@
 """What stands in a cell as clean text: a question, a list of answers, a popularity."""
 
-import json
 import math
 import re
 import unicodedata
 from collections import Counter
-from contextlib import suppress
-from datetime import date
+from collections.abc import Collection, Iterator
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
+
+from pretrainrl_jax.facts.survey import MIDNIGHT, WHOLE, Column, is_midnight
+from pretrainrl_jax.facts.written import BEGUN, is_json, written
 
 # What is changed and counted.
 REPAIRS = {
     "not NFC": "texts put into Unicode's composed form (NFC), the one that tokenizers expect",
     "invisible marks": "texts freed of control characters, zero-width spaces and marks of writing direction",
+    "line breaks": "texts of several lines made one",
     "empty answers": "answers left out because nothing is left of them normalised; their rows have others",
     "no popularity": "rows whose popularity is blank: taken as 0",
     "bad answer popularity": "rows whose answer's popularity is no number, negative or infinite: taken as 0",
+    "thousands": "popularities with commas between thousands, 1,234",
+    "lists written as text": "cells that hold a list as Python or NumPy writes it: read as that list",
+    "whole numbers": "numbers as 1990.0 in a column where all are whole: read as 1990",
+    "short numbers": "numbers stored in 32 bits: 0.1, and not 0.10000000149011612",
+    "dates": "times of 00:00 in a column where all are: read as the day",
+    "null words": "cells that read as nothing (facts.nulls), as None or nan: left blank",
+    "kept null words": "answers that read NA, N/A or none: kept, unless facts.nulls names them",
+    "subjects filled in": "questions in which the subject took the place of {}",
+    "shared truths": "facts that also have the answers of other rows that ask the very same question",
 }
-NOT_NFC, MARKS, EMPTY_ANSWER, NO_POPULARITY, BAD_ANSWER_POPULARITY = REPAIRS
+(
+    NOT_NFC, MARKS, BREAKS, EMPTY_ANSWER, NO_POPULARITY, BAD_ANSWER_POPULARITY, THOUSANDS, WRITTEN,
+    WHOLE_NUMBER, SHORT_NUMBER, DATE, NULL_WORD, KEPT_NULL_WORD, FILLED_IN, SHARED,
+) = REPAIRS  # fmt: skip
 # Why a cell is of no use.
 NOT_TEXT = "not text"
 BROKEN_TEXT = "broken text"
+BROKEN_LIST = "broken list"
+SEVERAL_LINES = "several lines"
 
 # Control characters that are no whitespace, and what nobody sees: zero-width space and no-break space, word
 # joiner, marks of writing direction. Zero-width joiners stay: Persian, Hindi and emoji are spelt with them.
@@ -29,11 +46,20 @@ _MARKS = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]"
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_BREAK = re.compile("[\r\n]")
 _SCALARS = (int, float, Decimal, date)
+_THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+(\.\d+)?")
+_NO_NUMBER = frozenset(("nan", "n/a", "na", "none", "null", "<na>", "#n/a", "-"))
+_MAYBE_NULL = frozenset(("na", "n/a", "none", "null", "nil", "nan"))
+ANYTHING = Column(whole=False, midnight=False)
 
 
 class Unusable(Exception):
-    """A row that becomes no fact, by the rule it names."""
+    """A row that becomes no fact, by the rule it names; `where` in it, where that helps."""
+
+    def __init__(self, rule: str, where: str = "") -> None:
+        super().__init__(rule)
+        self.where = where
 
 
 class NotText(Unusable):
@@ -45,15 +71,17 @@ class BrokenText(Unusable):
 
 
 class BrokenList(Exception):
-    """A text that must be a JSON list is none."""
+    """A text that must be a list is none."""
 
 
 def clean(text: str, repaired: Counter[str]) -> str:
     """The text on one line, without invisible marks, in NFC; right-to-left text stays as it is written.
 
-    Whitespace is collapsed silently; other changes are counted in `repaired`. Raises BrokenText if it holds
-    half of a surrogate pair.
+    Spaces are collapsed silently; other changes are counted in `repaired`. Raises BrokenText if it holds half
+    of a surrogate pair.
     """
+    if _BREAK.search(text) and _BREAK.search(text.strip()):
+        repaired[BREAKS] += 1
     text = " ".join(text.split())
     if text.isascii() and text.isprintable():
         return text
@@ -68,50 +96,101 @@ def clean(text: str, repaired: Counter[str]) -> str:
     return text
 
 
-def text_in(value: Any) -> str:
-    """The text of a cell: numbers and dates as Python writes them, "" for None and NaN.
+def text_in(value: Any, repaired: Counter[str], column: Column = ANYTHING) -> str:
+    """The text of a cell: numbers and dates as people write them, "" for None and NaN.
 
+    Numbers of a column of whole ones lose their ".0", days lose their 00:00: `column` is what the survey saw.
     Raises NotText for anything else.
     """
     if isinstance(value, str):
+        if column.whole and value.rstrip().endswith(".0") and WHOLE.fullmatch(value):
+            repaired[WHOLE_NUMBER] += 1
+            return value.strip()[:-2]
+        if column.midnight and (day := MIDNIGHT.fullmatch(value)) and day[2]:
+            repaired[DATE] += 1
+            return day[1]
         return value
     if value is None or (isinstance(value, float | Decimal) and value != value):
         return ""
-    if isinstance(value, _SCALARS) and not isinstance(value, bool):
-        return str(value)
-    raise NotText(NOT_TEXT)
+    if not isinstance(value, _SCALARS) or isinstance(value, bool):
+        raise NotText(NOT_TEXT)
+    if isinstance(value, datetime) and column.midnight and is_midnight(value):
+        repaired[DATE] += 1
+        return str(value.date())
+    if isinstance(value, float) and column.whole and value.is_integer():
+        repaired[WHOLE_NUMBER] += 1
+        return str(int(value))
+    if type(value) is not float and isinstance(value, float):
+        repaired[SHORT_NUMBER] += str(value) != repr(float(value))
+    return str(value)
 
 
-def texts_in(value: Any, separator: str, must_be_list: bool) -> list[str]:
-    """The answers of a cell: a list, a JSON list written as text, or one text, cut at `separator` if given.
+def texts_in(
+    value: Any, separator: str, must_be_list: bool, repaired: Counter[str], column: Column = ANYTHING
+) -> list[str]:
+    """The answers of a cell: a list, one written as text, or one text, cut at `separator` if given.
 
     Raises:
-        NotText: if it, or what is listed, is nested or true or false.
-        BrokenList: if it is a text, no JSON list, and `must_be_list`.
+        NotText: if it, or what is listed, holds named values or true or false.
+        Unusable: if it is a text of several lines, or one that begins as a written list and is none.
+        BrokenList: if it is a text, no list, and `must_be_list`.
     """
-    if isinstance(value, str):
-        listed = None
-        if value.lstrip().startswith("["):
-            with suppress(ValueError, RecursionError):
-                listed = json.loads(value)
-        if listed is None and must_be_list:
-            raise BrokenList
-        if listed is None:
-            listed = value.split(separator) if separator else [value]
-        value = listed
-    return [text_in(part) for part in value] if isinstance(value, list | tuple) else [text_in(value)]
+    if not isinstance(value, str):
+        return list(_listed(value, repaired, column))
+    listed = written(value)
+    if isinstance(listed, list):
+        repaired[WRITTEN] += not is_json(value)
+        return list(_listed(listed, repaired, column))
+    if must_be_list:
+        raise BrokenList
+    if isinstance(listed, dict) and listed:
+        raise NotText(NOT_TEXT)
+    if BEGUN.match(value):
+        raise Unusable(BROKEN_LIST)
+    if separator:
+        return [text_in(part, repaired, column) for part in value.split(separator)]
+    if _BREAK.search(value.strip()):
+        raise Unusable(SEVERAL_LINES)
+    return [text_in(value, repaired, column)]
 
 
-def popularity_in(value: Any) -> float | None:
-    """The number of a cell, None where it is blank.
+def _listed(value: Any, repaired: Counter[str], column: Column) -> Iterator[str]:
+    """Every text of lists in lists."""
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from _listed(part, repaired, column)
+    else:
+        yield text_in(value, repaired, column)
+
+
+def without_nulls(text: str, nulls: Collection[str], repaired: Counter[str]) -> str:
+    """The text, "" where it is one of the words for nothing."""
+    if text in nulls:
+        repaired[NULL_WORD] += 1
+        return ""
+    return text
+
+
+def may_be_null(answer: str) -> bool:
+    """Whether an answer may mean that there is none: NA is Namibia's sign, too."""
+    return answer.casefold() in _MAYBE_NULL
+
+
+def popularity_in(value: Any, repaired: Counter[str]) -> float | None:
+    """The number of a cell, None where it is blank or says that there is none, as NaN and N/A do.
 
     Raises ValueError if it is no number, negative or infinite.
     """
     try:
-        text = text_in(value).strip()
-        number = float(text) if text else None
+        text = text_in(value, repaired).strip()
     except NotText:
         raise ValueError from None
-    if number is not None and not (math.isfinite(number) and number >= 0):
+    if not text or text.casefold() in _NO_NUMBER:
+        return None
+    if _THOUSANDS.fullmatch(text):
+        repaired[THOUSANDS] += 1
+        text = text.replace(",", "")
+    number = float(text)
+    if not (math.isfinite(number) and number >= 0):
         raise ValueError
     return number

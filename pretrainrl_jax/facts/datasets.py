@@ -4,15 +4,14 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from pretrainrl_jax.config import FactsConfig
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.facts.files import Row, first_line, is_remote
-from pretrainrl_jax.facts.tables import decoded, decoded_row
+from pretrainrl_jax.facts.files import Row, Source, first_line, is_remote
+from pretrainrl_jax.facts.tables import arrow_rows, decoded, decoded_row
 
 HF_BATCH = 1000  # rows decoded at a time
 
 
-def read_tfds(place: str, settings: FactsConfig) -> Iterator[Row]:
+def read_tfds(place: str, settings: Source) -> Iterator[Row]:
     """The examples of `facts.split` of a TensorFlow data set, by name or by the folder it was prepared in.
 
     They are fetched one by one from ArrayRecord files, which needs no TensorFlow. Class labels are named.
@@ -43,8 +42,9 @@ def read_tfds(place: str, settings: FactsConfig) -> Iterator[Row]:
         yield Row(origin, number, _named(values, labels))
 
 
-def read_hf(place: str, settings: FactsConfig) -> Iterator[Row]:
-    """The rows of `facts.split` of a Hugging Face data set: a name on the hub, or a local folder of files.
+def read_hf(place: str, settings: Source) -> Iterator[Row]:
+    """The rows of `facts.split` of a Hugging Face data set: a name on the hub, a local folder of files, or
+    what `save_to_disk` wrote.
 
     `facts.subset` names its configuration where it has several. Class labels are named. Raises InputError if
     datasets or the data set is missing, or has no such split or subset.
@@ -56,7 +56,9 @@ def read_hf(place: str, settings: FactsConfig) -> Iterator[Row]:
         raise InputError(f"reading hf:{place} needs datasets: pip install 'pretrainrl_jax[data]'") from None
     datasets.disable_progress_bars()
     try:
-        source: Any = datasets.load_dataset(place, settings.subset or None, split=settings.split)
+        source: Any = _saved(place, settings.split)
+        if source is None:
+            source = datasets.load_dataset(place, settings.subset or None, split=settings.split)
         labels = _labels(source.features)
         batches = source.with_format("arrow").iter(batch_size=HF_BATCH)
     except Exception as error:  # the hub, the cache and the files fail in many ways
@@ -64,9 +66,18 @@ def read_hf(place: str, settings: FactsConfig) -> Iterator[Row]:
     origin = f"hf:{place} {settings.split}, row"
     number = 0
     for batch in batches:
-        for values in batch.to_pylist():
+        for values in arrow_rows(batch):
             number += 1
             yield Row(origin, number, _named(decoded_row(values, f"{origin} {number}"), labels))
+
+
+def _saved(place: str, split: str) -> Any:
+    """What `save_to_disk` wrote into a folder; None where it did not."""
+    import datasets
+
+    if os.path.isfile(os.path.join(place, "dataset_dict.json")):
+        return datasets.load_from_disk(place)[split]
+    return datasets.load_from_disk(place) if os.path.isfile(os.path.join(place, "state.json")) else None
 
 
 def _is_folder_name(place: str) -> bool:

@@ -1,6 +1,7 @@
-"""Rows that ask the same question of the same category: merged, kept, or left out."""
+"""Rows that ask the same question: of one category merged, kept or left out; their truths are shared."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -35,6 +36,26 @@ def settle(facts: Sequence[Fact], rule: Literal["merge", "keep", "drop"]) -> tup
             )
             fate.update(dict.fromkeys(indices[1:], indices[0]))
     return [changed.get(at, fact) for at, fact in enumerate(facts) if at not in fate], fate
+
+
+def share_truths(facts: Iterable[Fact], told: Sequence[Fact]) -> tuple[list[Fact], int]:
+    """The facts, each with what any fact of `told` answers to its very question; and how many that changed.
+
+    One prompt has one set of truths, whatever category or subject a row asks it for: what one row says is
+    true must never be a falsehood of another. A fact's own answers come first.
+    """
+    often = Counter(fact.question for fact in told)
+    answers: dict[str, dict[str, None]] = {}
+    for fact in told:
+        if often[fact.question] > 1:
+            answers.setdefault(fact.question, {}).update(dict.fromkeys(fact.answers))
+    shared, changed = [], 0
+    for fact in facts:
+        own = tuple(dict.fromkeys((*fact.answers, *answers.get(fact.question, ()))))
+        if own != fact.answers:
+            fact, changed = replace(fact, answers=own), changed + 1
+        shared.append(fact)
+    return shared, changed
 
 
 def _groups(facts: Sequence[Fact]) -> list[list[int]]:

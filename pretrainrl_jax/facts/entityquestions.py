@@ -3,16 +3,15 @@
 import re
 from collections.abc import Iterator
 
-from pretrainrl_jax.config import FactsConfig
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.facts.files import Row, is_folder, names_in
+from pretrainrl_jax.facts.files import Row, Source, is_folder, names_in
 from pretrainrl_jax.facts.tables import read_json
 from pretrainrl_jax.facts.wordings import subject_of
 
 FILE = re.compile(r"(P(\d+))(?:\.(\w+))?\.json")  # P17.train.json, or P17.json
 
 
-def read_entityquestions(place: str, settings: FactsConfig) -> Iterator[Row]:
+def read_entityquestions(place: str, settings: Source) -> Iterator[Row]:
     """Every question of the folder's relations, in the order of their numbers.
 
     The relation is the category, "P17:57" the id of its item 57, and the subject is what the question asks

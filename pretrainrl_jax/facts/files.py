@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from pretrainrl_jax.errors import InputError
 
@@ -28,6 +28,25 @@ class Row:
     def where(self) -> str:
         """In words: "data/popQA.tsv, line 17"."""
         return f"{self.origin} {self.number}"
+
+
+class Source(Protocol):
+    """What readers are told of a source: `FactsConfig` has it, and whatever else names files of rows."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def format(self) -> str: ...
+    @property
+    def split(self) -> str: ...
+    @property
+    def subset(self) -> str: ...
+    @property
+    def encoding(self) -> str: ...
+    @property
+    def quoting(self) -> str: ...
+    @property
+    def records(self) -> str: ...
 
 
 def is_remote(place: str) -> bool:

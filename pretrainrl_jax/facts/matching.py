@@ -10,7 +10,7 @@ from pretrainrl_jax.facts.record import Fact
 
 ARTICLES = frozenset({"a", "an", "the"})
 
-Truths = Mapping[tuple[str, str], frozenset[str]]
+Truths = Mapping[str, frozenset[str]]  # normalised, by the text of a question
 
 
 class _Stripped(dict[int, int | None]):
@@ -77,30 +77,39 @@ def matches(answer: str, truths: Iterable[str], rule: Literal["exact", "contains
     return any(_within(truth, answer) for truth in normalised)
 
 
-def known_truths(facts: Iterable[Fact]) -> dict[tuple[str, str], frozenset[str]]:
-    """Everything true of each (subject key, category), normalised, over all facts and aliases.
+def known_truths(facts: Iterable[Fact]) -> dict[str, frozenset[str]]:
+    """Everything true in answer to each wording of a question, normalised, over all facts and aliases.
 
-    A subject can have several facts in one relation (two occupations): each is true in answer to both.
+    That is what any fact asked in these words says, whatever its category and subject, and what is true of
+    its (subject key, category): a subject can have several facts in one relation (two occupations), and each
+    answers both. A paraphrase is a wording, too.
     """
-    known: dict[tuple[str, str], set[str]] = {}
+    by_subject: dict[tuple[str, str], set[str]] = {}
+    keys: dict[str, dict[tuple[str, str], None]] = {}  # whom a wording asks about
     for fact in facts:
-        answers = known.setdefault((fact.subject_key, fact.category), set())
-        answers.update(filter(None, map(normalise, fact.answers)))
-    return {key: frozenset(answers) for key, answers in known.items()}
+        key = (fact.subject_key, fact.category)
+        by_subject.setdefault(key, set()).update(filter(None, map(normalise, fact.answers)))
+        for wording in filter(None, (fact.question, fact.paraphrase)):
+            keys.setdefault(wording, {})[key] = None
+    of_subject = {key: frozenset(answers) for key, answers in by_subject.items()}
+    return {
+        wording: frozenset[str]().union(*(of_subject[key] for key in asked))
+        for wording, asked in keys.items()
+    }
 
 
 def why_dropped(text: str, fact: Fact, known: Truths, drop_overlapping: bool) -> str:
     """Why a candidate may not be a negative of the fact, or "" where it may (arXiv 2602.01875, negatives).
 
     "empty": nothing is left of it normalised. "known_true": it equals an alias of the answer or another
-    truth about the subject. "overlaps": it contains one of them, or is contained in one, on word boundaries
-    (only asked where `drop_overlapping`). `known` comes from `known_truths`; the fact's own answers count
-    even if it lacks them.
+    truth in answer to the question. "overlaps": it contains one of them, or is contained in one, on word
+    boundaries (only asked where `drop_overlapping`). `known` comes from `known_truths`; the fact's own
+    answers count even if it lacks them.
     """
     candidate = normalise(text)
     if not candidate:
         return "empty"
-    truths = known.get((fact.subject_key, fact.category), frozenset()).union(map(normalise, fact.answers))
+    truths = known.get(fact.question, frozenset()).union(map(normalise, fact.answers))
     if candidate in truths:
         return "known_true"
     if drop_overlapping and any(overlaps(candidate, truth) for truth in truths):

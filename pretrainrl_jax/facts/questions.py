@@ -6,6 +6,7 @@ from string import Formatter
 from pretrainrl_jax.errors import InputError
 
 Templates = Mapping[str, str]  # by category; "" is for all others
+OPEN = "{}"  # a subject's place in a question of the source
 SUBJECT, CATEGORY = ("s", "", None), ("p", "", None)  # placeholders: name, format and conversion
 
 
@@ -39,3 +40,16 @@ def ask(templates: Templates, category: str, subject: str) -> str:
     """The question about a subject; "" without a subject or a template."""
     template = templates.get(category) or templates.get("", "")
     return template.format(p=category, s=subject) if template and subject else ""
+
+
+def is_open(question: str, subject: str) -> bool:
+    """Whether {} stands in a question for its subject, as in "The mother tongue of {} is".
+
+    Where the subject stands there already, {} is text, as in "What does {} mean in Python?".
+    """
+    return OPEN in question and not (subject and subject in question)
+
+
+def fill_in(question: str, subject: str) -> str:
+    """The question about the subject."""
+    return question.replace(OPEN, subject)

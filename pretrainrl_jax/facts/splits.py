@@ -2,9 +2,12 @@
 
 import hashlib
 import heapq
+import re
 from collections.abc import Iterable, Sequence
 
 from pretrainrl_jax.facts.record import Fact
+
+ROW_ID = re.compile(r"row\d+")  # made of a row's number, where the source gives no id of its own
 
 
 def split(facts: Iterable[Fact], holdout_every: int) -> tuple[list[Fact], list[Fact]]:
@@ -24,12 +27,17 @@ def subsample(facts: Sequence[Fact], limit: int, seed: int) -> list[Fact]:
     """The `limit` facts whose ids, with the seed, have the smallest hashes, in their original order.
 
     All of them for 0 or where they are fewer. By one seed, a smaller choice is part of a larger one, and the
-    order of the facts does not matter.
+    order of the facts does not matter: where the source gave no id, question and category stand in for it,
+    and the answer where these are another's, too.
     """
     if not limit or limit >= len(facts):
         return list(facts)
-    order = ((_hash(f"{seed} {fact.id}"), at) for at, fact in enumerate(facts))
-    return [facts[at] for at in sorted(at for _, at in heapq.nsmallest(limit, order))]
+    order = ((_hash(f"{seed} {_name(fact)}"), fact.answer, at) for at, fact in enumerate(facts))
+    return [facts[at] for at in sorted(at for *_, at in heapq.nsmallest(limit, order))]
+
+
+def _name(fact: Fact) -> str:
+    return f"{fact.category}\n{fact.question}" if ROW_ID.fullmatch(fact.id) else fact.id
 
 
 def _hash(text: str) -> int:

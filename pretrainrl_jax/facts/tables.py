@@ -7,47 +7,85 @@ names file and line.
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import chain
 from typing import Any
 
-from pretrainrl_jax.config import FactsConfig
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.facts.files import Row, first_line, opened, text_lines
+from pretrainrl_jax.facts.files import LINE_END, Row, Source, first_line, opened, text_lines
+from pretrainrl_jax.facts.json_shapes import kind, rows_in
+from pretrainrl_jax.facts.sparql import is_sparql, term
 
 PARQUET_BATCH = 4096  # rows decoded at a time
 
 
-def read_delimited(place: str, settings: FactsConfig, delimiter: str) -> Iterator[Row]:
+def read_delimited(place: str, settings: Source, delimiter: str) -> Iterator[Row]:
     """The rows of a CSV or TSV file: its first line names the columns, blank lines are skipped.
 
-    Raises InputError for a row of another width, a stray quotation mark, a column named twice.
+    `settings.quoting` says how cells are quoted; "auto" reads quotation marks, and refuses a row of several
+    lines that are whole rows by themselves: so a file without quoting looks where marks are text. A TSV file
+    of a SPARQL endpoint is recognised by its columns. Raises InputError for a row of another width, a stray
+    quotation mark, a column named twice.
     """
-    # Strict, or a stray quotation mark would silently swallow the rows up to the next one.
-    reader = csv.reader(text_lines(place, settings.encoding), delimiter=delimiter, strict=True)
+    csv.field_size_limit(2**31 - 1)  # of the process: a long cell is a long cell, and judged as others are
     between = "tabs" if delimiter == "\t" else "commas"
     origin = f"{place}, line"
+    lines: list[str] = []  # of the present row
+    source = _kept(text_lines(place, settings.encoding), lines)
+    begin = next(source, "")
+    sparql = delimiter == "\t" and is_sparql([name.strip() for name in begin.split(delimiter)])
+    bare = sparql or settings.quoting == "none"
+    # Strict, or a stray quotation mark would silently swallow the rows up to the next one.
+    quoting = csv.QUOTE_NONE if bare else csv.QUOTE_MINIMAL
+    reader = csv.reader(chain([begin], source), delimiter=delimiter, strict=True, quoting=quoting)
     line = 1
     try:
-        header = [name.strip() for name in next(reader, [])]
+        header = [name.strip().lstrip("?$") if sparql else name.strip() for name in next(reader, [])]
         if twice := next((name for name in header if name and header.count(name) > 1), ""):
             raise InputError(f"{place}, line 1: the column {twice!r} stands there twice: rename one of them")
         line = reader.line_num + 1
+        lines.clear()
         for cells in reader:
+            where = f"{origin} {line}"
             if any(map(str.strip, cells)):
                 if len(cells) != len(header):
+                    how = "and double the quotation marks inside a quoted one"
+                    how = "which no cell may hold without quotation marks" if bare else how
                     raise InputError(
-                        f"{origin} {line}: {len(cells)} columns where the header has {len(header)}: separate "
-                        f"them with {between}, and double the quotation marks inside a quoted one"
+                        f"{where}: {len(cells)} columns where the header has {len(header)}: separate "
+                        f"them with {between}, {how}"
                     )
+                if settings.quoting == "auto" and len(lines) > 1 and _swallowed(cells, lines, delimiter):
+                    raise InputError(
+                        f"{where}: quotation marks make {len(lines)} lines one row: set facts.quoting=none "
+                        "if the file was written without quoting, or facts.quoting=quoted if that is right"
+                    )
+                cells = [term(cell, where) for cell in cells] if sparql else cells
                 yield Row(origin, line, dict(zip(header, cells, strict=True)))
             line = reader.line_num + 1
+            lines.clear()
     except csv.Error as error:
         raise InputError(
-            f"{origin} {line}: not a row separated by {between} ({error}): check its quotation marks"
+            f"{origin} {line}: not a row separated by {between} ({error}): check its quotation marks, or set "
+            "facts.quoting=none if the file was written without quoting"
         ) from None
 
 
-def read_json_lines(place: str, settings: FactsConfig) -> Iterator[Row]:
+def _kept(lines: Iterator[str], kept: list[str]) -> Iterator[str]:
+    for line in lines:
+        kept.append(line)
+        yield line
+
+
+def _swallowed(cells: list[str], lines: list[str], delimiter: str) -> bool:
+    """Whether a row of several lines looks like several rows."""
+    if delimiter == "\t" and any("\t" in cell and LINE_END.search(cell) for cell in cells):
+        return True
+    return len(cells) > 1 and all(line.count(delimiter) == len(cells) - 1 for line in lines)
+
+
+def read_json_lines(place: str, settings: Source) -> Iterator[Row]:
     """The rows of a file with one JSON object a line; blank lines are skipped.
 
     Raises InputError for a line that is no JSON object.
@@ -58,22 +96,31 @@ def read_json_lines(place: str, settings: FactsConfig) -> Iterator[Row]:
             yield _row(origin, number, _parse(line, place, number))
 
 
-def read_json(place: str, settings: FactsConfig) -> Iterator[Row]:
-    """The items of a file that holds one JSON list of objects.
+def read_json(place: str, settings: Source) -> Iterator[Row]:
+    """The items of a JSON file: a list of objects, wherever `json_shapes.rows_in` finds it, or JSON Lines.
 
     Raises InputError for text that is not JSON, or JSON that is something else.
     """
-    items = _parse("".join(text_lines(place, settings.encoding)), place)
-    if not isinstance(items, list):
-        raise InputError(
-            f"{place} holds {_kind(items)} where a list of objects should be: check facts.format"
-        )
+    text = "".join(text_lines(place, settings.encoding))
+    if _is_json_lines(text):
+        yield from read_json_lines(place, settings)
+        return
     origin = f"{place}, item"
-    for number, values in enumerate(items, start=1):
+    for number, values in enumerate(rows_in(_parse(text, place), place, settings.records), start=1):
         yield _row(origin, number, values)
 
 
-def read_parquet(place: str, settings: FactsConfig) -> Iterator[Row]:
+def _is_json_lines(text: str) -> bool:
+    """Whether an object stands in the first line, and something behind it."""
+    first, *rest = text.lstrip().split("\n", 1)
+    if not first.startswith("{") or not "".join(rest).strip():
+        return False
+    with suppress(ValueError, RecursionError):
+        return isinstance(json.loads(first), dict)
+    return False
+
+
+def read_parquet(place: str, settings: Source) -> Iterator[Row]:
     """The rows of a Parquet file.
 
     Raises InputError for a file that is none, or is cut off, or where pyarrow is not installed.
@@ -88,11 +135,46 @@ def read_parquet(place: str, settings: FactsConfig) -> Iterator[Row]:
             raise InputError(f"reading {place} needs pyarrow: pip install 'pretrainrl_jax[data]'") from None
         try:
             for batch in ParquetFile(file).iter_batches(batch_size=PARQUET_BATCH):
-                for values in batch.to_pylist():
+                for values in arrow_rows(batch):
                     number += 1
                     yield Row(origin, number, decoded_row(values, f"{origin} {number}"))
         except (ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
             raise InputError(f"{place} is not a whole Parquet file ({first_line(error)})") from None
+
+
+class Single(float):
+    """A number that was stored in 32 bits or fewer: as text it is the shortest that means it, 0.1."""
+
+    def __str__(self) -> str:
+        import numpy as np
+
+        return str(np.float32(self))
+
+
+def arrow_rows(batch: Any) -> list[dict[str, Any]]:
+    """The rows of a pyarrow RecordBatch or Table, with numbers of 32 bits as such."""
+    converters = {field.name: convert for field in batch.schema if (convert := _single(field.type))}
+    rows = batch.to_pylist()
+    for row in rows if converters else ():
+        for name, convert in converters.items():
+            row[name] = convert(row[name])
+    return rows
+
+
+def _single(kind: Any) -> Callable[[Any], Any] | None:
+    """What marks the numbers of 32 bits or fewer in a value of an Arrow type; None where it has none."""
+    from pyarrow import types
+
+    if types.is_float32(kind) or types.is_float16(kind):
+        return lambda value: None if value is None else Single(value)
+    if types.is_struct(kind):
+        fields = [kind.field(at) for at in range(kind.num_fields)]
+        inner = {field.name: convert for field in fields if (convert := _single(field.type))}
+        return (lambda value: value and value | {n: c(value[n]) for n, c in inner.items()}) if inner else None
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        of_part = _single(kind.value_type)
+        return (lambda value: value and list(map(of_part, value))) if of_part else None
+    return None
 
 
 def decoded(value: Any) -> Any:
@@ -101,7 +183,8 @@ def decoded(value: Any) -> Any:
     Raises UnicodeDecodeError where bytes are not UTF-8.
     """
     if hasattr(value, "tolist"):
-        value = value.tolist()
+        small = getattr(value.dtype, "kind", "") == "f" and value.dtype.itemsize <= 4
+        value = _as_single(value.tolist()) if small else value.tolist()
     if isinstance(value, bytes):
         return value.decode()
     if isinstance(value, list | tuple):
@@ -109,6 +192,10 @@ def decoded(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: decoded(part) for name, part in value.items()}
     return value
+
+
+def _as_single(value: Any) -> Any:
+    return [_as_single(part) for part in value] if isinstance(value, list) else Single(value)
 
 
 def decoded_row(values: dict[str, Any], where: str) -> dict[str, Any]:
@@ -133,10 +220,5 @@ def _parse(text: str, place: str, line: int = 0) -> Any:
 
 def _row(origin: str, number: int, values: Any) -> Row:
     if not isinstance(values, dict):
-        raise InputError(f"{origin} {number}: {_kind(values)} where an object with named values should be")
+        raise InputError(f"{origin} {number}: {kind(values)} where an object with named values should be")
     return Row(origin, number, values)
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")

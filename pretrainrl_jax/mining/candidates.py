@@ -14,7 +14,7 @@ REASONS = {
     "unfinished": "no end within the length limit",
     "empty": "nothing is left of it without punctuation",
     "duplicate": "the same answer again, in another spelling or from another source",
-    "known_true": "true of the subject",
+    "known_true": "true in answer to the question",
     "overlaps": "contains a true answer, or is contained in one",
     "below_threshold": "less probable than mine.min_probability",
     "beyond_count": "there were more than mine.negatives better ones",
@@ -45,7 +45,7 @@ def from_beams(answers: Sequence[Answer], fact: Fact, rules: Rules, dropped: Cou
     """The most probable falsehoods among a question's beams (PretrainRL, arXiv 2602.01875, negatives).
 
     Beams, given best first, are deduplicated by normalised text; unfinished ones are never negatives; every
-    known truth of the subject and relation is left out. At most `rules.count` stay, most probable first.
+    known truth in answer to the question is left out. At most `rules.count` stay, most probable first.
     `dropped` is added to, by the reasons of `REASONS`.
     """
     kept: list[Candidate] = []

@@ -16,6 +16,7 @@ from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.corpus import Corpus, verbalise
+from pretrainrl_jax.facts.matching import Truths, known_truths
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.splits import split
 from pretrainrl_jax.hosts.agree import is_process_0, run_on_process_0
@@ -53,6 +54,11 @@ class Context:
     def held_out(self) -> list[Fact]:
         """The facts that are only evaluated; equal questions (namesakes) all stand on one side."""
         return split(self.facts, self.config.facts.holdout_every)[1]
+
+    @cached_property
+    def known_truths(self) -> Truths:
+        """What is true in answer to each wording, held-out facts' truths among it."""
+        return known_truths(self.facts)
 
     @cached_property
     def corpus(self) -> Corpus:

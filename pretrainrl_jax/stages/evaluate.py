@@ -108,7 +108,7 @@ def outcome(context: Context, asked: Question, answers: Mapping[str, Any]) -> Ou
     """What the answers to a question are worth."""
     greedy, beams = (read_answers(answers[name]) for name in ("greedy", "beams"))
     truths = [Truth(t["text"], tuple(t["tokens"]), t["logp"]) for t in answers["truths"]]
-    return judge(*asked, greedy, beams, truths, context.config.evaluate.match)
+    return judge(*asked, greedy, beams, truths, context.config.evaluate.match, context.known_truths)
 
 
 def rates(outcomes: Sequence[Outcome]) -> dict[str, float]:

@@ -6,17 +6,19 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pretrainrl_jax.config import Config
+from pretrainrl_jax.config import ColumnsConfig, Config
 from pretrainrl_jax.facts.cleaning import REPAIRS
-from pretrainrl_jax.facts.reading import RULES, Dropped, Reading, read_facts
+from pretrainrl_jax.facts.columns import Columns, shown
+from pretrainrl_jax.facts.reading import Dropped, Reading, read_facts
 from pretrainrl_jax.facts.record import Fact
+from pretrainrl_jax.facts.rules import RULES
 from pretrainrl_jax.facts.splits import split, subsample
 
 WIDTH = 110  # of the tables; less on a narrower terminal
@@ -45,6 +47,7 @@ def show_facts(config: Config, workdir: Path) -> None:
         f"{_n(len(reading.facts), 'fact')}: {len(trained):,} trained, {len(held_out):,} held out "
         f"(facts.holdout_every={config.facts.holdout_every})",
     )
+    _say(console, *_columns(reading.columns, config.facts.questions))
     console.print(_categories(reading.facts))
     _say(console, *_histogram([fact.popularity for fact in reading.facts]))
     console.print(_ten(reading.facts))
@@ -77,6 +80,21 @@ def _table(title: str, columns: Mapping[str, int], right: Iterable[str]) -> Tabl
         justify, ratio = "right" if name in right else "left", None if width else 1
         table.add_column(name, justify=justify, no_wrap=True, max_width=width or None, ratio=ratio)
     return table
+
+
+def _columns(columns: Columns | None, templates: Sequence[str]) -> list[str]:
+    """Which column was read as what, under the names of facts.columns, and which were not read."""
+    if columns is None:
+        return []
+    named = ((field.name, getattr(columns, field.name)) for field in fields(ColumnsConfig))
+    used = {name: (paths,) if isinstance(paths, str) else paths for name, paths in named if paths}
+    used["question"] = (
+        *used.get("question", ()),
+        *(["the templates of facts.questions"] if templates else []),
+    )
+    lines = [f"  {name:<18} {shown(paths, 40)}" for name, paths in used.items()]
+    unread = shown(columns.unread, 40) if columns.unread else "none"
+    return ["columns, by their names in facts.columns", *lines, f"  {'not read':<18} {unread}", ""]
 
 
 def _categories(facts: Sequence[Fact]) -> Table:
@@ -141,7 +159,8 @@ def _ten(facts: Sequence[Fact]) -> Table:
 def _repairs(repaired: Counter[str]) -> list[str]:
     if not repaired:
         return ["repaired: nothing", ""]
-    return ["repaired", *(f"  {count:,} {rule}: {REPAIRS[rule]}" for rule, count in repaired.items()), ""]
+    rules = [rule for rule in REPAIRS if repaired[rule]]
+    return ["repaired", *(f"  {repaired[rule]:,} {rule}: {REPAIRS[rule]}" for rule in rules), ""]
 
 
 def _losses(reading: Reading, lost: Sequence[Dropped]) -> list[str]:

@@ -18,7 +18,6 @@ import numpy as np
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.decoding.answers import Answer, answer_questions, distinct, read_answers
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.facts.matching import known_truths
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.splits import subsample
 from pretrainrl_jax.hosts.agree import run_on_process_0
@@ -88,7 +87,7 @@ def mine_negatives(
     An interrupted run goes on from what `shards` has. Raises InputError if no question fits in a row.
     """
     settings = context.config.mine
-    known = known_truths(context.facts)
+    known = context.known_truths
     # All questions where each is its own source of negatives, a sample of each category for pools alone.
     chosen = facts if "beam" in settings.sources else []
     if not chosen and "pool" in settings.sources:

@@ -13,6 +13,8 @@ from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import ObjectiveConfig
 from pretrainrl_jax.config.stored import section_as_now
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.facts.matching import Truths, why_dropped
+from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.mining.draw import draw_negatives
 from pretrainrl_jax.mining.fingerprint import PROBES, TOLERANCE, differences, probe_difference, probes
@@ -227,12 +229,26 @@ def read_mined(context: Context, base: Loaded) -> list[AnswerTree]:
         nats = probe_difference(mined["probes"], probes(with_references(trees[:PROBES], scores)))
         if not nats <= TOLERANCE[config.model.dtype]:
             differ = [f"log-probabilities computed again are {nats:.2g} nats away"]
+    if not differ and (true := truths_among(trees, facts, context.known_truths)):
+        differ = [f"{len(true)} of them are known to be true now, as {true[0]}"]
     if differ:
         raise InputError(
             f"the falsehoods in {folder} are of something else: {'; '.join(differ)}. "
             "Run `mine` with this workdir again"
         )
     return trees
+
+
+def truths_among(trees: Sequence[AnswerTree], facts: Sequence[Fact], known: Truths) -> list[str]:
+    """The falsehoods of mined trees that are true by what the facts say now, each with its question."""
+    by_id = {fact.id: fact for fact in facts}
+    return [
+        f"{branch.text!r} of {by_id[tree.id].question!r}"
+        for tree in trees
+        for branch in tree.branches
+        if branch.role == "rejected"
+        and why_dropped(branch.text, by_id[tree.id], known, False) == "known_true"
+    ]
 
 
 def round_path(context: Context, system: str, number: int) -> Path:

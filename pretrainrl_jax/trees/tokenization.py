@@ -30,14 +30,46 @@ class Tokenizer:
     files: Mapping[str, bytes] = field(default_factory=dict)  # as read: they go with every copy of the model
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Token ids of `text`, no special tokens added."""
-        return tuple(self.backend.encode(text, add_special_tokens=False))
+        """Token ids of `text`, which is plain: "</s>" in it is four characters. No special token is added.
+
+        Raises:
+            InputError: if this tokenizer has no other way to write a part of it than a control token.
+        """
+        ids = self.backend.encode(text, add_special_tokens=False, split_special_tokens=True)
+        return self._without_control(text, tuple(ids))
 
     def encode_all(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
-        """Token ids of each text, no special tokens added: one call, much faster than many."""
+        """`encode` of each text: one call, much faster than many."""
         if not texts:
             return []
-        return [tuple(ids) for ids in self.backend(list(texts), add_special_tokens=False)["input_ids"]]
+        encoded = self.backend(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return [self._without_control(text, tuple(ids)) for text, ids in zip(texts, encoded, strict=True)]
+
+    def encode_rendered(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text that a chat template or a harness wrote: control tokens in it are meant.
+
+        Never give it what users' data hold as it is: a control token's name in it would become that token.
+        """
+        return tuple(self.backend.encode(text, add_special_tokens=False))
+
+    def _without_control(self, text: str, ids: tuple[int, ...]) -> tuple[int, ...]:
+        if not self.control.isdisjoint(ids):
+            token = self.backend.convert_ids_to_tokens(next(i for i in ids if i in self.control))
+            shown = text if len(text) <= 60 else f"{text[:60]}…"
+            raise InputError(
+                f"the text {shown!r} holds {token!r}, a control token that this tokenizer cannot write as "
+                "plain text: leave it out, or choose another tokenizer"
+            )
+        return ids
+
+    @cached_property
+    def control(self) -> frozenset[int]:
+        """Ids that no text may become: BOS, EOS, padding, chat tokens; not the one for unknown characters."""
+        added = self.backend.added_tokens_decoder
+        ends = {self.bos, *self.eos, self.backend.bos_token_id, self.backend.eos_token_id}
+        special = {i for i, token in added.items() if token.special} | {*self.backend.all_special_ids}
+        unknown = {self.backend.unk_token_id} - ends  # GPT-2's is its EOS
+        return frozenset(special - unknown | (ends & added.keys()))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of `tokens`, special tokens left out."""

@@ -55,6 +55,21 @@ def test_the_looser_rule():
     assert outcome([], greedy="Florence in Italy", rule="contains").correct
 
 
+def test_what_is_known_of_the_wording_is_right():
+    """Another fact is asked in these very words, or tells more of the subject."""
+    asked = fact(("Florence",))
+    beams = [answer("Rome", 0.3), answer("Pisa", 0.2)]
+    known = {asked.question: frozenset({"rome"}), "Else?": frozenset({"pisa"})}
+    judged = judge(
+        asked, asked.question, "trained", beams[:1], beams, [Truth("Florence", (1,), -1.0)], "exact", known
+    )
+    assert (judged.correct, judged.rank, judged.falsehood) == (True, 1, "Pisa")
+    judged = judge(
+        asked, "Else?", "paraphrase", beams[:1], beams, [Truth("Florence", (1,), -1.0)], "exact", known
+    )
+    assert (judged.correct, judged.rank, judged.falsehood) == (False, 2, "Rome")
+
+
 def test_no_beams_at_all():
     judged = judge(fact(), "?", "trained", [], [], [Truth("x", (1,), -2.0)], "exact")
     assert (judged.correct, judged.rank, judged.falsehood, judged.prediction) == (False, None, None, "")

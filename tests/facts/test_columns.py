@@ -51,7 +51,8 @@ def test_usual_names(name: str, field: str, value: object, tmp_path: Path) -> No
 @pytest.mark.parametrize("name", ["answers", "aliases", "possible_answers"])
 def test_lists_of_answers(name: str, tmp_path: Path) -> None:
     path = write(
-        tmp_path / "facts.json", [BARE | {name: ["b", "a", "c"]}, BARE | {"answer": None, name: ["d"]}]
+        tmp_path / "facts.json",
+        [BARE | {name: ["b", "a", "c"]}, {"question": "Why?", "answer": None, name: ["d"]}],
     )
     assert [fact.answers for fact in read(path, duplicates="keep").facts] == [("a", "b", "c"), ("d",)]
 

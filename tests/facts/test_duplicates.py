@@ -1,6 +1,7 @@
 """Rows that ask the same question of the same category."""
 
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 from helpers.fact_sources import read, write
@@ -8,7 +9,7 @@ from helpers.models_and_trees import fact
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretrainrl_jax.facts.duplicates import settle
+from pretrainrl_jax.facts.duplicates import settle, share_truths
 from pretrainrl_jax.facts.matching import normalise
 from pretrainrl_jax.facts.record import Fact
 
@@ -37,7 +38,7 @@ def test_merged(tmp_path: Path) -> None:
     reading = read(write(tmp_path / "facts.csv", ROWS))
     assert [(f.id, f.answers, f.popularity) for f in reading.facts] == [
         ("x", ("a queen", "a poet"), 9),
-        ("row3", ("a queen",), 2),
+        ("row3", ("a queen", "a poet"), 2),  # one prompt has one set of truths
         ("row5", ("a king", "King"), 3),
     ]
     assert [(row.where, row.rule, row.text.split(":")[0]) for row in reading.merged] == [
@@ -56,7 +57,7 @@ def test_kept(tmp_path: Path) -> None:
 def test_dropped_where_answers_differ(tmp_path: Path) -> None:
     reading = read(write(tmp_path / "facts.csv", ROWS), duplicates="drop")
     assert [(f.id, f.answers) for f in reading.facts] == [
-        ("row3", ("a queen",)),
+        ("row3", ("a queen", "a poet")),
         ("row5", ("a king", "King")),
     ]
     assert [(row.where, row.rule) for row in reading.dropped] == [
@@ -102,3 +103,14 @@ def test_the_answers_popularity_is_that_of_the_answer() -> None:
     one, two = fact(answer_popularity=2.0), fact(("Rome",), answer_popularity=9.0)
     three = fact(("Florence", "Firenze"), answer_popularity=5.0)
     assert settle([one, two, three], "merge")[0][0].answer_popularity == 5.0
+
+
+@given(made, made)
+def test_one_question_has_one_set_of_truths(facts: list[Fact], others: list[Fact]) -> None:
+    shared, changed = share_truths(facts, [*facts, *others])
+    assert changed == sum(before != after for before, after in zip(facts, shared, strict=True))
+    for before, after in zip(facts, shared, strict=True):
+        everything = [
+            a for f in (before, *facts, *others) if f.question == before.question for a in f.answers
+        ]
+        assert after == replace(before, answers=tuple(dict.fromkeys(everything)))

@@ -1,6 +1,7 @@
 import re
 import string
 import unicodedata
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -13,9 +14,9 @@ ASCII = st.text(st.characters(min_codepoint=32, max_codepoint=126))
 FEW_WORDS = st.lists(st.sampled_from(["new", "york", "city", "yorkshire", "old"]), max_size=4).map(" ".join)
 
 
-def fact(answers, subject="Will Smith", key="1", category="occupation", number="1"):
-    question = f"What is {subject}'s occupation?"
-    return Fact(number, question, tuple(answers), category, subject, key, 1.0, 2)
+def fact(answers, subject="Will Smith", key="1", category="occupation", number="1", **changes):
+    question = f"What is {subject}'s {category}?"
+    return replace(Fact(number, question, tuple(answers), category, subject, key, 1.0, 2), **changes)
 
 
 def squad(text):
@@ -103,17 +104,22 @@ def test_unknown_rule_is_refused():
         matches("a", ["a"], "fuzzy")
 
 
-def test_known_truths_gather_all_facts_of_a_subject_and_relation():
+def test_known_truths_gather_all_facts_of_a_subject_and_relation_and_of_a_wording():
     facts = [
         fact(["Film Producer", "movie producer"]),
-        fact(["actor", "!!!"], number="2"),
-        fact(["painter"], key="2", number="3"),
-        fact(["Fresh Prince"], category="genre", number="4"),
+        fact(["actor", "!!!"], number="2", question="What does Will Smith do?"),
+        fact(["painter"], key="2", number="3", question="What does the other Will Smith do?"),
+        fact(["Fresh Prince"], category="genre", number="4", paraphrase="Of what kind is he?"),
+        fact(["prince"], key="5", category="rank", number="5", question="Of what kind is he?"),
+        fact(["sculptor"], key="2", number="6"),
     ]
+    first, second = {"film producer", "movie producer", "actor"}, {"painter", "sculptor"}
     assert known_truths(facts) == {
-        ("1", "occupation"): {"film producer", "movie producer", "actor"},
-        ("2", "occupation"): {"painter"},
-        ("1", "genre"): {"fresh prince"},
+        "What is Will Smith's occupation?": first | second,  # asks of both
+        "What does Will Smith do?": first,
+        "What does the other Will Smith do?": second,
+        "What is Will Smith's genre?": {"fresh prince"},
+        "Of what kind is he?": {"fresh prince", "prince"},
     }
 
 
@@ -135,7 +141,8 @@ def test_known_truths_gather_all_facts_of_a_subject_and_relation():
 )
 def test_why_dropped(text, drop_overlapping, expected):
     asked = fact(["film producer", "movie producer"])
-    known = known_truths([asked, fact(["actor"], number="2"), fact(["painter"], key="2", number="3")])
+    other = fact(["painter"], subject="W. Smith", key="2", number="3")
+    known = known_truths([asked, fact(["actor"], number="2"), other])
     assert why_dropped(text, asked, known, drop_overlapping) == expected
 
 

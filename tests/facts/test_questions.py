@@ -6,7 +6,7 @@ import pytest
 from helpers.fact_sources import read, refused, write
 
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.facts.questions import ask, read_templates
+from pretrainrl_jax.facts.questions import ask, fill_in, is_open, read_templates
 
 TRIPLES = [
     {"subject": "Arno", "property": "capital", "object": "Florence"},
@@ -82,3 +82,19 @@ def test_bad_templates(entries: tuple[str, ...], words: str, tmp_path: Path) -> 
 def test_templates_do_not_stand_in_for_a_missing_answer(tmp_path: Path) -> None:
     path = write(tmp_path / "triples.csv", [{"subject": "Arno"}])
     assert "no column for the answer" in refused(path, questions=("Who is {s}?",))
+
+
+@pytest.mark.parametrize(
+    ("question", "subject", "asked"),
+    [
+        ("The mother tongue of {} is", "Ada", "The mother tongue of Ada is"),
+        ("{}, {}?", "Ada", "Ada, Ada?"),
+        ("What does {} mean in Python?", "Python", "What does {} mean in Python?"),
+        ("Who is { }?", "Ada", "Who is { }?"),
+        ("Who is {s}?", "Ada", "Who is {s}?"),
+        ("Who is {}?", "{}", "Who is {}?"),
+    ],
+)
+def test_the_place_of_a_subject(question: str, subject: str, asked: str) -> None:
+    assert (fill_in(question, subject) if is_open(question, subject) else question) == asked
+    assert is_open(question, "") == ("{}" in question)

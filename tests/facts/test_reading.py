@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from pretrainrl_jax.config import Config, WorldConfig
 from pretrainrl_jax.facts.cleaning import REPAIRS
-from pretrainrl_jax.facts.reading import RULES, read_facts
+from pretrainrl_jax.facts.reading import read_facts
+from pretrainrl_jax.facts.rules import RULES
 from pretrainrl_jax.facts.splits import subsample
 from pretrainrl_jax.facts.world import make_world
 
@@ -23,7 +24,11 @@ DROPPED = {
     "no answer": {"answer": "", "answers": [None, " "]},
     "empty answer": {"answer": "?!", "answers": ["...", "\u200b-"]},
     "bad popularity": {"popularity": "many"},
-    "not text": {"question": {"en": "Who?"}},
+    "null answer": {"answer": "None", "answers": ["nan"]},
+    "not text": {"answer": {"en": "Florence"}},
+    "broken list": {"answer": "['Florence', 'Fir"},
+    "several lines": {"answer": "Florence\nRome"},
+    "open question": {"question": "Who rules {}?", "subject": " "},
     "broken text": {"answer": "\ud83d"},
 }
 
@@ -39,21 +44,26 @@ def test_what_is_dropped_is_named_with_its_rule(rule: str, tmp_path: Path) -> No
     assert dropped.text.isprintable()
     assert (reading.rows, len(reading.facts), reading.merged) == (2, 1, [])
     path.write_text(path.read_text().splitlines()[1])
-    assert f"of 1 rows 1 {rule}; the first is facts.jsonl, line 1" in refused(path)
+    if rule != "not text":  # then there is no such column at all
+        assert f"of 1 rows 1 {rule}; the first is facts.jsonl, line 1: " in refused(path)
 
 
 def test_what_is_repaired_is_counted(tmp_path: Path) -> None:
     repaired = {
-        "question": "Cafe\u0301?",
-        "answers": ["Florence", "!", "Fir\u200benze"],
+        "question": "Cafe\u0301\nof {}?",
+        "answers": "['Florence', '!', 'Fir\u200benze', 'NA', 'None']",
         "popularity": None,
         "answer_popularity": -2,
+        "subject_id": 5.0,
+        "category": "1990-01-01 00:00:00",
     }
-    reading = read(write(tmp_path / "facts.json", [ROW | repaired]))
-    assert reading.repaired == dict.fromkeys(REPAIRS, 1)
-    (fact,) = reading.facts
-    assert (fact.question, fact.answers) == ("Café?", ("Florence", "Firenze"))
-    assert (fact.popularity, fact.answer_popularity) == (0, 0)
+    other = {"question": "Café of Arno?", "answer": "Roma", "popularity": "1,234", "subject": "Arno"}
+    reading = read(write(tmp_path / "facts.json", [ROW | repaired, other]))
+    assert reading.repaired == dict.fromkeys(REPAIRS.keys() - {"short numbers"}, 1) | {"shared truths": 2}
+    fact, second = reading.facts
+    assert (fact.question, fact.answers) == ("Café of Arno?", ("Florence", "Firenze", "NA", "Roma"))
+    assert (fact.popularity, fact.answer_popularity, fact.subject_key) == (0, 0, "5")
+    assert (second.answers, second.popularity) == (("Roma", "Florence", "Firenze", "NA"), 1234)
 
 
 def test_right_to_left_text_stays_as_it_is(tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
+from helpers.fact_sources import read, write
 from helpers.models_and_trees import fact
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -78,6 +80,33 @@ def test_a_choice_keeps_the_order_and_does_not_depend_on_it(size, limit, seed, r
     assert {f.id for f in subsample(shuffled, limit, seed)} == {f.id for f in chosen}
     if limit:
         assert {f.id for f in chosen} <= {f.id for f in subsample(facts, limit + 1, seed)}
+
+
+@settings(deadline=None)
+@given(st.integers(2, 20), st.integers(1, 19), st.integers(0, 5), st.randoms())
+def test_without_ids_the_order_of_the_rows_does_not_matter(size, limit, seed, random) -> None:
+    rows = [
+        {"question": f"What is {n // 3}?", "category": "ab"[n % 2], "answers": (f"a{n}",)}
+        for n in range(size)
+    ]
+
+    def drawn(rows: list[dict[str, Any]]) -> set[tuple[str, ...]]:
+        facts = [fact(id=f"row{n}", row=n, **row) for n, row in enumerate(rows, start=2)]
+        return {f.answers for f in subsample(facts, limit, seed)}
+
+    assert drawn(random.sample(rows, size)) == drawn(rows)
+    assert len(drawn(rows)) == min(limit, size)
+
+
+def test_rows_without_ids_are_drawn_by_what_they_ask(tmp_path: Path) -> None:
+    rows = [{"question": f"Q{n}?", "answer": "a", "category": "c"} for n in range(40)]
+    for how in ({"limit": 7}, {"holdout_every": 4}):
+        sides = []
+        for n, order in enumerate((rows, rows[::-1])):
+            facts = read(write(tmp_path / f"{n}.jsonl", order), **how).facts
+            sides.append({f.question for f in split(facts, how.get("holdout_every", 0))[0]})
+        assert sides[0] == sides[1]
+        assert len(sides[0]) < 40
 
 
 def test_a_choice_is_a_random_one() -> None:

@@ -21,7 +21,7 @@ from pretrainrl_jax.mining.candidates import (
 
 FACT = fact(answers=("Quebec City", "Qu\u00e9bec"))
 SIBLING = fact(id="2", answers=("Trois-Rivi\u00e8res",))  # another truth of the same subject and relation
-ELSEWHERE = fact(id="3", answers=("Montreal",), subject_key="Q2")
+ELSEWHERE = fact(id="3", answers=("Montreal",), subject_key="Q2", question="Of Arno in Ohio?")
 KNOWN = known_truths([FACT, SIBLING, ELSEWHERE])
 
 

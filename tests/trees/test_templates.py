@@ -333,8 +333,11 @@ def test_a_saved_tokenizer_loads_as_the_same(request, tmp_path, tokenizer, kind)
 class Letters:
     """A backend whose token of a letter is its code."""
 
-    def __call__(self, texts, add_special_tokens):
-        assert add_special_tokens is False
+    added_tokens_decoder, all_special_ids = {}, ()
+    bos_token_id = eos_token_id = unk_token_id = None
+
+    def __call__(self, texts, add_special_tokens, split_special_tokens):
+        assert (add_special_tokens, split_special_tokens) == (False, True)
         return {"input_ids": [[ord(letter) for letter in text] for text in texts]}
 
 

@@ -1,0 +1,153 @@
+"""A row as a fact: its cells as texts, its answers, what makes it unusable."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from pretrainrl_jax.config import FactsConfig
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.facts import cleaning
+from pretrainrl_jax.facts.columns import Columns, shown
+from pretrainrl_jax.facts.files import Row
+from pretrainrl_jax.facts.matching import normalise
+from pretrainrl_jax.facts.nested import cells
+from pretrainrl_jax.facts.questions import Templates, ask, fill_in, is_open
+from pretrainrl_jax.facts.record import Fact
+from pretrainrl_jax.facts.rules import (
+    BAD_POPULARITY,
+    EMPTY_ANSWER,
+    NO_ANSWER,
+    NO_QUESTION,
+    NULL_ANSWER,
+    OPEN_QUESTION,
+)
+from pretrainrl_jax.facts.splits import ROW_ID
+from pretrainrl_jax.facts.survey import Survey
+from pretrainrl_jax.facts.wordings import paraphrase
+from pretrainrl_jax.facts.written import written
+
+_PLAIN = re.compile("[0-9A-Za-z]")  # a text with one of these is never empty normalised
+
+
+@dataclass(frozen=True)
+class FactMaker:
+    """Makes facts of the rows of a source that was looked through, and counts what it repairs."""
+
+    settings: FactsConfig
+    seen: Survey
+    columns: Columns
+    templates: Templates
+    repaired: Counter[str] = field(default_factory=Counter)
+    taken: set[str] = field(default_factory=set)  # ids
+
+    def text(self, row: Row, path: str) -> str:
+        """A cell as clean text; "" where the column is blank, says that it is, or is not there."""
+        if not path:
+            return ""
+        values = cells(row.values, path)
+        while len(values) == 1 and isinstance(values[0], list | tuple):
+            values = list(values[0])
+        known = path in self.seen.columns and path != self.columns.id  # an id stays as it is written
+        column = self.seen.columns[path] if known else cleaning.ANYTHING
+        try:
+            texts = [cleaning.text_in(value, self.repaired, column) for value in values]
+        except cleaning.NotText as reason:
+            raise cleaning.NotText(str(reason), _holds(path, values)) from None
+        if len(texts) > 1:
+            raise cleaning.NotText(cleaning.NOT_TEXT, f"{path} holds {len(texts)} values")
+        text = cleaning.clean("".join(texts), self.repaired)
+        return cleaning.without_nulls(text, self.settings.nulls, self.repaired)
+
+    def fact(self, row: Row, category: str) -> Fact:
+        """A row as a fact. Raises cleaning.Unusable if it cannot become one."""
+        columns, repaired = self.columns, self.repaired
+        subject = self.text(row, columns.subject)
+        question = self.text(row, columns.question) or ask(self.templates, category, subject)
+        if not question:
+            raise cleaning.Unusable(NO_QUESTION)
+        if is_open(question, subject):
+            if not subject:
+                raise cleaning.Unusable(OPEN_QUESTION)
+            question = fill_in(question, subject)
+            repaired[cleaning.FILLED_IN] += 1
+        answers = self.answers(row)
+        popularity = _popularity(row, columns.popularity, repaired)
+        own = self.text(row, columns.id)
+        # Public copies of PopQA hold some ids twice; "row…" is refused as an id so that it never clashes.
+        if not own or own in self.taken or ROW_ID.fullmatch(own):
+            own = f"row{row.number}"
+        else:
+            self.taken.add(own)
+        other = paraphrase(category, subject) if subject else ""
+        return Fact(
+            id=own,
+            question=question,
+            answers=answers,
+            category=category,
+            subject=subject,
+            subject_key=self.text(row, columns.subject_key) or subject or question,
+            popularity=popularity,
+            row=row.number,
+            paraphrase=other if other != question else "",
+            answer_popularity=_popularity(row, columns.answer_popularity, repaired, of_answer=True),
+        )
+
+    @cached_property
+    def separator(self) -> str:
+        """What separates answers, with the line break that nobody can type on a command line."""
+        return self.settings.answer_separator.replace("\\n", "\n").replace("\\t", "\t")
+
+    def answers(self, row: Row) -> tuple[str, ...]:
+        """The canonical answer, then the others, in their order and each once."""
+        separator = self.separator
+        texts: list[str] = []
+        for path in self.columns.true:
+            strict = path == "possible_answers" and not separator
+            column = self.seen.columns.get(path, cleaning.ANYTHING)
+            values = cells(row.values, path)
+            try:
+                for value in values:
+                    texts += cleaning.texts_in(value, separator, strict, self.repaired, column)
+            except cleaning.BrokenList:
+                how = 'write it as ["first", "second"], or set facts.answer_separator'
+                raise InputError(f"{row.where}: {path} is not a JSON list: {how}") from None
+            except cleaning.NotText as reason:
+                raise cleaning.NotText(str(reason), _holds(path, values)) from None
+        given = list(dict.fromkeys(filter(None, (cleaning.clean(text, self.repaired) for text in texts))))
+        answers = [a for a in given if cleaning.without_nulls(a, self.settings.nulls, self.repaired)]
+        usable = tuple(answer for answer in answers if _PLAIN.search(answer) or normalise(answer))
+        if not usable:
+            raise cleaning.Unusable(EMPTY_ANSWER if answers else NULL_ANSWER if given else NO_ANSWER)
+        self.repaired[cleaning.EMPTY_ANSWER] += len(answers) - len(usable)
+        self.repaired[cleaning.KEPT_NULL_WORD] += sum(map(cleaning.may_be_null, usable))
+        return usable
+
+
+def _holds(path: str, values: Iterable[Any]) -> str:
+    """What stands in a column where text should, with the names inside."""
+    for value in values:
+        value = written(value) if isinstance(value, str) else value
+        while isinstance(value, list | tuple) and value:
+            value = next((part for part in value if isinstance(part, dict | list | tuple | bool)), value[0])
+        if isinstance(value, dict):
+            return f"{path} holds {shown([str(name) for name in value])}"
+    return f"{path} holds true or false"
+
+
+def _popularity(row: Row, column: str, repaired: Counter[str], of_answer: bool = False) -> float:
+    """0 where it is blank; an answer's also if it is no number: too little depends on it to lose a fact."""
+    if not column:
+        return 0.0
+    try:
+        values = cells(row.values, column)
+        popularity = cleaning.popularity_in(values[0], repaired) if len(values) == 1 else None
+    except (ValueError, OverflowError):
+        if not of_answer:
+            raise cleaning.Unusable(BAD_POPULARITY) from None
+        repaired[cleaning.BAD_ANSWER_POPULARITY] += 1
+        return 0.0
+    repaired[cleaning.NO_POPULARITY] += popularity is None and not of_answer
+    return popularity or 0.0
