@@ -59,6 +59,7 @@ def test_what_is_known_of_the_wording_is_right():
     """Another fact is asked in these very words, or tells more of the subject."""
     asked = fact(("Florence",))
     beams = [answer("Rome", 0.3), answer("Pisa", 0.2)]
+    forced = [Truth("Florence", (1,), -1.0)]
     known = {asked.question: frozenset({"rome"}), "Else?": frozenset({"pisa"})}
     judged = judge(
         asked, asked.question, "trained", beams[:1], beams, [Truth("Florence", (1,), -1.0)], "exact", known
