@@ -61,13 +61,9 @@ def test_what_is_known_of_the_wording_is_right():
     beams = [answer("Rome", 0.3), answer("Pisa", 0.2)]
     forced = [Truth("Florence", (1,), -1.0)]
     known = {asked.question: frozenset({"rome"}), "Else?": frozenset({"pisa"})}
-    judged = judge(
-        asked, asked.question, "trained", beams[:1], beams, [Truth("Florence", (1,), -1.0)], "exact", known
-    )
+    judged = judge(asked, asked.question, "trained", beams[:1], beams, forced, "exact", known)
     assert (judged.correct, judged.rank, judged.falsehood) == (True, 1, "Pisa")
-    judged = judge(
-        asked, "Else?", "paraphrase", beams[:1], beams, [Truth("Florence", (1,), -1.0)], "exact", known
-    )
+    judged = judge(asked, "Else?", "paraphrase", beams[:1], beams, forced, "exact", known)
     assert (judged.correct, judged.rank, judged.falsehood) == (False, 2, "Rome")
 
 
