@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pretrainrl_jax.decoding.answers import Answer, Sample, read_answer, read_sample
 from pretrainrl_jax.decoding.decode import decode, sample_batch
@@ -181,7 +182,7 @@ def score(
             raise InputError(f"continuation {number} has no tokens")
         trees.append(AnswerTree(str(number), tokenizer.start + prefix, (Branch(tokens),)))
     longest = max((tree.inputs for tree in trees), default=0)
-    packing = {"row_length": max(row_length, longest), "rows": rows}
+    packing: dict[str, Any] = {"row_length": max(row_length, longest), "rows": rows}
     if terminator is None:
         return [logp for (logp,) in score_trees(model, params, trees, **packing)]
     return [logp for ((_, logp),) in score_answers(model, params, trees, ends, **packing)]

@@ -46,7 +46,7 @@ def read_decoded(batch: DecodedBatch) -> list[list[Decoded]]:
         fields: list[Any] = [0.0 if x is None else x[place].tolist() for x in batch]
         tokens, length, finished, logp, behaviour_logp, *each, ending = fields
         each = [tuple(x[: length + finished]) for x in each]
-        return Decoded(tuple(tokens[:length]), logp, behaviour_logp, finished, *each, ending)
+        return Decoded(tuple(tokens[:length]), logp, behaviour_logp, finished, *each, ending_logp=ending)
 
     rows, branches = batch.lengths.shape
     there = np.isfinite(batch.logps)
