@@ -111,8 +111,8 @@ def _read(settings: FactsConfig) -> Reading:
     """
     templates = read_templates(settings.questions)
     rows = _twice(settings)
-    wanted = [name for value in asdict(settings.columns).values() for name in (value, *value.split(","))]
-    seen = survey(rows(), map(str.strip, wanted))
+    named = [name for value in asdict(settings.columns).values() for name in (value, *value.split(","))]
+    seen = survey(rows(), map(str.strip, named))
     if not seen.rows:
         raise InputError(f"no facts in {settings.path}: it holds no rows")
     at = f"{settings.path}, line 1" if format_of(settings) in ("csv", "tsv", "jsonl") else seen.first
