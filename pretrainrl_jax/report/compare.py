@@ -6,6 +6,7 @@ from typing import NamedTuple
 from pretrainrl_jax.config.stored import flat
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.report.columns import grid, plain
+from pretrainrl_jax.report.contradictions import contradictions
 from pretrainrl_jax.report.formats import Json, change, decimals, percent
 from pretrainrl_jax.report.inputs import describe, read_inputs
 from pretrainrl_jax.report.intervals import Difference
@@ -37,6 +38,7 @@ class Comparison(NamedTuple):
     unshared: tuple[int, int]  # questions of A that B was not asked, and the reverse
     best: str  # the most accurate system of both, whose categories and flips are shown
     categories: dict[str, Difference]
+    contradictions: list[str]  # as `contradictions.contradictions`, of both
     flipped: dict[str, Json]  # "gained": right in B only; "lost": right in A only; as `outcomes.examples`
 
     def of_group(self, group: str) -> list[tuple[str, Difference]]:
@@ -91,6 +93,7 @@ def read_comparison(one: Path, other: Path) -> Comparison:
             for name, keys in parts
             if (change := difference((of_a["trained"][key], of_b["trained"][key]) for key in keys))
         },
+        contradictions=contradictions([*a.evaluations, *b.evaluations], known),
         flipped=flipped(pairs, pairs),
     )
 
@@ -135,6 +138,7 @@ def sentences(comparison: Comparison) -> list[str]:
         f"A and {percent(apart.after)} in B on {apart.questions:,} questions ({GROUPS[group]}); "
         f"B − A is {change(apart)} points."
     ]
+    words += [f"{sentence}." for sentence in comparison.contradictions]
     if not apart.clear:
         words.append("The interval holds zero: on these questions the two are not told apart.")
     elif 100 * abs(apart.rate) < NOISE_POINTS:
