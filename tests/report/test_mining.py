@@ -329,7 +329,7 @@ def test_what_mining_writes_is_what_the_page_reads(workdir: Path) -> None:
         "f2": [("Rome", 0.1)],
     }
     facts = [Fact(i, f"{i}?", ("Rome",), "capital", i, i, 1.0, 0) for i in said]
-    decoded = [(f, [Answer(t, (1,), math.log(p)) for t, p in said[f.id]]) for f in facts]
+    decoded = [(f, [Answer(t, (1,), math.log(p), score=math.log(p)) for t, p in said[f.id]]) for f in facts]
     rules, dropped = Rules(known_truths(facts), True), {"beam": dict.fromkeys(REASONS, 0)}
     counter = statistics.Counter(dropped["beam"])
     trees = [
