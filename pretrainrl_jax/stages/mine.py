@@ -8,8 +8,8 @@ model unnecessary in training.
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +37,7 @@ from pretrainrl_jax.mining.draw import longest
 from pretrainrl_jax.mining.fingerprint import probes
 from pretrainrl_jax.mining.pools import Agreement, Tallies, agreement, most_often, tally
 from pretrainrl_jax.stages.context import BASE, Context
+from pretrainrl_jax.stages.references import score_references
 from pretrainrl_jax.stages.shards import resumable_map
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.trees.records import digest, write_trees
@@ -61,7 +62,7 @@ def mine(context: Context) -> None:
     facts = context.asked(context.trained)
     folder = context.workdir / "mined"
     mined = mine_negatives(context, base, base, facts, context.parts("mine"))
-    stamp = context.fingerprint(base, context.config.train.template, facts, context.config.mine)
+    stamp = made_with(context, base)
 
     def write() -> None:
         write_trees(folder / "trees.array_record", mined.trees)
@@ -73,6 +74,18 @@ def mine(context: Context) -> None:
         context.screen.say(f"mine: {line}")
     seconds = time.perf_counter() - began
     context.finish("mine", negatives=mined.statistics["negatives"], seconds=seconds)
+
+
+def made_with(context: Context, base: Loaded) -> dict[str, Any]:
+    """Short digests of all that mined trees and their references depend on."""
+    facts = context.asked(context.trained)
+    return context.fingerprint(base, context.config.train.template, facts, context.config.mine)
+
+
+def name_of(context: Context) -> Callable[[AnswerTree], str]:
+    """What a tree is called in messages: its question."""
+    questions = {fact.id: fact.question for fact in context.trained}
+    return lambda tree: questions[tree.id]
 
 
 def mine_negatives(
@@ -270,38 +283,6 @@ def build_trees(
     if not trees:
         raise InputError("there is no question to train on: raise train.row_length, or give more facts")
     return trees, {"too_long": too_long, "no_tokens": no_tokens, "encoded_separately": encoded.separate}
-
-
-def score_references(
-    context: Context,
-    reference: Loaded,
-    trees: Sequence[AnswerTree],
-    shards: Path,
-    provenance: Any,
-    label: str,
-) -> list[AnswerTree]:
-    """Each branch with its log-probability under the reference model: training needs no such model."""
-    with context.screen.track(f"{label}/reference", len(trees), "trees") as bar:
-        scores = resumable_map(
-            shards,
-            provenance,
-            trees,
-            [tree.inputs for tree in trees],
-            context.config.checkpoint.shard_questions,
-            lambda part: context.score(reference, part, context.config.train.row_length, bar.advance),
-            lambda tree, scores: scores,
-            bar,
-            screen=context.screen,
-        )
-    return with_references(trees, scores)
-
-
-def with_references(trees: Sequence[AnswerTree], scores: Sequence[Sequence[float]]) -> list[AnswerTree]:
-    """The trees with a reference log-probability at each branch."""
-    return [
-        replace(t, branches=tuple(replace(b, reference_logp=x) for b, x in zip(t.branches, row, strict=True)))
-        for t, row in zip(trees, scores, strict=True)
-    ]
 
 
 def lines(mined: Mapping[str, Any]) -> list[str]:

@@ -37,6 +37,18 @@ class Tokenizer:
             return []
         return [tuple(ids) for ids in self.backend(list(texts), add_special_tokens=False)["input_ids"]]
 
+    def encode_rendered(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Token ids of texts that spell control tokens, as a chat template writes them; none is added."""
+        if not texts:
+            return []
+        return [tuple(ids) for ids in self.backend(list(texts), add_special_tokens=False)["input_ids"]]
+
+    @cached_property
+    def control_texts(self) -> tuple[str, ...]:
+        """What control tokens look like in a text that is to be rendered."""
+        added = self.backend.added_tokens_decoder.values()
+        return tuple({*self.backend.all_special_tokens, *(token.content for token in added if token.special)})
+
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of `tokens`, special tokens left out."""
         return self.backend.decode(list(tokens), skip_special_tokens=True)
