@@ -105,22 +105,13 @@ def forgetting(summary: Json) -> dict[str, float]:
 
 def table(summary: Json, known: Systems) -> str:
     """The systems side by side, for a terminal of 100 columns."""
-    heads = [
-        "prefers\nchosen, %",
-        "95 %",
-        "reward\nacc., %",
-        "95 %",
-        "margin\nnats",
-        "95 %",
-        "text\nNLL",
-        "device\ns",
-    ]
+    heads = ["prefers\n%", "95 %", "reward\n%", "95 %", "margin\nnats", "95 %", "text\nNLL", "device\ns"]
     rows = []
     for name, system in summary["systems"].items():
         margin = system["margin"] if name != "base" else None
         row = [percent(system["preference_accuracy"], ""), span(system["preference_accuracy_interval"])]
         row += [percent(system["reward_accuracy"], ""), span(system["reward_accuracy_interval"])]
-        row += ["–" if margin is None else signed(margin), between(system["margin_interval"])]
+        row += ["–" if margin is None else signed(margin), between(system["margin_interval"], 1)]
         row += [decimals(system["text_nll"], 3), decimals(system["device_seconds"], 1)]
         rows.append([known.label(name), *row])
     sample = next(iter(summary["systems"].values()))
@@ -134,9 +125,9 @@ def about_pairs(system: Json) -> str:
     return f"{system['pairs']:,} {kind} pairs of {system['prompts']:,} prompts"
 
 
-def between(interval: Sequence[float] | None) -> str:
+def between(interval: Sequence[float] | None, places: int = 2) -> str:
     """An interval of nats."""
-    return "" if interval is None else f"{signed(interval[0])} to {signed(interval[1])}"
+    return "" if interval is None else f"{signed(interval[0], places)} to {signed(interval[1], places)}"
 
 
 def headline(summary: Json, known: Systems) -> str:

@@ -23,7 +23,7 @@ def check_facts(config: Config, facts: Sequence[Fact]) -> None:
 def check_preferences(config: Config) -> None:
     """Raise InputError for what a run on preferences cannot do, before anything is read."""
     if not config.model.path:
-        raise InputError("preferences need a model to begin with: set --model.path to its folder")
+        raise InputError("preferences need a model: set --model.path to its folder")
     for system in config.train.systems:
         if config.objectives[system].remine_every and config.objectives[system].contrasts:
             raise InputError(

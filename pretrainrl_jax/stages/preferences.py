@@ -193,7 +193,7 @@ def evaluate_system(context: Context, system: str) -> None:
         "text": context.config.evaluate.text or "prompts with their chosen answers",
         "of": "held_out" if is_held_out else "trained",
         "scores": [list(pair) for pair in pairs],
-        "examples": examples(loaded, trees),
+        "examples": examples(context, loaded, trees),
     } | measured
     path = context.workdir / "evaluations" / f"{system}.json"
     run_on_process_0(lambda: write_text(path, json.dumps(result, ensure_ascii=False)), f"writing {path.name}")
@@ -234,8 +234,9 @@ def as_text(tree: AnswerTree) -> AnswerTree:
     return AnswerTree(tree.id, tree.prefix[:1], (Branch((*tree.prefix[1:], *chosen)),))
 
 
-def examples(loaded: Loaded, trees: Sequence[AnswerTree]) -> dict[str, Json]:
+def examples(context: Context, loaded: Loaded, trees: Sequence[AnswerTree]) -> dict[str, Json]:
     """The texts of some pairs, at even distances, by their places among all."""
+    prompts = {comparison.id: comparison.prompt for comparison in preferred(context).comparisons}
     every = [(tree, pair) for tree in trees for pair in tree.preferences]
 
     def text(tokens: Sequence[int]) -> str:
@@ -246,7 +247,7 @@ def examples(loaded: Loaded, trees: Sequence[AnswerTree]) -> dict[str, Json]:
     for place in (at * len(every) // count for at in range(count)):
         tree, pair = every[place]
         texts[str(place)] = {
-            "prompt": text(tree.prefix),
+            "prompt": shown(prompts[tree.id.partition("/")[0]], LENGTH),
             "chosen": text(tree.branches[pair.chosen].tokens),
             "rejected": text(tree.branches[pair.rejected].tokens),
         }

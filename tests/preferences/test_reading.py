@@ -137,7 +137,7 @@ TEXT = st.text("abc é", min_size=1, max_size=3)
     st.lists(st.tuples(TEXT, st.lists(TEXT, max_size=2), st.lists(TEXT, max_size=3)), min_size=1, max_size=8)
 )
 def test_exactly_the_files_pairs_are_compared(tmp_path_factory, rows):
-    """Never the chosen answer of one row with the rejected one of another, though prompts are put together."""
+    """Never the chosen answer of one row with the rejected one of another, though prompts are one."""
     wanted: Counter[tuple[str, str, str]] = Counter()
     for prompt, chosen, rejected in rows:
         if prompt.strip() and all(text.strip() for text in [*chosen, *rejected]):
