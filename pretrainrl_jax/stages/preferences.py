@@ -6,7 +6,6 @@ What of a run on facts is `mine` and `evaluate`. Training is the same.
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from pretrainrl_jax.atomic import write_json, write_text
@@ -15,7 +14,7 @@ from pretrainrl_jax.evaluation.preferences import measures, pair_scores
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.mining.fingerprint import made_by, probes, short_digest
 from pretrainrl_jax.preferences.reading import Preferences
-from pretrainrl_jax.preferences.record import shown, split
+from pretrainrl_jax.preferences.record import key, shown, split
 from pretrainrl_jax.preferences.rows import RULES
 from pretrainrl_jax.preferences.trees import Built, build
 from pretrainrl_jax.stages.context import BASE, Context
@@ -118,29 +117,29 @@ def statistics(context: Context, made: dict[str, Built]) -> Json:
 def lines(context: Context, base: Loaded, described: Json, made: dict[str, Built]) -> list[str]:
     """What a terminal shows before anything is scored."""
     used = ", ".join(f"{what} {column}" for what, column in described["columns"].items() if column)
-    shown = [
+    told = [
         f"{described['rows']} rows, columns: {used}",
         f"{described['pairs']} pairs of {described['prompts']} prompts, of which "
         f"{described['held_out_pairs']} of {described['held_out']} are held out",
     ]
     if branches := [b.tokens for built in made.values() for tree in built.trees for b in tree.branches]:
         ends = base.tokenizer.backend.decode(_shared_end(branches))
-        shown.append(f"answers end with {ends!r}" if ends else "answers end as the chat template ends them")
+        told.append(f"answers end with {ends!r}" if ends else "answers end as the chat template ends them")
     if number := described["cut"]:
-        shown.append(
+        told.append(
             f"{number} prompts are written otherwise where an answer follows: what differs at their end is "
             "told with the answers"
         )
     if number := described["split"]:
-        shown.append(f"{number} prompts have more answers than fit in a row: each counts as several prompts")
+        told.append(f"{number} prompts have more answers than fit in a row: each counts as several prompts")
     if number := described["repeated"]:
-        shown.append(f"{number} pairs repeat one before them: that one counts as often")
+        told.append(f"{number} pairs repeat one before them: that one counts as often")
     if number := described["both_ways"]:
-        shown.append(f"{number} pairs stand there both ways: each is trained as it stands")
+        told.append(f"{number} pairs stand there both ways: each is trained as it stands")
     why = {rule: why for built in made.values() for rule, why in built.examples.items() if why}
     for rule, number in described["dropped"].items():
-        shown.append(f"left out: {number} {rule} ({RULES[rule]}{f': {why[rule]!r}' if rule in why else ''})")
-    return shown
+        told.append(f"left out: {number} {rule} ({RULES[rule]}{f': {why[rule]!r}' if rule in why else ''})")
+    return told
 
 
 def _shared_end(branches: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
@@ -156,7 +155,12 @@ def made_with(context: Context, base: Loaded) -> Json:
     settings, train = context.config.preferences, context.config.train
     return made_by(base.model, base.params, base.tokenizer) | {
         "chat template": short_digest(base.tokenizer.backend.chat_template),
-        "preferences": short_digest([asdict(comparison) for comparison in preferred(context).comparisons]),
+        "preferences": short_digest(
+            [
+                (comparison.id, [(key(p.chosen), key(p.rejected), p.rows) for p in comparison.pairs])
+                for comparison in preferred(context).comparisons
+            ]
+        ),
         "settings": {
             "preferences.holdout_every": settings.holdout_every,
             "preferences.control_tokens": settings.control_tokens,

@@ -189,3 +189,10 @@ def test_text_of_ones_own_tells_what_is_forgotten(inputs, ran, tmp_path):
     base = summary(workdir)["systems"]["base"]
     assert base["text"] == str(path)
     assert base["text_nll"] != summary(ran[0])["systems"]["base"]["text_nll"]
+
+
+def test_the_chat_template_is_exported_untouched(inputs, ran, tmp_path):
+    done = call("export", "--workdir", str(ran[0]), "--to", str(tmp_path / "exported"))
+    assert done.code == 0, done.err
+    for path in (inputs / "model").glob("*token*"):
+        assert (tmp_path / "exported" / path.name).read_bytes() == path.read_bytes(), path.name
