@@ -9,7 +9,13 @@ from typing import Any
 from pretrainrl_jax.cells import cells
 from pretrainrl_jax.command import Command
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.stages.check import check_facts, check_model_at, check_question
+from pretrainrl_jax.stages.check import (
+    check_facts,
+    check_model_at,
+    check_preferences,
+    check_question,
+    check_text,
+)
 from pretrainrl_jax.workdir import check_workdir
 
 
@@ -26,25 +32,35 @@ class Verb:
     """The one model it works on, where that is not a workdir's: its results lie under that name."""
 
 
-def _work_on_facts(command: Command) -> None:
+def _work(command: Command) -> None:
     """`run`, `pretrain`, `mine`, `train`, `evaluate`."""
     if command.verb != "run" and cells(command.config):
         other = f"not for `{command.verb}`: name the workdir of one of its cells"
         raise InputError(f"sweep.* is for `run`, {other}")
-    # Reading facts may take long.
-    check_workdir(command.workdir, command.config, create=command.verb in ("run", "pretrain"))
-    from pretrainrl_jax.facts.reading import read_facts
+    config = command.config
+    if config.preferences.path:
+        check_preferences(config)
+    check_text(config)
+    # Reading data may take long.
+    check_workdir(command.workdir, config, create=command.verb in ("run", "pretrain"))
+    facts, preferences = [], None
+    if config.preferences.path:
+        from pretrainrl_jax.preferences.reading import read_preferences
 
-    facts = read_facts(command.config).facts
-    check_facts(command.config, facts)
+        preferences = read_preferences(config.preferences, config.seed)
+    else:
+        from pretrainrl_jax.facts.reading import read_facts
+
+        facts = read_facts(config).facts
+        check_facts(config, facts)
     from pretrainrl_jax.stages.start import start
 
-    start(command, facts)
+    start(command, facts, preferences)
 
 
 def _evaluate(command: Command) -> None:
     if command.options.harness is None:
-        return _work_on_facts(command)
+        return _work(command)
     from pretrainrl_jax.evaluation.tasks import load_tasks, task_names
 
     names = task_names(command.options.harness)
@@ -73,6 +89,10 @@ def _ask(command: Command) -> None:
 
 
 def _facts(command: Command) -> None:
+    if command.config.preferences.path:
+        from pretrainrl_jax.stages.show_preferences import show_preferences
+
+        return show_preferences(command.config)
     from pretrainrl_jax.stages.facts import show_facts
 
     show_facts(command.config, command.workdir)
@@ -114,7 +134,7 @@ HARNESS = (
 )
 KINDS = ("bare", "few_shot")
 ASKED = "how to put the question (as the model was trained; few_shot also serves one that was not)"
-DATA = ("seed", "facts", "world")
+DATA = ("seed", "facts", "preferences", "world")
 DEVICES = ("mesh", "hosts", "platform")
 WORK = ("name", *DATA, "corpus", "tokenizer", "model", *DEVICES, "checkpoint")
 TRAINING = ("profile_steps", "optimizer", "pretrain", "mine", "objectives", "train", "evaluate", "sweep")
@@ -123,21 +143,21 @@ VERBS = {
     "run": Verb(
         "every stage in order; what is finished in the workdir is skipped (the default)",
         (*WORK, *TRAINING),
-        _work_on_facts,
+        _work,
     ),
     "pretrain": Verb(
         "a base model by next-token training on the corpus; the workdir is made for all stages",
         (*WORK, *TRAINING),
-        _work_on_facts,
+        _work,
     ),
     "mine": Verb(
         "the base model's falsehoods, with their reference log-probabilities",
         (*WORK, "mine", "train", "sweep"),
-        _work_on_facts,
+        _work,
         goes_on=True,
     ),
     "train": Verb(
-        "each objective of train.systems on the mined trees", (*WORK, *TRAINING), _work_on_facts, goes_on=True
+        "each objective of train.systems on the mined trees", (*WORK, *TRAINING), _work, goes_on=True
     ),
     "evaluate": Verb(
         "ACC, HR@k, MRR@k, Prob@k and loss on text of every system; or standard evaluations",
@@ -154,8 +174,8 @@ VERBS = {
         {"question": {"help": "what to ask"}, "--template": {"default": "", "choices": KINDS, "help": ASKED}},
     ),
     "facts": Verb(
-        "what a source of facts holds: counts by category, popularity, ten rows, every dropped row",
-        (*DATA, "tokenizer", "model"),
+        "what a source of facts or preferences holds: columns, counts, some rows, every dropped row",
+        (*DATA, "tokenizer", "model", "train"),
         _facts,
     ),
     "import": Verb(

@@ -29,6 +29,7 @@ NEEDS = {"network", "GPU", "TPU", "hours", "hosts", "data", "your own loop"}
 MARK = re.compile(r"<!-- needs: (.*) -->")
 OTHER_FILES = {
     "prompts.jsonl": '{"prompt": "Who wrote Emma?", "answer": {"value": "Jane Austen", "aliases": []}}\n',
+    "pairs.jsonl": '{"prompt": "The sky is", "chosen": " blue.", "rejected": [" green.", " red."]}\n',
     "triples.jsonl": '{"subject": "Arno", "property": "capital", "object": "Florence"}\n',
 }
 

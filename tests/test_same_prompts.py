@@ -9,7 +9,7 @@ from helpers.command_line import call
 from helpers.models_and_trees import fact
 
 from pretrainrl_jax.facts.matching import known_truths, normalise
-from pretrainrl_jax.stages.train import truths_among
+from pretrainrl_jax.stages.mine import truths_among
 from pretrainrl_jax.trees.records import read_trees
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 

@@ -21,6 +21,7 @@ from pretrainrl_jax.config.objectives import (
     ObjectiveConfig,
     TermConfig,
 )
+from pretrainrl_jax.config.preferences import PreferenceColumnsConfig, PreferencesConfig
 from pretrainrl_jax.config.stages import (
     AskConfig,
     CheckpointConfig,
@@ -38,7 +39,8 @@ __all__ = [
     "OBJECTIVES", "AskConfig", "CheckpointConfig", "ColumnsConfig", "Config", "CorpusConfig", "DpoConfig",
     "EvaluateConfig", "ExportConfig", "FactsConfig", "HarnessConfig", "HostsConfig", "MeshConfig",
     "MineConfig", "ModelConfig", "NtpConfig", "ObjectiveConfig", "OptimizerConfig", "PlatformConfig",
-    "PretrainConfig", "SweepConfig", "TermConfig", "TokenizerConfig", "TrainConfig", "WorldConfig",
+    "PreferenceColumnsConfig", "PreferencesConfig", "PretrainConfig", "SweepConfig", "TermConfig",
+    "TokenizerConfig", "TrainConfig", "WorldConfig",
 ]  # fmt: skip
 
 
@@ -52,6 +54,7 @@ class Config(Section):
         "", "steps to trace in each training, as 10:13; the traces lie in WORKDIR/profile, for xprof"
     )
     facts: FactsConfig = FactsConfig()
+    preferences: PreferencesConfig = PreferencesConfig()
     world: WorldConfig = WorldConfig()
     corpus: CorpusConfig = CorpusConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -86,6 +89,8 @@ class Config(Section):
             if not self.objectives[system].coefficients:
                 *some, last = [f"objectives.{system}.{name}" for name in WEIGHTS]
                 raise ValueError(f"objectives.{system} has no term: give {', '.join(some)} or {last}")
+        if self.facts.path and self.preferences.path:
+            raise ValueError("facts.path and preferences.path are both set: a run is about one of them")
         if self.profile_steps and not _is_span(self.profile_steps):
             raise wrong("profile_steps", repr(self.profile_steps), "give two steps, as 10:13")
         if self.pretrain.epochs == 0 and not self.model.path:

@@ -129,6 +129,11 @@ class TrainConfig(Section):
         "sequence",
         "NTP of a question: summed over its tokens (the paper's eq. 5), or averaged over all tokens",
     )
+    dpo_scale: Literal["prompts", "pairs"] = setting(
+        "prompts",
+        "DPO is averaged over a prompt's pairs and then over prompts, or over all pairs of a step (as TRL "
+        "does): where prompts have equally many pairs the two are the same",
+    )
 
 
 @section
@@ -149,6 +154,11 @@ class EvaluateConfig(Section):
         "evaluate while training on a sample, every n steps; 0: off",
         results=("choice",),
         was="every_updates",
+    )
+    text: str = setting(
+        "",
+        "file of texts, blank lines between them, whose loss tells what is forgotten; empty: the corpus's "
+        "held-out sentences, or of preferences the held-out prompts with their chosen answers",
     )
     sample: PositiveInt = setting(200, "questions of that sample, and as many texts", results=("choice",))
     choose: Literal["last", "acc", "text_nll"] = setting(

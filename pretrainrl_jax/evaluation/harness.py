@@ -93,7 +93,7 @@ class HarnessLM(TemplateLM):
             bos = self._tokenizer.backend.decode([self.prefix_token_id])
             add_special_tokens = not has_bos_prefix(string, bos)
         start = self._tokenizer.start if add_special_tokens else ()
-        return [*start, *self._tokenizer.encode_rendered(string)]
+        return [*start, *self._tokenizer.encode_rendered([string])[0]]
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True

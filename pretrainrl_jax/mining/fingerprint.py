@@ -35,13 +35,17 @@ def fingerprint(
 
     That is what mined and scored, training's template, the facts in their order, and mining's settings.
     """
-    return {
-        "model": _digest([to_json(model.shape), checksums(params)]),
-        "tokenizer": tokenizer_digest(tokenizer),
-        "template": _digest(template.to_json()),
-        "facts": _digest([[f.id, f.question, f.answers, f.category, f.subject_key] for f in facts]),
+    return made_by(model, params, tokenizer) | {
+        "template": short_digest(template.to_json()),
+        "facts": short_digest([[f.id, f.question, f.answers, f.category, f.subject_key] for f in facts]),
         "mining settings": json.loads(json.dumps(settings)),
     }
+
+
+def made_by(model: Model, params: Params, tokenizer: Tokenizer) -> Json:
+    """Short digests of a model and its tokenizer."""
+    model_digest = short_digest([to_json(model.shape), checksums(params)])
+    return {"model": model_digest, "tokenizer": tokenizer_digest(tokenizer)}
 
 
 def tokenizer_digest(tokenizer: Tokenizer) -> str:
@@ -51,7 +55,7 @@ def tokenizer_digest(tokenizer: Tokenizer) -> str:
     # How the last batch was padded or cut is kept there too, and is not part of the tokenizer.
     rules = {name: value for name, value in rules.items() if name not in ("padding", "truncation")}
     vocabulary = sorted(tokenizer.backend.get_vocab().items())
-    return _digest([rules, vocabulary, tokenizer.bos, tokenizer.eos])
+    return short_digest([rules, vocabulary, tokenizer.bos, tokenizer.eos])
 
 
 def probes(trees: Sequence[AnswerTree]) -> dict[str, list[float]]:
@@ -80,6 +84,7 @@ def probe_difference(mined: Mapping[str, Sequence[float]], now: Mapping[str, Seq
     return float(np.max(apart, initial=0.0))  # NaN stays NaN
 
 
-def _digest(value: Any) -> str:
+def short_digest(value: Any) -> str:
+    """A digest of a JSON value."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -10,23 +10,33 @@ from pretrainrl_jax.trees.batch import REJECTED, PackedBatch
 
 
 def dpo(
-    scored: Scored, batch: PackedBatch, coefficients: Mapping[str, jax.Array], counts: Counts
+    scored: Scored,
+    batch: PackedBatch,
+    coefficients: Mapping[str, jax.Array],
+    counts: Counts,
+    scale: str = "prompts",
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """−log σ(β [(S_chosen − ref_chosen) − (S_rejected − ref_rejected)]), in nats (arXiv 2305.18290).
 
-    The mean over a tree's pairs by their weights, then over the trees that have any (the denominator,
-    counts.paired_trees); 0, with no gradient, where no tree has. ln 2 when sums and references agree. A
-    missing reference (NaN) makes the loss NaN.
+    ln 2 when sums and references agree; 0, with no gradient, where no tree has a pair. A missing reference
+    (NaN) makes the loss NaN.
 
     Args:
         coefficients: `weight` of the loss, and `beta`, 1/nats.
+        scale: static; "prompts": the mean over a tree's pairs by their weights, then over the trees that have
+            any (counts.paired_trees); "pairs": the mean over all pairs by their weights (counts.pairs).
 
     Returns:
         The weighted loss; and `loss_dpo`, without the weight, `reward_margin`, the argument of σ, and
         `reward_accuracy`, whether it is positive, all three averaged like the loss; `logp_negative`, the mean
         S of rejected branches.
     """
-    used = batch.pair_share > 0
+    if scale not in ("prompts", "pairs"):
+        raise ValueError(f"scale is {scale!r}, and must be 'prompts' or 'pairs'")
+    shares, n = (
+        (batch.pair_share, counts.paired_trees) if scale == "prompts" else (batch.pair_weight, counts.pairs)
+    )
+    used = shares > 0
 
     def gained(index: jax.Array) -> jax.Array:
         # What stands at padding may be no number: it is set to 0 before anything is computed of it.
@@ -36,7 +46,7 @@ def dpo(
     margin = coefficients["beta"] * (gained(batch.pair_chosen) - gained(batch.pair_rejected))  # [..., pairs]
 
     def mean(value: jax.Array) -> jax.Array:
-        return ratio((batch.pair_share * value).sum(), counts.paired_trees)
+        return ratio((shares * value).sum(), n)
 
     loss = mean(-jax.nn.log_sigmoid(margin))
     rejected = jnp.where(batch.branch_role == REJECTED, scored.sums, 0.0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ def total_loss(
     coefficients: Coefficients,
     counts: Counts,
     ntp_scale: str = "sequence",
+    dpo_scale: str = "prompts",
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The sum of the terms that have coefficients: see each term's file for its denominators.
 
@@ -38,12 +40,13 @@ def total_loss(
         coefficients: of the terms.
         counts: denominators of the whole optimizer batch, from `sums.count`.
         ntp_scale: static; the denominator of NTP.
+        dpo_scale: static; that of DPO.
 
     Returns:
         This part's loss, and metrics that add up over parts like it: `loss`, `logp_gold`, the mean S of
         chosen branches (by their weights, then over trees), and those of each term.
     """
-    terms = {"ntp": partial(ntp, scale=ntp_scale), "dpo": dpo}
+    terms: dict[str, Any] = {"ntp": partial(ntp, scale=ntp_scale), "dpo": partial(dpo, scale=dpo_scale)}
     scored = score(logps, batch)
     chosen = jnp.where(batch.branch_role == CHOSEN, batch.branch_share * scored.sums, 0.0)
     loss, metrics = jnp.float32(0), {"logp_gold": ratio(chosen.sum(), counts.chosen_trees)}

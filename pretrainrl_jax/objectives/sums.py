@@ -26,6 +26,7 @@ class Counts(NamedTuple):
     trees: jax.Array
     chosen_trees: jax.Array  # with a chosen branch
     paired_trees: jax.Array  # with a pair
+    pairs: jax.Array  # float32: by their weights
     question_tokens: jax.Array  # float32: predicted tokens of prefixes of trees with a chosen branch
     answer_tokens: jax.Array  # float32: predicted tokens of chosen branches, by their weights
     rejected: jax.Array  # rejected branches
@@ -39,6 +40,7 @@ def count(batch: PackedBatch) -> Counts:
         batch.trees.sum(),
         batch.chosen_trees.sum(),
         batch.paired_trees.sum(),
+        batch.pair_weight.sum(),
         jnp.where(role == PREFIX, tokens, 0.0).sum(),
         jnp.where(role == CHOSEN, tokens, 0.0).sum(),
         (role == REJECTED).sum(),
@@ -67,4 +69,4 @@ def _members(batch: PackedBatch) -> jax.Array:
 
 def ratio(total: jax.Array, number: jax.Array | int) -> jax.Array:
     """total / number, and 0 where there is nothing to average."""
-    return total / jnp.maximum(number, 1)
+    return total / jnp.where(number > 0, number, 1)

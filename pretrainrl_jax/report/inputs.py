@@ -99,7 +99,7 @@ def read_metrics(path: Path) -> list[Json]:
 
 def describe(config: Json) -> tuple[str, str]:
     """The data set and the model in a few words: a given name, the last part of a path, or the sizes."""
-    path = str(config.get("facts", {}).get("path") or "")
+    path = next((str(p) for p in (config.get(s, {}).get("path") for s in ("facts", "preferences")) if p), "")
     data = str(config.get("name") or Path(path).name or "small world")
     model = config.get("model", {})
     sizes = f"{model.get('family')} with {model.get('layers')} layers of width {model.get('d_model')}"

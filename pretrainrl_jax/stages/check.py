@@ -4,8 +4,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from pretrainrl_jax.cells import cells
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.evaluation.texts import paragraphs
 from pretrainrl_jax.facts.record import Fact
 
 
@@ -16,6 +18,28 @@ def check_facts(config: Config, facts: Sequence[Fact]) -> None:
             "mine.sources has pool, and some facts have no category: name their column in "
             "facts.columns.category, or mine the beams alone (mine.sources=beam)"
         )
+
+
+def check_preferences(config: Config) -> None:
+    """Raise InputError for what a run on preferences cannot do, before anything is read."""
+    if not config.model.path:
+        raise InputError("preferences need a model: set --model.path to its folder")
+    for system in config.train.systems:
+        if config.objectives[system].remine_every and config.objectives[system].contrasts:
+            raise InputError(
+                f"train.systems names {system}, which mines falsehoods again (objectives.{system}."
+                "remine_every), and preferences have no questions to mine: leave it out"
+            )
+    if config.evaluate.every_steps:
+        raise InputError("evaluate.every_steps is for facts: set it to 0 with preferences.path")
+    if cells(config):
+        raise InputError("sweep.* is for facts: give each run on preferences a --workdir of its own")
+
+
+def check_text(config: Config) -> None:
+    """Raise InputError if evaluate.text cannot be read."""
+    if config.evaluate.text:
+        paragraphs(config.evaluate.text)
 
 
 def check_question(question: str, path: str | Path) -> None:

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.evaluation.texts import paragraphs
 from pretrainrl_jax.facts.corpus import Corpus, verbalise
 from pretrainrl_jax.facts.matching import Truths, known_truths
 from pretrainrl_jax.facts.record import Fact
@@ -23,6 +24,7 @@ from pretrainrl_jax.hosts.agree import is_process_0, run_on_process_0
 from pretrainrl_jax.mining.fingerprint import fingerprint
 from pretrainrl_jax.model.attention import Kernel
 from pretrainrl_jax.objectives.scoring import score_answers, score_trees
+from pretrainrl_jax.preferences.reading import Preferences
 from pretrainrl_jax.progress import NORMAL, Screen
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.loading import Loaded, load
@@ -44,6 +46,7 @@ class Context:
     screen: Screen = NORMAL
     command: str = ""  # what goes on after an interruption
     kernel: Kernel = "xla"  # of attention
+    preferences: Preferences | None = None  # what the run learns from instead of facts
 
     @cached_property
     def trained(self) -> list[Fact]:
@@ -63,7 +66,15 @@ class Context:
     @cached_property
     def corpus(self) -> Corpus:
         """The text a base model is pretrained on: it states all facts, held-out ones too."""
+        if self.preferences:  # they are for a model that is there
+            return Corpus((), (), {})
         return verbalise(self.facts, self.config.corpus, self.config.seed)
+
+    @cached_property
+    def texts(self) -> Sequence[str]:
+        """Texts whose loss tells what is forgotten; raises InputError if evaluate.text cannot be read."""
+        path = self.config.evaluate.text
+        return paragraphs(path) if path else self.corpus.held_out
 
     @cached_property
     def few_shot_examples(self) -> list[Fact]:

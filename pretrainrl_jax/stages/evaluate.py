@@ -27,13 +27,6 @@ Question = tuple[Fact, str, str]  # with its wording and its group
 HEAD_SHARE = 0.15  # the best-known share of all facts, whose loss is forgetting
 
 
-def evaluate(context: Context) -> None:
-    """The base model and every trained system that is not evaluated yet."""
-    for system in ("base", *context.config.train.systems):
-        if not context.done(f"evaluate/{system}"):
-            evaluate_system(context, system)
-
-
 def evaluate_system(context: Context, system: str) -> None:
     """Questions, answers, log-probabilities of the truth, loss on text, one file."""
     settings, stage = context.config.evaluate, BASE if system == "base" else f"train/{system}"
@@ -44,7 +37,7 @@ def evaluate_system(context: Context, system: str) -> None:
     questions += [(f, f.question, "held_out") for f in context.held_out]
 
     outcomes = ask_all(context, loaded, questions, f"evaluate/{system}")
-    nll = text_nll(context, loaded, context.corpus.held_out)
+    nll = text_nll(context, loaded, context.texts)
 
     trained, paraphrased = ([o for o in outcomes if o.group == g] for g in ("trained", "paraphrase"))
     ranked = sorted((f.popularity for f in context.facts), reverse=True)
@@ -165,8 +158,12 @@ def text_nll(context: Context, loaded: Loaded, texts: Sequence[str]) -> float | 
     """Mean negative log-likelihood of texts, nats a predicted token; None without any."""
     if not texts:
         return None
+    return mean_nll(context, loaded, documents(loaded.tokenizer, texts, context.config.pretrain.row_length))
+
+
+def mean_nll(context: Context, loaded: Loaded, trees: Sequence[AnswerTree]) -> float:
+    """The same of texts that are trees."""
     length = context.config.pretrain.row_length
-    trees = documents(loaded.tokenizer, texts, length)
     scores = context.score(loaded, trees, length)
     predicted = sum(size(tree, question=False).targets for tree in trees)
     return -float(np.sum(scores)) / max(1, predicted)

@@ -8,8 +8,8 @@ model unnecessary in training.
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ import numpy as np
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.decoding.answers import Answer, answer_questions, distinct, read_answers
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.facts.matching import Truths, why_dropped
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.splits import subsample
 from pretrainrl_jax.hosts.agree import run_on_process_0
@@ -36,6 +37,7 @@ from pretrainrl_jax.mining.draw import longest
 from pretrainrl_jax.mining.fingerprint import probes
 from pretrainrl_jax.mining.pools import Agreement, Tallies, agreement, most_often, tally
 from pretrainrl_jax.stages.context import BASE, Context
+from pretrainrl_jax.stages.references import score_references, with_references
 from pretrainrl_jax.stages.shards import resumable_map
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.trees.records import digest, write_trees
@@ -60,7 +62,7 @@ def mine(context: Context) -> None:
     facts = context.asked(context.trained)
     folder = context.workdir / "mined"
     mined = mine_negatives(context, base, base, facts, context.parts("mine"))
-    stamp = context.fingerprint(base, context.config.train.template, facts, context.config.mine)
+    stamp = made_with(context, base)
 
     def write() -> None:
         write_trees(folder / "trees.array_record", mined.trees)
@@ -72,6 +74,30 @@ def mine(context: Context) -> None:
         context.screen.say(f"mine: {line}")
     seconds = time.perf_counter() - began
     context.finish("mine", negatives=mined.statistics["negatives"], seconds=seconds)
+
+
+def made_with(context: Context, base: Loaded) -> dict[str, Any]:
+    """Short digests of all that mined trees and their references depend on."""
+    facts = context.asked(context.trained)
+    return context.fingerprint(base, context.config.train.template, facts, context.config.mine)
+
+
+def truths_among(trees: Sequence[AnswerTree], facts: Sequence[Fact], known: Truths) -> list[str]:
+    """The falsehoods of mined trees that are true by what the facts say now, each with its question."""
+    by_id = {fact.id: fact for fact in facts}
+    return [
+        f"{branch.text!r} of {by_id[tree.id].question!r}"
+        for tree in trees
+        for branch in tree.branches
+        if branch.role == "rejected"
+        and why_dropped(branch.text, by_id[tree.id], known, False) == "known_true"
+    ]
+
+
+def name_of(context: Context) -> Callable[[AnswerTree], str]:
+    """What a tree is called in messages: its question."""
+    questions = {fact.id: fact.question for fact in context.trained}
+    return lambda tree: questions[tree.id]
 
 
 def mine_negatives(
@@ -100,9 +126,18 @@ def mine_negatives(
     candidates, dropped = choose(context, facts, decoded, pools, rules)
     trees, left_out = build_trees(context, policy, facts, candidates, dropped)
     # No checksums of the reference: it is the policy, or the base model, which a workdir never changes.
+    train = context.config.train
     scores = score_references(
-        context, reference, trees, shards / "reference", [provenance, digest(trees)], label
+        context,
+        trees,
+        shards / "reference",
+        [provenance, digest(trees)],
+        label,
+        lambda part, advance: context.score_answers(
+            reference, part, train.template, train.row_length, advance
+        ),
     )
+    # Training compares branches as they are; what is shown of them counts every terminator.
     trees, believed = (with_references(trees, [[b[i] for b in tree] for tree in scores]) for i in (0, 1))
 
     left_out["fewer_than_asked"] = sum(len(places(tree, "rejected")) < settings.negatives for tree in trees)
@@ -274,43 +309,6 @@ def build_trees(
     if not trees:
         raise InputError("there is no question to train on: raise train.row_length, or give more facts")
     return trees, {"too_long": too_long, "no_tokens": no_tokens, "encoded_separately": encoded.separate}
-
-
-def score_references(
-    context: Context,
-    reference: Loaded,
-    trees: Sequence[AnswerTree],
-    shards: Path,
-    provenance: Any,
-    label: str,
-) -> list[list[list[float]]]:
-    """Each branch's log-probability under the reference model, so that training needs no such model.
-
-    Beside it stands what is shown of it: its log-probability as an answer, whatever terminator ends it.
-    """
-    settings = context.config.train
-    with context.screen.track(f"{label}/reference", len(trees), "trees") as bar:
-        return resumable_map(
-            shards,
-            provenance,
-            trees,
-            [tree.inputs for tree in trees],
-            context.config.checkpoint.shard_questions,
-            lambda part: context.score_answers(
-                reference, part, settings.template, settings.row_length, bar.advance
-            ),
-            lambda tree, scores: scores,
-            bar,
-            screen=context.screen,
-        )
-
-
-def with_references(trees: Sequence[AnswerTree], scores: Sequence[Sequence[float]]) -> list[AnswerTree]:
-    """The trees with a reference log-probability at each branch."""
-    return [
-        replace(t, branches=tuple(replace(b, reference_logp=x) for b, x in zip(t.branches, row, strict=True)))
-        for t, row in zip(trees, scores, strict=True)
-    ]
 
 
 def lines(mined: Mapping[str, Any]) -> list[str]:

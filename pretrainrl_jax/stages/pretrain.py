@@ -41,11 +41,14 @@ def pretrain(context: Context) -> None:
     )
     context.reset_stage(BASE)
     tokens = sum(tree.inputs for tree in trees)
-    context.screen.say(
-        f"pretrain: {len(corpus.training)} documents, {tokens} tokens of {tokenizer.size}, "
-        f"{sum(x.size for x in jax.tree.leaves(params)) / 1e6:.2f}M parameters, {source.batches} steps, "
-        f"rows {source.fill:.0%} full"
-    )
+    parameters = f"{sum(x.size for x in jax.tree.leaves(params)) / 1e6:.2f}M parameters"
+    if source.batches:
+        context.screen.say(
+            f"pretrain: {len(corpus.training)} documents, {tokens} tokens of {tokenizer.size}, {parameters}, "
+            f"{source.batches} steps, rows {source.fill:.0%} full"
+        )
+    else:
+        context.screen.say(f"pretrain: {config.model.path} as it is, {parameters}")
     template = context.template(config.evaluate.template)
     checkpoints.describe(context.checkpoint(BASE), model, tokenizer, template, base.origin)
     if not source.batches:  # the model is taken as it is

@@ -3,25 +3,28 @@
 import json
 from pathlib import Path
 
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.report import page, preferences, summary, words
 from pretrainrl_jax.report.compare import comparison_table, write_comparison
 from pretrainrl_jax.report.inputs import read_config
-from pretrainrl_jax.report.page import write_report
-from pretrainrl_jax.report.summary import table
-from pretrainrl_jax.report.words import reading
 from pretrainrl_jax.stages.context import say
 
 
 def report(workdir: Path) -> None:
     """Evaluations, table, words, page."""
-    page = write_report(workdir)
-    summary = json.loads((page.parent / "summary.json").read_text())
+    if preferences.is_about_preferences(workdir):
+        write, table, reading = preferences.write_report, preferences.table, preferences.reading
+    else:
+        write, table, reading = page.write_report, summary.table, words.reading
+    path = write(workdir)
+    figures = json.loads((path.parent / "summary.json").read_text())
     _, known = read_config(workdir)
-    say(table(summary, known))
-    for sentence in summary["contradictions"]:
+    say(table(figures, known))
+    for sentence in figures.get("contradictions", []):
         say(f"! {sentence}")
-    for sentence in reading(summary, known):
+    for sentence in reading(figures, known):
         say(f"- {sentence}")
-    say(f"report: {page}")
+    say(f"report: {path}")
 
 
 def compare(one: Path, other: Path) -> Path:
@@ -29,7 +32,10 @@ def compare(one: Path, other: Path) -> Path:
 
     Raises InputError if one is not evaluated, or they have no question in common.
     """
-    page, comparison = write_comparison(one, other)
+    for workdir in (one, other):
+        if (workdir / "config.json").is_file() and preferences.is_about_preferences(workdir):
+            raise InputError(f"--compare is for runs on facts, and {workdir} is one on preferences")
+    written, comparison = write_comparison(one, other)
     say(comparison_table(comparison))
-    say(f"comparison: {page}")
-    return page
+    say(f"comparison: {written}")
+    return written

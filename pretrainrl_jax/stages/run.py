@@ -2,8 +2,7 @@
 
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.stages.context import BASE, Context
-from pretrainrl_jax.stages.evaluate import evaluate
-from pretrainrl_jax.stages.mine import mine
+from pretrainrl_jax.stages.material import evaluate, mine
 from pretrainrl_jax.stages.pretrain import pretrain
 from pretrainrl_jax.stages.report import report
 from pretrainrl_jax.stages.train import train

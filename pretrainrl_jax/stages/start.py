@@ -22,13 +22,13 @@ from pretrainrl_jax.hosts.maintenance import watch_maintenance
 from pretrainrl_jax.model.attention import Kernel
 from pretrainrl_jax.model.mesh import check_batch, make_mesh
 from pretrainrl_jax.platforms import kernel_for, prepare
+from pretrainrl_jax.preferences.reading import Preferences
 from pretrainrl_jax.progress import Screen
 from pretrainrl_jax.stages.ask import ask
 from pretrainrl_jax.stages.context import Context
-from pretrainrl_jax.stages.evaluate import evaluate
 from pretrainrl_jax.stages.export_model import export_model
 from pretrainrl_jax.stages.import_model import import_model
-from pretrainrl_jax.stages.mine import mine
+from pretrainrl_jax.stages.material import evaluate, mine
 from pretrainrl_jax.stages.pretrain import pretrain
 from pretrainrl_jax.stages.run import run
 from pretrainrl_jax.stages.sweep import sweep
@@ -72,13 +72,13 @@ def held(workdir: Path, prepare: Callable[[], None] = lambda: None) -> Iterator[
         yield
 
 
-def start(command: Command, facts: Sequence[Fact]) -> None:
-    """Run a verb on the facts that were read; raises Interrupted if a training was stopped and saved."""
+def start(command: Command, facts: Sequence[Fact], preferences: Preferences | None = None) -> None:
+    """Run a verb on what was read; raises Interrupted if a training was stopped and saved."""
     config, workdir, (mesh, kernel, screen) = command.config, command.workdir, begin(command)
     create = command.verb in ("run", "pretrain")
     check_batch("pretrain.rows", config.pretrain.rows, mesh, config.pretrain.grad_accum_steps)
     with held(workdir, lambda: prepare_workdir(workdir, config, create)):
-        context = Context(config, workdir, mesh, facts, screen, command.text, kernel)
+        context = Context(config, workdir, mesh, facts, screen, command.text, kernel, preferences)
         if command.verb == "run" and cells(config):
             sweep(context)
         else:

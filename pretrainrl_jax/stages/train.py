@@ -13,15 +13,14 @@ from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import ObjectiveConfig
 from pretrainrl_jax.config.stored import section_as_now
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.facts.matching import Truths, why_dropped
-from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.hosts.agree import run_on_process_0
-from pretrainrl_jax.mining.draw import draw_negatives
 from pretrainrl_jax.mining.fingerprint import PROBES, TOLERANCE, differences, probe_difference, probes
 from pretrainrl_jax.objectives.loss import asks
 from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.stages.depends import settings_of
-from pretrainrl_jax.stages.mine import mine_negatives, with_references
+from pretrainrl_jax.stages.material import material
+from pretrainrl_jax.stages.mine import mine_negatives
+from pretrainrl_jax.stages.references import with_references
 from pretrainrl_jax.stages.watch import Watch
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.feed import Feed
@@ -76,7 +75,7 @@ def train_system(context: Context, system: str) -> None:
     checkpoints.describe(
         run.folder, base.model, base.tokenizer, context.template(settings.template), base.origin
     )
-    step = compile_step(base.model, config.optimizer, settings.ntp_scale, context.mesh)
+    step = compile_step(base.model, config.optimizer, settings.ntp_scale, context.mesh, settings.dpo_scale)
     state, progress = resume(run, init_sharded_state(base.model, base.params, config.optimizer, context.mesh))
     jax.tree.map(lambda x: x.delete(), base.params)  # no reference model is kept while training
     if not int(state.step):  # what an earlier training of this system mined is of another policy
@@ -91,8 +90,8 @@ def train_system(context: Context, system: str) -> None:
     while rounds.more and int(state.step) >= rounds.end and was_mined(context, system, rounds.number + 1):
         rounds.turn(read_trees(round_path(context, system, rounds.number + 1)))
     row = progress.row if int(state.step) > rounds.done else 0
-    questions = {fact.id: fact.question for fact in context.trained}
-    feed = Feed(rounds.rows, context.mesh, settings.grad_accum_steps, row, lambda tree: questions[tree.id])
+    name_of = material(context).name_of(context)
+    feed = Feed(rounds.rows, context.mesh, settings.grad_accum_steps, row, name_of)
 
     with Session(run, step, state, progress, feed, context.mesh, rounds.total) as session:
 
@@ -196,14 +195,13 @@ def spans(objective: ObjectiveConfig, facts: int, passes: int, steps: int) -> li
 def pack(context: Context, trees: Sequence[AnswerTree], question: bool) -> PackedRows:
     """The rows of all passes, cut into batches of about `train.questions` questions."""
     settings, multiple = context.config.train, context.config.train.grad_accum_steps
-    negatives, seed = context.config.mine.negatives, context.config.seed
     source = PackedRows(
         trees,
         settings.row_length,
-        seed,
+        context.config.seed,
         settings.passes,
         multiple,
-        lambda tree, epoch: draw_negatives(tree, negatives, seed, epoch),
+        material(context).visit(context),
         settings.layout,
         question,
     )
@@ -221,34 +219,23 @@ def read_mined(context: Context, base: Loaded) -> list[AnswerTree]:
     mined = json.loads(stamp.read_text(encoding="utf-8"))
     check_format(stamp, mined)
     made_with = mined["made_with"]
-    made_with["mining settings"] = section_as_now("mine", made_with["mining settings"])
-    config, facts = context.config, context.asked(context.trained)
-    differ = differences(made_with, context.fingerprint(base, config.train.template, facts, config.mine))
+    if "mining settings" in made_with:
+        made_with["mining settings"] = section_as_now("mine", made_with["mining settings"])
+    config = context.config
+    differ = differences(made_with, material(context).made_with(context, base))
     if not differ:
         scores = context.score(base, trees[:PROBES], config.train.row_length)
         nats = probe_difference(mined["probes"], probes(with_references(trees[:PROBES], scores)))
         if not nats <= TOLERANCE[config.model.dtype]:
             differ = [f"log-probabilities computed again are {nats:.2g} nats away"]
-    if not differ and (true := truths_among(trees, facts, context.known_truths)):
+    if not differ and (true := material(context).known_true(context, trees)):
         differ = [f"{len(true)} of them are known to be true now, as {true[0]}"]
     if differ:
         raise InputError(
-            f"the falsehoods in {folder} are of something else: {'; '.join(differ)}. "
+            f"the trees in {folder} are of something else: {'; '.join(differ)}. "
             "Run `mine` with this workdir again"
         )
     return trees
-
-
-def truths_among(trees: Sequence[AnswerTree], facts: Sequence[Fact], known: Truths) -> list[str]:
-    """The falsehoods of mined trees that are true by what the facts say now, each with its question."""
-    by_id = {fact.id: fact for fact in facts}
-    return [
-        f"{branch.text!r} of {by_id[tree.id].question!r}"
-        for tree in trees
-        for branch in tree.branches
-        if branch.role == "rejected"
-        and why_dropped(branch.text, by_id[tree.id], known, False) == "known_true"
-    ]
 
 
 def round_path(context: Context, system: str, number: int) -> Path:

@@ -22,7 +22,7 @@ class Watch:
         settings = context.config.evaluate
         facts = subsample(context.asked(context.trained), settings.sample, context.config.seed)
         self._asked = [(fact, fact.question, "trained") for fact in facts]
-        self._texts = context.corpus.held_out[: settings.sample]
+        self._texts = context.texts[: settings.sample]
         if settings.choose == "text_nll" and not self._texts:
             raise InputError("evaluate.choose is text_nll, and no text is held out: choose by acc")
         self._context, self._session, self._base, self._settings = context, session, base, settings

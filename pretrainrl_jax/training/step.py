@@ -44,7 +44,7 @@ def init_sharded_state(model: Model, params: Params, settings: OptimizerConfig, 
 def train_step(
     model: Model,
     settings: OptimizerConfig,
-    ntp_scale: str,
+    scales: tuple[str, str],
     state: TrainState,
     batch: PackedBatch,
     coefficients: Coefficients,
@@ -58,7 +58,7 @@ def train_step(
     counts = count(batch)
 
     def loss_of(params: Params, micro: PackedBatch) -> tuple[jax.Array, dict[str, jax.Array]]:
-        return total_loss(target_logps(model, params, micro), micro, coefficients, counts, ntp_scale)
+        return total_loss(target_logps(model, params, micro), micro, coefficients, counts, *scales)
 
     def microstep(micro: PackedBatch) -> tuple[Params, dict[str, jax.Array]]:
         (_, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params, micro)
@@ -102,7 +102,9 @@ def state_shardings(model: Model, settings: OptimizerConfig, mesh: Mesh) -> Trai
 
 
 @cache
-def compile_step(model: Model, settings: OptimizerConfig, ntp_scale: str, mesh: Mesh) -> Any:
+def compile_step(
+    model: Model, settings: OptimizerConfig, ntp_scale: str, mesh: Mesh, dpo_scale: str = "prompts"
+) -> Any:
     """The compiled step: state donated, shardings explicit, coefficients and schedule traced.
 
     The same arguments give the same function: a program for each set of terms and batch shape.
@@ -111,7 +113,7 @@ def compile_step(model: Model, settings: OptimizerConfig, ntp_scale: str, mesh: 
     shardings = state_shardings(model, settings, mesh)
     replicas = replicated(mesh)
     return jax.jit(
-        partial(train_step, model, settings, ntp_scale),
+        partial(train_step, model, settings, (ntp_scale, dpo_scale)),
         in_shardings=(shardings, row_sharding(mesh, leading=1), replicas, replicas),
         out_shardings=(shardings, replicas),
         donate_argnums=0,

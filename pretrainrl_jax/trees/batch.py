@@ -37,6 +37,7 @@ class PackedBatch(NamedTuple):
     pair_chosen: Annotated[Any, "pairs", 0]  # index in `branches`
     pair_rejected: Annotated[Any, "pairs", 0]  # index in `branches`
     pair_share: Annotated[Any, "pairs", 0.0]  # weights of a tree's pairs, together 1
+    pair_weight: Annotated[Any, "pairs", 0.0]  # as the tree states it
     trees: Annotated[Any, "", 0]  # how many
     chosen_trees: Annotated[Any, "", 0]  # with a chosen branch whose weight is not 0
     paired_trees: Annotated[Any, "", 0]  # with a pair

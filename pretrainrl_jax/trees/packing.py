@@ -179,7 +179,7 @@ def _fill(row: PackedBatch, trees: Sequence[AnswerTree], layout: Layout, questio
         shares = sum(p.weight for p in preferred)
         for chosen, rejected, share in preferred:
             row.pair_chosen[0, pair], row.pair_rejected[0, pair] = stand[chosen], stand[rejected]
-            row.pair_share[0, pair] = share / shares
+            row.pair_share[0, pair], row.pair_weight[0, pair] = share / shares, share
             pair += 1
         row.trees[0] += 1
         row.chosen_trees[0] += weight > 0

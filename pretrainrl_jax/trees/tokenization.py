@@ -45,12 +45,14 @@ class Tokenizer:
         encoded = self.backend(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return [self._without_control(text, tuple(ids)) for text, ids in zip(texts, encoded, strict=True)]
 
-    def encode_rendered(self, text: str) -> tuple[int, ...]:
-        """Token ids of a text that a chat template or a harness wrote: control tokens in it are meant.
+    def encode_rendered(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Token ids of texts that a chat template or a harness wrote: control tokens in them are meant.
 
         Never give it what users' data hold as it is: a control token's name in it would become that token.
         """
-        return tuple(self.backend.encode(text, add_special_tokens=False))
+        if not texts:
+            return []
+        return [tuple(ids) for ids in self.backend(list(texts), add_special_tokens=False)["input_ids"]]
 
     def _without_control(self, text: str, ids: tuple[int, ...]) -> tuple[int, ...]:
         if not self.control.isdisjoint(ids):
@@ -70,6 +72,12 @@ class Tokenizer:
         special = {i for i, token in added.items() if token.special} | {*self.backend.all_special_ids}
         unknown = {self.backend.unk_token_id} - ends  # GPT-2's is its EOS
         return frozenset(special - unknown | (ends & added.keys()))
+
+    @cached_property
+    def control_texts(self) -> tuple[str, ...]:
+        """What control tokens look like in a text that is to be rendered."""
+        added = self.backend.added_tokens_decoder.values()
+        return tuple({*self.backend.all_special_tokens, *(token.content for token in added if token.special)})
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of `tokens`, special tokens left out."""

@@ -283,9 +283,31 @@ def test_prefixes_that_are_not_predicted_change_only_the_question():
     assert not asks({"dpo": DPO})
 
 
+def test_dpo_over_pairs_is_the_mean_over_all_of_them_by_their_weights():
+    rng = np.random.default_rng(7)
+    made, table = some_trees(rng, 12), np.float32(random_table(rng))
+
+    def loss(trees: list[AnswerTree], rows: int, scale: str) -> float:
+        batch = dealt(trees, rows)
+        coefficients = {"dpo": DPO}
+        return float(total_loss(laid(table, batch), batch, coefficients, count(batch), dpo_scale=scale)[0])
+
+    paired = [tree for tree in made if tree.preferences]
+    each = [loss([tree], 1, "prompts") for tree in paired]
+    weights = [sum(pair.weight for pair in tree.preferences) for tree in paired]
+    assert len(set(weights)) > 2
+    assert loss(made, 3, "prompts") == pytest.approx(np.mean(each), rel=1e-5)
+    assert loss(made, 3, "pairs") == pytest.approx(np.average(each, weights=weights), rel=1e-5)
+    light = replace(paired[0], pairs=(Pair(*paired[0].preferences[0][:2], 0.25),))  # weights below 1 in all
+    assert loss([light], 1, "pairs") == pytest.approx(loss([light], 1, "prompts"), rel=1e-6)
+    assert loss([made[-1]], 1, "pairs") == 0  # without a pair
+    with pytest.raises(ValueError, match="'prompts' or 'pairs'"):
+        loss(made, 3, "questions")
+
+
 def test_count():
     made = some_trees(np.random.default_rng(5), 12)
-    counted = brute = Counts(13, 0, 0, 0.0, 0.0, 0)
+    counted = brute = Counts(13, 0, 0, 0.0, 0.0, 0.0, 0)
     for tree in made:
         chosen = [b for b in tree.branches if b.role == "chosen" and b.weight]
         weight = sum(b.weight for b in chosen)
@@ -297,6 +319,7 @@ def test_count():
                 if tree.pairs is not None
                 else {"chosen", "rejected"} <= {b.role for b in tree.branches}
             ),
+            pairs=brute.pairs + sum(pair.weight for pair in tree.preferences),
             question_tokens=brute.question_tokens + (len(tree.prefix) - 1) * bool(chosen),
             answer_tokens=brute.answer_tokens + sum(b.weight / weight * len(b.tokens) for b in chosen),
             rejected=brute.rejected + sum(b.role == "rejected" for b in tree.branches),

@@ -50,9 +50,9 @@ def test_any_text_is_read_back_as_it_was(
 def test_a_rendered_text_has_its_control_tokens(name: str, tokenizers: dict[str, Tokenizer]) -> None:
     tokenizer = tokenizers[name]
     end = tokenizer.backend.convert_ids_to_tokens(tokenizer.eos[0])
-    assert tokenizer.encode_rendered(f"a{end}")[-1] == tokenizer.eos[0]
+    assert tokenizer.encode_rendered([f"a{end}"])[0][-1] == tokenizer.eos[0]
     assert tokenizer.eos[0] not in tokenizer.encode(f"a{end}")
-    assert tokenizer.encode_rendered(f"a{end}")[-1] == tokenizer.eos[0]  # whatever was encoded before
+    assert tokenizer.encode_rendered([f"a{end}"])[0][-1] == tokenizer.eos[0]  # whatever was encoded before
 
 
 @pytest.mark.parametrize("name", NAMES)

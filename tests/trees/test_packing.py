@@ -177,6 +177,7 @@ def test_a_row_holds_its_trees_and_nothing_else(made, question, all_sources):
         for chosen, rejected, weight in named:
             assert (row.pair_chosen[pair], row.pair_rejected[pair]) == (start + chosen, start + rejected)
             assert row.pair_share[pair] == np.float32(weight / sum(p[2] for p in named))
+            assert row.pair_weight[pair] == np.float32(weight)
             pair += 1
         place += count
 

@@ -1,0 +1,1 @@
+"""Preferences: what a file says is better than what, and the answer trees made of it."""

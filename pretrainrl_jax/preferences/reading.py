@@ -1,0 +1,174 @@
+"""The preferences of a file or data set: rows judged, pairs of one prompt put together."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from pretrainrl_jax.config import FactsConfig, PreferencesConfig
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.facts.files import Row, is_folder
+from pretrainrl_jax.facts.reading import read_rows
+from pretrainrl_jax.preferences import rows as judged
+from pretrainrl_jax.preferences.record import Comparison, Preferred, Text, draw, key
+from pretrainrl_jax.preferences.rows import Unusable
+
+# The usual names, most telling first. Capitals and spaces do not matter.
+USUAL = {
+    "prompt": ("prompt", "question", "instruction", "query"),
+    "chosen": ("chosen", "preferred", "chosen_response"),
+    "rejected": ("rejected", "dispreferred", "rejected_response"),
+}
+READ_AS = ("path", "format", "split", "subset", "encoding")  # settings that readers of facts know, too
+SHOWN = 120  # characters of a dropped row
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A row, or one pair of it, that is not compared."""
+
+    where: str  # "pairs.jsonl, line 17"
+    rule: str  # why, one of rows.RULES
+    text: str  # what stands there, shortened
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """What was read."""
+
+    comparisons: list[Comparison]
+    source: str = ""
+    rows: int = 0
+    columns: Mapping[str, str] = field(default_factory=dict)  # what is used as what; "" for no prompt column
+    unused: Sequence[str] = ()  # columns that are not read
+    forms: Counter[str] = field(default_factory=Counter)  # rows by how they state their preference
+    dropped: Sequence[Dropped] = ()
+    left_out: Counter[str] = field(default_factory=Counter)  # prompts that nobody asked for, by rule
+    repeated: int = 0  # pairs that another row states, too
+    both_ways: int = 0  # pairs of which another row states the reverse
+
+
+def read_preferences(settings: PreferencesConfig, seed: int) -> Preferences:
+    """The preferences of `preferences.path`; rows with the same prompt are one comparison.
+
+    Raises InputError for a source that cannot be read, lacks a column, or states no preference.
+    """
+    rows = _rows(settings)
+    if not rows:
+        raise InputError(f"no preferences in {settings.path}: it holds no rows")
+    columns = choose_columns(rows, settings)
+    listed = _is_delimited(settings)
+    by_prompt: dict[str, tuple[Text, dict[tuple[str, str], Preferred]]] = {}
+    dropped: list[Dropped] = []
+    forms: Counter[str] = Counter()
+    repeated = 0
+    for row in rows:
+        cells = [_cell(row.values, columns[name]) if columns[name] else None for name in USUAL]
+        where, kept = _short(row.where), False
+        try:
+            stated = judged.compared(*cells, implicit=not columns["prompt"], listed=listed)
+        except Unusable as reason:
+            dropped.append(Dropped(where, str(reason), _shown(cells)))
+            continue
+        _, pairs = by_prompt.get(key(stated.prompt), (stated.prompt, {}))
+        for chosen in stated.chosen:
+            for rejected in stated.rejected:
+                if judged.same(chosen, rejected):
+                    dropped.append(Dropped(where, judged.EQUAL, _shown(cells)))
+                    continue
+                known = pairs.get(name := (key(chosen), key(rejected)))
+                repeated += known is not None
+                pairs[name] = Preferred(chosen, rejected, (known.rows if known else 0) + 1)
+                kept = True
+        if kept:
+            by_prompt[key(stated.prompt)] = stated.prompt, pairs
+            forms[stated.form] += 1
+    if not by_prompt:
+        counts = Counter(lost.rule for lost in dropped).most_common()
+        why = ", ".join(f"{number} {rule}" for rule, number in counts)
+        raise InputError(
+            f"no preferences in {settings.path}: of {len(rows)} rows {why} ({judged.RULES[counts[0][0]]}); "
+            f"the first is {dropped[0].where}"
+        )
+    every = [Comparison(prompt, tuple(pairs.values())) for prompt, pairs in by_prompt.values()]
+    kept = draw(every, settings.limit, seed)
+    used = {part for column in columns.values() for part in (column, column.split(".")[0])}
+    return Preferences(
+        kept,
+        settings.path,
+        len(rows),
+        columns,
+        [name for name in _names(rows) if name not in used],
+        forms,
+        dropped,
+        +Counter({judged.BEYOND_LIMIT: len(every) - len(kept)}),
+        repeated,
+        sum((r, c) in pairs for _, pairs in by_prompt.values() for c, r in pairs),
+    )
+
+
+def _rows(settings: PreferencesConfig) -> list[Row]:
+    """The rows of the source, by the readers of facts; what they say of facts.path is of preferences.path."""
+    remote = settings.path.startswith(("hf:", "tfds:"))
+    try:
+        if not remote and settings.format == "auto" and is_folder(settings.path):
+            raise InputError(f"facts.path={settings.path} is a folder: name a file of it, or hf:FOLDER")
+        return list(read_rows(FactsConfig(**{name: getattr(settings, name) for name in READ_AS})))
+    except InputError as error:
+        names = "|".join(item.name for item in fields(FactsConfig))
+        raise InputError(re.sub(rf"\bfacts\.(?=({names})\b)", "preferences.", str(error))) from None
+
+
+def _is_delimited(settings: PreferencesConfig) -> bool:
+    name = settings.path.lower().removesuffix(".gz")
+    return settings.format in ("csv", "tsv") or (
+        settings.format == "auto"
+        and name.endswith((".csv", ".tsv"))
+        and not name.startswith(("hf:", "tfds:"))
+    )
+
+
+def choose_columns(rows: Sequence[Row], settings: PreferencesConfig) -> dict[str, str]:
+    """The column of the prompt, "" where there is none, and those of the answers.
+
+    Raises InputError if one that the settings name is not there, or none for an answer.
+    """
+    names = _names(rows)
+    spelt = {"_".join(name.casefold().split()): name for name in reversed(names)}
+    chosen = {}
+    for what, usual in USUAL.items():
+        named = getattr(settings.columns, what)
+        if named and all(_cell(row.values, named) is None for row in rows):
+            where = f"{settings.path}: no column {named} (preferences.columns.{what})"
+            raise InputError(f"{where}; there are {', '.join(names[:20])}")
+        chosen[what] = named or next((spelt[name] for name in usual if name in spelt), "")
+        if not chosen[what] and what != "prompt":
+            missing = f"no column for the {what} answer: set preferences.columns.{what}"
+            raise InputError(f"{settings.path}: {missing}; there are {', '.join(names[:20])}")
+    return chosen
+
+
+def _cell(values: Mapping[str, Any], name: str) -> Any:
+    """What a row holds in a column, None where nothing; a dot reaches into nested values."""
+    if name in values:
+        return values[name]
+    value: Any = values
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _names(rows: Iterable[Row]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row.values))
+
+
+def _short(where: str) -> str:
+    return os.path.basename(where.rstrip("/"))
+
+
+def _shown(cells: Sequence[Any]) -> str:
+    """What stands in a row, on one line and without what a terminal would obey."""
+    text = " | ".join(str(value)[:SHOWN] for value in cells if value not in (None, ""))
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())[:SHOWN]

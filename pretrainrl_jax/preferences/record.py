@@ -1,0 +1,80 @@
+"""A prompt and the pairs of answers that a file compares under it."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+Message = Mapping[str, Any]  # role and content, and what else the chat template knows
+Text = str | tuple[Message, ...]  # a text, or the messages of a conversation
+
+
+@dataclass(frozen=True)
+class Preferred:
+    """One answer is better than another, said by so many rows."""
+
+    chosen: Text
+    rejected: Text
+    rows: int = 1
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A prompt and every pair that the file compares under it; no other pair is."""
+
+    prompt: Text
+    pairs: tuple[Preferred, ...]
+
+    @cached_property
+    def id(self) -> str:
+        """A digest of the prompt."""
+        return hashlib.blake2b(key(self.prompt).encode(), digest_size=8).hexdigest()
+
+
+def key(text: Text) -> str:
+    """What equal texts, and equal messages, have in common."""
+    return text if isinstance(text, str) else json.dumps(text, ensure_ascii=False, sort_keys=True)
+
+
+def shown(text: Text, length: int) -> str:
+    """A text, or messages with their roles, on one line of at most so many characters."""
+    if not isinstance(text, str):
+        text = " ".join(f"[{message['role']}] {plain(message)}" for message in text)
+    text = "".join(letter if letter.isprintable() else " " for letter in text)
+    text = " ".join(text.split())
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def plain(message: Message) -> str:
+    """The text of a message; of several parts those that are text."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, Sequence) else ()
+    return "".join(str(part.get("text") or "") for part in parts if isinstance(part, Mapping))
+
+
+def texts(comparison: Comparison) -> Iterable[Text]:
+    """The answers of a comparison, one after another."""
+    for pair in comparison.pairs:
+        yield pair.chosen
+        yield pair.rejected
+
+
+def split(comparisons: Iterable[Comparison], holdout_every: int) -> tuple[list[Comparison], list[Comparison]]:
+    """Those that are trained and those only evaluated: one prompt in n, by its hash; 0 holds none out."""
+    sides: tuple[list[Comparison], list[Comparison]] = ([], [])
+    for comparison in comparisons:
+        sides[bool(holdout_every) and int(comparison.id, 16) % holdout_every == 0].append(comparison)
+    return sides
+
+
+def draw(comparisons: Sequence[Comparison], limit: int, seed: int) -> list[Comparison]:
+    """The `limit` whose prompts, with the seed, have the smallest hashes, in their order; 0 keeps all."""
+    if not limit:
+        return list(comparisons)
+    hashed = {c.id: hashlib.blake2b(f"{seed} {c.id}".encode()).digest() for c in comparisons}
+    kept = set(sorted(hashed, key=lambda id: hashed[id])[:limit])
+    return [comparison for comparison in comparisons if comparison.id in kept]

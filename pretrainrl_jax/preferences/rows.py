@@ -1,0 +1,205 @@
+"""A row as a prompt, chosen and rejected answers: what its cells may hold, and what is no preference."""
+
+import ast
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from pretrainrl_jax.preferences.record import Message, Text, key, plain
+
+# Why a row, or a pair of it, is not compared.
+RULES = {
+    "no prompt": "the prompt is blank, or the answers have no beginning in common",
+    "no chosen": "no better answer is given",
+    "no rejected": "no worse answer is given",
+    "empty answer": "an answer is blank",
+    "equal": "the better and the worse answer are the same",
+    "not text": "a cell holds neither a text, nor messages of a role and a content, nor a list of these",
+    "mixed": "some answers are texts and some are messages",
+    "broken list": "a text begins as a list of texts or messages does, and is none that can be read",
+    "broken text": "half of a surrogate pair stands in a text",
+    "ends with the user": "the last message of an answer is not the assistant's",
+    "control tokens": "a text spells a control token (preferences.control_tokens)",
+    "refused by the template": "the chat template refuses these messages",
+    "too long": "prompt, chosen and rejected answer do not fit in a row of train.row_length tokens",
+    "beyond the limit": "not drawn for preferences.limit",
+}
+(
+    NO_PROMPT, NO_CHOSEN, NO_REJECTED, EMPTY, EQUAL, NOT_TEXT, MIXED, BROKEN_LIST, BROKEN_TEXT,
+    ENDS_WITH_USER, CONTROL, TEMPLATE, TOO_LONG, BEYOND_LIMIT,
+) = RULES  # fmt: skip
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_LIST = re.compile(r"""\s*\[\s*(\[\s*)?(["'\]]|\{\s*["'](role|content))""")
+_UNSEPARATED = re.compile(r"""['"]\s+['"]|\}\s+\{""")
+
+
+class Unusable(Exception):
+    """A row that compares nothing, by the rule it names."""
+
+
+class Compared(NamedTuple):
+    """What a row says: each of the chosen answers is better than each of the rejected ones."""
+
+    prompt: Text
+    chosen: list[Text]
+    rejected: list[Text]
+    form: str  # how it was given, in words
+
+
+def compared(prompt: Any, chosen: Any, rejected: Any, implicit: bool, listed: bool) -> Compared:
+    """A row's cells as a prompt and answers.
+
+    Args:
+        prompt, chosen, rejected: the cells.
+        implicit: there is no column of prompts.
+        listed: the file has no lists, so that texts may hold them, as in CSV.
+
+    Raises:
+        Unusable: if the row is no preference.
+    """
+    if listed:
+        prompt, chosen, rejected = map(_parsed, (prompt, chosen, rejected))
+    better, worse = answers(chosen, NO_CHOSEN), answers(rejected, NO_REJECTED)
+    every = [*better, *worse]
+    if len({isinstance(answer, str) for answer in every}) > 1:
+        raise Unusable(MIXED)
+    if implicit:
+        start, form = common_beginning(every), "the prompt is their common beginning"
+        better, worse = ([answer[start:] for answer in of_kind] for of_kind in (better, worse))
+        prompt = every[0][:start]
+    else:
+        prompt, better, worse, form = _of_prompt(prompt, better, worse)
+    if blank(prompt):
+        raise Unusable(NO_PROMPT)
+    if any(map(blank, [*better, *worse])):
+        raise Unusable(EMPTY)
+    if not isinstance(prompt, str) and any(_ends_with_user(answer) for answer in [*better, *worse]):
+        raise Unusable(ENDS_WITH_USER)
+    kind = "texts" if isinstance(prompt, str) else "messages"
+    return Compared(prompt, better, worse, f"{kind}, {form}")
+
+
+def _of_prompt(
+    prompt: Any, better: list[Text], worse: list[Text]
+) -> tuple[Text, list[Text], list[Text], str]:
+    """A prompt that is given, and the answers without it."""
+    if prompt is None or prompt == "" or prompt == []:
+        raise Unusable(NO_PROMPT)
+    asked, every = text_of(prompt), [*better, *worse]
+    if isinstance(every[0], str):
+        if isinstance(asked, str):
+            return asked, better, worse, "with a prompt"
+        better, worse = (list[Text](map(_said, side)) for side in (better, worse))
+        return asked, better, worse, "answers as texts"
+    if isinstance(asked, str):
+        if any(not isinstance(a, str) and a[0]["role"] == "assistant" for a in every):
+            return ({"role": "user", "content": asked},), better, worse, "the prompt as a text"
+        asked = every[0][: common_beginning(every)]  # the prompt says the user's turn of conversations again
+    if all(answer[: len(asked)] == asked for answer in every):
+        better, worse = ([answer[len(asked) :] for answer in side] for side in (better, worse))
+        return asked, better, worse, "whole conversations beside a prompt"
+    return asked, better, worse, "with a prompt"
+
+
+def _said(text: Text) -> Text:
+    """A text as the assistant's message."""
+    return ({"role": "assistant", "content": text},)
+
+
+def answers(cell: Any, none: str) -> list[Text]:
+    """The answers of a cell: a text, messages, or a list of texts or of messages.
+
+    Raises Unusable by the rule `none` where there is nothing, or if it is something else.
+    """
+    if cell is None or cell == "" or cell == []:
+        raise Unusable(none)
+    several = isinstance(cell, list | tuple) and not any(isinstance(part, Mapping) for part in cell)
+    return [text_of(part) for part in cell] if several else [text_of(cell)]
+
+
+def text_of(cell: Any) -> Text:
+    """A text as it is, or a message or messages. Raises Unusable for anything else."""
+    if isinstance(cell, str):
+        if not cell.isascii() and _SURROGATE.search(cell):
+            raise Unusable(BROKEN_TEXT)
+        return cell
+    messages = _one_by_one(cell) if isinstance(cell, Mapping) else cell
+    if not isinstance(messages, list | tuple) or not messages:
+        raise Unusable(NOT_TEXT)
+    return tuple(map(_message, messages))
+
+
+def _one_by_one(cell: Mapping[str, Any]) -> list[Any]:
+    """A message, or messages as tables of lists hold them: all roles, then all contents."""
+    if not isinstance(cell.get("role"), list | tuple):
+        return [cell]
+    lists = [value for value in cell.values() if isinstance(value, list | tuple)]
+    if len(lists) < len(cell) or len(set(map(len, lists))) > 1:
+        raise Unusable(NOT_TEXT)
+    return [dict(zip(cell, values, strict=True)) for values in zip(*lists, strict=True)]
+
+
+def _message(value: Any) -> Message:
+    """A message without what is null: tables give every message the keys of all."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("role"), str):
+        raise Unusable(NOT_TEXT)
+    content = value.get("content")
+    parts = [content] if isinstance(content, str | None) else content
+    if not isinstance(parts, list | tuple):
+        raise Unusable(NOT_TEXT)
+    for part in parts:
+        text = part.get("text") if isinstance(part, Mapping) else part
+        if not isinstance(text, str | None):
+            raise Unusable(NOT_TEXT)
+        text_of(text or "")
+    return {name: part for name, part in value.items() if part is not None or name == "content"}
+
+
+def common_beginning(every: Sequence[Text]) -> int:
+    """How many characters, or messages, all of them begin with, as TRL counts: at least one is left of each.
+
+    A space before the place where texts part belongs to the answers.
+    """
+    shortest = min(map(len, every))
+    start = 0
+    while start < shortest - 1 and all(text[start] == every[0][start] for text in every):
+        start += 1
+    text = every[0]
+    if isinstance(text, str) and start and text[start - 1] == " ":
+        start -= 1
+    return start
+
+
+def blank(text: Text) -> bool:
+    """Whether nothing is said."""
+    if isinstance(text, str):
+        return not text.strip()
+    return not any(plain(message).strip() or message.get("tool_calls") for message in text)
+
+
+def _ends_with_user(answer: Text) -> bool:
+    return not isinstance(answer, str) and answer[-1]["role"] in ("user", "system")
+
+
+def _parsed(cell: Any) -> Any:
+    """What a text of a table without lists means: a list, as JSON or Python writes it, or the text itself.
+
+    Raises Unusable for what begins as a list of texts or messages and is none, as NumPy writes them.
+    """
+    if not isinstance(cell, str) or not _LIST.match(cell):
+        return cell
+    with suppress(ValueError, RecursionError):
+        return json.loads(cell)
+    if not _UNSEPARATED.search(cell):  # Python would make one text of two
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            return ast.literal_eval(cell.strip())
+    raise Unusable(BROKEN_LIST)
+
+
+def same(one: Text, other: Text) -> bool:
+    """Whether two answers are equal."""
+    return key(one) == key(other)

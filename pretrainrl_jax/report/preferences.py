@@ -1,0 +1,230 @@
+"""What a run on preferences found: checked numbers of every system, their table, words and page."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.evaluation.preferences import PairScore, measures
+from pretrainrl_jax.preferences.rows import RULES
+from pretrainrl_jax.report import charts, run
+from pretrainrl_jax.report.ability import ability, main_results, read_harness
+from pretrainrl_jax.report.bootstrap import bootstrap
+from pretrainrl_jax.report.columns import grid, plain
+from pretrainrl_jax.report.formats import Json, decimals, number, percent, signed, span, spread
+from pretrainrl_jax.report.inputs import describe, read_config, read_inputs, read_json
+from pretrainrl_jax.report.intervals import Difference, paired, wilson
+from pretrainrl_jax.report.page import settings, template, write_page
+from pretrainrl_jax.report.systems import Systems
+
+EXAMPLES = 10
+SIDES = {"held_out": "held-out", "trained": "trained"}
+
+
+def is_about_preferences(workdir: Path) -> bool:
+    """Whether a workdir is of a run on preferences. Raises InputError if its settings cannot be read."""
+    return bool(read_config(workdir)[0].get("preferences", {}).get("path"))
+
+
+def summarise(evaluations: Sequence[Json], dataset: str, model: str) -> Json:
+    """The content of `report/summary.json`, from the evaluation of every system.
+
+    Shares are in [0, 1] and means are over pairs, each with its 95 % interval as `…_interval`: a bootstrap
+    over prompts. `change` is that of `preference_accuracy` against base, on the same pairs. Base has no
+    `reward_accuracy`: its margins are 0.
+    """
+    systems: dict[str, Json] = {}
+    pairs = {str(e["system"]): pairs_of(e) for e in evaluations}
+    for evaluation in evaluations:
+        system = str(evaluation["system"])
+        own, base = pairs[system], pairs.get("base")
+        measured = measures(own)
+        systems[system] = {
+            **measured,
+            "of": evaluation["of"],
+            "preference_accuracy_interval": share_interval(own, lambda pair: pair.gap > 0),
+            "reward_accuracy_interval": share_interval(own, lambda pair: pair.margin > 0),
+            "margin_interval": mean_interval(own, [pair.margin for pair in own]),
+            "text_nll": number(evaluation.get("text_nll")),
+            "text": evaluation.get("text"),
+            "device_seconds": number(evaluation.get("device_seconds")),
+        }
+        if system == "base":
+            none = ("reward_accuracy", "reward_accuracy_interval", "margin_interval")
+            systems[system] |= dict.fromkeys(none)
+        elif base and len(base) == len(own):
+            systems[system]["change"] = change(base, own)._asdict()
+    return {"dataset": dataset, "model": model, "about": "preferences", "systems": systems}
+
+
+def pairs_of(evaluation: Json) -> list[PairScore]:
+    """The pairs that an evaluation lists. Raises InputError if it lists none."""
+    try:
+        pairs = [PairScore(*pair) for pair in evaluation["scores"]]
+    except (KeyError, TypeError):
+        pairs = []
+    if not pairs:
+        raise InputError(f"the evaluation of {evaluation.get('system')} lists no pairs: evaluate again")
+    return pairs
+
+
+def mean_interval(pairs: Sequence[PairScore], values: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % interval of a mean over pairs."""
+    return bootstrap([pair.prompt for pair in pairs], [pair.weight for pair in pairs], values)
+
+
+def share_interval(
+    pairs: Sequence[PairScore], holds: Callable[[PairScore], bool]
+) -> tuple[float, float] | None:
+    """That of a share of the pairs; where all are alike, it is Wilson's of as many prompts."""
+    values = [float(holds(pair)) for pair in pairs]
+    if len(set(values)) == 1:
+        prompts = len({pair.prompt for pair in pairs})
+        return wilson(prompts if values[0] else 0, prompts)
+    return mean_interval(pairs, values)
+
+
+def change(base: Sequence[PairScore], other: Sequence[PairScore]) -> Difference:
+    """The preference accuracy of two systems on the same pairs."""
+    before, after = (measures(pairs)["preference_accuracy"] for pairs in (base, other))
+    apart = [float(b.gap > 0) - float(a.gap > 0) for a, b in zip(base, other, strict=True)]
+    prompts = len({pair.prompt for pair in base})
+    bounds = mean_interval(base, apart) if any(apart) else None
+    if bounds is None:  # no pair flipped, or there is one prompt: what so few prompts leave open
+        alike = paired([(True, True)] * prompts)
+        bounds = (alike.low, alike.high) if alike else (-1.0, 1.0)
+    return Difference(len(base), before, after, *bounds)
+
+
+def forgetting(summary: Json) -> dict[str, float]:
+    """Rise of the loss on text over the base model's, nats a token, of each trained system."""
+    losses = {name: s["text_nll"] for name, s in summary["systems"].items() if s["text_nll"] is not None}
+    before = losses.pop("base", None)
+    return {} if before is None else {name: nll - before for name, nll in losses.items()}
+
+
+def table(summary: Json, known: Systems) -> str:
+    """The systems side by side, for a terminal of 100 columns."""
+    heads = ["prefers\n%", "95 %", "reward\n%", "95 %", "margin\nnats", "95 %", "text\nNLL", "device\ns"]
+    rows = []
+    for name, system in summary["systems"].items():
+        margin = system["margin"] if name != "base" else None
+        row = [percent(system["preference_accuracy"], ""), span(system["preference_accuracy_interval"])]
+        row += [percent(system["reward_accuracy"], ""), span(system["reward_accuracy_interval"])]
+        row += ["–" if margin is None else signed(margin), between(system["margin_interval"], 1)]
+        row += [decimals(system["text_nll"], 3), decimals(system["device_seconds"], 1)]
+        rows.append([known.label(name), *row])
+    sample = next(iter(summary["systems"].values()))
+    title = f"{summary['dataset']}, {summary['model']}: {about_pairs(sample)}"
+    return plain(title, grid({"system": 20}, heads, rows))
+
+
+def about_pairs(system: Json) -> str:
+    """Which pairs a system was evaluated on, in words."""
+    kind = SIDES.get(system["of"], system["of"])
+    return f"{system['pairs']:,} {kind} pairs of {system['prompts']:,} prompts"
+
+
+def between(interval: Sequence[float] | None, places: int = 2) -> str:
+    """An interval of nats."""
+    return "" if interval is None else f"{signed(interval[0], places)} to {signed(interval[1], places)}"
+
+
+def headline(summary: Json, known: Systems) -> str:
+    """The outcome in one line."""
+    shares = {name: system["preference_accuracy"] for name, system in summary["systems"].items()}
+    base = shares.pop("base", None)
+    if not shares:
+        return f"The base model prefers the chosen answer in {percent(base)} of pairs"
+    best = max(shares, key=lambda name: shares[name])
+    before = "" if base is None else f"{percent(base)} before, "
+    return f"Chosen answers preferred: {before}{percent(shares[best])} with {known.label(best)}"
+
+
+def reading(summary: Json, known: Systems) -> list[str]:
+    """What the table shows and what it does not, in sentences computed from its numbers."""
+    sentences = []
+    rises = forgetting(summary)
+    for name, system in summary["systems"].items():
+        if name == "base":
+            continue
+        text = f"{known.label(name)} prefers the chosen answer in {percent(system['preference_accuracy'])}"
+        if apart := system.get("change"):
+            apart = Difference(**apart)
+            clear = "" if apart.clear else ", which is within noise"
+            text += (
+                f", the base model in {percent(apart.before)}: {signed(100 * apart.rate, 1)} points "
+                f"(95 % interval {signed(100 * apart.low, 1)} to {signed(100 * apart.high, 1)}{clear})"
+            )
+        text += f"; it widened the gap in {percent(system['reward_accuracy'])} of the pairs"
+        text += f", by {signed(system['margin'])} nats on average"
+        sentences.append(text + ".")
+        if name in rises:
+            sentences.append(
+                f"Loss on text with {known.label(name)}: {signed(rises[name], 3)} nats a token over the base "
+                f"model's (text: {system['text']})."
+            )
+    if any(system["of"] == "trained" for system in summary["systems"].values()):
+        sentences.append("No prompt is held out: these are the pairs that were trained on.")
+    elif min(system["prompts"] for system in summary["systems"].values()) < 30:
+        sentences.append("So few prompts are held out that only large differences show.")
+    sentences.append("All of this is one seed; the intervals know which prompts were asked, and no more.")
+    return sentences
+
+
+def examples(before: Json, after: Json) -> list[Json]:
+    """Some pairs with the gap between their answers before and after, the least changed first."""
+    old, new, texts = pairs_of(before), pairs_of(after), after.get("examples") or {}
+    if len(old) != len(new):
+        return []
+    places = sorted((int(p) for p in texts if int(p) < len(new)), key=lambda p: new[p].gap - old[p].gap)
+    return [
+        texts[str(place)] | {"before": old[place].gap, "after": new[place].gap}
+        for place in spread(places, EXAMPLES)
+    ]
+
+
+def write_report(workdir: Path) -> Path:
+    """Write a workdir's `report/summary.json` and `report/index.html`; gives the path of the page.
+
+    Raises:
+        InputError: if the workdir is not evaluated, or a file of it cannot be read.
+    """
+    inputs = read_inputs(workdir)
+    config, known = inputs.config, inputs.known
+    evaluations = {str(e.get("system")): e for e in inputs.evaluations}
+    summary = summarise(inputs.evaluations, *describe(config))
+    harness = read_harness(workdir, known)
+    for system in filter(summary["systems"].__contains__, harness):
+        summary["systems"][system]["harness"] = main_results(harness[system])
+    trained = [name for name in summary["systems"] if name != "base"]
+    best = max(trained, key=lambda name: summary["systems"][name]["preference_accuracy"], default="")
+    two = best and "base" in evaluations
+    described = workdir / "mined" / "statistics.json"
+    page = template("preferences.html.j2").render(
+        summary=summary,
+        known=known,
+        label=known.label,
+        headline=headline(summary, known),
+        reading=reading(summary, known),
+        forgetting=forgetting(summary),
+        changes={n: Difference(**s["change"]) for n, s in summary["systems"].items() if s.get("change")},
+        about_pairs=about_pairs(next(iter(summary["systems"].values()))),
+        between=between,
+        trained=trained,
+        best=best,
+        examples=examples(evaluations["base"], evaluations[best]) if two else [],
+        described=read_json(described) if described.is_file() else {},
+        rules=RULES,
+        inputs=inputs,
+        run=run,
+        curves=charts.curves(inputs.metrics, known),
+        series=charts.series,
+        ability=ability(harness),
+        settings=settings(config),
+        colours={name: look.color for name, look in charts.looks(list(evaluations), known).items()},
+    )
+    folder = workdir / "report"
+    path = write_page(folder / "index.html", page)
+    (folder / "summary.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", "utf-8")
+    return path

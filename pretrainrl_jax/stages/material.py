@@ -1,0 +1,63 @@
+"""What a run learns from: facts, whose falsehoods are mined, or the pairs of a preference file.
+
+All that stages do otherwise for the one than for the other stands here.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from pretrainrl_jax.mining.draw import draw_negatives
+from pretrainrl_jax.stages import evaluate as of_facts
+from pretrainrl_jax.stages import mine as mining
+from pretrainrl_jax.stages import preferences
+from pretrainrl_jax.stages.context import Context
+from pretrainrl_jax.training.loading import Loaded
+from pretrainrl_jax.trees.tree import AnswerTree
+
+
+class Material(NamedTuple):
+    """What stages do with it."""
+
+    make_trees: Callable[[Context], None]  # trees with references, the stage `mine`
+    made_with: Callable[[Context, Loaded], dict]  # what the trees depend on
+    known_true: Callable[[Context, Sequence[AnswerTree]], list[str]]  # rejected, and known to be true by now
+    name_of: Callable[[Context], Callable[[AnswerTree], str]]  # a tree in messages
+    visit: Callable[[Context], Callable[[AnswerTree, int], AnswerTree]]  # a tree as a pass sees it
+    evaluate_system: Callable[[Context, str], None]
+
+
+def _draw(context: Context) -> Callable[[AnswerTree, int], AnswerTree]:
+    negatives, seed = context.config.mine.negatives, context.config.seed
+    return lambda tree, epoch: draw_negatives(tree, negatives, seed, epoch)
+
+
+def _known_true(context: Context, trees: Sequence[AnswerTree]) -> list[str]:
+    return mining.truths_among(trees, context.asked(context.trained), context.known_truths)
+
+
+FACTS = Material(mining.mine, mining.made_with, _known_true, mining.name_of, _draw, of_facts.evaluate_system)
+PREFERENCES = Material(
+    preferences.score_pairs,
+    preferences.made_with,
+    lambda context, trees: [],  # what is rejected is what the file rejects
+    preferences.name_of,
+    lambda context: lambda tree, epoch: tree,  # a file's pairs are all seen in each pass
+    preferences.evaluate_system,
+)
+
+
+def material(context: Context) -> Material:
+    """That of a run."""
+    return PREFERENCES if context.preferences else FACTS
+
+
+def mine(context: Context) -> None:
+    """Trees with references: of mined falsehoods, or of the file's pairs."""
+    material(context).make_trees(context)
+
+
+def evaluate(context: Context) -> None:
+    """The base model and every trained system that is not evaluated yet."""
+    for system in ("base", *context.config.train.systems):
+        if not context.done(f"evaluate/{system}"):
+            material(context).evaluate_system(context, system)

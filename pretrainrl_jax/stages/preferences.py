@@ -1,0 +1,261 @@
+"""A run on preferences: the pairs of a file as trees with references, and how well a model tells them apart.
+
+What of a run on facts is `mine` and `evaluate`. Training is the same.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pretrainrl_jax.atomic import write_json, write_text
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.evaluation.preferences import measures, pair_scores
+from pretrainrl_jax.hosts.agree import run_on_process_0
+from pretrainrl_jax.mining.fingerprint import made_by, probes, short_digest
+from pretrainrl_jax.preferences.reading import Preferences
+from pretrainrl_jax.preferences.record import key, shown, split
+from pretrainrl_jax.preferences.rows import RULES
+from pretrainrl_jax.preferences.trees import Built, build
+from pretrainrl_jax.stages.context import BASE, Context
+from pretrainrl_jax.stages.evaluate import mean_nll, text_nll
+from pretrainrl_jax.stages.references import score_references, with_references
+from pretrainrl_jax.stages.shards import resumable_map
+from pretrainrl_jax.training.loading import Loaded
+from pretrainrl_jax.trees.records import digest, read_trees, write_trees
+from pretrainrl_jax.trees.tree import AnswerTree, Branch
+from pretrainrl_jax.version import STAMP
+
+Json = dict[str, Any]
+TRAINED, HELD_OUT = "trees", "held_out"  # files in mined/
+EXAMPLES = 100  # pairs whose texts are kept for the report
+LENGTH = 300  # characters of such a text
+
+
+def score_pairs(context: Context) -> None:
+    """The file's pairs as trees, each answer scored once by the base model, with what made them."""
+    began = time.perf_counter()
+    base = context.load(BASE)
+    folder = context.workdir / "mined"
+    made = {name: build_trees(context, base, name) for name in (TRAINED, HELD_OUT)}
+    described = statistics(context, made)
+    for line in lines(context, base, described, made):
+        context.screen.say(f"preferences: {line}")
+    if not made[TRAINED].trees:
+        raise InputError(
+            f"no pair of {context.config.preferences.path} is left to train on: the lines above say why"
+        )
+    stamp = made_with(context, base)
+    scored = {
+        name: with_references(
+            built.trees,
+            score_references(
+                context,
+                built.trees,
+                context.parts("mine") / name,
+                [stamp, digest(built.trees)],
+                f"mine/{name}",
+                lambda part, advance: context.score(base, part, context.config.train.row_length, advance),
+            ),
+        )
+        for name, built in made.items()
+        if built.trees
+    }
+
+    def write() -> None:
+        (folder / f"{HELD_OUT}.array_record").unlink(missing_ok=True)
+        for name, trees in scored.items():
+            write_trees(folder / f"{name}.array_record", trees)
+        trained = probes(scored[TRAINED])
+        write_json(folder / "fingerprint.json", STAMP | {"made_with": stamp, "probes": trained})
+        write_json(folder / "statistics.json", described)
+
+    run_on_process_0(write, "writing the references")
+    context.finish("mine", pairs=described["pairs"], seconds=time.perf_counter() - began)
+
+
+def preferred(context: Context) -> Preferences:
+    """What was read; a run on facts has none."""
+    assert context.preferences is not None
+    return context.preferences
+
+
+def build_trees(context: Context, base: Loaded, name: str) -> Built:
+    """The trees of the prompts that are trained, or of those held out."""
+    settings, train = context.config.preferences, context.config.train
+    sides = split(preferred(context).comparisons, settings.holdout_every)
+    comparisons = sides[name == HELD_OUT]
+    return build(comparisons, base.tokenizer, train.row_length, train.layout, settings.control_tokens)
+
+
+def statistics(context: Context, made: dict[str, Built]) -> Json:
+    """What is left of the file, and what was left out by which rule."""
+    read = preferred(context)
+    dropped = dict.fromkeys(RULES, 0)
+    for row in read.dropped:
+        dropped[row.rule] += 1
+    for built in made.values():
+        for rule, pairs in built.dropped.items():
+            dropped[rule] += pairs
+    for rule, prompts in read.left_out.items():
+        dropped[rule] += prompts
+    trees = [tree for built in made.values() for tree in built.trees]
+    return {
+        "rows": read.rows,
+        "prompts": len({tree.id.partition("/")[0] for tree in trees}),
+        "held_out": len({tree.id.partition("/")[0] for tree in made[HELD_OUT].trees}),
+        "pairs": sum(len(tree.preferences) for tree in trees),
+        "held_out_pairs": sum(len(tree.preferences) for tree in made[HELD_OUT].trees),
+        "forms": dict(read.forms),
+        "columns": dict(read.columns),
+        "unused": list(read.unused),
+        "repeated": read.repeated,
+        "both_ways": read.both_ways,
+        "cut": sum(built.cut for built in made.values()),
+        "split": sum(built.split for built in made.values()),
+        "dropped": {rule: number for rule, number in dropped.items() if number},
+    }
+
+
+def lines(context: Context, base: Loaded, described: Json, made: dict[str, Built]) -> list[str]:
+    """What a terminal shows before anything is scored."""
+    used = ", ".join(f"{what} {column}" for what, column in described["columns"].items() if column)
+    told = [
+        f"{described['rows']} rows, columns: {used}",
+        f"{described['pairs']} pairs of {described['prompts']} prompts, of which "
+        f"{described['held_out_pairs']} of {described['held_out']} are held out",
+    ]
+    if branches := [b.tokens for built in made.values() for tree in built.trees for b in tree.branches]:
+        ends = base.tokenizer.backend.decode(_shared_end(branches))
+        told.append(f"answers end with {ends!r}" if ends else "answers end as the chat template ends them")
+    if number := described["cut"]:
+        told.append(
+            f"{number} prompts are written otherwise where an answer follows: what differs at their end is "
+            "told with the answers"
+        )
+    if number := described["split"]:
+        told.append(f"{number} prompts have more answers than fit in a row: each counts as several prompts")
+    if number := described["repeated"]:
+        told.append(f"{number} pairs repeat one before them: that one counts as often")
+    if number := described["both_ways"]:
+        told.append(f"{number} pairs stand there both ways: each is trained as it stands")
+    why = {rule: why for built in made.values() for rule, why in built.examples.items() if why}
+    for rule, number in described["dropped"].items():
+        told.append(f"left out: {number} {rule} ({RULES[rule]}{f': {why[rule]!r}' if rule in why else ''})")
+    return told
+
+
+def _shared_end(branches: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The tokens that all of them end with."""
+    shortest = min(map(len, branches))
+    same = (len({branch[-at] for branch in branches}) == 1 for at in range(1, shortest + 1))
+    count = next((at for at, alike in enumerate(same) if not alike), shortest)
+    return branches[0][len(branches[0]) - count :]
+
+
+def made_with(context: Context, base: Loaded) -> Json:
+    """Short digests of all that the trees and their references depend on."""
+    settings, train = context.config.preferences, context.config.train
+    return made_by(base.model, base.params, base.tokenizer) | {
+        "chat template": short_digest(base.tokenizer.backend.chat_template),
+        "preferences": short_digest(
+            [
+                (comparison.id, [(key(p.chosen), key(p.rejected), p.rows) for p in comparison.pairs])
+                for comparison in preferred(context).comparisons
+            ]
+        ),
+        "settings": {
+            "preferences.holdout_every": settings.holdout_every,
+            "preferences.control_tokens": settings.control_tokens,
+            "train.row_length": train.row_length,
+            "train.layout": train.layout,
+        },
+    }
+
+
+def name_of(context: Context) -> Callable[[AnswerTree], str]:
+    """What a tree is called in messages: the beginning of its prompt."""
+    prompts = {comparison.id: comparison.prompt for comparison in preferred(context).comparisons}
+    return lambda tree: repr(shown(prompts[tree.id.partition("/")[0]], 80))
+
+
+def evaluate_system(context: Context, system: str) -> None:
+    """Which answer of each pair held out a model prefers, and by how much; loss on text; one file."""
+    stage = BASE if system == "base" else f"train/{system}"
+    began = time.perf_counter()
+    loaded = context.load(stage)
+    path = context.workdir / "mined" / f"{HELD_OUT}.array_record"
+    is_held_out = run_on_process_0(path.is_file, f"looking for {path.name}")
+    trees = read_trees(path if is_held_out else path.with_stem(TRAINED))
+    scores = scored_again(context, loaded, trees, system)
+    pairs = pair_scores(trees, scores)
+    measured = measures(pairs)
+    nll = text_nll(context, loaded, context.texts)
+    if not context.texts:
+        nll = mean_nll(context, loaded, [as_text(tree) for tree in trees])
+    result = {
+        "system": system,
+        "device_seconds": context.finished()[stage]["device_seconds"],
+        "text_nll": nll,
+        "text": context.config.evaluate.text or "prompts with their chosen answers",
+        "of": "held_out" if is_held_out else "trained",
+        "scores": [list(pair) for pair in pairs],
+        "examples": examples(context, loaded, trees),
+    } | measured
+    path = context.workdir / "evaluations" / f"{system}.json"
+    run_on_process_0(lambda: write_text(path, json.dumps(result, ensure_ascii=False)), f"writing {path.name}")
+    kind = "held-out" if is_held_out else "trained"
+    gained = "" if system == "base" else f", margin {measured['margin']:+.2f} nats over the base model's"
+    context.screen.say(
+        f"evaluate/{system}: prefers the chosen answer in {measured['preference_accuracy']:.1%} of "
+        f"{measured['pairs']} {kind} pairs{gained}, text NLL {nll:.3f} nats a token"
+    )
+    context.finish(f"evaluate/{system}", seconds=time.perf_counter() - began)
+
+
+def scored_again(
+    context: Context, loaded: Loaded, trees: Sequence[AnswerTree], system: str
+) -> list[list[float]]:
+    """The log-probability of every branch; the base model's are known."""
+    if system == "base":
+        return [[float(branch.reference_logp) for branch in tree.branches] for tree in trees]  # type: ignore[arg-type]
+    stage = f"evaluate/{system}"
+    provenance = [made_by(loaded.model, loaded.params, loaded.tokenizer), digest(trees)]
+    with context.screen.track(stage, len(trees), "prompts") as bar:
+        return resumable_map(
+            context.parts(stage),
+            provenance,
+            trees,
+            [tree.inputs for tree in trees],
+            context.config.checkpoint.shard_questions,
+            lambda part: context.score(loaded, part, context.config.train.row_length, bar.advance),
+            lambda tree, scores: scores,
+            bar,
+            screen=context.screen,
+        )
+
+
+def as_text(tree: AnswerTree) -> AnswerTree:
+    """The prompt with its first chosen answer as one text, all of it predicted but the first token."""
+    chosen = next(branch.tokens for branch in tree.branches if branch.role == "chosen")
+    return AnswerTree(tree.id, tree.prefix[:1], (Branch((*tree.prefix[1:], *chosen)),))
+
+
+def examples(context: Context, loaded: Loaded, trees: Sequence[AnswerTree]) -> dict[str, Json]:
+    """The texts of some pairs, at even distances, by their places among all."""
+    prompts = {comparison.id: comparison.prompt for comparison in preferred(context).comparisons}
+    every = [(tree, pair) for tree in trees for pair in tree.preferences]
+
+    def text(tokens: Sequence[int]) -> str:
+        return shown(loaded.tokenizer.decode(tokens), LENGTH)
+
+    count = min(EXAMPLES, len(every))
+    texts = {}
+    for place in (at * len(every) // count for at in range(count)):
+        tree, pair = every[place]
+        texts[str(place)] = {
+            "prompt": shown(prompts[tree.id.partition("/")[0]], LENGTH),
+            "chosen": text(tree.branches[pair.chosen].tokens),
+            "rejected": text(tree.branches[pair.rejected].tokens),
+        }
+    return texts

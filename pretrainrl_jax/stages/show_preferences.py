@@ -1,0 +1,168 @@
+"""`facts --preferences.path`: what a file of preferences holds, and what is left out. Needs no JAX."""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pretrainrl_jax.config import Config
+from pretrainrl_jax.preferences.reading import Dropped, Preferences, read_preferences
+from pretrainrl_jax.preferences.record import Comparison, key, shown, split
+from pretrainrl_jax.preferences.rows import RULES
+from pretrainrl_jax.preferences.trees import Built, build
+from pretrainrl_jax.trees.tokenization import VOCABULARIES, Tokenizer, load_tokenizer
+
+EXAMPLES = 2
+ROWS = 3  # shown of each rule
+LENGTH = 300  # characters shown of a text
+
+
+def show_preferences(config: Config) -> None:
+    """Read the preferences of a configuration and print what they are; lengths where there is a tokenizer.
+
+    Raises InputError for a source that cannot be read, or one without preferences.
+    """
+    settings = config.preferences
+    read = read_preferences(settings, config.seed)
+    trained, held_out = split(read.comparisons, settings.holdout_every)
+    lines = [f"{read.source}: {_n(read.rows, 'row')}", *_columns(read), *_forms(read)]
+    lines += _counts(read)
+    lines += [
+        f"{_n(len(trained), 'prompt')} trained with {_n(_pairs(trained), 'pair')}, "
+        f"{len(held_out):,} held out with {_pairs(held_out):,} "
+        f"(preferences.holdout_every={settings.holdout_every})",
+        "",
+    ]
+    built, folder = None, _tokenizer_folder(config)
+    if folder:
+        tokenizer = load_tokenizer(folder)
+        train = config.train
+        built = build(read.comparisons, tokenizer, train.row_length, train.layout, settings.control_tokens)
+        lines += _lengths(built, tokenizer, folder, train.row_length)
+    else:
+        lines += ["lengths: not known without a tokenizer (--model.path or --tokenizer.path)", ""]
+    lines += _losses(read, built)
+    for comparison in read.comparisons[:EXAMPLES]:
+        lines += ["", *_example(comparison)]
+    print("\n".join(lines), file=sys.stdout)
+
+
+def _n(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _pairs(comparisons: Iterable[Comparison]) -> int:
+    return sum(len(comparison.pairs) for comparison in comparisons)
+
+
+def _columns(read: Preferences) -> list[str]:
+    used = [f"{what} = {column or '(their common beginning)'}" for what, column in read.columns.items()]
+    unused = ", ".join(_plain(name) for name in read.unused)
+    return [f"columns: {', '.join(used)}", f"columns not read: {unused or 'none'}"]
+
+
+def _plain(name: str) -> str:
+    return name if name.isprintable() else repr(name)
+
+
+def _forms(read: Preferences) -> list[str]:
+    return [f"form: {form} ({_n(rows, 'row')})" for form, rows in read.forms.most_common()]
+
+
+def _counts(read: Preferences) -> list[str]:
+    chosen, rejected = (
+        Counter(len({key(getattr(pair, kind)) for pair in c.pairs}) for c in read.comparisons)
+        for kind in ("chosen", "rejected")
+    )
+    lines = [
+        f"{_n(len(read.comparisons), 'prompt')}, {_n(_pairs(read.comparisons), 'pair')} to be compared",
+        f"chosen answers of a prompt: {_histogram(chosen)}",
+        f"rejected answers of a prompt: {_histogram(rejected)}",
+    ]
+    if read.repeated:
+        lines.append(
+            f"repeated: {_n(read.repeated, 'pair')} that stood there before: that one counts as often"
+        )
+    if read.both_ways:
+        lines.append(
+            f"both ways: {_n(read.both_ways, 'pair')} whose reverse stands there, too; both are kept"
+        )
+    return lines
+
+
+def _histogram(counts: Counter[int]) -> str:
+    most = sorted(counts.items())[:8]
+    more = len(counts) - len(most)
+    told = ", ".join(f"{number} ({_n(prompts, 'prompt')})" for number, prompts in most)
+    return told + (f", and up to {max(counts)}" if more else "")
+
+
+def _tokenizer_folder(config: Config) -> str:
+    for folder in filter(None, (config.tokenizer.path, config.model.path)):
+        if any((Path(folder) / name).is_file() for name in VOCABULARIES):
+            return folder
+    return ""
+
+
+def _lengths(built: Built, tokenizer: Tokenizer, folder: str, row_length: int) -> list[str]:
+    trees = built.trees
+    if not trees:
+        return []
+    sizes = {
+        "prompt": [len(tree.prefix) for tree in trees],
+        "chosen": [len(b.tokens) for tree in trees for b in tree.branches if b.role == "chosen"],
+        "rejected": [len(b.tokens) for tree in trees for b in tree.branches if b.role == "rejected"],
+        "prompt with all answers": [tree.inputs for tree in trees],
+    }
+    lines = [f"tokens by {folder}, median, 95 % and most (a row holds {row_length}, train.row_length)"]
+    for what, lengths in sizes.items():
+        median, most = np.percentile(lengths, [50, 95]).round().astype(int).tolist()
+        lines.append(f"  {what:24} {median:>7,} {most:>7,} {max(lengths):>7,}")
+    if built.cut:
+        lines.append(
+            f"  {_n(built.cut, 'prompt')} cut where the template writes it otherwise before an answer"
+        )
+    if built.split:
+        lines.append(
+            f"  {_n(built.split, 'prompt')} laid as several, since the answers do not fit in one row"
+        )
+    tree = trees[0]
+    chosen = next(b.tokens for b in tree.branches if b.role == "chosen")
+    lines += ["as the model reads it, prompt | chosen answer"]
+    return [*lines, f"  {_tokens(tokenizer, tree.prefix)} | {_tokens(tokenizer, chosen)}", ""]
+
+
+def _tokens(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
+    """What tokens spell, control tokens and line breaks shown."""
+    text = json.dumps(tokenizer.backend.decode(list(tokens)), ensure_ascii=False)[1:-1]
+    return text if len(text) <= LENGTH else f"{text[: LENGTH // 2]} … {text[-LENGTH // 2 :]}"
+
+
+def _losses(read: Preferences, built: Built | None) -> list[str]:
+    rows: dict[str, list[Dropped]] = {}
+    for row in read.dropped:
+        rows.setdefault(row.rule, []).append(row)
+    pairs = built.dropped if built else Counter[str]()
+    counts = Counter({rule: len(of_rule) for rule, of_rule in rows.items()}) + pairs + read.left_out
+    if not counts:
+        return ["left out: nothing"]
+    lines = ["left out"]
+    for rule in (rule for rule in RULES if counts[rule]):
+        why = built.examples.get(rule) if built else ""
+        lines.append(f"  {counts[rule]:,} {rule}: {RULES[rule]}{f' ({why!r})' if why else ''}")
+        lines += [f"    {row.where}: {row.text}" for row in rows.get(rule, [])[:ROWS]]
+        if (more := len(rows.get(rule, [])) - ROWS) > 0:
+            lines.append(f"    and {more:,} more")
+    return lines
+
+
+def _example(comparison: Comparison) -> list[str]:
+    lines = [f"prompt    {shown(comparison.prompt, LENGTH)}"]
+    for pair in comparison.pairs[:2]:
+        lines += [f"  chosen    {shown(pair.chosen, LENGTH)}", f"  rejected  {shown(pair.rejected, LENGTH)}"]
+    if (more := len(comparison.pairs) - 2) > 0:
+        lines.append(f"  and {_n(more, 'pair')} more")
+    return lines

@@ -1,0 +1,81 @@
+"""The numbers and words of a run on preferences, from evaluations made by hand."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pretrainrl_jax.config import OBJECTIVES
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.report.bootstrap import bootstrap
+from pretrainrl_jax.report.intervals import wilson
+from pretrainrl_jax.report.preferences import examples, headline, reading, summarise, table
+from pretrainrl_jax.report.systems import Systems
+
+KNOWN = Systems(OBJECTIVES)
+
+
+def evaluation(system: str, gaps: list[float], base: list[float], prompts: list[str]) -> dict:
+    scores = [[p, 1.0, gap, 0.0, was, 0.0] for p, gap, was in zip(prompts, gaps, base, strict=True)]
+    texts = {str(i): {"prompt": p, "chosen": "a", "rejected": "b"} for i, p in enumerate(prompts)}
+    about = {"of": "held_out", "text_nll": 1.0 + len(system) / 100, "text": "text.txt", "device_seconds": 1.0}
+    return {"system": system, "scores": scores, "examples": texts} | about
+
+
+BASE, AFTER, PROMPTS = [1.0, -1.0, -2.0, 3.0], [2.0, 0.5, -3.0, 4.0], ["p", "p", "q", "r"]
+TWO = [evaluation("base", BASE, BASE, PROMPTS), evaluation("dpo", AFTER, BASE, PROMPTS)]
+
+
+def test_shares_and_margins_are_means_over_pairs():
+    systems = summarise(TWO, "pairs.jsonl", "m")["systems"]
+    assert systems["base"]["preference_accuracy"] == 0.5
+    assert systems["base"]["reward_accuracy"] is None
+    dpo = systems["dpo"]
+    assert (dpo["preference_accuracy"], dpo["reward_accuracy"]) == (0.75, 0.75)
+    assert dpo["margin"] == pytest.approx(np.mean(np.subtract(AFTER, BASE)))
+    assert (dpo["prompts"], dpo["pairs"]) == (3, 4)
+    assert (dpo["change"]["before"], dpo["change"]["after"]) == (0.5, 0.75)
+    for name in ("preference_accuracy", "reward_accuracy", "margin"):
+        low, high = dpo[f"{name}_interval"]
+        assert low <= dpo[name] <= high
+
+
+def test_where_all_pairs_are_alike_the_interval_is_wilsons_of_as_many_prompts():
+    same = evaluation("dpo", [1.0] * 4, BASE, PROMPTS)
+    dpo = summarise([TWO[0], same], "", "")["systems"]["dpo"]
+    assert dpo["preference_accuracy_interval"] == wilson(3, 3)
+    nothing = summarise([TWO[0], evaluation("dpo", BASE, BASE, PROMPTS)], "", "")["systems"]["dpo"]
+    assert nothing["change"]["low"] < 0 < nothing["change"]["high"]  # no pair flipped: not certainty
+
+
+def test_an_evaluation_without_pairs_is_refused():
+    with pytest.raises(InputError, match="lists no pairs"):
+        summarise([TWO[0] | {"scores": []}], "", "")
+
+
+def test_table_and_words():
+    summary = summarise(TWO, "pairs.jsonl", "m")
+    shown = table(summary, KNOWN)
+    assert "4 held-out pairs of 3 prompts" in shown
+    assert max(map(len, shown.splitlines())) <= 100
+    assert headline(summary, KNOWN) == "Chosen answers preferred: 50.0% before, 75.0% with DPO alone"
+    said = " ".join(reading(summary, KNOWN))
+    assert "DPO alone prefers the chosen answer in 75.0%, the base model in 50.0%: +25.0 points" in said
+    assert "So few prompts are held out" in said
+    assert "−0.010 nats a token over the base model's (text: text.txt)" in said
+    assert [row["after"] - row["before"] for row in examples(*TWO)] == [-1.0, 1.0, 1.0, 1.5]
+
+
+def test_the_bootstrap_draws_prompts():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=200).tolist()
+    alone = bootstrap([str(i) for i in range(200)], [1.0] * 200, values)
+    wanted = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=2000, rng=1)
+    assert alone == pytest.approx(wanted.confidence_interval, abs=0.03)
+    # Ten pairs of one prompt that say the same are no more than one.
+    together = bootstrap(
+        [str(i) for i in range(200) for _ in range(10)], [1.0] * 2000, np.repeat(values, 10).tolist()
+    )
+    assert together == pytest.approx(alone, abs=1e-12)
+    light = bootstrap(["a", "b", "c"], [1.0, 2.0, 0.5], [0.0, 1.0, 1.0])
+    assert light == bootstrap(["a", "b", "b", "c"], [1.0, 1.0, 1.0, 0.5], [0.0, 1.0, 1.0, 1.0])
+    assert bootstrap(["a", "a"], [1.0, 1.0], [0.0, 1.0]) is None
