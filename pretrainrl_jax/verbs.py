@@ -175,7 +175,7 @@ VERBS = {
     ),
     "facts": Verb(
         "what a source of facts or preferences holds: columns, counts, some rows, every dropped row",
-        (*DATA, "tokenizer", "model", "train"),
+        (*DATA, "tokenizer", "model"),
         _facts,
     ),
     "import": Verb(

@@ -44,11 +44,12 @@ def init_sharded_state(model: Model, params: Params, settings: OptimizerConfig, 
 def train_step(
     model: Model,
     settings: OptimizerConfig,
-    scales: tuple[str, str],
+    ntp_scale: str,
     state: TrainState,
     batch: PackedBatch,
     coefficients: Coefficients,
     schedule: Schedule,
+    dpo_scale: str = "prompts",
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step from a batch [microsteps, rows, …]. Pure; `compile_step` compiles it.
 
@@ -58,7 +59,9 @@ def train_step(
     counts = count(batch)
 
     def loss_of(params: Params, micro: PackedBatch) -> tuple[jax.Array, dict[str, jax.Array]]:
-        return total_loss(target_logps(model, params, micro), micro, coefficients, counts, *scales)
+        return total_loss(
+            target_logps(model, params, micro), micro, coefficients, counts, ntp_scale, dpo_scale
+        )
 
     def microstep(micro: PackedBatch) -> tuple[Params, dict[str, jax.Array]]:
         (_, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params, micro)
@@ -113,7 +116,7 @@ def compile_step(
     shardings = state_shardings(model, settings, mesh)
     replicas = replicated(mesh)
     return jax.jit(
-        partial(train_step, model, settings, (ntp_scale, dpo_scale)),
+        partial(train_step, model, settings, ntp_scale, dpo_scale=dpo_scale),
         in_shardings=(shardings, row_sharding(mesh, leading=1), replicas, replicas),
         out_shardings=(shardings, replicas),
         donate_argnums=0,
