@@ -207,7 +207,7 @@ def test_columns_are_recognised_or_named(tmp_path):
             {"columns": PreferenceColumnsConfig(chosen="x")},
             "no column x .preferences.columns.chosen.; there are",
         ),
-        ({"format": "json"}, "holds an object|not JSON|preferences.format"),
+        ({"format": "parquet"}, "is not a whole Parquet file"),
         ({"encoding": "nope"}, "preferences.encoding is 'nope'"),
     ],
 )

@@ -52,6 +52,7 @@ def test_every_setting_matters_to_some_stage_or_is_known_not_to() -> None:
     free = (
         "harness.",
         "export.",
+        "ask.",
         "checkpoint.",
         "sweep.",
         "mesh.",
