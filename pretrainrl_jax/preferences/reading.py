@@ -21,7 +21,8 @@ USUAL = {
     "chosen": ("chosen", "preferred", "chosen_response"),
     "rejected": ("rejected", "dispreferred", "rejected_response"),
 }
-READ_AS = (
+# Settings that readers of facts know, too.
+READ_AS = ("path", "format", "split", "subset", "encoding", "quoting", "records")
     "path",
     "format",
     "split",

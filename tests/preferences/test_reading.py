@@ -248,7 +248,7 @@ def test_what_is_held_out_or_drawn_depends_on_the_prompt_alone(tmp_path):
 def test_a_table_without_quoting_and_a_list_among_others_are_read_when_told(tmp_path):
     table, nested = tmp_path / "pairs.tsv", tmp_path / "pairs.json"
     table.write_text('prompt\tchosen\trejected\n"Stardust" was sung by\t Ray\t Hill\n')
-    with pytest.raises(InputError, match="preferences.quoting=none"):
+    with pytest.raises(InputError, match=r"preferences\.quoting=none"):
         read_preferences(PreferencesConfig(path=str(table)), 0)
     preferences = read_preferences(PreferencesConfig(path=str(table), quoting="none"), 0)
     assert pairs_of(preferences) == Counter([('"Stardust" was sung by', " Ray", " Hill")])
