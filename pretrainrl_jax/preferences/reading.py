@@ -23,14 +23,6 @@ USUAL = {
 }
 # Settings that readers of facts know, too.
 READ_AS = ("path", "format", "split", "subset", "encoding", "quoting", "records")
-    "path",
-    "format",
-    "split",
-    "subset",
-    "encoding",
-    "quoting",
-    "records",
-)  # settings that readers of facts know, too
 SHOWN = 120  # characters of a dropped row
 
 
