@@ -34,8 +34,10 @@ class Comparison:
 
 
 def key(text: Text) -> str:
-    """What equal texts, and equal messages, have in common."""
-    return text if isinstance(text, str) else json.dumps(text, ensure_ascii=False, sort_keys=True)
+    """What equal texts, and equal messages, have in common; dates and such in messages count as texts."""
+    return (
+        text if isinstance(text, str) else json.dumps(text, ensure_ascii=False, sort_keys=True, default=str)
+    )
 
 
 def shown(text: Text, length: int) -> str:

@@ -123,10 +123,13 @@ def answers(cell: Any, none: str) -> list[Text]:
 
 def text_of(cell: Any) -> Text:
     """A text as it is, or a message or messages. Raises Unusable for anything else."""
-    if isinstance(cell, str):
-        if not cell.isascii() and _SURROGATE.search(cell):
-            raise Unusable(BROKEN_TEXT)
-        return cell
+    text = cell if isinstance(cell, str) else _messages(cell)
+    if _SURROGATE.search(key(text)):
+        raise Unusable(BROKEN_TEXT)
+    return text
+
+
+def _messages(cell: Any) -> tuple[Message, ...]:
     messages = _one_by_one(cell) if isinstance(cell, Mapping) else cell
     if not isinstance(messages, list | tuple) or not messages:
         raise Unusable(NOT_TEXT)
@@ -155,7 +158,6 @@ def _message(value: Any) -> Message:
         text = part.get("text") if isinstance(part, Mapping) else part
         if not isinstance(text, str | None):
             raise Unusable(NOT_TEXT)
-        text_of(text or "")
     return {name: part for name, part in value.items() if part is not None or name == "content"}
 
 

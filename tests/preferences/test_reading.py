@@ -3,6 +3,7 @@
 import csv
 import json
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,10 @@ def test_forms(tmp_path, row, wanted):
         ({"prompt": ["Q"], "chosen": "a", "rejected": "b"}, "not text"),
         ({"prompt": user("Q"), "chosen": said("a"), "rejected": "b"}, "mixed"),
         ({"prompt": "Q", "chosen": "\ud800", "rejected": "b"}, "broken text"),
+        (
+            {"prompt": [user("Q")[0] | {"name": "\ud800"}], "chosen": said("a"), "rejected": said("b")},
+            "broken text",
+        ),
         ({"prompt": user("Q"), "chosen": said("a") + user("b"), "rejected": said("b")}, "ends with the user"),
     ],
 )
@@ -178,6 +183,18 @@ def test_formats_hold_the_same(tmp_path):
     (tmp_path / "hub").mkdir()
     written(tmp_path / "hub", rows, "train.jsonl")
     assert pairs_of(read_preferences(PreferencesConfig(path=f"hf:{tmp_path / 'hub'}"), 0)) == wanted
+
+
+def test_messages_may_hold_dates(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    asked = [user("Who?")[0] | {"at": datetime(2024, 5, 6)}]
+    rows = [{"prompt": asked, "chosen": said("I"), "rejected": said("you")}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "pairs.parquet")
+    (comparison,) = read_preferences(PreferencesConfig(path=str(tmp_path / "pairs.parquet")), 0).comparisons
+    assert "2024-05-06" in key(comparison.prompt)
+    assert comparison.id
 
 
 @pytest.mark.parametrize("cell", ["['a' 'b']", "[{'role': 'user', 'content': 'x'}\n {'role'}]", '["a", b]'])
