@@ -1,12 +1,10 @@
 """A row as a prompt, chosen and rejected answers: what its cells may hold, and what is no preference."""
 
-import ast
-import json
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple
 
+from pretrainrl_jax.facts.written import written
 from pretrainrl_jax.preferences.record import Message, Text, key, plain
 
 # Why a row, or a pair of it, is not compared.
@@ -34,7 +32,6 @@ RULES = {
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LIST = re.compile(r"""\s*\[\s*(\[\s*)?(["'\]]|\{\s*["'](role|content))""")
-_UNSEPARATED = re.compile(r"""['"]\s+['"]|\}\s+\{""")
 
 
 class Unusable(Exception):
@@ -188,18 +185,15 @@ def _ends_with_user(answer: Text) -> bool:
 
 
 def _parsed(cell: Any) -> Any:
-    """What a text of a table without lists means: a list, as JSON or Python writes it, or the text itself.
+    """What a text of a table without lists means: a list, as JSON, Python or NumPy write it, or the text.
 
-    Raises Unusable for what begins as a list of texts or messages and is none, as NumPy writes them.
+    Raises Unusable for what begins as a list of texts or messages does, and is none.
     """
     if not isinstance(cell, str) or not _LIST.match(cell):
         return cell
-    with suppress(ValueError, RecursionError):
-        return json.loads(cell)
-    if not _UNSEPARATED.search(cell):  # Python would make one text of two
-        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-            return ast.literal_eval(cell.strip())
-    raise Unusable(BROKEN_LIST)
+    if (listed := written(cell)) is None:
+        raise Unusable(BROKEN_LIST)
+    return listed
 
 
 def same(one: Text, other: Text) -> bool:
