@@ -81,7 +81,9 @@ def test_nothing_is_made_again_and_it_is_told_as_before(older: Path) -> None:
         assert ran.code == 0, ran.err
     changed = {name for name, content in files(older).items() if before.get(name) != content}
     assert {name for name in changed if not name.startswith("report/")} <= {"lock"}
-    assert json.loads((older / "report" / "summary.json").read_text()) == json.loads(table)
+    now = json.loads((older / "report" / "summary.json").read_text())
+    assert now.pop("contradictions") == []  # not told at that time
+    assert now == json.loads(table)
     page = (older / "report" / "index.html").read_text("utf-8")
     for text in ("NTP (answers only)", "Iterative RPO", "NTP(question) + NTP(answer) + DPO(β\u00a0=\u00a01)"):
         assert text in page
@@ -142,6 +144,7 @@ def test_mining_again_finds_what_was_found(older: Path) -> None:
     unfinish(older, lambda stage: stage == "mine", checkpoints=False)
     assert call("mine", "--workdir", older).code == 0
     now = json.loads((older / "mined" / "statistics.json").read_text())
+    now.pop("of_examples")  # not counted at that time
     assert alike(now, before)
 
 

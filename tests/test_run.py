@@ -532,6 +532,15 @@ def test_a_stage_goes_on_with_the_settings_of_its_workdir(workdir):
     assert "seed was 0, now 5" in changed.err
 
 
+def test_an_evaluation_that_was_removed_is_made_again(workdir: Path) -> None:
+    path = workdir / "evaluations" / "ntp_answer.json"
+    path.unlink()
+    ran = call("evaluate", "--workdir", workdir)
+    assert ran.code == 0, ran.err
+    assert "evaluate/base: finished, skipped" in ran.out
+    assert path.is_file()
+
+
 def test_quiet_prints_results_alone_and_verbose_what_was_written(workdir: Path) -> None:
     unfinish(workdir, lambda stage: stage in ("mine", "train/ntp_answer", "evaluate/ntp_answer"))
     verbose = Path(shutil.copytree(workdir, workdir.with_name("verbose")))

@@ -96,6 +96,11 @@ def clean(text: str, repaired: Counter[str]) -> str:
     return text
 
 
+def one_line(text: str) -> str:
+    """A text on one line, without what a terminal would obey."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
 def text_in(value: Any, repaired: Counter[str], column: Column = ANYTHING) -> str:
     """The text of a cell: numbers and dates as people write them, "" for None and NaN.
 

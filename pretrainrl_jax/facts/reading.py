@@ -36,7 +36,7 @@ SHOWN = 120  # characters of a dropped row
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A row that became no fact."""
+    """A row that became no fact, or no preference."""
 
     where: str  # "popQA.tsv, line 17"
     rule: str  # why, a short name that is counted
@@ -138,7 +138,7 @@ def _read(settings: FactsConfig) -> Reading:
                 elsewhere.append(aside.fact(row, category))
         except cleaning.Unusable as reason:
             if wanted:
-                dropped.append(Dropped(_short(row.where), str(reason), _shown(row, columns, reason.where)))
+                dropped.append(Dropped(short(row.where), str(reason), _shown(row, columns, reason.where)))
     unknown = [category for category in settings.categories if category not in categories]
     if unknown:
         near = difflib.get_close_matches(unknown[0], categories, n=1)
@@ -149,7 +149,7 @@ def _read(settings: FactsConfig) -> Reading:
     stay, fate = settle(facts, settings.duplicates)
     merged = []
     for at, into in sorted(fate.items()):
-        where = f"{_short(origins[at])} {facts[at].row}"
+        where = f"{short(origins[at])} {facts[at].row}"
         said = f"{facts[at].question} | {', '.join(facts[at].answers)}"
         if into is None:
             dropped.append(Dropped(where, CONFLICTING, said[:SHOWN]))
@@ -185,15 +185,15 @@ def read_examples(path: str) -> tuple[tuple[str, str], ...]:
     return tuple((fact.question, fact.answer) for fact in facts)
 
 
-def _short(where: str) -> str:
+def short(where: str) -> str:
+    """Where a row stands, without folders."""
     return where.rstrip("/").rsplit("/", 1)[-1]
 
 
 def _shown(row: Row, columns: Columns, where: str = "") -> str:
-    """What stands in a dropped row, on one line and without what a terminal would obey."""
+    """What stands in a dropped row."""
     paths = filter(None, (columns.question, columns.subject, *columns.true))
     told = [value for path in paths for value in cells(row.values, path)]
     text = " | ".join(str(value)[:SHOWN] for value in told if value not in (None, ""))
     text = f"{where}: {text}" if where else text
-    text = "".join(letter if letter.isprintable() else " " for letter in text or str(dict(row.values)))
-    return " ".join(text.split())[:SHOWN]
+    return cleaning.one_line(text or str(dict(row.values)))[:SHOWN]

@@ -18,9 +18,13 @@ def split(facts: Iterable[Fact], holdout_every: int) -> tuple[list[Fact], list[F
     """
     sides: tuple[list[Fact], list[Fact]] = ([], [])
     for fact in facts:
-        held_out = holdout_every and _hash(" ".join(fact.question.split())) % holdout_every == 0
-        sides[bool(held_out)].append(fact)
+        sides[is_held_out(" ".join(fact.question.split()), holdout_every)].append(fact)
     return sides
+
+
+def is_held_out(text: str, every: int) -> bool:
+    """Whether a text is the one in n by its hash; 0 holds none out."""
+    return bool(every) and hashed(text) % every == 0
 
 
 def subsample(facts: Sequence[Fact], limit: int, seed: int) -> list[Fact]:
@@ -32,7 +36,7 @@ def subsample(facts: Sequence[Fact], limit: int, seed: int) -> list[Fact]:
     """
     if not limit or limit >= len(facts):
         return list(facts)
-    order = ((_hash(f"{seed} {_name(fact)}"), fact.answer, at) for at, fact in enumerate(facts))
+    order = ((hashed(f"{seed} {_name(fact)}"), fact.answer, at) for at, fact in enumerate(facts))
     return [facts[at] for at in sorted(at for *_, at in heapq.nsmallest(limit, order))]
 
 
@@ -40,5 +44,6 @@ def _name(fact: Fact) -> str:
     return f"{fact.category}\n{fact.question}" if ROW_ID.fullmatch(fact.id) else fact.id
 
 
-def _hash(text: str) -> int:
+def hashed(text: str) -> int:
+    """64 bits that are a text's own, the same in every process."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")

@@ -1,6 +1,5 @@
 """The preferences of a file or data set: rows judged, pairs of one prompt put together."""
 
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,8 +8,10 @@ from typing import Any
 
 from pretrainrl_jax.config import FactsConfig, PreferencesConfig
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.facts.cleaning import one_line
+from pretrainrl_jax.facts.columns import shown
 from pretrainrl_jax.facts.files import Row, is_folder
-from pretrainrl_jax.facts.reading import read_rows
+from pretrainrl_jax.facts.reading import SHOWN, Dropped, read_rows, short
 from pretrainrl_jax.preferences import rows as judged
 from pretrainrl_jax.preferences.record import Comparison, Preferred, Text, draw, key
 from pretrainrl_jax.preferences.rows import Unusable
@@ -23,16 +24,6 @@ USUAL = {
 }
 # Settings that readers of facts know, too.
 READ_AS = ("path", "format", "split", "subset", "encoding", "quoting", "records")
-SHOWN = 120  # characters of a dropped row
-
-
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """A row, or one pair of it, that is not compared."""
-
-    where: str  # "pairs.jsonl, line 17"
-    rule: str  # why, one of rows.RULES
-    text: str  # what stands there, shortened
 
 
 @dataclass(frozen=True)
@@ -45,7 +36,7 @@ class Preferences:
     columns: Mapping[str, str] = field(default_factory=dict)  # what is used as what; "" for no prompt column
     unused: Sequence[str] = ()  # columns that are not read
     forms: Counter[str] = field(default_factory=Counter)  # rows by how they state their preference
-    dropped: Sequence[Dropped] = ()
+    dropped: Sequence[Dropped] = ()  # rows, or single pairs of one, that are not compared; rules: rows.RULES
     left_out: Counter[str] = field(default_factory=Counter)  # prompts that nobody asked for, by rule
     repeated: int = 0  # pairs that another row states, too
     both_ways: int = 0  # pairs of which another row states the reverse
@@ -67,7 +58,7 @@ def read_preferences(settings: PreferencesConfig, seed: int) -> Preferences:
     repeated = 0
     for row in rows:
         cells = [_cell(row.values, columns[name]) if columns[name] else None for name in USUAL]
-        where, kept = _short(row.where), False
+        where, kept = short(row.where), False
         try:
             stated = judged.compared(*cells, implicit=not columns["prompt"], listed=listed)
         except Unusable as reason:
@@ -143,11 +134,11 @@ def choose_columns(rows: Sequence[Row], settings: PreferencesConfig) -> dict[str
         named = getattr(settings.columns, what)
         if named and all(_cell(row.values, named) is None for row in rows):
             where = f"{settings.path}: no column {named} (preferences.columns.{what})"
-            raise InputError(f"{where}; there are {', '.join(names[:20])}")
+            raise InputError(f"{where}; there are {shown(names)}")
         chosen[what] = named or next((spelt[name] for name in usual if name in spelt), "")
         if not chosen[what] and what != "prompt":
             missing = f"no column for the {what} answer: set preferences.columns.{what}"
-            raise InputError(f"{settings.path}: {missing}; there are {', '.join(names[:20])}")
+            raise InputError(f"{settings.path}: {missing}; there are {shown(names)}")
     return chosen
 
 
@@ -165,11 +156,7 @@ def _names(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row.values))
 
 
-def _short(where: str) -> str:
-    return os.path.basename(where.rstrip("/"))
-
-
 def _shown(cells: Sequence[Any]) -> str:
-    """What stands in a row, on one line and without what a terminal would obey."""
+    """What stands in a dropped row."""
     text = " | ".join(str(value)[:SHOWN] for value in cells if value not in (None, ""))
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())[:SHOWN]
+    return one_line(text)[:SHOWN]

@@ -1,11 +1,14 @@
 """A prompt and the pairs of answers that a file compares under it."""
 
-import hashlib
+import heapq
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+
+from pretrainrl_jax.facts.cleaning import one_line
+from pretrainrl_jax.facts.splits import hashed, is_held_out
 
 Message = Mapping[str, Any]  # role and content, and what else the chat template knows
 Text = str | tuple[Message, ...]  # a text, or the messages of a conversation
@@ -30,20 +33,21 @@ class Comparison:
     @cached_property
     def id(self) -> str:
         """A digest of the prompt."""
-        return hashlib.blake2b(key(self.prompt).encode(), digest_size=8).hexdigest()
+        return f"{hashed(key(self.prompt)):016x}"
 
 
 def key(text: Text) -> str:
-    """What equal texts, and equal messages, have in common."""
-    return text if isinstance(text, str) else json.dumps(text, ensure_ascii=False, sort_keys=True)
+    """What equal texts, and equal messages, have in common; dates and such in messages count as texts."""
+    return (
+        text if isinstance(text, str) else json.dumps(text, ensure_ascii=False, sort_keys=True, default=str)
+    )
 
 
 def shown(text: Text, length: int) -> str:
     """A text, or messages with their roles, on one line of at most so many characters."""
     if not isinstance(text, str):
         text = " ".join(f"[{message['role']}] {plain(message)}" for message in text)
-    text = "".join(letter if letter.isprintable() else " " for letter in text)
-    text = " ".join(text.split())
+    text = one_line(text)
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
@@ -67,7 +71,7 @@ def split(comparisons: Iterable[Comparison], holdout_every: int) -> tuple[list[C
     """Those that are trained and those only evaluated: one prompt in n, by its hash; 0 holds none out."""
     sides: tuple[list[Comparison], list[Comparison]] = ([], [])
     for comparison in comparisons:
-        sides[bool(holdout_every) and int(comparison.id, 16) % holdout_every == 0].append(comparison)
+        sides[is_held_out(key(comparison.prompt), holdout_every)].append(comparison)
     return sides
 
 
@@ -75,6 +79,6 @@ def draw(comparisons: Sequence[Comparison], limit: int, seed: int) -> list[Compa
     """The `limit` whose prompts, with the seed, have the smallest hashes, in their order; 0 keeps all."""
     if not limit:
         return list(comparisons)
-    hashed = {c.id: hashlib.blake2b(f"{seed} {c.id}".encode()).digest() for c in comparisons}
-    kept = set(sorted(hashed, key=lambda id: hashed[id])[:limit])
+    smallest = heapq.nsmallest(limit, comparisons, key=lambda comparison: hashed(f"{seed} {comparison.id}"))
+    kept = {comparison.id for comparison in smallest}
     return [comparison for comparison in comparisons if comparison.id in kept]

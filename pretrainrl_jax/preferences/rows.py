@@ -1,12 +1,10 @@
 """A row as a prompt, chosen and rejected answers: what its cells may hold, and what is no preference."""
 
-import ast
-import json
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple
 
+from pretrainrl_jax.facts.written import written
 from pretrainrl_jax.preferences.record import Message, Text, key, plain
 
 # Why a row, or a pair of it, is not compared.
@@ -34,7 +32,6 @@ RULES = {
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LIST = re.compile(r"""\s*\[\s*(\[\s*)?(["'\]]|\{\s*["'](role|content))""")
-_UNSEPARATED = re.compile(r"""['"]\s+['"]|\}\s+\{""")
 
 
 class Unusable(Exception):
@@ -123,10 +120,13 @@ def answers(cell: Any, none: str) -> list[Text]:
 
 def text_of(cell: Any) -> Text:
     """A text as it is, or a message or messages. Raises Unusable for anything else."""
-    if isinstance(cell, str):
-        if not cell.isascii() and _SURROGATE.search(cell):
-            raise Unusable(BROKEN_TEXT)
-        return cell
+    text = cell if isinstance(cell, str) else _messages(cell)
+    if _SURROGATE.search(key(text)):
+        raise Unusable(BROKEN_TEXT)
+    return text
+
+
+def _messages(cell: Any) -> tuple[Message, ...]:
     messages = _one_by_one(cell) if isinstance(cell, Mapping) else cell
     if not isinstance(messages, list | tuple) or not messages:
         raise Unusable(NOT_TEXT)
@@ -155,7 +155,6 @@ def _message(value: Any) -> Message:
         text = part.get("text") if isinstance(part, Mapping) else part
         if not isinstance(text, str | None):
             raise Unusable(NOT_TEXT)
-        text_of(text or "")
     return {name: part for name, part in value.items() if part is not None or name == "content"}
 
 
@@ -186,18 +185,15 @@ def _ends_with_user(answer: Text) -> bool:
 
 
 def _parsed(cell: Any) -> Any:
-    """What a text of a table without lists means: a list, as JSON or Python writes it, or the text itself.
+    """What a text of a table without lists means: a list, as JSON, Python or NumPy write it, or the text.
 
-    Raises Unusable for what begins as a list of texts or messages and is none, as NumPy writes them.
+    Raises Unusable for what begins as a list of texts or messages does, and is none.
     """
     if not isinstance(cell, str) or not _LIST.match(cell):
         return cell
-    with suppress(ValueError, RecursionError):
-        return json.loads(cell)
-    if not _UNSEPARATED.search(cell):  # Python would make one text of two
-        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-            return ast.literal_eval(cell.strip())
-    raise Unusable(BROKEN_LIST)
+    if (listed := written(cell)) is None:
+        raise Unusable(BROKEN_LIST)
+    return listed
 
 
 def same(one: Text, other: Text) -> bool:

@@ -7,7 +7,7 @@ from pretrainrl_jax.report.outcomes import trained, truth
 from pretrainrl_jax.report.systems import Systems
 
 UNLIKELY = 0.25  # share of right answers that may look less probable than a wrong one, by their spelling
-AGAIN = "run `evaluate` with this workdir again"
+AGAIN = "remove its file in evaluations/ and run `evaluate` again"  # what is finished is skipped
 
 
 def contradictions(evaluations: Sequence[Json], known: Systems) -> list[str]:

@@ -11,6 +11,7 @@ from pretrainrl_jax.report import charts, run
 from pretrainrl_jax.report.ability import ability, main_results, read_harness
 from pretrainrl_jax.report.bootstrap import bootstrap
 from pretrainrl_jax.report.columns import grid, plain
+from pretrainrl_jax.report.contradictions import AGAIN
 from pretrainrl_jax.report.formats import Json, decimals, number, percent, signed, span, spread
 from pretrainrl_jax.report.inputs import describe, read_config, read_inputs, read_json
 from pretrainrl_jax.report.intervals import Difference, paired, wilson
@@ -64,7 +65,7 @@ def pairs_of(evaluation: Json) -> list[PairScore]:
     except (KeyError, TypeError):
         pairs = []
     if not pairs:
-        raise InputError(f"the evaluation of {evaluation.get('system')} lists no pairs: evaluate again")
+        raise InputError(f"the evaluation of {evaluation.get('system')} lists no pairs: {AGAIN}")
     return pairs
 
 

@@ -139,7 +139,7 @@ class Context:
         return score_answers(loaded.model, loaded.params, trees, ends, **packing)
 
     def finished(self) -> dict[str, Any]:
-        """The finished stages and what each noted. One whose checkpoints were removed is not finished."""
+        """The finished stages and what each noted: `finished_stages` as process 0 reads them."""
         return run_on_process_0(lambda: finished_stages(self.workdir), "reading what is finished")
 
     def done(self, stage: str) -> bool:
@@ -196,15 +196,20 @@ def _packing(trees: Sequence[AnswerTree], row_length: int, advance: Callable[[in
 
 
 def finished_stages(workdir: Path) -> dict[str, Any]:
-    """The finished stages of a workdir and what each noted, as they lie on the disk."""
+    """The finished stages of a workdir and what each noted, as they lie on the disk.
+
+    One whose checkpoints or evaluation were removed is not finished.
+    """
     path = workdir / "finished.json"
+
+    def is_there(stage: str) -> bool:
+        kind, _, system = stage.partition("/")
+        if kind == "evaluate":
+            return (workdir / "evaluations" / f"{system}.json").is_file()
+        return kind not in (BASE, "train") or bool(checkpoints.steps_of(workdir / "checkpoints" / stage))
+
     marks = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return {
-        stage: notes
-        for stage, notes in marks.items()
-        if stage.partition("/")[0] not in (BASE, "train")
-        or checkpoints.steps_of(workdir / "checkpoints" / stage)
-    }
+    return {stage: notes for stage, notes in marks.items() if is_there(stage)}
 
 
 def say(text: str) -> None:

@@ -25,7 +25,6 @@ WIDTH = 110  # of the tables; less on a narrower terminal
 CATEGORIES = 40  # shown, the largest first
 ROWS = 10  # shown of the facts, and of each rule
 BAR = 40  # characters of the longest bar
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model")
 
 
 def show_facts(config: Config, workdir: Path) -> None:
@@ -43,8 +42,8 @@ def show_facts(config: Config, workdir: Path) -> None:
     trained, held_out = split(reading.facts, config.facts.holdout_every)
     _say(
         console,
-        f"{reading.source}: {_n(reading.rows, 'row')} read in {seconds:.1f} s",
-        f"{_n(len(reading.facts), 'fact')}: {len(trained):,} trained, {len(held_out):,} held out "
+        f"{reading.source}: {counted(reading.rows, 'row')} read in {seconds:.1f} s",
+        f"{counted(len(reading.facts), 'fact')}: {len(trained):,} trained, {len(held_out):,} held out "
         f"(facts.holdout_every={config.facts.holdout_every})",
     )
     _say(console, *_columns(reading.columns, config.facts.questions))
@@ -69,7 +68,8 @@ def _say(console: Console, *lines: str) -> None:
         console.print(line, soft_wrap=True)
 
 
-def _n(count: int, noun: str) -> str:
+def counted(count: int, noun: str) -> str:
+    """A number of things in words."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
@@ -168,7 +168,7 @@ def _losses(reading: Reading, lost: Sequence[Dropped]) -> list[str]:
     counts = Counter(row.rule for row in lost) + reading.left_out
     if not counts:
         return ["dropped: nothing"]
-    lines = [f"of {_n(reading.rows, 'row')}, {counts.total():,} became no fact of their own"]
+    lines = [f"of {counted(reading.rows, 'row')}, {counts.total():,} became no fact of their own"]
     for rule in (rule for rule in RULES if counts[rule]):
         lines.append(f"  {counts[rule]:,} {rule}: {RULES[rule]}")
         rows = [row for row in lost if row.rule == rule]
@@ -180,13 +180,15 @@ def _losses(reading: Reading, lost: Sequence[Dropped]) -> list[str]:
 
 def _tokenless(config: Config, facts: Sequence[Fact]) -> list[str]:
     """Answers that the configured tokenizer, where there is one on this disk, makes no tokens of."""
-    for folder in filter(None, (config.tokenizer.path, config.model.path)):
-        if any((Path(folder) / name).is_file() for name in TOKENIZER_FILES):
-            from pretrainrl_jax.trees.tokenization import load_tokenizer
+    paths = config.tokenizer.path, config.model.path
+    if not any(paths):
+        return []
+    from pretrainrl_jax.trees.tokenization import load_tokenizer, tokenizer_folder
 
-            answers = list(dict.fromkeys(answer for fact in facts for answer in fact.answers))
-            tokens = load_tokenizer(folder).encode_all(answers)
-            without = [answer for answer, ids in zip(answers, tokens, strict=True) if not ids]
-            named = f": {', '.join(without[:ROWS])}" if without else ""
-            return [f"  {len(without):,} no tokens: answers the tokenizer in {folder} cannot spell{named}"]
-    return []
+    if not (folder := tokenizer_folder(*paths)):
+        return []
+    answers = list(dict.fromkeys(answer for fact in facts for answer in fact.answers))
+    tokens = load_tokenizer(folder).encode_all(answers)
+    without = [answer for answer, ids in zip(answers, tokens, strict=True) if not ids]
+    named = f": {', '.join(without[:ROWS])}" if without else ""
+    return [f"  {len(without):,} no tokens: answers the tokenizer in {folder} cannot spell{named}"]

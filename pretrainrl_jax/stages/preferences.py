@@ -158,12 +158,7 @@ def made_with(context: Context, base: Loaded) -> Json:
     settings, train = context.config.preferences, context.config.train
     return made_by(base.model, base.params, base.tokenizer) | {
         "chat template": short_digest(base.tokenizer.backend.chat_template),
-        "preferences": short_digest(
-            [
-                (comparison.id, [(key(p.chosen), key(p.rejected), p.rows) for p in comparison.pairs])
-                for comparison in preferred(context).comparisons
-            ]
-        ),
+        "preferences": pairs_digest(context),
         "settings": {
             "preferences.holdout_every": settings.holdout_every,
             "preferences.control_tokens": settings.control_tokens,
@@ -171,6 +166,28 @@ def made_with(context: Context, base: Loaded) -> Json:
             "train.layout": train.layout,
         },
     }
+
+
+def pairs_digest(context: Context) -> str:
+    """A digest of every pair that was read."""
+    return short_digest(
+        [
+            (comparison.id, [(key(p.chosen), key(p.rejected), p.rows) for p in comparison.pairs])
+            for comparison in preferred(context).comparisons
+        ]
+    )
+
+
+def check_pairs(context: Context) -> None:
+    """Raise InputError if the stored trees are of other pairs than the file's: it was changed since."""
+    stamp = context.workdir / "mined" / "fingerprint.json"
+    if not stamp.is_file():
+        raise InputError(f"{context.workdir} has no finished mine: run `mine` with this workdir first")
+    if json.loads(stamp.read_text(encoding="utf-8"))["made_with"].get("preferences") != pairs_digest(context):
+        raise InputError(
+            f"{context.config.preferences.path} holds other pairs than those of {stamp.parent}: "
+            "give it as it was, or make a workdir of its own for it"
+        )
 
 
 def name_of(context: Context) -> Callable[[AnswerTree], str]:
@@ -183,6 +200,7 @@ def evaluate_system(context: Context, system: str) -> None:
     """Which answer of each pair held out a model prefers, and by how much; loss on text; one file."""
     stage = BASE if system == "base" else f"train/{system}"
     began = time.perf_counter()
+    check_pairs(context)
     loaded = context.load(stage)
     path = context.workdir / "mined" / f"{HELD_OUT}.array_record"
     is_held_out = run_on_process_0(path.is_file, f"looking for {path.name}")

@@ -4,16 +4,18 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from pretrainrl_jax.config import Config
-from pretrainrl_jax.preferences.reading import Dropped, Preferences, read_preferences
+from pretrainrl_jax.facts.columns import shown as names
+from pretrainrl_jax.facts.reading import Dropped
+from pretrainrl_jax.preferences.reading import Preferences, read_preferences
 from pretrainrl_jax.preferences.record import Comparison, key, shown, split
 from pretrainrl_jax.preferences.rows import RULES
 from pretrainrl_jax.preferences.trees import Built, build
-from pretrainrl_jax.trees.tokenization import VOCABULARIES, Tokenizer, load_tokenizer
+from pretrainrl_jax.stages.facts import counted
+from pretrainrl_jax.trees.tokenization import Tokenizer, load_tokenizer, tokenizer_folder
 
 EXAMPLES = 2
 ROWS = 3  # shown of each rule
@@ -28,15 +30,15 @@ def show_preferences(config: Config) -> None:
     settings = config.preferences
     read = read_preferences(settings, config.seed)
     trained, held_out = split(read.comparisons, settings.holdout_every)
-    lines = [f"{read.source}: {_n(read.rows, 'row')}", *_columns(read), *_forms(read)]
+    lines = [f"{read.source}: {counted(read.rows, 'row')}", *_columns(read), *_forms(read)]
     lines += _counts(read)
     lines += [
-        f"{_n(len(trained), 'prompt')} trained with {_n(_pairs(trained), 'pair')}, "
+        f"{counted(len(trained), 'prompt')} trained with {counted(_pairs(trained), 'pair')}, "
         f"{len(held_out):,} held out with {_pairs(held_out):,} "
         f"(preferences.holdout_every={settings.holdout_every})",
         "",
     ]
-    built, folder = None, _tokenizer_folder(config)
+    built, folder = None, tokenizer_folder(config.tokenizer.path, config.model.path)
     if folder:
         tokenizer = load_tokenizer(folder)
         train = config.train
@@ -50,26 +52,17 @@ def show_preferences(config: Config) -> None:
     print("\n".join(lines), file=sys.stdout)
 
 
-def _n(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def _pairs(comparisons: Iterable[Comparison]) -> int:
     return sum(len(comparison.pairs) for comparison in comparisons)
 
 
 def _columns(read: Preferences) -> list[str]:
     used = [f"{what} = {column or '(their common beginning)'}" for what, column in read.columns.items()]
-    unused = ", ".join(_plain(name) for name in read.unused)
-    return [f"columns: {', '.join(used)}", f"columns not read: {unused or 'none'}"]
-
-
-def _plain(name: str) -> str:
-    return name if name.isprintable() else repr(name)
+    return [f"columns: {', '.join(used)}", f"columns not read: {names(read.unused, 40)}"]
 
 
 def _forms(read: Preferences) -> list[str]:
-    return [f"form: {form} ({_n(rows, 'row')})" for form, rows in read.forms.most_common()]
+    return [f"form: {form} ({counted(rows, 'row')})" for form, rows in read.forms.most_common()]
 
 
 def _counts(read: Preferences) -> list[str]:
@@ -78,17 +71,18 @@ def _counts(read: Preferences) -> list[str]:
         for kind in ("chosen", "rejected")
     )
     lines = [
-        f"{_n(len(read.comparisons), 'prompt')}, {_n(_pairs(read.comparisons), 'pair')} to be compared",
+        f"{counted(len(read.comparisons), 'prompt')}, "
+        f"{counted(_pairs(read.comparisons), 'pair')} to be compared",
         f"chosen answers of a prompt: {_histogram(chosen)}",
         f"rejected answers of a prompt: {_histogram(rejected)}",
     ]
     if read.repeated:
         lines.append(
-            f"repeated: {_n(read.repeated, 'pair')} that stood there before: that one counts as often"
+            f"repeated: {counted(read.repeated, 'pair')} that stood there before: that one counts as often"
         )
     if read.both_ways:
         lines.append(
-            f"both ways: {_n(read.both_ways, 'pair')} whose reverse stands there, too; both are kept"
+            f"both ways: {counted(read.both_ways, 'pair')} whose reverse stands there, too; both are kept"
         )
     return lines
 
@@ -96,15 +90,8 @@ def _counts(read: Preferences) -> list[str]:
 def _histogram(counts: Counter[int]) -> str:
     most = sorted(counts.items())[:8]
     more = len(counts) - len(most)
-    told = ", ".join(f"{number} ({_n(prompts, 'prompt')})" for number, prompts in most)
+    told = ", ".join(f"{number} ({counted(prompts, 'prompt')})" for number, prompts in most)
     return told + (f", and up to {max(counts)}" if more else "")
-
-
-def _tokenizer_folder(config: Config) -> str:
-    for folder in filter(None, (config.tokenizer.path, config.model.path)):
-        if any((Path(folder) / name).is_file() for name in VOCABULARIES):
-            return folder
-    return ""
 
 
 def _lengths(built: Built, tokenizer: Tokenizer, folder: str, row_length: int) -> list[str]:
@@ -123,11 +110,11 @@ def _lengths(built: Built, tokenizer: Tokenizer, folder: str, row_length: int) -
         lines.append(f"  {what:24} {median:>7,} {most:>7,} {max(lengths):>7,}")
     if built.cut:
         lines.append(
-            f"  {_n(built.cut, 'prompt')} cut where the template writes it otherwise before an answer"
+            f"  {counted(built.cut, 'prompt')} cut where the template writes it otherwise before an answer"
         )
     if built.split:
         lines.append(
-            f"  {_n(built.split, 'prompt')} laid as several, since the answers do not fit in one row"
+            f"  {counted(built.split, 'prompt')} laid as several, since the answers do not fit in one row"
         )
     tree = trees[0]
     chosen = next(b.tokens for b in tree.branches if b.role == "chosen")
@@ -164,5 +151,5 @@ def _example(comparison: Comparison) -> list[str]:
     for pair in comparison.pairs[:2]:
         lines += [f"  chosen    {shown(pair.chosen, LENGTH)}", f"  rejected  {shown(pair.rejected, LENGTH)}"]
     if (more := len(comparison.pairs) - 2) > 0:
-        lines.append(f"  and {_n(more, 'pair')} more")
+        lines.append(f"  and {counted(more, 'pair')} more")
     return lines

@@ -8,6 +8,7 @@ break under the few-shot template, EOS otherwise. Without it, "Quebec" as a nega
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -99,8 +100,8 @@ def ends_at(tokenizer: Tokenizer, vocabulary: int, *, newline: bool) -> np.ndarr
 def choose_examples(facts: Sequence[Fact], outside: bool = False) -> list[Fact]:
     """The facts shown in few-shot prompts: the best known, each of another category.
 
-    `outside` adds as many as it takes for every category to have `SHOWN` of others, by turns of all
-    categories where there are few of them.
+    `outside` adds as many as it takes for every category to have `SHOWN` of others, or as many as there are,
+    by turns of all categories where there are few of them.
     """
     turns: Counter[str] = Counter()
     ranked: list[tuple[int, Fact]] = []
@@ -110,13 +111,12 @@ def choose_examples(facts: Sequence[Fact], outside: bool = False) -> list[Fact]:
     in_turn = [fact for _, fact in sorted(ranked, key=lambda item: item[0])]
     if not outside or len(turns) < 2:
         return in_turn[: min(SHOWN, len(turns))]
-    enough = (n for n in range(SHOWN, len(in_turn)) if n - _commonest(in_turn[:n]) >= SHOWN)
-    return in_turn[: next(enough, len(in_turn))]
 
+    def enough(category: str) -> int:
+        others = (count for count, fact in enumerate(in_turn, 1) if fact.category != category)
+        return max(islice(others, SHOWN))
 
-def _commonest(facts: Sequence[Fact]) -> int:
-    """Facts of the category that has most of them."""
-    return max(Counter(fact.category for fact in facts).values())
+    return in_turn[: max(map(enough, turns))]
 
 
 @dataclass(frozen=True)

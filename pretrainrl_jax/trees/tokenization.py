@@ -136,6 +136,12 @@ class Tokenizer:
         (folder / "special_ids.json").write_text(json.dumps({"bos": self.bos, "eos": self.eos}))
 
 
+def tokenizer_folder(*folders: str) -> str:
+    """The first of the folders that holds a vocabulary; "" where none does. Blank ones are left out."""
+    there = (f for f in folders if f and any((Path(f) / name).is_file() for name in VOCABULARIES))
+    return next(there, "")
+
+
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer in a folder, with BOS and EOS as the model's files state them.
 
@@ -148,7 +154,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"no tokenizer folder at {folder}: check the path")
-    if not any((folder / name).is_file() for name in VOCABULARIES):  # transformers would make an empty one up
+    if not tokenizer_folder(str(folder)):  # transformers would make an empty one up
         raise InputError(f"no tokenizer in {folder}: it needs tokenizer.json or another vocabulary")
     from transformers import AutoTokenizer
     from transformers.utils import logging

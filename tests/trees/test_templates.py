@@ -91,6 +91,8 @@ def test_examples_are_the_best_known_fact_of_the_best_known_categories():
     assert [f.id for f in choose_examples(facts, outside=True)] == ["2", "3", "4", "5"]
     two = [fact(id=str(i), category="ab"[i % 2], popularity=9.0 - i) for i in range(9)]
     assert [f.id for f in choose_examples(two, outside=True)] == ["0", "1", "2", "3", "4", "5"]
+    lopsided = [fact(id=str(i), category="ab"[i == 3], popularity=9.0 - i) for i in range(9)]
+    assert [f.id for f in choose_examples(lopsided, outside=True)] == ["0", "3", "1", "2"]  # b has but one
 
 
 @given(st.lists(st.sampled_from("abcde"), max_size=20))

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,10 @@ def test_forms(tmp_path, row, wanted):
         ({"prompt": ["Q"], "chosen": "a", "rejected": "b"}, "not text"),
         ({"prompt": user("Q"), "chosen": said("a"), "rejected": "b"}, "mixed"),
         ({"prompt": "Q", "chosen": "\ud800", "rejected": "b"}, "broken text"),
+        (
+            {"prompt": [user("Q")[0] | {"name": "\ud800"}], "chosen": said("a"), "rejected": said("b")},
+            "broken text",
+        ),
         ({"prompt": user("Q"), "chosen": said("a") + user("b"), "rejected": said("b")}, "ends with the user"),
     ],
 )
@@ -167,12 +172,13 @@ def test_formats_hold_the_same(tmp_path):
     wanted = pairs_of(read(tmp_path, *rows))
     (tmp_path / "pairs.json").write_text(json.dumps(rows))
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "pairs.parquet")
-    for name, dump in (("json.csv", json.dumps), ("python.csv", repr)):
+    numpy = lambda cell: repr(cell).replace("}, {", "}\n {").replace("], [", "]\n [")  # noqa: E731
+    for name, dump in (("json.csv", json.dumps), ("python.csv", repr), ("numpy.csv", numpy)):
         with (tmp_path / name).open("w", newline="") as file:
             table = csv.DictWriter(file, ["prompt", "chosen", "rejected"])
             table.writeheader()
             table.writerows({name: dump(value) for name, value in row.items()} for row in rows)
-    for name in ("pairs.json", "pairs.parquet", "json.csv", "python.csv"):
+    for name in ("pairs.json", "pairs.parquet", "json.csv", "python.csv", "numpy.csv"):
         assert pairs_of(read_preferences(PreferencesConfig(path=str(tmp_path / name)), 0)) == wanted, name
     pytest.importorskip("datasets")
     (tmp_path / "hub").mkdir()
@@ -180,7 +186,19 @@ def test_formats_hold_the_same(tmp_path):
     assert pairs_of(read_preferences(PreferencesConfig(path=f"hf:{tmp_path / 'hub'}"), 0)) == wanted
 
 
-@pytest.mark.parametrize("cell", ["['a' 'b']", "[{'role': 'user', 'content': 'x'}\n {'role'}]", '["a", b]'])
+def test_messages_may_hold_dates(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    asked = [user("Who?")[0] | {"at": datetime(2024, 5, 6)}]
+    rows = [{"prompt": asked, "chosen": said("I"), "rejected": said("you")}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "pairs.parquet")
+    (comparison,) = read_preferences(PreferencesConfig(path=str(tmp_path / "pairs.parquet")), 0).comparisons
+    assert "2024-05-06" in key(comparison.prompt)
+    assert comparison.id
+
+
+@pytest.mark.parametrize("cell", ["['a' 'b' ...", "[{'role': 'user', 'content': 'x'}\n {'role'", '["a", b]'])
 def test_a_list_that_cannot_be_read_is_never_a_text(tmp_path, cell):
     with (tmp_path / "pairs.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("prompt", "chosen", "rejected"), ("Q", "x", cell), ("Q", "x", "[1] y")])

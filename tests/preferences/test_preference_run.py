@@ -136,6 +136,9 @@ def test_references_of_other_rows_are_refused(inputs, ran, tmp_path):
             "train", "--workdir", str(workdir), "--train.systems=own", "--objectives.own.dpo.weight=1"
         )
         assert "are of something else: preferences was another" in complaint(done)
+        (workdir / "evaluations" / "base.json").rename(tmp_path / "base.json")
+        assert "holds other pairs than those of" in complaint(call("evaluate", "--workdir", str(workdir)))
+        (tmp_path / "base.json").rename(workdir / "evaluations" / "base.json")
     finally:
         stamp.write_text(text)
 
