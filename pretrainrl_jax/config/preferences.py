@@ -36,6 +36,10 @@ class PreferencesConfig(Section):
     split: str = setting("train", "split of a tfds: or an hf: data set")
     subset: str = setting("", "configuration of an hf: data set, where it has several")
     encoding: str = setting("utf-8", "how the characters of a text file are written; a BOM is skipped")
+    quoting: Literal["auto", "quoted", "none"] = setting(
+        "auto", "quotation marks of .csv and .tsv, as in facts"
+    )
+    records: str = setting("", "name of the list of rows in a .json file that holds several, as data.items")
     columns: PreferenceColumnsConfig = PreferenceColumnsConfig()
     control_tokens: bool = setting(
         False,

@@ -21,7 +21,15 @@ USUAL = {
     "chosen": ("chosen", "preferred", "chosen_response"),
     "rejected": ("rejected", "dispreferred", "rejected_response"),
 }
-READ_AS = ("path", "format", "split", "subset", "encoding")  # settings that readers of facts know, too
+READ_AS = (
+    "path",
+    "format",
+    "split",
+    "subset",
+    "encoding",
+    "quoting",
+    "records",
+)  # settings that readers of facts know, too
 SHOWN = 120  # characters of a dropped row
 
 
