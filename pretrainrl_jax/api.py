@@ -63,7 +63,7 @@ def beam_search(
     Raises:
         InputError: if a prompt has no tokens, or a number is out of its range.
     """
-    _refuse_one_text(prompts)
+    _check_texts("prompts", prompts)
     prompts = [prompt.rstrip(" ") or prompt for prompt in prompts]
     encoded = [tokenizer.start + ids for ids in _encode_prompts(tokenizer, prompts)]
     terminators = ends_at(tokenizer, model.shape.vocabulary, newline=newline_ends)
@@ -163,7 +163,11 @@ def score(
     """
     if terminator not in (None, "eos", "newline"):
         raise InputError(f"terminator is {terminator!r}: it must be 'eos', 'newline' or None")
-    _refuse_one_text(prompts)
+    _check_texts("prompts", prompts)
+    _check_texts("continuations", continuations)
+    for name, number in (("row_length", row_length), ("rows", rows)):
+        if number < 1:
+            raise InputError(f"{name} is {number}: it must be 1 or more")
     if len(prompts) != len(continuations):
         raise InputError(f"{len(prompts)} prompts and {len(continuations)} continuations: give one for each")
     bare = [prompt.rstrip() or prompt for prompt in prompts]
@@ -188,14 +192,20 @@ def score(
     return [logp for ((_, logp),) in score_answers(model, params, trees, ends, **packing)]
 
 
-def _refuse_one_text(prompts: Sequence[str]) -> None:
-    if isinstance(prompts, str):
-        raise InputError("prompts is one text: give a list of texts")
+def _check_texts(name: str, texts: Sequence[str]) -> None:
+    """It is a list of texts. Raises InputError for one text, and naming what is no text or no Unicode."""
+    if isinstance(texts, str):
+        raise InputError(f"{name} is one text: give a list of texts")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"{name}[{number}] is of type {type(text).__name__}: give a text")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise InputError(f"{name}[{number}] holds half of a surrogate pair, which no tokenizer takes")
 
 
 def _encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[tuple[int, ...]]:
     """Each prompt's tokens without BOS. With nothing before it, a first token would have no probability."""
-    _refuse_one_text(prompts)
+    _check_texts("prompts", prompts)
     encoded = tokenizer.encode_all(list(prompts))
     for number, ids in enumerate(encoded):
         if not tokenizer.start + ids:

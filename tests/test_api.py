@@ -249,6 +249,11 @@ def test_nothing_asked_nothing_answered(answering) -> None:
         (["Who?", "Who?"], [" a", ""], {}, "continuation 1 has no tokens"),
         (["Who?", ""], [" a", " b"], {}, "prompt 1 has no tokens"),
         ("Who?", " me", {}, "list of texts"),
+        (["Who?", "Me?"], "ab", {}, "continuations is one text"),
+        (["Who?", None], [" a", " b"], {}, r"prompts\[1\] is of type NoneType"),
+        (["Who?"], [3], {}, r"continuations\[0\] is of type int"),
+        (["Who?"], [" \ud800"], {}, r"continuations\[0\] holds half of a surrogate pair"),
+        (["Who?"], [" a"], {"rows": 0}, "rows is 0: it must be 1 or more"),
         (["Who?"], [" a"], {"terminator": "EOS"}, "terminator is 'EOS'"),
     ],
 )

@@ -338,6 +338,9 @@ def test_ask_few_shot_serves_a_model_that_was_not_trained_so(
     )
     said = complaint(call(*words, "--template=bare", f"--ask.examples={shown}"))
     assert "--template=bare shows no examples" in said
+    (tmp_path / "open.csv").write_text("question,answer\nWho?,me\nWhere is {}?,here\n")
+    said = complaint(call(*words, f"--ask.examples={tmp_path / 'open.csv'}"))
+    assert "open.csv, line 3: open question" in said
     assert "--ask.examples: cannot read" in complaint(call(*words, f"--ask.examples={tmp_path / 'none.csv'}"))
 
 

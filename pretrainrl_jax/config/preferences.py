@@ -37,7 +37,7 @@ class PreferencesConfig(Section):
     subset: str = setting("", "configuration of an hf: data set, where it has several")
     encoding: str = setting("utf-8", "how the characters of a text file are written; a BOM is skipped")
     quoting: Literal["auto", "quoted", "none"] = setting(
-        "auto", "quotation marks of .csv and .tsv, as facts.quoting has them"
+        "auto", "quotation marks of .csv and .tsv, as in facts"
     )
     records: str = setting("", "name of the list of rows in a .json file that holds several, as data.items")
     columns: PreferenceColumnsConfig = PreferenceColumnsConfig()

@@ -27,7 +27,7 @@ REPAIRS = {
     "dates": "times of 00:00 in a column where all are: read as the day",
     "null words": "cells that read as nothing (facts.nulls), as None or nan: left blank",
     "kept null words": "answers that read NA, N/A or none: kept, unless facts.nulls names them",
-    "subjects filled in": "questions in which the subject took the place of {}",
+    "subjects filled in": "questions in which the subject took the place of {} or [X]",
     "shared truths": "facts that also have the answers of other rows that ask the very same question",
 }
 (

@@ -1,12 +1,15 @@
 """Questions made from templates, for sources that state triples: "What is the {p} of {s}?"."""
 
+import re
 from collections.abc import Mapping, Sequence
 from string import Formatter
 
 from pretrainrl_jax.errors import InputError
 
 Templates = Mapping[str, str]  # by category; "" is for all others
-OPEN = "{}"  # a subject's place in a question of the source
+# A subject's place in a question of the source, as CounterFact, LAMA and templates write it. The {s} of a
+# formula, as in x_{s}, is none.
+OPEN = re.compile(r"\{(subject|subj|entity)?\}|\[X\]|(?<![\w\\^}])\{[s0]\}")
 SUBJECT, CATEGORY = ("s", "", None), ("p", "", None)  # placeholders: name, format and conversion
 
 
@@ -43,13 +46,13 @@ def ask(templates: Templates, category: str, subject: str) -> str:
 
 
 def is_open(question: str, subject: str) -> bool:
-    """Whether {} stands in a question for its subject, as in "The mother tongue of {} is".
+    """Whether {}, {subject} or [X] stands in a question for its subject, as in "The mother tongue of {} is".
 
     Where the subject stands there already, {} is text, as in "What does {} mean in Python?".
     """
-    return OPEN in question and not (subject and subject in question)
+    return bool(OPEN.search(question)) and not (subject and subject in question)
 
 
 def fill_in(question: str, subject: str) -> str:
     """The question about the subject."""
-    return question.replace(OPEN, subject)
+    return OPEN.sub(lambda _: subject, question)

@@ -21,7 +21,7 @@ from pretrainrl_jax.facts.from_rows import FactMaker
 from pretrainrl_jax.facts.nested import cells
 from pretrainrl_jax.facts.questions import read_templates
 from pretrainrl_jax.facts.record import Fact
-from pretrainrl_jax.facts.rules import BEYOND_LIMIT, CONFLICTING, MERGED, OTHER_CATEGORY
+from pretrainrl_jax.facts.rules import BEYOND_LIMIT, CONFLICTING, MERGED, OTHER_CATEGORY, RULES
 from pretrainrl_jax.facts.splits import subsample
 from pretrainrl_jax.facts.survey import survey
 from pretrainrl_jax.facts.tables import read_delimited, read_json, read_json_lines, read_parquet
@@ -177,12 +177,18 @@ def _is_stored(path: str) -> bool:
 
 
 def read_examples(path: str) -> tuple[tuple[str, str], ...]:
-    """Questions and canonical answers of a file of facts, in its order. Raises InputError."""
+    """Questions and canonical answers of a file of facts, in its order.
+
+    Raises InputError, also for a row that is no fact: all that the file holds is shown, or nothing.
+    """
     try:
-        facts = read_facts(Config(facts=FactsConfig(path=path))).facts
+        reading = read_facts(Config(facts=FactsConfig(path=path)))
     except InputError as error:
-        raise InputError(f"--ask.examples: {error}") from None
-    return tuple((fact.question, fact.answer) for fact in facts)
+        said = str(error).replace(": set facts.format", "").replace("facts.path", "ask.examples")
+        raise InputError(f"--ask.examples: {said}") from None
+    for row in reading.dropped:
+        raise InputError(f"--ask.examples: {row.where}: {row.rule} ({RULES[row.rule]}): {row.text}")
+    return tuple((fact.question, fact.answer) for fact in reading.facts)
 
 
 def short(where: str) -> str:

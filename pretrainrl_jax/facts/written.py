@@ -11,8 +11,10 @@ from contextlib import suppress
 from datetime import date, datetime
 from typing import Any
 
-# What can only be the beginning of such a list; "[sic]" and "(500) Days" are not.
-BEGUN = re.compile(r"\s*(\[\s*([bruBRU]?['\"]|array\()|array\(\s*\[)")
+# What can only be the beginning of such a list, as `['a'` or `deque(['a'`; "[sic]" and "(500) Days" are not.
+BEGUN = re.compile(
+    r"\s*(\[\s*([bruBRU]?['\"]|array\()|array\(\s*\[|[A-Za-z_][\w.]*\(\s*[\[{(]\s*[bruBRU]?['\"])"
+)
 _CONTAINER = re.compile(r"\s*([\[({]|(?:array|set|frozenset)\()")
 _TOKEN = re.compile(
     r"""\s*(?:(?P<mark>[\[\](){},:=])|(?P<text>[bruBRU]?(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"))

@@ -14,7 +14,7 @@ RULES = {
     "no rejected": "no worse answer is given",
     "empty answer": "an answer is blank",
     "equal": "the better and the worse answer are the same",
-    "not text": "a cell holds neither a text, nor messages of a role and a content, nor a list of these",
+    "not text": "a cell holds neither a text, nor messages of a role and a text, nor a list of these",
     "mixed": "some answers are texts and some are messages",
     "broken list": "a text begins as a list of texts or messages does, and is none that can be read",
     "broken text": "half of a surrogate pair stands in a text",
@@ -31,7 +31,13 @@ RULES = {
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_LIST = re.compile(r"""\s*\[\s*(\[\s*)?(["'\]]|\{\s*["'](role|content))""")
+# Messages, or one, that were written as text; JSON of another kind is a text that people train on.
+_MESSAGES = re.compile(
+    r"""[\[\s]*(array\(\s*\[\s*)?(?=\{\s*["'](role|content|from|value)["']\s*:)
+    (?=.*["'](role|from)["']\s*:\s*["'](user|assistant|system|developer|tool|human|gpt)["']).*[\]})]\s*""",
+    re.VERBOSE | re.DOTALL,
+)
+_LIST = re.compile(r"""\s*(array\(\s*)?\[\s*(\[\s*|array\()*(["'\]]|\{\s*["'](role|content))""")
 
 
 class Unusable(Exception):
@@ -53,13 +59,12 @@ def compared(prompt: Any, chosen: Any, rejected: Any, implicit: bool, listed: bo
     Args:
         prompt, chosen, rejected: the cells.
         implicit: there is no column of prompts.
-        listed: the file has no lists, so that texts may hold them, as in CSV.
+        listed: the file has no lists, so that texts may hold them, as in CSV; messages may stand in any text.
 
     Raises:
         Unusable: if the row is no preference.
     """
-    if listed:
-        prompt, chosen, rejected = map(_parsed, (prompt, chosen, rejected))
+    prompt, chosen, rejected = (_parsed(cell, listed) for cell in (prompt, chosen, rejected))
     better, worse = answers(chosen, NO_CHOSEN), answers(rejected, NO_REJECTED)
     every = [*better, *worse]
     if len({isinstance(answer, str) for answer in every}) > 1:
@@ -153,9 +158,14 @@ def _message(value: Any) -> Message:
         raise Unusable(NOT_TEXT)
     for part in parts:
         text = part.get("text") if isinstance(part, Mapping) else part
-        if not isinstance(text, str | None):
+        if not isinstance(text, str | None) or _is_no_text(part):
             raise Unusable(NOT_TEXT)
     return {name: part for name, part in value.items() if part is not None or name == "content"}
+
+
+def _is_no_text(part: Any) -> bool:
+    """Whether a part of a message is an image or a sound: it would be lost without a word."""
+    return isinstance(part, Mapping) and part.get("type", "text") != "text" and not part.get("text")
 
 
 def common_beginning(every: Sequence[Text]) -> int:
@@ -184,16 +194,18 @@ def _ends_with_user(answer: Text) -> bool:
     return not isinstance(answer, str) and answer[-1]["role"] in ("user", "system")
 
 
-def _parsed(cell: Any) -> Any:
-    """What a text of a table without lists means: a list, as JSON, Python or NumPy write it, or the text.
+def _parsed(cell: Any, listed: bool) -> Any:
+    """What a text means: messages, or a list where files have none, as JSON, Python or NumPy write it.
+
+    Any other text is itself.
 
     Raises Unusable for what begins as a list of texts or messages does, and is none.
     """
-    if not isinstance(cell, str) or not _LIST.match(cell):
+    if not isinstance(cell, str) or not (_MESSAGES.fullmatch(cell) or (listed and _LIST.match(cell))):
         return cell
-    if (listed := written(cell)) is None:
+    if (parsed := written(cell)) is None:
         raise Unusable(BROKEN_LIST)
-    return listed
+    return parsed
 
 
 def same(one: Text, other: Text) -> bool:

@@ -52,4 +52,4 @@ def ask(
     if not answers:
         screen.say(f"no answer ends within evaluate.max_new_tokens={settings.max_new_tokens} tokens; so far:")
         for begun in beams:
-            say(f"{100 * math.exp(begun.logp):7.2g}%  {loaded.tokenizer.decode(begun.tokens).strip()} …")
+            say(f"{100 * math.exp(begun.logp):7.3g}%  {loaded.tokenizer.decode(begun.tokens).strip()} …")

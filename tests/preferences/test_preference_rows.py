@@ -207,6 +207,57 @@ def test_a_list_that_cannot_be_read_is_never_a_text(tmp_path, cell):
     assert [lost.rule for lost in preferences.dropped] == ["broken list"]
 
 
+TOLD = {"prompt": "Q", "chosen": "x", "rejected": "y"}
+
+
+@pytest.mark.parametrize("dump", [json.dumps, repr])
+@pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.csv"])
+def test_messages_written_as_text_are_messages(tmp_path, name, dump):
+    """Of every row; one that is a message alone, too. Other JSON is a text."""
+    rows = [
+        {"prompt": dump(user("Who?")), "chosen": dump(said("I")), "rejected": dump(said("you"))},
+        {"prompt": "Who?", "chosen": dump(said("I")[0]), "rejected": dump(said("you")[0])},
+        {"prompt": "Q", "chosen": dump({"role": "admin"}), "rejected": dump({"content": 1})},
+        {"prompt": "Q", "chosen": dump(said("a")[0]) + " is sent", "rejected": "b"},
+    ]
+    if name == "pairs.csv":
+        with (tmp_path / name).open("w", newline="") as file:
+            csv.writer(file).writerows([list(rows[0]), *(list(row.values()) for row in rows)])
+    else:
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    preferences = read_preferences(PreferencesConfig(path=str(tmp_path / name)), 0)
+    texts = [("Q", row["chosen"], row["rejected"]) for row in rows[2:]]
+    assert pairs_of(preferences) == Counter([(ASKED, *WHO), (ASKED, *WHO), *texts])
+    assert not preferences.dropped
+
+
+@pytest.mark.parametrize(
+    ("cell", "rule"),
+    [
+        ("[{'role': 'assistant', 'content': 'x'}\n {'role': 'user', 'content': 'y'}]", "broken list"),
+        ("array([{'role': 'assistant', 'content': 'x'}], dtype=object)", "broken list"),
+        ("[{'from': 'gpt', 'value': 'x'}]", "not text"),
+        ([{"role": "assistant", "content": [{"type": "image"}, {"type": "text", "text": "x"}]}], "not text"),
+    ],
+)
+def test_what_cannot_be_said_is_never_a_text(tmp_path, cell, rule):
+    preferences = read(tmp_path, {"prompt": "Q", "chosen": cell, "rejected": "y"}, TOLD)
+    assert [lost.rule for lost in preferences.dropped] == [rule]
+
+
+def test_settings_that_messages_name_are_there(tmp_path):
+    path = tmp_path / "pairs.json"
+    path.write_text(json.dumps({"train": [TOLD], "test": [{**TOLD, "prompt": "R"}]}))
+    with pytest.raises(InputError, match=r"name one in preferences\.records"):
+        read_preferences(PreferencesConfig(path=str(path)), 0)
+    preferences = read_preferences(PreferencesConfig(path=str(path), records="test"), 0)
+    assert pairs_of(preferences) == Counter([("R", "x", "y")])
+    path = tmp_path / "pairs.tsv"
+    path.write_text('prompt\tchosen\trejected\nQ\t"x\ty\n')
+    preferences = read_preferences(PreferencesConfig(path=str(path), quoting="none"), 0)
+    assert pairs_of(preferences) == Counter([("Q", '"x', "y")])
+
+
 def test_columns_are_recognised_or_named(tmp_path):
     rows = [{"Question": "Q", "chosen": "a", "rejected": "b", "score": 1}]
     preferences = read(tmp_path, *rows)
