@@ -76,5 +76,19 @@ def _main(arguments: Sequence[str]) -> None:
         VERBS[command.verb].run(command)
 
 
+def program() -> None:
+    """`main` as a process of its own, which ends with its exit code.
+
+    An interrupted one ends at once: XLA may still compute what was asked of it, and Python's own end would
+    take it the memory (a segmentation fault, and another exit code). What is to be kept is closed by then.
+    """
+    code = main()
+    if code == 130:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

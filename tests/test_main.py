@@ -4,6 +4,8 @@ import dataclasses
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -654,3 +656,14 @@ def test_other_systems_may_be_added_to_a_workdir(tmp_path: Path) -> None:
     prepare_workdir(tmp_path, parse(["run", "--train.systems=ntp,dpo"]).config, create=False)
     with pytest.raises(InputError, match=r"train\.passes was 3, now 4"):
         prepare_workdir(tmp_path, parse(["run", "--train.passes=4"]).config, create=True)
+
+
+@pytest.mark.parametrize("code", [0, 2, 130])
+def test_a_process_ends_with_the_code_and_at_once_if_interrupted(code: int) -> None:
+    script = (
+        "import atexit; from pretrainrl_jax import main; atexit.register(print, 'Python ends');"
+        f"main.main = lambda: print('said') or {code}; main.program()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert done.stdout.split("\n")[:-1] == ["said"] + ["Python ends"] * (code != 130)

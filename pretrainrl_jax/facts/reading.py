@@ -32,6 +32,7 @@ READERS: dict[str, Callable[[str, Source], Iterator[Row]]] = {
     "entityquestions": read_entityquestions,
 }  # fmt: skip
 SHOWN = 120  # characters of a dropped row
+MOST_EXAMPLES = 64  # of a few-shot prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +189,9 @@ def read_examples(path: str) -> tuple[tuple[str, str], ...]:
         raise InputError(f"--ask.examples: {said}") from None
     for row in reading.dropped:
         raise InputError(f"--ask.examples: {row.where}: {row.rule} ({RULES[row.rule]}): {row.text}")
+    if len(reading.facts) > MOST_EXAMPLES:
+        many = f"{path} holds {len(reading.facts)} facts, and all are shown in one prompt"
+        raise InputError(f"--ask.examples: {many}: keep at most {MOST_EXAMPLES}")
     return tuple((fact.question, fact.answer) for fact in reading.facts)
 
 

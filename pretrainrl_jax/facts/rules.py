@@ -6,7 +6,7 @@ MERGED = "merged duplicate"
 CONFLICTING = "conflicting duplicate"
 RULES = {
     "no question": "the question is blank, and no template of facts.questions can ask it",
-    "open question": "{} or [X] stands for a subject, and none is named (facts.columns.subject)",
+    "open question": "{} or [X] stands for a subject, and no subject is named (facts.columns.subject)",
     "no answer": "no answer is given",
     "null answer": "the answer reads as nothing, as None or nan (facts.nulls says which words do)",
     "empty answer": "nothing is left of any answer normalised: punctuation alone",

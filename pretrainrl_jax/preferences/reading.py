@@ -22,6 +22,7 @@ USUAL = {
     "chosen": ("chosen", "preferred", "chosen_response"),
     "rejected": ("rejected", "dispreferred", "rejected_response"),
 }
+PARTS = ("input", "context", "system")  # of a prompt that stands in several columns
 # Settings that readers of facts know, too.
 READ_AS = ("path", "format", "split", "subset", "encoding", "quoting", "records")
 
@@ -125,7 +126,8 @@ def _is_delimited(settings: PreferencesConfig) -> bool:
 def choose_columns(rows: Sequence[Row], settings: PreferencesConfig) -> dict[str, str]:
     """The column of the prompt, "" where there is none, and those of the answers.
 
-    Raises InputError if one that the settings name is not there, or none for an answer.
+    Raises InputError if one that the settings name is not there, or none for an answer, or where a column that
+    is part of the prompt would be left out: rows that differ in it alone would be one prompt.
     """
     names = _names(rows)
     spelt = {"_".join(name.casefold().split()): name for name in reversed(names)}
@@ -139,6 +141,13 @@ def choose_columns(rows: Sequence[Row], settings: PreferencesConfig) -> dict[str
         if not chosen[what] and what != "prompt":
             missing = f"no column for the {what} answer: set preferences.columns.{what}"
             raise InputError(f"{settings.path}: {missing}; there are {shown(names)}")
+    beside = [spelt[name] for name in PARTS if name in spelt and not settings.columns.prompt]
+    for name in beside:
+        if name not in chosen.values() and any(row.values.get(name) for row in rows):
+            raise InputError(
+                f"{settings.path}: {name} is a part of the prompt that would not be read: join the two in one "
+                f"column, or leave it out by preferences.columns.prompt={chosen['prompt'] or 'NAME'}"
+            )
     return chosen
 
 

@@ -41,7 +41,7 @@ def _of_system(evaluation: Json, label: str) -> list[str]:
     ]
     both = [(true, false) for true, false in asked if true is not None and false is not None]
     below = sum(true < false / 2 for true, false in both)
-    if below > UNLIKELY * len(both):
+    if below > max(2, UNLIKELY * len(both)):
         sentences.append(
             f"{label}: {below} of {len(both)} questions whose best beam is right show the truth as less "
             f"probable than the falsehood. Prob and the picture contradict ACC: {AGAIN}"

@@ -385,7 +385,7 @@ def test_neither_padding_nor_other_prompts_change_a_sample():
         prompts[0, :3] = 1, 2, 3
         lengths = np.array([length, *other_lengths])
         drawn = sample(model, params, prompts, lengths, ends, keys, samples=5, max_new_tokens=5, **PLAIN)
-        return [np.asarray(x)[0] for x in drawn]
+        return [np.asarray(x)[0] for x in drawn if x is not None]
 
     alone = first_of(3, 1, 1, 1)
     for other_lengths in [(1, 1, 1), (16, 2, 9), (3, 3, 15), (0, 0, 0)]:
@@ -413,7 +413,7 @@ def test_unused_places_are_blank_and_rows_without_a_prompt_empty():
         max_new_tokens=5,
         **PLAIN,
     )
-    tokens, sizes, finished, logps, behaviour_logps, *of_tokens = (np.asarray(x) for x in drawn)
+    tokens, sizes, finished, logps, behaviour_logps, *of_tokens = (np.asarray(x) for x in drawn[:-1])
     assert tokens.shape == (4, 5, 5)
     assert (tokens.dtype, sizes.dtype, logps.dtype, finished.dtype) == (np.int32, np.int32, np.float32, bool)
     assert not tokens[np.arange(5) >= sizes[..., None]].any()

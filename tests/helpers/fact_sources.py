@@ -17,6 +17,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.matching import normalise
 from pretrainrl_jax.facts.reading import Reading, read_facts
 from pretrainrl_jax.facts.record import Fact
+from pretrainrl_jax.facts.written import written
 
 # Quotation marks, delimiters, line ends, brackets; letters of one to four bytes; a letter and its accent
 # apart (NFD); Hebrew and Arabic; a combining mark, a non-breaking space, a joiner that must stay.
@@ -115,13 +116,14 @@ def expected(row: dict[str, Any], number: int) -> Fact:
 said = st.text(LETTERS, min_size=1, max_size=12).filter(normalise)
 # A text of several lines is no answer, and what a list begins with is of another test.
 answer = said.filter(lambda text: not re.search(r"[\r\n]", text.strip()) and text.strip()[0] not in "[{(")
+words = st.text(LETTERS, max_size=6).filter(lambda text: written(text) is None)  # "{}" is an empty object
 rows = st.fixed_dictionaries(
     {
         "question": said.filter(lambda text: line_of(text) and "{}" not in text),
         "answer": answer,
         "answers": st.lists(st.text(LETTERS, max_size=8), max_size=3),
-        "category": st.text(LETTERS, max_size=6),
-        "subject": st.text(LETTERS, max_size=6),
+        "category": words,
+        "subject": words,
         "popularity": st.floats(0, 1e15),
     }
 )

@@ -325,3 +325,16 @@ def test_a_table_without_quoting_and_a_list_among_others_are_read_when_told(tmp_
     nested.write_text(json.dumps({"train": rows, "test": [rows[0] | {"rejected": "c"}]}))
     preferences = read_preferences(PreferencesConfig(path=str(nested), records="test"), 0)
     assert pairs_of(preferences) == Counter([("Q", "a", "c")])
+
+
+def test_a_part_of_the_prompt_in_another_column_is_never_left_out_silently(tmp_path):
+    rows = [
+        {"instruction": "Translate.", "input": text, "chosen": text.upper(), "rejected": "?"}
+        for text in ("one", "two")
+    ]
+    with pytest.raises(InputError, match=r"input is a part of the prompt .*columns\.prompt=instruction"):
+        read(tmp_path, *rows)
+    preferences = read(tmp_path, *rows, columns=PreferenceColumnsConfig(prompt="instruction"))
+    assert pairs_of(preferences) == Counter([("Translate.", "ONE", "?"), ("Translate.", "TWO", "?")])
+    blank = [row | {"input": "", "instruction": row["input"]} for row in rows]
+    assert pairs_of(read(tmp_path, *blank)) == Counter([("one", "ONE", "?"), ("two", "TWO", "?")])
