@@ -126,8 +126,8 @@ def _is_delimited(settings: PreferencesConfig) -> bool:
 def choose_columns(rows: Sequence[Row], settings: PreferencesConfig) -> dict[str, str]:
     """The column of the prompt, "" where there is none, and those of the answers.
 
-    Raises InputError if one that the settings name is not there, or none for an answer, or where a column that
-    is part of the prompt would be left out: rows that differ in it alone would be one prompt.
+    Raises InputError if one that the settings name is not there, or none for an answer, or where a column
+    that is part of the prompt would be left out: rows that differ in it alone would be one prompt.
     """
     names = _names(rows)
     spelt = {"_".join(name.casefold().split()): name for name in reversed(names)}

@@ -234,8 +234,8 @@ def test_messages_written_as_text_are_messages(tmp_path, name, dump):
 @pytest.mark.parametrize(
     ("cell", "rule"),
     [
-        ("[{'role': 'assistant', 'content': 'x'}\n {'role': 'user', 'content': 'y'}]", "broken list"),
-        ("array([{'role': 'assistant', 'content': 'x'}], dtype=object)", "broken list"),
+        ("[{'role': 'assistant', 'content': 'x'}\n {'role': 'user', 'content': 'y'}]", "mixed"),
+        ("array([{'role': 'assistant', 'content': 'x'}], dtype=object)", "mixed"),
         ("[{'from': 'gpt', 'value': 'x'}]", "not text"),
         ([{"role": "assistant", "content": [{"type": "image"}, {"type": "text", "text": "x"}]}], "not text"),
     ],
