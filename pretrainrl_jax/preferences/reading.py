@@ -145,7 +145,7 @@ def choose_columns(rows: Sequence[Row], settings: PreferencesConfig) -> dict[str
     for name in beside:
         if name not in chosen.values() and any(row.values.get(name) for row in rows):
             raise InputError(
-                f"{settings.path}: {name} is a part of the prompt that would not be read: join the two in one "
+                f"{settings.path}: {name} is a part of the prompt that is not read: join the two in one "
                 f"column, or leave it out by preferences.columns.prompt={chosen['prompt'] or 'NAME'}"
             )
     return chosen
