@@ -12,7 +12,7 @@ from pretrainrl_jax.config import Config
 from pretrainrl_jax.config.stored import flat, resolved
 from pretrainrl_jax.report import charts, formats, mining, run
 from pretrainrl_jax.report.ability import ability, main_results, read_harness
-from pretrainrl_jax.report.contradictions import contradictions
+from pretrainrl_jax.report.contradictions import contradictions, other_texts
 from pretrainrl_jax.report.formats import Json
 from pretrainrl_jax.report.inputs import describe, read_inputs
 from pretrainrl_jax.report.outcomes import changes, example
@@ -44,7 +44,10 @@ def write_report(workdir: Path) -> Path:
     config, known = inputs.config, inputs.known
     evaluations = {str(e.get("system")): e for e in inputs.evaluations}
     summary = summarise(inputs.evaluations, *describe(config))
-    summary["contradictions"] = contradictions(inputs.evaluations, known)
+    summary["contradictions"] = [
+        *contradictions(inputs.evaluations, known),
+        *other_texts(inputs.evaluations, known),
+    ]
     harness = read_harness(workdir, known)
     for system in filter(summary["systems"].__contains__, harness):
         summary["systems"][system]["harness"] = main_results(harness[system])

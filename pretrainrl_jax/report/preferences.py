@@ -11,7 +11,7 @@ from pretrainrl_jax.report import charts, run
 from pretrainrl_jax.report.ability import ability, main_results, read_harness
 from pretrainrl_jax.report.bootstrap import bootstrap
 from pretrainrl_jax.report.columns import grid, plain
-from pretrainrl_jax.report.contradictions import AGAIN
+from pretrainrl_jax.report.contradictions import AGAIN, other_texts
 from pretrainrl_jax.report.formats import Json, decimals, number, percent, signed, span, spread
 from pretrainrl_jax.report.inputs import describe, read_config, read_inputs, read_json
 from pretrainrl_jax.report.intervals import Difference, paired, wilson
@@ -195,6 +195,7 @@ def write_report(workdir: Path) -> Path:
     config, known = inputs.config, inputs.known
     evaluations = {str(e.get("system")): e for e in inputs.evaluations}
     summary = summarise(inputs.evaluations, *describe(config))
+    summary["contradictions"] = other_texts(inputs.evaluations, known)
     harness = read_harness(workdir, known)
     for system in filter(summary["systems"].__contains__, harness):
         summary["systems"][system]["harness"] = main_results(harness[system])

@@ -15,7 +15,7 @@ from pretrainrl_jax.evaluation import factual
 from pretrainrl_jax.evaluation.factual import Outcome, Truth, distinct_truths, judge
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.hosts.agree import run_on_process_0
-from pretrainrl_jax.mining.fingerprint import TOLERANCE
+from pretrainrl_jax.mining.fingerprint import TOLERANCE, short_digest
 from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.stages.shards import resumable_map
 from pretrainrl_jax.training.loading import Loaded
@@ -52,12 +52,13 @@ def evaluate_system(context: Context, system: str) -> None:
         "system": system,
         "device_seconds": context.finished()[stage]["device_seconds"],
         "text_nll": nll,
+        "texts": short_digest(list(context.texts)),
         "groups": groups,
         "by_popularity": factual.by_popularity(trained, settings.bins),
         "by_popularity_paraphrase": factual.by_popularity(paraphrased, settings.bins),
         "measured_twice": {
             "answers": sum(o.measured_twice for o in outcomes),
-            "apart": max(o.apart for o in outcomes),  # nats
+            "apart": max((o.apart for o in outcomes), default=0.0),  # nats
             "tolerance": TOLERANCE[context.config.model.dtype],
         },
         "unfinished_beams": sum(o.unfinished for o in outcomes) / max(1, sum(o.beams for o in outcomes)),

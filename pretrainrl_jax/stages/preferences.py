@@ -215,6 +215,7 @@ def evaluate_system(context: Context, system: str) -> None:
         "system": system,
         "device_seconds": context.finished()[stage]["device_seconds"],
         "text_nll": nll,
+        "texts": short_digest(list(context.texts)),
         "text": context.config.evaluate.text or "prompts with their chosen answers",
         "of": "held_out" if is_held_out else "trained",
         "scores": [list(pair) for pair in pairs],

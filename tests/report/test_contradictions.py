@@ -7,7 +7,7 @@ import pytest
 from helpers.made_workdirs import asked, change, evaluation, question, write_workdir
 
 from pretrainrl_jax.config import OBJECTIVES
-from pretrainrl_jax.report.contradictions import contradictions
+from pretrainrl_jax.report.contradictions import contradictions, other_texts
 from pretrainrl_jax.report.page import write_report
 from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.stages.report import report
@@ -53,6 +53,16 @@ def test_systems_that_two_versions_evaluated():
     (sentence,) = told(evaluation("base", 0.2), evaluation("ntp", 0.4) | {"measured_twice": TWICE})
     assert sentence.startswith("base")
     assert "older version" in sentence
+
+
+def test_losses_on_other_texts():
+    first, second, third = (evaluation(name, 0.2) for name in ("base", "ntp", "dpo"))
+    assert other_texts([first, second], KNOWN) == []  # older ones do not say
+    told_first = [first | {"texts": "a"}, second | {"texts": "a"}, third | {"texts": "b"}]
+    (sentence,) = other_texts(told_first, KNOWN)
+    assert sentence.startswith("DPO")
+    assert other_texts(told_first[:2], KNOWN) == []
+    assert other_texts([told_first[0], told_first[2] | {"text_nll": None}], KNOWN) == []
 
 
 def test_page_summary_and_terminal_tell_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
