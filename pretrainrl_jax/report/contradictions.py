@@ -28,15 +28,13 @@ def contradictions(evaluations: Sequence[Json], known: Systems) -> list[str]:
 
 
 def other_texts(evaluations: Sequence[Json], known: Systems) -> list[str]:
-    """A sentence where the text loss of some systems of a workdir is of other texts than that of the first."""
+    """A sentence where the text loss of some systems of a workdir is of other texts than that of one."""
     measured = [e for e in evaluations if e.get("texts") and number(e.get("text_nll")) is not None]
     others = [known.label(str(e["system"])) for e in measured if e["texts"] != measured[0]["texts"]]
     if not others:
         return []
     one = known.label(str(measured[0]["system"]))
-    return [
-        f"{', '.join(others)}: the text loss is of other texts than that of {one}, so not forgetting: {AGAIN}"
-    ]
+    return [f"{', '.join(others)}: the text loss is of other texts than that of {one}: {AGAIN}"]
 
 
 def _of_system(evaluation: Json, label: str) -> list[str]:
