@@ -76,19 +76,19 @@ def _main(arguments: Sequence[str]) -> None:
         VERBS[command.verb].run(command)
 
 
-def program() -> None:
-    """`main` as a process of its own, which ends with its exit code.
+def program(arguments: Sequence[str] | None = None) -> int:
+    """`main` as a process of its own, which is to end with the exit code.
 
     An interrupted one ends at once: XLA may still compute what was asked of it, and Python's own end would
     take it the memory (a segmentation fault, and another exit code). What is to be kept is closed by then.
     """
-    code = main()
+    code = main(arguments)
     if code == 130:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-    sys.exit(code)
+    return code
 
 
 if __name__ == "__main__":
-    program()
+    sys.exit(program())

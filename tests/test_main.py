@@ -662,7 +662,7 @@ def test_other_systems_may_be_added_to_a_workdir(tmp_path: Path) -> None:
 def test_a_process_ends_with_the_code_and_at_once_if_interrupted(code: int) -> None:
     script = (
         "import atexit; from pretrainrl_jax import main; atexit.register(print, 'Python ends');"
-        f"main.main = lambda: print('said') or {code}; main.program()"
+        f"main.main = lambda arguments: print('said') or {code}; raise SystemExit(main.program())"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == code

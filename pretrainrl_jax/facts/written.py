@@ -13,7 +13,9 @@ from typing import Any
 
 # What can only be the beginning of such a list, as `['a'` or `deque(['a'`; "[sic]" and "(500) Days" are not.
 BEGUN = re.compile(
-    r"\s*(\[\s*([bruBRU]?['\"]|array\()|array\(\s*\[|[A-Za-z_][\w.]*\(\s*[\[{(]\s*[bruBRU]?['\"])"
+    r"\s*(\[\s*([bruBRU]?['\"]|array\()|array\(\s*\[|([\w.]*\.)?"
+    r"(deque|Index|Series|dict_\w+|list|tuple|set|frozenset|dict|OrderedDict|defaultdict|Counter)"
+    r"\(\s*[\[{(]\s*[bruBRU]?['\"])"
 )
 _CONTAINER = re.compile(r"\s*([\[({]|(?:array|set|frozenset)\()")
 _TOKEN = re.compile(

@@ -195,7 +195,8 @@ def write_report(workdir: Path) -> Path:
     config, known = inputs.config, inputs.known
     evaluations = {str(e.get("system")): e for e in inputs.evaluations}
     summary = summarise(inputs.evaluations, *describe(config))
-    summary["contradictions"] = other_texts(inputs.evaluations, known)
+    if wrong := other_texts(inputs.evaluations, known):
+        summary["contradictions"] = wrong
     harness = read_harness(workdir, known)
     for system in filter(summary["systems"].__contains__, harness):
         summary["systems"][system]["harness"] = main_results(harness[system])
