@@ -15,6 +15,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import round_up_rows
 from pretrainrl_jax.model.partitioning import place_rows, replicate, results
+from pretrainrl_jax.model.vocabulary import check_tokens
 
 SMALLEST_BUCKET = 16  # prompts are padded to 16, 32, 64, …: a few compilations however many lengths there are
 
@@ -58,6 +59,7 @@ def decode(
         InputError: if a number is out of its range.
     """
     _refuse_none(beams=beams, max_new_tokens=max_new_tokens, batch=batch)
+    check_tokens(max((max(prompt, default=0) for prompt in prompts), default=0), model.shape.vocabulary)
     batch = round_up_rows(model.mesh, batch)
     ends, placed_constraint = replicate(terminators, model.mesh), _placed(constraint, model)
 
@@ -130,6 +132,7 @@ def sample_batch(
         raise InputError(f"top_k is {top_k}: use 0 to keep all tokens, or 1 or more")
     if not 0 <= seed < 1 << 32:
         raise InputError(f"seed is {seed}: it must lie between 0 and {(1 << 32) - 1}")
+    check_tokens(max((max(prompt, default=0) for prompt in prompts), default=0), model.shape.vocabulary)
     batch = round_up_rows(model.mesh, batch)
     ends, placed_seed = (replicate(x, model.mesh) for x in (terminators, np.uint32(seed)))
     top_k = min(top_k, model.shape.vocabulary)

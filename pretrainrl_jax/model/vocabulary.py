@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.mesh import Layout
 
 TABLE, ROWS = PartitionSpec("vocabulary", "model"), PartitionSpec("rows")  # by logical axes
@@ -49,6 +50,15 @@ def maybe_shard_map(
     in_specs, out_specs = jax.tree.map(lambda spec: layout.spec(*spec), (in_specs, out_specs))
     function = partial(per_shard, axes)
     return jax.shard_map(function, mesh=layout.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+
+def check_tokens(largest: int, vocabulary: int) -> None:
+    """Raise InputError for a token without a row: a gather would give it another's without a word."""
+    if largest >= vocabulary:
+        raise InputError(
+            f"token {largest} has no row in the model's embedding, which has {vocabulary}: give a model that "
+            "belongs to the tokenizer, or texts and a chat template without tokens that were added to it"
+        )
 
 
 def block_size(model: int) -> int:

@@ -12,6 +12,7 @@ from pretrainrl_jax.model.attention import tree_mask
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import constrain, round_up_rows
 from pretrainrl_jax.model.partitioning import place_rows, replicate, results
+from pretrainrl_jax.model.vocabulary import check_tokens
 from pretrainrl_jax.objectives.sums import branch_sums
 from pretrainrl_jax.objectives.token_logps import token_and_ending_logps, token_logps
 from pretrainrl_jax.trees.batch import PackedBatch
@@ -115,6 +116,7 @@ def score_trees(
             together = planned[start : start + rows]
             filled = [*together, *[[]] * (rows - len(together))]
             batch = pack([[trees[i] for i in row] for row in filled], holds, question=False)
+            check_tokens(int(max(batch.tokens.max(), batch.targets.max())), model.shape.vocabulary)
             batch = jax.tree.map(lambda x: place_rows(x, model.mesh), batch)
             yield together, engine(model, params, batch)
 

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 from helpers.models_and_trees import small_model, tree
 
+from pretrainrl_jax.decoding.decode import decode
+from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.objectives.scoring import score_trees
 from pretrainrl_jax.trees.packing import Capacity
-from pretrainrl_jax.trees.tree import AnswerTree, document
+from pretrainrl_jax.trees.tree import AnswerTree, Branch, document
 
 TREES = [
     tree(3, 2, 4, 1),
@@ -68,3 +70,14 @@ def test_no_trees_have_no_scores():
     model, params = small_model()
     assert score_trees(model, params, [], row_length=8, rows=1) == []
     assert jax.tree.leaves(score_trees(model, params, TREES[3:4], row_length=8, rows=1)) == []
+
+
+def test_a_token_without_a_row_is_refused_and_never_anothers():
+    model, params = small_model()
+    beyond = model.shape.vocabulary
+    for prefix, branch in (((1, beyond), (2, 0)), ((1,), (2, beyond))):
+        tree = AnswerTree("0", prefix, (Branch(branch),))
+        with pytest.raises(InputError, match=f"token {beyond} has no row"):
+            score_trees(model, params, [tree], row_length=8, rows=1)
+    with pytest.raises(InputError, match="has no row"):
+        decode(model, params, [(beyond,)], np.ones(beyond, bool), beams=1, max_new_tokens=1, batch=1)
