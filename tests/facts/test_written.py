@@ -29,7 +29,8 @@ def test_json_and_python(value: object) -> None:
 
 @given(texts.filter(bool))
 def test_numpy(value: list[str]) -> None:
-    for array in (np.array(value, dtype=object), np.array([text.rstrip("\0") for text in value])):
+    value = [text.rstrip("\0") for text in value]  # NumPy's texts end at their last character that is no NUL
+    for array in (np.array(value, dtype=object), np.array(value)):
         expected = array.tolist()
         assert written(str(array)) == expected
         assert written(repr(array)) == expected

@@ -288,7 +288,7 @@ def test_inner_loops_refuse_what_was_not_placed(
     Training has a guard of its own; the others take a notebook's NumPy parameters unless the caller guards.
     """
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    model = Model(small_shape(), mesh)
+    model = Model(small_shape(vocabulary=mesh_results.VOCABULARY), mesh)
     trees, ends = mesh_results.trees(5), np.zeros(100, bool)
 
     def step(state: TrainState, batch: PackedBatch, *_: Any) -> tuple[TrainState, dict[str, jax.Array]]:
