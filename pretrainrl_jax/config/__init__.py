@@ -22,6 +22,14 @@ from pretrainrl_jax.config.objectives import (
     TermConfig,
 )
 from pretrainrl_jax.config.preferences import PreferenceColumnsConfig, PreferencesConfig
+from pretrainrl_jax.config.selfimprove import (
+    METHODS,
+    DocumentsConfig,
+    JudgeConfig,
+    MethodConfig,
+    RolloutsConfig,
+    SelfimproveConfig,
+)
 from pretrainrl_jax.config.stages import (
     AskConfig,
     CheckpointConfig,
@@ -36,10 +44,11 @@ from pretrainrl_jax.config.stages import (
 )
 
 __all__ = [
-    "OBJECTIVES", "AskConfig", "CheckpointConfig", "ColumnsConfig", "Config", "CorpusConfig", "DpoConfig",
-    "EvaluateConfig", "ExportConfig", "FactsConfig", "HarnessConfig", "HostsConfig", "MeshConfig",
-    "MineConfig", "ModelConfig", "NtpConfig", "ObjectiveConfig", "OptimizerConfig", "PlatformConfig",
-    "PreferenceColumnsConfig", "PreferencesConfig", "PretrainConfig", "SweepConfig", "TermConfig",
+    "METHODS", "OBJECTIVES", "AskConfig", "CheckpointConfig", "ColumnsConfig", "Config", "CorpusConfig", "DocumentsConfig",
+    "DpoConfig", "EvaluateConfig", "ExportConfig", "FactsConfig", "HarnessConfig", "HostsConfig", "JudgeConfig",
+    "MeshConfig", "MethodConfig", "MineConfig", "ModelConfig", "NtpConfig", "ObjectiveConfig", "OptimizerConfig", "PlatformConfig",
+    "PreferenceColumnsConfig", "PreferencesConfig", "PretrainConfig", "RolloutsConfig",
+    "SelfimproveConfig", "SweepConfig", "TermConfig",
     "TokenizerConfig", "TrainConfig", "WorldConfig",
 ]  # fmt: skip
 
@@ -68,6 +77,11 @@ class Config(Section):
     objectives: Mapping[str, ObjectiveConfig] = dataclasses.field(default_factory=lambda: dict(OBJECTIVES))
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    documents: DocumentsConfig = DocumentsConfig()
+    rollouts: RolloutsConfig = RolloutsConfig()
+    judge: JudgeConfig = JudgeConfig()
+    methods: Mapping[str, MethodConfig] = dataclasses.field(default_factory=lambda: dict(METHODS))
+    selfimprove: SelfimproveConfig = SelfimproveConfig()
     ask: AskConfig = AskConfig()
     harness: HarnessConfig = HarnessConfig()
     export: ExportConfig = ExportConfig()
@@ -89,6 +103,13 @@ class Config(Section):
             if not self.objectives[system].coefficients:
                 *some, last = [f"objectives.{system}.{name}" for name in WEIGHTS]
                 raise ValueError(f"objectives.{system} has no term: give {', '.join(some)} or {last}")
+        for name in self.methods:
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name == "base":
+                raise ValueError(f"methods names {name!r}: give letters, digits, _ and -; base is taken")
+        for system in self.selfimprove.systems:
+            if system not in self.methods:
+                known = ", ".join(self.methods)
+                raise ValueError(f"selfimprove.systems names {system!r}: the methods are {known}")
         if self.facts.path and self.preferences.path:
             raise ValueError("facts.path and preferences.path are both set: a run is about one of them")
         if self.profile_steps and not _is_span(self.profile_steps):

@@ -1,0 +1,211 @@
+"""Self-Improving Pretraining: documents, rollouts, judges, and the ways to learn from their verdicts."""
+
+from typing import Literal
+
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from pretrainrl_jax.config.declare import (
+    NOTHING,
+    Names,
+    Numbers,
+    PositiveShare,
+    Section,
+    Share,
+    section,
+    setting,
+    wrong,
+)
+
+CANDIDATES = ("original", "rewrite", "rollout")
+
+
+@section
+class DocumentsConfig(Section):
+    """A stream of documents: files, data sets, or the small world's own texts."""
+
+    results = ("selfimprove",)
+    path: Names = setting(
+        (),
+        "sources, with commas between: .txt .jsonl .parquet .array_record (text files also .gz, .zst), "
+        "folders and patterns of these, hf:NAME or tfds:NAME; empty: texts about the facts of the run",
+    )
+    weights: Numbers = setting((), "how often each source is drawn from, in proportion; empty: by its turn")
+    column: str = setting(
+        "text", "column or key that holds a document's text; a dot reaches into nested values"
+    )
+    split: str = setting("train", "split of a tfds: or an hf: data set")
+    subset: str = setting("", "configuration of an hf: data set, where it has several")
+    separator: str = setting(
+        "blank_lines", "what ends a document of a .txt file: blank_lines, line, or file for none"
+    )
+    encoding: str = setting("utf-8", "how the characters of a text file are written; a BOM is skipped")
+    shuffle: NonNegativeInt = setting(
+        1000, "documents that are shuffled together as they are read; 0 keeps their order"
+    )
+    epochs: NonNegativeFloat = setting(0.0, "passes over the sources; 0: without end")
+    longest: PositiveInt = setting(
+        1_000_000, "characters of a document; what is longer is read up to there, and counted"
+    )
+    count: PositiveInt = setting(4000, "documents made of the facts, where path is empty")
+    sentences: PositiveInt = setting(6, "sentences of such a document")
+    false_share: Share = setting(0.2, "share of its statements that are false")
+
+
+@section
+class RolloutsConfig(Section):
+    """Continuations that the policy writes itself."""
+
+    results = ("selfimprove",)
+    count: PositiveInt = setting(16, "rollouts of a prefix, unless a method says otherwise")
+    temperature: PositiveFloat = setting(1.0, "divides the logits")
+    top_p: PositiveShare = setting(1.0, "mass of the most probable tokens that are drawn from")
+    batch: PositiveInt = setting(16, "prefixes sampled at a time: few suit a CPU, many an accelerator")
+
+
+@section
+class JudgeConfig(Section):
+    """What scores candidates: a sum of parts by their weights; a part of weight 0 is not asked.
+
+    `facts` and `repetition` are exact and need no model; the others ask the model of `path`.
+    """
+
+    results = ("selfimprove",)
+    facts: NonNegativeFloat = setting(
+        1.0, "weight of the statements that are true, looked up in the facts of the run"
+    )
+    silence: Share = setting(0.5, "score by facts of a text that states none of them")
+    repetition: NonNegativeFloat = setting(
+        0.5, "weight of the share of a text's n-grams that are not repeated (1: none is)"
+    )
+    ngram: PositiveInt = setting(3, "words of these n-grams")
+    quality: NonNegativeFloat = setting(
+        0.0, "weight of the model's pairwise preference, the mean over all ordered pairs"
+    )
+    safety: NonNegativeFloat = setting(0.0, "weight of the model's verdict that the text alone is safe")
+    factuality: NonNegativeFloat = setting(
+        0.0, "weight of the model's verdict that the text contradicts nothing of the original"
+    )
+    path: str = setting("", "judge: a workdir, checkpoint or Hugging Face folder; local or gs://")
+    dtype: Literal["", "float32", "bfloat16"] = setting("", "its compute dtype; empty takes the checkpoint's")
+    prefix_tokens: NonNegativeInt = setting(
+        512, "last tokens of a prefix that the model is shown, by its own tokenizer; 0 shows all"
+    )
+    batch: PositiveInt = setting(8, "rows of prompts judged at a time")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "JudgeConfig":
+        asked = [name for name in ("quality", "safety", "factuality") if getattr(self, name)]
+        if asked and not self.path:
+            raise wrong(f"judge.{asked[0]}", getattr(self, asked[0]), "it asks a model: give judge.path")
+        if self.path and not asked:
+            raise wrong("judge.path", self.path, "no part asks it: give judge.quality, safety or factuality")
+        if not asked and not self.facts and not self.repetition:
+            raise ValueError("judge has no part: give judge.facts, repetition, quality, safety or factuality")
+        return self
+
+
+@section
+class MethodConfig(Section):
+    """A way to learn from documents."""
+
+    results = ("selfimprove",)
+    label: str = setting("", "what tables and charts call it; empty: its name", results=NOTHING)
+    update: Literal["online_dpo", "rf_nll", "next_token"] = setting(
+        "online_dpo",
+        "DPO of the best candidate against the worst, NLL of the best, or next-token training without a judge",
+    )
+    candidates: Names = setting(
+        ("original", "rollout"),
+        "what is judged: original, rewrite, rollout; of next_token one of them, or document for all of it",
+    )
+    rollouts: NonNegativeInt = setting(0, "rollouts of a prefix; 0 takes rollouts.count")
+    start: Literal["base", "scratch"] = setting("base", "from the base model, or from random weights")
+    learning_rate: PositiveFloat = setting(3e-4, "peak learning rate")
+    beta: PositiveFloat = setting(0.1, "beta of DPO")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "MethodConfig":
+        allowed = (*CANDIDATES, "document") if self.update == "next_token" else CANDIDATES
+        unknown = [name for name in self.candidates if name not in allowed]
+        if unknown or not self.candidates or len(set(self.candidates)) < len(self.candidates):
+            raise wrong(
+                "methods.*.candidates", self.candidates, f"name any of {', '.join(allowed)}, each once"
+            )
+        if self.update == "next_token" and len(self.candidates) > 1:
+            raise wrong("methods.*.candidates", self.candidates, "next_token learns one of them")
+        return self
+
+    @property
+    def contrasts(self) -> bool:
+        """It compares candidates with each other, under a reference."""
+        return self.update == "online_dpo"
+
+    @property
+    def judged(self) -> bool:
+        """A judge decides what is learned."""
+        return self.update != "next_token"
+
+
+METHODS: dict[str, MethodConfig] = {
+    "online_dpo": MethodConfig("online DPO"),
+    "rf_nll": MethodConfig("RF-NLL", update="rf_nll"),
+    "next_token": MethodConfig("next token", update="next_token", candidates=("document",)),
+    "suffix": MethodConfig("next token (suffix)", update="next_token", candidates=("original",)),
+}
+"""The paper's updates and its baselines."""
+
+
+@section
+class SelfimproveConfig(Section):
+    """The loop: cut, continue, judge, learn."""
+
+    results = ("selfimprove",)
+    systems: Names = setting(
+        tuple(METHODS), "methods to train, each from its start, comma-separated", results=NOTHING
+    )
+    steps: PositiveInt = setting(2000, "steps of each method")
+    documents: PositiveInt = setting(256, "documents a step")
+    suffix: PositiveInt = setting(128, "N: tokens of the original suffix, and of a candidate at most")
+    length: PositiveInt = setting(
+        2048, "tokens of prefix and suffix together; a longer prefix keeps its last"
+    )
+    shortest_prefix: PositiveInt = setting(
+        1, "tokens of a prefix at least, BOS not counted: a document without room for it is left out"
+    )
+    updates: PositiveInt = setting(1, "updates of a step, each on its part of the step's documents")
+    grad_accum_steps: PositiveInt = setting(1, "microsteps of an update")
+    row_length: NonNegativeInt = setting(0, "tokens a packed row holds; 0: what the longest tree takes")
+    reference: Literal["resident", "loaded", "policy"] = setting(
+        "resident",
+        "whose log-probabilities DPO is held to: the initial model, kept on the devices or loaded for each "
+        "step and freed; or the policy before the step's updates, which holds nothing",
+    )
+    kept: NonNegativeInt = setting(
+        10, "documents whose candidates and scores are kept for the report", results=NOTHING
+    )
+    entropy_bound: Share = setting(
+        0.25,
+        "entropy or distinct n-grams below this share of the first steps' are told as a collapse",
+        results=NOTHING,
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> "SelfimproveConfig":
+        if self.suffix >= self.length:
+            raise wrong(
+                "selfimprove.suffix", self.suffix, f"it must be below selfimprove.length ({self.length})"
+            )
+        if self.reference == "policy" and self.updates == 1:
+            raise wrong(
+                "selfimprove.reference",
+                "policy",
+                "with one update a step its loss is ln 2 for ever and nothing holds the model: "
+                "raise selfimprove.updates, or take resident or loaded",
+            )
+        if self.documents % self.updates:
+            raise wrong(
+                "selfimprove.documents",
+                self.documents,
+                f"make it a multiple of selfimprove.updates ({self.updates})",
+            )
+        return self

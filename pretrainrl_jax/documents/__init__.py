@@ -1,0 +1,1 @@
+"""Streamed text: readers, and where a document is cut."""

@@ -1,0 +1,1 @@
+"""Judges and rewriters: who says which continuation is better, and by what."""

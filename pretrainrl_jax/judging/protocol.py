@@ -1,0 +1,40 @@
+"""What a judge is asked, and what it answers."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+Kind = Literal["original", "rewrite", "rollout"]
+
+
+class Case(NamedTuple):
+    """Different texts that may continue a prefix. None equals another; any may be empty."""
+
+    prefix: str
+    candidates: tuple[str, ...]
+    reference: str  # the document's own continuation
+
+
+Scores = list[list[float]]  # of each case, of each candidate: finite; higher is better
+Part = Callable[[Sequence[Case]], Scores]
+"""A judge of one thing, of some cases at once (a model is asked in batches)."""
+
+
+class Verdicts(NamedTuple):
+    """What all parts say of some cases."""
+
+    scores: Scores  # the parts' sum by their weights
+    parts: dict[str, Scores]  # of each part by its name, unweighted
+
+
+Judge = Callable[[Sequence[Case]], Verdicts]
+
+
+class RewriteCase(NamedTuple):
+    """A suffix to be rewritten."""
+
+    prefix: str
+    suffix: str
+
+
+Rewriter = Callable[[Sequence[RewriteCase]], list[str]]
+"""Gives for each suffix the text that is to stand in its place, the suffix itself where nothing is wrong."""
