@@ -44,13 +44,20 @@ from pretrainrl_jax.config.stages import (
 )
 
 __all__ = [
-    "METHODS", "OBJECTIVES", "AskConfig", "CheckpointConfig", "ColumnsConfig", "Config", "CorpusConfig", "DocumentsConfig",
+    "METHODS", "NAMED", "OBJECTIVES", "AskConfig", "CheckpointConfig", "ColumnsConfig", "Config", "CorpusConfig", "DocumentsConfig",
     "DpoConfig", "EvaluateConfig", "ExportConfig", "FactsConfig", "HarnessConfig", "HostsConfig", "JudgeConfig",
     "MeshConfig", "MethodConfig", "MineConfig", "ModelConfig", "NtpConfig", "ObjectiveConfig", "OptimizerConfig", "PlatformConfig",
     "PreferenceColumnsConfig", "PreferencesConfig", "PretrainConfig", "RolloutsConfig",
     "SelfimproveConfig", "SweepConfig", "TermConfig",
     "TokenizerConfig", "TrainConfig", "WorldConfig",
 ]  # fmt: skip
+
+
+# Sections by names that a configuration chooses: those that are known, and what a new one is.
+NAMED: dict[str, tuple[Mapping[str, Any], Any]] = {
+    "objectives": (OBJECTIVES, ObjectiveConfig()),
+    "methods": (METHODS, MethodConfig()),
+}
 
 
 @section

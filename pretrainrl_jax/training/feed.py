@@ -1,6 +1,6 @@
 """Batches for a training loop: packed rows, read ahead, on the devices, from any row on."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 from jax.sharding import Mesh
@@ -9,6 +9,8 @@ from pretrainrl_jax.model.mesh import round_up_rows
 from pretrainrl_jax.model.partitioning import local_rows, place_local_rows
 from pretrainrl_jax.trees.batch import PackedBatch
 from pretrainrl_jax.trees.dataset import PackedRows, ProcessShard
+from pretrainrl_jax.trees.layouts import size
+from pretrainrl_jax.trees.packing import bucketed, capacity, in_buckets, pack, plan
 from pretrainrl_jax.trees.tree import AnswerTree
 
 
@@ -56,3 +58,23 @@ class Feed:
             batch = place_local_rows(next(self._read), self._mesh, self._share.places, self._share.width)
         self.row += self.rows.rows
         return batch
+
+
+def place_trees(trees: Sequence[AnswerTree], mesh: Mesh, row_length: int, microsteps: int = 1) -> PackedBatch:
+    """A batch [microsteps, rows, …] of some trees, on the devices; prefixes are only read.
+
+    Every process gives the same trees, and its own rows of them. Sizes go by buckets of what these trees
+    take, and depend on nothing else: a run that goes on compiles and computes what the other did.
+
+    Raises:
+        ValueError: if a tree is longer than a row.
+    """
+    sizes = [size(tree, question=False) for tree in trees]
+    planned = plan([taken.inputs for taken in sizes], row_length)
+    width = round_up_rows(mesh, -(-bucketed(len(planned)) // microsteps))
+    own = local_rows(mesh, width)
+    rows = [[trees[i] for i in row] for row in planned] + [[]] * (microsteps * width - len(planned))
+    mine = [rows[microstep * width + place] for microstep in range(microsteps) for place in own]
+    batch = pack(mine, in_buckets(capacity(sizes, planned, row_length)), question=False)
+    batch = PackedBatch(*(x.reshape(microsteps, len(own), *x.shape[1:]) for x in batch))
+    return place_local_rows(batch, mesh, own, width)
