@@ -30,5 +30,7 @@ def cost_of(config: Config, method: MethodConfig, steps: int) -> Cost:
 
 def told(cost: Cost) -> str:
     """In words."""
-    verdicts = f"{cost.verdicts:,} verdicts of the model that judges" if cost.verdicts else "no model's verdict"
+    verdicts = (
+        f"{cost.verdicts:,} verdicts of the model that judges" if cost.verdicts else "no model's verdict"
+    )
     return f"{cost.rollouts:,} rollouts, {cost.tokens:,} sampled tokens, {verdicts}"

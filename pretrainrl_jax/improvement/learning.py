@@ -7,7 +7,7 @@ from dataclasses import replace
 from pretrainrl_jax.config import MethodConfig
 from pretrainrl_jax.documents.cut import Cut
 from pretrainrl_jax.improvement.candidates import Candidate
-from pretrainrl_jax.judging.select import best_and_worst
+from pretrainrl_jax.judging.compose import select
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, Role, document
 
 # Of the objective of each update, by term: `objectives.loss.total_loss`. "sampler" has no loss: it compares.
@@ -38,7 +38,7 @@ def judged_tree(
     None where all scores are equal: such a document teaches nothing. Without contrast the best one stands
     alone.
     """
-    selected = best_and_worst(scores)
+    selected = select(scores)
     if selected is None:
         return None
     roles: tuple[Role, ...] = ("chosen", "rejected") if contrasts else ("chosen",)
@@ -51,12 +51,19 @@ def _branch(candidate: Candidate, role: Role) -> Branch:
     return Branch(candidate.tokens, role, candidate.text, behaviour_logp=behaviour, source=candidate.kind)
 
 
-def plain_tree(cut: Cut, kind: str, candidates: Sequence[Candidate], bos: int | None, eos: int) -> AnswerTree:
-    """What next-token training learns of a document: its only candidate, or all of it with its end."""
+def plain_tree(
+    cut: Cut, kind: str, candidates: Sequence[Candidate], bos: int | None, eos: int, length: int
+) -> AnswerTree | None:
+    """What next-token training learns of a document: its first candidate, or all of it with its end.
+
+    Of a document that is longer than `length` tokens, BOS and EOS counted, it learns so many first ones. None
+    without a candidate.
+    """
     if kind == "document":
-        return document(cut.name, (*cut.document, eos), bos)
-    (candidate,) = candidates[:1]
-    return AnswerTree(cut.name, cut.prefix, (_branch(candidate, "chosen"),))
+        return document(cut.name, (*cut.document, eos)[: length - (bos is not None)], bos)
+    if not candidates:
+        return None
+    return AnswerTree(cut.name, cut.prefix, (_branch(candidates[0], "chosen"),))
 
 
 def with_references(tree: AnswerTree, logps: Sequence[float]) -> AnswerTree:

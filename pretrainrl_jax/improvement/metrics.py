@@ -17,6 +17,7 @@ class Judged(NamedTuple):
     """A document, what may continue it, and what the judge says."""
 
     cut: Cut
+    prefix: str  # its text
     candidates: tuple[Candidate, ...]
     scores: tuple[float, ...]
     parts: Mapping[str, tuple[float, ...]]

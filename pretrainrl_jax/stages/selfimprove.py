@@ -100,7 +100,7 @@ def improve(context: Context, improvement: Improvement, system: str) -> None:
                 rollouts = continue_prefixes(context, method, policy, cuts)
             with seconds("judging"):
                 candidates = gather_candidates(method, rewriter, policy, cuts, rollouts)
-                judged = judge_candidates(method, judge, policy, cuts, candidates)
+                judged = judge_candidates(context, method, judge, policy, cuts, candidates)
             with seconds("reference"):
                 trees = [one.tree for one in judged if one.tree]
                 if method.contrasts:
@@ -126,7 +126,9 @@ def improve(context: Context, improvement: Improvement, system: str) -> None:
             for hook in session.due([session.checkpoint]):
                 hook.run()
         if session.global_step < total:
-            context.screen.warn(f"{run.stage}: the documents ended after {session.global_step} of {total} steps")
+            context.screen.warn(
+                f"{run.stage}: the documents ended after {session.global_step} of {total} steps"
+            )
         done = session.finish()
     write_summary(context, system, session.global_step, experience)
     context.finish(
@@ -190,6 +192,7 @@ def gather_candidates(
 
 
 def judge_candidates(
+    context: Context,
     method: MethodConfig,
     judge: Judge | None,
     policy: Loaded,
@@ -202,23 +205,27 @@ def judge_candidates(
         (kind,) = method.candidates
         ends = tokenizer.bos, tokenizer.eos[0]
         return [
-            Judged(cut, own, (), {}, plain_tree(cut, kind, own, *ends))
+            Judged(cut, "", own, (), {}, plain_tree(cut, kind, own, *ends, context.config.selfimprove.length))
             for cut, own in zip(cuts, candidates, strict=True)
         ]
+    texts = (rewrite_case(tokenizer, cut) for cut in cuts)
     cases = [
-        Case(tokenizer.decode(cut.prefix), tuple(c.text for c in own), rewrite_case(tokenizer, cut).suffix)
-        for cut, own in zip(cuts, candidates, strict=True)
+        Case(prefix, tuple(candidate.text for candidate in own), suffix)
+        for (prefix, suffix), own in zip(texts, candidates, strict=True)
     ]
     verdicts = judge(cases)
     return [
         Judged(
             cut,
+            case.prefix,
             own,
             tuple(scores),
             {name: tuple(of_part[place]) for name, of_part in verdicts.parts.items()},
             judged_tree(cut, own, scores, method.contrasts),
         )
-        for place, (cut, own, scores) in enumerate(zip(cuts, candidates, verdicts.scores, strict=True))
+        for place, (cut, case, own, scores) in enumerate(
+            zip(cuts, cases, candidates, verdicts.scores, strict=True)
+        )
     ]
 
 
