@@ -64,7 +64,8 @@ def _read(path: Path) -> dict[str, Any]:
 def check_workdir(workdir: Path, config: Config, create: bool) -> bool:
     """Whether the workdir's config.json is still to be written; nothing is.
 
-    Where a run stopped before it left anything, the workdir is taken over. Objectives and methods may come and go.
+    Where a run stopped before it left anything, the workdir is taken over. Objectives and methods may come
+    and go.
 
     Raises:
         InputError: if it belongs to another configuration (the differences are shown), or is not there.

@@ -44,12 +44,12 @@ from pretrainrl_jax.config.stages import (
 )
 
 __all__ = [
-    "METHODS", "NAMED", "OBJECTIVES", "AskConfig", "CheckpointConfig", "ColumnsConfig", "Config", "CorpusConfig", "DocumentsConfig",
-    "DpoConfig", "EvaluateConfig", "ExportConfig", "FactsConfig", "HarnessConfig", "HostsConfig", "JudgeConfig",
-    "MeshConfig", "MethodConfig", "MineConfig", "ModelConfig", "NtpConfig", "ObjectiveConfig", "OptimizerConfig", "PlatformConfig",
+    "METHODS", "NAMED", "OBJECTIVES", "AskConfig", "CheckpointConfig", "ColumnsConfig", "Config",
+    "CorpusConfig", "DocumentsConfig", "DpoConfig", "EvaluateConfig", "ExportConfig", "FactsConfig",
+    "HarnessConfig", "HostsConfig", "JudgeConfig", "MeshConfig", "MethodConfig", "MineConfig",
+    "ModelConfig", "NtpConfig", "ObjectiveConfig", "OptimizerConfig", "PlatformConfig",
     "PreferenceColumnsConfig", "PreferencesConfig", "PretrainConfig", "RolloutsConfig",
-    "SelfimproveConfig", "SweepConfig", "TermConfig",
-    "TokenizerConfig", "TrainConfig", "WorldConfig",
+    "SelfimproveConfig", "SweepConfig", "TermConfig", "TokenizerConfig", "TrainConfig", "WorldConfig",
 ]  # fmt: skip
 
 

@@ -87,7 +87,7 @@ def _adapter() -> TypeAdapter[Config]:
 
 
 def changed(config: Config, values: Mapping[str, Any]) -> Config:
-    """The configuration with some settings changed, all at once; an objective or a method that is not there is made.
+    """The configuration with some settings changed, all at once; objectives and methods that are new are made.
 
     Raises pydantic.ValidationError as `from_flat`.
     """
@@ -102,7 +102,7 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
     names = named_sections(values)
     if values.get("format", 1) < 2:
         names.sort(key=[*(("objectives", name) for name in OBJECTIVES), *names].index)
-    nothing: dict[str, Any] = dict.fromkeys(NAMED, {})
+    nothing: dict[str, Any] = {section: {} for section in NAMED}
     known = every_setting(
         Config(train=TrainConfig(systems=()), selfimprove=SelfimproveConfig(systems=()), **nothing)
     )

@@ -1,4 +1,4 @@
-"""Rollouts: what a model writes after a prefix, up to a number of tokens or the end it gives the text itself."""
+"""Rollouts: what a model writes after a prefix, up to a number of tokens or the end that it gives itself."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

@@ -28,7 +28,7 @@ Metrics = dict[str, float | None]  # None: there was nothing to measure
 
 
 def verdict_metrics(judged: Sequence[Judged]) -> Metrics:
-    """Shares of chosen and rejected candidates by kind, over documents that are learned; mean scores; ties."""
+    """Shares of chosen and rejected candidates by kind, over learned documents; mean scores; ties."""
     learned = [one.tree for one in judged if one.tree]
     metrics: Metrics = {"learned": float(len(learned)), "dropped_ties": float(len(judged) - len(learned))}
     for role in ("chosen", "rejected"):

@@ -44,8 +44,9 @@ def total_loss(
         dpo_scale: static; that of DPO.
 
     Returns:
-        This part's loss, and metrics that add up over parts like it (those in `_max` have a maximum): `loss`, `logp_gold`, the mean S of
-        chosen branches (by their weights, then over trees), and those of each term.
+        This part's loss, and metrics that add up over parts like it (of those in `_max` the largest counts):
+        `loss`, `logp_gold`, the mean S of chosen branches (by their weights, then over trees), and those of
+        each term.
     """
     terms: dict[str, Any] = {"ntp": partial(ntp, scale=ntp_scale), "dpo": partial(dpo, scale=dpo_scale)}
     terms["sampler"] = sampler

@@ -10,7 +10,6 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.texts import paragraphs
 from pretrainrl_jax.facts.record import Fact
 
-
 CREATING = ("run", "pretrain", "selfimprove")  # verbs that make a workdir
 
 

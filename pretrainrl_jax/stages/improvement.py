@@ -4,7 +4,6 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
@@ -15,17 +14,16 @@ from pretrainrl_jax.config import MethodConfig
 from pretrainrl_jax.documents.cut import Cuts
 from pretrainrl_jax.documents.stream import open_stream
 from pretrainrl_jax.documents.world import MadeDocuments, make_documents
-from pretrainrl_jax.evaluation.truthfulness import evaluate_truthfulness, summarise
+from pretrainrl_jax.evaluation.truthfulness import evaluate_truthfulness
 from pretrainrl_jax.facts.statements import Statements
 from pretrainrl_jax.hosts.agree import run_on_process_0
-from pretrainrl_jax.improvement.candidates import text_after
 from pretrainrl_jax.improvement.cost import cost_of
 from pretrainrl_jax.improvement.experience import Experience
 from pretrainrl_jax.improvement.metrics import Judged
 from pretrainrl_jax.judging.judges import make_judge
 from pretrainrl_jax.judging.protocol import Judge, Rewriter
 from pretrainrl_jax.judging.rewriting import exact_rewriter
-from pretrainrl_jax.stages.context import BASE, Context
+from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.training.loading import Loaded, load
 from pretrainrl_jax.trees.tokenization import Tokenizer
 
@@ -87,8 +85,8 @@ class Improvement:
         if before >= MATCHED_AFTER or self._judged < MATCHED_AFTER or self._stated:
             return []
         return [
-            f"of {self._judged} documents no candidate states a fact of the run, so that judge.facts gives all "
-            "the score of silence: check facts.path, or set judge.facts to 0"
+            f"no candidate of {self._judged} documents states a fact of the run, so that judge.facts gives "
+            "all the score of silence: check facts.path, or set judge.facts to 0"
         ]
 
     def why_nothing(self, judged: Sequence[Judged]) -> str:

@@ -182,7 +182,7 @@ def gather_candidates(
     cuts: Sequence[Cut],
     rollouts: Sequence[Sequence[Rollout]],
 ) -> list[tuple[Candidate, ...]]:
-    """Of each document the original suffix, a rewrite of it and the rollouts: those that the method asks for."""
+    """Of each document its original suffix, a rewrite of it, rollouts: those that the method asks for."""
     tokenizer = policy.tokenizer
     rewrites: list[str | None] = [None] * len(cuts)
     if rewriter:
