@@ -121,7 +121,8 @@ class Config(Section):
             raise ValueError("facts.path and preferences.path are both set: a run is about one of them")
         if self.profile_steps and not _is_span(self.profile_steps):
             raise wrong("profile_steps", repr(self.profile_steps), "give two steps, as 10:13")
-        if self.pretrain.epochs == 0 and not self.model.path:
+        starts = {self.methods[system].start for system in self.selfimprove.systems}
+        if self.pretrain.epochs == 0 and not self.model.path and starts != {"scratch"}:
             raise ValueError("pretrain.epochs is 0 and model.path is empty: there would be no base model")
         trains_tokenizer = not self.model.path and not self.tokenizer.path
         if trains_tokenizer and 0 < self.model.vocabulary < self.tokenizer.vocabulary:

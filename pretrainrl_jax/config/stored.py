@@ -87,7 +87,7 @@ def _adapter() -> TypeAdapter[Config]:
 
 
 def changed(config: Config, values: Mapping[str, Any]) -> Config:
-    """The configuration with some settings changed, all at once; objectives and methods that are new are made.
+    """The configuration with some settings changed, all at once; new objectives and methods are made.
 
     Raises pydantic.ValidationError as `from_flat`.
     """

@@ -168,7 +168,8 @@ def evaluate_improvement(
     """What the base model, random weights where a method starts from them, and each method write."""
     config = context.config
     starts = {config.methods[system].start for system in config.selfimprove.systems}
-    systems = ["base", *([UNTRAINED] if UNTRAINED in starts else []), *config.selfimprove.systems]
+    untrained = UNTRAINED in starts and (config.model.path or config.pretrain.epochs)  # else it is the base
+    systems = ["base", *([UNTRAINED] if untrained else []), *config.selfimprove.systems]
     for system in systems:
         if context.done(f"evaluate/selfimprove/{system}"):
             continue
