@@ -1,6 +1,7 @@
 """Batches for a training loop: packed rows, read ahead, on the devices, from any row on."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import jax
 from jax.sharding import Mesh
@@ -12,6 +13,29 @@ from pretrainrl_jax.trees.dataset import PackedRows, ProcessShard
 from pretrainrl_jax.trees.layouts import size
 from pretrainrl_jax.trees.packing import bucketed, capacity, in_buckets, pack, plan
 from pretrainrl_jax.trees.tree import AnswerTree
+
+
+class Position(Protocol):
+    """What a session asks of a feed of batches."""
+
+    @property
+    def row(self) -> int:
+        """The first row of the next batch."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """Whether no batch is left."""
+        ...
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What of its position the row does not tell, as JSON holds it: a stream's. Else empty."""
+        ...
+
+    def names(self, row: int) -> list[str]:
+        """What is in the batch that ended before `row`, in words."""
+        ...
 
 
 class Feed:
@@ -29,6 +53,7 @@ class Feed:
         name: Callable[[AnswerTree], str] = lambda tree: tree.id,
     ) -> None:
         self._mesh, self._grad_accum_steps, self._name = mesh, grad_accum_steps, name
+        self.state: dict[str, Any] = {}
         self.refill(rows, row)
 
     def refill(self, rows: PackedRows, row: int = 0) -> None:

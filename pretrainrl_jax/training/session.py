@@ -32,7 +32,7 @@ from pretrainrl_jax.progress import NORMAL, Screen, Track
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.checkpoints import BEGINNING, Progress, saving
 from pretrainrl_jax.training.consensus import StopConsensus
-from pretrainrl_jax.training.feed import Feed
+from pretrainrl_jax.training.feed import Position
 from pretrainrl_jax.training.interrupts import Interrupted, stop_requested, termination_interrupts
 from pretrainrl_jax.training.metrics import MetricsWriter
 from pretrainrl_jax.training.optimizer import Schedule
@@ -99,7 +99,7 @@ class Session:
         step: Any,
         state: TrainState,
         progress: Progress,
-        feed: Feed,
+        feed: Position,
         mesh: Mesh,
         total_steps: int,
     ) -> None:
@@ -198,7 +198,7 @@ class Session:
         """What is done, once the metrics up to now are read."""
         self.read()
         loss = float(np.mean(self._losses)) if self._losses else math.inf
-        return Progress(self._feed.row, self._spent(), self._skipped, loss, self.score)
+        return Progress(self._feed.row, self._spent(), self._skipped, loss, self.score, self._feed.state)
 
     def read(self) -> None:
         """Wait for the metrics of all steps up to now; raises NotFinite as `step` does."""
