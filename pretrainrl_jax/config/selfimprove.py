@@ -112,7 +112,7 @@ class MethodConfig(Section):
     label: str = setting("", "what tables and charts call it; empty: its name", results=NOTHING)
     update: Literal["online_dpo", "rf_nll", "next_token"] = setting(
         "online_dpo",
-        "DPO of the best candidate against the worst, NLL of the best, or next-token training without a judge",
+        "DPO of the best candidate against the worst, NLL of the best, or next-token training unjudged",
     )
     candidates: Names = setting(
         ("original", "rollout"),
