@@ -1,17 +1,16 @@
 """Statements of facts in a text, looked up word for word: which are true, which false."""
 
-import math
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from pretrainrl_jax.facts.head import HEAD_SHARE, head
 from pretrainrl_jax.facts.matching import normalise
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.wordings import WORDINGS, statements
 
-HEAD_SHARE = 0.15  # as the small world's; the best-known share of any other fact set
 SLACK = 60  # characters that an unknown name may be longer than the longest known one
 LETTERS = 2  # by which a sentence's templates are looked up
 WORDS = 200  # characters that a sentence has at most beside its two names
@@ -62,7 +61,7 @@ class Statements:
     """
 
     def __init__(self, facts: Sequence[Fact], head_share: float = HEAD_SHARE) -> None:
-        """`head_share`: of all facts, the most popular, are head facts."""
+        """`head_share`: of all facts, the most popular, are head facts; `is_head` tells which."""
         self._of_subject: dict[tuple[str, str], list[Fact]] = {}  # by category and name, as written
         self._of_key: dict[tuple[str, str], list[Fact]] = {}  # by category and normalised name
         self._answers: dict[str, set[str]] = {}  # of each category, normalised
@@ -83,13 +82,7 @@ class Statements:
         self._question_lengths = sorted({len(wording) for wording in self._asked}, reverse=True)
         names = (name for f in facts for name in (f.subject, *f.answers))
         self._longest = max(map(len, names), default=0) + SLACK
-        ranked = sorted((f.popularity for f in facts), reverse=True)
-        self._head_from = ranked[max(0, math.ceil(head_share * len(ranked)) - 1)] if ranked else math.inf
-        self._least = ranked[-1] if ranked else math.inf
-
-    def is_head(self, fact: Fact) -> bool:
-        """Whether it is among the most popular; none is where all are equally popular."""
-        return fact.popularity >= self._head_from > self._least
+        self.is_head = head(facts, head_share)
 
     def find(self, text: str, since: int = 0, ended: bool = False) -> list[Statement]:
         """The statements of a text that are complete behind character `since`, in order, none in another.

@@ -1,7 +1,6 @@
 """`evaluate`: what the base model and each trained system know, and what they forgot."""
 
 import json
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from pretrainrl_jax.atomic import write_text
 from pretrainrl_jax.decoding.answers import answer_questions, read_answers
 from pretrainrl_jax.evaluation import factual
 from pretrainrl_jax.evaluation.factual import Outcome, Truth, distinct_truths, judge
+from pretrainrl_jax.facts.head import head
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.mining.fingerprint import TOLERANCE, short_digest
@@ -24,7 +24,6 @@ from pretrainrl_jax.trees.templates import documents, encode_branches
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
 Question = tuple[Fact, str, str]  # with its wording and its group
-HEAD_SHARE = 0.15  # the best-known share of all facts, whose loss is forgetting
 
 
 def evaluate_system(context: Context, system: str) -> None:
@@ -40,13 +39,11 @@ def evaluate_system(context: Context, system: str) -> None:
     nll = text_nll(context, loaded, context.texts)
 
     trained, paraphrased = ([o for o in outcomes if o.group == g] for g in ("trained", "paraphrase"))
-    ranked = sorted((f.popularity for f in context.facts), reverse=True)
-    head_from = ranked[max(0, math.ceil(HEAD_SHARE * len(ranked)) - 1)]
     stated = any(context.corpus.mentions.values())  # else the base model's text is not ours to know
     groups = factual.groups(
         outcomes,
         unseen=lambda fact: stated and context.corpus.mentions[fact.id] == 0,
-        head=lambda fact: fact.popularity >= head_from > ranked[-1],
+        head=head(context.facts),
     )
     result = {
         "system": system,
