@@ -83,7 +83,10 @@ def improve(context: Context, improvement: Improvement, system: str) -> None:
     resident = method.contrasts and settings.reference == "resident"
     if not resident:
         jax.tree.map(lambda x: x.delete(), start.params)
-    tell_costs(context, run.stage, method, state, start.params if resident else {})
+    kept = {"parameters": state.params, "optimizer": state.opt_state}
+    kept |= {"reference": start.params} if resident else {}
+    kept |= {"judge": improvement.judge_model.params} if method.judged and improvement.judge_model else {}
+    tell_costs(context, run.stage, method, int(state.step), kept)
 
     experience = Experience(progress.stream)
     if experience.documents:
@@ -279,14 +282,15 @@ class Seconds:
         return {f"seconds_{what}": spent for what, spent in self._spent.items()}
 
 
-def tell_costs(context: Context, stage: str, method: MethodConfig, state: Any, reference: Any) -> None:
+def tell_costs(
+    context: Context, stage: str, method: MethodConfig, updates: int, kept: dict[str, Any]
+) -> None:
     """Before the first step: what it will take, and what is kept on the devices."""
     settings, say = context.config.selfimprove, context.screen.say
-    left = settings.steps - int(state.step) // settings.updates
+    left = settings.steps - updates // settings.updates
     cost = told(cost_of(context.config, method, left)) if method.judged else "nothing is sampled or judged"
     say(f"{stage}: {left} steps of {settings.documents} documents: {cost}")
-    sizes = {"parameters": state.params, "optimizer": state.opt_state, "reference": reference}
-    shown = [f"{name} {nbytes(arrays) / 1e6:,.1f} MB" for name, arrays in sizes.items() if nbytes(arrays)]
+    shown = [f"{name} {nbytes(arrays) / 1e6:,.1f} MB" for name, arrays in kept.items()]
     say(f"{stage}: on the devices: {', '.join(shown)}")
 
 
