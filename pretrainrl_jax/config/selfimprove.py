@@ -103,6 +103,9 @@ class JudgeConfig(Section):
         512, "last tokens of a prefix that the model is shown, by its own tokenizer; 0 shows all"
     )
     batch: PositiveInt = setting(8, "rows of prompts judged at a time")
+    prompts: str = setting(
+        "", "folder with prompts that stand in place of ours: quality.txt, safety.txt, factuality.txt"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> "JudgeConfig":

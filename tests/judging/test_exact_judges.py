@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.judging.compose import JudgeError, compose, distinct, select
+from pretrainrl_jax.judging.compose import compose
 from pretrainrl_jax.judging.exact import TAIL, facts
 from pretrainrl_jax.judging.pairwise import ALONE, pairwise
-from pretrainrl_jax.judging.protocol import Case
+from pretrainrl_jax.judging.protocol import Case, JudgeError
 from pretrainrl_jax.judging.repetition import repetition, variety
+from pretrainrl_jax.judging.selection import distinct, select
 
 CASES = [Case("The sky is", ("blue", "green", ""), "blue"), Case("Long ago\n" * 30, ("a",), "b")]
 LEVELS = st.sampled_from([0.0, 0.25, 0.5, 0.7, 1.0])
