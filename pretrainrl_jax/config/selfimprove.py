@@ -49,6 +49,9 @@ class DocumentsConfig(Section):
     count: PositiveInt = setting(4000, "documents made of the facts, where path is empty")
     sentences: PositiveInt = setting(6, "sentences of such a document")
     false_share: Share = setting(0.2, "share of its statements that are false")
+    held_out: PositiveInt = setting(
+        200, "documents made beside these, nothing false in them, to measure on; so many prefixes each way"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> "DocumentsConfig":
