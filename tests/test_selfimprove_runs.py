@@ -268,7 +268,7 @@ def test_what_cannot_be_is_one_line(alone, config, tmp_path, words, told):
     ],
 )
 def test_a_judge_s_failure_is_no_score(alone, config, tmp_path, monkeypatch, scores, told):
-    monkeypatch.setattr("pretrainrl_jax.judging.judges.facts", spoiled(scores))
+    monkeypatch.setattr("pretrainrl_jax.judging.compose.facts", spoiled(scores))
     said = complaint(one_system(config, tmp_path / "run", alone, "--quiet"))
     assert told in said
     assert "part facts" in said

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pretrainrl_jax.config import MethodConfig
 from pretrainrl_jax.documents.cut import Cut
 from pretrainrl_jax.improvement.candidates import Candidate
-from pretrainrl_jax.judging.compose import select
+from pretrainrl_jax.judging.selection import select
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, Role, document
 
 # Of the objective of each update, by term: `objectives.loss.total_loss`. "sampler" has no loss: it compares.

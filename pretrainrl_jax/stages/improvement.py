@@ -20,7 +20,7 @@ from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.improvement.cost import cost_of
 from pretrainrl_jax.improvement.experience import Experience
 from pretrainrl_jax.improvement.metrics import Judged
-from pretrainrl_jax.judging.judges import make_judge
+from pretrainrl_jax.judging.compose import make_judge
 from pretrainrl_jax.judging.protocol import Judge, Rewriter
 from pretrainrl_jax.judging.rewriting import exact_rewriter
 from pretrainrl_jax.stages.context import Context
