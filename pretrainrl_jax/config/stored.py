@@ -122,8 +122,12 @@ def section_as_now(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def matters(results: Iterable[str], config: Config) -> bool:
-    """Whether a result depends on a setting that these depend on; a choice is made where one is asked for."""
-    return any(kind != "choice" or config.evaluate.choose != "last" for kind in results)
+    """Whether a result depends on a setting that these depend on.
+
+    A choice is made where one is asked for, and a base model made of documents where that is.
+    """
+    made = {"choice": config.evaluate.choose != "last", "documents": config.pretrain.text == "documents"}
+    return any(made.get(kind, True) for kind in results)
 
 
 def objective_names(values: Iterable[str]) -> list[str]:
