@@ -23,7 +23,7 @@ CANDIDATES = ("original", "rewrite", "rollout")
 class DocumentsConfig(Section):
     """A stream of documents: files, data sets, or the small world's own texts."""
 
-    results = ("selfimprove",)
+    results = ("selfimprove", "documents")
     path: Names = setting(
         (),
         "sources, with commas between: .txt .jsonl .parquet .array_record (text files also .gz, .zst), "

@@ -47,7 +47,7 @@ class Stream:
         dropped: records that became no document by their rule, see `rules.RULES`; among them those that
             were shortened, and did.
         ended: whether a finite stream has nothing left, as a `take` found that gave fewer than asked for.
-        identity: a digest of what is read: names and sizes, not contents.
+        identity: a digest of what is read: names and sizes of files, not their contents.
     """
 
     def __init__(self, sources: Sequence[Source], settings: DocumentsConfig, seed: int) -> None:
