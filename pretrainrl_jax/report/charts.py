@@ -278,7 +278,7 @@ def _draw_curve(curve: Curve, points: dict[str, tuple[np.ndarray, np.ndarray]], 
             marks = {"markersize": 5, "markevery": (index * every // len(points), every)}
             axes.plot(steps, shown, **look._asdict(), **marks, linewidth=1.7, label=known.label(system))
 
-    return _chart(5.4, 4.4, "updates", curve.unit, draw)
+    return _chart(5.4, 4.4, "steps" if curve in IMPROVED else "updates", curve.unit, draw)
 
 
 def series(metrics: list[Json], stage: str, key: str) -> tuple[np.ndarray, np.ndarray]:
