@@ -29,26 +29,41 @@ class DocumentsConfig(Section):
         "sources, with commas between: .txt .jsonl .parquet .array_record (text files also .gz, .zst), "
         "folders and patterns of these, hf:NAME or tfds:NAME; empty: texts about the facts of the run",
     )
-    weights: Numbers = setting((), "how often each source is drawn from, in proportion; empty: by its turn")
+    weights: Numbers = setting((), "how often each source is drawn from, in proportion; empty: in turn")
     column: str = setting(
         "text", "column or key that holds a document's text; a dot reaches into nested values"
     )
     split: str = setting("train", "split of a tfds: or an hf: data set")
     subset: str = setting("", "configuration of an hf: data set, where it has several")
-    separator: str = setting(
-        "blank_lines", "what ends a document of a .txt file: blank_lines, line, or file for none"
+    separator: Literal["blank_lines", "line", "file"] = setting(
+        "blank_lines", "what ends a document of a .txt file: blank lines, each line, or the file alone"
     )
     encoding: str = setting("utf-8", "how the characters of a text file are written; a BOM is skipped")
     shuffle: NonNegativeInt = setting(
-        1000, "documents that are shuffled together as they are read; 0 keeps their order"
+        1000, "documents of a source that are shuffled together as they are read; 0 keeps their order"
     )
-    epochs: NonNegativeFloat = setting(0.0, "passes over the sources; 0: without end")
+    epochs: NonNegativeInt = setting(0, "passes over the sources; 0: without end")
     longest: PositiveInt = setting(
         1_000_000, "characters of a document; what is longer is read up to there, and counted"
     )
     count: PositiveInt = setting(4000, "documents made of the facts, where path is empty")
     sentences: PositiveInt = setting(6, "sentences of such a document")
     false_share: Share = setting(0.2, "share of its statements that are false")
+    held_out: PositiveInt = setting(
+        200, "documents made beside these, nothing false in them, to measure on; so many prefixes each way"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> "DocumentsConfig":
+        if self.weights and len(self.weights) != len(self.path):
+            raise wrong(
+                "documents.weights",
+                self.weights,
+                f"give one for each of the {len(self.path)} sources of documents.path, or none",
+            )
+        if 0 in self.weights:
+            raise wrong("documents.weights", self.weights, "leave out a source that is never drawn from")
+        return self
 
 
 @section
@@ -91,6 +106,9 @@ class JudgeConfig(Section):
         512, "last tokens of a prefix that the model is shown, by its own tokenizer; 0 shows all"
     )
     batch: PositiveInt = setting(8, "rows of prompts judged at a time")
+    prompts: str = setting(
+        "", "folder with prompts that stand in place of ours: quality.txt, safety.txt, factuality.txt"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> "JudgeConfig":
@@ -112,7 +130,7 @@ class MethodConfig(Section):
     label: str = setting("", "what tables and charts call it; empty: its name", results=NOTHING)
     update: Literal["online_dpo", "rf_nll", "next_token"] = setting(
         "online_dpo",
-        "DPO of the best candidate against the worst, NLL of the best, or next-token training without a judge",
+        "DPO of the best candidate against the worst, NLL of the best, or next-token training unjudged",
     )
     candidates: Names = setting(
         ("original", "rollout"),

@@ -206,7 +206,9 @@ def finished_stages(workdir: Path) -> dict[str, Any]:
         kind, _, system = stage.partition("/")
         if kind == "evaluate":
             return (workdir / "evaluations" / f"{system}.json").is_file()
-        return kind not in (BASE, "train") or bool(checkpoints.steps_of(workdir / "checkpoints" / stage))
+        return kind not in (BASE, "train", "selfimprove") or bool(
+            checkpoints.steps_of(workdir / "checkpoints" / stage)
+        )
 
     marks = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return {stage: notes for stage, notes in marks.items() if is_there(stage)}

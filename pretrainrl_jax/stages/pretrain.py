@@ -48,7 +48,8 @@ def pretrain(context: Context) -> None:
             f"{source.batches} steps, rows {source.fill:.0%} full"
         )
     else:
-        context.screen.say(f"pretrain: {config.model.path} as it is, {parameters}")
+        taken = f"{config.model.path} as it is" if config.model.path else "random weights"
+        context.screen.say(f"pretrain: {taken}, {parameters}")
     template = context.template(config.evaluate.template)
     checkpoints.describe(context.checkpoint(BASE), model, tokenizer, template, base.origin)
     if not source.batches:  # the model is taken as it is

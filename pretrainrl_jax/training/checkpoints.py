@@ -12,7 +12,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,7 @@ class Progress:
     skipped: int = 0  # steps left out because something was not finite
     loss: float = math.inf  # mean since the checkpoint before
     score: float = math.inf  # of the state itself, where it was evaluated; the lowest is the best
+    stream: Json = field(default_factory=dict)  # where a stream of documents stands, which has no row index
 
 
 BEGINNING = Progress()

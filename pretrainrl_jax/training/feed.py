@@ -1,6 +1,7 @@
 """Batches for a training loop: packed rows, read ahead, on the devices, from any row on."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import jax
 from jax.sharding import Mesh
@@ -9,7 +10,32 @@ from pretrainrl_jax.model.mesh import round_up_rows
 from pretrainrl_jax.model.partitioning import local_rows, place_local_rows
 from pretrainrl_jax.trees.batch import PackedBatch
 from pretrainrl_jax.trees.dataset import PackedRows, ProcessShard
+from pretrainrl_jax.trees.layouts import size
+from pretrainrl_jax.trees.packing import bucketed, capacity, in_buckets, pack, plan
 from pretrainrl_jax.trees.tree import AnswerTree
+
+
+class Position(Protocol):
+    """What a session asks of a feed of batches."""
+
+    @property
+    def row(self) -> int:
+        """The first row of the next batch."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """Whether no batch is left."""
+        ...
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What of its position the row does not tell, as JSON holds it: a stream's. Else empty."""
+        ...
+
+    def names(self, row: int) -> list[str]:
+        """What is in the batch that ended before `row`, in words."""
+        ...
 
 
 class Feed:
@@ -27,6 +53,7 @@ class Feed:
         name: Callable[[AnswerTree], str] = lambda tree: tree.id,
     ) -> None:
         self._mesh, self._grad_accum_steps, self._name = mesh, grad_accum_steps, name
+        self.state: dict[str, Any] = {}
         self.refill(rows, row)
 
     def refill(self, rows: PackedRows, row: int = 0) -> None:
@@ -56,3 +83,23 @@ class Feed:
             batch = place_local_rows(next(self._read), self._mesh, self._share.places, self._share.width)
         self.row += self.rows.rows
         return batch
+
+
+def place_trees(trees: Sequence[AnswerTree], mesh: Mesh, row_length: int, microsteps: int = 1) -> PackedBatch:
+    """A batch [microsteps, rows, …] of some trees, on the devices; prefixes are only read.
+
+    Every process gives the same trees, and its own rows of them. Sizes go by buckets of what these trees
+    take, and depend on nothing else: a run that goes on compiles and computes what the other did.
+
+    Raises:
+        ValueError: if a tree is longer than a row.
+    """
+    sizes = [size(tree, question=False) for tree in trees]
+    planned = plan([taken.inputs for taken in sizes], row_length)
+    width = round_up_rows(mesh, -(-bucketed(len(planned)) // microsteps))
+    own = local_rows(mesh, width)
+    rows = [[trees[i] for i in row] for row in planned] + [[]] * (microsteps * width - len(planned))
+    mine = [rows[microstep * width + place] for microstep in range(microsteps) for place in own]
+    batch = pack(mine, in_buckets(capacity(sizes, planned, row_length)), question=False)
+    batch = PackedBatch(*(x.reshape(microsteps, len(own), *x.shape[1:]) for x in batch))
+    return place_local_rows(batch, mesh, own, width)

@@ -73,7 +73,7 @@ def train_step(
     else:
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(microstep, microbatch))
         (gradients, metrics), _ = jax.lax.scan(
-            lambda total, micro: (jax.tree.map(jnp.add, total, microstep(micro)), None), zeros, batch
+            lambda total, micro: (_added(total, microstep(micro)), None), zeros, batch
         )
 
     norm = optax.global_norm(gradients)
@@ -92,6 +92,15 @@ def train_step(
     }
     opt_state = jax.tree.map(keep_if_finite, opt_state, state.opt_state)
     return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def _added(total: tuple[Params, dict[str, Any]], part: tuple[Params, dict[str, Any]]) -> tuple[Params, Any]:
+    """Gradients and metrics of the microsteps so far, with those of one more."""
+    metrics = {
+        name: (jnp.maximum if name.endswith("_max") else jnp.add)(value, part[1][name])
+        for name, value in total[1].items()
+    }
+    return jax.tree.map(jnp.add, total[0], part[0]), metrics
 
 
 def state_shardings(model: Model, settings: OptimizerConfig, mesh: Mesh) -> TrainState:

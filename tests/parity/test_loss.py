@@ -32,6 +32,8 @@ import torch
 from helpers.models_and_trees import small_tokenizer
 from helpers.transformers_models import as_ours, peer, relative_error
 
+from pretrainrl_jax.config import MethodConfig
+from pretrainrl_jax.improvement.learning import coefficients, with_references
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.objectives.loss import Coefficients, total_loss
 from pretrainrl_jax.objectives.scoring import score_trees, target_logps
@@ -252,3 +254,33 @@ def test_bos_stands_before_the_question_where_the_tokenizer_adds_it(tmp_path):
     ]
     assert tokens_of(trainer) == laid
     assert all(prefix[0] == both.tokenizer.bos for prefix, _, _ in laid)
+
+
+def test_rollouts_are_trained_as_the_tokens_that_were_sampled(both, tmp_path, measured):
+    """Self-improvement: two branches without a terminator of ours, of any tokens, one ended by its EOS."""
+    eos, rng = both.tokenizer.eos[0], np.random.default_rng(0)
+
+    def drawn(count: int) -> tuple[int, ...]:
+        return tuple(rng.integers(5, both.tokenizer.size, count).tolist())
+
+    tokens = [
+        (drawn(9), drawn(7), drawn(7)),
+        (drawn(4), (*drawn(2), eos), drawn(7)),
+        (drawn(6), (eos,), drawn(5)),
+    ]
+    trees = [
+        AnswerTree(str(number), prefix, (Branch(chosen, "chosen"), Branch(rejected, "rejected")))
+        for number, (prefix, chosen, rejected) in enumerate(tokens)
+    ]
+    scores = score_trees(both.model, both.reference_params, trees, row_length=SIZE.time, rows=2)
+    rows = rows_of([with_references(tree, logps) for tree, logps in zip(trees, scores, strict=True)])
+    trainer = trainer_of(both, FACTS, tmp_path)
+    names = ("prompt_ids", "chosen_ids", "rejected_ids")
+    trainer.train_dataset = [dict(zip(names, map(list, of_tree), strict=True)) for of_tree in tokens]
+    method = MethodConfig(beta=BETA)
+    wanted = theirs_of(trainer, DPO).item()
+    loss = float(ours_of(both.model, both.params, rows, coefficients(method))[0])
+    measured(both.family, "self-improvement: online DPO", abs(loss - wanted), TOLERANCE)
+    wanted = theirs_of(trainer, NTP).item()
+    loss = float(ours_of(both.model, both.params, rows, coefficients(MethodConfig(update="rf_nll")))[0])
+    measured(both.family, "self-improvement: RF-NLL", abs(loss - wanted), TOLERANCE)

@@ -94,9 +94,10 @@ def stage(tmp_path: Path) -> Path:
 def test_a_state_comes_back_bit_for_bit(stage: Path) -> None:
     state = state_at(3)
     before = bits(state)
-    save(stage, state, row=24, seconds=12.5, skipped=2, loss=0.75)
+    stream = {"sources": [{"at": 7}], "dropped": {"blank": 2}}
+    save(stage, state, row=24, seconds=12.5, skipped=2, loss=0.75, stream=stream)
     opened, progress = restored(stage)
-    assert progress == Progress(row=24, seconds=12.5, skipped=2, loss=0.75)
+    assert progress == Progress(row=24, seconds=12.5, skipped=2, loss=0.75, stream=stream)
     assert int(opened.step) == 3
     assert bits(opened) == before
     assert jax.tree.structure(opened) == jax.tree.structure(state)
