@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.config.stored import flat, resolved
-from pretrainrl_jax.report import charts, formats, mining, run, selfimprove
+from pretrainrl_jax.report import charts, formats, mining, run, selfimprove, selfimprove_section
 from pretrainrl_jax.report.ability import ability, main_results, read_harness
 from pretrainrl_jax.report.contradictions import contradictions, other_texts
 from pretrainrl_jax.report.formats import Json
@@ -87,7 +87,7 @@ def write_report(workdir: Path) -> Path:
         rule=MATCH_RULES.get(asked["match"]),
         mining=mining.section(mining.read(workdir / "mined"), known),
         ability=ability(harness),
-        improved=selfimprove.section(improved, summary["selfimprove"]) if improved else None,
+        improved=selfimprove_section.section(improved, summary["selfimprove"]) if improved else None,
         changes=changes(*pictured) if two else None,
         worse=fallen,
         lost=[example(*answers) for answers in fallen.lost] if fallen else [],
@@ -100,7 +100,7 @@ def write_report(workdir: Path) -> Path:
     if pictured:
         charts.save_idea(folder / "idea.png", known, *pictured)
     if improved:
-        selfimprove.save_picture(folder, improved)
+        selfimprove_section.save_picture(folder, improved)
     return path
 
 
@@ -117,15 +117,16 @@ def _write_improved(workdir: Path, inputs: Inputs, improved: selfimprove.Improve
         summary=summary,
         headline=selfimprove.headline(summary["selfimprove"]),
         known=improved.known,
-        improved=selfimprove.section(improved, summary["selfimprove"]),
+        improved=selfimprove_section.section(improved, summary["selfimprove"]),
         inputs=inputs,
         run=run,
+        series=charts.series,
         settings=settings(inputs.config),
     )
     folder = workdir / "report"
     path = write_page(folder / "index.html", page)
     write_summary(folder, summary)
-    selfimprove.save_picture(folder, improved)
+    selfimprove_section.save_picture(folder, improved)
     return path
 
 

@@ -1,18 +1,18 @@
 """What self-improving pretraining did: every system's truth, what its steps recorded, some documents."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pretrainrl_jax.config import ObjectiveConfig
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.report import charts
+from pretrainrl_jax.improvement.collapse import WORDS
 from pretrainrl_jax.report.bootstrap import ratio_interval
-from pretrainrl_jax.report.columns import Table, filled, grid, plain
+from pretrainrl_jax.report.columns import grid, plain
 from pretrainrl_jax.report.contradictions import AGAIN
-from pretrainrl_jax.report.formats import Json, brief, decimals, duration, number, percent, signed, spread
+from pretrainrl_jax.report.formats import Json, decimals, number, percent, signed
 from pretrainrl_jax.report.inputs import Inputs, read_json
 from pretrainrl_jax.report.intervals import paired, wilson
 from pretrainrl_jax.report.systems import Systems
@@ -20,14 +20,14 @@ from pretrainrl_jax.report.systems import Systems
 EXAMPLES = 10
 CAUTION = "All of this is one seed; the intervals know which prefixes were asked, and no more."
 UNTRAINED = ("base", "scratch")
-Cells = Iterable[tuple[float, float]]
 
 
 class Measure(NamedTuple):
     """A ratio over prefixes: of each, what is counted and among how many."""
 
     head: str
-    cells: Callable[[Json], Cells]
+    of: str  # which of the lists of an evaluation
+    cell: Callable[[Any], tuple[float, float]]
     better: int = 0  # 1: more is better, -1: less is; 0: it is neither
     places: int = 1
     share: bool = True  # told in %
@@ -58,19 +58,13 @@ class Measure(NamedTuple):
 
 
 MEASURES = {
-    "named_true": Measure("true, named %", lambda e: ((p["verdict"] == "true", 1) for p in e["named"]), 1),
-    "named_false": Measure(
-        "false, named %", lambda e: ((p["verdict"] == "false", 1) for p in e["named"]), -1
-    ),
-    "free_true": Measure(
-        "true, free %", lambda e: ((p["true"], p["true"] + p["false"]) for p in e["free"]), 1
-    ),
-    "facts": Measure("facts a prefix", lambda e: ((len(set(p["facts"])), 1) for p in e["free"]), 1, 2, False),
-    "head": Measure("head facts %", lambda e: ((p["head"], len(p["facts"])) for p in e["free"])),
-    "repeated": Measure("corrupted repeated %", lambda e: ((p["repeated"], 1) for p in e["corrupted"]), -1),
-    "text_nll": Measure(
-        "text NLL", lambda e: zip(e["text_nll"], e["text_tokens"], strict=True), -1, 3, False
-    ),
+    "named_true": Measure("true, named %", "named", lambda p: (p["verdict"] == "true", 1), 1),
+    "named_false": Measure("false, named %", "named", lambda p: (p["verdict"] == "false", 1), -1),
+    "free_true": Measure("true, free %", "free", lambda p: (p["true"], p["true"] + p["false"]), 1),
+    "facts": Measure("facts a prefix", "free", lambda p: (len(set(p["facts"])), 1), 1, 2, False),
+    "head": Measure("head facts %", "free", lambda p: (p["head"], len(p["facts"]))),
+    "repeated": Measure("corrupted repeated %", "corrupted", lambda p: (p["repeated"], 1), -1),
+    "text_nll": Measure("text NLL", "texts", lambda text: text, -1, 3, False),
 }
 
 
@@ -117,11 +111,13 @@ def read(workdir: Path, inputs: Inputs) -> Improved | None:
         rollouts = method.get("rollouts") or config.get("rollouts", {}).get("count")
         methods[name] = {k: ends[name][k] for k in ("label", "update", "start") if k in ends[name]} | method
         methods[name]["rollouts"] = rollouts if "rollout" in method.get("candidates", ()) else 0
-        own = (line for line in inputs.metrics if line.get("stage") == f"selfimprove/{name}")
         # A resumed run writes the steps after its checkpoint a second time, and the later line counts.
-        steps[name] = list(
-            {line["step"]: line for line in own if number(line.get("step")) is not None}.values()
-        )
+        by_step = {
+            step: line
+            for line in inputs.metrics
+            if line.get("stage") == f"selfimprove/{name}" and (step := number(line.get("step"))) is not None
+        }
+        steps[name] = [by_step[step] for step in sorted(by_step)]
         examples[name] = read_json(kept, list) if kept.is_file() else []
     known = Systems(
         {n: ObjectiveConfig(str(methods.get(n, {}).get("label") or n)) for n in order if n != "base"}
@@ -149,7 +145,9 @@ def summarise(improved: Improved) -> Json:
             systems[name] |= {key: _rate(cells), f"{key}_interval": _interval(MEASURES[key], cells)}
         if name in improved.evaluations:
             evaluation = improved.evaluations[name]
-            systems[name]["distinct_facts"] = len({fact for p in evaluation["free"] for fact in p["facts"]})
+            systems[name]["distinct_facts"] = len(
+                {fact for p in evaluation.get("free", ()) for fact in p["facts"]}
+            )
             systems[name]["distinct_ngrams"] = number(evaluation.get("distinct_ngrams"))
         if (other := _baseline(name, improved)) in units and own:
             systems[name]["against"] = {"system": other, **_differences(units[other], own)}
@@ -173,7 +171,12 @@ def summarise(improved: Improved) -> Json:
 def _units(name: str, evaluation: Json) -> dict[str, np.ndarray]:
     """Of each measure that has any, what is counted and among how many, [prefixes, 2]."""
     try:
-        cells = {key: np.array([*measure.cells(evaluation)], float) for key, measure in MEASURES.items()}
+        texts = [*zip(evaluation.get("text_nll", ()), evaluation.get("text_tokens", ()), strict=True)]
+        lists = evaluation | {"texts": texts}
+        cells = {
+            key: np.array([measure.cell(unit) for unit in lists.get(measure.of, ())], float)
+            for key, measure in MEASURES.items()
+        }
         if not all(np.isfinite(values).all() for values in cells.values()):
             raise ValueError
     except (KeyError, TypeError, ValueError):
@@ -317,18 +320,12 @@ def _points(apart: Json) -> str:
     return f"{signed(100 * apart['difference'], 1)} points (95 % interval {low} to {high})"
 
 
-COLLAPSES = {
-    "entropy": "the entropy of its rollouts fell to {value} nats a token, below {bound}",
-    "distinct_ngrams": "the share of distinct 3-grams of its rollouts fell to {value}, below {bound}",
-    "same_text": "one text continues many prefixes: {value}, above {bound}",
-}
-
-
 def _collapse(label: str, event: Json) -> str:
-    """What a run said of a collapse while it happened, in words."""
-    what = COLLAPSES.get(str(event.get("what")), f"{event.get('what')} is {{value}}, its bound {{bound}}")
-    value, bound = (brief(number(event.get(key))) for key in ("value", "bound"))
-    return f"{label}, step {event.get('step')}: {what.format(value=value, bound=bound)}"
+    """What a run said of a collapse while it happened, and how long it lasted."""
+    if event.get("what") not in WORDS or None in (number(event.get("value")), number(event.get("bound"))):
+        return f"{label}: {event}"
+    until = f"until step {event['ended']}" if event.get("ended") else "until the end"
+    return f"{label}, from step {event.get('step')} {until}: {WORDS[event['what']].format(**event)}"
 
 
 def headline(summary: Json) -> str:
@@ -355,8 +352,8 @@ def reading(summary: Json) -> list[str]:
 
 def table(summary: Json) -> str:
     """The systems side by side, for a terminal of 100 columns."""
-    heads = ["true\nnamed %", "95 %", "true\nfree %", "facts/\nprefix", "facts\nin all", "head\n%"]
-    heads += ["repeats\n%", "text\nNLL", "n-grams\n%"]
+    heads = ["true\nnamed", "95 %", "true\nfree", "facts/\nprefix", "facts\nin all", "head\n%"]
+    heads += ["repeat\n%", "text\nNLL", "n-gr.\n%"]
     rows = []
     for system in summary["systems"].values():
         told = {key: measure.told(system.get(key)) for key, measure in MEASURES.items()}
@@ -365,108 +362,3 @@ def table(summary: Json) -> str:
         row += [told["repeated"], told["text_nll"], percent(system.get("distinct_ngrams"), "")]
         rows.append([system["label"], *row])
     return plain("self-improving pretraining: % of continuations", grid({"system": 20}, heads, rows))
-
-
-def _count(key: str) -> Callable[[Json], str]:
-    return lambda row: "" if number(row.get(key)) is None else decimals(number(row.get(key)), 0)
-
-
-RUNS = {
-    "update": lambda row: str(row.get("update") or "").replace("_", " "),
-    "candidates": lambda row: ", ".join(row.get("candidates") or ()),
-    "start": lambda row: str(row.get("start") or ""),
-    "rollouts a prefix": lambda row: _count("rollouts")(row) if row.get("rollouts") else "",
-    "steps": _count("steps"),
-    "documents": _count("documents"),
-    "left out": lambda row: ", ".join(f"{rule} {n:,}" for rule, n in (row.get("dropped") or {}).items()),
-    "ties": _count("ties"),
-    "verdicts": _count("verdicts"),
-    "sampler and trainer apart, nats": lambda row: row["apart"],
-}
-TIMES = ("sampling", "judging", "reference", "training")
-
-
-def _run(improved: Improved, name: str) -> Json:
-    """A row of `RUNS`."""
-    means, most = (
-        [gap for step in improved.steps[name] if (gap := number(step.get(f"logp_gap_{what}"))) is not None]
-        for what in ("mean", "max")
-    )
-    apart = f"mean {np.mean(means):.1g}, most {max(most):.1g}" if means and most else ""
-    own = {key: value for key, value in improved.ends[name].items() if key != "rollouts"}
-    return own | improved.methods[name] | {"steps": len(improved.steps[name]) or None, "apart": apart}
-
-
-def _times(improved: Improved) -> Table:
-    """Where the seconds of each method's steps went."""
-    sums = {
-        name: [sum(number(line.get(f"seconds_{part}")) or 0 for line in lines) for part in TIMES]
-        for name, lines in improved.steps.items()
-    }
-    rows = [
-        [
-            improved.known.label(name),
-            duration(sum(parts)),
-            *(percent(part / sum(parts), "") for part in parts),
-        ]
-        for name, parts in sums.items()
-        if sum(parts)
-    ]
-    return Table(["method", "all steps", *(f"{part} %" for part in TIMES)], rows)
-
-
-def _document(document: Json) -> Json:
-    """A document with its candidates by their scores, best first, as a reader sees them."""
-    every = document.get("candidates") or []
-    every = sorted(every, key=lambda c: -(number(c.get("score")) or 0))
-    parts = list(dict.fromkeys(part for candidate in every for part in candidate.get("parts") or {}))
-    candidates = [
-        {key: str(candidate.get(key) or "") for key in ("kind", "text", "role")}
-        | {
-            "score": decimals(number(candidate.get("score")), 3),
-            "parts": [decimals(number((candidate.get("parts") or {}).get(part)), 3) for part in parts],
-        }
-        for candidate in every
-    ]
-    told = {key: str(document.get(key, "")) for key in ("step", "name", "prefix")}
-    return told | {"parts": parts, "candidates": candidates}
-
-
-def save_picture(folder: Path, improved: Improved) -> None:
-    """Write the shares of what was chosen as `chosen.png` into a folder, if anything was."""
-    everything = [line for lines in improved.steps.values() for line in lines]
-    charts.save_chosen(
-        folder / "chosen.png", everything, {n: improved.known.label(n) for n in improved.steps}
-    )
-
-
-def section(improved: Improved, summary: Json) -> Json:
-    """What the page shows of it, beside its summary."""
-    known, charted = improved.known, []
-    for name, lines in improved.steps.items():
-        asked = (("chosen", "chosen"), ("rejected", "rejected"), ("score", "score by kind"))
-        pictures = [(title, charts.by_kind(lines, name, key, title)) for key, title in asked]
-        span = charts.smoothed_over(charts.series(lines, f"selfimprove/{name}", "score_rollout")[0])
-        if any(address for _, address in pictures):
-            charted.append((known.label(name), span, [picture for picture in pictures if picture[1]]))
-    everything = [line for lines in improved.steps.values() for line in lines]
-    runs = filled(RUNS, [_run(improved, name) for name in improved.methods])
-    labelled = zip(improved.methods, runs.rows, strict=True)
-    return {
-        "measures": MEASURES,
-        "systems": summary["systems"],
-        "summary": summary,
-        "caution": CAUTION,
-        "evaluated": {name: summary["systems"][name] for name in improved.evaluations},
-        "prefixes": max((len(e["named"]) for e in improved.evaluations.values()), default=0),
-        "kinds": charted,
-        "curves": charts.curves(everything, known, charts.IMPROVED, "selfimprove"),
-        "runs": Table(["method", *runs.heads], [[known.label(name), *row] for name, row in labelled]),
-        "times": _times(improved),
-        "examples": {
-            known.label(name): [_document(document) for document in spread(kept, EXAMPLES)]
-            for name, kept in improved.examples.items()
-            if kept
-        },
-        "colours": {n: look.color for n, look in charts.looks([*summary["systems"]], known).items()},
-    }

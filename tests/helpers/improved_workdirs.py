@@ -1,4 +1,4 @@
-"""Workdirs of self-improvement made by hand: three methods with plausible numbers, in every file a report reads."""
+"""Workdirs of self-improvement made by hand: plausible numbers of three methods."""
 
 import json
 from pathlib import Path
@@ -17,6 +17,7 @@ METHODS_HERE = {
     "few": MethodConfig("online DPO, 2 rollouts", rollouts=2),
     "next_token": METHODS["next_token"],
 }
+SETTINGS: Any = {"methods": METHODS_HERE, "selfimprove": SelfimproveConfig(systems=tuple(METHODS_HERE))}
 TRUTH = {"base": 0.3, "online_dpo": 0.6, "few": 0.45, "next_token": 0.4}
 
 
@@ -106,7 +107,7 @@ def add_selfimprove(path: Path) -> Path:
     metrics.write_text(before + "\n".join(made) + "\n", "utf-8")
     for name, truth in TRUTH.items():
         write(path / "evaluations" / "selfimprove" / f"{name}.json", evaluation(name, truth))
-    fell = {"step": 40, "what": "entropy", "value": 0.31, "bound": 0.5}
+    fell = {"step": 40, "what": "entropy", "value": 0.31, "bound": 0.5, "ended": 0}
     for name, method in METHODS_HERE.items():
         end = {"label": method.label, "update": method.update, "start": method.start, "steps": STEPS}
         end |= {
@@ -124,7 +125,5 @@ def add_selfimprove(path: Path) -> Path:
 
 def write_selfimprove(path: Path) -> Path:
     """A workdir of self-improvement and nothing else."""
-    chosen = SelfimproveConfig(systems=tuple(METHODS_HERE))
-    config = Config(seed=17, methods=METHODS_HERE, selfimprove=chosen)
-    write(path / "config.json", resolved(config))
+    write(path / "config.json", resolved(Config(seed=17, **SETTINGS)))
     return add_selfimprove(path)
