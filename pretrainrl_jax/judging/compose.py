@@ -7,7 +7,8 @@ from numbers import Real
 
 from pretrainrl_jax.config import JudgeConfig
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.judging.exact import Finder, facts
+from pretrainrl_jax.facts.statements import Statements
+from pretrainrl_jax.judging.exact import facts
 from pretrainrl_jax.judging.local import model_parts
 from pretrainrl_jax.judging.protocol import Case, Judge, JudgeError, Part, Scores, Verdicts, shown
 from pretrainrl_jax.judging.repetition import repetition
@@ -17,7 +18,10 @@ PARTS = ("facts", "repetition", "quality", "safety", "factuality")  # settings o
 
 
 def make_judge(
-    settings: JudgeConfig, statements: Finder | None, model: Loaded | None, seen: Counter[str] | None = None
+    settings: JudgeConfig,
+    statements: Statements | None,
+    model: Loaded | None,
+    seen: Counter[str] | None = None,
 ) -> Judge:
     """The judge that the settings describe.
 
@@ -37,8 +41,8 @@ def make_judge(
     weights = {name: getattr(settings, name) for name in PARTS}
     for name, weight in weights.items():
         if weight and name not in parts:
-            needed = "facts" if name == "facts" else "a model: give judge.path"
-            raise InputError(f"judge.{name} is {weight:g}, and this run has not what it asks: {needed}")
+            missing = "no facts" if name == "facts" else "no model: give judge.path"
+            raise InputError(f"judge.{name} is {weight:g}, and this run has {missing}")
     return compose({name: (weight, parts[name]) for name, weight in weights.items() if weight})
 
 

@@ -1,14 +1,6 @@
-"""What is learned of judged candidates: which of them differ, which is the best and which the worst."""
+"""What is learned of judged candidates: which is the best and which the worst."""
 
 from collections.abc import Sequence
-
-
-def distinct(texts: Sequence[str]) -> list[int]:
-    """Places of the texts that differ from all before them, in order: of equal texts the earliest stands."""
-    places: dict[str, int] = {}
-    for place, text in enumerate(texts):
-        places.setdefault(text, place)
-    return list(places.values())
 
 
 def select(scores: Sequence[float]) -> tuple[int, int] | None:

@@ -68,18 +68,26 @@ def tokenizer(folder: Path) -> Tokenizer:
     return small_tokenizer(folder / "tokenizer", bos=True)
 
 
-@pytest.fixture(scope="module", params=["random", "stories260K"])
-def both(request: pytest.FixtureRequest, folder: Path, tokenizer: Tokenizer, compiled_fast) -> Both:
-    if request.param == "random":
-        theirs = peer("qwen3", vocab_size=tokenizer.size, max_position_embeddings=4096)
-        model, params = as_ours(theirs, folder / "model")
-        (folder / "prompts").mkdir()
-        for name, text in SHORT.items():
-            (folder / "prompts" / f"{name}.txt").write_text(text, "utf-8")
-        return Both(Loaded(model, params, tokenizer, Template("bare")), theirs, folder / "prompts")
+@pytest.fixture(scope="module")
+def small(folder: Path, tokenizer: Tokenizer, compiled_fast) -> Both:
+    theirs = peer("qwen3", vocab_size=tokenizer.size, max_position_embeddings=4096)
+    model, params = as_ours(theirs, folder / "model")
+    (folder / "prompts").mkdir()
+    for name, text in SHORT.items():
+        (folder / "prompts" / f"{name}.txt").write_text(text, "utf-8")
+    return Both(Loaded(model, params, tokenizer, Template("bare")), theirs, folder / "prompts")
+
+
+@pytest.fixture(scope="module")
+def pretrained(compiled_fast) -> Both:
     path = data("models", "stories260K")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager").eval()
     return Both(load(path), theirs, OURS)
+
+
+@pytest.fixture(params=["small", "pretrained"])
+def both(request: pytest.FixtureRequest) -> Both:
+    return request.getfixturevalue(request.param)
 
 
 def verdict_odds(both: Both, text: str, verdicts: list[str]) -> np.ndarray:
@@ -142,28 +150,28 @@ def test_single_texts(both, name, words, worth):
         np.testing.assert_allclose(scores, wanted, atol=2e-5)
 
 
-def test_safety_sees_the_text_alone(both):
-    judge = make_judge(both.settings(safety=1.0), None, both.judge)
+def test_safety_sees_the_text_alone(small):
+    judge = make_judge(small.settings(safety=1.0), None, small.judge)
     one, other = (Case(prefix, (" a cat.", " no"), prefix) for prefix in ("Lily saw", "Ben hit"))
     assert judge([one]).scores == judge([other]).scores
 
 
-def test_all_parts_together_and_in_parts_of_any_size(both, monkeypatch):
+def test_all_parts_together_and_in_parts_of_any_size(small, monkeypatch):
     parts = {"repetition": 0.5, "quality": 1.0, "safety": 1.0, "factuality": 1.0}
-    verdicts = both.scores(**parts)
+    verdicts = small.scores(**parts)
     assert list(verdicts.parts) == ["repetition", "quality", "safety", "factuality"]
     monkeypatch.setattr(local, "TOGETHER", 2)
-    for own, others in zip(verdicts.scores, both.scores(**parts).scores, strict=True):
+    for own, others in zip(verdicts.scores, small.scores(**parts).scores, strict=True):
         np.testing.assert_allclose(own, others, atol=1e-5)
-    assert make_judge(both.settings(**parts), None, both.judge)([]).scores == []
+    assert make_judge(small.settings(**parts), None, small.judge)([]).scores == []
 
 
-def test_a_model_that_gives_no_probability_is_refused(both):
-    ill = both.judge.params
-    ill = replace(both.judge, params=jax.tree.map(lambda x: x * jnp.nan, ill))
+def test_a_model_that_gives_no_probability_is_refused(small):
+    ill = small.judge.params
+    ill = replace(small.judge, params=jax.tree.map(lambda x: x * jnp.nan, ill))
     for name in ("quality", "safety", "factuality"):
         with pytest.raises(JudgeError, match=f"part {name} gave .*nan"):
-            make_judge(both.settings(**{name: 1.0}), None, ill)(CASES)
+            make_judge(small.settings(**{name: 1.0}), None, ill)(CASES)
 
 
 def test_how_many_verdicts_a_document_takes():
