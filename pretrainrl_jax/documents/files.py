@@ -12,6 +12,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.files import first_line, is_remote, open_remote
 
 CHUNK = 1 << 20  # bytes read at a time
+SMALL = 1 << 16  # bytes unpacked at a time: what is lost where a file breaks off
 BAD = "documents-bad-bytes"  # what is not in an encoding becomes a byte that is not UTF-8
 
 
@@ -64,9 +65,9 @@ def opened_at(place: str, offset: int = 0, encoding: str = "utf-8") -> Iterator[
         file: Any = io.BufferedReader(_Reading(read), CHUNK)
         try:
             if not plain:
-                file = _unpacked(place, file)
+                file = _of_chunks(_unpacked(place, file))
             if _needs_recoding(encoding):
-                file = io.BufferedReader(_Reading(_recoded(file, encoding)), CHUNK)
+                file = _of_chunks(_recoded(file, encoding))
             left = 0 if direct else offset
             while left and (skipped := file.read(min(left, CHUNK))):
                 left -= len(skipped)
@@ -75,15 +76,30 @@ def opened_at(place: str, offset: int = 0, encoding: str = "utf-8") -> Iterator[
             raise Damaged(f"cannot read {place} to its end: {first_line(error)}") from None
 
 
-def _unpacked(place: str, file: Any) -> BinaryIO:
+def _of_chunks(chunks: Iterator[bytes]) -> BinaryIO:
+    """A file of these bytes. Each chunk is made as it is needed, whoever reads how much: where one cannot be
+    made, what was read before does not depend on that."""
+    left = b""
+
+    def read(size: int) -> bytes:
+        nonlocal left
+        left = left or next(chunks, b"")
+        data, left = left[:size], left[size:]
+        return data
+
+    return io.BufferedReader(_Reading(read), CHUNK)
+
+
+def _unpacked(place: str, file: Any) -> Iterator[bytes]:
     if place.endswith(".gz"):
-        return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]
+        packed = gzip.GzipFile(fileobj=file)
+        return iter(lambda: packed.read1(SMALL), b"")
     try:
         import pyarrow
     except ImportError:
         raise InputError(f"reading {place} needs pyarrow: pip install 'pretrainrl_jax[data]'") from None
     stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(file, "r"), "zstd")
-    return io.BufferedReader(_Reading(stream.read), CHUNK)
+    return iter(lambda: stream.read(SMALL), b"")
 
 
 def _needs_recoding(encoding: str) -> bool:
@@ -100,24 +116,16 @@ def bytes_encoding(encoding: str) -> str:
     return "utf-8" if _needs_recoding(encoding) else encoding
 
 
-def _recoded(file: BinaryIO, encoding: str) -> Callable[[int], bytes]:
-    """Reads a file as UTF-8; bytes that are not in its encoding become one that is not in UTF-8."""
+def _recoded(file: BinaryIO, encoding: str) -> Iterator[bytes]:
+    """A file in UTF-8; bytes that are not in its encoding become one that is not in UTF-8."""
     codecs.register_error(BAD, lambda error: ("\udcff", getattr(error, "end", 0)))
     decoder = codecs.getincrementaldecoder(encoding)(BAD)
-    ready = bytearray()
     ended = False
-
-    def read(size: int) -> bytes:
-        nonlocal ended
-        while not ready and not ended:
-            chunk = file.read(CHUNK)
-            ended = not chunk
-            ready.extend(decoder.decode(chunk, final=ended).encode("utf-8", "surrogateescape"))
-        data = bytes(ready[:size])
-        del ready[:size]
-        return data
-
-    return read
+    while not ended:
+        chunk = file.read(SMALL)
+        ended = not chunk
+        if text := decoder.decode(chunk, final=ended):
+            yield text.encode("utf-8", "surrogateescape")
 
 
 def lines(file: BinaryIO, keep: int) -> Iterator[tuple[bytes, int]]:

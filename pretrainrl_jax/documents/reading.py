@@ -119,6 +119,8 @@ class ArrayRecords:
             self._count = self._reader.num_records()
         except Exception as error:  # what it raises depends on where a file is damaged
             raise InputError(f"{path} is not a whole ArrayRecord file ({first_line(error)})") from None
+        if not self._count:  # so reads what is something else
+            raise InputError(f"{path} is not a whole ArrayRecord file (it has no records)")
 
     def __len__(self) -> int:
         return self._count
