@@ -282,6 +282,26 @@ def test_a_stream_that_ends_ends_the_run(alone, config, tmp_path):
     assert [line["step"] for line in steps(tmp_path / "run", "dpo")] == [1, 2, 3]
 
 
+def test_training_on_a_single_rollout_collapses_and_that_is_said(alone, config, tmp_path):
+    words = {"update": "next_token", "candidates": "rollout", "rollouts": "1", "learning_rate": "3e-2"}
+    options = [f"--methods.dpo.{name}={value}" for name, value in words.items()]
+    options += ["--rollouts.temperature=0.7", "--selfimprove.steps=40", "--selfimprove.documents=16"]
+    ran = one_system(config, tmp_path / "run", alone, *options)
+    assert ran.code == 0, ran.err
+    assert "collapse at step" in ran.out + ran.err
+    summary = json.loads((tmp_path / "run" / "selfimprove" / "dpo" / "summary.json").read_text())
+    told = summary["collapsed"]
+    assert told
+    lines = steps(tmp_path / "run", "dpo")
+    entropy = [line["rollout_entropy"] for line in lines]
+    assert sum(entropy[-5:]) < 0.5 * sum(entropy[:5])
+    first = told[0]
+    assert f"collapse at step {first['step']}" in ran.out + ran.err
+    assert (alone / "selfimprove" / "dpo" / "summary.json").is_file()
+    kept = json.loads((alone / "selfimprove" / "dpo" / "summary.json").read_text())
+    assert not kept["collapsed"]
+
+
 def test_facts_that_no_text_states_are_told(alone, config, tmp_path):
     text = "\n\n".join(
         f"This is story {i} of many words that are no facts of anybody here." for i in range(60)
