@@ -140,7 +140,17 @@ ASKED = "how to put the question (as the model was trained; few_shot also serves
 DATA = ("seed", "facts", "preferences", "world")
 DEVICES = ("mesh", "hosts", "platform")
 WORK = ("name", *DATA, "corpus", "tokenizer", "model", *DEVICES, "checkpoint")
-TRAINING = ("profile_steps", "optimizer", "pretrain", "mine", "objectives", "train", "evaluate", "sweep")
+TRAINING = (
+    "profile_steps",
+    "optimizer",
+    "pretrain",
+    "documents",
+    "mine",
+    "objectives",
+    "train",
+    "evaluate",
+    "sweep",
+)
 
 VERBS = {
     "run": Verb(

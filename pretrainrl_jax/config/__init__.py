@@ -124,6 +124,9 @@ class Config(Section):
         starts = {self.methods[system].start for system in self.selfimprove.systems}
         if self.pretrain.epochs == 0 and not self.model.path and starts != {"scratch"}:
             raise ValueError("pretrain.epochs is 0 and model.path is empty: there would be no base model")
+        endless = self.pretrain.text == "documents" and not self.documents.epochs and not self.pretrain.steps
+        if endless and self.pretrain.epochs:
+            raise ValueError("pretrain.text=documents has no end: give pretrain.steps, or documents.epochs")
         trains_tokenizer = not self.model.path and not self.tokenizer.path
         if trains_tokenizer and 0 < self.model.vocabulary < self.tokenizer.vocabulary:
             meaning = f"raise it to tokenizer.vocabulary ({self.tokenizer.vocabulary}), or set it to 0"

@@ -22,7 +22,10 @@ Names = Annotated[tuple[str, ...], Strict(False)]  # a list will do
 Counts = Annotated[tuple[NonNegativeInt, ...], Strict(False)]
 Numbers = Annotated[tuple[NonNegativeFloat, ...], Strict(False)]
 # Whose results depend on a setting; each depends on those before it, too.
-Results = tuple[Literal["pretrain", "mine", "train", "evaluate", "choice", "report", "selfimprove"], ...]
+# "choice" and "documents" are results of some runs only: see `stored.matters`.
+Results = tuple[
+    Literal["pretrain", "documents", "mine", "train", "evaluate", "choice", "report", "selfimprove"], ...
+]
 NOTHING: Results = ()
 
 

@@ -23,26 +23,26 @@ CANDIDATES = ("original", "rewrite", "rollout")
 class DocumentsConfig(Section):
     """A stream of documents: files, data sets, or the small world's own texts."""
 
-    results = ("selfimprove",)
+    results = ("selfimprove", "documents")
     path: Names = setting(
         (),
         "sources, with commas between: .txt .jsonl .parquet .array_record (text files also .gz, .zst), "
         "folders and patterns of these, hf:NAME or tfds:NAME; empty: texts about the facts of the run",
     )
-    weights: Numbers = setting((), "how often each source is drawn from, in proportion; empty: by its turn")
+    weights: Numbers = setting((), "how often each source is drawn from, in proportion; empty: in turn")
     column: str = setting(
         "text", "column or key that holds a document's text; a dot reaches into nested values"
     )
     split: str = setting("train", "split of a tfds: or an hf: data set")
     subset: str = setting("", "configuration of an hf: data set, where it has several")
-    separator: str = setting(
-        "blank_lines", "what ends a document of a .txt file: blank_lines, line, or file for none"
+    separator: Literal["blank_lines", "line", "file"] = setting(
+        "blank_lines", "what ends a document of a .txt file: blank lines, each line, or the file alone"
     )
     encoding: str = setting("utf-8", "how the characters of a text file are written; a BOM is skipped")
     shuffle: NonNegativeInt = setting(
-        1000, "documents that are shuffled together as they are read; 0 keeps their order"
+        1000, "documents of a source that are shuffled together as they are read; 0 keeps their order"
     )
-    epochs: NonNegativeFloat = setting(0.0, "passes over the sources; 0: without end")
+    epochs: NonNegativeInt = setting(0, "passes over the sources; 0: without end")
     longest: PositiveInt = setting(
         1_000_000, "characters of a document; what is longer is read up to there, and counted"
     )
@@ -52,6 +52,18 @@ class DocumentsConfig(Section):
     held_out: PositiveInt = setting(
         200, "documents made beside these, nothing false in them, to measure on; so many prefixes each way"
     )
+
+    @model_validator(mode="after")
+    def _fits(self) -> "DocumentsConfig":
+        if self.weights and len(self.weights) != len(self.path):
+            raise wrong(
+                "documents.weights",
+                self.weights,
+                f"give one for each of the {len(self.path)} sources of documents.path, or none",
+            )
+        if 0 in self.weights:
+            raise wrong("documents.weights", self.weights, "leave out a source that is never drawn from")
+        return self
 
 
 @section
@@ -94,6 +106,9 @@ class JudgeConfig(Section):
         512, "last tokens of a prefix that the model is shown, by its own tokenizer; 0 shows all"
     )
     batch: PositiveInt = setting(8, "rows of prompts judged at a time")
+    prompts: str = setting(
+        "", "folder with prompts that stand in place of ours: quality.txt, safety.txt, factuality.txt"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> "JudgeConfig":

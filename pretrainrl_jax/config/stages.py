@@ -48,6 +48,12 @@ class PretrainConfig(Section):
     """The base model's next-token training."""
 
     results = ("pretrain",)
+    text: Literal["corpus", "documents"] = setting(
+        "corpus", "what it is trained on: texts about the facts of the run, or the stream of documents"
+    )
+    steps: NonNegativeInt = setting(
+        0, "steps on documents; 0: until documents.epochs are over, which are counted before"
+    )
     epochs: NonNegativeFloat = setting(1.0, "passes over the corpus; 0 trains nothing (with model.path)")
     learning_rate: PositiveFloat = setting(3e-3, "peak learning rate")
     row_length: PositiveInt = setting(256, "tokens a packed row holds")
@@ -56,6 +62,15 @@ class PretrainConfig(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> "PretrainConfig":
+        streams = self.text == "documents"
+        if self.steps and not streams:
+            raise wrong(
+                "pretrain.steps", self.steps, "it is for pretrain.text=documents: give pretrain.epochs"
+            )
+        if streams and self.epochs not in (0, 1):
+            raise wrong(
+                "pretrain.epochs", self.epochs, "documents.epochs counts passes over documents: leave it 1"
+            )
         if self.rows % (steps := self.grad_accum_steps):
             raise wrong(
                 "pretrain.rows", self.rows, f"make it a multiple of pretrain.grad_accum_steps ({steps})"

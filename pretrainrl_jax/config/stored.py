@@ -127,8 +127,12 @@ def section_as_now(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def matters(results: Iterable[str], config: Config) -> bool:
-    """Whether a result depends on a setting that these depend on; a choice is made where one is asked for."""
-    return any(kind != "choice" or config.evaluate.choose != "last" for kind in results)
+    """Whether a result depends on a setting that these depend on.
+
+    A choice is made where one is asked for, and a base model made of documents where that is.
+    """
+    made = {"choice": config.evaluate.choose != "last", "documents": config.pretrain.text == "documents"}
+    return any(made.get(kind, True) for kind in results)
 
 
 def named_sections(values: Iterable[str]) -> list[tuple[str, str]]:

@@ -1,21 +1,42 @@
 """Readers of whole data sets: TensorFlow Datasets (without TensorFlow) and Hugging Face datasets."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.facts.files import Row, Source, first_line, is_remote
+from pretrainrl_jax.facts.files import Part, Row, Source, first_line, is_remote
 from pretrainrl_jax.facts.tables import arrow_rows, decoded, decoded_row
 
 HF_BATCH = 1000  # rows decoded at a time
 
 
-def read_tfds(place: str, settings: Source) -> Iterator[Row]:
-    """The examples of `facts.split` of a TensorFlow data set, by name or by the folder it was prepared in.
+class Examples:
+    """The examples of a data set by their index, class labels named."""
 
-    They are fetched one by one from ArrayRecord files, which needs no TensorFlow. Class labels are named.
-    Raises InputError if tensorflow-datasets or the data set is missing, or is not stored as ArrayRecord.
+    def __init__(
+        self, origin: str, count: int, values: Callable[[int], dict[str, Any]], features: Any
+    ) -> None:
+        self.origin, self._count, self._values = origin, count, values
+        self._labels = _labels(features)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Row:
+        """Raises InputError for one that cannot be read."""
+        try:
+            values = decoded(self._values(index))
+        except Exception as error:  # a damaged file, or bytes that are no text
+            raise InputError(f"{self.origin} {index + 1}: {first_line(error)}") from None
+        return Row(self.origin, index + 1, _named(values, self._labels))
+
+
+def open_tfds(place: str, settings: Part) -> Examples:
+    """The examples of `settings.split` of a TensorFlow data set, by name or by the folder it was prepared in.
+
+    They are fetched one by one from ArrayRecord files, which needs no TensorFlow. Raises InputError if
+    tensorflow-datasets or the data set is missing, or is not stored as ArrayRecord.
     """
     _check_folder("tfds", place)
     try:
@@ -30,25 +51,20 @@ def read_tfds(place: str, settings: Source) -> Iterator[Row]:
             builder = tfds.builder(place, file_format="array_record")
             builder.download_and_prepare()
         source = builder.as_data_source(split=settings.split)
-        labels = _labels(builder.info.features)
+        origin = f"tfds:{place} {settings.split}, example"
+        return Examples(origin, len(source), source.__getitem__, builder.info.features)
     except Exception as error:  # downloads, formats and names fail in many ways
         raise InputError(f"cannot open tfds:{place}, split {settings.split!r}: {first_line(error)}") from None
-    origin = f"tfds:{place} {settings.split}, example"
-    for number in range(1, len(source) + 1):
-        try:
-            values = decoded(source[number - 1])
-        except Exception as error:  # a damaged file, or bytes that are no text
-            raise InputError(f"{origin} {number}: {first_line(error)}") from None
-        yield Row(origin, number, _named(values, labels))
 
 
-def read_hf(place: str, settings: Source) -> Iterator[Row]:
-    """The rows of `facts.split` of a Hugging Face data set: a name on the hub, a local folder of files, or
-    what `save_to_disk` wrote.
+def read_tfds(place: str, settings: Source) -> Iterator[Row]:
+    """The examples of `facts.split` of a TensorFlow data set. Raises InputError as `open_tfds`."""
+    source = open_tfds(place, settings)
+    for index in range(len(source)):
+        yield source[index]
 
-    `facts.subset` names its configuration where it has several. Class labels are named. Raises InputError if
-    datasets or the data set is missing, or has no such split or subset.
-    """
+
+def _open_hf(place: str, settings: Part) -> Any:
     _check_folder("hf", place)
     try:
         import datasets
@@ -59,13 +75,37 @@ def read_hf(place: str, settings: Source) -> Iterator[Row]:
         source: Any = _saved(place, settings.split)
         if source is None:
             source = datasets.load_dataset(place, settings.subset or None, split=settings.split)
-        labels = _labels(source.features)
-        batches = source.with_format("arrow").iter(batch_size=HF_BATCH)
+        return source.with_format("arrow")
     except Exception as error:  # the hub, the cache and the files fail in many ways
         raise InputError(f"cannot open hf:{place}, split {settings.split!r}: {first_line(error)}") from None
+
+
+def open_hf(place: str, settings: Part, column: str = "") -> Examples:
+    """The rows of `settings.split` of a Hugging Face data set: a name on the hub, a local folder of files, or
+    what `save_to_disk` wrote; with all columns, or where it has that one with it alone.
+
+    Raises InputError as `read_hf`.
+    """
+    source = _open_hf(place, settings)
+    source = source.select_columns([column]) if column in source.column_names else source
+
+    def values(index: int) -> dict[str, Any]:
+        return arrow_rows(source[index : index + 1])[0]
+
+    return Examples(f"hf:{place} {settings.split}, row", len(source), values, source.features)
+
+
+def read_hf(place: str, settings: Source) -> Iterator[Row]:
+    """The rows of `facts.split` of a Hugging Face data set, as `open_hf` finds it.
+
+    `facts.subset` names its configuration where it has several. Class labels are named. Raises InputError if
+    datasets or the data set is missing, or has no such split or subset.
+    """
+    source = _open_hf(place, settings)
+    labels = _labels(source.features)
     origin = f"hf:{place} {settings.split}, row"
     number = 0
-    for batch in batches:
+    for batch in source.iter(batch_size=HF_BATCH):
         for values in arrow_rows(batch):
             number += 1
             yield Row(origin, number, _named(decoded_row(values, f"{origin} {number}"), labels))

@@ -30,17 +30,22 @@ class Row:
         return f"{self.origin} {self.number}"
 
 
-class Source(Protocol):
+class Part(Protocol):
+    """Which part of a data set is read."""
+
+    @property
+    def split(self) -> str: ...
+    @property
+    def subset(self) -> str: ...
+
+
+class Source(Part, Protocol):
     """What readers are told of a source: `FactsConfig` has it, and whatever else names files of rows."""
 
     @property
     def path(self) -> str: ...
     @property
     def format(self) -> str: ...
-    @property
-    def split(self) -> str: ...
-    @property
-    def subset(self) -> str: ...
     @property
     def encoding(self) -> str: ...
     @property
@@ -70,7 +75,7 @@ def opened(place: str) -> Iterator[Any]:
     """
     try:
         if is_remote(place):
-            file = _open_remote(place)
+            file = open_remote(place)
         else:
             file = gzip.open(place, "rb") if place.endswith(".gz") else open(place, "rb")  # noqa: SIM115
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
@@ -82,11 +87,12 @@ def opened(place: str) -> Iterator[Any]:
             raise InputError(f"cannot read {place} to its end: {first_line(error)}") from None
 
 
-def _open_remote(place: str) -> Any:
+def open_remote(place: str, compression: str | None = "infer") -> Any:
+    """The bytes of a file in a store, by default unpacked as its name says. Raises InputError."""
     import fsspec
 
     try:
-        opener: Any = fsspec.open(place, "rb", compression="infer")
+        opener: Any = fsspec.open(place, "rb", compression=compression)
         return opener.open()
     except ImportError as error:
         needed = f"pretrainrl_jax[{'gcs' if place.startswith(('gs://', 'gcs://')) else 'data'}]"
@@ -97,19 +103,20 @@ def _open_remote(place: str) -> Any:
 
 def is_folder(place: str) -> bool:
     """Whether a path names a folder. Raises InputError if the store it is in cannot be asked."""
-    return os.path.isdir(place) if not is_remote(place) else _ask(place, "isdir")
+    return os.path.isdir(place) if not is_remote(place) else ask(place, "isdir")
 
 
 def names_in(place: str) -> list[str]:
     """The names of what a folder holds, sorted. Raises InputError if it cannot be listed."""
     try:
-        paths = os.listdir(place) if not is_remote(place) else _ask(place, "ls", detail=False)
+        paths = os.listdir(place) if not is_remote(place) else ask(place, "ls", detail=False)
     except OSError as error:
         raise InputError(f"cannot list {place}: {first_line(error)}; check facts.path") from None
     return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in paths)
 
 
-def _ask(place: str, what: str, **options: Any) -> Any:
+def ask(place: str, what: str, **options: Any) -> Any:
+    """What the store of a remote path tells of it, by a method of fsspec's. Raises InputError."""
     try:
         import fsspec
 

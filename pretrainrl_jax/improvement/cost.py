@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from pretrainrl_jax.config import Config, MethodConfig
-from pretrainrl_jax.judging.cost import verdicts_per_case
+from pretrainrl_jax.judging.compose import verdicts_per_case
 
 
 class Cost(NamedTuple):

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from pretrainrl_jax.improvement.metrics import Judged
+from pretrainrl_jax.training.feed import Holds
+from pretrainrl_jax.trees.packing import Capacity
 
 
 class Stream(Protocol):
@@ -27,13 +29,16 @@ class Experience:
         self.collapse: dict[str, Any] = dict(state.get("collapse", {}))  # see `Collapse`, which changes it
         self.taken, self.ties = state.get("taken", 0), state.get("ties", 0)
         self.dropped: dict[str, int] = dict(state.get("dropped", {}))
+        rows, *sizes = state.get("holds", (0, 0, 0, 0, 0, 0))
+        self.holds = Holds(rows, Capacity(*sizes))  # what batches hold
         self._named: list[str] = []
 
     @property
     def state(self) -> dict[str, Any]:
         """JSON values."""
         names = ("documents", "collapse", "taken", "ties", "dropped")
-        return {name: getattr(self, name) for name in names}
+        holds = [self.holds.rows, *self.holds.capacity]
+        return {name: getattr(self, name) for name in names} | {"holds": holds}
 
     def take(self, judged: Sequence[Judged], stream: Stream) -> None:
         """Note the documents of a step."""

@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 from pretrainrl_jax.config import MethodConfig
 from pretrainrl_jax.documents.cut import Cut
 from pretrainrl_jax.improvement.candidates import Candidate
-from pretrainrl_jax.judging.compose import select
+from pretrainrl_jax.judging.selection import select
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, Role, document
 
 # Of the objective of each update, by term: `objectives.loss.total_loss`. "sampler" has no loss: it compares.
@@ -64,9 +63,3 @@ def plain_tree(
     if not candidates:
         return None
     return AnswerTree(cut.name, cut.prefix, (_branch(candidates[0], "chosen"),))
-
-
-def with_references(tree: AnswerTree, logps: Sequence[float]) -> AnswerTree:
-    """The tree with what its branches have under the reference model."""
-    pairs = zip(tree.branches, logps, strict=True)
-    return replace(tree, branches=tuple(replace(branch, reference_logp=logp) for branch, logp in pairs))

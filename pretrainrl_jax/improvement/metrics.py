@@ -79,8 +79,8 @@ def gap_metrics(metrics: Mapping[str, float]) -> Metrics:
     tokens = metrics.get("logp_gap_tokens", 0.0)
     known = tokens > 0
     return {
-        "logp_gap_mean": metrics["logp_gap_total"] / tokens if known else None,
-        "logp_gap_max": metrics["logp_gap_max"] if known else None,
+        "logp_gap_mean": float(metrics["logp_gap_total"] / tokens) if known else None,
+        "logp_gap_max": float(metrics["logp_gap_max"]) if known else None,
     }
 
 

@@ -1,17 +1,55 @@
-"""A judge is a sum of parts, each answer of a part is checked, and its scores decide what is learned."""
+"""A judge is a sum of parts. What each of them answers is checked, so no score is ever made up."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from numbers import Real
 
+from pretrainrl_jax.config import JudgeConfig
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.judging.protocol import Case, Judge, Part, Scores, Verdicts
+from pretrainrl_jax.facts.statements import Statements
+from pretrainrl_jax.judging.exact import facts
+from pretrainrl_jax.judging.local import model_parts
+from pretrainrl_jax.judging.protocol import Case, Judge, JudgeError, Part, Scores, Verdicts, shown
+from pretrainrl_jax.judging.repetition import repetition
+from pretrainrl_jax.training.loading import Loaded
 
-SHOWN = 60  # last characters of a prefix that a message shows
+PARTS = ("facts", "repetition", "quality", "safety", "factuality")  # settings of their weights
 
 
-class JudgeError(InputError):
-    """A part of a judge gave what is no score: one line with the part and the case."""
+def make_judge(
+    settings: JudgeConfig,
+    statements: Statements | None,
+    model: Loaded | None,
+    seen: Counter[str] | None = None,
+) -> Judge:
+    """The judge that the settings describe.
+
+    Args:
+        statements: knows what is true; without it there is no part `facts`.
+        model: what `settings.path` names, loaded on the mesh of the run; None where no part asks a model.
+        seen: counts all statements that the part `facts` met by their verdict.
+
+    Raises:
+        InputError: if a part has a weight and what it asks is not there, or a prompt's file is not right.
+    """
+    parts: dict[str, Part] = {"repetition": repetition(settings.ngram)}
+    if statements is not None:
+        parts["facts"] = facts(statements, settings.silence, Counter() if seen is None else seen)
+    if model is not None:
+        parts |= model_parts(settings, model)
+    weights = {name: getattr(settings, name) for name in PARTS}
+    for name, weight in weights.items():
+        if weight and name not in parts:
+            missing = "no facts" if name == "facts" else "no model: give judge.path"
+            raise InputError(f"judge.{name} is {weight:g}, and this run has {missing}")
+    return compose({name: (weight, parts[name]) for name, weight in weights.items() if weight})
+
+
+def verdicts_per_case(settings: JudgeConfig, candidates: int) -> int:
+    """How many verdicts the model is asked for about one document of so many different candidates."""
+    pairs = candidates * (candidates - 1) if settings.quality else 0
+    return pairs + candidates * (bool(settings.safety) + bool(settings.factuality))
 
 
 def compose(parts: Mapping[str, tuple[float, Part]]) -> Judge:
@@ -55,24 +93,3 @@ def checked(part: str, cases: Sequence[Case], scores: Sequence[Sequence[float]])
             continue
         raise JudgeError(f"the judge's part {part} gave {wrong} after {shown(case.prefix)}: mend the judge")
     return [list(map(float, own)) for own in scores]
-
-
-def shown(prefix: str) -> str:
-    """The end of a prefix, for a message of one line."""
-    return repr(prefix if len(prefix) <= SHOWN else f"…{prefix[-SHOWN:]}")
-
-
-def distinct(texts: Sequence[str]) -> list[int]:
-    """Places of the texts that differ from all before them, in order: of equal texts the earliest stands."""
-    places: dict[str, int] = {}
-    for place, text in enumerate(texts):
-        places.setdefault(text, place)
-    return list(places.values())
-
-
-def select(scores: Sequence[float]) -> tuple[int, int] | None:
-    """Places of the highest and of the lowest score, the earliest of equals; None where all are equal."""
-    if len(set(scores)) < 2:
-        return None
-    best, worst = (pick(range(len(scores)), key=scores.__getitem__) for pick in (max, min))
-    return best, worst

@@ -5,8 +5,7 @@ from collections.abc import Callable, Sequence
 from itertools import permutations
 from typing import NamedTuple
 
-from pretrainrl_jax.judging.compose import JudgeError, shown
-from pretrainrl_jax.judging.protocol import Case, Part, Scores
+from pretrainrl_jax.judging.protocol import Case, JudgeError, Part, Scores, shown
 
 ALONE = 0.5  # the score of a candidate that has no other to be compared with
 

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import Config
+from pretrainrl_jax.documents.stream import Stream, open_stream
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.texts import paragraphs
 from pretrainrl_jax.facts.corpus import Corpus, verbalise
@@ -69,6 +70,10 @@ class Context:
         if self.preferences:  # they are for a model that is there
             return Corpus((), (), {})
         return verbalise(self.facts, self.config.corpus, self.config.seed)
+
+    def stream(self) -> Stream:
+        """The stream of documents, from its beginning; raises InputError as `open_stream`."""
+        return open_stream(self.config.documents, self.config.seed)
 
     @cached_property
     def texts(self) -> Sequence[str]:

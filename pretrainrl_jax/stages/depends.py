@@ -10,7 +10,7 @@ def settings_of(config: Config, stage: str) -> dict[str, Any]:
     """By dotted name, what "pretrain", "mine", "train/<system>", "selfimprove/<system>", … depends on."""
     kind, _, system = stage.partition("/")
     objective = config.objectives.get(system)
-    stages = {"pretrain", kind}
+    stages = {"pretrain", "documents", kind}
     if kind in ("train", "evaluate"):
         stages.add("choice")
     if objective:

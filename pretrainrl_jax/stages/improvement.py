@@ -20,7 +20,7 @@ from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.improvement.cost import cost_of
 from pretrainrl_jax.improvement.experience import Experience
 from pretrainrl_jax.improvement.metrics import Judged
-from pretrainrl_jax.judging.judges import make_judge
+from pretrainrl_jax.judging.compose import make_judge
 from pretrainrl_jax.judging.protocol import Judge, Rewriter
 from pretrainrl_jax.judging.rewriting import exact_rewriter
 from pretrainrl_jax.stages.context import Context
@@ -60,14 +60,18 @@ class Improvement:
         return Cuts(stream, tokenizer, config.selfimprove, config.seed)
 
     @cached_property
-    def _judge(self) -> Judge:
+    def judge_model(self) -> Loaded | None:
+        """The model that is asked, placed as the policy is; None where no part asks one."""
         context, settings = self._context, self._context.config.judge
-        model = (
-            load(settings.path, context.mesh, settings.dtype, kernel=context.kernel)
-            if settings.path
-            else None
-        )
-        return make_judge(settings, self.statements if settings.facts else None, model, self._stated)
+        if not settings.path:
+            return None
+        return load(settings.path, context.mesh, settings.dtype, kernel=context.kernel)
+
+    @cached_property
+    def _judge(self) -> Judge:
+        settings = self._context.config.judge
+        statements = self.statements if settings.facts else None
+        return make_judge(settings, statements, self.judge_model, self._stated)
 
     def judge(self, method: MethodConfig) -> Judge | None:
         """Who decides what a method learns; None where nobody does."""

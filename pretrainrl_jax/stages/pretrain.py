@@ -1,14 +1,17 @@
-"""`pretrain`: a base model by next-token training on the corpus, from scratch or continued."""
+"""`pretrain`: a base model by next-token training from scratch or continued."""
 
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
+from pretrainrl_jax.documents.packing import Blocks
+from pretrainrl_jax.documents.rules import RULES
+from pretrainrl_jax.documents.stream import Stream
 from pretrainrl_jax.facts.vocabulary import save_tokenizer, train_tokenizer
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.model.decoder import Model
@@ -17,42 +20,50 @@ from pretrainrl_jax.model.shape import from_settings
 from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.stages.depends import settings_of
 from pretrainrl_jax.training import checkpoints
+from pretrainrl_jax.training.checkpoints import Progress
 from pretrainrl_jax.training.feed import Feed
 from pretrainrl_jax.training.loading import Loaded, load
 from pretrainrl_jax.training.optimizer import Schedule
 from pretrainrl_jax.training.session import Run, Session, resume
 from pretrainrl_jax.training.step import TrainState, compile_step, init_sharded_state
+from pretrainrl_jax.training.stream_feed import StreamFeed, count_batches
 from pretrainrl_jax.trees.dataset import PackedRows
 from pretrainrl_jax.trees.records import digest
 from pretrainrl_jax.trees.templates import Template, check_fits, documents
 from pretrainrl_jax.trees.tokenization import Tokenizer, load_tokenizer
 
+TOKENIZED = 10_000  # documents of a stream that a tokenizer is trained on
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a base model is trained on."""
+
+    said: str  # how much it is
+    digest: str  # what checkpoints depend on
+    steps: int
+    feed: Callable[[Progress], Feed | StreamFeed]  # from where a training stands
+    stream: Stream | None = None  # of the documents
+
 
 def pretrain(context: Context) -> None:
-    """Corpus, tokenizer, model, rows, training, checkpoint."""
+    """Texts, tokenizer, model, rows, training, checkpoint."""
     config, settings = context.config, context.config.pretrain
     began = time.perf_counter()
-    corpus = context.corpus
-    base = starting_point(context, corpus.training)
+    base = starting_point(context)
     model, params, tokenizer = base.model, base.params, base.tokenizer
-    trees = documents(tokenizer, corpus.training, settings.row_length)
-    source = PackedRows(
-        trees, settings.row_length, config.seed, settings.epochs, settings.rows, question=False
-    )
+    on_documents = streams(context) and settings.epochs
+    data = (of_documents if on_documents else of_corpus)(context, tokenizer)
     context.reset_stage(BASE)
-    tokens = sum(tree.inputs for tree in trees)
     parameters = f"{sum(x.size for x in jax.tree.leaves(params)) / 1e6:.2f}M parameters"
-    if source.batches:
-        context.screen.say(
-            f"pretrain: {len(corpus.training)} documents, {tokens} tokens of {tokenizer.size}, {parameters}, "
-            f"{source.batches} steps, rows {source.fill:.0%} full"
-        )
+    if data.steps:
+        context.screen.say(f"pretrain: {data.said}, {parameters}")
     else:
         taken = f"{config.model.path} as it is" if config.model.path else "random weights"
         context.screen.say(f"pretrain: {taken}, {parameters}")
     template = context.template(config.evaluate.template)
     checkpoints.describe(context.checkpoint(BASE), model, tokenizer, template, base.origin)
-    if not source.batches:  # the model is taken as it is
+    if not data.steps:  # the model is taken as it is
         checkpoints.save(context.checkpoint(BASE), TrainState(jnp.int32(0), params, ()))
         context.finish(BASE, device_seconds=0.0, seconds=time.perf_counter() - began)
         return
@@ -62,7 +73,7 @@ def pretrain(context: Context) -> None:
         BASE,
         config.checkpoint,
         skip_nonfinite=config.optimizer.nonfinite == "skip",
-        about=settings_of(config, BASE) | {"data": digest(trees)},
+        about=settings_of(config, BASE) | {"data": data.digest},
         rate="pretrain.learning_rate",
         shown={"loss": "loss", "gradient": "grad_norm"},
         screen=context.screen,
@@ -70,32 +81,82 @@ def pretrain(context: Context) -> None:
         profile=config.profile_steps,
     )
     state, progress = resume(run, init_sharded_state(model, params, config.optimizer, context.mesh))
-    schedule = Schedule(
-        settings.learning_rate, source.batches, config.optimizer.warmup, config.optimizer.final
-    )
-    feed = Feed(
-        source,
-        context.mesh,
-        settings.grad_accum_steps,
-        progress.row,
-        lambda tree: repr(tokenizer.decode(tree.branches[0].tokens)[:60]),
-    )
-    with Session(run, step, state, progress, feed, context.mesh, source.batches) as session:
+    schedule = Schedule(settings.learning_rate, data.steps, config.optimizer.warmup, config.optimizer.final)
+    feed = data.feed(progress)
+    with Session(run, step, state, progress, feed, context.mesh, data.steps) as session:
         for batch in feed:
             session.step(batch, {"ntp": {"answer": 1.0}}, schedule)
             for hook in session.due([session.checkpoint]):
                 hook.run()
         done = session.finish()
+    dropped = dict(data.stream.dropped) if data.stream else {}
+    if session.global_step < data.steps:
+        context.screen.say(f"pretrain: the documents ended after step {session.global_step} of {data.steps}")
+    for rule, count in dropped.items():
+        context.screen.say(f"pretrain: {count:,} times {rule}: what {RULES[rule]}")
     context.finish(
         BASE,
         device_seconds=done.seconds * context.mesh.size,
         seconds=time.perf_counter() - began,
         updates=session.global_step,
         skipped=done.skipped,
+        **({"dropped": dropped} if dropped else {}),
     )
 
 
-def starting_point(context: Context, texts: Sequence[str]) -> Loaded:
+def streams(context: Context) -> bool:
+    """Whether the base model is trained on the stream of documents."""
+    return context.config.pretrain.text == "documents"
+
+
+def of_corpus(context: Context, tokenizer: Tokenizer) -> Data:
+    """The texts about the facts of the run, as often as pretrain.epochs says."""
+    settings, texts = context.config.pretrain, context.corpus.training
+    trees = documents(tokenizer, texts, settings.row_length)
+    seed = context.config.seed
+    rows = PackedRows(trees, settings.row_length, seed, settings.epochs, settings.rows, question=False)
+
+    def feed(progress: Progress) -> Feed:
+        return Feed(
+            rows,
+            context.mesh,
+            settings.grad_accum_steps,
+            progress.row,
+            lambda tree: repr(tokenizer.decode(tree.branches[0].tokens)[:60]),
+        )
+
+    said = (
+        f"{len(texts)} documents, {sum(tree.inputs for tree in trees)} tokens of {tokenizer.size}, "
+        f"{rows.batches} steps, rows {rows.fill:.0%} full"
+    )
+    return Data(said, digest(trees), rows.batches, feed)
+
+
+def of_documents(context: Context, tokenizer: Tokenizer) -> Data:
+    """The stream of documents: pretrain.steps of it, or all of it where its passes are counted."""
+    settings, seed, mesh = context.config.pretrain, context.config.seed, context.mesh
+
+    def blocks() -> tuple[Blocks, Stream]:
+        stream = context.stream()
+        return Blocks(stream, tokenizer, settings.row_length, settings.rows, seed), stream
+
+    steps = settings.steps
+    if not steps:
+        context.screen.say(
+            "pretrain: reads all documents once to count their steps (not with pretrain.steps)"
+        )
+        steps = count_batches(blocks()[0])
+    read, stream = blocks()
+
+    def feed(progress: Progress) -> StreamFeed:
+        at = progress.row, progress.stream
+        return StreamFeed(read, settings.rows, mesh, steps, settings.grad_accum_steps, *at)
+
+    sources = ", ".join(context.config.documents.path) or "texts made of the facts"
+    return Data(f"documents of {sources}, {steps} steps", stream.identity, steps, feed, stream)
+
+
+def starting_point(context: Context) -> Loaded:
     """What pretraining begins with, in float32; raises InputError for a vocabulary below the tokenizer's."""
     config = context.config
     if path := config.model.path:
@@ -105,6 +166,9 @@ def starting_point(context: Context, texts: Sequence[str]) -> Loaded:
     if config.tokenizer.path:
         tokenizer = load_tokenizer(config.tokenizer.path)
     else:
+        texts = context.corpus.training
+        if streams(context):
+            texts = [document.text for document in context.stream().take(TOKENIZED)]
         tokenizer = trained_tokenizer(texts, config.tokenizer.vocabulary)
     model = Model(from_settings(config.model, tokenizer.size), context.mesh, context.kernel)
     check_fits(tokenizer, model.shape.vocabulary, "model.vocabulary")

@@ -17,12 +17,11 @@ from pretrainrl_jax.improvement.candidates import Candidate, candidates_of, rewr
 from pretrainrl_jax.improvement.collapse import Collapse
 from pretrainrl_jax.improvement.cost import cost_of, rollout_count, told
 from pretrainrl_jax.improvement.experience import Experience
-from pretrainrl_jax.improvement.learning import coefficients, judged_tree, plain_tree, with_references
+from pretrainrl_jax.improvement.learning import coefficients, judged_tree, plain_tree
 from pretrainrl_jax.improvement.metrics import Judged, gap_metrics, rollout_metrics, verdict_metrics
 from pretrainrl_jax.judging.protocol import Case, Judge, Rewriter
 from pretrainrl_jax.model.partitioning import parameter_shardings
-from pretrainrl_jax.objectives.scoring import score_trees
-from pretrainrl_jax.stages.context import BASE, SCORED_ROWS, Context
+from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.stages.depends import settings_of
 from pretrainrl_jax.stages.improvement import Improvement, evaluate_improvement, write_examples, write_summary
 from pretrainrl_jax.stages.pretrain import pretrain
@@ -32,8 +31,8 @@ from pretrainrl_jax.training.feed import place_trees
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.optimizer import Schedule
 from pretrainrl_jax.training.session import Run, Session, resume
-from pretrainrl_jax.training.step import compile_step, init_sharded_state
-from pretrainrl_jax.trees.packing import in_buckets
+from pretrainrl_jax.training.step import compile_references, compile_step, init_sharded_state
+from pretrainrl_jax.trees.batch import PackedBatch
 from pretrainrl_jax.trees.tree import AnswerTree
 
 TRIES = 20  # steps in a row of which no document teaches anything: the judge sees no difference
@@ -83,7 +82,10 @@ def improve(context: Context, improvement: Improvement, system: str) -> None:
     resident = method.contrasts and settings.reference == "resident"
     if not resident:
         jax.tree.map(lambda x: x.delete(), start.params)
-    tell_costs(context, run.stage, method, state, start.params if resident else {})
+    kept = {"parameters": state.params, "optimizer": state.opt_state}
+    kept |= {"reference": start.params} if resident else {}
+    kept |= {"judge": improvement.judge_model.params} if method.judged and improvement.judge_model else {}
+    tell_costs(context, run.stage, method, int(state.step), kept)
 
     experience = Experience(progress.stream)
     if experience.documents:
@@ -101,16 +103,16 @@ def improve(context: Context, improvement: Improvement, system: str) -> None:
             with seconds("judging"):
                 candidates = gather_candidates(method, rewriter, policy, cuts, rollouts)
                 judged = judge_candidates(context, method, judge, policy, cuts, candidates)
+            experience.take(judged, documents)
+            trees = [one.tree for one in judged if one.tree]
             with seconds("reference"):
-                trees = [one.tree for one in judged if one.tree]
+                batches = lay(context, experience, trees, row_length)
                 if method.contrasts:
                     reference = start if resident else None
-                    trees = add_references(context, method, reference, policy, trees, row_length)
-            experience.take(judged, documents)
+                    batches = add_references(context, method, reference, policy, batches)
             metrics: dict[str, Any] = {}
             with seconds("training"):
-                for part in parts(trees, settings.updates):
-                    batch = place_trees(part, context.mesh, row_length, settings.grad_accum_steps)
+                for batch in batches:
                     updated = session.step(batch, coefficients(method), schedule)
                     metrics = metrics or jax.device_get(updated)  # of the policy that sampled
             fruitless = 0 if trees else fruitless + 1
@@ -229,30 +231,38 @@ def judge_candidates(
     ]
 
 
+def lay(
+    context: Context, experience: Experience, trees: Sequence[AnswerTree], row_length: int
+) -> list[PackedBatch]:
+    """The trees of each update of a step as a batch on the devices; none of nothing."""
+    settings, batches = context.config.selfimprove, []
+    for place in range(settings.updates):
+        if part := trees[place :: settings.updates]:
+            batch, experience.holds = place_trees(
+                part, context.mesh, row_length, experience.holds, settings.grad_accum_steps
+            )
+            batches.append(batch)
+    return batches
+
+
 def add_references(
     context: Context,
     method: MethodConfig,
     resident: Loaded | None,
     policy: Loaded,
-    trees: Sequence[AnswerTree],
-    row_length: int,
-) -> list[AnswerTree]:
-    """The trees with log-probabilities of the initial model, or of the policy before its updates."""
-    if not trees:
+    batches: Sequence[PackedBatch],
+) -> list[PackedBatch]:
+    """The batches with log-probabilities of the initial model, or of the policy before its updates."""
+    if not batches:
         return []
-    packing: dict[str, Any] = {"row_length": row_length, "rows": SCORED_ROWS, "fit": in_buckets}
     reference, loaded = resident or policy, None
     if context.config.selfimprove.reference == "loaded":
         reference = loaded = initial_model(context, method.start)
-    logps = score_trees(reference.model, reference.params, trees, **packing)
+    give = compile_references(reference.model, context.mesh)
+    given = [jax.block_until_ready(give(reference.params, batch)) for batch in batches]
     if loaded:
         jax.tree.map(lambda x: x.delete(), loaded.params)
-    return [with_references(tree, of_tree) for tree, of_tree in zip(trees, logps, strict=True)]
-
-
-def parts(trees: Sequence[AnswerTree], count: int) -> list[Sequence[AnswerTree]]:
-    """The trees of each update of a step, none empty."""
-    return [part for place in range(count) if (part := trees[place::count])]
+    return given
 
 
 def of_training(metrics: dict[str, Any]) -> dict[str, float | None]:
@@ -279,14 +289,15 @@ class Seconds:
         return {f"seconds_{what}": spent for what, spent in self._spent.items()}
 
 
-def tell_costs(context: Context, stage: str, method: MethodConfig, state: Any, reference: Any) -> None:
+def tell_costs(
+    context: Context, stage: str, method: MethodConfig, updates: int, kept: dict[str, Any]
+) -> None:
     """Before the first step: what it will take, and what is kept on the devices."""
     settings, say = context.config.selfimprove, context.screen.say
-    left = settings.steps - int(state.step) // settings.updates
+    left = settings.steps - updates // settings.updates
     cost = told(cost_of(context.config, method, left)) if method.judged else "nothing is sampled or judged"
     say(f"{stage}: {left} steps of {settings.documents} documents: {cost}")
-    sizes = {"parameters": state.params, "optimizer": state.opt_state, "reference": reference}
-    shown = [f"{name} {nbytes(arrays) / 1e6:,.1f} MB" for name, arrays in sizes.items() if nbytes(arrays)]
+    shown = [f"{name} {nbytes(arrays) / 1e6:,.1f} MB" for name, arrays in kept.items()]
     say(f"{stage}: on the devices: {', '.join(shown)}")
 
 

@@ -16,9 +16,9 @@ from pretrainrl_jax.model.mesh import replicated, row_sharding
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.objectives.loss import Coefficients, total_loss
 from pretrainrl_jax.objectives.scoring import target_logps
-from pretrainrl_jax.objectives.sums import count
+from pretrainrl_jax.objectives.sums import branch_sums, count
 from pretrainrl_jax.training.optimizer import Schedule, adamw
-from pretrainrl_jax.trees.batch import PackedBatch
+from pretrainrl_jax.trees.batch import UNUSED, PackedBatch
 
 
 class TrainState(NamedTuple):
@@ -130,3 +130,22 @@ def compile_step(
         out_shardings=(shardings, replicas),
         donate_argnums=0,
     )
+
+
+@cache
+def compile_references(model: Model, mesh: Mesh) -> Any:
+    """Gives a batch [microsteps, rows, …] its references: log-probabilities of its branches under parameters.
+
+    They never leave the devices. The same arguments give the same function.
+    """
+    model = replace(model, mesh=mesh)
+    rows = row_sharding(mesh, leading=1)
+
+    def with_references(params: Params, batch: PackedBatch) -> PackedBatch:
+        def of_rows(micro: PackedBatch) -> jax.Array:
+            return branch_sums(target_logps(model, params, micro), micro)
+
+        sums = jax.lax.map(of_rows, batch)
+        return batch._replace(branch_reference=jnp.where(batch.branch_role != UNUSED, sums, jnp.nan))
+
+    return jax.jit(with_references, in_shardings=(parameter_shardings(model, mesh), rows), out_shardings=rows)

@@ -105,6 +105,37 @@ class PackedRows:
 
 
 @dataclass(frozen=True)
+class PlannedRows:
+    """Some batches of packed rows that are planned already; the last one is filled up with empty rows."""
+
+    trees: Sequence[AnswerTree] = field(repr=False)
+    plan: Sequence[Sequence[int]] = field(repr=False)  # the trees of each row
+    rows: int  # of a batch
+    capacity: Capacity
+
+    @property
+    def batches(self) -> int:
+        """Number of batches."""
+        return -(-len(self.plan) // self.rows)
+
+    @cached_property
+    def empty(self) -> PackedBatch:
+        """A row of nothing, [1, …]."""
+        return pack([[]], self.capacity, question=False)
+
+    def __getitem__(self, index: int) -> PackedBatch:
+        """Row `index`, [1, …]; beyond the plan an empty one."""
+        if index >= len(self.plan):
+            return self.empty
+        return pack([[self.trees[i] for i in self.plan[index]]], self.capacity, question=False)
+
+    def ids(self, batch: int) -> list[str]:
+        """Of the trees of a batch."""
+        planned = self.plan[batch * self.rows : (batch + 1) * self.rows]
+        return [self.trees[i].id for row in planned for i in row]
+
+
+@dataclass(frozen=True)
 class ProcessShard:
     """What one process reads of each batch: the same places of each of its microsteps.
 
@@ -117,7 +148,7 @@ class ProcessShard:
         places: of 0 to `width` - 1, those this process reads.
     """
 
-    source: PackedRows = field(repr=False)
+    source: PackedRows | PlannedRows = field(repr=False)
     microsteps: int
     width: int
     places: tuple[int, ...]

@@ -157,12 +157,15 @@ def encode_branches(
 
 def documents(tokenizer: Tokenizer, texts: Sequence[str], row_length: int) -> list[AnswerTree]:
     """Each text as a tree ending in EOS; one longer than a row becomes several, and none of it is cut."""
-    trees = []
+    encoded = enumerate(tokenizer.encode_all(texts))
+    return [tree for n, tokens in encoded for tree in of_document(tokenizer, str(n), tokens, row_length)]
+
+
+def of_document(tokenizer: Tokenizer, name: str, tokens: Sequence[int], row_length: int) -> list[AnswerTree]:
+    """The trees of a document's tokens, its EOS after them."""
     room = row_length + 1 - len(tokenizer.start)  # a branch's last token is not read
     # Without BOS, neighbouring pieces share a token: the last one predicted is the first one read.
     shared = 1 - len(tokenizer.start)
-    for number, tokens in enumerate(tokenizer.encode_all(texts)):
-        ended = (*tokens, tokenizer.eos[0])
-        starts = range(0, max(1, len(ended) - shared), room - shared)
-        trees += [document(f"{number}:{s}", ended[s : s + room], tokenizer.bos) for s in starts]
-    return trees
+    ended = (*tokens, tokenizer.eos[0])
+    starts = range(0, max(1, len(ended) - shared), room - shared)
+    return [document(f"{name}:{s}", ended[s : s + room], tokenizer.bos) for s in starts]

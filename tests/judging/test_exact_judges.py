@@ -3,19 +3,21 @@
 import math
 from collections import Counter
 from itertools import permutations
-from typing import NamedTuple
 
 import numpy as np
 import pytest
+from helpers.models_and_trees import fact
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.judging.compose import JudgeError, compose, distinct, select
-from pretrainrl_jax.judging.exact import TAIL, facts
+from pretrainrl_jax.facts.statements import Statements
+from pretrainrl_jax.judging.compose import compose
+from pretrainrl_jax.judging.exact import facts
 from pretrainrl_jax.judging.pairwise import ALONE, pairwise
-from pretrainrl_jax.judging.protocol import Case
+from pretrainrl_jax.judging.protocol import Case, JudgeError
 from pretrainrl_jax.judging.repetition import repetition, variety
+from pretrainrl_jax.judging.selection import select
 
 CASES = [Case("The sky is", ("blue", "green", ""), "blue"), Case("Long ago\n" * 30, ("a",), "b")]
 LEVELS = st.sampled_from([0.0, 0.25, 0.5, 0.7, 1.0])
@@ -79,12 +81,6 @@ def test_the_best_is_chosen_the_worst_rejected_the_earliest_of_equals(scores):
     assert picked == (descending[0], ranked[0])
 
 
-@given(st.lists(st.sampled_from(["", "a", "b", "a ", "A"]), max_size=8))
-def test_of_equal_texts_the_earliest_stands(texts):
-    wanted = [place for place, text in enumerate(texts) if text not in texts[:place]]
-    assert distinct(texts) == wanted
-
-
 # Pairs.
 
 
@@ -137,59 +133,35 @@ def test_what_is_no_verdict_is_refused(verdicts, said):
 # Facts.
 
 
-class Found(NamedTuple):
-    end: int
-    verdict: str
-
-
-class Marked:
-    """Finds statements of the form "<subject>+", "<subject>-" and "<subject>?"."""
-
-    def find(self, text):
-        verdicts = {"+": "true", "-": "false", "?": "unknown"}
-        return [
-            Found(place + 1, verdicts[mark])
-            for place, mark in enumerate(text)
-            if mark in verdicts and text[place - 1 : place].isalpha()
-        ]
+FACTS = {"Arno": "Florence", "Bela": "Rome"}
+ARNO, BELA = (fact(answers=(answer,), subject=subject) for subject, answer in FACTS.items())
+TRUE, FALSE = "The capital of Arno is Florence.", "The capital of Arno is Rome."
+UNKNOWN = "The capital of Xanto is Rome."
 
 
 @pytest.mark.parametrize(
     ("prefix", "candidate", "score"),
     [
-        ("", "Arno+ Bela+", 1.0),
-        ("", "Arno+ Bela- Cara+ Dora-", 0.5),
-        ("", "Arno- Bela? Cara?", 0.0),
-        ("", "nothing", 0.3),
+        ("", TRUE, 1.0),
+        ("", f"{TRUE} The capital of Bela is Rome.", 1.0),
+        ("", f"{TRUE} {FALSE} {FALSE} {TRUE}", 0.5),
+        ("", f"{FALSE} {UNKNOWN}", 0.0),
+        ("", UNKNOWN, 0.3),
+        ("", "It rained.", 0.3),
         ("", "", 0.3),
-        ("", "Arno? Bela?", 0.3),
-        ("Arno- Bela-", " Cara+", 1.0),  # what the prefix said is not the candidate's
-        ("Arno- Bela", "+ Cara-", 0.5),  # what it began is
-        ("Arno- Bela", "", 0.3),
-        ("+ " * TAIL + "Arno", "-", 0.0),
-        ("x" * (TAIL + 5), "+", 1.0),
+        (f"{FALSE} {FALSE} ", TRUE, 1.0),  # what the prefix said is not the candidate's
+        (f"{FALSE} The capital of Arno is", f" Florence. {FALSE}", 0.5),  # what it began is
+        (f"{FALSE} The capital of Ar", "no is Florence.", 1.0),
+        (f"{TRUE} " * 200 + "The capital of Arno", " is Rome.", 0.0),
+        (FALSE, "", 0.3),
     ],
 )
 def test_facts_count_what_is_complete_in_the_candidate(prefix, candidate, score):
     seen = Counter()
-    assert facts(Marked(), 0.3, seen)([Case(prefix, (candidate, "so"), "")]) == [[score, 0.3]]
-    assert seen.total() == sum(candidate.count(mark) for mark in "+-?")
-
-
-def test_a_long_prefix_is_cut_between_words():
-    texts = []
-
-    class Kept:
-        def find(self, text):
-            texts.append(text)
-            return []
-
-    prefix = "Marianne " * TAIL
-    facts(Kept(), 0.5, Counter())([Case(prefix, (" it.",), "")])
-    (text,) = texts
-    assert text.endswith("Marianne  it.")
-    assert set(text.split()) == {"Marianne", "it."}
-    assert len(text) <= TAIL + 4
+    judge = facts(Statements([ARNO, BELA]), 0.3, seen)
+    assert judge([Case(prefix, (candidate, "So"), "")]) == [[score, 0.3]]
+    assert seen["unknown"] == candidate.count("Xanto")
+    assert seen.total() == (prefix + candidate).count(" is ") - prefix.count(" is ")
 
 
 # Repetition.

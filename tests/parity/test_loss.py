@@ -32,12 +32,14 @@ import torch
 from helpers.models_and_trees import small_tokenizer
 from helpers.transformers_models import as_ours, peer, relative_error
 
-from pretrainrl_jax.config import MethodConfig
-from pretrainrl_jax.improvement.learning import coefficients, with_references
+from pretrainrl_jax.config import MeshConfig, MethodConfig
+from pretrainrl_jax.improvement.learning import coefficients
 from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.objectives.loss import Coefficients, total_loss
 from pretrainrl_jax.objectives.scoring import score_trees, target_logps
 from pretrainrl_jax.objectives.sums import count
+from pretrainrl_jax.training.step import compile_references
 from pretrainrl_jax.trees.batch import PackedBatch
 from pretrainrl_jax.trees.packing import Capacity, pack, plan
 from pretrainrl_jax.trees.templates import Template, encode_branches
@@ -272,8 +274,10 @@ def test_rollouts_are_trained_as_the_tokens_that_were_sampled(both, tmp_path, me
         AnswerTree(str(number), prefix, (Branch(chosen, "chosen"), Branch(rejected, "rejected")))
         for number, (prefix, chosen, rejected) in enumerate(tokens)
     ]
-    scores = score_trees(both.model, both.reference_params, trees, row_length=SIZE.time, rows=2)
-    rows = rows_of([with_references(tree, logps) for tree, logps in zip(trees, scores, strict=True)])
+    mesh = make_mesh(MeshConfig(data=1), jax.devices()[:1])
+    batch = jax.tree.map(lambda x: jax.numpy.asarray(x)[None], rows_of(trees))
+    batch = compile_references(both.model, mesh)(both.reference_params, batch)
+    rows = jax.tree.map(lambda x: x[0], batch)
     trainer = trainer_of(both, FACTS, tmp_path)
     names = ("prompt_ids", "chosen_ids", "rejected_ids")
     trainer.train_dataset = [dict(zip(names, map(list, of_tree), strict=True)) for of_tree in tokens]

@@ -1,0 +1,415 @@
+"""Sources of documents: their parts, the records of each from any position on, and the text of a record.
+
+A source is one entry of documents.path. Its parts are files, or a data set. Records of a part are either had
+by their index, or one after another, each with the position after it. A record is parsed later, and not
+where it is read: what is wrong with one is found then, and counted.
+"""
+
+import glob
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any, Literal, NamedTuple
+
+from pretrainrl_jax.config import DocumentsConfig
+from pretrainrl_jax.documents.files import Damaged, bytes_encoding, lines, opened_at
+from pretrainrl_jax.documents.rules import (
+    BAD_BYTES,
+    BINARY,
+    BLANK,
+    BROKEN_OFF,
+    LONG_LINE,
+    NO_COLUMN,
+    NO_TEXT,
+    NOT_JSON,
+    SHORTENED,
+    UNREADABLE,
+)
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.facts.datasets import Examples, open_hf, open_tfds
+from pretrainrl_jax.facts.files import ask, check_encoding, first_line, is_folder, is_remote, opened
+from pretrainrl_jax.facts.json_shapes import kind
+from pretrainrl_jax.facts.nested import cells
+from pretrainrl_jax.facts.tables import arrow_rows, decoded
+
+KINDS = re.compile(
+    r"\.(?:(?P<text>txt|jsonl)(?:\.gz|\.zst)?|(?P<table>parquet)|(?P<records>array_record)(?:-\d+-of-\d+)?)$",
+    re.IGNORECASE,
+)
+LONGEST_LINE = 64 << 20  # bytes of a line of JSON
+PARQUET_BATCH = 64  # rows decoded at a time
+CHARACTER = 4  # bytes it has at most
+
+Position = dict[str, int]
+
+
+class Raw(NamedTuple):
+    """A record as it stands in its part."""
+
+    where: str  # "news.jsonl line 12"
+    value: Any  # bytes, a text, or a row's values
+    form: Literal["text", "json", "either", "row"] = "row"  # of bytes
+    cut: bool = False  # more follows
+    rule: str = ""  # by which it is no document
+
+
+class Parsed(NamedTuple):
+    """What became of a record."""
+
+    text: str  # blank where it is no document
+    rule: str = ""  # why not, or SHORTENED
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts that are at hand, by their index."""
+
+    name: str
+    texts: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, index: int) -> Raw:
+        return Raw(f"{self.name} {index + 1}", self.texts[index])
+
+    @property
+    def identity(self) -> list[Any]:
+        return [self.name, hashlib.blake2b("\0".join(self.texts).encode(), digest_size=8).hexdigest()]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The examples of a data set, by their index."""
+
+    name: str
+    examples: Examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Raw:
+        try:
+            row = self.examples[index]
+            return Raw(row.where, row.values)
+        except InputError as error:
+            return Raw(f"{self.examples.origin} {index + 1}", str(error), rule=UNREADABLE)
+
+    @property
+    def identity(self) -> list[Any]:
+        return [self.name, len(self)]
+
+
+class ArrayRecords:
+    """The records of an ArrayRecord file, by their index: texts, or JSON objects."""
+
+    def __init__(self, path: str, size: int) -> None:
+        from array_record.python.array_record_module import ArrayRecordReader
+
+        if is_remote(path):
+            raise InputError(f"{path}: ArrayRecord files are read from a disk only: copy it there")
+        self.path, self.name, self.identity = path, os.path.basename(path), [os.path.basename(path), size]
+        try:
+            self._reader = ArrayRecordReader(path, options="readahead_buffer_size:0")
+            self._count = self._reader.num_records()
+        except Exception as error:  # what it raises depends on where a file is damaged
+            raise InputError(f"{path} is not a whole ArrayRecord file ({first_line(error)})") from None
+        if not self._count:  # so reads what is something else
+            raise InputError(f"{path} is not a whole ArrayRecord file (it has no records)")
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Raw:
+        where = f"{self.name} record {index + 1}"
+        try:
+            return Raw(where, self._reader.read([index])[0], "either")
+        except Exception as error:
+            return Raw(where, first_line(error), rule=UNREADABLE)
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A file of JSON Lines, or of plain text; its positions count bytes and lines."""
+
+    path: str
+    size: int
+    settings: DocumentsConfig
+
+    @property
+    def identity(self) -> list[Any]:
+        return [os.path.basename(self.path), self.size]
+
+    def read(self, position: Position) -> Iterator[tuple[Raw, Position]]:
+        """The records from a position on ({} is the beginning), each with the position after it.
+
+        Raises InputError if the file cannot be read; where it is damaged, that is the last record.
+        """
+        at = {"offset": 0, "line": 0} | position
+        if "broken" in at:
+            return
+        is_json = ".jsonl" in os.path.basename(self.path).lower()
+        keep = LONGEST_LINE if is_json else CHARACTER * self.settings.longest + 1
+        try:
+            with opened_at(self.path, at["offset"], self.settings.encoding) as file:
+                source = lines(file, keep)
+                for raw, after in self._json(source, at) if is_json else self._texts(source, at, keep):
+                    at = after
+                    yield raw, after
+        except Damaged as error:
+            yield (
+                Raw(self._where(at["line"] + 1), str(error), rule=BROKEN_OFF),
+                {**at, "broken": 1},
+            )
+
+    def _where(self, line: int) -> str:
+        return f"{os.path.basename(self.path)} line {line}"
+
+    def _json(self, source: Iterator[tuple[bytes, int]], at: Position) -> Iterator[tuple[Raw, Position]]:
+        for line, length in source:
+            at = {"offset": at["offset"] + length, "line": at["line"] + 1}
+            if line.strip():
+                rule = LONG_LINE if length > len(line) else ""
+                yield Raw(self._where(at["line"]), b"" if rule else line, "json", rule=rule), at
+
+    def _texts(
+        self, source: Iterator[tuple[bytes, int]], at: Position, keep: int
+    ) -> Iterator[tuple[Raw, Position]]:
+        separator = self.settings.separator
+        collected, length, began = bytearray(), 0, 0
+        for line, size in source:
+            at = {"offset": at["offset"] + size, "line": at["line"] + 1}
+            blank = size == len(line) and not line.strip()
+            if not blank or (separator == "file" and length):
+                began = began or at["line"]
+                length += size
+                collected += line[: keep - len(collected)]
+            if length and separator != "file" and (blank or separator == "line"):
+                yield Raw(self._where(began), bytes(collected), "text", length > len(collected)), at
+                collected, length, began = bytearray(), 0, 0
+        if length:
+            yield Raw(self._where(began), bytes(collected), "text", length > len(collected)), at
+
+
+@dataclass(frozen=True)
+class Parquet:
+    """A Parquet file, read by row groups; its positions count these and the rows in one."""
+
+    path: str
+    size: int
+    settings: DocumentsConfig
+
+    @property
+    def identity(self) -> list[Any]:
+        return [os.path.basename(self.path), self.size]
+
+    def read(self, position: Position) -> Iterator[tuple[Raw, Position]]:
+        """As of `TextFile`."""
+        at = {"group": 0, "row": 0, "rows": 0} | position
+        if "broken" in at:
+            return
+        name = os.path.basename(self.path)
+        with opened(self.path) as source:
+            try:
+                from pyarrow import ArrowException
+                from pyarrow.parquet import ParquetFile
+            except ImportError:
+                need = f"reading {self.path} needs pyarrow"
+                raise InputError(f"{need}: pip install 'pretrainrl_jax[data]'") from None
+            try:
+                file = ParquetFile(source)
+                names = file.schema_arrow.names
+                column = next(
+                    (c for c in (self.settings.column, _root(self.settings.column)) if c in names), ""
+                )
+                for group in range(at["group"], file.num_row_groups):
+                    batches = file.iter_batches(PARQUET_BATCH, [group], [column] if column else [])
+                    skip = at["row"]
+                    for batch in batches:
+                        held = batch.num_rows
+                        rows = (
+                            arrow_rows(batch.slice(skip))
+                            if column
+                            else [dict.fromkeys(names)] * (held - skip)
+                        )
+                        skip = max(0, skip - held)
+                        for values in rows:
+                            at = {"group": group, "row": at["row"] + 1, "rows": at["rows"] + 1}
+                            yield Raw(f"{name} row {at['rows']}", values), at
+                    at = {**at, "group": group + 1, "row": 0}
+            except (ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+                said = f"{self.path} is not a whole Parquet file ({first_line(error)})"
+                where = f"{name} row {at['rows'] + 1}"
+                yield Raw(where, said, rule=BROKEN_OFF), {**at, "broken": 1}
+
+
+Indexed = Texts | Rows | ArrayRecords
+Sequential = TextFile | Parquet
+Part = Indexed | Sequential
+
+
+class Source(NamedTuple):
+    """One entry of documents.path."""
+
+    name: str
+    parts: Sequence[Part]
+
+
+def _root(column: str) -> str:
+    return column.partition(".")[0]
+
+
+def open_sources(settings: DocumentsConfig, made: Sequence[str] = ()) -> list[Source]:
+    """The sources of documents.path, or where it is empty `made`.
+
+    Raises InputError for one that is not there, is empty, or is of no known kind.
+    """
+    with _named():
+        check_encoding(settings.encoding)
+        if settings.path:
+            return [Source(place, _parts(place, settings)) for place in settings.path]
+    if not made:
+        raise InputError(
+            "documents.path is empty, and there are no texts about facts: give a file or data set"
+        )
+    return [Source("made texts", [Texts("made text", made)])]
+
+
+def _parts(place: str, settings: DocumentsConfig) -> list[Part]:
+    scheme, _, rest = place.partition(":")
+    if scheme == "hf":
+        return [Rows(place, open_hf(rest, settings, _root(settings.column)))]
+    if scheme == "tfds":
+        return [Rows(place, open_tfds(rest, settings))]
+    paths = _files(place)
+    parts = [_part(path, _size(path), settings) for path in paths]
+    if not any(part.identity[1] for part in parts):
+        raise InputError(f"{place} is empty: check documents.path")
+    return parts
+
+
+def _part(path: str, size: int, settings: DocumentsConfig) -> Part:
+    known = KINDS.search(path)
+    if known and known["table"]:
+        return Parquet(path, size, settings)
+    return ArrayRecords(path, size) if known and known["records"] else TextFile(path, size, settings)
+
+
+def _files(place: str) -> list[str]:
+    """The files of one entry, sorted."""
+    remote = is_remote(place)
+    if is_folder(place):
+        every = ask(place, "find") if remote else _below(place)
+        paths = [path for path in every if KINDS.search(path) and os.path.basename(path)[0] not in "._"]
+        missing = "holds no"
+    elif glob.has_magic(place) and not (remote or os.path.exists(place)):
+        paths = glob.glob(place, recursive=True)
+        paths = [path for path in paths if os.path.isfile(path) and KINDS.search(path)]
+        missing = "matches no"
+    elif glob.has_magic(place) and remote:
+        paths = [path for path in ask(place, "glob") if KINDS.search(path)]
+        missing = "matches no"
+    else:
+        if not remote and not os.path.exists(place):
+            raise InputError(f"cannot read {place}: No such file or directory; check documents.path")
+        paths, missing = [place], "is no"
+        if not KINDS.search(place):
+            paths = []
+    if not paths:
+        known = ".txt .jsonl (.gz .zst) .parquet .array_record"
+        raise InputError(f"documents.path={place} {missing} file that ends in any of {known}")
+    if remote:
+        head = place.partition("://")[0]
+        paths = [path if is_remote(path) else f"{head}://{path.lstrip('/')}" for path in paths]
+    return sorted(paths)
+
+
+def _below(folder: str) -> list[str]:
+    return [os.path.join(at, name) for at, _, names in os.walk(folder) for name in names]
+
+
+def _size(path: str) -> int:
+    try:
+        return int(ask(path, "size") or 0) if is_remote(path) else os.path.getsize(path)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {first_line(error)}; check documents.path") from None
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """What readers of facts say of facts.path is of documents.path."""
+    try:
+        yield
+    except InputError as error:
+        names = "|".join(item.name for item in fields(DocumentsConfig))
+        raise InputError(re.sub(rf"\bfacts\.(?=({names})\b)", "documents.", str(error))) from None
+
+
+def parse(raw: Raw, settings: DocumentsConfig) -> Parsed:
+    """The text of a record, or why it has none."""
+    if raw.rule:
+        return Parsed("", raw.rule, str(raw.value or ""))
+    value: Any = raw.value
+    try:
+        if raw.form != "row":
+            value = _decoded(value, "utf-8" if raw.form == "either" else settings.encoding, raw.cut)
+        if raw.form == "json" or (raw.form == "either" and value.lstrip().startswith("{")):
+            value = _parsed_json(value, raw.form == "json")
+        if isinstance(value, Mapping):
+            value = _cell(value, settings.column)
+        if raw.form == "text":
+            value = value.replace("\r\n", "\n").strip("\r\n")
+        value.encode()  # lone surrogates are not to be had in UTF-8
+    except UnicodeError:
+        return Parsed("", BAD_BYTES)
+    except _Unusable as reason:
+        return Parsed("", *reason.args)
+    text = value[: settings.longest]
+    if not text.strip():
+        return Parsed("", BLANK)
+    if "\0" in text:
+        return Parsed("", BINARY)
+    return Parsed(text, SHORTENED if raw.cut or len(value) > len(text) else "")
+
+
+class _Unusable(Exception):
+    """A rule, and more about it."""
+
+
+def _decoded(value: bytes, encoding: str, cut: bool) -> str:
+    import codecs
+
+    decoder = codecs.getincrementaldecoder(bytes_encoding(encoding))()
+    return decoder.decode(value, final=not cut).removeprefix("\ufeff")
+
+
+def _parsed_json(text: str, must: bool) -> Any:
+    """The object of a line of JSON; a record that need not be one is plain text where it is none."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if must:
+            raise _Unusable(NOT_JSON, first_line(error)) from None
+        return text
+    if not isinstance(values, dict):
+        raise _Unusable(NOT_JSON, f"it is {kind(values)}")
+    return values
+
+
+def _cell(values: Mapping[str, Any], column: str) -> str:
+    there = cells(values, column)
+    if not there:
+        names = ", ".join(map(str, values)) or "none"
+        raise _Unusable(NO_COLUMN, f"there is no {column!r}: the columns are {names[:200]}")
+    value = decoded(there[0]) if len(there) == 1 else there
+    if value is None:
+        raise _Unusable(BLANK, "null")
+    if not isinstance(value, str):
+        what = f"{len(there)} values" if len(there) > 1 else kind(value)
+        raise _Unusable(NO_TEXT, f"{column!r} holds {what}")
+    return value
