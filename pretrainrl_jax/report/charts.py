@@ -260,11 +260,14 @@ def curves(
         points = {system: series(metrics, f"{verb}/{system}", curve.key) for system in systems}
         points = {system: points[system] for system in systems if len(points[system][0])}
         if points:
-            drawn.append((curve.title, _draw_curve(curve, points, known)))
+            axis = "updates" if verb == "train" else "steps"
+            drawn.append((curve.title, _draw_curve(curve, points, known, axis)))
     return drawn
 
 
-def _draw_curve(curve: Curve, points: dict[str, tuple[np.ndarray, np.ndarray]], known: Systems) -> str:
+def _draw_curve(
+    curve: Curve, points: dict[str, tuple[np.ndarray, np.ndarray]], known: Systems, axis: str
+) -> str:
     styles = looks(list(points), known)
 
     def draw(axes: "Axes") -> None:
@@ -278,7 +281,7 @@ def _draw_curve(curve: Curve, points: dict[str, tuple[np.ndarray, np.ndarray]], 
             marks = {"markersize": 5, "markevery": (index * every // len(points), every)}
             axes.plot(steps, shown, **look._asdict(), **marks, linewidth=1.7, label=known.label(system))
 
-    return _chart(5.4, 4.4, "steps" if curve in IMPROVED else "updates", curve.unit, draw)
+    return _chart(5.4, 4.4, axis, curve.unit, draw)
 
 
 def series(metrics: list[Json], stage: str, key: str) -> tuple[np.ndarray, np.ndarray]:

@@ -26,7 +26,7 @@ class Measure(NamedTuple):
     """A ratio over prefixes: of each, what is counted and among how many."""
 
     head: str
-    of: str  # which of the lists of an evaluation
+    part: str  # which of the lists of an evaluation
     cell: Callable[[Any], tuple[float, float]]
     better: int = 0  # 1: more is better, -1: less is; 0: it is neither
     places: int = 1
@@ -174,7 +174,7 @@ def _units(name: str, evaluation: Json) -> dict[str, np.ndarray]:
         texts = [*zip(evaluation.get("text_nll", ()), evaluation.get("text_tokens", ()), strict=True)]
         lists = evaluation | {"texts": texts}
         cells = {
-            key: np.array([measure.cell(unit) for unit in lists.get(measure.of, ())], float)
+            key: np.array([measure.cell(unit) for unit in lists.get(measure.part, ())], float)
             for key, measure in MEASURES.items()
         }
         if not all(np.isfinite(values).all() for values in cells.values()):
