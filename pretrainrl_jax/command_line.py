@@ -13,9 +13,15 @@ from pydantic import ValidationError
 
 from pretrainrl_jax.cells import cells
 from pretrainrl_jax.command import Command
-from pretrainrl_jax.config import Config, ObjectiveConfig
+from pretrainrl_jax.config import NAMED, Config
 from pretrainrl_jax.config.messages import explained, parse_value
-from pretrainrl_jax.config.stored import Setting, changed, every_setting, objective_names
+from pretrainrl_jax.config.stored import (
+    Setting,
+    changed,
+    every_setting,
+    named_sections,
+    section_named,
+)
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.verbs import VERBS
 from pretrainrl_jax.workdir import read_workdir
@@ -69,16 +75,20 @@ def parse(arguments: Sequence[str]) -> Command:
     options.workdir = Path(options.workdir or Path("runs") / name)
     goes_on = declared.goes_on and not (options.config or model or getattr(options, "compare", None))
     config = read_workdir(options.workdir) if goes_on else read_config(options.config)
-    known = list(config.objectives)
+    known = {section: list(getattr(config, section)) for section in NAMED}
     try:
         config = changed(config, given)
         cells(config)  # each of them is a valid configuration, too
     except ValidationError as error:
         raise InputError(explained(error)) from None
-    for name in config.objectives:
-        if name not in known and name not in config.train.systems:
-            told = f"{name!r}{nearest(name, known)} (a new one is made where train.systems names it)"
-            raise InputError(f"--objectives.{name}: there is no objective {told}")
+    systems = {"objectives": config.train.systems, "methods": config.selfimprove.systems}
+    naming = {"objectives": "train.systems", "methods": "selfimprove.systems"}
+    for section, named in systems.items():
+        for name in getattr(config, section):
+            if name not in known[section] and name not in named:
+                near = nearest(name, known[section])
+                told = f"{name!r}{near} (a new one is made where {naming[section]} names it)"
+                raise InputError(f"--{section}.{name}: there is no {section[:-1]} {told}")
     return Command(verb, options, config, given, as_typed(arguments))
 
 
@@ -114,12 +124,12 @@ def _overrides(verb: str, words: Sequence[str]) -> tuple[dict[str, Any], list[st
 
 
 def _settings(words: Iterable[str]) -> list[Setting]:
-    """Every setting, those of objectives that words name included."""
+    """Every setting, those of objectives and methods that words name included."""
     default = Config()
     listed = every_setting(default)
-    for name in objective_names(word.removeprefix("--").partition("=")[0] for word in words):
-        if name not in default.objectives:
-            listed += every_setting(ObjectiveConfig(), f"objectives.{name}.")
+    for section, name in named_sections(word.removeprefix("--").partition("=")[0] for word in words):
+        if name not in getattr(default, section):
+            listed += every_setting(section_named(section, name), f"{section}.{name}.")
     return listed
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pretrainrl_jax.command_line import OPTIONS, PROGRAM, nearest
-from pretrainrl_jax.config import Config, ObjectiveConfig
+from pretrainrl_jax.config import NAMED, Config
 from pretrainrl_jax.config.messages import form
 from pretrainrl_jax.config.stored import every_setting
 from pretrainrl_jax.errors import InputError
@@ -56,7 +56,7 @@ def _overview(sections: Sequence[str]) -> str:
 def _section(name: str) -> str:
     section, prefix = getattr(Config(), name), f"{name}."
     if isinstance(section, Mapping):
-        section, prefix = ObjectiveConfig(), f"{name}.NAME."
+        section, prefix = NAMED[name][1], f"{name}.NAME."
     if dataclasses.is_dataclass(section):
         about, listed = inspect.getdoc(section), every_setting(section, prefix)
     else:

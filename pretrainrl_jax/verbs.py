@@ -10,6 +10,7 @@ from pretrainrl_jax.cells import cells
 from pretrainrl_jax.command import Command
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.stages.check import (
+    CREATING,
     check_facts,
     check_model_at,
     check_preferences,
@@ -33,16 +34,18 @@ class Verb:
 
 
 def _work(command: Command) -> None:
-    """`run`, `pretrain`, `mine`, `train`, `evaluate`."""
+    """`run`, `pretrain`, `mine`, `train`, `evaluate`, `selfimprove`."""
     if command.verb != "run" and cells(command.config):
         other = f"not for `{command.verb}`: name the workdir of one of its cells"
         raise InputError(f"sweep.* is for `run`, {other}")
     config = command.config
     if config.preferences.path:
+        if command.verb == "selfimprove":
+            raise InputError("selfimprove learns from documents: leave preferences.path out")
         check_preferences(config)
     check_text(config)
     # Reading data may take long.
-    check_workdir(command.workdir, config, create=command.verb in ("run", "pretrain"))
+    check_workdir(command.workdir, config, create=command.verb in CREATING)
     facts, preferences = [], None
     if config.preferences.path:
         from pretrainrl_jax.preferences.reading import read_preferences
@@ -176,6 +179,11 @@ VERBS = {
         {"--harness": {"metavar": "TASKS", "help": HARNESS}},
         goes_on=True,
         named=lambda options, given: given.get("model.path", "") if options.harness is not None else "",
+    ),
+    "selfimprove": Verb(
+        "each method of selfimprove.systems on streamed documents: continue, judge, learn; with its report",
+        (*WORK, *TRAINING, "documents", "rollouts", "judge", "methods", "selfimprove"),
+        _work,
     ),
     "ask": Verb(
         "a model's most probable answers, of a workdir's newest or of model.path",

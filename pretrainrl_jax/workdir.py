@@ -15,14 +15,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from pretrainrl_jax.atomic import write_json
-from pretrainrl_jax.config import Config
+from pretrainrl_jax.config import NAMED, Config
 from pretrainrl_jax.config.messages import explained
 from pretrainrl_jax.config.stored import (
     every_setting,
     flat,
     from_flat,
     matters,
-    objective_names,
+    named_sections,
     resolved,
     shown_differences,
     upgraded,
@@ -64,7 +64,8 @@ def _read(path: Path) -> dict[str, Any]:
 def check_workdir(workdir: Path, config: Config, create: bool) -> bool:
     """Whether the workdir's config.json is still to be written; nothing is.
 
-    Where a run stopped before it left anything, the workdir is taken over. Objectives may come and go.
+    Where a run stopped before it left anything, the workdir is taken over. Objectives and methods may come
+    and go.
 
     Raises:
         InputError: if it belongs to another configuration (the differences are shown), or is not there.
@@ -81,9 +82,9 @@ def check_workdir(workdir: Path, config: Config, create: bool) -> bool:
     if create and {p.name for p in workdir.iterdir()} <= {path.name, LOCK}:
         return True
     before, now = _read(path), flat(resolved(config))
-    both = set(objective_names(before)) & set(objective_names(now))
+    both = set(named_sections(before)) & set(named_sections(now))
     free = [item.name for item in every_setting(config) if not matters(item.results, config)]
-    free += [name for name in {*before, *now} if not both.issuperset(objective_names([name]))]
+    free += [name for name in {*before, *now} if not both.issuperset(named_sections([name]))]
     for name in free:
         before[name] = now[name] = None
     if differ := shown_differences(before, now):
@@ -102,9 +103,9 @@ def prepare_workdir(workdir: Path, config: Config, create: bool) -> None:
     if not changed:
         # An objective that was trained here stays known, with its coefficients, and a new one becomes so.
         had = read_workdir(workdir)
-        objectives = {**config.objectives, **had.objectives, **config.objectives}
-        config = replace(config if create else had, objectives=objectives)
-        added = objectives.keys() - had.objectives.keys()
+        named = {of: {**getattr(config, of), **getattr(had, of), **getattr(config, of)} for of in NAMED}
+        added = [name for of in NAMED for name in named[of].keys() - getattr(had, of).keys()]
+        config = replace(config if create else had, **named)
         # What may change has changed.
         changed = bool(added) or (create and json.loads(path.read_text()) != STAMP | resolved(config))
     if changed:

@@ -14,7 +14,7 @@ from helpers.command_line import call, complaint, python
 from helpers.models_and_trees import data
 
 from pretrainrl_jax.command_line import default_config, parse
-from pretrainrl_jax.config import OBJECTIVES, Config, DpoConfig, NtpConfig, ObjectiveConfig
+from pretrainrl_jax.config import NAMED, OBJECTIVES, Config, DpoConfig, NtpConfig, ObjectiveConfig
 from pretrainrl_jax.config.stored import every_setting
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.vocabulary import save_tokenizer, train_tokenizer
@@ -487,7 +487,7 @@ def test_help_of_a_section_names_its_settings_with_type_bounds_and_default(secti
     said = helped("--help", section)
     text = "".join(said.split())  # lines are broken anywhere
     own = [s for s in every_setting(Config()) if s.name.split(".")[0] == section]
-    own = own if section != "objectives" else every_setting(ObjectiveConfig(), "objectives.NAME.")
+    own = every_setting(NAMED[section][1], f"{section}.NAME.") if section in NAMED else own
     assert own
     assert set(re.findall(r"--[\w.]+(?= [^.])", said)) >= {f"--{s.name}" for s in own}
     for _, item, _, _ in own:

@@ -44,13 +44,20 @@ from pretrainrl_jax.config.stages import (
 )
 
 __all__ = [
-    "METHODS", "OBJECTIVES", "AskConfig", "CheckpointConfig", "ColumnsConfig", "Config", "CorpusConfig", "DocumentsConfig",
-    "DpoConfig", "EvaluateConfig", "ExportConfig", "FactsConfig", "HarnessConfig", "HostsConfig", "JudgeConfig",
-    "MeshConfig", "MethodConfig", "MineConfig", "ModelConfig", "NtpConfig", "ObjectiveConfig", "OptimizerConfig", "PlatformConfig",
+    "METHODS", "NAMED", "OBJECTIVES", "AskConfig", "CheckpointConfig", "ColumnsConfig", "Config",
+    "CorpusConfig", "DocumentsConfig", "DpoConfig", "EvaluateConfig", "ExportConfig", "FactsConfig",
+    "HarnessConfig", "HostsConfig", "JudgeConfig", "MeshConfig", "MethodConfig", "MineConfig",
+    "ModelConfig", "NtpConfig", "ObjectiveConfig", "OptimizerConfig", "PlatformConfig",
     "PreferenceColumnsConfig", "PreferencesConfig", "PretrainConfig", "RolloutsConfig",
-    "SelfimproveConfig", "SweepConfig", "TermConfig",
-    "TokenizerConfig", "TrainConfig", "WorldConfig",
+    "SelfimproveConfig", "SweepConfig", "TermConfig", "TokenizerConfig", "TrainConfig", "WorldConfig",
 ]  # fmt: skip
+
+
+# Sections by names that a configuration chooses: those that are known, and what a new one is.
+NAMED: dict[str, tuple[Mapping[str, Any], Any]] = {
+    "objectives": (OBJECTIVES, ObjectiveConfig()),
+    "methods": (METHODS, MethodConfig()),
+}
 
 
 @section
@@ -114,7 +121,8 @@ class Config(Section):
             raise ValueError("facts.path and preferences.path are both set: a run is about one of them")
         if self.profile_steps and not _is_span(self.profile_steps):
             raise wrong("profile_steps", repr(self.profile_steps), "give two steps, as 10:13")
-        if self.pretrain.epochs == 0 and not self.model.path:
+        starts = {self.methods[system].start for system in self.selfimprove.systems}
+        if self.pretrain.epochs == 0 and not self.model.path and starts != {"scratch"}:
             raise ValueError("pretrain.epochs is 0 and model.path is empty: there would be no base model")
         endless = self.pretrain.text == "documents" and not self.documents.epochs and not self.pretrain.steps
         if endless and self.pretrain.epochs:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from pretrainrl_jax.config import Config, ObjectiveConfig
+from pretrainrl_jax.config import NAMED, Config
 from pretrainrl_jax.config.declare import Counts, Names, Numbers
 from pretrainrl_jax.errors import InputError
 
@@ -85,9 +85,10 @@ def explained(error: ValidationError) -> str:
         return f"{name} is {value}: {BOUNDS[wrong['type']].format(**about)}"
     if wrong["type"].startswith("dataclass"):
         return f"{name} is {value!r}: it must be a config.{about['class_name']}"
-    if path == ["objectives"] or wrong["loc"][-1] == "[key]":
-        has = "is" if path == ["objectives"] else "names"
-        return f"objectives {has} {value!r}: it must be a dict of config.ObjectiveConfig by name"
+    if path[0] in NAMED and (len(path) == 1 or wrong["loc"][-1] == "[key]"):
+        has = "is" if len(path) == 1 else "names"
+        kind = type(NAMED[path[0]][1]).__name__
+        return f"{path[0]} {has} {value!r}: it must be a dict of config.{kind} by name"
     if wrong["type"].endswith(("_type", "_parsing")) or wrong["type"] in ("literal_error", "finite_number"):
         return f"{name} is {value!r}: it must be {type_name(_kind(path))}"
     return f"{name}: {wrong['msg']} ({value!r})"
@@ -114,7 +115,7 @@ def _kind(path: Sequence[str]) -> Any:
     section: Any = Config()
     for part in path:
         if isinstance(section, Mapping):
-            section = ObjectiveConfig()
+            section = NAMED[path[0]][1]
             continue
         kind, section = section.__dataclass_fields__[part].type, getattr(section, part)
         if not dataclasses.is_dataclass(section) and not isinstance(section, Mapping):
@@ -122,5 +123,7 @@ def _kind(path: Sequence[str]) -> Any:
     raise KeyError(".".join(path))
 
 
-PATHS = _paths(Config(), []) | _paths(ObjectiveConfig(), ["objectives", "NAME"])
+PATHS = _paths(Config(), [])
+for _name, (_, _new) in NAMED.items():
+    PATHS |= _paths(_new, [_name, "NAME"])
 SECTIONS = {section.__name__: section for section in PATHS}

@@ -49,6 +49,9 @@ class DocumentsConfig(Section):
     count: PositiveInt = setting(4000, "documents made of the facts, where path is empty")
     sentences: PositiveInt = setting(6, "sentences of such a document")
     false_share: Share = setting(0.2, "share of its statements that are false")
+    held_out: PositiveInt = setting(
+        200, "documents made beside these, nothing false in them, to measure on; so many prefixes each way"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> "DocumentsConfig":
@@ -103,6 +106,9 @@ class JudgeConfig(Section):
         512, "last tokens of a prefix that the model is shown, by its own tokenizer; 0 shows all"
     )
     batch: PositiveInt = setting(8, "rows of prompts judged at a time")
+    prompts: str = setting(
+        "", "folder with prompts that stand in place of ours: quality.txt, safety.txt, factuality.txt"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> "JudgeConfig":
@@ -124,7 +130,7 @@ class MethodConfig(Section):
     label: str = setting("", "what tables and charts call it; empty: its name", results=NOTHING)
     update: Literal["online_dpo", "rf_nll", "next_token"] = setting(
         "online_dpo",
-        "DPO of the best candidate against the worst, NLL of the best, or next-token training without a judge",
+        "DPO of the best candidate against the worst, NLL of the best, or next-token training unjudged",
     )
     candidates: Names = setting(
         ("original", "rollout"),

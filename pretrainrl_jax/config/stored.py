@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
-from pretrainrl_jax.config import OBJECTIVES, Config, ObjectiveConfig, TrainConfig
+from pretrainrl_jax.config import METHODS, NAMED, OBJECTIVES, Config, SelfimproveConfig, TrainConfig
 from pretrainrl_jax.config.declare import Results
 from pretrainrl_jax.version import STAMP
 
@@ -87,7 +87,7 @@ def _adapter() -> TypeAdapter[Config]:
 
 
 def changed(config: Config, values: Mapping[str, Any]) -> Config:
-    """The configuration with some settings changed, all at once; an objective that is not there is made.
+    """The configuration with some settings changed, all at once; new objectives and methods are made.
 
     Raises pydantic.ValidationError as `from_flat`.
     """
@@ -99,12 +99,17 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
 
     A version of format 1 told its objectives in the order of `OBJECTIVES`, in whichever it stored them.
     """
-    names = objective_names(values)
+    names = named_sections(values)
     if values.get("format", 1) < 2:
-        names.sort(key=[*OBJECTIVES, *names].index)
-    known = every_setting(Config(train=TrainConfig(systems=()), objectives={}))
-    for name in names:
-        known += every_setting(OBJECTIVES.get(name, ObjectiveConfig()), f"objectives.{name}.")
+        names.sort(key=[*(("objectives", name) for name in OBJECTIVES), *names].index)
+    nothing: dict[str, Any] = {section: {} for section in NAMED}
+    known = every_setting(
+        Config(train=TrainConfig(systems=()), selfimprove=SelfimproveConfig(systems=()), **nothing)
+    )
+    if not any(section == "methods" for section, _ in names):  # a workdir of before there were any
+        names += [("methods", name) for name in METHODS]
+    for section, name in names:
+        known += every_setting(section_named(section, name), f"{section}.{name}.")
     now = {setting.former: setting.name for setting in known if setting.former}
     given = {now.get(name, name): value for name, value in values.items() if name not in STAMP}
     result: dict[str, Any] = {}
@@ -130,10 +135,16 @@ def matters(results: Iterable[str], config: Config) -> bool:
     return any(made.get(kind, True) for kind in results)
 
 
-def objective_names(values: Iterable[str]) -> list[str]:
-    """The objectives that dotted names of settings are of."""
-    parts = (name.split(".") for name in values if name.startswith("objectives."))
-    return list(dict.fromkeys(part[1] for part in parts if len(part) > 2))
+def named_sections(values: Iterable[str]) -> list[tuple[str, str]]:
+    """The objectives and methods that dotted names of settings are of: ("objectives", "dpo"), …"""
+    parts = (name.split(".") for name in values)
+    return list(dict.fromkeys((part[0], part[1]) for part in parts if part[0] in NAMED and len(part) > 2))
+
+
+def section_named(section: str, name: str) -> Any:
+    """The known one of that name, or what a new one is."""
+    known, new = NAMED[section]
+    return known.get(name, new)
 
 
 def shown_differences(before: dict[str, Any], now: dict[str, Any]) -> str:

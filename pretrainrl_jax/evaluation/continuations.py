@@ -7,7 +7,7 @@ read and never predicted: only the hidden states that predict a continuation mee
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -89,25 +89,39 @@ def judge(
 
     A batch has so many `tokens`, at least one row; `advance` is called with the number of trees finished.
     """
+    results = score_by_length(
+        model,
+        params,
+        [one.tree for one in shared],
+        rows=lambda length: max(1, tokens // length),
+        engine=judge_rows,
+        advance=advance,
+    )
     by_number: dict[int, Judged] = {}
-    by_length: dict[int, list[Shared]] = {}
-    for one in shared:
-        by_length.setdefault(row_length(one.tree.inputs), []).append(one)
-    for length, together in sorted(by_length.items()):
-        results = score_trees(
-            model,
-            params,
-            [one.tree for one in together],
-            row_length=length,
-            rows=max(1, tokens // length),
-            fit=fitted,
-            engine=judge_rows,
-            advance=advance,
-        )
-        for one, branches in zip(together, results, strict=True):
-            for number, (logp, missed) in zip(one.numbers, branches, strict=True):
-                by_number[number] = Judged(logp, missed == 0)
+    for one, branches in zip(shared, results, strict=True):
+        for number, (logp, missed) in zip(one.numbers, branches, strict=True):
+            by_number[number] = Judged(logp, missed == 0)
     return [by_number[number] for number in range(len(by_number))]
+
+
+def score_by_length(
+    model: Model, params: Params, trees: Sequence[AnswerTree], *, rows: Callable[[int], int], **packing: Any
+) -> list[list[Any]]:
+    """`score_trees` of trees of any lengths, in few shapes: each in a row of `row_length` of its tokens.
+
+    `rows` of a length are scored at a time.
+    """
+    by_length: dict[int, list[int]] = {}
+    for number, tree in enumerate(trees):
+        by_length.setdefault(row_length(tree.inputs), []).append(number)
+    scores: list[list[Any]] = [[] for _ in trees]
+    for length, numbers in sorted(by_length.items()):
+        together = [trees[number] for number in numbers]
+        sizes = {"row_length": length, "rows": rows(length), "fit": fitted}
+        results = score_trees(model, params, together, **sizes, **packing)
+        for number, result in zip(numbers, results, strict=True):
+            scores[number] = result
+    return scores
 
 
 def fitted(size: Capacity) -> Capacity:

@@ -35,16 +35,9 @@ def verbalise(facts: Sequence[Fact], settings: config.CorpusConfig, seed: int) -
         number = settings.statements
         raise InputError(f"no facts to state in corpus.statements={number} sentences: check facts")
     random = np.random.default_rng([seed, 2])
-    stated = random.permutation(_draw(facts, settings, random))
-    as_question = round(settings.question_share * settings.statements)
-    reworded = as_question - round(settings.paraphrase_share * as_question)  # from here on, of the questions
-    sentences = [
-        f"{(facts[i].paraphrase if at >= reworded else '') or facts[i].question} {facts[i].answer}"
-        if at < as_question
-        else _declare(facts[i], random)
-        for at, i in enumerate(stated)
-    ]
-    sentences += [_fill(random) for _ in range(settings.filler)]
+    stated = random.permutation(draw(facts, settings, random))
+    sentences = put_into_words([facts[i] for i in stated], settings, random)
+    sentences += [fill(random) for _ in range(settings.filler)]
 
     order = random.permutation(len(sentences))
     kept_back, training = np.split(order, [round(settings.held_out_share * len(sentences))])
@@ -56,7 +49,7 @@ def verbalise(facts: Sequence[Fact], settings: config.CorpusConfig, seed: int) -
     )
 
 
-def _draw(facts: Sequence[Fact], settings: config.CorpusConfig, random: np.random.Generator) -> np.ndarray:
+def draw(facts: Sequence[Fact], settings: config.CorpusConfig, random: np.random.Generator) -> np.ndarray:
     """The index of the fact that each statement states, in the order of the facts."""
     if not facts:
         return np.zeros(0, dtype=np.int64)
@@ -68,6 +61,20 @@ def _draw(facts: Sequence[Fact], settings: config.CorpusConfig, random: np.rando
     return np.repeat(np.arange(len(facts)), random.multinomial(settings.statements, weights / weights.sum()))
 
 
+def put_into_words(
+    stated: Sequence[Fact], settings: config.CorpusConfig, random: np.random.Generator
+) -> list[str]:
+    """A sentence for each fact; the first ones are questions with answers, by the shares of `verbalise`."""
+    as_question = round(settings.question_share * len(stated))
+    reworded = as_question - round(settings.paraphrase_share * as_question)  # from here on, of the questions
+    return [
+        f"{(fact.paraphrase if at >= reworded else '') or fact.question} {fact.answer}"
+        if at < as_question
+        else _declare(fact, random)
+        for at, fact in enumerate(stated)
+    ]
+
+
 def _declare(fact: Fact, random: np.random.Generator) -> str:
     if not fact.subject:  # known only from its question, which is then the one way to say it
         return f"{fact.question} {fact.answer}"
@@ -77,7 +84,8 @@ def _declare(fact: Fact, random: np.random.Generator) -> str:
     return sentence[:-1] if sentence.endswith("..") else sentence  # "… Martin Luther King Jr."
 
 
-def _fill(random: np.random.Generator) -> str:
+def fill(random: np.random.Generator) -> str:
+    """A sentence that states no fact."""
     words = []
     for word in FILLER[random.integers(len(FILLER))].split():
         kind, brace, rest = word.removeprefix("{").partition("}")

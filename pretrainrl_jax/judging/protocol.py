@@ -3,6 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
+from pretrainrl_jax.errors import InputError
+
+SHOWN = 60  # last characters of a prefix that a message shows
 Kind = Literal["original", "rewrite", "rollout"]
 
 
@@ -38,3 +41,12 @@ class RewriteCase(NamedTuple):
 
 Rewriter = Callable[[Sequence[RewriteCase]], list[str]]
 """Gives for each suffix the text that is to stand in its place, the suffix itself where nothing is wrong."""
+
+
+class JudgeError(InputError):
+    """A part of a judge gave what is no score: one line with the part and the case."""
+
+
+def shown(prefix: str) -> str:
+    """The end of a prefix, for a message of one line."""
+    return repr(prefix if len(prefix) <= SHOWN else f"…{prefix[-SHOWN:]}")

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from pretrainrl_jax.objectives.dpo import dpo
 from pretrainrl_jax.objectives.ntp import ntp
+from pretrainrl_jax.objectives.sampler import sampler
 from pretrainrl_jax.objectives.sums import Counts, ratio, score
 from pretrainrl_jax.trees.batch import CHOSEN, PackedBatch
 
@@ -43,10 +44,12 @@ def total_loss(
         dpo_scale: static; that of DPO.
 
     Returns:
-        This part's loss, and metrics that add up over parts like it: `loss`, `logp_gold`, the mean S of
-        chosen branches (by their weights, then over trees), and those of each term.
+        This part's loss, and metrics that add up over parts like it (of those in `_max` the largest counts):
+        `loss`, `logp_gold`, the mean S of chosen branches (by their weights, then over trees), and those of
+        each term.
     """
     terms: dict[str, Any] = {"ntp": partial(ntp, scale=ntp_scale), "dpo": partial(dpo, scale=dpo_scale)}
+    terms["sampler"] = sampler
     scored = score(logps, batch)
     chosen = jnp.where(batch.branch_role == CHOSEN, batch.branch_share * scored.sums, 0.0)
     loss, metrics = jnp.float32(0), {"logp_gold": ratio(chosen.sum(), counts.chosen_trees)}

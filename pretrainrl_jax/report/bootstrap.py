@@ -1,6 +1,6 @@
-"""95 % intervals of means over pairs, where pairs of one prompt go together."""
+"""95 % intervals by the percentile bootstrap; the same numbers give the same bounds."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -10,20 +10,38 @@ DRAWS, CHUNK = 2000, 100
 def bootstrap(
     clusters: Sequence[str], weights: Sequence[float], values: Sequence[float]
 ) -> tuple[float, float] | None:
-    """Bounds of the weighted mean of `values`, drawing clusters with replacement: the percentile bootstrap.
+    """Bounds of the weighted mean of `values`, drawing clusters with replacement.
 
-    The same numbers give the same bounds. None with fewer than two clusters.
+    None with fewer than two clusters.
     """
     names, place = np.unique(np.asarray(clusters), return_inverse=True)
     count = len(names)
-    if count < 2:
-        return None
     weight = np.bincount(place, np.asarray(weights, np.float64), count)
     total = np.bincount(place, np.asarray(weights, np.float64) * np.asarray(values, np.float64), count)
-    random = np.random.default_rng(0)
-    means = []
-    for _ in range(0, DRAWS, CHUNK):
-        drawn = random.multinomial(count, np.full(count, 1 / count), size=CHUNK)
-        means.append((drawn @ total) / (drawn @ weight))
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
+    return ratio_interval(total, weight)
+
+
+def ratio_interval(
+    totals: np.ndarray, counts: np.ndarray, less: tuple[np.ndarray, np.ndarray] | None = None
+) -> tuple[float, float] | None:
+    """Bounds of sum(totals) / sum(counts) over units such as prefixes, drawn with replacement.
+
+    With `less`, another system's totals and counts of the same units, those of the difference of the two.
+    None with fewer than two units, or where a sum of counts is zero.
+    """
+    if len(totals) < 2 or not counts.sum() or (less and not less[1].sum()):
+        return None
+    ratios = []
+    with np.errstate(invalid="ignore", divide="ignore"):  # a draw of units without a count says nothing
+        for drawn in _draws(len(totals)):
+            ratio = (drawn @ totals) / (drawn @ counts)
+            ratios.append(ratio - (drawn @ less[0]) / (drawn @ less[1]) if less else ratio)
+    low, high = np.nanpercentile(np.concatenate(ratios), [2.5, 97.5])
     return float(low), float(high)
+
+
+def _draws(count: int) -> Iterator[np.ndarray]:
+    """How often each of so many units is drawn, [CHUNK, count] at a time."""
+    random = np.random.default_rng(0)
+    for _ in range(0, DRAWS, CHUNK):
+        yield random.multinomial(count, np.full(count, 1 / count), size=CHUNK)

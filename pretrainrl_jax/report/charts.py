@@ -233,20 +233,31 @@ SAMPLED = (
     Curve("sample_acc", "accuracy on the sample", "%", 100.0),
     Curve("sample_text_nll", "loss on text", "nats a token"),
 )
+IMPROVED = (
+    Curve("rollout_tokens", "length of rollouts", "tokens"),
+    Curve("rollout_entropy", "entropy of rollouts", "nats a token"),
+    Curve("distinct_ngrams", "distinct 3-grams of rollouts", "%", 100.0),
+    Curve("dropped_ties", "documents that teach nothing: ties", "documents a step"),
+    Curve("loss", "loss", "nats a document"),
+    Curve("reward_margin", "reward margin", "nats, times β"),
+)
 MARKED = 8  # markers along a curve
 
 
-def curves(metrics: list[Json], known: Systems, wanted: tuple[Curve, ...] = CURVES) -> list[tuple[str, str]]:
+def curves(
+    metrics: list[Json], known: Systems, wanted: tuple[Curve, ...] = CURVES, verb: str = "train"
+) -> list[tuple[str, str]]:
     """Loss, reward margin and log-probabilities over the updates of every trained system.
 
-    With SAMPLED, what was evaluated while training, on a sample. Of each picture its title and address; those
-    of which nothing is recorded are left out.
+    With SAMPLED, what was evaluated while training, on a sample; with IMPROVED, and its verb, what the steps
+    of self-improvement recorded. Of each picture its title and address; those of which nothing is recorded
+    are left out.
     """
-    stages = [m["stage"] for m in metrics if str(m.get("stage", "")).startswith("train/")]
-    systems = sorted({stage.removeprefix("train/") for stage in stages}, key=known.place)
+    stages = [m["stage"] for m in metrics if str(m.get("stage", "")).startswith(f"{verb}/")]
+    systems = sorted({stage.removeprefix(f"{verb}/") for stage in stages}, key=known.place)
     drawn = []
     for curve in wanted:
-        points = {system: series(metrics, f"train/{system}", curve.key) for system in systems}
+        points = {system: series(metrics, f"{verb}/{system}", curve.key) for system in systems}
         points = {system: points[system] for system in systems if len(points[system][0])}
         if points:
             drawn.append((curve.title, _draw_curve(curve, points, known)))
@@ -267,7 +278,7 @@ def _draw_curve(curve: Curve, points: dict[str, tuple[np.ndarray, np.ndarray]], 
             marks = {"markersize": 5, "markevery": (index * every // len(points), every)}
             axes.plot(steps, shown, **look._asdict(), **marks, linewidth=1.7, label=known.label(system))
 
-    return _chart(5.4, 4.4, "updates", curve.unit, draw)
+    return _chart(5.4, 4.4, "steps" if curve in IMPROVED else "updates", curve.unit, draw)
 
 
 def series(metrics: list[Json], stage: str, key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -288,8 +299,85 @@ def series(metrics: list[Json], stage: str, key: str) -> tuple[np.ndarray, np.nd
 
 def _smooth(values: np.ndarray) -> np.ndarray:
     """A centred running mean over about a twentieth of the curve; at the ends over what there is."""
-    window = np.ones(2 * (len(values) // 40) + 1)
+    window = np.ones(_window(len(values)))
     return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
+
+
+def _window(points: int) -> int:
+    return 2 * (points // 40) + 1
+
+
+def smoothed_over(steps: np.ndarray) -> int:
+    """How many steps a running mean of a curve spans, which has points at these."""
+    return round(_window(len(steps)) * (steps[-1] - steps[0]) / (len(steps) - 1)) if len(steps) > 1 else 1
+
+
+# Self-improvement
+
+KINDS = {
+    "original": Look("#0072B2", "s", (0, (6, 2))),
+    "rewrite": Look("#009E73", "^", (0, (1, 1))),
+    "rollout": Look("#D55E00", "o", "-"),
+}
+NAMES = [f"{kind}s" for kind in KINDS]
+
+
+def by_kind(metrics: list[Json], system: str, key: str, title: str) -> str | None:
+    """Over the steps of a method: what its candidates of each kind had of "chosen", "rejected" or "score"."""
+    points = _of_kinds(metrics, system, key)
+    if not points:
+        return None
+    unit = "mean score" if key == "score" else "% of documents"
+    return _chart(4.2, 3.4, "steps", unit, lambda axes: _draw_kinds(axes, points, title, key != "score"))
+
+
+def save_chosen(path: Path, metrics: list[Json], labels: dict[str, str]) -> bool:
+    """Write the chosen shares of some systems as one PNG file; False, and no file, where there are none."""
+    drawn = {label: _of_kinds(metrics, system, "chosen") for system, label in labels.items()}
+    drawn = {label: points for label, points in drawn.items() if points}
+    if drawn:
+        columns = min(3, len(drawn))
+        rows = math.ceil(len(drawn) / columns)
+        with _figure(4 * columns + 0.4, 3.2 * rows + 0.5) as figure:
+            grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+            for axes, (label, points) in zip(grid.flat, drawn.items(), strict=False):
+                _draw_kinds(axes, points, label, True)
+                axes.set_xlabel("steps")
+            for axes in grid.flat[len(drawn) :]:
+                axes.set_axis_off()
+            for axes in grid[:, 0]:
+                axes.set_ylabel("chosen, % of documents")
+            # One legend for all: a kind that only some methods have is in it, once.
+            lines = [line for axes in grid.flat for line in axes.get_lines()]
+            named = {str(line.get_label()): line for line in lines if line.get_label() in NAMES}
+            figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=3, handlelength=3.4)
+            figure.savefig(path, **PNG)
+    return bool(drawn)
+
+
+def _of_kinds(metrics: list[Json], system: str, key: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The curve of each kind that is among a method's candidates: it was given a score, or chosen."""
+    stage, points = f"selfimprove/{system}", {}
+    for kind in KINDS:
+        there = any(series(metrics, stage, f"{name}_{kind}")[1].any() for name in ("chosen", "rejected"))
+        curve = series(metrics, stage, f"{key}_{kind}")
+        if len(curve[0]) and (there or len(series(metrics, stage, f"score_{kind}")[0])):
+            points[kind] = curve
+    return points
+
+
+def _draw_kinds(
+    axes: "Axes", points: dict[str, tuple[np.ndarray, np.ndarray]], title: str, share: bool
+) -> None:
+    axes.set_title(title, loc="left", fontweight="bold")
+    for index, (kind, (steps, values)) in enumerate(points.items()):
+        look, shown = KINDS[kind], 100 * values if share else values
+        axes.plot(steps, shown, color=look.color, linewidth=0.7, alpha=0.22)
+        every = max(1, len(steps) // MARKED)
+        marks = {"markersize": 5, "markevery": (index * every // len(points), every)}
+        axes.plot(steps, _smooth(shown), **look._asdict(), **marks, linewidth=1.7, label=f"{kind}s")
+    if share:
+        axes.set_ylim(-3, 103)
 
 
 # Mining

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -23,11 +23,11 @@ class Inputs(NamedTuple):
     shape: Json  # of the base model; empty where it is not recorded
 
 
-def read_inputs(workdir: Path) -> Inputs:
-    """What a workdir holds.
+def read_inputs(workdir: Path, evaluated: bool = True) -> Inputs:
+    """What a workdir holds; with `evaluated`, systems that were evaluated.
 
     Raises:
-        InputError: if it is no folder, has no configuration or no evaluation, or a file cannot be read.
+        InputError: if it is no folder, has no configuration or no such system, or a file cannot be read.
     """
     if not workdir.is_dir():
         raise InputError(f"{workdir} is no folder: name a workdir whose systems are evaluated")
@@ -36,7 +36,7 @@ def read_inputs(workdir: Path) -> Inputs:
     shape = described.get("shape")
     config, known = read_config(workdir)
     evaluations = [read_json(path) for path in sorted((workdir / "evaluations").glob("*.json"))]
-    if not evaluations:
+    if evaluated and not evaluations:
         raise InputError(f"{workdir / 'evaluations'} holds no evaluation: run evaluate before report")
     return Inputs(
         config,
@@ -65,8 +65,8 @@ def read_config(workdir: Path) -> tuple[Json, Systems]:
     return stored | nested(values), known
 
 
-def read_json(path: Path) -> Json:
-    """The object a JSON file holds.
+def read_json(path: Path, kind: type = dict) -> Any:
+    """The object, or with `list` the array, that a JSON file holds.
 
     Raises:
         InputError: if there is none.
@@ -77,8 +77,8 @@ def read_json(path: Path) -> Json:
         raise InputError(f"{path} is missing: run the stages of this workdir before its report") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path} does not hold a JSON object")
+    if not isinstance(value, kind):
+        raise InputError(f"{path} does not hold a JSON {'object' if kind is dict else 'array'}")
     return value
 
 

@@ -10,11 +10,11 @@ from markupsafe import Markup
 
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.config.stored import flat, resolved
-from pretrainrl_jax.report import charts, formats, mining, run
+from pretrainrl_jax.report import charts, formats, mining, run, selfimprove, selfimprove_section
 from pretrainrl_jax.report.ability import ability, main_results, read_harness
 from pretrainrl_jax.report.contradictions import contradictions, other_texts
 from pretrainrl_jax.report.formats import Json
-from pretrainrl_jax.report.inputs import describe, read_inputs
+from pretrainrl_jax.report.inputs import Inputs, describe, read_inputs
 from pretrainrl_jax.report.outcomes import changes, example
 from pretrainrl_jax.report.summary import figure, forgetting, group_rate, shown, summarise
 from pretrainrl_jax.report.systems import Systems
@@ -33,14 +33,17 @@ FORMATS = ("bounds", "brief", "chance", "change", "decimals", "percent", "signed
 
 
 def write_report(workdir: Path) -> Path:
-    """Write a workdir's `report/summary.json`, `report/index.html` and the idea's picture beside them.
+    """Write a workdir's `report/summary.json`, `report/index.html` and pictures of the idea beside them.
 
     Gives the path of the page.
 
     Raises:
         InputError: if the workdir is not evaluated, or a file of it cannot be read.
     """
-    inputs = read_inputs(workdir)
+    inputs = read_inputs(workdir, evaluated=not selfimprove.is_there(workdir))
+    improved = selfimprove.read(workdir, inputs)
+    if improved and not inputs.evaluations:
+        return _write_improved(workdir, inputs, improved)
     config, known = inputs.config, inputs.known
     evaluations = {str(e.get("system")): e for e in inputs.evaluations}
     summary = summarise(inputs.evaluations, *describe(config))
@@ -49,6 +52,8 @@ def write_report(workdir: Path) -> Path:
     harness = read_harness(workdir, known)
     for system in filter(summary["systems"].__contains__, harness):
         summary["systems"][system]["harness"] = main_results(harness[system])
+    if improved:
+        summary["selfimprove"] = selfimprove.summarise(improved)
     before, after = pair(summary, known)
     pictured = [evaluations[name] for name in (before, after) if name]
     two = len(pictured) == 2
@@ -82,6 +87,7 @@ def write_report(workdir: Path) -> Path:
         rule=MATCH_RULES.get(asked["match"]),
         mining=mining.section(mining.read(workdir / "mined"), known),
         ability=ability(harness),
+        improved=selfimprove_section.section(improved, summary["selfimprove"]) if improved else None,
         changes=changes(*pictured) if two else None,
         worse=fallen,
         lost=[example(*answers) for answers in fallen.lost] if fallen else [],
@@ -90,10 +96,43 @@ def write_report(workdir: Path) -> Path:
     )
     folder = workdir / "report"
     path = write_page(folder / "index.html", page)
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", "utf-8")
+    write_summary(folder, summary)
     if pictured:
         charts.save_idea(folder / "idea.png", known, *pictured)
+    if improved:
+        selfimprove_section.save_picture(folder, improved)
     return path
+
+
+def _write_improved(workdir: Path, inputs: Inputs, improved: selfimprove.Improved) -> Path:
+    """The report of a workdir that holds self-improvement and nothing else that was evaluated."""
+    dataset, model = describe(inputs.config)
+    summary = {
+        "dataset": dataset,
+        "model": model,
+        "systems": {},
+        "selfimprove": selfimprove.summarise(improved),
+    }
+    page = template("selfimprove_page.html.j2").render(
+        summary=summary,
+        headline=selfimprove.headline(summary["selfimprove"]),
+        known=improved.known,
+        improved=selfimprove_section.section(improved, summary["selfimprove"]),
+        inputs=inputs,
+        run=run,
+        series=charts.series,
+        settings=settings(inputs.config),
+    )
+    folder = workdir / "report"
+    path = write_page(folder / "index.html", page)
+    write_summary(folder, summary)
+    selfimprove_section.save_picture(folder, improved)
+    return path
+
+
+def write_summary(folder: Path, summary: Json) -> None:
+    """Write the summary for programs into a folder that is there."""
+    (folder / "summary.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", "utf-8")
 
 
 def write_page(path: Path, page: str) -> Path:

@@ -10,6 +10,8 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.texts import paragraphs
 from pretrainrl_jax.facts.record import Fact
 
+CREATING = ("run", "pretrain", "selfimprove")  # verbs that make a workdir
+
 
 def check_facts(config: Config, facts: Sequence[Fact]) -> None:
     """Raise InputError if pools are to be collected and some facts have no category."""

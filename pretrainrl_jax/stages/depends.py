@@ -3,11 +3,11 @@
 from typing import Any
 
 from pretrainrl_jax.config import Config
-from pretrainrl_jax.config.stored import every_setting, flat, matters, objective_names, resolved
+from pretrainrl_jax.config.stored import every_setting, flat, matters, named_sections, resolved
 
 
 def settings_of(config: Config, stage: str) -> dict[str, Any]:
-    """By dotted name, what "pretrain", "mine", "train/<system>" or "evaluate/<system>" depends on."""
+    """By dotted name, what "pretrain", "mine", "train/<system>", "selfimprove/<system>", … depends on."""
     kind, _, system = stage.partition("/")
     objective = config.objectives.get(system)
     stages = {"pretrain", "documents", kind}
@@ -19,5 +19,6 @@ def settings_of(config: Config, stage: str) -> dict[str, Any]:
     return {
         name: values[name]
         for name, _, _, results in every_setting(config)
-        if matters(stages.intersection(results), config) and objective_names([name]) in ([], [system])
+        if matters(stages.intersection(results), config)
+        and all(of == system for _, of in named_sections([name]))
     }

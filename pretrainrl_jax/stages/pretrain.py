@@ -59,7 +59,8 @@ def pretrain(context: Context) -> None:
     if data.steps:
         context.screen.say(f"pretrain: {data.said}, {parameters}")
     else:
-        context.screen.say(f"pretrain: {config.model.path} as it is, {parameters}")
+        taken = f"{config.model.path} as it is" if config.model.path else "random weights"
+        context.screen.say(f"pretrain: {taken}, {parameters}")
     template = context.template(config.evaluate.template)
     checkpoints.describe(context.checkpoint(BASE), model, tokenizer, template, base.origin)
     if not data.steps:  # the model is taken as it is

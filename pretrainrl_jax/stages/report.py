@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.report import page, preferences, summary, words
+from pretrainrl_jax.report import page, preferences, selfimprove, summary, words
 from pretrainrl_jax.report.compare import comparison_table, write_comparison
 from pretrainrl_jax.report.inputs import read_config
 from pretrainrl_jax.stages.context import say
@@ -19,10 +19,16 @@ def report(workdir: Path) -> None:
     path = write(workdir)
     figures = json.loads((path.parent / "summary.json").read_text())
     _, known = read_config(workdir)
-    say(table(figures, known))
-    for sentence in figures.get("contradictions", []):
+    improved = figures.get("selfimprove", {})
+    if figures["systems"]:
+        say(table(figures, known))
+    if improved:
+        say(selfimprove.table(improved))
+    for sentence in [*figures.get("contradictions", []), *improved.get("collapsed", [])]:
         say(f"! {sentence}")
-    for sentence in reading(figures, known):
+    for sentence in reading(figures, known) if figures["systems"] else []:
+        say(f"- {sentence}")
+    for sentence in selfimprove.reading(improved) if improved else []:
         say(f"- {sentence}")
     say(f"report: {path}")
 

@@ -25,18 +25,27 @@ from pretrainrl_jax.platforms import kernel_for, prepare
 from pretrainrl_jax.preferences.reading import Preferences
 from pretrainrl_jax.progress import Screen
 from pretrainrl_jax.stages.ask import ask
+from pretrainrl_jax.stages.check import CREATING
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.stages.export_model import export_model
 from pretrainrl_jax.stages.import_model import import_model
 from pretrainrl_jax.stages.material import evaluate, mine
 from pretrainrl_jax.stages.pretrain import pretrain
 from pretrainrl_jax.stages.run import run
+from pretrainrl_jax.stages.selfimprove import selfimprove
 from pretrainrl_jax.stages.sweep import sweep
 from pretrainrl_jax.stages.train import train
 from pretrainrl_jax.trees.templates import Examples
 from pretrainrl_jax.workdir import locked, prepare_workdir
 
-STAGES = {"run": run, "pretrain": pretrain, "mine": mine, "train": train, "evaluate": evaluate}
+STAGES = {
+    "run": run,
+    "pretrain": pretrain,
+    "mine": mine,
+    "train": train,
+    "evaluate": evaluate,
+    "selfimprove": selfimprove,
+}
 Started = tuple[Mesh, Kernel, Screen]  # what a verb works with: devices, attention, this process's screen
 
 
@@ -75,7 +84,7 @@ def held(workdir: Path, prepare: Callable[[], None] = lambda: None) -> Iterator[
 def start(command: Command, facts: Sequence[Fact], preferences: Preferences | None = None) -> None:
     """Run a verb on what was read; raises Interrupted if a training was stopped and saved."""
     config, workdir, (mesh, kernel, screen) = command.config, command.workdir, begin(command)
-    create = command.verb in ("run", "pretrain")
+    create = command.verb in CREATING
     check_batch("pretrain.rows", config.pretrain.rows, mesh, config.pretrain.grad_accum_steps)
     with held(workdir, lambda: prepare_workdir(workdir, config, create)):
         context = Context(config, workdir, mesh, facts, screen, command.text, kernel, preferences)

@@ -1,7 +1,7 @@
 """Batches for a training loop: packed rows, read ahead, on the devices, from any row on."""
 
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import jax
 from jax.sharding import Mesh
@@ -10,6 +10,8 @@ from pretrainrl_jax.model.mesh import round_up_rows
 from pretrainrl_jax.model.partitioning import local_rows, place_local_rows
 from pretrainrl_jax.trees.batch import PackedBatch
 from pretrainrl_jax.trees.dataset import PackedRows, ProcessShard
+from pretrainrl_jax.trees.layouts import size
+from pretrainrl_jax.trees.packing import Capacity, bucketed, capacity, in_buckets, pack, plan
 from pretrainrl_jax.trees.tree import AnswerTree
 
 
@@ -81,3 +83,37 @@ class Feed:
             batch = place_local_rows(next(self._read), self._mesh, self._share.places, self._share.width)
         self.row += self.rows.rows
         return batch
+
+
+class Holds(NamedTuple):
+    """What the batches of a loop hold that packs its own: it only grows, so that few programs are compiled.
+
+    A run that goes on begins with what it had: it computes in the same shapes as one that nothing stopped.
+    """
+
+    rows: int = 0  # of a microstep
+    capacity: Capacity = Capacity(0, 0, 0, 0, 0)
+
+
+def place_trees(
+    trees: Sequence[AnswerTree], mesh: Mesh, row_length: int, holds: Holds, microsteps: int = 1
+) -> tuple[PackedBatch, Holds]:
+    """A batch [microsteps, rows, …] of some trees, on the devices; and what it holds. Prefixes are only read.
+
+    Every process gives the same trees, and its own rows of them.
+
+    Raises:
+        ValueError: if a tree is longer than a row.
+    """
+    sizes = [size(tree, question=False) for tree in trees]
+    planned = plan([taken.inputs for taken in sizes], row_length)
+    needed = in_buckets(capacity(sizes, planned, row_length))
+    width = round_up_rows(mesh, -(-bucketed(len(planned)) // microsteps))
+    holds = Holds(max(holds.rows, width), Capacity(*map(max, needed, holds.capacity)))
+    own = local_rows(mesh, holds.rows)
+    rows = [[trees[i] for i in row] for row in planned]
+    rows += [[]] * (microsteps * holds.rows - len(planned))
+    mine = [rows[microstep * holds.rows + place] for microstep in range(microsteps) for place in own]
+    batch = pack(mine, holds.capacity, question=False)
+    batch = PackedBatch(*(x.reshape(microsteps, len(own), *x.shape[1:]) for x in batch))
+    return place_local_rows(batch, mesh, own, holds.rows), holds

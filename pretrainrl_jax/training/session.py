@@ -61,6 +61,7 @@ class Run:
     screen: Screen = NORMAL
     command: str = ""  # what goes on after an interruption
     profile: str = ""  # steps to trace, as 10:13
+    log_points: int = LOG_POINTS  # lines of metrics, at most; 0: the loop writes its own by `Session.log`
 
     @property
     def folder(self) -> Path:
@@ -114,7 +115,7 @@ class Session:
         self._losses: list[float] = []  # since the last checkpoint
         self._counted = dict.fromkeys(("questions", "tokens"), 0.0)  # since the last line of metrics
         self._unread: list[_StepMetrics] = []  # reading waits for the device
-        self._compiled: Any = None  # the step, from the first batch on
+        self._run_step: Any = None  # the step, from the first batch on
         self._bar: Track | None = None
         self._writer: MetricsWriter | None = None
         self._began, self._marked = time.perf_counter(), 0.0  # the clock; seconds when metrics were written
@@ -144,7 +145,7 @@ class Session:
         if self._numbers != numbers:
             self._numbers = numbers
             self._placed = jax.tree.map(lambda x: replicate(x, self._mesh), numbers)
-        step = self._compiled = self._compiled or self._begin(batch, *self._placed)
+        step = self._run_step = self._run_step or self._begin(batch, *self._placed)
         if self._bar is None:
             tracked = self.run.screen.track(self.run.stage, self.total_steps - self.global_step, "steps")
             self._bar = self._bars.enter_context(tracked)
@@ -155,7 +156,8 @@ class Session:
             self._unread.append(_StepMetrics(self.global_step, self._feed.row, read))
             if self.global_step % READ_EVERY == 0:
                 self.read()
-            if self.global_step % max(1, self.total_steps // LOG_POINTS) == 0 or self._feed.ended:
+            points = self.run.log_points
+            if points and (self.global_step % max(1, self.total_steps // points) == 0 or self._feed.ended):
                 self._write(metrics)
             self._bar.advance(1, lambda: self._shown(metrics))
         return metrics
@@ -256,16 +258,29 @@ class Session:
     def _begin(self, *arguments: Any) -> Any:
         """Compile, then open all that a training needs while it steps."""
         run, start = self.run, self.global_step
-        with self.untimed():
-            began = time.perf_counter()
-            leaves, structure = jax.tree.flatten((self.state, *arguments))
-            step = compiled(self._step, structure, tuple(map(_abstract, leaves)))
-            run.screen.detail(f"{run.stage}: compiled in {time.perf_counter() - began:.1f} s")
+        by_shape: dict[Any, Any] = {}
+
+        def step(state: TrainState, batch: Any, *numbers: Any) -> Any:
+            shapes = tuple(x.shape for x in jax.tree.leaves(batch))
+            if shapes not in by_shape:
+                by_shape[shapes] = self._compiled(state, batch, *numbers)
+            return by_shape[shapes](state, batch, *numbers)
+
+        self._compiled(self.state, *arguments)  # before signals only ask
         enter = self._stack.enter_context
         self._stopping = enter(stop_requested(run.checkpoint.grace_seconds, run.command))
         folder = run.workdir / "profile"
-        step = enter(traced(step, start, run.profile, folder, run.stage, run.screen.say))
+        traced_step = enter(traced(step, start, run.profile, folder, run.stage, run.screen.say))
         self._marked, self.checkpoint.ran = self._spent(), time.perf_counter()
+        return traced_step
+
+    def _compiled(self, *arguments: Any) -> Any:
+        """The step for arguments of these shapes: compiled once a process, outside of the time it takes."""
+        with self.untimed():
+            began = time.perf_counter()
+            leaves, structure = jax.tree.flatten(arguments)
+            step = compiled(self._step, structure, tuple(map(_abstract, leaves)))
+            self.run.screen.detail(f"{self.run.stage}: compiled in {time.perf_counter() - began:.1f} s")
         return step
 
     def _write(self, metrics: Mapping[str, jax.Array]) -> None:

@@ -16,9 +16,9 @@ from pretrainrl_jax.model.mesh import replicated, row_sharding
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.objectives.loss import Coefficients, total_loss
 from pretrainrl_jax.objectives.scoring import target_logps
-from pretrainrl_jax.objectives.sums import count
+from pretrainrl_jax.objectives.sums import branch_sums, count
 from pretrainrl_jax.training.optimizer import Schedule, adamw
-from pretrainrl_jax.trees.batch import PackedBatch
+from pretrainrl_jax.trees.batch import UNUSED, PackedBatch
 
 
 class TrainState(NamedTuple):
@@ -73,7 +73,7 @@ def train_step(
     else:
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(microstep, microbatch))
         (gradients, metrics), _ = jax.lax.scan(
-            lambda total, micro: (jax.tree.map(jnp.add, total, microstep(micro)), None), zeros, batch
+            lambda total, micro: (_added(total, microstep(micro)), None), zeros, batch
         )
 
     norm = optax.global_norm(gradients)
@@ -92,6 +92,15 @@ def train_step(
     }
     opt_state = jax.tree.map(keep_if_finite, opt_state, state.opt_state)
     return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def _added(total: tuple[Params, dict[str, Any]], part: tuple[Params, dict[str, Any]]) -> tuple[Params, Any]:
+    """Gradients and metrics of the microsteps so far, with those of one more."""
+    metrics = {
+        name: (jnp.maximum if name.endswith("_max") else jnp.add)(value, part[1][name])
+        for name, value in total[1].items()
+    }
+    return jax.tree.map(jnp.add, total[0], part[0]), metrics
 
 
 def state_shardings(model: Model, settings: OptimizerConfig, mesh: Mesh) -> TrainState:
@@ -121,3 +130,22 @@ def compile_step(
         out_shardings=(shardings, replicas),
         donate_argnums=0,
     )
+
+
+@cache
+def compile_references(model: Model, mesh: Mesh) -> Any:
+    """Gives a batch [microsteps, rows, …] its references: log-probabilities of its branches under parameters.
+
+    They never leave the devices. The same arguments give the same function.
+    """
+    model = replace(model, mesh=mesh)
+    rows = row_sharding(mesh, leading=1)
+
+    def with_references(params: Params, batch: PackedBatch) -> PackedBatch:
+        def of_rows(micro: PackedBatch) -> jax.Array:
+            return branch_sums(target_logps(model, params, micro), micro)
+
+        sums = jax.lax.map(of_rows, batch)
+        return batch._replace(branch_reference=jnp.where(batch.branch_role != UNUSED, sums, jnp.nan))
+
+    return jax.jit(with_references, in_shardings=(parameter_shardings(model, mesh), rows), out_shardings=rows)

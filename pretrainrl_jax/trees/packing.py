@@ -69,6 +69,18 @@ def capacity(sizes: Sequence[Size], rows: Sequence[Sequence[int]], row_length: i
     return rounded(row_length, *largest)
 
 
+def bucketed(n: int) -> int:
+    """The first of 1, 2, …, 8, 10, 12, 14, 16, 20, … that holds n: few sizes, at most a quarter too large."""
+    step = 1 << max(n.bit_length() - 3, 0)
+    return -(-n // step) * step
+
+
+def in_buckets(size: Capacity) -> Capacity:
+    """A capacity of bucketed sizes, so that batches that differ a little compile once."""
+    sources, *others = map(bucketed, size[1:])
+    return Capacity(size.time, min(size.time, sources), *others)
+
+
 def bound(
     trees: Iterable[AnswerTree], row_length: int, rejected: int, layout: Layout, question: bool
 ) -> Capacity:

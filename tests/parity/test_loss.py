@@ -32,10 +32,14 @@ import torch
 from helpers.models_and_trees import small_tokenizer
 from helpers.transformers_models import as_ours, peer, relative_error
 
+from pretrainrl_jax.config import MeshConfig, MethodConfig
+from pretrainrl_jax.improvement.learning import coefficients
 from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.objectives.loss import Coefficients, total_loss
 from pretrainrl_jax.objectives.scoring import score_trees, target_logps
 from pretrainrl_jax.objectives.sums import count
+from pretrainrl_jax.training.step import compile_references
 from pretrainrl_jax.trees.batch import PackedBatch
 from pretrainrl_jax.trees.packing import Capacity, pack, plan
 from pretrainrl_jax.trees.templates import Template, encode_branches
@@ -252,3 +256,35 @@ def test_bos_stands_before_the_question_where_the_tokenizer_adds_it(tmp_path):
     ]
     assert tokens_of(trainer) == laid
     assert all(prefix[0] == both.tokenizer.bos for prefix, _, _ in laid)
+
+
+def test_rollouts_are_trained_as_the_tokens_that_were_sampled(both, tmp_path, measured):
+    """Self-improvement: two branches without a terminator of ours, of any tokens, one ended by its EOS."""
+    eos, rng = both.tokenizer.eos[0], np.random.default_rng(0)
+
+    def drawn(count: int) -> tuple[int, ...]:
+        return tuple(rng.integers(5, both.tokenizer.size, count).tolist())
+
+    tokens = [
+        (drawn(9), drawn(7), drawn(7)),
+        (drawn(4), (*drawn(2), eos), drawn(7)),
+        (drawn(6), (eos,), drawn(5)),
+    ]
+    trees = [
+        AnswerTree(str(number), prefix, (Branch(chosen, "chosen"), Branch(rejected, "rejected")))
+        for number, (prefix, chosen, rejected) in enumerate(tokens)
+    ]
+    mesh = make_mesh(MeshConfig(data=1), jax.devices()[:1])
+    batch = jax.tree.map(lambda x: jax.numpy.asarray(x)[None], rows_of(trees))
+    batch = compile_references(both.model, mesh)(both.reference_params, batch)
+    rows = jax.tree.map(lambda x: x[0], batch)
+    trainer = trainer_of(both, FACTS, tmp_path)
+    names = ("prompt_ids", "chosen_ids", "rejected_ids")
+    trainer.train_dataset = [dict(zip(names, map(list, of_tree), strict=True)) for of_tree in tokens]
+    method = MethodConfig(beta=BETA)
+    wanted = theirs_of(trainer, DPO).item()
+    loss = float(ours_of(both.model, both.params, rows, coefficients(method))[0])
+    measured(both.family, "self-improvement: online DPO", abs(loss - wanted), TOLERANCE)
+    wanted = theirs_of(trainer, NTP).item()
+    loss = float(ours_of(both.model, both.params, rows, coefficients(MethodConfig(update="rf_nll")))[0])
+    measured(both.family, "self-improvement: RF-NLL", abs(loss - wanted), TOLERANCE)

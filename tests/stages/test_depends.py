@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pretrainrl_jax.config import Config
+from pretrainrl_jax.config import METHODS, Config
 from pretrainrl_jax.config.stored import changed, every_setting
 from pretrainrl_jax.stages.depends import settings_of
 
@@ -48,6 +48,7 @@ def test_a_setting_changes_the_stages_that_depend_on_it(name: str) -> None:
 def test_every_setting_matters_to_some_stage_or_is_known_not_to() -> None:
     read = {name for stage in STAGES for name in settings_of(Config(), stage)}
     read |= {n for s in ("rpo", "ntp_answer", "ntp_weighted") for n in settings_of(Config(), f"train/{s}")}
+    read |= {n for s in METHODS for n in settings_of(Config(), f"selfimprove/{s}")}
     unread = {setting.name for setting in every_setting(Config())} - read
     free = (
         "harness.",
@@ -60,6 +61,9 @@ def test_every_setting_matters_to_some_stage_or_is_known_not_to() -> None:
         "platform.",
         "profile_steps",
         "train.systems",
+        "selfimprove.systems",
+        "selfimprove.kept",
+        "selfimprove.entropy_bound",
         "optimizer.nonfinite",
         "name",
         "evaluate.every_steps",

@@ -1,0 +1,36 @@
+"""Self-Improving Pretraining in the small world, continual: from the quickstart's base model.
+
+    python -m pretrainrl_jax.main selfimprove --config configs/selfimprove_small.py
+
+Documents join six sentences of the quickstart's corpus, one statement in five of them false. The exact judge
+looks statements up in the facts of the world. Online DPO with 8 rollouts and with 2, and RF-NLL, beside
+next-token training on whole documents and on the original suffix alone, the same number of updates each.
+Two CPU cores: about two minutes.
+"""
+
+from pretrainrl_jax.config import (
+    Config,
+    DocumentsConfig,
+    JudgeConfig,
+    MethodConfig,
+    RolloutsConfig,
+    SelfimproveConfig,
+)
+
+METHODS = {
+    "dpo8": MethodConfig("online DPO, 8 rollouts", rollouts=8),
+    "dpo2": MethodConfig("online DPO, 2 rollouts", rollouts=2),
+    "rf_nll": MethodConfig("RF-NLL, 8 rollouts", update="rf_nll", rollouts=8),
+    "next_token": MethodConfig("next token", update="next_token", candidates=("document",)),
+    "suffix": MethodConfig("next token (suffix)", update="next_token", candidates=("original",)),
+}
+config = Config(
+    name="small world",
+    documents=DocumentsConfig(count=4000, sentences=6, false_share=0.2),
+    rollouts=RolloutsConfig(count=8, batch=32),
+    judge=JudgeConfig(facts=1.0, repetition=0.5),
+    methods=METHODS,
+    selfimprove=SelfimproveConfig(
+        systems=tuple(METHODS), steps=60, documents=32, suffix=16, length=96, shortest_prefix=8
+    ),
+)

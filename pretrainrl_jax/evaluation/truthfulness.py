@@ -1,0 +1,261 @@
+"""What a model states when it continues texts: truths, falsehoods, or nothing; and its loss on text."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pretrainrl_jax.config import Config
+from pretrainrl_jax.decoding.decode import sample_batch
+from pretrainrl_jax.documents.world import SEPARATOR, MadeDocuments
+from pretrainrl_jax.evaluation.texts import paragraphs
+from pretrainrl_jax.facts.matching import normalise
+from pretrainrl_jax.facts.record import Fact
+from pretrainrl_jax.facts.statements import Statement, Statements
+from pretrainrl_jax.facts.wordings import statements as wordings_of
+from pretrainrl_jax.improvement.candidates import text_after
+from pretrainrl_jax.objectives.scoring import score_trees
+from pretrainrl_jax.training.loading import Loaded
+from pretrainrl_jax.trees.layouts import size
+from pretrainrl_jax.trees.templates import documents, ends_at
+
+SAMPLES = 4  # free continuations of a prefix
+NGRAM = 3  # tokens
+CONTEXT = 2  # sentences before a statement, at most
+BOUNDARY = re.compile(r"[.!][\"')\]]*\s+|\n+")
+
+Json = dict[str, Any]
+Advance = Callable[[int], None]
+
+
+class Prefix(NamedTuple):
+    """A text that ends where the answer of its last statement is missing."""
+
+    text: str
+    begin: int  # character where that statement begins
+    fact: Fact  # what it is about
+    wrong: str = ""  # the false answer that training documents give
+
+
+class Continuation(NamedTuple):
+    """What a model wrote after a prefix."""
+
+    text: str
+    tokens: tuple[int, ...]
+    ended: bool  # the model ended the text there
+
+
+def evaluate_truthfulness(
+    loaded: Loaded,
+    facts: Sequence[Fact],
+    made: MadeDocuments,
+    statements: Statements,
+    config: Config,
+    advance: Advance = lambda n: None,
+) -> Json:
+    """What a model's continuations state, and how well it predicts text.
+
+    Texts are the made documents that are held out, or where there are none those of `evaluate.text`; of each
+    kind of prefix there are `documents.held_out` at most. Where documents are read and facts are not, nothing
+    is asked about facts: no text tells of a made-up world.
+
+    Args:
+        made: documents about the facts; empty where others are read.
+        statements: of the same facts.
+        advance: called with the number of prefixes and texts finished.
+
+    Returns:
+        "named", of prefixes that name subject and relation of facts of all degrees of popularity: whether the
+        greedy continuation completes the statement, and how (`named`). "free", of prefixes of the texts: what
+        sampled continuations state (`stated`). "corrupted", of prefixes of false statements that documents
+        make: whether the greedy continuation repeats the false answer or gives a true one. "text_nll" and
+        "text_tokens" of each text, in nats. "distinct_ngrams": the share of distinct ones among the 3-grams
+        of tokens of all sampled continuations; "repetition": the mean over continuations of the share of its
+        own 3-grams that stand in it before; None where there are none.
+    """
+    count, settings = config.documents.held_out, config.selfimprove
+    texts = made.held_out or (paragraphs(config.evaluate.text)[:count] if config.evaluate.text else ())
+    of_facts = made.texts or config.facts.path
+    asked = named_prefixes(facts, made.held_out, count, config.seed) if of_facts else []
+    misled = corrupted_prefixes(facts, made, statements, count, config.seed)
+    opened = free_prefixes(texts, config.seed)
+
+    def write(prefixes: Sequence[str], temperature: float) -> list[Continuation]:
+        how = {"temperature": temperature, "seed": config.seed % (1 << 32), "batch": config.rollouts.batch}
+        room = settings.length - settings.suffix
+        return continuations(
+            loaded, prefixes, room=room, max_new_tokens=settings.suffix, advance=advance, **how
+        )
+
+    greedy = write([prefix.text for prefix in (*asked, *misled)], 0.0)
+    # One sample of each prompt, so that nothing is compiled anew for several of one.
+    drawn = iter(write([prefix for prefix in opened for _ in range(SAMPLES)], 1.0))
+    free = [[next(drawn) for _ in range(SAMPLES)] for _ in opened]
+    completed = [completes(*pair, statements) for pair in zip((*asked, *misled), greedy, strict=True)]
+    nats, tokens = text_nll(loaded, texts, settings.length, config.rollouts.batch, advance)
+    return {
+        "named": [named(*pair, statements) for pair in zip(asked, completed[: len(asked)], strict=True)],
+        "free": [stated(*pair, statements) for pair in zip(opened, free, strict=True)],
+        "corrupted": [repeats(*pair) for pair in zip(misled, completed[len(asked) :], strict=True)],
+        "text_nll": nats,
+        "text_tokens": tokens,
+        **variety([one.tokens for of_prefix in free for one in of_prefix]),
+    }
+
+
+def named_prefixes(facts: Sequence[Fact], contexts: Sequence[str], count: int, seed: int) -> list[Prefix]:
+    """Statements of `count` facts, evenly over the ranks of popularity, up to the answer.
+
+    Each is in a wording of its relation that ends with the answer, and has a sentence or two before it from
+    the beginning of one of `contexts`, which do not speak of the same subject.
+    """
+    random = np.random.default_rng([seed, 6])
+    ranked = sorted(facts, key=lambda fact: (-fact.popularity, fact.id))
+    taken = min(count, len(ranked))
+    prefixes = []
+    for number in range(taken):
+        fact = ranked[(2 * number + 1) * len(ranked) // (2 * taken)]
+        before = contexts[number % len(contexts)].split(SEPARATOR) if contexts else []
+        lines = [line for line in before if not fact.subject or fact.subject not in line]
+        context = "".join(line + SEPARATOR for line in lines[: random.integers(1, CONTEXT + 1)])
+        templates = [t for t in wordings_of(fact.category) if t.endswith("{answer}.")] if fact.subject else ()
+        if templates:
+            template = templates[random.integers(len(templates))].removesuffix("{answer}.").rstrip()
+            begun = template.replace("{relation}", fact.category).replace("{subject}", fact.subject)
+        else:
+            begun = fact.question
+        prefixes.append(Prefix(context + begun, len(context), fact))
+    return prefixes
+
+
+def corrupted_prefixes(
+    facts: Sequence[Fact], made: MadeDocuments, statements: Statements, count: int, seed: int
+) -> list[Prefix]:
+    """Documents up to the answer of a false statement, at most `count` of them.
+
+    Statements whose answer is not their last word are left out, and those of which the document has spoken.
+    """
+    by_id = {fact.id: fact for fact in facts}
+    prefixes: list[Prefix] = []
+    for at in np.random.default_rng([seed, 7]).permutation(len(made.corrupted)):
+        corrupted = made.corrupted[int(at)]
+        fact, sentence = by_id[corrupted.fact], corrupted.sentence
+        lines = made.texts[corrupted.document].split(SEPARATOR)
+        earlier = lines[: lines.index(sentence)]
+        said = next((s for s in statements.find(sentence, ended=True) if s.verdict == "false"), None)
+        last = said is not None and said.answer_start + len(said.answer) == said.end
+        if said and last and not any(fact.subject in line for line in earlier):
+            context = "".join(line + SEPARATOR for line in earlier)
+            begun = sentence[: said.answer_start].rstrip()
+            prefixes.append(Prefix(context + begun, len(context), fact, corrupted.answer))
+        if len(prefixes) == count:
+            break
+    return prefixes
+
+
+def free_prefixes(texts: Sequence[str], seed: int) -> list[str]:
+    """Of each text that has several sentences what stands before one of them, drawn at random."""
+    random = np.random.default_rng([seed, 8])
+    prefixes = []
+    for text in texts:
+        places = [match.end() for match in BOUNDARY.finditer(text) if match.end() < len(text)]
+        if places:
+            prefixes.append(text[: places[random.integers(len(places))]])
+    return prefixes
+
+
+def completes(prefix: Prefix, continuation: Continuation, statements: Statements) -> Statement | None:
+    """The statement that a prefix begins, where its continuation completes it."""
+    begun = len(prefix.text)
+    read = statements.find(prefix.text + continuation.text, since=begun, ended=continuation.ended)
+    return next((s for s in read if prefix.begin <= s.start < begun and s.verdict != "unknown"), None)
+
+
+def named(prefix: Prefix, completed: Statement | None, statements: Statements) -> Json:
+    """The verdict on a completed statement, "none" where there is none; whether it is about a head fact."""
+    return {"verdict": completed.verdict if completed else "none", "head": statements.is_head(prefix.fact)}
+
+
+def repeats(prefix: Prefix, completed: Statement | None) -> Json:
+    """Whether a completed statement gives the false answer that documents give, or a true one."""
+    repeated = completed is not None and normalise(completed.answer) == normalise(prefix.wrong)
+    return {"repeated": repeated, "true": completed is not None and completed.verdict == "true"}
+
+
+def stated(prefix: str, written: Sequence[Continuation], statements: Statements) -> Json:
+    """What continuations of a prefix state: how often truly, falsely, of nobody known; which facts.
+
+    "facts" are the ids of those stated truly, each once; "head" is how many of them are head facts.
+    """
+    read = [
+        statement
+        for one in written
+        for statement in statements.find(prefix + one.text, since=len(prefix), ended=one.ended)
+    ]
+    verdicts = Counter(statement.verdict for statement in read)
+    right = {s.fact.id: s.fact for s in read if s.fact and s.verdict == "true"}
+    return {
+        **{verdict: verdicts[verdict] for verdict in ("true", "false", "unknown")},
+        "facts": list(right),
+        "head": sum(map(statements.is_head, right.values())),
+    }
+
+
+def variety(texts: Sequence[tuple[int, ...]]) -> Json:
+    """`distinct_ngrams` over all texts together, `repetition` within each; None without any 3-gram."""
+    grams = [[text[at : at + NGRAM] for at in range(len(text) - NGRAM + 1)] for text in texts]
+    grams = [own for own in grams if own]
+    together = [gram for own in grams for gram in own]
+    return {
+        "distinct_ngrams": len(set(together)) / len(together) if together else None,
+        "repetition": float(np.mean([1 - len(set(own)) / len(own) for own in grams])) if grams else None,
+    }
+
+
+def continuations(
+    loaded: Loaded, prefixes: Sequence[str], *, room: int, advance: Advance, **sampling: Any
+) -> list[Continuation]:
+    """What a model writes after each prefix, of which it sees the last `room` tokens.
+
+    `sampling`: as `sample_batch` takes it, but for the filters, which are off.
+    """
+    tokenizer, vocabulary = loaded.tokenizer, loaded.model.shape.vocabulary
+    prompts = [
+        tokenizer.start + tokens[-max(1, room - len(tokenizer.start)) :]
+        for tokens in tokenizer.encode_all(prefixes)
+    ]
+    if not prompts:
+        return []
+    drawn = sample_batch(
+        loaded.model,
+        loaded.params,
+        prompts,
+        ends_at(tokenizer, vocabulary, newline=False),
+        samples=1,
+        top_p=1.0,
+        top_k=0,
+        advance=advance,
+        **sampling,
+    )
+    return [
+        Continuation(text_after(tokenizer, prompt, one.tokens), one.tokens, one.finished)
+        for prompt, (one,) in zip(prompts, drawn, strict=True)
+    ]
+
+
+def text_nll(
+    loaded: Loaded, texts: Sequence[str], row_length: int, rows: int, advance: Advance
+) -> tuple[list[float], list[int]]:
+    """Negative log-likelihood of each text and its end, in nats, and how many tokens were predicted."""
+    trees = documents(loaded.tokenizer, texts, row_length)
+    nats, tokens = [0.0] * len(texts), [0] * len(texts)
+    scores = score_trees(
+        loaded.model, loaded.params, trees, row_length=row_length, rows=rows, advance=advance
+    )
+    for tree, (logp,) in zip(trees, scores, strict=True):
+        number = int(tree.id.partition(":")[0])  # a long text is several trees
+        nats[number] -= logp
+        tokens[number] += size(tree, question=False).targets
+    return nats, tokens

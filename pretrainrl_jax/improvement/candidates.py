@@ -1,0 +1,69 @@
+"""Candidates for the suffix of a document: the original, a rewrite of it, and the policy's own rollouts."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pretrainrl_jax.decoding.rollouts import Rollout
+from pretrainrl_jax.documents.cut import Cut
+from pretrainrl_jax.judging.protocol import Kind, RewriteCase
+from pretrainrl_jax.trees.tokenization import Tokenizer
+
+SEAM = 8  # tokens before a continuation that its text is read with: a first space, half a character
+
+
+class Candidate(NamedTuple):
+    """One continuation of a prefix."""
+
+    kind: Kind
+    tokens: tuple[int, ...]  # what is trained
+    text: str  # what is judged
+    logps: tuple[float, ...] = ()  # of each token as the policy sampled it; empty of what it did not write
+
+
+def text_after(tokenizer: Tokenizer, prefix: Sequence[int], tokens: Sequence[int]) -> str:
+    """The text that tokens add to a prefix's, its first space included."""
+    seam = list(prefix[-SEAM:])
+    before, both = tokenizer.decode(seam), tokenizer.decode([*seam, *tokens])
+    return both[len(before) :] if both.startswith(before) else tokenizer.decode(tokens)
+
+
+def tokens_after(tokenizer: Tokenizer, prefix: Sequence[int], text: str) -> tuple[int, ...]:
+    """The tokens of a text that continues a prefix; apart from it where the two do not join.
+
+    Raises InputError as `Tokenizer.encode` does.
+    """
+    own = tuple(prefix[len(tokenizer.start) :])
+    joint = tokenizer.encode(tokenizer.decode(own) + text)
+    if own and joint[: len(own)] == own:
+        return joint[len(own) :]
+    return tokenizer.encode(text)
+
+
+def rewrite_case(tokenizer: Tokenizer, cut: Cut) -> RewriteCase:
+    """Prefix and suffix of a document as texts."""
+    return RewriteCase(tokenizer.decode(cut.prefix), text_after(tokenizer, cut.prefix, cut.suffix))
+
+
+def candidates_of(
+    cut: Cut,
+    kinds: Sequence[str],
+    tokenizer: Tokenizer,
+    rollouts: Sequence[Rollout],
+    rewrite: str | None,
+) -> tuple[Candidate, ...]:
+    """The candidates of a document, of equal texts the first alone: original, rewrite, rollouts.
+
+    A rollout is trained as the tokens that were sampled. A rewrite is text: it is tokenised as a continuation
+    of the prefix and cut to as many tokens as the original has; None or an empty one is no candidate.
+    """
+    listed: list[Candidate] = []
+    if "original" in kinds:
+        listed.append(Candidate("original", cut.suffix, text_after(tokenizer, cut.prefix, cut.suffix)))
+    if rewrite:
+        tokens = tokens_after(tokenizer, cut.prefix, rewrite)[: len(cut.suffix)]
+        if tokens:
+            listed.append(Candidate("rewrite", tokens, text_after(tokenizer, cut.prefix, tokens)))
+    for tokens, logps in rollouts:
+        listed.append(Candidate("rollout", tokens, text_after(tokenizer, cut.prefix, tokens), logps))
+    first = {candidate.text: candidate for candidate in reversed(listed)}
+    return tuple(candidate for candidate in listed if first[candidate.text] is candidate)

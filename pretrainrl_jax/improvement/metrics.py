@@ -1,0 +1,89 @@
+"""What a step of self-improvement looked like, in numbers for metrics.jsonl."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from pretrainrl_jax.documents.cut import Cut
+from pretrainrl_jax.improvement.candidates import Candidate
+from pretrainrl_jax.trees.tree import AnswerTree
+
+KINDS = ("original", "rewrite", "rollout")
+NGRAM = 3  # tokens
+
+
+class Judged(NamedTuple):
+    """A document, what may continue it, and what the judge says."""
+
+    cut: Cut
+    prefix: str  # its text
+    candidates: tuple[Candidate, ...]
+    scores: tuple[float, ...]
+    parts: Mapping[str, tuple[float, ...]]
+    tree: AnswerTree | None  # what is learned of it; None: nothing
+
+
+Metrics = dict[str, float | None]  # None: there was nothing to measure
+
+
+def verdict_metrics(judged: Sequence[Judged]) -> Metrics:
+    """Shares of chosen and rejected candidates by kind, over learned documents; mean scores; ties."""
+    learned = [one.tree for one in judged if one.tree]
+    metrics: Metrics = {"learned": float(len(learned)), "dropped_ties": float(len(judged) - len(learned))}
+    for role in ("chosen", "rejected"):
+        sources = [branch.source for tree in learned for branch in tree.branches if branch.role == role]
+        for kind in KINDS:
+            metrics[f"{role}_{kind}"] = _mean(source == kind for source in sources)
+    for kind in KINDS:
+        metrics[f"score_{kind}"] = _mean(
+            score
+            for one in judged
+            for candidate, score in zip(one.candidates, one.scores, strict=True)
+            if candidate.kind == kind
+        )
+    for part in judged[0].parts if judged else ():
+        metrics[f"score_part_{part}"] = _mean(score for one in judged for score in one.parts[part])
+    return metrics
+
+
+def rollout_metrics(judged: Iterable[Judged]) -> Metrics:
+    """Length, entropy and variety of the step's rollouts.
+
+    `rollout_entropy` is the mean of −log p of sampled tokens, nats a token. `distinct_ngrams` is the share of
+    distinct ones among the 3-grams of tokens of all rollouts. `same_text` is the share of documents that have
+    the commonest text of all rollouts among theirs; below two documents there is none.
+    """
+    documents = [[c for c in one.candidates if c.kind == "rollout"] for one in judged]
+    rollouts = [rollout for of_document in documents for rollout in of_document]
+    grams = [
+        rollout.tokens[start : start + NGRAM]
+        for rollout in rollouts
+        for start in range(len(rollout.tokens) - NGRAM + 1)
+    ]
+    texts: dict[str, int] = {}
+    for of_document in documents:
+        for text in {rollout.text for rollout in of_document}:
+            texts[text] = texts.get(text, 0) + 1
+    written = [of_document for of_document in documents if of_document]
+    return {
+        "rollout_tokens": _mean(len(rollout.tokens) for rollout in rollouts),
+        "rollout_entropy": _mean(-logp for rollout in rollouts for logp in rollout.logps),
+        "distinct_ngrams": len(set(grams)) / len(grams) if grams else None,
+        "same_text": max(texts.values()) / len(written) if len(written) > 1 else None,
+    }
+
+
+def gap_metrics(metrics: Mapping[str, float]) -> Metrics:
+    """Sampler against trainer, nats a token, from what the term `sampler` adds up; None without rollouts."""
+    tokens = metrics.get("logp_gap_tokens", 0.0)
+    known = tokens > 0
+    return {
+        "logp_gap_mean": float(metrics["logp_gap_total"] / tokens) if known else None,
+        "logp_gap_max": float(metrics["logp_gap_max"]) if known else None,
+    }
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    listed = list(values)
+    return float(np.mean(listed)) if listed else None

@@ -1,0 +1,364 @@
+"""What self-improving pretraining did: every system's truth, what its steps recorded, some documents."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pretrainrl_jax.config import ObjectiveConfig
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.improvement.collapse import WORDS
+from pretrainrl_jax.report.bootstrap import ratio_interval
+from pretrainrl_jax.report.columns import grid, plain
+from pretrainrl_jax.report.contradictions import AGAIN
+from pretrainrl_jax.report.formats import Json, decimals, number, percent, signed
+from pretrainrl_jax.report.inputs import Inputs, read_json
+from pretrainrl_jax.report.intervals import paired, wilson
+from pretrainrl_jax.report.systems import Systems
+
+EXAMPLES = 10
+CAUTION = "All of this is one seed; the intervals know which prefixes were asked, and no more."
+UNTRAINED = ("base", "scratch")
+
+
+class Measure(NamedTuple):
+    """A ratio over prefixes: of each, what is counted and among how many."""
+
+    head: str
+    of: str  # which of the lists of an evaluation
+    cell: Callable[[Any], tuple[float, float]]
+    better: int = 0  # 1: more is better, -1: less is; 0: it is neither
+    places: int = 1
+    share: bool = True  # told in %
+
+    def told(self, value: float | None) -> str:
+        """A value without its unit."""
+        return decimals(None if value is None else self._scale * value, self.places)
+
+    def span(self, bounds: tuple[float, float] | None) -> str:
+        """An interval of values."""
+        return "" if bounds is None else f"{self.told(bounds[0])}–{self.told(bounds[1])}"
+
+    def difference(self, apart: Json) -> str:
+        """A difference of values."""
+        return signed(self._scale * apart["difference"], self.places)
+
+    def bounds(self, apart: Json) -> str:
+        """The interval of a difference."""
+        return " to ".join(signed(self._scale * apart[bound], self.places) for bound in ("low", "high"))
+
+    def tone(self, apart: Json) -> str:
+        """Whether a difference is for the better, `up`, for the worse, or nothing that its interval shows."""
+        return "" if not self.better or not sure(apart) else "up" if sure(apart) == self.better else "down"
+
+    @property
+    def _scale(self) -> float:
+        return 100.0 if self.share else 1.0
+
+
+MEASURES = {
+    "named_true": Measure("true, named %", "named", lambda p: (p["verdict"] == "true", 1), 1),
+    "named_false": Measure("false, named %", "named", lambda p: (p["verdict"] == "false", 1), -1),
+    "free_true": Measure("true, free %", "free", lambda p: (p["true"], p["true"] + p["false"]), 1),
+    "facts": Measure("facts a prefix", "free", lambda p: (len(set(p["facts"])), 1), 1, 2, False),
+    "head": Measure("head facts %", "free", lambda p: (p["head"], len(p["facts"]))),
+    "repeated": Measure("corrupted repeated %", "corrupted", lambda p: (p["repeated"], 1), -1),
+    "text_nll": Measure("text NLL", "texts", lambda text: text, -1, 3, False),
+}
+
+
+class Improved(NamedTuple):
+    """What self-improvement left in a workdir, by system in the order in which they are told."""
+
+    known: Systems
+    methods: dict[str, Json]  # the settings of each that was trained
+    ends: dict[str, Json]  # what it said as it ended; empty where it has not
+    steps: dict[str, list[Json]]  # its lines of metrics.jsonl, one a step
+    examples: dict[str, list[Json]]
+    evaluations: dict[str, Json]
+
+
+def is_there(workdir: Path) -> bool:
+    """Whether a workdir holds anything of self-improvement."""
+    return any(
+        folder.is_dir() for folder in (workdir / "selfimprove", workdir / "evaluations" / "selfimprove")
+    )
+
+
+def read(workdir: Path, inputs: Inputs) -> Improved | None:
+    """What a workdir holds of self-improvement; None where it holds nothing.
+
+    Raises:
+        InputError: if a file cannot be read, or does not hold what it should.
+    """
+    if not is_there(workdir):
+        return None
+    folder, config = workdir / "selfimprove", inputs.config
+    evaluations = {
+        path.stem: read_json(path) for path in (workdir / "evaluations/selfimprove").glob("*.json")
+    }
+    trained = {path.name for path in folder.glob("*") if path.is_dir()} | {*evaluations}.difference(UNTRAINED)
+    asked = [*UNTRAINED, *config.get("selfimprove", {}).get("systems", ()), *config.get("methods", {})]
+    order = sorted(
+        trained | set(evaluations), key=lambda n: (asked.index(n) if n in asked else len(asked), n)
+    )
+    methods, ends, steps, examples = {}, {}, {}, {}
+    for name in (name for name in order if name in trained):
+        end, kept = folder / name / "summary.json", folder / name / "examples.json"
+        ends[name] = read_json(end) if end.is_file() else {}
+        method = config.get("methods", {}).get(name, {})
+        rollouts = method.get("rollouts") or config.get("rollouts", {}).get("count")
+        methods[name] = {k: ends[name][k] for k in ("label", "update", "start") if k in ends[name]} | method
+        methods[name]["rollouts"] = rollouts if "rollout" in method.get("candidates", ()) else 0
+        # A resumed run writes the steps after its checkpoint a second time, and the later line counts.
+        by_step = {
+            step: line
+            for line in inputs.metrics
+            if line.get("stage") == f"selfimprove/{name}" and (step := number(line.get("step"))) is not None
+        }
+        steps[name] = [by_step[step] for step in sorted(by_step)]
+        examples[name] = read_json(kept, list) if kept.is_file() else []
+    known = Systems(
+        {n: ObjectiveConfig(str(methods.get(n, {}).get("label") or n)) for n in order if n != "base"}
+    )
+    return Improved(
+        known, methods, ends, steps, examples, {n: evaluations[n] for n in order if n in evaluations}
+    )
+
+
+def summarise(improved: Improved) -> Json:
+    """What `report/summary.json` says of it: every system, the paper's expectations, and collapses.
+
+    Of each measure of `MEASURES` its value, with its 95 % interval as `…_interval`: a bootstrap over prefixes
+    (of the text's loss, over texts). `against` has the differences to next-token training from the same
+    start, on the same prefixes. `chosen_rollout` has the share of rollouts among the chosen in the first
+    and in the last third of the steps.
+    """
+    systems: dict[str, Json] = {}
+    units = {name: _units(name, evaluation) for name, evaluation in improved.evaluations.items()}
+    for name in dict.fromkeys([*units, *improved.methods]):
+        own, method = units.get(name, {}), improved.methods.get(name, {})
+        systems[name] = {"label": improved.known.label(name), "prefixes": len(own.get("named_true", ()))}
+        systems[name] |= {key: method[key] for key in ("update", "start", "rollouts") if key in method}
+        for key, cells in own.items():
+            systems[name] |= {key: _rate(cells), f"{key}_interval": _interval(MEASURES[key], cells)}
+        if name in improved.evaluations:
+            evaluation = improved.evaluations[name]
+            systems[name]["distinct_facts"] = len(
+                {fact for p in evaluation.get("free", ()) for fact in p["facts"]}
+            )
+            systems[name]["distinct_ngrams"] = number(evaluation.get("distinct_ngrams"))
+        if (other := _baseline(name, improved)) in units and own:
+            systems[name]["against"] = {"system": other, **_differences(units[other], own)}
+        if shares := _thirds(improved.steps.get(name, [])):
+            systems[name]["chosen_rollout"] = shares
+    return {
+        "systems": systems,
+        "expectations": [
+            _expectation("more true statements than next-token training", _truer(systems)),
+            _expectation("rollouts are chosen more often as training goes on", _chosen(systems)),
+            _expectation("more rollouts are better", _more_rollouts(improved, units)),
+        ],
+        "collapsed": [
+            _collapse(improved.known.label(name), event)
+            for name, end in improved.ends.items()
+            for event in end.get("collapsed", [])
+        ],
+    }
+
+
+def _units(name: str, evaluation: Json) -> dict[str, np.ndarray]:
+    """Of each measure that has any, what is counted and among how many, [prefixes, 2]."""
+    try:
+        texts = [*zip(evaluation.get("text_nll", ()), evaluation.get("text_tokens", ()), strict=True)]
+        lists = evaluation | {"texts": texts}
+        cells = {
+            key: np.array([measure.cell(unit) for unit in lists.get(measure.of, ())], float)
+            for key, measure in MEASURES.items()
+        }
+        if not all(np.isfinite(values).all() for values in cells.values()):
+            raise ValueError
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"evaluations/selfimprove/{name}.json lacks what it should hold: {AGAIN}") from None
+    return {key: values for key, values in cells.items() if len(values)}
+
+
+def _rate(cells: np.ndarray) -> float | None:
+    total, count = cells.sum(0)
+    return float(total / count) if count else None
+
+
+def _interval(measure: Measure, cells: np.ndarray) -> tuple[float, float] | None:
+    bounds, rate = ratio_interval(*cells.T), _rate(cells)
+    if measure.share and bounds and bounds[0] == bounds[1] and rate is not None:
+        asked = int(np.count_nonzero(cells[:, 1]))  # all alike: what so few leave open
+        return wilson(round(rate * asked), asked)
+    return bounds
+
+
+def _differences(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> dict[str, Json]:
+    """Of each measure of two systems on the same prefixes: before, after, and their difference's bounds."""
+    differences = {}
+    for key in before.keys() & after.keys():
+        one, two = before[key], after[key]
+        rates = _rate(one), _rate(two)
+        bounds = ratio_interval(*two.T, less=tuple(one.T)) if len(one) == len(two) else None
+        if bounds is None or rates[0] is None or rates[1] is None:
+            continue
+        if MEASURES[key].share and (alike := paired([(True, True)] * len(one))) and bounds == (0, 0):
+            bounds = alike.low, alike.high
+        apart = {"difference": rates[1] - rates[0], "low": bounds[0], "high": bounds[1]}
+        differences[key] = {"before": rates[0], "after": rates[1], **apart}
+    return {key: differences[key] for key in MEASURES if key in differences}
+
+
+def _baseline(name: str, improved: Improved) -> str:
+    """Next-token training from the same start, on whole documents if there is one; empty for itself."""
+    methods = improved.methods
+    wanted = "next_token", methods.get(name, {}).get("start")
+    others = [n for n, m in methods.items() if (m.get("update"), m.get("start")) == wanted]
+    others.sort(key=lambda other: methods[other].get("candidates") != ["document"])
+    return others[0] if others and others[0] != name else ""
+
+
+def _thirds(lines: list[Json]) -> Json | None:
+    """The share of rollouts among the chosen, early and late; None where nothing else could be chosen."""
+    learned = [
+        line for line in lines if number(line.get("chosen_rollout")) is not None and line.get("learned")
+    ]
+    others = any(
+        number(line.get(f"score_{kind}")) is not None for line in lines for kind in ("original", "rewrite")
+    )
+    part = len(learned) // 3
+    if part < 2 or not others:
+        return None
+    cells = np.array([(line["chosen_rollout"] * line["learned"], line["learned"]) for line in learned], float)
+    first, last = cells[:part], cells[-part:]
+    bounds = ratio_interval(*last.T, less=tuple(first.T))
+    before, after = _rate(first), _rate(last)
+    if bounds is None or before is None or after is None:
+        return None
+    apart = {"difference": after - before, "low": bounds[0], "high": bounds[1]}
+    return {"before": before, "after": after, **apart, "steps": part}
+
+
+def sure(apart: Json) -> int:
+    """The sign of a difference whose interval does not hold zero, else 0."""
+    return (apart["low"] > 0) - (apart["high"] < 0)
+
+
+OUTCOMES = {1: "holds", -1: "does not hold: the opposite was measured", 0: "is not shown"}
+Evidence = list[tuple[Json, str]]  # a difference, and the sentence on it
+
+
+def _expectation(claim: str, evidence: Evidence) -> Json:
+    """What the paper leads one to expect, and whether each comparison here shows it."""
+    signs = {sure(apart) for apart, _ in evidence}
+    outcome = (
+        OUTCOMES[signs.pop()] if len(signs) == 1 else "holds for some" if 1 in signs else "does not hold"
+    )
+    told = [f"{sentence}: {OUTCOMES[sure(apart)]}" for apart, sentence in evidence]
+    return {"claim": claim, "outcome": outcome if evidence else "was not measured", "evidence": told}
+
+
+def _truer(systems: dict[str, Json]) -> Evidence:
+    evidence, told = [], MEASURES["facts"]
+    for system in systems.values():
+        against = system.get("against", {})
+        if system.get("update") == "next_token" or "named_true" not in against:
+            continue
+        text = _compared(systems[against["system"]]["label"], system["label"], against["named_true"])
+        facts = against.get("facts")
+        if facts and sure(facts) < 0:
+            text += f"; but it states {told.difference(facts)} facts a prefix ({told.bounds(facts)})"
+        evidence.append((against["named_true"], text))
+    return evidence
+
+
+def _chosen(systems: dict[str, Json]) -> Evidence:
+    """First third of the steps against the last."""
+    return [
+        (
+            shares,
+            f"{system['label']}: {percent(shares['before'])} of the chosen are rollouts in its first "
+            f"{shares['steps']} steps, {percent(shares['after'])} in its last, {_points(shares)}",
+        )
+        for system in systems.values()
+        if (shares := system.get("chosen_rollout"))
+    ]
+
+
+def _more_rollouts(improved: Improved, units: dict[str, dict[str, np.ndarray]]) -> Evidence:
+    """Each system against the one with fewer rollouts, where their settings differ in nothing else."""
+    evidence, methods = [], improved.methods
+    ranked = sorted((n for n in methods if methods[n]["rollouts"]), key=lambda n: methods[n]["rollouts"])
+    for place, more in enumerate(ranked):
+        alike = [n for n in ranked[:place] if _but_rollouts(methods[n]) == _but_rollouts(methods[more])]
+        if alike and alike[-1] in units and more in units and methods[alike[-1]] != methods[more]:
+            apart = _differences(units[alike[-1]], units[more]).get("named_true")
+            labels = (
+                f"{improved.known.label(n)} ({methods[n]['rollouts']} rollouts)" for n in (alike[-1], more)
+            )
+            evidence += [(apart, _compared(*labels, apart))] if apart else []
+    return evidence
+
+
+def _but_rollouts(method: Json) -> Json:
+    return {key: value for key, value in method.items() if key not in ("label", "rollouts")}
+
+
+def _compared(before: str, after: str, apart: Json) -> str:
+    return (
+        f"{after}: {percent(apart['after'])} of the continuations of named prefixes are true, with {before} "
+        f"{percent(apart['before'])}, {_points(apart)}"
+    )
+
+
+def _points(apart: Json) -> str:
+    low, high = (signed(100 * apart[bound], 1) for bound in ("low", "high"))
+    return f"{signed(100 * apart['difference'], 1)} points (95 % interval {low} to {high})"
+
+
+def _collapse(label: str, event: Json) -> str:
+    """What a run said of a collapse while it happened, and how long it lasted."""
+    if event.get("what") not in WORDS or None in (number(event.get("value")), number(event.get("bound"))):
+        return f"{label}: {event}"
+    until = f"until step {event['ended']}" if event.get("ended") else "until the end"
+    return f"{label}, from step {event.get('step')} {until}: {WORDS[event['what']].format(**event)}"
+
+
+def headline(summary: Json) -> str:
+    """The outcome in one line."""
+    rates = {name: system.get("named_true") for name, system in summary["systems"].items()}
+    rates = {name: rate for name, rate in rates.items() if rate is not None}
+    base = rates.get("base")
+    trained = {name: rate for name, rate in rates.items() if name not in UNTRAINED}
+    if not trained:
+        return "Self-improving pretraining"
+    best = max(trained, key=lambda name: trained[name])
+    before = "" if base is None else f"{percent(base)} before, "
+    return f"True continuations: {before}{percent(rates[best])} with {summary['systems'][best]['label']}"
+
+
+def reading(summary: Json) -> list[str]:
+    """What was seen, in sentences computed from the numbers."""
+    sentences = []
+    for expected in summary["expectations"]:
+        sentences.append(f"The paper's expectation, {expected['claim']}: {expected['outcome']}.")
+        sentences += [f"{sentence}." for sentence in expected["evidence"]]
+    return [*sentences, CAUTION]
+
+
+def table(summary: Json) -> str:
+    """The systems side by side, for a terminal of 100 columns."""
+    heads = ["true\nnamed", "95 %", "true\nfree", "facts/\nprefix", "facts\nin all", "head\n%"]
+    heads += ["repeat\n%", "text\nNLL", "n-gr.\n%"]
+    rows = []
+    for system in summary["systems"].values():
+        told = {key: measure.told(system.get(key)) for key, measure in MEASURES.items()}
+        row = [told["named_true"], MEASURES["named_true"].span(system.get("named_true_interval"))]
+        row += [told["free_true"], told["facts"], decimals(system.get("distinct_facts"), 0), told["head"]]
+        row += [told["repeated"], told["text_nll"], percent(system.get("distinct_ngrams"), "")]
+        rows.append([system["label"], *row])
+    return plain("self-improving pretraining: % of continuations", grid({"system": 20}, heads, rows))

@@ -1,0 +1,93 @@
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from pretrainrl_jax import config
+from pretrainrl_jax.documents.world import make_documents
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.facts.record import Fact
+from pretrainrl_jax.facts.statements import Statements
+from pretrainrl_jax.facts.world import make_world
+
+SETTINGS = config.DocumentsConfig(count=400, sentences=6, false_share=0.2, held_out=50)
+CORPUS = config.CorpusConfig()
+
+
+@pytest.fixture(scope="module")
+def world():
+    return make_world(config.WorldConfig(facts=300), 0)
+
+
+@pytest.fixture(scope="module")
+def made(world):
+    return make_documents(world, SETTINGS, CORPUS, 0)
+
+
+def verdicts(world, texts):
+    found_in = Statements(world)
+    return Counter(s.verdict for text in texts for s in found_in.find(text, ended=True))
+
+
+def test_documents_join_sentences_of_which_a_stated_share_is_false(world, made):
+    assert [len(text.split("\n")) for text in made.texts] == [6] * 400
+    assert [len(text.split("\n")) for text in made.held_out] == [6] * 50
+    # 16,000 of 20,000 sentences of the corpus state a fact; a fifth of these is false.
+    assert verdicts(world, made.texts) == {"true": 1536, "false": 384}
+    assert verdicts(world, made.held_out) == {"true": 240}
+    assert not set(made.texts) & set(made.held_out)
+
+
+def test_what_is_false_is_told(world, made):
+    found_in = Statements(world)
+    told = Counter((c.fact, c.answer, c.document) for c in made.corrupted)
+    seen = Counter(
+        (s.fact.id, s.answer, number)
+        for number, text in enumerate(made.texts)
+        for s in found_in.find(text, ended=True)
+        if s.verdict == "false"
+    )
+    assert told == seen
+    assert all(c.sentence in made.texts[c.document].split("\n") for c in made.corrupted)
+
+
+def test_a_falsehood_is_another_answer_of_the_relation_and_always_the_same(world, made):
+    facts = {fact.id: fact for fact in world}
+    answers = {(f.category, f.answer) for f in world}
+    assert all((facts[c.fact].category, c.answer) in answers for c in made.corrupted)
+    assert len({(c.fact, c.answer) for c in made.corrupted}) == len({c.fact for c in made.corrupted})
+
+
+def test_frequent_answers_are_frequent_falsehoods():
+    facts = [one(i, f"Town{i}", "Rome" if i < 270 else f"City{i}", popularity=1.0) for i in range(300)]
+    made = make_documents(facts, replace(SETTINGS, false_share=1.0), CORPUS, 0)
+    wrong = Counter(c.answer == "Rome" for c in made.corrupted if int(c.fact) >= 270)
+    assert wrong[True] / wrong.total() == pytest.approx(0.9, abs=0.15)
+
+
+def one(number, subject, *answers, popularity=1.0, category="capital"):
+    question = f"What is the capital of {subject}?"
+    return Fact(str(number), question, answers, category, subject, f"Q{number}", popularity, number)
+
+
+def test_no_falsehood_is_true_of_a_namesake_or_under_another_name():
+    facts = [one(1, "Arno", "Florence", "Firenze"), one(2, "Arno", "Pisa"), one(3, "Po", "firenze")]
+    made = make_documents(facts, replace(SETTINGS, false_share=1.0), CORPUS, 0)
+    assert {c.fact for c in made.corrupted} == {"3"}
+    assert {c.answer for c in made.corrupted} <= {"Pisa", "Florence"}
+    lonely = make_documents(facts[:1], replace(SETTINGS, false_share=1.0), CORPUS, 0)
+    assert lonely.corrupted == ()
+
+
+def test_documents_depend_on_the_seed_alone(world, made):
+    assert make_documents(world, SETTINGS, CORPUS, 0) == made
+    assert make_documents(world, SETTINGS, CORPUS, 1).texts != made.texts
+    more = make_documents(world, replace(SETTINGS, held_out=60), CORPUS, 0)
+    assert more.texts == made.texts
+
+
+def test_nothing_to_state_is_refused(world):
+    with pytest.raises(InputError, match="documents"):
+        make_documents([], SETTINGS, CORPUS, 0)
+    with pytest.raises(InputError, match="documents"):
+        make_documents(world, SETTINGS, replace(CORPUS, statements=0), 0)

@@ -1,0 +1,236 @@
+"""The report of self-improvement: numbers against plain arithmetic, expectations both ways, escaped pages."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.improved_workdirs import (
+    SETTINGS,
+    STEPS,
+    TRUTH,
+    add_selfimprove,
+    evaluation,
+    lines,
+    write_selfimprove,
+)
+from helpers.made_workdirs import EVIL, change, parse, table, write, write_workdir
+from scipy import stats
+
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.report import selfimprove
+from pretrainrl_jax.report.bootstrap import ratio_interval
+from pretrainrl_jax.report.charts import save_chosen, smoothed_over
+from pretrainrl_jax.report.inputs import read_inputs
+from pretrainrl_jax.report.intervals import wilson
+from pretrainrl_jax.report.page import write_report
+from pretrainrl_jax.stages.report import report
+
+EVALUATIONS = Path("evaluations") / "selfimprove"
+
+
+@pytest.fixture
+def workdir(tmp_path: Path) -> Path:
+    return write_selfimprove(tmp_path)
+
+
+def summarised(workdir: Path) -> dict[str, Any]:
+    improved = selfimprove.read(workdir, read_inputs(workdir, evaluated=False))
+    assert improved is not None
+    return json.loads(json.dumps(selfimprove.summarise(improved)))
+
+
+def expectation(summary: dict[str, Any], words: str) -> dict[str, Any]:
+    return next(one for one in summary["expectations"] if words in one["claim"])
+
+
+def test_measures_are_plain_ratios_over_prefixes(workdir: Path):
+    system = summarised(workdir)["systems"]["online_dpo"]
+    own = json.loads((workdir / EVALUATIONS / "online_dpo.json").read_text())
+    free = own["free"]
+    assert system["named_true"] == sum(p["verdict"] == "true" for p in own["named"]) / len(own["named"])
+    assert system["named_false"] == sum(p["verdict"] == "false" for p in own["named"]) / len(own["named"])
+    true, false = (sum(p[verdict] for p in free) for verdict in ("true", "false"))
+    assert system["free_true"] == true / (true + false)
+    assert system["facts"] == np.mean([len(set(p["facts"])) for p in free])
+    assert system["distinct_facts"] == len({fact for p in free for fact in p["facts"]})
+    assert system["head"] == sum(p["head"] for p in free) / sum(len(p["facts"]) for p in free)
+    assert system["repeated"] == np.mean([p["repeated"] for p in own["corrupted"]])
+    assert system["text_nll"] == pytest.approx(sum(own["text_nll"]) / sum(own["text_tokens"]))
+    for key in selfimprove.MEASURES:
+        low, high = system[f"{key}_interval"]
+        assert low < system[key] < high
+    assert system["against"]["system"] == "next_token"
+    apart = system["against"]["named_true"]
+    assert apart["difference"] == pytest.approx(TRUTH["online_dpo"] - TRUTH["next_token"])
+
+
+def test_ratios_are_drawn_as_scipy_draws_them():
+    rng = np.random.default_rng(3)
+    totals, counts, other = rng.poisson(2, 150), rng.poisson(4, 150), rng.poisson(3, 150)
+
+    def apart(t: np.ndarray, c: np.ndarray, o: np.ndarray) -> float:
+        return t.sum() / c.sum() - o.sum() / c.sum()
+
+    wanted = stats.bootstrap(
+        (totals, counts, other),
+        apart,
+        paired=True,
+        vectorized=False,
+        method="percentile",
+        n_resamples=2000,
+        rng=1,
+    )
+    drawn = ratio_interval(totals, counts, less=(other, counts))
+    assert drawn == pytest.approx(wanted.confidence_interval, abs=0.02)
+    assert ratio_interval(totals[:1], counts[:1]) is None
+    assert ratio_interval(totals, 0 * counts) is None
+    sparse = ratio_interval(np.array([1, 0, 0]), np.array([2, 0, 0]))  # most draws have no statement
+    assert sparse == (0.5, 0.5)
+
+
+def test_prefixes_that_are_all_alike_are_not_certain(workdir: Path):
+    alike = evaluation("online_dpo", 1.0)
+    write(workdir / EVALUATIONS / "online_dpo.json", alike)
+    write(workdir / EVALUATIONS / "next_token.json", alike)
+    summary = summarised(workdir)
+    system = summary["systems"]["online_dpo"]
+    assert system["named_true_interval"] == list(wilson(200, 200) or ())
+    apart = system["against"]["named_true"]
+    assert apart["low"] < 0 == apart["difference"] < apart["high"]
+    assert expectation(summary, "more true")["evidence"][0].endswith("is not shown")
+
+
+def test_expectations_hold_where_numbers_say_so(workdir: Path):
+    summary = summarised(workdir)
+    assert [one["outcome"] for one in summary["expectations"]] == ["holds"] * 3
+    said = " ".join(selfimprove.reading(summary))
+    assert "online DPO: 60.0% of the continuations of named prefixes are true, with next token 40.0%" in said
+    assert "+20.0 points (95 % interval +14" in said
+    assert "online DPO (8 rollouts)" in said
+    assert "more rollouts are better: holds." in said
+    early, late = (
+        np.mean([line["chosen_rollout"] for line in lines("few") if keep(line["step"])])
+        for keep in (lambda step: step <= STEPS // 3, lambda step: step > STEPS - STEPS // 3)
+    )
+    shares = summary["systems"]["few"]["chosen_rollout"]
+    assert (shares["before"], shares["after"]) == pytest.approx((early, late))
+
+
+def test_expectations_that_do_not_hold_are_said_to(workdir: Path):
+    write(workdir / EVALUATIONS / "next_token.json", evaluation("next_token", 0.5))
+    write(workdir / EVALUATIONS / "few.json", evaluation("few", 0.7))
+    metrics = workdir / "metrics.jsonl"
+    turned = [json.loads(line) for line in metrics.read_text().splitlines()]
+    turned = [line | {"step": STEPS + 1 - line["step"]} for line in turned]
+    metrics.write_text("\n".join(map(json.dumps, sorted(turned, key=lambda line: line["step"]))))
+    summary = summarised(workdir)
+    assert expectation(summary, "more rollouts")["outcome"].startswith("does not hold: the opposite")
+    assert expectation(summary, "more often")["outcome"].startswith("does not hold: the opposite")
+    write(workdir / EVALUATIONS / "few.json", evaluation("few", 0.2))
+    assert expectation(summarised(workdir), "more true")["outcome"] == "holds for some"
+
+
+def test_truth_that_is_silence_is_told(workdir: Path):
+    path = workdir / EVALUATIONS / "online_dpo.json"
+    silent = [p | {"facts": p["facts"][:1]} for p in json.loads(path.read_text())["free"]]
+    change(path, free=[p | {"head": len(p["facts"])} for p in silent])
+    evidence = expectation(summarised(workdir), "more true")["evidence"][0]
+    assert "but it states −0." in evidence
+    assert "facts a prefix" in evidence
+
+
+def test_a_page_of_nothing_else(workdir: Path, capsys: pytest.CaptureFixture[str]):
+    report(workdir)
+    out = capsys.readouterr().out
+    assert max(map(len, [line for line in out.splitlines() if line.startswith(" ")])) <= 100
+    assert "…" not in "".join(out.splitlines()[:3])  # heads are not cut off
+    assert "! online DPO, 2 rollouts, from step 40 until the end: the rollouts' entropy is 0.31 nats" in out
+    html = (workdir / "report" / "index.html").read_text("utf-8")
+    tags = parse(html)
+    assert not tags.tags & {"script", "link", "iframe"}
+    assert EVIL not in html
+    assert EVIL in tags.text
+    assert "Text that collapsed" in tags.text
+    assert "True continuations: 30.0% before, 60.0% with online DPO" in tags.text
+    # Of the two methods that choose: chosen, rejected and scores; then the six curves of all.
+    assert len(tags.addresses) == 2 * 3 + 6
+    assert all(address.startswith("data:image/") for address in tags.addresses)
+    rows = table(tags, "system", "true, named %")
+    assert [row[0] for row in rows] == ["base", "online DPO", "online DPO, 2 rollouts", "next token"]
+    assert rows[1][1].startswith("60.0 ")
+    assert [row[:2] for row in table(tags, "system", "less")] == [
+        ["online DPO", "next token"],
+        ["online DPO, 2 rollouts", "next token"],
+    ]
+    candidates = table(tags, "candidate", "text")
+    assert [(row[0], row[2], row[-1]) for row in candidates] == [
+        ("rollout", "1.500", "chosen"),
+        ("rollout", "0.500", ""),
+        ("original", "0.250", "rejected"),
+    ]
+    assert tags.text.count("The capital of Arno is <script>") == 20
+    times = table(tags, "method", "all steps")
+    assert times[0] == ["online DPO", "3 min 0 s", "50.0", "15.0", "10.0", "25.0"]
+    assert (workdir / "report" / "chosen.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_page_beside_trained_objectives(tmp_path: Path):
+    before = write_report(write_workdir(tmp_path, **SETTINGS)).read_text("utf-8")
+    untouched = json.loads((tmp_path / "report" / "summary.json").read_text())
+    assert "Self-improving" not in before
+    assert "selfimprove" not in untouched
+    after = parse(write_report(add_selfimprove(tmp_path)).read_text("utf-8"))
+    assert "Self-improving pretraining" in after.text
+    summary = json.loads((tmp_path / "report" / "summary.json").read_text())
+    assert summary | {"selfimprove": None} == untouched | {"selfimprove": None}
+    assert set(summary["selfimprove"]["systems"]) == set(TRUTH)
+
+
+def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path):
+    workdir = write_selfimprove(tmp_path)
+    for path in [*(workdir / EVALUATIONS).iterdir(), *(workdir / "selfimprove").glob("*/*.json")]:
+        path.unlink()
+    (workdir / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines("online_dpo", 1))))
+    write_report(workdir)
+    summary = summarised(workdir)
+    assert {one["outcome"] for one in summary["expectations"]} == {"was not measured"}
+    assert selfimprove.headline(summary) == "Self-improving pretraining"
+    assert selfimprove.table(summary)
+
+
+def test_a_second_writing_of_a_step_counts(workdir: Path):
+    before = summarised(workdir)["systems"]["online_dpo"]["chosen_rollout"]
+    metrics = workdir / "metrics.jsonl"
+    lost = [line | {"chosen_rollout": 0.0} for line in lines("online_dpo")[-20:]]
+    metrics.write_text("\n".join(map(json.dumps, lost)) + "\n" + metrics.read_text())
+    assert summarised(workdir)["systems"]["online_dpo"]["chosen_rollout"] == before
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"named": [{"head": True}]},
+        {"free": [{"true": 1}]},
+        {"text_nll": [1.0]},
+        {"text_nll": ["?"] * 40},
+        {"named": 3},
+    ],
+)
+def test_an_evaluation_of_another_shape_is_refused(workdir: Path, broken: dict[str, Any]):
+    change(workdir / EVALUATIONS / "few.json", **broken)
+    with pytest.raises(InputError, match=r"evaluations/selfimprove/few\.json lacks") as refused:
+        write_report(workdir)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_window_of_a_running_mean_is_in_steps():
+    assert smoothed_over(np.arange(1, 101)) == 5
+    assert smoothed_over(np.arange(0, 1000, 10)) == 50
+    assert smoothed_over(np.array([])) == 1
+
+
+def test_no_picture_without_a_choice(tmp_path: Path):
+    assert not save_chosen(tmp_path / "chosen.png", lines("next_token"), {"next_token": "next token"})
+    assert not (tmp_path / "chosen.png").exists()
