@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.documents.stream import Stream, open_stream
+from pretrainrl_jax.documents.world import MadeDocuments, make_documents
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.texts import paragraphs
 from pretrainrl_jax.facts.corpus import Corpus, verbalise
@@ -73,7 +74,15 @@ class Context:
 
     def stream(self) -> Stream:
         """The stream of documents, from its beginning; raises InputError as `open_stream`."""
-        return open_stream(self.config.documents, self.config.seed)
+        config = self.config
+        made = () if config.documents.path else self.made_documents.texts
+        return open_stream(config.documents, config.seed, made)
+
+    @cached_property
+    def made_documents(self) -> MadeDocuments:
+        """Texts about the facts of the run; raises InputError without facts."""
+        config = self.config
+        return make_documents(self.facts, config.documents, config.corpus, config.seed)
 
     @cached_property
     def texts(self) -> Sequence[str]:

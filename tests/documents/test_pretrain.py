@@ -72,6 +72,13 @@ def test_other_documents_are_not_gone_on_with(uninterrupted: Path, folder: Path)
     assert "belongs to another configuration: documents.shuffle was 50, now 3" in complaint(ran)
 
 
+def test_without_a_path_documents_are_made_of_the_facts(folder: Path, tmp_path: Path) -> None:
+    more = ("--documents.path=", "--documents.count=40", "--pretrain.steps=3", "--documents.false_share=0")
+    ran = call(*words(folder, tmp_path / "run", *more))
+    assert ran.code == 0, ran.err
+    assert "documents of texts made of the facts, 3 steps" in ran.out
+
+
 def test_how_long_must_be_said_in_one_line(folder: Path, tmp_path: Path) -> None:
     def says(*more: str) -> str:
         return complaint(call(*words(folder, tmp_path / "run", *more)))
