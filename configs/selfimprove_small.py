@@ -1,9 +1,10 @@
-"""Self-Improving Pretraining in the small world, continual: from the quickstart's base model.
+"""Self-Improving Pretraining in the small world, continual: from a base model of the quickstart's size.
 
     python -m pretrainrl_jax.main selfimprove --config configs/selfimprove_small.py
 
-Documents join six sentences of the quickstart's corpus, one statement in five of them false. The exact judge
-looks statements up in the facts of the world. Online DPO with 8 rollouts and with 2, and RF-NLL, beside
+Documents join six sentences as the quickstart's corpus has them, one statement in five of them false. The base
+model has the quickstart's size and facts, and is pretrained on these documents, since the quickstart's own has
+never read a second sentence. The exact judge looks statements up in the facts of the world. Online DPO with 8 rollouts and with 2, and RF-NLL, beside
 next-token training on whole documents and on the original suffix alone, the same number of updates each.
 Two CPU cores: about two minutes.
 """
@@ -13,6 +14,7 @@ from pretrainrl_jax.config import (
     DocumentsConfig,
     JudgeConfig,
     MethodConfig,
+    PretrainConfig,
     RolloutsConfig,
     SelfimproveConfig,
 )
@@ -26,6 +28,7 @@ METHODS = {
 }
 config = Config(
     name="small world",
+    pretrain=PretrainConfig(text="documents", steps=400),
     documents=DocumentsConfig(count=4000, sentences=6, false_share=0.2),
     rollouts=RolloutsConfig(count=8, batch=32),
     judge=JudgeConfig(facts=1.0, repetition=0.5),

@@ -11,7 +11,6 @@ model of this size is no judge to trust (docs/judging.md): what is shown is that
 from pretrainrl_jax.config import (
     Config,
     DocumentsConfig,
-    EvaluateConfig,
     JudgeConfig,
     MethodConfig,
     ModelConfig,
@@ -33,5 +32,4 @@ config = Config(
     selfimprove=SelfimproveConfig(
         systems=("online_dpo",), steps=30, documents=4, suffix=32, length=160, shortest_prefix=32
     ),
-    evaluate=EvaluateConfig(text=""),
 )

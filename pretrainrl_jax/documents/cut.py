@@ -82,6 +82,11 @@ class Cuts:
         return self._stream.ended
 
     @property
+    def identity(self) -> str:
+        """The stream's: a digest of what is read."""
+        return self._stream.identity
+
+    @property
     def state(self) -> dict[str, Any]:
         """The position, as JSON."""
         return self._stream.state

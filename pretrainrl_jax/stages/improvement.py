@@ -12,8 +12,7 @@ import jax
 from pretrainrl_jax.atomic import write_json, write_text
 from pretrainrl_jax.config import MethodConfig
 from pretrainrl_jax.documents.cut import Cuts
-from pretrainrl_jax.documents.stream import open_stream
-from pretrainrl_jax.documents.world import MadeDocuments, make_documents
+from pretrainrl_jax.documents.world import MadeDocuments
 from pretrainrl_jax.evaluation.truthfulness import evaluate_truthfulness
 from pretrainrl_jax.facts.statements import Statements
 from pretrainrl_jax.hosts.agree import run_on_process_0
@@ -48,16 +47,13 @@ class Improvement:
     @cached_property
     def made(self) -> MadeDocuments:
         """Documents about the facts of the run; none where there are others to read."""
-        config = self._context.config
-        if config.documents.path:
-            return MadeDocuments((), (), ())
-        return make_documents(self._context.facts, config.documents, config.corpus, config.seed)
+        there = self._context.config.documents.path
+        return MadeDocuments((), (), ()) if there else self._context.made_documents
 
     def cuts(self, tokenizer: Tokenizer) -> Cuts:
         """The stream of documents, cut, from its beginning."""
         config = self._context.config
-        stream = open_stream(config.documents, config.seed, self.made.texts)
-        return Cuts(stream, tokenizer, config.selfimprove, config.seed)
+        return Cuts(self._context.stream(), tokenizer, config.selfimprove, config.seed)
 
     @cached_property
     def judge_model(self) -> Loaded | None:

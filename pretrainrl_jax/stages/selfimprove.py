@@ -65,7 +65,7 @@ def improve(context: Context, improvement: Improvement, system: str) -> None:
         f"selfimprove/{system}",
         config.checkpoint,
         skip_nonfinite=config.optimizer.nonfinite == "skip",
-        about=settings_of(config, f"selfimprove/{system}"),
+        about=settings_of(config, f"selfimprove/{system}") | {"data": documents.identity},
         rate=f"methods.{system}.learning_rate",
         shown={"loss": "loss"},
         screen=context.screen,
