@@ -6,6 +6,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import command_line
@@ -35,6 +36,7 @@ CONFIG = (
     evaluate=""",
     )
 )
+Scores = Callable[[list[float]], list[float]]
 TIMED = ("seconds_", "time", "wall")
 
 
@@ -110,7 +112,9 @@ def test_what_a_run_leaves(alone: Path):
     assert set(table) >= {"base", "dpo", "best", "plain"}
 
 
-def test_an_interrupted_run_goes_on_bit_for_bit(alone: Path, config: Path, tmp_path: Path, monkeypatch):
+def test_an_interrupted_run_goes_on_bit_for_bit(
+    alone: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(session, "MetricsWriter", Signalled)
     monkeypatch.setattr(Signalled, "when", ("selfimprove/dpo", 3))
     words = ("selfimprove", "--config", config, "--workdir", tmp_path / "run", "--selfimprove.systems=dpo")
@@ -199,7 +203,9 @@ def one_system(config: Path, workdir: Path, alone: Path, *words: str) -> Ran:
     return call("selfimprove", "--config", config, "--workdir", workdir, "--selfimprove.systems=dpo", *words)
 
 
-def test_a_reference_that_is_loaded_for_each_step_is_the_one_that_stays(alone, config, tmp_path):
+def test_a_reference_that_is_loaded_for_each_step_is_the_one_that_stays(
+    alone: Path, config: Path, tmp_path: Path
+):
     ran = one_system(
         config, tmp_path / "run", alone, "--selfimprove.reference=loaded", "--selfimprove.steps=2"
     )
@@ -209,7 +215,7 @@ def test_a_reference_that_is_loaded_for_each_step_is_the_one_that_stays(alone, c
         assert one["loss"] == pytest.approx(other["loss"], abs=1e-6)
 
 
-def test_several_updates_a_step_may_have_the_policy_as_reference(alone, config, tmp_path):
+def test_several_updates_a_step_may_have_the_policy_as_reference(alone: Path, config: Path, tmp_path: Path):
     words = ("--selfimprove.reference=policy", "--selfimprove.updates=2", "--selfimprove.steps=2")
     ran = one_system(config, tmp_path / "run", alone, *words, "--methods.dpo.learning_rate=1e-2")
     assert ran.code == 0, ran.err
@@ -221,7 +227,9 @@ def test_several_updates_a_step_may_have_the_policy_as_reference(alone, config, 
     assert "ln 2 for ever" in complaint(refused)
 
 
-def test_few_programs_are_compiled(alone, config, tmp_path, monkeypatch):
+def test_few_programs_are_compiled(
+    alone: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     shapes = set()
     monkeypatch.setattr(
         session, "compiled", lambda step, tree, leaves: shapes.add(leaves) or compile_(step, tree, leaves)
@@ -235,10 +243,10 @@ def test_few_programs_are_compiled(alone, config, tmp_path, monkeypatch):
 compile_ = session.compiled
 
 
-def spoiled(scores: Callable[[list[float]], list[float]]):
+def spoiled(scores: Scores) -> Any:
     facts = exact.facts
 
-    def part(*arguments):
+    def part(*arguments: Any) -> Any:
         judge = facts(*arguments)
         return lambda cases: [scores(own) for own in judge(cases)]
 
@@ -256,7 +264,9 @@ def spoiled(scores: Callable[[list[float]], list[float]]):
         (("--methods.dpo.candidates=original",), "candidates equal"),
     ],
 )
-def test_what_cannot_be_is_one_line(alone, config, tmp_path, words, told):
+def test_what_cannot_be_is_one_line(
+    alone: Path, config: Path, tmp_path: Path, words: tuple[str, ...], told: str
+):
     assert told in complaint(one_system(config, tmp_path / "run", alone, "--quiet", *words))
 
 
@@ -267,14 +277,16 @@ def test_what_cannot_be_is_one_line(alone, config, tmp_path, words, told):
         (lambda own: own[1:], "scores to"),
     ],
 )
-def test_a_judge_s_failure_is_no_score(alone, config, tmp_path, monkeypatch, scores, told):
+def test_a_judge_s_failure_is_no_score(
+    alone: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scores: Scores, told: str
+):
     monkeypatch.setattr("pretrainrl_jax.judging.compose.facts", spoiled(scores))
     said = complaint(one_system(config, tmp_path / "run", alone, "--quiet"))
     assert told in said
     assert "part facts" in said
 
 
-def test_a_stream_that_ends_ends_the_run(alone, config, tmp_path):
+def test_a_stream_that_ends_ends_the_run(alone: Path, config: Path, tmp_path: Path):
     words = ("--documents.epochs=1", "--documents.count=20", "--selfimprove.steps=6")
     ran = one_system(config, tmp_path / "run", alone, *words)
     assert ran.code == 0, ran.err
@@ -282,7 +294,7 @@ def test_a_stream_that_ends_ends_the_run(alone, config, tmp_path):
     assert [line["step"] for line in steps(tmp_path / "run", "dpo")] == [1, 2, 3]
 
 
-def test_training_on_a_single_rollout_collapses_and_that_is_said(alone, config, tmp_path):
+def test_training_on_a_single_rollout_collapses_and_that_is_said(alone: Path, config: Path, tmp_path: Path):
     words = {"update": "next_token", "candidates": "rollout", "rollouts": "1", "learning_rate": "3e-2"}
     options = [f"--methods.dpo.{name}={value}" for name, value in words.items()]
     options += ["--rollouts.temperature=0.7", "--selfimprove.steps=40", "--selfimprove.documents=16"]
@@ -302,7 +314,7 @@ def test_training_on_a_single_rollout_collapses_and_that_is_said(alone, config, 
     assert not kept["collapsed"]
 
 
-def test_facts_that_no_text_states_are_told(alone, config, tmp_path):
+def test_facts_that_no_text_states_are_told(alone: Path, config: Path, tmp_path: Path):
     text = "\n\n".join(
         f"This is story {i} of many words that are no facts of anybody here." for i in range(60)
     )
