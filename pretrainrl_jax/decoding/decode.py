@@ -20,9 +20,9 @@ from pretrainrl_jax.model.vocabulary import check_tokens
 SMALLEST_BUCKET = 16  # prompts are padded to 16, 32, 64, …: a few compilations however many lengths there are
 
 
-def bucket(length: int) -> int:
-    """The padded length of a prompt of `length` tokens: the next power of two."""
-    return max(SMALLEST_BUCKET, 1 << (length - 1).bit_length())
+def bucket(length: int, shortest: int = SMALLEST_BUCKET) -> int:
+    """The padded length of a prompt of `length` tokens: the next power of two, `shortest` at least."""
+    return max(shortest, 1 << (length - 1).bit_length())
 
 
 def decode(
@@ -92,6 +92,7 @@ def sample_batch(
     seed: int,
     batch: int,
     numbers: Sequence[int] | None = None,
+    shortest: int = SMALLEST_BUCKET,
     constraint: Constraint | None = None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[list[Decoded]]:
@@ -114,6 +115,7 @@ def sample_batch(
             bucket is filled up.
         numbers: the prompts' numbers, 0 to 2**31 - 1; by default their places in the list. A caller that sees
             only some of the prompts numbers them as if it saw all.
+        shortest: tokens that prompts are padded to at least: more of them share a batch and a compilation.
         constraint: which tokens and terminators may follow.
         advance: called with the number of prompts finished.
 
@@ -158,7 +160,7 @@ def sample_batch(
             **placed_filters,
         )
 
-    return _in_batches(prompts, batch, start, advance)
+    return _in_batches(prompts, batch, start, advance, shortest)
 
 
 def _placed(constraint: Constraint | None, model: Model) -> Any:
@@ -176,6 +178,7 @@ def _in_batches(
     batch: int,
     start: Callable[[list[int], np.ndarray, np.ndarray], DecodedBatch],
     advance: Callable[[int], None],
+    shortest: int = SMALLEST_BUCKET,
 ) -> list[list[Decoded]]:
     """What is decoded of each prompt, from batches of like length with one of them always on the device.
 
@@ -183,8 +186,8 @@ def _in_batches(
     int32 [batch].
     """
     begun = (
-        (indices, start(indices, *_padded([prompts[i] for i in indices], batch)))
-        for indices in _batches([len(p) for p in prompts], batch)
+        (indices, start(indices, *_padded([prompts[i] for i in indices], batch, shortest)))
+        for indices in _batches([len(p) for p in prompts], batch, shortest)
     )
     decoded: list[list[Decoded]] = [[] for _ in prompts]
     for indices, result in results(begun, "the answers of a batch"):
@@ -194,15 +197,15 @@ def _in_batches(
     return decoded
 
 
-def _batches(lengths: Sequence[int], batch: int) -> list[list[int]]:
+def _batches(lengths: Sequence[int], batch: int, shortest: int) -> list[list[int]]:
     buckets: dict[int, list[int]] = {}
     for index, length in enumerate(lengths):
-        buckets.setdefault(bucket(length), []).append(index)
+        buckets.setdefault(bucket(length, shortest), []).append(index)
     return [group[i : i + batch] for _, group in sorted(buckets.items()) for i in range(0, len(group), batch)]
 
 
-def _padded(prompts: Sequence[Sequence[int]], batch: int) -> tuple[np.ndarray, np.ndarray]:
-    tokens = np.zeros((batch, bucket(max(len(p) for p in prompts))), np.int32)
+def _padded(prompts: Sequence[Sequence[int]], batch: int, shortest: int) -> tuple[np.ndarray, np.ndarray]:
+    tokens = np.zeros((batch, bucket(max(len(p) for p in prompts), shortest)), np.int32)
     lengths = np.ones(batch, np.int32)  # prompts that fill up the batch have one token
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)], lengths[row] = prompt, len(prompt)

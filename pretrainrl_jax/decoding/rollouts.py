@@ -29,6 +29,7 @@ def sample_rollouts(
     seed: int,
     batch: int,
     numbers: Sequence[int],
+    shortest: int,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[list[Rollout]]:
     """Rollouts of each prefix, which is computed once for all of its own.
@@ -40,7 +41,7 @@ def sample_rollouts(
         eos: ids that end a text.
         samples: rollouts of each prefix.
         max_new_tokens: of a rollout at most, an EOS included.
-        temperature, top_p, batch: as `sample_batch` takes them.
+        temperature, top_p, batch, shortest: as `sample_batch` takes them.
         seed, numbers: what is drawn for a prefix depends on the seed, its tokens and its number alone.
         advance: called with the number of prefixes finished.
     """
@@ -57,6 +58,7 @@ def sample_rollouts(
         seed=seed,
         batch=batch,
         numbers=numbers,
+        shortest=shortest,
         advance=advance,
     )
     ends = frozenset(eos)

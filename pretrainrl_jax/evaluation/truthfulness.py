@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pretrainrl_jax.config import Config
-from pretrainrl_jax.decoding.decode import sample_batch
+from pretrainrl_jax.decoding.decode import bucket, sample_batch
 from pretrainrl_jax.documents.world import SEPARATOR, MadeDocuments
 from pretrainrl_jax.evaluation.texts import paragraphs
 from pretrainrl_jax.facts.matching import normalise
@@ -236,6 +236,7 @@ def continuations(
         samples=1,
         top_p=1.0,
         top_k=0,
+        shortest=bucket(room) // 2,
         advance=advance,
         **sampling,
     )

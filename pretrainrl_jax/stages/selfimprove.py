@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from pretrainrl_jax.config import MethodConfig
+from pretrainrl_jax.decoding.decode import bucket
 from pretrainrl_jax.decoding.rollouts import Rollout, sample_rollouts
 from pretrainrl_jax.documents.cut import Cut
 from pretrainrl_jax.errors import InputError
@@ -174,6 +175,7 @@ def continue_prefixes(
         seed=config.seed,
         batch=config.rollouts.batch,
         numbers=[cut.number for cut in cuts],
+        shortest=bucket(config.selfimprove.length - config.selfimprove.suffix) // 2,
     )
 
 

@@ -19,7 +19,7 @@ PREFIXES = [(1, 2, 3), (4, 5), (7, 8, 9, 10, 11)]
 def test_decoding_and_one_pass_over_rows_give_the_same_log_probabilities():
     model, params = small_model(sharpness=3.0)
     eos = (3, 17)
-    how = {"temperature": 0.7, "top_p": 0.8, "seed": 5, "batch": 2, "numbers": [9, 4, 2]}
+    how = {"temperature": 0.7, "top_p": 0.8, "seed": 5, "batch": 2, "numbers": [9, 4, 2], "shortest": 4}
     rollouts = sample_rollouts(model, params, PREFIXES, eos, samples=12, max_new_tokens=9, **how)
     for of_prefix in rollouts:
         for tokens, logps in of_prefix:
