@@ -297,10 +297,10 @@ def _more_rollouts(improved: Improved, units: dict[str, dict[str, np.ndarray]]) 
         alike = [n for n in ranked[:place] if _but_rollouts(methods[n]) == _but_rollouts(methods[more])]
         if alike and alike[-1] in units and more in units and methods[alike[-1]] != methods[more]:
             apart = _differences(units[alike[-1]], units[more]).get("named_true")
-            labels = (
+            less, most = (
                 f"{improved.known.label(n)} ({methods[n]['rollouts']} rollouts)" for n in (alike[-1], more)
             )
-            evidence += [(apart, _compared(*labels, apart))] if apart else []
+            evidence += [(apart, _compared(less, most, apart))] if apart else []
     return evidence
 
 
