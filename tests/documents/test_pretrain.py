@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from helpers import command_line
 from helpers.command_line import Signalled, assert_same_parameters, call, complaint, metrics, repeatable
+from helpers.process_runs import Together
 
 from pretrainrl_jax.config import Config, DocumentsConfig, PretrainConfig
 from pretrainrl_jax.config.stored import matters
@@ -65,6 +66,20 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(
     assert_same_parameters(uninterrupted, tmp_path / "run", "pretrain")
     alone, resumed = (repeatable(metrics(path, "pretrain")) for path in (uninterrupted, tmp_path / "run"))
     assert [line["loss"] for line in resumed] == [line["loss"] for line in alone]
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_the_same_batches(
+    uninterrupted: Path, folder: Path, tmp_path: Path, compiled_environment: dict[str, str]
+) -> None:
+    workdir = tmp_path / "run"
+    command = words(folder, workdir, "--documents.epochs=2", "--model.kv_heads=1")
+    ended = Together(tmp_path, 2, workdir, command, **compiled_environment).ended()
+    assert [process.code for process in ended] == [0, 0], ended[0].err
+    alone, together = metrics(uninterrupted, "pretrain"), metrics(workdir, "pretrain")
+    assert [line["step"] for line in together] == [line["step"] for line in alone]
+    for one, other in zip(alone, together, strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], abs=1e-3)
 
 
 def test_other_documents_are_not_gone_on_with(uninterrupted: Path, folder: Path) -> None:

@@ -49,7 +49,7 @@ def noted(self, index):
     if self.places[at] < self.source.rows // self.microsteps:
         place = microstep * (self.source.rows // self.microsteps) + self.places[at]
         planned = self.source.plan[place] if place < len(self.source.plan) else []
-        note("row", self.source.passes, place, [self.source.trees[i].id for i in planned])
+        note("row", getattr(self.source, "passes", 0), place, [self.source.trees[i].id for i in planned])
     return row
 
 dataset.ProcessShard.__getitem__ = noted
