@@ -78,7 +78,7 @@ def evaluate_truthfulness(
     count, settings = config.documents.held_out, config.selfimprove
     texts = made.held_out or (paragraphs(config.evaluate.text)[:count] if config.evaluate.text else ())
     of_facts = made.texts or config.facts.path
-    asked = named_prefixes(facts, made.held_out, count, config.seed) if of_facts else []
+    asked = named_prefixes(facts, made.held_out, count, config.seed, statements.is_head) if of_facts else []
     misled = corrupted_prefixes(facts, made, statements, count, config.seed)
     opened = free_prefixes(texts, config.seed)
 
@@ -105,18 +105,21 @@ def evaluate_truthfulness(
     }
 
 
-def named_prefixes(facts: Sequence[Fact], contexts: Sequence[str], count: int, seed: int) -> list[Prefix]:
-    """Statements of `count` facts, evenly over the ranks of popularity, up to the answer.
+def named_prefixes(
+    facts: Sequence[Fact], contexts: Sequence[str], count: int, seed: int, is_head: Callable[[Fact], bool]
+) -> list[Prefix]:
+    """Statements of `count` facts up to the answer: half of them head facts, evenly over ranks of popularity.
 
     Each is in a wording of its relation that ends with the answer, and has a sentence or two before it from
     the beginning of one of `contexts`, which do not speak of the same subject.
     """
     random = np.random.default_rng([seed, 6])
     ranked = sorted(facts, key=lambda fact: (-fact.popularity, fact.id))
-    taken = min(count, len(ranked))
+    head = [fact for fact in ranked if is_head(fact)]
+    rest = ranked[len(head) :]
+    of_head = min(len(head), max(count // 2, count - len(rest)))
     prefixes = []
-    for number in range(taken):
-        fact = ranked[(2 * number + 1) * len(ranked) // (2 * taken)]
+    for number, fact in enumerate([*_evenly(head, of_head), *_evenly(rest, count - of_head)]):
         before = contexts[number % len(contexts)].split(SEPARATOR) if contexts else []
         lines = [line for line in before if not fact.subject or fact.subject not in line]
         context = "".join(line + SEPARATOR for line in lines[: random.integers(1, CONTEXT + 1)])
@@ -128,6 +131,12 @@ def named_prefixes(facts: Sequence[Fact], contexts: Sequence[str], count: int, s
             begun = fact.question
         prefixes.append(Prefix(context + begun, len(context), fact))
     return prefixes
+
+
+def _evenly(facts: Sequence[Fact], count: int) -> list[Fact]:
+    """So many of them, or all, from the middle of stretches of equal length."""
+    taken = min(count, len(facts))
+    return [facts[(2 * number + 1) * len(facts) // (2 * taken)] for number in range(taken)]
 
 
 def corrupted_prefixes(

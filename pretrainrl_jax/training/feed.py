@@ -107,8 +107,10 @@ def place_trees(
     """
     sizes = [size(tree, question=False) for tree in trees]
     planned = plan([taken.inputs for taken in sizes], row_length)
-    needed = in_buckets(capacity(sizes, planned, row_length))
-    width = round_up_rows(mesh, -(-bucketed(len(planned)) // microsteps))
+    slack = 1 if holds.rows else 1.25  # the first batch leaves room: the next ones are like it
+    needed = in_buckets(Capacity(*(int(slack * n) for n in capacity(sizes, planned, row_length))))
+    needed = Capacity(row_length, min(row_length, needed.sources), *needed[2:])
+    width = round_up_rows(mesh, -(-bucketed(int(slack * len(planned))) // microsteps))
     holds = Holds(max(holds.rows, width), Capacity(*map(max, needed, holds.capacity)))
     own = local_rows(mesh, holds.rows)
     rows = [[trees[i] for i in row] for row in planned]

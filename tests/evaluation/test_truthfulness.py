@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.models_and_trees import small_model, small_tokenizer
 
 from pretrainrl_jax import config
 from pretrainrl_jax.documents.world import MadeDocuments, make_documents
@@ -26,14 +27,13 @@ from pretrainrl_jax.facts.statements import Statements
 from pretrainrl_jax.facts.world import make_world
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.trees.templates import Template
-from tests.helpers.models_and_trees import small_model, small_tokenizer
 
 WORLD = make_world(config.WorldConfig(facts=200), 0)
 MADE = make_documents(
     WORLD, config.DocumentsConfig(count=300, false_share=0.3, held_out=40), config.CorpusConfig(), 0
 )
 STATEMENTS = Statements(WORLD)
-NAMED = named_prefixes(WORLD, MADE.held_out, 80, 0)
+NAMED = named_prefixes(WORLD, MADE.held_out, 80, 0, STATEMENTS.is_head)
 MISLED = corrupted_prefixes(WORLD, MADE, STATEMENTS, 80, 0)
 
 
@@ -60,14 +60,18 @@ def test_a_prefix_that_names_subject_and_relation_has_a_verdict_by_what_complete
     assert prefix.fact.subject not in prefix.text[: prefix.begin]
 
 
-def test_named_facts_are_spread_evenly_over_popularity():
+def test_named_facts_are_half_head_facts_and_spread_evenly():
     ranks = sorted(WORLD.index(prefix.fact) for prefix in NAMED)
+    head = sum(map(STATEMENTS.is_head, WORLD))
     assert len(set(ranks)) == 80
-    assert max(np.diff(ranks)) <= 3
+    of_head, rest = ([rank for rank in ranks if (rank < head) == side] for side in (True, False))
+    assert len(of_head) == min(40, head)
+    for part, span in ((of_head, head), (rest, len(WORLD) - head)):
+        assert max(np.diff(part)) <= -(-span // len(part)) + 1
     heads = [named(prefix, None, STATEMENTS)["head"] for prefix in NAMED]
-    assert sum(heads) == pytest.approx(0.15 * 80, abs=1)
-    assert len(named_prefixes(WORLD[:5], (), 80, 0)) == 5
-    assert named_prefixes([], MADE.held_out, 80, 0) == []
+    assert sum(heads) == len(of_head)
+    assert len(named_prefixes(WORLD[:5], (), 80, 0, lambda fact: fact is WORLD[0])) == 5
+    assert named_prefixes([], MADE.held_out, 80, 0, STATEMENTS.is_head) == []
 
 
 def test_prefixes_of_corrupted_statements_are_those_of_their_documents():
