@@ -72,7 +72,7 @@ def improve(context: Context, improvement: Improvement, system: str) -> None:
         screen=context.screen,
         command=context.command,
         profile=config.profile_steps,
-        log_points=0,
+        own_log=True,
     )
     checkpoints.describe(run.folder, start.model, tokenizer, start.template, start.origin)
     step = compile_step(start.model, config.optimizer, "token", context.mesh)

@@ -61,7 +61,7 @@ class Run:
     screen: Screen = NORMAL
     command: str = ""  # what goes on after an interruption
     profile: str = ""  # steps to trace, as 10:13
-    log_points: int = LOG_POINTS  # lines of metrics, at most; 0: the loop writes its own by `Session.log`
+    own_log: bool = False  # the loop writes all lines of metrics itself, by `Session.log`
 
     @property
     def folder(self) -> Path:
@@ -156,8 +156,8 @@ class Session:
             self._unread.append(_StepMetrics(self.global_step, self._feed.row, read))
             if self.global_step % READ_EVERY == 0:
                 self.read()
-            points = self.run.log_points
-            if points and (self.global_step % max(1, self.total_steps // points) == 0 or self._feed.ended):
+            due = self.global_step % max(1, self.total_steps // LOG_POINTS) == 0 or self._feed.ended
+            if due and not self.run.own_log:
                 self._write(metrics)
             self._bar.advance(1, lambda: self._shown(metrics))
         return metrics
