@@ -20,11 +20,15 @@ from pretrainrl_jax.config import (
 )
 
 METHODS = {
-    "dpo8": MethodConfig("online DPO, 8 rollouts", rollouts=8),
-    "dpo2": MethodConfig("online DPO, 2 rollouts", rollouts=2),
-    "rf_nll": MethodConfig("RF-NLL, 8 rollouts", update="rf_nll", rollouts=8),
-    "next_token": MethodConfig("next token", update="next_token", candidates=("document",)),
-    "suffix": MethodConfig("next token (suffix)", update="next_token", candidates=("original",)),
+    "dpo8": MethodConfig("online DPO, 8 rollouts", rollouts=8, learning_rate=1e-3),
+    "dpo2": MethodConfig("online DPO, 2 rollouts", rollouts=2, learning_rate=1e-3),
+    "rf_nll": MethodConfig("RF-NLL, 8 rollouts", update="rf_nll", rollouts=8, learning_rate=1e-3),
+    "next_token": MethodConfig(
+        "next token", update="next_token", candidates=("document",), learning_rate=1e-3
+    ),
+    "suffix": MethodConfig(
+        "next token (suffix)", update="next_token", candidates=("original",), learning_rate=1e-3
+    ),
 }
 config = Config(
     name="small world",
@@ -34,6 +38,6 @@ config = Config(
     judge=JudgeConfig(facts=1.0, repetition=0.5),
     methods=METHODS,
     selfimprove=SelfimproveConfig(
-        systems=tuple(METHODS), steps=60, documents=32, suffix=16, length=96, shortest_prefix=8
+        systems=tuple(METHODS), steps=40, documents=32, suffix=16, length=96, shortest_prefix=8
     ),
 )
