@@ -131,6 +131,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
 
 KILLED = """
 import os, signal, sys
+from pretrainrl_jax.stages import selfimprove
 
 sample, calls = selfimprove.sample_rollouts, []
 
@@ -256,7 +257,7 @@ def spoiled(scores: Scores) -> Any:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--selfimprove.suffix=4000", "--selfimprove.length=5000"), "long enough"),
+        (("--selfimprove.suffix=4000", "--selfimprove.length=5000"), "too_short"),
         (("--judge.quality=1",), "give judge.path"),
         (("--methods.dpo.candidates=original,typo",), "name any of original, rewrite, rollout"),
         (("--selfimprove.systems=dpoo",), "selfimprove.systems names 'dpoo'"),

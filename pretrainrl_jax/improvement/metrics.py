@@ -19,7 +19,7 @@ class Judged(NamedTuple):
     cut: Cut
     prefix: str  # its text
     candidates: tuple[Candidate, ...]
-    scores: tuple[float, ...]
+    scores: tuple[float, ...]  # none where nobody judges
     parts: Mapping[str, tuple[float, ...]]
     tree: AnswerTree | None  # what is learned of it; None: nothing
 
@@ -39,7 +39,7 @@ def verdict_metrics(judged: Sequence[Judged]) -> Metrics:
         metrics[f"score_{kind}"] = _mean(
             score
             for one in judged
-            for candidate, score in zip(one.candidates, one.scores, strict=True)
+            for candidate, score in zip(one.candidates, one.scores, strict=bool(one.scores))
             if candidate.kind == kind
         )
     for part in judged[0].parts if judged else ():
