@@ -38,6 +38,12 @@ config = Config(
     judge=JudgeConfig(facts=1.0, repetition=0.5),
     methods=METHODS,
     selfimprove=SelfimproveConfig(
-        systems=tuple(METHODS), steps=40, documents=32, suffix=16, length=96, shortest_prefix=8
+        systems=tuple(METHODS),
+        steps=40,
+        documents=32,
+        suffix=16,
+        length=96,
+        shortest_prefix=8,
+        row_length=256,
     ),
 )

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -159,7 +160,7 @@ def test_a_run_killed_in_the_middle_of_a_rollout_goes_on_bit_for_bit(
     assert ran.code == -signal.SIGKILL, ran.err
     ran = python("-m", "pretrainrl_jax.main", *words, **compiled_environment)
     assert ran.code == 0, ran.err
-    assert "goes on after step 4" in ran.out + ran.err
+    assert re.search("goes on after step [24]", ran.out + ran.err)  # that of 4 was being written
     last = {line["step"]: line for line in steps(tmp_path / "run", "dpo")}  # the killed step may stand twice
     assert last[6]["loss"] == pytest.approx(steps(alone, "dpo")[-1]["loss"], rel=1e-5)
     again = python(

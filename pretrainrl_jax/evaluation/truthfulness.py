@@ -20,6 +20,7 @@ from pretrainrl_jax.objectives.scoring import score_trees
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.trees.layouts import size
 from pretrainrl_jax.trees.templates import documents, ends_at
+from pretrainrl_jax.trees.tree import AnswerTree
 
 SAMPLES = 4  # free continuations of a prefix
 NGRAM = 3  # tokens
@@ -53,7 +54,7 @@ def evaluate_truthfulness(
     made: MadeDocuments,
     statements: Statements,
     config: Config,
-    advance: Advance = lambda n: None,
+    begin: Callable[[int], Advance] = lambda total: lambda n: None,
 ) -> Json:
     """What a model's continuations state, and how well it predicts text.
 
@@ -64,7 +65,7 @@ def evaluate_truthfulness(
     Args:
         made: documents about the facts; empty where others are read.
         statements: of the same facts.
-        advance: called with the number of prefixes and texts finished.
+        begin: called with the number of prefixes and texts; gives what is called with those finished.
 
     Returns:
         "named", of prefixes that name subject and relation of facts of all degrees of popularity: whether the
@@ -81,6 +82,8 @@ def evaluate_truthfulness(
     asked = named_prefixes(facts, made.held_out, count, config.seed, statements.is_head) if of_facts else []
     misled = corrupted_prefixes(facts, made, statements, count, config.seed)
     opened = free_prefixes(texts, config.seed)
+    trees = documents(loaded.tokenizer, texts, settings.length)
+    advance = begin(len(asked) + len(misled) + SAMPLES * len(opened) + len(trees))
 
     def write(prefixes: Sequence[str], temperature: float) -> list[Continuation]:
         how = {"temperature": temperature, "seed": config.seed % (1 << 32), "batch": config.rollouts.batch}
@@ -94,7 +97,7 @@ def evaluate_truthfulness(
     drawn = iter(write([prefix for prefix in opened for _ in range(SAMPLES)], 1.0))
     free = [[next(drawn) for _ in range(SAMPLES)] for _ in opened]
     completed = [completes(*pair, statements) for pair in zip((*asked, *misled), greedy, strict=True)]
-    nats, tokens = text_nll(loaded, texts, settings.length, config.rollouts.batch, advance)
+    nats, tokens = text_nll(loaded, len(texts), trees, settings.length, config.rollouts.batch, advance)
     return {
         "named": [named(*pair, statements) for pair in zip(asked, completed[: len(asked)], strict=True)],
         "free": [stated(*pair, statements) for pair in zip(opened, free, strict=True)],
@@ -256,11 +259,18 @@ def continuations(
 
 
 def text_nll(
-    loaded: Loaded, texts: Sequence[str], row_length: int, rows: int, advance: Advance
+    loaded: Loaded,
+    texts: int,
+    trees: Sequence[AnswerTree],
+    row_length: int,
+    rows: int,
+    advance: Advance,
 ) -> tuple[list[float], list[int]]:
-    """Negative log-likelihood of each text and its end, in nats, and how many tokens were predicted."""
-    trees = documents(loaded.tokenizer, texts, row_length)
-    nats, tokens = [0.0] * len(texts), [0] * len(texts)
+    """Negative log-likelihood of each text and its end, in nats, and how many tokens were predicted.
+
+    `trees` are of so many `texts`, as `documents` makes them.
+    """
+    nats, tokens = [0.0] * texts, [0] * texts
     scores = score_trees(
         loaded.model, loaded.params, trees, row_length=row_length, rows=rows, advance=advance
     )

@@ -4,6 +4,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from typing import Any
 
@@ -79,7 +80,7 @@ class Improvement:
 
     def unmatched(self, judged: Sequence[Judged]) -> list[str]:
         """What is to be said, once, where the facts of the run are in no text of many."""
-        if not self._context.config.judge.facts:
+        if not self._context.config.judge.facts or not any(one.scores for one in judged):
             return []
         before, self._judged = self._judged, self._judged + len(judged)
         if before >= MATCHED_AFTER or self._judged < MATCHED_AFTER or self._stated:
@@ -175,9 +176,14 @@ def evaluate_improvement(
             continue
         began = time.perf_counter()
         loaded = initial(system) if system in ("base", UNTRAINED) else context.load(f"selfimprove/{system}")
-        with context.screen.track(f"evaluate/selfimprove/{system}", 0, "texts") as bar:
+        with ExitStack() as bars:
+
+            def begin(total: int, system: str = system, bars: ExitStack = bars) -> Callable[[int], None]:
+                tracked = context.screen.track(f"evaluate/selfimprove/{system}", total, "texts")
+                return bars.enter_context(tracked).advance
+
             result = evaluate_truthfulness(
-                loaded, context.facts, improvement.made, improvement.statements, config, bar.advance
+                loaded, context.facts, improvement.made, improvement.statements, config, begin
             )
         path = context.workdir / "evaluations" / "selfimprove" / f"{system}.json"
 

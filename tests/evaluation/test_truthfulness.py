@@ -26,7 +26,7 @@ from pretrainrl_jax.evaluation.truthfulness import (
 from pretrainrl_jax.facts.statements import Statements
 from pretrainrl_jax.facts.world import make_world
 from pretrainrl_jax.training.loading import Loaded
-from pretrainrl_jax.trees.templates import Template
+from pretrainrl_jax.trees.templates import Template, documents
 
 WORLD = make_world(config.WorldConfig(facts=200), 0)
 MADE = make_documents(
@@ -125,7 +125,7 @@ def loaded(tmp_path_factory):
 
 def test_loss_of_each_text_is_that_of_its_tokens(loaded):
     texts = ["The capital of Arno is Florence.", "", "Rome. " * 20]
-    nats, tokens = text_nll(loaded, texts, 24, 4, lambda n: None)
+    nats, tokens = text_nll(loaded, len(texts), documents(loaded.tokenizer, texts, 24), 24, 4, lambda n: None)
     ids = jnp.array([*loaded.tokenizer.start, *loaded.tokenizer.encode(texts[0]), loaded.tokenizer.eos[0]])
     mask = jnp.tril(jnp.ones((1, len(ids), len(ids)), bool))
     hidden = loaded.model.hidden(loaded.params, ids[None], jnp.arange(len(ids))[None], mask).hidden[0]
