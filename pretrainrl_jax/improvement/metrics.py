@@ -31,8 +31,11 @@ def verdict_metrics(judged: Sequence[Judged]) -> Metrics:
     """Shares of chosen and rejected candidates by kind, over learned documents; mean scores; ties."""
     learned = [one.tree for one in judged if one.tree]
     metrics: Metrics = {"learned": float(len(learned)), "dropped_ties": float(len(judged) - len(learned))}
+    chosen_by_judge = [one.tree for one in judged if one.tree and one.scores]
     for role in ("chosen", "rejected"):
-        sources = [branch.source for tree in learned for branch in tree.branches if branch.role == role]
+        sources = [
+            branch.source for tree in chosen_by_judge for branch in tree.branches if branch.role == role
+        ]
         for kind in KINDS:
             metrics[f"{role}_{kind}"] = _mean(source == kind for source in sources)
     for kind in KINDS:
