@@ -2,8 +2,8 @@
 
     python benchmarks/self_improvement.py configs/selfimprove_small.py --seeds 0 1 2 --runs runs/seeds
 
-Each seed is a run of its own (`selfimprove` with `--seed`) under `--runs`; what is finished is skipped. Prints
-a table of report/summary.json: mean ± standard deviation over seeds.
+Each seed is a run of its own (`selfimprove` with `--seed`) under `--runs`; what is finished is skipped. It
+prints a table of report/summary.json: mean ± standard deviation over seeds.
 """
 
 import argparse

@@ -1,19 +1,12 @@
 """What a session asks of a feed, where the loop makes its own batches: how far it is, and of what."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
+from pretrainrl_jax.documents.cut import Cuts
 from pretrainrl_jax.improvement.metrics import Judged
 from pretrainrl_jax.training.feed import Holds
 from pretrainrl_jax.trees.packing import Capacity
-
-
-class Stream(Protocol):
-    """Where documents come from (`documents.cut.Cuts`)."""
-
-    state: dict[str, Any]
-    ended: bool
-    dropped: Mapping[str, int]
 
 
 class Experience:
@@ -40,7 +33,7 @@ class Experience:
         holds = [self.holds.rows, *self.holds.capacity]
         return {name: getattr(self, name) for name in names} | {"holds": holds}
 
-    def take(self, judged: Sequence[Judged], stream: Stream) -> None:
+    def take(self, judged: Sequence[Judged], stream: Cuts) -> None:
         """Note the documents of a step."""
         self.documents, self.ended, self.dropped = stream.state, stream.ended, dict(stream.dropped)
         self.taken += len(judged)

@@ -192,7 +192,7 @@ def gather_candidates(
     if rewriter:
         rewrites = list(rewriter([rewrite_case(tokenizer, cut) for cut in cuts]))
     gathered = zip(cuts, rollouts, rewrites, strict=True)
-    return [candidates_of(cut, method.candidates, tokenizer, *others) for cut, *others in gathered]
+    return [candidates_of(cut, method.candidates, tokenizer, own, rewrite) for cut, own, rewrite in gathered]
 
 
 def judge_candidates(
