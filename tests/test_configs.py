@@ -11,7 +11,9 @@ from pretrainrl_jax.config import Config, ModelConfig
 
 FOLDER = Path(__file__).parent.parent / "configs"
 FILES = sorted(path.name for path in FOLDER.glob("*.py"))
+IMPROVING = [name for name in FILES if name.startswith("selfimprove") and name.endswith("b.py")]
 LARGE = [name for name in FILES if name[-4].isdigit() or name.endswith("b.py")]
+LARGE = [name for name in LARGE if name not in IMPROVING]
 RATES = {"popqa": 3e-5, "wikidata": 3e-5, "entityquestions": 2e-5}
 PASSES = {"popqa": 3, "wikidata": 3, "entityquestions": 2}
 
@@ -39,6 +41,37 @@ def test_a_configuration_is_valid_and_says_how_it_is_run(name: str):
     doc = runpy.run_path(str(FOLDER / name))["__doc__"]
     assert "python -m pretrainrl_jax.main" in doc
     assert name == "quickstart.py" or f"--config configs/{name}" in doc
+
+
+@pytest.mark.parametrize("name", IMPROVING)
+def test_self_improvement_at_full_scale_has_the_papers_settings(name: str):
+    config = read(name)
+    doc = " ".join(runpy.run_path(str(FOLDER / name))["__doc__"].split())
+    scratch = "scratch" in name
+    assert "2601.21343" in doc
+    assert "Not measured" in doc
+    loop = config.selfimprove
+    assert (loop.documents, loop.suffix, loop.length) == (256, 128, 2048)
+    assert (loop.steps, loop.reference) == (21_000 if scratch else 2000, "resident")
+    assert (config.rollouts.count, config.rollouts.temperature, config.rollouts.top_p) == (16, 1.0, 1.0)
+    assert config.optimizer.final == 0.1
+    assert round(config.optimizer.warmup * loop.steps) == (2000 if scratch else 100)
+    asked = {part: getattr(config.judge, part) for part in ("quality", "safety", "factuality")}
+    kind = name.split("_")[1]
+    assert asked["quality"] == 1
+    assert asked["safety"] == (kind in ("safety", "scratch"))
+    assert asked["factuality"] == (kind == "factuality")
+    for system in loop.systems:
+        method = config.methods[system]
+        assert method.learning_rate == (5e-4 if scratch else 5e-6)
+        assert (method.start, method.beta) == ("scratch" if scratch else "base", 0.1)
+    assert "next_token" in loop.systems
+
+
+def test_all_of_self_improvement_is_here():
+    assert IMPROVING == [f"selfimprove_{kind}_1b.py" for kind in ("factuality", "quality", "safety", "scratch")]
+    small = {f"selfimprove_{kind}.py" for kind in ("small", "scratch_small", "wikitext")}
+    assert small < set(FILES)
 
 
 @pytest.mark.parametrize("name", LARGE)
