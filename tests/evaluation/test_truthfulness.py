@@ -145,10 +145,16 @@ def test_a_model_is_measured_whole(loaded, tmp_path):
         rollouts=config.RolloutsConfig(batch=8),
     )
     made = MADE._replace(held_out=MADE.held_out[:6])
-    finished = []
-    told = evaluate_truthfulness(loaded, WORLD, made, STATEMENTS, settings, finished.append)
+    totals, finished = [], []
+
+    def begin(total):
+        totals.append(total)
+        return finished.append
+
+    told = evaluate_truthfulness(loaded, WORLD, made, STATEMENTS, settings, begin)
     assert [len(told[name]) for name in ("named", "free", "corrupted", "text_nll", "text_tokens")] == [6] * 5
-    assert sum(finished) >= 6 + 6 + 4 * 6 + 6  # a long text counts more than once
+    assert [sum(finished)] == totals
+    assert totals[0] >= 6 + 6 + 4 * 6 + 6  # a long text counts more than once
     assert Counter(len(told[n][0]) for n in ("named", "free", "corrupted")) == {2: 2, 5: 1}
     assert json.loads(json.dumps(told)) == told
     assert evaluate_truthfulness(loaded, WORLD, made, STATEMENTS, settings) == told
