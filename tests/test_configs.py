@@ -69,7 +69,8 @@ def test_self_improvement_at_full_scale_has_the_papers_settings(name: str):
 
 
 def test_all_of_self_improvement_is_here():
-    assert IMPROVING == [f"selfimprove_{kind}_1b.py" for kind in ("factuality", "quality", "safety", "scratch")]
+    kinds = ("factuality", "quality", "safety", "scratch")
+    assert [f"selfimprove_{kind}_1b.py" for kind in kinds] == IMPROVING
     small = {f"selfimprove_{kind}.py" for kind in ("small", "scratch_small", "wikitext")}
     assert small < set(FILES)
 
