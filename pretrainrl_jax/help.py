@@ -46,7 +46,7 @@ def help_for(arguments: Sequence[str]) -> str:
 
 
 def _overview(sections: Sequence[str]) -> str:
-    verbs = [f"  {name:9} {verb.help}" for name, verb in VERBS.items()]
+    verbs = [f"  {name:11} {verb.help}" for name, verb in VERBS.items()]
     listed = textwrap.wrap(", ".join(sections), WIDTH, initial_indent="  ", subsequent_indent="  ")
     text = "\n".join(["verbs (VERB --help tells more):", *verbs, "", "sections of settings:", *listed])
     options = OPTIONS | {"--help": {"metavar": "SECTION", "help": "this, or the settings of one section"}}

@@ -181,7 +181,7 @@ VERBS = {
         named=lambda options, given: given.get("model.path", "") if options.harness is not None else "",
     ),
     "selfimprove": Verb(
-        "each method of selfimprove.systems on streamed documents: continue, judge, learn; with its report",
+        "each method of selfimprove.systems on streamed documents: continue, judge, learn, report",
         (*WORK, *TRAINING, "documents", "rollouts", "judge", "methods", "selfimprove"),
         _work,
     ),
