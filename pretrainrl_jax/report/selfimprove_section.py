@@ -87,6 +87,11 @@ def save_picture(folder: Path, improved: Improved) -> None:
     )
 
 
+def _is_measured(summary: Json, name: str) -> bool:
+    """Whether an evaluation measured anything: of text that tells of no facts, without another text, none."""
+    return any(summary["systems"][name].get(key) is not None for key in (*MEASURES, "distinct_ngrams"))
+
+
 def section(improved: Improved, summary: Json) -> Json:
     """What the page shows of it, beside its summary."""
     known, charted = improved.known, []
@@ -104,7 +109,7 @@ def section(improved: Improved, summary: Json) -> Json:
         "systems": summary["systems"],
         "summary": summary,
         "caution": CAUTION,
-        "evaluated": {name: summary["systems"][name] for name in improved.evaluations},
+        "evaluated": {n: summary["systems"][n] for n in improved.evaluations if _is_measured(summary, n)},
         "prefixes": max((len(e.get("named", ())) for e in improved.evaluations.values()), default=0),
         "kinds": charted,
         "curves": charts.curves(everything, known, charts.IMPROVED, "selfimprove"),

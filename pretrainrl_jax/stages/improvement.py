@@ -101,20 +101,24 @@ class Improvement:
         )
 
 
-def write_examples(context: Context, system: str, step: int, last: bool, judged: Sequence[Judged]) -> None:
-    """Keep some documents of the first and of the last step, with all candidates and scores."""
-    kept = context.config.selfimprove.kept
+def write_examples(context: Context, system: str, step: int, total: int, judged: Sequence[Judged]) -> None:
+    """Keep documents of the first and of the last steps, as many of each, with all candidates and scores."""
+    settings = context.config.selfimprove
     path = context.workdir / "selfimprove" / system / "examples.json"
-    first = step <= context.config.selfimprove.updates
-    count = (kept + 1) // 2 if first else kept // 2
-    if not (first or last) or not judged or not judged[0].scores:
+    first, last = (settings.kept + 1) // 2, settings.kept // 2
+    left = (total - step) // settings.updates  # steps that follow
+    if not judged or not judged[0].scores:
         return
 
     def write() -> None:
-        examples = json.loads(path.read_text(encoding="utf-8")) if path.is_file() and not first else []
-        examples += [_example(one, step) for one in judged[:count]]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, examples)
+        examples = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        examples = [one for one in examples if one["step"] < step]  # a step that is made again is kept once
+        room = first - len(examples)
+        if left * len(judged) < last:
+            room = max(room, settings.kept - len(examples))
+        if room > 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, examples + [_example(one, step) for one in judged[:room]])
 
     run_on_process_0(write, f"writing {path.name}")
 

@@ -125,7 +125,7 @@ def improve(context: Context, improvement: Improvement, system: str) -> None:
             session.log(of_training(metrics) | seen | seconds.metrics())
             for sentence in (*collapse.look(session.global_step, seen), *improvement.unmatched(judged)):
                 context.screen.warn(f"{run.stage}: {sentence}")
-            write_examples(context, system, session.global_step, session.global_step >= total, judged)
+            write_examples(context, system, session.global_step, total, judged)
             for hook in session.due([session.checkpoint]):
                 hook.run()
         if session.global_step < total:
