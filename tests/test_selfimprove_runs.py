@@ -260,6 +260,7 @@ def spoiled(scores: Scores) -> Any:
     [
         (("--selfimprove.suffix=4000", "--selfimprove.length=5000"), "too_short"),
         (("--judge.quality=1",), "give judge.path"),
+        (("--selfimprove.row_length=50",), "takes up to 56"),
         (("--methods.dpo.candidates=original,typo",), "name any of original, rewrite, rollout"),
         (("--selfimprove.systems=dpoo",), "selfimprove.systems names 'dpoo'"),
         (("--documents.path=nowhere.jsonl",), "nowhere.jsonl"),

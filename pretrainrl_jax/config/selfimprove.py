@@ -213,6 +213,9 @@ class SelfimproveConfig(Section):
             raise wrong(
                 "selfimprove.suffix", self.suffix, f"it must be below selfimprove.length ({self.length})"
             )
+        if 0 < self.row_length < (longest := self.length + self.suffix):
+            meaning = f"a document with two candidates takes up to {longest}: raise it, or set it to 0"
+            raise wrong("selfimprove.row_length", self.row_length, meaning)
         if self.reference == "policy" and self.updates == 1:
             raise wrong(
                 "selfimprove.reference",
