@@ -15,11 +15,11 @@ from pretrainrl_jax.facts.matching import normalise
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.statements import Statement, Statements
 from pretrainrl_jax.facts.wordings import statements as wordings_of
-from pretrainrl_jax.improvement.candidates import text_after
 from pretrainrl_jax.objectives.scoring import score_trees
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.trees.layouts import size
 from pretrainrl_jax.trees.templates import documents, ends_at
+from pretrainrl_jax.trees.tokenization import text_after
 from pretrainrl_jax.trees.tree import AnswerTree
 
 SAMPLES = 4  # free continuations of a prefix

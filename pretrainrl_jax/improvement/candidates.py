@@ -6,9 +6,7 @@ from typing import NamedTuple
 from pretrainrl_jax.decoding.rollouts import Rollout
 from pretrainrl_jax.documents.cut import Cut
 from pretrainrl_jax.judging.protocol import Kind, RewriteCase
-from pretrainrl_jax.trees.tokenization import Tokenizer
-
-SEAM = 8  # tokens before a continuation that its text is read with: a first space, half a character
+from pretrainrl_jax.trees.tokenization import Tokenizer, text_after, tokens_after
 
 
 class Candidate(NamedTuple):
@@ -18,25 +16,6 @@ class Candidate(NamedTuple):
     tokens: tuple[int, ...]  # what is trained
     text: str  # what is judged
     logps: tuple[float, ...] = ()  # of each token as the policy sampled it; empty of what it did not write
-
-
-def text_after(tokenizer: Tokenizer, prefix: Sequence[int], tokens: Sequence[int]) -> str:
-    """The text that tokens add to a prefix's, its first space included."""
-    seam = list(prefix[-SEAM:])
-    before, both = tokenizer.decode(seam), tokenizer.decode([*seam, *tokens])
-    return both[len(before) :] if both.startswith(before) else tokenizer.decode(tokens)
-
-
-def tokens_after(tokenizer: Tokenizer, prefix: Sequence[int], text: str) -> tuple[int, ...]:
-    """The tokens of a text that continues a prefix; apart from it where the two do not join.
-
-    Raises InputError as `Tokenizer.encode` does.
-    """
-    own = tuple(prefix[len(tokenizer.start) :])
-    joint = tokenizer.encode(tokenizer.decode(own) + text)
-    if own and joint[: len(own)] == own:
-        return joint[len(own) :]
-    return tokenizer.encode(text)
 
 
 def rewrite_case(tokenizer: Tokenizer, cut: Cut) -> RewriteCase:

@@ -19,6 +19,8 @@ FILES = (
     "chat_template.jinja", "chat_template.json", "tekken.json", CONFIG,
 )  # fmt: skip
 
+SEAM = 8  # tokens before a continuation that its text is read with: a first space, half a character
+
 
 @dataclass(frozen=True, eq=False)
 class Tokenizer:
@@ -195,3 +197,22 @@ def stated_eos(folder: Path) -> tuple[int, ...]:
             if ids not in (None, []):
                 return tuple(ids) if isinstance(ids, list) else (ids,)
     return ()
+
+
+def text_after(tokenizer: Tokenizer, prefix: Sequence[int], tokens: Sequence[int]) -> str:
+    """The text that tokens add to a prefix's, its first space included."""
+    seam = list(prefix[-SEAM:])
+    before, both = tokenizer.decode(seam), tokenizer.decode([*seam, *tokens])
+    return both[len(before) :] if both.startswith(before) else tokenizer.decode(tokens)
+
+
+def tokens_after(tokenizer: Tokenizer, prefix: Sequence[int], text: str) -> tuple[int, ...]:
+    """The tokens of a text that continues a prefix; apart from it where the two do not join.
+
+    Raises InputError as `Tokenizer.encode` does.
+    """
+    own = tuple(prefix[len(tokenizer.start) :])
+    joint = tokenizer.encode(tokenizer.decode(own) + text)
+    if own and joint[: len(own)] == own:
+        return joint[len(own) :]
+    return tokenizer.encode(text)
