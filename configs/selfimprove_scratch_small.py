@@ -4,7 +4,7 @@
 
 The documents of selfimprove_small.py; the exact rewriter corrects a suffix's false statements. Beside it
 next-token training on whole documents and on the original suffix alone, the same number of updates each. Two
-CPU cores: about two minutes.
+CPU cores: two to three minutes.
 """
 
 import runpy
