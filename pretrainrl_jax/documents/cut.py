@@ -9,7 +9,7 @@ import numpy as np
 
 from pretrainrl_jax.config import SelfimproveConfig
 from pretrainrl_jax.documents.rules import BLANK, CONTROL_TOKEN, TOO_SHORT
-from pretrainrl_jax.documents.stream import Document, Made, Stream
+from pretrainrl_jax.documents.stream import Document, Stream
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.trees.tokenization import Tokenizer
 
@@ -20,13 +20,13 @@ class Cut:
 
     number: int  # of the document in the stream, from 0: all randomness about it derives from it
     name: str  # where it comes from, for messages: "file.jsonl line 12"
-    document: tuple[int, ...]  # all its tokens, without BOS and EOS
+    document: tuple[int, ...]  # its first tokens, as many as a cut may have, without BOS and EOS
     prefix: tuple[int, ...]  # begins with BOS where the tokenizer has one; not empty
     suffix: tuple[int, ...]  # the N tokens after it
 
 
 def cut(
-    document: Document | Made,
+    document: Document,
     tokens: Sequence[int],
     tokenizer_start: Sequence[int],
     seed: int,
@@ -53,7 +53,8 @@ def cut(
     at = shortest_prefix + int(np.random.default_rng([seed, document.number]).integers(places))
     begin = max(0, at - (length - suffix - len(tokenizer_start)))
     prefix = (*tokenizer_start, *tokens[begin:at])
-    return Cut(document.number, document.name, tuple(tokens), prefix, tuple(tokens[at : at + suffix]))
+    own = tuple(tokens[:length])
+    return Cut(document.number, document.name, own, prefix, tuple(tokens[at : at + suffix]))
 
 
 class Cuts:
@@ -101,18 +102,25 @@ class Cuts:
         Raises InputError as `Stream.make`, and where none of the first documents is long enough.
         """
         asked = self._settings
-        shortest = asked.suffix + asked.shortest_prefix
-
-        def tokens(documents: Sequence[Document]) -> list[tuple[Any, str]]:
-            encoded = tokenised(self._tokenizer, documents)
-            return [
-                (None, TOO_SHORT) if ids and len(ids) < shortest else (ids, rule) for ids, rule in encoded
-            ]
-
-        hint = f"a cut takes {shortest} tokens: lower selfimprove.suffix ({asked.suffix})"
         limits = self._tokenizer.start, self._seed, asked.suffix, asked.length, asked.shortest_prefix
-        cuts = [cut(made, made.value, *limits) for made in self._stream.make(n, tokens, hint)]
-        return [one for one in cuts if one]
+
+        def cut_all(documents: Sequence[Document]) -> list[tuple[Any, str]]:
+            """Of each document what its cut holds: no more is exchanged of a long one."""
+            made = []
+            for document, (tokens, rule) in zip(
+                documents, tokenised(self._tokenizer, documents), strict=True
+            ):
+                one = None if tokens is None else cut(document, tokens, *limits)
+                held = one and [list(one.document), list(one.prefix), list(one.suffix)]
+                made.append((held, rule if one or rule else TOO_SHORT))
+            return made
+
+        hint = (
+            f"a cut takes {asked.suffix + asked.shortest_prefix} tokens: lower selfimprove.suffix "
+            f"({asked.suffix})"
+        )
+        every = self._stream.make(n, cut_all, hint)
+        return [Cut(made.number, made.name, *map(tuple, made.value)) for made in every]
 
 
 def tokenised(
