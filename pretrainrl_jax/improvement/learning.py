@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pretrainrl_jax.config import MethodConfig
 from pretrainrl_jax.documents.cut import Cut
 from pretrainrl_jax.improvement.candidates import Candidate
-from pretrainrl_jax.judging.selection import select
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, Role, document
 
 # Of the objective of each update, by term: `objectives.loss.total_loss`. "sampler" has no loss: it compares.
@@ -29,6 +28,14 @@ def coefficients(method: MethodConfig) -> dict[str, dict[str, float]]:
     return named
 
 
+def best_and_worst(scores: Sequence[float]) -> tuple[int, int] | None:
+    """Places of the highest and of the lowest score, the earliest of equals; None where all are equal."""
+    if len(set(scores)) < 2:
+        return None
+    best, worst = (pick(range(len(scores)), key=scores.__getitem__) for pick in (max, min))
+    return best, worst
+
+
 def judged_tree(
     cut: Cut, candidates: Sequence[Candidate], scores: Sequence[float], contrasts: bool
 ) -> AnswerTree | None:
@@ -37,7 +44,7 @@ def judged_tree(
     None where all scores are equal: such a document teaches nothing. Without contrast the best one stands
     alone.
     """
-    selected = select(scores)
+    selected = best_and_worst(scores)
     if selected is None:
         return None
     roles: tuple[Role, ...] = ("chosen", "rejected") if contrasts else ("chosen",)

@@ -10,8 +10,9 @@ from pretrainrl_jax.judging.protocol import Case, Part, Scores
 def facts(statements: Statements, silence: float, seen: Counter[str]) -> Part:
     """The part that scores a text by true / (true + false), its statements counted.
 
-    A statement belongs to a candidate if it is complete there: that the candidate completes a sentence of
-    the prefix counts, what the prefix said before does not. Unknown statements are not counted.
+    A statement belongs to a candidate if it is complete there, by its full stop or by the text's own end:
+    that the candidate completes a sentence of the prefix counts, what the prefix said before does not.
+    Unknown statements are not counted.
 
     Args:
         statements: knows what is true.
@@ -20,10 +21,17 @@ def facts(statements: Statements, silence: float, seen: Counter[str]) -> Part:
     """
 
     def judge(cases: Sequence[Case]) -> Scores:
-        return [[score(case.prefix, candidate) for candidate in case.candidates] for case in cases]
+        return [
+            [
+                score(case.prefix, candidate, bool(case.ended) and case.ended[place])
+                for place, candidate in enumerate(case.candidates)
+            ]
+            for case in cases
+        ]
 
-    def score(prefix: str, candidate: str) -> float:
-        verdicts = [s.verdict for s in statements.find(prefix + candidate, since=len(prefix))]
+    def score(prefix: str, candidate: str, ended: bool) -> float:
+        found = statements.find(prefix + candidate, since=len(prefix), ended=ended)
+        verdicts = [statement.verdict for statement in found]
         seen.update(verdicts)
         right, wrong = verdicts.count("true"), verdicts.count("false")
         return right / (right + wrong) if right or wrong else silence

@@ -15,6 +15,7 @@ class Case(NamedTuple):
     prefix: str
     candidates: tuple[str, ...]
     reference: str  # the document's own continuation
+    ended: tuple[bool, ...] = ()  # of each candidate, whether the text ends there by its own end; empty: none
 
 
 Scores = list[list[float]]  # of each case, of each candidate: finite; higher is better

@@ -214,7 +214,12 @@ def judge_candidates(
         ]
     texts = (rewrite_case(tokenizer, cut) for cut in cuts)
     cases = [
-        Case(prefix, tuple(candidate.text for candidate in own), suffix)
+        Case(
+            prefix,
+            tuple(candidate.text for candidate in own),
+            suffix,
+            tuple(candidate.tokens[-1] in tokenizer.eos for candidate in own),
+        )
         for (prefix, suffix), own in zip(texts, candidates, strict=True)
     ]
     verdicts = judge(cases)

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.statements import Statements
+from pretrainrl_jax.improvement.learning import best_and_worst
 from pretrainrl_jax.judging.compose import compose
 from pretrainrl_jax.judging.exact import facts
 from pretrainrl_jax.judging.pairwise import ALONE, pairwise
 from pretrainrl_jax.judging.protocol import Case, JudgeError
 from pretrainrl_jax.judging.repetition import repetition, variety
-from pretrainrl_jax.judging.selection import select
 
 CASES = [Case("The sky is", ("blue", "green", ""), "blue"), Case("Long ago\n" * 30, ("a",), "b")]
 LEVELS = st.sampled_from([0.0, 0.25, 0.5, 0.7, 1.0])
@@ -72,7 +72,7 @@ def test_what_is_no_score_is_refused_in_one_line(scores, said):
 
 @given(st.lists(LEVELS, max_size=8))
 def test_the_best_is_chosen_the_worst_rejected_the_earliest_of_equals(scores):
-    picked = select(scores)
+    picked = best_and_worst(scores)
     if not scores or all(score == scores[0] for score in scores):
         assert picked is None
         return
@@ -119,7 +119,7 @@ def test_pairwise_scores_are_those_of_a_table(sizes, data):
 def test_a_judge_that_prefers_a_place_finds_all_equal(candidates, bias):
     case = Case("", tuple(map(str, range(candidates))), "")
     (scores,) = pairwise("quality", lambda comparisons: [bias] * len(comparisons))([case])
-    assert select(scores) is None
+    assert best_and_worst(scores) is None
 
 
 @pytest.mark.parametrize(
@@ -162,6 +162,13 @@ def test_facts_count_what_is_complete_in_the_candidate(prefix, candidate, score)
     assert judge([Case(prefix, (candidate, "So"), "")]) == [[score, 0.3]]
     assert seen["unknown"] == candidate.count("Xanto")
     assert seen.total() == (prefix + candidate).count(" is ") - prefix.count(" is ")
+
+
+def test_a_text_that_ends_there_needs_no_full_stop():
+    """Or a false statement would cost nothing where the model ends the text right behind it."""
+    judge = facts(Statements([ARNO, BELA]), 0.3, Counter())
+    candidates = (FALSE.rstrip("."), FALSE.rstrip("."), TRUE.rstrip("."), "The capital of Arno is")
+    assert judge([Case("", candidates, "", (False, True, True, True))]) == [[0.3, 0.0, 1.0, 0.3]]
 
 
 # Repetition.
