@@ -38,5 +38,5 @@ config = replace(
     small,
     pretrain=PretrainConfig(epochs=0.0),
     methods=METHODS,
-    selfimprove=replace(small.selfimprove, systems=tuple(METHODS), steps=70),
+    selfimprove=replace(small.selfimprove, systems=tuple(METHODS), steps=60),
 )

@@ -32,15 +32,15 @@ METHODS = {
 }
 config = Config(
     name="small world",
-    pretrain=PretrainConfig(text="documents", steps=400),
+    pretrain=PretrainConfig(text="documents", steps=300),
     documents=DocumentsConfig(count=4000, sentences=6, false_share=0.2),
-    rollouts=RolloutsConfig(count=8, batch=32),
+    rollouts=RolloutsConfig(count=8, batch=24),
     judge=JudgeConfig(facts=1.0, repetition=0.5),
     methods=METHODS,
     selfimprove=SelfimproveConfig(
         systems=tuple(METHODS),
-        steps=40,
-        documents=32,
+        steps=30,
+        documents=24,
         suffix=16,
         length=96,
         shortest_prefix=8,
