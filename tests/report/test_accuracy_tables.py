@@ -29,7 +29,9 @@ def evaluated(system: str, outcomes: list[Outcome], bins: int) -> dict[str, Any]
     trained = [o for o in outcomes if o.group == "trained"]
     evaluation = {
         "system": system,
-        "groups": factual.groups(outcomes, lambda fact: False, lambda fact: fact.popularity >= 5),
+        "groups": factual.groups(
+            outcomes, lambda fact: False, lambda fact: fact.popularity >= 5, lambda fact: ""
+        ),
         "by_popularity": factual.by_popularity(trained, bins),
         "questions": [factual.to_json(o) for o in outcomes],
     }
