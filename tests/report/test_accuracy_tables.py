@@ -21,7 +21,9 @@ from pretrainrl_jax.report.worse import SHOWN, Worse, worse
 
 def outcome(index: int, right: bool, group: str, popularity: float) -> Outcome:
     fact = Fact(f"f{index}", f"{index}?", ("Rome",), f"c{index % 3}", "", "", popularity, 0)
-    return Outcome(fact, fact.question, group, "Rome", right, None, None, 0.1, 0.1, None, None, 0, 1, 0, 0.0)
+    return Outcome(
+        fact, fact.question, group, "Rome", right, None, None, 0.1, 0.1, None, None, 1, (), 0, 1, 0, 0.0
+    )
 
 
 def evaluated(system: str, outcomes: list[Outcome], bins: int) -> dict[str, Any]:
