@@ -48,7 +48,7 @@ def known_answers(
         InputError: if a set is empty, or an answer has no tokens or holds a terminator, as a line break is.
     """
     asked = list(dict.fromkeys(zip(kinds, prompts, strict=True)))
-    continuations = {kind: [_spaced(text) for text in answers.get(kind, ())] for kind, _ in asked}
+    continuations = {kind: [_spaced(text) for text in answers.get(kind, ())] for kind in dict.fromkeys(kinds)}
     for kind, texts_of_kind in continuations.items():
         if not texts_of_kind:
             raise InputError(f"there is no answer to choose among for {kind!r}")
