@@ -1,0 +1,1 @@
+"""What a model knows: of single questions, of its own confidence, and beside what theory allows."""
