@@ -175,6 +175,11 @@ class EvaluateConfig(Section):
         "file of texts, blank lines between them, whose loss tells what is forgotten; empty: the corpus's "
         "held-out sentences, or of preferences the held-out prompts with their chosen answers",
     )
+    statements: Names = setting(
+        (),
+        "files or data sets, as documents.path, of the text that the model learned from: statements of the "
+        "facts are counted in it; empty: what pretraining read, if it did",
+    )
     sample: PositiveInt = setting(200, "questions of that sample, and as many texts", results=("choice",))
     choose: Literal["last", "acc", "text_nll"] = setting(
         "last",

@@ -48,9 +48,9 @@ class Counts:
     def missing_mass_interval(self) -> tuple[float, float]:
         """Where the missing mass is with probability 0.95, by Good-Turing: around the singleton rate.
 
-        The rate itself is counted, not estimated, and has no interval; drawing statements anew with repeats, as
-        a bootstrap does, would make singletons rarer than they are. This is Esty's normal interval (1983),
-        from singletons and doubletons.
+        The rate itself is counted, not estimated, and has no interval; drawing statements anew with repeats,
+        as a bootstrap does, would make singletons rarer than they are. This is Esty's normal interval
+        (1983), from singletons and doubletons.
         """
         n, once, twice = self.statements, self.stated(1), self.stated(2)
         spread = Z * math.sqrt(once * (1 - once / n) + 2 * twice) / n
@@ -65,10 +65,10 @@ def of_mentions(facts: Sequence[Fact], mentions: Mapping[str, int], texts: Seque
     return Counts("corpus", occurrences, len(texts), sum(map(len, texts)), false=0, unknown=0)
 
 
-def drawn_by(counts: Counts, facts: Sequence[Fact], shares: Sequence[float]) -> Counts:
+def drawn_by(counts: Counts, facts: Sequence[Fact], shares: Iterable[float]) -> Counts:
     """The counts of statements whose facts were drawn with these probabilities [facts]."""
-    unseen = (s for fact, s in zip(facts, shares, strict=True) if not counts.occurrences[fact.question])
     of_facts = {fact.id: float(share) for fact, share in zip(facts, shares, strict=True)}
+    unseen = (of_facts[fact.id] for fact in facts if not counts.occurrences[fact.question])
     return replace(counts, shares=of_facts, missing_mass=math.fsum(unseen))
 
 

@@ -2,8 +2,8 @@
 
 Prompts are questions in the trained wording, trained and held out ones. Of each
 - p is all on the canonical answer, which is the one that statements give;
-- V_c are its true answers, distinct when normalised, each as probable as its spellings together: those that were
-  teacher-forced, and those among the finished beams;
+- V_c are its true answers, distinct when normalised, each as probable as its spellings together: those that
+  were teacher-forced, and those among the finished beams;
 - E_c are the category's known answers (of all facts, aliases too) and the question's own false beams, without
   what is true. For the singleton bound they are the known answers alone: the set from which the true one is
   imagined to be drawn;
@@ -33,20 +33,21 @@ COUNTS: "source", "texts", "characters", "prompts" (of the facts), "stated" (of 
 "interval", "true"}, the probability that a new statement is of a prompt never stated: estimated (it is the
 singleton rate), its 95 % interval, and as it is, null where not known.
 
-SINGLETON: "bound" = "singleton_rate" - "size_term" - "sample_term" - "delta"; "vacuous", "size_term" =
-2 / "min_erroneous", "sample_term" = (35 + 6 ln N) / sqrt(N), and "threshold", "delta", "p_hat_above",
-"p_above", "error", "error_known", "outside", "bound_known" as above, with other weights and E_c. "weights":
-"statements" (prompts weigh what their probability in a statement is) or "equal" (it is not known). "covered":
-probability of the prompts that were asked, null for equal weights. "told_more": the model has learned from
-more than these statements, so that the theorem says nothing of it and "holds" is null. "guess": how often the
-category's commonest answer is right; "guess_uniform": how often it were if answers were drawn evenly, as the
-theorem has it.
+SINGLETON: "bound" = "singleton_rate" - "size_term" - "sample_term" - "delta"; "vacuous", "size_term" = 2 /
+"min_erroneous", "sample_term" = (35 + 6 ln N) / sqrt(N), and "threshold", "delta", "p_hat_above",
+"p_above", "error", "error_known", "outside", "bound_known" as above, with other weights and E_c;
+"delta_most": "delta" if the answers not found were above the threshold. "weights": "statements" (prompts
+weigh what their probability in a statement is) or "equal" (it is not known). "covered": probability of the
+prompts that were asked, null for equal weights. "told_more": the model has learned from more than these
+statements, so that the theorem says nothing of it and "holds" is null. "guess": how often the category's
+commonest answer is right; "guess_uniform": how often it were if answers were drawn evenly, as the theorem
+has it.
 """
 
 import math
 from collections import Counter as Tally
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -119,8 +120,11 @@ def prompt_of(
     known: Truths,
     answers: KnownAnswers,
 ) -> Prompt:
-    """What theory needs of a question; the arguments are those of `evaluation.factual.judge`, and what is right
-    is so by the same rule. `answers` are of all facts."""
+    """What theory needs of a question.
+
+    The arguments are those of `evaluation.factual.judge`, and what is right is so by the same rule; `answers`
+    are of all facts.
+    """
     truths = (*fact.answers, *known.get(question, ()))
     canonical = normalise(fact.answer)
     valid = dict.fromkeys(filter(None, (canonical, *map(normalise, truths))), 0.0)
@@ -167,7 +171,7 @@ def theory(prompts: Sequence[Prompt], counts: Counts | None, told_more: bool) ->
         "statements": _counted(counts) if counts else None,
         "singleton": _singleton(prompts, counts, told_more) if counts and counts.statements else None,
     }
-    return result | {"notes": _notes(result, counts)}
+    return result | {"notes": list(_notes(result, counts))}
 
 
 def _iiv(prompts: Sequence[Prompt]) -> Json:
@@ -198,13 +202,14 @@ def _singleton(prompts: Sequence[Prompt], counts: Counts, told_more: bool) -> Js
         covered = math.fsum(weights)
     if not any(weights):
         return None
-    terms = measure([Answers(_point(p), p.valid, p.wrong, p.known) for p in usable], weights)
+    terms = measure([Answers(_point(p), p.valid, p.wrong, p.known, p.unfound) for p in usable], weights)
     bound = singleton_bound(terms, counts.stated(1), counts.statements)
     guess, uniform = _guesses(usable, weights)
     result = {
         **_bound(terms, bound),
         "singleton_rate": counts.singleton_rate,
         "size_term": 2 / terms.min_erroneous,
+        "delta_most": terms.delta_most,
         "sample_term": sample_term(counts.statements),
         "weights": "equal" if counts.shares is None else "statements",
         "covered": covered,
@@ -240,7 +245,7 @@ def _bound(terms: Measured, bound: float) -> Json:
 
 def _guesses(prompts: Sequence[Prompt], weights: Sequence[float]) -> tuple[float, float]:
     """How often the category's commonest answer is right, and how often if all were as common."""
-    often: defaultdict[str, Tally[str]] = defaultdict(Tally)
+    often: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
     for prompt, weight in zip(prompts, weights, strict=True):
         often[prompt.category][prompt.answer] += weight
     total = math.fsum(weights)
@@ -272,62 +277,56 @@ def _counted(counts: Counts) -> Json:
     }
 
 
-def _notes(result: Json, counts: Counts | None) -> list[str]:
+def _notes(result: Json, counts: Counts | None) -> Iterator[str]:
     """What a reader must know of these numbers."""
-    notes = []
     iiv, singleton, stated = result["iiv"], result["singleton"], result["statements"]
     if iiv:
-        notes.append(
-            "The error is the probability of an answer that is not true, drawn from the model at temperature 1: "
-            "what is greedily answered may be wrong more rarely."
+        yield (
+            "The error is how often an answer drawn from the model at temperature 1 is not true; "
+            "greedy answers may be wrong more rarely."
         )
-        notes.append(
-            f"The theorem assumes that the model says nothing but valid and known erroneous answers; "
-            f"{iiv['outside']:.1%} of its answers are neither. The bound holds with these counted as errors; of "
-            f"the known errors alone it says at least {iiv['bound_known']:.3f}."
+        yield (
+            "The theorem assumes that a model says nothing but valid and known erroneous answers; of this "
+            f"one's {iiv['outside']:.1%} are neither. The bound holds with these counted as errors; known "
+            f"errors alone are at least {iiv['bound_known']:.3f}."
         )
+        if iiv["vacuous"]:
+            yield "The bound for any model is 0 or less: it says nothing here."
         if iiv["incomplete"]:
-            notes.append(
-                f"Of {iiv['incomplete']} questions beam search may have missed an answer above the threshold: the "
-                f"bound holds all the same, err_iiv may be up to {iiv['err_iiv_most']:.3f}."
+            yield (
+                f"Of {iiv['incomplete']} questions beam search may have missed an answer above the "
+                f"threshold: the bound holds all the same; err_iiv may be up to {iiv['err_iiv_most']:.3f}."
             )
-    if iiv and iiv["vacuous"]:
-        notes.append("The bound for any model is 0 or less: it says nothing here.")
-    if result["without_errors"]:
-        notes.append(
-            f"{result['without_errors']} questions are in no bound: no erroneous answer of them is known."
-        )
+    if without := result["without_errors"]:
+        yield f"{without} questions are in no bound: no erroneous answer of them is known."
     if not stated:
-        notes.append("Singletons are not counted: the training text is not known (evaluate.statements names it).")
+        yield "Singletons are not counted: the training text is not known; evaluate.statements may name it."
     elif not stated["statements"]:
-        notes.append("The training text states none of the facts: there is no singleton rate.")
-    if stated and stated["false"]:
-        notes.append(
-            f"{stated['false'] / stated['statements']:.1%} of the statements are false; the theorems assume that "
-            "none is."
-        )
+        yield "The training text states none of the facts: there is no singleton rate."
+    elif stated["false"]:
+        share = stated["false"] / stated["statements"]
+        yield f"{share:.1%} of the statements are false; the theorems assume that none is."
     if singleton:
         if singleton["vacuous"]:
-            notes.append(
-                f"The singleton bound is 0 or less: it says nothing here. Its correction for N = "
-                f"{stated['statements']:,} statements alone is {singleton['sample_term']:.3f}."
+            yield (
+                "The singleton bound is 0 or less: it says nothing here. The correction for "
+                f"N = {stated['statements']:,} statements alone is {singleton['sample_term']:.3f}."
             )
         if singleton["told_more"]:
-            notes.append(
-                "The singleton bound is of models that learned from the counted statements alone. This one was "
-                "told more: compare nothing."
+            yield (
+                "The singleton bound is of models that learned from the counted statements alone. This one "
+                "was told more: it may err less."
             )
         if singleton["weights"] == "equal":
-            notes.append(
-                "How probable each prompt is in a statement is not known: in the singleton bound all weigh the "
-                "same, where the theorem weighs them by that."
+            yield (
+                "In the singleton bound all questions weigh the same; the theorem weighs them by how "
+                "probable they are in a statement, which is not known."
             )
         elif singleton["covered"] < 1 - ROUNDING:
-            notes.append(
-                f"The questions that were asked are {singleton['covered']:.1%} of the statements' distribution."
-            )
-        notes.append(
-            "The singleton bound assumes answers that cannot be guessed, drawn evenly: the commonest of the "
-            f"category would be right in {singleton['guess_uniform']:.1%}, and is in {singleton['guess']:.1%}."
+            yield f"The questions asked are {singleton['covered']:.1%} of what statements are drawn from."
+        yield (
+            "The singleton bound assumes answers that cannot be guessed, drawn evenly. The commonest of a "
+            f"category would then be right in {singleton['guess_uniform']:.1%}; it is in "
+            f"{singleton['guess']:.1%}."
         )
-    return notes + (list(counts.notes) if counts else [])
+    yield from counts.notes if counts else ()
