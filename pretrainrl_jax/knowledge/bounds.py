@@ -29,7 +29,7 @@ drawn evenly, each for itself, from a known set, the paper's second theorem: wit
 
 Its first step is the one above, so that again `1 - q(V)` is bounded. It is of the whole of A: where answers
 above the threshold were not found, delta may be up to `delta_most`. The correction is above 1, so that
-nothing is said, up to about 8,000 statements.
+nothing is said, up to about 7,900 statements.
 """
 
 import math
