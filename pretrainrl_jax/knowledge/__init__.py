@@ -1,1 +1,1 @@
-"""What a model knows: of single questions, of its own confidence, and beside what theory allows."""
+"""What a model knows, and whether it knows that it does not: the measures, as pure functions on numbers."""

@@ -107,7 +107,7 @@ def place_trees(
     """
     sizes = [size(tree, question=False) for tree in trees]
     planned = plan([taken.inputs for taken in sizes], row_length)
-    # The first batch leaves room, for the next ones are like it; what a row holds varies more than their number.
+    # The first batch leaves room: the next ones are like it, and rows differ more than their number.
     slack, in_row = (1.0, 1.0) if holds.rows else (1.25, 1.5)
     needed = in_buckets(Capacity(*(int(in_row * n) for n in capacity(sizes, planned, row_length))))
     needed = Capacity(row_length, min(row_length, needed.sources), *needed[2:])

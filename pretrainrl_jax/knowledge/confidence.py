@@ -1,0 +1,191 @@
+"""How well a confidence tells right answers from wrong ones, and what answering by it is worth.
+
+Confidence targets are those of Why Language Models Hallucinate (arXiv 2509.04664): "answer only if you are
+more than t confident", a right answer earns 1, abstaining 0, and a mistake costs t / (1 - t), so that at a
+confidence of exactly t answering and abstaining are worth the same.
+
+Everywhere `confidence` is [questions], probabilities of the answers that would be given, and `right` is
+[questions], whether these are right.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+Array = np.ndarray
+BINS = 15  # of equal width, as calibration is usually reported
+SMALLEST = 1e-7  # probabilities are kept this far from 0 and 1 where their logarithm is taken
+
+
+class Scored(NamedTuple):
+    """Answers given above a threshold; all but the score are shares of all questions."""
+
+    threshold: float
+    penalty: float  # of a mistake
+    answered: float
+    right: float
+    wrong: float
+    abstained: float
+    score: float  # mean over questions: right 1, abstained 0, wrong -penalty
+    accuracy: float | None  # of the answered; None where nothing is answered
+
+
+class Bin(NamedTuple):
+    """Questions of like confidence."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float  # mean
+    accuracy: float
+    interval: tuple[float, float]  # 95 % of the accuracy (Wilson)
+
+
+def penalty_of(threshold: float) -> float:
+    """What a mistake costs so that answering pays above this confidence; raises ValueError outside [0, 1)."""
+    if not 0 <= threshold < 1:
+        raise ValueError(f"a confidence threshold lies in [0, 1): {threshold}")
+    return threshold / (1 - threshold)
+
+
+def at_threshold(confidence: Array, right: Array, threshold: float, penalty: float | None = None) -> Scored:
+    """Answer where the confidence is above the threshold, abstain elsewhere.
+
+    At threshold 0 whatever has any probability is answered. `penalty` is t / (1 - t) unless it is given.
+    """
+    penalty = penalty_of(threshold) if penalty is None else penalty
+    confidence, right = _columns(confidence, right)
+    answers = confidence > threshold
+    answered, hits = _mean(answers), _mean(answers & right)
+    wrong = _mean(answers & ~right)
+    return Scored(
+        threshold,
+        penalty,
+        answered,
+        hits,
+        wrong,
+        1 - answered,
+        hits - penalty * wrong,
+        hits / answered if answered else None,
+    )
+
+
+def risk_coverage(confidence: Array, right: Array) -> tuple[Array, Array]:
+    """Share answered and share of mistakes among it, from the most confident answer to all of them.
+
+    Equally confident questions are answered together, so that their order is worth nothing: each point is a
+    threshold that can be chosen.
+    """
+    confidence, right = _columns(confidence, right)
+    order = np.argsort(-confidence, kind="stable")
+    ranked = confidence[order]
+    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True)) if len(ranked) else np.zeros(0, int)
+    answered = last + 1
+    return answered / max(1, len(ranked)), np.cumsum(~right[order])[last] / answered
+
+
+def area_under_risk_coverage(confidence: Array, right: Array) -> float:
+    """The mean risk over all coverages: that of answering the k most confident, k from 1 to all.
+
+    Where several are equally confident, the mean over their orders. 0 is best; a constant confidence has the
+    rate of mistakes. NaN without questions.
+    """
+    confidence, right = _columns(confidence, right)
+    if not len(right):
+        return float("nan")
+    coverage, risk = risk_coverage(confidence, right)
+    counts = np.rint(coverage * len(right)).astype(int)
+    wrong = np.rint(risk * counts)
+    # Within a tie mistakes come at an even pace on average.
+    expected = np.interp(np.arange(1, len(right) + 1), np.append(0, counts), np.append(0, wrong))
+    return float(np.mean(expected / np.arange(1, len(right) + 1)))
+
+
+def ideal_area(right: Array) -> float:
+    """The least area that any order of these answers can have: all right ones before all wrong ones."""
+    right = np.asarray(right, bool)
+    return area_under_risk_coverage(right.astype(float), right)
+
+
+def reliability(confidence: Array, right: Array, bins: int = BINS) -> list[Bin]:
+    """Bins of equal width that hold questions; a confidence on an edge belongs to the bin below it."""
+    confidence, right = _columns(confidence, right)
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    made = []
+    for at in range(bins):
+        inside = place == at
+        if count := int(inside.sum()):
+            hits = int(right[inside].sum())
+            interval = stats.binomtest(hits, count).proportion_ci(method="wilson")
+            bounds = float(interval.low), float(interval.high)
+            mean = float(confidence[inside].mean())
+            made.append(Bin(at / bins, (at + 1) / bins, count, mean, hits / count, bounds))
+    return made
+
+
+def ece(confidence: Array, right: Array, bins: int = BINS) -> float:
+    """Expected calibration error: |accuracy - mean confidence| of `reliability`'s bins, by their size."""
+    confidence, right = _columns(confidence, right)
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    apart = np.bincount(place, right, bins) - np.bincount(place, confidence, bins)
+    return float(np.abs(apart).sum() / len(right)) if len(right) else float("nan")
+
+
+def brier(confidence: Array, right: Array) -> float:
+    """Mean squared difference of confidence and outcome; NaN without questions."""
+    confidence, right = _columns(confidence, right)
+    return float(np.mean((confidence - right) ** 2)) if len(right) else float("nan")
+
+
+def log_loss(confidence: Array, right: Array) -> float:
+    """Mean negative log-probability (nats) that the confidence gave to what was the case; NaN without any.
+
+    Confidences of 0 and 1 count as `SMALLEST` away from them.
+    """
+    confidence, right = _columns(confidence, right)
+    sure = np.clip(confidence, SMALLEST, 1 - SMALLEST)
+    return float(-np.mean(np.where(right, np.log(sure), np.log1p(-sure)))) if len(right) else float("nan")
+
+
+def bootstrap(
+    statistic: Callable[..., float], *columns: Array, draws: int = 1000, seed: int = 0
+) -> tuple[float, float] | None:
+    """95 % bounds of a statistic by drawing questions with replacement; None with fewer than two.
+
+    Args:
+        statistic: of the columns, one number; a draw for which it is NaN says nothing and is left out.
+        columns: [questions] each; a question keeps its values together, so that systems are paired.
+    """
+    count = len(columns[0])
+    if count < 2:
+        return None
+    random = np.random.default_rng(seed)
+    arrays = [np.asarray(column) for column in columns]
+    drawn = (random.integers(count, size=count) for _ in range(draws))
+    values = np.array([statistic(*(column[rows] for column in arrays)) for rows in drawn], float)
+    if np.isnan(values).all():
+        return None
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Exact two-sided p that a question is as likely to be gained as lost, of those that changed."""
+    changed = gained + lost
+    return float(stats.binomtest(gained, changed).pvalue) if changed else 1.0
+
+
+def _columns(confidence: Array, right: Array) -> tuple[Array, Array]:
+    """As arrays. Raises ValueError for confidences that are no probabilities, or lengths that differ."""
+    confidence, right = np.asarray(confidence, float), np.asarray(right, bool)
+    if confidence.shape != right.shape or confidence.ndim != 1:
+        raise ValueError(f"{confidence.shape} confidences for {right.shape} answers")
+    if not ((confidence >= 0) & (confidence <= 1)).all():
+        raise ValueError("a confidence lies in [0, 1]")
+    return confidence, right
+
+
+def _mean(values: Array) -> float:
+    return float(np.mean(values)) if len(values) else 0.0
