@@ -204,6 +204,11 @@ class EvaluateConfig(Section):
         "which evaluated step a system's checkpoint is: the last, or the one best on the sample",
         results=("train", "evaluate"),
     )
+    forgetting: PositiveFloat = setting(
+        0.5,
+        "a rise of the loss on text beyond this is told as a failure, nats a token",
+        results=("report",),
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> "EvaluateConfig":

@@ -7,6 +7,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.report import page, preferences, selfimprove, summary, words
 from pretrainrl_jax.report.compare import comparison_table, write_comparison
 from pretrainrl_jax.report.inputs import read_config
+from pretrainrl_jax.report.signatures import signature_lines
 from pretrainrl_jax.stages.context import say
 
 
@@ -24,7 +25,8 @@ def report(workdir: Path) -> None:
         say(table(figures, known))
     if improved:
         say(selfimprove.table(improved))
-    for sentence in [*figures.get("contradictions", []), *improved.get("collapsed", [])]:
+    told = signature_lines(figures.get("signatures", []), known)
+    for sentence in [*figures.get("contradictions", []), *improved.get("collapsed", []), *told]:
         say(f"! {sentence}")
     for sentence in reading(figures, known) if figures["systems"] else []:
         say(f"- {sentence}")
