@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.config.stored import flat, resolved
-from pretrainrl_jax.report import charts, formats, mining, run, selfimprove, selfimprove_section
+from pretrainrl_jax.report import charts, drawing, formats, mining, run, selfimprove, selfimprove_section
 from pretrainrl_jax.report.ability import ability, main_results, read_harness
 from pretrainrl_jax.report.contradictions import contradictions, other_texts
 from pretrainrl_jax.report.formats import Json
@@ -92,7 +92,7 @@ def write_report(workdir: Path) -> Path:
         worse=fallen,
         lost=[example(*answers) for answers in fallen.lost] if fallen else [],
         settings=settings(config),
-        colours={name: look.color for name, look in charts.looks(list(evaluations), known).items()},
+        colours={name: look.color for name, look in drawing.looks(list(evaluations), known).items()},
     )
     folder = workdir / "report"
     path = write_page(folder / "index.html", page)
