@@ -27,8 +27,8 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.report import charts, drawing
 from pretrainrl_jax.report.inputs import read_metrics
 from pretrainrl_jax.report.outcomes import changes, trained
-from pretrainrl_jax.report.page import pair, settings, write_report
-from pretrainrl_jax.report.summary import summarise
+from pretrainrl_jax.report.page import settings, write_report
+from pretrainrl_jax.report.summary import pair, summarise
 from pretrainrl_jax.report.systems import Systems
 
 KNOWN = Systems(OBJECTIVES)
