@@ -2,20 +2,21 @@
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pretrainrl_jax.cells import cells
 from pretrainrl_jax.command import Command
+from pretrainrl_jax.config.stored import changed
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.stages.check import (
-    CREATING,
     check_facts,
     check_model_at,
     check_preferences,
     check_question,
     check_text,
+    creates,
 )
 from pretrainrl_jax.workdir import check_workdir
 
@@ -45,7 +46,7 @@ def _work(command: Command) -> None:
         check_preferences(config)
     check_text(config)
     # Reading data may take long.
-    check_workdir(command.workdir, config, create=command.verb in CREATING)
+    check_workdir(command.workdir, config, create=creates(command))
     facts, preferences = [], None
     if config.preferences.path:
         from pretrainrl_jax.preferences.reading import read_preferences
@@ -63,19 +64,32 @@ def _work(command: Command) -> None:
 
 def _evaluate(command: Command) -> None:
     if command.options.harness is None:
-        return _work(command)
+        alone = "model.path" in command.given and not is_run(command.workdir)
+        return _evaluate_model(command) if alone else _work(command)
     from pretrainrl_jax.evaluation.tasks import load_tasks, task_names
 
     names = task_names(command.options.harness)
     if "model.path" not in command.given:
         check_workdir(command.workdir, command.config, create=False)
-    elif (command.workdir / "config.json").is_file():
+    elif is_run(command.workdir):
         how = "leave --model.path out to evaluate its systems, or give the model another --workdir"
         raise InputError(f"{command.workdir} is the workdir of a run: {how}")
     tasks = load_tasks(names, command.config.harness.path)
     from pretrainrl_jax.stages.start import start_harness
 
     start_harness(command, tasks)
+
+
+def _evaluate_model(command: Command) -> None:
+    """Any model on a user's facts: no workdir of a run, nothing is trained."""
+    config = command.config
+    check_model_at(config.model.path, "--model.path")
+    if not config.facts.path:
+        raise InputError("evaluate --model.path needs facts to ask about: give --facts.path")
+    alone: dict[str, Any] = {"train.systems": (), "pretrain.epochs": 0.0}
+    if not command.options.config and "evaluate.template" not in command.given:
+        alone["evaluate.template"] = "few_shot"  # a model that was trained on no question is shown some
+    _work(replace(command, config=changed(config, alone)))
 
 
 def _ask(command: Command) -> None:
@@ -131,6 +145,17 @@ def _report(command: Command) -> None:
         report(command.workdir)
 
 
+def is_run(workdir: str | Path) -> bool:
+    """Whether a workdir is named in which models were made."""
+    return bool(str(workdir)) and (Path(workdir) / "checkpoints").is_dir()
+
+
+def _evaluated(options: argparse.Namespace, given: Mapping[str, Any]) -> str:
+    """The model that is evaluated alone; "" for the systems of a workdir."""
+    of_run = options.harness is None and (options.config or is_run(options.workdir))
+    return "" if of_run else given.get("model.path", "")
+
+
 HARNESS = (
     "standard evaluations instead, as mmlu,gsm8k,bbh, of every system of the workdir or of the model that "
     "--model.path names"
@@ -178,7 +203,7 @@ VERBS = {
         _evaluate,
         {"--harness": {"metavar": "TASKS", "help": HARNESS}},
         goes_on=True,
-        named=lambda options, given: given.get("model.path", "") if options.harness is not None else "",
+        named=_evaluated,
     ),
     "selfimprove": Verb(
         "each method of selfimprove.systems on streamed documents: continue, judge, learn, report",

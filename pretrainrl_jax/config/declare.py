@@ -20,6 +20,7 @@ ShareBelowOne = Annotated[float, Ge(0), Lt(1)]
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 Names = Annotated[tuple[str, ...], Strict(False)]  # a list will do
 Counts = Annotated[tuple[NonNegativeInt, ...], Strict(False)]
+Shares = Annotated[tuple[ShareBelowOne, ...], Strict(False)]
 Numbers = Annotated[tuple[NonNegativeFloat, ...], Strict(False)]
 # Whose results depend on a setting; each depends on those before it, too.
 # "choice" and "documents" are results of some runs only: see `stored.matters`.

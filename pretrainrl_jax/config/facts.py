@@ -56,6 +56,12 @@ class FactsConfig(Section):
         "templates for rows without a question, as 'What is the {p} of {s}?': {p} is the category, {s} the "
         "subject; 'capital=Which city governs {s}?' is for one category",
     )
+    reversed: Names = setting(
+        (),
+        "templates that ask about an answer, as 'Which land has {a} as its {p}?' or 'capital=What is {a} the "
+        "capital of?': {a} is the answer, {p} the category; the known relations have one",
+        results=("evaluate",),
+    )
     answer_separator: str = setting("", "what separates several answers written as one text, as '|' or '\\n'")
     nulls: Names = setting(
         ("None", "nan", "NaN", "NULL", "null", "<NA>", "NaT", "#N/A"),

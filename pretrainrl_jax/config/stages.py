@@ -14,6 +14,7 @@ from pretrainrl_jax.config.declare import (
     Section,
     Share,
     ShareBelowOne,
+    Shares,
     section,
     setting,
     wrong,
@@ -164,6 +165,23 @@ class EvaluateConfig(Section):
         "exact", "an answer is right if, normalised, it equals a true answer, or if it contains one"
     )
     bins: PositiveInt = setting(5, "popularity bins of equal size")
+    by: Names = setting((), "columns of facts.path by which results are broken down, beside the category")
+    thresholds: Shares = setting(
+        (0.0, 0.5, 0.75, 0.9),
+        "confidence targets: the model answers where it is more confident than that, and abstains elsewhere",
+        results=("report",),
+    )
+    penalties: Numbers = setting(
+        (), "what a mistake costs at each of these thresholds; empty: t / (1 - t)", results=("report",)
+    )
+    samples: NonNegativeInt = setting(
+        4, "answers drawn for each question, whose agreement is compared with the probability; 0 draws none"
+    )
+    rubric: Numbers = setting(
+        (),
+        "penalties to state in prompts that allow 'I don't know', as 0,1,3,9, for models that can follow "
+        "them; empty asks none",
+    )
     every_steps: NonNegativeInt = setting(
         0,
         "evaluate while training on a sample, every n steps; 0: off",
@@ -184,6 +202,9 @@ class EvaluateConfig(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> "EvaluateConfig":
+        if self.penalties and len(self.penalties) != len(self.thresholds):
+            meaning = f"give one for each of the {len(self.thresholds)} evaluate.thresholds, or none"
+            raise wrong("evaluate.penalties", self.penalties, meaning)
         if self.choose != "last" and not self.every_steps:
             meaning = "there is nothing to choose from without evaluate.every_steps"
             raise wrong("evaluate.choose", self.choose, meaning)

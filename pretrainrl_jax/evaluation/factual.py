@@ -21,25 +21,44 @@ from pretrainrl_jax.facts.matching import Truths, matches, normalise
 from pretrainrl_jax.facts.record import Fact
 
 
+class Belief(NamedTuple):
+    """An answer in all the spellings among a question's beams, which normalised are one text."""
+
+    text: str  # as its most probable spelling has it
+    confidence: float  # the probability of them together, each with all terminators at its end
+    right: bool
+    spellings: tuple[tuple[int, ...], ...]  # tokens of each, without terminators
+
+
+NOTHING = Belief("", 0.0, False, ())
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a model did on one question."""
 
     fact: Fact
     question: str  # as it was asked: the trained wording or the paraphrase
-    group: str  # "trained", "paraphrase" or "held_out"
+    group: str  # "trained", "paraphrase", "held_out" or "reversed"
     prediction: str  # the greedy answer
     correct: bool
     rank: int | None  # of the first right beam, from 1
     p_hit: float | None  # that beam's probability
     p_truth: float  # probability of the canonical answer, teacher-forced
     p_aliases: float  # of all true answers: teacher-forced, and right beams that spell them otherwise
-    falsehood: str | None  # the most probable wrong beam
+    falsehood: str | None  # the most probable wrong answer among its beams, in all its spellings
     p_falsehood: float | None
+    truths: int  # distinct true answers
+    believed: tuple[Belief, ...]  # the distinct answers among its beams, most probable first
     unfinished: int  # beams without a terminator at the length limit: never a hit, but counted
     beams: int
     measured_twice: int  # answers that were both found by beam search and teacher-forced
     apart: float  # the most that the two log-probabilities of one of these differ by, nats
+
+    @property
+    def best(self) -> Belief:
+        """The answer the model is most confident of; one of no probability where no beam ended."""
+        return self.believed[0] if self.believed else NOTHING
 
 
 class Truth(NamedTuple):
@@ -71,13 +90,14 @@ def judge(
     truths = (*fact.answers, *known.get(question, ()))
     hits = [matches(a.text, truths, rule) for a in finished]
     rank = hits.index(True) + 1 if any(hits) else None
-    false = [a for a, hit in zip(finished, hits, strict=True) if not hit and normalise(a.text)]
-    wrong = max(false, key=lambda a: a.logp, default=None)
     spelt = {truth.tokens: truth.logp for truth in forced}
     ended = [a for a in beams if a.finished]
     apart = [abs(a.logp - spelt[a.tokens]) for a in ended if a.tokens in spelt]
     others = [a.logp for a in ended if a.tokens not in spelt and matches(a.text, truths, rule)]
     answer = greedy[0] if greedy else Answer("", (), -math.inf, finished=False)
+    true = {*map(normalise, truths)} - {""}
+    believed = beliefs(ended, lambda text: matches(text, truths, rule))
+    wrong = next((belief for belief in believed if not belief.right and normalise(belief.text)), None)
     return Outcome(
         fact,
         question,
@@ -89,12 +109,30 @@ def judge(
         p_truth=math.exp(forced[0].logp),
         p_aliases=min(1.0, sum(map(math.exp, [*spelt.values(), *others]))),
         falsehood=None if wrong is None else wrong.text,
-        p_falsehood=None if wrong is None else math.exp(wrong.logp),
+        p_falsehood=None if wrong is None else wrong.confidence,
+        truths=len(true),
+        believed=tuple(believed),
         unfinished=sum(not a.finished for a in beams),
         beams=len(beams),
         measured_twice=len(apart),
         apart=max(apart, default=0.0),
     )
+
+
+def beliefs(answers: Sequence[Answer], is_right: Callable[[str], bool]) -> list[Belief]:
+    """Finished answers of equal normalised text as one, the most probable first.
+
+    Two beams never have the same tokens, so that their probabilities may be added.
+    """
+    spelled: dict[str, list[Answer]] = {}
+    for answer in answers:
+        spelled.setdefault(normalise(answer.text), []).append(answer)
+    made = []
+    for own in spelled.values():
+        likely = max(own, key=lambda a: a.logp)
+        mass = min(1.0, math.fsum(math.exp(a.logp) for a in own))
+        made.append(Belief(likely.text, mass, is_right(likely.text), tuple(a.tokens for a in own)))
+    return sorted(made, key=lambda belief: -belief.confidence)
 
 
 def distinct_truths(fact: Fact) -> tuple[str, ...]:
@@ -121,21 +159,44 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def groups(
-    outcomes: Sequence[Outcome], unseen: Callable[[Fact], bool], head: Callable[[Fact], bool]
+    outcomes: Sequence[Outcome],
+    unseen: Callable[[Fact], bool],
+    head: Callable[[Fact], bool],
+    neighbour: Callable[[Fact], str],
 ) -> dict[str, dict[str, Any]]:
     """Metrics of every group that has questions.
 
     "unseen" are the trained facts that pretraining never stated; "held_out_head" the well-known facts that
-    were not trained: what training may make a model forget.
+    were not trained: what training may make a model forget. The held-out facts are neighbours of trained ones
+    (`neighbours`) or "distant". "reversed" are questions about the answers of trained facts.
     """
+    held_out = [o for o in outcomes if o.group == "held_out"]
+    near = {kind: [o for o in held_out if neighbour(o.fact) == kind] for kind in ("subject", "answer", "")}
     members = {
         "trained": [o for o in outcomes if o.group == "trained"],
         "unseen": [o for o in outcomes if o.group == "trained" and unseen(o.fact)],
         "paraphrase": [o for o in outcomes if o.group == "paraphrase"],
-        "held_out": [o for o in outcomes if o.group == "held_out"],
-        "held_out_head": [o for o in outcomes if o.group == "held_out" and head(o.fact)],
+        "held_out": held_out,
+        "held_out_head": [o for o in held_out if head(o.fact)],
+        "neighbour_subject": near["subject"],
+        "neighbour_answer": near["answer"],
+        "distant": near[""],
+        "reversed": [o for o in outcomes if o.group == "reversed"],
     }
     return {name: measures(group) for name, group in members.items() if group}
+
+
+def neighbours(trained: Sequence[Fact]) -> Callable[[Fact], str]:
+    """Tells what a fact shares with a trained one: its "subject", else "answer" and category, or ""."""
+    subjects = {fact.subject_key for fact in trained}
+    answers = {(fact.category, normalise(fact.answer)) for fact in trained}
+
+    def shared(fact: Fact) -> str:
+        if fact.subject_key in subjects:
+            return "subject"
+        return "answer" if (fact.category, normalise(fact.answer)) in answers else ""
+
+    return shared
 
 
 def by_popularity(outcomes: Sequence[Outcome], bins: int) -> list[dict[str, Any]]:
@@ -157,11 +218,16 @@ def by_popularity(outcomes: Sequence[Outcome], bins: int) -> list[dict[str, Any]
 def to_json(outcome: Outcome) -> dict[str, Any]:
     """What the report shows of a question."""
     of_outcome = (
-        "group", "prediction", "correct", "rank", "p_truth", "p_aliases", "falsehood", "p_falsehood"
+        "group", "prediction", "correct", "rank", "p_truth", "p_aliases", "falsehood", "p_falsehood", "truths"
     )  # fmt: skip
+    best = outcome.best
     return {
         "id": outcome.fact.id,
         "question": outcome.question,
         **{name: getattr(outcome.fact, name) for name in ("category", "popularity", "answer")},
         **{name: getattr(outcome, name) for name in of_outcome},
+        "best": best.text if best.spellings else None,
+        "best_right": best.right,
+        "confidence": best.confidence,
+        **({"columns": dict(outcome.fact.columns)} if outcome.fact.columns else {}),
     }

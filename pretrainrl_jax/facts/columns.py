@@ -62,7 +62,7 @@ def choose_columns(seen: Survey, settings: FactsConfig, at: str) -> Columns:
     for name in (field.name for field in dataclasses.fields(ColumnsConfig)):
         named = _named(seen, getattr(settings.columns, name), name == "answers")
         for path in named:
-            _check(seen, path, f"facts.columns.{name}", at)
+            check_column(seen, path, f"facts.columns.{name}", at)
         usual = [path for path in (_usual(seen, usual) for usual in USUAL[name]) if path]
         # A blank column serves where none is filled, unless it holds objects in other rows.
         filled = [path for path in usual if seen.columns[path].filled]
@@ -96,8 +96,8 @@ def _named(seen: Survey, name: str, several: bool) -> list[str]:
     return [part.strip() for part in name.split(",") if part.strip()]
 
 
-def _check(seen: Survey, path: str, setting: str, at: str) -> None:
-    """The column is there, and holds more than objects."""
+def check_column(seen: Survey, path: str, setting: str, at: str) -> None:
+    """The column is there, and holds more than objects: raises InputError, naming the setting, if not."""
     if path in seen.columns:
         return
     if inside := seen.inside(path):

@@ -40,6 +40,7 @@ class FactMaker:
     seen: Survey
     columns: Columns
     templates: Templates
+    kept: tuple[str, ...] = ()  # columns that go with each fact
     repaired: Counter[str] = field(default_factory=Counter)
     taken: set[str] = field(default_factory=set)  # ids
 
@@ -93,7 +94,13 @@ class FactMaker:
             row=row.number,
             paraphrase=other if other != question else "",
             answer_popularity=_popularity(row, columns.answer_popularity, repaired, of_answer=True),
+            columns=tuple((path, self.shown(row, path)) for path in self.kept),
         )
+
+    def shown(self, row: Row, path: str) -> str:
+        """A cell as a reader sees it, several values with commas between; "" where it is blank."""
+        values = [value for value in cells(row.values, path) if value not in (None, "")]
+        return ", ".join(" ".join(str(value).split()) for value in values)
 
     @cached_property
     def separator(self) -> str:

@@ -10,14 +10,17 @@ Templates = Mapping[str, str]  # by category; "" is for all others
 # A subject's place in a question of the source, as CounterFact, LAMA and templates write it. The {s} of a
 # formula, as in x_{s}, is none.
 OPEN = re.compile(r"\{(subject|subj|entity)?\}|\[X\]|(?<![\w\\^}])\{[s0]\}")
-SUBJECT, CATEGORY = ("s", "", None), ("p", "", None)  # placeholders: name, format and conversion
 
 
-def read_templates(entries: Sequence[str]) -> Templates:
+def read_templates(
+    entries: Sequence[str], setting: str = "facts.questions", slot: str = "s", meaning: str = "subject"
+) -> Templates:
     """The templates of `facts.questions`: for every category, or for one, as "capital=Which city … {s}?".
 
-    Raises InputError for a template without {s}, with another placeholder, or two for the same category.
+    Those of `facts.reversed` name the answer as {a} instead: `slot` and its `meaning`. Raises InputError for
+    a template without it, with another placeholder, or two for the same category.
     """
+    named_slot, category_slot = (slot, "", None), ("p", "", None)  # name, format and conversion
     templates: dict[str, str] = {}
     for entry in entries:
         before, equals, after = entry.partition("=")
@@ -26,15 +29,15 @@ def read_templates(entries: Sequence[str]) -> Templates:
         try:
             named = {tuple(part[1:]) for part in Formatter().parse(template) if part[1] is not None}
         except ValueError as error:
-            raise InputError(f"facts.questions: {entry!r} is no template ({error})") from None
-        if not {SUBJECT} <= named <= {SUBJECT, CATEGORY}:
-            rule = "must name the subject as {s}, may name the category as {p}, and nothing else"
+            raise InputError(f"{setting}: {entry!r} is no template ({error})") from None
+        if not {named_slot} <= named <= {named_slot, category_slot}:
+            rule = f"must name the {meaning} as {{{slot}}}, may name the category as {{p}}, and nothing else"
             comma = "a template with a comma can only be set in a configuration file"
-            raise InputError(f"facts.questions: {entry!r} {rule}; {comma}")
+            raise InputError(f"{setting}: {entry!r} {rule}; {comma}")
         if category in templates:
             whose = f"the category {category}" if category else "every category"
             both = f"{templates[category]}, {entry}"
-            raise InputError(f"facts.questions holds two templates for {whose}: {both}")
+            raise InputError(f"{setting} holds two templates for {whose}: {both}")
         templates[category] = template
     return templates
 

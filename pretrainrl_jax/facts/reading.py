@@ -5,14 +5,14 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
 from pretrainrl_jax.config import Config, FactsConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts import cleaning
-from pretrainrl_jax.facts.columns import Columns, choose_columns
+from pretrainrl_jax.facts.columns import Columns, check_column, choose_columns
 from pretrainrl_jax.facts.datasets import read_hf, read_tfds
 from pretrainrl_jax.facts.duplicates import settle, share_truths
 from pretrainrl_jax.facts.entityquestions import read_entityquestions
@@ -64,7 +64,9 @@ def read_facts(config: Config) -> Reading:
     Raises InputError for a source that cannot be read, or one without facts.
     """
     if config.facts.path:
-        reading = _read(config.facts)
+        reading = _read(config.facts, config.evaluate.by)
+    elif config.evaluate.by:
+        raise InputError("evaluate.by names columns of a file of facts: there is none without facts.path")
     else:
         from pretrainrl_jax.facts.world import make_world  # only here: it imports NumPy
 
@@ -105,20 +107,24 @@ def read_rows(settings: Source) -> Iterator[Row]:
     return READERS[form](path.partition(":")[2] if form in ("tfds", "hf") else path, settings)
 
 
-def _read(settings: FactsConfig) -> Reading:
+def _read(settings: FactsConfig, by: Sequence[str] = ()) -> Reading:
     """Every row judged: the facts, duplicates settled, and the others by what became of them.
 
     The source is read twice: all keys of all rows count, and a row is kept only as the fact it becomes.
     """
     templates = read_templates(settings.questions)
     rows = _twice(settings)
+    read_templates(settings.reversed, "facts.reversed", "a", "answer")
     named = [name for value in asdict(settings.columns).values() for name in (value, *value.split(","))]
+    named += by
     seen = survey(rows(), map(str.strip, named))
     if not seen.rows:
         raise InputError(f"no facts in {settings.path}: it holds no rows")
     at = f"{settings.path}, line 1" if format_of(settings) in ("csv", "tsv", "jsonl") else seen.first
     columns = choose_columns(seen, settings, at)
-    maker = FactMaker(settings, seen, columns, templates)
+    for path in by:
+        check_column(seen, path, "evaluate.by", at)
+    maker = FactMaker(settings, seen, columns, templates, tuple(by))
     aside = FactMaker(settings, seen, columns, templates)  # of rows of which only the truths are wanted
     facts: list[Fact] = []
     elsewhere: list[Fact] = []

@@ -17,6 +17,7 @@ class Fact:
     row: int  # line or item of the source the fact came from, 1-based; 0 for made-up facts
     paraphrase: str = ""  # another wording, never trained on after pretraining; "" where there is none
     answer_popularity: float = 0.0  # how often the canonical answer is looked for; 0 where it is not known
+    columns: tuple[tuple[str, str], ...] = ()  # name and text of the columns that evaluate.by names
 
     @property
     def answer(self) -> str:

@@ -45,7 +45,9 @@ def score_rows(model: Model, params: Params, batch: PackedBatch) -> jax.Array:
 
 
 @partial(jax.jit, static_argnums=0)
-def score_endings(model: Model, params: Params, batch: PackedBatch, terminators: jax.Array) -> jax.Array:
+def score_endings(
+    model: Model, params: Params, batch: PackedBatch, terminators: jax.Array, temperature: jax.Array
+) -> jax.Array:
     """Of every branch of packed rows its summed log-probability, and its probability as an answer.
 
     The second counts every terminator at the place of its own: an answer ends as probably as all of them
@@ -53,12 +55,14 @@ def score_endings(model: Model, params: Params, batch: PackedBatch, terminators:
 
     Args:
         terminators: bool [vocabulary]; every branch's own is among them.
+        temperature: float32 scalar, divides every logit.
 
     Returns:
         float32 [rows, branches, 2], in nats, on every device.
     """
     hidden = source_states(model, params, batch)
     head = model.head(params).astype(hidden.dtype)
+    hidden = (hidden / temperature).astype(hidden.dtype)  # a logit is a product with it
     arguments = hidden, head, batch.source_index, batch.targets, terminators
     logps, endings = token_and_ending_logps(*arguments, layout=model.layout)
     there = jnp.pad(batch.target_branch + (batch.source_index >= 0), ((0, 0), (0, 1)))
@@ -69,11 +73,16 @@ def score_endings(model: Model, params: Params, batch: PackedBatch, terminators:
 
 
 def score_answers(
-    model: Model, params: Params, trees: Sequence[AnswerTree], terminators: np.ndarray, **packing: Any
+    model: Model,
+    params: Params,
+    trees: Sequence[AnswerTree],
+    terminators: np.ndarray,
+    temperature: float = 1.0,
+    **packing: Any,
 ) -> list[list[list[float]]]:
     """`score_trees` by `score_endings`: of each branch both log-probabilities."""
-    ends = replicate(terminators, model.mesh)
-    engine = lambda model, params, batch: score_endings(model, params, batch, ends)  # noqa: E731
+    ends, divisor = (replicate(x, model.mesh) for x in (terminators, np.float32(temperature)))
+    engine = lambda model, params, batch: score_endings(model, params, batch, ends, divisor)  # noqa: E731
     return score_trees(model, params, trees, engine=engine, **packing)
 
 

@@ -5,12 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pretrainrl_jax.cells import cells
+from pretrainrl_jax.command import Command
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.texts import paragraphs
 from pretrainrl_jax.facts.record import Fact
 
-CREATING = ("run", "pretrain", "selfimprove")  # verbs that make a workdir
+
+def creates(command: Command) -> bool:
+    """Whether a command makes its workdir: `evaluate` does for a model that it names."""
+    named = command.verb == "evaluate" and "model.path" in command.given
+    return named or command.verb in ("run", "pretrain", "selfimprove")
 
 
 def check_facts(config: Config, facts: Sequence[Fact]) -> None:

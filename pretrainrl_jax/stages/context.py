@@ -17,6 +17,7 @@ from pretrainrl_jax.config import Config
 from pretrainrl_jax.documents.stream import Stream, open_stream
 from pretrainrl_jax.documents.world import MadeDocuments, make_documents
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.evaluation.factual import neighbours
 from pretrainrl_jax.evaluation.texts import paragraphs
 from pretrainrl_jax.facts.corpus import Corpus, verbalise
 from pretrainrl_jax.facts.matching import Truths, known_truths
@@ -50,6 +51,11 @@ class Context:
     kernel: Kernel = "xla"  # of attention
     preferences: Preferences | None = None  # what the run learns from instead of facts
 
+    @property
+    def model_alone(self) -> bool:
+        """A model is evaluated as it is: nothing is pretrained, mined or trained in this workdir."""
+        return bool(self.config.model.path) and not self.config.train.systems
+
     @cached_property
     def trained(self) -> list[Fact]:
         """The facts that are mined and trained."""
@@ -61,6 +67,11 @@ class Context:
         return split(self.facts, self.config.facts.holdout_every)[1]
 
     @cached_property
+    def neighbour(self) -> Callable[[Fact], str]:
+        """What a fact shares with a trained one, as `factual.neighbours` tells it."""
+        return neighbours(self.trained)
+
+    @cached_property
     def known_truths(self) -> Truths:
         """What is true in answer to each wording, held-out facts' truths among it."""
         return known_truths(self.facts)
@@ -68,7 +79,7 @@ class Context:
     @cached_property
     def corpus(self) -> Corpus:
         """The text a base model is pretrained on: it states all facts, held-out ones too."""
-        if self.preferences:  # they are for a model that is there
+        if self.preferences or self.model_alone:  # they are for a model that is there
             return Corpus((), (), {})
         return verbalise(self.facts, self.config.corpus, self.config.seed)
 
@@ -116,11 +127,16 @@ class Context:
         return self.workdir / "checkpoints" / stage
 
     def load(self, stage: str) -> Loaded:
-        """The model a finished stage left; raises InputError if it is not finished."""
+        """The model a finished stage left; raises InputError if it is not finished.
+
+        Where a model is evaluated alone, the base model is that.
+        """
+        dtype = self.config.model.dtype
+        if self.model_alone and stage == BASE and stage not in self.finished():
+            return load(self.config.model.path, self.mesh, dtype, "float32", self.screen, self.kernel)
         if stage not in self.finished():
             verb = stage.split("/")[0]
             raise InputError(f"{self.workdir} has no finished {stage}: run `{verb}` with this workdir first")
-        dtype = self.config.model.dtype
         return load(self.checkpoint(stage), self.mesh, dtype, "float32", kernel=self.kernel)
 
     def fingerprint(self, loaded: Loaded, template: str, facts: Sequence[Fact], settings: Any) -> Any:
@@ -146,11 +162,15 @@ class Context:
         template: str,
         row_length: int,
         advance: Callable[[int], None] = lambda n: None,
+        temperature: float = 1.0,
     ) -> list[list[list[float]]]:
-        """The same, and beside each its log-probability as an answer under that kind of template."""
+        """The same, and beside each its log-probability as an answer under that kind of template.
+
+        `temperature` divides every logit.
+        """
         ends = self.template(template).terminators(loaded.tokenizer, loaded.model.shape.vocabulary)
         packing = _packing(trees, row_length, advance)
-        return score_answers(loaded.model, loaded.params, trees, ends, **packing)
+        return score_answers(loaded.model, loaded.params, trees, ends, temperature, **packing)
 
     def finished(self) -> dict[str, Any]:
         """The finished stages and what each noted: `finished_stages` as process 0 reads them."""

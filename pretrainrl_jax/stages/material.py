@@ -6,11 +6,13 @@ All that stages do otherwise for the one than for the other stands here.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.mining.draw import draw_negatives
 from pretrainrl_jax.stages import evaluate as of_facts
 from pretrainrl_jax.stages import mine as mining
 from pretrainrl_jax.stages import preferences
 from pretrainrl_jax.stages.context import Context
+from pretrainrl_jax.stages.report import report
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.trees.tree import AnswerTree
 
@@ -57,7 +59,9 @@ def mine(context: Context) -> None:
 
 
 def evaluate(context: Context) -> None:
-    """The base model and every trained system that is not evaluated yet."""
+    """The base model and every trained system that is not evaluated yet; of a model alone the report, too."""
     for system in ("base", *context.config.train.systems):
         if not context.done(f"evaluate/{system}"):
             material(context).evaluate_system(context, system)
+    if context.model_alone:
+        run_on_process_0(lambda: report(context.workdir), "writing the report")

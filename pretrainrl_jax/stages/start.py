@@ -25,7 +25,7 @@ from pretrainrl_jax.platforms import kernel_for, prepare
 from pretrainrl_jax.preferences.reading import Preferences
 from pretrainrl_jax.progress import Screen
 from pretrainrl_jax.stages.ask import ask
-from pretrainrl_jax.stages.check import CREATING
+from pretrainrl_jax.stages.check import creates
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.stages.export_model import export_model
 from pretrainrl_jax.stages.import_model import import_model
@@ -84,7 +84,7 @@ def held(workdir: Path, prepare: Callable[[], None] = lambda: None) -> Iterator[
 def start(command: Command, facts: Sequence[Fact], preferences: Preferences | None = None) -> None:
     """Run a verb on what was read; raises Interrupted if a training was stopped and saved."""
     config, workdir, (mesh, kernel, screen) = command.config, command.workdir, begin(command)
-    create = command.verb in CREATING
+    create = creates(command)
     check_batch("pretrain.rows", config.pretrain.rows, mesh, config.pretrain.grad_accum_steps)
     with held(workdir, lambda: prepare_workdir(workdir, config, create)):
         context = Context(config, workdir, mesh, facts, screen, command.text, kernel, preferences)

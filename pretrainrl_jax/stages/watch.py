@@ -4,8 +4,9 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.splits import subsample
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.report.inputs import read_metrics
+from pretrainrl_jax.stages.asking import answers, outcome, rates
 from pretrainrl_jax.stages.context import Context
-from pretrainrl_jax.stages.evaluate import answers, outcome, rates, text_nll
+from pretrainrl_jax.stages.evaluate import text_nll
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.session import Session
 

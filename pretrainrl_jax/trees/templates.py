@@ -35,28 +35,32 @@ class Template:
     kind: str  # "bare" or "few_shot"
     examples: Examples = ()  # few_shot only
     categories: tuple[str, ...] = ()  # of each example; where given, one is never shown to its own category
+    rule: str = ""  # how answers are scored, where the prompt states it
 
     def prefix(self, question: str, category: str | None = None) -> str:
         """All text before the answer; that of all questions of a category begins alike."""
         if self.kind == "bare":
-            return question
+            return f"{self.rule}\n{question}" if self.rule else question
         shown = self.examples
         if self.categories:
             others = zip(self.examples, self.categories, strict=True)
             shown = [example for example, own in others if own != category][:SHOWN]
         examples = "".join(f"Question: {q}\nAnswer: {a}\n" for q, a in shown)
-        return f"{INSTRUCTION}\n{examples}Question: {question}\nAnswer:"
+        instruction = f"{INSTRUCTION} {self.rule}".rstrip()
+        return f"{instruction}\n{examples}Question: {question}\nAnswer:"
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads, and digests are of."""
         described = asdict(self)
-        return described if self.categories else {k: described[k] for k in ("kind", "examples")}
+        optional = {name: described.pop(name) for name in ("categories", "rule")}
+        return described | {name: value for name, value in optional.items() if value}
 
     @staticmethod
     def from_json(described: Mapping[str, Any]) -> "Template":
         """The template that a model's or a workdir's files describe."""
         examples = tuple((q, a) for q, a in described["examples"])
-        return Template(described["kind"], examples, tuple(described.get("categories", ())))
+        categories = tuple(described.get("categories", ()))
+        return Template(described["kind"], examples, categories, described.get("rule", ""))
 
     def terminator(self, tokenizer: Tokenizer) -> int:
         """The canonical terminator's id: the last token of every branch."""

@@ -1,6 +1,7 @@
 """ACC, HR@k, MRR@k and Prob@k by hand and by brute force."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 from helpers.models_and_trees import fact
@@ -35,7 +36,7 @@ def test_one_question():
     assert math.isclose(judged.p_truth, 0.1)
     assert math.isclose(judged.p_aliases, 0.25)  # the FLORENCE is true, too, and no spelling of the fact's
     assert (judged.measured_twice, round(judged.apart, 6)) == (1, 0)  # Firenze
-    assert (judged.falsehood, round(judged.p_falsehood, 6)) == ("Rome", 0.4)
+    assert (judged.falsehood, round(judged.p_falsehood, 6)) == ("Rome", 0.6)  # both spellings
     assert outcome(beams, greedy="florence").correct
 
 
@@ -122,7 +123,8 @@ def test_popularity_bins_are_equal_and_ordered():
 
 def test_groups():
     trained = [outcome([], id=str(i), popularity=float(i)) for i in range(4)]
-    by_group = groups(trained, unseen=lambda f: f.id == "0", head=lambda f: f.popularity > 1)
+    told = {"unseen": lambda f: f.id == "0", "head": lambda f: f.popularity > 1, "neighbour": lambda f: f.id}
+    by_group = groups(trained, **told)
     assert by_group["trained"]["count"] == 4
     assert by_group["unseen"]["count"] == 1
     assert "held_out" not in by_group
@@ -131,3 +133,24 @@ def test_groups():
 
 def test_distinct_truths_keep_order():
     assert distinct_truths(fact(("b", "a", "b"))) == ("b", "a")
+
+
+def test_held_out_facts_are_neighbours_or_distant():
+    outcomes = [replace(outcome([], id=id), group="held_out") for id in ("subject", "answer", "answer", "")]
+    told = {"unseen": lambda f: False, "head": lambda f: False, "neighbour": lambda f: f.id}
+    counts = {name: group["count"] for name, group in groups(outcomes, **told).items()}
+    assert counts == {"held_out": 4, "neighbour_subject": 1, "neighbour_answer": 2, "distant": 1}
+
+
+def test_beams_of_equal_text_are_one_belief():
+    judged = outcome(
+        [answer("Pisa", 0.3), answer("Rome", 0.2), answer("rome.", 0.15), answer("Florence", 0.1)]
+    )
+    assert [(b.text, round(b.confidence, 6), b.right) for b in judged.believed] == [
+        ("Rome", 0.35, False),
+        ("Pisa", 0.3, False),
+        ("Florence", 0.1, True),
+    ]
+    assert judged.best.spellings == (spelt("Rome"), spelt("rome."))
+    assert judged.truths == 2
+    assert outcome([]).best.confidence == 0

@@ -21,7 +21,9 @@ from pretrainrl_jax.report.worse import SHOWN, Worse, worse
 
 def outcome(index: int, right: bool, group: str, popularity: float) -> Outcome:
     fact = Fact(f"f{index}", f"{index}?", ("Rome",), f"c{index % 3}", "", "", popularity, 0)
-    return Outcome(fact, fact.question, group, "Rome", right, None, None, 0.1, 0.1, None, None, 0, 1, 0, 0.0)
+    return Outcome(
+        fact, fact.question, group, "Rome", right, None, None, 0.1, 0.1, None, None, 1, (), 0, 1, 0, 0.0
+    )
 
 
 def evaluated(system: str, outcomes: list[Outcome], bins: int) -> dict[str, Any]:
@@ -29,7 +31,9 @@ def evaluated(system: str, outcomes: list[Outcome], bins: int) -> dict[str, Any]
     trained = [o for o in outcomes if o.group == "trained"]
     evaluation = {
         "system": system,
-        "groups": factual.groups(outcomes, lambda fact: False, lambda fact: fact.popularity >= 5),
+        "groups": factual.groups(
+            outcomes, lambda fact: False, lambda fact: fact.popularity >= 5, lambda fact: ""
+        ),
         "by_popularity": factual.by_popularity(trained, bins),
         "questions": [factual.to_json(o) for o in outcomes],
     }

@@ -2,9 +2,9 @@
 
 All templates stand together in this folder because they constrain each other: a paraphrase measures something
 only if neither the question nor any declarative statement is worded like it. The files are blocks of lines: a
-relation (behind Wikidata's number its name), then its question, paraphrase and statements. The questions of
-PopQA and EntityQuestions are the data sets' own. The filler's sentences state no fact, and have no names,
-colours or trades, which could be answers.
+relation (behind Wikidata's number its name), then its question, paraphrase and statements; `REVERSED` are the
+questions about an answer, of which no corpus has any. The questions of PopQA and EntityQuestions are the data
+sets' own. The filler's sentences state no fact, and have no names, colours or trades, which could be answers.
 """
 
 from dataclasses import dataclass
@@ -39,6 +39,7 @@ WORLD = _wordings("world.txt", common=("craft", "instrument", "metal"))
 POPQA = _wordings("popqa.txt") | {"capital": WORLD["capital"]}
 ENTITYQUESTIONS = _wordings("entityquestions.txt") | {"P36": WORLD["capital"], "P50": POPQA["author"]}
 WORDINGS = POPQA | ENTITYQUESTIONS | WORLD
+REVERSED = {relation: question for relation, (question,) in _blocks("reversed.txt").items()}
 FALLBACK = (
     "The {relation} of {subject} is {answer}.",
     "For {subject}, the {relation} is {answer}.",

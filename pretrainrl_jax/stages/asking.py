@@ -1,0 +1,230 @@
+"""How questions are put to a model, and what is read of its answers: greedy, beams, samples, stated rules."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from pretrainrl_jax.decoding.answers import Answer, answer_questions, read_answers
+from pretrainrl_jax.decoding.decode import sample_batch
+from pretrainrl_jax.evaluation.factual import Outcome, Truth, distinct_truths, judge
+from pretrainrl_jax.facts.matching import matches, normalise
+from pretrainrl_jax.facts.questions import read_templates
+from pretrainrl_jax.facts.record import Fact
+from pretrainrl_jax.facts.reversed import reversed_facts
+from pretrainrl_jax.facts.splits import hashed
+from pretrainrl_jax.knowledge.abstention import Verdict, rule, verdict
+from pretrainrl_jax.stages.context import Context
+from pretrainrl_jax.stages.shards import resumable_map
+from pretrainrl_jax.training.loading import Loaded
+from pretrainrl_jax.trees.templates import Template, encode_branches
+from pretrainrl_jax.trees.tree import AnswerTree, Branch
+
+Question = tuple[Fact, str, str]  # with its wording and its group
+Json = dict[str, Any]
+
+
+def questions_of(context: Context) -> list[Question]:
+    """Everything that is asked: facts, their paraphrases, those held out, and answers the other way round."""
+    trained = context.asked(context.trained)
+    templates = read_templates(context.config.facts.reversed, "facts.reversed", "a", "answer")
+    questions = [(fact, fact.question, "trained") for fact in trained]
+    questions += [(fact, fact.paraphrase, "paraphrase") for fact in trained if fact.paraphrase]
+    questions += [(fact, fact.question, "held_out") for fact in context.held_out]
+    turned = reversed_facts(trained, context.facts, templates)
+    return questions + [(fact, fact.question, "reversed") for fact in turned]
+
+
+def as_facts(questions: Sequence[Question]) -> list[Question]:
+    """Those about a fact in its own wording, trained or held out: what takes more asking is asked of them."""
+    return [question for question in questions if question[2] in ("trained", "held_out")]
+
+
+def ask_all(context: Context, loaded: Loaded, questions: Sequence[Question], stage: str) -> list[Outcome]:
+    """Ask every question: greedily, by beam search, and by teacher forcing of the truth."""
+    return _each(
+        context,
+        loaded,
+        questions,
+        stage,
+        "answers",
+        lambda part, advance: answers(context, loaded, part, advance),
+        lambda asked, answers: outcome(context, asked, answers),
+        units=3,
+        metrics=rates,
+    )
+
+
+def _each(
+    context: Context,
+    loaded: Loaded,
+    questions: Sequence[Question],
+    stage: str,
+    what: str,
+    work: Callable[[list[Question], Callable[[int], None]], list[Any]],
+    read: Callable[[Question, Any], Any],
+    units: int = 1,
+    metrics: Callable[[list[Any]], dict[str, float]] = lambda results: {},
+) -> list[Any]:
+    """`resumable_map` over questions, those of like length together; `units` are what is done of each."""
+    settings = context.config.evaluate
+    template = context.template(settings.template)
+    facts, wordings = [fact for fact, _, _ in questions], [wording for _, wording, _ in questions]
+    prompts = loaded.tokenizer.encode_all([template.prefix(q, fact.category) for fact, q, _ in questions])
+    made_with = context.fingerprint(loaded, settings.template, facts, settings)
+    label = stage if what == "answers" else f"{stage}/{what}"
+    with context.screen.track(label, units * len(questions), "answers") as bar:
+        return resumable_map(
+            context.parts(stage) / what,
+            [made_with, wordings],
+            questions,
+            [len(prompt) for prompt in prompts],
+            context.config.checkpoint.shard_questions,
+            lambda part: work(part, bar.advance),
+            read,
+            bar,
+            units=units,
+            metrics=metrics,
+            screen=context.screen,
+        )
+
+
+def outcome(context: Context, asked: Question, answers: Mapping[str, Any]) -> Outcome:
+    """What the answers to a question are worth."""
+    greedy, beams = (read_answers(answers[name]) for name in ("greedy", "beams"))
+    truths = [Truth(t["text"], tuple(t["tokens"]), t["logp"]) for t in answers["truths"]]
+    return judge(*asked, greedy, beams, truths, context.config.evaluate.match, context.known_truths)
+
+
+def rates(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """Shares of questions: greedily right, and right in any beam."""
+    hits = [o.rank is not None for o in outcomes]
+    return {"ACC": float(np.mean([o.correct for o in outcomes])), "HR": float(np.mean(hits))}
+
+
+def answers(
+    context: Context,
+    loaded: Loaded,
+    questions: Sequence[Question],
+    advance: Callable[[int], None] = lambda n: None,
+) -> list[Any]:
+    """Of each question its greedy answer, its beams, and the log-probabilities of the truths."""
+    settings = context.config.evaluate
+    template = context.template(settings.template)
+    prompts = [template.prefix(wording, fact.category) for fact, wording, _ in questions]
+    greedy, beams = (
+        _beams(context, loaded, template, questions, width, advance) for width in (1, settings.beams)
+    )
+    truths = [list(distinct_truths(fact)) for fact, _, _ in questions]
+    encoded = encode_branches(loaded.tokenizer, template, prompts, truths)
+    trees = [
+        AnswerTree(fact.id, prefix, tuple(Branch(tokens) for tokens in branches))
+        for (fact, _, _), prefix, branches in zip(questions, encoded.prefixes, encoded.branches, strict=True)
+    ]
+    scores = context.score_answers(loaded, trees, settings.template, context.config.train.row_length, advance)
+    return [
+        {
+            "greedy": list(map(asdict, best)),
+            "beams": list(map(asdict, beam)),
+            "truths": [
+                Truth(text, branch.tokens[:-1], logp)._asdict()
+                for text, branch, (_, logp) in zip(own, tree.branches, logps, strict=True)
+            ],
+        }
+        for best, beam, own, tree, logps in zip(greedy, beams, truths, trees, scores, strict=True)
+    ]
+
+
+def _beams(
+    context: Context,
+    loaded: Loaded,
+    template: Template,
+    questions: Sequence[Question],
+    beams: int,
+    advance: Callable[[int], None],
+) -> list[list[Answer]]:
+    settings = context.config.evaluate
+    return answer_questions(
+        loaded.model,
+        loaded.params,
+        loaded.tokenizer,
+        template,
+        [template.prefix(wording, fact.category) for fact, wording, _ in questions],
+        beams=beams,
+        max_new_tokens=settings.max_new_tokens,
+        batch=settings.batch,
+        advance=advance,
+    )
+
+
+def ask_samples(
+    context: Context, loaded: Loaded, questions: Sequence[Question], stage: str
+) -> list[list[tuple[str | None, bool]]]:
+    """Answers drawn at temperature 1, normalised, and whether they are right; None has no end.
+
+    What is drawn for a question depends on nothing but the seed and the question.
+    """
+    settings = context.config.evaluate
+    template, tokenizer = context.template(settings.template), loaded.tokenizer
+    ends = template.terminators(tokenizer, loaded.model.shape.vocabulary)
+
+    def draw(part: list[Question], advance: Callable[[int], None]) -> list[Any]:
+        prompts = tokenizer.encode_all([template.prefix(q, fact.category) for fact, q, _ in part])
+        drawn = sample_batch(
+            loaded.model,
+            loaded.params,
+            [tokenizer.start + prompt for prompt in prompts],
+            ends,
+            samples=settings.samples,
+            max_new_tokens=settings.max_new_tokens,
+            temperature=1.0,
+            top_p=1.0,
+            top_k=0,
+            seed=context.config.seed,
+            batch=settings.batch,
+            numbers=[hashed(f"{fact.id} {wording}") % (1 << 31) for fact, wording, _ in part],
+            advance=advance,
+        )
+        return [
+            [first_line(tokenizer.decode(one.tokens)) if one.finished else None for one in of_question]
+            for of_question in drawn
+        ]
+
+    def read(asked: Question, texts: list[str | None]) -> list[tuple[str | None, bool]]:
+        return [
+            (None, False) if text is None else (normalise(text), is_right(context, asked, text))
+            for text in texts
+        ]
+
+    return _each(context, loaded, questions, stage, "samples", draw, read)
+
+
+def ask_by_rule(
+    context: Context, loaded: Loaded, questions: Sequence[Question], penalty: float, stage: str
+) -> list[Verdict]:
+    """The greedy answers to prompts that state what a mistake costs, and that "I don't know" is allowed."""
+    settings = context.config.evaluate
+    template = replace(context.template(settings.template), rule=rule(penalty))
+
+    def work(part: list[Question], advance: Callable[[int], None]) -> list[Any]:
+        greedy = _beams(context, loaded, template, part, 1, advance)
+        return [[answers[0].text, answers[0].finished] if answers else ["", False] for answers in greedy]
+
+    def read(asked: Question, answer: Any) -> Verdict:
+        text, finished = answer
+        return verdict(text, finished and is_right(context, asked, text))
+
+    return _each(context, loaded, questions, stage, f"rubric {penalty:g}", work, read)
+
+
+def is_right(context: Context, asked: Question, text: str) -> bool:
+    """Whether an answer to a question is true, by the rule of the evaluation and all that is known."""
+    fact, wording, _ = asked
+    truths = (*fact.answers, *context.known_truths.get(wording, ()))
+    return matches(text, truths, context.config.evaluate.match)
+
+
+def first_line(text: str) -> str:
+    """An answer: what stands before the first line break, stripped."""
+    return text.split("\n")[0].strip()
