@@ -74,15 +74,17 @@ def data_address(figure: "Figure", how: Any = SVG) -> str:
     return f"data:{mime};base64,{base64.b64encode(out.getvalue()).decode('ascii')}"
 
 
-def chart(width: float, height: float, x: str, y: str, draw: Callable[["Axes"], None]) -> str:
-    """A picture of what `draw` puts between two labelled axes, with a legend below of all it labels."""
+def chart(
+    width: float, height: float, x: str, y: str, draw: Callable[["Axes"], None], columns: int = 3
+) -> str:
+    """A picture of what `draw` puts between two labelled axes, with a legend in columns below."""
     with canvas(width, height) as figure:
         axes = figure.subplots()
         axes.set(xlabel=x, ylabel=y)
         draw(axes)
         handles, labels = axes.get_legend_handles_labels()
         if labels:
-            below = {"loc": "outside lower center", "ncols": 3, "fontsize": 10, "handlelength": 3.4}
+            below = {"loc": "outside lower center", "ncols": columns, "fontsize": 10, "handlelength": 3.4}
             figure.legend(handles, labels, **below, columnspacing=1.2)
         return data_address(figure)
 

@@ -89,7 +89,7 @@ def reliability(questions: Sequence[Json], title: str, colour: str) -> str | Non
             axes.errorbar(at, rate, error_bars(rate, low, high), **look, **how, label=label)
         axes.set(xlim=(-2, 102), ylim=(-2, 102))
 
-    return chart(4.2, 3.9, "confidence, %", "right, %", draw)
+    return chart(4.2, 4.2, "confidence, %", "right, %", draw)
 
 
 def risk(evaluations: Mapping[str, Sequence[Json]], known: Systems) -> str | None:
@@ -113,4 +113,4 @@ def risk(evaluations: Mapping[str, Sequence[Json]], known: Systems) -> str | Non
             )
         axes.set(xlim=(0, 102), ylim=(-2, 102))
 
-    return chart(4.2, 3.9, "answered, % of facts", "wrong of these, %", draw)
+    return chart(4.2, 4.2, "answered, % of facts", "wrong of these, %", draw, columns=2)

@@ -190,6 +190,7 @@ def _tells(asked: Asked, titles: Mapping[str, str]) -> Json | None:
         picture = charts.reliability(questions[name], label, asked.colours[name])
         pictures.append((f"Reliability of {label}", picture))
     pictures.append(("Mistakes by how much is answered, one line a system", charts.risk(questions, known)))
+    shown = asked.of_shown()
     others = {name: own for name, own in told.items() if name not in asked.shown}
     measured = {which for own in told.values() for which in titles if "confidence" in own.get(which, {})}
     sets = [(which, title) for which, title in titles.items() if which in measured]
@@ -199,12 +200,15 @@ def _tells(asked: Asked, titles: Mapping[str, str]) -> Json | None:
         "calibrated": [(title, tables.calibrated(told, which, head)) for which, title in sets],
         "temperatures": tables.temperatures(told, head),
         "not_fitted": tables.not_fitted(told, known.label),
-        "targets": tables.targets(asked.of_shown(), "trained", head),
+        "targets": tables.targets(shown, "trained", head),
         "other_targets": tables.targets(others, "trained", head),
         "scaled_targets": tables.targets(told, "trained", head, "calibrated_targets"),
-        "agreeing": tables.agreeing(told, head),
-        "agreement": tables.agreement(told, head),
-        "rubrics": tables.rubrics(told, head),
+        "agreeing": tables.agreeing(shown, head),
+        "agreement": tables.agreement(shown, head),
+        "rubrics": tables.rubrics(shown, head),
+        "other_agreeing": tables.agreeing(others, head),
+        "other_agreement": tables.agreement(others, head),
+        "other_rubrics": tables.rubrics(others, head),
         "choices": tables.choices(told, "trained", head),
     }
 

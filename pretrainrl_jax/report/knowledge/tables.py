@@ -196,7 +196,9 @@ def agreeing(systems: Mapping[str, Json], head: Head) -> Sheet:
         "right of these, %": lambda row: rate(row[2]["accuracy"]),
     }
     for place, each in enumerate(rows[0][2]["scores"] if rows else ()):
-        columns[f"score, penalty {each['penalty']:.3g}"] = lambda row, at=place: points(row[2]["scores"][at])
+        columns[f"score, penalty\u00a0{each['penalty']:.3g}"] = lambda row, at=place: points(
+            row[2]["scores"][at]
+        )
     return sheet(columns, rows, words=2)
 
 

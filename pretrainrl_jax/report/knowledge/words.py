@@ -85,7 +85,7 @@ def _tells(summary: Json, told: dict[str, Json], known: Systems) -> Iterable[str
             f"(ECE {decimals(tells['ece'], 3)}){order}"
         )
     if each:
-        yield f"does probability tell what is known? {'; '.join(each)}"
+        yield f"how sure it is: {'; '.join(each)}"
 
 
 def _changed(summary: Json, told: dict[str, Json], known: Systems) -> Iterable[str]:
