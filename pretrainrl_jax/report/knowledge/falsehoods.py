@@ -8,7 +8,7 @@ from pretrainrl_jax.facts.matching import normalise
 from pretrainrl_jax.report.formats import Json, number
 from pretrainrl_jax.report.outcomes import grouped, right
 
-SHOWN = 10
+SHOWN = 8
 
 
 def asked(evaluation: Json) -> list[Json]:
