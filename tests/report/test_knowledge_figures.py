@@ -142,6 +142,14 @@ def test_answers_that_are_said_again_and_again():
     assert rome == {"answer": "Rome", "said": 4, "true": 1, "confidence": pytest.approx(0.55)}
 
 
+def test_an_answer_without_text_is_an_answer_and_no_answer_is_none():
+    asked = [answered(i, "trained", 0.9, False, best="") for i in range(2)]
+    asked += [answered(i, "trained", 0.0, False, best=None) for i in range(2, 4)]
+    (empty,) = falsehoods.repeated(asked)
+    assert (empty["answer"], empty["said"]) == ("(no text)", 2)
+    assert [each["said"] for each in falsehoods.surest({"questions": asked})] == ["(no text)"] * 2
+
+
 def test_the_surest_falsehoods_are_of_each_fact_once():
     made = {"questions": [*five(), answered(1, "paraphrase", 0.99, False)]}
     surest = falsehoods.surest(made)

@@ -17,11 +17,18 @@ def asked(evaluation: Json) -> list[Json]:
     return [question for name in ("trained", "held_out") for question in groups[name].values()]
 
 
-def answer(question: Json) -> tuple[str, bool, float | None]:
-    """What the model says, whether it is right, and how sure it is; of an older version the greedy answer."""
+def shown_as(said: str) -> str:
+    """An answer as a reader sees it."""
+    return said if said.strip() else "(no text)"
+
+
+def answer(question: Json) -> tuple[str | None, bool, float | None]:
+    """What the model says, whether it is right, and how sure it is; of an older version the greedy answer.
+
+    An answer without text ends at once; None is no answer, as none of its beams ends.
+    """
     if "best_right" in question:
-        said = str(question.get("best") or ""), bool(question["best_right"])
-        return *said, number(question.get("confidence"))
+        return question.get("best"), bool(question["best_right"]), number(question.get("confidence"))
     greedy = str(question.get("prediction") or "")
     same = normalise(greedy) == normalise(str(question.get("falsehood") or ""))
     return greedy, right(question), number(question.get("p_falsehood")) if same else None
@@ -32,8 +39,8 @@ def surest(evaluation: Json, shown: int = SHOWN) -> list[Json]:
     wrong = []
     for question in asked(evaluation):
         said, hit, sure = answer(question)
-        if said and not hit and sure:
-            wrong.append({"question": question, "said": said, "confidence": sure})
+        if said is not None and not hit and sure:
+            wrong.append({"question": question, "said": shown_as(said), "confidence": sure})
     return sorted(wrong, key=lambda each: -each["confidence"])[:shown]
 
 
@@ -41,9 +48,9 @@ def repeated(questions: Sequence[Json], shown: int = SHOWN) -> list[Json]:
     """The answers most often given wrongly, spellings as one: how often said, how often true, how surely."""
     given: dict[str, list[tuple[str, bool, float | None]]] = {}
     for question in questions:
-        said = answer(question)
-        if key := normalise(said[0]):
-            given.setdefault(key, []).append(said)
+        said, hit, sure = answer(question)
+        if said is not None:
+            given.setdefault(normalise(said), []).append((said, hit, sure))
     told = []
     for every in given.values():
         wrong, sure = sum(not hit for _, hit, _ in every), [p for _, _, p in every if p is not None]
@@ -51,7 +58,7 @@ def repeated(questions: Sequence[Json], shown: int = SHOWN) -> list[Json]:
             spellings = [text for text, _, _ in every]
             told.append(
                 {
-                    "answer": max(dict.fromkeys(spellings), key=spellings.count),
+                    "answer": shown_as(max(dict.fromkeys(spellings), key=spellings.count)),
                     "said": len(every),
                     "true": len(every) - wrong,
                     "confidence": float(np.mean(sure)) if sure else None,

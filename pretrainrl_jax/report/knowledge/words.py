@@ -32,7 +32,10 @@ def table(summary: Json, known: Systems) -> str:
     if not rows:
         return ""
     names = ["right\n%", "knows\n%", "misled\n%", "AURC", "ECE\nafter T", "Brier", *heads]
-    return plain(f"Does it know the difference? {noun(summary)}", grid({"system": 18}, names, rows))
+    return plain(
+        f"Does it know the difference? Most probable answers to {noun(summary)}",
+        grid({"system": 18}, names, rows),
+    )
 
 
 def reading(summary: Json, known: Systems) -> list[str]:
@@ -64,10 +67,10 @@ def _rate(estimate: Json) -> str:
 def _believes(summary: Json, told: dict[str, Json], known: Systems) -> Iterable[str]:
     for name, own in list(told.items())[:1]:
         for each in own.get("repeated", [])[:1]:
-            times = {0: "never", 1: "once"}.get(each["true"], f"{each['true']:,} times")
+            times = {0: "never right", 1: "right once"}.get(each["true"], f"right {each['true']:,} times")
             yield (
                 f"the wrong answer that {known.words(name)} gives most often is “{each['answer']}”: to "
-                f"{each['said']:,} questions, and it is {times} right"
+                f"{each['said']:,} questions, and it is {times}"
             )
 
 
