@@ -162,15 +162,15 @@ class Context:
         template: str,
         row_length: int,
         advance: Callable[[int], None] = lambda n: None,
-        temperature: float = 1.0,
+        temperatures: Sequence[float] = (),
     ) -> list[list[list[float]]]:
         """The same, and beside each its log-probability as an answer under that kind of template.
 
-        `temperature` divides every logit.
+        With `temperatures`, which divide every logit, the latter alone, at each of them.
         """
         ends = self.template(template).terminators(loaded.tokenizer, loaded.model.shape.vocabulary)
         packing = _packing(trees, row_length, advance)
-        return score_answers(loaded.model, loaded.params, trees, ends, temperature, **packing)
+        return score_answers(loaded.model, loaded.params, trees, ends, temperatures, **packing)
 
     def finished(self) -> dict[str, Any]:
         """The finished stages and what each noted: `finished_stages` as process 0 reads them."""
