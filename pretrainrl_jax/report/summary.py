@@ -98,6 +98,15 @@ def forgetting(summary: Json) -> dict[str, float]:
     return {} if before is None else {name: nll - before for name, nll in losses.items()}
 
 
+def pair(summary: Json, known: Systems) -> tuple[str | None, str | None]:
+    """The systems of the pictures before and after: base, and the method or else the most accurate one."""
+    systems = summary["systems"]
+    trained = {n: s["acc"] for n, s in systems.items() if n != "base"}
+    after = max(trained, key=lambda n: -1.0 if trained[n] is None else trained[n], default=None)
+    after = known.method(trained) or after
+    return ("base", after) if "base" in systems else (after, None)
+
+
 COLUMNS = {
     "acc": "ACC", "hr": "HR", "mrr": "MRR", "prob": "Prob", "unseen": "ACC\nunseen",
     "paraphrase": "ACC\nparaphr.", "held_out": "ACC\nheld-out", "text_nll": "text\nNLL",
