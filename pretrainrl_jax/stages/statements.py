@@ -35,7 +35,7 @@ def count_statements(context: Context, tokenizer: Tokenizer) -> Counts | None:
         return None
     if named := config.evaluate.statements:
         return _count(context, _files(context, named), "files")
-    if not config.pretrain.epochs:
+    if context.model_alone or not config.pretrain.epochs:
         return None
     if config.pretrain.text == "documents":
         stream = context.stream(replace(config.documents, epochs=1))
