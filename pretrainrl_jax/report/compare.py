@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 from pretrainrl_jax.config.stored import flat
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.knowledge.intervals import Difference
 from pretrainrl_jax.report.columns import grid, plain
 from pretrainrl_jax.report.contradictions import contradictions
 from pretrainrl_jax.report.formats import Json, change, decimals, percent
 from pretrainrl_jax.report.inputs import describe, read_inputs
-from pretrainrl_jax.report.intervals import Difference
-from pretrainrl_jax.report.outcomes import GROUPS, Questions, common, difference, flipped, grouped
+from pretrainrl_jax.report.outcomes import GROUPS, NEIGHBOURS, Questions, common, difference, flipped, grouped
 from pretrainrl_jax.report.page import template, text, write_page
 from pretrainrl_jax.report.summary import summarise
 from pretrainrl_jax.report.systems import Systems
@@ -125,7 +125,8 @@ def _best(systems: list[Paired]) -> str:
 
 
 def _unshared(one: Questions, other: Questions) -> int:
-    return sum(key not in other[g] for g in GROUPS if g != "held_out_head" for key in one[g])
+    parts = {"held_out_head", *NEIGHBOURS.values()}  # of the held-out facts, which are counted already
+    return sum(key not in other[group] for group in GROUPS if group not in parts for key in one[group])
 
 
 def sentences(comparison: Comparison) -> list[str]:

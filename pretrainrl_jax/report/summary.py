@@ -1,9 +1,9 @@
 """What a run found: the checked numbers of every system, and their table for a terminal."""
 
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.knowledge.intervals import wilson
 from pretrainrl_jax.report.columns import grid, plain
 from pretrainrl_jax.report.formats import Json, decimals, number, percent
-from pretrainrl_jax.report.intervals import wilson
 from pretrainrl_jax.report.outcomes import Key, common, difference, trained
 from pretrainrl_jax.report.systems import Systems
 
@@ -96,6 +96,15 @@ def forgetting(summary: Json) -> dict[str, float]:
     losses = {name: s["text_nll"] for name, s in summary["systems"].items() if s["text_nll"] is not None}
     before = losses.pop("base", None)
     return {} if before is None else {name: nll - before for name, nll in losses.items()}
+
+
+def pair(summary: Json, known: Systems) -> tuple[str | None, str | None]:
+    """The systems of the pictures before and after: base, and the method or else the most accurate one."""
+    systems = summary["systems"]
+    trained = {n: s["acc"] for n, s in systems.items() if n != "base"}
+    after = max(trained, key=lambda n: -1.0 if trained[n] is None else trained[n], default=None)
+    after = known.method(trained) or after
+    return ("base", after) if "base" in systems else (after, None)
 
 
 COLUMNS = {
