@@ -93,7 +93,7 @@ class KnownAnswers:
         for truth in truths:
             may = {truth} if rule == "exact" else self._with_word[category, truth.split()[0]]
             right.update(answer for answer in may if matches(answer, [truth], rule))
-        return len(self._of[category] - right)
+        return len(self._of[category]) - len(self._of[category] & right)
 
 
 @dataclass(frozen=True)

@@ -357,8 +357,13 @@ def test_files_are_counted_once(context: Context, tmp_path: Path, capsys: pytest
 
 
 def test_files_that_are_not_there_are_refused(context: Context, tmp_path: Path):
-    for named, said in (("nowhere.txt", "check evaluate.statements"), ("docs.pdf", "evaluate.statements=")):
-        (tmp_path / "docs.pdf").write_text("no")
+    (tmp_path / "docs.pdf").write_text("no")
+    (tmp_path / "torn.txt.gz").write_text("no")
+    for named, said in (
+        ("nowhere.txt", "check evaluate.statements"),
+        ("docs.pdf", "evaluate.statements="),
+        ("torn.txt.gz", "no documents in"),
+    ):
         asked = asking(context, tmp_path, evaluate={"statements": (str(tmp_path / named),)})
         with pytest.raises(InputError, match=said) as raised:
             count_statements(asked, None)
