@@ -211,6 +211,7 @@ class EvaluateConfig(Section):
         (),
         "files or data sets, as documents.path, of the text that the model learned from: statements of the "
         "facts are counted in it; empty: what pretraining read, if it did",
+        results=("evaluate",),
     )
     sample: PositiveInt = setting(200, "questions of that sample, and as many texts", results=("choice",))
     choose: Literal["last", "acc", "text_nll"] = setting(

@@ -13,7 +13,8 @@ What `theory` gives, as JSON (shares in [0, 1]; a bound may be below):
 
     "questions"         prompts
     "without_errors"    of them, those of which no erroneous answer is known: they are in no bound
-    "iiv"               BOUND of all prompts, each weighing the same; null without any
+    "iiv"               BOUND of all prompts, each weighing the same; null without any. It also has
+                        "bound_of_categories", what the categories' bounds come to together
     "categories"        [{"category", …BOUND}], the same of each category alone, the largest first
     "statements"        COUNTS of the training text; null where it is not known
     "singleton"         SINGLETON; null without statements or prompts
@@ -45,7 +46,6 @@ has it.
 """
 
 import math
-from collections import Counter as Tally
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -93,7 +93,7 @@ class KnownAnswers:
         for truth in truths:
             may = {truth} if rule == "exact" else self._with_word[category, truth.split()[0]]
             right.update(answer for answer in may if matches(answer, [truth], rule))
-        return len(self._of[category] - right)
+        return len(self._of[category]) - len(self._of[category] & right)
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,8 @@ def prompt_of(
     """What theory needs of a question.
 
     The arguments are those of `evaluation.factual.judge`, and what is right is so by the same rule; `answers`
-    are of all facts.
+    are of all facts. `forced` may hold more answers that were scored, false ones too: with all answers of the
+    category nothing of them is missed.
     """
     truths = (*fact.answers, *known.get(question, ()))
     canonical = normalise(fact.answer)
@@ -159,15 +160,17 @@ def theory(prompts: Sequence[Prompt], counts: Counts | None, told_more: bool) ->
         told_more: whether the model has learned from more than that, as every trained system has.
     """
     usable = [prompt for prompt in prompts if prompt.known + len(prompt.other)]
-    categories = Tally(prompt.category for prompt in usable).most_common()
+    by_category: defaultdict[str, list[Prompt]] = defaultdict(list)
+    for prompt in usable:
+        by_category[prompt.category].append(prompt)
+    largest = sorted(by_category.items(), key=lambda item: (-len(item[1]), item[0]))
+    categories: list[Json] = [{"category": name} | _iiv(own) for name, own in largest]
+    each = math.fsum(max(0.0, one["bound"]) * one["questions"] for one in categories)
     result: Json = {
         "questions": len(prompts),
         "without_errors": len(prompts) - len(usable),
-        "iiv": _iiv(usable) if usable else None,
-        "categories": [
-            {"category": category} | _iiv([prompt for prompt in usable if prompt.category == category])
-            for category, _ in categories
-        ],
+        "iiv": _iiv(usable) | {"bound_of_categories": each / len(usable)} if usable else None,
+        "categories": categories,
         "statements": _counted(counts) if counts else None,
         "singleton": _singleton(prompts, counts, told_more) if counts and counts.statements else None,
     }

@@ -6,7 +6,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from pretrainrl_jax.atomic import write_json
-from pretrainrl_jax.config.declare import Names
 from pretrainrl_jax.documents.packing import Blocks
 from pretrainrl_jax.documents.stream import Document, Stream, open_stream
 from pretrainrl_jax.errors import InputError
@@ -34,8 +33,12 @@ def count_statements(context: Context, tokenizer: Tokenizer) -> Counts | None:
     if not facts or context.preferences:
         return None
     if named := config.evaluate.statements:
-        return _count(context, _files(context, named), "files")
-    if not config.pretrain.epochs:
+        settings = replace(config.documents, path=named, weights=(), shuffle=0, epochs=1)
+        try:
+            return _count(context, open_stream(settings, config.seed), "files")
+        except InputError as error:
+            raise InputError(str(error).replace("documents.path", "evaluate.statements")) from None
+    if context.model_alone or not config.pretrain.epochs:
         return None
     if config.pretrain.text == "documents":
         stream = context.stream(replace(config.documents, epochs=1))
@@ -52,15 +55,6 @@ def told_more(context: Context, system: str) -> bool:
     """Whether a system has learned from other text than what is counted."""
     config = context.config
     return system != "base" or bool(config.model.path and not config.evaluate.statements)
-
-
-def _files(context: Context, named: Names) -> Stream:
-    config = context.config
-    settings = replace(config.documents, path=named, weights=(), shuffle=0, epochs=1)
-    try:
-        return open_stream(settings, config.seed)
-    except InputError as error:
-        raise InputError(str(error).replace("documents.path", "evaluate.statements")) from None
 
 
 def _read(context: Context, tokenizer: Tokenizer) -> int | None:

@@ -80,6 +80,7 @@ def test_one_question_by_hand():
     assert not iiv["vacuous"]
     assert (iiv["error"], iiv["error_known"]) == pytest.approx((0.74, 0.44))
     assert iiv["bound_known"] == pytest.approx(iiv["bound"] - 0.3)
+    assert iiv.pop("bound_of_categories") == iiv["bound"]
     assert result["categories"] == [{"category": "capital", **iiv}]
     assert result["statements"] is result["singleton"] is None
     assert any("not known" in note for note in result["notes"])
@@ -117,6 +118,20 @@ def test_a_question_without_errors_is_in_no_bound():
     assert result["iiv"] is result["singleton"] is None
     assert "1 questions are in no bound: no erroneous answer of them is known." in result["notes"]
     assert theory([], None, False)["iiv"] is None
+
+
+def test_a_small_category_does_not_spoil_the_others():
+    answers = "Ulm", "Kiel", "Gera", "Jena", "Köln", "Bonn", "Trier", "Hof"
+    many = [fact((a,), id=a, question=a, subject_key=a, category="town") for a in answers]
+    few = [fact((a,), id=a, question=a, subject_key=a, category="sex") for a in ("male", "female")]
+    told = [prompt([], forced((one.answer, 0.1)), asked=one, facts=many + few) for one in many + few]
+    result = theory(told, None, False)
+    bounds = {one["category"]: one["bound"] for one in result["categories"]}
+    # At 1/7 no truth is seen; at 1/1 none either, and there may be as many valid as erroneous answers.
+    assert bounds == pytest.approx({"town": 1 - 1 / 7, "sex": 0})
+    assert result["iiv"]["bound"] == pytest.approx(0)
+    assert result["iiv"]["bound_of_categories"] == pytest.approx(0.8 * (1 - 1 / 7))
+    assert result["iiv"]["error"] == pytest.approx(0.9)
 
 
 def told_of(asked, truth: float, *beams: Answer) -> Prompt:
@@ -218,11 +233,18 @@ def scored(context: Context) -> Scored:
     ]
 
 
-def of_world(context: Context, scored: Scored, width: int) -> list[Prompt]:
+def of_world(context: Context, scored: Scored, width: int, every: bool = False) -> list[Prompt]:
+    """The prompts by so many beams, and the truth teacher-forced, or every answer of its relation."""
     facts, known = context.facts, KnownAnswers(context.facts)
     beams, candidates = scored
-    truths = [[Truth(f.answer, *c[f.answer])] for f, c in zip(facts, candidates, strict=True)]
-    truths = [[t._replace(logp=math.log(t.logp)) for t in own] for own in truths]
+    truths = [
+        [
+            Truth(text, tokens, math.log(p))
+            for text, (tokens, p) in own.items()
+            if every or text == asked.answer
+        ]
+        for asked, own in zip(facts, candidates, strict=True)
+    ]
     return [
         prompt_of(asked, asked.question, found[:width], own, "exact", context.known_truths, known)
         for asked, found, own in zip(facts, beams, truths, strict=True)
@@ -230,7 +252,7 @@ def of_world(context: Context, scored: Scored, width: int) -> list[Prompt]:
 
 
 def masses(context: Context, scored: Scored, width: int) -> list[tuple[str, dict[str, float]]]:
-    """Of each fact the truth, and the mass of each answer: all of its relation, and the beams that are none."""
+    """Of each fact the truth, and the mass of each answer of its relation, and of the other beams."""
     told = []
     for asked, found, candidates in zip(context.facts, *scored, strict=True):
         by_tokens = {tokens: (text, p) for text, (tokens, p) in candidates.items()}
@@ -278,6 +300,12 @@ def test_the_bound_on_a_world_whose_every_answer_is_scored(context: Context, sco
         assert told["delta"] == pytest.approx(whole["delta"], abs=1e-5)
         assert 0 < told["errors_taken"] < 1
         assert 0 < told["p_above"] < 1
+
+
+def test_with_all_answers_scored_nothing_is_missed(context: Context, scored: Scored):
+    told = theory(of_world(context, scored, 4, every=True), None, False)["iiv"]
+    whole = enumerated(masses(context, scored, 4))
+    assert {name: told[name] for name in whole} == pytest.approx(whole, abs=1e-6)
 
 
 def test_the_world_s_singletons(context: Context, scored: Scored):
@@ -329,8 +357,13 @@ def test_files_are_counted_once(context: Context, tmp_path: Path, capsys: pytest
 
 
 def test_files_that_are_not_there_are_refused(context: Context, tmp_path: Path):
-    for named, said in (("nowhere.txt", "check evaluate.statements"), ("docs.pdf", "evaluate.statements=")):
-        (tmp_path / "docs.pdf").write_text("no")
+    (tmp_path / "docs.pdf").write_text("no")
+    (tmp_path / "torn.txt.gz").write_text("no")
+    for named, said in (
+        ("nowhere.txt", "check evaluate.statements"),
+        ("docs.pdf", "evaluate.statements="),
+        ("torn.txt.gz", "no documents in"),
+    ):
         asked = asking(context, tmp_path, evaluate={"statements": (str(tmp_path / named),)})
         with pytest.raises(InputError, match=said) as raised:
             count_statements(asked, None)
