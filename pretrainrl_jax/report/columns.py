@@ -51,9 +51,13 @@ def filled(columns: Columns, rows: Sequence[Any], nothing: str = "–") -> Table
 
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Heads and rows as Markdown."""
-    lines = ["| " + " | ".join(cells) + " |\n" for cells in (heads, *rows)]
+    """Heads and rows as Markdown; a cell's bars and line breaks do not end it."""
+    lines = ["| " + " | ".join(map(_cell, cells)) + " |\n" for cells in (heads, *rows)]
     return "".join([lines[0], "|---" * len(heads) + "|\n", *lines[1:]])
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def grid(texts: dict[str, int | None], numbers: Iterable[str], rows: Iterable[Iterable[str]]) -> Grid:

@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+from pretrainrl_jax.atomic import write_text
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.report import page, preferences, selfimprove, summary, words
 from pretrainrl_jax.report.compare import comparison_table, write_comparison
 from pretrainrl_jax.report.inputs import read_config
 from pretrainrl_jax.report.knowledge import words as knowledge
+from pretrainrl_jax.report.pull_request import comparison_markdown
 from pretrainrl_jax.report.signatures import signature_lines
 from pretrainrl_jax.stages.context import say
 
@@ -41,8 +43,10 @@ def report(workdir: Path) -> None:
     say(f"report: {path}")
 
 
-def compare(one: Path, other: Path) -> Path:
+def compare(one: Path, other: Path, markdown: bool = False) -> Path:
     """Two evaluated workdirs side by side: a table in the terminal, and the page whose path it gives.
+
+    Beside the page the same lies as Markdown; with `markdown` that, and nothing else, is printed.
 
     Raises InputError if one is not evaluated, or they have no question in common.
     """
@@ -50,6 +54,11 @@ def compare(one: Path, other: Path) -> Path:
         if (workdir / "config.json").is_file() and preferences.is_about_preferences(workdir):
             raise InputError(f"--compare is for runs on facts, and {workdir} is one on preferences")
     written, comparison = write_comparison(one, other)
-    say(comparison_table(comparison))
-    say(f"comparison: {written}")
+    text = comparison_markdown(comparison)
+    write_text(written.with_suffix(".md"), text)
+    if markdown:
+        say(text.rstrip("\n"))
+    else:
+        say(comparison_table(comparison))
+        say(f"comparison: {written}, {written.with_suffix('.md').name}")
     return written

@@ -3,7 +3,6 @@
 from typing import Any
 
 from pretrainrl_jax.atomic import write_json
-from pretrainrl_jax.config.stored import resolved
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.factual import Outcome, to_json
 from pretrainrl_jax.facts.splits import subsample
@@ -16,7 +15,7 @@ from pretrainrl_jax.stages.evaluate import text_nll
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.session import Session
 
-TELLING = ("every_steps", "choose", "forgetting")  # settings that change no answer
+ASKED_WITH = ("template", "beams", "max_new_tokens", "match", "sample", "text")  # what a look depends on
 
 
 class Watch:
@@ -63,7 +62,7 @@ class Watch:
     def _signatures(self, outcomes: list[Outcome], nll: float | None) -> list[Signature]:
         """Those that show now and did not before; none in the first look, which is kept."""
         session, path = self._session, self._first_look
-        asked_with = {k: v for k, v in resolved(self._settings).items() if k not in TELLING}
+        asked_with = {name: getattr(self._settings, name) for name in ASKED_WITH}
         if not session.global_step:
             first = {"with": asked_with, "questions": [to_json(o) for o in outcomes], "text_nll": nll}
             run_on_process_0(lambda: write_json(path, first), f"writing {path.name}")
