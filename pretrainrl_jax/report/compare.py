@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 from pretrainrl_jax.config.stored import flat
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.knowledge.intervals import Difference
 from pretrainrl_jax.report.columns import grid, plain
 from pretrainrl_jax.report.contradictions import contradictions
 from pretrainrl_jax.report.formats import Json, change, decimals, percent
 from pretrainrl_jax.report.inputs import describe, read_inputs
-from pretrainrl_jax.report.intervals import Difference
 from pretrainrl_jax.report.outcomes import GROUPS, NEIGHBOURS, Questions, common, difference, flipped, grouped
 from pretrainrl_jax.report.page import template, text, write_page
 from pretrainrl_jax.report.summary import summarise

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
+from pretrainrl_jax.knowledge.intervals import Difference, paired
 from pretrainrl_jax.report.formats import Json, number, spread
-from pretrainrl_jax.report.intervals import Difference, paired
 
 Key = tuple[str, str]  # id of a fact and the wording it was asked in
 Questions = dict[str, dict[Key, Json]]  # by group, as `GROUPS`

@@ -17,6 +17,7 @@ from pretrainrl_jax.report.formats import Json
 from pretrainrl_jax.report.inputs import Inputs, describe, read_inputs
 from pretrainrl_jax.report.knowledge import section as knowledge_section
 from pretrainrl_jax.report.outcomes import changes, example
+from pretrainrl_jax.report.signatures import signatures
 from pretrainrl_jax.report.summary import figure, forgetting, group_rate, pair, shown, summarise
 from pretrainrl_jax.report.tables import by_category, by_popularity
 from pretrainrl_jax.report.words import headline, reading
@@ -49,6 +50,8 @@ def write_report(workdir: Path) -> Path:
     summary = summarise(inputs.evaluations, *describe(config))
     if wrong := contradictions(inputs.evaluations, known) + other_texts(inputs.evaluations, known):
         summary["contradictions"] = wrong
+    mined = mining.read(workdir / "mined")
+    summary["signatures"] = signatures(inputs, mined.statistics)
     harness = read_harness(workdir, known)
     for system in filter(summary["systems"].__contains__, harness):
         summary["systems"][system]["harness"] = main_results(harness[system])
@@ -87,7 +90,7 @@ def write_report(workdir: Path) -> Path:
         categories=categories,
         asked=asked,
         rule=MATCH_RULES.get(asked["match"]),
-        mining=mining.section(mining.read(workdir / "mined"), known),
+        mining=mining.section(mined, known),
         knowledge=knowledge_section.section(summary, evaluations, known, [n for n in (before, after) if n]),
         ability=ability(harness),
         improved=selfimprove_section.section(improved, summary["selfimprove"]) if improved else None,

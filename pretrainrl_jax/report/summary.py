@@ -1,9 +1,9 @@
 """What a run found: the checked numbers of every system, and their table for a terminal."""
 
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.knowledge.intervals import wilson
 from pretrainrl_jax.report.columns import grid, plain
 from pretrainrl_jax.report.formats import Json, decimals, number, percent
-from pretrainrl_jax.report.intervals import wilson
 from pretrainrl_jax.report.outcomes import Key, common, difference, trained
 from pretrainrl_jax.report.systems import Systems
 

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pretrainrl_jax.knowledge.intervals import Difference, wilson
 from pretrainrl_jax.report.formats import Json
-from pretrainrl_jax.report.intervals import Difference, wilson
 from pretrainrl_jax.report.outcomes import Key, common, difference, popularity, right, trained
 
 CATEGORIES = 25  # categories shown, those with the most questions

@@ -1,20 +1,24 @@
 """How questions are put to a model, and what is read of its answers: greedy, beams, samples, stated rules."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
+from pretrainrl_jax.decoding.among import answers_among, known_answers
 from pretrainrl_jax.decoding.answers import Answer, answer_questions, read_answers
 from pretrainrl_jax.decoding.decode import sample_batch
 from pretrainrl_jax.evaluation.factual import Outcome, Truth, distinct_truths, judge
+from pretrainrl_jax.facts.choices import choices, kind_of
 from pretrainrl_jax.facts.matching import matches, normalise
 from pretrainrl_jax.facts.questions import read_templates
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.reversed import reversed_facts
 from pretrainrl_jax.facts.splits import hashed
 from pretrainrl_jax.knowledge.abstention import Verdict, rule, verdict
+from pretrainrl_jax.mining.fingerprint import short_digest
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.stages.shards import resumable_map
 from pretrainrl_jax.training.loading import Loaded
@@ -66,8 +70,12 @@ def _each(
     read: Callable[[Question, Any], Any],
     units: int = 1,
     metrics: Callable[[list[Any]], dict[str, float]] = lambda results: {},
+    depends: Any = None,
 ) -> list[Any]:
-    """`resumable_map` over questions, those of like length together; `units` are what is done of each."""
+    """`resumable_map` over questions, those of like length together; `units` are what is done of each.
+
+    `depends` is JSON of what the results depend on beside model, template, questions and settings.
+    """
     settings = context.config.evaluate
     template = context.template(settings.template)
     facts, wordings = [fact for fact, _, _ in questions], [wording for _, wording, _ in questions]
@@ -77,7 +85,7 @@ def _each(
     with context.screen.track(label, units * len(questions), "answers") as bar:
         return resumable_map(
             context.parts(stage) / what,
-            [made_with, wordings],
+            [made_with, wordings, depends],
             questions,
             [len(prompt) for prompt in prompts],
             context.config.checkpoint.shard_questions,
@@ -198,6 +206,33 @@ def ask_samples(
         ]
 
     return _each(context, loaded, questions, stage, "samples", draw, read)
+
+
+def ask_choices(
+    context: Context, loaded: Loaded, questions: Sequence[Question], stage: str
+) -> list[tuple[str, bool, float]]:
+    """The most probable of the answers of evaluate.among, whether it is right, and its own probability."""
+    settings, tokenizer = context.config.evaluate, loaded.tokenizer
+    template = context.template(settings.template)
+    sets = choices(settings.among, context.facts, "evaluate.among")
+
+    def asked(part: Sequence[Question]) -> tuple[list[str], list[str]]:
+        prompts = [template.prefix(wording, fact.category) for fact, wording, _ in part]
+        return prompts, [kind_of(settings.among, fact) for fact, _, _ in part]
+
+    ends = template.terminators(tokenizer, loaded.model.shape.vocabulary)
+    known = known_answers(tokenizer, ends, *asked(questions), sets)
+
+    def choose(part: list[Question], advance: Callable[[int], None]) -> list[Any]:
+        model, width = (loaded.model, loaded.params, tokenizer), settings.beams
+        beams = answers_among(*model, *asked(part), known, beams=width, batch=settings.batch, advance=advance)
+        return [[answers[0].text, answers[0].logp] for answers in beams]
+
+    def read(question: Question, answer: Any) -> tuple[str, bool, float]:
+        text, logp = answer
+        return text, is_right(context, question, text), math.exp(logp)
+
+    return _each(context, loaded, questions, stage, "choice", choose, read, depends=short_digest(sets))
 
 
 def ask_by_rule(

@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh
 
 from pretrainrl_jax.atomic import write_json
-from pretrainrl_jax.config import Config
+from pretrainrl_jax.config import Config, DocumentsConfig
 from pretrainrl_jax.documents.stream import Stream, open_stream
 from pretrainrl_jax.documents.world import MadeDocuments, make_documents
 from pretrainrl_jax.errors import InputError
@@ -83,11 +83,14 @@ class Context:
             return Corpus((), (), {})
         return verbalise(self.facts, self.config.corpus, self.config.seed)
 
-    def stream(self) -> Stream:
-        """The stream of documents, from its beginning; raises InputError as `open_stream`."""
+    def stream(self, settings: DocumentsConfig | None = None) -> Stream:
+        """The stream of documents, from its beginning; raises InputError as `open_stream`.
+
+        `settings` may say otherwise how the same sources are read.
+        """
         config = self.config
         made = () if config.documents.path else self.made_documents.texts
-        return open_stream(config.documents, config.seed, made)
+        return open_stream(settings or config.documents, config.seed, made)
 
     @cached_property
     def made_documents(self) -> MadeDocuments:

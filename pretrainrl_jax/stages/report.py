@@ -8,6 +8,7 @@ from pretrainrl_jax.report import page, preferences, selfimprove, summary, words
 from pretrainrl_jax.report.compare import comparison_table, write_comparison
 from pretrainrl_jax.report.inputs import read_config
 from pretrainrl_jax.report.knowledge import words as knowledge
+from pretrainrl_jax.report.signatures import signature_lines
 from pretrainrl_jax.stages.context import say
 
 
@@ -24,11 +25,12 @@ def report(workdir: Path) -> None:
     improved = figures.get("selfimprove", {})
     if figures["systems"]:
         say(table(figures, known))
-        if told := knowledge.table(figures, known):
-            say(told)
+        if shown := knowledge.table(figures, known):
+            say(shown)
     if improved:
         say(selfimprove.table(improved))
-    for sentence in [*figures.get("contradictions", []), *improved.get("collapsed", [])]:
+    told = signature_lines(figures.get("signatures", []), known)
+    for sentence in [*figures.get("contradictions", []), *improved.get("collapsed", []), *told]:
         say(f"! {sentence}")
     for sentence in reading(figures, known) if figures["systems"] else []:
         say(f"- {sentence}")

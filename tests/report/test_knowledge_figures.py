@@ -7,8 +7,8 @@ import pytest
 from helpers.made_knowledge import answered, evaluation
 
 from pretrainrl_jax.knowledge.confidence import area_under_risk_coverage, ece
+from pretrainrl_jax.knowledge.intervals import wilson
 from pretrainrl_jax.report.bootstrap import resampled
-from pretrainrl_jax.report.intervals import wilson
 from pretrainrl_jax.report.knowledge import abstaining, changes, falsehoods, figures
 from pretrainrl_jax.report.outcomes import common, grouped
 

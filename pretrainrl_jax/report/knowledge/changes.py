@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from pretrainrl_jax.knowledge.confidence import mcnemar
+from pretrainrl_jax.knowledge.intervals import wilson
 from pretrainrl_jax.knowledge.state import STATES, state_of
 from pretrainrl_jax.report.formats import Json, number
-from pretrainrl_jax.report.intervals import wilson
 from pretrainrl_jax.report.knowledge.figures import SETS, confident, estimate, share
 from pretrainrl_jax.report.outcomes import GROUPS, Pairs, common, difference, grouped, right
 

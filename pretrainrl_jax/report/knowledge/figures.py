@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from pretrainrl_jax.knowledge import confidence as measures
+from pretrainrl_jax.knowledge.intervals import wilson
 from pretrainrl_jax.knowledge.state import STATES, margin, state_of
 from pretrainrl_jax.report.bootstrap import resampled
 from pretrainrl_jax.report.formats import Json, number
-from pretrainrl_jax.report.intervals import wilson
 from pretrainrl_jax.report.outcomes import grouped, right, truth
 
 SETS = ("trained", "held_out")
