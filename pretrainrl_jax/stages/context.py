@@ -24,6 +24,7 @@ from pretrainrl_jax.facts.matching import Truths, known_truths
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.splits import split
 from pretrainrl_jax.hosts.agree import is_process_0, run_on_process_0
+from pretrainrl_jax.knowledge.theory import KnownAnswers
 from pretrainrl_jax.mining.fingerprint import fingerprint
 from pretrainrl_jax.model.attention import Kernel
 from pretrainrl_jax.objectives.scoring import score_answers, score_trees
@@ -75,6 +76,11 @@ class Context:
     def known_truths(self) -> Truths:
         """What is true in answer to each wording, held-out facts' truths among it."""
         return known_truths(self.facts)
+
+    @cached_property
+    def known_answers(self) -> KnownAnswers:
+        """The answers of each category, of all facts."""
+        return KnownAnswers(self.facts)
 
     @cached_property
     def corpus(self) -> Corpus:
