@@ -107,6 +107,11 @@ def pair(summary: Json, known: Systems) -> tuple[str | None, str | None]:
     return ("base", after) if "base" in systems else (after, None)
 
 
+def noun(summary: Json) -> str:
+    """What the facts are called: without a trained system none of them was trained."""
+    return "facts" if set(summary["systems"]) <= {"base"} else "trained facts"
+
+
 COLUMNS = {
     "acc": "ACC", "hr": "HR", "mrr": "MRR", "prob": "Prob", "unseen": "ACC\nunseen",
     "paraphrase": "ACC\nparaphr.", "held_out": "ACC\nheld-out", "text_nll": "text\nNLL",
@@ -120,5 +125,5 @@ def table(summary: Json, known: Systems) -> str:
         [known.label(name), *(shown(system, column) for column in COLUMNS)]
         for name, system in summary["systems"].items()
     ]
-    title = f"{summary['dataset']}, {summary['model']}: % of trained facts"
+    title = f"{summary['dataset']}, {summary['model']}: % of {noun(summary)}"
     return plain(title, grid({"system": 24}, COLUMNS.values(), rows))

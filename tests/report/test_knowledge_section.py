@@ -103,7 +103,7 @@ def test_a_model_that_was_not_trained(workdir: Path, capsys: pytest.CaptureFixtu
     report(workdir)
     said = capsys.readouterr().out
     assert "Does it know the difference? Most probable answers to facts" in said
-    assert "The base model knows" in said
+    assert "The model knows" in said
     assert "became right" not in said
 
 

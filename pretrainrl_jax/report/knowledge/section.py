@@ -75,9 +75,7 @@ class Asked(NamedTuple):
         return grouped(self.evaluations[system])["trained"]
 
 
-def section(
-    summary: Json, evaluations: Mapping[str, Json], known: Systems, shown: list[str], signatures: Any = ()
-) -> Json | None:
+def section(summary: Json, evaluations: Mapping[str, Json], known: Systems, shown: list[str]) -> Json | None:
     """What the page shows; None where no system lists questions.
 
     Args:
@@ -85,7 +83,6 @@ def section(
         evaluations: by system.
         known: their names.
         shown: the systems whose questions are looked at: base, and the method.
-        signatures: cards of what went wrong, each with `name`, `system`, `evidence` and `remedy`.
     """
     told = {n: s["knowledge"] for n, s in summary["systems"].items() if s.get("knowledge", {}).get("trained")}
     if not told:
@@ -105,7 +102,6 @@ def section(
         "theory": theory.section(
             {name: own["theory"] for name, own in told.items() if "theory" in own}, asked.head, shown[-1]
         ),
-        "signatures": list(signatures),
         "states": {state: STATES[state] for state in charts.STATES},
         "sure": SURE,
     }

@@ -5,13 +5,8 @@ from collections.abc import Iterable
 from pretrainrl_jax.report.columns import grid, plain
 from pretrainrl_jax.report.formats import Json, decimals, percent, signed, span
 from pretrainrl_jax.report.knowledge.tables import way
-from pretrainrl_jax.report.summary import pair
+from pretrainrl_jax.report.summary import noun, pair
 from pretrainrl_jax.report.systems import Systems
-
-
-def noun(summary: Json) -> str:
-    """What the facts are called: without a trained system none of them was trained."""
-    return "facts" if set(summary["systems"]) <= {"base"} else "trained facts"
 
 
 def table(summary: Json, known: Systems) -> str:
@@ -32,29 +27,29 @@ def table(summary: Json, known: Systems) -> str:
     if not rows:
         return ""
     names = ["right\n%", "knows\n%", "misled\n%", "AURC", "ECE\nafter T", "Brier", *heads]
-    return plain(
-        f"Does it know the difference? Most probable answers to {noun(summary)}",
-        grid({"system": 18}, names, rows),
-    )
+    title = f"Does it know the difference? Most probable answers to {noun(summary)}"
+    return plain(title, grid({"system": 18}, names, rows))
 
 
 def reading(summary: Json, known: Systems) -> list[str]:
     """What the base model and the method know, believe falsely, can tell apart, and what training changed."""
-    before, after = pair(summary, known)
-    told = {name: summary["systems"][name].get("knowledge", {}) for name in (before, after) if name}
-    told = {name: own for name, own in told.items() if "states" in own.get("trained", {})}
-    parts = (_knows, _believes, _tells, _changed)
-    clauses = [clause for part in parts for clause in part(summary, told, known)]
-    return [f"{clause[:1].upper()}{clause[1:]}." for clause in clauses]
+    told: dict[str, Json] = {}
+    for name in filter(None, pair(summary, known)):
+        own = summary["systems"][name].get("knowledge", {})
+        if "states" in own.get("trained", {}):
+            alone = set(summary["systems"]) == {"base"}
+            told["the model" if alone else known.words(name)] = own
+    parts = (_knows(told, noun(summary)), _believes(told), _tells(told), _changed(told))
+    return [f"{clause[:1].upper()}{clause[1:]}." for clauses in parts for clause in clauses]
 
 
-def _knows(summary: Json, told: dict[str, Json], known: Systems) -> Iterable[str]:
+def _knows(told: dict[str, Json], facts: str) -> Iterable[str]:
     each = []
     for name, own in told.items():
         knows, misled = (own["trained"]["states"][state] for state in ("knows", "misled"))
+        number = f"the {knows['questions']:,} {facts}"
         each.append(
-            f"{known.words(name)} knows {_rate(knows)} of the {knows['questions']:,} {noun(summary)} and is "
-            f"sure of a wrong answer to {_rate(misled)}"
+            f"{name} knows {_rate(knows)} of {number} and is sure of a wrong answer to {_rate(misled)}"
         )
     if each:
         yield "; ".join(each)
@@ -64,17 +59,17 @@ def _rate(estimate: Json) -> str:
     return f"{percent(estimate['value'])} ({span(estimate['interval'])})"
 
 
-def _believes(summary: Json, told: dict[str, Json], known: Systems) -> Iterable[str]:
+def _believes(told: dict[str, Json]) -> Iterable[str]:
     for name, own in list(told.items())[:1]:
         for each in own.get("repeated", [])[:1]:
             times = {0: "never right", 1: "right once"}.get(each["true"], f"right {each['true']:,} times")
             yield (
-                f"the wrong answer that {known.words(name)} gives most often is “{each['answer']}”: to "
-                f"{each['said']:,} questions, and it is {times}"
+                f"the wrong answer that {name} gives most often is “{each['answer']}”: to {each['said']:,} "
+                f"questions, and it is {times}"
             )
 
 
-def _tells(summary: Json, told: dict[str, Json], known: Systems) -> Iterable[str]:
+def _tells(told: dict[str, Json]) -> Iterable[str]:
     each = []
     for name, own in told.items():
         tells = own["trained"]["confidence"]
@@ -82,20 +77,19 @@ def _tells(summary: Json, told: dict[str, Json], known: Systems) -> Iterable[str
         how = "overconfident" if gap > 0 else "underconfident"
         between = way(tells)
         way_there = f"{percent(between)} of the way from a random order of its answers to the best one"
-        order = "" if between is None else f", and goes {way_there}"
         each.append(
-            f"{known.words(name)} is {how} by {abs(100 * gap):.1f} points on average "
-            f"(ECE {decimals(tells['ece'], 3)}){order}"
+            f"{name} is {how} by {abs(100 * gap):.1f} points on average (ECE {decimals(tells['ece'], 3)})"
+            + ("" if between is None else f", and goes {way_there}")
         )
     if each:
         yield f"how sure it is: {'; '.join(each)}"
 
 
-def _changed(summary: Json, told: dict[str, Json], known: Systems) -> Iterable[str]:
+def _changed(told: dict[str, Json]) -> Iterable[str]:
     for name, own in told.items():
         if flips := own.get("changes", {}).get("flips", {}).get("trained"):
             p = "p < 0.0001" if flips["p"] < 0.0001 else f"p = {flips['p']:.2g}"
-            text = f"with {known.words(name)} {_flipped(flips)} trained facts (McNemar, {p})"
+            text = f"with {name} {_flipped(flips)} trained facts (McNemar, {p})"
             others = own["changes"]["flips"].get("held_out")
             yield text + (f"; {_flipped(others)} held-out ones" if others else "")
 
