@@ -66,7 +66,7 @@ def beam_search(
         For each prompt its answers: Answer(text, tokens, logp, finished, token_logps, score). logp is the
         summed log-probability in nats of the tokens and, where finished, of all terminators together at
         their end, as `score` gives it; token_logps is what is summed. Beams are ranked by score, which
-        counts the most probable terminator alone; by logp where `among` is given, text being its entry.
+        counts the most probable terminator alone; with `among` by logp, and text is its entry, stripped.
 
     Raises:
         InputError: if a prompt has no tokens, a number is out of its range, a list in `among` is empty, or an

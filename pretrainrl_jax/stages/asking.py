@@ -242,6 +242,12 @@ def ask_choices(
         prompts = [template.prefix(wording, fact.category) for fact, wording, _ in part]
         return prompts, [kind_of(settings.among, fact) for fact, _, _ in part]
 
+    forms = {kind: frozenset(map(normalise, answers)) for kind, answers in sets.items()}
+    truths = [{*map(normalise, f.answers), *context.known_truths.get(w, ())} for f, w, _ in questions]
+    if lacking := sum(forms[k].isdisjoint(own) for k, own in zip(asked(questions)[1], truths, strict=True)):
+        where = f"of {len(questions)} questions have no true answer among those of evaluate.among"
+        context.screen.say(f"{stage}: {lacking} {where}")
+
     ends = template.terminators(tokenizer, loaded.model.shape.vocabulary)
     known = known_answers(tokenizer, ends, *asked(questions), sets)
 
