@@ -137,7 +137,9 @@ def _report(command: Command) -> None:
     from pretrainrl_jax.stages.sweep import conclude
 
     if command.options.compare:
-        compare(*map(Path, command.options.compare))
+        compare(*map(Path, command.options.compare), markdown=command.options.markdown)
+    elif command.options.markdown:
+        raise InputError("--markdown is of a comparison: give --compare A B with it")
     elif cells(command.config):
         conclude(command.workdir, command.config)
     else:
@@ -241,7 +243,14 @@ VERBS = {
         "the table, report/summary.json and report/index.html of a workdir",
         ("sweep",),
         _report,
-        {"--compare": {"metavar": ("A", "B"), "nargs": 2, "help": "two workdirs side by side, on one page"}},
+        {
+            "--compare": {
+                "metavar": ("A", "B"),
+                "nargs": 2,
+                "help": "two workdirs side by side, on one page",
+            },
+            "--markdown": {"action": "store_true", "help": "print the comparison as Markdown instead"},
+        },
         goes_on=True,
     ),
 }

@@ -207,11 +207,22 @@ class EvaluateConfig(Section):
         "file of texts, blank lines between them, whose loss tells what is forgotten; empty: the corpus's "
         "held-out sentences, or of preferences the held-out prompts with their chosen answers",
     )
+    statements: Names = setting(
+        (),
+        "files or data sets, as documents.path, of the text that the model learned from: statements of the "
+        "facts are counted in it; empty: what pretraining read, if it did",
+        results=("evaluate",),
+    )
     sample: PositiveInt = setting(200, "questions of that sample, and as many texts", results=("choice",))
     choose: Literal["last", "acc", "text_nll"] = setting(
         "last",
         "which evaluated step a system's checkpoint is: the last, or the one best on the sample",
         results=("train", "evaluate"),
+    )
+    forgetting: PositiveFloat = setting(
+        0.5,
+        "a rise of the loss on text beyond this is told as a failure, nats a token",
+        results=("report",),
     )
 
     @model_validator(mode="after")

@@ -45,9 +45,7 @@ def score_rows(model: Model, params: Params, batch: PackedBatch) -> jax.Array:
 
 
 @partial(jax.jit, static_argnums=0)
-def score_endings(
-    model: Model, params: Params, batch: PackedBatch, terminators: jax.Array, temperature: jax.Array
-) -> jax.Array:
+def score_endings(model: Model, params: Params, batch: PackedBatch, terminators: jax.Array) -> jax.Array:
     """Of every branch of packed rows its summed log-probability, and its probability as an answer.
 
     The second counts every terminator at the place of its own: an answer ends as probably as all of them
@@ -55,21 +53,48 @@ def score_endings(
 
     Args:
         terminators: bool [vocabulary]; every branch's own is among them.
-        temperature: float32 scalar, divides every logit.
 
     Returns:
         float32 [rows, branches, 2], in nats, on every device.
     """
     hidden = source_states(model, params, batch)
+    sums = _branch_and_answer_logps(model, params, hidden, batch, terminators)
+    return constrain(jnp.stack(sums, -1), model.layout)
+
+
+@partial(jax.jit, static_argnums=0)
+def score_tempered(
+    model: Model, params: Params, batch: PackedBatch, terminators: jax.Array, temperatures: jax.Array
+) -> jax.Array:
+    """The second of `score_endings` at several temperatures, which divide every logit; one forward pass.
+
+    Args:
+        terminators: bool [vocabulary].
+        temperatures: float32 [temperatures], above 0.
+
+    Returns:
+        float32 [rows, branches, temperatures], in nats, on every device.
+    """
+    hidden = source_states(model, params, batch)
+
+    def at(temperature: jax.Array) -> jax.Array:
+        divided = (hidden / temperature).astype(hidden.dtype)  # a logit is a product with it
+        return _branch_and_answer_logps(model, params, divided, batch, terminators)[1]
+
+    return constrain(jnp.moveaxis(jax.lax.map(at, temperatures), 0, -1), model.layout)
+
+
+def _branch_and_answer_logps(
+    model: Model, params: Params, hidden: jax.Array, batch: PackedBatch, terminators: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """float32 [rows, branches] each, from the states that predict."""
     head = model.head(params).astype(hidden.dtype)
-    hidden = (hidden / temperature).astype(hidden.dtype)  # a logit is a product with it
     arguments = hidden, head, batch.source_index, batch.targets, terminators
     logps, endings = token_and_ending_logps(*arguments, layout=model.layout)
     there = jnp.pad(batch.target_branch + (batch.source_index >= 0), ((0, 0), (0, 1)))
     last = there[:, :-1] != there[:, 1:]  # a branch's targets stand together, its terminator last
     answers = jnp.where(last, jnp.maximum(endings, logps), logps)  # nor less probable than its own
-    sums = [branch_sums(values, batch) for values in (logps, answers)]
-    return constrain(jnp.stack(sums, -1), model.layout)
+    return branch_sums(logps, batch), branch_sums(answers, batch)
 
 
 def score_answers(
@@ -77,12 +102,17 @@ def score_answers(
     params: Params,
     trees: Sequence[AnswerTree],
     terminators: np.ndarray,
-    temperature: float = 1.0,
+    temperatures: Sequence[float] = (),
     **packing: Any,
 ) -> list[list[list[float]]]:
-    """`score_trees` by `score_endings`: of each branch both log-probabilities."""
-    ends, divisor = (replicate(x, model.mesh) for x in (terminators, np.float32(temperature)))
-    engine = lambda model, params, batch: score_endings(model, params, batch, ends, divisor)  # noqa: E731
+    """`score_trees` by `score_endings`: of each branch both; with `temperatures` by `score_tempered`."""
+    ends, divisors = (replicate(x, model.mesh) for x in (terminators, np.array(temperatures, np.float32)))
+
+    def engine(model: Model, params: Params, batch: PackedBatch) -> jax.Array:
+        if temperatures:
+            return score_tempered(model, params, batch, ends, divisors)
+        return score_endings(model, params, batch, ends)
+
     return score_trees(model, params, trees, engine=engine, **packing)
 
 

@@ -3,19 +3,51 @@
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from pretrainrl_jax.config.stored import flat
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.knowledge.confidence import area_under_risk_coverage, brier, ece, mcnemar
+from pretrainrl_jax.knowledge.intervals import Difference
+from pretrainrl_jax.knowledge.state import STATES, state_of
+from pretrainrl_jax.report import mining
 from pretrainrl_jax.report.columns import grid, plain
 from pretrainrl_jax.report.contradictions import contradictions
-from pretrainrl_jax.report.formats import Json, change, decimals, percent
+from pretrainrl_jax.report.formats import Json, change, decimals, number, percent
 from pretrainrl_jax.report.inputs import describe, read_inputs
-from pretrainrl_jax.report.intervals import Difference
-from pretrainrl_jax.report.outcomes import GROUPS, Questions, common, difference, flipped, grouped
+from pretrainrl_jax.report.outcomes import (
+    GROUPS,
+    NEIGHBOURS,
+    Pairs,
+    Questions,
+    common,
+    difference,
+    flipped,
+    flips,
+    grouped,
+)
 from pretrainrl_jax.report.page import template, text, write_page
+from pretrainrl_jax.report.signatures import signatures
 from pretrainrl_jax.report.summary import summarise
 from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.report.tables import categories
 from pretrainrl_jax.report.words import NOISE_POINTS
+
+MEASURES = {"AURC": area_under_risk_coverage, "ECE": ece, "Brier": brier}
+CONFIDENCE = (*MEASURES, *STATES)
+"""What is compared of how sure two systems are; all but the first and last of `MEASURES` are shares."""
+
+
+class Flips(NamedTuple):
+    """The trained facts that one side alone got right."""
+
+    gained: int  # right in B only
+    lost: int  # right in A only
+
+    @property
+    def p(self) -> float:
+        """McNemar's exact p: how likely so uneven a split is if a flip goes either way as often."""
+        return mcnemar(self.gained, self.lost)
 
 
 class Paired(NamedTuple):
@@ -24,6 +56,8 @@ class Paired(NamedTuple):
     system: str
     groups: dict[str, Difference]  # of A and B, by `GROUPS`; those without a common question are left out
     figures: list[Json]  # of A and B, as summary.json has them
+    flips: Flips | None  # None without a trained fact of both
+    confidence: dict[str, tuple[float, float]]  # of A and B, as `measured_confidence`
 
 
 class Comparison(NamedTuple):
@@ -39,6 +73,7 @@ class Comparison(NamedTuple):
     best: str  # the most accurate system of both, whose categories and flips are shown
     categories: dict[str, Difference]
     contradictions: list[str]  # as `contradictions.contradictions`, of both
+    signatures: list[Json]  # those of B that A does not show, as `signatures.signatures`
     flipped: dict[str, Json]  # "gained": right in B only; "lost": right in A only; as `outcomes.examples`
 
     def of_group(self, group: str) -> list[tuple[str, Difference]]:
@@ -69,7 +104,9 @@ def read_comparison(one: Path, other: Path) -> Comparison:
         measured = {group: difference(common(of_a[group], of_b[group])) for group in GROUPS}
         figures = [summary["systems"][system] for summary in summaries]
         groups = {group: change for group, change in measured.items() if change is not None}
-        systems += [Paired(system, groups, figures)] if groups else []
+        trained = common(of_a["trained"], of_b["trained"])
+        flipping = Flips(*map(len, flips(trained))) if trained else None
+        systems += [Paired(system, groups, figures, flipping, measured_confidence(trained))] if groups else []
     if not systems:
         raise InputError(
             f"{one} and {other} have no question in common: compare workdirs of the same data set and split"
@@ -78,6 +115,10 @@ def read_comparison(one: Path, other: Path) -> Comparison:
     of_a, of_b = (questions[best] for questions in asked)
     pairs = common(of_a["trained"], of_b["trained"])
     parts = categories({key: of_a["trained"][key] for key in of_a["trained"] if key in of_b["trained"]})
+    told = [
+        signatures(s, mining.read(p / "mined").statistics) for s, p in zip(sides, (one, other), strict=True)
+    ]
+    shown = {(signature["name"], signature["system"]) for signature in told[0]}
     seeds = [side.config.get("seed", "not recorded") for side in sides]
     return Comparison(
         known=known,
@@ -94,8 +135,29 @@ def read_comparison(one: Path, other: Path) -> Comparison:
             if (change := difference((of_a["trained"][key], of_b["trained"][key]) for key in keys))
         },
         contradictions=contradictions([*a.evaluations, *b.evaluations], known),
+        signatures=[s for s in told[1] if (s["name"], s["system"]) not in shown],
         flipped=flipped(pairs, pairs),
     )
+
+
+def measured_confidence(pairs: Pairs) -> dict[str, tuple[float, float]]:
+    """What the confidence of either side is worth on the same questions, and the share in each state.
+
+    Empty where one of them was evaluated by a version that does not measure it.
+    """
+    a, b = [one for one, _ in pairs], [other for _, other in pairs]
+    if not pairs or not all(number(q.get("confidence")) is not None and "best_right" in q for q in a + b):
+        return {}
+    of_a, of_b = _confidence(a), _confidence(b)
+    return {name: (of_a[name], of_b[name]) for name in CONFIDENCE}
+
+
+def _confidence(questions: list[Json]) -> dict[str, float]:
+    sure = np.clip([q["confidence"] for q in questions], 0, 1)  # sums in float32 may pass 1
+    right = np.array([bool(q["best_right"]) for q in questions])
+    states = [state_of({"rank": None} | q) for q in questions]
+    shares = {state: states.count(state) / len(states) for state in STATES}
+    return {name: measure(sure, right) for name, measure in MEASURES.items()} | shares
 
 
 def write_comparison(one: Path, other: Path) -> tuple[Path, Comparison]:
@@ -106,7 +168,14 @@ def write_comparison(one: Path, other: Path) -> tuple[Path, Comparison]:
     """
     comparison = read_comparison(one, other)
     page = template("compare.html.j2").render(
-        found=comparison, label=comparison.known.label, reading=sentences(comparison), groups=GROUPS
+        found=comparison,
+        label=comparison.known.label,
+        reading=sentences(comparison),
+        groups=GROUPS,
+        flips=[(p.system, chance_of_flips(p.flips)) for p in comparison.systems if p.flips],
+        measures=CONFIDENCE,
+        confidence=confidence_rows(comparison),
+        summary={"signatures": comparison.signatures},
     )
     return write_page(one / "report" / f"compare-{comparison.names[1]}.html", page), comparison
 
@@ -125,7 +194,8 @@ def _best(systems: list[Paired]) -> str:
 
 
 def _unshared(one: Questions, other: Questions) -> int:
-    return sum(key not in other[g] for g in GROUPS if g != "held_out_head" for key in one[g])
+    parts = {"held_out_head", *NEIGHBOURS.values()}  # of the held-out facts, which are counted already
+    return sum(key not in other[group] for group in GROUPS if group not in parts for key in one[group])
 
 
 def sentences(comparison: Comparison) -> list[str]:
@@ -153,12 +223,34 @@ def sentences(comparison: Comparison) -> list[str]:
     return words
 
 
+def chance_of_flips(flips: Flips) -> str:
+    """How many trained facts flipped each way, and p."""
+    p = "<0.0001" if flips.p < 1e-4 else f"{flips.p:.2g}"
+    return f"+{flips.gained:,} −{flips.lost:,}, p {p}"
+
+
+def confidence_rows(comparison: Comparison) -> list[list[str]]:
+    """Of each system that was measured so in both, its label and the figures of `CONFIDENCE`, as A → B."""
+    rows = []
+    for paired in comparison.systems:
+        cells = [
+            " → ".join(decimals(x, 3) if name in MEASURES else percent(x) for x in both)
+            for name, both in paired.confidence.items()
+        ]
+        rows += [[comparison.known.label(paired.system), *cells]] if cells else []
+    return rows
+
+
 def comparison_table(comparison: Comparison) -> str:
     """The systems side by side, for a terminal of 100 columns."""
     sides = zip("AB", comparison.names, comparison.described, strict=True)
     heads = [f"{side} = {name}: {described}" for side, name, described in sides]
     heads += [f"  {name}: {a} | {b}" for name, a, b in comparison.settings] or ["  no setting differs"]
-    rows, tails = [], []
+    rows, tails = [], list[str]()
+    told = [
+        f"! new in B: {comparison.known.label(s['system'])}: {s['name']}: {s['evidence']}"
+        for s in comparison.signatures
+    ]
     for paired in comparison.systems:
         label = comparison.known.label(paired.system)
         for group, apart in paired.groups.items():
@@ -169,5 +261,12 @@ def comparison_table(comparison: Comparison) -> str:
         nll = " | ".join(decimals(side["text_nll"], 3) for side in paired.figures)
         seconds = " | ".join(decimals(side["device_seconds"], 1) for side in paired.figures)
         tails.append(f"{label}: text NLL {nll}; device-seconds {seconds}")
+        if paired.flips:
+            tails.append(
+                f"{label}: trained facts gained and lost: {chance_of_flips(paired.flips)} (McNemar, exact)"
+            )
+    for label, *cells in confidence_rows(comparison):
+        figures = (f"{name} {cell}" for name, cell in zip(CONFIDENCE, cells, strict=True))
+        tails.append(f"{label}: {', '.join(figures)}")
     drawn = grid({"system": 20, "questions": 27}, ["number", "A, %", "B, %", "B − A, points [95 %]"], rows)
-    return plain(*heads, drawn, *tails, *(f"- {sentence}" for sentence in sentences(comparison)))
+    return plain(*heads, drawn, *tails, *told, *(f"- {sentence}" for sentence in sentences(comparison)))

@@ -4,7 +4,7 @@ import math
 from numbers import Real
 from typing import Any
 
-from pretrainrl_jax.report.intervals import Difference
+from pretrainrl_jax.knowledge.intervals import Difference
 
 Json = dict[str, Any]
 

@@ -9,12 +9,12 @@ import numpy as np
 from pretrainrl_jax.config import ObjectiveConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.improvement.collapse import WORDS
+from pretrainrl_jax.knowledge.intervals import paired, wilson
 from pretrainrl_jax.report.bootstrap import ratio_interval
 from pretrainrl_jax.report.columns import grid, plain
 from pretrainrl_jax.report.contradictions import AGAIN
 from pretrainrl_jax.report.formats import Json, decimals, number, percent, signed
 from pretrainrl_jax.report.inputs import Inputs, read_json
-from pretrainrl_jax.report.intervals import paired, wilson
 from pretrainrl_jax.report.systems import Systems
 
 EXAMPLES = 10

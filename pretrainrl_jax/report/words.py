@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 
 from pretrainrl_jax.config import ObjectiveConfig
+from pretrainrl_jax.knowledge.intervals import Z
 from pretrainrl_jax.report.formats import Json, decimals, percent, signed
-from pretrainrl_jax.report.intervals import Z
 from pretrainrl_jax.report.summary import forgetting, group_count, group_rate
 from pretrainrl_jax.report.systems import Systems
 

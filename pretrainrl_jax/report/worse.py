@@ -2,8 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from pretrainrl_jax.knowledge.intervals import Difference
 from pretrainrl_jax.report.formats import Json
-from pretrainrl_jax.report.intervals import Difference
 from pretrainrl_jax.report.outcomes import GROUPS, Pairs, common, difference, grouped, truth
 from pretrainrl_jax.report.summary import group_rate
 from pretrainrl_jax.report.tables import Row

@@ -18,6 +18,7 @@ from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.reversed import reversed_facts
 from pretrainrl_jax.facts.splits import hashed
 from pretrainrl_jax.knowledge.abstention import Verdict, rule, verdict
+from pretrainrl_jax.knowledge.theory import Prompt, prompt_of
 from pretrainrl_jax.mining.fingerprint import short_digest
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.stages.shards import resumable_map
@@ -45,19 +46,27 @@ def as_facts(questions: Sequence[Question]) -> list[Question]:
     return [question for question in questions if question[2] in ("trained", "held_out")]
 
 
-def ask_all(context: Context, loaded: Loaded, questions: Sequence[Question], stage: str) -> list[Outcome]:
-    """Ask every question: greedily, by beam search, and by teacher forcing of the truth."""
-    return _each(
+def ask_all(
+    context: Context, loaded: Loaded, questions: Sequence[Question], stage: str
+) -> tuple[list[Outcome], list[Prompt]]:
+    """Ask every question: greedily, by beam search, and by teacher forcing of the truth.
+
+    Returns:
+        What the answers are worth; and of the facts in their own wording (`as_facts`) what theory needs.
+    """
+    answers_of = _each(
         context,
         loaded,
         questions,
         stage,
         "answers",
         lambda part, advance: answers(context, loaded, part, advance),
-        lambda asked, answers: outcome(context, asked, answers),
+        lambda asked, answers: (outcome(context, asked, answers), prompt(context, asked, answers)),
         units=3,
-        metrics=rates,
+        metrics=lambda results: rates([outcome for outcome, _ in results]),
     )
+    outcomes = [outcome for outcome, _ in answers_of]
+    return outcomes, [prompt for _, prompt in answers_of if prompt]
 
 
 def _each(
@@ -101,8 +110,21 @@ def _each(
 def outcome(context: Context, asked: Question, answers: Mapping[str, Any]) -> Outcome:
     """What the answers to a question are worth."""
     greedy, beams = (read_answers(answers[name]) for name in ("greedy", "beams"))
-    truths = [Truth(t["text"], tuple(t["tokens"]), t["logp"]) for t in answers["truths"]]
-    return judge(*asked, greedy, beams, truths, context.config.evaluate.match, context.known_truths)
+    return judge(*asked, greedy, beams, _truths(answers), context.config.evaluate.match, context.known_truths)
+
+
+def prompt(context: Context, asked: Question, answers: Mapping[str, Any]) -> Prompt | None:
+    """What the answers to a fact's own question are to theory; None of other wordings."""
+    fact, wording, _ = asked
+    if not as_facts([asked]):
+        return None
+    truths, rule = _truths(answers), context.config.evaluate.match
+    beams, known = read_answers(answers["beams"]), context.known_truths
+    return prompt_of(fact, wording, beams, truths, rule, known, context.known_answers)
+
+
+def _truths(answers: Mapping[str, Any]) -> list[Truth]:
+    return [Truth(t["text"], tuple(t["tokens"]), t["logp"]) for t in answers["truths"]]
 
 
 def rates(outcomes: Sequence[Outcome]) -> dict[str, float]:

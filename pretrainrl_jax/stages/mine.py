@@ -24,6 +24,7 @@ from pretrainrl_jax.facts.matching import Truths, why_dropped
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.splits import subsample
 from pretrainrl_jax.hosts.agree import run_on_process_0
+from pretrainrl_jax.knowledge.negatives import of_mining
 from pretrainrl_jax.mining import statistics
 from pretrainrl_jax.mining.candidates import (
     REASONS,
@@ -38,6 +39,7 @@ from pretrainrl_jax.mining.candidates import (
 from pretrainrl_jax.mining.draw import longest
 from pretrainrl_jax.mining.fingerprint import probes, short_digest
 from pretrainrl_jax.mining.pools import Agreement, Tallies, agreement, most_often, tally
+from pretrainrl_jax.mining.quality import quality
 from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.stages.references import score_references, with_references
 from pretrainrl_jax.stages.shards import resumable_map
@@ -74,6 +76,8 @@ def mine(context: Context) -> None:
     run_on_process_0(write, "writing what was mined")
     for line in lines(mined.statistics):
         context.screen.say(f"mine: {line}")
+    for signature in of_mining(mined.statistics):
+        context.screen.say(f"! mine: {signature.line}")
     seconds = time.perf_counter() - began
     context.finish("mine", negatives=mined.statistics["negatives"], seconds=seconds)
 
@@ -152,6 +156,7 @@ def mine_negatives(
     shown = context.template(settings.template).examples
     described = statistics.describe(facts, believed, decoded, known, dropped, pools, agreements)
     described["of_examples"] = statistics.share_of([answer for _, answer in shown], trees)
+    described["quality"] = quality(believed, context.facts)
     return Mined(trees, left_out | described)
 
 

@@ -3,16 +3,21 @@
 import json
 from pathlib import Path
 
+from pretrainrl_jax.atomic import write_text
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.report import page, preferences, selfimprove, summary, words
 from pretrainrl_jax.report.compare import comparison_table, write_comparison
 from pretrainrl_jax.report.inputs import read_config
+from pretrainrl_jax.report.knowledge import words as knowledge
+from pretrainrl_jax.report.pull_request import comparison_markdown
+from pretrainrl_jax.report.signatures import signature_lines
 from pretrainrl_jax.stages.context import say
 
 
 def report(workdir: Path) -> None:
     """Evaluations, table, words, page."""
-    if preferences.is_about_preferences(workdir):
+    about_preferences = preferences.is_about_preferences(workdir)
+    if about_preferences:
         write, table, reading = preferences.write_report, preferences.table, preferences.reading
     else:
         write, table, reading = page.write_report, summary.table, words.reading
@@ -22,19 +27,26 @@ def report(workdir: Path) -> None:
     improved = figures.get("selfimprove", {})
     if figures["systems"]:
         say(table(figures, known))
+        if shown := knowledge.table(figures, known):
+            say(shown)
     if improved:
         say(selfimprove.table(improved))
-    for sentence in [*figures.get("contradictions", []), *improved.get("collapsed", [])]:
+    told = signature_lines(figures.get("signatures", []), known)
+    for sentence in [*figures.get("contradictions", []), *improved.get("collapsed", []), *told]:
         say(f"! {sentence}")
     for sentence in reading(figures, known) if figures["systems"] else []:
+        say(f"- {sentence}")
+    for sentence in knowledge.reading(figures, known) if not about_preferences else []:
         say(f"- {sentence}")
     for sentence in selfimprove.reading(improved) if improved else []:
         say(f"- {sentence}")
     say(f"report: {path}")
 
 
-def compare(one: Path, other: Path) -> Path:
+def compare(one: Path, other: Path, markdown: bool = False) -> Path:
     """Two evaluated workdirs side by side: a table in the terminal, and the page whose path it gives.
+
+    Beside the page the same lies as Markdown; with `markdown` that, and nothing else, is printed.
 
     Raises InputError if one is not evaluated, or they have no question in common.
     """
@@ -42,6 +54,11 @@ def compare(one: Path, other: Path) -> Path:
         if (workdir / "config.json").is_file() and preferences.is_about_preferences(workdir):
             raise InputError(f"--compare is for runs on facts, and {workdir} is one on preferences")
     written, comparison = write_comparison(one, other)
-    say(comparison_table(comparison))
-    say(f"comparison: {written}")
+    text = comparison_markdown(comparison)
+    write_text(written.with_suffix(".md"), text)
+    if markdown:
+        say(text.rstrip("\n"))
+    else:
+        say(comparison_table(comparison))
+        say(f"comparison: {written}, {written.with_suffix('.md').name}")
     return written

@@ -36,7 +36,7 @@ def asked(finished: Path, tmp_path_factory: pytest.TempPathFactory):
     context = context_of(finished)
     loaded = context.load("pretrain")
     context = replace(context, workdir=tmp_path_factory.mktemp("asked"))
-    return context, loaded, ask_all(context, loaded, questions_of(context), "evaluate/base")
+    return context, loaded, ask_all(context, loaded, questions_of(context), "evaluate/base")[0]
 
 
 def probability(loaded, question: str, spelling: tuple[int, ...], temperature: float) -> float:
@@ -54,7 +54,7 @@ def probability(loaded, question: str, spelling: tuple[int, ...], temperature: f
 def test_confidence_is_the_probability_of_all_spellings_at_any_temperature(asked, temperature):
     context, loaded, outcomes = asked
     some = outcomes[::29]
-    found = calibrate.confidences(context, loaded, some, temperature)
+    found = calibrate.confidences(context, loaded, some, [temperature])[:, 0]
     expected = [
         sum(probability(loaded, o.question, spelling, temperature) for spelling in o.best.spellings)
         for o in some
@@ -105,8 +105,10 @@ def test_the_temperature_has_the_least_log_loss_on_held_out_facts(asked, monkeyp
     right = np.array([o.best.right for o in held_out])
     described, calibrated = calibrate.calibrate(context, loaded, made)
     losses = [
-        log_loss(np.array(calibrate.confidences(context, loaded, held_out, t)), right)
-        for t in np.geomspace(*calibrate.RANGE, 60)
+        log_loss(column, right)
+        for column in calibrate.confidences(
+            context, loaded, held_out, np.geomspace(*calibrate.RANGE, 60).tolist()
+        ).T
     ]
     before, after = described["log_loss"]
     assert after <= min(losses) + 1e-3

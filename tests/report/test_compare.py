@@ -8,8 +8,8 @@ import pytest
 from helpers.made_workdirs import EVIL, asked, change, parse, question, table, write, write_workdir
 
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.knowledge.intervals import paired
 from pretrainrl_jax.report.compare import comparison_table, read_comparison, write_comparison
-from pretrainrl_jax.report.intervals import paired
 from pretrainrl_jax.stages.report import compare
 
 

@@ -6,8 +6,8 @@ from scipy import stats
 
 from pretrainrl_jax.config import OBJECTIVES
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.knowledge.intervals import wilson
 from pretrainrl_jax.report.bootstrap import bootstrap
-from pretrainrl_jax.report.intervals import wilson
 from pretrainrl_jax.report.preferences import examples, headline, reading, summarise, table
 from pretrainrl_jax.report.systems import Systems
 

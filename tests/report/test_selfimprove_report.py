@@ -19,11 +19,11 @@ from helpers.made_workdirs import EVIL, change, parse, table, write, write_workd
 from scipy import stats
 
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.knowledge.intervals import wilson
 from pretrainrl_jax.report import selfimprove
 from pretrainrl_jax.report.bootstrap import ratio_interval
 from pretrainrl_jax.report.charts import save_chosen, smoothed_over
 from pretrainrl_jax.report.inputs import read_inputs
-from pretrainrl_jax.report.intervals import wilson
 from pretrainrl_jax.report.page import write_report
 from pretrainrl_jax.stages.report import report
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pretrainrl_jax.report.intervals import Z, paired, wilson
+from pretrainrl_jax.knowledge.intervals import Z, paired, wilson
 
 
 @pytest.mark.parametrize(("right", "count"), [(0, 5), (5, 5), (1, 7), (118, 1000), (50, 100)])

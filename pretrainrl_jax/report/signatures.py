@@ -1,0 +1,44 @@
+"""The signatures of failure that a workdir shows, of its systems and of what was mined for them."""
+
+from pretrainrl_jax.config import EvaluateConfig
+from pretrainrl_jax.knowledge.negatives import of_mining
+from pretrainrl_jax.knowledge.signatures import Seen, of_training
+from pretrainrl_jax.report.formats import Json, number
+from pretrainrl_jax.report.inputs import Inputs
+from pretrainrl_jax.report.outcomes import common, grouped
+from pretrainrl_jax.report.systems import Systems
+
+GROUPS = ("trained", "held_out")
+
+
+def signatures(inputs: Inputs, mined: Json | None) -> list[Json]:
+    """Each with its `name`, `system`, `evidence` and `remedy`: of mining, then of systems in their order.
+
+    A system shows its beside the base model; without the base model's evaluation there are none.
+    """
+    evaluations = {str(e.get("system")): e for e in inputs.evaluations}
+    base = evaluations.pop("base", None)
+    told = of_mining(mined or {})
+    stated = inputs.config.get("evaluate", {})
+    bound = number(stated.get("forgetting") if isinstance(stated, dict) else None)
+    if base is None:
+        return [signature._asdict() for signature in told]
+    for system, evaluation in evaluations.items():
+        old, new = grouped(base), grouped(evaluation)
+        same = base.get("texts") == evaluation.get("texts")  # else the losses are of other texts
+        losses = (number(e.get("text_nll")) if same else None for e in (base, evaluation))
+        lines = [m for m in inputs.metrics if m.get("stage") == f"train/{system}"]
+        asked = {group: common(old[group], new[group]) for group in GROUPS}
+        seen = Seen(system, asked, (next(losses), next(losses)), lines)
+        told += of_training(seen, EvaluateConfig().forgetting if bound is None else bound)
+    return [signature._asdict() for signature in told]
+
+
+def signature_lines(told: list[Json], known: Systems) -> list[str]:
+    """The same for a terminal, those of one name together, with the remedy below them."""
+    lines = []
+    for name in dict.fromkeys(signature["name"] for signature in told):
+        alike = [signature for signature in told if signature["name"] == name]
+        lines += [f"{known.label(s['system'])}: {name}: {s['evidence']}" for s in alike]
+        lines.append(f"{name}, what may help: {alike[0]['remedy']}")
+    return lines
