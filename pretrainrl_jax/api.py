@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pretrainrl_jax.decoding.among import answers_among, known_answers
 from pretrainrl_jax.decoding.answers import Answer, Sample, read_answer, read_sample
 from pretrainrl_jax.decoding.decode import decode, sample_batch
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.objectives.scoring import score_answers, score_trees
 from pretrainrl_jax.training import loading
-from pretrainrl_jax.trees.templates import Template, ends_at
+from pretrainrl_jax.trees.templates import Template, encode_continuations, ends_at
 from pretrainrl_jax.trees.tokenization import Tokenizer
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
@@ -43,30 +44,45 @@ def beam_search(
     max_new_tokens: int = 16,
     newline_ends: bool = False,
     batch: int = 64,
+    among: Sequence[str] | Sequence[Sequence[str]] | None = None,
 ) -> list[list[Answer]]:
     """The most probable continuations of each prompt, best first, unfinished ones last.
+
+    With `among` nothing but the answers there can be decoded. Their log-probabilities are the model's own,
+    as `score` gives them with a terminator, and not divided by what all of them have together. With as many
+    beams as answers all of them come, in order; with fewer the best may be missed.
 
     Args:
         prompts: texts; BOS is added iff the model's tokenizer adds it. Spaces at the end belong to the
             answers, as in `score`.
         beams: beam width; 1 is greedy decoding.
-        max_new_tokens: longest answer, terminator included.
+        max_new_tokens: longest answer, terminator included; with `among` their own length counts instead.
         newline_ends: an answer also ends at a line break, as under a few-shot prompt.
         batch: prompts decoded at a time.
+        among: the answers that are allowed: one list for all prompts, or one for each. A space comes before
+            an answer that does not begin with whitespace.
 
     Returns:
         For each prompt its answers: Answer(text, tokens, logp, finished, token_logps, score). logp is the
         summed log-probability in nats of the tokens and, where finished, of all terminators together at
         their end, as `score` gives it; token_logps is what is summed. Beams are ranked by score, which
-        counts the most probable terminator alone.
+        counts the most probable terminator alone; with `among` by logp, and text is its entry, stripped.
 
     Raises:
-        InputError: if a prompt has no tokens, or a number is out of its range.
+        InputError: if a prompt has no tokens, a number is out of its range, a list in `among` is empty, or an
+            answer in it is blank, or holds what ends an answer.
     """
     _check_texts("prompts", prompts)
     prompts = [prompt.rstrip(" ") or prompt for prompt in prompts]
-    encoded = [tokenizer.start + ids for ids in _encode_prompts(tokenizer, prompts)]
+    encoded = _prefixes(tokenizer, tokenizer.encode_all(prompts))
     terminators = ends_at(tokenizer, model.shape.vocabulary, newline=newline_ends)
+    if among is not None:
+        kinds, sets = _sets(among, len(prompts))
+        if not prompts:
+            return []
+        known = known_answers(tokenizer, terminators, prompts, kinds, sets)
+        batch = min(batch, len(prompts))
+        return answers_among(model, params, tokenizer, prompts, kinds, known, beams=beams, batch=batch)
     decoded = decode(
         model,
         params,
@@ -119,7 +135,8 @@ def sample(
     Raises:
         InputError: if a prompt has no tokens, or a number is out of its range.
     """
-    encoded = [tokenizer.start + ids for ids in _encode_prompts(tokenizer, prompts)]
+    _check_texts("prompts", prompts)
+    encoded = _prefixes(tokenizer, tokenizer.encode_all(prompts))
     drawn = sample_batch(
         model,
         params,
@@ -173,18 +190,16 @@ def score(
     bare = [prompt.rstrip() or prompt for prompt in prompts]
     kept = zip(prompts, bare, continuations, strict=True)
     continuations = [prompt[len(stripped) :] + text for prompt, stripped, text in kept]
-    prompts, prefixes = bare, _encode_prompts(tokenizer, bare)
+    encoded = encode_continuations(tokenizer, bare, [[text] for text in continuations])
+    prefixes = _prefixes(tokenizer, encoded.prefixes)
     template = Template("few_shot" if terminator == "newline" else "bare")
     ends = template.terminators(tokenizer, model.shape.vocabulary)
     end = () if terminator is None else (template.terminator(tokenizer),)
-    joint = tokenizer.encode_all([p + c for p, c in zip(prompts, continuations, strict=True)])
     trees = []
-    for number, (prefix, both) in enumerate(zip(prefixes, joint, strict=True)):
-        tokens = both[len(prefix) :] if both[: len(prefix)] == prefix else ()
-        tokens = (tokens or tokenizer.encode(continuations[number])) + end
-        if not tokens:
+    for number, (prefix, (tokens,)) in enumerate(zip(prefixes, encoded.branches, strict=True)):
+        if not tokens + end:
             raise InputError(f"continuation {number} has no tokens")
-        trees.append(AnswerTree(str(number), tokenizer.start + prefix, (Branch(tokens),)))
+        trees.append(AnswerTree(str(number), prefix, (Branch(tokens + end),)))
     longest = max((tree.inputs for tree in trees), default=0)
     packing: dict[str, Any] = {"row_length": max(row_length, longest), "rows": rows}
     if terminator is None:
@@ -203,11 +218,33 @@ def _check_texts(name: str, texts: Sequence[str]) -> None:
             raise InputError(f"{name}[{number}] holds half of a surrogate pair, which no tokenizer takes")
 
 
-def _encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[tuple[int, ...]]:
-    """Each prompt's tokens without BOS. With nothing before it, a first token would have no probability."""
-    _check_texts("prompts", prompts)
-    encoded = tokenizer.encode_all(list(prompts))
+def _prefixes(tokenizer: Tokenizer, encoded: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Prompts with what stands before each. With nothing there, a first token would have no probability."""
     for number, ids in enumerate(encoded):
         if not tokenizer.start + ids:
             raise InputError(f"prompt {number} has no tokens, and this model's tokenizer adds no BOS")
-    return encoded
+    return [tokenizer.start + ids for ids in encoded]
+
+
+def _sets(among: Sequence[Any], prompts: int) -> tuple[list[str], dict[str, list[str]]]:
+    """Each prompt's kind, and the answers of each kind: one for all prompts, or equal lists are one kind.
+
+    Raises InputError for what is neither a list of texts nor one for each prompt, and for an empty list.
+    """
+    shared = isinstance(among, str) or not len(among) or any(isinstance(entry, str) for entry in among)
+    lists = [among] if shared else among
+    if not shared and len(lists) != prompts:
+        raise InputError(f"{prompts} prompts and {len(lists)} lists in among: give one for each, or one list")
+    kinds: dict[tuple[str, ...], str] = {}
+    for number, answers in enumerate(lists):
+        name = "among" if shared else f"among[{number}]"
+        if not isinstance(answers, Sequence):
+            raise InputError(f"{name} is of type {type(answers).__name__}: give a list of texts")
+        _check_texts(name, answers)
+        if not answers:
+            raise InputError(f"{name} is empty: give one answer at least")
+        if blank := [place for place, text in enumerate(answers) if not text.strip()]:
+            raise InputError(f"{name}[{blank[0]}] is blank: leave it out")
+        kinds.setdefault(tuple(answers), name)
+    own = [kinds[tuple(answers)] for answers in lists]
+    return own * prompts if shared else own, {name: list(answers) for answers, name in kinds.items()}

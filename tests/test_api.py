@@ -16,7 +16,8 @@ from pretrainrl_jax.facts.world import make_world
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.trees.templates import ends_at
 
-QUESTIONS = [fact.question for fact in make_world(WorldConfig(facts=60, relations=2, answers=8), seed=0)]
+FACTS = make_world(WorldConfig(facts=60, relations=2, answers=8), seed=0)
+QUESTIONS = [fact.question for fact in FACTS]
 # Of different lengths; the last continuation joins its prompt's last word, so it is encoded apart.
 LONG = "A much longer text, with a comma and 1,234 numbers. And"
 PROMPTS = ["The", *QUESTIONS[:2], LONG, QUESTIONS[0][:2]]
@@ -358,6 +359,63 @@ def test_prompts_without_tokens_are_refused(answering) -> None:
         prl.beam_search(*answering, ["Who?", ""], beams=2)
     with pytest.raises(InputError, match="list of texts"):
         prl.beam_search(*answering, "Who?", beams=2)
+
+
+@pytest.mark.parametrize("newline", [False, True])
+def test_among_known_answers_all_come_in_order_and_worth_what_scoring_says(newline: bool, answering) -> None:
+    known = [*dict.fromkeys(fact.answer for fact in FACTS), "Quebec", "Quebec City", " x", "Qu"]
+    prompts = [*QUESTIONS[:3], LONG]  # of two buckets of length
+    options = {"among": known, "newline_ends": newline}
+    every = prl.beam_search(*answering, prompts, beams=len(known), **options)
+    some = prl.beam_search(*answering, prompts, beams=2, **options)
+    end = "newline" if newline else "eos"
+    for prompt, answers, few in zip(prompts, every, some, strict=True):
+        texts = [f" {text.strip()}" for text in known]
+        scores = prl.score(*answering, [prompt] * len(known), texts, terminator=end)
+        expected = dict(zip([text.strip() for text in known], scores, strict=True))
+        assert {a.text: a.logp for a in answers} == pytest.approx(expected, abs=1e-4, rel=1e-5)
+        assert [a.text for a in answers] == sorted(expected, key=lambda text: -expected[text])
+        assert all(a.finished for a in answers)
+        assert sum(math.exp(a.logp) for a in answers) < 1
+        assert len(few) == 2
+        worth = {a.text: expected[a.text] for a in few}
+        assert {a.text: a.logp for a in few} == pytest.approx(worth, abs=1e-4, rel=1e-5)
+
+
+def test_each_prompt_may_have_known_answers_of_its_own(answering) -> None:
+    lists = [["Florence", "Rome"], ["Rome"], ["Florence", "Rome"]]
+    answers = prl.beam_search(*answering, QUESTIONS[:3], beams=3, among=lists)
+    assert [{a.text for a in own} for own in answers] == [{*own} for own in lists]
+    (both,) = prl.beam_search(*answering, QUESTIONS[1:2], beams=3, among=["Florence", "Rome"])
+    assert {a.text: a.logp for a in both}["Rome"] == pytest.approx(answers[1][0].logp, abs=1e-4)
+
+
+def test_known_answers_of_a_model_with_bos(stories) -> None:
+    known = ["there was a little girl", "there was a dog", "Lily", "\tred"]
+    (answers,) = prl.beam_search(*stories, ["Once upon a time"], beams=4, among=known)
+    texts = [*(f" {text}" for text in known[:3]), known[3]]
+    scores = prl.score(*stories, ["Once upon a time"] * 4, texts, terminator="eos")
+    expected = dict(zip([text.strip() for text in known], scores, strict=True))
+    assert {a.text: a.logp for a in answers} == pytest.approx(expected, abs=2e-4, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("among", "said"),
+    [
+        ([], "among is empty"),
+        ("Rome", "among is one text: give a list of texts"),
+        (["Rome", ""], r"among\[1\] is blank"),
+        (["Rome", 3], r"among\[1\] is of type int"),
+        ([["Rome"]], "2 prompts and 1 lists in among"),
+        ([["Rome"], []], r"among\[1\] is empty"),
+        ([3, 4], r"among\[0\] is of type int: give a list"),
+        (["Rome\nParis"], "the answer 'Rome.nParis' holds a line break"),
+        (["Rome", "\ud800"], r"among\[1\] holds half of a surrogate pair"),
+    ],
+)
+def test_what_is_no_list_of_known_answers_is_refused(among, said: str, answering) -> None:
+    with pytest.raises(InputError, match=said):
+        prl.beam_search(*answering, ["Who?", "Where?"], among=among, newline_ends=True)
 
 
 # Sampling.

@@ -93,6 +93,47 @@ def test_every_source_gives_negatives_and_none_is_true(mixed, context: Context) 
     assert statistics["fewer_than_asked"] == sum(len(tree.branches) < 4 for tree in trees)
 
 
+def test_negatives_among_known_answers_are_answers_of_the_category_and_false(
+    workdir: Path, tmp_path: Path
+) -> None:
+    """And of a file, where one is given; training refuses what was mined among other answers."""
+    config = read_workdir(workdir)
+    facts = {fact.id: fact for fact in read_facts(config).facts}
+    unfinish(workdir, lambda stage: stage.startswith(("mine", "train", "evaluate")))
+    settings = json.loads((workdir / "config.json").read_text())
+    settings["mine"] |= {"sources": ["constrained"], "beams": 6}
+    (workdir / "config.json").write_text(json.dumps(settings))
+    ran = call("mine", "--workdir", workdir)
+    assert ran.code == 0, ran.err
+    number = 0
+    for tree in mined(workdir):
+        negatives = tree.branches[1:]
+        of_category = {f.answer for f in facts.values() if f.category == facts[tree.id].category}
+        assert {b.text for b in negatives} < of_category
+        truths = [a for f in facts.values() if f.subject_key == facts[tree.id].subject_key for a in f.answers]
+        assert not any(overlaps(b.text, truth) for b in negatives for truth in truths)
+        for branch in negatives:  # the prompts of mining and training are the same
+            assert branch.source == "constrained"
+            assert branch.behaviour_logp == pytest.approx(branch.reference_logp, abs=1e-4)
+        number += len(negatives)
+    statistics = json.loads((workdir / "mined" / "statistics.json").read_text())
+    assert statistics["by_source"] == {"constrained": number}
+    assert number == 3 * len(mined(workdir))
+    assert statistics["dropped"]["constrained"]["unfinished"] == 0
+
+    listed = tmp_path / "answers.txt"
+    listed.write_text("Atlantis\nEl Dorado\n")
+    settings["mine"] |= {"among": str(listed)}
+    (workdir / "config.json").write_text(json.dumps(settings))
+    unfinish(workdir, lambda stage: stage.startswith("mine"))
+    assert call("mine", "--workdir", workdir).code == 0
+    said = {b.text for tree in mined(workdir) for b in tree.branches if b.role == "rejected"}
+    assert said == {"Atlantis", "El Dorado"}
+    assert call("train", "--workdir", workdir, "--train.systems=pretrainrl").code == 0
+    listed.write_text("Atlantis\nShangri-La\n")
+    assert "answers of mine.among was" in complaint_of_last_line(train_again(workdir))
+
+
 def test_pool_values_are_what_the_model_answers_most_often(mixed, context: Context) -> None:
     statistics = json.loads((mixed[0] / "mined" / "statistics.json").read_text())
     for category, one in statistics["categories"].items():
@@ -295,6 +336,12 @@ def test_pools_of_facts_without_categories_are_refused(
     assert "mine.sources has pool, and some facts have no category" in complaint(ran)
     assert "facts.columns.category" in ran.err
     assert not (tmp_path / "run").exists()  # said before anything is trained
+    for setting in ("--mine.sources=constrained", "--evaluate.among=category"):
+        ran = call("run", *words, setting)
+        assert "among is category, and some facts have no category" in complaint(ran)
+    for setting in ("--mine.sources=constrained --mine.among", "--evaluate.among"):
+        ran = call("run", *words, *f"{setting}={tmp_path}/none.txt".split())
+        assert f"among: cannot read {tmp_path}/none.txt: No such file" in complaint(ran)
 
 
 def test_tolerances_are_far_above_what_packing_changes(context: Context) -> None:

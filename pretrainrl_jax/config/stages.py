@@ -21,7 +21,7 @@ from pretrainrl_jax.config.declare import (
 )
 from pretrainrl_jax.config.objectives import OBJECTIVES
 
-MINE_SOURCES = ("beam", "pool", "popularity")
+MINE_SOURCES = ("beam", "pool", "popularity", "constrained")
 Template = Literal["bare", "few_shot"]
 
 
@@ -88,7 +88,13 @@ class MineConfig(Section):
     sources: Names = setting(
         ("beam",),
         "where negatives come from: beam (the question's own beams), pool (what the model answers most often "
-        "in the category), popularity (the category's best-known answers); several are mixed in equal parts",
+        "in the category), popularity (the category's best-known answers), constrained (the question's beams "
+        "among known answers, of mine.among); several are mixed in equal parts",
+    )
+    among: str = setting(
+        "category",
+        "what mine.sources=constrained chooses among: category (all answers of the question's category), or "
+        "a file of answers, one a line",
     )
     beams: PositiveInt = setting(16, "beam width")
     max_new_tokens: PositiveInt = setting(8, "longest answer, terminator included")
@@ -116,6 +122,8 @@ class MineConfig(Section):
             raise ValueError(f"mine.sources names {unknown[0]!r}: the sources are {', '.join(MINE_SOURCES)}")
         if not self.sources or len(set(self.sources)) < len(self.sources):
             raise wrong("mine.sources", self.sources, "name one or more, each once")
+        if not self.among:
+            raise wrong("mine.among", "empty", "give category, or a file of answers, one a line")
         if len(self.sources) > self.negatives:
             meaning = f"raise it, since {len(self.sources)} sources share them"
             raise wrong("mine.negatives", self.negatives, meaning)
@@ -164,6 +172,12 @@ class EvaluateConfig(Section):
     match: Literal["exact", "contains"] = setting(
         "exact", "an answer is right if, normalised, it equals a true answer, or if it contains one"
     )
+    among: str = setting(
+        "",
+        "also answer each question by choice: category (among all answers of its category), or a file of "
+        "answers, one a line; empty: off",
+        results=("evaluate",),
+    )
     bins: PositiveInt = setting(5, "popularity bins of equal size")
     by: Names = setting((), "columns of facts.path by which results are broken down, beside the category")
     thresholds: Shares = setting(
@@ -192,6 +206,12 @@ class EvaluateConfig(Section):
         "",
         "file of texts, blank lines between them, whose loss tells what is forgotten; empty: the corpus's "
         "held-out sentences, or of preferences the held-out prompts with their chosen answers",
+    )
+    statements: Names = setting(
+        (),
+        "files or data sets, as documents.path, of the text that the model learned from: statements of the "
+        "facts are counted in it; empty: what pretraining read, if it did",
+        results=("evaluate",),
     )
     sample: PositiveInt = setting(200, "questions of that sample, and as many texts", results=("choice",))
     choose: Literal["last", "acc", "text_nll"] = setting(

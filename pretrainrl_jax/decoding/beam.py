@@ -51,6 +51,7 @@ def beam_search(
     beams: int,
     max_new_tokens: int,
     constraint: Constraint | None = None,
+    starts: jax.Array | None = None,
 ) -> DecodedBatch:
     """The most probable answers to each prompt.
 
@@ -72,6 +73,7 @@ def beam_search(
         beams: beam width.
         max_new_tokens: longest answer, terminator included.
         constraint: which tokens and terminators may follow; scores stay those of the model as it is.
+        starts: int32 [batch], where of the constraint each prompt begins; None is 0.
 
     Returns:
         The beams. Those still alive at the length limit fill the places left empty, marked unfinished.
@@ -156,7 +158,7 @@ def beam_search(
     none = jnp.zeros((batch, beams))
     live = Hypotheses(none, blank, blank.astype(jnp.float32), blank[..., 0], none)
     ended = live._replace(logps=jnp.full((batch, beams), NEG_INF))
-    state = BeamState(jnp.int32(0), live, ended, blank, begin(constraint, batch, beams))
+    state = BeamState(jnp.int32(0), live, ended, blank, begin(constraint, batch, beams, starts))
     state = choose(state, last, head, terminators, constraint)
     begun = (state, empty_cache(model, prompt, max_new_tokens, own=False))
     state, _ = jax.lax.while_loop(should_continue, step, begun)

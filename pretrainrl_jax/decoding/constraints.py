@@ -16,8 +16,11 @@ class Constraint(Protocol):
     Terminators are subject to it too. On a mesh every device has all of its arrays.
     """
 
-    def start(self, batch: int) -> State:
-        """The state before any token: a tree of arrays [batch, …], copied to every beam or sample."""
+    def start(self, starts: jax.Array) -> State:
+        """The state before any token: a tree of arrays [batch, …], copied to every beam or sample.
+
+        `starts`, int32 [batch], says which of its beginnings each prompt has.
+        """
         ...
 
     def allowed(self, state: State, start: Any, size: int) -> jax.Array:
@@ -34,15 +37,15 @@ class Constraint(Protocol):
 class Automaton:
     """A deterministic automaton: int32 [states, vocabulary], the next state or -1 where a token is forbidden.
 
-    It begins in state 0. A row without any token is a dead end: a beam that gets there is given up, and a
-    sample ends unfinished.
+    A prompt begins in the state that `starts` names. A row without any token is a dead end: a beam that gets
+    there is given up, and a sample ends unfinished.
     """
 
     transitions: jax.Array
 
-    def start(self, batch: int) -> jax.Array:
-        """State 0, int32 [batch]."""
-        return jnp.zeros(batch, jnp.int32)
+    def start(self, starts: jax.Array) -> jax.Array:
+        """These states, int32 [batch]."""
+        return starts
 
     def allowed(self, state: jax.Array, start: Any, size: int) -> jax.Array:
         """Reads these tokens' part of each state's row alone."""
@@ -57,9 +60,12 @@ class Automaton:
         return self.transitions[state, token]
 
 
-def begin(constraint: Constraint | None, batch: int, branches: int) -> State:
-    """The first state of every branch: arrays [batch, branches, …]; None without a constraint."""
+def begin(constraint: Constraint | None, batch: int, branches: int, starts: jax.Array | None = None) -> State:
+    """The first state of every branch: arrays [batch, branches, …]; None without a constraint.
+
+    `starts` are as `Constraint.start` takes them; None is 0 for every prompt.
+    """
     if constraint is None:
         return None
-    state = constraint.start(batch)
+    state = constraint.start(jnp.zeros(batch, jnp.int32) if starts is None else starts)
     return jax.tree.map(lambda x: jnp.broadcast_to(x[:, None], (batch, branches, *x.shape[1:])), state)

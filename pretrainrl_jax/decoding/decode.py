@@ -35,6 +35,7 @@ def decode(
     max_new_tokens: int,
     batch: int,
     constraint: Constraint | None = None,
+    starts: Sequence[int] | None = None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[list[Decoded]]:
     """The best answers of each prompt by beam search; greedy decoding with `beams=1`.
@@ -50,6 +51,7 @@ def decode(
         batch: prompts decoded at a time, rounded up to what divides over the devices; the last batch of a
             bucket is filled up.
         constraint: which tokens and terminators may follow.
+        starts: where of the constraint each prompt begins; None is 0 for all.
         advance: called with the number of prompts finished.
 
     Returns:
@@ -62,14 +64,17 @@ def decode(
     check_tokens(max((max(prompt, default=0) for prompt in prompts), default=0), model.shape.vocabulary)
     batch = round_up_rows(model.mesh, batch)
     ends, placed_constraint = replicate(terminators, model.mesh), _placed(constraint, model)
+    starts = [0] * len(prompts) if starts is None else starts
 
     def start(indices: list[int], tokens: np.ndarray, lengths: np.ndarray) -> DecodedBatch:
-        placed = [place_rows(x, model.mesh) for x in (tokens, lengths)]
+        of_rows = _of_rows(starts, indices, batch)
+        *placed, placed_starts = (place_rows(x, model.mesh) for x in (tokens, lengths, of_rows))
         return beam_search(
             model,
             params,
             *placed,
             ends,
+            starts=placed_starts,
             beams=beams,
             max_new_tokens=max_new_tokens,
             constraint=placed_constraint,
@@ -140,13 +145,12 @@ def sample_batch(
     top_k = min(top_k, model.shape.vocabulary)
     filters = {"temperature": np.float32(temperature), "top_p": np.float32(top_p), "top_k": np.int32(top_k)}
     placed_filters: Any = {name: replicate(x, model.mesh) for name, x in filters.items()}
-    known = np.arange(len(prompts), dtype=np.int32) if numbers is None else np.asarray(numbers, np.int32)
+    known = range(len(prompts)) if numbers is None else numbers
     placed_constraint = _placed(constraint, model)
 
     def start(indices: list[int], tokens: np.ndarray, lengths: np.ndarray) -> DecodedBatch:
         lengths[len(indices) :] = 0  # nothing is drawn for rows that fill up the batch: nobody waits for them
-        of_rows = np.zeros(batch, np.int32)
-        of_rows[: len(indices)] = known[indices]
+        of_rows = _of_rows(known, indices, batch)
         *placed, placed_numbers = (place_rows(x, model.mesh) for x in (tokens, lengths, of_rows))
         return sample(
             model,
@@ -165,6 +169,13 @@ def sample_batch(
 
 def _placed(constraint: Constraint | None, model: Model) -> Any:
     return jax.tree.map(lambda x: replicate(np.asarray(x), model.mesh), constraint)
+
+
+def _of_rows(values: Sequence[int], indices: Sequence[int], batch: int) -> np.ndarray:
+    """The prompts' values, int32 [batch]; 0 for rows that fill up the batch."""
+    rows = np.zeros(batch, np.int32)
+    rows[: len(indices)] = [values[index] for index in indices]
+    return rows
 
 
 def _refuse_none(**counts: int) -> None:

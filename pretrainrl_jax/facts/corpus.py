@@ -53,12 +53,17 @@ def draw(facts: Sequence[Fact], settings: config.CorpusConfig, random: np.random
     """The index of the fact that each statement states, in the order of the facts."""
     if not facts:
         return np.zeros(0, dtype=np.int64)
+    return np.repeat(np.arange(len(facts)), random.multinomial(settings.statements, shares(facts, settings)))
+
+
+def shares(facts: Sequence[Fact], settings: config.CorpusConfig) -> np.ndarray:
+    """The probability of each fact in a statement."""
     popularity = np.array([fact.popularity for fact in facts], dtype=np.float64)
     if not popularity.any():
         popularity = np.ones(len(facts))
     # Scaled, since page views to a high power would overflow.
     weights = (popularity / popularity.max()) ** settings.popularity_power
-    return np.repeat(np.arange(len(facts)), random.multinomial(settings.statements, weights / weights.sum()))
+    return weights / weights.sum()
 
 
 def put_into_words(

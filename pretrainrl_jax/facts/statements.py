@@ -92,23 +92,25 @@ class Statements:
         read: list[_Ranked] = []
         named = [template for template in self._templates.get("", ()) if template.between in text]
         for start in _starts(text, since - 2 * self._longest - WORDS):
+            templates = (*named, *self._templates.get(text[start : start + LETTERS], ()))
+            begun = [template for template in templates if text.startswith(template.before, start)]
+            if not begun and not self._asked:
+                continue
             line = _Line(text, start, ended, self._longest)
-            for template in (*named, *self._templates.get(text[start : start + LETTERS], ())):
+            for template in begun:
                 begin = start + len(template.before)
-                limit = begin + self._longest + len(template.between)
-                if text.startswith(template.before, start):
-                    middle = text.find(template.between, begin + 1, limit)
-                    if middle >= 0:
-                        read += self._read(template, line, begin, middle)
+                middle = text.find(template.between, begin + 1, begin + self._longest + len(template.between))
+                if middle >= 0:
+                    read += self._read(template, line, begin, middle)
             read += self._read_question(line)
         read.sort(key=lambda pair: pair[0], reverse=True)
         kept: list[Statement] = []
         for _, statement in read:
-            if statement.end > since and all(
-                statement.end <= other.start or other.end <= statement.start for other in kept
-            ):
-                kept.append(statement)
-        return sorted(kept, key=lambda statement: statement.start)
+            # Of those kept before its end the last one ends last, since none is in another.
+            place = bisect_left(kept, statement.end, key=lambda other: other.start)
+            if statement.end > since and (not place or kept[place - 1].end <= statement.start):
+                kept.insert(place, statement)
+        return kept
 
     def facts_of(self, category: str, subject: str) -> list[Fact]:
         """The facts of everyone of that name, as it is written, else normalised."""

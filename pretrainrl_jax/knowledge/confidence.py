@@ -37,7 +37,7 @@ class Bin(NamedTuple):
 
     low: float
     high: float
-    count: int
+    questions: int
     confidence: float  # mean
     accuracy: float
     interval: tuple[float, float]  # 95 % of the accuracy (Wilson)

@@ -27,8 +27,8 @@ class Candidate:
     """A falsehood and where it comes from."""
 
     text: str
-    source: str  # "beam", "pool" or "popularity"
-    logp: float = math.nan  # as the question's own beam search ended it, its one terminator; NaN otherwise
+    source: str  # one of `MINE_SOURCES`
+    logp: float = math.nan  # as a beam search of the question ended it, its one terminator; NaN otherwise
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,14 @@ class Rules:
     count: int = 5  # beams kept
 
 
-def from_beams(answers: Sequence[Answer], fact: Fact, rules: Rules, dropped: Counter[str]) -> list[Candidate]:
+def from_beams(
+    answers: Sequence[Answer], source: str, fact: Fact, rules: Rules, dropped: Counter[str]
+) -> list[Candidate]:
     """The most probable falsehoods among a question's beams (PretrainRL, arXiv 2602.01875, negatives).
 
-    Beams, given best first, are deduplicated by normalised text; unfinished ones are never negatives; every
-    known truth in answer to the question is left out. At most `rules.count` stay, most probable first.
-    `dropped` is added to, by the reasons of `REASONS`.
+    They are free ones, or among known answers. Beams, given best first, are deduplicated by normalised text;
+    unfinished ones are never negatives; every known truth in answer to the question is left out. At most
+    `rules.count` stay, most probable first. `dropped` is added to, by the reasons of `REASONS`.
     """
     kept: list[Candidate] = []
     seen: set[str] = set()
@@ -65,7 +67,7 @@ def from_beams(answers: Sequence[Answer], fact: Fact, rules: Rules, dropped: Cou
         if reason:
             dropped[reason] += 1
         else:
-            kept.append(Candidate(answer.text, "beam", answer.score))
+            kept.append(Candidate(answer.text, source, answer.score))
     return kept
 
 

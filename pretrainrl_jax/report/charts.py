@@ -1,20 +1,13 @@
-"""The pictures of the report: each a `data:` address to put in an image tag, None where there is no data.
+"""The pictures of the report: each a `data:` address to put in an image tag, None where there is no data."""
 
-Matplotlib is imported inside the functions, since the command line must start without it, and used through
-its objects, so that no global figure state is left behind in a notebook.
-"""
-
-import base64
-import io
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from pretrainrl_jax.report.drawing import PNG, Look, canvas, chart, data_address, error_bars, looks
 from pretrainrl_jax.report.formats import Json, brief, number, percent
 from pretrainrl_jax.report.outcomes import popularity, trained, truth
 from pretrainrl_jax.report.summary import forgetting
@@ -26,83 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.text import Annotation
     from matplotlib.transforms import Bbox, BboxBase
-
-
-class Look(NamedTuple):
-    """How a system is drawn, by matplotlib's names: in colour, and twice more for prints without it."""
-
-    color: str
-    marker: str
-    linestyle: Any
-
-
-BASE = Look("#777777", "X", ":")
-# Okabe and Ito's palette, told apart by colour-blind readers, and four that can still be told from those.
-LOOKS = (
-    Look("#E69F00", "v", (0, (3, 1.5))),
-    Look("#56B4E9", "s", (0, (6, 2))),
-    Look("#0072B2", "D", "-."),
-    Look("#009E73", "^", (0, (1, 1))),
-    Look("#CC79A7", "P", (0, (5, 1.5, 1, 1.5, 1, 1.5))),
-    Look("#D55E00", "o", "-"),
-    Look("#000000", "h", (0, (8, 2, 2, 2))),
-    Look("#8C6BB1", "<", (0, (2, 2))),
-    Look("#A6761D", ">", (0, (9, 3))),
-    Look("#4D4D4D", "p", (0, (4, 1, 1, 1))),
-)
-
-INK = "#222222"
-SETTINGS: Any = {
-    "font.size": 11, "axes.titlesize": 12, "axes.labelsize": 11, "axes.edgecolor": "#888888",
-    "axes.labelcolor": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-    "axes.axisbelow": True, "grid.color": "#E6E6E6", "grid.linewidth": 0.8, "xtick.color": "#444444",
-    "ytick.color": "#444444", "text.color": INK, "legend.frameon": False,
-    # Text as outlines, and ids from a fixed salt: the picture is the same everywhere and every time.
-    "svg.fonttype": "path", "svg.hashsalt": "report",
-}  # fmt: skip
-
-PNG: Any = {"format": "png", "dpi": 150, "bbox_inches": "tight"}
-SVG: Any = {"format": "svg", "metadata": {"Date": None}}
-
-
-@contextmanager
-def _figure(width: float, height: float) -> Iterator["Figure"]:
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(SETTINGS):
-        yield Figure(figsize=(width, height), layout="constrained")
-
-
-def _address(figure: "Figure", how: Any = SVG) -> str:
-    out = io.BytesIO()
-    figure.savefig(out, **how)
-    mime = {"svg": "image/svg+xml", "png": "image/png"}[how["format"]]
-    return f"data:{mime};base64,{base64.b64encode(out.getvalue()).decode('ascii')}"
-
-
-def _chart(width: float, height: float, x: str, y: str, draw: Callable[["Axes"], None]) -> str:
-    """A picture of what `draw` puts between two labelled axes, with a legend below of all it labels."""
-    with _figure(width, height) as figure:
-        axes = figure.subplots()
-        axes.set(xlabel=x, ylabel=y)
-        draw(axes)
-        handles, labels = axes.get_legend_handles_labels()
-        if labels:
-            below = {"loc": "outside lower center", "ncols": 3, "fontsize": 10, "handlelength": 3.4}
-            figure.legend(handles, labels, **below, columnspacing=1.2)
-        return _address(figure)
-
-
-def looks(systems: list[str], known: Systems) -> dict[str, Look]:
-    """The look of each system: by its place in the configuration, so that it keeps it across charts."""
-    others = [name for name in systems if name != "base" and name not in known.objectives]
-    styles = {"base": BASE}
-    for place, name in enumerate([*known.objectives, *others]):
-        # Where the colours are used up they come again with other markers and lines.
-        shifts = (shift * (place // len(LOOKS)) for shift in range(3))
-        styles[name] = Look(*(LOOKS[(place + s) % len(LOOKS)][i] for i, s in enumerate(shifts)))
-    return {name: styles[name] for name in systems}
 
 
 # The idea: truth against falsehood
@@ -120,10 +36,10 @@ def idea(known: Systems, before: Json, after: Json | None = None) -> list[str]:
     """
     addresses, panels = [], _idea_panels(known, before, after)
     for title in panels:
-        with _figure(5.2, 5.4) as figure:
+        with canvas(5.2, 5.4) as figure:
             _draw_idea(figure, panels, [title], location="bottom", pad=0.01)
             # Thousands of points: an image of fixed size, not a path for each of them.
-            addresses.append(_address(figure, PNG))
+            addresses.append(data_address(figure, PNG))
     return addresses
 
 
@@ -131,7 +47,7 @@ def save_idea(path: Path, known: Systems, before: Json, after: Json | None = Non
     """Write that as one PNG file; False, and no file, where no trained question was evaluated."""
     panels = _idea_panels(known, before, after)
     if panels:
-        with _figure(len(panels) * 4.4 + 1.4, 4.8) as figure:
+        with canvas(len(panels) * 4.4 + 1.4, 4.8) as figure:
             _draw_idea(figure, panels, list(panels), shrink=0.8, pad=0.02)
             figure.savefig(path, **PNG)
     return bool(panels)
@@ -281,7 +197,7 @@ def _draw_curve(
             marks = {"markersize": 5, "markevery": (index * every // len(points), every)}
             axes.plot(steps, shown, **look._asdict(), **marks, linewidth=1.7, label=known.label(system))
 
-    return _chart(5.4, 4.4, axis, curve.unit, draw)
+    return chart(5.4, 4.4, axis, curve.unit, draw)
 
 
 def series(metrics: list[Json], stage: str, key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -331,7 +247,7 @@ def by_kind(metrics: list[Json], system: str, key: str, title: str) -> str | Non
     if not points:
         return None
     unit = "mean score" if key == "score" else "% of documents"
-    return _chart(4.2, 3.4, "steps", unit, lambda axes: _draw_kinds(axes, points, title, key != "score"))
+    return chart(4.2, 3.4, "steps", unit, lambda axes: _draw_kinds(axes, points, title, key != "score"))
 
 
 def save_chosen(path: Path, metrics: list[Json], labels: dict[str, str]) -> bool:
@@ -341,7 +257,7 @@ def save_chosen(path: Path, metrics: list[Json], labels: dict[str, str]) -> bool
     if drawn:
         columns = min(3, len(drawn))
         rows = math.ceil(len(drawn) / columns)
-        with _figure(4 * columns + 0.4, 3.2 * rows + 0.5) as figure:
+        with canvas(4 * columns + 0.4, 3.2 * rows + 0.5) as figure:
             grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
             for axes, (label, points) in zip(grid.flat, drawn.items(), strict=False):
                 _draw_kinds(axes, points, label, True)
@@ -401,15 +317,10 @@ def diversity(counts: dict[int, int]) -> str | None:
         axes.set_xlim(min(counts) - 0.6, max(counts) + 0.6)
         axes.grid(axis="x", visible=False)
 
-    return _chart(6.4, 2.6, "distinct answers among the finished beams", "questions", draw)
+    return chart(6.4, 2.6, "distinct answers among the finished beams", "questions", draw)
 
 
 # Accuracy
-
-
-def _error(rate: Any, low: Any, high: Any) -> np.ndarray:
-    """Lengths of the bars below and above rates, [2, number of rates]."""
-    return np.maximum([rate - low, high - rate], 0)
 
 
 def accuracy(rows: list[Row], systems: list[str], known: Systems) -> str | None:
@@ -429,13 +340,13 @@ def accuracy(rows: list[Row], systems: list[str], known: Systems) -> str | None:
             at += 0.07 * (index - (len(systems) - 1) / 2)  # beside each other, or intervals would hide
             lines = {"markersize": 6.5, "linewidth": 1.5, "elinewidth": 1.1, "zorder": 3}
             look = styles[name]._asdict()
-            axes.errorbar(at, rate, _error(rate, low, high), **look, **lines, label=known.label(name))
+            axes.errorbar(at, rate, error_bars(rate, low, high), **look, **lines, label=known.label(name))
         ticks = [f"{brief(row.name[0])}\nto {brief(row.name[1])}" for row in rows]
         axes.set_xticks(range(len(rows)), ticks, fontsize=10)
         axes.set_ylim(bottom=0)
         axes.grid(axis="x", visible=False)
 
-    return _chart(5.4, 4.6, "popularity of the fact, least popular first", "accuracy, %", draw)
+    return chart(5.4, 4.6, "popularity of the fact, least popular first", "accuracy, %", draw)
 
 
 def tradeoff(summary: Json, known: Systems) -> str | None:
@@ -451,7 +362,7 @@ def tradeoff(summary: Json, known: Systems) -> str | None:
         for name, system in systems.items():
             x, y, look = rises[name], 100 * system["acc"], styles[name]
             bounds = (100 * bound for bound in system["acc_interval"] or [system["acc"]] * 2)
-            error = _error(y, *bounds)[:, None]
+            error = error_bars(y, *bounds)[:, None]
             axes.errorbar([x], [y], error, color=look.color, linestyle="none", elinewidth=1.1, zorder=2)
             axes.scatter([x], [y], color=look.color, marker=look.marker, s=80, zorder=3, clip_on=False)
             points.append((known.label(name), (x, y)))
@@ -460,7 +371,7 @@ def tradeoff(summary: Json, known: Systems) -> str | None:
         _label_points(axes, points)
 
     x, y = "forgetting: rise of the loss on text, nats a token", "accuracy on trained facts, %"
-    return _chart(5.4, 4.0, x, y, draw)
+    return chart(5.4, 4.0, x, y, draw)
 
 
 REACHES = (1.0, 2.0, 3.0, 4.5, 6.5)

@@ -19,6 +19,31 @@ class Table(NamedTuple):
     rows: list[list[str]]
 
 
+class Cell(NamedTuple):
+    """What a page shows in one place of a table."""
+
+    text: str
+    under: str = ""  # smaller, below it: an interval
+    tone: str = ""  # a class of the page's style: "up", "down", "right", "wrong"
+    dot: str = ""  # a colour before it: that of a system in the pictures
+
+
+class Sheet(NamedTuple):
+    """A table of a page: columns of words, then of numbers."""
+
+    heads: list[str]
+    rows: list[list[Cell]]
+    words: int = 1
+
+
+def sheet(columns: Mapping[str, Callable[[Any], Cell]], rows: Sequence[Any], words: int = 1) -> Sheet:
+    """The columns that some row fills, those of words in any case; a dash where another row does not."""
+    made = [[cell(row) for cell in columns.values()] for row in rows]
+    kept = [i for i in range(len(columns)) if i < words or any(row[i].text not in ("", "–") for row in made)]
+    heads = list(columns)
+    return Sheet([heads[i] for i in kept], [[row[i] for i in kept] for row in made], words)
+
+
 def filled(columns: Columns, rows: Sequence[Any], nothing: str = "–") -> Table:
     """The columns that some row fills; `nothing` stands where another row does not."""
     shown = {head: cell for head, cell in columns.items() if any(map(cell, rows))}

@@ -17,6 +17,7 @@ from pretrainrl_jax.report.formats import Json, change, decimals, number, percen
 from pretrainrl_jax.report.inputs import describe, read_inputs
 from pretrainrl_jax.report.outcomes import (
     GROUPS,
+    NEIGHBOURS,
     Pairs,
     Questions,
     common,
@@ -193,7 +194,8 @@ def _best(systems: list[Paired]) -> str:
 
 
 def _unshared(one: Questions, other: Questions) -> int:
-    return sum(key not in other[g] for g in GROUPS if g != "held_out_head" for key in one[g])
+    parts = {"held_out_head", *NEIGHBOURS.values()}  # of the held-out facts, which are counted already
+    return sum(key not in other[group] for group in GROUPS if group not in parts for key in one[group])
 
 
 def sentences(comparison: Comparison) -> list[str]:

@@ -27,6 +27,7 @@ SOURCES = {
     "beam": ("own beams", "from the question's own beams"),
     "pool": ("pool", "from the category's pool"),
     "popularity": ("popular answers", "from the category's best-known answers"),
+    "constrained": ("known answers", "from the question's beams among known answers"),
 }
 """Of each source of negatives its name above a column, and in a sentence."""
 

@@ -16,8 +16,15 @@ GROUPS = {
     "paraphrase": "trained facts, paraphrased",
     "held_out": "held-out facts",
     "held_out_head": "held-out facts, best known",
+    "reversed": "trained facts, asked in reverse",
+    "neighbour_subject": "held-out facts of a trained subject",
+    "neighbour_answer": "held-out facts with a trained answer",
+    "distant": "held-out facts with neither",
 }
 """The groups whose questions can be told apart in an evaluation, as a reader calls them."""
+
+NEIGHBOURS = {"subject": "neighbour_subject", "answer": "neighbour_answer", "": "distant"}
+"""The groups of held-out facts, by what the evaluation says they share with a trained fact."""
 
 
 def grouped(evaluation: Json) -> Questions:
@@ -30,7 +37,10 @@ def grouped(evaluation: Json) -> Questions:
     for question in evaluation.get("questions") or []:
         group = "trained" if question.get("group") == "unseen" else question.get("group")
         if group in questions:
-            questions[group][str(question.get("id")), str(question.get("question"))] = question
+            key = str(question.get("id")), str(question.get("question"))
+            questions[group][key] = question
+            if group == "held_out" and (shared := question.get("neighbour")) in NEIGHBOURS:
+                questions[NEIGHBOURS[shared]][key] = question
     of_head = (evaluation.get("groups") or {}).get("held_out_head") or {}
     ranked = sorted(questions["held_out"].items(), key=lambda item: -popularity(item[1]))
     questions["held_out_head"] = dict(ranked[: int(number(of_head.get("count")) or 0)])

@@ -10,15 +10,15 @@ from markupsafe import Markup
 
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.config.stored import flat, resolved
-from pretrainrl_jax.report import charts, formats, mining, run, selfimprove, selfimprove_section
+from pretrainrl_jax.report import charts, drawing, formats, mining, run, selfimprove, selfimprove_section
 from pretrainrl_jax.report.ability import ability, main_results, read_harness
 from pretrainrl_jax.report.contradictions import contradictions, other_texts
 from pretrainrl_jax.report.formats import Json
 from pretrainrl_jax.report.inputs import Inputs, describe, read_inputs
+from pretrainrl_jax.report.knowledge import section as knowledge_section
 from pretrainrl_jax.report.outcomes import changes, example
 from pretrainrl_jax.report.signatures import signatures
-from pretrainrl_jax.report.summary import figure, forgetting, group_rate, shown, summarise
-from pretrainrl_jax.report.systems import Systems
+from pretrainrl_jax.report.summary import figure, forgetting, group_rate, pair, shown, summarise
 from pretrainrl_jax.report.tables import by_category, by_popularity
 from pretrainrl_jax.report.words import headline, reading
 from pretrainrl_jax.report.worse import worse
@@ -57,12 +57,14 @@ def write_report(workdir: Path) -> Path:
         summary["systems"][system]["harness"] = main_results(harness[system])
     if improved:
         summary["selfimprove"] = selfimprove.summarise(improved)
+    asked = ASKED | config.get("evaluate", {})
+    for system, knowledge in knowledge_section.summarise(evaluations, asked).items():
+        summary["systems"][system]["knowledge"] = knowledge
     before, after = pair(summary, known)
     pictured = [evaluations[name] for name in (before, after) if name]
     two = len(pictured) == 2
     bins, categories = by_popularity(inputs.evaluations), by_category(inputs.evaluations)
     fallen = worse(pictured[0], pictured[1], summary, bins, categories) if two else None
-    asked = ASKED | config.get("evaluate", {})
     page = template("page.html.j2").render(
         summary=summary,
         known=known,
@@ -89,13 +91,14 @@ def write_report(workdir: Path) -> Path:
         asked=asked,
         rule=MATCH_RULES.get(asked["match"]),
         mining=mining.section(mined, known),
+        knowledge=knowledge_section.section(summary, evaluations, known, [n for n in (before, after) if n]),
         ability=ability(harness),
         improved=selfimprove_section.section(improved, summary["selfimprove"]) if improved else None,
         changes=changes(*pictured) if two else None,
         worse=fallen,
         lost=[example(*answers) for answers in fallen.lost] if fallen else [],
         settings=settings(config),
-        colours={name: look.color for name, look in charts.looks(list(evaluations), known).items()},
+        colours={name: look.color for name, look in drawing.looks(list(evaluations), known).items()},
     )
     folder = workdir / "report"
     path = write_page(folder / "index.html", page)
@@ -159,15 +162,6 @@ def template(name: str) -> Template:
     environment.filters.update({filter: getattr(formats, filter) for filter in FORMATS})
     environment.filters["isolated"] = Markup("<bdi>{}</bdi>").format
     return environment.get_template(name)
-
-
-def pair(summary: Json, known: Systems) -> tuple[str | None, str | None]:
-    """The systems of the pictures before and after: base, and the method or else the most accurate one."""
-    systems = summary["systems"]
-    trained = {n: s["acc"] for n, s in systems.items() if n != "base"}
-    after = max(trained, key=lambda n: -1.0 if trained[n] is None else trained[n], default=None)
-    after = known.method(trained) or after
-    return ("base", after) if "base" in systems else (after, None)
 
 
 def best_cells(summary: Json) -> dict[str, float]:

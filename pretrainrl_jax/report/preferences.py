@@ -8,7 +8,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.preferences import PairScore, measures
 from pretrainrl_jax.knowledge.intervals import Difference, paired, wilson
 from pretrainrl_jax.preferences.rows import RULES
-from pretrainrl_jax.report import charts, run
+from pretrainrl_jax.report import charts, drawing, run
 from pretrainrl_jax.report.ability import ability, main_results, read_harness
 from pretrainrl_jax.report.bootstrap import bootstrap
 from pretrainrl_jax.report.columns import grid, plain
@@ -225,7 +225,7 @@ def write_report(workdir: Path) -> Path:
         series=charts.series,
         ability=ability(harness),
         settings=settings(config),
-        colours={name: look.color for name, look in charts.looks(list(evaluations), known).items()},
+        colours={name: look.color for name, look in drawing.looks(list(evaluations), known).items()},
     )
     folder = workdir / "report"
     path = write_page(folder / "index.html", page)

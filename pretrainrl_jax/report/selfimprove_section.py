@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pretrainrl_jax.report import charts
+from pretrainrl_jax.report import charts, drawing
 from pretrainrl_jax.report.columns import Table, filled
 from pretrainrl_jax.report.formats import Json, decimals, duration, number, percent, spread
 from pretrainrl_jax.report.selfimprove import CAUTION, MEASURES, Improved
@@ -120,5 +120,5 @@ def section(improved: Improved, summary: Json) -> Json:
             for name, kept in improved.examples.items()
             if kept
         },
-        "colours": {n: look.color for n, look in charts.looks([*summary["systems"]], known).items()},
+        "colours": {n: look.color for n, look in drawing.looks([*summary["systems"]], known).items()},
     }

@@ -98,6 +98,20 @@ def forgetting(summary: Json) -> dict[str, float]:
     return {} if before is None else {name: nll - before for name, nll in losses.items()}
 
 
+def pair(summary: Json, known: Systems) -> tuple[str | None, str | None]:
+    """The systems of the pictures before and after: base, and the method or else the most accurate one."""
+    systems = summary["systems"]
+    trained = {n: s["acc"] for n, s in systems.items() if n != "base"}
+    after = max(trained, key=lambda n: -1.0 if trained[n] is None else trained[n], default=None)
+    after = known.method(trained) or after
+    return ("base", after) if "base" in systems else (after, None)
+
+
+def noun(summary: Json) -> str:
+    """What the facts are called: without a trained system none of them was trained."""
+    return "facts" if set(summary["systems"]) <= {"base"} else "trained facts"
+
+
 COLUMNS = {
     "acc": "ACC", "hr": "HR", "mrr": "MRR", "prob": "Prob", "unseen": "ACC\nunseen",
     "paraphrase": "ACC\nparaphr.", "held_out": "ACC\nheld-out", "text_nll": "text\nNLL",
@@ -111,5 +125,5 @@ def table(summary: Json, known: Systems) -> str:
         [known.label(name), *(shown(system, column) for column in COLUMNS)]
         for name, system in summary["systems"].items()
     ]
-    title = f"{summary['dataset']}, {summary['model']}: % of trained facts"
+    title = f"{summary['dataset']}, {summary['model']}: % of {noun(summary)}"
     return plain(title, grid({"system": 24}, COLUMNS.values(), rows))

@@ -1,5 +1,6 @@
 """Accuracy on trained facts, in their trained wording, by popularity and by category."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,15 +33,24 @@ def by_popularity(evaluations: list[Json]) -> list[Row]:
 
     The bins are those of the evaluation: equal parts of the trained facts by (popularity, id).
     """
-    bins = max((len(e.get("by_popularity") or []) for e in evaluations), default=0)
     asked, every = _asked(evaluations)
-    ranked = sorted(every.items(), key=lambda item: (popularity(item[1]), item[0]))
-    rows = []
-    for part in np.array_split(np.arange(len(ranked)), bins) if bins else []:
-        if len(part):
-            keys, questions = zip(*(ranked[place] for place in part), strict=True)
-            rows.append(_row((popularity(questions[0]), popularity(questions[-1])), set(keys), asked))
-    return rows
+    return [_row(name, keys, asked) for name, keys in popularities(every, bins(evaluations))]
+
+
+def bins(evaluations: list[Json]) -> int:
+    """The number of popularity bins that evaluation made."""
+    return max((len(e.get("by_popularity") or []) for e in evaluations), default=0)
+
+
+def popularities(questions: dict[Key, Json], bins: int) -> list[tuple[tuple[float, float], set[Key]]]:
+    """So many parts of about equal size, least popular first, with their lowest and highest popularity."""
+    ranked = sorted(questions.items(), key=lambda item: (popularity(item[1]), item[0]))
+    divided = []
+    for places in np.array_split(np.arange(len(ranked)), bins) if bins else []:
+        if len(places):
+            keys, inside = zip(*(ranked[place] for place in places), strict=True)
+            divided.append(((popularity(inside[0]), popularity(inside[-1])), set(keys)))
+    return divided
 
 
 def by_category(evaluations: list[Json]) -> list[Row]:
@@ -54,18 +64,24 @@ def categories(questions: dict[Key, Json]) -> list[tuple[str, set[Key]]]:
 
     Nothing where all questions are of one category: that is no division.
     """
+    return parts(questions, lambda question: question.get("category"), ("category", "categories"))
+
+
+def parts(
+    questions: dict[Key, Json], value: Callable[[Json], Any], nouns: tuple[str, str] = ("value", "values")
+) -> list[tuple[str, set[Key]]]:
+    """The same by any value of a question, which has a noun, singular and plural."""
     members: dict[str, set[Key]] = {}
     for key, question in questions.items():
-        members.setdefault(str(question.get("category") or ""), set()).add(key)
+        members.setdefault(str(value(question) or ""), set()).add(key)
     if len(members) < 2:
         return []
     ranked = sorted(members, key=lambda name: (-len(members[name]), name))
-    parts = [(name or "(no category)", members[name]) for name in ranked[:CATEGORIES]]
-    rest = ranked[CATEGORIES:]
-    if rest:
-        noun = "category" if len(rest) == 1 else "categories"
-        parts.append((f"{len(rest)} other {noun}", {key for name in rest for key in members[name]}))
-    return parts
+    shown = [(name or f"(no {nouns[0]})", members[name]) for name in ranked[:CATEGORIES]]
+    if rest := ranked[CATEGORIES:]:
+        others = {key for name in rest for key in members[name]}
+        shown.append((f"{len(rest)} other {nouns[len(rest) > 1]}", others))
+    return shown
 
 
 def _asked(evaluations: list[Json]) -> tuple[dict[str, dict[Key, Json]], dict[Key, Json]]:

@@ -1,20 +1,25 @@
 """How questions are put to a model, and what is read of its answers: greedy, beams, samples, stated rules."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
+from pretrainrl_jax.decoding.among import answers_among, known_answers
 from pretrainrl_jax.decoding.answers import Answer, answer_questions, read_answers
 from pretrainrl_jax.decoding.decode import sample_batch
 from pretrainrl_jax.evaluation.factual import Outcome, Truth, distinct_truths, judge
+from pretrainrl_jax.facts.choices import choices, kind_of
 from pretrainrl_jax.facts.matching import matches, normalise
 from pretrainrl_jax.facts.questions import read_templates
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.reversed import reversed_facts
 from pretrainrl_jax.facts.splits import hashed
 from pretrainrl_jax.knowledge.abstention import Verdict, rule, verdict
+from pretrainrl_jax.knowledge.theory import Prompt, prompt_of
+from pretrainrl_jax.mining.fingerprint import short_digest
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.stages.shards import resumable_map
 from pretrainrl_jax.training.loading import Loaded
@@ -41,19 +46,27 @@ def as_facts(questions: Sequence[Question]) -> list[Question]:
     return [question for question in questions if question[2] in ("trained", "held_out")]
 
 
-def ask_all(context: Context, loaded: Loaded, questions: Sequence[Question], stage: str) -> list[Outcome]:
-    """Ask every question: greedily, by beam search, and by teacher forcing of the truth."""
-    return _each(
+def ask_all(
+    context: Context, loaded: Loaded, questions: Sequence[Question], stage: str
+) -> tuple[list[Outcome], list[Prompt]]:
+    """Ask every question: greedily, by beam search, and by teacher forcing of the truth.
+
+    Returns:
+        What the answers are worth; and of the facts in their own wording (`as_facts`) what theory needs.
+    """
+    answers_of = _each(
         context,
         loaded,
         questions,
         stage,
         "answers",
         lambda part, advance: answers(context, loaded, part, advance),
-        lambda asked, answers: outcome(context, asked, answers),
+        lambda asked, answers: (outcome(context, asked, answers), prompt(context, asked, answers)),
         units=3,
-        metrics=rates,
+        metrics=lambda results: rates([outcome for outcome, _ in results]),
     )
+    outcomes = [outcome for outcome, _ in answers_of]
+    return outcomes, [prompt for _, prompt in answers_of if prompt]
 
 
 def _each(
@@ -66,8 +79,12 @@ def _each(
     read: Callable[[Question, Any], Any],
     units: int = 1,
     metrics: Callable[[list[Any]], dict[str, float]] = lambda results: {},
+    depends: Any = None,
 ) -> list[Any]:
-    """`resumable_map` over questions, those of like length together; `units` are what is done of each."""
+    """`resumable_map` over questions, those of like length together; `units` are what is done of each.
+
+    `depends` is JSON of what the results depend on beside model, template, questions and settings.
+    """
     settings = context.config.evaluate
     template = context.template(settings.template)
     facts, wordings = [fact for fact, _, _ in questions], [wording for _, wording, _ in questions]
@@ -77,7 +94,7 @@ def _each(
     with context.screen.track(label, units * len(questions), "answers") as bar:
         return resumable_map(
             context.parts(stage) / what,
-            [made_with, wordings],
+            [made_with, wordings, depends],
             questions,
             [len(prompt) for prompt in prompts],
             context.config.checkpoint.shard_questions,
@@ -93,8 +110,21 @@ def _each(
 def outcome(context: Context, asked: Question, answers: Mapping[str, Any]) -> Outcome:
     """What the answers to a question are worth."""
     greedy, beams = (read_answers(answers[name]) for name in ("greedy", "beams"))
-    truths = [Truth(t["text"], tuple(t["tokens"]), t["logp"]) for t in answers["truths"]]
-    return judge(*asked, greedy, beams, truths, context.config.evaluate.match, context.known_truths)
+    return judge(*asked, greedy, beams, _truths(answers), context.config.evaluate.match, context.known_truths)
+
+
+def prompt(context: Context, asked: Question, answers: Mapping[str, Any]) -> Prompt | None:
+    """What the answers to a fact's own question are to theory; None of other wordings."""
+    fact, wording, _ = asked
+    if not as_facts([asked]):
+        return None
+    truths, rule = _truths(answers), context.config.evaluate.match
+    beams, known = read_answers(answers["beams"]), context.known_truths
+    return prompt_of(fact, wording, beams, truths, rule, known, context.known_answers)
+
+
+def _truths(answers: Mapping[str, Any]) -> list[Truth]:
+    return [Truth(t["text"], tuple(t["tokens"]), t["logp"]) for t in answers["truths"]]
 
 
 def rates(outcomes: Sequence[Outcome]) -> dict[str, float]:
@@ -198,6 +228,39 @@ def ask_samples(
         ]
 
     return _each(context, loaded, questions, stage, "samples", draw, read)
+
+
+def ask_choices(
+    context: Context, loaded: Loaded, questions: Sequence[Question], stage: str
+) -> list[tuple[str, bool, float]]:
+    """The most probable of the answers of evaluate.among, whether it is right, and its own probability."""
+    settings, tokenizer = context.config.evaluate, loaded.tokenizer
+    template = context.template(settings.template)
+    sets = choices(settings.among, context.facts, "evaluate.among")
+
+    def asked(part: Sequence[Question]) -> tuple[list[str], list[str]]:
+        prompts = [template.prefix(wording, fact.category) for fact, wording, _ in part]
+        return prompts, [kind_of(settings.among, fact) for fact, _, _ in part]
+
+    forms = {kind: frozenset(map(normalise, answers)) for kind, answers in sets.items()}
+    truths = [{*map(normalise, f.answers), *context.known_truths.get(w, ())} for f, w, _ in questions]
+    if lacking := sum(forms[k].isdisjoint(own) for k, own in zip(asked(questions)[1], truths, strict=True)):
+        where = f"of {len(questions)} questions have no true answer among those of evaluate.among"
+        context.screen.say(f"{stage}: {lacking} {where}")
+
+    ends = template.terminators(tokenizer, loaded.model.shape.vocabulary)
+    known = known_answers(tokenizer, ends, *asked(questions), sets)
+
+    def choose(part: list[Question], advance: Callable[[int], None]) -> list[Any]:
+        model, width = (loaded.model, loaded.params, tokenizer), settings.beams
+        beams = answers_among(*model, *asked(part), known, beams=width, batch=settings.batch, advance=advance)
+        return [[answers[0].text, answers[0].logp] for answers in beams]
+
+    def read(question: Question, answer: Any) -> tuple[str, bool, float]:
+        text, logp = answer
+        return text, is_right(context, question, text), math.exp(logp)
+
+    return _each(context, loaded, questions, stage, "choice", choose, read, depends=short_digest(sets))
 
 
 def ask_by_rule(

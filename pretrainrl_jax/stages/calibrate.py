@@ -40,15 +40,15 @@ def calibrate(
         why = f"all answers to the {len(fitted)} held-out facts are {'right' if right.all() else 'wrong'}"
         return {"reason": why}, [None] * len(outcomes)
 
-    low, high = RANGE
+    before = log_loss(np.array([o.best.confidence for o in fitted]), right)
+    temperature, after, (low, high) = 1.0, before, RANGE
     for _ in range(ROUNDS):  # each looks closer at the neighbourhood of the best so far
         grid = np.geomspace(low, high, GRID)
         columns = confidences(context, loaded, fitted, grid.tolist()).T
         losses = [log_loss(column, right) for column in columns]
         at = int(np.argmin(losses))
+        temperature, after = min((temperature, after), (float(grid[at]), losses[at]), key=lambda two: two[1])
         low, high = grid[max(0, at - 1)], grid[min(GRID - 1, at + 1)]
-    before = log_loss(np.array([o.best.confidence for o in fitted]), right)
-    temperature, after = min((losses[at], float(grid[at])), (before, 1.0))[::-1]
     described = {"value": temperature, "fitted_on": len(fitted), "log_loss": [before, after]}
     return described, confidences(context, loaded, outcomes, [temperature])[:, 0].tolist()
 

@@ -9,6 +9,7 @@ from pretrainrl_jax.command import Command
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.texts import paragraphs
+from pretrainrl_jax.facts.choices import CATEGORY, read_answers
 from pretrainrl_jax.facts.record import Fact
 
 
@@ -19,12 +20,27 @@ def creates(command: Command) -> bool:
 
 
 def check_facts(config: Config, facts: Sequence[Fact]) -> None:
-    """Raise InputError if pools are to be collected and some facts have no category."""
-    if "pool" in config.mine.sources and any(not fact.category for fact in facts):
+    """Raise InputError if something goes by category and some facts have none, or answers cannot be read."""
+    file = "give a file of answers, one a line"
+    categorised = {"mine.sources has pool": "mine the beams alone (mine.sources=beam)"}
+    categorised = categorised if "pool" in config.mine.sources else {}
+    for setting, among in _among(config).items():
+        if among == CATEGORY:
+            categorised[f"{setting} is {CATEGORY}"] = file
+        else:
+            read_answers(among, setting)
+    if categorised and any(not fact.category for fact in facts):
+        what, otherwise = next(iter(categorised.items()))
         raise InputError(
-            "mine.sources has pool, and some facts have no category: name their column in "
-            "facts.columns.category, or mine the beams alone (mine.sources=beam)"
+            f"{what}, and some facts have no category: name their column in facts.columns.category, or "
+            f"{otherwise}"
         )
+
+
+def _among(config: Config) -> dict[str, str]:
+    """The settings by which answers are chosen among known ones."""
+    asked = {"mine.among": config.mine.among} if "constrained" in config.mine.sources else {}
+    return asked | ({"evaluate.among": config.evaluate.among} if config.evaluate.among else {})
 
 
 def check_preferences(config: Config) -> None:
@@ -39,6 +55,8 @@ def check_preferences(config: Config) -> None:
             )
     if config.evaluate.every_steps:
         raise InputError("evaluate.every_steps is for facts: set it to 0 with preferences.path")
+    if config.evaluate.among:
+        raise InputError("evaluate.among is for facts: leave it out with preferences.path")
     if cells(config):
         raise InputError("sweep.* is for facts: give each run on preferences a --workdir of its own")
 

@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh
 
 from pretrainrl_jax.atomic import write_json
-from pretrainrl_jax.config import Config
+from pretrainrl_jax.config import Config, DocumentsConfig
 from pretrainrl_jax.documents.stream import Stream, open_stream
 from pretrainrl_jax.documents.world import MadeDocuments, make_documents
 from pretrainrl_jax.errors import InputError
@@ -24,6 +24,7 @@ from pretrainrl_jax.facts.matching import Truths, known_truths
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.splits import split
 from pretrainrl_jax.hosts.agree import is_process_0, run_on_process_0
+from pretrainrl_jax.knowledge.theory import KnownAnswers
 from pretrainrl_jax.mining.fingerprint import fingerprint
 from pretrainrl_jax.model.attention import Kernel
 from pretrainrl_jax.objectives.scoring import score_answers, score_trees
@@ -77,17 +78,25 @@ class Context:
         return known_truths(self.facts)
 
     @cached_property
+    def known_answers(self) -> KnownAnswers:
+        """The answers of each category, of all facts."""
+        return KnownAnswers(self.facts)
+
+    @cached_property
     def corpus(self) -> Corpus:
         """The text a base model is pretrained on: it states all facts, held-out ones too."""
         if self.preferences or self.model_alone:  # they are for a model that is there
             return Corpus((), (), {})
         return verbalise(self.facts, self.config.corpus, self.config.seed)
 
-    def stream(self) -> Stream:
-        """The stream of documents, from its beginning; raises InputError as `open_stream`."""
+    def stream(self, settings: DocumentsConfig | None = None) -> Stream:
+        """The stream of documents, from its beginning; raises InputError as `open_stream`.
+
+        `settings` may say otherwise how the same sources are read.
+        """
         config = self.config
         made = () if config.documents.path else self.made_documents.texts
-        return open_stream(config.documents, config.seed, made)
+        return open_stream(settings or config.documents, config.seed, made)
 
     @cached_property
     def made_documents(self) -> MadeDocuments:

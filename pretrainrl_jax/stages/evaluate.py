@@ -13,10 +13,20 @@ from pretrainrl_jax.evaluation.factual import Outcome
 from pretrainrl_jax.facts.head import head
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.knowledge.abstention import verdict
+from pretrainrl_jax.knowledge.theory import theory
 from pretrainrl_jax.mining.fingerprint import TOLERANCE, short_digest
-from pretrainrl_jax.stages.asking import Question, as_facts, ask_all, ask_by_rule, ask_samples, questions_of
+from pretrainrl_jax.stages.asking import (
+    Question,
+    as_facts,
+    ask_all,
+    ask_by_rule,
+    ask_choices,
+    ask_samples,
+    questions_of,
+)
 from pretrainrl_jax.stages.calibrate import calibrate
 from pretrainrl_jax.stages.context import BASE, Context
+from pretrainrl_jax.stages.statements import count_statements, told_more
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.trees.layouts import size
 from pretrainrl_jax.trees.templates import documents
@@ -30,13 +40,13 @@ def evaluate_system(context: Context, system: str) -> None:
     settings, stage = context.config.evaluate, BASE if system == "base" else f"train/{system}"
     began = time.perf_counter()
     loaded = context.load(stage)
+    statements = count_statements(context, loaded.tokenizer)  # first: a file may not be there
     questions = questions_of(context)
-    outcomes = ask_all(context, loaded, questions, f"evaluate/{system}")
+    outcomes, prompts = ask_all(context, loaded, questions, f"evaluate/{system}")
     temperature, calibrated = calibrate(context, loaded, outcomes)
+    further = ask_further(context, loaded, questions, f"evaluate/{system}")
     nll = text_nll(context, loaded, context.texts)
 
-    told = [factual.to_json(outcome) for outcome in outcomes]
-    tell_confidence(context, loaded, questions, told, calibrated, f"evaluate/{system}")
     trained, paraphrased = ([o for o in outcomes if o.group == g] for g in ("trained", "paraphrase"))
     stated = any(context.corpus.mentions.values())  # else the base model's text is not ours to know
     groups = factual.groups(
@@ -61,7 +71,13 @@ def evaluate_system(context: Context, system: str) -> None:
         "unfinished_beams": sum(o.unfinished for o in outcomes) / max(1, sum(o.beams for o in outcomes)),
         "temperature": temperature,
         **rubric(context, loaded, questions, outcomes, f"evaluate/{system}"),
-        "questions": told,
+        "theory": theory(prompts, statements, told_more(context, system)),
+        "questions": [
+            factual.to_json(outcome) | {"calibrated": confidence} | near(context, question) | more
+            for outcome, confidence, question, more in zip(
+                outcomes, calibrated, questions, further, strict=True
+            )
+        ],
     }
     path = context.workdir / "evaluations" / f"{system}.json"
     run_on_process_0(lambda: write_text(path, json.dumps(result, ensure_ascii=False)), f"writing {path.name}")
@@ -73,25 +89,25 @@ def evaluate_system(context: Context, system: str) -> None:
     context.finish(f"evaluate/{system}", seconds=time.perf_counter() - began)
 
 
-def tell_confidence(
-    context: Context,
-    loaded: Loaded,
-    questions: Sequence[Question],
-    told: Sequence[Json],
-    calibrated: Sequence[float | None],
-    stage: str,
-) -> None:
-    """Add to what is told of each question its calibrated confidence, and what was drawn of it."""
-    for record, (fact, _, group), confidence in zip(told, questions, calibrated, strict=True):
-        record["calibrated"] = confidence
-        if group == "held_out":
-            record["neighbour"] = context.neighbour(fact)
-    if context.config.evaluate.samples:
-        asked = as_facts(questions)
-        drawn = dict(zip(asked, ask_samples(context, loaded, asked, stage), strict=True))
-        for record, question in zip(told, questions, strict=True):
-            if samples := drawn.get(question):
-                record["samples"], record["samples_right"] = map(list, zip(*samples, strict=True))
+def near(context: Context, question: Question) -> Json:
+    """What a held-out fact shares with a trained one; {} of other questions."""
+    fact, _, group = question
+    return {"neighbour": context.neighbour(fact)} if group == "held_out" else {}
+
+
+def ask_further(context: Context, loaded: Loaded, questions: Sequence[Question], stage: str) -> list[Json]:
+    """Of each question what else was asked of it: samples, and the choice among known answers; or nothing."""
+    settings, asked = context.config.evaluate, as_facts(questions)
+    further: dict[Question, Json] = {question: {} for question in asked}
+    if settings.samples:
+        for question, drawn in zip(asked, ask_samples(context, loaded, asked, stage), strict=True):
+            texts, right = map(list, zip(*drawn, strict=True))
+            further[question] |= {"samples": texts, "samples_right": right}
+    if settings.among:
+        for question, chosen in zip(asked, ask_choices(context, loaded, asked, stage), strict=True):
+            names = ("choice", "choice_right", "choice_confidence")
+            further[question] |= dict(zip(names, chosen, strict=True))
+    return [further.get(question, {}) for question in questions]
 
 
 def rubric(

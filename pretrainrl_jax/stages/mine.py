@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pretrainrl_jax.atomic import write_json
+from pretrainrl_jax.decoding.among import answers_among, known_answers
 from pretrainrl_jax.decoding.answers import Answer, answer_questions, distinct, read_answers
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.facts.choices import choices, kind_of
 from pretrainrl_jax.facts.matching import Truths, why_dropped
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.splits import subsample
@@ -35,7 +37,7 @@ from pretrainrl_jax.mining.candidates import (
     without_repeats,
 )
 from pretrainrl_jax.mining.draw import longest
-from pretrainrl_jax.mining.fingerprint import probes
+from pretrainrl_jax.mining.fingerprint import probes, short_digest
 from pretrainrl_jax.mining.pools import Agreement, Tallies, agreement, most_often, tally
 from pretrainrl_jax.mining.quality import quality
 from pretrainrl_jax.stages.context import BASE, Context
@@ -82,8 +84,11 @@ def mine(context: Context) -> None:
 
 def made_with(context: Context, base: Loaded) -> dict[str, Any]:
     """Short digests of all that mined trees and their references depend on."""
-    facts = context.asked(context.trained)
-    return context.fingerprint(base, context.config.train.template, facts, context.config.mine)
+    facts, settings = context.asked(context.trained), context.config.mine
+    stamp = context.fingerprint(base, context.config.train.template, facts, settings)
+    if "constrained" in settings.sources:
+        stamp["answers of mine.among"] = short_digest(choices(settings.among, context.facts, "mine.among"))
+    return stamp
 
 
 def truths_among(trees: Sequence[AnswerTree], facts: Sequence[Fact], known: Truths) -> list[str]:
@@ -125,9 +130,12 @@ def mine_negatives(
     provenance = context.fingerprint(policy, settings.template, chosen, settings)
     decoded = beam_answers(context, policy, chosen, shards / "beams", provenance, label)
     pools, agreements = collect_pools(context, decoded)
+    constrained = []
+    if "constrained" in settings.sources:
+        constrained = constrained_answers(context, policy, facts, shards / "constrained", label)
 
     rules = Rules(known, settings.drop_overlapping, settings.min_probability, settings.negatives)
-    candidates, dropped = choose(context, facts, decoded, pools, rules)
+    candidates, dropped = choose(context, facts, decoded, constrained, pools, rules)
     trees, left_out = build_trees(context, policy, facts, candidates, dropped)
     # No checksums of the reference: it is the policy, or the base model, which a workdir never changes.
     train = context.config.train
@@ -166,22 +174,71 @@ def beam_answers(
 ) -> Decoded:
     """The policy's beams for each question."""
     settings = context.config.mine
+
+    def search(part: list[Fact], prompts: list[str], advance: Callable[[int], None]) -> list[list[Answer]]:
+        return answer_questions(
+            policy.model,
+            policy.params,
+            policy.tokenizer,
+            context.template(settings.template),
+            prompts,
+            beams=settings.beams,
+            max_new_tokens=settings.max_new_tokens,
+            batch=settings.batch,
+            advance=advance,
+        )
+
+    return _searched(context, policy, facts, shards, provenance, f"{label}/beams", search)
+
+
+def constrained_answers(
+    context: Context, policy: Loaded, facts: Sequence[Fact], shards: Path, label: str
+) -> Decoded:
+    """The policy's beams for each question among known answers, those of mine.among."""
+    settings = context.config.mine
     template = context.template(settings.template)
+    sets = choices(settings.among, context.facts, "mine.among")
+    known = known_answers(
+        policy.tokenizer,
+        template.terminators(policy.tokenizer, policy.model.shape.vocabulary),
+        [template.prefix(fact.question, fact.category) for fact in facts],
+        [kind_of(settings.among, fact) for fact in facts],
+        sets,
+    )
+
+    def search(part: list[Fact], prompts: list[str], advance: Callable[[int], None]) -> list[list[Answer]]:
+        return answers_among(
+            policy.model,
+            policy.params,
+            policy.tokenizer,
+            prompts,
+            [kind_of(settings.among, fact) for fact in part],
+            known,
+            beams=settings.beams,
+            batch=settings.batch,
+            advance=advance,
+        )
+
+    provenance = [context.fingerprint(policy, settings.template, facts, settings), short_digest(sets)]
+    return _searched(context, policy, facts, shards, provenance, f"{label}/constrained", search)
+
+
+def _searched(
+    context: Context,
+    policy: Loaded,
+    facts: Sequence[Fact],
+    shards: Path,
+    provenance: Any,
+    label: str,
+    search: Callable[[list[Fact], list[str], Callable[[int], None]], list[list[Answer]]],
+) -> Decoded:
+    """Each question with what `search` gives for it and its prompt, in parts."""
+    template = context.template(context.config.mine.template)
     prompts = {fact.id: template.prefix(fact.question, fact.category) for fact in facts}
     lengths = [len(ids) for ids in policy.tokenizer.encode_all([prompts[fact.id] for fact in facts])]
 
     def answers(part: list[Fact]) -> list[Any]:
-        beams = answer_questions(
-            policy.model,
-            policy.params,
-            policy.tokenizer,
-            template,
-            [prompts[fact.id] for fact in part],
-            beams=settings.beams,
-            max_new_tokens=settings.max_new_tokens,
-            batch=settings.batch,
-            advance=bar.advance,
-        )
+        beams = search(part, [prompts[fact.id] for fact in part], bar.advance)
         return [[asdict(answer) for answer in answers] for answers in beams]
 
     def metrics(beams: list[list[Answer]]) -> dict[str, float]:
@@ -190,7 +247,7 @@ def beam_answers(
             "top_probability": float(np.mean([math.exp(a[0].logp) if a else 0.0 for a in beams])),
         }
 
-    with context.screen.track(f"{label}/beams", len(facts), "questions") as bar:
+    with context.screen.track(label, len(facts), "questions") as bar:
         beams = resumable_map(
             shards,
             provenance,
@@ -241,20 +298,23 @@ def choose(
     context: Context,
     facts: Sequence[Fact],
     decoded: Decoded,
+    constrained: Decoded,
     pools: Mapping[str, Sequence[str]],
     rules: Rules,
 ) -> tuple[list[list[Candidate]], dict[str, Counter[str]]]:
     """Each question's candidates from every source, and how many each rule took of each source's."""
     settings, seed = context.config.mine, context.config.seed
     dropped = {source: Counter(dict.fromkeys(REASONS, 0)) for source in settings.sources}
-    answers = {fact.id: beams for fact, beams in decoded}
+    searched = {"beam": decoded, "constrained": constrained}
+    answers = {source: {fact.id: beams for fact, beams in pairs} for source, pairs in searched.items()}
     popular = popular_values(context.facts, settings.popular_share)
     chosen = []
     for fact in facts:
         by_source: list[list[Candidate]] = []
         for source in settings.sources:
-            if source == "beam":
-                by_source.append(from_beams(answers[fact.id], fact, rules, dropped[source]))
+            if source in answers:
+                beams = answers[source][fact.id]
+                by_source.append(from_beams(beams, source, fact, rules, dropped[source]))
                 continue
             if source == "pool":
                 values = pools[fact.category]

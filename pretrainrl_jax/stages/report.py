@@ -8,6 +8,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.report import page, preferences, selfimprove, summary, words
 from pretrainrl_jax.report.compare import comparison_table, write_comparison
 from pretrainrl_jax.report.inputs import read_config
+from pretrainrl_jax.report.knowledge import words as knowledge
 from pretrainrl_jax.report.pull_request import comparison_markdown
 from pretrainrl_jax.report.signatures import signature_lines
 from pretrainrl_jax.stages.context import say
@@ -15,7 +16,8 @@ from pretrainrl_jax.stages.context import say
 
 def report(workdir: Path) -> None:
     """Evaluations, table, words, page."""
-    if preferences.is_about_preferences(workdir):
+    about_preferences = preferences.is_about_preferences(workdir)
+    if about_preferences:
         write, table, reading = preferences.write_report, preferences.table, preferences.reading
     else:
         write, table, reading = page.write_report, summary.table, words.reading
@@ -25,12 +27,16 @@ def report(workdir: Path) -> None:
     improved = figures.get("selfimprove", {})
     if figures["systems"]:
         say(table(figures, known))
+        if shown := knowledge.table(figures, known):
+            say(shown)
     if improved:
         say(selfimprove.table(improved))
     told = signature_lines(figures.get("signatures", []), known)
     for sentence in [*figures.get("contradictions", []), *improved.get("collapsed", []), *told]:
         say(f"! {sentence}")
     for sentence in reading(figures, known) if figures["systems"] else []:
+        say(f"- {sentence}")
+    for sentence in knowledge.reading(figures, known) if not about_preferences else []:
         say(f"- {sentence}")
     for sentence in selfimprove.reading(improved) if improved else []:
         say(f"- {sentence}")

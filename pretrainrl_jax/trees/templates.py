@@ -128,35 +128,47 @@ class Encoded:
     """Prefixes and their branches as tokens."""
 
     prefixes: list[tuple[int, ...]]
-    branches: list[list[tuple[int, ...]]]  # of each prefix, terminators included
+    branches: list[list[tuple[int, ...]]]  # of each prefix
     separate: int  # branches encoded apart, since the joint tokenisation does not begin with the prefix's
+
+
+def encode_continuations(
+    tokenizer: Tokenizer, prompts: Sequence[str], texts: Sequence[Sequence[str]]
+) -> Encoded:
+    """Tokens of each prompt and of each text that continues it; no special token is added.
+
+    A text's are tokenise(prompt + text) without the prompt's. Where the joint tokenisation does not begin
+    with the prompt's tokens, or has no more, the text is encoded by itself and counted.
+    """
+    prefixes = tokenizer.encode_all(prompts)
+    asked = zip(prompts, texts, strict=True)
+    joint = iter(tokenizer.encode_all([prompt + text for prompt, own in asked for text in own]))
+    branches: list[list[tuple[int, ...]]] = []
+    separate = 0
+    for prefix, own in zip(prefixes, texts, strict=True):
+        encoded = []
+        for text in own:
+            both = next(joint)
+            if both[: len(prefix)] == prefix and len(both) > len(prefix):
+                encoded.append(both[len(prefix) :])
+            else:
+                separate += 1
+                encoded.append(tokenizer.encode(text))
+        branches.append(encoded)
+    return Encoded(prefixes, branches, separate)
 
 
 def encode_branches(
     tokenizer: Tokenizer, template: Template, prompts: Sequence[str], answers: Sequence[Sequence[str]]
 ) -> Encoded:
-    """Tokens of each prompt (`Template.prefix`) and of each answer as a branch of it.
+    """Tokens of each prompt (`Template.prefix`), BOS first, and of each answer as a branch of it.
 
-    A branch is tokenise(prefix + " " + answer) without the prefix's tokens, then the terminator. Where the
-    joint tokenisation does not begin with the prefix's tokens, the answer is encoded by itself and counted.
+    That is " " + answer as it continues the prompt (`encode_continuations`), then the terminator.
     """
-    prefixes = tokenizer.encode_all(prompts)
-    asked = zip(prompts, answers, strict=True)
-    joint = iter(tokenizer.encode_all([f"{text} {answer}" for text, own in asked for answer in own]))
+    encoded = encode_continuations(tokenizer, prompts, [[f" {answer}" for answer in own] for own in answers])
     end = (template.terminator(tokenizer),)
-    branches: list[list[tuple[int, ...]]] = []
-    separate = 0
-    for prefix, own in zip(prefixes, answers, strict=True):
-        encoded = []
-        for answer in own:
-            both = next(joint)
-            if both[: len(prefix)] == prefix and len(both) > len(prefix):
-                encoded.append(both[len(prefix) :] + end)
-            else:
-                separate += 1
-                encoded.append(tokenizer.encode(f" {answer}") + end)
-        branches.append(encoded)
-    return Encoded([tokenizer.start + p for p in prefixes], branches, separate)
+    branches = [[tokens + end for tokens in own] for own in encoded.branches]
+    return Encoded([tokenizer.start + prefix for prefix in encoded.prefixes], branches, encoded.separate)
 
 
 def documents(tokenizer: Tokenizer, texts: Sequence[str], row_length: int) -> list[AnswerTree]:

@@ -36,7 +36,7 @@ def asked(finished: Path, tmp_path_factory: pytest.TempPathFactory):
     context = context_of(finished)
     loaded = context.load("pretrain")
     context = replace(context, workdir=tmp_path_factory.mktemp("asked"))
-    return context, loaded, ask_all(context, loaded, questions_of(context), "evaluate/base")
+    return context, loaded, ask_all(context, loaded, questions_of(context), "evaluate/base")[0]
 
 
 def probability(loaded, question: str, spelling: tuple[int, ...], temperature: float) -> float:

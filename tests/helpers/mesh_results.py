@@ -25,6 +25,7 @@ from pretrainrl_jax.decoding import beam, sampling
 from pretrainrl_jax.decoding.best_tokens import best_tokens
 from pretrainrl_jax.decoding.constraints import Automaton
 from pretrainrl_jax.decoding.decode import decode, sample_batch
+from pretrainrl_jax.decoding.trie import build
 from pretrainrl_jax.evaluation.continuations import judge, share
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import Layout, Rules, make_mesh, replicated
@@ -121,6 +122,15 @@ def automaton() -> Automaton:
     steps = np.where(rng.random((2, VOCABULARY)) < 0.1, rng.integers(0, 2, (2, VOCABULARY)), -1)
     steps[:, list(TERMINATORS)] = 0
     return Automaton(steps.astype(np.int32))
+
+
+def known_answers() -> list[list[tuple[int, ...]]]:
+    """Two sets of answers: many with six beginnings, and fewer than there are beams."""
+    rng = np.random.default_rng(1)
+    others = [t for t in range(VOCABULARY) if t not in TERMINATORS]
+    many = rng.choice(others, (80, LIMIT - 1)).tolist()
+    grown = [(others[90 * (n % 6)], *answer[: n % (LIMIT - 1)]) for n, answer in enumerate(many)]
+    return [grown, [(9,), (9, 500), (599,)]]
 
 
 def placed(model: Model, params: Params, layout: Layout) -> tuple[Model, Params]:
@@ -363,6 +373,15 @@ def answers(layout: Layout) -> Found:
     compiled["constrained"] = (
         compiles(lambda: keep("constrained", lambda: constrained(prompts()))),
         compiles(lambda: constrained(later)),
+    )
+    known = build(known_answers(), ends, few=4)
+
+    def among(asked: list[list[int]]) -> Any:
+        return search(params, asked, constraint=known, starts=[n % 2 for n in range(len(asked))])
+
+    compiled["among"] = (
+        compiles(lambda: keep("among", lambda: among(prompts()))),
+        compiles(lambda: among(later)),
     )
     compiled["score_trees"] = (
         compiles(lambda: keep("scores", lambda: score(trees(60)))),

@@ -88,8 +88,8 @@ def test_ece_and_reliability_by_brute_force(pairs, bins):
     confidence, right = (np.array(column) for column in zip(*pairs, strict=True))
     assert ece(confidence, right, bins) == pytest.approx(total / len(pairs))
     shown = reliability(confidence, right, bins)
-    assert sum(b.count for b in shown) == len(pairs)
-    again = sum(b.count * abs(b.accuracy - b.confidence) for b in shown) / len(pairs)
+    assert sum(b.questions for b in shown) == len(pairs)
+    again = sum(b.questions * abs(b.accuracy - b.confidence) for b in shown) / len(pairs)
     assert again == pytest.approx(total / len(pairs))
 
 

@@ -32,7 +32,7 @@ def answer(text, logp=-1.0, finished=True) -> Answer:
 def choose(*answers, **changes) -> tuple[list[str], dict[str, int]]:
     rules = Rules(KNOWN, **({"count": 5, "min_probability": 0.0, "drop_overlapping": True} | changes))
     dropped: Counter[str] = Counter()
-    kept = from_beams(answers, FACT, rules, dropped)
+    kept = from_beams(answers, "beam", FACT, rules, dropped)
     assert {c.source for c in kept} <= {"beam"}
     return [c.text for c in kept], dict(dropped)
 
@@ -76,7 +76,7 @@ def test_the_most_probable_spelling_is_kept_and_what_is_dropped_leaves_no_gap():
 
 def test_counts_are_added_to_what_is_there():
     dropped = Counter({"empty": 3})
-    from_beams([answer("")], FACT, Rules(KNOWN, drop_overlapping=True), dropped)
+    from_beams([answer("")], "beam", FACT, Rules(KNOWN, drop_overlapping=True), dropped)
     assert dropped["empty"] == 4
 
 
@@ -93,7 +93,7 @@ def test_kept_are_distinct_finished_falsehoods_in_order_and_all_others_are_count
     beams, count, min_probability, drop_overlapping
 ):
     dropped: Counter[str] = Counter()
-    kept = from_beams(beams, FACT, Rules(KNOWN, drop_overlapping, min_probability, count), dropped)
+    kept = from_beams(beams, "beam", FACT, Rules(KNOWN, drop_overlapping, min_probability, count), dropped)
     truths = {normalise(a) for f in (FACT, SIBLING) for a in f.answers}
     assert len(kept) + dropped.total() == len(beams)
     assert set(dropped) <= set(REASONS)

@@ -238,6 +238,18 @@ def test_constrained_beams_and_samples(computed: dict[str, Any], mesh: str) -> N
 
 
 @pytest.mark.parametrize("mesh", MESHES)
+def test_beams_among_known_answers(computed: dict[str, Any], mesh: str) -> None:
+    """Prompts have the first set and the second in turn; of the second, all come."""
+    ours, expected = computed[mesh]["among"], computed[ONE]["among"]
+    assert_same_beams(ours, expected)
+    for number, beams in enumerate(ours):
+        known = {*mesh_results.known_answers()[number % 2]}
+        assert {beam.tokens for beam in beams} <= known
+        assert all(beam.finished for beam in beams)
+        assert len(beams) == min(mesh_results.BEAMS, len(known))
+
+
+@pytest.mark.parametrize("mesh", MESHES)
 def test_scores(computed: dict[str, Any], mesh: str) -> None:
     ours, expected = computed[mesh]["scores"], computed[ONE]["scores"]
     assert [len(scores) for scores in ours] == [len(scores) for scores in expected]
@@ -268,6 +280,7 @@ def test_other_inputs_of_the_same_shapes_compile_nothing(computed: dict[str, Any
         "decode few": "beam_search",
         "draw": "sample",
         "constrained": "sample",
+        "among": "beam_search",
         "score_trees": "score_rows",
         "judge": "judge_rows",
         "tied": "train_step",

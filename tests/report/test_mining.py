@@ -340,7 +340,7 @@ def test_what_mining_writes_is_what_the_page_reads(workdir: Path) -> None:
                 Branch((1, 2), "chosen", "Rome"),
                 *(
                     Branch((1, 2), "rejected", c.text, reference_logp=c.logp, source="beam")
-                    for c in from_beams(answers, fact, rules, counter)
+                    for c in from_beams(answers, "beam", fact, rules, counter)
                 ),
             ),
         )

@@ -24,11 +24,11 @@ from helpers.made_workdirs import (
 
 from pretrainrl_jax.config import OBJECTIVES, Config, DpoConfig, NtpConfig, ObjectiveConfig, TrainConfig
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.report import charts
+from pretrainrl_jax.report import charts, drawing
 from pretrainrl_jax.report.inputs import read_metrics
 from pretrainrl_jax.report.outcomes import changes, trained
-from pretrainrl_jax.report.page import pair, settings, write_report
-from pretrainrl_jax.report.summary import summarise
+from pretrainrl_jax.report.page import settings, write_report
+from pretrainrl_jax.report.summary import pair, summarise
 from pretrainrl_jax.report.systems import Systems
 
 KNOWN = Systems(OBJECTIVES)
@@ -327,18 +327,18 @@ def test_settings_mark_what_differs_from_the_default() -> None:
 
 
 def test_systems_are_told_apart_without_colour() -> None:
-    for part in charts.Look._fields:
-        seen = [getattr(look, part) for look in (charts.BASE, *charts.LOOKS)]
+    for part in drawing.Look._fields:
+        seen = [getattr(look, part) for look in (drawing.BASE, *drawing.LOOKS)]
         assert len(set(seen)) == len(seen)
-    looks = charts.looks(["new", "base", "newer"], KNOWN)
-    assert looks["base"] == charts.BASE
+    looks = drawing.looks(["new", "base", "newer"], KNOWN)
+    assert looks["base"] == drawing.BASE
     assert looks["new"] != looks["newer"]
     many = {f"system{i}": ObjectiveConfig() for i in range(60)}
-    assert len(set(charts.looks(list(many), Systems(many)).values())) == 60
+    assert len(set(drawing.looks(list(many), Systems(many)).values())) == 60
 
 
 def test_todays_systems_keep_their_looks() -> None:
-    looks = charts.looks(["pretrainrl", "ntp", "base", "rpo"], KNOWN)
+    looks = drawing.looks(["pretrainrl", "ntp", "base", "rpo"], KNOWN)
     assert {name: (look.color, look.marker) for name, look in looks.items()} == {
         "base": ("#777777", "X"),
         "ntp": ("#56B4E9", "s"),
@@ -346,7 +346,7 @@ def test_todays_systems_keep_their_looks() -> None:
         "pretrainrl": ("#D55E00", "o"),
     }
     own = Systems({**OBJECTIVES, "mine": ObjectiveConfig()})
-    assert charts.looks(["mine", "ntp"], own) == {"mine": charts.LOOKS[6], "ntp": looks["ntp"]}
+    assert drawing.looks(["mine", "ntp"], own) == {"mine": drawing.LOOKS[6], "ntp": looks["ntp"]}
 
 
 def test_tables_and_pictures_of_a_workdir_without_outcomes(workdir: Path) -> None:

@@ -1,0 +1,116 @@
+"""The pictures of knowledge: states, reliability, risk and coverage. None where there is nothing to draw."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pretrainrl_jax.knowledge import confidence as measures
+from pretrainrl_jax.report.drawing import canvas, chart, data_address, error_bars, looks
+from pretrainrl_jax.report.formats import Json
+from pretrainrl_jax.report.knowledge.figures import columns, confident
+from pretrainrl_jax.report.systems import Systems
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+STATES = {
+    "knows": ("#00734F", "white"),
+    "unsure": ("#7CC8AE", "#222222"),
+    "in reach": ("#F2D98B", "#222222"),
+    "misled": ("#C8452B", "white"),
+    "unknown": ("#C9CDD2", "#222222"),
+}
+"""The colour of each state of knowledge, and of the number on it: from right to wrong, then nothing."""
+
+LEAST = 0.055  # of a bar, below which a number would not fit
+BINS = 10
+
+
+def states(systems: Mapping[str, Json], which: str, known: Systems, title: str) -> str | None:
+    """A bar a system, parted into the states of what it was asked, the numbers of %. on them."""
+    shares = {n: told[which]["states"] for n, told in systems.items() if "states" in told.get(which, {})}
+    if not shares:
+        return None
+    with canvas(5.4, 1.25 + 0.42 * len(shares)) as figure:
+        axes = figure.subplots()
+        axes.set_title(title, loc="left", fontweight="bold")
+        left = np.zeros(len(shares))
+        for state, (colour, ink) in STATES.items():
+            width = np.array([each[state]["value"] for each in shares.values()])
+            axes.barh(
+                range(len(shares)), 100 * width, left=100 * left, color=colour, label=state, height=0.72
+            )
+            for place, (share, start) in enumerate(zip(width, left, strict=True)):
+                if share >= LEAST:
+                    middle = 100 * (start + share / 2)
+                    how: Any = {"ha": "center", "va": "center", "fontsize": 9.5, "color": ink}
+                    axes.text(middle, place, f"{100 * share:.0f}", **how)
+            left += width
+        axes.set_yticks(range(len(shares)), [_short(known.label(name)) for name in shares])
+        axes.invert_yaxis()
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("% of facts")
+        axes.grid(axis="y", visible=False)
+        axes.tick_params(axis="y", length=0)
+        figure.legend(
+            *axes.get_legend_handles_labels(),
+            **{"loc": "outside lower center", "ncols": 5, "fontsize": 9.5},
+            handlelength=1.0,
+            columnspacing=1.0,
+            handletextpad=0.5,
+        )
+        return data_address(figure)
+
+
+def _short(label: str, most: int = 22) -> str:
+    return label if len(label) <= most else f"{label[: most - 1]}…"
+
+
+def reliability(questions: Sequence[Json], title: str, colour: str) -> str | None:
+    """The share right among answers of like confidence, with 95 % intervals; and after the temperature."""
+    sure = confident(questions)
+    if not sure:
+        return None
+    lines = {"as it is": (columns(sure), {"color": colour, "marker": "o", "linestyle": "-"})}
+    scaled = [question for question in sure if question.get("calibrated") is not None]
+    if scaled:
+        look = {"color": "#222222", "marker": "s", "linestyle": (0, (3, 1.5))}
+        lines["after temperature"] = columns(scaled, "calibrated"), look
+
+    def draw(axes: "Axes") -> None:
+        axes.set_title(title, loc="left", fontweight="bold")
+        axes.plot([0, 100], [0, 100], color="#888888", linewidth=1, zorder=1)
+        for shift, (label, (values, look)) in enumerate(lines.items()):
+            bins = measures.reliability(*values, BINS)
+            at, rate = (100 * np.array([getattr(b, key) for b in bins]) for key in ("confidence", "accuracy"))
+            low, high = 100 * np.array([b.interval for b in bins]).T
+            how: Any = {"markersize": 5, "linewidth": 1.5, "elinewidth": 0.9, "zorder": 3 - shift}
+            axes.errorbar(at, rate, error_bars(rate, low, high), **look, **how, label=label)
+        axes.set(xlim=(-2, 102), ylim=(-2, 102))
+
+    return chart(4.2, 4.2, "confidence, %", "right, %", draw)
+
+
+def risk(evaluations: Mapping[str, Sequence[Json]], known: Systems) -> str | None:
+    """The share of mistakes among what is answered, from the surest answer to all, one line a system."""
+    curves = {}
+    for name, questions in evaluations.items():
+        if sure := confident(questions):
+            curves[name] = measures.risk_coverage(*columns(sure))
+    if not curves:
+        return None
+    styles = looks(list(evaluations), known)
+
+    def draw(axes: "Axes") -> None:
+        axes.set_title("Mistakes by how much is answered", loc="left", fontweight="bold")
+        for name, (coverage, mistakes) in curves.items():
+            kept = np.unique(np.linspace(0, len(coverage) - 1, 400).astype(int))  # what a screen can show
+            look = styles[name]
+            how: Any = {"markersize": 5, "markevery": max(1, len(kept) // 6), "linewidth": 1.6}
+            axes.plot(
+                100 * coverage[kept], 100 * mistakes[kept], **look._asdict(), **how, label=known.label(name)
+            )
+        axes.set(xlim=(0, 102), ylim=(-2, 102))
+
+    return chart(4.2, 4.2, "answered, % of facts", "wrong of these, %", draw, columns=2)

@@ -1,0 +1,98 @@
+"""What a system knows in words and in a table for a terminal, from "knowledge" in summary.json."""
+
+from collections.abc import Iterable
+
+from pretrainrl_jax.report.columns import grid, plain
+from pretrainrl_jax.report.formats import Json, decimals, percent, signed, span
+from pretrainrl_jax.report.knowledge.tables import way
+from pretrainrl_jax.report.summary import noun, pair
+from pretrainrl_jax.report.systems import Systems
+
+
+def table(summary: Json, known: Systems) -> str:
+    """How each system's probability tells right from wrong, for a terminal of 100 columns; "" if unknown."""
+    rows, heads = [], []
+    for name, system in summary["systems"].items():
+        told = system.get("knowledge", {}).get("trained", {})
+        if "confidence" not in told:
+            continue
+        scaled, targets = told.get("calibrated"), [t for t in told["targets"] if t["threshold"]][:3]
+        heads = [f"score\nt={target['threshold']:g}" for target in targets]
+        row = [percent(told["confidence"]["accuracy"]["value"], "")]
+        row += [percent(told["states"][state]["value"], "") for state in ("knows", "misled")]
+        row += [decimals(told["confidence"]["aurc"]["value"], 3)]
+        row += [decimals(scaled["ece"], 3) if scaled else "–"]
+        row += [decimals(told["confidence"]["brier"]["value"], 3)]
+        rows.append([known.label(name), *row, *(signed(target["score"]["value"], 2) for target in targets)])
+    if not rows:
+        return ""
+    names = ["right\n%", "knows\n%", "misled\n%", "AURC", "ECE\nafter T", "Brier", *heads]
+    title = f"Does it know the difference? Most probable answers to {noun(summary)}"
+    return plain(title, grid({"system": 18}, names, rows))
+
+
+def reading(summary: Json, known: Systems) -> list[str]:
+    """What the base model and the method know, believe falsely, can tell apart, and what training changed."""
+    told: dict[str, Json] = {}
+    for name in filter(None, pair(summary, known)):
+        own = summary["systems"][name].get("knowledge", {})
+        if "states" in own.get("trained", {}):
+            alone = set(summary["systems"]) == {"base"}
+            told["the model" if alone else known.words(name)] = own
+    parts = (_knows(told, noun(summary)), _believes(told), _tells(told), _changed(told))
+    return [f"{clause[:1].upper()}{clause[1:]}." for clauses in parts for clause in clauses]
+
+
+def _knows(told: dict[str, Json], facts: str) -> Iterable[str]:
+    each = []
+    for name, own in told.items():
+        knows, misled = (own["trained"]["states"][state] for state in ("knows", "misled"))
+        number = f"the {knows['questions']:,} {facts}"
+        each.append(
+            f"{name} knows {_rate(knows)} of {number} and is sure of a wrong answer to {_rate(misled)}"
+        )
+    if each:
+        yield "; ".join(each)
+
+
+def _rate(estimate: Json) -> str:
+    return f"{percent(estimate['value'])} ({span(estimate['interval'])})"
+
+
+def _believes(told: dict[str, Json]) -> Iterable[str]:
+    for name, own in list(told.items())[:1]:
+        for each in own.get("repeated", [])[:1]:
+            times = {0: "never right", 1: "right once"}.get(each["true"], f"right {each['true']:,} times")
+            yield (
+                f"the wrong answer that {name} gives most often is “{each['answer']}”: to {each['said']:,} "
+                f"questions, and it is {times}"
+            )
+
+
+def _tells(told: dict[str, Json]) -> Iterable[str]:
+    each = []
+    for name, own in told.items():
+        tells = own["trained"]["confidence"]
+        gap = tells["mean"] - (tells["accuracy"]["value"] or 0.0)
+        how = "overconfident" if gap > 0 else "underconfident"
+        between = way(tells)
+        way_there = f"{percent(between)} of the way from a random order of its answers to the best one"
+        each.append(
+            f"{name} is {how} by {abs(100 * gap):.1f} points on average (ECE {decimals(tells['ece'], 3)})"
+            + ("" if between is None else f", and goes {way_there}")
+        )
+    if each:
+        yield f"how sure it is: {'; '.join(each)}"
+
+
+def _changed(told: dict[str, Json]) -> Iterable[str]:
+    for name, own in told.items():
+        if flips := own.get("changes", {}).get("flips", {}).get("trained"):
+            p = "p < 0.0001" if flips["p"] < 0.0001 else f"p = {flips['p']:.2g}"
+            text = f"with {name} {_flipped(flips)} trained facts (McNemar, {p})"
+            others = own["changes"]["flips"].get("held_out")
+            yield text + (f"; {_flipped(others)} held-out ones" if others else "")
+
+
+def _flipped(flips: Json) -> str:
+    return f"{flips['gained']:,} became right and {flips['lost']:,} wrong of {flips['questions']:,}"

@@ -1,0 +1,52 @@
+"""The evaluation by choice: with beams enough it is the argmax over every candidate, scored."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import pretrainrl_jax as prl
+from pretrainrl_jax.facts.choices import category_answers
+from pretrainrl_jax.facts.reading import read_facts
+from pretrainrl_jax.model.mesh import make_mesh
+from pretrainrl_jax.stages.asking import as_facts, ask_choices, questions_of
+from pretrainrl_jax.stages.context import Context
+from pretrainrl_jax.workdir import read_workdir
+
+
+def test_a_choice_is_the_most_probable_answer_and_as_sure_as_the_model(
+    workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = read_workdir(workdir)
+    facts = read_facts(config).facts
+    sets = category_answers(facts)
+    assert max(map(len, sets.values())) <= 8
+    settings = replace(config.evaluate, among="category", beams=8)
+    context = Context(replace(config, evaluate=settings), workdir, make_mesh(config.mesh), facts)
+    loaded = context.load("train/ntp_answer")
+    asked = as_facts(questions_of(context))[:20]
+    chosen = ask_choices(context, loaded, asked, "evaluate/test")
+    assert "no true answer" not in capsys.readouterr().out
+
+    model = loaded.model, loaded.params, loaded.tokenizer
+    right = 0
+    for (fact, question, _), (text, is_right, confidence) in zip(asked, chosen, strict=True):
+        known = sets[fact.category]
+        logps = prl.score(*model, [question] * len(known), [f" {a}" for a in known], terminator="eos")
+        best = max(zip(logps, known, strict=True))
+        assert text == best[1]
+        assert confidence == pytest.approx(math.exp(best[0]), rel=1e-4)
+        assert is_right == (text == fact.answer)
+        right += is_right
+    assert 0 < right < len(asked)
+
+    listed = tmp_path / "answers.txt"
+    listed.write_text(f"Atlantis\n{asked[0][0].answer}\n")
+    of_file = replace(context, config=replace(config, evaluate=replace(settings, among=str(listed))))
+    texts = {text for text, _, _ in ask_choices(of_file, loaded, asked, "evaluate/test")}
+    assert texts <= {"Atlantis", asked[0][0].answer}
+    lacking = sum(fact.answer != asked[0][0].answer for fact, _, _ in asked)
+    assert f"{lacking} of 20 questions have no true answer among those of evaluate.among" in (
+        capsys.readouterr().out
+    )
