@@ -40,11 +40,11 @@ def evaluate_system(context: Context, system: str) -> None:
     settings, stage = context.config.evaluate, BASE if system == "base" else f"train/{system}"
     began = time.perf_counter()
     loaded = context.load(stage)
+    statements = count_statements(context, loaded.tokenizer)  # first: a file may not be there
     questions = questions_of(context)
     outcomes, prompts = ask_all(context, loaded, questions, f"evaluate/{system}")
     temperature, calibrated = calibrate(context, loaded, outcomes)
     further = ask_further(context, loaded, questions, f"evaluate/{system}")
-    statements = count_statements(context, loaded.tokenizer)
     nll = text_nll(context, loaded, context.texts)
 
     trained, paraphrased = ([o for o in outcomes if o.group == g] for g in ("trained", "paraphrase"))
