@@ -48,7 +48,7 @@ def known_answers(
         InputError: if a set is empty, or an answer has no tokens or holds a terminator, as a line break is.
     """
     asked = list(dict.fromkeys(zip(kinds, prompts, strict=True)))
-    continuations = {kind: [_spaced(text) for text in answers.get(kind, ())] for kind, _ in asked}
+    continuations = {kind: [_spaced(text) for text in answers.get(kind, ())] for kind in dict.fromkeys(kinds)}
     for kind, texts_of_kind in continuations.items():
         if not texts_of_kind:
             raise InputError(f"there is no answer to choose among for {kind!r}")
@@ -60,7 +60,8 @@ def known_answers(
     for (kind, prompt), (tokens,) in zip(asked, tried.branches, strict=True):
         if (kind, tokens) not in numbers:
             numbers[kind, tokens] = len(texts)
-            texts.append(_by_tokens(tokenizer, terminators, prompt, continuations[kind]))
+            seam = _seam(tokenizer, prompt, continuations[kind][0], tokens)
+            texts.append(_by_tokens(tokenizer, terminators, seam, continuations[kind]))
         starts[kind, prompt] = numbers[kind, tokens]
     longest = max(len(tokens) for answers in texts for tokens in answers)
     return Known(trie.build(texts, terminators), starts, texts, longest)
@@ -68,6 +69,13 @@ def known_answers(
 
 def _spaced(answer: str) -> str:
     return answer if answer[:1].isspace() else f" {answer}"
+
+
+def _seam(tokenizer: Tokenizer, prompt: str, answer: str, tokens: tuple[int, ...]) -> str:
+    """The prompt's last line, if an answer has the same tokens behind it: much is saved with many answers."""
+    line = prompt[prompt.rfind("\n") + 1 :]
+    same = bool(line) and encode_continuations(tokenizer, [line], [[answer]]).branches == [[tokens]]
+    return line if same else prompt
 
 
 def _by_tokens(
