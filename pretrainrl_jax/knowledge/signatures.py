@@ -30,7 +30,7 @@ LINES = 4  # of metrics.jsonl in a third: with fewer no difference between two t
 GAIN = 0.1  # hardly any gain: its interval lies below this share of what the base model got wrong
 TO_GAIN = 0.1  # there is nothing much to gain where the base model got less than this wrong
 SWALLOWED = 0.5  # one wrong answer has most of a category's questions, by Wilson's interval
-FEWEST = 10  # questions of such a category: in fewer any model repeats itself
+FEWEST = 10  # questions of such a category, and hits that a probability is the mean of: fewer are chance
 ECE_RISE = 0.05  # a smaller one is not told: sorting questions into bins alone moves ECE by some points
 
 
@@ -79,7 +79,7 @@ def probability_without_accuracy(seen: Seen) -> Signature | None:
     answers = _accuracy(trained)
     hits = [np.array([bool(side.get("rank")) for side in column]) for column in _sides(trained)]
     p = [np.array([_truth(side) for side in column], float) for column in _sides(trained)]
-    if not answers or not (hits[0].any() and hits[1].any()) or np.isnan(p).any():
+    if not answers or min(hit.sum() for hit in hits) < FEWEST or np.isnan(p).any():
         return None
 
     def surer(hit: Any, p_before: Any, now: Any, p_after: Any) -> float:
@@ -119,7 +119,7 @@ def saturation(seen: Seen) -> Signature | None:
     return Signature(
         "saturation",
         seen.system,
-        f"the loss fell from {early.mean():.3g} to {late.mean():.3g} (first and last third of training), "
+        f"the loss fell from {early.mean():.3g} to {late.mean():.3g} (its first and last third), "
         f"accuracy on trained facts went from {_change(answers)}",
         "Let the loss be of the answers (objectives.NAME.ntp.question=0), with more passes "
         "(train.passes) or another objectives.NAME.learning_rate; DPO alone saturates as falsehoods vanish",

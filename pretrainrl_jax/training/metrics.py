@@ -17,8 +17,8 @@ from pretrainrl_jax.atomic import write_text
 class MetricsWriter(AbstractContextManager):
     """Appends a stage's metrics to `metrics.jsonl` and to TensorBoard events under `tensorboard/<stage>`.
 
-    Lines of the same stage from an earlier run that lie after `start` are removed first, so a stage
-    that starts again leaves no step twice.
+    Lines of the same stage from an earlier run that lie after `start` are removed first, all of them where
+    it starts from nothing, so a stage that starts again leaves no step twice.
     """
 
     def __init__(self, workdir: Path, stage: str, start: int = 0) -> None:
@@ -29,7 +29,7 @@ class MetricsWriter(AbstractContextManager):
             lines = path.read_text().splitlines(keepends=True)
             # A run that was killed may have left half a line at the end.
             complete = [(x, json.loads(x)) for x in lines if x.endswith("\n")]
-            kept = [x for x, values in complete if values["stage"] != stage or values["step"] <= start]
+            kept = [x for x, values in complete if values["stage"] != stage or values["step"] <= start > 0]
             write_text(path, "".join(kept))
         self._file = path.open("a")
         folder = workdir / "tensorboard" / stage

@@ -96,9 +96,9 @@ def test_surer_hits_without_accuracy() -> None:
     assert probability_without_accuracy(surer(20, 5, 4)) is None  # too few to know that it does not
 
 
-def test_no_hits_are_no_surer() -> None:
-    assert probability_without_accuracy(surer(1000, 0, 97)) is None
-    assert probability_without_accuracy(surer(1000, 130, 0)) is None
+@pytest.mark.parametrize(("hits", "now"), [(0, 97), (130, 0), (FEWEST - 1, 0), (130, FEWEST - 1)])
+def test_few_hits_are_no_surer(hits: int, now: int) -> None:
+    assert probability_without_accuracy(surer(1000, hits, now)) is None
 
 
 @pytest.mark.parametrize(("count", "gained", "told"), [(200, 0, True), (200, 60, False), (10, 0, False)])

@@ -80,7 +80,7 @@ def test_a_stage_that_goes_on_has_each_step_once(tmp_path: Path) -> None:
 
 
 def test_a_stage_that_starts_again_leaves_nothing_of_before(tmp_path: Path) -> None:
-    write(tmp_path, "train/ntp", range(1, 8))
+    write(tmp_path, "train/ntp", range(8))  # what stands at 0 was found before the first step
     write(tmp_path, "train/ntp", range(2, 4), again=1.0)
     assert steps(tmp_path, "train/ntp") == [2, 3]
 

@@ -88,7 +88,6 @@ def section(theories: Mapping[str, Json], head: Callable[[str], Cell], after: st
     singleton = [(head(name), told["singleton"]) for name, told in theories.items() if told.get("singleton")]
     shown = theories.get(after) or next(iter(theories.values()))
     categories = [(Cell(str(each.get("category"))), each) for each in (shown.get("categories") or ())[:SHOWN]]
-    every = dict.fromkeys(str(note) for told in theories.values() for note in told.get("notes") or ())
     system = {"system": lambda row: row[0]}
     return {
         "iiv": sheet(system | IIV, iiv),
@@ -97,8 +96,21 @@ def section(theories: Mapping[str, Json], head: Callable[[str], Cell], after: st
         "categories": sheet({"category": lambda row: row[0]} | IIV, categories),
         "counts": counts(next((t["statements"] for t in theories.values() if t.get("statements")), None)),
         "left_out": max(int(number(told.get("without_errors")) or 0) for told in theories.values()),
-        "notes": list(every),
+        "notes": notes(theories, lambda name: head(name).text),
     }
+
+
+def notes(theories: Mapping[str, Json], label: Callable[[str], str]) -> list[str]:
+    """What the bounds assume, each sentence once; before it the systems it is about, where not all."""
+    about: dict[str, list[str]] = {}
+    sentences = []
+    for name, told in theories.items():
+        for note in told.get("notes") or ():
+            about.setdefault(str(note), []).append(label(name))
+    for note, names in about.items():
+        systems = "" if len(names) == len(theories) else f"{', '.join(names)}: "
+        sentences.append(f"{systems}{note}")
+    return sentences
 
 
 def counts(statements: Json | None) -> list[tuple[str, str]]:

@@ -47,10 +47,8 @@ def _knows(told: dict[str, Json], facts: str) -> Iterable[str]:
     each = []
     for name, own in told.items():
         knows, misled = (own["trained"]["states"][state] for state in ("knows", "misled"))
-        number = f"the {knows['questions']:,} {facts}"
-        each.append(
-            f"{name} knows {_rate(knows)} of {number} and is sure of a wrong answer to {_rate(misled)}"
-        )
+        known = f"{name} knows {_rate(knows)} of the {knows['questions']:,} {facts}"
+        each.append(f"{known} and is sure of a wrong answer to {_rate(misled)}")
     if each:
         yield "; ".join(each)
 
