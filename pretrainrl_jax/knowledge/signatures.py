@@ -226,7 +226,7 @@ def _truth(question: Json) -> float | None:
 
 def _points(rise: float, interval: tuple[float, float]) -> str:
     low, high = interval
-    return f"{100 * rise:+.1f} points, 95 % {100 * low:+.1f} to {100 * high:+.1f}"
+    return f"{100 * rise:+.1f} points, 95 % {100 * low:+.1f} to {100 * high:+.1f}".replace("-", "−")
 
 
 def _change(difference: Difference) -> str:
