@@ -57,8 +57,11 @@ class Outcome:
 
     @property
     def best(self) -> Belief:
-        """The answer the model is most confident of; one of no probability where no beam ended."""
-        return self.believed[0] if self.believed else NOTHING
+        """The answer the model is most confident of; one of no probability where no beam with a text ended.
+
+        A model that says nothing has not answered.
+        """
+        return next((belief for belief in self.believed if normalise(belief.text)), NOTHING)
 
 
 class Truth(NamedTuple):

@@ -154,3 +154,5 @@ def test_beams_of_equal_text_are_one_belief():
     assert judged.best.spellings == (spelt("Rome"), spelt("rome."))
     assert judged.truths == 2
     assert outcome([]).best.confidence == 0
+    silent = outcome([answer("", 0.9), answer(".", 0.05), answer("Rome", 0.01)])
+    assert (silent.best.text, round(silent.best.confidence, 6)) == ("Rome", 0.01)  # a word, or no answer
