@@ -1,6 +1,7 @@
 """The verbs of the command line, each declared once: help, options, the settings it reads, what it runs."""
 
 import argparse
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -148,8 +149,14 @@ def _report(command: Command) -> None:
 
 
 def is_run(workdir: str | Path) -> bool:
-    """Whether a workdir is named in which models were made."""
-    return bool(str(workdir)) and (Path(workdir) / "checkpoints").is_dir()
+    """Whether a workdir is that of a run, not of a model that was evaluated alone and trains nothing."""
+    path = Path(workdir) / "config.json"
+    if not str(workdir) or not path.is_file():
+        return False
+    try:
+        return bool(json.loads(path.read_text(encoding="utf-8"))["train"]["systems"])
+    except (ValueError, LookupError, TypeError):
+        return True  # it will be refused as what it is
 
 
 def _evaluated(options: argparse.Namespace, given: Mapping[str, Any]) -> str:

@@ -34,8 +34,8 @@ from pretrainrl_jax.config import Config
 from pretrainrl_jax.decoding.answers import Answer, read_answers
 from pretrainrl_jax.facts.world import make_world
 from pretrainrl_jax.model.mesh import make_mesh
+from pretrainrl_jax.stages.asking import answers, outcome
 from pretrainrl_jax.stages.context import Context
-from pretrainrl_jax.stages.evaluate import answers, outcome
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.checkpoints import Progress, Saver
 from pretrainrl_jax.training.interrupts import stop_requested

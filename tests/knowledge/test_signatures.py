@@ -90,7 +90,7 @@ def test_surer_hits_without_accuracy() -> None:
     assert told is not None
     assert (told.name, told.system) == ("probability without accuracy", "dpo")
     assert "12.0% to 34.0% (+22.0 points" in told.evidence
-    assert "13.0% to 9.7% (-3.3 points" in told.evidence
+    assert "13.0% to 9.7% (−3.3 points" in told.evidence
     assert "objectives.NAME.dpo.weight" in told.remedy
     assert probability_without_accuracy(surer(1000, 130, 200)) is None  # accuracy rises
     assert probability_without_accuracy(surer(20, 5, 4)) is None  # too few to know that it does not

@@ -68,6 +68,9 @@ def test_every_setting_matters_to_some_stage_or_is_known_not_to() -> None:
         "name",
         "evaluate.every_steps",
         "evaluate.sample",
+        "evaluate.forgetting",  # what the report makes of an evaluation
+        "evaluate.thresholds",
+        "evaluate.penalties",
     )
     told = ("label", "words", "above")
     assert not {name for name in unread if not name.startswith(free) and name.split(".")[-1] not in told}
