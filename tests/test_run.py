@@ -157,7 +157,7 @@ def test_events_are_those_of_the_metrics(finished: Path) -> None:
 
 def test_the_summary_has_the_keys_of_the_contract(finished: Path, config: Config) -> None:
     written = summary(finished)
-    assert set(written) == {"dataset", "model", "systems"}
+    assert set(written) == {"dataset", "model", "systems", "signatures"}
     assert written["dataset"] == "tiny world"
     assert list(written["systems"]) == ["base", *SYSTEMS]
     for system in written["systems"].values():
