@@ -42,9 +42,10 @@ def parameters(shape: Json) -> int | None:
 
 
 def data_line(summary: Json, config: Json) -> str:
-    """The data set and how many of its facts were trained on, held out and unseen."""
+    """The data set and how many of its facts were trained on (or asked about), held out and unseen."""
+    alone = config.get("train", {}).get("systems") == []  # a model that was evaluated and not trained
     texts = {
-        "trained": "{:,} facts trained on",
+        "trained": "{:,} facts asked about" if alone else "{:,} facts trained on",
         "unseen": "of which {:,} never stated in pretraining",
         "held_out": "{:,} held out",
     }
@@ -52,7 +53,7 @@ def data_line(summary: Json, config: Json) -> str:
     counts = {group: max((group_count(s, group) for s in systems), default=0) for group in texts}
     parts = [text.format(counts[group]) for group, text in texts.items() if counts[group]]
     passes = number(config.get("train", {}).get("passes"))
-    if counts["trained"] and passes is not None:
+    if counts["trained"] and passes is not None and not alone:
         parts.append(f"each trained fact visited {passes:,.0f} times")
     return f"{summary['dataset']}: {', '.join(parts) or f'numbers of facts {UNKNOWN}'}."
 
