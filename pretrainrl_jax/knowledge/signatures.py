@@ -20,12 +20,9 @@ Json = Mapping[str, Any]
 Pairs = Sequence[tuple[Json, Json]]  # a question's outcome with the base model, and with a system
 
 SURER = 0.02  # a smaller rise of the probability of hits is not worth telling, however clear
-NO_RISE = (
-    0.05  # accuracy's interval is to shut out a rise by this: fewer questions than that takes say nothing
-)
-FALL = (
-    0.2  # a loss fell if its mean over the last third of training is lower by this share than over the first
-)
+# Accuracy's interval is to shut out a rise by this: fewer questions than that takes say nothing.
+NO_RISE = 0.05
+FALL = 0.2  # of a loss: its mean over the last third of training is lower by this share than over the first
 LINES = 4  # of metrics.jsonl in a third: with fewer no difference between two thirds is beyond chance
 GAIN = 0.1  # hardly any gain: its interval lies below this share of what the base model got wrong
 TO_GAIN = 0.1  # there is nothing much to gain where the base model got less than this wrong
