@@ -28,7 +28,7 @@ SETTINGS = (
 SHOWN = {
     "calm": set(),
     "high": {"swallowed category", "forgetting", "overconfidence"},
-    "dpo": {"swallowed category", "forgetting", "overconfidence", "saturation"},
+    "dpo": {"swallowed category", "forgetting", "saturation"},  # it ends without a word: no answer, not sure
 }
 
 

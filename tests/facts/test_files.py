@@ -103,10 +103,10 @@ def test_folders(tmp_path: Path) -> None:
     assert names_in(str(tmp_path)) == ["b", "inner"]
     assert is_folder(str(tmp_path))
     assert not is_folder(str(tmp_path / "b"))
-    place = in_memory("folder/b", b"")
-    assert is_folder("memory://tests/folder")
+    place = in_memory("listed/b", b"")
+    assert is_folder("memory://tests/listed")
     assert not is_folder(place)
-    assert names_in("memory://tests/folder") == ["b"]
+    assert names_in("memory://tests/listed") == ["b"]
     with pytest.raises(InputError, match="cannot list"):
         names_in(str(tmp_path / "none"))
     with pytest.raises(InputError, match="cannot read"):
