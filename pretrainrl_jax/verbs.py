@@ -1,7 +1,6 @@
 """The verbs of the command line, each declared once: help, options, the settings it reads, what it runs."""
 
 import argparse
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from pretrainrl_jax.stages.check import (
     check_text,
     creates,
 )
-from pretrainrl_jax.workdir import check_workdir
+from pretrainrl_jax.workdir import check_workdir, prepare_workdir, read_workdir
 
 
 @dataclass(frozen=True)
@@ -137,6 +136,8 @@ def _report(command: Command) -> None:
     from pretrainrl_jax.stages.report import compare, report
     from pretrainrl_jax.stages.sweep import conclude
 
+    if command.options.compare and command.given:
+        raise InputError(f"--compare shows two reports as they are: leave {', '.join(command.given)} out")
     if command.options.compare:
         compare(*map(Path, command.options.compare), markdown=command.options.markdown)
     elif command.options.markdown:
@@ -144,18 +145,17 @@ def _report(command: Command) -> None:
     elif cells(command.config):
         conclude(command.workdir, command.config)
     else:
-        check_workdir(command.workdir, command.config, create=False)
+        prepare_workdir(command.workdir, command.config, create=False)
         report(command.workdir)
 
 
 def is_run(workdir: str | Path) -> bool:
-    """Whether a workdir is that of a run, not of a model that was evaluated alone and trains nothing."""
-    path = Path(workdir) / "config.json"
-    if not str(workdir) or not path.is_file():
+    """Whether a workdir is that of a run, not of a model that was evaluated alone."""
+    if not str(workdir) or not (Path(workdir) / "config.json").is_file():
         return False
     try:
-        return bool(json.loads(path.read_text(encoding="utf-8"))["train"]["systems"])
-    except (ValueError, LookupError, TypeError):
+        return not read_workdir(Path(workdir)).model_alone
+    except InputError:
         return True  # it will be refused as what it is
 
 
@@ -248,7 +248,7 @@ VERBS = {
     ),
     "report": Verb(
         "the table, report/summary.json and report/index.html of a workdir",
-        ("sweep",),
+        ("name", "evaluate", "sweep"),
         _report,
         {
             "--compare": {

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import NAMED, Config
 from pretrainrl_jax.config.messages import explained
+from pretrainrl_jax.config.stored import changed as with_settings
 from pretrainrl_jax.config.stored import (
     every_setting,
     flat,
@@ -105,9 +106,13 @@ def prepare_workdir(workdir: Path, config: Config, create: bool) -> None:
         had = read_workdir(workdir)
         named = {of: {**getattr(config, of), **getattr(had, of), **getattr(config, of)} for of in NAMED}
         added = [name for of in NAMED for name in named[of].keys() - getattr(had, of).keys()]
-        config = replace(config if create else had, **named)
+        if not create:  # what only the report shows is as this command says
+            shown = {item.name: item.value for item in every_setting(config) if item.results == ("report",)}
+            changed = any(item.value != shown.get(item.name, item.value) for item in every_setting(had))
+            config = with_settings(had, shown)
+        config = replace(config, **named)
         # What may change has changed.
-        changed = bool(added) or (create and json.loads(path.read_text()) != STAMP | resolved(config))
+        changed |= bool(added) or (create and json.loads(path.read_text()) != STAMP | resolved(config))
     if changed:
         with _refused_writing(workdir):
             write_json(path, STAMP | resolved(config))

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers.command_line import python
+from helpers.command_line import call, complaint, python
 
 from pretrainrl_jax.config import OBJECTIVES, Config, EvaluateConfig, NtpConfig, ObjectiveConfig, WorldConfig
 from pretrainrl_jax.config.stored import changed, shown_differences
@@ -101,3 +101,19 @@ def test_a_lock_ends_with_its_context(tmp_path: Path) -> None:
         assert f"in use by process {os.getpid()} on " in python("-c", code, tmp_path / "new").err
     with locked(tmp_path / "new"):
         pass
+
+
+def test_what_only_the_report_shows_may_change_at_any_time(workdir: Path) -> None:
+    kept = (workdir / "evaluations" / "base.json").read_bytes()
+    ran = call("report", "--workdir", workdir, "--evaluate.thresholds=0.2,0.6", "--evaluate.penalties=1,2")
+    assert ran.code == 0, ran.err
+    told = json.loads((workdir / "report" / "summary.json").read_text())["systems"]["base"]["knowledge"]
+    assert [(t["threshold"], t["penalty"]) for t in told["trained"]["targets"]] == [(0.2, 1.0), (0.6, 2.0)]
+    assert json.loads((workdir / "config.json").read_text())["evaluate"]["thresholds"] == [0.2, 0.6]
+    assert call("evaluate", "--workdir", workdir, "--evaluate.forgetting=9").code == 0
+    assert json.loads((workdir / "config.json").read_text())["evaluate"]["forgetting"] == 9
+    assert (workdir / "evaluations" / "base.json").read_bytes() == kept
+    said = complaint(call("report", "--workdir", workdir, "--evaluate.beams=3"))
+    assert "belongs to another configuration: evaluate.beams was" in said
+    said = complaint(call("report", "--compare", workdir, workdir, "--evaluate.thresholds=0.3"))
+    assert "leave evaluate.thresholds out" in said

@@ -95,6 +95,11 @@ class Config(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     sweep: SweepConfig = SweepConfig()
 
+    @property
+    def model_alone(self) -> bool:
+        """A model is evaluated as it is: nothing is pretrained or trained in this workdir."""
+        return bool(self.model.path) and not self.pretrain.epochs and not self.train.systems
+
     @model_validator(mode="after")
     def _fits(self) -> "Config":
         for name, objective in self.objectives.items():

@@ -227,6 +227,8 @@ class EvaluateConfig(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> "EvaluateConfig":
+        if self.samples == 1:
+            raise wrong("evaluate.samples", 1, "two at least can agree: give 2 or more, or 0 for none")
         if self.penalties and len(self.penalties) != len(self.thresholds):
             meaning = f"give one for each of the {len(self.thresholds)} evaluate.thresholds, or none"
             raise wrong("evaluate.penalties", self.penalties, meaning)

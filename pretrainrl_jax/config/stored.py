@@ -129,9 +129,14 @@ def section_as_now(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
 def matters(results: Iterable[str], config: Config) -> bool:
     """Whether a result depends on a setting that these depend on.
 
-    A choice is made where one is asked for, and a base model made of documents where that is.
+    A choice is made where one is asked for, and a base model made of documents where that is; a report is
+    made again at any time.
     """
-    made = {"choice": config.evaluate.choose != "last", "documents": config.pretrain.text == "documents"}
+    made = {
+        "report": False,
+        "choice": config.evaluate.choose != "last",
+        "documents": config.pretrain.text == "documents",
+    }
     return any(made.get(kind, True) for kind in results)
 
 

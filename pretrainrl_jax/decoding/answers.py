@@ -56,9 +56,14 @@ def distinct(answers: Iterable[Answer]) -> dict[str, Answer]:
     return kept
 
 
+def answer_text(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
+    """The answer that tokens spell: their text before the first line break, stripped."""
+    return tokenizer.decode(tokens).split("\n")[0].strip()
+
+
 def read_answer(tokenizer: Tokenizer, beam: Decoded) -> Answer:
-    """The answer a beam spells: its text before the first line break, stripped."""
-    text = tokenizer.decode(beam.tokens).split("\n")[0].strip()
+    """The answer a beam spells."""
+    text = answer_text(tokenizer, beam.tokens)
     if not beam.finished:
         return Answer(text, beam.tokens, beam.logp, False, beam.token_logps, beam.logp)
     *of_tokens, ending = beam.token_logps

@@ -17,8 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pretrainrl_jax.decoding.answers import Answer, distinct
-from pretrainrl_jax.facts.matching import Truths, matches, normalise
+from pretrainrl_jax.facts.matching import Truths, matches, normalise, truths_of
 from pretrainrl_jax.facts.record import Fact
+
+OWN_WORDING = ("trained", "held_out")
+"""The groups of questions that ask a fact in its own wording, each fact once."""
 
 
 class Belief(NamedTuple):
@@ -90,7 +93,7 @@ def judge(
     the beam search, best first, `forced` those of `distinct_truths(fact)`.
     """
     finished = list(distinct(a for a in beams if a.finished).values())
-    truths = (*fact.answers, *known.get(question, ()))
+    truths = truths_of(fact, question, known)
     hits = [matches(a.text, truths, rule) for a in finished]
     rank = hits.index(True) + 1 if any(hits) else None
     spelt = {truth.tokens: truth.logp for truth in forced}

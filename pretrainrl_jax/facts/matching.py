@@ -98,6 +98,11 @@ def known_truths(facts: Iterable[Fact]) -> dict[str, frozenset[str]]:
     }
 
 
+def truths_of(fact: Fact, wording: str, known: Truths) -> tuple[str, ...]:
+    """What is true in answer to a fact's question in that wording: its answers, then what else is known."""
+    return (*fact.answers, *known.get(wording, ()))
+
+
 def why_dropped(text: str, fact: Fact, known: Truths, drop_overlapping: bool) -> str:
     """Why a candidate may not be a negative of the fact, or "" where it may (arXiv 2602.01875, negatives).
 

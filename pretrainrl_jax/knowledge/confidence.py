@@ -9,10 +9,12 @@ Everywhere `confidence` is [questions], probabilities of the answers that would 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
+
+from pretrainrl_jax.knowledge.intervals import wilson
 
 Array = np.ndarray
 BINS = 15  # of equal width, as calibration is usually reported
@@ -40,7 +42,7 @@ class Bin(NamedTuple):
     questions: int
     confidence: float  # mean
     accuracy: float
-    interval: tuple[float, float]  # 95 % of the accuracy (Wilson)
+    interval: tuple[float, float] | None  # 95 % of the accuracy (Wilson)
 
 
 def penalty_of(threshold: float) -> float:
@@ -118,10 +120,8 @@ def reliability(confidence: Array, right: Array, bins: int = BINS) -> list[Bin]:
         inside = place == at
         if count := int(inside.sum()):
             hits = int(right[inside].sum())
-            interval = stats.binomtest(hits, count).proportion_ci(method="wilson")
-            bounds = float(interval.low), float(interval.high)
-            mean = float(confidence[inside].mean())
-            made.append(Bin(at / bins, (at + 1) / bins, count, mean, hits / count, bounds))
+            mean, interval = float(confidence[inside].mean()), wilson(hits, count)
+            made.append(Bin(at / bins, (at + 1) / bins, count, mean, hits / count, interval))
     return made
 
 
@@ -149,22 +149,39 @@ def log_loss(confidence: Array, right: Array) -> float:
     return float(-np.mean(np.where(right, np.log(sure), np.log1p(-sure)))) if len(right) else float("nan")
 
 
-def bootstrap(
-    statistic: Callable[..., float], *columns: Array, draws: int = 1000, seed: int = 0
-) -> tuple[float, float] | None:
-    """95 % bounds of a statistic by drawing questions with replacement; None with fewer than two.
+def resampled(statistic: Callable[..., Any], *columns: Array, draws: int = 1000) -> Array:
+    """A statistic of questions drawn with replacement, [draws].
 
     Args:
-        statistic: of the columns, one number; a draw for which it is NaN says nothing and is left out.
-        columns: [questions] each; a question keeps its values together, so that systems are paired.
+        statistic: of the columns, one number; or of an axis of theirs, as `np.mean`, which is faster.
+        columns: [questions] each, two at least; a question keeps its values together, so that systems are
+            paired.
     """
-    count = len(columns[0])
-    if count < 2:
-        return None
-    random = np.random.default_rng(seed)
     arrays = [np.asarray(column) for column in columns]
-    drawn = (random.integers(count, size=count) for _ in range(draws))
-    values = np.array([statistic(*(column[rows] for column in arrays)) for rows in drawn], float)
+    data, of_data = arrays[0], statistic
+    if len(arrays) > 1:  # places are drawn, as SciPy would make one type of all columns
+        data, of_data = (
+            np.arange(len(arrays[0])),
+            lambda rows: statistic(*(column[rows] for column in arrays)),
+        )
+    options: Any = {
+        "method": "percentile",
+        "n_resamples": draws,
+        "batch": max(1, 1_000_000 // len(columns[0])),
+        "random_state": np.random.default_rng(0),  # `rng` from SciPy 1.15 on
+    }
+    with np.errstate(invalid="ignore"):  # a draw of which the statistic is NaN says nothing
+        found = stats.bootstrap([data], of_data, **options)
+    return np.asarray(found.bootstrap_distribution, float)
+
+
+def bootstrap(
+    statistic: Callable[..., Any], *columns: Array, draws: int = 1000
+) -> tuple[float, float] | None:
+    """95 % percentile bounds of `resampled`; None with fewer than two questions, or where all are NaN."""
+    if len(columns[0]) < 2:
+        return None
+    values = resampled(statistic, *columns, draws=draws)
     if np.isnan(values).all():
         return None
     low, high = np.nanpercentile(values, [2.5, 97.5])

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.statements import Statements
+from pretrainrl_jax.knowledge.intervals import Z
 
 LINE = "\n"  # no statement goes on behind it
-Z = 1.959964  # of a 95 % interval
 
 
 @dataclass(frozen=True)

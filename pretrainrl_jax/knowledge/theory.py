@@ -53,7 +53,7 @@ from typing import Any, Literal
 
 from pretrainrl_jax.decoding.answers import Answer
 from pretrainrl_jax.evaluation.factual import Truth
-from pretrainrl_jax.facts.matching import Truths, matches, normalise
+from pretrainrl_jax.facts.matching import Truths, matches, normalise, truths_of
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.knowledge.bounds import (
     Answers,
@@ -126,7 +126,7 @@ def prompt_of(
     are of all facts. `forced` may hold more answers that were scored, false ones too: with all answers of the
     category nothing of them is missed.
     """
-    truths = (*fact.answers, *known.get(question, ()))
+    truths = truths_of(fact, question, known)
     canonical = normalise(fact.answer)
     valid = dict.fromkeys(filter(None, (canonical, *map(normalise, truths))), 0.0)
     every = {truth.tokens: (truth.text, truth.logp) for truth in forced}

@@ -1,6 +1,6 @@
-"""95 % intervals by the percentile bootstrap; the same numbers give the same bounds."""
+"""95 % intervals of ratios by the percentile bootstrap; the same numbers give the same bounds."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -37,23 +37,6 @@ def ratio_interval(
             ratio = (drawn @ totals) / (drawn @ counts)
             ratios.append(ratio - (drawn @ less[0]) / (drawn @ less[1]) if less else ratio)
     low, high = np.nanpercentile(np.concatenate(ratios), [2.5, 97.5])
-    return float(low), float(high)
-
-
-def resampled(
-    statistic: Callable[..., np.ndarray], values: np.ndarray, draws: int = 1000
-) -> tuple[float, float] | None:
-    """Bounds of a statistic that takes an axis, as `np.mean`, over values drawn with replacement.
-
-    None with fewer than two.
-    """
-    count = len(values)
-    if count < 2:
-        return None
-    random, chunk = np.random.default_rng(0), max(1, 1_000_000 // count)
-    sizes = [min(chunk, draws - done) for done in range(0, draws, chunk)]
-    drawn = [statistic(values[random.integers(count, size=(size, count))], axis=1) for size in sizes]
-    low, high = np.percentile(np.concatenate(drawn), [2.5, 97.5])
     return float(low), float(high)
 
 

@@ -3,18 +3,17 @@
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from pretrainrl_jax.config.stored import flat
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.knowledge.confidence import area_under_risk_coverage, brier, ece, mcnemar
 from pretrainrl_jax.knowledge.intervals import Difference
-from pretrainrl_jax.knowledge.state import STATES, state_of
+from pretrainrl_jax.knowledge.state import STATES
 from pretrainrl_jax.report import mining
 from pretrainrl_jax.report.columns import grid, plain
 from pretrainrl_jax.report.contradictions import contradictions
-from pretrainrl_jax.report.formats import Json, change, decimals, number, percent
+from pretrainrl_jax.report.formats import Json, change, decimals, percent
 from pretrainrl_jax.report.inputs import describe, read_inputs
+from pretrainrl_jax.report.knowledge.figures import columns, confident, states
 from pretrainrl_jax.report.outcomes import (
     GROUPS,
     NEIGHBOURS,
@@ -145,19 +144,16 @@ def measured_confidence(pairs: Pairs) -> dict[str, tuple[float, float]]:
 
     Empty where one of them was evaluated by a version that does not measure it.
     """
-    a, b = [one for one, _ in pairs], [other for _, other in pairs]
-    if not pairs or not all(number(q.get("confidence")) is not None and "best_right" in q for q in a + b):
+    sides = [one for one, _ in pairs], [other for _, other in pairs]
+    if not pairs or any(len(confident(side)) < len(side) for side in sides):
         return {}
-    of_a, of_b = _confidence(a), _confidence(b)
+    of_a, of_b = map(_confidence, sides)
     return {name: (of_a[name], of_b[name]) for name in CONFIDENCE}
 
 
 def _confidence(questions: list[Json]) -> dict[str, float]:
-    sure = np.clip([q["confidence"] for q in questions], 0, 1)  # sums in float32 may pass 1
-    right = np.array([bool(q["best_right"]) for q in questions])
-    states = [state_of({"rank": None} | q) for q in questions]
-    shares = {state: states.count(state) / len(states) for state in STATES}
-    return {name: measure(sure, right) for name, measure in MEASURES.items()} | shares
+    shares = {state: share["value"] for state, share in states(questions).items()}
+    return {name: measure(*columns(questions)) for name, measure in MEASURES.items()} | shares
 
 
 def write_comparison(one: Path, other: Path) -> tuple[Path, Comparison]:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from pretrainrl_jax.decoding.among import answers_among, known_answers
-from pretrainrl_jax.decoding.answers import Answer, answer_questions, read_answers
+from pretrainrl_jax.decoding.answers import Answer, answer_questions, answer_text, read_answers
 from pretrainrl_jax.decoding.decode import sample_batch
-from pretrainrl_jax.evaluation.factual import Outcome, Truth, distinct_truths, judge
+from pretrainrl_jax.evaluation.factual import OWN_WORDING, Outcome, Truth, distinct_truths, judge
 from pretrainrl_jax.facts.choices import choices, kind_of
-from pretrainrl_jax.facts.matching import matches, normalise
+from pretrainrl_jax.facts.matching import matches, normalise, truths_of
 from pretrainrl_jax.facts.questions import read_templates
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.reversed import reversed_facts
@@ -43,7 +43,7 @@ def questions_of(context: Context) -> list[Question]:
 
 def as_facts(questions: Sequence[Question]) -> list[Question]:
     """Those about a fact in its own wording, trained or held out: what takes more asking is asked of them."""
-    return [question for question in questions if question[2] in ("trained", "held_out")]
+    return [question for question in questions if question[2] in OWN_WORDING]
 
 
 def ask_all(
@@ -217,7 +217,7 @@ def ask_samples(
             advance=advance,
         )
         return [
-            [first_line(tokenizer.decode(one.tokens)) if one.finished else None for one in of_question]
+            [answer_text(tokenizer, one.tokens) if one.finished else None for one in of_question]
             for of_question in drawn
         ]
 
@@ -284,10 +284,5 @@ def ask_by_rule(
 def is_right(context: Context, asked: Question, text: str) -> bool:
     """Whether an answer to a question is true, by the rule of the evaluation and all that is known."""
     fact, wording, _ = asked
-    truths = (*fact.answers, *context.known_truths.get(wording, ()))
+    truths = truths_of(fact, wording, context.known_truths)
     return matches(text, truths, context.config.evaluate.match)
-
-
-def first_line(text: str) -> str:
-    """An answer: what stands before the first line break, stripped."""
-    return text.split("\n")[0].strip()

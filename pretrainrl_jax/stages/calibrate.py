@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pretrainrl_jax.evaluation.factual import Outcome
+from pretrainrl_jax.evaluation.factual import OWN_WORDING, Outcome
 from pretrainrl_jax.facts.splits import hashed
 from pretrainrl_jax.knowledge.confidence import log_loss
 from pretrainrl_jax.stages.context import Context
@@ -28,7 +28,7 @@ def calibrate(
 
     Returns:
         {"value", "fitted_on": questions, "log_loss": [before, after]}, or {"reason"} why there is none; and
-        of each outcome its best answer's confidence at that temperature, None without one.
+        of each outcome of `OWN_WORDING` its best answer's confidence at that temperature, None without one.
     """
     held_out = [o for o in outcomes if o.group == "held_out"]
     fitted = sorted(held_out, key=lambda o: hashed(o.question))[:MOST]
@@ -50,7 +50,9 @@ def calibrate(
         temperature, after = min((temperature, after), (float(grid[at]), losses[at]), key=lambda two: two[1])
         low, high = grid[max(0, at - 1)], grid[min(GRID - 1, at + 1)]
     described = {"value": temperature, "fitted_on": len(fitted), "log_loss": [before, after]}
-    return described, confidences(context, loaded, outcomes, [temperature])[:, 0].tolist()
+    told = [o for o in outcomes if o.group in OWN_WORDING]
+    scaled = iter(confidences(context, loaded, told, [temperature])[:, 0].tolist())
+    return described, [next(scaled) if o.group in OWN_WORDING else None for o in outcomes]
 
 
 def confidences(

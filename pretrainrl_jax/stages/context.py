@@ -52,11 +52,6 @@ class Context:
     kernel: Kernel = "xla"  # of attention
     preferences: Preferences | None = None  # what the run learns from instead of facts
 
-    @property
-    def model_alone(self) -> bool:
-        """A model is evaluated as it is: nothing is pretrained, mined or trained in this workdir."""
-        return bool(self.config.model.path) and not self.config.train.systems
-
     @cached_property
     def trained(self) -> list[Fact]:
         """The facts that are mined and trained."""
@@ -85,7 +80,7 @@ class Context:
     @cached_property
     def corpus(self) -> Corpus:
         """The text a base model is pretrained on: it states all facts, held-out ones too."""
-        if self.preferences or self.model_alone:  # they are for a model that is there
+        if self.preferences or self.config.model_alone:  # they are for a model that is there
             return Corpus((), (), {})
         return verbalise(self.facts, self.config.corpus, self.config.seed)
 
@@ -141,7 +136,7 @@ class Context:
         Where a model is evaluated alone, the base model is that.
         """
         dtype = self.config.model.dtype
-        if self.model_alone and stage == BASE and stage not in self.finished():
+        if self.config.model_alone and stage == BASE and stage not in self.finished():
             return load(self.config.model.path, self.mesh, dtype, "float32", self.screen, self.kernel)
         if stage not in self.finished():
             verb = stage.split("/")[0]

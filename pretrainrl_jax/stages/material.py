@@ -63,5 +63,5 @@ def evaluate(context: Context) -> None:
     for system in ("base", *context.config.train.systems):
         if not context.done(f"evaluate/{system}"):
             material(context).evaluate_system(context, system)
-    if context.model_alone:
+    if context.config.model_alone:
         run_on_process_0(lambda: report(context.workdir), "writing the report")

@@ -38,7 +38,7 @@ def count_statements(context: Context, tokenizer: Tokenizer) -> Counts | None:
             return _count(context, open_stream(settings, config.seed), "files")
         except InputError as error:
             raise InputError(str(error).replace("documents.path", "evaluate.statements")) from None
-    if context.model_alone or not config.pretrain.epochs:
+    if not config.pretrain.epochs:
         return None
     if config.pretrain.text == "documents":
         stream = context.stream(replace(config.documents, epochs=1))

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from helpers.made_knowledge import answered, evaluation
 
-from pretrainrl_jax.knowledge.confidence import area_under_risk_coverage, ece
+from pretrainrl_jax.knowledge.confidence import area_under_risk_coverage, bootstrap, ece
 from pretrainrl_jax.knowledge.intervals import wilson
-from pretrainrl_jax.report.bootstrap import resampled
 from pretrainrl_jax.report.knowledge import abstaining, changes, falsehoods, figures
 from pretrainrl_jax.report.outcomes import common, grouped
 
@@ -199,9 +198,9 @@ def test_neighbours_are_parts_of_the_held_out_facts():
 @pytest.mark.parametrize("statistic", [np.mean, np.median])
 def test_intervals_of_a_mean_and_a_median(statistic):
     values = np.random.default_rng(0).normal(3, 2, 400)
-    low, high = resampled(statistic, values) or (0, 0)
+    low, high = bootstrap(statistic, values) or (0, 0)
     width = 2 * 1.96 * 2 / 20 * (1 if statistic is np.mean else 1.2533)
     assert low < statistic(values) < high
     assert high - low == pytest.approx(width, rel=0.2)
-    assert resampled(statistic, values[:1]) is None
-    assert resampled(np.mean, np.ones(5)) == (1.0, 1.0)
+    assert bootstrap(statistic, values[:1]) is None
+    assert bootstrap(np.mean, np.ones(5)) == (1.0, 1.0)

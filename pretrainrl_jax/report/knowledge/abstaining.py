@@ -94,12 +94,12 @@ def outcomes(verdicts: Sequence[str]) -> Json:
     return {each: verdicts.count(each) / len(verdicts) for each in OUTCOMES}
 
 
-def zero(values: np.ndarray, draws: int = 1000) -> float:
+def zero(values: np.ndarray) -> float:
     """The two-sided bootstrap p that a mean is zero: how often drawing questions again turns its sign.
 
-    At least 1 / draws, as no number of draws shows that it never does.
+    At least 1 / draws, as no number of draws shows that it never does. 1 for fewer than two.
     """
-    random = np.random.default_rng(0)
-    count = len(values)
-    means = np.array([values[random.integers(count, size=count)].mean() for _ in range(draws)])
-    return float(min(1.0, max(1 / draws, 2 * min((means <= 0).mean(), (means >= 0).mean()))))
+    if len(values) < 2:
+        return 1.0
+    means = measures.resampled(np.mean, values)
+    return float(min(1.0, max(1 / len(means), 2 * min((means <= 0).mean(), (means >= 0).mean()))))

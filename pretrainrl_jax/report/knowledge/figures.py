@@ -11,17 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from pretrainrl_jax.config import EvaluateConfig
 from pretrainrl_jax.knowledge import confidence as measures
 from pretrainrl_jax.knowledge.intervals import wilson
 from pretrainrl_jax.knowledge.state import STATES, margin, state_of
-from pretrainrl_jax.report.bootstrap import resampled
 from pretrainrl_jax.report.formats import Json, number
 from pretrainrl_jax.report.outcomes import grouped, right, truth
 
 SETS = ("trained", "held_out")
 """The groups of questions that are told one by one."""
-
-THRESHOLDS = (0.0, 0.5, 0.75, 0.9)
 
 
 def knowledge(evaluation: Json, asked: Json) -> Json:
@@ -125,7 +123,7 @@ def area(sure: np.ndarray, hits: np.ndarray) -> Json:
 
 def thresholds(asked: Json) -> list[tuple[float, float]]:
     """Each confidence target with the penalty of a mistake, as configured; older versions name none."""
-    targets = list(asked.get("thresholds") or THRESHOLDS)
+    targets = list(asked.get("thresholds") or EvaluateConfig().thresholds)
     penalties = list(asked.get("penalties") or map(measures.penalty_of, targets))
     return list(zip(targets, penalties, strict=True))
 
@@ -168,4 +166,4 @@ def estimate(statistic: Callable[..., Any], values: Any) -> Json:
     """A mean or median with its bootstrap interval."""
     column = np.asarray(values, float)
     value = float(statistic(column)) if len(column) else None
-    return {"value": value, "interval": resampled(statistic, column), "questions": len(column)}
+    return {"value": value, "interval": measures.bootstrap(statistic, column), "questions": len(column)}
