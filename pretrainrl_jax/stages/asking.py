@@ -10,6 +10,7 @@ import numpy as np
 from pretrainrl_jax.decoding.among import answers_among, known_answers
 from pretrainrl_jax.decoding.answers import Answer, answer_questions, answer_text, read_answers
 from pretrainrl_jax.decoding.decode import sample_batch
+from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.factual import OWN_WORDING, Outcome, Truth, distinct_truths, judge
 from pretrainrl_jax.facts.choices import choices, kind_of
 from pretrainrl_jax.facts.matching import matches, normalise, truths_of
@@ -31,8 +32,17 @@ Json = dict[str, Any]
 
 
 def questions_of(context: Context) -> list[Question]:
-    """Everything that is asked: facts, their paraphrases, those held out, and answers the other way round."""
+    """Everything that is asked: facts, their paraphrases, those held out, and answers the other way round.
+
+    Raises InputError if no fact is left to ask.
+    """
     trained = context.asked(context.trained)
+    if not trained:
+        shown, held_out = len(context.few_shot_examples), len(context.held_out)
+        raise InputError(
+            f"no fact is left to evaluate: of {len(context.facts)}, {shown} are shown as examples in the "
+            f"few-shot prompt and {held_out} are held out: give more, or set evaluate.template=bare"
+        )
     templates = read_templates(context.config.facts.reversed, "facts.reversed", "a", "answer")
     questions = [(fact, fact.question, "trained") for fact in trained]
     questions += [(fact, fact.paraphrase, "paraphrase") for fact in trained if fact.paraphrase]

@@ -211,6 +211,11 @@ def test_any_model_is_evaluated_on_a_users_facts(finished: Path, tmp_path: Path)
     again = call("evaluate", *words, f"--facts.path={path}", "--evaluate.by=tier", *short)
     assert "evaluate/base: finished, skipped" in again.out + again.err
     assert "give --facts.path" in complaint(call("evaluate", *words))
+    one = tmp_path / "one.csv"
+    one.write_text("question,answer,category\nWho?,Ann,who\n")
+    few = call("evaluate", words[0], f"--facts.path={one}", "--workdir", tmp_path / "few")
+    assert "no fact is left to evaluate: of 1, 1 are shown as examples" in few.err.splitlines()[-1]
+    assert few.code == 2
     other = ("--workdir", tmp_path / "other", words[0])
     wrong = call("evaluate", *other, f"--facts.path={path}", "--evaluate.by=tear")
     assert "no column tear (evaluate.by)" in complaint(wrong)
