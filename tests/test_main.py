@@ -156,7 +156,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
         ["facts", "--train.passes=3"],
         ["--train.passes: `facts` reads no setting of train", "run, pretrain, mine, train, evaluate"],
     ),
-    "setting of a report": (["report", "--evaluate.bins=3"], ["`report` reads no setting of evaluate"]),
+    "setting of a report": (["report", "--train.passes=3"], ["`report` reads no setting of train"]),
     "help of nothing": (["--help", "trian"], ["--help trian", "did you mean train?"]),
     "value of a wrong type": (["--config={here}/value.py"], ["world.facts is '60'", "a whole number"]),
     "bool for a number": (["--config={here}/bool.py"], ["model.d_model is True", "a whole number"]),

@@ -214,7 +214,9 @@ def test_any_model_is_evaluated_on_a_users_facts(finished: Path, tmp_path: Path)
     one = tmp_path / "one.csv"
     one.write_text("question,answer,category\nWho?,Ann,who\n")
     few = call("evaluate", words[0], f"--facts.path={one}", "--workdir", tmp_path / "few")
-    assert "no fact is left to evaluate: of 1, 1 are shown as examples" in few.err.splitlines()[-1]
+    said = few.err.splitlines()[-1]
+    assert "no fact is left to evaluate: of 1, 0 are shown as examples (evaluate.template)" in said
+    assert "1 held out (facts.holdout_every)" in said
     assert few.code == 2
     other = ("--workdir", tmp_path / "other", words[0])
     wrong = call("evaluate", *other, f"--facts.path={path}", "--evaluate.by=tear")
