@@ -40,8 +40,8 @@ def questions_of(context: Context) -> list[Question]:
     if not trained:
         shown, held_out = len(context.few_shot_examples), len(context.held_out)
         raise InputError(
-            f"no fact is left to evaluate: of {len(context.facts)}, {shown} are shown as examples (evaluate.template) "
-            f"and {held_out} held out (facts.holdout_every): give more facts"
+            f"no fact is left to evaluate: of {len(context.facts)}, {shown} are shown as examples "
+            f"(evaluate.template) and {held_out} held out (facts.holdout_every): give more facts"
         )
     templates = read_templates(context.config.facts.reversed, "facts.reversed", "a", "answer")
     questions = [(fact, fact.question, "trained") for fact in trained]
