@@ -10,16 +10,21 @@ from pathlib import Path
 from typing import Any
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8; what stood there before stays until all of it is on the disk."""
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file; what stood there before stays until all of it is on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
-    # "replace": a model may write half of a surrogate pair, which has no UTF-8.
-    with partial.open("w", encoding="utf-8", errors="replace") as file:
-        file.write(text)
+    with partial.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """The same for text, in UTF-8."""
+    # "replace": a model may write half of a surrogate pair, which has no UTF-8.
+    write_bytes(path, text.encode("utf-8", errors="replace"))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -180,6 +180,7 @@ TRAINING = (
     "pretrain",
     "documents",
     "mine",
+    "anchor",
     "objectives",
     "train",
     "evaluate",
@@ -208,7 +209,7 @@ VERBS = {
     ),
     "evaluate": Verb(
         "ACC, HR@k, MRR@k, Prob@k and loss on text of every system; or standard evaluations",
-        (*WORK, "objectives", "train", "evaluate", "harness", "sweep"),
+        (*WORK, "anchor", "objectives", "train", "evaluate", "harness", "sweep"),
         _evaluate,
         {"--harness": {"metavar": "TASKS", "help": HARNESS}},
         goes_on=True,

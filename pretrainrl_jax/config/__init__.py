@@ -16,6 +16,8 @@ from pretrainrl_jax.config.machine import HostsConfig, MeshConfig, ModelConfig, 
 from pretrainrl_jax.config.objectives import (
     OBJECTIVES,
     WEIGHTS,
+    AnchorConfig,
+    AnchorTermConfig,
     DpoConfig,
     NtpConfig,
     ObjectiveConfig,
@@ -44,7 +46,8 @@ from pretrainrl_jax.config.stages import (
 )
 
 __all__ = [
-    "METHODS", "NAMED", "OBJECTIVES", "AskConfig", "CheckpointConfig", "ColumnsConfig", "Config",
+    "METHODS", "NAMED", "OBJECTIVES", "AnchorConfig", "AnchorTermConfig", "AskConfig", "CheckpointConfig",
+    "ColumnsConfig", "Config",
     "CorpusConfig", "DocumentsConfig", "DpoConfig", "EvaluateConfig", "ExportConfig", "FactsConfig",
     "HarnessConfig", "HostsConfig", "JudgeConfig", "MeshConfig", "MethodConfig", "MineConfig",
     "ModelConfig", "NtpConfig", "ObjectiveConfig", "OptimizerConfig", "PlatformConfig",
@@ -81,6 +84,7 @@ class Config(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     pretrain: PretrainConfig = PretrainConfig()
     mine: MineConfig = MineConfig()
+    anchor: AnchorConfig = AnchorConfig()
     objectives: Mapping[str, ObjectiveConfig] = dataclasses.field(default_factory=lambda: dict(OBJECTIVES))
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()

@@ -25,7 +25,10 @@ Numbers = Annotated[tuple[NonNegativeFloat, ...], Strict(False)]
 # Whose results depend on a setting; each depends on those before it, too.
 # "choice" and "documents" are results of some runs only: see `stored.matters`.
 Results = tuple[
-    Literal["pretrain", "documents", "mine", "train", "evaluate", "choice", "report", "selfimprove"], ...
+    Literal[
+        "pretrain", "documents", "mine", "anchor", "train", "evaluate", "choice", "report", "selfimprove"
+    ],
+    ...,
 ]
 NOTHING: Results = ()
 

@@ -3,7 +3,7 @@
 from dataclasses import fields
 from typing import ClassVar, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from pretrainrl_jax.config.declare import NOTHING, Names, Section, section, setting
 
@@ -52,6 +52,15 @@ class DpoConfig(TermConfig):
 
 
 @section
+class AnchorTermConfig(TermConfig):
+    """Staying as the base model was on text that it wrote (objectives/anchor.py)."""
+
+    weight: NonNegativeFloat = setting(
+        0.0, "weight of KL(base || policy), summed over a step's anchor text, a question", "anchor"
+    )
+
+
+@section
 class ObjectiveConfig(Section):
     """What a system minimises, a sum of terms, and how; a field for each term."""
 
@@ -65,6 +74,7 @@ class ObjectiveConfig(Section):
     )
     ntp: NtpConfig = NtpConfig()
     dpo: DpoConfig = DpoConfig()
+    anchor: AnchorTermConfig = AnchorTermConfig()
     learning_rate: NonNegativeFloat = setting(1e-3, "peak learning rate")
     remine_every: NonNegativeInt = setting(
         0, "mine again from the current policy every n steps; 0 mines once", was="refresh_every"
@@ -91,11 +101,22 @@ class ObjectiveConfig(Section):
         """A term compares answers with each other, so that negatives are needed."""
         return any(self.terms[name].contrasts for name in self.coefficients)
 
+    @property
+    def anchored(self) -> bool:
+        """Text that the base model wrote is needed."""
+        return "anchor" in self.coefficients
+
 
 OBJECTIVES: dict[str, ObjectiveConfig] = {
     "dpo": ObjectiveConfig("DPO alone", dpo=DpoConfig(1.0)),
     "ntp": ObjectiveConfig("NTP", "NTP on question + answer", ntp=NtpConfig(1.0, 1.0)),
     "ntp_answer": ObjectiveConfig("NTP (answers only)", "NTP on answers only", ntp=NtpConfig(answer=1.0)),
+    "anchored": ObjectiveConfig(
+        "NTP (answers, anchored)",
+        "anchored NTP on answers",
+        ntp=NtpConfig(answer=1.0),
+        anchor=AnchorTermConfig(1.0),
+    ),
     "ntp_weighted": ObjectiveConfig("NTP (weighted)", "answer-weighted NTP", ntp=NtpConfig(1.0, 3.0)),
     "rpo": ObjectiveConfig(
         "Iterative RPO",
@@ -109,7 +130,7 @@ OBJECTIVES: dict[str, ObjectiveConfig] = {
         "PretrainRL", above=("ntp", "rpo"), ntp=NtpConfig(1.0, 1.0), dpo=DpoConfig(1.0, beta=1.0)
     ),
 }
-"""Those of the paper and its controls, in the order in which a report tells them."""
+"""Those of the paper, its controls and our own, in the order in which a report tells them."""
 WEIGHTS = [
     f"{name}.{item.name}"
     for name, term in ObjectiveConfig().terms.items()
@@ -117,3 +138,19 @@ WEIGHTS = [
     if not item.default
 ]
 """Of every term the settings of which an objective needs one."""
+
+
+@section
+class AnchorConfig(Section):
+    """The text that the anchor term reads: made once, before the first system that has one is trained."""
+
+    results = ("anchor",)
+    path: str = setting(
+        "", "file of texts, blank lines between them, to anchor on; empty: the base model writes them"
+    )
+    texts: PositiveInt = setting(128, "texts the base model writes")
+    length: PositiveInt = setting(128, "tokens of a text at most, and tokens that a row of them holds")
+    temperature: PositiveFloat = setting(1.0, "of what it writes")
+    top: PositiveInt = setting(32, "most probable next tokens kept of each token; all others are one bucket")
+    questions: PositiveFloat = setting(8.0, "a step has a row of this text for so many questions")
+    batch: PositiveInt = setting(16, "texts written at a time: few suit a CPU, many an accelerator")

@@ -77,7 +77,9 @@ def evaluate_truthfulness(
         own 3-grams that stand in it before; None where there are none.
     """
     count, settings = config.documents.held_out, config.selfimprove
-    texts = made.held_out or (paragraphs(config.evaluate.text)[:count] if config.evaluate.text else ())
+    texts = made.held_out or (
+        paragraphs(config.evaluate.text, "evaluate.text")[:count] if config.evaluate.text else ()
+    )
     of_facts = made.texts or config.facts.path
     asked = named_prefixes(facts, made.held_out, count, config.seed, statements.is_head) if of_facts else []
     misled = corrupted_prefixes(facts, made, statements, count, config.seed)

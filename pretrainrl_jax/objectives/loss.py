@@ -7,10 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from pretrainrl_jax.objectives.anchor import anchor
 from pretrainrl_jax.objectives.dpo import dpo
 from pretrainrl_jax.objectives.ntp import ntp
 from pretrainrl_jax.objectives.sampler import sampler
 from pretrainrl_jax.objectives.sums import Counts, ratio, score
+from pretrainrl_jax.trees.anchors import AnchorBatch
 from pretrainrl_jax.trees.batch import CHOSEN, PackedBatch
 
 # A term is a function of log-probabilities, the rows these are of (the optimizer batch or a part of it), its
@@ -27,6 +29,7 @@ def total_loss(
     counts: Counts,
     ntp_scale: str = "sequence",
     dpo_scale: str = "prompts",
+    anchored: tuple[AnchorBatch, tuple[jax.Array, jax.Array]] | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The sum of the terms that have coefficients: see each term's file for its denominators.
 
@@ -42,6 +45,7 @@ def total_loss(
         counts: denominators of the whole optimizer batch, from `sums.count`.
         ntp_scale: static; the denominator of NTP.
         dpo_scale: static; that of DPO.
+        anchored: rows of anchor text, and what `bucket_logps` gives of them, for the term "anchor".
 
     Returns:
         This part's loss, and metrics that add up over parts like it (of those in `_max` the largest counts):
@@ -50,6 +54,9 @@ def total_loss(
     """
     terms: dict[str, Any] = {"ntp": partial(ntp, scale=ntp_scale), "dpo": partial(dpo, scale=dpo_scale)}
     terms["sampler"] = sampler
+    if anchored:
+        rows, policy = anchored
+        terms["anchor"] = lambda _, __, weights, counts: anchor(policy, rows, weights, counts)
     scored = score(logps, batch)
     chosen = jnp.where(batch.branch_role == CHOSEN, batch.branch_share * scored.sums, 0.0)
     loss, metrics = jnp.float32(0), {"logp_gold": ratio(chosen.sum(), counts.chosen_trees)}

@@ -13,8 +13,10 @@ from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import constrain, round_up_rows
 from pretrainrl_jax.model.partitioning import place_rows, replicate, results
 from pretrainrl_jax.model.vocabulary import check_tokens
+from pretrainrl_jax.objectives.bucketed import bucket_logps
 from pretrainrl_jax.objectives.sums import branch_sums
 from pretrainrl_jax.objectives.token_logps import token_and_ending_logps, token_logps
+from pretrainrl_jax.trees.anchors import AnchorBatch
 from pretrainrl_jax.trees.batch import PackedBatch
 from pretrainrl_jax.trees.layouts import size
 from pretrainrl_jax.trees.packing import Capacity, capacity, pack, plan
@@ -36,6 +38,19 @@ def target_logps(model: Model, params: Params, batch: PackedBatch) -> jax.Array:
     hidden = source_states(model, params, batch)
     head = model.head(params).astype(hidden.dtype)
     return token_logps(hidden, head, batch.source_index, batch.targets, layout=model.layout)
+
+
+def anchor_states(model: Model, params: Params, anchors: AnchorBatch) -> jax.Array:
+    """The final hidden states of rows of anchor text, [rows, time, model] in the compute dtype."""
+    mask = tree_mask(anchors.tree_id, jnp.zeros_like(anchors.tree_id))
+    return model.hidden(params, anchors.tokens, anchors.positions, mask).hidden
+
+
+def anchor_logps(model: Model, params: Params, anchors: AnchorBatch) -> tuple[jax.Array, jax.Array]:
+    """Log-probabilities of each state's `top_tokens`, float32 [rows, time, top], and of all other tokens."""
+    hidden = anchor_states(model, params, anchors)
+    head = model.head(params).astype(hidden.dtype)
+    return bucket_logps(hidden, head, anchors.top_tokens, layout=model.layout)
 
 
 @partial(jax.jit, static_argnums=0)

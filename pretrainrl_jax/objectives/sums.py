@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from pretrainrl_jax.trees.anchors import AnchorBatch
 from pretrainrl_jax.trees.batch import CHOSEN, PREFIX, REJECTED, PackedBatch
 
 
@@ -30,9 +31,10 @@ class Counts(NamedTuple):
     question_tokens: jax.Array  # float32: predicted tokens of prefixes of trees with a chosen branch
     answer_tokens: jax.Array  # float32: predicted tokens of chosen branches, by their weights
     rejected: jax.Array  # rejected branches
+    anchor_tokens: jax.Array | int = 0  # anchor text that is read, each token of which predicts one
 
 
-def count(batch: PackedBatch) -> Counts:
+def count(batch: PackedBatch, anchors: AnchorBatch | None = None) -> Counts:
     """The denominators of a whole batch; its arrays may have any leading axes (microsteps, rows, …)."""
     tokens = _members(batch).sum(-2) * batch.branch_share
     role = batch.branch_role
@@ -44,6 +46,7 @@ def count(batch: PackedBatch) -> Counts:
         jnp.where(role == PREFIX, tokens, 0.0).sum(),
         jnp.where(role == CHOSEN, tokens, 0.0).sum(),
         (role == REJECTED).sum(),
+        0 if anchors is None else (anchors.tree_id > 0).sum(),
     )
 
 

@@ -62,9 +62,10 @@ def check_preferences(config: Config) -> None:
 
 
 def check_text(config: Config) -> None:
-    """Raise InputError if evaluate.text cannot be read."""
-    if config.evaluate.text:
-        paragraphs(config.evaluate.text)
+    """Raise InputError if evaluate.text or anchor.path cannot be read."""
+    for name, path in (("evaluate.text", config.evaluate.text), ("anchor.path", config.anchor.path)):
+        if path:
+            paragraphs(path, name)
 
 
 def check_question(question: str, path: str | Path) -> None:

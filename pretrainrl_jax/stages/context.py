@@ -103,7 +103,7 @@ class Context:
     def texts(self) -> Sequence[str]:
         """Texts whose loss tells what is forgotten; raises InputError if evaluate.text cannot be read."""
         path = self.config.evaluate.text
-        return paragraphs(path) if path else self.corpus.held_out
+        return paragraphs(path, "evaluate.text") if path else self.corpus.held_out
 
     @cached_property
     def few_shot_examples(self) -> list[Fact]:

@@ -15,6 +15,7 @@ def settings_of(config: Config, stage: str) -> dict[str, Any]:
         stages.add("choice")
     if objective:
         stages |= {"train", "mine"} if objective.contrasts else {"train"}
+        stages |= {"anchor"} if objective.anchored else set()
     values = flat(resolved(config))
     return {
         name: values[name]

@@ -21,6 +21,7 @@ from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.report.page import write_report
 from pretrainrl_jax.report.sweep import Row, chosen, differences, table
 from pretrainrl_jax.report.systems import Systems
+from pretrainrl_jax.stages import anchor
 from pretrainrl_jax.stages.context import BASE, Context, finished_stages, say
 from pretrainrl_jax.stages.depends import settings_of
 from pretrainrl_jax.stages.run import every_stage
@@ -52,7 +53,9 @@ def sweep(context: Context) -> None:
 
 def _stages(config: Config) -> list[str]:
     systems = config.train.systems
-    return [BASE, "mine", *(f"train/{s}" for s in systems), *(f"evaluate/{s}" for s in ("base", *systems))]
+    anchored = [anchor.STAGE] if any(config.objectives[system].anchored for system in systems) else []
+    trained = (f"train/{system}" for system in systems)
+    return [BASE, "mine", *anchored, *trained, *(f"evaluate/{system}" for system in ("base", *systems))]
 
 
 def take_over(cell: Context, made: Mapping[str, Context]) -> None:
@@ -76,7 +79,12 @@ def _files(here: Path, there: Path, stage: str) -> Iterator[tuple[Path, Path]]:
     kind, _, system = stage.partition("/")
     names = {
         BASE: ["checkpoints/pretrain"],
-        "mine": [f"mined/{path.name}" for path in (there / "mined").glob("*") if path.is_file()],
+        "mine": [
+            f"mined/{path.name}"
+            for path in (there / "mined").glob("*")
+            if path.is_file() and path.name != anchor.FILE
+        ],
+        anchor.STAGE: [f"mined/{anchor.FILE}"],
         "train": [f"checkpoints/{stage}", f"mined/{system}"],
         "evaluate": [f"evaluations/{system}.json"],
     }[kind]

@@ -10,12 +10,13 @@ from pathlib import Path
 import jax
 
 from pretrainrl_jax.atomic import write_json
-from pretrainrl_jax.config import ObjectiveConfig
+from pretrainrl_jax.config import Config, ObjectiveConfig
 from pretrainrl_jax.config.stored import section_as_now
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.mining.fingerprint import PROBES, TOLERANCE, differences, probe_difference, probes
 from pretrainrl_jax.objectives.loss import asks
+from pretrainrl_jax.stages.anchor import anchor_texts
 from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.stages.depends import settings_of
 from pretrainrl_jax.stages.material import material
@@ -28,6 +29,7 @@ from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.optimizer import Schedule
 from pretrainrl_jax.training.session import Hook, Run, Session, resume
 from pretrainrl_jax.training.step import compile_step, init_sharded_state
+from pretrainrl_jax.trees.anchors import AnchorRows, AnchorText, digest_anchors
 from pretrainrl_jax.trees.dataset import PackedRows
 from pretrainrl_jax.trees.packing import bound
 from pretrainrl_jax.trees.records import digest, read_trees, refuse_unscored, write_trees
@@ -35,7 +37,7 @@ from pretrainrl_jax.trees.tree import AnswerTree, chosen_only
 from pretrainrl_jax.version import check_format
 
 # What each line of metrics.jsonl has, whatever the objective: null where none of its terms computes it.
-CARRIES = ("loss_dpo", "loss_ntp", "reward_margin", "logp_gold", "logp_negative")
+CARRIES = ("loss_dpo", "loss_ntp", "loss_anchor", "reward_margin", "logp_gold", "logp_negative")
 
 
 def train(context: Context) -> None:
@@ -56,13 +58,15 @@ def train_system(context: Context, system: str) -> None:
         refuse_unscored(trees)
     else:  # what an objective ignores is dropped before packing: it would only be computed for nothing
         trees = [chosen_only(tree) for tree in trees]
+    texts = anchor_texts(context, base) if objective.anchored else []
+    data = {"data": digest(trees)} | ({"anchor text": digest_anchors(texts)} if texts else {})
 
     run = Run(
         context.workdir,
         f"train/{system}",
         config.checkpoint,
         skip_nonfinite=config.optimizer.nonfinite == "skip",
-        about=settings_of(config, f"train/{system}") | {"data": digest(trees)},
+        about=settings_of(config, f"train/{system}") | data,
         rate=f"objectives.{system}.learning_rate",
         shown={"true": "logp_gold"}  # log-probabilities: one is to rise, the other to fall
         | ({"false": "logp_negative"} if objective.contrasts else {"loss": "loss"}),
@@ -82,7 +86,7 @@ def train_system(context: Context, system: str) -> None:
         old = round_path(context, system, 1).parent
         run_on_process_0(lambda: shutil.rmtree(old, ignore_errors=True), f"beginning {run.stage}")
 
-    rounds = Rounds(context, objective, trees)
+    rounds = Rounds(context, objective, trees, texts)
     context.screen.say(
         f"{run.stage}: {rounds.total} steps of {rounds.rows.rows} rows, "
         f"{len(trees) * settings.passes / rounds.total:.1f} questions each, rows {rounds.rows.fill:.0%} full"
@@ -91,7 +95,7 @@ def train_system(context: Context, system: str) -> None:
         rounds.turn(read_trees(round_path(context, system, rounds.number + 1)))
     row = progress.row if int(state.step) > rounds.done else 0
     name_of = material(context).name_of(context)
-    feed = Feed(rounds.rows, context.mesh, settings.grad_accum_steps, row, name_of)
+    feed = Feed(rounds.rows, context.mesh, settings.grad_accum_steps, row, name_of, rounds.anchors)
 
     with Session(run, step, state, progress, feed, context.mesh, rounds.total) as session:
 
@@ -102,7 +106,7 @@ def train_system(context: Context, system: str) -> None:
             session.save()  # mining may be interrupted
             with session.paused():
                 rounds.turn(remine(context, session, base, rounds))
-            feed.refill(rounds.rows)
+            feed.refill(rounds.rows, anchors=rounds.anchors)
             session.total_steps = rounds.total
 
         watch = Watch(context, session, base)
@@ -143,13 +147,20 @@ class Rounds:
     All rounds' rows have one capacity, so that the compiled step serves them too.
     """
 
-    def __init__(self, context: Context, objective: ObjectiveConfig, trees: Sequence[AnswerTree]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        objective: ObjectiveConfig,
+        trees: Sequence[AnswerTree],
+        texts: Sequence[AnchorText] = (),
+    ) -> None:
         config = context.config
         passes = config.train.passes
         rows = pack(context, trees, asks(objective.coefficients))
         self._objective, self._optimizer, self._passes = objective, config.optimizer, passes
         self._spans = spans(objective, len(trees), passes, rows.batches)
         self.number = self.done = 0  # this round, and the steps before it
+        self._config, self._texts, self.anchors = config, texts, None
         if self.more:
             most = bound(trees, rows.row_length, config.mine.negatives, rows.layout, rows.question)
             rows = replace(rows, passes=self._spans[0].stop, holds=most)
@@ -157,6 +168,8 @@ class Rounds:
 
     def _begin(self, rows: PackedRows) -> None:
         self.rows, span = rows, self._spans[self.number]
+        held = self.anchors.rows if self.anchors else None
+        self.anchors = beside(self._config, self._texts, rows, held) if self._texts else None
         self.end = self.done + rows.batches  # steps after this round
         # Later rounds' rows are not known yet: as many steps a question as in this one.
         rest = round(rows.batches * (self._passes - span.start) / (span.stop - span.start))
@@ -190,6 +203,19 @@ def spans(objective: ObjectiveConfig, facts: int, passes: int, steps: int) -> li
     return [
         Span(start / facts, min(start + of_round, visits) / facts) for start in range(0, visits, of_round)
     ]
+
+
+def beside(
+    config: Config, texts: Sequence[AnchorText], rows: PackedRows, held: int | None = None
+) -> AnchorRows:
+    """Rows of anchor text for each batch of rows of trees.
+
+    Their number a batch is the most that any needs, or `held` of an earlier round.
+    """
+    settings, counts, multiple = config.anchor, rows.questions, config.train.grad_accum_steps
+    start = round(rows.start * len(rows.trees))
+    most = held or -(-int(max(counts, default=1) / settings.questions + 1) // multiple) * multiple
+    return AnchorRows(texts, settings.length, config.seed, counts, settings.questions, most, start)
 
 
 def pack(context: Context, trees: Sequence[AnswerTree], question: bool) -> PackedRows:

@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 
 from pretrainrl_jax.model.mesh import round_up_rows
 from pretrainrl_jax.model.partitioning import local_rows, place_local_rows
+from pretrainrl_jax.trees.anchors import Anchored, AnchorRows
 from pretrainrl_jax.trees.batch import PackedBatch
 from pretrainrl_jax.trees.dataset import PackedRows, ProcessShard
 from pretrainrl_jax.trees.layouts import size
@@ -41,7 +42,8 @@ class Position(Protocol):
 class Feed:
     """An iterator over the batches [microsteps, rows, …] of `rows`, from row `row` on, placed on the mesh.
 
-    Each process reads its own part of each batch. `name` is how a tree is called in messages.
+    Each process reads its own part of each batch. `name` is how a tree is called in messages. With `anchors`,
+    rows of anchor text for each batch, a batch is `Anchored`.
     """
 
     def __init__(
@@ -51,17 +53,24 @@ class Feed:
         grad_accum_steps: int = 1,
         row: int = 0,
         name: Callable[[AnswerTree], str] = lambda tree: tree.id,
+        anchors: AnchorRows | None = None,
     ) -> None:
         self._mesh, self._grad_accum_steps, self._name = mesh, grad_accum_steps, name
         self.state: dict[str, Any] = {}
-        self.refill(rows, row)
+        self.refill(rows, row, anchors)
 
-    def refill(self, rows: PackedRows, row: int = 0) -> None:
+    def refill(self, rows: PackedRows, row: int = 0, anchors: AnchorRows | None = None) -> None:
         """Go on with these rows."""
-        width = round_up_rows(self._mesh, rows.rows // self._grad_accum_steps)
         self.rows, self.row = rows, row  # `row` is the first of the next batch
-        self._share = ProcessShard(rows, self._grad_accum_steps, width, local_rows(self._mesh, width))
-        self._read = self._share.batches(row)
+        self._trees = self._reader(rows, row // rows.rows)
+        self._anchors = self._reader(anchors, row // rows.rows) if anchors else None
+
+    def _reader(self, source: PackedRows | AnchorRows, batch: int) -> Iterator[Any]:
+        """The batches of a source from number `batch` on, placed."""
+        width = round_up_rows(self._mesh, source.rows // self._grad_accum_steps)
+        share = ProcessShard(source, self._grad_accum_steps, width, local_rows(self._mesh, width))
+        read = share.batches(batch * source.rows)
+        return (place_local_rows(arrays, self._mesh, share.places, width) for arrays in read)
 
     @property
     def ended(self) -> bool:
@@ -73,14 +82,15 @@ class Feed:
         planned = self.rows.plan[row - self.rows.rows : row]
         return list(dict.fromkeys(self._name(self.rows.trees[i]) for row in planned for i in row))
 
-    def __iter__(self) -> Iterator[PackedBatch]:
+    def __iter__(self) -> Iterator[PackedBatch | Anchored]:
         return self
 
-    def __next__(self) -> PackedBatch:
+    def __next__(self) -> PackedBatch | Anchored:
         if self.ended:
             raise StopIteration
         with jax.transfer_guard("disallow"):
-            batch = place_local_rows(next(self._read), self._mesh, self._share.places, self._share.width)
+            batch = next(self._trees)
+            batch = Anchored(batch, next(self._anchors)) if self._anchors else batch
         self.row += self.rows.rows
         return batch
 

@@ -15,9 +15,10 @@ from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import replicated, row_sharding
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.objectives.loss import Coefficients, total_loss
-from pretrainrl_jax.objectives.scoring import target_logps
+from pretrainrl_jax.objectives.scoring import anchor_logps, target_logps
 from pretrainrl_jax.objectives.sums import branch_sums, count
 from pretrainrl_jax.training.optimizer import Schedule, adamw
+from pretrainrl_jax.trees.anchors import Anchored
 from pretrainrl_jax.trees.batch import UNUSED, PackedBatch
 
 
@@ -46,29 +47,34 @@ def train_step(
     settings: OptimizerConfig,
     ntp_scale: str,
     state: TrainState,
-    batch: PackedBatch,
+    batch: PackedBatch | Anchored,
     coefficients: Coefficients,
     schedule: Schedule,
     dpo_scale: str = "prompts",
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step from a batch [microsteps, rows, …]. Pure; `compile_step` compiles it.
 
+    Trees may have rows of anchor text beside them, which the term "anchor" reads.
+
     Every denominator spans all microsteps and devices, so cutting a batch differently changes only rounding.
     Where the loss or a gradient is not finite, parameters and opt_state stay as they were and `skipped` is 1.
     """
-    counts = count(batch)
+    trees, anchors = batch if isinstance(batch, Anchored) else (batch, None)
+    counts = count(trees, anchors)
+    of_trees = {"ntp_scale": ntp_scale, "dpo_scale": dpo_scale}
 
-    def loss_of(params: Params, micro: PackedBatch) -> tuple[jax.Array, dict[str, jax.Array]]:
-        return total_loss(
-            target_logps(model, params, micro), micro, coefficients, counts, ntp_scale, dpo_scale
-        )
+    def loss_of(params: Params, micro: PackedBatch | Anchored) -> tuple[jax.Array, dict[str, jax.Array]]:
+        rows, beside = micro if isinstance(micro, Anchored) else (micro, None)
+        logps = target_logps(model, params, rows)
+        anchored = beside and (beside, anchor_logps(model, params, beside))
+        return total_loss(logps, rows, coefficients, counts, **of_trees, anchored=anchored)
 
-    def microstep(micro: PackedBatch) -> tuple[Params, dict[str, jax.Array]]:
+    def microstep(micro: PackedBatch | Anchored) -> tuple[Params, dict[str, jax.Array]]:
         (_, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params, micro)
         return gradients, metrics
 
     microbatch = jax.tree.map(lambda x: x[0], batch)
-    if batch.tokens.shape[0] == 1:
+    if trees.tokens.shape[0] == 1:
         gradients, metrics = microstep(microbatch)
     else:
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(microstep, microbatch))
@@ -87,8 +93,8 @@ def train_step(
         "skipped": 1.0 - finite,
         "learning_rate": rate,
         "questions": counts.trees,
-        "tokens": (batch.tree_id > 0).sum(),
-        "pad_fraction": 1 - (batch.tree_id > 0).mean(dtype=jnp.float32),
+        "tokens": (trees.tree_id > 0).sum() + counts.anchor_tokens,
+        "pad_fraction": 1 - (trees.tree_id > 0).mean(dtype=jnp.float32),
     }
     opt_state = jax.tree.map(keep_if_finite, opt_state, state.opt_state)
     return TrainState(state.step + 1, params, opt_state), metrics

@@ -6,9 +6,11 @@ Progress is one row index, so any run resumes exactly and any number of readers 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
+from pretrainrl_jax.trees.anchors import AnchorRows
 from pretrainrl_jax.trees.batch import PackedBatch
 from pretrainrl_jax.trees.layouts import Layout, Size, size
 from pretrainrl_jax.trees.packing import Capacity, capacity, pack, plan
@@ -82,6 +84,12 @@ class PackedRows:
         return used / max(1, len(self.plan) * self.row_length)
 
     @property
+    def questions(self) -> list[int]:
+        """Trees of each batch."""
+        rows = [len(trees) for trees in self.plan]
+        return [sum(rows[at : at + self.rows]) for at in range(0, len(rows), self.rows)]
+
+    @property
     def batches(self) -> int:
         """Number of batches, the last one possibly filled up."""
         return -(-len(self.plan) // self.rows)
@@ -148,7 +156,7 @@ class ProcessShard:
         places: of 0 to `width` - 1, those this process reads.
     """
 
-    source: PackedRows | PlannedRows = field(repr=False)
+    source: PackedRows | PlannedRows | AnchorRows = field(repr=False)
     microsteps: int
     width: int
     places: tuple[int, ...]
@@ -156,14 +164,14 @@ class ProcessShard:
     def __len__(self) -> int:
         return self.source.batches * self.microsteps * len(self.places)
 
-    def __getitem__(self, index: int) -> PackedBatch:
+    def __getitem__(self, index: int) -> Any:
         microstep, at = divmod(index, len(self.places))
         size = self.source.rows // self.microsteps
         if self.places[at] >= size:
             return self.source.empty
         return self.source[microstep * size + self.places[at]]
 
-    def batches(self, row: int = 0) -> Iterator[PackedBatch]:
+    def batches(self, row: int = 0) -> Iterator[Any]:
         """This process's part of each batch, [microsteps, places, …], from row `first` of `source` on.
 
         A Grain iterator: rows are read ahead in threads.
@@ -172,9 +180,9 @@ class ProcessShard:
 
         count = self.microsteps * len(self.places)
 
-        def laid(rows: Sequence[PackedBatch]) -> PackedBatch:
+        def laid(rows: Sequence[Any]) -> Any:
             fields = (np.concatenate(field) for field in zip(*rows, strict=True))
-            return PackedBatch(*(x.reshape(self.microsteps, -1, *x.shape[1:]) for x in fields))
+            return type(rows[0])(*(x.reshape(self.microsteps, -1, *x.shape[1:]) for x in fields))
 
         data = grain.MapDataset.source(self)[row // self.source.rows * count :]
         data = data.batch(count, batch_fn=laid)

@@ -9,7 +9,7 @@ from pretrainrl_jax.evaluation.texts import paragraphs
 def test_blank_lines_separate_texts(tmp_path):
     path = tmp_path / "text.txt"
     path.write_bytes("\ufeffOne,\ntwo.\n\n  \nThrée. \r\n\r\nFour\n".encode())
-    assert paragraphs(str(path)) == ["One,\ntwo.", "Thrée.", "Four"]
+    assert paragraphs(str(path), "evaluate.text") == ["One,\ntwo.", "Thrée.", "Four"]
 
 
 @pytest.mark.parametrize(
@@ -19,4 +19,4 @@ def test_what_holds_no_text_is_refused(tmp_path, content, message):
     path = tmp_path / "text.txt"
     path.write_bytes(content)
     with pytest.raises(InputError, match=message):
-        paragraphs(str(path))
+        paragraphs(str(path), "evaluate.text")

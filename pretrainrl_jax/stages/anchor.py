@@ -1,0 +1,154 @@
+"""Anchor text: what the base model writes, or a file's text, with the base's probabilities at each token.
+
+It is made once and stored beside the mined trees, so that no reference model is resident in training.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pretrainrl_jax.decoding.best_tokens import best_tokens
+from pretrainrl_jax.decoding.rollouts import sample_rollouts
+from pretrainrl_jax.evaluation.texts import paragraphs
+from pretrainrl_jax.hosts.agree import run_on_process_0
+from pretrainrl_jax.model import vocabulary
+from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.model.mesh import constrain, round_up_rows
+from pretrainrl_jax.model.partitioning import place_rows, results
+from pretrainrl_jax.model.vocabulary import REPLICATED, ROWS, TABLE, MeshAxes
+from pretrainrl_jax.objectives.bucketed import bucket_logps
+from pretrainrl_jax.objectives.scoring import anchor_states
+from pretrainrl_jax.stages.context import Context
+from pretrainrl_jax.training.loading import Loaded
+from pretrainrl_jax.trees.anchors import (
+    MEASURED,
+    AnchorBatch,
+    AnchorText,
+    pack_anchors,
+    read_anchors,
+    write_anchors,
+)
+from pretrainrl_jax.trees.packing import plan
+
+STAGE = "anchor"
+FILE = "anchor.npz"  # in mined/
+MEASURED_ROWS = 8  # measured at a time, rounded up to what divides over the devices
+
+
+def anchor_texts(context: Context, base: Loaded) -> list[AnchorText]:
+    """The run's anchor text, made where it is not there yet."""
+    path = context.workdir / "mined" / FILE
+    if STAGE not in context.finished() or not run_on_process_0(path.is_file, f"reading {FILE}"):
+        began = time.perf_counter()
+        settings = context.config.anchor
+        written = from_file(context, base) if settings.path else sampled(context, base)
+        texts = measured(context, base, written)
+        run_on_process_0(partial(write_anchors, path, texts), f"writing {FILE}")
+        tokens = sum(len(text.reads) for text in texts)
+        rest = np.exp(np.concatenate([text.rest_logp for text in texts])).mean()
+        context.screen.say(
+            f"anchor: {len(texts)} texts, {tokens:,} tokens; beside the {settings.top} most probable next "
+            f"tokens the others have {rest:.2%} of the probability"
+        )
+        context.finish(STAGE, texts=len(texts), tokens=tokens, seconds=time.perf_counter() - began)
+    return read_anchors(path)
+
+
+def beginning(loaded: Loaded) -> int:
+    """The token that a text begins after, context and no target: BOS, or EOS where a tokenizer has none."""
+    return loaded.tokenizer.eos[0] if loaded.tokenizer.bos is None else loaded.tokenizer.bos
+
+
+def sampled(context: Context, base: Loaded) -> list[tuple[int, ...]]:
+    """Texts that the base model writes after nothing; an EOS that ends one is its last token."""
+    settings, first = context.config.anchor, beginning(base)
+    with context.screen.track("anchor/texts", settings.texts, "texts") as bar:
+        rollouts = sample_rollouts(
+            base.model,
+            base.params,
+            [(first,)] * settings.texts,
+            base.tokenizer.eos,
+            samples=1,
+            max_new_tokens=settings.length,
+            temperature=settings.temperature,
+            top_p=1.0,
+            seed=context.config.seed,
+            batch=settings.batch,
+            numbers=range(settings.texts),
+            shortest=1,
+            advance=bar.advance,
+        )
+    return [(first, *rollout.tokens) for (rollout,) in rollouts]
+
+
+def from_file(context: Context, base: Loaded) -> list[tuple[int, ...]]:
+    """The texts of anchor.path, each with its EOS, those that are longer than a row in pieces."""
+    settings, first = context.config.anchor, beginning(base)
+    tokens = base.tokenizer.encode_all(paragraphs(settings.path, "anchor.path"))
+    ended = [(*ids, base.tokenizer.eos[0]) for ids in tokens]
+    return [
+        (first, *ids[start : start + settings.length])
+        for ids in ended
+        for start in range(0, len(ids), settings.length)
+    ]
+
+
+def measured(context: Context, base: Loaded, written: Sequence[tuple[int, ...]]) -> list[AnchorText]:
+    """The texts with the base's most probable next tokens, and what it gives them and all others."""
+    settings = context.config.anchor
+    top = min(settings.top, base.model.shape.vocabulary)
+    texts = [AnchorText(tokens) for tokens in written]
+    planned = plan([len(text.reads) for text in texts], settings.length)
+    rows = round_up_rows(base.model.mesh, MEASURED_ROWS)
+    parts = [planned[at : at + rows] for at in range(0, len(planned), rows)]
+
+    def begun(part: Sequence[Sequence[int]]) -> tuple[jax.Array, ...]:
+        filled = [[texts[i] for i in row] for row in part] + [[]] * (rows - len(part))
+        batch = pack_anchors(filled, settings.length, 0)
+        placed = AnchorBatch(*(place_rows(x, base.model.mesh) for x in batch))
+        return measure(base.model, top, base.params, placed)
+
+    found: dict[int, AnchorText] = {}
+    with context.screen.track("anchor/probabilities", len(texts), "texts") as bar:
+        started = ((part, begun(part)) for part in parts)
+        for part, arrays in results(started, "the probabilities of anchor text"):
+            arrays = [np.asarray(x) for x in arrays]
+            for row, members in enumerate(part):
+                at = 0
+                for i in members:
+                    span = np.s_[row, at : at + len(texts[i].reads)]
+                    found[i] = replace(
+                        texts[i], **dict(zip(MEASURED, (x[span] for x in arrays), strict=True))
+                    )
+                    at += len(texts[i].reads)
+            bar.advance(sum(map(len, part)))
+    return [found[i] for i in range(len(texts))]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def measure(
+    model: Model, top: int, params: Params, anchors: AnchorBatch
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """After each token read the most probable next ones, their log-probabilities, and that of all others.
+
+    int32 and float32 [rows, time, top], and float32 [rows, time], on every device; nats. They are computed
+    as training computes them, so that at the base model the two are equal.
+    """
+    hidden = anchor_states(model, params, anchors)
+    head = model.head(params).astype(hidden.dtype)
+    none = jnp.zeros(model.shape.vocabulary, bool)  # no token is kept apart
+
+    def per_shard(axes: MeshAxes, *arrays: jax.Array) -> jax.Array:
+        hidden, head, none = arrays
+        return best_tokens(axes, hidden, head, none, top).tokens
+
+    find = vocabulary.maybe_shard_map(model.layout, per_shard, (ROWS, TABLE, REPLICATED), ROWS)
+    tokens = find(hidden, head, none)
+    logps, rest = bucket_logps(hidden, head, tokens, layout=model.layout)
+    whole: Callable[[jax.Array], jax.Array] = partial(constrain, layout=model.layout)
+    return whole(tokens), whole(logps), whole(rest)
