@@ -3,9 +3,17 @@
 from dataclasses import fields
 from typing import ClassVar, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from pretrainrl_jax.config.declare import NOTHING, Names, Section, section, setting
+from pretrainrl_jax.config.declare import (
+    NOTHING,
+    Names,
+    PositiveShare,
+    Section,
+    Share,
+    section,
+    setting,
+)
 
 
 @section
@@ -61,6 +69,46 @@ class AnchorTermConfig(TermConfig):
 
 
 @section
+class GrpoConfig(TermConfig):
+    """Policy gradient on sampled answers whose reward the facts decide (objectives/grpo.py, RLVR)."""
+
+    weight: NonNegativeFloat = setting(0.0, "weight of the policy gradient on sampled answers", "RLVR")
+    kl: NonNegativeFloat = setting(
+        0.0, "weight of the KL to the base model, which is then kept on the devices", "KL(reference)"
+    )
+    form: Literal["dapo", "grpo", "dr_grpo"] = setting(
+        "dapo", "what is averaged: all tokens, a sample's and then samples, or samples by the longest one"
+    )
+    clip_low: Share = setting(0.2, "the ratio of probabilities counts from 1 - this on")
+    clip_high: NonNegativeFloat = setting(0.2, "and up to 1 + this")
+    reward: Literal["match", "partial", "ternary"] = setting(
+        "match",
+        "of an answer: right 1 else 0 (by evaluate.match); the F1 of its words; or right 1, 'I don't know' 0, "
+        "wrong -1",
+    )
+    samples: PositiveInt = setting(8, "answers sampled of each question, a group")
+    temperature: PositiveFloat = setting(1.0, "at which they are sampled and learned", "T")
+    top_p: PositiveShare = setting(1.0, "of sampling alone")
+    max_new_tokens: PositiveInt = setting(8, "longest answer, terminator included")
+    updates: PositiveInt = setting(1, "updates on the answers sampled at a time")
+    teach: Share = setting(
+        0.0,
+        "share of the steps, the first ones, in which 'I don't know' takes the place of one sample of each "
+        "question: without it a model that never says so cannot learn what it is worth",
+    )
+
+    @property
+    def coefficients(self) -> dict[str, float]:
+        """As of every term; what is not traced is read where answers are sampled."""
+        if not self.weight and not self.kl:
+            return {}
+        weights = {"weight": self.weight, "kl": self.kl}
+        numbers = {name: getattr(self, name) for name in ("clip_low", "clip_high", "temperature")}
+        given = {name: value for name, value in weights.items() if value}
+        return given | numbers | {"max_new_tokens": float(self.max_new_tokens)}
+
+
+@section
 class ObjectiveConfig(Section):
     """What a system minimises, a sum of terms, and how; a field for each term."""
 
@@ -75,6 +123,7 @@ class ObjectiveConfig(Section):
     ntp: NtpConfig = NtpConfig()
     dpo: DpoConfig = DpoConfig()
     anchor: AnchorTermConfig = AnchorTermConfig()
+    grpo: GrpoConfig = GrpoConfig()
     learning_rate: NonNegativeFloat = setting(1e-3, "peak learning rate")
     remine_every: NonNegativeInt = setting(
         0, "mine again from the current policy every n steps; 0 mines once", was="refresh_every"
@@ -84,6 +133,15 @@ class ObjectiveConfig(Section):
         "after a refresh, reference log-probabilities are the base model's, or the current policy's (as in "
         "iterative RPO)",
     )
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ObjectiveConfig":
+        if self.reinforced and {"ntp", "dpo"} & self.coefficients.keys():
+            raise ValueError(
+                "objectives: grpo learns from answers that are sampled on the way, ntp and dpo from mined "
+                "trees: give each an objective of its own"
+            )
+        return self
 
     @property
     def terms(self) -> dict[str, TermConfig]:
@@ -100,6 +158,11 @@ class ObjectiveConfig(Section):
     def contrasts(self) -> bool:
         """A term compares answers with each other, so that negatives are needed."""
         return any(self.terms[name].contrasts for name in self.coefficients)
+
+    @property
+    def reinforced(self) -> bool:
+        """It learns from answers that it samples, not from mined trees."""
+        return "grpo" in self.coefficients
 
     @property
     def anchored(self) -> bool:
@@ -126,6 +189,7 @@ OBJECTIVES: dict[str, ObjectiveConfig] = {
         remine_every=80,
         reference="renewed",
     ),
+    "rlvr": ObjectiveConfig("RLVR", "RLVR", grpo=GrpoConfig(1.0), learning_rate=3e-4),
     "pretrainrl": ObjectiveConfig(
         "PretrainRL", above=("ntp", "rpo"), ntp=NtpConfig(1.0, 1.0), dpo=DpoConfig(1.0, beta=1.0)
     ),
@@ -135,7 +199,7 @@ WEIGHTS = [
     f"{name}.{item.name}"
     for name, term in ObjectiveConfig().terms.items()
     for item in fields(term)
-    if not item.default
+    if not item.default and item.metadata["shown"]
 ]
 """Of every term the settings of which an objective needs one."""
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from pretrainrl_jax.objectives.anchor import anchor
 from pretrainrl_jax.objectives.dpo import dpo
+from pretrainrl_jax.objectives.grpo import grpo
 from pretrainrl_jax.objectives.ntp import ntp
 from pretrainrl_jax.objectives.sampler import sampler
 from pretrainrl_jax.objectives.sums import Counts, ratio, score
@@ -29,6 +30,7 @@ def total_loss(
     counts: Counts,
     ntp_scale: str = "sequence",
     dpo_scale: str = "prompts",
+    grpo_form: str = "dapo",
     anchored: tuple[AnchorBatch, tuple[jax.Array, jax.Array]] | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The sum of the terms that have coefficients: see each term's file for its denominators.
@@ -45,6 +47,7 @@ def total_loss(
         counts: denominators of the whole optimizer batch, from `sums.count`.
         ntp_scale: static; the denominator of NTP.
         dpo_scale: static; that of DPO.
+        grpo_form: static; that of GRPO, whose log-probabilities are at its temperature.
         anchored: rows of anchor text, and what `bucket_logps` gives of them, for the term "anchor".
 
     Returns:
@@ -53,7 +56,7 @@ def total_loss(
         each term.
     """
     terms: dict[str, Any] = {"ntp": partial(ntp, scale=ntp_scale), "dpo": partial(dpo, scale=dpo_scale)}
-    terms["sampler"] = sampler
+    terms |= {"sampler": sampler, "grpo": partial(grpo, form=grpo_form)}
     if anchored:
         rows, policy = anchored
         terms["anchor"] = lambda _, __, weights, counts: anchor(policy, rows, weights, counts)
@@ -64,6 +67,11 @@ def total_loss(
         of_term, more = terms[name](scored, batch, weights, counts)
         loss, metrics = loss + of_term, metrics | more
     return loss, {"loss": loss} | metrics
+
+
+def temperature(coefficients: Coefficients) -> jax.Array | float | None:
+    """What logits are divided by: of answers that were sampled so; None where nothing divides them."""
+    return coefficients.get("grpo", {}).get("temperature")
 
 
 def asks(coefficients: Coefficients) -> bool:

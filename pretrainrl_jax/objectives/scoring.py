@@ -33,9 +33,16 @@ def source_states(model: Model, params: Params, batch: PackedBatch) -> jax.Array
     return constrain(hidden, model.layout, "rows", None, None)
 
 
-def target_logps(model: Model, params: Params, batch: PackedBatch) -> jax.Array:
-    """Log-probability of every target of packed rows, float32 [rows, targets]; 0 on padding."""
+def target_logps(
+    model: Model, params: Params, batch: PackedBatch, temperature: jax.Array | float | None = None
+) -> jax.Array:
+    """Log-probability of every target of packed rows, float32 [rows, targets]; 0 on padding.
+
+    A temperature, above 0, divides every logit.
+    """
     hidden = source_states(model, params, batch)
+    if temperature is not None:
+        hidden = (hidden / temperature).astype(hidden.dtype)  # a logit is a product with it
     head = model.head(params).astype(hidden.dtype)
     return token_logps(hidden, head, batch.source_index, batch.targets, layout=model.layout)
 

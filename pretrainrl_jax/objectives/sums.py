@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from pretrainrl_jax.trees.anchors import AnchorBatch
-from pretrainrl_jax.trees.batch import CHOSEN, PREFIX, REJECTED, PackedBatch
+from pretrainrl_jax.trees.batch import CANDIDATE, CHOSEN, PREFIX, REJECTED, PackedBatch
 
 
 class Scored(NamedTuple):
@@ -31,12 +31,15 @@ class Counts(NamedTuple):
     question_tokens: jax.Array  # float32: predicted tokens of prefixes of trees with a chosen branch
     answer_tokens: jax.Array  # float32: predicted tokens of chosen branches, by their weights
     rejected: jax.Array  # rejected branches
+    candidates: jax.Array  # candidate branches
+    candidate_tokens: jax.Array  # predicted tokens of candidate branches
     anchor_tokens: jax.Array | int = 0  # anchor text that is read, each token of which predicts one
 
 
 def count(batch: PackedBatch, anchors: AnchorBatch | None = None) -> Counts:
     """The denominators of a whole batch; its arrays may have any leading axes (microsteps, rows, …)."""
-    tokens = _members(batch).sum(-2) * batch.branch_share
+    lengths = _members(batch).sum(-2)
+    tokens = lengths * batch.branch_share
     role = batch.branch_role
     return Counts(
         batch.trees.sum(),
@@ -46,6 +49,8 @@ def count(batch: PackedBatch, anchors: AnchorBatch | None = None) -> Counts:
         jnp.where(role == PREFIX, tokens, 0.0).sum(),
         jnp.where(role == CHOSEN, tokens, 0.0).sum(),
         (role == REJECTED).sum(),
+        (role == CANDIDATE).sum(),
+        jnp.where(role == CANDIDATE, lengths, 0).sum(),
         0 if anchors is None else (anchors.tree_id > 0).sum(),
     )
 

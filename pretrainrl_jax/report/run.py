@@ -62,7 +62,8 @@ def loss_text(objective: ObjectiveConfig) -> str:
     """The terms of an objective with their weights; a weight of zero is left out."""
     terms = []
     for name, coefficients in objective.coefficients.items():
-        items = [item for item in fields(objective.terms[name]) if item.name in coefficients]
+        shown = (item for item in fields(objective.terms[name]) if item.metadata["shown"])
+        items = [item for item in shown if item.name in coefficients]
         how = [f"{i.metadata['shown']}\u00a0=\u00a0{coefficients[i.name]:g}" for i in items if i.default]
         for item in items:
             weight, term = coefficients[item.name], item.metadata["shown"] + f"({', '.join(how)})" * bool(how)

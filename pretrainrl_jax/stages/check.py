@@ -53,6 +53,11 @@ def check_preferences(config: Config) -> None:
                 f"train.systems names {system}, which mines falsehoods again (objectives.{system}."
                 "remine_every), and preferences have no questions to mine: leave it out"
             )
+        if config.objectives[system].reinforced:
+            raise InputError(
+                f"train.systems names {system}, which answers questions (objectives.{system}.grpo), and "
+                "preferences have none: leave it out"
+            )
     if config.evaluate.every_steps:
         raise InputError("evaluate.every_steps is for facts: set it to 0 with preferences.path")
     if config.evaluate.among:

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 
 from pretrainrl_jax.atomic import write_json
-from pretrainrl_jax.config import Config, ObjectiveConfig
+from pretrainrl_jax.config import ObjectiveConfig
 from pretrainrl_jax.config.stored import section_as_now
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
@@ -22,6 +22,7 @@ from pretrainrl_jax.stages.depends import settings_of
 from pretrainrl_jax.stages.material import material
 from pretrainrl_jax.stages.mine import mine_negatives
 from pretrainrl_jax.stages.references import with_references
+from pretrainrl_jax.stages.reinforce import reinforce
 from pretrainrl_jax.stages.watch import Watch
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.feed import Feed
@@ -29,7 +30,7 @@ from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.optimizer import Schedule
 from pretrainrl_jax.training.session import Hook, Run, Session, resume
 from pretrainrl_jax.training.step import compile_step, init_sharded_state
-from pretrainrl_jax.trees.anchors import AnchorRows, AnchorText, digest_anchors
+from pretrainrl_jax.trees.anchors import AnchorRows, AnchorText, anchor_rows, digest_anchors
 from pretrainrl_jax.trees.dataset import PackedRows
 from pretrainrl_jax.trees.packing import bound
 from pretrainrl_jax.trees.records import digest, read_trees, refuse_unscored, write_trees
@@ -44,7 +45,8 @@ def train(context: Context) -> None:
     """Every system of `train.systems` that is not finished yet."""
     for system in context.config.train.systems:
         if not context.done(f"train/{system}"):
-            train_system(context, system)
+            reinforced = context.config.objectives[system].reinforced
+            (reinforce if reinforced else train_system)(context, system)
 
 
 def train_system(context: Context, system: str) -> None:
@@ -160,7 +162,8 @@ class Rounds:
         self._objective, self._optimizer, self._passes = objective, config.optimizer, passes
         self._spans = spans(objective, len(trees), passes, rows.batches)
         self.number = self.done = 0  # this round, and the steps before it
-        self._config, self._texts, self.anchors = config, texts, None
+        self._config, self._texts = config, texts
+        self.anchors: AnchorRows | None = None
         if self.more:
             most = bound(trees, rows.row_length, config.mine.negatives, rows.layout, rows.question)
             rows = replace(rows, passes=self._spans[0].stop, holds=most)
@@ -168,8 +171,18 @@ class Rounds:
 
     def _begin(self, rows: PackedRows) -> None:
         self.rows, span = rows, self._spans[self.number]
-        held = self.anchors.rows if self.anchors else None
-        self.anchors = beside(self._config, self._texts, rows, held) if self._texts else None
+        if self._texts:
+            held = self.anchors.rows if self.anchors else 0
+            self.anchors = anchor_rows(
+                self._texts,
+                self._config.anchor.length,
+                self._config.anchor.questions,
+                self._config.seed,
+                rows.questions,
+                self._config.train.grad_accum_steps,
+                start=round(span.start * len(rows.trees)),
+                held=held,
+            )
         self.end = self.done + rows.batches  # steps after this round
         # Later rounds' rows are not known yet: as many steps a question as in this one.
         rest = round(rows.batches * (self._passes - span.start) / (span.stop - span.start))
@@ -203,19 +216,6 @@ def spans(objective: ObjectiveConfig, facts: int, passes: int, steps: int) -> li
     return [
         Span(start / facts, min(start + of_round, visits) / facts) for start in range(0, visits, of_round)
     ]
-
-
-def beside(
-    config: Config, texts: Sequence[AnchorText], rows: PackedRows, held: int | None = None
-) -> AnchorRows:
-    """Rows of anchor text for each batch of rows of trees.
-
-    Their number a batch is the most that any needs, or `held` of an earlier round.
-    """
-    settings, counts, multiple = config.anchor, rows.questions, config.train.grad_accum_steps
-    start = round(rows.start * len(rows.trees))
-    most = held or -(-int(max(counts, default=1) / settings.questions + 1) // multiple) * multiple
-    return AnchorRows(texts, settings.length, config.seed, counts, settings.questions, most, start)
 
 
 def pack(context: Context, trees: Sequence[AnswerTree], question: bool) -> PackedRows:

@@ -62,15 +62,9 @@ class Feed:
     def refill(self, rows: PackedRows, row: int = 0, anchors: AnchorRows | None = None) -> None:
         """Go on with these rows."""
         self.rows, self.row = rows, row  # `row` is the first of the next batch
-        self._trees = self._reader(rows, row // rows.rows)
-        self._anchors = self._reader(anchors, row // rows.rows) if anchors else None
-
-    def _reader(self, source: PackedRows | AnchorRows, batch: int) -> Iterator[Any]:
-        """The batches of a source from number `batch` on, placed."""
-        width = round_up_rows(self._mesh, source.rows // self._grad_accum_steps)
-        share = ProcessShard(source, self._grad_accum_steps, width, local_rows(self._mesh, width))
-        read = share.batches(batch * source.rows)
-        return (place_local_rows(arrays, self._mesh, share.places, width) for arrays in read)
+        where = self._mesh, self._grad_accum_steps, row // rows.rows
+        self._trees = placed_batches(rows, *where)
+        self._anchors = placed_batches(anchors, *where) if anchors else None
 
     @property
     def ended(self) -> bool:
@@ -93,6 +87,17 @@ class Feed:
             batch = Anchored(batch, next(self._anchors)) if self._anchors else batch
         self.row += self.rows.rows
         return batch
+
+
+def placed_batches(source: PackedRows | AnchorRows, mesh: Mesh, microsteps: int, batch: int) -> Iterator[Any]:
+    """The batches [microsteps, rows, …] of a source from number `batch` on, on the devices.
+
+    Each process reads its own part of each.
+    """
+    width = round_up_rows(mesh, source.rows // microsteps)
+    share = ProcessShard(source, microsteps, width, local_rows(mesh, width))
+    read = share.batches(batch * source.rows)
+    return (place_local_rows(arrays, mesh, share.places, width) for arrays in read)
 
 
 class Holds(NamedTuple):

@@ -14,7 +14,7 @@ from pretrainrl_jax.config import OptimizerConfig
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import replicated, row_sharding
 from pretrainrl_jax.model.partitioning import parameter_shardings
-from pretrainrl_jax.objectives.loss import Coefficients, total_loss
+from pretrainrl_jax.objectives.loss import Coefficients, temperature, total_loss
 from pretrainrl_jax.objectives.scoring import anchor_logps, target_logps
 from pretrainrl_jax.objectives.sums import branch_sums, count
 from pretrainrl_jax.training.optimizer import Schedule, adamw
@@ -51,6 +51,7 @@ def train_step(
     coefficients: Coefficients,
     schedule: Schedule,
     dpo_scale: str = "prompts",
+    grpo_form: str = "dapo",
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step from a batch [microsteps, rows, …]. Pure; `compile_step` compiles it.
 
@@ -61,13 +62,13 @@ def train_step(
     """
     trees, anchors = batch if isinstance(batch, Anchored) else (batch, None)
     counts = count(trees, anchors)
-    of_trees = {"ntp_scale": ntp_scale, "dpo_scale": dpo_scale}
+    forms = {"ntp_scale": ntp_scale, "dpo_scale": dpo_scale, "grpo_form": grpo_form}
 
     def loss_of(params: Params, micro: PackedBatch | Anchored) -> tuple[jax.Array, dict[str, jax.Array]]:
         rows, beside = micro if isinstance(micro, Anchored) else (micro, None)
-        logps = target_logps(model, params, rows)
+        logps = target_logps(model, params, rows, temperature(coefficients))
         anchored = beside and (beside, anchor_logps(model, params, beside))
-        return total_loss(logps, rows, coefficients, counts, **of_trees, anchored=anchored)
+        return total_loss(logps, rows, coefficients, counts, **forms, anchored=anchored)
 
     def microstep(micro: PackedBatch | Anchored) -> tuple[Params, dict[str, jax.Array]]:
         (_, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params, micro)
@@ -121,7 +122,12 @@ def state_shardings(model: Model, settings: OptimizerConfig, mesh: Mesh) -> Trai
 
 @cache
 def compile_step(
-    model: Model, settings: OptimizerConfig, ntp_scale: str, mesh: Mesh, dpo_scale: str = "prompts"
+    model: Model,
+    settings: OptimizerConfig,
+    ntp_scale: str,
+    mesh: Mesh,
+    dpo_scale: str = "prompts",
+    grpo_form: str = "dapo",
 ) -> Any:
     """The compiled step: state donated, shardings explicit, coefficients and schedule traced.
 
@@ -131,7 +137,7 @@ def compile_step(
     shardings = state_shardings(model, settings, mesh)
     replicas = replicated(mesh)
     return jax.jit(
-        partial(train_step, model, settings, ntp_scale, dpo_scale=dpo_scale),
+        partial(train_step, model, settings, ntp_scale, dpo_scale=dpo_scale, grpo_form=grpo_form),
         in_shardings=(shardings, row_sharding(mesh, leading=1), replicas, replicas),
         out_shardings=(shardings, replicas),
         donate_argnums=0,
@@ -155,3 +161,20 @@ def compile_references(model: Model, mesh: Mesh) -> Any:
         return batch._replace(branch_reference=jnp.where(batch.branch_role != UNUSED, sums, jnp.nan))
 
     return jax.jit(with_references, in_shardings=(parameter_shardings(model, mesh), rows), out_shardings=rows)
+
+
+@cache
+def compile_token_logps(model: Model, mesh: Mesh) -> Any:
+    """Gives of a batch [microsteps, rows, …] the log-probability of each target at a temperature.
+
+    As the step computes them, float32 [microsteps, rows, targets], NaN on padding; they stay on the devices.
+    """
+    model = replace(model, mesh=mesh)
+    rows = row_sharding(mesh, leading=1)
+
+    def token_logps(params: Params, batch: PackedBatch, temperature: jax.Array) -> jax.Array:
+        logps = jax.lax.map(lambda micro: target_logps(model, params, micro, temperature), batch)
+        return jnp.where(batch.source_index >= 0, logps, jnp.nan)
+
+    in_shardings = parameter_shardings(model, mesh), rows, replicated(mesh)
+    return jax.jit(token_logps, in_shardings=in_shardings, out_shardings=rows)

@@ -142,6 +142,26 @@ class AnchorRows:
         return pack_anchors([texts], self.row_length, self.texts[0].top_tokens.shape[1])
 
 
+def anchor_rows(
+    texts: Sequence[AnchorText],
+    row_length: int,
+    questions: float,
+    seed: int,
+    counts: Sequence[int],
+    microsteps: int,
+    start: int = 0,
+    held: int = 0,
+) -> AnchorRows:
+    """Rows of anchor text for batches of so many questions each.
+
+    A batch has room for the most that any of them needs, a multiple of the microsteps; or for `held`, where
+    an earlier round had that: what does not fit there is left out.
+    """
+    most = int(max(counts, default=1) / questions) + 1
+    rows = held or -(-most // microsteps) * microsteps
+    return AnchorRows(texts, row_length, seed, counts, questions, rows, start)
+
+
 def write_anchors(path: Path, texts: Sequence[AnchorText]) -> None:
     """Write a NumPy archive, complete or not at all; raises OSError if it cannot be written."""
     arrays: dict[str, Any] = {

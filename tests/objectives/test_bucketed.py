@@ -121,7 +121,9 @@ def test_a_rest_of_nothing():
         return bucketed_kl((logps, rest), bucket_logps(hidden, head, tokens, block=32)).sum()
 
     value, gradients = jax.value_and_grad(kl, (0, 1))(hidden + 0.1, head)
-    base, policy = (np.asarray(h, np.float64) @ np.asarray(head, np.float64).T for h in (hidden, hidden + 0.1))
+    base, policy = (
+        np.asarray(h, np.float64) @ np.asarray(head, np.float64).T for h in (hidden, hidden + 0.1)
+    )
     logp, logq = (x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in (base, policy))
     np.testing.assert_allclose(value, (np.exp(logp) * (logp - logq)).sum(), rtol=1e-4)
     assert all(np.isfinite(g).all() and np.abs(g).max() > 0 for g in gradients)
@@ -167,9 +169,7 @@ def in_buckets(logps, top):
 
 
 @settings(max_examples=50, deadline=None)
-@given(
-    seed=st.integers(0, 2**31), vocabulary=st.integers(2, 300), k=st.integers(1, 64), far=st.floats(0, 3)
-)
+@given(seed=st.integers(0, 2**31), vocabulary=st.integers(2, 300), k=st.integers(1, 64), far=st.floats(0, 3))
 def test_the_bucketed_kl_is_a_lower_bound_of_the_full_one(seed, vocabulary, k, far):
     base, policy, top = distributions(seed, vocabulary, min(k, vocabulary), far)
     full = (np.exp(base) * (base - policy)).sum(-1)
@@ -206,7 +206,12 @@ def test_the_loss_is_a_sum_over_tokens_divided_by_questions():
     used = np.array([[1, 1, 1, 2, 2, 0], [1, 1, 0, 0, 0, 0]])
     blank = np.zeros((2, 6), np.int32)
     rows = AnchorBatch(
-        blank, used, blank, np.zeros((2, 6, 3), np.int32), jnp.asarray(base[..., :3]), jnp.asarray(base[..., 3])
+        blank,
+        used,
+        blank,
+        np.zeros((2, 6, 3), np.int32),
+        jnp.asarray(base[..., :3]),
+        jnp.asarray(base[..., 3]),
     )
     nothing = jnp.zeros(())
     counts = Counts(jnp.array(9), *[nothing] * 6, anchor_tokens=jnp.array(7))
