@@ -83,7 +83,7 @@ class GrpoConfig(TermConfig):
     clip_high: NonNegativeFloat = setting(0.2, "and up to 1 + this")
     reward: Literal["match", "partial", "ternary"] = setting(
         "match",
-        "of an answer: right 1 else 0 (by evaluate.match); the F1 of its words; or right 1, 'I don't know' 0, "
+        "of an answer: right 1 else 0 (by evaluate.match); F1 of its words; or right 1, 'I don't know' 0, "
         "wrong -1",
     )
     samples: PositiveInt = setting(8, "answers sampled of each question, a group")

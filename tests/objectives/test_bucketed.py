@@ -112,7 +112,7 @@ def test_a_rest_that_float32_cannot_tell_from_nothing(rest):
 
 def test_a_rest_of_nothing():
     """k is the whole vocabulary, or the others are impossible: -inf, and gradients that are numbers."""
-    hidden, head, tokens, of_tokens, _ = case(2, 1, 3, 40, 8, 40)
+    hidden, head, tokens, *_ = case(2, 1, 3, 40, 8, 40)
     logps, rest = bucket_logps(hidden, head, tokens, block=32)
     assert np.isneginf(rest).all()
     np.testing.assert_allclose(np.exp(logps).sum(-1), 1, rtol=1e-6)

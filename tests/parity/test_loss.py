@@ -23,14 +23,14 @@ import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 import torch
-from helpers.models_and_trees import small_tokenizer
-from helpers.transformers_models import as_ours, peer, relative_error
+from helpers.policy_twins import Both, gradients_of, made
+from helpers.transformers_models import relative_error
 
 from pretrainrl_jax.config import MeshConfig, MethodConfig
 from pretrainrl_jax.improvement.learning import coefficients
@@ -43,7 +43,6 @@ from pretrainrl_jax.training.step import compile_references
 from pretrainrl_jax.trees.batch import PackedBatch
 from pretrainrl_jax.trees.packing import Capacity, pack, plan
 from pretrainrl_jax.trees.templates import Template, encode_branches
-from pretrainrl_jax.trees.tokenization import Tokenizer
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of names transformers will drop
@@ -58,28 +57,6 @@ FACTS = {  # question: the gold answer, then negatives
     "What is the colour of the sea in winter?": ("grey and green", "blue", "red", "a"),
 }
 SIZE = Capacity(128, 128, 384, 32, 16)  # of a row: one compilation for all
-
-
-class Both(NamedTuple):
-    """The same policy and reference twice."""
-
-    family: str
-    policy: Any
-    reference: Any
-    model: Model
-    params: Params
-    reference_params: Params
-    tokenizer: Tokenizer
-
-
-def made(family: str, folder: Path, reference_seed: int = 1, bos: bool = False) -> Both:
-    tokenizer = small_tokenizer(folder / "tokenizer", bos=bos)
-    vocabulary = {"vocab_size": tokenizer.size + 5}
-    policy = peer(family, 1.0, **vocabulary)
-    reference = peer(family, 1.0, reference_seed, **vocabulary)
-    model, params = as_ours(policy, folder / "policy")
-    _, reference_params = as_ours(reference, folder / "reference")
-    return Both(family, policy, reference, model, params, reference_params, tokenizer)
 
 
 @pytest.fixture(scope="module", params=["qwen3", "llama3", "mistral"])
@@ -167,16 +144,6 @@ def ours_of(
         return total_loss(target_logps(model, params, rows), rows, coefficients, count(rows), "token")[0]
 
     return jax.value_and_grad(loss)(params)
-
-
-def gradients_of(trainer: Any, both: Both, folder: Path) -> Params:
-    """Their gradients under our names: saved and read as if they were weights."""
-    carrier = copy.deepcopy(both.policy)
-    gradients = {name: p.grad for name, p in trainer.model.named_parameters()}
-    with torch.no_grad():
-        for name, weight in carrier.named_parameters():
-            weight.copy_(gradients[name])
-    return as_ours(carrier, folder)[1]
 
 
 def tokens_of(trainer: Any) -> list[tuple[tuple[int, ...], ...]]:
