@@ -1,42 +1,63 @@
 """The cells of a sweep: a configuration for every combination of the values of `config.sweep`."""
 
 import itertools
-from dataclasses import dataclass, fields, replace
+import re
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pretrainrl_jax.config import Config, SweepConfig
+from pretrainrl_jax.config.stored import changed, every_setting
+from pretrainrl_jax.errors import InputError
 
 
 @dataclass(frozen=True)
 class Cell:
     """One combination of the values."""
 
-    values: dict[str, float]
+    values: dict[str, Any]
     config: Config
 
     @property
     def name(self) -> str:
         """Its folder."""
-        return ",".join(f"{axis}={shown(value)}" for axis, value in self.values.items())
+        return ",".join(f"{axis}={_in_a_path(shown(value))}" for axis, value in self.values.items())
 
 
-def shown(value: float) -> str:
+def shown(value: Any) -> str:
     """A value as people write it, every digit of it."""
+    if isinstance(value, list | tuple):
+        return "+".join(map(shown, value))
     return str(value).removesuffix(".0")
 
 
+def _in_a_path(text: str) -> str:
+    return re.sub(r"[^\w.+-]", "_", text)
+
+
 def cells(config: Config) -> list[Cell]:
-    """Every combination of the values of `config.sweep`, seeds outermost; none where nothing is swept."""
-    axes = {axis.name: getattr(config.sweep, axis.name) for axis in fields(SweepConfig)}
-    axes = {name: values for name, values in axes.items() if values}
+    """Every combination of the values of `config.sweep`, seeds outermost; none where nothing is swept.
+
+    Raises InputError if there is no such setting, or two cells would share a folder; ValidationError if a
+    value is none of its setting.
+    """
+    axes = config.sweep.axes
     if not axes:
         return []
+    known = {setting.name for setting in every_setting(config)}
+    for axis, _ in config.sweep.over:
+        if axis not in known or axis.startswith("sweep."):
+            raise InputError(f"sweep.{axis}: there is no setting {axis} to sweep")
     made = []
     for values in itertools.product(*axes.values()):
         of_cell = replace(config, sweep=SweepConfig())
         for axis, value in zip(axes, values, strict=True):
             of_cell = _with(of_cell, axis, value)
         made.append(Cell(dict(zip(axes, values, strict=True)), of_cell))
+    names = [cell.name for cell in made]
+    if twice := next((name for name in names if names.count(name) > 1), ""):
+        raise InputError(
+            f"sweep: two cells would be called {twice}: name values that differ in their letters"
+        )
     return made
 
 
@@ -46,13 +67,15 @@ def _with(config: Config, axis: str, value: Any) -> Config:
         return replace(config, seed=value)
     if axis in ("negatives", "beams"):
         return replace(config, mine=replace(config.mine, **{axis: value}))
-    changed = dict(config.objectives)
+    if axis not in ("learning_rate", "beta", "ntp_weight"):
+        return changed(config, {axis: value})
+    objectives = dict(config.objectives)
     for name, objective in config.objectives.items():
         if axis == "learning_rate":
-            changed[name] = replace(objective, learning_rate=value)
+            objectives[name] = replace(objective, learning_rate=value)
         elif axis == "beta" and objective.dpo.weight:
-            changed[name] = replace(objective, dpo=replace(objective.dpo, beta=value))
+            objectives[name] = replace(objective, dpo=replace(objective.dpo, beta=value))
         elif axis == "ntp_weight" and objective.contrasts:
             scaled = {weight: value * old for weight, old in objective.ntp.coefficients.items()}
-            changed[name] = replace(objective, ntp=replace(objective.ntp, **scaled))
-    return replace(config, objectives=changed)
+            objectives[name] = replace(objective, ntp=replace(objective.ntp, **scaled))
+    return replace(config, objectives=objectives)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pretrainrl_jax.cells import cells
 from pretrainrl_jax.command import Command
 from pretrainrl_jax.config import NAMED, Config
-from pretrainrl_jax.config.messages import explained, parse_value
+from pretrainrl_jax.config.messages import explained, is_list, parse_value
 from pretrainrl_jax.config.stored import (
     Setting,
     changed,
@@ -28,6 +28,7 @@ from pretrainrl_jax.workdir import read_workdir
 
 PROGRAM = "python -m pretrainrl_jax.main"
 DEFAULT = "run"  # the verb
+SWEEP = "sweep."  # before a setting's name: values to try
 OPTIONS: dict[str, dict[str, Any]] = {  # of every verb
     "--config": {"metavar": "FILE.py", "default": "", "help": "Python file that defines `config`"},
     "--workdir": {"metavar": "DIR", "default": "", "help": "folder of all results (runs/<name of the file>)"},
@@ -110,7 +111,10 @@ def _overrides(verb: str, words: Sequence[str]) -> tuple[dict[str, Any], list[st
     while rest:
         word = rest.pop(0)
         option, joined, text = word.partition("=")
-        setting = known.get(option.removeprefix("--"))
+        name = option.removeprefix("--")
+        setting = known.get(name)
+        swept = None if setting else known.get(name.removeprefix(SWEEP)) if name.startswith(SWEEP) else None
+        setting = known["sweep.over"] if swept else setting
         if setting is None or not option.startswith("--"):
             others.append(word)
             continue
@@ -119,15 +123,30 @@ def _overrides(verb: str, words: Sequence[str]) -> tuple[dict[str, Any], list[st
             raise InputError(f"{option}: `{verb}` reads no setting of {section}; these verbs do: {reading}")
         if not joined and (not rest or rest[0].startswith("--")):
             raise InputError(f"argument {option}: expected one argument")
-        given[setting.name] = parse_value(setting.name, text if joined else rest.pop(0), setting.field.type)
+        text = text if joined else rest.pop(0)
+        if swept:
+            given.setdefault(setting.name, []).append((swept.name, parse_values(swept, text)))
+        else:
+            given[setting.name] = parse_value(setting.name, text, setting.field.type)
     return given, others
+
+
+def parse_values(setting: Setting, text: str) -> list[Any]:
+    """Values to sweep, commas between them; of a setting that is a list itself, semicolons."""
+    kind = setting.field.type
+    return [
+        parse_value(setting.name, part.strip(), kind)
+        for part in text.split(";" if is_list(kind) else ",")
+        if part.strip()
+    ]
 
 
 def _settings(words: Iterable[str]) -> list[Setting]:
     """Every setting, those of objectives and methods that words name included."""
     default = Config()
     listed = every_setting(default)
-    for section, name in named_sections(word.removeprefix("--").partition("=")[0] for word in words):
+    options = (word.removeprefix("--").partition("=")[0] for word in words)
+    for section, name in named_sections(option.removeprefix(SWEEP) for option in options):
         if name not in getattr(default, section):
             listed += every_setting(section_named(section, name), f"{section}.{name}.")
     return listed

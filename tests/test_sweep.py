@@ -44,6 +44,24 @@ def test_every_combination_once_seeds_outermost() -> None:
     assert cells(Config()) == []
 
 
+def test_any_setting_is_swept_under_its_own_name(tmp_path: Path, tiny_config: Path) -> None:
+    from pretrainrl_jax.command_line import parse
+
+    words = ["--sweep.train.passes=1,3", "--sweep.objectives.own.anchor.weight=0,0.5", "--sweep.seed=4"]
+    words += ["--sweep.mine.sources=beam;beam,pool", "--objectives.own.ntp.answer=1", "--train.systems=own"]
+    config = parse(["run", "--config", str(tiny_config), *words]).config
+    every = cells(config)
+    assert len(every) == 8
+    assert every[0].name == "seed=4,train.passes=1,objectives.own.anchor.weight=0,mine.sources=beam"
+    assert every[-1].name == "seed=4,train.passes=3,objectives.own.anchor.weight=0.5,mine.sources=beam+pool"
+    last = every[-1].config
+    assert (last.seed, last.train.passes, last.mine.sources) == (4, 3, ("beam", "pool"))
+    assert last.objectives["own"].anchor.weight == 0.5
+    assert last.sweep == SweepConfig()
+    in_file = replace(config, sweep=SweepConfig(seed=(4,), over={"train.passes": (1, 3)}))  # type: ignore[arg-type]
+    assert [cell.config.train.passes for cell in cells(in_file)] == [1, 3]
+
+
 def test_values_stand_where_they_belong_and_nowhere_else() -> None:
     swept = SweepConfig(
         seed=(7,), ntp_weight=(0.5,), beta=(0.3,), learning_rate=(1e-4,), negatives=(2,), beams=(9,)
@@ -66,12 +84,20 @@ def test_values_stand_where_they_belong_and_nowhere_else() -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["run", "--sweep.beta=0.1,0.1"], ["sweep.beta", "each value once"]),
+        (["run", "--sweep.beta=0.1,0.1"], ["sweep.beta", "name each once"]),
         (["run", "--sweep.beta=-1"], ["sweep.beta.0 is -1.0", "0 or more"]),
         (["run", "--sweep.negatives=1.5"], ["sweep.negatives", "comma-separated whole numbers"]),
         (["run", "--sweep.beta=a"], ["sweep.beta", "comma-separated numbers"]),
         (["train", "--sweep.beta=1"], ["sweep.* is for `run`"]),
         (["run", "--sweep.negatives=0"], ["mine.negatives is 0"]),
+        (["run", "--sweep.train.passes=1,a"], ["--train.passes=a", "a whole number"]),
+        (["run", "--sweep.train.passes=0"], ["train.passes is 0"]),
+        (["run", "--sweep.train.passes=2,2"], ["sweep.train.passes", "name each once"]),
+        (["run", "--sweep.train.pases=2"], ["unknown setting --sweep.train.pases"]),
+        (["run", "--sweep.sweep.beta=2"], ["sweep.sweep.beta"]),
+        (["run", "--sweep.over=2"], ["sweep.over", "in a configuration file"]),
+        (["run", "--sweep.evaluate.text=a/b,a_b"], ["two cells would be called evaluate.text=a_b"]),
+        (["train", "--sweep.train.passes=1,2"], ["sweep.* is for `run`"]),
     ],
 )
 def test_what_cannot_be_swept_is_refused_before_anything_is_made(

@@ -22,6 +22,7 @@ Names = Annotated[tuple[str, ...], Strict(False)]  # a list will do
 Counts = Annotated[tuple[NonNegativeInt, ...], Strict(False)]
 Shares = Annotated[tuple[ShareBelowOne, ...], Strict(False)]
 Numbers = Annotated[tuple[NonNegativeFloat, ...], Strict(False)]
+Axes = Annotated[tuple[tuple[str, tuple[Any, ...]], ...], Strict(False)]  # settings by name, with values
 # Whose results depend on a setting; each depends on those before it, too.
 # "choice" and "documents" are results of some runs only: see `stored.matters`.
 Results = tuple[

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from pretrainrl_jax.config import NAMED, Config
-from pretrainrl_jax.config.declare import Counts, Names, Numbers
+from pretrainrl_jax.config.declare import Axes, Counts, Names, Numbers
 from pretrainrl_jax.errors import InputError
 
 BOUNDS = {
@@ -21,7 +21,7 @@ SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 TYPES: dict[Any, str] = {
     int: "a whole number", float: "a number", bool: "true or false", str: "text",
     Names: "comma-separated names", Counts: "comma-separated whole numbers",
-    Numbers: "comma-separated numbers",
+    Numbers: "comma-separated numbers", Axes: "a dict of settings and their values, in a configuration file",
 }  # fmt: skip
 
 
@@ -35,6 +35,8 @@ def type_name(kind: Any) -> str:
 
 def form(kind: Any) -> str:
     """What stands for a value of this type in help, its bounds included, as in "NUMBER > 0"."""
+    if kind == Axes:
+        return "{NAME: (VALUE,…)}"
     if typing.get_origin(kind) is typing.Annotated:
         inner, *limits = typing.get_args(kind)
         bounds = [(limit, name) for limit in limits for name in SIGNS if hasattr(limit, name)]
@@ -52,11 +54,9 @@ def parse_value(name: str, text: str, kind: Any) -> Any:
 
     Raises InputError naming the type it should have.
     """
-    plain = kind
-    while typing.get_origin(plain) is typing.Annotated:
-        plain = typing.get_args(plain)[0]
+    plain = _plain(kind)
     try:
-        if typing.get_origin(plain) is tuple:
+        if is_list(kind):
             parts = [part.strip() for part in text.split(",") if part.strip()]
             return [_read(part, typing.get_args(plain)[0]) for part in parts]
         return _read(text, plain)
@@ -64,10 +64,19 @@ def parse_value(name: str, text: str, kind: Any) -> Any:
         raise InputError(f"--{name}={text}: {name} must be {type_name(kind)}") from None
 
 
-def _read(text: str, kind: Any) -> Any:
-    if typing.get_origin(kind) is typing.Annotated:
+def _plain(kind: Any) -> Any:
+    while typing.get_origin(kind) is typing.Annotated:
         kind = typing.get_args(kind)[0]
-    return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)).validate_strings(text)
+    return kind
+
+
+def is_list(kind: Any) -> bool:
+    """Whether values of a setting's type are lists."""
+    return typing.get_origin(_plain(kind)) is tuple
+
+
+def _read(text: str, kind: Any) -> Any:
+    return TypeAdapter(_plain(kind), config=ConfigDict(allow_inf_nan=False)).validate_strings(text)
 
 
 def explained(error: ValidationError) -> str:

@@ -1,12 +1,21 @@
 """How each stage works."""
 
+from collections.abc import ItemsView, Mapping
 from dataclasses import fields
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from pretrainrl_jax.config.declare import (
     NOTHING,
+    Axes,
     Counts,
     Names,
     Numbers,
@@ -139,7 +148,12 @@ class TrainConfig(Section):
         tuple(OBJECTIVES), "objectives to train, each from the base model, comma-separated", results=NOTHING
     )
     template: Template = setting("bare", "how the question is put to the model", results=("pretrain",))
-    passes: PositiveInt = setting(3, "times each fact is visited")
+    passes: PositiveFloat = setting(3.0, "times each fact is visited")
+    device_seconds: NonNegativeFloat = setting(
+        0.0,
+        "give each system as many passes as take so long, all devices together, measured before it is "
+        "trained; 0: train.passes",
+    )
     questions: PositiveInt = setting(27, "questions a step (on average: a step is whole packed rows)")
     row_length: PositiveInt = setting(128, "tokens a packed row holds", results=("mine", "train", "evaluate"))
     layout: Literal["shared", "literal"] = setting(
@@ -289,9 +303,16 @@ class CheckpointConfig(Section):
     )
 
 
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple | ItemsView) else value
+
+
 @section
 class SweepConfig(Section):
-    """Values to try, every combination of them (`run`); cells share base models, mined data and systems."""
+    """Values to try, every combination of them (`run`); cells share base models, mined data and systems.
+
+    Any setting is swept under its own name, as --sweep.train.passes=1,2,3; these have short ones.
+    """
 
     seed: Counts = setting((), "seeds: a base model for each; the table has means and spread")
     ntp_weight: Numbers = setting((), "lambda: factors on the NTP weights of objectives with negatives")
@@ -299,11 +320,22 @@ class SweepConfig(Section):
     learning_rate: Numbers = setting((), "peak learning rates of all objectives")
     negatives: Counts = setting((), "mine.negatives")
     beams: Counts = setting((), "mine.beams")
+    over: Axes = setting((), "any other settings by name, in a configuration file: {'train.passes': (1, 3)}")
+
+    @field_validator("over", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        return _tuples(value.items() if isinstance(value, Mapping) else value)
+
+    @property
+    def axes(self) -> dict[str, tuple[Any, ...]]:
+        """What is swept, by name: short names first."""
+        short = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "over"}
+        return {name: values for name, values in {**short, **dict(self.over)}.items() if values}
 
     @model_validator(mode="after")
     def _fits(self) -> "SweepConfig":
-        for item in fields(self):
-            values = getattr(self, item.name)
-            if len(set(values)) < len(values):
-                raise wrong(f"sweep.{item.name}", values, "name each value once")
+        for name, values in (*self.axes.items(), ("over", tuple(name for name, _ in self.over))):
+            if len({repr(value) for value in values}) < len(values):
+                raise wrong(f"sweep.{name}", values, "name each once")
         return self

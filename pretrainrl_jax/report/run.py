@@ -54,7 +54,7 @@ def data_line(summary: Json, config: Json) -> str:
     parts = [text.format(counts[group]) for group, text in texts.items() if counts[group]]
     passes = number(config.get("train", {}).get("passes"))
     if counts["trained"] and passes is not None and not alone:
-        parts.append(f"each trained fact visited {passes:,.0f} times")
+        parts.append(f"each trained fact visited {passes:,g} times")
     return f"{summary['dataset']}: {', '.join(parts) or f'numbers of facts {UNKNOWN}'}."
 
 

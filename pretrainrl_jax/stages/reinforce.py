@@ -1,7 +1,8 @@
 """`train` of an objective with rewards (RLVR): sample answers, see whether they are true, learn, again."""
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -15,9 +16,11 @@ from pretrainrl_jax.facts.matching import truths_of
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.rewards import reward
 from pretrainrl_jax.knowledge.abstention import verdict
+from pretrainrl_jax.model.decoder import Params
 from pretrainrl_jax.model.partitioning import replicate
 from pretrainrl_jax.objectives.grpo import advantages
 from pretrainrl_jax.stages.anchor import anchor_texts
+from pretrainrl_jax.stages.budget import passes_of, passes_to_measure, seconds_a_question
 from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.stages.depends import settings_of
 from pretrainrl_jax.stages.watch import Watch
@@ -26,8 +29,13 @@ from pretrainrl_jax.training.feed import Holds, place_trees, placed_batches
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.optimizer import Schedule
 from pretrainrl_jax.training.session import Hook, Run, Session, resume
-from pretrainrl_jax.training.step import compile_step, compile_token_logps, init_sharded_state
-from pretrainrl_jax.trees.anchors import Anchored, anchor_rows, digest_anchors
+from pretrainrl_jax.training.step import (
+    TrainState,
+    compile_step,
+    compile_token_logps,
+    init_sharded_state,
+)
+from pretrainrl_jax.trees.anchors import AnchorBatch, Anchored, AnchorText, anchor_rows, digest_anchors
 from pretrainrl_jax.trees.batch import PackedBatch
 from pretrainrl_jax.trees.packing import Capacity
 from pretrainrl_jax.trees.templates import encode_branches
@@ -77,11 +85,29 @@ def reinforce(context: Context, system: str) -> None:
     step = compile_step(
         base.model, config.optimizer, settings.ntp_scale, context.mesh, settings.dpo_scale, how.form
     )
-    state, progress = resume(run, init_sharded_state(base.model, base.params, config.optimizer, context.mesh))
+
+    def begin() -> TrainState:
+        return init_sharded_state(base.model, base.params, config.optimizer, context.mesh)
+
+    def seconds_of_a_pass() -> float:
+        enough = passes_to_measure(context, len(facts))
+        visits = Visits(facts, config.seed, enough, settings.questions, {})
+        numbers = objective.coefficients, Schedule(0.0, visits.batches, 0.0, 0.0)
+        anchors = anchors_beside(context, texts, visits)
+
+        def make(params: Params) -> Any:
+            return practise(context, how, base, replace(base, params=params), visits, anchors)[0]
+
+        batches = ((count, make) for count in visits.counts)
+        took = seconds_a_question(step, begin(), batches, numbers, context.mesh, how.updates)
+        return len(facts) * took
+
+    passes = passes_of(context, run, seconds_of_a_pass)
+    state, progress = resume(run, begin())
     if not how.kl:  # only its KL needs the base model beside the policy
         jax.tree.map(lambda x: x.delete(), base.params)
 
-    visits = Visits(facts, config.seed, settings.passes, settings.questions, progress.stream)
+    visits = Visits(facts, config.seed, passes, settings.questions, progress.stream)
     visits.row = progress.row
     total = visits.batches * how.updates
     schedule = Schedule(objective.learning_rate, total, config.optimizer.warmup, config.optimizer.final)
@@ -89,11 +115,7 @@ def reinforce(context: Context, system: str) -> None:
         f"{run.stage}: {total} steps; {visits.batches} times {settings.questions} questions are answered "
         f"{how.samples} times" + (f" and learned {how.updates} times" if how.updates > 1 else "")
     )
-    anchors = None
-    if texts:
-        how_much = config.anchor.length, config.anchor.questions
-        rows = anchor_rows(texts, *how_much, config.seed, visits.counts, settings.grad_accum_steps)
-        anchors = placed_batches(rows, context.mesh, settings.grad_accum_steps, visits.batch)
+    anchors = anchors_beside(context, texts, visits)
 
     with Session(run, step, state, progress, visits, context.mesh, total) as session:
         watch = Watch(context, session, base)
@@ -101,15 +123,7 @@ def reinforce(context: Context, system: str) -> None:
         watch.begin()
         while not visits.ended:
             policy = replace(base, params=session.state.params)
-            taught = visits.batch < round(how.teach * visits.batches)
-            numbers, asked = visits.take()
-            groups = answer(context, how, policy, asked, numbers, taught)
-            trees = [learned_tree(how, group) for group in groups]
-            batch, visits.holds = place_trees(
-                trees, context.mesh, settings.row_length, visits.holds, settings.grad_accum_steps
-            )
-            batch = with_logps(context, how, base, policy, batch)
-            batch = Anchored(batch, next(anchors)) if anchors else batch
+            batch, groups = practise(context, how, base, policy, visits, anchors)
             updates = [session.step(batch, objective.coefficients, schedule) for _ in range(how.updates)]
             metrics = jax.device_get(updates[-1])
             session.log(told(groups) | {name: float(value) for name, value in metrics.items()})
@@ -121,9 +135,43 @@ def reinforce(context: Context, system: str) -> None:
         device_seconds=done.seconds * context.mesh.size,
         seconds=time.perf_counter() - began,
         updates=session.global_step,
+        passes=passes,
         skipped=done.skipped,
     )
     jax.tree.map(lambda x: x.delete(), session.state)
+
+
+def practise(
+    context: Context,
+    how: GrpoConfig,
+    base: Loaded,
+    policy: Loaded,
+    visits: "Visits",
+    anchors: Iterator[AnchorBatch] | None,
+) -> tuple[PackedBatch | Anchored, list[Group]]:
+    """The next questions, answers sampled of them, what those earned, and the batch that is learned."""
+    settings = context.config.train
+    taught = visits.batch < round(how.teach * visits.batches)
+    numbers, asked = visits.take()
+    groups = answer(context, how, policy, asked, numbers, taught)
+    trees = [learned_tree(how, group) for group in groups]
+    batch, visits.holds = place_trees(
+        trees, context.mesh, settings.row_length, visits.holds, settings.grad_accum_steps
+    )
+    batch = with_logps(context, how, base, policy, batch)
+    return (Anchored(batch, next(anchors)) if anchors else batch), groups
+
+
+def anchors_beside(
+    context: Context, texts: Sequence[AnchorText], visits: "Visits"
+) -> Iterator[AnchorBatch] | None:
+    """Anchor text for each of the batches that are left, on the devices."""
+    settings, steps = context.config.anchor, context.config.train.grad_accum_steps
+    if not texts:
+        return None
+    how_much = settings.length, settings.questions
+    rows = anchor_rows(texts, *how_much, context.config.seed, visits.counts, steps)
+    return placed_batches(rows, context.mesh, steps, visits.batch)
 
 
 class Visits:
@@ -134,11 +182,12 @@ class Visits:
     """
 
     def __init__(
-        self, facts: Sequence[Fact], seed: int, passes: int, size: int, state: dict[str, Any]
+        self, facts: Sequence[Fact], seed: int, passes: float, size: int, state: dict[str, Any]
     ) -> None:
         count = len(facts)
-        orders = [np.random.default_rng([seed, number]).permutation(count) for number in range(passes)]
-        self._order = [facts[i] for order in orders for i in order]
+        numbers = range(math.ceil(passes))
+        orders = (np.random.default_rng([seed, number]).permutation(count) for number in numbers)
+        self._order = [facts[i] for order in orders for i in order][: max(1, round(passes * count))]
         self._size, self.row = size, 0  # `row`: visits made
         rows, *sizes = state.get("holds", (0, 0, 0, 0, 0, 0))
         self.holds = Holds(rows, Capacity(*sizes))

@@ -17,6 +17,7 @@ from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.mining.fingerprint import PROBES, TOLERANCE, differences, probe_difference, probes
 from pretrainrl_jax.objectives.loss import asks
 from pretrainrl_jax.stages.anchor import anchor_texts
+from pretrainrl_jax.stages.budget import passes_of, passes_to_measure, seconds_a_question
 from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.stages.depends import settings_of
 from pretrainrl_jax.stages.material import material
@@ -29,7 +30,7 @@ from pretrainrl_jax.training.feed import Feed
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.optimizer import Schedule
 from pretrainrl_jax.training.session import Hook, Run, Session, resume
-from pretrainrl_jax.training.step import compile_step, init_sharded_state
+from pretrainrl_jax.training.step import TrainState, compile_step, init_sharded_state
 from pretrainrl_jax.trees.anchors import AnchorRows, AnchorText, anchor_rows, digest_anchors
 from pretrainrl_jax.trees.dataset import PackedRows
 from pretrainrl_jax.trees.packing import bound
@@ -82,16 +83,28 @@ def train_system(context: Context, system: str) -> None:
         run.folder, base.model, base.tokenizer, context.template(settings.template), base.origin
     )
     step = compile_step(base.model, config.optimizer, settings.ntp_scale, context.mesh, settings.dpo_scale)
-    state, progress = resume(run, init_sharded_state(base.model, base.params, config.optimizer, context.mesh))
+
+    def begin() -> TrainState:
+        return init_sharded_state(base.model, base.params, config.optimizer, context.mesh)
+
+    def seconds_of_a_pass() -> float:
+        first = Rounds(context, objective, trees, passes_to_measure(context, len(trees)), texts)
+        feed = Feed(first.rows, context.mesh, settings.grad_accum_steps, anchors=first.anchors)
+        batches = zip(first.rows.questions, (lambda _, batch=batch: batch for batch in feed), strict=True)
+        numbers = coefficients, first.schedule
+        return len(trees) * seconds_a_question(step, begin(), batches, numbers, context.mesh)
+
+    passes = passes_of(context, run, seconds_of_a_pass)
+    state, progress = resume(run, begin())
     jax.tree.map(lambda x: x.delete(), base.params)  # no reference model is kept while training
     if not int(state.step):  # what an earlier training of this system mined is of another policy
         old = round_path(context, system, 1).parent
         run_on_process_0(lambda: shutil.rmtree(old, ignore_errors=True), f"beginning {run.stage}")
 
-    rounds = Rounds(context, objective, trees, texts)
+    rounds = Rounds(context, objective, trees, passes, texts)
     context.screen.say(
         f"{run.stage}: {rounds.total} steps of {rounds.rows.rows} rows, "
-        f"{len(trees) * settings.passes / rounds.total:.1f} questions each, rows {rounds.rows.fill:.0%} full"
+        f"{len(trees) * passes / rounds.total:.1f} questions each, rows {rounds.rows.fill:.0%} full"
     )
     while rounds.more and int(state.step) >= rounds.end and was_mined(context, system, rounds.number + 1):
         rounds.turn(read_trees(round_path(context, system, rounds.number + 1)))
@@ -130,6 +143,7 @@ def train_system(context: Context, system: str) -> None:
         device_seconds=done.seconds * context.mesh.size,
         seconds=time.perf_counter() - began,
         updates=session.global_step,
+        passes=passes,
         skipped=done.skipped,
     )
     jax.tree.map(lambda x: x.delete(), session.state)
@@ -154,11 +168,11 @@ class Rounds:
         context: Context,
         objective: ObjectiveConfig,
         trees: Sequence[AnswerTree],
+        passes: float,
         texts: Sequence[AnchorText] = (),
     ) -> None:
         config = context.config
-        passes = config.train.passes
-        rows = pack(context, trees, asks(objective.coefficients))
+        rows = pack(context, trees, passes, asks(objective.coefficients))
         self._objective, self._optimizer, self._passes = objective, config.optimizer, passes
         self._spans = spans(objective, len(trees), passes, rows.batches)
         self.number = self.done = 0  # this round, and the steps before it
@@ -203,7 +217,7 @@ class Rounds:
         self._begin(replace(self.rows, trees=trees, start=span.start, passes=span.stop))
 
 
-def spans(objective: ObjectiveConfig, facts: int, passes: int, steps: int) -> list[Span]:
+def spans(objective: ObjectiveConfig, facts: int, passes: float, steps: int) -> list[Span]:
     """One span, or one for every `remine_every` steps of the `steps` planned.
 
     They are cut by questions, not by rows, since later rows depend on what is mined then: a span takes
@@ -211,27 +225,27 @@ def spans(objective: ObjectiveConfig, facts: int, passes: int, steps: int) -> li
     """
     if not objective.remine_every or not objective.contrasts:
         return [Span(0.0, passes)]
-    visits = passes * facts
+    visits = round(passes * facts)
     of_round = max(1, round(objective.remine_every * visits / steps))
     return [
         Span(start / facts, min(start + of_round, visits) / facts) for start in range(0, visits, of_round)
     ]
 
 
-def pack(context: Context, trees: Sequence[AnswerTree], question: bool) -> PackedRows:
+def pack(context: Context, trees: Sequence[AnswerTree], passes: float, question: bool) -> PackedRows:
     """The rows of all passes, cut into batches of about `train.questions` questions."""
     settings, multiple = context.config.train, context.config.train.grad_accum_steps
     source = PackedRows(
         trees,
         settings.row_length,
         context.config.seed,
-        settings.passes,
+        max(passes, 1 / len(trees)),  # one question at least
         multiple,
         material(context).visit(context),
         settings.layout,
         question,
     )
-    rows = settings.questions * len(source.plan) / max(1, len(trees) * settings.passes)
+    rows = settings.questions * len(source.plan) / (len(trees) * source.passes)
     return replace(source, rows=max(1, round(rows / multiple)) * multiple)
 
 

@@ -278,8 +278,7 @@ class Session:
         """The step for arguments of these shapes: compiled once a process, outside of the time it takes."""
         with self.untimed():
             began = time.perf_counter()
-            leaves, structure = jax.tree.flatten(arguments)
-            step = compiled(self._step, structure, tuple(map(_abstract, leaves)))
+            step = compiled_for(self._step, *arguments)
             self.run.screen.detail(f"{self.run.stage}: compiled in {time.perf_counter() - began:.1f} s")
         return step
 
@@ -301,6 +300,12 @@ class Session:
 
 def _abstract(x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
+
+
+def compiled_for(step: Any, *arguments: Any) -> Any:
+    """The step for arguments of these shapes."""
+    leaves, structure = jax.tree.flatten(arguments)
+    return compiled(step, structure, tuple(map(_abstract, leaves)))
 
 
 @cache
