@@ -1,8 +1,9 @@
 """Objectives: sums of terms, each with a section of settings."""
 
 from dataclasses import fields
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
+from annotated_types import Ge
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from pretrainrl_jax.config.declare import (
@@ -14,6 +15,8 @@ from pretrainrl_jax.config.declare import (
     section,
     setting,
 )
+
+GroupSize = Annotated[int, Ge(2)]
 
 
 @section
@@ -86,15 +89,15 @@ class GrpoConfig(TermConfig):
         "of an answer: right 1 else 0 (by evaluate.match); F1 of its words; or right 1, 'I don't know' 0, "
         "wrong -1",
     )
-    samples: PositiveInt = setting(8, "answers sampled of each question, a group")
+    samples: GroupSize = setting(8, "answers sampled of each question, a group")
     temperature: PositiveFloat = setting(1.0, "at which they are sampled and learned", "T")
     top_p: PositiveShare = setting(1.0, "of sampling alone")
     max_new_tokens: PositiveInt = setting(8, "longest answer, terminator included")
     updates: PositiveInt = setting(1, "updates on the answers sampled at a time")
     teach: Share = setting(
         0.0,
-        "share of the steps, the first ones, in which 'I don't know' takes the place of one sample of each "
-        "question: without it a model that never says so cannot learn what it is worth",
+        "share of the questions to which 'I don't know' is taught as the answer first, once: a model that "
+        "never says so cannot learn what it is worth",
     )
 
     @property

@@ -145,7 +145,9 @@ class TrainConfig(Section):
 
     results = ("train",)
     systems: Names = setting(
-        tuple(OBJECTIVES), "objectives to train, each from the base model, comma-separated", results=NOTHING
+        tuple(name for name in OBJECTIVES if not OBJECTIVES[name].reinforced),  # sampling takes its time
+        "objectives to train, each from the base model, comma-separated",
+        results=NOTHING,
     )
     template: Template = setting("bare", "how the question is put to the model", results=("pretrain",))
     passes: PositiveFloat = setting(3.0, "times each fact is visited")

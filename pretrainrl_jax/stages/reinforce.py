@@ -1,5 +1,6 @@
 """`train` of an objective with rewards (RLVR): sample answers, see whether they are true, learn, again."""
 
+import bisect
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from pretrainrl_jax.decoding.decode import sample_batch
 from pretrainrl_jax.facts.matching import truths_of
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.rewards import reward
+from pretrainrl_jax.facts.splits import subsample
 from pretrainrl_jax.knowledge.abstention import verdict
 from pretrainrl_jax.model.decoder import Params
 from pretrainrl_jax.model.partitioning import replicate
@@ -42,6 +44,7 @@ from pretrainrl_jax.trees.templates import encode_branches
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
 IDK = "I don't know"
+LESSON = {"ntp": {"answer": 1.0}}  # the loss by which it is taught
 
 
 class Group(NamedTuple):
@@ -62,6 +65,7 @@ def reinforce(context: Context, system: str) -> None:
     base = context.load(BASE)
     texts = anchor_texts(context, base) if objective.anchored else []
     facts = context.asked(context.trained)
+    row_length = max(settings.row_length, longest(context, base, how, facts))
     data = {"facts": context.fingerprint(base, settings.template, facts, settings)}
     data |= {"anchor text": digest_anchors(texts)} if texts else {}
 
@@ -89,14 +93,24 @@ def reinforce(context: Context, system: str) -> None:
     def begin() -> TrainState:
         return init_sharded_state(base.model, base.params, config.optimizer, context.mesh)
 
+    def lay(visits: Visits, trees: Sequence[AnswerTree]) -> PackedBatch:
+        batch, visits.holds = place_trees(
+            trees, context.mesh, row_length, visits.holds, settings.grad_accum_steps
+        )
+        return batch
+
     def seconds_of_a_pass() -> float:
         enough = passes_to_measure(context, len(facts))
-        visits = Visits(facts, config.seed, enough, settings.questions, {})
-        numbers = objective.coefficients, Schedule(0.0, visits.batches, 0.0, 0.0)
+        visits = Visits(facts, (), config.seed, enough, settings.questions, {})
         anchors = anchors_beside(context, texts, visits)
+        numbers = objective.coefficients, Schedule(0.0, len(visits.counts), 0.0, 0.0)
 
-        def make(params: Params) -> Any:
-            return practise(context, how, base, replace(base, params=params), visits, anchors)[0]
+        def make(params: Params) -> PackedBatch | Anchored:
+            policy = replace(base, params=params)
+            asked, of_batch = visits.take()
+            trees = [learned_tree(how, group) for group in answer(context, how, policy, of_batch, asked)]
+            batch = with_logps(context, how, base, policy, lay(visits, trees))
+            return Anchored(batch, next(anchors)) if anchors else batch
 
         batches = ((count, make) for count in visits.counts)
         took = seconds_a_question(step, begin(), batches, numbers, context.mesh, how.updates)
@@ -107,26 +121,35 @@ def reinforce(context: Context, system: str) -> None:
     if not how.kl:  # only its KL needs the base model beside the policy
         jax.tree.map(lambda x: x.delete(), base.params)
 
-    visits = Visits(facts, config.seed, passes, settings.questions, progress.stream)
+    taught = subsample(facts, round(how.teach * len(facts)), config.seed) if how.teach else []
+    visits = Visits(facts, taught, config.seed, passes, settings.questions, progress.stream)
     visits.row = progress.row
-    total = visits.batches * how.updates
+    total = visits.steps(how.updates)
     schedule = Schedule(objective.learning_rate, total, config.optimizer.warmup, config.optimizer.final)
     context.screen.say(
-        f"{run.stage}: {total} steps; {visits.batches} times {settings.questions} questions are answered "
-        f"{how.samples} times" + (f" and learned {how.updates} times" if how.updates > 1 else "")
+        f"{run.stage}: {total} steps of {settings.questions} questions, each answered {how.samples} times"
+        + (f"; {len(taught)} are taught {IDK!r} first" if taught else "")
     )
     anchors = anchors_beside(context, texts, visits)
+    anchored = {"anchor": objective.coefficients["anchor"]} if objective.anchored else {}
 
     with Session(run, step, state, progress, visits, context.mesh, total) as session:
         watch = Watch(context, session, base)
         hooks = [session.checkpoint, Hook(watch.look, every_steps=config.evaluate.every_steps)]
         watch.begin()
         while not visits.ended:
-            policy = replace(base, params=session.state.params)
-            batch, groups = practise(context, how, base, policy, visits, anchors)
-            updates = [session.step(batch, objective.coefficients, schedule) for _ in range(how.updates)]
-            metrics = jax.device_get(updates[-1])
-            session.log(told(groups) | {name: float(value) for name, value in metrics.items()})
+            policy, teaches = replace(base, params=session.state.params), visits.teaches
+            numbers, asked = visits.take()
+            groups = [] if teaches else answer(context, how, policy, asked, numbers)
+            trees = lessons(context, base, asked) if teaches else [learned_tree(how, g) for g in groups]
+            batch = lay(visits, trees)
+            batch = batch if teaches else with_logps(context, how, base, policy, batch)
+            batch = Anchored(batch, next(anchors)) if anchors else batch
+            coefficients = LESSON | anchored if teaches else objective.coefficients
+            updates = range(1 if teaches else how.updates)
+            metrics = [session.step(batch, coefficients, schedule) for _ in updates][-1]
+            numbers_of = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            session.log(numbers_of | ({} if teaches else told(groups)))
             for hook in session.due(hooks):
                 hook.run()
         done = session.finish()
@@ -141,25 +164,13 @@ def reinforce(context: Context, system: str) -> None:
     jax.tree.map(lambda x: x.delete(), session.state)
 
 
-def practise(
-    context: Context,
-    how: GrpoConfig,
-    base: Loaded,
-    policy: Loaded,
-    visits: "Visits",
-    anchors: Iterator[AnchorBatch] | None,
-) -> tuple[PackedBatch | Anchored, list[Group]]:
-    """The next questions, answers sampled of them, what those earned, and the batch that is learned."""
-    settings = context.config.train
-    taught = visits.batch < round(how.teach * visits.batches)
-    numbers, asked = visits.take()
-    groups = answer(context, how, policy, asked, numbers, taught)
-    trees = [learned_tree(how, group) for group in groups]
-    batch, visits.holds = place_trees(
-        trees, context.mesh, settings.row_length, visits.holds, settings.grad_accum_steps
-    )
-    batch = with_logps(context, how, base, policy, batch)
-    return (Anchored(batch, next(anchors)) if anchors else batch), groups
+def lessons(context: Context, base: Loaded, facts: Sequence[Fact]) -> list[AnswerTree]:
+    """Questions with "I don't know" as the answer to learn."""
+    template = context.template(context.config.train.template)
+    prompts = [template.prefix(fact.question, fact.category) for fact in facts]
+    encoded = encode_branches(base.tokenizer, template, prompts, [[IDK]] * len(facts))
+    laid = zip(facts, encoded.prefixes, encoded.branches, strict=True)
+    return [AnswerTree(fact.id, prefix, (Branch(idk, "chosen", IDK),)) for fact, prefix, (idk,) in laid]
 
 
 def anchors_beside(
@@ -175,38 +186,57 @@ def anchors_beside(
 
 
 class Visits:
-    """The questions in the order they are asked, all passes one after another; each pass is shuffled anew.
+    """The questions in the order they are asked: those that are taught first, then pass after pass.
+
+    Each pass is shuffled anew. `row` is the number of questions that were asked or taught.
 
     Args:
+        facts: that are asked.
+        taught: those of them that are first taught "I don't know".
+        seed: of the order.
+        passes: over all facts.
+        size: of a batch.
         state: what an earlier run had saved; empty at the beginning.
     """
 
     def __init__(
-        self, facts: Sequence[Fact], seed: int, passes: float, size: int, state: dict[str, Any]
+        self,
+        facts: Sequence[Fact],
+        taught: Sequence[Fact],
+        seed: int,
+        passes: float,
+        size: int,
+        state: dict[str, Any],
     ) -> None:
         count = len(facts)
         numbers = range(math.ceil(passes))
         orders = (np.random.default_rng([seed, number]).permutation(count) for number in numbers)
-        self._order = [facts[i] for order in orders for i in order][: max(1, round(passes * count))]
-        self._size, self.row = size, 0  # `row`: visits made
+        asked = [facts[i] for order in orders for i in order][: max(1, round(passes * count))]
+        self._order = [*taught, *asked]
+        self._starts = [*range(0, len(taught), size), *range(len(taught), len(self._order), size)]
+        self._taught, self.row = len(taught), 0
         rows, *sizes = state.get("holds", (0, 0, 0, 0, 0, 0))
         self.holds = Holds(rows, Capacity(*sizes))
 
     @property
-    def batches(self) -> int:
-        """Number of batches of all passes."""
-        return -(-len(self._order) // self._size)
+    def counts(self) -> list[int]:
+        """Questions of each batch."""
+        return [int(n) for n in np.diff([*self._starts, len(self._order)])]
 
     @property
     def batch(self) -> int:
         """The number of the next batch."""
-        return -(-self.row // self._size)
+        return bisect.bisect_left(self._starts, self.row)
+
+    def steps(self, updates: int) -> int:
+        """Of all batches together, with so many on each whose answers are sampled."""
+        taught = bisect.bisect_left(self._starts, self._taught)
+        return taught + updates * (len(self._starts) - taught)
 
     @property
-    def counts(self) -> list[int]:
-        """Questions of each batch."""
-        count = len(self._order)
-        return [min(self._size, count - start) for start in range(0, count, self._size)]
+    def teaches(self) -> bool:
+        """Whether the next batch is taught."""
+        return self.row < self._taught
 
     @property
     def ended(self) -> bool:
@@ -220,13 +250,13 @@ class Visits:
 
     def take(self) -> tuple[range, list[Fact]]:
         """The next batch's questions, and the numbers of these visits."""
-        numbers = range(self.row, min(self.row + self._size, len(self._order)))
+        numbers = range(self.row, self.row + self.counts[self.batch])
         self.row = numbers.stop
         return numbers, [self._order[n] for n in numbers]
 
     def names(self, row: int) -> list[str]:
         """What the batch that ended before `row` asks."""
-        start = (row - 1) // self._size * self._size
+        start = self._starts[bisect.bisect_left(self._starts, row) - 1]
         return list(dict.fromkeys(fact.question for fact in self._order[start:row]))
 
 
@@ -236,18 +266,17 @@ def answer(
     policy: Loaded,
     facts: Sequence[Fact],
     numbers: Sequence[int],
-    taught: bool,
 ) -> list[Group]:
-    """Answers sampled of each question, and their rewards; where it is taught, one is "I don't know"."""
+    """Answers sampled of each question, and their rewards."""
     tokenizer, config = policy.tokenizer, context.config
     template = context.template(config.train.template)
     ends = template.terminators(tokenizer, policy.model.shape.vocabulary)
     prompts = [template.prefix(fact.question, fact.category) for fact in facts]
-    encoded = encode_branches(tokenizer, template, prompts, [[IDK]] * len(facts))
+    prefixes = [tokenizer.start + ids for ids in tokenizer.encode_all(prompts)]
     drawn = sample_batch(
         policy.model,
         policy.params,
-        encoded.prefixes,
+        prefixes,
         np.zeros_like(ends),  # which terminator ended it is kept only of what does not end there
         samples=how.samples,
         max_new_tokens=how.max_new_tokens,
@@ -259,10 +288,8 @@ def answer(
         numbers=numbers,
     )
     groups = []
-    for fact, prefix, (idk,), of_fact in zip(facts, encoded.prefixes, encoded.branches, drawn, strict=True):
+    for fact, prefix, of_fact in zip(facts, prefixes, drawn, strict=True):
         answers = [until_end(sample.tokens, ends) for sample in of_fact]
-        if taught:
-            answers[-1] = idk
         texts = tuple(answer_text(tokenizer, ids[:-1]) if ends[ids[-1]] else None for ids in answers)
         true = truths_of(fact, fact.question, context.known_truths)
         earned = tuple(reward(text, true, how.reward, config.evaluate.match) for text in texts)
@@ -274,6 +301,14 @@ def until_end(tokens: Sequence[int], ends: np.ndarray) -> tuple[int, ...]:
     """The tokens up to the first terminator, which is kept."""
     length = next((place for place, token in enumerate(tokens, 1) if ends[token]), len(tokens))
     return tuple(tokens[:length])
+
+
+def longest(context: Context, base: Loaded, how: GrpoConfig, facts: Sequence[Fact]) -> int:
+    """Tokens that a question with its samples may take of a row."""
+    template = context.template(context.config.train.template)
+    prompts = base.tokenizer.encode_all([template.prefix(fact.question, fact.category) for fact in facts])
+    prefix = len(base.tokenizer.start) + max(map(len, prompts), default=0)
+    return prefix + how.samples * how.max_new_tokens
 
 
 def learned_tree(how: GrpoConfig, group: Group) -> AnswerTree:

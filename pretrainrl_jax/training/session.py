@@ -261,7 +261,7 @@ class Session:
         by_shape: dict[Any, Any] = {}
 
         def step(state: TrainState, batch: Any, *numbers: Any) -> Any:
-            shapes = tuple(x.shape for x in jax.tree.leaves(batch))
+            shapes = tuple(x.shape for x in jax.tree.leaves(batch)), jax.tree.structure((batch, numbers))
             if shapes not in by_shape:
                 by_shape[shapes] = self._compiled(state, batch, *numbers)
             return by_shape[shapes](state, batch, *numbers)

@@ -214,7 +214,7 @@ def test_the_loss_is_a_sum_over_tokens_divided_by_questions():
         jnp.asarray(base[..., 3]),
     )
     nothing = jnp.zeros(())
-    counts = Counts(jnp.array(9), *[nothing] * 6, anchor_tokens=jnp.array(7))
+    counts = Counts(jnp.array(9), *[nothing] * 8, anchor_tokens=jnp.array(7))
     loss, told = anchor(
         (jnp.asarray(policy[..., :3]), jnp.asarray(policy[..., 3])), rows, {"weight": jnp.array(0.5)}, counts
     )

@@ -1,0 +1,111 @@
+"""Whole runs with an anchor: at its beginning nothing is paid, it goes on exactly, and it keeps the base."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.command_line import Signalled, assert_same_parameters, call, complaint, metrics, unfinish
+
+from pretrainrl_jax.trees.anchors import read_anchors
+
+ANCHOR = ("--anchor.texts=12", "--anchor.length=40", "--anchor.top=16", "--anchor.questions=5")
+SYSTEMS = "--train.systems=ntp_answer,anchored"
+
+
+@pytest.fixture(scope="module")
+def anchored(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path, compiled: Path) -> Path:
+    """A workdir with an answer-only and an anchored system, at a rate at which the first forgets."""
+    workdir = tmp_path_factory.mktemp("anchored") / "work"
+    rates = [f"--objectives.{name}.learning_rate=1e-2" for name in ("ntp_answer", "anchored")]
+    ran = call(
+        "run", "--config", tiny_config, "--workdir", workdir, SYSTEMS, *ANCHOR, *rates, "--train.passes=6",
+        "--objectives.anchored.anchor.weight=4",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert "anchor: 12 texts" in ran.out
+    return workdir
+
+
+def test_at_step_0_the_anchor_costs_nothing_and_has_no_gradient(anchored: Path) -> None:
+    lines = {name: metrics(anchored, f"train/{name}") for name in ("ntp_answer", "anchored")}
+    first, plain = lines["anchored"][0], lines["ntp_answer"][0]
+    assert first["step"] == 1
+    assert abs(first["loss_anchor"]) <= 1e-6
+    assert first["loss"] == pytest.approx(first["loss_ntp"], abs=1e-5)
+    assert first["grad_norm"] == pytest.approx(plain["grad_norm"], rel=1e-4)
+    assert max(line["loss_anchor"] for line in lines["anchored"]) > 1e-3
+    assert {line["loss_anchor"] for line in lines["ntp_answer"]} == {None}
+
+
+def test_the_anchor_keeps_what_the_model_was(anchored: Path) -> None:
+    systems = json.loads((anchored / "report" / "summary.json").read_text())["systems"]
+    rise = {name: systems[name]["text_nll"] - systems["base"]["text_nll"] for name in systems}
+    assert rise["ntp_answer"] > 0.1
+    assert rise["anchored"] < rise["ntp_answer"] / 2
+
+
+def test_the_text_is_kept_with_the_trees(anchored: Path) -> None:
+    texts = read_anchors(anchored / "mined" / "anchor.npz")
+    assert len(texts) == 12
+    assert len({one.tokens[0] for one in texts}) == 1  # the context
+    for one in texts:
+        assert 2 <= len(one.tokens) <= 41
+        assert one.top_tokens.shape == (len(one.reads), 16)
+        assert (np.diff(one.top_logps, axis=-1) <= 0).all()
+        whole = np.exp(one.top_logps.astype(np.float64)).sum(-1) + np.exp(one.rest_logp.astype(np.float64))
+        np.testing.assert_allclose(whole, 1, atol=1e-5)
+
+
+def test_a_stopped_run_goes_on_as_if_nothing_had_been(
+    anchored: Path, tmp_path: Path, tiny_config: Path, signalled: type[Signalled], monkeypatch
+) -> None:
+    import shutil
+
+    workdir = Path(shutil.copytree(anchored, tmp_path / "work"))
+    unfinish(workdir, lambda stage: stage.endswith("/anchored"))
+    monkeypatch.setattr(signalled, "when", ("train/anchored", 7))
+    words = ("train", "--workdir", workdir)
+    assert call(*words).code == 130
+    monkeypatch.setattr(signalled, "when", ("", 0))
+    ran = call(*words)
+    assert ran.code == 0, ran.err
+    assert "goes on after step 7" in ran.out + ran.err
+    assert_same_parameters(workdir, anchored, "train/anchored")
+
+
+def test_ones_own_text_is_cut_and_read(anchored: Path, tmp_path: Path, tiny_config: Path) -> None:
+    file = tmp_path / "text.txt"
+    file.write_text("One line of text.\n\n" + "A long one. " * 60)
+    words = ("--config", tiny_config, "--train.systems=anchored", *ANCHOR, "--train.passes=1")
+    ran = call("run", *words, "--workdir", tmp_path / "own", f"--anchor.path={file}")
+    assert ran.code == 0, ran.err
+    texts = read_anchors(tmp_path / "own" / "mined" / "anchor.npz")
+    assert len(texts[0].tokens) < 41
+    assert {len(one.tokens) for one in texts[1:-1]} == {41}
+    said = complaint(call("run", *words, "--workdir", tmp_path / "new", f"--anchor.path={tmp_path}/none"))
+    assert "none: No such file or directory; check anchor.path" in said
+    assert not (tmp_path / "new").exists()
+
+
+def test_cells_of_a_sweep_share_the_text_where_it_is_the_same(tmp_path: Path, tiny_config: Path) -> None:
+    words = ("--config", tiny_config, "--train.systems=anchored", *ANCHOR, "--train.passes=1")
+    axes = ("--sweep.objectives.anchored.anchor.weight=0.5,1", "--sweep.anchor.texts=4,6")
+    ran = call("run", *words, *axes, "--workdir", tmp_path / "swept")
+    assert ran.code == 0, ran.err
+    made = [path for path in (tmp_path / "swept").rglob("anchor.npz") if not path.is_symlink()]
+    assert len(made) == 2
+    assert "objectives.anchored.anchor.weight" in (tmp_path / "swept" / "sweep.md").read_text()
+
+
+def test_as_many_passes_as_a_time_allows(tmp_path: Path, tiny_config: Path) -> None:
+    words = ("--config", tiny_config, "--train.systems=anchored,rlvr", *ANCHOR, "--train.device_seconds=2")
+    workdir = tmp_path / "timed"
+    ran = call("run", *words, "--workdir", workdir, "--objectives.rlvr.grpo.samples=2")
+    assert ran.code == 0, ran.err
+    finished = json.loads((workdir / "finished.json").read_text())
+    for system in ("anchored", "rlvr"):
+        kept = json.loads((workdir / "checkpoints" / "train" / system / "passes.json").read_text())
+        assert kept["passes"] == finished[f"train/{system}"]["passes"]
+        assert kept["passes"] * kept["device_seconds_of_a_pass"] == pytest.approx(2)
+        assert finished[f"train/{system}"]["device_seconds"] < 60
