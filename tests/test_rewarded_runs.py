@@ -8,7 +8,8 @@ from helpers.command_line import Signalled, assert_same_parameters, call, compla
 
 HOW = (
     "--train.systems=rlvr,ternary", "--objectives.ternary.grpo.weight=1",
-    "--objectives.ternary.grpo.reward=ternary", "--objectives.ternary.grpo.teach=0.9",
+    "--objectives.ternary.grpo.reward=ternary", "--objectives.ternary.grpo.teach=15",
+    "--objectives.ternary.grpo.max_new_tokens=20",
     "--objectives.ternary.grpo.updates=2", "--objectives.ternary.grpo.kl=0.01",
     "--objectives.ternary.anchor.weight=0.5", "--anchor.texts=6", "--anchor.length=20", "--train.passes=3",
     "--objectives.rlvr.learning_rate=1e-2", "--objectives.ternary.learning_rate=1e-2",
@@ -37,10 +38,10 @@ def test_what_is_rewarded_is_said_more_often(rewarded: Path) -> None:
 
 def test_a_model_that_is_taught_so_says_that_it_does_not_know(rewarded: Path) -> None:
     lines = metrics(rewarded, "train/ternary")
-    lessons, own = lines[:3], lines[3:]  # 44 of 49 questions are taught, 16 a step
+    lessons, own = lines[:46], lines[46:]  # 49 questions are taught 15 times, 16 a step
     assert all(line["loss_ntp"] > 0 and "reward" not in line for line in lessons)
-    assert [line["step"] for line in lessons] == [1, 2, 3]
-    assert lines[-1]["step"] == 3 + 20  # two updates on each batch
+    assert [line["step"] for line in lessons] == list(range(1, 47))
+    assert lines[-1]["step"] == 46 + 20  # two updates on each batch
     assert any(line["answers_abstained"] > 0.5 for line in own)
     assert all(line["reward"] == line["answers_right"] - line["answers_wrong"] for line in own)
     assert max(line["kl_reference"] for line in own) > 0
@@ -65,7 +66,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(
 ) -> None:
     workdir = Path(shutil.copytree(rewarded, tmp_path / "work"))
     unfinish(workdir, lambda stage: stage.endswith("/ternary"))
-    monkeypatch.setattr(signalled, "when", ("train/ternary", 9))
+    monkeypatch.setattr(signalled, "when", ("train/ternary", 50))
     assert call("train", "--workdir", workdir).code == 130
     monkeypatch.setattr(signalled, "when", ("", 0))
     ran = call("train", "--workdir", workdir)
@@ -79,10 +80,18 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(
     [
         (["--objectives.rlvr.ntp.answer=1"], "give each an objective of its own"),
         (["--objectives.rlvr.grpo.form=ppo"], "one of dapo, grpo, dr_grpo"),
-        (["--objectives.rlvr.grpo.teach=2"], "objectives.rlvr.grpo.teach is 2.0: it must be 1 or less"),
+        (["--objectives.rlvr.grpo.teach=-1"], "objectives.rlvr.grpo.teach is -1.0: it must be 0 or more"),
         (["--objectives.rlvr.grpo.samples=1"], "objectives.rlvr.grpo.samples is 1"),
     ],
 )
 def test_what_cannot_be(words: list[str], said: str, tmp_path: Path, tiny_config: Path) -> None:
     ran = call("run", "--config", tiny_config, "--workdir", tmp_path / "new", "--train.systems=rlvr", *words)
     assert said in complaint(ran)
+
+
+def test_what_is_taught_must_be_sayable(rewarded: Path, tmp_path: Path) -> None:
+    workdir = Path(shutil.copytree(rewarded, tmp_path / "work"))
+    words = ("--objectives.new.grpo.weight=1", "--objectives.new.grpo.teach=1", "--train.systems=new")
+    ran = call("train", "--workdir", workdir, *words)
+    assert ran.code == 2
+    assert "raise objectives.new.grpo.max_new_tokens" in ran.err.splitlines()[-1]

@@ -94,10 +94,10 @@ class GrpoConfig(TermConfig):
     top_p: PositiveShare = setting(1.0, "of sampling alone")
     max_new_tokens: PositiveInt = setting(8, "longest answer, terminator included")
     updates: PositiveInt = setting(1, "updates on the answers sampled at a time")
-    teach: Share = setting(
+    teach: NonNegativeFloat = setting(
         0.0,
-        "share of the questions to which 'I don't know' is taught as the answer first, once: a model that "
-        "never says so cannot learn what it is worth",
+        "passes over the questions in which 'I don't know' is taught as their answer first, 0.3 for a share "
+        "of them once: a model that never says so cannot learn what it is worth",
     )
 
     @property

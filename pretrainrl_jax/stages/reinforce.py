@@ -13,10 +13,10 @@ import numpy as np
 from pretrainrl_jax.config import GrpoConfig
 from pretrainrl_jax.decoding.answers import answer_text
 from pretrainrl_jax.decoding.decode import sample_batch
+from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.matching import truths_of
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.rewards import reward
-from pretrainrl_jax.facts.splits import subsample
 from pretrainrl_jax.knowledge.abstention import verdict
 from pretrainrl_jax.model.decoder import Params
 from pretrainrl_jax.model.partitioning import replicate
@@ -66,6 +66,8 @@ def reinforce(context: Context, system: str) -> None:
     texts = anchor_texts(context, base) if objective.anchored else []
     facts = context.asked(context.trained)
     row_length = max(settings.row_length, longest(context, base, how, facts))
+    if how.teach:
+        check_sayable(system, how, lessons(context, base, facts[:1]))
     data = {"facts": context.fingerprint(base, settings.template, facts, settings)}
     data |= {"anchor text": digest_anchors(texts)} if texts else {}
 
@@ -101,7 +103,7 @@ def reinforce(context: Context, system: str) -> None:
 
     def seconds_of_a_pass() -> float:
         enough = passes_to_measure(context, len(facts))
-        visits = Visits(facts, (), config.seed, enough, settings.questions, {})
+        visits = Visits(facts, config.seed, 0.0, enough, settings.questions, {})
         anchors = anchors_beside(context, texts, visits)
         numbers = objective.coefficients, Schedule(0.0, len(visits.counts), 0.0, 0.0)
 
@@ -121,14 +123,13 @@ def reinforce(context: Context, system: str) -> None:
     if not how.kl:  # only its KL needs the base model beside the policy
         jax.tree.map(lambda x: x.delete(), base.params)
 
-    taught = subsample(facts, round(how.teach * len(facts)), config.seed) if how.teach else []
-    visits = Visits(facts, taught, config.seed, passes, settings.questions, progress.stream)
+    visits = Visits(facts, config.seed, how.teach, passes, settings.questions, progress.stream)
     visits.row = progress.row
     total = visits.steps(how.updates)
     schedule = Schedule(objective.learning_rate, total, config.optimizer.warmup, config.optimizer.final)
     context.screen.say(
         f"{run.stage}: {total} steps of {settings.questions} questions, each answered {how.samples} times"
-        + (f"; {len(taught)} are taught {IDK!r} first" if taught else "")
+        + (f"; {IDK!r} is taught {visits.taught} times first" if visits.taught else "")
     )
     anchors = anchors_beside(context, texts, visits)
     anchored = {"anchor": objective.coefficients["anchor"]} if objective.anchored else {}
@@ -173,6 +174,16 @@ def lessons(context: Context, base: Loaded, facts: Sequence[Fact]) -> list[Answe
     return [AnswerTree(fact.id, prefix, (Branch(idk, "chosen", IDK),)) for fact, prefix, (idk,) in laid]
 
 
+def check_sayable(system: str, how: GrpoConfig, taught: Sequence[AnswerTree]) -> None:
+    """Raise InputError if the answer that is taught is longer than any that is sampled."""
+    needed = len(taught[0].branches[0].tokens)
+    if needed > how.max_new_tokens:
+        raise InputError(
+            f"{IDK!r} takes {needed} tokens here, and answers may have {how.max_new_tokens}: raise "
+            f"objectives.{system}.grpo.max_new_tokens"
+        )
+
+
 def anchors_beside(
     context: Context, texts: Sequence[AnchorText], visits: "Visits"
 ) -> Iterator[AnchorBatch] | None:
@@ -192,9 +203,9 @@ class Visits:
 
     Args:
         facts: that are asked.
-        taught: those of them that are first taught "I don't know".
         seed: of the order.
-        passes: over all facts.
+        taught: passes over them that teach "I don't know"; a fraction is a share of them.
+        passes: likewise, that ask.
         size: of a batch.
         state: what an earlier run had saved; empty at the beginning.
     """
@@ -202,19 +213,21 @@ class Visits:
     def __init__(
         self,
         facts: Sequence[Fact],
-        taught: Sequence[Fact],
         seed: int,
+        taught: float,
         passes: float,
         size: int,
         state: dict[str, Any],
     ) -> None:
-        count = len(facts)
-        numbers = range(math.ceil(passes))
-        orders = (np.random.default_rng([seed, number]).permutation(count) for number in numbers)
-        asked = [facts[i] for order in orders for i in order][: max(1, round(passes * count))]
-        self._order = [*taught, *asked]
-        self._starts = [*range(0, len(taught), size), *range(len(taught), len(self._order), size)]
-        self._taught, self.row = len(taught), 0
+        def order(kind: int, passes: float) -> list[Fact]:
+            rngs = (np.random.default_rng([seed, kind, number]) for number in range(math.ceil(passes)))
+            every = [facts[i] for rng in rngs for i in rng.permutation(len(facts))]
+            return every[: round(passes * len(facts))]
+
+        lessons, asked = order(0, taught), order(1, passes) or list(facts[:1])
+        self._order = [*lessons, *asked]
+        self._starts = [*range(0, len(lessons), size), *range(len(lessons), len(self._order), size)]
+        self.taught, self.row = len(lessons), 0
         rows, *sizes = state.get("holds", (0, 0, 0, 0, 0, 0))
         self.holds = Holds(rows, Capacity(*sizes))
 
@@ -230,13 +243,13 @@ class Visits:
 
     def steps(self, updates: int) -> int:
         """Of all batches together, with so many on each whose answers are sampled."""
-        taught = bisect.bisect_left(self._starts, self._taught)
+        taught = bisect.bisect_left(self._starts, self.taught)
         return taught + updates * (len(self._starts) - taught)
 
     @property
     def teaches(self) -> bool:
         """Whether the next batch is taught."""
-        return self.row < self._taught
+        return self.row < self.taught
 
     @property
     def ended(self) -> bool:
