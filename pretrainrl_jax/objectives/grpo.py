@@ -37,7 +37,8 @@ def grpo(
 
     r = p / p_behaviour, where both are the softmax of logits divided by one temperature, of all tokens: what
     a sampler leaves out changes neither. Where no behaviour log-probability is known the policy is the one
-    that sampled, and r is 1. `kl` adds kl · (exp(d) − d − 1), d = log p_reference − log p, of every token.
+    that sampled, and r is 1. `kl` adds kl · r · (exp(d) − d − 1) of every token, d = log p_reference − log p;
+    with the ratio its gradient is that of the divergence (arXiv 2512.02556).
 
     - "grpo" (arXiv 2402.03300): the mean over a sample's tokens, then over samples.
     - "dapo" (arXiv 2503.14476): the mean over all tokens of the batch.
@@ -88,7 +89,7 @@ def grpo(
     total = coefficients["weight"] * loss if "weight" in coefficients else jnp.float32(0)
     if "kl" in coefficients:
         d = jnp.where(used, batch.reference_logp, logps) - logps
-        kl = jnp.exp(d) - d - 1
+        kl = r * (jnp.exp(d) - d - 1)
         total += coefficients["kl"] * mean(kl)
         metrics["kl_reference"] = share(kl)
     return total, metrics
