@@ -1,10 +1,12 @@
 """What several files of tests share: a tiny configuration, and a workdir in which it has run."""
 
 import fcntl
+import gc
 import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("parity")
         for line in (*peer_measurements.table(measured), "", peer_measurements.versions()):
             terminalreporter.write_line(line)
+
+
+MOST_MAPS = 30_000  # of a process's memory: Linux allows 65,530, and a compiled program has about 14
+
+
+def pytest_runtest_logfinish() -> None:
+    """Forget compiled programs before there are too many: XLA aborts where no more may be mapped."""
+    maps = Path("/proc/self/maps")
+    if "jax" in sys.modules and maps.is_file() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
