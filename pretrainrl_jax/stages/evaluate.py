@@ -42,6 +42,12 @@ def evaluate_system(context: Context, system: str) -> None:
     loaded = context.load(stage)
     statements = count_statements(context, loaded.tokenizer)  # first: a file may not be there
     questions = questions_of(context)
+    if context.config.model_alone:  # what is asked is not all that the user gave
+        shown, apart = len(context.few_shot_examples), len(context.held_out)
+        context.screen.say(
+            f"evaluate/{system}: of {len(context.facts)} facts {shown} are shown in every prompt as examples "
+            f"and not asked, {apart} are held out and told apart (facts.holdout_every)"
+        )
     outcomes, prompts = ask_all(context, loaded, questions, f"evaluate/{system}")
     temperature, calibrated = calibrate(context, loaded, outcomes)
     further = ask_further(context, loaded, questions, f"evaluate/{system}")
