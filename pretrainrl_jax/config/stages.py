@@ -31,6 +31,7 @@ from pretrainrl_jax.config.declare import (
 from pretrainrl_jax.config.objectives import OBJECTIVES
 
 MINE_SOURCES = ("beam", "pool", "popularity", "constrained")
+ASKED = ("trained", "paraphrase", "held_out", "reversed")
 Template = Literal["bare", "few_shot"]
 
 
@@ -188,6 +189,12 @@ class EvaluateConfig(Section):
     match: Literal["exact", "contains"] = setting(
         "exact", "an answer is right if, normalised, it equals a true answer, or if it contains one"
     )
+    groups: Names = setting(
+        ASKED,
+        "which questions are asked: trained facts, their paraphrase in a wording of which training knows "
+        "nothing, held_out facts, reversed questions about the answers",
+        results=("evaluate",),
+    )
     among: str = setting(
         "",
         "also answer each question by choice: category (among all answers of its category), or a file of "
@@ -243,6 +250,12 @@ class EvaluateConfig(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> "EvaluateConfig":
+        if unknown := [name for name in self.groups if name not in ASKED]:
+            raise ValueError(f"evaluate.groups names {unknown[0]!r}: the groups are {', '.join(ASKED)}")
+        if "trained" not in self.groups or len(set(self.groups)) < len(self.groups):
+            raise wrong(
+                "evaluate.groups", self.groups, "name trained and what else is to be asked, each once"
+            )
         if self.samples == 1:
             raise wrong("evaluate.samples", 1, "two at least can agree: give 2 or more, or 0 for none")
         if self.penalties and len(self.penalties) != len(self.thresholds):

@@ -32,7 +32,7 @@ Json = dict[str, Any]
 
 
 def questions_of(context: Context) -> list[Question]:
-    """Everything that is asked: facts, their paraphrases, those held out, and answers the other way round.
+    """What `evaluate.groups` asks: facts, their paraphrases, those held out, answers the other way round.
 
     Raises InputError if no fact is left to ask.
     """
@@ -48,7 +48,8 @@ def questions_of(context: Context) -> list[Question]:
     questions += [(fact, fact.paraphrase, "paraphrase") for fact in trained if fact.paraphrase]
     questions += [(fact, fact.question, "held_out") for fact in context.held_out]
     turned = reversed_facts(trained, context.facts, templates)
-    return questions + [(fact, fact.question, "reversed") for fact in turned]
+    questions += [(fact, fact.question, "reversed") for fact in turned]
+    return [question for question in questions if question[2] in context.config.evaluate.groups]
 
 
 def as_facts(questions: Sequence[Question]) -> list[Question]:
