@@ -1,12 +1,12 @@
-r"""Learning without forgetting on a real model: SmolLM2-135M learns 200 facts of PopQA, with and without the anchor.
+r"""Learning without forgetting: SmolLM2-135M learns 200 facts of PopQA, with and without the anchor.
 
     python -m pretrainrl_jax.main --config configs/anchor_smollm2.py --workdir runs/anchor \
         --sweep.seed=0,1,2 --sweep.train.passes=6
 
-It reads the Hugging Face folder `SmolLM2-135M`, `popQA.tsv`, and in `forgetting.txt` the text whose loss tells
-what is forgotten (of docs/forgetting.md: `head -60 wikitext2_test.txt`); --model.path, --facts.path and
---evaluate.text name others. Each seed draws other facts. The anchor is two texts of 128 tokens for 20 questions,
-which the model wrote after EOS; a curve over its weight is
+It reads the Hugging Face folder `SmolLM2-135M`, `popQA.tsv`, and in `forgetting.txt` the text whose loss
+tells what is forgotten (docs/forgetting.md: `head -60 wikitext2_test.txt`); --model.path, --facts.path and
+--evaluate.text name others. Each seed draws other facts. The anchor is two texts of 128 tokens for 20
+questions, which the model wrote after EOS; a curve over its weight is
 
     --sweep.objectives.anchored.anchor.weight=0.02,0.08,0.3,1
 
@@ -32,7 +32,7 @@ config = Config(
     facts=FactsConfig(path="popQA.tsv", limit=204, holdout_every=0),
     model=ModelConfig(path="SmolLM2-135M"),
     pretrain=PretrainConfig(epochs=0.0),
-    mine=MineConfig(sources=("popularity",), negatives=1),  # no objective here compares: no beams are needed
+    mine=MineConfig(sources=()),  # no objective here compares
     anchor=AnchorConfig(texts=96, questions=10.0),
     objectives=OBJECTIVES
     | {name: replace(OBJECTIVES[name], learning_rate=3e-4) for name in ("ntp_answer", "anchored")},

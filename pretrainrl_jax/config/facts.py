@@ -26,6 +26,9 @@ class ColumnsConfig(Section):
     popularity: str = setting("", "column of how often the subject is looked for")
     answer_popularity: str = setting("", "column of how often the answer is looked for")
     id: str = setting("", "column of the row's own id")
+    rewordings: str = setting(
+        "", "column of other wordings of the question, for train.wordings: a list, or one written as text"
+    )
 
 
 @section
@@ -55,6 +58,11 @@ class FactsConfig(Section):
         (),
         "templates for rows without a question, as 'What is the {p} of {s}?': {p} is the category, {s} the "
         "subject; 'capital=Which city governs {s}?' is for one category",
+    )
+    rewordings: Names = setting(
+        (),
+        "further templates of questions, as 'Name the {p} of {s}.', for train.wordings; they go before those "
+        "of the known relations",
     )
     reversed: Names = setting(
         (),

@@ -99,7 +99,8 @@ class MineConfig(Section):
         ("beam",),
         "where negatives come from: beam (the question's own beams), pool (what the model answers most often "
         "in the category), popularity (the category's best-known answers), constrained (the question's beams "
-        "among known answers, of mine.among); several are mixed in equal parts",
+        "among known answers, of mine.among); several are mixed in equal parts, none will do where no "
+        "objective compares",
     )
     among: str = setting(
         "category",
@@ -130,8 +131,8 @@ class MineConfig(Section):
         unknown = [source for source in self.sources if source not in MINE_SOURCES]
         if unknown:
             raise ValueError(f"mine.sources names {unknown[0]!r}: the sources are {', '.join(MINE_SOURCES)}")
-        if not self.sources or len(set(self.sources)) < len(self.sources):
-            raise wrong("mine.sources", self.sources, "name one or more, each once")
+        if len(set(self.sources)) < len(self.sources):
+            raise wrong("mine.sources", self.sources, "name each once")
         if not self.among:
             raise wrong("mine.among", "empty", "give category, or a file of answers, one a line")
         if len(self.sources) > self.negatives:
@@ -156,6 +157,12 @@ class TrainConfig(Section):
         0.0,
         "give each system as many passes as take so long, all devices together, measured before it is "
         "trained; 0: train.passes",
+    )
+    wordings: PositiveInt = setting(
+        1,
+        "wordings of each question, one a pass in turn: its own, then the rewordings that its row, "
+        "facts.rewordings or its relation has; the paraphrase that is evaluated is never among them",
+        results=("mine", "train"),
     )
     questions: PositiveInt = setting(27, "questions a step (on average: a step is whole packed rows)")
     row_length: PositiveInt = setting(128, "tokens a packed row holds", results=("mine", "train", "evaluate"))

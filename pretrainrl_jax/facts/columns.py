@@ -25,6 +25,7 @@ USUAL: dict[str, tuple[str, ...]] = {
     "popularity": ("popularity", "s_pop", "subject_popularity", "pop"),
     "answer_popularity": ("answer_popularity", "o_pop", "object_popularity"),
     "id": ("id", "question_id", "questionid"),
+    "rewordings": ("rewordings", "paraphrases"),
 }  # fmt: skip
 EITHERS = "aliases"  # of the subject or of the answer, where both are there
 
@@ -42,6 +43,7 @@ class Columns:
     popularity: str = ""
     answer_popularity: str = ""
     id: str = ""
+    rewordings: str = ""
     unread: tuple[str, ...] = ()
 
     @property

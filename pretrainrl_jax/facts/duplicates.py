@@ -15,9 +15,9 @@ Fate = dict[int, int | None]
 def settle(facts: Sequence[Fact], rule: Literal["merge", "keep", "drop"]) -> tuple[list[Fact], Fate]:
     """The facts that stay, in their order, and what became of the others.
 
-    "merge": the first row of a question takes the answers of the later ones as aliases, and the greatest
-    popularity. "keep": nothing happens. "drop": where the answers of two rows differ, normalised, all rows of
-    the question are left out, and where they agree they are merged.
+    "merge": the first row of a question takes the answers of the later ones as aliases, their rewordings,
+    and the greatest popularity. "keep": nothing happens. "drop": where the answers of two rows differ,
+    normalised, all rows of the question are left out, and where they agree they are merged.
     """
     if rule == "keep":
         return list(facts), {}
@@ -32,6 +32,7 @@ def settle(facts: Sequence[Fact], rule: Literal["merge", "keep", "drop"]) -> tup
                 group[0],
                 answers=tuple(dict.fromkeys(answer for fact in group for answer in fact.answers)),
                 popularity=max(fact.popularity for fact in group),
+                rewordings=tuple(dict.fromkeys(text for fact in group for text in fact.rewordings)),
                 answer_popularity=max(f.answer_popularity for f in group if f.answer == group[0].answer),
             )
             fate.update(dict.fromkeys(indices[1:], indices[0]))

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -26,7 +26,7 @@ from pretrainrl_jax.facts.rules import (
 )
 from pretrainrl_jax.facts.splits import ROW_ID
 from pretrainrl_jax.facts.survey import Survey
-from pretrainrl_jax.facts.wordings import paraphrase
+from pretrainrl_jax.facts.wordings import paraphrase, rewordings
 from pretrainrl_jax.facts.written import written
 
 _PLAIN = re.compile("[0-9A-Za-z]")  # a text with one of these is never empty normalised
@@ -40,6 +40,7 @@ class FactMaker:
     seen: Survey
     columns: Columns
     templates: Templates
+    rewordings: Sequence[Templates] = ()
     kept: tuple[str, ...] = ()  # columns that go with each fact
     repaired: Counter[str] = field(default_factory=Counter)
     taken: set[str] = field(default_factory=set)  # ids
@@ -93,9 +94,28 @@ class FactMaker:
             popularity=popularity,
             row=row.number,
             paraphrase=other if other != question else "",
+            rewordings=self.reworded(row, category, subject, {question, other}),
             answer_popularity=_popularity(row, columns.answer_popularity, repaired, of_answer=True),
             columns=tuple((path, self.shown(row, path)) for path in self.kept),
         )
+
+    def reworded(self, row: Row, category: str, subject: str, asked: Collection[str]) -> tuple[str, ...]:
+        """Other wordings of a row's question, each once, none of them `asked`: the row's own come first."""
+        path = self.columns.rewordings
+        values = cells(row.values, path) if path else []
+        texts: list[str] = []
+        try:
+            for value in values:
+                texts += cleaning.texts_in(value, "", False, self.repaired)
+        except cleaning.NotText as reason:
+            raise cleaning.NotText(str(reason), _holds(path, values)) from None
+        own = (cleaning.clean(text, self.repaired) for text in texts)
+        given = [fill_in(text, subject) if subject and is_open(text, subject) else text for text in own]
+        if not subject and any(is_open(text, "") for text in given):
+            raise cleaning.Unusable(OPEN_QUESTION)
+        given += [ask(templates, category, subject) for templates in self.rewordings]
+        given += rewordings(category, subject) if subject else ()
+        return tuple(text for text in dict.fromkeys(given) if text and text not in asked)
 
     def shown(self, row: Row, path: str) -> str:
         """A cell as a reader sees it, several values with commas between; "" where it is blank."""

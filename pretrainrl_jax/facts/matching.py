@@ -82,14 +82,14 @@ def known_truths(facts: Iterable[Fact]) -> dict[str, frozenset[str]]:
 
     That is what any fact asked in these words says, whatever its category and subject, and what is true of
     its (subject key, category): a subject can have several facts in one relation (two occupations), and each
-    answers both. A paraphrase is a wording, too.
+    answers both. A paraphrase is a wording, too, and so are rewordings.
     """
     by_subject: dict[tuple[str, str], set[str]] = {}
     keys: dict[str, dict[tuple[str, str], None]] = {}  # whom a wording asks about
     for fact in facts:
         key = (fact.subject_key, fact.category)
         by_subject.setdefault(key, set()).update(filter(None, map(normalise, fact.answers)))
-        for wording in filter(None, (fact.question, fact.paraphrase)):
+        for wording in filter(None, (fact.question, fact.paraphrase, *fact.rewordings)):
             keys.setdefault(wording, {})[key] = None
     of_subject = {key: frozenset(answers) for key, answers in by_subject.items()}
     return {

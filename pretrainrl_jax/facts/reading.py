@@ -113,6 +113,7 @@ def _read(settings: FactsConfig, by: Sequence[str] = ()) -> Reading:
     The source is read twice: all keys of all rows count, and a row is kept only as the fact it becomes.
     """
     templates = read_templates(settings.questions)
+    others = [read_templates([entry], "facts.rewordings") for entry in settings.rewordings]
     rows = _twice(settings)
     read_templates(settings.reversed, "facts.reversed", "a", "answer")
     named = [name for value in asdict(settings.columns).values() for name in (value, *value.split(","))]
@@ -124,7 +125,7 @@ def _read(settings: FactsConfig, by: Sequence[str] = ()) -> Reading:
     columns = choose_columns(seen, settings, at)
     for path in by:
         check_column(seen, path, "evaluate.by", at)
-    maker = FactMaker(settings, seen, columns, templates, tuple(by))
+    maker = FactMaker(settings, seen, columns, templates, others, tuple(by))
     aside = FactMaker(settings, seen, columns, templates)  # of rows of which only the truths are wanted
     facts: list[Fact] = []
     elsewhere: list[Fact] = []

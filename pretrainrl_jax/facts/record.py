@@ -1,6 +1,6 @@
 """The fact: what a question asks, what is true, and how well known it is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,7 @@ class Fact:
     popularity: float  # how often the subject is looked for (page views a month, or the world's own weight)
     row: int  # line or item of the source the fact came from, 1-based; 0 for made-up facts
     paraphrase: str = ""  # another wording, never trained on after pretraining; "" where there is none
+    rewordings: tuple[str, ...] = ()  # further ones that training may use (`train.wordings`)
     answer_popularity: float = 0.0  # how often the canonical answer is looked for; 0 where it is not known
     columns: tuple[tuple[str, str], ...] = ()  # name and text of the columns that evaluate.by names
 
@@ -23,3 +24,7 @@ class Fact:
     def answer(self) -> str:
         """The canonical answer, the one that is trained."""
         return self.answers[0]
+
+    def worded(self, number: int) -> "tuple[Fact, ...]":
+        """The fact asked in its own wording and in rewordings, `number` of them if it has so many."""
+        return tuple(replace(self, question=text) for text in (self.question, *self.rewordings)[:number])

@@ -100,6 +100,7 @@ def make_world(settings: WorldConfig, seed: int) -> list[Fact]:
                 popularity=(rank + settings.popularity_offset) ** -settings.popularity_exponent,
                 row=0,
                 paraphrase=wording.paraphrase.format(subject=subject),
+                rewordings=wordings.rewordings(relation, subject),
             )
         )
     return facts

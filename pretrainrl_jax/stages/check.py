@@ -20,7 +20,15 @@ def creates(command: Command) -> bool:
 
 
 def check_facts(config: Config, facts: Sequence[Fact]) -> None:
-    """Raise InputError if something goes by category and some facts have none, or answers cannot be read."""
+    """Raise InputError for facts that lack what settings need of them, or answers that cannot be read."""
+    if (number := config.train.wordings) > 1 and not any(fact.rewordings for fact in facts):
+        raise InputError(
+            f"train.wordings={number}, and no question has another wording: give facts.columns.rewordings, "
+            "or templates in facts.rewordings"
+        )
+    compare = [system for system in config.train.systems if config.objectives[system].contrasts]
+    if compare and not config.mine.sources:
+        raise InputError(f"mine.sources is empty, and {compare[0]} compares with negatives: name a source")
     file = "give a file of answers, one a line"
     categorised = {"mine.sources has pool": "mine the beams alone (mine.sources=beam)"}
     categorised = categorised if "pool" in config.mine.sources else {}
@@ -58,6 +66,8 @@ def check_preferences(config: Config) -> None:
                 f"train.systems names {system}, which answers questions (objectives.{system}.grpo), and "
                 "preferences have none: leave it out"
             )
+    if config.train.wordings > 1:
+        raise InputError("train.wordings is for facts: leave it 1 with preferences.path")
     if config.evaluate.every_steps:
         raise InputError("evaluate.every_steps is for facts: set it to 0 with preferences.path")
     if config.evaluate.among:

@@ -15,6 +15,7 @@ from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.stages.report import report
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.trees.tree import AnswerTree
+from pretrainrl_jax.trees.turns import Visit, in_turn, one_of_each
 
 
 class Material(NamedTuple):
@@ -24,26 +25,36 @@ class Material(NamedTuple):
     made_with: Callable[[Context, Loaded], dict]  # what the trees depend on
     known_true: Callable[[Context, Sequence[AnswerTree]], list[str]]  # rejected, and known to be true by now
     name_of: Callable[[Context], Callable[[AnswerTree], str]]  # a tree in messages
-    visit: Callable[[Context], Callable[[AnswerTree, int], AnswerTree]]  # a tree as a pass sees it
+    questions: Callable[[Sequence[AnswerTree]], Sequence[AnswerTree]]  # of the trees one of each question
+    visit: Callable[[Context, Sequence[AnswerTree]], Visit]  # what a pass sees of such a tree
     evaluate_system: Callable[[Context, str], None]
 
 
-def _draw(context: Context) -> Callable[[AnswerTree, int], AnswerTree]:
+def _draw(context: Context, trees: Sequence[AnswerTree]) -> Visit:
     negatives, seed = context.config.mine.negatives, context.config.seed
-    return lambda tree, epoch: draw_negatives(tree, negatives, seed, epoch)
+    return in_turn(trees, lambda tree, epoch: draw_negatives(tree, negatives, seed, epoch))
 
 
 def _known_true(context: Context, trees: Sequence[AnswerTree]) -> list[str]:
     return mining.truths_among(trees, context.asked(context.trained), context.known_truths)
 
 
-FACTS = Material(mining.mine, mining.made_with, _known_true, mining.name_of, _draw, of_facts.evaluate_system)
+FACTS = Material(
+    mining.mine,
+    mining.made_with,
+    _known_true,
+    mining.name_of,
+    one_of_each,
+    _draw,
+    of_facts.evaluate_system,
+)
 PREFERENCES = Material(
     preferences.score_pairs,
     preferences.made_with,
     lambda context, trees: [],  # what is rejected is what the file rejects
     preferences.name_of,
-    lambda context: lambda tree, epoch: tree,  # a file's pairs are all seen in each pass
+    lambda trees: trees,
+    lambda context, trees: lambda tree, epoch: tree,  # a file's pairs are all seen in each pass
     preferences.evaluate_system,
 )
 

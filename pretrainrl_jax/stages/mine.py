@@ -47,6 +47,7 @@ from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.trees.records import digest, write_trees
 from pretrainrl_jax.trees.templates import encode_branches
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, places, select
+from pretrainrl_jax.trees.turns import one_of_each
 from pretrainrl_jax.version import STAMP
 
 Decoded = list[tuple[Fact, list[Answer]]]
@@ -88,6 +89,8 @@ def made_with(context: Context, base: Loaded) -> dict[str, Any]:
     stamp = context.fingerprint(base, context.config.train.template, facts, settings)
     if "constrained" in settings.sources:
         stamp["answers of mine.among"] = short_digest(choices(settings.among, context.facts, "mine.among"))
+    if context.config.train.wordings > 1:
+        stamp["rewordings"] = short_digest([fact.rewordings for fact in facts])
     return stamp
 
 
@@ -136,7 +139,8 @@ def mine_negatives(
 
     rules = Rules(known, settings.drop_overlapping, settings.min_probability, settings.negatives)
     candidates, dropped = choose(context, facts, decoded, constrained, pools, rules)
-    trees, left_out = build_trees(context, policy, facts, candidates, dropped)
+    worded, candidates = in_wordings(context, facts, candidates, rules)
+    trees, left_out = build_trees(context, policy, worded, candidates, dropped)
     # No checksums of the reference: it is the policy, or the base model, which a workdir never changes.
     train = context.config.train
     scores = score_references(
@@ -152,10 +156,12 @@ def mine_negatives(
     # Training compares branches as they are; what is shown of them counts every terminator.
     trees, believed = (with_references(trees, [[b[i] for b in tree] for tree in scores]) for i in (0, 1))
 
-    left_out["fewer_than_asked"] = sum(len(places(tree, "rejected")) < settings.negatives for tree in trees)
+    believed = one_of_each(believed)
+    asked_for = settings.negatives if settings.sources else 0
+    left_out["fewer_than_asked"] = sum(len(places(tree, "rejected")) < asked_for for tree in believed)
     shown = context.template(settings.template).examples
     described = statistics.describe(facts, believed, decoded, known, dropped, pools, agreements)
-    described["of_examples"] = statistics.share_of([answer for _, answer in shown], trees)
+    described["of_examples"] = statistics.share_of([answer for _, answer in shown], believed)
     described["quality"] = quality(believed, context.facts)
     return Mined(trees, left_out | described)
 
@@ -233,6 +239,8 @@ def _searched(
     search: Callable[[list[Fact], list[str], Callable[[int], None]], list[list[Answer]]],
 ) -> Decoded:
     """Each question with what `search` gives for it and its prompt, in parts."""
+    if not facts:
+        return []
     template = context.template(context.config.mine.template)
     prompts = {fact.id: template.prefix(fact.question, fact.category) for fact in facts}
     lengths = [len(ids) for ids in policy.tokenizer.encode_all([prompts[fact.id] for fact in facts])]
@@ -325,6 +333,26 @@ def choose(
     return chosen, dropped
 
 
+def in_wordings(
+    context: Context, facts: Sequence[Fact], candidates: Sequence[Sequence[Candidate]], rules: Rules
+) -> tuple[list[Fact], list[Sequence[Candidate]]]:
+    """Each fact in the wordings that `train.wordings` asks for, with its candidates that are false there."""
+    number = context.config.train.wordings
+    worded = [(fact, kept, fact.worded(number)) for fact, kept in zip(facts, candidates, strict=True)]
+    if short := sum(len(wordings) < number for _, _, wordings in worded):
+        context.screen.say(f"mine: {short} questions have fewer wordings than train.wordings={number}")
+
+    def false(asked: Fact, candidate: Candidate) -> bool:
+        return not why_dropped(candidate.text, asked, rules.known, rules.drop_overlapping)
+
+    pairs = [
+        (asked, kept if asked.question == fact.question else [c for c in kept if false(asked, c)])
+        for fact, kept, wordings in worded
+        for asked in wordings
+    ]
+    return [asked for asked, _ in pairs], [kept for _, kept in pairs]
+
+
 def build_trees(
     context: Context,
     policy: Loaded,
@@ -369,7 +397,7 @@ def build_trees(
             trees.append(tree)
     for what, ids in (("their answer has no tokens", no_tokens), ("longer than train.row_length", too_long)):
         if ids:
-            names = ", ".join(ids[:5]) + (" …" if len(ids) > 5 else "")
+            names = ", ".join(list(dict.fromkeys(ids))[:5]) + (" …" if len(set(ids)) > 5 else "")
             context.screen.say(f"mine: left out, since {what}: {len(ids)} questions ({names})")
     if not trees:
         raise InputError("there is no question to train on: raise train.row_length, or give more facts")

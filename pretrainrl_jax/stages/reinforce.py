@@ -18,6 +18,7 @@ from pretrainrl_jax.facts.matching import truths_of
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.rewards import reward
 from pretrainrl_jax.knowledge.abstention import verdict
+from pretrainrl_jax.mining.fingerprint import short_digest
 from pretrainrl_jax.model.decoder import Params
 from pretrainrl_jax.model.partitioning import replicate
 from pretrainrl_jax.objectives.grpo import advantages
@@ -65,10 +66,13 @@ def reinforce(context: Context, system: str) -> None:
     base = context.load(BASE)
     texts = anchor_texts(context, base) if objective.anchored else []
     facts = context.asked(context.trained)
-    row_length = max(settings.row_length, longest(context, base, how, facts))
+    every_wording = [asked for fact in facts for asked in fact.worded(settings.wordings)]
+    row_length = max(settings.row_length, longest(context, base, how, every_wording))
     if how.teach:
         check_sayable(system, how, lessons(context, base, facts[:1]))
     data = {"facts": context.fingerprint(base, settings.template, facts, settings)}
+    if settings.wordings > 1:
+        data["wordings"] = short_digest([asked.question for asked in every_wording])
     data |= {"anchor text": digest_anchors(texts)} if texts else {}
 
     run = Run(
@@ -103,7 +107,7 @@ def reinforce(context: Context, system: str) -> None:
 
     def seconds_of_a_pass() -> float:
         enough = passes_to_measure(context, len(facts))
-        visits = Visits(facts, config.seed, 0.0, enough, settings.questions, {})
+        visits = Visits(facts, config.seed, 0.0, enough, settings.questions, {}, settings.wordings)
         anchors = anchors_beside(context, texts, visits)
         numbers = objective.coefficients, Schedule(0.0, len(visits.counts), 0.0, 0.0)
 
@@ -123,7 +127,9 @@ def reinforce(context: Context, system: str) -> None:
     if not how.kl:  # only its KL needs the base model beside the policy
         jax.tree.map(lambda x: x.delete(), base.params)
 
-    visits = Visits(facts, config.seed, how.teach, passes, settings.questions, progress.stream)
+    visits = Visits(
+        facts, config.seed, how.teach, passes, settings.questions, progress.stream, settings.wordings
+    )
     visits.row = progress.row
     total = visits.steps(how.updates)
     schedule = Schedule(objective.learning_rate, total, config.optimizer.warmup, config.optimizer.final)
@@ -208,6 +214,7 @@ class Visits:
         passes: likewise, that ask.
         size: of a batch.
         state: what an earlier run had saved; empty at the beginning.
+        wordings: of each question, which passes ask in turn.
     """
 
     def __init__(
@@ -218,10 +225,15 @@ class Visits:
         passes: float,
         size: int,
         state: dict[str, Any],
+        wordings: int = 1,
     ) -> None:
+        worded = [fact.worded(wordings) for fact in facts]
+
         def order(kind: int, passes: float) -> list[Fact]:
-            rngs = (np.random.default_rng([seed, kind, number]) for number in range(math.ceil(passes)))
-            every = [facts[i] for rng in rngs for i in rng.permutation(len(facts))]
+            every: list[Fact] = []
+            for number in range(math.ceil(passes)):
+                shuffled = np.random.default_rng([seed, kind, number]).permutation(len(facts))
+                every += [worded[i][(i + number) % len(worded[i])] for i in shuffled]
             return every[: round(passes * len(facts))]
 
         lessons, asked = order(0, taught), order(1, passes) or list(facts[:1])

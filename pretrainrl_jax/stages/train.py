@@ -61,6 +61,7 @@ def train_system(context: Context, system: str) -> None:
         refuse_unscored(trees)
     else:  # what an objective ignores is dropped before packing: it would only be computed for nothing
         trees = [chosen_only(tree) for tree in trees]
+    questions = len(material(context).questions(trees))
     texts = anchor_texts(context, base) if objective.anchored else []
     data = {"data": digest(trees)} | ({"anchor text": digest_anchors(texts)} if texts else {})
 
@@ -88,11 +89,11 @@ def train_system(context: Context, system: str) -> None:
         return init_sharded_state(base.model, base.params, config.optimizer, context.mesh)
 
     def seconds_of_a_pass() -> float:
-        first = Rounds(context, objective, trees, passes_to_measure(context, len(trees)), texts)
+        first = Rounds(context, objective, trees, passes_to_measure(context, questions), texts)
         feed = Feed(first.rows, context.mesh, settings.grad_accum_steps, anchors=first.anchors)
         batches = zip(first.rows.questions, (lambda _, batch=batch: batch for batch in feed), strict=True)
         numbers = coefficients, first.schedule
-        return len(trees) * seconds_a_question(step, begin(), batches, numbers, context.mesh)
+        return questions * seconds_a_question(step, begin(), batches, numbers, context.mesh)
 
     passes = passes_of(context, run, seconds_of_a_pass)
     state, progress = resume(run, begin())
@@ -104,7 +105,7 @@ def train_system(context: Context, system: str) -> None:
     rounds = Rounds(context, objective, trees, passes, texts)
     context.screen.say(
         f"{run.stage}: {rounds.total} steps of {rounds.rows.rows} rows, "
-        f"{len(trees) * passes / rounds.total:.1f} questions each, rows {rounds.rows.fill:.0%} full"
+        f"{questions * passes / rounds.total:.1f} questions each, rows {rounds.rows.fill:.0%} full"
     )
     while rounds.more and int(state.step) >= rounds.end and was_mined(context, system, rounds.number + 1):
         rounds.turn(read_trees(round_path(context, system, rounds.number + 1)))
@@ -174,9 +175,9 @@ class Rounds:
         config = context.config
         rows = pack(context, trees, passes, asks(objective.coefficients))
         self._objective, self._optimizer, self._passes = objective, config.optimizer, passes
-        self._spans = spans(objective, len(trees), passes, rows.batches)
+        self._spans = spans(objective, len(rows.trees), passes, rows.batches)
         self.number = self.done = 0  # this round, and the steps before it
-        self._config, self._texts = config, texts
+        self._context, self._config, self._texts = context, config, texts
         self.anchors: AnchorRows | None = None
         if self.more:
             most = bound(trees, rows.row_length, config.mine.negatives, rows.layout, rows.question)
@@ -214,7 +215,9 @@ class Rounds:
         """Go on with the next round."""
         self.number, self.done = self.number + 1, self.end
         span = self._spans[self.number]
-        self._begin(replace(self.rows, trees=trees, start=span.start, passes=span.stop))
+        of = material(self._context)
+        rows = replace(self.rows, trees=of.questions(trees), visit=of.visit(self._context, trees))
+        self._begin(replace(rows, start=span.start, passes=span.stop))
 
 
 def spans(objective: ObjectiveConfig, facts: int, passes: float, steps: int) -> list[Span]:
@@ -235,17 +238,18 @@ def spans(objective: ObjectiveConfig, facts: int, passes: float, steps: int) -> 
 def pack(context: Context, trees: Sequence[AnswerTree], passes: float, question: bool) -> PackedRows:
     """The rows of all passes, cut into batches of about `train.questions` questions."""
     settings, multiple = context.config.train, context.config.train.grad_accum_steps
+    questions = material(context).questions(trees)
     source = PackedRows(
-        trees,
+        questions,
         settings.row_length,
         context.config.seed,
-        max(passes, 1 / len(trees)),  # one question at least
+        max(passes, 1 / len(questions)),  # one question at least
         multiple,
-        material(context).visit(context),
+        material(context).visit(context, trees),
         settings.layout,
         question,
     )
-    rows = settings.questions * len(source.plan) / (len(trees) * source.passes)
+    rows = settings.questions * len(source.plan) / (len(questions) * source.passes)
     return replace(source, rows=max(1, round(rows / multiple)) * multiple)
 
 

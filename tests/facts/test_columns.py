@@ -40,12 +40,13 @@ FIELDS = {
         ("pop", "popularity", 3.0),
         ("o_pop", "answer_popularity", 4.0),
         ("id", "id", "n5"),
+        ("Paraphrases", "rewordings", ("What for?", "How come?")),
     ],
 )
 def test_usual_names(name: str, field: str, value: object, tmp_path: Path) -> None:
     row = {key: kept for key, kept in BARE.items() if key != field} | {name: value}
     (fact,) = read(write(tmp_path / "facts.jsonl", [row])).facts
-    assert getattr(fact, FIELDS[field]) == value
+    assert getattr(fact, FIELDS.get(field, field)) == value
 
 
 @pytest.mark.parametrize("name", ["answers", "aliases", "possible_answers"])
@@ -76,6 +77,24 @@ def test_a_setting_overrides_its_one_column(field: str, tmp_path: Path) -> None:
                 assert getattr(after, name) in (str(value), value)
             else:
                 assert getattr(after, name) == getattr(before, name)
+
+
+def test_rewordings_are_the_rows_then_the_templates_then_the_relations(tmp_path: Path) -> None:
+    row = {"question": "What is the capital of Arno?", "answer": "Florence", "subject": "Arno"}
+    row |= {"relation": "capital", "others": "['Of {}, say the capital!', 'What is the capital of Arno?']"}
+    path = write(tmp_path / "facts.jsonl", [row])
+    templates = ("river=Which {p} of {s}?", "Say the {p} of {s}.", "capital=Where is {s} ruled from?")
+    (fact,) = read(path, columns={"rewordings": "others"}, rewordings=templates).facts
+    assert fact.rewordings == (
+        "Of Arno, say the capital!",
+        "Say the capital of Arno.",
+        "Where is Arno ruled from?",
+        "In Arno, what is the capital?",
+        "Where does the government of Arno sit?",
+    )
+    assert [worded.question for worded in fact.worded(3)] == [fact.question, *fact.rewordings[:2]]
+    (unknown,) = read(path, columns={"rewordings": "relation", "category": "answer"}).facts
+    assert unknown.rewordings == ("capital",)
 
 
 def test_nested_columns_of_well_known_sets(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pretrainrl_jax.facts.wordings import (
     WORDINGS,
     WORLD,
     paraphrase,
+    rewordings,
     statements,
     subject_of,
 )
@@ -60,7 +61,23 @@ def test_no_paraphrase_is_another_relations_question():
     assert len({wording.paraphrase for wording in ENTITYQUESTIONS.values()}) == 24
 
 
+def test_rewordings_ask_the_same_and_are_no_other_wording():
+    every = [text for wording in WORDINGS.values() for text in wording.rewordings]
+    others = {text for wording in WORDINGS.values() for text in (wording.question, wording.paraphrase)}
+    # "Where was X born?" is EntityQuestions' own question, and another wording of PopQA's.
+    assert set(every) & others <= {WORDINGS["P19"].question}
+    for relation, wording in WORDINGS.items():
+        assert len(set(wording.rewordings)) == 2
+        for text in wording.rewordings:
+            assert re.findall(r"\{\w*\}", text) == ["{subject}"]
+            assert text.endswith("?")
+            common = words(text) & words(wording.paraphrase) - FUNCTION
+            assert common <= words("capital city genre color sport river name language"), (relation, text)
+
+
 def test_lookups_know_the_relations():
+    assert rewordings("P20", "Dante") == ("Where did Dante pass away?", "In what town did Dante die?")
+    assert rewordings("P0", "Dante") == ()
     assert paraphrase("P20", "Dante") == "What is the place of death of Dante?"
     assert statements("P20") == ENTITYQUESTIONS["P20"].statements
     assert paraphrase("P0", "Dante") == ""

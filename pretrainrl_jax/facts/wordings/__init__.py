@@ -2,9 +2,10 @@
 
 All templates stand together in this folder because they constrain each other: a paraphrase measures something
 only if neither the question nor any declarative statement is worded like it. The files are blocks of lines: a
-relation (behind Wikidata's number its name), then its question, paraphrase and statements; `REVERSED` are the
-questions about an answer, of which no corpus has any. The questions of PopQA and EntityQuestions are the data
-sets' own. The filler's sentences state no fact, and have no names, colours or trades, which could be answers.
+relation (behind Wikidata's number its name), then its question, paraphrase and statements. In no corpus are
+the further questions of `rewordings.txt`, which are for training, and those about an answer, `REVERSED`. The
+questions of PopQA and EntityQuestions are the data sets' own. The filler's sentences state no fact, and have
+no names, colours or trades, which could be answers.
 """
 
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ class Wording:
     question: str  # ends in '?'; the answer follows after a space
     paraphrase: str  # the same question in a wording that training after pretraining never uses
     statements: tuple[str, ...]  # declarative sentences, each ends in '.'
+    rewordings: tuple[str, ...] = ()  # other wordings of the question that training may use
     proper: bool = True  # the answers of a made-up world are proper names, capitalised
 
 
@@ -27,10 +29,15 @@ def _blocks(file: str) -> dict[str, list[str]]:
     return {head.partition(" (")[0]: lines for head, *lines in blocks}
 
 
+_rewordings = _blocks("rewordings.txt")
+
+
 def _wordings(file: str, common: tuple[str, ...] = ()) -> dict[str, Wording]:
     """`common`: relations whose answers are no proper names."""
     return {
-        relation: Wording(question, paraphrase, tuple(statements), proper=relation not in common)
+        relation: Wording(
+            question, paraphrase, tuple(statements), tuple(_rewordings[relation]), relation not in common
+        )
         for relation, (question, paraphrase, *statements) in _blocks(file).items()
     }
 
@@ -54,6 +61,12 @@ def paraphrase(relation: str, subject: str) -> str:
     """The held-out wording of the relation's question; "" for a relation without one."""
     wording = WORDINGS.get(relation)
     return wording.paraphrase.format(subject=subject) if wording else ""
+
+
+def rewordings(relation: str, subject: str) -> tuple[str, ...]:
+    """Other wordings of the relation's question, for training; none for a relation that is not known."""
+    wording = WORDINGS.get(relation)
+    return tuple(text.format(subject=subject) for text in wording.rewordings) if wording else ()
 
 
 def statements(relation: str) -> tuple[str, ...]:
