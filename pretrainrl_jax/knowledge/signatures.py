@@ -161,9 +161,9 @@ def forgetting(seen: Seen, bound: float) -> Signature | None:
         seen.system,
         f"the loss on held-out text rose from {before:.2f} to {after:.2f} nats a token, by "
         f"{after - before:.2f}; the bound is {bound:g}",
-        "Lower objectives.NAME.learning_rate or train.passes, train on answers alone "
-        "(objectives.NAME.ntp.question=0), or choose the best step by text (evaluate.every_steps, "
-        "evaluate.choose=text_nll)",
+        "Anchor it on the base model's own text (objectives.NAME.anchor.weight=1), lower "
+        "objectives.NAME.learning_rate or train.passes, or choose the best step by text "
+        "(evaluate.every_steps, evaluate.choose=text_nll)",
     )
 
 

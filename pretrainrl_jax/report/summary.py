@@ -8,7 +8,7 @@ from pretrainrl_jax.report.outcomes import Key, common, difference, trained
 from pretrainrl_jax.report.systems import Systems
 
 RATES = ("acc", "hr", "mrr", "prob", "prob_all", "prob_aliases")
-PLACES = {"text_nll": 2, "device_seconds": 1}  # decimals of the figures that are no rates
+PLACES = {"text_nll": 2, "device_seconds": 1, "forgetting": 2}  # decimals of the figures that are no rates
 
 
 def summarise(evaluations: list[Json], dataset: str, model: str) -> Json:

@@ -3,25 +3,15 @@
 import itertools
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from scipy import stats
 
 from pretrainrl_jax.cells import shown
 from pretrainrl_jax.report.columns import filled, markdown
-from pretrainrl_jax.report.formats import Json, decimals, percent, signed
-from pretrainrl_jax.report.summary import PLACES, figure
+from pretrainrl_jax.report.formats import decimals, percent, signed
+from pretrainrl_jax.report.front import Row
+from pretrainrl_jax.report.summary import PLACES
 from pretrainrl_jax.report.systems import Systems
-
-
-@dataclass(frozen=True)
-class Row:
-    """A system at one combination of the swept values that it depends on."""
-
-    system: str
-    values: dict[str, float]
-    seeds: dict[str, Json]  # by seed the system's part of summary.json
-
 
 FIGURES = {
     "ACC": "acc", "HR": "hr", "MRR": "mrr", "Prob": "prob", "unseen": "unseen", "paraphrase": "paraphrase",
@@ -48,15 +38,11 @@ def _column(name: str) -> Callable[[Row], str]:
     places, factor = (PLACES[name], 1) if name in PLACES else (1, 100)
 
     def cell(row: Row) -> str:
-        values = [factor * value for value in _measured(row, name)]
+        values = [factor * value for value in row.measured(name)]
         deviation = f" ± {statistics.stdev(values):.{places}f}" if len(values) > 1 else ""
         return decimals(statistics.mean(values), places) + deviation if values else ""
 
     return cell
-
-
-def _measured(row: Row, name: str) -> list[float]:
-    return [value for system in row.seeds.values() if (value := figure(system, name)) is not None]
 
 
 def chosen(rows: Sequence[Row], axes: Sequence[str], known: Systems) -> str:
@@ -91,7 +77,7 @@ def _reworded(row: Row) -> tuple[float, int] | None:
 
 
 def _mean(row: Row, name: str) -> float:
-    return statistics.mean(_measured(row, name) or [0.0])
+    return statistics.mean(row.measured(name) or [0.0])
 
 
 def differences(rows: Sequence[Row], axes: Sequence[str], known: Systems) -> str:

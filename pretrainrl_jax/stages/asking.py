@@ -73,7 +73,7 @@ def ask_all(
         "answers",
         lambda part, advance: answers(context, loaded, part, advance),
         lambda asked, answers: (outcome(context, asked, answers), prompt(context, asked, answers)),
-        units=3,
+        units=3 if context.config.evaluate.beams > 1 else 2,
         metrics=lambda results: rates([outcome for outcome, _ in results]),
     )
     outcomes = [outcome for outcome, _ in answers_of]
@@ -154,9 +154,10 @@ def answers(
     settings = context.config.evaluate
     template = context.template(settings.template)
     prompts = [template.prefix(wording, fact.category) for fact, wording, _ in questions]
-    greedy, beams = (
-        _beams(context, loaded, template, questions, width, advance) for width in (1, settings.beams)
-    )
+    greedy = _beams(context, loaded, template, questions, 1, advance)
+    beams = greedy  # one beam is the greedy answer
+    if settings.beams > 1:
+        beams = _beams(context, loaded, template, questions, settings.beams, advance)
     truths = [list(distinct_truths(fact)) for fact, _, _ in questions]
     encoded = encode_branches(loaded.tokenizer, template, prompts, truths)
     trees = [

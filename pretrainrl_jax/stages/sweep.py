@@ -3,6 +3,7 @@
 <workdir>/cells/<values>/    an ordinary workdir; what another cell has made already is linked, not made again
 <workdir>/sweep.md           the table, as it is printed
 <workdir>/sweep.json         its numbers
+<workdir>/sweep.png          what is learned against what is forgotten
 """
 
 import json
@@ -18,8 +19,10 @@ from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.hosts.agree import run_on_process_0
+from pretrainrl_jax.report.front import Row, front_table, save_front
 from pretrainrl_jax.report.page import write_report
-from pretrainrl_jax.report.sweep import Row, chosen, differences, table
+from pretrainrl_jax.report.summary import forgetting
+from pretrainrl_jax.report.sweep import chosen, differences, table
 from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.stages import anchor
 from pretrainrl_jax.stages.context import BASE, Context, finished_stages, say
@@ -103,12 +106,15 @@ def conclude(workdir: Path, config: Config) -> None:
     rows = collect(workdir, config)
     axes = [axis for axis in cells(config)[0].values if axis != "seed"]
     known = Systems(config.objectives)
-    texts = [f(rows, axes, known) for f in (table, chosen, differences) if axes or f is not chosen]
+    texts = [
+        f(rows, axes, known) for f in (table, chosen, differences, front_table) if axes or f is not chosen
+    ]
     for text in filter(None, texts):
         say(text)
     write_text(workdir / "sweep.md", "\n".join(filter(None, texts)))
     write_json(workdir / "sweep.json", [asdict(row) for row in rows])
-    say(f"sweep: {workdir / 'sweep.md'}")
+    drawn = save_front(workdir / "sweep.png", rows, known)
+    say(f"sweep: {workdir / 'sweep.md'}" + (f", {workdir / 'sweep.png'}" if drawn else ""))
 
 
 def collect(workdir: Path, config: Config) -> list[Row]:
@@ -122,7 +128,8 @@ def collect(workdir: Path, config: Config) -> list[Row]:
         for cell, summary in zip(every, summaries, strict=True):
             values = {axis: cell.values[axis] for axis in axes}
             row = rows.setdefault(f"{system} {values}", Row(system, values, {}))
-            row.seeds.setdefault(str(cell.config.seed), summary["systems"][system])
+            forgot = {"forgetting": forgetting(summary).get(system)}
+            row.seeds.setdefault(str(cell.config.seed), summary["systems"][system] | forgot)
     return list(rows.values())
 
 
