@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,6 +10,7 @@ import numpy as np
 from scipy import stats
 
 from pretrainrl_jax.cells import shown
+from pretrainrl_jax.config import AnchorTermConfig, ObjectiveConfig
 from pretrainrl_jax.report.columns import filled, markdown
 from pretrainrl_jax.report.drawing import PNG, canvas, looks
 from pretrainrl_jax.report.formats import Json, decimals
@@ -111,7 +112,8 @@ def _column(name: str) -> Callable[[Row], str]:
 def save_front(path: Path, rows: Sequence[Row], known: Systems) -> bool:
     """Draw accuracy against forgetting into a PNG file; False, and no file, where there is nothing to draw.
 
-    A system's rows are one line, in the order of the swept values; bars are 95 % intervals over seeds.
+    A system's rows are one line, in the order of the swept values, full where it is anchored; bars are 95 %
+    intervals over seeds.
     """
     trained = [row for row in rows if row.system != "base" and estimate(row, "forgetting")]
     base = next((row for row in rows if row.system == "base"), None)
@@ -133,11 +135,28 @@ def save_front(path: Path, rows: Sequence[Row], known: Systems) -> bool:
 
 
 def _draw(axes: "Axes", rows: Sequence[Row], known: Systems) -> None:
-    for system, look in looks(list(dict.fromkeys(row.system for row in rows)), known).items():
-        both = [
-            [estimate(row, name) for name in ("forgetting", "acc")] for row in rows if row.system == system
-        ]
+    systems = list(dict.fromkeys(row.system for row in rows))
+    styles = looks(list(dict.fromkeys(_without_anchor(name, systems, known) for name in systems)), known)
+    for system in systems:
+        own = [row for row in rows if row.system == system]
+        both = [[estimate(row, name) for name in ("forgetting", "acc")] for row in own]
         points = np.array([[(e.mean, e.half or 0.0) for e in pair if e] for pair in both if all(pair)])
         (x, x_half), (y, y_half) = points.transpose(1, 2, 0)
-        style: Any = {"color": look.color, "marker": look.marker, "linestyle": look.linestyle, "alpha": 0.9}
-        axes.errorbar(x, y, y_half, x_half, **style, linewidth=1.4, elinewidth=0.8, label=known.label(system))
+        look, anchored = styles[_without_anchor(system, systems, known)], known.of(system).anchored
+        style: Any = {"color": look.color, "marker": look.marker, "alpha": 0.9, "linewidth": 1.4}
+        style |= {
+            "linestyle": "-" if anchored else "--",
+            "markerfacecolor": look.color if anchored else "white",
+        }
+        axes.errorbar(x, y, y_half, x_half, **style, elinewidth=0.8, label=known.label(system))
+
+
+def _without_anchor(system: str, systems: Sequence[str], known: Systems) -> str:
+    """The system that learns the same without an anchor, whose colour it has; itself where there is none."""
+
+    def learns(name: str) -> ObjectiveConfig:
+        return replace(
+            known.of(name), label="", words="", above=(), anchor=AnchorTermConfig(), learning_rate=0
+        )
+
+    return next(name for name in systems if learns(name) == learns(system))
