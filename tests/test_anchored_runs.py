@@ -96,6 +96,15 @@ def test_cells_of_a_sweep_share_the_text_where_it_is_the_same(tmp_path: Path, ti
     made = [path for path in (tmp_path / "swept").rglob("anchor.npz") if not path.is_symlink()]
     assert len(made) == 2
     assert "objectives.anchored.anchor.weight" in (tmp_path / "swept" / "sweep.md").read_text()
+    rows = json.loads((tmp_path / "swept" / "sweep.json").read_text())
+    losses = {
+        row["system"]: row["seeds"]["0"] for row in rows if not row["values"] or "anchored" in row["system"]
+    }
+    rise = losses["anchored"]["text_nll"] - losses["base"]["text_nll"]
+    assert losses["anchored"]["forgetting"] == pytest.approx(rise)
+    assert losses["base"]["forgetting"] is None
+    assert f"{tmp_path}/swept/sweep.png" in ran.out
+    assert (tmp_path / "swept" / "sweep.png").stat().st_size > 10_000
 
 
 def test_as_many_passes_as_a_time_allows(tmp_path: Path, tiny_config: Path) -> None:

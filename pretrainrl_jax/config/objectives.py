@@ -123,6 +123,9 @@ class ObjectiveConfig(Section):
         "objectives that a paper reports below this one: sentences of the report check that",
         results=NOTHING,
     )
+    recommended: bool = setting(
+        False, "a report's pictures and first sentence are of it, and sweeps compare with it", results=NOTHING
+    )
     ntp: NtpConfig = NtpConfig()
     dpo: DpoConfig = DpoConfig()
     anchor: AnchorTermConfig = AnchorTermConfig()
@@ -180,6 +183,7 @@ OBJECTIVES: dict[str, ObjectiveConfig] = {
     "anchored": ObjectiveConfig(
         "NTP (answers, anchored)",
         "anchored NTP on answers",
+        recommended=True,
         ntp=NtpConfig(answer=1.0),
         anchor=AnchorTermConfig(1.0),
     ),

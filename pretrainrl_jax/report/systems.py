@@ -30,8 +30,13 @@ class Systems:
         return (known.index(system) if system in known else len(known), system)
 
     def method(self, among: Iterable[str]) -> str | None:
-        """The one that the others are compared with: the last that a paper reports above some, if any is."""
-        return max((s for s in among if self.of(s).above), key=self.place, default=None)
+        """The one that the others are compared with: what is recommended, or what a paper reports above some.
+
+        The last of several; None where there is none.
+        """
+        systems = sorted(among, key=self.place)
+        recommended = [system for system in systems if self.of(system).recommended]
+        return [None, *(recommended or [system for system in systems if self.of(system).above])][-1]
 
     def controls(self, system: str) -> list[str]:
         """The objectives without negatives that a claim about this one's negatives must stand beside.

@@ -1,7 +1,7 @@
 """The outcome in words, computed from the numbers of a summary."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 
 from pretrainrl_jax.config import ObjectiveConfig
@@ -26,7 +26,12 @@ def headline(summary: Json, known: Systems) -> str:
         return f"Best accuracy on trained facts: {percent(highest)}, with {known.label(best)}"
     if highest <= base:
         return f"No trained system is more accurate than the base model ({percent(base)})"
-    return f"Accuracy on trained facts: {percent(base)} before, {percent(highest)} with {known.label(best)}"
+    advised = next((name for name in accuracies if known.of(name).recommended), best)
+    name = advised if accuracies[advised] > base else best
+    after = f"{percent(accuracies[name])} with {known.label(name)}"
+    if (rise := forgetting(summary).get(name)) is not None:
+        after += f", text loss {signed(rise)}"
+    return f"Accuracy on trained facts: {percent(base)} before, {after}"
 
 
 def _accuracies(summary: Json) -> dict[str, float]:
@@ -43,7 +48,7 @@ def reading(summary: Json, known: Systems) -> list[str]:
             f"Only the base model was evaluated; its accuracy here is {percent(accuracies['base'])}.",
             "Nothing was trained, so there is nothing to compare yet.",
         ]
-    parts = (_best, _against_baselines, _against_controls, _dpo, _beyond, _forgetting, _time)
+    parts = (_recommended, _best, _against_baselines, _against_controls, _dpo, _beyond, _forgetting, _time)
     return [
         *(f"{_capital(clause)}." for part in parts for clause in part(summary, known) if clause),
         "All of this is one seed, and accuracy is on the facts that were trained on: it measures what was "
@@ -88,6 +93,29 @@ def _compare(summary: Json, known: Systems, name: str, other: str, endings: Mapp
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+def _recommended(summary: Json, known: Systems) -> Iterable[str]:
+    """What the recommended objective learned and forgot, beside the others."""
+    accuracies, rises = _accuracies(summary), forgetting(summary)
+    name = next((name for name in accuracies if known.of(name).recommended), None)
+    if name is None:
+        return
+    text = (
+        f"{known.words(name)}, what is recommended, answers {percent(accuracies[name])} of the trained facts"
+    )
+    if "base" in accuracies:
+        text += f", the base model {percent(accuracies['base'])}"
+    if name in rises:
+        text += f"; the loss on held-out text changed by {signed(rises[name])} nats a token"
+        others = [rise for other, rise in rises.items() if other != name]
+        text += f", with the other systems by {_range(others)}" if others else ""
+    yield text
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = signed(min(values)), signed(max(values))
+    return low if low == high else f"{low} to {high}"
 
 
 def _best(summary: Json, known: Systems) -> Iterable[str]:
