@@ -2,9 +2,9 @@
 
     python benchmarks/anchor.py --workdir runs/anchor --systems ntp_answer anchored
 
-Of each system of a finished run that has anchor text: the mean KL(base || system) a token on that text, full and
-with all but the k most probable tokens in one bucket, in float64 from the logits of both. Then, at the run's
-own sizes, `bucket_logps` forward and backward beside a plain log-softmax that holds logits, timed in turn.
+Of each system of a finished run that has anchor text: the mean KL(base || system) a token on that text, full
+and with all but the k most probable tokens in one bucket, in float64 from the logits of both. Then, at the
+run's own sizes, `bucket_logps` forward and backward beside a log-softmax that holds logits, timed in turn.
 """
 
 import argparse
@@ -98,7 +98,9 @@ def main() -> None:
     taken = [{name: seconds(program, hidden, head) for name, program in programs.items()} for _ in range(5)]
     ratio = statistics.median(one["bucketed"] / one["plain"] for one in taken)
     held = {name: program.memory_analysis().temp_size_in_bytes for name, program in programs.items()}
-    print(json.dumps({"bucketed over plain, time": ratio, **{f"{n}, MiB": b / 2**20 for n, b in held.items()}}))
+    print(
+        json.dumps({"bucketed over plain, time": ratio, **{f"{n}, MiB": b / 2**20 for n, b in held.items()}})
+    )
 
 
 if __name__ == "__main__":

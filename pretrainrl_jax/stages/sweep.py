@@ -35,7 +35,9 @@ def sweep(context: Context) -> None:
     """Every cell, then the table; raises InputError if a cell's facts or workdir are refused."""
     every = cells(context.config)
     facts = {context.config.seed: context.facts}
-    made: dict[str, Context] = {}  # by stage and settings, the cell that has it
+    made: dict[str, Path] = {}  # by stage and settings, the cell that has it
+    for cell in every:  # of an earlier run, which may have had other values
+        made = _finished(cell.config, context.workdir / "cells" / cell.name) | made
     for number, cell in enumerate(every, 1):
         config, workdir = cell.config, context.workdir / "cells" / cell.name
         context.screen.say(f"sweep: cell {number} of {len(every)}, {cell.name}")
@@ -45,12 +47,12 @@ def sweep(context: Context) -> None:
         if config.seed not in facts:
             facts[config.seed] = read_facts(config).facts
         of_cell = replace(context, config=config, workdir=workdir, facts=facts[config.seed])
-        keys = {stage: f"{stage} {sorted(settings_of(config, stage).items())}" for stage in _stages(config)}
+        keys = {stage: _key(config, stage) for stage in _stages(config)}
         others = {stage: made[key] for stage, key in keys.items() if key in made}
         run_on_process_0(lambda c=of_cell, o=others: take_over(c, o), f"linking into {workdir.name}")
         every_stage(of_cell)
         run_on_process_0(lambda w=workdir: str(write_report(w)), f"reporting on {workdir.name}")
-        made = dict.fromkeys(keys.values(), of_cell) | made
+        made = dict.fromkeys(keys.values(), workdir) | made
     run_on_process_0(lambda: conclude(context.workdir, context.config), "writing the table")
 
 
@@ -61,19 +63,40 @@ def _stages(config: Config) -> list[str]:
     return [BASE, "mine", *anchored, *trained, *(f"evaluate/{system}" for system in ("base", *systems))]
 
 
-def take_over(cell: Context, made: Mapping[str, Context]) -> None:
+def _key(config: Config, stage: str) -> str:
+    """A stage with all the settings that its results depend on."""
+    return f"{stage} {sorted(settings_of(config, stage).items())}"
+
+
+def _finished(config: Config, workdir: Path) -> dict[str, Path]:
+    """The stages that a cell has, by their keys; none where it is not begun.
+
+    Raises InputError if it is of another configuration.
+    """
+
+    def read() -> list[str]:
+        if not workdir.is_dir():
+            return []
+        prepare_workdir(workdir, config, create=True)
+        return list(finished_stages(workdir))
+
+    marks = run_on_process_0(read, f"reading {workdir.name}")
+    return {_key(config, stage): workdir for stage in _stages(config) if stage in marks}
+
+
+def take_over(cell: Context, made: Mapping[str, Path]) -> None:
     """Link every stage that another cell has made with the same settings, but what is begun here already."""
     marks = finished_stages(cell.workdir)
     for stage, other in made.items():
-        pairs = list(_files(cell.workdir, other.workdir, stage))
+        pairs = list(_files(cell.workdir, other, stage))
         if stage in marks or any(target.exists() for target, _ in pairs):
             continue
         for target, source in pairs:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(os.path.relpath(source, target.parent))
-        _copy_metrics(cell.workdir, other.workdir, stage)
-        notes = finished_stages(other.workdir)[stage]
-        marks[stage] = notes | {"from": notes.get("from", other.workdir.name)}
+        _copy_metrics(cell.workdir, other, stage)
+        notes = finished_stages(other)[stage]
+        marks[stage] = notes | {"from": notes.get("from", other.name)}
         write_json(cell.workdir / "finished.json", marks)
 
 

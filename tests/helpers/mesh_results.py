@@ -29,16 +29,19 @@ from pretrainrl_jax.decoding.trie import build
 from pretrainrl_jax.evaluation.continuations import judge, share
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import Layout, Rules, make_mesh, replicated
-from pretrainrl_jax.model.partitioning import parameter_shardings, place
+from pretrainrl_jax.model.partitioning import parameter_shardings, place, place_rows
 from pretrainrl_jax.model.vocabulary import ROWS, TABLE, embed
 from pretrainrl_jax.objectives import token_logps as objective
+from pretrainrl_jax.objectives.bucketed import bucket_logps
 from pretrainrl_jax.objectives.scoring import score_trees
 from pretrainrl_jax.objectives.token_logps import greedy_tokens, token_logps
+from pretrainrl_jax.stages.anchor import measure
 from pretrainrl_jax.training.checkpoints import BEGINNING
 from pretrainrl_jax.training.feed import Feed
 from pretrainrl_jax.training.optimizer import Schedule
 from pretrainrl_jax.training.session import Run, Session
 from pretrainrl_jax.training.step import compile_step, init_sharded_state, state_shardings
+from pretrainrl_jax.trees.anchors import AnchorBatch, AnchorText, anchor_rows, pack_anchors
 from pretrainrl_jax.trees.dataset import PackedRows
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, Role
 
@@ -60,12 +63,14 @@ SHAPE: dict[str, Any] = {
     "d_ff": 96,
 }
 BLOCKS = (7, 64, 1000)  # of token_logps and greedy_tokens
+WORDS = (32, 64, 992)  # of bucket_logps: whole words of bits
 DTYPES = ("float32", "bfloat16")
 SETTINGS = OptimizerConfig(clip=1e9)  # so that the first moments are the gradient
 COEFFICIENTS = {
     "ntp": {"question": 0.5, "answer": 2.0, "answer_mean": 0.4},
     "dpo": {"weight": 0.7, "beta": 0.3},
 }
+ANCHORED = {"ntp": {"answer": 1.0}, "anchor": {"weight": 2.0}}
 SCHEDULE = Schedule(1e-2, 6, 0.3, 0.1)
 UPDATES, ROW_LENGTH = 5, 48
 TERMINATORS, END = (3, 177, 450), 599
@@ -182,23 +187,31 @@ def functions(layout: Layout) -> Found:
     tokens = rng.integers(0, VOCABULARY, (rows, time)).astype(np.int32)
     tokens[:, ::2] = tokens[0, 0]
     lifted = rng.normal(size=(rows, time, WIDTH)).astype(np.float32)
+    kept = np.argsort(rng.random((rows, time, VOCABULARY)))[..., :5].astype(np.int32)
+    kept[..., 3:] = np.where(rng.random((rows, time, 2)) < 0.5, kept[..., 3:], -1)
+    pushed = rng.normal(size=(rows, time, 5)), rng.normal(size=(rows, time))
     # Small whole numbers: logits are exact, and many are equal.
     coarse = rng.integers(-2, 3, (rows, time, WIDTH)), rng.integers(-1, 2, (VOCABULARY, WIDTH))
 
     on_rows, on_table = layout.sharding(*ROWS), layout.sharding(*TABLE)
-    batch = [place(x, on_rows) for x in (source_index, wanted, pulled, tokens, lifted)]
+    batch = [place(x, on_rows) for x in (source_index, wanted, pulled, tokens, lifted, kept)]
+    batch += [place(x.astype(np.float32), on_rows) for x in pushed]
 
     @jax.jit
     def compute(
         hidden: jax.Array, head: jax.Array, coarse: tuple[jax.Array, jax.Array], batch: list[jax.Array]
     ) -> Found:
-        source_index, wanted, pulled, tokens, lifted = batch
+        source_index, wanted, pulled, tokens, lifted, kept, *pushed = batch
         computed: Found = {}
         for block in BLOCKS:
             fixed = {"source_index": source_index, "targets": wanted, "block": block}
             values, pull = jax.vjp(partial(token_logps, layout=layout, **fixed), hidden, head)
             computed[f"token_logps {block}"] = (values, *pull(pulled))
             computed[f"greedy_tokens {block}"] = greedy_tokens(*coarse, block=block, layout=layout)
+        for block in WORDS:
+            of_bucket = partial(bucket_logps, block=block, layout=layout)
+            values, pull = jax.vjp(lambda h, w, of=of_bucket: of(h, w, kept), hidden, head)
+            computed[f"bucket_logps {block}"] = (*values, *pull(tuple(pushed)))
         # As the decoder does it: the table stays in float32, whatever is computed in.
         looked, pull = jax.vjp(lambda t: embed(t, tokens, hidden.dtype, layout), head.astype(jnp.float32))
         computed["embed"] = looked, *pull(lifted.astype(hidden.dtype))
@@ -310,6 +323,33 @@ def lying(model: Model, mesh: Any, step: Recorded, state: Any) -> Found:
     }
 
 
+def anchored(layout: Layout) -> Found:
+    """Anchor text as the base model has it, and a few steps beside it."""
+    model, params = small_model(tied=True, **SHAPE)  # every row of the table has a gradient
+    mesh: Any = layout.mesh
+    model, params = placed(model, params, layout)
+    rng = np.random.default_rng(3)
+    written = [tuple(rng.integers(1, END, length).tolist()) for length in rng.integers(2, 40, 11)]
+    texts = [AnchorText(tokens) for tokens in written]
+    rows = [texts[at : at + 1] for at in range(len(texts))] + [[]] * 5  # 16 rows divide over every mesh
+    batch = pack_anchors(rows, ROW_LENGTH, 0)
+    on_rows = AnchorBatch(*(place_rows(x, mesh) for x in batch))
+    tokens, logps, rest = jax.device_get(measure(model, 6, params, on_rows))
+    texts = [
+        AnchorText(text.tokens, *(x[row, : len(text.reads)] for x in (tokens, logps, rest)))
+        for row, text in enumerate(texts)
+    ]
+    source = PackedRows(trees(60), ROW_LENGTH, seed=1, passes=1, rows=8)
+    beside = anchor_rows(texts, ROW_LENGTH, 5, 0, source.questions, 1)
+    step = compile_step(model, SETTINGS, "sequence", mesh)
+    state, lines = init_sharded_state(model, params, SETTINGS, mesh), []
+    numbers = jax.tree.map(lambda x: place(np.float32(x), replicated(mesh)), (ANCHORED, SCHEDULE))
+    for one in Feed(source, mesh, anchors=beside):
+        state, metrics = step(state, one, *numbers)
+        lines.append({name: float(value) for name, value in metrics.items()})
+    return {"tokens": tokens[:11], "logps": logps[:11], "rest": rest[:11], "lines": lines}
+
+
 def answers(layout: Layout) -> Found:
     """Beams and samples of prompts, and scores of trees."""
     model, params = small_model(sharpness=3.0, **SHAPE)
@@ -402,6 +442,7 @@ def everything(layout: Layout) -> Found:
     return {
         "functions": functions(layout),
         "training": {name: training(layout, name == "tied") for name in ("tied", "untied")},
+        "anchored": anchored(layout),
         **answers(layout),
     }
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers import mesh_results
 from helpers.eight_devices import results
-from helpers.mesh_results import BLOCKS, CHANCES, DTYPES, MESHES, ONE, TERMINATORS, UPDATES
+from helpers.mesh_results import BLOCKS, CHANCES, DTYPES, MESHES, ONE, TERMINATORS, UPDATES, WORDS
 from helpers.models_and_trees import small_shape
 
 from pretrainrl_jax.config import CheckpointConfig, MeshConfig
@@ -137,6 +137,35 @@ def test_token_logps_in_bfloat16(computed: dict[str, Any], mesh: str, block: int
     np.testing.assert_allclose(ours[0], expected[0], rtol=0, atol=1e-5 * np.abs(expected[0]).max())
     for one, other in zip(ours[1:], expected[1:], strict=True):
         np.testing.assert_allclose(one, other, rtol=ROUNDING, atol=1e-4 * np.abs(other).max())
+
+
+@pytest.mark.parametrize("block", WORDS)
+@pytest.mark.parametrize("mesh", MESHES)
+def test_bucket_logps(computed: dict[str, Any], mesh: str, block: int) -> None:
+    """Kept tokens and the rest lie on different devices; some states have fewer kept tokens."""
+    name = f"bucket_logps {block}"
+    ours, expected = (computed[of]["functions"]["float32"][name] for of in (mesh, ONE))
+    for one, other in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
+    ours, expected = (computed[of]["functions"]["bfloat16"][name] for of in (mesh, ONE))
+    for one, other in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=ROUNDING, atol=1e-4 * np.abs(other).max())
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_anchors(computed: dict[str, Any], mesh: str) -> None:
+    """The base's probabilities on its text, and steps beside it: the first costs nothing."""
+    ours, expected = computed[mesh]["anchored"], computed[ONE]["anchored"]
+    np.testing.assert_array_equal(ours["tokens"], expected["tokens"])
+    for name in ("logps", "rest"):
+        np.testing.assert_allclose(ours[name], expected[name], rtol=0, atol=1e-5)
+    assert len(ours["lines"]) == len(expected["lines"]) > 1
+    assert abs(ours["lines"][0]["loss_anchor"]) <= 1e-6
+    assert expected["lines"][-1]["loss_anchor"] > 1e-3
+    for one, other in zip(ours["lines"], expected["lines"], strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+        assert one["loss_anchor"] == pytest.approx(other["loss_anchor"], rel=1e-3, abs=1e-6)
+        assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
 
 
 @pytest.mark.parametrize("block", BLOCKS)
