@@ -2,10 +2,10 @@
 
     python -m pretrainrl_jax.main --config configs/recommended.py --model.path=MODEL --facts.path=FACTS.csv
 
-Next-token prediction on the answers alone, each fact six times, beside the anchor: KL to the model as it was, on
-text that it wrote itself, one row of 128 tokens for ten questions. Nothing is mined, since nothing is compared.
-How sure we are, and what a smaller or larger weight gives: docs/forgetting.md. The rate is one for 135M
-parameters; larger models want less. `configs/popqa_qwen3_8b.py` and its neighbours are the paper's recipe.
+Next-token prediction on the answers alone, each fact six times, beside the anchor: KL to the model as it was,
+on text that it wrote itself, one row of 128 tokens for ten questions. Nothing is mined, since nothing is
+compared. How sure we are, and what a smaller or larger weight gives: docs/forgetting.md. The rate is one for
+135M parameters; larger models want less. `configs/popqa_qwen3_8b.py` and others are the paper's recipe.
 """
 
 from dataclasses import replace

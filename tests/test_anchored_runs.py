@@ -35,7 +35,7 @@ def test_at_step_0_the_anchor_costs_nothing_and_has_no_gradient(anchored: Path) 
     assert first["loss"] == pytest.approx(first["loss_ntp"], abs=1e-5)
     assert first["grad_norm"] == pytest.approx(plain["grad_norm"], rel=1e-4)
     assert max(line["loss_anchor"] for line in lines["anchored"]) > 1e-3
-    assert {line["loss_anchor"] for line in lines["ntp_answer"]} == {None}
+    assert not any("loss_anchor" in line for line in lines["ntp_answer"])
 
 
 def test_the_anchor_keeps_what_the_model_was(anchored: Path) -> None:

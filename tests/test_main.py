@@ -62,7 +62,10 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "infinity": (["--optimizer.clip=inf"], ["--optimizer.clip=inf", "must be a number"]),
     "true or false": (["--model.tied=maybe"], ["--model.tied=maybe", "true or false"]),
     "one of": (["--model.dtype=float16"], ["--model.dtype=float16", "one of float32, bfloat16"]),
-    "unknown system": (["--train.systems=ntp,grpo"], ["'grpo'", "dpo, ntp, ntp_answer, ntp_weighted"]),
+    "unknown system": (
+        ["--train.systems=ntp,grpo"],
+        ["'grpo'", "dpo, ntp, ntp_answer, ntp_weighted, rpo, pretrainrl, rlvr, anchored"],
+    ),
     "unknown platform": (["--platform=quantum"], ["--platform", "'quantum'", "'tpu'"]),
     "no configuration file": (["--config={here}/none.py"], ["{here}/none.py", "--config"]),
     "folder as configuration": (["--config={here}"], ["{here}", "--config"]),
@@ -136,7 +139,8 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
         ["--objectives.mine.dpo.beta=2", "--objectives.mine.dpo.weight=0", "--train.systems=ntp,mine"],
         [
             "objectives.mine has no term: give objectives.mine.ntp.question, objectives.mine.ntp.answer, "
-            "objectives.mine.ntp.answer_mean or objectives.mine.dpo.weight"
+            "objectives.mine.ntp.answer_mean, objectives.mine.dpo.weight, objectives.mine.anchor.weight, "
+            "objectives.mine.grpo.weight or objectives.mine.grpo.kl"
         ],
     ),
     "objective above none": (["--objectives.rpo.above=npt"], ["objectives.rpo.above names 'npt'"]),
@@ -654,7 +658,7 @@ def test_other_systems_may_be_added_to_a_workdir(tmp_path: Path) -> None:
     prepare_workdir(tmp_path, parse(["run", "--train.systems=ntp"]).config, create=True)
     (tmp_path / "metrics.jsonl").touch()
     prepare_workdir(tmp_path, parse(["run", "--train.systems=ntp,dpo"]).config, create=False)
-    with pytest.raises(InputError, match=r"train\.passes was 3, now 4"):
+    with pytest.raises(InputError, match=r"train\.passes was 3\.0, now 4\.0"):
         prepare_workdir(tmp_path, parse(["run", "--train.passes=4"]).config, create=True)
 
 

@@ -90,7 +90,7 @@ def test_values_stand_where_they_belong_and_nowhere_else() -> None:
         (["run", "--sweep.beta=a"], ["sweep.beta", "comma-separated numbers"]),
         (["train", "--sweep.beta=1"], ["sweep.* is for `run`"]),
         (["run", "--sweep.negatives=0"], ["mine.negatives is 0"]),
-        (["run", "--sweep.train.passes=1,a"], ["--train.passes=a", "a whole number"]),
+        (["run", "--sweep.train.passes=1,a"], ["--train.passes=a", "must be a number"]),
         (["run", "--sweep.train.passes=0"], ["train.passes is 0"]),
         (["run", "--sweep.train.passes=2,2"], ["sweep.train.passes", "name each once"]),
         (["run", "--sweep.train.pases=2"], ["unknown setting --sweep.train.pases"]),
@@ -181,7 +181,9 @@ def test_the_table_has_each_systems_own_values(swept: tuple[Path, str]) -> None:
         *(("pretrainrl", dict(part.split("=") for part in name.split(","))) for name in NAMES),
     ]
     for row, name in zip(shown[2:], NAMES, strict=True):
-        assert row["seeds"] == {"0": summary(workdir / "cells" / name)["systems"]["pretrainrl"]}
+        told = summary(workdir / "cells" / name)["systems"]
+        rise = told["pretrainrl"]["text_nll"] - told["base"]["text_nll"]
+        assert row["seeds"] == {"0": told["pretrainrl"] | {"forgetting": pytest.approx(rise)}}
     written = (workdir / "sweep.md").read_text()
     assert written.strip() in out
     lines = [line for line in written.splitlines() if line.startswith("| PretrainRL")]

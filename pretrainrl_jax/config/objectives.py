@@ -180,13 +180,6 @@ OBJECTIVES: dict[str, ObjectiveConfig] = {
     "dpo": ObjectiveConfig("DPO alone", dpo=DpoConfig(1.0)),
     "ntp": ObjectiveConfig("NTP", "NTP on question + answer", ntp=NtpConfig(1.0, 1.0)),
     "ntp_answer": ObjectiveConfig("NTP (answers only)", "NTP on answers only", ntp=NtpConfig(answer=1.0)),
-    "anchored": ObjectiveConfig(
-        "NTP (answers, anchored)",
-        "anchored NTP on answers",
-        recommended=True,
-        ntp=NtpConfig(answer=1.0),
-        anchor=AnchorTermConfig(1.0),
-    ),
     "ntp_weighted": ObjectiveConfig("NTP (weighted)", "answer-weighted NTP", ntp=NtpConfig(1.0, 3.0)),
     "rpo": ObjectiveConfig(
         "Iterative RPO",
@@ -196,9 +189,16 @@ OBJECTIVES: dict[str, ObjectiveConfig] = {
         remine_every=80,
         reference="renewed",
     ),
-    "rlvr": ObjectiveConfig("RLVR", "RLVR", grpo=GrpoConfig(1.0), learning_rate=3e-4),
     "pretrainrl": ObjectiveConfig(
         "PretrainRL", above=("ntp", "rpo"), ntp=NtpConfig(1.0, 1.0), dpo=DpoConfig(1.0, beta=1.0)
+    ),
+    "rlvr": ObjectiveConfig("RLVR", "RLVR", grpo=GrpoConfig(1.0), learning_rate=3e-4),
+    "anchored": ObjectiveConfig(
+        "NTP (answers, anchored)",
+        "anchored NTP on answers",
+        recommended=True,
+        ntp=NtpConfig(answer=1.0),
+        anchor=AnchorTermConfig(1.0),
     ),
 }
 """Those of the paper, its controls and our own, in the order in which a report tells them."""

@@ -39,7 +39,7 @@ from pretrainrl_jax.trees.tree import AnswerTree, chosen_only
 from pretrainrl_jax.version import check_format
 
 # What each line of metrics.jsonl has, whatever the objective: null where none of its terms computes it.
-CARRIES = ("loss_dpo", "loss_ntp", "loss_anchor", "reward_margin", "logp_gold", "logp_negative")
+CARRIES = ("loss_dpo", "loss_ntp", "reward_margin", "logp_gold", "logp_negative")
 
 
 def train(context: Context) -> None:

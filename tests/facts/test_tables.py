@@ -84,9 +84,11 @@ def test_a_row_in_every_form_here_and_in_a_bucket(form: str, tmp_path: Path) -> 
             12.5,
             number,
             local[0].paraphrase,
+            local[0].rewordings,
         )
     ]
     assert local[0].paraphrase not in ("", local[0].question)
+    assert len(local[0].rewordings) == 2
     assert read(in_memory(f"facts.{form}", contents)).facts == local
 
 

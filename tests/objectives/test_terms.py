@@ -307,7 +307,7 @@ def test_dpo_over_pairs_is_the_mean_over_all_of_them_by_their_weights():
 
 def test_count():
     made = some_trees(np.random.default_rng(5), 12)
-    counted = brute = Counts(13, 0, 0, 0.0, 0.0, 0.0, 0)
+    counted = brute = Counts(13, 0, 0, 0.0, 0.0, 0.0, 0, 0, 0)
     for tree in made:
         chosen = [b for b in tree.branches if b.role == "chosen" and b.weight]
         weight = sum(b.weight for b in chosen)
@@ -323,6 +323,9 @@ def test_count():
             question_tokens=brute.question_tokens + (len(tree.prefix) - 1) * bool(chosen),
             answer_tokens=brute.answer_tokens + sum(b.weight / weight * len(b.tokens) for b in chosen),
             rejected=brute.rejected + sum(b.role == "rejected" for b in tree.branches),
+            candidates=brute.candidates + sum(b.role == "candidate" for b in tree.branches),
+            candidate_tokens=brute.candidate_tokens
+            + sum(len(b.tokens) for b in tree.branches if b.role == "candidate"),
         )
         brute = counted
     assert 0 < brute.paired_trees < brute.chosen_trees < 13

@@ -346,7 +346,7 @@ def test_todays_systems_keep_their_looks() -> None:
         "pretrainrl": ("#D55E00", "o"),
     }
     own = Systems({**OBJECTIVES, "mine": ObjectiveConfig()})
-    assert drawing.looks(["mine", "ntp"], own) == {"mine": drawing.LOOKS[6], "ntp": looks["ntp"]}
+    assert drawing.looks(["mine", "ntp"], own) == {"mine": drawing.LOOKS[8], "ntp": looks["ntp"]}
 
 
 def test_tables_and_pictures_of_a_workdir_without_outcomes(workdir: Path) -> None:

@@ -47,7 +47,11 @@ def test_a_setting_changes_the_stages_that_depend_on_it(name: str) -> None:
 
 def test_every_setting_matters_to_some_stage_or_is_known_not_to() -> None:
     read = {name for stage in STAGES for name in settings_of(Config(), stage)}
-    read |= {n for s in ("rpo", "ntp_answer", "ntp_weighted") for n in settings_of(Config(), f"train/{s}")}
+    read |= {
+        n
+        for s in ("rpo", "ntp_answer", "ntp_weighted", "anchored", "rlvr")
+        for n in settings_of(Config(), f"train/{s}")
+    }
     read |= {n for s in METHODS for n in settings_of(Config(), f"selfimprove/{s}")}
     unread = {setting.name for setting in every_setting(Config())} - read
     free = (
@@ -72,7 +76,7 @@ def test_every_setting_matters_to_some_stage_or_is_known_not_to() -> None:
         "evaluate.thresholds",
         "evaluate.penalties",
     )
-    told = ("label", "words", "above")
+    told = ("label", "words", "above", "recommended")
     assert not {name for name in unread if not name.startswith(free) and name.split(".")[-1] not in told}
 
 

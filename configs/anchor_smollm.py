@@ -1,6 +1,6 @@
 r"""Learning without forgetting: SmolLM2-135M learns 200 facts of PopQA, with and without the anchor.
 
-    python -m pretrainrl_jax.main --config configs/anchor_smollm2.py --workdir runs/anchor \
+    python -m pretrainrl_jax.main --config configs/anchor_smollm.py --workdir runs/anchor \
         --sweep.seed=0,1,2 --sweep.train.passes=6
 
 It reads the Hugging Face folder `SmolLM2-135M`, `popQA.tsv`, and in `forgetting.txt` the text whose loss
