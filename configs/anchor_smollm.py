@@ -33,7 +33,7 @@ config = Config(
     model=ModelConfig(path="SmolLM2-135M"),
     pretrain=PretrainConfig(epochs=0.0),
     mine=MineConfig(sources=()),  # no objective here compares
-    anchor=AnchorConfig(texts=96, questions=10.0),
+    anchor=AnchorConfig(tokens=11000),
     objectives=OBJECTIVES
     | {name: replace(OBJECTIVES[name], learning_rate=3e-4) for name in ("ntp_answer", "anchored")},
     train=TrainConfig(systems=("ntp_answer", "anchored"), questions=20, passes=6.0),

@@ -5,7 +5,7 @@
 
 Fourteen systems from the same base models: next-token prediction on question and answer, on answers, with
 answers weighted; DPO with next-token prediction on answers; iterative RPO; PretrainRL; RLVR; and each of them
-with the anchor of weight 1. The sweep ends in `sweep.png` and a table with intervals. The learning rates were
+with the anchor of weight 0.25. The sweep ends in `sweep.png` and a table with intervals. The learning rates were
 chosen at 3 passes on a seed of their own, on wordings that training never used:
 
     python -m pretrainrl_jax.main --config configs/front_small.py --workdir runs/front_rates \
@@ -18,6 +18,7 @@ from dataclasses import replace
 
 from pretrainrl_jax.config import (
     OBJECTIVES,
+    AnchorConfig,
     AnchorTermConfig,
     Config,
     DpoConfig,
@@ -34,12 +35,13 @@ methods["dpo_answer"] = ObjectiveConfig(
 methods |= {name: OBJECTIVES[name] for name in ("rpo", "pretrainrl", "rlvr")}
 anchored = {
     f"{name}_anchored": replace(
-        method, label=f"{method.label}, anchored", words="", above=(), anchor=AnchorTermConfig(1.0)
+        method, label=f"{method.label}, anchored", words="", above=(), anchor=AnchorTermConfig(0.25)
     )
     for name, method in methods.items()
 }
 config = Config(
     name="small world",
+    anchor=AnchorConfig(batch=64),
     objectives=methods | anchored,
     train=TrainConfig(systems=(*methods, *anchored)),
     evaluate=EvaluateConfig(beams=1, samples=0, groups=("trained", "paraphrase", "held_out")),

@@ -3,11 +3,15 @@
 import itertools
 import re
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from pretrainrl_jax.config import Config, SweepConfig
-from pretrainrl_jax.config.stored import changed, every_setting
+from pretrainrl_jax.config.declare import Results
+from pretrainrl_jax.config.stored import Setting, changed, every_setting, matters, named_sections
 from pretrainrl_jax.errors import InputError
+
+# What `run` makes that its results are read from; a report is made again at any time.
+OF_A_RUN = frozenset(get_args(get_args(Results)[0])) - {"report", "selfimprove"}
 
 
 @dataclass(frozen=True)
@@ -37,13 +41,13 @@ def _in_a_path(text: str) -> str:
 def cells(config: Config) -> list[Cell]:
     """Every combination of the values of `config.sweep`, seeds outermost; none where nothing is swept.
 
-    Raises InputError if there is no such setting, or two cells would share a folder; ValidationError if a
-    value is none of its setting.
+    Raises InputError if there is no such setting, or none that matters, or two cells would share a folder;
+    ValidationError if a value is none of its setting.
     """
     axes = config.sweep.axes
     if not axes:
         return []
-    known = {setting.name for setting in every_setting(config)}
+    known = {setting.name: setting for setting in every_setting(config)}
     for axis, _ in config.sweep.over:
         if axis not in known or axis.startswith("sweep."):
             raise InputError(f"sweep.{axis}: there is no setting {axis} to sweep")
@@ -52,13 +56,30 @@ def cells(config: Config) -> list[Cell]:
         of_cell = replace(config, sweep=SweepConfig())
         for axis, value in zip(axes, values, strict=True):
             of_cell = _with(of_cell, axis, value)
-        made.append(Cell(dict(zip(axes, values, strict=True)), of_cell))
+        cell = Cell(dict(zip(axes, values, strict=True)), of_cell)
+        for axis, _ in config.sweep.over:
+            if not _tells(cell, known[axis]):
+                raise InputError(f"sweep.{axis}: no result of these runs depends on {axis}, leave it out")
+        for axis, value in cell.values.items():
+            if axis != "ntp_weight" and _with(of_cell, axis, value) != of_cell:  # which is a factor
+                raise InputError(f"sweep.{axis}: another axis of the sweep sets the same, leave one out")
+        made.append(cell)
     names = [cell.name for cell in made]
     if twice := next((name for name in names if names.count(name) > 1), ""):
         raise InputError(
             f"sweep: two cells would be called {twice}: name values that differ in their letters"
         )
     return made
+
+
+def _tells(cell: Cell, setting: Setting) -> bool:
+    """Whether a system's results depend on a setting, in some cell's configuration."""
+    named, train = named_sections([setting.name]), cell.config.train
+    if any(section != "objectives" or name not in train.systems for section, name in named):
+        return False
+    if setting.name == "train.passes" and train.device_seconds:
+        return False
+    return matters(OF_A_RUN.intersection(setting.results), cell.config)
 
 
 def _with(config: Config, axis: str, value: Any) -> Config:

@@ -132,13 +132,13 @@ def _overrides(verb: str, words: Sequence[str]) -> tuple[dict[str, Any], list[st
 
 
 def parse_values(setting: Setting, text: str) -> list[Any]:
-    """Values to sweep, commas between them; of a setting that is a list itself, semicolons."""
+    """Values to sweep, commas between them; of a setting that is a list itself, semicolons.
+
+    Lists and texts may be empty.
+    """
     kind = setting.field.type
-    return [
-        parse_value(setting.name, part.strip(), kind)
-        for part in text.split(";" if is_list(kind) else ",")
-        if part.strip()
-    ]
+    parts = text.split(";" if is_list(kind) else ",")
+    return [parse_value(setting.name, part.strip(), kind) for part in parts]
 
 
 def _settings(words: Iterable[str]) -> list[Setting]:

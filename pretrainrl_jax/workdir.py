@@ -34,6 +34,11 @@ from pretrainrl_jax.version import STAMP, check_format
 LOCK = "lock"
 
 
+def anchor_file(workdir: Path) -> Path:
+    """Where a workdir keeps its anchor text."""
+    return workdir / "mined" / "anchor.npz"
+
+
 def read_workdir(workdir: Path) -> Config:
     """The configuration a workdir was made with.
 
@@ -85,6 +90,7 @@ def check_workdir(workdir: Path, config: Config, create: bool) -> bool:
     before, now = _read(path), flat(resolved(config))
     both = set(named_sections(before)) & set(named_sections(now))
     free = [item.name for item in every_setting(config) if not matters(item.results, config)]
+    free += _unmade(workdir, config)
     free += [name for name in {*before, *now} if not both.issuperset(named_sections([name]))]
     for name in free:
         before[name] = now[name] = None
@@ -106,8 +112,13 @@ def prepare_workdir(workdir: Path, config: Config, create: bool) -> None:
         had = read_workdir(workdir)
         named = {of: {**getattr(config, of), **getattr(had, of), **getattr(config, of)} for of in NAMED}
         added = [name for of in NAMED for name in named[of].keys() - getattr(had, of).keys()]
-        if not create:  # what only the report shows is as this command says
-            shown = {item.name: item.value for item in every_setting(config) if item.results == ("report",)}
+        if not create:  # what only the report shows, and what is still to be made, is as this command says
+            unmade = _unmade(workdir, config)
+            shown = {
+                item.name: item.value
+                for item in every_setting(config)
+                if item.results == ("report",) or item.name in unmade
+            }
             changed = any(item.value != shown.get(item.name, item.value) for item in every_setting(had))
             config = with_settings(had, shown)
         config = replace(config, **named)
@@ -116,6 +127,12 @@ def prepare_workdir(workdir: Path, config: Config, create: bool) -> None:
     if changed:
         with _refused_writing(workdir):
             write_json(path, STAMP | resolved(config))
+
+
+def _unmade(workdir: Path, config: Config) -> list[str]:
+    """The settings of anchor text, while there is none: systems that have an anchor may be added later."""
+    made = anchor_file(workdir).is_file()
+    return [] if made else [item.name for item in every_setting(config) if item.name.startswith("anchor.")]
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Whole runs with an anchor: at its beginning nothing is paid, it goes on exactly, and it keeps the base."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 from helpers.command_line import Signalled, assert_same_parameters, call, complaint, metrics, unfinish
 
 from pretrainrl_jax.trees.anchors import read_anchors
+from pretrainrl_jax.workdir import read_workdir
 
-ANCHOR = ("--anchor.texts=12", "--anchor.length=40", "--anchor.top=16", "--anchor.questions=5")
+ANCHOR = ("--anchor.tokens=200", "--anchor.length=40", "--anchor.top=16", "--anchor.questions=5")
 SYSTEMS = "--train.systems=ntp_answer,anchored"
 
 
@@ -23,7 +25,6 @@ def anchored(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path, compil
         "--objectives.anchored.anchor.weight=4",
     )  # fmt: skip
     assert ran.code == 0, ran.err
-    assert "anchor: 12 texts" in ran.out
     return workdir
 
 
@@ -47,7 +48,8 @@ def test_the_anchor_keeps_what_the_model_was(anchored: Path) -> None:
 
 def test_the_text_is_kept_with_the_trees(anchored: Path) -> None:
     texts = read_anchors(anchored / "mined" / "anchor.npz")
-    assert len(texts) == 12
+    written = [len(one.reads) for one in texts]
+    assert sum(written) >= 200 > sum(written[:-1])
     assert len({one.tokens[0] for one in texts}) == 1  # the context
     for one in texts:
         assert 2 <= len(one.tokens) <= 41
@@ -60,8 +62,6 @@ def test_the_text_is_kept_with_the_trees(anchored: Path) -> None:
 def test_a_stopped_run_goes_on_as_if_nothing_had_been(
     anchored: Path, tmp_path: Path, tiny_config: Path, signalled: type[Signalled], monkeypatch
 ) -> None:
-    import shutil
-
     workdir = Path(shutil.copytree(anchored, tmp_path / "work"))
     unfinish(workdir, lambda stage: stage.endswith("/anchored"))
     monkeypatch.setattr(signalled, "when", ("train/anchored", 7))
@@ -88,9 +88,38 @@ def test_ones_own_text_is_cut_and_read(anchored: Path, tmp_path: Path, tiny_conf
     assert not (tmp_path / "new").exists()
 
 
+def test_text_of_another_model_file_or_settings_is_made_again(
+    anchored: Path, tmp_path: Path, tiny_config: Path
+) -> None:
+    """Without text its settings may still change; with it they may not, and a file's text is told apart."""
+    workdir = Path(shutil.copytree(anchored, tmp_path / "work"))
+    said = complaint(call("train", "--workdir", workdir, "--anchor.tokens=100"))
+    assert "anchor.tokens was 200, now 100" in said
+    (workdir / "mined" / "anchor.npz").unlink()
+    unfinish(workdir, lambda stage: stage.endswith("/anchored"))
+    words = ("train", "--workdir", workdir, "--train.systems=anchored")
+    assert call(*words, "--anchor.tokens=100").code == 0
+    fewer = read_anchors(workdir / "mined" / "anchor.npz")
+    assert 100 <= sum(len(one.reads) for one in fewer) < 200
+    assert read_workdir(workdir).anchor.tokens == 100
+
+    file = tmp_path / "text.txt"
+    file.write_text("One text.\n\nAnother text.\n")
+    (workdir / "mined" / "anchor.npz").unlink()
+    unfinish(workdir, lambda stage: stage.endswith("/anchored"))
+    assert call(*words, f"--anchor.path={file}").code == 0
+    assert len(read_anchors(workdir / "mined" / "anchor.npz")) == 2
+    file.write_text("One text.\n\nAnother text.\n\nA third one.\n")
+    unfinish(workdir, lambda stage: stage.endswith("/anchored"))
+    ran = call(*words)
+    assert ran.code == 0, ran.err
+    assert "of another model, file or settings, and made again" in ran.out
+    assert len(read_anchors(workdir / "mined" / "anchor.npz")) == 3
+
+
 def test_cells_of_a_sweep_share_the_text_where_it_is_the_same(tmp_path: Path, tiny_config: Path) -> None:
     words = ("--config", tiny_config, "--train.systems=anchored", *ANCHOR, "--train.passes=1")
-    axes = ("--sweep.objectives.anchored.anchor.weight=0.5,1", "--sweep.anchor.texts=4,6")
+    axes = ("--sweep.objectives.anchored.anchor.weight=0.5,1", "--sweep.anchor.tokens=60,120")
     ran = call("run", *words, *axes, "--workdir", tmp_path / "swept")
     assert ran.code == 0, ran.err
     made = [path for path in (tmp_path / "swept").rglob("anchor.npz") if not path.is_symlink()]
@@ -110,11 +139,16 @@ def test_cells_of_a_sweep_share_the_text_where_it_is_the_same(tmp_path: Path, ti
 def test_as_many_passes_as_a_time_allows(tmp_path: Path, tiny_config: Path) -> None:
     words = ("--config", tiny_config, "--train.systems=anchored,rlvr", *ANCHOR, "--train.device_seconds=2")
     workdir = tmp_path / "timed"
-    ran = call("run", *words, "--workdir", workdir, "--objectives.rlvr.grpo.samples=2")
+    ran = call("run", *words, "--workdir", workdir, "--objectives.rlvr.grpo.samples=2",
+        "--objectives.rlvr.grpo.teach=0.5", "--objectives.rlvr.grpo.max_new_tokens=12",
+    )  # fmt: skip
     assert ran.code == 0, ran.err
     finished = json.loads((workdir / "finished.json").read_text())
     for system in ("anchored", "rlvr"):
         kept = json.loads((workdir / "checkpoints" / "train" / system / "passes.json").read_text())
         assert kept["passes"] == finished[f"train/{system}"]["passes"]
-        assert kept["passes"] * kept["device_seconds_of_a_pass"] == pytest.approx(2)
+        assert kept["passes"] * kept["device_seconds_of_a_pass"] == pytest.approx(
+            2 - kept["device_seconds_before"]
+        )
         assert finished[f"train/{system}"]["device_seconds"] < 60
+    assert kept["device_seconds_before"] > 0  # what RLVR teaches first

@@ -11,7 +11,7 @@ HOW = (
     "--objectives.ternary.grpo.reward=ternary", "--objectives.ternary.grpo.teach=15",
     "--objectives.ternary.grpo.max_new_tokens=20",
     "--objectives.ternary.grpo.updates=2", "--objectives.ternary.grpo.kl=0.01",
-    "--objectives.ternary.anchor.weight=0.5", "--anchor.texts=6", "--anchor.length=20", "--train.passes=3",
+    "--objectives.ternary.anchor.weight=0.5", "--anchor.tokens=60", "--anchor.length=20", "--train.passes=3",
     "--objectives.rlvr.learning_rate=1e-2", "--objectives.ternary.learning_rate=1e-2",
     "--objectives.rlvr.grpo.reward=partial", "--objectives.ternary.grpo.form=grpo",
 )  # fmt: skip
@@ -78,7 +78,8 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--objectives.rlvr.ntp.answer=1"], "give each an objective of its own"),
+        (["--objectives.rlvr.ntp.answer=1"], "objectives.rlvr: grpo learns from answers that are sampled"),
+        (["--objectives.rlvr.remine_every=5"], "objectives.rlvr.remine_every is 5"),
         (["--objectives.rlvr.grpo.form=ppo"], "one of dapo, grpo, dr_grpo"),
         (["--objectives.rlvr.grpo.teach=-1"], "objectives.rlvr.grpo.teach is -1.0: it must be 0 or more"),
         (["--objectives.rlvr.grpo.samples=1"], "objectives.rlvr.grpo.samples is 1"),
@@ -87,6 +88,18 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(
 def test_what_cannot_be(words: list[str], said: str, tmp_path: Path, tiny_config: Path) -> None:
     ran = call("run", "--config", tiny_config, "--workdir", tmp_path / "new", "--train.systems=rlvr", *words)
     assert said in complaint(ran)
+
+
+def test_a_batch_with_two_updates_is_looked_at_after_a_multiple_and_at_the_end(
+    rewarded: Path, tmp_path: Path
+) -> None:
+    workdir = Path(shutil.copytree(rewarded, tmp_path / "work"))
+    words = ["--train.systems=two", "--objectives.two.grpo.weight=1", "--objectives.two.grpo.updates=2"]
+    words += ["--objectives.two.grpo.samples=2", "--evaluate.sample=2"]
+    ran = call("train", "--workdir", workdir, *words, "--evaluate.every_steps=3")
+    assert ran.code == 0, ran.err
+    looks = [line["step"] for line in metrics(workdir, "train/two") if "sample_acc" in line]
+    assert looks == [0, 4, 6, 10, 12, 16, 18]  # of 20 steps, two at a time
 
 
 def test_what_is_taught_must_be_sayable(rewarded: Path, tmp_path: Path) -> None:

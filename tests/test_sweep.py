@@ -98,6 +98,19 @@ def test_values_stand_where_they_belong_and_nowhere_else() -> None:
         (["run", "--sweep.over=2"], ["sweep.over", "in a configuration file"]),
         (["run", "--sweep.evaluate.text=a/b,a_b"], ["two cells would be called evaluate.text=a_b"]),
         (["train", "--sweep.train.passes=1,2"], ["sweep.* is for `run`"]),
+        (["run", "--sweep.train.passes="], ["--train.passes=", "must be a number"]),
+        (["run", "--sweep.mesh.data=1,2"], ["no result of these runs depends on mesh.data"]),
+        (["run", "--sweep.checkpoint.keep=1,2"], ["no result of these runs depends on checkpoint.keep"]),
+        (["run", "--sweep.evaluate.thresholds=0.5;0.6"], ["no result of these runs depends on"]),
+        (
+            ["run", "--sweep.objectives.rpo.dpo.beta=1,2", "--train.systems=ntp"],
+            ["no result of these runs depends on objectives.rpo.dpo.beta"],
+        ),
+        (
+            ["run", "--sweep.train.passes=1,2", "--train.device_seconds=3"],
+            ["no result of these runs depends on train.passes"],
+        ),
+        (["run", "--sweep.mine.beams=4,5", "--sweep.beams=4"], ["another axis of the sweep sets the same"]),
     ],
 )
 def test_what_cannot_be_swept_is_refused_before_anything_is_made(
@@ -213,6 +226,31 @@ def test_a_finished_sweep_is_only_shown_again_and_may_grow(
     assert {name: again[name] for name in trained} == trained  # nothing made before is touched
     values = [row["values"] for row in json.loads((workdir / "sweep.json").read_text())]
     assert len([row_values for row_values in values if row_values]) == 8
+
+
+def test_each_cell_has_the_facts_of_its_own_settings_and_all_are_read_before(
+    tmp_path: Path, tiny_config: Path
+) -> None:
+    words = ("run", "--config", tiny_config, "--train.systems=ntp", "--mine.sources=", "--train.passes=1")
+    ran = call(*words, "--workdir", tmp_path / "work", "--sweep.world.facts=40,56", "--evaluate.samples=0")
+    assert ran.code == 0, ran.err
+    rows = json.loads((tmp_path / "work" / "sweep.json").read_text())
+    counts = {row["values"]["world.facts"]: row["seeds"]["0"]["groups"] for row in rows}
+    assert counts[40]["trained"]["count"] < counts[56]["trained"]["count"] <= 56
+    said = complaint(
+        call(*words, "--workdir", tmp_path / "no", f"--sweep.evaluate.text={tiny_config},{tmp_path}/none")
+    )
+    assert "none: No such file or directory; check evaluate.text" in said
+    assert not (tmp_path / "no" / "cells").exists()
+
+
+def test_lists_may_be_empty(tiny_config: Path) -> None:
+    from pretrainrl_jax.command_line import parse
+
+    words = ["--sweep.mine.sources=;beam", "--train.systems=ntp"]
+    config = parse(["run", "--config", str(tiny_config), *words]).config
+    with_none, _ = [cell.config.mine.sources for cell in cells(config)]
+    assert with_none == ()
 
 
 def test_an_unfinished_sweep_has_no_table(tmp_path: Path, tiny_config: Path) -> None:

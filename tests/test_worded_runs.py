@@ -1,11 +1,18 @@
 """Whole runs that train several wordings of each question."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from helpers.command_line import call, complaint
 
+from pretrainrl_jax.config import Config, FactsConfig, TrainConfig
+from pretrainrl_jax.facts.cleaning import NO_REWORDING
+from pretrainrl_jax.facts.reading import read_facts
+from pretrainrl_jax.facts.splits import split
+from pretrainrl_jax.facts.world import make_world
+from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.trees.records import read_trees
 
 FACTS = [
@@ -78,6 +85,35 @@ def test_wordings_that_are_not_there_are_told(file: Path, tmp_path: Path, tiny_c
     assert "must name the subject" in complaint(
         run(bare, tiny_config, tmp_path / "x", "--facts.rewordings=Which?")
     )
+
+
+def test_what_is_evaluated_as_unseen_is_no_wording_of_training() -> None:
+    """A paraphrase, or a question that is held out, in other letters."""
+    config = Config(train=TrainConfig(wordings=3), facts=FactsConfig(holdout_every=3))
+    made = make_world(config.world, 0)[:30]
+    kept, apart = split(made, 3)
+    others = (apart[0].question.lower(), made[5].paraphrase.replace("?", " !"), "One?", "Two?", "Three?")
+    facts = [replace(fact, rewordings=others if fact == kept[0] else ()) for fact in made]
+    context = Context(config, Path(), None, facts)  # type: ignore[arg-type]
+    worded = {fact.id: [asked.question for asked in context.worded(fact)] for fact in context.trained}
+    assert worded[kept[0].id] == [kept[0].question, "One?", "Two?"]
+    assert worded[kept[1].id] == [kept[1].question]
+    one = Context(Config(), Path(), None, facts)  # type: ignore[arg-type]
+    assert [asked.question for asked in one.worded(one.trained[0])] == [one.trained[0].question]
+
+
+def test_what_is_no_wording_is_left_out_and_counted(tmp_path: Path) -> None:
+    facts = [dict(fact) for fact in FACTS]
+    facts[0]["paraphrases"] = ["what is the sign of ARO", "Tell the sign of Aro.", "tell sign of Aro"]
+    facts[1]["paraphrases"] = [{"not": "a text"}, "The sign of Bel?"]
+    path = tmp_path / "facts.json"
+    path.write_text(json.dumps(facts))
+    reading = read_facts(Config(facts=FactsConfig(path=str(path))))
+    assert [fact.rewordings for fact in reading.facts[:2]] == [
+        ("Tell the sign of Aro.",), ("The sign of Bel?",),
+    ]  # fmt: skip
+    assert len(reading.facts) == len(FACTS)
+    assert reading.repaired[NO_REWORDING] == 1
 
 
 def test_nothing_is_mined_where_nothing_compares(file: Path, tmp_path: Path, tiny_config: Path) -> None:

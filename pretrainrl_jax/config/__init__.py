@@ -110,6 +110,17 @@ class Config(Section):
         for name, objective in self.objectives.items():
             if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name == "base":
                 raise ValueError(f"objectives names {name!r}: give letters, digits, _ and -; base is taken")
+            if objective.reinforced and {"ntp", "dpo"} & objective.coefficients.keys():
+                raise ValueError(
+                    f"objectives.{name}: grpo learns from answers that are sampled on the way, ntp and dpo "
+                    "from mined trees: give each an objective of its own"
+                )
+            if objective.reinforced and objective.remine_every:
+                raise wrong(
+                    f"objectives.{name}.remine_every",
+                    objective.remine_every,
+                    "grpo learns from no falsehoods: leave it 0",
+                )
             for other in objective.above:
                 if other not in {**OBJECTIVES, **self.objectives}:
                     raise ValueError(f"objectives.{name}.above names {other!r}: there is no such objective")

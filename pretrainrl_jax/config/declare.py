@@ -24,13 +24,15 @@ Shares = Annotated[tuple[ShareBelowOne, ...], Strict(False)]
 Numbers = Annotated[tuple[NonNegativeFloat, ...], Strict(False)]
 Axes = Annotated[tuple[tuple[str, tuple[Any, ...]], ...], Strict(False)]  # settings by name, with values
 # Whose results depend on a setting; each depends on those before it, too.
-# "choice" and "documents" are results of some runs only: see `stored.matters`.
+# "choice" and "documents" are results of some runs only: see `stored.matters`; "anchored" and "rewards" are
+# systems that have an anchor, or learn from rewards.
 Results = tuple[
     Literal[
-        "pretrain", "documents", "mine", "anchor", "train", "evaluate", "choice", "report", "selfimprove"
+        "pretrain", "documents", "mine", "anchor", "train", "evaluate", "choice", "report", "selfimprove",
+        "anchored", "rewards",
     ],
     ...,
-]
+]  # fmt: skip
 NOTHING: Results = ()
 
 

@@ -4,7 +4,7 @@ from dataclasses import fields
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from pretrainrl_jax.config.declare import (
     NOTHING,
@@ -140,15 +140,6 @@ class ObjectiveConfig(Section):
         "iterative RPO)",
     )
 
-    @model_validator(mode="after")
-    def _fits(self) -> "ObjectiveConfig":
-        if self.reinforced and {"ntp", "dpo"} & self.coefficients.keys():
-            raise ValueError(
-                "objectives: grpo learns from answers that are sampled on the way, ntp and dpo from mined "
-                "trees: give each an objective of its own"
-            )
-        return self
-
     @property
     def terms(self) -> dict[str, TermConfig]:
         """Every term by its name, those that are no part of the loss included."""
@@ -164,6 +155,11 @@ class ObjectiveConfig(Section):
     def contrasts(self) -> bool:
         """A term compares answers with each other, so that negatives are needed."""
         return any(self.terms[name].contrasts for name in self.coefficients)
+
+    @property
+    def remines(self) -> bool:
+        """Falsehoods are mined again on the way."""
+        return bool(self.remine_every) and self.contrasts
 
     @property
     def reinforced(self) -> bool:
@@ -198,7 +194,7 @@ OBJECTIVES: dict[str, ObjectiveConfig] = {
         "anchored NTP on answers",
         recommended=True,
         ntp=NtpConfig(answer=1.0),
-        anchor=AnchorTermConfig(1.0),
+        anchor=AnchorTermConfig(0.25),
     ),
 }
 """Those of the paper, its controls and our own, in the order in which a report tells them."""
@@ -219,9 +215,11 @@ class AnchorConfig(Section):
     path: str = setting(
         "", "file of texts, blank lines between them, to anchor on; empty: the base model writes them"
     )
-    texts: PositiveInt = setting(128, "texts the base model writes")
+    tokens: PositiveInt = setting(16384, "tokens the base model writes, at least")
     length: PositiveInt = setting(128, "tokens of a text at most, and tokens that a row of them holds")
     temperature: PositiveFloat = setting(1.0, "of what it writes")
     top: PositiveInt = setting(32, "most probable next tokens kept of each token; all others are one bucket")
-    questions: PositiveFloat = setting(8.0, "a step has a row of this text for so many questions")
+    questions: PositiveFloat = setting(
+        10.0, "a step has a row of this text for so many questions", results=("anchored",)
+    )
     batch: PositiveInt = setting(16, "texts written at a time: few suit a CPU, many an accelerator")

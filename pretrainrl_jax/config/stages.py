@@ -194,7 +194,9 @@ class EvaluateConfig(Section):
     max_new_tokens: PositiveInt = setting(8, "longest answer, terminator included")
     batch: PositiveInt = setting(16, "questions decoded at a time: few suit a CPU, many an accelerator")
     match: Literal["exact", "contains"] = setting(
-        "exact", "an answer is right if, normalised, it equals a true answer, or if it contains one"
+        "exact",
+        "an answer is right if, normalised, it equals a true answer, or if it contains one",
+        results=("evaluate", "choice", "rewards"),
     )
     groups: Names = setting(
         ASKED,
@@ -360,4 +362,7 @@ class SweepConfig(Section):
         for name, values in (*self.axes.items(), ("over", tuple(name for name, _ in self.over))):
             if len({repr(value) for value in values}) < len(values):
                 raise wrong(f"sweep.{name}", values, "name each once")
+        for name, values in self.over:
+            if not values:
+                raise wrong(f"sweep.{name}", "empty", "give values")
         return self

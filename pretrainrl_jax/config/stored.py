@@ -112,6 +112,8 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
         known += every_setting(section_named(section, name), f"{section}.{name}.")
     now = {setting.former: setting.name for setting in known if setting.former}
     given = {now.get(name, name): value for name, value in values.items() if name not in STAMP}
+    if "anchor.texts" in given:  # which each had that length at most
+        given["anchor.tokens"] = given.pop("anchor.texts") * given["anchor.length"]
     result: dict[str, Any] = {}
     for name, item, value, results in known:
         before = item.metadata["before"]

@@ -28,11 +28,12 @@ REPAIRS = {
     "null words": "cells that read as nothing (facts.nulls), as None or nan: left blank",
     "kept null words": "answers that read NA, N/A or none: kept, unless facts.nulls names them",
     "subjects filled in": "questions in which the subject took the place of {} or [X]",
+    "no rewording": "other wordings left out: no text, or open to a subject that the row does not name",
     "shared truths": "facts that also have the answers of other rows that ask the very same question",
 }
 (
     NOT_NFC, MARKS, BREAKS, EMPTY_ANSWER, NO_POPULARITY, BAD_ANSWER_POPULARITY, THOUSANDS, WRITTEN,
-    WHOLE_NUMBER, SHORT_NUMBER, DATE, NULL_WORD, KEPT_NULL_WORD, FILLED_IN, SHARED,
+    WHOLE_NUMBER, SHORT_NUMBER, DATE, NULL_WORD, KEPT_NULL_WORD, FILLED_IN, NO_REWORDING, SHARED,
 ) = REPAIRS  # fmt: skip
 # Why a cell is of no use.
 NOT_TEXT = "not text"

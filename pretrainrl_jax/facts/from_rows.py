@@ -100,22 +100,36 @@ class FactMaker:
         )
 
     def reworded(self, row: Row, category: str, subject: str, asked: Collection[str]) -> tuple[str, ...]:
-        """Other wordings of a row's question, each once, none of them `asked`: the row's own come first."""
+        """Other wordings of a row's question, each once, none of them `asked`: the row's own come first.
+
+        Texts are the same if they are so normalised. What is no wording is left out and counted.
+        """
         path = self.columns.rewordings
-        values = cells(row.values, path) if path else []
-        texts: list[str] = []
-        try:
-            for value in values:
-                texts += cleaning.texts_in(value, "", False, self.repaired)
-        except cleaning.NotText as reason:
-            raise cleaning.NotText(str(reason), _holds(path, values)) from None
-        own = (cleaning.clean(text, self.repaired) for text in texts)
-        given = [fill_in(text, subject) if subject and is_open(text, subject) else text for text in own]
-        if not subject and any(is_open(text, "") for text in given):
-            raise cleaning.Unusable(OPEN_QUESTION)
+        given: list[str] = []
+        for cell in cells(row.values, path) if path else ():
+            for value in cell if isinstance(cell, list | tuple) else (cell,):
+                given += self._wordings(value, subject)
         given += [ask(templates, category, subject) for templates in self.rewordings]
         given += rewordings(category, subject) if subject else ()
-        return tuple(text for text in dict.fromkeys(given) if text and text not in asked)
+        taken = set(map(normalise, asked))
+        other: dict[str, str] = {}
+        for text in filter(None, given):
+            if (key := normalise(text)) not in taken:
+                other.setdefault(key, text)
+        return tuple(other.values())
+
+    def _wordings(self, value: Any, subject: str) -> list[str]:
+        """What a value has as wordings, with the subject in its place."""
+        try:
+            texts = [
+                cleaning.clean(t, self.repaired) for t in cleaning.texts_in(value, "", False, self.repaired)
+            ]
+        except cleaning.Unusable:
+            texts = [""]
+        filled = [fill_in(t, subject) if subject and is_open(t, subject) else t for t in texts]
+        usable = [text for text in filled if normalise(text) and not is_open(text, subject)]
+        self.repaired[cleaning.NO_REWORDING] += len(filled) - len(usable)
+        return usable
 
     def shown(self, row: Row, path: str) -> str:
         """A cell as a reader sees it, several values with commas between; "" where it is blank."""

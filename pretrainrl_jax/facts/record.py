@@ -1,6 +1,6 @@
 """The fact: what a question asks, what is true, and how well known it is."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,3 @@ class Fact:
     def answer(self) -> str:
         """The canonical answer, the one that is trained."""
         return self.answers[0]
-
-    def worded(self, number: int) -> "tuple[Fact, ...]":
-        """The fact asked in its own wording and in rewordings, `number` of them if it has so many."""
-        return tuple(replace(self, question=text) for text in (self.question, *self.rewordings)[:number])

@@ -1,7 +1,7 @@
 """What a sweep's systems learn against what they forget: a table with intervals, and a picture."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -121,7 +121,7 @@ def save_front(path: Path, rows: Sequence[Row], known: Systems) -> bool:
         return False
     with canvas(8.6, 5.6) as figure:
         axes = figure.subplots()
-        _draw(axes, trained, known)
+        draw(axes, trained, known)
         if base and (acc := estimate(base, "acc")):
             axes.axhline(acc.mean, color="#777777", linestyle=":", linewidth=1.2, label="base model")
         axes.axvline(0, color="#BBBBBB", linewidth=1, zorder=0)
@@ -134,11 +134,12 @@ def save_front(path: Path, rows: Sequence[Row], known: Systems) -> bool:
     return True
 
 
-def _draw(axes: "Axes", rows: Sequence[Row], known: Systems) -> None:
+def draw(axes: "Axes", rows: Sequence[Row], known: Systems) -> None:
+    """A line for each system, in the order of the swept values; its anchored twin has its colour."""
     systems = list(dict.fromkeys(row.system for row in rows))
     styles = looks(list(dict.fromkeys(_without_anchor(name, systems, known) for name in systems)), known)
     for system in systems:
-        own = [row for row in rows if row.system == system]
+        own = sorted((row for row in rows if row.system == system), key=lambda row: _order(row.values))
         both = [[estimate(row, name) for name in ("forgetting", "acc")] for row in own]
         points = np.array([[(e.mean, e.half or 0.0) for e in pair if e] for pair in both if all(pair)])
         (x, x_half), (y, y_half) = points.transpose(1, 2, 0)
@@ -151,12 +152,26 @@ def _draw(axes: "Axes", rows: Sequence[Row], known: Systems) -> None:
         axes.errorbar(x, y, y_half, x_half, **style, elinewidth=0.8, label=known.label(system))
 
 
+def _order(values: Mapping[str, Any]) -> list[tuple[bool, float, str]]:
+    """Sorts rows by their values: numbers by size, then texts."""
+    return [
+        (False, float(value), "") if isinstance(value, int | float) else (True, 0.0, str(value))
+        for value in values.values()
+    ]
+
+
 def _without_anchor(system: str, systems: Sequence[str], known: Systems) -> str:
     """The system that learns the same without an anchor, whose colour it has; itself where there is none."""
 
     def learns(name: str) -> ObjectiveConfig:
         return replace(
-            known.of(name), label="", words="", above=(), anchor=AnchorTermConfig(), learning_rate=0
+            known.of(name),
+            label="",
+            words="",
+            above=(),
+            recommended=False,
+            anchor=AnchorTermConfig(),
+            learning_rate=0,
         )
 
     return next(name for name in systems if learns(name) == learns(system))

@@ -35,13 +35,22 @@ class Systems:
         The last of several; None where there is none.
         """
         systems = sorted(among, key=self.place)
-        recommended = [system for system in systems if self.of(system).recommended]
-        return [None, *(recommended or [system for system in systems if self.of(system).above])][-1]
+        above = [system for system in systems if self.of(system).above]
+        return self.recommended(systems) or [None, *above][-1]
+
+    def recommended(self, among: Iterable[str]) -> str | None:
+        """The one that is recommended, the last of several; None where there is none."""
+        systems = sorted(among, key=self.place)
+        return [None, *(system for system in systems if self.of(system).recommended)][-1]
 
     def controls(self, system: str) -> list[str]:
         """The objectives without negatives that a claim about this one's negatives must stand beside.
 
         Those that a paper reports below it are spoken of already, and no controls where there are others.
         """
-        without = [name for name, own in self.objectives.items() if own.coefficients and not own.contrasts]
+        without = [
+            name
+            for name, own in self.objectives.items()
+            if own.coefficients and not own.contrasts and not own.reinforced
+        ]
         return [name for name in without if name not in self.of(system).above] or without

@@ -26,7 +26,7 @@ def headline(summary: Json, known: Systems) -> str:
         return f"Best accuracy on trained facts: {percent(highest)}, with {known.label(best)}"
     if highest <= base:
         return f"No trained system is more accurate than the base model ({percent(base)})"
-    advised = next((name for name in accuracies if known.of(name).recommended), best)
+    advised = known.recommended(accuracies) or best
     name = advised if accuracies[advised] > base else best
     after = f"{percent(accuracies[name])} with {known.label(name)}"
     if (rise := forgetting(summary).get(name)) is not None:
@@ -98,7 +98,7 @@ def _capital(text: str) -> str:
 def _recommended(summary: Json, known: Systems) -> Iterable[str]:
     """What the recommended objective learned and forgot, beside the others."""
     accuracies, rises = _accuracies(summary), forgetting(summary)
-    name = next((name for name in accuracies if known.of(name).recommended), None)
+    name = known.recommended(accuracies)
     if name is None:
         return
     text = (

@@ -5,8 +5,9 @@ It is made once and stored beside the mined trees, so that no reference model is
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from pretrainrl_jax.decoding.best_tokens import best_tokens
 from pretrainrl_jax.decoding.rollouts import sample_rollouts
 from pretrainrl_jax.evaluation.texts import paragraphs
 from pretrainrl_jax.hosts.agree import run_on_process_0
+from pretrainrl_jax.mining.fingerprint import made_by, short_digest
 from pretrainrl_jax.model import vocabulary
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import constrain, round_up_rows
@@ -34,29 +36,43 @@ from pretrainrl_jax.trees.anchors import (
     write_anchors,
 )
 from pretrainrl_jax.trees.packing import plan
+from pretrainrl_jax.workdir import anchor_file
 
 STAGE = "anchor"
-FILE = "anchor.npz"  # in mined/
 MEASURED_ROWS = 8  # measured at a time, rounded up to what divides over the devices
 
 
 def anchor_texts(context: Context, base: Loaded) -> list[AnchorText]:
-    """The run's anchor text, made where it is not there yet."""
-    path = context.workdir / "mined" / FILE
-    if STAGE not in context.finished() or not run_on_process_0(path.is_file, f"reading {FILE}"):
+    """The run's anchor text, made where it is not there yet, or of another model, file or settings."""
+    path, settings = anchor_file(context.workdir), context.config.anchor
+    made_with = _made_with(context, base)
+    made = context.finished().get(STAGE)
+    there = run_on_process_0(path.is_file, f"reading {path.name}")
+    if not made or not there or made.get("made_with", made_with) != made_with:
+        if made and there:
+            context.screen.say("anchor: the text there is of another model, file or settings, and made again")
         began = time.perf_counter()
-        settings = context.config.anchor
         written = from_file(context, base) if settings.path else sampled(context, base)
         texts = measured(context, base, written)
-        run_on_process_0(partial(write_anchors, path, texts), f"writing {FILE}")
+        run_on_process_0(partial(write_anchors, path, texts), f"writing {path.name}")
         tokens = sum(len(text.reads) for text in texts)
         rest = np.exp(np.concatenate([text.rest_logp for text in texts])).mean()
         context.screen.say(
             f"anchor: {len(texts)} texts, {tokens:,} tokens; beside the {settings.top} most probable next "
             f"tokens the others have {rest:.2%} of the probability"
         )
-        context.finish(STAGE, texts=len(texts), tokens=tokens, seconds=time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        context.finish(STAGE, texts=len(texts), tokens=tokens, seconds=seconds, made_with=made_with)
     return read_anchors(path)
+
+
+def _made_with(context: Context, base: Loaded) -> dict[str, Any]:
+    """Digests of what the text depends on."""
+    settings = context.config.anchor
+    told = asdict(settings) | {"questions": None, "batch": None, "seed": context.config.seed}
+    if settings.path:
+        told |= {"path": None, "text": paragraphs(settings.path, "anchor.path")}
+    return made_by(base.model, base.params, base.tokenizer) | {"text": short_digest(told)}
 
 
 def beginning(loaded: Loaded) -> int:
@@ -65,25 +81,35 @@ def beginning(loaded: Loaded) -> int:
 
 
 def sampled(context: Context, base: Loaded) -> list[tuple[int, ...]]:
-    """Texts that the base model writes after nothing; an EOS that ends one is its last token."""
+    """Texts that the base model writes after nothing, until they have anchor.tokens of its tokens.
+
+    An EOS that ends one is its last token.
+    """
     settings, first = context.config.anchor, beginning(base)
-    with context.screen.track("anchor/texts", settings.texts, "texts") as bar:
-        rollouts = sample_rollouts(
-            base.model,
-            base.params,
-            [(first,)] * settings.texts,
-            base.tokenizer.eos,
-            samples=1,
-            max_new_tokens=settings.length,
-            temperature=settings.temperature,
-            top_p=1.0,
-            seed=context.config.seed,
-            batch=settings.batch,
-            numbers=range(settings.texts),
-            shortest=1,
-            advance=bar.advance,
-        )
-    return [(first, *rollout.tokens) for (rollout,) in rollouts]
+    texts: list[tuple[int, ...]] = []
+    left = settings.tokens
+    with context.screen.track("anchor/texts", settings.tokens, "tokens") as bar:
+        while left > 0:
+            rollouts = sample_rollouts(
+                base.model,
+                base.params,
+                [(first,)] * settings.batch,
+                base.tokenizer.eos,
+                samples=1,
+                max_new_tokens=settings.length,
+                temperature=settings.temperature,
+                top_p=1.0,
+                seed=context.config.seed,
+                batch=settings.batch,
+                numbers=range(len(texts), len(texts) + settings.batch),
+                shortest=1,
+            )
+            for (rollout,) in rollouts:
+                if left > 0:
+                    texts.append((first, *rollout.tokens))
+                    bar.advance(min(left, len(rollout.tokens)))
+                    left -= len(rollout.tokens)
+    return texts
 
 
 def from_file(context: Context, base: Loaded) -> list[tuple[int, ...]]:

@@ -1,25 +1,55 @@
 """How often the facts are visited: as train.passes says, or as often as train.device_seconds allows."""
 
+import itertools
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from pretrainrl_jax.atomic import write_json
+from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.model.partitioning import replicate
+from pretrainrl_jax.progress import SILENT
 from pretrainrl_jax.stages.context import Context
+from pretrainrl_jax.stages.mine import mine_negatives
+from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.session import Run, compiled_for
 
 MEASURED = 4  # batches, after one that is not
 
 
-def passes_of(context: Context, run: Run, seconds_of_a_pass: Callable[[], float]) -> float:
-    """Passes over the facts; those of a budget are measured once and kept: a run goes on with them."""
+class Cost(NamedTuple):
+    """What training takes, in seconds."""
+
+    a_pass: float
+    first: float = 0.0  # before the first pass
+    mining: float = 0.0  # each time that falsehoods are mined again
+    passes_between: float = inf  # two such times
+
+    def passes(self, seconds: float) -> float:
+        """How many passes so many seconds allow; 0 or less where not even what is first."""
+        left, minings = seconds - self.first, 0
+        while (allowed := (left - minings * self.mining) / self.a_pass) > (
+            (minings + 1) * self.passes_between
+        ):
+            minings += 1
+        return max(allowed, minings * self.passes_between if minings else allowed)
+
+
+def passes_of(context: Context, run: Run, cost: Callable[[], Cost]) -> float:
+    """Passes over the facts; those of a budget are measured once and kept: a run goes on with them.
+
+    Raises InputError if the budget is not enough for what comes before the first pass.
+    """
     settings = context.config.train
     if not settings.device_seconds:
         return settings.passes
@@ -30,14 +60,24 @@ def passes_of(context: Context, run: Run, seconds_of_a_pass: Callable[[], float]
 
     passes = run_on_process_0(read, f"reading {path.name}")
     if passes is None:
-        seconds = seconds_of_a_pass() * context.mesh.size
+        devices = context.mesh.size
+        a_pass, first, mining, between = cost()
+        measured = Cost(devices * a_pass, devices * first, devices * mining, between)
 
         def write() -> float:
-            passes = settings.device_seconds / seconds
-            write_json(path, {"passes": passes, "device_seconds_of_a_pass": seconds})
+            passes = measured.passes(settings.device_seconds)
+            told = {"passes": passes, "device_seconds_of_a_pass": measured.a_pass}
+            told |= {"device_seconds_before": measured.first, "device_seconds_of_mining": measured.mining}
+            if passes > 0:
+                write_json(path, told)
             return passes
 
         passes = run_on_process_0(write, f"writing {path.name}")
+        if passes <= 0:
+            raise InputError(
+                f"train.device_seconds={settings.device_seconds:g} is too little for {run.stage}: what is "
+                f"taught before its first pass takes {measured.first:.1f}"
+            )
     context.screen.say(
         f"{run.stage}: {passes:.2f} passes take {settings.device_seconds:g} device seconds, by a measurement"
     )
@@ -62,21 +102,43 @@ def seconds_a_question(
     Args:
         step: the jitted step.
         state: the first one.
-        batches: of each its questions, and what makes it of the state's parameters, which is timed too.
+        batches: of each its questions, and what makes it of the state's parameters, which is timed too; one
+            alone is taken twice.
         numbers: coefficients and schedule.
         mesh: where they go.
         updates: on each batch.
     """
     placed = jax.tree.map(lambda x: replicate(np.float32(x), mesh), numbers)
-    began, asked = time.perf_counter(), 0
-    for place, (questions, make) in zip(range(1 + MEASURED), batches, strict=False):
-        batch = make(state.params)
-        for _ in range(updates):
-            state, _ = compiled_for(step, state, batch, *placed)(state, batch, *placed)
-        jax.block_until_ready(state)
-        if place == 0:  # it was compiled for
-            began = time.perf_counter()
-        asked += questions * (place > 0)
-    seconds = time.perf_counter() - began
+    times: list[tuple[int, float]] = []
+    made: Any = None
+    for questions, make in itertools.islice(batches, 1 + MEASURED):
+        began = time.perf_counter()
+        made = make(state.params)
+        state = _updated(step, state, made, placed, updates)
+        times.append((questions, time.perf_counter() - began))
+    if len(times) == 1:  # its time has that of compiling in it
+        began = time.perf_counter()
+        state = _updated(step, state, made, placed, updates)
+        times.append((times[0][0], time.perf_counter() - began))
     jax.tree.map(lambda x: x.delete(), state)
-    return seconds / asked
+    questions, seconds = map(sum, zip(*times[1:], strict=True))
+    return seconds / questions
+
+
+def _updated(step: Any, state: Any, batch: Any, numbers: Any, updates: int) -> Any:
+    for _ in range(updates):
+        state, _ = compiled_for(step, state, batch, *numbers)(state, batch, *numbers)
+    return jax.block_until_ready(state)
+
+
+def seconds_of_mining(context: Context, policy: Loaded, shards: Path) -> float:
+    """What mining all questions again takes, by some of them, after others for which it was compiled."""
+    facts = context.asked(context.trained)
+    some = max(1, min(len(facts) // 2, 4 * context.config.mine.batch))
+    quiet, seconds = replace(context, screen=SILENT), 0.0
+    for part in (facts[:some], facts[some : 2 * some] or facts[:some]):
+        began = time.perf_counter()
+        mine_negatives(quiet, policy, policy, part, shards)
+        seconds = (time.perf_counter() - began) / len(part)
+        run_on_process_0(lambda: shutil.rmtree(shards, ignore_errors=True), f"removing {shards.name}")
+    return seconds * len(facts)

@@ -56,7 +56,7 @@ def check_preferences(config: Config) -> None:
     if not config.model.path:
         raise InputError("preferences need a model: set --model.path to its folder")
     for system in config.train.systems:
-        if config.objectives[system].remine_every and config.objectives[system].contrasts:
+        if config.objectives[system].remines:
             raise InputError(
                 f"train.systems names {system}, which mines falsehoods again (objectives.{system}."
                 "remine_every), and preferences have no questions to mine: leave it out"

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.factual import neighbours
 from pretrainrl_jax.evaluation.texts import paragraphs
 from pretrainrl_jax.facts.corpus import Corpus, verbalise
-from pretrainrl_jax.facts.matching import Truths, known_truths
+from pretrainrl_jax.facts.matching import Truths, known_truths, normalise
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.splits import split
 from pretrainrl_jax.hosts.agree import is_process_0, run_on_process_0
@@ -76,6 +76,22 @@ class Context:
     def known_answers(self) -> KnownAnswers:
         """The answers of each category, of all facts."""
         return KnownAnswers(self.facts)
+
+    @cached_property
+    def _unseen_wordings(self) -> frozenset[str]:
+        """What is asked to see whether it was understood, normalised: paraphrases, held-out questions."""
+        asked = [fact.question for fact in self.held_out] + [fact.paraphrase for fact in self.facts]
+        return frozenset(map(normalise, asked))
+
+    def worded(self, fact: Fact) -> list[Fact]:
+        """A trained fact in the wordings that training asks, `train.wordings` of them if it has so many.
+
+        Its own is the first; none of the others is one that is evaluated as unseen.
+        """
+        number = self.config.train.wordings
+        others = () if number == 1 else fact.rewordings
+        free = [text for text in others if normalise(text) not in self._unseen_wordings]
+        return [replace(fact, question=text) for text in (fact.question, *free)[:number]]
 
     @cached_property
     def corpus(self) -> Corpus:

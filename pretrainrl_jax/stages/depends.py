@@ -15,7 +15,8 @@ def settings_of(config: Config, stage: str) -> dict[str, Any]:
         stages.add("choice")
     if objective:
         stages |= {"train", "mine"} if objective.contrasts else {"train"}
-        stages |= {"anchor"} if objective.anchored else set()
+        stages |= {"anchor", "anchored"} if objective.anchored else set()
+        stages |= {"rewards"} if objective.reinforced else set()
     values = flat(resolved(config))
     return {
         name: values[name]

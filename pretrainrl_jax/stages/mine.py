@@ -90,7 +90,7 @@ def made_with(context: Context, base: Loaded) -> dict[str, Any]:
     if "constrained" in settings.sources:
         stamp["answers of mine.among"] = short_digest(choices(settings.among, context.facts, "mine.among"))
     if context.config.train.wordings > 1:
-        stamp["rewordings"] = short_digest([fact.rewordings for fact in facts])
+        stamp["wordings"] = short_digest([asked.question for fact in facts for asked in context.worded(fact)])
     return stamp
 
 
@@ -338,7 +338,7 @@ def in_wordings(
 ) -> tuple[list[Fact], list[Sequence[Candidate]]]:
     """Each fact in the wordings that `train.wordings` asks for, with its candidates that are false there."""
     number = context.config.train.wordings
-    worded = [(fact, kept, fact.worded(number)) for fact, kept in zip(facts, candidates, strict=True)]
+    worded = [(fact, kept, context.worded(fact)) for fact, kept in zip(facts, candidates, strict=True)]
     if short := sum(len(wordings) < number for _, _, wordings in worded):
         context.screen.say(f"mine: {short} questions have fewer wordings than train.wordings={number}")
 
@@ -363,7 +363,8 @@ def build_trees(
     """Gold answer and candidates as branches under the training template; what fits in no row is left out.
 
     A question loses its longest candidates until it fits whichever are drawn; one whose gold answer alone
-    does not fit, or has no tokens, is left out and named.
+    does not fit in any wording, or has no tokens, is left out and named. What is dropped is counted of each
+    question's first wording.
     """
     train = context.config.train
 
@@ -376,18 +377,21 @@ def build_trees(
     encoded = encode_branches(policy.tokenizer, template, prompts, texts)
     trees: list[AnswerTree] = []
     no_tokens, too_long = list[str](), list[str]()
+    seen: set[str] = set()
     for fact, kept, prefix, tokens in zip(facts, candidates, encoded.prefixes, encoded.branches, strict=True):
+        counted = fact.id not in seen
+        seen.add(fact.id)
         branches = [Branch(tokens[0], "chosen", fact.answer)]
         for candidate, branch in zip(kept, tokens[1:], strict=True):
             if len(branch) > 1:
                 measured = {"behaviour_logp": candidate.logp, "source": candidate.source}
                 branches.append(Branch(branch, "rejected", candidate.text, **measured))
             else:  # a terminator alone
-                dropped[candidate.source]["empty"] += 1
+                dropped[candidate.source]["empty"] += counted
         tree = AnswerTree(fact.id, prefix, tuple(branches))
         while too_wide(tree) and (beside := places(tree, "rejected")):
             worst = max(beside, key=lambda place: len(tree.branches[place].tokens))
-            dropped[tree.branches[worst].source]["too_long"] += 1
+            dropped[tree.branches[worst].source]["too_long"] += counted
             tree = select(tree, set(range(len(tree.branches))) - {worst})
         if len(tokens[0]) == 1:
             no_tokens.append(fact.id)
@@ -395,9 +399,13 @@ def build_trees(
             too_long.append(fact.id)
         else:
             trees.append(tree)
+    kept_ids = {tree.id for tree in trees}
+    no_tokens, too_long = (
+        [i for i in dict.fromkeys(ids) if i not in kept_ids] for ids in (no_tokens, too_long)
+    )
     for what, ids in (("their answer has no tokens", no_tokens), ("longer than train.row_length", too_long)):
         if ids:
-            names = ", ".join(list(dict.fromkeys(ids))[:5]) + (" …" if len(set(ids)) > 5 else "")
+            names = ", ".join(ids[:5]) + (" …" if len(ids) > 5 else "")
             context.screen.say(f"mine: left out, since {what}: {len(ids)} questions ({names})")
     if not trees:
         raise InputError("there is no question to train on: raise train.row_length, or give more facts")

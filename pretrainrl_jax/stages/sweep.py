@@ -19,22 +19,33 @@ from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.hosts.agree import run_on_process_0
+from pretrainrl_jax.model.mesh import check_batch
 from pretrainrl_jax.report.front import Row, front_table, save_front
 from pretrainrl_jax.report.page import write_report
 from pretrainrl_jax.report.summary import forgetting
 from pretrainrl_jax.report.sweep import chosen, differences, table
 from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.stages import anchor
+from pretrainrl_jax.stages.check import check_facts, check_text
 from pretrainrl_jax.stages.context import BASE, Context, finished_stages, say
 from pretrainrl_jax.stages.depends import settings_of
 from pretrainrl_jax.stages.run import every_stage
-from pretrainrl_jax.workdir import prepare_workdir
+from pretrainrl_jax.workdir import anchor_file, prepare_workdir
+
+FACTS = "facts"  # what is read before any stage
 
 
 def sweep(context: Context) -> None:
     """Every cell, then the table; raises InputError if a cell's facts or workdir are refused."""
     every = cells(context.config)
-    facts = {context.config.seed: context.facts}
+    facts = {_key(context.config, FACTS): context.facts}
+    for cell in every:  # before the first of them takes its time
+        config = cell.config
+        if (key := _key(config, FACTS)) not in facts:
+            facts[key] = read_facts(config).facts
+        check_facts(config, facts[key])
+        check_text(config)
+        check_batch("pretrain.rows", config.pretrain.rows, context.mesh, config.pretrain.grad_accum_steps)
     made: dict[str, Path] = {}  # by stage and settings, the cell that has it
     for cell in every:  # of an earlier run, which may have had other values
         made = _finished(cell.config, context.workdir / "cells" / cell.name) | made
@@ -44,9 +55,7 @@ def sweep(context: Context) -> None:
         run_on_process_0(
             lambda c=config, w=workdir: prepare_workdir(w, c, create=True), f"preparing {workdir.name}"
         )
-        if config.seed not in facts:
-            facts[config.seed] = read_facts(config).facts
-        of_cell = replace(context, config=config, workdir=workdir, facts=facts[config.seed])
+        of_cell = replace(context, config=config, workdir=workdir, facts=facts[_key(config, FACTS)])
         keys = {stage: _key(config, stage) for stage in _stages(config)}
         others = {stage: made[key] for stage, key in keys.items() if key in made}
         run_on_process_0(lambda c=of_cell, o=others: take_over(c, o), f"linking into {workdir.name}")
@@ -64,7 +73,9 @@ def _stages(config: Config) -> list[str]:
 
 
 def _key(config: Config, stage: str) -> str:
-    """A stage with all the settings that its results depend on."""
+    """A stage, or the facts, with all the settings that they depend on."""
+    if stage == FACTS:
+        return str((config.seed, config.facts, config.world, config.evaluate.by))
     return f"{stage} {sorted(settings_of(config, stage).items())}"
 
 
@@ -108,9 +119,9 @@ def _files(here: Path, there: Path, stage: str) -> Iterator[tuple[Path, Path]]:
         "mine": [
             f"mined/{path.name}"
             for path in (there / "mined").glob("*")
-            if path.is_file() and path.name != anchor.FILE
+            if path.is_file() and path != anchor_file(there)
         ],
-        anchor.STAGE: [f"mined/{anchor.FILE}"],
+        anchor.STAGE: [str(anchor_file(there).relative_to(there))],
         "train": [f"checkpoints/{stage}", f"mined/{system}"],
         "evaluate": [f"evaluations/{system}.json"],
     }[kind]

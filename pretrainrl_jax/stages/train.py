@@ -17,9 +17,16 @@ from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.mining.fingerprint import PROBES, TOLERANCE, differences, probe_difference, probes
 from pretrainrl_jax.objectives.loss import asks
 from pretrainrl_jax.stages.anchor import anchor_texts
-from pretrainrl_jax.stages.budget import passes_of, passes_to_measure, seconds_a_question
+from pretrainrl_jax.stages.budget import (
+    Cost,
+    passes_of,
+    passes_to_measure,
+    seconds_a_question,
+    seconds_of_mining,
+)
 from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.stages.depends import settings_of
+from pretrainrl_jax.stages.ended import finish_training
 from pretrainrl_jax.stages.material import material
 from pretrainrl_jax.stages.mine import mine_negatives
 from pretrainrl_jax.stages.references import with_references
@@ -88,14 +95,19 @@ def train_system(context: Context, system: str) -> None:
     def begin() -> TrainState:
         return init_sharded_state(base.model, base.params, config.optimizer, context.mesh)
 
-    def seconds_of_a_pass() -> float:
-        first = Rounds(context, objective, trees, passes_to_measure(context, questions), texts)
+    def cost() -> Cost:
+        enough = passes_to_measure(context, questions)
+        first = Rounds(context, objective, trees, enough, texts)
         feed = Feed(first.rows, context.mesh, settings.grad_accum_steps, anchors=first.anchors)
         batches = zip(first.rows.questions, (lambda _, batch=batch: batch for batch in feed), strict=True)
         numbers = coefficients, first.schedule
-        return questions * seconds_a_question(step, begin(), batches, numbers, context.mesh)
+        a_pass = questions * seconds_a_question(step, begin(), batches, numbers, context.mesh)
+        if not objective.remines:
+            return Cost(a_pass)
+        mining = seconds_of_mining(context, base, context.parts(f"{run.stage}.measured"))
+        return Cost(a_pass, mining=mining, passes_between=objective.remine_every * enough / first.total)
 
-    passes = passes_of(context, run, seconds_of_a_pass)
+    passes = passes_of(context, run, cost)
     state, progress = resume(run, begin())
     jax.tree.map(lambda x: x.delete(), base.params)  # no reference model is kept while training
     if not int(state.step):  # what an earlier training of this system mined is of another policy
@@ -115,6 +127,9 @@ def train_system(context: Context, system: str) -> None:
 
     with Session(run, step, state, progress, feed, context.mesh, rounds.total) as session:
 
+        def ended() -> bool:
+            return feed.ended and not rounds.more
+
         def round_ended() -> bool:
             return feed.ended and rounds.more
 
@@ -126,28 +141,15 @@ def train_system(context: Context, system: str) -> None:
             session.total_steps = rounds.total
 
         watch = Watch(context, session, base)
-        hooks = [
-            session.checkpoint,
-            Hook(watch.look, every_steps=config.evaluate.every_steps),
-            Hook(remine_round, when=round_ended),
-        ]
-        watch.begin()
+        hooks = [session.checkpoint, watch.hook(ended), Hook(remine_round, when=round_ended)]
+        watch.begin(ended())
         if round_ended():
             remine_round()
         for batch in feed:
             session.step(batch, coefficients, rounds.schedule)
             for hook in session.due(hooks):
                 hook.run()
-        done = session.finish()
-    context.finish(
-        run.stage,
-        device_seconds=done.seconds * context.mesh.size,
-        seconds=time.perf_counter() - began,
-        updates=session.global_step,
-        passes=passes,
-        skipped=done.skipped,
-    )
-    jax.tree.map(lambda x: x.delete(), session.state)
+        finish_training(context, session, began, passes)
 
 
 @dataclass(frozen=True)
@@ -226,9 +228,9 @@ def spans(objective: ObjectiveConfig, facts: int, passes: float, steps: int) -> 
     They are cut by questions, not by rows, since later rows depend on what is mined then: a span takes
     `remine_every` steps to within the packing of its rows.
     """
-    if not objective.remine_every or not objective.contrasts:
+    if not objective.remines:
         return [Span(0.0, passes)]
-    visits = round(passes * facts)
+    visits = max(1, round(passes * facts))
     of_round = max(1, round(objective.remine_every * visits / steps))
     return [
         Span(start / facts, min(start + of_round, visits) / facts) for start in range(0, visits, of_round)

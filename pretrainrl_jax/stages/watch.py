@@ -1,5 +1,6 @@
 """A look at a policy while it trains: the same few questions and texts every time."""
 
+from collections.abc import Callable
 from typing import Any
 
 from pretrainrl_jax.atomic import write_json
@@ -13,7 +14,7 @@ from pretrainrl_jax.stages.asking import answers, outcome, rates
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.stages.evaluate import text_nll
 from pretrainrl_jax.training.loading import Loaded
-from pretrainrl_jax.training.session import Session
+from pretrainrl_jax.training.session import Hook, Session
 
 ASKED_WITH = ("template", "beams", "max_new_tokens", "match", "sample", "text")  # what a look depends on
 
@@ -92,15 +93,20 @@ class Watch:
         path, stage = self._session.run.workdir / "metrics.jsonl", self._session.run.stage
         return [line for line in read_metrics(path) if line["stage"] == stage]
 
-    def begin(self) -> None:
-        """Look at what training begins with, unless an earlier run has."""
+    def hook(self, ended: Callable[[], bool]) -> Hook:
+        """The turn to look: every so many steps; where a checkpoint is chosen, also at the end."""
         every = self._settings.every_steps
-        if not every or self._session.global_step % every:
+        return Hook(self.look, every, when=lambda: self._session.run.scored and ended())
+
+    def begin(self, ended: bool) -> None:
+        """Look at what training begins or goes on with, unless an earlier run has looked since it was due."""
+        every, step = self._settings.every_steps, self._session.global_step
+        if not every:
             return
+        due = step if self._session.run.scored and ended else step - step % every
 
         def seen() -> bool:
-            lines = (line for line in self._lines() if "sample_acc" in line)
-            return any(line["step"] == self._session.global_step for line in lines)
+            return any(line["step"] >= due for line in self._lines() if "sample_acc" in line)
 
         if not run_on_process_0(seen, "reading metrics.jsonl"):
             self.look()

@@ -75,7 +75,10 @@ class NotFinite(FloatingPointError):
 
 @dataclass
 class Hook:
-    """Something to do between steps: `run` after every n steps, minutes, or whenever `when` holds."""
+    """Something to do between steps: `run` after every n steps, minutes, or whenever `when` holds.
+
+    Where a loop makes several steps at a time, it is the first time after a multiple of n.
+    """
 
     run: Callable[[], None]
     every_steps: int = 0  # 0: not by steps
@@ -105,7 +108,7 @@ class Session:
     ) -> None:
         self.run, self.state = run, state
         self.total_steps = total_steps  # may change on the way
-        self.global_step = int(state.step)  # steps made
+        self.global_step = self._last_due = int(state.step)  # steps made; and those at the last `due`
         self.score = math.inf  # of the state, where `run.scored`: the lowest is the best
         every = run.checkpoint
         self.checkpoint = Hook(self.save, every.every_steps, every.every_minutes, last=False)
@@ -169,14 +172,15 @@ class Session:
             Interrupted: after a signal to any process, when the state is saved.
             NotFinite, OSError: while saving.
         """
-        now = time.perf_counter()
+        now, before = time.perf_counter(), self._last_due
+        self._last_due = self.global_step
         late = [0 < 60 * hook.every_minutes <= now - hook.ran and is_process_0() for hook in hooks]
         for hook, is_late in zip(hooks, late, strict=True):
             hook.ran = now if is_late else hook.ran  # votes count later: asked for once, it runs once
         with waiting(f"step {self.global_step} of {self.run.stage}"), jax.transfer_guard("disallow"):
             stop, *late = self._consensus.vote([self._stopping(), *late])
             if self._feed.ended:
-                stop |= any(before for before, *_ in self._consensus.drain())
+                stop |= any(asked for asked, *_ in self._consensus.drain())
         if stop:
             self.save()
             self._saver.wait()
@@ -184,7 +188,8 @@ class Session:
                 f"{self.run.stage} stopped after step {self.global_step} of {self.total_steps} and saved"
             )
         for hook, is_late in zip(hooks, late, strict=True):
-            by_steps = hook.every_steps and self.global_step % hook.every_steps == 0
+            every = hook.every_steps  # several steps may have been made since: a multiple passed counts
+            by_steps = every and self.global_step // every > before // every
             if (by_steps or is_late or hook.when()) and (hook.last or self.global_step < self.total_steps):
                 yield hook
                 hook.ran = time.perf_counter()

@@ -111,9 +111,7 @@ class AnchorRows:
 
     @cached_property
     def _first(self) -> np.ndarray:
-        """The number of the first row of each batch, counted through all of them, and of the one after."""
-        questions = self.start + np.concatenate([[0], np.cumsum(self.counts)])
-        return np.round(questions / self.questions).astype(int)
+        return first_rows(self.counts, self.questions, self.start)
 
     @property
     def batches(self) -> int:
@@ -154,12 +152,17 @@ def anchor_rows(
 ) -> AnchorRows:
     """Rows of anchor text for batches of so many questions each.
 
-    A batch has room for the most that any of them needs, a multiple of the microsteps; or for `held`, where
-    an earlier round had that: what does not fit there is left out.
+    A batch has room for the most that any of them needs, a multiple of the microsteps; for `held` at least,
+    what an earlier round had, so that the step which is compiled serves it too.
     """
-    most = int(max(counts, default=1) / questions) + 1
-    rows = held or -(-most // microsteps) * microsteps
+    most = int(np.diff(first_rows(counts, questions, start)).max(initial=1))
+    rows = max(held, -(-most // microsteps) * microsteps)
     return AnchorRows(texts, row_length, seed, counts, questions, rows, start)
+
+
+def first_rows(counts: Sequence[int], questions: float, start: int) -> np.ndarray:
+    """The number of the first row of each batch, counted through all of them, and of the one after."""
+    return np.round((start + np.concatenate([[0], np.cumsum(counts)])) / questions).astype(int)
 
 
 def write_anchors(path: Path, texts: Sequence[AnchorText]) -> None:

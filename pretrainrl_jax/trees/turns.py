@@ -1,6 +1,7 @@
 """Several trees of one question, in different wordings: each pass sees one of them, in turn."""
 
 from collections.abc import Callable, Sequence
+from zlib import crc32
 
 from pretrainrl_jax.trees.tree import AnswerTree
 
@@ -15,15 +16,15 @@ def one_of_each(trees: Sequence[AnswerTree]) -> list[AnswerTree]:
 def in_turn(trees: Sequence[AnswerTree], visit: Visit = lambda tree, number: tree) -> Visit:
     """What is seen of a tree's id in a pass: the next of the trees of that id, as `visit` sees it.
 
-    The first pass shows the first wording to one question, the second to the next: each pass has all of them.
+    Which one the first pass shows is drawn by the id, so that each pass has all of them, and a question has
+    the same whatever others there are.
     """
     wordings: dict[str, list[AnswerTree]] = {}
     for tree in trees:
         wordings.setdefault(tree.id, []).append(tree)
-    places = {name: place for place, name in enumerate(wordings)}
 
     def seen(tree: AnswerTree, number: int) -> AnswerTree:
         of_question = wordings[tree.id]
-        return visit(of_question[(places[tree.id] + number) % len(of_question)], number)
+        return visit(of_question[(crc32(tree.id.encode()) + number) % len(of_question)], number)
 
     return seen

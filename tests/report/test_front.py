@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pretrainrl_jax.config import OBJECTIVES, AnchorTermConfig
-from pretrainrl_jax.report.front import Row, estimate, front_table, on_front, save_front
+from pretrainrl_jax.report.drawing import canvas
+from pretrainrl_jax.report.front import Row, draw, estimate, front_table, on_front, save_front
 from pretrainrl_jax.report.systems import Systems
 
 KNOWN = Systems(OBJECTIVES | {"kept": replace(OBJECTIVES["ntp"], label="Kept", anchor=AnchorTermConfig(1.0))})
@@ -71,3 +72,25 @@ def test_table_and_picture(tmp_path: Path) -> None:
     unmeasured = [replace(one, seeds={"0": {"acc": 0.3, "groups": {}}}) for one in rows]
     assert not save_front(tmp_path / "none.png", unmeasured, KNOWN)
     assert not (tmp_path / "none.png").exists()
+
+
+def test_the_twin_that_is_anchored_has_the_same_colour_and_rows_go_by_size() -> None:
+    """`anchored` is recommended, and has another rate than `ntp_answer`; values come as they were typed."""
+    rows = [row("ntp_answer", passes, [0.1 * passes], [0.1]) for passes in (3, 1, 2)]
+    rows += [row("anchored", passes, [0.1 * passes], [0.0]) for passes in (10, 9)]
+    with canvas(3, 3) as figure:
+        axes = figure.subplots()
+        draw(axes, rows, KNOWN)
+        plain, kept = (container.lines[0] for container in axes.containers)
+        assert plain.get_color() == kept.get_color()
+        assert plain.get_linestyle() != kept.get_linestyle()
+        assert list(plain.get_ydata()) == pytest.approx([10, 20, 30])
+        assert list(kept.get_ydata()) == pytest.approx([90, 100])
+
+
+def test_the_last_of_what_is_recommended_is_it_and_rewards_are_no_control() -> None:
+    assert KNOWN.recommended(["ntp", "anchored"]) == "anchored"
+    assert KNOWN.recommended(["ntp", "dpo"]) is None
+    two = Systems(OBJECTIVES | {"own": replace(OBJECTIVES["ntp"], recommended=True)})
+    assert two.recommended(["own", "anchored"]) == two.method(["own", "anchored"]) == "own"
+    assert "rlvr" not in KNOWN.controls("pretrainrl")

@@ -45,6 +45,19 @@ def test_a_setting_changes_the_stages_that_depend_on_it(name: str) -> None:
     assert {s for s in STAGES if settings_of(config, s) != settings_of(other_config, s)} == OTHERS[name]
 
 
+def test_what_decides_rewards_or_makes_anchor_text_matters_where_there_is_some() -> None:
+    """The text does not depend on how much of it a step has, so that cells of a sweep share it."""
+    config = Config()
+    stages = ("anchor", "train/ntp", "train/anchored", "train/rlvr", "evaluate/anchored")
+    for name, value, expected in (
+        ("evaluate.match", "contains", {"train/rlvr", "evaluate/anchored"}),
+        ("anchor.tokens", 7, {"anchor", "train/anchored", "evaluate/anchored"}),
+        ("anchor.questions", 7.0, {"train/anchored", "evaluate/anchored"}),
+    ):
+        other = changed(config, {name: value})
+        assert {s for s in stages if settings_of(config, s) != settings_of(other, s)} == expected
+
+
 def test_every_setting_matters_to_some_stage_or_is_known_not_to() -> None:
     read = {name for stage in STAGES for name in settings_of(Config(), stage)}
     read |= {

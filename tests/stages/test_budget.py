@@ -1,0 +1,84 @@
+"""As many passes as a time allows, and what a question takes."""
+
+import time
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pretrainrl_jax.config import MeshConfig
+from pretrainrl_jax.model.mesh import make_mesh
+from pretrainrl_jax.stages import budget
+from pretrainrl_jax.stages.budget import Cost, seconds_a_question
+
+
+def took(cost: Cost, passes: float) -> float:
+    """What so many passes take: mined again whenever another stretch begins."""
+    minings = max(0, int(np.ceil(passes / cost.passes_between - 1e-9)) - 1)
+    return cost.first + passes * cost.a_pass + minings * cost.mining
+
+
+@given(
+    a_pass=st.floats(0.5, 9),
+    first=st.floats(0, 5),
+    mining=st.floats(0, 20),
+    between=st.floats(0.3, 4),
+    seconds=st.floats(6, 200),
+)
+def test_no_more_passes_would_fit(a_pass, first, mining, between, seconds) -> None:
+    cost = Cost(a_pass, first, mining, between)
+    passes = cost.passes(seconds)
+    assert took(cost, passes) <= seconds + 1e-6
+    assert took(cost, passes + 1e-3) > seconds - 1e-2
+
+
+def test_without_mining_it_is_a_division() -> None:
+    assert Cost(2.0).passes(7) == 3.5
+    assert Cost(2.0, first=8).passes(7) < 0
+
+
+class Clock:
+    """Time that goes on when it is told."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("batches", [1, 3, 9])
+def test_a_question_takes_what_batches_after_the_first_take(
+    batches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first has compiling in it: a single one is taken again."""
+    clock = Clock()
+    monkeypatch.setattr(time, "perf_counter", clock.perf_counter)
+    made = []
+
+    def compiled_for(*arguments):
+        def step(state, batch, *numbers):
+            made.append(batch)
+            clock.now += 100 if len(made) == 1 else 3
+            return state, {}
+
+        return step
+
+    monkeypatch.setattr(budget, "compiled_for", compiled_for)
+    state = State(jnp.zeros(2))
+    listed = [(6, lambda params, number=number: number) for number in range(batches)]
+    mesh = make_mesh(MeshConfig())
+    assert seconds_a_question(None, state, iter(listed), (1.0,), mesh) == pytest.approx(0.5)
+    assert made == ([0, 0] if batches == 1 else list(range(min(batches, 1 + budget.MEASURED))))
+
+
+@jax.tree_util.register_dataclass
+@dataclass
+class State:
+    """What a step goes on from."""
+
+    params: jax.Array
