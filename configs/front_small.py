@@ -5,7 +5,7 @@
 
 Fourteen systems from the same base models: next-token prediction on question and answer, on answers, with
 answers weighted; DPO with next-token prediction on answers; iterative RPO; PretrainRL; RLVR; and each of them
-with the anchor of weight 0.25. The sweep ends in `sweep.png` and a table with intervals. The learning rates were
+with the anchor of weight 0.25. The sweep ends in `sweep.png` and a table with intervals. The rates were
 chosen at 3 passes on a seed of their own, on wordings that training never used:
 
     python -m pretrainrl_jax.main --config configs/front_small.py --workdir runs/front_rates \
