@@ -53,9 +53,9 @@ def tiny_config(shared: Path) -> Path:
     return partial.replace(path)  # another process never sees half of it
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def compiled(shared: Path) -> Path:
-    """A folder that keeps what is compiled, in use from now on: runs of one configuration compile once."""
+    """A folder that keeps what all tests compile, so that runs of one configuration compile once."""
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 

@@ -26,6 +26,7 @@ from pretrainrl_jax.model.vocabulary import REPLICATED, ROWS, TABLE, MeshAxes
 from pretrainrl_jax.objectives.bucketed import bucket_logps
 from pretrainrl_jax.objectives.scoring import anchor_states
 from pretrainrl_jax.stages.context import Context
+from pretrainrl_jax.stages.pretrain import TOKENIZED, streams
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.trees.anchors import (
     MEASURED,
@@ -57,10 +58,16 @@ def anchor_texts(context: Context, base: Loaded) -> list[AnchorText]:
         run_on_process_0(partial(write_anchors, path, texts), f"writing {path.name}")
         tokens = sum(len(text.reads) for text in texts)
         rest = np.exp(np.concatenate([text.rest_logp for text in texts])).mean()
+        different = len({text.tokens for text in texts})
         context.screen.say(
-            f"anchor: {len(texts)} texts, {tokens:,} tokens; beside the {settings.top} most probable next "
-            f"tokens the others have {rest:.2%} of the probability"
+            f"anchor: {len(texts)} texts, {different} different ones, {tokens:,} tokens; beside the "
+            f"{settings.top} most probable next tokens the others have {rest:.2%} of the probability"
         )
+        if 2 * different < len(texts):
+            context.screen.warn(
+                "anchor: most of this text is the same over and over, and holds the model in little else: "
+                "give a file of text by anchor.path"
+            )
         seconds = time.perf_counter() - began
         context.finish(STAGE, texts=len(texts), tokens=tokens, seconds=seconds, made_with=made_with)
     return read_anchors(path)
@@ -75,9 +82,27 @@ def _made_with(context: Context, base: Loaded) -> dict[str, Any]:
     return made_by(base.model, base.params, base.tokenizer) | {"text": short_digest(told)}
 
 
-def beginning(loaded: Loaded) -> int:
-    """The token that a text begins after, context and no target: BOS, or EOS where a tokenizer has none."""
-    return loaded.tokenizer.eos[0] if loaded.tokenizer.bos is None else loaded.tokenizer.bos
+def beginnings(context: Context, base: Loaded) -> list[int]:
+    """The tokens that texts begin after in turn, context and no target: BOS, or EOS where there is none.
+
+    What was pretrained here without a BOS read no text after an EOS, and says anything there. Its texts begin
+    as those that it read, with their first tokens.
+    """
+    if base.tokenizer.bos is not None:
+        return [base.tokenizer.bos]
+    if not began_bare(context, base):
+        return [base.tokenizer.eos[0]]
+    texts: Sequence[str] = context.corpus.training
+    if streams(context):
+        texts = [document.text for document in context.stream().take(TOKENIZED)]
+    firsts = [ids[0] for ids in base.tokenizer.encode_all(texts) if ids]
+    order = np.random.default_rng(context.config.seed).permutation(len(firsts))
+    return [firsts[i] for i in order]
+
+
+def began_bare(context: Context, base: Loaded) -> bool:
+    """Whether the texts that the model was pretrained on began with nothing before them."""
+    return base.tokenizer.bos is None and not context.config.model.path
 
 
 def sampled(context: Context, base: Loaded) -> list[tuple[int, ...]]:
@@ -85,15 +110,17 @@ def sampled(context: Context, base: Loaded) -> list[tuple[int, ...]]:
 
     An EOS that ends one is its last token.
     """
-    settings, first = context.config.anchor, beginning(base)
+    settings, starts = context.config.anchor, beginnings(context, base)
     texts: list[tuple[int, ...]] = []
     left = settings.tokens
     with context.screen.track("anchor/texts", settings.tokens, "tokens") as bar:
         while left > 0:
+            numbers = range(len(texts), len(texts) + settings.batch)
+            prefixes = [(starts[number % len(starts)],) for number in numbers]
             rollouts = sample_rollouts(
                 base.model,
                 base.params,
-                [(first,)] * settings.batch,
+                prefixes,
                 base.tokenizer.eos,
                 samples=1,
                 max_new_tokens=settings.length,
@@ -101,12 +128,12 @@ def sampled(context: Context, base: Loaded) -> list[tuple[int, ...]]:
                 top_p=1.0,
                 seed=context.config.seed,
                 batch=settings.batch,
-                numbers=range(len(texts), len(texts) + settings.batch),
+                numbers=numbers,
                 shortest=1,
             )
-            for (rollout,) in rollouts:
+            for prefix, (rollout,) in zip(prefixes, rollouts, strict=True):
                 if left > 0:
-                    texts.append((first, *rollout.tokens))
+                    texts.append((*prefix, *rollout.tokens))
                     bar.advance(min(left, len(rollout.tokens)))
                     left -= len(rollout.tokens)
     return texts
@@ -114,13 +141,14 @@ def sampled(context: Context, base: Loaded) -> list[tuple[int, ...]]:
 
 def from_file(context: Context, base: Loaded) -> list[tuple[int, ...]]:
     """The texts of anchor.path, each with its EOS, those that are longer than a row in pieces."""
-    settings, first = context.config.anchor, beginning(base)
-    tokens = base.tokenizer.encode_all(paragraphs(settings.path, "anchor.path"))
-    ended = [(*ids, base.tokenizer.eos[0]) for ids in tokens]
+    settings, tokenizer = context.config.anchor, base.tokenizer
+    tokens = tokenizer.encode_all(paragraphs(settings.path, "anchor.path"))
+    before = [] if began_bare(context, base) else beginnings(context, base)
+    shared = 1 - len(before)  # without a context the last token of a piece is the next one's
     return [
-        (first, *ids[start : start + settings.length])
-        for ids in ended
-        for start in range(0, len(ids), settings.length)
+        (*before, *ended[start : start + settings.length + shared])
+        for ended in ((*ids, tokenizer.eos[0]) for ids in tokens if ids)
+        for start in range(0, len(ended) - shared, settings.length)
     ]
 
 
