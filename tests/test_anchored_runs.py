@@ -2,12 +2,18 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.command_line import Signalled, assert_same_parameters, call, complaint, metrics, unfinish
 
+from pretrainrl_jax.config import AnchorConfig
+from pretrainrl_jax.facts.reading import read_facts
+from pretrainrl_jax.stages import anchor
+from pretrainrl_jax.stages.context import Context
+from pretrainrl_jax.training.loading import load
 from pretrainrl_jax.trees.anchors import read_anchors
 from pretrainrl_jax.workdir import read_workdir
 
@@ -50,7 +56,12 @@ def test_the_text_is_kept_with_the_trees(anchored: Path) -> None:
     texts = read_anchors(anchored / "mined" / "anchor.npz")
     written = [len(one.reads) for one in texts]
     assert sum(written) >= 200 > sum(written[:-1])
-    assert len({one.tokens[0] for one in texts}) == 1  # the context
+    loaded, config = load(anchored), read_workdir(anchored)
+    context = Context(config, anchored, loaded.model.mesh, read_facts(config).facts)
+    read = {ids[0] for ids in loaded.tokenizer.encode_all(context.corpus.training)}
+    begun = {one.tokens[0] for one in texts}  # the context: pretraining read no EOS before a text
+    assert begun <= read
+    assert len(begun) > 1
     for one in texts:
         assert 2 <= len(one.tokens) <= 41
         assert one.top_tokens.shape == (len(one.reads), 16)
@@ -115,6 +126,45 @@ def test_text_of_another_model_file_or_settings_is_made_again(
     assert ran.code == 0, ran.err
     assert "of another model, file or settings, and made again" in ran.out
     assert len(read_anchors(workdir / "mined" / "anchor.npz")) == 3
+
+
+def test_text_that_is_the_same_over_and_over_is_told(
+    anchored: Path, tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workdir = Path(shutil.copytree(anchored, tmp_path / "work"))
+    (workdir / "mined" / "anchor.npz").unlink()
+    unfinish(workdir, lambda stage: stage.endswith("/anchored"))
+    monkeypatch.setattr(anchor, "sampled", lambda context, base: [(5, 6, 0)] * 3)
+    ran = call("train", "--workdir", workdir, "--train.systems=anchored", "--train.passes=6")
+    assert ran.code == 0, ran.err
+    assert "anchor: 3 texts, 1 different ones, 6 tokens" in ran.out
+    assert "the same over and over" in ran.err
+
+
+@pytest.mark.parametrize("bos", [None, 3])
+def test_a_text_begins_after_bos_or_eos_or_as_pretraining_began_it(
+    anchored: Path, tmp_path: Path, bos: int | None
+) -> None:
+    """A model from elsewhere without BOS has read its EOS before texts; a file's text is cut for either."""
+    config, loaded = read_workdir(anchored), load(anchored)
+    loaded = replace(loaded, tokenizer=replace(loaded.tokenizer, bos=bos))
+    file = tmp_path / "text.txt"
+    file.write_text("Where is " * 40)
+    from_elsewhere = replace(config, model=replace(config.model, path="a folder"))
+    (tokens,) = loaded.tokenizer.encode_all([file.read_text().strip()])
+    for of_config, first in ((from_elsewhere, 0), (config, None)):
+        asked = replace(of_config, anchor=AnchorConfig(path=str(file), length=16))
+        context = Context(asked, anchored, loaded.model.mesh, read_facts(config).facts)
+        pieces = anchor.from_file(context, loaded)
+        begins = [bos] if bos is not None else [0] if first == 0 else anchor.beginnings(context, loaded)
+        assert anchor.beginnings(context, loaded) == begins
+        own = [piece[1:] if bos is not None or first == 0 else piece for piece in pieces]
+        if bos is not None or first == 0:
+            assert {piece[0] for piece in pieces} == set(begins)
+            assert sum(own, ()) == (*tokens, 0)
+        else:  # a piece's last token is the next one's context
+            assert own[0] + sum((piece[1:] for piece in own[1:]), ()) == (*tokens, 0)
+        assert all(len(piece) <= 17 for piece in pieces)
 
 
 def test_cells_of_a_sweep_share_the_text_where_it_is_the_same(tmp_path: Path, tiny_config: Path) -> None:
