@@ -6,7 +6,8 @@
 Fourteen systems from the same base models: next-token prediction on question and answer, on answers, with
 answers weighted; DPO with next-token prediction on answers; iterative RPO; PretrainRL; RLVR; and each of them
 with the anchor of weight 0.25. The sweep ends in `sweep.png` and a table with intervals. The rates were
-chosen at 3 passes on a seed of their own, on wordings that training never used:
+chosen at 3 passes on a seed of their own, on wordings that training never used (for three of the anchored
+ones, and taken for the others):
 
     python -m pretrainrl_jax.main --config configs/front_small.py --workdir runs/front_rates \
         --sweep.seed=100 --sweep.learning_rate=3e-4,1e-3,3e-3
@@ -35,7 +36,12 @@ methods["dpo_answer"] = ObjectiveConfig(
 methods |= {name: OBJECTIVES[name] for name in ("rpo", "pretrainrl", "rlvr")}
 anchored = {
     f"{name}_anchored": replace(
-        method, label=f"{method.label}, anchored", words="", above=(), anchor=AnchorTermConfig(0.25)
+        method,
+        label=f"{method.label}, anchored",
+        words="",
+        above=(),
+        anchor=AnchorTermConfig(0.25),
+        learning_rate=3e-4 if name == "rlvr" else 3e-3,  # without the anchor that rate would forget too much
     )
     for name, method in methods.items()
 }
