@@ -195,6 +195,7 @@ OBJECTIVES: dict[str, ObjectiveConfig] = {
         recommended=True,
         ntp=NtpConfig(answer=1.0),
         anchor=AnchorTermConfig(0.25),
+        learning_rate=3e-3,
     ),
 }
 """Those of the paper, its controls and our own, in the order in which a report tells them."""
