@@ -29,8 +29,8 @@ def chance(probability: float | None) -> str:
 
 
 def decimals(value: float | None, places: int) -> str:
-    """A number with fixed decimals, a dash where there is none."""
-    return "–" if value is None else f"{value:,.{places}f}"
+    """A number with fixed decimals, a dash where there is none; what rounds to zero has no sign."""
+    return "–" if value is None else f"{value:z,.{places}f}".replace("-", "−")
 
 
 def signed(value: float, places: int = 2) -> str:

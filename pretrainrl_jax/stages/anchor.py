@@ -131,11 +131,12 @@ def sampled(context: Context, base: Loaded) -> list[tuple[int, ...]]:
                 numbers=numbers,
                 shortest=1,
             )
+            before = left
             for prefix, (rollout,) in zip(prefixes, rollouts, strict=True):
                 if left > 0:
                     texts.append((*prefix, *rollout.tokens))
-                    bar.advance(min(left, len(rollout.tokens)))
                     left -= len(rollout.tokens)
+            bar.advance(before - max(0, left))
     return texts
 
 
