@@ -1,18 +1,18 @@
 """What each method learns against what it forgets, with and without the anchor, on the small world.
 
     python -m pretrainrl_jax.main --config configs/front_small.py --workdir runs/front \
-        --sweep.seed=0,1,2 --sweep.train.passes=1,3,6
+        --sweep.seed=0,1,2
 
 Fourteen systems from the same base models: next-token prediction on question and answer, on answers, with
 answers weighted; DPO with next-token prediction on answers; iterative RPO; PretrainRL; RLVR; and each of them
 with the anchor of weight 0.25. The sweep ends in `sweep.png` and a table with intervals. The rates were
-chosen at 3 passes on a seed of their own, on wordings that training never used (for three of the anchored
-ones, and taken for the others):
+chosen on a seed of their own, on wordings that training never used (for two of the anchored ones, and taken
+for the others):
 
     python -m pretrainrl_jax.main --config configs/front_small.py --workdir runs/front_rates \
         --sweep.seed=100 --sweep.learning_rate=3e-4,1e-3,3e-3
 
-docs/forgetting.md has both tables, and those of PopQA and EntityQuestions.
+docs/forgetting.md has the table, and the picture.
 """
 
 from dataclasses import replace

@@ -27,7 +27,7 @@ config = Config(
     model=ModelConfig(path="SmolLM2-135M"),
     pretrain=PretrainConfig(epochs=0.0),
     mine=MineConfig(sources=()),
-    anchor=AnchorConfig(questions=10.0),
+    anchor=AnchorConfig(tokens=11000, questions=10.0),
     objectives=OBJECTIVES
     | {"anchored": replace(OBJECTIVES["anchored"], learning_rate=3e-4, anchor=AnchorTermConfig(0.25))},
     train=TrainConfig(systems=("anchored",), questions=20, passes=6.0),

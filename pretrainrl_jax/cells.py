@@ -2,16 +2,14 @@
 
 import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any
 
 from pretrainrl_jax.config import Config, SweepConfig
-from pretrainrl_jax.config.declare import Results
-from pretrainrl_jax.config.stored import Setting, changed, every_setting, matters, named_sections
+from pretrainrl_jax.config.depends import settings_of
+from pretrainrl_jax.config.stored import changed, every_setting
 from pretrainrl_jax.errors import InputError
-
-# What `run` makes that its results are read from; a report is made again at any time.
-OF_A_RUN = frozenset(get_args(get_args(Results)[0])) - {"report", "selfimprove"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ def cells(config: Config) -> list[Cell]:
     axes = config.sweep.axes
     if not axes:
         return []
-    known = {setting.name: setting for setting in every_setting(config)}
+    known = {setting.name for setting in every_setting(config)}
     for axis, _ in config.sweep.over:
         if axis not in known or axis.startswith("sweep."):
             raise InputError(f"sweep.{axis}: there is no setting {axis} to sweep")
@@ -57,13 +55,15 @@ def cells(config: Config) -> list[Cell]:
         for axis, value in zip(axes, values, strict=True):
             of_cell = _with(of_cell, axis, value)
         cell = Cell(dict(zip(axes, values, strict=True)), of_cell)
-        for axis, _ in config.sweep.over:
-            if not _tells(cell, known[axis]):
-                raise InputError(f"sweep.{axis}: no result of these runs depends on {axis}, leave it out")
         for axis, value in cell.values.items():
             if axis != "ntp_weight" and _with(of_cell, axis, value) != of_cell:  # which is a factor
                 raise InputError(f"sweep.{axis}: another axis of the sweep sets the same, leave one out")
         made.append(cell)
+    for axis, values in axes.items():
+        if len(values) > 1 and not _tells(made, axis):
+            raise InputError(f"sweep.{axis}: no result of these runs depends on it, leave it out")
+        if axes.get("ntp_weight") and re.fullmatch(r"objectives\..*\.ntp\..*", axis):
+            raise InputError(f"sweep.{axis}: sweep.ntp_weight changes the same, leave one out")
     names = [cell.name for cell in made]
     if twice := next((name for name in names if names.count(name) > 1), ""):
         raise InputError(
@@ -72,14 +72,20 @@ def cells(config: Config) -> list[Cell]:
     return made
 
 
-def _tells(cell: Cell, setting: Setting) -> bool:
-    """Whether a system's results depend on a setting, in some cell's configuration."""
-    named, train = named_sections([setting.name]), cell.config.train
-    if any(section != "objectives" or name not in train.systems for section, name in named):
+def _tells(made: Sequence[Cell], axis: str) -> bool:
+    """Whether cells that differ along an axis alone differ in what any stage depends on."""
+    train = made[0].config.train
+    if axis == "train.passes" and train.device_seconds:
         return False
-    if setting.name == "train.passes" and train.device_seconds:
-        return False
-    return matters(OF_A_RUN.intersection(setting.results), cell.config)
+    systems = [f"{kind}/{name}" for kind in ("train", "evaluate") for name in train.systems]
+    for stage in ("pretrain", "mine", *systems, "evaluate/base"):
+        seen: dict[str, Any] = {}
+        for cell in made:
+            others = str({name: value for name, value in cell.values.items() if name != axis})
+            settings = settings_of(cell.config, stage)
+            if seen.setdefault(others, settings) != settings:
+                return True
+    return False
 
 
 def _with(config: Config, axis: str, value: Any) -> Config:

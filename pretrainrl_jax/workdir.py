@@ -71,7 +71,7 @@ def check_workdir(workdir: Path, config: Config, create: bool) -> bool:
     """Whether the workdir's config.json is still to be written; nothing is.
 
     Where a run stopped before it left anything, the workdir is taken over. Objectives and methods may come
-    and go.
+    and go, and change as long as none of that name was trained here.
 
     Raises:
         InputError: if it belongs to another configuration (the differences are shown), or is not there.
@@ -89,6 +89,7 @@ def check_workdir(workdir: Path, config: Config, create: bool) -> bool:
         return True
     before, now = _read(path), flat(resolved(config))
     both = set(named_sections(before)) & set(named_sections(now))
+    both = {named for named in both if _trained(workdir, *named)}  # the others are still to be made
     free = [item.name for item in every_setting(config) if not matters(item.results, config)]
     free += _unmade(workdir, config)
     free += [name for name in {*before, *now} if not both.issuperset(named_sections([name]))]
@@ -111,7 +112,7 @@ def prepare_workdir(workdir: Path, config: Config, create: bool) -> None:
         # An objective that was trained here stays known, with its coefficients, and a new one becomes so.
         had = read_workdir(workdir)
         named = {of: {**getattr(config, of), **getattr(had, of), **getattr(config, of)} for of in NAMED}
-        added = [name for of in NAMED for name in named[of].keys() - getattr(had, of).keys()]
+        added = any(named[of] != dict(getattr(had, of)) for of in NAMED)
         if not create:  # what only the report shows, and what is still to be made, is as this command says
             unmade = _unmade(workdir, config)
             shown = {
@@ -123,16 +124,24 @@ def prepare_workdir(workdir: Path, config: Config, create: bool) -> None:
             config = with_settings(had, shown)
         config = replace(config, **named)
         # What may change has changed.
-        changed |= bool(added) or (create and json.loads(path.read_text()) != STAMP | resolved(config))
+        changed |= added or (create and json.loads(path.read_text()) != STAMP | resolved(config))
     if changed:
         with _refused_writing(workdir):
             write_json(path, STAMP | resolved(config))
 
 
 def _unmade(workdir: Path, config: Config) -> list[str]:
-    """The settings of anchor text, while there is none: systems that have an anchor may be added later."""
-    made = anchor_file(workdir).is_file()
-    return [] if made else [item.name for item in every_setting(config) if item.name.startswith("anchor.")]
+    """The settings of anchor text, while neither it nor a system that has an anchor is there."""
+    anchored = [name for name, objective in config.objectives.items() if objective.anchored]
+    if anchor_file(workdir).is_file() or any(_trained(workdir, "objectives", name) for name in anchored):
+        return []
+    return [item.name for item in every_setting(config) if item.name.startswith("anchor.")]
+
+
+def _trained(workdir: Path, section: str, name: str) -> bool:
+    """Whether a system of that name, an objective or a method, was begun or finished here."""
+    kind = {"objectives": "train", "methods": "selfimprove"}[section]
+    return (workdir / "checkpoints" / kind / name).exists()
 
 
 @contextmanager

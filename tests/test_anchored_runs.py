@@ -10,6 +10,7 @@ import pytest
 from helpers.command_line import Signalled, assert_same_parameters, call, complaint, metrics, unfinish
 
 from pretrainrl_jax.config import AnchorConfig
+from pretrainrl_jax.config.stored import upgraded
 from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.stages import anchor
 from pretrainrl_jax.stages.context import Context
@@ -99,7 +100,7 @@ def test_ones_own_text_is_cut_and_read(anchored: Path, tmp_path: Path, tiny_conf
     assert not (tmp_path / "new").exists()
 
 
-def test_text_of_another_model_file_or_settings_is_made_again(
+def test_text_of_another_model_or_file_is_made_again(
     anchored: Path, tmp_path: Path, tiny_config: Path
 ) -> None:
     """Without text its settings may still change; with it they may not, and a file's text is told apart."""
@@ -124,7 +125,7 @@ def test_text_of_another_model_file_or_settings_is_made_again(
     unfinish(workdir, lambda stage: stage.endswith("/anchored"))
     ran = call(*words)
     assert ran.code == 0, ran.err
-    assert "of another model, file or settings, and made again" in ran.out
+    assert "of another model or file, and made again" in ran.out
     assert len(read_anchors(workdir / "mined" / "anchor.npz")) == 3
 
 
@@ -139,6 +140,13 @@ def test_text_that_is_the_same_over_and_over_is_told(
     assert ran.code == 0, ran.err
     assert "anchor: 3 texts, 1 different ones, 6 tokens" in ran.out
     assert "the same over and over" in ran.err
+
+
+def test_a_workdir_that_counted_texts_opens() -> None:
+    """Each had `anchor.length` tokens at most."""
+    now = upgraded({"anchor.texts": 96, "anchor.length": 64, "format": 2})
+    assert now["anchor.tokens"] == 96 * 64
+    assert "anchor.texts" not in now
 
 
 @pytest.mark.parametrize("bos", [None, 3])
@@ -187,18 +195,24 @@ def test_cells_of_a_sweep_share_the_text_where_it_is_the_same(tmp_path: Path, ti
 
 
 def test_as_many_passes_as_a_time_allows(tmp_path: Path, tiny_config: Path) -> None:
-    words = ("--config", tiny_config, "--train.systems=anchored,rlvr", *ANCHOR, "--train.device_seconds=2")
-    workdir = tmp_path / "timed"
-    ran = call("run", *words, "--workdir", workdir, "--objectives.rlvr.grpo.samples=2",
-        "--objectives.rlvr.grpo.teach=0.5", "--objectives.rlvr.grpo.max_new_tokens=12",
+    words = (
+        "--config", tiny_config, "--train.systems=anchored,rpo,rlvr", *ANCHOR, "--train.device_seconds=2",
+        "--objectives.rlvr.grpo.samples=2", "--objectives.rlvr.grpo.teach=0.5",
+        "--objectives.rlvr.grpo.max_new_tokens=12", "--objectives.rpo.remine_every=2",
     )  # fmt: skip
+    workdir = tmp_path / "timed"
+    ran = call("run", *words, "--workdir", workdir)
     assert ran.code == 0, ran.err
     finished = json.loads((workdir / "finished.json").read_text())
-    for system in ("anchored", "rlvr"):
+    budgets = {}
+    for system in ("anchored", "rpo", "rlvr"):
         kept = json.loads((workdir / "checkpoints" / "train" / system / "passes.json").read_text())
         assert kept["passes"] == finished[f"train/{system}"]["passes"]
-        assert kept["passes"] * kept["device_seconds_of_a_pass"] == pytest.approx(
-            2 - kept["device_seconds_before"]
-        )
         assert finished[f"train/{system}"]["device_seconds"] < 60
-    assert kept["device_seconds_before"] > 0  # what RLVR teaches first
+        budgets[system] = kept["device_seconds_before"] + kept["passes"] * kept["device_seconds_of_a_pass"]
+        assert (kept["device_seconds_before"] > 0) == (system == "rlvr")  # what it teaches first
+        assert (kept["device_seconds_of_mining"] > 0) == (system == "rpo")
+    assert budgets["anchored"] == pytest.approx(2)
+    assert budgets["rlvr"] == pytest.approx(2)
+    assert budgets["rpo"] <= 2
+    assert not (workdir / "mined" / "rpo.measured.parts").exists()

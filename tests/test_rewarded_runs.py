@@ -1,5 +1,6 @@
 """Whole runs of RLVR: the model learns what is rewarded, goes on exactly, and says what its answers were."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -90,16 +91,19 @@ def test_what_cannot_be(words: list[str], said: str, tmp_path: Path, tiny_config
     assert said in complaint(ran)
 
 
-def test_a_batch_with_two_updates_is_looked_at_after_a_multiple_and_at_the_end(
-    rewarded: Path, tmp_path: Path
+@pytest.mark.parametrize("choose", ["last", "acc"])
+def test_a_batch_with_two_updates_is_looked_at_after_a_multiple_and_before_a_choice_at_the_end(
+    choose: str, rewarded: Path, tmp_path: Path
 ) -> None:
     workdir = Path(shutil.copytree(rewarded, tmp_path / "work"))
+    settings = json.loads((workdir / "config.json").read_text())
+    settings["evaluate"] |= {"choose": choose, "every_steps": 3, "sample": 2}
+    (workdir / "config.json").write_text(json.dumps(settings))
     words = ["--train.systems=two", "--objectives.two.grpo.weight=1", "--objectives.two.grpo.updates=2"]
-    words += ["--objectives.two.grpo.samples=2", "--evaluate.sample=2"]
-    ran = call("train", "--workdir", workdir, *words, "--evaluate.every_steps=3")
+    ran = call("train", "--workdir", workdir, *words, "--objectives.two.grpo.samples=2")
     assert ran.code == 0, ran.err
     looks = [line["step"] for line in metrics(workdir, "train/two") if "sample_acc" in line]
-    assert looks == [0, 4, 6, 10, 12, 16, 18]  # of 20 steps, two at a time
+    assert looks == [0, 4, 6, 10, 12, 16, 18] + [20] * (choose == "acc")  # 20 steps, two at a time
 
 
 def test_what_is_taught_must_be_sayable(rewarded: Path, tmp_path: Path) -> None:

@@ -106,11 +106,13 @@ def test_what_is_no_wording_is_left_out_and_counted(tmp_path: Path) -> None:
     facts = [dict(fact) for fact in FACTS]
     facts[0]["paraphrases"] = ["what is the sign of ARO", "Tell the sign of Aro.", "tell sign of Aro"]
     facts[1]["paraphrases"] = [{"not": "a text"}, "The sign of Bel?"]
+    facts[2]["paraphrases"] = ""
+    facts[3]["paraphrases"] = "['Dor has which sign?', None, 'Which is Dor?']"
     path = tmp_path / "facts.json"
     path.write_text(json.dumps(facts))
     reading = read_facts(Config(facts=FactsConfig(path=str(path))))
-    assert [fact.rewordings for fact in reading.facts[:2]] == [
-        ("Tell the sign of Aro.",), ("The sign of Bel?",),
+    assert [fact.rewordings for fact in reading.facts[:4]] == [
+        ("Tell the sign of Aro.",), ("The sign of Bel?",), (), ("Dor has which sign?", "Which is Dor?"),
     ]  # fmt: skip
     assert len(reading.facts) == len(FACTS)
     assert reading.repaired[NO_REWORDING] == 1

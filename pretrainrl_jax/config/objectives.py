@@ -223,4 +223,4 @@ class AnchorConfig(Section):
     questions: PositiveFloat = setting(
         10.0, "a step has a row of this text for so many questions", results=("anchored",)
     )
-    batch: PositiveInt = setting(16, "texts written at a time: few suit a CPU, many an accelerator")
+    batch: PositiveInt = setting(64, "texts written at a time")

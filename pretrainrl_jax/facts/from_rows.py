@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -106,9 +106,8 @@ class FactMaker:
         """
         path = self.columns.rewordings
         given: list[str] = []
-        for cell in cells(row.values, path) if path else ():
-            for value in cell if isinstance(cell, list | tuple) else (cell,):
-                given += self._wordings(value, subject)
+        for value in _listed(cells(row.values, path) if path else []):
+            given += self._wordings(value, subject)
         given += [ask(templates, category, subject) for templates in self.rewordings]
         given += rewordings(category, subject) if subject else ()
         taken = set(map(normalise, asked))
@@ -165,6 +164,16 @@ class FactMaker:
         self.repaired[cleaning.EMPTY_ANSWER] += len(answers) - len(usable)
         self.repaired[cleaning.KEPT_NULL_WORD] += sum(map(cleaning.may_be_null, usable))
         return usable
+
+
+def _listed(values: Iterable[Any]) -> Iterator[Any]:
+    """What is in cells, blank ones left out: of lists, and of lists written as text, each item."""
+    for value in values:
+        opened = written(value) if isinstance(value, str) else value
+        if isinstance(opened, list | tuple):
+            yield from _listed(opened)
+        elif value is not None and not (isinstance(value, str) and not value.strip()):
+            yield value
 
 
 def _holds(path: str, values: Iterable[Any]) -> str:

@@ -44,14 +44,14 @@ MEASURED_ROWS = 8  # measured at a time, rounded up to what divides over the dev
 
 
 def anchor_texts(context: Context, base: Loaded) -> list[AnchorText]:
-    """The run's anchor text, made where it is not there yet, or of another model, file or settings."""
+    """The run's anchor text, made where it is not there yet, or of another model or file."""
     path, settings = anchor_file(context.workdir), context.config.anchor
     made_with = _made_with(context, base)
     made = context.finished().get(STAGE)
     there = run_on_process_0(path.is_file, f"reading {path.name}")
     if not made or not there or made.get("made_with", made_with) != made_with:
         if made and there:
-            context.screen.say("anchor: the text there is of another model, file or settings, and made again")
+            context.screen.say("anchor: the text there is of another model or file, and made again")
         began = time.perf_counter()
         written = from_file(context, base) if settings.path else sampled(context, base)
         texts = measured(context, base, written)

@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -42,7 +43,8 @@ class Cost(NamedTuple):
             (minings + 1) * self.passes_between
         ):
             minings += 1
-        return max(allowed, minings * self.passes_between if minings else allowed)
+        # Where the next mining does not fit, a little less than up to it: rows pack otherwise each time.
+        return max(allowed, 0.99 * minings * self.passes_between if minings else allowed)
 
 
 def passes_of(context: Context, run: Run, cost: Callable[[], Cost]) -> float:
@@ -97,7 +99,7 @@ def seconds_a_question(
     mesh: Mesh,
     updates: int = 1,
 ) -> float:
-    """What a question takes of steps on batches; `state` is used up.
+    """What a question takes of steps on batches, the median, as some may be compiled for; `state` is used up.
 
     Args:
         step: the jitted step.
@@ -121,8 +123,7 @@ def seconds_a_question(
         state = _updated(step, state, made, placed, updates)
         times.append((times[0][0], time.perf_counter() - began))
     jax.tree.map(lambda x: x.delete(), state)
-    questions, seconds = map(sum, zip(*times[1:], strict=True))
-    return seconds / questions
+    return statistics.median(seconds / questions for questions, seconds in times[1:])
 
 
 def _updated(step: Any, state: Any, batch: Any, numbers: Any, updates: int) -> Any:
@@ -132,13 +133,18 @@ def _updated(step: Any, state: Any, batch: Any, numbers: Any, updates: int) -> A
 
 
 def seconds_of_mining(context: Context, policy: Loaded, shards: Path) -> float:
-    """What mining all questions again takes, by some of them, after others for which it was compiled."""
+    """What mining all questions again takes, by some of them, once it was compiled for these."""
     facts = context.asked(context.trained)
-    some = max(1, min(len(facts) // 2, 4 * context.config.mine.batch))
+    some = facts[: 4 * context.config.mine.batch]
     quiet, seconds = replace(context, screen=SILENT), 0.0
-    for part in (facts[:some], facts[some : 2 * some] or facts[:some]):
+
+    def clear() -> None:
+        shutil.rmtree(shards, ignore_errors=True)
+
+    for _ in range(2):
+        run_on_process_0(clear, f"removing {shards.name}")
         began = time.perf_counter()
-        mine_negatives(quiet, policy, policy, part, shards)
-        seconds = (time.perf_counter() - began) / len(part)
-        run_on_process_0(lambda: shutil.rmtree(shards, ignore_errors=True), f"removing {shards.name}")
-    return seconds * len(facts)
+        mine_negatives(quiet, policy, policy, some, shards)
+        seconds = time.perf_counter() - began
+    run_on_process_0(clear, f"removing {shards.name}")
+    return seconds * len(facts) / len(some)

@@ -5,15 +5,15 @@ import time
 import jax
 
 from pretrainrl_jax.stages.context import Context
+from pretrainrl_jax.training.checkpoints import Progress
 from pretrainrl_jax.training.session import Session
 
 
-def finish_training(context: Context, session: Session, began: float, passes: float) -> None:
-    """Write the result, mark the stage as finished with what it took, and free the state.
+def finish_training(context: Context, session: Session, done: Progress, began: float, passes: float) -> None:
+    """Mark the stage of a session that has ended as finished, with what it took, and free its state.
 
-    `began` is when the stage did, by `time.perf_counter`.
+    `done` is what `Session.finish` gave; `began` is when the stage did, by `time.perf_counter`.
     """
-    done = session.finish()
     context.finish(
         session.run.stage,
         device_seconds=done.seconds * context.mesh.size,

@@ -55,10 +55,11 @@ def evaluate_system(context: Context, system: str) -> None:
 
     trained, paraphrased = ([o for o in outcomes if o.group == g] for g in ("trained", "paraphrase"))
     pretrain = context.config.pretrain  # a model from elsewhere read what is not ours to know
-    stated = pretrain.epochs and pretrain.text == "corpus" and any(context.corpus.mentions.values())
+    ours = pretrain.text == "corpus" and not context.config.model.path
+    stated = ours and any(context.corpus.mentions.values())
     groups = factual.groups(
         outcomes,
-        unseen=lambda fact: bool(stated) and context.corpus.mentions[fact.id] == 0,
+        unseen=lambda fact: stated and context.corpus.mentions[fact.id] == 0,
         head=head(context.facts),
         neighbour=context.neighbour,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from pretrainrl_jax.config.depends import settings_of
 from pretrainrl_jax.documents.packing import Blocks
 from pretrainrl_jax.documents.rules import RULES
 from pretrainrl_jax.documents.stream import Stream
@@ -18,7 +19,6 @@ from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.model.shape import from_settings
 from pretrainrl_jax.stages.context import BASE, Context
-from pretrainrl_jax.stages.depends import settings_of
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.checkpoints import Progress
 from pretrainrl_jax.training.feed import Feed

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from pretrainrl_jax.config import GrpoConfig
+from pretrainrl_jax.config.depends import settings_of
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.mining.fingerprint import fingerprint, short_digest
@@ -15,7 +16,6 @@ from pretrainrl_jax.model.decoder import Params
 from pretrainrl_jax.stages.anchor import anchor_texts
 from pretrainrl_jax.stages.budget import Cost, passes_of, passes_to_measure, seconds_a_question
 from pretrainrl_jax.stages.context import BASE, Context
-from pretrainrl_jax.stages.depends import settings_of
 from pretrainrl_jax.stages.ended import finish_training
 from pretrainrl_jax.stages.rewarded import Group, answer, learned_tree, longest, told, with_logps
 from pretrainrl_jax.stages.visits import Visits
@@ -137,7 +137,8 @@ def reinforce(context: Context, system: str) -> None:
             session.log(numbers | told(groups))
             for hook in session.due(hooks):
                 hook.run()
-        finish_training(context, session, began, passes)
+        done = session.finish()
+    finish_training(context, session, done, began, passes)
 
 
 def made_with(

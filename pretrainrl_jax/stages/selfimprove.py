@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from pretrainrl_jax.config import MethodConfig
+from pretrainrl_jax.config.depends import settings_of
 from pretrainrl_jax.decoding.decode import bucket
 from pretrainrl_jax.decoding.rollouts import Rollout, sample_rollouts
 from pretrainrl_jax.documents.cut import Cut
@@ -23,7 +24,6 @@ from pretrainrl_jax.improvement.metrics import Judged, gap_metrics, rollout_metr
 from pretrainrl_jax.judging.protocol import Case, Judge, Rewriter
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.stages.context import BASE, Context
-from pretrainrl_jax.stages.depends import settings_of
 from pretrainrl_jax.stages.improvement import Improvement, evaluate_improvement, write_examples, write_summary
 from pretrainrl_jax.stages.pretrain import pretrain
 from pretrainrl_jax.stages.report import report

@@ -16,6 +16,7 @@ from typing import Any
 from pretrainrl_jax.atomic import write_json, write_text
 from pretrainrl_jax.cells import Cell, cells
 from pretrainrl_jax.config import Config
+from pretrainrl_jax.config.depends import settings_of
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.hosts.agree import run_on_process_0
@@ -28,7 +29,6 @@ from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.stages import anchor
 from pretrainrl_jax.stages.check import check_facts, check_text
 from pretrainrl_jax.stages.context import BASE, Context, finished_stages, say
-from pretrainrl_jax.stages.depends import settings_of
 from pretrainrl_jax.stages.run import every_stage
 from pretrainrl_jax.workdir import anchor_file, prepare_workdir
 

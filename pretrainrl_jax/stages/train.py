@@ -11,6 +11,7 @@ import jax
 
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import ObjectiveConfig
+from pretrainrl_jax.config.depends import settings_of
 from pretrainrl_jax.config.stored import section_as_now
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
@@ -25,7 +26,6 @@ from pretrainrl_jax.stages.budget import (
     seconds_of_mining,
 )
 from pretrainrl_jax.stages.context import BASE, Context
-from pretrainrl_jax.stages.depends import settings_of
 from pretrainrl_jax.stages.ended import finish_training
 from pretrainrl_jax.stages.material import material
 from pretrainrl_jax.stages.mine import mine_negatives
@@ -149,7 +149,8 @@ def train_system(context: Context, system: str) -> None:
             session.step(batch, coefficients, rounds.schedule)
             for hook in session.due(hooks):
                 hook.run()
-        finish_training(context, session, began, passes)
+        done = session.finish()
+    finish_training(context, session, done, began, passes)
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ class Rounds:
             )
         self.end = self.done + rows.batches  # steps after this round
         # Later rounds' rows are not known yet: as many steps a question as in this one.
-        rest = round(rows.batches * (self._passes - span.start) / (span.stop - span.start))
+        rest = max(1, round(rows.batches * (self._passes - span.start) / (span.stop - span.start)))
         self.total = self.done + rest
         self.schedule = Schedule(
             self._objective.learning_rate, self.total, self._optimizer.warmup, self._optimizer.final

@@ -1,7 +1,7 @@
 """Anchor text: what the base model wrote, and with what probabilities; stored, and packed into rows.
 
-A text begins after a token that is context and no target (BOS, or EOS where the tokenizer has none). Every
-token read predicts the next one: the base's k most probable tokens there, and the rest as one bucket, are
+A text begins after a token that is context and no target (`stages.anchor.beginnings`). Every token read
+predicts the next one: the base's k most probable tokens there, and the rest as one bucket, are
 kept, so that no reference model is needed.
 """
 

@@ -92,7 +92,6 @@ def test_rewordings_are_the_rows_then_the_templates_then_the_relations(tmp_path:
         "In Arno, what is the capital?",
         "Where does the government of Arno sit?",
     )
-    assert [worded.question for worded in fact.worded(3)] == [fact.question, *fact.rewordings[:2]]
     (unknown,) = read(path, columns={"rewordings": "relation", "category": "answer"}).facts
     assert unknown.rewordings == ("capital",)
 
