@@ -161,7 +161,7 @@ def forgetting(seen: Seen, bound: float) -> Signature | None:
         seen.system,
         f"the loss on held-out text rose from {before:.2f} to {after:.2f} nats a token, by "
         f"{after - before:.2f}; the bound is {bound:g}",
-        "Anchor it on the base model's own text (objectives.NAME.anchor.weight=1), lower "
+        "Anchor it on the base model's own text (objectives.NAME.anchor.weight=0.25), lower "
         "objectives.NAME.learning_rate or train.passes, or choose the best step by text "
         "(evaluate.every_steps, evaluate.choose=text_nll)",
     )

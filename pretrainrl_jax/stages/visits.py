@@ -4,13 +4,13 @@ import bisect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.training.feed import Holds
 from pretrainrl_jax.trees.packing import Capacity
+from pretrainrl_jax.trees.turns import turn
 
 
 class Visits:
@@ -44,7 +44,7 @@ class Visits:
             every: list[Fact] = []
             for number in range(math.ceil(passes)):
                 shuffled = np.random.default_rng([seed, kind, number]).permutation(len(facts))
-                every += [_turn(wordings[i], number) for i in shuffled]
+                every += [wordings[i][turn(facts[i].id, number, len(wordings[i]))] for i in shuffled]
             return every[: round(passes * len(facts))]
 
         lessons, asked = order(0, taught), order(1, passes) or list(facts[:1])
@@ -94,8 +94,3 @@ class Visits:
         """What the batch that ended before `row` asks."""
         start = self._starts[bisect.bisect_left(self._starts, row) - 1]
         return list(dict.fromkeys(fact.question for fact in self._order[start:row]))
-
-
-def _turn(wordings: Sequence[Fact], number: int) -> Fact:
-    """What a pass asks: as `trees.turns.in_turn` has it."""
-    return wordings[(crc32(wordings[0].id.encode()) + number) % len(wordings)]

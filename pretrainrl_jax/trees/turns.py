@@ -25,6 +25,11 @@ def in_turn(trees: Sequence[AnswerTree], visit: Visit = lambda tree, number: tre
 
     def seen(tree: AnswerTree, number: int) -> AnswerTree:
         of_question = wordings[tree.id]
-        return visit(of_question[(crc32(tree.id.encode()) + number) % len(of_question)], number)
+        return visit(of_question[turn(tree.id, number, len(of_question))], number)
 
     return seen
+
+
+def turn(name: str, number: int, count: int) -> int:
+    """Which of its `count` wordings pass `number` asks of the question with that id."""
+    return (crc32(name.encode()) + number) % count
