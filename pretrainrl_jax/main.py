@@ -71,7 +71,8 @@ def _main(arguments: Sequence[str]) -> None:
         print(shown)
         return
     command = parse(arguments)
-    check_model(command.config)
+    if VERBS[command.verb].there:
+        check_model(command.config)
     with termination_interrupts(command.config.checkpoint.grace_seconds, command.text):
         VERBS[command.verb].run(command)
 

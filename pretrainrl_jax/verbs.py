@@ -30,6 +30,7 @@ class Verb:
     run: Callable[[Command], None]
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # its own, as argparse takes them
     goes_on: bool = False  # without --config it goes on with what the workdir was made with
+    there: bool = True  # the models that its settings name must be there
     named: Callable[[argparse.Namespace, Mapping[str, Any]], str] = lambda options, given: ""
     """The one model it works on, where that is not a workdir's: its results lie under that name."""
 
@@ -149,6 +150,20 @@ def _report(command: Command) -> None:
         report(command.workdir)
 
 
+def _plan(command: Command) -> None:
+    from pretrainrl_jax.planning.chips import topology
+
+    options = command.options
+    if cells(command.config):
+        raise InputError("sweep.* is for `run`: plan one of its cells")
+    if options.price_per_chip_hour is not None and not options.price_per_chip_hour > 0:
+        raise InputError(f"--price-per-chip-hour={options.price_per_chip_hour:g}: give a price above 0")
+    slice_of_chips = topology(options.topology)
+    from pretrainrl_jax.stages.start import start_plan
+
+    start_plan(command, slice_of_chips)
+
+
 def is_run(workdir: str | Path) -> bool:
     """Whether a workdir is that of a run, not of a model that was evaluated alone."""
     if not str(workdir) or not (Path(workdir) / "config.json").is_file():
@@ -186,6 +201,7 @@ TRAINING = (
     "evaluate",
     "sweep",
 )
+IMPROVEMENT = ("rollouts", "judge", "methods", "selfimprove")
 
 VERBS = {
     "run": Verb(
@@ -217,7 +233,7 @@ VERBS = {
     ),
     "selfimprove": Verb(
         "each method of selfimprove.systems on streamed documents: continue, judge, learn, report",
-        (*WORK, *TRAINING, "documents", "rollouts", "judge", "methods", "selfimprove"),
+        (*WORK, *TRAINING, *IMPROVEMENT),
         _work,
     ),
     "ask": Verb(
@@ -246,6 +262,17 @@ VERBS = {
             "--model": {"metavar": "PATH", "default": "", "help": "checkpoint (the workdir's last)"},
             "--to": {"metavar": "FOLDER", "required": True, "help": "the folder to make"},
         },
+    ),
+    "plan": Verb(
+        "what a configuration takes on a slice that is not here: memory, communication, time",
+        ("name", *DATA, "corpus", "tokenizer", "model", "mesh", "platform", *TRAINING[1:], *IMPROVEMENT),
+        _plan,
+        {
+            "--topology": {"metavar": "SLICE", "required": True, "help": "chips, as v5p:4x4x4 or h100:8"},
+            "--json": {"action": "store_true", "help": "print numbers for scripts instead"},
+            "--price-per-chip-hour": {"metavar": "X", "type": float, "help": "show what the run costs, too"},
+        },
+        there=False,
     ),
     "report": Verb(
         "the table, report/summary.json and report/index.html of a workdir",

@@ -21,6 +21,8 @@ from pretrainrl_jax.hosts.join import join
 from pretrainrl_jax.hosts.maintenance import watch_maintenance
 from pretrainrl_jax.model.attention import Kernel
 from pretrainrl_jax.model.mesh import check_batch, make_mesh
+from pretrainrl_jax.planning.chips import Topology
+from pretrainrl_jax.planning.target import prepare_target
 from pretrainrl_jax.platforms import kernel_for, prepare
 from pretrainrl_jax.preferences.reading import Preferences
 from pretrainrl_jax.progress import Screen
@@ -125,6 +127,17 @@ def start_ask(command: Command, kind: str, examples: Examples) -> None:
     """Ask a model, by a kind of template, "" for its own, and examples, none for its own or ours."""
     started = begin(command)
     ask(command.config, command.workdir, command.options.question, kind, examples, *started)
+
+
+def start_plan(command: Command, topology: Topology) -> None:
+    """Plan a configuration for a slice; this machine's CPU only compiles."""
+    config, options = command.config, command.options
+    hush()
+    prepare_target(topology, config.platform)
+    screen = Screen(options.quiet, options.verbose)
+    from pretrainrl_jax.stages.plan import plan  # what it compiles for must be known before
+
+    plan(config, topology, screen, options.price_per_chip_hour, options.json)
 
 
 def hush() -> None:

@@ -1,0 +1,137 @@
+"""What the compiler says of programs: asked in processes of their own, and kept."""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pretrainrl_jax.atomic import write_json
+from pretrainrl_jax.config import Config
+from pretrainrl_jax.config.stored import flat, resolved
+from pretrainrl_jax.planning.chips import Topology
+
+OPTIMISED = ".after_optimizations.txt"
+BUFFERS = ".after_optimizations-buffer-assignment.txt"
+LAST = ".after_optimizations_after_buffer_assignment.txt"  # is written after the others
+POLL = 0.5  # seconds
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the compiler said of a program: its text, and bytes of one chip."""
+
+    text: str  # the optimised program
+    arguments: int
+    outputs: int  # beside those that take the place of arguments
+    temporary: int
+    seconds: float  # that the compiler took for it
+
+    @property
+    def peak(self) -> int:
+        """Held at once, at most; machine code comes on top, some ten megabytes."""
+        return self.arguments + self.outputs + self.temporary
+
+
+class OutOfMemory(Exception):
+    """A program that the compiler could not fit into a chip's memory: `used` is what it would take, bytes."""
+
+    def __init__(self, used: float) -> None:
+        super().__init__(used)
+        self.used = used
+
+
+def compile_program(config: Config, place: Topology, program: str, code: bool = False) -> Compiled:
+    """Compile one program of a configuration in a process of its own.
+
+    Args:
+        config: the configuration.
+        place: the slice.
+        program: its name.
+        code: wait for the machine code, too; it takes ten times as long.
+
+    Raises:
+        OutOfMemory: if it does not fit.
+        RuntimeError: if the compiler fails otherwise.
+    """
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as said:
+        request = {
+            "config": flat(resolved(config)),
+            "topology": place.name,
+            "program": program,
+            "folder": folder,
+        }
+        command = [sys.executable, "-m", "pretrainrl_jax.planning.compiler"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said, stderr=said, text=True) as process:
+            try:
+                assert process.stdin
+                process.stdin.write(json.dumps(request))
+                process.stdin.close()
+                while process.poll() is None and (code or not _written(Path(folder))):
+                    time.sleep(POLL)
+                seconds = time.perf_counter() - began
+            finally:
+                process.kill()
+        if not _written(Path(folder)):
+            said.seek(0)
+            raise _failure(said.read())
+        return read_dump(Path(folder), seconds)
+
+
+def _failure(said: str) -> Exception:
+    """Of a compiler that wrote no program, from what it printed."""
+    if told := re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", said):
+        return OutOfMemory(float(told[1]) * 1024 ** " KMGT".index(told[2]))
+    lines = [line for line in said.splitlines() if line.strip()]
+    return RuntimeError(f"the compiler ended: {lines[-1] if lines else 'it said nothing'}")
+
+
+def _main_module(folder: Path, ending: str) -> Path | None:
+    """The file of the program itself; smaller ones are of parts of it."""
+    with contextlib.suppress(OSError):
+        files = [path for path in folder.iterdir() if path.name.endswith(ending) and ".jit_" in path.name]
+        return max(files, key=lambda path: path.stat().st_size, default=None)
+    return None
+
+
+def _written(folder: Path) -> bool:
+    """Whether the optimised program is there, and no longer grows."""
+    path = _main_module(folder, LAST)
+    return path is not None and time.time() - path.stat().st_mtime > 2 * POLL
+
+
+def read_dump(folder: Path, seconds: float) -> Compiled:
+    """What a compiler left in a folder. Main memory alone: a TPU's others are its own."""
+    texts = [_main_module(folder, ending) for ending in (OPTIMISED, BUFFERS)]
+    text, buffers = (path.read_text(encoding="utf-8") if path else "" for path in texts)
+    sizes = {"arguments": 0, "outputs": 0, "temporary": 0}
+    for size, rest in re.findall(r"^allocation \d+: size (\d+),(.*)$", buffers, re.MULTILINE):
+        kinds = {" parameter ": "arguments", " preallocated-temp": "temporary", " maybe-live-out": "outputs"}
+        kind = next((kinds[word] for word in kinds if word in rest), None)
+        if kind and not re.search(r" color [1-9]", rest):
+            sizes[kind] += int(size)
+    return Compiled(text, **sizes, seconds=seconds)
+
+
+def cache_folder() -> Path:
+    """Where what was compiled is kept: of the user, as the XDG specification has it."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "pretrainrl_jax" / "plan"
+
+
+def kept(key: str) -> Compiled | None:
+    """What an earlier plan compiled under a key."""
+    path = cache_folder() / f"{key}.json"
+    return Compiled(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def keep(key: str, compiled: Compiled) -> None:
+    """For later plans."""
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    write_json(cache_folder() / f"{key}.json", asdict(compiled))

@@ -1,0 +1,278 @@
+"""The text of a compiled XLA program: its computations, their instructions, and who calls whom.
+
+The text is optimised HLO after partitioning, so that shapes are those of one device: what
+`jax.stages.Compiled.as_text` gives, or XLA's `xla_dump_to`. It has one instruction a line.
+"""
+
+import itertools
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple, TypeAlias
+
+HEADER = re.compile(r"(ENTRY )?%?([\w.\-]+) .*\{$")
+INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = ")
+ARRAY = re.compile(r"([a-z]\w*)\[([^\]]*)\](?:\{([^}]*)\})?")
+MESH = re.compile(r"mesh\[([^\]]*)\](?:, device_ids=\((\[[^)]*\)?|[\d,]+)\))? \{([^}]*)\}")
+AXIS = re.compile(r"'(\w+)'(?::\((\d+)\)(\d+))?")  # 'a', or of its splitting into parts one: 'a':(2)4
+
+
+class Shape(NamedTuple):
+    """Of one array."""
+
+    dtype: str
+    sizes: tuple[int, ...]
+    space: int = 0  # of its layout, as in S(1): 0 is the device's main memory
+
+    @property
+    def bytes(self) -> int:
+        """Without the padding of tiles."""
+        bits = re.search(r"\d+", self.dtype)
+        each = 8 if self.dtype == "pred" else int(bits[0]) if bits else 0  # a token has none
+        return -(-math.prod(self.sizes) * each // 8)
+
+
+Type: TypeAlias = "Shape | tuple[Type, ...]"
+
+
+class Instruction(NamedTuple):
+    """One line. An asynchronous start is the operation it starts, with that one's result alone."""
+
+    name: str
+    opcode: str
+    result: Type
+    operands: tuple[str, ...]  # names; of a constant its value, of a parameter its place
+    attributes: str  # the rest of the line
+
+    @property
+    def op_name(self) -> str:
+        """The operation it was made for, in the words of JAX; may be empty."""
+        match = re.search(r'op_name="([^"]*)"', self.attributes)
+        return match[1] if match else ""
+
+    def called(self, *kinds: str) -> tuple[str, ...]:
+        """The computations it names as one of these: body, condition, calls."""
+        match = re.search(rf"[ ,](?:{'|'.join(kinds)})=(\{{[^}}]*\}}|[^\s,]+)", self.attributes)
+        return tuple(name.strip(" %") for name in match[1].strip("{}").split(",")) if match else ()
+
+    def numbers(self, key: str) -> tuple[int, ...]:
+        """An attribute such as lhs_contracting_dims={1,2}; none where it is not there."""
+        match = re.search(rf"[ ,]{key}=\{{([\d,]*)\}}", self.attributes)
+        return numbers(match[1]) if match else ()
+
+
+class Computation(NamedTuple):
+    """Instructions that are called together."""
+
+    name: str
+    instructions: dict[str, Instruction]
+    root: Instruction
+
+    def parameter(self, place: int) -> Instruction | None:
+        """The one that stands for an operand of the caller."""
+        found = (i for i in self.instructions.values() if i.opcode == "parameter")
+        return next((i for i in found if i.operands[0] == str(place)), None)
+
+    def users(self, name: str) -> Iterator[Instruction]:
+        """Those that read it."""
+        return (
+            i
+            for i in self.instructions.values()
+            if name in i.operands and i.opcode not in ("parameter", "constant")
+        )
+
+    def origin(self, name: str) -> Instruction:
+        """What it is a view of."""
+        instruction = self.instructions[name]
+        while instruction.opcode in ("bitcast", "reshape"):
+            instruction = self.instructions[instruction.operands[0]]
+        return instruction
+
+
+class Module(NamedTuple):
+    """A whole text."""
+
+    computations: dict[str, Computation]
+    entry: str
+    devices: int
+
+
+class Frame(NamedTuple):
+    """A computation as it is called from one place."""
+
+    module: Module
+    computation: Computation
+    caller: Instruction | None = None  # nobody calls the entry
+    parent: "Frame | None" = None
+
+    def find(self, name: str) -> Instruction:
+        """One of its instructions."""
+        return self.computation.instructions[name]
+
+    def called(self, caller: Instruction, *kinds: str) -> list["Frame"]:
+        """What one of its instructions calls."""
+        known = self.module.computations
+        return [
+            Frame(self.module, known[name], caller, self) for name in caller.called(*kinds) if name in known
+        ]
+
+    def op_name(self, instruction: Instruction) -> str:
+        """The operation that an instruction was made for, or, where it does not say, its callers."""
+        if instruction.op_name or self.caller is None or self.parent is None:
+            return instruction.op_name
+        return self.parent.op_name(self.caller)
+
+
+def parse(text: str) -> Module:
+    """All computations of a text."""
+    if ":T(" not in text:  # not of a TPU: there S(1) is main memory too, which collectives registered
+        text = re.sub(r":S\(1\)\}", "}", text)
+    computations: dict[str, Computation] = {}
+    name = entry = ""
+    instructions: dict[str, Instruction] = {}
+    root = ""
+    for line in text.splitlines():
+        if name and (match := INSTRUCTION.match(line)):
+            root = match[2] if match[1] else root
+            instructions[match[2]] = _instruction(
+                match[2], re.sub(r"/\*index=\d+\*/", "", line[match.end() :])
+            )
+        elif name and line.startswith("}"):
+            if last := root or next(reversed(instructions), ""):
+                computations[name] = Computation(name, instructions, instructions[last])
+            name = ""
+        elif match := HEADER.match(line):
+            name, instructions, root = match[2], {}, ""
+            entry = name if match[1] else entry
+    if not entry:
+        raise ValueError("not the text of a compiled program: it has no ENTRY computation")
+    counts = re.findall(r"\b(?:num_partitions|replica_count)=(\d+)", text.split("\n", 1)[0])
+    return Module(computations, entry, math.prod(map(int, counts)))
+
+
+def leaves(kind: Type) -> Iterator[Shape]:
+    """The arrays of a type."""
+    if isinstance(kind, Shape):
+        yield kind
+    else:
+        for part in kind:
+            yield from leaves(part)
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Those between commas."""
+    return tuple(int(number.strip(" <=")) for number in text.split(",") if number)
+
+
+def group(instruction: Instruction, devices: int) -> tuple[int, ...]:
+    """The first group of devices that exchange with each other, ascending, in whichever way HLO writes it.
+
+    Args:
+        instruction: a collective.
+        devices: of the program; a collective that names none is of all.
+    """
+    text = instruction.attributes
+    if match := re.search(r"source_target_pairs=\{(.*?\})\}", text):
+        return _ring({int(a): int(b) for a, b in re.findall(r"\{(\d+),(\d+)\}", match[1])})
+    if match := re.search(r"replica_groups=\{\{([\d,]*)\}", text):
+        return tuple(sorted(numbers(match[1])))
+    if match := re.search(r"replica_groups=\[([\d,]+)\](<=\[[\d,]+\](?:T\([\d,]+\))?)", text):
+        return tuple(sorted(_iota(match[2], place) for place in range(numbers(match[1])[-1])))
+    if match := re.search(r"replica_groups=" + MESH.pattern, text):
+        return _mesh_group(match[1], match[2], match[3])
+    return tuple(range(devices))
+
+
+def _instruction(name: str, text: str) -> Instruction:
+    """Of the text after its equals sign."""
+    kind, end = _type(text, 0)
+    opcode, _, _ = text[end:].lstrip().partition("(")
+    begin = text.index("(", end) + 1
+    stop = _closing(text, begin)
+    operands = tuple(part.split()[-1].lstrip("%") for part in _split(text[begin:stop]))
+    if opcode.endswith("-start"):
+        opcode = opcode.removesuffix("-start")
+        # A start has the operands' buffers among its results, each kind in its own order.
+        if opcode == "copy" and isinstance(kind, tuple) and not isinstance(kind, Shape):
+            kind = kind[0]
+        elif opcode not in ("all-reduce", "async") and not isinstance(kind, Shape):
+            kind = kind[1]
+    return Instruction(name, opcode, kind, operands, text[stop + 1 :])
+
+
+def _type(text: str, begin: int) -> tuple[Type, int]:
+    """The type that is written there, and where it ends."""
+    if text[begin] == "(":
+        parts: list[Type] = []
+        end = begin + 1
+        while text[end] != ")":
+            end += len(text[end:]) - len(text[end:].lstrip(", "))
+            part, end = _type(text, end)
+            parts.append(part)
+        return tuple(parts), end + 1
+    match = ARRAY.match(text, begin)
+    if match is None:
+        raise ValueError(f"no type in: {text[begin : begin + 80]}")
+    space = re.search(r"S\((\d+)\)", match[3] or "")
+    return Shape(match[1], numbers(match[2]), int(space[1]) if space else 0), match.end()
+
+
+def _closing(text: str, begin: int) -> int:
+    """Where the bracket closes that was opened before."""
+    depth = 1
+    for match in re.compile(r'[()]|"[^"]*"').finditer(text, begin):
+        depth += {"(": 1, ")": -1}.get(match[0], 0)
+        if depth == 0:
+            return match.start()
+    raise ValueError(f"an open bracket in: {text[:80]}")
+
+
+def _split(text: str) -> list[str]:
+    """Operands, which may have their types before them: commas in brackets part none."""
+    depth, begin, parts = 0, 0, list[str]()
+    for place, character in enumerate(text):
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0:
+            parts.append(text[begin:place])
+            begin = place + 1
+    return [part for part in (*parts, text[begin:]) if part.strip()]
+
+
+def _iota(text: str, place: int) -> int:
+    """The device at a place of the numbers from 0, written as sizes and an order of axes: <=[4,2]T(1,0)."""
+    brackets = re.findall(r"[\[(]([\d,]+)[\])]", text)
+    sizes = numbers(brackets[0])
+    order = numbers(brackets[1]) if len(brackets) > 1 else tuple(range(len(sizes)))
+    device = 0
+    for axis in reversed(order):
+        place, coordinate = divmod(place, sizes[axis])
+        device += coordinate * math.prod(sizes[axis + 1 :])
+    return device
+
+
+def _mesh_group(mesh: str, devices: str | None, along: str) -> tuple[int, ...]:
+    """The first group along some axes of a mesh: where all other axes are at 0."""
+    axes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", mesh)}
+    names, sizes = list(axes), list(axes.values())
+    steps = []
+    for name, before, part in AXIS.findall(along):
+        beside = math.prod(sizes[names.index(name) + 1 :])
+        size = int(part or axes[name])
+        steps.append([beside * (axes[name] // (int(before or 1) * size)) * place for place in range(size)])
+    places = [sum(each) for each in itertools.product(*steps)]
+    if devices is None:
+        return tuple(sorted(places))
+    if devices.startswith("["):
+        return tuple(sorted(_iota(devices, place) for place in places))
+    return tuple(sorted(numbers(devices)[place] for place in places))
+
+
+def _ring(targets: dict[int, int]) -> tuple[int, ...]:
+    """The most devices that send to each other in turn."""
+    rings: list[tuple[int, ...]] = []
+    for device in sorted(targets, key=lambda device: (device in targets.values(), device)):
+        ring = dict.fromkeys([device])
+        while (device := targets.get(device, device)) not in ring:
+            ring[device] = None
+        rings.append(tuple(sorted(ring)))
+    return max(rings, key=len)

@@ -1,0 +1,136 @@
+"""A plan as text for a terminal."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from rich.table import Table as Grid
+
+from pretrainrl_jax.model.cost import parameters
+from pretrainrl_jax.planning.chips import GIB, Topology
+from pretrainrl_jax.planning.figures import Figures
+from pretrainrl_jax.planning.programs import Planned
+from pretrainrl_jax.report.columns import grid, plain
+
+HOUR = 3600.0
+WIDTH = 150  # characters of the widest table
+
+
+def page(
+    title: str, planned: Planned, every: Sequence[Figures], topology: Topology, price: float | None
+) -> str:
+    """Memory, time, communication, and the whole run."""
+    chip, mesh = topology.chip, planned.mesh.shape
+    cut = " x ".join(f"{axis} {size}" for axis, size in mesh.items())
+    head = (
+        f"{title}: {parameters(planned.shape).total / 1e9:.2f}B parameters on {topology.name}, "
+        f"{topology.count} chips of {topology.hosts} hosts; mesh {cut}"
+    )
+    return plain(
+        head,
+        "memory, GiB a chip",
+        _memory(every),
+        f"time, an estimate: {chip.flops / 1e12:,.0f} TFLOP/s, {chip.hbm_bandwidth / 1e9:,.0f} GB/s of "
+        f"memory and {chip.link_bandwidth / 1e9:,.0f} GB/s a link are a chip's peaks; MFU counts the model's "
+        "own products, causal attention halved, nothing recomputed",
+        _time(every, topology),
+        "sent by a chip, an execution",
+        _sent(every),
+        "the whole run",
+        _run(every, topology, price),
+        width=WIDTH,
+    )
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.2f}" if size else "–"
+
+
+def _memory(every: Sequence[Figures]) -> Grid:
+    heads = ["parameters", "optimizer", "resident", "cache", "saved", "temporary", "peak", "of", "free"]
+    rows = [
+        [
+            one.program.name,
+            *map(_gib, (m.parameters, m.optimizer, m.resident, m.cache, m.saved, m.temporary, m.peak, m.hbm)),
+            f"{m.free:.0%}",
+        ]
+        for one in every
+        for m in [one.memory]
+    ]
+    return grid({"": None}, heads, rows)
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds * 1e3:,.0f} ms" if seconds >= 0.01 else f"{seconds * 1e3:.2g} ms"
+
+
+def _time(every: Sequence[Figures], topology: Topology) -> Grid:
+    heads = ["rows a chip", "tokens", "TFLOP a chip", "compute", "memory", "network", "bound by",
+             "an execution", "MFU"]  # fmt: skip
+    rows = []
+    for one in every:
+        program, time = one.program, one.time
+        mfu = [one.mfu(topology, seconds) for seconds in (time.longest, time.shortest)]
+        rows.append(
+            [
+                program.name,
+                f"{program.rows / topology.count:.3g} of {program.time:,}",
+                f"{program.tokens:,.0f}",
+                f"{one.work.flops / 1e12:,.1f}",
+                *map(_seconds, (time.compute, time.memory, time.network)),
+                time.bound,
+                f"{_seconds(time.shortest)} to {_seconds(time.longest)}",
+                f"{mfu[0]:.0%} to {mfu[1]:.0%}",
+            ]
+        )
+    return grid({"": None}, heads, rows)
+
+
+def _sent(every: Sequence[Figures]) -> Grid | str:
+    heads = ["chips", "times", "GB an array", "GB in all"]
+    rows = []
+    for one in every:
+        kinds: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
+        for sent in one.work.sent:
+            kinds[sent.kind, sent.group].append((sent.times, sent.bytes))
+        for (kind, group), parts in sorted(kinds.items()):
+            total = sum(times * size for times, size in parts)
+            if total < 1e6:
+                continue
+            largest = max(size for _, size in parts)
+            rows.append(
+                [
+                    one.program.name,
+                    kind,
+                    f"{group}",
+                    f"{sum(times for times, _ in parts):,.0f}",
+                    f"up to {largest / 1e9:.2g}",
+                    f"{total / 1e9:,.2f}",
+                ]
+            )
+    return grid({"": None, "collective": None}, heads, rows) if rows else "nothing"
+
+
+def _run(every: Sequence[Figures], topology: Topology, price: float | None) -> Grid:
+    heads = ["executions", "updates", "tokens", "hours", "chip-hours"] + (["price"] if price else [])
+    rows, least, most = [], 0.0, 0.0
+    for one in every:
+        times = one.program.executions
+        low, high = (times * seconds / HOUR for seconds in (one.time.shortest, one.time.longest))
+        least, most = least + low, most + high
+        rows.append(
+            [
+                one.program.name,
+                f"{times:,.0f}",
+                f"{one.program.updates:,.0f}" if one.program.updates else "–",
+                f"{times * one.program.tokens / 1e6:,.1f}M",
+                *_hours(low, high, topology, price),
+            ]
+        )
+    rows.append(["all", "", "", "", *_hours(least, most, topology, price)])
+    return grid({"": None}, heads, rows)
+
+
+def _hours(low: float, high: float, topology: Topology, price: float | None) -> list[str]:
+    chips = topology.count
+    said = [f"{low:,.2f} to {high:,.2f}", f"{chips * low:,.1f} to {chips * high:,.1f}"]
+    return said + ([f"{chips * low * price:,.2f} to {chips * high * price:,.2f}"] if price else [])

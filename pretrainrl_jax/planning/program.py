@@ -1,0 +1,391 @@
+"""What one device does when a compiled XLA program runs: matrix products, exchanges, traffic of its memory.
+
+It is read from the program's text (`pretrainrl_jax.planning.hlo`), so that a program can be judged which was
+compiled for machines that are not there.
+"""
+
+import functools
+import math
+import re
+from typing import NamedTuple
+
+from pretrainrl_jax.planning.hlo import (
+    Computation,
+    Frame,
+    Instruction,
+    Shape,
+    Type,
+    group,
+    leaves,
+    parse,
+)
+from pretrainrl_jax.planning.trips import trip_count
+
+COLLECTIVES = (
+    "all-gather",
+    "all-reduce",
+    "all-to-all",
+    "collective-broadcast",
+    "collective-permute",
+    "ragged-all-to-all",
+    "reduce-scatter",
+)
+# What moves nothing by itself: names, what only calls others, and ends of what was counted at its start.
+STILL = (
+    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "add-dependency"),
+    *("opt-barrier", "partition-id", "replica-id", "while", "conditional", "call", "async"),
+)
+SLICES = ("dynamic-slice", "slice", "gather")  # read as much of their first operand as they write
+IN_PLACE = ("dynamic-update-slice", "scatter")  # write as much as they are given, into their first operand
+GEMM = r'custom_call_target="__cublas\$'
+
+
+class Product(NamedTuple):
+    """One matrix product, or convolution."""
+
+    name: str  # of the instruction
+    op_name: str  # of the operation it was made for
+    dtypes: tuple[str, ...]  # of the operands
+    flops: float  # of one execution: two for each multiplication that counts
+    trips: int  # executions
+
+
+class Collective(NamedTuple):
+    """One exchange between devices."""
+
+    name: str  # of the instruction
+    op_name: str  # of the operation it was made for
+    kind: str  # such as all-gather
+    dtype: str
+    bytes: int  # of the whole operand: after gathering, before scattering; of one execution
+    group: tuple[int, ...]  # devices that exchange with each other, as places on the mesh: the first group
+    trips: int  # executions
+
+    @property
+    def size(self) -> int:
+        """Devices of a group."""
+        return len(self.group)
+
+
+class Operation(NamedTuple):
+    """One instruction that runs as a whole, a fusion for example."""
+
+    name: str  # of the instruction
+    op_name: str  # of the operation it was made for
+    flops: float  # of matrix products, of one execution
+    bytes: float  # of main memory, read and written
+    trips: int  # executions
+
+
+class Loop(NamedTuple):
+    """One loop."""
+
+    name: str  # of the instruction
+    op_name: str  # of the operation it was made for
+    trips: int | None  # turns, each time it is entered; none: not known
+
+
+class Program(NamedTuple):
+    """What one device does."""
+
+    products: tuple[Product, ...] = ()
+    collectives: tuple[Collective, ...] = ()
+    loops: tuple[Loop, ...] = ()
+    operations: tuple[Operation, ...] = ()  # that compute something, or touch main memory
+    devices: int = 1
+
+    @property
+    def hbm_bytes(self) -> float:
+        """Read from main memory and written to it: an estimate."""
+        return sum((one.bytes * one.trips for one in self.operations), 0.0)
+
+    @property
+    def flops(self) -> float:
+        """Of all matrix products."""
+        return sum((product.flops * product.trips for product in self.products), 0.0)
+
+    @property
+    def unknown_loops(self) -> tuple[Loop, ...]:
+        """Those of which it is not known how often they turn."""
+        return tuple(loop for loop in self.loops if loop.trips is None)
+
+
+def read_program(text: str, turns: int = 1) -> Program:
+    """What one device does when a program runs once.
+
+    Of a conditional the branch with the most operations counts.
+
+    Args:
+        text: optimised HLO after partitioning, of any backend.
+        turns: of a loop whose condition does not tell how often it turns, as where it may end early.
+    """
+    module = parse(text)
+    program = _visit(Frame(module, module.computations[module.entry]), 1, False, turns)
+    return program._replace(devices=module.devices)
+
+
+def _visit(frame: Frame, trips: int, fused: bool, unknown: int) -> Program:
+    """What a computation does, and what it calls.
+
+    Args:
+        frame: the computation.
+        trips: how often it is executed.
+        fused: whether it is within a fusion, which alone reads and writes memory.
+        unknown: turns of a loop that does not tell them.
+    """
+    products, collectives, loops, parts = list[Product](), list[Collective](), list[Loop](), list[Program]()
+    operations = list[Operation]()
+    for instruction in frame.computation.instructions.values():
+        name, op_name = instruction.name, frame.op_name(instruction)
+        flops = _flops(frame, instruction)
+        if flops:
+            dtypes = tuple(shape.dtype for shape in _shapes(frame, instruction)[:2])
+            products.append(Product(name, op_name, dtypes, flops, trips))
+        if instruction.opcode in COLLECTIVES:
+            collectives.append(_collective(frame, instruction, trips))
+        if instruction.opcode == "while":
+            turns = trip_count(frame, instruction)
+            loops.append(Loop(name, op_name, turns))
+            inner = trips * (unknown if turns is None else turns)
+            parts += [_visit(called, inner, fused, unknown) for called in frame.called(instruction, "body")]
+        elif instruction.opcode == "conditional":
+            branches = "branch_computations", "true_computation", "false_computation"
+            called = [f for kind in branches for f in frame.called(instruction, kind)]
+            parts += [
+                max(
+                    (_visit(f, trips, fused, unknown) for f in called),
+                    key=lambda part: (part.flops, part.hbm_bytes),
+                )
+            ]
+        elif instruction.opcode == "fusion":
+            fusions = frame.called(instruction, "calls")
+            within = [_visit(called, trips, True, unknown) for called in fusions]
+            parts += within
+            flops = sum((product.flops for part in within for product in part.products), 0.0)
+        else:
+            parts += [
+                _visit(called, trips, fused, unknown) for called in _implementations(frame, instruction)
+            ]
+        if not fused and (flops + (moved := _traffic(frame, instruction))):
+            operations.append(Operation(name, op_name, flops, moved, trips))
+    return Program(
+        (*products, *(product for part in parts for product in part.products)),
+        (*collectives, *(collective for part in parts for collective in part.collectives)),
+        (*loops, *(loop for part in parts for loop in part.loops)),
+        (*operations, *(operation for part in parts for operation in part.operations)),
+    )
+
+
+def _implementations(frame: Frame, instruction: Instruction) -> list[Frame]:
+    """The computation that says what a call does; others only tell how to add or compare two numbers."""
+    if instruction.opcode in ("call", "async"):
+        return frame.called(instruction, "calls", "to_apply")
+    if instruction.opcode != "custom-call":
+        return []
+    shapes = _plain(instruction.result)
+    called = frame.called(instruction, "called_computations", "calls")
+    return [inner for inner in called if _plain(inner.computation.root.result) == shapes]
+
+
+def _plain(kind: Type) -> list[tuple[str, tuple[int, ...]]]:
+    """Arrays wherever they are."""
+    return [(shape.dtype, shape.sizes) for shape in leaves(kind)]
+
+
+def _shapes(frame: Frame, instruction: Instruction) -> list[Shape]:
+    """Of the operands."""
+    return [shape for name in instruction.operands for shape in leaves(frame.find(name).result)]
+
+
+def _flops(frame: Frame, instruction: Instruction) -> float:
+    """Of a matrix product, 0 of all else."""
+    if instruction.opcode == "dot":
+        contracted = instruction.numbers("lhs_contracting_dims")
+    elif instruction.opcode == "custom-call" and re.search(GEMM, instruction.attributes):
+        match = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', instruction.attributes)
+        contracted = tuple(map(int, re.findall(r"\d+", match[1]))) if match else ()
+    elif instruction.opcode == "convolution":
+        return _convolution_flops(frame, instruction)
+    else:
+        return 0.0
+    left, result = _shapes(frame, instruction)[0], next(leaves(instruction.result))
+    return 2.0 * math.prod(result.sizes) * math.prod(left.sizes[axis] for axis in contracted)
+
+
+def _convolution_flops(frame: Frame, instruction: Instruction) -> float:
+    """Of a convolution, without the multiplications by padding and by the zeros between dilated entries.
+
+    TPUs write every matrix product so: axes of batches, and further axes that are kept or contracted, become
+    axes that a window moves along, most of whose positions would fall on such zeros.
+    """
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
+    if labels is None:
+        return 0.0
+    left, right = _shapes(frame, instruction)[:2]
+    result = next(leaves(instruction.result))
+    window = re.search(r"window=\{([^}]*)\}", instruction.attributes)
+    keys = dict(pair.split("=") for pair in window[1].split()) if window else {}
+
+    def values(key: str) -> list[str]:
+        return keys[key].split("x") if key in keys else []
+
+    multiplied = [1]
+    for axis in range(len(values("size"))):
+        stride, dilate, spread = (
+            int(values(key)[axis]) if key in keys else 1 for key in ("stride", "lhs_dilate", "rhs_dilate")
+        )
+        multiplied.append(
+            _positions(
+                left.sizes[labels[1].index(str(axis))],
+                int(values("size")[axis]),
+                result.sizes[labels[3].index(str(axis))],
+                stride,
+                int(values("pad")[axis].split("_")[0]) if "pad" in keys else 0,
+                dilate,
+                spread,
+            )
+        )
+    kept = result.sizes[labels[3].index("b")] * result.sizes[labels[3].index("f")]
+    return 2.0 * kept * right.sizes[labels[2].index("i")] * math.prod(multiplied)
+
+
+@functools.cache
+def _positions(size: int, window: int, results: int, stride: int, pad: int, dilate: int, spread: int) -> int:
+    """How many pairs of a result and a place of its window meet a real entry, along one axis.
+
+    Args:
+        size: of the operand.
+        window: its places.
+        results: the size of the result.
+        stride: of the window from one result to the next.
+        pad: zeros before the operand; negative ones cut it.
+        dilate: the distance of the operand's entries, zeros between them.
+        spread: the distance of the window's places.
+    """
+    pairs, end = 0, (size - 1) * dilate
+    for place in range(window):
+        shift = place * spread - pad  # result r meets r * stride + shift
+        first, last = max(0, -(shift // stride)), min(results - 1, (end - shift) // stride)
+        if dilate == 1:
+            pairs += max(0, last - first + 1)
+        else:
+            pairs += sum((r * stride + shift) % dilate == 0 for r in range(first, last + 1))
+    return pairs
+
+
+def _collective(frame: Frame, instruction: Instruction, trips: int) -> Collective:
+    """Of one, or of a fusion of one with what takes the device's part of its result, which TPUs have."""
+    devices = group(instruction, frame.module.devices)
+    kind, shapes = instruction.opcode, _shapes(frame, instruction)
+    sliced = any(i.opcode == "dynamic-slice" for i in frame.computation.instructions.values())
+    if kind == "all-reduce" and sliced and "all-reduce-scatter" in frame.computation.name:
+        kind = "reduce-scatter"
+    whole = sum(shape.bytes for shape in shapes) * (len(devices) if kind == "all-gather" else 1)
+    op_name = frame.op_name(instruction)
+    return Collective(instruction.name, op_name, kind, shapes[0].dtype, whole, devices, trips)
+
+
+def _traffic(frame: Frame, instruction: Instruction) -> float:
+    """Bytes of main memory that an instruction reads and writes; what it calls is counted there."""
+    opcode = instruction.opcode
+    if opcode in STILL or opcode.endswith(("-done", "-update")) or _implementations(frame, instruction):
+        return 0.0
+    if 'custom_call_target="AllocateBuffer"' in instruction.attributes:
+        return 0.0
+    if opcode == "fusion" and (called := frame.called(instruction, "calls")):
+        fused = called[0]
+        read = sum(
+            _within(frame.find(name).result, _read(fused, place))
+            for place, name in enumerate(instruction.operands)
+        )
+        return read + _written(fused.computation, instruction.result)
+    operands = [frame.find(name).result for name in dict.fromkeys(instruction.operands)]
+    if opcode in SLICES:
+        indices = [] if opcode == "slice" else operands[1:]
+        read = _within(operands[0], _bytes(instruction.result))
+        return read + sum(map(_held, indices)) + _held(instruction.result)
+    if opcode in IN_PLACE:
+        changed = _bytes(frame.find(_update(instruction)).result)
+        before = _within(operands[0], changed) if opcode == "scatter" else 0.0  # which adds to what is there
+        return before + sum(map(_held, operands[1:])) + _within(instruction.result, changed)
+    return sum(map(_held, operands)) + _held(instruction.result)
+
+
+def _bytes(kind: Type) -> float:
+    return float(sum(shape.bytes for shape in leaves(kind)))
+
+
+def _held(kind: Type) -> float:
+    """Bytes of it that are in main memory."""
+    return float(sum(shape.bytes for shape in leaves(kind) if shape.space == 0))
+
+
+def _within(kind: Type, part: float | None) -> float:
+    """As many bytes of it as are touched, if it is in main memory; none means all."""
+    held = _held(kind)
+    return held if part is None else min(held, part)
+
+
+def _update(instruction: Instruction) -> str:
+    """What an operation in place writes."""
+    return instruction.operands[1 if instruction.opcode == "dynamic-update-slice" else 2]
+
+
+def _results(computation: Computation) -> list[Instruction]:
+    root = computation.root
+    names = root.operands if root.opcode == "tuple" else (root.name,)
+    return [computation.origin(name) for name in names]
+
+
+def _in_place(computation: Computation) -> dict[str, Instruction]:
+    """Results of a fusion that are one of its operands, changed in some part."""
+    changed = (i for i in _results(computation) if i.opcode in IN_PLACE)
+    return {i.name: i for i in changed if computation.origin(i.operands[0]).opcode == "parameter"}
+
+
+def _read(frame: Frame, place: int) -> float | None:
+    """Bytes that a fusion reads of an operand of which it needs only parts; none: it may need all."""
+    computation = frame.computation
+    parameter = computation.parameter(place)
+    if parameter is None:
+        return None
+    in_place, outputs = _in_place(computation), {i.name for i in _results(computation)}
+    waiting, read = [parameter.name], 0.0
+    while waiting:
+        name = waiting.pop()
+        if name in outputs:
+            return None
+        for user in computation.users(name):
+            if user.opcode in ("bitcast", "reshape"):
+                waiting.append(user.name)
+            elif user.opcode == "fusion":
+                (inner,) = frame.called(user, "calls")
+                for position in (p for p, operand in enumerate(user.operands) if operand == name):
+                    part = _read(inner, position)
+                    if part is None:
+                        return None
+                    read += part
+            elif name in user.operands[1:]:
+                return None
+            elif user.opcode in SLICES:
+                read += _bytes(user.result)
+            elif user.name in in_place:
+                scattered = user.opcode == "scatter"  # which adds to what is there
+                read += _bytes(computation.instructions[_update(user)].result) if scattered else 0.0
+            else:
+                return None
+    return read
+
+
+def _written(computation: Computation, kind: Type) -> float:
+    """Bytes that a fusion writes."""
+    in_place, results = _in_place(computation), _results(computation)
+    shapes = list(leaves(kind))
+    if len(shapes) != len(results):
+        return _held(kind)
+    written = 0.0
+    for shape, result in zip(shapes, results, strict=True):
+        changed = in_place.get(result.name)
+        part = None if changed is None else _bytes(computation.instructions[_update(changed)].result)
+        written += _within(shape, part)
+    return written

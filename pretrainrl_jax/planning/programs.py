@@ -1,0 +1,408 @@
+"""The programs that a configuration's stages compile, as shapes: nothing is read, no array is made."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from pretrainrl_jax.config import Config, MethodConfig, ObjectiveConfig
+from pretrainrl_jax.decoding.beam import beam_search
+from pretrainrl_jax.decoding.decode import bucket
+from pretrainrl_jax.decoding.sampling import sample
+from pretrainrl_jax.improvement.cost import cost_of, rollout_count
+from pretrainrl_jax.improvement.learning import coefficients as coefficients_of
+from pretrainrl_jax.model.attention import Kernel
+from pretrainrl_jax.model.cost import flops
+from pretrainrl_jax.model.decoder import Model
+from pretrainrl_jax.model.mesh import replicated, round_up_rows, row_sharding, row_shards
+from pretrainrl_jax.model.partitioning import parameter_shardings
+from pretrainrl_jax.model.shape import ModelShape
+from pretrainrl_jax.objectives.loss import asks
+from pretrainrl_jax.objectives.scoring import score_endings
+from pretrainrl_jax.planning.typical import PROMPTS, Questions, trees, visible
+from pretrainrl_jax.planning.work import Operation
+from pretrainrl_jax.stages.context import SCORED_ROWS
+from pretrainrl_jax.training.optimizer import Schedule, adamw
+from pretrainrl_jax.training.step import compile_references, compile_step, init_state
+from pretrainrl_jax.trees.anchors import FIELD_SPECS as ANCHOR_SPECS
+from pretrainrl_jax.trees.anchors import AnchorBatch, Anchored
+from pretrainrl_jax.trees.batch import FIELD_SPECS, PackedBatch
+from pretrainrl_jax.trees.layouts import size
+from pretrainrl_jax.trees.packing import Capacity, capacity, plan, rounded
+from pretrainrl_jax.trees.tree import AnswerTree, chosen_only
+
+DOCUMENT = 600  # tokens of a document, where documents are packed into longer rows: about a web page's
+SAMPLES_SCORED = 512  # trees that stand for all that are scored
+FLOAT32 = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Program:
+    """One compiled program, and how much of it a run is."""
+
+    name: str
+    section: str  # of the settings that say how much it computes at a time; "" where none does
+    lower: Callable[[], Any]  # what XLA is to compile, for the mesh
+    rows: int  # of all chips together: packed rows, or prompts
+    time: int  # tokens of a row, or of a prompt
+    tokens: float  # of an execution, without padding
+    counted: float  # FLOPs of the model an execution, all chips, causal attention halved, nothing twice
+    executions: float  # of the whole run
+    updates: float = 0.0  # of a system, where it is a training step
+    resident: float = 0.0  # bytes a chip has beside the program's own arguments
+    cache: float = 0.0  # bytes a chip, of keys and values while decoding
+    saved: float = 0.0  # bytes a chip, of activations that the backward pass reads
+    turns: int = 1  # of the decoding loop, which may end earlier
+    kernels: tuple[Operation, ...] = ()  # on a chip, which no compiled text tells: of attention
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a configuration runs on a mesh."""
+
+    shape: ModelShape
+    mesh: Mesh
+    programs: tuple[Program, ...]
+    parameters: float  # bytes a chip: float32 masters
+    optimizer: float  # bytes a chip: both moments
+    verdicts: int = 0  # asked of a judging model
+    verdict_tokens: int = 0  # that it reads, about
+
+
+def planned(
+    config: Config, shape: ModelShape, judge: ModelShape | None, asked: Questions, mesh: Mesh, kernel: Kernel
+) -> Planned:
+    """Every program of a configuration: its stages' own, with their shapes, shardings and flags.
+
+    Args:
+        config: the configuration.
+        shape: of the model that is trained.
+        judge: of the model that judges, if one does.
+        asked: questions that are trained.
+        mesh: of the devices to plan for.
+        kernel: of attention there.
+    """
+    model = Model(shape, mesh, kernel)
+    work = _Work(config, model, mesh)
+    improves = bool(config.judge.path) or (config.documents.path and config.pretrain.text == "corpus")
+    programs: list[Program] = []
+    verdicts = 0
+    if config.pretrain.epochs and (config.pretrain.text == "documents" or not config.model.path):
+        programs.append(work.pretraining())
+    if improves:
+        judge_bytes = _bytes_a_chip(Model(judge, mesh, kernel), mesh) if judge else 0.0
+        for name in config.selfimprove.systems:
+            programs += work.improvement(name, config.methods[name], judge_bytes)
+        judged = [config.methods[name] for name in config.selfimprove.systems]
+        steps = config.selfimprove.steps
+        verdicts = sum(cost_of(config, method, steps).verdicts for method in judged if method.judged)
+    else:
+        programs += work.facts(asked)
+    shown = config.judge.prefix_tokens or config.selfimprove.length - config.selfimprove.suffix
+    of_verdict = shown + 2 * config.selfimprove.suffix
+    return Planned(
+        shape,
+        mesh,
+        tuple(programs),
+        work.parameter_bytes,
+        2 * work.parameter_bytes,
+        verdicts,
+        verdicts * of_verdict,
+    )
+
+
+class _Work:
+    """Programs of one model on one mesh."""
+
+    def __init__(self, config: Config, model: Model, mesh: Mesh) -> None:
+        self._config, self._model, self._mesh = config, model, mesh
+        self.parameter_bytes = _bytes_a_chip(model, mesh)
+
+    def pretraining(self) -> Program:
+        """Documents in packed rows."""
+        config, settings = self._config, self._config.pretrain
+        rows, time = settings.rows, settings.row_length
+        holds = rounded(time, time, time, max(16, 2 * time // DOCUMENT), 0)
+        if config.pretrain.text == "documents":
+            holds = rounded(time, time, time, time, 0)
+        tokens, length = float(rows * time), min(DOCUMENT, time)
+        cost = flops(self._model.shape, (length + 1) / 2)
+        lower = self._step("token", {"ntp": {"answer": 1.0}}, rows, holds, settings.grad_accum_steps)
+        steps = float(settings.steps)
+        counted = 3 * tokens * cost.total
+        return self._trained("pretraining step", "pretrain", lower, rows, time, tokens, counted, steps)
+
+    def facts(self, asked: Questions) -> Iterator[Program]:
+        """Mining, scoring, a training step for each set of terms, evaluation."""
+        config = self._config
+        mine, train, systems = config.mine, config.train, config.train.systems
+        objectives = {name: config.objectives[name] for name in systems}
+        contrasts = any(objective.contrasts for objective in objectives.values())
+        rounds = 1 + sum(
+            asked.number * train.passes / train.questions / objective.remine_every
+            for objective in objectives.values()
+            if objective.remines
+        )
+        if contrasts and mine.sources:
+            yield self._beams("mining", mine.template, mine.beams, mine.max_new_tokens, mine.batch,
+                              rounds * asked.number)  # fmt: skip
+            yield self._scoring(asked.number * rounds, mine.negatives)
+        same: dict[Any, list[str]] = {}  # systems whose terms and rows make one program
+        for name, objective in objectives.items():
+            terms = tuple(
+                sorted((term, *sorted(weights)) for term, weights in objective.coefficients.items())
+            )
+            same.setdefault((terms, objective.grpo.form), []).append(name)
+        for names in same.values():
+            yield self._training(names, objectives[names[0]], asked)
+        evaluate = config.evaluate
+        yield self._beams(
+            "evaluation", evaluate.template, evaluate.beams, evaluate.max_new_tokens, evaluate.batch,
+            (1 + len(systems)) * len(evaluate.groups) * asked.number,
+        )  # fmt: skip
+
+    def improvement(self, name: str, method: MethodConfig, judge_bytes: float) -> Iterator[Program]:
+        """Sampling, references and a step of one method of self-improvement."""
+        config, settings, shape = self._config, self._config.selfimprove, self._model.shape
+        resident = self.parameter_bytes if method.contrasts and settings.reference == "resident" else 0.0
+        resident += judge_bytes if method.judged else 0.0
+        prefix = settings.length - settings.suffix
+        count = rollout_count(config, method)
+        if count:
+            batch = round_up_rows(self._mesh, config.rollouts.batch)
+            yield self._sampling(name, prefix, count, batch, resident + 2 * self.parameter_bytes)
+        branches = 2 if method.contrasts else 1
+        length = settings.length + (branches - 1) * settings.suffix
+        time = settings.row_length or settings.length + settings.suffix
+        a_row = max(1, time // length)
+        documents = settings.documents / settings.updates
+        rows = round_up_rows(self._mesh, -(-int(documents / a_row) // settings.grad_accum_steps))
+        predicted = length if "document" in method.candidates else branches * settings.suffix
+        holds = rounded(time, min(time, a_row * predicted), a_row * predicted, 16 * a_row, 16 * a_row)
+        if "document" not in method.candidates:
+            pairs = prefix * (prefix + 1) / 2 + branches * (settings.suffix * prefix + settings.suffix**2 / 2)
+        else:
+            pairs = length * (length + 1) / 2
+        cost = flops(shape, pairs / length)
+        counted = 3 * documents * (length * (cost.layers + cost.attention) + predicted * cost.head)
+        weights = coefficients_of(method)
+        microsteps = settings.grad_accum_steps
+        lower = self._step("token", weights, rows * microsteps, holds, microsteps)
+        steps = float(settings.steps * settings.updates)
+        yield self._trained(
+            f"{name} step", "selfimprove", lower, rows * microsteps, time, documents * length, counted,
+            steps, resident,
+        )  # fmt: skip
+        if method.contrasts:
+            give = compile_references(self._model, self._mesh)
+            batch = self._packed(rows * microsteps, holds, microsteps)
+            yield Program(
+                f"{name} references", "selfimprove", partial(give.lower, self._parameters(), batch),
+                rows * microsteps, time, documents * length, counted / 3, steps,
+                resident=2 * self.parameter_bytes + resident,
+            )  # fmt: skip
+
+    def _training(self, names: Sequence[str], objective: ObjectiveConfig, asked: Questions) -> Program:
+        config, settings = self._config, self._config.train
+        whole = trees(asked.number, config.mine.negatives)
+        drawn = whole if objective.contrasts else [chosen_only(tree) for tree in whole]
+        question = asks(objective.coefficients)
+        rows, holds = _rows_of(drawn, settings.row_length, settings.questions, question)
+        rows = max(1, round(rows / settings.grad_accum_steps)) * settings.grad_accum_steps
+        cost = flops(self._model.shape, 1.0)
+        per_tree = settings.questions / len(drawn)
+        tokens = per_tree * sum(tree.inputs for tree in drawn)
+        sources = per_tree * sum(size(tree, question=question).sources for tree in drawn)
+        pairs = per_tree * sum(map(visible, drawn))
+        counted = 3 * (tokens * cost.layers + pairs * cost.attention + sources * cost.head)
+        steps = asked.number * settings.passes / settings.questions
+        lower = self._step(
+            settings.ntp_scale, objective.coefficients, rows, holds, settings.grad_accum_steps,
+            settings.dpo_scale, objective.grpo.form, anchors=objective.anchored,
+        )  # fmt: skip
+        label = f"training step ({', '.join(names)})"
+        return self._trained(
+            label, "train", lower, rows, settings.row_length, tokens, counted, steps, systems=len(names)
+        )
+
+    def _trained(
+        self, name: str, section: str, lower: Any, rows: int, time: int, tokens: float, counted: float,
+        updates: float, resident: float = 0.0, systems: int = 1,
+    ) -> Program:  # fmt: skip
+        return Program(
+            name, section, lower, rows, time, tokens, counted, systems * updates, updates, resident,
+            saved=self._saved(rows, time),
+        )  # fmt: skip
+
+    def _saved(self, rows: int, time: int) -> float:
+        """Bytes a chip of what the layers' backward passes read: a layer's input, where it is recomputed."""
+        shape = self._model.shape
+        mine = -(-rows // row_shards(self._mesh)) * time
+        return float(mine * shape.layers * shape.d_model * jnp.dtype(shape.dtype).itemsize)
+
+    def _beams(self, name: str, template: str, beams: int, new: int, batch: int, questions: float) -> Program:
+        shape, batch = self._model.shape, round_up_rows(self._mesh, batch)
+        length, time = PROMPTS[template], bucket(PROMPTS[template])
+        lower = partial(
+            jitted(beam_search).lower,
+            self._model, self._parameters(), *self._prompts(batch, time), self._vector("bool"),
+            starts=self._ints(batch), beams=beams, max_new_tokens=new,
+        )  # fmt: skip
+        cost = flops(shape, 1.0)
+        read, written = batch * length, batch * beams * (new - 1)
+        counted = (read + written) * cost.layers + (batch + written) * cost.head
+        counted += cost.attention * (read * (length + 1) / 2 + written * (length + new / 2))
+        cache = self._cache(batch, time + beams * new)
+        section = "mine" if name == "mining" else "evaluate"
+        return Program(
+            name,
+            section,
+            lower,
+            batch,
+            time,
+            read + written,
+            counted,
+            questions / batch,
+            cache=cache,
+            turns=new - 1,
+        )
+
+    def _sampling(self, name: str, prefix: int, samples: int, batch: int, resident: float) -> Program:
+        settings, shape = self._config.selfimprove, self._model.shape
+        time, new = bucket(prefix), settings.suffix
+        key = jax.eval_shape(jax.random.key, 0)
+        keys = jax.ShapeDtypeStruct((batch,), key.dtype, sharding=replicated(self._mesh))
+        scalar = partial(jax.ShapeDtypeStruct, (), sharding=replicated(self._mesh))
+        lower = partial(
+            jitted(sample).lower,
+            self._model, self._parameters(), *self._prompts(batch, time), self._vector("bool"), keys,
+            samples=samples, max_new_tokens=new,
+            temperature=scalar(jnp.float32), top_p=scalar(jnp.float32), top_k=scalar(jnp.int32),
+        )  # fmt: skip
+        cost = flops(shape, 1.0)
+        read, written = batch * prefix, batch * samples * new
+        counted = (read + written) * cost.layers + written * cost.head
+        counted += cost.attention * (read * (prefix + 1) / 2 + written * (prefix + new / 2))
+        executions = settings.steps * settings.documents / batch
+        return Program(
+            f"{name} sampling", "rollouts", lower, batch, time, read + written, counted, executions,
+            resident=resident, cache=self._cache(batch, time + samples * new), turns=new,
+        )  # fmt: skip
+
+    def _scoring(self, questions: float, negatives: int) -> Program:
+        settings, drawn = self._config.train, trees(SAMPLES_SCORED, negatives)
+        rows = round_up_rows(self._mesh, SCORED_ROWS)
+        needed, holds = _rows_of(drawn, settings.row_length, len(drawn), question=False)
+        a_row = len(drawn) / needed
+        batch = self._packed(rows, holds, None)
+        lower = partial(
+            jitted(score_endings).lower, self._model, self._parameters(), batch, self._vector("bool")
+        )
+        cost, share = flops(self._model.shape, 1.0), rows * a_row / len(drawn)
+        tokens = share * sum(tree.inputs for tree in drawn)
+        counted = tokens * cost.layers + share * sum(map(visible, drawn)) * cost.attention
+        counted += share * sum(size(tree, question=False).sources for tree in drawn) * cost.head
+        executions = questions / (rows * a_row)
+        return Program("scoring", "", lower, rows, settings.row_length, tokens, counted, executions)
+
+    def _step(
+        self, ntp_scale: str, weights: Any, rows: int, holds: Capacity, microsteps: int,
+        dpo_scale: str = "prompts", grpo_form: str = "dapo", anchors: bool = False,
+    ) -> Callable[[], Any]:  # fmt: skip
+        model, settings, mesh = self._model, self._config.optimizer, self._mesh
+        step = compile_step(model, settings, ntp_scale, mesh, dpo_scale, grpo_form)
+        params = nn.unbox(model.abstract())
+        state = jax.eval_shape(partial(init_state, optimizer=adamw(settings)), params)
+        batch: Any = self._packed(rows, holds, microsteps)
+        if anchors:
+            batch = Anchored(batch, self._anchors(microsteps))
+        number = jax.ShapeDtypeStruct((), jnp.float32)
+        traced = jax.tree.map(lambda _: number, {term: dict(each) for term, each in weights.items()})
+        return partial(step.lower, state, batch, traced, Schedule(number, number, number, number))
+
+    def _packed(self, rows: int, holds: Capacity, microsteps: int | None) -> PackedBatch:
+        """Of a batch [microsteps, rows, …], or [rows, …] where None."""
+        leading = () if microsteps is None else (microsteps,)
+        of_microstep = round_up_rows(self._mesh, rows // (microsteps or 1))
+        sharding = row_sharding(self._mesh, leading=len(leading))
+
+        def field(axis: str, fill: float) -> Any:
+            sizes = (getattr(holds, axis),) if axis else ()
+            kind = jnp.float32 if isinstance(fill, float) else jnp.int32
+            return jax.ShapeDtypeStruct((*leading, of_microstep, *sizes), kind, sharding=sharding)
+
+        return PackedBatch(*(field(*spec) for spec in FIELD_SPECS))
+
+    def _anchors(self, microsteps: int) -> AnchorBatch:
+        settings, questions = self._config.anchor, self._config.train.questions
+        rows = round_up_rows(self._mesh, -(-round(questions / settings.questions) // microsteps))
+        sizes = {"time": settings.length, "top": settings.top}
+
+        def field(axes: tuple[str, ...], fill: float) -> Any:
+            kind = jnp.float32 if isinstance(fill, float) else jnp.int32
+            return jax.ShapeDtypeStruct((microsteps, rows, *(sizes[axis] for axis in axes)), kind)
+
+        return AnchorBatch(*(field(*spec) for spec in ANCHOR_SPECS))
+
+    def _parameters(self) -> Any:
+        shardings, params = parameter_shardings(self._model, self._mesh), nn.unbox(self._model.abstract())
+        return jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), params, shardings
+        )
+
+    def _prompts(self, batch: int, time: int) -> tuple[Any, Any]:
+        tokens = jax.ShapeDtypeStruct((batch, time), jnp.int32, sharding=row_sharding(self._mesh))
+        return tokens, self._ints(batch)
+
+    def _ints(self, batch: int) -> Any:
+        return jax.ShapeDtypeStruct((batch,), jnp.int32, sharding=row_sharding(self._mesh))
+
+    def _vector(self, dtype: str) -> Any:
+        shape = (self._model.shape.vocabulary,)
+        return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=replicated(self._mesh))
+
+    def _cache(self, batch: int, length: int) -> float:
+        """Bytes a chip of keys and values of so many tokens of each prompt."""
+        shape, tensor = self._model.shape, self._mesh.shape["tensor"]
+        tokens = batch // row_shards(self._mesh) * length
+        heads = shape.kv_heads // tensor * shape.head_dim
+        return 2.0 * shape.layers * tokens * heads * jnp.dtype(shape.dtype).itemsize
+
+
+def largest_part(planned: Planned) -> float:
+    """Bytes of the largest parameter's part on one chip, float32."""
+    model = Model(planned.shape, planned.mesh)
+    return float(max(jax.tree.leaves(_parts(model, planned.mesh))))
+
+
+def jitted(function: Any) -> Any:
+    """A function that `jax.jit` made, as what can be lowered: type checkers see the function within."""
+    return function
+
+
+def _rows_of(
+    drawn: list[AnswerTree], row_length: int, questions: float, question: bool
+) -> tuple[int, Capacity]:
+    """Rows that so many questions like these take, and what each holds."""
+    sizes = [size(tree, question=question) for tree in drawn]
+    laid = plan([taken.inputs for taken in sizes], row_length)
+    return max(1, round(questions * len(laid) / len(drawn))), capacity(sizes, laid, row_length)
+
+
+def _bytes_a_chip(model: Model, mesh: Mesh) -> float:
+    """Of float32 parameters."""
+    return float(sum(jax.tree.leaves(_parts(model, mesh))))
+
+
+def _parts(model: Model, mesh: Mesh) -> Any:
+    """Of each parameter the bytes of its part on one chip, float32."""
+    shardings, params = parameter_shardings(model, mesh), nn.unbox(model.abstract())
+    return jax.tree.map(
+        lambda x, sharding: FLOAT32 * math.prod(sharding.shard_shape(x.shape)), params, shardings
+    )

@@ -1,0 +1,138 @@
+"""How often the loops of a compiled XLA program turn."""
+
+import re
+from typing import NamedTuple
+
+from pretrainrl_jax.planning.hlo import Computation, Frame, Instruction
+
+PASSING = ("copy", "copy-done", "bitcast", "convert", "reshape", "opt-barrier")  # the same number goes on
+CALLING = ("fusion", "call", "async")  # of one computation, with the instruction's own operands
+MIRRORED = {"LT": "GT", "LE": "GE", "GT": "LT", "GE": "LE", "NE": "NE"}
+
+
+def trip_count(frame: Frame, loop: Instruction) -> int | None:
+    """How often the body of a loop runs, each time the loop is entered; none where it cannot be told.
+
+    Some compilers write it down. Otherwise it is derived, where a carried number is compared with a constant
+    and the body adds a constant to it.
+
+    Args:
+        frame: that the loop is in.
+        loop: the `while` instruction.
+    """
+    if match := re.search(r'known_trip_count"?:\s*\{\s*"?n"?:\s*"?(\d+)', loop.attributes):
+        return int(match[1])
+    (body,), (condition,) = frame.called(loop, "body"), frame.called(loop, "condition")
+    where, test = condition, condition.computation.root
+    while test.opcode in CALLING and (inner := where.called(test, "calls", "to_apply")):
+        where, test = inner[0], inner[0].computation.root
+    direction = re.search(r"direction=(\w\w)", test.attributes)
+    if test.opcode != "compare" or direction is None or direction[1] not in MIRRORED:
+        return None
+    left, right = (_number(where, name) for name in test.operands)
+    order = direction[1]
+    if left is None or right is None:
+        return None
+    if left.carried is None:
+        left, right, order = right, left, MIRRORED[order]
+    if left.carried is None or right.carried is not None:
+        return None
+    first = _element(frame, loop.operands[0], left.carried)
+    then = _element(body, body.computation.root.name, left.carried)
+    if first is None or first.carried is not None or then is None or then.carried != left.carried:
+        return None
+    return _turns(first.offset + left.offset, then.offset, right.offset, order)
+
+
+class _Number(NamedTuple):
+    """An integer of a loop's body or condition."""
+
+    carried: int | None  # the place of the carried number that is added; none: there is only the constant
+    offset: int
+
+
+def _turns(first: int, step: int, limit: int, order: str) -> int | None:
+    """How many of first, first + step, ... are on their side of the limit before one is not."""
+    if order in ("GT", "GE"):
+        return _turns(-first, -step, -limit, MIRRORED[order])
+    distance = limit - first + (order == "LE")
+    if order != "NE" and distance <= 0:
+        return 0
+    if order == "NE":
+        return distance // step if step and distance % step == 0 and distance // step >= 0 else None
+    return -(-distance // step) if step > 0 else None
+
+
+def _number(frame: Frame, name: str) -> _Number | None:
+    """The value of a scalar, where it can be told from the text."""
+    instruction = frame.find(name)
+    operands = instruction.operands
+    match instruction.opcode:
+        case "constant":
+            return _Number(None, int(operands[0])) if re.fullmatch(r"-?\d+", operands[0]) else None
+        case opcode if opcode in PASSING:
+            return _number(frame, operands[0])
+        case "add" | "subtract":
+            left, right = (_number(frame, operand) for operand in operands)
+            sign = 1 if instruction.opcode == "add" else -1
+            if left is None or right is None:
+                return None
+            if right.carried is not None and (left.carried is not None or sign < 0):
+                return None
+            return _Number(
+                left.carried if right.carried is None else right.carried, left.offset + sign * right.offset
+            )
+        case "get-tuple-element":
+            match = re.search(r"index=(\d+)", instruction.attributes)
+            return _element(frame, operands[0], int(match[1])) if match else None
+        case "parameter":
+            if frame.caller is None or frame.parent is None or frame.caller.opcode not in CALLING:
+                return None
+            return _number(frame.parent, frame.caller.operands[int(operands[0])])
+        case opcode if opcode in CALLING:
+            inner = frame.called(instruction, "calls", "to_apply")
+            return _number(inner[0], inner[0].computation.root.name) if inner else None
+    return None
+
+
+def _element(frame: Frame, name: str, place: int) -> _Number | None:
+    """The same of one number in a tuple."""
+    instruction = frame.find(name)
+    match instruction.opcode:
+        case "tuple":
+            return _number(frame, instruction.operands[place])
+        case opcode if opcode in PASSING:
+            return _element(frame, instruction.operands[0], place)
+        case "while":
+            kept = _kept(frame.called(instruction, "body")[0].computation, place)
+            return _element(frame, instruction.operands[0], place) if kept else None
+        case opcode if opcode in CALLING:
+            inner = frame.called(instruction, "calls", "to_apply")
+            return _element(inner[0], inner[0].computation.root.name, place) if inner else None
+        case "parameter":
+            caller, parent = frame.caller, frame.parent
+            if caller is None or parent is None:
+                return None
+            if caller.opcode in CALLING:
+                return _element(parent, caller.operands[int(instruction.operands[0])], place)
+            if caller.opcode != "while":
+                return None
+            if _kept(parent.called(caller, "body")[0].computation, place):
+                before = _element(parent, caller.operands[0], place)
+                if before is not None and before.carried is None:  # else it is carried by an outer loop
+                    return before
+            return _Number(place, 0)
+    return None
+
+
+def _kept(body: Computation, place: int) -> bool:
+    """Whether a loop's body gives on what it was given there."""
+    if body.root.opcode != "tuple":
+        return False
+    instruction = body.instructions[body.root.operands[place]]
+    while instruction.opcode in ("copy", "copy-done", "bitcast"):
+        instruction = body.instructions[instruction.operands[0]]
+    if instruction.opcode != "get-tuple-element":
+        return False
+    whole = body.instructions[instruction.operands[0]]
+    return whole.opcode == "parameter" and re.search(rf"index={place}\b", instruction.attributes) is not None

@@ -1,0 +1,144 @@
+"""What a program does on one chip: products, memory traffic, what is sent; by hand, from a model's shape.
+
+The compiled program says the same more exactly (`planning.program`). By hand it is known without a compiler:
+of GPUs, of other people's published runs, and of the many meshes that a search looks at.
+"""
+
+from typing import NamedTuple
+
+from pretrainrl_jax.model.shape import ModelShape
+
+BFLOAT16, FLOAT32 = 2, 4  # bytes
+STREAMS = 14  # arrays [tokens, d_model] that a layer's norms, rotation and sums read and write, forward
+GATES = 5  # arrays [tokens, d_ff] that its gated MLP reads and writes, forward
+
+
+class Operation(NamedTuple):
+    """Something computed `times` times in a row; figures of once."""
+
+    flops: float
+    bytes: float  # of main memory, read and written
+    times: float = 1.0
+    name: str = ""
+    head_dim: int = 0  # of an attention kernel; 0 of everything else
+
+
+class Sent(NamedTuple):
+    """A collective done `times` times; figures of once."""
+
+    kind: str  # all-gather, reduce-scatter, all-reduce, all-to-all, collective-permute
+    bytes: float  # of the whole array: what a chip has after an all-gather, or before a reduce-scatter
+    group: int  # chips that take part
+    times: float = 1.0
+    name: str = ""
+    waited: bool = False  # the next operation needs it: a tensor axis's sums
+
+    @property
+    def crossing(self) -> float:
+        """Bytes that a chip sends, with the best algorithm of a ring."""
+        share = (self.group - 1) / self.group
+        return {"all-reduce": 2.0 * share, "all-to-all": share / 2, "collective-permute": 1.0}.get(
+            self.kind, share
+        ) * self.bytes
+
+
+class Work(NamedTuple):
+    """All that a chip does in one execution of a program."""
+
+    operations: tuple[Operation, ...]
+    sent: tuple[Sent, ...]
+
+    @property
+    def flops(self) -> float:
+        """Of matrix products."""
+        return sum(op.flops * op.times for op in self.operations)
+
+    @property
+    def bytes(self) -> float:
+        """Of main memory."""
+        return sum(op.bytes * op.times for op in self.operations)
+
+    @property
+    def crossing(self) -> float:
+        """Bytes that a chip sends."""
+        return sum(sent.crossing * sent.times for sent in self.sent)
+
+
+class Cut(NamedTuple):
+    """How a model and its batch are cut."""
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+
+    @property
+    def chips(self) -> int:
+        """All together."""
+        return self.data * self.fsdp * self.tensor
+
+
+class Again(NamedTuple):
+    """Shares of a layer's forward pass that the backward pass does again."""
+
+    products: float = 0.0
+    attention: float = 0.0  # beside the scores, which a flash kernel computes again in any case
+
+
+def training_work(
+    shape: ModelShape,
+    cut: Cut,
+    tokens: float,
+    visible: float,
+    sources: float,
+    again: Again,
+    *,
+    microsteps: int = 1,
+    gated: bool = True,
+    parallel: bool = False,
+) -> Work:
+    """One update.
+
+    Args:
+        shape: of the model.
+        cut: over chips.
+        tokens: that a chip reads in a microstep, padding included.
+        visible: positions that attention computes for a token: of a causal row half of it.
+        sources: hidden states of a chip that meet the vocabulary, a microstep.
+        again: what is recomputed.
+        microsteps: of the update.
+        gated: whether the MLP has a gate.
+        parallel: whether attention and MLP read the same norm and are summed at once, as in GPT-J.
+    """
+    s, tensor = shape, cut.tensor
+    mlp = (3 if gated else 2) * s.d_model * s.d_ff
+    matrices = (s.d_model * 2 * (s.heads + s.kv_heads) * s.head_dim + mlp) / tensor
+    passes = 3 + again.products  # forward, and twice as much backward
+    streams, gates = (STREAMS / 2 if parallel else STREAMS), (GATES if gated else 3)
+    traffic = BFLOAT16 * tokens * (streams * s.d_model + gates * s.d_ff / tensor)
+    attention = 4 * visible * s.heads * s.head_dim / tensor * tokens
+    of_layers = float(s.layers * microsteps)
+    head = 2 * s.vocabulary / tensor * s.d_model * sources
+    tables = s.vocabulary * s.d_model * (1 if s.tied else 2) / tensor
+    held = (s.layers * matrices + tables) / cut.fsdp
+    operations = (
+        Operation(2 * matrices * tokens * passes, 0.0, of_layers, "products"),
+        Operation(attention * (3.5 + again.attention), 0.0, of_layers, "attention", s.head_dim),
+        Operation(0.0, traffic * passes, of_layers, "norms, gates, sums"),
+        Operation(4 * head, 0.0, microsteps, "vocabulary"),  # its logits are computed twice
+        Operation(0.0, 7 * FLOAT32 * held, 1.0, "optimizer"),
+    )
+    sent: list[Sent] = []
+    if cut.fsdp > 1:
+        sent += [  # weights are gathered forward, and backward again
+            Sent("all-gather", BFLOAT16 * matrices, cut.fsdp, 2 * of_layers, "layers' weights"),
+            Sent("reduce-scatter", BFLOAT16 * matrices, cut.fsdp, of_layers, "layers' gradients"),
+            Sent("all-gather", BFLOAT16 * tables, cut.fsdp, 2.0 * microsteps, "vocabulary"),
+            Sent("reduce-scatter", FLOAT32 * tables, cut.fsdp, float(microsteps), "vocabulary's gradient"),
+        ]
+    if cut.data > 1:
+        sent.append(Sent("all-reduce", FLOAT32 * held, cut.data, 1.0, "gradients"))
+    if tensor > 1:
+        stream, sums = BFLOAT16 * tokens * s.d_model, 1 if parallel else 2
+        times = of_layers * sums * (2 + again.products)
+        sent.append(Sent("all-reduce", stream, tensor, times, "activations", waited=True))
+    return Work(operations, tuple(sent))

@@ -1,0 +1,99 @@
+"""What a plan says of figures that are given: what fits, what would make it fit, what to be warned of."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pretrainrl_jax.planning.chips import GIB, topology
+from pretrainrl_jax.planning.efficiency import efficiencies
+from pretrainrl_jax.planning.figures import Figures, as_json, figures, remedies, warnings
+from pretrainrl_jax.planning.page import page
+from pretrainrl_jax.planning.programs import Planned, Program
+from pretrainrl_jax.planning.shapes import KNOWN
+from pretrainrl_jax.planning.work import Operation, Sent, Work
+
+PLACE = topology("v5e:4x4")
+STEP = Program("step", "train", lambda: None, 16, 512, 8192.0, 1e15, 300.0, 300.0)
+MINING = Program("mining", "mine", lambda: None, 128, 64, 8192.0, 1e14, 10.0, cache=2.0 * GIB)
+WORK = Work((Operation(197e12, 1e9),), (Sent("all-gather", 1e9, 16, 3.0),))
+
+
+def planned(parameters: float, **mesh: int) -> Planned:
+    shape = replace(KNOWN["Qwen3-4B-Base"], remat=False)
+    mesh = {"data": 1, "fsdp": 16, "tensor": 1} | mesh
+    made: Any = SimpleNamespace(shape=mesh)
+    return Planned(shape, made, (STEP, MINING), parameters * GIB, 2 * parameters * GIB)
+
+
+def of(program: Program, whole: Planned, peak: float) -> Figures:
+    return figures(whole, program, WORK, 1.0 * GIB, peak * GIB, PLACE, efficiencies(PLACE.chip), 9.0)
+
+
+def test_a_step_keeps_an_optimizer_and_decoding_does_not() -> None:
+    whole = planned(1.0)
+    assert of(STEP, whole, 5.0).memory.optimizer == 2 * GIB
+    assert of(MINING, whole, 5.0).memory.optimizer == 0
+
+
+def test_what_is_resident_beside_a_program_counts() -> None:
+    one = of(replace(MINING, resident=4.0 * GIB), planned(1.0), 5.0)
+    assert one.memory.peak == 9 * GIB
+    assert one.memory.free == pytest.approx(7 / 16)
+    assert one.fits
+    assert not of(MINING, planned(1.0), 16.5).fits
+
+
+def test_remedies() -> None:
+    whole = planned(1.0)
+    assert remedies(of(STEP, whole, 20.0), whole, PLACE) == [
+        "--model.remat=full",
+        "--train.grad_accum_steps=2",
+    ]
+    recomputed = replace(whole, shape=replace(whole.shape, remat=True))
+    assert remedies(of(STEP, recomputed, 40.0), recomputed, PLACE) == ["--train.grad_accum_steps=4"]
+    assert remedies(of(MINING, whole, 40.0), whole, PLACE) == ["--mine.batch=32"]
+    large = planned(6.0)
+    assert remedies(of(STEP, large, 40.0), large, PLACE) == ["a slice of 64 chips or more"]
+    uncut = planned(6.0, data=2, fsdp=8)
+    (advice,) = remedies(of(STEP, uncut, 40.0), uncut, PLACE)
+    assert advice.startswith("--mesh.data=1 --mesh.fsdp=16")
+
+
+def test_warnings_of_few_updates_and_of_idle_chips() -> None:
+    whole = planned(1.0)
+    assert warnings([of(replace(STEP, tokens=1e6), whole, 5.0)], PLACE) == []
+    few, idle = warnings([of(replace(STEP, updates=80.0), whole, 5.0), of(MINING, whole, 5.0)], PLACE)
+    assert few.startswith("step: 80 updates are few")
+    assert "8,192 tokens an update are 512 a chip, and 4 of the 16 would be busy" in idle
+
+
+def test_mfu_counts_all_chips_at_the_published_peak() -> None:
+    one = of(STEP, planned(1.0), 5.0)
+    assert one.mfu(PLACE, 2.0) == pytest.approx(1e15 / (16 * 197e12 * 2))
+
+
+def test_the_page_shows_every_program_and_the_whole_run() -> None:
+    whole = planned(1.0)
+    text = page("a title", whole, [of(STEP, whole, 5.0), of(MINING, whole, 5.0)], PLACE, 2.0)
+    lines = text.splitlines()
+    assert lines[0].startswith(
+        "a title: 4.02B parameters on v5e:4x4, 16 chips of 4 hosts; mesh data 1 x fsdp 16"
+    )
+    assert len([line for line in lines if line.strip().startswith("step ")]) == 4
+    assert any("an estimate" in line and "197 TFLOP/s" in line for line in lines)
+    seconds = of(STEP, whole, 5.0).time
+    hours = 300 * seconds.longest / 3600
+    (run,) = [line for line in lines if line.strip().startswith("all ")]
+    assert f"{hours + 10 * seconds.longest / 3600:,.2f}" in run
+    assert max(map(len, lines)) <= 175
+
+
+def test_json_has_plain_values() -> None:
+    whole = planned(1.0)
+    (told,) = as_json([of(STEP, whole, 5.0)], PLACE)
+    assert told["name"] == "step"
+    assert told["memory"]["peak"] == 5 * GIB
+    assert told["collectives"][0]["kind"] == "all-gather"
+    assert "lower" not in told
