@@ -1,13 +1,14 @@
-"""PretrainRL on PopQA with Qwen3-32B, on a TPU slice or several hosts of GPUs. The paper goes up to 14B; every
-setting but model and mesh as in popqa_qwen3_8b.py.
+"""PretrainRL on PopQA with Qwen3-32B, on a TPU slice or several hosts of GPUs. The paper goes up to 14B; all
+settings but model and mesh as in popqa_qwen3_8b.py.
 
     python -m pretrainrl_jax.main --config configs/popqa_qwen3_32b.py
 
 It reads the Hugging Face folder `Qwen3-32B` (no base model of that size was published) and the facts in
 `popQA.tsv`; --model.path and --facts.path name others.
 
-Hardware: 256 TPU chips (v5p:8x8x4), of which 32 share each parameter: 12 GB a chip of parameters and
-moments. Expected hours: `plan` tells. Not measured.
+Hardware: 256 TPU chips (v5p:8x8x4), of which 32 share each parameter, 12 GB a chip of parameters and
+moments; the paper (8 x H800) has no model of this size. Expected hours: `plan` estimates them
+(docs/plan.md). Not measured.
 """
 
 import runpy

@@ -12,6 +12,7 @@ from pretrainrl_jax.planning.chips import topology
 from pretrainrl_jax.planning.efficiency import efficiencies
 from pretrainrl_jax.planning.estimate import Estimate, estimate
 from pretrainrl_jax.planning.work import Again, Cut, training_work
+from pretrainrl_jax.report.columns import markdown
 
 _V5E = "AI-Hypercomputer/maxtext, MaxText/configs/v5e/README.md at 76bd53b"
 _V5P = "AI-Hypercomputer/maxtext, MaxText/configs/v5p/README.md at 76bd53b"
@@ -87,3 +88,21 @@ PUBLISHED = (
     Published("Llama 3.1 70B", "v6e:16x16", _70B, 5, 8192, 1, "mlp", 42.656, _V6E),
     Published("GPT-3 175B", "v6e:16x16", _GPT3, 3, 2048, 1, "full", 17.182, _V6E, gated=False),
 )
+
+
+def table() -> str:
+    """Each run, measured and estimated, as Markdown: it stands in the documentation."""
+    rows = [
+        [
+            run.name,
+            run.slice,
+            f"{run.rows} × {run.time:,}",
+            f"{run.seconds:.2f}",
+            f"{run.estimate.middle:.2f}",
+            f"{run.error:+.0%}".replace("-", "−"),
+            f"{run.estimate.shortest:.2f} to {run.estimate.longest:.2f}",
+        ]
+        for run in PUBLISHED
+    ]
+    heads = ["model", "slice", "rows a chip", "a step, s", "estimate, s", "error", "range, s"]
+    return markdown(heads, rows)

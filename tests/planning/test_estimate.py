@@ -1,6 +1,7 @@
 """The estimate against arithmetic by hand, and against what others measured."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +9,7 @@ from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.planning.chips import CHIPS, topology
 from pretrainrl_jax.planning.efficiency import efficiencies
 from pretrainrl_jax.planning.estimate import Efficiencies, Efficiency, estimate
-from pretrainrl_jax.planning.published import PUBLISHED, WITHIN
+from pretrainrl_jax.planning.published import PUBLISHED, WITHIN, table
 from pretrainrl_jax.planning.work import Again, Cut, Operation, Sent, Work, training_work
 
 PLACE = topology("v6e:2x4")
@@ -99,3 +100,8 @@ def test_efficiencies_rise_and_are_shares() -> None:
     for chip in CHIPS.values():
         for least, middle, most in zip(*efficiencies(chip), strict=True):
             assert 0 < least <= middle <= most <= 1
+
+
+def test_the_documentation_shows_this_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "plan.md").read_text(encoding="utf-8")
+    assert table() in page
