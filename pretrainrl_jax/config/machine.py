@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from pretrainrl_jax.config.declare import Names, Section, section, setting, wrong
+from pretrainrl_jax.config.declare import NOTHING, Names, Remat, Section, section, setting, wrong
 
 
 @section
@@ -27,7 +27,12 @@ class ModelConfig(Section):
     norm_epsilon: PositiveFloat = setting(1e-6, "epsilon of RMS norms")
     tied: bool = setting(True, "the head is the embedding, transposed")
     dtype: Literal["float32", "bfloat16"] = setting("float32", "compute dtype; parameters stay float32")
-    remat: bool = setting(False, "recompute each layer's activations in the backward pass to save memory")
+    remat: Remat = setting(
+        "none",
+        "activations that the backward pass recomputes to save memory, from none to all: products keeps the "
+        "products with weights, attention those of attention alone, full each layer's input (docs/scale.md)",
+        results=NOTHING,
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> "ModelConfig":

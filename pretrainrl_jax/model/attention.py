@@ -5,10 +5,12 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from pretrainrl_jax.model.shape import RopeScaling
 
 Kernel = Literal["xla", "cudnn"]
+MIXED = "mixed"  # the name of what attention gives, for `layers.KEPT`
 MASKED = -1e30  # finite, so that a row of padding (nothing visible) gives numbers and no NaN
 CUDNN_MAX_HEAD_DIM = 128  # of a head, on every GPU that has cuDNN's flash attention
 CUDNN_TILE = 128  # tokens; gradients of lengths that leave a tile part empty were NaN in several versions
@@ -65,7 +67,8 @@ def attend(
     """
     lengths = [queries.shape[1], *(keys.shape[-3] for keys, _, _ in sources)]
     if kernel == "cudnn" and can_use_cudnn(queries.dtype, queries.shape[-1], lengths):
-        return _attend_fused(queries, *sources[0], scale=scale, implementation="cudnn")
+        fused = _attend_fused(queries, *sources[0], scale=scale, implementation="cudnn")
+        return checkpoint_name(fused, MIXED)
     batch, time, heads, head_dim = queries.shape
     kv_heads = sources[0][0].shape[-2]
     grouped = queries.reshape(batch, time, kv_heads, heads // kv_heads, head_dim)
@@ -83,7 +86,7 @@ def attend(
         for axis, w, (_, values, _) in zip(axes, weights, sources, strict=True)
     )
     normalised = mixed / jnp.moveaxis(total, -1, 1)[..., None]
-    return normalised.reshape(batch, time, heads, head_dim).astype(queries.dtype)
+    return checkpoint_name(normalised.reshape(queries.shape).astype(queries.dtype), MIXED)
 
 
 def can_use_cudnn(dtype: Any, head_dim: int, lengths: list[int]) -> bool:

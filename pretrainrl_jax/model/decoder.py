@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from pretrainrl_jax.model.attention import Kernel, causal_mask, rotary_angles
-from pretrainrl_jax.model.layers import Auxiliary, KeysValues, Layer, RMSNorm, weight
+from pretrainrl_jax.model.layers import Auxiliary, KeysValues, Layer, RMSNorm, rematerialised, weight
 from pretrainrl_jax.model.mesh import Layout, Rules
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.model.vocabulary import embed
@@ -66,7 +66,7 @@ class Decoder(nn.Module):
             places = [*(cache.positions for cache in caches), positions]
             distances = [positions[:, :, None] - place[:, None] for place in places]
         layers = nn.scan(
-            nn.remat(Layer, prevent_cse=False) if s.remat else Layer,
+            rematerialised(Layer, s.remat),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),  # type: ignore[arg-type]

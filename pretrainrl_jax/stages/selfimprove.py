@@ -75,7 +75,7 @@ def improve(context: Context, improvement: Improvement, system: str) -> None:
         own_log=True,
     )
     checkpoints.describe(run.folder, start.model, tokenizer, start.template, start.origin)
-    step = compile_step(start.model, config.optimizer, "token", context.mesh)
+    step = compile_step(context.in_training(start.model), config.optimizer, "token", context.mesh)
     state, progress = resume(
         run, init_sharded_state(start.model, start.params, config.optimizer, context.mesh)
     )
