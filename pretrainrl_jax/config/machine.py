@@ -99,6 +99,8 @@ class PlatformConfig(Section):
         (), "XLA flags, as --xla_gpu_enable_latency_hiding_scheduler=false; they win over those chosen"
     )
     choose: bool = setting(True, "set the flags that platforms.py lists for this kind of device")
-    attention: Literal["auto", "xla", "cudnn"] = setting(
-        "auto", "kernel of attention; auto takes what platforms.py lists, where it can compute the model's"
+    attention: Literal["auto", "xla", "cudnn", "splash"] = setting(
+        "auto",
+        "kernel of attention, where it can compute the model's: cudnn on GPUs; splash on TPUs, for rows of "
+        "documents of 1024 tokens or more; auto takes what platforms.py lists",
     )
