@@ -57,7 +57,7 @@ class Work(NamedTuple):
 
 
 _QWEN = ModelShape(
-    "qwen3", 151936, 2048, 28, 16, 8, 128, 6144, 1e6, 1e-6, tied=True, dtype="bfloat16", remat=True
+    "qwen3", 151936, 2048, 28, 16, 8, 128, 6144, 1e6, 1e-6, tied=True, dtype="bfloat16", remat="full"
 )
 _CORE = ModelShape("qwen3", 151936, 256, 4, 4, 2, 64, 768, 1e6, 1e-6, tied=True)
 _TINY = ModelShape("qwen3", 301, 32, 2, 4, 2, 8, 48, 1e6, 1e-6, tied=True, dtype="bfloat16")

@@ -53,7 +53,7 @@ config = Config(
     name="PopQA",
     facts=FactsConfig(path="popQA.tsv", duplicates="drop", holdout_every=0),
     corpus=CorpusConfig(statements=0, filler=0),  # the model has read enough
-    model=ModelConfig(path="Qwen3-8B-Base", dtype="bfloat16", remat=True),
+    model=ModelConfig(path="Qwen3-8B-Base", dtype="bfloat16", remat="full"),
     mesh=MeshConfig(fsdp=8),
     optimizer=OptimizerConfig(weight_decay=0.1, beta1=0.9, beta2=0.95, warmup=0.03, final=0.1),
     pretrain=PretrainConfig(epochs=0),

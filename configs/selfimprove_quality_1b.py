@@ -31,7 +31,7 @@ from pretrainrl_jax.config import (
 
 config = Config(
     name="SlimPajama, for quality",
-    model=ModelConfig(path="llama2-1.4b", dtype="bfloat16", remat=True),
+    model=ModelConfig(path="llama2-1.4b", dtype="bfloat16", remat="full"),
     mesh=MeshConfig(data=-1, fsdp=8),
     pretrain=PretrainConfig(epochs=0.0),
     optimizer=OptimizerConfig(warmup=0.05, final=0.1),

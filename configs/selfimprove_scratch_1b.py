@@ -42,7 +42,7 @@ config = replace(
         d_ff=5632,
         tied=False,
         dtype="bfloat16",
-        remat=True,
+        remat="full",
         norm_epsilon=1e-5,
     ),
     tokenizer=TokenizerConfig(path="llama2-1.4b"),

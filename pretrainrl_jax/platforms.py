@@ -30,7 +30,8 @@ TPU_FLAGS = (
     "--xla_tpu_data_parallel_opt_different_sized_ops=true",
 )
 FLAGS = {"cpu": (), "gpu": GPU_FLAGS, "tpu": TPU_FLAGS}
-KERNELS: Mapping[str, Literal["xla", "cudnn"]] = {"cpu": "xla", "gpu": "cudnn", "tpu": "xla"}
+Kernel = Literal["xla", "cudnn", "splash"]  # of attention
+KERNELS: Mapping[str, Kernel] = {"cpu": "xla", "gpu": "cudnn", "tpu": "splash"}
 FLASH_CAPABILITY = (8, 0)  # of the GPUs that have cuDNN's flash attention: Ampere, and later ones
 
 LIBTPU = re.compile(r"--(xla_tpu|xla_jf|xla_sc|tpu|megascale)_")  # flags that libtpu alone knows
@@ -87,16 +88,18 @@ def flags_for(platform: str, settings: PlatformConfig, environ: Mapping[str, str
     return {name: value for name, value in changed.items() if value != environ.get(name)}
 
 
-def kernel_for(platform: str, settings: PlatformConfig, capability: str = "") -> Literal["xla", "cudnn"]:
+def kernel_for(platform: str, settings: PlatformConfig, capability: str = "") -> Kernel:
     """The kernel of attention, for `attention.attend`.
 
     `platform` is JAX's backend; `capability` a CUDA device's `compute_capability`, as 9.0. Raises InputError
-    if cuDNN is asked for, and such a device has none.
+    if cuDNN is asked for, and such a device has none, or splash attention, and it is no TPU.
     """
     number = re.fullmatch(r"(\d+)\.(\d+)", capability)
     has_cudnn = number is not None and (int(number[1]), int(number[2])) >= FLASH_CAPABILITY
     if settings.attention == "auto":
-        return KERNELS[platform] if has_cudnn else "xla"
+        return KERNELS[platform] if has_cudnn or platform != "gpu" else "xla"
+    if settings.attention == "splash" and platform != "tpu":
+        raise InputError(f"platform.attention is splash: JAX runs on {platform}, and not on a TPU")
     if settings.attention == "cudnn" and not has_cudnn:
         device = f"{platform} of compute capability {capability}" if capability else platform
         needed = "an NVIDIA GPU of compute capability 8.0 or more"

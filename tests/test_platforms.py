@@ -141,7 +141,9 @@ def test_devices_are_known_by_their_files(file, kind, monkeypatch):
         ("gpu", "auto", "gfx942", "xla"),
         ("gpu", "xla", "9.0", "xla"),
         ("gpu", "cudnn", "8.0", "cudnn"),
-        ("tpu", "auto", "", "xla"),
+        ("tpu", "auto", "", "splash"),
+        ("tpu", "splash", "", "splash"),
+        ("tpu", "xla", "", "xla"),
         ("cpu", "auto", "", "xla"),
     ],
 )
@@ -154,6 +156,12 @@ def test_cudnn_is_refused_where_there_is_none(platform, capability):
     with pytest.raises(InputError, match=r"platform\.attention is cudnn") as refused:
         kernel_for(platform, PlatformConfig(attention="cudnn"), capability)
     assert f"JAX runs on {platform}" in str(refused.value)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_splash_is_refused_where_there_is_no_tpu(platform):
+    with pytest.raises(InputError, match=rf"^platform\.attention is splash: JAX runs on {platform}, and"):
+        kernel_for(platform, PlatformConfig(attention="splash"), "9.0")
 
 
 # XLA itself

@@ -9,7 +9,7 @@ from dataclasses import fields
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast, dataclass_transform
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, Strict, model_validator
+from pydantic import BeforeValidator, ConfigDict, NonNegativeFloat, NonNegativeInt, Strict, model_validator
 from pydantic.dataclasses import dataclass as checked_dataclass
 from pydantic_core import ArgsKwargs
 
@@ -23,6 +23,9 @@ Counts = Annotated[tuple[NonNegativeInt, ...], Strict(False)]
 Shares = Annotated[tuple[ShareBelowOne, ...], Strict(False)]
 Numbers = Annotated[tuple[NonNegativeFloat, ...], Strict(False)]
 Axes = Annotated[tuple[tuple[str, tuple[Any, ...]], ...], Strict(False)]  # settings by name, with values
+Policy = Literal["none", "products", "attention", "full"]
+SWITCHED = {"false": "none", "true": "full"}  # what `remat` was before it had policies
+Remat = Annotated[Policy, BeforeValidator(lambda value: SWITCHED.get(str(value).lower(), value))]
 # Whose results depend on a setting; each depends on those before it, too.
 # "choice" and "documents" are results of some runs only: see `stored.matters`; "anchored" and "rewards" are
 # systems that have an anchor, or learn from rewards.

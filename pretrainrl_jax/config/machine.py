@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from pretrainrl_jax.config.declare import Names, Section, section, setting, wrong
+from pretrainrl_jax.config.declare import NOTHING, Names, Remat, Section, section, setting, wrong
 
 
 @section
@@ -27,7 +27,12 @@ class ModelConfig(Section):
     norm_epsilon: PositiveFloat = setting(1e-6, "epsilon of RMS norms")
     tied: bool = setting(True, "the head is the embedding, transposed")
     dtype: Literal["float32", "bfloat16"] = setting("float32", "compute dtype; parameters stay float32")
-    remat: bool = setting(False, "recompute each layer's activations in the backward pass to save memory")
+    remat: Remat = setting(
+        "none",
+        "activations that the backward pass recomputes to save memory, from none to all: products keeps the "
+        "products with weights, attention those of attention alone, full each layer's input (docs/scale.md)",
+        results=NOTHING,
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> "ModelConfig":
@@ -94,6 +99,8 @@ class PlatformConfig(Section):
         (), "XLA flags, as --xla_gpu_enable_latency_hiding_scheduler=false; they win over those chosen"
     )
     choose: bool = setting(True, "set the flags that platforms.py lists for this kind of device")
-    attention: Literal["auto", "xla", "cudnn"] = setting(
-        "auto", "kernel of attention; auto takes what platforms.py lists, where it can compute the model's"
+    attention: Literal["auto", "xla", "cudnn", "splash"] = setting(
+        "auto",
+        "kernel of attention, where it can compute the model's: cudnn on GPUs; splash on TPUs, for rows of "
+        "documents of 1024 tokens or more; auto takes what platforms.py lists",
     )

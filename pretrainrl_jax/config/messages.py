@@ -5,7 +5,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from pretrainrl_jax.config import NAMED, Config
 from pretrainrl_jax.config.declare import Axes, Counts, Names, Numbers
@@ -65,8 +65,11 @@ def parse_value(name: str, text: str, kind: Any) -> Any:
 
 
 def _plain(kind: Any) -> Any:
+    """A type without its bounds; what translates former values stays."""
     while typing.get_origin(kind) is typing.Annotated:
-        kind = typing.get_args(kind)[0]
+        kind, *more = typing.get_args(kind)
+        if translators := [item for item in more if isinstance(item, BeforeValidator)]:
+            return typing.Annotated[kind, translators[0]]
     return kind
 
 

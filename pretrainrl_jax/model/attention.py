@@ -1,27 +1,45 @@
 """Attention over answer trees: who may look at whom, and the one place where a kernel is chosen."""
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from pretrainrl_jax.model.shape import RopeScaling
+from pretrainrl_jax.model.mesh import ONE_DEVICE, Layout, row_shards
+from pretrainrl_jax.model.shape import ModelShape, RopeScaling
 
-Kernel = Literal["xla", "cudnn"]
+Kernel = Literal["xla", "cudnn", "splash"]
+MIXED = "mixed"  # the name of what attention gives, for `layers.KEPT`
 MASKED = -1e30  # finite, so that a row of padding (nothing visible) gives numbers and no NaN
 CUDNN_MAX_HEAD_DIM = 128  # of a head, on every GPU that has cuDNN's flash attention
 CUDNN_TILE = 128  # tokens; gradients of lengths that leave a tile part empty were NaN in several versions
+SPLASH_MIN_TIME = 1024  # tokens of a row; the scores of a shorter one are small, and XLA's kernel takes it
+# Tokens of queries, and of keys, that splash attention takes at a time: the largest that divides a row.
+# Scores of 512 x 512 in float32 are 1 MiB of the 16 MiB of VMEM that a kernel may take by default.
+SPLASH_BLOCKS = (512, 384, 256, 128)
+SPLASH_HEAD_DIM = 64  # a head is a multiple of it: half a vector register's lanes; smaller ones are not tried
 
 
-def tree_mask(tree_id: jax.Array, branch_id: jax.Array) -> jax.Array:
+class TreeRows(NamedTuple):
+    """Who sees whom in packed rows, as `tree_mask` says: what a mask is derived from, where one is needed."""
+
+    tree_id: jax.Array  # int32 [rows, time], 0 is padding
+    branch_id: jax.Array | None  # int32 [rows, time], 0 is the prefix; None: every tree is one sequence
+
+
+Visible = jax.Array | TreeRows  # a mask, bool [batch, time, time], is the other way to say it
+
+
+def tree_mask(tree_id: jax.Array, branch_id: jax.Array | None = None) -> jax.Array:
     """The visibility of packed answer trees.
 
     Token i sees token j iff j <= i, both lie in the same tree, and j is in the prefix or in i's branch.
 
     Args:
         tree_id: int32 [rows, time], 0 is padding.
-        branch_id: int32 [rows, time], 0 is the prefix.
+        branch_id: int32 [rows, time], 0 is the prefix; None where every tree is one sequence.
 
     Returns:
         bool [rows, time, time], True at [r, i, j] where i may look at j.
@@ -29,8 +47,10 @@ def tree_mask(tree_id: jax.Array, branch_id: jax.Array) -> jax.Array:
     time = tree_id.shape[-1]
     causal = jnp.tril(jnp.ones((time, time), bool))
     same_tree = tree_id[:, :, None] == tree_id[:, None, :]
-    shared = (branch_id[:, None, :] == 0) | (branch_id[:, :, None] == branch_id[:, None, :])
-    return causal & same_tree & shared & (tree_id[:, None, :] > 0)
+    seen = causal & same_tree & (tree_id[:, None, :] > 0)
+    if branch_id is None:
+        return seen
+    return seen & ((branch_id[:, None, :] == 0) | (branch_id[:, :, None] == branch_id[:, None, :]))
 
 
 def causal_mask(lengths: jax.Array, time: int) -> jax.Array:
@@ -39,12 +59,24 @@ def causal_mask(lengths: jax.Array, time: int) -> jax.Array:
     return jnp.tril(jnp.ones((time, time), bool)) & valid[:, None, :]
 
 
+def for_kernel(
+    visible: Visible, kernel: Kernel, shape: ModelShape, layout: Layout, *, cached: bool
+) -> Visible:
+    """What `attend` is to be told of the new tokens: a mask, or rows as they are where splash takes them."""
+    if not isinstance(visible, TreeRows):
+        return visible
+    if kernel == "splash" and can_use_splash(visible, shape, layout, cached=cached):
+        return visible
+    return tree_mask(*visible)
+
+
 def attend(
     queries: jax.Array,
-    sources: list[tuple[jax.Array, jax.Array, jax.Array]],
+    sources: list[tuple[jax.Array, jax.Array, Visible]],
     scale: float,
     *,
     kernel: Kernel = "xla",
+    layout: Layout = ONE_DEVICE,
 ) -> jax.Array:
     """Softmax attention over the union of several sources of keys and values.
 
@@ -55,17 +87,21 @@ def attend(
         queries: [batch, time, heads, head].
         sources: (keys, values, mask) of each source. Keys and values of all queries are [batch, length,
             kv_heads, head]; where each query has its own, [batch, time, length, kv_heads, head]. Their rank
-            tells. The mask is bool [batch, time, length].
+            tells. The mask is bool [batch, time, length]; `for_kernel` leaves rows in its place to splash.
         scale: multiplies the scores.
-        kernel: what computes it, where it can (`can_use_cudnn`); XLA computes the rest.
+        kernel: what computes it, where it can (`can_use_cudnn`, `can_use_splash`); XLA computes the rest.
+        layout: where the arrays lie.
 
     Returns:
         [batch, time, heads, head] in the queries' dtype; scores and softmax are float32. The rows that see
         something are the same from either kernel, but for rounding; those that see nothing are finite.
     """
+    if isinstance(rows := sources[-1][2], TreeRows):
+        return _attend_splash(queries, *sources[-1][:2], rows.tree_id, scale, layout)
     lengths = [queries.shape[1], *(keys.shape[-3] for keys, _, _ in sources)]
     if kernel == "cudnn" and can_use_cudnn(queries.dtype, queries.shape[-1], lengths):
-        return _attend_fused(queries, *sources[0], scale=scale, implementation="cudnn")
+        fused = _attend_fused(queries, *sources[0], scale=scale, implementation="cudnn")
+        return checkpoint_name(fused, MIXED)
     batch, time, heads, head_dim = queries.shape
     kv_heads = sources[0][0].shape[-2]
     grouped = queries.reshape(batch, time, kv_heads, heads // kv_heads, head_dim)
@@ -83,7 +119,7 @@ def attend(
         for axis, w, (_, values, _) in zip(axes, weights, sources, strict=True)
     )
     normalised = mixed / jnp.moveaxis(total, -1, 1)[..., None]
-    return normalised.reshape(batch, time, heads, head_dim).astype(queries.dtype)
+    return checkpoint_name(normalised.reshape(queries.shape).astype(queries.dtype), MIXED)
 
 
 def can_use_cudnn(dtype: Any, head_dim: int, lengths: list[int]) -> bool:
@@ -102,6 +138,80 @@ def can_use_cudnn(dtype: Any, head_dim: int, lengths: list[int]) -> bool:
         and len(lengths) == 2
         and all(length % CUDNN_TILE == 0 for length in lengths)
     )
+
+
+def can_use_splash(rows: TreeRows, shape: ModelShape, layout: Layout, *, cached: bool) -> bool:
+    """Whether splash attention computes such attention, and its gradients, and is worth it.
+
+    It masks by order and by sequence, so that a tree's branches are not for it; nor are windows, since layers
+    are scanned and theirs is traced. Each device computes its own rows and heads, whole. On a CPU it is
+    interpreted, slowly: tests alone ask for that (`platforms.kernel_for`).
+
+    Args:
+        rows: [rows, time]; whether they have branches is known when a program is traced.
+        shape: of the decoder.
+        layout: where it lies.
+        cached: there are earlier tokens to see.
+    """
+    (count, time), rules = rows.tree_id.shape, layout.rules
+    return (
+        rows.branch_id is None
+        and not cached
+        and not any(shape.windows)
+        and layout.platform in ("tpu", "cpu")
+        and time >= SPLASH_MIN_TIME
+        and time % SPLASH_BLOCKS[-1] == 0
+        and shape.head_dim % SPLASH_HEAD_DIM == 0
+        and count % row_shards(layout.mesh) == 0
+        and rules.heads == rules.kv_heads  # a group of queries lies where its keys lie
+        and rules.head is None
+    )
+
+
+def _attend_splash(
+    queries: jax.Array, keys: jax.Array, values: jax.Array, tree_id: jax.Array, scale: float, layout: Layout
+) -> jax.Array:
+    """Causal attention within each sequence of a row, by JAX's splash attention (Pallas).
+
+    Scores stay in the kernel: blocks above the diagonal are skipped, softmax and sums are float32, and the
+    gradient computes them again from one number a query. Padding sees padding.
+    """
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        BlockSizes,
+        CausalMask,
+        MultiHeadMask,
+        SegmentIds,
+        make_splash_mha,
+    )
+
+    time = queries.shape[1]
+    block = next(size for size in SPLASH_BLOCKS if time % size == 0)
+    names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
+    sizes = BlockSizes(**{f"block_{name}": block for name in names})
+
+    def of_device(queries: jax.Array, keys: jax.Array, values: jax.Array, tree_id: jax.Array) -> jax.Array:
+        kernel = make_splash_mha(
+            MultiHeadMask([CausalMask((time, time))] * queries.shape[2]),
+            block_sizes=sizes,
+            head_shards=1,
+            q_seq_shards=1,
+            residual_checkpoint_name=MIXED,  # the kernel does not run again where that is kept
+            interpret=layout.platform != "tpu",
+        )
+        by_head = (jnp.swapaxes(x, 1, 2) for x in (queries, keys, values))
+        return jnp.swapaxes(jax.vmap(kernel)(*by_head, SegmentIds(tree_id, tree_id)), 1, 2)
+
+    if layout.is_sharded:
+        of_queries, of_keys = (layout.spec("rows", None, heads, None) for heads in ("heads", "kv_heads"))
+        of_device = jax.shard_map(
+            of_device,
+            mesh=layout.mesh,
+            in_specs=(of_queries, of_keys, of_keys, layout.spec("rows", None)),
+            out_specs=of_queries,
+            check_vma=False,  # a Pallas call does not say along which axes its results differ
+        )
+    scaled = (queries.astype(jnp.float32) * scale).astype(queries.dtype)  # the kernel has no scale
+    return of_device(scaled, keys, values, tree_id)
 
 
 def _attend_fused(

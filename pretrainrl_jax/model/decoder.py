@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from pretrainrl_jax.model.attention import Kernel, causal_mask, rotary_angles
-from pretrainrl_jax.model.layers import Auxiliary, KeysValues, Layer, RMSNorm, weight
+from pretrainrl_jax.model.attention import Kernel, Visible, causal_mask, for_kernel, rotary_angles
+from pretrainrl_jax.model.layers import Auxiliary, KeysValues, Layer, RMSNorm, rematerialised, weight
 from pretrainrl_jax.model.mesh import Layout, Rules
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.model.vocabulary import embed
@@ -51,7 +51,7 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: jax.Array, positions: jax.Array, mask: jax.Array, caches: tuple[KVCache, ...]
+        self, tokens: jax.Array, positions: jax.Array, visible: Visible, caches: tuple[KVCache, ...]
     ) -> tuple[jax.Array, tuple[KeysValues, Auxiliary]]:
         s = self.shape
         embedding = weight(self, "embedding", s.sizes, ("vocabulary", "model"), s.d_model)
@@ -59,14 +59,15 @@ class Decoder(nn.Module):
             weight(self, "head", s.sizes, ("vocabulary", "model"), s.d_model)
         x = embed(embedding, tokens, s.dtype, self.layout)
         angles = rotary_angles(positions, s.head_dim, s.rope_theta, s.rope_scaling)
-        masks = [*(cache.mask for cache in caches), mask]
+        seen = for_kernel(visible, self.kernel, s, self.layout, cached=bool(caches))
+        masks = [*(cache.mask for cache in caches), seen]
         windows, distances = None, []
         if any(s.windows):
             windows = jnp.array([window or EVERYTHING for window in s.windows], jnp.int32)
             places = [*(cache.positions for cache in caches), positions]
             distances = [positions[:, :, None] - place[:, None] for place in places]
         layers = nn.scan(
-            nn.remat(Layer, prevent_cse=False) if s.remat else Layer,
+            rematerialised(Layer, s.remat),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),  # type: ignore[arg-type]
@@ -114,7 +115,7 @@ class Model:
         params: Params,
         tokens: jax.Array,
         positions: jax.Array,
-        mask: jax.Array,
+        visible: Visible,
         caches: tuple[KVCache, ...] = (),
     ) -> HiddenStates:
         """Final hidden states, and the keys and values of the same tokens.
@@ -123,12 +124,11 @@ class Model:
             params: the parameters, float32.
             tokens: int32 [batch, time].
             positions: int32 [batch, time].
-            mask: bool [batch, time, time], which of these tokens each of them sees
-                (`attention.tree_mask` for packed trees).
+            visible: which of these tokens each of them sees: a mask, bool [batch, time, time], or rows.
             caches: of earlier tokens that are also seen.
         """
         decoder = Decoder(self.shape, self.layout, self.kernel)
-        computed: Any = decoder.apply({"params": params}, tokens, positions, mask, caches)
+        computed: Any = decoder.apply({"params": params}, tokens, positions, visible, caches)
         hidden, ((keys, values), auxiliary) = computed
         return HiddenStates(hidden, keys, values, auxiliary)
 

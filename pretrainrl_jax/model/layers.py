@@ -12,14 +12,28 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from pretrainrl_jax.model.attention import Kernel, attend, rotate
+from pretrainrl_jax.config.declare import Policy
+from pretrainrl_jax.model.attention import MIXED, Kernel, Visible, attend, rotate
 from pretrainrl_jax.model.mesh import Layout, constrain
 from pretrainrl_jax.model.shape import ModelShape
 
 KeysValues = tuple[jax.Array, jax.Array]  # keys and values
-Source = tuple[jax.Array, jax.Array, jax.Array]  # keys, values and mask
+Source = tuple[jax.Array, jax.Array, Visible]  # keys, values and mask
 Angles = tuple[jax.Array, jax.Array]  # cosine and sine
+# What each policy keeps of a layer between the passes, by `checkpoint_name`; beside its input, [rows, time,
+# model] in the compute dtype, which all do. What is not kept is recomputed. From little memory to much;
+# "none" keeps whatever gradients read, norms and XLA's attention scores in float32 among it.
+_ATTENTION = ("query", "key", "value", MIXED, "out")
+KEPT: dict[Policy, tuple[str, ...]] = {
+    "full": (),
+    # [rows, time, 2 heads · head + 2 kv_heads · head + model] more. The MLP is recomputed, but for its last
+    # product, and what takes no product with a weight: norms, rotation, scores where XLA or cuDNN attends.
+    "attention": _ATTENTION,
+    # [rows, time, 2 mlp] more still: no product with a weight is recomputed.
+    "products": (*_ATTENTION, "gate", "up", "down"),
+}
 Auxiliary = dict[str, jax.Array]  # by name, what a layer reports; the same names and shapes from every layer
 
 
@@ -65,10 +79,18 @@ def linear(
     y = jnp.tensordot(x, kernel.astype(x.dtype), len(takes))
     # Activations have the model axis whole.
     y = constrain(y, module.layout, "rows", None, *(None if axis == "model" else axis for axis in gives))
-    if not bias:
-        return y
-    shift = parameter(module, f"{name}_bias", nn.initializers.zeros_init(), y.shape[2:], gives)
-    return y + shift.astype(y.dtype)
+    if bias:
+        shift = parameter(module, f"{name}_bias", nn.initializers.zeros_init(), y.shape[2:], gives)
+        y = y + shift.astype(y.dtype)
+    return checkpoint_name(y, name)
+
+
+def rematerialised(layer: Any, policy: Policy) -> Any:
+    """The class of a layer whose backward pass recomputes what the policy does not keep."""
+    if policy == "none":
+        return layer
+    keep = jax.checkpoint_policies.save_only_these_names(*KEPT[policy])
+    return nn.remat(layer, prevent_cse=False, policy=keep)  # a scan's body: nothing to share it with
 
 
 class Attention(nn.Module):
@@ -80,7 +102,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, angles: Angles, mask: jax.Array, cached: list[Source]
+        self, x: jax.Array, angles: Angles, mask: Visible, cached: list[Source]
     ) -> tuple[jax.Array, KeysValues]:
         s, of_queries, of_keys = self.shape, ("heads", "head"), ("kv_heads", "head")
         queries = linear(self, "query", x, ("model",), of_queries, s.qkv_bias)
@@ -91,7 +113,8 @@ class Attention(nn.Module):
             queries = RMSNorm(s.norm_epsilon, of_queries[normed], name="query_norm")(queries)
             keys = RMSNorm(s.norm_epsilon, of_keys[normed], name="key_norm")(keys)
         queries, keys = rotate(queries, *angles), rotate(keys, *angles)
-        mixed = attend(queries, [*cached, (keys, values, mask)], scale=s.head_dim**-0.5, kernel=self.kernel)
+        where = {"kernel": self.kernel, "layout": self.layout}
+        mixed = attend(queries, [*cached, (keys, values, mask)], scale=s.head_dim**-0.5, **where)
         return linear(self, "out", mixed, of_queries, ("model",), s.out_bias), (keys, values)
 
 
@@ -121,10 +144,13 @@ class Layer(nn.Module):
         x: jax.Array,
         of_layer: tuple[list[KeysValues], jax.Array | None],
         angles: Angles,
-        masks: list[jax.Array],
+        masks: list[Any],
         distances: list[jax.Array],
     ) -> tuple[jax.Array, tuple[KeysValues, Auxiliary]]:
-        """`of_layer` has the caches' keys and values, and the window. The last mask is of the new tokens."""
+        """`of_layer` has the caches' keys and values, and the window. The last mask is of the new tokens.
+
+        They are bool [batch, time, length] each, the last one what `attention.for_kernel` gives.
+        """
         s = self.shape
         caches, window = of_layer
         if window is not None:

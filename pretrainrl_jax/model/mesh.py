@@ -49,6 +49,11 @@ class Layout:
         """Whether there is more than one device to share work."""
         return self.mesh is not None and self.mesh.size > 1
 
+    @property
+    def platform(self) -> str:
+        """The kind of its devices, as JAX calls it; a program may be compiled for others than are here."""
+        return jax.default_backend() if self.mesh is None else self.mesh.devices.flat[0].platform
+
     def spec(self, *axes: str | None) -> PartitionSpec:
         """The partition of an array whose axes have these logical names; None is whole."""
         return PartitionSpec(*(getattr(self.rules, axis) if axis else None for axis in axes))

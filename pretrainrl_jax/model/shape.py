@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from pretrainrl_jax.config import ModelConfig
+from pretrainrl_jax.config.declare import SWITCHED, Policy
 from pretrainrl_jax.model.families import FAMILIES, Family
 
 # What files call these fields: digests of mined data and older versions read them, too.
 IN_FILES = {"d_model": "width", "head_dim": "head_width", "d_ff": "mlp_width"}
+REMAT_IN_FILES = {word: switch == "true" for switch, word in SWITCHED.items()}
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class ModelShape:
     norm_epsilon: float
     tied: bool
     dtype: str = "float32"  # compute dtype, whatever the parameters' is
-    remat: bool = False
+    remat: Policy = "none"  # what a training recomputes; changes no result (`layers.KEPT`)
     rope_scaling: RopeScaling | None = None
     qkv_bias: bool = False
     out_bias: bool = False
@@ -73,13 +75,23 @@ def from_settings(settings: ModelConfig, vocabulary: int) -> ModelShape:
 
 def to_json(shape: ModelShape) -> dict[str, Any]:
     """A plain dictionary that `from_json` reads back."""
-    return {IN_FILES.get(name, name): value for name, value in dataclasses.asdict(shape).items()}
+    values = dataclasses.asdict(shape) | {"remat": REMAT_IN_FILES.get(shape.remat, shape.remat)}
+    return {IN_FILES.get(name, name): value for name, value in values.items()}
 
 
 def from_json(values: dict[str, Any]) -> ModelShape:
-    """The shape written by `to_json`."""
-    scaling, windows = values.get("rope_scaling"), values.get("windows", ())
-    read = {"rope_scaling": scaling and RopeScaling(**scaling), "windows": tuple(windows)}
+    """The shape written by `to_json`, in this version or an older one."""
+    scaling, windows, remat = (
+        values.get("rope_scaling"),
+        values.get("windows", ()),
+        values.get("remat", False),
+    )
+    words = {switch: word for word, switch in REMAT_IN_FILES.items()}
+    read = {
+        "rope_scaling": scaling and RopeScaling(**scaling),
+        "windows": tuple(windows),
+        "remat": words.get(remat, remat),
+    }
     return ModelShape(**(_by_field(values) | read))
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pretrainrl_jax.model.attention import tree_mask
+from pretrainrl_jax.model.attention import TreeRows
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import constrain, round_up_rows
 from pretrainrl_jax.model.partitioning import place_rows, replicate, results
@@ -25,8 +25,8 @@ from pretrainrl_jax.trees.tree import AnswerTree
 
 def source_states(model: Model, params: Params, batch: PackedBatch) -> jax.Array:
     """The final hidden states that predict something, [rows, sources, model] in the compute dtype."""
-    mask = tree_mask(batch.tree_id, batch.branch_id)
-    hidden = model.hidden(params, batch.tokens, batch.positions, mask).hidden
+    rows = TreeRows(batch.tree_id, batch.branch_id)
+    hidden = model.hidden(params, batch.tokens, batch.positions, rows).hidden
     if batch.sources.shape[-1] == batch.tokens.shape[-1]:
         return hidden
     hidden = jnp.take_along_axis(hidden, batch.sources[..., None], axis=1)
@@ -49,8 +49,8 @@ def target_logps(
 
 def anchor_states(model: Model, params: Params, anchors: AnchorBatch) -> jax.Array:
     """The final hidden states of rows of anchor text, [rows, time, model] in the compute dtype."""
-    mask = tree_mask(anchors.tree_id, jnp.zeros_like(anchors.tree_id))
-    return model.hidden(params, anchors.tokens, anchors.positions, mask).hidden
+    rows = TreeRows(anchors.tree_id, None)
+    return model.hidden(params, anchors.tokens, anchors.positions, rows).hidden
 
 
 def anchor_logps(model: Model, params: Params, anchors: AnchorBatch) -> tuple[jax.Array, jax.Array]:

@@ -27,6 +27,7 @@ from pretrainrl_jax.hosts.agree import is_process_0, run_on_process_0
 from pretrainrl_jax.knowledge.theory import KnownAnswers
 from pretrainrl_jax.mining.fingerprint import fingerprint
 from pretrainrl_jax.model.attention import Kernel
+from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.objectives.scoring import score_answers, score_trees
 from pretrainrl_jax.preferences.reading import Preferences
 from pretrainrl_jax.progress import NORMAL, Screen
@@ -158,6 +159,14 @@ class Context:
             verb = stage.split("/")[0]
             raise InputError(f"{self.workdir} has no finished {stage}: run `{verb}` with this workdir first")
         return load(self.checkpoint(stage), self.mesh, dtype, "float32", kernel=self.kernel)
+
+    def in_training(self, model: Model) -> Model:
+        """A loaded model as a step computes it: it recomputes what this run says.
+
+        Its checkpoint says what the run recomputed that made it, and digests of what was mined with it have
+        that, whatever trains on it.
+        """
+        return replace(model, shape=replace(model.shape, remat=self.config.model.remat))
 
     def fingerprint(self, loaded: Loaded, template: str, facts: Sequence[Fact], settings: Any) -> Any:
         """What results depend on: the model, the kind of template, the facts, and a section of settings."""

@@ -114,7 +114,8 @@ def of_corpus(context: Context, tokenizer: Tokenizer) -> Data:
     settings, texts = context.config.pretrain, context.corpus.training
     trees = documents(tokenizer, texts, settings.row_length)
     seed = context.config.seed
-    rows = PackedRows(trees, settings.row_length, seed, settings.epochs, settings.rows, question=False)
+    how = {"question": False, "sequences": True}
+    rows = PackedRows(trees, settings.row_length, seed, settings.epochs, settings.rows, **how)
 
     def feed(progress: Progress) -> Feed:
         return Feed(

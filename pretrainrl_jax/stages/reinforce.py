@@ -65,9 +65,8 @@ def reinforce(context: Context, system: str) -> None:
     checkpoints.describe(
         run.folder, base.model, base.tokenizer, context.template(settings.template), base.origin
     )
-    step = compile_step(
-        base.model, config.optimizer, settings.ntp_scale, context.mesh, settings.dpo_scale, how.form
-    )
+    scales = settings.ntp_scale, context.mesh, settings.dpo_scale
+    step = compile_step(context.in_training(base.model), config.optimizer, *scales, how.form)
     anchored = {"anchor": objective.coefficients["anchor"]} if objective.anchored else {}
 
     def begin() -> TrainState:

@@ -75,7 +75,7 @@ def improve(context: Context, improvement: Improvement, system: str) -> None:
         own_log=True,
     )
     checkpoints.describe(run.folder, start.model, tokenizer, start.template, start.origin)
-    step = compile_step(start.model, config.optimizer, "token", context.mesh)
+    step = compile_step(context.in_training(start.model), config.optimizer, "token", context.mesh)
     state, progress = resume(
         run, init_sharded_state(start.model, start.params, config.optimizer, context.mesh)
     )
@@ -107,7 +107,7 @@ def improve(context: Context, improvement: Improvement, system: str) -> None:
             experience.take(judged, documents)
             trees = [one.tree for one in judged if one.tree]
             with seconds("reference"):
-                batches = lay(context, experience, trees, row_length)
+                batches = lay(context, method, experience, trees, row_length)
                 if method.contrasts:
                     reference = start if resident else None
                     batches = add_references(context, method, reference, policy, batches)
@@ -239,14 +239,23 @@ def judge_candidates(
 
 
 def lay(
-    context: Context, experience: Experience, trees: Sequence[AnswerTree], row_length: int
+    context: Context,
+    method: MethodConfig,
+    experience: Experience,
+    trees: Sequence[AnswerTree],
+    row_length: int,
 ) -> list[PackedBatch]:
     """The trees of each update of a step as a batch on the devices; none of nothing."""
     settings, batches = context.config.selfimprove, []
     for place in range(settings.updates):
         if part := trees[place :: settings.updates]:
             batch, experience.holds = place_trees(
-                part, context.mesh, row_length, experience.holds, settings.grad_accum_steps
+                part,
+                context.mesh,
+                row_length,
+                experience.holds,
+                settings.grad_accum_steps,
+                sequences=not method.contrasts,  # then a tree has one branch
             )
             batches.append(batch)
     return batches

@@ -90,7 +90,8 @@ def train_system(context: Context, system: str) -> None:
     checkpoints.describe(
         run.folder, base.model, base.tokenizer, context.template(settings.template), base.origin
     )
-    step = compile_step(base.model, config.optimizer, settings.ntp_scale, context.mesh, settings.dpo_scale)
+    model = context.in_training(base.model)
+    step = compile_step(model, config.optimizer, settings.ntp_scale, context.mesh, settings.dpo_scale)
 
     def begin() -> TrainState:
         return init_sharded_state(base.model, base.params, config.optimizer, context.mesh)

@@ -111,14 +111,19 @@ class Holds(NamedTuple):
 
 
 def place_trees(
-    trees: Sequence[AnswerTree], mesh: Mesh, row_length: int, holds: Holds, microsteps: int = 1
+    trees: Sequence[AnswerTree],
+    mesh: Mesh,
+    row_length: int,
+    holds: Holds,
+    microsteps: int = 1,
+    sequences: bool = False,
 ) -> tuple[PackedBatch, Holds]:
     """A batch [microsteps, rows, …] of some trees, on the devices; and what it holds. Prefixes are only read.
 
-    Every process gives the same trees, and its own rows of them.
+    Every process gives the same trees, and its own rows of them. `sequences` is as `pack` is told.
 
     Raises:
-        ValueError: if a tree is longer than a row.
+        ValueError: if a tree is longer than a row, or one that is to be a sequence has branches.
     """
     sizes = [size(tree, question=False) for tree in trees]
     planned = plan([taken.inputs for taken in sizes], row_length)
@@ -132,6 +137,6 @@ def place_trees(
     rows = [[trees[i] for i in row] for row in planned]
     rows += [[]] * (microsteps * holds.rows - len(planned))
     mine = [rows[microstep * holds.rows + place] for microstep in range(microsteps) for place in own]
-    batch = pack(mine, holds.capacity, question=False)
-    batch = PackedBatch(*(x.reshape(microsteps, len(own), *x.shape[1:]) for x in batch))
+    batch = pack(mine, holds.capacity, question=False, sequences=sequences)
+    batch = jax.tree.map(lambda x: x.reshape(microsteps, len(own), *x.shape[1:]), batch)
     return place_local_rows(batch, mesh, own, holds.rows), holds

@@ -22,7 +22,8 @@ class PackedBatch(NamedTuple):
 
     tokens: Annotated[Any, "time", 0]  # that the decoder reads
     tree_id: Annotated[Any, "time", 0]  # sequences of a row count from 1, one a tree unless literal
-    branch_id: Annotated[Any, "time", 0]  # 0 is the prefix; branches of a tree count from 1
+    # 0 is the prefix; branches of a tree count from 1. None where every tree is one sequence: documents.
+    branch_id: Annotated[Any, "time", 0]
     positions: Annotated[Any, "time", 0]  # every branch continues from the prefix's end
     sources: Annotated[Any, "sources", 0]  # index in `time` of the states that predict; all, where as many
     targets: Annotated[Any, "targets", 0]  # tokens to predict

@@ -30,6 +30,7 @@ class PackedRows:
         visit: what of a tree is seen in a pass; by default all of it.
         layout: how a tree is laid into a row.
         question: prefixes are predicted.
+        sequences: every tree is one, as `pack` is told.
         start: passes that were made already; a fraction skips the trees that the other part has visited.
         holds: the capacity of the rows; by default the smallest that holds all of them.
     """
@@ -42,6 +43,7 @@ class PackedRows:
     visit: Callable[[AnswerTree, int], AnswerTree] = lambda tree, number: tree
     layout: Layout = "shared"
     question: bool = True
+    sequences: bool = False
     start: float = 0.0
     holds: Capacity | None = None
 
@@ -100,7 +102,7 @@ class PackedRows:
     @cached_property
     def empty(self) -> PackedBatch:
         """A row of nothing, [1, …], which changes no loss."""
-        return pack([[]], self.capacity, self.layout, self.question)
+        return pack([[]], self.capacity, self.layout, self.question, self.sequences)
 
     def __getitem__(self, index: int) -> PackedBatch:
         """Row `index`, [1, …]; beyond the plan an empty one fills up the last batch."""
@@ -109,12 +111,12 @@ class PackedRows:
         if index >= len(self.plan):
             return self.empty
         trees = [self.visit(self.trees[i], self._pass_of[index]) for i in self.plan[index]]
-        return pack([trees], self.capacity, self.layout, self.question)
+        return pack([trees], self.capacity, self.layout, self.question, self.sequences)
 
 
 @dataclass(frozen=True)
 class PlannedRows:
-    """Some batches of packed rows that are planned already; the last one is filled up with empty rows."""
+    """Some batches of rows of documents, planned already; the last one is filled up with empty rows."""
 
     trees: Sequence[AnswerTree] = field(repr=False)
     plan: Sequence[Sequence[int]] = field(repr=False)  # the trees of each row
@@ -129,13 +131,14 @@ class PlannedRows:
     @cached_property
     def empty(self) -> PackedBatch:
         """A row of nothing, [1, …]."""
-        return pack([[]], self.capacity, question=False)
+        return pack([[]], self.capacity, question=False, sequences=True)
 
     def __getitem__(self, index: int) -> PackedBatch:
         """Row `index`, [1, …]; beyond the plan an empty one."""
         if index >= len(self.plan):
             return self.empty
-        return pack([[self.trees[i] for i in self.plan[index]]], self.capacity, question=False)
+        trees = [self.trees[i] for i in self.plan[index]]
+        return pack([trees], self.capacity, question=False, sequences=True)
 
     def ids(self, batch: int) -> list[str]:
         """Of the trees of a batch."""
@@ -181,8 +184,12 @@ class ProcessShard:
         count = self.microsteps * len(self.places)
 
         def laid(rows: Sequence[Any]) -> Any:
-            fields = (np.concatenate(field) for field in zip(*rows, strict=True))
-            return type(rows[0])(*(x.reshape(self.microsteps, -1, *x.shape[1:]) for x in fields))
+            def whole(field: Sequence[Any]) -> Any:
+                if field[0] is None:
+                    return None
+                return np.concatenate(field).reshape(self.microsteps, -1, *field[0].shape[1:])
+
+            return type(rows[0])(*map(whole, zip(*rows, strict=True)))
 
         data = grain.MapDataset.source(self)[row // self.source.rows * count :]
         data = data.batch(count, batch_fn=laid)

@@ -108,20 +108,28 @@ def bound(
 
 
 def pack(
-    rows: Sequence[Sequence[AnswerTree]], holds: Capacity, layout: Layout = "shared", question: bool = True
+    rows: Sequence[Sequence[AnswerTree]],
+    holds: Capacity,
+    layout: Layout = "shared",
+    question: bool = True,
+    sequences: bool = False,
 ) -> PackedBatch:
     """The arrays of some rows of trees; what is not filled is padding.
 
-    With `question` prefixes are predicted: each has a place among the branches, and targets.
+    With `question` prefixes are predicted: each has a place among the branches, and targets. With `sequences`
+    every tree is one, as documents are, and rows say so: they have no `branch_id`.
 
     Raises:
-        ValueError: if the trees of a row do not fit.
+        ValueError: if the trees of a row do not fit, or one that is to be a sequence has branches.
     """
     for trees in rows:
         sizes = [size(tree, layout, question) for tree in trees]
         taken = [sum(counts) for counts in zip(*sizes, strict=True)]
         if any(n > room for n, room in zip(taken, holds, strict=False)):
             raise ValueError(f"trees that take {Capacity(*taken)} do not fit in {holds}")
+        branched = (tree for tree in trees if any(len(p.branches) > 1 for p in pieces(tree, layout)[0]))
+        if sequences and (tree := next(branched, None)):
+            raise ValueError(f"tree {tree.id} has {len(tree.branches)} branches and is no sequence")
 
     def blank(axis: str, fill: float) -> np.ndarray:
         shape = (len(rows), getattr(holds, axis)) if axis else (len(rows),)
@@ -132,7 +140,7 @@ def pack(
         batch.sources[:] = np.arange(holds.time)
     for number, trees in enumerate(rows):
         _fill(PackedBatch(*(field[number : number + 1] for field in batch)), trees, layout, question)
-    return batch
+    return batch._replace(branch_id=None) if sequences else batch
 
 
 def _fill(row: PackedBatch, trees: Sequence[AnswerTree], layout: Layout, question: bool) -> None:

@@ -43,7 +43,7 @@ SHAPE = ModelShape(
     norm_epsilon=1e-6,
     tied=False,
     dtype="bfloat16",
-    remat=True,
+    remat="full",
 )
 BATCH, TIME = 8, 128
 SIZE = Capacity(TIME, 64, 96, 16, 16)  # fewer states meet the vocabulary than there are

@@ -258,7 +258,7 @@ class Recorded:
 
 def training(layout: Layout, tied: bool) -> Found:
     """A short training by a session."""
-    model, params = small_model(tied=tied, remat=not tied, **SHAPE)
+    model, params = small_model(tied=tied, remat="none" if tied else "full", **SHAPE)
     mesh: Any = layout.mesh
     model, params = placed(model, params, layout)
     source = PackedRows(trees(150), ROW_LENGTH, seed=1, passes=1, rows=8)

@@ -5,17 +5,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.models_and_trees import small_shape
 from jax._src.cudnn import fused_attention_stablehlo
 
 from pretrainrl_jax.model import attention
 from pretrainrl_jax.model.attention import (
+    TreeRows,
     attend,
     can_use_cudnn,
+    can_use_splash,
     causal_mask,
+    for_kernel,
     rotary_angles,
     rotate,
     tree_mask,
 )
+from pretrainrl_jax.model.mesh import Layout, Rules
 from pretrainrl_jax.model.shape import RopeScaling
 
 BATCH, TIME, HEADS, KV_HEADS, WIDTH = 2, 5, 6, 2, 4
@@ -273,3 +278,97 @@ def test_cudnn_gets_grouped_heads_as_they_are_and_a_mask_for_all_of_them(monkeyp
     assert calls[0][1].split(", ") == [query, key, key, bias]
     gradient = f"tensor<{rows}x{KV_HEADS}x{time}x{width}xbf16>"
     assert calls[1][2].split(", ")[1:3] == [gradient, gradient]
+
+
+# Splash
+
+
+def documents(seed, heads, kv_heads, head_dim, time=256):
+    """Queries, keys and values of two rows of several documents with padding behind them, and `tree_id`."""
+    rng = np.random.default_rng(seed)
+    tree_id = np.sort(rng.integers(1, 5, (2, time)), axis=1).astype(np.int32)
+    tree_id[0, time * 3 // 4 :] = tree_id[1, time - 3 :] = 0
+    arrays = (
+        rng.normal(size=(2, time, count, head_dim)).astype(np.float32)
+        for count in (heads, kv_heads, kv_heads)
+    )
+    return tree_id, tuple(arrays)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 2, 128), (2, 2, 64), (3, 1, 64)])
+def test_splash_attention_is_attention_within_each_document(heads, kv_heads, head_dim):
+    """Interpreted, in values and gradients, wherever there is a document."""
+    tree_id, arrays = documents(heads, heads, kv_heads, head_dim)
+    real = tree_id > 0
+    weights = np.random.default_rng(9).normal(size=arrays[0].shape) * real[:, :, None, None]
+
+    def computed(visible):
+        def total(queries, keys, values):
+            out = attend(queries, [(keys, values, visible)], head_dim**-0.5)
+            return (out * weights).sum(), out
+
+        (_, out), gradients = jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))(*arrays)
+        assert np.isfinite(out).all()
+        return (out[real], *gradients)
+
+    splash, wanted = computed(TreeRows(jnp.array(tree_id), None)), computed(tree_mask(tree_id))
+    for one, other in zip(splash, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def rows(count=2, time=2048, branches=False):
+    ids = jnp.zeros((count, time), jnp.int32)
+    return TreeRows(ids, ids if branches else None)
+
+
+WIDE = {"head_dim": 128}
+
+
+@pytest.mark.parametrize(
+    ("visible", "shape", "cached", "can"),
+    [
+        (rows(), WIDE, False, True),
+        (rows(time=1024), {"head_dim": 64}, False, True),
+        (rows(branches=True), WIDE, False, False),
+        (rows(), WIDE, True, False),
+        (rows(), WIDE | {"windows": (0, 512)}, False, False),
+        (rows(time=896), WIDE, False, False),  # short
+        (rows(time=2000), WIDE, False, False),  # part of a block
+        (rows(), {"head_dim": 80}, False, False),
+    ],
+)
+def test_what_splash_computes(visible, shape, cached, can):
+    made, layout = small_shape(**shape), Layout()
+    assert can_use_splash(visible, made, layout, cached=cached) == can
+    told = for_kernel(visible, "splash", made, layout, cached=cached)
+    assert isinstance(told, TreeRows) == can
+    mask = tree_mask(*visible)
+    if not can:
+        np.testing.assert_array_equal(told, mask)
+    for kernel in ("xla", "cudnn"):
+        np.testing.assert_array_equal(for_kernel(visible, kernel, made, layout, cached=cached), mask)
+
+
+def test_splash_takes_what_a_mesh_divides():
+    """Whole rows and whole groups of queries; the mesh's devices count, not those that are here."""
+
+    class Mesh:
+        def __init__(self, platform):
+            self.shape, self.size = {"data": 2, "fsdp": 2, "tensor": 2}, 8
+            self.devices = np.array([type("Device", (), {"platform": platform})()])
+
+    def can(count, platform="tpu", **changed):
+        layout = Layout(Mesh(platform), Rules(**changed))
+        return can_use_splash(rows(count), small_shape(**WIDE), layout, cached=False)
+
+    assert can(8)
+    assert not can(6)
+    assert not can(8, platform="gpu")
+    assert not can(8, kv_heads=None)
+    assert can(8, heads=None, kv_heads=None)
+    assert not can(8, heads=None, kv_heads=None, head="tensor")
+
+
+def test_rows_without_branches_are_masked_as_those_of_one_branch_each():
+    tree_id, _ = documents(0, 1, 1, 8, time=24)
+    np.testing.assert_array_equal(tree_mask(tree_id), tree_mask(tree_id, np.ones_like(tree_id)))

@@ -16,7 +16,7 @@ from pretrainrl_jax.model.families import FAMILIES
 ODDITIES: dict[str, dict[str, Any]] = {
     "plain": {"tied": True},
     "biases": {"qkv_bias": True, "out_bias": True, "mlp_bias": True, "kv_heads": 1},
-    "deep": {"layers": 5, "remat": True, "windows": (0, 0, 3, 3, 3)},
+    "deep": {"layers": 5, "remat": "full", "windows": (0, 0, 3, 3, 3)},
 }
 BATCH, TIME = 3, 7
 

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import flax.linen as nn
 import jax
@@ -84,7 +85,7 @@ def test_abstract_describes_what_init_makes():
     assert not np.array_equal(kernels[0], kernels[1])  # each layer has weights of its own
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", ["none", "full"])
 def test_what_layers_report_stands_in_auxiliary(remat, monkeypatch):
     """Another MLP of the same parameters reports its result's size and count: each layer's own, in order."""
 
@@ -236,24 +237,51 @@ def test_logits_are_hidden_times_head():
     np.testing.assert_array_equal(changed[:, :7], logits[:, :7])  # nothing sees what comes after it
 
 
-def test_remat_changes_neither_values_nor_gradients():
-    model, params = small_model()
-    remade = Model(dataclasses.replace(model.shape, remat=True))
+def squares(model):
+    """A loss of packed trees, with its gradient."""
     rows = packed()
 
-    def loss(decoder):
-        def inner(params):
-            mask = tree_mask(rows.tree_id, rows.branch_id)
-            hidden = decoder.hidden(params, rows.tokens, rows.positions, mask).hidden
-            return (project(hidden, decoder.head(params)) ** 2).mean()
+    def loss(params):
+        mask = tree_mask(rows.tree_id, rows.branch_id)
+        hidden = model.hidden(params, rows.tokens, rows.positions, mask).hidden
+        return (project(hidden, model.head(params)) ** 2).mean()
 
-        return jax.value_and_grad(inner)
+    return jax.jit(jax.value_and_grad(loss))
 
-    text = str(jax.make_jaxpr(loss(remade))(params))
-    assert "remat" in text or "checkpoint" in text
-    recomputed, wanted = jax.jit(loss(remade))(params), jax.jit(loss(model))(params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), recomputed, wanted)
+
+@pytest.mark.parametrize("family", ["qwen3", "olmo2"])
+@pytest.mark.parametrize("remat", layers.KEPT)
+def test_remat_changes_neither_values_nor_gradients(remat, family):
+    model, params = small_model(family=family, qkv_bias=True, mlp_bias=True)
+    remade = Model(dataclasses.replace(model.shape, remat=remat))
+    recomputed, wanted = squares(remade)(params), squares(model)(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), recomputed, wanted)
     assert float(wanted[0]) > 0.1
+
+
+@pytest.mark.parametrize(("family", "last"), [("qwen3", 0), ("olmo2", 1)])
+def test_the_more_is_kept_the_fewer_products_a_gradient_takes(family, last):
+    """A layer has 9: 7 with weights, the last of which a norm may read (`last`), and 2 of attention."""
+
+    def count(remat):
+        model, params = small_model(family=family, remat=remat)
+        return len(re.findall(r" dot\(", squares(model).lower(params).compile().as_text()))
+
+    counts = {remat: count(remat) for remat in ("full", "attention", "products", "none")}
+    more = {remat: counts[remat] - counts["none"] for remat in counts}
+    assert more == {"full": 8 + last, "attention": 2 + 2 + last, "products": 2, "none": 0}
+
+
+@pytest.mark.parametrize(("stored", "remat"), [(False, "none"), (True, "full"), ("products", "products")])
+def test_what_is_recomputed_reads_as_the_switch_it_was(stored, remat):
+    """Files have the values they had, so that older versions read them, and digests stay."""
+    made = small_shape(remat=remat)
+    values = shapes.to_json(made)
+    assert values["remat"] is stored or values["remat"] == stored
+    assert shapes.from_json(values) == made
+    del values["remat"]
+    assert shapes.from_json(values).remat == "none"
+    assert shapes.from_settings(ModelConfig(remat=stored), 77).remat == remat  # of older configurations
 
 
 def test_bfloat16_computes_near_float32_from_float32_parameters():
@@ -280,12 +308,12 @@ def test_a_model_is_equal_to_another_of_its_shape_and_can_be_static():
 
 @pytest.mark.parametrize("scaling", [None, RopeScaling(8.0, 1.0, 4.0, 64)])
 def test_a_shape_survives_json(scaling):
-    made = small_shape(rope_scaling=scaling, remat=True)
+    made = small_shape(rope_scaling=scaling, remat="full")
     assert shapes.from_json(shapes.to_json(made)) == made
 
 
 def test_a_shape_from_settings_takes_the_tokenizers_size_where_none_is_named():
     assert shapes.from_settings(ModelConfig(), 77).vocabulary == 77
     assert shapes.from_settings(ModelConfig(vocabulary=128), 77).vocabulary == 128
-    made = shapes.from_settings(ModelConfig(family="llama", d_model=48, kv_heads=2, remat=True), 77)
-    assert (made.family, made.d_model, made.kv_heads, made.remat) == ("llama", 48, 2, True)
+    made = shapes.from_settings(ModelConfig(family="llama", d_model=48, kv_heads=2, remat="full"), 77)
+    assert (made.family, made.d_model, made.kv_heads, made.remat) == ("llama", 48, 2, "full")

@@ -15,6 +15,7 @@ import pytest
 from helpers.models_and_trees import END, small_model
 
 from pretrainrl_jax.config import MeshConfig, OptimizerConfig
+from pretrainrl_jax.model import attention
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.objectives.loss import total_loss
 from pretrainrl_jax.objectives.scoring import score_trees, target_logps
@@ -24,7 +25,7 @@ from pretrainrl_jax.training.optimizer import Schedule, adamw
 from pretrainrl_jax.training.step import compile_step, init_state, train_step
 from pretrainrl_jax.trees.batch import PackedBatch
 from pretrainrl_jax.trees.dataset import PackedRows, ProcessShard
-from pretrainrl_jax.trees.tree import AnswerTree, Branch, Pair
+from pretrainrl_jax.trees.tree import AnswerTree, Branch, Pair, document
 
 SETTINGS = OptimizerConfig(clip=0.7)
 SCHEDULE = Schedule(1e-2, 10, 0.3, 0.1)
@@ -310,3 +311,51 @@ def test_eight_devices_compute_what_one_does(request):
     fast = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=fast)
     assert done.stdout.strip() == "equal on every mesh", done.stderr[-2000:]
+
+
+def texts(number: int) -> list[AnswerTree]:
+    """Documents of many lengths."""
+    rng = np.random.default_rng(4)
+    made = (rng.integers(1, END, rng.integers(3, 120)).tolist() for _ in range(number))
+    return [document(str(n), (*tokens, END), bos=None) for n, tokens in enumerate(made)]
+
+
+def first_step(kernel: str, trees: list[AnswerTree], sequences: bool, monkeypatch) -> tuple[float, object]:
+    """The loss of a step, and its gradient, of rows of 256 tokens; splash may take them."""
+    monkeypatch.setattr(attention, "SPLASH_MIN_TIME", 256)
+    model, params = small_model(head_dim=64, heads=2, kv_heads=1, remat="attention")
+    model, mesh = replace(model, kernel=kernel), make_mesh(MeshConfig(), jax.devices()[:1])
+    source = PackedRows(trees, 256, seed=1, passes=1, rows=4, question=False, sequences=sequences)
+    assert source.batches == 1
+    batch = next(ProcessShard(source, 1, 4, tuple(range(4))).batches())
+    unclipped = OptimizerConfig(clip=1e9)  # so that the first moments are the gradient
+    step = compile_step(model, unclipped, "token", mesh)
+    state, metrics = step(init_state(params, adamw(unclipped)), batch, OBJECTIVES["ntp_answer"], SCHEDULE)
+    return float(metrics["loss"]), state.opt_state[1].mu
+
+
+@pytest.mark.usefixtures("compiled_fast")
+def test_a_step_on_documents_is_the_same_by_either_kernel(monkeypatch):
+    taken = []
+    splash = attention._attend_splash
+    monkeypatch.setattr(attention, "_attend_splash", lambda *args: taken.append(1) or splash(*args))
+    loss, gradient = first_step("splash", texts(12), True, monkeypatch)
+    assert taken
+    taken.clear()
+    wanted, oracle = first_step("xla", texts(12), True, monkeypatch)
+    other, _ = first_step("splash", texts(12), False, monkeypatch)  # rows that do not say what they are
+    assert not taken
+    np.testing.assert_allclose([loss, other], wanted, rtol=1e-6)
+    assert distance(gradient, oracle) < 1e-5
+
+
+@pytest.mark.usefixtures("compiled_fast")
+def test_trees_with_branches_never_meet_splash(monkeypatch):
+    monkeypatch.setattr(attention, "_attend_splash", lambda *_: pytest.fail("it cannot mask branches"))
+    trees = some_trees(8)
+    loss, gradient = first_step("splash", trees, False, monkeypatch)
+    wanted, oracle = first_step("xla", trees, False, monkeypatch)
+    assert loss == wanted
+    assert distance(gradient, oracle) == 0
+    with pytest.raises(ValueError, match=r"^tree \d has \d branches and is no sequence"):
+        first_step("splash", trees, True, monkeypatch)

@@ -1,0 +1,55 @@
+"""Splash attention on meshes of eight simulated devices, interpreted, and XLA's on one device.
+
+Run as `python -m helpers.splash_results FILE`: it writes to the file what `test_splash` compares.
+"""
+
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from helpers.models_and_trees import small_model
+
+from pretrainrl_jax.config import MeshConfig
+from pretrainrl_jax.model import attention
+from pretrainrl_jax.model.attention import Kernel, TreeRows
+from pretrainrl_jax.model.decoder import Model
+from pretrainrl_jax.model.mesh import make_mesh
+from pretrainrl_jax.model.partitioning import parameter_shardings, place_rows
+
+MESHES = {"2x2x2": (2, 2, 2), "1x8x1": (1, 8, 1)}
+ROWS, TIME = 8, 256
+SHAPE: dict[str, Any] = {"vocabulary": 64, "d_model": 32, "heads": 4, "kv_heads": 2, "head_dim": 64}
+
+
+def gradient(kernel: Kernel, sizes: tuple[int, ...]) -> Any:
+    """Of a sum over hidden states of documents the value, and the gradients of the parameters."""
+    mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
+    model, params = small_model(remat="attention", **SHAPE)
+    model = Model(model.shape, mesh, kernel)
+    rng = np.random.default_rng(0)
+    tree_id = np.sort(rng.integers(0, 4, (ROWS, TIME)), axis=1)[:, ::-1].astype(np.int32)  # padding last
+    tokens = rng.integers(0, SHAPE["vocabulary"], (ROWS, TIME)).astype(np.int32)
+    batch = [place_rows(x, mesh) for x in (tokens, tree_id)]
+
+    def total(params: Any, tokens: jax.Array, tree_id: jax.Array) -> jax.Array:
+        positions = jnp.broadcast_to(jnp.arange(TIME), tokens.shape)
+        hidden = model.hidden(params, tokens, positions, TreeRows(tree_id, None)).hidden
+        return jnp.where(tree_id[..., None] > 0, jnp.sin(hidden), 0.0).mean()
+
+    params = jax.device_put(params, parameter_shardings(model, mesh))
+    lowered = jax.jit(jax.value_and_grad(total)).lower(params, *batch)
+    assert ("shard_map" in lowered.as_text() or "manual_computation" in lowered.as_text()) == (
+        kernel == "splash"
+    )
+    return jax.device_get(lowered.compile()(params, *batch))
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", 8)
+    attention.SPLASH_MIN_TIME = TIME
+    found = {name: gradient("splash", sizes) for name, sizes in MESHES.items()}
+    Path(sys.argv[1]).write_bytes(pickle.dumps(found | {"xla": gradient("xla", (1, 1, 1))}))
