@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
+from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from pretrainrl_jax.config import MeshConfig
@@ -85,7 +86,12 @@ def make_mesh(settings: MeshConfig, devices: Sequence[Any] | None = None) -> Mes
             "change mesh.data, mesh.fsdp or mesh.tensor"
             + (f"; {known} does not divide {count}, the nearest that do are {fits}" if fits else "")
         )
-    return jax.make_mesh(sizes, AXES, (AxisType.Auto,) * 3, devices=devices)
+    types = (AxisType.Auto,) * 3
+    try:
+        return jax.make_mesh(sizes, AXES, types, devices=devices)
+    except NotImplementedError:  # a slice's own axes, as 4 x 4 x 4, do not multiply to these: one is cut
+        placed = create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+        return Mesh(placed, AXES, axis_types=types)
 
 
 def check_model(shape: ModelShape, mesh: Mesh, rules: Rules = Rules()) -> None:

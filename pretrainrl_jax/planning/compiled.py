@@ -86,8 +86,9 @@ def compile_program(config: Config, place: Topology, program: str, code: bool = 
 
 def _failure(said: str) -> Exception:
     """Of a compiler that wrote no program, from what it printed."""
-    if told := re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", said):
-        return OutOfMemory(float(told[1]) * 1024 ** " KMGT".index(told[2]))
+    for pattern in (r"Used ([\d.]+)([KMGT]) of", r"required for HLO temporaries \(([\d.]+)([KMGT])\)"):
+        if told := re.search(pattern, said):
+            return OutOfMemory(float(told[1]) * 1024 ** " KMGT".index(told[2]))
     lines = [line for line in said.splitlines() if line.strip()]
     return RuntimeError(f"the compiler ended: {lines[-1] if lines else 'it said nothing'}")
 

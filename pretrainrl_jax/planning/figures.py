@@ -122,7 +122,7 @@ def remedies(one: Figures, planned: Planned, topology: Topology) -> list[str]:
     section = one.program.section
     if one.program.updates:
         said = [f"--{section}.grad_accum_steps={parts}"]
-        return said if planned.shape.remat not in (False, "none") else ["--model.remat=full", *said]
+        return said if planned.shape.remat == "full" else ["--model.remat=full", *said]
     return [f"--{section}.batch={max(1, one.program.rows // parts)}"] if section else ["a larger slice"]
 
 

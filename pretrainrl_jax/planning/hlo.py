@@ -127,6 +127,7 @@ def parse(text: str) -> Module:
     """All computations of a text."""
     if ":T(" not in text:  # not of a TPU: there S(1) is main memory too, which collectives registered
         text = re.sub(r":S\(1\)\}", "}", text)
+    text = re.sub(r'\n(?="|\}\})', " ", text)  # attributes of a kernel may have line breaks
     computations: dict[str, Computation] = {}
     name = entry = ""
     instructions: dict[str, Instruction] = {}

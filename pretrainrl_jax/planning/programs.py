@@ -17,7 +17,7 @@ from pretrainrl_jax.decoding.decode import bucket
 from pretrainrl_jax.decoding.sampling import sample
 from pretrainrl_jax.improvement.cost import cost_of, rollout_count
 from pretrainrl_jax.improvement.learning import coefficients as coefficients_of
-from pretrainrl_jax.model.attention import Kernel
+from pretrainrl_jax.model.attention import Kernel, TreeRows, can_use_splash
 from pretrainrl_jax.model.cost import flops
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.mesh import replicated, round_up_rows, row_sharding, row_shards
@@ -26,7 +26,7 @@ from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.objectives.loss import asks
 from pretrainrl_jax.objectives.scoring import score_endings
 from pretrainrl_jax.planning.typical import PROMPTS, Questions, trees, visible
-from pretrainrl_jax.planning.work import Operation
+from pretrainrl_jax.planning.work import BFLOAT16, Operation
 from pretrainrl_jax.stages.context import SCORED_ROWS
 from pretrainrl_jax.training.optimizer import Schedule, adamw
 from pretrainrl_jax.training.step import compile_references, compile_step, init_state
@@ -128,15 +128,18 @@ class _Work:
         """Documents in packed rows."""
         config, settings = self._config, self._config.pretrain
         rows, time = settings.rows, settings.row_length
-        holds = rounded(time, time, time, max(16, 2 * time // DOCUMENT), 0)
-        if config.pretrain.text == "documents":
-            holds = rounded(time, time, time, time, 0)
-        tokens, length = float(rows * time), min(DOCUMENT, time)
-        cost = flops(self._model.shape, (length + 1) / 2)
-        lower = self._step("token", {"ntp": {"answer": 1.0}}, rows, holds, settings.grad_accum_steps)
+        branches = time if config.pretrain.text == "documents" else max(16, 2 * time // DOCUMENT)
+        holds = rounded(time, time, time, branches, 0)
+        tokens = float(rows * time)
+        cost = flops(self._model.shape, (time + 1) / 2)  # as if a row were one text: the usual count
+        microsteps = settings.grad_accum_steps
+        lower = self._step("token", {"ntp": {"answer": 1.0}}, rows, holds, microsteps, sequences=True)
         steps = float(settings.steps)
         counted = 3 * tokens * cost.total
-        return self._trained("pretraining step", "pretrain", lower, rows, time, tokens, counted, steps)
+        return self._trained(
+            "pretraining step", "pretrain", lower, rows, time, tokens, counted, steps, microsteps=microsteps,
+            sequences=True,
+        )  # fmt: skip
 
     def facts(self, asked: Questions) -> Iterator[Program]:
         """Mining, scoring, a training step for each set of terms, evaluation."""
@@ -193,11 +196,12 @@ class _Work:
         counted = 3 * documents * (length * (cost.layers + cost.attention) + predicted * cost.head)
         weights = coefficients_of(method)
         microsteps = settings.grad_accum_steps
-        lower = self._step("token", weights, rows * microsteps, holds, microsteps)
+        plain = not method.contrasts
+        lower = self._step("token", weights, rows * microsteps, holds, microsteps, sequences=plain)
         steps = float(settings.steps * settings.updates)
         yield self._trained(
             f"{name} step", "selfimprove", lower, rows * microsteps, time, documents * length, counted,
-            steps, resident,
+            steps, resident, microsteps=microsteps, sequences=plain,
         )  # fmt: skip
         if method.contrasts:
             give = compile_references(self._model, self._mesh)
@@ -233,18 +237,34 @@ class _Work:
 
     def _trained(
         self, name: str, section: str, lower: Any, rows: int, time: int, tokens: float, counted: float,
-        updates: float, resident: float = 0.0, systems: int = 1,
+        updates: float, resident: float = 0.0, systems: int = 1, microsteps: int = 1, sequences: bool = False,
     ) -> Program:  # fmt: skip
+        own = -(-rows // (row_shards(self._mesh) * microsteps))  # rows of a chip at a time
+        kernels = self._splash(own, time, microsteps) if sequences else ()
         return Program(
             name, section, lower, rows, time, tokens, counted, systems * updates, updates, resident,
-            saved=self._saved(rows, time),
+            saved=self._saved(own, time), kernels=kernels,
         )  # fmt: skip
 
     def _saved(self, rows: int, time: int) -> float:
-        """Bytes a chip of what the layers' backward passes read: a layer's input, where it is recomputed."""
-        shape = self._model.shape
-        mine = -(-rows // row_shards(self._mesh)) * time
-        return float(mine * shape.layers * shape.d_model * jnp.dtype(shape.dtype).itemsize)
+        """Bytes a chip of what the layers keep for the backward pass, by model.remat; `none` keeps more."""
+        s, tensor = self._model.shape, self._mesh.shape["tensor"]
+        heads, mlp = (2 * s.heads + 2 * s.kv_heads) * s.head_dim // tensor, s.d_ff // tensor
+        kept = {"full": 0, "attention": heads + s.d_model}.get(s.remat, heads + 2 * s.d_model + 2 * mlp)
+        return float(rows * time * s.layers * (s.d_model + kept) * jnp.dtype(s.dtype).itemsize)
+
+    def _splash(self, rows: int, time: int, microsteps: int) -> tuple[Operation, ...]:
+        """Its work on one chip, where it takes these rows: half the square, scores computed again."""
+        s, mesh = self._model.shape, self._mesh
+        ids = jax.ShapeDtypeStruct((rows * row_shards(mesh), time), jnp.int32)
+        trees: Any = TreeRows(ids, None)  # type: ignore[arg-type]
+        if self._model.kernel != "splash" or not can_use_splash(trees, s, self._model.layout, cached=False):
+            return ()
+        forward = 4 * time / 2 * s.heads * s.head_dim / mesh.shape["tensor"] * rows * time
+        passes = 3.5 if s.remat != "full" else 4.5  # its result is kept, or computed again
+        traffic = 12 * rows * time * s.heads * s.head_dim / mesh.shape["tensor"] * BFLOAT16
+        work = Operation(passes * forward, traffic, s.layers * microsteps, "splash attention", s.head_dim)
+        return (work,)
 
     def _beams(self, name: str, template: str, beams: int, new: int, batch: int, questions: float) -> Program:
         shape, batch = self._model.shape, round_up_rows(self._mesh, batch)
@@ -313,13 +333,14 @@ class _Work:
 
     def _step(
         self, ntp_scale: str, weights: Any, rows: int, holds: Capacity, microsteps: int,
-        dpo_scale: str = "prompts", grpo_form: str = "dapo", anchors: bool = False,
+        dpo_scale: str = "prompts", grpo_form: str = "dapo", anchors: bool = False, sequences: bool = False,
     ) -> Callable[[], Any]:  # fmt: skip
         model, settings, mesh = self._model, self._config.optimizer, self._mesh
         step = compile_step(model, settings, ntp_scale, mesh, dpo_scale, grpo_form)
         params = nn.unbox(model.abstract())
         state = jax.eval_shape(partial(init_state, optimizer=adamw(settings)), params)
         batch: Any = self._packed(rows, holds, microsteps)
+        batch = batch._replace(branch_id=None) if sequences else batch
         if anchors:
             batch = Anchored(batch, self._anchors(microsteps))
         number = jax.ShapeDtypeStruct((), jnp.float32)

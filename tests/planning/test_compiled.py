@@ -46,6 +46,10 @@ def test_a_failure_says_how_much_memory_it_would_take() -> None:
     failure = compiled._failure(told)
     assert isinstance(failure, OutOfMemory)
     assert failure.used == 35.25 * 2**30
+    told = "RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (16.69G) exceeds available HBM"
+    failure = compiled._failure(told)
+    assert isinstance(failure, OutOfMemory)
+    assert failure.used == 16.69 * 2**30
     assert str(compiled._failure("a\nb\n\n")) == "the compiler ended: b"
 
 

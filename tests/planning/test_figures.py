@@ -21,7 +21,7 @@ WORK = Work((Operation(197e12, 1e9),), (Sent("all-gather", 1e9, 16, 3.0),))
 
 
 def planned(parameters: float, **mesh: int) -> Planned:
-    shape = replace(KNOWN["Qwen3-4B-Base"], remat=False)
+    shape = replace(KNOWN["Qwen3-4B-Base"], remat="none")
     mesh = {"data": 1, "fsdp": 16, "tensor": 1} | mesh
     made: Any = SimpleNamespace(shape=mesh)
     return Planned(shape, made, (STEP, MINING), parameters * GIB, 2 * parameters * GIB)
@@ -51,7 +51,7 @@ def test_remedies() -> None:
         "--model.remat=full",
         "--train.grad_accum_steps=2",
     ]
-    recomputed = replace(whole, shape=replace(whole.shape, remat=True))
+    recomputed = replace(whole, shape=replace(whole.shape, remat="full"))
     assert remedies(of(STEP, recomputed, 40.0), recomputed, PLACE) == ["--train.grad_accum_steps=4"]
     assert remedies(of(MINING, whole, 40.0), whole, PLACE) == ["--mine.batch=32"]
     large = planned(6.0)

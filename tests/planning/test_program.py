@@ -674,3 +674,20 @@ if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
     texts = {"exchanging": exchanging(), "partitioned": partitioned()}
     Path(sys.argv[1]).write_bytes(pickle.dumps(texts))
+
+
+def test_attributes_with_line_breaks_end_nothing() -> None:
+    """As Pallas's kernels have them on TPUs."""
+    text = """HloModule jit_f, entry_computation_layout={()->f32[8,8]{1,0}}, num_partitions=1
+
+ENTRY %main (x: f32[8,8]) -> f32[8,8] {
+  %x = f32[8,8]{1,0} parameter(0)
+  %kernel = f32[8,8]{1,0} custom-call(%x), custom_call_target="tpu_custom_call", frontend_attributes={kernel="a
+"xprof_metadata":"{}"
+}}, metadata={op_name="jit(f)/kernel"}
+  ROOT %product = f32[8,8]{1,0} dot(%kernel, %x), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+"""
+    program = read_program(text)
+    assert program.flops == 2 * 8**3
+    assert [one.op_name for one in program.operations] == ["jit(f)/kernel", ""]

@@ -38,10 +38,10 @@ def test_a_checkpoint_says_its_own_shape(tmp_path: Path) -> None:
 
 
 def test_a_shape_takes_dtype_and_remat_of_the_settings() -> None:
-    settings = ModelConfig(path="somewhere/Qwen3-8B-Base", dtype="bfloat16", remat=True)
+    settings = ModelConfig(path="somewhere/Qwen3-8B-Base", dtype="bfloat16", remat="products")
     shape = shape_for(Config(model=settings))
     assert (shape.d_model, shape.dtype) == (4096, "bfloat16")
-    assert shape.remat == settings.remat
+    assert shape.remat == "products"
 
 
 def test_an_unknown_model_is_refused_with_the_known_ones() -> None:
