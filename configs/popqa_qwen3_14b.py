@@ -8,6 +8,7 @@ It reads the Hugging Face folder `Qwen3-14B-Base` and the facts in `popQA.tsv`;
 
 Hardware: 8 GPUs of 80 GB (the paper: 8 x H800) or 8 TPU chips of 95 GB: 22 GB a device of
 parameters and moments.
+Slices of TPUs: v5p:4x4x4 as it is, v6e:8x8 with --mesh.fsdp=16 (docs/plan.md).
 Expected hours: twice the 8B model's, under 2. Not measured.
 
 The paper's numbers, ACC / HR@50 / MRR@50 / Prob@50 in %:

@@ -8,7 +8,8 @@ It reads the Hugging Face folder `Qwen3-8B-Base` and the facts in `popQA.tsv`;
 Hardware: 8 GPUs of 80 GB (the paper: 8 x H800) or 8 TPU chips of 95 GB; the parameters are float32
 masters with Adam moments, 12 bytes each, over `mesh.fsdp` devices. Expected hours: under 1 for all
 five systems, estimated from their 1e18 FLOPs at a tenth of such a host's peak, loading and
-compilation aside. Not measured.
+compilation aside. Not measured. On slices of TPUs: v6e:4x4 with --mesh.fsdp=16, v5e:8x8 with
+--mesh.fsdp=32 (docs/plan.md).
 
 The paper's numbers, ACC / HR@50 / MRR@50 / Prob@50 in %:
 

@@ -10,6 +10,7 @@ from pretrainrl_jax.planning.estimate import Efficiencies, Estimate, estimate
 from pretrainrl_jax.planning.programs import Planned, Program
 from pretrainrl_jax.planning.work import Work
 
+ENDS = ("shortest", "middle", "longest")  # of an estimate
 SPARE = 0.10  # of a chip's memory that is to be free
 FEW_UPDATES = 100  # fewer teach little, whatever the hardware
 LITTLE = 2048  # tokens of a chip's rows below which its matrix unit waits for weights
@@ -140,7 +141,7 @@ def as_json(every: Sequence[Figures], topology: Topology) -> list[dict[str, Any]
                 "sent_bytes": one.work.crossing,
                 "collectives": [sent._asdict() for sent in one.work.sent],
                 "seconds": one.time._asdict() | {"bound": one.time.bound},
-                "mfu": [one.mfu(topology, seconds) for seconds in (one.time.longest, one.time.shortest)],
+                "mfu": {end: one.mfu(topology, getattr(one.time, end)) for end in ENDS},
                 "compiled_seconds": one.compiled,
                 "unknown_loops": list(one.unknown_loops),
             }

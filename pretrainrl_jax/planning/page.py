@@ -69,7 +69,7 @@ def _time(every: Sequence[Figures], topology: Topology) -> Grid:
     rows = []
     for one in every:
         program, time = one.program, one.time
-        mfu = [one.mfu(topology, seconds) for seconds in (time.longest, time.shortest)]
+        mfu = [one.mfu(topology, seconds) for seconds in (time.middle, time.longest, time.shortest)]
         rows.append(
             [
                 program.name,
@@ -78,8 +78,8 @@ def _time(every: Sequence[Figures], topology: Topology) -> Grid:
                 f"{one.work.flops / 1e12:,.1f}",
                 *map(_seconds, (time.compute, time.memory, time.network)),
                 time.bound,
-                f"{_seconds(time.shortest)} to {_seconds(time.longest)}",
-                f"{mfu[0]:.0%} to {mfu[1]:.0%}",
+                f"{_seconds(time.middle)}, {_seconds(time.shortest)} to {_seconds(time.longest)}",
+                f"{mfu[0]:.0%}, {mfu[1]:.0%} to {mfu[2]:.0%}",
             ]
         )
     return grid({"": None}, heads, rows)
