@@ -158,6 +158,8 @@ def _plan(command: Command) -> None:
         raise InputError("sweep.* is for `run`: plan one of its cells")
     if options.price_per_chip_hour is not None and not options.price_per_chip_hour > 0:
         raise InputError(f"--price-per-chip-hour={options.price_per_chip_hour:g}: give a price above 0")
+    if options.search is not None and options.search < 1:
+        raise InputError(f"--search={options.search}: give how many candidates to compile, 1 or more")
     slice_of_chips = topology(options.topology)
     from pretrainrl_jax.stages.start import start_plan
 
@@ -186,6 +188,10 @@ HARNESS = (
 )
 KINDS = ("bare", "few_shot")
 ASKED = "how to put the question (as the model was trained; few_shot also serves one that was not)"
+SEARCH = (
+    "find the mesh, model.remat and microsteps that are the fastest of those that fit, compiling N "
+    "candidates at most (8)"
+)
 DATA = ("seed", "facts", "preferences", "world")
 DEVICES = ("mesh", "hosts", "platform")
 WORK = ("name", *DATA, "corpus", "tokenizer", "model", *DEVICES, "checkpoint")
@@ -270,6 +276,7 @@ VERBS = {
         {
             "--topology": {"metavar": "SLICE", "required": True, "help": "chips, as v5p:4x4x4 or h100:8"},
             "--json": {"action": "store_true", "help": "print numbers for scripts instead"},
+            "--search": {"metavar": "N", "nargs": "?", "const": 8, "type": int, "help": SEARCH},
             "--price-per-chip-hour": {"metavar": "X", "type": float, "help": "show what the run costs, too"},
         },
         there=False,

@@ -126,13 +126,17 @@ def cache_folder() -> Path:
     return Path(base) / "pretrainrl_jax" / "plan"
 
 
-def kept(key: str) -> Compiled | None:
-    """What an earlier plan compiled under a key."""
+def kept(key: str) -> Compiled | OutOfMemory | None:
+    """What an earlier plan compiled under a key, or that it did not fit."""
     path = cache_folder() / f"{key}.json"
-    return Compiled(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    if not path.is_file():
+        return None
+    values = json.loads(path.read_text(encoding="utf-8"))
+    return OutOfMemory(values["used"]) if "used" in values else Compiled(**values)
 
 
-def keep(key: str, compiled: Compiled) -> None:
+def keep(key: str, compiled: Compiled | OutOfMemory) -> None:
     """For later plans."""
     cache_folder().mkdir(parents=True, exist_ok=True)
-    write_json(cache_folder() / f"{key}.json", asdict(compiled))
+    values = {"used": compiled.used} if isinstance(compiled, OutOfMemory) else asdict(compiled)
+    write_json(cache_folder() / f"{key}.json", values)

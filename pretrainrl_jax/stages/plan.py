@@ -3,10 +3,12 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.planning.chips import GIB, Topology
@@ -45,7 +47,18 @@ def plan(config: Config, topology: Topology, screen: Screen, price: float | None
         InputError: for a mesh, a model or a slice that cannot be.
         MemoryError: if a program does not fit.
     """
-    made = plan_of(config, topology, screen)
+    show(plan_of(config, topology, screen), topology, screen, price, as_script)
+
+
+def show(
+    made: Plan,
+    topology: Topology,
+    screen: Screen,
+    price: float | None,
+    as_script: bool,
+    beside: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Print a plan; `beside`: what a script is told beside it. Raises MemoryError as `plan`."""
     remarks = warnings(made.figures, topology)
     tight = [one for one in made.figures if one.memory.free < SPARE]
     if as_script:
@@ -59,7 +72,7 @@ def plan(config: Config, topology: Topology, screen: Screen, price: float | None
             "programs": as_json(made.figures, topology),
             "warnings": remarks,
         }
-        print(json.dumps(told, indent=1))
+        print(json.dumps(told | dict(beside), indent=1))
     else:
         print(page(made.title, made.planned, made.figures, topology, price), end="")
         for line in (*lines(made), *(f"! {remark}" for remark in remarks)):
@@ -87,7 +100,7 @@ def plan_of(config: Config, topology: Topology, screen: Screen) -> Plan:
         try:
             made = compile_program(config, topology, program.name)
         except OutOfMemory as error:
-            return error
+            made = error
         keep(key, made)
         return made
 

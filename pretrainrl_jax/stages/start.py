@@ -135,9 +135,15 @@ def start_plan(command: Command, topology: Topology) -> None:
     hush()
     prepare_target(topology, config.platform)
     screen = Screen(options.quiet, options.verbose)
-    from pretrainrl_jax.stages.plan import plan  # what it compiles for must be known before
+    how = config, topology, screen, options.price_per_chip_hour, options.json
+    if options.search is None:
+        from pretrainrl_jax.stages.plan import plan  # what it compiles for must be known before
 
-    plan(config, topology, screen, options.price_per_chip_hour, options.json)
+        plan(*how)
+    else:
+        from pretrainrl_jax.stages.search_plan import search_plan
+
+        search_plan(*how, options.search)
 
 
 def hush() -> None:

@@ -59,6 +59,10 @@ def test_what_was_compiled_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert compiled.kept("key") is None
     compiled.keep("key", made)
     assert compiled.kept("key") == made
+    compiled.keep("large", OutOfMemory(5.0))
+    kept = compiled.kept("large")
+    assert isinstance(kept, OutOfMemory)
+    assert kept.used == 5.0
 
 
 TWO_LAYERS = """\

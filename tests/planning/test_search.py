@@ -1,0 +1,308 @@
+"""The search for a mesh, a remat policy and microsteps: what is tried, in which order, and what is chosen."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pretrainrl_jax.command_line import parse
+from pretrainrl_jax.config import Config, MeshConfig, ModelConfig, PretrainConfig
+from pretrainrl_jax.config.stored import changed
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.model.shape import ModelShape
+from pretrainrl_jax.planning.chips import GIB, topology
+from pretrainrl_jax.planning.figures import SPARE
+from pretrainrl_jax.planning.programs import Program
+from pretrainrl_jax.planning.search import (
+    REFUSED,
+    ByHand,
+    Candidate,
+    Case,
+    Found,
+    Result,
+    by_hand,
+    candidates,
+    closest,
+    fastest,
+    meshes,
+    microsteps,
+    promising,
+    remat_values,
+    search,
+)
+from pretrainrl_jax.planning.shapes import KNOWN
+from pretrainrl_jax.planning.work import Cut
+from pretrainrl_jax.progress import SILENT
+from pretrainrl_jax.stages import search_plan
+from pretrainrl_jax.verbs import VERBS
+
+SHAPE = ModelShape("qwen3", 2048, 256, 2, 4, 2, 128, 512, 1e4, 1e-6, True, "bfloat16")
+STEP = Program("step", "pretrain", lambda: None, 8, 512, 4096.0, 3e10, 200.0, 200.0)
+MINING = Program("mining", "mine", lambda: None, 128, 32, 8192.0, 1e12, 10.0, cache=1e8, turns=7)
+PLACE = topology("v5e:2x4")
+ROOM = 16.0 * GIB
+
+
+def case(*programs: Program, shape: ModelShape = SHAPE, **steps: int) -> Case:
+    return Case(shape, programs, Cut(1, 1, PLACE.count), PLACE, steps)
+
+
+def result(middle: float, free: float = 0.5) -> Result:
+    peak = (1 - free) * ROOM
+    return Result(peak, free, 0.9 * middle, middle, 1.5 * middle, middle / 200, peak)
+
+
+def hand(number: int, seconds: float, shortest: float = 0.0, memory: float = 0.0) -> ByHand:
+    return ByHand(Candidate(number, 1, 1, False, 1), seconds, shortest, 0.0, memory, 0.0)
+
+
+def test_candidates_are_all_that_divide() -> None:
+    """Of 8 chips: by trying every mesh and every number of microsteps."""
+    expected = set()
+    for data, fsdp, tensor, remat, count in product(*[range(1, 9)] * 3, (False, True), (1, 2, 4, 8, 16)):
+        divides = 256 % fsdp == 0 and all(size % tensor == 0 for size in (4, 2, 512, 2048))
+        if data * fsdp * tensor == 8 and divides and 8 % (count * data * fsdp) == 0:
+            expected.add(Candidate(data, fsdp, tensor, remat, count))
+    found = candidates(case(STEP), [False, True])
+    assert len(found) == len(set(found))
+    assert set(found) == expected
+    assert {cut.tensor for cut in meshes(SHAPE, 8)} == {1, 2}  # two heads of keys
+
+
+def test_rows_of_pretraining_must_divide_and_packed_ones_are_padded() -> None:
+    assert microsteps(replace(STEP, rows=24), 2) == [1, 2, 4]
+    assert microsteps(replace(STEP, rows=24), 16) == []
+    packed = replace(STEP, section="train", rows=27)
+    assert microsteps(packed, 4) == [1, 2, 4]
+    assert microsteps(packed, 64) == [1]
+
+
+def test_the_microsteps_of_the_largest_training_program_are_searched() -> None:
+    small = replace(STEP, executions=1.0)
+    train = replace(STEP, section="train", rows=32)
+    both = case(small, train, MINING, pretrain=2)
+    assert both.section == "train"
+    assert all((8 // 2) % (one.data * one.fsdp) == 0 for one in candidates(both, [False]))
+    assert case(MINING).section == ""
+    assert {one.microsteps for one in candidates(case(MINING), [False])} == {1}
+
+
+def test_values_of_remat_are_read_from_its_type() -> None:
+    assert remat_values(bool) == [False, True]
+    assert remat_values(Literal["none", "products", "full"]) == ["none", "products", "full"]
+    assert remat_values(bool | Literal["none", "products", "full"]) == ["none", "products", "full"]
+    for value in remat_values():
+        assert changed(Config(), {"model.remat": value}).model.remat == value
+
+
+def test_settings_and_flags_are_read_back() -> None:
+    """By the command line that they are for."""
+    one = Candidate(2, 4, 1, remat_values()[-1], 2)
+    command = parse(["plan", "--topology=v5e:2x4", "--pretrain.rows=16", *one.flags("pretrain").split()])
+    mesh, model = command.config.mesh, command.config.model
+    assert (mesh.data, mesh.fsdp, mesh.tensor, model.remat) == one[:4]
+    assert command.config.pretrain.grad_accum_steps == 2
+    assert "grad_accum" not in one.flags("")
+
+
+def test_by_hand_knows_what_recomputing_and_cutting_cost() -> None:
+    many = replace(STEP, rows=64, time=4096, tokens=262144.0, counted=6e15)
+    large = case(many, shape=replace(KNOWN["Qwen3-4B-Base"], dtype="bfloat16"))
+    known = {one: by_hand(large, one) for one in candidates(large, [False, True])}
+    kept, again = (known[Candidate(1, 8, 1, remat, 1)] for remat in (False, True))
+    assert kept.seconds < again.seconds
+    assert kept.saved > 5 * again.saved
+    assert kept.state == again.state == pytest.approx(16 * 4.02e9 / 8, rel=0.01)
+    assert known[Candidate(8, 1, 1, True, 1)].state == pytest.approx(8 * kept.state)
+    assert known[Candidate(1, 4, 2, True, 2)].saved == pytest.approx(
+        known[Candidate(1, 4, 2, True, 1)].saved / 2
+    )
+    assert all(one.shortest <= one.seconds for one in known.values())
+
+
+def test_shards_that_are_no_multiple_of_the_lanes_are_gathered_at_twice_the_cost() -> None:
+    """2,560 entries over 8 chips are 320 each; 2,048 are 256. The least time does not know of it."""
+    narrow, aligned = (replace(SHAPE, d_model=size, dtype="bfloat16") for size in (2560, 2048))
+
+    def networks(shape: ModelShape) -> float:
+        busy = case(replace(STEP, rows=8, time=8), shape=shape)  # few tokens: bound by the network
+        known = by_hand(busy, Candidate(1, 8, 1, False, 1))
+        return known.seconds / known.shortest
+
+    assert networks(narrow) > 1.3 * networks(aligned)
+
+
+def test_what_fits_leaves_memory_to_spare() -> None:
+    assert result(1.0, SPARE).fits
+    assert not result(1.0, SPARE - 0.01).fits
+    assert not result(math.inf, 0.5).fits
+    assert not REFUSED.fits
+
+
+def test_the_fastest_that_fits_is_chosen() -> None:
+    times = {1: result(3.0), 2: result(2.0), 3: result(1.0, 0.05), 4: result(5.0)} | {
+        5: REFUSED._replace(refused="why")
+    }
+    ranked = [hand(number, number) for number in times]
+    found = list(search(ranked, lambda one: times[one.data], 9, ROOM))
+    assert [one.candidate.data for one in found] == [1, 2, 3, 4, 5]
+    best, near = fastest(found), closest(found[2:])
+    assert best is not None
+    assert best.candidate.data == 2
+    assert near is not None
+    assert near.candidate.data == 4
+    assert fastest(found[2:3]) is None
+    assert closest(found[4:]) is None
+
+
+def test_no_more_are_judged_than_asked_for_and_none_that_cannot_be_faster() -> None:
+    ranked = [hand(1, 1.0, 0.5), hand(2, 2.0, 1.5), hand(3, 3.0, 0.8), hand(4, 4.0, 0.1)]
+    found = list(search(ranked, lambda one: result(1.2), 3, ROOM))
+    assert [one.candidate.data for one in found] == [1, 3, 4]
+    assert len(list(search(ranked, lambda one: result(1.2), 2, ROOM))) == 2
+
+
+def test_what_does_not_fit_by_hand_comes_last_and_a_result_corrects_what_is_expected() -> None:
+    ranked = [hand(1, 1.0, memory=20 * GIB), hand(2, 2.0, memory=8 * GIB), hand(3, 3.0, memory=6 * GIB)]
+
+    def order(free: float) -> list[int]:
+        return [one.candidate.data for one in search(ranked, lambda one: result(9.0, free), 3, ROOM)]
+
+    assert order(free=0.5) == [2, 3, 1]  # the second took what was expected
+    assert order(free=0.75) == [2, 1, 3]  # it took half of that: so may the first, which then fits
+
+
+def test_a_least_time_that_was_not_one_is_trusted_less() -> None:
+    """The first took half of its least time: so may the third, which may then be faster."""
+    ranked = [hand(1, 1.0, 4.0), hand(2, 2.0, 6.0), hand(3, 3.0, 3.9)]
+    found = list(search(ranked[:1], lambda one: result(2.0), 1, ROOM))
+    assert [one.candidate.data for one in promising(ranked, found)] == [3]
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0.1, 9), st.floats(0, 1), st.floats(0, 9), st.floats(-0.5, 1), st.floats(0, 20)),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_leaving_candidates_out_never_loses_the_fastest(
+    drawn: list[tuple[float, float, float, float, float]],
+) -> None:
+    """Whatever is expected of time and memory, where the least times are at least that."""
+    results = {number: result(middle, free) for number, (middle, _, _, free, _) in enumerate(drawn)}
+    ranked = [
+        hand(number, expected, middle * share, memory * GIB)
+        for number, (middle, share, expected, _, memory) in enumerate(drawn)
+    ]
+    best = fastest(list(search(ranked, lambda one: results[one.data], len(drawn), ROOM)))
+    fitting = [one.middle for one in results.values() if one.fits]
+    assert (best.result.middle if best else None) == min(fitting, default=None)
+
+
+def stopping(after: int) -> Callable[[Candidate], Result]:
+    judged: list[Candidate] = []
+
+    def judge(one: Candidate) -> Result:
+        if len(judged) == after:
+            raise KeyboardInterrupt
+        judged.append(one)
+        return result(3.0 - len(judged))
+
+    return judge
+
+
+def test_ctrl_c_keeps_what_was_found() -> None:
+    found: list[Found] = []
+    with pytest.raises(KeyboardInterrupt):
+        found.extend(search([hand(n, n) for n in range(5)], stopping(2), 5, ROOM))
+    assert [one.candidate.data for one in found] == [0, 1]
+
+
+CONFIG = Config(
+    mesh=MeshConfig(data=1, fsdp=-1),
+    model=ModelConfig(d_model=256, heads=2, kv_heads=1, head_dim=128, dtype="bfloat16"),
+    pretrain=PretrainConfig(text="documents", steps=200, rows=8),
+)
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the stage finds, one after another, in the place of what compilers say; an exception is raised."""
+    results: list[Any] = []
+
+    def plan_of(config: Config, *_: Any) -> Any:
+        one = results.pop(0)
+        if isinstance(one, BaseException):
+            raise one
+        return SimpleNamespace(figures=one)
+
+    monkeypatch.setattr(search_plan, "plan_of", plan_of)
+    monkeypatch.setattr(search_plan, "result_of", lambda one: one)
+    monkeypatch.setattr(search_plan, "case_of", lambda *_: case(STEP))
+    monkeypatch.setattr(search_plan, "show", lambda *_: print("the page"))
+    return results
+
+
+def searched(results: int, as_script: bool = False) -> None:
+    search_plan.search_plan(CONFIG, PLACE, SILENT, None, as_script, results)
+
+
+def test_the_table_marks_the_best_and_ends_with_its_flags(
+    judged: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged += [result(7200.0), RuntimeError("the compiler ended"), result(3600.0)]
+    searched(3)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "the page"
+    (flags,) = (line for line in lines if line.startswith("the fastest: "))
+    assert all(f"--{name}=" in flags for name in ("mesh.data", "model.remat", "pretrain.grad_accum_steps"))
+    (best,) = (line for line in lines if line.endswith("best"))
+    assert "0.90 to 1.50" in best
+    assert len([line for line in lines if " x " in line and "fsdp" not in line]) == 3
+
+
+def test_ctrl_c_prints_what_was_found(judged: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    judged += [result(7200.0), KeyboardInterrupt()]
+    with pytest.raises(KeyboardInterrupt):
+        searched(3)
+    out = capsys.readouterr().out
+    assert "1.80 to 3.00" in out
+    assert "the fastest so far: --mesh.data=" in out
+    assert "the page" not in out
+
+
+def test_where_nothing_fits_the_closest_is_named(
+    judged: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged += [result(1.0, -0.5), result(1.0, 0.06), result(1.0, -0.1)]
+    monkeypatch.setattr(search_plan, "advice_of", lambda plan, place: "step: more chips")
+    with pytest.raises(MemoryError, match=r"none of 3 .* the closest, --mesh.* leaves 6% free; step: more"):
+        searched(3)
+    assert "best" not in capsys.readouterr().out
+    judged += [RuntimeError("no such kernel")] * 2
+    with pytest.raises(InputError, match="no such kernel"):
+        searched(2)
+
+
+@pytest.mark.parametrize(
+    ("words", "number"),
+    [([], None), (["--search"], 8), (["--search", "3"], 3), (["--search=3"], 3), (["--search", "--json"], 8)],
+)
+def test_the_command_line(words: list[str], number: int | None) -> None:
+    command = parse(["plan", "--topology", "v5e:2x2", *words, "--pretrain.rows=4"])
+    assert command.options.search == number
+    assert command.config.pretrain.rows == 4
+
+
+def test_a_number_below_one_is_refused() -> None:
+    with pytest.raises(InputError, match="--search=0"):
+        VERBS["plan"].run(parse(["plan", "--topology=v5e:2x2", "--search=0"]))
+    with pytest.raises(InputError, match="search"):
+        parse(["plan", "--topology=v5e:2x2", "--search=few"])
