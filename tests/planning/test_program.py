@@ -682,7 +682,7 @@ def test_attributes_with_line_breaks_end_nothing() -> None:
 
 ENTRY %main (x: f32[8,8]) -> f32[8,8] {
   %x = f32[8,8]{1,0} parameter(0)
-  %kernel = f32[8,8]{1,0} custom-call(%x), custom_call_target="tpu_custom_call", frontend_attributes={kernel="a
+  %kernel = f32[8,8]{1,0} custom-call(%x), custom_call_target="tpu_custom_call", frontend_attributes={k="a
 "xprof_metadata":"{}"
 }}, metadata={op_name="jit(f)/kernel"}
   ROOT %product = f32[8,8]{1,0} dot(%kernel, %x), lhs_contracting_dims={1}, rhs_contracting_dims={0}
