@@ -114,8 +114,8 @@ def of_corpus(context: Context, tokenizer: Tokenizer) -> Data:
     settings, texts = context.config.pretrain, context.corpus.training
     trees = documents(tokenizer, texts, settings.row_length)
     seed = context.config.seed
-    how = {"question": False, "sequences": True}
-    rows = PackedRows(trees, settings.row_length, seed, settings.epochs, settings.rows, **how)
+    sizes = settings.row_length, seed, settings.epochs, settings.rows
+    rows = PackedRows(trees, *sizes, question=False, sequences=True)
 
     def feed(progress: Progress) -> Feed:
         return Feed(
