@@ -72,7 +72,7 @@ def for_kernel(
 
 def attend(
     queries: jax.Array,
-    sources: list[tuple[jax.Array, jax.Array, Visible]],
+    sources: list[tuple[jax.Array, jax.Array, Any]],
     scale: float,
     *,
     kernel: Kernel = "xla",
@@ -187,12 +187,12 @@ def _attend_splash(
     time = queries.shape[1]
     block = next(size for size in SPLASH_BLOCKS if time % size == 0)
     names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
-    sizes = BlockSizes(**{f"block_{name}": block for name in names})
+    sizes: Any = {f"block_{name}": block for name in names}
 
     def of_device(queries: jax.Array, keys: jax.Array, values: jax.Array, tree_id: jax.Array) -> jax.Array:
-        kernel = make_splash_mha(
+        kernel: Any = make_splash_mha(
             MultiHeadMask([CausalMask((time, time))] * queries.shape[2]),
-            block_sizes=sizes,
+            block_sizes=BlockSizes(**sizes),
             head_shards=1,
             q_seq_shards=1,
             residual_checkpoint_name=MIXED,  # the kernel does not run again where that is kept
@@ -220,7 +220,7 @@ def _attend_fused(
     values: jax.Array,
     mask: jax.Array,
     scale: float,
-    implementation: Kernel,
+    implementation: Literal["xla", "cudnn"],
 ) -> jax.Array:
     # cuDNN adds -2e12 to what is masked. A row of that alone has a log-sum no gradient can be computed from
     # (its probabilities come out as 1 each, or NaN), so a token that sees nothing, padding, sees everything.

@@ -31,6 +31,7 @@ def test_devices_share_rows_and_heads(on_meshes: dict[str, Any], mesh: str) -> N
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow  # minutes
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu compiles for TPUs")
 def test_libtpu_compiles_a_step_on_documents(tmp_path: Path) -> None:
     """Where libtpu is installed; no TPU need be there. Scores stand in no buffer."""
