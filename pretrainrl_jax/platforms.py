@@ -24,6 +24,9 @@ GPU_FLAGS = (
 # libtpu's. Overlap within a slice is its own choice: asynchronous collective fusion, which older guides turn
 # on by hand, is on where it is sound (v5e), and newer versions refuse to compile with it elsewhere.
 TPU_FLAGS = (
+    # Weights are gathered whole before a product: in pieces, as XLA does by itself on small slices, each
+    # piece's sums go through memory (planned for v6e:4x4: 2.7 times the traffic; docs/plan.md).
+    "--xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000",
     # Between slices: gradients' reductions over the data center's network overlap with computation,
     "--xla_tpu_enable_data_parallel_all_reduce_opt=true",
     # and with that of other iterations, whatever their sizes.

@@ -27,6 +27,7 @@ class Chip:
     side: int = 1  # of the matrix unit: a product over fewer entries leaves a part of it idle
     accelerator: str = ""  # as Google Cloud names a slice: this, and a number
     counts: int = 1  # what that number counts, a chip
+    capability: str = ""  # of CUDA, which says what kernels a GPU has
     source: str = ""
 
 
@@ -38,27 +39,27 @@ CHIPS = {
         # Links: 9e10, 9e10 and 4.5e10 bytes a second one way (scaling book), of 4, 6 and 4 links a chip.
         Chip(
             "v5e", "tpu", 197e12, 16 * GIB, 8.2e11, 4.5e10, 2, 16, 4, 188e9, 128, "v5litepod", 1,
-            f"{_TPU}: v5e; {_SCALING}",
+            source=f"{_TPU}: v5e; {_SCALING}",
         ),
         Chip(
             "v5p", "tpu", 459e12, 95 * GIB, 2.765e12, 9e10, 3, 4, 4, 448e9, 128, "v5p", 2,
-            f"{_TPU}: v5p; {_SCALING}",
+            source=f"{_TPU}: v5p; {_SCALING}",
         ),
         Chip(
             "v6e", "tpu", 918e12, 32 * GIB, 1.64e12, 9e10, 2, 16, 4, 720e9, 256, "v6e", 1,
-            f"{_TPU}: v6e; {_SCALING}",
+            source=f"{_TPU}: v6e; {_SCALING}",
         ),
         Chip(
             "h100", "gpu", 989.4e12, 80e9, 3.35e12, 4.5e11, 0, 0, 8, 2e12,
-            source="NVIDIA H100 SXM data sheet",
+            capability="9.0", source="NVIDIA H100 SXM data sheet",
         ),
         Chip(
             "h200", "gpu", 989.4e12, 141e9, 4.8e12, 4.5e11, 0, 0, 8, 2e12,
-            source="NVIDIA H200 SXM data sheet",
+            capability="9.0", source="NVIDIA H200 SXM data sheet",
         ),
         Chip(
             "a100", "gpu", 312e12, 80e9, 2.039e12, 3e11, 0, 0, 8, 1e12,
-            source="NVIDIA A100 80GB SXM data sheet",
+            capability="8.0", source="NVIDIA A100 80GB SXM data sheet",
         ),
     )
 }  # fmt: skip

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -25,8 +25,9 @@ from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.objectives.loss import asks
 from pretrainrl_jax.objectives.scoring import score_endings
+from pretrainrl_jax.planning.by_hand import ByHand, Packed
 from pretrainrl_jax.planning.typical import PROMPTS, Questions, trees, visible
-from pretrainrl_jax.planning.work import BFLOAT16, Operation
+from pretrainrl_jax.planning.work import BFLOAT16, Operation, Work
 from pretrainrl_jax.stages.context import SCORED_ROWS
 from pretrainrl_jax.training.optimizer import Schedule, adamw
 from pretrainrl_jax.training.step import compile_references, compile_step, init_state
@@ -60,6 +61,9 @@ class Program:
     saved: float = 0.0  # bytes a chip, of activations that the backward pass reads
     turns: int = 1  # of the decoding loop, which may end earlier
     kernels: tuple[Operation, ...] = ()  # on a chip, which no compiled text tells: of attention
+    # Where it cannot be compiled (`planning.by_hand`): a chip's work, and the bytes it makes for itself.
+    by_hand: Callable[[], Work] = lambda: Work((), ())
+    working: Callable[[], float] = float
 
 
 @dataclass(frozen=True)
@@ -117,12 +121,21 @@ def planned(
     )
 
 
+class _Step(NamedTuple):
+    """A training step: what a program of one has beside its name and how often it runs."""
+
+    lower: Callable[[], Any]
+    by_hand: Callable[[], Work]
+    working: Callable[[], float]
+
+
 class _Work:
     """Programs of one model on one mesh."""
 
     def __init__(self, config: Config, model: Model, mesh: Mesh) -> None:
         self._config, self._model, self._mesh = config, model, mesh
         self.parameter_bytes = _bytes_a_chip(model, mesh)
+        self._hand = ByHand.on(model.shape, mesh, model.kernel)
 
     def pretraining(self) -> Program:
         """Documents in packed rows."""
@@ -133,11 +146,11 @@ class _Work:
         tokens = float(rows * time)
         cost = flops(self._model.shape, (time + 1) / 2)  # as if a row were one text: the usual count
         microsteps = settings.grad_accum_steps
-        lower = self._step("token", {"ntp": {"answer": 1.0}}, rows, holds, microsteps, sequences=True)
+        step = self._step("token", {"ntp": {"answer": 1.0}}, rows, holds, microsteps, sequences=True)
         steps = float(settings.steps)
         counted = 3 * tokens * cost.total
         return self._trained(
-            "pretraining step", "pretrain", lower, rows, time, tokens, counted, steps, microsteps=microsteps,
+            "pretraining step", "pretrain", step, rows, time, tokens, counted, steps, microsteps=microsteps,
             sequences=True,
         )  # fmt: skip
 
@@ -197,19 +210,22 @@ class _Work:
         weights = coefficients_of(method)
         microsteps = settings.grad_accum_steps
         plain = not method.contrasts
-        lower = self._step("token", weights, rows * microsteps, holds, microsteps, sequences=plain)
+        step = self._step("token", weights, rows * microsteps, holds, microsteps, sequences=plain)
         steps = float(settings.steps * settings.updates)
         yield self._trained(
-            f"{name} step", "selfimprove", lower, rows * microsteps, time, documents * length, counted,
+            f"{name} step", "selfimprove", step, rows * microsteps, time, documents * length, counted,
             steps, resident, microsteps=microsteps, sequences=plain,
         )  # fmt: skip
         if method.contrasts:
+            shards = row_shards(self._mesh)
             give = compile_references(self._model, self._mesh)
             batch = self._packed(rows * microsteps, holds, microsteps)
             yield Program(
                 f"{name} references", "selfimprove", partial(give.lower, self._parameters(), batch),
                 rows * microsteps, time, documents * length, counted / 3, steps,
                 resident=2 * self.parameter_bytes + resident,
+                by_hand=partial(self._hand.scoring, rows // shards, time, holds.sources, microsteps),
+                working=partial(self._hand.scoring_memory, rows // shards, time, holds.sources),
             )  # fmt: skip
 
     def _training(self, names: Sequence[str], objective: ObjectiveConfig, asked: Questions) -> Program:
@@ -226,24 +242,24 @@ class _Work:
         pairs = per_tree * sum(map(visible, drawn))
         counted = 3 * (tokens * cost.layers + pairs * cost.attention + sources * cost.head)
         steps = asked.number * settings.passes / settings.questions
-        lower = self._step(
+        step = self._step(
             settings.ntp_scale, objective.coefficients, rows, holds, settings.grad_accum_steps,
             settings.dpo_scale, objective.grpo.form, anchors=objective.anchored,
         )  # fmt: skip
         label = f"training step ({', '.join(names)})"
         return self._trained(
-            label, "train", lower, rows, settings.row_length, tokens, counted, steps, systems=len(names)
+            label, "train", step, rows, settings.row_length, tokens, counted, steps, systems=len(names)
         )
 
     def _trained(
-        self, name: str, section: str, lower: Any, rows: int, time: int, tokens: float, counted: float,
+        self, name: str, section: str, step: "_Step", rows: int, time: int, tokens: float, counted: float,
         updates: float, resident: float = 0.0, systems: int = 1, microsteps: int = 1, sequences: bool = False,
     ) -> Program:  # fmt: skip
         own = -(-rows // (row_shards(self._mesh) * microsteps))  # rows of a chip at a time
         kernels = self._splash(own, time, microsteps) if sequences else ()
         return Program(
-            name, section, lower, rows, time, tokens, counted, systems * updates, updates, resident,
-            saved=self._saved(own, time), kernels=kernels,
+            name, section, step.lower, rows, time, tokens, counted, systems * updates, updates, resident,
+            saved=self._saved(own, time), kernels=kernels, by_hand=step.by_hand, working=step.working,
         )  # fmt: skip
 
     def _saved(self, rows: int, time: int) -> float:
@@ -280,6 +296,7 @@ class _Work:
         counted += cost.attention * (read * (length + 1) / 2 + written * (length + new / 2))
         cache = self._cache(batch, time + beams * new)
         section = "mine" if name == "mining" else "evaluate"
+        mine = batch // row_shards(self._mesh)
         return Program(
             name,
             section,
@@ -291,6 +308,8 @@ class _Work:
             questions / batch,
             cache=cache,
             turns=new - 1,
+            by_hand=partial(self._hand.beams, mine, time, beams, new),
+            working=partial(self._hand.decoding_memory, mine, time, beams, new, False),
         )
 
     def _sampling(self, name: str, prefix: int, samples: int, batch: int, resident: float) -> Program:
@@ -310,9 +329,12 @@ class _Work:
         counted = (read + written) * cost.layers + written * cost.head
         counted += cost.attention * (read * (prefix + 1) / 2 + written * (prefix + new / 2))
         executions = settings.steps * settings.documents / batch
+        mine = batch // row_shards(self._mesh)
         return Program(
             f"{name} sampling", "rollouts", lower, batch, time, read + written, counted, executions,
             resident=resident, cache=self._cache(batch, time + samples * new), turns=new,
+            by_hand=partial(self._hand.sampling, mine, time, samples, new),
+            working=partial(self._hand.decoding_memory, mine, time, samples, new, True),
         )  # fmt: skip
 
     def _scoring(self, questions: float, negatives: int) -> Program:
@@ -329,12 +351,16 @@ class _Work:
         counted = tokens * cost.layers + share * sum(map(visible, drawn)) * cost.attention
         counted += share * sum(size(tree, question=False).sources for tree in drawn) * cost.head
         executions = questions / (rows * a_row)
-        return Program("scoring", "", lower, rows, settings.row_length, tokens, counted, executions)
+        part = rows // row_shards(self._mesh), settings.row_length, holds.sources
+        return Program(
+            "scoring", "", lower, rows, settings.row_length, tokens, counted, executions,
+            by_hand=partial(self._hand.scoring, *part), working=partial(self._hand.scoring_memory, *part),
+        )  # fmt: skip
 
     def _step(
         self, ntp_scale: str, weights: Any, rows: int, holds: Capacity, microsteps: int,
         dpo_scale: str = "prompts", grpo_form: str = "dapo", anchors: bool = False, sequences: bool = False,
-    ) -> Callable[[], Any]:  # fmt: skip
+    ) -> "_Step":  # fmt: skip
         model, settings, mesh = self._model, self._config.optimizer, self._mesh
         step = compile_step(model, settings, ntp_scale, mesh, dpo_scale, grpo_form)
         params = nn.unbox(model.abstract())
@@ -345,7 +371,16 @@ class _Work:
             batch = Anchored(batch, self._anchors(microsteps))
         number = jax.ShapeDtypeStruct((), jnp.float32)
         traced = jax.tree.map(lambda _: number, {term: dict(each) for term, each in weights.items()})
-        return partial(step.lower, state, batch, traced, Schedule(number, number, number, number))
+        shards = row_shards(mesh)
+        packed = [Packed(round_up_rows(mesh, rows // microsteps) // shards, holds.time, holds.sources)]
+        if anchors:
+            time = self._config.anchor.length
+            packed.append(Packed(self._anchor_rows(microsteps) // shards, time, time))
+        return _Step(
+            partial(step.lower, state, batch, traced, Schedule(number, number, number, number)),
+            partial(self._hand.step, packed, microsteps),
+            partial(self._hand.step_memory, self.parameter_bytes, packed, microsteps),
+        )
 
     def _packed(self, rows: int, holds: Capacity, microsteps: int | None) -> PackedBatch:
         """Of a batch [microsteps, rows, …], or [rows, …] where None."""
@@ -361,8 +396,7 @@ class _Work:
         return PackedBatch(*(field(*spec) for spec in FIELD_SPECS))
 
     def _anchors(self, microsteps: int) -> AnchorBatch:
-        settings, questions = self._config.anchor, self._config.train.questions
-        rows = round_up_rows(self._mesh, -(-round(questions / settings.questions) // microsteps))
+        settings, rows = self._config.anchor, self._anchor_rows(microsteps)
         sizes = {"time": settings.length, "top": settings.top}
 
         def field(axes: tuple[str, ...], fill: float) -> Any:
@@ -370,6 +404,11 @@ class _Work:
             return jax.ShapeDtypeStruct((microsteps, rows, *(sizes[axis] for axis in axes)), kind)
 
         return AnchorBatch(*(field(*spec) for spec in ANCHOR_SPECS))
+
+    def _anchor_rows(self, microsteps: int) -> int:
+        """Of a microstep."""
+        rows = round(self._config.train.questions / self._config.anchor.questions)
+        return round_up_rows(self._mesh, -(-rows // microsteps))
 
     def _parameters(self) -> Any:
         shardings, params = parameter_shardings(self._model, self._mesh), nn.unbox(self._model.abstract())

@@ -7,12 +7,11 @@ searched: their size follows from the model's width (`model.vocabulary.block_siz
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import UnionType
-from typing import Any, Literal, NamedTuple, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, cast, get_args
 
 from jax.sharding import AbstractMesh, Mesh
 
-from pretrainrl_jax.config import ModelConfig
+from pretrainrl_jax.config.declare import Policy
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.cost import parameters
 from pretrainrl_jax.model.mesh import AXES, check_model, divisors
@@ -25,6 +24,7 @@ from pretrainrl_jax.planning.programs import DOCUMENT, Program
 from pretrainrl_jax.planning.work import BFLOAT16, FLOAT32, Again, Cut, Operation, Sent, Work, training_work
 
 LANES = 128  # entries of an array's last axis that a TPU keeps together
+REMATS: tuple[Policy, ...] = get_args(Policy)
 STATE = 4 * FLOAT32  # bytes of a parameter in training: itself, both moments, its gradient
 
 
@@ -34,7 +34,7 @@ class Candidate(NamedTuple):
     data: int
     fsdp: int
     tensor: int
-    remat: bool | str
+    remat: Policy
     microsteps: int  # of the searched section; 1 where nothing is trained
 
     @property
@@ -50,7 +50,7 @@ class Candidate(NamedTuple):
 
     def flags(self, section: str) -> str:
         """The same for a command line."""
-        return " ".join(f"--{name}={str(value).lower()}" for name, value in self.settings(section).items())
+        return " ".join(f"--{name}={value}" for name, value in self.settings(section).items())
 
 
 @dataclass(frozen=True)
@@ -123,19 +123,6 @@ class Found(NamedTuple):
         return self.hand.candidate
 
 
-def remat_values(kind: Any = None) -> list[bool | str]:
-    """Values of model.remat, as its type has them: of a switch both, of a choice each."""
-    kind = get_type_hints(ModelConfig)["remat"] if kind is None else kind
-    if kind is bool:
-        return [False, True]
-    if get_origin(kind) is Literal:
-        return list(get_args(kind))
-    if get_origin(kind) in (Union, UnionType):
-        parts = [remat_values(part) for part in get_args(kind) if part is not type(None)]
-        return max(parts, key=len)  # a choice that a switch still stands for
-    return remat_values(get_args(kind)[0])  # Annotated
-
-
 def meshes(shape: ModelShape, chips: int) -> list[Cut]:
     """Every mesh of so many chips that divides the model."""
     every = (
@@ -152,7 +139,7 @@ def _divides(shape: ModelShape, cut: Cut) -> bool:
     return True
 
 
-def candidates(case: Case, remats: Sequence[bool | str]) -> list[Candidate]:
+def candidates(case: Case, remats: Sequence[Policy]) -> list[Candidate]:
     """Every one whose mesh divides the model and the rows of pretraining."""
     others = [p for p in case.programs if p.section == "pretrain" and p.section != case.section]
     every = []
@@ -269,9 +256,9 @@ def _expected(case: Case, candidate: Candidate, work: Work) -> Estimate:
     return _time(case, work)
 
 
-def _again(shape: ModelShape, remat: bool | str) -> Again:
+def _again(shape: ModelShape, remat: Policy) -> Again:
     """What the backward pass computes again."""
-    if remat in (True, "full"):
+    if remat == "full":
         return Again(1.0, 1.0)
     if remat == "attention":  # keeps attention's own: an MLP's first products are recomputed
         gated = 3 * shape.d_ff
@@ -279,12 +266,12 @@ def _again(shape: ModelShape, remat: bool | str) -> Again:
     return Again()
 
 
-def _saved(shape: ModelShape, remat: bool | str, tensor: int) -> float:
+def _saved(shape: ModelShape, remat: Policy, tensor: int) -> float:
     """Bytes of a token that a layer saves for its backward pass, about."""
     s = shape
     heads, mlp = (s.heads + s.kv_heads) * s.head_dim / tensor, s.d_ff / tensor
     kept = float(s.d_model)  # its input
-    if remat not in (True, "full"):
+    if remat != "full":
         kept += s.d_model + 2 * heads  # queries, keys, values, what is mixed of them, its product
         if remat != "attention":
             kept += 2 * mlp

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import jax
 from jax.experimental import topologies
 
 from pretrainrl_jax.config import Config, PlatformConfig
@@ -16,12 +17,16 @@ from pretrainrl_jax.planning.shapes import shape_for, shape_of
 from pretrainrl_jax.planning.typical import questions
 from pretrainrl_jax.platforms import flags_for, kernel_for
 
+MOST_GPUS = 512  # that this machine's CPU stands for: each has threads
+
 
 def prepare_target(topology: Topology, settings: PlatformConfig) -> None:
-    """Set what libtpu reads when it is loaded, before JAX starts its backend, which is this machine's CPU.
+    """Set what JAX and libtpu read, before JAX starts its backend, which is this machine's CPU.
+
+    Of GPUs it stands for as many as there are to be: nothing runs there.
 
     Raises:
-        InputError: if libtpu is not installed.
+        InputError: if libtpu is not installed, or for more GPUs than that.
     """
     if topology.chip.kind == "tpu":
         try:
@@ -36,6 +41,10 @@ def prepare_target(topology: Topology, settings: PlatformConfig) -> None:
             "TPU_WORKER_HOSTNAMES": "localhost",
             "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",  # nothing is driven: several may compile at a time
         }
+    else:
+        if topology.count > MOST_GPUS:
+            raise InputError(f"--topology={topology.name}: plan takes {MOST_GPUS} GPUs at most")
+        jax.config.update("jax_num_cpu_devices", topology.count)
     os.environ["JAX_PLATFORMS"] = "cpu"
 
 
@@ -45,6 +54,8 @@ def devices_of(topology: Topology) -> Sequence[Any]:
     Raises:
         InputError: if libtpu does not know such a slice.
     """
+    if topology.chip.kind == "gpu":
+        return jax.devices("cpu")[: topology.count]
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=topology.name).devices
     except Exception as error:
@@ -60,9 +71,8 @@ def planned_for(config: Config, topology: Topology) -> Planned:
     """
     mesh = make_mesh(config.mesh, devices_of(topology))
     judge = shape_of(config.judge.path, "judge.path") if config.judge.path else None
-    return planned(
-        config, shape_for(config), judge, questions(config), mesh, kernel_for("tpu", config.platform)
-    )
+    kernel = kernel_for(topology.chip.kind, config.platform, topology.chip.capability)
+    return planned(config, shape_for(config), judge, questions(config), mesh, kernel)
 
 
 def versions() -> list[str]:

@@ -41,7 +41,7 @@ class Plan:
 
 
 def plan(config: Config, topology: Topology, screen: Screen, price: float | None, as_script: bool) -> None:
-    """Compile every program of the configuration for the slice, and say what it takes.
+    """Say what every program of the configuration takes on the slice, for which TPUs' are compiled.
 
     Raises:
         InputError: for a mesh, a model or a slice that cannot be.
@@ -67,6 +67,7 @@ def show(
             "chips": topology.count,
             "mesh": dict(made.planned.mesh.shape),
             "fits": made.fits,
+            "compiled": made.topology.chip.kind == "tpu",
             "judge": {"verdicts": made.planned.verdicts, "tokens": made.planned.verdict_tokens},
             "host_bytes": largest_part(made.planned),
             "programs": as_json(made.figures, topology),
@@ -85,9 +86,26 @@ def show(
 
 
 def plan_of(config: Config, topology: Topology, screen: Screen) -> Plan:
-    """The figures of every program: lowered here, compiled in processes of their own, one a processor."""
+    """The figures of every program."""
     whole = planned_for(config, topology)
     title = ", ".join(filter(None, (config.name, Path(config.model.path).name)))
+    told = compiled_figures if topology.chip.kind == "tpu" else figures_by_hand
+    return Plan(
+        title, topology, whole, tuple(told(config, whole, topology, screen)), questions(config).source
+    )
+
+
+def figures_by_hand(config: Config, whole: Planned, topology: Topology, screen: Screen) -> Iterator[Figures]:
+    """Of GPUs, for which nothing compiles here: from shapes."""
+    shares = efficiencies(topology.chip)
+    for program in whole.programs:
+        working = program.working()
+        held = whole.parameters + (whole.optimizer if program.updates else 0.0)
+        yield figures(whole, program, program.by_hand(), working, held + working, topology, shares)
+
+
+def compiled_figures(config: Config, whole: Planned, topology: Topology, screen: Screen) -> Iterator[Figures]:
+    """Of programs that are lowered here and compiled in processes of their own, one a processor."""
     about = json.dumps([topology.name, *versions()])
     keys = [
         hashlib.sha256((about + program.lower().as_text()).encode()).hexdigest()[:32]
@@ -104,7 +122,6 @@ def plan_of(config: Config, topology: Topology, screen: Screen) -> Plan:
         keep(key, made)
         return made
 
-    every = []
     with (
         screen.track("plan", len(keys), "programs") as bar,
         ThreadPoolExecutor(os.cpu_count()) as pool,
@@ -112,9 +129,8 @@ def plan_of(config: Config, topology: Topology, screen: Screen) -> Plan:
         for program, compiled in zip(
             whole.programs, pool.map(compiled_one, whole.programs, keys), strict=True
         ):
-            every.append(of_program(whole, program, compiled, topology))
+            yield of_program(whole, program, compiled, topology)
             bar.advance()
-    return Plan(title, topology, whole, tuple(every), questions(config).source)
 
 
 def of_program(
@@ -150,6 +166,8 @@ def of_program(
 
 def lines(made: Plan) -> Iterator[str]:
     """What no table has."""
+    if made.topology.chip.kind != "tpu":
+        yield "work and memory are by hand, from shapes: nothing was compiled for these chips"
     yield f"questions: {made.source}; lengths as PopQA's have"
     held = largest_part(made.planned)
     yield f"loading takes {held / GIB:.1f} GiB of a host's memory beside what is on its chips"

@@ -13,6 +13,7 @@ from pretrainrl_jax.planning.figures import SPARE, Figures, remedies
 from pretrainrl_jax.planning.page import HOUR, WIDTH
 from pretrainrl_jax.planning.search import (
     REFUSED,
+    REMATS,
     ByHand,
     Candidate,
     Case,
@@ -24,7 +25,6 @@ from pretrainrl_jax.planning.search import (
     fastest,
     meshes,
     promising,
-    remat_values,
     search,
 )
 from pretrainrl_jax.planning.shapes import shape_for
@@ -61,7 +61,7 @@ def search_plan(
         MemoryError: if none fits.
     """
     case = case_of(config, topology)
-    remats = remat_values() if case.trained else [config.model.remat]
+    remats = REMATS if case.trained else (config.model.remat,)
     ranked = [by_hand(case, candidate) for candidate in candidates(case, remats)]
     if not ranked:
         raise InputError(f"--search: no mesh of {topology.name} divides both the model and pretrain.rows")
@@ -139,7 +139,7 @@ def cells(one: Found) -> list[str]:
     """A row of the table."""
     candidate, result = one.candidate, one.result
     mesh = f"{candidate.data} x {candidate.fsdp} x {candidate.tensor}"
-    head = [mesh, str(candidate.remat).lower(), str(candidate.microsteps)]
+    head = [mesh, candidate.remat, str(candidate.microsteps)]
     if result.refused:
         return [*head, "–", "–", "–", "–"]
     hours = f"{result.shortest / HOUR:,.2f} to {result.longest / HOUR:,.2f}"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,6 +21,7 @@ from pretrainrl_jax.planning.figures import SPARE
 from pretrainrl_jax.planning.programs import Program
 from pretrainrl_jax.planning.search import (
     REFUSED,
+    REMATS,
     ByHand,
     Candidate,
     Case,
@@ -33,7 +34,6 @@ from pretrainrl_jax.planning.search import (
     meshes,
     microsteps,
     promising,
-    remat_values,
     search,
 )
 from pretrainrl_jax.planning.shapes import KNOWN
@@ -59,17 +59,17 @@ def result(middle: float, free: float = 0.5) -> Result:
 
 
 def hand(number: int, seconds: float, shortest: float = 0.0, memory: float = 0.0) -> ByHand:
-    return ByHand(Candidate(number, 1, 1, False, 1), seconds, shortest, 0.0, memory, 0.0)
+    return ByHand(Candidate(number, 1, 1, "none", 1), seconds, shortest, 0.0, memory, 0.0)
 
 
 def test_candidates_are_all_that_divide() -> None:
     """Of 8 chips: by trying every mesh and every number of microsteps."""
     expected = set()
-    for data, fsdp, tensor, remat, count in product(*[range(1, 9)] * 3, (False, True), (1, 2, 4, 8, 16)):
+    for data, fsdp, tensor, remat, count in product(*[range(1, 9)] * 3, ("none", "full"), (1, 2, 4, 8, 16)):
         divides = 256 % fsdp == 0 and all(size % tensor == 0 for size in (4, 2, 512, 2048))
         if data * fsdp * tensor == 8 and divides and 8 % (count * data * fsdp) == 0:
             expected.add(Candidate(data, fsdp, tensor, remat, count))
-    found = candidates(case(STEP), [False, True])
+    found = candidates(case(STEP), ["none", "full"])
     assert len(found) == len(set(found))
     assert set(found) == expected
     assert {cut.tensor for cut in meshes(SHAPE, 8)} == {1, 2}  # two heads of keys
@@ -88,22 +88,20 @@ def test_the_microsteps_of_the_largest_training_program_are_searched() -> None:
     train = replace(STEP, section="train", rows=32)
     both = case(small, train, MINING, pretrain=2)
     assert both.section == "train"
-    assert all((8 // 2) % (one.data * one.fsdp) == 0 for one in candidates(both, [False]))
+    assert all((8 // 2) % (one.data * one.fsdp) == 0 for one in candidates(both, ["none"]))
     assert case(MINING).section == ""
-    assert {one.microsteps for one in candidates(case(MINING), [False])} == {1}
+    assert {one.microsteps for one in candidates(case(MINING), ["none"])} == {1}
 
 
-def test_values_of_remat_are_read_from_its_type() -> None:
-    assert remat_values(bool) == [False, True]
-    assert remat_values(Literal["none", "products", "full"]) == ["none", "products", "full"]
-    assert remat_values(bool | Literal["none", "products", "full"]) == ["none", "products", "full"]
-    for value in remat_values():
+def test_every_policy_of_remat_is_a_setting() -> None:
+    assert REMATS == ("none", "products", "attention", "full")
+    for value in REMATS:
         assert changed(Config(), {"model.remat": value}).model.remat == value
 
 
 def test_settings_and_flags_are_read_back() -> None:
     """By the command line that they are for."""
-    one = Candidate(2, 4, 1, remat_values()[-1], 2)
+    one = Candidate(2, 4, 1, REMATS[-1], 2)
     command = parse(["plan", "--topology=v5e:2x4", "--pretrain.rows=16", *one.flags("pretrain").split()])
     mesh, model = command.config.mesh, command.config.model
     assert (mesh.data, mesh.fsdp, mesh.tensor, model.remat) == one[:4]
@@ -114,14 +112,14 @@ def test_settings_and_flags_are_read_back() -> None:
 def test_by_hand_knows_what_recomputing_and_cutting_cost() -> None:
     many = replace(STEP, rows=64, time=4096, tokens=262144.0, counted=6e15)
     large = case(many, shape=replace(KNOWN["Qwen3-4B-Base"], dtype="bfloat16"))
-    known = {one: by_hand(large, one) for one in candidates(large, [False, True])}
-    kept, again = (known[Candidate(1, 8, 1, remat, 1)] for remat in (False, True))
+    known = {one: by_hand(large, one) for one in candidates(large, ["none", "full"])}
+    kept, again = (known[Candidate(1, 8, 1, remat, 1)] for remat in ("none", "full"))
     assert kept.seconds < again.seconds
     assert kept.saved > 5 * again.saved
     assert kept.state == again.state == pytest.approx(16 * 4.02e9 / 8, rel=0.01)
-    assert known[Candidate(8, 1, 1, True, 1)].state == pytest.approx(8 * kept.state)
-    assert known[Candidate(1, 4, 2, True, 2)].saved == pytest.approx(
-        known[Candidate(1, 4, 2, True, 1)].saved / 2
+    assert known[Candidate(8, 1, 1, "full", 1)].state == pytest.approx(8 * kept.state)
+    assert known[Candidate(1, 4, 2, "full", 2)].saved == pytest.approx(
+        known[Candidate(1, 4, 2, "full", 1)].saved / 2
     )
     assert all(one.shortest <= one.seconds for one in known.values())
 

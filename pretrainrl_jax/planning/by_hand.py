@@ -1,0 +1,321 @@
+"""What programs do and hold on one chip, from shapes alone: of devices for which nothing compiles here.
+
+Work. A training step is `work.training_work`; to it come the traffic of weights, which bounds steps with few
+tokens a chip, and attention's scores, which XLA writes to memory where it computes it. A forward pass and
+decoding are counted likewise. Masked places are computed: of a row the whole square, by either kernel.
+Weights are float32 masters: a chip reads its part, writes the layer's weights in the compute dtype, and reads
+these in each product. Where `fsdp` cuts them, each layer's are gathered whenever they are used, in decoding
+at every token, and the head's as well. Products count at bfloat16's rate, whatever the compute dtype.
+
+Memory, beside parameters, moments and other models:
+
+- gradients, float32 as the parameters and cut like them; with several microsteps twice, the sum and the
+  newest;
+- activations saved for the backward pass, as JAX's own differentiation keeps them: of each layer its input
+  where it is recomputed, else all that a derivative reads, weights in the compute dtype included;
+- one layer's working set: where layers are recomputed, all that its derivatives read; else its activations or
+  their gradients, and scores, float32 and in the compute dtype, where XLA computes attention;
+- weights of two layers in the compute dtype, one in use and one on its way, and one layer's gradient before
+  it is cut;
+- the vocabulary: the head in the compute dtype, cut, and its gradient; a few float32 arrays of the size of
+  the hidden states that meet it, and blocks of its rows and of logits;
+- while decoding, keys and values of all tokens there will be, and logits of a step.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from pretrainrl_jax.config.declare import Policy
+from pretrainrl_jax.decoding.best_tokens import BLOCK
+from pretrainrl_jax.model.attention import Kernel, can_use_cudnn
+from pretrainrl_jax.model.cost import flops
+from pretrainrl_jax.model.decoder import Model
+from pretrainrl_jax.model.shape import ModelShape
+from pretrainrl_jax.model.vocabulary import block_size
+from pretrainrl_jax.planning.work import (
+    BFLOAT16,
+    FLOAT32,
+    GATES,
+    STREAMS,
+    Again,
+    Cut,
+    Operation,
+    Sent,
+    Work,
+    training_work,
+)
+
+SAMPLER = 4  # float32 arrays of a step's logits that drawing from a truncated distribution holds
+ALWAYS_FLOAT32 = ("gradients", "vocabulary's gradient")  # whatever the compute dtype, of what is sent
+FOLD = 3  # float32 arrays of the size of the hidden states that a fold over the vocabulary holds
+
+
+class Packed(NamedTuple):
+    """Rows that are read together."""
+
+    rows: int  # of a chip, at a time
+    time: int  # tokens of a row
+    sources: int  # hidden states of a row that meet the vocabulary
+
+
+def recomputed(shape: ModelShape, flash: bool) -> Again:
+    """What of a layer its backward pass computes again; `flash`: no scores are kept in any case."""
+    s = shape
+    matrices = 2 * s.d_model * (s.heads + s.kv_heads) * s.head_dim + 3 * s.d_model * s.d_ff
+    # No derivative reads what the MLP's last product gives; `attention` keeps all but its first two.
+    products = {"full": 1 - s.d_model * s.d_ff / matrices, "attention": 2 * s.d_model * s.d_ff / matrices}
+    scores = {"none": 0.0, "full": 1.0}.get(s.remat, 0.0 if flash else 1.0)
+    # XLA keeps its probabilities, or computes them with the rest: a flash kernel does so in any case.
+    return Again(products.get(s.remat, 0.0), scores - (0.0 if flash else 0.5))
+
+
+def together(*works: Work) -> Work:
+    """All of them, one after another."""
+    return Work(
+        tuple(op for work in works for op in work.operations),
+        tuple(one for work in works for one in work.sent),
+    )
+
+
+@dataclass(frozen=True)
+class ByHand:
+    """Programs of one model on one chip of a mesh. Rows and tokens are that chip's own."""
+
+    shape: ModelShape
+    cut: Cut
+    kernel: Kernel
+
+    @classmethod
+    def on(cls, shape: ModelShape, mesh: Mesh, kernel: Kernel) -> "ByHand":
+        """Of a model on a mesh."""
+        return cls(shape, Cut(**mesh.shape), kernel)
+
+    @cached_property
+    def item(self) -> int:
+        """Bytes of a number in the compute dtype."""
+        return jnp.dtype(self.shape.dtype).itemsize
+
+    @property
+    def matrices(self) -> float:
+        """Entries of a layer's matrices that a chip multiplies with."""
+        return flops(self.shape, 0.0).layers / (2 * self.shape.layers) / self.cut.tensor
+
+    @property
+    def table(self) -> float:
+        """Entries of the head that a chip multiplies with."""
+        return self.shape.vocabulary * self.shape.d_model / self.cut.tensor
+
+    def _flash(self, time: int) -> bool:
+        """Whether a row attends to itself without writing scores."""
+        return self.kernel == "cudnn" and can_use_cudnn(self.shape.dtype, self.shape.head_dim, [time, time])
+
+    def _scores(self, tokens: float, length: float) -> float:
+        """Bytes of a layer's scores, and of the probabilities they become."""
+        return (FLOAT32 + self.item) * tokens * self.shape.heads / self.cut.tensor * length
+
+    def _square(self, tokens: float, length: float) -> float:
+        """Bytes of memory traffic of XLA's attention: both are written and read."""
+        return 2 * self._scores(tokens, length)
+
+    def _cast(self, entries: float) -> float:
+        """Bytes of memory traffic of weights from float32 masters to one product."""
+        if self.item == FLOAT32 and self.cut.fsdp == 1:
+            return FLOAT32 * entries
+        return FLOAT32 * entries / self.cut.fsdp + 2 * self.item * entries
+
+    # Work
+
+    def step(self, packed: Sequence[Packed], microsteps: int = 1) -> Work:
+        """A training step.
+
+        Args:
+            packed: rows of a chip, a microstep; of several kinds, each has a forward and backward pass.
+            microsteps: of the update.
+        """
+        passes = [self._pass(part, microsteps) for part in packed]
+        # Each kind gathers weights and sums gradients for itself; parameters are updated once.
+        others = [
+            Work(tuple(op for op in one.operations if op.name != "optimizer"), one.sent) for one in passes[1:]
+        ]
+        return together(passes[0], *others)
+
+    def _pass(self, packed: Packed, microsteps: int) -> Work:
+        s, (rows, time, sources) = self.shape, packed
+        tokens, flash = float(rows * time), self._flash(time)
+        again = s.remat != "none"
+        shares = recomputed(s, flash)
+        work = training_work(s, self.cut, tokens, time, rows * sources, shares, microsteps=microsteps)
+        extra = {
+            # Gathered forward and backward; there two products read them, and their gradient is written.
+            "products": 2 * self._cast(self.matrices) + 2 * self.item * self.matrices,
+            # Scores and probabilities are written and read; backward theirs and their gradients are.
+            "attention": 0.0 if flash else (2 + again) * self._square(tokens, time),
+            "vocabulary": 2 * self._cast(self.table) + 2 * FLOAT32 * self.table,
+        }
+        operations = [
+            op._replace(bytes=op.bytes + extra.get(op.name, 0.0), head_dim=op.head_dim if flash else 0)
+            for op in work.operations
+        ]
+        scale = self.item / BFLOAT16
+        sent = (
+            one if one.name in ALWAYS_FLOAT32 else one._replace(bytes=one.bytes * scale) for one in work.sent
+        )
+        return Work(tuple(operations), tuple(sent))
+
+    def forward(
+        self, tokens: float, length: float, sources: float, times: float = 1.0, flash: bool = False,
+        cache: float = 0.0,
+    ) -> Work:  # fmt: skip
+        """Forward passes.
+
+        Args:
+            tokens: read in one.
+            length: places that each of them attends to.
+            sources: hidden states that meet the vocabulary.
+            times: how many.
+            flash: whether a kernel computes attention.
+            cache: bytes of keys and values that all layers together read.
+        """
+        s, tensor, of_layers = self.shape, self.cut.tensor, self.shape.layers * times
+        attention = 4 * length * s.heads * s.head_dim / tensor * tokens
+        scores = 0.0 if flash else self._square(tokens, length)
+        streams = self.item * tokens * (STREAMS * s.d_model + GATES * s.d_ff / tensor)
+        operations = [
+            Operation(2 * self.matrices * tokens, self._cast(self.matrices), of_layers, "products"),
+            Operation(attention, scores + cache / s.layers, of_layers, "attention", s.head_dim * flash),
+            Operation(0.0, streams, of_layers, "norms, gates, sums"),
+        ]
+        sent = []
+        if self.cut.fsdp > 1:
+            sent.append(
+                Sent("all-gather", self.item * self.matrices, self.cut.fsdp, of_layers, "layers' weights")
+            )
+        if tensor > 1:
+            stream = self.item * tokens * s.d_model
+            sent.append(Sent("all-reduce", stream, tensor, 2 * of_layers, "activations", waited=True))
+        if sources:
+            logits = 2 * FLOAT32 * sources * s.vocabulary / tensor  # written and read
+            head = self._cast(self.table) + logits
+            operations.append(Operation(2 * self.table * sources, head, times, "vocabulary"))
+            if self.cut.fsdp > 1:
+                sent.append(Sent("all-gather", self.item * self.table, self.cut.fsdp, times, "vocabulary"))
+        return Work(tuple(operations), tuple(sent))
+
+    def scoring(self, rows: int, time: int, sources: int, times: int = 1) -> Work:
+        """Forward passes over packed rows."""
+        return self.forward(rows * time, time, rows * sources, times, self._flash(time))
+
+    def beams(self, rows: int, time: int, beams: int, new: int) -> Work:
+        """Beam search: prompts are read, then all beams' tokens but the last, which all share one cache."""
+        length, tokens = time + beams * new, rows * beams
+        read = self.forward(rows * time, time, rows, flash=self._flash(time))
+        cache = self.cache(rows, length)
+        return together(read, self.forward(tokens, length + beams, tokens, new - 1, cache=cache))
+
+    def sampling(self, rows: int, time: int, samples: int, new: int) -> Work:
+        """Sampling: prompts are read, then every token of every sample, which each has its own cache."""
+        read = self.forward(rows * time, time, 0, flash=self._flash(time))
+        cache, tokens = self.cache(rows, time + samples * new), rows * samples
+        return together(read, self.forward(tokens, time + new + samples, tokens, new, cache=cache))
+
+    # Memory, bytes
+
+    def cache(self, rows: int, length: int) -> float:
+        """Keys and values of so many tokens of each row."""
+        s = self.shape
+        of_token = 2 * s.kv_heads // self.cut.tensor * s.head_dim * self.item
+        return float(s.layers * rows * length * of_token)
+
+    def step_memory(self, parameters: float, packed: Sequence[Packed], microsteps: int = 1) -> float:
+        """What a training step makes for itself; `parameters` are those of the chip, float32."""
+        policy, saved, working = self.shape.remat, 0.0, [0.0]
+        cut_head = self.table / self.cut.fsdp * (FLOAT32 + self.item)
+        for rows, time, sources in packed:
+            saved += self._saved(rows, time, self.shape.layers, policy)
+            working_set = self._working(rows * time, time, self._flash(time))
+            layer = self._saved(rows, time, 1, "none") if policy != "none" else working_set
+            working += [layer + self._weights(3), self._fold(rows * sources) + cut_head]
+        return parameters * (1 if microsteps == 1 else 2) + saved + max(working)
+
+    def scoring_memory(self, rows: int, time: int, sources: int) -> float:
+        """What scoring makes for itself."""
+        in_layers = self._working(rows * time, time, self._flash(time)) + self._weights(2)
+        return self._head() + max(in_layers, self._fold(rows * sources))
+
+    def decoding_memory(self, rows: int, time: int, branches: int, new: int, whole: bool) -> float:
+        """What decoding makes for itself; `whole`: logits of all the vocabulary are held, as in sampling."""
+        s, length = self.shape, time + branches * new
+        read = self._working(rows * time, time, self._flash(time))
+        seen = time + new + branches if whole else length + branches
+        written = self._working(rows * branches, seen, False)
+        vocabulary = s.vocabulary / self.cut.tensor
+        logits = FLOAT32 * rows * branches * (SAMPLER * vocabulary if whole else 3 * min(BLOCK, vocabulary))
+        block = self.item * min(BLOCK, vocabulary) * s.d_model
+        in_layers = max(read, written) + self._weights(2)
+        return self.cache(rows, length) + self._head() + max(in_layers, logits + block)
+
+    def _head(self) -> float:
+        """In the compute dtype, where that is another one than the parameters'."""
+        return self.item * self.table / self.cut.fsdp if self.item != FLOAT32 else 0.0
+
+    def _weights(self, layers: int) -> float:
+        """Of so many layers, gathered or cast; of one (a gradient) where parameters are used as they lie."""
+        as_they_lie = self.item == FLOAT32 and self.cut.fsdp == 1
+        return (1 if as_they_lie else layers) * self.item * self.matrices
+
+    def _fold(self, sources: float) -> float:
+        """Of blocks of the vocabulary: states, logits, and two blocks of its rows."""
+        s, block = self.shape, block_size(self.shape.d_model)
+        states = FOLD * FLOAT32 * sources * s.d_model
+        return states + (FLOAT32 + self.item) * sources * block + 2 * self.item * block * s.d_model
+
+    def _working(self, tokens: int, length: int, flash: bool) -> float:
+        """Activations of a layer while it is computed."""
+        s, tensor = self.shape, self.cut.tensor
+        heads = 2 * (s.heads + 2 * s.kv_heads) * s.head_dim / tensor
+        scores = 0.0 if flash else self._scores(tokens, length)
+        return self.item * tokens * (4 * s.d_model + heads + 3 * s.d_ff / tensor) + scores
+
+    def _saved(self, rows: int, time: int, layers: int, remat: Policy) -> float:
+        """What the backward pass of so many layers reads, as JAX differentiates this chip's part of them.
+
+        Arrays that grow with the rows are activations; of the others those in the compute dtype are copies of
+        weights, and float32 ones the parameters themselves. Flash attention saves no square.
+        """
+        s, tensor = self.shape, self.cut.tensor
+        local = replace(
+            s, vocabulary=1, layers=layers, remat=remat, heads=s.heads // tensor, windows=(),
+            kv_heads=s.kv_heads // tensor, d_ff=s.d_ff // tensor,
+        )  # fmt: skip
+        one, two = (_residuals(local, number, time) for number in (1, 2))
+        activations = copies = 0.0
+        for few, more in zip(one, two, strict=True):
+            if more.shape != few.shape:
+                square = self._flash(time) and few.shape[-2:] == (time, time)
+                activations += 0.0 if square else _size(more) - _size(few)
+            elif few.dtype.itemsize != FLOAT32:
+                copies += _size(few)
+        return activations * rows + copies / self.cut.fsdp
+
+
+def _residuals(shape: ModelShape, rows: int, time: int) -> list[Any]:
+    """The arrays that the derivative of a decoder's hidden states by its parameters keeps."""
+    model, row = Model(shape), jax.ShapeDtypeStruct((rows, time), jnp.int32)
+
+    def derivative(params: Any, tokens: Any, mask: Any) -> Any:
+        return jax.vjp(lambda params: model.hidden(params, tokens, tokens, mask).hidden, params)[1]
+
+    mask = jax.ShapeDtypeStruct((rows, time, time), jnp.bool_)
+    return jax.tree.leaves(jax.eval_shape(derivative, nn.unbox(model.abstract()), row, mask))
+
+
+def _size(x: Any) -> float:
+    return float(math.prod(x.shape) * x.dtype.itemsize)

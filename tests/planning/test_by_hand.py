@@ -1,0 +1,216 @@
+"""Work and memory by hand against arithmetic, against what XLA compiles, and as a page of GPUs."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import pytest
+
+from pretrainrl_jax.config import Config, MeshConfig, PlatformConfig, PretrainConfig
+from pretrainrl_jax.config.declare import Policy
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.model.attention import Kernel
+from pretrainrl_jax.model.cost import parameters
+from pretrainrl_jax.model.mesh import make_mesh
+from pretrainrl_jax.model.shape import ModelShape
+from pretrainrl_jax.planning.by_hand import ByHand, Packed, recomputed
+from pretrainrl_jax.planning.chips import CHIPS, topology
+from pretrainrl_jax.planning.program import read_program
+from pretrainrl_jax.planning.programs import planned
+from pretrainrl_jax.planning.shapes import KNOWN
+from pretrainrl_jax.planning.target import prepare_target
+from pretrainrl_jax.planning.typical import Questions
+from pretrainrl_jax.planning.work import Cut, Operation, Work
+from pretrainrl_jax.platforms import kernel_for
+
+ROOT = Path(__file__).parents[2]
+# 2 layers of 4 x (2 x 2 x 2 x 8) + 3 x 4 x 16 entries: 2 heads of 8, one for both keys and values
+SHAPE = ModelShape("llama", 100, 4, 2, 2, 1, 8, 16, 1e4, 1e-5, tied=True, dtype="bfloat16")
+MATRICES = 4 * 2 * (2 + 1) * 8 + 3 * 4 * 16
+HEAD = 2 * 100 * 4  # FLOPs of a hidden state
+LARGE = KNOWN["Qwen3-8B-Base"]
+
+
+def by_name(work: Work) -> dict[str, Operation]:
+    """Operations; of several with a name the last one."""
+    return {op.name: op for op in work.operations}
+
+
+ALONE = Cut()
+
+
+def hand(shape: ModelShape = SHAPE, cut: Cut = ALONE, kernel: Kernel = "xla") -> ByHand:
+    return ByHand(shape, cut, kernel)
+
+
+def test_a_step_computes_layers_three_times_and_with_recomputation_all_but_one_product_again() -> None:
+    kept, again = (
+        by_name(hand(replace(SHAPE, remat=remat)).step([Packed(3, 10, 5)])) for remat in ("none", "full")
+    )
+    assert kept["products"].flops == 2 * MATRICES * 30 * 3
+    assert again["products"].flops == 2 * (MATRICES * 3 + MATRICES - 4 * 16) * 30
+    assert kept["attention"].flops == 3 * 4 * 10 * 2 * 8 * 30  # the whole square: of a row 10 places each
+    assert again["attention"].flops == 4 * 4 * 10 * 2 * 8 * 30
+    assert kept["vocabulary"].flops == 4 * HEAD * 15
+    assert kept["products"].times == SHAPE.layers
+
+
+def test_a_flash_kernel_computes_scores_once_more_and_writes_none() -> None:
+    shape = replace(SHAPE, head_dim=64)
+    fused, plain = (
+        by_name(one.step([Packed(1, 128, 8)])) for one in (hand(shape, kernel="cudnn"), hand(shape))
+    )
+    assert fused["attention"].flops == plain["attention"].flops * 3.5 / 3
+    assert fused["attention"].bytes == 0
+    assert fused["attention"].head_dim == 64
+    scores = 128 * 2 * 128 * (4 + 2)  # float32, and probabilities
+    assert plain["attention"].bytes == 2 * 2 * scores
+    assert plain["attention"].head_dim == 0
+
+
+def test_rows_beside_have_their_own_passes_and_the_optimizer_runs_once() -> None:
+    one, both = (hand().step(packed) for packed in ([Packed(3, 10, 5)], [Packed(3, 10, 5), Packed(3, 10, 5)]))
+    assert both.flops == 2 * one.flops
+    assert sum(op.name == "optimizer" for op in both.operations) == 1
+
+
+def test_beams_read_all_weights_and_the_whole_cache_for_every_token() -> None:
+    one = hand()
+    work = one.beams(rows=3, time=16, beams=5, new=4)
+    prefill, decoding = work.operations[:4], work.operations[4:]
+    steps, length = 3, 16 + 5 * 4
+    assert sum(op.flops for op in prefill if op.name == "products") == 2 * MATRICES * 3 * 16
+    assert sum(op.flops for op in prefill if op.name == "vocabulary") == HEAD * 3
+    products, attention, _, vocabulary = decoding
+    assert products.times == attention.times == SHAPE.layers * steps
+    assert products.flops == 2 * MATRICES * 15
+    assert products.bytes == (4 + 2 + 2) * MATRICES  # a master read, a copy written, and read
+    assert attention.flops == 4 * (length + 5) * 2 * 8 * 15
+    cache = 2 * 3 * length * 8 * 2  # keys and values of one head of 8, bfloat16, a layer
+    assert one.cache(3, length) == SHAPE.layers * cache
+    assert attention.bytes == cache + 2 * (4 + 2) * 15 * 2 * (length + 5)
+    assert vocabulary.times == steps
+    assert vocabulary.flops == HEAD * 15
+    assert work.sent == ()
+
+
+def test_samples_each_see_their_own_cache_and_draw_every_token() -> None:
+    products, attention, _, vocabulary = hand().sampling(rows=3, time=16, samples=5, new=4).operations[3:]
+    assert products.times == SHAPE.layers * 4
+    assert attention.flops == 4 * (16 + 4 + 5) * 2 * 8 * 15
+    assert vocabulary.flops * vocabulary.times == HEAD * 15 * 4
+
+
+def test_cut_weights_are_gathered_for_every_token() -> None:
+    sent = hand(cut=Cut(1, 2, 1)).beams(3, 16, 5, 4).sent
+    layers = [one for one in sent if one.name == "layers' weights"]
+    assert sum(one.times for one in layers) == SHAPE.layers * (1 + 3)
+    assert {one.bytes for one in layers} == {2 * MATRICES}
+    heads = [one for one in sent if one.name == "vocabulary"]
+    assert sum(one.times for one in heads) == 1 + 3
+    assert {(one.kind, one.group) for one in sent} == {("all-gather", 2)}
+
+
+def test_memory_of_a_recomputed_step_keeps_the_inputs_of_layers() -> None:
+    few, more = (hand(replace(LARGE, layers=n, remat="full", dtype="bfloat16")) for n in (2, 6))
+    packed = [Packed(2, 512, 64)]
+    added = more.step_memory(0.0, packed) - few.step_memory(0.0, packed)
+    assert added == 4 * 2 * 512 * 4096 * 2
+    assert more.step_memory(1e9, packed) - more.step_memory(0.0, packed) == 1e9  # gradients
+    assert more.step_memory(1e9, packed, 4) - more.step_memory(0.0, packed, 4) == 2e9
+    few, more = (hand(replace(one.shape, remat="none")) for one in (few, more))
+    kept = more.step_memory(0.0, packed) - few.step_memory(0.0, packed)
+    weights = 2 * 4 * 4096 * (2 * 40 * 128 + 3 * 12288)  # their copies, bfloat16
+    assert kept - weights > 10 * added
+
+
+def test_decoding_holds_its_cache() -> None:
+    one = hand(replace(LARGE, dtype="bfloat16"))
+    assert one.decoding_memory(16, 128, 50, 16, False) > one.cache(16, 128 + 50 * 16)
+
+
+def test_what_each_policy_computes_again() -> None:
+    """Of Qwen3-8B's layer: products of attention 2 x 40 x 128 wide, the MLP's three of 12,288."""
+    matrices = 2 * 40 * 128 + 3 * 12288
+    shares = {
+        remat: recomputed(replace(LARGE, remat=remat), flash=True)
+        for remat in ("none", "products", "attention", "full")
+    }
+    assert shares["none"] == shares["products"] == (0.0, 0.0)
+    assert shares["attention"] == (pytest.approx(2 * 12288 / matrices), 0.0)
+    assert shares["full"] == (pytest.approx(1 - 12288 / matrices), 1.0)
+    assert recomputed(replace(LARGE, remat="attention"), flash=False).attention == 0.5
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_by_hand_agrees_with_what_xla_compiles(remat: Policy) -> None:
+    """FLOPs are the same but for small products; a CPU's memory is about as much."""
+    shape = ModelShape("qwen3", 2048, 128, 3, 2, 1, 64, 384, 1e6, 1e-6, tied=True, remat=remat)
+    settings = PretrainConfig(text="documents", steps=10, rows=2, row_length=256)
+    config = Config(pretrain=settings)
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    whole = planned(config, shape, None, Questions(10, ""), mesh, "xla")
+    step = next(program for program in whole.programs if program.name == "pretraining step")
+    compiled = step.lower().compile()
+    assert step.by_hand().flops == pytest.approx(read_program(compiled.as_text()).flops, rel=0.1)
+    assert step.working() == pytest.approx(compiled.memory_analysis().temp_size_in_bytes, rel=0.3)
+
+
+def test_kernels_are_those_of_a_gpu_of_that_capability() -> None:
+    for chip in CHIPS.values():
+        kernel = kernel_for(chip.kind, PlatformConfig(), chip.capability)
+        assert kernel == ("cudnn" if chip.kind == "gpu" else "splash")
+
+
+def test_too_many_gpus_are_refused() -> None:
+    with pytest.raises(InputError, match="--topology=h100:1024: plan takes 512 GPUs at most"):
+        prepare_target(topology("h100:1024"), PlatformConfig())
+
+
+def run_plan(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pretrainrl_jax.main", "plan", *options, "--quiet"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+
+
+def test_eight_gpus_hold_an_8b_model(tmp_path: Path) -> None:
+    config = str(ROOT / "configs" / "popqa_qwen3_8b.py")
+    ran = run_plan(tmp_path, "--config", config, "--topology", "h100:8", "--json")
+    assert ran.returncode == 0, ran.stderr
+    told = json.loads(ran.stdout)
+    assert (told["chips"], told["fits"], told["compiled"]) == (8, True, False)
+    step = next(program for program in told["programs"] if program["name"].startswith("training step"))
+    memory = step["memory"]
+    state = 12 * parameters(LARGE).total / 8
+    assert memory["parameters"] + memory["optimizer"] == pytest.approx(state, rel=1e-3)
+    assert memory["peak"] == memory["parameters"] + memory["optimizer"] + memory["temporary"]
+    assert step["compiled_seconds"] is None
+    assert {one["kind"] for one in step["collectives"]} == {"all-gather", "reduce-scatter"}
+    assert step["seconds"]["shortest"] <= step["seconds"]["middle"] <= step["seconds"]["longest"]
+
+
+LARGER = """\
+from pretrainrl_jax.config import Config, FactsConfig, MeshConfig, ModelConfig, PretrainConfig, TrainConfig
+
+config = Config(
+    facts=FactsConfig(path="popQA.tsv"),
+    mesh=MeshConfig(data=1, fsdp=-1),
+    model=ModelConfig(path="Qwen3-32B", dtype="bfloat16", remat="full"),
+    pretrain=PretrainConfig(epochs=0),
+    train=TrainConfig(systems=("ntp",)),
+)
+"""
+
+
+def test_one_gpu_does_not_hold_a_32b_model_and_says_what_would(tmp_path: Path) -> None:
+    (tmp_path / "larger.py").write_text(LARGER)
+    ran = run_plan(tmp_path, "--config", "larger.py", "--topology", "h200:1")
+    assert ran.returncode == 1, ran.stderr
+    advice = [line for line in ran.stderr.splitlines() if line.startswith("! training step")]
+    assert len(advice) == 1
+    assert advice[0].endswith("a slice of 8 chips or more")
+    assert ran.stdout.count("nothing was compiled") == 1
