@@ -12,7 +12,7 @@ from pretrainrl_jax.planning.programs import Planned
 from pretrainrl_jax.report.columns import grid, plain
 
 HOUR = 3600.0
-WIDTH = 150  # characters of the widest table
+WIDTH = 160  # characters of the widest table
 
 
 def page(
@@ -60,54 +60,58 @@ def _memory(every: Sequence[Figures]) -> Grid:
 
 
 def _seconds(seconds: float) -> str:
-    return f"{seconds * 1e3:,.0f} ms" if seconds >= 0.01 else f"{seconds * 1e3:.2g} ms"
+    return f"{seconds:,.3f}" if seconds >= 0.001 else f"{seconds:.1g}"
 
 
 def _time(every: Sequence[Figures], topology: Topology) -> Grid:
     heads = ["rows a chip", "tokens", "TFLOP a chip", "compute", "memory", "network", "bound by",
-             "an execution", "MFU"]  # fmt: skip
+             "s, each, and its range", "MFU, %, and its range"]  # fmt: skip
     rows = []
     for one in every:
         program, time = one.program, one.time
-        mfu = [one.mfu(topology, seconds) for seconds in (time.middle, time.longest, time.shortest)]
+        ends = (time.middle, time.shortest, time.longest)
+        middle, most, least = (100 * one.mfu(topology, seconds) for seconds in ends)
         rows.append(
             [
                 program.name,
-                f"{program.rows / topology.count:.3g} of {program.time:,}",
+                f"{program.rows / topology.count:.3g} x {program.time:,}",
                 f"{program.tokens:,.0f}",
                 f"{one.work.flops / 1e12:,.1f}",
                 *map(_seconds, (time.compute, time.memory, time.network)),
                 time.bound,
-                f"{_seconds(time.middle)}, {_seconds(time.shortest)} to {_seconds(time.longest)}",
-                f"{mfu[0]:.0%}, {mfu[1]:.0%} to {mfu[2]:.0%}",
+                f"{_seconds(time.middle)} ({_seconds(time.shortest)} to {_seconds(time.longest)})",
+                f"{middle:.0f} ({least:.0f} to {most:.0f})",
             ]
         )
     return grid({"": None}, heads, rows)
 
 
 def _sent(every: Sequence[Figures]) -> Grid | str:
-    heads = ["chips", "times", "GB an array", "GB in all"]
-    rows = []
+    heads = ["chips", "times", "GB an array, up to", "GB in all"]
+    same: dict[tuple[tuple[str, ...], ...], list[str]] = {}
     for one in every:
-        kinds: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
-        for sent in one.work.sent:
-            kinds[sent.kind, sent.group].append((sent.times, sent.bytes))
-        for (kind, group), parts in sorted(kinds.items()):
-            total = sum(times * size for times, size in parts)
-            if total < 1e6:
-                continue
-            largest = max(size for _, size in parts)
-            rows.append(
-                [
-                    one.program.name,
-                    kind,
-                    f"{group}",
-                    f"{sum(times for times, _ in parts):,.0f}",
-                    f"up to {largest / 1e9:.2g}",
-                    f"{total / 1e9:,.2f}",
-                ]
-            )
+        same.setdefault(_collectives(one), []).append(one.program.name)
+    rows = [
+        [names[0] + (f" and {len(names) - 1} more" if names[1:] else ""), *cells]
+        for collectives, names in same.items()
+        for cells in collectives
+    ]
     return grid({"": None, "collective": None}, heads, rows) if rows else "nothing"
+
+
+def _collectives(one: Figures) -> tuple[tuple[str, ...], ...]:
+    """By kind and chips: how often, the largest array, and all together; what is next to nothing is not."""
+    kinds: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
+    for sent in one.work.sent:
+        kinds[sent.kind, sent.group].append((sent.times, sent.bytes))
+    told = []
+    for (kind, group), parts in sorted(kinds.items()):
+        total, largest = sum(times * size for times, size in parts), max(size for _, size in parts)
+        if total >= 0.05e9:
+            times = sum(times for times, _ in parts)
+            cells = f"{group}", f"{times:,.0f}", f"{largest / 1e9:.2g}", f"{total / 1e9:,.1f}"
+            told.append((kind, *cells))
+    return tuple(told)
 
 
 def _run(every: Sequence[Figures], topology: Topology, price: float | None) -> Grid:
