@@ -10,7 +10,7 @@ from jax.experimental import topologies
 
 from pretrainrl_jax.config import Config, PlatformConfig
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.model.mesh import make_mesh
+from pretrainrl_jax.model.mesh import check_batch, make_mesh
 from pretrainrl_jax.planning.chips import Topology
 from pretrainrl_jax.planning.programs import Planned, planned
 from pretrainrl_jax.planning.shapes import shape_for, shape_of
@@ -70,6 +70,8 @@ def planned_for(config: Config, topology: Topology) -> Planned:
         InputError: for a mesh, a model or a slice that cannot be.
     """
     mesh = make_mesh(config.mesh, devices_of(topology))
+    if config.pretrain.epochs:  # as a run checks it
+        check_batch("pretrain.rows", config.pretrain.rows, mesh, config.pretrain.grad_accum_steps)
     judge = shape_of(config.judge.path, "judge.path") if config.judge.path else None
     kernel = kernel_for(topology.chip.kind, config.platform, topology.chip.capability)
     return planned(config, shape_for(config), judge, questions(config), mesh, kernel)

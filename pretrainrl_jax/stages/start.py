@@ -87,7 +87,8 @@ def start(command: Command, facts: Sequence[Fact], preferences: Preferences | No
     """Run a verb on what was read; raises Interrupted if a training was stopped and saved."""
     config, workdir, (mesh, kernel, screen) = command.config, command.workdir, begin(command)
     create = creates(command)
-    check_batch("pretrain.rows", config.pretrain.rows, mesh, config.pretrain.grad_accum_steps)
+    if config.pretrain.epochs:  # else no row of it is ever made
+        check_batch("pretrain.rows", config.pretrain.rows, mesh, config.pretrain.grad_accum_steps)
     with held(workdir, lambda: prepare_workdir(workdir, config, create)):
         context = Context(config, workdir, mesh, facts, screen, command.text, kernel, preferences)
         if command.verb == "run" and cells(config):

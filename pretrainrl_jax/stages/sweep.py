@@ -45,7 +45,8 @@ def sweep(context: Context) -> None:
             facts[key] = read_facts(config).facts
         check_facts(config, facts[key])
         check_text(config)
-        check_batch("pretrain.rows", config.pretrain.rows, context.mesh, config.pretrain.grad_accum_steps)
+        if config.pretrain.epochs:
+            check_batch("pretrain.rows", config.pretrain.rows, context.mesh, config.pretrain.grad_accum_steps)
     made: dict[str, Path] = {}  # by stage and settings, the cell that has it
     for cell in every:  # of an earlier run, which may have had other values
         made = _finished(cell.config, context.workdir / "cells" / cell.name) | made
