@@ -82,6 +82,7 @@ def test_every_setting_matters_to_some_stage_or_is_known_not_to() -> None:
         "selfimprove.kept",
         "selfimprove.entropy_bound",
         "optimizer.nonfinite",
+        "model.remat",  # the same values, but for rounding
         "name",
         "evaluate.every_steps",
         "evaluate.sample",
