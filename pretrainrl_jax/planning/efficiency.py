@@ -1,4 +1,4 @@
-"""Shares of published peaks that programs reach, of others' measurements, fixed before a plan of ours was judged.
+"""Shares of published peaks that programs reach, from the measurements of others.
 
 products: of large bfloat16 matrices. v5e 8192 cubed 0.92 and 4096 cubed 0.84 (jax-ml/jax,
 docs/pallas/tpu/matmul.ipynb); v6e 8192 cubed 0.90 on the device and 0.82 with the host's clock
