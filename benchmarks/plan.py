@@ -32,11 +32,12 @@ import numpy as np
 from pretrainrl_jax.config import Config, MeshConfig, PretrainConfig
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.model.shape import ModelShape
+from pretrainrl_jax.planning.by_hand import ByHand
 from pretrainrl_jax.planning.chips import Chip, Topology
 from pretrainrl_jax.planning.estimate import Efficiencies, Efficiency, estimate
 from pretrainrl_jax.planning.program import read_program
 from pretrainrl_jax.planning.programs import Program, planned
-from pretrainrl_jax.planning.typical import Questions
+from pretrainrl_jax.planning.typical import Material
 from pretrainrl_jax.planning.work import Operation, Work
 
 VOCABULARY = 8192
@@ -54,8 +55,8 @@ CASES = [  # d_model, layers, rows, tokens of a row, model.remat
 ]
 
 
-def step_of(case: int) -> Program:
-    """A pretraining step of one of the shapes, on one device."""
+def step_of(case: int) -> tuple[Program, ByHand]:
+    """A pretraining step of one of the shapes, on one device; and the model by hand."""
     d_model, layers, rows, length, remat = CASES[case]
     shape = ModelShape(
         "qwen3", VOCABULARY, d_model, layers, d_model // 64, d_model // 128, 64, 3 * d_model, 1e6, 1e-6,
@@ -63,13 +64,12 @@ def step_of(case: int) -> Program:
     )  # fmt: skip
     settings = PretrainConfig(text="documents", steps=100, rows=rows, row_length=length)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    whole = planned(Config(pretrain=settings), shape, None, Questions(1, ""), mesh, "xla")
-    return next(program for program in whole.programs if program.name == "pretraining step")
+    whole = planned(Config(pretrain=settings), shape, None, Material(1, 1, 1, ""), mesh, "xla")
+    return next(one for one in whole.programs if one.name == "pretraining step"), whole.hand
 
 
-def arrays_of(program: Program) -> Any:
+def arrays_of(lowered: Any) -> Any:
     """Arguments of a step: small random parameters, every token and index 1."""
-    lower: Any = program.lower
     drawn = np.random.default_rng(0)
 
     def filled(x: Any) -> np.ndarray:
@@ -77,7 +77,7 @@ def arrays_of(program: Program) -> Any:
             return np.ones(x.shape, x.dtype)
         return np.abs(0.02 * drawn.standard_normal(x.shape)).astype(x.dtype)
 
-    return jax.tree.map(filled, lower.args)
+    return jax.tree.map(filled, lowered.args_info[0])
 
 
 def resident(field: str) -> float:
@@ -93,9 +93,9 @@ def forget_peak() -> None:
 
 def measured(case: int) -> dict[str, float]:
     """One shape: what its step takes, and what was predicted."""
-    program = step_of(case)
-    compiled = program.lower().compile()
-    arguments = arrays_of(program)
+    program, hand = step_of(case)
+    lowered = program.lower()
+    compiled, arguments = lowered.compile(), arrays_of(lowered)
     gc.collect()
     forget_peak()
     before = resident("VmRSS")
@@ -131,7 +131,7 @@ def measured(case: int) -> dict[str, float]:
     place = Topology(Chip("this CPU", "gpu", rate, 1e12, bandwidth, 1.0, 0, 0, 1, 1e12), (1,))
     read, memory = read_program(compiled.as_text()), compiled.memory_analysis()
     work = Work(tuple(Operation(op.flops, op.bytes, op.trips) for op in read.operations), ())
-    told, by_hand = (estimate(each, place, EXACT) for each in (work, program.by_hand()))
+    told, by_hand = (estimate(each, place, EXACT) for each in (work, program.load.work(hand)))
     arguments_and_outputs = (
         memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     )
@@ -143,7 +143,7 @@ def measured(case: int) -> dict[str, float]:
         "by_hand_seconds": by_hand.middle,
         "memory": growth,
         "predicted_memory": arguments_and_outputs + memory.temp_size_in_bytes,
-        "by_hand_memory": memory.argument_size_in_bytes + program.working(),
+        "by_hand_memory": memory.argument_size_in_bytes + program.load.working(hand),
     }
 
 
@@ -193,7 +193,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.warm:
         for case in range(len(CASES)):
-            step_of(case).lower().compile()
+            step_of(case)[0].lower().compile()
         print("{}")
         return
     if options.case is not None:

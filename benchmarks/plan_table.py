@@ -54,10 +54,11 @@ def row(config: str, topology: str, long: bool, told: dict[str, Any]) -> list[st
     """Of one plan: the program that needs the most memory, the largest step, the whole run."""
     programs = told["programs"]
     fullest = max(programs, key=lambda program: program["memory"]["peak"])
-    step = max((p for p in programs if p["updates"]), key=lambda program: program["counted"])
+    step = max((p for p in programs if p["trains"]), key=lambda program: program["counted"])
     memory, seconds = fullest["memory"], step["seconds"]
     hours = [
-        sum(p["executions"] * p["seconds"][end] for p in programs) / 3600 for end in ("shortest", "longest")
+        sum((p["executions"] or 0) * p["seconds"][end] for p in programs) / 3600
+        for end in ("shortest", "longest")
     ]
     mesh = told["mesh"]
     return [

@@ -157,14 +157,21 @@ def can_use_splash(rows: TreeRows, shape: ModelShape, layout: Layout, *, cached:
     return (
         rows.branch_id is None
         and not cached
-        and not any(shape.windows)
+        and splash_suits(shape, time)
         and layout.platform in ("tpu", "cpu")
-        and time >= SPLASH_MIN_TIME
-        and time % SPLASH_BLOCKS[-1] == 0
-        and shape.head_dim % SPLASH_HEAD_DIM == 0
         and count % row_shards(layout.mesh) == 0
         and rules.heads == rules.kv_heads  # a group of queries lies where its keys lie
         and rules.head is None
+    )
+
+
+def splash_suits(shape: ModelShape, time: int) -> bool:
+    """Whether splash attention takes a model's rows of so many tokens, where every tree is one sequence."""
+    return (
+        not any(shape.windows)
+        and time >= SPLASH_MIN_TIME
+        and time % SPLASH_BLOCKS[-1] == 0
+        and shape.head_dim % SPLASH_HEAD_DIM == 0
     )
 
 

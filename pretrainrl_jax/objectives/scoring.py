@@ -22,6 +22,8 @@ from pretrainrl_jax.trees.layouts import size
 from pretrainrl_jax.trees.packing import Capacity, capacity, pack, plan
 from pretrainrl_jax.trees.tree import AnswerTree
 
+ROWS = 16  # scored at a time, unless a caller says otherwise
+
 
 def source_states(model: Model, params: Params, batch: PackedBatch) -> jax.Array:
     """The final hidden states that predict something, [rows, sources, model] in the compute dtype."""

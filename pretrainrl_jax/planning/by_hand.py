@@ -25,7 +25,7 @@ Memory, beside parameters, moments and other models:
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -35,8 +35,8 @@ from jax.sharding import Mesh
 
 from pretrainrl_jax.config.declare import Policy
 from pretrainrl_jax.decoding.best_tokens import BLOCK
-from pretrainrl_jax.model.attention import Kernel, can_use_cudnn
-from pretrainrl_jax.model.cost import flops
+from pretrainrl_jax.model.attention import Kernel, can_use_cudnn, splash_suits
+from pretrainrl_jax.model.cost import flops, parameters
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.model.vocabulary import block_size
@@ -61,9 +61,10 @@ FOLD = 3  # float32 arrays of the size of the hidden states that a fold over the
 class Packed(NamedTuple):
     """Rows that are read together."""
 
-    rows: int  # of a chip, at a time
+    rows: int
     time: int  # tokens of a row
     sources: int  # hidden states of a row that meet the vocabulary
+    sequences: bool = False  # every tree of a row is one sequence: documents
 
 
 def recomputed(shape: ModelShape, flash: bool) -> Again:
@@ -113,8 +114,19 @@ class ByHand:
         """Entries of the head that a chip multiplies with."""
         return self.shape.vocabulary * self.shape.d_model / self.cut.tensor
 
-    def _flash(self, time: int) -> bool:
+    @property
+    def parameters(self) -> float:
+        """Bytes of a chip's part, float32; those of norms, which every chip has, are next to nothing."""
+        return FLOAT32 * parameters(self.shape).total / (self.cut.fsdp * self.cut.tensor)
+
+    def share(self, rows: float) -> int:
+        """Rows of a chip, of so many in all: each has as many, some of them empty."""
+        return max(1, math.ceil(rows / (self.cut.data * self.cut.fsdp)))
+
+    def _flash(self, time: int, sequences: bool = False) -> bool:
         """Whether a row attends to itself without writing scores."""
+        if self.kernel == "splash":
+            return sequences and splash_suits(self.shape, time)
         return self.kernel == "cudnn" and can_use_cudnn(self.shape.dtype, self.shape.head_dim, [time, time])
 
     def _scores(self, tokens: float, length: float) -> float:
@@ -148,16 +160,21 @@ class ByHand:
         return together(passes[0], *others)
 
     def _pass(self, packed: Packed, microsteps: int) -> Work:
-        s, (rows, time, sources) = self.shape, packed
-        tokens, flash = float(rows * time), self._flash(time)
+        s, (rows, time, sources, sequences) = self.shape, packed
+        tokens, flash = float(rows * time), self._flash(time, sequences)
         again = s.remat != "none"
         shares = recomputed(s, flash)
-        work = training_work(s, self.cut, tokens, time, rows * sources, shares, microsteps=microsteps)
+        # Splash attention leaves out the blocks above the diagonal, the others compute the whole square.
+        seen = time / 2 if flash and self.kernel == "splash" else time
+        work = training_work(s, self.cut, tokens, seen, rows * sources, shares, microsteps=microsteps)
         extra = {
             # Gathered forward and backward; there two products read them, and their gradient is written.
             "products": 2 * self._cast(self.matrices) + 2 * self.item * self.matrices,
             # Scores and probabilities are written and read; backward theirs and their gradients are.
-            "attention": 0.0 if flash else (2 + again) * self._square(tokens, time),
+            # Of a flash kernel its operands, results and their gradients.
+            "attention": 12 * self.item * tokens * s.heads * s.head_dim / self.cut.tensor
+            if flash
+            else (2 + again) * self._square(tokens, time),
             "vocabulary": 2 * self._cast(self.table) + 2 * FLOAT32 * self.table,
         }
         operations = [
@@ -196,7 +213,14 @@ class ByHand:
         sent = []
         if self.cut.fsdp > 1:
             sent.append(
-                Sent("all-gather", self.item * self.matrices, self.cut.fsdp, of_layers, "layers' weights")
+                Sent(
+                    "all-gather",
+                    self.item * self.matrices,
+                    self.cut.fsdp,
+                    of_layers,
+                    "layers' weights",
+                    stride=tensor,
+                )
             )
         if tensor > 1:
             stream = self.item * tokens * s.d_model
@@ -206,7 +230,16 @@ class ByHand:
             head = self._cast(self.table) + logits
             operations.append(Operation(2 * self.table * sources, head, times, "vocabulary"))
             if self.cut.fsdp > 1:
-                sent.append(Sent("all-gather", self.item * self.table, self.cut.fsdp, times, "vocabulary"))
+                sent.append(
+                    Sent(
+                        "all-gather",
+                        self.item * self.table,
+                        self.cut.fsdp,
+                        times,
+                        "vocabulary",
+                        stride=tensor,
+                    )
+                )
         return Work(tuple(operations), tuple(sent))
 
     def scoring(self, rows: int, time: int, sources: int, times: int = 1) -> Work:
@@ -234,16 +267,25 @@ class ByHand:
         of_token = 2 * s.kv_heads // self.cut.tensor * s.head_dim * self.item
         return float(s.layers * rows * length * of_token)
 
-    def step_memory(self, parameters: float, packed: Sequence[Packed], microsteps: int = 1) -> float:
-        """What a training step makes for itself; `parameters` are those of the chip, float32."""
-        policy, saved, working = self.shape.remat, 0.0, [0.0]
+    def step_memory(self, packed: Sequence[Packed], microsteps: int = 1) -> float:
+        """What a training step makes for itself."""
+        policy, working = self.shape.remat, [0.0]
         cut_head = self.table / self.cut.fsdp * (FLOAT32 + self.item)
-        for rows, time, sources in packed:
-            saved += self._saved(rows, time, self.shape.layers, policy)
-            working_set = self._working(rows * time, time, self._flash(time))
-            layer = self._saved(rows, time, 1, "none") if policy != "none" else working_set
+        for rows, time, sources, sequences in packed:
+            flash = self._flash(time, sequences)
+            one_layer = self._saved(rows, time, 1, "none", flash)
+            layer = one_layer if policy != "none" else self._working(rows * time, time, flash)
             working += [layer + self._weights(3), self._fold(rows * sources) + cut_head]
-        return parameters * (1 if microsteps == 1 else 2) + saved + max(working)
+        gradients = self.parameters * (1 if microsteps == 1 else 2)
+        return gradients + self.saved(packed) + max(working)
+
+    def saved(self, packed: Sequence[Packed]) -> float:
+        """What layers keep of a microstep for the backward pass."""
+        policy, layers = self.shape.remat, self.shape.layers
+        return sum(
+            self._saved(rows, time, layers, policy, self._flash(time, sequences))
+            for rows, time, _, sequences in packed
+        )
 
     def scoring_memory(self, rows: int, time: int, sources: int) -> float:
         """What scoring makes for itself."""
@@ -284,7 +326,7 @@ class ByHand:
         scores = 0.0 if flash else self._scores(tokens, length)
         return self.item * tokens * (4 * s.d_model + heads + 3 * s.d_ff / tensor) + scores
 
-    def _saved(self, rows: int, time: int, layers: int, remat: Policy) -> float:
+    def _saved(self, rows: int, time: int, layers: int, remat: Policy, flash: bool) -> float:
         """What the backward pass of so many layers reads, as JAX differentiates this chip's part of them.
 
         Arrays that grow with the rows are activations; of the others those in the compute dtype are copies of
@@ -299,13 +341,14 @@ class ByHand:
         activations = copies = 0.0
         for few, more in zip(one, two, strict=True):
             if more.shape != few.shape:
-                square = self._flash(time) and few.shape[-2:] == (time, time)
+                square = flash and few.shape[-2:] == (time, time)
                 activations += 0.0 if square else _size(more) - _size(few)
             elif few.dtype.itemsize != FLOAT32:
                 copies += _size(few)
         return activations * rows + copies / self.cut.fsdp
 
 
+@cache
 def _residuals(shape: ModelShape, rows: int, time: int) -> list[Any]:
     """The arrays that the derivative of a decoder's hidden states by its parameters keeps."""
     model, row = Model(shape), jax.ShapeDtypeStruct((rows, time), jnp.int32)

@@ -8,6 +8,7 @@ from typing import Literal
 from pretrainrl_jax.errors import InputError
 
 GIB = 2**30
+ACROSS_HOSTS = 5e10  # bytes a second of a GPU one way: a 400 Gb/s adapter each, as hosts of eight have
 
 
 @dataclass(frozen=True)
@@ -92,16 +93,16 @@ class Topology:
         """Google Cloud's name of such a slice."""
         return f"{self.chip.accelerator}-{self.count * self.chip.counts}"
 
-    def network(self, group: int) -> float:
+    def network(self, group: int, stride: int = 1) -> float:
         """Bytes a second that a chip sends in a collective over `group` chips, of which each has a part.
 
         In a torus chips of a group are neighbours; the collective uses every axis that the group spans, in
         both directions where that axis is a ring, in one where it is a line (its ends have one neighbour).
+        GPUs of a host, numbered one after another, meet in a switch; `stride` is from one to the next.
         """
         chip, spanned, left = self.chip, 0.0, group
         if not chip.axes:
-            within = min(group, chip.of_host)
-            return chip.link_bandwidth if within == group else chip.link_bandwidth / 9  # 50 GB/s a GPU
+            return chip.link_bandwidth if group * stride <= chip.of_host else ACROSS_HOSTS
         for size in sorted(self.shape, reverse=True):
             if left <= 1:
                 break

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -12,9 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pretrainrl_jax.atomic import write_json
-from pretrainrl_jax.config import Config
-from pretrainrl_jax.config.stored import flat, resolved
-from pretrainrl_jax.planning.chips import Topology
+from pretrainrl_jax.planning.compiler import Request
 
 OPTIMISED = ".after_optimizations.txt"
 BUFFERS = ".after_optimizations-buffer-assignment.txt"
@@ -46,34 +45,26 @@ class OutOfMemory(Exception):
         self.used = used
 
 
-def compile_program(config: Config, place: Topology, program: str, code: bool = False) -> Compiled:
-    """Compile one program of a configuration in a process of its own.
+class CompilerFailed(OSError):
+    """A compiler that ended without a program: an error of its process."""
 
-    Args:
-        config: the configuration.
-        place: the slice.
-        program: its name.
-        code: wait for the machine code, too; it takes ten times as long.
+
+def compile_program(request: Request) -> Compiled:
+    """Compile one program of a configuration in a process of its own; the request's folder is set here.
 
     Raises:
         OutOfMemory: if it does not fit.
-        RuntimeError: if the compiler fails otherwise.
+        CompilerFailed: if the compiler fails otherwise.
     """
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as said:
-        request = {
-            "config": flat(resolved(config)),
-            "topology": place.name,
-            "program": program,
-            "folder": folder,
-        }
         command = [sys.executable, "-m", "pretrainrl_jax.planning.compiler"]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said, stderr=said, text=True) as process:
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said, stderr=said) as process:
             try:
                 assert process.stdin
-                process.stdin.write(json.dumps(request))
+                process.stdin.write(pickle.dumps(request._replace(folder=folder)))
                 process.stdin.close()
-                while process.poll() is None and (code or not _written(Path(folder))):
+                while process.poll() is None and not _written(Path(folder)):
                     time.sleep(POLL)
                 seconds = time.perf_counter() - began
             finally:
@@ -90,7 +81,7 @@ def _failure(said: str) -> Exception:
         if told := re.search(pattern, said):
             return OutOfMemory(float(told[1]) * 1024 ** " KMGT".index(told[2]))
     lines = [line for line in said.splitlines() if line.strip()]
-    return RuntimeError(f"the compiler ended: {lines[-1] if lines else 'it said nothing'}")
+    return CompilerFailed(f"the compiler ended: {lines[-1] if lines else 'it said nothing'}")
 
 
 def _main_module(folder: Path, ending: str) -> Path | None:

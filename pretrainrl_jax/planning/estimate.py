@@ -81,7 +81,7 @@ def on_chip(work: Work, topology: Topology, share: Efficiency) -> float:
 def network(work: Work, topology: Topology, share: Efficiency, waited: bool | None = None) -> float:
     """Seconds of all collectives, one after another; of those that are waited for, or of the others."""
     return sum(
-        sent.times * sent.crossing / (topology.network(sent.group) * share.links)
+        sent.times * sent.crossing / (topology.network(sent.group, sent.stride) * share.links)
         for sent in work.sent
         if sent.group > 1 and waited in (None, sent.waited)
     )

@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pretrainrl_jax.planning.chips import GIB, Topology
-from pretrainrl_jax.planning.estimate import Efficiencies, Estimate, estimate
+from pretrainrl_jax.planning.efficiency import efficiencies
+from pretrainrl_jax.planning.estimate import Estimate, estimate
+from pretrainrl_jax.planning.loads import Decoding, Step
 from pretrainrl_jax.planning.programs import Planned, Program
 from pretrainrl_jax.planning.work import Work
 
@@ -41,9 +43,9 @@ class Figures:
 
     program: Program
     memory: Memory
-    work: Work
-    time: Estimate
-    compiled: float | None  # seconds it took to compile; None: not compiled, from shapes alone
+    work: Work | None  # None: it does not fit, and its memory alone is known
+    time: Estimate | None
+    compiled: float | None = None  # seconds it took to compile; None: not compiled, from shapes alone
     unknown_loops: tuple[str, ...] = ()  # whose trips the compiled program does not tell: counted once
 
     def mfu(self, topology: Topology, seconds: float) -> float:
@@ -55,95 +57,108 @@ class Figures:
         """Within the memory."""
         return self.memory.free >= 0
 
+    def run(self, end: str) -> float:
+        """Seconds of the whole run at that end of the estimate; 0 of a program whose share is not known."""
+        return (self.program.executions or 0.0) * getattr(self.time, end) if self.time else math.inf
+
 
 def figures(
-    planned: Planned,
-    program: Program,
-    work: Work,
-    temporary: float,
-    peak: float,
-    topology: Topology,
-    efficiencies: Efficiencies,
-    compiled: float | None = None,
-    unknown_loops: Sequence[str] = (),
+    planned: Planned, program: Program, work: Work | None, temporary: float, peak: float, topology: Topology
 ) -> Figures:
     """Of one program: `peak` is its own, `temporary` a part of it, in bytes of a chip."""
-    trains = bool(program.updates)
+    load, hand = program.load, planned.hand
     memory = Memory(
         planned.parameters,
-        planned.optimizer if trains else 0.0,
+        2 * planned.parameters if program.trains else 0.0,
         program.resident,
-        program.cache,
-        program.saved,
+        load.cache(hand) if isinstance(load, Decoding) else 0.0,
+        load.saved(hand) if isinstance(load, Step) else 0.0,
         temporary,
         peak + program.resident,
         topology.chip.hbm,
     )
-    time = estimate(work, topology, efficiencies)
-    return Figures(program, memory, work, time, compiled, tuple(unknown_loops))
+    time = estimate(work, topology, efficiencies(topology.chip)) if work else None
+    return Figures(program, memory, work, time)
 
 
 def warnings(every: Sequence[Figures], topology: Topology) -> list[str]:
     """What a user must know before renting."""
     said = []
-    steps = [one.program for one in every if one.program.updates]
-    if few := [program for program in steps if program.updates < FEW_UPDATES]:
-        updates = min(program.updates for program in few)
+    steps = [one.program for one in every if one.program.trains]
+    if few := {program.name: n for program in steps if (n := program.updates) and n < FEW_UPDATES}:
         said.append(
-            f"{_named(few)}: {updates:,.0f} updates are few to learn from: give more passes or "
-            "steps, or less in each update"
+            f"{_named(list(few))}: {min(few.values()):,.0f} updates are few to learn from: give more passes "
+            "or steps, or less in each update"
         )
-    if idle := [program for program in steps if program.tokens / topology.count < LITTLE]:
-        tokens = max(program.tokens for program in idle)
+    chips = topology.count
+    if chips > 1 and (idle := {one.name: one.tokens for one in steps if one.tokens / chips < LITTLE}):
+        tokens = max(idle.values())
         said.append(
-            f"{_named(idle)}: up to {tokens:,.0f} tokens an update are {tokens / topology.count:,.0f} a "
-            f"chip, and {max(1, tokens // LITTLE):,.0f} of the {topology.count} would be busy with them: "
-            "more chips buy memory here, not speed"
+            f"{_named(list(idle))}: up to {tokens:,.0f} tokens an update, {tokens / chips:,.0f} a chip, "
+            f"and {max(1, tokens // LITTLE):,.0f} of {chips} would be busy with them: more chips buy memory "
+            "here, not speed"
+        )
+    if unknown := [one.program.name for one in every if one.program.executions is None]:
+        said.append(
+            f"{_named(unknown)}: how many steps its texts are is not known before they are read, and not in "
+            "the run's hours: with documents give pretrain.steps"
         )
     return said
 
 
-def _named(programs: Sequence[Program]) -> str:
-    first, *others = (program.name for program in programs)
+def _named(programs: Sequence[str]) -> str:
+    first, *others = programs
     return f"{first} and {len(others)} more" if others else first
 
 
 def remedies(one: Figures, planned: Planned, topology: Topology) -> list[str]:
-    """What would make a program fit."""
-    memory, limit = one.memory, topology.chip.hbm * (1 - SPARE)
+    """What would make a program fit, the most telling first."""
+    memory, limit, load, cut = one.memory, topology.chip.hbm * (1 - SPARE), one.program.load, planned.hand.cut
     state = memory.parameters + memory.optimizer + memory.resident
+    said = []
+    if cut.data > 1:
+        said.append(f"--mesh.data=1 --mesh.fsdp={cut.data * cut.fsdp}")
     if state > limit:
-        cut = planned.mesh.shape["fsdp"] * planned.mesh.shape["tensor"]
-        chips = math.ceil(cut * state / (0.6 * limit))
-        if cut < topology.count:
-            return [f"--mesh.data=1 --mesh.fsdp={topology.count}: parameters are cut {cut} times only"]
-        return [f"a slice of {1 << (chips - 1).bit_length()} chips or more"]
-    rest = memory.peak - state
-    parts = 1 << (math.ceil(rest / max(limit - state, GIB / 8)) - 1).bit_length()
-    section = one.program.section
-    if one.program.updates:
-        said = [f"--{section}.grad_accum_steps={parts}"]
-        return said if planned.shape.remat == "full" else ["--model.remat=full", *said]
-    return [f"--{section}.batch={max(1, one.program.rows // parts)}"] if section else ["a larger slice"]
+        chips = math.ceil(cut.fsdp * cut.tensor * state / (0.6 * limit))
+        return said or [f"a slice of {1 << (chips - 1).bit_length()} chips or more"]
+    parts = 1 << (math.ceil((memory.peak - state) / max(limit - state, GIB / 8)) - 1).bit_length()
+    if isinstance(load, Step):
+        if planned.shape.remat != "full":
+            said.append("--model.remat=full")
+        if planned.hand.share(load.rows / load.microsteps) > 1:  # one row of a chip cannot be cut
+            said.append(f"--{one.program.section}.grad_accum_steps={load.microsteps * parts}")
+    elif one.program.section and planned.hand.share(load.rows) > 1:
+        said.append(f"--{one.program.section}.batch={max(1, load.rows // parts)}")
+    return said or ["a larger slice"]
 
 
 def as_json(every: Sequence[Figures], topology: Topology) -> list[dict[str, Any]]:
     """Plain values, seconds and bytes; for scripts."""
-    told = []
-    for one in every:
-        program = {name: value for name, value in vars(one.program).items() if not callable(value)}
-        told.append(
-            program
-            | {
-                "memory": asdict(one.memory) | {"free": one.memory.free},
-                "flops": one.work.flops,
-                "hbm_bytes": one.work.bytes,
-                "sent_bytes": one.work.crossing,
-                "collectives": [sent._asdict() for sent in one.work.sent],
-                "seconds": one.time._asdict() | {"bound": one.time.bound},
-                "mfu": {end: one.mfu(topology, getattr(one.time, end)) for end in ENDS},
-                "compiled_seconds": one.compiled,
-                "unknown_loops": list(one.unknown_loops),
-            }
-        )
-    return told
+    return [_json(one, topology) for one in every]
+
+
+def _json(one: Figures, topology: Topology) -> dict[str, Any]:
+    program, load = one.program, one.program.load
+    told: dict[str, Any] = {
+        "name": program.name,
+        "rows": load.rows,
+        "time": load.time,
+        "tokens": program.tokens,
+        "counted": program.counted,
+        "executions": program.executions,
+        "updates": program.updates,
+        "trains": program.trains,
+        "memory": asdict(one.memory) | {"free": one.memory.free},
+        "compiled_seconds": one.compiled,
+        "unknown_loops": list(one.unknown_loops),
+    }
+    if one.work is None or one.time is None:
+        return told
+    return told | {
+        "flops": one.work.flops,
+        "hbm_bytes": one.work.bytes,
+        "sent_bytes": one.work.crossing,
+        "collectives": [sent._asdict() for sent in one.work.sent],
+        "seconds": one.time._asdict() | {"bound": one.time.bound},
+        "mfu": {end: one.mfu(topology, getattr(one.time, end)) for end in ENDS},
+    }

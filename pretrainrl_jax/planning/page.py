@@ -12,7 +12,7 @@ from pretrainrl_jax.planning.programs import Planned
 from pretrainrl_jax.report.columns import grid, plain
 
 HOUR = 3600.0
-WIDTH = 160  # characters of the widest table
+WIDTH = 172  # characters of the widest table
 
 
 def page(
@@ -21,8 +21,10 @@ def page(
     """Memory, time, communication, and the whole run."""
     chip, mesh = topology.chip, planned.mesh.shape
     cut = " x ".join(f"{axis} {size}" for axis, size in mesh.items())
+    size = parameters(planned.shape).total
+    told = f"{size / 1e9:.2f}B" if size >= 1e8 else f"{size / 1e6:.2f}M"
     head = (
-        f"{title}: {parameters(planned.shape).total / 1e9:.2f}B parameters on {topology.name}, "
+        f"{title}: {told} parameters on {topology.name}, "
         f"{topology.count} chips of {topology.hosts} hosts; mesh {cut}"
     )
     return plain(
@@ -69,12 +71,15 @@ def _time(every: Sequence[Figures], topology: Topology) -> Grid:
     rows = []
     for one in every:
         program, time = one.program, one.time
+        if time is None or one.work is None:
+            rows.append([program.name, *["–"] * len(heads)])
+            continue
         ends = (time.middle, time.shortest, time.longest)
         middle, most, least = (100 * one.mfu(topology, seconds) for seconds in ends)
         rows.append(
             [
                 program.name,
-                f"{program.rows / topology.count:.3g} x {program.time:,}",
+                f"{program.load.rows / topology.count:.3g} x {program.load.time:,}",
                 f"{program.tokens:,.0f}",
                 f"{one.work.flops / 1e12:,.1f}",
                 *map(_seconds, (time.compute, time.memory, time.network)),
@@ -102,7 +107,7 @@ def _sent(every: Sequence[Figures]) -> Grid | str:
 def _collectives(one: Figures) -> tuple[tuple[str, ...], ...]:
     """By kind and chips: how often, the largest array, and all together; what is next to nothing is not."""
     kinds: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
-    for sent in one.work.sent:
+    for sent in one.work.sent if one.work else ():
         kinds[sent.kind, sent.group].append((sent.times, sent.bytes))
     told = []
     for (kind, group), parts in sorted(kinds.items()):
@@ -116,21 +121,24 @@ def _collectives(one: Figures) -> tuple[tuple[str, ...], ...]:
 
 def _run(every: Sequence[Figures], topology: Topology, price: float | None) -> Grid:
     heads = ["executions", "updates", "tokens", "hours", "chip-hours"] + (["price"] if price else [])
-    rows, least, most = [], 0.0, 0.0
+    rows, totals = [], (0.0, 0.0)
     for one in every:
-        times = one.program.executions
-        low, high = (times * seconds / HOUR for seconds in (one.time.shortest, one.time.longest))
-        least, most = least + low, most + high
+        program, times = one.program, one.program.executions
+        if times is None or one.time is None:
+            rows.append([program.name, *["–"] * len(heads)])
+            continue
+        least, most = (one.run(end) / HOUR for end in ("shortest", "longest"))
+        totals = totals[0] + least, totals[1] + most
         rows.append(
             [
-                one.program.name,
+                program.name,
                 f"{times:,.0f}",
-                f"{one.program.updates:,.0f}" if one.program.updates else "–",
-                f"{times * one.program.tokens / 1e6:,.1f}M",
-                *_hours(low, high, topology, price),
+                f"{program.updates:,.0f}" if program.updates else "–",
+                f"{times * program.tokens / 1e6:,.1f}M",
+                *_hours(least, most, topology, price),
             ]
         )
-    rows.append(["all", "", "", "", *_hours(least, most, topology, price)])
+    rows.append(["all", "", "", "", *_hours(*totals, topology, price)])
     return grid({"": None}, heads, rows)
 
 

@@ -1,46 +1,37 @@
-"""The programs that a configuration's stages compile, as shapes: nothing is read, no array is made."""
+"""The programs that a configuration's stages compile, and how much of each a run is; nothing is computed."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from pretrainrl_jax.config import Config, MethodConfig, ObjectiveConfig
-from pretrainrl_jax.decoding.beam import beam_search
+from pretrainrl_jax.config import METHODS, Config, MethodConfig, ObjectiveConfig, SelfimproveConfig
 from pretrainrl_jax.decoding.decode import bucket
-from pretrainrl_jax.decoding.sampling import sample
 from pretrainrl_jax.improvement.cost import cost_of, rollout_count
 from pretrainrl_jax.improvement.learning import coefficients as coefficients_of
-from pretrainrl_jax.model.attention import Kernel, TreeRows, can_use_splash
+from pretrainrl_jax.model.attention import Kernel
 from pretrainrl_jax.model.cost import flops
 from pretrainrl_jax.model.decoder import Model
-from pretrainrl_jax.model.mesh import replicated, round_up_rows, row_sharding, row_shards
+from pretrainrl_jax.model.mesh import round_up_rows
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.objectives.loss import asks
-from pretrainrl_jax.objectives.scoring import score_endings
+from pretrainrl_jax.objectives.scoring import ROWS
 from pretrainrl_jax.planning.by_hand import ByHand, Packed
-from pretrainrl_jax.planning.typical import PROMPTS, Questions, trees, visible
-from pretrainrl_jax.planning.work import BFLOAT16, Operation, Work
-from pretrainrl_jax.stages.context import SCORED_ROWS
-from pretrainrl_jax.training.optimizer import Schedule, adamw
-from pretrainrl_jax.training.step import compile_references, compile_step, init_state
-from pretrainrl_jax.trees.anchors import FIELD_SPECS as ANCHOR_SPECS
-from pretrainrl_jax.trees.anchors import AnchorBatch, Anchored
-from pretrainrl_jax.trees.batch import FIELD_SPECS, PackedBatch
-from pretrainrl_jax.trees.layouts import size
+from pretrainrl_jax.planning.loads import Decoding, Load, Scoring, Step
+from pretrainrl_jax.planning.lowering import Lowering
+from pretrainrl_jax.planning.typical import PROMPTS, SAMPLED, Material, trees, visible
+from pretrainrl_jax.planning.work import FLOAT32, Cut
+from pretrainrl_jax.trees.layouts import Layout, size
 from pretrainrl_jax.trees.packing import Capacity, capacity, plan, rounded
 from pretrainrl_jax.trees.tree import AnswerTree, chosen_only
 
 DOCUMENT = 600  # tokens of a document, where documents are packed into longer rows: about a web page's
-SAMPLES_SCORED = 512  # trees that stand for all that are scored
-FLOAT32 = 4  # bytes
 
 
 @dataclass(frozen=True)
@@ -49,38 +40,52 @@ class Program:
 
     name: str
     section: str  # of the settings that say how much it computes at a time; "" where none does
-    lower: Callable[[], Any]  # what XLA is to compile, for the mesh
-    rows: int  # of all chips together: packed rows, or prompts
-    time: int  # tokens of a row, or of a prompt
+    lower: Callable[[], Any]  # gives what XLA is to compile
+    load: Load
     tokens: float  # of an execution, without padding
     counted: float  # FLOPs of the model an execution, all chips, causal attention halved, nothing twice
-    executions: float  # of the whole run
-    updates: float = 0.0  # of a system, where it is a training step
+    executions: float | None  # of the whole run; None: its data must be counted first
+    updates: float | None = None  # of a system, where it is a training step and that is known
     resident: float = 0.0  # bytes a chip has beside the program's own arguments
-    cache: float = 0.0  # bytes a chip, of keys and values while decoding
-    saved: float = 0.0  # bytes a chip, of activations that the backward pass reads
-    turns: int = 1  # of the decoding loop, which may end earlier
-    kernels: tuple[Operation, ...] = ()  # on a chip, which no compiled text tells: of attention
-    # Where it cannot be compiled (`planning.by_hand`): a chip's work, and the bytes it makes for itself.
-    by_hand: Callable[[], Work] = lambda: Work((), ())
-    working: Callable[[], float] = float
+
+    @property
+    def trains(self) -> bool:
+        """It has an optimizer's state."""
+        return isinstance(self.load, Step)
 
 
 @dataclass(frozen=True)
 class Planned:
     """What a configuration runs on a mesh."""
 
-    shape: ModelShape
     mesh: Mesh
+    hand: ByHand  # the model on a chip
+    material: Material
     programs: tuple[Program, ...]
-    parameters: float  # bytes a chip: float32 masters
-    optimizer: float  # bytes a chip: both moments
+    parameters: float  # bytes a chip: float32 masters; both moments take twice as much
+    largest: float  # bytes of a chip's part of the largest one
     verdicts: int = 0  # asked of a judging model
     verdict_tokens: int = 0  # that it reads, about
 
+    @property
+    def shape(self) -> ModelShape:
+        """Of the model."""
+        return self.hand.shape
+
+
+def improves(config: Config) -> bool:
+    """Whether a configuration is for `selfimprove`: it says something of that."""
+    asked = config.selfimprove != SelfimproveConfig() or config.methods != METHODS
+    return asked or bool(config.judge.path)
+
 
 def planned(
-    config: Config, shape: ModelShape, judge: ModelShape | None, asked: Questions, mesh: Mesh, kernel: Kernel
+    config: Config,
+    shape: ModelShape,
+    judge: ModelShape | None,
+    material: Material,
+    mesh: Mesh,
+    kernel: Kernel,
 ) -> Planned:
     """Every program of a configuration: its stages' own, with their shapes, shardings and flags.
 
@@ -88,381 +93,289 @@ def planned(
         config: the configuration.
         shape: of the model that is trained.
         judge: of the model that judges, if one does.
-        asked: questions that are trained.
+        material: what is learned and asked.
         mesh: of the devices to plan for.
         kernel: of attention there.
     """
     model = Model(shape, mesh, kernel)
-    work = _Work(config, model, mesh)
-    improves = bool(config.judge.path) or (config.documents.path and config.pretrain.text == "corpus")
+    parts = _parts(model, mesh)
+    hand = ByHand(shape, Cut(**mesh.shape), kernel)
+    work = _Work(config, Lowering(model, mesh, config.optimizer), mesh, hand, sum(parts), material)
     programs: list[Program] = []
-    verdicts = 0
     if config.pretrain.epochs and (config.pretrain.text == "documents" or not config.model.path):
         programs.append(work.pretraining())
-    if improves:
-        judge_bytes = _bytes_a_chip(Model(judge, mesh, kernel), mesh) if judge else 0.0
-        for name in config.selfimprove.systems:
-            programs += work.improvement(name, config.methods[name], judge_bytes)
-        judged = [config.methods[name] for name in config.selfimprove.systems]
+    verdicts = 0
+    if improves(config):
+        of_judge = sum(_parts(Model(judge, mesh, kernel), mesh)) if judge else 0.0
+        methods = {name: config.methods[name] for name in config.selfimprove.systems}
+        for name, method in methods.items():
+            programs += work.improvement(name, method, of_judge)
         steps = config.selfimprove.steps
-        verdicts = sum(cost_of(config, method, steps).verdicts for method in judged if method.judged)
+        verdicts = sum(
+            cost_of(config, method, steps).verdicts for method in methods.values() if method.judged
+        )
+    elif config.preferences.path:
+        programs += work.preferences()
     else:
-        programs += work.facts(asked)
+        programs += work.facts()
     shown = config.judge.prefix_tokens or config.selfimprove.length - config.selfimprove.suffix
-    of_verdict = shown + 2 * config.selfimprove.suffix
-    return Planned(
-        shape,
-        mesh,
-        tuple(programs),
-        work.parameter_bytes,
-        2 * work.parameter_bytes,
-        verdicts,
-        verdicts * of_verdict,
-    )
+    read = verdicts * (shown + 2 * config.selfimprove.suffix)
+    return Planned(mesh, hand, material, tuple(programs), sum(parts), max(parts), verdicts, read)
 
 
-class _Step(NamedTuple):
-    """A training step: what a program of one has beside its name and how often it runs."""
-
-    lower: Callable[[], Any]
-    by_hand: Callable[[], Work]
-    working: Callable[[], float]
-
-
+@dataclass(frozen=True)
 class _Work:
-    """Programs of one model on one mesh."""
+    """Programs of one configuration on one mesh."""
 
-    def __init__(self, config: Config, model: Model, mesh: Mesh) -> None:
-        self._config, self._model, self._mesh = config, model, mesh
-        self.parameter_bytes = _bytes_a_chip(model, mesh)
-        self._hand = ByHand.on(model.shape, mesh, model.kernel)
+    config: Config
+    lowering: Lowering
+    mesh: Mesh
+    hand: ByHand
+    parameters: float  # bytes a chip
+    material: Material
+
+    @property
+    def shape(self) -> ModelShape:
+        """Of the model."""
+        return self.hand.shape
 
     def pretraining(self) -> Program:
         """Documents in packed rows."""
-        config, settings = self._config, self._config.pretrain
-        rows, time = settings.rows, settings.row_length
-        branches = time if config.pretrain.text == "documents" else max(16, 2 * time // DOCUMENT)
-        holds = rounded(time, time, time, branches, 0)
-        tokens = float(rows * time)
-        cost = flops(self._model.shape, (time + 1) / 2)  # as if a row were one text: the usual count
-        microsteps = settings.grad_accum_steps
-        step = self._step("token", {"ntp": {"answer": 1.0}}, rows, holds, microsteps, sequences=True)
-        steps = float(settings.steps)
+        settings = self.config.pretrain
+        streams, time = settings.text == "documents", settings.row_length
+        holds = rounded(time, time, time, time if streams else max(16, 2 * time // DOCUMENT), 0)
+        load = Step((Packed(settings.rows, time, time, sequences=True),), settings.grad_accum_steps)
+        tokens = float(settings.rows * time)
+        cost = flops(self.shape, (time + 1) / 2)  # as if a row were one text: the usual count
+        steps = float(settings.steps) or None
+        lower = partial(self.lowering.step, load, holds, {"ntp": {"answer": 1.0}})
         counted = 3 * tokens * cost.total
-        return self._trained(
-            "pretraining step", "pretrain", step, rows, time, tokens, counted, steps, microsteps=microsteps,
-            sequences=True,
-        )  # fmt: skip
+        return Program("pretraining step", "pretrain", lower, load, tokens, counted, steps, steps)
 
-    def facts(self, asked: Questions) -> Iterator[Program]:
-        """Mining, scoring, a training step for each set of terms, evaluation."""
-        config = self._config
-        mine, train, systems = config.mine, config.train, config.train.systems
-        objectives = {name: config.objectives[name] for name in systems}
-        contrasts = any(objective.contrasts for objective in objectives.values())
-        rounds = 1 + sum(
-            asked.number * train.passes / train.questions / objective.remine_every
-            for objective in objectives.values()
-            if objective.remines
-        )
-        if contrasts and mine.sources:
-            yield self._beams("mining", mine.template, mine.beams, mine.max_new_tokens, mine.batch,
-                              rounds * asked.number)  # fmt: skip
-            yield self._scoring(asked.number * rounds, mine.negatives)
-        same: dict[Any, list[str]] = {}  # systems whose terms and rows make one program
-        for name, objective in objectives.items():
-            terms = tuple(
-                sorted((term, *sorted(weights)) for term, weights in objective.coefficients.items())
+    def facts(self) -> Iterator[Program]:
+        """Mining, anchor text, training, evaluation."""
+        config, trained = self.config, self.material.trained
+        mine, train = config.mine, config.train
+        objectives = {name: config.objectives[name] for name in train.systems}
+        if any(objective.contrasts for objective in objectives.values()) and mine.sources:
+            steps = trained * train.passes / train.questions
+            rounds = 1 + sum(steps / one.remine_every for one in objectives.values() if one.remines)
+            yield self._answers(
+                "mining", "mine", mine.template, mine.beams, mine.max_new_tokens, mine.batch, rounds * trained
             )
-            same.setdefault((terms, objective.grpo.form), []).append(name)
-        for names in same.values():
-            yield self._training(names, objectives[names[0]], asked)
-        evaluate = config.evaluate
-        yield self._beams(
-            "evaluation", evaluate.template, evaluate.beams, evaluate.max_new_tokens, evaluate.batch,
-            (1 + len(systems)) * len(evaluate.groups) * asked.number,
-        )  # fmt: skip
+            drawn = trees(trained, train.template, mine.negatives)
+            yield self._scoring("mining's references", drawn, rounds * trained)
+        if any(objective.anchored for objective in objectives.values()) and not config.anchor.path:
+            yield self._anchor_text()
+        plain = {name: one for name, one in objectives.items() if not one.reinforced}
+        for names in _alike(plain):
+            drawn = trees(trained, train.template, mine.negatives)
+            yield self._training(names, plain[names[0]], drawn)
+        for name in objectives.keys() - plain.keys():
+            yield from self._reinforced(name, objectives[name])
+        yield from self._evaluation()
 
-    def improvement(self, name: str, method: MethodConfig, judge_bytes: float) -> Iterator[Program]:
+    def preferences(self) -> Iterator[Program]:
+        """References, training, evaluation on prompts with better and worse answers."""
+        train, drawn = self.config.train, list(self.material.compared)
+        objectives = {name: self.config.objectives[name] for name in train.systems}
+        if any(objective.contrasts for objective in objectives.values()):
+            yield self._scoring("references", drawn, self.material.trained)
+        if any(objective.anchored for objective in objectives.values()) and not self.config.anchor.path:
+            yield self._anchor_text()
+        for names in _alike(objectives):
+            yield self._training(names, objectives[names[0]], drawn)
+        yield self._scoring("evaluation", drawn, (1 + len(train.systems)) * self.material.asked)
+
+    def improvement(self, name: str, method: MethodConfig, of_judge: float) -> Iterator[Program]:
         """Sampling, references and a step of one method of self-improvement."""
-        config, settings, shape = self._config, self._config.selfimprove, self._model.shape
-        resident = self.parameter_bytes if method.contrasts and settings.reference == "resident" else 0.0
-        resident += judge_bytes if method.judged else 0.0
-        prefix = settings.length - settings.suffix
-        count = rollout_count(config, method)
-        if count:
-            batch = round_up_rows(self._mesh, config.rollouts.batch)
-            yield self._sampling(name, prefix, count, batch, resident + 2 * self.parameter_bytes)
-        branches = 2 if method.contrasts else 1
-        length = settings.length + (branches - 1) * settings.suffix
-        time = settings.row_length or settings.length + settings.suffix
-        a_row = max(1, time // length)
-        documents = settings.documents / settings.updates
-        rows = round_up_rows(self._mesh, -(-int(documents / a_row) // settings.grad_accum_steps))
-        predicted = length if "document" in method.candidates else branches * settings.suffix
-        holds = rounded(time, min(time, a_row * predicted), a_row * predicted, 16 * a_row, 16 * a_row)
-        if "document" not in method.candidates:
-            pairs = prefix * (prefix + 1) / 2 + branches * (settings.suffix * prefix + settings.suffix**2 / 2)
-        else:
-            pairs = length * (length + 1) / 2
-        cost = flops(shape, pairs / length)
-        counted = 3 * documents * (length * (cost.layers + cost.attention) + predicted * cost.head)
-        weights = coefficients_of(method)
-        microsteps = settings.grad_accum_steps
-        plain = not method.contrasts
-        step = self._step("token", weights, rows * microsteps, holds, microsteps, sequences=plain)
-        steps = float(settings.steps * settings.updates)
-        yield self._trained(
-            f"{name} step", "selfimprove", step, rows * microsteps, time, documents * length, counted,
-            steps, resident, microsteps=microsteps, sequences=plain,
-        )  # fmt: skip
-        if method.contrasts:
-            shards = row_shards(self._mesh)
-            give = compile_references(self._model, self._mesh)
-            batch = self._packed(rows * microsteps, holds, microsteps)
-            yield Program(
-                f"{name} references", "selfimprove", partial(give.lower, self._parameters(), batch),
-                rows * microsteps, time, documents * length, counted / 3, steps,
-                resident=2 * self.parameter_bytes + resident,
-                by_hand=partial(self._hand.scoring, rows // shards, time, holds.sources, microsteps),
-                working=partial(self._hand.scoring_memory, rows // shards, time, holds.sources),
+        config, settings = self.config, self.config.selfimprove
+        resident = self.parameters if method.contrasts and settings.reference == "resident" else 0.0
+        resident += of_judge if method.judged else 0.0
+        prefix, suffix = settings.length - settings.suffix, settings.suffix
+        moments = 2 * self.parameters
+        if count := rollout_count(config, method):
+            yield self._sampling(
+                f"{name} sampling", "rollouts", prefix, count, suffix, config.rollouts.batch,
+                settings.steps * settings.documents, resident + moments,
             )  # fmt: skip
+        plain, branches = not method.contrasts, 2 if method.contrasts else 1
+        length = settings.length + (branches - 1) * suffix
+        time = settings.row_length or settings.length + suffix
+        a_row = max(1, time // length)
+        documents, microsteps = settings.documents / settings.updates, settings.grad_accum_steps
+        rows = microsteps * round_up_rows(self.mesh, -(-int(documents / a_row) // microsteps))
+        whole = "document" in method.candidates
+        predicted = length if whole else branches * suffix
+        holds = rounded(time, min(time, a_row * predicted), a_row * predicted, 16 * a_row, 16 * a_row)
+        pairs = length * (length + 1) / 2
+        if not whole:
+            pairs = prefix * (prefix + 1) / 2 + branches * (suffix * prefix + suffix**2 / 2)
+        cost = flops(self.shape, pairs / length)
+        counted = documents * (length * (cost.layers + cost.attention) + predicted * cost.head)
+        steps, tokens = float(settings.steps * settings.updates), documents * length
+        packed = Packed(rows, time, holds.sources, sequences=plain)
+        load = Step((packed,), microsteps)
+        lower = partial(self.lowering.step, load, holds, coefficients_of(method))
+        yield Program(f"{name} step", "selfimprove", lower, load, tokens, 3 * counted, steps, steps, resident)
+        if method.contrasts:
+            read = Scoring(packed, microsteps)
+            lower = partial(self.lowering.references, read, holds)
+            kept = resident + moments
+            yield Program(
+                f"{name} references", "selfimprove", lower, read, tokens, counted, steps, resident=kept
+            )
 
-    def _training(self, names: Sequence[str], objective: ObjectiveConfig, asked: Questions) -> Program:
-        config, settings = self._config, self._config.train
-        whole = trees(asked.number, config.mine.negatives)
-        drawn = whole if objective.contrasts else [chosen_only(tree) for tree in whole]
-        question = asks(objective.coefficients)
-        rows, holds = _rows_of(drawn, settings.row_length, settings.questions, question)
-        rows = max(1, round(rows / settings.grad_accum_steps)) * settings.grad_accum_steps
-        cost = flops(self._model.shape, 1.0)
-        per_tree = settings.questions / len(drawn)
-        tokens = per_tree * sum(tree.inputs for tree in drawn)
-        sources = per_tree * sum(size(tree, question=question).sources for tree in drawn)
-        pairs = per_tree * sum(map(visible, drawn))
-        counted = 3 * (tokens * cost.layers + pairs * cost.attention + sources * cost.head)
-        steps = asked.number * settings.passes / settings.questions
-        step = self._step(
-            settings.ntp_scale, objective.coefficients, rows, holds, settings.grad_accum_steps,
-            settings.dpo_scale, objective.grpo.form, anchors=objective.anchored,
-        )  # fmt: skip
+    def _training(
+        self, names: Sequence[str], objective: ObjectiveConfig, drawn: Sequence[AnswerTree]
+    ) -> Program:
+        """A step of systems whose terms, and rows, are the same."""
+        settings = self.config.train
+        # What an objective ignores is dropped before packing.
+        learned = drawn if objective.contrasts else [chosen_only(tree) for tree in drawn]
+        steps = self.material.trained * settings.passes / settings.questions
         label = f"training step ({', '.join(names)})"
-        return self._trained(
-            label, "train", step, rows, settings.row_length, tokens, counted, steps, systems=len(names)
-        )
-
-    def _trained(
-        self, name: str, section: str, step: "_Step", rows: int, time: int, tokens: float, counted: float,
-        updates: float, resident: float = 0.0, systems: int = 1, microsteps: int = 1, sequences: bool = False,
-    ) -> Program:  # fmt: skip
-        own = -(-rows // (row_shards(self._mesh) * microsteps))  # rows of a chip at a time
-        kernels = self._splash(own, time, microsteps) if sequences else ()
-        return Program(
-            name, section, step.lower, rows, time, tokens, counted, systems * updates, updates, resident,
-            saved=self._saved(own, time), kernels=kernels, by_hand=step.by_hand, working=step.working,
-        )  # fmt: skip
-
-    def _saved(self, rows: int, time: int) -> float:
-        """Bytes a chip of what the layers keep for the backward pass, by model.remat; `none` keeps more."""
-        s, tensor = self._model.shape, self._mesh.shape["tensor"]
-        heads, mlp = (2 * s.heads + 2 * s.kv_heads) * s.head_dim // tensor, s.d_ff // tensor
-        kept = {"full": 0, "attention": heads + s.d_model}.get(s.remat, heads + 2 * s.d_model + 2 * mlp)
-        return float(rows * time * s.layers * (s.d_model + kept) * jnp.dtype(s.dtype).itemsize)
-
-    def _splash(self, rows: int, time: int, microsteps: int) -> tuple[Operation, ...]:
-        """Its work on one chip, where it takes these rows: half the square, scores computed again."""
-        s, mesh = self._model.shape, self._mesh
-        ids = jax.ShapeDtypeStruct((rows * row_shards(mesh), time), jnp.int32)
-        trees: Any = TreeRows(ids, None)  # type: ignore[arg-type]
-        if self._model.kernel != "splash" or not can_use_splash(trees, s, self._model.layout, cached=False):
-            return ()
-        forward = 4 * time / 2 * s.heads * s.head_dim / mesh.shape["tensor"] * rows * time
-        passes = 3.5 if s.remat != "full" else 4.5  # its result is kept, or computed again
-        traffic = 12 * rows * time * s.heads * s.head_dim / mesh.shape["tensor"] * BFLOAT16
-        work = Operation(passes * forward, traffic, s.layers * microsteps, "splash attention", s.head_dim)
-        return (work,)
-
-    def _beams(self, name: str, template: str, beams: int, new: int, batch: int, questions: float) -> Program:
-        shape, batch = self._model.shape, round_up_rows(self._mesh, batch)
-        length, time = PROMPTS[template], bucket(PROMPTS[template])
-        lower = partial(
-            jitted(beam_search).lower,
-            self._model, self._parameters(), *self._prompts(batch, time), self._vector("bool"),
-            starts=self._ints(batch), beams=beams, max_new_tokens=new,
-        )  # fmt: skip
-        cost = flops(shape, 1.0)
-        read, written = batch * length, batch * beams * (new - 1)
-        counted = (read + written) * cost.layers + (batch + written) * cost.head
-        counted += cost.attention * (read * (length + 1) / 2 + written * (length + new / 2))
-        cache = self._cache(batch, time + beams * new)
-        section = "mine" if name == "mining" else "evaluate"
-        mine = batch // row_shards(self._mesh)
-        return Program(
-            name,
-            section,
-            lower,
-            batch,
-            time,
-            read + written,
-            counted,
-            questions / batch,
-            cache=cache,
-            turns=new - 1,
-            by_hand=partial(self._hand.beams, mine, time, beams, new),
-            working=partial(self._hand.decoding_memory, mine, time, beams, new, False),
-        )
-
-    def _sampling(self, name: str, prefix: int, samples: int, batch: int, resident: float) -> Program:
-        settings, shape = self._config.selfimprove, self._model.shape
-        time, new = bucket(prefix), settings.suffix
-        key = jax.eval_shape(jax.random.key, 0)
-        keys = jax.ShapeDtypeStruct((batch,), key.dtype, sharding=replicated(self._mesh))
-        scalar = partial(jax.ShapeDtypeStruct, (), sharding=replicated(self._mesh))
-        lower = partial(
-            jitted(sample).lower,
-            self._model, self._parameters(), *self._prompts(batch, time), self._vector("bool"), keys,
-            samples=samples, max_new_tokens=new,
-            temperature=scalar(jnp.float32), top_p=scalar(jnp.float32), top_k=scalar(jnp.int32),
-        )  # fmt: skip
-        cost = flops(shape, 1.0)
-        read, written = batch * prefix, batch * samples * new
-        counted = (read + written) * cost.layers + written * cost.head
-        counted += cost.attention * (read * (prefix + 1) / 2 + written * (prefix + new / 2))
-        executions = settings.steps * settings.documents / batch
-        mine = batch // row_shards(self._mesh)
-        return Program(
-            f"{name} sampling", "rollouts", lower, batch, time, read + written, counted, executions,
-            resident=resident, cache=self._cache(batch, time + samples * new), turns=new,
-            by_hand=partial(self._hand.sampling, mine, time, samples, new),
-            working=partial(self._hand.decoding_memory, mine, time, samples, new, True),
-        )  # fmt: skip
-
-    def _scoring(self, questions: float, negatives: int) -> Program:
-        settings, drawn = self._config.train, trees(SAMPLES_SCORED, negatives)
-        rows = round_up_rows(self._mesh, SCORED_ROWS)
-        needed, holds = _rows_of(drawn, settings.row_length, len(drawn), question=False)
-        a_row = len(drawn) / needed
-        batch = self._packed(rows, holds, None)
-        lower = partial(
-            jitted(score_endings).lower, self._model, self._parameters(), batch, self._vector("bool")
-        )
-        cost, share = flops(self._model.shape, 1.0), rows * a_row / len(drawn)
-        tokens = share * sum(tree.inputs for tree in drawn)
-        counted = tokens * cost.layers + share * sum(map(visible, drawn)) * cost.attention
-        counted += share * sum(size(tree, question=False).sources for tree in drawn) * cost.head
-        executions = questions / (rows * a_row)
-        part = rows // row_shards(self._mesh), settings.row_length, holds.sources
-        return Program(
-            "scoring", "", lower, rows, settings.row_length, tokens, counted, executions,
-            by_hand=partial(self._hand.scoring, *part), working=partial(self._hand.scoring_memory, *part),
-        )  # fmt: skip
+        return self._step(label, objective, learned, settings.row_length, steps, len(names))
 
     def _step(
-        self, ntp_scale: str, weights: Any, rows: int, holds: Capacity, microsteps: int,
-        dpo_scale: str = "prompts", grpo_form: str = "dapo", anchors: bool = False, sequences: bool = False,
-    ) -> "_Step":  # fmt: skip
-        model, settings, mesh = self._model, self._config.optimizer, self._mesh
-        step = compile_step(model, settings, ntp_scale, mesh, dpo_scale, grpo_form)
-        params = nn.unbox(model.abstract())
-        state = jax.eval_shape(partial(init_state, optimizer=adamw(settings)), params)
-        batch: Any = self._packed(rows, holds, microsteps)
-        batch = batch._replace(branch_id=None) if sequences else batch
-        if anchors:
-            batch = Anchored(batch, self._anchors(microsteps))
-        number = jax.ShapeDtypeStruct((), jnp.float32)
-        traced = jax.tree.map(lambda _: number, {term: dict(each) for term, each in weights.items()})
-        shards = row_shards(mesh)
-        packed = [Packed(round_up_rows(mesh, rows // microsteps) // shards, holds.time, holds.sources)]
-        if anchors:
-            time = self._config.anchor.length
-            packed.append(Packed(self._anchor_rows(microsteps) // shards, time, time))
-        return _Step(
-            partial(step.lower, state, batch, traced, Schedule(number, number, number, number)),
-            partial(self._hand.step, packed, microsteps),
-            partial(self._hand.step_memory, self.parameter_bytes, packed, microsteps),
+        self, label: str, objective: ObjectiveConfig, learned: Sequence[AnswerTree], row_length: int,
+        steps: float, systems: int,
+    ) -> Program:  # fmt: skip
+        config, settings = self.config, self.config.train
+        question, microsteps = asks(objective.coefficients), settings.grad_accum_steps
+        how = question, settings.layout
+        rows, holds = _rows_of(learned, row_length, settings.questions, *how)
+        rows = max(1, round(rows / microsteps)) * microsteps
+        packed = [Packed(rows, row_length, holds.sources)]
+        if objective.anchored:
+            beside, time = round(settings.questions / config.anchor.questions), config.anchor.length
+            packed.append(Packed(max(1, beside), time, time))
+        load = Step(tuple(packed), microsteps)
+        tokens, counted = _counted(self.shape, learned, question, settings.questions / len(learned))
+        lower = partial(
+            self.lowering.step, load, holds, objective.coefficients, settings.ntp_scale, settings.dpo_scale,
+            objective.grpo.form, config.anchor.top,
+        )  # fmt: skip
+        return Program(label, "train", lower, load, tokens, 3 * counted, systems * steps, steps)
+
+    def _reinforced(self, name: str, objective: ObjectiveConfig) -> Iterator[Program]:
+        """Answers are sampled, measured where that is needed, and learned from."""
+        settings, how = self.config.train, objective.grpo
+        length = PROMPTS[settings.template]
+        asked = settings.passes * self.material.trained
+        yield self._sampling(
+            f"sampling ({name})", "train", length, how.samples, how.max_new_tokens, settings.questions, asked,
+            2 * self.parameters,
+        )  # fmt: skip
+        learned = trees(SAMPLED, settings.template, candidates=how.samples, answer=how.max_new_tokens)
+        row_length = max(settings.row_length, length + how.samples * how.max_new_tokens)
+        batches = asked / settings.questions
+        step = self._step(
+            f"training step ({name})", objective, learned, row_length, batches * how.updates, systems=1
         )
+        yield step
+        measured = (how.updates > 1) + bool(how.kl)
+        if measured:
+            rows, holds = _rows_of(learned, row_length, settings.questions, question=False)
+            read = Scoring(Packed(rows, row_length, holds.sources), settings.grad_accum_steps)
+            lower = partial(self.lowering.token_logps, read, holds)
+            kept = (2 + bool(how.kl)) * self.parameters
+            yield Program(
+                f"log-probabilities ({name})", "train", lower, read, step.tokens, step.counted / 3,
+                measured * batches, resident=kept,
+            )  # fmt: skip
 
-    def _packed(self, rows: int, holds: Capacity, microsteps: int | None) -> PackedBatch:
-        """Of a batch [microsteps, rows, …], or [rows, …] where None."""
-        leading = () if microsteps is None else (microsteps,)
-        of_microstep = round_up_rows(self._mesh, rows // (microsteps or 1))
-        sharding = row_sharding(self._mesh, leading=len(leading))
+    def _anchor_text(self) -> Program:
+        """What the base model writes before the first system is trained."""
+        settings = self.config.anchor
+        texts = settings.tokens / settings.length
+        return self._sampling("anchor text", "anchor", 1, 1, settings.length, settings.batch, texts)
 
-        def field(axis: str, fill: float) -> Any:
-            sizes = (getattr(holds, axis),) if axis else ()
-            kind = jnp.float32 if isinstance(fill, float) else jnp.int32
-            return jax.ShapeDtypeStruct((*leading, of_microstep, *sizes), kind, sharding=sharding)
+    def _evaluation(self) -> Iterator[Program]:
+        """Greedy answers, beams, the truths' probabilities, samples."""
+        settings, models = self.config.evaluate, 1 + len(self.config.train.systems)
+        asked = models * self.material.asked
+        for label, beams in (("evaluation, greedy", 1), ("evaluation, beams", settings.beams)):
+            if beams > 1 or label.endswith("greedy"):
+                how = settings.template, beams, settings.max_new_tokens, settings.batch
+                yield self._answers(label, "evaluate", *how, asked)
+        yield self._scoring("evaluation, truths", trees(SAMPLED, settings.template), asked)
+        if settings.samples:
+            yield self._sampling(
+                "evaluation, samples", "evaluate", PROMPTS[settings.template], settings.samples,
+                settings.max_new_tokens, settings.batch, models * self.material.own,
+            )  # fmt: skip
 
-        return PackedBatch(*(field(*spec) for spec in FIELD_SPECS))
+    def _answers(
+        self, name: str, section: str, template: str, beams: int, new: int, batch: int, asked: float
+    ) -> Program:
+        length = PROMPTS[template]
+        load = Decoding(round_up_rows(self.mesh, batch), bucket(length), beams, new, sampled=False)
+        return self._decoding(name, section, load, length, asked)
 
-    def _anchors(self, microsteps: int) -> AnchorBatch:
-        settings, rows = self._config.anchor, self._anchor_rows(microsteps)
-        sizes = {"time": settings.length, "top": settings.top}
+    def _sampling(
+        self, name: str, section: str, length: int, samples: int, new: int, batch: int, asked: float,
+        resident: float = 0.0,
+    ) -> Program:  # fmt: skip
+        load = Decoding(round_up_rows(self.mesh, batch), bucket(length), samples, new, sampled=True)
+        return self._decoding(name, section, load, length, asked, resident)
 
-        def field(axes: tuple[str, ...], fill: float) -> Any:
-            kind = jnp.float32 if isinstance(fill, float) else jnp.int32
-            return jax.ShapeDtypeStruct((microsteps, rows, *(sizes[axis] for axis in axes)), kind)
+    def _decoding(
+        self, name: str, section: str, load: Decoding, length: int, asked: float, resident: float = 0.0
+    ) -> Program:
+        cost, rows = flops(self.shape, 1.0), load.rows
+        read, written = rows * length, rows * load.branches * load.turns
+        heads = written if load.sampled else rows + written  # a sampler's loop has the first ones, too
+        counted = (read + written) * cost.layers + heads * cost.head
+        counted += cost.attention * (read * (length + 1) / 2 + written * (length + load.new / 2))
+        lower = partial(self.lowering.decoding, load)
+        tokens = float(read + written)
+        return Program(name, section, lower, load, tokens, counted, asked / rows, resident=resident)
 
-        return AnchorBatch(*(field(*spec) for spec in ANCHOR_SPECS))
-
-    def _anchor_rows(self, microsteps: int) -> int:
-        """Of a microstep."""
-        rows = round(self._config.train.questions / self._config.anchor.questions)
-        return round_up_rows(self._mesh, -(-rows // microsteps))
-
-    def _parameters(self) -> Any:
-        shardings, params = parameter_shardings(self._model, self._mesh), nn.unbox(self._model.abstract())
-        return jax.tree.map(
-            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), params, shardings
-        )
-
-    def _prompts(self, batch: int, time: int) -> tuple[Any, Any]:
-        tokens = jax.ShapeDtypeStruct((batch, time), jnp.int32, sharding=row_sharding(self._mesh))
-        return tokens, self._ints(batch)
-
-    def _ints(self, batch: int) -> Any:
-        return jax.ShapeDtypeStruct((batch,), jnp.int32, sharding=row_sharding(self._mesh))
-
-    def _vector(self, dtype: str) -> Any:
-        shape = (self._model.shape.vocabulary,)
-        return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=replicated(self._mesh))
-
-    def _cache(self, batch: int, length: int) -> float:
-        """Bytes a chip of keys and values of so many tokens of each prompt."""
-        shape, tensor = self._model.shape, self._mesh.shape["tensor"]
-        tokens = batch // row_shards(self._mesh) * length
-        heads = shape.kv_heads // tensor * shape.head_dim
-        return 2.0 * shape.layers * tokens * heads * jnp.dtype(shape.dtype).itemsize
+    def _scoring(self, name: str, drawn: Sequence[AnswerTree], asked: float) -> Program:
+        rows = round_up_rows(self.mesh, ROWS)
+        row_length = max(self.config.train.row_length, *(tree.inputs for tree in drawn))
+        needed, holds = _rows_of(drawn, row_length, len(drawn), question=False)
+        together = rows * len(drawn) / needed  # trees of an execution
+        load = Scoring(Packed(rows, row_length, holds.sources))
+        tokens, counted = _counted(self.shape, drawn, False, together / len(drawn))
+        lower = partial(self.lowering.scoring, load, holds)
+        return Program(name, "", lower, load, tokens, counted, asked / together)
 
 
-def largest_part(planned: Planned) -> float:
-    """Bytes of the largest parameter's part on one chip, float32."""
-    model = Model(planned.shape, planned.mesh)
-    return float(max(jax.tree.leaves(_parts(model, planned.mesh))))
+def _alike(objectives: dict[str, ObjectiveConfig]) -> list[list[str]]:
+    """Systems by what makes one program: which coefficients there are."""
+    same: dict[Any, list[str]] = {}
+    for name, objective in objectives.items():
+        terms = tuple(sorted((term, *sorted(weights)) for term, weights in objective.coefficients.items()))
+        same.setdefault(terms, []).append(name)
+    return list(same.values())
 
 
-def jitted(function: Any) -> Any:
-    """A function that `jax.jit` made, as what can be lowered: type checkers see the function within."""
-    return function
+def _counted(
+    shape: ModelShape, drawn: Sequence[AnswerTree], question: bool, share: float
+) -> tuple[float, float]:
+    """Tokens, and FLOPs of a forward pass, of so many times these trees."""
+    cost = flops(shape, 1.0)
+    tokens = share * sum(tree.inputs for tree in drawn)
+    sources = share * sum(size(tree, question=question).sources for tree in drawn)
+    attention = share * visible(drawn) * cost.attention
+    return tokens, tokens * cost.layers + attention + sources * cost.head
 
 
 def _rows_of(
-    drawn: list[AnswerTree], row_length: int, questions: float, question: bool
+    drawn: Sequence[AnswerTree], row_length: int, questions: float, question: bool, layout: Layout = "shared"
 ) -> tuple[int, Capacity]:
     """Rows that so many questions like these take, and what each holds."""
-    sizes = [size(tree, question=question) for tree in drawn]
+    sizes = [size(tree, layout, question) for tree in drawn]
     laid = plan([taken.inputs for taken in sizes], row_length)
     return max(1, round(questions * len(laid) / len(drawn))), capacity(sizes, laid, row_length)
 
 
-def _bytes_a_chip(model: Model, mesh: Mesh) -> float:
-    """Of float32 parameters."""
-    return float(sum(jax.tree.leaves(_parts(model, mesh))))
-
-
-def _parts(model: Model, mesh: Mesh) -> Any:
+def _parts(model: Model, mesh: Mesh) -> list[float]:
     """Of each parameter the bytes of its part on one chip, float32."""
     shardings, params = parameter_shardings(model, mesh), nn.unbox(model.abstract())
-    return jax.tree.map(
-        lambda x, sharding: FLOAT32 * math.prod(sharding.shard_shape(x.shape)), params, shardings
+    parts = jax.tree.map(
+        lambda x, sharding: float(FLOAT32 * math.prod(sharding.shard_shape(x.shape))), params, shardings
     )
+    return jax.tree.leaves(parts)

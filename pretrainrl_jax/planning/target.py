@@ -14,7 +14,7 @@ from pretrainrl_jax.model.mesh import check_batch, make_mesh
 from pretrainrl_jax.planning.chips import Topology
 from pretrainrl_jax.planning.programs import Planned, planned
 from pretrainrl_jax.planning.shapes import shape_for, shape_of
-from pretrainrl_jax.planning.typical import questions
+from pretrainrl_jax.planning.typical import Material
 from pretrainrl_jax.platforms import flags_for, kernel_for
 
 MOST_GPUS = 512  # that this machine's CPU stands for: each has threads
@@ -63,7 +63,7 @@ def devices_of(topology: Topology) -> Sequence[Any]:
         raise InputError(f"--topology={topology.name}: libtpu knows no such slice: {why}") from None
 
 
-def planned_for(config: Config, topology: Topology) -> Planned:
+def planned_for(config: Config, topology: Topology, material: Material) -> Planned:
     """What a configuration runs on a slice; `prepare_target` comes before.
 
     Raises:
@@ -74,7 +74,7 @@ def planned_for(config: Config, topology: Topology) -> Planned:
         check_batch("pretrain.rows", config.pretrain.rows, mesh, config.pretrain.grad_accum_steps)
     judge = shape_of(config.judge.path, "judge.path") if config.judge.path else None
     kernel = kernel_for(topology.chip.kind, config.platform, topology.chip.capability)
-    return planned(config, shape_for(config), judge, questions(config), mesh, kernel)
+    return planned(config, shape_for(config), judge, material, mesh, kernel)
 
 
 def versions() -> list[str]:

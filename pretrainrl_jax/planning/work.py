@@ -32,6 +32,7 @@ class Sent(NamedTuple):
     times: float = 1.0
     name: str = ""
     waited: bool = False  # the next operation needs it: a tensor axis's sums
+    stride: int = 1  # from a chip of the group to its next one, as they are numbered
 
     @property
     def crossing(self) -> float:
@@ -130,13 +131,24 @@ def training_work(
     sent: list[Sent] = []
     if cut.fsdp > 1:
         sent += [  # weights are gathered forward, and backward again
-            Sent("all-gather", BFLOAT16 * matrices, cut.fsdp, 2 * of_layers, "layers' weights"),
-            Sent("reduce-scatter", BFLOAT16 * matrices, cut.fsdp, of_layers, "layers' gradients"),
-            Sent("all-gather", BFLOAT16 * tables, cut.fsdp, 2.0 * microsteps, "vocabulary"),
-            Sent("reduce-scatter", FLOAT32 * tables, cut.fsdp, float(microsteps), "vocabulary's gradient"),
+            Sent(
+                "all-gather", BFLOAT16 * matrices, cut.fsdp, 2 * of_layers, "layers' weights", stride=tensor
+            ),
+            Sent(
+                "reduce-scatter", BFLOAT16 * matrices, cut.fsdp, of_layers, "layers' gradients", stride=tensor
+            ),
+            Sent("all-gather", BFLOAT16 * tables, cut.fsdp, 2.0 * microsteps, "vocabulary", stride=tensor),
+            Sent(
+                "reduce-scatter",
+                FLOAT32 * tables,
+                cut.fsdp,
+                float(microsteps),
+                "vocabulary's gradient",
+                stride=tensor,
+            ),
         ]
     if cut.data > 1:
-        sent.append(Sent("all-reduce", FLOAT32 * held, cut.data, 1.0, "gradients"))
+        sent.append(Sent("all-reduce", FLOAT32 * held, cut.data, 1.0, "gradients", stride=cut.fsdp * tensor))
     if tensor > 1:
         stream, sums = BFLOAT16 * tokens * s.d_model, 1 if parallel else 2
         times = of_layers * sums * (2 + again.products)

@@ -28,7 +28,7 @@ from pretrainrl_jax.knowledge.theory import KnownAnswers
 from pretrainrl_jax.mining.fingerprint import fingerprint
 from pretrainrl_jax.model.attention import Kernel
 from pretrainrl_jax.model.decoder import Model
-from pretrainrl_jax.objectives.scoring import score_answers, score_trees
+from pretrainrl_jax.objectives.scoring import ROWS, score_answers, score_trees
 from pretrainrl_jax.preferences.reading import Preferences
 from pretrainrl_jax.progress import NORMAL, Screen
 from pretrainrl_jax.training import checkpoints
@@ -37,7 +37,6 @@ from pretrainrl_jax.trees.templates import Template, choose_examples
 from pretrainrl_jax.trees.tree import AnswerTree
 
 BASE = "pretrain"  # the stage whose checkpoint every system starts from
-SCORED_ROWS = 16  # rows scored at a time
 
 
 @dataclass(frozen=True)
@@ -255,7 +254,7 @@ class Context:
 
 def _packing(trees: Sequence[AnswerTree], row_length: int, advance: Callable[[int], None]) -> dict[str, Any]:
     longest = max([row_length, *(tree.inputs for tree in trees)])
-    return {"row_length": longest, "rows": SCORED_ROWS, "advance": advance}
+    return {"row_length": longest, "rows": ROWS, "advance": advance}
 
 
 def finished_stages(workdir: Path) -> dict[str, Any]:

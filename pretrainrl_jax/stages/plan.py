@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,13 +13,14 @@ from typing import Any
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.planning.chips import GIB, Topology
 from pretrainrl_jax.planning.compiled import Compiled, OutOfMemory, compile_program, keep, kept
-from pretrainrl_jax.planning.efficiency import efficiencies
+from pretrainrl_jax.planning.compiler import Request
 from pretrainrl_jax.planning.figures import SPARE, Figures, as_json, figures, remedies, warnings
+from pretrainrl_jax.planning.loads import Decoding
 from pretrainrl_jax.planning.page import page
-from pretrainrl_jax.planning.program import read_program
-from pretrainrl_jax.planning.programs import Planned, Program, largest_part
+from pretrainrl_jax.planning.program import Collective, read_program
+from pretrainrl_jax.planning.programs import Planned, Program
 from pretrainrl_jax.planning.target import planned_for, versions
-from pretrainrl_jax.planning.typical import questions
+from pretrainrl_jax.planning.typical import Material, material
 from pretrainrl_jax.planning.work import Operation, Sent, Work
 from pretrainrl_jax.progress import Screen
 
@@ -32,7 +33,6 @@ class Plan:
     topology: Topology
     planned: Planned
     figures: tuple[Figures, ...]
-    source: str  # of the number of questions
 
     @property
     def fits(self) -> bool:
@@ -46,20 +46,20 @@ def plan(config: Config, topology: Topology, screen: Screen, price: float | None
     Raises:
         InputError: for a mesh, a model or a slice that cannot be.
         MemoryError: if a program does not fit.
+        OSError: if the compiler fails.
     """
-    show(plan_of(config, topology, screen), topology, screen, price, as_script)
+    show(plan_of(config, topology, material(config), screen), screen, price, as_script)
 
 
 def show(
     made: Plan,
-    topology: Topology,
     screen: Screen,
     price: float | None,
     as_script: bool,
     beside: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Print a plan; `beside`: what a script is told beside it. Raises MemoryError as `plan`."""
-    remarks = warnings(made.figures, topology)
+    topology, remarks = made.topology, warnings(made.figures, made.topology)
     tight = [one for one in made.figures if one.memory.free < SPARE]
     if as_script:
         told = {
@@ -67,9 +67,9 @@ def show(
             "chips": topology.count,
             "mesh": dict(made.planned.mesh.shape),
             "fits": made.fits,
-            "compiled": made.topology.chip.kind == "tpu",
+            "compiled": topology.chip.kind == "tpu",
             "judge": {"verdicts": made.planned.verdicts, "tokens": made.planned.verdict_tokens},
-            "host_bytes": largest_part(made.planned),
+            "host_bytes": made.planned.largest,
             "programs": as_json(made.figures, topology),
             "warnings": remarks,
         }
@@ -85,50 +85,44 @@ def show(
         raise MemoryError(f"{made.title} does not fit in {topology.name}; see above what would make it fit")
 
 
-def plan_of(config: Config, topology: Topology, screen: Screen) -> Plan:
+def plan_of(config: Config, topology: Topology, material: Material, screen: Screen) -> Plan:
     """The figures of every program."""
-    whole = planned_for(config, topology)
-    title = ", ".join(filter(None, (config.name, Path(config.model.path).name)))
+    whole = planned_for(config, topology, material)
+    title = ", ".join(filter(None, (config.name, Path(config.model.path).name))) or "a model made here"
     told = compiled_figures if topology.chip.kind == "tpu" else figures_by_hand
-    return Plan(
-        title, topology, whole, tuple(told(config, whole, topology, screen)), questions(config).source
-    )
+    return Plan(title, topology, whole, tuple(told(config, whole, topology, screen)))
 
 
 def figures_by_hand(config: Config, whole: Planned, topology: Topology, screen: Screen) -> Iterator[Figures]:
     """Of GPUs, for which nothing compiles here: from shapes."""
-    shares = efficiencies(topology.chip)
     for program in whole.programs:
-        working = program.working()
-        held = whole.parameters + (whole.optimizer if program.updates else 0.0)
-        yield figures(whole, program, program.by_hand(), working, held + working, topology, shares)
+        working = program.load.working(whole.hand)
+        held = whole.parameters * (3 if program.trains else 1)
+        work = program.load.work(whole.hand)
+        yield figures(whole, program, work, working, held + working, topology)
 
 
 def compiled_figures(config: Config, whole: Planned, topology: Topology, screen: Screen) -> Iterator[Figures]:
     """Of programs that are lowered here and compiled in processes of their own, one a processor."""
     about = json.dumps([topology.name, *versions()])
-    keys = [
-        hashlib.sha256((about + program.lower().as_text()).encode()).hexdigest()[:32]
-        for program in whole.programs
-    ]
+
+    def key(program: Program) -> str:
+        return hashlib.sha256((about + program.lower().as_text()).encode()).hexdigest()[:32]
 
     def compiled_one(program: Program, key: str) -> Compiled | OutOfMemory:
         if found := kept(key):
             return found
         try:
-            made = compile_program(config, topology, program.name)
+            made = compile_program(Request(config, topology, whole.material, program.name))
         except OutOfMemory as error:
             made = error
         keep(key, made)
         return made
 
-    with (
-        screen.track("plan", len(keys), "programs") as bar,
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-    ):
-        for program, compiled in zip(
-            whole.programs, pool.map(compiled_one, whole.programs, keys), strict=True
-        ):
+    keys = [key(program) for program in whole.programs]
+    with screen.track("plan", len(keys), "programs") as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+        every = pool.map(compiled_one, whole.programs, keys)
+        for program, compiled in zip(whole.programs, every, strict=True):
             yield of_program(whole, program, compiled, topology)
             bar.advance()
 
@@ -137,40 +131,32 @@ def of_program(
     whole: Planned, program: Program, compiled: Compiled | OutOfMemory, topology: Topology
 ) -> Figures:
     """What was compiled, read; of a program that does not fit its memory alone is known."""
-    shares = efficiencies(topology.chip)
     if isinstance(compiled, OutOfMemory):
-        nothing = Work((), ())
-        return figures(whole, program, nothing, compiled.used, compiled.used, topology, shares)
-    read = read_program(compiled.text, program.turns)
-    tensor = whole.mesh.shape["tensor"]
-    work = Work(
-        tuple(Operation(op.flops, op.bytes, op.trips, op.op_name) for op in read.operations)
-        + program.kernels,
-        tuple(
-            Sent(c.kind, c.bytes, c.size, c.trips, c.op_name, tensor > 1 and c.size == tensor)
-            for c in read.collectives
-        ),
-    )
-    return figures(
-        whole,
-        program,
-        work,
-        float(compiled.temporary),
-        float(compiled.peak),
-        topology,
-        shares,
-        compiled.seconds,
-        [loop.name for loop in read.unknown_loops] if program.turns == 1 else [],
-    )
+        return figures(whole, program, None, compiled.used, compiled.used, topology)
+    turns = program.load.turns if isinstance(program.load, Decoding) else 0
+    read = read_program(compiled.text, turns or 1)
+    made = (Operation(op.flops, op.bytes, op.trips, op.op_name) for op in read.operations)
+    # Of a kernel the text has no products: what it computes is known by hand.
+    kernels = (op for op in program.load.work(whole.hand).operations if op.head_dim)
+    work = Work((*made, *kernels), tuple(_sent(one, whole.mesh.shape["tensor"]) for one in read.collectives))
+    unknown = () if turns else tuple(loop.name for loop in read.unknown_loops)
+    told = figures(whole, program, work, float(compiled.temporary), float(compiled.peak), topology)
+    return replace(told, compiled=compiled.seconds, unknown_loops=unknown)
+
+
+def _sent(one: Collective, tensor: int) -> Sent:
+    stride = one.group[1] - one.group[0] if one.size > 1 else 1
+    waited = tensor > 1 and one.size == tensor and stride == 1  # neighbours are those of the tensor axis
+    return Sent(one.kind, one.bytes, one.size, one.trips, one.op_name, waited, stride)
 
 
 def lines(made: Plan) -> Iterator[str]:
     """What no table has."""
     if made.topology.chip.kind != "tpu":
         yield "work and memory are by hand, from shapes: nothing was compiled for these chips"
-    yield f"questions: {made.source}; lengths as PopQA's have"
-    held = largest_part(made.planned)
-    yield f"loading takes {held / GIB:.1f} GiB of a host's memory beside what is on its chips"
+    yield made.planned.material.source
+    held, host = made.planned.largest, made.topology.chip.host_memory
+    yield f"loading takes {held / GIB:.1f} of the {host / GIB:,.0f} GiB of a host's memory"
     if made.planned.verdicts:
         yield (
             f"the judge is asked {made.planned.verdicts:,} times and reads about "

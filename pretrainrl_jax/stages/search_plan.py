@@ -9,38 +9,38 @@ from pretrainrl_jax.config import Config
 from pretrainrl_jax.config.stored import changed
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.planning.chips import GIB, Topology
-from pretrainrl_jax.planning.figures import SPARE, Figures, remedies
+from pretrainrl_jax.planning.compiled import CompilerFailed
+from pretrainrl_jax.planning.figures import ENDS, SPARE, Figures, remedies
 from pretrainrl_jax.planning.page import HOUR, WIDTH
 from pretrainrl_jax.planning.search import (
     REFUSED,
     REMATS,
-    ByHand,
     Candidate,
     Case,
     Found,
+    Ranked,
     Result,
-    by_hand,
     candidates,
     closest,
     fastest,
     meshes,
     promising,
+    rank,
     search,
 )
 from pretrainrl_jax.planning.shapes import shape_for
 from pretrainrl_jax.planning.target import planned_for
+from pretrainrl_jax.planning.typical import Material, material
 from pretrainrl_jax.progress import SILENT, Screen
 from pretrainrl_jax.report.columns import grid, plain
 from pretrainrl_jax.stages.plan import Plan, plan_of, show
-
-SECTIONS = ("pretrain", "train", "selfimprove")  # that have microsteps
 
 
 class Searched(NamedTuple):
     """What was found, and among how many."""
 
     section: str  # whose microsteps were searched
-    ranked: Sequence[ByHand]
+    ranked: Sequence[Ranked]
     found: Sequence[Found]
 
     @property
@@ -60,9 +60,10 @@ def search_plan(
         InputError: for a model or a slice that cannot be, or if no candidate can be compiled.
         MemoryError: if none fits.
     """
-    case = case_of(config, topology)
+    learned = material(config)
+    case = case_of(config, topology, learned)
     remats = REMATS if case.trained else (config.model.remat,)
-    ranked = [by_hand(case, candidate) for candidate in candidates(case, remats)]
+    ranked = [rank(case, candidate) for candidate in candidates(case, remats)]
     if not ranked:
         raise InputError(f"--search: no mesh of {topology.name} divides both the model and pretrain.rows")
     plans: dict[Candidate, Plan] = {}
@@ -71,8 +72,8 @@ def search_plan(
 
     def judge(candidate: Candidate) -> Result:
         try:
-            made = plan_of(changed(config, candidate.settings(case.section)), topology, SILENT)
-        except (InputError, RuntimeError, ValueError) as error:  # one that fails does not end the search
+            made = plan_of(changed(config, candidate.settings(case.section)), topology, learned, SILENT)
+        except (InputError, CompilerFailed) as error:  # one that fails does not end the search
             return REFUSED._replace(refused=" ".join(str(error).split()) or type(error).__name__)
         plans[candidate] = made
         return result_of(made.figures)
@@ -95,44 +96,30 @@ def search_plan(
         raise _nothing(searched, plans, topology)
     if not as_script:
         tell(searched, as_script)
-    show(plans[best.candidate], topology, screen, price, as_script, as_json(searched))
+    show(plans[best.candidate], screen, price, as_script, as_json(searched))
 
 
-def case_of(config: Config, topology: Topology) -> Case:
+def case_of(config: Config, topology: Topology, learned: Material) -> Case:
     """What is searched, as the mesh with the fewest parts of a batch runs it: no rows are padded there.
 
     Raises:
         InputError: if no mesh divides the model.
     """
-    shape = shape_for(config)
-    if not (every := meshes(shape, topology.count)):
+    if not (every := meshes(shape_for(config), topology.count)):
         raise InputError(f"--search: no mesh of {topology.count} chips divides the model")
-    cut = min(every, key=lambda cut: cut.data * cut.fsdp)
-    one = Candidate(*cut, config.model.remat, 1)
-    whole = planned_for(changed(config, one.settings("")), topology)
-    steps = {section: getattr(config, section).grad_accum_steps for section in SECTIONS}
-    return Case(shape, whole.programs, cut, topology, steps)
+    one = Candidate(*min(every, key=lambda cut: cut.data * cut.fsdp), config.model.remat, 1)
+    whole = planned_for(changed(config, one.settings("")), topology, learned)
+    return Case(whole.hand, whole.programs, topology)
 
 
 def result_of(every: Sequence[Figures]) -> Result:
     """Of a candidate, from the figures of its programs."""
     largest = max(every, key=lambda one: one.memory.peak)
-    known = all(one.compiled is not None for one in every)
-
-    def run(kind: str) -> float:
-        return sum(one.program.executions * getattr(one.time, kind) for one in every) if known else math.inf
-
-    steps = [one for one in every if one.program.updates]
-    step = max(steps, key=lambda one: one.program.executions * one.program.counted, default=None)
-    return Result(
-        largest.memory.peak,
-        largest.memory.free,
-        run("shortest"),
-        run("middle"),
-        run("longest"),
-        step.time.middle if step and step.compiled is not None else math.inf,
-        step.memory.peak if step else math.inf,
-    )
+    steps = [one for one in every if one.program.trains and one.time]
+    step = max(steps, key=lambda one: (one.program.executions or 1.0) * one.program.counted, default=None)
+    shortest, middle, longest = (sum(one.run(end) for one in every) for end in ENDS)
+    taken = step.time.middle if step and step.time else math.inf
+    return Result(largest.memory.peak, largest.memory.free, shortest, middle, longest, taken)
 
 
 def cells(one: Found) -> list[str]:
@@ -196,7 +183,7 @@ def as_json(searched: Searched) -> dict[str, Any]:
     def row(one: Found) -> dict[str, Any]:
         told = {name: None if value in (math.inf, -math.inf) else value
                 for name, value in one.result._asdict().items()}  # fmt: skip
-        hand = {"by_hand": one.hand.seconds, "by_hand_shortest": one.hand.shortest}
+        hand = {"by_hand": one.ranked.seconds, "by_hand_shortest": one.ranked.shortest}
         return one.candidate._asdict() | told | hand | {"fits": one.result.fits, "best": one is searched.best}
 
     best = searched.best

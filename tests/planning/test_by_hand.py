@@ -23,7 +23,7 @@ from pretrainrl_jax.planning.program import read_program
 from pretrainrl_jax.planning.programs import planned
 from pretrainrl_jax.planning.shapes import KNOWN
 from pretrainrl_jax.planning.target import prepare_target
-from pretrainrl_jax.planning.typical import Questions
+from pretrainrl_jax.planning.typical import Material
 from pretrainrl_jax.planning.work import Cut, Operation, Work
 from pretrainrl_jax.platforms import kernel_for
 
@@ -65,7 +65,7 @@ def test_a_flash_kernel_computes_scores_once_more_and_writes_none() -> None:
         by_name(one.step([Packed(1, 128, 8)])) for one in (hand(shape, kernel="cudnn"), hand(shape))
     )
     assert fused["attention"].flops == plain["attention"].flops * 3.5 / 3
-    assert fused["attention"].bytes == 0
+    assert fused["attention"].bytes == 12 * 2 * 128 * 2 * 64  # operands, results and their gradients
     assert fused["attention"].head_dim == 64
     scores = 128 * 2 * 128 * (4 + 2)  # float32, and probabilities
     assert plain["attention"].bytes == 2 * 2 * scores
@@ -118,14 +118,23 @@ def test_cut_weights_are_gathered_for_every_token() -> None:
 def test_memory_of_a_recomputed_step_keeps_the_inputs_of_layers() -> None:
     few, more = (hand(replace(LARGE, layers=n, remat="full", dtype="bfloat16")) for n in (2, 6))
     packed = [Packed(2, 512, 64)]
-    added = more.step_memory(0.0, packed) - few.step_memory(0.0, packed)
-    assert added == 4 * 2 * 512 * 4096 * 2
-    assert more.step_memory(1e9, packed) - more.step_memory(0.0, packed) == 1e9  # gradients
-    assert more.step_memory(1e9, packed, 4) - more.step_memory(0.0, packed, 4) == 2e9
-    few, more = (hand(replace(one.shape, remat="none")) for one in (few, more))
-    kept = more.step_memory(0.0, packed) - few.step_memory(0.0, packed)
+    assert more.saved(packed) - few.saved(packed) == 4 * 2 * 512 * 4096 * 2
+    gradients = more.parameters - few.parameters
+    added = more.step_memory(packed) - few.step_memory(packed)
+    assert added == pytest.approx(gradients + 4 * 2 * 512 * 4096 * 2)
+    assert more.step_memory(packed, 4) - more.step_memory(packed) == more.parameters
+    kept = [hand(replace(one.shape, remat="none")).saved(packed) for one in (few, more)]
     weights = 2 * 4 * 4096 * (2 * 40 * 128 + 3 * 12288)  # their copies, bfloat16
-    assert kept - weights > 10 * added
+    assert kept[1] - kept[0] - weights > 10 * 4 * 2 * 512 * 4096 * 2
+
+
+def test_splash_attention_takes_documents_alone_and_half_of_the_square() -> None:
+    one = hand(replace(LARGE, dtype="bfloat16"), kernel="splash")
+    documents, rows = (by_name(one.step([Packed(1, 2048, 8, sequences=s)])) for s in (True, False))
+    assert documents["attention"].head_dim == 128
+    assert documents["attention"].flops == 4 * 1024 * 32 * 128 * 2048 * 3.5
+    assert rows["attention"].head_dim == 0
+    assert rows["attention"].flops == 4 * 2048 * 32 * 128 * 2048 * 3
 
 
 def test_decoding_holds_its_cache() -> None:
@@ -153,11 +162,13 @@ def test_by_hand_agrees_with_what_xla_compiles(remat: Policy) -> None:
     settings = PretrainConfig(text="documents", steps=10, rows=2, row_length=256)
     config = Config(pretrain=settings)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    whole = planned(config, shape, None, Questions(10, ""), mesh, "xla")
+    whole = planned(config, shape, None, Material(10, 10, 10, ""), mesh, "xla")
     step = next(program for program in whole.programs if program.name == "pretraining step")
     compiled = step.lower().compile()
-    assert step.by_hand().flops == pytest.approx(read_program(compiled.as_text()).flops, rel=0.1)
-    assert step.working() == pytest.approx(compiled.memory_analysis().temp_size_in_bytes, rel=0.3)
+    assert step.load.work(whole.hand).flops == pytest.approx(read_program(compiled.as_text()).flops, rel=0.1)
+    assert step.load.working(whole.hand) == pytest.approx(
+        compiled.memory_analysis().temp_size_in_bytes, rel=0.3
+    )
 
 
 def test_kernels_are_those_of_a_gpu_of_that_capability() -> None:

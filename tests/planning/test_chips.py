@@ -45,6 +45,8 @@ def test_gpus_of_a_host_meet_in_a_switch_and_hosts_over_a_slower_network() -> No
     gpus = topology("h100:16")
     assert gpus.network(8) == CHIPS["h100"].link_bandwidth
     assert gpus.network(16) == pytest.approx(5e10)
+    assert gpus.network(2, stride=8) == pytest.approx(5e10)  # one of each host
+    assert gpus.network(2, stride=4) == CHIPS["h100"].link_bandwidth
 
 
 def test_every_property_has_a_source() -> None:

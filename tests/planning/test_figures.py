@@ -1,34 +1,38 @@
 """What a plan says of figures that are given: what fits, what would make it fit, what to be warned of."""
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from pretrainrl_jax.config.declare import Policy
+from pretrainrl_jax.planning.by_hand import ByHand, Packed
 from pretrainrl_jax.planning.chips import GIB, topology
-from pretrainrl_jax.planning.efficiency import efficiencies
 from pretrainrl_jax.planning.figures import Figures, as_json, figures, remedies, warnings
+from pretrainrl_jax.planning.loads import Decoding, Step
 from pretrainrl_jax.planning.page import page
 from pretrainrl_jax.planning.programs import Planned, Program
 from pretrainrl_jax.planning.shapes import KNOWN
-from pretrainrl_jax.planning.work import Operation, Sent, Work
+from pretrainrl_jax.planning.typical import Material
+from pretrainrl_jax.planning.work import Cut, Operation, Sent, Work
 
 PLACE = topology("v5e:4x4")
-STEP = Program("step", "train", lambda: None, 16, 512, 8192.0, 1e15, 300.0, 300.0)
-MINING = Program("mining", "mine", lambda: None, 128, 64, 8192.0, 1e14, 10.0, cache=2.0 * GIB)
+STEP = Program("step", "train", lambda: None, Step((Packed(16, 512, 512),)), 8192.0, 1e15, 300.0, 300.0)
+MINING = Program("mining", "mine", lambda: None, Decoding(128, 64, 20, 8, False), 8192.0, 1e14, 10.0)
 WORK = Work((Operation(197e12, 1e9),), (Sent("all-gather", 1e9, 16, 3.0),))
 
 
-def planned(parameters: float, **mesh: int) -> Planned:
-    shape = replace(KNOWN["Qwen3-4B-Base"], remat="none")
-    mesh = {"data": 1, "fsdp": 16, "tensor": 1} | mesh
-    made: Any = SimpleNamespace(shape=mesh)
-    return Planned(shape, made, (STEP, MINING), parameters * GIB, 2 * parameters * GIB)
+def planned(parameters: float, remat: Policy = "none", **sizes: int) -> Planned:
+    cut = Cut(**({"data": 1, "fsdp": 16, "tensor": 1} | sizes))
+    mesh: Any = SimpleNamespace(shape=cut._asdict())
+    hand = ByHand(replace(KNOWN["Qwen3-4B-Base"], remat=remat), cut, "xla")
+    return Planned(mesh, hand, Material(10, 10, 10, ""), (STEP, MINING), parameters * GIB, 0.0)
 
 
 def of(program: Program, whole: Planned, peak: float) -> Figures:
-    return figures(whole, program, WORK, 1.0 * GIB, peak * GIB, PLACE, efficiencies(PLACE.chip), 9.0)
+    return figures(whole, program, WORK, 1.0 * GIB, peak * GIB, PLACE)
 
 
 def test_a_step_keeps_an_optimizer_and_decoding_does_not() -> None:
@@ -46,19 +50,20 @@ def test_what_is_resident_beside_a_program_counts() -> None:
 
 
 def test_remedies() -> None:
+    many = replace(STEP, load=Step((Packed(64, 512, 512),)))
     whole = planned(1.0)
-    assert remedies(of(STEP, whole, 20.0), whole, PLACE) == [
-        "--model.remat=full",
-        "--train.grad_accum_steps=2",
-    ]
-    recomputed = replace(whole, shape=replace(whole.shape, remat="full"))
-    assert remedies(of(STEP, recomputed, 40.0), recomputed, PLACE) == ["--train.grad_accum_steps=4"]
+    smaller = ["--model.remat=full", "--train.grad_accum_steps=2"]
+    assert remedies(of(many, whole, 20.0), whole, PLACE) == smaller
+    recomputed = planned(1.0, "full")
+    assert remedies(of(many, recomputed, 40.0), recomputed, PLACE) == ["--train.grad_accum_steps=4"]
+    assert remedies(of(STEP, recomputed, 40.0), recomputed, PLACE) == ["a larger slice"]  # a row a chip
     assert remedies(of(MINING, whole, 40.0), whole, PLACE) == ["--mine.batch=32"]
     large = planned(6.0)
     assert remedies(of(STEP, large, 40.0), large, PLACE) == ["a slice of 64 chips or more"]
     uncut = planned(6.0, data=2, fsdp=8)
-    (advice,) = remedies(of(STEP, uncut, 40.0), uncut, PLACE)
-    assert advice.startswith("--mesh.data=1 --mesh.fsdp=16")
+    assert remedies(of(STEP, uncut, 40.0), uncut, PLACE) == ["--mesh.data=1 --mesh.fsdp=16"]
+    uncut = planned(1.0, "full", data=2, fsdp=8)
+    assert remedies(of(STEP, uncut, 17.0), uncut, PLACE) == ["--mesh.data=1 --mesh.fsdp=16"]
 
 
 def test_warnings_of_few_updates_and_of_idle_chips() -> None:
@@ -67,6 +72,26 @@ def test_warnings_of_few_updates_and_of_idle_chips() -> None:
     few, idle = warnings([of(replace(STEP, updates=80.0), whole, 5.0), of(MINING, whole, 5.0)], PLACE)
     assert few.startswith("step: 80 updates are few")
     assert "8,192 tokens an update are 512 a chip, and 4 of the 16 would be busy" in idle
+
+
+def test_steps_that_are_not_known_are_told_and_keep_an_optimizer() -> None:
+    """Texts that are counted only when they are read: none is taken for no step."""
+    uncounted = of(replace(STEP, executions=None, updates=None), planned(1.0), 5.0)
+    assert uncounted.memory.optimizer == 2 * GIB
+    (said,) = (line for line in warnings([uncounted], PLACE) if "not known" in line)
+    assert said.startswith("step: how many steps")
+    assert uncounted.run("middle") == 0
+
+
+def test_what_does_not_fit_has_no_time_and_a_page_all_the_same() -> None:
+    whole = planned(1.0)
+    one = figures(whole, STEP, None, 20 * GIB, 20 * GIB, PLACE)
+    assert not one.fits
+    assert one.run("middle") == math.inf
+    assert "20.00" in page("a title", whole, [one, of(MINING, whole, 5.0)], PLACE, None)
+    told, _ = as_json([one, of(MINING, whole, 5.0)], PLACE)
+    assert told["memory"]["free"] < 0
+    assert "seconds" not in told
 
 
 def test_mfu_counts_all_chips_at_the_published_peak() -> None:
@@ -83,10 +108,9 @@ def test_the_page_shows_every_program_and_the_whole_run() -> None:
     )
     assert len([line for line in lines if line.strip().startswith("step ")]) == 4
     assert any("an estimate" in line and "197 TFLOP/s" in line for line in lines)
-    seconds = of(STEP, whole, 5.0).time
-    hours = 300 * seconds.longest / 3600
+    hours, again = (of(program, whole, 5.0).run("longest") / 3600 for program in (STEP, MINING))
     (run,) = [line for line in lines if line.strip().startswith("all ")]
-    assert f"{hours + 10 * seconds.longest / 3600:,.2f}" in run
+    assert f"{hours + again:,.2f}" in run
     assert max(map(len, lines)) <= 175
 
 

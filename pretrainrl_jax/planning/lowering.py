@@ -1,0 +1,138 @@
+"""The stages' own programs, lowered for a mesh of devices from shapes alone: no array is made."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from pretrainrl_jax.config import OptimizerConfig
+from pretrainrl_jax.decoding.beam import beam_search
+from pretrainrl_jax.decoding.sampling import sample
+from pretrainrl_jax.model.decoder import Model
+from pretrainrl_jax.model.mesh import replicated, round_up_rows, row_sharding
+from pretrainrl_jax.model.partitioning import parameter_shardings
+from pretrainrl_jax.objectives.loss import Coefficients
+from pretrainrl_jax.objectives.scoring import score_endings
+from pretrainrl_jax.planning.loads import Decoding, Scoring, Step
+from pretrainrl_jax.training.optimizer import Schedule, adamw
+from pretrainrl_jax.training.step import (
+    compile_references,
+    compile_step,
+    compile_token_logps,
+    init_state,
+)
+from pretrainrl_jax.trees.anchors import FIELD_SPECS as ANCHOR_SPECS
+from pretrainrl_jax.trees.anchors import AnchorBatch, Anchored
+from pretrainrl_jax.trees.batch import FIELD_SPECS, PackedBatch
+from pretrainrl_jax.trees.packing import Capacity
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """Programs of one model on one mesh. What is jitted is known to be: type checkers see what is within."""
+
+    model: Model
+    mesh: Mesh
+    optimizer: OptimizerConfig
+
+    def step(
+        self,
+        load: Step,
+        holds: Capacity,
+        coefficients: Coefficients,
+        ntp_scale: str = "token",
+        dpo_scale: str = "prompts",
+        grpo_form: str = "dapo",
+        top: int = 0,
+    ) -> Any:
+        """A training step. Of a second kind of rows, anchor text, `top` tokens are kept of each place."""
+        step = compile_step(self.model, self.optimizer, ntp_scale, self.mesh, dpo_scale, grpo_form)
+        params = nn.unbox(self.model.abstract())
+        state = jax.eval_shape(partial(init_state, optimizer=adamw(self.optimizer)), params)
+        rows, *beside = load.packed
+        batch: Any = self._packed(rows.rows, holds, load.microsteps, rows.sequences)
+        if beside:
+            batch = Anchored(batch, self._anchors(beside[0].rows, beside[0].time, top, load.microsteps))
+        number = jax.ShapeDtypeStruct((), jnp.float32)
+        traced = jax.tree.map(lambda _: number, {term: dict(each) for term, each in coefficients.items()})
+        return step.lower(state, batch, traced, Schedule(number, number, number, number))
+
+    def references(self, load: Scoring, holds: Capacity) -> Any:
+        """Summed log-probabilities of the branches of a batch, which stay on the devices."""
+        batch = self._packed(load.rows, holds, load.microsteps)
+        return compile_references(self.model, self.mesh).lower(self._parameters, batch)
+
+    def token_logps(self, load: Scoring, holds: Capacity) -> Any:
+        """Log-probabilities of the tokens of a batch, which stay on the devices."""
+        batch = self._packed(load.rows, holds, load.microsteps)
+        temperature = jax.ShapeDtypeStruct((), jnp.float32)
+        return compile_token_logps(self.model, self.mesh).lower(self._parameters, batch, temperature)
+
+    def scoring(self, load: Scoring, holds: Capacity) -> Any:
+        """Log-probabilities of branches and of their ends."""
+        batch, ends = self._packed(load.rows, holds, None), self._vector(jnp.bool_)
+        return cast(Any, score_endings).lower(self.model, self._parameters, batch, ends)
+
+    def decoding(self, load: Decoding) -> Any:
+        """Beam search, or sampling."""
+        prompts = self._row_array(load.rows, load.time), self._row_array(load.rows)
+        given = self.model, self._parameters, *prompts, self._vector(jnp.bool_)
+        if not load.sampled:
+            widths = {"beams": load.branches, "max_new_tokens": load.new}
+            return cast(Any, beam_search).lower(*given, starts=self._row_array(load.rows), **widths)
+        key = jax.eval_shape(jax.random.key, 0)
+        scalar = partial(jax.ShapeDtypeStruct, (), sharding=replicated(self.mesh))
+        return cast(Any, sample).lower(
+            *given,
+            jax.ShapeDtypeStruct((load.rows,), key.dtype, sharding=replicated(self.mesh)),
+            samples=load.branches,
+            max_new_tokens=load.new,
+            temperature=scalar(jnp.float32),
+            top_p=scalar(jnp.float32),
+            top_k=scalar(jnp.int32),
+        )
+
+    @cached_property
+    def _parameters(self) -> Any:
+        shardings, params = parameter_shardings(self.model, self.mesh), nn.unbox(self.model.abstract())
+        return jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), params, shardings
+        )
+
+    def _packed(
+        self, rows: int, holds: Capacity, microsteps: int | None, sequences: bool = False
+    ) -> PackedBatch:
+        """Of a batch [microsteps, rows, …], or [rows, …] where None; rows in all."""
+        leading = () if microsteps is None else (microsteps,)
+        of_microstep = round_up_rows(self.mesh, -(-rows // (microsteps or 1)))
+        sharding = row_sharding(self.mesh, leading=len(leading))
+
+        def field(axis: str, fill: float) -> Any:
+            sizes = (getattr(holds, axis),) if axis else ()
+            kind = jnp.float32 if isinstance(fill, float) else jnp.int32
+            return jax.ShapeDtypeStruct((*leading, of_microstep, *sizes), kind, sharding=sharding)
+
+        batch = PackedBatch(*(field(*spec) for spec in FIELD_SPECS))
+        return batch._replace(branch_id=None) if sequences else batch
+
+    def _anchors(self, rows: int, time: int, top: int, microsteps: int) -> AnchorBatch:
+        sizes: Mapping[str, int] = {"time": time, "top": top}
+        of_microstep = round_up_rows(self.mesh, -(-rows // microsteps))
+
+        def field(axes: tuple[str, ...], fill: float) -> Any:
+            kind = jnp.float32 if isinstance(fill, float) else jnp.int32
+            return jax.ShapeDtypeStruct((microsteps, of_microstep, *(sizes[axis] for axis in axes)), kind)
+
+        return AnchorBatch(*(field(*spec) for spec in ANCHOR_SPECS))
+
+    def _row_array(self, *sizes: int) -> Any:
+        return jax.ShapeDtypeStruct(sizes, jnp.int32, sharding=row_sharding(self.mesh))
+
+    def _vector(self, dtype: Any) -> Any:
+        shape = (self.model.shape.vocabulary,)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=replicated(self.mesh))
