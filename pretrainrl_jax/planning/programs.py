@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -263,9 +263,10 @@ class _Work:
         settings, how = self.config.train, objective.grpo
         length = PROMPTS[settings.template]
         asked = settings.passes * self.material.trained
+        base = self.parameters if how.kl else 0.0  # stays beside the policy
         yield self._sampling(
             f"sampling ({name})", "train", length, how.samples, how.max_new_tokens, settings.questions, asked,
-            2 * self.parameters,
+            2 * self.parameters + base,
         )  # fmt: skip
         learned = trees(SAMPLED, settings.template, candidates=how.samples, answer=how.max_new_tokens)
         row_length = max(settings.row_length, length + how.samples * how.max_new_tokens)
@@ -273,13 +274,14 @@ class _Work:
         step = self._step(
             f"training step ({name})", objective, learned, row_length, batches * how.updates, systems=1
         )
+        step = replace(step, resident=base)
         yield step
         measured = (how.updates > 1) + bool(how.kl)
         if measured:
             rows, holds = _rows_of(learned, row_length, settings.questions, question=False)
             read = Scoring(Packed(rows, row_length, holds.sources), settings.grad_accum_steps)
             lower = partial(self.lowering.token_logps, read, holds)
-            kept = (2 + bool(how.kl)) * self.parameters
+            kept = 2 * self.parameters + base
             yield Program(
                 f"log-probabilities ({name})", "train", lower, read, step.tokens, step.counted / 3,
                 measured * batches, resident=kept,

@@ -71,7 +71,7 @@ def test_warnings_of_few_updates_and_of_idle_chips() -> None:
     assert warnings([of(replace(STEP, tokens=1e6), whole, 5.0)], PLACE) == []
     few, idle = warnings([of(replace(STEP, updates=80.0), whole, 5.0), of(MINING, whole, 5.0)], PLACE)
     assert few.startswith("step: 80 updates are few")
-    assert "8,192 tokens an update are 512 a chip, and 4 of the 16 would be busy" in idle
+    assert "8,192 tokens an update, 512 a chip, and 4 of 16 would be busy" in idle
 
 
 def test_steps_that_are_not_known_are_told_and_keep_an_optimizer() -> None:
