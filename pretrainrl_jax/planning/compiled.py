@@ -130,4 +130,6 @@ def keep(key: str, compiled: Compiled | OutOfMemory) -> None:
     """For later plans."""
     cache_folder().mkdir(parents=True, exist_ok=True)
     values = {"used": compiled.used} if isinstance(compiled, OutOfMemory) else asdict(compiled)
-    write_json(cache_folder() / f"{key}.json", values)
+    own = cache_folder() / f"{key}.{os.getpid()}"  # another plan may keep the same at this moment
+    write_json(own, values)
+    own.replace(cache_folder() / f"{key}.json")

@@ -121,10 +121,16 @@ def compiled_figures(config: Config, whole: Planned, topology: Topology, screen:
 
     keys = [key(program) for program in whole.programs]
     with screen.track("plan", len(keys), "programs") as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
-        every = pool.map(compiled_one, whole.programs, keys)
-        for program, compiled in zip(whole.programs, every, strict=True):
-            yield of_program(whole, program, compiled, topology)
-            bar.advance()
+        # Two stages may have the same program: it is compiled once.
+        one_of_each = dict(zip(keys, whole.programs, strict=True))
+        begun = {key: pool.submit(compiled_one, program, key) for key, program in one_of_each.items()}
+        try:
+            for program, own in zip(whole.programs, keys, strict=True):
+                yield of_program(whole, program, begun[own].result(), topology)
+                bar.advance()
+        except BaseException:  # Ctrl-C among them: what has not begun is not begun
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def of_program(

@@ -11,15 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-KINDS = (
-    "all-gather",
-    "all-reduce",
-    "all-to-all",
-    "collective-broadcast",
-    "collective-permute",
-    "ragged-all-to-all",
-    "reduce-scatter",
-)
+from pretrainrl_jax.planning.program import COLLECTIVES
+
 COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 # Of a tuple's type the brackets may hold a layout's own, as in f32[8,128]{1,0:T(8,128)}.
 INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?[\w.\-]+ = (\((?:[^()]|\([^()]*\))*\)|\S+) ([\w\-]+)\(")
@@ -105,7 +98,7 @@ class Program:
     def _collectives(self, computations: set[str]) -> Iterator[Collective]:
         for name in sorted(computations):
             for line, kind, operation in _instructions(self._lines[name]):
-                if operation.removesuffix("-start") in KINDS:
+                if operation.removesuffix("-start") in COLLECTIVES:
                     operation = operation.removesuffix("-start")
                     yield Collective(operation, _shapes(kind), _groups(line), _name(line))
 

@@ -1,0 +1,155 @@
+"""Which programs a configuration has, how much of each a run is, and that each is what its stage compiles."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import pytest
+
+from pretrainrl_jax.command_line import read_config
+from pretrainrl_jax.config import (
+    OBJECTIVES,
+    Config,
+    GrpoConfig,
+    MeshConfig,
+    MineConfig,
+    ModelConfig,
+    PreferencesConfig,
+    PretrainConfig,
+    TrainConfig,
+)
+from pretrainrl_jax.model.mesh import make_mesh
+from pretrainrl_jax.model.shape import ModelShape
+from pretrainrl_jax.planning.loads import Decoding, Scoring, Step
+from pretrainrl_jax.planning.programs import Planned, improves, planned
+from pretrainrl_jax.planning.typical import Material, trees
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SHAPE = ModelShape("qwen3", 512, 32, 2, 2, 1, 16, 64, 1e4, 1e-6, tied=True)
+QUESTIONS = Material(1000, 3000, 1500, "")
+BARE = Config(model=ModelConfig(path="a model"), pretrain=PretrainConfig(epochs=0))
+
+
+def of(config: Config, material: Material = QUESTIONS, judge: ModelShape | None = None) -> Planned:
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    return planned(config, SHAPE, judge, material, mesh, "xla")
+
+
+def names(whole: Planned) -> list[str]:
+    return [program.name for program in whole.programs]
+
+
+EVALUATION = [f"evaluation, {what}" for what in ("greedy", "beams", "truths", "samples")]
+
+
+def test_a_run_on_facts_mines_trains_and_evaluates() -> None:
+    train = TrainConfig(systems=("ntp", "ntp_weighted", "pretrainrl", "anchored"), passes=2, questions=50)
+    config = replace(BARE, train=train)
+    whole = of(config)
+    assert names(whole) == [
+        "mining",
+        "mining's references",
+        "anchor text",
+        "training step (ntp, ntp_weighted)",
+        "training step (pretrainrl)",
+        "training step (anchored)",
+        *EVALUATION,
+    ]
+    by_name = {program.name: program for program in whole.programs}
+    assert by_name["mining"].executions == 1000 / config.mine.batch
+    both = by_name["training step (ntp, ntp_weighted)"]
+    assert (both.updates, both.executions) == (40, 80)
+    assert by_name["evaluation, beams"].executions == 5 * 3000 / config.evaluate.batch
+    assert by_name["evaluation, samples"].executions == 5 * 1500 / config.evaluate.batch
+    anchored = by_name["training step (anchored)"].load
+    assert isinstance(anchored, Step)
+    assert len(anchored.packed) == 2
+    assert [program.trains for program in whole.programs] == [False] * 3 + [True] * 3 + [False] * 4
+
+
+def test_mining_again_is_counted() -> None:
+    objectives = OBJECTIVES | {"rpo": replace(OBJECTIVES["rpo"], remine_every=10)}
+    train = TrainConfig(systems=("rpo",), passes=2, questions=50)
+    once, again = (
+        of(replace(BARE, objectives=each, train=train)).programs[0].executions
+        for each in (objectives | {"rpo": replace(objectives["rpo"], remine_every=0)}, objectives)
+    )
+    assert once
+    assert again == 5 * once  # 40 steps, ten at a time, and before the first
+
+
+def test_nothing_is_mined_where_nothing_compares() -> None:
+    config = replace(BARE, train=TrainConfig(systems=("ntp",)), mine=MineConfig(sources=()))
+    assert names(of(config)) == ["training step (ntp)", *EVALUATION]
+
+
+@pytest.mark.parametrize(("updates", "kl", "measured"), [(1, 0.0, 0), (1, 0.1, 1), (3, 0.0, 1), (3, 0.1, 2)])
+def test_answers_that_are_learned_from_are_sampled_and_measured(
+    updates: int, kl: float, measured: int
+) -> None:
+    how = GrpoConfig(1.0, kl=kl, updates=updates, samples=6)
+    config = replace(
+        BARE,
+        objectives=OBJECTIVES | {"rlvr": replace(OBJECTIVES["rlvr"], grpo=how)},
+        train=TrainConfig(systems=("rlvr",), passes=2, questions=50),
+    )
+    sampling, step, *others = of(config).programs[: -len(EVALUATION)]
+    assert isinstance(sampling.load, Decoding)
+    assert sampling.load.branches == 6
+    assert sampling.executions == 40
+    assert step.updates == 40 * updates
+    assert sum(program.executions or 0 for program in others) == 40 * measured
+    held = of(config).parameters
+    assert step.resident == (held if kl else 0)
+    assert sampling.resident == 2 * held + step.resident
+
+
+def test_preferences_are_scored_and_learned() -> None:
+    config = replace(BARE, preferences=PreferencesConfig(path="x"), train=TrainConfig(systems=("dpo",)))
+    compared = Material(600, 100, 0, "", tuple(trees(40, "bare", 1)))
+    assert names(of(config, compared)) == ["references", "training step (dpo)", "evaluation"]
+
+
+def test_steps_that_are_not_known_are_no_number() -> None:
+    """Of a corpus, or of all documents: it is not known before they are read."""
+    config = Config(train=TrainConfig(systems=("ntp",)))
+    assert of(config).programs[0].executions is None
+    documents = PretrainConfig(text="documents", steps=7)
+    assert of(replace(config, pretrain=documents)).programs[0].executions == 7
+
+
+@pytest.mark.parametrize(
+    "name", ["quickstart", "recommended", "popqa_qwen3_8b", "front_small", "preferences"]
+)
+def test_a_configuration_that_says_nothing_of_it_is_not_for_self_improvement(name: str) -> None:
+    assert not improves(read_config(str(CONFIGS / f"{name}.py")))
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("selfimprove_*.py")), ids=lambda path: path.stem)
+def test_those_for_self_improvement_sample_and_learn(path: Path) -> None:
+    config = read_config(str(path))
+    assert improves(config)
+    whole = of(config, judge=SHAPE)
+    for name in config.selfimprove.systems:
+        own = [program for program in whole.programs if program.name.startswith(f"{name} ")]
+        method = config.methods[name]
+        assert sum(isinstance(program.load, Step) for program in own) == 1
+        assert sum(isinstance(program.load, Scoring) for program in own) == method.contrasts
+        assert sum(isinstance(program.load, Decoding) for program in own) == ("rollout" in method.candidates)
+    asked = config.judge.path and any(config.methods[s].judged for s in config.selfimprove.systems)
+    assert bool(whole.verdicts) == bool(asked)
+
+
+def test_every_program_is_lowered() -> None:
+    how = GrpoConfig(1.0, kl=0.1, updates=2, samples=3)
+    config = replace(
+        BARE,
+        objectives=OBJECTIVES | {"rlvr": replace(OBJECTIVES["rlvr"], grpo=how)},
+        train=TrainConfig(systems=("pretrainrl", "anchored", "rlvr"), grad_accum_steps=2),
+        pretrain=PretrainConfig(text="documents", steps=7),
+    )
+    for program in of(config).programs:
+        assert "stablehlo" in program.lower().as_text()[:20_000]
+    small = read_config(str(CONFIGS / "selfimprove_small.py"))
+    for program in of(small).programs[:4]:
+        assert program.lower().args_info
