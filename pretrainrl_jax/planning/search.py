@@ -181,12 +181,12 @@ def _time(case: Case, work: Work) -> Estimate:
 
 
 def _expected(case: Case, candidate: Candidate, work: Work) -> Estimate:
-    """Of shards that are no multiple of a TPU's lanes XLA makes no all-gather.
+    """Of shards narrower than a TPU's lanes XLA makes no all-gather.
 
     Each chip puts its shard into zeros, and all are summed: an all-reduce, which sends twice as much (seen
-    of a width of 5,120 over 64 chips, 80 entries each).
+    of a width of 5,120 over 64 chips, 80 entries each; not over 16, 320 each).
     """
-    if case.topology.chip.kind == "tpu" and (case.hand.shape.d_model // candidate.fsdp) % LANES:
+    if case.topology.chip.kind == "tpu" and case.hand.shape.d_model // candidate.fsdp < LANES:
         summed = (s._replace(kind="all-reduce") if s.kind == "all-gather" else s for s in work.sent)
         work = work._replace(sent=tuple(summed))
     return _time(case, work)
