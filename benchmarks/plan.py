@@ -64,7 +64,7 @@ def step_of(case: int) -> tuple[Program, ByHand]:
     )  # fmt: skip
     settings = PretrainConfig(text="documents", steps=100, rows=rows, row_length=length)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    whole = planned(Config(pretrain=settings), shape, None, Material(1, 1, 1, ""), mesh, "xla")
+    whole = planned(Config(pretrain=settings), shape, None, Material(1, 1, 1, 1, 1, ""), mesh, "xla")
     return next(one for one in whole.programs if one.name == "pretraining step"), whole.hand
 
 

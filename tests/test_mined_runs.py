@@ -28,11 +28,11 @@ from pretrainrl_jax.facts.matching import normalise, overlaps
 from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.mining import fingerprint
+from pretrainrl_jax.mining.rounds import Span, spans
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.objectives.scoring import score_trees
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.stages.mine import beam_answers, collect_pools
-from pretrainrl_jax.stages.train import Span, spans
 from pretrainrl_jax.training import feed
 from pretrainrl_jax.trees.dataset import PackedRows, ProcessShard
 from pretrainrl_jax.trees.records import read_trees

@@ -175,6 +175,11 @@ def splash_suits(shape: ModelShape, time: int) -> bool:
     )
 
 
+def splash_block(time: int) -> int:
+    """Tokens of a row of so many that are taken at a time."""
+    return next(size for size in SPLASH_BLOCKS if time % size == 0)
+
+
 def _attend_splash(
     queries: jax.Array, keys: jax.Array, values: jax.Array, tree_id: jax.Array, scale: float, layout: Layout
 ) -> jax.Array:
@@ -192,7 +197,7 @@ def _attend_splash(
     )
 
     time = queries.shape[1]
-    block = next(size for size in SPLASH_BLOCKS if time % size == 0)
+    block = splash_block(time)
     names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
     sizes: Any = {f"block_{name}": block for name in names}
 

@@ -35,7 +35,7 @@ from jax.sharding import Mesh
 
 from pretrainrl_jax.config.declare import Policy
 from pretrainrl_jax.decoding.best_tokens import BLOCK
-from pretrainrl_jax.model.attention import Kernel, can_use_cudnn, splash_suits
+from pretrainrl_jax.model.attention import Kernel, can_use_cudnn, splash_block, splash_suits
 from pretrainrl_jax.model.cost import flops, parameters
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.shape import ModelShape
@@ -164,8 +164,10 @@ class ByHand:
         tokens, flash = float(rows * time), self._flash(time, sequences)
         again = s.remat != "none"
         shares = recomputed(s, flash)
-        # Splash attention leaves out the blocks above the diagonal, the others compute the whole square.
-        seen = time / 2 if flash and self.kernel == "splash" else time
+        splash, seen = flash and self.kernel == "splash", float(time)
+        if splash:  # leaves out blocks above the diagonal; backward it has seven products, others five
+            seen = (time + splash_block(time)) / 2
+            shares = shares._replace(attention=shares.attention + 1.0)
         work = training_work(s, self.cut, tokens, seen, rows * sources, shares, microsteps=microsteps)
         extra = {
             # Gathered forward and backward; there two products read them, and their gradient is written.

@@ -86,7 +86,7 @@ class Topology:
     @property
     def hosts(self) -> int:
         """Machines."""
-        return max(1, self.count // self.chip.of_host)
+        return -(-self.count // self.chip.of_host)
 
     @property
     def accelerator_type(self) -> str:

@@ -69,7 +69,7 @@ def compile_program(request: Request) -> Compiled:
                 seconds = time.perf_counter() - began
             finally:
                 process.kill()
-        if not _written(Path(folder)):
+        if _main_module(Path(folder), LAST) is None:
             said.seek(0)
             raise _failure(said.read())
         return read_dump(Path(folder), seconds)

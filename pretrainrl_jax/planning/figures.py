@@ -58,7 +58,10 @@ class Figures:
         return self.memory.free >= 0
 
     def run(self, end: str) -> float:
-        """Seconds of the whole run at that end of the estimate; 0 of a program whose share is not known."""
+        """Seconds of the whole run at that end of the estimate: 0 of a program whose share is not known.
+
+        Infinite of one that does not fit: it never ends.
+        """
         return (self.program.executions or 0.0) * getattr(self.time, end) if self.time else math.inf
 
 
@@ -122,13 +125,12 @@ def remedies(one: Figures, planned: Planned, topology: Topology) -> list[str]:
         chips = math.ceil(cut.fsdp * cut.tensor * state / (0.6 * limit))
         return said or [f"a slice of {1 << (chips - 1).bit_length()} chips or more"]
     parts = 1 << (math.ceil((memory.peak - state) / max(limit - state, GIB / 8)) - 1).bit_length()
-    if isinstance(load, Step):
-        if planned.shape.remat != "full":
-            said.append("--model.remat=full")
-        if planned.hand.share(load.rows / load.microsteps) > 1:  # one row of a chip cannot be cut
-            said.append(f"--{one.program.section}.grad_accum_steps={load.microsteps * parts}")
-    elif one.program.section and planned.hand.share(load.rows) > 1:
-        said.append(f"--{one.program.section}.batch={max(1, load.rows // parts)}")
+    if isinstance(load, Step) and planned.shape.remat != "full":
+        said.append("--model.remat=full")
+    microsteps = 1 if isinstance(load, Decoding) else load.microsteps
+    if one.program.setting and planned.hand.share(load.rows / microsteps) > 1:  # one row cannot be cut
+        fewer = max(1, load.rows // parts) if isinstance(load, Decoding) else microsteps * parts
+        said.append(f"--{one.program.setting}={fewer}")
     return said or ["a larger slice"]
 
 

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,6 +14,7 @@ from pretrainrl_jax.config import METHODS, Config, MethodConfig, ObjectiveConfig
 from pretrainrl_jax.decoding.decode import bucket
 from pretrainrl_jax.improvement.cost import cost_of, rollout_count
 from pretrainrl_jax.improvement.learning import coefficients as coefficients_of
+from pretrainrl_jax.mining.rounds import spans
 from pretrainrl_jax.model.attention import Kernel
 from pretrainrl_jax.model.cost import flops
 from pretrainrl_jax.model.decoder import Model
@@ -27,11 +28,22 @@ from pretrainrl_jax.planning.loads import Decoding, Load, Scoring, Step
 from pretrainrl_jax.planning.lowering import Lowering
 from pretrainrl_jax.planning.typical import PROMPTS, SAMPLED, Material, trees, visible
 from pretrainrl_jax.planning.work import FLOAT32, Cut
+from pretrainrl_jax.training.feed import Holds, held
 from pretrainrl_jax.trees.layouts import Layout, size
 from pretrainrl_jax.trees.packing import Capacity, capacity, plan, rounded
-from pretrainrl_jax.trees.tree import AnswerTree, chosen_only
+from pretrainrl_jax.trees.tree import AnswerTree, Branch, chosen_only, document
 
 DOCUMENT = 600  # tokens of a document, where documents are packed into longer rows: about a web page's
+
+
+class Prompts(NamedTuple):
+    """What is decoded at a time."""
+
+    batch: int  # prompts
+    length: int  # tokens of a prompt, without padding
+    branches: int  # written after each
+    new: int  # tokens of a branch
+    sampled: bool = False  # else found by beam search
 
 
 @dataclass(frozen=True)
@@ -39,7 +51,7 @@ class Program:
     """One compiled program, and how much of it a run is."""
 
     name: str
-    section: str  # of the settings that say how much it computes at a time; "" where none does
+    setting: str  # that says how much it computes at a time; "" where none does
     lower: Callable[[], Any]  # gives what XLA is to compile
     load: Load
     tokens: float  # of an execution, without padding
@@ -47,6 +59,11 @@ class Program:
     executions: float | None  # of the whole run; None: its data must be counted first
     updates: float | None = None  # of a system, where it is a training step and that is known
     resident: float = 0.0  # bytes a chip has beside the program's own arguments
+
+    @property
+    def section(self) -> str:
+        """Of that setting."""
+        return self.setting.partition(".")[0]
 
     @property
     def trains(self) -> bool:
@@ -66,6 +83,7 @@ class Planned:
     largest: float  # bytes of a chip's part of the largest one
     verdicts: int = 0  # asked of a judging model
     verdict_tokens: int = 0  # that it reads, about
+    uncounted: tuple[str, ...] = ()  # settings by which a run does what no program here has
 
     @property
     def shape(self) -> ModelShape:
@@ -102,7 +120,7 @@ def planned(
     hand = ByHand(shape, Cut(**mesh.shape), kernel)
     work = _Work(config, Lowering(model, mesh, config.optimizer), mesh, hand, sum(parts), material)
     programs: list[Program] = []
-    if config.pretrain.epochs and (config.pretrain.text == "documents" or not config.model.path):
+    if config.pretrain.epochs and (config.pretrain.text == "documents" or not config.preferences.path):
         programs.append(work.pretraining())
     verdicts = 0
     if improves(config):
@@ -120,7 +138,8 @@ def planned(
         programs += work.facts()
     shown = config.judge.prefix_tokens or config.selfimprove.length - config.selfimprove.suffix
     read = verdicts * (shown + 2 * config.selfimprove.suffix)
-    return Planned(mesh, hand, material, tuple(programs), sum(parts), max(parts), verdicts, read)
+    sizes = sum(parts), max(parts)
+    return Planned(mesh, hand, material, tuple(programs), *sizes, verdicts, read, _uncounted(config))
 
 
 @dataclass(frozen=True)
@@ -150,81 +169,96 @@ class _Work:
         steps = float(settings.steps) or None
         lower = partial(self.lowering.step, load, holds, {"ntp": {"answer": 1.0}})
         counted = 3 * tokens * cost.total
-        return Program("pretraining step", "pretrain", lower, load, tokens, counted, steps, steps)
+        setting = "pretrain.grad_accum_steps"
+        return Program("pretraining step", setting, lower, load, tokens, counted, steps, steps)
 
     def facts(self) -> Iterator[Program]:
         """Mining, anchor text, training, evaluation."""
         config, trained = self.config, self.material.trained
-        mine, train = config.mine, config.train
-        objectives = {name: config.objectives[name] for name in train.systems}
-        if any(objective.contrasts for objective in objectives.values()) and mine.sources:
-            steps = trained * train.passes / train.questions
-            rounds = 1 + sum(steps / one.remine_every for one in objectives.values() if one.remines)
-            yield self._answers(
-                "mining", "mine", mine.template, mine.beams, mine.max_new_tokens, mine.batch, rounds * trained
-            )
-            drawn = trees(trained, train.template, mine.negatives)
-            yield self._scoring("mining's references", drawn, rounds * trained)
+        objectives = {name: config.objectives[name] for name in config.train.systems}
+        yield from self._mining("mining", "mining's references", 1, 0.0)
+        for name, objective in objectives.items():
+            steps = max(1, round(trained * config.train.passes / config.train.questions))
+            if again := len(spans(objective, trained, config.train.passes, steps)) - 1:
+                # The optimizer waits on the devices, and the base model beside it until it has scored.
+                kept = (2 if objective.reference == "renewed" else 3) * self.parameters
+                yield from self._mining(f"mining again ({name})", f"references again ({name})", again, kept)
         if any(objective.anchored for objective in objectives.values()) and not config.anchor.path:
             yield self._anchor_text()
         plain = {name: one for name, one in objectives.items() if not one.reinforced}
         for names in _alike(plain):
-            drawn = trees(trained, train.template, mine.negatives)
-            yield self._training(names, plain[names[0]], drawn)
+            yield self._training(names, plain[names[0]], self._mined)
         for name in objectives.keys() - plain.keys():
             yield from self._reinforced(name, objectives[name])
         yield from self._evaluation()
+
+    @cached_property
+    def _mined(self) -> list[AnswerTree]:
+        """Trees as mining makes them."""
+        mine, number = self.config.mine, min(self.material.trained, SAMPLED)
+        return trees(number, self.config.train.template, mine.negatives if mine.sources else 0)
+
+    def _mining(self, name: str, references: str, times: int, resident: float) -> Iterator[Program]:
+        """So many times, beside what is resident: beams, where they are a source, and references."""
+        mine, asked = self.config.mine, 0
+        if "beam" in mine.sources:
+            asked = self.material.trained
+        elif "pool" in mine.sources:
+            asked = self.material.pooled
+        if asked:
+            how = Prompts(mine.batch, PROMPTS[mine.template], mine.beams, mine.max_new_tokens)
+            yield self._decoding(name, "mine.batch", how, self._parts(asked), times, resident)
+        yield self._scoring(references, self._mined, self.material.referenced, times, resident)
 
     def preferences(self) -> Iterator[Program]:
         """References, training, evaluation on prompts with better and worse answers."""
         train, drawn = self.config.train, list(self.material.compared)
         objectives = {name: self.config.objectives[name] for name in train.systems}
-        if any(objective.contrasts for objective in objectives.values()):
-            yield self._scoring("references", drawn, self.material.trained)
+        yield self._scoring("references", drawn, self.material.referenced)
         if any(objective.anchored for objective in objectives.values()) and not self.config.anchor.path:
             yield self._anchor_text()
         for names in _alike(objectives):
             yield self._training(names, objectives[names[0]], drawn)
-        yield self._scoring("evaluation", drawn, (1 + len(train.systems)) * self.material.asked)
+        if train.systems:  # the base model's are known
+            yield self._scoring("evaluation", drawn, self.material.asked, len(train.systems))
 
     def improvement(self, name: str, method: MethodConfig, of_judge: float) -> Iterator[Program]:
         """Sampling, references and a step of one method of self-improvement."""
         config, settings = self.config, self.config.selfimprove
-        resident = self.parameters if method.contrasts and settings.reference == "resident" else 0.0
-        resident += of_judge if method.judged else 0.0
         prefix, suffix = settings.length - settings.suffix, settings.suffix
-        moments = 2 * self.parameters
+        beside, moments = (of_judge if method.judged else 0.0), 2 * self.parameters
+        reference = self.parameters if method.contrasts and settings.reference == "resident" else 0.0
         if count := rollout_count(config, method):
-            yield self._sampling(
-                f"{name} sampling", "rollouts", prefix, count, suffix, config.rollouts.batch,
-                settings.steps * settings.documents, resident + moments,
-            )  # fmt: skip
-        plain, branches = not method.contrasts, 2 if method.contrasts else 1
-        length = settings.length + (branches - 1) * suffix
+            how = Prompts(config.rollouts.batch, prefix, count, suffix, sampled=True)
+            calls, kept = [settings.documents], moments + reference + beside
+            yield self._decoding(f"{name} sampling", "rollouts.batch", how, calls, settings.steps, kept)
+        if "document" in method.candidates:
+            learned = document("", (0,) * (settings.length - 1), 0)
+        else:
+            branches = [Branch((0,) * suffix, "chosen"), Branch((0,) * suffix, "rejected")]
+            learned = AnswerTree("", (0,) * prefix, tuple(branches[: 1 + method.contrasts]))
+        number, setting = settings.documents // settings.updates, "selfimprove.grad_accum_steps"
         time = settings.row_length or settings.length + suffix
-        a_row = max(1, time // length)
-        documents, microsteps = settings.documents / settings.updates, settings.grad_accum_steps
-        rows = microsteps * round_up_rows(self.mesh, -(-int(documents / a_row) // microsteps))
-        whole = "document" in method.candidates
-        predicted = length if whole else branches * suffix
-        holds = rounded(time, min(time, a_row * predicted), a_row * predicted, 16 * a_row, 16 * a_row)
-        pairs = length * (length + 1) / 2
-        if not whole:
-            pairs = prefix * (prefix + 1) / 2 + branches * (suffix * prefix + suffix**2 / 2)
-        cost = flops(self.shape, pairs / length)
-        counted = documents * (length * (cost.layers + cost.attention) + predicted * cost.head)
-        steps, tokens = float(settings.steps * settings.updates), documents * length
-        packed = Packed(rows, time, holds.sources, sequences=plain)
-        load = Step((packed,), microsteps)
+        packed, holds = self._held([learned] * number, time, settings.grad_accum_steps)
+        tokens, counted = _counted(self.shape, [learned], question=False, share=number)
+        steps, microsteps = float(settings.steps * settings.updates), settings.grad_accum_steps
+        load = Step((packed._replace(sequences=not method.contrasts),), microsteps)
         lower = partial(self.lowering.step, load, holds, coefficients_of(method))
-        yield Program(f"{name} step", "selfimprove", lower, load, tokens, 3 * counted, steps, steps, resident)
+        kept = reference + beside
+        yield Program(f"{name} step", setting, lower, load, tokens, 3 * counted, steps, steps, kept)
         if method.contrasts:
             read = Scoring(packed, microsteps)
             lower = partial(self.lowering.references, read, holds)
-            kept = resident + moments
-            yield Program(
-                f"{name} references", "selfimprove", lower, read, tokens, counted, steps, resident=kept
-            )
+            # Unless it is the policy itself, the reference is there beside it.
+            kept = moments + beside + (0.0 if settings.reference == "policy" else self.parameters)
+            yield Program(f"{name} references", setting, lower, read, tokens, counted, steps, resident=kept)
+
+    def _held(
+        self, learned: Sequence[AnswerTree], row_length: int, microsteps: int
+    ) -> tuple[Packed, Capacity]:
+        """A batch of these trees, as loops pack it that make their own."""
+        _, holds = held(learned, self.mesh, row_length, Holds(), microsteps)
+        return Packed(holds.rows * microsteps, row_length, holds.capacity.sources), holds.capacity
 
     def _training(
         self, names: Sequence[str], objective: ObjectiveConfig, drawn: Sequence[AnswerTree]
@@ -233,116 +267,129 @@ class _Work:
         settings = self.config.train
         # What an objective ignores is dropped before packing.
         learned = drawn if objective.contrasts else [chosen_only(tree) for tree in drawn]
+        microsteps, time = settings.grad_accum_steps, settings.row_length
+        how = asks(objective.coefficients), settings.layout
+        rows, holds = _rows_of(learned, time, settings.questions, *how)
+        rows = max(1, round(rows / microsteps)) * microsteps
+        packed = Packed(rows, time, holds.sources)
         steps = self.material.trained * settings.passes / settings.questions
         label = f"training step ({', '.join(names)})"
-        return self._step(label, objective, learned, settings.row_length, steps, len(names))
+        return self._step(label, objective, learned, packed, holds, steps, len(names))
 
     def _step(
-        self, label: str, objective: ObjectiveConfig, learned: Sequence[AnswerTree], row_length: int,
-        steps: float, systems: int,
+        self, label: str, objective: ObjectiveConfig, learned: Sequence[AnswerTree], packed: Packed,
+        holds: Capacity, steps: float, systems: int = 1, resident: float = 0.0,
     ) -> Program:  # fmt: skip
         config, settings = self.config, self.config.train
-        question, microsteps = asks(objective.coefficients), settings.grad_accum_steps
-        how = question, settings.layout
-        rows, holds = _rows_of(learned, row_length, settings.questions, *how)
-        rows = max(1, round(rows / microsteps)) * microsteps
-        packed = [Packed(rows, row_length, holds.sources)]
+        beside = []
         if objective.anchored:
-            beside, time = round(settings.questions / config.anchor.questions), config.anchor.length
-            packed.append(Packed(max(1, beside), time, time))
-        load = Step(tuple(packed), microsteps)
+            rows, time = round(settings.questions / config.anchor.questions), config.anchor.length
+            beside.append(Packed(max(1, rows), time, time, sequences=True))
+        load = Step((packed, *beside), settings.grad_accum_steps)
+        question = asks(objective.coefficients)
         tokens, counted = _counted(self.shape, learned, question, settings.questions / len(learned))
         lower = partial(
             self.lowering.step, load, holds, objective.coefficients, settings.ntp_scale, settings.dpo_scale,
             objective.grpo.form, config.anchor.top,
         )  # fmt: skip
-        return Program(label, "train", lower, load, tokens, 3 * counted, systems * steps, steps)
+        times = systems * steps
+        setting = "train.grad_accum_steps"
+        return Program(label, setting, lower, load, tokens, 3 * counted, times, steps, resident)
 
     def _reinforced(self, name: str, objective: ObjectiveConfig) -> Iterator[Program]:
         """Answers are sampled, measured where that is needed, and learned from."""
         settings, how = self.config.train, objective.grpo
-        length = PROMPTS[settings.template]
-        asked = settings.passes * self.material.trained
+        length, number, microsteps = PROMPTS[settings.template], settings.questions, settings.grad_accum_steps
+        batches = math.ceil(settings.passes * self.material.trained / number)
         base = self.parameters if how.kl else 0.0  # stays beside the policy
-        yield self._sampling(
-            f"sampling ({name})", "train", length, how.samples, how.max_new_tokens, settings.questions, asked,
-            2 * self.parameters + base,
-        )  # fmt: skip
-        learned = trees(SAMPLED, settings.template, candidates=how.samples, answer=how.max_new_tokens)
-        row_length = max(settings.row_length, length + how.samples * how.max_new_tokens)
-        batches = asked / settings.questions
-        step = self._step(
-            f"training step ({name})", objective, learned, row_length, batches * how.updates, systems=1
-        )
-        step = replace(step, resident=base)
+        asked = Prompts(number, length, how.samples, how.max_new_tokens, sampled=True)
+        kept = 2 * self.parameters + base
+        yield self._decoding(f"sampling ({name})", "train.questions", asked, [number], batches, kept)
+        learned = trees(number, settings.template, candidates=how.samples, answer=how.max_new_tokens)
+        time = max(settings.row_length, length + how.samples * how.max_new_tokens)
+        packed, holds = self._held(learned, time, microsteps)
+        label, updates = f"training step ({name})", batches * how.updates
+        step = self._step(label, objective, learned, packed, holds, updates, resident=base)
         yield step
-        measured = (how.updates > 1) + bool(how.kl)
-        if measured:
-            rows, holds = _rows_of(learned, row_length, settings.questions, question=False)
-            read = Scoring(Packed(rows, row_length, holds.sources), settings.grad_accum_steps)
+        if measured := (how.updates > 1) + bool(how.kl):
+            read = Scoring(packed, microsteps)
             lower = partial(self.lowering.token_logps, read, holds)
-            kept = 2 * self.parameters + base
             yield Program(
-                f"log-probabilities ({name})", "train", lower, read, step.tokens, step.counted / 3,
-                measured * batches, resident=kept,
+                f"log-probabilities ({name})", "train.grad_accum_steps", lower, read, step.tokens,
+                step.counted / 3, measured * batches, resident=kept,
             )  # fmt: skip
 
     def _anchor_text(self) -> Program:
         """What the base model writes before the first system is trained."""
         settings = self.config.anchor
-        texts = settings.tokens / settings.length
-        return self._sampling("anchor text", "anchor", 1, 1, settings.length, settings.batch, texts)
+        calls = math.ceil(settings.tokens / settings.length / settings.batch)
+        how = Prompts(settings.batch, 1, 1, settings.length, sampled=True)
+        return self._decoding("anchor text", "anchor.batch", how, [settings.batch], calls)
 
     def _evaluation(self) -> Iterator[Program]:
         """Greedy answers, beams, the truths' probabilities, samples."""
         settings, models = self.config.evaluate, 1 + len(self.config.train.systems)
-        asked = models * self.material.asked
-        for label, beams in (("evaluation, greedy", 1), ("evaluation, beams", settings.beams)):
-            if beams > 1 or label.endswith("greedy"):
-                how = settings.template, beams, settings.max_new_tokens, settings.batch
-                yield self._answers(label, "evaluate", *how, asked)
-        yield self._scoring("evaluation, truths", trees(SAMPLED, settings.template), asked)
-        if settings.samples:
-            yield self._sampling(
-                "evaluation, samples", "evaluate", PROMPTS[settings.template], settings.samples,
-                settings.max_new_tokens, settings.batch, models * self.material.own,
-            )  # fmt: skip
+        if not (asked := self.material.asked):
+            return
+        length, new, parts = PROMPTS[settings.template], settings.max_new_tokens, self._parts(asked)
+        greedy, beams = (Prompts(settings.batch, length, width, new) for width in (1, settings.beams))
+        yield self._decoding("evaluation, greedy", "evaluate.batch", greedy, parts, models)
+        if settings.beams > 1:
+            yield self._decoding("evaluation, beams", "evaluate.batch", beams, parts, models)
+        truths = trees(min(asked, SAMPLED), settings.template)
+        yield self._scoring("evaluation, truths", truths, asked, models)
+        if settings.samples and (own := self._parts(self.material.own)):
+            how = Prompts(settings.batch, length, settings.samples, new, sampled=True)
+            yield self._decoding("evaluation, samples", "evaluate.batch", how, own, models)
 
-    def _answers(
-        self, name: str, section: str, template: str, beams: int, new: int, batch: int, asked: float
-    ) -> Program:
-        length = PROMPTS[template]
-        load = Decoding(round_up_rows(self.mesh, batch), bucket(length), beams, new, sampled=False)
-        return self._decoding(name, section, load, length, asked)
-
-    def _sampling(
-        self, name: str, section: str, length: int, samples: int, new: int, batch: int, asked: float,
-        resident: float = 0.0,
-    ) -> Program:  # fmt: skip
-        load = Decoding(round_up_rows(self.mesh, batch), bucket(length), samples, new, sampled=True)
-        return self._decoding(name, section, load, length, asked, resident)
+    def _parts(self, number: int) -> list[int]:
+        """What is done of so many between two files."""
+        whole, rest = divmod(number, part := self.config.checkpoint.shard_questions)
+        return [part] * whole + [rest] * bool(rest)
 
     def _decoding(
-        self, name: str, section: str, load: Decoding, length: int, asked: float, resident: float = 0.0
-    ) -> Program:
-        cost, rows = flops(self.shape, 1.0), load.rows
-        read, written = rows * length, rows * load.branches * load.turns
-        heads = written if load.sampled else rows + written  # a sampler's loop has the first ones, too
+        self, name: str, setting: str, how: Prompts, calls: Sequence[int], times: int = 1,
+        resident: float = 0.0,
+    ) -> Program:  # fmt: skip
+        """Calls with so many prompts each, whose last batch is filled up; all of them so many times."""
+        rows = round_up_rows(self.mesh, how.batch)
+        load = Decoding(rows, bucket(how.length), how.branches, how.new, how.sampled)
+        executions = sum(math.ceil(prompts / rows) for prompts in calls)
+        prompts = sum(calls) / executions
+        cost = flops(self.shape, 1.0)
+        read, written = prompts * how.length, prompts * how.branches * load.turns
+        heads = written if how.sampled else prompts + written  # a sampler's loop has the first ones, too
         counted = (read + written) * cost.layers + heads * cost.head
-        counted += cost.attention * (read * (length + 1) / 2 + written * (length + load.new / 2))
-        lower = partial(self.lowering.decoding, load)
-        tokens = float(read + written)
-        return Program(name, section, lower, load, tokens, counted, asked / rows, resident=resident)
+        counted += cost.attention * (read * (how.length + 1) / 2 + written * (how.length + how.new / 2))
+        lower, tokens = partial(self.lowering.decoding, load), read + written
+        return Program(name, setting, lower, load, tokens, counted, times * executions, resident=resident)
 
-    def _scoring(self, name: str, drawn: Sequence[AnswerTree], asked: float) -> Program:
+    def _scoring(
+        self, name: str, drawn: Sequence[AnswerTree], asked: int, times: int = 1, resident: float = 0.0
+    ) -> Program:
+        """So many trees like these, in parts; all of them so many times."""
         rows = round_up_rows(self.mesh, ROWS)
         row_length = max(self.config.train.row_length, *(tree.inputs for tree in drawn))
         needed, holds = _rows_of(drawn, row_length, len(drawn), question=False)
-        together = rows * len(drawn) / needed  # trees of an execution
+        of_tree = needed / len(drawn)
+        executions = sum(math.ceil(part * of_tree / rows) for part in self._parts(asked))
         load = Scoring(Packed(rows, row_length, holds.sources))
-        tokens, counted = _counted(self.shape, drawn, False, together / len(drawn))
+        tokens, counted = _counted(self.shape, drawn, False, asked / executions / len(drawn))
         lower = partial(self.lowering.scoring, load, holds)
-        return Program(name, "", lower, load, tokens, counted, asked / together)
+        return Program(name, "", lower, load, tokens, counted, times * executions, resident=resident)
+
+
+def _uncounted(config: Config) -> tuple[str, ...]:
+    evaluate, grpo = config.evaluate, [config.objectives[name].grpo for name in config.train.systems]
+    asked = {
+        "train.device_seconds": config.train.device_seconds,
+        "grpo.teach": any(how.teach for how in grpo),
+        "mine.sources=constrained": "constrained" in config.mine.sources,
+        "evaluate.every_steps": evaluate.every_steps,
+        "evaluate.among": evaluate.among,
+        "evaluate.rubric": evaluate.rubric,
+    }
+    return tuple(name for name, value in asked.items() if value)
 
 
 def _alike(objectives: dict[str, ObjectiveConfig]) -> list[list[str]]:

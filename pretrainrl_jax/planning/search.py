@@ -65,11 +65,11 @@ class Case:
     def trained(self) -> Program | None:
         """The largest training program: the microsteps of its section are searched."""
         steps = [program for program in self.programs if program.trains]
-        return max(steps, key=lambda program: (program.executions or 1.0) * program.counted, default=None)
+        return max(steps, key=lambda program: (program.executions or 0.0) * program.counted, default=None)
 
     @property
     def section(self) -> str:
-        """That section; "" where nothing is trained."""
+        """Whose; "" where nothing is trained."""
         return self.trained.section if self.trained else ""
 
 

@@ -45,7 +45,8 @@ def prepare_target(topology: Topology, settings: PlatformConfig) -> None:
         if topology.count > MOST_GPUS:
             raise InputError(f"--topology={topology.name}: plan takes {MOST_GPUS} GPUs at most")
         jax.config.update("jax_num_cpu_devices", topology.count)
-    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["JAX_PLATFORMS"] = "cpu"  # of child processes
+    jax.config.update("jax_platforms", "cpu")  # of this one, which may have read the variable
 
 
 def devices_of(topology: Topology) -> Sequence[Any]:

@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,9 +19,9 @@ from pretrainrl_jax.preferences.record import Text, plain
 from pretrainrl_jax.preferences.record import split as comparisons_split
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, Pair, Role
 
-# Questions as PretrainRL (arXiv 2602.01875) counts them.
-PUBLISHED = {"popQA.tsv": 12_518, "entityquestions": 176_560}
-ASSUMED = 10_000
+# Questions as PretrainRL (arXiv 2602.01875) counts them, and their categories.
+PUBLISHED = {"popQA.tsv": (12_518, 16), "entityquestions": (176_560, 24)}
+ASSUMED = 10_000, 10
 PROMPTS = {"bare": 17, "few_shot": 96}  # tokens of a prompt at most, of PopQA's under Qwen's tokenizer
 SAMPLED = 2000  # trees that stand for all
 CHARACTERS = 4  # of a token of English
@@ -30,6 +31,8 @@ class Material(NamedTuple):
     """What is learned and asked."""
 
     trained: int  # questions, or prompts with preferences
+    referenced: int  # trees with reference log-probabilities, at most: one for each wording; held-out prompts
+    pooled: int  # questions that pools of negatives are collected from, where they are the only source
     asked: int  # questions that each evaluation asks, by evaluate.groups; prompts that it scores
     own: int  # of these the ones about a fact in its own wording, of which samples are drawn
     source: str  # of these numbers
@@ -49,6 +52,7 @@ def material(config: Config) -> Material:
         facts = read_facts(config).facts
         trained, held_out = split(facts, config.facts.holdout_every)
         templates = read_templates(config.facts.reversed, "facts.reversed", "a", "answer")
+        categories: Sequence[int] = tuple(Counter(fact.category for fact in trained).values())
         counts = {
             "trained": len(trained),
             "paraphrase": sum(bool(fact.paraphrase) for fact in trained),
@@ -59,15 +63,19 @@ def material(config: Config) -> Material:
             f"questions are counted in {path.name}" if config.facts.path else "the small world's questions"
         )
     else:
-        number = PUBLISHED.get(path.name, ASSUMED)
+        number, kinds = PUBLISHED.get(path.name, ASSUMED)
         number = min(number, config.facts.limit) if config.facts.limit else number
         apart = number // config.facts.holdout_every if config.facts.holdout_every else 0
         counts = dict.fromkeys(("trained", "paraphrase", "reversed"), number - apart) | {"held_out": apart}
+        categories = [-(-counts["trained"] // kinds)] * kinds
         known = "as published" if path.name in PUBLISHED else "a guess"
         source = f"{path.name} is not here: the number of questions is {known}"
     asked = {group: counts[group] for group in groups}
     own = sum(number for group, number in asked.items() if group in OWN_WORDING)
-    return Material(counts["trained"], sum(asked.values()), own, f"{source}; lengths are PopQA's")
+    trees_of, most = config.train.wordings * counts["trained"], config.mine.pool_questions
+    pooled = sum(min(members, most) if most else members for members in categories)
+    source = f"{source}; lengths are PopQA's"
+    return Material(counts["trained"], trees_of, pooled, sum(asked.values()), own, source)
 
 
 def _preferences(config: Config) -> Material:
@@ -93,7 +101,7 @@ def _preferences(config: Config) -> Material:
         raise InputError(f"preferences.path={path}: no comparison fits in train.row_length")
     kept = round(len(compared) / min(len(trained), SAMPLED) * len(trained))
     source = f"prompts are counted in {Path(path).name}, {CHARACTERS} characters a token"
-    return Material(kept, len(held_out) or kept, 0, source, tuple(compared))
+    return Material(kept, kept + len(held_out), 0, len(held_out) or kept, 0, source, tuple(compared))
 
 
 def _tokens(text: Text) -> int:
@@ -109,7 +117,7 @@ def trees(
     Their tokens are all 0: nothing is computed of them but their lengths.
 
     Args:
-        number: of questions; some stand for many.
+        number: of questions.
         template: how a question is put.
         rejected: beside one true answer.
         candidates: in place of both, as long as `answer`.
@@ -126,7 +134,7 @@ def trees(
         )
         return AnswerTree(str(number), prefix, tuple(branches))
 
-    return [tree(each) for each in range(min(number, SAMPLED))]
+    return [tree(each) for each in range(number)]
 
 
 def visible(drawn: Sequence[AnswerTree]) -> int:

@@ -71,6 +71,7 @@ def show(
             "judge": {"verdicts": made.planned.verdicts, "tokens": made.planned.verdict_tokens},
             "host_bytes": made.planned.largest,
             "programs": as_json(made.figures, topology),
+            "uncounted": list(made.planned.uncounted),
             "warnings": remarks,
         }
         print(json.dumps(told | dict(beside), indent=1))
@@ -142,8 +143,9 @@ def of_program(
     turns = program.load.turns if isinstance(program.load, Decoding) else 0
     read = read_program(compiled.text, turns or 1)
     made = (Operation(op.flops, op.bytes, op.trips, op.op_name) for op in read.operations)
-    # Of a kernel the text has no products: what it computes is known by hand.
-    kernels = (op for op in program.load.work(whole.hand).operations if op.head_dim)
+    # Of a kernel the text has what it reads and writes; what it computes is known by hand.
+    by_hand = program.load.work(whole.hand).operations
+    kernels = (op._replace(bytes=0.0) for op in by_hand if op.head_dim)
     work = Work((*made, *kernels), tuple(_sent(one, whole.mesh.shape["tensor"]) for one in read.collectives))
     unknown = () if turns else tuple(loop.name for loop in read.unknown_loops)
     told = figures(whole, program, work, float(compiled.temporary), float(compiled.peak), topology)
@@ -168,6 +170,8 @@ def lines(made: Plan) -> Iterator[str]:
             f"the judge is asked {made.planned.verdicts:,} times and reads about "
             f"{made.planned.verdict_tokens / 1e9:,.1f}B tokens: its time is not in the tables"
         )
+    if made.planned.uncounted:
+        yield f"! not counted: what is asked for by {', '.join(made.planned.uncounted)}"
     for one in made.figures:
         for name in one.unknown_loops:
             yield f"! {one.program.name}: how often {name} turns is not known: counted once"

@@ -62,6 +62,11 @@ def search_plan(
     """
     learned = material(config)
     case = case_of(config, topology, learned)
+    if unknown := [program.name for program in case.programs if program.executions is None]:
+        raise InputError(
+            f"--search compares whole runs, and how many steps {unknown[0]} takes is not known before its "
+            "texts are read: read documents (--pretrain.text=documents) and give --pretrain.steps"
+        )
     remats = REMATS if case.trained else (config.model.remat,)
     ranked = [rank(case, candidate) for candidate in candidates(case, remats)]
     if not ranked:

@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -16,6 +16,7 @@ from pretrainrl_jax.config.stored import section_as_now
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.mining.fingerprint import PROBES, TOLERANCE, differences, probe_difference, probes
+from pretrainrl_jax.mining.rounds import spans
 from pretrainrl_jax.objectives.loss import asks
 from pretrainrl_jax.stages.anchor import anchor_texts
 from pretrainrl_jax.stages.budget import (
@@ -154,14 +155,6 @@ def train_system(context: Context, system: str) -> None:
     finish_training(context, session, done, began, passes)
 
 
-@dataclass(frozen=True)
-class Span:
-    """A stretch of training on one set of negatives."""
-
-    start: float  # passes over the facts before it
-    stop: float  # and after it
-
-
 class Rounds:
     """The rows of one round after another: each but the first is of trees that were mined on the way.
 
@@ -222,21 +215,6 @@ class Rounds:
         of = material(self._context)
         rows = replace(self.rows, trees=of.questions(trees), visit=of.visit(self._context, trees))
         self._begin(replace(rows, start=span.start, passes=span.stop))
-
-
-def spans(objective: ObjectiveConfig, facts: int, passes: float, steps: int) -> list[Span]:
-    """One span, or one for every `remine_every` steps of the `steps` planned.
-
-    They are cut by questions, not by rows, since later rows depend on what is mined then: a span takes
-    `remine_every` steps to within the packing of its rows.
-    """
-    if not objective.remines:
-        return [Span(0.0, passes)]
-    visits = max(1, round(passes * facts))
-    of_round = max(1, round(objective.remine_every * visits / steps))
-    return [
-        Span(start / facts, min(start + of_round, visits) / facts) for start in range(0, visits, of_round)
-    ]
 
 
 def pack(context: Context, trees: Sequence[AnswerTree], passes: float, question: bool) -> PackedRows:

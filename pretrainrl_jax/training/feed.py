@@ -110,6 +110,24 @@ class Holds(NamedTuple):
     capacity: Capacity = Capacity(0, 0, 0, 0, 0)
 
 
+def held(
+    trees: Sequence[AnswerTree], mesh: Mesh, row_length: int, holds: Holds, microsteps: int = 1
+) -> tuple[list[list[int]], Holds]:
+    """Which of some trees share a row; and what a batch of them holds, after one that held so much.
+
+    Raises:
+        ValueError: if a tree is longer than a row.
+    """
+    sizes = [size(tree, question=False) for tree in trees]
+    planned = plan([taken.inputs for taken in sizes], row_length)
+    # The first batch leaves room: the next ones are like it, and rows differ more than their number.
+    slack, in_row = (1.0, 1.0) if holds.rows else (1.25, 1.5)
+    needed = in_buckets(Capacity(*(int(in_row * n) for n in capacity(sizes, planned, row_length))))
+    needed = Capacity(row_length, min(row_length, needed.sources), *needed[2:])
+    width = round_up_rows(mesh, -(-bucketed(int(slack * len(planned))) // microsteps))
+    return planned, Holds(max(holds.rows, width), Capacity(*map(max, needed, holds.capacity)))
+
+
 def place_trees(
     trees: Sequence[AnswerTree],
     mesh: Mesh,
@@ -125,14 +143,7 @@ def place_trees(
     Raises:
         ValueError: if a tree is longer than a row, or one that is to be a sequence has branches.
     """
-    sizes = [size(tree, question=False) for tree in trees]
-    planned = plan([taken.inputs for taken in sizes], row_length)
-    # The first batch leaves room: the next ones are like it, and rows differ more than their number.
-    slack, in_row = (1.0, 1.0) if holds.rows else (1.25, 1.5)
-    needed = in_buckets(Capacity(*(int(in_row * n) for n in capacity(sizes, planned, row_length))))
-    needed = Capacity(row_length, min(row_length, needed.sources), *needed[2:])
-    width = round_up_rows(mesh, -(-bucketed(int(slack * len(planned))) // microsteps))
-    holds = Holds(max(holds.rows, width), Capacity(*map(max, needed, holds.capacity)))
+    planned, holds = held(trees, mesh, row_length, holds, microsteps)
     own = local_rows(mesh, holds.rows)
     rows = [[trees[i] for i in row] for row in planned]
     rows += [[]] * (microsteps * holds.rows - len(planned))

@@ -169,8 +169,18 @@ TPU = {"TPU_LIBRARY_PATH": "/lib/libtpu.so"}
         ({"KUBERNETES_SERVICE_HOST": "h", "JOB_COMPLETION_INDEX": "0"}, ("Kubernetes", 0)),
     ],
 )
-def test_what_the_environment_announces(environment: dict[str, str], said: tuple[str, int]) -> None:
+def test_what_the_environment_announces(
+    environment: dict[str, str], said: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where libtpu is not installed; the extras install it on machines without TPUs, too."""
+    monkeypatch.setattr(join, "find_spec", lambda name: None)
     assert join.announced(environment) == said
+
+
+def test_an_installed_library_of_tpus_announces_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(join, "find_spec", lambda name: name == "libtpu")
+    assert join.announced({}) == ("the TPU runtime", 0)
+    assert join.announced({"JAX_PLATFORMS": "cpu"}) == ("", 1)
 
 
 def test_slurm_is_joined(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,10 @@ from pretrainrl_jax.planning.typical import Material
 from pretrainrl_jax.planning.work import Cut, Operation, Sent, Work
 
 PLACE = topology("v5e:4x4")
-STEP = Program("step", "train", lambda: None, Step((Packed(16, 512, 512),)), 8192.0, 1e15, 300.0, 300.0)
-MINING = Program("mining", "mine", lambda: None, Decoding(128, 64, 20, 8, False), 8192.0, 1e14, 10.0)
+STEP = Program(
+    "step", "train.grad_accum_steps", lambda: None, Step((Packed(16, 512, 512),)), 8192.0, 1e15, 300.0, 300.0
+)
+MINING = Program("mining", "mine.batch", lambda: None, Decoding(128, 64, 20, 8, False), 8192.0, 1e14, 10.0)
 WORK = Work((Operation(197e12, 1e9),), (Sent("all-gather", 1e9, 16, 3.0),))
 
 
@@ -28,7 +30,7 @@ def planned(parameters: float, remat: Policy = "none", **sizes: int) -> Planned:
     cut = Cut(**({"data": 1, "fsdp": 16, "tensor": 1} | sizes))
     mesh: Any = SimpleNamespace(shape=cut._asdict())
     hand = ByHand(replace(KNOWN["Qwen3-4B-Base"], remat=remat), cut, "xla")
-    return Planned(mesh, hand, Material(10, 10, 10, ""), (STEP, MINING), parameters * GIB, 0.0)
+    return Planned(mesh, hand, Material(10, 10, 10, 10, 10, ""), (STEP, MINING), parameters * GIB, 0.0)
 
 
 def of(program: Program, whole: Planned, peak: float) -> Figures:
@@ -121,3 +123,13 @@ def test_json_has_plain_values() -> None:
     assert told["memory"]["peak"] == 5 * GIB
     assert told["collectives"][0]["kind"] == "all-gather"
     assert "lower" not in told
+
+
+def test_what_is_not_known_or_does_not_fit_is_not_in_a_total_called_all() -> None:
+    whole = planned(1.0)
+    known = of(MINING, whole, 5.0)
+    unknown = of(replace(STEP, executions=None, updates=None), whole, 5.0)
+    assert "\n all " in page("a title", whole, [known], PLACE, None)
+    told = page("a title", whole, [known, unknown], PLACE, None)
+    assert "the 1 known of 2" in told
+    assert "\n all " not in told

@@ -1,5 +1,6 @@
 """Which programs a configuration has, how much of each a run is, and that each is what its stage compiles."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from pretrainrl_jax.command_line import read_config
 from pretrainrl_jax.config import (
     OBJECTIVES,
+    CheckpointConfig,
     Config,
     GrpoConfig,
     MeshConfig,
@@ -26,7 +28,7 @@ from pretrainrl_jax.planning.typical import Material, trees
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHAPE = ModelShape("qwen3", 512, 32, 2, 2, 1, 16, 64, 1e4, 1e-6, tied=True)
-QUESTIONS = Material(1000, 3000, 1500, "")
+QUESTIONS = Material(trained=1000, referenced=2000, pooled=700, asked=3000, own=1500, source="")
 BARE = Config(model=ModelConfig(path="a model"), pretrain=PretrainConfig(epochs=0))
 
 
@@ -56,31 +58,63 @@ def test_a_run_on_facts_mines_trains_and_evaluates() -> None:
         *EVALUATION,
     ]
     by_name = {program.name: program for program in whole.programs}
-    assert by_name["mining"].executions == 1000 / config.mine.batch
+    assert by_name["mining"].executions == math.ceil(1000 / config.mine.batch)
     both = by_name["training step (ntp, ntp_weighted)"]
     assert (both.updates, both.executions) == (40, 80)
-    assert by_name["evaluation, beams"].executions == 5 * 3000 / config.evaluate.batch
-    assert by_name["evaluation, samples"].executions == 5 * 1500 / config.evaluate.batch
+    assert by_name["evaluation, beams"].executions == 5 * math.ceil(3000 / config.evaluate.batch)
+    assert by_name["evaluation, samples"].executions == 5 * math.ceil(1500 / config.evaluate.batch)
     anchored = by_name["training step (anchored)"].load
     assert isinstance(anchored, Step)
     assert len(anchored.packed) == 2
     assert [program.trains for program in whole.programs] == [False] * 3 + [True] * 3 + [False] * 4
 
 
-def test_mining_again_is_counted() -> None:
+def test_the_last_batch_of_each_part_is_filled_up() -> None:
+    whole = of(replace(BARE, checkpoint=CheckpointConfig(shard_questions=300), mine=MineConfig(batch=128)))
+    mining = whole.programs[0]
+    assert mining.executions == 3 * 3 + 1  # 300, 300, 300 and 100 questions, 128 at a time
+    whole = CheckpointConfig(shard_questions=1000)
+    full = of(replace(BARE, checkpoint=whole, mine=MineConfig(batch=125))).programs[0]
+    assert mining.tokens / full.tokens == pytest.approx(100 / 125)
+
+
+def test_mining_again_is_counted_with_what_waits_beside_it() -> None:
     objectives = OBJECTIVES | {"rpo": replace(OBJECTIVES["rpo"], remine_every=10)}
     train = TrainConfig(systems=("rpo",), passes=2, questions=50)
     once, again = (
-        of(replace(BARE, objectives=each, train=train)).programs[0].executions
+        of(replace(BARE, objectives=each, train=train))
         for each in (objectives | {"rpo": replace(objectives["rpo"], remine_every=0)}, objectives)
     )
-    assert once
-    assert again == 5 * once  # 40 steps, ten at a time, and before the first
+    assert "mining again (rpo)" not in names(once)
+    by_name = {program.name: program for program in again.programs}
+    for first, more in (("mining", "mining again (rpo)"), ("mining's references", "references again (rpo)")):
+        assert by_name[more].executions == 3 * (by_name[first].executions or 0)  # 40 steps, ten at a time
+        assert by_name[first].resident == 0
+        assert by_name[more].resident == 2 * again.parameters  # the moments
+    kept = objectives | {"rpo": replace(objectives["rpo"], reference="base")}
+    beside = of(replace(BARE, objectives=kept, train=train)).programs[2]
+    assert (beside.name, beside.resident) == ("mining again (rpo)", 3 * again.parameters)  # and a base
 
 
-def test_nothing_is_mined_where_nothing_compares() -> None:
-    config = replace(BARE, train=TrainConfig(systems=("ntp",)), mine=MineConfig(sources=()))
-    assert names(of(config)) == ["training step (ntp)", *EVALUATION]
+def test_beams_are_counted_where_they_are_a_source() -> None:
+    """References are always computed; of a pool's falsehoods beams are drawn for categories alone."""
+    config = replace(BARE, train=TrainConfig(systems=("ntp",)))
+    none = replace(config, mine=MineConfig(sources=()))
+    assert names(of(none)) == ["mining's references", "training step (ntp)", *EVALUATION]
+    pool = of(replace(config, mine=MineConfig(sources=("pool",)))).programs[0]
+    beam = of(replace(config, mine=MineConfig(sources=("beam", "pool")))).programs[0]
+    batch = config.mine.batch
+    assert [one.name for one in (pool, beam)] == ["mining", "mining"]
+    assert (pool.executions, beam.executions) == (math.ceil(700 / batch), math.ceil(1000 / batch))
+
+
+def test_what_no_program_here_does_is_named() -> None:
+    assert of(BARE).uncounted == ()
+    train = TrainConfig(systems=("ntp", "rlvr"), device_seconds=60.0)
+    objectives = OBJECTIVES | {"rlvr": replace(OBJECTIVES["rlvr"], grpo=GrpoConfig(1.0, teach=0.5))}
+    mine = MineConfig(sources=("beam", "constrained"))
+    config = replace(BARE, train=train, objectives=objectives, mine=mine)
+    assert of(config).uncounted == ("train.device_seconds", "grpo.teach", "mine.sources=constrained")
 
 
 @pytest.mark.parametrize(("updates", "kl", "measured"), [(1, 0.0, 0), (1, 0.1, 1), (3, 0.0, 1), (3, 0.1, 2)])
@@ -93,7 +127,7 @@ def test_answers_that_are_learned_from_are_sampled_and_measured(
         objectives=OBJECTIVES | {"rlvr": replace(OBJECTIVES["rlvr"], grpo=how)},
         train=TrainConfig(systems=("rlvr",), passes=2, questions=50),
     )
-    sampling, step, *others = of(config).programs[: -len(EVALUATION)]
+    sampling, step, *others = of(config).programs[2 : -len(EVALUATION)]
     assert isinstance(sampling.load, Decoding)
     assert sampling.load.branches == 6
     assert sampling.executions == 40
@@ -106,14 +140,19 @@ def test_answers_that_are_learned_from_are_sampled_and_measured(
 
 def test_preferences_are_scored_and_learned() -> None:
     config = replace(BARE, preferences=PreferencesConfig(path="x"), train=TrainConfig(systems=("dpo",)))
-    compared = Material(600, 100, 0, "", tuple(trees(40, "bare", 1)))
-    assert names(of(config, compared)) == ["references", "training step (dpo)", "evaluation"]
+    compared = Material(600, 700, 0, 100, 0, "", tuple(trees(40, "bare", 1)))
+    whole = of(config, compared)
+    assert names(whole) == ["references", "training step (dpo)", "evaluation"]
+    few, many = whole.programs[2], of(replace(config, train=TrainConfig(systems=("dpo", "ntp"))), compared)
+    assert many.programs[-1].executions == 2 * (few.executions or 0)
 
 
 def test_steps_that_are_not_known_are_no_number() -> None:
     """Of a corpus, or of all documents: it is not known before they are read."""
     config = Config(train=TrainConfig(systems=("ntp",)))
-    assert of(config).programs[0].executions is None
+    for each in (config, replace(config, model=ModelConfig(path="a model"))):
+        whole = of(each)
+        assert (names(whole)[0], whole.programs[0].executions) == ("pretraining step", None)
     documents = PretrainConfig(text="documents", steps=7)
     assert of(replace(config, pretrain=documents)).programs[0].executions == 7
 

@@ -53,11 +53,13 @@ ROOM = 16.0 * GIB
 
 def step(rows: int = 8, time: int = 512, section: str = "pretrain", microsteps: int = 1) -> Program:
     load = Step((Packed(rows, time, time, sequences=True),), microsteps)
-    return Program("step", section, lambda: None, load, float(rows * time), 3e10, 200.0, 200.0)
+    return Program(
+        "step", f"{section}.grad_accum_steps", lambda: None, load, float(rows * time), 3e10, 200.0, 200.0
+    )
 
 
 STEP = step()
-MINING = Program("mining", "mine", lambda: None, Decoding(128, 32, 4, 8, False), 8192.0, 1e12, 10.0)
+MINING = Program("mining", "mine.batch", lambda: None, Decoding(128, 32, 4, 8, False), 8192.0, 1e12, 10.0)
 
 
 def case(*programs: Program, shape: ModelShape = SHAPE) -> Case:
@@ -314,3 +316,12 @@ def test_a_number_below_one_is_refused() -> None:
         VERBS["plan"].run(parse(["plan", "--topology=v5e:2x2", "--search=0"]))
     with pytest.raises(InputError, match="search"):
         parse(["plan", "--topology=v5e:2x2", "--search=few"])
+
+
+def test_steps_that_are_not_known_cannot_be_compared(
+    judged: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_plan, "case_of", lambda *_: case(MINING, replace(STEP, executions=None)))
+    with pytest.raises(InputError, match=r"how many steps step takes is not known .*--pretrain\.steps"):
+        searched(2)
+    assert not judged

@@ -1,0 +1,28 @@
+"""When falsehoods are mined again: training as stretches, each on one set of negatives."""
+
+from dataclasses import dataclass
+
+from pretrainrl_jax.config import ObjectiveConfig
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of training on one set of negatives."""
+
+    start: float  # passes over the facts before it
+    stop: float  # and after it
+
+
+def spans(objective: ObjectiveConfig, facts: int, passes: float, steps: int) -> list[Span]:
+    """One span, or one for every `remine_every` steps of the `steps` planned.
+
+    They are cut by questions, not by rows, since later rows depend on what is mined then: a span takes
+    `remine_every` steps to within the packing of its rows.
+    """
+    if not objective.remines:
+        return [Span(0.0, passes)]
+    visits = max(1, round(passes * facts))
+    of_round = max(1, round(objective.remine_every * visits / steps))
+    return [
+        Span(start / facts, min(start + of_round, visits) / facts) for start in range(0, visits, of_round)
+    ]
