@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pretrainrl_jax.config import Config, MeshConfig, PretrainConfig
+from pretrainrl_jax.model.decoder import Chosen
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.planning.by_hand import ByHand
@@ -64,7 +65,7 @@ def step_of(case: int) -> tuple[Program, ByHand]:
     )  # fmt: skip
     settings = PretrainConfig(text="documents", steps=100, rows=rows, row_length=length)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    whole = planned(Config(pretrain=settings), shape, None, Material(1, 1, 1, 1, 1, ""), mesh, "xla")
+    whole = planned(Config(pretrain=settings), shape, None, Material(1, 1, 1, 1, 1, ""), mesh, Chosen())
     return next(one for one in whole.programs if one.name == "pretraining step"), whole.hand
 
 

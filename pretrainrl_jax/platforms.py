@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping, MutableMapping
-from typing import Literal
+from typing import Any, Literal
 
 from pretrainrl_jax.config import PlatformConfig
 from pretrainrl_jax.errors import InputError
@@ -89,6 +89,11 @@ def flags_for(platform: str, settings: PlatformConfig, environ: Mapping[str, str
         if chosen or added:
             changed[variable] = " ".join(flags.values())
     return {name: value for name, value in changed.items() if value != environ.get(name)}
+
+
+def room_for(settings: PlatformConfig, device: Any) -> float:
+    """Bytes of a device for weights to decode from (`whole.takes_copy`); none where it tells no memory."""
+    return settings.decoding_memory * (device.memory_stats() or {}).get("bytes_limit", 0)
 
 
 def kernel_for(platform: str, settings: PlatformConfig, capability: str = "") -> Kernel:

@@ -2,13 +2,14 @@ import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from pretrainrl_jax import platforms
 from pretrainrl_jax.config import PlatformConfig
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.platforms import FLAGS, PROBE, detected, flags_for, kernel_for, prepare
+from pretrainrl_jax.platforms import FLAGS, PROBE, detected, flags_for, kernel_for, prepare, room_for
 
 SCHEDULER = "--xla_gpu_enable_latency_hiding_scheduler"
 OURS = PlatformConfig()
@@ -162,6 +163,18 @@ def test_cudnn_is_refused_where_there_is_none(platform, capability):
 def test_splash_is_refused_where_there_is_no_tpu(platform):
     with pytest.raises(InputError, match=rf"^platform\.attention is splash: JAX runs on {platform}, and"):
         kernel_for(platform, PlatformConfig(attention="splash"), "9.0")
+
+
+# Room for a copy of the weights
+
+
+@pytest.mark.parametrize(
+    ("told", "share", "room"),
+    [({"bytes_limit": 80}, 0.5, 40.0), ({"bytes_limit": 80}, 0.0, 0.0), ({}, 0.5, 0.0), (None, 0.5, 0.0)],
+)
+def test_room_is_a_share_of_what_a_device_says_it_has(told, share, room):
+    device = SimpleNamespace(memory_stats=lambda: told)
+    assert room_for(PlatformConfig(decoding_memory=share), device) == room
 
 
 # XLA itself

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from pretrainrl_jax.config.declare import NOTHING, Names, Remat, Section, section, setting, wrong
+from pretrainrl_jax.config.declare import NOTHING, Names, Remat, Section, Share, section, setting, wrong
 
 
 @section
@@ -103,4 +103,9 @@ class PlatformConfig(Section):
         "auto",
         "kernel of attention, where it can compute the model's: cudnn on GPUs; splash on TPUs, for rows of "
         "documents of 1024 tokens or more; auto takes what platforms.py lists",
+    )
+    decoding_memory: Share = setting(
+        2 / 3,
+        "decode from a copy of the weights, whole along mesh.fsdp and in the compute dtype, if it, the "
+        "parameters and the optimizer take this share of a device's memory or less; 0: never",
     )

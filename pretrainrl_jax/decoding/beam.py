@@ -19,6 +19,7 @@ from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.layers import KeysValues
 from pretrainrl_jax.model.mesh import constrain
 from pretrainrl_jax.model.vocabulary import REPLICATED, ROWS, TABLE, MeshAxes, maybe_shard_map
+from pretrainrl_jax.model.whole import for_decoding
 
 
 class Hypotheses(NamedTuple):
@@ -79,6 +80,7 @@ def beam_search(
         The beams. Those still alive at the length limit fill the places left empty, marked unfinished.
     """
     batch = len(prompts)
+    model, params = for_decoding(model, params)
     head = model.head(params).astype(model.shape.dtype)
     prompt, last = prefill(model, params, prompts, lengths, beams)
 

@@ -22,6 +22,7 @@ from pretrainrl_jax.model.decoder import Model, Params, project
 from pretrainrl_jax.model.layers import KeysValues
 from pretrainrl_jax.model.mesh import Layout, constrain
 from pretrainrl_jax.model.vocabulary import LOGITS, REPLICATED, ROWS, TABLE, MeshAxes
+from pretrainrl_jax.model.whole import for_decoding
 
 MIN_TEMPERATURE = 1e-30  # a temperature above 0 but below this one counts as this: quotients stay finite
 
@@ -168,6 +169,7 @@ def sample(
         The samples; `logps` are the model's as it is, neither tempered, truncated nor constrained.
     """
     batch = len(prompts)
+    model, params = for_decoding(model, params)
     head = model.head(params).astype(model.shape.dtype)
     prompt, last = prefill(model, params, prompts, lengths, samples)
     sample_keys = jax.vmap(lambda key: jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(samples)))(keys)

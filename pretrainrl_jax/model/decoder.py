@@ -80,6 +80,16 @@ class Decoder(nn.Module):
         return RMSNorm(s.norm_epsilon, ("model",), name="final_norm")(x), of_layers
 
 
+class Chosen(NamedTuple):
+    """What is chosen for a kind of device (platforms.py)."""
+
+    kernel: Kernel = "xla"  # of attention
+    room: float = 0.0  # bytes of a device for a copy of the weights to decode from
+
+
+PLAIN = Chosen()
+
+
 @dataclass(frozen=True)
 class Model:
     """A decoder: its shape and the pure functions over its parameters. Hashable, so it can be static.
@@ -91,6 +101,7 @@ class Model:
     mesh: Mesh | None = None  # where its parameters and batches lie; None: one device
     kernel: Kernel = "xla"  # of attention, where it can compute it
     rules: Rules = Layout.rules  # which axis of the mesh each logical axis lies along
+    room: float = 0.0  # bytes of a device for a copy of the weights to decode from (`whole.takes_copy`)
 
     @cached_property
     def layout(self) -> Layout:

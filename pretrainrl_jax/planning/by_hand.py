@@ -31,7 +31,6 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from pretrainrl_jax.config.declare import Policy
 from pretrainrl_jax.decoding.best_tokens import BLOCK
@@ -40,6 +39,7 @@ from pretrainrl_jax.model.cost import flops, parameters
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.model.vocabulary import block_size
+from pretrainrl_jax.model.whole import takes_copy
 from pretrainrl_jax.planning.work import (
     BFLOAT16,
     FLOAT32,
@@ -93,16 +93,23 @@ class ByHand:
     shape: ModelShape
     cut: Cut
     kernel: Kernel
-
-    @classmethod
-    def on(cls, shape: ModelShape, mesh: Mesh, kernel: Kernel) -> "ByHand":
-        """Of a model on a mesh."""
-        return cls(shape, Cut(**mesh.shape), kernel)
+    room: float = 0.0  # bytes for a copy of the weights to decode from
+    stored: int = FLOAT32  # bytes of a number of the parameters that products read
 
     @cached_property
     def item(self) -> int:
         """Bytes of a number in the compute dtype."""
         return jnp.dtype(self.shape.dtype).itemsize
+
+    @property
+    def copies(self) -> bool:
+        """Whether that is made."""
+        return takes_copy(self.shape, self.cut.fsdp, self.cut.tensor, self.room)
+
+    @property
+    def copy(self) -> float:
+        """Bytes of it."""
+        return self.item * parameters(self.shape).total / self.cut.tensor if self.copies else 0.0
 
     @property
     def matrices(self) -> float:
@@ -139,8 +146,8 @@ class ByHand:
 
     def _cast(self, entries: float) -> float:
         """Bytes of memory traffic of weights from float32 masters to one product."""
-        if self.item == FLOAT32 and self.cut.fsdp == 1:
-            return FLOAT32 * entries
+        if self.item == self.stored and self.cut.fsdp == 1:
+            return self.item * entries
         return FLOAT32 * entries / self.cut.fsdp + 2 * self.item * entries
 
     # Work
@@ -251,15 +258,27 @@ class ByHand:
     def beams(self, rows: int, time: int, beams: int, new: int) -> Work:
         """Beam search: prompts are read, then all beams' tokens but the last, which all share one cache."""
         length, tokens = time + beams * new, rows * beams
-        read = self.forward(rows * time, time, rows, flash=self._flash(time))
+        copied, hand = self._copied()
+        read = hand.forward(rows * time, time, rows, flash=self._flash(time))
         cache = self.cache(rows, length)
-        return together(read, self.forward(tokens, length + beams, tokens, new - 1, cache=cache))
+        return together(copied, read, hand.forward(tokens, length + beams, tokens, new - 1, cache=cache))
 
     def sampling(self, rows: int, time: int, samples: int, new: int) -> Work:
         """Sampling: prompts are read, then every token of every sample, which each has its own cache."""
-        read = self.forward(rows * time, time, 0, flash=self._flash(time))
+        copied, hand = self._copied()
+        read = hand.forward(rows * time, time, 0, flash=self._flash(time))
         cache, tokens = self.cache(rows, time + samples * new), rows * samples
-        return together(read, self.forward(tokens, time + new + samples, tokens, new, cache=cache))
+        return together(copied, read, hand.forward(tokens, time + new + samples, tokens, new, cache=cache))
+
+    def _copied(self) -> tuple[Work, "ByHand"]:
+        """What copying the weights takes, and a chip that has them so: nothing of them is sent or cast."""
+        if not self.copies:
+            return Work((), ()), self
+        entries, fsdp = self.copy / self.item, self.cut.fsdp
+        made = Operation(0.0, FLOAT32 * entries / fsdp + self.copy, 1.0, "copy of the weights")
+        sent = Sent("all-gather", self.copy, fsdp, 1.0, "copy of the weights", stride=self.cut.tensor)
+        alone = self.cut._replace(data=self.cut.data * fsdp, fsdp=1)
+        return Work((made,), (sent,) * (fsdp > 1)), replace(self, cut=alone, stored=self.item, room=0.0)
 
     # Memory, bytes
 
@@ -302,6 +321,8 @@ class ByHand:
         written = self._working(rows * branches, seen, False)
         vocabulary = s.vocabulary / self.cut.tensor
         logits = FLOAT32 * rows * branches * (SAMPLER * vocabulary if whole else 3 * min(BLOCK, vocabulary))
+        if self.copies:
+            return self.cache(rows, length) + self.copy + max(read, written, logits)
         block = self.item * min(BLOCK, vocabulary) * s.d_model
         in_layers = max(read, written) + self._weights(2)
         return self.cache(rows, length) + self._head() + max(in_layers, logits + block)

@@ -15,9 +15,8 @@ from pretrainrl_jax.decoding.decode import bucket
 from pretrainrl_jax.improvement.cost import cost_of, rollout_count
 from pretrainrl_jax.improvement.learning import coefficients as coefficients_of
 from pretrainrl_jax.mining.rounds import spans
-from pretrainrl_jax.model.attention import Kernel
 from pretrainrl_jax.model.cost import flops
-from pretrainrl_jax.model.decoder import Model
+from pretrainrl_jax.model.decoder import Chosen, Model
 from pretrainrl_jax.model.mesh import round_up_rows
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.model.shape import ModelShape
@@ -103,7 +102,7 @@ def planned(
     judge: ModelShape | None,
     material: Material,
     mesh: Mesh,
-    kernel: Kernel,
+    chosen: Chosen,
 ) -> Planned:
     """Every program of a configuration: its stages' own, with their shapes, shardings and flags.
 
@@ -113,18 +112,18 @@ def planned(
         judge: of the model that judges, if one does.
         material: what is learned and asked.
         mesh: of the devices to plan for.
-        kernel: of attention there.
+        chosen: for the devices there.
     """
-    model = Model(shape, mesh, kernel)
+    model = Model(shape, mesh, **chosen._asdict())
     parts = _parts(model, mesh)
-    hand = ByHand(shape, Cut(**mesh.shape), kernel)
+    hand = ByHand(shape, Cut(**mesh.shape), *chosen)
     work = _Work(config, Lowering(model, mesh, config.optimizer), mesh, hand, sum(parts), material)
     programs: list[Program] = []
     if config.pretrain.epochs and (config.pretrain.text == "documents" or not config.preferences.path):
         programs.append(work.pretraining())
     verdicts = 0
     if improves(config):
-        of_judge = sum(_parts(Model(judge, mesh, kernel), mesh)) if judge else 0.0
+        of_judge = sum(_parts(Model(judge, mesh), mesh)) if judge else 0.0
         methods = {name: config.methods[name] for name in config.selfimprove.systems}
         for name, method in methods.items():
             programs += work.improvement(name, method, of_judge)

@@ -10,6 +10,7 @@ from jax.experimental import topologies
 
 from pretrainrl_jax.config import Config, PlatformConfig
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.model.decoder import Chosen
 from pretrainrl_jax.model.mesh import check_batch, make_mesh
 from pretrainrl_jax.planning.chips import Topology
 from pretrainrl_jax.planning.programs import Planned, planned
@@ -75,7 +76,8 @@ def planned_for(config: Config, topology: Topology, material: Material) -> Plann
         check_batch("pretrain.rows", config.pretrain.rows, mesh, config.pretrain.grad_accum_steps)
     judge = shape_of(config.judge.path, "judge.path") if config.judge.path else None
     kernel = kernel_for(topology.chip.kind, config.platform, topology.chip.capability)
-    return planned(config, shape_for(config), judge, material, mesh, kernel)
+    room = config.platform.decoding_memory * topology.chip.hbm
+    return planned(config, shape_for(config), judge, material, mesh, Chosen(kernel, room))
 
 
 def versions() -> list[str]:

@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.decoding.answers import answer_questions, distinct
-from pretrainrl_jax.model.attention import Kernel
+from pretrainrl_jax.model.decoder import Chosen
 from pretrainrl_jax.progress import Screen
 from pretrainrl_jax.stages.context import say
 from pretrainrl_jax.training.loading import find, load
@@ -21,7 +21,7 @@ def ask(
     kind: str,
     examples: Examples,
     mesh: Mesh,
-    kernel: Kernel,
+    chosen: Chosen,
     screen: Screen,
 ) -> None:
     """The most probable answers of `model.path`, or of the workdir's newest model, with probabilities.
@@ -30,7 +30,7 @@ def ask(
     or those it was trained with, or ours.
     """
     path = config.model.path or workdir
-    loaded = load(path, mesh, kernel=kernel)
+    loaded = load(path, mesh, chosen=chosen)
     settings = config.evaluate
     screen.say(f"model {find(path)[0] if not config.model.path else path}")
     template = loaded.template

@@ -26,8 +26,7 @@ from pretrainrl_jax.facts.splits import split
 from pretrainrl_jax.hosts.agree import is_process_0, run_on_process_0
 from pretrainrl_jax.knowledge.theory import KnownAnswers
 from pretrainrl_jax.mining.fingerprint import fingerprint
-from pretrainrl_jax.model.attention import Kernel
-from pretrainrl_jax.model.decoder import Model
+from pretrainrl_jax.model.decoder import PLAIN, Chosen, Model
 from pretrainrl_jax.objectives.scoring import ROWS, score_answers, score_trees
 from pretrainrl_jax.preferences.reading import Preferences
 from pretrainrl_jax.progress import NORMAL, Screen
@@ -49,7 +48,7 @@ class Context:
     facts: Sequence[Fact]  # every fact of the run
     screen: Screen = NORMAL
     command: str = ""  # what goes on after an interruption
-    kernel: Kernel = "xla"  # of attention
+    chosen: Chosen = PLAIN
     preferences: Preferences | None = None  # what the run learns from instead of facts
 
     @cached_property
@@ -153,11 +152,11 @@ class Context:
         """
         dtype = self.config.model.dtype
         if self.config.model_alone and stage == BASE and stage not in self.finished():
-            return load(self.config.model.path, self.mesh, dtype, "float32", self.screen, self.kernel)
+            return load(self.config.model.path, self.mesh, dtype, "float32", self.screen, self.chosen)
         if stage not in self.finished():
             verb = stage.split("/")[0]
             raise InputError(f"{self.workdir} has no finished {stage}: run `{verb}` with this workdir first")
-        return load(self.checkpoint(stage), self.mesh, dtype, "float32", kernel=self.kernel)
+        return load(self.checkpoint(stage), self.mesh, dtype, "float32", chosen=self.chosen)
 
     def in_training(self, model: Model) -> Model:
         """A loaded model as a step computes it: it recomputes what this run says.

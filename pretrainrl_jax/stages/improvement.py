@@ -62,7 +62,7 @@ class Improvement:
         context, settings = self._context, self._context.config.judge
         if not settings.path:
             return None
-        return load(settings.path, context.mesh, settings.dtype, kernel=context.kernel)
+        return load(settings.path, context.mesh, settings.dtype, chosen=context.chosen)
 
     @cached_property
     def _judge(self) -> Judge:

@@ -161,7 +161,7 @@ def starting_point(context: Context) -> Loaded:
     """What pretraining begins with, in float32; raises InputError for a vocabulary below the tokenizer's."""
     config = context.config
     if path := config.model.path:
-        loaded = load(path, context.mesh, config.model.dtype, "float32", kernel=context.kernel)
+        loaded = load(path, context.mesh, config.model.dtype, "float32", chosen=context.chosen)
         shape = replace(loaded.model.shape, remat=config.model.remat)
         return replace(loaded, model=replace(loaded.model, shape=shape))
     if config.tokenizer.path:
@@ -171,7 +171,7 @@ def starting_point(context: Context) -> Loaded:
         if streams(context):
             texts = [document.text for document in context.stream().take(TOKENIZED)]
         tokenizer = trained_tokenizer(texts, config.tokenizer.vocabulary)
-    model = Model(from_settings(config.model, tokenizer.size), context.mesh, context.kernel)
+    model = Model(from_settings(config.model, tokenizer.size), context.mesh, **context.chosen._asdict())
     check_fits(tokenizer, model.shape.vocabulary, "model.vocabulary")
     initialise = jax.jit(model.init, out_shardings=parameter_shardings(model, context.mesh))
     return Loaded(model, initialise(jax.random.key(config.seed)), tokenizer, Template("bare"))

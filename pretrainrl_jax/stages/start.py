@@ -16,14 +16,14 @@ from pretrainrl_jax.command import Command
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.tasks import Task
 from pretrainrl_jax.facts.record import Fact
-from pretrainrl_jax.hosts.agree import is_process_0, process_count, run_on_process_0
+from pretrainrl_jax.hosts.agree import gather, is_process_0, process_count, run_on_process_0
 from pretrainrl_jax.hosts.join import join
 from pretrainrl_jax.hosts.maintenance import watch_maintenance
-from pretrainrl_jax.model.attention import Kernel
+from pretrainrl_jax.model.decoder import Chosen
 from pretrainrl_jax.model.mesh import check_batch, make_mesh
 from pretrainrl_jax.planning.chips import Topology
 from pretrainrl_jax.planning.target import prepare_target
-from pretrainrl_jax.platforms import kernel_for, prepare
+from pretrainrl_jax.platforms import kernel_for, prepare, room_for
 from pretrainrl_jax.preferences.reading import Preferences
 from pretrainrl_jax.progress import Screen
 from pretrainrl_jax.stages.ask import ask
@@ -48,7 +48,7 @@ STAGES = {
     "evaluate": evaluate,
     "selfimprove": selfimprove,
 }
-Started = tuple[Mesh, Kernel, Screen]  # what a verb works with: devices, attention, this process's screen
+Started = tuple[Mesh, Chosen, Screen]  # what a verb works with: devices, what is chosen for them, the screen
 
 
 def begin(command: Command) -> Started:
@@ -66,8 +66,9 @@ def begin(command: Command) -> Started:
     mesh = make_mesh(config.mesh)
     capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))
     kernel = kernel_for(backend, config.platform, capability)
+    room = min(gather(room_for(config.platform, jax.local_devices()[0]), "the memory of devices"))
     screen.say(f"backend {backend}, {jax.device_count()} x {jax.devices()[0].device_kind}{hosts}")
-    return mesh, kernel, screen
+    return mesh, Chosen(kernel, room), screen
 
 
 @contextmanager
@@ -85,12 +86,12 @@ def held(workdir: Path, prepare: Callable[[], None] = lambda: None) -> Iterator[
 
 def start(command: Command, facts: Sequence[Fact], preferences: Preferences | None = None) -> None:
     """Run a verb on what was read; raises Interrupted if a training was stopped and saved."""
-    config, workdir, (mesh, kernel, screen) = command.config, command.workdir, begin(command)
+    config, workdir, (mesh, chosen, screen) = command.config, command.workdir, begin(command)
     create = creates(command)
     if config.pretrain.epochs:  # else no row of it is ever made
         check_batch("pretrain.rows", config.pretrain.rows, mesh, config.pretrain.grad_accum_steps)
     with held(workdir, lambda: prepare_workdir(workdir, config, create)):
-        context = Context(config, workdir, mesh, facts, screen, command.text, kernel, preferences)
+        context = Context(config, workdir, mesh, facts, screen, command.text, chosen, preferences)
         if command.verb == "run" and cells(config):
             sweep(context)
         else:
@@ -115,9 +116,9 @@ def start_harness(command: Command, tasks: Sequence[Task]) -> None:
     """Standard evaluations of the workdir's systems, or of the model that is named."""
     from pretrainrl_jax.stages.harness import evaluate_model, harness  # needs the extra `eval`
 
-    mesh, kernel, screen = begin(command)
+    mesh, chosen, screen = begin(command)
     with held(command.workdir):
-        context = Context(command.config, command.workdir, mesh, [], screen, command.text, kernel)
+        context = Context(command.config, command.workdir, mesh, [], screen, command.text, chosen)
         if path := command.given.get("model.path"):
             evaluate_model(context, path, command.given.get("model.dtype", ""), tasks)
         else:

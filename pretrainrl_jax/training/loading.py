@@ -12,8 +12,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.model.attention import Kernel
-from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.model.decoder import PLAIN, Chosen, Model, Params
 from pretrainrl_jax.model.hugging_face.config import read_config, read_shape
 from pretrainrl_jax.model.hugging_face.files import is_hugging_face
 from pretrainrl_jax.model.hugging_face.reading import own_dtypes, read_params
@@ -77,7 +76,7 @@ def load(
     dtype: str = "",
     params_dtype: str = "",
     screen: Screen = SILENT,
-    kernel: Kernel = "xla",
+    chosen: Chosen = PLAIN,
 ) -> Loaded:
     """Read a model from an Orbax checkpoint or a Hugging Face folder, parameters only.
 
@@ -87,6 +86,7 @@ def load(
         dtype: compute dtype; empty takes the checkpoint's, or of a Hugging Face folder bfloat16 where it is
             stored so, else float32.
         params_dtype: of the parameters; empty keeps them as they are stored.
+        chosen: for the devices.
 
     Raises:
         InputError: if there is nothing to load, it is damaged, or of an unknown kind.
@@ -97,7 +97,7 @@ def load(
         else:
             loaded = _load_checkpoint(local, mesh, dtype, params_dtype)
     origin = {name: value for name, value in loaded.origin.items() if name != DTYPES or not params_dtype}
-    return replace(loaded, model=replace(loaded.model, kernel=kernel), origin=origin)
+    return replace(loaded, model=replace(loaded.model, **chosen._asdict()), origin=origin)
 
 
 def _load_hugging_face(

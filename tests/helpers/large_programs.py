@@ -4,8 +4,10 @@ Run as `python -m helpers.large_programs FILE`: it simulates the devices and wri
 `test_compiled_meshes` reads.
 """
 
+import math
 import pickle
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -109,7 +111,11 @@ def programs(mesh: Mesh) -> dict[str, Any]:
         array(mesh, (BATCH,), jnp.int32, "rows"),
         array(mesh, (VOCABULARY,), jnp.bool),
     )
-    search = beam_search.lower(model, params, *asked, beams=BEAMS, max_new_tokens=GROWN).compile()
+    widths = {"beams": BEAMS, "max_new_tokens": GROWN}
+    search, copying = (
+        beam_search.lower(replace(model, room=room), params, *asked, **widths).compile()
+        for room in (0.0, math.inf)
+    )
     key = jax.eval_shape(lambda: jax.random.key(0))
     keys = array(mesh, (BATCH,), key.dtype, "rows")
     draw = sample.lower(
@@ -130,6 +136,7 @@ def programs(mesh: Mesh) -> dict[str, Any]:
         "step": described(step, (state, rows(1), numbers)),
         "accumulating": described(accumulating, (state, rows(2), numbers)),
         "search": described(search, (params, asked)),
+        "copying": described(copying, (params, asked)),
         "draw": described(draw, (params, asked, keys)),
         "first": described(initial, ()),
     }

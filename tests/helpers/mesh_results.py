@@ -11,6 +11,7 @@ import pickle
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -396,6 +397,15 @@ def answers(layout: Layout) -> Found:
         compiles(lambda: keep("few", lambda: search_few(prompts(vocabulary=FEW)))),
         compiles(lambda: search_few(few_later)),
     )
+    copying = replace(model, room=math.inf)
+    with guarded():
+        same = {"max_new_tokens": LIMIT, "batch": BATCH}
+        results["copied"] = (
+            decode(copying, params, prompts(), ends, beams=BEAMS, **same),
+            sample_batch(
+                copying, params, prompts(), ends, samples=SAMPLES, seed=7, **same, **CHANCES["top-p"]
+            ),
+        )
     plainest, *others = CHANCES
 
     def chances(names: Sequence[str]) -> None:

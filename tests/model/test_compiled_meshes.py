@@ -139,6 +139,20 @@ def test_a_search_sends_no_logits(compiled_large: dict[str, Any], mesh: str) -> 
 
 
 @pytest.mark.parametrize("mesh", MESHES)
+def test_a_search_of_copied_weights_gathers_them_once(compiled_large: dict[str, Any], mesh: str) -> None:
+    """In the loops over tokens and over blocks of the vocabulary nobody hears of any weight."""
+    search = program(compiled_large, mesh, "copying")
+    (steps,) = search.loops("jit(beam_search)/while")
+    rows = BATCH // parts(mesh, "data", "fsdp")
+    assert max(math.prod(shape) for one in steps.collectives for shape in one.shapes) <= rows * BEAMS * WIDTH
+    assert all(not exchanged(loop) for loop in search.loops("vocabulary/while"))
+    whole = TABLE // parts(mesh, "tensor")
+    gathered = [one for one in search.outside("while") if any(math.prod(s) == whole for s in one.shapes)]
+    once = [(one.kind, one.groups) for one in gathered]
+    assert once == [("all-gather", along(mesh, "fsdp"))] * 2 * (parts(mesh, "fsdp") > 1)  # embedding and head
+
+
+@pytest.mark.parametrize("mesh", MESHES)
 def test_what_devices_tell_each_other_is_found(compiled_large: dict[str, Any], mesh: str) -> None:
     """The loops over layers hold what they must, so the tests beside this one would see it elsewhere."""
     step = program(compiled_large, mesh, "step")

@@ -252,6 +252,14 @@ def test_samples(computed: dict[str, Any], mesh: str, chance: str) -> None:
 
 
 @pytest.mark.parametrize("mesh", MESHES)
+def test_decoding_from_a_copy_of_the_weights_is_the_same(computed: dict[str, Any], mesh: str) -> None:
+    beams, samples = computed[mesh]["copied"]
+    assert_same_beams(beams, computed[ONE]["beams"])
+    expected = [*chain(*computed[ONE]["samples"]["top-p"])]
+    assert [one.tokens for one in chain(*samples)] == [one.tokens for one in expected]
+
+
+@pytest.mark.parametrize("mesh", MESHES)
 def test_constrained_beams_and_samples(computed: dict[str, Any], mesh: str) -> None:
     """Each device reads its own part of what may follow, and all know the next state."""
     ours, expected = computed[mesh]["constrained"], computed[ONE]["constrained"]

@@ -15,6 +15,7 @@ from pretrainrl_jax.config.declare import Policy
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.attention import Kernel, splash_block
 from pretrainrl_jax.model.cost import parameters
+from pretrainrl_jax.model.decoder import Chosen
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.planning.by_hand import ByHand, Packed, recomputed
@@ -24,7 +25,7 @@ from pretrainrl_jax.planning.programs import planned
 from pretrainrl_jax.planning.shapes import KNOWN
 from pretrainrl_jax.planning.target import prepare_target
 from pretrainrl_jax.planning.typical import Material
-from pretrainrl_jax.planning.work import Cut, Operation, Work
+from pretrainrl_jax.planning.work import FLOAT32, Cut, Operation, Work
 from pretrainrl_jax.platforms import kernel_for
 
 ROOT = Path(__file__).parents[2]
@@ -115,6 +116,28 @@ def test_cut_weights_are_gathered_for_every_token() -> None:
     assert {(one.kind, one.group) for one in sent} == {("all-gather", 2)}
 
 
+def test_copied_weights_are_gathered_once_and_read_for_every_token() -> None:
+    shape = replace(LARGE, dtype="bfloat16")
+    plain, copying = (replace(hand(shape, Cut(1, 8, 2)), room=room) for room in (0.0, 1e12))
+    cast = FLOAT32 * parameters(shape).total / 2 / 8 + copying.copy
+    assert copying.copy == parameters(shape).total  # two bytes, two parts
+    for write in (ByHand.beams, ByHand.sampling):
+        before, after = (write(one, 3, 16, 5, 4) for one in (plain, copying))
+        weights = [one for one in after.sent if one.kind == "all-gather"]
+        told = [(one.bytes, one.group, one.times, one.stride) for one in weights]
+        assert told == [(copying.copy, 8, 1.0, 2)]
+        assert {one.kind for one in after.sent} == {"all-gather", "all-reduce"}
+        assert sum(op.flops * op.times for op in after.operations) == pytest.approx(
+            sum(op.flops * op.times for op in before.operations)
+        )
+        read = by_name(after)
+        assert read["copy of the weights"].bytes == cast
+        assert read["products"].bytes == 2 * copying.matrices
+        assert by_name(before)["products"].bytes == FLOAT32 * plain.matrices / 8 + 4 * plain.matrices
+    more = copying.decoding_memory(3, 16, 5, 4, True) - plain.decoding_memory(3, 16, 5, 4, True)
+    assert 0.8 * copying.copy < more < copying.copy
+
+
 def test_memory_of_a_recomputed_step_keeps_the_inputs_of_layers() -> None:
     few, more = (hand(replace(LARGE, layers=n, remat="full", dtype="bfloat16")) for n in (2, 6))
     packed = [Packed(2, 512, 64)]
@@ -165,7 +188,7 @@ def test_by_hand_agrees_with_what_xla_compiles(remat: Policy) -> None:
     settings = PretrainConfig(text="documents", steps=10, rows=2, row_length=256)
     config = Config(pretrain=settings)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    whole = planned(config, shape, None, Material(10, 10, 10, 10, 10, ""), mesh, "xla")
+    whole = planned(config, shape, None, Material(10, 10, 10, 10, 10, ""), mesh, Chosen())
     step = next(program for program in whole.programs if program.name == "pretraining step")
     compiled = step.lower().compile()
     assert step.load.work(whole.hand).flops == pytest.approx(read_program(compiled.as_text()).flops, rel=0.1)

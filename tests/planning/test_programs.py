@@ -20,6 +20,7 @@ from pretrainrl_jax.config import (
     PretrainConfig,
     TrainConfig,
 )
+from pretrainrl_jax.model.decoder import Chosen
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.planning.loads import Decoding, Scoring, Step
@@ -34,7 +35,7 @@ BARE = Config(model=ModelConfig(path="a model"), pretrain=PretrainConfig(epochs=
 
 def of(config: Config, material: Material = QUESTIONS, judge: ModelShape | None = None) -> Planned:
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    return planned(config, SHAPE, judge, material, mesh, "xla")
+    return planned(config, SHAPE, judge, material, mesh, Chosen())
 
 
 def names(whole: Planned) -> list[str]:

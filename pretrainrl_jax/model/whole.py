@@ -1,0 +1,56 @@
+"""Weights to decode from: a copy in the compute dtype, of which each device has all that fsdp cuts.
+
+Every token that is written reads every weight. Where parameters are cut along fsdp each device would gather
+them, and cast them, at each token: the network would bound it all. The copy is made once for all tokens.
+"""
+
+from dataclasses import replace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from pretrainrl_jax.model.cost import parameters
+from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.model.partitioning import parameter_shardings
+from pretrainrl_jax.model.shape import ModelShape
+
+FLOAT32 = 4  # bytes of a parameter, and of each of the optimizer's two moments
+
+
+def takes_copy(shape: ModelShape, cut: int, tensor: int, room: float) -> bool:
+    """Whether there is something to copy, and room for it beside a training that waits.
+
+    Args:
+        shape: of the model.
+        cut: devices that share the model axis of each parameter.
+        tensor: devices along that axis of the mesh.
+        room: bytes of a device that the copy, parameters and both moments may take.
+    """
+    item = jnp.dtype(shape.dtype).itemsize
+    if cut == 1 and item == FLOAT32:
+        return False
+    size = parameters(shape).total / tensor
+    return item * size + 3 * FLOAT32 * size / cut <= room
+
+
+def for_decoding(model: Model, params: Params) -> tuple[Model, Params]:
+    """The model and its parameters as they are, or as that copy; within a jitted function."""
+    sizes = model.mesh.shape if model.mesh else {}
+    cut, tensor = (sizes.get(axis or "", 1) for axis in (model.rules.model, model.rules.mlp))
+    if not takes_copy(model.shape, cut, tensor, model.room):
+        return model, params
+    whole = replace(model, rules=replace(model.rules, model=None))
+    axes = nn.get_partition_spec(model.abstract())
+    # Matrices are cast where they are used; norms and biases are not, or are next to nothing.
+    copy = jax.tree.map(
+        lambda x, names: x.astype(model.shape.dtype) if "model" in names and set(names) - _ALONE else x,
+        params,
+        axes,
+    )
+    if model.mesh:
+        copy = jax.lax.with_sharding_constraint(copy, parameter_shardings(whole, model.mesh))
+    return whole, jax.lax.optimization_barrier(copy)  # made once, not again within the loop
+
+
+_ALONE = {"model", "layers"}  # axes of what is no matrix

@@ -1,0 +1,60 @@
+"""When weights are copied to decode from, and that a copy changes nothing."""
+
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from helpers.models_and_trees import small_model
+
+from pretrainrl_jax.decoding.decode import decode, sample_batch
+from pretrainrl_jax.model.cost import parameters
+from pretrainrl_jax.model.shape import ModelShape
+from pretrainrl_jax.model.whole import for_decoding, takes_copy
+
+SHAPE = ModelShape("qwen3", 512, 32, 2, 2, 1, 16, 64, 1e4, 1e-6, tied=True, dtype="bfloat16")
+
+
+@pytest.mark.parametrize(("cut", "tensor"), [(1, 1), (8, 1), (4, 2)])
+def test_a_copy_needs_room_beside_parameters_and_moments(cut: int, tensor: int) -> None:
+    size = parameters(SHAPE).total
+    needed = 2 * size / tensor + 3 * 4 * size / (cut * tensor)
+    assert takes_copy(SHAPE, cut, tensor, needed)
+    assert not takes_copy(SHAPE, cut, tensor, needed - 1)
+
+
+def test_parameters_that_are_used_as_they_lie_are_not_copied() -> None:
+    shape = replace(SHAPE, dtype="float32")
+    assert not takes_copy(shape, 1, 2, 1e12)
+    assert takes_copy(shape, 2, 1, 1e12)
+
+
+def test_matrices_alone_are_cast() -> None:
+    model, params = small_model(qkv_bias=True, dtype="bfloat16")
+    whole, copy = for_decoding(replace(model, room=1e12), params)
+    kinds = {"/".join(path): x.dtype for path, x in flatten_dict(copy["layers"]["attention"]).items()}
+    kept = {name for name, dtype in kinds.items() if dtype == jnp.float32}
+    biases = {f"{name}_bias" for name in ("query", "key", "value")}
+    assert kept == biases | {"query_norm/scale", "key_norm/scale"}
+    assert copy["final_norm"]["scale"].dtype == jnp.float32
+    assert copy["embedding"].dtype == copy["layers"]["mlp"]["up"].dtype == jnp.bfloat16
+    assert whole.rules.model is None
+    assert for_decoding(model, params) == (model, params)
+
+
+def test_what_is_decoded_is_the_same_to_the_bit() -> None:
+    model, params = small_model(sharpness=3.0, dtype="bfloat16")
+    ends = np.zeros(model.shape.vocabulary, bool)
+    ends[3] = True
+    prompts = [[5, 6, 7], [8], [9, 10, 11, 12]]
+    same = {"max_new_tokens": 6, "batch": 3}
+    chance = {"samples": 4, "seed": 1, "temperature": 0.9, "top_p": 0.9, "top_k": 0}
+    plain, copying = (
+        (
+            decode(one, params, prompts, ends, beams=5, **same),
+            sample_batch(one, params, prompts, ends, **same, **chance),
+        )
+        for one in (model, replace(model, room=1e12))
+    )
+    assert plain == copying
