@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pretrainrl_jax.planning.chips import GIB, Topology
@@ -127,11 +127,29 @@ def remedies(one: Figures, planned: Planned, topology: Topology) -> list[str]:
     parts = 1 << (math.ceil((memory.peak - state) / max(limit - state, GIB / 8)) - 1).bit_length()
     if isinstance(load, Step) and planned.shape.remat != "full":
         said.append("--model.remat=full")
+    if isinstance(load, Decoding) and planned.hand.copies:
+        said.append("--platform.decoding_memory=0")
     microsteps = 1 if isinstance(load, Decoding) else load.microsteps
     if one.program.setting and planned.hand.share(load.rows / microsteps) > 1:  # one row cannot be cut
         fewer = max(1, load.rows // parts) if isinstance(load, Decoding) else microsteps * parts
         said.append(f"--{one.program.setting}={fewer}")
     return said or ["a larger slice"]
+
+
+def of_weights(planned: Planned) -> str:
+    """What decoding reads weights from; "" where nothing is decoded, or they are read as they lie."""
+    hand = planned.hand
+    if not any(isinstance(program.load, Decoding) for program in planned.programs):
+        return ""
+    if hand.copies:
+        return f"decoding reads a copy of the weights: {hand.copy / GIB:.2f} GiB a chip, made once a batch"
+    if hand.cut.fsdp == 1:
+        return ""
+    needed = replace(hand, room=math.inf).copy + 3 * planned.parameters
+    return (
+        "! decoding gathers all weights at each token: a copy, parameters and optimizer take "
+        f"{needed / GIB:.2f} GiB a chip, more than --platform.decoding_memory allows"
+    )
 
 
 def as_json(every: Sequence[Figures], topology: Topology) -> list[dict[str, Any]]:

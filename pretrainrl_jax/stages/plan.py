@@ -14,7 +14,7 @@ from pretrainrl_jax.config import Config
 from pretrainrl_jax.planning.chips import GIB, Topology
 from pretrainrl_jax.planning.compiled import Compiled, OutOfMemory, compile_program, keep, kept
 from pretrainrl_jax.planning.compiler import Request
-from pretrainrl_jax.planning.figures import SPARE, Figures, as_json, figures, remedies, warnings
+from pretrainrl_jax.planning.figures import SPARE, Figures, as_json, figures, of_weights, remedies, warnings
 from pretrainrl_jax.planning.loads import Decoding
 from pretrainrl_jax.planning.page import page
 from pretrainrl_jax.planning.program import Collective, read_program
@@ -170,6 +170,8 @@ def lines(made: Plan) -> Iterator[str]:
             f"the judge is asked {made.planned.verdicts:,} times and reads about "
             f"{made.planned.verdict_tokens / 1e9:,.1f}B tokens: its time is not in the tables"
         )
+    if told := of_weights(made.planned):
+        yield told
     if made.planned.uncounted:
         yield f"! not counted: what is asked for by {', '.join(made.planned.uncounted)}"
     for one in made.figures:

@@ -10,7 +10,7 @@ import pytest
 from pretrainrl_jax.config.declare import Policy
 from pretrainrl_jax.planning.by_hand import ByHand, Packed
 from pretrainrl_jax.planning.chips import GIB, topology
-from pretrainrl_jax.planning.figures import Figures, as_json, figures, remedies, warnings
+from pretrainrl_jax.planning.figures import Figures, as_json, figures, of_weights, remedies, warnings
 from pretrainrl_jax.planning.loads import Decoding, Step
 from pretrainrl_jax.planning.page import page
 from pretrainrl_jax.planning.programs import Planned, Program
@@ -66,6 +66,18 @@ def test_remedies() -> None:
     assert remedies(of(STEP, uncut, 40.0), uncut, PLACE) == ["--mesh.data=1 --mesh.fsdp=16"]
     uncut = planned(1.0, "full", data=2, fsdp=8)
     assert remedies(of(STEP, uncut, 17.0), uncut, PLACE) == ["--mesh.data=1 --mesh.fsdp=16"]
+
+
+def test_what_decoding_reads_is_told() -> None:
+    whole = planned(1.0)
+    assert "! decoding gathers all weights at each token" in of_weights(whole)
+    copying = replace(
+        whole, hand=replace(whole.hand, room=1e12, shape=replace(whole.shape, dtype="bfloat16"))
+    )
+    assert f"a copy of the weights: {copying.hand.copy / GIB:.2f} GiB a chip" in of_weights(copying)
+    assert remedies(of(MINING, copying, 40.0), copying, PLACE)[0] == "--platform.decoding_memory=0"
+    assert of_weights(replace(copying, programs=(STEP,))) == ""
+    assert of_weights(replace(whole, hand=replace(whole.hand, cut=Cut(16, 1, 1)))) == ""
 
 
 def test_warnings_of_few_updates_and_of_idle_chips() -> None:
