@@ -34,7 +34,7 @@ import jax.numpy as jnp
 
 from pretrainrl_jax.config.declare import Policy
 from pretrainrl_jax.decoding.best_tokens import BLOCK
-from pretrainrl_jax.model.attention import Kernel, can_use_cudnn, splash_block, splash_suits
+from pretrainrl_jax.model.attention import Kernel, can_use_cudnn, splash_block, splash_part, splash_suits
 from pretrainrl_jax.model.cost import flops, parameters
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.shape import ModelShape
@@ -172,16 +172,20 @@ class ByHand:
         again = s.remat != "none"
         shares = recomputed(s, flash)
         splash, seen = flash and self.kernel == "splash", float(time)
-        if splash:  # leaves out blocks above the diagonal; backward it has seven products, others five
-            seen = (time + splash_block(time)) / 2
-            shares = shares._replace(attention=shares.attention + 1.0)
+        if splash:  # leaves out blocks above the diagonal
+            block, part = splash_block(time), splash_part(time)
+            seen = (time + block) / 2
+            backward = 2.5 * ((time + part) / (time + block) - 1)  # five products, of coarser blocks
+            shares = shares._replace(attention=shares.attention + backward)
         work = training_work(s, self.cut, tokens, seen, rows * sources, shares, microsteps=microsteps)
         extra = {
             # Gathered forward and backward; there two products read them, and their gradient is written.
             "products": 2 * self._cast(self.matrices) + 2 * self.item * self.matrices,
             # Scores and probabilities are written and read; backward theirs and their gradients are.
-            # Of a flash kernel its operands, results and their gradients.
-            "attention": 12 * self.item * tokens * s.heads * s.head_dim / self.cut.tensor
+            # Of a flash kernel its operands, results and their gradients; splash attention's gradient of
+            # queries comes in a part for each block of keys.
+            "attention": (12 + 2 * splash * time / splash_part(time))
+            * (self.item * tokens * s.heads * s.head_dim / self.cut.tensor)
             if flash
             else (2 + again) * self._square(tokens, time),
             "vocabulary": 2 * self._cast(self.table) + 2 * FLOAT32 * self.table,

@@ -13,7 +13,7 @@ import pytest
 from pretrainrl_jax.config import Config, MeshConfig, PlatformConfig, PretrainConfig
 from pretrainrl_jax.config.declare import Policy
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.model.attention import Kernel, splash_block
+from pretrainrl_jax.model.attention import Kernel, splash_block, splash_part
 from pretrainrl_jax.model.cost import parameters
 from pretrainrl_jax.model.decoder import Chosen
 from pretrainrl_jax.model.mesh import make_mesh
@@ -158,7 +158,8 @@ def test_splash_attention_takes_documents_alone_and_half_of_the_square() -> None
     block = splash_block(2048)
     blocks = 2048 // block
     seen = block * blocks * (blocks + 1) / 2 / blocks  # the diagonal's blocks are whole
-    assert documents["attention"].flops == 4 * seen * 32 * 128 * 2048 * 4.5
+    backward = (2048 + splash_part(2048)) / 2
+    assert documents["attention"].flops == 4 * 32 * 128 * 2048 * (seen + 2.5 * backward)
     assert rows["attention"].head_dim == 0
     assert rows["attention"].flops == 4 * 2048 * 32 * 128 * 2048 * 3
 
