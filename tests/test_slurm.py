@@ -232,7 +232,7 @@ def test_a_job_whose_task_is_killed_is_requeued_and_ends_the_same(
     assert told(job, "JobState") == "COMPLETED", log[-3000:]
     assert told(job, "Restarts") == "2", log[-3000:]
     assert log.count(f"job {job} on") == 3
-    expected, found = (prl.load(tmp_path / name).params for name in ("alone", "stopped"))
+    expected, found = (prl.load(tmp_path / name)[1] for name in ("alone", "stopped"))
     assert [line["step"] for line in metrics(workdir, "pretrain")] == [
         line["step"] for line in metrics(tmp_path / "alone", "pretrain")
     ]
