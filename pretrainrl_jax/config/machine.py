@@ -105,7 +105,8 @@ class PlatformConfig(Section):
         "documents of 1024 tokens or more; auto takes what platforms.py lists",
     )
     decoding_memory: Share = setting(
-        2 / 3,
+        0.7,
         "decode from a copy of the weights, whole along mesh.fsdp and in the compute dtype, if it, the "
-        "parameters and the optimizer take this share of a device's memory or less; 0: never",
+        "parameters and the optimizer take this share of a device's memory or less (a judge or a reference "
+        "comes out of the rest); 0: never",
     )

@@ -192,7 +192,8 @@ def _attend_splash(
     """Causal attention within each sequence of a row, by JAX's splash attention (Pallas).
 
     Scores stay in the kernel: blocks above the diagonal are skipped, softmax and sums are float32, and the
-    gradient computes them again from one number a query. Padding sees padding.
+    gradient computes them again from one number a query. That of the queries comes in parts (`splash_part`),
+    in their own dtype, which are added up. Padding sees padding.
     """
     from jax.experimental.pallas.ops.tpu.splash_attention import (
         BlockSizes,

@@ -34,11 +34,30 @@ def takes_copy(shape: ModelShape, cut: int, tensor: int, room: float) -> bool:
     return item * size + 3 * FLOAT32 * size / cut <= room
 
 
+def told(shape: ModelShape, cut: int, tensor: int, room: float) -> str:
+    """What decoding reads, in a line; "" where parameters are read as they lie, and none is cut."""
+    item, size = jnp.dtype(shape.dtype).itemsize, parameters(shape).total / tensor
+    copy = f"{item * size / 2**30:.2f} GiB a device"
+    if takes_copy(shape, cut, tensor, room):
+        return f"decoding reads a copy of the weights, {copy}, made once a batch"
+    if cut == 1:
+        return ""
+    needed = (item * size + 3 * FLOAT32 * size / cut) / 2**30
+    return (
+        f"! decoding gathers all weights at each token: a copy, {copy}, takes {needed:.2f} with parameters "
+        f"and optimizer, and platform.decoding_memory allows {room / 2**30:.2f}"
+    )
+
+
+def cuts(model: Model) -> tuple[int, int]:
+    """Devices that share the model axis of each parameter, and those along the tensor axis."""
+    sizes = model.mesh.shape if model.mesh else {}
+    return sizes.get(model.rules.model or "", 1), sizes.get(model.rules.mlp or "", 1)
+
+
 def for_decoding(model: Model, params: Params) -> tuple[Model, Params]:
     """The model and its parameters as they are, or as that copy; within a jitted function."""
-    sizes = model.mesh.shape if model.mesh else {}
-    cut, tensor = (sizes.get(axis or "", 1) for axis in (model.rules.model, model.rules.mlp))
-    if not takes_copy(model.shape, cut, tensor, model.room):
+    if not takes_copy(model.shape, *cuts(model), model.room):
         return model, params
     whole = replace(model, rules=replace(model.rules, model=None))
     axes = nn.get_partition_spec(model.abstract())

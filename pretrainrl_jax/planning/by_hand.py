@@ -300,6 +300,9 @@ class ByHand:
             flash = self._flash(time, sequences)
             one_layer = self._saved(rows, time, 1, "none", flash)
             layer = one_layer if policy != "none" else self._working(rows * time, time, flash)
+            if flash and self.kernel == "splash":  # the gradient of queries, in parts
+                queries = self.item * rows * time * self.shape.heads * self.shape.head_dim / self.cut.tensor
+                layer += queries * time / splash_part(time)
             working += [layer + self._weights(3), self._fold(rows * sources) + cut_head]
         gradients = self.parameters * (1 if microsteps == 1 else 2)
         return gradients + self.saved(packed) + max(working)

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from pretrainrl_jax.model.whole import told
 from pretrainrl_jax.planning.chips import GIB, Topology
 from pretrainrl_jax.planning.efficiency import efficiencies
 from pretrainrl_jax.planning.estimate import Estimate, estimate
@@ -119,6 +120,8 @@ def remedies(one: Figures, planned: Planned, topology: Topology) -> list[str]:
     memory, limit, load, cut = one.memory, topology.chip.hbm * (1 - SPARE), one.program.load, planned.hand.cut
     state = memory.parameters + memory.optimizer + memory.resident
     said = []
+    if isinstance(load, Decoding) and planned.hand.copies:
+        said.append("--platform.decoding_memory=0")
     if cut.data > 1:
         said.append(f"--mesh.data=1 --mesh.fsdp={cut.data * cut.fsdp}")
     if state > limit:
@@ -127,8 +130,6 @@ def remedies(one: Figures, planned: Planned, topology: Topology) -> list[str]:
     parts = 1 << (math.ceil((memory.peak - state) / max(limit - state, GIB / 8)) - 1).bit_length()
     if isinstance(load, Step) and planned.shape.remat != "full":
         said.append("--model.remat=full")
-    if isinstance(load, Decoding) and planned.hand.copies:
-        said.append("--platform.decoding_memory=0")
     microsteps = 1 if isinstance(load, Decoding) else load.microsteps
     if one.program.setting and planned.hand.share(load.rows / microsteps) > 1:  # one row cannot be cut
         fewer = max(1, load.rows // parts) if isinstance(load, Decoding) else microsteps * parts
@@ -139,17 +140,8 @@ def remedies(one: Figures, planned: Planned, topology: Topology) -> list[str]:
 def of_weights(planned: Planned) -> str:
     """What decoding reads weights from; "" where nothing is decoded, or they are read as they lie."""
     hand = planned.hand
-    if not any(isinstance(program.load, Decoding) for program in planned.programs):
-        return ""
-    if hand.copies:
-        return f"decoding reads a copy of the weights: {hand.copy / GIB:.2f} GiB a chip, made once a batch"
-    if hand.cut.fsdp == 1:
-        return ""
-    needed = replace(hand, room=math.inf).copy + 3 * planned.parameters
-    return (
-        "! decoding gathers all weights at each token: a copy, parameters and optimizer take "
-        f"{needed / GIB:.2f} GiB a chip, more than --platform.decoding_memory allows"
-    )
+    decodes = any(isinstance(program.load, Decoding) for program in planned.programs)
+    return told(hand.shape, hand.cut.fsdp, hand.cut.tensor, hand.room) if decodes else ""
 
 
 def as_json(every: Sequence[Figures], topology: Topology) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.mesh import replicated, round_up_rows, row_sharding
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.objectives.loss import Coefficients
-from pretrainrl_jax.objectives.scoring import score_endings
+from pretrainrl_jax.objectives.scoring import score_endings, score_rows
 from pretrainrl_jax.planning.loads import Decoding, Scoring, Step
 from pretrainrl_jax.training.optimizer import Schedule, adamw
 from pretrainrl_jax.training.step import (
@@ -73,10 +73,11 @@ class Lowering:
         temperature = jax.ShapeDtypeStruct((), jnp.float32)
         return compile_token_logps(self.model, self.mesh).lower(self._parameters, batch, temperature)
 
-    def scoring(self, load: Scoring, holds: Capacity) -> Any:
-        """Log-probabilities of branches and of their ends."""
-        batch, ends = self._packed(load.rows, holds, None), self._vector(jnp.bool_)
-        return cast(Any, score_endings).lower(self.model, self._parameters, batch, ends)
+    def scoring(self, load: Scoring, holds: Capacity, ends: bool) -> Any:
+        """Log-probabilities of branches, and with `ends` their probabilities as answers."""
+        batch, given = self._packed(load.rows, holds, None), (self._vector(jnp.bool_),) * ends
+        score = score_endings if ends else score_rows
+        return cast(Any, score).lower(self.model, self._parameters, batch, *given)
 
     def decoding(self, load: Decoding) -> Any:
         """Beam search, or sampling."""

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from pretrainrl_jax.config import METHODS, Config, MethodConfig, ObjectiveConfig, SelfimproveConfig
-from pretrainrl_jax.decoding.decode import bucket
+from pretrainrl_jax.decoding.decode import SMALLEST_BUCKET, bucket
 from pretrainrl_jax.improvement.cost import cost_of, rollout_count
 from pretrainrl_jax.improvement.learning import coefficients as coefficients_of
 from pretrainrl_jax.mining.rounds import spans
@@ -32,6 +33,10 @@ from pretrainrl_jax.trees.layouts import Layout, size
 from pretrainrl_jax.trees.packing import Capacity, capacity, plan, rounded
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, chosen_only, document
 
+POOLED = (
+    "pool",
+    "popularity",
+)  # sources of which a question keeps mine.pool answers, of others mine.negatives
 DOCUMENT = 600  # tokens of a document, where documents are packed into longer rows: about a web page's
 
 
@@ -43,6 +48,7 @@ class Prompts(NamedTuple):
     branches: int  # written after each
     new: int  # tokens of a branch
     sampled: bool = False  # else found by beam search
+    shortest: int = SMALLEST_BUCKET  # tokens that prompts are padded to at least
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,9 @@ def planned(
         programs.append(work.pretraining())
     verdicts = 0
     if improves(config):
-        of_judge = sum(_parts(Model(judge, mesh), mesh)) if judge else 0.0
+        of_judge = 0.0
+        if judge:  # it keeps the dtype that it is stored in
+            of_judge = sum(_parts(Model(judge, mesh), mesh)) * jnp.dtype(judge.dtype).itemsize / FLOAT32
         methods = {name: config.methods[name] for name in config.selfimprove.systems}
         for name, method in methods.items():
             programs += work.improvement(name, method, of_judge)
@@ -187,15 +195,23 @@ class _Work:
         plain = {name: one for name, one in objectives.items() if not one.reinforced}
         for names in _alike(plain):
             yield self._training(names, plain[names[0]], self._mined)
-        for name in objectives.keys() - plain.keys():
-            yield from self._reinforced(name, objectives[name])
+        for name, objective in objectives.items():
+            if objective.reinforced:
+                yield from self._reinforced(name, objective)
         yield from self._evaluation()
 
     @cached_property
     def _mined(self) -> list[AnswerTree]:
-        """Trees as mining makes them."""
+        """Trees as a step has them: so many falsehoods are drawn at each visit."""
         mine, number = self.config.mine, min(self.material.trained, SAMPLED)
         return trees(number, self.config.train.template, mine.negatives if mine.sources else 0)
+
+    @cached_property
+    def _candidates(self) -> list[AnswerTree]:
+        """Trees as mining keeps them: with all that falsehoods are drawn from."""
+        mine, number = self.config.mine, min(self.material.trained, SAMPLED)
+        kept = sum(mine.pool if source in POOLED else mine.negatives for source in mine.sources)
+        return trees(number, self.config.train.template, kept)
 
     def _mining(self, name: str, references: str, times: int, resident: float) -> Iterator[Program]:
         """So many times, beside what is resident: beams, where they are a source, and references."""
@@ -207,19 +223,19 @@ class _Work:
         if asked:
             how = Prompts(mine.batch, PROMPTS[mine.template], mine.beams, mine.max_new_tokens)
             yield self._decoding(name, "mine.batch", how, self._parts(asked), times, resident)
-        yield self._scoring(references, self._mined, self.material.referenced, times, resident)
+        yield self._scoring(references, self._candidates, self.material.referenced, times, resident)
 
     def preferences(self) -> Iterator[Program]:
         """References, training, evaluation on prompts with better and worse answers."""
         train, drawn = self.config.train, list(self.material.compared)
         objectives = {name: self.config.objectives[name] for name in train.systems}
-        yield self._scoring("references", drawn, self.material.referenced)
+        yield self._scoring("references", drawn, self.material.referenced, ends=False)
         if any(objective.anchored for objective in objectives.values()) and not self.config.anchor.path:
             yield self._anchor_text()
         for names in _alike(objectives):
             yield self._training(names, objectives[names[0]], drawn)
         if train.systems:  # the base model's are known
-            yield self._scoring("evaluation", drawn, self.material.asked, len(train.systems))
+            yield self._scoring("evaluation", drawn, self.material.asked, len(train.systems), ends=False)
 
     def improvement(self, name: str, method: MethodConfig, of_judge: float) -> Iterator[Program]:
         """Sampling, references and a step of one method of self-improvement."""
@@ -322,7 +338,7 @@ class _Work:
         """What the base model writes before the first system is trained."""
         settings = self.config.anchor
         calls = math.ceil(settings.tokens / settings.length / settings.batch)
-        how = Prompts(settings.batch, 1, 1, settings.length, sampled=True)
+        how = Prompts(settings.batch, 1, 1, settings.length, sampled=True, shortest=1)
         return self._decoding("anchor text", "anchor.batch", how, [settings.batch], calls)
 
     def _evaluation(self) -> Iterator[Program]:
@@ -352,7 +368,7 @@ class _Work:
     ) -> Program:  # fmt: skip
         """Calls with so many prompts each, whose last batch is filled up; all of them so many times."""
         rows = round_up_rows(self.mesh, how.batch)
-        load = Decoding(rows, bucket(how.length), how.branches, how.new, how.sampled)
+        load = Decoding(rows, bucket(how.length, how.shortest), how.branches, how.new, how.sampled)
         executions = sum(math.ceil(prompts / rows) for prompts in calls)
         prompts = sum(calls) / executions
         cost = flops(self.shape, 1.0)
@@ -364,8 +380,9 @@ class _Work:
         return Program(name, setting, lower, load, tokens, counted, times * executions, resident=resident)
 
     def _scoring(
-        self, name: str, drawn: Sequence[AnswerTree], asked: int, times: int = 1, resident: float = 0.0
-    ) -> Program:
+        self, name: str, drawn: Sequence[AnswerTree], asked: int, times: int = 1, resident: float = 0.0,
+        ends: bool = True,
+    ) -> Program:  # fmt: skip
         """So many trees like these, in parts; all of them so many times."""
         rows = round_up_rows(self.mesh, ROWS)
         row_length = max(self.config.train.row_length, *(tree.inputs for tree in drawn))
@@ -374,7 +391,7 @@ class _Work:
         executions = sum(math.ceil(part * of_tree / rows) for part in self._parts(asked))
         load = Scoring(Packed(rows, row_length, holds.sources))
         tokens, counted = _counted(self.shape, drawn, False, asked / executions / len(drawn))
-        lower = partial(self.lowering.scoring, load, holds)
+        lower = partial(self.lowering.scoring, load, holds, ends)
         return Program(name, "", lower, load, tokens, counted, times * executions, resident=resident)
 
 

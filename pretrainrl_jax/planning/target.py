@@ -76,7 +76,8 @@ def planned_for(config: Config, topology: Topology, material: Material) -> Plann
         check_batch("pretrain.rows", config.pretrain.rows, mesh, config.pretrain.grad_accum_steps)
     judge = shape_of(config.judge.path, "judge.path") if config.judge.path else None
     kernel = kernel_for(topology.chip.kind, config.platform, topology.chip.capability)
-    room = config.platform.decoding_memory * topology.chip.hbm
+    chip = topology.chip
+    room = config.platform.decoding_memory * chip.told * chip.hbm
     return planned(config, shape_for(config), judge, material, mesh, Chosen(kernel, room))
 
 

@@ -23,6 +23,7 @@ from pretrainrl_jax.trees.tree import AnswerTree, Branch, Pair, Role
 PUBLISHED = {"popQA.tsv": (12_518, 16), "entityquestions": (176_560, 24)}
 ASSUMED = 10_000, 10
 PROMPTS = {"bare": 17, "few_shot": 96}  # tokens of a prompt at most, of PopQA's under Qwen's tokenizer
+REVERSED = 0.64  # of PopQA's questions: those whose answer has few enough others
 SAMPLED = 2000  # trees that stand for all
 CHARACTERS = 4  # of a token of English
 
@@ -66,7 +67,8 @@ def material(config: Config) -> Material:
         number, kinds = PUBLISHED.get(path.name, ASSUMED)
         number = min(number, config.facts.limit) if config.facts.limit else number
         apart = number // config.facts.holdout_every if config.facts.holdout_every else 0
-        counts = dict.fromkeys(("trained", "paraphrase", "reversed"), number - apart) | {"held_out": apart}
+        counts = dict.fromkeys(("trained", "paraphrase"), number - apart) | {"held_out": apart}
+        counts["reversed"] = round(REVERSED * counts["trained"])
         categories = [-(-counts["trained"] // kinds)] * kinds
         known = "as published" if path.name in PUBLISHED else "a guess"
         source = f"{path.name} is not here: the number of questions is {known}"
@@ -74,6 +76,7 @@ def material(config: Config) -> Material:
     own = sum(number for group, number in asked.items() if group in OWN_WORDING)
     trees_of, most = config.train.wordings * counts["trained"], config.mine.pool_questions
     pooled = sum(min(members, most) if most else members for members in categories)
+    pooled = min(pooled, counts["trained"])
     source = f"{source}; lengths are PopQA's"
     return Material(counts["trained"], trees_of, pooled, sum(asked.values()), own, source)
 

@@ -27,6 +27,7 @@ from pretrainrl_jax.hosts.agree import is_process_0, run_on_process_0
 from pretrainrl_jax.knowledge.theory import KnownAnswers
 from pretrainrl_jax.mining.fingerprint import fingerprint
 from pretrainrl_jax.model.decoder import PLAIN, Chosen, Model
+from pretrainrl_jax.model.whole import cuts, told
 from pretrainrl_jax.objectives.scoring import ROWS, score_answers, score_trees
 from pretrainrl_jax.preferences.reading import Preferences
 from pretrainrl_jax.progress import NORMAL, Screen
@@ -152,11 +153,24 @@ class Context:
         """
         dtype = self.config.model.dtype
         if self.config.model_alone and stage == BASE and stage not in self.finished():
-            return load(self.config.model.path, self.mesh, dtype, "float32", self.screen, self.chosen)
+            path = self.config.model.path
+            return self._told(load(path, self.mesh, dtype, "float32", self.screen, self.chosen))
         if stage not in self.finished():
             verb = stage.split("/")[0]
             raise InputError(f"{self.workdir} has no finished {stage}: run `{verb}` with this workdir first")
-        return load(self.checkpoint(stage), self.mesh, dtype, "float32", chosen=self.chosen)
+        return self._told(load(self.checkpoint(stage), self.mesh, dtype, "float32", chosen=self.chosen))
+
+    def _told(self, loaded: Loaded) -> Loaded:
+        """It is said once what decoding reads of a model."""
+        line = told(loaded.model.shape, *cuts(loaded.model), loaded.model.room)
+        if line and line not in self._lines:
+            self.screen.say(line)
+            self._lines.add(line)
+        return loaded
+
+    @cached_property
+    def _lines(self) -> set[str]:
+        return set()
 
     def in_training(self, model: Model) -> Model:
         """A loaded model as a step computes it: it recomputes what this run says.

@@ -71,6 +71,7 @@ def show(
             "judge": {"verdicts": made.planned.verdicts, "tokens": made.planned.verdict_tokens},
             "host_bytes": made.planned.largest,
             "programs": as_json(made.figures, topology),
+            "decoding": of_weights(made.planned),
             "uncounted": list(made.planned.uncounted),
             "warnings": remarks,
         }
@@ -170,8 +171,8 @@ def lines(made: Plan) -> Iterator[str]:
             f"the judge is asked {made.planned.verdicts:,} times and reads about "
             f"{made.planned.verdict_tokens / 1e9:,.1f}B tokens: its time is not in the tables"
         )
-    if told := of_weights(made.planned):
-        yield told
+    if weights := of_weights(made.planned):
+        yield weights
     if made.planned.uncounted:
         yield f"! not counted: what is asked for by {', '.join(made.planned.uncounted)}"
     for one in made.figures:

@@ -121,7 +121,7 @@ def result_of(every: Sequence[Figures]) -> Result:
     """Of a candidate, from the figures of its programs."""
     largest = max(every, key=lambda one: one.memory.peak)
     steps = [one for one in every if one.program.trains and one.time]
-    step = max(steps, key=lambda one: (one.program.executions or 1.0) * one.program.counted, default=None)
+    step = max(steps, key=lambda one: (one.program.executions or 0.0) * one.program.counted, default=None)
     shortest, middle, longest = (sum(one.run(end) for one in every) for end in ENDS)
     taken = step.time.middle if step and step.time else math.inf
     return Result(largest.memory.peak, largest.memory.free, shortest, middle, longest, taken)

@@ -20,23 +20,24 @@ from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.model.partitioning import parameter_shardings, place_rows
 
-MESHES = {"2x2x2": (2, 2, 2), "1x8x1": (1, 8, 1)}
-ROWS, TIME = 8, 256
+# With rows of two and three parts, a part being two blocks and one.
+MESHES = {"2x2x2": ((2, 2, 2), 512), "1x8x1": ((1, 8, 1), 384)}
+ROWS = 8
 SHAPE: dict[str, Any] = {"vocabulary": 64, "d_model": 32, "heads": 4, "kv_heads": 2, "head_dim": 64}
 
 
-def gradient(kernel: Kernel, sizes: tuple[int, ...]) -> Any:
+def gradient(kernel: Kernel, sizes: tuple[int, ...], time: int) -> Any:
     """Of a sum over hidden states of documents the value, and the gradients of the parameters."""
     mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
     model, params = small_model(remat="attention", **SHAPE)
     model = Model(model.shape, mesh, kernel)
     rng = np.random.default_rng(0)
-    tree_id = np.sort(rng.integers(0, 4, (ROWS, TIME)), axis=1)[:, ::-1].astype(np.int32)  # padding last
-    tokens = rng.integers(0, SHAPE["vocabulary"], (ROWS, TIME)).astype(np.int32)
+    tree_id = np.sort(rng.integers(0, 4, (ROWS, time)), axis=1)[:, ::-1].astype(np.int32)  # padding last
+    tokens = rng.integers(0, SHAPE["vocabulary"], (ROWS, time)).astype(np.int32)
     batch = [place_rows(x, mesh) for x in (tokens, tree_id)]
 
     def total(params: Any, tokens: jax.Array, tree_id: jax.Array) -> jax.Array:
-        positions = jnp.broadcast_to(jnp.arange(TIME), tokens.shape)
+        positions = jnp.broadcast_to(jnp.arange(time), tokens.shape)
         hidden = model.hidden(params, tokens, positions, TreeRows(tree_id, None)).hidden
         return jnp.where(tree_id[..., None] > 0, jnp.sin(hidden), 0.0).mean()
 
@@ -50,6 +51,9 @@ def gradient(kernel: Kernel, sizes: tuple[int, ...]) -> Any:
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
-    attention.SPLASH_MIN_TIME, attention.SPLASH_BLOCKS = TIME, (128,)  # two blocks of a row
-    found = {name: gradient("splash", sizes) for name, sizes in MESHES.items()}
-    Path(sys.argv[1]).write_bytes(pickle.dumps(found | {"xla": gradient("xla", (1, 1, 1))}))
+    attention.SPLASH_MIN_TIME, attention.SPLASH_BLOCKS = 128, (128,)
+    found = {
+        name: (gradient("splash", sizes, time), gradient("xla", (1, 1, 1), time))
+        for name, (sizes, time) in MESHES.items()
+    }
+    Path(sys.argv[1]).write_bytes(pickle.dumps(found))

@@ -74,7 +74,7 @@ def test_what_decoding_reads_is_told() -> None:
     copying = replace(
         whole, hand=replace(whole.hand, room=1e12, shape=replace(whole.shape, dtype="bfloat16"))
     )
-    assert f"a copy of the weights: {copying.hand.copy / GIB:.2f} GiB a chip" in of_weights(copying)
+    assert f"a copy of the weights, {copying.hand.copy / GIB:.2f} GiB a device" in of_weights(copying)
     assert remedies(of(MINING, copying, 40.0), copying, PLACE)[0] == "--platform.decoding_memory=0"
     assert of_weights(replace(copying, programs=(STEP,))) == ""
     assert of_weights(replace(whole, hand=replace(whole.hand, cut=Cut(16, 1, 1)))) == ""

@@ -109,6 +109,24 @@ def test_beams_are_counted_where_they_are_a_source() -> None:
     assert (pool.executions, beam.executions) == (math.ceil(700 / batch), math.ceil(1000 / batch))
 
 
+def test_references_score_all_that_falsehoods_are_drawn_from() -> None:
+    """Of pools that is more than a step has."""
+    config = replace(BARE, train=TrainConfig(systems=("pretrainrl",)))
+    beam, pool = (
+        {
+            program.name: program
+            for program in of(replace(config, mine=MineConfig(sources=(source,)))).programs
+        }
+        for source in ("beam", "pool")
+    )
+    few, more = (
+        one["mining's references"].tokens * (one["mining's references"].executions or 0)
+        for one in (beam, pool)
+    )
+    assert more > 1.8 * few  # 20 answers of about 2 tokens beside 13 of the question, and not 5
+    assert pool["training step (pretrainrl)"].tokens == beam["training step (pretrainrl)"].tokens
+
+
 def test_what_no_program_here_does_is_named() -> None:
     assert of(BARE).uncounted == ()
     train = TrainConfig(systems=("ntp", "rlvr"), device_seconds=60.0)
