@@ -33,10 +33,7 @@ from pretrainrl_jax.trees.layouts import Layout, size
 from pretrainrl_jax.trees.packing import Capacity, capacity, plan, rounded
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, chosen_only, document
 
-POOLED = (
-    "pool",
-    "popularity",
-)  # sources of which a question keeps mine.pool answers, of others mine.negatives
+POOLED = ("pool", "popularity")  # of these a question keeps mine.pool answers, of others mine.negatives
 DOCUMENT = 600  # tokens of a document, where documents are packed into longer rows: about a web page's
 
 

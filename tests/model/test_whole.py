@@ -1,6 +1,7 @@
 """When weights are copied to decode from, and that a copy changes nothing."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +11,10 @@ from helpers.models_and_trees import small_model
 
 from pretrainrl_jax.decoding.decode import decode, sample_batch
 from pretrainrl_jax.model.cost import parameters
+from pretrainrl_jax.model.decoder import Chosen
 from pretrainrl_jax.model.shape import ModelShape
-from pretrainrl_jax.model.whole import for_decoding, takes_copy
+from pretrainrl_jax.model.whole import for_decoding, takes_copy, told
+from pretrainrl_jax.training.loading import load
 
 SHAPE = ModelShape("qwen3", 512, 32, 2, 2, 1, 16, 64, 1e4, 1e-6, tied=True, dtype="bfloat16")
 
@@ -28,6 +31,21 @@ def test_parameters_that_are_used_as_they_lie_are_not_copied() -> None:
     shape = replace(SHAPE, dtype="float32")
     assert not takes_copy(shape, 1, 2, 1e12)
     assert takes_copy(shape, 2, 1, 1e12)
+
+
+def test_a_loaded_model_has_the_room_that_is_chosen() -> None:
+    workdir = Path(__file__).parents[1] / "fixtures" / "workdir_2026_11"
+    assert load(workdir, chosen=Chosen("xla", 7.0)).model.room == 7.0
+    assert load(workdir).model.room == 0.0
+
+
+def test_what_is_read_is_told() -> None:
+    size = parameters(SHAPE).total
+    assert told(replace(SHAPE, dtype="float32"), 1, 1, 0.0) == told(SHAPE, 1, 1, 0.0) == ""
+    assert told(SHAPE, 4, 1, 1e12) == (
+        f"decoding reads a copy of the weights, {2 * size / 2**30:.2f} GiB a device, made once a batch"
+    )
+    assert told(SHAPE, 4, 1, 1.0).startswith("! decoding gathers all weights at each token")
 
 
 def test_matrices_alone_are_cast() -> None:
