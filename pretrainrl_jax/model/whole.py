@@ -35,12 +35,12 @@ def takes_copy(shape: ModelShape, cut: int, tensor: int, room: float) -> bool:
 
 
 def told(shape: ModelShape, cut: int, tensor: int, room: float) -> str:
-    """What decoding reads, in a line; "" where parameters are read as they lie, and none is cut."""
+    """What decoding reads, in a line; "" where none is cut or cast, and where nobody wants a copy."""
     item, size = jnp.dtype(shape.dtype).itemsize, parameters(shape).total / tensor
     copy = f"{item * size / 2**30:.2f} GiB a device"
     if takes_copy(shape, cut, tensor, room):
         return f"decoding reads a copy of the weights, {copy}, made once a batch"
-    if cut == 1:
+    if cut == 1 or not room:
         return ""
     needed = (item * size + 3 * FLOAT32 * size / cut) / 2**30
     return (

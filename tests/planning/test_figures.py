@@ -70,6 +70,8 @@ def test_remedies() -> None:
 
 def test_what_decoding_reads_is_told() -> None:
     whole = planned(1.0)
+    assert of_weights(whole) == ""  # no room is asked for
+    whole = replace(whole, hand=replace(whole.hand, room=GIB))
     assert "! decoding gathers all weights at each token" in of_weights(whole)
     copying = replace(
         whole, hand=replace(whole.hand, room=1e12, shape=replace(whole.shape, dtype="bfloat16"))
