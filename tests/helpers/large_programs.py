@@ -112,10 +112,11 @@ def programs(mesh: Mesh) -> dict[str, Any]:
         array(mesh, (VOCABULARY,), jnp.bool),
     )
     widths = {"beams": BEAMS, "max_new_tokens": GROWN}
-    search, copying = (
-        beam_search.lower(replace(model, room=room), params, *asked, **widths).compile()
-        for room in (0.0, math.inf)
-    )
+    search = beam_search.lower(model, params, *asked, **widths).compile()
+    copying = None
+    if mesh.shape["fsdp"] > 1:  # else nothing is copied
+        whole = replace(model, room=math.inf)
+        copying = described(beam_search.lower(whole, params, *asked, **widths).compile(), (params, asked))
     key = jax.eval_shape(lambda: jax.random.key(0))
     keys = array(mesh, (BATCH,), key.dtype, "rows")
     draw = sample.lower(
@@ -136,7 +137,7 @@ def programs(mesh: Mesh) -> dict[str, Any]:
         "step": described(step, (state, rows(1), numbers)),
         "accumulating": described(accumulating, (state, rows(2), numbers)),
         "search": described(search, (params, asked)),
-        "copying": described(copying, (params, asked)),
+        "copying": copying,
         "draw": described(draw, (params, asked, keys)),
         "first": described(initial, ()),
     }

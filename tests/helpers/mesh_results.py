@@ -32,6 +32,7 @@ from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import Layout, Rules, make_mesh, replicated
 from pretrainrl_jax.model.partitioning import parameter_shardings, place, place_rows
 from pretrainrl_jax.model.vocabulary import ROWS, TABLE, embed
+from pretrainrl_jax.model.whole import cuts
 from pretrainrl_jax.objectives import token_logps as objective
 from pretrainrl_jax.objectives.bucketed import bucket_logps
 from pretrainrl_jax.objectives.scoring import score_trees
@@ -397,15 +398,16 @@ def answers(layout: Layout) -> Found:
         compiles(lambda: keep("few", lambda: search_few(prompts(vocabulary=FEW)))),
         compiles(lambda: search_few(few_later)),
     )
-    copying = replace(model, room=math.inf)
-    with guarded():
-        same = {"max_new_tokens": LIMIT, "batch": BATCH}
-        results["copied"] = (
-            decode(copying, params, prompts(), ends, beams=BEAMS, **same),
-            sample_batch(
-                copying, params, prompts(), ends, samples=SAMPLES, seed=7, **same, **CHANCES["top-p"]
-            ),
-        )
+    if cuts(model)[0] > 1:  # else nothing is copied
+        copying = replace(model, room=math.inf)
+        with guarded():
+            same = {"max_new_tokens": LIMIT, "batch": BATCH}
+            results["copied"] = (
+                decode(copying, params, prompts(), ends, beams=BEAMS, **same),
+                sample_batch(
+                    copying, params, prompts(), ends, samples=SAMPLES, seed=7, **same, **CHANCES["top-p"]
+                ),
+            )
     plainest, *others = CHANCES
 
     def chances(names: Sequence[str]) -> None:

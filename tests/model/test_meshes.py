@@ -251,7 +251,7 @@ def test_samples(computed: dict[str, Any], mesh: str, chance: str) -> None:
     assert len(distinct) > (10 if chance == "greedy" else 20)
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("mesh", ["1x8x1", "2x2x2", "model axis over data"])
 def test_decoding_from_a_copy_of_the_weights_is_the_same(computed: dict[str, Any], mesh: str) -> None:
     beams, samples = computed[mesh]["copied"]
     assert_same_beams(beams, computed[ONE]["beams"])
