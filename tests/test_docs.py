@@ -159,6 +159,10 @@ def understood(words: list[str]) -> None:
     elif words[0] == "python" and words[1].startswith("benchmarks/"):
         program = (ROOT / words[1]).read_text()
         assert all(f'"{word}"' in program for word in words[2:] if word.startswith("--")), words
+    elif words[0] == "sbatch":
+        (script,) = (at for at, word in enumerate(words) if word.endswith(".sbatch"))
+        assert (ROOT / words[script]).exists()
+        check(words[script + 1 :])  # as the script passes them on
     elif words[0] == "pytest":
         assert all((ROOT / word).exists() for word in words[1:] if "/" in word), words
     else:
