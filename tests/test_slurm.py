@@ -30,7 +30,7 @@ RECORDS = """#!{python}
 import json, os, sys
 with open(os.environ["RECORD"], "a") as file:
     file.write(json.dumps([os.path.basename(sys.argv[0]), *sys.argv[1:]]) + "\\n")
-sys.exit(int(os.environ.get("SRUN_ENDS", 0)) if "srun" in sys.argv[0] else 0)
+sys.exit(int(os.environ.get(os.path.basename(sys.argv[0]).upper() + "_ENDS", 0)))
 """
 
 
@@ -76,6 +76,13 @@ def test_what_was_stopped_or_killed_is_started_again(run: Callable[..., Any], en
     assert ran[1][1:] == ["requeue", "7"]
     assert f"ended with {ends}" in said
     assert "scancel 7" in said
+
+
+def test_where_slurm_does_not_take_a_job_back_it_is_said(run: Callable[..., Any]) -> None:
+    code, said, ran = run(SRUN_ENDS="130", SCONTROL_ENDS="1")
+    assert code == 130
+    assert [words[0] for words in ran] == ["srun", "scontrol"]
+    assert said.splitlines()[-1].endswith("sbatch it again to go on")
 
 
 @pytest.mark.parametrize(("ends", "environment"), [
@@ -142,7 +149,6 @@ def slurm() -> Iterator[Callable[..., str]]:
     key.write_bytes(os.urandom(1024))
     key.chmod(0o400)
     for path in (folder / "munge", key):
-        shutil.copymode(path, path)
         shutil.chown(path, "munge", "munge")
     host = socket.gethostname().partition(".")[0]
     conf = folder / "slurm.conf"
@@ -171,6 +177,7 @@ def slurm() -> Iterator[Callable[..., str]]:
             time.sleep(0.5)
         yield ask
     finally:
+        subprocess.run(["scancel", "--user=root"], env=environment)  # else tasks of a failed test would stay
         for server in reversed(servers):
             server.send_signal(signal.SIGTERM)
             server.wait(30)

@@ -18,8 +18,18 @@ from pretrainrl_jax.model.shape import ModelShape
 FLOAT32 = 4  # bytes of a parameter, and of each of the optimizer's two moments
 
 
+def copy_bytes(shape: ModelShape, tensor: int) -> float:
+    """Of a copy on one device, where so many share heads, MLP and vocabulary."""
+    return jnp.dtype(shape.dtype).itemsize * parameters(shape).total / tensor
+
+
+def needed_bytes(shape: ModelShape, cut: int, tensor: int) -> float:
+    """Of a copy beside a training that waits: parameters and moments, of which `cut` devices share each."""
+    return copy_bytes(shape, tensor) + 3 * FLOAT32 * parameters(shape).total / (cut * tensor)
+
+
 def takes_copy(shape: ModelShape, cut: int, tensor: int, room: float) -> bool:
-    """Whether there is something to copy, and room for it beside a training that waits.
+    """Whether there is something to copy, and room for it.
 
     Args:
         shape: of the model.
@@ -27,25 +37,21 @@ def takes_copy(shape: ModelShape, cut: int, tensor: int, room: float) -> bool:
         tensor: devices along that axis of the mesh.
         room: bytes of a device that the copy, parameters and both moments may take.
     """
-    item = jnp.dtype(shape.dtype).itemsize
-    if cut == 1 and item == FLOAT32:
-        return False
-    size = parameters(shape).total / tensor
-    return item * size + 3 * FLOAT32 * size / cut <= room
+    as_it_lies = cut == 1 and jnp.dtype(shape.dtype).itemsize == FLOAT32
+    return not as_it_lies and needed_bytes(shape, cut, tensor) <= room
 
 
 def told(shape: ModelShape, cut: int, tensor: int, room: float) -> str:
     """What decoding reads, in a line; "" where none is cut or cast, and where nobody wants a copy."""
-    item, size = jnp.dtype(shape.dtype).itemsize, parameters(shape).total / tensor
-    copy = f"{item * size / 2**30:.2f} GiB a device"
+    copy = f"{copy_bytes(shape, tensor) / 2**30:.2f} GiB a device"
     if takes_copy(shape, cut, tensor, room):
         return f"decoding reads a copy of the weights, {copy}, made once a batch"
     if cut == 1 or not room:
         return ""
-    needed = (item * size + 3 * FLOAT32 * size / cut) / 2**30
     return (
-        f"! decoding gathers all weights at each token: a copy, {copy}, takes {needed:.2f} with parameters "
-        f"and optimizer, and platform.decoding_memory allows {room / 2**30:.2f}"
+        f"! decoding gathers all weights at each token: a copy, {copy}, takes "
+        f"{needed_bytes(shape, cut, tensor) / 2**30:.2f} with parameters and optimizer, and "
+        f"platform.decoding_memory allows {room / 2**30:.2f}"
     )
 
 
@@ -63,13 +69,12 @@ def for_decoding(model: Model, params: Params) -> tuple[Model, Params]:
     axes = nn.get_partition_spec(model.abstract())
     # Matrices are cast where they are used; norms and biases are not, or are next to nothing.
     copy = jax.tree.map(
-        lambda x, names: x.astype(model.shape.dtype) if "model" in names and set(names) - _ALONE else x,
-        params,
-        axes,
+        lambda x, names: x.astype(model.shape.dtype) if _is_matrix(names) else x, params, axes
     )
     if model.mesh:
         copy = jax.lax.with_sharding_constraint(copy, parameter_shardings(whole, model.mesh))
     return whole, jax.lax.optimization_barrier(copy)  # made once, not again within the loop
 
 
-_ALONE = {"model", "layers"}  # axes of what is no matrix
+def _is_matrix(axes: tuple[str | None, ...]) -> bool:
+    return "model" in axes and bool(set(axes) - {"model", "layers"})

@@ -39,7 +39,7 @@ from pretrainrl_jax.model.cost import flops, parameters
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.model.vocabulary import block_size
-from pretrainrl_jax.model.whole import takes_copy
+from pretrainrl_jax.model.whole import copy_bytes, takes_copy
 from pretrainrl_jax.planning.work import (
     BFLOAT16,
     FLOAT32,
@@ -109,7 +109,7 @@ class ByHand:
     @property
     def copy(self) -> float:
         """Bytes of it."""
-        return self.item * parameters(self.shape).total / self.cut.tensor if self.copies else 0.0
+        return copy_bytes(self.shape, self.cut.tensor) if self.copies else 0.0
 
     @property
     def matrices(self) -> float:
