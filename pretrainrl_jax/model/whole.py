@@ -51,7 +51,7 @@ def told(shape: ModelShape, cut: int, tensor: int, room: float) -> str:
     return (
         f"! decoding gathers all weights at each token: a copy, {copy}, takes "
         f"{needed_bytes(shape, cut, tensor) / 2**30:.2f} with parameters and optimizer, and "
-        f"platform.decoding_memory allows {room / 2**30:.2f}"
+        f"platform.decoding_memory allows {room / 2**30:.2f}; a larger mesh.fsdp or mesh.tensor takes less"
     )
 
 

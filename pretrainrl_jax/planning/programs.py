@@ -284,7 +284,7 @@ class _Work:
         rows, holds = _rows_of(learned, time, settings.questions, *how)
         rows = max(1, round(rows / microsteps)) * microsteps
         packed = Packed(rows, time, holds.sources)
-        steps = self.material.trained * settings.passes / settings.questions
+        steps = max(1.0, self.material.trained * settings.passes / settings.questions)
         label = f"training step ({', '.join(names)})"
         return self._step(label, objective, learned, packed, holds, steps, len(names))
 
