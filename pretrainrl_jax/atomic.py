@@ -1,4 +1,7 @@
-"""Files that are complete or not there at all, whenever the process or the machine stops."""
+"""Files that are complete or not there at all, whenever the process or the machine stops.
+
+In a bucket every object is so by itself.
+"""
 
 import errno
 import json
@@ -9,9 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pretrainrl_jax.storage import in_bucket, of_bucket, told
+
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file; what stood there before stays until all of it is on the disk."""
+    if in_bucket(path):
+        with disk_errors():
+            path.write_bytes(content)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("wb") as file:
@@ -34,13 +43,15 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """Within it what the storage libraries raise for a full or a read-only disk is an OSError too."""
+    """Within it what storage libraries raise for a full or a read-only disk, or a bucket, is an OSError."""
     try:
         yield
     except OSError:
         raise
     except Exception as error:  # of a kind of their own
         text = str(error)
+        if of_bucket(error):
+            raise OSError(errno.EIO, told(error)) from None
         named = [int(code) for code in re.findall(r"os_error_code='(\d+)'", text)]
         named += [code for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
                   if os.strerror(code) in text]  # fmt: skip

@@ -23,6 +23,7 @@ from pretrainrl_jax.config.stored import (
     section_named,
 )
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.storage import place
 from pretrainrl_jax.verbs import VERBS
 from pretrainrl_jax.workdir import read_workdir
 
@@ -31,7 +32,7 @@ DEFAULT = "run"  # the verb
 SWEEP = "sweep."  # before a setting's name: values to try
 OPTIONS: dict[str, dict[str, Any]] = {  # of every verb
     "--config": {"metavar": "FILE.py", "default": "", "help": "Python file that defines `config`"},
-    "--workdir": {"metavar": "DIR", "default": "", "help": "folder of all results (runs/<name of the file>)"},
+    "--workdir": {"metavar": "DIR", "default": "", "help": "folder of results, local or gs:// (runs/<name>)"},
     "--platform": {"default": "", "choices": ["cpu", "gpu", "tpu"], "help": "refuse to run on any other"},
     "--quiet": {"action": "store_true", "help": "print results and errors alone"},
     "--verbose": {"action": "store_true", "help": "print compile times and every file saved too"},
@@ -69,11 +70,9 @@ def parse(arguments: Sequence[str]) -> Command:
         key = word.partition("=")[0]
         raise InputError(f"{what} {key}{nearest(key.removeprefix('--'), known)}")
 
-    if options.workdir.startswith("gs:"):
-        raise InputError(f"--workdir={options.workdir}: give a local or mounted folder")
     model = declared.named(options, given)
     name = Path(model).name or Path(options.config or "quickstart").stem
-    options.workdir = Path(options.workdir or Path("runs") / name)
+    options.workdir = place(options.workdir or Path("runs") / name)
     goes_on = declared.goes_on and not (options.config or model or getattr(options, "compare", None))
     config = read_workdir(options.workdir) if goes_on else read_config(options.config)
     known = {section: list(getattr(config, section)) for section in NAMED}

@@ -18,6 +18,7 @@ from pretrainrl_jax.stages.check import (
     check_text,
     creates,
 )
+from pretrainrl_jax.storage import place
 from pretrainrl_jax.workdir import check_workdir, prepare_workdir, read_workdir
 
 
@@ -140,7 +141,8 @@ def _report(command: Command) -> None:
     if command.options.compare and command.given:
         raise InputError(f"--compare shows two reports as they are: leave {', '.join(command.given)} out")
     if command.options.compare:
-        compare(*map(Path, command.options.compare), markdown=command.options.markdown)
+        one, other = (place(path, "--compare") for path in command.options.compare)
+        compare(one, other, markdown=command.options.markdown)
     elif command.options.markdown:
         raise InputError("--markdown is of a comparison: give --compare A B with it")
     elif cells(command.config):
@@ -168,10 +170,10 @@ def _plan(command: Command) -> None:
 
 def is_run(workdir: str | Path) -> bool:
     """Whether a workdir is that of a run, not of a model that was evaluated alone."""
-    if not str(workdir) or not (Path(workdir) / "config.json").is_file():
+    if not str(workdir) or not (place(workdir) / "config.json").is_file():
         return False
     try:
-        return not read_workdir(Path(workdir)).model_alone
+        return not read_workdir(place(workdir)).model_alone
     except InputError:
         return True  # it will be refused as what it is
 

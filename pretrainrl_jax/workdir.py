@@ -3,17 +3,16 @@
 import errno
 import fcntl
 import json
-import os
-import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from pretrainrl_jax import bucket_lock
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import NAMED, Config
 from pretrainrl_jax.config.messages import explained
@@ -29,6 +28,7 @@ from pretrainrl_jax.config.stored import (
     upgraded,
 )
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.storage import in_bucket
 from pretrainrl_jax.version import STAMP, check_format
 
 LOCK = "lock"
@@ -148,11 +148,17 @@ def _trained(workdir: Path, section: str, name: str) -> bool:
 def locked(workdir: Path) -> Iterator[None]:
     """Within this context no other process can work in the workdir, which is made if it is not there.
 
-    The lock ends with the process, however that ends.
+    The lock ends with the process, however that ends; in a bucket some time after it.
 
     Raises:
         InputError: if another process is at work there, or nothing can be written there.
     """
+    if in_bucket(workdir):
+        with ExitStack() as stack:
+            with _refused_writing(workdir):
+                stack.enter_context(bucket_lock.held(workdir / LOCK))
+            yield
+        return
     with _refused_writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         file = (workdir / LOCK).open("a+")
@@ -171,7 +177,7 @@ def locked(workdir: Path) -> Iterator[None]:
             print(f"{workdir} knows no locks: see that no other process works there", file=sys.stderr)
         with _refused_writing(workdir):
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.write(bucket_lock.owner())
             file.flush()
         yield
 
@@ -181,4 +187,4 @@ def _refused_writing(workdir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(f"cannot write to --workdir={workdir}: {error.strerror}") from None
+        raise InputError(f"cannot write to --workdir={workdir}: {error.strerror or error}") from None

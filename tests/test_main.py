@@ -224,7 +224,9 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     ),
     "odd head": (["--model.head_dim=7"], ["model.head_dim is 7", "even"]),
     "no base model": (["--pretrain.epochs=0"], ["pretrain.epochs is 0", "model.path"]),
-    "bucket as a workdir": (["--workdir=gs://bucket/run"], ["--workdir=gs://bucket/run", "folder"]),
+    "bucket of another kind": (["--workdir=s3://bucket/run"], ["--workdir=s3://bucket/run", "gs://BUCKET"]),
+    "bucket without a name": (["--workdir=gs:///run"], ["--workdir=gs:///run", "gs://BUCKET"]),
+    "half a bucket": (["--workdir=gs:/bucket/run"], ["--workdir=gs:/bucket/run", "gs://BUCKET"]),
     "file as a workdir": (["--workdir={here}/header.tsv"], ["--workdir={here}/header.tsv"]),
     "workdir of another configuration": (
         ["--workdir={here}/other", "--model.d_model=64", "--seed=3"],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pretrainrl_jax.report.drawing import PNG, Look, canvas, chart, data_address, error_bars, looks
+from pretrainrl_jax.report.drawing import PNG, Look, canvas, chart, data_address, error_bars, looks, save
 from pretrainrl_jax.report.formats import Json, brief, number, percent
 from pretrainrl_jax.report.outcomes import popularity, trained, truth
 from pretrainrl_jax.report.summary import forgetting
@@ -49,7 +49,7 @@ def save_idea(path: Path, known: Systems, before: Json, after: Json | None = Non
     if panels:
         with canvas(len(panels) * 4.4 + 1.4, 4.8) as figure:
             _draw_idea(figure, panels, list(panels), shrink=0.8, pad=0.02)
-            figure.savefig(path, **PNG)
+            save(figure, path)
     return bool(panels)
 
 
@@ -270,7 +270,7 @@ def save_chosen(path: Path, metrics: list[Json], labels: dict[str, str]) -> bool
             lines = [line for axes in grid.flat for line in axes.get_lines()]
             named = {str(line.get_label()): line for line in lines if line.get_label() in NAMES}
             figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=3, handlelength=3.4)
-            figure.savefig(path, **PNG)
+            save(figure, path)
     return bool(drawn)
 
 

@@ -8,10 +8,12 @@ import base64
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from pretrainrl_jax.atomic import write_bytes
 from pretrainrl_jax.report.systems import Systems
 
 if TYPE_CHECKING:
@@ -72,6 +74,13 @@ def data_address(figure: "Figure", how: Any = SVG) -> str:
     figure.savefig(out, **how)
     mime = {"svg": "image/svg+xml", "png": "image/png"}[how["format"]]
     return f"data:{mime};base64,{base64.b64encode(out.getvalue()).decode('ascii')}"
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Write a finished figure as a PNG file."""
+    out = io.BytesIO()
+    figure.savefig(out, **PNG)
+    write_bytes(path, out.getvalue())
 
 
 def chart(

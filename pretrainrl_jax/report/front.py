@@ -12,7 +12,7 @@ from scipy import stats
 from pretrainrl_jax.cells import shown
 from pretrainrl_jax.config import AnchorTermConfig, ObjectiveConfig
 from pretrainrl_jax.report.columns import filled, markdown
-from pretrainrl_jax.report.drawing import PNG, canvas, looks
+from pretrainrl_jax.report.drawing import canvas, looks, save
 from pretrainrl_jax.report.formats import Json, decimals
 from pretrainrl_jax.report.summary import PLACES, figure
 from pretrainrl_jax.report.systems import Systems
@@ -130,7 +130,7 @@ def save_front(path: Path, rows: Sequence[Row], known: Systems) -> bool:
             ylabel="ACC on trained facts, %",
         )
         figure.legend(loc="outside right upper", fontsize=9.5, handlelength=3.2)
-        figure.savefig(path, **PNG)
+        save(figure, path)
     return True
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from pretrainrl_jax.atomic import write_text
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.config.stored import flat, resolved
 from pretrainrl_jax.report import charts, drawing, formats, mining, run, selfimprove, selfimprove_section
@@ -138,14 +139,12 @@ def _write_improved(workdir: Path, inputs: Inputs, improved: selfimprove.Improve
 
 def write_summary(folder: Path, summary: Json) -> None:
     """Write the summary for programs into a folder that is there."""
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", "utf-8")
+    write_text(folder / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
 
 
 def write_page(path: Path, page: str) -> Path:
     """Write a page into a folder, made if there is none; gives its path."""
-    path.parent.mkdir(exist_ok=True)
-    # "replace": a model may write half of a surrogate pair, which has no UTF-8.
-    path.write_bytes(page.encode("utf-8", errors="replace"))
+    write_text(path, page)
     return path
 
 

@@ -1,6 +1,5 @@
 """What a run on preferences found: checked numbers of every system, their table, words and page."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from pretrainrl_jax.report.columns import grid, plain
 from pretrainrl_jax.report.contradictions import AGAIN, other_texts
 from pretrainrl_jax.report.formats import Json, decimals, number, percent, signed, span, spread
 from pretrainrl_jax.report.inputs import describe, read_config, read_inputs, read_json
-from pretrainrl_jax.report.page import settings, template, write_page
+from pretrainrl_jax.report.page import settings, template, write_page, write_summary
 from pretrainrl_jax.report.systems import Systems
 
 EXAMPLES = 10
@@ -229,5 +228,5 @@ def write_report(workdir: Path) -> Path:
     )
     folder = workdir / "report"
     path = write_page(folder / "index.html", page)
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", "utf-8")
+    write_summary(folder, summary)
     return path

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -22,6 +21,7 @@ from pretrainrl_jax.model.partitioning import replicate
 from pretrainrl_jax.progress import SILENT
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.stages.mine import mine_negatives
+from pretrainrl_jax.storage import remove_tree
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.session import Run, compiled_for
 
@@ -139,7 +139,7 @@ def seconds_of_mining(context: Context, policy: Loaded, shards: Path) -> float:
     quiet, seconds = replace(context, screen=SILENT), 0.0
 
     def clear() -> None:
-        shutil.rmtree(shards, ignore_errors=True)
+        remove_tree(shards)
 
     for _ in range(2):
         run_on_process_0(clear, f"removing {shards.name}")

@@ -1,7 +1,6 @@
 """What every stage is given, and the record of what is finished in a workdir."""
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -31,6 +30,7 @@ from pretrainrl_jax.model.whole import cuts, told
 from pretrainrl_jax.objectives.scoring import ROWS, score_answers, score_trees
 from pretrainrl_jax.preferences.reading import Preferences
 from pretrainrl_jax.progress import NORMAL, Screen
+from pretrainrl_jax.storage import in_bucket, remove_tree
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.loading import Loaded, load
 from pretrainrl_jax.trees.templates import Template, choose_examples
@@ -248,10 +248,10 @@ class Context:
             if marks.pop(stage, None) is None:
                 return
             write_json(self.workdir / "finished.json", marks)
-            if folder.is_symlink():  # another workdir's
+            if not in_bucket(folder) and folder.is_symlink():  # another workdir's
                 folder.unlink()
             else:
-                shutil.rmtree(folder)
+                remove_tree(folder)
 
         run_on_process_0(reset, f"beginning {stage}")
 
@@ -262,7 +262,7 @@ class Context:
 
     def _tidy(self, stage: str) -> None:
         checkpoints.strip(self.checkpoint(stage))
-        shutil.rmtree(self.parts(stage), ignore_errors=True)
+        remove_tree(self.parts(stage))
 
 
 def _packing(trees: Sequence[AnswerTree], row_length: int, advance: Callable[[int], None]) -> dict[str, Any]:

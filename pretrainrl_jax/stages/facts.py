@@ -13,6 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from pretrainrl_jax.atomic import write_text
 from pretrainrl_jax.config import ColumnsConfig, Config
 from pretrainrl_jax.facts.cleaning import REPAIRS
 from pretrainrl_jax.facts.columns import Columns, shown
@@ -57,9 +58,8 @@ def show_facts(config: Config, workdir: Path) -> None:
     path = workdir / "facts" / "dropped.jsonl"
     path.unlink(missing_ok=True)
     if lost:
-        path.parent.mkdir(parents=True, exist_ok=True)
         rows = (json.dumps(asdict(row), ensure_ascii=False) for row in lost)
-        path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+        write_text(path, "".join(f"{row}\n" for row in rows))
         _say(console, f"all of them: {path}")
 
 

@@ -14,6 +14,7 @@ from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.model.hugging_face.files import FILES, is_hugging_face, stored
 from pretrainrl_jax.progress import Screen
 from pretrainrl_jax.stages.context import say
+from pretrainrl_jax.storage import in_bucket, remove_tree
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.loading import load
 from pretrainrl_jax.training.step import TrainState
@@ -44,7 +45,7 @@ def import_model(source: str, workdir: Path, mesh: Mesh, screen: Screen) -> None
     require_room(workdir, size, "the checkpoint")
     loaded = load(folder, mesh, screen=screen)
     # What an interrupted import left.
-    run_on_process_0(lambda: shutil.rmtree(target, ignore_errors=True), "beginning the import")
+    run_on_process_0(lambda: remove_tree(target), "beginning the import")
     checkpoints.save(target, TrainState(jnp.int32(0), loaded.params, ()))
     checkpoints.describe(target, loaded.model, loaded.tokenizer, loaded.template, loaded.origin)
     count = sum(x.size for x in jax.tree.leaves(loaded.params))
@@ -74,6 +75,8 @@ def download(name: str, screen: Screen) -> Path:
 
 def require_room(folder: Path, size: int, what: str) -> None:
     """Raise InputError, with both sizes, if the disk has no room for what is to be written."""
+    if in_bucket(folder):
+        return
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < size:

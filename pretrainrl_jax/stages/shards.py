@@ -1,7 +1,6 @@
 """Long work on many questions in parts: each part's results are kept in a file until the stage ends."""
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.hosts.agree import is_process_0, run_on_process_0
 from pretrainrl_jax.progress import NORMAL, Screen, Track
+from pretrainrl_jax.storage import remove_tree
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -53,7 +53,7 @@ def resumable_map(
         stamp = folder / "made_with.json"
         if folder.is_dir() and _read(stamp) != provenance:
             screen.say(f"{folder.name}: what an earlier run left there is of something else, and is removed")
-            shutil.rmtree(folder)
+            remove_tree(folder)
         if not stamp.is_file():
             write_json(stamp, provenance)
         return [number for number, part in enumerate(parts) if len(_read(paths[number]) or ()) == len(part)]

@@ -7,7 +7,6 @@
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from pretrainrl_jax.stages import anchor
 from pretrainrl_jax.stages.check import check_facts, check_text
 from pretrainrl_jax.stages.context import BASE, Context, finished_stages, say
 from pretrainrl_jax.stages.run import every_stage
+from pretrainrl_jax.storage import link
 from pretrainrl_jax.workdir import anchor_file, prepare_workdir
 
 FACTS = "facts"  # what is read before any stage
@@ -104,8 +104,7 @@ def take_over(cell: Context, made: Mapping[str, Path]) -> None:
         if stage in marks or any(target.exists() for target, _ in pairs):
             continue
         for target, source in pairs:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to(os.path.relpath(source, target.parent))
+            link(target, source)
         _copy_metrics(cell.workdir, other, stage)
         notes = finished_stages(other)[stage]
         marks[stage] = notes | {"from": notes.get("from", other.name)}

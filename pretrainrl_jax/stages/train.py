@@ -1,7 +1,6 @@
 """`train`: each objective on the mined trees, every one from the same base model."""
 
 import json
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,6 +32,7 @@ from pretrainrl_jax.stages.mine import mine_negatives
 from pretrainrl_jax.stages.references import with_references
 from pretrainrl_jax.stages.reinforce import reinforce
 from pretrainrl_jax.stages.watch import Watch
+from pretrainrl_jax.storage import remove_tree
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.feed import Feed
 from pretrainrl_jax.training.loading import Loaded
@@ -114,7 +114,7 @@ def train_system(context: Context, system: str) -> None:
     jax.tree.map(lambda x: x.delete(), base.params)  # no reference model is kept while training
     if not int(state.step):  # what an earlier training of this system mined is of another policy
         old = round_path(context, system, 1).parent
-        run_on_process_0(lambda: shutil.rmtree(old, ignore_errors=True), f"beginning {run.stage}")
+        run_on_process_0(lambda: remove_tree(old), f"beginning {run.stage}")
 
     rounds = Rounds(context, objective, trees, passes, texts)
     context.screen.say(
@@ -275,7 +275,7 @@ def was_mined(context: Context, system: str, number: int) -> bool:
 
     def mined() -> bool:
         if path.is_file():
-            shutil.rmtree(path.with_suffix(".parts"), ignore_errors=True)
+            remove_tree(path.with_suffix(".parts"))
         return path.is_file()
 
     return run_on_process_0(mined, f"reading {path.name}")
@@ -310,7 +310,7 @@ def remine(context: Context, session: Session, base: Loaded, rounds: Rounds) -> 
     def write() -> None:
         write_json(path.with_suffix(".json"), mined.statistics)
         write_trees(path, mined.trees)
-        shutil.rmtree(parts)
+        remove_tree(parts)
 
     run_on_process_0(write, f"writing {path.name}")
     return mined.trees

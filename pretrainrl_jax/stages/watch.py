@@ -90,6 +90,7 @@ class Watch:
 
     def _lines(self) -> list[Any]:
         """This stage's lines of metrics.jsonl."""
+        self._session.publish()
         path, stage = self._session.run.workdir / "metrics.jsonl", self._session.run.stage
         return [line for line in read_metrics(path) if line["stage"] == stage]
 

@@ -9,7 +9,6 @@
 
 import json
 import math
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -29,6 +28,7 @@ from pretrainrl_jax.hosts.agree import gather, run_on_process_0
 from pretrainrl_jax.model.checksums import checksums
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.shape import to_json
+from pretrainrl_jax.storage import absolute, in_bucket, remove_tree, spooled
 from pretrainrl_jax.training.step import TrainState
 from pretrainrl_jax.trees.templates import Template
 from pretrainrl_jax.trees.tokenization import Tokenizer
@@ -36,6 +36,7 @@ from pretrainrl_jax.version import STAMP, check_format
 
 Json = dict[str, Any]
 PIECE = 32 << 20  # bytes of a parameter's file, at most: who needs a part of it does not read all of it
+WHOLE = "commit_success.txt"  # Orbax writes it last
 READ_AT_ONCE = 1  # GB: what a restore holds beside the parameters
 
 
@@ -48,8 +49,10 @@ def describe(
     """
 
     def write() -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(folder / "tokenizer")
+        with spooled(folder / "tokenizer") as files:
+            tokenizer.save(files)
+            if in_bucket(folder):  # Orbax removes what looks like a step that is not written to its end
+                (files / WHOLE).write_text("complete")
         # Last, since a stage's folder is one that has this file.
         about = {"shape": to_json(model.shape), "template": template.to_json(), "origin": origin or {}}
         write_json(folder / "model.json", STAMP | about)
@@ -75,8 +78,10 @@ BEGINNING = Progress()
 class Saver:
     """Writes a stage's checkpoints while training goes on; opened by `saving`."""
 
-    def __init__(self, manager: ocp.CheckpointManager, about: Json, detail: Callable[[str], None]) -> None:
-        self._manager, self._about, self._detail = manager, about, detail
+    def __init__(
+        self, folder: Path, manager: ocp.CheckpointManager, about: Json, detail: Callable[[str], None]
+    ) -> None:
+        self._folder, self._manager, self._about, self._detail = folder, manager, about, detail
 
     def save(self, state: TrainState, progress: Progress) -> None:
         """Begin to write a checkpoint: returns once the state has left the device, the rest goes on beside.
@@ -100,11 +105,11 @@ class Saver:
         """Remove the checkpoints after the one of the lowest score, which becomes the stage's result."""
         self.wait()
         steps = self._manager.all_steps()
-        best = min(steps, key=lambda step: (_about(Path(self._manager.directory), step, "score"), -step))
+        best = min(steps, key=lambda step: (_about(self._folder, step, "score"), -step))
         for step in steps:
             if step > best:
                 self._manager.delete(step)
-        say(f"{Path(self._manager.directory).name}: of the evaluated steps, {best} is the best and is kept")
+        say(f"{self._folder.name}: of the evaluated steps, {best} is the best and is kept")
 
     def _write(self, state: TrainState, progress: Progress, items: Json) -> None:
         step = int(state.step)
@@ -135,7 +140,7 @@ class Saver:
                 ),
                 force=True,
             )
-        self._detail(f"checkpoint {Path(self._manager.directory).name}: step {step}")
+        self._detail(f"checkpoint {self._folder.name}: step {step}")
 
 
 def _pieces(tree: Any) -> Any:
@@ -162,7 +167,7 @@ def saving(
     )
     with disk_errors():
         manager = open_manager(folder, options)
-    saver = Saver(manager, about or {}, detail)
+    saver = Saver(folder, manager, about or {}, detail)
     try:
         yield saver
         saver.wait()
@@ -208,7 +213,7 @@ def open_manager(folder: Path, options: ocp.CheckpointManagerOptions | None = No
         "training": ocp.StandardCheckpointHandler(restore_concurrent_gb=READ_AT_ONCE),
         "about": ocp.JsonCheckpointHandler(),
     }
-    return ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
+    return ocp.CheckpointManager(absolute(folder), options=options, item_handlers=handlers)
 
 
 def restoring(target: Any) -> ocp.args.PyTreeRestore:
@@ -219,7 +224,7 @@ def restoring(target: Any) -> ocp.args.PyTreeRestore:
 def strip(folder: Path) -> None:
     """Remove what only an unfinished stage needs: optimizer states, and checkpoints that were set aside."""
     for scrap in [*folder.glob("*/training"), *folder.glob("*.damaged")]:
-        shutil.rmtree(scrap, ignore_errors=True)
+        remove_tree(scrap)
 
 
 def save(folder: Path, state: TrainState) -> None:
@@ -230,8 +235,26 @@ def save(folder: Path, state: TrainState) -> None:
 
 def steps_of(folder: Path) -> list[int]:
     """The steps saved in a stage's folder, the last one first."""
+    return [step for step in _named_steps(folder) if _is_whole(folder / str(step))]
+
+
+def _named_steps(folder: Path) -> list[int]:
+    """The same, with those of a bucket that are not written to their end."""
     steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
     return sorted(steps, reverse=True)
+
+
+def _is_whole(step: Path) -> bool:
+    """Whether a step is written to its end. In a bucket it has its name from the beginning."""
+    return not in_bucket(step) or (step / WHOLE).is_file()
+
+
+def _half_written(folder: Path) -> list[int]:
+    """The steps that a run was writing when it was stopped."""
+    begun = {*_named_steps(folder)} - {*steps_of(folder)}
+    if folder.is_dir():
+        begun |= {int(path.name.partition(".")[0]) for path in folder.glob("*.orbax-checkpoint-tmp*")}
+    return sorted(begun)
 
 
 def latest_step(folder: Path) -> int | None:
@@ -248,8 +271,7 @@ def restore_state(
     training can save that step again. The optimizer's state of a finished stage is `like`'s: nothing is
     left to train. Raises InputError, with the differences, if it is of other settings or data than `about`.
     """
-    for half in sorted(folder.glob("*.orbax-checkpoint-tmp*")) if folder.is_dir() else []:
-        step = half.name.partition(".")[0]
+    for step in run_on_process_0(lambda: _half_written(folder), f"looking at {folder.name}"):
         say(f"the checkpoint of step {step} was not written to its end, and is passed over")
     for step in run_on_process_0(lambda: steps_of(folder), f"looking for checkpoints of {folder.name}"):
         restored, why = None, ""
@@ -269,7 +291,7 @@ def restore_state(
 
 def _set_aside(folder: Path, step: int) -> None:
     aside = folder / f"{step}.damaged"
-    shutil.rmtree(aside, ignore_errors=True)
+    remove_tree(aside)
     (folder / str(step)).rename(aside)
 
 

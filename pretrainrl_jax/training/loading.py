@@ -19,6 +19,7 @@ from pretrainrl_jax.model.hugging_face.reading import own_dtypes, read_params
 from pretrainrl_jax.model.partitioning import one_device, parameter_shardings
 from pretrainrl_jax.model.shape import from_json
 from pretrainrl_jax.progress import SILENT, Screen
+from pretrainrl_jax.storage import BUCKET, absolute, fetched_folder, files_named, modified, place
 from pretrainrl_jax.training.checkpoints import (
     latest_step,
     open_manager,
@@ -55,13 +56,13 @@ def find(path: str | Path) -> tuple[Path, int]:
     Of a workdir it is the last stage trained: the newest system's, else the base model's. Raises InputError
     if there is no checkpoint.
     """
-    path = Path(path)
+    path = place(path, "the model")
     if (path / "checkpoints").is_dir():
-        stages = [f.parent for f in (path / "checkpoints").rglob("model.json")]
+        stages = [f.parent for f in files_named(path / "checkpoints", "model.json")]
         stages = [s for s in stages if latest_step(s) is not None]
         if not stages:
             raise InputError(f"no checkpoint in {path}: run `pretrain` first")
-        path = max(stages, key=lambda s: rank(s.name, (s / "model.json").stat().st_mtime))
+        path = max(stages, key=lambda s: rank(s.name, modified(s / "model.json")))
     if path.name.isdigit() and path.is_dir() and (path.parent / "model.json").is_file():
         return path.parent, int(path.name)
     step = latest_step(path)
@@ -91,11 +92,15 @@ def load(
     Raises:
         InputError: if there is nothing to load, it is damaged, or of an unknown kind.
     """
-    with fetched(path) as local:
-        if is_hugging_face(local):
-            loaded = _load_hugging_face(local, mesh, dtype, params_dtype, screen)
-        else:
-            loaded = _load_checkpoint(local, mesh, dtype, params_dtype)
+    there = place(path, "the model") if str(path).startswith(BUCKET) else None
+    if there and not is_hugging_face(there):  # Orbax reads it where it is, each process its own part
+        loaded = _load_checkpoint(there, mesh, dtype, params_dtype)
+    else:
+        with fetched(path) as local:
+            if is_hugging_face(local):
+                loaded = _load_hugging_face(local, mesh, dtype, params_dtype, screen)
+            else:
+                loaded = _load_checkpoint(local, mesh, dtype, params_dtype)
     origin = {name: value for name, value in loaded.origin.items() if name != DTYPES or not params_dtype}
     return replace(loaded, model=replace(loaded.model, **chosen._asdict()), origin=origin)
 
@@ -121,7 +126,8 @@ def _load_checkpoint(path: Path, mesh: Mesh | None, dtype: str, params_dtype: st
     model = Model(replace(shape, dtype=dtype or shape.dtype), mesh)
     params = _restore_params(folder, step, model, _places(model), params_dtype)
     template = Template.from_json(description["template"])
-    tokenizer = load_tokenizer(folder / "tokenizer")
+    with fetched_folder(folder / "tokenizer") as files:
+        tokenizer = load_tokenizer(files)
     return Loaded(model, params, tokenizer, template, description.get("origin", {}))
 
 
@@ -132,7 +138,7 @@ def _restore_params(folder: Path, step: int, model: Model, places: Any, dtype: s
         items["about"] = ocp.args.JsonRestore()
     try:
         with open_manager(folder) as manager:
-            saved = epath.Path(folder.absolute()) / str(step) / "params"
+            saved = epath.Path(absolute(folder)) / str(step) / "params"
             about_params = ocp.PyTreeCheckpointHandler().metadata(saved)
             target = jax.tree.map(
                 lambda a, stored, place: jax.ShapeDtypeStruct(a.shape, stored.dtype, sharding=place),

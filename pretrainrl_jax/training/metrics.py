@@ -1,7 +1,11 @@
-"""Where training metrics go: metrics.jsonl, one JSON object a line, and TensorBoard events."""
+"""Where training metrics go: metrics.jsonl, one JSON object a line, and TensorBoard events.
+
+To an object in a bucket nothing can be appended: there both are written on this machine, and uploaded.
+"""
 
 import json
 import logging
+import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -11,7 +15,10 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
 from tensorboardX.summary import scalar
 
-from pretrainrl_jax.atomic import write_text
+from pretrainrl_jax.atomic import disk_errors, write_text
+from pretrainrl_jax.storage import in_bucket, upload
+
+UPLOADED = 30.0  # seconds between uploads to a bucket, and before each checkpoint
 
 
 class MetricsWriter(AbstractContextManager):
@@ -24,15 +31,18 @@ class MetricsWriter(AbstractContextManager):
     def __init__(self, workdir: Path, stage: str, start: int = 0) -> None:
         logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)  # warns of each value not finite
         self.stage = stage
-        path = workdir / "metrics.jsonl"
+        self._workdir, self._published = workdir, time.monotonic()
+        self._spool = tempfile.TemporaryDirectory() if in_bucket(workdir) else None
+        written = Path(self._spool.name) if self._spool else workdir
+        path, kept = workdir / "metrics.jsonl", []
         if path.is_file():
             lines = path.read_text().splitlines(keepends=True)
             # A run that was killed may have left half a line at the end.
             complete = [(x, json.loads(x)) for x in lines if x.endswith("\n")]
             kept = [x for x, values in complete if values["stage"] != stage or values["step"] <= start > 0]
-            write_text(path, "".join(kept))
-        self._file = path.open("a")
-        folder = workdir / "tensorboard" / stage
+            write_text(written / path.name, "".join(kept))
+        self._file = (written / path.name).open("a")
+        folder = written / "tensorboard" / stage
         folder.mkdir(parents=True, exist_ok=True)
         # Not a SummaryWriter, whose threads have a log of their own to tell of a full disk.
         self._events = EventsWriter(str(folder / "events"))
@@ -49,7 +59,19 @@ class MetricsWriter(AbstractContextManager):
             if value is not None:
                 self._events.write_event(Event(step=step, wall_time=time.time(), summary=scalar(name, value)))
         self._events.flush()
+        if time.monotonic() - self._published > UPLOADED:
+            self.publish()
+
+    def publish(self) -> None:
+        """Let what was written be where the workdir is, from now on. Raises OSError if it cannot be."""
+        if self._spool:
+            with disk_errors():
+                upload(Path(self._spool.name), self._workdir)
+        self._published = time.monotonic()
 
     def __exit__(self, *error: object) -> None:
         with self._file:  # which is closed also where closing the other fails
             self._events.close()
+        if self._spool:
+            with self._spool:  # which is removed also where the bucket cannot be reached
+                self.publish()

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from pretrainrl_jax.hosts.agree import is_process_0
+from pretrainrl_jax.storage import spooled
 
 StepFunction = Callable[..., Any]
 
@@ -42,8 +43,8 @@ def traced(
             return step(*arguments)
         if not done:
             jax.block_until_ready(arguments)
-            (folder / stage).mkdir(parents=True, exist_ok=True)
-            trace.enter_context(jax.profiler.trace(folder / stage))
+            local = trace.enter_context(spooled(folder / stage))
+            trace.enter_context(jax.profiler.trace(local))
             trace.callback(lambda: jax.block_until_ready(results))
         results = None  # this step may take their memory over
         with jax.profiler.StepTraceAnnotation(stage, step_num=at):

@@ -195,7 +195,8 @@ class Session:
                 hook.ran = time.perf_counter()
 
     def save(self) -> None:
-        """Write a checkpoint of the state as it is."""
+        """Write a checkpoint of the state as it is, once its metrics are where they are looked for."""
+        self.publish()
         self._saver.save(self.state, self.progress())
         self._losses.clear()
 
@@ -222,6 +223,11 @@ class Session:
         """Write metrics of the state as it is, a line of their own in metrics.jsonl."""
         if self._writer:
             self._writer.write(self.global_step, metrics)
+
+    def publish(self) -> None:
+        """Let metrics written up to now be found in the workdir."""
+        if self._writer:
+            self._writer.publish()
 
     @contextmanager
     def untimed(self) -> Iterator[None]:
@@ -251,6 +257,7 @@ class Session:
         """
         jax.block_until_ready(self.state)
         done = self.progress()
+        self.publish()
         if done.skipped:
             shown = f"{done.skipped} of {self.global_step} steps skipped: they were not finite"
             self.run.screen.say(f"{self.run.stage}: {shown}")

@@ -181,7 +181,7 @@ def read_anchors(path: Path) -> list[AnchorText]:
     """The texts that `write_anchors` wrote; raises InputError where they are not there."""
     if not path.is_file():
         raise InputError(f"no anchor text at {path}: run `train` with this workdir again")
-    with np.load(path) as arrays:
+    with np.load(io.BytesIO(path.read_bytes())) as arrays:
         lengths = arrays["lengths"]
         ends = np.cumsum(lengths)[:-1]
         tokens = np.split(arrays["tokens"], ends)

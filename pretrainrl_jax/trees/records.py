@@ -4,12 +4,14 @@ import hashlib
 import json
 import math
 import os
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pretrainrl_jax.atomic import disk_errors
+from pretrainrl_jax.atomic import disk_errors, write_bytes
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.storage import fetched_file, in_bucket
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, Pair, total
 
 KINDS = {"chosen": 2, "rejected": 3}  # as files and digests of 2026-11 had roles, under `kind`
@@ -77,6 +79,12 @@ def write_trees(path: Path, trees: Iterable[AnswerTree]) -> None:
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
+    if in_bucket(path):
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder) / path.name
+            write_trees(local, trees)
+            write_bytes(path, local.read_bytes())
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     with disk_errors():
@@ -99,9 +107,10 @@ def read_trees(path: Path) -> list[AnswerTree]:
 
     if not path.is_file():
         raise InputError(f"no mined trees at {path}: run `mine` with this workdir first")
-    reader = ArrayRecordReader(str(path))
-    trees = [from_json(json.loads(record)) for record in reader.read_all()]
-    reader.close()
+    with fetched_file(path) as local:
+        reader = ArrayRecordReader(str(local))
+        trees = [from_json(json.loads(record)) for record in reader.read_all()]
+        reader.close()
     return trees
 
 

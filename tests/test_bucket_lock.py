@@ -1,0 +1,152 @@
+"""One writer of a folder in a bucket, against a server that enforces preconditions."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.bucket_server import Bucket, Refused, serving
+
+from pretrainrl_jax import bucket_lock
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.storage import place
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    with serving(Bucket()) as served:
+        for name, value in served.environment().items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(bucket_lock, "RENEWED", 0.1)
+        monkeypatch.setattr(bucket_lock, "LOST", 1.0)
+        monkeypatch.setattr(bucket_lock, "DEAD", 1.5)
+        yield served
+
+
+@pytest.fixture
+def path(bucket: Bucket) -> Path:
+    return place("gs://bucket/run") / "lock"
+
+
+def never(why: str) -> None:
+    pytest.fail(why)
+
+
+def test_it_is_there_while_it_is_held(bucket: Bucket, path: Path):
+    with bucket_lock.held(path, never):
+        first = bucket.objects["run/lock"]
+        assert first.data.decode() == bucket_lock.owner()
+        time.sleep(0.5)
+        assert bucket.objects["run/lock"].generation > first.generation  # renewed
+    assert bucket.names() == []
+
+
+def test_who_comes_second_is_told_by_whom_it_is_held(bucket: Bucket, path: Path, capsys: Any):
+    with bucket_lock.held(path, never):
+        with pytest.raises(InputError, match=r"gs://bucket/run is in use by process \d+ on .*: wait until"):
+            with bucket_lock.held(path, never):
+                pytest.fail("two hold it")
+        assert "run/lock" in bucket.objects
+    assert "waiting up to 1.5 s" in capsys.readouterr().err
+
+
+def test_of_many_that_race_one_has_it_at_a_time(bucket: Bucket, path: Path):
+    inside, most, refused = [0], [0], []
+    guard = threading.Lock()
+
+    def work() -> None:
+        try:
+            with bucket_lock.held(path, never):
+                with guard:
+                    inside[0] += 1
+                    most[0] = max(most[0], inside[0])
+                time.sleep(0.6)
+                with guard:
+                    inside[0] -= 1
+        except InputError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1]
+    assert 1 <= len(refused) <= 3
+
+
+def test_of_many_that_find_a_dead_one_one_takes_it_over(bucket: Bucket, path: Path, capsys: Any):
+    bucket.put("run/lock", b"process 1 on a host that is gone", {})
+    inside, refused = [], []
+
+    def work() -> None:
+        try:
+            with bucket_lock.held(path, never):
+                inside.append(len(inside))
+                time.sleep(2.5)  # longer than the others watch
+        except InputError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert inside == [0]
+    assert len(refused) == 2
+    told = capsys.readouterr().err
+    assert told.count("process 1 on a host that is gone is gone, and its lock was taken over") == 1
+
+
+def test_a_holder_that_another_replaced_stops_and_leaves_it(bucket: Bucket, path: Path):
+    told: list[str] = []
+    with bucket_lock.held(path, told.append):
+        bucket.put("run/lock", b"process 7 on elsewhere", {})
+        time.sleep(0.5)
+    assert told == [f"{path} was taken by process 7 on elsewhere"]
+    assert bucket.objects["run/lock"].data == b"process 7 on elsewhere"
+
+
+def test_a_holder_that_cannot_renew_stops_before_another_may_take_it(bucket: Bucket, path: Path):
+    told: list[tuple[str, float]] = []
+
+    def refuse(what: str, name: str) -> None:
+        raise Refused(403)
+
+    with bucket_lock.held(path, lambda why: told.append((why, time.monotonic()))):
+        began = time.monotonic()
+        bucket.before = refuse
+        time.sleep(1.4)
+        assert len(told) == 1
+        assert "could not be renewed for 1 s" in told[0][0]
+        assert told[0][1] - began < bucket_lock.DEAD
+    assert bucket.names() == ["run/lock"]
+
+
+def test_a_renewal_whose_answer_was_lost_is_found_again(bucket: Bucket, path: Path):
+    lost = []
+
+    def lose(what: str, name: str) -> None:
+        if not lost and what == "put":
+            lost.append(name)
+            bucket.before = lambda what, name: None
+            bucket.put(name, bucket_lock.owner().encode(), {})  # it arrived
+            raise ConnectionError
+
+    with bucket_lock.held(path, never):
+        bucket.before = lose
+        time.sleep(0.8)
+        assert lost == ["run/lock"]
+    assert bucket.names() == []
+
+
+@pytest.mark.parametrize("status", [403, 404, 501])
+def test_a_bucket_that_cannot_be_written_is_an_os_error(bucket: Bucket, path: Path, status: int):
+    def refuse(what: str, name: str) -> None:
+        raise Refused(status)
+
+    bucket.before = refuse
+    with pytest.raises(OSError, match=str(status)), bucket_lock.held(path, never):
+        pytest.fail("it is not held")
