@@ -44,10 +44,10 @@ def test_it_is_there_while_it_is_held(bucket: Bucket, path: Path):
 
 
 def test_who_comes_second_is_told_by_whom_it_is_held(bucket: Bucket, path: Path, capsys: Any):
+    told = r"gs://bucket/run is in use by process \d+ on .*: wait until"
     with bucket_lock.held(path, never):
-        with pytest.raises(InputError, match=r"gs://bucket/run is in use by process \d+ on .*: wait until"):
-            with bucket_lock.held(path, never):
-                pytest.fail("two hold it")
+        with pytest.raises(InputError, match=told), bucket_lock.held(path, never):
+            pytest.fail("two hold it")
         assert "run/lock" in bucket.objects
     assert "waiting up to 1.5 s" in capsys.readouterr().err
 
