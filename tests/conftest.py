@@ -7,10 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from helpers import command_line, peer_measurements
+from helpers.bucket_server import Bucket, serving
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -121,6 +123,15 @@ def signalled(monkeypatch: pytest.MonkeyPatch) -> type[command_line.Signalled]:
 
     monkeypatch.setattr(session, "MetricsWriter", command_line.Signalled)
     return command_line.Signalled
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[Bucket]:
+    """An empty bucket, gs://bucket, which this process and those that it starts find."""
+    with pytest.MonkeyPatch.context() as patch, serving(Bucket()) as served:
+        for name, value in served.environment().items():
+            patch.setenv(name, value)
+        yield served
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from helpers import command_line
-from helpers.bucket_server import Bucket, Refused, serving
+from helpers.bucket_server import Bucket, Refused
 
 import pretrainrl_jax as prl
 
@@ -24,14 +24,6 @@ bucket_lock.RENEWED, bucket_lock.LOST, bucket_lock.DEAD = 0.5, 4.0, 6.0
 sys.exit(program(sys.argv[1:]))
 """
 EVERY = "--checkpoint.every_steps=3"
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[Bucket]:
-    with pytest.MonkeyPatch.context() as patch, serving(Bucket()) as served:
-        for name, value in served.environment().items():
-            patch.setenv(name, value)
-        yield served
 
 
 @pytest.fixture(scope="module")

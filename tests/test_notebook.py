@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib.image
 import nbformat
 import pytest
+from helpers.bucket_server import Bucket
 from nbclient import NotebookClient
 
 NOTEBOOK = Path(__file__).parent.parent / "launch" / "colab.ipynb"
@@ -20,7 +21,23 @@ def test_nothing_that_it_printed_is_kept():
 
 
 def test_it_runs_from_top_to_bottom(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("PRETRAINRL_RUN", str(finished))
+    check(str(finished), tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+def test_it_opens_a_workdir_in_a_bucket_and_writes_nothing_there(
+    bucket: Bucket, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    bucket.read_from(finished, "run")
+    for name in bucket.names("run/checkpoints/"):  # of a bucket a step is whole where Orbax says so
+        assert "params" not in name or name.rpartition("/params")[0] + "/commit_success.txt" in bucket.names()
+    before = len(bucket.changes)
+    check("gs://bucket/run", tmp_path, monkeypatch)
+    assert bucket.changes[before:] == []
+
+
+def check(run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRETRAINRL_RUN", run)
     monkeypatch.setenv("PRETRAINRL_EXPORT", str(tmp_path / "exported"))
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     notebook = nbformat.read(NOTEBOOK, 4)

@@ -1,11 +1,10 @@
 """Folders on a disk and in a bucket behave alike."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.bucket_server import Bucket, serving
+from helpers.bucket_server import Bucket
 
 from pretrainrl_jax import storage
 from pretrainrl_jax.atomic import write_bytes, write_json
@@ -13,14 +12,6 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.training.metrics import MetricsWriter
 from pretrainrl_jax.trees.records import read_trees, write_trees
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[Bucket]:
-    with pytest.MonkeyPatch.context() as patch, serving(Bucket()) as served:
-        for name, value in served.environment().items():
-            patch.setenv(name, value)
-        yield served
 
 
 @pytest.fixture(params=["disk", "bucket"])

@@ -89,6 +89,12 @@ class Bucket:
         if unwanted is not None and int(unwanted) == generation:
             raise Refused(304)
 
+    def read_from(self, folder: Path, prefix: str) -> None:
+        """Take the files of a folder as the objects under a prefix."""
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                self.put(f"{prefix}/{path.relative_to(folder).as_posix()}", path.read_bytes(), {})
+
     def write_to(self, folder: Path, prefix: str) -> Path:
         """Write the objects under a prefix as files into a folder."""
         for name in self.names(f"{prefix}/"):
