@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from helpers import command_line
 from helpers.bucket_server import Bucket, Refused
+from helpers.process_runs import Together
 
 import pretrainrl_jax as prl
 
@@ -161,7 +162,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_result(
 ):
     changes = sum(name.startswith("finished/") for _, name in bucket.changes) or 400
     draw = random.Random(7)
-    for number in range(8):
+    for number in range(4):
         workdir = f"random{number}"
         last = 0
         while True:  # killed again and again, each time somewhat later
@@ -191,3 +192,16 @@ def test_a_sweep_in_a_bucket_shares_what_its_cells_have_in_common(
     models = [f"{cell}/checkpoints/pretrain/model.json" for cell in cells]
     assert bucket.objects[models[0]].data == bucket.objects[models[1]].data
     assert "from" in json.loads(bucket.objects[f"{cells[1]}/finished.json"].data)["pretrain"]
+
+
+@pytest.mark.slow
+def test_two_processes_write_and_read_one_bucket(
+    bucket: Bucket, tiny_config: Path, compiled_environment: dict[str, str], tmp_path: Path
+):
+    for number, workdir in enumerate(("gs://bucket/hosts", tmp_path / "hosts")):
+        words = ["run", "--config", tiny_config, "--workdir", workdir, "--mesh.fsdp=2", "--mesh.data=1"]
+        together = Together(tmp_path / str(number), 2, Path("none"), words, **compiled_environment)
+        ended = together.ended()
+        assert [process.code for process in ended] == [0, 0], ended[0].err
+        assert ended[1].said() == []
+    same(bucket.write_to(tmp_path / "copy", "hosts"), tmp_path / "hosts")

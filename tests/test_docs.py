@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -163,6 +164,24 @@ def understood(words: list[str]) -> None:
         (script,) = (at for at, word in enumerate(words) if word.endswith(".sbatch"))
         assert (ROOT / words[script]).exists()
         check(words[script + 1 :])  # as the script passes them on
+    elif words[0] == "python" and words[1] == "launch/tpu.py":
+        options = runpy.run_path(str(ROOT / words[1]))["parse"](words[2:])
+        as_sent = {Path(name).name: name for name in getattr(options, "send", [])}
+        assert all((ROOT / name).is_file() for name in as_sent.values()), words
+        check([as_sent.get(word, word) for word in options.command] or ["--help"])
+    elif words[0] == "python" and words[1] == "launch/kubernetes.py":
+        assert runpy.run_path(str(ROOT / words[1]))["manifest"](words[2:])
+        check(words[words.index("--") + 1 :])
+    elif words[0] == "docker":
+        assert words[:3] == ["docker", "build", "-f"], words
+        assert (ROOT / words[3]).is_file()
+    elif words[0] == "gcloud":
+        assert " ".join(words[1:3]) in (
+            "services enable",
+            "storage buckets",
+            "storage cp",
+            "storage cat",
+        ) or (words[1:4] == ["iam", "service-accounts", "create"]), words
     elif words[0] == "pytest":
         assert all((ROOT / word).exists() for word in words[1:] if "/" in word), words
     else:
