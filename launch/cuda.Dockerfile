@@ -10,8 +10,8 @@ COPY pretrainrl_jax pretrainrl_jax
 COPY configs configs
 COPY launch/versions.txt versions.txt
 RUN pip install --no-cache-dir --constraint versions.txt '.[cuda,gcs,data]' \
-    && useradd --create-home --uid 1000 run \
-    && cp -r configs /home/run/
-WORKDIR /home/run
+    && useradd --uid 1000 run \
+    && cp -r configs /srv/ && chown -R 1000 /srv
+WORKDIR /srv
 USER 1000
 ENTRYPOINT ["python", "-m", "pretrainrl_jax.main"]

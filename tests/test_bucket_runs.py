@@ -146,6 +146,29 @@ def test_killed_while_a_checkpoint_is_uploaded_it_goes_on_to_the_same_result(
     assert "killed/lock" not in bucket.names()
 
 
+def test_told_to_end_it_saves_gives_the_lock_back_and_goes_on(
+    bucket: Bucket,
+    finished: Path,
+    tiny_config: Path,
+    tmp_path: Path,
+    signalled: type[command_line.Signalled],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    words = ["run", "--config", tiny_config, "--workdir", "gs://bucket/told"]
+    monkeypatch.setattr(signalled, "when", ("train/pretrainrl", 4))
+    stopped = command_line.call(*words)
+    assert stopped.code == 130
+    assert "interrupted: train/pretrainrl stopped after step 4 of 6 and saved" in stopped.err
+    assert "told/lock" not in bucket.names()
+    copy = bucket.write_to(tmp_path / "stopped", "told")
+    assert [line["step"] for line in command_line.metrics(copy, "train/pretrainrl")] == [1, 2, 3, 4]
+    monkeypatch.setattr(signalled, "when", ("", 0))
+    ran = command_line.call(*words)
+    assert ran.code == 0, ran.err
+    assert "train/pretrainrl: goes on after step 4" in ran.out
+    same(bucket.write_to(tmp_path / "copy", "told"), finished)
+
+
 def test_of_two_that_start_one_is_refused(
     bucket: Bucket, tiny_config: Path, compiled_environment: dict[str, str]
 ):
@@ -204,4 +227,5 @@ def test_two_processes_write_and_read_one_bucket(
         ended = together.ended()
         assert [process.code for process in ended] == [0, 0], ended[0].err
         assert ended[1].said() == []
+    assert "hosts/lock" not in bucket.names()
     same(bucket.write_to(tmp_path / "copy", "hosts"), tmp_path / "hosts")
