@@ -70,6 +70,11 @@ def absolute(path: Path) -> Path:
     return path if in_bucket(path) else path.absolute()
 
 
+def real(path: Path) -> Path:
+    """Where a path leads, links followed."""
+    return path if in_bucket(path) else path.resolve()
+
+
 def remove_tree(path: PurePath) -> None:
     """Remove a folder and all that is in it; nothing where there is none."""
     if in_bucket(path):

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import pytest
 from helpers import command_line
 from helpers.bucket_server import Bucket, Refused
@@ -108,8 +109,6 @@ def test_other_verbs_work_on_it(
     assert ran.code == 0, ran.err
     _, params, _ = prl.load("gs://bucket/finished")
     _, others, _ = prl.load(finished)
-    import jax
-
     assert all(map(lambda a, b: (a == b).all(), jax.tree.leaves(params), jax.tree.leaves(others)))
     ran = command_line.call("export", "--workdir", "gs://bucket/finished", "--to", tmp_path / "exported")
     assert ran.code == 0, ran.err
@@ -169,6 +168,7 @@ def test_told_to_end_it_saves_gives_the_lock_back_and_goes_on(
     same(bucket.write_to(tmp_path / "copy", "told"), finished)
 
 
+@pytest.mark.slow
 def test_of_two_that_start_one_is_refused(
     bucket: Bucket, tiny_config: Path, compiled_environment: dict[str, str]
 ):
@@ -228,4 +228,10 @@ def test_two_processes_write_and_read_one_bucket(
         assert [process.code for process in ended] == [0, 0], ended[0].err
         assert ended[1].said() == []
     assert "hosts/lock" not in bucket.names()
-    same(bucket.write_to(tmp_path / "copy", "hosts"), tmp_path / "hosts")
+    there, here = bucket.write_to(tmp_path / "copy", "hosts"), tmp_path / "hosts"
+    for stage in command_line.STAGES:
+        loaded = [prl.load(workdir / "checkpoints" / stage)[1] for workdir in (there, here)]
+        assert all((a == b).all() for a, b in zip(*map(jax.tree.leaves, loaded), strict=True))
+    assert command_line.repeatable(command_line.summary(there)) == command_line.repeatable(
+        command_line.summary(here)
+    )

@@ -29,7 +29,7 @@ from pretrainrl_jax.stages import anchor
 from pretrainrl_jax.stages.check import check_facts, check_text
 from pretrainrl_jax.stages.context import BASE, Context, finished_stages, say
 from pretrainrl_jax.stages.run import every_stage
-from pretrainrl_jax.storage import link
+from pretrainrl_jax.storage import link, real
 from pretrainrl_jax.workdir import anchor_file, prepare_workdir
 
 FACTS = "facts"  # what is read before any stage
@@ -125,7 +125,7 @@ def _files(here: Path, there: Path, stage: str) -> Iterator[tuple[Path, Path]]:
         "train": [f"checkpoints/{stage}", f"mined/{system}"],
         "evaluate": [f"evaluations/{system}.json"],
     }[kind]
-    yield from ((here / name, (there / name).resolve()) for name in names if (there / name).exists())
+    yield from ((here / name, real(there / name)) for name in names if (there / name).exists())
 
 
 def _copy_metrics(here: Path, there: Path, stage: str) -> None:
