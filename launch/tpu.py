@@ -17,7 +17,9 @@ interrupted; `logs --follow` and `status` end with that of the first worker that
 import argparse
 import json
 import os
+import re
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 SECONDS = 30  # between two looks at a resource that is waited for
+ATTEMPTS = 10  # of which all fail in a row
 HOME = "pretrainrl"  # on each worker, below its home folder: venv, log, pid, exit
 EXTRAS = "[tpu,gcs,data]"
 
@@ -37,13 +40,15 @@ python3 -m pip install -q --user uv
 python3 -m uv pip install -q --python venv/bin/python {package}
 venv/bin/python -c 'import jax; print("{name}: jax", jax.__version__)'"""
 
+IDLE = """\
+mkdir -p ~/{home}; cd ~/{home}
+if [ -f pid ] && [ ! -f exit ] && kill -0 "$(cat pid)" 2>/dev/null; then echo "$(hostname): a run is at work" >&2; exit 3; fi"""  # noqa: E501
 # The run is the leader of a session of its own: the end of ssh is not its end.
 RUN = """\
-mkdir -p ~/{home}; cd ~/{home}
-if [ -f pid ] && [ ! -f exit ] && kill -0 "$(cat pid)" 2>/dev/null; then echo "$(hostname): a run is at work" >&2; exit 3; fi
+{idle}
 rm -f exit
 setsid nohup bash -c {command} >> log 2>&1 < /dev/null &
-echo $! > pid; echo "$(hostname): started\""""  # noqa: E501
+echo $! > pid; echo "$(hostname): started\""""
 COMMAND = """\
 if [ -f environment ]; then . ./environment; fi
 venv/bin/python -m pretrainrl_jax.main {words}
@@ -62,7 +67,11 @@ sleep 1; if [ -f exit ]; then exit "$(cat exit)"; fi; exit 1"""
 
 
 class Refused(Exception):
-    """What was asked for cannot be done: exit code 2."""
+    """What was asked for cannot be done: exit code 2. `there`: a slice may be."""
+
+    def __init__(self, text: str, there: bool = False) -> None:
+        super().__init__(text)
+        self.there = there
 
 
 class Failed(Exception):
@@ -76,7 +85,9 @@ class Failed(Exception):
 def main(words: Sequence[str] | None = None) -> int:
     """One verb; gives the exit code."""
     options = parse(sys.argv[1:] if words is None else words)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends as Ctrl-C does
     try:
+        check(options)
         return VERBS[options.verb](options)
     except FileNotFoundError as error:
         if error.filename != "gcloud":
@@ -85,6 +96,8 @@ def main(words: Sequence[str] | None = None) -> int:
         return 2
     except Refused as error:
         print(f"error: {error}", file=sys.stderr)
+        if error.there:
+            warn(options)
         return 2
     except Failed as error:
         print(f"failed: {error}", file=sys.stderr)
@@ -157,7 +170,11 @@ def state(options: argparse.Namespace) -> str:
     ran = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if ran.returncode:
         raise Failed(ran.returncode, command)
-    for one in json.loads(ran.stdout or "[]"):
+    try:
+        found = json.loads(ran.stdout or "[]")
+    except ValueError:
+        raise Failed(1, command) from None
+    for one in found:
         if one["name"].rpartition("/")[2] == options.name:
             return one.get("state", {}).get("state", "UNKNOWN")
     return ""
@@ -174,10 +191,31 @@ def copy(options: argparse.Namespace, *files: Path) -> None:
     do(options, "tpu-vm", "scp", *map(str, files), f"{options.name}:~/{HOME}/", "--worker=all")
 
 
+def check(options: argparse.Namespace) -> None:
+    """Raise Refused for files and variables that are not there, before anything is begun."""
+    if missing := [name for name in getattr(options, "env", []) if name not in os.environ]:
+        raise Refused(f"--env={missing[0]}: it is not set here")
+    if missing := [name for name in getattr(options, "send", []) if not Path(name).is_file()]:
+        raise Refused(f"--send={missing[0]}: no such file")
+    package = getattr(options, "package", "")
+    named = re.fullmatch(r"[A-Za-z0-9_.-]+([=<>~!].*)?", package) and not package.endswith(".whl")
+    if package and not (named and package != ".") and local(package) is None:
+        raise Refused(f"--package={package}: no such wheel or checkout")
+
+
+def local(package: str) -> Path | None:
+    """The wheel or the checkout of that path; None for a name of PyPI."""
+    path = Path(package)
+    is_wheel = path.suffix == ".whl" and path.is_file()
+    return path if is_wheel or (path / "pyproject.toml").is_file() else None
+
+
 def create(options: argparse.Namespace) -> int:
     """Ask for the slice."""
     if found := state(options):
-        raise Refused(f"{options.name} is there already ({found}): give another --name, or delete it")
+        raise Refused(
+            f"{options.name} is there already ({found}): give another --name, or delete it", there=True
+        )
     kinds = [f"--{kind}" for kind in ("spot", "reserved") if getattr(options, kind)]
     if options.service_account:
         kinds.append(f"--service-account={options.service_account}")
@@ -194,8 +232,18 @@ def create(options: argparse.Namespace) -> int:
 
 def wait(options: argparse.Namespace) -> int:
     """Wait until the slice is there."""
-    began, before = time.monotonic(), None
-    while (now := state(options)) != "ACTIVE" and not options.dry_run:
+    began, before, failures = time.monotonic(), None, 0
+    while not options.dry_run:
+        try:
+            now, failures = state(options), 0
+        except Failed:
+            failures += 1
+            if failures == ATTEMPTS:
+                raise
+            time.sleep(SECONDS)
+            continue
+        if now == "ACTIVE":
+            break
         if now != before:
             print(f"{options.name}: {now or 'no such resource'}", flush=True)
         if now in ("", "FAILED", "SUSPENDED"):
@@ -204,19 +252,21 @@ def wait(options: argparse.Namespace) -> int:
             raise Failed(1, ["wait", options.name, f"not there after {options.hours:g} hours"])
         before = now
         time.sleep(SECONDS)
-    print(f"{options.name}: ACTIVE", flush=True) if not options.dry_run else None
+    if options.dry_run:
+        state(options)
+    else:
+        print(f"{options.name}: ACTIVE", flush=True)
+        if options.verb == "wait":
+            warn(options)
     return 0
 
 
 def install(options: argparse.Namespace) -> int:
     """Install the package on all workers, from PyPI, a wheel or a checkout."""
     package = options.package
-    is_wheel = package.endswith(".whl") and Path(package).is_file()
-    if not is_wheel and not Path(package, "pyproject.toml").is_file():
-        if "/" in package or package.endswith(".whl") or package == ".":
-            raise Refused(f"--package={package}: no such wheel or checkout")
-        name, sign, version = package.partition("==")
-        return _install(options, f"{name}{EXTRAS}{sign}{version}")
+    if local(package) is None:
+        name, version = re.fullmatch(r"([A-Za-z0-9_.-]+)(.*)", package).groups()  # pyright: ignore
+        return _install(options, f"{name}{EXTRAS}{version}")
     with tempfile.TemporaryDirectory() as folder:
         wheel = Path(package)
         if wheel.is_dir():
@@ -239,10 +289,6 @@ def _install(options: argparse.Namespace, package: str) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Start the same command on all workers."""
-    if missing := [name for name in options.env if name not in os.environ]:
-        raise Refused(f"--env={missing[0]}: it is not set here")
-    if missing := [name for name in options.send if not Path(name).is_file()]:
-        raise Refused(f"--send={missing[0]}: no such file")
     workdir = [word.partition("=")[2] for word in options.command if word.startswith("--workdir=")]
     workdir += [b for a, b in zip(options.command, options.command[1:], strict=False) if a == "--workdir"]
     if not any(place.startswith("gs://") for place in workdir):
@@ -260,10 +306,10 @@ def run(options: argparse.Namespace) -> int:
             files.append(environment)
         if files:
             copy(options, *files)
-    if options.env:
-        ssh(options, f"chmod 600 ~/{HOME}/environment")
+    kept = f"chmod 600 ~/{HOME}/environment" if options.env else f"rm -f ~/{HOME}/environment"
+    ssh(options, kept)
     command = COMMAND.format(words=shlex.join(options.command))
-    ssh(options, RUN.format(home=HOME, command=shlex.quote(command)))
+    ssh(options, RUN.format(idle=IDLE.format(home=HOME), command=shlex.quote(command)))
     warn(options)
     return 0
 
@@ -300,6 +346,7 @@ def resume(options: argparse.Namespace) -> int:
     if not found:
         create(options)
     wait(options)
+    ssh(options, IDLE.format(home=HOME))
     install(options)
     return run(options)
 
@@ -312,7 +359,7 @@ def delete(options: argparse.Namespace) -> int:
 
 def warn(options: argparse.Namespace) -> None:
     """The last line of whatever leaves something running."""
-    if options.dry_run or options.verb == "delete":
+    if options.dry_run:
         return
     words = ["python", "launch/tpu.py", "delete", f"--project={options.project}", f"--zone={options.zone}"]
     how = shlex.join([*words, f"--name={options.name}"])

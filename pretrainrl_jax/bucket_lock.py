@@ -3,7 +3,7 @@
 Each change of the object names the generation that it replaces, so that of two that try one fails. A holder
 that is alive renews it every `RENEWED` seconds. Who finds it taken watches whether that happens: no clocks
 are compared. Who could not renew it for `LOST` seconds no longer holds it, and stops before another may take
-it.
+it, whatever an attempt that hangs may still do.
 """
 
 import os
@@ -11,21 +11,33 @@ import socket
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.storage import split
 
 RENEWED = 20.0  # seconds
-LOST = 60.0  # of trying to renew: the holder stops
+LOST = 60.0  # without renewal: the holder stops
 DEAD = 90.0  # without renewal, seen from outside: another takes over
+ANSWER = 15.0  # to wait for one
+# Of a machine that was suspended, too, it says how long that was.
+CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class Taken(Exception):
     """Another process changed the object first."""
+
+
+class Seen(NamedTuple):
+    """What the object says."""
+
+    generation: int
+    by: str  # who holds it, in words
+    key: str  # of this holder alone: a restarted one may have the same number and host
 
 
 def owner() -> str:
@@ -42,76 +54,94 @@ def held(path: Path, stop: Callable[[str], None] | None = None) -> Iterator[None
             code 1, since nothing may be written any more.
 
     Raises:
-        InputError: if another process holds it and is alive.
+        InputError: if another process holds it and is alive, or it may not be written.
         OSError: if the bucket cannot be reached.
     """
-    blob = _Object(path)
-    generation = _take(blob, path)
-    done = threading.Event()
-    keeper = threading.Thread(target=_keep, args=(blob, generation, path, done, stop or _end), daemon=True)
-    keeper.start()
+    lock = _Object(path)
+    _take(lock, path)
+    keeper = _Keeper(lock, path, stop or _end)
     try:
         yield
     finally:
-        done.set()
-        keeper.join()
-        with suppress(Taken, OSError):
-            blob.delete()
+        keeper.end()
+        with suppress(Taken, OSError, InputError):
+            lock.delete()
 
 
-def _take(blob: "_Object", path: Path) -> int:
-    """Make the object, or take over one that nobody renews; gives its generation."""
+def _take(lock: "_Object", path: Path) -> None:
+    """Make the object, or take over one that nobody renews."""
     told = False
     while True:
         with suppress(Taken):
-            return blob.write(0)
-        seen = blob.read()
-        if seen is None:
+            return lock.write(0)
+        if (seen := lock.read()) is None:
             continue  # given back in between
-        generation, by = seen
         if not told:
-            _say(f"{path} is held by {by}: waiting up to {DEAD:g} s to see whether it lives")
+            _say(f"{path} is held by {seen.by}: waiting up to {DEAD:g} s to see whether it lives")
             told = True
-        began = time.monotonic()
-        while time.monotonic() - began < DEAD:
+        began = _now()
+        while _now() - began < DEAD:
             time.sleep(min(1.0, DEAD / 10))
-            now = blob.read()
+            now = lock.read()
             if now is None:
                 break
-            if now[0] != generation:
+            if now.generation != seen.generation:
                 raise InputError(
-                    f"--workdir={path.parent} is in use by {now[1]}: wait until it ends, stop it, or choose "
+                    f"--workdir={path.parent} is in use by {now.by}: wait until it ends, stop it, or choose "
                     "another"
                 )
         else:
             with suppress(Taken):
-                taken = blob.write(generation)
-                _say(f"{path}: {by} is gone, and its lock was taken over")
-                return taken
+                lock.write(seen.generation)
+                return _say(f"{path}: {seen.by} is gone, and its lock was taken over")
 
 
-def _keep(
-    blob: "_Object", generation: int, path: Path, done: threading.Event, stop: Callable[[str], None]
-) -> None:
-    """Renew the object until `done`, and say where that is not possible."""
-    renewed, why = time.monotonic(), ""
-    while not done.wait(min(RENEWED, LOST / 3)):
-        try:
-            began = time.monotonic()
-            generation = blob.write(generation)
-            renewed = began
-        except Taken:
-            now = blob.read()
-            if now is not None and now[1] == owner():  # this renewal arrived, and its answer did not
-                generation, renewed = now[0], time.monotonic()
-                continue
-            return stop(f"{path} was taken by {now[1] if now else 'another process'}")
-        except OSError as error:
-            why = str(error)
-        if time.monotonic() - renewed > LOST:
-            return stop(f"{path} could not be renewed for {LOST:g} s ({why})")
-    blob.generation = generation
-    return None
+class _Keeper:
+    """Renews the object from a thread, and from another one sees that this happens in time."""
+
+    def __init__(self, lock: "_Object", path: Path, stop: Callable[[str], None]) -> None:
+        self._lock, self._path, self._stop = lock, path, stop
+        self._renewed, self._why = _now(), "no answer"
+        self._done = threading.Event()
+        self._threads = [threading.Thread(target=t, daemon=True) for t in (self._renew, self._watch)]
+        for thread in self._threads:
+            thread.start()
+
+    def end(self) -> None:
+        """Renew no more."""
+        self._done.set()
+        self._threads[0].join(ANSWER)
+
+    def _renew(self) -> None:
+        while not self._done.wait(min(RENEWED, LOST / 3)):
+            try:
+                began = _now()
+                try:
+                    self._lock.write(self._lock.generation)
+                except Taken:
+                    seen = self._lock.read()
+                    if seen is None or seen.key != self._lock.key:
+                        return self._lose(f"was taken by {seen.by if seen else 'another process'}")
+                    self._lock.generation = seen.generation  # that renewal arrived, and its answer did not
+                self._renewed = began
+            except Exception as error:  # tried again, until `_watch` ends it
+                self._why = str(error)
+        return None
+
+    def _watch(self) -> None:
+        while not self._done.wait(min(1.0, LOST / 20)):
+            if _now() - self._renewed > LOST:
+                return self._lose(f"could not be renewed for {LOST:g} s ({self._why})")
+        return None
+
+    def _lose(self, how: str) -> None:
+        if not self._done.is_set():
+            self._done.set()
+            self._stop(f"{self._path} {how}")
+
+
+def _now() -> float:
+    return time.clock_gettime(CLOCK)
 
 
 def _end(why: str) -> None:
@@ -125,53 +155,60 @@ def _say(text: str) -> None:
 
 
 class _Object:
-    """The object of a lock, whose errors are `Taken` and OSError."""
+    """The object of a lock, whose errors are Taken, InputError and OSError."""
 
     def __init__(self, path: Path) -> None:
         from google.cloud import storage  # pyright: ignore
 
-        bucket, name = split(path)
-        with _told():
-            self._client: Any = storage.Client(project=os.environ.get("GOOGLE_CLOUD_PROJECT") or "none")
-        self._bucket, self._name = self._client.bucket(bucket), name
-        self.generation = 0
+        self._path, (bucket, self._name) = path, split(path)
+        with self._told():
+            client: Any = storage.Client(project=os.environ.get("GOOGLE_CLOUD_PROJECT") or "none")
+        self._bucket = client.bucket(bucket)
+        self.key, self.generation = uuid.uuid4().hex, 0
 
-    def write(self, generation: int) -> int:
-        """Replace that generation, 0 for none; gives the new one. Raises Taken where it is another."""
-        blob = self._bucket.blob(self._name)
-        with _told():
-            blob.upload_from_string(owner(), if_generation_match=generation, timeout=LOST / 3, retry=None)
+    def write(self, generation: int) -> None:
+        """Replace that generation, 0 for none. Raises Taken where it is another."""
+        blob, text = self._bucket.blob(self._name), f"{owner()}\n{self.key}\n"
+        with self._told():
+            blob.upload_from_string(text, if_generation_match=generation, timeout=ANSWER, retry=None)
         self.generation = int(blob.generation)
-        return self.generation
 
-    def read(self) -> tuple[int, str] | None:
-        """Its generation and who holds it; None where there is none."""
+    def read(self) -> Seen | None:
+        """What it says; None where there is none."""
         from google.api_core.exceptions import NotFound  # pyright: ignore
 
-        with _told():
+        with self._told():
             try:
-                blob = self._bucket.get_blob(self._name, timeout=LOST / 3)
-                return None if blob is None else (int(blob.generation), blob.download_as_bytes().decode())
+                if (blob := self._bucket.get_blob(self._name, timeout=ANSWER, retry=None)) is None:
+                    return None
+                text = blob.download_as_bytes(timeout=ANSWER, retry=None).decode(errors="replace")
             except NotFound:
                 return None
+        by, _, key = text.partition("\n")
+        return Seen(int(blob.generation), by, key.strip())
 
     def delete(self) -> None:
         """Give it back, where it still is this process's."""
         blob = self._bucket.blob(self._name)
-        with _told():
-            blob.delete(if_generation_match=self.generation, timeout=LOST / 3)
+        with self._told():
+            blob.delete(if_generation_match=self.generation, timeout=ANSWER)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Within it what the client raises is Taken, or InputError for what will not change, or OSError."""
+        from google.api_core import exceptions  # pyright: ignore
+        from google.auth.exceptions import GoogleAuthError  # pyright: ignore
+        from requests import RequestException
+
+        try:
+            yield
+        except exceptions.PreconditionFailed:
+            raise Taken from None
+        except (exceptions.Forbidden, exceptions.NotFound) as error:
+            raise InputError(f"cannot write to --workdir={self._path.parent}: {_first(error)}") from None
+        except (exceptions.GoogleAPIError, GoogleAuthError, RequestException) as error:
+            raise OSError(f"{self._path} cannot be reached: {_first(error)}") from None
 
 
-@contextmanager
-def _told() -> Iterator[None]:
-    """Within it what the client raises is Taken or an OSError."""
-    from google.api_core import exceptions  # pyright: ignore
-    from google.auth.exceptions import GoogleAuthError  # pyright: ignore
-    from requests import RequestException
-
-    try:
-        yield
-    except exceptions.PreconditionFailed:
-        raise Taken from None
-    except (exceptions.GoogleAPIError, GoogleAuthError, RequestException) as error:
-        raise OSError(next(iter(str(error).splitlines()), type(error).__name__)) from None
+def _first(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -5,7 +5,9 @@ no folders but those of the names in it, nothing can be appended to, and what is
 whole, or not at all.
 """
 
+import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +18,8 @@ from typing import Any, cast
 from pretrainrl_jax.errors import InputError
 
 BUCKET = "gs://"
+# In what TensorStore raises of a bucket that cannot be asked.
+STATUSES = ("PERMISSION_DENIED", "UNAUTHENTICATED", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
 
 
 def place(text: str | PurePath, option: str = "--workdir") -> Path:
@@ -30,6 +34,14 @@ def place(text: str | PurePath, option: str = "--workdir") -> Path:
     bucket = text.removeprefix(BUCKET).partition("/")[0] if text.startswith(BUCKET) else ""
     if not bucket:
         raise InputError(f"{option}={text}: give a folder of this machine, or gs://BUCKET/FOLDER")
+    if found := re.search(r"[*?\[\]#]", text):
+        raise InputError(f"{option}={text}: a name in a bucket with {found[0]} means something else there")
+    # TensorFlow's own access to buckets, where it is installed, and another of gcsfs that asks by gRPC first
+    # what kind of bucket it is.
+    os.environ.setdefault("EPATH_USE_TF", "false")
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    for name in ("gcsfs", "google"):  # what they raise is told in one line
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         import fsspec.config
         import gcsfs  # pyright: ignore  # noqa: F401
@@ -50,7 +62,21 @@ def in_bucket(path: PurePath) -> bool:
 
 def of_bucket(error: BaseException) -> bool:
     """Whether an exception is one of the packages that read and write buckets."""
-    return type(error).__module__.partition(".")[0] in ("gcsfs", "aiohttp", "requests", "google", "fsspec")
+    if type(error).__module__.partition(".")[0] in ("gcsfs", "aiohttp", "requests", "google", "fsspec"):
+        return True
+    return BUCKET in str(error) and any(status in str(error) for status in STATUSES)
+
+
+def unreachable(error: BaseException) -> bool:
+    """Whether an exception says that a bucket could not be asked, and not that something there is wrong."""
+    while True:
+        if of_bucket(error) or (isinstance(error, OSError) and not isinstance(error, FileNotFoundError)):
+            return True
+        if any(status in str(error) for status in STATUSES):
+            return True
+        if (cause := error.__cause__ or error.__context__) is None:
+            return False
+        error = cause
 
 
 def told(error: BaseException) -> str:
@@ -65,6 +91,36 @@ def split(path: PurePath) -> tuple[str, str]:
     return bucket, name
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder. Raises OSError where a bucket cannot be asked."""
+    if not in_bucket(path):
+        return path.exists()
+    import fsspec
+
+    try:
+        fsspec.filesystem("gcs").info("/".join(split(path)))
+        return True
+    except FileNotFoundError:
+        return False
+
+
+def names_in(folder: Path) -> list[str]:
+    """The names of what is in a folder; none where there is none. Raises OSError as `is_there`."""
+    try:
+        return [path.name for path in folder.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def probe(folder: Path) -> None:
+    """Read a byte of every file of a folder in a bucket; raises what one that cannot be read raises."""
+    import fsspec
+
+    found = fsspec.filesystem("gcs").find("/".join(split(folder)), detail=True)
+    names = [name for name, about in found.items() if about["size"]]
+    fsspec.filesystem("gcs").cat_ranges(names, [0] * len(names), [1] * len(names), on_error="raise")
+
+
 def absolute(path: Path) -> Path:
     """A path from the root of its disk or bucket on."""
     return path if in_bucket(path) else path.absolute()
@@ -75,10 +131,12 @@ def real(path: Path) -> Path:
     return path if in_bucket(path) else path.resolve()
 
 
-def remove_tree(path: PurePath) -> None:
-    """Remove a folder and all that is in it; nothing where there is none."""
+def remove_tree(path: Path) -> None:
+    """Remove a folder and all that is in it, or a file, or a link; nothing where there is none."""
     if in_bucket(path):
         cast(Any, path).rmtree(missing_ok=True)
+    elif path.is_symlink() or path.is_file():
+        path.unlink()
     else:
         shutil.rmtree(path, ignore_errors=True)
 
@@ -101,11 +159,13 @@ def link(target: Path, source: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(os.path.relpath(source, target.parent))
     elif source.is_dir():
-        # What says that a checkpoint is whole comes last.
-        for name in sorted(_below(source), key=lambda name: (name.endswith(".txt"), -name.count("/"))):
-            _copy(source / name, target / name)
+        names = _below(source)
+        whole = [name for name in names if name.endswith(".txt")]
+        _copy(source, target, [name for name in names if name not in whole])
+        for name in sorted(whole, key=lambda name: -name.count("/")):  # what says that a step is whole: last
+            _copy(source, target, [name])
     else:
-        _copy(source, target)
+        _copy(source.parent, target.parent, [source.name], [target.name])
 
 
 def download(folder: Path, target: Path) -> None:
@@ -166,7 +226,11 @@ def _below(folder: Path) -> list[str]:
     return [path.removeprefix(f"{bucket}/{name}/") for path in found]
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path, names: list[str], others: list[str] | None = None) -> None:
+    """Copy objects of one folder to another, many at a time, by default under the same names."""
     import fsspec
 
-    fsspec.filesystem("gcs").copy("/".join(split(source)), "/".join(split(target)))
+    pairs = ((source, names), (target, others or names))
+    sources, targets = (["/".join(split(folder / name)) for name in of] for folder, of in pairs)
+    if names:
+        fsspec.filesystem("gcs").copy(sources, targets)

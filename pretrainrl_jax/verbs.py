@@ -127,6 +127,8 @@ def _import(command: Command) -> None:
 
 def _export(command: Command) -> None:
     check_model_at(command.options.model or command.workdir, "--model")
+    if "://" in command.options.to:
+        raise InputError(f"--to={command.options.to}: give a folder of this machine")
     if Path(command.options.to).exists():
         raise InputError(f"--to={command.options.to}: it is there already; remove it, or give another folder")
     from pretrainrl_jax.stages.start import start_export

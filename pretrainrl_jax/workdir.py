@@ -28,7 +28,7 @@ from pretrainrl_jax.config.stored import (
     upgraded,
 )
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.storage import in_bucket
+from pretrainrl_jax.storage import in_bucket, is_there
 from pretrainrl_jax.version import STAMP, check_format
 
 LOCK = "lock"
@@ -46,7 +46,7 @@ def read_workdir(workdir: Path) -> Config:
         InputError: if it has none, or one of another version.
     """
     path = workdir / "config.json"
-    if not path.is_file():
+    if not is_there(path):
         raise InputError(f"{workdir} is no workdir (it has no config.json): run `pretrain` or `run` first")
     try:
         return from_flat(_read(path))
@@ -79,7 +79,7 @@ def check_workdir(workdir: Path, config: Config, create: bool) -> bool:
     path = workdir / "config.json"
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"cannot write to --workdir={workdir}: it is no folder")
-    if not path.is_file():
+    if not is_there(path):
         if not create:
             raise InputError(
                 f"{workdir} is no workdir (it has no config.json): run `pretrain` or `run` first"
@@ -133,7 +133,7 @@ def prepare_workdir(workdir: Path, config: Config, create: bool) -> None:
 def _unmade(workdir: Path, config: Config) -> list[str]:
     """The settings of anchor text, while neither it nor a system that has an anchor is there."""
     anchored = [name for name, objective in config.objectives.items() if objective.anchored]
-    if anchor_file(workdir).is_file() or any(_trained(workdir, "objectives", name) for name in anchored):
+    if is_there(anchor_file(workdir)) or any(_trained(workdir, "objectives", name) for name in anchored):
         return []
     return [item.name for item in every_setting(config) if item.name.startswith("anchor.")]
 
@@ -155,8 +155,7 @@ def locked(workdir: Path) -> Iterator[None]:
     """
     if in_bucket(workdir):
         with ExitStack() as stack:
-            with _refused_writing(workdir):
-                stack.enter_context(bucket_lock.held(workdir / LOCK))
+            stack.enter_context(bucket_lock.held(workdir / LOCK))
             yield
         return
     with _refused_writing(workdir):

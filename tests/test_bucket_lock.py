@@ -37,7 +37,7 @@ def never(why: str) -> None:
 def test_it_is_there_while_it_is_held(bucket: Bucket, path: Path):
     with bucket_lock.held(path, never):
         first = bucket.objects["run/lock"]
-        assert first.data.decode() == bucket_lock.owner()
+        assert first.data.decode().startswith(f"{bucket_lock.owner()}\n")
         time.sleep(0.5)
         assert bucket.objects["run/lock"].generation > first.generation  # renewed
     assert bucket.names() == []
@@ -132,7 +132,7 @@ def test_a_renewal_whose_answer_was_lost_is_found_again(bucket: Bucket, path: Pa
         if not lost and what == "put":
             lost.append(name)
             bucket.before = lambda what, name: None
-            bucket.put(name, bucket_lock.owner().encode(), {})  # it arrived
+            bucket.put(name, bucket.objects[name].data, {})  # it arrived
             raise ConnectionError
 
     with bucket_lock.held(path, never):
@@ -142,11 +142,54 @@ def test_a_renewal_whose_answer_was_lost_is_found_again(bucket: Bucket, path: Pa
     assert bucket.names() == []
 
 
-@pytest.mark.parametrize("status", [403, 404, 501])
-def test_a_bucket_that_cannot_be_written_is_an_os_error(bucket: Bucket, path: Path, status: int):
+@pytest.mark.parametrize(
+    ("status", "kind"), [(403, InputError), (404, InputError), (501, OSError), (503, OSError)]
+)
+def test_a_bucket_that_cannot_be_written_is_told(
+    bucket: Bucket, path: Path, status: int, kind: type[Exception]
+):
     def refuse(what: str, name: str) -> None:
         raise Refused(status)
 
     bucket.before = refuse
-    with pytest.raises(OSError, match=str(status)), bucket_lock.held(path, never):
+    with pytest.raises(kind, match=str(status)), bucket_lock.held(path, never):
         pytest.fail("it is not held")
+
+
+def test_another_of_the_same_number_and_host_is_another(bucket: Bucket, path: Path):
+    """As the process of a pod that was started again."""
+    told: list[str] = []
+    with bucket_lock.held(path, told.append):
+        bucket.put("run/lock", f"{bucket_lock.owner()}\nanother key\n".encode(), {})
+        time.sleep(0.5)
+    assert told == [f"{path} was taken by {bucket_lock.owner()}"]
+
+
+def test_whatever_fails_in_renewing_it_is_lost_in_time(
+    bucket: Bucket, path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    told: list[str] = []
+
+    def write(self: object, generation: int) -> None:
+        raise bucket_lock.Taken
+
+    def read(self: object) -> None:
+        raise KeyError("not what was expected")
+
+    with bucket_lock.held(path, told.append):
+        monkeypatch.setattr(bucket_lock._Object, "write", write)
+        monkeypatch.setattr(bucket_lock._Object, "read", read)
+        time.sleep(1.4)
+    assert told == [f"{path} could not be renewed for 1 s ('not what was expected')"]
+
+
+def test_an_answer_that_never_comes_loses_it_in_time(bucket: Bucket, path: Path):
+    told: list[float] = []
+    hangs = threading.Event()
+    with bucket_lock.held(path, lambda why: told.append(time.monotonic())):
+        began = time.monotonic()
+        bucket.before = lambda what, name: hangs.wait(10)
+        time.sleep(1.4)
+        hangs.set()
+    assert len(told) == 1
+    assert told[0] - began < 1.4 < bucket_lock.DEAD

@@ -66,6 +66,7 @@ def test_a_slice_has_its_hosts_and_chips(slice_of: str, accelerator: str, hosts:
     }
     assert (job(values)["parallelism"], job(values)["completions"]) == (hosts, hosts)
     assert pod(values)["containers"][0]["resources"]["limits"] == {"google.com/tpu": chips}
+    assert ("annotations" in values["metadata"]) == (hosts > 1)
     assert not any("--hosts." in word for word in pod(values)["containers"][0]["args"])
 
 
@@ -118,12 +119,9 @@ def test_all_options_arrive():
     assert pod(values)["containers"][0]["envFrom"] == [{"secretRef": {"name": "hf"}}]
 
 
-def test_only_what_was_refused_is_not_tried_again():
+def test_all_hosts_are_started_again_together():
     values = manifest(*ON_TPUS, *COMMAND)
-    (rule,) = job(values)["podFailurePolicy"]["rules"]
-    assert rule["action"] == "FailJob"
-    assert rule["onExitCodes"] == {"containerName": "run", "operator": "In", "values": [2]}
-    assert values["spec"]["failurePolicy"]["rules"][0]["action"] == "FailJobSet"
+    assert values["spec"]["failurePolicy"] == {"maxRestarts": 10}
     assert job(values)["backoffLimit"] == 0
     assert pod(values)["restartPolicy"] == "Never"
 

@@ -1,15 +1,21 @@
 """Folders on a disk and in a bucket behave alike."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
-from helpers.bucket_server import Bucket
+from gcsfs.retry import HttpError
+from helpers.bucket_server import Bucket, Refused
 
 from pretrainrl_jax import storage
 from pretrainrl_jax.atomic import write_bytes, write_json
+from pretrainrl_jax.config import CheckpointConfig
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.training.checkpoints import BEGINNING, restore_state, saving, steps_of
 from pretrainrl_jax.training.metrics import MetricsWriter
+from pretrainrl_jax.training.step import TrainState
 from pretrainrl_jax.trees.records import read_trees, write_trees
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
@@ -137,3 +143,108 @@ def test_without_the_packages_it_is_said_which(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(InputError, match=r"pip install 'pretrainrl_jax\[gcs\]'"):
         storage.place("gs://bucket/x")
     assert storage.place("runs/x") == Path("runs/x")
+
+
+@pytest.mark.parametrize("text", ["gs://bucket/a[1]", "gs://bucket/a*", "gs://bucket/a?b", "gs://bucket/a#1"])
+def test_names_that_mean_something_else_are_refused(text: str):
+    with pytest.raises(InputError, match="means something else there"):
+        storage.place(text)
+
+
+def state_of(number: float) -> TrainState:
+    values = number * jnp.arange(1.0, 5.0) / 3
+    return TrainState(jnp.int32(number), {"w": values}, {"m": values})
+
+
+@pytest.fixture
+def saved(bucket: Bucket, tmp_path: Path) -> Iterator[Path]:
+    """A stage in the bucket with checkpoints of steps 1 and 2."""
+    folder = storage.place(f"gs://bucket/{tmp_path.name}") / "checkpoints" / "train" / "x"
+    with saving(folder, CheckpointConfig()) as saver:
+        for number in (1, 2):
+            saver.save(state_of(number), BEGINNING)
+    yield folder
+    bucket.reading = lambda name: None
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("where", ["/params/", "/about/metadata", ""])
+def test_what_cannot_be_read_now_is_not_taken_for_damaged_or_missing(
+    bucket: Bucket, saved: Path, where: str, status: int
+):
+    before = bucket.names()
+    said: list[str] = []
+
+    def refuse(name: str) -> None:
+        if where in name:
+            raise Refused(status)
+
+    bucket.reading = refuse
+    with pytest.raises((OSError, HttpError)):
+        restore_state(saved, state_of(0), say=said.append)
+    bucket.reading = lambda name: None
+    assert bucket.names() == before
+    assert said == []
+    restored = restore_state(saved, state_of(0))
+    assert restored
+    assert int(restored[0].step) == 2
+
+
+def test_what_is_damaged_is_passed_over_and_set_aside(bucket: Bucket, saved: Path):
+    (name,) = [name for name in bucket.names() if f"{saved.parts[-4]}" in name and "2/params/w/0" in name]
+    bucket.put(name, bytes(len(bucket.objects[name].data)), {})
+    said: list[str] = []
+    restored = restore_state(saved, state_of(0), say=said.append)
+    assert restored
+    assert int(restored[0].step) == 1
+    assert "the checkpoint of step 2 is damaged" in said[0]
+    assert (saved / "2.damaged").is_dir()
+
+
+def test_what_is_lost_is_passed_over(bucket: Bucket, saved: Path):
+    (saved / "2" / "about" / "metadata").unlink()
+    restored = restore_state(saved, state_of(0))
+    assert restored
+    assert int(restored[0].step) == 1
+
+
+def test_a_step_that_is_not_written_to_its_end_is_none(bucket: Bucket, saved: Path):
+    (saved / "2" / "commit_success.txt").unlink()
+    said: list[str] = []
+    assert steps_of(saved) == [1]
+    restored = restore_state(saved, state_of(0), say=said.append)
+    assert restored
+    assert int(restored[0].step) == 1
+    assert said == ["the checkpoint of step 2 was not written to its end, and is passed over"]
+
+
+def test_whether_something_is_there_is_never_guessed(bucket: Bucket, saved: Path):
+    assert storage.is_there(saved / "2")
+    assert not storage.is_there(saved / "3")
+
+    def refuse(name: str) -> None:
+        raise Refused(403)
+
+    bucket.reading = refuse
+    with pytest.raises(OSError, match="Forbidden"):
+        storage.is_there(saved / "2" / "about" / "metadata")
+    with pytest.raises(OSError, match="Forbidden"):
+        steps_of(saved)
+
+
+def test_an_upload_that_is_refused_is_an_error_of_the_system(bucket: Bucket, tmp_path: Path):
+    folder = storage.place(f"gs://bucket/{tmp_path.name}") / "checkpoints" / "train" / "x"
+
+    def refuse(what: str, name: str) -> None:
+        if "/params/w/" in name:
+            raise Refused(403)
+
+    bucket.before = refuse
+    try:
+        with saving(folder, CheckpointConfig()) as saver:
+            saver.save(state_of(1), BEGINNING)
+            with pytest.raises(OSError, match="PERMISSION_DENIED"):
+                saver.wait()
+    finally:
+        bucket.before = lambda what, name: None
+    assert steps_of(folder) == []

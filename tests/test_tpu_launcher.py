@@ -115,6 +115,7 @@ def test_a_slice_is_asked_for_and_waited_for(run: Callable[..., Ran]):
     again = run("create", *SLICE)
     assert (again.code, again.verbs) == (2, ["queued-resources list"])
     assert "a-run is there already" in again.err
+    assert again.err.splitlines()[-1].endswith(DELETE)
     waited = run("wait")
     assert waited.code == 0
     assert waited.out.splitlines() == ["a-run: PROVISIONING", "a-run: ACTIVE"]
@@ -141,7 +142,8 @@ def test_it_is_installed_from_an_index(run: Callable[..., Ran], installed: Path)
         ran = (installed / f"worker{number}" / "python3").read_text()
         assert "'pretrainrl_jax[tpu,gcs,data]==1.2'" in ran
         assert "'-m', 'uv', 'venv', '-q', '--python', '3.12', 'venv'" in ran
-    assert run("install", "--package=pretrainrl_jax").code == 0  # once more, into the same environment
+    assert run("install", "--package=pretrainrl_jax>=1,<3").code == 0  # once more, into the same environment
+    assert "'pretrainrl_jax[tpu,gcs,data]>=1,<3'" in (installed / "worker0" / "python3").read_text()
     assert (installed / "worker0" / "python3").read_text().count("'venv', '-q'") == 1
 
 
@@ -250,6 +252,41 @@ def test_a_preempted_slice_is_made_anew_and_goes_on(run: Callable[..., Ran], ins
     assert json.loads((installed / "worker1" / "pretrainrl" / "log").read_text())[0] == ["--workdir=gs://b/r"]
 
 
+def test_resume_is_refused_before_a_slice_is_made(run: Callable[..., Ran]):
+    for words in (["--package=./typo"], ["--package=.", "--env=NOT_SET"], ["--package=.", "--send=none.py"]):
+        ran = run("resume", *SLICE, *words, "--", "--workdir=gs://b/r")
+        assert (ran.code, ran.calls) == (2, [])
+
+
+def test_resume_changes_nothing_under_a_run(run: Callable[..., Ran], installed: Path):
+    for number in range(2):
+        (installed / f"worker{number}" / "pretrainrl" / "hold").touch()
+    assert run("run", "--", "--workdir=gs://b/r").code == 0
+    before = (installed / "worker0" / "python3").read_text()
+    ran = run("resume", *SLICE, "--package=pretrainrl_jax", "--", "--workdir=gs://b/r")
+    assert (ran.code, ran.err.count("a run is at work")) == (3, 2)
+    assert (installed / "worker0" / "python3").read_text() == before
+    for number in range(2):
+        (installed / f"worker{number}" / "pretrainrl" / "hold").unlink()
+        ended(installed, number)
+
+
+def test_what_an_earlier_run_was_given_is_not_the_next_ones(run: Callable[..., Ran], installed: Path):
+    assert run("run", "--env=A_TOKEN", "--", "--workdir=gs://b/r", A_TOKEN="a-secret").code == 0
+    ended(installed)
+    assert run("run", "--", "--workdir=gs://b/r").code == 0
+    ended(installed)
+    lines = (installed / "worker1" / "pretrainrl" / "log").read_text().splitlines()
+    assert [json.loads(line)[1] for line in lines] == ["a-secret", None]
+
+
+def test_one_look_that_fails_ends_no_waiting(run: Callable[..., Ran], folder: Path):
+    (folder / "states").write_text("PROVISIONING ACTIVE")
+    (folder / "fails").write_text("3")
+    ran = run("wait")
+    assert (ran.code, ran.err.count("quota")) == (0, 3)
+
+
 def test_resume_where_the_slice_is_there_makes_no_other(run: Callable[..., Ran], installed: Path):
     ran = run("resume", *SLICE, "--package=pretrainrl_jax", "--", "--workdir=gs://b/r")
     assert ran.code == 0, ran.err
@@ -291,6 +328,7 @@ def test_dry_run_prints_what_would_be_run_and_runs_nothing(run: Callable[..., Ra
         ("logs", "tpu-vm-ssh"),
         ("status", "tpu-vm-ssh"),
         ("resume", "tpu-vm-scp"),
+        ("delete", "queued-resources-delete"),
     ],
 )
 @pytest.mark.parametrize("how", ["interrupt", "fail"])

@@ -29,7 +29,7 @@ from pretrainrl_jax.stages import anchor
 from pretrainrl_jax.stages.check import check_facts, check_text
 from pretrainrl_jax.stages.context import BASE, Context, finished_stages, say
 from pretrainrl_jax.stages.run import every_stage
-from pretrainrl_jax.storage import link, real
+from pretrainrl_jax.storage import is_there, link, real, remove_tree
 from pretrainrl_jax.workdir import anchor_file, prepare_workdir
 
 FACTS = "facts"  # what is read before any stage
@@ -98,17 +98,25 @@ def _finished(config: Config, workdir: Path) -> dict[str, Path]:
 
 def take_over(cell: Context, made: Mapping[str, Path]) -> None:
     """Link every stage that another cell has made with the same settings, but what is begun here already."""
-    marks = finished_stages(cell.workdir)
+    marks, begun = finished_stages(cell.workdir), cell.workdir / "linking.json"
+    half = json.loads(begun.read_text()) if is_there(begun) else None  # a run was killed in the middle
     for stage, other in made.items():
         pairs = list(_files(cell.workdir, other, stage))
-        if stage in marks or any(target.exists() for target, _ in pairs):
+        if stage in marks:
             continue
+        if stage == half:
+            for target, _ in pairs:
+                remove_tree(target)
+        elif any(is_there(target) for target, _ in pairs):
+            continue
+        write_json(begun, stage)
         for target, source in pairs:
             link(target, source)
         _copy_metrics(cell.workdir, other, stage)
         notes = finished_stages(other)[stage]
         marks[stage] = notes | {"from": notes.get("from", other.name)}
         write_json(cell.workdir / "finished.json", marks)
+        begun.unlink()
 
 
 def _files(here: Path, there: Path, stage: str) -> Iterator[tuple[Path, Path]]:
@@ -131,6 +139,7 @@ def _files(here: Path, there: Path, stage: str) -> Iterator[tuple[Path, Path]]:
 def _copy_metrics(here: Path, there: Path, stage: str) -> None:
     paths = here / "metrics.jsonl", there / "metrics.jsonl"
     own, others = (path.read_text().splitlines() if path.is_file() else [] for path in paths)
+    own = [line for line in own if json.loads(line)["stage"] != stage]  # of a run that was killed
     lines = own + [line for line in others if json.loads(line)["stage"] == stage]
     write_text(paths[0], "".join(f"{line}\n" for line in lines))
 

@@ -7,6 +7,7 @@
 <stage>/<step>/about          progress, the settings and data it depends on, checksums of the parameters
 """
 
+import errno
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +29,16 @@ from pretrainrl_jax.hosts.agree import gather, run_on_process_0
 from pretrainrl_jax.model.checksums import checksums
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.shape import to_json
-from pretrainrl_jax.storage import absolute, in_bucket, remove_tree, spooled
+from pretrainrl_jax.storage import (
+    absolute,
+    in_bucket,
+    names_in,
+    probe,
+    remove_tree,
+    spooled,
+    told,
+    unreachable,
+)
 from pretrainrl_jax.training.step import TrainState
 from pretrainrl_jax.trees.templates import Template
 from pretrainrl_jax.trees.tokenization import Tokenizer
@@ -196,7 +206,7 @@ def _about(folder: Path, step: int, field: str) -> float:
     try:
         about = json.loads((folder / str(step) / "about" / "metadata").read_text())
         return about["progress"][field]
-    except (OSError, ValueError, KeyError):  # being written, damaged, or older
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):  # being written, damaged, or older
         return math.inf
 
 
@@ -240,20 +250,18 @@ def steps_of(folder: Path) -> list[int]:
 
 def _named_steps(folder: Path) -> list[int]:
     """The same, with those of a bucket that are not written to their end."""
-    steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
-    return sorted(steps, reverse=True)
+    return sorted((int(name) for name in names_in(folder) if name.isdigit()), reverse=True)
 
 
 def _is_whole(step: Path) -> bool:
     """Whether a step is written to its end. In a bucket it has its name from the beginning."""
-    return not in_bucket(step) or (step / WHOLE).is_file()
+    return not in_bucket(step) or WHOLE in names_in(step)
 
 
 def _half_written(folder: Path) -> list[int]:
     """The steps that a run was writing when it was stopped."""
     begun = {*_named_steps(folder)} - {*steps_of(folder)}
-    if folder.is_dir():
-        begun |= {int(path.name.partition(".")[0]) for path in folder.glob("*.orbax-checkpoint-tmp*")}
+    begun |= {int(name.partition(".")[0]) for name in names_in(folder) if ".orbax-checkpoint-tmp" in name}
     return sorted(begun)
 
 
@@ -274,17 +282,21 @@ def restore_state(
     for step in run_on_process_0(lambda: _half_written(folder), f"looking at {folder.name}"):
         say(f"the checkpoint of step {step} was not written to its end, and is passed over")
     for step in run_on_process_0(lambda: steps_of(folder), f"looking for checkpoints of {folder.name}"):
-        restored, why = None, ""
+        restored, why = None, None
         try:
             restored = _restore(folder, step, like, about or {})
         except InputError:
             raise
         except Exception as error:  # what a damaged file raises depends on where it is damaged
-            why = reason(error)
+            unread = why_unread(folder / str(step), error)
+            why = [bool(unread), unread or reason(error)]
         # A process may find damage where another one, which reads other parts, finds none.
-        if not (reasons := [text for text in gather(why, f"restoring step {step}") if text]):
+        reasons = list(filter(None, gather(why, f"restoring step {step}")))
+        if not reasons:
             return restored
-        say(f"the checkpoint of step {step} is damaged, and is passed over ({reasons[0]})")
+        if unreadable := [text for is_unread, text in reasons if is_unread]:
+            raise OSError(errno.EIO, f"{folder / str(step)} cannot be read: {unreadable[0]}")
+        say(f"the checkpoint of step {step} is damaged, and is passed over ({reasons[0][1]})")
         run_on_process_0(lambda step=step: _set_aside(folder, step), f"setting step {step} aside")
     return None
 
@@ -317,6 +329,21 @@ def _restore(folder: Path, step: int, like: TrainState, wanted: Json) -> tuple[T
     if about["finished"]:
         return TrainState(jnp.full_like(like.step, step), params, like.opt_state), progress
     return TrainState(restored["training"]["step"], params, restored["training"]["moments"]), progress
+
+
+def why_unread(step: Path, error: Exception) -> str:
+    """Why a step in a bucket cannot be read now, though it may be whole; "" for one that is damaged.
+
+    To TensorStore an array's file that may not be read is one that is not there, and reads as zeros.
+    """
+    if in_bucket(step) and unreachable(error):
+        return reason(error)
+    try:
+        if in_bucket(step):
+            probe(step)
+    except Exception as found:  # of several packages
+        return told(found) if unreachable(found) else ""
+    return ""
 
 
 def refuse_damaged(about: Json, params: Params) -> None:

@@ -1,5 +1,6 @@
 """Any model, ready to use: a workdir, a stage's checkpoint, a step, or a Hugging Face folder."""
 
+import errno
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +20,14 @@ from pretrainrl_jax.model.hugging_face.reading import own_dtypes, read_params
 from pretrainrl_jax.model.partitioning import one_device, parameter_shardings
 from pretrainrl_jax.model.shape import from_json
 from pretrainrl_jax.progress import SILENT, Screen
-from pretrainrl_jax.storage import BUCKET, absolute, fetched_folder, files_named, modified, place
+from pretrainrl_jax.storage import (
+    BUCKET,
+    absolute,
+    fetched_folder,
+    files_named,
+    modified,
+    place,
+)
 from pretrainrl_jax.training.checkpoints import (
     latest_step,
     open_manager,
@@ -27,6 +35,7 @@ from pretrainrl_jax.training.checkpoints import (
     refuse_damaged,
     restoring,
     steps_of,
+    why_unread,
 )
 from pretrainrl_jax.training.remote import fetched, rank
 from pretrainrl_jax.trees.templates import Template, check_fits
@@ -151,6 +160,8 @@ def _restore_params(folder: Path, step: int, model: Model, places: Any, dtype: s
         if "about" in items:
             refuse_damaged(restored["about"], restored["params"])
     except Exception as error:  # what a damaged file raises depends on where it is damaged
+        if unread := why_unread(folder / str(step), error):
+            raise OSError(errno.EIO, f"{folder / str(step)} cannot be read: {unread}") from None
         others = ", ".join(str(other) for other in steps_of(folder) if other != step)
         raise InputError(
             f"the checkpoint {folder / str(step)} is damaged ({reason(error)}): "

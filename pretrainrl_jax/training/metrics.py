@@ -8,7 +8,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from tensorboardX.event_file_writer import EventsWriter
@@ -16,7 +16,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
 from tensorboardX.summary import scalar
 
 from pretrainrl_jax.atomic import disk_errors, write_text
-from pretrainrl_jax.storage import in_bucket, upload
+from pretrainrl_jax.storage import in_bucket, is_there, upload
 
 UPLOADED = 30.0  # seconds between uploads to a bucket, and before each checkpoint
 
@@ -35,7 +35,7 @@ class MetricsWriter(AbstractContextManager):
         self._spool = tempfile.TemporaryDirectory() if in_bucket(workdir) else None
         written = Path(self._spool.name) if self._spool else workdir
         path, kept = workdir / "metrics.jsonl", []
-        if path.is_file():
+        if is_there(path):
             lines = path.read_text().splitlines(keepends=True)
             # A run that was killed may have left half a line at the end.
             complete = [(x, json.loads(x)) for x in lines if x.endswith("\n")]
@@ -60,7 +60,9 @@ class MetricsWriter(AbstractContextManager):
                 self._events.write_event(Event(step=step, wall_time=time.time(), summary=scalar(name, value)))
         self._events.flush()
         if time.monotonic() - self._published > UPLOADED:
-            self.publish()
+            self._published = time.monotonic()
+            with suppress(OSError):  # a checkpoint wants it, and says so
+                self.publish()
 
     def publish(self) -> None:
         """Let what was written be where the workdir is, from now on. Raises OSError if it cannot be."""

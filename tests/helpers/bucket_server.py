@@ -44,6 +44,7 @@ class Bucket:
     objects: dict[str, Stored] = field(default_factory=dict)
     changes: list[Write] = field(default_factory=list)
     before: Callable[[str, str], None] = lambda what, name: None
+    reading: Callable[[str], None] = lambda name: None  # the same for what is read or listed
     lock: Any = field(default_factory=threading.RLock)
     generation: int = 0
     uploads: dict[str, tuple[str, dict[str, str], bytes]] = field(default_factory=dict)
@@ -227,6 +228,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _list(self, query: dict[str, str]) -> None:
         prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
+        self.of.reading(prefix)
         items, prefixes = [], set()
         with self.of.lock:
             for name in self.of.names(prefix):
@@ -248,6 +250,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._json({name: value for name, value in answer.items() if value})
 
     def _read(self, name: str, query: dict[str, str]) -> None:
+        self.of.reading(name)
         with self.of.lock:
             stored = self.of.objects.get(name)
             if stored is None:
