@@ -181,6 +181,7 @@ def understood(words: list[str]) -> None:
             "storage buckets",
             "storage cp",
             "storage cat",
+            "auth application-default",
         ) or (words[1:4] == ["iam", "service-accounts", "create"]), words
     elif words[0] == "pytest":
         assert all((ROOT / word).exists() for word in words[1:] if "/" in word), words
