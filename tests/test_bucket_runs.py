@@ -218,6 +218,28 @@ def test_a_sweep_in_a_bucket_shares_what_its_cells_have_in_common(
 
 
 @pytest.mark.slow
+def test_a_sweep_killed_while_it_copies_goes_on_to_the_same_result(
+    bucket: Bucket, tiny_config: Path, compiled_environment: dict[str, str], tmp_path: Path
+):
+    words, second = "--sweep.train.passes=1,2", "cells/train.passes=2"
+    whole = begun(tiny_config, "gs://bucket/whole", compiled_environment, words)
+    _, err = whole.communicate(timeout=900)
+    assert whole.returncode == 0, err
+    killed = begun(tiny_config, "gs://bucket/half", compiled_environment, words)
+    copied = f"half/{second}/checkpoints/pretrain/"
+    assert killed_at(bucket, killed, lambda what, name: name.startswith(copied) and "/mlp" in name)
+    assert f"half/{second}/linking.json" in bucket.names()
+    again = begun(tiny_config, "gs://bucket/half", compiled_environment, words)
+    _, err = again.communicate(timeout=900)
+    assert again.returncode == 0, err
+    one, other = (bucket.write_to(tmp_path / name, f"{name}/{second}") for name in ("whole", "half"))
+    same(other, one)
+    marks = json.loads((other / "finished.json").read_text())
+    assert marks["pretrain"]["from"] == "train.passes=1"
+    assert not (other / "linking.json").exists()
+
+
+@pytest.mark.slow
 def test_two_processes_write_and_read_one_bucket(
     bucket: Bucket, tiny_config: Path, compiled_environment: dict[str, str], tmp_path: Path
 ):
