@@ -227,7 +227,7 @@ def test_a_sweep_killed_while_it_copies_goes_on_to_the_same_result(
     assert whole.returncode == 0, err
     killed = begun(tiny_config, "gs://bucket/half", compiled_environment, words)
     copied = f"half/{second}/checkpoints/pretrain/"
-    assert killed_at(bucket, killed, lambda what, name: name.startswith(copied) and "/mlp" in name)
+    assert killed_at(bucket, killed, lambda what, name: name.startswith(copied) and ".mlp." in name)
     assert f"half/{second}/linking.json" in bucket.names()
     again = begun(tiny_config, "gs://bucket/half", compiled_environment, words)
     _, err = again.communicate(timeout=900)
