@@ -17,7 +17,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 
@@ -27,15 +27,6 @@ CHIPS = 4  # of a host of a slice of several
 ALONE = {"v5e": 8, "v6e": 8, "v5p": 4}  # chips of a host, at most, where it is the only one
 PORT = 8476  # of the coordinator among hosts with GPUs
 NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")  # with what JobSet appends, a name of DNS
-
-
-class Tpu(NamedTuple):
-    """A slice of TPUs by the names of GKE, its hosts, and the chips of each."""
-
-    accelerator: str
-    topology: str
-    hosts: int
-    chips: int
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -69,8 +60,9 @@ def manifest(words: Sequence[str]) -> str:
         parser.error("what is to be run stands behind --: -- --config FILE.py --workdir gs://BUCKET/RUN")
     if not NAME.fullmatch(options.name):
         parser.error(f"--name={options.name}: small letters, digits and -, up to 40")
-    if options.nodes < 1 or options.slices < 1 or options.restarts < 0 or options.gpus < 0:
-        parser.error("--nodes and --slices are 1 or more, --restarts and --gpus not negative")
+    counts = [options.nodes, options.slices, 1 if options.tpu else options.gpus]
+    if min(counts) < 1 or options.restarts < 0:
+        parser.error("--gpus, --nodes and --slices are 1 or more, --restarts is not negative")
     if (options.tpu and options.nodes > 1) or (options.gpus and (options.slices > 1 or options.spot)):
         parser.error("--nodes is for --gpus; --slices and --spot are for --tpu")
     claim, _, mount = options.claim.partition(":")
@@ -94,8 +86,9 @@ def _on_tpus(parser: argparse.ArgumentParser, options: argparse.Namespace) -> di
     if chips > ALONE[kind] and chips % CHIPS:
         parser.error(f"--tpu={options.tpu}: no slice of several hosts has {chips} chips")
     hosts = 1 if chips <= ALONE[kind] else chips // CHIPS
-    tpu = Tpu(ACCELERATORS[kind], topology, hosts, chips // hosts)
-    return {"tpu": tpu, "hosts": hosts, "chips": tpu.chips, "resource": "google.com/tpu", "hosts_words": []}
+    tpu = {"accelerator": ACCELERATORS[kind], "topology": topology}
+    of_host = {"hosts": hosts, "chips": chips // hosts, "resource": "google.com/tpu"}
+    return {"tpu": tpu, "hosts_words": []} | of_host
 
 
 def _on_gpus(options: argparse.Namespace) -> dict[str, Any]:

@@ -197,17 +197,19 @@ def check(options: argparse.Namespace) -> None:
         raise Refused(f"--env={missing[0]}: it is not set here")
     if missing := [name for name in getattr(options, "send", []) if not Path(name).is_file()]:
         raise Refused(f"--send={missing[0]}: no such file")
-    package = getattr(options, "package", "")
-    named = re.fullmatch(r"[A-Za-z0-9_.-]+([=<>~!].*)?", package) and not package.endswith(".whl")
-    if package and not (named and package != ".") and local(package) is None:
-        raise Refused(f"--package={package}: no such wheel or checkout")
+    if hasattr(options, "package"):
+        wanted(options.package)
 
 
-def local(package: str) -> Path | None:
-    """The wheel or the checkout of that path; None for a name of PyPI."""
+def wanted(package: str) -> Path | str:
+    """A wheel or a checkout, or what pip is to be asked for, with our extras. Raises Refused."""
     path = Path(package)
-    is_wheel = path.suffix == ".whl" and path.is_file()
-    return path if is_wheel or (path / "pyproject.toml").is_file() else None
+    if (path.suffix == ".whl" and path.is_file()) or (path / "pyproject.toml").is_file():
+        return path
+    named = re.fullmatch(r"([A-Za-z0-9_-]+)([=<>~!].*)?", package)
+    if not named:
+        raise Refused(f"--package={package}: no such wheel or checkout")
+    return f"{named[1]}{EXTRAS}{named[2] or ''}"
 
 
 def create(options: argparse.Namespace) -> int:
@@ -263,16 +265,15 @@ def wait(options: argparse.Namespace) -> int:
 
 def install(options: argparse.Namespace) -> int:
     """Install the package on all workers, from PyPI, a wheel or a checkout."""
-    package = options.package
-    if local(package) is None:
-        name, version = re.fullmatch(r"([A-Za-z0-9_.-]+)(.*)", package).groups()  # pyright: ignore
-        return _install(options, f"{name}{EXTRAS}{version}")
+    package = wanted(options.package)
+    if isinstance(package, str):
+        return _install(options, package)
     with tempfile.TemporaryDirectory() as folder:
-        wheel = Path(package)
+        wheel = package
         if wheel.is_dir():
-            build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, package]
+            build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, str(package)]
             if options.dry_run:
-                print(shlex.join([*build[:7], "FOLDER", package]))
+                print(shlex.join([*build[:7], "FOLDER", str(package)]))
                 wheel = Path("FOLDER") / "pretrainrl_jax-VERSION-py3-none-any.whl"
             elif code := subprocess.call(build):
                 raise Failed(code, build)

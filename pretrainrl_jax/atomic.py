@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pretrainrl_jax.storage import in_bucket, of_bucket, told
+from pretrainrl_jax.errors import first_line
+from pretrainrl_jax.storage import in_bucket, of_bucket
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -51,7 +52,7 @@ def disk_errors() -> Iterator[None]:
     except Exception as error:  # of a kind of their own
         text = str(error)
         if of_bucket(error):
-            raise OSError(errno.EIO, told(error)) from None
+            raise OSError(errno.EIO, first_line(error)) from None
         named = [int(code) for code in re.findall(r"os_error_code='(\d+)'", text)]
         named += [code for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
                   if os.strerror(code) in text]  # fmt: skip

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.errors import InputError, first_line
 from pretrainrl_jax.storage import split
 
 RENEWED = 20.0  # seconds
@@ -205,10 +205,6 @@ class _Object:
         except exceptions.PreconditionFailed:
             raise Taken from None
         except (exceptions.Forbidden, exceptions.NotFound) as error:
-            raise InputError(f"cannot write to --workdir={self._path.parent}: {_first(error)}") from None
+            raise InputError(f"cannot write to --workdir={self._path.parent}: {first_line(error)}") from None
         except (exceptions.GoogleAPIError, GoogleAuthError, RequestException) as error:
-            raise OSError(f"{self._path} cannot be reached: {_first(error)}") from None
-
-
-def _first(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+            raise OSError(f"{self._path} cannot be reached: {first_line(error)}") from None

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from pretrainrl_jax.command_line import as_typed, parse
-from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.errors import InputError, first_line
 from pretrainrl_jax.help import help_for
 from pretrainrl_jax.stages.check import check_model
-from pretrainrl_jax.storage import of_bucket, told
+from pretrainrl_jax.storage import of_bucket
 from pretrainrl_jax.training.interrupts import Interrupted, termination_interrupts
 from pretrainrl_jax.verbs import VERBS
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _ended(1, f"failed: {_one_line(error)}")
     except Exception as error:
         if of_bucket(error):
-            return _ended(1, f"failed: the bucket: {told(error)}")
+            return _ended(1, f"failed: the bucket: {first_line(error)}")
         if (hosts := _hosts()) is None or hosts.current() is None:
             raise
         hosts.watch.explained(error)  # by the end of another process, which then ends this one, too

@@ -1,7 +1,7 @@
 """Folders on a disk or in a bucket of Cloud Storage: what the two do not share is done here for both.
 
-A path in a bucket is one of etils.epath, with the interface of pathlib. Orbax knows it as it is. A bucket has
-no folders but those of the names in it, nothing can be appended to, and what is written is there at once and
+A path in a bucket has the interface of pathlib (`bucket_path`), and Orbax knows it as it is. A bucket has no
+folders but those of the names in it, nothing can be appended to, and what is written is there at once and
 whole, or not at all.
 """
 
@@ -50,9 +50,9 @@ def place(text: str | PurePath, option: str = "--workdir") -> Path:
         raise InputError(f"{option}={text}: {error}: pip install 'pretrainrl_jax[gcs]'") from None
     # What other processes write is seen at once.
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
-    from etils import epath
+    from pretrainrl_jax.bucket_path import BucketPath
 
-    return cast(Path, epath.Path(text.rstrip("/")))
+    return cast(Path, BucketPath(text.rstrip("/")))
 
 
 def in_bucket(path: PurePath) -> bool:
@@ -79,33 +79,14 @@ def unreachable(error: BaseException) -> bool:
         error = cause
 
 
-def told(error: BaseException) -> str:
-    """What such an exception says, in one line."""
-    line = next(iter(str(error).splitlines()), "")
-    return f"{type(error).__name__}: {line}" if line else type(error).__name__
-
-
 def split(path: PurePath) -> tuple[str, str]:
     """The bucket of a path, and the object's name in it."""
     bucket, _, name = str(path).removeprefix(BUCKET).partition("/")
     return bucket, name
 
 
-def is_there(path: Path) -> bool:
-    """Whether there is such a file or folder. Raises OSError where a bucket cannot be asked."""
-    if not in_bucket(path):
-        return path.exists()
-    import fsspec
-
-    try:
-        fsspec.filesystem("gcs").info("/".join(split(path)))
-        return True
-    except FileNotFoundError:
-        return False
-
-
 def names_in(folder: Path) -> list[str]:
-    """The names of what is in a folder; none where there is none. Raises OSError as `is_there`."""
+    """The names of what is in a folder; none where there is none."""
     try:
         return [path.name for path in folder.iterdir()]
     except (FileNotFoundError, NotADirectoryError):
@@ -114,21 +95,9 @@ def names_in(folder: Path) -> list[str]:
 
 def probe(folder: Path) -> None:
     """Read a byte of every file of a folder in a bucket; raises what one that cannot be read raises."""
-    import fsspec
-
-    found = fsspec.filesystem("gcs").find("/".join(split(folder)), detail=True)
+    found = _store().find(cast(Any, folder).name_there, detail=True)
     names = [name for name, about in found.items() if about["size"]]
-    fsspec.filesystem("gcs").cat_ranges(names, [0] * len(names), [1] * len(names), on_error="raise")
-
-
-def absolute(path: Path) -> Path:
-    """A path from the root of its disk or bucket on."""
-    return path if in_bucket(path) else path.absolute()
-
-
-def real(path: Path) -> Path:
-    """Where a path leads, links followed."""
-    return path if in_bucket(path) else path.resolve()
+    _store().cat_ranges(names, [0] * len(names), [1] * len(names), on_error="raise")
 
 
 def remove_tree(path: Path) -> None:
@@ -141,45 +110,22 @@ def remove_tree(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def modified(path: Path) -> float:
-    """When a file was written, seconds."""
-    return path.stat().st_mtime if not in_bucket(path) else cast(Any, path.stat()).mtime
-
-
-def files_named(folder: Path, name: str) -> list[Path]:
-    """The files of that name in a folder and in all below it."""
-    if not in_bucket(folder):
-        return [path for path in folder.rglob(name) if path.is_file()]
-    return [folder / place for place in _below(folder) if place.rpartition("/")[2] == name]
-
-
 def link(target: Path, source: Path) -> None:
     """Let a file or a folder be found at `target` too: by a symbolic link; in a bucket by a copy."""
     if not in_bucket(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(os.path.relpath(source, target.parent))
-    elif source.is_dir():
-        names = _below(source)
-        whole = [name for name in names if name.endswith(".txt")]
-        _copy(source, target, [name for name in names if name not in whole])
-        for name in sorted(whole, key=lambda name: -name.count("/")):  # what says that a step is whole: last
-            _copy(source, target, [name])
-    else:
-        _copy(source.parent, target.parent, [source.name], [target.name])
-
-
-def download(folder: Path, target: Path) -> None:
-    """Copy what is in a folder of a bucket to one of this machine."""
-    for name in _below(folder):
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        (target / name).write_bytes((folder / name).read_bytes())
+        return
+    names = cast(Any, source).below() if source.is_dir() else [""]
+    last = [name for name in names if name.endswith(".txt")]  # what says that a step is whole
+    last.sort(key=lambda name: -name.count("/"))
+    for some in filter(None, ([name for name in names if name not in last], *([name] for name in last))):
+        _store().copy([str(source / name) for name in some], [str(target / name) for name in some])
 
 
 def upload(folder: Path, target: Path) -> None:
     """Copy what is in a folder of this machine to one in a bucket."""
-    for file in sorted(folder.rglob("*")):
-        if file.is_file():
-            (target / file.relative_to(folder).as_posix()).write_bytes(file.read_bytes())
+    _store().put(f"{folder}/", f"{target}/", recursive=True)
 
 
 @contextmanager
@@ -195,42 +141,18 @@ def spooled(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def fetched_folder(path: Path) -> Iterator[Path]:
-    """A folder as one of this machine, for what reads no other."""
-    if not in_bucket(path):
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        download(path, Path(folder))
-        yield Path(folder)
-
-
-@contextmanager
-def fetched_file(path: Path) -> Iterator[Path]:
-    """A file as one of this machine, for what reads no other."""
+def fetched(path: Path) -> Iterator[Path]:
+    """A file or a folder as one of this machine, for what reads no other."""
     if not in_bucket(path):
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / path.name
-        local.write_bytes(path.read_bytes())
+        _store().get(str(path), str(local), recursive=path.is_dir())
         yield local
 
 
-def _below(folder: Path) -> list[str]:
-    """The names of all objects below a folder, from there on."""
+def _store() -> Any:
     import fsspec
 
-    bucket, name = split(folder)
-    found = fsspec.filesystem("gcs").find(f"{bucket}/{name}")
-    return [path.removeprefix(f"{bucket}/{name}/") for path in found]
-
-
-def _copy(source: Path, target: Path, names: list[str], others: list[str] | None = None) -> None:
-    """Copy objects of one folder to another, many at a time, by default under the same names."""
-    import fsspec
-
-    pairs = ((source, names), (target, others or names))
-    sources, targets = (["/".join(split(folder / name)) for name in of] for folder, of in pairs)
-    if names:
-        fsspec.filesystem("gcs").copy(sources, targets)
+    return fsspec.filesystem("gcs")

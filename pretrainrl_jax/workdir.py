@@ -5,7 +5,7 @@ import fcntl
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from pretrainrl_jax.config.stored import (
     upgraded,
 )
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.storage import in_bucket, is_there
+from pretrainrl_jax.storage import in_bucket
 from pretrainrl_jax.version import STAMP, check_format
 
 LOCK = "lock"
@@ -46,7 +46,7 @@ def read_workdir(workdir: Path) -> Config:
         InputError: if it has none, or one of another version.
     """
     path = workdir / "config.json"
-    if not is_there(path):
+    if not path.is_file():
         raise InputError(f"{workdir} is no workdir (it has no config.json): run `pretrain` or `run` first")
     try:
         return from_flat(_read(path))
@@ -79,7 +79,7 @@ def check_workdir(workdir: Path, config: Config, create: bool) -> bool:
     path = workdir / "config.json"
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"cannot write to --workdir={workdir}: it is no folder")
-    if not is_there(path):
+    if not path.is_file():
         if not create:
             raise InputError(
                 f"{workdir} is no workdir (it has no config.json): run `pretrain` or `run` first"
@@ -133,7 +133,7 @@ def prepare_workdir(workdir: Path, config: Config, create: bool) -> None:
 def _unmade(workdir: Path, config: Config) -> list[str]:
     """The settings of anchor text, while neither it nor a system that has an anchor is there."""
     anchored = [name for name, objective in config.objectives.items() if objective.anchored]
-    if is_there(anchor_file(workdir)) or any(_trained(workdir, "objectives", name) for name in anchored):
+    if anchor_file(workdir).is_file() or any(_trained(workdir, "objectives", name) for name in anchored):
         return []
     return [item.name for item in every_setting(config) if item.name.startswith("anchor.")]
 
@@ -154,8 +154,7 @@ def locked(workdir: Path) -> Iterator[None]:
         InputError: if another process is at work there, or nothing can be written there.
     """
     if in_bucket(workdir):
-        with ExitStack() as stack:
-            stack.enter_context(bucket_lock.held(workdir / LOCK))
+        with bucket_lock.held(workdir / LOCK):
             yield
         return
     with _refused_writing(workdir):
@@ -186,4 +185,4 @@ def _refused_writing(workdir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(f"cannot write to --workdir={workdir}: {error.strerror or error}") from None
+        raise InputError(f"cannot write to --workdir={workdir}: {error.strerror}") from None

@@ -40,7 +40,7 @@ def test_it_is_there_while_it_is_held(bucket: Bucket, path: Path):
         assert first.data.decode().startswith(f"{bucket_lock.owner()}\n")
         time.sleep(0.5)
         assert bucket.objects["run/lock"].generation > first.generation  # renewed
-    assert bucket.names() == []
+    assert bucket.names("run/") == []
 
 
 def test_who_comes_second_is_told_by_whom_it_is_held(bucket: Bucket, path: Path, capsys: Any):
@@ -52,50 +52,43 @@ def test_who_comes_second_is_told_by_whom_it_is_held(bucket: Bucket, path: Path,
     assert "waiting up to 1.5 s" in capsys.readouterr().err
 
 
-def test_of_many_that_race_one_has_it_at_a_time(bucket: Bucket, path: Path):
-    inside, most, refused = [0], [0], []
+def race(path: Path, count: int, seconds: float) -> tuple[int, int, int]:
+    """So many want it at once, and keep it so long: how many had it at a time, had it, and were refused."""
+    inside, most, entered, refused = 0, 0, 0, 0
     guard = threading.Lock()
 
     def work() -> None:
+        nonlocal inside, most, entered, refused
         try:
             with bucket_lock.held(path, never):
                 with guard:
-                    inside[0] += 1
-                    most[0] = max(most[0], inside[0])
-                time.sleep(0.6)
+                    inside, entered = inside + 1, entered + 1
+                    most = max(most, inside)
+                time.sleep(seconds)
                 with guard:
-                    inside[0] -= 1
-        except InputError as error:
-            refused.append(str(error))
+                    inside -= 1
+        except InputError:
+            with guard:
+                refused += 1
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
+    threads = [threading.Thread(target=work) for _ in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert most == [1]
-    assert 1 <= len(refused) <= 3
+    return most, entered, refused
+
+
+def test_of_many_that_race_one_has_it_at_a_time(bucket: Bucket, path: Path):
+    most, entered, refused = race(path, 4, 0.6)
+    assert most == 1
+    assert entered + refused == 4
+    assert refused >= 1
 
 
 def test_of_many_that_find_a_dead_one_one_takes_it_over(bucket: Bucket, path: Path, capsys: Any):
     bucket.put("run/lock", b"process 1 on a host that is gone", {})
-    inside, refused = [], []
-
-    def work() -> None:
-        try:
-            with bucket_lock.held(path, never):
-                inside.append(len(inside))
-                time.sleep(2.5)  # longer than the others watch
-        except InputError as error:
-            refused.append(str(error))
-
-    threads = [threading.Thread(target=work) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert inside == [0]
-    assert len(refused) == 2
+    assert race(path, 3, 2.5) == (1, 1, 2)  # kept longer than the others watch
     told = capsys.readouterr().err
     assert told.count("process 1 on a host that is gone is gone, and its lock was taken over") == 1
 
@@ -122,7 +115,7 @@ def test_a_holder_that_cannot_renew_stops_before_another_may_take_it(bucket: Buc
         assert len(told) == 1
         assert "could not be renewed for 1 s" in told[0][0]
         assert told[0][1] - began < bucket_lock.DEAD
-    assert bucket.names() == ["run/lock"]
+    assert bucket.names("run/") == ["run/lock"]
 
 
 def test_a_renewal_whose_answer_was_lost_is_found_again(bucket: Bucket, path: Path):
@@ -139,7 +132,7 @@ def test_a_renewal_whose_answer_was_lost_is_found_again(bucket: Bucket, path: Pa
         bucket.before = lose
         time.sleep(0.8)
         assert lost == ["run/lock"]
-    assert bucket.names() == []
+    assert bucket.names("run/") == []
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,7 @@ def test_all_hosts_are_started_again_together():
         ([*ON_GPUS, "--tpu=v6e:4x4", *COMMAND], "not allowed with argument"),
         ([*ON_TPUS, "--claim=workdirs", *COMMAND], "--claim=workdirs"),
         ([*ON_TPUS[:2], *COMMAND], "one of the arguments --tpu --gpus is required"),
+        ([*ON_TPUS[:2], "--gpus=-1", *COMMAND], "--gpus, --nodes and --slices are 1 or more"),
         ([*ON_TPUS], "what is to be run stands behind --"),
     ],
 )

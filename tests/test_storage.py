@@ -58,13 +58,14 @@ def test_a_tree_is_removed_and_no_other(folder: Path):
 
 def test_files_of_a_name_are_found_at_any_depth(folder: Path):
     written(folder, "model.json", "a/model.json", "a/b/model.json", "a/b/other.json", "a/xmodel.json")
-    found = {str(path.relative_to(folder)) for path in storage.files_named(folder, "model.json")}
+    found = {str(path.relative_to(folder)) for path in folder.rglob("model.json")}
     assert found == {"model.json", "a/model.json", "a/b/model.json"}
 
 
 def test_when_a_file_was_written_tells_which_is_newer(folder: Path):
     written(folder, "one")
-    assert storage.modified(folder / "one") > 1_700_000_000
+    assert (folder / "one").stat().st_mtime > 1_700_000_000
+    assert (folder / "one").stat().st_size == 3
 
 
 def test_a_linked_folder_and_a_linked_file_read_as_they_are(folder: Path):
@@ -90,9 +91,9 @@ def test_what_needs_files_of_this_machine_has_them(folder: Path):
         (local / "a").mkdir()
         (local / "a" / "b").write_text("b")
     assert (folder / "spooled" / "a" / "b").read_bytes() == b"b"
-    with storage.fetched_folder(folder / "spooled") as local, (local / "a" / "b").open() as file:
+    with storage.fetched(folder / "spooled") as local, (local / "a" / "b").open() as file:
         assert file.read() == "b"
-    with storage.fetched_file(folder / "spooled" / "a" / "b") as local, local.open() as file:
+    with storage.fetched(folder / "spooled" / "a" / "b") as local, local.open() as file:
         assert file.read() == "b"
 
 
@@ -118,7 +119,6 @@ def test_metrics_are_in_the_workdir_when_published_and_when_closed(folder: Path)
         '{"stage": "train/x", "step": 1, "loss": 0.5}',
         '{"stage": "train/x", "step": 2, "loss": 0.125}',
     ]
-    assert storage.files_named(folder / "tensorboard", "x") == []
     assert any("tfevents" in path.name for path in (folder / "tensorboard" / "train" / "x").iterdir())
 
 
@@ -219,17 +219,30 @@ def test_a_step_that_is_not_written_to_its_end_is_none(bucket: Bucket, saved: Pa
 
 
 def test_whether_something_is_there_is_never_guessed(bucket: Bucket, saved: Path):
-    assert storage.is_there(saved / "2")
-    assert not storage.is_there(saved / "3")
+    assert (saved / "2").is_dir()
+    assert (saved / "2").exists()
+    assert not (saved / "2").is_file()
+    assert not (saved / "3").exists()
+    assert (saved.absolute(), saved.resolve(), saved.parent / "x") == (saved, saved, saved)
 
     def refuse(name: str) -> None:
         raise Refused(403)
 
     bucket.reading = refuse
-    with pytest.raises(OSError, match="Forbidden"):
-        storage.is_there(saved / "2" / "about" / "metadata")
-    with pytest.raises(OSError, match="Forbidden"):
-        steps_of(saved)
+    asked = saved / "2" / "about" / "metadata"
+    for ask in (
+        asked.exists,
+        asked.is_file,
+        asked.is_dir,
+        asked.stat,
+        asked.read_bytes,
+        lambda: list(saved.iterdir()),
+        lambda: list(saved.glob("*/training")),
+        lambda: list(saved.rglob("metadata")),
+        lambda: steps_of(saved),
+    ):
+        with pytest.raises(OSError, match="Forbidden"):
+            ask()
 
 
 def test_an_upload_that_is_refused_is_an_error_of_the_system(bucket: Bucket, tmp_path: Path):

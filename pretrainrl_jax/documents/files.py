@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
-from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.facts.files import first_line, is_remote, open_remote
+from pretrainrl_jax.errors import InputError, first_line
+from pretrainrl_jax.facts.files import is_remote, open_remote
 
 CHUNK = 1 << 20  # bytes read at a time
 SMALL = 1 << 16  # bytes unpacked at a time: what is lost where a file breaks off

@@ -29,9 +29,9 @@ from pretrainrl_jax.documents.rules import (
     SHORTENED,
     UNREADABLE,
 )
-from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.errors import InputError, first_line
 from pretrainrl_jax.facts.datasets import Examples, open_hf, open_tfds
-from pretrainrl_jax.facts.files import ask, check_encoding, first_line, is_folder, is_remote, opened
+from pretrainrl_jax.facts.files import ask, check_encoding, is_folder, is_remote, opened
 from pretrainrl_jax.facts.json_shapes import kind
 from pretrainrl_jax.facts.nested import cells
 from pretrainrl_jax.facts.tables import arrow_rows, decoded

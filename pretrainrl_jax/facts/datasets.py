@@ -4,8 +4,8 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.facts.files import Part, Row, Source, first_line, is_remote
+from pretrainrl_jax.errors import InputError, first_line
+from pretrainrl_jax.facts.files import Part, Row, Source, is_remote
 from pretrainrl_jax.facts.tables import arrow_rows, decoded, decoded_row
 
 HF_BATCH = 1000  # rows decoded at a time

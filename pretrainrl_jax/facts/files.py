@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.errors import InputError, first_line
 
 LINE_END = re.compile("\r\n|\r|\n")
 
@@ -57,14 +57,6 @@ class Source(Part, Protocol):
 def is_remote(place: str) -> bool:
     """Whether a path is one of fsspec's, as gs://bucket/file, and not of this machine's disk."""
     return "://" in place
-
-
-def first_line(error: BaseException) -> str:
-    """An exception in one short line."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines[0] else type(error).__name__
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from contextlib import suppress
 from itertools import chain
 from typing import Any
 
-from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.facts.files import LINE_END, Row, Source, first_line, opened, text_lines
+from pretrainrl_jax.errors import InputError, first_line
+from pretrainrl_jax.facts.files import LINE_END, Row, Source, opened, text_lines
 from pretrainrl_jax.facts.json_shapes import kind, rows_in
 from pretrainrl_jax.facts.sparql import is_sparql, term
 

@@ -27,7 +27,6 @@ from pretrainrl_jax.objectives.bucketed import bucket_logps
 from pretrainrl_jax.objectives.scoring import anchor_states
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.stages.pretrain import TOKENIZED, streams
-from pretrainrl_jax.storage import is_there
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.trees.anchors import (
     MEASURED,
@@ -49,7 +48,7 @@ def anchor_texts(context: Context, base: Loaded) -> list[AnchorText]:
     path, settings = anchor_file(context.workdir), context.config.anchor
     made_with = _made_with(context, base)
     made = context.finished().get(STAGE)
-    there = run_on_process_0(lambda: is_there(path), f"reading {path.name}")
+    there = run_on_process_0(path.is_file, f"reading {path.name}")
     if not made or not there or made.get("made_with", made_with) != made_with:
         if made and there:
             context.screen.say("anchor: the text there is of another model or file, and made again")

@@ -21,7 +21,7 @@ from pretrainrl_jax.model.partitioning import replicate
 from pretrainrl_jax.progress import SILENT
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.stages.mine import mine_negatives
-from pretrainrl_jax.storage import is_there, remove_tree
+from pretrainrl_jax.storage import remove_tree
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.session import Run, compiled_for
 
@@ -58,7 +58,7 @@ def passes_of(context: Context, run: Run, cost: Callable[[], Cost]) -> float:
     path = run.folder / "passes.json"
 
     def read() -> float | None:
-        return json.loads(path.read_text(encoding="utf-8"))["passes"] if is_there(path) else None
+        return json.loads(path.read_text(encoding="utf-8"))["passes"] if path.is_file() else None
 
     passes = run_on_process_0(read, f"reading {path.name}")
     if passes is None:

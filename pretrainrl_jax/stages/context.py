@@ -30,7 +30,7 @@ from pretrainrl_jax.model.whole import cuts, told
 from pretrainrl_jax.objectives.scoring import ROWS, score_answers, score_trees
 from pretrainrl_jax.preferences.reading import Preferences
 from pretrainrl_jax.progress import NORMAL, Screen
-from pretrainrl_jax.storage import in_bucket, is_there, remove_tree
+from pretrainrl_jax.storage import remove_tree
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.loading import Loaded, load
 from pretrainrl_jax.trees.templates import Template, choose_examples
@@ -248,10 +248,7 @@ class Context:
             if marks.pop(stage, None) is None:
                 return
             write_json(self.workdir / "finished.json", marks)
-            if not in_bucket(folder) and folder.is_symlink():  # another workdir's
-                folder.unlink()
-            else:
-                remove_tree(folder)
+            remove_tree(folder)  # or the link to another workdir's
 
         run_on_process_0(reset, f"beginning {stage}")
 
@@ -280,12 +277,12 @@ def finished_stages(workdir: Path) -> dict[str, Any]:
     def is_left(stage: str) -> bool:
         kind, _, system = stage.partition("/")
         if kind == "evaluate":
-            return is_there(workdir / "evaluations" / f"{system}.json")
+            return (workdir / "evaluations" / f"{system}.json").is_file()
         return kind not in (BASE, "train", "selfimprove") or bool(
             checkpoints.steps_of(workdir / "checkpoints" / stage)
         )
 
-    marks = json.loads(path.read_text(encoding="utf-8")) if is_there(path) else {}
+    marks = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return {stage: notes for stage, notes in marks.items() if is_left(stage)}
 
 

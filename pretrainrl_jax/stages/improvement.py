@@ -24,7 +24,6 @@ from pretrainrl_jax.judging.compose import make_judge
 from pretrainrl_jax.judging.protocol import Judge, Rewriter
 from pretrainrl_jax.judging.rewriting import exact_rewriter
 from pretrainrl_jax.stages.context import Context
-from pretrainrl_jax.storage import is_there
 from pretrainrl_jax.training.loading import Loaded, load
 from pretrainrl_jax.trees.tokenization import Tokenizer
 
@@ -112,7 +111,7 @@ def write_examples(context: Context, system: str, step: int, total: int, judged:
         return
 
     def write() -> None:
-        examples = json.loads(path.read_text(encoding="utf-8")) if is_there(path) else []
+        examples = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
         examples = [one for one in examples if one["step"] < step]  # a step that is made again is kept once
         room = first - len(examples)
         if left * len(judged) < last:

@@ -21,7 +21,6 @@ from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.stages.evaluate import mean_nll, text_nll
 from pretrainrl_jax.stages.references import score_references, with_references
 from pretrainrl_jax.stages.shards import resumable_map
-from pretrainrl_jax.storage import is_there
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.trees.records import digest, read_trees, write_trees
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
@@ -182,7 +181,7 @@ def pairs_digest(context: Context) -> str:
 def check_pairs(context: Context) -> None:
     """Raise InputError if the stored trees are of other pairs than the file's: it was changed since."""
     stamp = context.workdir / "mined" / "fingerprint.json"
-    if not is_there(stamp):
+    if not stamp.is_file():
         raise InputError(f"{context.workdir} has no finished mine: run `mine` with this workdir first")
     if json.loads(stamp.read_text(encoding="utf-8"))["made_with"].get("preferences") != pairs_digest(context):
         raise InputError(
@@ -204,7 +203,7 @@ def evaluate_system(context: Context, system: str) -> None:
     check_pairs(context)
     loaded = context.load(stage)
     path = context.workdir / "mined" / f"{HELD_OUT}.array_record"
-    is_held_out = run_on_process_0(lambda: is_there(path), f"looking for {path.name}")
+    is_held_out = run_on_process_0(path.is_file, f"looking for {path.name}")
     trees = read_trees(path if is_held_out else path.with_stem(TRAINED))
     scores = scored_again(context, loaded, trees, system)
     pairs = pair_scores(trees, scores)

@@ -29,7 +29,7 @@ from pretrainrl_jax.stages import anchor
 from pretrainrl_jax.stages.check import check_facts, check_text
 from pretrainrl_jax.stages.context import BASE, Context, finished_stages, say
 from pretrainrl_jax.stages.run import every_stage
-from pretrainrl_jax.storage import is_there, link, real, remove_tree
+from pretrainrl_jax.storage import link, remove_tree
 from pretrainrl_jax.workdir import anchor_file, prepare_workdir
 
 FACTS = "facts"  # what is read before any stage
@@ -99,7 +99,9 @@ def _finished(config: Config, workdir: Path) -> dict[str, Path]:
 def take_over(cell: Context, made: Mapping[str, Path]) -> None:
     """Link every stage that another cell has made with the same settings, but what is begun here already."""
     marks, begun = finished_stages(cell.workdir), cell.workdir / "linking.json"
-    half = json.loads(begun.read_text()) if is_there(begun) else None  # a run was killed in the middle
+    half = json.loads(begun.read_text()) if begun.is_file() else None  # a run was killed in the middle
+    if half in marks:  # or right after it
+        begun.unlink()
     for stage, other in made.items():
         pairs = list(_files(cell.workdir, other, stage))
         if stage in marks:
@@ -107,7 +109,7 @@ def take_over(cell: Context, made: Mapping[str, Path]) -> None:
         if stage == half:
             for target, _ in pairs:
                 remove_tree(target)
-        elif any(is_there(target) for target, _ in pairs):
+        elif any(target.exists() for target, _ in pairs):
             continue
         write_json(begun, stage)
         for target, source in pairs:
@@ -133,7 +135,7 @@ def _files(here: Path, there: Path, stage: str) -> Iterator[tuple[Path, Path]]:
         "train": [f"checkpoints/{stage}", f"mined/{system}"],
         "evaluate": [f"evaluations/{system}.json"],
     }[kind]
-    yield from ((here / name, real(there / name)) for name in names if (there / name).exists())
+    yield from ((here / name, (there / name).resolve()) for name in names if (there / name).exists())
 
 
 def _copy_metrics(here: Path, there: Path, stage: str) -> None:

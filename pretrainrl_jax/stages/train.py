@@ -32,7 +32,7 @@ from pretrainrl_jax.stages.mine import mine_negatives
 from pretrainrl_jax.stages.references import with_references
 from pretrainrl_jax.stages.reinforce import reinforce
 from pretrainrl_jax.stages.watch import Watch
-from pretrainrl_jax.storage import is_there, remove_tree
+from pretrainrl_jax.storage import remove_tree
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.feed import Feed
 from pretrainrl_jax.training.loading import Loaded
@@ -240,7 +240,7 @@ def read_mined(context: Context, base: Loaded) -> list[AnswerTree]:
     folder = context.workdir / "mined"
     trees = read_trees(folder / "trees.array_record")
     stamp = folder / "fingerprint.json"
-    if not is_there(stamp):
+    if not stamp.is_file():
         raise InputError(f"{folder} does not say what it was mined with: run `mine` with this workdir again")
     mined = json.loads(stamp.read_text(encoding="utf-8"))
     check_format(stamp, mined)
@@ -274,9 +274,9 @@ def was_mined(context: Context, system: str, number: int) -> bool:
     path = round_path(context, system, number)
 
     def mined() -> bool:
-        if is_there(path):
+        if path.is_file():
             remove_tree(path.with_suffix(".parts"))
-        return is_there(path)
+        return path.is_file()
 
     return run_on_process_0(mined, f"reading {path.name}")
 

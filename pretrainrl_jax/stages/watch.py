@@ -13,7 +13,6 @@ from pretrainrl_jax.report.inputs import read_json, read_metrics
 from pretrainrl_jax.stages.asking import answers, outcome, rates
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.stages.evaluate import text_nll
-from pretrainrl_jax.storage import is_there
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.session import Hook, Session
 
@@ -71,7 +70,7 @@ class Watch:
             return []
 
         def read() -> tuple[Any, list[Any]]:
-            return read_json(path) if is_there(path) else {}, self._lines()
+            return read_json(path) if path.is_file() else {}, self._lines()
 
         first, lines = run_on_process_0(read, f"reading {path.name}")
         if first.get("with") != asked_with:

@@ -24,19 +24,17 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 from pretrainrl_jax.atomic import disk_errors, write_json
 from pretrainrl_jax.config import CheckpointConfig
 from pretrainrl_jax.config.stored import shown_differences, upgraded
-from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.errors import InputError, first_line
 from pretrainrl_jax.hosts.agree import gather, run_on_process_0
 from pretrainrl_jax.model.checksums import checksums
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.shape import to_json
 from pretrainrl_jax.storage import (
-    absolute,
     in_bucket,
     names_in,
     probe,
     remove_tree,
     spooled,
-    told,
     unreachable,
 )
 from pretrainrl_jax.training.step import TrainState
@@ -223,7 +221,7 @@ def open_manager(folder: Path, options: ocp.CheckpointManagerOptions | None = No
         "training": ocp.StandardCheckpointHandler(restore_concurrent_gb=READ_AT_ONCE),
         "about": ocp.JsonCheckpointHandler(),
     }
-    return ocp.CheckpointManager(absolute(folder), options=options, item_handlers=handlers)
+    return ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
 
 
 def restoring(target: Any) -> ocp.args.PyTreeRestore:
@@ -261,7 +259,8 @@ def _is_whole(step: Path) -> bool:
 def _half_written(folder: Path) -> list[int]:
     """The steps that a run was writing when it was stopped."""
     begun = {*_named_steps(folder)} - {*steps_of(folder)}
-    begun |= {int(name.partition(".")[0]) for name in names_in(folder) if ".orbax-checkpoint-tmp" in name}
+    partial = [name.partition(".")[0] for name in names_in(folder) if ".orbax-checkpoint-tmp" in name]
+    begun |= {int(step) for step in partial if step.isdigit()}
     return sorted(begun)
 
 
@@ -342,7 +341,7 @@ def why_unread(step: Path, error: Exception) -> str:
         if in_bucket(step):
             probe(step)
     except Exception as found:  # of several packages
-        return told(found) if unreachable(found) else ""
+        return first_line(found) if unreachable(found) else ""
     return ""
 
 

@@ -20,14 +20,7 @@ from pretrainrl_jax.model.hugging_face.reading import own_dtypes, read_params
 from pretrainrl_jax.model.partitioning import one_device, parameter_shardings
 from pretrainrl_jax.model.shape import from_json
 from pretrainrl_jax.progress import SILENT, Screen
-from pretrainrl_jax.storage import (
-    BUCKET,
-    absolute,
-    fetched_folder,
-    files_named,
-    modified,
-    place,
-)
+from pretrainrl_jax.storage import BUCKET, fetched, place
 from pretrainrl_jax.training.checkpoints import (
     latest_step,
     open_manager,
@@ -37,7 +30,7 @@ from pretrainrl_jax.training.checkpoints import (
     steps_of,
     why_unread,
 )
-from pretrainrl_jax.training.remote import fetched, rank
+from pretrainrl_jax.training.remote import downloaded, rank
 from pretrainrl_jax.trees.templates import Template, check_fits
 from pretrainrl_jax.trees.tokenization import Tokenizer, load_tokenizer
 from pretrainrl_jax.version import check_format
@@ -65,13 +58,13 @@ def find(path: str | Path) -> tuple[Path, int]:
     Of a workdir it is the last stage trained: the newest system's, else the base model's. Raises InputError
     if there is no checkpoint.
     """
-    path = place(path, "the model")
+    path = place(path, "--model.path")
     if (path / "checkpoints").is_dir():
-        stages = [f.parent for f in files_named(path / "checkpoints", "model.json")]
+        stages = [f.parent for f in (path / "checkpoints").rglob("model.json")]
         stages = [s for s in stages if latest_step(s) is not None]
         if not stages:
             raise InputError(f"no checkpoint in {path}: run `pretrain` first")
-        path = max(stages, key=lambda s: rank(s.name, modified(s / "model.json")))
+        path = max(stages, key=lambda s: rank(s.name, (s / "model.json").stat().st_mtime))
     if path.name.isdigit() and path.is_dir() and (path.parent / "model.json").is_file():
         return path.parent, int(path.name)
     step = latest_step(path)
@@ -101,11 +94,11 @@ def load(
     Raises:
         InputError: if there is nothing to load, it is damaged, or of an unknown kind.
     """
-    there = place(path, "the model") if str(path).startswith(BUCKET) else None
+    there = place(path, "--model.path") if str(path).startswith(BUCKET) else None
     if there and not is_hugging_face(there):  # Orbax reads it where it is, each process its own part
         loaded = _load_checkpoint(there, mesh, dtype, params_dtype)
     else:
-        with fetched(path) as local:
+        with downloaded(path) as local:
             if is_hugging_face(local):
                 loaded = _load_hugging_face(local, mesh, dtype, params_dtype, screen)
             else:
@@ -135,7 +128,7 @@ def _load_checkpoint(path: Path, mesh: Mesh | None, dtype: str, params_dtype: st
     model = Model(replace(shape, dtype=dtype or shape.dtype), mesh)
     params = _restore_params(folder, step, model, _places(model), params_dtype)
     template = Template.from_json(description["template"])
-    with fetched_folder(folder / "tokenizer") as files:
+    with fetched(folder / "tokenizer") as files:
         tokenizer = load_tokenizer(files)
     return Loaded(model, params, tokenizer, template, description.get("origin", {}))
 
@@ -147,7 +140,7 @@ def _restore_params(folder: Path, step: int, model: Model, places: Any, dtype: s
         items["about"] = ocp.args.JsonRestore()
     try:
         with open_manager(folder) as manager:
-            saved = epath.Path(absolute(folder)) / str(step) / "params"
+            saved = epath.Path(folder.absolute()) / str(step) / "params"
             about_params = ocp.PyTreeCheckpointHandler().metadata(saved)
             target = jax.tree.map(
                 lambda a, stored, place: jax.ShapeDtypeStruct(a.shape, stored.dtype, sharding=place),

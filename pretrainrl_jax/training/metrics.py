@@ -16,7 +16,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
 from tensorboardX.summary import scalar
 
 from pretrainrl_jax.atomic import disk_errors, write_text
-from pretrainrl_jax.storage import in_bucket, is_there, upload
+from pretrainrl_jax.storage import in_bucket, upload
 
 UPLOADED = 30.0  # seconds between uploads to a bucket, and before each checkpoint
 
@@ -34,8 +34,8 @@ class MetricsWriter(AbstractContextManager):
         self._workdir, self._published = workdir, time.monotonic()
         self._spool = tempfile.TemporaryDirectory() if in_bucket(workdir) else None
         written = Path(self._spool.name) if self._spool else workdir
-        path, kept = workdir / "metrics.jsonl", []
-        if is_there(path):
+        path = workdir / "metrics.jsonl"
+        if path.is_file():
             lines = path.read_text().splitlines(keepends=True)
             # A run that was killed may have left half a line at the end.
             complete = [(x, json.loads(x)) for x in lines if x.endswith("\n")]

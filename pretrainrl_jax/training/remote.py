@@ -13,8 +13,10 @@ from pretrainrl_jax.trees.tokenization import TEMPLATES
 
 
 @contextmanager
-def fetched(path: str | Path) -> Iterator[Path]:
-    """`path` itself where it is local, else a temporary copy of the model at the URL (gs://bucket/folder).
+def downloaded(path: str | Path) -> Iterator[Path]:
+    """`path` itself where it is local, else a temporary copy of the model at the URL (s3://bucket/folder).
+
+    Of checkpoints at gs:// no copy is made: they are read where they are.
 
     Of a workdir and of a stage only the step that would be loaded is fetched, and of that no optimizer state.
     Raises InputError if nothing stands there, or the package that reads such URLs is not installed.

@@ -18,7 +18,6 @@ import numpy as np
 
 from pretrainrl_jax.atomic import write_bytes
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.storage import is_there
 from pretrainrl_jax.trees.packing import plan
 
 
@@ -180,7 +179,7 @@ def write_anchors(path: Path, texts: Sequence[AnchorText]) -> None:
 
 def read_anchors(path: Path) -> list[AnchorText]:
     """The texts that `write_anchors` wrote; raises InputError where they are not there."""
-    if not is_there(path):
+    if not path.is_file():
         raise InputError(f"no anchor text at {path}: run `train` with this workdir again")
     with np.load(io.BytesIO(path.read_bytes())) as arrays:
         lengths = arrays["lengths"]

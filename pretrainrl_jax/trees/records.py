@@ -11,7 +11,7 @@ from typing import Any
 
 from pretrainrl_jax.atomic import disk_errors, write_bytes
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.storage import fetched_file, in_bucket, is_there
+from pretrainrl_jax.storage import fetched, in_bucket
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, Pair, total
 
 KINDS = {"chosen": 2, "rejected": 3}  # as files and digests of 2026-11 had roles, under `kind`
@@ -105,9 +105,9 @@ def read_trees(path: Path) -> list[AnswerTree]:
     """
     from array_record.python.array_record_module import ArrayRecordReader
 
-    if not is_there(path):
+    if not path.is_file():
         raise InputError(f"no mined trees at {path}: run `mine` with this workdir first")
-    with fetched_file(path) as local:
+    with fetched(path) as local:
         reader = ArrayRecordReader(str(local))
         trees = [from_json(json.loads(record)) for record in reader.read_all()]
         reader.close()

@@ -300,9 +300,10 @@ class _Handler(BaseHTTPRequestHandler):
             head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
             # Binary content has to be cut by hand: the mail parser changes line ends.
             mark = b"--" + BytesParser().parsebytes(head).get_boundary("").encode()
+            end = b"\r\n" if body.startswith(mark + b"\r") else b"\n"  # gcsfs sends the latter
             described, rest = body.split(mark, 2)[1:]
-            name = json.loads(described.split(b"\r\n\r\n", 1)[1])["name"]
-            data = rest.split(b"\r\n\r\n", 1)[1].rsplit(b"\r\n" + mark, 1)[0]
+            name = json.loads(described.split(end + end, 1)[1])["name"]
+            data = rest.split(end + end, 1)[1].rsplit(end + mark, 1)[0]
         elif kind == "resumable":
             name = query.get("name") or json.loads(body)["name"]
             upload = f"upload{len(self.of.uploads)}"

@@ -12,7 +12,7 @@ from helpers.models_and_trees import data
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.training.checkpoints import latest_step
 from pretrainrl_jax.training.loading import load
-from pretrainrl_jax.training.remote import fetched
+from pretrainrl_jax.training.remote import downloaded
 from pretrainrl_jax.trees.tokenization import TEMPLATES
 
 
@@ -45,7 +45,7 @@ def test_of_a_workdir_only_what_is_loaded_is_fetched(finished, tmp_path):
     (stage / str(step) / "training").mkdir()
     (stage / str(step) / "training" / "moments").write_bytes(b"large")
     shutil.copytree(stage / str(step), stage / "0")
-    with fetched(f"file://{tmp_path / 'run'}") as path:
+    with downloaded(f"file://{tmp_path / 'run'}") as path:
         names = {p.relative_to(path.parent).parts[0] for p in path.parent.rglob("*")}
         assert names == {"tokenizer", "model.json", str(step)}
         assert not (path / "training").exists()
@@ -59,7 +59,7 @@ def test_of_a_hugging_face_folder_only_what_is_read_is_fetched(tmp_path):
     (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"pickle")
     (templates := tmp_path / "model" / TEMPLATES).mkdir()
     (templates / "tool_use.jinja").write_bytes(b"{{ messages }}")
-    with fetched(f"file://{tmp_path / 'model'}") as path:
+    with downloaded(f"file://{tmp_path / 'model'}") as path:
         assert {f.name for f in path.iterdir()} == {f.name for f in source.iterdir()} | {TEMPLATES}
         assert (path / TEMPLATES / "tool_use.jinja").read_bytes() == b"{{ messages }}"
     loaded, wanted = load(f"file://{tmp_path / 'model'}"), load(source)
@@ -82,6 +82,6 @@ def test_an_unknown_kind_of_url():
 
 
 def test_a_local_path_is_read_where_it_is(tmp_path):
-    with fetched(tmp_path) as path:
+    with downloaded(tmp_path) as path:
         assert path == tmp_path
     assert tmp_path.is_dir()
