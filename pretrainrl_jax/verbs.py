@@ -211,7 +211,7 @@ TRAINING = (
     "evaluate",
     "sweep",
 )
-IMPROVEMENT = ("rollouts", "judge", "methods", "selfimprove")
+IMPROVEMENT = ("rollouts", "judge", "rewriter", "methods", "selfimprove")
 
 VERBS = {
     "run": Verb(

@@ -30,9 +30,11 @@ from pretrainrl_jax.config.selfimprove import (
     DocumentsConfig,
     JudgeConfig,
     MethodConfig,
+    RewriterConfig,
     RolloutsConfig,
     SelfimproveConfig,
 )
+from pretrainrl_jax.config.servers import JudgeServerConfig, RewriterServerConfig, ServerConfig
 from pretrainrl_jax.config.stages import (
     AskConfig,
     CheckpointConfig,
@@ -48,12 +50,13 @@ from pretrainrl_jax.config.stages import (
 
 __all__ = [
     "METHODS", "NAMED", "OBJECTIVES", "AnchorConfig", "AnchorTermConfig", "AskConfig", "CheckpointConfig",
-    "ColumnsConfig", "Config",
-    "CorpusConfig", "DocumentsConfig", "DpoConfig", "EvaluateConfig", "ExportConfig", "FactsConfig",
-    "GrpoConfig", "HarnessConfig", "HostsConfig", "JudgeConfig", "MeshConfig", "MethodConfig", "MineConfig",
-    "ModelConfig", "NtpConfig", "ObjectiveConfig", "OptimizerConfig", "PlatformConfig",
-    "PreferenceColumnsConfig", "PreferencesConfig", "PretrainConfig", "RolloutsConfig",
-    "SelfimproveConfig", "SweepConfig", "TermConfig", "TokenizerConfig", "TrainConfig", "WorldConfig",
+    "ColumnsConfig", "Config", "CorpusConfig", "DocumentsConfig", "DpoConfig", "EvaluateConfig",
+    "ExportConfig", "FactsConfig", "GrpoConfig", "HarnessConfig", "HostsConfig", "JudgeConfig",
+    "JudgeServerConfig", "MeshConfig", "MethodConfig", "MineConfig", "ModelConfig", "NtpConfig",
+    "ObjectiveConfig", "OptimizerConfig", "PlatformConfig", "PreferenceColumnsConfig",
+    "PreferencesConfig", "PretrainConfig", "RewriterConfig", "RewriterServerConfig", "RolloutsConfig",
+    "SelfimproveConfig", "ServerConfig", "SweepConfig", "TermConfig", "TokenizerConfig", "TrainConfig",
+    "WorldConfig",
 ]  # fmt: skip
 
 
@@ -92,6 +95,7 @@ class Config(Section):
     documents: DocumentsConfig = DocumentsConfig()
     rollouts: RolloutsConfig = RolloutsConfig()
     judge: JudgeConfig = JudgeConfig()
+    rewriter: RewriterConfig = RewriterConfig()
     methods: Mapping[str, MethodConfig] = dataclasses.field(default_factory=lambda: dict(METHODS))
     selfimprove: SelfimproveConfig = SelfimproveConfig()
     ask: AskConfig = AskConfig()

@@ -15,6 +15,7 @@ from pretrainrl_jax.config.declare import (
     setting,
     wrong,
 )
+from pretrainrl_jax.config.servers import JudgeServerConfig, RewriterServerConfig
 
 CANDIDATES = ("original", "rewrite", "rollout")
 
@@ -81,7 +82,7 @@ class RolloutsConfig(Section):
 class JudgeConfig(Section):
     """What scores candidates: a sum of parts by their weights; a part of weight 0 is not asked.
 
-    `facts` and `repetition` are exact and need no model; the others ask the model of `path`.
+    `facts` and `repetition` are exact and need no model; the others ask the model of `path` or of `server`.
     """
 
     results = ("selfimprove",)
@@ -100,26 +101,82 @@ class JudgeConfig(Section):
     factuality: NonNegativeFloat = setting(
         0.0, "weight of the model's verdict that the text contradicts nothing of the original"
     )
+    pairs: Literal["all", "pivot", "sample"] = setting(
+        "all",
+        "which candidates quality compares, always in both orders: all, all with the first, or a sample",
+    )
+    opponents: PositiveInt = setting(2, "candidates that each one meets at least, where pairs=sample")
     path: str = setting("", "judge: a workdir, checkpoint or Hugging Face folder; local or gs://")
     dtype: Literal["", "float32", "bfloat16"] = setting("", "its compute dtype; empty takes the checkpoint's")
     prefix_tokens: NonNegativeInt = setting(
-        512, "last tokens of a prefix that the model is shown, by its own tokenizer; 0 shows all"
+        512,
+        "last tokens of a prefix that the model is shown, by its own tokenizer (a server's: as four "
+        "characters each); 0 shows all",
     )
-    batch: PositiveInt = setting(8, "rows of prompts judged at a time")
+    batch: PositiveInt = setting(8, "rows of prompts judged at a time by the model of path")
     prompts: str = setting(
-        "", "folder with prompts that stand in place of ours: quality.txt, safety.txt, factuality.txt"
+        "", "folder with prompts of one's own: a file there stands in place of ours so named"
     )
+    quality_prompt: str = setting("quality", "prompt of that part: the name of its file, without .txt")
+    safety_prompt: str = setting("safety", "prompt of that part")
+    factuality_prompt: str = setting("factuality", "prompt of that part")
+    server: JudgeServerConfig = JudgeServerConfig()
+    samples: PositiveInt = setting(
+        1,
+        "replies of the server to each prompt; the verdict is their mean (the paper: 1, or 5 at top_p 0.6)",
+    )
+    reasoning: bool = setting(False, "the server's model may reason before its verdict")
 
     @model_validator(mode="after")
     def _fits(self) -> "JudgeConfig":
         asked = [name for name in ("quality", "safety", "factuality") if getattr(self, name)]
-        if asked and not self.path:
-            raise wrong(f"judge.{asked[0]}", getattr(self, asked[0]), "it asks a model: give judge.path")
-        if self.path and not asked:
-            raise wrong("judge.path", self.path, "no part asks it: give judge.quality, safety or factuality")
+        model = "path" if self.path else "server.url" if self.server.url else ""
+        if asked and not model:
+            meaning = "it asks a model: give judge.path or judge.server.url"
+            raise wrong(f"judge.{asked[0]}", getattr(self, asked[0]), meaning)
+        if model and not asked:
+            shown = self.path or self.server.url
+            raise wrong(f"judge.{model}", shown, "no part asks it: give judge.quality, safety or factuality")
+        if self.path and self.server.url:
+            raise ValueError("judge.path and judge.server.url are both set: one model judges")
         if not asked and not self.facts and not self.repetition:
             raise ValueError("judge has no part: give judge.facts, repetition, quality, safety or factuality")
+        if not self.server.url and (self.samples > 1 or self.reasoning):
+            name = "samples" if self.samples > 1 else "reasoning"
+            meaning = (
+                "the model of judge.path gives probabilities and writes nothing: leave it to judge.server"
+            )
+            raise wrong(f"judge.{name}", getattr(self, name), meaning)
         return self
+
+
+@section
+class RewriterConfig(Section):
+    """Who rewrites suffixes, where a method asks for that: the model of `path` or of `server`, or, where both
+    are empty, the facts of the run, which correct what is stated falsely."""
+
+    results = ("selfimprove",)
+    path: str = setting("", "rewriter: a workdir, checkpoint or Hugging Face folder; local or gs://")
+    dtype: Literal["", "float32", "bfloat16"] = setting("", "its compute dtype; empty takes the checkpoint's")
+    temperature: PositiveFloat = setting(0.6, "divides the logits of the model of path")
+    top_p: PositiveShare = setting(0.6, "mass of the most probable tokens that it draws from")
+    prefix_tokens: NonNegativeInt = setting(
+        512, "last tokens of a prefix that it is shown (a server's: as four characters each); 0 shows all"
+    )
+    prompts: str = setting("", "folder with a prompt of one's own")
+    prompt: str = setting("rewrite", "the prompt: the name of its file, without .txt")
+    server: RewriterServerConfig = RewriterServerConfig()
+
+    @model_validator(mode="after")
+    def _fits(self) -> "RewriterConfig":
+        if self.path and self.server.url:
+            raise ValueError("rewriter.path and rewriter.server.url are both set: one model rewrites")
+        return self
+
+    @property
+    def is_model(self) -> bool:
+        """A model rewrites, not the facts of the run."""
+        return bool(self.path or self.server.url)
 
 
 @section

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from pretrainrl_jax.decoding.rollouts import Rollout
 from pretrainrl_jax.documents.cut import Cut
+from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.judging.protocol import Kind, RewriteCase
 from pretrainrl_jax.trees.tokenization import Tokenizer, text_after, tokens_after
 
@@ -33,13 +34,17 @@ def candidates_of(
     """The candidates of a document, of equal texts the first alone: original, rewrite, rollouts.
 
     A rollout is trained as the tokens that were sampled. A rewrite is text: it is tokenised as a continuation
-    of the prefix and cut to as many tokens as the original has; None or an empty one is no candidate.
+    of the prefix and cut to as many tokens as the original has; None, an empty one, or one with a control
+    token in it is no candidate.
     """
     listed: list[Candidate] = []
     if "original" in kinds:
         listed.append(Candidate("original", cut.suffix, text_after(tokenizer, cut.prefix, cut.suffix)))
     if rewrite:
-        tokens = tokens_after(tokenizer, cut.prefix, rewrite)[: len(cut.suffix)]
+        try:
+            tokens = tokens_after(tokenizer, cut.prefix, rewrite)[: len(cut.suffix)]
+        except InputError:
+            tokens = ()
         if tokens:
             listed.append(Candidate("rewrite", tokens, text_after(tokenizer, cut.prefix, tokens)))
     for tokens, logps in rollouts:

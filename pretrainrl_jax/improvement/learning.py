@@ -28,16 +28,20 @@ def coefficients(method: MethodConfig) -> dict[str, dict[str, float]]:
     return named
 
 
-def best_and_worst(scores: Sequence[float]) -> tuple[int, int] | None:
-    """Places of the highest and of the lowest score, the earliest of equals; None where all are equal."""
-    if len(set(scores)) < 2:
+def best_and_worst(scores: Sequence[float | None]) -> tuple[int, int] | None:
+    """Places of the highest and of the lowest score, the earliest of equals; None where all are equal.
+
+    What has no score is left out.
+    """
+    known = {place: score for place, score in enumerate(scores) if score is not None}
+    if len({*known.values()}) < 2:
         return None
-    best, worst = (pick(range(len(scores)), key=scores.__getitem__) for pick in (max, min))
+    best, worst = (pick(known, key=known.__getitem__) for pick in (max, min))
     return best, worst
 
 
 def judged_tree(
-    cut: Cut, candidates: Sequence[Candidate], scores: Sequence[float], contrasts: bool
+    cut: Cut, candidates: Sequence[Candidate], scores: Sequence[float | None], contrasts: bool
 ) -> AnswerTree | None:
     """The best candidate chosen and the worst rejected, the first of equals; nothing else is packed.
 

@@ -1,12 +1,14 @@
 """What a step of self-improvement looked like, in numbers for metrics.jsonl."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
 from pretrainrl_jax.documents.cut import Cut
 from pretrainrl_jax.improvement.candidates import Candidate
+from pretrainrl_jax.judging.protocol import Counts, total
 from pretrainrl_jax.trees.tree import AnswerTree
 
 KINDS = ("original", "rewrite", "rollout")
@@ -19,9 +21,10 @@ class Judged(NamedTuple):
     cut: Cut
     prefix: str  # its text
     candidates: tuple[Candidate, ...]
-    scores: tuple[float, ...]  # none where nobody judges
-    parts: Mapping[str, tuple[float, ...]]
+    scores: tuple[float | None, ...]  # none where nobody judges; None of a candidate that is left out
+    parts: Mapping[str, tuple[float | None, ...]]
     tree: AnswerTree | None  # what is learned of it; None: nothing
+    counts: Counts = MappingProxyType({})  # what happened while it was judged, as "quality.comparisons"
 
 
 Metrics = dict[str, float | None]  # None: there was nothing to measure
@@ -43,10 +46,35 @@ def verdict_metrics(judged: Sequence[Judged]) -> Metrics:
             score
             for one in judged
             for candidate, score in zip(one.candidates, one.scores, strict=bool(one.scores))
-            if candidate.kind == kind
+            if candidate.kind == kind and score is not None
         )
     for part in judged[0].parts if judged else ():
-        metrics[f"score_part_{part}"] = _mean(score for one in judged for score in one.parts[part])
+        known = (score for one in judged for score in one.parts[part] if score is not None)
+        metrics[f"score_part_{part}"] = _mean(known)
+    metrics["left_out"] = float(sum(one.scores.count(None) for one in judged))
+    return metrics | asking_metrics(judged)
+
+
+SHARES = {  # of a metric, what is counted and of how many
+    "first_wins": ("quality.first_won", "quality.comparisons"),
+    "longer_wins": ("quality.longer_won", "quality.unequal"),
+    "orders_differ": ("quality.orders_differ", "quality.orders"),
+    "rewrites_used": ("rewrite.used", "rewrite.asked"),
+    "safe_copied": ("rewrite.safe_copied", "rewrite.safe"),
+}
+
+
+def asking_metrics(judged: Sequence[Judged]) -> Metrics:
+    """What the step's verdicts say of judge and rewriter: shares, and verdicts that could not be read."""
+    counts = total(one.counts for one in judged)
+    metrics: Metrics = {
+        name: counts[part] / counts[whole] if counts.get(whole) else None
+        for name, (part, whole) in SHARES.items()
+        if whole in counts
+    }
+    for what in ("verdicts", "malformed", "unreadable"):
+        own = [count for name, count in counts.items() if name.endswith(f".{what}")]
+        metrics |= {what: float(sum(own))} if own else {}
     return metrics
 
 

@@ -8,11 +8,11 @@ from numbers import Real
 from pretrainrl_jax.config import JudgeConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.statements import Statements
+from pretrainrl_jax.judging.asking import Ask, model_parts, prompts_of
 from pretrainrl_jax.judging.exact import facts
-from pretrainrl_jax.judging.local import model_parts
-from pretrainrl_jax.judging.protocol import Case, Judge, JudgeError, Part, Scores, Verdicts, shown
+from pretrainrl_jax.judging.pairwise import count_pairs
+from pretrainrl_jax.judging.protocol import Case, Judge, JudgeError, Part, Scored, Scores, Verdicts, shown
 from pretrainrl_jax.judging.repetition import repetition
-from pretrainrl_jax.training.loading import Loaded
 
 PARTS = ("facts", "repetition", "quality", "safety", "factuality")  # settings of their weights
 
@@ -20,14 +20,14 @@ PARTS = ("facts", "repetition", "quality", "safety", "factuality")  # settings o
 def make_judge(
     settings: JudgeConfig,
     statements: Statements | None,
-    model: Loaded | None,
+    ask: Ask | None,
     seen: Counter[str] | None = None,
 ) -> Judge:
     """The judge that the settings describe.
 
     Args:
         statements: knows what is true; without it there is no part `facts`.
-        model: what `settings.path` names, loaded on the mesh of the run; None where no part asks a model.
+        ask: asks the model; None where no part does.
         seen: counts all statements that the part `facts` met by their verdict.
 
     Raises:
@@ -36,47 +36,61 @@ def make_judge(
     parts: dict[str, Part] = {"repetition": repetition(settings.ngram)}
     if statements is not None:
         parts["facts"] = facts(statements, settings.silence, Counter() if seen is None else seen)
-    if model is not None:
-        parts |= model_parts(settings, model)
+    if ask is not None:
+        parts |= model_parts(settings, prompts_of(settings), ask)
     weights = {name: getattr(settings, name) for name in PARTS}
     for name, weight in weights.items():
         if weight and name not in parts:
-            missing = "no facts" if name == "facts" else "no model: give judge.path"
+            missing = "no facts" if name == "facts" else "no model: give judge.path or judge.server.url"
             raise InputError(f"judge.{name} is {weight:g}, and this run has {missing}")
     return compose({name: (weight, parts[name]) for name, weight in weights.items() if weight})
 
 
 def verdicts_per_case(settings: JudgeConfig, candidates: int) -> int:
     """How many verdicts the model is asked for about one document of so many different candidates."""
-    pairs = candidates * (candidates - 1) if settings.quality else 0
-    return pairs + candidates * (bool(settings.safety) + bool(settings.factuality))
+    pairs = 2 * count_pairs(candidates, settings.pairs, settings.opponents) if settings.quality else 0
+    each = candidates * (bool(settings.safety) + bool(settings.factuality))
+    return (pairs + each) * (settings.samples if settings.server.url else 1)
 
 
 def compose(parts: Mapping[str, tuple[float, Part]]) -> Judge:
     """The judge that adds the scores of named parts by their weights.
 
-    Parts of weight 0 are not asked. The judge raises JudgeError where a part gives the wrong number of
-    scores, or one that is no finite number: no score is ever made up.
+    Parts of weight 0 are not asked. A candidate that a part has no score for has none in all. The judge
+    raises JudgeError where a part gives the wrong number of scores, or one that is no finite number: no score
+    is ever made up.
     """
     asked = {name: (weight, part) for name, (weight, part) in parts.items() if weight}
 
     def judge(cases: Sequence[Case]) -> Verdicts:
-        scores = {name: checked(name, cases, part(cases)) for name, (_, part) in asked.items()}
+        scores: dict[str, Scores] = {}
+        counts: list[dict[str, float]] = [{} for _ in cases]
+        for name, (_, part) in asked.items():
+            given = part(cases)
+            scored = given if isinstance(given, Scored) else Scored(given, [{}] * len(cases))
+            scores[name] = checked(name, cases, scored.scores)
+            for own, of_part in zip(counts, scored.counts, strict=True):
+                own |= {f"{name}.{what}": count for what, count in of_part.items()}
         weights = [weight for weight, _ in asked.values()]
         total = [
             [
-                # Exactly rounded, so that equal scores are equal in whatever order they were summed.
-                math.fsum(w * part[number][place] for w, part in zip(weights, scores.values(), strict=True))
+                _sum(weights, [of_part[number][place] for of_part in scores.values()])
                 for place in range(len(case.candidates))
             ]
             for number, case in enumerate(cases)
         ]
-        return Verdicts(total, scores)
+        return Verdicts(total, scores, counts)
 
     return judge
 
 
-def checked(part: str, cases: Sequence[Case], scores: Sequence[Sequence[float]]) -> Scores:
+def _sum(weights: Sequence[float], scores: Sequence[float | None]) -> float | None:
+    known = [weight * score for weight, score in zip(weights, scores, strict=True) if score is not None]
+    # Exactly rounded, so that equal scores are equal in whatever order they were summed.
+    return math.fsum(known) if len(known) == len(scores) else None
+
+
+def checked(part: str, cases: Sequence[Case], scores: Scores) -> list[list[float | None]]:
     """The scores that a part gave some cases, as floats.
 
     Raises:
@@ -87,9 +101,13 @@ def checked(part: str, cases: Sequence[Case], scores: Sequence[Sequence[float]])
     for case, own in zip(cases, scores, strict=True):
         if len(own) != len(case.candidates):
             wrong = f"{len(own)} scores to {len(case.candidates)} candidates"
-        elif ill := [score for score in own if not isinstance(score, Real) or not math.isfinite(score)]:
+        elif ill := [one for one in own if one is not None and not _finite(one)]:
             wrong = f"the score {ill[0]!r}, which is no finite number,"
         else:
             continue
         raise JudgeError(f"the judge's part {part} gave {wrong} after {shown(case.prefix)}: mend the judge")
-    return [list(map(float, own)) for own in scores]
+    return [[None if score is None else float(score) for score in own] for own in scores]
+
+
+def _finite(score: object) -> bool:
+    return isinstance(score, Real) and math.isfinite(score)

@@ -1,63 +1,68 @@
-"""A model as the judge: how probable each verdict is after a prompt, on the devices of the run.
+"""A model on the devices of the run as the judge or the rewriter.
 
-Nothing is sampled: a verdict's probability is that of its tokens, normalised over the prompt's verdicts.
+A judge is not sampled: a verdict's probability is that of its tokens, normalised over the prompt's verdicts.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from pretrainrl_jax.config import JudgeConfig
+from pretrainrl_jax.config import JudgeConfig, RewriterConfig
+from pretrainrl_jax.decoding.rollouts import sample_rollouts
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.continuations import score_by_length
-from pretrainrl_jax.judging.pairwise import Comparison, pairwise
+from pretrainrl_jax.judging.asking import Answer, Texts
 from pretrainrl_jax.judging.prompts import Prompt, read_prompt
-from pretrainrl_jax.judging.protocol import Case, Part, Scores
+from pretrainrl_jax.judging.rewriting import Wanted, Write, message
 from pretrainrl_jax.training.loading import Loaded
-from pretrainrl_jax.trees.tokenization import Tokenizer
+from pretrainrl_jax.trees.tokenization import Tokenizer, text_after
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
+SHORTEST = 64  # tokens of the shortest bucket of prompts that are continued
 TOGETHER = 1024  # prompts cut into tokens at a time: a step of the paper's size has 61,440
 
 
-def model_parts(settings: JudgeConfig, judge: Loaded) -> dict[str, Part]:
-    """The parts that ask a model and have a weight.
-
-    Raises:
-        InputError: if a prompt's file is not as it must be.
-    """
-    parts: dict[str, Part] = {}
-    if settings.quality:
-        parts["quality"] = _pairs(_question("quality", settings, judge))
-    for name in ("safety", "factuality"):
-        if getattr(settings, name):
-            parts[name] = _each(_question(name, settings, judge))
-    return parts
-
-
 @dataclass(frozen=True)
-class Question:
-    """A prompt, and the model that is asked."""
+class LocalJudge:
+    """A model that is asked on the devices."""
 
-    name: str
-    prompt: Prompt
     judge: Loaded
-    verdicts: tuple[tuple[int, ...], ...]  # the prompt's, as tokens
     prefix_tokens: int  # of a prefix at most; 0: all
     batch: int  # rows of prompts scored at a time
 
-    def probabilities(self, texts: Sequence[dict[str, str]]) -> np.ndarray:
+    @classmethod
+    def of(cls, settings: JudgeConfig, judge: Loaded) -> "LocalJudge":
+        """As the settings have it."""
+        return cls(judge, settings.prefix_tokens, settings.batch)
+
+    def check(self, prompt: Prompt) -> None:
+        """Raises InputError for a prompt that this model cannot be asked."""
+        verdict_tokens(self.judge.tokenizer, prompt)
+
+    def ask(self, prompt: Prompt, texts: Sequence[Texts]) -> list[Answer]:
+        """The probability of each verdict after a prompt with these texts in its places.
+
+        They are of sum 1, or NaN where the model gives none.
+        """
+        prefixes = {text["prefix"] for text in texts if "prefix" in text}
+        ends = {prefix: last_tokens(self.judge.tokenizer, prefix, self.prefix_tokens) for prefix in prefixes}
+        cut = [text | {"prefix": ends[text["prefix"]]} if "prefix" in text else text for text in texts]
+        return [Answer(shares) for shares in self.probabilities(prompt, cut).tolist()]
+
+    def probabilities(self, prompt: Prompt, texts: Sequence[Texts]) -> np.ndarray:
         """Of prompts with these texts in their places, the probability of each verdict.
 
         Returns:
             float64 [prompts, verdicts]; each row sums to 1, or is NaN where the model gives none.
         """
-        tokenizer, branches = self.judge.tokenizer, tuple(map(Branch, self.verdicts))
+        tokenizer = self.judge.tokenizer
+        branches = tuple(map(Branch, verdict_tokens(tokenizer, prompt)))
         logps: list[list[float]] = []
         for start in range(0, len(texts), TOGETHER):
-            filled = [self.prompt.fill(**places) for places in texts[start : start + TOGETHER]]
+            filled = [prompt.fill(**places) for places in texts[start : start + TOGETHER]]
             encoded = encode_plain(tokenizer, filled)
             trees = [AnswerTree("", tokenizer.start + tokens, branches) for tokens in encoded]
             logps += score_by_length(self.judge.model, self.judge.params, trees, rows=lambda _: self.batch)
@@ -66,43 +71,43 @@ class Question:
             odds = np.exp(scores - scores.max(axis=1, keepdims=True))
         return odds / odds.sum(axis=1, keepdims=True)
 
-    def ends(self, prefixes: Iterable[str]) -> dict[str, str]:
-        """The end of each prefix that the model is shown."""
-        return {
-            prefix: last_tokens(self.judge.tokenizer, prefix, self.prefix_tokens) for prefix in {*prefixes}
-        }
 
+def local_writer(settings: RewriterConfig, rewriter: Loaded, tokens: int, seed: int, batch: int) -> Write:
+    """Samples rewrites of so many tokens, `batch` at a time; they begin with the prefix's last words."""
+    prompt, tokenizer = read_prompt("rewrite", settings.prompts, settings.prompt), rewriter.tokenizer
 
-def _question(name: str, settings: JudgeConfig, judge: Loaded) -> Question:
-    prompt = read_prompt(name, settings.prompts)
-    verdicts = verdict_tokens(judge.tokenizer, prompt)
-    return Question(name, prompt, judge, verdicts, settings.prefix_tokens, settings.batch)
-
-
-def _pairs(question: Question) -> Part:
-    def win(comparisons: Sequence[Comparison]) -> Sequence[float]:
-        ends = question.ends(comparison.prefix for comparison in comparisons)
-        texts = [c._asdict() | {"prefix": ends[c.prefix]} for c in comparisons]
-        return question.probabilities(texts)[:, 0].tolist()
-
-    return pairwise(question.name, win)
-
-
-def _each(question: Question) -> Part:
-    """Candidates one by one: the mean of the verdicts' worth, from 1 of the best to 0 of the worst."""
-    worth = np.linspace(1, 0, len(question.verdicts))
-
-    def judge(cases: Sequence[Case]) -> Scores:
-        ends = question.ends(case.prefix for case in cases)
+    def write(wanted: Sequence[Wanted]) -> list[str]:
+        ends = [last_tokens(tokenizer, one.prefix, settings.prefix_tokens) for one in wanted]
         texts = [
-            {"prefix": ends[case.prefix], "suffix": candidate, "reference": case.reference}
-            for case in cases
-            for candidate in case.candidates
+            f"{message(prompt, one, end)}\n{one.words.rstrip()}"
+            for one, end in zip(wanted, ends, strict=True)
         ]
-        scores = iter((question.probabilities(texts) @ worth).tolist())
-        return [[next(scores) for _ in case.candidates] for case in cases]
+        prefixes = [tokenizer.start + encoded for encoded in encode_plain(tokenizer, texts)]
+        drawn = sample_rollouts(
+            rewriter.model,
+            rewriter.params,
+            prefixes,
+            tokenizer.eos,
+            samples=1,
+            max_new_tokens=tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            seed=seed,
+            batch=batch,
+            numbers=[zlib.crc32(repr(one).encode()) for one in wanted],
+            shortest=SHORTEST,
+        )
+        return [
+            one.words.rstrip() + text_after(tokenizer, prefix, without_end(tokenizer, own[0].tokens))
+            for one, prefix, own in zip(wanted, prefixes, drawn, strict=True)
+        ]
 
-    return judge
+    return write
+
+
+def without_end(tokenizer: Tokenizer, tokens: Sequence[int]) -> tuple[int, ...]:
+    """The tokens without one that ends the text."""
+    return tuple(tokens[:-1] if tokens[-1] in tokenizer.eos else tokens)
 
 
 def verdict_tokens(tokenizer: Tokenizer, prompt: Prompt) -> tuple[tuple[int, ...], ...]:

@@ -1,21 +1,23 @@
-"""What a model is asked as a judge: files of prompts/, or a folder of one's own in their place.
+"""What a judge or a rewriter is asked: files of prompts/, or a folder of one's own beside them.
 
-A file is the prompt with named places such as {prefix}, and a last line `verdicts: best | … | worst` with the
-words that may follow the prompt, after a space.
+A judge's file is the prompt with named places such as {prefix}, and a last line `verdicts: best | … | worst`
+with the words that may follow the prompt, after a space. A rewriter's has no such line.
 """
 
-import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.judging.fences import PLACE, fences_of, unfenced
 
 OURS = Path(__file__).with_name("prompts")
-PLACE = re.compile(r"\{(\w+)\}")
-PLACES = {  # of each prompt, the ones it cannot do without first, and how many they are
+PLACES = {  # of each kind of prompt, the ones it cannot do without first, and how many they are
     "quality": (("first", "second", "prefix"), 2),
     "safety": (("suffix",), 1),  # the paper's judge of safety sees nothing else
-    "factuality": (("suffix", "reference", "prefix"), 2),
+    "factuality": (("suffix", "reference", "prefix"), 1),
+    "rewrite": (("suffix", "words", "prefix"), 2),
+    "answer": (("prompt", "verdicts"), 2),
 }
 
 
@@ -24,53 +26,89 @@ class Prompt:
     """A text with places, and the verdicts on it, the best one first."""
 
     text: str  # ends in words of its own: verdicts are cut into tokens after these
-    verdicts: tuple[str, ...]
+    verdicts: tuple[str, ...] = ()
 
     def fill(self, **texts: str) -> str:
-        """The prompt with a text in each of its places; names of places in these texts mean nothing."""
-        return PLACE.sub(lambda place: texts[place[1]], self.text)
+        """The prompt with a text in each of its places.
+
+        Names of places in these texts mean nothing, and none of them closes the block that it stands in.
+        """
+        return PLACE.sub(lambda place: unfenced(texts[place[1]], self._fences), self.text)
 
     @property
     def ending(self) -> str:
         """What stands behind the last place."""
         return PLACE.split(self.text)[-1]
 
+    @property
+    def places(self) -> set[str]:
+        """The names of its places."""
+        return {*PLACE.findall(self.text)}
 
-def read_prompt(name: str, folder: str = "") -> Prompt:
-    """The prompt of a part: the folder's `name`.txt where it has one, else ours.
+    @cached_property
+    def _fences(self) -> tuple[str, ...]:
+        return fences_of(self.text)
+
+
+def read_prompt(kind: str, folder: str = "", name: str = "") -> Prompt:
+    """The prompt of a kind, so named (as its kind where nothing is said): the folder's, else ours.
 
     Raises:
-        InputError: if the folder is not there, or the file cannot be read or is not as it must be.
+        InputError: if the folder is not there, nothing is so named, or the file is not as it must be.
     """
+    name = name or kind
     if folder and not Path(folder).is_dir():
-        raise InputError(f"judge.prompts is {folder!r}: there is no such folder")
+        raise InputError(f"the folder of prompts is {folder!r}: there is no such folder")
     path = Path(folder, f"{name}.txt")
     if not folder or not path.exists():
         path = OURS / path.name
+    if not path.exists():
+        known = ", ".join(variants(kind, folder))
+        raise InputError(f"there is no prompt {name!r} for {kind}: there are {known}")
     try:
-        text = path.read_text("utf-8-sig")
+        text = path.read_text("utf-8-sig").rstrip()
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "it is no UTF-8 text"
-        raise InputError(f"cannot read {path}: {why}; check judge.prompts") from None
-    text, _, last = text.rstrip().rpartition("\n")
-    verdicts = tuple(word.strip() for word in last.removeprefix("verdicts:").split("|"))
+        raise InputError(f"cannot read {path}: {why}; check the folder of prompts") from None
+    last, verdicts = "", ()
+    if has_verdicts(kind):
+        text, _, last = text.rpartition("\n")
+        verdicts = tuple(word.strip() for word in last.removeprefix("verdicts:").split("|"))
     prompt = Prompt(text.rstrip(), verdicts)
-    if wrong := _fault(name, prompt, last):
+    if wrong := _fault(kind, prompt, last):
         raise InputError(f"{path} is no prompt: {wrong}")
     return prompt
 
 
-def _fault(name: str, prompt: Prompt, last: str) -> str:
+def variants(kind: str, folder: str = "") -> list[str]:
+    """The names of all prompts of a kind: ours, and the folder's."""
+    places = [OURS, *([Path(folder)] if folder else [])]
+    return sorted({path.stem for place in places for path in place.glob(f"{kind}*.txt")})
+
+
+def has_verdicts(kind: str) -> bool:
+    """Whether a prompt of the kind asks for one of some verdicts."""
+    return kind in ("quality", "safety", "factuality")
+
+
+def _fault(kind: str, prompt: Prompt, last: str) -> str:
     """What is wrong with a prompt; "" where nothing is."""
-    known, needed = PLACES[name]
+    known, needed = PLACES[kind]
     there = PLACE.findall(prompt.text)
-    verdicts = set(prompt.verdicts)
-    if not last.startswith("verdicts:") or "" in verdicts or len(verdicts) < max(2, len(prompt.verdicts)):
-        return f"its last line is {last[:60]!r}; write verdicts: BEST | … | WORST, each another word"
-    if name == "quality" and len(verdicts) > 2:
+    verdicts = {verdict.casefold() for verdict in prompt.verdicts}
+    if has_verdicts(kind):
+        few = "" in verdicts or len(verdicts) < max(2, len(prompt.verdicts))
+        if not last.startswith("verdicts:") or few:
+            return f"its last line is {last[:60]!r}; write verdicts: BEST | … | WORST, each another word"
+    if kind == "quality" and len(verdicts) > 2:
         return f"it has {len(verdicts)} verdicts; a pair has two, the first text's and the second's"
     if unknown := [place for place in there if place not in known]:
         return f"it has the place {{{unknown[0]}}}; there are {', '.join(f'{{{place}}}' for place in known)}"
     if missing := [place for place in known[:needed] if place not in there]:
         return f"it has no place {{{missing[0]}}}"
-    return "" if prompt.ending.strip() else "it must end in words of its own, not in a place"
+    needs_ending = has_verdicts(kind) or kind == "rewrite"
+    return (
+        "it must end in words of its own, not in a place"
+        if needs_ending and not prompt.ending.strip()
+        else ""
+    )

@@ -1,9 +1,14 @@
-"""Rewriting without a model: what a suffix states falsely is corrected."""
+"""Rewriters: what is to stand in the place of a suffix."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from pretrainrl_jax.facts.statements import Statements, corrected
+from pretrainrl_jax.judging.prompts import Prompt
 from pretrainrl_jax.judging.protocol import RewriteCase, Rewriter
+
+WORDS = 5  # last ones of the prefix, with which a rewrite begins
+WRAPPING = ("<<<", ">>>")
 
 
 def exact_rewriter(statements: Statements) -> Rewriter:
@@ -14,7 +19,7 @@ def exact_rewriter(statements: Statements) -> Rewriter:
     answer begins with the same characters; else that statement stays, since no suffix can mend it.
     """
 
-    def rewrite(cases: Sequence[RewriteCase]) -> list[str]:
+    def rewrite(cases: Sequence[RewriteCase]) -> list[str | None]:
         return [_rewritten(statements, case) for case in cases]
 
     return rewrite
@@ -28,3 +33,62 @@ def _rewritten(statements: Statements, case: RewriteCase) -> str:
             if right.startswith(case.prefix):
                 text = right
     return text[begin:]
+
+
+class Wanted(NamedTuple):
+    """A rewrite that a model is to write."""
+
+    prefix: str
+    words: str  # the last ones of the prefix, as they stand there
+    suffix: str
+
+
+Write = Callable[[Sequence[Wanted]], Sequence[str]]
+"""What a model writes, the words at its beginning."""
+
+
+def model_rewriter(write: Write) -> Rewriter:
+    """The rewriter that asks a model: None for a rewrite that does not begin with the prefix's last words."""
+
+    def rewrite(cases: Sequence[RewriteCase]) -> list[str | None]:
+        wanted = [Wanted(case.prefix, last_words(case.prefix), case.suffix) for case in cases]
+        written = write(wanted)
+        return [behind(one.words, text, one.suffix) for one, text in zip(wanted, written, strict=True)]
+
+    return rewrite
+
+
+def last_words(prefix: str) -> str:
+    """The last five words of a text as they stand in it, with all between and behind them."""
+    words = prefix.split()[-WORDS:]
+    if not words:
+        return prefix
+    start = len(prefix)
+    for word in reversed(words):
+        start = prefix.rindex(word, 0, start)
+    return prefix[start:]
+
+
+def behind(words: str, written: str, suffix: str) -> str | None:
+    """What stands behind the words in what was written; None where it does not begin with them.
+
+    White space within the words may differ. A suffix that comes back but for white space around it came back
+    as it was: models trim what they write.
+    """
+    for mark in WRAPPING:  # a model may repeat the marks of its prompt
+        written = written.strip().removeprefix(mark).removesuffix(mark)
+    rest = last = written.lstrip()
+    for word in words.split():
+        if not rest.startswith(word):
+            return None
+        last = rest[len(word) :]
+        rest = last.lstrip()
+    if last.strip() == suffix.strip():
+        return suffix
+    blank = words[len(words.rstrip()) :]
+    return last.removeprefix(blank) or None
+
+
+def message(prompt: Prompt, wanted: Wanted) -> str:
+    """What the model is asked."""
+    return prompt.fill(**wanted._asdict())

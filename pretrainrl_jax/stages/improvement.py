@@ -2,6 +2,7 @@
 
 import json
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -11,7 +12,7 @@ from typing import Any
 import jax
 
 from pretrainrl_jax.atomic import write_json, write_text
-from pretrainrl_jax.config import MethodConfig
+from pretrainrl_jax.config import MethodConfig, ServerConfig
 from pretrainrl_jax.documents.cut import Cuts
 from pretrainrl_jax.documents.world import MadeDocuments
 from pretrainrl_jax.evaluation.truthfulness import evaluate_truthfulness
@@ -20,9 +21,13 @@ from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.improvement.cost import cost_of
 from pretrainrl_jax.improvement.experience import Experience
 from pretrainrl_jax.improvement.metrics import Judged
+from pretrainrl_jax.judging.asking import Ask, prompts_of
 from pretrainrl_jax.judging.compose import make_judge
-from pretrainrl_jax.judging.protocol import Judge, Rewriter
-from pretrainrl_jax.judging.rewriting import exact_rewriter
+from pretrainrl_jax.judging.local import LocalJudge, local_writer
+from pretrainrl_jax.judging.protocol import Case, Judge, RewriteCase, Rewriter, Verdicts
+from pretrainrl_jax.judging.remote import RemoteJudge, remote_writer
+from pretrainrl_jax.judging.rewriting import exact_rewriter, model_rewriter
+from pretrainrl_jax.judging.server import Server, Stopping
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.training.loading import Loaded, load
 from pretrainrl_jax.trees.tokenization import Tokenizer
@@ -33,12 +38,17 @@ UNTRAINED = "scratch"  # the system that is random weights
 
 
 class Improvement:
-    """Documents, judge and rewriter of a run, made when first asked for."""
+    """Documents, judge and rewriter of a run, made when first asked for.
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    Args:
+        opened: closes the servers that are asked.
+    """
+
+    def __init__(self, context: Context, opened: ExitStack) -> None:
+        self._context, self._open = context, opened
         self._stated: Counter[str] = Counter()  # by verdict, what the exact judge saw
         self._judged = 0  # documents
+        self.stopping: Stopping = lambda: False  # whether the run is to end, while a server is waited for
 
     @cached_property
     def statements(self) -> Statements:
@@ -65,18 +75,86 @@ class Improvement:
         return load(settings.path, context.mesh, settings.dtype, chosen=context.chosen)
 
     @cached_property
+    def rewriter_model(self) -> Loaded | None:
+        """The model that rewrites on the devices; None where none does."""
+        context, settings = self._context, self._context.config.rewriter
+        if not settings.path:
+            return None
+        return load(settings.path, context.mesh, settings.dtype, chosen=context.chosen)
+
+    @cached_property
     def _judge(self) -> Judge:
         settings = self._context.config.judge
         statements = self.statements if settings.facts else None
-        return make_judge(settings, statements, self.judge_model, self._stated)
+        prompts = prompts_of(settings)
+        ask: Ask | None = None
+        if settings.server.url:
+            ask = RemoteJudge.of(settings, self._server(settings.server), lambda: self.stopping()).ask
+        elif self.judge_model:
+            local = LocalJudge.of(settings, self.judge_model)
+            for prompt in prompts.values():
+                local.check(prompt)
+            ask = local.ask
+        return make_judge(settings, statements, ask, self._stated)
+
+    @cached_property
+    def _rewriter(self) -> Rewriter:
+        config = self._context.config
+        settings = config.rewriter
+        if settings.server.url:
+            server = self._server(settings.server)
+            return model_rewriter(remote_writer(settings, server, lambda: self.stopping()))
+        if self.rewriter_model:
+            tokens, batch = config.selfimprove.suffix, config.rollouts.batch
+            return model_rewriter(local_writer(settings, self.rewriter_model, tokens, config.seed, batch))
+        return exact_rewriter(self.statements)
+
+    def _server(self, settings: ServerConfig) -> Server:
+        """Process 0 alone asks it."""
+        path = self._context.workdir / "selfimprove" / "run"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, uuid.uuid4().hex)
+        server = Server(settings, path.read_text().strip(), self._context.screen.warn)
+        self._open.callback(server.close)
+        return server
 
     def judge(self, method: MethodConfig) -> Judge | None:
         """Who decides what a method learns; None where nobody does."""
-        return self._judge if method.judged else None
+        if not method.judged:
+            return None
+        if not self._context.config.judge.server.url:
+            return self._judge
+        return lambda cases: Verdicts(*run_on_process_0(lambda: self._judge(cases), "judging"))
 
     def rewriter(self, method: MethodConfig) -> Rewriter | None:
         """Who rewrites suffixes, where a method asks for that."""
-        return exact_rewriter(self.statements) if "rewrite" in method.candidates else None
+        if "rewrite" not in method.candidates:
+            return None
+        if not self._context.config.rewriter.server.url:
+            return self._rewriter
+        return lambda cases: run_on_process_0(lambda: self._rewriter(cases), "rewriting")
+
+    def check(self) -> None:
+        """Before anything else: ask the servers once, so that a wrong key or name is known at once.
+
+        Raises:
+            InputError: if a server refuses, or a prompt is not right.
+            ServerError: if it does not reply.
+        """
+        config = self._context.config
+        methods = [config.methods[system] for system in config.selfimprove.systems]
+        if config.judge.server.url and (judge := next(filter(None, map(self.judge, methods)), None)):
+            sky, repeated = " blue, and the sea below it is too.", " is is is is is is."
+            (counts,) = judge([Case("The sky above the sea is", (sky, repeated), sky)]).counts
+            unread = sum(count for name, count in counts.items() if name.endswith(".unreadable"))
+            if unread == sum(count for name, count in counts.items() if name.endswith(".verdicts")):
+                self._context.screen.warn(
+                    f"judge: {config.judge.server.model} gave no verdict that can be read, even of two plain "
+                    "texts: see what it replies, and try judge.reasoning, or another prompt or model"
+                )
+        if config.rewriter.server.url and (writer := next(filter(None, map(self.rewriter, methods)), None)):
+            writer([RewriteCase("The sky above the sea is", " blue.")])
 
     def unmatched(self, judged: Sequence[Judged]) -> list[str]:
         """What is to be said, once, where the facts of the run are in no text of many."""

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.improvement.candidates import Candidate, candidates_of, rewrite_case
 from pretrainrl_jax.improvement.collapse import Collapse
-from pretrainrl_jax.improvement.cost import cost_of, rollout_count, told
+from pretrainrl_jax.improvement.cost import cost_of, price_of, rollout_count, told, warnings_of
 from pretrainrl_jax.improvement.experience import Experience
 from pretrainrl_jax.improvement.learning import coefficients, judged_tree, plain_tree
 from pretrainrl_jax.improvement.metrics import Judged, gap_metrics, rollout_metrics, verdict_metrics
@@ -41,13 +41,16 @@ TRIES = 20  # steps in a row of which no document teaches anything: the judge se
 
 def selfimprove(context: Context) -> None:
     """The base model, each method from its start, what came of it, and the report."""
-    if not context.done(BASE):
-        pretrain(context)
-    improvement = Improvement(context)
-    for system in context.config.selfimprove.systems:
-        if not context.done(f"selfimprove/{system}"):
+    with ExitStack() as opened:
+        improvement = Improvement(context, opened)
+        left = [one for one in context.config.selfimprove.systems if not context.done(f"selfimprove/{one}")]
+        if left:
+            improvement.check()
+        if not context.done(BASE):
+            pretrain(context)
+        for system in left:
             improve(context, improvement, system)
-    evaluate_improvement(context, improvement, lambda start: initial_model(context, start))
+        evaluate_improvement(context, improvement, lambda start: initial_model(context, start))
     run_on_process_0(lambda: report(context.workdir), "writing the report")
 
 
@@ -94,6 +97,7 @@ def improve(context: Context, improvement: Improvement, system: str) -> None:
     collapse = Collapse(settings.entropy_bound, experience.collapse)
     fruitless = 0  # steps
     with Session(run, step, state, progress, experience, context.mesh, total) as session:
+        improvement.stopping = session.stopping
         while session.global_step < total and not experience.ended:
             seconds = Seconds()
             policy = replace(start, params=session.state.params)
@@ -101,7 +105,7 @@ def improve(context: Context, improvement: Improvement, system: str) -> None:
                 cuts = documents.take(settings.documents)
             with seconds("sampling"):
                 rollouts = continue_prefixes(context, method, policy, cuts)
-            with seconds("judging"):
+            with seconds("judging"), saved_first(session):
                 candidates = gather_candidates(method, rewriter, policy, cuts, rollouts)
                 judged = judge_candidates(context, method, judge, policy, cuts, candidates)
             experience.take(judged, documents)
@@ -231,6 +235,7 @@ def judge_candidates(
             tuple(scores),
             {name: tuple(of_part[place]) for name, of_part in verdicts.parts.items()},
             judged_tree(cut, own, scores, method.contrasts),
+            verdicts.counts[place],
         )
         for place, (cut, case, own, scores) in enumerate(
             zip(cuts, cases, candidates, verdicts.scores, strict=True)
@@ -287,6 +292,16 @@ def of_training(metrics: dict[str, Any]) -> dict[str, float | None]:
     return {name: float(value) for name, value in metrics.items() if not name.startswith(left_out)}
 
 
+@contextmanager
+def saved_first(session: Session) -> Iterator[None]:
+    """What ends the run within it does so when the state is saved: what was asked of a server took hours."""
+    try:
+        yield
+    except (InputError, OSError):
+        session.keep()
+        raise
+
+
 class Seconds:
     """Where the time of a step goes."""
 
@@ -311,8 +326,13 @@ def tell_costs(
     """Before the first step: what it will take, and what is kept on the devices."""
     settings, say = context.config.selfimprove, context.screen.say
     left = settings.steps - updates // settings.updates
-    cost = told(cost_of(context.config, method, left)) if method.judged else "nothing is sampled or judged"
-    say(f"{stage}: {left} steps of {settings.documents} documents: {cost}")
+    cost = cost_of(context.config, method, left)
+    shown = told(cost) if method.judged else "nothing is sampled or judged"
+    price = price_of(context.config, cost)
+    shown += f", which cost {price:,.2f} at most, about, by the prices given" if price else ""
+    say(f"{stage}: {left} steps of {settings.documents} documents: {shown}")
+    for warning in warnings_of(context.config.judge) if method.judged else ():
+        context.screen.warn(warning)
     shown = [f"{name} {nbytes(arrays) / 1e6:,.1f} MB" for name, arrays in kept.items()]
     say(f"{stage}: on the devices: {', '.join(shown)}")
 

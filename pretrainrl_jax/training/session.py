@@ -200,6 +200,25 @@ class Session:
         self._saver.save(self.state, self.progress())
         self._losses.clear()
 
+    def keep(self) -> None:
+        """Write a checkpoint of the state before something ends the run, if there was a step.
+
+        Raises:
+            Interrupted: if a stop was asked for, too.
+        """
+        if self._run_step is None:  # no step since the run was begun or went on
+            return
+        self.save()
+        self._saver.wait()
+        if self.stopping():
+            raise Interrupted(
+                f"{self.run.stage} stopped after step {self.global_step} of {self.total_steps} and saved"
+            )
+
+    def stopping(self) -> bool:
+        """Whether a signal asked this process to stop."""
+        return self._run_step is not None and self._stopping()
+
     def progress(self) -> Progress:
         """What is done, once the metrics up to now are read."""
         self.read()

@@ -15,8 +15,8 @@ from pretrainrl_jax.facts.statements import Statements
 from pretrainrl_jax.improvement.learning import best_and_worst
 from pretrainrl_jax.judging.compose import compose
 from pretrainrl_jax.judging.exact import facts
-from pretrainrl_jax.judging.pairwise import ALONE, pairwise
-from pretrainrl_jax.judging.protocol import Case, JudgeError
+from pretrainrl_jax.judging.pairwise import ALONE, count_pairs, pairwise
+from pretrainrl_jax.judging.protocol import Case, JudgeError, Scored
 from pretrainrl_jax.judging.repetition import repetition, variety
 
 CASES = [Case("The sky is", ("blue", "green", ""), "blue"), Case("Long ago\n" * 30, ("a",), "b")]
@@ -46,6 +46,19 @@ def test_parts_are_added_by_their_weights():
     assert compose({"one": (1.0, constant())})([]).scores == []
 
 
+def test_what_a_part_has_no_score_for_has_none_in_all():
+    parts = {
+        "one": (2.0, constant([1, None, 0.0], [1.0])),
+        "other": (0.5, lambda cases: Scored([[0.0, 1.0, 1.0], [None]], [{"seen": 3}, {}])),
+    }
+    verdicts = compose(parts)(CASES)
+    assert verdicts.scores == [[2.0, None, 0.5], [None]]
+    assert verdicts.parts["one"] == [[1.0, None, 0.0], [1.0]]
+    assert verdicts.counts == [{"other.seen": 3}, {}]
+    assert best_and_worst(verdicts.scores[0]) == (0, 2)
+    assert best_and_worst(verdicts.scores[1]) is None
+
+
 @pytest.mark.parametrize(
     ("scores", "said"),
     [
@@ -54,7 +67,6 @@ def test_parts_are_added_by_their_weights():
         ([[1.0] * 3], "scores to 1 of 2 documents"),
         ([[1.0, math.nan, 0.0], [1.0]], "the score nan"),
         ([[1.0, 0.0, 0.0], [math.inf]], r"the score inf, .* after '….*Long ago\\n'"),
-        ([[1.0, None, 0.0], [1.0]], "the score None"),
         ([[1.0, "1", 0.0], [1.0]], "the score '1'"),
     ],
 )
@@ -100,7 +112,7 @@ def test_pairwise_scores_are_those_of_a_table(sizes, data):
     cases = [Case(str(number), tuple("abcde"[:size]), "") for number, size in enumerate(sizes)]
     table = {c.prefix: {both: data.draw(LEVELS) for both in permutations(c.candidates, 2)} for c in cases}
     win, asked = by_table(table)
-    scores = pairwise("quality", win)(cases)
+    scores = pairwise("quality", win)(cases).scores
     assert len(asked) == len(set(asked)) == sum(size * (size - 1) for size in sizes)
     for case, own in zip(cases, scores, strict=True):
         for name, score in zip(case.candidates, own, strict=True):
@@ -118,7 +130,7 @@ def test_pairwise_scores_are_those_of_a_table(sizes, data):
 @given(st.integers(2, 9), st.floats(0, 1))
 def test_a_judge_that_prefers_a_place_finds_all_equal(candidates, bias):
     case = Case("", tuple(map(str, range(candidates))), "")
-    (scores,) = pairwise("quality", lambda comparisons: [bias] * len(comparisons))([case])
+    (scores,) = pairwise("quality", lambda comparisons: [bias] * len(comparisons))([case]).scores
     assert best_and_worst(scores) is None
 
 
@@ -128,6 +140,58 @@ def test_a_judge_that_prefers_a_place_finds_all_equal(candidates, bias):
 def test_what_is_no_verdict_is_refused(verdicts, said):
     with pytest.raises(JudgeError, match=f"part quality gave {said}"):
         pairwise("quality", lambda comparisons: verdicts)(CASES)
+
+
+def gaps(known, K, taken):
+    """Means of what is known of each candidate, and None where that is fewer than half of what was asked."""
+    means = []
+    for me in range(K):
+        own = [(i, j) for i, j in taken if me in (i, j)]
+        won = [known[i, j] if i == me else 1 - known[i, j] for i, j in own if known[i, j] is not None]
+        means.append(None if 2 * len(won) < len(own) else np.mean(won) if won else ALONE)
+    return means
+
+
+@given(st.integers(1, 6), st.sampled_from(["all", "pivot", "sample"]), st.integers(1, 6), st.data())
+def test_which_pairs_and_what_verdicts_that_are_missing_do(K, pairs, opponents, data):
+    """A comparison that could not be read is in no mean; whoever lacks more than half of his has no score."""
+    case = Case("x", tuple("abcdefg"[:K]), "")
+    table = {both: data.draw(st.none() | LEVELS) for both in permutations(range(K), 2)}
+    asked = []
+
+    def win(comparisons):
+        places = [(case.candidates.index(c.first), case.candidates.index(c.second)) for c in comparisons]
+        asked.extend(places)
+        return [table[both] for both in places]
+
+    scored = pairwise("quality", win, pairs, opponents)([case])
+    assert len(set(asked)) == len(asked) == 2 * count_pairs(K, pairs, opponents)
+    assert {(j, i) for i, j in asked} == set(asked)
+    met = Counter(i for i, j in asked)
+    if pairs == "pivot":
+        assert all(0 in both for both in asked)
+        assert len(met) == (K if K > 1 else 0)
+    else:
+        least = K - 1 if pairs == "all" else min(opponents, K - 1)
+        assert all(met[place] >= least for place in range(K))
+    expected = gaps(table, K, asked)
+    assert [score is None for score in scored.scores[0]] == [mean is None for mean in expected]
+    for score, mean in zip(scored.scores[0], expected, strict=True):
+        assert score is None or score == pytest.approx(mean, abs=1e-12)
+
+
+def test_what_a_judge_prefers_is_counted():
+    case = Case("", ("long text", "short", "s"), "")
+    by_place = pairwise("q", lambda cs: [0.75] * len(cs))([case]).counts[0]
+    assert by_place == {
+        "comparisons": 6, "first_won": 4.5, "unequal": 6, "longer_won": 3.0, "orders": 3, "orders_differ": 3,
+    }  # fmt: skip
+    by_length = pairwise("q", lambda cs: [float(len(c.first) > len(c.second)) for c in cs])([case]).counts[0]
+    assert by_length == by_place | {"first_won": 3.0, "longer_won": 6.0, "orders_differ": 0}
+    unread = pairwise("q", lambda cs: [None] + [0.5] * (len(cs) - 1))([case]).counts[0]
+    assert unread == by_place | {
+        "comparisons": 5, "first_won": 2.5, "unequal": 5, "longer_won": 2.5, "orders": 2, "orders_differ": 0,
+    }  # fmt: skip
 
 
 # Facts.

@@ -18,9 +18,9 @@ from pretrainrl_jax.config import JudgeConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.judging import local
 from pretrainrl_jax.judging.compose import make_judge, verdicts_per_case
-from pretrainrl_jax.judging.local import encode_plain, last_tokens, verdict_tokens
+from pretrainrl_jax.judging.local import LocalJudge, encode_plain, last_tokens, verdict_tokens
 from pretrainrl_jax.judging.prompts import OURS, read_prompt
-from pretrainrl_jax.judging.protocol import Case, JudgeError, Verdicts
+from pretrainrl_jax.judging.protocol import Case, Judge, JudgeError, Verdicts
 from pretrainrl_jax.training.loading import Loaded, load
 from pretrainrl_jax.trees.templates import Template
 from pretrainrl_jax.trees.tokenization import Tokenizer
@@ -42,6 +42,11 @@ SHORT = {  # as ours in what they have, but few tokens of a tokenizer of few pie
 PREFIX_TOKENS = 12
 
 
+def judge_of(settings: JudgeConfig, model: Loaded) -> Judge:
+    """The judge that asks this model."""
+    return make_judge(settings, None, LocalJudge.of(settings, model).ask)
+
+
 class Both(NamedTuple):
     """A judge, the same model of transformers, and the folder of its prompts."""
 
@@ -55,7 +60,7 @@ class Both(NamedTuple):
 
     def scores(self, **parts: float) -> Verdicts:
         """What these parts say of the cases."""
-        return make_judge(self.settings(**parts), None, self.judge)(CASES)
+        return judge_of(self.settings(**parts), self.judge)(CASES)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +156,7 @@ def test_single_texts(both, name, words, worth):
 
 
 def test_safety_sees_the_text_alone(small):
-    judge = make_judge(small.settings(safety=1.0), None, small.judge)
+    judge = judge_of(small.settings(safety=1.0), small.judge)
     one, other = (Case(prefix, (" a cat.", " no"), prefix) for prefix in ("Lily saw", "Ben hit"))
     assert judge([one]).scores == judge([other]).scores
 
@@ -163,7 +168,7 @@ def test_all_parts_together_and_in_parts_of_any_size(small, monkeypatch):
     monkeypatch.setattr(local, "TOGETHER", 2)
     for own, others in zip(verdicts.scores, small.scores(**parts).scores, strict=True):
         np.testing.assert_allclose(own, others, atol=1e-5)
-    assert make_judge(small.settings(**parts), None, small.judge)([]).scores == []
+    assert judge_of(small.settings(**parts), small.judge)([]).scores == []
 
 
 def test_a_model_that_gives_no_probability_is_refused(small):
@@ -171,7 +176,7 @@ def test_a_model_that_gives_no_probability_is_refused(small):
     ill = replace(small.judge, params=jax.tree.map(lambda x: x * jnp.nan, ill))
     for name in ("quality", "safety", "factuality"):
         with pytest.raises(JudgeError, match=f"part {name} gave .*nan"):
-            make_judge(small.settings(**{name: 1.0}), None, ill)(CASES)
+            judge_of(small.settings(**{name: 1.0}), ill)(CASES)
 
 
 def test_how_many_verdicts_a_document_takes():
@@ -249,7 +254,7 @@ def test_a_prompt_of_ones_own(name, tmp_path):
         ("safety", "This is\nverdicts: a | b", r"no place \{suffix\}"),
         ("safety", "Is it safe? {suffix}\n\nverdicts: a | b", "words of its own"),
         ("quality", "{first} {second} is\nverdicts: a | b | c", "3 verdicts"),
-        ("factuality", "{suffix} is\nverdicts: a | b | c", r"no place \{reference\}"),
+        ("factuality", "{reference} is\nverdicts: a | b | c", r"no place \{suffix\}"),
     ],
 )
 def test_a_file_that_is_no_prompt_is_refused(name, text, said, tmp_path):

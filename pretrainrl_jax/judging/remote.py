@@ -1,0 +1,111 @@
+"""A server's model as the judge or the rewriter."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pretrainrl_jax.config import JudgeConfig, RewriterConfig
+from pretrainrl_jax.judging.asking import Answer, Texts
+from pretrainrl_jax.judging.fences import uncontrolled
+from pretrainrl_jax.judging.prompts import Prompt, read_prompt
+from pretrainrl_jax.judging.rewriting import Wanted, Write, behind, message
+from pretrainrl_jax.judging.server import CHARACTERS, Request, Server, Stopping
+from pretrainrl_jax.judging.verdicts import read_verdict
+
+
+@dataclass(frozen=True)
+class RemoteJudge:
+    """Asks for `samples` replies to each prompt and gives the share of each verdict among them.
+
+    A reply without a verdict is asked for once more. What stays unreadable is in no share; where all are,
+    there are none.
+    """
+
+    server: Server
+    answering: Prompt  # around each prompt: how to reply
+    samples: int
+    prefix_tokens: int
+    stopping: Stopping = lambda: False
+
+    @classmethod
+    def of(cls, settings: JudgeConfig, server: Server, stopping: Stopping = lambda: False) -> "RemoteJudge":
+        """As the settings have it."""
+        name = "answer_after_reasoning" if settings.reasoning else "answer_at_once"
+        answering = read_prompt("answer", settings.prompts, name)
+        return cls(server, answering, settings.samples, settings.prefix_tokens, stopping)
+
+    def ask(self, prompt: Prompt, texts: Sequence[Texts]) -> list[Answer]:
+        """The share of each verdict after a prompt with these texts in its places, and what happened.
+
+        Counted: `verdicts` that were asked for, `malformed` ones that were asked for again, and the
+        `unreadable` that stayed so.
+        """
+        messages = [self.message(prompt, text) for text in texts]
+        read = self._read(
+            prompt, [Request(text, sample) for text in messages for sample in range(self.samples)]
+        )
+        again = [request._replace(attempt=1) for request, verdict in read.items() if verdict is None]
+        second = self._read(prompt, again)
+        answers = []
+        for text in messages:
+            requests = [Request(text, sample) for sample in range(self.samples)]
+            malformed = [request for request in requests if read[request] is None]
+            verdicts = [read[request] or second[request._replace(attempt=1)] for request in requests]
+            known = [verdict for verdict in verdicts if verdict is not None]
+            counts = {
+                "verdicts": len(requests),
+                "malformed": len(malformed),
+                "unreadable": len(verdicts) - len(known),
+            }
+            shares = [known.count(word) / len(known) for word in prompt.verdicts] if known else None
+            answers.append(Answer(shares, counts))
+        return answers
+
+    def message(self, prompt: Prompt, texts: Texts) -> str:
+        """What is sent: the prompt, and how to reply."""
+        if "prefix" in texts and self.prefix_tokens:
+            texts = texts | {"prefix": last_characters(texts["prefix"], CHARACTERS * self.prefix_tokens)}
+        filled = prompt.fill(**{name: uncontrolled(text) for name, text in texts.items()})
+        return self.answering.text.replace("{verdicts}", ", ".join(prompt.verdicts)).replace(
+            "{prompt}", filled
+        )
+
+    def _read(self, prompt: Prompt, requests: Sequence[Request]) -> dict[Request, str | None]:
+        replies = self.server.ask(requests, self.stopping)
+        return {
+            request: read_verdict(reply.text, prompt.verdicts)
+            for request, reply in zip(requests, replies, strict=True)
+        }
+
+
+def remote_writer(settings: RewriterConfig, server: Server, stopping: Stopping = lambda: False) -> Write:
+    """Asks a server for rewrites; what does not begin with the prefix's last words is asked for once more."""
+    prompt = read_prompt("rewrite", settings.prompts, settings.prompt)
+    length = CHARACTERS * settings.prefix_tokens
+
+    def write(wanted: Sequence[Wanted]) -> list[str]:
+        asked = [
+            Request(message(prompt, Wanted(*map(uncontrolled, (end, one.words, one.suffix)))))
+            for one in wanted
+            for end in [last_characters(one.prefix, length) if length else one.prefix]
+        ]
+        written = [reply.text for reply in server.ask(asked, stopping)]
+        odd = [
+            place
+            for place, (one, text) in enumerate(zip(wanted, written, strict=True))
+            if behind(one.words, text, one.suffix) is None
+        ]
+        again = server.ask([asked[place]._replace(attempt=1) for place in odd], stopping)
+        for place, reply in zip(odd, again, strict=True):
+            written[place] = reply.text
+        return written
+
+    return write
+
+
+def last_characters(text: str, count: int) -> str:
+    """The end of a text, from the beginning of a word on."""
+    if len(text) <= count:
+        return text
+    end = text[-count:]
+    _, space, rest = end.partition(" ")
+    return rest if space and rest else end

@@ -1,0 +1,323 @@
+"""A model on a server: asked over HTTP by OpenAI's protocol, many requests at a time, each reply paid once.
+
+Requests run in an event loop in a thread of its own, so that what asks may be any thread. A request that
+fails in passing (no connection, time out, 408, 409, 429, 5xx, half a reply) is sent again after growing
+pauses, until the server has given no reply for `patience` seconds. Replies are on disk before they are used.
+"""
+
+import asyncio
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pretrainrl_jax.config import ServerConfig
+from pretrainrl_jax.errors import InputError, first_line
+from pretrainrl_jax.judging.ledger import Ledger, Reply, Spent, default_path, key_of
+
+CHARACTERS = 4  # of a token, roughly: what limits and budgets reckon with before a reply tells
+MARGIN = 1.5  # on that
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 20.0  # seconds before a request is sent again
+SAY_EVERY = 30.0  # seconds, while a server does not reply
+LOOK_EVERY = 0.2  # seconds, at whether the run is to stop
+PASSING = (408, 409, 429)  # and all from 500 on
+Stopping = Callable[[], bool]
+
+
+class Request(NamedTuple):
+    """A message, and which of several replies to it."""
+
+    text: str
+    sample: int = 0
+    attempt: int = 0  # asked again, since the reply before could not be read
+
+
+class ServerError(OSError):
+    """A server gave no reply in time, or has taken what it may; the message is one line."""
+
+
+class Server:
+    """A server, its limits, and the file of its replies.
+
+    Args:
+        run: whose budget is spent: the name of the run in the file of replies.
+        warn: is told, now and then, that the server is waited for.
+
+    Raises:
+        InputError: if the key's variable is not set, the file of replies is of no use, or a library
+            is missing.
+    """
+
+    def __init__(
+        self,
+        settings: ServerConfig,
+        run: str,
+        warn: Callable[[str], None],
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
+        self._settings, self._run, self._warn = settings, run, warn
+        self._key = environment.get(settings.key_variable, "").strip()
+        if settings.key_variable and not self._key:
+            meaning = f"set it, or change {settings.place}.key_variable"
+            raise InputError(f"the environment variable {settings.key_variable} is not set: {meaning}")
+        self._openai, self._tenacity, self._limiters = _libraries(settings)
+        self._ledger = Ledger(Path(settings.cache) if settings.cache else default_path(environment))
+        self._paid, self._promised = self._ledger.spent(run), [0, 0, 0]
+        self._failing: float | None = None  # since when it gave no reply
+        self._said = -SAY_EVERY
+        self._extra: dict[str, Any] = json.loads(settings.body or "{}")
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name=settings.place)
+        self._thread.start()
+        self._slots = asyncio.Semaphore(settings.concurrent)
+        self._client = self._openai.AsyncOpenAI(
+            base_url=settings.url, api_key=self._key or "none", max_retries=0, timeout=settings.timeout
+        )
+
+    def __repr__(self) -> str:
+        return f"Server({self._settings.url}, {self._settings.model})"
+
+    @property
+    def spent(self) -> Spent:
+        """What the run has taken of it up to now, earlier starts included."""
+        return self._paid
+
+    @property
+    def cost(self) -> float:
+        """The same as money, by the prices of the settings."""
+        return self._price(self._paid.tokens_in, self._paid.tokens_out)
+
+    def ask(self, requests: Sequence[Request], stopping: Stopping = lambda: False) -> list[Reply]:
+        """The reply to each request; equal ones are sent once, and never what was paid before.
+
+        Raises:
+            ServerError: if the server does not reply in time, what it may take is used up, or `stopping`
+                says that the run is to end. Replies that came until then are kept.
+            InputError: if it refuses what it is asked: another key, model or shorter prompts are needed.
+        """
+        unique = list(dict.fromkeys(requests))
+        asked: Future[dict[Request, Reply]] = asyncio.run_coroutine_threadsafe(self._all(unique), self._loop)
+        while True:
+            try:
+                replies = asked.result(LOOK_EVERY)
+                return [replies[request] for request in requests]
+            except TimeoutError:
+                if asked.done():
+                    raise
+                if stopping():
+                    asked.cancel()
+                    raise ServerError("stopped while the server was asked; its replies are kept") from None
+
+    def close(self) -> None:
+        """End what is asked, and the thread."""
+        if self._thread.is_alive():
+            asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(10)
+            self._loop.close()
+        self._ledger.close()
+
+    async def _end(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._client.close()
+
+    async def _all(self, requests: Sequence[Request]) -> dict[Request, Reply]:
+        """Workers share the requests; after a failure none begins another, and what is under way ends."""
+        replies: dict[Request, Reply] = {}
+        failed: list[Exception] = []
+        remaining: Iterator[Request] = iter(requests)
+
+        async def work() -> None:
+            for request in remaining:
+                try:
+                    replies[request] = await self._one(request, lambda: bool(failed))
+                except Exception as error:
+                    failed.append(error)
+                if failed:
+                    return
+
+        await asyncio.gather(*(work() for _ in range(min(self._settings.concurrent, len(requests)))))
+        if failed:
+            raise failed[0]
+        return replies
+
+    async def _one(self, request: Request, others_failed: Stopping) -> Reply:
+        settings = self._settings
+        fields = self._fields(request)
+        key = key_of(server=settings.url, attempt=request.attempt, sample=request.sample, **fields)
+        if (known := self._ledger.get(key)) is not None:
+            return known
+        promise = (1, int(MARGIN * len(request.text) / CHARACTERS) + 1, settings.tokens)
+        retrying = self._tenacity.AsyncRetrying(
+            retry=self._tenacity.retry_if_exception(self._passes),
+            wait=self._pause,
+            stop=lambda state: others_failed() or self._gone(),
+            before_sleep=self._tell,
+            reraise=True,
+        )
+        async with AsyncExitStack() as held:
+            await held.enter_async_context(self._slots)
+            self._promise(promise)
+            held.callback(self._release, promise)
+            try:
+                reply = await retrying(self._send, fields, promise)
+            except Exception as error:
+                raise self._failure(error) from None
+            self._ledger.put(key, self._run, reply)
+            self._paid = Spent(
+                self._paid.requests + 1,
+                self._paid.tokens_in + reply.tokens_in,
+                self._paid.tokens_out + reply.tokens_out,
+            )
+        return reply
+
+    def _fields(self, request: Request) -> dict[str, Any]:
+        """The body of a request."""
+        settings = self._settings
+        fields = {
+            "model": settings.model,
+            "messages": [{"role": "user", "content": request.text}],
+            "temperature": settings.temperature,
+            "top_p": settings.top_p,
+            "max_tokens": settings.tokens,
+            "seed": request.sample + 1000 * request.attempt,
+        }
+        return {name: value for name, value in (fields | self._extra).items() if value is not None}
+
+    async def _send(self, fields: Mapping[str, Any], promise: Sequence[int]) -> Reply:
+        for limiter, amount in zip(self._limiters, (1, sum(promise[1:])), strict=True):
+            if limiter:
+                await limiter.acquire(min(amount, limiter.max_rate))
+        async with asyncio.timeout(self._settings.timeout):
+            given = await self._client.chat.completions.create(
+                model=fields["model"],
+                messages=fields["messages"],
+                extra_body={name: fields[name] for name in fields if name not in ("model", "messages")},
+            )
+        try:
+            (choice, *_), usage = given.choices, given.usage
+            text = choice.message.content or ""
+            finish = choice.finish_reason or ""
+        except (AttributeError, TypeError, ValueError):
+            raise _Odd("what it answered is no chat completion") from None
+        self._failing = None
+        tokens_in = usage.prompt_tokens if usage else len(str(fields["messages"])) // CHARACTERS
+        tokens_out = usage.completion_tokens if usage else len(text) // CHARACTERS
+        return Reply(text, finish, tokens_in, tokens_out)
+
+    def _gone(self) -> bool:
+        """After a failure, whether it is given up."""
+        self._failing = time.monotonic() if self._failing is None else self._failing
+        return self._silence() >= self._settings.patience
+
+    def _promise(self, promise: Sequence[int]) -> None:
+        """Set aside what a request may take. Raises ServerError if there is no room for it."""
+        settings = self._settings
+        self._promised = [all_ + one for all_, one in zip(self._promised, promise, strict=True)]
+        requests, tokens_in, tokens_out = (
+            paid + promised for paid, promised in zip(self._paid, self._promised, strict=True)
+        )
+        over = {
+            "max_requests": 0 < settings.max_requests < requests,
+            "max_tokens": 0 < settings.max_tokens < tokens_in + tokens_out,
+            "max_cost": 0 < settings.max_cost < self._price(tokens_in, tokens_out),
+        }
+        for name, is_over in over.items():
+            if is_over:
+                self._release(promise)
+                place = f"{settings.place}.{name}"
+                paid = (
+                    f"{self._paid.requests:,} replies, {sum(self._paid[1:]):,} tokens (cost {self.cost:.2f})"
+                )
+                most = f"{place} is {getattr(settings, name):,}"
+                raise ServerError(f"{settings.url} gave {paid}, and {most}: raise it to go on")
+
+    def _release(self, promise: Sequence[int]) -> None:
+        self._promised = [all_ - one for all_, one in zip(self._promised, promise, strict=True)]
+
+    def _price(self, tokens_in: int, tokens_out: int) -> float:
+        return (tokens_in * self._settings.price_in + tokens_out * self._settings.price_out) / 1e6
+
+    def _silence(self) -> float:
+        """Seconds since the first failure after its last reply."""
+        return 0.0 if self._failing is None else time.monotonic() - self._failing
+
+    def _passes(self, error: BaseException) -> bool:
+        """Whether a request that failed so may succeed later."""
+        status = getattr(error, "status_code", None)
+        if isinstance(error, self._openai.APIStatusError):
+            out_of_money = getattr(error, "code", None) == "insufficient_quota"
+            return not out_of_money and (status in PASSING or (status or 0) >= 500)
+        return isinstance(error, (self._openai.OpenAIError, TimeoutError, ValueError, _Odd))
+
+    def _pause(self, state: Any) -> float:
+        """Seconds until a request is sent again: as the server asks, or ever longer; never past patience."""
+        error = state.outcome.exception()
+        headers = getattr(getattr(error, "response", None), "headers", {})
+        asked = str(headers.get("retry-after", ""))
+        grown = self._tenacity.wait_exponential_jitter(FIRST_PAUSE, LONGEST_PAUSE, jitter=FIRST_PAUSE)(state)
+        pause = max(grown, float(asked)) if asked.replace(".", "", 1).isdecimal() else grown
+        return min(pause, max(FIRST_PAUSE, self._settings.patience - self._silence()))
+
+    def _tell(self, state: Any) -> None:
+        if time.monotonic() - self._said < SAY_EVERY:
+            return
+        self._said = time.monotonic()
+        left = max(0.0, self._settings.patience - self._silence())
+        why = self._why(state.outcome.exception())
+        self._warn(
+            f"{self._settings.place}: {self._settings.url} does not reply ({why}); waiting, {left:.0f} s more"
+        )
+
+    def _failure(self, error: Exception) -> Exception:
+        """The error to raise for one that a request ended with: one line, without the key."""
+        settings, why = self._settings, self._why(error)
+        if isinstance(error, (ServerError, InputError)):
+            return error
+        if self._passes(error):
+            return ServerError(
+                f"{settings.place}: no reply from {settings.url} for {self._silence():.0f} s ({why}); "
+                "all replies until then are kept: go on when it is there again"
+            )
+        if not isinstance(error, self._openai.OpenAIError):
+            return error
+        check = (
+            f"check {settings.place}.model, key_variable and body, and the length of prompts (prefix_tokens)"
+        )
+        return InputError(f"{settings.place}: {settings.url} refuses what it is asked ({why}): {check}")
+
+    def _why(self, error: BaseException | None) -> str:
+        cause = getattr(error, "__cause__", None)
+        text = first_line(error) if error else ""
+        if cause is not None and isinstance(error, self._openai.APIConnectionError):
+            text = first_line(cause)
+        if isinstance(error, TimeoutError):
+            text = f"no reply within {self._settings.timeout:g} s"
+        return text.replace(self._key, "…") if self._key else text
+
+
+class _Odd(Exception):
+    """A reply of HTTP that is none of the protocol."""
+
+
+def _libraries(settings: ServerConfig) -> tuple[Any, Any, list[Any]]:
+    """`openai` and `tenacity`, and a limiter of requests and one of tokens, or None."""
+    try:
+        import openai
+        import tenacity
+        from aiolimiter import AsyncLimiter
+    except ImportError as error:
+        how = "pip install 'pretrainrl_jax[servers]'"
+        raise InputError(
+            f"{settings.place}.url needs a library that is missing ({error.name}): {how}"
+        ) from None
+    limits = (settings.requests_per_minute, settings.tokens_per_minute)
+    return openai, tenacity, [AsyncLimiter(limit, 60) if limit else None for limit in limits]
