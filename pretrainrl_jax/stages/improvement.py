@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import jax
@@ -32,12 +33,25 @@ SHOWN_PREFIX = 400  # last characters of a prefix that the report shows
 UNTRAINED = "scratch"  # the system that is random weights
 
 
+class Seen(Counter[str]):
+    """Counts that several threads add to."""
+
+    def __init__(self) -> None:
+        self._adding = Lock()
+        super().__init__()
+
+    def update(self, *counted: Any, **counts: Any) -> None:
+        """As of any Counter, of one thread at a time."""
+        with self._adding:
+            super().update(*counted, **counts)
+
+
 class Improvement:
     """Documents, judge and rewriter of a run, made when first asked for."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._stated: Counter[str] = Counter()  # by verdict, what the exact judge saw
+        self._stated = Seen()  # by verdict, what the exact judge saw: ahead of what is learned, too
         self._judged = 0  # documents
 
     @cached_property
