@@ -29,7 +29,7 @@ def packed(sampled: Sampled) -> dict[str, Any]:
     """The same as JSON holds it, to the bit.
 
     Arrays are compressed texts. A step of the paper's size (256 documents of 2,048 tokens, 16 rollouts of 128
-    tokens each) takes about 7 MB for a small vocabulary and 9 MB for a large one, in each checkpoint.
+    tokens each) takes up to 7 MB for a small vocabulary and 10 MB for a large one, in each checkpoint.
     """
     rollouts = [rollout for own in sampled.rollouts for rollout in own]
     stretches = [part for cut in sampled.cuts for part in (cut.document, cut.prefix, cut.suffix)]
