@@ -3,42 +3,20 @@
 import json
 import math
 import re
-import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import command_line
-from helpers.command_line import Ran, Signalled, assert_same_parameters, call, complaint, metrics, python
+from helpers.command_line import Signalled, assert_same_parameters, call, complaint, metrics, python
 from helpers.process_runs import Together
+from helpers.selfimprove_runs import CONFIG, one_system, steps
 
 from pretrainrl_jax.judging import exact
 from pretrainrl_jax.training import session
 
-CONFIG = (
-    command_line.CONFIG.replace("    Config,\n", "    Config,\n    DocumentsConfig,\n")
-    .replace("    MineConfig,\n", "    MethodConfig,\n    MineConfig,\n")
-    .replace("    PretrainConfig,\n", "    PretrainConfig,\n    RolloutsConfig,\n    SelfimproveConfig,\n")
-    .replace("heads=2, kv_heads=1, head_dim=16", "heads=4, kv_heads=2, head_dim=8")
-    .replace(
-        "    evaluate=",
-        """    documents=DocumentsConfig(count=150, sentences=4, false_share=0.4),
-    rollouts=RolloutsConfig(count=3, batch=8),
-    methods={
-        "dpo": MethodConfig(),
-        "best": MethodConfig(update="rf_nll", candidates=("original", "rewrite", "rollout"), start="scratch"),
-        "plain": MethodConfig(update="next_token", candidates=("document",)),
-    },
-    selfimprove=SelfimproveConfig(
-        systems=("dpo", "best", "plain"), steps=6, documents=8, suffix=8, length=48, shortest_prefix=4
-    ),
-    evaluate=""",
-    )
-)
 Scores = Callable[[list[float]], list[float]]
-TIMED = ("seconds_", "time", "wall")
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +33,6 @@ def alone(config: Path, tmp_path_factory: pytest.TempPathFactory, compiled_fast)
     ran = call("selfimprove", "--config", config, "--workdir", workdir)
     assert ran.code == 0, ran.err
     return workdir
-
-
-def steps(workdir: Path, system: str) -> list[dict]:
-    """Every line of a method, without the times."""
-    lines = metrics(workdir, f"selfimprove/{system}")
-    return [{k: v for k, v in line.items() if not k.startswith(TIMED)} for line in lines]
 
 
 def test_each_step_is_told(alone: Path):
@@ -172,8 +144,12 @@ def test_a_run_killed_in_the_middle_of_a_rollout_goes_on_bit_for_bit(
 
 @pytest.mark.parametrize(
     ("count", "devices", "mesh"),
-    [(1, 8, ("--mesh.data=2", "--mesh.fsdp=2", "--mesh.tensor=2")), (2, 1, ())],
-    ids=["8 devices", "2 processes"],
+    [
+        (1, 8, ("--mesh.data=2", "--mesh.fsdp=2", "--mesh.tensor=2")),
+        (2, 1, ()),
+        pytest.param(2, 1, ("--selfimprove.staleness=2",), marks=pytest.mark.slow),
+    ],
+    ids=["8 devices", "2 processes", "2 processes that sample ahead"],
 )
 def test_on_any_mesh_the_loop_is_the_same(
     alone: Path,
@@ -195,14 +171,6 @@ def test_on_any_mesh_the_loop_is_the_same(
     for name in ("loss", "grad_norm", "rollout_entropy", "score_rollout"):
         assert other[name] == pytest.approx(one[name], rel=1e-5, abs=1e-6)
     assert other["logp_gap_max"] < 1e-4
-
-
-def one_system(config: Path, workdir: Path, alone: Path, *words: str) -> Ran:
-    """A run of one method on the base model of another workdir."""
-    shutil.copytree(alone / "checkpoints" / "pretrain", workdir / "checkpoints" / "pretrain")
-    mark = json.loads((alone / "finished.json").read_text())["pretrain"]
-    (workdir / "finished.json").write_text(json.dumps({"pretrain": mark}))
-    return call("selfimprove", "--config", config, "--workdir", workdir, "--selfimprove.systems=dpo", *words)
 
 
 def test_a_reference_that_is_loaded_for_each_step_is_the_one_that_stays(
@@ -264,6 +232,7 @@ def spoiled(scores: Scores) -> Any:
         (("--methods.dpo.candidates=original,typo",), "name any of original, rewrite, rollout"),
         (("--selfimprove.systems=dpoo",), "selfimprove.systems names 'dpoo'"),
         (("--documents.path=nowhere.jsonl",), "nowhere.jsonl"),
+        (("--selfimprove.staleness=1", "--judge.path=x", "--judge.quality=1"), "on the run's own devices"),
         (("--methods.dpo.candidates=original",), "candidates equal"),
     ],
 )

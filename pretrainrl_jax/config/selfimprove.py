@@ -248,6 +248,11 @@ class SelfimproveConfig(Section):
         1, "tokens of a prefix at least, BOS not counted: a document without room for it is left out"
     )
     updates: PositiveInt = setting(1, "updates of a step, each on its part of the step's documents")
+    staleness: NonNegativeInt = setting(
+        0,
+        "steps, of `updates` updates each, that the policy which sampled a document may be behind the one "
+        "that learns from it: so many are judged while the devices sample and train others; 0: one by one",
+    )
     grad_accum_steps: PositiveInt = setting(1, "microsteps of an update")
     row_length: NonNegativeInt = setting(0, "tokens a packed row holds; 0: what the longest tree takes")
     reference: Literal["resident", "loaded", "policy"] = setting(

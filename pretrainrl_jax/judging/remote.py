@@ -8,7 +8,7 @@ from pretrainrl_jax.judging.asking import Answer, Texts
 from pretrainrl_jax.judging.fences import uncontrolled
 from pretrainrl_jax.judging.prompts import Prompt, read_prompt
 from pretrainrl_jax.judging.rewriting import Wanted, Write, behind, message
-from pretrainrl_jax.judging.server import CHARACTERS, Request, Server, Stopping
+from pretrainrl_jax.judging.server import CHARACTERS, Request, Server
 from pretrainrl_jax.judging.verdicts import read_verdict
 
 
@@ -24,14 +24,13 @@ class RemoteJudge:
     answering: Prompt  # around each prompt: how to reply
     samples: int
     prefix_tokens: int
-    stopping: Stopping = lambda: False
 
     @classmethod
-    def of(cls, settings: JudgeConfig, server: Server, stopping: Stopping = lambda: False) -> "RemoteJudge":
+    def of(cls, settings: JudgeConfig, server: Server) -> "RemoteJudge":
         """As the settings have it."""
         name = "answer_after_reasoning" if settings.reasoning else "answer_at_once"
         answering = read_prompt("answer", settings.prompts, name)
-        return cls(server, answering, settings.samples, settings.prefix_tokens, stopping)
+        return cls(server, answering, settings.samples, settings.prefix_tokens)
 
     def ask(self, prompt: Prompt, texts: Sequence[Texts]) -> list[Answer]:
         """The share of each verdict after a prompt with these texts in its places, and what happened.
@@ -70,14 +69,14 @@ class RemoteJudge:
         )
 
     def _read(self, prompt: Prompt, requests: Sequence[Request]) -> dict[Request, str | None]:
-        replies = self.server.ask(requests, self.stopping)
+        replies = self.server.ask(requests)
         return {
             request: read_verdict(reply.text, prompt.verdicts)
             for request, reply in zip(requests, replies, strict=True)
         }
 
 
-def remote_writer(settings: RewriterConfig, server: Server, stopping: Stopping = lambda: False) -> Write:
+def remote_writer(settings: RewriterConfig, server: Server) -> Write:
     """Asks a server for rewrites; what does not begin with the prefix's last words is asked for once more."""
     prompt = read_prompt("rewrite", settings.prompts, settings.prompt)
     length = CHARACTERS * settings.prefix_tokens
@@ -88,13 +87,13 @@ def remote_writer(settings: RewriterConfig, server: Server, stopping: Stopping =
             for one in wanted
             for end in [last_characters(one.prefix, length) if length else one.prefix]
         ]
-        written = [reply.text for reply in server.ask(asked, stopping)]
+        written = [reply.text for reply in server.ask(asked)]
         odd = [
             place
             for place, (one, text) in enumerate(zip(wanted, written, strict=True))
             if behind(one.words, text, one.suffix) is None
         ]
-        again = server.ask([asked[place]._replace(attempt=1) for place in odd], stopping)
+        again = server.ask([asked[place]._replace(attempt=1) for place in odd])
         for place, reply in zip(odd, again, strict=True):
             written[place] = reply.text
         return written

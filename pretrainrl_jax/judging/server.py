@@ -24,9 +24,7 @@ CHARACTERS = 4  # of a token, roughly: what limits and budgets reckon with befor
 MARGIN = 1.5  # on that
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 20.0  # seconds before a request is sent again
 SAY_EVERY = 30.0  # seconds, while a server does not reply
-LOOK_EVERY = 0.2  # seconds, at whether the run is to stop
 PASSING = (408, 409, 429)  # and all from 500 on
-Stopping = Callable[[], bool]
 
 
 class Request(NamedTuple):
@@ -92,26 +90,22 @@ class Server:
         """The same as money, by the prices of the settings."""
         return self._price(self._paid.tokens_in, self._paid.tokens_out)
 
-    def ask(self, requests: Sequence[Request], stopping: Stopping = lambda: False) -> list[Reply]:
+    def ask(self, requests: Sequence[Request]) -> list[Reply]:
         """The reply to each request; equal ones are sent once, and never what was paid before.
 
         Raises:
-            ServerError: if the server does not reply in time, what it may take is used up, or `stopping`
-                says that the run is to end. Replies that came until then are kept.
+            ServerError: if the server does not reply in time, or what it may take is used up. Replies that
+                came until then are kept.
             InputError: if it refuses what it is asked: another key, model or shorter prompts are needed.
         """
         unique = list(dict.fromkeys(requests))
         asked: Future[dict[Request, Reply]] = asyncio.run_coroutine_threadsafe(self._all(unique), self._loop)
-        while True:
-            try:
-                replies = asked.result(LOOK_EVERY)
-                return [replies[request] for request in requests]
-            except TimeoutError:
-                if asked.done():
-                    raise
-                if stopping():
-                    asked.cancel()
-                    raise ServerError("stopped while the server was asked; its replies are kept") from None
+        try:
+            replies = asked.result()
+        except BaseException:
+            asked.cancel()
+            raise
+        return [replies[request] for request in requests]
 
     def close(self) -> None:
         """End what is asked, and the thread."""
@@ -149,7 +143,7 @@ class Server:
             raise failed[0]
         return replies
 
-    async def _one(self, request: Request, others_failed: Stopping) -> Reply:
+    async def _one(self, request: Request, others_failed: Callable[[], bool]) -> Reply:
         settings = self._settings
         fields = self._fields(request)
         key = key_of(server=settings.url, attempt=request.attempt, sample=request.sample, **fields)

@@ -31,6 +31,7 @@ RUNS = {
     "sampler and trainer apart, nats": lambda row: row["apart"],
 }
 TIMES = ("sampling", "judging", "reference", "training")
+SHARES = {"devices at work %": "device_share", "judge at work %": "judge_share"}  # of a step's time
 
 
 def _run(improved: Improved, name: str) -> Json:
@@ -44,22 +45,40 @@ def _run(improved: Improved, name: str) -> Json:
     return own | improved.methods[name] | {"steps": len(improved.steps[name]) or None, "apart": apart}
 
 
+def _spent(line: Json, part: str) -> float:
+    """Seconds of a step; judging beside the devices takes those in which they waited for it."""
+    seconds = number(line.get(f"seconds_{part}"))
+    if part == "judging" and seconds is None:
+        seconds = number(line.get("seconds_waiting"))
+    return seconds or 0.0
+
+
 def _times(improved: Improved) -> Table:
-    """Where the seconds of each method's steps went."""
+    """Where the seconds of each method's steps went, and what was at work meanwhile, where that was noted."""
     sums = {
-        name: [sum(number(line.get(f"seconds_{part}")) or 0 for line in lines) for part in TIMES]
+        name: [sum(_spent(line, part) for line in lines) for part in TIMES]
         for name, lines in improved.steps.items()
     }
+    every = [line for lines in improved.steps.values() for line in lines]
+    shares = {head: key for head, key in SHARES.items() if any(number(line.get(key)) for line in every)}
+    behind = ["steps behind"] if any(number(line.get("staleness")) for line in every) else []
     rows = [
         [
             improved.known.label(name),
             duration(sum(parts)),
             *(percent(part / sum(parts), "") for part in parts),
+            *(percent(_mean(improved.steps[name], key), "") for key in shares.values()),
+            *(decimals(_mean(improved.steps[name], "staleness"), 1) for _ in behind),
         ]
         for name, parts in sums.items()
         if sum(parts)
     ]
-    return Table(["method", "all steps", *(f"{part} %" for part in TIMES)], rows)
+    return Table(["method", "all steps", *(f"{part} %" for part in TIMES), *shares, *behind], rows)
+
+
+def _mean(lines: list[Json], key: str) -> float | None:
+    values = [value for line in lines if (value := number(line.get(key))) is not None]
+    return float(np.mean(values)) if values else None
 
 
 def _document(document: Json) -> Json:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import jax
@@ -17,17 +18,17 @@ from pretrainrl_jax.documents.cut import Cuts
 from pretrainrl_jax.documents.world import MadeDocuments
 from pretrainrl_jax.evaluation.truthfulness import evaluate_truthfulness
 from pretrainrl_jax.facts.statements import Statements
-from pretrainrl_jax.hosts.agree import run_on_process_0
+from pretrainrl_jax.hosts.agree import is_process_0, run_on_process_0
 from pretrainrl_jax.improvement.cost import cost_of
 from pretrainrl_jax.improvement.experience import Experience
 from pretrainrl_jax.improvement.metrics import Judged
 from pretrainrl_jax.judging.asking import Ask, prompts_of
 from pretrainrl_jax.judging.compose import make_judge
 from pretrainrl_jax.judging.local import LocalJudge, local_writer
-from pretrainrl_jax.judging.protocol import Case, Judge, RewriteCase, Rewriter, Verdicts
+from pretrainrl_jax.judging.protocol import Case, Judge, RewriteCase, Rewriter
 from pretrainrl_jax.judging.remote import RemoteJudge, remote_writer
 from pretrainrl_jax.judging.rewriting import exact_rewriter, model_rewriter
-from pretrainrl_jax.judging.server import Server, Stopping
+from pretrainrl_jax.judging.server import Server
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.training.loading import Loaded, load
 from pretrainrl_jax.trees.tokenization import Tokenizer
@@ -35,6 +36,24 @@ from pretrainrl_jax.trees.tokenization import Tokenizer
 MATCHED_AFTER = 200  # documents: if none of their candidates states a fact by then, it is said
 SHOWN_PREFIX = 400  # last characters of a prefix that the report shows
 UNTRAINED = "scratch"  # the system that is random weights
+
+
+class Seen(Counter[str]):
+    """Counts that several threads add to."""
+
+    def __init__(self) -> None:
+        self._adding = Lock()
+        super().__init__()
+
+    def update(self, *counted: Any, **counts: Any) -> None:
+        """As of any Counter, of one thread at a time."""
+        with self._adding:
+            super().update(*counted, **counts)
+
+
+def _elsewhere(cases: Sequence[Any]) -> Any:
+    """What stands for a server in the processes that do not ask it."""
+    raise RuntimeError("process 0 alone asks a server")
 
 
 class Improvement:
@@ -46,9 +65,8 @@ class Improvement:
 
     def __init__(self, context: Context, opened: ExitStack) -> None:
         self._context, self._open = context, opened
-        self._stated: Counter[str] = Counter()  # by verdict, what the exact judge saw
+        self._stated = Seen()  # by verdict, what the exact judge saw: ahead of what is learned, too
         self._judged = 0  # documents
-        self.stopping: Stopping = lambda: False  # whether the run is to end, while a server is waited for
 
     @cached_property
     def statements(self) -> Statements:
@@ -89,7 +107,7 @@ class Improvement:
         prompts = prompts_of(settings)
         ask: Ask | None = None
         if settings.server.url:
-            ask = RemoteJudge.of(settings, self._server(settings.server), lambda: self.stopping()).ask
+            ask = RemoteJudge.of(settings, self._server(settings.server)).ask
         elif self.judge_model:
             local = LocalJudge.of(settings, self.judge_model)
             for prompt in prompts.values():
@@ -102,8 +120,7 @@ class Improvement:
         config = self._context.config
         settings = config.rewriter
         if settings.server.url:
-            server = self._server(settings.server)
-            return model_rewriter(remote_writer(settings, server, lambda: self.stopping()))
+            return model_rewriter(remote_writer(settings, self._server(settings.server)))
         if self.rewriter_model:
             tokens, batch = config.selfimprove.suffix, config.rollouts.batch
             return model_rewriter(local_writer(settings, self.rewriter_model, tokens, config.seed, batch))
@@ -123,17 +140,22 @@ class Improvement:
         """Who decides what a method learns; None where nobody does."""
         if not method.judged:
             return None
-        if not self._context.config.judge.server.url:
-            return self._judge
-        return lambda cases: Verdicts(*run_on_process_0(lambda: self._judge(cases), "judging"))
+        return self._judge if self._here(self._context.config.judge.server) else _elsewhere
 
     def rewriter(self, method: MethodConfig) -> Rewriter | None:
         """Who rewrites suffixes, where a method asks for that."""
         if "rewrite" not in method.candidates:
             return None
-        if not self._context.config.rewriter.server.url:
-            return self._rewriter
-        return lambda cases: run_on_process_0(lambda: self._rewriter(cases), "rewriting")
+        return self._rewriter if self._here(self._context.config.rewriter.server) else _elsewhere
+
+    def asks_server(self, method: MethodConfig) -> bool:
+        """Whether a server is asked: by process 0 alone, in a thread of its own."""
+        config = self._context.config
+        rewrites = "rewrite" in method.candidates
+        return bool((method.judged and config.judge.server.url) or (rewrites and config.rewriter.server.url))
+
+    def _here(self, server: ServerConfig) -> bool:
+        return not server.url or is_process_0()
 
     def check(self) -> None:
         """Before anything else: ask the servers once, so that a wrong key or name is known at once.
@@ -144,17 +166,30 @@ class Improvement:
         """
         config = self._context.config
         methods = [config.methods[system] for system in config.selfimprove.systems]
-        if config.judge.server.url and (judge := next(filter(None, map(self.judge, methods)), None)):
+        if any(map(self.asks_server, methods)):
+            run_on_process_0(lambda: self._try(methods), "asking the servers")
+
+    def _try(self, methods: Sequence[MethodConfig]) -> None:
+        config, warn = self._context.config, self._context.screen.warn
+        if config.judge.server.url and any(method.judged for method in methods):
             sky, repeated = " blue, and the sea below it is too.", " is is is is is is."
-            (counts,) = judge([Case("The sky above the sea is", (sky, repeated), sky)]).counts
-            unread = sum(count for name, count in counts.items() if name.endswith(".unreadable"))
-            if unread == sum(count for name, count in counts.items() if name.endswith(".verdicts")):
-                self._context.screen.warn(
-                    f"judge: {config.judge.server.model} gave no verdict that can be read, even of two plain "
+            (counts,) = self._judge([Case("The sky above the sea is", (sky, repeated), sky)]).counts
+            asked, unread = (
+                sum(count for name, count in counts.items() if name.endswith(f".{what}"))
+                for what in ("verdicts", "unreadable")
+            )
+            if asked == unread:
+                warn(
+                    f"judge: {config.judge.server.model} gave no verdict that can be read, even on two plain "
                     "texts: see what it replies, and try judge.reasoning, or another prompt or model"
                 )
-        if config.rewriter.server.url and (writer := next(filter(None, map(self.rewriter, methods)), None)):
-            writer([RewriteCase("The sky above the sea is", " blue.")])
+        if config.rewriter.server.url and any("rewrite" in method.candidates for method in methods):
+            (text,) = self._rewriter([RewriteCase("The sky above the sea is", " blue.")])
+            if text is None:
+                warn(
+                    f"rewriter: {config.rewriter.server.model} did not begin a rewrite with the last words "
+                    "of the text, as the prompt says: what it so writes is not used"
+                )
 
     def unmatched(self, judged: Sequence[Judged]) -> list[str]:
         """What is to be said, once, where the facts of the run are in no text of many."""

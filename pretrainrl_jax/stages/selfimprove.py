@@ -8,20 +8,23 @@ from typing import Any
 
 import jax
 
-from pretrainrl_jax.config import MethodConfig
+from pretrainrl_jax.config import MethodConfig, SelfimproveConfig
 from pretrainrl_jax.config.depends import settings_of
 from pretrainrl_jax.decoding.decode import bucket
 from pretrainrl_jax.decoding.rollouts import Rollout, sample_rollouts
-from pretrainrl_jax.documents.cut import Cut
+from pretrainrl_jax.documents.cut import Cut, Cuts
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
-from pretrainrl_jax.improvement.candidates import Candidate, candidates_of, rewrite_case
+from pretrainrl_jax.improvement.asking import Asking, Outstanding
 from pretrainrl_jax.improvement.collapse import Collapse
 from pretrainrl_jax.improvement.cost import cost_of, price_of, rollout_count, told, warnings_of
 from pretrainrl_jax.improvement.experience import Experience
-from pretrainrl_jax.improvement.learning import coefficients, judged_tree, plain_tree
-from pretrainrl_jax.improvement.metrics import Judged, gap_metrics, rollout_metrics, verdict_metrics
-from pretrainrl_jax.judging.protocol import Case, Judge, Rewriter
+from pretrainrl_jax.improvement.jobs import Jobs
+from pretrainrl_jax.improvement.learning import coefficients
+from pretrainrl_jax.improvement.metrics import gap_metrics, rollout_metrics, verdict_metrics
+from pretrainrl_jax.improvement.queue import Sampled
+from pretrainrl_jax.improvement.seconds import Seconds, utilisation
+from pretrainrl_jax.judging.compose import verdicts_per_case
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.stages.improvement import Improvement, evaluate_improvement, write_examples, write_summary
@@ -95,19 +98,30 @@ def improve(context: Context, improvement: Improvement, system: str) -> None:
     if experience.documents:
         documents.restore(experience.documents)
     collapse = Collapse(settings.entropy_bound, experience.collapse)
+    by_model = config.rewriter.is_model
+    asking = Asking(judge, rewriter, tokenizer.copy() if rewriter else tokenizer, by_model)
+    ahead = settings.staleness if asking.asks else 0  # steps that are sampled before one is judged
     fruitless = 0  # steps
-    with Session(run, step, state, progress, experience, context.mesh, total) as session:
-        improvement.stopping = session.stopping
+    workers = max(ahead, int(improvement.asks_server(method)))
+    with (
+        Session(run, step, state, progress, experience, context.mesh, total) as session,
+        Jobs(workers) as jobs,
+    ):
+        seconds = Seconds(jobs, on_devices="judge" in kept)
+        outstanding = Outstanding(asking, jobs, method, tokenizer, settings.length)  # as in experience.queue
+        for sampled in experience.queue:
+            outstanding.ask(sampled)
         while session.global_step < total and not experience.ended:
-            seconds = Seconds()
             policy = replace(start, params=session.state.params)
-            with seconds("reading"):
-                cuts = documents.take(settings.documents)
-            with seconds("sampling"):
-                rollouts = continue_prefixes(context, method, policy, cuts)
-            with seconds("judging"), saved_first(session):
-                candidates = gather_candidates(method, rewriter, policy, cuts, rollouts)
-                judged = judge_candidates(context, method, judge, policy, cuts, candidates)
+            while not documents.ended and wants_more(settings, session.global_step, len(outstanding), ahead):
+                sampled = sample(context, method, policy, documents, experience.steps, seconds)
+                experience.add(sampled, documents)
+                outstanding.ask(sampled)
+            with seconds("waiting" if workers else "judging"), saved_first(session):
+                judged = outstanding.take(lambda: session.stop_asked)
+            if judged is None:
+                session.stop()
+            behind = experience.behind
             experience.take(judged, documents)
             trees = [one.tree for one in judged if one.tree]
             with seconds("reference"):
@@ -119,14 +133,17 @@ def improve(context: Context, improvement: Improvement, system: str) -> None:
             with seconds("training"):
                 for batch in batches:
                     updated = session.step(batch, coefficients(method), schedule)
-                    metrics = metrics or jax.device_get(updated)  # of the policy that sampled
+                    metrics = metrics or jax.device_get(updated)  # of the policy before the step's updates
             fruitless = 0 if trees else fruitless + 1
             if fruitless == TRIES or (experience.ended and not session.global_step):
                 raise InputError(f"{run.stage}: {improvement.why_nothing(judged)}")
             if not trees:
                 continue
             seen = verdict_metrics(judged) | rollout_metrics(judged) | gap_metrics(metrics)
-            session.log(of_training(metrics) | seen | seconds.metrics())
+            spent = seconds.metrics() | {"staleness": float(behind)}
+            session.log(of_training(metrics) | seen | spent)
+            if ahead or (method.judged and verdicts_per_case(config.judge, 2)):
+                session.show(utilisation(spent))
             for sentence in (*collapse.look(session.global_step, seen), *improvement.unmatched(judged)):
                 context.screen.warn(f"{run.stage}: {sentence}")
             write_examples(context, system, session.global_step, total, judged)
@@ -160,6 +177,26 @@ def initial_model(context: Context, start: str) -> Loaded:
     return replace(base, params=initialise(jax.random.key(context.config.seed)), origin={})
 
 
+def wants_more(settings: SelfimproveConfig, updates: int, outstanding: int, ahead: int) -> bool:
+    """Whether the documents of another step are to be sampled, so many being judged, before any is awaited.
+
+    It looks at nothing that depends on how quick the judge is: so a run is the same with any.
+    """
+    needed = updates + outstanding * settings.updates < settings.steps * settings.updates
+    return needed and outstanding <= ahead
+
+
+def sample(
+    context: Context, method: MethodConfig, policy: Loaded, documents: Cuts, steps: int, seconds: Seconds
+) -> Sampled:
+    """The next documents, continued by the policy, which has learned from so many steps."""
+    with seconds("reading"):
+        cuts = documents.take(context.config.selfimprove.documents)
+    with seconds("sampling"):
+        rollouts = continue_prefixes(context, method, policy, cuts)
+    return Sampled(steps, tuple(cuts), tuple(map(tuple, rollouts)))
+
+
 def continue_prefixes(
     context: Context, method: MethodConfig, policy: Loaded, cuts: Sequence[Cut]
 ) -> list[list[Rollout]]:
@@ -181,66 +218,6 @@ def continue_prefixes(
         numbers=[cut.number for cut in cuts],
         shortest=bucket(config.selfimprove.length - config.selfimprove.suffix) // 2,
     )
-
-
-def gather_candidates(
-    method: MethodConfig,
-    rewriter: Rewriter | None,
-    policy: Loaded,
-    cuts: Sequence[Cut],
-    rollouts: Sequence[Sequence[Rollout]],
-) -> list[tuple[Candidate, ...]]:
-    """Of each document its original suffix, a rewrite of it, rollouts: those that the method asks for."""
-    tokenizer = policy.tokenizer
-    rewrites: list[str | None] = [None] * len(cuts)
-    if rewriter:
-        rewrites = list(rewriter([rewrite_case(tokenizer, cut) for cut in cuts]))
-    gathered = zip(cuts, rollouts, rewrites, strict=True)
-    return [candidates_of(cut, method.candidates, tokenizer, own, rewrite) for cut, own, rewrite in gathered]
-
-
-def judge_candidates(
-    context: Context,
-    method: MethodConfig,
-    judge: Judge | None,
-    policy: Loaded,
-    cuts: Sequence[Cut],
-    candidates: Sequence[tuple[Candidate, ...]],
-) -> list[Judged]:
-    """What the judge says of each document's candidates, and the tree that is learned of it."""
-    tokenizer = policy.tokenizer
-    if judge is None:
-        (kind,) = method.candidates
-        ends = tokenizer.bos, tokenizer.eos[0]
-        return [
-            Judged(cut, "", own, (), {}, plain_tree(cut, kind, own, *ends, context.config.selfimprove.length))
-            for cut, own in zip(cuts, candidates, strict=True)
-        ]
-    texts = (rewrite_case(tokenizer, cut) for cut in cuts)
-    cases = [
-        Case(
-            prefix,
-            tuple(candidate.text for candidate in own),
-            suffix,
-            tuple(candidate.tokens[-1] in tokenizer.eos for candidate in own),
-        )
-        for (prefix, suffix), own in zip(texts, candidates, strict=True)
-    ]
-    verdicts = judge(cases)
-    return [
-        Judged(
-            cut,
-            case.prefix,
-            own,
-            tuple(scores),
-            {name: tuple(of_part[place]) for name, of_part in verdicts.parts.items()},
-            judged_tree(cut, own, scores, method.contrasts),
-            verdicts.counts[place],
-        )
-        for place, (cut, case, own, scores) in enumerate(
-            zip(cuts, cases, candidates, verdicts.scores, strict=True)
-        )
-    ]
 
 
 def lay(
@@ -286,15 +263,9 @@ def add_references(
     return given
 
 
-def of_training(metrics: dict[str, Any]) -> dict[str, float | None]:
-    """What an update measured, but what is told in another form."""
-    left_out = ("questions", "logp_gap_")
-    return {name: float(value) for name, value in metrics.items() if not name.startswith(left_out)}
-
-
 @contextmanager
 def saved_first(session: Session) -> Iterator[None]:
-    """What ends the run within it does so when the state is saved: what was asked of a server took hours."""
+    """What ends the run within it does so once the state is saved: what was asked of a server took hours."""
     try:
         yield
     except (InputError, OSError):
@@ -302,22 +273,10 @@ def saved_first(session: Session) -> Iterator[None]:
         raise
 
 
-class Seconds:
-    """Where the time of a step goes."""
-
-    def __init__(self) -> None:
-        self._spent: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, what: str) -> Iterator[None]:
-        """What is done within it is added to `what`."""
-        began = time.perf_counter()
-        yield
-        self._spent[what] = self._spent.get(what, 0.0) + time.perf_counter() - began
-
-    def metrics(self) -> dict[str, float | None]:
-        """Seconds by name."""
-        return {f"seconds_{what}": spent for what, spent in self._spent.items()}
+def of_training(metrics: dict[str, Any]) -> dict[str, float | None]:
+    """What an update measured, but what is told in another form."""
+    left_out = ("questions", "logp_gap_")
+    return {name: float(value) for name, value in metrics.items() if not name.startswith(left_out)}
 
 
 def tell_costs(
@@ -327,10 +286,10 @@ def tell_costs(
     settings, say = context.config.selfimprove, context.screen.say
     left = settings.steps - updates // settings.updates
     cost = cost_of(context.config, method, left)
-    shown = told(cost) if method.judged else "nothing is sampled or judged"
+    taken = told(cost) if method.judged else "nothing is sampled or judged"
     price = price_of(context.config, cost)
-    shown += f", which cost {price:,.2f} at most, about, by the prices given" if price else ""
-    say(f"{stage}: {left} steps of {settings.documents} documents: {shown}")
+    taken += f", which cost about {price:,.2f} at most, by the prices given" if price else ""
+    say(f"{stage}: {left} steps of {settings.documents} documents: {taken}")
     for warning in warnings_of(context.config.judge) if method.judged else ():
         context.screen.warn(warning)
     shown = [f"{name} {nbytes(arrays) / 1e6:,.1f} MB" for name, arrays in kept.items()]

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
@@ -120,6 +120,8 @@ class Session:
         self._unread: list[_StepMetrics] = []  # reading waits for the device
         self._run_step: Any = None  # the step, from the first batch on
         self._bar: Track | None = None
+        self._beside: dict[str, float] = {}  # what the bar shows with it
+        self._stopping: Callable[[], bool] = lambda: False  # whether a signal asked; it does from `_begin` on
         self._writer: MetricsWriter | None = None
         self._began, self._marked = time.perf_counter(), 0.0  # the clock; seconds when metrics were written
         self._numbers: Any = ()  # coefficients and schedule, and the same on the devices
@@ -182,17 +184,31 @@ class Session:
             if self._feed.ended:
                 stop |= any(asked for asked, *_ in self._consensus.drain())
         if stop:
-            self.save()
-            self._saver.wait()
-            raise Interrupted(
-                f"{self.run.stage} stopped after step {self.global_step} of {self.total_steps} and saved"
-            )
+            self.stop()
         for hook, is_late in zip(hooks, late, strict=True):
             every = hook.every_steps  # several steps may have been made since: a multiple passed counts
             by_steps = every and self.global_step // every > before // every
             if (by_steps or is_late or hook.when()) and (hook.last or self.global_step < self.total_steps):
                 yield hook
                 hook.ran = time.perf_counter()
+
+    @property
+    def stop_asked(self) -> bool:
+        """Whether a signal asked this process to stop, for a loop that waits between two steps."""
+        return self._stopping()
+
+    def stop(self) -> NoReturn:
+        """Save the state as it is and end the stage. All processes must come here together.
+
+        Raises:
+            Interrupted: when the state is saved.
+            NotFinite, OSError: while saving.
+        """
+        self.save()
+        self._saver.wait()
+        raise Interrupted(
+            f"{self.run.stage} stopped after step {self.global_step} of {self.total_steps} and saved"
+        )
 
     def save(self) -> None:
         """Write a checkpoint of the state as it is, once its metrics are where they are looked for."""
@@ -203,21 +219,12 @@ class Session:
     def keep(self) -> None:
         """Write a checkpoint of the state before something ends the run, if there was a step.
 
-        Raises:
-            Interrupted: if a stop was asked for, too.
+        All processes must come here together.
         """
         if self._run_step is None:  # no step since the run was begun or went on
             return
         self.save()
         self._saver.wait()
-        if self.stopping():
-            raise Interrupted(
-                f"{self.run.stage} stopped after step {self.global_step} of {self.total_steps} and saved"
-            )
-
-    def stopping(self) -> bool:
-        """Whether a signal asked this process to stop."""
-        return self._run_step is not None and self._stopping()
 
     def progress(self) -> Progress:
         """What is done, once the metrics up to now are read."""
@@ -242,6 +249,10 @@ class Session:
         """Write metrics of the state as it is, a line of their own in metrics.jsonl."""
         if self._writer:
             self._writer.write(self.global_step, metrics)
+
+    def show(self, values: Mapping[str, float]) -> None:
+        """Values by name that the progress bar shows from now on, beside those of `run.shown`."""
+        self._beside = dict(values)
 
     def publish(self) -> None:
         """Let metrics written up to now be found in the workdir."""
@@ -326,7 +337,7 @@ class Session:
 
     def _shown(self, metrics: Mapping[str, jax.Array]) -> dict[str, float]:
         values = jax.device_get({name: metrics[key] for name, key in self.run.shown.items()})
-        return {name: float(value) for name, value in values.items()}
+        return {name: float(value) for name, value in values.items()} | self._beside
 
 
 def _abstract(x: Any) -> jax.ShapeDtypeStruct:

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,10 @@ class Tokenizer:
     bos: int | None  # put before every prefix if, and only if, the model's tokenizer adds it
     eos: tuple[int, ...]  # every id that ends a text; the first is the canonical one
     files: Mapping[str, bytes] = field(default_factory=dict)  # as read: they go with every copy of the model
+
+    def copy(self) -> "Tokenizer":
+        """The same for another thread: a backend refuses two at once ("Already borrowed")."""
+        return replace(self, backend=deepcopy(self.backend))
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids of `text`, which is plain: "</s>" in it is four characters. No special token is added.

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pretrainrl_jax.config import MethodConfig
 from pretrainrl_jax.decoding.rollouts import Rollout
 from pretrainrl_jax.documents.cut import Cut
-from pretrainrl_jax.improvement.candidates import Candidate, candidates_of
+from pretrainrl_jax.improvement.candidates import Candidate, candidates_of, rewritten, with_rewrite
 from pretrainrl_jax.improvement.learning import judged_tree, plain_tree
 from pretrainrl_jax.trees.tokenization import Tokenizer, text_after, tokens_after
 
@@ -45,7 +45,7 @@ def test_of_equal_texts_the_first_stands_with_its_own_tokens(tokenizer):
     assert letters != cut.suffix
     others = [letters, (*cut.suffix, eos), (eos,), (eos,), cut.suffix[:2]]
     rollouts = [Rollout(tokens, (-1.0,) * len(tokens)) for tokens in others]
-    found = candidates_of(cut, ("original", "rollout"), tokenizer, rollouts, None)
+    found = candidates_of(cut, ("original", "rollout"), tokenizer, rollouts)
     assert [(one.kind, one.tokens) for one in found] == [
         ("original", cut.suffix),
         ("rollout", (eos,)),
@@ -53,18 +53,29 @@ def test_of_equal_texts_the_first_stands_with_its_own_tokens(tokenizer):
     ]
     assert found[1].text == ""
     assert found[1].logps == (-1.0,)
-    alone = candidates_of(cut, ("rollout",), tokenizer, rollouts, None)
+    alone = candidates_of(cut, ("rollout",), tokenizer, rollouts)
     assert alone[0] == Candidate("rollout", letters, text, (-1.0,) * len(letters))
 
 
 def test_a_rewrite_is_text_that_is_cut_to_the_original_s_length(tokenizer):
     cut = cut_at(tokenizer, TEXT, 5, 4)
     text = text_after(tokenizer, cut.prefix, cut.suffix)
-    same = candidates_of(cut, ("original", "rewrite"), tokenizer, [], text)
-    assert [one.kind for one in same] == ["original"]
-    longer = candidates_of(cut, ("rewrite",), tokenizer, [], text + " It is a much longer text than that.")
-    assert [len(one.tokens) for one in longer] == [4]
-    assert candidates_of(cut, ("rewrite",), tokenizer, [], "") == ()
+    own = candidates_of(cut, ("original", "rewrite"), tokenizer, [])
+    assert [one.kind for one in with_rewrite(own, rewritten(cut, tokenizer, text))] == ["original"]
+    longer = rewritten(cut, tokenizer, text + " It is a much longer text than that.")
+    assert longer
+    assert len(longer.tokens) == 4
+    for nothing in ("", None):
+        assert rewritten(cut, tokenizer, nothing) is None
+    assert with_rewrite(own, None) == own
+
+
+def test_a_rewrite_stands_behind_the_original_and_before_rollouts_of_its_text():
+    original, *rollouts = (Candidate("original", (9,), "a"), *candidates(3))
+    rewrite = Candidate("rewrite", (11,), "text 1")
+    found = with_rewrite((original, *rollouts), rewrite)
+    assert found == (original, rewrite, rollouts[0], rollouts[2])
+    assert with_rewrite(rollouts, rewrite) == (rewrite, rollouts[0], rollouts[2])
 
 
 def candidates(count: int) -> list[Candidate]:

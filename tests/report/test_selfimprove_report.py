@@ -173,7 +173,25 @@ def test_a_page_of_nothing_else(workdir: Path, capsys: pytest.CaptureFixture[str
     assert tags.text.count("The capital of Arno is <script>") == 20
     times = table(tags, "method", "all steps")
     assert times[0] == ["online DPO", "3 min 0 s", "50.0", "15.0", "10.0", "25.0"]
+    assert "Steps behind" not in tags.text
     assert (workdir / "report" / "chosen.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_page_of_a_run_that_was_judged_beside_the_devices(workdir: Path):
+    path = workdir / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    first = next(line["stage"] for line in lines if "seconds_judging" in line)
+    for line in lines:
+        if line["stage"] == first and "seconds_judging" in line:
+            del line["seconds_judging"]
+            line |= {"seconds_waiting": 2.3, "device_share": 0.425, "judge_share": 0.9, "staleness": 2.0}
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n", "utf-8")
+    report(workdir)
+    tags = parse((workdir / "report" / "index.html").read_text("utf-8"))
+    times = table(tags, "method", "all steps")
+    assert times[0] == ["online DPO", "6 min 0 s", "25.0", "57.5", "5.0", "12.5", "42.5", "90.0", "2.0"]
+    assert times[-1][-3:] == ["–", "–", "–"]
+    assert "Steps behind" in tags.text
 
 
 def test_a_page_beside_trained_objectives(tmp_path: Path):
