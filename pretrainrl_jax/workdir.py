@@ -131,17 +131,27 @@ def prepare_workdir(workdir: Path, config: Config, create: bool) -> None:
 
 
 def _unmade(workdir: Path, config: Config) -> list[str]:
-    """The settings of anchor text, while neither it nor a system that has an anchor is there."""
+    """The settings of a judge or rewriter that was not begun, and of anchor text while that is not there.
+
+    While a system that has an anchor is there, it was.
+    """
+    unmade = tuple(f"tuning.{who}." for who in ("judge", "rewriter") if not _begun(workdir, f"tuning/{who}"))
     anchored = [name for name, objective in config.objectives.items() if objective.anchored]
-    if anchor_file(workdir).is_file() or any(_trained(workdir, "objectives", name) for name in anchored):
-        return []
-    return [item.name for item in every_setting(config) if item.name.startswith("anchor.")]
+    if not anchor_file(workdir).is_file() and not any(
+        _trained(workdir, "objectives", name) for name in anchored
+    ):
+        unmade += ("anchor.",)
+    return [item.name for item in every_setting(config) if item.name.startswith(unmade)]
 
 
 def _trained(workdir: Path, section: str, name: str) -> bool:
     """Whether a system of that name, an objective or a method, was begun or finished here."""
     kind = {"objectives": "train", "methods": "selfimprove"}[section]
-    return (workdir / "checkpoints" / kind / name).exists()
+    return _begun(workdir, f"{kind}/{name}")
+
+
+def _begun(workdir: Path, stage: str) -> bool:
+    return (workdir / "checkpoints" / stage).exists()
 
 
 @contextmanager

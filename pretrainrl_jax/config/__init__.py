@@ -45,15 +45,23 @@ from pretrainrl_jax.config.stages import (
     SweepConfig,
     TrainConfig,
 )
+from pretrainrl_jax.config.tuning import (
+    JudgeTuningConfig,
+    LabelledConfig,
+    RewriterTuningConfig,
+    TuningConfig,
+)
 
 __all__ = [
     "METHODS", "NAMED", "OBJECTIVES", "AnchorConfig", "AnchorTermConfig", "AskConfig", "CheckpointConfig",
     "ColumnsConfig", "Config",
     "CorpusConfig", "DocumentsConfig", "DpoConfig", "EvaluateConfig", "ExportConfig", "FactsConfig",
-    "GrpoConfig", "HarnessConfig", "HostsConfig", "JudgeConfig", "MeshConfig", "MethodConfig", "MineConfig",
+    "GrpoConfig", "HarnessConfig", "HostsConfig", "JudgeConfig", "JudgeTuningConfig", "LabelledConfig",
+    "MeshConfig", "MethodConfig", "MineConfig",
     "ModelConfig", "NtpConfig", "ObjectiveConfig", "OptimizerConfig", "PlatformConfig",
-    "PreferenceColumnsConfig", "PreferencesConfig", "PretrainConfig", "RolloutsConfig",
-    "SelfimproveConfig", "SweepConfig", "TermConfig", "TokenizerConfig", "TrainConfig", "WorldConfig",
+    "PreferenceColumnsConfig", "PreferencesConfig", "PretrainConfig", "RewriterTuningConfig",
+    "RolloutsConfig", "SelfimproveConfig", "SweepConfig", "TermConfig", "TokenizerConfig", "TrainConfig",
+    "TuningConfig", "WorldConfig",
 ]  # fmt: skip
 
 
@@ -94,6 +102,7 @@ class Config(Section):
     judge: JudgeConfig = JudgeConfig()
     methods: Mapping[str, MethodConfig] = dataclasses.field(default_factory=lambda: dict(METHODS))
     selfimprove: SelfimproveConfig = SelfimproveConfig()
+    tuning: TuningConfig = TuningConfig()
     ask: AskConfig = AskConfig()
     harness: HarnessConfig = HarnessConfig()
     export: ExportConfig = ExportConfig()

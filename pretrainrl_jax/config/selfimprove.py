@@ -84,7 +84,7 @@ class JudgeConfig(Section):
     `facts` and `repetition` are exact and need no model; the others ask the model of `path`.
     """
 
-    results = ("selfimprove",)
+    results = ("selfimprove", "rewriting")
     facts: NonNegativeFloat = setting(
         1.0, "weight of the statements that are true, looked up in the facts of the run"
     )
@@ -103,11 +103,16 @@ class JudgeConfig(Section):
     path: str = setting("", "judge: a workdir, checkpoint or Hugging Face folder; local or gs://")
     dtype: Literal["", "float32", "bfloat16"] = setting("", "its compute dtype; empty takes the checkpoint's")
     prefix_tokens: NonNegativeInt = setting(
-        512, "last tokens of a prefix that the model is shown, by its own tokenizer; 0 shows all"
+        512,
+        "last tokens of a prefix that the model is shown, by its own tokenizer; 0 shows all",
+        results=("selfimprove", "tuning"),
     )
     batch: PositiveInt = setting(8, "rows of prompts judged at a time")
     prompts: str = setting(
-        "", "folder with prompts that stand in place of ours: quality.txt, safety.txt, factuality.txt"
+        "",
+        "folder with prompts that stand in place of ours: quality.txt, safety.txt, factuality.txt, "
+        "rewrite.txt",
+        results=("selfimprove", "tuning"),
     )
 
     @model_validator(mode="after")
@@ -183,7 +188,11 @@ class SelfimproveConfig(Section):
     )
     steps: PositiveInt = setting(2000, "steps of each method")
     documents: PositiveInt = setting(256, "documents a step")
-    suffix: PositiveInt = setting(128, "N: tokens of the original suffix, and of a candidate at most")
+    suffix: PositiveInt = setting(
+        128,
+        "N: tokens of the original suffix, and of a candidate at most",
+        results=("selfimprove", "rewriting"),
+    )
     length: PositiveInt = setting(
         2048, "tokens of prefix and suffix together; a longer prefix keeps its last"
     )
