@@ -32,6 +32,8 @@ from pretrainrl_jax.storage import in_bucket
 from pretrainrl_jax.version import STAMP, check_format
 
 LOCK = "lock"
+IMPROVED = ("selfimprove", "tuning")  # stages of `selfimprove`
+IMPROVES = {*IMPROVED, "rewriting"}  # results that settings of these alone decide
 
 
 def anchor_file(workdir: Path) -> Path:
@@ -131,9 +133,9 @@ def prepare_workdir(workdir: Path, config: Config, create: bool) -> None:
 
 
 def _unmade(workdir: Path, config: Config) -> list[str]:
-    """The settings of a judge or rewriter that was not begun, and of anchor text while that is not there.
+    """The settings of what is still to be made: anchor text, a judge or a rewriter, self-improvement.
 
-    While a system that has an anchor is there, it was.
+    Anchor text was made where a system that has an anchor is there.
     """
     unmade = tuple(f"tuning.{who}." for who in ("judge", "rewriter") if not _begun(workdir, f"tuning/{who}"))
     anchored = [name for name, objective in config.objectives.items() if objective.anchored]
@@ -141,7 +143,13 @@ def _unmade(workdir: Path, config: Config) -> list[str]:
         _trained(workdir, "objectives", name) for name in anchored
     ):
         unmade += ("anchor.",)
-    return [item.name for item in every_setting(config) if item.name.startswith(unmade)]
+    improves = any(_begun(workdir, kind) for kind in IMPROVED)
+    return [
+        item.name
+        for item in every_setting(config)
+        if item.name.startswith(unmade)
+        or (item.results and not improves and IMPROVES.issuperset(item.results))
+    ]
 
 
 def _trained(workdir: Path, section: str, name: str) -> bool:

@@ -30,9 +30,12 @@ def _told(both: Sequence[tuple[Labelled, Graded]]) -> dict[str, Any]:
     rewards, keys = [graded.reward for _, graded in both], [example.key for example, _ in both]
     labels = Counter((group_of(example), example.label) for example, _ in both)
     most = {group: max(n for (own, _), n in labels.items() if own == group) for group, _ in labels}
-    if set(rewards) <= {0.0} or set(rewards) <= {1.0}:  # a bootstrap would be sure of it
-        units = len(set(keys))
-        interval = wilson(units if rewards[0] else 0, units)
+    by_key: dict[str, list[float]] = {}
+    for key, reward in zip(keys, rewards, strict=True):
+        by_key.setdefault(key, []).append(reward)
+    means = {sum(own) / len(own) for own in by_key.values()}
+    if len(means) == 1:  # a bootstrap would be sure of it: all are right, or one order of every pair
+        interval = wilson(round(means.pop() * len(by_key)), len(by_key))
     else:
         interval = bootstrap(keys, [1.0] * len(keys), rewards)
     return {
