@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers.command_line import Signalled, assert_same_parameters, call, complaint, metrics, unfinish
+from helpers.command_line import Signalled, assert_same_parameters, call, complaint, metrics
 
 from pretrainrl_jax.config import Config, JudgeConfig
 from pretrainrl_jax.judging.local import model_parts
@@ -18,7 +18,19 @@ from pretrainrl_jax.progress import SILENT
 from pretrainrl_jax.stages.tuning_tasks import rewrite_worth
 from pretrainrl_jax.training.loading import load
 
-WORDS = ["storm", "bridge", "winter", "window", "pillow", "puddle", "saddle", "table", "pebble", "door", "city"]
+WORDS = [
+    "storm",
+    "bridge",
+    "winter",
+    "window",
+    "pillow",
+    "puddle",
+    "saddle",
+    "table",
+    "pebble",
+    "door",
+    "city",
+]
 BAD = "river"
 SMALL = (
     "--tuning.judge.prompts=32", "--tuning.judge.samples=8", "--tuning.judge.tokens=7",
@@ -69,7 +81,7 @@ def words(config: Path, workdir: Path, files: Path, who: str, *others: str) -> l
 @pytest.fixture(scope="module")
 def tuned(base: Path, tiny_config: Path, files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = Path(shutil.copytree(base, tmp_path_factory.mktemp("tuned") / "work"))
-    how = ("--tuning.judge.format_steps=20", "--tuning.judge.steps=45", "--tuning.judge.temperature=1",
+    how = ("--tuning.judge.format_steps=15", "--tuning.judge.steps=38", "--tuning.judge.temperature=1",
            "--tuning.judge.top_p=1", "--tuning.judge.measure_every=20")  # fmt: skip
     ran = call(*words(tiny_config, workdir, files, "judge", *SMALL, *how))
     assert ran.code == 0, ran.err
@@ -88,7 +100,7 @@ def test_a_judge_learns_from_chance_to_ninety_percent(tuned: Path):
     assert told["lines"] == 400
     assert told["learned"] + told["held_out"] + told["left_out"].get("repeated", 0) == 400
     lines = [line for line in metrics(tuned, "tuning/judge") if "reward" in line]
-    assert len(lines) == 45
+    assert len(lines) == 28
     assert all(line["reward"] == line["outputs_right"] for line in lines)
     assert all(
         line["outputs_right"] + line["outputs_wrong"] + line["outputs_malformed"] == 1 for line in lines
@@ -142,13 +154,13 @@ def test_a_rewriter_is_rewarded_by_a_judge_that_was_trained(
     path = tuned / "checkpoints" / "tuning" / "judge"
     judge = (f"--judge.path={path}", "--judge.safety=1", "--judge.quality=1", "--judge.facts=0",
              "--judge.repetition=0")  # fmt: skip
-    how = [f"--tuning.rewriter.{name}" for name in ("steps=3", "prompts=8", "samples=4", "tokens=40",
-           "format_steps=30", "format_rate=1e-2", "learning_rate=1e-3", "held_out=0.3")]  # fmt: skip
+    how = [f"--tuning.rewriter.{name}" for name in ("steps=2", "prompts=8", "samples=4", "tokens=30",
+           "format_steps=3", "format_rate=1e-2", "learning_rate=1e-3", "held_out=0.3")]  # fmt: skip
     ran = call(*words(tiny_config, workdir, files, "rewriter", *judge, *how))
     assert ran.code == 0, ran.err
     assert "a rewrite earns the mean of 1 quality, 1 safety" in ran.out
     lines = [line for line in metrics(workdir, "tuning/rewriter") if "reward" in line]
-    assert len(lines) == 3
+    assert len(lines) == 2
     for line in lines:
         shares = [line[f"outputs_{kind}"] for kind in ("copied", "changed", "rewritten", "malformed")]
         assert sum(shares) == pytest.approx(1)
@@ -221,6 +233,5 @@ def test_what_cannot_be(
 
 def test_a_workdir_knows_what_it_was_trained_on(tuned: Path, tiny_config: Path, files: Path, tmp_path: Path):
     workdir = Path(shutil.copytree(tuned, tmp_path / "work"))
-    other = call(*words(tiny_config, workdir, files, "judge", *SMALL, "--tuning.judge.steps=46"))
+    other = call(*words(tiny_config, workdir, files, "judge", *SMALL, "--tuning.judge.steps=41"))
     assert "belongs to another configuration" in complaint(other)
-    unfinish(workdir, lambda stage: stage == "tuning/judge")  # begun anew, it may be another

@@ -116,7 +116,7 @@ def _example(line: str, where: str, verdicts: Mapping[str, Sequence[str]]) -> La
     rewrites = "rewrite" in verdicts
     part = "rewrite" if rewrites else values.get("part")
     known = [name for name in TEXTS if name != "rewrite"]
-    if part not in TEXTS or (part == "rewrite" and not rewrites):
+    if not isinstance(part, str) or part not in TEXTS or (part == "rewrite" and not rewrites):
         raise InputError(f"{where}: part is {_shown(part)}; the parts are {', '.join(known)}")
     for name in TEXTS[part]:
         if not isinstance(values.get(name), str):
@@ -149,7 +149,7 @@ def split_labels(examples: Sequence[Labelled], share: float) -> tuple[list[Label
         InputError: if one side of a share above 0 would be empty.
     """
     keys = sorted({one.key for one in examples}, key=lambda key: hashlib.sha256(key.encode()).digest())
-    apart = frozenset(keys[: max(1, round(share * len(keys)))] if share else ())
+    apart = frozenset(keys[: max(1, min(len(keys) - 1, round(share * len(keys))))] if share else ())
     sides = [one for one in examples if one.key not in apart], [one for one in examples if one.key in apart]
     if not sides[0]:
         raise InputError("all labelled texts share a prefix, so that none can be held out: set held_out to 0")

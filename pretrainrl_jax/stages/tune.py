@@ -15,7 +15,7 @@ from pretrainrl_jax.decoding.rollouts import Rollout, sample_rollouts
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.improvement.grading import REWRITES, VERDICTS, Graded
 from pretrainrl_jax.improvement.held_out import measured, metrics_of, sentence
-from pretrainrl_jax.improvement.labels import Labelled, digest_labels, split_labels
+from pretrainrl_jax.improvement.labels import SAFE, Labelled, digest_labels, split_labels
 from pretrainrl_jax.improvement.turns import Turns
 from pretrainrl_jax.mining.fingerprint import short_digest
 from pretrainrl_jax.objectives.grpo import advantages
@@ -55,7 +55,8 @@ def learn(context: Context, who: str) -> None:
     examples, longest = task.fitting(f"tuning.{who}")
     context.screen.say(f"{stage}: {task.labels.told}")
     learned, held_out = split_labels(examples, settings.held_out)
-    formed = [one for one in learned if task.lesson(one, 0)]
+    # Of what is to be rewritten no output is known.
+    formed = [one for one in learned if one.part != "rewrite" or one.label == SAFE[True]]
     format_steps = settings.format_steps if formed else 0
     row_length = longest + settings.samples * settings.tokens
     about = {
@@ -194,12 +195,11 @@ def texts_of(task: Task, rollouts: Sequence[Sequence[Rollout]]) -> list[list[str
 
 def form_trees(task: Task, examples: Sequence[Labelled], numbers: Sequence[int]) -> list[AnswerTree]:
     """Prompts with an output of the right form to learn."""
-    trees = []
-    for example, number, prompt in zip(examples, numbers, task.encoded(examples), strict=True):
-        output = task.lesson(example, number)
-        assert output is not None  # such examples alone show the form
-        trees.append(AnswerTree(example.where, prompt, (Branch(output, "chosen"),)))
-    return trees
+    prompts = task.encoded(examples)
+    return [
+        AnswerTree(example.where, prompt, (Branch(task.lesson(example, number), "chosen"),))
+        for example, number, prompt in zip(examples, numbers, prompts, strict=True)
+    ]
 
 
 def graded_trees(

@@ -32,9 +32,7 @@ class Task:
     tokenizer: Tokenizer
     prompts: dict[str, Prompt]  # by part
     fill: Callable[[Labelled], str]  # the prompt about an example
-    shows: Callable[
-        [Labelled, int], str | None
-    ]  # an output of the right form; the number decides its verdict
+    shows: Callable[[Labelled, int], str]  # an output of the right form; a verdict is drawn by the number
     grade: Callable[[Sequence[Labelled], Sequence[Sequence[str]]], list[list[Graded]]]
 
     def encoded(self, examples: Sequence[Labelled]) -> list[tuple[int, ...]]:
@@ -42,10 +40,9 @@ class Task:
         tokens = encode_plain(self.tokenizer, [self.fill(one) for one in examples])
         return [self.tokenizer.start + ids for ids in tokens]
 
-    def lesson(self, example: Labelled, number: int) -> tuple[int, ...] | None:
-        """The tokens of an output of the right form and its end; None where there is none to be shown."""
-        if (text := self.shows(example, number)) is None:
-            return None
+    def lesson(self, example: Labelled, number: int) -> tuple[int, ...]:
+        """The tokens of an output of the right form, and its end."""
+        text = self.shows(example, number)
         ending = self.prompts[example.part].ending
         before, both = encode_plain(self.tokenizer, [ending, f"{ending} {text}"])
         joined = both[: len(before)] == before
@@ -64,7 +61,7 @@ class Task:
             for example, prompt in zip(some, self.encoded(some), strict=True):
                 if len(prompt) > self.settings.prompt_tokens:
                     self.labels.left_out[f"longer than {setting}.prompt_tokens"] += 1
-                elif len(self.lesson(example, 0) or ()) > self.settings.tokens:
+                elif len(self.lesson(example, 0)) > self.settings.tokens:
                     self.labels.left_out[f"whose output is longer than {setting}.tokens"] += 1
                 else:
                     kept.append(example)
@@ -113,9 +110,9 @@ def rewriter_task(context: Context, tokenizer: Tokenizer) -> Task:
         prefix, suffix = example.texts
         return prompt.fill(prefix=prefix, words=last_words(prefix), suffix=suffix)
 
-    def shows(example: Labelled, number: int) -> str | None:
+    def shows(example: Labelled, number: int) -> str:
         prefix, suffix = example.texts
-        return f"{last_words(prefix).lstrip()}{suffix}" if example.label == SAFE[True] else None
+        return f"{last_words(prefix).lstrip()}{suffix}"
 
     def cut(example: Labelled, rewrite: str) -> str:
         (tokens,) = encode_plain(tokenizer, [rewrite])

@@ -85,7 +85,7 @@ def test_a_rewrite_opens_with_the_last_words():
 
 
 def test_what_is_held_out_is_told_with_its_interval():
-    """Two orders of a pair are one unit: a judge that always says A is known to be at a half, of five pairs."""
+    """Two orders of a pair are one unit: a judge that always says A is at a half of five, not of ten."""
     examples = [
         Labelled("quality", ("", first, second), label, f"x:{n}")
         for n in range(5)
