@@ -100,7 +100,7 @@ def test_a_judge_learns_from_chance_to_ninety_percent(tuned: Path):
     assert told["lines"] == 400
     assert told["learned"] + told["held_out"] + told["left_out"].get("repeated", 0) == 400
     lines = [line for line in metrics(tuned, "tuning/judge") if "reward" in line]
-    assert len(lines) == 28
+    assert len(lines) == 38
     assert all(line["reward"] == line["outputs_right"] for line in lines)
     assert all(
         line["outputs_right"] + line["outputs_wrong"] + line["outputs_malformed"] == 1 for line in lines
@@ -220,7 +220,7 @@ def test_a_line_that_is_no_label_is_named(
         (("judge", "--tuning.judge.parts=style"), "tuning.judge.parts is ('style',)"),
         (("judge", "--tuning.judge.data=nowhere.jsonl"), "cannot read nowhere.jsonl"),
         (("judge", "--tuning.judge.samples=1"), "tuning.judge.samples is 1"),
-        (("rewriter", "--tuning.rewriter.tokens=1"), "every labelled text is too long"),
+        (("judge", "--tuning.judge.tokens=1"), "every labelled text is too long"),
     ],
 )
 def test_what_cannot_be(

@@ -56,7 +56,7 @@ class Labels(NamedTuple):
             for part, own in by_part.items()
         )
         lost = "".join(f"; {n:,} {why}" for why, n in self.left_out.items())
-        return f"{self.lines:,} lines: {kept}{lost}"
+        return f"{self.lines:,} lines: {kept or 'none learned'}{lost}"
 
 
 def read_labels(paths: Sequence[str], verdicts: Mapping[str, Sequence[str]], setting: str) -> Labels:

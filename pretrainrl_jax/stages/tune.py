@@ -53,7 +53,7 @@ def learn(context: Context, who: str) -> None:
     task = TASKS[who](context, base.tokenizer)
     settings, how = task.settings, task.settings.grpo
     examples, longest = task.fitting(f"tuning.{who}")
-    context.screen.say(f"{stage}: {task.labels.told}")
+    context.screen.say(f"{stage}: {task.labels._replace(examples=examples).told}")
     learned, held_out = split_labels(examples, settings.held_out)
     # Of what is to be rewritten no output is known.
     formed = [one for one in learned if one.part != "rewrite" or one.label == SAFE[True]]

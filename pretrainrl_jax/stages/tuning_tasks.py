@@ -67,7 +67,7 @@ class Task:
                     kept.append(example)
                     longest = max(longest, len(prompt))
         if not kept:
-            raise InputError(f"every labelled text is too long: {self.labels.told}")
+            raise InputError(f"every labelled text is too long: {self.labels._replace(examples=[]).told}")
         return kept, longest
 
 
