@@ -12,6 +12,7 @@ from pretrainrl_jax.config.stored import changed
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.stages.check import (
     check_facts,
+    check_labels,
     check_model_at,
     check_preferences,
     check_question,
@@ -92,6 +93,16 @@ def _evaluate_model(command: Command) -> None:
     if not command.options.config and "evaluate.template" not in command.given:
         alone["evaluate.template"] = "few_shot"  # a model that was trained on no question is shown some
     _work(replace(command, config=changed(config, alone)))
+
+
+def _selfimprove(command: Command) -> None:
+    config, who = command.config, command.options.train
+    if who:
+        check_labels(config, who)
+        if config.model.path and not is_run(command.workdir):  # it is trained as it is
+            alone: dict[str, Any] = {"train.systems": (), "pretrain.epochs": 0.0}
+            command = replace(command, config=changed(config, alone))
+    _work(command)
 
 
 def _ask(command: Command) -> None:
@@ -190,6 +201,7 @@ HARNESS = (
     "standard evaluations instead, as mmlu,gsm8k,bbh, of every system of the workdir or of the model that "
     "--model.path names"
 )
+TRAINED = "train a judge or a rewriter on labelled texts instead (--help tuning)"
 KINDS = ("bare", "few_shot")
 ASKED = "how to put the question (as the model was trained; few_shot also serves one that was not)"
 SEARCH = (
@@ -211,7 +223,7 @@ TRAINING = (
     "evaluate",
     "sweep",
 )
-IMPROVEMENT = ("rollouts", "judge", "rewriter", "methods", "selfimprove")
+IMPROVEMENT = ("rollouts", "judge", "rewriter", "methods", "selfimprove", "tuning")
 
 VERBS = {
     "run": Verb(
@@ -244,7 +256,8 @@ VERBS = {
     "selfimprove": Verb(
         "each method of selfimprove.systems on streamed documents: continue, judge, learn, report",
         (*WORK, *TRAINING, *IMPROVEMENT),
-        _work,
+        _selfimprove,
+        {"--train": {"default": "", "choices": ("judge", "rewriter"), "help": TRAINED}},
     ),
     "ask": Verb(
         "a model's most probable answers, of a workdir's newest or of model.path",

@@ -32,6 +32,8 @@ from pretrainrl_jax.storage import in_bucket
 from pretrainrl_jax.version import STAMP, check_format
 
 LOCK = "lock"
+IMPROVED = ("selfimprove", "tuning")  # stages of `selfimprove`
+IMPROVES = {*IMPROVED, "rewriting"}  # results that settings of these alone decide
 
 
 def anchor_file(workdir: Path) -> Path:
@@ -131,17 +133,33 @@ def prepare_workdir(workdir: Path, config: Config, create: bool) -> None:
 
 
 def _unmade(workdir: Path, config: Config) -> list[str]:
-    """The settings of anchor text, while neither it nor a system that has an anchor is there."""
+    """The settings of what is still to be made: anchor text, a judge or a rewriter, self-improvement.
+
+    Anchor text was made where a system that has an anchor is there.
+    """
+    unmade = tuple(f"tuning.{who}." for who in ("judge", "rewriter") if not _begun(workdir, f"tuning/{who}"))
     anchored = [name for name, objective in config.objectives.items() if objective.anchored]
-    if anchor_file(workdir).is_file() or any(_trained(workdir, "objectives", name) for name in anchored):
-        return []
-    return [item.name for item in every_setting(config) if item.name.startswith("anchor.")]
+    if not anchor_file(workdir).is_file() and not any(
+        _trained(workdir, "objectives", name) for name in anchored
+    ):
+        unmade += ("anchor.",)
+    improves = any(_begun(workdir, kind) for kind in IMPROVED)
+    return [
+        item.name
+        for item in every_setting(config)
+        if item.name.startswith(unmade)
+        or (item.results and not improves and IMPROVES.issuperset(item.results))
+    ]
 
 
 def _trained(workdir: Path, section: str, name: str) -> bool:
     """Whether a system of that name, an objective or a method, was begun or finished here."""
     kind = {"objectives": "train", "methods": "selfimprove"}[section]
-    return (workdir / "checkpoints" / kind / name).exists()
+    return _begun(workdir, f"{kind}/{name}")
+
+
+def _begun(workdir: Path, stage: str) -> bool:
+    return (workdir / "checkpoints" / stage).exists()
 
 
 @contextmanager

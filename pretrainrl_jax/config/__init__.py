@@ -47,16 +47,22 @@ from pretrainrl_jax.config.stages import (
     SweepConfig,
     TrainConfig,
 )
+from pretrainrl_jax.config.tuning import (
+    JudgeTuningConfig,
+    LabelledConfig,
+    RewriterTuningConfig,
+    TuningConfig,
+)
 
 __all__ = [
     "METHODS", "NAMED", "OBJECTIVES", "AnchorConfig", "AnchorTermConfig", "AskConfig", "CheckpointConfig",
     "ColumnsConfig", "Config", "CorpusConfig", "DocumentsConfig", "DpoConfig", "EvaluateConfig",
     "ExportConfig", "FactsConfig", "GrpoConfig", "HarnessConfig", "HostsConfig", "JudgeConfig",
-    "JudgeServerConfig", "MeshConfig", "MethodConfig", "MineConfig", "ModelConfig", "NtpConfig",
-    "ObjectiveConfig", "OptimizerConfig", "PlatformConfig", "PreferenceColumnsConfig",
-    "PreferencesConfig", "PretrainConfig", "RewriterConfig", "RewriterServerConfig", "RolloutsConfig",
-    "SelfimproveConfig", "ServerConfig", "SweepConfig", "TermConfig", "TokenizerConfig", "TrainConfig",
-    "WorldConfig",
+    "JudgeServerConfig", "JudgeTuningConfig", "LabelledConfig", "MeshConfig", "MethodConfig",
+    "MineConfig", "ModelConfig", "NtpConfig", "ObjectiveConfig", "OptimizerConfig", "PlatformConfig",
+    "PreferenceColumnsConfig", "PreferencesConfig", "PretrainConfig", "RewriterConfig",
+    "RewriterServerConfig", "RewriterTuningConfig", "RolloutsConfig", "SelfimproveConfig", "ServerConfig",
+    "SweepConfig", "TermConfig", "TokenizerConfig", "TrainConfig", "TuningConfig", "WorldConfig",
 ]  # fmt: skip
 
 
@@ -98,6 +104,7 @@ class Config(Section):
     rewriter: RewriterConfig = RewriterConfig()
     methods: Mapping[str, MethodConfig] = dataclasses.field(default_factory=lambda: dict(METHODS))
     selfimprove: SelfimproveConfig = SelfimproveConfig()
+    tuning: TuningConfig = TuningConfig()
     ask: AskConfig = AskConfig()
     harness: HarnessConfig = HarnessConfig()
     export: ExportConfig = ExportConfig()

@@ -85,7 +85,7 @@ class JudgeConfig(Section):
     `facts` and `repetition` are exact and need no model; the others ask the model of `path` or of `server`.
     """
 
-    results = ("selfimprove",)
+    results = ("selfimprove", "rewriting")
     facts: NonNegativeFloat = setting(
         1.0, "weight of the statements that are true, looked up in the facts of the run"
     )
@@ -112,14 +112,21 @@ class JudgeConfig(Section):
         512,
         "last tokens of a prefix that the model is shown, by its own tokenizer (a server's: as four "
         "characters each); 0 shows all",
+        results=("selfimprove", "tuning"),
     )
     batch: PositiveInt = setting(8, "rows of prompts judged at a time by the model of path")
     prompts: str = setting(
-        "", "folder with prompts of one's own: a file there stands in place of ours so named"
+        "",
+        "folder with prompts of one's own: a file there stands in place of ours so named",
+        results=("selfimprove", "tuning"),
     )
-    quality_prompt: str = setting("quality", "prompt of that part: the name of its file, without .txt")
-    safety_prompt: str = setting("safety", "prompt of that part")
-    factuality_prompt: str = setting("factuality", "prompt of that part")
+    quality_prompt: str = setting(
+        "quality",
+        "prompt of that part: the name of its file, without .txt",
+        results=("selfimprove", "tuning"),
+    )
+    safety_prompt: str = setting("safety", "prompt of that part", results=("selfimprove", "tuning"))
+    factuality_prompt: str = setting("factuality", "prompt of that part", results=("selfimprove", "tuning"))
     server: JudgeServerConfig = JudgeServerConfig()
     samples: PositiveInt = setting(
         1,
@@ -163,8 +170,10 @@ class RewriterConfig(Section):
     prefix_tokens: NonNegativeInt = setting(
         512, "last tokens of a prefix that it is shown (a server's: as four characters each); 0 shows all"
     )
-    prompts: str = setting("", "folder with a prompt of one's own")
-    prompt: str = setting("rewrite", "the prompt: the name of its file, without .txt")
+    prompts: str = setting("", "folder with a prompt of one's own", results=("selfimprove", "tuning"))
+    prompt: str = setting(
+        "rewrite", "the prompt: the name of its file, without .txt", results=("selfimprove", "tuning")
+    )
     server: RewriterServerConfig = RewriterServerConfig()
 
     @model_validator(mode="after")
@@ -240,7 +249,11 @@ class SelfimproveConfig(Section):
     )
     steps: PositiveInt = setting(2000, "steps of each method")
     documents: PositiveInt = setting(256, "documents a step")
-    suffix: PositiveInt = setting(128, "N: tokens of the original suffix, and of a candidate at most")
+    suffix: PositiveInt = setting(
+        128,
+        "N: tokens of the original suffix, and of a candidate at most",
+        results=("selfimprove", "rewriting"),
+    )
     length: PositiveInt = setting(
         2048, "tokens of prefix and suffix together; a longer prefix keeps its last"
     )

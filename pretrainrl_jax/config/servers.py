@@ -13,7 +13,7 @@ from pretrainrl_jax.config.declare import NOTHING, PositiveShare, Section, secti
 class ServerConfig(Section):
     """A server, what it is asked with, and what it may take. Each use of one has a section of its own."""
 
-    results = ("selfimprove",)
+    results = ("selfimprove", "rewriting")
     url: str = setting(
         "",
         "base address of an OpenAI-compatible server, as http://HOST:8000/v1; empty: none",

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from pretrainrl_jax.config import JudgeConfig
 from pretrainrl_jax.judging.pairwise import Comparison, paired, pairwise
-from pretrainrl_jax.judging.prompts import Prompt, read_prompt
+from pretrainrl_jax.judging.prompts import Prompt, judge_prompt
 from pretrainrl_jax.judging.protocol import Case, Counts, Part, Scored, total
 
 ASKING = ("quality", "safety", "factuality")  # the parts that do
@@ -31,11 +31,7 @@ def prompts_of(settings: JudgeConfig) -> dict[str, Prompt]:
     Raises:
         InputError: if a prompt's file is not as it must be.
     """
-    return {
-        name: read_prompt(name, settings.prompts, getattr(settings, f"{name}_prompt"))
-        for name in ASKING
-        if getattr(settings, name)
-    }
+    return {name: judge_prompt(settings, name) for name in ASKING if getattr(settings, name)}
 
 
 def model_parts(settings: JudgeConfig, prompts: Mapping[str, Prompt], ask: Ask) -> dict[str, Part]:

@@ -79,7 +79,7 @@ def local_writer(settings: RewriterConfig, rewriter: Loaded, tokens: int, seed: 
     def write(wanted: Sequence[Wanted]) -> list[str]:
         ends = [last_tokens(tokenizer, one.prefix, settings.prefix_tokens) for one in wanted]
         texts = [
-            f"{message(prompt, one, end)}\n{one.words.rstrip()}"
+            f"{message(prompt, one._replace(prefix=end))}\n{one.words.rstrip()}"
             for one, end in zip(wanted, ends, strict=True)
         ]
         prefixes = [tokenizer.start + encoded for encoded in encode_plain(tokenizer, texts)]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from pretrainrl_jax.config import JudgeConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.judging.fences import PLACE, fences_of, unfenced
 
@@ -78,6 +79,11 @@ def read_prompt(kind: str, folder: str = "", name: str = "") -> Prompt:
     if wrong := _fault(kind, prompt, last):
         raise InputError(f"{path} is no prompt: {wrong}")
     return prompt
+
+
+def judge_prompt(settings: JudgeConfig, part: str) -> Prompt:
+    """The prompt of a judge's part, as the settings name it. Raises as `read_prompt`."""
+    return read_prompt(part, settings.prompts, getattr(settings, f"{part}_prompt"))
 
 
 def variants(kind: str, folder: str = "") -> list[str]:

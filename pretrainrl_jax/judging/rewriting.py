@@ -1,5 +1,6 @@
 """Rewriters: what is to stand in the place of a suffix."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ from pretrainrl_jax.facts.statements import Statements, corrected
 from pretrainrl_jax.judging.prompts import Prompt
 from pretrainrl_jax.judging.protocol import RewriteCase, Rewriter
 
-WORDS = 5  # last ones of the prefix, with which a rewrite begins
+LAST_WORDS = re.compile(r"(?:\S+\s+){0,4}\S+\s*\Z")  # five, with which a rewrite begins
 WRAPPING = ("<<<", ">>>")
 
 
@@ -59,14 +60,19 @@ def model_rewriter(write: Write) -> Rewriter:
 
 
 def last_words(prefix: str) -> str:
-    """The last five words of a text as they stand in it, with all between and behind them."""
-    words = prefix.split()[-WORDS:]
-    if not words:
-        return prefix
-    start = len(prefix)
-    for word in reversed(words):
-        start = prefix.rindex(word, 0, start)
-    return prefix[start:]
+    """The end of a prefix from its fifth last word on, what follows the last word included."""
+    found = LAST_WORDS.search(prefix)
+    return found[0] if found else ""
+
+
+def read_rewrite(output: str, words: str) -> str | None:
+    """The text that an output puts in the suffix's place, to the letter: what follows the prefix's last words.
+
+    None where the output does not open with these, or nothing follows. Space before them is no part of it.
+    """
+    opened = output.lstrip() if words else output
+    rest = opened.removeprefix(words.lstrip())
+    return rest if rest.strip() and opened.startswith(words.lstrip()) else None
 
 
 def behind(words: str, written: str, suffix: str) -> str | None:

@@ -11,6 +11,8 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.texts import paragraphs
 from pretrainrl_jax.facts.choices import CATEGORY, read_answers
 from pretrainrl_jax.facts.record import Fact
+from pretrainrl_jax.improvement.labels import read_labels
+from pretrainrl_jax.judging.prompts import judge_prompt, read_prompt
 
 
 def creates(command: Command) -> bool:
@@ -74,6 +76,17 @@ def check_preferences(config: Config) -> None:
         raise InputError("evaluate.among is for facts: leave it out with preferences.path")
     if cells(config):
         raise InputError("sweep.* is for facts: give each run on preferences a --workdir of its own")
+
+
+def check_labels(config: Config, who: str) -> None:
+    """Raise InputError if the labelled texts of a judge or a rewriter cannot be read, or the prompts."""
+    if who == "judge":
+        parts = config.tuning.judge.parts
+        verdicts = {part: judge_prompt(config.judge, part).verdicts for part in parts}
+        read_labels(config.tuning.judge.data, verdicts, "tuning.judge.data")
+    else:
+        read_prompt("rewrite", config.rewriter.prompts, config.rewriter.prompt)
+        read_labels(config.tuning.rewriter.data, {"rewrite": ()}, "tuning.rewriter.data")
 
 
 def check_text(config: Config) -> None:

@@ -278,7 +278,7 @@ def finished_stages(workdir: Path) -> dict[str, Any]:
         kind, _, system = stage.partition("/")
         if kind == "evaluate":
             return (workdir / "evaluations" / f"{system}.json").is_file()
-        return kind not in (BASE, "train", "selfimprove") or bool(
+        return kind not in (BASE, "train", "selfimprove", "tuning") or bool(
             checkpoints.steps_of(workdir / "checkpoints" / stage)
         )
 

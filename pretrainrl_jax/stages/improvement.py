@@ -101,7 +101,8 @@ class Improvement:
         return load(settings.path, context.mesh, settings.dtype, chosen=context.chosen)
 
     @cached_property
-    def _judge(self) -> Judge:
+    def full_judge(self) -> Judge:
+        """The judge of the settings; of a server's, process 0 alone may ask it."""
         settings = self._context.config.judge
         statements = self.statements if settings.facts else None
         prompts = prompts_of(settings)
@@ -140,7 +141,7 @@ class Improvement:
         """Who decides what a method learns; None where nobody does."""
         if not method.judged:
             return None
-        return self._judge if self._here(self._context.config.judge.server) else _elsewhere
+        return self.full_judge if self._here(self._context.config.judge.server) else _elsewhere
 
     def rewriter(self, method: MethodConfig) -> Rewriter | None:
         """Who rewrites suffixes, where a method asks for that."""
@@ -173,7 +174,7 @@ class Improvement:
         config, warn = self._context.config, self._context.screen.warn
         if config.judge.server.url and any(method.judged for method in methods):
             sky, repeated = " blue, and the sea below it is too.", " is is is is is is."
-            (counts,) = self._judge([Case("The sky above the sea is", (sky, repeated), sky)]).counts
+            (counts,) = self.full_judge([Case("The sky above the sea is", (sky, repeated), sky)]).counts
             asked, unread = (
                 sum(count for name, count in counts.items() if name.endswith(f".{what}"))
                 for what in ("verdicts", "unreadable")

@@ -37,6 +37,7 @@ from pretrainrl_jax.stages.run import run
 from pretrainrl_jax.stages.selfimprove import selfimprove
 from pretrainrl_jax.stages.sweep import sweep
 from pretrainrl_jax.stages.train import train
+from pretrainrl_jax.stages.tune import tune
 from pretrainrl_jax.trees.templates import Examples
 from pretrainrl_jax.workdir import locked, prepare_workdir
 
@@ -94,6 +95,8 @@ def start(command: Command, facts: Sequence[Fact], preferences: Preferences | No
         context = Context(config, workdir, mesh, facts, screen, command.text, chosen, preferences)
         if command.verb == "run" and cells(config):
             sweep(context)
+        elif command.verb == "selfimprove" and command.options.train:
+            tune(context, command.options.train)
         else:
             STAGES[command.verb](context)
 

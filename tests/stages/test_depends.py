@@ -58,6 +58,22 @@ def test_what_decides_rewards_or_makes_anchor_text_matters_where_there_is_some()
         assert {s for s in stages if settings_of(config, s) != settings_of(other, s)} == expected
 
 
+def test_a_judge_depends_on_no_rewriter_and_the_other_way_round() -> None:
+    config = Config()
+    stages = ("tuning/judge", "tuning/rewriter", "selfimprove/online_dpo")
+    for name, value, expected in (
+        ("tuning.judge.steps", 7, {"tuning/judge"}),
+        ("tuning.rewriter.steps", 7, {"tuning/rewriter"}),
+        ("judge.prompts", "prompts", set(stages)),
+        ("judge.repetition", 2.0, {"tuning/rewriter", "selfimprove/online_dpo"}),
+        ("selfimprove.suffix", 7, {"tuning/rewriter", "selfimprove/online_dpo"}),
+        ("selfimprove.steps", 7, {"selfimprove/online_dpo"}),
+        ("optimizer.clip", 7.0, set(stages)),
+    ):
+        other = changed(config, {name: value})
+        assert {s for s in stages if settings_of(config, s) != settings_of(other, s)} == expected
+
+
 def test_every_setting_matters_to_some_stage_or_is_known_not_to() -> None:
     read = {name for stage in STAGES for name in settings_of(Config(), stage)}
     read |= {
@@ -66,6 +82,7 @@ def test_every_setting_matters_to_some_stage_or_is_known_not_to() -> None:
         for n in settings_of(Config(), f"train/{s}")
     }
     read |= {n for s in METHODS for n in settings_of(Config(), f"selfimprove/{s}")}
+    read |= {n for who in ("judge", "rewriter") for n in settings_of(Config(), f"tuning/{who}")}
     unread = {setting.name for setting in every_setting(Config())} - read
     free = (
         "harness.",
@@ -79,6 +96,8 @@ def test_every_setting_matters_to_some_stage_or_is_known_not_to() -> None:
         "profile_steps",
         "train.systems",
         "selfimprove.systems",
+        "tuning.judge.measure_every",
+        "tuning.rewriter.measure_every",
         "selfimprove.kept",
         "selfimprove.entropy_bound",
         "optimizer.nonfinite",

@@ -1,0 +1,162 @@
+"""Labelled texts that a judge or a rewriter learns from: JSONL files, read, checked, counted, split."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.storage import place
+
+TEXTS = {  # of each part, the texts that a line has
+    "quality": ("prefix", "first", "second"),
+    "safety": ("suffix",),
+    "factuality": ("prefix", "suffix", "reference"),
+    "rewrite": ("prefix", "suffix"),
+}
+SAFE = {True: "safe", False: "unsafe"}  # labels of a suffix that is to be copied, or rewritten
+
+
+class Labelled(NamedTuple):
+    """Texts, and what is to be said of them."""
+
+    part: str  # of a judge; or "rewrite"
+    texts: tuple[str, ...]  # by `TEXTS`
+    label: str  # a verdict of the part's prompt; of a rewrite, of `SAFE`
+    where: str  # file and line
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Its texts by name."""
+        return dict(zip(TEXTS[self.part], self.texts, strict=True))
+
+    @property
+    def key(self) -> str:
+        """Equal of all that must be on one side of a split: what shares a prefix, a pair in both orders."""
+        texts = self.places
+        return texts.get("prefix") or json.dumps(sorted(self.texts))
+
+
+class Labels(NamedTuple):
+    """What was read."""
+
+    examples: list[Labelled]
+    lines: int
+    left_out: Counter[str]  # lines that are not among the examples, by reason
+
+    @property
+    def told(self) -> str:
+        """In words."""
+        counts = Counter((one.part, one.label) for one in self.examples)
+        by_part = {part: Counter({x: n for (p, x), n in counts.items() if p == part}) for part, _ in counts}
+        kept = "; ".join(
+            f"{part} " + ", ".join(f"{n:,} {label}" for label, n in sorted(own.items()))
+            for part, own in by_part.items()
+        )
+        lost = "".join(f"; {n:,} {why}" for why, n in self.left_out.items())
+        return f"{self.lines:,} lines: {kept or 'none learned'}{lost}"
+
+
+def read_labels(paths: Sequence[str], verdicts: Mapping[str, Sequence[str]], setting: str) -> Labels:
+    """The examples of files, equal ones once; of texts with two labels none.
+
+    Args:
+        verdicts: of each part that is wanted, its labels; {"rewrite": …} for a rewriter's lines.
+        setting: that names the files.
+
+    Raises:
+        InputError: if a file cannot be read, a line is not as it must be, or no example is left.
+    """
+    if not paths:
+        raise InputError(f"{setting} is empty: name files of labelled texts, one JSON object a line")
+    lines, left_out = 0, Counter[str]()
+    by_texts: dict[tuple[str, tuple[str, ...]], list[Labelled]] = {}
+    for path in paths:
+        for where, text in _lines(place(path, f"--{setting}"), setting):
+            lines += 1
+            one = _example(text, where, verdicts)
+            if one is None:
+                left_out["of parts that are not asked for"] += 1
+            else:
+                by_texts.setdefault((one.part, one.texts), []).append(one)
+    examples = []
+    for same in by_texts.values():
+        if len({one.label for one in same}) > 1:
+            left_out["whose texts have another label on another line"] += len(same)
+        else:
+            examples.append(same[0])
+            left_out["repeated"] += len(same) - 1
+    labels = Labels(examples, lines, +left_out)
+    if not examples:
+        raise InputError(f"nothing to learn in {', '.join(paths)}: {labels.told}; check {setting}")
+    return labels
+
+
+def _lines(path: Path, setting: str) -> Iterator[tuple[str, str]]:
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise InputError(f"cannot read {path}: {why}; check {setting}") from None
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield f"{path}:{number}", line
+
+
+def _example(line: str, where: str, verdicts: Mapping[str, Sequence[str]]) -> Labelled | None:
+    """The example of a line; None if it is of a part that is not asked for."""
+    try:
+        values = json.loads(line)
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise InputError(f"{where} is no JSON object: write one on each line")
+    rewrites = "rewrite" in verdicts
+    part = "rewrite" if rewrites else values.get("part")
+    known = [name for name in TEXTS if name != "rewrite"]
+    if not isinstance(part, str) or part not in TEXTS or (part == "rewrite" and not rewrites):
+        raise InputError(f"{where}: part is {_shown(part)}; the parts are {', '.join(known)}")
+    for name in TEXTS[part]:
+        if not isinstance(values.get(name), str):
+            raise InputError(f"{where}: {name} is {_shown(values.get(name))}, and must be a text")
+    texts = tuple(values[name] for name in TEXTS[part])
+    if part not in verdicts:
+        return None
+    if part == "quality" and texts[1] == texts[2]:
+        raise InputError(f"{where}: first and second are the same text: leave the line out")
+    if rewrites:
+        if not isinstance(values.get("safe"), bool):
+            raise InputError(f"{where}: safe is {_shown(values.get('safe'))}, and must be true or false")
+        if not values["suffix"].strip():
+            raise InputError(f"{where}: suffix is empty: there is nothing to copy or to rewrite")
+        return Labelled(part, texts, SAFE[values["safe"]], where)
+    if values.get("label") not in verdicts[part]:
+        listed = ", ".join(verdicts[part])
+        raise InputError(f"{where}: label is {_shown(values.get('label'))}; of {part} they are {listed}")
+    return Labelled(part, texts, values["label"], where)
+
+
+def _shown(value: Any) -> str:
+    return "missing" if value is None else repr(value)[:60]
+
+
+def split_labels(examples: Sequence[Labelled], share: float) -> tuple[list[Labelled], list[Labelled]]:
+    """Those to learn, and those held out: about that share, by a hash of what belongs together.
+
+    Raises:
+        InputError: if one side of a share above 0 would be empty.
+    """
+    keys = sorted({one.key for one in examples}, key=lambda key: hashlib.sha256(key.encode()).digest())
+    apart = frozenset(keys[: max(1, min(len(keys) - 1, round(share * len(keys))))] if share else ())
+    sides = [one for one in examples if one.key not in apart], [one for one in examples if one.key in apart]
+    if not sides[0]:
+        raise InputError("all labelled texts share a prefix, so that none can be held out: set held_out to 0")
+    return sides
+
+
+def digest_labels(examples: Sequence[Labelled]) -> str:
+    """A short digest of examples in their order, wherever they stand."""
+    listed = [[one.part, one.texts, one.label] for one in examples]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
