@@ -66,7 +66,7 @@ def last_words(prefix: str) -> str:
 
 
 def read_rewrite(output: str, words: str) -> str | None:
-    """The text that an output puts in the suffix's place, to the letter: what follows the prefix's last words.
+    """The text that an output puts in the suffix's place, to the letter: what follows the prefix's words.
 
     None where the output does not open with these, or nothing follows. Space before them is no part of it.
     """

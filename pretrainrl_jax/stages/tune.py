@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -42,15 +43,16 @@ def tune(context: Context, who: str) -> None:
     if not context.config.model_alone and not context.done(BASE):
         pretrain(context)
     if not context.done(f"tuning/{who}"):
-        learn(context, who)
+        with ExitStack() as opened:
+            learn(context, who, opened)
 
 
-def learn(context: Context, who: str) -> None:
+def learn(context: Context, who: str, opened: ExitStack) -> None:
     """Labelled texts, prompts; then batch after batch outputs, rewards, advantages, and steps on them."""
     config, stage = context.config, f"tuning/{who}"
     began = time.perf_counter()
     base = context.load(BASE)
-    task = TASKS[who](context, base.tokenizer)
+    task = TASKS[who](context, base.tokenizer, opened)
     settings, how = task.settings, task.settings.grpo
     examples, longest = task.fitting(f"tuning.{who}")
     context.screen.say(f"{stage}: {task.labels._replace(examples=examples).told}")

@@ -72,7 +72,7 @@ class Task:
         return kept, longest
 
 
-def judge_task(context: Context, tokenizer: Tokenizer) -> Task:
+def judge_task(context: Context, tokenizer: Tokenizer, opened: ExitStack) -> Task:
     """Prompts as those of a judge in use: its verdicts are the labels."""
     settings, asked = context.config.tuning.judge, context.config.judge
     prompts = {part: judge_prompt(asked, part) for part in settings.parts}
