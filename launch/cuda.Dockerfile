@@ -9,7 +9,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY pretrainrl_jax pretrainrl_jax
 COPY configs configs
 COPY launch/versions.txt versions.txt
-RUN pip install --no-cache-dir --constraint versions.txt '.[cuda,gcs,data]' \
+RUN pip install --no-cache-dir --constraint versions.txt '.[cuda,gcs,data,servers]' \
     && useradd --create-home --uid 1000 run \
     && cp -r configs /srv/ && chown -R 1000 /srv
 WORKDIR /srv

@@ -140,8 +140,13 @@ class Server:
 
         await asyncio.gather(*(work() for _ in range(min(self._settings.concurrent, len(requests)))))
         if failed:
-            raise failed[0]
+            raise self._used_up(str(failed[0])) if isinstance(failed[0], _Over) else failed[0]
         return replies
+
+    def _used_up(self, limit: str) -> ServerError:
+        paid = f"{self._paid.requests:,} replies, {sum(self._paid[1:]):,} tokens (cost {self.cost:.2f})"
+        most = f"{self._settings.place}.{limit} is {getattr(self._settings, limit):,}"
+        return ServerError(f"{self._settings.url} gave {paid}, and {most}: raise it to go on")
 
     async def _one(self, request: Request, others_failed: Callable[[], bool]) -> Reply:
         settings = self._settings
@@ -213,7 +218,7 @@ class Server:
         return self._silence() >= self._settings.patience
 
     def _promise(self, promise: Sequence[int]) -> None:
-        """Set aside what a request may take. Raises ServerError if there is no room for it."""
+        """Set aside what a request may take. Raises _Over if there is no room for it."""
         settings = self._settings
         self._promised = [all_ + one for all_, one in zip(self._promised, promise, strict=True)]
         requests, tokens_in, tokens_out = (
@@ -227,12 +232,7 @@ class Server:
         for name, is_over in over.items():
             if is_over:
                 self._release(promise)
-                place = f"{settings.place}.{name}"
-                paid = (
-                    f"{self._paid.requests:,} replies, {sum(self._paid[1:]):,} tokens (cost {self.cost:.2f})"
-                )
-                most = f"{place} is {getattr(settings, name):,}"
-                raise ServerError(f"{settings.url} gave {paid}, and {most}: raise it to go on")
+                raise _Over(name)
 
     def _release(self, promise: Sequence[int]) -> None:
         self._promised = [all_ - one for all_, one in zip(self._promised, promise, strict=True)]
@@ -296,6 +296,10 @@ class Server:
         if isinstance(error, TimeoutError):
             text = f"no reply within {self._settings.timeout:g} s"
         return text.replace(self._key, "…") if self._key else text
+
+
+class _Over(Exception):
+    """There is no room under the limit so named."""
 
 
 class _Odd(Exception):
