@@ -83,7 +83,7 @@ def behind(words: str, written: str, suffix: str) -> str | None:
     """
     for mark in WRAPPING:  # a model may repeat the marks of its prompt
         written = written.strip().removeprefix(mark).removesuffix(mark)
-    rest = last = written.lstrip()
+    rest = last = written = written.strip()
     for word in words.split():
         if not rest.startswith(word):
             return None
