@@ -207,11 +207,13 @@ class Improvement:
     def why_nothing(self, judged: Sequence[Judged]) -> str:
         """Why no document of the last steps taught anything, and what to do."""
         alone = sum(len(one.candidates) < 2 for one in judged)
+        unscored = sum(one.scores.count(None) for one in judged)
         if not judged:
             return "there is no document to learn from: check documents.path and selfimprove.suffix"
         return (
             f"the judge finds all candidates equal, step after step (of the last {len(judged)} documents "
-            f"{alone} have one candidate alone): ask for more candidates, or check the judge's parts"
+            f"{alone} have one candidate alone, and {unscored} candidates have no verdict): ask for more "
+            "candidates, or check the judge's parts"
         )
 
 
