@@ -149,13 +149,16 @@ class Config(Section):
             if system not in self.methods:
                 known = ", ".join(self.methods)
                 raise ValueError(f"selfimprove.systems names {system!r}: the methods are {known}")
-        on_devices = self.judge.path and any(self.methods[name].judged for name in self.selfimprove.systems)
-        if self.selfimprove.staleness and on_devices:
+        methods = [self.methods[name] for name in self.selfimprove.systems]
+        judges = self.judge.path and any(method.judged for method in methods)
+        rewrites = self.rewriter.path and any("rewrite" in method.candidates for method in methods)
+        if self.selfimprove.staleness and (judges or rewrites):
+            who = "judge" if judges else "rewriter"
             raise wrong(
                 "selfimprove.staleness",
                 self.selfimprove.staleness,
-                "the model of judge.path works on the run's own devices, so nothing can be judged while they "
-                "sample and train: set it to 0, or leave judge.path out",
+                f"the model of {who}.path works on the run's own devices, so nothing can be judged while "
+                f"they sample and train: set it to 0, or leave {who}.path out",
             )
         if self.facts.path and self.preferences.path:
             raise ValueError("facts.path and preferences.path are both set: a run is about one of them")

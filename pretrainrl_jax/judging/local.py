@@ -94,7 +94,7 @@ def local_writer(settings: RewriterConfig, rewriter: Loaded, tokens: int, seed: 
             top_p=settings.top_p,
             seed=seed,
             batch=batch,
-            numbers=[zlib.crc32(repr(one).encode()) for one in wanted],
+            numbers=[zlib.crc32(repr(one).encode()) >> 1 for one in wanted],  # of 31 bits
             shortest=SHORTEST,
         )
         return [

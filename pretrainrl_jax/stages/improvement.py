@@ -16,9 +16,10 @@ from pretrainrl_jax.atomic import write_json, write_text
 from pretrainrl_jax.config import MethodConfig, ServerConfig
 from pretrainrl_jax.documents.cut import Cuts
 from pretrainrl_jax.documents.world import MadeDocuments
+from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.truthfulness import evaluate_truthfulness
 from pretrainrl_jax.facts.statements import Statements
-from pretrainrl_jax.hosts.agree import is_process_0, run_on_process_0
+from pretrainrl_jax.hosts.agree import is_process_0, process_count, run_on_process_0
 from pretrainrl_jax.improvement.cost import cost_of
 from pretrainrl_jax.improvement.experience import Experience
 from pretrainrl_jax.improvement.metrics import Judged
@@ -167,8 +168,14 @@ class Improvement:
         """
         config = self._context.config
         methods = [config.methods[system] for system in config.selfimprove.systems]
-        if any(map(self.asks_server, methods)):
-            run_on_process_0(lambda: self._try(methods), "asking the servers")
+        if not any(map(self.asks_server, methods)):
+            return
+        if process_count() > 1 and (config.judge.path or config.rewriter.path):
+            raise InputError(
+                "one of judge and rewriter is on a server, which process 0 alone asks, the other on the "
+                "devices of all processes: put both on servers or both on the devices, or run one process"
+            )
+        run_on_process_0(lambda: self._try(methods), "asking the servers")
 
     def _try(self, methods: Sequence[MethodConfig]) -> None:
         config, warn = self._context.config, self._context.screen.warn

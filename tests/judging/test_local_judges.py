@@ -14,16 +14,23 @@ import transformers
 from helpers.models_and_trees import data, small_tokenizer
 from helpers.transformers_models import as_ours, peer
 
-from pretrainrl_jax.config import JudgeConfig
+from pretrainrl_jax.config import JudgeConfig, RewriterConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.judging import local
 from pretrainrl_jax.judging.compose import make_judge, verdicts_per_case
-from pretrainrl_jax.judging.local import LocalJudge, encode_plain, last_tokens, verdict_tokens
+from pretrainrl_jax.judging.local import (
+    LocalJudge,
+    encode_plain,
+    last_tokens,
+    local_writer,
+    verdict_tokens,
+)
 from pretrainrl_jax.judging.prompts import OURS, read_prompt
-from pretrainrl_jax.judging.protocol import Case, Judge, JudgeError, Verdicts
+from pretrainrl_jax.judging.protocol import Case, Judge, JudgeError, RewriteCase, Verdicts
+from pretrainrl_jax.judging.rewriting import last_words, model_rewriter
 from pretrainrl_jax.training.loading import Loaded, load
 from pretrainrl_jax.trees.templates import Template
-from pretrainrl_jax.trees.tokenization import Tokenizer
+from pretrainrl_jax.trees.tokenization import Tokenizer, text_after
 
 torch.set_num_threads(1)
 ASKED: dict[str, Any] = {"facts": 0.0, "repetition": 0.0, "path": "judge", "batch": 3}
@@ -194,6 +201,27 @@ def test_what_is_asked_and_not_there_is_refused():
         make_judge(JudgeConfig(), None, None)
     with pytest.raises(InputError, match=r"judge\.safety is 1, .* judge\.path"):
         make_judge(JudgeConfig(**ASKED, safety=1.0), None, None)
+
+
+# Rewriting.
+
+
+def test_a_model_on_the_devices_continues_the_last_words(small: Both):
+    """Nearly greedy: what transformers writes after the prompt and the words, and they are taken away."""
+    settings = RewriterConfig(path="rewriter", temperature=1e-4, top_p=1.0, prefix_tokens=6)
+    cases = [RewriteCase("Once upon a time there was a dog.", " He ran."), RewriteCase("Lily", " saw a cat.")]
+    rewrites = model_rewriter(local_writer(settings, small.judge, 5, 0, 2))(cases)
+    tokenizer, prompt = small.judge.tokenizer, read_prompt("rewrite")
+    for case, rewrite in zip(cases, rewrites, strict=True):
+        words = last_words(case.prefix)
+        shown = prompt.fill(prefix=last_tokens(tokenizer, case.prefix, 6), words=words, suffix=case.suffix)
+        tokens = [*tokenizer.start, *encode_plain(tokenizer, [f"{shown}\n{words}"])[0]]
+        written: list[int] = []
+        with torch.no_grad():
+            while len(written) < 5 and not {*written[-1:]} & {*tokenizer.eos}:
+                written.append(int(small.theirs(torch.tensor([tokens + written])).logits[0, -1].argmax()))
+        kept = written[:-1] if written[-1] in tokenizer.eos else written
+        assert (rewrite or "") == text_after(tokenizer, tokens, kept)
 
 
 # Tokens.
