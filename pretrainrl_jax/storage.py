@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any, cast
@@ -156,3 +156,8 @@ def _store() -> Any:
     import fsspec
 
     return fsspec.filesystem("gcs")
+
+
+def user_cache(environment: Mapping[str, str] = os.environ) -> Path:
+    """The folder for what runs of this user may share, as the XDG specification has it."""
+    return Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache", "pretrainrl_jax")

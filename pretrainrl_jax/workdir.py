@@ -203,4 +203,4 @@ def _refused_writing(workdir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(f"cannot write to --workdir={workdir}: {error.strerror}") from None
+        raise InputError(f"cannot write to --workdir={workdir}: {error.strerror or error}") from None

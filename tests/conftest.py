@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import command_line, peer_measurements
+from helpers import command_line, peer_measurements, selfimprove_runs
 from helpers.bucket_server import Bucket, serving
 
 
@@ -50,8 +50,18 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_config(shared: Path) -> Path:
     """A configuration file of a run of seconds."""
-    path, partial = shared / "tiny.py", shared / f"{os.getpid()}.partial"
-    partial.write_text(command_line.CONFIG)
+    return _written(shared / "tiny.py", command_line.CONFIG)
+
+
+@pytest.fixture(scope="session")
+def improving(shared: Path) -> Path:
+    """A configuration file of self-improvement in seconds."""
+    return _written(shared / "improving.py", selfimprove_runs.CONFIG)
+
+
+def _written(path: Path, text: str) -> Path:
+    partial = path.with_suffix(f".{os.getpid()}")
+    partial.write_text(text)
     return partial.replace(path)  # another process never sees half of it
 
 

@@ -14,7 +14,7 @@ import jax
 import pytest
 from helpers.command_line import Ran, Signalled, assert_same_parameters, call, complaint
 from helpers.command_line import metrics as lines_of
-from helpers.selfimprove_runs import CONFIG, one_system, steps
+from helpers.selfimprove_runs import one_system, steps
 
 from pretrainrl_jax.improvement.jobs import Jobs
 from pretrainrl_jax.judging import exact
@@ -27,13 +27,6 @@ STAGE = "selfimprove/dpo"
 AHEAD = ("--methods.dpo.candidates=original,rewrite,rollout", "--selfimprove.staleness=2")
 
 
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("config") / "tiny.py"
-    path.write_text(CONFIG)
-    return path
-
-
 @pytest.fixture(autouse=True)
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is evaluated after training."""
@@ -42,13 +35,13 @@ def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(config: Path, tmp_path_factory: pytest.TempPathFactory, compiled_fast) -> Path:
+def alone(improving: Path, tmp_path_factory: pytest.TempPathFactory, compiled_fast) -> Path:
     """The workdir of a run that is two steps ahead, which nothing stopped."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(selfimprove, "evaluate_improvement", lambda *arguments: None)
         patch.setattr(selfimprove, "report", lambda workdir: None)
-        words = ("selfimprove", "--config", config, "--workdir", workdir, "--selfimprove.systems=dpo")
+        words = ("selfimprove", "--config", improving, "--workdir", workdir, "--selfimprove.systems=dpo")
         ran = call(*words, *AHEAD)
     assert ran.code == 0, ran.err
     return workdir
@@ -60,7 +53,7 @@ def digest(params: Any) -> str:
 
 @pytest.mark.parametrize("ahead", [0, 1, 2, 9])
 def test_who_samples_what_is_settled_by_the_setting_alone(
-    alone: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int
+    alone: Path, improving: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int
 ):
     policies, sampled, numbers = [], [], []
     sample, learn = selfimprove.sample_rollouts, Session.step
@@ -76,7 +69,7 @@ def test_who_samples_what_is_settled_by_the_setting_alone(
 
     monkeypatch.setattr(selfimprove, "sample_rollouts", sampling)
     monkeypatch.setattr(Session, "step", learning)
-    ran = one_system(config, tmp_path / "run", alone, *AHEAD[:1], f"--selfimprove.staleness={ahead}")
+    ran = one_system(improving, tmp_path / "run", alone, *AHEAD[:1], f"--selfimprove.staleness={ahead}")
     assert ran.code == 0, ran.err
     assert sampled == [policies[max(0, step - ahead)] for step in range(6)]
     assert [number for some in numbers for number in some] == sorted({n for some in numbers for n in some})
@@ -87,25 +80,25 @@ def test_who_samples_what_is_settled_by_the_setting_alone(
 
 
 def test_stopped_between_steps_it_goes_on_bit_for_bit(
-    alone: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alone: Path, improving: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(session, "MetricsWriter", Signalled)
     run = tmp_path / "run"
     monkeypatch.setattr(Signalled, "when", (STAGE, 1))
-    assert one_system(config, run, alone, *AHEAD).code == 130
+    assert one_system(improving, run, alone, *AHEAD).code == 130
     for step in (4, 5):
         monkeypatch.setattr(Signalled, "when", (STAGE, step))
-        ran = go_on(config, run)
+        ran = go_on(improving, run)
         assert ran.code == 130, ran.err
         assert f"stopped after step {step} of 6 and saved" in ran.err
     monkeypatch.setattr(Signalled, "when", ("", 0))
-    ran = go_on(config, run)
+    ran = go_on(improving, run)
     assert ran.code == 0, ran.err
     assert_same_run(run, alone)
 
 
 def test_stopped_while_it_waits_for_the_judge_it_saves_at_once(
-    alone: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alone: Path, improving: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     release, asked, stopped = threading.Event(), [], []
 
@@ -131,20 +124,20 @@ def test_stopped_while_it_waits_for_the_judge_it_saves_at_once(
         with monkeypatch.context() as patch:
             patch.setattr("pretrainrl_jax.judging.compose.facts", answered(blocks))
             patch.setattr(Jobs, "wait", waiting)
-            ran = one_system(config, tmp_path / "run", alone, *AHEAD)
+            ran = one_system(improving, tmp_path / "run", alone, *AHEAD)
         assert ran.code == 130, ran.err
         assert "stopped after step 3 of 6 and saved" in ran.err
         assert time.monotonic() - stopped[0] < 20  # the job has not ended
     finally:
         release.set()
-    ran = go_on(config, tmp_path / "run")
+    ran = go_on(improving, tmp_path / "run")
     assert ran.code == 0, ran.err
     assert "goes on after step 3" in ran.out
     assert_same_run(tmp_path / "run", alone)
 
 
 def test_a_slow_judge_is_waited_for_and_changes_nothing(
-    alone: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alone: Path, improving: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     began: list[float] = []
 
@@ -154,7 +147,7 @@ def test_a_slow_judge_is_waited_for_and_changes_nothing(
         return scores
 
     monkeypatch.setattr("pretrainrl_jax.judging.compose.facts", answered(slow))
-    ran = one_system(config, tmp_path / "run", alone, *AHEAD)
+    ran = one_system(improving, tmp_path / "run", alone, *AHEAD)
     assert ran.code == 0, ran.err
     assert_same_run(tmp_path / "run", alone)
     lines = lines_of(tmp_path / "run", STAGE)
@@ -171,7 +164,7 @@ def test_a_slow_judge_is_waited_for_and_changes_nothing(
 
 
 def test_a_judge_that_fails_ends_the_run_with_its_own_words(
-    alone: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alone: Path, improving: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     asked: list[int] = []
 
@@ -183,19 +176,19 @@ def test_a_judge_that_fails_ends_the_run_with_its_own_words(
 
     with monkeypatch.context() as patch:
         patch.setattr("pretrainrl_jax.judging.compose.facts", answered(fails))
-        ran = one_system(config, tmp_path / "run", alone, *AHEAD, "--checkpoint.every_steps=2", "--quiet")
+        ran = one_system(improving, tmp_path / "run", alone, *AHEAD, "--checkpoint.every_steps=2", "--quiet")
     assert complaint(ran) == "the judge is at lunch"
     learned = [line["step"] for line in lines_of(tmp_path / "run", STAGE)]
     assert learned in ([1, 2], [1, 2, 3])  # of four that were judged one failed, and all is saved before
-    ran = go_on(config, tmp_path / "run")
+    ran = go_on(improving, tmp_path / "run")
     assert ran.code == 0, ran.err
     assert f"goes on after step {learned[-1]}" in ran.out
     assert_same_parameters(tmp_path / "run", alone, STAGE)
 
 
-def test_what_is_outstanding_when_the_documents_end_is_learned(alone: Path, config: Path, tmp_path: Path):
+def test_what_is_outstanding_when_the_documents_end_is_learned(alone: Path, improving: Path, tmp_path: Path):
     words = ("--documents.epochs=1", "--documents.count=20")
-    ran = one_system(config, tmp_path / "run", alone, *AHEAD, *words)
+    ran = one_system(improving, tmp_path / "run", alone, *AHEAD, *words)
     assert ran.code == 0, ran.err
     assert "the documents ended after 3 of 6 steps" in ran.out + ran.err
     assert [line["staleness"] for line in steps(tmp_path / "run", "dpo")] == [0, 1, 2]
@@ -203,8 +196,8 @@ def test_what_is_outstanding_when_the_documents_end_is_learned(alone: Path, conf
     assert summary["documents"] == 20
 
 
-def go_on(config: Path, workdir: Path) -> Ran:
-    words = ("selfimprove", "--config", config, "--workdir", workdir, "--selfimprove.systems=dpo")
+def go_on(improving: Path, workdir: Path) -> Ran:
+    words = ("selfimprove", "--config", improving, "--workdir", workdir, "--selfimprove.systems=dpo")
     return call(*words, *AHEAD)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from helpers.command_line import Signalled, assert_same_parameters, call, complaint, metrics, python
 from helpers.process_runs import Together
-from helpers.selfimprove_runs import CONFIG, one_system, steps
+from helpers.selfimprove_runs import one_system, steps
 
 from pretrainrl_jax.judging import exact
 from pretrainrl_jax.training import session
@@ -20,17 +20,10 @@ Scores = Callable[[list[float]], list[float]]
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("config") / "tiny.py"
-    path.write_text(CONFIG)
-    return path
-
-
-@pytest.fixture(scope="module")
-def alone(config: Path, tmp_path_factory: pytest.TempPathFactory, compiled_fast) -> Path:
+def alone(improving: Path, tmp_path_factory: pytest.TempPathFactory, compiled_fast) -> Path:
     """The workdir of a run that nothing stopped."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
-    ran = call("selfimprove", "--config", config, "--workdir", workdir)
+    ran = call("selfimprove", "--config", improving, "--workdir", workdir)
     assert ran.code == 0, ran.err
     return workdir
 
@@ -86,12 +79,12 @@ def test_what_a_run_leaves(alone: Path):
 
 
 def test_an_interrupted_run_goes_on_bit_for_bit(
-    alone: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alone: Path, improving: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(session, "MetricsWriter", Signalled)
     monkeypatch.setattr(Signalled, "when", ("selfimprove/dpo", 3))
-    words = ("selfimprove", "--config", config, "--workdir", tmp_path / "run", "--selfimprove.systems=dpo")
-    ran = one_system(config, tmp_path / "run", alone)
+    words = ("selfimprove", "--config", improving, "--workdir", tmp_path / "run", "--selfimprove.systems=dpo")
+    ran = one_system(improving, tmp_path / "run", alone)
     assert ran.code == 130, ran.err
     assert "stopped after step 3 of 6 and saved" in ran.err
     monkeypatch.setattr(Signalled, "when", ("", 0))
@@ -124,9 +117,9 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_a_run_killed_in_the_middle_of_a_rollout_goes_on_bit_for_bit(
-    alone: Path, config: Path, tmp_path: Path, compiled_environment: dict[str, str]
+    alone: Path, improving: Path, tmp_path: Path, compiled_environment: dict[str, str]
 ):
-    words = ("selfimprove", "--config", config, "--workdir", tmp_path / "run", "--selfimprove.systems=dpo")
+    words = ("selfimprove", "--config", improving, "--workdir", tmp_path / "run", "--selfimprove.systems=dpo")
     words = (*words, "--checkpoint.every_steps=2")
     ran = python("-c", KILLED, *words, **compiled_environment)
     assert ran.code == -signal.SIGKILL, ran.err
@@ -153,14 +146,14 @@ def test_a_run_killed_in_the_middle_of_a_rollout_goes_on_bit_for_bit(
 )
 def test_on_any_mesh_the_loop_is_the_same(
     alone: Path,
-    config: Path,
+    improving: Path,
     tmp_path: Path,
     compiled_environment: dict[str, str],
     count: int,
     devices: int,
     mesh: tuple[str, ...],
 ):
-    words = ["selfimprove", "--config", config, "--workdir", tmp_path / "run", *mesh]
+    words = ["selfimprove", "--config", improving, "--workdir", tmp_path / "run", *mesh]
     words.append("--selfimprove.systems=dpo")
     flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     for ended in Together(tmp_path, count, tmp_path / "run", words, **compiled_environment, **flags).ended():
@@ -174,10 +167,10 @@ def test_on_any_mesh_the_loop_is_the_same(
 
 
 def test_a_reference_that_is_loaded_for_each_step_is_the_one_that_stays(
-    alone: Path, config: Path, tmp_path: Path
+    alone: Path, improving: Path, tmp_path: Path
 ):
     ran = one_system(
-        config, tmp_path / "run", alone, "--selfimprove.reference=loaded", "--selfimprove.steps=2"
+        improving, tmp_path / "run", alone, "--selfimprove.reference=loaded", "--selfimprove.steps=2"
     )
     assert ran.code == 0, ran.err
     assert "reference" not in ran.out.partition("on the devices:")[2].partition("\n")[0]
@@ -185,26 +178,28 @@ def test_a_reference_that_is_loaded_for_each_step_is_the_one_that_stays(
         assert one["loss"] == pytest.approx(other["loss"], abs=1e-6)
 
 
-def test_several_updates_a_step_may_have_the_policy_as_reference(alone: Path, config: Path, tmp_path: Path):
+def test_several_updates_a_step_may_have_the_policy_as_reference(
+    alone: Path, improving: Path, tmp_path: Path
+):
     words = ("--selfimprove.reference=policy", "--selfimprove.updates=2", "--selfimprove.steps=2")
-    ran = one_system(config, tmp_path / "run", alone, *words, "--methods.dpo.learning_rate=1e-2")
+    ran = one_system(improving, tmp_path / "run", alone, *words, "--methods.dpo.learning_rate=1e-2")
     assert ran.code == 0, ran.err
     lines = steps(tmp_path / "run", "dpo")
     assert [line["step"] for line in lines] == [2, 4]
     for line in lines:  # of the first update, whose policy is its reference
         assert line["loss_dpo"] == pytest.approx(math.log(2), abs=2e-6)
-    refused = one_system(config, tmp_path / "no", alone, "--selfimprove.reference=policy")
+    refused = one_system(improving, tmp_path / "no", alone, "--selfimprove.reference=policy")
     assert "ln 2 for ever" in complaint(refused)
 
 
 def test_few_programs_are_compiled(
-    alone: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alone: Path, improving: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     shapes = set()
     monkeypatch.setattr(
         session, "compiled", lambda step, tree, leaves: shapes.add(leaves) or compile_(step, tree, leaves)
     )
-    ran = one_system(config, tmp_path / "run", alone, "--selfimprove.steps=12")
+    ran = one_system(improving, tmp_path / "run", alone, "--selfimprove.steps=12")
     assert ran.code == 0, ran.err
     of_this = {leaves for leaves in shapes if len(leaves) == max(map(len, shapes))}
     assert len(of_this) <= 4
@@ -237,9 +232,9 @@ def spoiled(scores: Scores) -> Any:
     ],
 )
 def test_what_cannot_be_is_one_line(
-    alone: Path, config: Path, tmp_path: Path, words: tuple[str, ...], told: str
+    alone: Path, improving: Path, tmp_path: Path, words: tuple[str, ...], told: str
 ):
-    assert told in complaint(one_system(config, tmp_path / "run", alone, "--quiet", *words))
+    assert told in complaint(one_system(improving, tmp_path / "run", alone, "--quiet", *words))
 
 
 @pytest.mark.parametrize(
@@ -250,27 +245,29 @@ def test_what_cannot_be_is_one_line(
     ],
 )
 def test_a_judge_s_failure_is_no_score(
-    alone: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scores: Scores, told: str
+    alone: Path, improving: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scores: Scores, told: str
 ):
     monkeypatch.setattr("pretrainrl_jax.judging.compose.facts", spoiled(scores))
-    said = complaint(one_system(config, tmp_path / "run", alone, "--quiet"))
+    said = complaint(one_system(improving, tmp_path / "run", alone, "--quiet"))
     assert told in said
     assert "part facts" in said
 
 
-def test_a_stream_that_ends_ends_the_run(alone: Path, config: Path, tmp_path: Path):
+def test_a_stream_that_ends_ends_the_run(alone: Path, improving: Path, tmp_path: Path):
     words = ("--documents.epochs=1", "--documents.count=20", "--selfimprove.steps=6")
-    ran = one_system(config, tmp_path / "run", alone, *words)
+    ran = one_system(improving, tmp_path / "run", alone, *words)
     assert ran.code == 0, ran.err
     assert "the documents ended after 3 of 6 steps" in ran.out + ran.err
     assert [line["step"] for line in steps(tmp_path / "run", "dpo")] == [1, 2, 3]
 
 
-def test_training_on_a_single_rollout_collapses_and_that_is_said(alone: Path, config: Path, tmp_path: Path):
+def test_training_on_a_single_rollout_collapses_and_that_is_said(
+    alone: Path, improving: Path, tmp_path: Path
+):
     words = {"update": "next_token", "candidates": "rollout", "rollouts": "1", "learning_rate": "3e-2"}
     options = [f"--methods.dpo.{name}={value}" for name, value in words.items()]
     options += ["--rollouts.temperature=0.7", "--selfimprove.steps=40", "--selfimprove.documents=16"]
-    ran = one_system(config, tmp_path / "run", alone, *options)
+    ran = one_system(improving, tmp_path / "run", alone, *options)
     assert ran.code == 0, ran.err
     assert "collapse at step" in ran.out + ran.err
     summary = json.loads((tmp_path / "run" / "selfimprove" / "dpo" / "summary.json").read_text())
@@ -286,12 +283,12 @@ def test_training_on_a_single_rollout_collapses_and_that_is_said(alone: Path, co
     assert not kept["collapsed"]
 
 
-def test_facts_that_no_text_states_are_told(alone: Path, config: Path, tmp_path: Path):
+def test_facts_that_no_text_states_are_told(alone: Path, improving: Path, tmp_path: Path):
     text = "\n\n".join(
         f"This is story {i} of many words that are no facts of anybody here." for i in range(60)
     )
     (tmp_path / "stories.txt").write_text(text * 5)
     words = ("--documents.path", str(tmp_path / "stories.txt"), "--documents.shuffle=0")
-    ran = one_system(config, tmp_path / "run", alone, *words, "--selfimprove.documents=60")
+    ran = one_system(improving, tmp_path / "run", alone, *words, "--selfimprove.documents=60")
     assert ran.code == 0, ran.err
     assert "states a fact of the run" in ran.out + ran.err

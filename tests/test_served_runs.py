@@ -8,7 +8,7 @@ import pytest
 from helpers.command_line import assert_same_parameters, call, complaint
 from helpers.command_line import metrics as lines_of
 from helpers.model_server import Ill, ModelServer, model_server
-from helpers.selfimprove_runs import CONFIG, one_system, steps
+from helpers.selfimprove_runs import one_system, steps
 
 from pretrainrl_jax.judging import server as client
 from pretrainrl_jax.stages import selfimprove
@@ -26,13 +26,6 @@ def replies(text: str, number: int) -> str:
         return "safe" if len(blocks[0]) % 3 else "unsafe"
     passage = blocks[-1]
     return passage if len(passage) % 2 else passage[:-4]
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("config") / "tiny.py"
-    path.write_text(CONFIG)
-    return path
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +54,7 @@ def failure(err: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def alone(config: Path, tmp_path_factory: pytest.TempPathFactory, compiled_fast: Any) -> Path:
+def alone(improving: Path, tmp_path_factory: pytest.TempPathFactory, compiled_fast: Any) -> Path:
     """The workdir of a run that nothing stopped, and whose server never failed."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
     with pytest.MonkeyPatch.context() as patch, model_server(replies) as there:
@@ -71,7 +64,7 @@ def alone(config: Path, tmp_path_factory: pytest.TempPathFactory, compiled_fast:
         ran = call(
             "selfimprove",
             "--config",
-            config,
+            improving,
             "--workdir",
             workdir,
             "--selfimprove.systems=dpo",
@@ -99,12 +92,12 @@ def test_what_the_judge_is_like_stands_in_the_metrics(alone: Path):
 
 
 def test_a_key_is_sent_and_is_in_nothing_that_is_left(
-    alone: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alone: Path, improving: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("THE_KEY", SECRET)
     with model_server(replies) as there:
         key = ("--judge.server.key_variable=THE_KEY", "--selfimprove.steps=2", "--verbose")
-        ran = one_system(config, tmp_path / "run", alone, *words(there, *key))
+        ran = one_system(improving, tmp_path / "run", alone, *words(there, *key))
         assert ran.code == 0, ran.err
         assert {f"Bearer {SECRET}"} < {*there.keys}  # the rewriter's server is sent none
     assert SECRET not in ran.out + ran.err
@@ -114,7 +107,7 @@ def test_a_key_is_sent_and_is_in_nothing_that_is_left(
 
 
 @pytest.mark.parametrize("ahead", ["0", "2"])
-def test_a_server_that_goes_away_and_comes_back(alone: Path, config: Path, tmp_path: Path, ahead: str):
+def test_a_server_that_goes_away_and_comes_back(alone: Path, improving: Path, tmp_path: Path, ahead: str):
     """The state is saved, nothing is paid twice, and the end is that of a run that nothing stopped."""
     settings = (
         "--judge.server.patience=0.3",
@@ -125,12 +118,12 @@ def test_a_server_that_goes_away_and_comes_back(alone: Path, config: Path, tmp_p
     with model_server(replies) as there:
         cache = str(tmp_path / "replies.sqlite")
         caches = (f"--judge.server.cache={cache}", f"--rewriter.server.cache={cache}")
-        assert one_system(config, uninterrupted, alone, *words(there, *settings)).code == 0
+        assert one_system(improving, uninterrupted, alone, *words(there, *settings)).code == 0
         paid = len({json.dumps(body, sort_keys=True) for body in there.asked})
         assert len(there.asked) == paid
     failing = paid // 2
     with model_server(lambda text, number: replies(text, number) if number < failing else Ill(503)) as there:
-        ran = one_system(config, tmp_path / "run", alone, *words(there, *settings, *caches))
+        ran = one_system(improving, tmp_path / "run", alone, *words(there, *settings, *caches))
         assert ran.code == 1
         assert "no reply from" in failure(ran.err)
         done = lines_of(tmp_path / "run", STAGE)
@@ -138,7 +131,7 @@ def test_a_server_that_goes_away_and_comes_back(alone: Path, config: Path, tmp_p
     port = int(there.url.split(":")[2].split("/")[0])
     with model_server(replies, port=port) as again:
         ran = call(
-            "selfimprove", "--config", config, "--workdir", tmp_path / "run", "--selfimprove.systems=dpo",
+            "selfimprove", "--config", improving, "--workdir", tmp_path / "run", "--selfimprove.systems=dpo",
             *words(again, *settings, *caches),
         )  # fmt: skip
         assert ran.code == 0, ran.err
@@ -148,25 +141,31 @@ def test_a_server_that_goes_away_and_comes_back(alone: Path, config: Path, tmp_p
     assert steps(tmp_path / "run", "dpo") == steps(uninterrupted, "dpo")
 
 
-def test_a_budget_ends_the_run_and_may_be_raised(alone: Path, config: Path, tmp_path: Path):
+def test_a_budget_ends_the_run_and_may_be_raised(alone: Path, improving: Path, tmp_path: Path):
     with model_server(replies) as there:
-        ran = one_system(config, tmp_path / "run", alone, *words(there, "--judge.server.max_requests=300"))
+        ran = one_system(improving, tmp_path / "run", alone, *words(there, "--judge.server.max_requests=300"))
         assert ran.code == 1
         assert "300 replies" in failure(ran.err)
         judged = [text for text in there.texts if "The passage again" not in text]
         assert len(judged) == 300
         ran = call(
-            "selfimprove", "--config", config, "--workdir", tmp_path / "run", "--selfimprove.systems=dpo",
+            "selfimprove", "--config", improving, "--workdir", tmp_path / "run", "--selfimprove.systems=dpo",
+            *words(there, "--judge.server.max_requests=300"),
+        )  # fmt: skip
+        assert ran.code == 1
+        assert "300 replies" in failure(ran.err)  # of the judge: what the rewriter wrote is not counted
+        ran = call(
+            "selfimprove", "--config", improving, "--workdir", tmp_path / "run", "--selfimprove.systems=dpo",
             *words(there, "--judge.server.max_requests=99999"),
         )  # fmt: skip
         assert ran.code == 0, ran.err
     assert_same_parameters(tmp_path / "run", alone, STAGE)
 
 
-def test_a_wrong_key_is_known_before_anything_is_trained(config: Path, tmp_path: Path):
+def test_a_wrong_key_is_known_before_anything_is_trained(improving: Path, tmp_path: Path):
     with model_server(lambda text, number: Ill(401, '{"error": {"message": "who are you"}}')) as there:
         ran = call(
-            "selfimprove", "--config", config, "--workdir", tmp_path / "run", "--selfimprove.systems=dpo",
+            "selfimprove", "--config", improving, "--workdir", tmp_path / "run", "--selfimprove.systems=dpo",
             *words(there),
         )  # fmt: skip
     assert ran.code == 2
@@ -174,9 +173,9 @@ def test_a_wrong_key_is_known_before_anything_is_trained(config: Path, tmp_path:
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_a_judge_that_never_gives_a_verdict_is_told(alone: Path, config: Path, tmp_path: Path):
+def test_a_judge_that_never_gives_a_verdict_is_told(alone: Path, improving: Path, tmp_path: Path):
     with model_server(lambda text, number: "Well, well.") as there:
-        ran = one_system(config, tmp_path / "run", alone, *words(there))
+        ran = one_system(improving, tmp_path / "run", alone, *words(there))
     assert ran.code == 2
     assert "gave no verdict that can be read" in ran.err
     assert "finds all candidates equal" in ran.err

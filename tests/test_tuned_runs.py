@@ -13,8 +13,8 @@ import pytest
 from helpers.command_line import Signalled, assert_same_parameters, call, complaint, metrics
 
 from pretrainrl_jax.config import Config, JudgeConfig
-from pretrainrl_jax.judging.asking import model_parts, prompts_of
 from pretrainrl_jax.judging.local import LocalJudge
+from pretrainrl_jax.judging.parts import model_parts, prompts_of
 from pretrainrl_jax.judging.protocol import Case
 from pretrainrl_jax.model.decoder import PLAIN
 from pretrainrl_jax.progress import SILENT

@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -14,6 +15,7 @@ class ServerConfig(Section):
     """A server, what it is asked with, and what it may take. Each use of one has a section of its own."""
 
     results = ("selfimprove", "rewriting")
+    place: ClassVar[str] = "server"  # among the settings
     url: str = setting(
         "",
         "base address of an OpenAI-compatible server, as http://HOST:8000/v1; empty: none",
@@ -96,19 +98,16 @@ class ServerConfig(Section):
             raise ValueError(f"{name}.body sets {min(taken)!r}, which the run sets itself: leave it out")
         return self
 
-    @property
-    def place(self) -> str:
-        """Where it stands among the settings."""
-        return {"JudgeServerConfig": "judge.server", "RewriterServerConfig": "rewriter.server"}[
-            type(self).__name__
-        ]
-
 
 @section
 class JudgeServerConfig(ServerConfig):
     """A server that judges."""
 
+    place = "judge.server"
+
 
 @section
 class RewriterServerConfig(ServerConfig):
     """A server that rewrites."""
+
+    place = "rewriter.server"

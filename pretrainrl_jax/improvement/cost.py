@@ -14,6 +14,7 @@ class Cost(NamedTuple):
     rollouts: int
     tokens: int  # sampled
     verdicts: int  # asked of a model
+    rewrites: int = 0  # of a model
 
 
 def rollout_count(config: Config, method: MethodConfig) -> int:
@@ -27,20 +28,26 @@ def cost_of(config: Config, method: MethodConfig, steps: int) -> Cost:
     rollouts = rollout_count(config, method)
     candidates = rollouts + len({"original", "rewrite"}.intersection(method.candidates))
     verdicts = verdicts_per_case(config.judge, candidates) if method.judged else 0
-    return Cost(documents * rollouts, documents * rollouts * config.selfimprove.suffix, documents * verdicts)
+    rewrites = documents * ("rewrite" in method.candidates and config.rewriter.is_model)
+    sampled = documents * rollouts * config.selfimprove.suffix
+    return Cost(documents * rollouts, sampled, documents * verdicts, rewrites)
 
 
 def price_of(config: Config, cost: Cost) -> float:
-    """What a server's verdicts cost at most, by the prices of the settings; 0 where there are none.
+    """What verdicts and rewrites of servers cost at most, by the prices of the settings; 0 without any.
 
-    A prompt is reckoned as its texts, four characters a token, and 300 tokens around them.
+    A prompt is reckoned as the longest texts it may hold and 300 tokens around them, a reply as the longest.
     """
-    judge, suffix = config.judge, config.selfimprove.suffix
-    if not judge.server.url:
-        return 0.0
-    read = (judge.prefix_tokens or config.selfimprove.length) + 2 * suffix + AROUND
-    written = judge.server.tokens if judge.reasoning else 4
-    return cost.verdicts * (read * judge.server.price_in + written * judge.server.price_out) / 1e6
+    total, judge, rewriter = 0.0, config.judge, config.rewriter
+    asked = (
+        (cost.verdicts, judge.prefix_tokens, judge.server),
+        (cost.rewrites, rewriter.prefix_tokens, rewriter.server),
+    )
+    for count, prefix, server in asked:
+        if server.url:
+            read = (prefix or config.selfimprove.length) + 2 * config.selfimprove.suffix + AROUND
+            total += count * (read * server.price_in + server.tokens * server.price_out) / 1e6
+    return total
 
 
 def warnings_of(judge: JudgeConfig) -> list[str]:
@@ -59,4 +66,5 @@ def told(cost: Cost) -> str:
     verdicts = (
         f"{cost.verdicts:,} verdicts of the model that judges" if cost.verdicts else "no model's verdict"
     )
-    return f"{cost.rollouts:,} rollouts, {cost.tokens:,} sampled tokens, {verdicts}"
+    rewrites = f", {cost.rewrites:,} rewrites of a model" if cost.rewrites else ""
+    return f"{cost.rollouts:,} rollouts, {cost.tokens:,} sampled tokens, {verdicts}{rewrites}"

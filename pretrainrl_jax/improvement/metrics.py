@@ -75,6 +75,8 @@ def asking_metrics(judged: Sequence[Judged]) -> Metrics:
     for what in ("verdicts", "malformed", "unreadable"):
         own = [count for name, count in counts.items() if name.endswith(f".{what}")]
         metrics |= {what: float(sum(own))} if own else {}
+    if asked := metrics.get("verdicts"):
+        metrics["unreadable_share"] = (metrics["unreadable"] or 0.0) / asked
     return metrics
 
 

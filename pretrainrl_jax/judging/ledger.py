@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import sqlite3
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,9 +79,3 @@ class Ledger:
 def key_of(**parts: Any) -> str:
     """Under what a reply is kept: all that it depends on, as JSON."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
-def default_path(environment: Mapping[str, str] = os.environ) -> Path:
-    """In the user's cache folder, as the XDG specification has it."""
-    base = environment.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base, "pretrainrl_jax", "replies.sqlite")

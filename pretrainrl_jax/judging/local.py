@@ -14,7 +14,7 @@ from pretrainrl_jax.config import JudgeConfig, RewriterConfig
 from pretrainrl_jax.decoding.rollouts import sample_rollouts
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.continuations import score_by_length
-from pretrainrl_jax.judging.asking import Answer, Texts
+from pretrainrl_jax.judging.parts import Answer, Texts
 from pretrainrl_jax.judging.prompts import Prompt, read_prompt
 from pretrainrl_jax.judging.rewriting import Wanted, Write, message
 from pretrainrl_jax.training.loading import Loaded
@@ -98,16 +98,11 @@ def local_writer(settings: RewriterConfig, rewriter: Loaded, tokens: int, seed: 
             shortest=SHORTEST,
         )
         return [
-            one.words.rstrip() + text_after(tokenizer, prefix, without_end(tokenizer, own[0].tokens))
+            one.words.rstrip() + text_after(tokenizer, prefix, tokenizer.without_end(own[0].tokens))
             for one, prefix, own in zip(wanted, prefixes, drawn, strict=True)
         ]
 
     return write
-
-
-def without_end(tokenizer: Tokenizer, tokens: Sequence[int]) -> tuple[int, ...]:
-    """The tokens without one that ends the text."""
-    return tuple(tokens[:-1] if tokens[-1] in tokenizer.eos else tokens)
 
 
 def verdict_tokens(tokenizer: Tokenizer, prompt: Prompt) -> tuple[tuple[int, ...], ...]:

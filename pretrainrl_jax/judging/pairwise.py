@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import Literal, NamedTuple
 
-from pretrainrl_jax.judging.protocol import Case, Counts, JudgeError, Part, Scored, shown
+from pretrainrl_jax.judging.protocol import Case, Counts, JudgeError, Scored, shown
 
 ALONE = 0.5  # the score of a candidate that has no other to be compared with
 Pairs = Literal["all", "pivot", "sample"]
@@ -25,7 +25,9 @@ Win = Callable[[Sequence[Comparison]], Sequence[float | None]]
 """The probability of each comparison that its first text is the better one; None where none could be read."""
 
 
-def pairwise(name: str, win: Win, pairs: Pairs = "all", opponents: int = 1) -> Part:
+def pairwise(
+    name: str, win: Win, pairs: Pairs = "all", opponents: int = 1
+) -> Callable[[Sequence[Case]], Scored]:
     """The part, so named, that scores a candidate by the mean of what it wins in all its comparisons.
 
     Of K candidates every ordered pair is judged once: K(K − 1) verdicts, 2(K − 1) about each, where it wins

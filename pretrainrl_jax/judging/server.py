@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 from pretrainrl_jax.config import ServerConfig
 from pretrainrl_jax.errors import InputError, first_line
-from pretrainrl_jax.judging.ledger import Ledger, Reply, Spent, default_path, key_of
+from pretrainrl_jax.judging.ledger import Ledger, Reply, Spent, key_of
+from pretrainrl_jax.storage import user_cache
 
 CHARACTERS = 4  # of a token, roughly: what limits and budgets reckon with before a reply tells
 MARGIN = 1.5  # on that
@@ -64,7 +65,7 @@ class Server:
             meaning = f"set it, or change {settings.place}.key_variable"
             raise InputError(f"the environment variable {settings.key_variable} is not set: {meaning}")
         self._openai, self._tenacity, self._limiters = _libraries(settings)
-        self._ledger = Ledger(Path(settings.cache) if settings.cache else default_path(environment))
+        self._ledger = Ledger(Path(settings.cache or user_cache(environment) / "replies.sqlite"))
         self._paid, self._promised = self._ledger.spent(run), [0, 0, 0]
         self._failing: float | None = None  # since when it gave no reply
         self._said = -SAY_EVERY

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.planning.compiler import Request
+from pretrainrl_jax.storage import user_cache
 
 OPTIMISED = ".after_optimizations.txt"
 BUFFERS = ".after_optimizations-buffer-assignment.txt"
@@ -112,9 +113,8 @@ def read_dump(folder: Path, seconds: float) -> Compiled:
 
 
 def cache_folder() -> Path:
-    """Where what was compiled is kept: of the user, as the XDG specification has it."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "pretrainrl_jax" / "plan"
+    """Where what was compiled is kept."""
+    return user_cache() / "plan"
 
 
 def kept(key: str) -> Compiled | OutOfMemory | None:

@@ -34,6 +34,16 @@ TIMES = ("sampling", "judging", "reference", "training")
 SHARES = {"devices at work %": "device_share", "judge at work %": "judge_share"}  # of a step's time
 
 
+JUDGED = {  # of a judge that is a model, and of a rewriter: heads by metric
+    "first wins %": "first_wins",
+    "longer wins %": "longer_wins",
+    "orders differ %": "orders_differ",
+    "unreadable %": "unreadable_share",
+    "rewrites used %": "rewrites_used",
+    "safe ones copied %": "safe_copied",
+}
+
+
 def _run(improved: Improved, name: str) -> Json:
     """A row of `RUNS`."""
     means, most = (
@@ -74,6 +84,20 @@ def _times(improved: Improved) -> Table:
         if sum(parts)
     ]
     return Table(["method", "all steps", *(f"{part} %" for part in TIMES), *shares, *behind], rows)
+
+
+def _judge(improved: Improved) -> Table:
+    """What a model's verdicts say of it, where it judged or rewrote: means over the steps, in %."""
+    every = [line for lines in improved.steps.values() for line in lines]
+    heads = {
+        head: key for head, key in JUDGED.items() if any(number(line.get(key)) is not None for line in every)
+    }
+    rows = [
+        [improved.known.label(name), *(percent(_mean(lines, key), "") for key in heads.values())]
+        for name, lines in improved.steps.items()
+        if any(number(line.get(key)) is not None for line in lines for key in heads.values())
+    ]
+    return Table(["method", *heads], rows)
 
 
 def _mean(lines: list[Json], key: str) -> float | None:
@@ -134,6 +158,7 @@ def section(improved: Improved, summary: Json) -> Json:
         "curves": charts.curves(everything, known, charts.IMPROVED, "selfimprove"),
         "runs": Table(["method", *runs.heads], [[known.label(name), *row] for name, row in labelled]),
         "times": _times(improved),
+        "judge": _judge(improved),
         "examples": {
             known.label(name): [_document(document) for document in spread(kept, EXAMPLES)]
             for name, kept in improved.examples.items()

@@ -1,7 +1,7 @@
 """What every stage is given, and the record of what is finished in a workdir."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import Config, DocumentsConfig
+from pretrainrl_jax.config.depends import settings_of
 from pretrainrl_jax.documents.stream import Stream, open_stream
 from pretrainrl_jax.documents.world import MadeDocuments, make_documents
 from pretrainrl_jax.errors import InputError
@@ -33,6 +34,7 @@ from pretrainrl_jax.progress import NORMAL, Screen
 from pretrainrl_jax.storage import remove_tree
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.loading import Loaded, load
+from pretrainrl_jax.training.session import Run
 from pretrainrl_jax.trees.templates import Template, choose_examples
 from pretrainrl_jax.trees.tree import AnswerTree
 
@@ -141,6 +143,38 @@ class Context:
         outside = self.config.facts.examples == "other_categories" and len({f.category for f in shown}) > 1
         categories = tuple(fact.category for fact in shown) if outside else ()
         return Template(kind, tuple((fact.question, fact.answer) for fact in shown), categories)
+
+    def run(
+        self,
+        stage: str,
+        about: Mapping[str, Any],
+        *,
+        rate: str,
+        shown: Mapping[str, str],
+        carries: Sequence[str] = (),
+        scored: bool = False,
+        own_log: bool = False,
+    ) -> Run:
+        """How a stage is trained: `Run` has the meaning of each.
+
+        `about` is what checkpoints depend on beside settings: data.
+        """
+        config = self.config
+        return Run(
+            self.workdir,
+            stage,
+            config.checkpoint,
+            skip_nonfinite=config.optimizer.nonfinite == "skip",
+            about={**settings_of(config, stage), **about},
+            rate=rate,
+            shown=shown,
+            carries=carries,
+            scored=scored,
+            screen=self.screen,
+            command=self.command,
+            profile=config.profile_steps,
+            own_log=own_log,
+        )
 
     def checkpoint(self, stage: str) -> Path:
         """Where a stage's checkpoints lie."""

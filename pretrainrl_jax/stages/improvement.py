@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from pretrainrl_jax.atomic import write_json, write_text
-from pretrainrl_jax.config import MethodConfig, ServerConfig
+from pretrainrl_jax.config import JudgeConfig, MethodConfig, RewriterConfig, ServerConfig
 from pretrainrl_jax.documents.cut import Cuts
 from pretrainrl_jax.documents.world import MadeDocuments
 from pretrainrl_jax.errors import InputError
@@ -23,9 +23,9 @@ from pretrainrl_jax.hosts.agree import is_process_0, process_count, run_on_proce
 from pretrainrl_jax.improvement.cost import cost_of
 from pretrainrl_jax.improvement.experience import Experience
 from pretrainrl_jax.improvement.metrics import Judged
-from pretrainrl_jax.judging.asking import Ask, prompts_of
 from pretrainrl_jax.judging.compose import make_judge
 from pretrainrl_jax.judging.local import LocalJudge, local_writer
+from pretrainrl_jax.judging.parts import Ask, prompts_of
 from pretrainrl_jax.judging.protocol import Case, Judge, RewriteCase, Rewriter
 from pretrainrl_jax.judging.remote import RemoteJudge, remote_writer
 from pretrainrl_jax.judging.rewriting import exact_rewriter, model_rewriter
@@ -88,18 +88,16 @@ class Improvement:
     @cached_property
     def judge_model(self) -> Loaded | None:
         """The model that is asked, placed as the policy is; None where no part asks one."""
-        context, settings = self._context, self._context.config.judge
-        if not settings.path:
-            return None
-        return load(settings.path, context.mesh, settings.dtype, chosen=context.chosen)
+        return self._loaded(self._context.config.judge)
 
     @cached_property
     def rewriter_model(self) -> Loaded | None:
         """The model that rewrites on the devices; None where none does."""
-        context, settings = self._context, self._context.config.rewriter
-        if not settings.path:
-            return None
-        return load(settings.path, context.mesh, settings.dtype, chosen=context.chosen)
+        return self._loaded(self._context.config.rewriter)
+
+    def _loaded(self, settings: JudgeConfig | RewriterConfig) -> Loaded | None:
+        mesh, chosen = self._context.mesh, self._context.chosen
+        return load(settings.path, mesh, settings.dtype, chosen=chosen) if settings.path else None
 
     @cached_property
     def full_judge(self) -> Judge:
@@ -129,12 +127,13 @@ class Improvement:
         return exact_rewriter(self.statements)
 
     def _server(self, settings: ServerConfig) -> Server:
-        """Process 0 alone asks it."""
-        path = self._context.workdir / "selfimprove" / "run"
+        """Process 0 alone asks it. What is paid is noted under a name of the workdir's, and of this use."""
+        path = self._context.workdir / "selfimprove" / "run.txt"  # no method is so named
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, uuid.uuid4().hex)
-        server = Server(settings, path.read_text().strip(), self._context.screen.warn)
+        run = f"{path.read_text().strip()}/{settings.place}"
+        server = Server(settings, run, self._context.screen.warn)
         self._open.callback(server.close)
         return server
 

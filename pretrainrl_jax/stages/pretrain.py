@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from pretrainrl_jax.config.depends import settings_of
 from pretrainrl_jax.documents.packing import Blocks
 from pretrainrl_jax.documents.rules import RULES
 from pretrainrl_jax.documents.stream import Stream
@@ -24,7 +23,7 @@ from pretrainrl_jax.training.checkpoints import Progress
 from pretrainrl_jax.training.feed import Feed
 from pretrainrl_jax.training.loading import Loaded, load
 from pretrainrl_jax.training.optimizer import Schedule
-from pretrainrl_jax.training.session import Run, Session, resume
+from pretrainrl_jax.training.session import Session, resume
 from pretrainrl_jax.training.step import TrainState, compile_step, init_sharded_state
 from pretrainrl_jax.training.stream_feed import StreamFeed, count_batches
 from pretrainrl_jax.trees.dataset import PackedRows
@@ -68,17 +67,11 @@ def pretrain(context: Context) -> None:
         context.finish(BASE, device_seconds=0.0, seconds=time.perf_counter() - began)
         return
     step = compile_step(model, config.optimizer, "token", context.mesh)
-    run = Run(
-        context.workdir,
+    run = context.run(
         BASE,
-        config.checkpoint,
-        skip_nonfinite=config.optimizer.nonfinite == "skip",
-        about=settings_of(config, BASE) | {"data": data.digest},
+        {"data": data.digest},
         rate="pretrain.learning_rate",
         shown={"loss": "loss", "gradient": "grad_norm"},
-        screen=context.screen,
-        command=context.command,
-        profile=config.profile_steps,
     )
     state, progress = resume(run, init_sharded_state(model, params, config.optimizer, context.mesh))
     schedule = Schedule(settings.learning_rate, data.steps, config.optimizer.warmup, config.optimizer.final)

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 
 from pretrainrl_jax.config import GrpoConfig
-from pretrainrl_jax.config.depends import settings_of
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.mining.fingerprint import fingerprint, short_digest
@@ -24,7 +23,7 @@ from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.feed import place_trees, placed_batches
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.optimizer import Schedule
-from pretrainrl_jax.training.session import Run, Session, resume
+from pretrainrl_jax.training.session import Session, resume
 from pretrainrl_jax.training.step import TrainState, compile_step, init_sharded_state
 from pretrainrl_jax.trees.anchors import AnchorBatch, Anchored, AnchorText, anchor_rows, digest_anchors
 from pretrainrl_jax.trees.batch import PackedBatch
@@ -48,18 +47,12 @@ def reinforce(context: Context, system: str) -> None:
     if how.teach:
         check_sayable(system, how, lessons(context, base, facts[:1]))
 
-    run = Run(
-        context.workdir,
+    run = context.run(
         f"train/{system}",
-        config.checkpoint,
-        skip_nonfinite=config.optimizer.nonfinite == "skip",
-        about=settings_of(config, f"train/{system}") | made_with(context, base, asked, texts),
+        made_with(context, base, asked, texts),
         rate=f"objectives.{system}.learning_rate",
         shown={"loss": "loss"},
         scored=config.evaluate.choose != "last",
-        screen=context.screen,
-        command=context.command,
-        profile=config.profile_steps,
         own_log=True,
     )
     checkpoints.describe(

@@ -9,19 +9,18 @@ from typing import Any
 import jax
 
 from pretrainrl_jax.config import MethodConfig, SelfimproveConfig
-from pretrainrl_jax.config.depends import settings_of
 from pretrainrl_jax.decoding.decode import bucket
 from pretrainrl_jax.decoding.rollouts import Rollout, sample_rollouts
 from pretrainrl_jax.documents.cut import Cut, Cuts
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
-from pretrainrl_jax.improvement.asking import Asking, Outstanding
 from pretrainrl_jax.improvement.collapse import Collapse
 from pretrainrl_jax.improvement.cost import cost_of, price_of, rollout_count, told, warnings_of
 from pretrainrl_jax.improvement.experience import Experience
 from pretrainrl_jax.improvement.jobs import Jobs
 from pretrainrl_jax.improvement.learning import coefficients
 from pretrainrl_jax.improvement.metrics import gap_metrics, rollout_metrics, verdict_metrics
+from pretrainrl_jax.improvement.outstanding import Asking, Outstanding
 from pretrainrl_jax.improvement.queue import Sampled
 from pretrainrl_jax.improvement.seconds import Seconds, utilisation
 from pretrainrl_jax.judging.compose import verdicts_per_case
@@ -34,7 +33,7 @@ from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.feed import place_trees
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.optimizer import Schedule
-from pretrainrl_jax.training.session import Run, Session, resume
+from pretrainrl_jax.training.session import Session, resume
 from pretrainrl_jax.training.step import compile_references, compile_step, init_sharded_state
 from pretrainrl_jax.trees.batch import PackedBatch
 from pretrainrl_jax.trees.tree import AnswerTree
@@ -67,17 +66,11 @@ def improve(context: Context, improvement: Improvement, system: str) -> None:
     documents = improvement.cuts(tokenizer)
     judge, rewriter = improvement.judge(method), improvement.rewriter(method)
 
-    run = Run(
-        context.workdir,
+    run = context.run(
         f"selfimprove/{system}",
-        config.checkpoint,
-        skip_nonfinite=config.optimizer.nonfinite == "skip",
-        about=settings_of(config, f"selfimprove/{system}") | {"data": documents.identity},
+        {"data": documents.identity},
         rate=f"methods.{system}.learning_rate",
         shown={"loss": "loss"},
-        screen=context.screen,
-        command=context.command,
-        profile=config.profile_steps,
         own_log=True,
     )
     checkpoints.describe(run.folder, start.model, tokenizer, start.template, start.origin)

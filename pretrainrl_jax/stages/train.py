@@ -10,7 +10,6 @@ import jax
 
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import ObjectiveConfig
-from pretrainrl_jax.config.depends import settings_of
 from pretrainrl_jax.config.stored import section_as_now
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
@@ -37,7 +36,7 @@ from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.feed import Feed
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.optimizer import Schedule
-from pretrainrl_jax.training.session import Hook, Run, Session, resume
+from pretrainrl_jax.training.session import Hook, Session, resume
 from pretrainrl_jax.training.step import TrainState, compile_step, init_sharded_state
 from pretrainrl_jax.trees.anchors import AnchorRows, AnchorText, anchor_rows, digest_anchors
 from pretrainrl_jax.trees.dataset import PackedRows
@@ -73,20 +72,14 @@ def train_system(context: Context, system: str) -> None:
     texts = anchor_texts(context, base) if objective.anchored else []
     data = {"data": digest(trees)} | ({"anchor text": digest_anchors(texts)} if texts else {})
 
-    run = Run(
-        context.workdir,
+    run = context.run(
         f"train/{system}",
-        config.checkpoint,
-        skip_nonfinite=config.optimizer.nonfinite == "skip",
-        about=settings_of(config, f"train/{system}") | data,
+        data,
         rate=f"objectives.{system}.learning_rate",
         shown={"true": "logp_gold"}  # log-probabilities: one is to rise, the other to fall
         | ({"false": "logp_negative"} if objective.contrasts else {"loss": "loss"}),
         carries=CARRIES,
         scored=config.evaluate.choose != "last",
-        screen=context.screen,
-        command=context.command,
-        profile=config.profile_steps,
     )
     checkpoints.describe(
         run.folder, base.model, base.tokenizer, context.template(settings.template), base.origin

@@ -11,7 +11,6 @@ import jax
 import numpy as np
 
 from pretrainrl_jax.atomic import write_json
-from pretrainrl_jax.config.depends import settings_of
 from pretrainrl_jax.decoding.rollouts import Rollout, sample_rollouts
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.improvement.grading import REWRITES, VERDICTS, Graded
@@ -28,7 +27,7 @@ from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.feed import place_trees
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.optimizer import Schedule
-from pretrainrl_jax.training.session import Hook, Run, Session, resume
+from pretrainrl_jax.training.session import Hook, Session, resume
 from pretrainrl_jax.training.step import compile_step, init_sharded_state
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
@@ -65,17 +64,11 @@ def learn(context: Context, who: str, opened: ExitStack) -> None:
         "labelled texts": digest_labels(examples),
         "prompts": short_digest([[part, prompt.text] for part, prompt in task.prompts.items()]),
     }
-    run = Run(
-        context.workdir,
+    run = context.run(
         stage,
-        config.checkpoint,
-        skip_nonfinite=config.optimizer.nonfinite == "skip",
-        about=settings_of(config, stage) | about,
+        about,
         rate=f"tuning.{who}.learning_rate",
         shown={"loss": "loss"},
-        screen=context.screen,
-        command=context.command,
-        profile=config.profile_steps,
         own_log=True,
     )
     checkpoints.describe(run.folder, base.model, base.tokenizer, base.template, base.origin)
@@ -187,12 +180,8 @@ def write_outputs(
 
 def texts_of(task: Task, rollouts: Sequence[Sequence[Rollout]]) -> list[list[str]]:
     """What the outputs say, their ends left out."""
-    ends = frozenset(task.tokenizer.eos)
-
-    def text(tokens: tuple[int, ...]) -> str:
-        return task.tokenizer.decode(tokens[:-1] if tokens[-1] in ends else tokens)
-
-    return [[text(rollout.tokens) for rollout in own] for own in rollouts]
+    tokenizer = task.tokenizer
+    return [[tokenizer.decode(tokenizer.without_end(one.tokens)) for one in own] for own in rollouts]
 
 
 def form_trees(task: Task, examples: Sequence[Labelled], numbers: Sequence[int]) -> list[AnswerTree]:

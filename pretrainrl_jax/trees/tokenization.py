@@ -36,6 +36,10 @@ class Tokenizer:
         """The same for another thread: a backend refuses two at once ("Already borrowed")."""
         return replace(self, backend=deepcopy(self.backend))
 
+    def without_end(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        """The tokens of a text without one that ends it."""
+        return tokens[:-1] if tokens and tokens[-1] in self.eos else tokens
+
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids of `text`, which is plain: "</s>" in it is four characters. No special token is added.
 

@@ -177,6 +177,18 @@ def test_a_page_of_nothing_else(workdir: Path, capsys: pytest.CaptureFixture[str
     assert (workdir / "report" / "chosen.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_what_a_judge_on_a_server_prefers_is_shown(workdir: Path):
+    path = workdir / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    first = next(line["stage"] for line in lines if "learned" in line)
+    for number, line in enumerate(line for line in lines if line["stage"] == first):
+        line |= {"first_wins": 0.75, "longer_wins": number % 2, "orders_differ": 0.5, "unreadable_share": 0.1}
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n", "utf-8")
+    report(workdir)
+    rows = table(parse((workdir / "report" / "index.html").read_text("utf-8")), "method", "first wins %")
+    assert rows == [["online DPO", "75.0", "50.0", "50.0", "10.0"]]
+
+
 def test_a_page_of_a_run_that_was_judged_beside_the_devices(workdir: Path):
     path = workdir / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]

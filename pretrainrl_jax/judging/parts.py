@@ -53,7 +53,6 @@ def _pairs(prompt: Prompt, ask: Ask, settings: JudgeConfig) -> Part:
             return [None if answer.shares is None else answer.shares[0] for answer in answers]
 
         scored = pairwise("quality", win, settings.pairs, settings.opponents)(cases)
-        assert isinstance(scored, Scored)
         remaining, counts = iter(answers), []
         for case, own in zip(cases, scored.counts, strict=True):
             asked = 2 * len(paired(case, settings.pairs, settings.opponents))
