@@ -8,6 +8,7 @@ import pytest
 from helpers.command_line import assert_same_parameters, call, complaint
 from helpers.command_line import metrics as lines_of
 from helpers.model_server import Ill, ModelServer, model_server
+from helpers.process_runs import Together
 from helpers.selfimprove_runs import one_system, steps
 
 from pretrainrl_jax.judging import server as client
@@ -179,3 +180,26 @@ def test_a_judge_that_never_gives_a_verdict_is_told(alone: Path, improving: Path
     assert ran.code == 2
     assert "gave no verdict that can be read" in ran.err
     assert "finds all candidates equal" in ran.err
+
+
+@pytest.mark.slow
+def test_process_0_alone_asks_and_all_learn_the_same(
+    alone: Path, improving: Path, tmp_path: Path, compiled_environment: dict[str, str]
+):
+    environment = {**compiled_environment, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    with model_server(replies) as there:
+        run = [
+            "selfimprove",
+            "--config",
+            improving,
+            "--workdir",
+            tmp_path / "run",
+            "--selfimprove.systems=dpo",
+        ]
+        for ended in Together(tmp_path, 2, tmp_path / "run", [*run, *words(there)], **environment).ended():
+            assert ended.code == 0, ended.err
+        assert len(there.asked) == len({json.dumps(body, sort_keys=True) for body in there.asked})
+    one, other = steps(alone, "dpo")[0], steps(tmp_path / "run", "dpo")[0]
+    for name in ("verdicts", "first_wins", "learned", "rewrites_used", "left_out"):
+        assert other[name] == one[name]
+    assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
