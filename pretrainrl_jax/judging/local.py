@@ -15,7 +15,7 @@ from pretrainrl_jax.decoding.rollouts import sample_rollouts
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.continuations import score_by_length
 from pretrainrl_jax.judging.parts import Answer, Texts
-from pretrainrl_jax.judging.prompts import Prompt, read_prompt
+from pretrainrl_jax.judging.prompts import Prompt
 from pretrainrl_jax.judging.rewriting import Wanted, Write, message
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.trees.tokenization import Tokenizer, text_after
@@ -72,9 +72,11 @@ class LocalJudge:
         return odds / odds.sum(axis=1, keepdims=True)
 
 
-def local_writer(settings: RewriterConfig, rewriter: Loaded, tokens: int, seed: int, batch: int) -> Write:
+def local_writer(
+    prompt: Prompt, settings: RewriterConfig, rewriter: Loaded, tokens: int, seed: int, batch: int
+) -> Write:
     """Samples rewrites of so many tokens, `batch` at a time; they begin with the prefix's last words."""
-    prompt, tokenizer = read_prompt("rewrite", settings.prompts, settings.prompt), rewriter.tokenizer
+    tokenizer = rewriter.tokenizer
 
     def write(wanted: Sequence[Wanted]) -> list[str]:
         ends = [last_tokens(tokenizer, one.prefix, settings.prefix_tokens) for one in wanted]

@@ -76,9 +76,8 @@ class RemoteJudge:
         }
 
 
-def remote_writer(settings: RewriterConfig, server: Server) -> Write:
+def remote_writer(prompt: Prompt, settings: RewriterConfig, server: Server) -> Write:
     """Asks a server for rewrites; what does not begin with the prefix's last words is asked for once more."""
-    prompt = read_prompt("rewrite", settings.prompts, settings.prompt)
     length = CHARACTERS * settings.prefix_tokens
 
     def write(wanted: Sequence[Wanted]) -> list[str]:

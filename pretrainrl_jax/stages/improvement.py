@@ -25,10 +25,11 @@ from pretrainrl_jax.improvement.experience import Experience
 from pretrainrl_jax.improvement.metrics import Judged
 from pretrainrl_jax.judging.compose import make_judge
 from pretrainrl_jax.judging.local import LocalJudge, local_writer
-from pretrainrl_jax.judging.parts import Ask, prompts_of
+from pretrainrl_jax.judging.parts import prompts_of
+from pretrainrl_jax.judging.prompts import Prompt, read_prompt
 from pretrainrl_jax.judging.protocol import Case, Judge, RewriteCase, Rewriter
 from pretrainrl_jax.judging.remote import RemoteJudge, remote_writer
-from pretrainrl_jax.judging.rewriting import exact_rewriter, model_rewriter
+from pretrainrl_jax.judging.rewriting import Write, exact_rewriter, model_rewriter
 from pretrainrl_jax.judging.server import Server
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.training.loading import Loaded, load
@@ -102,29 +103,42 @@ class Improvement:
     @cached_property
     def full_judge(self) -> Judge:
         """The judge of the settings; of a server's, process 0 alone may ask it."""
-        settings = self._context.config.judge
+        settings, asked = self._context.config.judge, self.asked
         statements = self.statements if settings.facts else None
-        prompts = prompts_of(settings)
-        ask: Ask | None = None
+        if isinstance(asked, LocalJudge):
+            for prompt in prompts_of(settings).values():
+                asked.check(prompt)
+        return make_judge(settings, statements, asked and asked.ask, self._stated)
+
+    @cached_property
+    def asked(self) -> LocalJudge | RemoteJudge | None:
+        """The model that the judge's parts ask, None where none does; of a server's, process 0 alone may."""
+        settings = self._context.config.judge
         if settings.server.url:
-            ask = RemoteJudge.of(settings, self._server(settings.server)).ask
-        elif self.judge_model:
-            local = LocalJudge.of(settings, self.judge_model)
-            for prompt in prompts.values():
-                local.check(prompt)
-            ask = local.ask
-        return make_judge(settings, statements, ask, self._stated)
+            return RemoteJudge.of(settings, self._server(settings.server))
+        return LocalJudge.of(settings, self.judge_model) if self.judge_model else None
 
     @cached_property
     def _rewriter(self) -> Rewriter:
+        settings = self._context.config.rewriter
+        if not settings.is_model:
+            return exact_rewriter(self.statements)
+        return model_rewriter(self.writer(read_prompt("rewrite", settings.prompts, settings.prompt)))
+
+    def writer(self, prompt: Prompt) -> Write:
+        """The model of `rewriter`, asked with a prompt; of a server's, process 0 alone may ask it."""
         config = self._context.config
         settings = config.rewriter
         if settings.server.url:
-            return model_rewriter(remote_writer(settings, self._server(settings.server)))
-        if self.rewriter_model:
-            tokens, batch = config.selfimprove.suffix, config.rollouts.batch
-            return model_rewriter(local_writer(settings, self.rewriter_model, tokens, config.seed, batch))
-        return exact_rewriter(self.statements)
+            return remote_writer(prompt, settings, self._rewriter_server)
+        if not self.rewriter_model:
+            raise InputError("no model writes: give rewriter.path or rewriter.server.url")
+        tokens, batch = config.selfimprove.suffix, config.rollouts.batch
+        return local_writer(prompt, settings, self.rewriter_model, tokens, config.seed, batch)
+
+    @cached_property
+    def _rewriter_server(self) -> Server:
+        return self._server(self._context.config.rewriter.server)
 
     def _server(self, settings: ServerConfig) -> Server:
         """Process 0 alone asks it. What is paid is noted under a name of the workdir's, and of this use."""

@@ -210,7 +210,7 @@ def test_a_model_on_the_devices_continues_the_last_words(small: Both):
     """Nearly greedy: what transformers writes after the prompt and the words, and they are taken away."""
     settings = RewriterConfig(path="rewriter", temperature=1e-4, top_p=1.0, prefix_tokens=6)
     cases = [RewriteCase("Once upon a time there was a dog.", " He ran."), RewriteCase("Lily", " saw a cat.")]
-    rewrites = model_rewriter(local_writer(settings, small.judge, 5, 0, 2))(cases)
+    rewrites = model_rewriter(local_writer(read_prompt("rewrite"), settings, small.judge, 5, 0, 2))(cases)
     tokenizer, prompt = small.judge.tokenizer, read_prompt("rewrite")
     for case, rewrite in zip(cases, rewrites, strict=True):
         words = last_words(case.prefix)

@@ -209,7 +209,7 @@ def test_a_rewrite_without_the_words_is_asked_for_once_more_and_then_none(tmp_pa
     with model_server(replies) as there:
         at = RewriterServerConfig(url=there.url, model="m", cache=str(tmp_path / "r.sqlite"), concurrent=1)
         server = Server(at, "run", print, {})
-        rewrite = model_rewriter(remote_writer(RewriterConfig(server=at), server))
+        rewrite = model_rewriter(remote_writer(read_prompt("rewrite"), RewriterConfig(server=at), server))
         assert rewrite(cases) == [" is SAFE.", None]
         assert len(there.asked) == 3
         bad = rewrite([RewriteCase("a b c d e f", " is bad.")])
