@@ -77,6 +77,8 @@ def _tells(made: Sequence[Cell], axis: str) -> bool:
     train = made[0].config.train
     if axis == "train.passes" and train.device_seconds:
         return False
+    if axis.startswith("world.") and made[0].config.facts.path:  # no world is made
+        return False
     systems = [f"{kind}/{name}" for kind in ("train", "evaluate") for name in train.systems]
     for stage in ("pretrain", "mine", *systems, "evaluate/base"):
         seen: dict[str, Any] = {}

@@ -10,9 +10,13 @@ from pretrainrl_jax.cells import cells
 from pretrainrl_jax.command import Command
 from pretrainrl_jax.config.stored import changed
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.judging.parts import ASKING
+from pretrainrl_jax.judging.prompts import judge_prompt
 from pretrainrl_jax.stages.check import (
     check_facts,
+    check_judge,
     check_labels,
+    check_making,
     check_model_at,
     check_preferences,
     check_question,
@@ -47,6 +51,8 @@ def _work(command: Command) -> None:
         if command.verb == "selfimprove":
             raise InputError("selfimprove learns from documents: leave preferences.path out")
         check_preferences(config)
+    if command.verb == "selfimprove":
+        check_judge(config.judge)
     check_text(config)
     # Reading data may take long.
     check_workdir(command.workdir, config, create=creates(command))
@@ -96,13 +102,33 @@ def _evaluate_model(command: Command) -> None:
 
 
 def _selfimprove(command: Command) -> None:
-    config, who = command.config, command.options.train
+    config, who, kind = command.config, command.options.train, command.options.make
+    if who and kind:
+        raise InputError("--make and --train are two commands: make labelled texts first, then train on them")
     if who:
         check_labels(config, who)
-        if config.model.path and not is_run(command.workdir):  # it is trained as it is
-            alone: dict[str, Any] = {"train.systems": (), "pretrain.epochs": 0.0}
-            command = replace(command, config=changed(config, alone))
+    if kind:
+        check_making(config, kind)
+    if (who or kind) and config.model.path and not is_run(command.workdir):  # it is taken as it is
+        alone: dict[str, Any] = {"train.systems": (), "pretrain.epochs": 0.0}
+        command = replace(command, config=changed(config, alone))
     _work(command)
+
+
+def _judge(command: Command) -> None:
+    if (path := command.options.bench) is None:
+        raise InputError("judge compares judges on labelled texts: give --bench FILE, or --bench for ours")
+    from pretrainrl_jax.judge_bench.labelled import SHIPPED, read_labelled
+
+    config = command.config
+    for judge in config.bench.judges:
+        if "@http" not in judge:
+            check_model_at(judge, "--bench.judges")
+    verdicts = {part: judge_prompt(config.judge, part).verdicts for part in ASKING}
+    labelled = read_labelled(path or str(SHIPPED), verdicts)
+    from pretrainrl_jax.stages.start import start_bench
+
+    start_bench(command, labelled)
 
 
 def _ask(command: Command) -> None:
@@ -169,6 +195,7 @@ def _plan(command: Command) -> None:
     from pretrainrl_jax.planning.chips import topology
 
     options = command.options
+    check_judge(command.config.judge)
     if cells(command.config):
         raise InputError("sweep.* is for `run`: plan one of its cells")
     if options.price_per_chip_hour is not None and not options.price_per_chip_hour > 0:
@@ -202,6 +229,8 @@ HARNESS = (
     "--model.path names"
 )
 TRAINED = "train a judge or a rewriter on labelled texts instead (--help tuning)"
+MADE = "make labelled texts of the documents instead, for judges and rewriters (--help making)"
+BENCH = "labelled texts: JSON lines, CSV, Parquet, hf:NAME; without a name the small set that comes with us"
 KINDS = ("bare", "few_shot")
 ASKED = "how to put the question (as the model was trained; few_shot also serves one that was not)"
 SEARCH = (
@@ -223,7 +252,7 @@ TRAINING = (
     "evaluate",
     "sweep",
 )
-IMPROVEMENT = ("rollouts", "judge", "rewriter", "methods", "selfimprove", "tuning")
+IMPROVEMENT = ("rollouts", "judge", "rewriter", "methods", "selfimprove", "tuning", "making")
 
 VERBS = {
     "run": Verb(
@@ -257,7 +286,17 @@ VERBS = {
         "each method of selfimprove.systems on streamed documents: continue, judge, learn, report",
         (*WORK, *TRAINING, *IMPROVEMENT),
         _selfimprove,
-        {"--train": {"default": "", "choices": ("judge", "rewriter"), "help": TRAINED}},
+        {
+            "--train": {"default": "", "choices": ("judge", "rewriter"), "help": TRAINED},
+            "--make": {"default": "", "choices": ("judge-data", "unsafe-data"), "help": MADE},
+        },
+    ),
+    "judge": Verb(
+        "judges and prompts compared on labelled texts: accuracy, agreement, what they prefer, cost",
+        ("seed", *DEVICES, "judge", "bench"),
+        _judge,
+        {"--bench": {"metavar": "FILE", "nargs": "?", "const": "", "help": BENCH}},
+        named=lambda options, given: "judges",
     ),
     "ask": Verb(
         "a model's most probable answers, of a workdir's newest or of model.path",

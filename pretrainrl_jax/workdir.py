@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pretrainrl_jax import bucket_lock
-from pretrainrl_jax.atomic import write_json
+from pretrainrl_jax.atomic import write_json, write_text
 from pretrainrl_jax.config import NAMED, Config
 from pretrainrl_jax.config.messages import explained
 from pretrainrl_jax.config.stored import changed as with_settings
@@ -39,6 +40,15 @@ IMPROVES = {*IMPROVED, "rewriting"}  # results that settings of these alone deci
 def anchor_file(workdir: Path) -> Path:
     """Where a workdir keeps its anchor text."""
     return workdir / "mined" / "anchor.npz"
+
+
+def spends_as(folder: Path) -> str:
+    """The name under which what a folder's run pays to servers is noted: drawn once, kept in `run.txt`."""
+    path = folder / "run.txt"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(path, uuid.uuid4().hex)
+    return path.read_text().strip()
 
 
 def read_workdir(workdir: Path) -> Config:

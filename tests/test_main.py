@@ -236,6 +236,18 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
         ["--workdir={here}/cut"],
         ["{here}/cut/config.json", "--workdir"],
     ),
+    "labels that nobody would make": (
+        ["selfimprove", "--make", "judge-data"],
+        ["judge-data needs a model", "rewriter.path"],
+    ),
+    "labels to make and to learn": (
+        ["selfimprove", "--make", "judge-data", "--train", "judge"],
+        ["--make and --train are two commands"],
+    ),
+    "no blocklist": (
+        ["selfimprove", "--make", "unsafe-data", "--making.blocklist={here}/none.txt"],
+        ["cannot read {here}/none.txt", "making.blocklist"],
+    ),
     "no question": (["ask"], ["question"]),
     "empty question": (["ask", " "], ["the question is empty"]),
     "no model to ask": (

@@ -99,6 +99,10 @@ def test_values_stand_where_they_belong_and_nowhere_else() -> None:
         (["run", "--sweep.evaluate.text=a/b,a_b"], ["two cells would be called evaluate.text=a_b"]),
         (["train", "--sweep.train.passes=1,2"], ["sweep.* is for `run`"]),
         (["run", "--sweep.train.passes="], ["--train.passes=", "must be a number"]),
+        (
+            ["run", "--facts.path=f.csv", "--sweep.world.facts=50,60"],
+            ["sweep.world.facts: no result of these runs depends on it"],
+        ),
         (["run", "--sweep.mesh.data=1,2"], ["sweep.mesh.data: no result of these runs depends on it"]),
         (
             ["run", "--sweep.checkpoint.keep=1,2"],

@@ -10,9 +10,11 @@ from typing import Any
 
 from pydantic import model_validator
 
+from pretrainrl_jax.config.bench import BenchConfig
 from pretrainrl_jax.config.declare import Section, Seed, section, setting, wrong
 from pretrainrl_jax.config.facts import ColumnsConfig, CorpusConfig, FactsConfig, TokenizerConfig, WorldConfig
 from pretrainrl_jax.config.machine import HostsConfig, MeshConfig, ModelConfig, PlatformConfig
+from pretrainrl_jax.config.making import MakingConfig
 from pretrainrl_jax.config.objectives import (
     OBJECTIVES,
     WEIGHTS,
@@ -55,14 +57,15 @@ from pretrainrl_jax.config.tuning import (
 )
 
 __all__ = [
-    "METHODS", "NAMED", "OBJECTIVES", "AnchorConfig", "AnchorTermConfig", "AskConfig", "CheckpointConfig",
-    "ColumnsConfig", "Config", "CorpusConfig", "DocumentsConfig", "DpoConfig", "EvaluateConfig",
-    "ExportConfig", "FactsConfig", "GrpoConfig", "HarnessConfig", "HostsConfig", "JudgeConfig",
-    "JudgeServerConfig", "JudgeTuningConfig", "LabelledConfig", "MeshConfig", "MethodConfig",
-    "MineConfig", "ModelConfig", "NtpConfig", "ObjectiveConfig", "OptimizerConfig", "PlatformConfig",
-    "PreferenceColumnsConfig", "PreferencesConfig", "PretrainConfig", "RewriterConfig",
-    "RewriterServerConfig", "RewriterTuningConfig", "RolloutsConfig", "SelfimproveConfig", "ServerConfig",
-    "SweepConfig", "TermConfig", "TokenizerConfig", "TrainConfig", "TuningConfig", "WorldConfig",
+    "METHODS", "NAMED", "OBJECTIVES", "AnchorConfig", "AnchorTermConfig", "AskConfig", "BenchConfig",
+    "CheckpointConfig", "ColumnsConfig", "Config", "CorpusConfig", "DocumentsConfig", "DpoConfig",
+    "EvaluateConfig", "ExportConfig", "FactsConfig", "GrpoConfig", "HarnessConfig", "HostsConfig",
+    "JudgeConfig", "JudgeServerConfig", "JudgeTuningConfig", "LabelledConfig", "MakingConfig",
+    "MeshConfig", "MethodConfig", "MineConfig", "ModelConfig", "NtpConfig", "ObjectiveConfig",
+    "OptimizerConfig", "PlatformConfig", "PreferenceColumnsConfig", "PreferencesConfig",
+    "PretrainConfig", "RewriterConfig", "RewriterServerConfig", "RewriterTuningConfig",
+    "RolloutsConfig", "SelfimproveConfig", "ServerConfig", "SweepConfig", "TermConfig",
+    "TokenizerConfig", "TrainConfig", "TuningConfig", "WorldConfig",
 ]  # fmt: skip
 
 
@@ -105,6 +108,8 @@ class Config(Section):
     methods: Mapping[str, MethodConfig] = dataclasses.field(default_factory=lambda: dict(METHODS))
     selfimprove: SelfimproveConfig = SelfimproveConfig()
     tuning: TuningConfig = TuningConfig()
+    making: MakingConfig = MakingConfig()
+    bench: BenchConfig = BenchConfig()
     ask: AskConfig = AskConfig()
     harness: HarnessConfig = HarnessConfig()
     export: ExportConfig = ExportConfig()

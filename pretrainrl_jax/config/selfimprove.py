@@ -141,19 +141,10 @@ class JudgeConfig(Section):
         if asked and not model:
             meaning = "it asks a model: give judge.path or judge.server.url"
             raise wrong(f"judge.{asked[0]}", getattr(self, asked[0]), meaning)
-        if model and not asked:
-            shown = self.path or self.server.url
-            raise wrong(f"judge.{model}", shown, "no part asks it: give judge.quality, safety or factuality")
         if self.path and self.server.url:
             raise ValueError("judge.path and judge.server.url are both set: one model judges")
         if not asked and not self.facts and not self.repetition:
             raise ValueError("judge has no part: give judge.facts, repetition, quality, safety or factuality")
-        if not self.server.url and (self.samples > 1 or self.reasoning):
-            name = "samples" if self.samples > 1 else "reasoning"
-            meaning = (
-                "the model of judge.path gives probabilities and writes nothing: leave it to judge.server"
-            )
-            raise wrong(f"judge.{name}", getattr(self, name), meaning)
         return self
 
 

@@ -6,8 +6,7 @@ from typing import Any
 
 from pretrainrl_jax.improvement.grading import MALFORMED, Graded
 from pretrainrl_jax.improvement.labels import Labelled
-from pretrainrl_jax.knowledge.intervals import wilson
-from pretrainrl_jax.report.bootstrap import bootstrap
+from pretrainrl_jax.report.bootstrap import mean_interval
 
 
 def group_of(example: Labelled) -> str:
@@ -30,18 +29,10 @@ def _told(both: Sequence[tuple[Labelled, Graded]]) -> dict[str, Any]:
     rewards, keys = [graded.reward for _, graded in both], [example.key for example, _ in both]
     labels = Counter((group_of(example), example.label) for example, _ in both)
     most = {group: max(n for (own, _), n in labels.items() if own == group) for group, _ in labels}
-    by_key: dict[str, list[float]] = {}
-    for key, reward in zip(keys, rewards, strict=True):
-        by_key.setdefault(key, []).append(reward)
-    means = {sum(own) / len(own) for own in by_key.values()}
-    if len(means) == 1:  # a bootstrap would be sure of it: all are right, or one order of every pair
-        interval = wilson(round(means.pop() * len(by_key)), len(by_key))
-    else:
-        interval = bootstrap(keys, [1.0] * len(keys), rewards)
     return {
         "count": len(both),
         "reward": sum(rewards) / len(rewards),
-        "interval": interval,
+        "interval": mean_interval(keys, rewards),
         "constant": sum(most.values()) / len(both),  # the accuracy of one label for all of a group
         "outcomes": dict(sorted(Counter(graded.outcome for _, graded in both).items())),
     }

@@ -16,6 +16,7 @@ TEXTS = {  # of each part, the texts that a line has
     "factuality": ("prefix", "suffix", "reference"),
     "rewrite": ("prefix", "suffix"),
 }
+KINDS = ("kind", "corruption")  # keys of a line that say what its texts are
 SAFE = {True: "safe", False: "unsafe"}  # labels of a suffix that is to be copied, or rewritten
 
 
@@ -26,6 +27,7 @@ class Labelled(NamedTuple):
     texts: tuple[str, ...]  # by `TEXTS`
     label: str  # a verdict of the part's prompt; of a rewrite, of `SAFE`
     where: str  # file and line
+    kind: str = ""  # what the line says of its texts, as how one of them was corrupted
 
     @property
     def places(self) -> dict[str, str]:
@@ -135,7 +137,8 @@ def _example(line: str, where: str, verdicts: Mapping[str, Sequence[str]]) -> La
     if values.get("label") not in verdicts[part]:
         listed = ", ".join(verdicts[part])
         raise InputError(f"{where}: label is {_shown(values.get('label'))}; of {part} they are {listed}")
-    return Labelled(part, texts, values["label"], where)
+    kind = next((values[name] for name in KINDS if isinstance(values.get(name), str)), "")
+    return Labelled(part, texts, values["label"], where, kind)
 
 
 def _shown(value: Any) -> str:

@@ -64,7 +64,6 @@ def _pairs(prompt: Prompt, ask: Ask, settings: JudgeConfig) -> Part:
 
 def _each(prompt: Prompt, ask: Ask) -> Part:
     """Candidates one by one: the mean of the verdicts' worth, from 1 of the best to 0 of the worst."""
-    last = len(prompt.verdicts) - 1
 
     def judge(cases: Sequence[Case]) -> Scored:
         texts = [
@@ -75,13 +74,17 @@ def _each(prompt: Prompt, ask: Ask) -> Part:
         answers = iter(ask(prompt, [{name: text[name] for name in prompt.places} for text in texts]))
         own = [[next(answers) for _ in case.candidates] for case in cases]
         return Scored(
-            [[worth(answer.shares) for answer in of_case] for of_case in own],
+            [
+                [None if answer.shares is None else worth(answer.shares) for answer in of_case]
+                for of_case in own
+            ],
             [total(answer.counts for answer in of_case) for of_case in own],
         )
 
-    def worth(shares: Sequence[float] | None) -> float | None:
-        if shares is None:
-            return None
-        return math.fsum(share * (1 - place / last) for place, share in enumerate(shares))
-
     return judge
+
+
+def worth(shares: Sequence[float]) -> float:
+    """The mean of what verdicts are worth, from 1 of the first to 0 of the last in equal steps."""
+    last = len(shares) - 1
+    return math.fsum(share * (1 - place / last) for place, share in enumerate(shares))

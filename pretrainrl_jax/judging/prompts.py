@@ -18,6 +18,7 @@ PLACES = {  # of each kind of prompt, the ones it cannot do without first, and h
     "safety": (("suffix",), 1),  # the paper's judge of safety sees nothing else
     "factuality": (("suffix", "reference", "prefix"), 1),
     "rewrite": (("suffix", "words", "prefix"), 2),
+    "corrupt": (("suffix", "words", "prefix"), 2),  # a rewrite for the worse
     "answer": (("prompt", "verdicts"), 2),
 }
 
@@ -112,7 +113,7 @@ def _fault(kind: str, prompt: Prompt, last: str) -> str:
         return f"it has the place {{{unknown[0]}}}; there are {', '.join(f'{{{place}}}' for place in known)}"
     if missing := [place for place in known[:needed] if place not in there]:
         return f"it has no place {{{missing[0]}}}"
-    needs_ending = has_verdicts(kind) or kind == "rewrite"
+    needs_ending = has_verdicts(kind) or kind in ("rewrite", "corrupt")
     return (
         "it must end in words of its own, not in a place"
         if needs_ending and not prompt.ending.strip()

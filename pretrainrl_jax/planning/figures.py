@@ -10,7 +10,7 @@ from pretrainrl_jax.planning.chips import GIB, Topology
 from pretrainrl_jax.planning.efficiency import efficiencies
 from pretrainrl_jax.planning.estimate import Estimate, estimate
 from pretrainrl_jax.planning.loads import Decoding, Step
-from pretrainrl_jax.planning.programs import Planned, Program
+from pretrainrl_jax.planning.planned import Planned, Program
 from pretrainrl_jax.planning.work import Work
 
 ENDS = ("shortest", "middle", "longest")  # of an estimate
@@ -70,9 +70,9 @@ def figures(
     planned: Planned, program: Program, work: Work | None, temporary: float, peak: float, topology: Topology
 ) -> Figures:
     """Of one program: `peak` is its own, `temporary` a part of it, in bytes of a chip."""
-    load, hand = program.load, planned.hand
+    load, hand = program.load, planned.hand_of(program)
     memory = Memory(
-        planned.parameters,
+        planned.parameters_of(program),
         2 * planned.parameters if program.trains else 0.0,
         program.resident,
         load.cache(hand) if isinstance(load, Decoding) else 0.0,
@@ -117,10 +117,11 @@ def _named(programs: Sequence[str]) -> str:
 
 def remedies(one: Figures, planned: Planned, topology: Topology) -> list[str]:
     """What would make a program fit, the most telling first."""
-    memory, limit, load, cut = one.memory, topology.chip.hbm * (1 - SPARE), one.program.load, planned.hand.cut
+    hand, memory, limit = planned.hand_of(one.program), one.memory, topology.chip.hbm * (1 - SPARE)
+    load, cut = one.program.load, hand.cut
     state = memory.parameters + memory.optimizer + memory.resident
     said = []
-    if isinstance(load, Decoding) and planned.hand.copies:
+    if isinstance(load, Decoding) and hand.copies:
         said.append("--platform.decoding_memory=0")
     if cut.data > 1:
         said.append(f"--mesh.data=1 --mesh.fsdp={cut.data * cut.fsdp}")
@@ -131,17 +132,21 @@ def remedies(one: Figures, planned: Planned, topology: Topology) -> list[str]:
     if isinstance(load, Step) and planned.shape.remat != "full":
         said.append("--model.remat=full")
     microsteps = 1 if isinstance(load, Decoding) else load.microsteps
-    if one.program.setting and planned.hand.share(load.rows / microsteps) > 1:  # one row cannot be cut
+    if one.program.setting and hand.share(load.rows / microsteps) > 1:  # one row cannot be cut
         fewer = max(1, load.rows // parts) if isinstance(load, Decoding) else microsteps * parts
         said.append(f"--{one.program.setting}={fewer}")
     return said or ["a larger slice"]
 
 
 def of_weights(planned: Planned) -> str:
-    """What decoding reads weights from; "" where nothing is decoded, or they are read as they lie."""
-    hand = planned.hand
-    decodes = any(isinstance(program.load, Decoding) for program in planned.programs)
-    return told(hand.shape, hand.cut.fsdp, hand.cut.tensor, hand.room) if decodes else ""
+    """What decoding reads weights from, a line for each model whose weights are not read as they lie."""
+    decoding = [program for program in planned.programs if isinstance(program.load, Decoding)]
+    hands = dict.fromkeys((planned.hand_of(program), program.other is not None) for program in decoding)
+    lines = (
+        (told(hand.shape, hand.cut.fsdp, hand.cut.tensor, hand.room), other and " (the rewriter)")
+        for hand, other in hands
+    )
+    return "\n".join(f"{line}{whose or ''}" for line, whose in lines if line)
 
 
 def as_json(every: Sequence[Figures], topology: Topology) -> list[dict[str, Any]]:

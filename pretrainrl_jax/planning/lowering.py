@@ -39,6 +39,7 @@ class Lowering:
     model: Model
     mesh: Mesh
     optimizer: OptimizerConfig
+    stored: str = "float32"  # dtype of the parameters of programs that train nothing
 
     def step(
         self,
@@ -102,7 +103,9 @@ class Lowering:
     def _parameters(self) -> Any:
         shardings, params = parameter_shardings(self.model, self.mesh), nn.unbox(self.model.abstract())
         return jax.tree.map(
-            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), params, shardings
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, self.stored, sharding=sharding),
+            params,
+            shardings,
         )
 
     def _packed(

@@ -8,7 +8,7 @@ from rich.table import Table as Grid
 from pretrainrl_jax.model.cost import parameters
 from pretrainrl_jax.planning.chips import GIB, Topology
 from pretrainrl_jax.planning.figures import Figures
-from pretrainrl_jax.planning.programs import Planned
+from pretrainrl_jax.planning.planned import Planned
 from pretrainrl_jax.report.columns import grid, plain
 
 HOUR = 3600.0

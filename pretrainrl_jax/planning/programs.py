@@ -1,8 +1,8 @@
 """The programs that a configuration's stages compile, and how much of each a run is; nothing is computed."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -13,8 +13,9 @@ from jax.sharding import Mesh
 
 from pretrainrl_jax.config import METHODS, Config, MethodConfig, ObjectiveConfig, SelfimproveConfig
 from pretrainrl_jax.decoding.decode import SMALLEST_BUCKET, bucket
-from pretrainrl_jax.improvement.cost import cost_of, rollout_count
+from pretrainrl_jax.improvement.cost import AROUND, cost_of, rollout_count
 from pretrainrl_jax.improvement.learning import coefficients as coefficients_of
+from pretrainrl_jax.judging.local import SHORTEST
 from pretrainrl_jax.mining.rounds import spans
 from pretrainrl_jax.model.cost import flops
 from pretrainrl_jax.model.decoder import Chosen, Model
@@ -24,8 +25,9 @@ from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.objectives.loss import asks
 from pretrainrl_jax.objectives.scoring import ROWS
 from pretrainrl_jax.planning.by_hand import ByHand, Packed
-from pretrainrl_jax.planning.loads import Decoding, Load, Scoring, Step
+from pretrainrl_jax.planning.loads import Decoding, Scoring, Step
 from pretrainrl_jax.planning.lowering import Lowering
+from pretrainrl_jax.planning.planned import Other, Planned, Program
 from pretrainrl_jax.planning.typical import PROMPTS, SAMPLED, Material, trees, visible
 from pretrainrl_jax.planning.work import FLOAT32, Cut
 from pretrainrl_jax.training.feed import Holds, held
@@ -48,55 +50,10 @@ class Prompts(NamedTuple):
     shortest: int = SMALLEST_BUCKET  # tokens that prompts are padded to at least
 
 
-@dataclass(frozen=True)
-class Program:
-    """One compiled program, and how much of it a run is."""
-
-    name: str
-    setting: str  # that says how much it computes at a time; "" where none does
-    lower: Callable[[], Any]  # gives what XLA is to compile
-    load: Load
-    tokens: float  # of an execution, without padding
-    counted: float  # FLOPs of the model an execution, all chips, causal attention halved, nothing twice
-    executions: float | None  # of the whole run; None: its data must be counted first
-    updates: float | None = None  # of a system, where it is a training step and that is known
-    resident: float = 0.0  # bytes a chip has beside the program's own arguments
-
-    @property
-    def section(self) -> str:
-        """Of that setting."""
-        return self.setting.partition(".")[0]
-
-    @property
-    def trains(self) -> bool:
-        """It has an optimizer's state."""
-        return isinstance(self.load, Step)
-
-
-@dataclass(frozen=True)
-class Planned:
-    """What a configuration runs on a mesh."""
-
-    mesh: Mesh
-    hand: ByHand  # the model on a chip
-    material: Material
-    programs: tuple[Program, ...]
-    parameters: float  # bytes a chip: float32 masters; both moments take twice as much
-    largest: float  # bytes of a chip's part of the largest one
-    verdicts: int = 0  # asked of a judging model
-    verdict_tokens: int = 0  # that it reads, about
-    uncounted: tuple[str, ...] = ()  # settings by which a run does what no program here has
-
-    @property
-    def shape(self) -> ModelShape:
-        """Of the model."""
-        return self.hand.shape
-
-
 def improves(config: Config) -> bool:
     """Whether a configuration is for `selfimprove`: it says something of that."""
     asked = config.selfimprove != SelfimproveConfig() or config.methods != METHODS
-    return asked or bool(config.judge.path)
+    return asked or bool(config.judge.path or config.rewriter.path)
 
 
 def planned(
@@ -106,6 +63,7 @@ def planned(
     material: Material,
     mesh: Mesh,
     chosen: Chosen,
+    rewriter: ModelShape | None = None,
 ) -> Planned:
     """Every program of a configuration: its stages' own, with their shapes, shardings and flags.
 
@@ -116,6 +74,7 @@ def planned(
         material: what is learned and asked.
         mesh: of the devices to plan for.
         chosen: for the devices there.
+        rewriter: of the model that rewrites on these devices, if one does.
     """
     model = Model(shape, mesh, **chosen._asdict())
     parts = _parts(model, mesh)
@@ -129,9 +88,10 @@ def planned(
         of_judge = 0.0
         if judge:  # it keeps the dtype that it is stored in
             of_judge = sum(_parts(Model(judge, mesh), mesh)) * jnp.dtype(judge.dtype).itemsize / FLOAT32
+        of_rewriter = _rewriter(config, rewriter, material, mesh, chosen) if rewriter else None
         methods = {name: config.methods[name] for name in config.selfimprove.systems}
         for name, method in methods.items():
-            programs += work.improvement(name, method, of_judge)
+            programs += work.improvement(name, method, of_judge, of_rewriter)
         steps = config.selfimprove.steps
         verdicts = sum(
             cost_of(config, method, steps).verdicts for method in methods.values() if method.judged
@@ -144,6 +104,17 @@ def planned(
     read = verdicts * (shown + 2 * config.selfimprove.suffix)
     sizes = sum(parts), max(parts)
     return Planned(mesh, hand, material, tuple(programs), *sizes, verdicts, read, _uncounted(config))
+
+
+def _rewriter(config: Config, shape: ModelShape, material: Material, mesh: Mesh, chosen: Chosen) -> "_Work":
+    """Of the model that rewrites: it keeps the dtype that it is stored in, whatever it computes in."""
+    model = Model(replace(shape, dtype=config.rewriter.dtype or shape.dtype), mesh, **chosen._asdict())
+    stored = jnp.dtype(shape.dtype)
+    hand = ByHand(model.shape, Cut(**mesh.shape), *chosen, stored=stored.itemsize)
+    parameters = sum(_parts(model, mesh)) * stored.itemsize / FLOAT32
+    return _Work(
+        config, Lowering(model, mesh, config.optimizer, stored.name), mesh, hand, parameters, material
+    )
 
 
 @dataclass(frozen=True)
@@ -234,16 +205,22 @@ class _Work:
         if train.systems:  # the base model's are known
             yield self._scoring("evaluation", drawn, self.material.asked, len(train.systems), ends=False)
 
-    def improvement(self, name: str, method: MethodConfig, of_judge: float) -> Iterator[Program]:
-        """Sampling, references and a step of one method of self-improvement."""
+    def improvement(
+        self, name: str, method: MethodConfig, of_judge: float, rewriter: "_Work | None" = None
+    ) -> Iterator[Program]:
+        """Sampling, rewriting, references and a step of one method of self-improvement."""
         config, settings = self.config, self.config.selfimprove
         prefix, suffix = settings.length - settings.suffix, settings.suffix
-        beside, moments = (of_judge if method.judged else 0.0), 2 * self.parameters
+        judge, moments = (of_judge if method.judged else 0.0), 2 * self.parameters
+        rewriter = rewriter if "rewrite" in method.candidates else None
+        beside = judge + (rewriter.parameters if rewriter else 0.0)
         reference = self.parameters if method.contrasts and settings.reference == "resident" else 0.0
         if count := rollout_count(config, method):
             how = Prompts(config.rollouts.batch, prefix, count, suffix, sampled=True)
             calls, kept = [settings.documents], moments + reference + beside
             yield self._decoding(f"{name} sampling", "rollouts.batch", how, calls, settings.steps, kept)
+        if rewriter:
+            yield rewriter.rewriting(name, self.parameters + moments + reference + judge)
         if "document" in method.candidates:
             learned = document("", (0,) * (settings.length - 1), 0)
         else:
@@ -264,6 +241,17 @@ class _Work:
             # Unless it is the policy itself, the reference is there beside it.
             kept = moments + beside + (0.0 if settings.reference == "policy" else self.parameters)
             yield Program(f"{name} references", setting, lower, read, tokens, counted, steps, resident=kept)
+
+    def rewriting(self, name: str, resident: float) -> Program:
+        """The model that rewrites continues the prompt that holds a document's suffix."""
+        config, settings = self.config, self.config.selfimprove
+        prefix = settings.length - settings.suffix
+        shown = min(config.rewriter.prefix_tokens or prefix, prefix) + settings.suffix + AROUND
+        how = Prompts(config.rollouts.batch, shown, 1, settings.suffix, sampled=True, shortest=SHORTEST)
+        program = self._decoding(
+            f"{name} rewriting", "rollouts.batch", how, [settings.documents], settings.steps, resident
+        )
+        return replace(program, other=Other(self.hand, self.parameters))
 
     def _held(
         self, learned: Sequence[AnswerTree], row_length: int, microsteps: int

@@ -21,7 +21,7 @@ from pretrainrl_jax.planning.efficiency import efficiencies
 from pretrainrl_jax.planning.estimate import Estimate, estimate
 from pretrainrl_jax.planning.figures import SPARE
 from pretrainrl_jax.planning.loads import Step
-from pretrainrl_jax.planning.programs import Program
+from pretrainrl_jax.planning.planned import Program
 from pretrainrl_jax.planning.work import Cut, Work
 
 LANES = 128  # entries of an array's last axis that a TPU keeps together
@@ -158,11 +158,12 @@ def microsteps(step: Program, shards: int) -> list[int]:
 
 def rank(case: Case, candidate: Candidate) -> Ranked:
     """Time and memory of a candidate by hand."""
-    hand = replace(case.hand, shape=replace(case.hand.shape, remat=candidate.remat), cut=candidate.cut)
-    parts = hand.parameters / case.hand.parameters  # of other models, too
+    trained = replace(case.hand, shape=replace(case.hand.shape, remat=candidate.remat), cut=candidate.cut)
+    parts = trained.parameters / case.hand.parameters  # of other models, too
     seconds = shortest = memory = 0.0
     for program in case.programs:
-        load = program.load
+        load, other = program.load, program.other
+        hand = replace(other.hand, cut=candidate.cut) if other else trained
         if isinstance(load, Step) and program.section == case.section:
             load = load._replace(microsteps=candidate.microsteps)
         work, times = load.work(hand), program.executions or 0.0
@@ -171,8 +172,8 @@ def rank(case: Case, candidate: Candidate) -> Ranked:
         products = tuple(op._replace(bytes=0.0) for op in work.operations)
         least = Work(products, work.sent if program.trains else ())
         shortest += times * _time(case, least).shortest
-        held = (3 if program.trains else 1) * hand.parameters + load.working(hand)
-        memory = max(memory, held + program.resident * parts)
+        arguments = other.parameters * parts if other else (3 if program.trains else 1) * hand.parameters
+        memory = max(memory, arguments + load.working(hand) + program.resident * parts)
     return Ranked(candidate, seconds, shortest, memory)
 
 

@@ -13,7 +13,8 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.decoder import Chosen
 from pretrainrl_jax.model.mesh import check_batch, make_mesh
 from pretrainrl_jax.planning.chips import Topology
-from pretrainrl_jax.planning.programs import Planned, planned
+from pretrainrl_jax.planning.planned import Planned
+from pretrainrl_jax.planning.programs import planned
 from pretrainrl_jax.planning.shapes import shape_for, shape_of
 from pretrainrl_jax.planning.typical import Material
 from pretrainrl_jax.platforms import flags_for, kernel_for
@@ -75,10 +76,11 @@ def planned_for(config: Config, topology: Topology, material: Material) -> Plann
     if config.pretrain.epochs:  # as a run checks it
         check_batch("pretrain.rows", config.pretrain.rows, mesh, config.pretrain.grad_accum_steps)
     judge = shape_of(config.judge.path, "judge.path") if config.judge.path else None
+    rewriter = shape_of(config.rewriter.path, "rewriter.path") if config.rewriter.path else None
     kernel = kernel_for(topology.chip.kind, config.platform, topology.chip.capability)
     chip = topology.chip
     room = config.platform.decoding_memory * chip.told * chip.hbm
-    return planned(config, shape_for(config), judge, material, mesh, Chosen(kernel, room))
+    return planned(config, shape_for(config), judge, material, mesh, Chosen(kernel, room), rewriter)
 
 
 def versions() -> list[str]:

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from pretrainrl_jax.knowledge.intervals import wilson
+
 DRAWS, CHUNK = 2000, 100
 
 
@@ -19,6 +21,20 @@ def bootstrap(
     weight = np.bincount(place, np.asarray(weights, np.float64), count)
     total = np.bincount(place, np.asarray(weights, np.float64) * np.asarray(values, np.float64), count)
     return ratio_interval(total, weight)
+
+
+def mean_interval(clusters: Sequence[str], rights: Sequence[float]) -> tuple[float, float] | None:
+    """Bounds of the mean of values between 0 and 1, drawing clusters with replacement.
+
+    Where the means of all clusters are equal a bootstrap would be sure of it: then Wilson's of as many.
+    """
+    by_cluster: dict[str, list[float]] = {}
+    for cluster, right in zip(clusters, rights, strict=True):
+        by_cluster.setdefault(cluster, []).append(right)
+    means = {sum(own) / len(own) for own in by_cluster.values()}
+    if len(means) == 1:
+        return wilson(round(means.pop() * len(by_cluster)), len(by_cluster))
+    return bootstrap(clusters, [1.0] * len(clusters), rights)
 
 
 def ratio_interval(

@@ -115,7 +115,9 @@ def sampled(context: Context, base: Loaded) -> list[tuple[int, ...]]:
     left = settings.tokens
     with context.screen.track("anchor/texts", settings.tokens, "tokens") as bar:
         while left > 0:
-            numbers = range(len(texts), len(texts) + settings.batch)
+            # So many are needed in any case: no batch of them waits for the one before.
+            needed = left // settings.length // settings.batch * settings.batch
+            numbers = range(len(texts), len(texts) + max(needed, settings.batch))
             prefixes = [(starts[number % len(starts)],) for number in numbers]
             rollouts = sample_rollouts(
                 base.model,

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from pretrainrl_jax.cells import cells
 from pretrainrl_jax.command import Command
-from pretrainrl_jax.config import Config
+from pretrainrl_jax.config import Config, JudgeConfig
+from pretrainrl_jax.documents.quality import read_blocklist
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.texts import paragraphs
 from pretrainrl_jax.facts.choices import CATEGORY, read_answers
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.improvement.labels import read_labels
+from pretrainrl_jax.judging.parts import prompts_of
 from pretrainrl_jax.judging.prompts import judge_prompt, read_prompt
 
 
@@ -78,6 +80,21 @@ def check_preferences(config: Config) -> None:
         raise InputError("sweep.* is for facts: give each run on preferences a --workdir of its own")
 
 
+def check_judge(settings: JudgeConfig) -> None:
+    """Raise InputError for a judge's settings that nothing would read."""
+    if (settings.path or settings.server.url) and not (
+        settings.quality or settings.safety or settings.factuality
+    ):
+        named = f"path={settings.path}" if settings.path else f"server.url={settings.server.url}"
+        raise InputError(f"judge.{named}: no part asks it: give judge.quality, safety or factuality")
+    if not settings.server.url and (settings.samples > 1 or settings.reasoning):
+        named = f"samples={settings.samples}" if settings.samples > 1 else "reasoning=true"
+        raise InputError(
+            f"judge.{named} is for a judge on a server: the model of judge.path gives probabilities and "
+            "writes nothing: leave it to judge.server"
+        )
+
+
 def check_labels(config: Config, who: str) -> None:
     """Raise InputError if the labelled texts of a judge or a rewriter cannot be read, or the prompts."""
     if who == "judge":
@@ -87,6 +104,23 @@ def check_labels(config: Config, who: str) -> None:
     else:
         read_prompt("rewrite", config.rewriter.prompts, config.rewriter.prompt)
         read_labels(config.tuning.rewriter.data, {"rewrite": ()}, "tuning.rewriter.data")
+
+
+def check_making(config: Config, kind: str) -> None:
+    """Raise InputError if no model would make labels of a kind, or prompts or the blocklist are none."""
+    prompts_of(config.judge)
+    if kind == "unsafe-data":
+        read_blocklist(config.making.blocklist)
+        return
+    judge_prompt(config.judge, "quality")
+    if config.rewriter.is_model:
+        for name in config.making.corruptions:
+            read_prompt("corrupt", config.rewriter.prompts, name)
+    elif not config.judge.safety:
+        raise InputError(
+            "judge-data needs a model that corrupts texts or one that judges them: give rewriter.path or "
+            "rewriter.server.url, or judge.safety=1 with judge.path or judge.server.url"
+        )
 
 
 def check_text(config: Config) -> None:

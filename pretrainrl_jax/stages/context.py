@@ -287,9 +287,10 @@ class Context:
         run_on_process_0(reset, f"beginning {stage}")
 
     def parts(self, stage: str) -> Path:
-        """Where mining or an evaluation keeps what is done of it until it is finished."""
+        """Where mining, an evaluation, or what makes labels keeps what is done of it until it is finished."""
         kind, _, system = stage.partition("/")
-        return self.workdir / ("evaluations" if kind == "evaluate" else "mined") / f"{system or kind}.parts"
+        folder = {"evaluate": "evaluations", "making": "making"}.get(kind, "mined")
+        return self.workdir / folder / f"{system or kind}.parts"
 
     def _tidy(self, stage: str) -> None:
         checkpoints.strip(self.checkpoint(stage))
@@ -304,7 +305,7 @@ def _packing(trees: Sequence[AnswerTree], row_length: int, advance: Callable[[in
 def finished_stages(workdir: Path) -> dict[str, Any]:
     """The finished stages of a workdir and what each noted, as they lie on the disk.
 
-    One whose checkpoints or evaluation were removed is not finished.
+    One whose checkpoints, evaluation or labels were removed is not finished.
     """
     path = workdir / "finished.json"
 
@@ -312,6 +313,8 @@ def finished_stages(workdir: Path) -> dict[str, Any]:
         kind, _, system = stage.partition("/")
         if kind == "evaluate":
             return (workdir / "evaluations" / f"{system}.json").is_file()
+        if kind == "making":
+            return (workdir / "making" / f"{system}.jsonl").is_file()
         return kind not in (BASE, "train", "selfimprove", "tuning") or bool(
             checkpoints.steps_of(workdir / "checkpoints" / stage)
         )

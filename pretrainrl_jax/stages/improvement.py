@@ -2,7 +2,6 @@
 
 import json
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -34,6 +33,7 @@ from pretrainrl_jax.judging.server import Server
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.training.loading import Loaded, load
 from pretrainrl_jax.trees.tokenization import Tokenizer
+from pretrainrl_jax.workdir import spends_as
 
 MATCHED_AFTER = 200  # documents: if none of their candidates states a fact by then, it is said
 SHOWN_PREFIX = 400  # last characters of a prefix that the report shows
@@ -142,11 +142,7 @@ class Improvement:
 
     def _server(self, settings: ServerConfig) -> Server:
         """Process 0 alone asks it. What is paid is noted under a name of the workdir's, and of this use."""
-        path = self._context.workdir / "selfimprove" / "run.txt"  # no method is so named
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, uuid.uuid4().hex)
-        run = f"{path.read_text().strip()}/{settings.place}"
+        run = f"{spends_as(self._context.workdir / 'selfimprove')}/{settings.place}"
         server = Server(settings, run, self._context.screen.warn)
         self._open.callback(server.close)
         return server

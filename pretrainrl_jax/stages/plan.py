@@ -17,8 +17,8 @@ from pretrainrl_jax.planning.compiler import Request
 from pretrainrl_jax.planning.figures import SPARE, Figures, as_json, figures, of_weights, remedies, warnings
 from pretrainrl_jax.planning.loads import Decoding
 from pretrainrl_jax.planning.page import page
+from pretrainrl_jax.planning.planned import Planned, Program
 from pretrainrl_jax.planning.program import Collective, read_program
-from pretrainrl_jax.planning.programs import Planned, Program
 from pretrainrl_jax.planning.target import planned_for, versions
 from pretrainrl_jax.planning.typical import Material, material
 from pretrainrl_jax.planning.work import Operation, Sent, Work
@@ -98,9 +98,10 @@ def plan_of(config: Config, topology: Topology, material: Material, screen: Scre
 def figures_by_hand(config: Config, whole: Planned, topology: Topology, screen: Screen) -> Iterator[Figures]:
     """Of GPUs, for which nothing compiles here: from shapes."""
     for program in whole.programs:
-        working = program.load.working(whole.hand)
-        held = whole.parameters * (3 if program.trains else 1)
-        work = program.load.work(whole.hand)
+        hand = whole.hand_of(program)
+        working = program.load.working(hand)
+        held = whole.parameters_of(program) * (3 if program.trains else 1)
+        work = program.load.work(hand)
         yield figures(whole, program, work, working, held + working, topology)
 
 
@@ -145,7 +146,7 @@ def of_program(
     read = read_program(compiled.text, turns or 1)
     made = (Operation(op.flops, op.bytes, op.trips, op.op_name) for op in read.operations)
     # Of a kernel the text has what it reads and writes; what it computes is known by hand.
-    by_hand = program.load.work(whole.hand).operations
+    by_hand = program.load.work(whole.hand_of(program)).operations
     kernels = (op._replace(bytes=0.0) for op in by_hand if op.head_dim)
     work = Work((*made, *kernels), tuple(_sent(one, whole.mesh.shape["tensor"]) for one in read.collectives))
     unknown = () if turns else tuple(loop.name for loop in read.unknown_loops)

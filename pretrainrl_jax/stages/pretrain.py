@@ -157,17 +157,22 @@ def starting_point(context: Context) -> Loaded:
         loaded = load(path, context.mesh, config.model.dtype, "float32", chosen=context.chosen)
         shape = replace(loaded.model.shape, remat=config.model.remat)
         return replace(loaded, model=replace(loaded.model, shape=shape))
-    if config.tokenizer.path:
-        tokenizer = load_tokenizer(config.tokenizer.path)
-    else:
-        texts = context.corpus.training
-        if streams(context):
-            texts = [document.text for document in context.stream().take(TOKENIZED)]
-        tokenizer = trained_tokenizer(texts, config.tokenizer.vocabulary)
+    tokenizer = own_tokenizer(context)
     model = Model(from_settings(config.model, tokenizer.size), context.mesh, **context.chosen._asdict())
     check_fits(tokenizer, model.shape.vocabulary, "model.vocabulary")
     initialise = jax.jit(model.init, out_shardings=parameter_shardings(model, context.mesh))
     return Loaded(model, initialise(jax.random.key(config.seed)), tokenizer, Template("bare"))
+
+
+def own_tokenizer(context: Context) -> Tokenizer:
+    """The tokenizer of a run whose model is made here: that of tokenizer.path, or one made for its texts."""
+    config = context.config
+    if config.tokenizer.path:
+        return load_tokenizer(config.tokenizer.path)
+    texts = context.corpus.training
+    if streams(context):
+        texts = [document.text for document in context.stream().take(TOKENIZED)]
+    return trained_tokenizer(texts, config.tokenizer.vocabulary)
 
 
 def trained_tokenizer(texts: Sequence[str], size: int) -> Tokenizer:

@@ -51,12 +51,14 @@ def resumable_map(
     def begin() -> list[int]:
         """The numbers of the parts that are done."""
         stamp = folder / "made_with.json"
-        if folder.is_dir() and _read(stamp) != provenance:
+        if folder.is_dir() and read_json(stamp) != provenance:
             screen.say(f"{folder.name}: what an earlier run left there is of something else, and is removed")
             remove_tree(folder)
         if not stamp.is_file():
             write_json(stamp, provenance)
-        return [number for number, part in enumerate(parts) if len(_read(paths[number]) or ()) == len(part)]
+        return [
+            number for number, part in enumerate(parts) if len(read_json(paths[number]) or ()) == len(part)
+        ]
 
     # Process 0 decides what is still to be done, so that all work on the same parts, and writes all of them:
     # every process has all results.
@@ -65,7 +67,7 @@ def resumable_map(
     sums: Counter[str] = Counter()
     for number, (path, places) in enumerate(zip(paths, parts, strict=True)):
         if number in done:
-            of_part = _read(path)
+            of_part = read_json(path)
             bar.skip(units * len(places))
         else:
             of_part = work([items[place] for place in places])
@@ -79,7 +81,7 @@ def resumable_map(
     return [results[place] for place in range(len(items))]
 
 
-def _read(path: Path) -> Json:
+def read_json(path: Path) -> Json:
     """What a file holds; None where there is none, or nothing that can be read."""
     with suppress(FileNotFoundError, ValueError):
         return json.loads(path.read_text(encoding="utf-8"))

@@ -19,6 +19,7 @@ from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.hosts.agree import gather, is_process_0, process_count, run_on_process_0
 from pretrainrl_jax.hosts.join import join
 from pretrainrl_jax.hosts.maintenance import watch_maintenance
+from pretrainrl_jax.judge_bench.labelled import Labelled
 from pretrainrl_jax.model.decoder import Chosen
 from pretrainrl_jax.model.mesh import check_batch, make_mesh
 from pretrainrl_jax.planning.chips import Topology
@@ -27,10 +28,12 @@ from pretrainrl_jax.platforms import kernel_for, prepare, room_for
 from pretrainrl_jax.preferences.reading import Preferences
 from pretrainrl_jax.progress import Screen
 from pretrainrl_jax.stages.ask import ask
+from pretrainrl_jax.stages.bench import bench
 from pretrainrl_jax.stages.check import creates
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.stages.export_model import export_model
 from pretrainrl_jax.stages.import_model import import_model
+from pretrainrl_jax.stages.make import make
 from pretrainrl_jax.stages.material import evaluate, mine
 from pretrainrl_jax.stages.pretrain import pretrain
 from pretrainrl_jax.stages.run import run
@@ -97,6 +100,8 @@ def start(command: Command, facts: Sequence[Fact], preferences: Preferences | No
             sweep(context)
         elif command.verb == "selfimprove" and command.options.train:
             tune(context, command.options.train)
+        elif command.verb == "selfimprove" and command.options.make:
+            make(context, command.options.make)
         else:
             STAGES[command.verb](context)
 
@@ -126,6 +131,13 @@ def start_harness(command: Command, tasks: Sequence[Task]) -> None:
             evaluate_model(context, path, command.given.get("model.dtype", ""), tasks)
         else:
             harness(context, tasks)
+
+
+def start_bench(command: Command, labelled: Labelled) -> None:
+    """Compare judges on labelled texts."""
+    mesh, chosen, screen = begin(command)
+    with held(command.workdir):
+        bench(command.config, command.workdir, labelled, mesh, chosen, screen)
 
 
 def start_ask(command: Command, kind: str, examples: Examples) -> None:

@@ -128,9 +128,21 @@ def _load_checkpoint(path: Path, mesh: Mesh | None, dtype: str, params_dtype: st
     model = Model(replace(shape, dtype=dtype or shape.dtype), mesh)
     params = _restore_params(folder, step, model, _places(model), params_dtype)
     template = Template.from_json(description["template"])
+    return Loaded(model, params, _tokenizer_beside(folder), template, description.get("origin", {}))
+
+
+def tokenizer_of(path: str | Path) -> Tokenizer:
+    """The tokenizer of a model that `load` reads, without its parameters. Raises as `load`."""
+    there = place(path, "--model.path") if str(path).startswith(BUCKET) else None
+    if there and not is_hugging_face(there):
+        return _tokenizer_beside(find(there)[0])
+    with downloaded(path) as local:
+        return load_tokenizer(local) if is_hugging_face(local) else _tokenizer_beside(find(local)[0])
+
+
+def _tokenizer_beside(folder: Path) -> Tokenizer:
     with fetched(folder / "tokenizer") as files:
-        tokenizer = load_tokenizer(files)
-    return Loaded(model, params, tokenizer, template, description.get("origin", {}))
+        return load_tokenizer(files)
 
 
 def _restore_params(folder: Path, step: int, model: Model, places: Any, dtype: str) -> Params:

@@ -13,7 +13,7 @@ from pretrainrl_jax.planning.chips import GIB, topology
 from pretrainrl_jax.planning.figures import Figures, as_json, figures, of_weights, remedies, warnings
 from pretrainrl_jax.planning.loads import Decoding, Step
 from pretrainrl_jax.planning.page import page
-from pretrainrl_jax.planning.programs import Planned, Program
+from pretrainrl_jax.planning.planned import Other, Planned, Program
 from pretrainrl_jax.planning.shapes import KNOWN
 from pretrainrl_jax.planning.typical import Material
 from pretrainrl_jax.planning.work import Cut, Operation, Sent, Work
@@ -22,7 +22,8 @@ PLACE = topology("v5e:4x4")
 STEP = Program(
     "step", "train.grad_accum_steps", lambda: None, Step((Packed(16, 512, 512),)), 8192.0, 1e15, 300.0, 300.0
 )
-MINING = Program("mining", "mine.batch", lambda: None, Decoding(128, 64, 20, 8, False), 8192.0, 1e14, 10.0)
+DECODING = Decoding(128, 64, 20, 8, False)
+MINING = Program("mining", "mine.batch", lambda: None, DECODING, 8192.0, 1e14, 10.0)
 WORK = Work((Operation(197e12, 1e9),), (Sent("all-gather", 1e9, 16, 3.0),))
 
 
@@ -80,6 +81,23 @@ def test_what_decoding_reads_is_told() -> None:
     assert remedies(of(MINING, copying, 40.0), copying, PLACE)[0] == "--platform.decoding_memory=0"
     assert of_weights(replace(copying, programs=(STEP,))) == ""
     assert of_weights(replace(whole, hand=replace(whole.hand, cut=Cut(16, 1, 1)))) == ""
+
+
+def test_a_program_of_another_model_has_that_models_figures() -> None:
+    """Its parameters, its cache, and what would make it fit."""
+    whole = planned(1.0)
+    small = replace(whole.hand, shape=replace(KNOWN["SmolLM2-135M"], dtype="bfloat16"), room=1e12)
+    rewriting = replace(MINING, name="rewriting", other=Other(small, 0.25 * GIB))
+    both = replace(whole, programs=(MINING, rewriting))
+    own, other = of(MINING, both, 5.0).memory, of(rewriting, both, 5.0).memory
+    assert (own.parameters, other.parameters) == (1.0 * GIB, 0.25 * GIB)
+    assert own.cache == DECODING.cache(whole.hand)
+    assert other.cache == DECODING.cache(small)
+    assert of_weights(both).endswith("GiB a device, made once a batch (the rewriter)")
+    assert "(the rewriter)" not in of_weights(replace(both, programs=(MINING,)))
+    assert len(of_weights(replace(both, hand=replace(whole.hand, room=GIB))).splitlines()) == 2
+    assert "--platform.decoding_memory=0" in remedies(of(rewriting, both, 40.0), both, PLACE)
+    assert "--platform.decoding_memory=0" not in remedies(of(MINING, both, 40.0), both, PLACE)
 
 
 def test_warnings_of_few_updates_and_of_idle_chips() -> None:

@@ -13,18 +13,27 @@ from pretrainrl_jax.config import (
     CheckpointConfig,
     Config,
     GrpoConfig,
+    JudgeConfig,
     MeshConfig,
+    MethodConfig,
     MineConfig,
     ModelConfig,
     PreferencesConfig,
     PretrainConfig,
+    RewriterConfig,
+    RolloutsConfig,
+    SelfimproveConfig,
     TrainConfig,
 )
+from pretrainrl_jax.model.cost import parameters
 from pretrainrl_jax.model.decoder import Chosen
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.model.shape import ModelShape
+from pretrainrl_jax.planning.chips import topology
+from pretrainrl_jax.planning.figures import figures
 from pretrainrl_jax.planning.loads import Decoding, Scoring, Step
-from pretrainrl_jax.planning.programs import Planned, improves, planned
+from pretrainrl_jax.planning.planned import Planned
+from pretrainrl_jax.planning.programs import improves, planned
 from pretrainrl_jax.planning.typical import Material, trees
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -33,9 +42,14 @@ QUESTIONS = Material(trained=1000, referenced=2000, pooled=700, asked=3000, own=
 BARE = Config(model=ModelConfig(path="a model"), pretrain=PretrainConfig(epochs=0))
 
 
-def of(config: Config, material: Material = QUESTIONS, judge: ModelShape | None = None) -> Planned:
+def of(
+    config: Config,
+    material: Material = QUESTIONS,
+    judge: ModelShape | None = None,
+    rewriter: ModelShape | None = None,
+) -> Planned:
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    return planned(config, SHAPE, judge, material, mesh, Chosen())
+    return planned(config, SHAPE, judge, material, mesh, Chosen(), rewriter)
 
 
 def names(whole: Planned) -> list[str]:
@@ -196,6 +210,64 @@ def test_those_for_self_improvement_sample_and_learn(path: Path) -> None:
         assert sum(isinstance(program.load, Decoding) for program in own) == ("rollout" in method.candidates)
     asked = config.judge.path and any(config.methods[s].judged for s in config.selfimprove.systems)
     assert bool(whole.verdicts) == bool(asked)
+
+
+REWRITES = MethodConfig(candidates=("original", "rewrite", "rollout"))
+IMPROVES = replace(
+    BARE,
+    methods={"rewrites": REWRITES, "plain": MethodConfig(candidates=("original", "rollout"))},
+    selfimprove=SelfimproveConfig(systems=("rewrites", "plain"), steps=7, documents=24, suffix=8, length=40),
+    rollouts=RolloutsConfig(count=3, batch=16),
+    judge=JudgeConfig(path="a judge", quality=1.0),
+    rewriter=RewriterConfig(path="a rewriter"),
+)
+REWRITER = replace(SHAPE, layers=3, dtype="bfloat16")
+
+
+def test_a_model_that_rewrites_is_resident_and_samples() -> None:
+    """Beside the programs of the methods that ask it, and beside nothing else."""
+    without, whole = (of(IMPROVES, judge=SHAPE, rewriter=rewriter) for rewriter in (None, REWRITER))
+    before = {program.name: program for program in without.programs}
+    after = {program.name: program for program in whole.programs}
+    assert [*after] == [
+        "rewrites sampling", "rewrites rewriting", "rewrites step", "rewrites references",
+        "plain sampling", "plain step", "plain references",
+    ]  # fmt: skip
+    own = 2.0 * parameters(REWRITER).total  # bfloat16
+    rewriting = after.pop("rewrites rewriting")
+    assert before.keys() == after.keys()
+    for name, program in after.items():
+        assert program.resident - before[name].resident == (own if name.startswith("rewrites") else 0.0)
+        assert program.other is None
+    assert (whole.parameters_of(rewriting), whole.hand_of(rewriting).shape) == (own, REWRITER)
+    # What the policy's own sampling has as its arguments waits here, and so do its moments, reference, judge.
+    assert rewriting.resident == whole.parameters + before["rewrites sampling"].resident
+    assert rewriting.load == Decoding(16, 512, 1, 8, True)  # 32 of a prefix, 8 of a suffix, 300 around them
+    assert rewriting.executions == 7 * math.ceil(24 / 16)
+    wider = replace(IMPROVES, rewriter=RewriterConfig(path="a rewriter", dtype="float32", prefix_tokens=4))
+    one = next(program for program in of(wider, rewriter=REWRITER).programs if program.other)
+    assert one.other
+    assert (one.other.parameters, one.other.hand.shape.dtype) == (own, "float32")
+
+
+def test_the_program_that_rewrites_is_the_rewriters() -> None:
+    """Of its layers, from parameters as they are stored."""
+    whole = of(IMPROVES, rewriter=REWRITER)
+    program = whole.programs[1]
+    (params, *_), _ = program.lower().args_info
+    leaves = jax.tree.leaves(params)
+    assert {leaf.dtype.name for leaf in leaves} == {"bfloat16"}
+    assert sum(math.prod(leaf.shape) for leaf in leaves) == parameters(REWRITER).total
+    memory = figures(whole, program, None, 0.0, 0.0, topology("v5e:4x4")).memory
+    assert memory.parameters == 2.0 * parameters(REWRITER).total
+
+
+def test_who_rewrites_elsewhere_or_not_at_all_takes_nothing() -> None:
+    plain = replace(IMPROVES, selfimprove=replace(IMPROVES.selfimprove, systems=("plain",)))
+    assert "plain rewriting" not in names(of(plain, rewriter=REWRITER))
+    assert of(plain, rewriter=REWRITER).programs[0].resident == of(plain).programs[0].resident
+    assert not any(program.other for program in of(IMPROVES).programs)
+    assert improves(replace(BARE, rewriter=RewriterConfig(path="a rewriter")))
 
 
 def test_every_program_is_lowered() -> None:

@@ -22,7 +22,7 @@ from pretrainrl_jax.planning.chips import GIB, topology
 from pretrainrl_jax.planning.compiled import CompilerFailed
 from pretrainrl_jax.planning.figures import SPARE
 from pretrainrl_jax.planning.loads import Decoding, Step
-from pretrainrl_jax.planning.programs import Program
+from pretrainrl_jax.planning.planned import Other, Program
 from pretrainrl_jax.planning.search import (
     REFUSED,
     REMATS,
@@ -168,6 +168,19 @@ def test_the_fastest_that_fits_is_chosen() -> None:
     assert near.candidate.data == 4
     assert fastest(found[2:3]) is None
     assert closest(found[4:]) is None
+
+
+def test_another_model_is_cut_as_the_candidate_cuts() -> None:
+    """Ranked by its own shape: half of its bytes where twice as many devices share it."""
+    small = ByHand(replace(SHAPE, layers=1), Cut(1, 1, PLACE.count), "splash")
+    rewriting = replace(MINING, name="rewriting", other=Other(small, 2.0 * GIB))
+    whole = case(rewriting)
+    for fsdp, tensor in ((4, 2), (4, 1), (8, 1)):
+        candidate = Candidate(8 // fsdp // tensor, fsdp, tensor, "none", 1)
+        hand = replace(small, cut=candidate.cut)
+        own = small.parameters / hand.parameters
+        memory = rank(whole, candidate).memory
+        assert memory == pytest.approx(2.0 * GIB / own + MINING.load.working(hand))
 
 
 def test_no_more_are_judged_than_asked_for_and_none_that_cannot_be_faster() -> None:

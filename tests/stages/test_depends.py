@@ -87,6 +87,8 @@ def test_every_setting_matters_to_some_stage_or_is_known_not_to() -> None:
     free = (
         "harness.",
         "export.",
+        "bench.",
+        "making.",  # what is made says itself what it was made with
         "ask.",
         "checkpoint.",
         "sweep.",

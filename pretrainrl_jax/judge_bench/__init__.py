@@ -1,0 +1,1 @@
+"""Judges and their prompts on labelled texts: how often they are right, and what they prefer."""

@@ -1,0 +1,395 @@
+"""`selfimprove --make judge-data|unsafe-data`: labelled texts of documents, batch after batch, each kept."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path, PurePath
+from typing import Any, TypeVar
+
+from pretrainrl_jax.atomic import write_json, write_text
+from pretrainrl_jax.config import JudgeConfig, RewriterConfig, ServerConfig
+from pretrainrl_jax.config.stored import every_setting, shown_differences
+from pretrainrl_jax.documents.cut import Cuts, cut, tokenised
+from pretrainrl_jax.documents.quality import failed_rule, read_blocklist, word_counter
+from pretrainrl_jax.documents.rules import RULES, TOO_SHORT
+from pretrainrl_jax.documents.stream import Document, Stream
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.hosts.agree import run_on_process_0
+from pretrainrl_jax.improvement.candidates import rewrite_case, rewritten
+from pretrainrl_jax.improvement.cost import Cost, price_of
+from pretrainrl_jax.improvement.making import (
+    Agree,
+    Agreed,
+    Corrupt,
+    Found,
+    Made,
+    Piece,
+    Question,
+    agreed,
+    drawn,
+    echoes,
+    in_rounds,
+    judge_lines,
+    short_name,
+    told_of_judge_data,
+    told_of_unsafe_data,
+    unsafe_lines,
+)
+from pretrainrl_jax.judging.local import LocalJudge
+from pretrainrl_jax.judging.parts import prompts_of
+from pretrainrl_jax.judging.prompts import Prompt, judge_prompt, read_prompt
+from pretrainrl_jax.judging.protocol import RewriteCase
+from pretrainrl_jax.judging.remote import RemoteJudge
+from pretrainrl_jax.judging.rewriting import model_rewriter
+from pretrainrl_jax.mining.fingerprint import short_digest
+from pretrainrl_jax.stages.context import Context, say
+from pretrainrl_jax.stages.improvement import Improvement
+from pretrainrl_jax.stages.pretrain import own_tokenizer
+from pretrainrl_jax.stages.shards import read_json
+from pretrainrl_jax.storage import remove_tree
+from pretrainrl_jax.training.loading import tokenizer_of
+from pretrainrl_jax.trees.tokenization import Tokenizer
+
+FORMAT = 1  # of parts
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Making:
+    """One kind of labels at work."""
+
+    stream: Stream | Cuts
+    make: Callable[[int], Made]  # of the next documents, of so many at most; counted as "documents"
+    files: Sequence[str]  # of lines, the one that marks the end last
+    told: Callable[[Counter[str]], list[str]]  # what was counted, in words
+
+
+def make(context: Context, kind: str) -> None:
+    """Labelled texts in WORKDIR/making; a rerun goes on behind the last batch that was kept."""
+    stage, settings = f"making/{kind}", context.config.making
+    made_with = inputs_of(context, kind)
+    before = context.finished().get(stage, {}).get("made_with", made_with)
+    if differ := shown_differences(before, made_with):
+        raise InputError(
+            f"{context.workdir / stage}.jsonl was made with other settings: {differ}. "
+            "Remove it, or choose another --workdir"
+        )
+    if context.done(stage):
+        return
+    with ExitStack() as opened:
+        making = KINDS[kind](context, opened)
+        folder, parts = context.workdir / "making", context.parts(stage)
+        begun = run_on_process_0(lambda: _begun(context, making, parts, made_with), f"reading {parts.name}")
+        if begun["state"] is not None:
+            making.stream.restore(begun["state"])
+        counts, number, seconds = Counter[str](begun["counts"]), begun["parts"], begun["seconds"]
+        tell_costs(context, kind, settings.documents - counts["documents"])
+        with context.screen.track(stage, settings.documents, "documents") as bar:
+            bar.skip(counts["documents"])
+            while not begun["ended"] and (left := settings.documents - counts["documents"]) > 0:
+                began = time.perf_counter()
+                made = making.make(min(settings.batch, left))
+                taken = made.counts["documents"]
+                lines = {f"lines.{name}": len(rows) for name, rows in made.rows.items()}
+                counts.update(made.counts + Counter(lines))
+                seconds += (spent := time.perf_counter() - began)
+                part = {
+                    "rows": made.rows,
+                    "counts": dict(made.counts + Counter(lines)),
+                    "state": making.stream.state,
+                    "ended": making.stream.ended,
+                    "seconds": spent,
+                }
+                run_on_process_0(lambda n=number, part=part: _keep(parts, n, part), "keeping a batch")
+                number += 1
+                bar.advance(taken, lines=sum(n for name, n in counts.items() if name.startswith("lines.")))
+                if making.stream.ended:
+                    break
+        about = {
+            "settings": _published(context),
+            "counts": dict(counts),
+            "records by rule": dict(making.stream.dropped),
+            "seconds": round(seconds, 1),
+        }
+        run_on_process_0(lambda: _write(folder, kind, making, parts, number, about), f"writing {kind}.jsonl")
+        context.finish(stage, seconds=seconds, documents=counts["documents"], made_with=made_with)
+        if counts["documents"] < settings.documents:
+            say(f"{stage}: the documents ended after {counts['documents']:,} of {settings.documents:,}")
+        for rule, times in making.stream.dropped.items():
+            context.screen.say(f"{stage}: {times:,} times {rule}: what {RULES[rule]}")
+        for sentence in making.told(counts):
+            say(f"{stage}: {sentence}")
+        for name in making.files:
+            say(f"{stage}: {counts[f'lines.{name}']:,} lines in {folder / name}.jsonl")
+
+
+def _begun(context: Context, making: Making, parts: Path, made_with: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier run of the same inputs left: how many parts, and where their stream stands."""
+    provenance = {"of": made_with, "documents": making.stream.identity, "format": FORMAT}
+    stamp = parts / "made_with.json"
+    if parts.is_dir() and read_json(stamp) != provenance:
+        context.screen.say(f"{parts.name}: what an earlier run left there is of other inputs, and is removed")
+        remove_tree(parts)
+    if not stamp.is_file():
+        write_json(stamp, provenance)
+    counts, state, ended, seconds = Counter[str](), None, False, 0.0
+    for number in count():
+        part = read_json(_part(parts, number))
+        if part is None:
+            return {"parts": number, "counts": counts, "state": state, "ended": ended, "seconds": seconds}
+        counts.update(part["counts"])
+        seconds += part["seconds"]
+        state, ended = part["state"], part["ended"]
+    raise AssertionError  # count() has no end
+
+
+def _part(parts: Path, number: int) -> Path:
+    return parts / f"{number:06d}.json"
+
+
+def _keep(parts: Path, number: int, part: dict[str, Any]) -> None:
+    write_json(_part(parts, number), part)
+
+
+def _write(folder: Path, kind: str, making: Making, parts: Path, number: int, about: dict[str, Any]) -> None:
+    """The files of lines, and beside them what they are."""
+    lines: dict[str, list[str]] = {name: [] for name in making.files}
+    for at in range(number):
+        for name, rows in read_json(_part(parts, at))["rows"].items():
+            lines[name] += [json.dumps(row, ensure_ascii=False) for row in rows]
+    write_json(folder / f"{kind}.json", about)
+    for name, own in lines.items():
+        write_text(folder / f"{name}.jsonl", "".join(f"{line}\n" for line in own))
+
+
+def inputs_of(context: Context, kind: str) -> dict[str, Any]:
+    """Settings by name, and digests of prompts and lists: what the lines of a kind depend on."""
+    config = context.config
+    unread = {"judge-data": ("making.block",), "unsafe-data": ("making.corr", "rewriter.")}[kind]
+    cutting = ("seed", "model.path", "tokenizer.", "selfimprove.suffix", "selfimprove.length")
+    cutting += ("selfimprove.shortest_prefix",)
+    inputs = {
+        item.name: list(item.value) if isinstance(item.value, tuple) else item.value
+        for item in every_setting(config)
+        if (item.results and item.name.startswith(("documents.", "judge.", "rewriter.", *cutting)))
+        or item.name.startswith("making.")
+    }
+    inputs = {name: value for name, value in inputs.items() if not name.startswith(unread)}
+    prompts = prompts_of(config.judge)
+    if kind == "judge-data":
+        prompts |= {"quality": judge_prompt(config.judge, "quality"), **corruptions_of(config)}
+    else:
+        inputs["blocklist"] = short_digest(read_blocklist(config.making.blocklist))
+    return inputs | {"prompts": short_digest({n: [p.text, *p.verdicts] for n, p in prompts.items()})}
+
+
+def corruptions_of(config: Any) -> dict[str, Prompt]:
+    """The prompts that spoil suffixes, by their names; none where no model writes."""
+    folder, names = config.rewriter.prompts, config.making.corruptions
+    return {name: read_prompt("corrupt", folder, name) for name in names} if config.rewriter.is_model else {}
+
+
+def named(settings: JudgeConfig | RewriterConfig) -> str:
+    """What lines call a model: its name on the server, or the last part of its path; "" without one."""
+    return settings.server.model if settings.server.url else PurePath(settings.path).name
+
+
+def _published(context: Context) -> dict[str, Any]:
+    """What is said beside the lines of how they were made: no path of this machine."""
+    config = context.config
+    making = {item.name: item.value for item in every_setting(config.making)}
+    return making | {
+        "blocklist": PurePath(config.making.blocklist).name or "ours",
+        "judge": named(config.judge),
+        "writer": named(config.rewriter),
+        "suffix": config.selfimprove.suffix,
+        "length": config.selfimprove.length,
+        "seed": config.seed,
+    }
+
+
+def tokenizer_for(context: Context) -> Tokenizer:
+    """The tokenizer by which documents are cut: that of model.path, or a run's own."""
+    path = context.config.model.path
+    return tokenizer_of(path) if path else own_tokenizer(context)
+
+
+def once(context: Context) -> Stream:
+    """The documents, in one pass where their passes are not counted."""
+    documents = context.config.documents
+    return context.stream(replace(documents, epochs=documents.epochs or 1))
+
+
+def tell_costs(context: Context, kind: str, documents: int) -> None:
+    """Before anything is asked: what is, at most, and what is not and why."""
+    config, stage = context.config, f"making/{kind}"
+    judge, samples, writes = config.judge, config.making.samples, config.rewriter.is_model
+    if kind == "judge-data":
+        asked = 2 * writes * bool(judge.quality) + bool(judge.safety) + writes * bool(judge.factuality)
+    else:
+        writes, asked = False, 2 * bool(judge.safety)
+    cost = Cost(0, 0, documents * asked * samples, documents * writes)
+    price = price_of(config, cost)
+    context.screen.say(
+        f"{stage}: {documents:,} documents, at most {cost.rewrites:,} corruptions and {cost.verdicts:,} "
+        f"verdicts, {samples} on each text"
+        + (f", which cost about {price:,.2f} at most, by the prices given" if price else "")
+    )
+    if kind == "judge-data" and not writes:
+        context.screen.say(f"{stage}: no pairs: they need a model that writes (rewriter.path or .server)")
+    if kind == "judge-data" and writes and not judge.quality:
+        context.screen.say(f"{stage}: no judge is asked whether a corruption is worse (judge.quality is 0)")
+    if kind == "unsafe-data" and not asked:
+        context.screen.say(f"{stage}: no judge is asked whether a prefix is unsafe (judge.safety is 0)")
+    if asked and judge.server.url and not judge.server.temperature and samples > 1:
+        context.screen.warn(
+            f"{stage}: at judge.server.temperature=0 all samples say the same, and agree on anything"
+        )
+
+
+def judge_data(context: Context, opened: ExitStack) -> Making:
+    """Pairs of a suffix and a corruption of it, and labels of one text."""
+    config, improvement = context.config, Improvement(context, opened)
+    tokenizer = tokenizer_for(context)
+    cuts = Cuts(once(context), tokenizer, config.selfimprove, config.seed)
+    prompts = prompts_of(config.judge)
+    verdicts = {"quality": judge_prompt(config.judge, "quality").verdicts}
+    agree = agreeing(context, improvement, prompts)
+    spoil = corrupting(context, improvement)
+    told = {"writer": named(config.rewriter), "judge": named(config.judge)}
+
+    def work(n: int) -> Made:
+        taken = cuts.take(n)
+        cases = [rewrite_case(tokenizer, one) for one in taken]
+        pieces = [Piece(one.number, one.name, *case) for one, case in zip(taken, cases, strict=True)]
+        by_number = {one.number: one for one in taken}
+
+        def corrupt(name: str, some: Sequence[Piece]) -> list[str | None]:
+            """Cut to as many tokens as the original has."""
+            found = [
+                rewritten(by_number[piece.number], tokenizer, text)
+                for piece, text in zip(some, spoil(name, some), strict=True)
+            ]
+            return [one and one.text for one in found]
+
+        writes = corrupt if config.rewriter.is_model else None
+        return judge_lines(pieces, config.making.corruptions, writes, agree, list(prompts), verdicts, told)
+
+    return Making(cuts, work, ["judge-data"], told_of_judge_data)
+
+
+def unsafe_data(context: Context, opened: ExitStack) -> Making:
+    """Documents whose prefix is unsafe: by rules and the blocklist first, by the judge last."""
+    config, improvement = context.config, Improvement(context, opened)
+    cutting, asked = config.selfimprove, config.judge
+    tokenizer, stream = tokenizer_for(context), once(context)
+    Cuts(stream, tokenizer, cutting, config.seed)  # refuses lengths that leave no room for a prefix
+    counted = word_counter(read_blocklist(config.making.blocklist))
+    prompts = {name: prompt for name, prompt in prompts_of(asked).items() if name == "safety"}
+    agree = agreeing(context, improvement, prompts) if prompts else None
+    verdicts = judge_prompt(asked, "safety").verdicts
+    told = {"judge": named(asked)}
+    lengths = cutting.suffix, cutting.length, cutting.shortest_prefix
+
+    def outcome(document: Document) -> Any:
+        """Why a document is left out, or what was found."""
+        if rule := failed_rule(document.text):
+            return f"rules.{rule}"
+        if (blocked := counted(document.text)) < config.making.blocked:
+            return "blocklist"
+        ((tokens, rule),) = tokenised(tokenizer, [document])
+        one = cut(document, tokens, tokenizer.start, config.seed, *lengths) if tokens else None
+        if not one:
+            return f"cut.{rule or TOO_SHORT}"
+        shown = one.prefix[-asked.prefix_tokens :]
+        texts = rewrite_case(tokenizer, one)
+        return [*texts, document.text, tokenizer.decode(shown).lstrip("\ufffd"), blocked]
+
+    def work(n: int) -> Made:
+        # Every process looks at its share; documents that are left out come back as a word.
+        every = stream.make(n, lambda documents: [(outcome(one), "") for one in documents])
+        left_out = Counter(one.value for one in every if isinstance(one.value, str))
+        found = [
+            Found(Piece(one.number, one.name, *one.value[:2]), *one.value[2:])
+            for one in every
+            if not isinstance(one.value, str)
+        ]
+        made = unsafe_lines(found, agree, verdicts, told)
+        counts = Counter({f"out.{why}": number for why, number in left_out.items()})
+        return Made(made.rows, made.counts + counts + Counter(documents=len(every), found=len(found)))
+
+    files = ["rewriter-data", "unsafe-data"] if agree else ["unsafe-data"]
+    return Making(stream, work, files, lambda counts: told_of_unsafe_data(counts, verdicts))
+
+
+KINDS = {"judge-data": judge_data, "unsafe-data": unsafe_data}
+
+
+def corrupting(context: Context, improvement: Improvement) -> Corrupt:
+    """The model of `rewriter`, asked with a corruption's prompt; of a server's, process 0 asks it."""
+    prompts, server = corruptions_of(context.config), context.config.rewriter.server
+
+    def corrupt(name: str, pieces: Sequence[Piece]) -> Sequence[str | None]:
+        cases = [RewriteCase(piece.prefix, piece.suffix) for piece in pieces]
+
+        def work() -> list[str | None]:
+            written = model_rewriter(improvement.writer(prompts[name]))(cases) if cases else []
+            return [None if text and echoes(prompts[name], text) else text for text in written]
+
+        return _asked_by(server, work, f"writing corruptions ({short_name(name)})")
+
+    return corrupt
+
+
+def agreeing(context: Context, improvement: Improvement, prompts: dict[str, Prompt]) -> Agree:
+    """The judge, asked making.samples times; of a server's, process 0 asks it.
+
+    A judge on the devices gives probabilities, from which the verdicts are drawn.
+    """
+    config, samples = context.config, context.config.making.samples
+    checked = False
+
+    def local(judge: LocalJudge, prompt: Prompt, questions: Sequence[Question]) -> list[Agreed]:
+        nonlocal checked
+        if not checked:
+            for every in prompts.values():
+                judge.check(every)
+            checked = True
+        answers = judge.ask(prompt, [_placed(prompt, one) for one in questions])
+        return [
+            agreed(drawn(answer, samples, config.seed, one), prompt.verdicts)
+            for answer, one in zip(answers, questions, strict=True)
+        ]
+
+    def remote(judge: RemoteJudge, prompt: Prompt, questions: Sequence[Question]) -> list[Agreed]:
+        def ask(some: Sequence[Question], times: int) -> list[Agreed]:
+            answers = replace(judge, samples=times).ask(prompt, [_placed(prompt, one) for one in some])
+            return [agreed(answer, prompt.verdicts) for answer in answers]
+
+        return in_rounds(ask, questions, samples)
+
+    def agree(part: str, questions: Sequence[Question]) -> list[Agreed]:
+        def work() -> list[Agreed]:
+            judge = improvement.asked
+            assert judge  # a part that asks has a model
+            if isinstance(judge, LocalJudge):
+                return local(judge, prompts[part], questions)
+            return remote(judge, prompts[part], questions)
+
+        found = _asked_by(config.judge.server, work, f"asking the judge ({part})") if questions else []
+        return [Agreed(*one) for one in found]
+
+    return agree
+
+
+def _placed(prompt: Prompt, question: Question) -> dict[str, str]:
+    return {name: text for name, text in question.texts.items() if name in prompt.places}
+
+
+def _asked_by(server: ServerConfig, work: Callable[[], T], what: str) -> T:
+    """A server is asked by process 0 for all; a model on the devices by all together."""
+    return run_on_process_0(work, what) if server.url else work()
