@@ -20,6 +20,7 @@ from pretrainrl_jax.stages.check import (
     check_model_at,
     check_preferences,
     check_question,
+    check_samples,
     check_text,
     creates,
 )
@@ -121,11 +122,13 @@ def _judge(command: Command) -> None:
     from pretrainrl_jax.judge_bench.labelled import SHIPPED, read_labelled
 
     config = command.config
-    for judge in config.bench.judges:
-        if "@http" not in judge:
-            check_model_at(judge, "--bench.judges")
+    folders = [judge for judge in config.bench.judges if "@http" not in judge]
+    for folder in folders:
+        check_model_at(folder, "--bench.judges")
+    if len(folders) == len(config.bench.judges):  # else a server is asked
+        check_samples(config.judge)
     verdicts = {part: judge_prompt(config.judge, part).verdicts for part in ASKING}
-    labelled = read_labelled(path or str(SHIPPED), verdicts)
+    labelled = read_labelled(path or str(SHIPPED), verdicts, config.bench.split, config.bench.subset)
     from pretrainrl_jax.stages.start import start_bench
 
     start_bench(command, labelled)

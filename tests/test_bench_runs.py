@@ -140,6 +140,9 @@ def test_what_is_wrong_is_told_in_one_line(labels: Path, tmp_path: Path, finishe
     assert "two judges are called" in told(*bench, f"--bench.judges={finished},{finished}/")
     assert "A_KEY_TOO is not set" in told(*bench, "--bench.judges=m@http://localhost:1/v1#A_KEY_TOO")
     assert "there are" in told(*bench, f"--bench.judges={finished}", "--bench.prompts=qualitty")
+    assert "judge.samples=5 is for a judge on a server" in told(
+        *bench, f"--bench.judges={finished}", "--judge.samples=5"
+    )
     assert "bench.prompts has none for" in told(
         *bench, f"--bench.judges={finished}", "--bench.prompts=factuality"
     )

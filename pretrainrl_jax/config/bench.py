@@ -19,6 +19,8 @@ class BenchConfig(Section):
     orders: NonNegativeInt = setting(
         20, "texts of each part that are asked about once more with orders to the judge in them"
     )
+    split: str = setting("train", "split of an hf: data set")
+    subset: str = setting("", "configuration of an hf: data set, where it has several")
     batch: PositiveInt = setting(32, "prompts asked at a time")
 
     @model_validator(mode="after")

@@ -1,5 +1,6 @@
 """Labelled texts of a bench: lines of ours, preferences, and the usual columns of judges' data sets."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -99,7 +100,9 @@ class Unlike(Exception):
     """A row that is no item, by the reason it names."""
 
 
-def read_labelled(path: str, verdicts: Mapping[str, Sequence[str]], setting: str = "--bench") -> Labelled:
+def read_labelled(
+    path: str, verdicts: Mapping[str, Sequence[str]], split: str = "train", subset: str = ""
+) -> Labelled:
     """The labelled texts of a file or data set, equal ones once; of texts with two labels none.
 
     Read are, by their columns: lines of ours (`part`); a text before and two after it, of which one is called
@@ -109,21 +112,22 @@ def read_labelled(path: str, verdicts: Mapping[str, Sequence[str]], setting: str
 
     Args:
         path: a file of JSON lines, CSV, TSV or Parquet, or hf:NAME.
+        split, subset: of an hf: data set.
         verdicts: of each part, the words that lines of ours may have as labels, the best first.
 
     Raises:
         InputError: if it cannot be read, has none of these columns, or holds no item.
     """
-    settings = FactsConfig(path=path)
+    settings = FactsConfig(path=path, split=split, subset=subset)
     try:
         columns = [name for row in _first(settings) for name in row]
     except InputError as error:
-        raise InputError(str(error).replace("facts.path", setting)) from None
+        raise InputError(_of_bench(error)) from None
     spelt = {"_".join(name.casefold().split()): name for name in reversed(columns)}
     if "part" in spelt:
-        return _ours(path, verdicts, setting)
+        return _ours(path, verdicts)
     if "chosen" in spelt and "rejected" in spelt:
-        return _preferences(path, setting)
+        return _preferences(PreferencesConfig(path=path, split=split, subset=subset))
     form = _form(spelt)
     if form is None:
         raise InputError(
@@ -167,8 +171,14 @@ def _settled(source: str, read_as: str, items: Sequence[Item], left_out: Counter
     return labelled
 
 
-def _ours(path: str, verdicts: Mapping[str, Sequence[str]], setting: str) -> Labelled:
-    labels = read_labels([path], verdicts, setting)
+def _of_bench(error: InputError) -> str:
+    """What readers of facts and preferences say, about the bench's own settings."""
+    said = re.sub(r"(facts|preferences)\.path", "--bench", str(error))
+    return re.sub(r"\b(facts|preferences)\.(split|subset)\b", r"bench.\2", said)
+
+
+def _ours(path: str, verdicts: Mapping[str, Sequence[str]]) -> Labelled:
+    labels = read_labels([path], verdicts, "--bench")
     items, orders = [], 0
     pairs: set[tuple[str, ...]] = set()
     for one in labels.examples:
@@ -188,11 +198,12 @@ def _ours(path: str, verdicts: Mapping[str, Sequence[str]], setting: str) -> Lab
     return read._replace(verdicts={part: len(words) for part, words in verdicts.items()})
 
 
-def _preferences(path: str, setting: str) -> Labelled:
+def _preferences(settings: PreferencesConfig) -> Labelled:
     try:
-        read = read_preferences(PreferencesConfig(path=path), 0)
+        read = read_preferences(settings, 0)
     except InputError as error:
-        raise InputError(str(error).replace("preferences.path", setting)) from None
+        raise InputError(_of_bench(error)) from None
+    path = settings.path
     items = [
         Item(
             "quality",

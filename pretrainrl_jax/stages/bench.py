@@ -137,7 +137,7 @@ def row(
         "format": FORMAT,
         "judge": entrant.identity,
         "prompt": [prompt.text, prompt.verdicts],
-        "asked": short_digest([[q.texts, q.right, q.orders] for q in asked]),
+        "asked": short_digest([[q.texts, q.right, q.orders, items[q.item].kind] for q in asked]),
     }
     path = workdir / "judges" / "rows" / f"{short_digest(provenance)}.json"
     if known := run_on_process_0(lambda: json.loads(path.read_text()) if path.is_file() else None, "reading"):

@@ -87,6 +87,11 @@ def check_judge(settings: JudgeConfig) -> None:
     ):
         named = f"path={settings.path}" if settings.path else f"server.url={settings.server.url}"
         raise InputError(f"judge.{named}: no part asks it: give judge.quality, safety or factuality")
+    check_samples(settings)
+
+
+def check_samples(settings: JudgeConfig) -> None:
+    """Raise InputError for what is asked of a server alone, where there is none."""
     if not settings.server.url and (settings.samples > 1 or settings.reasoning):
         named = f"samples={settings.samples}" if settings.samples > 1 else "reasoning=true"
         raise InputError(
