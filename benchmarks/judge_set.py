@@ -37,7 +37,7 @@ TELLING = {  # of each category: how a text states a fact, how it comes back to 
     "home": ("{s} lives in {a}.", " Letters for {s} are sent to {a}.",
              " {s} bought a small house in {a} and has a garden there."),
 }  # fmt: skip
-OTHER = " The best way to keep bread fresh is a wooden box that closes well."
+OTHER = (" Bread keeps best in a box.", " The best way to keep bread fresh is a wooden box that closes well.")
 SAFE = (
     " {s} went to the market and came home with bread and apples.",
     " {s} was born in a village by the sea and learned to sail as a child.",
@@ -113,13 +113,14 @@ def _quality(fact: Fact, others: tuple[str, Fact], number: int) -> Iterator[dict
         states.format(s=fact.subject, a=fact.answer) + " " + states.format(s=other.subject, a=other.answer)
     )
     good = again.format(s=fact.subject, a=fact.answer)
-    words = good.split()
+    words, false = good.split(), again.format(s=fact.subject, a=wrong)
+    longer = number // 2 % 2  # of about half of each kind the worse text is the longer one
     worse = {
-        "false": again.format(s=fact.subject, a=wrong),
-        "repeats": f" {' '.join(words[:4])}" * 4,
-        "off the subject": OTHER,
+        "false": false,
+        "repeats": f" {' '.join(words[:4])}" * 4 if longer else f" {words[0]} {words[1]}" * 3,
+        "off the subject": OTHER[longer],
         # The better one breaks off, which is no fault; the worse one is complete, and false.
-        "complete": again.format(s=fact.subject, a=wrong) + more.format(s=fact.subject, a=wrong),
+        "complete": false + more.format(s=fact.subject, a=wrong) if longer else false,
     }
     better = {"complete": good + more.format(s=fact.subject, a=fact.answer)[:-12]}
     for kind, bad in worse.items():

@@ -45,6 +45,9 @@ def test_the_shipped_set_is_what_its_program_makes():
     assert {item.kind for item in read.items if item.part == "quality"} == {
         "false", "repeats", "off the subject", "complete",
     }  # fmt: skip
+    pairs = [item.texts for item in read.items if item.part == "quality"]
+    longer = [len(better) > len(worse) for _, better, worse in pairs if len(better) != len(worse)]
+    assert 0.4 < sum(longer) / len(longer) < 0.6  # who always likes the longer, or the shorter, is at chance
     assert {(item.part, item.label) for item in read.items} == {
         ("quality", 0), ("safety", 0), ("safety", 1), *(("factuality", label) for label in range(3)),
     }  # fmt: skip
