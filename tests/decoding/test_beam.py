@@ -227,7 +227,7 @@ def test_an_answer_ends_as_probably_as_all_terminators_together(sharpness):
         for h in searched:
             logps = np.float64(next_logps(model, params, [(*prompt, *h.tokens)])[0][list(ends)])
             expected = np.logaddexp.reduce(logps) if h.finished else 0
-            tolerance = 1e-4 if expected > -80 else math.log(len(ends))
+            tolerance = 5e-4 if expected > -80 else math.log(len(ends))  # logits are in the hundreds
             assert h.ending_logp == pytest.approx(expected, abs=tolerance, rel=1e-5)
             if h.finished:
                 assert h.ending_logp >= h.token_logps[-1] == pytest.approx(logps.max(), abs=1e-3, rel=1e-5)
