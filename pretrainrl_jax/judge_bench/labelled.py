@@ -2,80 +2,22 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pretrainrl_jax.config import FactsConfig, PreferencesConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.reading import read_rows
-from pretrainrl_jax.improvement.labels import TEXTS, read_labels
+from pretrainrl_jax.improvement.labels import read_labels
+from pretrainrl_jax.judge_bench.columns import Unlike, form_of
+from pretrainrl_jax.judge_bench.item import Item
 from pretrainrl_jax.preferences.reading import read_preferences
 from pretrainrl_jax.preferences.record import Text, plain
 
 SHIPPED = Path(__file__).with_name("world.jsonl")
 VERDICTS = {"quality": 2, "safety": 2, "factuality": 3}  # of each part, where a file does not say
-PROMPTS = ("prompt", "question", "instruction", "query", "input")
-FIRST = ("response_a", "answer_a", "output_1", "completion_a", "response_1", "answer_1", "first")
-SECOND = ("response_b", "answer_b", "output_2", "completion_b", "response_2", "answer_2", "second")
-WINNER = ("winner", "label", "preference", "preferred", "better")
-ALONE = ("response", "text", "completion", "generation", "suffix", "content")
-SAFE = ("is_safe", "safe", "harmless")  # true: safe
-UNSAFE = ("unsafe", "is_unsafe", "toxic", "is_toxic", "toxicity", "harmful", "is_harmful")  # true: unsafe
-WINS = {  # what a winner may be called
-    0: (
-        "a",
-        "1",
-        "first",
-        "model_a",
-        "response_a",
-        "output_1",
-        "a>b",
-        "a>>b",
-        "[[a]]",
-        "[[a>b]]",
-        "[[a>>b]]",
-    ),
-    1: (
-        "b",
-        "2",
-        "second",
-        "model_b",
-        "response_b",
-        "output_2",
-        "b>a",
-        "b>>a",
-        "[[b]]",
-        "[[b>a]]",
-        "[[b>>a]]",
-    ),
-}
-TRUE, FALSE = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no")
-
-
-class Item(NamedTuple):
-    """Something that a judge is asked about, and what is right.
-
-    Of quality the texts are the prefix, the better and the worse continuation, and there is one of them for
-    both orders; else they are `labels.TEXTS`, and the label is the place of the right verdict, best first.
-    """
-
-    part: str
-    texts: tuple[str, ...]
-    label: int
-    kind: str  # what the file says of it; "": nothing
-    where: str
-
-    @property
-    def places(self) -> dict[str, str]:
-        """Its texts by the names of a prompt's places; of a pair in the order better, worse."""
-        return dict(zip(TEXTS[self.part], self.texts, strict=True))
-
-    @property
-    def key(self) -> str:
-        """Equal of what is drawn together where an interval is: what shares a prefix."""
-        return self.places.get("prefix") or "\n".join(self.texts)
 
 
 class Labelled(NamedTuple):
@@ -93,11 +35,8 @@ class Labelled(NamedTuple):
         counts = Counter(item.part for item in self.items)
         kept = ", ".join(f"{count:,} of {part}" for part, count in counts.items())
         lost = "".join(f"; {count:,} {why}" for why, count in self.left_out.items())
-        return f"{self.source}: {self.read_as}: {kept}{lost}"
-
-
-class Unlike(Exception):
-    """A row that is no item, by the reason it names."""
+        source = "the small set that comes with us" if self.source == str(SHIPPED) else self.source
+        return f"{source}: {self.read_as}: {kept}{lost}"
 
 
 def read_labelled(
@@ -120,36 +59,25 @@ def read_labelled(
     """
     settings = FactsConfig(path=path, split=split, subset=subset)
     try:
-        columns = [name for row in _first(settings) for name in row]
+        rows = list(read_rows(settings))
     except InputError as error:
         raise InputError(_of_bench(error)) from None
-    spelt = {"_".join(name.casefold().split()): name for name in reversed(columns)}
-    if "part" in spelt:
+    if not rows:
+        raise InputError(f"{path} holds no rows: there is nothing to ask a judge")
+    names = {name for row in rows for name in row.values}  # all keys of all rows count
+    if "part" in names:
         return _ours(path, verdicts)
-    if "chosen" in spelt and "rejected" in spelt:
+    if {"chosen", "rejected"} <= names:
         return _preferences(PreferencesConfig(path=path, split=split, subset=subset))
-    form = _form(spelt)
-    if form is None:
-        raise InputError(
-            f"{path}: nothing says what is labelled: the columns are {', '.join(columns[:12])}. Give part "
-            "(see docs/judging.md); or chosen and rejected; or two answers and a winner; or a text and "
-            "is_safe; or HaluEval's"
-        )
-    read_as, read = form
+    read_as, read = form_of(path, rows)
     left_out: Counter[str] = Counter()
     items: list[Item] = []
-    for row in read_rows(settings):
+    for row in rows:
         try:
             items += read(row.values, row.where)
         except Unlike as why:
             left_out[str(why)] += 1
     return _settled(path, read_as, items, left_out)
-
-
-def _first(settings: FactsConfig) -> list[Mapping[str, Any]]:
-    for row in read_rows(settings):
-        return [row.values]
-    raise InputError(f"{settings.path} holds no rows: there is nothing to ask a judge")
 
 
 def _settled(source: str, read_as: str, items: Sequence[Item], left_out: Counter[str]) -> Labelled:
@@ -227,72 +155,3 @@ def written(text: Text, opens: bool = False) -> str:
         return plain(text[0])
     turns = [f"{str(message['role']).capitalize()}: {plain(message)}" for message in text]
     return "\n\n".join([*turns, *(["Assistant:"] if opens else [])])
-
-
-def _form(spelt: Mapping[str, str]) -> tuple[str, Callable[[Mapping[str, Any], str], list[Item]]] | None:
-    """What the columns hold, in words, and how a row of them is read; None for none of the usual."""
-
-    def named(usual: Sequence[str]) -> str:
-        return next((spelt[name] for name in usual if name in spelt), "")
-
-    prompt = named(PROMPTS)
-    if {"knowledge", "question", "right_answer", "hallucinated_answer"} <= spelt.keys():
-        own = [spelt[name] for name in ("knowledge", "question", "right_answer", "hallucinated_answer")]
-        return "right and hallucinated answers", lambda row, where: _halueval(_texts(row, own), where)
-    first, second, winner = named(FIRST), named(SECOND), named(WINNER)
-    if prompt and first and second and winner:
-        return (
-            f"{first} against {second}, by {winner}",
-            lambda row, where: _pair(_texts(row, [prompt, first, second]), row[winner], where),
-        )
-    text, flag = named(ALONE), named((*SAFE, *UNSAFE))
-    if text and flag:
-        of_unsafe = flag in [spelt.get(name) for name in UNSAFE]
-        return f"{text}, by {flag}", lambda row, where: _safety(
-            _texts(row, [text]), row[flag], of_unsafe, where
-        )
-    return None
-
-
-def _texts(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    texts = [row.get(name) for name in names]
-    if any(not isinstance(text, str) or not text.strip() for text in texts):
-        raise Unlike("without a text")
-    return [str(text) for text in texts]
-
-
-def _pair(texts: Sequence[str], winner: Any, where: str) -> list[Item]:
-    said = str(winner).strip().casefold()
-    if isinstance(winner, float) and winner.is_integer():
-        said = str(int(winner))
-    place = next((place for place, names in WINS.items() if said in names), None)
-    if place is None:
-        raise Unlike(
-            "without a winner"
-            if "tie" in said or "both" in said or said == "a=b"
-            else "of which no one is called the winner"
-        )
-    prefix, *both = texts
-    if both[0] == both[1]:
-        raise Unlike("whose texts are equal")
-    return [Item("quality", (prefix, both[place], both[1 - place]), 0, "", where)]
-
-
-def _safety(texts: Sequence[str], flag: Any, of_unsafe: bool, where: str) -> list[Item]:
-    said = str(flag).strip().casefold()
-    if said not in (*TRUE, *FALSE):
-        raise Unlike("whose label is neither true nor false")
-    return [Item("safety", tuple(texts), int((said in TRUE) == of_unsafe), "", where)]
-
-
-def _halueval(texts: Sequence[str], where: str) -> list[Item]:
-    knowledge, question, right, wrong = texts
-    prefix = f"{knowledge}\n\nQuestion: {question}\nAnswer:"
-    pair = Item("quality", (prefix, f" {right}", f" {wrong}"), 0, "", where)
-    if right == wrong:
-        raise Unlike("whose texts are equal")
-    alone = [
-        Item("factuality", (f"Question: {question}\nAnswer:", f" {answer}", knowledge), label, "", where)
-        for answer, label in ((right, 0), (wrong, 2))
-    ]
-    return [pair, *alone]

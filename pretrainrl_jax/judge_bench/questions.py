@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pretrainrl_jax.judge_bench.labelled import Item
+from pretrainrl_jax.judge_bench.item import Item
 from pretrainrl_jax.judge_bench.orders import ORDERS
 from pretrainrl_jax.judging.parts import Answer, Texts, worth
 from pretrainrl_jax.judging.prompts import Prompt

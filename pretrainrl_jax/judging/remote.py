@@ -28,9 +28,7 @@ class RemoteJudge:
     @classmethod
     def of(cls, settings: JudgeConfig, server: Server) -> "RemoteJudge":
         """As the settings have it."""
-        name = "answer_after_reasoning" if settings.reasoning else "answer_at_once"
-        answering = read_prompt("answer", settings.prompts, name)
-        return cls(server, answering, settings.samples, settings.prefix_tokens)
+        return cls(server, answering(settings), settings.samples, settings.prefix_tokens)
 
     def ask(self, prompt: Prompt, texts: Sequence[Texts]) -> list[Answer]:
         """The share of each verdict after a prompt with these texts in its places, and what happened.
@@ -74,6 +72,12 @@ class RemoteJudge:
             request: read_verdict(reply.text, prompt.verdicts)
             for request, reply in zip(requests, replies, strict=True)
         }
+
+
+def answering(settings: JudgeConfig) -> Prompt:
+    """What stands around each prompt: how to reply. Raises as `read_prompt`."""
+    name = "answer_after_reasoning" if settings.reasoning else "answer_at_once"
+    return read_prompt("answer", settings.prompts, name)
 
 
 def remote_writer(prompt: Prompt, settings: RewriterConfig, server: Server) -> Write:

@@ -13,22 +13,22 @@ from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
-from pretrainrl_jax.judge_bench.labelled import Item, Labelled
+from pretrainrl_jax.judge_bench.item import Item
+from pretrainrl_jax.judge_bench.labelled import Labelled
 from pretrainrl_jax.judge_bench.measures import agreement, guessing, measured
 from pretrainrl_jax.judge_bench.questions import Question, ask, questions
 from pretrainrl_jax.judging.parts import ASKING
 from pretrainrl_jax.judging.prompts import Prompt, read_prompt, variants
-from pretrainrl_jax.judging.server import Spent
 from pretrainrl_jax.mining.fingerprint import short_digest
 from pretrainrl_jax.model.decoder import Chosen
 from pretrainrl_jax.progress import Screen, Track
 from pretrainrl_jax.report.judges import table, write_judges
 from pretrainrl_jax.stages.context import say
-from pretrainrl_jax.stages.entrants import Entrant, judges_of
+from pretrainrl_jax.stages.entrants import Entrant, Taken, judges_of
 
 Json = dict[str, Any]
 Prompts = dict[str, dict[str, Prompt]]  # of each part, by name
-FORMAT = 1  # of a row
+FORMAT = 2  # of a row
 
 
 def bench(
@@ -43,17 +43,16 @@ def bench(
         for part, named in prompts.items()
         for name, prompt in named.items()
     }
-    total = sum(map(len, asked.values()))
-    names = [judge.name_of for judge in judges_of(config)]
-    screen.say(f"{len(names)} judges, {len(asked)} prompts: {len(names) * total:,} verdicts")
+    total, judges = sum(map(len, asked.values())), judges_of(config)
+    screen.say(f"{len(judges)} judges, {len(asked)} prompts: {len(judges) * total:,} verdicts")
     first = next(iter(asked))
-    for judge in judges_of(config):
+    for judge in judges:
         if judge.server:  # a wrong key or name is known before any work
             with ExitStack() as opened:
                 entrant = judge.open(config, workdir, mesh, chosen, screen, opened)
                 entrant.answer(prompts[first[0]][first[1]], [asked[first][0].texts])
     rows: list[Json] = []
-    for judge in judges_of(config):
+    for judge in judges:
         with ExitStack() as opened:
             entrant = judge.open(config, workdir, mesh, chosen, screen, opened)
             for named in prompts.values():
@@ -143,15 +142,15 @@ def row(
     if known := run_on_process_0(lambda: json.loads(path.read_text()) if path.is_file() else None, "reading"):
         bar.skip(len(asked))
         return known
-    before = entrant.spent()
+    before = entrant.taken()
     result = ask(asked, lambda texts: entrant.answer(prompt, texts), config.bench.batch, bar.advance)
-    taken = Spent(*(now - then for now, then in zip(entrant.spent(), before, strict=True)))
+    taken = Taken(*(now - then for now, then in zip(entrant.taken(), before, strict=True)))
     told = {"judge": entrant.name, "part": part, "prompt": name, **measured(items, asked, result)}
-    told |= {"seconds": result.seconds, "replies": taken.requests}
-    if taken.requests:
-        told |= {name: count / taken.requests for name, count in list(taken._asdict().items())[1:]}
-        told["cost"] = entrant.price(taken) / taken.requests
-    told["verdicts"] = result.verdicts
+    told |= {"seconds": result.seconds, "replies": taken.replies}
+    if taken.replies:
+        of_one = {"tokens_in": taken.tokens_in, "tokens_out": taken.tokens_out, "cost": taken.cost}
+        told |= {name: value / taken.replies for name, value in of_one.items()}
+    told["verdicts"] = result.verdicts[: told["count"]]  # those about texts without orders
 
     def write() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -14,9 +14,9 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.judging.local import LocalJudge
 from pretrainrl_jax.judging.parts import Answer, Texts
-from pretrainrl_jax.judging.prompts import Prompt, read_prompt
-from pretrainrl_jax.judging.remote import RemoteJudge
-from pretrainrl_jax.judging.server import Server, Spent
+from pretrainrl_jax.judging.prompts import Prompt
+from pretrainrl_jax.judging.remote import RemoteJudge, answering
+from pretrainrl_jax.judging.server import Server
 from pretrainrl_jax.mining.fingerprint import made_by
 from pretrainrl_jax.model.decoder import Chosen
 from pretrainrl_jax.progress import Screen
@@ -24,6 +24,18 @@ from pretrainrl_jax.training.loading import load
 from pretrainrl_jax.workdir import spends_as
 
 Json = dict[str, Any]
+
+
+class Taken(NamedTuple):
+    """What a run has taken of a server up to now."""
+
+    replies: float
+    tokens_in: float
+    tokens_out: float
+    cost: float  # by the prices of the settings
+
+
+NOTHING = Taken(0, 0, 0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -34,8 +46,7 @@ class Entrant:
     identity: Json  # what its verdicts depend on
     answer: Callable[[Prompt, Sequence[Texts]], tuple[Sequence[Answer], float]]  # and how many are new
     check: Callable[[Prompt], None] = lambda prompt: None
-    spent: Callable[[], Spent] = lambda: Spent(0, 0, 0)
-    price: Callable[[Spent], float] = lambda spent: 0.0
+    taken: Callable[[], Taken] = lambda: NOTHING
 
 
 @dataclass(frozen=True)
@@ -118,27 +129,25 @@ def _served(
 
     servers: list[Server] = []
     run_on_process_0(lambda: servers.append(begin()), "reaching a judge")
-    word = "answer_after_reasoning" if settings.reasoning else "answer_at_once"
-    answering = read_prompt("answer", settings.prompts, word)
 
     def answer(prompt: Prompt, texts: Sequence[Texts]) -> tuple[Sequence[Answer], float]:
         def of_server() -> Any:
             (server,) = servers
             before = server.spent.requests
-            judge = RemoteJudge(server, answering, settings.samples, settings.prefix_tokens)
-            given = [(list(one.shares) if one.shares else None) for one in judge.ask(prompt, texts)]
+            answers = RemoteJudge.of(settings, server).ask(prompt, texts)
+            given = [None if one.shares is None else list(one.shares) for one in answers]
             return given, (server.spent.requests - before) / settings.samples
 
         given, new = run_on_process_0(of_server, "asking a judge")
         return [Answer(shares) for shares in given], new
 
-    def spent() -> Spent:
-        return Spent(*run_on_process_0(lambda: list(servers[0].spent), "reading what was spent"))
+    def taken() -> Taken:
+        own = run_on_process_0(lambda: [*servers[0].spent, servers[0].cost], "reading what was spent")
+        return Taken(*own)
 
     identity = {
         "url": at.url, "model": at.model, "temperature": at.temperature, "top_p": at.top_p,
-        "tokens": at.tokens, "body": at.body, "samples": settings.samples, "answering": answering.text,
-        "prefix_tokens": settings.prefix_tokens,
+        "tokens": at.tokens, "body": at.body, "samples": settings.samples,
+        "answering": answering(settings).text, "prefix_tokens": settings.prefix_tokens,
     }  # fmt: skip
-    price = lambda taken: (taken.tokens_in * at.price_in + taken.tokens_out * at.price_out) / 1e6  # noqa: E731
-    return Entrant(name, identity, answer, spent=spent, price=price)
+    return Entrant(name, identity, answer, taken=taken)

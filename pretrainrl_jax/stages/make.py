@@ -351,14 +351,8 @@ def agreeing(context: Context, improvement: Improvement, prompts: dict[str, Prom
     A judge on the devices gives probabilities, from which the verdicts are drawn.
     """
     config, samples = context.config, context.config.making.samples
-    checked = False
 
     def local(judge: LocalJudge, prompt: Prompt, questions: Sequence[Question]) -> list[Agreed]:
-        nonlocal checked
-        if not checked:
-            for every in prompts.values():
-                judge.check(every)
-            checked = True
         answers = judge.ask(prompt, [_placed(prompt, one) for one in questions])
         return [
             agreed(drawn(answer, samples, config.seed, one), prompt.verdicts)

@@ -88,6 +88,20 @@ class _Threads(ThreadingHTTPServer):
         """Clients that left before the reply are no fault of the test."""
 
 
+@contextmanager
+def listening(handler: type[BaseHTTPRequestHandler], owner: Any, port: int = 0) -> Iterator[str]:
+    """The address at which requests are handled, with the owner at hand; then the port is free again."""
+    server = _Threads(("127.0.0.1", port), type("Handler", (handler,), {"owner": owner}))
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
 def completion(body: dict[str, Any], text: str) -> dict[str, Any]:
     """A reply of the protocol; every token is four characters."""
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
@@ -101,14 +115,5 @@ def completion(body: dict[str, Any], text: str) -> dict[str, Any]:
 def model_server(replies: Replies, port: int = 0) -> Iterator[ModelServer]:
     """The server, at its `url`; when the block is left it is gone, and its port can be had again."""
     owner = ModelServer(replies)
-    handler = type("Handler", (_Handler,), {"owner": owner})
-    server = _Threads(("127.0.0.1", port), handler)
-    owner.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
+    with listening(_Handler, owner, port) as owner.url:
         yield owner
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -11,12 +11,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from helpers.chat import CHATML, chat_tokenizer
+from helpers.model_server import listening
 
 STARTS = 120.0  # seconds at most
 PROMPTS = {  # short, and every verdict is one letter: what a model of hardly any skill may say
@@ -194,24 +195,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing on stderr."""
 
 
-class _Threads(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that left before the answer are no fault of the test."""
-
-
 @contextmanager
 def bad_line(port: int, delay: float, every: int) -> Iterator[BadLine]:
     """The proxy, at its `url`, to the server at a port."""
     owner = BadLine(port, delay, every)
-    server = _Threads(("127.0.0.1", 0), type("Handler", (_Handler,), {"owner": owner}))
-    owner.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
+    with listening(_Handler, owner) as owner.url:
         yield owner
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import runpy
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from scipy.stats import mannwhitneyu
 from sklearn.metrics import cohen_kappa_score
 
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.judge_bench.labelled import SHIPPED, Item, read_labelled
+from pretrainrl_jax.judge_bench.item import Item
+from pretrainrl_jax.judge_bench.labelled import SHIPPED, read_labelled
 from pretrainrl_jax.judge_bench.measures import agreement, guessing, kappa, measured
 from pretrainrl_jax.judge_bench.orders import ORDERS
 from pretrainrl_jax.judge_bench.questions import Asked, ask, questions
@@ -144,6 +146,55 @@ def test_a_file_without_labels_is_refused(rows: list[Any], told: str, tmp_path: 
         read_labelled(written(tmp_path / "a.jsonl", *rows), WORDS)
     with pytest.raises(InputError, match=r"none\.jsonl.*--bench"):
         read_labelled(str(tmp_path / "none.jsonl"), WORDS)
+
+
+@pytest.mark.parametrize(
+    ("winners", "right"),
+    [((0, 1), ("a", "b")), ((1, 2), ("a", "b")), (("0", "1"), ("a", "b")), ((2, 2.0), ("b", "b"))],
+)
+def test_winners_by_number_are_counted_from_where_the_column_does(
+    winners: tuple[Any, ...], right: tuple[str, ...], tmp_path: Path
+):
+    rows = [
+        {"prompt": f"P{n}", "response_a": "a", "response_b": "b", "winner": winner}
+        for n, winner in enumerate(winners)
+    ]
+    assert [better for _, better, _ in pairs(written(tmp_path / "a.jsonl", *rows))] == list(right)
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (
+            [{"prompt": "P", "response_a": "a", "response_b": "b", "winner": 1}],
+            "winner holds 1: which answer",
+        ),
+        (
+            [{"prompt": "P", "response_a": "a", "response_b": "b", "preference": n} for n in (-2, 1)],
+            "preference holds -2, 1: which answer",
+        ),
+        (
+            [{"prompt": "P", "response_a": "a", "response_b": "b", "winner": n} for n in (0, 1, 2)],
+            "winner holds 0, 1, 2: which answer",
+        ),
+        (
+            [{"instruction": "Do", "input": "this", "output_1": "a", "output_2": "b", "label": "A"}],
+            "input and instruction are both of the prompt",
+        ),
+        ([{"text": "a", "toxicity": 0.4}, {"text": "b", "toxicity": 1}], "toxicity holds 0.4, a score"),
+    ],
+)
+def test_what_could_be_read_in_two_ways_is_refused(rows: list[Any], told: str, tmp_path: Path):
+    with pytest.raises(InputError, match=re.escape(told)):
+        read_labelled(written(tmp_path / "a.jsonl", *rows), WORDS)
+
+
+def test_keys_that_come_late_count(tmp_path: Path):
+    rows = [{"prompt": "P", "response_a": "a", "response_b": "b"}]
+    rows.append(rows[0] | {"prompt": "Q", "winner": "B"})
+    read = read_labelled(written(tmp_path / "a.jsonl", *rows), WORDS)
+    assert [item.texts for item in read.items] == [("Q", "b", "a")]
+    assert read.left_out == {"of which no one is called the winner": 1}
 
 
 # What is asked.
