@@ -35,8 +35,7 @@ class Labelled(NamedTuple):
         counts = Counter(item.part for item in self.items)
         kept = ", ".join(f"{count:,} of {part}" for part, count in counts.items())
         lost = "".join(f"; {count:,} {why}" for why, count in self.left_out.items())
-        source = "the small set that comes with us" if self.source == str(SHIPPED) else self.source
-        return f"{source}: {self.read_as}: {kept}{lost}"
+        return f"{self.source}: {self.read_as}: {kept}{lost}"
 
 
 def read_labelled(
@@ -66,7 +65,8 @@ def read_labelled(
         raise InputError(f"{path} holds no rows: there is nothing to ask a judge")
     names = {name for row in rows for name in row.values}  # all keys of all rows count
     if "part" in names:
-        return _ours(path, verdicts)
+        read = _ours(path, verdicts)
+        return read._replace(source="the small set that comes with us") if path == str(SHIPPED) else read
     if {"chosen", "rejected"} <= names:
         return _preferences(PreferencesConfig(path=path, split=split, subset=subset))
     read_as, read = form_of(path, rows)

@@ -44,7 +44,7 @@ def bench(
         for name, prompt in named.items()
     }
     total, judges = sum(map(len, asked.values())), judges_of(config)
-    screen.say(f"{len(judges)} judges, {len(asked)} prompts: {len(judges) * total:,} verdicts")
+    screen.say(f"{len(judges) * total:,} verdicts: judges {len(judges)}, prompts {len(asked)}")
     first = next(iter(asked))
     for judge in judges:
         if judge.server:  # a wrong key or name is known before any work

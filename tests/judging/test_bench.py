@@ -44,6 +44,7 @@ def test_the_shipped_set_is_what_its_program_makes():
     assert [json.loads(line) for line in SHIPPED.read_text().splitlines()] == list(made)
     read = read_labelled(str(SHIPPED), WORDS)
     assert not read.left_out
+    assert "/" not in read.source  # no path of the machine stands on a page
     assert {item.kind for item in read.items if item.part == "quality"} == {
         "false", "repeats", "off the subject", "complete",
     }  # fmt: skip
