@@ -200,8 +200,7 @@ def score(
         if not tokens + end:
             raise InputError(f"continuation {number} has no tokens")
         trees.append(AnswerTree(str(number), prefix, (Branch(tokens + end),)))
-    longest = max((tree.inputs for tree in trees), default=0)
-    packing: dict[str, Any] = {"row_length": max(row_length, longest), "rows": rows}
+    packing: dict[str, Any] = {"row_length": row_length, "rows": rows}
     if terminator is None:
         return [logp for (logp,) in score_trees(model, params, trees, **packing)]
     return [logp for ((_, logp),) in score_answers(model, params, trees, ends, **packing)]

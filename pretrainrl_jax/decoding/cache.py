@@ -4,12 +4,13 @@ Branches are beams or samples. The prompt's cache is never copied, and neither i
 one cache of what they all have read, in which each sees its ancestors through a mask; a sample has its own.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from pretrainrl_jax.model.attention import causal_mask
+from pretrainrl_jax.model.beginnings import Beginnings, before
 from pretrainrl_jax.model.decoder import KVCache, Model, Params
 from pretrainrl_jax.model.layers import KeysValues
 from pretrainrl_jax.model.mesh import constrain
@@ -20,25 +21,44 @@ def gather_beams(tree: Any, index: jax.Array) -> Any:
     return jax.tree.map(lambda array: jax.vmap(lambda a, i: a[i])(array, index), tree)
 
 
-def prefill(
-    model: Model, params: Params, prompts: jax.Array, lengths: jax.Array, branches: int
-) -> tuple[KVCache, jax.Array]:
-    """Read the prompts.
+class Prompts(NamedTuple):
+    """Prompts to be read; where they begin alike, what they begin with was read before."""
 
-    Args:
-        prompts: int32 [batch, time], padded on the right.
-        lengths: int32 [batch].
-        branches: that will see each prompt.
+    tokens: jax.Array  # int32 [batch, time], without their beginnings, padded on the right
+    lengths: jax.Array  # int32 [batch]
+    beginnings: Beginnings | None = None
+    begin_with: jax.Array | None = None  # int32 [batch], which of them
 
-    Returns:
-        The prompts' cache, and the hidden states [batch, 1, model] that predict what follows.
-    """
-    batch, time = prompts.shape
-    positions = jnp.broadcast_to(jnp.arange(time), prompts.shape)
-    read = model.hidden(params, prompts, positions, causal_mask(lengths, time))
+
+class Read(NamedTuple):
+    """Prompts that were read."""
+
+    cache: KVCache
+    last: jax.Array  # the hidden states that predict what follows, [batch, 1, model]
+    lengths: jax.Array  # int32 [batch], beginnings among them
+
+
+def prefill(model: Model, params: Params, prompts: Prompts, branches: int) -> Read:
+    """Read the prompts, each of which will be seen by so many branches."""
+    tokens, lengths, beginnings, begin_with = prompts
+    batch, time = tokens.shape
+    positions = jnp.broadcast_to(jnp.arange(time), tokens.shape)
+    earlier: tuple[KVCache, ...] = ()
+    if beginnings is not None and begin_with is not None:
+        begun, offset = before(model, beginnings, begin_with, time)
+        earlier, positions = (begun,), positions + offset[:, None]
+    read = model.hidden(params, tokens, positions, causal_mask(lengths, time), earlier)
     seen = jnp.broadcast_to((jnp.arange(time) < lengths[:, None])[:, None], (batch, branches, time))
     last = gather_beams(read.hidden, jnp.maximum(lengths - 1, 0)[:, None])
-    return KVCache(read.keys, read.values, seen, positions), last
+    own = KVCache(read.keys, read.values, seen, positions)
+    if not earlier:
+        return Read(own, last, lengths)
+    of_branches = begun._replace(
+        mask=jnp.broadcast_to(begun.mask[:, :1], (batch, branches, begun.mask.shape[2]))
+    )
+    axes = KVCache(keys=2, values=2, mask=2, positions=1)
+    both = (jnp.concatenate([a, b], axis) for a, b, axis in zip(of_branches, own, axes, strict=True))
+    return Read(KVCache(*both), last, lengths + offset)
 
 
 def empty_cache(model: Model, prompt: KVCache, steps: int, *, own: bool) -> KeysValues:
@@ -71,7 +91,7 @@ def extend(
     Args:
         tokens: int32 [batch, branches].
         step: how many tokens each branch has read before.
-        lengths: of the prompts, int32 [batch].
+        lengths: of the prompts with their beginnings, int32 [batch].
         prompt: their cache.
         cache: of the branches' tokens, from `empty_cache`.
         ancestors: int32 [batch, branches, steps], which branch read this branch's token of each step; None

@@ -12,6 +12,7 @@ from pretrainrl_jax.decoding.constraints import Constraint
 from pretrainrl_jax.decoding.decoded import Decoded, DecodedBatch, read_decoded
 from pretrainrl_jax.decoding.sampling import prompt_keys, sample
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.model.beginnings import find_shared, read_beginnings
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import round_up_rows
 from pretrainrl_jax.model.partitioning import place_rows, replicate, results
@@ -66,7 +67,9 @@ def decode(
     ends, placed_constraint = replicate(terminators, model.mesh), _placed(constraint, model)
     starts = [0] * len(prompts) if starts is None else starts
 
-    def start(indices: list[int], tokens: np.ndarray, lengths: np.ndarray) -> DecodedBatch:
+    def start(
+        indices: list[int], tokens: np.ndarray, lengths: np.ndarray, begun: dict[str, Any]
+    ) -> DecodedBatch:
         of_rows = _of_rows(starts, indices, batch)
         *placed, placed_starts = (place_rows(x, model.mesh) for x in (tokens, lengths, of_rows))
         return beam_search(
@@ -78,9 +81,10 @@ def decode(
             beams=beams,
             max_new_tokens=max_new_tokens,
             constraint=placed_constraint,
+            **begun,
         )
 
-    return _in_batches(prompts, batch, start, advance)
+    return _in_batches(model, params, prompts, batch, start, advance)
 
 
 def sample_batch(
@@ -148,7 +152,9 @@ def sample_batch(
     known = range(len(prompts)) if numbers is None else numbers
     placed_constraint = _placed(constraint, model)
 
-    def start(indices: list[int], tokens: np.ndarray, lengths: np.ndarray) -> DecodedBatch:
+    def start(
+        indices: list[int], tokens: np.ndarray, lengths: np.ndarray, begun: dict[str, Any]
+    ) -> DecodedBatch:
         lengths[len(indices) :] = 0  # nothing is drawn for rows that fill up the batch: nobody waits for them
         of_rows = _of_rows(known, indices, batch)
         *placed, placed_numbers = (place_rows(x, model.mesh) for x in (tokens, lengths, of_rows))
@@ -162,9 +168,10 @@ def sample_batch(
             max_new_tokens=max_new_tokens,
             constraint=placed_constraint,
             **placed_filters,
+            **begun,
         )
 
-    return _in_batches(prompts, batch, start, advance, shortest)
+    return _in_batches(model, params, prompts, batch, start, advance, shortest)
 
 
 def _placed(constraint: Constraint | None, model: Model) -> Any:
@@ -185,20 +192,34 @@ def _refuse_none(**counts: int) -> None:
 
 
 def _in_batches(
+    model: Model,
+    params: Params,
     prompts: Sequence[Sequence[int]],
     batch: int,
-    start: Callable[[list[int], np.ndarray, np.ndarray], DecodedBatch],
+    start: Callable[[list[int], np.ndarray, np.ndarray, dict[str, Any]], DecodedBatch],
     advance: Callable[[int], None],
     shortest: int = SMALLEST_BUCKET,
 ) -> list[list[Decoded]]:
     """What is decoded of each prompt, from batches of like length with one of them always on the device.
 
-    `start` begins a batch, given the places of its prompts, their tokens int32 [batch, bucket] and lengths
-    int32 [batch].
+    What many of them begin with is read once. `start` begins a batch, given the places of its prompts, their
+    own tokens int32 [batch, bucket] and lengths int32 [batch], and what they begin with, if they do.
     """
+    shared = find_shared(prompts)
+    own = [prompt[shared.length(i) if shared else 0 :] for i, prompt in enumerate(prompts)]
+    beginnings = read_beginnings(model, params, shared, decoding=True)
+
+    def begun_with(indices: list[int]) -> dict[str, Any]:
+        if not shared:
+            return {}
+        return {
+            "beginnings": beginnings,
+            "begin_with": place_rows(_of_rows(shared.of, indices, batch), model.mesh),
+        }
+
     begun = (
-        (indices, start(indices, *_padded([prompts[i] for i in indices], batch, shortest)))
-        for indices in _batches([len(p) for p in prompts], batch, shortest)
+        (indices, start(indices, *_padded([own[i] for i in indices], batch, shortest), begun_with(indices)))
+        for indices in _batches([len(p) for p in own], batch, shortest)
     )
     decoded: list[list[Decoded]] = [[] for _ in prompts]
     for indices, result in results(begun, "the answers of a batch"):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from pretrainrl_jax.evaluation.generation import power_of_four
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import constrain
-from pretrainrl_jax.objectives.scoring import score_trees, source_states
+from pretrainrl_jax.objectives.scoring import Before, score_trees, source_states
 from pretrainrl_jax.objectives.sums import branch_sums
 from pretrainrl_jax.objectives.token_logps import greedy_tokens, token_logps
 from pretrainrl_jax.trees.batch import PackedBatch
@@ -131,12 +131,12 @@ def fitted(size: Capacity) -> Capacity:
 
 
 @partial(jax.jit, static_argnums=0)
-def judge_rows(model: Model, params: Params, batch: PackedBatch) -> jax.Array:
+def judge_rows(model: Model, params: Params, batch: PackedBatch, earlier: Before | None = None) -> jax.Array:
     """Of every branch its summed log-probability and how many of its tokens are not greedy.
 
     float32 [rows, branches, 2], whole on every device.
     """
-    hidden = source_states(model, params, batch)
+    hidden = source_states(model, params, batch, earlier)
     head = model.head(params).astype(hidden.dtype)
     logps = token_logps(hidden, head, batch.source_index, batch.targets, layout=model.layout)
     likeliest = greedy_tokens(hidden, head, layout=model.layout)

@@ -1,15 +1,17 @@
 """The score engine: log-probabilities of given branches, in one forward pass over packed rows."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from pretrainrl_jax.model.attention import TreeRows
-from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.model.beginnings import Beginnings, Shared, before, find_shared, read_beginnings
+from pretrainrl_jax.model.decoder import KVCache, Model, Params
 from pretrainrl_jax.model.mesh import constrain, round_up_rows
 from pretrainrl_jax.model.partitioning import place_rows, replicate, results
 from pretrainrl_jax.model.vocabulary import check_tokens
@@ -18,17 +20,31 @@ from pretrainrl_jax.objectives.sums import branch_sums
 from pretrainrl_jax.objectives.token_logps import token_and_ending_logps, token_logps
 from pretrainrl_jax.trees.anchors import AnchorBatch
 from pretrainrl_jax.trees.batch import PackedBatch
-from pretrainrl_jax.trees.layouts import size
+from pretrainrl_jax.trees.layouts import Size, size
 from pretrainrl_jax.trees.packing import Capacity, capacity, pack, plan
 from pretrainrl_jax.trees.tree import AnswerTree
 
 ROWS = 16  # scored at a time, unless a caller says otherwise
 
 
-def source_states(model: Model, params: Params, batch: PackedBatch) -> jax.Array:
+class Before(NamedTuple):
+    """What was read before packed rows: of each row one beginning, with which all its trees go on."""
+
+    beginnings: Beginnings
+    of_rows: jax.Array  # int32 [rows]
+
+
+def source_states(
+    model: Model, params: Params, batch: PackedBatch, earlier: Before | None = None
+) -> jax.Array:
     """The final hidden states that predict something, [rows, sources, model] in the compute dtype."""
     rows = TreeRows(batch.tree_id, batch.branch_id)
-    hidden = model.hidden(params, batch.tokens, batch.positions, rows).hidden
+    positions: Any = batch.positions
+    caches: tuple[KVCache, ...] = ()
+    if earlier is not None:
+        cache, lengths = before(model, *earlier, batch.tokens.shape[1])
+        positions, caches = positions + lengths[:, None], (cache,)
+    hidden = model.hidden(params, batch.tokens, positions, rows, caches).hidden
     if batch.sources.shape[-1] == batch.tokens.shape[-1]:
         return hidden
     hidden = jnp.take_along_axis(hidden, batch.sources[..., None], axis=1)
@@ -36,13 +52,17 @@ def source_states(model: Model, params: Params, batch: PackedBatch) -> jax.Array
 
 
 def target_logps(
-    model: Model, params: Params, batch: PackedBatch, temperature: jax.Array | float | None = None
+    model: Model,
+    params: Params,
+    batch: PackedBatch,
+    temperature: jax.Array | float | None = None,
+    earlier: Before | None = None,
 ) -> jax.Array:
     """Log-probability of every target of packed rows, float32 [rows, targets]; 0 on padding.
 
     A temperature, above 0, divides every logit.
     """
-    hidden = source_states(model, params, batch)
+    hidden = source_states(model, params, batch, earlier)
     if temperature is not None:
         hidden = (hidden / temperature).astype(hidden.dtype)  # a logit is a product with it
     head = model.head(params).astype(hidden.dtype)
@@ -63,13 +83,20 @@ def anchor_logps(model: Model, params: Params, anchors: AnchorBatch) -> tuple[ja
 
 
 @partial(jax.jit, static_argnums=0)
-def score_rows(model: Model, params: Params, batch: PackedBatch) -> jax.Array:
+def score_rows(model: Model, params: Params, batch: PackedBatch, earlier: Before | None = None) -> jax.Array:
     """Summed log-probability of every branch of packed rows, float32 [rows, branches], on every device."""
-    return constrain(branch_sums(target_logps(model, params, batch), batch), model.layout)
+    logps = target_logps(model, params, batch, earlier=earlier)
+    return constrain(branch_sums(logps, batch), model.layout)
 
 
 @partial(jax.jit, static_argnums=0)
-def score_endings(model: Model, params: Params, batch: PackedBatch, terminators: jax.Array) -> jax.Array:
+def score_endings(
+    model: Model,
+    params: Params,
+    batch: PackedBatch,
+    terminators: jax.Array,
+    earlier: Before | None = None,
+) -> jax.Array:
     """Of every branch of packed rows its summed log-probability, and its probability as an answer.
 
     The second counts every terminator at the place of its own: an answer ends as probably as all of them
@@ -77,29 +104,36 @@ def score_endings(model: Model, params: Params, batch: PackedBatch, terminators:
 
     Args:
         terminators: bool [vocabulary]; every branch's own is among them.
+        earlier: what was read before the rows.
 
     Returns:
         float32 [rows, branches, 2], in nats, on every device.
     """
-    hidden = source_states(model, params, batch)
+    hidden = source_states(model, params, batch, earlier)
     sums = _branch_and_answer_logps(model, params, hidden, batch, terminators)
     return constrain(jnp.stack(sums, -1), model.layout)
 
 
 @partial(jax.jit, static_argnums=0)
 def score_tempered(
-    model: Model, params: Params, batch: PackedBatch, terminators: jax.Array, temperatures: jax.Array
+    model: Model,
+    params: Params,
+    batch: PackedBatch,
+    terminators: jax.Array,
+    temperatures: jax.Array,
+    earlier: Before | None = None,
 ) -> jax.Array:
     """The second of `score_endings` at several temperatures, which divide every logit; one forward pass.
 
     Args:
         terminators: bool [vocabulary].
         temperatures: float32 [temperatures], above 0.
+        earlier: what was read before the rows.
 
     Returns:
         float32 [rows, branches, temperatures], in nats, on every device.
     """
-    hidden = source_states(model, params, batch)
+    hidden = source_states(model, params, batch, earlier)
 
     def at(temperature: jax.Array) -> jax.Array:
         divided = (hidden / temperature).astype(hidden.dtype)  # a logit is a product with it
@@ -132,10 +166,10 @@ def score_answers(
     """`score_trees` by `score_endings`: of each branch both; with `temperatures` by `score_tempered`."""
     ends, divisors = (replicate(x, model.mesh) for x in (terminators, np.array(temperatures, np.float32)))
 
-    def engine(model: Model, params: Params, batch: PackedBatch) -> jax.Array:
+    def engine(model: Model, params: Params, batch: PackedBatch, earlier: Before | None) -> jax.Array:
         if temperatures:
-            return score_tempered(model, params, batch, ends, divisors)
-        return score_endings(model, params, batch, ends)
+            return score_tempered(model, params, batch, ends, divisors, earlier)
+        return score_endings(model, params, batch, ends, earlier)
 
     return score_trees(model, params, trees, engine=engine, **packing)
 
@@ -148,14 +182,16 @@ def score_trees(
     row_length: int,
     rows: int,
     fit: Callable[[Capacity], Capacity] = lambda smallest: smallest,
-    engine: Callable[[Model, Params, PackedBatch], jax.Array] = score_rows,
+    engine: Callable[[Model, Params, PackedBatch, Before | None], jax.Array] = score_rows,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[list[Any]]:
     """Summed log-probability of each branch of each tree, terminators included. Prefixes are only read.
 
+    What many of them begin with is read once; trees that share a row go on with the same.
+
     Args:
-        trees: the trees, each at most `row_length` input tokens.
-        row_length: input tokens a row holds.
+        trees: the trees.
+        row_length: input tokens a row holds, or as many as the longest tree has beside what it shares.
         rows: rows scored at a time, rounded up to what divides over the devices.
         fit: the sizes of rows to compile for, from the smallest that hold these trees.
         engine: gives [rows, branches, …], something of each branch, whole on every device; by default its
@@ -166,12 +202,15 @@ def score_trees(
         For each tree, in order, the log-probability of each of its branches (nats), or what `engine` gives of
         it.
 
-    Raises:
-        ValueError: if a tree is longer than a row.
     """
     rows = round_up_rows(model.mesh, rows)
+    shared = find_shared([tree.prefix for tree in trees])
+    beginnings = read_beginnings(model, params, shared, decoding=False)
+    if shared:
+        trees = [replace(tree, prefix=tree.prefix[shared.length(i) :]) for i, tree in enumerate(trees)]
     sizes = [size(tree, question=False) for tree in trees]
-    planned = plan([taken.inputs for taken in sizes], row_length)
+    row_length = max([row_length, *(taken.inputs for taken in sizes)])
+    planned = _plan(sizes, shared, row_length)
     holds = fit(capacity(sizes, planned, row_length))
 
     def begun() -> Iterator[tuple[list[list[int]], jax.Array]]:
@@ -181,7 +220,11 @@ def score_trees(
             batch = pack([[trees[i] for i in row] for row in filled], holds, question=False)
             check_tokens(int(max(batch.tokens.max(), batch.targets.max())), model.shape.vocabulary)
             batch = jax.tree.map(lambda x: place_rows(x, model.mesh), batch)
-            yield together, engine(model, params, batch)
+            earlier = None
+            if shared and beginnings:
+                of_rows = np.array([shared.of[row[0]] if row else 0 for row in filled], np.int32)
+                earlier = Before(beginnings, place_rows(of_rows, model.mesh))
+            yield together, engine(model, params, batch, earlier)
 
     scores: list[list[Any]] = [[] for _ in trees]
     for together, every in results(begun(), "the scores of a batch"):
@@ -192,3 +235,15 @@ def score_trees(
                 place += sizes[index].branches
         advance(sum(map(len, together)))
     return scores
+
+
+def _plan(sizes: Sequence[Size], shared: Shared | None, row_length: int) -> list[list[int]]:
+    """Rows of trees, all of a row with the same beginning."""
+    if shared is None:
+        return plan([taken.inputs for taken in sizes], row_length)
+    planned: list[list[int]] = []
+    for number in range(len(shared.beginnings)):
+        own = [i for i, of in enumerate(shared.of) if of == number]
+        rows = plan([sizes[i].inputs for i in own], row_length)
+        planned += [[own[i] for i in row] for row in rows]
+    return planned

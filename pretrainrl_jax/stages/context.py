@@ -227,7 +227,7 @@ class Context:
         advance: Callable[[int], None] = lambda n: None,
     ) -> list[list[float]]:
         """Log-probability of each branch of each tree under a model, in rows as long as the longest needs."""
-        packing = _packing(trees, row_length, advance)
+        packing: Any = {"row_length": row_length, "rows": ROWS, "advance": advance}
         return score_trees(loaded.model, loaded.params, trees, **packing)
 
     def score_answers(
@@ -244,7 +244,7 @@ class Context:
         With `temperatures`, which divide every logit, the latter alone, at each of them.
         """
         ends = self.template(template).terminators(loaded.tokenizer, loaded.model.shape.vocabulary)
-        packing = _packing(trees, row_length, advance)
+        packing: Any = {"row_length": row_length, "rows": ROWS, "advance": advance}
         return score_answers(loaded.model, loaded.params, trees, ends, temperatures, **packing)
 
     def finished(self) -> dict[str, Any]:
@@ -295,11 +295,6 @@ class Context:
     def _tidy(self, stage: str) -> None:
         checkpoints.strip(self.checkpoint(stage))
         remove_tree(self.parts(stage))
-
-
-def _packing(trees: Sequence[AnswerTree], row_length: int, advance: Callable[[int], None]) -> dict[str, Any]:
-    longest = max([row_length, *(tree.inputs for tree in trees)])
-    return {"row_length": longest, "rows": ROWS, "advance": advance}
 
 
 def finished_stages(workdir: Path) -> dict[str, Any]:

@@ -370,6 +370,14 @@ def answers(layout: Layout) -> Found:
         with guarded():
             return decode(few, of_few, asked, few_ends, beams=MORE_BEAMS, max_new_tokens=3, batch=BATCH)
 
+    def begun(seed: int) -> Any:
+        """Beams and scores of prompts with two beginnings, one of them longer."""
+        starts = [range(seed, seed + 40), range(seed + 100, seed + 145)]
+        asked = [[*starts[n % 2], *prompt[:9]] for n, prompt in enumerate(prompts(40, seed))]
+        endings = (Branch((5, 6, END)), Branch((7, END)))
+        scored = score([AnswerTree(str(n), tuple(prompt), endings) for n, prompt in enumerate(asked)])
+        return search(params, asked), scored
+
     def sampled(asked: list[list[int]], **chance: Any) -> Any:
         options = {"samples": SAMPLES, "max_new_tokens": LIMIT, "seed": 7, "batch": BATCH}
         with guarded():
@@ -393,6 +401,10 @@ def answers(layout: Layout) -> Found:
     compiled["decode"] = (
         compiles(lambda: keep("beams", lambda: search(params, prompts()))),
         compiles(lambda: (keep("ties", lambda: search(tied, prompts())), search(params, later))),
+    )
+    compiled["begun"] = (
+        compiles(lambda: keep("begun", lambda: begun(0))),
+        compiles(lambda: begun(1)),
     )
     compiled["decode few"] = (
         compiles(lambda: keep("few", lambda: search_few(prompts(vocabulary=FEW)))),

@@ -231,6 +231,14 @@ def test_beams_of_equal_score_go_by_their_token(computed: dict[str, Any], mesh: 
 
 
 @pytest.mark.parametrize("mesh", MESHES)
+def test_beams_and_scores_of_prompts_that_begin_alike(computed: dict[str, Any], mesh: str) -> None:
+    """What they begin with is read once, and lies whole on every device."""
+    (beams, scores), (expected_beams, expected) = (computed[name]["begun"] for name in (mesh, ONE))
+    assert_same_beams(beams, expected_beams)
+    np.testing.assert_allclose([*chain(*scores)], [*chain(*expected)], rtol=1e-5, atol=GAP)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
 def test_beams_where_tokens_are_few(computed: dict[str, Any], mesh: str) -> None:
     """More beams than a device has tokens, and than there are at all."""
     expected = computed[ONE]["few"]
@@ -314,6 +322,7 @@ def test_other_inputs_of_the_same_shapes_compile_nothing(computed: dict[str, Any
     compiled = everything["compiled"] | {head: everything["training"][head]["compiled"] for head in HEADS}
     programs = {
         "decode": "beam_search",
+        "begun": "beam_search",
         "decode few": "beam_search",
         "draw": "sample",
         "constrained": "sample",
@@ -368,7 +377,7 @@ def test_inner_loops_refuse_what_was_not_placed(
         )
 
     def score() -> None:
-        def engine(model: Model, params: Params, batch: PackedBatch) -> jax.Array:
+        def engine(model: Model, params: Params, batch: PackedBatch, earlier: None) -> jax.Array:
             return read(batch.branch_reference)
 
         scoring.score_trees(model, {}, trees, row_length=mesh_results.ROW_LENGTH, rows=1, engine=engine)

@@ -60,10 +60,17 @@ def test_scores_are_those_of_sequences_one_by_one(row_length, rows):
     assert [size.time for size in fitted] == [row_length]
 
 
-def test_a_tree_that_is_longer_than_a_row_is_refused():
+def test_a_row_holds_the_longest_tree():
     model, params = small_model()
-    with pytest.raises(ValueError, match="tree 2 has 18 tokens, a row holds 17"):
-        score_trees(model, params, TREES, row_length=17, rows=1)
+    lengths = []
+
+    def fit(smallest: Capacity) -> Capacity:
+        lengths.append(smallest.time)
+        return smallest
+
+    for row_length in (17, 18, 24):
+        score_trees(model, params, TREES, row_length=row_length, rows=1, fit=fit)
+    assert lengths == [18, 18, 24]
 
 
 def test_no_trees_have_no_scores():
