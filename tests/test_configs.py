@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parent.parent / "configs"
 FILES = sorted(path.name for path in FOLDER.glob("*.py"))
 IMPROVING = [name for name in FILES if name.startswith("selfimprove") and name.endswith("b.py")]
 LARGE = [name for name in FILES if name[-4].isdigit() or name.endswith("b.py")]
-LARGE = [name for name in LARGE if name not in IMPROVING]
+LARGE = [name for name in LARGE if name not in IMPROVING and "smollm" not in name]
 RATES = {"popqa": 3e-5, "wikidata": 3e-5, "entityquestions": 2e-5}
 PASSES = {"popqa": 3, "wikidata": 3, "entityquestions": 2}
 

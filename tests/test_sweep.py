@@ -221,6 +221,26 @@ def test_the_table_has_each_systems_own_values(swept: tuple[Path, str]) -> None:
     ]
 
 
+def test_orders_share_all_but_the_training_and_make_one_row(
+    tmp_path: Path, tiny_config: Path, compiled: Path
+) -> None:
+    words = ("run", "--config", tiny_config, "--workdir", tmp_path / "work", "--train.systems=ntp_answer")
+    ran = call(*words, "--sweep.train.order=0,1")
+    assert ran.code == 0, ran.err
+    first, second = (tmp_path / "work" / "cells" / f"train.order={n}" for n in range(2))
+    for name in ("checkpoints/pretrain", "mined/trees.array_record", "evaluations/base.json"):
+        assert (second / name).is_symlink()
+        assert not (first / name).is_symlink()
+    with pytest.raises(AssertionError):
+        assert_same_parameters(first, second, "train/ntp_answer")
+    shown = json.loads((tmp_path / "work" / "sweep.json").read_text())
+    assert [(row["system"], row["values"], list(row["seeds"])) for row in shown] == [
+        ("base", {}, ["0", "1"]),
+        ("ntp_answer", {}, ["0", "1"]),
+    ]
+    assert "of 2 seeds" in ran.out
+
+
 def test_a_finished_sweep_is_only_shown_again_and_may_grow(
     swept: tuple[Path, str], tmp_path: Path, tiny_config: Path
 ) -> None:

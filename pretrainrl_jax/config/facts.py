@@ -91,6 +91,12 @@ class FactsConfig(Section):
     limit: NonNegativeInt = setting(
         0, "keep this many facts, drawn by a hash of seed and id, or question and category; 0 keeps all"
     )
+    head: NonNegativeInt = setting(
+        0,
+        "so many of the best-known facts that facts.limit leaves out are asked too, and never trained: of "
+        "those that the base model answers it is told how many are kept",
+        results=("evaluate",),
+    )
     holdout_every: NonNegativeInt = setting(
         6, "one question in n, by its hash, is never trained on, only evaluated; 0 holds none out"
     )
@@ -99,6 +105,8 @@ class FactsConfig(Section):
     def _fits(self) -> "FactsConfig":
         if self.holdout_every == 1:
             raise wrong("facts.holdout_every", 1, "use 0 to hold out none, or 2 or more")
+        if self.head and not self.limit:
+            raise wrong("facts.head", self.head, "facts.limit leaves none out: set it, or leave this 0")
         return self
 
 

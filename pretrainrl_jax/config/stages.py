@@ -31,7 +31,7 @@ from pretrainrl_jax.config.declare import (
 from pretrainrl_jax.config.objectives import OBJECTIVES
 
 MINE_SOURCES = ("beam", "pool", "popularity", "constrained")
-ASKED = ("trained", "paraphrase", "held_out", "reversed")
+ASKED = ("trained", "paraphrase", "held_out", "head", "reversed")
 Template = Literal["bare", "few_shot"]
 
 
@@ -153,6 +153,11 @@ class TrainConfig(Section):
     )
     template: Template = setting("bare", "how the question is put to the model", results=("pretrain",))
     passes: PositiveFloat = setting(3.0, "times each fact is visited")
+    order: NonNegativeInt = setting(
+        0,
+        "another order of the same facts, and another draw of negatives and samples, with the base model, "
+        "negatives and anchor that the seed gives; 0: the seed's own order",
+    )
     device_seconds: NonNegativeFloat = setting(
         0.0,
         "give each system as many passes as take so long, all devices together, measured before it is "
@@ -201,7 +206,7 @@ class EvaluateConfig(Section):
     groups: Names = setting(
         ASKED,
         "which questions are asked: trained facts, their paraphrase in a wording of which training knows "
-        "nothing, held_out facts, reversed questions about the answers",
+        "nothing, held_out facts, the head beyond them (facts.head), reversed questions about the answers",
         results=("evaluate",),
     )
     among: str = setting(

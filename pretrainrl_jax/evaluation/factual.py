@@ -174,7 +174,8 @@ def groups(
 
     "unseen" are the trained facts that pretraining never stated; "held_out_head" the well-known facts that
     were not trained: what training may make a model forget. The held-out facts are neighbours of trained ones
-    (`neighbours`) or "distant". "reversed" are questions about the answers of trained facts.
+    (`neighbours`) or "distant". "head" are the best-known facts beyond the run's. "reversed" are questions
+    about the answers of trained facts.
     """
     held_out = [o for o in outcomes if o.group == "held_out"]
     near = {kind: [o for o in held_out if neighbour(o.fact) == kind] for kind in ("subject", "answer", "")}
@@ -187,6 +188,7 @@ def groups(
         "neighbour_subject": near["subject"],
         "neighbour_answer": near["answer"],
         "distant": near[""],
+        "head": [o for o in outcomes if o.group == "head"],
         "reversed": [o for o in outcomes if o.group == "reversed"],
     }
     return {name: measures(group) for name, group in members.items() if group}

@@ -77,6 +77,22 @@ def read_facts(config: Config) -> Reading:
     return replace(reading, facts=facts, repaired=+reading.repaired, left_out=+(reading.left_out + beyond))
 
 
+def best_known_beyond(config: Config, facts: Sequence[Fact]) -> list[Fact]:
+    """The `facts.head` best-known facts of the source that are not among these, best known first.
+
+    Raises InputError where the source does not say how well known its facts are, or has no others.
+    """
+    if not (count := config.facts.head):
+        return []
+    known = {(fact.id, fact.question) for fact in facts}
+    every = _read(config.facts, config.evaluate.by).facts if config.facts.path else []
+    others = [fact for fact in every if (fact.id, fact.question) not in known]
+    if len({fact.popularity for fact in others}) < 2:
+        why = "says of no fact how well known it is" if others else "has no facts beyond facts.limit"
+        raise InputError(f"facts.head={count}: {config.facts.path or 'the small world'} {why}; leave it 0")
+    return sorted(others, key=lambda fact: (-fact.popularity, fact.id))[:count]
+
+
 def format_of(settings: Source) -> str:
     """What `facts.path` is: one of the formats, "tfds" or "hf".
 

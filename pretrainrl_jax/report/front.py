@@ -43,8 +43,8 @@ class Estimate(NamedTuple):
 
 FIGURES = {
     "ACC": "acc", "paraphrase": "paraphrase", "unseen": "unseen", "forgetting": "forgetting",
-    "held-out head": "held_out_head", "neighbours": "neighbour_answer", "distant": "distant",
-    "device s": "device_seconds",
+    "held-out head": "held_out_head", "head kept": "head_kept",
+    "neighbours": "neighbour_answer", "distant": "distant", "device s": "device_seconds",
 }  # fmt: skip
 """The columns, and what `summary.figure` calls them."""
 

@@ -20,6 +20,7 @@ GROUPS = {
     "neighbour_subject": "held-out facts of a trained subject",
     "neighbour_answer": "held-out facts with a trained answer",
     "distant": "held-out facts with neither",
+    "head": "best-known facts beyond the run's",
 }
 """The groups whose questions can be told apart in an evaluation, as a reader calls them."""
 
@@ -85,6 +86,13 @@ def flips(pairs: Pairs) -> tuple[Pairs, Pairs]:
     ranked = sorted(pairs, key=lambda two: popularity(two[0]))
     gained = [two for two in ranked if right(two[1]) and not right(two[0])]
     return gained, [two for two in ranked if right(two[0]) and not right(two[1])]
+
+
+def kept(before: Json, after: Json) -> Json:
+    """Of the head's facts that one system answers rightly the other's accuracy, and how many they are."""
+    pairs = common(grouped(before)["head"], grouped(after)["head"])
+    known = [right(other) for one, other in pairs if right(one)]
+    return {"count": len(known), "acc": sum(known) / len(known)} if known else {}
 
 
 def changes(before: Json, after: Json) -> dict[str, Json]:

@@ -82,6 +82,14 @@ def _seconds(key: str) -> Callable[[Json], str]:
     return cell
 
 
+def _gibibytes(key: str) -> Callable[[Json], str]:
+    def cell(notes: Json) -> str:
+        size = number(notes.get(key))
+        return "" if size is None else f"{size / 2**30:.2f} GiB"
+
+    return cell
+
+
 def _notes(notes: Json) -> str:
     parts = [f"taken over from {notes['from']}"] if notes.get("from") else []
     skipped = number(notes.get("skipped")) or 0
@@ -92,6 +100,8 @@ def _notes(notes: Json) -> str:
 COLUMNS = {
     "wall clock": _seconds("seconds"),
     "device time": _seconds("device_seconds"),
+    "peak memory": _gibibytes("host_peak_bytes"),
+    "of a device": _gibibytes("device_peak_bytes"),
     "device": lambda notes: str(notes.get("device") or ""),
     "ended, UTC": lambda notes: str(notes.get("ended") or "")[:19].replace("T", " "),  # to the second
     "notes": _notes,

@@ -4,7 +4,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.knowledge.intervals import wilson
 from pretrainrl_jax.report.columns import grid, plain
 from pretrainrl_jax.report.formats import Json, decimals, number, percent
-from pretrainrl_jax.report.outcomes import Key, common, difference, trained
+from pretrainrl_jax.report.outcomes import Key, common, difference, kept, trained
 from pretrainrl_jax.report.systems import Systems
 
 RATES = ("acc", "hr", "mrr", "prob", "prob_all", "prob_aliases")
@@ -15,12 +15,14 @@ def summarise(evaluations: list[Json], dataset: str, model: str) -> Json:
     """The content of `report/summary.json`, from the evaluation of every system.
 
     acc, hr, mrr and prob of a system are those of the facts it was trained on; the other groups of
-    questions stand under `groups`. Beside an acc stands its 95 % interval, `acc_interval`. `against` holds
+    questions stand under `groups`; "head_kept" are the best-known facts beyond the run's that the base model
+    answers. Beside an acc stands its 95 % interval, `acc_interval`. `against` holds
     the difference of acc to every other system, paired by question, where the outcomes are at hand. A rate
     outside [0, 1] is refused; what is not a number becomes None.
     """
     systems: dict[str, Json] = {}
     asked: dict[str, dict[Key, Json]] = {}
+    base: Json | None = None
     for evaluation in sorted(evaluations, key=lambda e: e.get("system") != "base"):
         system = evaluation.get("system")
         if not isinstance(system, str) or not system:
@@ -28,6 +30,9 @@ def summarise(evaluations: list[Json], dataset: str, model: str) -> Json:
         if system in systems:
             raise InputError(f"two evaluations are of the system {system}")
         systems[system], asked[system] = _system(evaluation, system), trained(evaluation)
+        base = evaluation if system == "base" else base
+        if base and (of_head := kept(base, evaluation)):
+            systems[system]["groups"]["head_kept"] = _measures(of_head, f"{system}: head_kept")
     for name, of_system in systems.items():
         changes = {other: difference(common(asked[other], asked[name])) for other in asked if other != name}
         of_system["against"] = {other: change._asdict() for other, change in changes.items() if change}

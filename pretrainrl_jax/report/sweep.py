@@ -15,8 +15,8 @@ from pretrainrl_jax.report.systems import Systems
 
 FIGURES = {
     "ACC": "acc", "HR": "hr", "MRR": "mrr", "Prob": "prob", "unseen": "unseen", "paraphrase": "paraphrase",
-    "held out": "held_out", "held-out head": "held_out_head", "text NLL": "text_nll",
-    "device s": "device_seconds",
+    "held out": "held_out", "held-out head": "held_out_head", "head kept": "head_kept",
+    "text NLL": "text_nll", "device s": "device_seconds",
 }  # fmt: skip
 """The columns, and what `summary.figure` calls them."""
 

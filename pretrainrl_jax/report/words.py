@@ -48,7 +48,8 @@ def reading(summary: Json, known: Systems) -> list[str]:
             f"Only the base model was evaluated; its accuracy here is {percent(accuracies['base'])}.",
             "Nothing was trained, so there is nothing to compare yet.",
         ]
-    parts = (_recommended, _best, _against_baselines, _against_controls, _dpo, _beyond, _forgetting, _time)
+    ours = _recommended, _best, _against_baselines, _against_controls, _dpo
+    parts = (*ours, _beyond, _head, _forgetting, _time)
     return [
         *(f"{_capital(clause)}." for part in parts for clause in part(summary, known) if clause),
         "All of this is one seed, and accuracy is on the facts that were trained on: it measures what was "
@@ -228,10 +229,31 @@ def _beyond(summary: Json, known: Systems) -> Iterable[str]:
         yield f"accuracy from the base model to {known.words(name)}: {'; '.join(changes)}"
 
 
+def _head(summary: Json, known: Systems) -> Iterable[str]:
+    """What is left of the best-known facts beyond the run's that the base model answers."""
+    counted = {name: group_count(system, "head_kept") for name, system in summary["systems"].items()}
+    shares = [
+        f"{known.label(name)} {percent(group_rate(summary['systems'][name], 'head_kept'))}"
+        for name, count in counted.items()
+        if count and name != "base"
+    ]
+    if shares:
+        yield (
+            f"of {counted['base']:,} best-known facts beyond the run's that the base model answers are still "
+            f"answered: {', '.join(shares)}"
+        )
+
+
+def _without_text(summary: Json) -> str:
+    if all(system["text_nll"] is None for system in summary["systems"].values()):
+        return "no text was evaluated (evaluate.text names a file of it)"
+    return "the loss on held-out text is not known before and after"
+
+
 def _forgetting(summary: Json, known: Systems) -> Iterable[str]:
     rises = forgetting(summary)
     if not rises:
-        yield "forgetting cannot be read: the loss on held-out text is not known before and after"
+        yield f"forgetting cannot be read: {_without_text(summary)}"
         return
     base = summary["systems"]["base"]["text_nll"]
     each = ", ".join(f"{known.label(n)} {signed(rises[n])}" for n in sorted(rises, key=lambda n: rises[n]))

@@ -47,6 +47,7 @@ def questions_of(context: Context) -> list[Question]:
     questions = [(fact, fact.question, "trained") for fact in trained]
     questions += [(fact, fact.paraphrase, "paraphrase") for fact in trained if fact.paraphrase]
     questions += [(fact, fact.question, "held_out") for fact in context.held_out]
+    questions += [(fact, fact.question, "head") for fact in context.head]
     turned = reversed_facts(trained, context.facts, templates)
     questions += [(fact, fact.question, "reversed") for fact in turned]
     return [question for question in questions if question[2] in context.config.evaluate.groups]

@@ -21,10 +21,12 @@ from pretrainrl_jax.evaluation.factual import neighbours
 from pretrainrl_jax.evaluation.texts import paragraphs
 from pretrainrl_jax.facts.corpus import Corpus, verbalise
 from pretrainrl_jax.facts.matching import Truths, known_truths, normalise
+from pretrainrl_jax.facts.reading import best_known_beyond
 from pretrainrl_jax.facts.record import Fact
-from pretrainrl_jax.facts.splits import split
+from pretrainrl_jax.facts.splits import hashed, split
 from pretrainrl_jax.hosts.agree import is_process_0, run_on_process_0
 from pretrainrl_jax.knowledge.theory import KnownAnswers
+from pretrainrl_jax.memory import peak_memory
 from pretrainrl_jax.mining.fingerprint import fingerprint
 from pretrainrl_jax.model.decoder import PLAIN, Chosen, Model
 from pretrainrl_jax.model.whole import cuts, told
@@ -65,6 +67,17 @@ class Context:
         return split(self.facts, self.config.facts.holdout_every)[1]
 
     @cached_property
+    def head(self) -> list[Fact]:
+        """The best-known facts beyond the run's, which are only evaluated (`facts.head`)."""
+        return best_known_beyond(self.config, self.facts)
+
+    @cached_property
+    def training_seed(self) -> int:
+        """Of the order in which facts are visited, and of what is drawn on the way."""
+        seed, order = self.config.seed, self.config.train.order
+        return hashed(f"{seed} {order}") % (1 << 32) if order else seed
+
+    @cached_property
     def neighbour(self) -> Callable[[Fact], str]:
         """What a fact shares with a trained one, as `factual.neighbours` tells it."""
         return neighbours(self.trained)
@@ -72,7 +85,7 @@ class Context:
     @cached_property
     def known_truths(self) -> Truths:
         """What is true in answer to each wording, held-out facts' truths among it."""
-        return known_truths(self.facts)
+        return known_truths([*self.facts, *self.head])
 
     @cached_property
     def known_answers(self) -> KnownAnswers:
@@ -261,11 +274,12 @@ class Context:
         return True
 
     def finish(self, stage: str, **notes: Any) -> None:
-        """Mark a stage as finished, so that a rerun skips it, with the hardware and the time it ended.
+        """Mark a stage as finished, so that a rerun skips it, with hardware, peak memory and time.
 
         Only then what an interrupted run would have gone on from is removed.
         """
         notes["device"] = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+        notes |= peak_memory()  # of this host
         notes["ended"] = datetime.now(UTC).isoformat(timespec="seconds")
 
         def write() -> None:

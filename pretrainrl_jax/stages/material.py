@@ -31,7 +31,7 @@ class Material(NamedTuple):
 
 
 def _draw(context: Context, trees: Sequence[AnswerTree]) -> Visit:
-    negatives, seed = context.config.mine.negatives, context.config.seed
+    negatives, seed = context.config.mine.negatives, context.training_seed
     return in_turn(trees, lambda tree, epoch: draw_negatives(tree, negatives, seed, epoch))
 
 

@@ -66,7 +66,7 @@ def reinforce(context: Context, system: str) -> None:
         return init_sharded_state(base.model, base.params, config.optimizer, context.mesh)
 
     def visits_of(taught: float, passes: float, state: dict[str, Any]) -> Visits:
-        return Visits(facts, config.seed, taught, passes, settings.questions, state, context.worded)
+        return Visits(facts, context.training_seed, taught, passes, settings.questions, state, context.worded)
 
     def next_batch(visits: Visits, policy: Loaded) -> tuple[PackedBatch, list[Group]]:
         """The next lessons; or the next questions with answers that the policy gives, and what they earn."""
@@ -173,5 +173,5 @@ def anchors_beside(
     if not texts:
         return None
     how_much = settings.length, settings.questions
-    rows = anchor_rows(texts, *how_much, context.config.seed, visits.counts, steps)
+    rows = anchor_rows(texts, *how_much, context.training_seed, visits.counts, steps)
     return placed_batches(rows, context.mesh, steps, visits.batch)

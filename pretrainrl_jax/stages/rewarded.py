@@ -55,7 +55,7 @@ def answer(
         temperature=how.temperature,
         top_p=how.top_p,
         top_k=0,
-        seed=config.seed,
+        seed=context.training_seed,
         batch=config.train.questions,
         numbers=numbers,
     )

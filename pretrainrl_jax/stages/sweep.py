@@ -32,6 +32,7 @@ from pretrainrl_jax.stages.run import every_stage
 from pretrainrl_jax.storage import link, remove_tree
 from pretrainrl_jax.workdir import anchor_file, prepare_workdir
 
+REPEATS = ("seed", "train.order")  # axes along which the same is done again
 FACTS = "facts"  # what is read before any stage
 
 
@@ -149,7 +150,7 @@ def _copy_metrics(here: Path, there: Path, stage: str) -> None:
 def conclude(workdir: Path, config: Config) -> None:
     """Print and write the table of all cells; raises InputError if one is not finished."""
     rows = collect(workdir, config)
-    axes = [axis for axis in cells(config)[0].values if axis != "seed"]
+    axes = [axis for axis in cells(config)[0].values if axis not in REPEATS]
     known = Systems(config.objectives)
     texts = [
         f(rows, axes, known) for f in (table, chosen, differences, front_table) if axes or f is not chosen
@@ -169,12 +170,13 @@ def collect(workdir: Path, config: Config) -> list[Row]:
     summaries = [_summary(workdir / "cells" / cell.name / "report" / "summary.json") for cell in every]
     for system in ("base", *config.train.systems):
         settings = [settings_of(cell.config, f"evaluate/{system}") for cell in every]
-        axes = [a for a in every[0].values if a != "seed" and _depends(every, settings, a)]
+        axes = [a for a in every[0].values if a not in REPEATS and _depends(every, settings, a)]
         for cell, summary in zip(every, summaries, strict=True):
             values = {axis: cell.values[axis] for axis in axes}
             row = rows.setdefault(f"{system} {values}", Row(system, values, {}))
             forgot = {"forgetting": forgetting(summary).get(system)}
-            row.seeds.setdefault(str(cell.config.seed), summary["systems"][system] | forgot)
+            repeated = " ".join(str(cell.values[axis]) for axis in REPEATS if axis in cell.values)
+            row.seeds.setdefault(repeated or str(cell.config.seed), summary["systems"][system] | forgot)
     return list(rows.values())
 
 

@@ -182,7 +182,7 @@ class Rounds:
                 self._texts,
                 self._config.anchor.length,
                 self._config.anchor.questions,
-                self._config.seed,
+                self._context.training_seed,
                 rows.questions,
                 self._config.train.grad_accum_steps,
                 start=round(span.start * len(rows.trees)),
@@ -217,7 +217,7 @@ def pack(context: Context, trees: Sequence[AnswerTree], passes: float, question:
     source = PackedRows(
         questions,
         settings.row_length,
-        context.config.seed,
+        context.training_seed,
         max(passes, 1 / len(questions)),  # one question at least
         multiple,
         material(context).visit(context, trees),

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from helpers.fact_sources import LETTERS, ROW, in_memory, read, refused, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretrainrl_jax.config import Config, WorldConfig
+from pretrainrl_jax.config import Config, FactsConfig, WorldConfig
+from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.cleaning import REPAIRS
-from pretrainrl_jax.facts.reading import read_facts
+from pretrainrl_jax.facts.reading import best_known_beyond, read_facts
 from pretrainrl_jax.facts.rules import RULES
 from pretrainrl_jax.facts.splits import subsample
 from pretrainrl_jax.facts.world import make_world
@@ -112,6 +114,28 @@ def test_limit(tmp_path: Path) -> None:
     assert reading.facts == subsample(read(path).facts, 10, 3)
     assert reading.left_out == {"beyond the limit": 20}
     assert {f.id for f in reading.facts} != {f.id for f in read(path, limit=10, seed=4).facts}
+
+
+def test_the_head_is_what_the_limit_leaves_out_best_known_first(tmp_path: Path) -> None:
+    known = {"s_pop": lambda n: str(n * 7 % 30)}
+    rows = [{"question": f"Q{n}?", "answer": "a", "s_pop": known["s_pop"](n)} for n in range(30)]
+    settings = FactsConfig(path=str(write(tmp_path / "facts.csv", rows)), limit=10, head=5)
+    config = Config(facts=settings)
+    facts = read_facts(config).facts
+    head = best_known_beyond(config, facts)
+    others = sorted({float(n) for n in range(30)} - {fact.popularity for fact in facts})
+    assert [fact.popularity for fact in head] == others[:-6:-1]
+    assert best_known_beyond(Config(facts=replace(settings, head=0)), facts) == []
+    plain = write(tmp_path / "plain.csv", [{"question": f"Q{n}?", "answer": "a"} for n in range(30)])
+    for path, limit, why in (
+        (plain, 10, "says of no fact how well known it is"),
+        (plain, 30, "has no facts"),
+    ):
+        asked = Config(facts=replace(settings, path=str(path), limit=limit))
+        with pytest.raises(InputError, match=rf"facts\.head=5: .*{why}"):
+            best_known_beyond(asked, read_facts(asked).facts)
+    with pytest.raises(ValueError, match="facts.limit leaves none out"):
+        FactsConfig(path=str(plain), head=5)
 
 
 def test_the_synthetic_world() -> None:

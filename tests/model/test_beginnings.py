@@ -1,4 +1,4 @@
-"""What many prompts begin with is read once: the same answers, samples and scores as when each is read whole."""
+"""What many prompts begin with is read once: answers, samples and scores are those of prompts read whole."""
 
 from dataclasses import replace
 
@@ -27,7 +27,7 @@ MODELS = {
 
 
 def sequences(count: int, seed: int = 0) -> list[tuple[int, ...]]:
-    """Prompts of three kinds: two that begin alike, of different lengths, and one that has nothing in common."""
+    """Prompts of three kinds: two that begin alike, and one that has nothing in common."""
     rng = np.random.default_rng(seed)
     begun = [tuple(rng.integers(1, VOCABULARY, size).tolist()) for size in (53, 40)] + [()]
     own = [tuple(rng.integers(1, VOCABULARY, rng.integers(1, 20)).tolist()) for _ in range(count)]

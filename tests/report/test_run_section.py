@@ -84,16 +84,21 @@ def test_stages_in_the_order_of_a_run() -> None:
         "train/pretrainrl": {"device_seconds": 61.0, "skipped": 3},
         "train/dpo": {"skipped": 0, "seconds": 3725.0, "device": "8 x H200", "from": "beta-1/seed0"},
         "mine": {"negatives": 10},
-        "pretrain": {"seconds": 12.34, "device": "1 x cpu", "ended": "2026-01-02T03:04:05.678+00:00"},
+        "pretrain": {
+            "seconds": 12.34,
+            "host_peak_bytes": 3 << 29,
+            "device": "1 x cpu",
+            "ended": "2026-01-02T03:04:05.678+00:00",
+        },
     }
     section = stages(finished, KNOWN)
     assert section is not None
-    assert section["heads"] == ["wall clock", "device time", "device", "ended, UTC", "notes"]
+    assert section["heads"] == ["wall clock", "device time", "peak memory", "device", "ended, UTC", "notes"]
     assert [(row["stage"], *row["cells"]) for row in section["rows"]] == [
-        ("pretrain", "12.3 s", "", "1 x cpu", "2026-01-02 03:04:05", ""),
-        ("train DPO alone", "1 h 2 min", "", "8 x H200", "", "taken over from beta-1/seed0"),
-        ("train PretrainRL", "", "1 min 1 s", "", "", "updates skipped as not finite: 3"),
-        ("evaluate base", "7.0 s", "", "", "", ""),
+        ("pretrain", "12.3 s", "", "1.50 GiB", "1 x cpu", "2026-01-02 03:04:05", ""),
+        ("train DPO alone", "1 h 2 min", "", "", "8 x H200", "", "taken over from beta-1/seed0"),
+        ("train PretrainRL", "", "1 min 1 s", "", "", "", "updates skipped as not finite: 3"),
+        ("evaluate base", "7.0 s", "", "", "", "", ""),
     ]  # fmt: skip
     assert hardware(finished, KNOWN) == (
         "On 1 x cpu and 8 x H200; 19.3 s of wall-clock time in all (2 of 4 stages not recorded)."

@@ -226,6 +226,28 @@ def test_accuracies_have_their_intervals() -> None:
     assert summarise([evaluation("base", None)], "d", "m")["systems"]["base"]["acc_interval"] is None
 
 
+def test_what_is_kept_of_the_head_is_of_what_the_base_model_knew() -> None:
+    """Of 10 facts the base knows 4, the other 3 of these and 2 that the base does not."""
+    right = {"ntp": {0, 1, 2, 8, 9}, "base": {0, 1, 2, 3}}
+    evaluations = [
+        evaluation(
+            name,
+            0.5,
+            questions=[
+                {"id": f"f{n}", "question": "?", "group": "head", "correct": n in which} for n in range(10)
+            ],
+        )
+        for name, which in right.items()
+    ]
+    summary = summarise(evaluations, "d", "m")
+    groups = {name: system["groups"] for name, system in summary["systems"].items()}
+    assert (groups["ntp"]["head_kept"]["count"], groups["ntp"]["head_kept"]["acc"]) == (4, 0.75)
+    assert (groups["base"]["head_kept"]["count"], groups["base"]["head_kept"]["acc"]) == (4, 1.0)
+    told = "of 4 best-known facts beyond the run's that the base model answers are still answered: NTP 75.0%"
+    assert told in "\n".join(reading(summary, KNOWN)).replace("Of 4", "of 4")
+    assert "head_kept" not in summarise(evaluations[:1], "d", "m")["systems"]["ntp"]["groups"]
+
+
 def test_nothing_learned() -> None:
     text = words_of(base=0.4, ntp=0.3, dpo=0.1)
     assert "No trained system is more accurate than the base model (40.0%)" in text
