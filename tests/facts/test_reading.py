@@ -134,7 +134,7 @@ def test_the_head_is_what_the_limit_leaves_out_best_known_first(tmp_path: Path) 
         asked = Config(facts=replace(settings, path=str(path), limit=limit))
         with pytest.raises(InputError, match=rf"facts\.head=5: .*{why}"):
             best_known_beyond(asked, read_facts(asked).facts)
-    with pytest.raises(ValueError, match="facts.limit leaves none out"):
+    with pytest.raises(ValueError, match=r"facts\.limit leaves none out"):
         FactsConfig(path=str(plain), head=5)
 
 
