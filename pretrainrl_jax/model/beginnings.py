@@ -12,8 +12,8 @@ import numpy as np
 
 from pretrainrl_jax.model.attention import causal_mask
 from pretrainrl_jax.model.decoder import KVCache, Model, Params
-from pretrainrl_jax.model.mesh import constrain
-from pretrainrl_jax.model.partitioning import replicate
+from pretrainrl_jax.model.mesh import constrain, round_up_rows
+from pretrainrl_jax.model.partitioning import place_rows
 from pretrainrl_jax.model.whole import for_decoding
 
 SHORTEST = 32  # tokens: what a shorter one saves is lost in padding
@@ -111,11 +111,13 @@ def read_beginnings(
         return None
     count = len(shared.beginnings)
     longest = max(map(len, shared.beginnings))
-    tokens = np.zeros((_power(count), -(-longest // MULTIPLE) * MULTIPLE), np.int32)
+    tokens = np.zeros(
+        (round_up_rows(model.mesh, _power(count)), -(-longest // MULTIPLE) * MULTIPLE), np.int32
+    )
     lengths = np.zeros(len(tokens), np.int32)
     for row, beginning in enumerate(shared.beginnings):
         tokens[row, : len(beginning)], lengths[row] = beginning, len(beginning)
-    placed = (replicate(x, model.mesh) for x in (tokens, lengths))
+    placed = (place_rows(x, model.mesh) for x in (tokens, lengths))
     return _read(model, params, *placed, decoding=decoding)
 
 
