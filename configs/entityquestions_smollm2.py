@@ -3,8 +3,9 @@ r"""A real language model on real facts: SmolLM2-135M learns some 500 facts of E
     python -m pretrainrl_jax.main --config configs/entityquestions_smollm2.py --sweep.train.order=0,1,2
 
 It reads the Hugging Face folder `SmolLM2-135M`, `entityquestions`, the folder of the official release, and
-the text of `forgetting.txt`; --model.path, --facts.path and --evaluate.text name others. Negatives come from the pools of six relations, as the paper's authors drew them, and facts are
-trained twice, the paper's repetition. What is not said here is as in popqa_smollm2.py, rates included.
+the text of `forgetting.txt`; --model.path, --facts.path and --evaluate.text name others. Negatives come from
+the pools of six relations, as the paper's authors drew them, and facts are trained twice, the paper's
+repetition. What is not said here is as in popqa_smollm2.py, rates included.
 
 How well the pool of some of a relation's questions agrees with that of all (the paper, of 1,000 against all:
 cosine 0.88, Spearman 0.85), on 400 of each relation:
