@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from pretrainrl_jax.decoding.best_tokens import NEG_INF, best_tokens
-from pretrainrl_jax.decoding.cache import Prompts, empty_cache, extend, gather_beams, prefill
+from pretrainrl_jax.decoding.cache import empty_cache, extend, gather_beams, prefill
 from pretrainrl_jax.decoding.constraints import Constraint, State, begin
 from pretrainrl_jax.decoding.decoded import DecodedBatch
-from pretrainrl_jax.model.beginnings import Beginnings
+from pretrainrl_jax.model.beginnings import Before
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.layers import KeysValues
 from pretrainrl_jax.model.mesh import constrain
@@ -54,8 +54,7 @@ def beam_search(
     max_new_tokens: int,
     constraint: Constraint | None = None,
     starts: jax.Array | None = None,
-    beginnings: Beginnings | None = None,
-    begin_with: jax.Array | None = None,
+    earlier: Before | None = None,
 ) -> DecodedBatch:
     """The most probable answers to each prompt.
 
@@ -78,8 +77,7 @@ def beam_search(
         max_new_tokens: longest answer, terminator included.
         constraint: which tokens and terminators may follow; scores stay those of the model as it is.
         starts: int32 [batch], where of the constraint each prompt begins; None is 0.
-        beginnings: what was read before the prompts.
-        begin_with: int32 [batch], which of them each prompt continues.
+        earlier: what was read before the prompts.
 
     Returns:
         The beams. Those still alive at the length limit fill the places left empty, marked unfinished.
@@ -87,9 +85,7 @@ def beam_search(
     batch = len(prompts)
     model, params = for_decoding(model, params)
     head = model.head(params).astype(model.shape.dtype)
-    prompt, last, lengths = prefill(
-        model, params, Prompts(prompts, lengths, beginnings, begin_with), branches=beams
-    )
+    prompt, last, lengths = prefill(model, params, prompts, lengths, beams, earlier)
 
     def select(
         axes: MeshAxes,

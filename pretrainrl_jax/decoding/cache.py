@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from pretrainrl_jax.model.attention import causal_mask
-from pretrainrl_jax.model.beginnings import Beginnings, before
+from pretrainrl_jax.model.beginnings import Before, before
 from pretrainrl_jax.model.decoder import KVCache, Model, Params
 from pretrainrl_jax.model.layers import KeysValues
 from pretrainrl_jax.model.mesh import constrain
@@ -21,43 +21,51 @@ def gather_beams(tree: Any, index: jax.Array) -> Any:
     return jax.tree.map(lambda array: jax.vmap(lambda a, i: a[i])(array, index), tree)
 
 
-class Prompts(NamedTuple):
-    """Prompts to be read; where they begin alike, what they begin with was read before."""
-
-    tokens: jax.Array  # int32 [batch, time], without their beginnings, padded on the right
-    lengths: jax.Array  # int32 [batch]
-    beginnings: Beginnings | None = None
-    begin_with: jax.Array | None = None  # int32 [batch], which of them
-
-
 class Read(NamedTuple):
     """Prompts that were read."""
 
     cache: KVCache
     last: jax.Array  # the hidden states that predict what follows, [batch, 1, model]
-    lengths: jax.Array  # int32 [batch], beginnings among them
+    lengths: jax.Array  # int32 [batch], with what was read before them
 
 
-def prefill(model: Model, params: Params, prompts: Prompts, branches: int) -> Read:
-    """Read the prompts, each of which will be seen by so many branches."""
-    tokens, lengths, beginnings, begin_with = prompts
-    batch, time = tokens.shape
-    positions = jnp.broadcast_to(jnp.arange(time), tokens.shape)
-    earlier: tuple[KVCache, ...] = ()
-    if beginnings is not None and begin_with is not None:
-        begun, offset = before(model, beginnings, begin_with, time)
-        earlier, positions = (begun,), positions + offset[:, None]
-    read = model.hidden(params, tokens, positions, causal_mask(lengths, time), earlier)
-    seen = jnp.broadcast_to((jnp.arange(time) < lengths[:, None])[:, None], (batch, branches, time))
-    last = gather_beams(read.hidden, jnp.maximum(lengths - 1, 0)[:, None])
-    own = KVCache(read.keys, read.values, seen, positions)
-    if not earlier:
-        return Read(own, last, lengths)
-    of_branches = begun._replace(
-        mask=jnp.broadcast_to(begun.mask[:, :1], (batch, branches, begun.mask.shape[2]))
-    )
-    axes = KVCache(keys=2, values=2, mask=2, positions=1)
-    both = (jnp.concatenate([a, b], axis) for a, b, axis in zip(of_branches, own, axes, strict=True))
+def prefill(
+    model: Model,
+    params: Params,
+    prompts: jax.Array,
+    lengths: jax.Array,
+    branches: int,
+    earlier: Before | None = None,
+) -> Read:
+    """Read the prompts.
+
+    Args:
+        prompts: int32 [batch, time], padded on the right.
+        lengths: int32 [batch].
+        branches: that will see each prompt.
+        earlier: what was read before the prompts.
+    """
+    batch, time = prompts.shape
+    positions = jnp.broadcast_to(jnp.arange(time), prompts.shape)
+
+    def by_branches(seen: jax.Array) -> jax.Array:
+        """bool [batch, length], for every branch."""
+        return jnp.broadcast_to(seen[:, None], (batch, branches, seen.shape[1]))
+
+    def own(caches: tuple[KVCache, ...]) -> tuple[KVCache, jax.Array]:
+        read = model.hidden(params, prompts, positions, causal_mask(lengths, time), caches)
+        last = gather_beams(read.hidden, jnp.maximum(lengths - 1, 0)[:, None])
+        seen = by_branches(jnp.arange(time) < lengths[:, None])
+        return KVCache(read.keys, read.values, seen, positions), last
+
+    if earlier is None:
+        return Read(*own(()), lengths)
+    begun, offset = before(model, earlier, time)
+    positions = positions + offset[:, None]
+    cache, last = own((begun,))
+    begun = begun._replace(mask=by_branches(begun.mask[:, 0]))
+    of_length = 2, 2, 2, 1  # the axis of each
+    both = (jnp.concatenate(two, axis) for *two, axis in zip(begun, cache, of_length, strict=True))
     return Read(KVCache(*both), last, lengths + offset)
 
 

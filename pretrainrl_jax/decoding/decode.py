@@ -12,7 +12,7 @@ from pretrainrl_jax.decoding.constraints import Constraint
 from pretrainrl_jax.decoding.decoded import Decoded, DecodedBatch, read_decoded
 from pretrainrl_jax.decoding.sampling import prompt_keys, sample
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.model.beginnings import find_shared, read_beginnings
+from pretrainrl_jax.model.beginnings import Before, find_shared, read_beginnings
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import round_up_rows
 from pretrainrl_jax.model.partitioning import place_rows, replicate, results
@@ -68,7 +68,7 @@ def decode(
     starts = [0] * len(prompts) if starts is None else starts
 
     def start(
-        indices: list[int], tokens: np.ndarray, lengths: np.ndarray, begun: dict[str, Any]
+        indices: list[int], tokens: np.ndarray, lengths: np.ndarray, earlier: Before | None
     ) -> DecodedBatch:
         of_rows = _of_rows(starts, indices, batch)
         *placed, placed_starts = (place_rows(x, model.mesh) for x in (tokens, lengths, of_rows))
@@ -81,7 +81,7 @@ def decode(
             beams=beams,
             max_new_tokens=max_new_tokens,
             constraint=placed_constraint,
-            **begun,
+            earlier=earlier,
         )
 
     return _in_batches(model, params, prompts, batch, start, advance)
@@ -153,7 +153,7 @@ def sample_batch(
     placed_constraint = _placed(constraint, model)
 
     def start(
-        indices: list[int], tokens: np.ndarray, lengths: np.ndarray, begun: dict[str, Any]
+        indices: list[int], tokens: np.ndarray, lengths: np.ndarray, earlier: Before | None
     ) -> DecodedBatch:
         lengths[len(indices) :] = 0  # nothing is drawn for rows that fill up the batch: nobody waits for them
         of_rows = _of_rows(known, indices, batch)
@@ -168,7 +168,7 @@ def sample_batch(
             max_new_tokens=max_new_tokens,
             constraint=placed_constraint,
             **placed_filters,
-            **begun,
+            earlier=earlier,
         )
 
     return _in_batches(model, params, prompts, batch, start, advance, shortest)
@@ -196,7 +196,7 @@ def _in_batches(
     params: Params,
     prompts: Sequence[Sequence[int]],
     batch: int,
-    start: Callable[[list[int], np.ndarray, np.ndarray, dict[str, Any]], DecodedBatch],
+    start: Callable[[list[int], np.ndarray, np.ndarray, Before | None], DecodedBatch],
     advance: Callable[[int], None],
     shortest: int = SMALLEST_BUCKET,
 ) -> list[list[Decoded]]:
@@ -209,16 +209,13 @@ def _in_batches(
     own = [prompt[shared.length(i) if shared else 0 :] for i, prompt in enumerate(prompts)]
     beginnings = read_beginnings(model, params, shared, decoding=True)
 
-    def begun_with(indices: list[int]) -> dict[str, Any]:
-        if not shared:
-            return {}
-        return {
-            "beginnings": beginnings,
-            "begin_with": place_rows(_of_rows(shared.of, indices, batch), model.mesh),
-        }
+    def before(indices: list[int]) -> Before | None:
+        if shared is None or beginnings is None:
+            return None
+        return Before(beginnings, place_rows(_of_rows(shared.of, indices, batch), model.mesh))
 
     begun = (
-        (indices, start(indices, *_padded([own[i] for i in indices], batch, shortest), begun_with(indices)))
+        (indices, start(indices, *_padded([own[i] for i in indices], batch, shortest), before(indices)))
         for indices in _batches([len(p) for p in own], batch, shortest)
     )
     decoded: list[list[Decoded]] = [[] for _ in prompts]

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from pretrainrl_jax.decoding.best_tokens import BLOCK
-from pretrainrl_jax.decoding.cache import Prompts, empty_cache, extend, prefill
+from pretrainrl_jax.decoding.cache import empty_cache, extend, prefill
 from pretrainrl_jax.decoding.constraints import Constraint, State, begin
 from pretrainrl_jax.decoding.decoded import DecodedBatch
 from pretrainrl_jax.decoding.draw import inverse_cdf, take_along_last, uniform
 from pretrainrl_jax.model import vocabulary
-from pretrainrl_jax.model.beginnings import Beginnings
+from pretrainrl_jax.model.beginnings import Before
 from pretrainrl_jax.model.decoder import Model, Params, project
 from pretrainrl_jax.model.layers import KeysValues
 from pretrainrl_jax.model.mesh import Layout, constrain
@@ -141,8 +141,7 @@ def sample(
     top_p: jax.Array | float,
     top_k: jax.Array | int,
     constraint: Constraint | None = None,
-    beginnings: Beginnings | None = None,
-    begin_with: jax.Array | None = None,
+    earlier: Before | None = None,
 ) -> DecodedBatch:
     """Random continuations of each prompt.
 
@@ -167,8 +166,7 @@ def sample(
         top_k: int32, 0 or more; 0 is off.
         constraint: which tokens and terminators may follow; the others lose their logits before temperature,
             top-k and top-p. A sample that nothing may follow ends unfinished.
-        beginnings: what was read before the prompts.
-        begin_with: int32 [batch], which of them each prompt continues.
+        earlier: what was read before the prompts.
 
     Returns:
         The samples; `logps` are the model's as it is, neither tempered, truncated nor constrained.
@@ -176,9 +174,7 @@ def sample(
     batch = len(prompts)
     model, params = for_decoding(model, params)
     head = model.head(params).astype(model.shape.dtype)
-    prompt, last, read = prefill(
-        model, params, Prompts(prompts, lengths, beginnings, begin_with), branches=samples
-    )
+    prompt, last, read = prefill(model, params, prompts, lengths, samples, earlier)
     sample_keys = jax.vmap(lambda key: jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(samples)))(keys)
     off = (temperature == 1) & (top_p >= 1) & ((top_k <= 0) | (top_k >= model.shape.vocabulary))
 

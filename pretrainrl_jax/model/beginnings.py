@@ -41,6 +41,13 @@ class Beginnings(NamedTuple):
     lengths: jax.Array  # int32 [beginnings]
 
 
+class Before(NamedTuple):
+    """What was read before rows: of each row one beginning, with which all that stands in it goes on."""
+
+    beginnings: Beginnings
+    of_rows: jax.Array  # int32 [rows]
+
+
 def find_shared(sequences: Sequence[Sequence[int]]) -> Shared | None:
     """The beginnings of token sequences that it pays to read apart; None where nothing does.
 
@@ -139,18 +146,9 @@ def _read(
     return Beginnings(keys, values, constrain(lengths, model.layout))
 
 
-def before(model: Model, beginnings: Beginnings, rows: jax.Array, time: int) -> tuple[KVCache, jax.Array]:
-    """What stands before rows of sequences.
-
-    Args:
-        model: that read them.
-        beginnings: what it read.
-        rows: int32 [batch], which of them each row's sequences begin with.
-        time: tokens of a row.
-
-    Returns:
-        The cache that the rows' tokens see beside one another, and its tokens, int32 [batch].
-    """
+def before(model: Model, earlier: Before, time: int) -> tuple[KVCache, jax.Array]:
+    """The cache that rows of so many tokens see beside one another, and its tokens, int32 [rows]."""
+    beginnings, rows = earlier
     axes = ("layers", "rows", None, "kv_heads", "head")
     keys, values = (constrain(x[:, rows], model.layout, *axes) for x in beginnings[:2])
     lengths = beginnings.lengths[rows]

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from pretrainrl_jax.model.attention import TreeRows
-from pretrainrl_jax.model.beginnings import Beginnings, Shared, before, find_shared, read_beginnings
+from pretrainrl_jax.model.beginnings import Before, Shared, before, find_shared, read_beginnings
 from pretrainrl_jax.model.decoder import KVCache, Model, Params
 from pretrainrl_jax.model.mesh import constrain, round_up_rows
 from pretrainrl_jax.model.partitioning import place_rows, replicate, results
@@ -27,13 +27,6 @@ from pretrainrl_jax.trees.tree import AnswerTree
 ROWS = 16  # scored at a time, unless a caller says otherwise
 
 
-class Before(NamedTuple):
-    """What was read before packed rows: of each row one beginning, with which all its trees go on."""
-
-    beginnings: Beginnings
-    of_rows: jax.Array  # int32 [rows]
-
-
 def source_states(
     model: Model, params: Params, batch: PackedBatch, earlier: Before | None = None
 ) -> jax.Array:
@@ -42,7 +35,7 @@ def source_states(
     positions: Any = batch.positions
     caches: tuple[KVCache, ...] = ()
     if earlier is not None:
-        cache, lengths = before(model, *earlier, batch.tokens.shape[1])
+        cache, lengths = before(model, earlier, batch.tokens.shape[1])
         positions, caches = positions + lengths[:, None], (cache,)
     hidden = model.hidden(params, batch.tokens, positions, rows, caches).hidden
     if batch.sources.shape[-1] == batch.tokens.shape[-1]:
