@@ -42,7 +42,8 @@ def implausible_negatives(statistics: Json) -> Signature | None:
         f"in {low:,} of {questions:,} questions the model gives all negatives together less than a hundredth "
         "of the truth's probability (a truth under 1 % counts as 1 %)",
         "Mine the questions' own beams (mine.sources=beam), drop the improbable (mine.min_probability), ask "
-        "in the model's own way (mine.template), or leave out the facts that it knows",
+        "and train in the model's own way (mine.template, train.template), or leave out the facts that it "
+        "knows",
     )
 
 

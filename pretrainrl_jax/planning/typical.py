@@ -58,6 +58,7 @@ def material(config: Config) -> Material:
             "trained": len(trained),
             "paraphrase": sum(bool(fact.paraphrase) for fact in trained),
             "held_out": len(held_out),
+            "head": config.facts.head,
             "reversed": len(reversed_facts(trained, facts, templates)),
         }
         source = (
@@ -68,6 +69,7 @@ def material(config: Config) -> Material:
         number = min(number, config.facts.limit) if config.facts.limit else number
         apart = number // config.facts.holdout_every if config.facts.holdout_every else 0
         counts = dict.fromkeys(("trained", "paraphrase"), number - apart) | {"held_out": apart}
+        counts["head"] = config.facts.head
         counts["reversed"] = round(REVERSED * counts["trained"])
         categories = [-(-counts["trained"] // kinds)] * kinds
         known = "as published" if path.name in PUBLISHED else "a guess"
