@@ -54,8 +54,9 @@ def main() -> int:
             written = theirs.generate(
                 **tokens, max_new_tokens=LONGEST, do_sample=False, eos_token_id=ends, pad_token_id=ends[0]
             )
-        other = words.decode(written[0, tokens["input_ids"].shape[1] :], skip_special_tokens=True)
-        other = other.split("\n")[0].strip()
+        ids = written[0, tokens["input_ids"].shape[1] :].tolist()
+        until = next((at for at, token in enumerate(ids) if token in ends), len(ids))
+        other = words.decode(ids[:until]).split("\n")[0].strip()
         different += own != other
         told = "right" if matches(own, fact.answers, "exact") else f"true is {fact.answer}"
         print(f"{fact.question} {own} ({told})" + (f"; transformers: {other}" if own != other else ""))

@@ -13,10 +13,10 @@ The learning rates are to be chosen on paraphrases, on facts of a seed that the 
 what docs/forgetting.md trained this model with:
 
     python -m pretrainrl_jax.main --config configs/popqa_smollm2.py --workdir runs/smollm2_rates \
-        --facts.limit=260 --sweep.seed=100 --sweep.learning_rate=3e-5,1e-4,3e-4 \
+        --facts.limit=260 --facts.head=0 --sweep.seed=100 --sweep.learning_rate=3e-5,1e-4,3e-4 \
         --evaluate.beams=1 --evaluate.groups=trained,paraphrase --objectives.rpo.remine_every=8
 
-docs/real-model.md has the tables, and what each stage takes on two CPU cores.
+docs/real-model.md says what that costs on two CPU cores.
 """
 
 from dataclasses import replace
@@ -53,7 +53,7 @@ config = Config(
     train=TrainConfig(systems=tuple(rates), questions=20, passes=3.0),
     evaluate=EvaluateConfig(
         template="few_shot",
-        groups=("trained", "paraphrase", "held_out", "head"),
+        groups=("trained", "paraphrase", "held_out"),
         beams=5,
         samples=0,
         text="forgetting.txt",

@@ -31,7 +31,7 @@ from pretrainrl_jax.config.declare import (
 from pretrainrl_jax.config.objectives import OBJECTIVES
 
 MINE_SOURCES = ("beam", "pool", "popularity", "constrained")
-ASKED = ("trained", "paraphrase", "held_out", "head", "reversed")
+ASKED = ("trained", "paraphrase", "held_out", "reversed")
 Template = Literal["bare", "few_shot"]
 
 
@@ -206,7 +206,7 @@ class EvaluateConfig(Section):
     groups: Names = setting(
         ASKED,
         "which questions are asked: trained facts, their paraphrase in a wording of which training knows "
-        "nothing, held_out facts, the head beyond them (facts.head), reversed questions about the answers",
+        "nothing, held_out facts, reversed questions about the answers; facts.head asks for itself",
         results=("evaluate",),
     )
     among: str = setting(

@@ -42,7 +42,7 @@ def decode(
     """The best answers of each prompt by beam search; greedy decoding with `beams=1`.
 
     Prompts are decoded in batches of like length, each padded to a bucket, so that the number of
-    compilations is the number of buckets.
+    compilations is the number of buckets, for as many beginnings that prompts share and as long.
 
     Args:
         prompts: token ids of each prompt, none empty.

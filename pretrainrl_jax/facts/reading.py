@@ -80,16 +80,23 @@ def read_facts(config: Config) -> Reading:
 def best_known_beyond(config: Config, facts: Sequence[Fact]) -> list[Fact]:
     """The `facts.head` best-known facts of the source that are not among these, best known first.
 
-    Raises InputError where the source does not say how well known its facts are, or has no others.
+    None of them asks what one of these asks. Raises InputError where the source does not say how well known
+    its facts are, or has fewer others.
     """
     if not (count := config.facts.head):
         return []
-    known = {(fact.id, fact.question) for fact in facts}
-    every = _read(config.facts, config.evaluate.by).facts if config.facts.path else []
-    others = [fact for fact in every if (fact.id, fact.question) not in known]
-    if len({fact.popularity for fact in others}) < 2:
-        why = "says of no fact how well known it is" if others else "has no facts beyond facts.limit"
-        raise InputError(f"facts.head={count}: {config.facts.path or 'the small world'} {why}; leave it 0")
+    if not config.facts.path:
+        raise InputError(f"facts.head={count}: the small world has no facts beyond its own; leave it 0")
+    asked = {" ".join(fact.question.split()) for fact in facts}  # of whatever category
+    every = _read(config.facts, config.evaluate.by).facts
+    others = [fact for fact in every if " ".join(fact.question.split()) not in asked]
+    if len(others) < count:
+        raise InputError(
+            f"facts.head={count}: {config.facts.path} has {len(others)} facts beyond facts.limit; give fewer"
+        )
+    if not any(fact.popularity for fact in others):
+        why = "says of no fact how well known it is"
+        raise InputError(f"facts.head={count}: {config.facts.path} {why}; leave it 0")
     return sorted(others, key=lambda fact: (-fact.popularity, fact.id))[:count]
 
 

@@ -197,6 +197,8 @@ def score_trees(
 
     """
     rows = round_up_rows(model.mesh, rows)
+    read = max((max(tree.prefix, default=0) for tree in trees), default=0)
+    check_tokens(read, model.shape.vocabulary)  # of what is shared, too
     shared = find_shared([tree.prefix for tree in trees])
     beginnings = read_beginnings(model, params, shared, decoding=False)
     if shared:

@@ -74,7 +74,7 @@ def material(config: Config) -> Material:
         categories = [-(-counts["trained"] // kinds)] * kinds
         known = "as published" if path.name in PUBLISHED else "a guess"
         source = f"{path.name} is not here: the number of questions is {known}"
-    asked = {group: counts[group] for group in groups}
+    asked = {group: counts[group] for group in (*groups, "head")}
     own = sum(number for group, number in asked.items() if group in OWN_WORDING)
     trees_of, most = config.train.wordings * counts["trained"], config.mine.pool_questions
     pooled = sum(min(members, most) if most else members for members in categories)

@@ -31,7 +31,7 @@ def summarise(evaluations: list[Json], dataset: str, model: str) -> Json:
             raise InputError(f"two evaluations are of the system {system}")
         systems[system], asked[system] = _system(evaluation, system), trained(evaluation)
         base = evaluation if system == "base" else base
-        if base and (of_head := kept(base, evaluation)):
+        if base and system != "base" and (of_head := kept(base, evaluation)):
             systems[system]["groups"]["head_kept"] = _measures(of_head, f"{system}: head_kept")
     for name, of_system in systems.items():
         changes = {other: difference(common(asked[other], asked[name])) for other in asked if other != name}

@@ -232,14 +232,15 @@ def _beyond(summary: Json, known: Systems) -> Iterable[str]:
 def _head(summary: Json, known: Systems) -> Iterable[str]:
     """What is left of the best-known facts beyond the run's that the base model answers."""
     counted = {name: group_count(system, "head_kept") for name, system in summary["systems"].items()}
+    known_before = max(counted.values(), default=0)
     shares = [
         f"{known.label(name)} {percent(group_rate(summary['systems'][name], 'head_kept'))}"
         for name, count in counted.items()
-        if count and name != "base"
+        if count
     ]
     if shares:
         yield (
-            f"of {counted['base']:,} best-known facts beyond the run's that the base model answers are still "
+            f"of {known_before:,} best-known facts beyond the run's that the base model answers are still "
             f"answered: {', '.join(shares)}"
         )
 

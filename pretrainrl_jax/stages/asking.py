@@ -34,6 +34,8 @@ Json = dict[str, Any]
 def questions_of(context: Context) -> list[Question]:
     """What `evaluate.groups` asks: facts, their paraphrases, those held out, answers the other way round.
 
+    And the head beyond them (`facts.head`).
+
     Raises InputError if no fact is left to ask.
     """
     trained = context.asked(context.trained)
@@ -47,10 +49,10 @@ def questions_of(context: Context) -> list[Question]:
     questions = [(fact, fact.question, "trained") for fact in trained]
     questions += [(fact, fact.paraphrase, "paraphrase") for fact in trained if fact.paraphrase]
     questions += [(fact, fact.question, "held_out") for fact in context.held_out]
-    questions += [(fact, fact.question, "head") for fact in context.head]
     turned = reversed_facts(trained, context.facts, templates)
     questions += [(fact, fact.question, "reversed") for fact in turned]
-    return [question for question in questions if question[2] in context.config.evaluate.groups]
+    chosen = [question for question in questions if question[2] in context.config.evaluate.groups]
+    return chosen + [(fact, fact.question, "head") for fact in context.head]
 
 
 def as_facts(questions: Sequence[Question]) -> list[Question]:

@@ -85,7 +85,7 @@ class Context:
     @cached_property
     def known_truths(self) -> Truths:
         """What is true in answer to each wording, held-out facts' truths among it."""
-        return known_truths([*self.facts, *self.head])
+        return known_truths(self.facts)
 
     @cached_property
     def known_answers(self) -> KnownAnswers:

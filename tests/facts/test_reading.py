@@ -126,10 +126,15 @@ def test_the_head_is_what_the_limit_leaves_out_best_known_first(tmp_path: Path) 
     others = sorted({float(n) for n in range(30)} - {fact.popularity for fact in facts})
     assert [fact.popularity for fact in head] == others[:-6:-1]
     assert best_known_beyond(Config(facts=replace(settings, head=0)), facts) == []
+    twice = [row | {"category": kind} for row in rows for kind in ("a", "b")]
+    doubled = replace(settings, path=str(write(tmp_path / "twice.csv", twice)), limit=20)
+    facts = read_facts(Config(facts=doubled)).facts
+    beyond = best_known_beyond(Config(facts=doubled), facts)
+    assert {fact.question for fact in beyond}.isdisjoint(fact.question for fact in facts)
     plain = write(tmp_path / "plain.csv", [{"question": f"Q{n}?", "answer": "a"} for n in range(30)])
     for path, limit, why in (
         (plain, 10, "says of no fact how well known it is"),
-        (plain, 30, "has no facts"),
+        (plain, 30, "has 0 facts beyond"),
     ):
         asked = Config(facts=replace(settings, path=str(path), limit=limit))
         with pytest.raises(InputError, match=rf"facts\.head=5: .*{why}"):

@@ -49,7 +49,15 @@ config = Config(
 SYSTEMS = ("ntp_answer", "pretrainrl")
 STAGES = ("pretrain", *(f"train/{system}" for system in SYSTEMS))
 # What no two runs share.
-TIMES = ("seconds", "device_seconds", "ended", "questions_per_second", "tokens_per_second", "host_peak_bytes")
+TIMES = (
+    "seconds",
+    "device_seconds",
+    "ended",
+    "questions_per_second",
+    "tokens_per_second",
+    "host_peak_bytes",
+    "device_peak_bytes",
+)
 
 
 class Ran(NamedTuple):

@@ -73,6 +73,13 @@ def test_a_row_holds_the_longest_tree():
     assert lengths == [18, 18, 24]
 
 
+def test_tokens_of_a_shared_beginning_are_checked_too():
+    model, params = small_model()
+    trees = [AnswerTree(str(n), (1, 100, *[3] * 40, n), (Branch((2, 0)),)) for n in range(40)]
+    with pytest.raises(InputError, match="token 100 has no row"):
+        score_trees(model, params, trees, row_length=64, rows=4)
+
+
 def test_no_trees_have_no_scores():
     model, params = small_model()
     assert score_trees(model, params, [], row_length=8, rows=1) == []

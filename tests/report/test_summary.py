@@ -242,7 +242,7 @@ def test_what_is_kept_of_the_head_is_of_what_the_base_model_knew() -> None:
     summary = summarise(evaluations, "d", "m")
     groups = {name: system["groups"] for name, system in summary["systems"].items()}
     assert (groups["ntp"]["head_kept"]["count"], groups["ntp"]["head_kept"]["acc"]) == (4, 0.75)
-    assert (groups["base"]["head_kept"]["count"], groups["base"]["head_kept"]["acc"]) == (4, 1.0)
+    assert "head_kept" not in groups["base"]
     told = "of 4 best-known facts beyond the run's that the base model answers are still answered: NTP 75.0%"
     assert told in "\n".join(reading(summary, KNOWN)).replace("Of 4", "of 4")
     assert "head_kept" not in summarise(evaluations[:1], "d", "m")["systems"]["ntp"]["groups"]
