@@ -33,6 +33,7 @@ START_SECONDS = 4.0
 POLL_SECONDS = 0.02
 DEFAULTS = ("--checkpoint.every_steps=5", "--checkpoint.shard_questions=16")
 TIMES = ("seconds", "device_seconds", "ended", "questions_per_second", "tokens_per_second")
+MEMORY = ("host_peak_bytes", "device_peak_bytes")
 LEFTOVERS = ("*.partial", "*.orbax-checkpoint-tmp*", "*.parts", "*.damaged", "training", "nonfinite.json")
 
 
@@ -283,7 +284,7 @@ def differences(one: Path, other: Path) -> Iterator[str]:
 def untimed(values: Any) -> Any:
     """The same without what no two runs share."""
     if isinstance(values, dict):
-        return {name: untimed(value) for name, value in values.items() if name not in TIMES}
+        return {name: untimed(value) for name, value in values.items() if name not in (*TIMES, *MEMORY)}
     return [untimed(value) for value in values] if isinstance(values, list) else values
 
 
