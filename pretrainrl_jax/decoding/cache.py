@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from pretrainrl_jax.model.attention import causal_mask
-from pretrainrl_jax.model.beginnings import Before, before
+from pretrainrl_jax.model.beginnings import Before, cache_before
 from pretrainrl_jax.model.decoder import KVCache, Model, Params
 from pretrainrl_jax.model.layers import KeysValues
 from pretrainrl_jax.model.mesh import constrain
@@ -60,7 +60,7 @@ def prefill(
 
     if earlier is None:
         return Read(*own(()), lengths)
-    begun, offset = before(model, earlier, time)
+    begun, offset = cache_before(model, earlier, time)
     positions = positions + offset[:, None]
     cache, last = own((begun,))
     begun = begun._replace(mask=by_branches(begun.mask[:, 0]))

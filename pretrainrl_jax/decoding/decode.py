@@ -12,7 +12,7 @@ from pretrainrl_jax.decoding.constraints import Constraint
 from pretrainrl_jax.decoding.decoded import Decoded, DecodedBatch, read_decoded
 from pretrainrl_jax.decoding.sampling import prompt_keys, sample
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.model.beginnings import Before, find_shared, read_beginnings
+from pretrainrl_jax.model.beginnings import Before, read_beginnings
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import round_up_rows
 from pretrainrl_jax.model.partitioning import place_rows, replicate, results
@@ -42,7 +42,7 @@ def decode(
     """The best answers of each prompt by beam search; greedy decoding with `beams=1`.
 
     Prompts are decoded in batches of like length, each padded to a bucket, so that the number of
-    compilations is the number of buckets, for as many beginnings that prompts share and as long.
+    compilations is the number of buckets, and of sizes of what prompts begin with and share.
 
     Args:
         prompts: token ids of each prompt, none empty.
@@ -205,18 +205,18 @@ def _in_batches(
     What many of them begin with is read once. `start` begins a batch, given the places of its prompts, their
     own tokens int32 [batch, bucket] and lengths int32 [batch], and what they begin with, if they do.
     """
-    shared = find_shared(prompts)
-    own = [prompt[shared.length(i) if shared else 0 :] for i, prompt in enumerate(prompts)]
-    beginnings = read_beginnings(model, params, shared, decoding=True)
-
-    def before(indices: list[int]) -> Before | None:
-        if shared is None or beginnings is None:
-            return None
-        return Before(beginnings, place_rows(_of_rows(shared.of, indices, batch), model.mesh))
-
+    beginnings = read_beginnings(model, params, prompts, decoding=True)
+    own = [prompt[beginnings.length(i) :] for i, prompt in enumerate(prompts)]
     begun = (
-        (indices, start(indices, *_padded([own[i] for i in indices], batch, shortest), before(indices)))
-        for indices in _batches([len(p) for p in own], batch, shortest)
+        (
+            indices,
+            start(
+                indices,
+                *_padded([own[i] for i in indices], batch, shortest),
+                beginnings.before(indices, batch),
+            ),
+        )
+        for indices in _batches([(beginnings.size(i), len(p)) for i, p in enumerate(own)], batch, shortest)
     )
     decoded: list[list[Decoded]] = [[] for _ in prompts]
     for indices, result in results(begun, "the answers of a batch"):
@@ -226,10 +226,11 @@ def _in_batches(
     return decoded
 
 
-def _batches(lengths: Sequence[int], batch: int, shortest: int) -> list[list[int]]:
-    buckets: dict[int, list[int]] = {}
-    for index, length in enumerate(lengths):
-        buckets.setdefault(bucket(length, shortest), []).append(index)
+def _batches(sizes: Sequence[tuple[int, int]], batch: int, shortest: int) -> list[list[int]]:
+    """Prompts that are decoded together, given what each sees before it and its own tokens."""
+    buckets: dict[tuple[int, int], list[int]] = {}
+    for index, (size, length) in enumerate(sizes):
+        buckets.setdefault((size, bucket(length, shortest)), []).append(index)
     return [group[i : i + batch] for _, group in sorted(buckets.items()) for i in range(0, len(group), batch)]
 
 

@@ -16,6 +16,7 @@ from pretrainrl_jax.evaluation.generation import power_of_four
 from pretrainrl_jax.model.beginnings import Before
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import constrain
+from pretrainrl_jax.model.shared import few_sizes
 from pretrainrl_jax.objectives.scoring import score_trees, source_states
 from pretrainrl_jax.objectives.sums import branch_sums
 from pretrainrl_jax.objectives.token_logps import greedy_tokens, token_logps
@@ -46,8 +47,7 @@ class Judged(NamedTuple):
 
 def row_length(tokens: int) -> int:
     """The length of the rows that a tree of so many input tokens is laid in."""
-    power = max(SHORTEST_ROW, 1 << (tokens - 1).bit_length())
-    return power * 3 // 4 if SHORTEST_ROW <= tokens <= power * 3 // 4 else power
+    return few_sizes(tokens, SHORTEST_ROW)
 
 
 def share(pairs: Sequence[Pair]) -> list[Shared]:

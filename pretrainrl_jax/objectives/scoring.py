@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pretrainrl_jax.model.attention import TreeRows
-from pretrainrl_jax.model.beginnings import Before, Shared, before, find_shared, read_beginnings
+from pretrainrl_jax.model.beginnings import Before, Beginnings, cache_before, read_beginnings
 from pretrainrl_jax.model.decoder import KVCache, Model, Params
 from pretrainrl_jax.model.mesh import constrain, round_up_rows
 from pretrainrl_jax.model.partitioning import place_rows, replicate, results
@@ -35,7 +35,7 @@ def source_states(
     positions: Any = batch.positions
     caches: tuple[KVCache, ...] = ()
     if earlier is not None:
-        cache, lengths = before(model, earlier, batch.tokens.shape[1])
+        cache, lengths = cache_before(model, earlier, batch.tokens.shape[1])
         positions, caches = positions + lengths[:, None], (cache,)
     hidden = model.hidden(params, batch.tokens, positions, rows, caches).hidden
     if batch.sources.shape[-1] == batch.tokens.shape[-1]:
@@ -199,27 +199,23 @@ def score_trees(
     rows = round_up_rows(model.mesh, rows)
     read = max((max(tree.prefix, default=0) for tree in trees), default=0)
     check_tokens(read, model.shape.vocabulary)  # of what is shared, too
-    shared = find_shared([tree.prefix for tree in trees])
-    beginnings = read_beginnings(model, params, shared, decoding=False)
-    if shared:
-        trees = [replace(tree, prefix=tree.prefix[shared.length(i) :]) for i, tree in enumerate(trees)]
+    begun_with = read_beginnings(model, params, [tree.prefix for tree in trees], decoding=False)
+    trees = [replace(tree, prefix=tree.prefix[begun_with.length(i) :]) for i, tree in enumerate(trees)]
     sizes = [size(tree, question=False) for tree in trees]
     row_length = max([row_length, *(taken.inputs for taken in sizes)])
-    planned = _plan(sizes, shared, row_length)
-    holds = fit(capacity(sizes, planned, row_length))
+    batches = _batches(sizes, begun_with, row_length, rows)
+    holds = fit(capacity(sizes, [row for together in batches for row in together], row_length))
 
     def begun() -> Iterator[tuple[list[list[int]], jax.Array]]:
-        for start in range(0, len(planned), rows):
-            together = planned[start : start + rows]
+        for together in batches:
             filled = [*together, *[[]] * (rows - len(together))]
             batch = pack([[trees[i] for i in row] for row in filled], holds, question=False)
             check_tokens(int(max(batch.tokens.max(), batch.targets.max())), model.shape.vocabulary)
             batch = jax.tree.map(lambda x: place_rows(x, model.mesh), batch)
-            earlier = None
-            if shared and beginnings:
-                of_rows = np.array([shared.of[row[0]] if row else 0 for row in filled], np.int32)
-                earlier = Before(beginnings, place_rows(of_rows, model.mesh))
-            yield together, engine(model, params, batch, earlier)
+            yield (
+                together,
+                engine(model, params, batch, begun_with.before([row[0] for row in together], rows)),
+            )
 
     scores: list[list[Any]] = [[] for _ in trees]
     for together, every in results(begun(), "the scores of a batch"):
@@ -232,13 +228,15 @@ def score_trees(
     return scores
 
 
-def _plan(sizes: Sequence[Size], shared: Shared | None, row_length: int) -> list[list[int]]:
-    """Rows of trees, all of a row with the same beginning."""
-    if shared is None:
-        return plan([taken.inputs for taken in sizes], row_length)
-    planned: list[list[int]] = []
-    for number in range(len(shared.beginnings)):
-        own = [i for i, of in enumerate(shared.of) if of == number]
-        rows = plan([sizes[i].inputs for i in own], row_length)
-        planned += [[own[i] for i in row] for row in rows]
-    return planned
+def _batches(
+    sizes: Sequence[Size], begun_with: Beginnings, row_length: int, rows: int
+) -> list[list[list[int]]]:
+    """Batches of rows of trees: those of a row go on with one beginning, those of a batch with like ones."""
+    alike: dict[tuple[int, int], list[int]] = {}
+    for index, of in enumerate(begun_with.shared.of):
+        alike.setdefault((begun_with.size(index), of), []).append(index)
+    planned: dict[int, list[list[int]]] = {}
+    for (before, _), own in sorted(alike.items()):
+        packed = plan([sizes[index].inputs for index in own], row_length)
+        planned.setdefault(before, []).extend([own[i] for i in row] for row in packed)
+    return [of_size[at : at + rows] for of_size in planned.values() for at in range(0, len(of_size), rows)]

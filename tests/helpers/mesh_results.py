@@ -370,13 +370,17 @@ def answers(layout: Layout) -> Found:
         with guarded():
             return decode(few, of_few, asked, few_ends, beams=MORE_BEAMS, max_new_tokens=3, batch=BATCH)
 
-    def begun(seed: int) -> Any:
-        """Beams and scores of prompts with two beginnings, one of them longer."""
+    def begun(seed: int) -> Found:
+        """Beams, samples, scores and judgements of prompts with two beginnings, one of them longer."""
         starts = [range(seed, seed + 40), range(seed + 100, seed + 145)]
         asked = [[*starts[n % 2], *prompt[:9]] for n, prompt in enumerate(prompts(40, seed))]
         endings = (Branch((5, 6, END)), Branch((7, END)))
-        scored = score([AnswerTree(str(n), tuple(prompt), endings) for n, prompt in enumerate(asked)])
-        return search(params, asked), scored
+        return {
+            "beams": search(params, asked),
+            "samples": sampled(asked, **CHANCES["top-p"]),
+            "scores": score([AnswerTree(str(n), tuple(p), endings) for n, p in enumerate(asked)]),
+            "judged": judged([(tuple(prompt), branch.tokens) for prompt in asked for branch in endings]),
+        }
 
     def sampled(asked: list[list[int]], **chance: Any) -> Any:
         options = {"samples": SAMPLES, "max_new_tokens": LIMIT, "seed": 7, "batch": BATCH}

@@ -1,5 +1,7 @@
 """What many prompts begin with is read once: answers, samples and scores are those of prompts read whole."""
 
+import itertools
+from collections import Counter
 from dataclasses import replace
 
 import jax.numpy as jnp
@@ -13,7 +15,8 @@ from hypothesis import strategies as st
 from pretrainrl_jax.decoding.beam import beam_search
 from pretrainrl_jax.decoding.decode import decode, sample_batch
 from pretrainrl_jax.model import beginnings
-from pretrainrl_jax.model.beginnings import find_shared
+from pretrainrl_jax.model import shared as shared_module
+from pretrainrl_jax.model.shared import few_sizes, find_shared
 from pretrainrl_jax.objectives.scoring import score_answers, score_endings, score_trees
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
@@ -36,56 +39,79 @@ def sequences(count: int, seed: int = 0) -> list[tuple[int, ...]]:
 
 @pytest.fixture
 def small_ones_pay(monkeypatch):
-    for name, value in (("SHORTEST", 2), ("PAYS", 3), ("MOST", 20)):
-        monkeypatch.setattr(beginnings, name, value)
+    for name, value in (("SHORTEST", 2), ("PAYS", 2)):
+        monkeypatch.setattr(shared_module, name, value)
+
+
+def most_spared(asked) -> int:
+    """By trying every length of every beginning: tokens spared, each beginning less what it costs."""
+    most = 0
+    for lengths in itertools.product(*(range(max(1, len(sequence))) for sequence in asked)):
+        begun = Counter(
+            sequence[:length] for sequence, length in zip(asked, lengths, strict=True) if length >= 2
+        )
+        most = max(most, sum((count - 1) * len(beginning) - 2 for beginning, count in begun.items()))
+    return most
 
 
 @pytest.mark.usefixtures("small_ones_pay")
-@given(st.lists(st.lists(st.integers(0, 2), max_size=8).map(tuple), max_size=12))
-def test_a_beginning_is_its_sequences_and_pays(asked):
+@given(st.lists(st.lists(st.integers(0, 1), max_size=6).map(tuple), max_size=5))
+def test_beginnings_are_the_sequences_and_spare_the_most(asked):
     shared = find_shared(asked)
-    if shared is None:
-        return
-    assert shared.beginnings[0] == ()
-    assert len(shared.beginnings) <= 20 / max(map(len, shared.beginnings))
+    spared = 0
+    for number, beginning in enumerate(shared.beginnings):
+        spared += (shared.of.count(number) - 1) * len(beginning) - 2
+        assert len(beginning) >= 2
     for number, sequence in enumerate(asked):
         length = shared.length(number)
-        assert sequence[:length] == shared.beginnings[shared.of[number]]
         assert length == 0 or length < len(sequence)
-    for number, beginning in enumerate(shared.beginnings[1:], start=1):
-        assert len(beginning) >= 2
-        assert (shared.of.count(number) - 1) * len(beginning) > 3
-
-
-@pytest.mark.usefixtures("small_ones_pay")
-@given(st.lists(st.integers(0, 2), min_size=2, max_size=6), st.integers(2, 6))
-def test_what_equal_sequences_spare_is_found(sequence, count):
-    """All but the last token of each."""
-    shared = find_shared([sequence] * count)
-    pays = len(sequence) > 2 and (count - 1) * (len(sequence) - 1) > 3
-    assert (shared.beginnings[1:] if shared else []) == ([tuple(sequence[:-1])] if pays else [])
+        assert length == 0 or sequence[:length] == shared.beginnings[shared.of[number]]
+    assert spared == most_spared(asked)
 
 
 def test_each_kind_of_prompt_has_its_own_beginning():
-    asked = sequences(90)
-    shared = find_shared(asked)
-    assert sorted(map(len, shared.beginnings)) == [0, 40, 53]
+    shared = find_shared(sequences(90))
+    assert sorted(map(len, shared.beginnings)) == [40, 53]
     for kind, length in enumerate((53, 40, 0)):
         assert {shared.length(number) for number in range(kind, 90, 3)} == {length}
 
 
 def test_short_or_few_beginnings_are_read_with_each_prompt():
-    assert find_shared([]) is None
-    assert find_shared([(1,) * 31 + (n % 9, n) for n in range(90)]) is None  # 31 tokens
-    assert find_shared([(1,) * 300, (1,) * 300]) is None  # 299 spared
+    none = ([], [(1,) * 31 + (n % 9, n) for n in range(90)], [(1,) * 300, (1,) * 300])
+    for asked in none:  # nothing, 31 tokens, 299 spared
+        assert find_shared(asked) == ([], [-1] * len(asked))
 
 
 def test_no_more_is_kept_than_there_is_room_for():
-    """Of 40 beginnings of 500 tokens, those with the most prompts."""
+    """Of 40 beginnings of 500 tokens, padded to 512, those with the most prompts."""
     asked = [(kind,) * 500 + (100, n) for kind in range(40) for n in range(3 + kind % 2)]
     shared = find_shared(asked)
-    assert len(shared.beginnings) == 8192 // 501
-    assert all(asked[number][0] % 2 for number, of in enumerate(shared.of) if of)
+    assert len(shared.beginnings) == 8192 // 512
+    assert all(asked[number][0] % 2 for number, of in enumerate(shared.of) if of >= 0)
+
+
+def test_where_long_ones_have_no_room_what_all_have_in_common_is_read_once():
+    """64 documents of 700 tokens behind one instruction, each asked about 16 times."""
+    instruction = (7,) * 300
+    asked = [instruction + (document,) * 700 + (n,) for document in range(100, 164) for n in range(16)]
+    assert find_shared(asked).beginnings == [instruction]
+    few = find_shared(asked[: 7 * 16])
+    assert {len(beginning) for beginning in few.beginnings} == {1000}
+
+
+def test_sizes_are_few():
+    assert [few_sizes(n, 32) for n in (1, 32, 33, 48, 49, 64, 65, 96, 97)] == [
+        32,
+        32,
+        48,
+        48,
+        64,
+        64,
+        96,
+        96,
+        128,
+    ]
+    assert len({few_sizes(n, 32) for n in range(1, 8193)}) == 17
 
 
 def one_at_a_time(work, asked):
@@ -108,7 +134,7 @@ def assert_close(found, wanted, tolerance):
 def test_answers_are_those_of_prompts_read_whole(kind, beams):
     model, params = small_model(2, 2.0, vocabulary=VOCABULARY, **MODELS[kind])
     asked = sequences(60)
-    assert find_shared(asked)
+    assert find_shared(asked).beginnings
 
     def search(asked):
         return decode(model, params, asked, ENDS, beams=beams, max_new_tokens=4, batch=7)
@@ -169,6 +195,19 @@ def test_scores_are_those_of_trees_read_whole(kind):
                 np.testing.assert_allclose(np.stack(ours), np.stack(expected), rtol=tolerance, atol=tolerance)
 
 
+def test_prompts_that_share_nothing_see_nothing_before_them():
+    """Nor do those with a short beginning see the places of a long one."""
+    model, params = small_model(2, 2.0, vocabulary=VOCABULARY)
+    asked, seen = trees(90), []
+
+    def engine(model, params, batch, earlier):
+        seen.append(earlier and earlier.read.keys.shape[2])
+        return score_endings(model, params, batch, jnp.asarray(ENDS), earlier)
+
+    score_trees(model, params, asked, row_length=24, rows=4, engine=engine)
+    assert set(seen) == {None, 48, 64}
+
+
 def test_rows_are_as_long_as_what_trees_do_not_share():
     """Prompts of 53 tokens and a few of their own share rows of 24."""
     model, params = small_model(2, 2.0, vocabulary=VOCABULARY)
@@ -191,7 +230,8 @@ def test_other_prompts_with_other_beginnings_compile_nothing():
     beginnings._read.clear_cache()
     for seed in range(3):
         asked = [prompt[:54] for prompt in sequences(90, seed)]
-        assert find_shared(asked)
+        assert find_shared(asked).beginnings
         decode(model, params, asked, ENDS, beams=2, max_new_tokens=3, batch=8)
-    assert beam_search._cache_size() == 2  # up to 16 tokens of their own, and up to 32
-    assert beginnings._read._cache_size() == 1
+    # Those of 40 tokens, those of 53, and with nothing before them up to 16 of their own, and up to 32.
+    assert beam_search._cache_size() == 4
+    assert beginnings._read._cache_size() == 2

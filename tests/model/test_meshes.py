@@ -231,11 +231,17 @@ def test_beams_of_equal_score_go_by_their_token(computed: dict[str, Any], mesh: 
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_beams_and_scores_of_prompts_that_begin_alike(computed: dict[str, Any], mesh: str) -> None:
+def test_prompts_that_begin_alike(computed: dict[str, Any], mesh: str) -> None:
     """What they begin with is read once, and lies whole on every device."""
-    (beams, scores), (expected_beams, expected) = (computed[name]["begun"] for name in (mesh, ONE))
-    assert_same_beams(beams, expected_beams)
-    np.testing.assert_allclose([*chain(*scores)], [*chain(*expected)], rtol=1e-5, atol=GAP)
+    ours, expected = (computed[name]["begun"] for name in (mesh, ONE))
+    assert_same_beams(ours["beams"], expected["beams"])
+    drawn, wanted = ([*chain(*found["samples"])] for found in (ours, expected))
+    assert [one.tokens for one in drawn] == [one.tokens for one in wanted]
+    np.testing.assert_allclose([d.logp for d in drawn], [w.logp for w in wanted], rtol=1e-5, atol=GAP)
+    scores = ([*chain(*found["scores"])] for found in (ours, expected))
+    np.testing.assert_allclose(*scores, rtol=1e-5, atol=GAP)
+    judged = ([one.logp for one in found["judged"]] for found in (ours, expected))
+    np.testing.assert_allclose(*judged, rtol=1e-5, atol=GAP)
 
 
 @pytest.mark.parametrize("mesh", MESHES)
