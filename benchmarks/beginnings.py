@@ -14,15 +14,14 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from few_shot import few_shot
 
 import pretrainrl_jax as prl
-from pretrainrl_jax.config import Config, FactsConfig
-from pretrainrl_jax.decoding import decode
 from pretrainrl_jax.decoding.answers import answer_questions
-from pretrainrl_jax.facts.reading import read_facts
-from pretrainrl_jax.facts.splits import subsample
+from pretrainrl_jax.model import beginnings
+from pretrainrl_jax.model.shared import Shared
 from pretrainrl_jax.objectives import scoring
-from pretrainrl_jax.trees.templates import Template, choose_examples, encode_branches
+from pretrainrl_jax.trees.templates import encode_branches
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
 ROWS, ROW_LENGTH = 16, 128
@@ -38,12 +37,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
 
-    facts = read_facts(Config(facts=FactsConfig(path=options.facts))).facts
-    shown = choose_examples(facts, outside=True)
-    examples = tuple((fact.question, fact.answer) for fact in shown)
-    template = Template("few_shot", examples, tuple(fact.category for fact in shown))
-    asked = subsample([fact for fact in facts if fact not in shown], options.questions, 0)
-    prompts = [template.prefix(fact.question, fact.category) for fact in asked]
+    _, asked, template, prompts = few_shot(options.facts, options.questions)
     made = model, params, tokenizer = prl.load(options.model)
     ends = template.terminators(tokenizer, model.shape.vocabulary)
     encoded = encode_branches(tokenizer, template, prompts, [list(fact.answers) for fact in asked])
@@ -84,10 +78,10 @@ def in_turn(work: Callable[[], Any], turns: int) -> list[tuple[float, Any]]:
 def unshared(work: Callable[[], Any]) -> Any:
     """The work where nothing is found to be shared."""
 
-    def none(sequences: Sequence[Any]) -> None:
-        return None
+    def none(sequences: Sequence[Any]) -> Shared:
+        return Shared([], [-1] * len(sequences))
 
-    with mock.patch.object(decode, "find_shared", none), mock.patch.object(scoring, "find_shared", none):
+    with mock.patch.object(beginnings, "find_shared", none):
         return work()
 
 

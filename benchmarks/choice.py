@@ -10,17 +10,14 @@ import argparse
 import math
 
 import numpy as np
+from few_shot import few_shot
 
 import pretrainrl_jax as prl
-from pretrainrl_jax.config import Config, FactsConfig
 from pretrainrl_jax.decoding.among import answers_among, known_answers
 from pretrainrl_jax.decoding.answers import Answer, answer_questions
 from pretrainrl_jax.facts.choices import category_answers
 from pretrainrl_jax.facts.matching import known_truths, matches, normalise, truths_of
-from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.facts.record import Fact
-from pretrainrl_jax.facts.splits import subsample
-from pretrainrl_jax.trees.templates import Template, choose_examples
 
 
 def main() -> None:
@@ -33,13 +30,8 @@ def main() -> None:
     parser.add_argument("--max-new-tokens", type=int, default=8)
     options = parser.parse_args()
 
-    facts = read_facts(Config(facts=FactsConfig(path=options.facts))).facts
+    facts, asked, template, prompts = few_shot(options.facts, options.questions)
     truths, answers = known_truths(facts), category_answers(facts)
-    shown = choose_examples(facts, outside=True)
-    examples = tuple((fact.question, fact.answer) for fact in shown)
-    template = Template("few_shot", examples, tuple(fact.category for fact in shown))
-    asked = subsample([fact for fact in facts if fact not in shown], options.questions, 0)
-    prompts = [template.prefix(fact.question, fact.category) for fact in asked]
     kinds = [fact.category for fact in asked]
 
     model, params, tokenizer = prl.load(options.model)

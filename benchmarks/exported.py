@@ -12,15 +12,12 @@ import sys
 
 import numpy as np
 import torch
+from few_shot import few_shot
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pretrainrl_jax as prl
-from pretrainrl_jax.config import Config, FactsConfig
 from pretrainrl_jax.decoding.answers import answer_questions
 from pretrainrl_jax.facts.matching import matches
-from pretrainrl_jax.facts.reading import read_facts
-from pretrainrl_jax.facts.splits import subsample
-from pretrainrl_jax.trees.templates import Template, choose_examples
 
 LONGEST = 8  # tokens of an answer
 
@@ -33,12 +30,7 @@ def main() -> int:
     parser.add_argument("--questions", type=int, default=10)
     options = parser.parse_args()
 
-    facts = read_facts(Config(facts=FactsConfig(path=options.facts))).facts
-    shown = choose_examples(facts, outside=True)
-    examples = tuple((fact.question, fact.answer) for fact in shown)
-    template = Template("few_shot", examples, tuple(fact.category for fact in shown))
-    asked = subsample([fact for fact in facts if fact not in shown], options.questions, 0)
-    prompts = [template.prefix(fact.question, fact.category) for fact in asked]
+    _, asked, template, prompts = few_shot(options.facts, options.questions)
 
     made = model, _, tokenizer = prl.load(options.model)
     found = answer_questions(*made, template, prompts, beams=1, max_new_tokens=LONGEST, batch=8)

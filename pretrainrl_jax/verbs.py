@@ -57,7 +57,7 @@ def _work(command: Command) -> None:
     check_text(config)
     # Reading data may take long.
     check_workdir(command.workdir, config, create=creates(command))
-    facts, preferences = [], None
+    facts, preferences, head = [], None, []
     if config.preferences.path:
         from pretrainrl_jax.preferences.reading import read_preferences
 
@@ -65,11 +65,12 @@ def _work(command: Command) -> None:
     else:
         from pretrainrl_jax.facts.reading import read_facts
 
-        facts = read_facts(config).facts
+        reading = read_facts(config)
+        facts, head = reading.facts, reading.head
         check_facts(config, facts)
     from pretrainrl_jax.stages.start import start
 
-    start(command, facts, preferences)
+    start(command, facts, preferences, head)
 
 
 def _evaluate(command: Command) -> None:

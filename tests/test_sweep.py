@@ -235,10 +235,14 @@ def test_orders_share_all_but_the_training_and_make_one_row(
         assert_same_parameters(first, second, "train/ntp_answer")
     shown = json.loads((tmp_path / "work" / "sweep.json").read_text())
     assert [(row["system"], row["values"], list(row["seeds"])) for row in shown] == [
-        ("base", {}, ["0", "1"]),
+        ("base", {}, ["all"]),
         ("ntp_answer", {}, ["0", "1"]),
     ]
-    assert "of 2 seeds" in ran.out
+    assert "of 2 orders" in ran.out
+    assert "paired by order" in ran.out
+    table = (tmp_path / "work" / "sweep.md").read_text()
+    (base,) = (line for line in table.splitlines() if line.startswith("| base |"))
+    assert "±" not in base  # it was evaluated once
 
 
 def test_a_finished_sweep_is_only_shown_again_and_may_grow(

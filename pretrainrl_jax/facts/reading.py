@@ -56,6 +56,7 @@ class Reading:
     rows: int = 0
     source: str = ""  # what was read, in words
     columns: Columns | None = None  # what was read as what; None of a made-up world
+    head: list[Fact] = field(default_factory=list)  # of the rows left out, those asked beside (`facts.head`)
 
 
 def read_facts(config: Config) -> Reading:
@@ -73,30 +74,30 @@ def read_facts(config: Config) -> Reading:
         world = make_world(config.world, config.seed)
         reading = Reading(world, rows=len(world), source="the synthetic world")
     facts = subsample(reading.facts, config.facts.limit, config.seed)
+    head = best_known_beyond(reading.facts, facts, config.facts)
     beyond = Counter({BEYOND_LIMIT: len(reading.facts) - len(facts)})
-    return replace(reading, facts=facts, repaired=+reading.repaired, left_out=+(reading.left_out + beyond))
+    return replace(
+        reading, facts=facts, head=head, repaired=+reading.repaired, left_out=+(reading.left_out + beyond)
+    )
 
 
-def best_known_beyond(config: Config, facts: Sequence[Fact]) -> list[Fact]:
-    """The `facts.head` best-known facts of the source that are not among these, best known first.
+def best_known_beyond(every: Sequence[Fact], chosen: Sequence[Fact], settings: FactsConfig) -> list[Fact]:
+    """The `facts.head` best-known facts of a source that are not among those chosen, best known first.
 
-    None of them asks what one of these asks. Raises InputError where the source does not say how well known
+    None of them asks what one of those asks. Raises InputError where the source does not say how well known
     its facts are, or has fewer others.
     """
-    if not (count := config.facts.head):
+    if not (count := settings.head):
         return []
-    if not config.facts.path:
-        raise InputError(f"facts.head={count}: the small world has no facts beyond its own; leave it 0")
-    asked = {" ".join(fact.question.split()) for fact in facts}  # of whatever category
-    every = _read(config.facts, config.evaluate.by).facts
+    where = settings.path or "the small world"
+    asked = {" ".join(fact.question.split()) for fact in chosen}  # of whatever category
     others = [fact for fact in every if " ".join(fact.question.split()) not in asked]
     if len(others) < count:
         raise InputError(
-            f"facts.head={count}: {config.facts.path} has {len(others)} facts beyond facts.limit; give fewer"
+            f"facts.head={count}: {where} has {len(others)} facts beyond facts.limit; give fewer"
         )
     if not any(fact.popularity for fact in others):
-        why = "says of no fact how well known it is"
-        raise InputError(f"facts.head={count}: {config.facts.path} {why}; leave it 0")
+        raise InputError(f"facts.head={count}: {where} says of no fact how well known it is; leave it 0")
     return sorted(others, key=lambda fact: (-fact.popularity, fact.id))[:count]
 
 

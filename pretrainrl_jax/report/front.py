@@ -21,13 +21,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+ALL = "all"  # in place of seeds, where a system does not depend on them
+
+
 @dataclass(frozen=True)
 class Row:
     """A system at one combination of the swept values that it depends on."""
 
     system: str
     values: dict[str, float]
-    seeds: dict[str, Json]  # by seed the system's part of summary.json, and its `forgetting`
+    seeds: dict[str, Json]  # by seed the system's part of summary.json, and its `forgetting`; or of `ALL`
+    repeated: str = "seed"  # what is another one of the same: a seed, or an order of the same facts
+
+    def at(self, seed: str) -> Json | None:
+        """What was measured with a seed."""
+        return self.seeds.get(seed, self.seeds.get(ALL))
 
     def measured(self, name: str) -> list[float]:
         """A figure, of each seed that has it."""
@@ -91,7 +99,7 @@ def front_table(rows: Sequence[Row], axes: Sequence[str], known: Systems) -> str
     ]
     seeds = max(len(row.seeds) for row in trained)
     title = "learned, %, and forgotten, nats a token" + (
-        f"; 95 % intervals of {seeds} seeds" if seeds > 1 else ""
+        f"; 95 % intervals of {seeds} {trained[0].repeated}s" if seeds > 1 else ""
     )
     return markdown([title, *axes, *heads], [[*a, *b] for a, b in zip(firsts, cells, strict=True)])
 

@@ -25,7 +25,7 @@ def table(rows: Sequence[Row], axes: Sequence[str], known: Systems) -> str:
     """Every row with all columns, %; means over seeds, and standard deviations where there are several."""
     seeds = max(len(row.seeds) for row in rows)
     heads, cells = filled({head: _column(name) for head, name in FIGURES.items()}, rows)
-    title = "%" if seeds == 1 else f"%, mean ± standard deviation of {seeds} seeds"
+    title = "%" if seeds == 1 else f"%, mean ± standard deviation of {seeds} {rows[0].repeated}s"
     firsts = [[known.label(row.system), *_values(row, axes)] for row in rows]
     return markdown([title, *axes, *heads], [[*a, *b] for a, b in zip(firsts, cells, strict=True)])
 
@@ -93,7 +93,8 @@ def differences(rows: Sequence[Row], axes: Sequence[str], known: Systems) -> str
     lines = []
     for row, other in itertools.product(rows, [row for row in rows if row.system == method]):
         shared = row.values.keys() & other.values.keys()
-        pairs = [(row.seeds[s]["acc"], other.seeds[s]["acc"]) for s in row.seeds if s in other.seeds]
+        both = [(row.at(seed), told) for seed, told in other.seeds.items()]
+        pairs = [(own["acc"], told["acc"]) for own, told in both if own]
         unlike = any(row.values[axis] != other.values[axis] for axis in shared)
         if row.system == method or unlike or len(pairs) < 2:
             continue
@@ -104,5 +105,6 @@ def differences(rows: Sequence[Row], axes: Sequence[str], known: Systems) -> str
         each = ", ".join(signed(points, 1) for points in apart)
         name = f"{known.label(other.system)} − {known.label(row.system)}"
         lines.append([name, *_values(other, axes), signed(mean, 1), interval, each])
-    head = ["points of ACC, paired by seed", *axes, "mean", "95 % interval", "each seed"]
+    one = rows[0].repeated
+    head = [f"points of ACC, paired by {one}", *axes, "mean", "95 % interval", f"each {one}"]
     return markdown(head, lines) if lines else ""

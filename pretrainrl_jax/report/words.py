@@ -230,19 +230,18 @@ def _beyond(summary: Json, known: Systems) -> Iterable[str]:
 
 
 def _head(summary: Json, known: Systems) -> Iterable[str]:
-    """What is left of the best-known facts beyond the run's that the base model answers."""
-    counted = {name: group_count(system, "head_kept") for name, system in summary["systems"].items()}
-    known_before = max(counted.values(), default=0)
+    """What the base model knows of the best-known facts beyond the run's, and what is left of that."""
+    base = summary["systems"].get("base", {"groups": {}})
+    if not (count := group_count(base, "head")):
+        return
+    rate = percent(group_rate(base, "head"))
+    told = f"the base model answers {rate} of the {count:,} best-known facts beyond the run's"
     shares = [
-        f"{known.label(name)} {percent(group_rate(summary['systems'][name], 'head_kept'))}"
-        for name, count in counted.items()
-        if count
+        f"{known.label(name)} {percent(group_rate(system, 'head_kept'))}"
+        for name, system in summary["systems"].items()
+        if group_count(system, "head_kept")
     ]
-    if shares:
-        yield (
-            f"of {known_before:,} best-known facts beyond the run's that the base model answers are still "
-            f"answered: {', '.join(shares)}"
-        )
+    yield told + (f"; of those it answers are still answered: {', '.join(shares)}" if shares else "")
 
 
 def _without_text(summary: Json) -> str:

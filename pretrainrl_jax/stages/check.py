@@ -11,7 +11,6 @@ from pretrainrl_jax.documents.quality import read_blocklist
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.texts import paragraphs
 from pretrainrl_jax.facts.choices import CATEGORY, read_answers
-from pretrainrl_jax.facts.reading import best_known_beyond
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.improvement.labels import read_labels
 from pretrainrl_jax.judging.parts import prompts_of
@@ -31,7 +30,6 @@ def check_facts(config: Config, facts: Sequence[Fact]) -> None:
             f"train.wordings={number}, and no question has another wording: give facts.columns.rewordings, "
             "or templates in facts.rewordings"
         )
-    best_known_beyond(config, facts)
     compare = [system for system in config.train.systems if config.objectives[system].contrasts]
     if compare and not config.mine.sources:
         raise InputError(f"mine.sources is empty, and {compare[0]} compares with negatives: name a source")

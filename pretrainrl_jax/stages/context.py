@@ -21,7 +21,6 @@ from pretrainrl_jax.evaluation.factual import neighbours
 from pretrainrl_jax.evaluation.texts import paragraphs
 from pretrainrl_jax.facts.corpus import Corpus, verbalise
 from pretrainrl_jax.facts.matching import Truths, known_truths, normalise
-from pretrainrl_jax.facts.reading import best_known_beyond
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.splits import hashed, split
 from pretrainrl_jax.hosts.agree import is_process_0, run_on_process_0
@@ -55,6 +54,7 @@ class Context:
     command: str = ""  # what goes on after an interruption
     chosen: Chosen = PLAIN
     preferences: Preferences | None = None  # what the run learns from instead of facts
+    head: Sequence[Fact] = ()  # the best-known facts beyond the run's, which are only evaluated
 
     @cached_property
     def trained(self) -> list[Fact]:
@@ -65,11 +65,6 @@ class Context:
     def held_out(self) -> list[Fact]:
         """The facts that are only evaluated; equal questions (namesakes) all stand on one side."""
         return split(self.facts, self.config.facts.holdout_every)[1]
-
-    @cached_property
-    def head(self) -> list[Fact]:
-        """The best-known facts beyond the run's, which are only evaluated (`facts.head`)."""
-        return best_known_beyond(self.config, self.facts)
 
     @cached_property
     def training_seed(self) -> int:

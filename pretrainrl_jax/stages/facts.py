@@ -45,7 +45,8 @@ def show_facts(config: Config, workdir: Path) -> None:
         console,
         f"{reading.source}: {counted(reading.rows, 'row')} read in {seconds:.1f} s",
         f"{counted(len(reading.facts), 'fact')}: {len(trained):,} trained, {len(held_out):,} held out "
-        f"(facts.holdout_every={config.facts.holdout_every})",
+        f"(facts.holdout_every={config.facts.holdout_every})"
+        + (f", and beside them the {len(reading.head):,} best known of the others" if reading.head else ""),
     )
     _say(console, *_columns(reading.columns, config.facts.questions))
     console.print(_categories(reading.facts))

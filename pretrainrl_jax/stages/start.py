@@ -88,14 +88,19 @@ def held(workdir: Path, prepare: Callable[[], None] = lambda: None) -> Iterator[
         yield
 
 
-def start(command: Command, facts: Sequence[Fact], preferences: Preferences | None = None) -> None:
+def start(
+    command: Command,
+    facts: Sequence[Fact],
+    preferences: Preferences | None = None,
+    head: Sequence[Fact] = (),
+) -> None:
     """Run a verb on what was read; raises Interrupted if a training was stopped and saved."""
     config, workdir, (mesh, chosen, screen) = command.config, command.workdir, begin(command)
     create = creates(command)
     if config.pretrain.epochs:  # else no row of it is ever made
         check_batch("pretrain.rows", config.pretrain.rows, mesh, config.pretrain.grad_accum_steps)
     with held(workdir, lambda: prepare_workdir(workdir, config, create)):
-        context = Context(config, workdir, mesh, facts, screen, command.text, chosen, preferences)
+        context = Context(config, workdir, mesh, facts, screen, command.text, chosen, preferences, head)
         if command.verb == "run" and cells(config):
             sweep(context)
         elif command.verb == "selfimprove" and command.options.train:

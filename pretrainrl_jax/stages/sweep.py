@@ -20,7 +20,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.model.mesh import check_batch
-from pretrainrl_jax.report.front import Row, front_table, save_front
+from pretrainrl_jax.report.front import ALL, Row, front_table, save_front
 from pretrainrl_jax.report.page import write_report
 from pretrainrl_jax.report.summary import forgetting
 from pretrainrl_jax.report.sweep import chosen, differences, table
@@ -32,19 +32,20 @@ from pretrainrl_jax.stages.run import every_stage
 from pretrainrl_jax.storage import link, remove_tree
 from pretrainrl_jax.workdir import anchor_file, prepare_workdir
 
-REPEATS = ("seed", "train.order")  # axes along which the same is done again
+REPEATS = {"seed": "seed", "train.order": "order"}  # axes along which the same is done again, in words
 FACTS = "facts"  # what is read before any stage
 
 
 def sweep(context: Context) -> None:
     """Every cell, then the table; raises InputError if a cell's facts or workdir are refused."""
     every = cells(context.config)
-    facts = {_key(context.config, FACTS): context.facts}
+    facts = {_key(context.config, FACTS): (context.facts, context.head)}
     for cell in every:  # before the first of them takes its time
         config = cell.config
         if (key := _key(config, FACTS)) not in facts:
-            facts[key] = read_facts(config).facts
-        check_facts(config, facts[key])
+            reading = read_facts(config)
+            facts[key] = reading.facts, reading.head
+        check_facts(config, facts[key][0])
         check_text(config)
         if config.pretrain.epochs:
             check_batch("pretrain.rows", config.pretrain.rows, context.mesh, config.pretrain.grad_accum_steps)
@@ -57,7 +58,8 @@ def sweep(context: Context) -> None:
         run_on_process_0(
             lambda c=config, w=workdir: prepare_workdir(w, c, create=True), f"preparing {workdir.name}"
         )
-        of_cell = replace(context, config=config, workdir=workdir, facts=facts[_key(config, FACTS)])
+        asked, head = facts[_key(config, FACTS)]
+        of_cell = replace(context, config=config, workdir=workdir, facts=asked, head=head)
         keys = {stage: _key(config, stage) for stage in _stages(config)}
         others = {stage: made[key] for stage, key in keys.items() if key in made}
         run_on_process_0(lambda c=of_cell, o=others: take_over(c, o), f"linking into {workdir.name}")
@@ -167,16 +169,19 @@ def collect(workdir: Path, config: Config) -> list[Row]:
     """One row for each system and each combination of the values that it depends on, with all its seeds."""
     rows: dict[str, Row] = {}
     every = cells(config)
+    axis = next((axis for axis, name in REPEATS.items() if len(config.sweep.axes.get(axis, ())) > 1), "seed")
+    repeated = REPEATS[axis]
     summaries = [_summary(workdir / "cells" / cell.name / "report" / "summary.json") for cell in every]
     for system in ("base", *config.train.systems):
         settings = [settings_of(cell.config, f"evaluate/{system}") for cell in every]
         axes = [a for a in every[0].values if a not in REPEATS and _depends(every, settings, a)]
+        own = axis == "seed" or _depends(every, settings, axis)
         for cell, summary in zip(every, summaries, strict=True):
             values = {axis: cell.values[axis] for axis in axes}
-            row = rows.setdefault(f"{system} {values}", Row(system, values, {}))
+            row = rows.setdefault(f"{system} {values}", Row(system, values, {}, repeated))
             forgot = {"forgetting": forgetting(summary).get(system)}
-            repeated = " ".join(str(cell.values[axis]) for axis in REPEATS if axis in cell.values)
-            row.seeds.setdefault(repeated or str(cell.config.seed), summary["systems"][system] | forgot)
+            again = str(cell.values.get(axis, cell.config.seed)) if own else ALL
+            row.seeds.setdefault(again, summary["systems"][system] | forgot)
     return list(rows.values())
 
 

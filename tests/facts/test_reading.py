@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pretrainrl_jax.config import Config, FactsConfig, WorldConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.cleaning import REPAIRS
-from pretrainrl_jax.facts.reading import best_known_beyond, read_facts
+from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.facts.rules import RULES
 from pretrainrl_jax.facts.splits import subsample
 from pretrainrl_jax.facts.world import make_world
@@ -122,15 +122,14 @@ def test_the_head_is_what_the_limit_leaves_out_best_known_first(tmp_path: Path) 
     settings = FactsConfig(path=str(write(tmp_path / "facts.csv", rows)), limit=10, head=5)
     config = Config(facts=settings)
     facts = read_facts(config).facts
-    head = best_known_beyond(config, facts)
+    head = read_facts(config).head
     others = sorted({float(n) for n in range(30)} - {fact.popularity for fact in facts})
     assert [fact.popularity for fact in head] == others[:-6:-1]
-    assert best_known_beyond(Config(facts=replace(settings, head=0)), facts) == []
+    assert read_facts(Config(facts=replace(settings, head=0))).head == []
     twice = [row | {"category": kind} for row in rows for kind in ("a", "b")]
     doubled = replace(settings, path=str(write(tmp_path / "twice.csv", twice)), limit=20)
-    facts = read_facts(Config(facts=doubled)).facts
-    beyond = best_known_beyond(Config(facts=doubled), facts)
-    assert {fact.question for fact in beyond}.isdisjoint(fact.question for fact in facts)
+    both = read_facts(Config(facts=doubled))
+    assert {fact.question for fact in both.head}.isdisjoint(fact.question for fact in both.facts)
     plain = write(tmp_path / "plain.csv", [{"question": f"Q{n}?", "answer": "a"} for n in range(30)])
     for path, limit, why in (
         (plain, 10, "says of no fact how well known it is"),
@@ -138,7 +137,7 @@ def test_the_head_is_what_the_limit_leaves_out_best_known_first(tmp_path: Path) 
     ):
         asked = Config(facts=replace(settings, path=str(path), limit=limit))
         with pytest.raises(InputError, match=rf"facts\.head=5: .*{why}"):
-            best_known_beyond(asked, read_facts(asked).facts)
+            read_facts(asked)
     with pytest.raises(ValueError, match=r"facts\.limit leaves none out"):
         FactsConfig(path=str(plain), head=5)
 
