@@ -216,7 +216,7 @@ def _in_batches(
                 beginnings.before(indices, batch),
             ),
         )
-        for indices in _batches([(beginnings.size(i), len(p)) for i, p in enumerate(own)], batch, shortest)
+        for indices in _batches([(beginnings.size(i), len(p)) for i, p in enumerate(own)], batch)
     )
     decoded: list[list[Decoded]] = [[] for _ in prompts]
     for indices, result in results(begun, "the answers of a batch"):
@@ -226,12 +226,15 @@ def _in_batches(
     return decoded
 
 
-def _batches(sizes: Sequence[tuple[int, int]], batch: int, shortest: int) -> list[list[int]]:
-    """Prompts that are decoded together, given what each sees before it and its own tokens."""
-    buckets: dict[tuple[int, int], list[int]] = {}
-    for index, (size, length) in enumerate(sizes):
-        buckets.setdefault((size, bucket(length, shortest)), []).append(index)
-    return [group[i : i + batch] for _, group in sorted(buckets.items()) for i in range(0, len(group), batch)]
+def _batches(sizes: Sequence[tuple[int, int]], batch: int) -> list[list[int]]:
+    """Prompts that are decoded together, given the size of what each sees before it, and its own tokens.
+
+    As few batches as there can be: where those of a bucket end, longer ones fill up the batch.
+    """
+    alike: dict[int, list[int]] = {}
+    for index in sorted(range(len(sizes)), key=lambda index: sizes[index]):
+        alike.setdefault(sizes[index][0], []).append(index)
+    return [group[i : i + batch] for group in alike.values() for i in range(0, len(group), batch)]
 
 
 def _padded(prompts: Sequence[Sequence[int]], batch: int, shortest: int) -> tuple[np.ndarray, np.ndarray]:
