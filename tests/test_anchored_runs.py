@@ -175,6 +175,7 @@ def test_a_text_begins_after_bos_or_eos_or_as_pretraining_began_it(
         assert all(len(piece) <= 17 for piece in pieces)
 
 
+@pytest.mark.slow
 def test_cells_of_a_sweep_share_the_text_where_it_is_the_same(tmp_path: Path, tiny_config: Path) -> None:
     words = ("--config", tiny_config, "--train.systems=anchored", *ANCHOR, "--train.passes=1")
     axes = ("--sweep.objectives.anchored.anchor.weight=0.5,1", "--sweep.anchor.tokens=60,120")
@@ -194,6 +195,7 @@ def test_cells_of_a_sweep_share_the_text_where_it_is_the_same(tmp_path: Path, ti
     assert (tmp_path / "swept" / "sweep.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_as_many_passes_as_a_time_allows(tmp_path: Path, tiny_config: Path) -> None:
     words = (
         "--config", tiny_config, "--train.systems=anchored,rpo,rlvr", *ANCHOR, "--train.device_seconds=2",

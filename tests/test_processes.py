@@ -4,6 +4,8 @@ import json
 import re
 import signal
 from collections import Counter
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -42,16 +44,18 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def runs(
     config: Path, tmp_path_factory: pytest.TempPathFactory, compiled_environment: dict[str, str]
-) -> dict[int, tuple[Path, list[Ended]]]:
-    """The workdir of a whole run of one, two and four processes, and how these ended."""
-    runs = {}
-    for count, mesh in MESHES.items():
+) -> Callable[[int], tuple[Path, list[Ended]]]:
+    """Of one, two or four processes: the workdir of a whole run, and how these ended."""
+
+    @cache
+    def run(count: int) -> tuple[Path, list[Ended]]:
         folder = tmp_path_factory.mktemp(f"of{count}")
-        words = ["run", "--config", config, "--workdir", folder / "run", *mesh]
-        together = Together(folder, count, folder / "run", words, **compiled_environment)
-        runs[count] = (folder / "run", together.ended())
-        assert [process.code for process in runs[count][1]] == [0] * count, runs[count][1][0].err
-    return runs
+        words = ["run", "--config", config, "--workdir", folder / "run", *MESHES[count]]
+        ended = Together(folder, count, folder / "run", words, **compiled_environment).ended()
+        assert [process.code for process in ended] == [0] * count, ended[0].err
+        return folder / "run", ended
+
+    return run
 
 
 # As jaxlib 0.10 wrote it when process 0 had gone, shortened.
@@ -96,13 +100,13 @@ def test_what_libraries_write_is_told_from_what_a_process_says(err: str, ours: l
     assert own_lines(err) == ours
 
 
-several = pytest.mark.parametrize("count", [2, 4])
+several = pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 
 
 @several
 def test_losses_are_those_of_one_process(runs, count: int):
     for stage in STAGES:
-        alone, together = metrics(runs[1][0], stage), metrics(runs[count][0], stage)
+        alone, together = metrics(runs(1)[0], stage), metrics(runs(count)[0], stage)
         assert [line["step"] for line in together] == [line["step"] for line in alone]
         assert alone[0]["step"] == 1
         assert len(alone) > (50 if stage == "pretrain" else 5)
@@ -114,7 +118,7 @@ def test_losses_are_those_of_one_process(runs, count: int):
 
 @several
 def test_what_is_mined_and_measured_is_that_of_one_process(runs, count: int):
-    (alone, _), (together, _) = runs[1], runs[count]
+    (alone, _), (together, _) = runs(1), runs(count)
     mined = [read_trees(workdir / "mined" / "trees.array_record") for workdir in (alone, together)]
     assert [tree.id for tree in mined[0]] == [tree.id for tree in mined[1]]
     assert len(mined[0]) > 40
@@ -134,10 +138,10 @@ def test_what_is_mined_and_measured_is_that_of_one_process(runs, count: int):
 
 
 def test_every_fact_is_read_as_often_as_asked_over_all_processes(runs):
-    facts = {tree.id for tree in read_trees(runs[2][0] / "mined" / "trees.array_record")}
+    facts = {tree.id for tree in read_trees(runs(2)[0] / "mined" / "trees.array_record")}
     read = Counter()
     rows: dict[int, Counter] = {}
-    for number, process in enumerate(runs[2][1]):
+    for number, process in enumerate(runs(2)[1]):
         for _, passes, _, ids in (note for note in process.notes if note[0] == "row"):
             if passes == PASSES and facts & set(ids):
                 read.update(ids)
@@ -150,7 +154,7 @@ def test_every_fact_is_read_as_often_as_asked_over_all_processes(runs):
 
 @several
 def test_process_0_alone_prints_and_writes(runs, count: int):
-    _, (chief, *others) = runs[count]
+    _, (chief, *others) = runs(count)
     assert f"{count} x cpu, {count} processes" in chief.out
     assert "report:" in chief.out
     assert {"metrics.jsonl", "config.json.partial", "finished.json.partial"} <= chief.written()
@@ -161,7 +165,7 @@ def test_process_0_alone_prints_and_writes(runs, count: int):
         assert not any(Path(path).parts[0] != "checkpoints" for path in other.written())
     for one in range(1, count):
         for two in range(one + 1, count):
-            both = runs[count][1][one].written() & runs[count][1][two].written()
+            both = runs(count)[1][one].written() & runs(count)[1][two].written()
             assert not both
 
 
@@ -177,7 +181,7 @@ def test_one_process_goes_on_where_two_were_stopped(
     (step,) = [
         int(path.name) for path in (workdir / "checkpoints" / "pretrain").iterdir() if path.name.isdigit()
     ]
-    assert 10 <= step < metrics(runs[1][0], "pretrain")[-1]["step"]
+    assert 10 <= step < metrics(runs(1)[0], "pretrain")[-1]["step"]
     assert items(workdir / "checkpoints" / "pretrain" / str(step)) == {"params", "training", "about"}
     assert f"interrupted: pretrain stopped after step {step} of" in chief.err
     assert other.said() == []
@@ -185,17 +189,18 @@ def test_one_process_goes_on_where_two_were_stopped(
     (ended,) = Together(tmp_path / "on", 1, workdir, words, **compiled_environment).ended()
     assert ended.code == 0, ended.err
     assert f"goes on after step {step}" in ended.out
-    alone, resumed = metrics(runs[1][0], "pretrain"), metrics(workdir, "pretrain")
+    alone, resumed = metrics(runs(1)[0], "pretrain"), metrics(workdir, "pretrain")
     assert [line["step"] for line in resumed] == [line["step"] for line in alone]
     for one, two in zip(alone[:50], resumed[:50], strict=True):
         assert two["loss"] == pytest.approx(one["loss"], abs=1e-3)
     first_read = min(note[2] for note in ended.notes if note[0] == "row")
     assert first_read == 8 * step
-    theirs = parameters(runs[1][0], "pretrain")
+    theirs = parameters(runs(1)[0], "pretrain")
     for name, value in parameters(workdir, "pretrain").items():
         assert abs(value - theirs[name]).max() < 1e-2, name
 
 
+@pytest.mark.slow
 def test_a_signal_while_mining_ends_all_with_130_and_what_is_done_is_kept(
     runs, config: Path, tmp_path: Path, compiled_environment: dict[str, str]
 ):
@@ -267,11 +272,12 @@ def test_a_mistake_is_said_once(config: Path, tmp_path: Path, compiled_environme
     assert ended[1].said() == []
 
 
+@pytest.mark.slow
 def test_exports_of_two_processes_are_those_of_one(
     runs, tmp_path: Path, compiled_environment: dict[str, str]
 ):
     """And an import of two processes holds every bit of it."""
-    workdir = runs[1][0]
+    workdir = runs(1)[0]
     for count in (1, 2):
         target = tmp_path / f"hf{count}"
         words = ["export", "--model", workdir, "--to", target, "--mesh.tensor=-1", "--mesh.data=1"]
@@ -291,8 +297,8 @@ def test_exports_of_two_processes_are_those_of_one(
 
 
 def test_two_processes_answer_as_one_does(runs, compiled_environment: dict[str, str], tmp_path: Path):
-    question = read_trees(runs[1][0] / "mined" / "trees.array_record")[0].id
-    words = ["ask", f"Where is {question}?", "--model.path", runs[1][0], "--quiet"]
+    question = read_trees(runs(1)[0] / "mined" / "trees.array_record")[0].id
+    words = ["ask", f"Where is {question}?", "--model.path", runs(1)[0], "--quiet"]
     alone, together = (
         Together(tmp_path / str(count), count, tmp_path, words, **compiled_environment).ended()
         for count in (1, 2)

@@ -116,6 +116,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_middle_of_a_rollout_goes_on_bit_for_bit(
     alone: Path, improving: Path, tmp_path: Path, compiled_environment: dict[str, str]
 ):
@@ -139,7 +140,7 @@ def test_a_run_killed_in_the_middle_of_a_rollout_goes_on_bit_for_bit(
     ("count", "devices", "mesh"),
     [
         (1, 8, ("--mesh.data=2", "--mesh.fsdp=2", "--mesh.tensor=2")),
-        (2, 1, ()),
+        pytest.param(2, 1, (), marks=pytest.mark.slow),
         pytest.param(2, 1, ("--selfimprove.staleness=2",), marks=pytest.mark.slow),
     ],
     ids=["8 devices", "2 processes", "2 processes that sample ahead"],

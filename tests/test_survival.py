@@ -359,6 +359,7 @@ def test_killed_while_saving_it_goes_on_from_the_checkpoint_before(
     assert not list(folder.glob("*tmp*"))
 
 
+@pytest.mark.slow
 def test_killed_many_times_a_run_ends_as_if_nothing_had_been(
     finished: Path, tiny_config: Path, compiled_environment: dict[str, str], tmp_path: Path
 ) -> None:

@@ -245,6 +245,7 @@ def test_orders_share_all_but_the_training_and_make_one_row(
     assert "±" not in base  # it was evaluated once
 
 
+@pytest.mark.slow
 def test_a_finished_sweep_is_only_shown_again_and_may_grow(
     swept: tuple[Path, str], tmp_path: Path, tiny_config: Path
 ) -> None:

@@ -157,6 +157,7 @@ def test_a_stopped_training_goes_on_as_if_nothing_had_been(
     assert told[0] == told[1]
 
 
+@pytest.mark.slow
 def test_a_rewriter_is_rewarded_by_a_judge_that_was_trained(
     base: Path, tuned: Path, tiny_config: Path, files: Path, tmp_path: Path
 ):

@@ -48,6 +48,7 @@ def prompts(workdir: Path) -> dict[str, list[tuple[int, ...]]]:
     return found
 
 
+@pytest.mark.slow
 def test_all_objectives_learn_from_all_wordings(
     file: Path, tmp_path: Path, tiny_config: Path, compiled: Path
 ) -> None:

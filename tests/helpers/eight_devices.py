@@ -12,7 +12,7 @@ from typing import Any
 SOONER = "--xla_cpu_use_fusion_emitters=false"
 
 
-def results(module: ModuleType, file: Path) -> Any:
+def results(module: ModuleType, file: Path, *words: str) -> Any:
     """What a helper run as a script writes to the file it is given, compiled with few optimisations."""
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
     paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -20,7 +20,7 @@ def results(module: ModuleType, file: Path) -> Any:
     given = os.environ.get("XLA_FLAGS", "")
     for flags in (f"{given} {SOONER}", given):
         ran = subprocess.run(
-            [sys.executable, "-m", module.__name__, str(file)],
+            [sys.executable, "-m", module.__name__, str(file), *words],
             capture_output=True,
             text=True,
             env=environment | {"XLA_FLAGS": flags},

@@ -1,7 +1,7 @@
 """What a small model computes on each mesh of eight devices, and on one.
 
-Run as `python -m helpers.mesh_results FILE`: it simulates devices and writes to the file what `test_meshes`
-compares. Training, searches, samples and scores run under a transfer guard, whole: nothing is sent to the
+Run as `python -m helpers.mesh_results FILE MESH…`: it simulates devices and writes to the file what
+`test_meshes` compares. Training, searches, samples and scores run under a transfer guard, whole: nothing is sent to the
 devices that is not asked for by name.
 """
 
@@ -485,5 +485,5 @@ if __name__ == "__main__":
         name: Layout(make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)]), rules)
         for name, (sizes, rules) in {ONE: ((1, 1, 1), Rules()), **MESHES}.items()
     }
-    computed = {name: everything(layout) for name, layout in layouts.items()}
+    computed = {name: everything(layouts[name]) for name in sys.argv[2:]}
     Path(sys.argv[1]).write_bytes(pickle.dumps(computed))

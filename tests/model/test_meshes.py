@@ -1,6 +1,7 @@
 """Eight devices compute what one does, on every mesh and by any rules: losses, searches, samples, scores."""
 
 import contextlib
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,27 @@ GAP = 1e-4  # of two beams' scores: closer ones may change places
 ROUNDING = 2.0**-7
 
 
+FAST = (ONE, "2x2x2")
+
+
+def on(meshes: Iterable[str]) -> pytest.MarkDecorator:
+    """A test on each of these meshes: all but one of eight devices are slow."""
+    slow = pytest.mark.slow
+    return pytest.mark.parametrize(
+        "mesh", [mesh if mesh in FAST else pytest.param(mesh, marks=slow) for mesh in meshes]
+    )
+
+
+each_mesh, each_mesh_and_one = on(MESHES), on([ONE, *MESHES])
+
+
 @pytest.fixture(scope="module")
-def computed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What each mesh computes, and one device."""
-    return results(mesh_results, tmp_path_factory.mktemp("meshes") / "computed")
+def computed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What each mesh computes that is asked about, and one device."""
+    tests = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    asked = {test.callspec.params.get("mesh") for test in tests if hasattr(test, "callspec")}
+    meshes = [ONE, *(mesh for mesh in MESHES if mesh in asked)]
+    return results(mesh_results, tmp_path_factory.mktemp("meshes") / "computed", *meshes)
 
 
 def distance(one: Any, other: Any) -> float:
@@ -53,7 +71,7 @@ def distance(one: Any, other: Any) -> float:
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("mesh", MESHES)
+@each_mesh
 def test_loss_and_gradient(computed: dict[str, Any], mesh: str, head: str) -> None:
     """Of the whole PretrainRL loss: the untied model computes its layers anew in the backward pass."""
     ours, expected = computed[mesh]["training"][head], computed[ONE]["training"][head]
@@ -64,7 +82,7 @@ def test_loss_and_gradient(computed: dict[str, Any], mesh: str, head: str) -> No
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("mesh", MESHES)
+@each_mesh
 def test_a_training(computed: dict[str, Any], mesh: str, head: str) -> None:
     """Several updates by the loop. Adam divides by small gradients: parameters differ more than gradients."""
     ours, expected = computed[mesh]["training"][head], computed[ONE]["training"][head]
@@ -78,7 +96,7 @@ def test_a_training(computed: dict[str, Any], mesh: str, head: str) -> None:
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("mesh", MESHES)
+@each_mesh
 def test_the_state_lies_as_is_said(computed: dict[str, Any], mesh: str, head: str) -> None:
     """The compiled step takes it so, gives it so, and updates it in place; so do the batch's rows lie."""
     lies = computed[mesh]["training"][head]["lies"]
@@ -121,7 +139,7 @@ def test_the_state_lies_as_is_said(computed: dict[str, Any], mesh: str, head: st
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-@pytest.mark.parametrize("mesh", MESHES)
+@each_mesh
 def test_token_logps(computed: dict[str, Any], mesh: str, block: int) -> None:
     """Values and both gradients, where many tokens have the same target."""
     ours, expected = (computed[name]["functions"]["float32"][f"token_logps {block}"] for name in (mesh, ONE))
@@ -130,7 +148,7 @@ def test_token_logps(computed: dict[str, Any], mesh: str, block: int) -> None:
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-@pytest.mark.parametrize("mesh", MESHES)
+@each_mesh
 def test_token_logps_in_bfloat16(computed: dict[str, Any], mesh: str, block: int) -> None:
     """Sums are float32 here too, and gradients are rounded to bfloat16 when they are done."""
     ours, expected = (computed[name]["functions"]["bfloat16"][f"token_logps {block}"] for name in (mesh, ONE))
@@ -140,7 +158,7 @@ def test_token_logps_in_bfloat16(computed: dict[str, Any], mesh: str, block: int
 
 
 @pytest.mark.parametrize("block", WORDS)
-@pytest.mark.parametrize("mesh", MESHES)
+@each_mesh
 def test_bucket_logps(computed: dict[str, Any], mesh: str, block: int) -> None:
     """Kept tokens and the rest lie on different devices; some states have fewer kept tokens."""
     name = f"bucket_logps {block}"
@@ -152,7 +170,7 @@ def test_bucket_logps(computed: dict[str, Any], mesh: str, block: int) -> None:
         np.testing.assert_allclose(one, other, rtol=ROUNDING, atol=1e-4 * np.abs(other).max())
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@each_mesh
 def test_anchors(computed: dict[str, Any], mesh: str) -> None:
     """The base's probabilities on its text, and steps beside it: the first costs nothing."""
     ours, expected = computed[mesh]["anchored"], computed[ONE]["anchored"]
@@ -169,7 +187,7 @@ def test_anchors(computed: dict[str, Any], mesh: str) -> None:
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-@pytest.mark.parametrize("mesh", [ONE, *MESHES])
+@each_mesh_and_one
 def test_greedy_tokens(computed: dict[str, Any], mesh: str, block: int) -> None:
     """Of equal logits the first one, wherever the others stand."""
     functions = computed[mesh]["functions"]
@@ -179,7 +197,7 @@ def test_greedy_tokens(computed: dict[str, Any], mesh: str, block: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("mesh", MESHES)
+@each_mesh
 def test_embed(computed: dict[str, Any], mesh: str, dtype: str) -> None:
     """The same rows to the bit; their gradients are summed in float32, whatever was computed in."""
     ours, expected = (computed[name]["functions"][dtype]["embed"] for name in (mesh, ONE))
@@ -203,7 +221,7 @@ def assert_same_beams(ours: list[list[Decoded]], expected: list[list[Decoded]]) 
     assert compared >= 0.8 * len(expected)
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@each_mesh
 def test_beams(computed: dict[str, Any], mesh: str) -> None:
     """The vocabulary comes in several blocks, with a remainder."""
     expected = computed[ONE]["beams"]
@@ -213,7 +231,7 @@ def test_beams(computed: dict[str, Any], mesh: str) -> None:
     assert starts == {0, 1, 2, 3}  # every device finds some
 
 
-@pytest.mark.parametrize("mesh", [ONE, *MESHES])
+@each_mesh_and_one
 def test_beams_of_equal_score_go_by_their_token(computed: dict[str, Any], mesh: str) -> None:
     """Each row of the head stands twelve times, on every device: the beams have the first of equal tokens."""
     assert_same_beams(computed[mesh]["ties"], computed[ONE]["ties"])
@@ -230,7 +248,7 @@ def test_beams_of_equal_score_go_by_their_token(computed: dict[str, Any], mesh: 
     assert max(sizes) == mesh_results.BEAMS  # all over the vocabulary
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@each_mesh
 def test_prompts_that_begin_alike(computed: dict[str, Any], mesh: str) -> None:
     """What they begin with is read once, and lies whole on every device."""
     ours, expected = (computed[name]["begun"] for name in (mesh, ONE))
@@ -244,7 +262,7 @@ def test_prompts_that_begin_alike(computed: dict[str, Any], mesh: str) -> None:
     np.testing.assert_allclose(*judged, rtol=1e-5, atol=GAP)
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@each_mesh
 def test_beams_where_tokens_are_few(computed: dict[str, Any], mesh: str) -> None:
     """More beams than a device has tokens, and than there are at all."""
     expected = computed[ONE]["few"]
@@ -253,7 +271,7 @@ def test_beams_where_tokens_are_few(computed: dict[str, Any], mesh: str) -> None
 
 
 @pytest.mark.parametrize("chance", CHANCES)
-@pytest.mark.parametrize("mesh", MESHES)
+@each_mesh
 def test_samples(computed: dict[str, Any], mesh: str, chance: str) -> None:
     """The same draws to the token."""
     ours, expected = ([*chain(*computed[name]["samples"][chance])] for name in (mesh, ONE))
@@ -265,7 +283,7 @@ def test_samples(computed: dict[str, Any], mesh: str, chance: str) -> None:
     assert len(distinct) > (10 if chance == "greedy" else 20)
 
 
-@pytest.mark.parametrize("mesh", ["1x8x1", "2x2x2", "model axis over data"])
+@on(["1x8x1", "2x2x2", "model axis over data"])
 def test_decoding_from_a_copy_of_the_weights_is_the_same(computed: dict[str, Any], mesh: str) -> None:
     beams, samples = computed[mesh]["copied"]
     assert_same_beams(beams, computed[ONE]["beams"])
@@ -273,7 +291,7 @@ def test_decoding_from_a_copy_of_the_weights_is_the_same(computed: dict[str, Any
     assert [one.tokens for one in chain(*samples)] == [one.tokens for one in expected]
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@each_mesh
 def test_constrained_beams_and_samples(computed: dict[str, Any], mesh: str) -> None:
     """Each device reads its own part of what may follow, and all know the next state."""
     ours, expected = computed[mesh]["constrained"], computed[ONE]["constrained"]
@@ -288,7 +306,7 @@ def test_constrained_beams_and_samples(computed: dict[str, Any], mesh: str) -> N
     assert len({sample.tokens for sample in chain(*expected[1])}) > 20
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@each_mesh
 def test_beams_among_known_answers(computed: dict[str, Any], mesh: str) -> None:
     """Prompts have the first set and the second in turn; of the second, all come."""
     ours, expected = computed[mesh]["among"], computed[ONE]["among"]
@@ -300,7 +318,7 @@ def test_beams_among_known_answers(computed: dict[str, Any], mesh: str) -> None:
         assert len(beams) == min(mesh_results.BEAMS, len(known))
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@each_mesh
 def test_scores(computed: dict[str, Any], mesh: str) -> None:
     ours, expected = computed[mesh]["scores"], computed[ONE]["scores"]
     assert [len(scores) for scores in ours] == [len(scores) for scores in expected]
@@ -308,7 +326,7 @@ def test_scores(computed: dict[str, Any], mesh: str) -> None:
     assert len({round(score, 3) for score in chain(*expected)}) > 100
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@each_mesh
 def test_judgements(computed: dict[str, Any], mesh: str) -> None:
     """What greedy decoding says counts as greedy on every mesh, and little else."""
     ours, expected = computed[mesh]["judged"], computed[ONE]["judged"]
@@ -322,7 +340,7 @@ def test_judgements(computed: dict[str, Any], mesh: str) -> None:
 # Compilations and transfers.
 
 
-@pytest.mark.parametrize("mesh", [ONE, *MESHES])
+@each_mesh_and_one
 def test_other_inputs_of_the_same_shapes_compile_nothing(computed: dict[str, Any], mesh: str) -> None:
     everything = computed[mesh]
     compiled = everything["compiled"] | {head: everything["training"][head]["compiled"] for head in HEADS}
