@@ -13,7 +13,12 @@ from helpers.command_line import Signalled, assert_same_parameters, call, compla
 from helpers.process_runs import Together
 from helpers.selfimprove_runs import one_system, steps
 
+from pretrainrl_jax.config.stored import flat, from_flat, upgraded
+from pretrainrl_jax.facts.reading import read_facts
+from pretrainrl_jax.facts.statements import Statements
 from pretrainrl_jax.judging import exact
+from pretrainrl_jax.judging.compose import make_judge
+from pretrainrl_jax.judging.protocol import Case
 from pretrainrl_jax.training import session
 
 Scores = Callable[[list[float]], list[float]]
@@ -76,6 +81,31 @@ def test_what_a_run_leaves(alone: Path):
     assert (alone / "report" / "index.html").is_file()
     table = json.loads((alone / "report" / "summary.json").read_text())["selfimprove"]["systems"]
     assert set(table) >= {"base", "dpo", "best", "plain"}
+
+
+def test_wins_are_those_of_the_judge_on_what_was_kept(alone: Path):
+    """By the exact judge, asked again about each pair of continuations that are not the same text."""
+    stored = json.loads((alone / "config.json").read_text())
+    config = from_flat(upgraded(flat(stored)))
+    judge = make_judge(config.judge, Statements(read_facts(config).facts), None)
+
+    def kept(system: str) -> dict:
+        return json.loads((alone / "evaluations" / "selfimprove" / f"{system}.json").read_text())
+
+    base = kept("base")["continued"]
+    assert len(base) == min(config.selfimprove.compared, config.documents.held_out)
+    assert "compared" not in kept("base")
+    wins = set()
+    for system in ("scratch", "dpo", "best", "plain"):
+        own = kept(system)
+        assert own["unjudged"] == 0
+        for one, two, compared in zip(base, own["continued"], own["compared"], strict=True):
+            assert one[:2] == two[:2]  # prefix and suffix
+            case = Case(one[0], (one[2], two[2]), one[1], (one[3], two[3]))
+            before, after = (0, 0) if one[2] == two[2] else judge([case]).scores[0]
+            assert compared["won"] == (after > before) + 0.5 * (after == before)
+            wins.add(compared["won"])
+    assert wins == {0.0, 0.5, 1.0}
 
 
 def test_an_interrupted_run_goes_on_bit_for_bit(

@@ -267,6 +267,12 @@ class SelfimproveConfig(Section):
     kept: NonNegativeInt = setting(
         10, "documents whose candidates and scores are kept for the report", results=NOTHING
     )
+    compared: NonNegativeInt = setting(
+        50,
+        "held-out prefixes at most whose greedy continuation the judge compares with the base model's, of "
+        "each system: its win rate; 0 compares none",
+        before=0,
+    )
     entropy_bound: Share = setting(
         0.25,
         "entropy or distinct n-grams below this share of the first steps' are told as a collapse",

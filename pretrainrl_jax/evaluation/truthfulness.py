@@ -77,9 +77,7 @@ def evaluate_truthfulness(
         own 3-grams that stand in it before; None where there are none.
     """
     count, settings = config.documents.held_out, config.selfimprove
-    texts = made.held_out or (
-        paragraphs(config.evaluate.text, "evaluate.text")[:count] if config.evaluate.text else ()
-    )
+    texts = held_out_texts(made, config)[:count]
     of_facts = made.texts or config.facts.path
     asked = named_prefixes(facts, made.held_out, count, config.seed, statements.is_head) if of_facts else []
     misled = corrupted_prefixes(facts, made, statements, count, config.seed)
@@ -108,6 +106,13 @@ def evaluate_truthfulness(
         "text_tokens": tokens,
         **variety([one.tokens for of_prefix in free for one in of_prefix]),
     }
+
+
+def held_out_texts(made: MadeDocuments, config: Config) -> Sequence[str]:
+    """Made documents that are held out, or where there are none all those of `evaluate.text`."""
+    if made.held_out or not config.evaluate.text:
+        return made.held_out
+    return paragraphs(config.evaluate.text, "evaluate.text")
 
 
 def named_prefixes(

@@ -33,6 +33,13 @@ def cost_of(config: Config, method: MethodConfig, steps: int) -> Cost:
     return Cost(documents * rollouts, sampled, documents * verdicts, rewrites)
 
 
+def comparing(config: Config) -> int:
+    """A model's verdicts, at most, that compare a method with the base model; 0 where nothing is judged."""
+    methods = (config.methods[system] for system in config.selfimprove.systems)
+    judged = any(method.judged for method in methods)
+    return config.selfimprove.compared * verdicts_per_case(config.judge, 2) if judged else 0
+
+
 def price_of(config: Config, cost: Cost) -> float:
     """What verdicts and rewrites of servers cost at most, by the prices of the settings; 0 without any.
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from pretrainrl_jax.config import METHODS, Config, MethodConfig, ObjectiveConfig, SelfimproveConfig
 from pretrainrl_jax.decoding.decode import SMALLEST_BUCKET, bucket
-from pretrainrl_jax.improvement.cost import AROUND, cost_of, rollout_count
+from pretrainrl_jax.improvement.cost import AROUND, comparing, cost_of, rollout_count
 from pretrainrl_jax.improvement.learning import coefficients as coefficients_of
 from pretrainrl_jax.judging.local import SHORTEST
 from pretrainrl_jax.mining.rounds import spans
@@ -96,6 +96,7 @@ def planned(
         verdicts = sum(
             cost_of(config, method, steps).verdicts for method in methods.values() if method.judged
         )
+        verdicts += len(methods) * comparing(config)
     elif config.preferences.path:
         programs += work.preferences()
     else:

@@ -165,7 +165,7 @@ def template(name: str) -> Template:
 
 def best_cells(summary: Json) -> dict[str, float]:
     """The highest value of every accuracy column, to be set in bold, where there is more than one system."""
-    names = ("acc", "hr", "mrr", "prob", "unseen", "paraphrase", "held_out", "held_out_head")
+    names = ("acc", "hr", "mrr", "prob", "unseen", "paraphrase", "held_out", "held_out_head", "head_kept")
     columns = {name: [figure(system, name) for system in summary["systems"].values()] for name in names}
     measured = {name: [v for v in values if v is not None] for name, values in columns.items()}
     return {name: max(values) for name, values in measured.items() if len(values) > 1}

@@ -64,6 +64,7 @@ MEASURES = {
     "facts": Measure("facts a prefix", "free", lambda p: (len(set(p["facts"])), 1), 1, 2, False),
     "head": Measure("head facts %", "free", lambda p: (p["head"], len(p["facts"]))),
     "repeated": Measure("corrupted repeated %", "corrupted", lambda p: (p["repeated"], 1), -1),
+    "won": Measure("wins %", "compared", lambda p: (p["won"], 1), 1),
     "text_nll": Measure("text NLL", "texts", lambda text: text, -1, 3, False),
 }
 
@@ -153,12 +154,14 @@ def summarise(improved: Improved) -> Json:
             systems[name]["against"] = {"system": other, **_differences(units[other], own)}
         if shares := _thirds(improved.steps.get(name, [])):
             systems[name]["chosen_rollout"] = shares
+    wins = _preferred(systems)
     return {
         "systems": systems,
         "expectations": [
             _expectation("more true statements than next-token training", _truer(systems)),
             _expectation("rollouts are chosen more often as training goes on", _chosen(systems)),
             _expectation("more rollouts are better", _more_rollouts(improved, units)),
+            *([_expectation("continuations are better than the base model's", wins)] if wins else []),
         ],
         "collapsed": [
             _collapse(improved.known.label(name), event)
@@ -304,6 +307,19 @@ def _more_rollouts(improved: Improved, units: dict[str, dict[str, np.ndarray]]) 
     return evidence
 
 
+def _preferred(systems: dict[str, Json]) -> Evidence:
+    """Each judged system's win rate against an even chance."""
+    evidence = []
+    for system in systems.values():
+        rate, bounds = system.get("won"), system.get("won_interval")
+        if rate is not None and bounds and system.get("update") != "next_token":
+            low, high = bounds
+            wins = f"{percent(rate)} of prefixes (95 % interval {percent(low, '')} to {percent(high, '')})"
+            apart = {"difference": rate - 0.5, "low": low - 0.5, "high": high - 0.5}
+            evidence.append((apart, f"{system['label']}: the judge finds its continuation better for {wins}"))
+    return evidence
+
+
 def _but_rollouts(method: Json) -> Json:
     return {key: value for key, value in method.items() if key not in ("label", "rollouts")}
 
@@ -352,13 +368,13 @@ def reading(summary: Json) -> list[str]:
 
 def table(summary: Json) -> str:
     """The systems side by side, for a terminal of 100 columns."""
-    heads = ["true\nnamed", "95 %", "true\nfree", "facts/\nprefix", "facts\nin all", "head\n%"]
-    heads += ["repeat\n%", "text\nNLL", "n-gr.\n%"]
+    heads = ["true\nnamed", "95 %", "true\nfree", "facts/\nprefix", "in\nall", "head\n%"]
+    heads += ["rep.\n%", "wins\n%", "text\nNLL", "n-gr.\n%"]
     rows = []
     for system in summary["systems"].values():
         told = {key: measure.told(system.get(key)) for key, measure in MEASURES.items()}
         row = [told["named_true"], MEASURES["named_true"].span(system.get("named_true_interval"))]
         row += [told["free_true"], told["facts"], decimals(system.get("distinct_facts"), 0), told["head"]]
-        row += [told["repeated"], told["text_nll"], percent(system.get("distinct_ngrams"), "")]
+        row += [told["repeated"], told["won"], told["text_nll"], percent(system.get("distinct_ngrams"), "")]
         rows.append([system["label"], *row])
-    return plain("self-improving pretraining: % of continuations", grid({"system": 20}, heads, rows))
+    return plain("self-improving pretraining: % of continuations", grid({"system": 19}, heads, rows))

@@ -1,22 +1,18 @@
 """What every method of `selfimprove` has in common: documents, judge, rewriter; and what its run leaves."""
 
 import json
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from threading import Lock
 from typing import Any
 
-import jax
-
-from pretrainrl_jax.atomic import write_json, write_text
+from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import JudgeConfig, MethodConfig, RewriterConfig, ServerConfig
 from pretrainrl_jax.documents.cut import Cuts
 from pretrainrl_jax.documents.world import MadeDocuments
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.evaluation.truthfulness import evaluate_truthfulness
 from pretrainrl_jax.facts.statements import Statements
 from pretrainrl_jax.hosts.agree import is_process_0, process_count, run_on_process_0
 from pretrainrl_jax.improvement.cost import cost_of
@@ -37,7 +33,6 @@ from pretrainrl_jax.workdir import spends_as
 
 MATCHED_AFTER = 200  # documents: if none of their candidates states a fact by then, it is said
 SHOWN_PREFIX = 400  # last characters of a prefix that the report shows
-UNTRAINED = "scratch"  # the system that is random weights
 
 
 class Seen(Counter[str]):
@@ -152,6 +147,12 @@ class Improvement:
         if not method.judged:
             return None
         return self.full_judge if self._here(self._context.config.judge.server) else _elsewhere
+
+    @property
+    def judges(self) -> bool:
+        """Whether any method of the run is judged."""
+        config = self._context.config
+        return any(config.methods[system].judged for system in config.selfimprove.systems)
 
     def rewriter(self, method: MethodConfig) -> Rewriter | None:
         """Who rewrites suffixes, where a method asks for that."""
@@ -297,36 +298,3 @@ def write_summary(context: Context, system: str, steps: int, experience: Experie
         write_json(path, summary)
 
     run_on_process_0(write, f"writing {path.name}")
-
-
-def evaluate_improvement(
-    context: Context, improvement: Improvement, initial: Callable[[str], Loaded]
-) -> None:
-    """What the base model, random weights where a method starts from them, and each method write."""
-    config = context.config
-    starts = {config.methods[system].start for system in config.selfimprove.systems}
-    untrained = UNTRAINED in starts and (config.model.path or config.pretrain.epochs)  # else it is the base
-    systems = ["base", *([UNTRAINED] if untrained else []), *config.selfimprove.systems]
-    for system in systems:
-        if context.done(f"evaluate/selfimprove/{system}"):
-            continue
-        began = time.perf_counter()
-        loaded = initial(system) if system in ("base", UNTRAINED) else context.load(f"selfimprove/{system}")
-        with ExitStack() as bars:
-
-            def begin(total: int, system: str = system, bars: ExitStack = bars) -> Callable[[int], None]:
-                tracked = context.screen.track(f"evaluate/selfimprove/{system}", total, "texts")
-                return bars.enter_context(tracked).advance
-
-            result = evaluate_truthfulness(
-                loaded, context.facts, improvement.made, improvement.statements, config, begin
-            )
-        path = context.workdir / "evaluations" / "selfimprove" / f"{system}.json"
-
-        def write(path: Any = path, result: Any = result) -> None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, json.dumps(result, ensure_ascii=False))
-
-        run_on_process_0(write, f"writing {path.name}")
-        context.finish(f"evaluate/selfimprove/{system}", seconds=time.perf_counter() - began)
-        jax.tree.map(lambda x: x.delete(), loaded.params)

@@ -15,7 +15,7 @@ from pretrainrl_jax.documents.cut import Cut, Cuts
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.improvement.collapse import Collapse
-from pretrainrl_jax.improvement.cost import cost_of, price_of, rollout_count, told, warnings_of
+from pretrainrl_jax.improvement.cost import comparing, cost_of, price_of, rollout_count, told, warnings_of
 from pretrainrl_jax.improvement.experience import Experience
 from pretrainrl_jax.improvement.jobs import Jobs
 from pretrainrl_jax.improvement.learning import coefficients
@@ -26,7 +26,8 @@ from pretrainrl_jax.improvement.seconds import Seconds, utilisation
 from pretrainrl_jax.judging.compose import verdicts_per_case
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.stages.context import BASE, Context
-from pretrainrl_jax.stages.improvement import Improvement, evaluate_improvement, write_examples, write_summary
+from pretrainrl_jax.stages.improved import evaluate_improvement
+from pretrainrl_jax.stages.improvement import Improvement, write_examples, write_summary
 from pretrainrl_jax.stages.pretrain import pretrain
 from pretrainrl_jax.stages.report import report
 from pretrainrl_jax.training import checkpoints
@@ -280,7 +281,9 @@ def tell_costs(
     left = settings.steps - updates // settings.updates
     cost = cost_of(context.config, method, left)
     taken = told(cost) if method.judged else "nothing is sampled or judged"
-    price = price_of(context.config, cost)
+    if after := comparing(context.config):
+        taken += f", and {after:,} verdicts to compare it with the base model"
+    price = price_of(context.config, cost._replace(verdicts=cost.verdicts + after))
     taken += f", which cost about {price:,.2f} at most, by the prices given" if price else ""
     say(f"{stage}: {left} steps of {settings.documents} documents: {taken}")
     for warning in warnings_of(context.config.judge) if method.judged else ():

@@ -1,8 +1,8 @@
 """What a small model computes on each mesh of eight devices, and on one.
 
 Run as `python -m helpers.mesh_results FILE MESH…`: it simulates devices and writes to the file what
-`test_meshes` compares. Training, searches, samples and scores run under a transfer guard, whole: nothing is sent to the
-devices that is not asked for by name.
+`test_meshes` compares. Training, searches, samples and scores run under a transfer guard, whole: nothing is
+sent to the devices that is not asked for by name.
 """
 
 import json

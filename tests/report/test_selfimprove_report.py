@@ -57,6 +57,7 @@ def test_measures_are_plain_ratios_over_prefixes(workdir: Path):
     assert system["distinct_facts"] == len({fact for p in free for fact in p["facts"]})
     assert system["head"] == sum(p["head"] for p in free) / sum(len(p["facts"]) for p in free)
     assert system["repeated"] == np.mean([p["repeated"] for p in own["corrupted"]])
+    assert system["won"] == np.mean([p["won"] for p in own["compared"]])
     assert system["text_nll"] == pytest.approx(sum(own["text_nll"]) / sum(own["text_tokens"]))
     for key in selfimprove.MEASURES:
         low, high = system[f"{key}_interval"]
@@ -104,7 +105,7 @@ def test_prefixes_that_are_all_alike_are_not_certain(workdir: Path):
 
 def test_expectations_hold_where_numbers_say_so(workdir: Path):
     summary = summarised(workdir)
-    assert [one["outcome"] for one in summary["expectations"]] == ["holds"] * 3
+    assert [one["outcome"] for one in summary["expectations"]] == ["holds"] * 4
     said = " ".join(selfimprove.reading(summary))
     assert "online DPO: 60.0% of the continuations of named prefixes are true, with next token 40.0%" in said
     assert "+20.0 points (95 % interval +14" in said

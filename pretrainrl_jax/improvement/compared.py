@@ -1,0 +1,106 @@
+"""Held-out texts that a model and the base model continue: whose continuation the judge finds better."""
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+from pretrainrl_jax.config import Config
+from pretrainrl_jax.decoding.decode import bucket
+from pretrainrl_jax.decoding.rollouts import sample_rollouts
+from pretrainrl_jax.documents.cut import Cut, cut, tokenised
+from pretrainrl_jax.documents.stream import Document
+from pretrainrl_jax.judging.protocol import Case, Judge
+from pretrainrl_jax.training.loading import Loaded
+from pretrainrl_jax.trees.tokenization import Tokenizer, text_after
+
+TIE = 0.5  # of a win
+
+Advance = Callable[[int], None]
+
+
+class Continued(NamedTuple):
+    """A text that a model continued."""
+
+    prefix: str
+    suffix: str  # the text's own continuation
+    written: str
+    ended: bool  # the model ended the text there
+
+
+def cut_texts(texts: Sequence[str], tokenizer: Tokenizer, config: Config) -> list[Cut]:
+    """The first `selfimprove.compared` texts that are long enough, cut as documents are."""
+    settings = config.selfimprove
+    documents = [Document(number, f"text {number + 1}", text) for number, text in enumerate(texts)]
+    limits = tokenizer.start, config.seed, settings.suffix, settings.length, settings.shortest_prefix
+    cuts = (
+        cut(document, tokens, *limits)
+        for document, (tokens, _) in zip(documents, tokenised(tokenizer, documents), strict=True)
+        if tokens
+    )
+    return list(islice((one for one in cuts if one), settings.compared))
+
+
+def continue_greedily(loaded: Loaded, cuts: Sequence[Cut], config: Config) -> list[Continued]:
+    """What a model finds likeliest, token by token, after each prefix."""
+    settings, tokenizer = config.selfimprove, loaded.tokenizer
+    written = sample_rollouts(
+        loaded.model,
+        loaded.params,
+        [one.prefix for one in cuts],
+        tokenizer.eos,
+        samples=1,
+        max_new_tokens=settings.suffix,
+        temperature=0.0,
+        top_p=1.0,
+        seed=config.seed,
+        batch=config.rollouts.batch,
+        numbers=[one.number for one in cuts],
+        shortest=bucket(settings.length - settings.suffix) // 2,
+    )
+    return [
+        Continued(
+            tokenizer.decode(one.prefix),
+            text_after(tokenizer, one.prefix, one.suffix),
+            text_after(tokenizer, one.prefix, rollout.tokens),
+            rollout.tokens[-1] in tokenizer.eos,
+        )
+        for one, (rollout,) in zip(cuts, written, strict=True)
+    ]
+
+
+def won(
+    judge: Judge,
+    base: Sequence[Continued],
+    other: Sequence[Continued],
+    at_once: int,
+    advance: Advance = lambda n: None,
+) -> list[float | None]:
+    """Of each prefix whether the judge scores the other model's continuation higher than the base's.
+
+    Args:
+        base, other: continuations of the same prefixes.
+        at_once: how many the judge is given at a time.
+        advance: called with the number of prefixes finished.
+
+    Returns:
+        1 where it does, 0 where it scores it lower, ½ where it scores both the same or they are the same
+        text, which is not judged. None where the judge has no score.
+    """
+    results: list[float | None] = []
+    for begin in range(0, len(base), at_once):
+        pairs = [*zip(base[begin : begin + at_once], other[begin : begin + at_once], strict=True)]
+        cases = [
+            Case(one.prefix, (one.written, two.written), one.suffix, (one.ended, two.ended))
+            for one, two in pairs
+            if one.written != two.written
+        ]
+        verdicts = iter(judge(cases).scores if cases else ())
+        results += [TIE if one.written == two.written else _won(*next(verdicts)) for one, two in pairs]
+        advance(len(pairs))
+    return results
+
+
+def _won(before: float | None, after: float | None) -> float | None:
+    if before is None or after is None:
+        return None
+    return TIE if before == after else float(after > before)
