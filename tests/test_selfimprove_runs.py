@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -106,6 +107,21 @@ def test_wins_are_those_of_the_judge_on_what_was_kept(alone: Path):
             assert compared["won"] == (after > before) + 0.5 * (after == before)
             wins.add(compared["won"])
     assert wins == {0.0, 0.5, 1.0}
+
+
+def test_a_win_rate_needs_what_the_base_model_wrote(alone: Path, improving: Path, tmp_path: Path):
+    """Which a workdir of an older version has not."""
+    workdir = Path(shutil.copytree(alone, tmp_path / "run"))
+    base, own = (workdir / "evaluations" / "selfimprove" / f"{system}.json" for system in ("base", "dpo"))
+    base.write_text(json.dumps({k: v for k, v in json.loads(base.read_text()).items() if k != "continued"}))
+    before = json.loads(own.read_text())
+    own.unlink()
+    ran = call("selfimprove", "--config", improving, "--workdir", workdir)
+    assert ran.code == 0, ran.err
+    assert "evaluate/selfimprove/dpo: no win rate" in ran.err
+    assert json.loads(own.read_text()) == {
+        k: v for k, v in before.items() if k not in ("compared", "unjudged")
+    }
 
 
 def test_an_interrupted_run_goes_on_bit_for_bit(

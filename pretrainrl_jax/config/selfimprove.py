@@ -271,7 +271,6 @@ class SelfimproveConfig(Section):
         50,
         "held-out prefixes at most whose greedy continuation the judge compares with the base model's, of "
         "each system: its win rate; 0 compares none",
-        before=0,
     )
     entropy_bound: Share = setting(
         0.25,

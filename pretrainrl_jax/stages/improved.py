@@ -70,7 +70,13 @@ def compare(context: Context, improvement: Improvement, system: str, loaded: Loa
     continued = continue_greedily(loaded, cuts, config)
     kept = {"continued": [list(one) for one in continued]}
     base = base_continued(context)
-    if system == BASE or [one.prefix for one in base] != [one.prefix for one in continued]:
+    if system == BASE:
+        return kept
+    if [one.prefix for one in base] != [one.prefix for one in continued]:
+        context.screen.warn(
+            f"evaluate/selfimprove/{system}: no win rate: an older version measured the base model, and kept "
+            "not what it wrote; remove evaluations/selfimprove to measure all anew"
+        )
         return kept
     with context.screen.track(f"evaluate/selfimprove/{system}/judged", len(cuts), "prefixes") as bar:
 
