@@ -127,6 +127,7 @@ def test_a_workdir_of_another_configuration_is_refused(in_bucket: command_line.R
     assert "gs://bucket/none is no workdir" in command_line.complaint(ran)
 
 
+@pytest.mark.slow
 def test_killed_while_a_checkpoint_is_uploaded_it_goes_on_to_the_same_result(
     bucket: Bucket, finished: Path, tiny_config: Path, compiled_environment: dict[str, str], tmp_path: Path
 ):

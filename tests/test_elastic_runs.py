@@ -106,6 +106,7 @@ def test_what_eight_devices_saved_opens_on_one(chain):
     assert answer.tokens
 
 
+@pytest.mark.slow
 def test_ask_export_and_import_on_eight_devices_are_those_on_one(
     alone: Path, tmp_path: Path, compiled_environment: dict[str, str]
 ):

@@ -222,7 +222,13 @@ def test_a_signal_while_mining_ends_all_with_130_and_what_is_done_is_kept(
 
 
 @pytest.mark.parametrize(
-    ("index", "number"), [(1, signal.SIGKILL), (0, signal.SIGKILL), (1, signal.SIGSTOP)], ids=str
+    ("index", "number"),
+    [
+        (1, signal.SIGKILL),
+        pytest.param(0, signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param(1, signal.SIGSTOP, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_a_dead_or_a_stalled_process_ends_the_run_and_is_named(
     index: int, number: signal.Signals, config: Path, tmp_path: Path, compiled_environment: dict[str, str]

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 THOUGHT = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
 OPEN_THOUGHT = re.compile(r"<(think|thinking|reasoning)>", re.IGNORECASE)
-MARK = re.compile(r"\bverdict\b[\s*_`\"']*[:=]?[\s*_`\"'(\[{]*([^\n]*)", re.IGNORECASE)
+# What stands behind the word is looked at and left, so that a word "verdict" in it is found, too.
+MARK = re.compile(r"\bverdict\b(?=[\s*_`\"']*[:=]?[\s*_`\"'(\[{]*([^\n]*))", re.IGNORECASE)
 WRAPPING = " \t\r\n*_`\"'()[]{}<>.,;:!#-–—“”‘’"
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from helpers.model_server import Ill, Replies, model_server
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pretrainrl_jax.config import JudgeConfig, JudgeServerConfig, RewriterConfig, RewriterServerConfig
@@ -68,6 +68,8 @@ def test_verdicts_of_several_words():
 
 
 @given(st.text(max_size=60), st.sampled_from(["A", "B"]))
+@example("VERDICT", "A")
+@example("Verdict:\nVerdict", "B")
 def test_whatever_stands_before_the_last_line_the_verdict_there_counts(text: str, word: str):
     opened = "<think" in text.lower() or "<reason" in text.lower()
     assert opened or read_verdict(f"{text}\nVerdict: {word}", ("A", "B")) == word
