@@ -7,6 +7,7 @@ Everything that can be checked without JAX is checked before it is imported.
 
 import errno
 import os
+import select
 import sys
 import traceback
 from collections.abc import Sequence
@@ -20,9 +21,14 @@ from pretrainrl_jax.storage import of_bucket
 from pretrainrl_jax.training.interrupts import Interrupted, termination_interrupts
 from pretrainrl_jax.verbs import VERBS
 
+PIPE = 128 + 13  # what shells give a program that SIGPIPE ended
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; gives its exit code: 0 done, 1 failed, 2 bad usage or input, 130 interrupted."""
+    """Run the command line; gives its exit code: 0 done, 1 failed, 2 bad usage or input, 130 interrupted.
+
+    141 where nobody reads what it prints.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's remarks, before JAX is imported
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     command = as_typed(arguments)
@@ -35,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted as stopped:
         return _ended(130, f"interrupted: {stopped}. Go on with: {command}", planned=True)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _unread():
+            return _ended(PIPE)  # as `… | head` ends every program
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         hint = f"; checkpoints saved before are kept. Make room, then go on with: {command}" if full else ""
         return _ended(1, f"failed: {_one_line(error)}{hint}")
@@ -49,6 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         return _ended(1, f"failed: {type(error).__name__}: {_one_line(error)}")
     return _ended(0)
+
+
+def _unread() -> bool:
+    """Whether nobody reads standard output any more; what is left to be written there is then let go."""
+    poll = select.poll()
+    poll.register(1, select.POLLOUT)
+    gone = any(event & select.POLLERR for _, event in poll.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return gone
 
 
 def _hosts() -> Any:

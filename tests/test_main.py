@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -354,6 +355,16 @@ def test_the_module_as_a_program_exits_with_2() -> None:
     ran = python("-m", "pretrainrl_jax.main", "--modle.d_model=3")
     assert complaint(ran) == "unknown setting --modle.d_model, did you mean model.d_model?"
     assert ran.out == ""
+
+
+def test_output_that_nobody_reads_ends_the_program_without_a_word() -> None:
+    """As `… | head` does."""
+    read, write = os.pipe()
+    os.close(read)
+    words = [sys.executable, "-m", "pretrainrl_jax.main", "--help", "train"]
+    ran = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (ran.returncode, ran.stderr) == (141, "")
 
 
 @pytest.mark.parametrize("verb", ["run", "evaluate", "ask"])
