@@ -47,6 +47,14 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(shared: Path) -> Iterator[None]:
+    """What is kept between runs is kept between those of tests alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(shared / "cache"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_config(shared: Path) -> Path:
     """A configuration file of a run of seconds."""

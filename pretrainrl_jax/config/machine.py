@@ -104,6 +104,14 @@ class PlatformConfig(Section):
         "kernel of attention, where it can compute the model's: cudnn on GPUs; splash on TPUs, for rows of "
         "documents of 1024 tokens or more; auto takes what platforms.py lists",
     )
+    programs: str = setting(
+        "",
+        "folder that keeps compiled programs between runs; empty: programs in the user's cache "
+        "(~/.cache/pretrainrl_jax); none: keeps none",
+    )
+    programs_gigabytes: PositiveFloat = setting(
+        4.0, "size of that folder at most: what was not used for longest goes first"
+    )
     decoding_memory: Share = setting(
         0.7,
         "decode from a copy of the weights, whole along mesh.fsdp and in the compute dtype, if it, the "

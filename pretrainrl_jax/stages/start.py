@@ -20,6 +20,7 @@ from pretrainrl_jax.hosts.agree import gather, is_process_0, process_count, run_
 from pretrainrl_jax.hosts.join import join
 from pretrainrl_jax.hosts.maintenance import watch_maintenance
 from pretrainrl_jax.judge_bench.labelled import Labelled
+from pretrainrl_jax.kept_programs import keep_programs
 from pretrainrl_jax.model.decoder import Chosen
 from pretrainrl_jax.model.mesh import check_batch, make_mesh
 from pretrainrl_jax.planning.chips import Topology
@@ -65,6 +66,8 @@ def begin(command: Command) -> Started:
     if process_count() > 1:
         mute_libraries()
     screen = Screen(options.quiet, options.verbose, mute=not is_process_0())
+    if lost := keep_programs(config.platform):
+        screen.warn(lost)
     backend = check_platform(options.platform)
     hosts = f", {process_count()} processes" if process_count() > 1 else ""
     mesh = make_mesh(config.mesh)
