@@ -1,8 +1,9 @@
 """A command line that was read."""
 
 import argparse
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ class Command:
     config: Config
     given: Mapping[str, Any]  # settings of the command line itself, by dotted name
     text: str  # what the user typed: it goes on after an interruption
+    began: float = field(default_factory=time.monotonic)  # when it was read, before anything slow
 
     @property
     def workdir(self) -> Path:

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from rich.console import Console
@@ -25,6 +25,7 @@ class Screen:
     quiet: bool = False  # only results and errors
     verbose: bool = False  # what took how long, which files were written
     mute: bool = False  # nothing at all: another process of the run says it
+    began: float = field(default_factory=time.monotonic)  # when the command was given
 
     def say(self, text: str) -> None:
         """One line on standard output of what a stage does."""

@@ -1,6 +1,7 @@
 """Compiled programs are kept between runs: read again, bounded, in a folder of the processor's own."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -42,10 +43,12 @@ def kept(folder: Path) -> list[Path]:
 
 def test_a_second_run_takes_what_the_first_compiled(tiny_config: Path, tmp_path: Path):
     cache = tmp_path / "cache"
-    hits, misses = counted(run(tiny_config, tmp_path / "one", cache=cache))
+    ran = run(tiny_config, tmp_path / "one", "--verbose", cache=cache)
+    assert re.search(r"^pretrain: first update \d+\.\d s after the command$", ran.out, re.M)
+    hits, misses = counted(ran)
     folder = cache / "pretrainrl_jax" / "programs" / processor()
     programs = kept(folder)
-    assert programs
+    assert misses >= len(programs) > 0
     assert (hits, kept(tmp_path)) == (0, programs)  # nowhere else
     hits, _ = counted(run(tiny_config, tmp_path / "two", cache=cache))
     assert hits >= len(programs)

@@ -65,7 +65,7 @@ def begin(command: Command) -> Started:
     watch_maintenance(config.hosts)
     if process_count() > 1:
         mute_libraries()
-    screen = Screen(options.quiet, options.verbose, mute=not is_process_0())
+    screen = Screen(options.quiet, options.verbose, not is_process_0(), command.began)
     if lost := keep_programs(config.platform):
         screen.warn(lost)
     backend = check_platform(options.platform)

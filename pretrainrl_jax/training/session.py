@@ -150,6 +150,7 @@ class Session:
         if self._numbers != numbers:
             self._numbers = numbers
             self._placed = jax.tree.map(lambda x: replicate(x, self._mesh), numbers)
+        is_first = self._run_step is None
         step = self._run_step = self._run_step or self._begin(batch, *self._placed)
         if self._bar is None:
             tracked = self.run.screen.track(self.run.stage, self.total_steps - self.global_step, "steps")
@@ -157,6 +158,8 @@ class Session:
         self.global_step, self.score = self.global_step + 1, math.inf
         with waiting(f"step {self.global_step} of {self.run.stage}"), jax.transfer_guard("disallow"):
             self.state, metrics = step(self.state, batch, *self._placed)
+            if is_first and self.run.screen.verbose:
+                self._tell_first(metrics)
             read = {name: metrics[name] for name in ("loss", "grad_norm", "skipped", *self._counted)}
             self._unread.append(_StepMetrics(self.global_step, self._feed.row, read))
             if self.global_step % READ_EVERY == 0:
@@ -323,6 +326,11 @@ class Session:
             step = compiled_for(self._step, *arguments)
             self.run.screen.detail(f"{self.run.stage}: compiled in {time.perf_counter() - began:.1f} s")
         return step
+
+    def _tell_first(self, metrics: Mapping[str, jax.Array]) -> None:
+        jax.block_until_ready(metrics)
+        since = time.monotonic() - self.run.screen.began
+        self.run.screen.detail(f"{self.run.stage}: first update {since:.1f} s after the command")
 
     def _write(self, metrics: Mapping[str, jax.Array]) -> None:
         values = {k: float(v) for k, v in jax.device_get(metrics).items()}
