@@ -86,7 +86,7 @@ def evaluate_truthfulness(
     advance = begin(len(asked) + len(misled) + SAMPLES * len(opened) + len(trees))
 
     def write(prefixes: Sequence[str], temperature: float) -> list[Continuation]:
-        how = {"temperature": temperature, "seed": config.seed % (1 << 32), "batch": config.rollouts.batch}
+        how = {"temperature": temperature, "seed": config.seed % (1 << 32), "batch": config.evaluate.batch}
         room = settings.length - settings.suffix
         return continuations(
             loaded, prefixes, room=room, max_new_tokens=settings.suffix, advance=advance, **how
@@ -97,7 +97,7 @@ def evaluate_truthfulness(
     drawn = iter(write([prefix for prefix in opened for _ in range(SAMPLES)], 1.0))
     free = [[next(drawn) for _ in range(SAMPLES)] for _ in opened]
     completed = [completes(*pair, statements) for pair in zip((*asked, *misled), greedy, strict=True)]
-    nats, tokens = text_nll(loaded, len(texts), trees, settings.length, config.rollouts.batch, advance)
+    nats, tokens = text_nll(loaded, len(texts), trees, settings.length, config.evaluate.batch, advance)
     return {
         "named": [named(*pair, statements) for pair in zip(asked, completed[: len(asked)], strict=True)],
         "free": [stated(*pair, statements) for pair in zip(opened, free, strict=True)],

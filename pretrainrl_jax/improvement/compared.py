@@ -53,7 +53,7 @@ def continue_greedily(loaded: Loaded, cuts: Sequence[Cut], config: Config) -> li
         temperature=0.0,
         top_p=1.0,
         seed=config.seed,
-        batch=config.rollouts.batch,
+        batch=config.evaluate.batch,
         numbers=[one.number for one in cuts],
         shortest=bucket(settings.length - settings.suffix) // 2,
     )

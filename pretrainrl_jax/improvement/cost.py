@@ -34,10 +34,14 @@ def cost_of(config: Config, method: MethodConfig, steps: int) -> Cost:
 
 
 def comparing(config: Config) -> int:
-    """A model's verdicts, at most, that compare a method with the base model; 0 where nothing is judged."""
-    methods = (config.methods[system] for system in config.selfimprove.systems)
-    judged = any(method.judged for method in methods)
-    return config.selfimprove.compared * verdicts_per_case(config.judge, 2) if judged else 0
+    """A model's verdicts, at most, that compare a method with the base model."""
+    return compared(config) * verdicts_per_case(config.judge, 2)
+
+
+def compared(config: Config) -> int:
+    """Held-out prefixes, at most, on which methods are compared with the base model; 0: nobody judges."""
+    judged = any(config.methods[system].judged for system in config.selfimprove.systems)
+    return config.selfimprove.compared if judged else 0
 
 
 def price_of(config: Config, cost: Cost) -> float:

@@ -150,6 +150,7 @@ def summarise(improved: Improved) -> Json:
                 {fact for p in evaluation.get("free", ()) for fact in p["facts"]}
             )
             systems[name]["distinct_ngrams"] = number(evaluation.get("distinct_ngrams"))
+            systems[name]["unjudged"] = number(evaluation.get("unjudged"))
         if (other := _baseline(name, improved)) in units and own:
             systems[name]["against"] = {"system": other, **_differences(units[other], own)}
         if shares := _thirds(improved.steps.get(name, [])):
@@ -316,7 +317,10 @@ def _preferred(systems: dict[str, Json]) -> Evidence:
             low, high = bounds
             wins = f"{percent(rate)} of prefixes (95 % interval {percent(low, '')} to {percent(high, '')})"
             apart = {"difference": rate - 0.5, "low": low - 0.5, "high": high - 0.5}
-            evidence.append((apart, f"{system['label']}: the judge finds its continuation better for {wins}"))
+            text = f"{system['label']}: the judge finds its continuation better for {wins}"
+            left_out = system.get("unjudged")
+            text += f", {left_out:.0f} more without a verdict left out" if left_out else ""
+            evidence.append((apart, text))
     return evidence
 
 

@@ -12,6 +12,7 @@ from pretrainrl_jax.atomic import write_text
 from pretrainrl_jax.evaluation.truthfulness import evaluate_truthfulness, held_out_texts
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.improvement.compared import Continued, continue_greedily, cut_texts, won
+from pretrainrl_jax.improvement.cost import compared
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.stages.improvement import Improvement
 from pretrainrl_jax.training.loading import Loaded
@@ -42,7 +43,7 @@ def evaluate_improvement(
             result = evaluate_truthfulness(
                 loaded, context.facts, improvement.made, improvement.statements, config, begin
             )
-        if improvement.judges and config.selfimprove.compared:
+        if compared(config):
             result |= compare(context, improvement, system, loaded)
         path = folder / f"{system}.json"
 
@@ -66,12 +67,18 @@ def compare(context: Context, improvement: Improvement, system: str, loaded: Loa
     config = context.config
     cuts = cut_texts(held_out_texts(improvement.made, config), loaded.tokenizer, config)
     if not cuts:
+        if system == BASE:
+            needed = config.selfimprove.shortest_prefix + config.selfimprove.suffix
+            context.screen.warn(
+                f"no win rate against the base model: no held-out text has {needed} tokens to cut; give a "
+                "file as evaluate.text, or set selfimprove.compared to 0"
+            )
         return {}
     continued = continue_greedily(loaded, cuts, config)
     kept = {"continued": [list(one) for one in continued]}
-    base = base_continued(context)
     if system == BASE:
         return kept
+    base = base_continued(context)
     if [one.prefix for one in base] != [one.prefix for one in continued]:
         context.screen.warn(
             f"evaluate/selfimprove/{system}: no win rate: an older version measured the base model, and kept "

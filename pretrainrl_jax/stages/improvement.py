@@ -148,12 +148,6 @@ class Improvement:
             return None
         return self.full_judge if self._here(self._context.config.judge.server) else _elsewhere
 
-    @property
-    def judges(self) -> bool:
-        """Whether any method of the run is judged."""
-        config = self._context.config
-        return any(config.methods[system].judged for system in config.selfimprove.systems)
-
     def rewriter(self, method: MethodConfig) -> Rewriter | None:
         """Who rewrites suffixes, where a method asks for that."""
         if "rewrite" not in method.candidates:

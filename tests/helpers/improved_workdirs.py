@@ -44,7 +44,7 @@ def evaluation(name: str, truth: float, prefixes: int = PREFIXES) -> dict[str, A
     won = [{"won": (0.0, 0.5, 1.0)[int((rng.random(2) < truth + 0.3).sum())]} for _ in range(50)]
     measured = {"named": named, "free": free, "corrupted": corrupted, "text_nll": nats, "text_tokens": tokens}
     if name != "base":
-        measured["compared"] = won
+        measured |= {"compared": won, "unjudged": 3 if name == "few" else 0}
     return {**measured, "distinct_ngrams": 0.8 - truth / 4, "repetition": 0.1}
 
 

@@ -119,6 +119,13 @@ def test_expectations_hold_where_numbers_say_so(workdir: Path):
     assert (shares["before"], shares["after"]) == pytest.approx((early, late))
 
 
+def test_prefixes_without_a_verdict_are_told(workdir: Path):
+    """Three of one method, none of the other; next-token training is nobody's claim."""
+    one, other = expectation(summarised(workdir), "base model's")["evidence"]
+    assert "without a verdict" not in one
+    assert ", 3 more without a verdict left out" in other
+
+
 def test_expectations_that_do_not_hold_are_said_to(workdir: Path):
     write(workdir / EVALUATIONS / "next_token.json", evaluation("next_token", 0.5))
     write(workdir / EVALUATIONS / "few.json", evaluation("few", 0.7))
