@@ -28,7 +28,7 @@ def keep_programs(settings: PlatformConfig, environment: Mapping[str, str] = os.
     Returns:
         Why nothing is kept, where that was not asked for; else an empty text.
     """
-    if settings.programs == NONE or jax.config.jax_compilation_cache_dir:
+    if settings.programs == NONE or jax.config.values["jax_compilation_cache_dir"]:
         return ""
     chosen = Path(settings.programs) if settings.programs else user_cache(environment) / "programs"
     folder = chosen / processor()

@@ -247,6 +247,7 @@ WORK = ("name", *DATA, "corpus", "tokenizer", "model", *DEVICES, "checkpoint")
 TRAINING = (
     "profile_steps",
     "optimizer",
+    "lora",
     "pretrain",
     "documents",
     "mine",

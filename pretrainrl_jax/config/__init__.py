@@ -13,6 +13,7 @@ from pydantic import model_validator
 from pretrainrl_jax.config.bench import BenchConfig
 from pretrainrl_jax.config.declare import Section, Seed, section, setting, wrong
 from pretrainrl_jax.config.facts import ColumnsConfig, CorpusConfig, FactsConfig, TokenizerConfig, WorldConfig
+from pretrainrl_jax.config.lora import LoraConfig
 from pretrainrl_jax.config.machine import HostsConfig, MeshConfig, ModelConfig, PlatformConfig
 from pretrainrl_jax.config.making import MakingConfig
 from pretrainrl_jax.config.objectives import (
@@ -60,7 +61,7 @@ __all__ = [
     "METHODS", "NAMED", "OBJECTIVES", "AnchorConfig", "AnchorTermConfig", "AskConfig", "BenchConfig",
     "CheckpointConfig", "ColumnsConfig", "Config", "CorpusConfig", "DocumentsConfig", "DpoConfig",
     "EvaluateConfig", "ExportConfig", "FactsConfig", "GrpoConfig", "HarnessConfig", "HostsConfig",
-    "JudgeConfig", "JudgeServerConfig", "JudgeTuningConfig", "LabelledConfig", "MakingConfig",
+    "JudgeConfig", "JudgeServerConfig", "JudgeTuningConfig", "LabelledConfig", "LoraConfig", "MakingConfig",
     "MeshConfig", "MethodConfig", "MineConfig", "ModelConfig", "NtpConfig", "ObjectiveConfig",
     "OptimizerConfig", "PlatformConfig", "PreferenceColumnsConfig", "PreferencesConfig",
     "PretrainConfig", "RewriterConfig", "RewriterServerConfig", "RewriterTuningConfig",
@@ -95,6 +96,7 @@ class Config(Section):
     hosts: HostsConfig = HostsConfig()
     platform: PlatformConfig = PlatformConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    lora: LoraConfig = LoraConfig()
     pretrain: PretrainConfig = PretrainConfig()
     mine: MineConfig = MineConfig()
     anchor: AnchorConfig = AnchorConfig()
@@ -147,6 +149,10 @@ class Config(Section):
             if not self.objectives[system].coefficients:
                 *some, last = [f"objectives.{system}.{name}" for name in WEIGHTS]
                 raise ValueError(f"objectives.{system} has no term: give {', '.join(some)} or {last}")
+        for system in self.selfimprove.systems if self.lora.rank else ():
+            if system in self.methods and self.methods[system].start == "scratch":
+                meaning = f"methods.{system} starts from random weights, which need more than adapters"
+                raise wrong("lora.rank", self.lora.rank, meaning)
         for name in self.methods:
             if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name == "base":
                 raise ValueError(f"methods names {name!r}: give letters, digits, _ and -; base is taken")

@@ -27,13 +27,13 @@ Policy = Literal["none", "products", "attention", "full"]
 SWITCHED = {"false": "none", "true": "full"}  # what `remat` was before it had policies
 Remat = Annotated[Policy, BeforeValidator(lambda value: SWITCHED.get(str(value).lower(), value))]
 # Whose results depend on a setting; each depends on those before it, too.
-# "choice" and "documents" are results of some runs only: see `stored.matters`; "anchored" and "rewards" are
-# systems that have an anchor, or learn from rewards; "tuning" is a judge or a rewriter that learns, and
-# "rewriting" the latter alone.
+# "choice", "documents" and "adapted" are results of some runs only: see `stored.matters`; "anchored" and
+# "rewards" are systems that have an anchor, or learn from rewards; "tuning" is a judge or a rewriter that
+# learns, and "rewriting" the latter alone.
 Results = tuple[
     Literal[
         "pretrain", "documents", "mine", "anchor", "train", "evaluate", "choice", "report", "selfimprove",
-        "anchored", "rewards", "tuning", "rewriting",
+        "anchored", "rewards", "tuning", "rewriting", "adapted",
     ],
     ...,
 ]  # fmt: skip

@@ -10,7 +10,7 @@ def settings_of(config: Config, stage: str) -> dict[str, Any]:
     """By dotted name, what "pretrain", "mine", "train/<system>", "tuning/judge", … depends on."""
     kind, _, system = stage.partition("/")
     objective = config.objectives.get(system)
-    stages = {"pretrain", "documents", kind}
+    stages = {"pretrain", "documents", "adapted", kind}
     if kind in ("train", "evaluate"):
         stages.add("choice")
     if objective:

@@ -314,6 +314,18 @@ class ExportConfig(Section):
         "stored", "of the tensors; stored keeps what the checkpoint has"
     )
     shard_size: str = setting("5GB", "largest file of weights, as 5GB or 500MB")
+    adapters: Literal["merged", "peft"] = setting(
+        "merged", "of a model that has some: part of the weights, or alone, as peft loads them"
+    )
+    base: str = setting(
+        "", "with peft, the model they are for, as it will be found; empty: where it was taken from"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ExportConfig":
+        if self.base and self.adapters != "peft":
+            raise wrong("export.base", self.base, "it is for --export.adapters=peft")
+        return self
 
 
 @section

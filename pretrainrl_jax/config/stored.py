@@ -131,13 +131,14 @@ def section_as_now(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
 def matters(results: Iterable[str], config: Config) -> bool:
     """Whether a result depends on a setting that these depend on.
 
-    A choice is made where one is asked for, and a base model made of documents where that is; a report is
-    made again at any time.
+    A choice is made where one is asked for, a base model of documents where that is, and one with adapters
+    where pretraining goes on with a model; a report is made again at any time.
     """
     made = {
         "report": False,
         "choice": config.evaluate.choose != "last",
         "documents": config.pretrain.text == "documents",
+        "adapted": bool(config.model.path and config.pretrain.epochs),
     }
     return any(made.get(kind, True) for kind in results)
 

@@ -1,5 +1,7 @@
 """Checksums of a model's parameters: the same on every mesh, another one for every changed bit."""
 
+import hashlib
+import json
 import math
 from functools import partial
 from typing import Any
@@ -24,6 +26,11 @@ def checksums(params: Params) -> dict[str, int]:
     own = {jax.tree_util.keystr(path): sum(map(int, parts)) for path, parts in jax.device_get(sums)}
     of_all = gather(own, "checksums")
     return {name: sum(sums[name] for sums in of_all) % 2**32 for name in own}
+
+
+def digest(params: Params) -> str:
+    """Of all checksums together: a short name of these parameters, the same in any dtype that holds them."""
+    return hashlib.blake2b(json.dumps(checksums(params), sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def _of_shards(x: Any) -> list[jax.Array]:

@@ -5,7 +5,7 @@ Hugging Face names derive from that. Layers are stacked and scanned, so any dept
 Hidden states and head are separate functions, which lets a loss fold over the vocabulary without logits.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -107,6 +107,11 @@ class Model:
     def layout(self) -> Layout:
         """Mesh and rules together."""
         return Layout(self.mesh, self.rules)
+
+    @cached_property
+    def plain(self) -> "Model":
+        """The same without adapters: what it was before they learned. It passes theirs over."""
+        return replace(self, shape=replace(self.shape, lora=None))
 
     def _init(self, key: jax.Array) -> Any:
         one = jnp.zeros((1, 1), jnp.int32)

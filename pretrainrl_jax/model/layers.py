@@ -1,7 +1,7 @@
 """What a decoder's layer is made of.
 
-Every matrix product of a layer, with its weight and bias, is one call of `linear`: an adapter (LoRA, say) has
-its place there, for all of them or by name. Another MLP is a module that is called as `MLP` is, chosen in
+Every matrix product of a layer, with its weight, its bias and its adapter (LoRA), is one call of `linear`.
+Another MLP is a module that is called as `MLP` is, chosen in
 `Layer`. What it reports of its own work, such as the load of a mixture's experts, it gives beside its result;
 the decoder stacks that over layers in `HiddenStates.auxiliary`.
 """
@@ -16,6 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from pretrainrl_jax.config.declare import Policy
 from pretrainrl_jax.model.attention import MIXED, Kernel, Visible, attend, rotate
+from pretrainrl_jax.model.lora import A, B
 from pretrainrl_jax.model.mesh import Layout, constrain
 from pretrainrl_jax.model.shape import ModelShape
 
@@ -65,6 +66,25 @@ def weight(module: nn.Module, name: str, sizes: dict[str, int], axes: tuple[str,
     return parameter(module, name, nn.initializers.normal(inner**-0.5), shape, axes)
 
 
+def _adapter(
+    module: nn.Module,
+    name: str,
+    sizes: dict[str, int],
+    takes: tuple[str, ...],
+    gives: tuple[str, ...],
+    inner: int,
+) -> tuple[Any, Any]:
+    """A and B beside a matrix, at first as peft has them: A uniform within 1 / √inner, and B zero."""
+
+    def uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -(inner**-0.5), inner**-0.5)
+
+    def declare(suffix: str, initialiser: Any, axes: tuple[str, ...]) -> Any:
+        return parameter(module, name + suffix, initialiser, tuple(sizes[axis] for axis in axes), axes)
+
+    return declare(A, uniform, (*takes, "rank")), declare(B, nn.initializers.zeros_init(), ("rank", *gives))
+
+
 def linear(
     module: "Attention | MLP",
     name: str,
@@ -73,10 +93,18 @@ def linear(
     gives: tuple[str, ...],
     bias: bool,
 ) -> jax.Array:
-    """x [batch, time, *takes] times the module's weight [*takes, *gives] of this name, plus its bias."""
-    sizes = module.shape.sizes
-    kernel = weight(module, name, sizes, takes + gives, math.prod(sizes[axis] for axis in takes))
+    """x [batch, time, *takes] times the module's weight [*takes, *gives] of this name, plus its bias.
+
+    Where the shape says so, a low-rank product is added to the weight's.
+    """
+    sizes, lora = module.shape.sizes, module.shape.lora
+    inner = math.prod(sizes[axis] for axis in takes)
+    kernel = weight(module, name, sizes, takes + gives, inner)
     y = jnp.tensordot(x, kernel.astype(x.dtype), len(takes))
+    if lora and name in lora.targets:
+        a, b = _adapter(module, name, sizes, takes, gives, inner)
+        low = jnp.tensordot(x, a.astype(x.dtype), len(takes)) * lora.scale  # [batch, time, rank]
+        y = y + jnp.tensordot(low, b.astype(x.dtype), 1)
     # Activations have the model axis whole.
     y = constrain(y, module.layout, "rows", None, *(None if axis == "model" else axis for axis in gives))
     if bias:

@@ -32,6 +32,7 @@ class Rules:
     mlp: str | None = "tensor"
     head: str | None = None
     layers: str | None = None
+    rank: str | None = None  # of adapters
 
     def __post_init__(self) -> None:
         if self.vocabulary in self.rows or self.model not in (None, *self.rows):

@@ -7,6 +7,7 @@ from typing import Any
 from pretrainrl_jax.config import ModelConfig
 from pretrainrl_jax.config.declare import SWITCHED, Policy
 from pretrainrl_jax.model.families import FAMILIES, Family
+from pretrainrl_jax.model.lora import Lora
 
 # What files call these fields: digests of mined data and older versions read them, too.
 IN_FILES = {"d_model": "width", "head_dim": "head_width", "d_ff": "mlp_width"}
@@ -45,6 +46,7 @@ class ModelShape:
     out_bias: bool = False
     mlp_bias: bool = False
     windows: tuple[int, ...] = ()  # of each layer, how many positions a token sees, itself included; 0: all
+    lora: Lora | None = None  # adapters beside its matrices; no part of what files call a shape
 
     @property
     def traits(self) -> Family:
@@ -54,7 +56,8 @@ class ModelShape:
     @property
     def sizes(self) -> dict[str, int]:
         """Of each logical axis."""
-        return {
+        adapters = {"rank": self.lora.rank} if self.lora else {}
+        return adapters | {
             "heads": self.heads,
             "kv_heads": self.kv_heads,
             "vocabulary": self.vocabulary,
@@ -74,9 +77,9 @@ def from_settings(settings: ModelConfig, vocabulary: int) -> ModelShape:
 
 
 def to_json(shape: ModelShape) -> dict[str, Any]:
-    """A plain dictionary that `from_json` reads back."""
+    """A plain dictionary that `from_json` reads back, without adapters."""
     values = dataclasses.asdict(shape) | {"remat": REMAT_IN_FILES.get(shape.remat, shape.remat)}
-    return {IN_FILES.get(name, name): value for name, value in values.items()}
+    return {IN_FILES.get(name, name): value for name, value in values.items() if name != "lora"}
 
 
 def from_json(values: dict[str, Any]) -> ModelShape:

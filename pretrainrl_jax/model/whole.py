@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from pretrainrl_jax.model.cost import parameters
 from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.model.lora import merged
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.model.shape import ModelShape
 
@@ -65,6 +66,8 @@ def for_decoding(model: Model, params: Params) -> tuple[Model, Params]:
     """The model and its parameters as they are, or as that copy; within a jitted function."""
     if not takes_copy(model.shape, *cuts(model), model.room):
         return model, params
+    if model.shape.lora:  # part of what is copied
+        params, model = merged(model.shape.lora, params), model.plain
     whole = replace(model, rules=replace(model.rules, model=None))
     axes = nn.get_partition_spec(model.abstract())
     # Matrices are cast where they are used; norms and biases are not, or are next to nothing.

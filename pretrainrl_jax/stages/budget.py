@@ -17,6 +17,8 @@ from jax.sharding import Mesh
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
+from pretrainrl_jax.model.decoder import Params
+from pretrainrl_jax.model.lora import join
 from pretrainrl_jax.model.partitioning import replicate
 from pretrainrl_jax.progress import SILENT
 from pretrainrl_jax.stages.context import Context
@@ -98,6 +100,7 @@ def seconds_a_question(
     numbers: Any,
     mesh: Mesh,
     updates: int = 1,
+    frozen: Params = None,
 ) -> float:
     """What a question takes of steps on batches, the median, as some may be compiled for; `state` is used up.
 
@@ -109,13 +112,15 @@ def seconds_a_question(
         numbers: coefficients and schedule.
         mesh: where they go.
         updates: on each batch.
+        frozen: what does not learn of the parameters.
     """
     placed = jax.tree.map(lambda x: replicate(np.float32(x), mesh), numbers)
+    placed = (*placed, frozen) if frozen else placed
     times: list[tuple[int, float]] = []
     made: Any = None
     for questions, make in itertools.islice(batches, 1 + MEASURED):
         began = time.perf_counter()
-        made = make(state.params)
+        made = make(join(frozen, state.params))
         state = _updated(step, state, made, placed, updates)
         times.append((questions, time.perf_counter() - began))
     if len(times) == 1:  # its time has that of compiling in it

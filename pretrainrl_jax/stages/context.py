@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -27,14 +28,16 @@ from pretrainrl_jax.hosts.agree import is_process_0, run_on_process_0
 from pretrainrl_jax.knowledge.theory import KnownAnswers
 from pretrainrl_jax.memory import peak_memory
 from pretrainrl_jax.mining.fingerprint import fingerprint
+from pretrainrl_jax.model.checksums import digest
 from pretrainrl_jax.model.decoder import PLAIN, Chosen, Model
+from pretrainrl_jax.model.lora import Lora
 from pretrainrl_jax.model.whole import cuts, told
 from pretrainrl_jax.objectives.scoring import ROWS, score_answers, score_trees
 from pretrainrl_jax.preferences.reading import Preferences
 from pretrainrl_jax.progress import NORMAL, Screen
 from pretrainrl_jax.storage import remove_tree
 from pretrainrl_jax.training import checkpoints
-from pretrainrl_jax.training.loading import Loaded, load
+from pretrainrl_jax.training.loading import Loaded, load, with_adapters
 from pretrainrl_jax.training.session import Run
 from pretrainrl_jax.trees.templates import Template, choose_examples
 from pretrainrl_jax.trees.tree import AnswerTree
@@ -162,12 +165,15 @@ class Context:
         carries: Sequence[str] = (),
         scored: bool = False,
         own_log: bool = False,
+        adapts: Mapping[str, str] = MappingProxyType({}),
     ) -> Run:
         """How a stage is trained: `Run` has the meaning of each.
 
-        `about` is what checkpoints depend on beside settings: data.
+        `about` is what checkpoints depend on beside settings: data; and the model that `adapts` names, where
+        adapters learn.
         """
         config = self.config
+        about = {**about} | ({"model of the adapters": adapts["digest"]} if adapts else {})
         return Run(
             self.workdir,
             stage,
@@ -213,6 +219,29 @@ class Context:
     @cached_property
     def _lines(self) -> set[str]:
         return set()
+
+    def learning(self, base: Loaded) -> Loaded:
+        """A model as a stage begins to train it: with fresh adapters, where lora.rank asks for some.
+
+        It takes the parameters of `base` over, which go on as its `plain`.
+        """
+        settings = self.config.lora
+        lora = Lora(settings.rank, settings.alpha, settings.matrices, settings.rank_stabilised)
+        return with_adapters(base, lora if settings.rank else None, settings.base_dtype, self.training_seed)
+
+    def adapts(self, policy: Loaded) -> dict[str, str]:
+        """Which model the adapters of a policy are for: where it lies, and what tells it from others.
+
+        Nothing of a policy without any.
+        """
+        if not policy.model.shape.lora:
+            return {}
+        path = self.config.model.path
+        local = str(Path(path).absolute()) if path and Path(path).exists() else path
+        where = {"stage": BASE} if BASE in self.finished() else {}
+        if path and not (where and self.config.pretrain.epochs):  # what the stage has is that as it is
+            where["path"] = local
+        return where | {"dtype": self.config.lora.base_dtype, "digest": digest(policy.frozen)}
 
     def in_training(self, model: Model) -> Model:
         """A loaded model as a step computes it: it recomputes what this run says.

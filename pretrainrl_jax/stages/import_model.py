@@ -1,6 +1,5 @@
 """`import`: a Hugging Face model as a checkpoint of ours."""
 
-import re
 import shutil
 import time
 from pathlib import Path
@@ -11,15 +10,15 @@ from jax.sharding import Mesh
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
-from pretrainrl_jax.model.hugging_face.files import FILES, is_hugging_face, stored
+from pretrainrl_jax.model.hugging_face.adapters import is_adapter
+from pretrainrl_jax.model.hugging_face.files import is_hugging_face, stored
+from pretrainrl_jax.model.hugging_face.hub import download
 from pretrainrl_jax.progress import Screen
 from pretrainrl_jax.stages.context import say
 from pretrainrl_jax.storage import in_bucket, remove_tree
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.loading import load
 from pretrainrl_jax.training.step import TrainState
-
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def import_model(source: str, workdir: Path, mesh: Mesh, screen: Screen) -> None:
@@ -38,12 +37,13 @@ def import_model(source: str, workdir: Path, mesh: Mesh, screen: Screen) -> None
         raise InputError(f"{target} holds an imported model: choose another --workdir, or remove it")
     if (workdir / "config.json").is_file():  # whose newest model would no longer be one it trained
         raise InputError(f"{workdir} is the workdir of a run: choose another --workdir for the model")
-    folder = Path(source) if Path(source).is_dir() else download(source, screen)
-    if not is_hugging_face(folder):
+    folder = Path(source) if Path(source).is_dir() else download(source, "--model", screen)
+    if not is_hugging_face(folder) and not is_adapter(folder):
         raise InputError(f"{folder} is no Hugging Face model: it needs config.json and model.safetensors")
-    size = sum(tensor.bytes for tensor in stored(folder).values())
-    require_room(workdir, size, "the checkpoint")
+    if is_hugging_face(folder):
+        require_room(workdir, sum(tensor.bytes for tensor in stored(folder).values()), "the checkpoint")
     loaded = load(folder, mesh, screen=screen)
+    size = sum(x.nbytes for x in jax.tree.leaves(loaded.params))
     # What an interrupted import left.
     run_on_process_0(lambda: remove_tree(target), "beginning the import")
     checkpoints.save(target, TrainState(jnp.int32(0), loaded.params, ()))
@@ -54,23 +54,6 @@ def import_model(source: str, workdir: Path, mesh: Mesh, screen: Screen) -> None
     architecture = f"{loaded.model.shape.traits.architecture}, {count / 1e6:,.2f}M parameters"
     say(f"{target}: {architecture}, {gigabytes(size)} of {kinds}, {seconds:.1f} s")
     screen.say(f"use it with --model.path={workdir}, or pretrainrl_jax.load({str(workdir)!r})")
-
-
-def download(name: str, screen: Screen) -> Path:
-    """The folder of a model of the hub, fetched unless it is cached; raises InputError if it cannot be."""
-    if not HUB_ID.fullmatch(name):
-        raise InputError(f"--model={name}: no such folder, and no name of a model such as Qwen/Qwen3-8B-Base")
-    from huggingface_hub import snapshot_download
-
-    screen.say(f"{name}: fetching it from the Hugging Face hub")
-    try:
-        return Path(snapshot_download(name, allow_patterns=FILES))
-    except Exception as error:  # of many kinds: no network, no such model, no permission
-        why = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(
-            f"--model={name}: no such folder, and it cannot be fetched from the hub ({why}): check the "
-            "name, the network, and HF_TOKEN for a model that asks for one"
-        ) from None
 
 
 def require_room(folder: Path, size: int, what: str) -> None:

@@ -50,33 +50,37 @@ def pretrain(context: Context) -> None:
     config, settings = context.config, context.config.pretrain
     began = time.perf_counter()
     base = starting_point(context)
-    model, params, tokenizer = base.model, base.params, base.tokenizer
+    tokenizer = base.tokenizer
     on_documents = streams(context) and settings.epochs
     data = (of_documents if on_documents else of_corpus)(context, tokenizer)
     context.reset_stage(BASE)
-    parameters = f"{sum(x.size for x in jax.tree.leaves(params)) / 1e6:.2f}M parameters"
+    parameters = f"{sum(x.size for x in jax.tree.leaves(base.params)) / 1e6:.2f}M parameters"
     if data.steps:
         context.screen.say(f"pretrain: {data.said}, {parameters}")
     else:
         taken = f"{config.model.path} as it is" if config.model.path else "random weights"
         context.screen.say(f"pretrain: {taken}, {parameters}")
     template = context.template(config.evaluate.template)
-    checkpoints.describe(context.checkpoint(BASE), model, tokenizer, template, base.origin)
+    if data.steps and config.model.path:  # one that is made here has nothing to be kept
+        base = context.learning(base)
+    adapts = context.adapts(base)
+    checkpoints.describe(context.checkpoint(BASE), base.model, tokenizer, template, base.origin, adapts)
     if not data.steps:  # the model is taken as it is
-        checkpoints.save(context.checkpoint(BASE), TrainState(jnp.int32(0), params, ()))
+        checkpoints.save(context.checkpoint(BASE), TrainState(jnp.int32(0), base.params, ()))
         context.finish(BASE, device_seconds=0.0, seconds=time.perf_counter() - began)
         return
-    step = compile_step(model, config.optimizer, "token", context.mesh)
+    step = compile_step(base.model, config.optimizer, "token", context.mesh)
     run = context.run(
         BASE,
         {"data": data.digest},
         rate="pretrain.learning_rate",
         shown={"loss": "loss", "gradient": "grad_norm"},
+        adapts=adapts,
     )
-    state, progress = resume(run, init_sharded_state(model, params, config.optimizer, context.mesh))
+    state, progress = resume(run, init_sharded_state(base.model, base.params, config.optimizer, context.mesh))
     schedule = Schedule(settings.learning_rate, data.steps, config.optimizer.warmup, config.optimizer.final)
     feed = data.feed(progress)
-    with Session(run, step, state, progress, feed, context.mesh, data.steps) as session:
+    with Session(run, step, state, progress, feed, context.mesh, data.steps, base.frozen) as session:
         for batch in feed:
             session.step(batch, {"ntp": {"answer": 1.0}}, schedule)
             for hook in session.due([session.checkpoint]):

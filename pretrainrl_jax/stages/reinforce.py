@@ -47,23 +47,26 @@ def reinforce(context: Context, system: str) -> None:
     if how.teach:
         check_sayable(system, how, lessons(context, base, facts[:1]))
 
+    made_of = made_with(context, base, asked, texts)
+    begun = context.learning(base)
+    base, adapts = begun.plain, context.adapts(begun)
     run = context.run(
         f"train/{system}",
-        made_with(context, base, asked, texts),
+        made_of,
         rate=f"objectives.{system}.learning_rate",
         shown={"loss": "loss"},
         scored=config.evaluate.choose != "last",
         own_log=True,
+        adapts=adapts,
     )
-    checkpoints.describe(
-        run.folder, base.model, base.tokenizer, context.template(settings.template), base.origin
-    )
+    template = context.template(settings.template)
+    checkpoints.describe(run.folder, begun.model, base.tokenizer, template, base.origin, adapts)
     scales = settings.ntp_scale, context.mesh, settings.dpo_scale
-    step = compile_step(context.in_training(base.model), config.optimizer, *scales, how.form)
+    step = compile_step(context.in_training(begun.model), config.optimizer, *scales, how.form)
     anchored = {"anchor": objective.coefficients["anchor"]} if objective.anchored else {}
 
     def begin() -> TrainState:
-        return init_sharded_state(base.model, base.params, config.optimizer, context.mesh)
+        return init_sharded_state(begun.model, begun.params, config.optimizer, context.mesh)
 
     def visits_of(taught: float, passes: float, state: dict[str, Any]) -> Visits:
         return Visits(facts, context.training_seed, taught, passes, settings.questions, state, context.worded)
@@ -88,12 +91,12 @@ def reinforce(context: Context, system: str) -> None:
         numbers = coefficients, Schedule(0.0, len(visits.counts), 0.0, 0.0)
 
         def make(params: Params) -> PackedBatch | Anchored:
-            batch, _ = next_batch(visits, replace(base, params=params))
+            batch, _ = next_batch(visits, replace(begun, params=params))
             return Anchored(batch, next(anchors)) if anchors else batch
 
         batches = ((count, make) for count in visits.counts)
         updates = 1 if teaches else how.updates
-        return seconds_a_question(step, begin(), batches, numbers, context.mesh, updates)
+        return seconds_a_question(step, begin(), batches, numbers, context.mesh, updates, begun.frozen)
 
     def cost() -> Cost:
         taught = round(how.teach * len(facts))
@@ -102,7 +105,7 @@ def reinforce(context: Context, system: str) -> None:
     passes = passes_of(context, run, cost)
     state, progress = resume(run, begin())
     if not how.kl:  # only its KL needs the base model beside the policy
-        jax.tree.map(lambda x: x.delete(), base.params)
+        begun.release()
 
     visits = visits_of(how.teach, passes, progress.stream)
     visits.row = progress.row
@@ -114,13 +117,13 @@ def reinforce(context: Context, system: str) -> None:
     )
     anchors = anchors_beside(context, texts, visits)
 
-    with Session(run, step, state, progress, visits, context.mesh, total) as session:
-        watch = Watch(context, session, base)
+    with Session(run, step, state, progress, visits, context.mesh, total, begun.frozen) as session:
+        watch = Watch(context, session, begun)
         hooks = [session.checkpoint, watch.hook(lambda: visits.ended)]
         watch.begin(visits.ended)
         while not visits.ended:
             teaches = visits.teaches
-            batch, groups = next_batch(visits, replace(base, params=session.state.params))
+            batch, groups = next_batch(visits, replace(begun, params=session.params))
             batch = Anchored(batch, next(anchors)) if anchors else batch
             coefficients = LESSON | anchored if teaches else objective.coefficients
             updates = range(1 if teaches else how.updates)

@@ -101,11 +101,12 @@ def with_logps(
     """The batch with log-probabilities of the policy before its updates, and of the base, where needed."""
     if how.updates == 1 and not how.kl:
         return batch  # the policy that learns is the one that sampled
-    logps = compile_token_logps(base.model, context.mesh)
     temperature = replicate(np.float32(how.temperature), context.mesh)
     if how.updates > 1:
+        logps = compile_token_logps(policy.model, context.mesh)
         batch = batch._replace(behaviour_logp=logps(policy.params, batch, temperature))
     if how.kl:
+        logps = compile_token_logps(base.model, context.mesh)
         batch = batch._replace(reference_logp=logps(base.params, batch, temperature))
     return batch
 

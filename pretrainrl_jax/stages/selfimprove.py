@@ -61,7 +61,8 @@ def improve(context: Context, improvement: Improvement, system: str) -> None:
     """One method: cut, continue, judge, learn, step after step."""
     config, settings, method = context.config, context.config.selfimprove, context.config.methods[system]
     began = time.perf_counter()
-    start = initial_model(context, method.start)
+    start = context.learning(initial_model(context, method.start))
+    adapts = context.adapts(start)
     tokenizer, total = start.tokenizer, settings.steps * settings.updates
     row_length = settings.row_length or settings.length + settings.suffix
     documents = improvement.cuts(tokenizer)
@@ -73,18 +74,21 @@ def improve(context: Context, improvement: Improvement, system: str) -> None:
         rate=f"methods.{system}.learning_rate",
         shown={"loss": "loss"},
         own_log=True,
+        adapts=adapts,
     )
-    checkpoints.describe(run.folder, start.model, tokenizer, start.template, start.origin)
+    checkpoints.describe(run.folder, start.model, tokenizer, start.template, start.origin, adapts)
     step = compile_step(context.in_training(start.model), config.optimizer, "token", context.mesh)
     state, progress = resume(
         run, init_sharded_state(start.model, start.params, config.optimizer, context.mesh)
     )
     schedule = Schedule(method.learning_rate, total, config.optimizer.warmup, config.optimizer.final)
-    resident = method.contrasts and settings.reference == "resident"
+    frozen = start.frozen  # with adapters the initial model is there beside them in any case
+    kept_there = ("resident", "loaded") if frozen else ("resident",)
+    resident = method.contrasts and settings.reference in kept_there
     if not resident:
-        jax.tree.map(lambda x: x.delete(), start.params)
-    kept = {"parameters": state.params, "optimizer": state.opt_state}
-    kept |= {"reference": start.params} if resident else {}
+        start.release()
+    kept = {"parameters": (frozen, state.params), "optimizer": state.opt_state}
+    kept |= {"reference": start.params} if resident and not frozen else {}
     kept |= {"judge": improvement.judge_model.params} if method.judged and improvement.judge_model else {}
     tell_costs(context, run.stage, method, int(state.step), kept)
 
@@ -98,7 +102,7 @@ def improve(context: Context, improvement: Improvement, system: str) -> None:
     fruitless = 0  # steps
     workers = max(ahead, int(improvement.asks_server(method)))
     with (
-        Session(run, step, state, progress, experience, context.mesh, total) as session,
+        Session(run, step, state, progress, experience, context.mesh, total, frozen) as session,
         Jobs(workers) as jobs,
     ):
         seconds = Seconds(jobs, on_devices="judge" in kept)
@@ -106,7 +110,7 @@ def improve(context: Context, improvement: Improvement, system: str) -> None:
         for sampled in experience.queue:
             outstanding.ask(sampled)
         while session.global_step < total and not experience.ended:
-            policy = replace(start, params=session.state.params)
+            policy = replace(start, params=session.params)
             while not documents.ended and wants_more(settings, session.global_step, len(outstanding), ahead):
                 sampled = sample(context, method, policy, documents, experience.steps, seconds)
                 experience.add(sampled, documents)
@@ -121,7 +125,7 @@ def improve(context: Context, improvement: Improvement, system: str) -> None:
             with seconds("reference"):
                 batches = lay(context, method, experience, trees, row_length)
                 if method.contrasts:
-                    reference = start if resident else None
+                    reference = start.plain if resident else None
                     batches = add_references(context, method, reference, policy, batches)
             metrics: dict[str, Any] = {}
             with seconds("training"):
@@ -158,7 +162,7 @@ def improve(context: Context, improvement: Improvement, system: str) -> None:
     )
     jax.tree.map(lambda x: x.delete(), session.state)
     if resident:
-        jax.tree.map(lambda x: x.delete(), start.params)
+        start.release()
 
 
 def initial_model(context: Context, start: str) -> Loaded:
@@ -248,7 +252,7 @@ def add_references(
     if not batches:
         return []
     reference, loaded = resident or policy, None
-    if context.config.selfimprove.reference == "loaded":
+    if context.config.selfimprove.reference == "loaded" and not resident:
         reference = loaded = initial_model(context, method.start)
     give = compile_references(reference.model, context.mesh)
     given = [jax.block_until_ready(give(reference.params, batch)) for batch in batches]

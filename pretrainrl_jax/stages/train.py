@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import jax
-
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import ObjectiveConfig
 from pretrainrl_jax.config.stored import section_as_now
@@ -72,6 +70,8 @@ def train_system(context: Context, system: str) -> None:
     texts = anchor_texts(context, base) if objective.anchored else []
     data = {"data": digest(trees)} | ({"anchor text": digest_anchors(texts)} if texts else {})
 
+    policy = context.learning(base)
+    base, adapts = policy.plain, context.adapts(policy)
     run = context.run(
         f"train/{system}",
         data,
@@ -80,15 +80,15 @@ def train_system(context: Context, system: str) -> None:
         | ({"false": "logp_negative"} if objective.contrasts else {"loss": "loss"}),
         carries=CARRIES,
         scored=config.evaluate.choose != "last",
+        adapts=adapts,
     )
-    checkpoints.describe(
-        run.folder, base.model, base.tokenizer, context.template(settings.template), base.origin
-    )
-    model = context.in_training(base.model)
+    template = context.template(settings.template)
+    checkpoints.describe(run.folder, policy.model, base.tokenizer, template, base.origin, adapts)
+    model = context.in_training(policy.model)
     step = compile_step(model, config.optimizer, settings.ntp_scale, context.mesh, settings.dpo_scale)
 
     def begin() -> TrainState:
-        return init_sharded_state(base.model, base.params, config.optimizer, context.mesh)
+        return init_sharded_state(policy.model, policy.params, config.optimizer, context.mesh)
 
     def cost() -> Cost:
         enough = passes_to_measure(context, questions)
@@ -96,7 +96,8 @@ def train_system(context: Context, system: str) -> None:
         feed = Feed(first.rows, context.mesh, settings.grad_accum_steps, anchors=first.anchors)
         batches = zip(first.rows.questions, (lambda _, batch=batch: batch for batch in feed), strict=True)
         numbers = coefficients, first.schedule
-        a_pass = questions * seconds_a_question(step, begin(), batches, numbers, context.mesh)
+        a_question = seconds_a_question(step, begin(), batches, numbers, context.mesh, frozen=policy.frozen)
+        a_pass = questions * a_question
         if not objective.remines:
             return Cost(a_pass)
         mining = seconds_of_mining(context, base, context.parts(f"{run.stage}.measured"))
@@ -104,7 +105,7 @@ def train_system(context: Context, system: str) -> None:
 
     passes = passes_of(context, run, cost)
     state, progress = resume(run, begin())
-    jax.tree.map(lambda x: x.delete(), base.params)  # no reference model is kept while training
+    policy.release()  # no reference model is kept while training, but what it shares with the policy
     if not int(state.step):  # what an earlier training of this system mined is of another policy
         old = round_path(context, system, 1).parent
         run_on_process_0(lambda: remove_tree(old), f"beginning {run.stage}")
@@ -120,7 +121,8 @@ def train_system(context: Context, system: str) -> None:
     name_of = material(context).name_of(context)
     feed = Feed(rounds.rows, context.mesh, settings.grad_accum_steps, row, name_of, rounds.anchors)
 
-    with Session(run, step, state, progress, feed, context.mesh, rounds.total) as session:
+    frozen = policy.frozen
+    with Session(run, step, state, progress, feed, context.mesh, rounds.total, frozen) as session:
 
         def ended() -> bool:
             return feed.ended and not rounds.more
@@ -131,11 +133,11 @@ def train_system(context: Context, system: str) -> None:
         def remine_round() -> None:
             session.save()  # mining may be interrupted
             with session.paused():
-                rounds.turn(remine(context, session, base, rounds))
+                rounds.turn(remine(context, session, policy, rounds))
             feed.refill(rounds.rows, anchors=rounds.anchors)
             session.total_steps = rounds.total
 
-        watch = Watch(context, session, base)
+        watch = Watch(context, session, policy)
         hooks = [session.checkpoint, watch.hook(ended), Hook(remine_round, when=round_ended)]
         watch.begin(ended())
         if round_ended():
@@ -274,23 +276,25 @@ def was_mined(context: Context, system: str, number: int) -> bool:
     return run_on_process_0(mined, f"reading {path.name}")
 
 
-def remine(context: Context, session: Session, base: Loaded, rounds: Rounds) -> list[AnswerTree]:
+def remine(context: Context, session: Session, begun: Loaded, rounds: Rounds) -> list[AnswerTree]:
     """The trees of the next round: the current policy's own falsehoods, gold answers scored anew.
 
-    References are the base model's, read again, used and freed, or (renewed) the current policy's for every
-    branch, gold included, as in iterative RPO (arXiv 2404.19733). An interrupted run goes on from its parts.
+    References are the base model's, read again, used and freed (or the policy's without its adapters), or
+    (renewed) the current policy's for every branch, gold included, as in iterative RPO (arXiv 2404.19733).
+    An interrupted run goes on from its parts. `begun` is the policy as it began.
     """
     system = session.run.stage.removeprefix("train/")
     path = round_path(context, system, rounds.number + 1)
     parts = path.with_suffix(".parts")
-    policy = Loaded(base.model, session.state.params, base.tokenizer, base.template)
+    policy = replace(begun, params=session.params)
+    adapted = policy.model.shape.lora is not None
     renewed = context.config.objectives[system].reference == "renewed"
     kept = {tree.id for tree in rounds.rows.trees}
     facts = [fact for fact in context.asked(context.trained) if fact.id in kept]
-    reference = policy if renewed else context.load(BASE)
+    reference = policy if renewed else policy.plain if adapted else context.load(BASE)
     mined = mine_negatives(context, policy, reference, facts, parts, session.run.stage)
-    if not renewed:
-        jax.tree.map(lambda x: x.delete(), reference.params)
+    if not renewed and not adapted:
+        reference.release()
     before, now = (
         {(tree.id, b.text) for tree in trees for b in tree.branches if b.role == "rejected"}
         for trees in (rounds.rows.trees, mined.trees)

@@ -64,19 +64,24 @@ def learn(context: Context, who: str, opened: ExitStack) -> None:
         "labelled texts": digest_labels(examples),
         "prompts": short_digest([[part, prompt.text] for part, prompt in task.prompts.items()]),
     }
+    begun = context.learning(base)
+    base, adapts = begun.plain, context.adapts(begun)
     run = context.run(
         stage,
         about,
         rate=f"tuning.{who}.learning_rate",
         shown={"loss": "loss"},
         own_log=True,
+        adapts=adapts,
     )
-    checkpoints.describe(run.folder, base.model, base.tokenizer, base.template, base.origin)
+    checkpoints.describe(run.folder, begun.model, base.tokenizer, base.template, base.origin, adapts)
     step = compile_step(
-        context.in_training(base.model), config.optimizer, "token", context.mesh, grpo_form=how.form
+        context.in_training(begun.model), config.optimizer, "token", context.mesh, grpo_form=how.form
     )
-    state, progress = resume(run, init_sharded_state(base.model, base.params, config.optimizer, context.mesh))
-    jax.tree.map(lambda x: x.delete(), base.params)
+    state, progress = resume(
+        run, init_sharded_state(begun.model, begun.params, config.optimizer, context.mesh)
+    )
+    begun.release()
 
     sizes = settings.prompts, format_steps, settings.steps, settings.measure_every
     turns = Turns(formed, learned, config.seed, *sizes, progress.stream)
@@ -85,11 +90,11 @@ def learn(context: Context, who: str, opened: ExitStack) -> None:
         f"{stage}: {settings.steps} steps of {settings.prompts} prompts, {settings.samples} outputs of each; "
         f"{len(learned):,} texts to learn, {len(held_out):,} held out"
     )
-    with Session(run, step, state, progress, turns, context.mesh, total) as session:
+    with Session(run, step, state, progress, turns, context.mesh, total, begun.frozen) as session:
 
         def measure() -> None:
             with session.untimed():
-                policy = replace(base, params=session.state.params)
+                policy = replace(begun, params=session.params)
                 result = measure_held_out(context, task, policy, held_out)
             turns.measured.append({"batch": turns.batch, "step": session.global_step} | result)
             session.log(metrics_of(result["groups"]))
@@ -101,7 +106,7 @@ def learn(context: Context, who: str, opened: ExitStack) -> None:
         while not turns.ended:
             shows_form = turns.shows_form
             numbers, of_batch = turns.take()
-            policy = replace(base, params=session.state.params)
+            policy = replace(begun, params=session.params)
             if shows_form:
                 trees = form_trees(task, of_batch, numbers)
                 coefficients, updates, rate, told = FORM, 1, settings.format_rate, {}

@@ -1,6 +1,7 @@
 """A look at a policy while it trains: the same few questions and texts every time."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from pretrainrl_jax.atomic import write_json
@@ -24,25 +25,26 @@ class Watch:
 
     What it finds is a line of its own in metrics.jsonl: `sample_acc`, `sample_hr` and `sample_text_nll`. A
     signature of failure that shows beside the first look, at the base model, is said once, with a line
-    `signature_NAME`. It changes nothing in training, and is no part of its seconds; parameters of `base` are
-    not read. Raises InputError if the best step is to be chosen by text, and there is none.
+    `signature_NAME`. It changes nothing in training, and is no part of its seconds; parameters of `begun`,
+    the policy as it began, are not read. Raises InputError if the best step is to be chosen by text, and
+    there is none.
     """
 
-    def __init__(self, context: Context, session: Session, base: Loaded) -> None:
+    def __init__(self, context: Context, session: Session, begun: Loaded) -> None:
         settings = context.config.evaluate
         facts = subsample(context.asked(context.trained), settings.sample, context.config.seed)
         self._asked = [(fact, fact.question, "trained") for fact in facts]
         self._texts = context.texts[: settings.sample]
         if settings.choose == "text_nll" and not self._texts:
             raise InputError("evaluate.choose is text_nll, and no text is held out: choose by acc")
-        self._context, self._session, self._base, self._settings = context, session, base, settings
+        self._context, self._session, self._begun, self._settings = context, session, begun, settings
         self._alone = False  # whether it is said that the base model's look is not there
         self._first_look = context.parts(session.run.stage) / "first_look.json"
 
     def look(self) -> None:
         """Evaluate the policy as it is; where the best step is to be chosen, save it with its score."""
-        context, session, base = self._context, self._session, self._base
-        policy = Loaded(base.model, session.state.params, base.tokenizer, base.template)
+        context, session = self._context, self._session
+        policy = replace(self._begun, params=session.params)
         with session.untimed():
             answered = zip(self._asked, answers(context, policy, self._asked), strict=True)
             outcomes = [outcome(context, asked, beams) for asked, beams in answered]

@@ -2,7 +2,7 @@
 
 <stage>/model.json            shape of the model, how questions are put to it
 <stage>/tokenizer/            tokenizer files, BOS and EOS ids
-<stage>/<step>/params         parameters, float32
+<stage>/<step>/params         parameters, float32: all, or adapters alone, of the model that model.json names
 <stage>/<step>/training       optimizer state, absent from a finished stage
 <stage>/<step>/about          progress, the settings and data it depends on, checksums of the parameters
 """
@@ -28,6 +28,7 @@ from pretrainrl_jax.errors import InputError, first_line
 from pretrainrl_jax.hosts.agree import gather, run_on_process_0
 from pretrainrl_jax.model.checksums import checksums
 from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.model.lora import lora_to_json
 from pretrainrl_jax.model.shape import to_json
 from pretrainrl_jax.storage import (
     in_bucket,
@@ -49,12 +50,19 @@ READ_AT_ONCE = 1  # GB: what a restore holds beside the parameters
 
 
 def describe(
-    folder: Path, model: Model, tokenizer: Tokenizer, template: Template, origin: Json | None = None
+    folder: Path,
+    model: Model,
+    tokenizer: Tokenizer,
+    template: Template,
+    origin: Json | None = None,
+    base: Json | None = None,
 ) -> None:
     """Write what stands beside a stage's parameters.
 
-    `template` is how it is asked, `origin` what the Hugging Face model it comes from says of itself.
+    `template` is how it is asked, `origin` what the Hugging Face model it comes from says of itself, `base`
+    which model adapters are for: its stage or path, dtype and digest.
     """
+    adapter = {"adapter": lora_to_json(model.shape.lora) | {"base": base}} if model.shape.lora else {}
 
     def write() -> None:
         with spooled(folder / "tokenizer") as files:
@@ -63,7 +71,7 @@ def describe(
                 (files / WHOLE).write_text("complete")
         # Last, since a stage's folder is one that has this file.
         about = {"shape": to_json(model.shape), "template": template.to_json(), "origin": origin or {}}
-        write_json(folder / "model.json", STAMP | about)
+        write_json(folder / "model.json", STAMP | about | adapter)
 
     run_on_process_0(write, f"describing {folder.name}")
 

@@ -13,10 +13,15 @@ from etils import epath
 from jax.sharding import Mesh
 
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.model.checksums import digest
 from pretrainrl_jax.model.decoder import PLAIN, Chosen, Model, Params
+from pretrainrl_jax.model.hugging_face.adapters import is_adapter, read_adapter
+from pretrainrl_jax.model.hugging_face.adapters import read_config as read_adapter_config
 from pretrainrl_jax.model.hugging_face.config import read_config, read_shape
-from pretrainrl_jax.model.hugging_face.files import is_hugging_face
+from pretrainrl_jax.model.hugging_face.files import ADAPTER, is_hugging_face
+from pretrainrl_jax.model.hugging_face.hub import download
 from pretrainrl_jax.model.hugging_face.reading import own_dtypes, read_params
+from pretrainrl_jax.model.lora import Lora, join, lora_from_json, merged, split
 from pretrainrl_jax.model.partitioning import one_device, parameter_shardings
 from pretrainrl_jax.model.shape import from_json
 from pretrainrl_jax.progress import SILENT, Screen
@@ -50,6 +55,26 @@ class Loaded:
     template: Template  # how the model was taught to be asked
     # Files of the Hugging Face model it comes from, by name, and DTYPES.
     origin: Json = field(default_factory=dict)
+    adapts: Json = field(default_factory=dict)  # of adapters, which model they are for, as `describe` has it
+
+    @property
+    def frozen(self) -> Params:
+        """What does not learn of the parameters: nothing, or with adapters all the others."""
+        return split(self.model.shape.lora, self.params)[0]
+
+    @property
+    def plain(self) -> "Loaded":
+        """The model without its adapters: what it was before they learned. It shares the parameters."""
+        lora = self.model.shape.lora
+        return replace(self, model=self.model.plain, params=self.frozen) if lora else self
+
+    def release(self) -> None:
+        """Free the parameters that nothing reads any more, once a training has its own copy of what learns.
+
+        With adapters none are: those that do not learn are the policy's for as long as it trains.
+        """
+        if self.model.shape.lora is None:
+            jax.tree.map(lambda x: x.delete(), self.params)
 
 
 def find(path: str | Path) -> tuple[Path, int]:
@@ -80,29 +105,36 @@ def load(
     params_dtype: str = "",
     screen: Screen = SILENT,
     chosen: Chosen = PLAIN,
+    merge: bool = True,
 ) -> Loaded:
     """Read a model from an Orbax checkpoint or a Hugging Face folder, parameters only.
 
     Args:
-        path: a workdir, a stage's folder, a step's folder, or a Hugging Face folder; local or gs://.
+        path: a workdir, a stage's folder, a step's folder, a Hugging Face folder, or one of peft with
+            adapters, whose model is looked for where it says, or on the hub; local or gs://.
         mesh: where to put the parameters; one device if None.
         dtype: compute dtype; empty takes the checkpoint's, or of a Hugging Face folder bfloat16 where it is
             stored so, else float32.
         params_dtype: of the parameters; empty keeps them as they are stored.
         chosen: for the devices.
+        merge: adapters become part of the matrices they are for, all parameters float32 if no dtype is
+            asked for; else they stay beside them.
 
     Raises:
-        InputError: if there is nothing to load, it is damaged, or of an unknown kind.
+        InputError: if there is nothing to load, it is damaged, or of an unknown kind, or the model that
+            adapters were trained for is not where it was, or is another one.
     """
     there = place(path, "--model.path") if str(path).startswith(BUCKET) else None
     if there and not is_hugging_face(there):  # Orbax reads it where it is, each process its own part
-        loaded = _load_checkpoint(there, mesh, dtype, params_dtype)
+        loaded = _load_checkpoint(there, mesh, dtype, params_dtype, merge)
     else:
         with downloaded(path) as local:
             if is_hugging_face(local):
                 loaded = _load_hugging_face(local, mesh, dtype, params_dtype, screen)
+            elif is_adapter(local):
+                loaded = _load_peft(local, mesh, dtype, params_dtype, screen, merge)
             else:
-                loaded = _load_checkpoint(local, mesh, dtype, params_dtype)
+                loaded = _load_checkpoint(local, mesh, dtype, params_dtype, merge)
     origin = {name: value for name, value in loaded.origin.items() if name != DTYPES or not params_dtype}
     return replace(loaded, model=replace(loaded.model, **chosen._asdict()), origin=origin)
 
@@ -120,15 +152,88 @@ def _load_hugging_face(
     return Loaded(model, _cast(params, params_dtype), tokenizer, Template("bare"), origin)
 
 
-def _load_checkpoint(path: Path, mesh: Mesh | None, dtype: str, params_dtype: str) -> Loaded:
+def _load_checkpoint(path: Path, mesh: Mesh | None, dtype: str, params_dtype: str, merge: bool) -> Loaded:
     folder, step = find(path)
     description = json.loads((folder / "model.json").read_text())
     check_format(folder / "model.json", description)
     shape = from_json(description["shape"])
     model = Model(replace(shape, dtype=dtype or shape.dtype), mesh)
-    params = _restore_params(folder, step, model, _places(model), params_dtype)
-    template = Template.from_json(description["template"])
-    return Loaded(model, params, _tokenizer_beside(folder), template, description.get("origin", {}))
+    about = Template.from_json(description["template"]), description.get("origin", {})
+    if adapter := description.get("adapter"):
+        lora, base = lora_from_json(adapter), _base(folder, adapter["base"], model)
+        model = replace(model, shape=replace(model.shape, lora=lora))
+        learned = _restore_params(folder, step, model, "float32")
+        params = join(base.params, learned)
+        loaded = Loaded(model, params, _tokenizer_beside(folder), *about, adapts=adapter["base"])
+        return _merged(loaded, params_dtype) if merge else loaded
+    params = _restore_params(folder, step, model, params_dtype)
+    return Loaded(model, params, _tokenizer_beside(folder), *about)
+
+
+def _base(folder: Path, described: Json, model: Model) -> Loaded:
+    """The model that a stage's adapters were trained for, as they had it."""
+    if stage := described.get("stage"):
+        above = next((parent for parent in folder.parents if parent.name == "checkpoints"), folder.parent)
+        path: str | Path = above / stage
+    else:
+        path = described["path"]
+    try:
+        base = load(path, model.mesh, model.shape.dtype, described["dtype"])
+    except InputError as error:
+        raise InputError(
+            f"{folder} holds adapters of the model at {path}, which cannot be read: {error}"
+        ) from None
+    if digest(base.params) != described["digest"]:
+        raise InputError(
+            f"{folder} holds adapters of another model than the one at {path} is now: put that back there"
+        )
+    return base
+
+
+def _load_peft(
+    folder: Path, mesh: Mesh | None, dtype: str, params_dtype: str, screen: Screen, merge: bool
+) -> Loaded:
+    lora, named = read_adapter_config(folder)
+    path = named if Path(named).is_dir() else download(named, f"base_model_name_or_path of {ADAPTER}", screen)
+    base = load(path, mesh, dtype, params_dtype, screen)
+    model = replace(base.model, shape=replace(base.model.shape, lora=lora))
+    adapters = read_adapter(folder, model, _places(model))
+    loaded = replace(base, model=model, params=join(base.params, adapters), adapts={"path": named})
+    return _merged(loaded, params_dtype) if merge else loaded
+
+
+def _merged(loaded: Loaded, dtype: str) -> Loaded:
+    """Without `dtype` float32, which no adapter's part is lost in."""
+    loaded = merge_adapters(loaded)
+    origin = {name: value for name, value in loaded.origin.items() if name != DTYPES}
+    return replace(loaded, params=_cast(loaded.params, dtype or "float32"), origin=origin, adapts={})
+
+
+def merge_adapters(loaded: Loaded) -> Loaded:
+    """The plain model that computes the same; the parameters given are used up."""
+    model, lora = loaded.model, loaded.model.shape.lora
+    if lora is None:
+        return loaded
+    frozen, adapters = split(lora, loaded.params)
+    taken = all(x.dtype == "float32" for x in jax.tree.leaves(frozen))  # else what is made does not fit in it
+    made = jax.jit(
+        lambda frozen, adapters: merged(lora, join(frozen, adapters)),
+        donate_argnums=(0,) if taken else (),
+        out_shardings=_places(model.plain),
+    )
+    return replace(loaded, model=model.plain, params=made(frozen, adapters))
+
+
+def with_adapters(base: Loaded, lora: Lora | None, dtype: str, seed: int) -> Loaded:
+    """A model with fresh adapters, which change nothing yet; as it is without any to be made.
+
+    Its parameters, in that dtype from here on, take those of `base` over: use `Loaded.plain` for it.
+    """
+    if lora is None:
+        return base
+    model = replace(base.model, shape=replace(base.model.shape, lora=lora))
+    fresh = jax.jit(lambda key: split(lora, model.init(key))[1], out_shardings=split(lora, _places(model))[1])
+    return replace(base, model=model, params=join(_cast(base.params, dtype), fresh(jax.random.key(seed))))
 
 
 def tokenizer_of(path: str | Path) -> Tokenizer:
@@ -137,6 +242,8 @@ def tokenizer_of(path: str | Path) -> Tokenizer:
     if there and not is_hugging_face(there):
         return _tokenizer_beside(find(there)[0])
     with downloaded(path) as local:
+        if is_adapter(local):
+            return tokenizer_of(read_adapter_config(local)[1])
         return load_tokenizer(local) if is_hugging_face(local) else _tokenizer_beside(find(local)[0])
 
 
@@ -145,9 +252,11 @@ def _tokenizer_beside(folder: Path) -> Tokenizer:
         return load_tokenizer(files)
 
 
-def _restore_params(folder: Path, step: int, model: Model, places: Any, dtype: str) -> Params:
-    """The parameters of a step, checked, each placed as `places` says."""
+def _restore_params(folder: Path, step: int, model: Model, dtype: str) -> Params:
+    """The parameters of a step that learned, checked, each where it belongs."""
     items: Json = {}
+    _, shapes = split(model.shape.lora, nn.unbox(model.abstract()))
+    _, places = split(model.shape.lora, _places(model))
     if (folder / str(step) / "about").is_dir():
         items["about"] = ocp.args.JsonRestore()
     try:
@@ -156,7 +265,7 @@ def _restore_params(folder: Path, step: int, model: Model, places: Any, dtype: s
             about_params = ocp.PyTreeCheckpointHandler().metadata(saved)
             target = jax.tree.map(
                 lambda a, stored, place: jax.ShapeDtypeStruct(a.shape, stored.dtype, sharding=place),
-                nn.unbox(model.abstract()),
+                shapes,
                 about_params.tree,
                 places,
             )

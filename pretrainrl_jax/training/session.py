@@ -26,6 +26,8 @@ from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import CheckpointConfig
 from pretrainrl_jax.hosts.agree import is_process_0
 from pretrainrl_jax.hosts.watch import waiting
+from pretrainrl_jax.model.decoder import Params
+from pretrainrl_jax.model.lora import join
 from pretrainrl_jax.model.partitioning import replicate
 from pretrainrl_jax.objectives.loss import Coefficients
 from pretrainrl_jax.progress import NORMAL, Screen, Track
@@ -93,7 +95,7 @@ class Session:
 
     `step` makes one step, by the compiled one that it is given, which takes `state` over; `due` then saves
     and stops, if any process was told to, and names the hooks whose turn it is. Signals only ask for a stop
-    from the first step on. `progress` is what was done before.
+    from the first step on. `progress` is what was done before, `frozen` what does not learn of the model.
     """
 
     def __init__(
@@ -105,8 +107,10 @@ class Session:
         feed: Position,
         mesh: Mesh,
         total_steps: int,
+        frozen: Params = None,
     ) -> None:
         self.run, self.state = run, state
+        self._frozen = frozen
         self.total_steps = total_steps  # may change on the way
         self.global_step = self._last_due = int(state.step)  # steps made; and those at the last `due`
         self.score = math.inf  # of the state, where `run.scored`: the lowest is the best
@@ -151,13 +155,14 @@ class Session:
             self._numbers = numbers
             self._placed = jax.tree.map(lambda x: replicate(x, self._mesh), numbers)
         is_first = self._run_step is None
-        step = self._run_step = self._run_step or self._begin(batch, *self._placed)
+        frozen = (self._frozen,) if self._frozen else ()
+        step = self._run_step = self._run_step or self._begin(batch, *self._placed, *frozen)
         if self._bar is None:
             tracked = self.run.screen.track(self.run.stage, self.total_steps - self.global_step, "steps")
             self._bar = self._bars.enter_context(tracked)
         self.global_step, self.score = self.global_step + 1, math.inf
         with waiting(f"step {self.global_step} of {self.run.stage}"), jax.transfer_guard("disallow"):
-            self.state, metrics = step(self.state, batch, *self._placed)
+            self.state, metrics = step(self.state, batch, *self._placed, *frozen)
             if is_first and self.run.screen.verbose:
                 self._tell_first(metrics)
             read = {name: metrics[name] for name in ("loss", "grad_norm", "skipped", *self._counted)}
@@ -194,6 +199,11 @@ class Session:
             if (by_steps or is_late or hook.when()) and (hook.last or self.global_step < self.total_steps):
                 yield hook
                 hook.ran = time.perf_counter()
+
+    @property
+    def params(self) -> Params:
+        """All parameters of the model as it is: the policy's."""
+        return join(self._frozen, self.state.params)
 
     @property
     def stop_asked(self) -> bool:

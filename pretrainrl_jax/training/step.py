@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from pretrainrl_jax.config import OptimizerConfig
 from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.model.lora import join, split
 from pretrainrl_jax.model.mesh import replicated, row_sharding
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.objectives.loss import Coefficients, temperature, total_loss
@@ -26,7 +27,7 @@ class TrainState(NamedTuple):
     """Everything a step changes."""
 
     step: jax.Array  # int32, steps done
-    params: Params  # float32 masters
+    params: Params  # float32 masters of what learns: all parameters, or adapters alone
     opt_state: Any  # the optimizer's state
 
 
@@ -37,9 +38,10 @@ def init_state(params: Params, optimizer: optax.GradientTransformation) -> Train
 
 
 def init_sharded_state(model: Model, params: Params, settings: OptimizerConfig, mesh: Mesh) -> TrainState:
-    """`init_state` on a mesh, each array laid as the step takes it."""
+    """`init_state` of what learns of a model on a mesh, each array laid as the step takes it."""
     begin = partial(init_state, optimizer=adamw(settings))
-    return jax.jit(begin, out_shardings=state_shardings(model, settings, mesh))(params)
+    _, trained = split(model.shape.lora, params)
+    return jax.jit(begin, out_shardings=state_shardings(model, settings, mesh))(trained)
 
 
 def train_step(
@@ -50,11 +52,13 @@ def train_step(
     batch: PackedBatch | Anchored,
     coefficients: Coefficients,
     schedule: Schedule,
+    frozen: Params = None,
     dpo_scale: str = "prompts",
     grpo_form: str = "dapo",
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step from a batch [microsteps, rows, …]. Pure; `compile_step` compiles it.
 
+    What does not learn of the parameters is `frozen`, as `lora.split` gives it.
     Trees may have rows of anchor text beside them, which the term "anchor" reads.
 
     Every denominator spans all microsteps and devices, so cutting a batch differently changes only rounding.
@@ -64,7 +68,8 @@ def train_step(
     counts = count(trees, anchors)
     forms = {"ntp_scale": ntp_scale, "dpo_scale": dpo_scale, "grpo_form": grpo_form}
 
-    def loss_of(params: Params, micro: PackedBatch | Anchored) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss_of(trained: Params, micro: PackedBatch | Anchored) -> tuple[jax.Array, dict[str, jax.Array]]:
+        params = join(frozen, trained)
         rows, beside = micro if isinstance(micro, Anchored) else (micro, None)
         logps = target_logps(model, params, rows, temperature(coefficients))
         anchored = beside and (beside, anchor_logps(model, params, beside))
@@ -112,8 +117,9 @@ def _added(total: tuple[Params, dict[str, Any]], part: tuple[Params, dict[str, A
 
 def state_shardings(model: Model, settings: OptimizerConfig, mesh: Mesh) -> TrainState:
     """Shardings of the training state: its moments lie where their parameters lie."""
-    replicas, of_params = replicated(mesh), parameter_shardings(model, mesh)
-    opt_state = jax.eval_shape(adamw(settings).init, nn.unbox(model.abstract()))
+    lora = model.shape.lora
+    replicas, of_params = replicated(mesh), split(lora, parameter_shardings(model, mesh))[1]
+    opt_state = jax.eval_shape(adamw(settings).init, split(lora, nn.unbox(model.abstract()))[1])
     opt_state_shardings = optax.tree_utils.tree_map_params(
         adamw(settings), lambda _, s: s, opt_state, of_params, transform_non_params=lambda _: replicas
     )
@@ -131,14 +137,16 @@ def compile_step(
 ) -> Any:
     """The compiled step: state donated, shardings explicit, coefficients and schedule traced.
 
+    With adapters it is given `frozen` after them, which is not donated.
     The same arguments give the same function: a program for each set of terms and batch shape.
     """
     model = replace(model, mesh=mesh)
     shardings = state_shardings(model, settings, mesh)
-    replicas = replicated(mesh)
+    replicas, lora = replicated(mesh), model.shape.lora
+    frozen = (split(lora, parameter_shardings(model, mesh))[0],) if lora else ()
     return jax.jit(
         partial(train_step, model, settings, ntp_scale, dpo_scale=dpo_scale, grpo_form=grpo_form),
-        in_shardings=(shardings, row_sharding(mesh, leading=1), replicas, replicas),
+        in_shardings=(shardings, row_sharding(mesh, leading=1), replicas, replicas, *frozen),
         out_shardings=(shardings, replicas),
         donate_argnums=0,
     )

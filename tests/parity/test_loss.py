@@ -18,11 +18,8 @@ differs:
 - a text longer than `max_length` (1,024) is cut; ours refuses a tree that is longer than a row.
 """
 
-import copy
 import math
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,32 +28,23 @@ import pytest
 import torch
 from helpers.policy_twins import Both, gradients_of, made
 from helpers.transformers_models import relative_error
+from helpers.trl_pairs import BETA, BOTH, DPO, FACTS, NTP, rows_of, trainer_of, trees_of
 
 from pretrainrl_jax.config import MeshConfig, MethodConfig
 from pretrainrl_jax.improvement.learning import coefficients
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.objectives.loss import Coefficients, total_loss
-from pretrainrl_jax.objectives.scoring import score_trees, target_logps
+from pretrainrl_jax.objectives.scoring import target_logps
 from pretrainrl_jax.objectives.sums import count
 from pretrainrl_jax.training.step import compile_references
 from pretrainrl_jax.trees.batch import PackedBatch
-from pretrainrl_jax.trees.packing import Capacity, pack, plan
 from pretrainrl_jax.trees.templates import Template, encode_branches
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of names transformers will drop
 
 TOLERANCE = 1e-5
-BETA = 0.3
-DPO, NTP = {"dpo": {"weight": 1.0, "beta": BETA}}, {"ntp": {"answer": 1.0}}
-BOTH = DPO | NTP
-FACTS = {  # question: the gold answer, then negatives
-    "What is the capital of Arno?": ("Florence", "Rome", "Reggio nell'Emilia", "Pisa"),
-    "Who?": ("I", "The other one", "you", "Nobody at all"),
-    "What is the colour of the sea in winter?": ("grey and green", "blue", "red", "a"),
-}
-SIZE = Capacity(128, 128, 384, 32, 16)  # of a row: one compilation for all
 
 
 @pytest.fixture(scope="module", params=["qwen3", "llama3", "mistral"])
@@ -69,69 +57,10 @@ def qwen3(tmp_path_factory, compiled_fast) -> Both:
     return made("qwen3", tmp_path_factory.mktemp("one"))
 
 
-def pairs_of(facts: dict[str, tuple[str, ...]]) -> list[dict[str, str]]:
-    return [
-        {"prompt": question, "chosen": f" {gold}", "rejected": f" {negative}"}
-        for question, (gold, *negatives) in facts.items()
-        for negative in negatives
-    ]
-
-
-def trainer_of(both: Both, facts: dict[str, tuple[str, ...]], folder: Path) -> Any:
-    import datasets
-    from trl import DPOConfig, DPOTrainer  # it takes seconds: not where tests are only collected
-
-    settings = DPOConfig(
-        output_dir=str(folder),
-        loss_type=["sigmoid", "sft"],
-        beta=BETA,
-        per_device_train_batch_size=16,
-        gradient_checkpointing=False,  # by default it is on
-        bf16=False,  # this too
-        use_cpu=True,
-        report_to="none",
-        disable_tqdm=True,
-    )
-    datasets.disable_progress_bars()
-    return DPOTrainer(
-        model=copy.deepcopy(both.policy),  # a trainer changes its models' forward
-        ref_model=copy.deepcopy(both.reference),
-        args=settings,
-        train_dataset=datasets.Dataset.from_list(pairs_of(facts)),
-        processing_class=copy.deepcopy(both.tokenizer.backend),
-    )
-
-
 def theirs_of(trainer: Any, coefficients: Coefficients) -> torch.Tensor:
     """Their loss on all pairs as one batch, of the terms that we are asked for."""
     trainer.loss_weights = [float(term in coefficients) for term in ("dpo", "ntp")]
     return trainer.compute_loss(trainer.model, trainer.data_collator(list(trainer.train_dataset)))
-
-
-def trees_of(both: Both, facts: dict[str, tuple[str, ...]]) -> list[AnswerTree]:
-    """The facts as trees, with reference log-probabilities as mining makes them."""
-    encoded = encode_branches(both.tokenizer, Template("bare"), list(facts), list(facts.values()))
-    trees = [
-        AnswerTree(
-            str(number),
-            prefix,
-            tuple(Branch(t, "rejected" if i else "chosen") for i, t in enumerate(branches)),
-        )
-        for number, (prefix, branches) in enumerate(zip(encoded.prefixes, encoded.branches, strict=True))
-    ]
-    scores = score_trees(both.model, both.reference_params, trees, row_length=SIZE.time, rows=2)
-    return [
-        replace(
-            tree,
-            branches=tuple(replace(b, reference_logp=s) for b, s in zip(tree.branches, logps, strict=True)),
-        )
-        for tree, logps in zip(trees, scores, strict=True)
-    ]
-
-
-def rows_of(trees: list[AnswerTree]) -> PackedBatch:
-    rows = plan([tree.inputs for tree in trees], SIZE.time)
-    return pack([[trees[i] for i in row] for row in [*rows, []][:2]], SIZE, question=False)
 
 
 @partial(jax.jit, static_argnums=0)

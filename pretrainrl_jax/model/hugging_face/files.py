@@ -58,13 +58,13 @@ def stored(folder: Path) -> dict[str, Stored]:
     """
     if (folder / ADAPTER).is_file():
         raise InputError(
-            f"{folder} has {ADAPTER}: an adapter to be added to its weights. Merge it into them (peft: "
-            "merge_and_unload, then save_pretrained), or remove it to use them as they are"
+            f"{folder} has {ADAPTER}: an adapter to be added to its weights. Give a folder of the adapter "
+            f"alone, merge it into them, or remove {ADAPTER} to use them as they are"
         )
     files, places = _weight_files(folder)
     tensors: dict[str, Stored] = {}
     for file in files:
-        for name, tensor in _read_header(file).items():
+        for name, tensor in read_header(file).items():
             place = places.get(name, file.name)
             if place == file.name and tensors.setdefault(name, tensor) is not tensor:
                 raise InputError(
@@ -74,8 +74,8 @@ def stored(folder: Path) -> dict[str, Stored]:
     return tensors
 
 
-def _read_header(file: Path) -> dict[str, Stored]:
-    """The tensors of one file."""
+def read_header(file: Path) -> dict[str, Stored]:
+    """The tensors of one file; raises InputError if it is no whole safetensors file."""
     from safetensors import SafetensorError, safe_open
 
     try:

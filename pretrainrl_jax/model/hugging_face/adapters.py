@@ -1,0 +1,170 @@
+"""Adapters as peft keeps them: a folder with adapter_config.json and adapter_model.safetensors.
+
+The table of weights tells their names and axes. They are small: a host reads and writes them whole.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import numpy as np
+
+from pretrainrl_jax.atomic import disk_errors, write_json
+from pretrainrl_jax.config.lora import MATRICES, THEIRS
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.hosts.agree import is_process_0
+from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.model.families import weights_of
+from pretrainrl_jax.model.hugging_face.files import ADAPTER, DTYPES, listed, read_header
+from pretrainrl_jax.model.lora import A, B, Lora, split
+from pretrainrl_jax.model.mesh import replicated
+from pretrainrl_jax.model.partitioning import place
+
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+SIDES = {A: "lora_A.weight", B: "lora_B.weight"}
+# What peft can do beside, and its value where it is not done: it would change what the adapters compute.
+PLAIN: dict[str, tuple[Any, ...]] = {
+    "peft_type": ("LORA",),
+    "bias": ("none", None),
+    "fan_in_fan_out": (False, None),
+    "use_dora": (False, None),
+    "modules_to_save": (None, []),
+    "rank_pattern": ({}, None),
+    "alpha_pattern": ({}, None),
+    "layer_replication": (None, []),
+    "lora_bias": (False, None),
+    "trainable_token_indices": (None, []),
+    "alora_invocation_tokens": (None, []),
+}
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds adapters alone, and no model that they are for."""
+    return (folder / ADAPTER).is_file() and not (folder / "config.json").is_file()
+
+
+def read_config(folder: Path) -> tuple[Lora, str]:
+    """The adapters of a folder, and the name or path of the model they are for.
+
+    Raises:
+        InputError: if it is damaged, or they are of a kind that is not read.
+    """
+    try:
+        config = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
+        rank, alpha, base = config["r"], config["lora_alpha"], config["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"cannot read {folder / ADAPTER} ({error!r}): download it again") from None
+    for name, plain in PLAIN.items():
+        if name in config and config[name] not in plain:
+            raise InputError(
+                f"{folder / ADAPTER} has {name}={config[name]!r}, which is not read: merge it into its model "
+                "(peft: merge_and_unload, then save_pretrained)"
+            )
+    if not base:
+        raise InputError(f"{folder / ADAPTER} names no base_model_name_or_path: write there what it is for")
+    found = {name for name in MATRICES for tensor in _tensors(folder) if f".{_theirs(name)}." in tensor}
+    targets = tuple(name for name in MATRICES if name in found)
+    return Lora(rank, float(alpha), targets, bool(config.get("use_rslora"))), base
+
+
+def read_adapter(folder: Path, model: Model, places: Any) -> Params:
+    """The adapters of a folder as parameters of a model that has some, float32, where `places` says.
+
+    Raises:
+        InputError: if tensors are missing, unknown, of another shape, or not finite.
+    """
+    tensors, wanted = _tensors(folder), _names(model)
+    extra, missing = [n for n in tensors if n not in wanted], [n for n in wanted if n not in tensors]
+    if extra or missing:
+        says = [f"has no tensor {listed(missing)}"] * bool(missing)
+        says += [f"has {listed(extra)} that is no adapter of a matrix of it"] * bool(extra)
+        raise InputError(f"{folder} {', and '.join(says)}: the adapters do not belong to their model")
+    _, shapes = split(model.shape.lora, nn.unbox(model.abstract()))
+    flat = {path: np.zeros(x.shape, np.float32) for path, x in _flat(shapes).items()}
+    for name, (path, layer) in wanted.items():
+        ours, theirs = flat[path][layer], np.asarray(tensors[name], np.float32)
+        rank = ours.shape[-1] if path[-1].endswith(A) else ours.shape[0]
+        matrix = ours.reshape(-1, rank) if path[-1].endswith(A) else ours.reshape(rank, -1)
+        if theirs.shape != matrix.T.shape:
+            raise InputError(f"{folder}: {name} has shape {theirs.shape} and not {matrix.T.shape}")
+        if not np.isfinite(theirs).all():
+            raise InputError(f"{folder}: {name} is not finite (NaN or infinite): the file is damaged")
+        matrix[:] = theirs.T
+    at = _flat(split(model.shape.lora, places)[1])
+    return flax.traverse_util.unflatten_dict({path: place(x, at[path]) for path, x in flat.items()})
+
+
+def write_adapter(folder: Path, model: Model, params: Params, base: str) -> int:
+    """Write a model's adapters as peft loads them beside `base`; gives their bytes.
+
+    Of several processes all must call it; process 0 writes. Raises OSError if they cannot be written.
+    """
+    from safetensors.numpy import save_file
+
+    lora = model.shape.lora
+    assert lora is not None
+    _, adapters = split(lora, params)
+    if model.mesh is not None:
+        adapters = jax.jit(lambda x: x, out_shardings=replicated(model.mesh))(adapters)
+    flat = {path: np.asarray(x) for path, x in _flat(adapters).items()}
+    tensors = {}
+    for name, (path, layer) in _names(model).items():
+        ours = flat[path][layer]
+        rows = math.prod(ours.shape[:-1]) if path[-1].endswith(A) else ours.shape[0]
+        tensors[name] = np.ascontiguousarray(ours.reshape(rows, -1).T)
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": lora.rank,
+        "lora_alpha": int(lora.alpha) if lora.alpha.is_integer() else lora.alpha,
+        "lora_dropout": 0.0,
+        "target_modules": [_theirs(name) for name in lora.targets],
+        "use_rslora": lora.rank_stabilised,
+        "bias": "none",
+        "inference_mode": True,
+    }
+    if is_process_0():
+        with disk_errors():
+            save_file(tensors, str(folder / WEIGHTS), metadata={"format": "pt"})
+            (folder / WEIGHTS).chmod(0o644)
+        write_json(folder / ADAPTER, config)
+    return sum(x.nbytes for x in tensors.values())
+
+
+def _theirs(name: str) -> str:
+    return THEIRS[MATRICES.index(name)]
+
+
+def _flat(tree: Any) -> dict[tuple[str, ...], Any]:
+    flat: Any = flax.traverse_util.flatten_dict(tree)
+    return flat
+
+
+def _tensors(folder: Path) -> dict[str, np.ndarray]:
+    if not (folder / WEIGHTS).is_file():
+        raise InputError(f"no {WEIGHTS} in {folder}: only safetensors are read")
+    tensors = {}
+    for name, tensor in read_header(folder / WEIGHTS).items():
+        if tensor.kind not in DTYPES or len(tensor.shape) != 2:
+            raise InputError(f"{folder}: {name} is no matrix of {', '.join(DTYPES)}")
+        tensors[name] = tensor.view(tuple(slice(0, size) for size in tensor.shape))
+    return tensors
+
+
+def _names(model: Model) -> dict[str, tuple[tuple[str, ...], int]]:
+    """Of each tensor of a folder our parameter, and its layer there."""
+    table = weights_of(model.shape.family)
+    _, adapters = split(model.shape.lora, nn.unbox(model.abstract()))
+    names = {}
+    for path in _flat(adapters):
+        side = A if path[-1].endswith(A) else B
+        weight = table["/".join((*path[:-1], path[-1].removesuffix(side)))].theirs
+        for layer in range(model.shape.layers):
+            names[PREFIX + weight.format(layer).removesuffix("weight") + SIDES[side]] = (path, layer)
+    return names
