@@ -29,6 +29,7 @@ from pretrainrl_jax.decoding.decode import decode, sample_batch
 from pretrainrl_jax.decoding.trie import build
 from pretrainrl_jax.evaluation.continuations import judge, share
 from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.model.lora import Lora, split
 from pretrainrl_jax.model.mesh import Layout, Rules, make_mesh, replicated
 from pretrainrl_jax.model.partitioning import parameter_shardings, place, place_rows
 from pretrainrl_jax.model.vocabulary import ROWS, TABLE, embed
@@ -258,11 +259,16 @@ class Recorded:
         return state, metrics
 
 
-def training(layout: Layout, tied: bool) -> Found:
-    """A short training by a session."""
-    model, params = small_model(tied=tied, remat="none" if tied else "full", **SHAPE)
+LORA = Lora(3, 6.0, ("query", "out", "gate", "down"))
+
+
+def training(layout: Layout, kind: str) -> Found:
+    """A short training by a session, of a model with a tied head or an untied one, or of adapters alone."""
+    tied, lora = kind == "tied", LORA if kind == "adapted" else None
+    model, params = small_model(tied=tied, remat="none" if tied else "full", lora=lora, **SHAPE)
     mesh: Any = layout.mesh
     model, params = placed(model, params, layout)
+    frozen, _ = split(lora, params)
     source = PackedRows(trees(150), ROW_LENGTH, seed=1, passes=1, rows=8)
     assert source.batches == UPDATES
     step = Recorded(compile_step(model, SETTINGS, "sequence", mesh))
@@ -272,7 +278,8 @@ def training(layout: Layout, tied: bool) -> Found:
             run = Run(Path(folder), "train/x", checkpoint=CheckpointConfig(every_minutes=0.0))
             with guarded():
                 feed = Feed(source, mesh)
-                with Session(run, step, state, BEGINNING, feed, mesh, source.batches) as session:
+                of = source.batches, frozen
+                with Session(run, step, state, BEGINNING, feed, mesh, *of) as session:
                     for batch in feed:
                         session.step(batch, COEFFICIENTS, SCHEDULE)
                     state, progress = session.state, session.progress()
@@ -314,7 +321,7 @@ def lying(model: Model, mesh: Any, step: Recorded, state: Any) -> Found:
         "gives": same(gives[0], said),
         "is": same(jax.tree.map(lambda x: x.sharding, state), said),
         "rows": sorted({tuple(place.spec) for place in jax.tree.leaves(takes[1])}),
-        "numbers": all(s.is_equivalent_to(everywhere, 0) for s in jax.tree.leaves((takes[2:], gives[1]))),
+        "numbers": all(s.is_equivalent_to(everywhere, 0) for s in jax.tree.leaves((takes[2:4], gives[1]))),
         "state bytes": sum(
             x.dtype.itemsize * int(np.prod(place.shard_shape(x.shape)))
             for x, place in zip(jax.tree.leaves(state), jax.tree.leaves(said), strict=True)
@@ -469,7 +476,7 @@ def everything(layout: Layout) -> Found:
     """All parts."""
     return {
         "functions": functions(layout),
-        "training": {name: training(layout, name == "tied") for name in ("tied", "untied")},
+        "training": {name: training(layout, name) for name in ("tied", "untied", "adapted")},
         "anchored": anchored(layout),
         **answers(layout),
     }

@@ -29,6 +29,7 @@ from pretrainrl_jax.trees.batch import PackedBatch
 from pretrainrl_jax.trees.dataset import PackedRows
 
 HEADS = ("tied", "untied")
+KINDS = (*HEADS, "adapted")  # all parameters learn, or adapters alone
 GAP = 1e-4  # of two beams' scores: closer ones may change places
 # One rounding to bfloat16: what is summed in float32 in another order may fall to the next number.
 ROUNDING = 2.0**-7
@@ -70,22 +71,22 @@ def distance(one: Any, other: Any) -> float:
 # Training.
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("kind", KINDS)
 @each_mesh
-def test_loss_and_gradient(computed: dict[str, Any], mesh: str, head: str) -> None:
+def test_loss_and_gradient(computed: dict[str, Any], mesh: str, kind: str) -> None:
     """Of the whole PretrainRL loss: the untied model computes its layers anew in the backward pass."""
-    ours, expected = computed[mesh]["training"][head], computed[ONE]["training"][head]
+    ours, expected = computed[mesh]["training"][kind], computed[ONE]["training"][kind]
     assert expected["losses"][0] > 10
     np.testing.assert_allclose(ours["losses"][0], expected["losses"][0], rtol=1e-5)
     np.testing.assert_allclose(ours["norms"][0], expected["norms"][0], rtol=1e-5)
     assert distance(ours["gradient"], expected["gradient"]) < 1e-5
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("kind", KINDS)
 @each_mesh
-def test_a_training(computed: dict[str, Any], mesh: str, head: str) -> None:
+def test_a_training(computed: dict[str, Any], mesh: str, kind: str) -> None:
     """Several updates by the loop. Adam divides by small gradients: parameters differ more than gradients."""
-    ours, expected = computed[mesh]["training"][head], computed[ONE]["training"][head]
+    ours, expected = computed[mesh]["training"][kind], computed[ONE]["training"][kind]
     assert len(ours["losses"]) == UPDATES
     assert ours["row"] == expected["row"] == 8 * UPDATES
     np.testing.assert_allclose(ours["losses"], expected["losses"], rtol=1e-5)
@@ -133,6 +134,35 @@ def test_the_state_lies_as_is_said(computed: dict[str, Any], mesh: str, head: st
         for name, spec in expected.items():
             assert specs.pop(f"{part}{name}") == spec, name
     assert specs == {".step": (), ".opt_state[1].count": ()}
+
+
+@each_mesh
+def test_a_state_of_adapters_lies_as_is_said(computed: dict[str, Any], mesh: str) -> None:
+    """It has nothing else; what does not learn lies beside it, and is not given up."""
+    lies = computed[mesh]["training"]["adapted"]["lies"]
+    assert lies["takes"]
+    assert lies["gives"]
+    assert lies["is"]
+    assert lies["numbers"]
+    assert lies["alias bytes"] == lies["held bytes"] == lies["state bytes"]
+    assert lies["given up"]
+    model, heads, mlp = {
+        "heads alone cut": (None, "tensor", None),
+        "model axis over data": ("data", None, "tensor"),
+    }.get(mesh, ("fsdp", "tensor", "tensor"))
+    expected = {
+        "['attention']['query_lora_a']": (None, model, None),
+        "['attention']['query_lora_b']": (None, None, heads, None),
+        "['attention']['out_lora_a']": (None, heads, None, None),
+        "['attention']['out_lora_b']": (None, None, model),
+        "['mlp']['gate_lora_a']": (None, model, None),
+        "['mlp']['gate_lora_b']": (None, None, mlp),
+        "['mlp']['down_lora_a']": (None, mlp, None),
+        "['mlp']['down_lora_b']": (None, None, model),
+    }
+    parts = (".params", ".opt_state[1].mu", ".opt_state[1].nu")
+    of_adapters = {f"{part}['layers']{name}": spec for part in parts for name, spec in expected.items()}
+    assert lies["specs"] == {".step": (), ".opt_state[1].count": ()} | of_adapters
 
 
 # Functions of the vocabulary.
