@@ -12,19 +12,26 @@ class Parameters(NamedTuple):
     head: int  # 0 where it is the embedding
     layers: int  # all of them
     norm: int  # the last one
+    adapters: int = 0  # beside the layers' matrices
 
     @property
     def total(self) -> int:
-        """Of the decoder."""
+        """Of the decoder, with its adapters."""
         return sum(self)
+
+    @property
+    def learned(self) -> int:
+        """Of what learns: the adapters where there are some, else all."""
+        return self.adapters or self.total
 
 
 class Flops(NamedTuple):
     """Operations of the forward pass a token, of matrix products alone; multiplying and adding are two."""
 
-    layers: int  # with their weights
+    layers: float  # with their weights
     attention: float  # with keys and values
-    head: int
+    head: float
+    adapters: float = 0.0  # with theirs
 
     @property
     def total(self) -> float:
@@ -33,8 +40,11 @@ class Flops(NamedTuple):
 
     @property
     def training(self) -> float:
-        """Of the forward and the backward pass, without recomputation: each product has two gradients."""
-        return 3 * self.total
+        """Of the forward and the backward pass, without recomputation.
+
+        Each product has two gradients; of weights that do not learn, beside adapters, one.
+        """
+        return 3 * self.total - (self.layers + self.head if self.adapters else 0.0)
 
 
 def parameters(shape: ModelShape) -> Parameters:
@@ -45,7 +55,7 @@ def parameters(shape: ModelShape) -> Parameters:
     biases += s.mlp_bias * (2 * s.d_ff + s.d_model)
     of_heads = {"none": 0, "head": 2 * s.head_dim, "all": queries + keys}[s.traits.query_key_norm]
     layers = s.layers * (_matrices(s) + biases + of_heads + 2 * s.d_model)
-    return Parameters(table, 0 if s.tied else table, layers, s.d_model)
+    return Parameters(table, 0 if s.tied else table, layers, s.d_model, s.layers * _adapters(s))
 
 
 def flops(shape: ModelShape, visible: float) -> Flops:
@@ -57,7 +67,25 @@ def flops(shape: ModelShape, visible: float) -> Flops:
     """
     s = shape
     attention = 4 * visible * s.layers * s.heads * s.head_dim  # scores, and the sum of values
-    return Flops(2 * s.layers * _matrices(s), attention, 2 * s.vocabulary * s.d_model)
+    adapters = 2 * s.layers * _adapters(s)
+    return Flops(2 * s.layers * _matrices(s), attention, 2 * s.vocabulary * s.d_model, adapters)
+
+
+def _adapters(s: ModelShape) -> int:
+    """Entries of a layer's adapters."""
+    if s.lora is None:
+        return 0
+    queries, keys = s.heads * s.head_dim, s.kv_heads * s.head_dim
+    sides = {
+        "query": s.d_model + queries,
+        "key": s.d_model + keys,
+        "value": s.d_model + keys,
+        "out": queries + s.d_model,
+        "gate": s.d_model + s.d_ff,
+        "up": s.d_model + s.d_ff,
+        "down": s.d_ff + s.d_model,
+    }
+    return s.lora.rank * sum(sides[name] for name in s.lora.targets)
 
 
 def _matrices(s: ModelShape) -> int:

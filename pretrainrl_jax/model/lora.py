@@ -13,6 +13,8 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
+from pretrainrl_jax.config import LoraConfig
+
 A, B = "_lora_a", "_lora_b"  # after a matrix's name: A [*takes, rank], B [rank, *gives]
 
 
@@ -29,6 +31,15 @@ class Lora:
     def scale(self) -> float:
         """What A · B is multiplied by: alpha / rank, rank-stabilised (arXiv 2312.03732) alpha / √rank."""
         return self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
+
+
+def lora_of(settings: LoraConfig) -> Lora | None:
+    """The adapters that settings ask for."""
+    return (
+        Lora(settings.rank, settings.alpha, settings.matrices, settings.rank_stabilised)
+        if settings.rank
+        else None
+    )
 
 
 def split(lora: Lora | None, params: Any) -> tuple[Any, Any]:

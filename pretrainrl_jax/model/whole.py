@@ -20,13 +20,15 @@ FLOAT32 = 4  # bytes of a parameter, and of each of the optimizer's two moments
 
 
 def copy_bytes(shape: ModelShape, tensor: int) -> float:
-    """Of a copy on one device, where so many share heads, MLP and vocabulary."""
-    return jnp.dtype(shape.dtype).itemsize * parameters(shape).total / tensor
+    """Of a copy on one device, where so many share heads, MLP and vocabulary; adapters are merged into it."""
+    of = parameters(shape)
+    return jnp.dtype(shape.dtype).itemsize * (of.total - of.adapters) / tensor
 
 
 def needed_bytes(shape: ModelShape, cut: int, tensor: int) -> float:
     """Of a copy beside a training that waits: parameters and moments, of which `cut` devices share each."""
-    return copy_bytes(shape, tensor) + 3 * FLOAT32 * parameters(shape).total / (cut * tensor)
+    of = parameters(shape)
+    return copy_bytes(shape, tensor) + FLOAT32 * (of.total + 2 * of.learned) / (cut * tensor)
 
 
 def takes_copy(shape: ModelShape, cut: int, tensor: int, room: float) -> bool:
@@ -38,7 +40,7 @@ def takes_copy(shape: ModelShape, cut: int, tensor: int, room: float) -> bool:
         tensor: devices along that axis of the mesh.
         room: bytes of a device that the copy, parameters and both moments may take.
     """
-    as_it_lies = cut == 1 and jnp.dtype(shape.dtype).itemsize == FLOAT32
+    as_it_lies = cut == 1 and jnp.dtype(shape.dtype).itemsize == FLOAT32 and not shape.lora
     return not as_it_lies and needed_bytes(shape, cut, tensor) <= room
 
 

@@ -37,6 +37,7 @@ from pretrainrl_jax.decoding.best_tokens import BLOCK
 from pretrainrl_jax.model.attention import Kernel, can_use_cudnn, splash_block, splash_part, splash_suits
 from pretrainrl_jax.model.cost import flops, parameters
 from pretrainrl_jax.model.decoder import Model
+from pretrainrl_jax.model.lora import join, split
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.model.vocabulary import block_size
 from pretrainrl_jax.model.whole import copy_bytes, takes_copy
@@ -126,6 +127,11 @@ class ByHand:
         """Bytes of a chip's part, float32; those of norms, which every chip has, are next to nothing."""
         return FLOAT32 * parameters(self.shape).total / (self.cut.fsdp * self.cut.tensor)
 
+    @property
+    def learned(self) -> float:
+        """The same of what learns."""
+        return FLOAT32 * parameters(self.shape).learned / (self.cut.fsdp * self.cut.tensor)
+
     def share(self, rows: float) -> int:
         """Rows of a chip, of so many in all: each has as many, some of them empty."""
         return max(1, math.ceil(rows / (self.cut.data * self.cut.fsdp)))
@@ -180,7 +186,7 @@ class ByHand:
         work = training_work(s, self.cut, tokens, seen, rows * sources, shares, microsteps=microsteps)
         extra = {
             # Gathered forward and backward; there two products read them, and their gradient is written.
-            "products": 2 * self._cast(self.matrices) + 2 * self.item * self.matrices,
+            "products": 2 * self._cast(self.matrices) + (0 if s.lora else 2) * self.item * self.matrices,
             # Scores and probabilities are written and read; backward theirs and their gradients are.
             # Of a flash kernel its operands, results and their gradients; splash attention's gradient of
             # queries comes in a part for each block of keys.
@@ -188,7 +194,7 @@ class ByHand:
             * (self.item * tokens * s.heads * s.head_dim / self.cut.tensor)
             if flash
             else (2 + again) * self._square(tokens, time),
-            "vocabulary": 2 * self._cast(self.table) + 2 * FLOAT32 * self.table,
+            "vocabulary": 2 * self._cast(self.table) + (0 if s.lora else 2) * FLOAT32 * self.table,
         }
         operations = [
             op._replace(bytes=op.bytes + extra.get(op.name, 0.0), head_dim=op.head_dim if flash else 0)
@@ -295,7 +301,7 @@ class ByHand:
     def step_memory(self, packed: Sequence[Packed], microsteps: int = 1) -> float:
         """What a training step makes for itself."""
         policy, working = self.shape.remat, [0.0]
-        cut_head = self.table / self.cut.fsdp * (FLOAT32 + self.item)
+        cut_head = self.table / self.cut.fsdp * (self.item + (0 if self.shape.lora else FLOAT32))
         for rows, time, sources, sequences in packed:
             flash = self._flash(time, sequences)
             one_layer = self._saved(rows, time, 1, "none", flash)
@@ -304,7 +310,7 @@ class ByHand:
                 queries = self.item * rows * time * self.shape.heads * self.shape.head_dim / self.cut.tensor
                 layer += queries * time / splash_part(time)
             working += [layer + self._weights(3), self._fold(rows * sources) + cut_head]
-        gradients = self.parameters * (1 if microsteps == 1 else 2)
+        gradients = self.learned * (1 if microsteps == 1 else 2)
         return gradients + self.saved(packed) + max(working)
 
     def saved(self, packed: Sequence[Packed]) -> float:
@@ -380,14 +386,18 @@ class ByHand:
 
 @cache
 def _residuals(shape: ModelShape, rows: int, time: int) -> list[Any]:
-    """The arrays that the derivative of a decoder's hidden states by its parameters keeps."""
+    """The arrays that the derivative of a decoder's hidden states by what learns of it keeps."""
     model, row = Model(shape), jax.ShapeDtypeStruct((rows, time), jnp.int32)
+    frozen, trained = split(shape.lora, nn.unbox(model.abstract()))
 
-    def derivative(params: Any, tokens: Any, mask: Any) -> Any:
-        return jax.vjp(lambda params: model.hidden(params, tokens, tokens, mask).hidden, params)[1]
+    def derivative(frozen: Any, trained: Any, tokens: Any, mask: Any) -> Any:
+        def hidden(trained: Any) -> jax.Array:
+            return model.hidden(join(frozen, trained), tokens, tokens, mask).hidden
+
+        return jax.vjp(hidden, trained)[1]
 
     mask = jax.ShapeDtypeStruct((rows, time, time), jnp.bool_)
-    return jax.tree.leaves(jax.eval_shape(derivative, nn.unbox(model.abstract()), row, mask))
+    return jax.tree.leaves(jax.eval_shape(derivative, frozen, trained, row, mask))
 
 
 def _size(x: Any) -> float:

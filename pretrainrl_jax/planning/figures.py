@@ -73,7 +73,7 @@ def figures(
     load, hand = program.load, planned.hand_of(program)
     memory = Memory(
         planned.parameters_of(program),
-        2 * planned.parameters if program.trains else 0.0,
+        planned.moments_of(program),
         program.resident,
         load.cache(hand) if isinstance(load, Decoding) else 0.0,
         load.saved(hand) if isinstance(load, Step) else 0.0,

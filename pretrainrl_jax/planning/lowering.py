@@ -14,6 +14,7 @@ from pretrainrl_jax.config import OptimizerConfig
 from pretrainrl_jax.decoding.beam import beam_search
 from pretrainrl_jax.decoding.sampling import sample
 from pretrainrl_jax.model.decoder import Model
+from pretrainrl_jax.model.lora import join, split
 from pretrainrl_jax.model.mesh import replicated, round_up_rows, row_sharding
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.objectives.loss import Coefficients
@@ -39,7 +40,7 @@ class Lowering:
     model: Model
     mesh: Mesh
     optimizer: OptimizerConfig
-    stored: str = "float32"  # dtype of the parameters of programs that train nothing
+    stored: str = "float32"  # dtype of the parameters that do not learn
 
     def step(
         self,
@@ -53,15 +54,17 @@ class Lowering:
     ) -> Any:
         """A training step. Of a second kind of rows, anchor text, `top` tokens are kept of each place."""
         step = compile_step(self.model, self.optimizer, ntp_scale, self.mesh, dpo_scale, grpo_form)
-        params = nn.unbox(self.model.abstract())
-        state = jax.eval_shape(partial(init_state, optimizer=adamw(self.optimizer)), params)
+        frozen, learned = split(self.model.shape.lora, nn.unbox(self.model.abstract()))
+        state = jax.eval_shape(partial(init_state, optimizer=adamw(self.optimizer)), learned)
         rows, *beside = load.packed
         batch: Any = self._packed(rows.rows, holds, load.microsteps, rows.sequences)
         if beside:
             batch = Anchored(batch, self._anchors(beside[0].rows, beside[0].time, top, load.microsteps))
         number = jax.ShapeDtypeStruct((), jnp.float32)
         traced = jax.tree.map(lambda _: number, {term: dict(each) for term, each in coefficients.items()})
-        return step.lower(state, batch, traced, Schedule(number, number, number, number))
+        stays = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, self.stored), frozen)
+        beside_it = (stays,) if frozen else ()
+        return step.lower(state, batch, traced, Schedule(number, number, number, number), *beside_it)
 
     def references(self, load: Scoring, holds: Capacity) -> Any:
         """Summed log-probabilities of the branches of a batch, which stay on the devices."""
@@ -101,12 +104,18 @@ class Lowering:
 
     @cached_property
     def _parameters(self) -> Any:
-        shardings, params = parameter_shardings(self.model, self.mesh), nn.unbox(self.model.abstract())
-        return jax.tree.map(
-            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, self.stored, sharding=sharding),
-            params,
-            shardings,
-        )
+        lora = self.model.shape.lora
+
+        def placed(params: Any, shardings: Any, dtype: str) -> Any:
+            return jax.tree.map(
+                lambda x, sharding: jax.ShapeDtypeStruct(x.shape, dtype, sharding=sharding), params, shardings
+            )
+
+        params, shardings = nn.unbox(self.model.abstract()), parameter_shardings(self.model, self.mesh)
+        if lora is None:
+            return placed(params, shardings, self.stored)
+        parts = zip(split(lora, params), split(lora, shardings), (self.stored, "float32"), strict=True)
+        return join(*(placed(*part) for part in parts))
 
     def _packed(
         self, rows: int, holds: Capacity, microsteps: int | None, sequences: bool = False

@@ -13,10 +13,11 @@ from pretrainrl_jax.planning.typical import Material
 
 
 class Other(NamedTuple):
-    """A model beside the one that is trained."""
+    """A model beside the base model: one that rewrites, or the base model with adapters that learn."""
 
     hand: ByHand  # on a chip
     parameters: float  # bytes a chip, in the dtype that it is stored in
+    learned: float = 0.0  # bytes a chip, float32, of what learns of them
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Program:
     executions: float | None  # of the whole run; None: its data must be counted first
     updates: float | None = None  # of a system, where it is a training step and that is known
     resident: float = 0.0  # bytes a chip has beside the program's own arguments
-    other: Other | None = None  # the model it runs, where that is not the one that is trained
+    other: Other | None = None  # the model it runs, where that is not the base model, or what it becomes
 
     @property
     def section(self) -> str:
@@ -53,7 +54,7 @@ class Planned:
     hand: ByHand  # the model on a chip
     material: Material
     programs: tuple[Program, ...]
-    parameters: float  # bytes a chip: float32 masters; both moments take twice as much
+    parameters: float  # bytes a chip: float32 masters
     largest: float  # bytes of a chip's part of the largest one
     verdicts: int = 0  # asked of a judging model
     verdict_tokens: int = 0  # that it reads, about
@@ -71,3 +72,8 @@ class Planned:
     def parameters_of(self, program: Program) -> float:
         """Bytes a chip of that model's parameters."""
         return program.other.parameters if program.other else self.parameters
+
+    def moments_of(self, program: Program) -> float:
+        """Bytes a chip of both moments of what learns: nothing of a program that trains nothing."""
+        learned = program.other.learned if program.other else self.parameters
+        return 2 * learned if program.trains else 0.0

@@ -17,8 +17,9 @@ from pretrainrl_jax.improvement.cost import AROUND, comparing, cost_of, rollout_
 from pretrainrl_jax.improvement.learning import coefficients as coefficients_of
 from pretrainrl_jax.judging.local import SHORTEST
 from pretrainrl_jax.mining.rounds import spans
-from pretrainrl_jax.model.cost import flops
+from pretrainrl_jax.model.cost import Flops, flops
 from pretrainrl_jax.model.decoder import Chosen, Model
+from pretrainrl_jax.model.lora import Lora, lora_of
 from pretrainrl_jax.model.mesh import round_up_rows
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.model.shape import ModelShape
@@ -79,10 +80,13 @@ def planned(
     model = Model(shape, mesh, **chosen._asdict())
     parts = _parts(model, mesh)
     hand = ByHand(shape, Cut(**mesh.shape), *chosen)
-    work = _Work(config, Lowering(model, mesh, config.optimizer), mesh, hand, sum(parts), material)
+    lowering = Lowering(model, mesh, config.optimizer)
+    work = _Work(config, lowering, mesh, hand, sum(parts), material)
+    if lora := lora_of(config.lora):
+        work = replace(work, adapted=_adapted(work, lora))
     programs: list[Program] = []
     if config.pretrain.epochs and (config.pretrain.text == "documents" or not config.preferences.path):
-        programs.append(work.pretraining())
+        programs.append((work.policy if config.model.path else work).pretraining())
     verdicts = 0
     if improves(config):
         of_judge = 0.0
@@ -91,7 +95,7 @@ def planned(
         of_rewriter = _rewriter(config, rewriter, material, mesh, chosen) if rewriter else None
         methods = {name: config.methods[name] for name in config.selfimprove.systems}
         for name, method in methods.items():
-            programs += work.improvement(name, method, of_judge, of_rewriter)
+            programs += work.policy.improvement(name, method, of_judge, of_rewriter)
         steps = config.selfimprove.steps
         verdicts = sum(
             cost_of(config, method, steps).verdicts for method in methods.values() if method.judged
@@ -105,6 +109,23 @@ def planned(
     read = verdicts * (shown + 2 * config.selfimprove.suffix)
     sizes = sum(parts), max(parts)
     return Planned(mesh, hand, material, tuple(programs), *sizes, verdicts, read, _uncounted(config))
+
+
+def _adapted(work: "_Work", lora: Lora) -> "_Work":
+    """The base model with adapters that learn; the rest keeps the dtype that lora.base_dtype says."""
+    stored, lowering = jnp.dtype(work.config.lora.base_dtype), work.lowering
+    shape = replace(work.shape, lora=lora)
+    model = replace(lowering.model, shape=shape)
+    hand = replace(work.hand, shape=shape, stored=stored.itemsize)
+    learned = sum(_parts(model, work.mesh)) - work.parameters
+    parameters = work.parameters * stored.itemsize / FLOAT32 + learned
+    return replace(
+        work,
+        lowering=replace(lowering, model=model, stored=stored.name),
+        hand=hand,
+        parameters=parameters,
+        other=Other(hand, parameters, learned),
+    )
 
 
 def _rewriter(config: Config, shape: ModelShape, material: Material, mesh: Mesh, chosen: Chosen) -> "_Work":
@@ -128,6 +149,23 @@ class _Work:
     hand: ByHand
     parameters: float  # bytes a chip
     material: Material
+    adapted: "_Work | None" = None  # of the base model with adapters, where they learn
+    other: Other | None = None  # that, where this is of it
+
+    @property
+    def policy(self) -> "_Work":
+        """Of the model as it learns."""
+        return self.adapted or self
+
+    @property
+    def moments(self) -> float:
+        """Bytes a chip."""
+        return 2 * (self.other.learned if self.other else self.parameters)
+
+    @property
+    def reference(self) -> float:
+        """Bytes a chip of the base model beside the policy: with adapters it is a part of that."""
+        return 0.0 if self.other else self.parameters
 
     @property
     def shape(self) -> ModelShape:
@@ -144,9 +182,10 @@ class _Work:
         cost = flops(self.shape, (time + 1) / 2)  # as if a row were one text: the usual count
         steps = float(settings.steps) or None
         lower = partial(self.lowering.step, load, holds, {"ntp": {"answer": 1.0}})
-        counted = 3 * tokens * cost.total
-        setting = "pretrain.grad_accum_steps"
-        return Program("pretraining step", setting, lower, load, tokens, counted, steps, steps)
+        counted, setting = tokens * cost.training, "pretrain.grad_accum_steps"
+        return Program(
+            "pretraining step", setting, lower, load, tokens, counted, steps, steps, other=self.other
+        )
 
     def facts(self) -> Iterator[Program]:
         """Mining, anchor text, training, evaluation."""
@@ -157,16 +196,17 @@ class _Work:
             steps = max(1, round(trained * config.train.passes / config.train.questions))
             if again := len(spans(objective, trained, config.train.passes, steps)) - 1:
                 # The optimizer waits on the devices, and the base model beside it until it has scored.
-                kept = (2 if objective.reference == "renewed" else 3) * self.parameters
-                yield from self._mining(f"mining again ({name})", f"references again ({name})", again, kept)
+                policy, renewed = self.policy, objective.reference == "renewed"
+                kept = policy.moments + (0.0 if renewed else policy.reference)
+                yield from policy._mining(f"mining again ({name})", f"references again ({name})", again, kept)
         if any(objective.anchored for objective in objectives.values()) and not config.anchor.path:
             yield self._anchor_text()
         plain = {name: one for name, one in objectives.items() if not one.reinforced}
         for names in _alike(plain):
-            yield self._training(names, plain[names[0]], self._mined)
+            yield self.policy._training(names, plain[names[0]], self._mined)
         for name, objective in objectives.items():
             if objective.reinforced:
-                yield from self._reinforced(name, objective)
+                yield from self.policy._reinforced(name, objective)
         yield from self._evaluation()
 
     @cached_property
@@ -202,7 +242,7 @@ class _Work:
         if any(objective.anchored for objective in objectives.values()) and not self.config.anchor.path:
             yield self._anchor_text()
         for names in _alike(objectives):
-            yield self._training(names, objectives[names[0]], drawn)
+            yield self.policy._training(names, objectives[names[0]], drawn)
         if train.systems:  # the base model's are known
             yield self._scoring("evaluation", drawn, self.material.asked, len(train.systems), ends=False)
 
@@ -212,10 +252,10 @@ class _Work:
         """Sampling, rewriting, references and a step of one method of self-improvement."""
         config, settings = self.config, self.config.selfimprove
         prefix, suffix = settings.length - settings.suffix, settings.suffix
-        judge, moments = (of_judge if method.judged else 0.0), 2 * self.parameters
+        judge, moments = (of_judge if method.judged else 0.0), self.moments
         rewriter = rewriter if "rewrite" in method.candidates else None
         beside = judge + (rewriter.parameters if rewriter else 0.0)
-        reference = self.parameters if method.contrasts and settings.reference == "resident" else 0.0
+        reference = self.reference if method.contrasts and settings.reference == "resident" else 0.0
         if count := rollout_count(config, method):
             how = Prompts(config.rollouts.batch, prefix, count, suffix, sampled=True)
             calls, kept = [settings.documents], moments + reference + beside
@@ -235,13 +275,16 @@ class _Work:
         load = Step((packed._replace(sequences=not method.contrasts),), microsteps)
         lower = partial(self.lowering.step, load, holds, coefficients_of(method))
         kept = reference + beside
-        yield Program(f"{name} step", setting, lower, load, tokens, 3 * counted, steps, steps, kept)
+        of: dict[str, Any] = {"other": self.other}
+        yield Program(
+            f"{name} step", setting, lower, load, tokens, counted.training, steps, steps, kept, **of
+        )
         if method.contrasts:
             read = Scoring(packed, microsteps)
             lower = partial(self.lowering.references, read, holds)
             # Unless it is the policy itself, the reference is there beside it.
-            kept = moments + beside + (0.0 if settings.reference == "policy" else self.parameters)
-            yield Program(f"{name} references", setting, lower, read, tokens, counted, steps, resident=kept)
+            of["resident"] = moments + beside + (0.0 if settings.reference == "policy" else self.reference)
+            yield Program(f"{name} references", setting, lower, read, tokens, counted.total, steps, **of)
 
     def rewriting(self, name: str, resident: float) -> Program:
         """The model that rewrites continues the prompt that holds a document's suffix."""
@@ -295,16 +338,17 @@ class _Work:
         )  # fmt: skip
         times = systems * steps
         setting = "train.grad_accum_steps"
-        return Program(label, setting, lower, load, tokens, 3 * counted, times, steps, resident)
+        of = {"resident": resident, "other": self.other}
+        return Program(label, setting, lower, load, tokens, counted.training, times, steps, **of)
 
     def _reinforced(self, name: str, objective: ObjectiveConfig) -> Iterator[Program]:
         """Answers are sampled, measured where that is needed, and learned from."""
         settings, how = self.config.train, objective.grpo
         length, number, microsteps = PROMPTS[settings.template], settings.questions, settings.grad_accum_steps
         batches = math.ceil(settings.passes * self.material.trained / number)
-        base = self.parameters if how.kl else 0.0  # stays beside the policy
+        base = self.reference if how.kl else 0.0  # stays beside the policy
         asked = Prompts(number, length, how.samples, how.max_new_tokens, sampled=True)
-        kept = 2 * self.parameters + base
+        kept = self.moments + base
         yield self._decoding(f"sampling ({name})", "train.questions", asked, [number], batches, kept)
         learned = trees(number, settings.template, candidates=how.samples, answer=how.max_new_tokens)
         time = max(settings.row_length, length + how.samples * how.max_new_tokens)
@@ -315,9 +359,11 @@ class _Work:
         if measured := (how.updates > 1) + bool(how.kl):
             read = Scoring(packed, microsteps)
             lower = partial(self.lowering.token_logps, read, holds)
+            number = settings.questions / len(learned)
+            _, counted = _counted(self.shape, learned, asks(objective.coefficients), number)
             yield Program(
                 f"log-probabilities ({name})", "train.grad_accum_steps", lower, read, step.tokens,
-                step.counted / 3, measured * batches, resident=kept,
+                counted.total, measured * batches, resident=kept, other=self.other,
             )  # fmt: skip
 
     def _anchor_text(self) -> Program:
@@ -360,10 +406,11 @@ class _Work:
         cost = flops(self.shape, 1.0)
         read, written = prompts * how.length, prompts * how.branches * load.turns
         heads = written if how.sampled else prompts + written  # a sampler's loop has the first ones, too
-        counted = (read + written) * cost.layers + heads * cost.head
+        counted = (read + written) * (cost.layers + cost.adapters) + heads * cost.head
         counted += cost.attention * (read * (how.length + 1) / 2 + written * (how.length + how.new / 2))
         lower, tokens = partial(self.lowering.decoding, load), read + written
-        return Program(name, setting, lower, load, tokens, counted, times * executions, resident=resident)
+        of = {"resident": resident, "other": self.other}
+        return Program(name, setting, lower, load, tokens, counted, times * executions, **of)
 
     def _scoring(
         self, name: str, drawn: Sequence[AnswerTree], asked: int, times: int = 1, resident: float = 0.0,
@@ -378,7 +425,8 @@ class _Work:
         load = Scoring(Packed(rows, row_length, holds.sources))
         tokens, counted = _counted(self.shape, drawn, False, asked / executions / len(drawn))
         lower = partial(self.lowering.scoring, load, holds, ends)
-        return Program(name, "", lower, load, tokens, counted, times * executions, resident=resident)
+        of = {"resident": resident, "other": self.other}
+        return Program(name, "", lower, load, tokens, counted.total, times * executions, **of)
 
 
 def _uncounted(config: Config) -> tuple[str, ...]:
@@ -405,13 +453,13 @@ def _alike(objectives: dict[str, ObjectiveConfig]) -> list[list[str]]:
 
 def _counted(
     shape: ModelShape, drawn: Sequence[AnswerTree], question: bool, share: float
-) -> tuple[float, float]:
-    """Tokens, and FLOPs of a forward pass, of so many times these trees."""
+) -> tuple[float, Flops]:
+    """Tokens, and FLOPs, of so many times these trees."""
     cost = flops(shape, 1.0)
     tokens = share * sum(tree.inputs for tree in drawn)
     sources = share * sum(size(tree, question=question).sources for tree in drawn)
     attention = share * visible(drawn) * cost.attention
-    return tokens, tokens * cost.layers + attention + sources * cost.head
+    return tokens, Flops(tokens * cost.layers, attention, sources * cost.head, tokens * cost.adapters)
 
 
 def _rows_of(

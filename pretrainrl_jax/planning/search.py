@@ -164,6 +164,8 @@ def rank(case: Case, candidate: Candidate) -> Ranked:
     for program in case.programs:
         load, other = program.load, program.other
         hand = replace(other.hand, cut=candidate.cut) if other else trained
+        if other and other.learned:  # the model itself, with adapters
+            hand = replace(hand, shape=replace(hand.shape, remat=candidate.remat))
         if isinstance(load, Step) and program.section == case.section:
             load = load._replace(microsteps=candidate.microsteps)
         work, times = load.work(hand), program.executions or 0.0
@@ -172,7 +174,9 @@ def rank(case: Case, candidate: Candidate) -> Ranked:
         products = tuple(op._replace(bytes=0.0) for op in work.operations)
         least = Work(products, work.sent if program.trains else ())
         shortest += times * _time(case, least).shortest
-        arguments = other.parameters * parts if other else (3 if program.trains else 1) * hand.parameters
+        arguments = other.parameters * parts if other else hand.parameters
+        if program.trains:
+            arguments += 2 * (other.learned * parts if other else hand.parameters)
         memory = max(memory, arguments + load.working(hand) + program.resident * parts)
     return Ranked(candidate, seconds, shortest, memory)
 

@@ -6,6 +6,7 @@ of GPUs, of other people's published runs, and of the many meshes that a search 
 
 from typing import NamedTuple
 
+from pretrainrl_jax.model.cost import parameters
 from pretrainrl_jax.model.shape import ModelShape
 
 BFLOAT16, FLOAT32 = 2, 4  # bytes
@@ -113,7 +114,8 @@ def training_work(
     s, tensor = shape, cut.tensor
     mlp = (3 if gated else 2) * s.d_model * s.d_ff
     matrices = (s.d_model * 2 * (s.heads + s.kv_heads) * s.head_dim + mlp) / tensor
-    passes = 3 + again.products  # forward, and twice as much backward
+    lora = s.lora is not None  # then weights have no gradient, and their adapters next to nothing
+    passes = (2 if lora else 3) + again.products  # forward, and twice as much backward
     streams, gates = (STREAMS / 2 if parallel else STREAMS), (GATES if gated else 3)
     traffic = BFLOAT16 * tokens * (streams * s.d_model + gates * s.d_ff / tensor)
     attention = 4 * visible * s.heads * s.head_dim / tensor * tokens
@@ -121,11 +123,13 @@ def training_work(
     head = 2 * s.vocabulary / tensor * s.d_model * sources
     tables = s.vocabulary * s.d_model * (1 if s.tied else 2) / tensor
     held = (s.layers * matrices + tables) / cut.fsdp
+    if lora:
+        held = parameters(s).adapters / tensor / cut.fsdp
     operations = (
         Operation(2 * matrices * tokens * passes, 0.0, of_layers, "products"),
         Operation(attention * (3.5 + again.attention), 0.0, of_layers, "attention", s.head_dim),
-        Operation(0.0, traffic * passes, of_layers, "norms, gates, sums"),
-        Operation(4 * head, 0.0, microsteps, "vocabulary"),  # its logits are computed twice
+        Operation(0.0, traffic * (3 + again.products), of_layers, "norms, gates, sums"),
+        Operation((3 if lora else 4) * head, 0.0, microsteps, "vocabulary"),  # its logits are computed twice
         Operation(0.0, 7 * FLOAT32 * held, 1.0, "optimizer"),
     )
     sent: list[Sent] = []
@@ -134,10 +138,13 @@ def training_work(
             Sent(
                 "all-gather", BFLOAT16 * matrices, cut.fsdp, 2 * of_layers, "layers' weights", stride=tensor
             ),
+            Sent("all-gather", BFLOAT16 * tables, cut.fsdp, 2.0 * microsteps, "vocabulary", stride=tensor),
+        ]
+    if cut.fsdp > 1 and not lora:
+        sent += [
             Sent(
                 "reduce-scatter", BFLOAT16 * matrices, cut.fsdp, of_layers, "layers' gradients", stride=tensor
             ),
-            Sent("all-gather", BFLOAT16 * tables, cut.fsdp, 2.0 * microsteps, "vocabulary", stride=tensor),
             Sent(
                 "reduce-scatter",
                 FLOAT32 * tables,

@@ -30,7 +30,7 @@ from pretrainrl_jax.memory import peak_memory
 from pretrainrl_jax.mining.fingerprint import fingerprint
 from pretrainrl_jax.model.checksums import digest
 from pretrainrl_jax.model.decoder import PLAIN, Chosen, Model
-from pretrainrl_jax.model.lora import Lora
+from pretrainrl_jax.model.lora import lora_of
 from pretrainrl_jax.model.whole import cuts, told
 from pretrainrl_jax.objectives.scoring import ROWS, score_answers, score_trees
 from pretrainrl_jax.preferences.reading import Preferences
@@ -226,8 +226,7 @@ class Context:
         It takes the parameters of `base` over, which go on as its `plain`.
         """
         settings = self.config.lora
-        lora = Lora(settings.rank, settings.alpha, settings.matrices, settings.rank_stabilised)
-        return with_adapters(base, lora if settings.rank else None, settings.base_dtype, self.training_seed)
+        return with_adapters(base, lora_of(settings), settings.base_dtype, self.training_seed)
 
     def adapts(self, policy: Loaded) -> dict[str, str]:
         """Which model the adapters of a policy are for: where it lies, and what tells it from others.

@@ -100,7 +100,7 @@ def figures_by_hand(config: Config, whole: Planned, topology: Topology, screen: 
     for program in whole.programs:
         hand = whole.hand_of(program)
         working = program.load.working(hand)
-        held = whole.parameters_of(program) * (3 if program.trains else 1)
+        held = whole.parameters_of(program) + whole.moments_of(program)
         work = program.load.work(hand)
         yield figures(whole, program, work, working, held + working, topology)
 
