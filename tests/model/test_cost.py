@@ -9,14 +9,17 @@ import jax.numpy as jnp
 import pytest
 from helpers.models_and_trees import small_shape
 
+from pretrainrl_jax.config.lora import MATRICES
 from pretrainrl_jax.model.cost import flops, parameters
 from pretrainrl_jax.model.decoder import Model, project
 from pretrainrl_jax.model.families import FAMILIES
+from pretrainrl_jax.model.lora import Lora, join, split
 
 ODDITIES: dict[str, dict[str, Any]] = {
     "plain": {"tied": True},
     "biases": {"qkv_bias": True, "out_bias": True, "mlp_bias": True, "kv_heads": 1},
     "deep": {"layers": 5, "remat": "full", "windows": (0, 0, 3, 3, 3)},
+    "adapted": {"lora": Lora(3, 6.0, MATRICES), "kv_heads": 1},
 }
 BATCH, TIME = 3, 7
 
@@ -26,10 +29,18 @@ BATCH, TIME = 3, 7
 def test_parameters_are_those_declared(family: str, oddity: str) -> None:
     shape = small_shape(**({"family": family, "qkv_bias": FAMILIES[family].qkv_bias} | ODDITIES[oddity]))
     declared: Any = nn.unbox(Model(shape).abstract())
-    sizes = {name: sum(x.size for x in jax.tree.leaves(part)) for name, part in declared.items()}
-    counted = parameters(shape)
-    assert counted == (sizes["embedding"], sizes.get("head", 0), sizes["layers"], sizes["final_norm"])
-    assert counted.total == sum(sizes.values())
+    parts = split(Lora(1, 1.0, ()), declared)  # adapters are told by their names
+    sizes, adapters = ({name: total(part) for name, part in parts_of.items()} for parts_of in parts)
+    counted, of_adapters = parameters(shape), sum(adapters.values())
+    of_others = sizes["embedding"], sizes.get("head", 0), sizes["layers"], sizes["final_norm"]
+    assert counted == (*of_others, of_adapters)
+    assert (of_adapters > 0) == (oddity == "adapted")
+    assert counted.total == total(declared)
+    assert counted.learned == (of_adapters or counted.total)
+
+
+def total(part: Any) -> int:
+    return sum(x.size for x in jax.tree.leaves(part))
 
 
 def products(jaxpr: Any) -> int:
@@ -49,23 +60,28 @@ def _is_program(value: Any) -> bool:
     return hasattr(value, "eqns") or hasattr(getattr(value, "jaxpr", None), "eqns")
 
 
+@pytest.mark.parametrize("lora", [None, Lora(3, 6.0, ("query", "value", "out", "up", "down"))])
 @pytest.mark.parametrize("kv_heads", [1, 4])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_operations_are_those_traced(family: str, kv_heads: int) -> None:
+def test_operations_are_those_traced(family: str, kv_heads: int, lora: Lora | None) -> None:
     """Of the forward pass, and of the gradient with it. Masked positions are computed, too."""
-    shape = small_shape(family=family, kv_heads=kv_heads, layers=3)
+    shape = small_shape(family=family, kv_heads=kv_heads, layers=3, lora=lora)
     model = Model(shape)
     params: Any = nn.unbox(model.abstract())
     tokens = jnp.zeros((BATCH, TIME), jnp.int32)
 
-    def loss(params: Any) -> jax.Array:
+    frozen, trained = split(lora, params)
+
+    def loss(trained: Any, frozen: Any) -> jax.Array:
+        params = join(frozen, trained)
         mask = jnp.ones((BATCH, TIME, TIME), bool)
         return project(model.hidden(params, tokens, tokens, mask).hidden, model.head(params)).sum()
 
     counted = flops(shape, TIME)
-    traced = products(jax.make_jaxpr(loss)(params).jaxpr)
+    traced = products(jax.make_jaxpr(loss)(trained, frozen).jaxpr)
     assert traced == BATCH * TIME * counted.total
-    assert products(jax.make_jaxpr(jax.value_and_grad(loss))(params).jaxpr) == BATCH * TIME * counted.training
+    both = jax.make_jaxpr(jax.value_and_grad(loss))(trained, frozen).jaxpr
+    assert products(both) == BATCH * TIME * counted.training
     without = flops(shape, 0)
     assert without.attention == 0
-    assert without.layers + without.head == counted.total - counted.attention
+    assert without.layers + without.head + without.adapters == counted.total - counted.attention

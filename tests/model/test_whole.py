@@ -12,6 +12,7 @@ from helpers.models_and_trees import small_model
 from pretrainrl_jax.decoding.decode import decode, sample_batch
 from pretrainrl_jax.model.cost import parameters
 from pretrainrl_jax.model.decoder import Chosen
+from pretrainrl_jax.model.lora import Lora
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.model.whole import for_decoding, takes_copy, told
 from pretrainrl_jax.training.loading import load
@@ -59,6 +60,23 @@ def test_matrices_alone_are_cast() -> None:
     assert copy["embedding"].dtype == copy["layers"]["mlp"]["up"].dtype == jnp.bfloat16
     assert whole.rules.model is None
     assert for_decoding(model, params) == (model, params)
+
+
+def test_adapters_are_merged_into_a_copy() -> None:
+    lora = Lora(3, 6.0, ("query", "out", "down"))
+    model, params = small_model(lora=lora)
+    whole, copy = for_decoding(replace(model, room=1e12), params)
+    assert whole.shape == model.plain.shape
+    tokens = jnp.arange(12).reshape(2, 6)
+    expected = model.logits(params, tokens)
+    np.testing.assert_allclose(whole.logits(copy, tokens), expected, atol=1e-5)
+    assert np.abs(model.plain.logits(params, tokens) - expected).max() > 1e-2
+    assert for_decoding(model, params) == (model, params)
+    frozen = parameters(model.plain.shape).total
+    assert parameters(model.shape).adapters == parameters(model.shape).total - frozen
+    needed = 4 * frozen + 4 * frozen + 12 * parameters(model.shape).adapters
+    assert takes_copy(model.shape, 1, 1, needed)
+    assert not takes_copy(model.shape, 1, 1, needed - 1)
 
 
 def test_what_is_decoded_is_the_same_to_the_bit() -> None:

@@ -10,7 +10,14 @@ from pathlib import Path
 import jax
 import pytest
 
-from pretrainrl_jax.config import Config, MeshConfig, PlatformConfig, PretrainConfig
+from pretrainrl_jax.config import (
+    Config,
+    LoraConfig,
+    MeshConfig,
+    ModelConfig,
+    PlatformConfig,
+    PretrainConfig,
+)
 from pretrainrl_jax.config.declare import Policy
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.attention import Kernel, splash_block, splash_part
@@ -182,20 +189,25 @@ def test_what_each_policy_computes_again() -> None:
     assert recomputed(replace(LARGE, remat="attention"), flash=False).attention == 0.5
 
 
-@pytest.mark.parametrize("remat", ["none", "full"])
-def test_by_hand_agrees_with_what_xla_compiles(remat: Policy) -> None:
+@pytest.mark.parametrize(
+    ("remat", "lora"),
+    [("none", LoraConfig()), ("full", LoraConfig()), ("none", LoraConfig(4)), ("full", LoraConfig(4))],
+)
+def test_by_hand_agrees_with_what_xla_compiles(remat: Policy, lora: LoraConfig) -> None:
     """FLOPs are the same but for small products; a CPU's memory is about as much."""
     shape = ModelShape("qwen3", 2048, 128, 3, 2, 1, 64, 384, 1e6, 1e-6, tied=True, remat=remat)
     settings = PretrainConfig(text="documents", steps=10, rows=2, row_length=256)
-    config = Config(pretrain=settings)
+    model = ModelConfig(path="there") if lora.rank else ModelConfig()  # one made here is pretrained whole
+    config = Config(pretrain=settings, lora=lora, model=model)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     whole = planned(config, shape, None, Material(10, 10, 10, 10, 10, ""), mesh, Chosen())
     step = next(program for program in whole.programs if program.name == "pretraining step")
     compiled = step.lower().compile()
-    assert step.load.work(whole.hand).flops == pytest.approx(read_program(compiled.as_text()).flops, rel=0.1)
-    assert step.load.working(whole.hand) == pytest.approx(
-        compiled.memory_analysis().temp_size_in_bytes, rel=0.3
-    )
+    hand, memory = whole.hand_of(step), compiled.memory_analysis()
+    assert step.load.work(hand).flops == pytest.approx(read_program(compiled.as_text()).flops, rel=0.1)
+    assert step.load.working(hand) == pytest.approx(memory.temp_size_in_bytes, rel=0.3)
+    state = whole.parameters_of(step) + whole.moments_of(step)
+    assert state == pytest.approx(memory.argument_size_in_bytes, rel=0.01)
 
 
 def test_kernels_are_those_of_a_gpu_of_that_capability() -> None:
@@ -229,6 +241,28 @@ def test_eight_gpus_hold_an_8b_model(tmp_path: Path) -> None:
     assert step["compiled_seconds"] is None
     assert {one["kind"] for one in step["collectives"]} == {"all-gather", "reduce-scatter"}
     assert step["seconds"]["shortest"] <= step["seconds"]["middle"] <= step["seconds"]["longest"]
+
+
+def test_one_gpu_holds_an_8b_model_with_adapters(tmp_path: Path) -> None:
+    """Two bytes of each parameter that stays, twelve of each that learns; mining and evaluation have four."""
+    settings = (
+        "--model.path=Qwen3-8B-Base", "--pretrain.epochs=0", "--lora.rank=16", "--lora.base_dtype=bfloat16",
+        "--model.dtype=bfloat16", "--model.remat=full", "--train.systems=rpo,rlvr",
+        "--objectives.rlvr.grpo.kl=0.1", "--objectives.rpo.reference=base",
+    )  # fmt: skip
+    ran = run_plan(tmp_path, *settings, "--topology", "h100:1", "--json")
+    assert ran.returncode == 0, ran.stderr
+    told = json.loads(ran.stdout)
+    memory = {program["name"]: program["memory"] for program in told["programs"]}
+    assert told["fits"]
+    sides = 2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 12288)  # 32 heads of 128, 8 for keys
+    learned = 36 * 16 * sides
+    for name in ("training step (rpo)", "training step (rlvr)", "sampling (rlvr)", "mining again (rpo)"):
+        of = memory[name]
+        assert of["parameters"] == pytest.approx(2 * parameters(LARGE).total + 4 * learned, rel=1e-4)
+        moments = of["optimizer"] if name.startswith("training") else of["resident"]
+        assert moments == 8 * learned  # no reference beside it
+    assert memory["mining"]["parameters"] == pytest.approx(4 * parameters(LARGE).total, rel=1e-4)
 
 
 LARGER = """\
