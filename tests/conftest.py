@@ -13,6 +13,22 @@ from pathlib import Path
 import pytest
 from helpers import command_line, peer_measurements, selfimprove_runs
 from helpers.bucket_server import Bucket, serving
+from helpers.eight_devices import SOONER
+
+
+def pytest_configure() -> None:
+    """All processes of a test run write machine code the sooner way, where XLA still knows it.
+
+    It ends a process that has a flag which it does not know: another one tries.
+    """
+    given = os.environ.get("XLA_FLAGS", "")
+    if SOONER in given:
+        return
+    tried = os.environ | {"XLA_FLAGS": f"{given} {SOONER}".strip(), "JAX_PLATFORMS": "cpu"}
+    if not subprocess.run(
+        [sys.executable, "-c", "import jax; jax.devices()"], env=tried, capture_output=True
+    ).returncode:
+        os.environ["XLA_FLAGS"] = tried["XLA_FLAGS"]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -126,6 +126,7 @@ def on_the_base_of(adapted: Path, workdir: Path, config: Path, *words: str) -> P
     return workdir
 
 
+@pytest.mark.slow
 def test_a_base_may_be_kept_in_bfloat16(adapted: Path, tmp_path: Path, tiny_config: Path) -> None:
     """Adapters learn about the same, and what is loaded has the base as they had it, whatever its dtype."""
     words = (*HOW, "--train.systems=ntp_answer", "--lora.base_dtype=bfloat16")

@@ -146,6 +146,7 @@ def test_killed_while_a_checkpoint_is_uploaded_it_goes_on_to_the_same_result(
     assert "killed/lock" not in bucket.names()
 
 
+@pytest.mark.slow
 def test_told_to_end_it_saves_gives_the_lock_back_and_goes_on(
     bucket: Bucket,
     finished: Path,

@@ -72,6 +72,7 @@ def chain(
     return workdir, runs, of_eight
 
 
+@pytest.mark.slow
 def test_no_row_is_skipped_or_repeated(chain, alone: Path):
     _, runs, _ = chain
     starts = [start for start, _ in runs] + [metrics(alone, "pretrain")[-1]["step"]]
@@ -84,6 +85,7 @@ def test_no_row_is_skipped_or_repeated(chain, alone: Path):
         assert start == 0 or f"goes on after step {start}" in ended.out
 
 
+@pytest.mark.slow
 def test_losses_are_those_of_the_run_that_nothing_stopped(chain, alone: Path):
     lines, wanted = metrics(chain[0], "pretrain"), metrics(alone, "pretrain")
     assert [line["step"] for line in lines] == [line["step"] for line in wanted]
@@ -95,6 +97,7 @@ def test_losses_are_those_of_the_run_that_nothing_stopped(chain, alone: Path):
     assert all(abs(x - theirs[name]).max() < 1e-2 for name, x in parameters(chain[0], "pretrain").items())
 
 
+@pytest.mark.slow
 def test_what_eight_devices_saved_opens_on_one(chain):
     """Bit for bit: else it would be refused, since its checksums were taken on eight devices."""
     workdir, runs, of_eight = chain

@@ -20,6 +20,7 @@ def test_nothing_that_it_printed_is_kept():
         assert cell.get("execution_count") is None
 
 
+@pytest.mark.slow
 def test_it_runs_from_top_to_bottom(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     check(str(finished), tmp_path, monkeypatch)
 

@@ -90,6 +90,7 @@ def test_nothing_is_made_again_and_it_is_told_as_before(older: Path) -> None:
         assert text in page
 
 
+@pytest.mark.slow
 def test_an_objective_may_be_added_and_trained(older: Path) -> None:
     ran = call("train", "--workdir", older, "--train.systems=mine", "--objectives.mine.ntp.answer=2")
     assert ran.code == 0, ran.err
@@ -163,6 +164,7 @@ sys.exit(main(["train", "--workdir", sys.argv[1]]) or main(["report", "--workdir
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unfinished", [False, True])
 def test_a_later_version_with_another_setting_opens_it(older: Path, tmp_path: Path, unfinished: bool) -> None:
     """What is missing has the value it had before the setting existed, in checkpoints and mined data too."""

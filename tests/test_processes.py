@@ -169,6 +169,7 @@ def test_process_0_alone_prints_and_writes(runs, count: int):
             assert not both
 
 
+@pytest.mark.slow
 def test_one_process_goes_on_where_two_were_stopped(
     runs, config: Path, tmp_path: Path, compiled_environment: dict[str, str]
 ):
@@ -251,6 +252,7 @@ def test_a_dead_or_a_stalled_process_ends_the_run_and_is_named(
     assert "Traceback" not in ended.err
 
 
+@pytest.mark.slow
 def test_a_process_that_does_not_come_to_an_update_ends_the_run_and_is_named(
     config: Path, tmp_path: Path, compiled_environment: dict[str, str]
 ):

@@ -182,6 +182,7 @@ def test_a_run_killed_in_the_middle_of_a_rollout_goes_on_bit_for_bit(
     assert_same_parameters(tmp_path / "run", tmp_path / "once", "selfimprove/dpo")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "devices", "mesh"),
     [

@@ -174,6 +174,7 @@ def test_a_wrong_key_is_known_before_anything_is_trained(improving: Path, tmp_pa
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_a_judge_that_never_gives_a_verdict_is_told(alone: Path, improving: Path, tmp_path: Path):
     with model_server(lambda text, number: "Well, well.") as there:
         ran = one_system(improving, tmp_path / "run", alone, *words(there))

@@ -128,6 +128,7 @@ def test_a_run_on_a_full_disk_goes_on_when_there_is_room(
     assert not list(workdir.rglob("*tmp*"))
 
 
+@pytest.mark.slow
 def test_files_that_may_not_grow_fail_as_a_full_disk_does(
     finished: Path, compiled_environment: dict[str, str], workdir: Path
 ) -> None:
@@ -301,6 +302,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_save_that_hangs_is_ended_when_its_grace_is_over(
     workdir: Path, compiled_environment: dict[str, str]
 ) -> None:

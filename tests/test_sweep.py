@@ -266,6 +266,7 @@ def test_a_finished_sweep_is_only_shown_again_and_may_grow(
     assert len([row_values for row_values in values if row_values]) == 8
 
 
+@pytest.mark.slow
 def test_each_cell_has_the_facts_of_its_own_settings_and_all_are_read_before(
     tmp_path: Path, tiny_config: Path
 ) -> None:

@@ -29,6 +29,7 @@ from pretrainrl_jax.knowledge.theory import KnownAnswers
 from pretrainrl_jax.memory import peak_memory
 from pretrainrl_jax.mining.fingerprint import fingerprint
 from pretrainrl_jax.model.checksums import digest
+from pretrainrl_jax.model.cost import parameters
 from pretrainrl_jax.model.decoder import PLAIN, Chosen, Model
 from pretrainrl_jax.model.lora import lora_of
 from pretrainrl_jax.model.whole import cuts, told
@@ -220,13 +221,18 @@ class Context:
     def _lines(self) -> set[str]:
         return set()
 
-    def learning(self, base: Loaded) -> Loaded:
+    def learning(self, stage: str, base: Loaded) -> Loaded:
         """A model as a stage begins to train it: with fresh adapters, where lora.rank asks for some.
 
         It takes the parameters of `base` over, which go on as its `plain`.
         """
         settings = self.config.lora
-        return with_adapters(base, lora_of(settings), settings.base_dtype, self.training_seed)
+        begun = with_adapters(base, lora_of(settings), settings.base_dtype, self.training_seed)
+        if settings.rank:
+            count = parameters(begun.model.shape)
+            shown = f"{count.learned / 1e6:,.2f}M of {count.total / 1e6:,.2f}M parameters"
+            self.screen.say(f"{stage}: adapters of rank {settings.rank} learn, {shown}")
+        return begun
 
     def adapts(self, policy: Loaded) -> dict[str, str]:
         """Which model the adapters of a policy are for: where it lies, and what tells it from others.

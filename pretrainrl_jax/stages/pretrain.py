@@ -62,7 +62,7 @@ def pretrain(context: Context) -> None:
         context.screen.say(f"pretrain: {taken}, {parameters}")
     template = context.template(config.evaluate.template)
     if data.steps and config.model.path:  # one that is made here has nothing to be kept
-        base = context.learning(base)
+        base = context.learning(BASE, base)
     adapts = context.adapts(base)
     checkpoints.describe(context.checkpoint(BASE), base.model, tokenizer, template, base.origin, adapts)
     if not data.steps:  # the model is taken as it is

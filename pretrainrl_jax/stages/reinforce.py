@@ -48,7 +48,7 @@ def reinforce(context: Context, system: str) -> None:
         check_sayable(system, how, lessons(context, base, facts[:1]))
 
     made_of = made_with(context, base, asked, texts)
-    begun = context.learning(base)
+    begun = context.learning(f"train/{system}", base)
     base, adapts = begun.plain, context.adapts(begun)
     run = context.run(
         f"train/{system}",

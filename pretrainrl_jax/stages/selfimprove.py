@@ -61,7 +61,7 @@ def improve(context: Context, improvement: Improvement, system: str) -> None:
     """One method: cut, continue, judge, learn, step after step."""
     config, settings, method = context.config, context.config.selfimprove, context.config.methods[system]
     began = time.perf_counter()
-    start = context.learning(initial_model(context, method.start))
+    start = context.learning(f"selfimprove/{system}", initial_model(context, method.start))
     adapts = context.adapts(start)
     tokenizer, total = start.tokenizer, settings.steps * settings.updates
     row_length = settings.row_length or settings.length + settings.suffix

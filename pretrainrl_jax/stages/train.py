@@ -70,7 +70,7 @@ def train_system(context: Context, system: str) -> None:
     texts = anchor_texts(context, base) if objective.anchored else []
     data = {"data": digest(trees)} | ({"anchor text": digest_anchors(texts)} if texts else {})
 
-    policy = context.learning(base)
+    policy = context.learning(f"train/{system}", base)
     base, adapts = policy.plain, context.adapts(policy)
     run = context.run(
         f"train/{system}",

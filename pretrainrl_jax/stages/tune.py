@@ -64,7 +64,7 @@ def learn(context: Context, who: str, opened: ExitStack) -> None:
         "labelled texts": digest_labels(examples),
         "prompts": short_digest([[part, prompt.text] for part, prompt in task.prompts.items()]),
     }
-    begun = context.learning(base)
+    begun = context.learning(stage, base)
     base, adapts = begun.plain, context.adapts(begun)
     run = context.run(
         stage,

@@ -307,6 +307,7 @@ def test_a_task_gives_the_same_twice_and_a_limit_asks_the_first(qwen: Twins, fol
     assert few["results"]["capitals"]["questions"] == 3
 
 
+@pytest.mark.slow
 def test_groups_and_tags(qwen: Twins, folder: Path) -> None:
     of_twin = (qwen.loaded.model, qwen.loaded.params, qwen.loaded.tokenizer)
     shown = {
@@ -320,6 +321,7 @@ def test_groups_and_tags(qwen: Twins, folder: Path) -> None:
     assert shown["ordinals"]["results"].keys() == {"first", "second"}
 
 
+@pytest.mark.slow
 def test_stories() -> None:
     path = data("models", "stories260K")
     from transformers import AutoModelForCausalLM

@@ -80,6 +80,7 @@ def test_dropped_items_are_named(tmp_path: Path) -> None:
     assert [(row.where, row.rule) for row in reading.dropped] == [("P17.train.json, item 3", "no answer")]
 
 
+@pytest.mark.slow
 def test_real_questions() -> None:
     folder = data("entityquestions", "train")
     reading = read(folder)

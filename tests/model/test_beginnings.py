@@ -153,6 +153,7 @@ def test_answers_are_those_of_prompts_read_whole(whole, kind, beams):
     assert len({answers[0].tokens for answers in found}) > 10
 
 
+@pytest.mark.slow
 def test_samples_are_those_of_prompts_read_whole(whole):
     model, params = small_model(2, 2.0, vocabulary=VOCABULARY)
     asked = sequences(60)

@@ -99,6 +99,7 @@ def exchanged(loop: Loop) -> list[tuple[str, tuple[tuple[int, ...], ...], frozen
     return sorted((one.kind, one.shapes, one.groups) for one in loop.collectives)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES)
 def test_blocks_of_the_vocabulary_are_walked_alone(compiled_large: dict[str, Any], mesh: str) -> None:
     """No device hears of another within a loop over blocks, but for the block itself where fsdp cuts it.

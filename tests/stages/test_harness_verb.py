@@ -148,6 +148,7 @@ def test_systems_that_are_not_trained_are_left_out(workdir: Path, folder: Path) 
     assert {p.stem for p in (workdir / "evaluations" / "harness").iterdir()} == {"base"}
 
 
+@pytest.mark.slow
 def test_one_model(tmp_path: Path, folder: Path, evaluated: tuple[Path, Any]) -> None:
     twin = twins(tmp_path / "Qwen2.5-tiny", "qwen3")
     more = (f"--model.path={twin.folder}", "--harness.limit=4")

@@ -135,6 +135,7 @@ def test_packed_trees_equal_separate_sequences(name, scale):
     assert distance(gradient, oracle) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiled_fast")
 def test_one_by_eight_is_eight_by_one():
     """Microsteps share the whole batch's denominators: cutting a batch changes rounding only."""
@@ -303,6 +304,7 @@ print("equal on every mesh")
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_compute_what_one_does(request):
     paths = f"{request.config.rootpath / 'tests'}"
     code = MESH.replace(
