@@ -230,7 +230,7 @@ class Context:
         begun = with_adapters(base, lora_of(settings), settings.base_dtype, self.training_seed)
         if settings.rank:
             count = parameters(begun.model.shape)
-            shown = f"{count.learned / 1e6:,.2f}M of {count.total / 1e6:,.2f}M parameters"
+            shown = f"{count.learned:,} of {count.total:,} parameters"
             self.screen.say(f"{stage}: adapters of rank {settings.rank} learn, {shown}")
         return begun
 

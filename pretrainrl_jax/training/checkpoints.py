@@ -132,7 +132,9 @@ class Saver:
         if step in self._manager.all_steps():
             if not math.isfinite(progress.score):
                 return  # what this run saved, or went on from: `restore_state` leaves none that is not whole
-            self._manager.delete(step)  # it was stopped before it was evaluated
+            # It was stopped before it was evaluated; or it is being written, for another reason than this.
+            self.wait()
+            self._manager.delete(step)
         about = (
             self._about
             | STAMP

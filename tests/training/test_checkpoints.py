@@ -147,6 +147,19 @@ def test_a_step_that_is_saved_already_is_not_written_again(stage: Path) -> None:
     assert {p: p.stat().st_mtime_ns for p in (stage / "5").rglob("*")} == written
 
 
+def test_a_step_that_is_still_being_written_may_be_saved_with_its_score(stage: Path) -> None:
+    """As where falsehoods are mined again after a step that was looked at: what is written last stays."""
+    with saving(stage, CheckpointConfig(keep=2), best="score") as saver:
+        for step in range(1, 6):
+            for score in (0.5, 0.25):
+                saver.save(state_at(step), Progress(score=score * step))
+    assert steps_of(stage) == [5, 4, 1]
+    state, progress = restore_state(stage, state_at(1)) or (None, None)
+    assert progress is not None
+    assert progress.score == 1.25
+    assert bits(state) == bits(state_at(5))
+
+
 def test_a_finished_stage_is_known_as_such(stage: Path) -> None:
     save(stage, state_at(2))
     save(stage, state_at(4), finished=True, row=8, seconds=3.0)
