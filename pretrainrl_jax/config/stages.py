@@ -325,6 +325,8 @@ class ExportConfig(Section):
     def _fits(self) -> "ExportConfig":
         if self.base and self.adapters != "peft":
             raise wrong("export.base", self.base, "it is for --export.adapters=peft")
+        if self.adapters == "peft" and self.dtype != "stored":
+            raise wrong("export.dtype", self.dtype, "adapters alone are float32: leave it out")
         return self
 
 

@@ -30,21 +30,22 @@ def fingerprint(
     template: Template,
     facts: Sequence[Fact],
     settings: Mapping[str, Any],
+    identity: str = "",
 ) -> Json:
     """Short digests of everything that mined trees and their reference log-probabilities depend on.
 
     That is what mined and scored, training's template, the facts in their order, and mining's settings.
     """
-    return made_by(model, params, tokenizer) | {
+    return made_by(model, params, tokenizer, identity) | {
         "template": short_digest(template.to_json()),
         "facts": short_digest([[f.id, f.question, f.answers, f.category, f.subject_key] for f in facts]),
         "mining settings": json.loads(json.dumps(settings)),
     }
 
 
-def made_by(model: Model, params: Params, tokenizer: Tokenizer) -> Json:
-    """Short digests of a model and its tokenizer."""
-    model_digest = short_digest([to_json(model.shape), checksums(params)])
+def made_by(model: Model, params: Params, tokenizer: Tokenizer, identity: str = "") -> Json:
+    """Short digests of a model and its tokenizer; `identity` stands for its parameters, where it has one."""
+    model_digest = short_digest([to_json(model.shape), identity or checksums(params)])
     return {"model": model_digest, "tokenizer": tokenizer_digest(tokenizer)}
 
 

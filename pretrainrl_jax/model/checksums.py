@@ -28,9 +28,13 @@ def checksums(params: Params) -> dict[str, int]:
     return {name: sum(sums[name] for sums in of_all) % 2**32 for name in own}
 
 
-def digest(params: Params) -> str:
-    """Of all checksums together: a short name of these parameters, the same in any dtype that holds them."""
-    return hashlib.blake2b(json.dumps(checksums(params), sort_keys=True).encode(), digest_size=8).hexdigest()
+def digest(params: Params, *beside: Any) -> str:
+    """Of all checksums together: a short name of these parameters, the same in any dtype that holds them.
+
+    `beside`: JSON values that it depends on, too.
+    """
+    text = json.dumps([checksums(params), *beside], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _of_shards(x: Any) -> list[jax.Array]:

@@ -1,9 +1,9 @@
 """What a decoder's layer is made of.
 
 Every matrix product of a layer, with its weight, its bias and its adapter (LoRA), is one call of `linear`.
-Another MLP is a module that is called as `MLP` is, chosen in
-`Layer`. What it reports of its own work, such as the load of a mixture's experts, it gives beside its result;
-the decoder stacks that over layers in `HiddenStates.auxiliary`.
+Another MLP is a module that is called as `MLP` is, chosen in `Layer`. What it reports of
+its own work, such as the load of a mixture's experts, it gives beside its result; the decoder stacks that
+over layers in `HiddenStates.auxiliary`.
 """
 
 import math

@@ -69,9 +69,13 @@ def merged(lora: Lora, params: Any) -> Any:
         if path[-1].endswith(A):
             *above, name = path
             name = name.removesuffix(A)
-            low_rank = jax.vmap(lambda a, b: jnp.tensordot(a, b, 1))(a, adapters[*above, name + B])
+            low_rank = jax.vmap(_product)(a, adapters[*above, name + B])
             frozen[*above, name] = frozen[*above, name] + lora.scale * low_rank
     return flax.traverse_util.unflatten_dict(frozen)
+
+
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.tensordot(a, b, 1, precision=jax.lax.Precision.HIGHEST)  # all of float32, on any device
 
 
 def lora_to_json(lora: Lora) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 
 from pretrainrl_jax.model.cost import parameters
 from pretrainrl_jax.model.decoder import Model, Params
-from pretrainrl_jax.model.lora import merged
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.model.shape import ModelShape
 
@@ -20,9 +19,8 @@ FLOAT32 = 4  # bytes of a parameter, and of each of the optimizer's two moments
 
 
 def copy_bytes(shape: ModelShape, tensor: int) -> float:
-    """Of a copy on one device, where so many share heads, MLP and vocabulary; adapters are merged into it."""
-    of = parameters(shape)
-    return jnp.dtype(shape.dtype).itemsize * (of.total - of.adapters) / tensor
+    """Of a copy on one device, where so many share heads, MLP and vocabulary."""
+    return jnp.dtype(shape.dtype).itemsize * parameters(shape).total / tensor
 
 
 def needed_bytes(shape: ModelShape, cut: int, tensor: int) -> float:
@@ -40,7 +38,7 @@ def takes_copy(shape: ModelShape, cut: int, tensor: int, room: float) -> bool:
         tensor: devices along that axis of the mesh.
         room: bytes of a device that the copy, parameters and both moments may take.
     """
-    as_it_lies = cut == 1 and jnp.dtype(shape.dtype).itemsize == FLOAT32 and not shape.lora
+    as_it_lies = cut == 1 and jnp.dtype(shape.dtype).itemsize == FLOAT32
     return not as_it_lies and needed_bytes(shape, cut, tensor) <= room
 
 
@@ -68,8 +66,6 @@ def for_decoding(model: Model, params: Params) -> tuple[Model, Params]:
     """The model and its parameters as they are, or as that copy; within a jitted function."""
     if not takes_copy(model.shape, *cuts(model), model.room):
         return model, params
-    if model.shape.lora:  # part of what is copied
-        params, model = merged(model.shape.lora, params), model.plain
     whole = replace(model, rules=replace(model.rules, model=None))
     axes = nn.get_partition_spec(model.abstract())
     # Matrices are cast where they are used; norms and biases are not, or are next to nothing.

@@ -141,7 +141,10 @@ def remedies(one: Figures, planned: Planned, topology: Topology) -> list[str]:
 def of_weights(planned: Planned) -> str:
     """What decoding reads weights from, a line for each model whose weights are not read as they lie."""
     decoding = [program for program in planned.programs if isinstance(program.load, Decoding)]
-    hands = dict.fromkeys((planned.hand_of(program), program.other is not None) for program in decoding)
+    hands = dict.fromkeys(
+        (planned.hand_of(program), program.other is not None and not program.other.learned)
+        for program in decoding
+    )
     lines = (
         (told(hand.shape, hand.cut.fsdp, hand.cut.tensor, hand.room), other and " (the rewriter)")
         for hand, other in hands

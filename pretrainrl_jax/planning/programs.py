@@ -359,8 +359,8 @@ class _Work:
         if measured := (how.updates > 1) + bool(how.kl):
             read = Scoring(packed, microsteps)
             lower = partial(self.lowering.token_logps, read, holds)
-            number = settings.questions / len(learned)
-            _, counted = _counted(self.shape, learned, asks(objective.coefficients), number)
+            share = settings.questions / len(learned)
+            _, counted = _counted(self.shape, learned, asks(objective.coefficients), share)
             yield Program(
                 f"log-probabilities ({name})", "train.grad_accum_steps", lower, read, step.tokens,
                 counted.total, measured * batches, resident=kept, other=self.other,

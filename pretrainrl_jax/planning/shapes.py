@@ -5,6 +5,8 @@ from pathlib import Path
 
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.model.hugging_face.adapters import is_adapter
+from pretrainrl_jax.model.hugging_face.adapters import read_config as read_adapter_config
 from pretrainrl_jax.model.hugging_face.config import read_shape
 from pretrainrl_jax.model.shape import ModelShape, RopeScaling, from_json, from_settings
 
@@ -39,6 +41,8 @@ def shape_of(path: str, setting: str) -> ModelShape:
         InputError: if there is neither.
     """
     folder = Path(path)
+    if is_adapter(folder):
+        return shape_of(read_adapter_config(folder)[1], setting)
     if (folder / "config.json").is_file():
         return read_shape(folder)
     if (folder / "model.json").is_file():

@@ -28,7 +28,6 @@ from pretrainrl_jax.hosts.agree import is_process_0, run_on_process_0
 from pretrainrl_jax.knowledge.theory import KnownAnswers
 from pretrainrl_jax.memory import peak_memory
 from pretrainrl_jax.mining.fingerprint import fingerprint
-from pretrainrl_jax.model.checksums import digest
 from pretrainrl_jax.model.cost import parameters
 from pretrainrl_jax.model.decoder import PLAIN, Chosen, Model
 from pretrainrl_jax.model.lora import lora_of
@@ -207,7 +206,10 @@ class Context:
         if stage not in self.finished():
             verb = stage.split("/")[0]
             raise InputError(f"{self.workdir} has no finished {stage}: run `{verb}` with this workdir first")
-        return self._told(load(self.checkpoint(stage), self.mesh, dtype, "float32", chosen=self.chosen))
+        # What a bfloat16 product reads of a sum is rounded: an adapter's small part would be lost in it.
+        merge = stage == BASE or dtype == "float32"
+        path = self.checkpoint(stage)
+        return self._told(load(path, self.mesh, dtype, "float32", chosen=self.chosen, merge=merge))
 
     def _told(self, loaded: Loaded) -> Loaded:
         """It is said once what decoding reads of a model."""
@@ -246,7 +248,7 @@ class Context:
         where = {"stage": BASE} if BASE in self.finished() else {}
         if path and not (where and self.config.pretrain.epochs):  # what the stage has is that as it is
             where["path"] = local
-        return where | {"dtype": self.config.lora.base_dtype, "digest": digest(policy.frozen)}
+        return where | {"dtype": self.config.lora.base_dtype, "digest": policy.plain.digest}
 
     def in_training(self, model: Model) -> Model:
         """A loaded model as a step computes it: it recomputes what this run says.
@@ -259,7 +261,7 @@ class Context:
     def fingerprint(self, loaded: Loaded, template: str, facts: Sequence[Fact], settings: Any) -> Any:
         """What results depend on: the model, the kind of template, the facts, and a section of settings."""
         made_by = loaded.model, loaded.params, loaded.tokenizer
-        return fingerprint(*made_by, self.template(template), facts, asdict(settings))
+        return fingerprint(*made_by, self.template(template), facts, asdict(settings), loaded.identity)
 
     def score(
         self,

@@ -2,8 +2,6 @@
 
 import time
 
-import jax
-
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.training.checkpoints import Progress
 from pretrainrl_jax.training.session import Session
@@ -22,4 +20,4 @@ def finish_training(context: Context, session: Session, done: Progress, began: f
         passes=passes,
         skipped=done.skipped,
     )
-    jax.tree.map(lambda x: x.delete(), session.state)
+    session.release()

@@ -112,7 +112,7 @@ def _local(name: str, path: str, config: Config, mesh: Mesh, chosen: Chosen, ope
     loaded = load(path, mesh, settings.dtype, chosen=chosen)
     opened.callback(lambda: jax.tree.map(lambda x: x.delete(), loaded.params))
     judge = LocalJudge.of(settings, loaded)
-    identity = made_by(loaded.model, loaded.params, loaded.tokenizer)
+    identity = made_by(loaded.model, loaded.params, loaded.tokenizer, loaded.identity)
     identity |= {"prefix_tokens": settings.prefix_tokens, "dtype": settings.dtype}
     return Entrant(name, identity, lambda prompt, texts: (judge.ask(prompt, texts), len(texts)), judge.check)
 

@@ -14,6 +14,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import is_process_0, run_on_process_0
 from pretrainrl_jax.model.hugging_face.adapters import write_adapter
 from pretrainrl_jax.model.hugging_face.config import ending, stored_dtype, write_config
+from pretrainrl_jax.model.hugging_face.files import is_hugging_face
 from pretrainrl_jax.model.hugging_face.writing import tensors_of, write_weights
 from pretrainrl_jax.progress import Screen
 from pretrainrl_jax.stages.context import say
@@ -73,10 +74,10 @@ def export_adapters(source: str | Path, target: Path, base: str, mesh: Mesh, scr
     if lora is None:
         raise InputError(f"{source} has no adapters: leave --export.adapters out")
     named = base or loaded.adapts.get("path", "")
-    if not named:
+    if not named or (Path(named).is_dir() and not is_hugging_face(Path(named))):
         raise InputError(
-            "the model that these adapters are for was made here, where peft does not find it: export that "
-            "too, and give its folder as --export.base"
+            f"the model that these adapters are for ({named or 'made here'}) is no Hugging Face folder, as "
+            "peft reads them: export that too, and give its folder as --export.base"
         )
     with _appearing(target) as partial:
         size = write_adapter(partial, loaded.model, loaded.params, named)

@@ -156,7 +156,7 @@ def _shared_end(branches: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
 def made_with(context: Context, base: Loaded) -> Json:
     """Short digests of all that the trees and their references depend on."""
     settings, train = context.config.preferences, context.config.train
-    return made_by(base.model, base.params, base.tokenizer) | {
+    return made_by(base.model, base.params, base.tokenizer, base.identity) | {
         "chat template": short_digest(base.tokenizer.backend.chat_template),
         "preferences": pairs_digest(context),
         "settings": {
@@ -239,7 +239,8 @@ def scored_again(
     if system == "base":
         return [[float(branch.reference_logp) for branch in tree.branches] for tree in trees]  # type: ignore[arg-type]
     stage = f"evaluate/{system}"
-    provenance = [made_by(loaded.model, loaded.params, loaded.tokenizer), digest(trees)]
+    made = made_by(loaded.model, loaded.params, loaded.tokenizer, loaded.identity)
+    provenance = [made, digest(trees)]
     with context.screen.track(stage, len(trees), "prompts") as bar:
         return resumable_map(
             context.parts(stage),

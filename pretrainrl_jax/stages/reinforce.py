@@ -143,7 +143,7 @@ def made_with(
     template = context.template(context.config.train.template)
     true = [[*fact.answers, *sorted(context.known_truths.get(fact.question, ()))] for fact in asked]
     digests = {
-        "facts": fingerprint(base.model, base.params, base.tokenizer, template, asked, {}),
+        "facts": fingerprint(base.model, base.params, base.tokenizer, template, asked, {}, base.identity),
         "what is true": short_digest(true),
     }
     return digests | ({"anchor text": digest_anchors(texts)} if texts else {})

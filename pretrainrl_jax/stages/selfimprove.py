@@ -160,7 +160,7 @@ def improve(context: Context, improvement: Improvement, system: str) -> None:
         updates=session.global_step,
         skipped=done.skipped,
     )
-    jax.tree.map(lambda x: x.delete(), session.state)
+    session.release()
     if resident:
         start.release()
 

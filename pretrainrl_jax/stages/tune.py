@@ -154,7 +154,7 @@ def learn(context: Context, who: str, opened: ExitStack) -> None:
     if turns.measured:
         first, last = turns.measured[0]["told"], turns.measured[-1]["told"]
         say(f"{who}, on texts held out: {last}; before: {first}")
-    jax.tree.map(lambda x: x.delete(), session.state)
+    session.release()
 
 
 def write_outputs(

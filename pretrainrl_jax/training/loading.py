@@ -21,7 +21,7 @@ from pretrainrl_jax.model.hugging_face.config import read_config, read_shape
 from pretrainrl_jax.model.hugging_face.files import ADAPTER, is_hugging_face
 from pretrainrl_jax.model.hugging_face.hub import download
 from pretrainrl_jax.model.hugging_face.reading import own_dtypes, read_params
-from pretrainrl_jax.model.lora import Lora, join, lora_from_json, merged, split
+from pretrainrl_jax.model.lora import Lora, join, lora_from_json, lora_to_json, merged, split
 from pretrainrl_jax.model.partitioning import one_device, parameter_shardings
 from pretrainrl_jax.model.shape import from_json
 from pretrainrl_jax.progress import SILENT, Screen
@@ -56,6 +56,14 @@ class Loaded:
     # Files of the Hugging Face model it comes from, by name, and DTYPES.
     origin: Json = field(default_factory=dict)
     adapts: Json = field(default_factory=dict)  # of adapters, which model they are for, as `describe` has it
+    # Of a model with adapters merged into it what these were, and of which model: how the sums are rounded
+    # depends on the mesh. Empty of any other.
+    identity: str = ""
+
+    @property
+    def digest(self) -> str:
+        """A short name of the parameters, the same on any mesh and in any dtype that holds them."""
+        return self.identity or digest(self.params)
 
     @property
     def frozen(self) -> Params:
@@ -125,7 +133,9 @@ def load(
             adapters were trained for is not where it was, or is another one.
     """
     there = place(path, "--model.path") if str(path).startswith(BUCKET) else None
-    if there and not is_hugging_face(there):  # Orbax reads it where it is, each process its own part
+    if (
+        there and not is_hugging_face(there) and not is_adapter(there)
+    ):  # Orbax reads it where it is, each process its own part
         loaded = _load_checkpoint(there, mesh, dtype, params_dtype, merge)
     else:
         with downloaded(path) as local:
@@ -163,8 +173,9 @@ def _load_checkpoint(path: Path, mesh: Mesh | None, dtype: str, params_dtype: st
         lora, base = lora_from_json(adapter), _base(folder, adapter["base"], model)
         model = replace(model, shape=replace(model.shape, lora=lora))
         learned = _restore_params(folder, step, model, "float32")
-        params = join(base.params, learned)
-        loaded = Loaded(model, params, _tokenizer_beside(folder), *about, adapts=adapter["base"])
+        tokenizer, params = _tokenizer_beside(folder), join(base.params, learned)
+        made_of = digest(learned, adapter["base"]["digest"], lora_to_json(lora))
+        loaded = Loaded(model, params, tokenizer, *about, adapter["base"], made_of)
         return _merged(loaded, params_dtype) if merge else loaded
     params = _restore_params(folder, step, model, params_dtype)
     return Loaded(model, params, _tokenizer_beside(folder), *about)
@@ -183,7 +194,7 @@ def _base(folder: Path, described: Json, model: Model) -> Loaded:
         raise InputError(
             f"{folder} holds adapters of the model at {path}, which cannot be read: {error}"
         ) from None
-    if digest(base.params) != described["digest"]:
+    if base.digest != described["digest"]:
         raise InputError(
             f"{folder} holds adapters of another model than the one at {path} is now: put that back there"
         )
@@ -194,12 +205,22 @@ def _load_peft(
     folder: Path, mesh: Mesh | None, dtype: str, params_dtype: str, screen: Screen, merge: bool
 ) -> Loaded:
     lora, named = read_adapter_config(folder)
-    path = named if Path(named).is_dir() else download(named, f"base_model_name_or_path of {ADAPTER}", screen)
-    base = load(path, mesh, dtype, params_dtype, screen)
+    base = load(_named(named, screen), mesh, dtype, "", screen)
     model = replace(base.model, shape=replace(base.model.shape, lora=lora))
     adapters = read_adapter(folder, model, _places(model))
-    loaded = replace(base, model=model, params=join(base.params, adapters), adapts={"path": named})
-    return _merged(loaded, params_dtype) if merge else loaded
+    made_of = digest(adapters, base.digest, lora_to_json(lora))
+    params = join(base.params, adapters)
+    loaded = replace(base, model=model, params=params, adapts={"path": named}, identity=made_of)
+    if merge:
+        return _merged(loaded, params_dtype)
+    return replace(loaded, params=join(_cast(loaded.frozen, params_dtype), adapters))
+
+
+def _named(name: str, screen: Screen) -> str | Path:
+    """Where the model lies that a folder of peft names: a folder, a URL, or one of the hub."""
+    if "://" in name or Path(name).is_dir():
+        return name
+    return download(name, f"base_model_name_or_path of {ADAPTER}", screen)
 
 
 def _merged(loaded: Loaded, dtype: str) -> Loaded:
@@ -233,17 +254,18 @@ def with_adapters(base: Loaded, lora: Lora | None, dtype: str, seed: int) -> Loa
         return base
     model = replace(base.model, shape=replace(base.model.shape, lora=lora))
     fresh = jax.jit(lambda key: split(lora, model.init(key))[1], out_shardings=split(lora, _places(model))[1])
-    return replace(base, model=model, params=join(_cast(base.params, dtype), fresh(jax.random.key(seed))))
+    params = join(_cast(base.params, dtype), fresh(jax.random.key(seed)))
+    return replace(base, model=model, params=params)
 
 
 def tokenizer_of(path: str | Path) -> Tokenizer:
     """The tokenizer of a model that `load` reads, without its parameters. Raises as `load`."""
     there = place(path, "--model.path") if str(path).startswith(BUCKET) else None
-    if there and not is_hugging_face(there):
+    if there and not is_hugging_face(there) and not is_adapter(there):
         return _tokenizer_beside(find(there)[0])
     with downloaded(path) as local:
         if is_adapter(local):
-            return tokenizer_of(read_adapter_config(local)[1])
+            return tokenizer_of(_named(read_adapter_config(local)[1], SILENT))
         return load_tokenizer(local) if is_hugging_face(local) else _tokenizer_beside(find(local)[0])
 
 

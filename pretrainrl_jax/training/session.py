@@ -245,6 +245,10 @@ class Session:
         loss = float(np.mean(self._losses)) if self._losses else math.inf
         return Progress(self._feed.row, self._spent(), self._skipped, loss, self.score, self._feed.state)
 
+    def release(self) -> None:
+        """Free what is on the devices when all is done: this object may outlive the stage."""
+        jax.tree.map(lambda x: x.delete(), (self.state, self._frozen))
+
     def read(self) -> None:
         """Wait for the metrics of all steps up to now; raises NotFinite as `step` does."""
         read: list[_StepMetrics] = jax.device_get(self._unread)

@@ -20,10 +20,11 @@ import torch
 from helpers.policy_twins import Both, made
 from helpers.transformers_models import peer, relative_error
 from helpers.trl_pairs import BOTH, FACTS, rows_of, trainer_of, trees_of
+from safetensors.numpy import load_file, save_file
 
 from pretrainrl_jax.config.lora import THEIRS
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.model.hugging_face.adapters import read_adapter, read_config, write_adapter
+from pretrainrl_jax.model.hugging_face.adapters import WEIGHTS, read_adapter, read_config, write_adapter
 from pretrainrl_jax.model.lora import join, split
 from pretrainrl_jax.model.partitioning import one_device
 from pretrainrl_jax.objectives.loss import total_loss
@@ -171,7 +172,15 @@ def test_the_gradient_of_the_first_step(qwen3, tmp_path, measured):
         ({"peft_type": "LOHA"}, "peft_type"),
         ({"base_model_name_or_path": ""}, "base_model_name_or_path"),
         ({"base_model_name_or_path": "nowhere"}, "no name of a model"),
+        ({"base_model_name_or_path": 7}, "base_model_name_or_path"),
         ({"r": 5}, "has shape"),
+        ({"r": 0}, "r=0"),
+        ({"r": "4"}, "r='4'"),
+        ({"lora_alpha": None}, "lora_alpha=None"),
+        ({"use_rslora": "false"}, "use_rslora='false'"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights"),
+        ({"revision": "v2"}, "revision"),
+        ({"layers_to_transform": [0]}, "layers_to_transform"),
     ],
 )
 def test_what_is_not_read_is_refused(qwen3, change, says, tmp_path):
@@ -189,8 +198,13 @@ def test_adapters_of_another_model_are_refused(qwen3, tmp_path):
     folder = saved(adapted(deeper, **KINDS["all"]), base, tmp_path / "adapter")
     with pytest.raises(InputError, match="no adapter of a matrix of it"):
         load(folder)
-    few = saved(adapted(both.policy, **KINDS["all"], layers_to_transform=[0]), base, tmp_path / "few")
+    few = saved(adapted(both.policy, **KINDS["all"]), base, tmp_path / "few")
+    tensors = load_file(few / WEIGHTS)
+    save_file({name: x for name, x in tensors.items() if ".layers.1." not in name}, few / WEIGHTS)
     with pytest.raises(InputError, match="has no tensor"):
+        load(few)
+    (few / "adapter_config.json").write_text("[1]")
+    with pytest.raises(InputError, match="no JSON object"):
         load(few)
 
 

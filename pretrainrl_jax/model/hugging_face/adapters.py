@@ -15,7 +15,7 @@ import numpy as np
 
 from pretrainrl_jax.atomic import disk_errors, write_json
 from pretrainrl_jax.config.lora import MATRICES, THEIRS
-from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.errors import InputError, first_line
 from pretrainrl_jax.hosts.agree import is_process_0
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.families import weights_of
@@ -40,6 +40,11 @@ PLAIN: dict[str, tuple[Any, ...]] = {
     "lora_bias": (False, None),
     "trainable_token_indices": (None, []),
     "alora_invocation_tokens": (None, []),
+    "layers_to_transform": (None, []),
+    "use_qalora": (False, None),
+    "revision": (None, "main"),
+    # Others take what A · B is at first out of the base's weights, again whenever they are loaded.
+    "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"),
 }
 
 
@@ -54,22 +59,36 @@ def read_config(folder: Path) -> tuple[Lora, str]:
     Raises:
         InputError: if it is damaged, or they are of a kind that is not read.
     """
+    path = folder / ADAPTER
     try:
-        config = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
-        rank, alpha, base = config["r"], config["lora_alpha"], config["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"cannot read {folder / ADAPTER} ({error!r}): download it again") from None
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path} ({first_line(error)}): download it again") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{path} is no JSON object: download it again")
     for name, plain in PLAIN.items():
         if name in config and config[name] not in plain:
             raise InputError(
-                f"{folder / ADAPTER} has {name}={config[name]!r}, which is not read: merge it into its model "
+                f"{path} has {name}={config[name]!r}, which is not read: merge it into its model "
                 "(peft: merge_and_unload, then save_pretrained)"
             )
-    if not base:
-        raise InputError(f"{folder / ADAPTER} names no base_model_name_or_path: write there what it is for")
+    alpha: Any = config.get("lora_alpha")
+    rank, stabilised = config.get("r"), config.get("use_rslora") or False
+    if type(rank) is not int or rank < 1:
+        raise InputError(f"{path} has r={rank!r}: it must be a number of columns, 1 or more")
+    is_number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
+    if not is_number or not isinstance(stabilised, bool):
+        given = f"lora_alpha={alpha!r} and use_rslora={stabilised!r}"
+        raise InputError(f"{path} has {given}: they must be a number, and true or false")
+    base = config.get("base_model_name_or_path")
+    if not isinstance(base, str) or not base or Path(base).absolute() == folder.absolute():
+        raise InputError(
+            f"{path} has base_model_name_or_path={base!r}: write there the folder or the name of the model "
+            "that it is for"
+        )
     found = {name for name in MATRICES for tensor in _tensors(folder) if f".{_theirs(name)}." in tensor}
     targets = tuple(name for name in MATRICES if name in found)
-    return Lora(rank, float(alpha), targets, bool(config.get("use_rslora"))), base
+    return Lora(rank, float(alpha), targets, stabilised), base
 
 
 def read_adapter(folder: Path, model: Model, places: Any) -> Params:
