@@ -26,7 +26,7 @@ PAGES = {
 MAIN = ["python", "-m", "pretrainrl_jax.main"]
 COMMANDS = ("python ", "pip ", "pytest", "mkdocs ", "pretrainrl ", "PYTHONPATH=")
 # What a block that is not run may name as the reason, in a comment before it: <!-- needs: GPU, data -->
-NEEDS = {"network", "GPU", "TPU", "hours", "hosts", "data", "your own loop"}
+NEEDS = {"network", "GPU", "TPU", "hours", "hosts", "data", "adapters", "a process", "your own loop"}
 MARK = re.compile(r"<!-- needs: (.*) -->")
 OTHER_FILES = {
     "prompts.jsonl": '{"prompt": "Who wrote Emma?", "answer": {"value": "Jane Austen", "aliases": []}}\n',

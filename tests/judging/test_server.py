@@ -56,7 +56,11 @@ def texts(count: int) -> list[Request]:
 
 
 def test_each_request_has_its_reply_and_is_paid_once(ask: Asked):
-    with model_server(echo) as there:
+    def slowly(text: str, number: int) -> str:
+        time.sleep(0.05)  # so that others come meanwhile, however busy the machine
+        return echo(text, number)
+
+    with model_server(slowly) as there:
         server = ask(there.url, concurrent=3)
         requests = [*texts(20), Request("text 3"), Request("text 3", sample=1), Request("text 3", attempt=1)]
         replies = server.ask(requests)
