@@ -3,7 +3,6 @@
 The table of weights tells their names and axes. They are small: a host reads and writes them whole.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,11 @@ import numpy as np
 
 from pretrainrl_jax.atomic import disk_errors, write_json
 from pretrainrl_jax.config.lora import MATRICES, THEIRS
-from pretrainrl_jax.errors import InputError, first_line
+from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import is_process_0
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.families import weights_of
+from pretrainrl_jax.model.hugging_face.config import read_config as read_json
 from pretrainrl_jax.model.hugging_face.files import ADAPTER, DTYPES, listed, read_header
 from pretrainrl_jax.model.lora import A, B, Lora, split
 from pretrainrl_jax.model.mesh import replicated
@@ -27,21 +27,16 @@ from pretrainrl_jax.model.partitioning import place
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 SIDES = {A: "lora_A.weight", B: "lora_B.weight"}
-# What peft can do beside, and its value where it is not done: it would change what the adapters compute.
+# What is read of a description or changes no result. Anything else that is not left empty is refused.
+READ = (
+    "r", "lora_alpha", "use_rslora", "base_model_name_or_path", "target_modules", "exclude_modules",
+    "layers_pattern", "lora_dropout", "task_type", "auto_mapping", "peft_version", "inference_mode",
+    "runtime_config", "eva_config", "megatron_core", "qalora_group_size", "ensure_weight_tying",
+)  # fmt: skip
+EMPTY = (None, False, [], {})
 PLAIN: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
     "bias": ("none", None),
-    "fan_in_fan_out": (False, None),
-    "use_dora": (False, None),
-    "modules_to_save": (None, []),
-    "rank_pattern": ({}, None),
-    "alpha_pattern": ({}, None),
-    "layer_replication": (None, []),
-    "lora_bias": (False, None),
-    "trainable_token_indices": (None, []),
-    "alora_invocation_tokens": (None, []),
-    "layers_to_transform": (None, []),
-    "use_qalora": (False, None),
     "revision": (None, "main"),
     # Others take what A · B is at first out of the base's weights, again whenever they are loaded.
     "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"),
@@ -59,24 +54,18 @@ def read_config(folder: Path) -> tuple[Lora, str]:
     Raises:
         InputError: if it is damaged, or they are of a kind that is not read.
     """
-    path = folder / ADAPTER
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path} ({first_line(error)}): download it again") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{path} is no JSON object: download it again")
-    for name, plain in PLAIN.items():
-        if name in config and config[name] not in plain:
+    path, config = folder / ADAPTER, read_json(folder, ADAPTER)
+    for name, value in config.items():
+        if name not in READ and value not in PLAIN.get(name, EMPTY):
             raise InputError(
-                f"{path} has {name}={config[name]!r}, which is not read: merge it into its model "
+                f"{path} has {name}={value!r}, which is not read: merge it into its model "
                 "(peft: merge_and_unload, then save_pretrained)"
             )
     alpha: Any = config.get("lora_alpha")
     rank, stabilised = config.get("r"), config.get("use_rslora") or False
     if type(rank) is not int or rank < 1:
         raise InputError(f"{path} has r={rank!r}: it must be a number of columns, 1 or more")
-    is_number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
+    is_number = isinstance(alpha, int | float) and not isinstance(alpha, bool) and math.isfinite(alpha)
     if not is_number or not isinstance(stabilised, bool):
         given = f"lora_alpha={alpha!r} and use_rslora={stabilised!r}"
         raise InputError(f"{path} has {given}: they must be a number, and true or false")
