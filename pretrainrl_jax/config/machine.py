@@ -6,6 +6,8 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from pretrainrl_jax.config.declare import NOTHING, Names, Remat, Section, Share, section, setting, wrong
 
+MIXTURES = ("mixtral", "olmoe", "qwen3_moe")  # families of experts
+
 
 @section
 class ModelConfig(Section):
@@ -13,15 +15,23 @@ class ModelConfig(Section):
 
     results = ("pretrain",)
     path: str = setting("", "Hugging Face folder or checkpoint to start from; empty: random weights")
-    family: Literal["llama", "mistral", "qwen2", "qwen3", "olmo2"] = setting(
-        "qwen3", "architecture, as model/families.py describes it"
-    )
+    family: Literal[
+        "llama", "mistral", "qwen2", "qwen3", "olmo2", "gemma3_text", "mixtral", "olmoe", "qwen3_moe"
+    ] = setting("qwen3", "architecture, as model/families.py describes it")
     d_model: PositiveInt = setting(128, "size of the residual stream", was="width")
     layers: PositiveInt = setting(2, "number of layers")
     heads: PositiveInt = setting(4, "query heads")
     kv_heads: PositiveInt = setting(4, "key and value heads; divides heads")
     head_dim: PositiveInt = setting(32, "size of one head", was="head_width")
-    d_ff: PositiveInt = setting(512, "hidden size of the gated MLP", was="mlp_width")
+    d_ff: PositiveInt = setting(512, "hidden size of the gated MLP, or of each expert", was="mlp_width")
+    experts: NonNegativeInt = setting(0, "of a mixture, where the family is one", "E")
+    experts_per_token: NonNegativeInt = setting(0, "that the router chooses for each token")
+    norm_topk_prob: bool = setting(True, "the weights of the chosen experts add up to 1")
+    router_loss: float = setting(
+        -1.0,
+        "coefficient of the loss that balances experts, in every training (transformers: "
+        "router_aux_loss_coef); -1: that of the folder's config.json, 0.001 where the model is made here",
+    )
     vocabulary: NonNegativeInt = setting(0, "rows of the embedding; 0 takes the tokenizer's size")
     rope_theta: PositiveFloat = setting(10000.0, "base of the rotary position embedding")
     norm_epsilon: PositiveFloat = setting(1e-6, "epsilon of RMS norms")
@@ -40,23 +50,34 @@ class ModelConfig(Section):
             raise wrong("model.heads", self.heads, f"make it a multiple of model.kv_heads ({self.kv_heads})")
         if self.head_dim % 2:
             raise wrong("model.head_dim", self.head_dim, "rotary embedding needs an even one")
+        if self.router_loss < 0 and self.router_loss != -1:
+            raise wrong("model.router_loss", self.router_loss, "give 0 or more, or -1 for the model's own")
+        mixture, experts = self.family in MIXTURES, (self.experts, self.experts_per_token)
+        if not mixture and any(experts):
+            raise wrong("model.experts", self.experts, f"the family {self.family} has none")
+        if mixture and not 1 <= self.experts_per_token <= self.experts and not self.path:
+            raise ValueError(
+                f"model.experts is {self.experts} and model.experts_per_token {self.experts_per_token}: the "
+                f"family {self.family} is a mixture, which needs 1 or more a token, and at least as many in all"
+            )
         return self
 
 
 @section
 class MeshConfig(Section):
-    """Devices along three axes; one of them may be -1 and takes what the others leave."""
+    """Devices along four axes; one of them may be -1 and takes what the others leave."""
 
     data: int = setting(-1, "devices along the batch, each with all parameters")
     fsdp: int = setting(1, "devices along the batch that share each parameter along the model axis")
+    expert: int = setting(1, "devices along the batch that share the experts of a mixture")
     tensor: int = setting(1, "devices that share heads, MLP and vocabulary")
 
     @model_validator(mode="after")
     def _fits(self) -> "MeshConfig":
-        sizes = (self.data, self.fsdp, self.tensor)
+        sizes = (self.data, self.fsdp, self.expert, self.tensor)
         if sizes.count(-1) > 1 or 0 in sizes or min(sizes) < -1:
             raise ValueError(
-                f"mesh.data, mesh.fsdp and mesh.tensor are {sizes[0]}, {sizes[1]} and {sizes[2]}: each must "
+                f"mesh.data, mesh.fsdp, mesh.expert and mesh.tensor are {', '.join(map(str, sizes))}: each must "
                 "be 1 or more, or one of them -1, which takes the devices that the others leave"
             )
         return self

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from pretrainrl_jax.model.mesh import ONE_DEVICE, Layout, row_shards
-from pretrainrl_jax.model.shape import ModelShape, RopeScaling
+from pretrainrl_jax.model.shape import LinearScaling, ModelShape, RopeScaling
 
 Kernel = Literal["xla", "cudnn", "splash"]
 MIXED = "mixed"  # the name of what attention gives, for `layers.KEPT`
@@ -252,11 +252,13 @@ def _attend_fused(
 
 
 def rotary_angles(
-    positions: jax.Array, head_dim: int, theta: float, scaling: RopeScaling | None
+    positions: jax.Array, head_dim: int, theta: float, scaling: RopeScaling | LinearScaling | None
 ) -> tuple[jax.Array, jax.Array]:
     """Cosine and sine, float32 [batch, time, head_dim / 2], of rotary positions (arXiv 2104.09864)."""
     frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    if scaling is not None:
+    if isinstance(scaling, LinearScaling):
+        frequencies = frequencies / scaling.factor
+    elif scaling is not None:
         wavelengths = 2 * jnp.pi / frequencies
         low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
         blend = jnp.clip((scaling.original_length / wavelengths - low) / (high - low), 0, 1)

@@ -53,9 +53,10 @@ def parameters(shape: ModelShape) -> Parameters:
     queries, keys = s.heads * s.head_dim, s.kv_heads * s.head_dim
     biases = s.qkv_bias * (queries + 2 * keys) + s.out_bias * s.d_model
     biases += s.mlp_bias * (2 * s.d_ff + s.d_model)
+    norms = sum(bool(name) for names in s.traits.norms for name in names) * s.d_model
     of_heads = {"none": 0, "head": 2 * s.head_dim, "all": queries + keys}[s.traits.query_key_norm]
-    layers = s.layers * (_matrices(s) + biases + of_heads + 2 * s.d_model)
-    return Parameters(table, 0 if s.tied else table, layers, s.d_model, s.layers * _adapters(s))
+    layers = s.layers * (_matrices(s, s.experts or 1) + biases + of_heads + norms)
+    return Parameters(table, 0 if s.tied else table, layers, s.d_model, s.layers * _adapters(s, s.experts or 1))
 
 
 def flops(shape: ModelShape, visible: float) -> Flops:
@@ -67,12 +68,12 @@ def flops(shape: ModelShape, visible: float) -> Flops:
     """
     s = shape
     attention = 4 * visible * s.layers * s.heads * s.head_dim  # scores, and the sum of values
-    adapters = 2 * s.layers * _adapters(s)
-    return Flops(2 * s.layers * _matrices(s), attention, 2 * s.vocabulary * s.d_model, adapters)
+    adapters = 2 * s.layers * _adapters(s, s.experts_per_token or 1)
+    return Flops(2 * s.layers * _matrices(s, s.experts_per_token or 1), attention, 2 * s.vocabulary * s.d_model, adapters)
 
 
-def _adapters(s: ModelShape) -> int:
-    """Entries of a layer's adapters."""
+def _adapters(s: ModelShape, mlps: int) -> int:
+    """Entries of a layer's adapters, of so many MLPs."""
     if s.lora is None:
         return 0
     queries, keys = s.heads * s.head_dim, s.kv_heads * s.head_dim
@@ -85,9 +86,11 @@ def _adapters(s: ModelShape) -> int:
         "up": s.d_model + s.d_ff,
         "down": s.d_ff + s.d_model,
     }
-    return s.lora.rank * sum(sides[name] for name in s.lora.targets)
+    return s.lora.rank * sum(
+        sides[name] * (mlps if name in ("gate", "up", "down") else 1) for name in s.lora.targets
+    )
 
 
-def _matrices(s: ModelShape) -> int:
-    """Entries of a layer's matrices."""
-    return s.d_model * (2 * (s.heads + s.kv_heads) * s.head_dim + 3 * s.d_ff)
+def _matrices(s: ModelShape, mlps: int) -> int:
+    """Entries of a layer's matrices, of so many MLPs, and of the router."""
+    return s.d_model * (2 * (s.heads + s.kv_heads) * s.head_dim + 3 * mlps * s.d_ff + s.experts)

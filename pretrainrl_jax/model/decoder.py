@@ -14,14 +14,21 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from pretrainrl_jax.model.attention import Kernel, Visible, causal_mask, for_kernel, rotary_angles
-from pretrainrl_jax.model.layers import Auxiliary, KeysValues, Layer, RMSNorm, rematerialised, weight
+from pretrainrl_jax.model.attention import Kernel, TreeRows, Visible, causal_mask, for_kernel, rotary_angles
+from pretrainrl_jax.model.layers import (
+    EVERYTHING,
+    Auxiliary,
+    KeysValues,
+    Layer,
+    norm,
+    rematerialised,
+    weight,
+)
 from pretrainrl_jax.model.mesh import Layout, Rules
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.model.vocabulary import embed
 
 Params = Any  # the nested dictionary of parameters
-EVERYTHING = 2**31 - 1  # the window of a layer that sees all positions
 
 
 class KVCache(NamedTuple):
@@ -58,9 +65,14 @@ class Decoder(nn.Module):
         if not s.tied:  # declared here, read by `Model.head`
             weight(self, "head", s.sizes, ("vocabulary", "model"), s.d_model)
         x = embed(embedding, tokens, s.dtype, self.layout)
-        angles = rotary_angles(positions, s.head_dim, s.rope_theta, s.rope_scaling)
+        if s.traits.scaled_embedding:
+            x = x * jnp.asarray(s.d_model**0.5, x.dtype)
+        angles = (rotary_angles(positions, s.head_dim, s.rope_theta, s.rope_scaling),)
+        if s.traits.local_rope and any(s.windows):
+            angles = (rotary_angles(positions, s.head_dim, s.local_rope_theta, None), *angles)
         seen = for_kernel(visible, self.kernel, s, self.layout, cached=bool(caches))
         masks = [*(cache.mask for cache in caches), seen]
+        real = _is_real(visible) if s.experts else None
         windows, distances = None, []
         if any(s.windows):
             windows = jnp.array([window or EVERYTHING for window in s.windows], jnp.int32)
@@ -70,14 +82,21 @@ class Decoder(nn.Module):
             rematerialised(Layer, s.remat),
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),  # type: ignore[arg-type]
+            in_axes=(0, *[nn.broadcast] * 4),  # type: ignore[arg-type]
             length=s.layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(s, self.layout, self.kernel, name="layers")
         x, of_layers = layers(
-            x, ([(cache.keys, cache.values) for cache in caches], windows), angles, masks, distances
+            x, ([(cache.keys, cache.values) for cache in caches], windows), angles, masks, distances, real
         )
-        return RMSNorm(s.norm_epsilon, ("model",), name="final_norm")(x), of_layers
+        return norm(s, "final_norm", ("model",))(x), of_layers
+
+
+def _is_real(visible: Visible) -> jax.Array:
+    """Which tokens are no padding, bool [batch, time]: those that see themselves."""
+    if isinstance(visible, TreeRows):
+        return visible.tree_id > 0
+    return jnp.diagonal(visible, axis1=1, axis2=2)
 
 
 class Chosen(NamedTuple):

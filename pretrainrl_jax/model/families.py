@@ -8,27 +8,98 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
+class Experts:
+    """A mixture of experts in the place of the MLP: what its tensors and its keys of config.json are called."""
+
+    router: str  # tensors of a layer
+    gate: str  # and of an expert
+    up: str
+    down: str
+    count: str  # key of the number of experts
+    width: str  # key of an expert's hidden size
+    normalised: bool | None = None  # the chosen experts' weights add up to 1; None: norm_topk_prob says
+
+
+_EXPERT = "mlp.experts.{}."
+_BY_PROJECTION = ("mlp.gate", _EXPERT + "gate_proj", _EXPERT + "up_proj", _EXPERT + "down_proj")
+_BY_NUMBER = ("gate", "experts.{}.w1", "experts.{}.w3", "experts.{}.w2")
+
+@dataclass(frozen=True)
 class Family:
     """How a family's decoder differs from Llama's."""
 
     architecture: str  # transformers' class, written on export
-    norms: Literal["before", "after"] = "before"  # RMS norm of what a sublayer reads, or of what it gives
-    norm_names: tuple[str, str] = ("input_layernorm", "post_attention_layernorm")  # attention's, MLP's
+    before: tuple[str, str] | None = ("input_layernorm", "post_attention_layernorm")  # norms of what is read
+    after: tuple[str, str] | None = None  # and of what is given, by attention and MLP: their names
+    norm_offset: float = 0.0  # what is added to the weights of norms
     query_key_norm: Literal["none", "head", "all"] = "none"  # of each head, or of all heads together
     qkv_bias: bool = False  # queries, keys and values always have biases
-    sliding_window: Literal["never", "every layer", "upper layers"] = "never"  # which layers may have one
+    sliding_window: Literal["never", "every layer", "upper layers", "some layers"] = "never"  # who may have one
+    switched_window: bool = False  # a window counts only where use_sliding_window is true
+    local_rope: bool = False  # layers with a window rotate by a base of their own
+    scaled_query: bool = False  # scores are divided by the root of a number that config.json states
+    activation: Literal["silu", "gelu_tanh"] = "silu"  # of the MLP's gate
+    scaled_embedding: bool = False  # embeddings are multiplied by the root of their size
+    experts: Experts | None = None  # of which a router chooses some for each token
+
+    @property
+    def norms(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        """Our names of the norms of what attention reads and of what it gives, then the MLP's; or none."""
+        if self.after is None:
+            return ("attention_norm", ""), ("mlp_norm", "")
+        if self.before is None:
+            return ("", "attention_norm"), ("", "mlp_norm")
+        return ("attention_norm", "attention_after_norm"), ("mlp_norm", "mlp_after_norm")
 
 
 FAMILIES = {
     "llama": Family("LlamaForCausalLM"),
     "mistral": Family("MistralForCausalLM", sliding_window="every layer"),
-    "qwen2": Family("Qwen2ForCausalLM", qkv_bias=True, sliding_window="upper layers"),
-    "qwen3": Family("Qwen3ForCausalLM", query_key_norm="head", sliding_window="upper layers"),
+    "qwen2": Family(
+        "Qwen2ForCausalLM", qkv_bias=True, sliding_window="upper layers", switched_window=True
+    ),
+    "qwen3": Family(
+        "Qwen3ForCausalLM", query_key_norm="head", sliding_window="upper layers", switched_window=True
+    ),
     "olmo2": Family(
         "Olmo2ForCausalLM",
-        norms="after",
-        norm_names=("post_attention_layernorm", "post_feedforward_layernorm"),
+        before=None,
+        after=("post_attention_layernorm", "post_feedforward_layernorm"),
         query_key_norm="all",
+    ),
+    "mixtral": Family(
+        "MixtralForCausalLM",
+        sliding_window="every layer",
+        experts=Experts(
+            *(f"block_sparse_moe.{name}" for name in _BY_NUMBER),
+            count="num_local_experts",
+            width="intermediate_size",
+            normalised=True,
+        ),
+    ),
+    "olmoe": Family(
+        "OlmoeForCausalLM",
+        query_key_norm="all",
+        experts=Experts(*_BY_PROJECTION, count="num_experts", width="intermediate_size"),
+    ),
+    "qwen3_moe": Family(
+        "Qwen3MoeForCausalLM",
+        query_key_norm="head",
+        sliding_window="every layer",
+        switched_window=True,
+        experts=Experts(*_BY_PROJECTION, count="num_experts", width="moe_intermediate_size"),
+    ),
+    "gemma3_text": Family(
+        "Gemma3ForCausalLM",
+        before=("input_layernorm", "pre_feedforward_layernorm"),
+        after=("post_attention_layernorm", "post_feedforward_layernorm"),
+        norm_offset=1.0,
+        query_key_norm="head",
+        sliding_window="some layers",
+        local_rope=True,
+        scaled_query=True,
+        activation="gelu_tanh",
+        scaled_embedding=True,
     ),
 }
 
@@ -37,7 +108,7 @@ FAMILIES = {
 class Weight:
     """A tensor under both names, and its axes as they lie in theirs, by our logical names.
 
-    `{}` in theirs is the layer's number; ours has all layers stacked. Two names in one axis lie flattened in
+    `{}` in theirs is the layer's number, a second one the expert's; ours has all of them stacked. Two names in one axis lie flattened in
     it, those left out that the parameter does not have (a norm of each head has no axis of heads).
     """
 
@@ -46,7 +117,8 @@ class Weight:
     axes: tuple[str, ...]
 
 
-_ATTENTION, _MLP = "model.layers.{}.self_attn.", "model.layers.{}.mlp."
+_LAYER = "model.layers.{}."
+_ATTENTION, _MLP = _LAYER + "self_attn.", _LAYER + "mlp."
 _WEIGHTS = (
     Weight("model.embed_tokens.weight", "embedding", ("vocabulary", "model")),
     Weight("lm_head.weight", "head", ("vocabulary", "model")),
@@ -61,6 +133,8 @@ _WEIGHTS = (
     Weight(_ATTENTION + "o_proj.bias", "layers/attention/out_bias", ("model",)),
     Weight(_ATTENTION + "q_norm.weight", "layers/attention/query_norm/scale", ("heads head",)),
     Weight(_ATTENTION + "k_norm.weight", "layers/attention/key_norm/scale", ("kv_heads head",)),
+)
+_OF_MLP = (
     Weight(_MLP + "gate_proj.weight", "layers/mlp/gate", ("mlp", "model")),
     Weight(_MLP + "up_proj.weight", "layers/mlp/up", ("mlp", "model")),
     Weight(_MLP + "down_proj.weight", "layers/mlp/down", ("model", "mlp")),
@@ -72,9 +146,20 @@ _WEIGHTS = (
 
 def weights_of(family: str) -> dict[str, Weight]:
     """Every tensor a model of the family may have, by our name; read in both directions."""
-    attention, mlp = FAMILIES[family].norm_names
-    norms = (
-        Weight(f"model.layers.{{}}.{attention}.weight", "layers/attention_norm/scale", ("model",)),
-        Weight(f"model.layers.{{}}.{mlp}.weight", "layers/mlp_norm/scale", ("model",)),
+    traits = FAMILIES[family]
+    norms = [
+        Weight(f"{_LAYER}{theirs}.weight", f"layers/{ours}/scale", ("model",))
+        for names, of_ours in zip((traits.before, traits.after), zip(*traits.norms, strict=True), strict=True)
+        for theirs, ours in zip(names or (), of_ours, strict=False)
+    ]
+    mlp = _OF_MLP if traits.experts is None else _of_mixture(traits.experts)
+    return {weight.ours: weight for weight in (*_WEIGHTS, *mlp, *norms)}
+
+
+def _of_mixture(experts: Experts) -> tuple[Weight, ...]:
+    return (
+        Weight(f"{_LAYER}{experts.router}.weight", "layers/mlp/router", ("routes", "model")),
+        Weight(f"{_LAYER}{experts.gate}.weight", "layers/mlp/gate", ("mlp", "model")),
+        Weight(f"{_LAYER}{experts.up}.weight", "layers/mlp/up", ("mlp", "model")),
+        Weight(f"{_LAYER}{experts.down}.weight", "layers/mlp/down", ("model", "mlp")),
     )
-    return {weight.ours: weight for weight in (*_WEIGHTS, *norms)}

@@ -1,12 +1,11 @@
 """What a decoder's layer is made of.
 
-Every matrix product of a layer, with its weight, its bias and its adapter (LoRA), is one call of `linear`.
-Another MLP is a module that is called as `MLP` is, chosen in `Layer`. What it reports of
-its own work, such as the load of a mixture's experts, it gives beside its result; the decoder stacks that
-over layers in `HiddenStates.auxiliary`.
+Every matrix product of a layer, with its weight, its bias and its adapter (LoRA), is one call of `linear`;
+those of a mixture's experts are in experts.py.
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -16,6 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from pretrainrl_jax.config.declare import Policy
 from pretrainrl_jax.model.attention import MIXED, Kernel, Visible, attend, rotate
+from pretrainrl_jax.model.experts import Matrices, Matrix, load, mix_experts, route
 from pretrainrl_jax.model.lora import A, B
 from pretrainrl_jax.model.mesh import Layout, constrain
 from pretrainrl_jax.model.shape import ModelShape
@@ -23,6 +23,7 @@ from pretrainrl_jax.model.shape import ModelShape
 KeysValues = tuple[jax.Array, jax.Array]  # keys and values
 Source = tuple[jax.Array, jax.Array, Visible]  # keys, values and mask
 Angles = tuple[jax.Array, jax.Array]  # cosine and sine
+EVERYTHING = 2**31 - 1  # the window of a layer that sees all positions
 # What each policy keeps of a layer between the passes, by `checkpoint_name`; beside its input, [rows, time,
 # model] in the compute dtype, which all do. What is not kept is recomputed. From little memory to much;
 # "none" keeps whatever gradients read, norms and XLA's attention scores in float32 among it.
@@ -35,6 +36,7 @@ KEPT: dict[Policy, tuple[str, ...]] = {
     # [rows, time, 2 mlp] more still: no product with a weight is recomputed.
     "products": (*_ATTENTION, "gate", "up", "down"),
 }
+ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": partial(jax.nn.gelu, approximate=True)}
 Auxiliary = dict[str, jax.Array]  # by name, what a layer reports; the same names and shapes from every layer
 
 
@@ -43,14 +45,22 @@ class RMSNorm(nn.Module):
 
     epsilon: float
     axes: tuple[str, ...]
+    offset: float = 0.0  # of its weights, which at first are 1 with it
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape, over = x.shape[-len(self.axes) :], tuple(range(-len(self.axes), 0))
-        scale = parameter(self, "scale", nn.initializers.ones_init(), shape, self.axes)
+        scale = self.offset + parameter(
+            self, "scale", nn.initializers.constant(1.0 - self.offset), shape, self.axes
+        )
         wide = x.astype(jnp.float32)
         inverse = jax.lax.rsqrt(jnp.mean(wide * wide, over, keepdims=True) + self.epsilon)
         return (wide * inverse * scale).astype(x.dtype)
+
+
+def norm(shape: ModelShape, name: str, axes: tuple[str, ...]) -> RMSNorm:
+    """A norm of a decoder."""
+    return RMSNorm(shape.norm_epsilon, axes, shape.traits.norm_offset, name=name)
 
 
 def parameter(
@@ -73,8 +83,12 @@ def _adapter(
     takes: tuple[str, ...],
     gives: tuple[str, ...],
     inner: int,
+    of_each: tuple[str, ...] = (),
 ) -> tuple[Any, Any]:
-    """A and B beside a matrix, at first as peft has them: A uniform within 1 / √inner, and B zero."""
+    """A and B beside a matrix, at first as peft has them: A uniform within 1 / √inner, and B zero.
+
+    `of_each` names axes along which there are several such matrices.
+    """
 
     def uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -(inner**-0.5), inner**-0.5)
@@ -82,11 +96,12 @@ def _adapter(
     def declare(suffix: str, initialiser: Any, axes: tuple[str, ...]) -> Any:
         return parameter(module, name + suffix, initialiser, tuple(sizes[axis] for axis in axes), axes)
 
-    return declare(A, uniform, (*takes, "rank")), declare(B, nn.initializers.zeros_init(), ("rank", *gives))
+    zeros = nn.initializers.zeros_init()
+    return declare(A, uniform, (*of_each, *takes, "rank")), declare(B, zeros, (*of_each, "rank", *gives))
 
 
 def linear(
-    module: "Attention | MLP",
+    module: "Attention | MLP | Mixture",
     name: str,
     x: jax.Array,
     takes: tuple[str, ...],
@@ -138,11 +153,11 @@ class Attention(nn.Module):
         values = linear(self, "value", x, ("model",), of_keys, s.qkv_bias)
         if s.traits.query_key_norm != "none":
             normed = slice(0 if s.traits.query_key_norm == "all" else 1, None)  # all heads together, or each
-            queries = RMSNorm(s.norm_epsilon, of_queries[normed], name="query_norm")(queries)
-            keys = RMSNorm(s.norm_epsilon, of_keys[normed], name="key_norm")(keys)
+            queries = norm(s, "query_norm", of_queries[normed])(queries)
+            keys = norm(s, "key_norm", of_keys[normed])(keys)
         queries, keys = rotate(queries, *angles), rotate(keys, *angles)
         where = {"kernel": self.kernel, "layout": self.layout}
-        mixed = attend(queries, [*cached, (keys, values, mask)], scale=s.head_dim**-0.5, **where)
+        mixed = attend(queries, [*cached, (keys, values, mask)], scale=s.attention_scale, **where)
         return linear(self, "out", mixed, of_queries, ("model",), s.out_bias), (keys, values)
 
 
@@ -153,10 +168,42 @@ class MLP(nn.Module):
     layout: Layout
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, Auxiliary]:
+    def __call__(self, x: jax.Array, real: jax.Array | None) -> tuple[jax.Array, Auxiliary]:
         bias = self.shape.mlp_bias
         gate, up = (linear(self, name, x, ("model",), ("mlp",), bias) for name in ("gate", "up"))
-        return linear(self, "down", nn.silu(gate) * up, ("mlp",), ("model",), bias), {}
+        active = ACTIVATIONS[self.shape.traits.activation](gate) * up
+        return linear(self, "down", active, ("mlp",), ("model",), bias), {}
+
+
+class Mixture(nn.Module):
+    """A mixture of gated feed-forward networks."""
+
+    shape: ModelShape
+    layout: Layout
+
+    @nn.compact
+    def __call__(self, x: jax.Array, real: jax.Array | None) -> tuple[jax.Array, Auxiliary]:
+        """`real` bool [batch, time] is False on padding, which is no load of an expert."""
+        s, lora = self.shape, self.shape.lora
+        assert real is not None
+        logits = linear(self, "router", x, ("model",), ("routes",), bias=False)
+        routed = route(logits, s.experts_per_token, s.norm_topk_prob)
+
+        def of_experts(name: str, takes: str, gives: str) -> Matrix:
+            inner = s.sizes[takes]
+            kernel = weight(self, name, s.sizes, ("experts", takes, gives), inner).astype(x.dtype)
+            if lora is None or name not in lora.targets:
+                return Matrix(kernel)
+            low = _adapter(self, name, s.sizes, (takes,), (gives,), inner, of_each=("experts",))
+            return Matrix(kernel, *(side.astype(x.dtype) for side in low))
+
+        matrices = Matrices(
+            of_experts("gate", "model", "mlp"),
+            of_experts("up", "model", "mlp"),
+            of_experts("down", "mlp", "model"),
+        )
+        scale, activation = lora.scale if lora else 1.0, ACTIVATIONS[s.traits.activation]
+        return mix_experts(x, routed, matrices, activation, self.layout, scale), load(routed, real)
 
 
 class Layer(nn.Module):
@@ -171,25 +218,35 @@ class Layer(nn.Module):
         self,
         x: jax.Array,
         of_layer: tuple[list[KeysValues], jax.Array | None],
-        angles: Angles,
+        angles: tuple[Angles, ...],
         masks: list[Any],
         distances: list[jax.Array],
+        real: jax.Array | None,
     ) -> tuple[jax.Array, tuple[KeysValues, Auxiliary]]:
         """`of_layer` has the caches' keys and values, and the window. The last mask is of the new tokens.
 
-        They are bool [batch, time, length] each, the last one what `attention.for_kernel` gives.
+        They are bool [batch, time, length] each, the last one what `attention.for_kernel` gives. `angles` are
+        one for all layers, or two: of those with a window, and of the others. `real` is where there is no
+        padding, bool [batch, time], where there are experts.
         """
         s = self.shape
         caches, window = of_layer
         if window is not None:
             masks = [mask & (far < window) for mask, far in zip(masks, distances, strict=True)]
+        rotation = angles[0]
+        if len(angles) == 2:
+            assert window is not None
+            rotation = jax.tree.map(lambda local, of_all: jnp.where(window < EVERYTHING, local, of_all), *angles)
         sources = [(k, v, m) for (k, v), m in zip(caches, masks[:-1], strict=True)]
-        before = s.traits.norms == "before"
-        attention_norm = RMSNorm(s.norm_epsilon, ("model",), name="attention_norm")
-        mlp_norm = RMSNorm(s.norm_epsilon, ("model",), name="mlp_norm")
+        (before_attention, after_attention), (before_mlp, after_mlp) = s.traits.norms
+
+        def normed(x: jax.Array, name: str) -> jax.Array:
+            return norm(s, name, ("model",))(x) if name else x
+
         mixed, new = Attention(s, self.layout, self.kernel, name="attention")(
-            attention_norm(x) if before else x, angles, masks[-1], sources
+            normed(x, before_attention), rotation, masks[-1], sources
         )
-        x = x + (mixed if before else attention_norm(mixed))
-        fed, report = MLP(s, self.layout, name="mlp")(mlp_norm(x) if before else x)
-        return x + (fed if before else mlp_norm(fed)), (new, report)
+        x = x + normed(mixed, after_attention)
+        mlp = Mixture(s, self.layout, name="mlp") if s.experts else MLP(s, self.layout, name="mlp")
+        fed, report = mlp(normed(x, before_mlp), real)
+        return x + normed(fed, after_mlp), (new, report)

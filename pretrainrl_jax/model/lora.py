@@ -69,8 +69,11 @@ def merged(lora: Lora, params: Any) -> Any:
         if path[-1].endswith(A):
             *above, name = path
             name = name.removesuffix(A)
-            low_rank = jax.vmap(_product)(a, adapters[*above, name + B])
-            frozen[*above, name] = frozen[*above, name] + lora.scale * low_rank
+            kernel, b = frozen[*above, name], adapters[*above, name + B]
+            of_each = jax.vmap(_product)  # layer
+            if a.ndim + b.ndim - kernel.ndim == 4:  # both have the axis of experts, too
+                of_each = jax.vmap(of_each)
+            frozen[*above, name] = kernel + lora.scale * of_each(a, b)
     return flax.traverse_util.unflatten_dict(frozen)
 
 

@@ -13,7 +13,7 @@ from pretrainrl_jax.config import MeshConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.shape import ModelShape
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "expert", "tensor")
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,14 @@ class Rules:
         ValueError: if the vocabulary lies along an axis of the rows, or the model axis along another one.
     """
 
-    rows: ClassVar[tuple[str, ...]] = ("data", "fsdp")  # of a batch, its caches and beams, for any model
+    rows: ClassVar[tuple[str, ...]] = ("data", "fsdp", "expert")  # of a batch, its caches and beams, for any model
     model: str | None = "fsdp"  # of parameters; activations have it whole
     vocabulary: str | None = "tensor"
     heads: str | None = "tensor"
     kv_heads: str | None = "tensor"
     mlp: str | None = "tensor"
+    experts: str | None = "expert"
+    routes: str | None = None  # of a router, a column for each expert
     head: str | None = None
     layers: str | None = None
     rank: str | None = None  # of adapters
@@ -70,24 +72,24 @@ ONE_DEVICE = Layout()
 
 
 def make_mesh(settings: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """The mesh with axes data, fsdp and tensor over all devices, neighbours on the last axes.
+    """The mesh with axes data, fsdp, expert and tensor over all devices, neighbours on the last axes.
 
     Raises:
         InputError: if the sizes do not multiply to the number of devices.
     """
     count = len(devices) if devices is not None else jax.device_count()
-    asked = (settings.data, settings.fsdp, settings.tensor)
+    asked = tuple(getattr(settings, axis) for axis in AXES)
     known = math.prod(size for size in asked if size > 0)
     sizes = tuple(size if size > 0 else max(1, count // known) for size in asked)
     if math.prod(sizes) != count:
         shown = " x ".join(map(str, sizes))
         fits = " and ".join(map(str, nearest(known, divisors(count)))) if -1 in asked else ""
         raise InputError(
-            f"mesh {shown} (data x fsdp x tensor) needs {math.prod(sizes)} devices and {count} are here: "
-            "change mesh.data, mesh.fsdp or mesh.tensor"
+            f"mesh {shown} ({' x '.join(AXES)}) needs {math.prod(sizes)} devices and {count} are here: "
+            "change mesh.data, mesh.fsdp, mesh.expert or mesh.tensor"
             + (f"; {known} does not divide {count}, the nearest that do are {fits}" if fits else "")
         )
-    types = (AxisType.Auto,) * 3
+    types = (AxisType.Auto,) * len(AXES)
     try:
         return jax.make_mesh(sizes, AXES, types, devices=devices)
     except NotImplementedError:  # a slice's own axes, as 4 x 4 x 4, do not multiply to these: one is cut
@@ -101,6 +103,11 @@ def check_model(shape: ModelShape, mesh: Mesh, rules: Rules = Rules()) -> None:
     Raises:
         InputError: with the numbers, and the nearest sizes that do.
     """
+    if mesh.shape.get("expert", 1) > 1 and not shape.experts:
+        raise InputError(
+            f"mesh.expert is {mesh.shape['expert']} and the model has no experts: make it 1, and mesh.fsdp or "
+            "mesh.data larger"
+        )
     names = {"vocabulary": "rows of vocabulary", "mlp": "d_ff", "model": "d_model", "head": "head_dim"}
     for axis, parts in mesh.shape.items():
         sizes = {names.get(n, n): size for n, size in shape.sizes.items() if getattr(rules, n) == axis}
@@ -118,7 +125,7 @@ def check_batch(name: str, rows: int, mesh: Mesh, microsteps: int = 1) -> None:
     Args:
         name: of the setting that says how many rows.
         rows: of the batch.
-        mesh: which cuts it along data and fsdp.
+        mesh: which cuts it along data, fsdp and expert.
         microsteps: it is cut into before.
 
     Raises:
@@ -127,13 +134,14 @@ def check_batch(name: str, rows: int, mesh: Mesh, microsteps: int = 1) -> None:
     parts = row_shards(mesh)
     if (rows // microsteps) % parts:
         unit = parts * microsteps
+        axes = [axis for axis in Rules.rows if axis != "expert" or mesh.shape.get(axis, 1) > 1]
         more = -(-rows // unit) * unit
         fits = [str(size) for size in (more - unit, more) if size]
         cut = f", cut into {microsteps} microsteps" if microsteps > 1 else ""
         meshes = " and ".join(map(str, nearest(parts, divisors(rows // microsteps))))
         raise InputError(
-            f"{name} is {rows}{cut}, and does not divide over mesh.data x mesh.fsdp = {parts}: the nearest "
-            f"that do are {' and '.join(fits)} rows, or a mesh where data x fsdp is {meshes}"
+            f"{name} is {rows}{cut}, and does not divide over {' x '.join(f'mesh.{axis}' for axis in axes)} = "
+            f"{parts}: the nearest that do are {' and '.join(fits)} rows, or a mesh where {' x '.join(axes)} is {meshes}"
         )
 
 
@@ -150,7 +158,7 @@ def nearest(size: int, allowed: Sequence[int]) -> list[int]:
 
 def row_shards(mesh: Mesh | None) -> int:
     """Parts that a batch's rows are cut into."""
-    return math.prod(mesh.shape[axis] for axis in Rules.rows) if mesh is not None else 1
+    return math.prod(mesh.shape.get(axis, 1) for axis in Rules.rows) if mesh is not None else 1
 
 
 def round_up_rows(mesh: Mesh | None, rows: int) -> int:
@@ -159,7 +167,7 @@ def round_up_rows(mesh: Mesh | None, rows: int) -> int:
 
 
 def row_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
-    """Rows of a batch over data and fsdp, after `leading` unsharded axes (microsteps)."""
+    """Rows of a batch over data, fsdp and expert, after `leading` unsharded axes (microsteps)."""
     return NamedSharding(mesh, PartitionSpec(*[None] * leading, Rules.rows))
 
 

@@ -11,6 +11,14 @@ from pretrainrl_jax.model.lora import Lora
 
 # What files call these fields: digests of mined data and older versions read them, too.
 IN_FILES = {"d_model": "width", "head_dim": "head_width", "d_ff": "mlp_width"}
+LOCAL_ROPE_THETA = 10000.0  # of a model that is made here, as Gemma 3's
+ROUTER_LOSS = 0.001  # the coefficient of a model that is made here, as Mixtral's and Qwen3's
+# Fields that older versions have not, and values with which a model is what it was: not written, so that
+# digests stay.
+LATER: dict[str, Any] = {
+    "local_rope_theta": 0.0, "query_scale": 0.0, "experts": 0, "experts_per_token": 0, "norm_topk_prob": True,
+    "router_loss": 0.0,
+}  # fmt: skip
 REMAT_IN_FILES = {word: switch == "true" for switch, word in SWITCHED.items()}
 
 
@@ -22,6 +30,13 @@ class RopeScaling:
     low_frequency_factor: float
     high_frequency_factor: float
     original_length: int
+
+
+@dataclass(frozen=True)
+class LinearScaling:
+    """Positions divided by a factor."""
+
+    factor: float
 
 
 @dataclass(frozen=True)
@@ -41,17 +56,28 @@ class ModelShape:
     tied: bool
     dtype: str = "float32"  # compute dtype, whatever the parameters' is
     remat: Policy = "none"  # what a training recomputes; changes no result (`layers.KEPT`)
-    rope_scaling: RopeScaling | None = None
+    rope_scaling: RopeScaling | LinearScaling | None = None
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
     windows: tuple[int, ...] = ()  # of each layer, how many positions a token sees, itself included; 0: all
+    local_rope_theta: float = 0.0  # of layers with a window, where the family has one for them
+    query_scale: float = 0.0  # scores are divided by its root; 0: head_dim
+    experts: int = 0  # MLPs of a mixture; 0: every token has the same one
+    experts_per_token: int = 0
+    norm_topk_prob: bool = True  # the weights of a token's experts add up to 1
+    router_loss: float = 0.0  # coefficient, in training, of the loss that balances experts
     lora: Lora | None = None  # adapters beside its matrices; no part of what files call a shape
 
     @property
     def traits(self) -> Family:
         """What the family does differently."""
         return FAMILIES[self.family]
+
+    @property
+    def attention_scale(self) -> float:
+        """What scores of attention are multiplied by."""
+        return (self.query_scale or self.head_dim) ** -0.5
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -65,6 +91,8 @@ class ModelShape:
             "model": self.d_model,
             "head": self.head_dim,
             "layers": self.layers,
+            "experts": self.experts,
+            "routes": self.experts,
         }
 
 
@@ -73,13 +101,33 @@ def from_settings(settings: ModelConfig, vocabulary: int) -> ModelShape:
     names = {f.name for f in dataclasses.fields(ModelShape)}
     values = {k: v for k, v in _by_field(dataclasses.asdict(settings)).items() if k in names}
     values["vocabulary"] = settings.vocabulary or vocabulary
-    return ModelShape(**values, qkv_bias=FAMILIES[settings.family].qkv_bias)
+    traits = FAMILIES[settings.family]
+    if traits.experts is None:
+        values |= {"router_loss": 0.0, "norm_topk_prob": True}
+    elif traits.experts.normalised is not None:
+        values["norm_topk_prob"] = traits.experts.normalised
+    if traits.local_rope:
+        values["local_rope_theta"] = LOCAL_ROPE_THETA
+    if traits.scaled_query:
+        values["query_scale"] = float(settings.head_dim)
+    if values["router_loss"] < 0:
+        values["router_loss"] = ROUTER_LOSS
+    return ModelShape(**values, qkv_bias=traits.qkv_bias)
+
+
+def in_training(shape: ModelShape, settings: ModelConfig) -> ModelShape:
+    """A loaded shape as settings train it: what is recomputed, and the coefficient of the router's loss."""
+    own = settings.router_loss < 0 or not shape.experts
+    router_loss = shape.router_loss if own else settings.router_loss
+    return dataclasses.replace(shape, remat=settings.remat, router_loss=router_loss)
 
 
 def to_json(shape: ModelShape) -> dict[str, Any]:
     """A plain dictionary that `from_json` reads back, without adapters."""
     values = dataclasses.asdict(shape) | {"remat": REMAT_IN_FILES.get(shape.remat, shape.remat)}
-    return {IN_FILES.get(name, name): value for name, value in values.items() if name != "lora"}
+    left_out = LATER | {"lora": values["lora"]}
+    written = {k: v for k, v in values.items() if k not in left_out or v != left_out[k]}
+    return {IN_FILES.get(name, name): value for name, value in written.items()}
 
 
 def from_json(values: dict[str, Any]) -> ModelShape:
@@ -91,7 +139,7 @@ def from_json(values: dict[str, Any]) -> ModelShape:
     )
     words = {switch: word for word, switch in REMAT_IN_FILES.items()}
     read = {
-        "rope_scaling": scaling and RopeScaling(**scaling),
+        "rope_scaling": scaling and (LinearScaling if len(scaling) == 1 else RopeScaling)(**scaling),
         "windows": tuple(windows),
         "remat": words.get(remat, remat),
     }

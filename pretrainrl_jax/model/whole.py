@@ -78,4 +78,4 @@ def for_decoding(model: Model, params: Params) -> tuple[Model, Params]:
 
 
 def _is_matrix(axes: tuple[str | None, ...]) -> bool:
-    return "model" in axes and bool(set(axes) - {"model", "layers"})
+    return "model" in axes and bool(set(axes) - {"model", "layers"})  # a norm has no other axis

@@ -11,7 +11,8 @@ import numpy as np
 
 from pretrainrl_jax.model.attention import TreeRows
 from pretrainrl_jax.model.beginnings import Before, Beginnings, cache_before, read_beginnings
-from pretrainrl_jax.model.decoder import KVCache, Model, Params
+from pretrainrl_jax.model.decoder import HiddenStates, KVCache, Model, Params
+from pretrainrl_jax.model.layers import Auxiliary
 from pretrainrl_jax.model.mesh import constrain, round_up_rows
 from pretrainrl_jax.model.partitioning import place_rows, replicate, results
 from pretrainrl_jax.model.vocabulary import check_tokens
@@ -31,17 +32,24 @@ def source_states(
     model: Model, params: Params, batch: PackedBatch, earlier: Before | None = None
 ) -> jax.Array:
     """The final hidden states that predict something, [rows, sources, model] in the compute dtype."""
+    return _sources(model, params, batch, earlier).hidden
+
+
+def _sources(
+    model: Model, params: Params, batch: PackedBatch, earlier: Before | None = None
+) -> HiddenStates:
+    """The same, with what the decoder computes beside."""
     rows = TreeRows(batch.tree_id, batch.branch_id)
     positions: Any = batch.positions
     caches: tuple[KVCache, ...] = ()
     if earlier is not None:
         cache, lengths = cache_before(model, earlier, batch.tokens.shape[1])
         positions, caches = positions + lengths[:, None], (cache,)
-    hidden = model.hidden(params, batch.tokens, positions, rows, caches).hidden
+    states = model.hidden(params, batch.tokens, positions, rows, caches)
     if batch.sources.shape[-1] == batch.tokens.shape[-1]:
-        return hidden
-    hidden = jnp.take_along_axis(hidden, batch.sources[..., None], axis=1)
-    return constrain(hidden, model.layout, "rows", None, None)
+        return states
+    hidden = jnp.take_along_axis(states.hidden, batch.sources[..., None], axis=1)
+    return states._replace(hidden=constrain(hidden, model.layout, "rows", None, None))
 
 
 def target_logps(
@@ -55,11 +63,24 @@ def target_logps(
 
     A temperature, above 0, divides every logit.
     """
-    hidden = source_states(model, params, batch, earlier)
+    return target_logps_and_auxiliary(model, params, batch, temperature, earlier)[0]
+
+
+def target_logps_and_auxiliary(
+    model: Model,
+    params: Params,
+    batch: PackedBatch,
+    temperature: jax.Array | float | None = None,
+    earlier: Before | None = None,
+) -> tuple[jax.Array, Auxiliary]:
+    """The same, and what the layers report of themselves (`HiddenStates.auxiliary`)."""
+    states = _sources(model, params, batch, earlier)
+    hidden = states.hidden
     if temperature is not None:
         hidden = (hidden / temperature).astype(hidden.dtype)  # a logit is a product with it
     head = model.head(params).astype(hidden.dtype)
-    return token_logps(hidden, head, batch.source_index, batch.targets, layout=model.layout)
+    logps = token_logps(hidden, head, batch.source_index, batch.targets, layout=model.layout)
+    return logps, states.auxiliary
 
 
 def anchor_states(model: Model, params: Params, anchors: AnchorBatch) -> jax.Array:

@@ -251,12 +251,12 @@ class Context:
         return where | {"dtype": self.config.lora.base_dtype, "digest": policy.plain.digest}
 
     def in_training(self, model: Model) -> Model:
-        """A loaded model as a step computes it: it recomputes what this run says.
+        """A loaded model as a step computes it: it recomputes what this run says, and balances experts so.
 
         Its checkpoint says what the run recomputed that made it, and digests of what was mined with it have
         that, whatever trains on it.
         """
-        return replace(model, shape=replace(model.shape, remat=self.config.model.remat))
+        return replace(model, shape=in_training(model.shape, self.config.model))
 
     def fingerprint(self, loaded: Loaded, template: str, facts: Sequence[Fact], settings: Any) -> Any:
         """What results depend on: the model, the kind of template, the facts, and a section of settings."""

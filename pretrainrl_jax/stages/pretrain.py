@@ -16,7 +16,7 @@ from pretrainrl_jax.facts.vocabulary import save_tokenizer, train_tokenizer
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.partitioning import parameter_shardings
-from pretrainrl_jax.model.shape import from_settings
+from pretrainrl_jax.model.shape import from_settings, in_training
 from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.checkpoints import Progress
@@ -159,7 +159,7 @@ def starting_point(context: Context) -> Loaded:
     config = context.config
     if path := config.model.path:
         loaded = load(path, context.mesh, config.model.dtype, "float32", chosen=context.chosen)
-        shape = replace(loaded.model.shape, remat=config.model.remat)
+        shape = in_training(loaded.model.shape, config.model)
         return replace(loaded, model=replace(loaded.model, shape=shape))
     tokenizer = own_tokenizer(context)
     model = Model(from_settings(config.model, tokenizer.size), context.mesh, **context.chosen._asdict())

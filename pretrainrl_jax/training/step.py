@@ -12,11 +12,12 @@ from jax.sharding import Mesh
 
 from pretrainrl_jax.config import OptimizerConfig
 from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.model.experts import balance_loss
 from pretrainrl_jax.model.lora import join, split
 from pretrainrl_jax.model.mesh import replicated, row_sharding
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.objectives.loss import Coefficients, temperature, total_loss
-from pretrainrl_jax.objectives.scoring import anchor_logps, target_logps
+from pretrainrl_jax.objectives.scoring import anchor_logps, target_logps, target_logps_and_auxiliary
 from pretrainrl_jax.objectives.sums import branch_sums, count
 from pretrainrl_jax.training.optimizer import Schedule, adamw
 from pretrainrl_jax.trees.anchors import Anchored
@@ -61,7 +62,11 @@ def train_step(
     What does not learn of the parameters is `frozen`, as `lora.split` gives it.
     Trees may have rows of anchor text beside them, which the term "anchor" reads.
 
-    Every denominator spans all microsteps and devices, so cutting a batch differently changes only rounding.
+    Of a mixture of experts the loss that balances them is added: over the real tokens of a microstep's trees,
+    a prefix that branches share counted once, the mean over microsteps by tokens. Anchor text has no part in
+    it.
+
+    Every other denominator spans all microsteps and devices, so cutting a batch differently changes only rounding.
     Where the loss or a gradient is not finite, parameters and opt_state stay as they were and `skipped` is 1.
     """
     trees, anchors = batch if isinstance(batch, Anchored) else (batch, None)
@@ -71,9 +76,14 @@ def train_step(
     def loss_of(trained: Params, micro: PackedBatch | Anchored) -> tuple[jax.Array, dict[str, jax.Array]]:
         params = join(frozen, trained)
         rows, beside = micro if isinstance(micro, Anchored) else (micro, None)
-        logps = target_logps(model, params, rows, temperature(coefficients))
+        logps, auxiliary = target_logps_and_auxiliary(model, params, rows, temperature(coefficients))
         anchored = beside and (beside, anchor_logps(model, params, beside))
-        return total_loss(logps, rows, coefficients, counts, **forms, anchored=anchored)
+        loss, metrics = total_loss(logps, rows, coefficients, counts, **forms, anchored=anchored)
+        if not model.shape.experts:
+            return loss, metrics
+        balance = balance_loss(auxiliary) * (rows.tree_id > 0).sum() / (trees.tree_id > 0).sum()
+        loss += model.shape.router_loss * balance
+        return loss, metrics | {"loss": loss, "router_loss": balance}
 
     def microstep(micro: PackedBatch | Anchored) -> tuple[Params, dict[str, jax.Array]]:
         (_, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params, micro)

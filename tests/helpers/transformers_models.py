@@ -39,6 +39,18 @@ LAST_WINDOWED = {
     "max_window_layers": 1,
     "num_hidden_layers": 3,
 }
+EXPERTS = {"num_experts": 8, "num_experts_per_tok": 3}
+GEMMA = {
+    "num_hidden_layers": 3,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    "sliding_window": WINDOW,
+    "query_pre_attn_scalar": 23,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 500.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+    },
+    "tie_word_embeddings": True,
+}
 
 # Of each family the class and what its published models have beside `SHARED`.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -48,6 +60,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama3": ("Llama", {"rope_parameters": LLAMA3}),
     "mistral": ("Mistral", {"sliding_window": WINDOW}),
     "olmo2": ("Olmo2", {}),
+    "gemma3_text": ("Gemma3Text", GEMMA),
+    "mixtral": ("Mixtral", {"num_local_experts": 6, "num_experts_per_tok": 2}),
+    "olmoe": ("Olmoe", EVERY_HEAD | EXPERTS),
+    "qwen3_moe": ("Qwen3Moe", EXPERTS | {"moe_intermediate_size": 12, "norm_topk_prob": True}),
 }
 
 
@@ -80,6 +96,13 @@ CASES = (
     Case("mistral", "tied", TIED | {"sliding_window": None}, {"sliding_window": WINDOW}),
     Case("olmo2"),
     Case("olmo2", "tied", TIED | EVERY_HEAD),
+    Case("gemma3_text", without={"query_pre_attn_scalar": 10}),
+    Case("gemma3_text", "untied", {"tie_word_embeddings": False}),
+    Case("mixtral"),
+    Case("mixtral", "windowed", {"sliding_window": WINDOW}, {"sliding_window": None}),
+    Case("olmoe", "normalised", {"norm_topk_prob": True}, {"norm_topk_prob": False}),
+    Case("qwen3_moe"),
+    Case("qwen3_moe", "tied", TIED | {"norm_topk_prob": False, "num_key_value_heads": 1}),
 )
 
 
@@ -90,7 +113,7 @@ def peer(family: str, sharpness: float = 2.0, seed: int = 0, **changes: Any) -> 
     """
     kind, settings = FAMILIES[family]
     config = getattr(transformers, f"{kind}Config")(**(SHARED | settings | changes))
-    model = getattr(transformers, f"{kind}ForCausalLM")._from_config(
+    model = getattr(transformers, f"{kind.removesuffix('Text')}ForCausalLM")._from_config(
         config, attn_implementation="eager", dtype=torch.float32
     )
     return randomise(model, sharpness, seed)

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.model.families import FAMILIES, Family
+from pretrainrl_jax.model.families import FAMILIES, Experts, Family
 from pretrainrl_jax.model.hugging_face.files import INDEX, SINGLE
-from pretrainrl_jax.model.shape import ModelShape, RopeScaling
+from pretrainrl_jax.model.shape import LinearScaling, ModelShape, RopeScaling
 
 Json = dict[str, Any]
 SIZES = {  # and our names
     "vocab_size": "vocabulary", "hidden_size": "d_model", "intermediate_size": "d_ff",
     "num_hidden_layers": "layers", "num_attention_heads": "heads",
 }  # fmt: skip
+EXPERTS = {"num_experts_per_tok": "experts_per_token", "router_aux_loss_coef": "router_loss"}
 SCALING = {  # of llama3's rotary embedding, and our names
     "factor": "factor", "low_freq_factor": "low_frequency_factor",
     "high_freq_factor": "high_frequency_factor", "original_max_position_embeddings": "original_length",
@@ -31,13 +32,14 @@ SCALING = {  # of llama3's rotary embedding, and our names
 COMPUTED = {
     *SIZES, "num_key_value_heads", "head_dim", "hidden_act", "rms_norm_eps", "tie_word_embeddings",
     "rope_parameters", "attention_bias", "mlp_bias", "sliding_window", "use_sliding_window",
-    "max_window_layers", "layer_types",
+    "max_window_layers", "layer_types", "hidden_activation", "query_pre_attn_scalar", *EXPERTS, "num_experts",
+    "num_local_experts", "norm_topk_prob", "moe_intermediate_size",
 }  # fmt: skip
 # Keys of these classes, beside those of their base, that change nothing a forward pass computes. Where an
 # older transformers heeds pretraining_tp, it cuts products in parts whose sum is the same.
 NEUTRAL = {
     "initializer_range", "attention_dropout", "use_cache", "max_position_embeddings", "pretraining_tp",
-    "bos_token_id", "eos_token_id", "pad_token_id",
+    "bos_token_id", "eos_token_id", "pad_token_id", "output_router_logits",
 }  # fmt: skip
 # Keys that transformers reads whether or not a class has them, and their values that change nothing.
 READ_OF_ALL: dict[str, tuple[Any, ...]] = {
@@ -45,9 +47,10 @@ READ_OF_ALL: dict[str, tuple[Any, ...]] = {
     "attention_chunk_size": (None,), "kv_sharing_modes": (None,), "fusion_config": (None,),
     "transformers_weights": (None, SINGLE, INDEX), "configuration_files": (None, []),
 }  # fmt: skip
-SILU = ("silu", "swish")  # two names of one function
+ACTIVATIONS = {"silu": ("silu", "swish"), "gelu_tanh": ("gelu_pytorch_tanh",)}  # names of one function each
 RESPELLED = {"rope_parameters", "dtype", "transformers_version"}  # written otherwise
-ROPES = {"default": set[str](), "llama3": {*SCALING}}
+ROPES = {"default": set[str](), "linear": {"factor"}, "llama3": {*SCALING}}
+FULL, SLIDING = "full_attention", "sliding_attention"  # kinds of layers
 
 
 def read_config(folder: Path, name: str = "config.json") -> Json:
@@ -103,10 +106,14 @@ def _shape(path: Path, config: Json, name: str, dtype: str) -> ModelShape:
     head_dim = index(getattr(given, "head_dim", None) or given.hidden_size // heads)
     if head_dim < 1 or head_dim % 2:
         raise InputError(f"{path}: a head's width is {head_dim}: a rotary embedding takes an even number")
-    rope = _rope(path, given.rope_parameters)
+    rope, local = (_rope(path, one) for one in _of_kinds(given.rope_parameters, family))
     theta, epsilon = float(rope["rope_theta"]), float(given.rms_norm_eps)
-    if not (0 < theta < math.inf and 0 <= epsilon < math.inf):
+    thetas = theta, float(local["rope_theta"])
+    if not (0 < min(thetas) <= max(thetas) < math.inf and 0 <= epsilon < math.inf):
         raise InputError(f"{path}: rope_theta is {theta} and rms_norm_eps {epsilon}: both must be positive")
+    if family.local_rope and local["rope_type"] != "default":
+        raise InputError(f"{path}: rope_type of {SLIDING} is {local['rope_type']!r}: it must be 'default'")
+    sizes["d_ff"] = index(getattr(given, family.experts.width)) if family.experts else sizes["d_ff"]
     biases = {key: key in declared and bool(getattr(given, key)) for key in ("attention_bias", "mlp_bias")}
     return ModelShape(
         **sizes,
@@ -121,6 +128,9 @@ def _shape(path: Path, config: Json, name: str, dtype: str) -> ModelShape:
         qkv_bias=family.qkv_bias or biases["attention_bias"],
         out_bias=biases["attention_bias"],
         mlp_bias=biases["mlp_bias"],
+        local_rope_theta=thetas[1] if family.local_rope else 0.0,
+        query_scale=float(given.query_pre_attn_scalar) if family.scaled_query else 0.0,
+        **_experts(path, given, family),
         windows=_windows(path, given, family),
     )
 
@@ -167,10 +177,16 @@ def _refuse_unknown(path: Path, config: Json, given: Any, declared: Json) -> Non
                 f"{path}: {key} is {_short(value)}, which this decoder does not compute for "
                 f"{given.model_type}; remove it if the model was trained without it"
             )
-    if given.hidden_act not in SILU:
+    key = _activation_key(declared)
+    names = ACTIVATIONS[FAMILIES[given.model_type].activation]
+    if getattr(given, key) not in names:
         raise InputError(
-            f"{path}: hidden_act is {given.hidden_act!r}, and this decoder computes 'silu' alone"
+            f"{path}: {key} is {getattr(given, key)!r}, and this decoder computes {names[0]!r} alone"
         )
+
+
+def _activation_key(declared: Json) -> str:
+    return "hidden_activation" if "hidden_activation" in declared else "hidden_act"
 
 
 def _rope(path: Path, rope: Json) -> Json:
@@ -185,26 +201,53 @@ def _rope(path: Path, rope: Json) -> Json:
     return rope
 
 
-def _scaling(rope: Json) -> RopeScaling | None:
+def _of_kinds(rope: Json, family: Family) -> tuple[Json, Json]:
+    """The parameters of layers that see everything, and of those with a window."""
+    return (rope[FULL], rope[SLIDING]) if family.local_rope else (rope, rope)
+
+
+def _experts(path: Path, given: Any, family: Family) -> Json:
+    """What a shape says of experts; nothing where the family has none."""
+    if family.experts is None:
+        return {}
+    names = family.experts
+    count, chosen = index(getattr(given, names.count)), index(given.num_experts_per_tok)
+    if not 1 <= chosen <= count:
+        raise InputError(f"{path}: {chosen} of {count} experts for each token: there must be 1 or more")
+    normalised = given.norm_topk_prob if names.normalised is None else names.normalised
+    coefficient = float(given.router_aux_loss_coef)
+    if not 0 <= coefficient < math.inf:
+        raise InputError(f"{path}: router_aux_loss_coef is {coefficient}: it must be 0 or more")
+    return {
+        "experts": count,
+        "experts_per_token": chosen,
+        "norm_topk_prob": bool(normalised),
+        "router_loss": coefficient,
+    }
+
+
+def _scaling(rope: Json) -> RopeScaling | LinearScaling | None:
     if rope["rope_type"] == "default":
         return None
+    if rope["rope_type"] == "linear":
+        return LinearScaling(float(rope["factor"]))
     factor, low, high, length = (rope[key] for key in SCALING)
     return RopeScaling(float(factor), float(low), float(high), int(length))
 
 
 def _windows(path: Path, given: Any, family: Family) -> tuple[int, ...]:
     """Each layer's sliding window, 0 where it has none; empty where no layer has one."""
-    full, sliding = "full_attention", "sliding_attention"
     window, layers = getattr(given, "sliding_window", None) or 0, given.num_hidden_layers
-    kinds = [sliding if window else full] * layers
+    kinds = [SLIDING if window else FULL] * layers
     stated = getattr(given, "layer_types", None) or kinds
-    may = {"never": [full], "every layer": kinds[:1], "upper layers": [full, sliding][: 1 + bool(window)]}
+    either = [FULL, SLIDING][: 1 + bool(window)]
+    may = {"never": [FULL], "every layer": kinds[:1], "upper layers": either, "some layers": either}
     if window < 0 or len(stated) != layers or not {*stated} <= {*may[family.sliding_window]}:
         raise InputError(
             f"{path}: layer_types is {_short(stated)} for {layers} layers and a sliding window of {window}: "
-            f"this decoder knows {full}, and {sliding} where the family has it"
+            f"this decoder knows {FULL}, and {SLIDING} where the family has it"
         )
-    windows = tuple(window if kind == sliding else 0 for kind in stated)
+    windows = tuple(window if kind == SLIDING else 0 for kind in stated)
     return windows if any(windows) else ()
 
 
@@ -238,37 +281,59 @@ def write_config(shape: ModelShape, origin: Json, dtype: str) -> Json:
         origin: config.json of the model it was imported from, whose other keys are kept; empty without one.
         dtype: of the weights beside it.
     """
-    scaling, window = shape.rope_scaling, max(shape.windows, default=0)
+    scaling, window, traits = shape.rope_scaling, max(shape.windows, default=0), shape.traits
     config: Json = {
         "architectures": [shape.traits.architecture],
         "model_type": shape.family,
         **{theirs: getattr(shape, ours) for theirs, ours in SIZES.items()},
         "num_key_value_heads": shape.kv_heads,
         "head_dim": shape.head_dim,
-        "hidden_act": "silu",
+        ("hidden_act" if traits.activation == "silu" else "hidden_activation"): ACTIVATIONS[
+            traits.activation
+        ][0],
         "rms_norm_eps": shape.norm_epsilon,
         "tie_word_embeddings": shape.tied,
         "rope_theta": shape.rope_theta,
         "rope_scaling": None,
         "torch_dtype": dtype,
     }
-    if scaling is not None:
+    if isinstance(scaling, LinearScaling):
+        config["rope_scaling"] = {"rope_type": "linear", "factor": scaling.factor}
+    elif scaling is not None:
         values = {theirs: getattr(scaling, ours) for theirs, ours in SCALING.items()}
         config["rope_scaling"] = {"rope_type": "llama3", **values}
     if shape.out_bias:
         config["attention_bias"] = True
     if shape.mlp_bias:
         config["mlp_bias"] = True
-    if shape.traits.sliding_window != "never":
+    if traits.experts is not None:
+        config |= _written_experts(shape, traits.experts, origin)
+    if traits.sliding_window != "never":
         config["sliding_window"] = window or None
-    if shape.traits.sliding_window == "upper layers":
+    if traits.sliding_window in ("upper layers", "some layers"):
         config["sliding_window"] = window or origin.get("sliding_window")
-        config["use_sliding_window"] = window > 0
-        config["max_window_layers"] = origin.get("max_window_layers", shape.layers)
         windows = shape.windows or (0,) * shape.layers
-        config["layer_types"] = ["sliding_attention" if size else "full_attention" for size in windows]
+        config["layer_types"] = [SLIDING if size else FULL for size in windows]
+    if traits.switched_window:
+        config["use_sliding_window"] = window > 0
+    if traits.sliding_window == "upper layers":
+        config["max_window_layers"] = origin.get("max_window_layers", shape.layers)
+    if traits.local_rope:
+        config["rope_local_base_freq"] = shape.local_rope_theta
+    if traits.scaled_query:
+        scale = shape.query_scale
+        config["query_pre_attn_scalar"] = int(scale) if scale.is_integer() else scale
     kept = {key: value for key, value in origin.items() if key not in RESPELLED}
     return kept | {"max_position_embeddings": kept.get("max_position_embeddings", 2048)} | config
+
+
+def _written_experts(shape: ModelShape, names: Experts, origin: Json) -> Json:
+    """What config.json says of experts."""
+    written: Json = {theirs: getattr(shape, ours) for theirs, ours in EXPERTS.items()}
+    written |= {names.count: shape.experts, names.width: shape.d_ff}
+    if names.width != "intermediate_size":  # which is of layers without experts, of which there are none
+        written["intermediate_size"] = origin.get("intermediate_size", shape.d_ff * shape.experts_per_token)
+    return written | ({"norm_topk_prob": shape.norm_topk_prob} if names.normalised is None else {})
 
 
 def _short(value: Any) -> str:

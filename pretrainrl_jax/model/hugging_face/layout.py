@@ -12,6 +12,7 @@ from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.families import Weight, weights_of
 
 Slices = tuple[slice, ...]
+Place = tuple[int, ...]  # layer and expert
 
 
 @dataclass(frozen=True)
@@ -19,20 +20,27 @@ class Parameter:
     """One of our parameters, and the tensors it is made of."""
 
     weight: Weight
-    shape: tuple[int, ...]  # ours, with all layers
+    shape: tuple[int, ...]  # ours, with all layers and experts
     axes: tuple[str, ...]  # their logical names
 
-    @property
-    def stacked(self) -> bool:
-        """Whether each layer has a tensor of its own."""
-        return self.axes[0] == "layers"
+    @cached_property
+    def stacked(self) -> int:
+        """Our first axes along which each entry is a tensor of its own: layers, then experts, or none."""
+        return sum(axis in ("layers", "experts") for axis in self.axes)
+
+    @cached_property
+    def places(self) -> list[Place]:
+        """Of each of its tensors the layer and the expert, as far as there are some."""
+        return list(np.ndindex(*self.shape[: self.stacked]))
+
+    def name(self, place: Place) -> str:
+        """Their name of the tensor of a layer and an expert."""
+        return self.weight.theirs.format(*place)
 
     @cached_property
     def names(self) -> list[str]:
         """Their names of its tensors, in the order of the layers."""
-        if not self.stacked:
-            return [self.weight.theirs]
-        return [self.weight.theirs.format(layer) for layer in range(self.shape[0])]
+        return [self.name(place) for place in self.places]
 
     @cached_property
     def groups(self) -> list[list[int]]:
@@ -59,7 +67,7 @@ class Parameter:
         if len(self.groups) == 1:
             return ours.reshape(1, -1)
         inner = len(self.groups[1 if self.transposed else 0])  # of ours, the axes that come first
-        matrix = ours.reshape(math.prod(ours.shape[self.stacked :][:inner]), -1)
+        matrix = ours.reshape(math.prod(ours.shape[self.stacked :][:inner]), -1)  # of one layer and expert
         return matrix.T if self.transposed else matrix
 
     def take(self, part: Slices) -> tuple[Slices, tuple[int, ...], Slices]:

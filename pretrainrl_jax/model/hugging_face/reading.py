@@ -8,6 +8,7 @@ a CPU takes over as it is.
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -136,22 +137,24 @@ def _read(tensors: dict[str, Stored], parameter: Parameter, place: Any) -> tuple
 def _read_part(tensors: dict[str, Stored], parameter: Parameter, part: Slices) -> tuple[np.ndarray, set[str]]:
     """A part of a parameter, several pieces of it read at a time, and the tensors that are not finite."""
     made = _aligned(tuple(s.stop - s.start for s in part), _dtype(tensors, parameter))
-    begin, end = part[0].start, part[0].stop
-    step = 1 if parameter.stacked else max(1, PIECE // made[:1].nbytes)
+    leading = parameter.stacked or 1
+    first = [s.start for s in part[:leading]]
+    steps = [1] * leading if parameter.stacked else [max(1, PIECE // made[:1].nbytes)]
 
-    def fill(start: int) -> str:
-        """Read what goes to `start` and on of our first axis; gives the tensor's name if it is not finite."""
-        stop = min(start + step, end)
-        name = parameter.names[start if parameter.stacked else 0]
-        rows, unfolded, cut = parameter.take((slice(start, stop), *part[1:]))
+    def fill(start: tuple[int, ...]) -> str:
+        """Read what goes to `start` and on of our first axes; gives the tensor's name if it is not finite."""
+        ends = zip(start, steps, part, strict=False)
+        taken = [slice(at, min(at + step, along.stop)) for at, step, along in ends]
+        name = parameter.name(start if parameter.stacked else ())
+        rows, unfolded, cut = parameter.take((*taken, *part[leading:]))
         piece = tensors[name].view(rows).reshape(unfolded)[cut].astype(made.dtype, copy=False)
-        fine = copy_matrix(
-            parameter.as_theirs(made[start - begin : stop - begin]), parameter.as_matrix(piece)
-        )
+        to = tuple(slice(s.start - at, s.stop - at) for s, at in zip(taken, first, strict=True))
+        fine = copy_matrix(parameter.as_theirs(made[to]), parameter.as_matrix(piece))
         return "" if fine else name
 
+    starts = product(*(range(s.start, s.stop, step) for s, step in zip(part, steps, strict=False)))
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as threads:
-        not_finite = set(threads.map(fill, range(begin, end, step)))
+        not_finite = set(threads.map(fill, starts))
     return made, not_finite - {""}
 
 

@@ -18,7 +18,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import is_process_0, process_count
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.hugging_face.files import INDEX, SINGLE
-from pretrainrl_jax.model.hugging_face.layout import Parameter, parameters
+from pretrainrl_jax.model.hugging_face.layout import Parameter, Place, parameters
 from pretrainrl_jax.model.hugging_face.reading import THREADS, copy_matrix
 from pretrainrl_jax.model.mesh import ONE_DEVICE, Layout, Rules, constrain, row_shards
 from pretrainrl_jax.model.partitioning import place_rows
@@ -31,8 +31,8 @@ class Tensor(NamedTuple):
     """A tensor to write, still where its parameter lies."""
 
     parameter: Parameter
-    value: jax.Array  # the parameter, all layers
-    layer: int
+    value: jax.Array  # the parameter, all layers and experts
+    place: Place  # its layer and expert
     dtype: Any
 
     @property
@@ -48,21 +48,21 @@ class Tensor(NamedTuple):
         return made
 
     def _layer(self) -> np.ndarray:
-        """The layer of ours, the others left where they are."""
+        """The layer and expert of ours, the others left where they are."""
         if not self.value.is_fully_addressable:
             return self._from_all_hosts()
         if not self.parameter.stacked:
             return np.asarray(self.value)
         if all(device.platform == "cpu" for device in self.value.devices()):  # then the host has them
-            return np.asarray(self.value)[self.layer : self.layer + 1]
-        return np.asarray(_cut(self.value, np.int32(self.layer)))
+            return np.asarray(self.value)[tuple(slice(at, at + 1) for at in self.place)]
+        return np.asarray(_cut(self.value, np.asarray(self.place, np.int32)))
 
     def _from_all_hosts(self) -> np.ndarray:
         """The same where other hosts have parts of it; all processes must ask, in the same order."""
         lies: Any = self.value.sharding
         layout = Layout(lies.mesh)
         if self.parameter.stacked:
-            return np.asarray(_cut(self.value, np.int32(self.layer), layout))
+            return np.asarray(_cut(self.value, np.asarray(self.place, np.int32), layout))
         if self.parameter.axes[0] != "vocabulary":
             return np.asarray(_everywhere(self.value, layout))
         vocabulary, model, *_ = *lies.spec, None, None
@@ -78,8 +78,10 @@ class Tensor(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=2)
-def _cut(x: jax.Array, layer: jax.Array, layout: Layout = ONE_DEVICE) -> jax.Array:
-    return constrain(jax.lax.dynamic_slice_in_dim(x, layer, 1), layout)
+def _cut(x: jax.Array, place: jax.Array, layout: Layout = ONE_DEVICE) -> jax.Array:
+    leading, rest = len(place), x.shape[len(place) :]
+    begin = (*place, *[jnp.int32(0)] * len(rest))
+    return constrain(jax.lax.dynamic_slice(x, begin, (*[1] * leading, *rest)), layout)
 
 
 _everywhere = jax.jit(constrain, static_argnums=1)
@@ -101,11 +103,11 @@ def tensors_of(
     """
     flat: Any = flax.traverse_util.flatten_dict(params, sep="/")
     tensors = {
-        name: Tensor(parameter, flat[path], layer, jnp.dtype(dtype or own.get(name) or flat[path].dtype))
+        name: Tensor(parameter, flat[path], place, jnp.dtype(dtype or own.get(name) or flat[path].dtype))
         for path, parameter in parameters(model).items()
-        for layer, name in enumerate(parameter.names)
+        for place, name in zip(parameter.places, parameter.names, strict=True)
     }
-    return dict(sorted(tensors.items(), key=lambda item: (item[1].parameter.stacked, item[1].layer)))
+    return dict(sorted(tensors.items(), key=lambda item: item[1].place))  # those of no layer come first
 
 
 def _fetched(tensors: dict[str, Tensor], names: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:

@@ -1,0 +1,235 @@
+"""A mixture of experts (arXiv 1701.06538): of many MLPs a router chooses a few for each token.
+
+The tokens are sorted by expert and multiplied group by group (`jax.lax.ragged_dot`). No expert has a
+capacity, so that no token is dropped, whatever the router chooses.
+
+Along the mesh's axis `expert` each device has some of the experts, and rows of its own. It gathers the rows
+of the others on the axis, lets its experts work on them, and gives each its part of the sum back.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec
+
+from pretrainrl_jax.model.mesh import Layout
+
+LOAD, PROBABILITY = "expert_load", "expert_probability"  # of a layer's experts, over real tokens; [experts]
+
+
+class Routed(NamedTuple):
+    """What a router says of tokens."""
+
+    experts: jax.Array  # int32 [rows, time, experts a token]: the most probable ones
+    weights: jax.Array  # float32, the same shape: what their outputs are multiplied by
+    probabilities: jax.Array  # float32 [rows, time, experts]
+
+
+class Matrix(NamedTuple):
+    """A matrix of each expert; with an adapter (LoRA) a product is x · weight + scale · x · a · b."""
+
+    weight: Any  # [experts, inputs, outputs]
+    a: Any = None  # [experts, inputs, rank]
+    b: Any = None  # [experts, rank, outputs]
+
+
+class Matrices(NamedTuple):
+    """A gated MLP for each expert."""
+
+    gate: Matrix  # from model to mlp
+    up: Matrix  # the same
+    down: Matrix  # and back
+
+
+class Axes(NamedTuple):
+    """Axes of the mesh along which there are several devices, where a function runs on one of them."""
+
+    experts: str | None = None  # each has some of the experts, and rows of its own
+    model: str | None = None  # each has a part of every matrix, to be gathered
+    mlp: str | None = None  # each has a part of every expert's hidden units
+
+
+def route(logits: jax.Array, per_token: int, normalised: bool) -> Routed:
+    """The experts of each token: the most probable `per_token`, by a softmax over all of them.
+
+    Args:
+        logits: of the router, [rows, time, experts].
+        per_token: how many are chosen.
+        normalised: the weights of the chosen ones add up to 1; else they are their probabilities.
+    """
+    probabilities = jax.nn.softmax(logits.astype(jnp.float32), -1)
+    weights, experts = jax.lax.top_k(probabilities, per_token)
+    if normalised:
+        weights = weights / weights.sum(-1, keepdims=True)
+    return Routed(experts, weights, probabilities)
+
+
+def load(routed: Routed, real: jax.Array) -> dict[str, jax.Array]:
+    """How many real tokens chose each expert, and the sum of their probabilities for it.
+
+    Args:
+        routed: what the router says of them.
+        real: bool [rows, time], False on padding.
+    """
+    count = routed.probabilities.shape[-1]
+    chosen = jax.nn.one_hot(routed.experts, count, dtype=jnp.float32).sum(-2)  # [rows, time, experts]
+    return {
+        LOAD: jnp.einsum("rte,rt->e", chosen, real.astype(jnp.float32)),
+        PROBABILITY: jnp.einsum("rte,rt->e", routed.probabilities, real.astype(jnp.float32)),
+    }
+
+
+def balance_loss(auxiliary: dict[str, jax.Array]) -> jax.Array:
+    """The loss that keeps experts equally busy (Switch Transformer, arXiv 2101.03961, equations 4 to 6).
+
+    experts · Σ share of tokens · mean probability, over the experts; both are means over all layers together,
+    as transformers has it. Equal shares give the number of experts a token, which is the least.
+
+    Args:
+        auxiliary: what the layers report, each [layers, experts].
+    """
+    loads, probabilities = auxiliary[LOAD].sum(0), auxiliary[PROBABILITY].sum(0)
+    tokens = jnp.maximum(jax.lax.stop_gradient(probabilities.sum()), 1.0)
+    return loads.shape[0] * jnp.sum(loads / tokens * probabilities / tokens)
+
+
+def every_expert(
+    x: jax.Array, routed: Routed, matrices: Matrices, activation: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+    """The mixture by its definition, each expert on every token: the reference of `mix_experts`.
+
+    Args:
+        x: [rows, time, model].
+        routed: the experts of each token.
+        matrices: without adapters.
+        activation: of the gate.
+    """
+    count = routed.probabilities.shape[-1]
+    weights = (jax.nn.one_hot(routed.experts, count) * routed.weights[..., None]).sum(-2)
+    gate, up = (jnp.einsum("rtm,emf->rtef", x, w.weight) for w in (matrices.gate, matrices.up))
+    return jnp.einsum("rtef,efm,rte->rtm", activation(gate) * up, matrices.down.weight, weights)
+
+
+def mix_experts(
+    x: jax.Array,
+    routed: Routed,
+    matrices: Matrices,
+    activation: Callable[[jax.Array], jax.Array],
+    layout: Layout,
+    scale: float = 1.0,
+) -> jax.Array:
+    """The weighted sum of what each token's experts give, [rows, time, model] in the dtype of x.
+
+    Args:
+        x: [rows, time, model].
+        routed: the experts of each token.
+        matrices: of all experts, in the dtype of x.
+        activation: of the gate.
+        layout: where they lie: rows of x as a batch's, experts, model and mlp as parameters do.
+        scale: of adapters.
+    """
+    of_device = partial(_of_device, activation=activation, scale=scale)
+    arguments = (x, routed.experts, routed.weights, matrices)
+    if layout.mesh is None or not layout.is_sharded:
+        return of_device(Axes(), *arguments)
+    rules, several = layout.rules, [axis for axis, size in layout.mesh.shape.items() if size > 1]
+    axes = Axes(*(axis if axis in several else None for axis in (rules.experts, rules.model, rules.mlp)))
+    rows = layout.spec("rows", None, None)
+
+    def specs(matrix: Matrix, takes: str, gives: str) -> Matrix:
+        low = matrix.a is not None
+        a, b = (layout.spec("experts", takes, "rank"), layout.spec("experts", "rank", gives))
+        return Matrix(layout.spec("experts", takes, gives), a if low else None, b if low else None)
+
+    gate, up, down = matrices
+    of_matrices = Matrices(
+        specs(gate, "model", "mlp"), specs(up, "model", "mlp"), specs(down, "mlp", "model")
+    )
+    return jax.shard_map(
+        partial(of_device, axes),
+        mesh=layout.mesh,
+        in_specs=(rows, rows, rows, of_matrices),
+        out_specs=rows,
+    )(*arguments)
+
+
+def _of_device(
+    axes: Axes,
+    x: jax.Array,
+    experts: jax.Array,
+    weights: jax.Array,
+    matrices: Matrices,
+    *,
+    activation: Callable[[jax.Array], jax.Array],
+    scale: float,
+) -> jax.Array:
+    """The same on a device's rows, with its experts; its share of the sum where others have the rest."""
+    if axes.experts:
+        gather = partial(jax.lax.all_gather, axis_name=axes.experts, axis=0, tiled=True)
+        x, experts, weights = gather(x), gather(experts), gather(weights)
+    rows, time, model = x.shape
+    per_token, own = experts.shape[-1], matrices.gate.weight.shape[0]
+    first = jax.lax.axis_index(axes.experts) * own if axes.experts else 0
+    expert = experts.reshape(-1) - first  # [choices], of which each token has `per_token`, one after another
+    expert = jnp.where((expert >= 0) & (expert < own), expert, own)  # those of other devices come last
+    order = jnp.argsort(expert)
+    inverse = jnp.argsort(order)
+    sizes = (expert[:, None] == jnp.arange(own)).sum(0, dtype=jnp.int32)  # choices of each expert
+    here = (jnp.arange(expert.size) < sizes.sum())[:, None]
+
+    def product(x: jax.Array, name: str) -> jax.Array:
+        y = _grouped(x, getattr(matrices, name), sizes, scale, axes, model_axis=2 if name == "down" else 1)
+        return checkpoint_name(y, name)
+
+    # What a grouped product makes of the rows after its groups is not said: none of it goes on, or back.
+    choices = jnp.repeat(x.reshape(-1, model), per_token, axis=0)
+    sorted_choices = jnp.where(here, _permute(choices, order, inverse), 0)
+    active = activation(product(sorted_choices, "gate")) * product(sorted_choices, "up")
+    given = _permute(jnp.where(here, product(active, "down"), 0), inverse, order)
+    mixed = jnp.einsum(
+        "tkm,tk->tm",
+        given.reshape(-1, per_token, model),
+        weights.reshape(-1, per_token),
+        preferred_element_type=jnp.float32,
+    )
+    mixed = mixed.reshape(rows, time, model).astype(x.dtype)
+    if axes.mlp:
+        mixed = jax.lax.psum(mixed, axes.mlp)
+    if axes.experts:
+        mixed = jax.lax.psum_scatter(mixed, axes.experts, scatter_dimension=0, tiled=True)
+    return mixed
+
+
+def _grouped(
+    x: jax.Array, matrix: Matrix, sizes: jax.Array, scale: float, axes: Axes, model_axis: int
+) -> jax.Array:
+    """x [choices, inputs], sorted by expert, times the matrix of each one's expert."""
+
+    def times(x: jax.Array, weight: jax.Array, model_axis: int | None) -> jax.Array:
+        if axes.model and model_axis is not None:
+            weight = jax.lax.all_gather(weight, axes.model, axis=model_axis, tiled=True)
+        return jax.lax.ragged_dot(x, weight, sizes)
+
+    y = times(x, matrix.weight, model_axis)
+    if matrix.a is None:
+        return y
+    of_a, of_b = (1, None) if model_axis == 1 else (None, 2)
+    return y + times(times(x, matrix.a, of_a) * scale, matrix.b, of_b)
+
+
+@jax.custom_vjp
+def _permute(x: jax.Array, order: jax.Array, inverse: jax.Array) -> jax.Array:
+    """x[order]; its gradient is gathered too, where that of a gather scatters."""
+    return x[order]
+
+
+def _permute_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[Any, None, None]:
+    order, inverse = saved
+    return _permute(gradient, inverse, order), None, None
+
+
+_permute.defvjp(lambda x, order, inverse: (x[order], (order, inverse)), _permute_backward)
