@@ -58,7 +58,7 @@ class ModelConfig(Section):
         if mixture and not 1 <= self.experts_per_token <= self.experts and not self.path:
             raise ValueError(
                 f"model.experts is {self.experts} and model.experts_per_token {self.experts_per_token}: the "
-                f"family {self.family} is a mixture, which needs 1 or more a token, and at least as many in all"
+                f"family {self.family} is a mixture, which needs 1 or more a token and as many in all"
             )
         return self
 
@@ -69,16 +69,16 @@ class MeshConfig(Section):
 
     data: int = setting(-1, "devices along the batch, each with all parameters")
     fsdp: int = setting(1, "devices along the batch that share each parameter along the model axis")
-    expert: int = setting(1, "devices along the batch that share the experts of a mixture")
     tensor: int = setting(1, "devices that share heads, MLP and vocabulary")
+    expert: int = setting(1, "devices along the batch that share the experts of a mixture")
 
     @model_validator(mode="after")
     def _fits(self) -> "MeshConfig":
         sizes = (self.data, self.fsdp, self.expert, self.tensor)
         if sizes.count(-1) > 1 or 0 in sizes or min(sizes) < -1:
             raise ValueError(
-                f"mesh.data, mesh.fsdp, mesh.expert and mesh.tensor are {', '.join(map(str, sizes))}: each must "
-                "be 1 or more, or one of them -1, which takes the devices that the others leave"
+                f"mesh.data, mesh.fsdp, mesh.expert and mesh.tensor are {', '.join(map(str, sizes))}: "
+                "each must be 1 or more, or one of them -1, which takes the devices that the others leave"
             )
         return self
 

@@ -56,7 +56,8 @@ def parameters(shape: ModelShape) -> Parameters:
     norms = sum(bool(name) for names in s.traits.norms for name in names) * s.d_model
     of_heads = {"none": 0, "head": 2 * s.head_dim, "all": queries + keys}[s.traits.query_key_norm]
     layers = s.layers * (_matrices(s, s.experts or 1) + biases + of_heads + norms)
-    return Parameters(table, 0 if s.tied else table, layers, s.d_model, s.layers * _adapters(s, s.experts or 1))
+    adapters = s.layers * _adapters(s, s.experts or 1)
+    return Parameters(table, 0 if s.tied else table, layers, s.d_model, adapters)
 
 
 def flops(shape: ModelShape, visible: float) -> Flops:
@@ -68,8 +69,9 @@ def flops(shape: ModelShape, visible: float) -> Flops:
     """
     s = shape
     attention = 4 * visible * s.layers * s.heads * s.head_dim  # scores, and the sum of values
-    adapters = 2 * s.layers * _adapters(s, s.experts_per_token or 1)
-    return Flops(2 * s.layers * _matrices(s, s.experts_per_token or 1), attention, 2 * s.vocabulary * s.d_model, adapters)
+    mlps = s.experts_per_token or 1
+    layers, adapters = (2 * s.layers * of_layer(s, mlps) for of_layer in (_matrices, _adapters))
+    return Flops(layers, attention, 2 * s.vocabulary * s.d_model, adapters)
 
 
 def _adapters(s: ModelShape, mlps: int) -> int:

@@ -9,7 +9,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Experts:
-    """A mixture of experts in the place of the MLP: what its tensors and its keys of config.json are called."""
+    """Experts in the place of the MLP: what their tensors and their keys of config.json are called."""
 
     router: str  # tensors of a layer
     gate: str  # and of an expert
@@ -24,6 +24,7 @@ _EXPERT = "mlp.experts.{}."
 _BY_PROJECTION = ("mlp.gate", _EXPERT + "gate_proj", _EXPERT + "up_proj", _EXPERT + "down_proj")
 _BY_NUMBER = ("gate", "experts.{}.w1", "experts.{}.w3", "experts.{}.w2")
 
+
 @dataclass(frozen=True)
 class Family:
     """How a family's decoder differs from Llama's."""
@@ -34,7 +35,8 @@ class Family:
     norm_offset: float = 0.0  # what is added to the weights of norms
     query_key_norm: Literal["none", "head", "all"] = "none"  # of each head, or of all heads together
     qkv_bias: bool = False  # queries, keys and values always have biases
-    sliding_window: Literal["never", "every layer", "upper layers", "some layers"] = "never"  # who may have one
+    # Which layers may have one.
+    sliding_window: Literal["never", "every layer", "upper layers", "some layers"] = "never"
     switched_window: bool = False  # a window counts only where use_sliding_window is true
     local_rope: bool = False  # layers with a window rotate by a base of their own
     scaled_query: bool = False  # scores are divided by the root of a number that config.json states
@@ -55,9 +57,7 @@ class Family:
 FAMILIES = {
     "llama": Family("LlamaForCausalLM"),
     "mistral": Family("MistralForCausalLM", sliding_window="every layer"),
-    "qwen2": Family(
-        "Qwen2ForCausalLM", qkv_bias=True, sliding_window="upper layers", switched_window=True
-    ),
+    "qwen2": Family("Qwen2ForCausalLM", qkv_bias=True, sliding_window="upper layers", switched_window=True),
     "qwen3": Family(
         "Qwen3ForCausalLM", query_key_norm="head", sliding_window="upper layers", switched_window=True
     ),
@@ -108,8 +108,9 @@ FAMILIES = {
 class Weight:
     """A tensor under both names, and its axes as they lie in theirs, by our logical names.
 
-    `{}` in theirs is the layer's number, a second one the expert's; ours has all of them stacked. Two names in one axis lie flattened in
-    it, those left out that the parameter does not have (a norm of each head has no axis of heads).
+    `{}` in theirs is the layer's number, a second one the expert's; ours has all of them stacked. Two names
+    in one axis lie flattened in it, those left out that the parameter does not have (a norm of each head has
+    no axis of heads).
     """
 
     theirs: str

@@ -236,7 +236,8 @@ class Layer(nn.Module):
         rotation = angles[0]
         if len(angles) == 2:
             assert window is not None
-            rotation = jax.tree.map(lambda local, of_all: jnp.where(window < EVERYTHING, local, of_all), *angles)
+            is_local = window < EVERYTHING
+            rotation = jax.tree.map(lambda local, of_all: jnp.where(is_local, local, of_all), *angles)
         sources = [(k, v, m) for (k, v), m in zip(caches, masks[:-1], strict=True)]
         (before_attention, after_attention), (before_mlp, after_mlp) = s.traits.norms
 

@@ -24,7 +24,8 @@ class Rules:
         ValueError: if the vocabulary lies along an axis of the rows, or the model axis along another one.
     """
 
-    rows: ClassVar[tuple[str, ...]] = ("data", "fsdp", "expert")  # of a batch, its caches and beams, for any model
+    # Of a batch, its caches and beams, for any model.
+    rows: ClassVar[tuple[str, ...]] = ("data", "fsdp", "expert")
     model: str | None = "fsdp"  # of parameters; activations have it whole
     vocabulary: str | None = "tensor"
     heads: str | None = "tensor"
@@ -105,8 +106,8 @@ def check_model(shape: ModelShape, mesh: Mesh, rules: Rules = Rules()) -> None:
     """
     if mesh.shape.get("expert", 1) > 1 and not shape.experts:
         raise InputError(
-            f"mesh.expert is {mesh.shape['expert']} and the model has no experts: make it 1, and mesh.fsdp or "
-            "mesh.data larger"
+            f"mesh.expert is {mesh.shape['expert']} and the model has no experts: make it 1, and mesh.fsdp "
+            "or mesh.data larger"
         )
     names = {"vocabulary": "rows of vocabulary", "mlp": "d_ff", "model": "d_model", "head": "head_dim"}
     for axis, parts in mesh.shape.items():
@@ -135,13 +136,14 @@ def check_batch(name: str, rows: int, mesh: Mesh, microsteps: int = 1) -> None:
     if (rows // microsteps) % parts:
         unit = parts * microsteps
         axes = [axis for axis in Rules.rows if axis != "expert" or mesh.shape.get(axis, 1) > 1]
+        over = " x ".join(f"mesh.{axis}" for axis in axes)
         more = -(-rows // unit) * unit
         fits = [str(size) for size in (more - unit, more) if size]
         cut = f", cut into {microsteps} microsteps" if microsteps > 1 else ""
         meshes = " and ".join(map(str, nearest(parts, divisors(rows // microsteps))))
         raise InputError(
-            f"{name} is {rows}{cut}, and does not divide over {' x '.join(f'mesh.{axis}' for axis in axes)} = "
-            f"{parts}: the nearest that do are {' and '.join(fits)} rows, or a mesh where {' x '.join(axes)} is {meshes}"
+            f"{name} is {rows}{cut}, and does not divide over {over} = {parts}: the nearest that do are "
+            f"{' and '.join(fits)} rows, or a mesh where {over.replace('mesh.', '')} is {meshes}"
         )
 
 

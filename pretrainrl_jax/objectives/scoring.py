@@ -35,9 +35,7 @@ def source_states(
     return _sources(model, params, batch, earlier).hidden
 
 
-def _sources(
-    model: Model, params: Params, batch: PackedBatch, earlier: Before | None = None
-) -> HiddenStates:
+def _sources(model: Model, params: Params, batch: PackedBatch, earlier: Before | None = None) -> HiddenStates:
     """The same, with what the decoder computes beside."""
     rows = TreeRows(batch.tree_id, batch.branch_id)
     positions: Any = batch.positions

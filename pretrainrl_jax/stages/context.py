@@ -31,6 +31,7 @@ from pretrainrl_jax.mining.fingerprint import fingerprint
 from pretrainrl_jax.model.cost import parameters
 from pretrainrl_jax.model.decoder import PLAIN, Chosen, Model
 from pretrainrl_jax.model.lora import lora_of
+from pretrainrl_jax.model.shape import in_training
 from pretrainrl_jax.model.whole import cuts, told
 from pretrainrl_jax.objectives.scoring import ROWS, score_answers, score_trees
 from pretrainrl_jax.preferences.reading import Preferences

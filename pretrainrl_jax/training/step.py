@@ -66,8 +66,9 @@ def train_step(
     a prefix that branches share counted once, the mean over microsteps by tokens. Anchor text has no part in
     it.
 
-    Every other denominator spans all microsteps and devices, so cutting a batch differently changes only rounding.
-    Where the loss or a gradient is not finite, parameters and opt_state stay as they were and `skipped` is 1.
+    Every other denominator spans all microsteps and devices, so cutting a batch differently changes only
+    rounding. Where the loss or a gradient is not finite, parameters and opt_state stay as they were and
+    `skipped` is 1.
     """
     trees, anchors = batch if isinstance(batch, Anchored) else (batch, None)
     counts = count(trees, anchors)

@@ -31,6 +31,7 @@ from pretrainrl_jax.model.hugging_face.layout import parameters
 from pretrainrl_jax.model.hugging_face.reading import own_dtypes, read_params
 from pretrainrl_jax.model.hugging_face.writing import tensors_of, write_weights
 from pretrainrl_jax.model.partitioning import one_device
+from pretrainrl_jax.model.shape import LinearScaling
 
 QWEN3: dict[str, Any] = {
     "model_type": "qwen3",
@@ -125,7 +126,14 @@ def test_windows_are_those_of_the_family(tmp_path, values, wanted):
 def test_what_is_written_is_read_back(tmp_path, family, odd):
     traits = FAMILIES[family]
     biases = odd and family in ("llama", "qwen3", "olmo2")
-    windows = {"never": (), "every layer": (5, 5), "upper layers": (5, 0)}[traits.sliding_window]
+    some = {"upper layers": (5, 0), "some layers": (0, 5)}
+    windows = {"never": (), "every layer": (5, 5), **some}[traits.sliding_window]
+    if traits.experts:
+        own = traits.experts.normalised is not None
+        more = {"experts": 4, "experts_per_token": 2, "norm_topk_prob": own or odd, "router_loss": 0.02}
+    else:
+        rope = {"local_rope_theta": 30.0} if traits.local_rope else {}
+        more = rope | ({"query_scale": 9.0 if odd else 8.0} if traits.scaled_query else {})
     shape = small_shape(
         family=family,
         qkv_bias=traits.qkv_bias or biases,
@@ -134,6 +142,8 @@ def test_what_is_written_is_read_back(tmp_path, family, odd):
         windows=windows if odd else (),
         tied=odd,
         dtype="bfloat16" if odd else "float32",
+        rope_scaling=LinearScaling(4.0) if odd else None,
+        **more,
     )
     origin = {"initializer_range": 0.1, "rope_parameters": LLAMA3, "dtype": "float16"}
     written = write_config(shape, origin, shape.dtype)

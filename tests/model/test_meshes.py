@@ -104,7 +104,7 @@ def test_the_state_lies_as_is_said(computed: dict[str, Any], mesh: str, head: st
     assert lies["takes"]
     assert lies["gives"]
     assert lies["is"]
-    assert lies["rows"] == [(None, ("data", "fsdp"))]  # after the microsteps
+    assert lies["rows"] == [(None, ("data", "fsdp", "expert"))]  # after the microsteps
     assert lies["numbers"]  # weights, schedule and figures are whole everywhere
     assert lies["alias bytes"] == lies["held bytes"] == lies["state bytes"]
     assert lies["given up"]

@@ -57,6 +57,23 @@ def shrunk(config: Json) -> Json:
     return config | {key: value for key, value in changes.items() if key in config or key in SMALLER}
 
 
+def stored(peer: Any, family: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of tensors in a folder: in memory transformers has those of all experts in one."""
+    sizes = {name: tuple(x.shape) for name, x in peer.state_dict().items()}
+    for name in [name for name in sizes if ".experts." in name]:
+        (experts, rows, columns), (layer, kind) = sizes.pop(name), name.split("mlp.experts.")
+        kinds, rows = (["gate", "up"], rows // 2) if kind == "gate_up_proj" else (["down"], rows)
+        where = "block_sparse_moe" if family == "mixtral" else "mlp"
+        called = {"gate": "w1", "up": "w3", "down": "w2"} if family == "mixtral" else {}
+        for expert in range(experts):
+            for one in kinds:
+                of_expert = f"{layer}{where}.experts.{expert}.{called.get(one, one + '_proj')}.weight"
+                sizes[of_expert] = (rows, columns)
+    router = ".mlp.gate.weight"
+    moved = "block_sparse_moe.gate.weight" if family == "mixtral" else router[1:]
+    return {n.replace(router[1:], moved) if n.endswith(router) else n: size for n, size in sizes.items()}
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_tensor_has_the_name_and_the_shape_of_transformers(name: str, tmp_path: Path) -> None:
     config = PUBLISHED[name]
@@ -64,9 +81,12 @@ def test_every_tensor_has_the_name_and_the_shape_of_transformers(name: str, tmp_
     with torch.device("meta"):
         peer = model_of(given)
     tied = {"lm_head.weight"} if given.tie_word_embeddings else set()
-    wanted = {n: tuple(x.shape) for n, x in peer.state_dict().items() if n not in tied}
+    wanted = {n: size for n, size in stored(peer, shape.family).items() if n not in tied}
     assert {n: p.theirs for p in parameters(Model(shape)).values() for n in p.names} == wanted
     rope = given.rope_parameters
+    if shape.traits.local_rope:
+        assert shape.local_rope_theta == rope["sliding_attention"]["rope_theta"]
+        rope = rope["full_attention"]
     assert (shape.rope_theta, shape.norm_epsilon) == (rope["rope_theta"], given.rms_norm_eps)
     assert (shape.rope_scaling is None) == (rope["rope_type"] == "default")
     assert shape.dtype == ("bfloat16" if "bfloat16" in str(given.dtype) else "float32")
@@ -78,6 +98,10 @@ REPRESENTATIVE = (
     "unsloth/Llama-3.2-1B-Instruct",
     "HuggingFaceH4/zephyr-7b-beta",
     "a Qwen2.5 14B merged by Unsloth",
+    "google/gemma-3-1b-pt",
+    "mistralai/Mixtral-8x7B-v0.1",
+    "allenai/OLMoE-1B-7B-0924",
+    "Qwen/Qwen3-30B-A3B-Base",
     "Qwen/Qwen3-8B-Base",
     "allenai/OLMo-2-1124-7B",
 )
@@ -140,6 +164,7 @@ def test_every_key_that_transformers_reads_is_computed_harmless_or_refused(
     asked = {key for key in seen if not key.startswith("_")} - of_base
     assert asked > {"rope_parameters", "head_dim", "layer_types"}
     known = ours_of.COMPUTED | ours_of.NEUTRAL | ours_of.READ_OF_ALL.keys() | {"quantization_config"}
+    known |= vars(transformers.CONFIG_MAPPING[family]()).keys()  # refused, unless it has its default
     assert asked <= known
 
 

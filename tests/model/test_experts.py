@@ -1,0 +1,212 @@
+"""Mixtures of experts against their definition, against transformers, and on eight devices."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from helpers import expert_results
+from helpers.eight_devices import results
+from helpers.expert_results import KINDS, MESHES, ONE
+from helpers.models_and_trees import small_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
+
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.model.attention import TreeRows, tree_mask
+from pretrainrl_jax.model.experts import (
+    LOAD,
+    PROBABILITY,
+    Matrices,
+    Matrix,
+    balance_loss,
+    every_expert,
+    load,
+    mix_experts,
+    route,
+)
+from pretrainrl_jax.model.mesh import ONE_DEVICE, check_model
+
+MODEL, HIDDEN, TOLERANCE = 6, 5, 1e-5
+
+
+def drawn(seed: int, rows: int, time: int, experts: int, skew: float = 1.0) -> tuple[Any, Any, Matrices]:
+    """Tokens, a router's logits for them, and experts' matrices."""
+    rng = np.random.default_rng(seed)
+    shapes = {"gate": (MODEL, HIDDEN), "up": (MODEL, HIDDEN), "down": (HIDDEN, MODEL)}
+    matrices = {
+        name: Matrix(jnp.asarray(rng.normal(size=(experts, *shape)), jnp.float32))
+        for name, shape in shapes.items()
+    }
+    x, logits = rng.normal(size=(rows, time, MODEL)), skew * rng.normal(size=(rows, time, experts))
+    return jnp.asarray(x, jnp.float32), jnp.asarray(logits, jnp.float32), Matrices(**matrices)
+
+
+@given(
+    st.integers(0, 99), st.integers(1, 3), st.integers(1, 9), st.integers(1, 7), st.integers(1, 7),
+    st.booleans(), st.sampled_from([0.1, 30.0]),
+)  # fmt: skip
+@settings(max_examples=15, deadline=None)
+def test_a_mixture_is_what_each_expert_gives_of_each_token(
+    seed: int, rows: int, time: int, experts: int, chosen: int, normalised: bool, skew: float
+) -> None:
+    """However unequally they are chosen: no token is dropped. In float64 by NumPy."""
+    chosen = min(chosen, experts)
+    x, logits, matrices = drawn(seed, rows, time, experts, skew)
+    routed = route(logits, chosen, normalised)
+    ours = mix_experts(x, routed, matrices, jax.nn.silu, ONE_DEVICE)
+    wide, (gate, up, down) = np.asarray(x, np.float64), (np.asarray(m.weight, np.float64) for m in matrices)
+    wanted = np.zeros_like(wide)
+    for row, at in np.ndindex(rows, time):
+        scores = np.exp(np.asarray(logits[row, at], np.float64))
+        scores /= scores.sum()
+        best = np.argsort(-scores, kind="stable")[:chosen]
+        for expert in best:
+            open_to = wide[row, at] @ gate[expert]
+            given = (open_to / (1 + np.exp(-open_to)) * (wide[row, at] @ up[expert])) @ down[expert]
+            wanted[row, at] += given * scores[expert] / (scores[best].sum() if normalised else 1.0)
+    np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
+    reference = every_expert(x, routed, matrices, jax.nn.silu)
+    np.testing.assert_allclose(reference, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_its_gradients_are_those_of_the_definition() -> None:
+    x, logits, matrices = drawn(1, 3, 7, 5)
+
+    def loss(mix: Any, *arguments: Any) -> jax.Array:
+        x, logits, matrices = arguments
+        return (mix(x, route(logits, 2, True), matrices, jax.nn.silu) ** 2).sum()
+
+    def grouped(*arguments: Any) -> jax.Array:
+        return mix_experts(*arguments, ONE_DEVICE)
+
+    ours, wanted = (
+        jax.jit(jax.grad(lambda *a, mix=mix: loss(mix, *a), (0, 1, 2)))(x, logits, matrices)
+        for mix in (grouped, every_expert)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, wanted)
+
+
+def test_adapters_of_experts_are_merged_into_what_they_compute() -> None:
+    x, logits, matrices = drawn(2, 2, 5, 4)
+    rng = np.random.default_rng(3)
+
+    def adapted(matrix: Matrix) -> Matrix:
+        experts, takes, gives = matrix.weight.shape
+        a, b = rng.normal(size=(experts, takes, 2)), rng.normal(size=(experts, 2, gives))
+        return Matrix(matrix.weight, jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32))
+
+    beside = Matrices(*(adapted(matrix) for matrix in matrices))
+    merged = Matrices(*(Matrix(m.weight + 0.3 * jnp.einsum("eir,ero->eio", m.a, m.b)) for m in beside))
+    routed = route(logits, 2, True)
+    ours = mix_experts(x, routed, beside, jax.nn.silu, ONE_DEVICE, scale=0.3)
+    wanted = mix_experts(x, routed, merged, jax.nn.silu, ONE_DEVICE)
+    np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_loss_that_balances_them_is_that_of_transformers(padded: bool) -> None:
+    layers, rows, time, experts, chosen = 3, 2, 8, 6, 2
+    logits = np.random.default_rng(4).normal(size=(layers, rows, time, experts)).astype(np.float32)
+    real = np.arange(time) < np.array([[5], [8 - 3 * padded]]) if padded else np.ones((rows, time), bool)
+    loads = [load(route(jnp.asarray(one), chosen, True), jnp.asarray(real)) for one in logits]
+    ours = balance_loss({name: jnp.stack([one[name] for one in loads]) for name in (LOAD, PROBABILITY)})
+    of_layers = tuple(torch.tensor(one).reshape(-1, experts) for one in logits)
+    wanted = load_balancing_loss_func(of_layers, experts, chosen, torch.tensor(real).long())
+    np.testing.assert_allclose(ours, wanted.item(), rtol=1e-6)
+    assert float(ours) > chosen  # which equal shares would give
+
+
+def test_experts_that_are_equally_busy_cost_the_least() -> None:
+    even = {LOAD: jnp.full((2, 4), 6.0), PROBABILITY: jnp.full((2, 4), 3.0)}  # 12 tokens, 2 experts each
+    np.testing.assert_allclose(balance_loss(even), 2.0)
+
+
+def test_a_prefix_counts_once_and_padding_not_at_all() -> None:
+    """Pairs would count it for each answer, which is where the loss differs from transformers'."""
+    model, params = small_model(family="qwen3_moe", experts=4, experts_per_token=2)
+    tree_id = np.array([[1, 1, 1, 1, 1, 0, 0]])
+    branch_id, positions = np.array([[0, 0, 1, 1, 2, 0, 0]]), np.array([[0, 1, 2, 3, 2, 0, 0]])
+    tokens = np.array([[5, 6, 7, 8, 9, 1, 1]])
+    rows = TreeRows(jnp.asarray(tree_id), jnp.asarray(branch_id))
+    for visible in (rows, tree_mask(*rows)):
+        states = model.hidden(params, jnp.asarray(tokens), jnp.asarray(positions), visible)
+        np.testing.assert_allclose(states.auxiliary[LOAD].sum(-1), [5 * 2] * 2, rtol=1e-6)
+        np.testing.assert_allclose(states.auxiliary[PROBABILITY].sum(-1), [5] * 2, rtol=1e-6)
+
+
+def test_a_mesh_of_experts_needs_some() -> None:
+    dense, mixture = (
+        small_model(family=family, **more)[0].shape
+        for family, more in (("qwen3", {}), ("qwen3_moe", {"experts": 6, "experts_per_token": 2}))
+    )
+    mesh: Any = jax.sharding.AbstractMesh((1, 1, 4, 1), ("data", "fsdp", "expert", "tensor"))
+    with pytest.raises(InputError, match=r"mesh\.expert is 4 and the model has no experts"):
+        check_model(dense, mesh)
+    with pytest.raises(InputError, match=r"mesh\.expert is 4 and does not divide the model's 6 experts"):
+        check_model(mixture, mesh)
+
+
+# Eight devices.
+
+each_mesh = pytest.mark.parametrize(
+    "mesh",
+    [mesh if mesh == "all but data" else pytest.param(mesh, marks=pytest.mark.slow) for mesh in MESHES],
+)
+
+
+@pytest.fixture(scope="module")
+def computed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What each mesh computes that is asked about, and one device."""
+    tests = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    asked = {test.callspec.params.get("mesh") for test in tests if hasattr(test, "callspec")}
+    meshes = [ONE, *(mesh for mesh in MESHES if mesh in asked)]
+    return results(expert_results, tmp_path_factory.mktemp("experts") / "computed", *meshes)
+
+
+def distance(one: Any, other: Any) -> float:
+    """The largest relative difference of two trees' arrays, each by its norm."""
+
+    def of_array(one: np.ndarray, other: np.ndarray) -> float:
+        wide = np.asarray(other, np.float64)
+        return float(np.linalg.norm(one - wide) / np.linalg.norm(wide))
+
+    return max(jax.tree.leaves(jax.tree.map(of_array, one, other)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@each_mesh
+def test_eight_devices_train_as_one(computed: dict[str, Any], mesh: str, kind: str) -> None:
+    ours, expected = computed[mesh]["training"][kind], computed[ONE]["training"][kind]
+    assert len(ours["lines"]) == len(expected["lines"]) > 3
+    for name in ("loss", "router_loss", "grad_norm"):
+        both = ([line[name] for line in of["lines"]] for of in (ours, expected))
+        np.testing.assert_allclose(*both, rtol=1e-4)
+    assert all(line["router_loss"] > 3 for line in expected["lines"])  # three experts a token
+    assert distance(ours["gradient"], expected["gradient"]) < TOLERANCE
+    assert distance(ours["params"], expected["params"]) < 3e-4
+
+
+@each_mesh
+def test_experts_lie_along_their_axis(computed: dict[str, Any], mesh: str) -> None:
+    specs = computed[mesh]["training"]["all"]["specs"]
+    assert specs["['layers']['mlp']['gate']"] == (None, "expert", "fsdp", "tensor")
+    assert specs["['layers']['mlp']['down']"] == (None, "expert", "tensor", "fsdp")
+    assert specs["['layers']['mlp']['router']"] == (None, "fsdp", None)
+
+
+@each_mesh
+def test_eight_devices_answer_as_one(computed: dict[str, Any], mesh: str) -> None:
+    ours, expected = computed[mesh], computed[ONE]
+    for one, other in zip(ours["beams"], expected["beams"], strict=True):
+        assert {beam.tokens for beam in one} == {beam.tokens for beam in other}
+        for beam, of_other in zip(one, other, strict=True):
+            assert math.isclose(beam.logp, of_other.logp, rel_tol=0, abs_tol=1e-4)
+    drawn, wanted = ([[s.tokens for s in of] for of in which["samples"]] for which in (ours, expected))
+    assert drawn == wanted
+    for one, other in zip(ours["scores"], expected["scores"], strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-4)
