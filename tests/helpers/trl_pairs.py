@@ -49,7 +49,7 @@ def trainer_of(both: Both, facts: dict[str, tuple[str, ...]], folder: Path, **ot
         disable_tqdm=True,
     )
     datasets.disable_progress_bars()
-    return DPOTrainer(
+    trainer = DPOTrainer(
         model=copy.deepcopy(both.policy),  # a trainer changes its models' forward
         ref_model=None if others else copy.deepcopy(both.reference),
         args=settings,
@@ -57,6 +57,8 @@ def trainer_of(both: Both, facts: dict[str, tuple[str, ...]], folder: Path, **ot
         processing_class=copy.deepcopy(both.tokenizer.backend),
         **others,
     )
+    trainer.aux_loss_enabled = False  # of experts: theirs counts a question once for each answer to it
+    return trainer
 
 
 def trees_of(both: Both, facts: dict[str, tuple[str, ...]]) -> list[AnswerTree]:

@@ -11,11 +11,13 @@ import torch
 from helpers import expert_results
 from helpers.eight_devices import results
 from helpers.expert_results import KINDS, MESHES, ONE
+from helpers.mesh_results import COEFFICIENTS, SCHEDULE, SETTINGS, trees
 from helpers.models_and_trees import small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
+from pretrainrl_jax.config import MeshConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.attention import TreeRows, tree_mask
 from pretrainrl_jax.model.experts import (
@@ -29,7 +31,10 @@ from pretrainrl_jax.model.experts import (
     mix_experts,
     route,
 )
-from pretrainrl_jax.model.mesh import ONE_DEVICE, check_model
+from pretrainrl_jax.model.mesh import ONE_DEVICE, check_model, make_mesh
+from pretrainrl_jax.training.feed import Feed
+from pretrainrl_jax.training.step import compile_step, init_sharded_state
+from pretrainrl_jax.trees.dataset import PackedRows
 
 MODEL, HIDDEN, TOLERANCE = 6, 5, 1e-5
 
@@ -137,6 +142,25 @@ def test_a_prefix_counts_once_and_padding_not_at_all() -> None:
         states = model.hidden(params, jnp.asarray(tokens), jnp.asarray(positions), visible)
         np.testing.assert_allclose(states.auxiliary[LOAD].sum(-1), [5 * 2] * 2, rtol=1e-6)
         np.testing.assert_allclose(states.auxiliary[PROBABILITY].sum(-1), [5] * 2, rtol=1e-6)
+
+
+def test_a_step_adds_the_loss_that_balances_them() -> None:
+    """By the architecture's coefficient, and shows it; without, the loss is that of the terms alone."""
+    mesh = make_mesh(MeshConfig(data=1), jax.devices()[:1])
+    batch = next(iter(Feed(PackedRows(trees(20), 48, seed=1, passes=1, rows=2), mesh)))
+    lines = []
+    for coefficient in (0.0, 0.25):
+        model, params = small_model(**(expert_results.MIXTURE | {"router_loss": coefficient}))
+        state = init_sharded_state(model, params, SETTINGS, mesh)
+        step = compile_step(model, SETTINGS, "sequence", mesh)
+        lines.append(step(state, batch, COEFFICIENTS, SCHEDULE)[1])
+    without, beside = lines
+    assert float(beside["router_loss"]) == pytest.approx(float(without["router_loss"]), rel=1e-6)
+    assert float(beside["router_loss"]) > 3  # experts a token
+    assert float(beside["loss"] - without["loss"]) == pytest.approx(
+        0.25 * float(beside["router_loss"]), rel=1e-4
+    )
+    assert float(beside["grad_norm"]) != float(without["grad_norm"])
 
 
 def test_a_mesh_of_experts_needs_some() -> None:

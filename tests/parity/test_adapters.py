@@ -24,8 +24,9 @@ from safetensors.numpy import load_file, save_file
 
 from pretrainrl_jax.config.lora import THEIRS
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.hugging_face.adapters import WEIGHTS, read_adapter, read_config, write_adapter
-from pretrainrl_jax.model.lora import join, split
+from pretrainrl_jax.model.lora import Lora, join, merged, split
 from pretrainrl_jax.model.partitioning import one_device
 from pretrainrl_jax.objectives.loss import total_loss
 from pretrainrl_jax.objectives.scoring import target_logps
@@ -80,7 +81,7 @@ def qwen3(tmp_path_factory: pytest.TempPathFactory, compiled_fast: None) -> tupl
     return both, folder / "policy"
 
 
-@pytest.fixture(scope="module", params=["qwen3", "qwen2", "llama3", "mistral", "olmo2"])
+@pytest.fixture(scope="module", params=["qwen3", "qwen2", "llama3", "mistral", "olmo2", "gemma3_text"])
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, compiled_fast: None):
     folder = tmp_path_factory.mktemp(request.param)
     both = made(request.param, folder)
@@ -117,6 +118,40 @@ def test_their_folder_is_read_with_equal_logits_merged_or_not_and_written_back(
     again = peft.PeftModel.from_pretrained(copy.deepcopy(both.policy), tmp_path / "back").eval()
     with torch.no_grad():
         assert np.array_equal(again(torch.tensor(tokens)).logits.numpy(), wanted)
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe", "mixtral", "olmoe"])
+def test_adapters_of_experts_are_loaded_by_peft_with_equal_logits(name, tmp_path, compiled_fast, measured):
+    """Written under the names of each expert, which peft gathers as it does folders of its older versions."""
+    import peft
+
+    both = made(name, tmp_path)
+    both.tokenizer.save_files(tmp_path / "policy")
+    lora = Lora(3, 6.0, ("query", "out", "gate", "up", "down"))
+    model = Model(replace(both.model.shape, lora=lora))
+    _, adapters = split(lora, model.init(jax.random.key(0)))
+    drawn = jax.tree.map(lambda x: 0.3 * jax.random.normal(jax.random.key(x.size), x.shape), adapters)
+    params = join(both.params, drawn)
+    tokens = np.random.default_rng(0).integers(0, both.tokenizer.size, (3, 11))
+    ours = np.asarray(model.logits(params, jnp.asarray(tokens)))
+    plain = Model(both.model.shape)
+    assert relative_error(plain.logits(merged(lora, params), jnp.asarray(tokens)), ours) < TOLERANCE
+
+    (tmp_path / "adapter").mkdir()
+    write_adapter(tmp_path / "adapter", model, params, str(tmp_path / "policy"))
+    theirs = peft.PeftModel.from_pretrained(copy.deepcopy(both.policy), tmp_path / "adapter").eval()
+    with torch.no_grad():
+        wanted = theirs(torch.tensor(tokens)).logits.numpy()
+        without = both.policy(torch.tensor(tokens)).logits.numpy()
+    measured(name, "LoRA: logits", relative_error(ours, wanted), TOLERANCE)
+    assert relative_error(wanted, without) > 0.05
+    again = load(tmp_path / "adapter", merge=False)
+    assert again.model.shape.lora == lora
+    np.testing.assert_array_equal(logits_of(again, tokens), ours)
+
+    alone = Model(replace(both.model.shape, lora=replace(lora, targets=("gate",))))
+    with pytest.raises(InputError, match="gate and up in one matrix"):
+        write_adapter(tmp_path / "adapter", alone, alone.init(jax.random.key(0)), "base")
 
 
 def test_the_gradient_of_the_first_step(qwen3, tmp_path, measured):

@@ -28,6 +28,7 @@ PROMPTS = (
 )
 # Of each family a random model whose beams all end within the limit, with one EOS id and with both.
 SEEDS = {"qwen3": 10, "qwen2": 23, "llama2": 2, "llama3": 43, "mistral": 6, "olmo2": 11}
+SEEDS |= {"gemma3_text": 0, "mixtral": 0, "olmoe": 0, "qwen3_moe": 8}
 
 
 class Both(NamedTuple):
@@ -41,7 +42,7 @@ class Both(NamedTuple):
 
 def sharp_peer(family: str) -> Any:
     """Peaked logits, and EOS that comes soon. Where one EOS id is likely the other is not."""
-    theirs = peer(family, 3.0, SEEDS[family])
+    theirs = peer(family, 3.0, SEEDS[family], tie_word_embeddings=False)
     eos, second = EOS
     with torch.no_grad():
         theirs.lm_head.weight[eos] *= 3

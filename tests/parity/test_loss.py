@@ -47,7 +47,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of names tra
 TOLERANCE = 1e-5
 
 
-@pytest.fixture(scope="module", params=["qwen3", "llama3", "mistral"])
+@pytest.fixture(scope="module", params=["qwen3", "llama3", "mistral", "gemma3_text", "qwen3_moe"])
 def both(request, tmp_path_factory, compiled_fast) -> Both:
     return made(request.param, tmp_path_factory.mktemp(request.param))
 

@@ -20,12 +20,14 @@ from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.families import weights_of
 from pretrainrl_jax.model.hugging_face.config import read_config as read_json
 from pretrainrl_jax.model.hugging_face.files import ADAPTER, DTYPES, listed, read_header
+from pretrainrl_jax.model.hugging_face.layout import Place
 from pretrainrl_jax.model.lora import A, B, Lora, split
 from pretrainrl_jax.model.mesh import replicated
 from pretrainrl_jax.model.partitioning import place
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
+BY_NUMBER = {"gate": "w1", "up": "w3", "down": "w2"}  # what Mixtral calls an expert's matrices
 SIDES = {A: "lora_A.weight", B: "lora_B.weight"}
 # What is read of a description or changes no result. Anything else that is not left empty is refused.
 READ = (
@@ -75,8 +77,9 @@ def read_config(folder: Path) -> tuple[Lora, str]:
             f"{path} has base_model_name_or_path={base!r}: write there the folder or the name of the model "
             "that it is for"
         )
-    found = {name for name in MATRICES for tensor in _tensors(folder) if f".{_theirs(name)}." in tensor}
-    targets = tuple(name for name in MATRICES if name in found)
+    found = {tensor.split(".")[-3] for tensor in _tensors(folder)}
+    names = zip(MATRICES, THEIRS, strict=True)
+    targets = tuple(name for name, theirs in names if found & {theirs, BY_NUMBER.get(name)})
     return Lora(rank, float(alpha), targets, stabilised), base
 
 
@@ -94,8 +97,8 @@ def read_adapter(folder: Path, model: Model, places: Any) -> Params:
         raise InputError(f"{folder} {', and '.join(says)}: the adapters do not belong to their model")
     _, shapes = split(model.shape.lora, nn.unbox(model.abstract()))
     flat = {path: np.zeros(x.shape, np.float32) for path, x in _flat(shapes).items()}
-    for name, (path, layer) in wanted.items():
-        ours, theirs = flat[path][layer], np.asarray(tensors[name], np.float32)
+    for name, (path, at) in wanted.items():
+        ours, theirs = flat[path][at], np.asarray(tensors[name], np.float32)
         rank = ours.shape[-1] if path[-1].endswith(A) else ours.shape[0]
         matrix = ours.reshape(-1, rank) if path[-1].endswith(A) else ours.reshape(rank, -1)
         if theirs.shape != matrix.T.shape:
@@ -103,26 +106,35 @@ def read_adapter(folder: Path, model: Model, places: Any) -> Params:
         if not np.isfinite(theirs).all():
             raise InputError(f"{folder}: {name} is not finite (NaN or infinite): the file is damaged")
         matrix[:] = theirs.T
-    at = _flat(split(model.shape.lora, places)[1])
-    return flax.traverse_util.unflatten_dict({path: place(x, at[path]) for path, x in flat.items()})
+    lies = _flat(split(model.shape.lora, places)[1])
+    return flax.traverse_util.unflatten_dict({path: place(x, lies[path]) for path, x in flat.items()})
 
 
 def write_adapter(folder: Path, model: Model, params: Params, base: str) -> int:
     """Write a model's adapters as peft loads them beside `base`; gives their bytes.
 
-    Of several processes all must call it; process 0 writes. Raises OSError if they cannot be written.
+    Of several processes all must call it; process 0 writes.
+
+    Raises:
+        InputError: if peft has no adapters of these matrices alone.
+        OSError: if they cannot be written.
     """
     from safetensors.numpy import save_file
 
     lora = model.shape.lora
     assert lora is not None
+    if model.shape.experts and ("gate" in lora.targets) != ("up" in lora.targets):
+        raise InputError(
+            "peft has an expert's gate and up in one matrix, and lora.targets names one of them alone: "
+            "export merged weights"
+        )
     _, adapters = split(lora, params)
     if model.mesh is not None:
         adapters = jax.jit(lambda x: x, out_shardings=replicated(model.mesh))(adapters)
     flat = {path: np.asarray(x) for path, x in _flat(adapters).items()}
     tensors = {}
-    for name, (path, layer) in _names(model).items():
-        ours = flat[path][layer]
+    for name, (path, at) in _names(model).items():
+        ours = flat[path][at]
         rows = math.prod(ours.shape[:-1]) if path[-1].endswith(A) else ours.shape[0]
         tensors[name] = np.ascontiguousarray(ours.reshape(rows, -1).T)
     config = {
@@ -132,7 +144,7 @@ def write_adapter(folder: Path, model: Model, params: Params, base: str) -> int:
         "r": lora.rank,
         "lora_alpha": int(lora.alpha) if lora.alpha.is_integer() else lora.alpha,
         "lora_dropout": 0.0,
-        "target_modules": [_theirs(name) for name in lora.targets],
+        "target_modules": sorted({name.split(".")[-3] for name in tensors}),
         "use_rslora": lora.rank_stabilised,
         "bias": "none",
         "inference_mode": True,
@@ -143,10 +155,6 @@ def write_adapter(folder: Path, model: Model, params: Params, base: str) -> int:
             (folder / WEIGHTS).chmod(0o644)
         write_json(folder / ADAPTER, config)
     return sum(x.nbytes for x in tensors.values())
-
-
-def _theirs(name: str) -> str:
-    return THEIRS[MATRICES.index(name)]
 
 
 def _flat(tree: Any) -> dict[tuple[str, ...], Any]:
@@ -165,14 +173,14 @@ def _tensors(folder: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _names(model: Model) -> dict[str, tuple[tuple[str, ...], int]]:
-    """Of each tensor of a folder our parameter, and its layer there."""
+def _names(model: Model) -> dict[str, tuple[tuple[str, ...], Place]]:
+    """Of each tensor of a folder our parameter, and its layer and expert there."""
     table = weights_of(model.shape.family)
     _, adapters = split(model.shape.lora, nn.unbox(model.abstract()))
     names = {}
-    for path in _flat(adapters):
+    for path, x in _flat(adapters).items():
         side = A if path[-1].endswith(A) else B
         weight = table["/".join((*path[:-1], path[-1].removesuffix(side)))].theirs
-        for layer in range(model.shape.layers):
-            names[PREFIX + weight.format(layer).removesuffix("weight") + SIDES[side]] = (path, layer)
+        for at in np.ndindex(*x.shape[: weight.count("{}")]):
+            names[PREFIX + weight.format(*at).removesuffix("weight") + SIDES[side]] = (path, at)
     return names
