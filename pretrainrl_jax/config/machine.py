@@ -58,7 +58,8 @@ class ModelConfig(Section):
         if mixture and not 1 <= self.experts_per_token <= self.experts and not self.path:
             raise ValueError(
                 f"model.experts is {self.experts} and model.experts_per_token {self.experts_per_token}: the "
-                f"family {self.family} is a mixture, which needs 1 or more a token and as many in all"
+                f"family {self.family} is a mixture, which needs 1 or more a token, and at least as many "
+                "in all"
             )
         return self
 

@@ -1,0 +1,97 @@
+"""Gemma 3 and a mixture of experts the whole way: from a folder of transformers, through a run, and back."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+from helpers.command_line import call, complaint, metrics
+from helpers.models_and_trees import small_tokenizer
+from helpers.transformers_models import peer
+
+from pretrainrl_jax.training.loading import load
+
+SYSTEMS = ("pretrainrl", "anchored")
+SHORT = (
+    "--train.systems=pretrainrl,anchored", "--evaluate.samples=0", "--anchor.questions=4",
+    "--anchor.tokens=256", "--pretrain.learning_rate=1e-3",
+)  # fmt: skip
+
+
+def folder_of(family: str, folder: Path) -> Path:
+    """A random model of transformers with a tokenizer."""
+    tokenizer = small_tokenizer(folder)
+    peer(family, vocab_size=tokenizer.size + 3).save_pretrained(folder)
+    return folder
+
+
+def summary(workdir: Path) -> dict[str, Any]:
+    return json.loads((workdir / "report" / "summary.json").read_text())["systems"]
+
+
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [
+        ("gemma3_text", ()),
+        ("qwen3_moe", ()),
+        pytest.param("qwen3_moe", ("--lora.rank=2",), marks=pytest.mark.slow),
+    ],
+)
+def test_from_a_folder_of_transformers_to_another(
+    family: str, more: tuple[str, ...], tmp_path: Path, tiny_config: Path
+) -> None:
+    source, workdir = folder_of(family, tmp_path / "hub"), tmp_path / "work"
+    words = ("run", "--config", tiny_config, "--workdir", workdir, f"--model.path={source}", *SHORT)
+    ran = call(*words, "--pretrain.epochs=0.3", *more)
+    assert ran.code == 0, ran.err
+    assert {"base", *SYSTEMS} <= set(summary(workdir))
+    losses = [line["loss"] for line in metrics(workdir, "train/pretrainrl") if "loss" in line]
+    assert losses[-1] < losses[0]
+    balance = [line.get("router_loss") for line in metrics(workdir, "train/pretrainrl") if "loss" in line]
+    assert all(value >= 3 for value in balance) if family == "qwen3_moe" else not any(balance)
+
+    learned = workdir / "checkpoints" / "train" / "pretrainrl"
+    assert call("export", "--model", learned, "--to", tmp_path / "out").code == 0
+    ours, tokens = load(learned), torch.arange(30).reshape(2, 15)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    with torch.no_grad():
+        wanted = theirs(tokens).logits.numpy()
+        before = transformers.AutoModelForCausalLM.from_pretrained(source).eval()(tokens).logits.numpy()
+    found = ours.model.logits(ours.params, jnp.asarray(tokens.numpy()))
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+    assert np.abs(wanted - before).max() > 1e-2
+
+
+@pytest.mark.slow
+def test_a_mixture_may_be_made_here_and_rewarded(tmp_path: Path, tiny_config: Path) -> None:
+    mixture = ("--model.family=olmoe", "--model.experts=6", "--model.experts_per_token=2", "--model.d_ff=16")
+    words = ("--config", tiny_config, "--train.systems=rlvr", "--evaluate.samples=0", *mixture)
+    ran = call("run", "--workdir", tmp_path / "work", *words, "--model.router_loss=0.02")
+    assert ran.code == 0, ran.err
+    assert summary(tmp_path / "work")["base"]["acc"] > 0
+    about = json.loads((tmp_path / "work" / "checkpoints" / "pretrain" / "model.json").read_text())
+    shape = about["shape"]
+    assert (shape["experts"], shape["experts_per_token"], shape["router_loss"]) == (6, 2, 0.02)
+    assert all(
+        line["router_loss"] >= 2 for line in metrics(tmp_path / "work", "train/rlvr") if "loss" in line
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--model.family=mixtral",), "is a mixture, which needs 1 or more a token"),
+        (("--model.experts=4",), "model.experts is 4: the family qwen3 has none"),
+        (("--model.family=olmoe", "--model.experts=2", "--model.experts_per_token=3"), "at least as many"),
+        (("--model.router_loss=-2",), "model.router_loss is -2.0: give 0 or more, or -1"),
+        (("--mesh.expert=0",), "each must be 1 or more"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    words: tuple[str, ...], says: str, tmp_path: Path, tiny_config: Path
+) -> None:
+    assert says in complaint(call("run", "--config", tiny_config, "--workdir", tmp_path / "work", *words))
