@@ -81,6 +81,17 @@ def test_a_mixture_may_be_made_here_and_rewarded(tmp_path: Path, tiny_config: Pa
     )
 
 
+@pytest.mark.slow
+def test_a_mixture_improves_itself(tmp_path: Path, improving: Path) -> None:
+    mixture = ("--model.family=qwen3_moe", "--model.experts=4", "--model.experts_per_token=2")
+    words = ("--selfimprove.systems=dpo", "--selfimprove.steps=3", "--evaluate.samples=0", *mixture)
+    ran = call("selfimprove", "--config", improving, "--workdir", tmp_path / "work", *words)
+    assert ran.code == 0, ran.err
+    lines = [line for line in metrics(tmp_path / "work", "selfimprove/dpo") if "loss" in line]
+    assert lines
+    assert all(line["router_loss"] >= 2 for line in lines)
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
