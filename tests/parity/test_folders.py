@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 from helpers.command_line import call, complaint
-from helpers.transformers_models import PLAIN_ROPE, ours, peer, relative_error
+from helpers.transformers_models import PLAIN_ROPE, ours, peer, randomise, relative_error
 from safetensors.numpy import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
@@ -64,6 +64,44 @@ def moved(folder: Path, tmp_path: Path) -> Path:
         ran = call(verb, "--workdir", workdir, *where)
         assert ran.code == 0, ran.err
     return out
+
+
+# A model of several parts.
+
+
+def test_the_text_of_a_model_of_text_and_images_is_taken_alone(tmp_path: Path) -> None:
+    """Gemma 3 of 4B and more: sizes that its text part does not state are those of the class."""
+    text = {
+        "vocab_size": 301, "hidden_size": 24, "intermediate_size": 28, "num_hidden_layers": 3, "head_dim": 12,
+        "num_attention_heads": 8, "num_key_value_heads": 4, "sliding_window": 7, "sliding_window_pattern": 3,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        },
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "image_size": 28, "patch_size": 14,
+    }  # fmt: skip
+    config = transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    model = randomise(transformers.Gemma3ForConditionalGeneration(config))
+    (source := tmp_path / "source").mkdir()
+    model.save_pretrained(source)
+    save_tokenizer(train_tokenizer([TEXT], 300), source)
+    path = source / "config.json"
+    config = json.loads(path.read_text())
+    for key in ("num_attention_heads", "num_key_value_heads", "architectures"):
+        config["text_config"].pop(key, None)  # as the hub's folders leave them out
+    path.write_text(json.dumps(config))
+
+    with torch.no_grad():
+        wanted = model(input_ids=torch.tensor(TOKENS)).logits.numpy()
+    read, params = ours(source)
+    assert relative_error(read.logits(params, TOKENS), wanted) < 1e-5
+    out = moved(source, tmp_path)
+    assert json.loads((out / "config.json").read_text())["model_type"] == "gemma3_text"
+    assert relative_error(theirs(out), wanted) < 1e-6
 
 
 # Two keys.

@@ -48,6 +48,8 @@ READ_OF_ALL: dict[str, tuple[Any, ...]] = {
     "transformers_weights": (None, SINGLE, INDEX), "configuration_files": (None, []),
 }  # fmt: skip
 ACTIVATIONS = {"silu": ("silu", "swish"), "gelu_tanh": ("gelu_pytorch_tanh",)}  # names of one function each
+TEXT_PARTS = {"gemma3": "gemma3_text"}  # of models of text and images the family of their text
+OF_ALL_PARTS = ("torch_dtype", "dtype", "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings")
 RESPELLED = {"rope_parameters", "dtype", "transformers_version"}  # written otherwise
 ROPES = {"default": set[str](), "linear": {"factor"}, "llama3": {*SCALING}}
 FULL, SLIDING = "full_attention", "sliding_attention"  # kinds of layers
@@ -55,6 +57,9 @@ FULL, SLIDING = "full_attention", "sliding_attention"  # kinds of layers
 
 def read_config(folder: Path, name: str = "config.json") -> Json:
     """config.json, or another of a folder's JSON files, as it is written.
+
+    Of a model of text and images config.json is read as if it had its text part alone, as `files.stored`
+    reads its weights.
 
     Raises:
         InputError: if it is missing, or is no JSON object.
@@ -66,7 +71,17 @@ def read_config(folder: Path, name: str = "config.json") -> Json:
         raise InputError(f"cannot read {path}: {error}") from None
     if not isinstance(config, dict):
         raise InputError(f"{path} is no JSON object: download it again")
-    return config
+    return _text_part(config) if config.get("model_type") in TEXT_PARTS else config
+
+
+def _text_part(config: Json) -> Json:
+    """What a model of text and images says of its text; the class's defaults where that states no size."""
+    from transformers import CONFIG_MAPPING
+
+    family = TEXT_PARTS[config["model_type"]]
+    defaults, stated = vars(CONFIG_MAPPING[family]()), config.get("text_config") or {}
+    of_all = {key: config[key] for key in OF_ALL_PARTS if key in config}
+    return {key: defaults[key] for key in SIZES} | of_all | stated | {"model_type": family}
 
 
 def read_shape(folder: Path, dtype: str = "") -> ModelShape:

@@ -18,6 +18,7 @@ from pretrainrl_jax.errors import InputError
 FILES = ["*.safetensors", "*.json", "*.model", "merges.txt", "vocab.txt", "*.jinja"]
 ADAPTER = "adapter_config.json"
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+TEXT = "language_model."  # before the names of its text's tensors, where a model has images, too
 DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16)}
 
 
@@ -51,7 +52,8 @@ def stored(folder: Path) -> dict[str, Stored]:
     """Every tensor of a folder, by name.
 
     As in transformers, model.safetensors goes before shards beside it. Of shards, a tensor is read from the
-    one that the index names for it, whatever others hold.
+    one that the index names for it, whatever others hold. A model of text and images has the tensors of its
+    text alone.
 
     Raises:
         InputError: if a file is missing, is no whole safetensors file, or two may hold a tensor.
@@ -71,7 +73,8 @@ def stored(folder: Path) -> dict[str, Stored]:
                     f"{name} is in {tensors[name].file} and in {file}, and {INDEX} names neither for it: "
                     "download the index again"
                 )
-    return tensors
+    text = {name.removeprefix(TEXT): x for name, x in tensors.items() if name.startswith(TEXT)}
+    return text or tensors
 
 
 def read_header(file: Path) -> dict[str, Stored]:
