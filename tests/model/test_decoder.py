@@ -16,7 +16,7 @@ from pretrainrl_jax.model import shape as shapes
 from pretrainrl_jax.model.attention import causal_mask, tree_mask
 from pretrainrl_jax.model.decoder import KVCache, Model, project
 from pretrainrl_jax.model.mesh import Rules
-from pretrainrl_jax.model.shape import RopeScaling
+from pretrainrl_jax.model.shape import LinearScaling, RopeScaling
 from pretrainrl_jax.trees.batch import PackedBatch
 from pretrainrl_jax.trees.packing import Capacity, pack
 
@@ -249,10 +249,17 @@ def squares(model):
     return jax.jit(jax.value_and_grad(loss))
 
 
-@pytest.mark.parametrize("family", ["qwen3", "olmo2"])
+FURTHER = {
+    "gemma3_text": {"windows": (3, 0), "local_rope_theta": 10.0, "query_scale": 5.0},
+    "qwen3_moe": {"experts": 4, "experts_per_token": 2},
+}
+
+
+@pytest.mark.parametrize("family", ["qwen3", "olmo2", *FURTHER])
 @pytest.mark.parametrize("remat", layers.KEPT)
 def test_remat_changes_neither_values_nor_gradients(remat, family):
-    model, params = small_model(family=family, qkv_bias=True, mlp_bias=True)
+    more = FURTHER.get(family, {"qkv_bias": True, "mlp_bias": True})
+    model, params = small_model(family=family, **more)
     remade = Model(dataclasses.replace(model.shape, remat=remat))
     recomputed, wanted = squares(remade)(params), squares(model)(params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), recomputed, wanted)
@@ -306,9 +313,20 @@ def test_a_model_is_equal_to_another_of_its_shape_and_can_be_static():
 # Shapes
 
 
-@pytest.mark.parametrize("scaling", [None, RopeScaling(8.0, 1.0, 4.0, 64)])
+@pytest.mark.parametrize("scaling", [None, RopeScaling(8.0, 1.0, 4.0, 64), LinearScaling(8.0)])
 def test_a_shape_survives_json(scaling):
     made = small_shape(rope_scaling=scaling, remat="full")
+    assert shapes.from_json(shapes.to_json(made)) == made
+
+
+def test_what_older_versions_have_not_is_written_where_it_says_something():
+    """Digests of what was mined with a model stay what they were."""
+    assert not shapes.LATER.keys() & shapes.to_json(small_shape()).keys()
+    said = {"local_rope_theta": 9.0, "query_scale": 3.0, "experts": 4, "experts_per_token": 2}
+    said |= {"norm_topk_prob": False, "router_loss": 0.1}
+    assert said.keys() == shapes.LATER.keys()
+    made = small_shape(**said)
+    assert said.items() <= shapes.to_json(made).items()
     assert shapes.from_json(shapes.to_json(made)) == made
 
 
