@@ -77,9 +77,10 @@ class MeshConfig(Section):
     def _fits(self) -> "MeshConfig":
         sizes = (self.data, self.fsdp, self.expert, self.tensor)
         if sizes.count(-1) > 1 or 0 in sizes or min(sizes) < -1:
+            expert = f", mesh.expert={self.expert}" if self.expert != 1 else ""
             raise ValueError(
-                f"mesh.data, mesh.fsdp, mesh.expert and mesh.tensor are {', '.join(map(str, sizes))}: "
-                "each must be 1 or more, or one of them -1, which takes the devices that the others leave"
+                f"mesh.data={self.data}, mesh.fsdp={self.fsdp}{expert}, mesh.tensor={self.tensor}: each must "
+                "be 1 or more, or one of them -1, which takes the devices that the others leave"
             )
         return self
 

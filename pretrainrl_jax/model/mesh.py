@@ -83,11 +83,12 @@ def make_mesh(settings: MeshConfig, devices: Sequence[Any] | None = None) -> Mes
     known = math.prod(size for size in asked if size > 0)
     sizes = tuple(size if size > 0 else max(1, count // known) for size in asked)
     if math.prod(sizes) != count:
-        shown = " x ".join(map(str, sizes))
+        axes = [axis for axis in AXES if axis != "expert" or settings.expert != 1]
+        shown = " x ".join(str(size) for axis, size in zip(AXES, sizes, strict=True) if axis in axes)
         fits = " and ".join(map(str, nearest(known, divisors(count)))) if -1 in asked else ""
         raise InputError(
-            f"mesh {shown} ({' x '.join(AXES)}) needs {math.prod(sizes)} devices and {count} are here: "
-            "change mesh.data, mesh.fsdp, mesh.expert or mesh.tensor"
+            f"mesh {shown} ({' x '.join(axes)}) needs {math.prod(sizes)} devices and {count} are here: "
+            f"change {', '.join(f'mesh.{axis}' for axis in axes[:-1])} or mesh.tensor"
             + (f"; {known} does not divide {count}, the nearest that do are {fits}" if fits else "")
         )
     types = (AxisType.Auto,) * len(AXES)

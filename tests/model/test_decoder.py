@@ -90,8 +90,8 @@ def test_what_layers_report_stands_in_auxiliary(remat, monkeypatch):
     """Another MLP of the same parameters reports its result's size and count: each layer's own, in order."""
 
     class Reporting(layers.MLP):
-        def __call__(self, x):
-            fed, report = super().__call__(x)
+        def __call__(self, x, real):
+            fed, report = super().__call__(x, real)
             return fed, report | {"size": jnp.abs(fed).max(-1), "count": jnp.int32(fed.size)}
 
     model, params = small_model(remat=remat)
@@ -126,12 +126,18 @@ def test_the_head_is_the_embedding_where_tied():
     assert not np.array_equal(params["head"], params["embedding"])
 
 
+FURTHER = {
+    "gemma3_text": {"windows": (3, 0), "local_rope_theta": 10.0, "query_scale": 5.0},
+    "qwen3_moe": {"experts": 4, "experts_per_token": 2},
+}
+
+
 # What sees what
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", *FURTHER])
 def test_packed_trees_equal_their_plain_sequences(family):
-    model, params = small_model(family=family)
+    model, params = small_model(family=family, **FURTHER.get(family, {}))
     rows = packed()
     hidden = of_rows(model, params, rows)
     expected, places = [], []
@@ -247,12 +253,6 @@ def squares(model):
         return (project(hidden, model.head(params)) ** 2).mean()
 
     return jax.jit(jax.value_and_grad(loss))
-
-
-FURTHER = {
-    "gemma3_text": {"windows": (3, 0), "local_rope_theta": 10.0, "query_scale": 5.0},
-    "qwen3_moe": {"experts": 4, "experts_per_token": 2},
-}
 
 
 @pytest.mark.parametrize("family", ["qwen3", "olmo2", *FURTHER])

@@ -32,8 +32,8 @@ print(json.dumps(found))
 SHAPE = replace(small_shape(), vocabulary=600, d_model=32, heads=4, kv_heads=2, head_dim=8, d_ff=48)
 
 
-def mesh(*sizes: int) -> AbstractMesh:
-    return AbstractMesh(sizes, AXES)
+def mesh(data: int, fsdp: int, tensor: int, expert: int = 1) -> AbstractMesh:
+    return AbstractMesh((data, fsdp, expert, tensor), AXES)
 
 
 def refusal(check, *arguments) -> str:
@@ -45,11 +45,13 @@ def refusal(check, *arguments) -> str:
 
 def test_one_size_is_inferred_and_what_does_not_fit_is_refused():
     asked = {
-        (-1, 1, 1): [8, 1, 1],
-        (-1, 2, 2): [2, 2, 2],
-        (1, -1, 4): [1, 2, 4],
-        (2, 2, -1): [2, 2, 2],
-        (1, 1, 8): [1, 1, 8],
+        (-1, 1, 1): [8, 1, 1, 1],
+        (-1, 2, 2): [2, 2, 1, 2],
+        (1, -1, 4): [1, 2, 1, 4],
+        (2, 2, -1): [2, 2, 1, 2],
+        (1, 1, 8): [1, 1, 1, 8],
+        (1, 2, 1, 4): [1, 2, 4, 1],
+        (1, 2, 1, 2): "mesh 1 x 2 x 2 x 1 (data x fsdp x expert x tensor) needs 4 devices",
         (-1, 3, 1): "mesh 2 x 3 x 1 (data x fsdp x tensor) needs 6 devices and 8 are here",
         (-1, 1, 16): "needs 16 devices and 8 are here",
         (2, 2, 1): "mesh 2 x 2 x 1 (data x fsdp x tensor) needs 4 devices and 8 are here",
@@ -62,7 +64,8 @@ def test_one_size_is_inferred_and_what_does_not_fit_is_refused():
             assert answered[sizes] == wanted
         else:
             assert wanted in answered[sizes]
-            assert "mesh.data, mesh.fsdp or mesh.tensor" in answered[sizes]
+            expert = " mesh.expert" if len(sizes) > 3 else ""
+            assert f"mesh.data, mesh.fsdp{expert and ','}{expert} or mesh.tensor" in answered[sizes]
     assert "3 does not divide 8, the nearest that do are 2 and 4" in answered[-1, 3, 1]
     assert "16 does not divide 8, the nearest that do are 8" in answered[-1, 1, 16]
 
@@ -90,6 +93,8 @@ def test_a_mesh_that_does_not_divide_the_batch_is_refused_with_the_nearest_sizes
     assert "cut into 2 microsteps" in said
     assert "8 and 16 rows" in said
     assert "16 rows" in refusal(check_batch, "pretrain.rows", 2, mesh(16, 1, 1))
+    said = refusal(check_batch, "pretrain.rows", 12, mesh(2, 1, 7, 4))
+    assert "does not divide over mesh.data x mesh.fsdp x mesh.expert = 8" in said
 
 
 @given(st.integers(1, 300), st.integers(1, 300))
@@ -112,9 +117,10 @@ def test_rows_are_rounded_up_to_what_divides(data: int, fsdp: int, rows: int):
 @pytest.mark.parametrize(
     ("setting", "shown"),
     [
-        ("--mesh.data=0", "0, 1 and 1"),
-        ("--mesh.fsdp=-2", "-1, -2 and 1"),
-        ("--mesh.tensor=-1", "-1, 1 and -1"),  # data is -1 already
+        ("--mesh.data=0", "mesh.data=0, mesh.fsdp=1, mesh.tensor=1"),
+        ("--mesh.fsdp=-2", "mesh.data=-1, mesh.fsdp=-2, mesh.tensor=1"),
+        ("--mesh.tensor=-1", "mesh.data=-1, mesh.fsdp=1, mesh.tensor=-1"),  # data is -1 already
+        ("--mesh.expert=0", "mesh.data=-1, mesh.fsdp=1, mesh.expert=0, mesh.tensor=1"),
     ],
 )
 def test_sizes_that_mean_nothing_are_refused_before_jax_is_imported(setting: str, shown: str):
@@ -122,6 +128,6 @@ def test_sizes_that_mean_nothing_are_refused_before_jax_is_imported(setting: str
     said = [line for line in ran.err.splitlines() if not line.startswith("import time:")]
     assert ran.code == 2
     assert complaint(ran._replace(err="\n".join(said) + "\n")).startswith(
-        f"mesh.data, mesh.fsdp and mesh.tensor are {shown}: each must be 1 or more, or one of them -1"
+        f"{shown}: each must be 1 or more, or one of them -1"
     )
     assert "| jax\n" not in ran.err
