@@ -47,6 +47,7 @@ QWEN3: dict[str, Any] = {
     "hidden_act": "silu",
     "tie_word_embeddings": False,
 }
+EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
 LLAMA = QWEN3 | {"model_type": "llama"}
 
 
@@ -290,7 +291,7 @@ def counted(*arguments):
 reading._read_part = counted
 one = reading.read_params(folder, model, one_device(model))
 whole = sum(taken)
-for sizes in ((8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2)):
+for sizes in ((8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2), *([(1, 2, 1, 4)] if model.shape.experts else [])):
     taken.clear()
     shardings = parameter_shardings(model, make_mesh(MeshConfig(*sizes)))
     many = reading.read_params(folder, model, shardings)
@@ -303,8 +304,10 @@ print("same")
 """
 
 
-def test_devices_are_given_what_they_hold_and_each_part_is_read_once(tmp_path):
+@pytest.mark.parametrize("family", ["qwen3", "mixtral"])
+def test_devices_are_given_what_they_hold_and_each_part_is_read_once(tmp_path, family):
     values = QWEN3 | {"intermediate_size": 24, "num_attention_heads": 8, "tie_word_embeddings": True}
+    values |= {"model_type": family, "num_local_experts": 4}
     model = Model(read_shape(config(tmp_path, values)))
     write_weights(tmp_path, tensors_of(model, random(model)), "3KB")
     ran = subprocess.run(
@@ -315,13 +318,16 @@ def test_devices_are_given_what_they_hold_and_each_part_is_read_once(tmp_path):
 
 def test_a_family_names_every_parameter_it_may_have():
     for family, traits in FAMILIES.items():
-        shape = small_shape(family=family, qkv_bias=True, out_bias=True, mlp_bias=True)
+        more = {"experts": 3, "experts_per_token": 2} if traits.experts else {"mlp_bias": True}
+        shape = small_shape(family=family, qkv_bias=True, out_bias=True, **more)
         declared = parameters(Model(shape))
         assert len({name for parameter in declared.values() for name in parameter.names}) == sum(
             len(parameter.names) for parameter in declared.values()
         )
         norms = [p.weight.theirs for path, p in declared.items() if path.endswith("_norm/scale")]
-        assert all(any(name in theirs for theirs in norms) for name in traits.norm_names)
+        named = (*(traits.before or ()), *(traits.after or ()))
+        assert len(named) >= 2
+        assert all(any(name in theirs for theirs in norms) for name in named)
 
 
 # What is refused.
@@ -341,9 +347,10 @@ def refused(folder: Path) -> str:
     [
         (
             {"model_type": "gpt2"},
-            "'gpt2'; the known ones are llama, mistral, olmo2, qwen2, qwen3",
+            "'gpt2'; the known ones are gemma3_text, llama, mistral, mixtral, olmo2, olmoe, qwen2, qwen3",
         ),
         ({"model_type": None}, "model_type is None"),
+        ({"model_type": "gemma3"}, "text_config is null"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"model_type": "llama", "mlp_bias": None}, "Field 'mlp_bias' expected bool"),
         ({"model_type": "llama", "sliding_window": 5}, "sliding_window is 5, which this decoder does not"),
@@ -353,9 +360,17 @@ def refused(folder: Path) -> str:
         ({"transformers_weights": "other.safetensors"}, 'transformers_weights is "other.safetensors"'),
         (
             {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}},
-            "'yarn'; the known ones are default, llama3",
+            "'yarn'; the known ones are default, linear, llama3",
         ),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type is 'linear'"),
+        ({"model_type": "gemma3_text", "final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0"),
+        ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ({"model_type": "olmoe", "clip_qkv": 8.0, "head_dim": 4}, "clip_qkv is 8.0"),
+        ({"model_type": "qwen3_moe", "decoder_sparse_step": 2}, "decoder_sparse_step is 2"),
+        ({"model_type": "qwen3_moe", "mlp_only_layers": [0]}, "mlp_only_layers is [0]"),
+        ({"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 5}, "5 of 4 experts"),
+        ({"model_type": "mixtral", "router_jitter_noise": 0.1}, "router_jitter_noise is 0.1"),
+        ({"model_type": "mixtral", "router_aux_loss_coef": -1.0}, "router_aux_loss_coef is -1.0"),
+        ({"rope_scaling": {"type": "linear"}}, "factor"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_type is 'dynamic'"),
         ({"rope_scaling": {"type": "llama3", "factor": 2.0}}, "high_freq_factor"),
         ({"rope_scaling": {"type": "mrope", "mrope_section": [1]}}, "rope_type is 'mrope'"),
@@ -399,7 +414,7 @@ ODD |= st.lists(ODD, max_size=2) | st.dictionaries(st.sampled_from(["rope_type",
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(sorted(FAMILIES)), st.dictionaries(st.sampled_from(KEYS), ODD, min_size=1, max_size=2))
 def test_whatever_a_key_says_it_is_read_or_refused_in_one_line(tmp_path, family, changes):
-    config(tmp_path, QWEN3 | {"model_type": family} | changes)
+    config(tmp_path, QWEN3 | EXPERTS | {"model_type": family} | changes)
     said = ""
     try:
         shape = read_shape(tmp_path)

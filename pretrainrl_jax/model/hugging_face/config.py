@@ -71,15 +71,17 @@ def read_config(folder: Path, name: str = "config.json") -> Json:
         raise InputError(f"cannot read {path}: {error}") from None
     if not isinstance(config, dict):
         raise InputError(f"{path} is no JSON object: download it again")
-    return _text_part(config) if config.get("model_type") in TEXT_PARTS else config
+    return _text_part(path, config) if str(config.get("model_type")) in TEXT_PARTS else config
 
 
-def _text_part(config: Json) -> Json:
+def _text_part(path: Path, config: Json) -> Json:
     """What a model of text and images says of its text; the class's defaults where that states no size."""
     from transformers import CONFIG_MAPPING
 
     family = TEXT_PARTS[config["model_type"]]
-    defaults, stated = vars(CONFIG_MAPPING[family]()), config.get("text_config") or {}
+    defaults, stated = vars(CONFIG_MAPPING[family]()), config.get("text_config")
+    if not isinstance(stated, dict):
+        raise InputError(f"{path}: text_config is {_short(stated)}: download it again")
     of_all = {key: config[key] for key in OF_ALL_PARTS if key in config}
     return {key: defaults[key] for key in SIZES} | of_all | stated | {"model_type": family}
 
