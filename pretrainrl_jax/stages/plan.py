@@ -167,6 +167,11 @@ def lines(made: Plan) -> Iterator[str]:
     """What no table has."""
     if made.topology.chip.kind != "tpu":
         yield "work and memory are by hand, from shapes: nothing was compiled for these chips"
+        if experts := made.planned.shape.experts // made.planned.hand.cut.expert:
+            yield (
+                "! each row of experts is planned with one matrix; of JAX's grouped product XLA makes on GPUs, "
+                f"by default, one with all {experts} of a device"
+            )
     yield made.planned.material.source
     held, host = made.planned.largest, made.topology.chip.host_memory
     yield f"loading takes {held / GIB:.1f} of the {host / GIB:,.0f} GiB of a host's memory"
