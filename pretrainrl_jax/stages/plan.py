@@ -169,8 +169,8 @@ def lines(made: Plan) -> Iterator[str]:
         yield "work and memory are by hand, from shapes: nothing was compiled for these chips"
         if experts := made.planned.shape.experts // made.planned.hand.cut.expert:
             yield (
-                "! each row of experts is planned with one matrix; of JAX's grouped product XLA makes on GPUs, "
-                f"by default, one with all {experts} of a device"
+                "! each row of a mixture is planned with its own expert's matrices; on GPUs XLA multiplies it, "
+                f"by default, with those of all {experts} that a device has"
             )
     yield made.planned.material.source
     held, host = made.planned.largest, made.topology.chip.host_memory
