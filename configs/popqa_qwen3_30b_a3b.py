@@ -6,8 +6,9 @@ The paper has no mixtures; all settings but model and mesh as in popqa_qwen3_8b.
 It reads the Hugging Face folder `Qwen3-30B-A3B` and the facts in `popQA.tsv`; --model.path and --facts.path
 name others.
 
-Hardware: 64 TPU chips. The paper (8 x H800) has no model of this size. Expected hours: `plan` estimates
-them (docs/plan.md). Not measured.
+Hardware: 64 TPU chips (v5p:4x4x4 or v6e:8x8), 18 GiB a chip; 8 share the experts, and 8 a part of every
+parameter. The paper (8 x H800) has no such model. Expected hours: `plan` estimates them (docs/plan.md). Not
+measured.
 """
 
 import runpy

@@ -169,8 +169,8 @@ def lines(made: Plan) -> Iterator[str]:
         yield "work and memory are by hand, from shapes: nothing was compiled for these chips"
         if experts := made.planned.shape.experts // made.planned.hand.cut.expert:
             yield (
-                "! each row of a mixture is planned with its own expert's matrices; on GPUs XLA multiplies it, "
-                f"by default, with those of all {experts} that a device has"
+                "! rows of a mixture are planned with their own experts' matrices; on GPUs XLA multiplies "
+                f"them, by default, with those of all {experts} that a device has"
             )
     yield made.planned.material.source
     held, host = made.planned.largest, made.topology.chip.host_memory
