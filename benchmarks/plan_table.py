@@ -30,6 +30,8 @@ SHIPPED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("popqa_qwen3_14b", "v5p:4x4x4", ()),
     ("popqa_qwen3_14b", "v6e:8x8", ("--mesh.fsdp=16",)),
     ("popqa_qwen3_32b", "v5p:8x8x4", ()),
+    ("popqa_qwen3_30b_a3b", "v5p:4x4x4", ()),
+    ("popqa_qwen3_30b_a3b", "v6e:8x8", ()),
     ("selfimprove_quality_1b", "v5e:8x8", ()),
     ("popqa_qwen3_4b", "v5e:4x4", (*LONG, "--pretrain.rows=48", "--mesh.fsdp=16")),
     ("popqa_qwen3_8b", "v6e:4x4", (*LONG, *FEW)),
@@ -62,10 +64,11 @@ def row(config: str, topology: str, long: bool, told: dict[str, Any]) -> list[st
         for end in ("shortest", "longest")
     ]
     mesh = told["mesh"]
+    experts = f", expert {mesh['expert']}" if mesh["expert"] > 1 else ""
     return [
         config + (", rows of 4,096" if long else ""),
         topology,
-        f"{mesh['data']} × {mesh['fsdp']} × {mesh['tensor']}",
+        f"{mesh['data']} × {mesh['fsdp']} × {mesh['tensor']}{experts}",
         f"{memory['peak'] / GIB:.1f} of {memory['hbm'] / GIB:.0f} ({fullest['name']})",
         f"{memory['free']:.0%}",
         step["name"],

@@ -28,6 +28,7 @@ def test_all_that_were_promised_are_here():
         "entityquestions_qwen3_8b.py",
         "popqa_llama3_8b.py",
         "popqa_qwen3_14b.py",
+        "popqa_qwen3_30b_a3b.py",
         "popqa_qwen3_32b.py",
         "popqa_qwen3_4b.py",
         "popqa_qwen3_8b.py",

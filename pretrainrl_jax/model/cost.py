@@ -47,16 +47,21 @@ class Flops(NamedTuple):
         return 3 * self.total - (self.layers + self.head if self.adapters else 0.0)
 
 
-def parameters(shape: ModelShape) -> Parameters:
-    """The number of parameters of a decoder of any family."""
-    s, table = shape, shape.vocabulary * shape.d_model
+def parameters(shape: ModelShape, expert: int = 1) -> Parameters:
+    """The number of parameters of a decoder of any family.
+
+    Args:
+        shape: of the decoder.
+        expert: devices that share the experts of a mixture; of all else each has the whole.
+    """
+    s, table, mlps = shape, shape.vocabulary * shape.d_model, mlps_of(shape, expert)
     queries, keys = s.heads * s.head_dim, s.kv_heads * s.head_dim
     biases = s.qkv_bias * (queries + 2 * keys) + s.out_bias * s.d_model
     biases += s.mlp_bias * (2 * s.d_ff + s.d_model)
     norms = sum(bool(name) for names in s.traits.norms for name in names) * s.d_model
     of_heads = {"none": 0, "head": 2 * s.head_dim, "all": queries + keys}[s.traits.query_key_norm]
-    layers = s.layers * (_matrices(s, s.experts or 1) + biases + of_heads + norms)
-    adapters = s.layers * _adapters(s, s.experts or 1)
+    layers = s.layers * (matrices(s, mlps) + biases + of_heads + norms)
+    adapters = s.layers * _adapters(s, mlps)
     return Parameters(table, 0 if s.tied else table, layers, s.d_model, adapters)
 
 
@@ -70,7 +75,7 @@ def flops(shape: ModelShape, visible: float) -> Flops:
     s = shape
     attention = 4 * visible * s.layers * s.heads * s.head_dim  # scores, and the sum of values
     mlps = s.experts_per_token or 1
-    layers, adapters = (2 * s.layers * of_layer(s, mlps) for of_layer in (_matrices, _adapters))
+    layers, adapters = (2 * s.layers * of_layer(s, mlps) for of_layer in (matrices, _adapters))
     return Flops(layers, attention, 2 * s.vocabulary * s.d_model, adapters)
 
 
@@ -93,6 +98,11 @@ def _adapters(s: ModelShape, mlps: int) -> int:
     )
 
 
-def _matrices(s: ModelShape, mlps: int) -> int:
+def mlps_of(shape: ModelShape, expert: int = 1) -> int:
+    """MLPs of a layer that a device has, where so many share the experts of a mixture."""
+    return shape.experts // expert or 1
+
+
+def matrices(s: ModelShape, mlps: int) -> int:
     """Entries of a layer's matrices, of so many MLPs, and of the router."""
     return s.d_model * (2 * (s.heads + s.kv_heads) * s.head_dim + 3 * mlps * s.d_ff + s.experts)

@@ -1,7 +1,7 @@
 """A mixture of experts (arXiv 1701.06538): of many MLPs a router chooses a few for each token.
 
-The tokens are sorted by expert and multiplied group by group (`jax.lax.ragged_dot`). No expert has a
-capacity, so that no token is dropped, whatever the router chooses.
+The tokens are sorted by expert and multiplied group by group (grouped.py). No expert has a capacity, so that
+no token is dropped, whatever the router chooses.
 
 Along the mesh's axis `expert` each device has some of the experts, and rows of its own. It gathers the rows
 of the others on the axis, lets its experts work on them, and gives each its part of the sum back.
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from pretrainrl_jax.model.grouped import grouped_product
 from pretrainrl_jax.model.mesh import Layout
 
 LOAD, PROBABILITY = "expert_load", "expert_probability"  # of a layer's experts, over real tokens; [experts]
@@ -131,7 +132,7 @@ def mix_experts(
         layout: where they lie: rows of x as a batch's, experts, model and mlp as parameters do.
         scale: of adapters.
     """
-    of_device = partial(_of_device, activation=activation, scale=scale)
+    of_device = partial(_of_device, activation=activation, scale=scale, platform=layout.platform)
     arguments = (x, routed.experts, routed.weights, matrices)
     if layout.mesh is None or not layout.is_sharded:
         return of_device(Axes(), *arguments)
@@ -153,6 +154,7 @@ def mix_experts(
         mesh=layout.mesh,
         in_specs=(rows, rows, rows, of_matrices),
         out_specs=rows,
+        check_vma=False,  # a Pallas call does not say along which axes its results differ
     )(*arguments)
 
 
@@ -165,6 +167,7 @@ def _of_device(
     *,
     activation: Callable[[jax.Array], jax.Array],
     scale: float,
+    platform: str,
 ) -> jax.Array:
     """The same on a device's rows, with its experts; its share of the sum where others have the rest."""
     if axes.experts:
@@ -181,8 +184,8 @@ def _of_device(
     here = (jnp.arange(expert.size) < sizes.sum())[:, None]
 
     def product(x: jax.Array, name: str) -> jax.Array:
-        y = _grouped(x, getattr(matrices, name), sizes, scale, axes, model_axis=2 if name == "down" else 1)
-        return checkpoint_name(y, name)
+        matrix, model_axis = getattr(matrices, name), 2 if name == "down" else 1
+        return checkpoint_name(_grouped(x, matrix, sizes, scale, axes, model_axis, platform), name)
 
     # What a grouped product makes of the rows after its groups is not said: none of it goes on, or back.
     choices = jnp.repeat(x.reshape(-1, model), per_token, axis=0)
@@ -204,14 +207,14 @@ def _of_device(
 
 
 def _grouped(
-    x: jax.Array, matrix: Matrix, sizes: jax.Array, scale: float, axes: Axes, model_axis: int
+    x: jax.Array, matrix: Matrix, sizes: jax.Array, scale: float, axes: Axes, model_axis: int, platform: str
 ) -> jax.Array:
     """x [choices, inputs], sorted by expert, times the matrix of each one's expert."""
 
     def times(x: jax.Array, weight: jax.Array, model_axis: int | None) -> jax.Array:
         if axes.model and model_axis is not None:
             weight = jax.lax.all_gather(weight, axes.model, axis=model_axis, tiled=True)
-        return jax.lax.ragged_dot(x, weight, sizes)
+        return grouped_product(x, weight, sizes, platform)
 
     y = times(x, matrix.weight, model_axis)
     if matrix.a is None:

@@ -35,7 +35,7 @@ import jax.numpy as jnp
 from pretrainrl_jax.config.declare import Policy
 from pretrainrl_jax.decoding.best_tokens import BLOCK
 from pretrainrl_jax.model.attention import Kernel, can_use_cudnn, splash_block, splash_part, splash_suits
-from pretrainrl_jax.model.cost import flops, parameters
+from pretrainrl_jax.model.cost import flops, matrices, mlps_of, parameters
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.lora import join, split
 from pretrainrl_jax.model.shape import ModelShape
@@ -43,6 +43,7 @@ from pretrainrl_jax.model.vocabulary import block_size
 from pretrainrl_jax.model.whole import copy_bytes, takes_copy
 from pretrainrl_jax.planning.work import (
     BFLOAT16,
+    CHOICES,
     FLOAT32,
     GATES,
     STREAMS,
@@ -51,6 +52,8 @@ from pretrainrl_jax.planning.work import (
     Operation,
     Sent,
     Work,
+    choices_of,
+    exchanged,
     training_work,
 )
 
@@ -71,9 +74,13 @@ class Packed(NamedTuple):
 def recomputed(shape: ModelShape, flash: bool) -> Again:
     """What of a layer its backward pass computes again; `flash`: no scores are kept in any case."""
     s = shape
-    matrices = 2 * s.d_model * (s.heads + s.kv_heads) * s.head_dim + 3 * s.d_model * s.d_ff
-    # No derivative reads what the MLP's last product gives; `attention` keeps all but its first two.
-    products = {"full": 1 - s.d_model * s.d_ff / matrices, "attention": 2 * s.d_model * s.d_ff / matrices}
+    mlp = s.d_model * s.d_ff * (s.experts_per_token or 1)
+    every = 2 * s.d_model * (s.heads + s.kv_heads) * s.head_dim + 3 * mlp
+    # No derivative reads what the MLP's last product gives; `attention` keeps all but its first two. Of a
+    # mixture that of the router's weights reads it.
+    products = {"full": 1 - mlp / every, "attention": 2 * mlp / every}
+    if s.experts:
+        products = {"full": 1.0, "attention": 3 * mlp / every}
     scores = {"none": 0.0, "full": 1.0}.get(s.remat, 0.0 if flash else 1.0)
     # XLA keeps its probabilities, or computes them with the rest: a flash kernel does so in any case.
     return Again(products.get(s.remat, 0.0), scores - (0.0 if flash else 0.5))
@@ -105,17 +112,22 @@ class ByHand:
     @property
     def copies(self) -> bool:
         """Whether that is made."""
-        return takes_copy(self.shape, self.cut.fsdp, self.cut.tensor, self.room)
+        return takes_copy(self.shape, self.cut.fsdp, self.cut.tensor, self.room, self.cut.expert)
 
     @property
     def copy(self) -> float:
         """Bytes of it."""
-        return copy_bytes(self.shape, self.cut.tensor) if self.copies else 0.0
+        return copy_bytes(self.shape, self.cut.tensor, self.cut.expert) if self.copies else 0.0
 
     @property
     def matrices(self) -> float:
-        """Entries of a layer's matrices that a chip multiplies with."""
+        """Entries of a layer's matrices that a token is multiplied with, on a chip."""
         return flops(self.shape, 0.0).layers / (2 * self.shape.layers) / self.cut.tensor
+
+    @property
+    def weights(self) -> float:
+        """Entries of a layer's matrices that a chip multiplies with: of a mixture all its own experts'."""
+        return matrices(self.shape, mlps_of(self.shape, self.cut.expert)) / self.cut.tensor
 
     @property
     def table(self) -> float:
@@ -125,16 +137,16 @@ class ByHand:
     @property
     def parameters(self) -> float:
         """Bytes of a chip's part, float32; those of norms, which every chip has, are next to nothing."""
-        return FLOAT32 * parameters(self.shape).total / (self.cut.fsdp * self.cut.tensor)
+        return FLOAT32 * parameters(self.shape, self.cut.expert).total / (self.cut.fsdp * self.cut.tensor)
 
     @property
     def learned(self) -> float:
         """The same of what learns."""
-        return FLOAT32 * parameters(self.shape).learned / (self.cut.fsdp * self.cut.tensor)
+        return FLOAT32 * parameters(self.shape, self.cut.expert).learned / (self.cut.fsdp * self.cut.tensor)
 
     def share(self, rows: float) -> int:
         """Rows of a chip, of so many in all: each has as many, some of them empty."""
-        return max(1, math.ceil(rows / (self.cut.data * self.cut.fsdp)))
+        return max(1, math.ceil(rows / self.cut.rows))
 
     def _flash(self, time: int, sequences: bool = False) -> bool:
         """Whether a row attends to itself without writing scores."""
@@ -186,7 +198,7 @@ class ByHand:
         work = training_work(s, self.cut, tokens, seen, rows * sources, shares, microsteps=microsteps)
         extra = {
             # Gathered forward and backward; there two products read them, and their gradient is written.
-            "products": 2 * self._cast(self.matrices) + (0 if s.lora else 2) * self.item * self.matrices,
+            "products": 2 * self._cast(self.weights) + (0 if s.lora else 2) * self.item * self.weights,
             # Scores and probabilities are written and read; backward theirs and their gradients are.
             # Of a flash kernel its operands, results and their gradients; splash attention's gradient of
             # queries comes in a part for each block of keys.
@@ -223,22 +235,30 @@ class ByHand:
         s, tensor, of_layers = self.shape, self.cut.tensor, self.shape.layers * times
         attention = 4 * length * s.heads * s.head_dim / tensor * tokens
         scores = 0.0 if flash else self._square(tokens, length)
-        streams = self.item * tokens * (STREAMS * s.d_model + GATES * s.d_ff / tensor)
+        choices = choices_of(s, self.cut)
+        sorting = CHOICES * choices * s.d_model if s.experts else 0
+        streams = self.item * tokens * (STREAMS * s.d_model + GATES * choices * s.d_ff / tensor + sorting)
+        chosen = 3 * s.d_model * s.d_ff * s.experts_per_token / tensor
+        products = 2 * (self.matrices - chosen) * tokens
         operations = [
-            Operation(2 * self.matrices * tokens, self._cast(self.matrices), of_layers, "products"),
+            Operation(products, self._cast(self.weights), of_layers, "products"),
             Operation(attention, scores + cache / s.layers, of_layers, "attention", s.head_dim * flash),
             Operation(0.0, streams, of_layers, "norms, gates, sums"),
         ]
-        sent = []
+        sent, stride = list[Sent](), self.cut.expert * tensor
+        if s.experts:
+            operations.append(Operation(2 * chosen * tokens, 0.0, of_layers, "experts", kernel=True))
+        if self.cut.expert > 1:
+            sent += exchanged(s, self.cut, self.item * tokens, of_layers, of_layers)
         if self.cut.fsdp > 1:
             sent.append(
                 Sent(
                     "all-gather",
-                    self.item * self.matrices,
+                    self.item * self.weights,
                     self.cut.fsdp,
                     of_layers,
                     "layers' weights",
-                    stride=tensor,
+                    stride=stride,
                 )
             )
         if tensor > 1:
@@ -256,7 +276,7 @@ class ByHand:
                         self.cut.fsdp,
                         times,
                         "vocabulary",
-                        stride=tensor,
+                        stride=stride,
                     )
                 )
         return Work(tuple(operations), tuple(sent))
@@ -286,7 +306,8 @@ class ByHand:
             return Work((), ()), self
         entries, fsdp = self.copy / self.item, self.cut.fsdp
         made = Operation(0.0, FLOAT32 * entries / fsdp + self.copy, 1.0, "copy of the weights")
-        sent = Sent("all-gather", self.copy, fsdp, 1.0, "copy of the weights", stride=self.cut.tensor)
+        stride = self.cut.expert * self.cut.tensor
+        sent = Sent("all-gather", self.copy, fsdp, 1.0, "copy of the weights", stride=stride)
         alone = self.cut._replace(data=self.cut.data * fsdp, fsdp=1)
         return Work((made,), (sent,) * (fsdp > 1)), replace(self, cut=alone, stored=self.item, room=0.0)
 
@@ -347,7 +368,7 @@ class ByHand:
     def _weights(self, layers: int) -> float:
         """Of so many layers, gathered or cast; of one (a gradient) where parameters are used as they lie."""
         as_they_lie = self.item == FLOAT32 and self.cut.fsdp == 1
-        return (1 if as_they_lie else layers) * self.item * self.matrices
+        return (1 if as_they_lie else layers) * self.item * self.weights
 
     def _fold(self, sources: float) -> float:
         """Of blocks of the vocabulary: states, logits, and two blocks of its rows."""
@@ -360,10 +381,15 @@ class ByHand:
         s, tensor = self.shape, self.cut.tensor
         heads = 2 * (s.heads + 2 * s.kv_heads) * s.head_dim / tensor
         scores = 0.0 if flash else self._scores(tokens, length)
-        return self.item * tokens * (4 * s.d_model + heads + 3 * s.d_ff / tensor) + scores
+        choices = choices_of(s, self.cut)
+        sorted_ones = 3 * choices * s.d_model if s.experts else 0
+        mlp = 3 * choices * s.d_ff / tensor + sorted_ones
+        return self.item * tokens * (4 * s.d_model + heads + mlp) + scores
 
     def _saved(self, rows: int, time: int, layers: int, remat: Policy, flash: bool) -> float:
         """What the backward pass of so many layers reads, as JAX differentiates this chip's part of them.
+
+        A mixture's choices are those of the whole group: as if each token had so many more experts.
 
         Arrays that grow with the rows are activations; of the others those in the compute dtype are copies of
         weights, and float32 ones the parameters themselves. Flash attention saves no square.
@@ -372,6 +398,7 @@ class ByHand:
         local = replace(
             s, vocabulary=1, layers=layers, remat=remat, heads=s.heads // tensor, windows=(),
             kv_heads=s.kv_heads // tensor, d_ff=s.d_ff // tensor,
+            experts_per_token=min(s.experts, s.experts_per_token * self.cut.expert),
         )  # fmt: skip
         one, two = (_residuals(local, number, time) for number in (1, 2))
         activations = copies = 0.0
@@ -380,7 +407,7 @@ class ByHand:
                 square = flash and few.shape[-2:] == (time, time)
                 activations += 0.0 if square else _size(more) - _size(few)
             elif few.dtype.itemsize != FLOAT32:
-                copies += _size(few)
+                copies += _size(few) / (self.cut.expert if s.experts in few.shape[:2] else 1)
         return activations * rows + copies / self.cut.fsdp
 
 

@@ -126,7 +126,7 @@ def remedies(one: Figures, planned: Planned, topology: Topology) -> list[str]:
     if cut.data > 1:
         said.append(f"--mesh.data=1 --mesh.fsdp={cut.data * cut.fsdp}")
     if state > limit:
-        chips = math.ceil(cut.fsdp * cut.tensor * state / (0.6 * limit))
+        chips = math.ceil(cut.fsdp * cut.expert * cut.tensor * state / (0.6 * limit))
         return said or [f"a slice of {1 << (chips - 1).bit_length()} chips or more"]
     parts = 1 << (math.ceil((memory.peak - state) / max(limit - state, GIB / 8)) - 1).bit_length()
     if isinstance(load, Step) and planned.shape.remat != "full":
@@ -146,7 +146,10 @@ def of_weights(planned: Planned) -> str:
         for program in decoding
     )
     lines = (
-        (told(hand.shape, hand.cut.fsdp, hand.cut.tensor, hand.room), other and " (the rewriter)")
+        (
+            told(hand.shape, hand.cut.fsdp, hand.cut.tensor, hand.room, hand.cut.expert),
+            other and " (the rewriter)",
+        )
         for hand, other in hands
     )
     return "\n".join(f"{line}{whose or ''}" for line, whose in lines if line)

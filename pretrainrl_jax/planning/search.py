@@ -36,15 +36,16 @@ class Candidate(NamedTuple):
     tensor: int
     remat: Policy
     microsteps: int  # of the searched section; 1 where nothing is trained
+    expert: int = 1
 
     @property
     def cut(self) -> Cut:
         """How it cuts a model and its batch."""
-        return Cut(self.data, self.fsdp, self.tensor)
+        return Cut(self.data, self.fsdp, self.tensor, self.expert)
 
     def settings(self, section: str) -> dict[str, Any]:
         """By dotted names; `section` has the microsteps, "" where none is searched."""
-        named: dict[str, Any] = {f"mesh.{axis}": size for axis, size in zip(AXES, self.cut, strict=True)}
+        named: dict[str, Any] = {f"mesh.{axis}": getattr(self, axis) for axis in AXES}
         named["model.remat"] = self.remat
         return named | ({f"{section}.grad_accum_steps": self.microsteps} if section else {})
 
@@ -117,14 +118,18 @@ class Found(NamedTuple):
 def meshes(shape: ModelShape, chips: int) -> list[Cut]:
     """Every mesh of so many chips that divides the model."""
     every = (
-        Cut(data, fsdp, chips // data // fsdp) for data in divisors(chips) for fsdp in divisors(chips // data)
+        Cut(data, fsdp, chips // data // fsdp // expert, expert)
+        for data in divisors(chips)
+        for fsdp in divisors(chips // data)
+        for expert in (divisors(chips // data // fsdp) if shape.experts else (1,))
     )
     return [cut for cut in every if _divides(shape, cut)]
 
 
 def _divides(shape: ModelShape, cut: Cut) -> bool:
     try:
-        check_model(shape, cast(Mesh, AbstractMesh(tuple(cut), AXES)))  # of which the sizes alone are read
+        sizes = tuple(getattr(cut, axis) for axis in AXES)
+        check_model(shape, cast(Mesh, AbstractMesh(sizes, AXES)))  # of which the sizes alone are read
     except InputError:
         return False
     return True
@@ -136,12 +141,16 @@ def candidates(case: Case, remats: Sequence[Policy]) -> list[Candidate]:
     others = [load for section, load in loads if section == "pretrain" != case.section]
     every = []
     for cut in meshes(case.hand.shape, case.topology.count):
-        shards = cut.data * cut.fsdp
-        if any((load.rows // load.microsteps) % shards for load in others):
+        if any((load.rows // load.microsteps) % cut.rows for load in others):
             continue
-        steps = microsteps(case.trained, shards) if case.trained else [1]
-        every += [Candidate(*cut, remat, count) for remat in remats for count in steps]
+        steps = microsteps(case.trained, cut.rows) if case.trained else [1]
+        every += [of_cut(cut, remat, count) for remat in remats for count in steps]
     return every
+
+
+def of_cut(cut: Cut, remat: Policy, count: int) -> Candidate:
+    """With so many microsteps."""
+    return Candidate(cut.data, cut.fsdp, cut.tensor, remat, count, cut.expert)
 
 
 def microsteps(step: Program, shards: int) -> list[int]:

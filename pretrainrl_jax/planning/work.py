@@ -12,6 +12,7 @@ from pretrainrl_jax.model.shape import ModelShape
 BFLOAT16, FLOAT32 = 2, 4  # bytes
 STREAMS = 14  # arrays [tokens, d_model] that a layer's norms, rotation and sums read and write, forward
 GATES = 5  # arrays [tokens, d_ff] that its gated MLP reads and writes, forward
+CHOICES = 10  # arrays [choices, d_model] that a mixture sorts, masks, multiplies and sorts back, forward
 
 
 class Operation(NamedTuple):
@@ -22,6 +23,7 @@ class Operation(NamedTuple):
     times: float = 1.0
     name: str = ""
     head_dim: int = 0  # of an attention kernel; 0 of everything else
+    kernel: bool = False  # a compiled program's text does not tell these products
 
 
 class Sent(NamedTuple):
@@ -32,7 +34,7 @@ class Sent(NamedTuple):
     group: int  # chips that take part
     times: float = 1.0
     name: str = ""
-    waited: bool = False  # the next operation needs it: a tensor axis's sums
+    waited: bool = False  # the next operation needs it: a tensor axis's sums, an expert axis's tokens
     stride: int = 1  # from a chip of the group to its next one, as they are numbered
 
     @property
@@ -72,11 +74,17 @@ class Cut(NamedTuple):
     data: int = 1
     fsdp: int = 1
     tensor: int = 1
+    expert: int = 1
+
+    @property
+    def rows(self) -> int:
+        """Parts of a batch."""
+        return self.data * self.fsdp * self.expert
 
     @property
     def chips(self) -> int:
         """All together."""
-        return self.data * self.fsdp * self.tensor
+        return self.rows * self.tensor
 
 
 class Again(NamedTuple):
@@ -84,6 +92,30 @@ class Again(NamedTuple):
 
     products: float = 0.0
     attention: float = 0.0  # beside the scores, which a flash kernel computes again in any case
+
+
+def choices_of(shape: ModelShape, cut: Cut) -> int:
+    """Rows of a chip's MLPs for each of its tokens: a mixture's are the choices of its whole group."""
+    return shape.experts_per_token * cut.expert or 1
+
+
+def exchanged(
+    shape: ModelShape, cut: Cut, tokens: float, gathered: float, scattered: float
+) -> tuple[Sent, ...]:
+    """What goes along the expert axis: a group's tokens to each of its chips, and the sums of theirs back.
+
+    Args:
+        shape: of a mixture.
+        cut: over chips.
+        tokens: of a chip, times the bytes of a number.
+        gathered: how often.
+        scattered: how often.
+    """
+    states = tokens * shape.d_model * cut.expert
+    return tuple(
+        Sent(kind, states, cut.expert, times, "experts' tokens", waited=True, stride=cut.tensor)
+        for kind, times in (("all-gather", gathered), ("reduce-scatter", scattered))
+    )
 
 
 def training_work(
@@ -98,7 +130,7 @@ def training_work(
     gated: bool = True,
     parallel: bool = False,
 ) -> Work:
-    """One update.
+    """One update. Experts are taken to be chosen equally often.
 
     Args:
         shape: of the model.
@@ -113,37 +145,44 @@ def training_work(
     """
     s, tensor = shape, cut.tensor
     mlp = (3 if gated else 2) * s.d_model * s.d_ff
-    matrices = (s.d_model * 2 * (s.heads + s.kv_heads) * s.head_dim + mlp) / tensor
+    beside = s.d_model * s.experts if s.experts else mlp  # attention's: a router, or the MLP
+    matrices = (s.d_model * 2 * (s.heads + s.kv_heads) * s.head_dim + beside) / tensor
+    experts = mlp * s.experts / cut.expert / tensor
+    weights = matrices + experts
     lora = s.lora is not None  # then weights have no gradient, and their adapters next to nothing
     passes = (2 if lora else 3) + again.products  # forward, and twice as much backward
     streams, gates = (STREAMS / 2 if parallel else STREAMS), (GATES if gated else 3)
-    traffic = BFLOAT16 * tokens * (streams * s.d_model + gates * s.d_ff / tensor)
+    choices = choices_of(s, cut)
+    sorting = CHOICES * choices * s.d_model if s.experts else 0
+    traffic = BFLOAT16 * tokens * (streams * s.d_model + gates * choices * s.d_ff / tensor + sorting)
     attention = 4 * visible * s.heads * s.head_dim / tensor * tokens
     of_layers = float(s.layers * microsteps)
     head = 2 * s.vocabulary / tensor * s.d_model * sources
     tables = s.vocabulary * s.d_model * (1 if s.tied else 2) / tensor
-    held = (s.layers * matrices + tables) / cut.fsdp
+    held = (s.layers * weights + tables) / cut.fsdp
+    not_experts = held - s.layers * experts / cut.fsdp
     if lora:
-        held = parameters(s).adapters / tensor / cut.fsdp
-    operations = (
+        held = parameters(s, cut.expert).adapters / tensor / cut.fsdp
+    operations: tuple[Operation, ...] = (
         Operation(2 * matrices * tokens * passes, 0.0, of_layers, "products"),
         Operation(attention * (3.5 + again.attention), 0.0, of_layers, "attention", s.head_dim),
         Operation(0.0, traffic * (3 + again.products), of_layers, "norms, gates, sums"),
         Operation((3 if lora else 4) * head, 0.0, microsteps, "vocabulary"),  # its logits are computed twice
         Operation(0.0, 7 * FLOAT32 * held, 1.0, "optimizer"),
     )
-    sent: list[Sent] = []
+    if s.experts:
+        chosen = mlp * s.experts_per_token / tensor
+        operations += (Operation(2 * chosen * tokens * passes, 0.0, of_layers, "experts", kernel=True),)
+    sent, stride = list[Sent](), cut.expert * tensor
     if cut.fsdp > 1:
         sent += [  # weights are gathered forward, and backward again
-            Sent(
-                "all-gather", BFLOAT16 * matrices, cut.fsdp, 2 * of_layers, "layers' weights", stride=tensor
-            ),
-            Sent("all-gather", BFLOAT16 * tables, cut.fsdp, 2.0 * microsteps, "vocabulary", stride=tensor),
+            Sent("all-gather", BFLOAT16 * weights, cut.fsdp, 2 * of_layers, "layers' weights", stride=stride),
+            Sent("all-gather", BFLOAT16 * tables, cut.fsdp, 2.0 * microsteps, "vocabulary", stride=stride),
         ]
     if cut.fsdp > 1 and not lora:
         sent += [
             Sent(
-                "reduce-scatter", BFLOAT16 * matrices, cut.fsdp, of_layers, "layers' gradients", stride=tensor
+                "reduce-scatter", BFLOAT16 * weights, cut.fsdp, of_layers, "layers' gradients", stride=stride
             ),
             Sent(
                 "reduce-scatter",
@@ -151,11 +190,17 @@ def training_work(
                 cut.fsdp,
                 float(microsteps),
                 "vocabulary's gradient",
-                stride=tensor,
+                stride=stride,
             ),
         ]
     if cut.data > 1:
-        sent.append(Sent("all-reduce", FLOAT32 * held, cut.data, 1.0, "gradients", stride=cut.fsdp * tensor))
+        sent.append(Sent("all-reduce", FLOAT32 * held, cut.data, 1.0, "gradients", stride=cut.fsdp * stride))
+    if cut.expert > 1:
+        if not lora:
+            sent.append(
+                Sent("all-reduce", FLOAT32 * not_experts, cut.expert, 1.0, "gradients", stride=tensor)
+            )
+        sent += exchanged(s, cut, BFLOAT16 * tokens, (2 + again.products) * of_layers, 2 * of_layers)
     if tensor > 1:
         stream, sums = BFLOAT16 * tokens * s.d_model, 1 if parallel else 2
         times = of_layers * sums * (2 + again.products)

@@ -21,7 +21,7 @@ from pretrainrl_jax.planning.planned import Planned, Program
 from pretrainrl_jax.planning.program import Collective, read_program
 from pretrainrl_jax.planning.target import planned_for, versions
 from pretrainrl_jax.planning.typical import Material, material
-from pretrainrl_jax.planning.work import Operation, Sent, Work
+from pretrainrl_jax.planning.work import Cut, Operation, Sent, Work
 from pretrainrl_jax.progress import Screen
 
 
@@ -147,16 +147,19 @@ def of_program(
     made = (Operation(op.flops, op.bytes, op.trips, op.op_name) for op in read.operations)
     # Of a kernel the text has what it reads and writes; what it computes is known by hand.
     by_hand = program.load.work(whole.hand_of(program)).operations
-    kernels = (op._replace(bytes=0.0) for op in by_hand if op.head_dim)
-    work = Work((*made, *kernels), tuple(_sent(one, whole.mesh.shape["tensor"]) for one in read.collectives))
+    kernels = (op._replace(bytes=0.0) for op in by_hand if op.head_dim or op.kernel)
+    cut = whole.hand_of(program).cut
+    work = Work((*made, *kernels), tuple(_sent(one, cut) for one in read.collectives))
     unknown = () if turns else tuple(loop.name for loop in read.unknown_loops)
     told = figures(whole, program, work, float(compiled.temporary), float(compiled.peak), topology)
     return replace(told, compiled=compiled.seconds, unknown_loops=unknown)
 
 
-def _sent(one: Collective, tensor: int) -> Sent:
+def _sent(one: Collective, cut: Cut) -> Sent:
     stride = one.group[1] - one.group[0] if one.size > 1 else 1
-    waited = tensor > 1 and one.size == tensor and stride == 1  # neighbours are those of the tensor axis
+    waited = cut.tensor > 1 and (one.size, stride) == (cut.tensor, 1)  # neighbours are the tensor axis's
+    if one.kind != "all-reduce" and cut.expert > 1:  # which sums gradients there
+        waited = waited or (one.size, stride) == (cut.expert, cut.tensor)
     return Sent(one.kind, one.bytes, one.size, one.trips, one.op_name, waited, stride)
 
 
@@ -164,6 +167,11 @@ def lines(made: Plan) -> Iterator[str]:
     """What no table has."""
     if made.topology.chip.kind != "tpu":
         yield "work and memory are by hand, from shapes: nothing was compiled for these chips"
+        if experts := made.planned.shape.experts // made.planned.hand.cut.expert:
+            yield (
+                "! rows of a mixture are planned with their own experts' matrices; on GPUs XLA multiplies "
+                f"them, by default, with those of all {experts} that a device has"
+            )
     yield made.planned.material.source
     held, host = made.planned.largest, made.topology.chip.host_memory
     yield f"loading takes {held / GIB:.1f} of the {host / GIB:,.0f} GiB of a host's memory"

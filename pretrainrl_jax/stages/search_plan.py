@@ -24,6 +24,7 @@ from pretrainrl_jax.planning.search import (
     closest,
     fastest,
     meshes,
+    of_cut,
     promising,
     rank,
     search,
@@ -112,7 +113,7 @@ def case_of(config: Config, topology: Topology, learned: Material) -> Case:
     """
     if not (every := meshes(shape_for(config), topology.count)):
         raise InputError(f"--search: no mesh of {topology.count} chips divides the model")
-    one = Candidate(*min(every, key=lambda cut: cut.data * cut.fsdp), config.model.remat, 1)
+    one = of_cut(min(every, key=lambda cut: cut.rows), config.model.remat, 1)
     whole = planned_for(changed(config, one.settings("")), topology, learned)
     return Case(whole.hand, whole.programs, topology)
 
@@ -131,6 +132,7 @@ def cells(one: Found) -> list[str]:
     """A row of the table."""
     candidate, result = one.candidate, one.result
     mesh = f"{candidate.data} x {candidate.fsdp} x {candidate.tensor}"
+    mesh += f", expert {candidate.expert}" if candidate.expert > 1 else ""
     head = [mesh, candidate.remat, str(candidate.microsteps)]
     if result.refused:
         return [*head, "–", "–", "–", "–"]

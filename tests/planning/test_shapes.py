@@ -22,6 +22,10 @@ STATED = {  # billions, of the models' pages
     "Qwen3-32B": 32.762,
     "Meta-Llama-3-8B": 8.030,
     "Llama-3.1-8B": 8.030,
+    "Qwen3-30B-A3B": 30.532,
+    "Mixtral-8x7B-v0.1": 46.703,
+    "OLMoE-1B-7B-0924": 6.919,
+    "gemma-3-1b-pt": 1.000,
     "SmolLM2-135M": 0.1345,
 }
 
