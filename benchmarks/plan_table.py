@@ -21,6 +21,7 @@ FEW = ("--pretrain.rows=48", "--mesh.fsdp=16", "--model.remat=attention")
 LONG = ("--pretrain.text=documents", "--pretrain.epochs=1", "--pretrain.steps=1000", "--train.systems=",
         "--pretrain.row_length=4096")  # fmt: skip
 CUT = ("--pretrain.rows=256", "--mesh.fsdp=32", "--model.remat=attention", "--pretrain.grad_accum_steps=2")
+WHOLE = ("--pretrain.rows=256", "--mesh.fsdp=16", "--mesh.expert=1", "--pretrain.grad_accum_steps=2")
 SHIPPED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("popqa_qwen3_4b", "v5e:4x4", ()),
     ("popqa_qwen3_8b", "v6e:4x4", ("--mesh.fsdp=16",)),
@@ -40,6 +41,7 @@ SHIPPED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("popqa_qwen3_14b", "v5p:4x4x4", (*LONG, "--pretrain.rows=256")),
     ("popqa_qwen3_14b", "v6e:8x8", (*LONG, *CUT)),
     ("popqa_qwen3_32b", "v5p:8x8x4", (*LONG, "--pretrain.rows=512")),
+    ("popqa_qwen3_30b_a3b", "v5p:4x4x4", (*LONG, *WHOLE)),
 )
 
 
