@@ -49,6 +49,8 @@ def summary(workdir: Path) -> dict:
 
 def test_adapters_learn(adapted: Path) -> None:
     told = summary(adapted)
+    page = json.loads((adapted / "report" / "summary.json").read_text())
+    assert page["model"] == "qwen3 with 1 layers of width 32, adapters of rank 3"
     for system in SYSTEMS:
         assert told[system]["acc"] > told["base"]["acc"] + 0.1
         losses = [line["loss"] for line in metrics(adapted, f"train/{system}") if "loss" in line]

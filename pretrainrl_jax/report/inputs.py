@@ -98,9 +98,15 @@ def read_metrics(path: Path) -> list[Json]:
 
 
 def describe(config: Json) -> tuple[str, str]:
-    """The data set and the model in a few words: a given name, the last part of a path, or the sizes."""
+    """The data set and the model in a few words: a given name, the last part of a path, or the sizes.
+
+    Of the model also how many experts it has, and what adapters learn beside it.
+    """
     path = next((str(p) for p in (config.get(s, {}).get("path") for s in ("facts", "preferences")) if p), "")
     data = str(config.get("name") or Path(path).name or "small world")
     model = config.get("model", {})
     sizes = f"{model.get('family')} with {model.get('layers')} layers of width {model.get('d_model')}"
-    return data, Path(model["path"]).name if model.get("path") else sizes
+    experts = f", {model['experts']} experts" if model.get("experts") else ""
+    name = Path(model["path"]).name if model.get("path") else sizes + experts
+    rank = config.get("lora", {}).get("rank")
+    return data, name + (f", adapters of rank {rank}" if rank else "")

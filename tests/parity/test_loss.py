@@ -47,7 +47,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of names tra
 TOLERANCE = 1e-5
 
 
-@pytest.fixture(scope="module", params=["qwen3", "llama3", "mistral", "gemma3_text", "qwen3_moe"])
+ALSO = [pytest.param(family, marks=pytest.mark.slow) for family in ("qwen2", "olmo2", "mixtral", "olmoe")]
+
+
+@pytest.fixture(scope="module", params=["qwen3", "llama3", "mistral", "gemma3_text", "qwen3_moe", *ALSO])
 def both(request, tmp_path_factory, compiled_fast) -> Both:
     return made(request.param, tmp_path_factory.mktemp(request.param))
 
