@@ -137,7 +137,7 @@ def test_a_rotary_embedding_beside_another_that_is_not_computed_is_refused(
 ) -> None:
     restate(folder, rope_scaling={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64})
     said = complaint(call("import", "--model", folder, "--workdir", tmp_path / "workdir", "--quiet"))
-    assert "rope_type is 'yarn'; the known ones are default, llama3" in said
+    assert "rope_type is 'yarn'; the known ones are default, linear, llama3" in said
 
 
 def test_somebodys_own_keys_change_nothing_and_are_kept(source: Path, folder: Path, tmp_path: Path) -> None:
