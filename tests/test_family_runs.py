@@ -66,30 +66,50 @@ def test_from_a_folder_of_transformers_to_another(
     assert np.abs(wanted - before).max() > 1e-2
 
 
+MADE = {
+    "gemma3_text": (),
+    "olmoe": (
+        "--model.experts=6",
+        "--model.experts_per_token=2",
+        "--model.d_ff=16",
+        "--model.router_loss=0.02",
+    ),
+}
+
+
+def assert_balanced(family: str, lines: list[dict[str, Any]]) -> None:
+    """Two experts a token are balanced at 2."""
+    balance = [line.get("router_loss") for line in lines if "loss" in line]
+    assert balance
+    assert all(value >= 2 for value in balance) if family == "olmoe" else not any(balance)
+
+
 @pytest.mark.slow
-def test_a_mixture_may_be_made_here_and_rewarded(tmp_path: Path, tiny_config: Path) -> None:
-    mixture = ("--model.family=olmoe", "--model.experts=6", "--model.experts_per_token=2", "--model.d_ff=16")
-    words = ("--config", tiny_config, "--train.systems=rlvr", "--evaluate.samples=0", *mixture)
-    ran = call("run", "--workdir", tmp_path / "work", *words, "--model.router_loss=0.02")
+@pytest.mark.parametrize("family", MADE)
+def test_a_model_may_be_made_here_and_rewarded(family: str, tmp_path: Path, tiny_config: Path) -> None:
+    words = ("--config", tiny_config, "--train.systems=rlvr", "--evaluate.samples=0")
+    ran = call("run", "--workdir", tmp_path / "work", *words, f"--model.family={family}", *MADE[family])
     assert ran.code == 0, ran.err
     assert summary(tmp_path / "work")["base"]["acc"] > 0
     about = json.loads((tmp_path / "work" / "checkpoints" / "pretrain" / "model.json").read_text())
-    shape = about["shape"]
-    assert (shape["experts"], shape["experts_per_token"], shape["router_loss"]) == (6, 2, 0.02)
-    assert all(
-        line["router_loss"] >= 2 for line in metrics(tmp_path / "work", "train/rlvr") if "loss" in line
-    )
+    assert about["shape"].get("router_loss") == (0.02 if family == "olmoe" else None)
+    assert_balanced(family, metrics(tmp_path / "work", "train/rlvr"))
 
 
 @pytest.mark.slow
-def test_a_mixture_improves_itself(tmp_path: Path, improving: Path) -> None:
-    mixture = ("--model.family=qwen3_moe", "--model.experts=4", "--model.experts_per_token=2")
-    words = ("--selfimprove.systems=dpo", "--selfimprove.steps=3", "--evaluate.samples=0", *mixture)
-    ran = call("selfimprove", "--config", improving, "--workdir", tmp_path / "work", *words)
+@pytest.mark.parametrize("family", MADE)
+def test_a_model_improves_itself(family: str, tmp_path: Path, improving: Path) -> None:
+    words = ("--selfimprove.systems=dpo", "--selfimprove.steps=3", "--evaluate.samples=0", *MADE[family])
+    more = ("--config", improving, "--workdir", tmp_path / "work", f"--model.family={family}")
+    ran = call("selfimprove", *more, *words)
     assert ran.code == 0, ran.err
-    lines = [line for line in metrics(tmp_path / "work", "selfimprove/dpo") if "loss" in line]
-    assert lines
-    assert all(line["router_loss"] >= 2 for line in lines)
+    assert_balanced(family, metrics(tmp_path / "work", "selfimprove/dpo"))
+
+
+def test_a_dense_folder_has_nothing_to_balance(tmp_path: Path, tiny_config: Path) -> None:
+    source = folder_of("qwen3", tmp_path / "hub")
+    words = ("run", "--config", tiny_config, "--workdir", tmp_path / "work", f"--model.path={source}")
+    assert "the model has no experts" in complaint(call(*words, "--model.router_loss=0.1"))
 
 
 @pytest.mark.parametrize(
@@ -99,6 +119,8 @@ def test_a_mixture_improves_itself(tmp_path: Path, improving: Path) -> None:
         (("--model.experts=4",), "model.experts is 4: the family qwen3 has none"),
         (("--model.family=olmoe", "--model.experts=2", "--model.experts_per_token=3"), "at least as many"),
         (("--model.router_loss=-2",), "model.router_loss is -2.0: give 0 or more, or -1"),
+        (("--model.router_loss=0.1",), "model.router_loss is 0.1: the family qwen3 has no experts"),
+        (("--model.norm_topk_prob=false",), "the family qwen3 has no such choice"),
         (("--mesh.expert=0",), "each must be 1 or more"),
     ],
 )

@@ -53,6 +53,10 @@ class ModelConfig(Section):
         if self.router_loss < 0 and self.router_loss != -1:
             raise wrong("model.router_loss", self.router_loss, "give 0 or more, or -1 for the model's own")
         mixture, experts = self.family in MIXTURES, (self.experts, self.experts_per_token)
+        if not self.path and not mixture and self.router_loss > 0:
+            raise wrong("model.router_loss", self.router_loss, f"the family {self.family} has no experts")
+        if not self.norm_topk_prob and self.family not in ("olmoe", "qwen3_moe"):
+            raise wrong("model.norm_topk_prob", False, f"the family {self.family} has no such choice")
         if not mixture and any(experts):
             raise wrong("model.experts", self.experts, f"the family {self.family} has none")
         if mixture and not 1 <= self.experts_per_token <= self.experts and not self.path:

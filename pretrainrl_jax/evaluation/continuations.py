@@ -137,7 +137,7 @@ def judge_rows(model: Model, params: Params, batch: PackedBatch, earlier: Before
 
     float32 [rows, branches, 2], whole on every device.
     """
-    hidden = source_states(model, params, batch, earlier)
+    hidden = source_states(model, params, batch, earlier).hidden
     head = model.head(params).astype(hidden.dtype)
     logps = token_logps(hidden, head, batch.source_index, batch.targets, layout=model.layout)
     likeliest = greedy_tokens(hidden, head, layout=model.layout)

@@ -183,15 +183,15 @@ def _of_device(
     sizes = (expert[:, None] == jnp.arange(own)).sum(0, dtype=jnp.int32)  # choices of each expert
     here = (jnp.arange(expert.size) < sizes.sum())[:, None]
 
+    # What a grouped product makes of the rows after its groups, forward or backward, is not said: 0 goes on.
     def product(x: jax.Array, name: str) -> jax.Array:
         matrix, model_axis = getattr(matrices, name), 2 if name == "down" else 1
-        return checkpoint_name(_grouped(x, matrix, sizes, scale, axes, model_axis, platform), name)
+        y = _grouped(x, matrix, sizes, scale, axes, model_axis, platform)
+        return checkpoint_name(jnp.where(here, y, 0), name)
 
-    # What a grouped product makes of the rows after its groups is not said: none of it goes on, or back.
-    choices = jnp.repeat(x.reshape(-1, model), per_token, axis=0)
-    sorted_choices = jnp.where(here, _permute(choices, order, inverse), 0)
-    active = activation(product(sorted_choices, "gate")) * product(sorted_choices, "up")
-    given = _permute(jnp.where(here, product(active, "down"), 0), inverse, order)
+    choices = jnp.where(here, _take(per_token, x.reshape(-1, model), order, inverse), 0)
+    active = activation(product(choices, "gate")) * product(choices, "up")
+    given: jax.Array = _take(1, product(active, "down"), inverse, order)
     mixed = jnp.einsum(
         "tkm,tk->tm",
         given.reshape(-1, per_token, model),
@@ -223,15 +223,22 @@ def _grouped(
     return y + times(times(x, matrix.a, of_a) * scale, matrix.b, of_b)
 
 
-@jax.custom_vjp
-def _permute(x: jax.Array, order: jax.Array, inverse: jax.Array) -> jax.Array:
-    """x[order]; its gradient is gathered too, where that of a gather scatters."""
-    return x[order]
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _take(times: int, x: jax.Array, order: jax.Array, inverse: jax.Array) -> jax.Array:
+    """The rows of x, each so many times, in an order of those; the gradient is gathered, too, not scattered.
+
+    Args:
+        times: how often each row is taken.
+        x: [rows, model].
+        order: int32 [rows · times], of rows that are counted as often as they are taken.
+        inverse: the order that undoes it.
+    """
+    return x[order // times]
 
 
-def _permute_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[Any, None, None]:
-    order, inverse = saved
-    return _permute(gradient, inverse, order), None, None
+def _take_backward(times: int, inverse: jax.Array, gradient: jax.Array) -> tuple[jax.Array, None, None]:
+    back = gradient[inverse].reshape(-1, times, gradient.shape[-1])
+    return back.sum(1, dtype=jnp.float32).astype(gradient.dtype), None, None
 
 
-_permute.defvjp(lambda x, order, inverse: (x[order], (order, inverse)), _permute_backward)
+_take.defvjp(lambda times, x, order, inverse: (x[order // times], inverse), _take_backward)

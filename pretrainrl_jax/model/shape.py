@@ -6,6 +6,7 @@ from typing import Any
 
 from pretrainrl_jax.config import ModelConfig
 from pretrainrl_jax.config.declare import SWITCHED, Policy
+from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.families import FAMILIES, Family
 from pretrainrl_jax.model.lora import Lora
 
@@ -116,7 +117,14 @@ def from_settings(settings: ModelConfig, vocabulary: int) -> ModelShape:
 
 
 def in_training(shape: ModelShape, settings: ModelConfig) -> ModelShape:
-    """A loaded shape as settings train it: what is recomputed, and the coefficient of the router's loss."""
+    """A loaded shape as settings train it: what is recomputed, and the coefficient of the router's loss.
+
+    Raises InputError where there is a coefficient, and no experts.
+    """
+    if settings.router_loss > 0 and not shape.experts:
+        raise InputError(
+            f"model.router_loss is {settings.router_loss}, and the model has no experts: remove it"
+        )
     own = settings.router_loss < 0 or not shape.experts
     router_loss = shape.router_loss if own else settings.router_loss
     return dataclasses.replace(shape, remat=settings.remat, router_loss=router_loss)

@@ -5,6 +5,7 @@ them, and cast them, at each token: the network would bound it all. The copy is 
 """
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,59 +19,60 @@ from pretrainrl_jax.model.shape import ModelShape
 FLOAT32 = 4  # bytes of a parameter, and of each of the optimizer's two moments
 
 
-def copy_bytes(shape: ModelShape, tensor: int, expert: int = 1) -> float:
-    """Of a copy on one device, where so many share heads, MLP and vocabulary, and so many the experts."""
-    return jnp.dtype(shape.dtype).itemsize * parameters(shape, expert).total / tensor
+class Cuts(NamedTuple):
+    """How many devices share the parameters of a model."""
+
+    model: int = 1  # along the model axis of each, which a copy has whole
+    tensor: int = 1  # heads, MLP and vocabulary
+    expert: int = 1  # the experts of a mixture
 
 
-def needed_bytes(shape: ModelShape, cut: int, tensor: int, expert: int = 1) -> float:
-    """Of a copy beside a training that waits: parameters and moments, of which `cut` devices share each."""
-    of = parameters(shape, expert)
-    return copy_bytes(shape, tensor, expert) + FLOAT32 * (of.total + 2 * of.learned) / (cut * tensor)
+def copy_bytes(shape: ModelShape, cuts: Cuts) -> float:
+    """Of a copy on one device."""
+    return jnp.dtype(shape.dtype).itemsize * parameters(shape, cuts.expert).total / cuts.tensor
 
 
-def takes_copy(shape: ModelShape, cut: int, tensor: int, room: float, expert: int = 1) -> bool:
+def needed_bytes(shape: ModelShape, cuts: Cuts) -> float:
+    """Of a copy beside a training that waits: parameters and moments."""
+    of = parameters(shape, cuts.expert)
+    return copy_bytes(shape, cuts) + FLOAT32 * (of.total + 2 * of.learned) / (cuts.model * cuts.tensor)
+
+
+def takes_copy(shape: ModelShape, cuts: Cuts, room: float) -> bool:
     """Whether there is something to copy, and room for it.
 
     Args:
         shape: of the model.
-        cut: devices that share the model axis of each parameter.
-        tensor: devices along that axis of the mesh.
+        cuts: how its parameters are shared.
         room: bytes of a device that the copy, parameters and both moments may take.
-        expert: devices that share a mixture's experts, in the copy as well.
     """
-    as_it_lies = cut == 1 and jnp.dtype(shape.dtype).itemsize == FLOAT32
-    return not as_it_lies and needed_bytes(shape, cut, tensor, expert) <= room
+    as_it_lies = cuts.model == 1 and jnp.dtype(shape.dtype).itemsize == FLOAT32
+    return not as_it_lies and needed_bytes(shape, cuts) <= room
 
 
-def told(shape: ModelShape, cut: int, tensor: int, room: float, expert: int = 1) -> str:
+def told(shape: ModelShape, cuts: Cuts, room: float) -> str:
     """What decoding reads, in a line; "" where none is cut or cast, and where nobody wants a copy."""
-    copy = f"{copy_bytes(shape, tensor, expert) / 2**30:.2f} GiB a device"
-    if takes_copy(shape, cut, tensor, room, expert):
+    copy = f"{copy_bytes(shape, cuts) / 2**30:.2f} GiB a device"
+    if takes_copy(shape, cuts, room):
         return f"decoding reads a copy of the weights, {copy}, made once a batch"
-    if cut == 1 or not room:
+    if cuts.model == 1 or not room:
         return ""
     return (
         f"! decoding gathers all weights at each token: a copy, {copy}, takes "
-        f"{needed_bytes(shape, cut, tensor, expert) / 2**30:.2f} with parameters and optimizer, and "
+        f"{needed_bytes(shape, cuts) / 2**30:.2f} with parameters and optimizer, and "
         f"platform.decoding_memory allows {room / 2**30:.2f}; a larger mesh.fsdp or mesh.tensor takes less"
     )
 
 
-def cuts(model: Model) -> tuple[int, int]:
-    """Devices that share the model axis of each parameter, and those along the tensor axis."""
-    sizes = model.mesh.shape if model.mesh else {}
-    return sizes.get(model.rules.model or "", 1), sizes.get(model.rules.mlp or "", 1)
-
-
-def cuts_of_experts(model: Model) -> int:
-    """Devices that share a mixture's experts."""
-    return model.mesh.shape.get(model.rules.experts or "", 1) if model.mesh else 1
+def cuts_of(model: Model) -> Cuts:
+    """How its mesh and its rules cut a model."""
+    sizes, rules = model.mesh.shape if model.mesh else {}, model.rules
+    return Cuts(*(sizes.get(axis or "", 1) for axis in (rules.model, rules.mlp, rules.experts)))
 
 
 def for_decoding(model: Model, params: Params) -> tuple[Model, Params]:
     """The model and its parameters as they are, or as that copy; within a jitted function."""
-    if not takes_copy(model.shape, *cuts(model), model.room, cuts_of_experts(model)):
+    if not takes_copy(model.shape, cuts_of(model), model.room):
         return model, params
     whole = replace(model, rules=replace(model.rules, model=None))
     axes = nn.get_partition_spec(model.abstract())

@@ -30,13 +30,8 @@ ROWS = 16  # scored at a time, unless a caller says otherwise
 
 def source_states(
     model: Model, params: Params, batch: PackedBatch, earlier: Before | None = None
-) -> jax.Array:
-    """The final hidden states that predict something, [rows, sources, model] in the compute dtype."""
-    return _sources(model, params, batch, earlier).hidden
-
-
-def _sources(model: Model, params: Params, batch: PackedBatch, earlier: Before | None = None) -> HiddenStates:
-    """The same, with what the decoder computes beside."""
+) -> HiddenStates:
+    """What the decoder computes; `hidden` of the states that predict something, [rows, sources, model]."""
     rows = TreeRows(batch.tree_id, batch.branch_id)
     positions: Any = batch.positions
     caches: tuple[KVCache, ...] = ()
@@ -72,7 +67,7 @@ def target_logps_and_auxiliary(
     earlier: Before | None = None,
 ) -> tuple[jax.Array, Auxiliary]:
     """The same, and what the layers report of themselves (`HiddenStates.auxiliary`)."""
-    states = _sources(model, params, batch, earlier)
+    states = source_states(model, params, batch, earlier)
     hidden = states.hidden
     if temperature is not None:
         hidden = (hidden / temperature).astype(hidden.dtype)  # a logit is a product with it
@@ -121,7 +116,7 @@ def score_endings(
     Returns:
         float32 [rows, branches, 2], in nats, on every device.
     """
-    hidden = source_states(model, params, batch, earlier)
+    hidden = source_states(model, params, batch, earlier).hidden
     sums = _branch_and_answer_logps(model, params, hidden, batch, terminators)
     return constrain(jnp.stack(sums, -1), model.layout)
 
@@ -145,7 +140,7 @@ def score_tempered(
     Returns:
         float32 [rows, branches, temperatures], in nats, on every device.
     """
-    hidden = source_states(model, params, batch, earlier)
+    hidden = source_states(model, params, batch, earlier).hidden
 
     def at(temperature: jax.Array) -> jax.Array:
         divided = (hidden / temperature).astype(hidden.dtype)  # a logit is a product with it

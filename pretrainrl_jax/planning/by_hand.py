@@ -40,7 +40,7 @@ from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.lora import join, split
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.model.vocabulary import block_size
-from pretrainrl_jax.model.whole import copy_bytes, takes_copy
+from pretrainrl_jax.model.whole import Cuts, copy_bytes, takes_copy
 from pretrainrl_jax.planning.work import (
     BFLOAT16,
     CHOICES,
@@ -110,14 +110,19 @@ class ByHand:
         return jnp.dtype(self.shape.dtype).itemsize
 
     @property
+    def cuts(self) -> Cuts:
+        """How many chips share the parameters."""
+        return Cuts(self.cut.fsdp, self.cut.tensor, self.cut.expert)
+
+    @property
     def copies(self) -> bool:
         """Whether that is made."""
-        return takes_copy(self.shape, self.cut.fsdp, self.cut.tensor, self.room, self.cut.expert)
+        return takes_copy(self.shape, self.cuts, self.room)
 
     @property
     def copy(self) -> float:
         """Bytes of it."""
-        return copy_bytes(self.shape, self.cut.tensor, self.cut.expert) if self.copies else 0.0
+        return copy_bytes(self.shape, self.cuts) if self.copies else 0.0
 
     @property
     def matrices(self) -> float:

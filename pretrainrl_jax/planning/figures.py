@@ -145,13 +145,7 @@ def of_weights(planned: Planned) -> str:
         (planned.hand_of(program), program.other is not None and not program.other.learned)
         for program in decoding
     )
-    lines = (
-        (
-            told(hand.shape, hand.cut.fsdp, hand.cut.tensor, hand.room, hand.cut.expert),
-            other and " (the rewriter)",
-        )
-        for hand, other in hands
-    )
+    lines = ((told(hand.shape, hand.cuts, hand.room), other and " (the rewriter)") for hand, other in hands)
     return "\n".join(f"{line}{whose or ''}" for line, whose in lines if line)
 
 

@@ -32,7 +32,7 @@ from pretrainrl_jax.model.cost import parameters
 from pretrainrl_jax.model.decoder import PLAIN, Chosen, Model
 from pretrainrl_jax.model.lora import lora_of
 from pretrainrl_jax.model.shape import in_training
-from pretrainrl_jax.model.whole import cuts, cuts_of_experts, told
+from pretrainrl_jax.model.whole import cuts_of, told
 from pretrainrl_jax.objectives.scoring import ROWS, score_answers, score_trees
 from pretrainrl_jax.preferences.reading import Preferences
 from pretrainrl_jax.progress import NORMAL, Screen
@@ -215,7 +215,7 @@ class Context:
     def _told(self, loaded: Loaded) -> Loaded:
         """It is said once what decoding reads of a model."""
         model = loaded.model
-        line = told(model.shape, *cuts(model), model.room, cuts_of_experts(model))
+        line = told(model.shape, cuts_of(model), model.room)
         if line and line not in self._lines:
             self.screen.say(line)
             self._lines.add(line)

@@ -18,7 +18,7 @@ from pretrainrl_jax.model.decoder import PLAIN, Chosen, Model, Params
 from pretrainrl_jax.model.hugging_face.adapters import is_adapter, read_adapter
 from pretrainrl_jax.model.hugging_face.adapters import read_config as read_adapter_config
 from pretrainrl_jax.model.hugging_face.config import read_config, read_shape
-from pretrainrl_jax.model.hugging_face.files import ADAPTER, is_hugging_face
+from pretrainrl_jax.model.hugging_face.files import ADAPTER, is_hugging_face, left_out
 from pretrainrl_jax.model.hugging_face.hub import download
 from pretrainrl_jax.model.hugging_face.reading import own_dtypes, read_params
 from pretrainrl_jax.model.lora import Lora, join, lora_from_json, lora_to_json, merged, split
@@ -156,6 +156,10 @@ def _load_hugging_face(
     tokenizer = load_tokenizer(folder)
     check_fits(tokenizer, model.shape.vocabulary, folder)
     params = read_params(folder, model, _places(model), screen)
+    if count := left_out(folder):
+        screen.say(
+            f"{folder}: a model of text and images, of which its text is taken; {count} tensors are not"
+        )
     files = {name: f"{name}.json" for name in ORIGIN}
     origin = {name: read_config(folder, file) for name, file in files.items() if (folder / file).is_file()}
     origin[DTYPES] = own_dtypes(folder, model)

@@ -4,9 +4,13 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import numpy as np
+import pytest
 
 # An older way to write machine code, which compiles small programs in half the time.
 SOONER = "--xla_cpu_use_fusion_emitters=false"
@@ -30,3 +34,21 @@ def results(module: ModuleType, file: Path, *words: str) -> Any:
             break
     assert ran.returncode == 0, ran.stderr[-4000:]
     return pickle.loads(file.read_bytes())
+
+
+def asked_meshes(request: pytest.FixtureRequest, meshes: Iterable[str]) -> list[str]:
+    """Those of the meshes that a test of this run has as its parameter `mesh`."""
+    tests = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    asked = {test.callspec.params.get("mesh") for test in tests if hasattr(test, "callspec")}
+    return [mesh for mesh in meshes if mesh in asked]
+
+
+def distance(one: Any, other: Any) -> float:
+    """The largest relative difference of two trees' arrays, each by its norm."""
+    import jax  # not where flags for it are yet to be set
+
+    def of_array(one: np.ndarray, other: np.ndarray) -> float:
+        other = np.asarray(other, np.float64)
+        return float(np.linalg.norm(one - other) / np.linalg.norm(other))
+
+    return max(jax.tree.leaves(jax.tree.map(of_array, one, other)))

@@ -33,7 +33,7 @@ from pretrainrl_jax.model.lora import Lora, split
 from pretrainrl_jax.model.mesh import Layout, Rules, make_mesh, replicated
 from pretrainrl_jax.model.partitioning import parameter_shardings, place, place_rows
 from pretrainrl_jax.model.vocabulary import ROWS, TABLE, embed
-from pretrainrl_jax.model.whole import cuts
+from pretrainrl_jax.model.whole import cuts_of
 from pretrainrl_jax.objectives import token_logps as objective
 from pretrainrl_jax.objectives.bucketed import bucket_logps
 from pretrainrl_jax.objectives.scoring import score_trees
@@ -421,7 +421,7 @@ def answers(layout: Layout) -> Found:
         compiles(lambda: keep("few", lambda: search_few(prompts(vocabulary=FEW)))),
         compiles(lambda: search_few(few_later)),
     )
-    if cuts(model)[0] > 1:  # else nothing is copied
+    if cuts_of(model).model > 1:  # else nothing is copied
         copying = replace(model, room=math.inf)
         with guarded():
             same = {"max_new_tokens": LIMIT, "batch": BATCH}

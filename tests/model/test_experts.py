@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import expert_results
-from helpers.eight_devices import results
+from helpers.eight_devices import asked_meshes, distance, results
 from helpers.expert_results import KINDS, MESHES, ONE
 from helpers.mesh_results import COEFFICIENTS, SCHEDULE, SETTINGS, trees
 from helpers.models_and_trees import small_model
@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from pretrainrl_jax.config import MeshConfig
+from pretrainrl_jax.config.machine import MIXTURES
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.attention import TreeRows, tree_mask
 from pretrainrl_jax.model.experts import (
@@ -31,6 +32,7 @@ from pretrainrl_jax.model.experts import (
     mix_experts,
     route,
 )
+from pretrainrl_jax.model.families import FAMILIES
 from pretrainrl_jax.model.mesh import ONE_DEVICE, check_model, make_mesh
 from pretrainrl_jax.training.feed import Feed
 from pretrainrl_jax.training.step import compile_step, init_sharded_state
@@ -175,6 +177,10 @@ def test_a_mesh_of_experts_needs_some() -> None:
         check_model(mixture, mesh)
 
 
+def test_settings_know_which_families_have_experts() -> None:
+    assert {family for family, traits in FAMILIES.items() if traits.experts} == set(MIXTURES)
+
+
 # Eight devices.
 
 each_mesh = pytest.mark.parametrize(
@@ -186,20 +192,8 @@ each_mesh = pytest.mark.parametrize(
 @pytest.fixture(scope="module")
 def computed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What each mesh computes that is asked about, and one device."""
-    tests = [item for item in request.session.items if isinstance(item, pytest.Function)]
-    asked = {test.callspec.params.get("mesh") for test in tests if hasattr(test, "callspec")}
-    meshes = [ONE, *(mesh for mesh in MESHES if mesh in asked)]
+    meshes = [ONE, *asked_meshes(request, MESHES)]
     return results(expert_results, tmp_path_factory.mktemp("experts") / "computed", *meshes)
-
-
-def distance(one: Any, other: Any) -> float:
-    """The largest relative difference of two trees' arrays, each by its norm."""
-
-    def of_array(one: np.ndarray, other: np.ndarray) -> float:
-        wide = np.asarray(other, np.float64)
-        return float(np.linalg.norm(one - wide) / np.linalg.norm(wide))
-
-    return max(jax.tree.leaves(jax.tree.map(of_array, one, other)))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import mesh_results
-from helpers.eight_devices import results
+from helpers.eight_devices import asked_meshes, distance, results
 from helpers.mesh_results import BLOCKS, CHANCES, DTYPES, MESHES, ONE, TERMINATORS, UPDATES, WORDS
 from helpers.models_and_trees import small_shape
 
@@ -52,20 +52,8 @@ each_mesh, each_mesh_and_one = on(MESHES), on([ONE, *MESHES])
 @pytest.fixture(scope="module")
 def computed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What each mesh computes that is asked about, and one device."""
-    tests = [item for item in request.session.items if isinstance(item, pytest.Function)]
-    asked = {test.callspec.params.get("mesh") for test in tests if hasattr(test, "callspec")}
-    meshes = [ONE, *(mesh for mesh in MESHES if mesh in asked)]
+    meshes = [ONE, *asked_meshes(request, MESHES)]
     return results(mesh_results, tmp_path_factory.mktemp("meshes") / "computed", *meshes)
-
-
-def distance(one: Any, other: Any) -> float:
-    """The largest relative difference of two trees' arrays, each by its norm."""
-
-    def of_array(one: np.ndarray, other: np.ndarray) -> float:
-        other = np.asarray(other, np.float64)
-        return float(np.linalg.norm(one - other) / np.linalg.norm(other))
-
-    return max(jax.tree.leaves(jax.tree.map(of_array, one, other)))
 
 
 # Training.

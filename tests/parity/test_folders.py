@@ -99,6 +99,8 @@ def test_the_text_of_a_model_of_text_and_images_is_taken_alone(tmp_path: Path) -
         wanted = model(input_ids=torch.tensor(TOKENS)).logits.numpy()
     read, params = ours(source)
     assert relative_error(read.logits(params, TOKENS), wanted) < 1e-5
+    ran = call("import", "--model", source, "--workdir", tmp_path / "said")
+    assert "a model of text and images, of which its text is taken" in ran.out
     out = moved(source, tmp_path)
     assert json.loads((out / "config.json").read_text())["model_type"] == "gemma3_text"
     assert relative_error(theirs(out), wanted) < 1e-6

@@ -15,7 +15,7 @@ from pretrainrl_jax.model.lora import Lora
 from pretrainrl_jax.model.mesh import AXES
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.model.shape import ModelShape
-from pretrainrl_jax.model.whole import copy_bytes, takes_copy
+from pretrainrl_jax.model.whole import Cuts, copy_bytes, takes_copy
 from pretrainrl_jax.planning.by_hand import ByHand, Packed, recomputed
 from pretrainrl_jax.planning.chips import topology
 from pretrainrl_jax.planning.loads import Step
@@ -96,11 +96,11 @@ def test_a_chip_holds_the_choices_of_its_group() -> None:
 
 
 def test_a_copy_to_decode_from_has_a_devices_own_experts() -> None:
-    whole, own = copy_bytes(SHAPE, 1), copy_bytes(SHAPE, 1, 8)
+    whole, own = copy_bytes(SHAPE, Cuts()), copy_bytes(SHAPE, Cuts(expert=8))
     assert whole - own == 2 * 48 * 112 * 3 * 2048 * 768
     room = 0.9 * whole
-    assert takes_copy(SHAPE, 8, 1, room, 8)
-    assert not takes_copy(SHAPE, 8, 1, room)
+    assert takes_copy(SHAPE, Cuts(8, expert=8), room)
+    assert not takes_copy(SHAPE, Cuts(8), room)
     copied = hand(1, 8, 8, 1, shape=SHAPE)
     copied = replace(copied, room=room)
     assert copied.copy == own

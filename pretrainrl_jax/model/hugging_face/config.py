@@ -47,7 +47,11 @@ READ_OF_ALL: dict[str, tuple[Any, ...]] = {
     "attention_chunk_size": (None,), "kv_sharing_modes": (None,), "fusion_config": (None,),
     "transformers_weights": (None, SINGLE, INDEX), "configuration_files": (None, []),
 }  # fmt: skip
-ACTIVATIONS = {"silu": ("silu", "swish"), "gelu_tanh": ("gelu_pytorch_tanh",)}  # names of one function each
+# Of each function the key that names it, and its names there; the first is written.
+ACTIVATIONS = {
+    "silu": ("hidden_act", ("silu", "swish")),
+    "gelu_tanh": ("hidden_activation", ("gelu_pytorch_tanh",)),
+}
 TEXT_PARTS = {"gemma3": "gemma3_text"}  # of models of text and images the family of their text
 OF_ALL_PARTS = ("torch_dtype", "dtype", "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings")
 RESPELLED = {"rope_parameters", "dtype", "transformers_version"}  # written otherwise
@@ -194,16 +198,11 @@ def _refuse_unknown(path: Path, config: Json, given: Any, declared: Json) -> Non
                 f"{path}: {key} is {_short(value)}, which this decoder does not compute for "
                 f"{given.model_type}; remove it if the model was trained without it"
             )
-    key = _activation_key(declared)
-    names = ACTIVATIONS[FAMILIES[given.model_type].activation]
+    key, names = ACTIVATIONS[FAMILIES[given.model_type].activation]
     if getattr(given, key) not in names:
         raise InputError(
             f"{path}: {key} is {getattr(given, key)!r}, and this decoder computes {names[0]!r} alone"
         )
-
-
-def _activation_key(declared: Json) -> str:
-    return "hidden_activation" if "hidden_activation" in declared else "hidden_act"
 
 
 def _rope(path: Path, rope: Json) -> Json:
@@ -299,15 +298,14 @@ def write_config(shape: ModelShape, origin: Json, dtype: str) -> Json:
         dtype: of the weights beside it.
     """
     scaling, window, traits = shape.rope_scaling, max(shape.windows, default=0), shape.traits
+    activation_key, activations = ACTIVATIONS[traits.activation]
     config: Json = {
         "architectures": [shape.traits.architecture],
         "model_type": shape.family,
         **{theirs: getattr(shape, ours) for theirs, ours in SIZES.items()},
         "num_key_value_heads": shape.kv_heads,
         "head_dim": shape.head_dim,
-        ("hidden_act" if traits.activation == "silu" else "hidden_activation"): ACTIVATIONS[
-            traits.activation
-        ][0],
+        activation_key: activations[0],
         "rms_norm_eps": shape.norm_epsilon,
         "tie_word_embeddings": shape.tied,
         "rope_theta": shape.rope_theta,

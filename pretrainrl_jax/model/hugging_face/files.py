@@ -49,11 +49,10 @@ def is_hugging_face(folder: Path) -> bool:
 
 
 def stored(folder: Path) -> dict[str, Stored]:
-    """Every tensor of a folder, by name.
+    """Every tensor of a folder's model, by name; of a model of text and images those of its text alone.
 
     As in transformers, model.safetensors goes before shards beside it. Of shards, a tensor is read from the
-    one that the index names for it, whatever others hold. A model of text and images has the tensors of its
-    text alone.
+    one that the index names for it, whatever others hold.
 
     Raises:
         InputError: if a file is missing, is no whole safetensors file, or two may hold a tensor.
@@ -63,6 +62,17 @@ def stored(folder: Path) -> dict[str, Stored]:
             f"{folder} has {ADAPTER}: an adapter to be added to its weights. Give a folder of the adapter "
             f"alone, merge it into them, or remove {ADAPTER} to use them as they are"
         )
+    tensors = _every(folder)
+    text = {name.removeprefix(TEXT): x for name, x in tensors.items() if name.startswith(TEXT)}
+    return text or tensors
+
+
+def left_out(folder: Path) -> int:
+    """How many tensors of a folder `stored` leaves out: a model's images."""
+    return len(_every(folder)) - len(stored(folder))
+
+
+def _every(folder: Path) -> dict[str, Stored]:
     files, places = _weight_files(folder)
     tensors: dict[str, Stored] = {}
     for file in files:
@@ -73,8 +83,7 @@ def stored(folder: Path) -> dict[str, Stored]:
                     f"{name} is in {tensors[name].file} and in {file}, and {INDEX} names neither for it: "
                     "download the index again"
                 )
-    text = {name.removeprefix(TEXT): x for name, x in tensors.items() if name.startswith(TEXT)}
-    return text or tensors
+    return tensors
 
 
 def read_header(file: Path) -> dict[str, Stored]:
