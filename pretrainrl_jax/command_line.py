@@ -30,6 +30,7 @@ from pretrainrl_jax.workdir import read_workdir
 PROGRAM = "python -m pretrainrl_jax.main"
 DEFAULT = "run"  # the verb
 SWEEP = "sweep."  # before a setting's name: values to try
+OWN = {"facts.path", "preferences.path", "documents.path", "model.path"}  # what users have of their own
 OPTIONS: dict[str, dict[str, Any]] = {  # of every verb
     "--config": {"metavar": "FILE.py", "default": "", "help": "Python file that defines `config`"},
     "--workdir": {"metavar": "DIR", "default": "", "help": "folder of results, local or gs:// (runs/<name>)"},
@@ -74,7 +75,11 @@ def parse(arguments: Sequence[str]) -> Command:
     name = Path(model).name or Path(options.config or "quickstart").stem
     options.workdir = place(options.workdir or Path("runs") / name)
     goes_on = declared.goes_on and not (options.config or model or getattr(options, "compare", None))
-    config = read_workdir(options.workdir) if goes_on else read_config(options.config)
+    if goes_on:
+        config = read_workdir(options.workdir)
+    else:  # the quickstart's settings suit the quickstart's data and model alone
+        own = not options.config and (model or OWN & given.keys())
+        config = Config() if own else read_config(options.config)
     known = {section: list(getattr(config, section)) for section in NAMED}
     try:
         config = changed(config, given)

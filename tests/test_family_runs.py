@@ -90,7 +90,9 @@ def test_a_model_may_be_made_here_and_rewarded(family: str, tmp_path: Path, tiny
     words = ("--config", tiny_config, "--train.systems=rlvr", "--evaluate.samples=0")
     ran = call("run", "--workdir", tmp_path / "work", *words, f"--model.family={family}", *MADE[family])
     assert ran.code == 0, ran.err
-    assert summary(tmp_path / "work")["base"]["acc"] > 0
+    assert "base" in summary(tmp_path / "work")
+    losses = [line["loss"] for line in metrics(tmp_path / "work", "pretrain") if "loss" in line]
+    assert losses[-1] < 0.7 * losses[0]  # of 20 steps: from ln(600), every token alike
     about = json.loads((tmp_path / "work" / "checkpoints" / "pretrain" / "model.json").read_text())
     assert about["shape"].get("router_loss") == (0.02 if family == "olmoe" else None)
     assert_balanced(family, metrics(tmp_path / "work", "train/rlvr"))
