@@ -6,7 +6,7 @@ Hidden states and head are separate functions, which lets a loss fold over the v
 """
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -143,7 +143,7 @@ class Model:
 
     def abstract(self) -> Params:
         """Shapes and dtypes of the parameters, each boxed with its logical axes; computes nothing."""
-        return jax.eval_shape(self._init, jax.random.key(0))
+        return jax.tree.map(lambda leaf: leaf, _abstract(self.shape))  # a tree of the caller's own
 
     def hidden(
         self,
@@ -174,6 +174,11 @@ class Model:
     def logits(self, params: Params, tokens: jax.Array) -> jax.Array:
         """Logits of plain sequences, float32 [batch, time, vocabulary]: for looking, never for training."""
         return _logits(self, params, jnp.asarray(tokens, jnp.int32))
+
+
+@cache
+def _abstract(shape: ModelShape) -> Any:
+    return jax.eval_shape(Model(shape)._init, jax.random.key(0))
 
 
 def project(hidden: jax.Array, head: jax.Array) -> jax.Array:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -170,8 +170,8 @@ def answers(
     scores = context.score_answers(loaded, trees, settings.template, context.config.train.row_length, advance)
     return [
         {
-            "greedy": list(map(asdict, best)),
-            "beams": list(map(asdict, beam)),
+            "greedy": list(map(vars, best)),
+            "beams": list(map(vars, beam)),
             "truths": [
                 Truth(text, branch.tokens[:-1], logp)._asdict()
                 for text, branch, (_, logp) in zip(own, tree.branches, logps, strict=True)

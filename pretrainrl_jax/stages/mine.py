@@ -9,7 +9,6 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -247,7 +246,7 @@ def _searched(
 
     def answers(part: list[Fact]) -> list[Any]:
         beams = search(part, [prompts[fact.id] for fact in part], bar.advance)
-        return [[asdict(answer) for answer in answers] for answers in beams]
+        return [list(map(vars, answers)) for answers in beams]
 
     def metrics(beams: list[list[Answer]]) -> dict[str, float]:
         return {

@@ -72,7 +72,7 @@ def resumable_map(
         else:
             of_part = work([items[place] for place in places])
             if is_process_0():
-                write_json(path, of_part)
+                write_json(path, of_part, indent=None)
             screen.detail(f"{path}: {len(places)} results")
         read_results = [read(items[place], result) for place, result in zip(places, of_part, strict=True)]
         results |= zip(places, read_results, strict=True)

@@ -11,6 +11,7 @@ from scipy import stats
 
 from pretrainrl_jax.knowledge.confidence import (
     area_under_risk_coverage,
+    areas,
     at_threshold,
     bootstrap,
     brier,
@@ -58,12 +59,22 @@ def test_area_is_the_mean_over_all_orders_of_equals(pairs):
     confidence, right = (np.array(column) for column in zip(*pairs, strict=True))
     places = range(len(pairs))
     orders = [o for o in itertools.permutations(places) if (np.diff(confidence[list(o)]) <= 0).all()]
-    areas = [
+    of_orders = [
         np.mean([np.mean([not right[i] for i in order[:k]]) for k in range(1, len(pairs) + 1)])
         for order in orders
     ]
-    assert area_under_risk_coverage(confidence, right) == pytest.approx(np.mean(areas))
+    assert area_under_risk_coverage(confidence, right) == pytest.approx(np.mean(of_orders))
     assert ideal_area(right) <= area_under_risk_coverage(confidence, right) + 1e-12
+
+
+@settings(deadline=None)
+@given(answered, st.lists(st.lists(st.integers(0, 99), min_size=4, max_size=4), min_size=1, max_size=5))
+def test_areas_of_drawn_questions_are_those_of_the_questions_themselves(pairs, draws):
+    confidence, right = (np.array(column) for column in zip(*pairs, strict=True))
+    places = np.array(draws) % len(pairs)  # [draws, 4]
+    alone = [area_under_risk_coverage(confidence[own], right[own]) for own in places]
+    np.testing.assert_allclose(areas(confidence, right)(places), alone)
+    np.testing.assert_allclose(areas(confidence, right)(places.T, axis=0), alone)
 
 
 @given(answered)

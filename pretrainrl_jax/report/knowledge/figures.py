@@ -18,7 +18,6 @@ from pretrainrl_jax.knowledge.state import STATES, margin, state_of
 from pretrainrl_jax.report.formats import Json, number
 from pretrainrl_jax.report.outcomes import grouped, right, truth
 
-AREA_DRAWS = 400  # of a bootstrap: each draw of an area is sorted anew, and a report has dozens
 SETS = ("trained", "held_out")
 """The groups of questions that are told one by one."""
 
@@ -117,7 +116,7 @@ def calibration(questions: Sequence[Json], name: str = "confidence") -> Json:
 
 def area(sure: np.ndarray, hits: np.ndarray) -> Json:
     """The area under the risk-coverage curve."""
-    bounds = measures.bootstrap(measures.area_under_risk_coverage, sure, hits, draws=AREA_DRAWS)
+    bounds = measures.bootstrap(measures.areas(sure, hits), np.arange(len(hits)))
     value = number(measures.area_under_risk_coverage(sure, hits))
     return {"value": value, "interval": bounds, "questions": len(sure)}
 
