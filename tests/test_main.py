@@ -14,9 +14,9 @@ import pytest
 from helpers.command_line import call, complaint, python
 from helpers.models_and_trees import data
 
-from pretrainrl_jax.command_line import default_config, parse
+from pretrainrl_jax.command_line import default_config, parse, read_config
 from pretrainrl_jax.config import NAMED, OBJECTIVES, Config, DpoConfig, NtpConfig, ObjectiveConfig
-from pretrainrl_jax.config.stored import every_setting
+from pretrainrl_jax.config.stored import changed, every_setting
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.vocabulary import save_tokenizer, train_tokenizer
 from pretrainrl_jax.stages.check import tokenizer_size
@@ -309,7 +309,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for file, values in contents.items():
             text = "{" if values == "cut of" else json.dumps(values)
             (folder / name / file).write_text(text)
-    prepare_workdir(folder / "other", Config(), create=True)
+    prepare_workdir(folder / "other", read_config(""), create=True)
     (folder / "other" / "metrics.jsonl").touch()
     return folder
 
@@ -632,7 +632,7 @@ def test_an_objective_of_ones_own_from_the_command_line_or_a_file(tmp_path: Path
     weights = ["--objectives.mine.dpo.weight=2", "--objectives.mine.ntp.answer", "0.5"]
     config = parse(["run", *weights, "--train.systems=mine,ntp"]).config
     mine = ObjectiveConfig(ntp=NtpConfig(answer=0.5), dpo=DpoConfig(weight=2.0))
-    assert config.objectives == {**OBJECTIVES, "mine": mine}
+    assert config.objectives == {**read_config("").objectives, "mine": mine}
     assert mine.coefficients == {"ntp": {"answer": 0.5}, "dpo": {"weight": 2.0, "beta": 0.1}}
     assert mine.contrasts
     assert not OBJECTIVES["ntp"].contrasts
@@ -657,11 +657,30 @@ def test_a_weight_of_zero_is_no_term() -> None:
 
 
 def test_the_default_is_the_quickstart() -> None:
-    command = parse(["run"])
+    command = parse(["run", "--world.relations=4"])
     options, config = command.options, command.config
     assert default_config().name == "quickstart.py"
-    assert config == Config()
+    quickstart = read_config(str(default_config()))
+    assert config == changed(quickstart, {"world.relations": 4})
     assert options.workdir == Path("runs/quickstart")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "--facts.path=facts.csv"),
+        ("run", "--preferences.path", "pairs.jsonl"),
+        ("pretrain", "--documents.path=texts/"),
+        ("selfimprove", "--model.path=model"),
+        ("evaluate", "--model.path=model"),
+        ("import", "--model", "model"),
+    ],
+)
+def test_what_users_have_of_their_own_begins_with_the_defaults(words: tuple[str, ...]) -> None:
+    """The quickstart's settings are for its small world and small model."""
+    command = parse(words)
+    assert command.config == changed(Config(), command.given)
+    assert parse([*words, "--config", str(default_config())]).config != command.config
 
 
 def test_the_workdir_is_named_after_the_configuration(tiny_config: Path) -> None:
