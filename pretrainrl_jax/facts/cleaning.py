@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from pretrainrl_jax.facts.survey import MIDNIGHT, WHOLE, Column, is_midnight
-from pretrainrl_jax.facts.written import BEGUN, is_json, written
+from pretrainrl_jax.facts.written import BEGUN, LISTS, is_json, written
 
 # What is changed and counted.
 REPAIRS = {
@@ -81,6 +81,9 @@ def clean(text: str, repaired: Counter[str]) -> str:
     Spaces are collapsed silently; other changes are counted in `repaired`. Raises BrokenText if it holds half
     of a surrogate pair.
     """
+    if text.isascii() and text.isprintable():  # as most are: nothing but spaces can be amiss
+        tidy = "  " not in text and text[:1] != " " and text[-1:] != " "
+        return text if tidy else " ".join(text.split())
     if _BREAK.search(text) and _BREAK.search(text.strip()):
         repaired[BREAKS] += 1
     text = " ".join(text.split())
@@ -116,7 +119,7 @@ def text_in(value: Any, repaired: Counter[str], column: Column = ANYTHING) -> st
             repaired[DATE] += 1
             return day[1]
         return value
-    if value is None or (isinstance(value, float | Decimal) and value != value):
+    if value is None or (isinstance(value, (float, Decimal)) and value != value):
         return ""
     if not isinstance(value, _SCALARS) or isinstance(value, bool):
         raise NotText(NOT_TEXT)
@@ -141,6 +144,8 @@ def texts_in(
         Unusable: if it is a text of several lines, or one that begins as a written list and is none.
         BrokenList: if it is a text, no list, and `must_be_list`.
     """
+    if type(value) is list and not column.numbers and all(type(part) is str for part in value):
+        return value
     if not isinstance(value, str):
         return list(_listed(value, repaired, column))
     listed = written(value)
@@ -162,7 +167,7 @@ def texts_in(
 
 def _listed(value: Any, repaired: Counter[str], column: Column) -> Iterator[str]:
     """Every text of lists in lists."""
-    if isinstance(value, list | tuple):
+    if isinstance(value, LISTS):
         for part in value:
             yield from _listed(part, repaired, column)
     else:
@@ -179,7 +184,7 @@ def without_nulls(text: str, nulls: Collection[str], repaired: Counter[str]) -> 
 
 def may_be_null(answer: str) -> bool:
     """Whether an answer may mean that there is none: NA is Namibia's sign, too."""
-    return answer.casefold() in _MAYBE_NULL
+    return len(answer) < 5 and answer.casefold() in _MAYBE_NULL
 
 
 def popularity_in(value: Any, repaired: Counter[str]) -> float | None:
@@ -187,6 +192,13 @@ def popularity_in(value: Any, repaired: Counter[str]) -> float | None:
 
     Raises ValueError if it is no number, negative or infinite.
     """
+    if type(value) in (int, float):
+        number = float(value)
+        if number != number:
+            return None
+        if math.isfinite(number) and number >= 0:
+            return number
+        raise ValueError
     try:
         text = text_in(value, repaired).strip()
     except NotText:

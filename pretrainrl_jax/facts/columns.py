@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pretrainrl_jax.config import ColumnsConfig, FactsConfig
@@ -46,7 +47,7 @@ class Columns:
     rewordings: str = ""
     unread: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def true(self) -> tuple[str, ...]:
         """Where the answers stand, the canonical one first."""
         return tuple(dict.fromkeys(filter(None, (self.answer, *self.answers))))

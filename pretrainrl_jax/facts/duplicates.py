@@ -52,9 +52,10 @@ def share_truths(facts: Iterable[Fact], told: Sequence[Fact]) -> tuple[list[Fact
             answers.setdefault(fact.question, {}).update(dict.fromkeys(fact.answers))
     shared, changed = [], 0
     for fact in facts:
-        own = tuple(dict.fromkeys((*fact.answers, *answers.get(fact.question, ()))))
-        if own != fact.answers:
-            fact, changed = replace(fact, answers=own), changed + 1
+        if others := answers.get(fact.question):
+            own = tuple(dict.fromkeys((*fact.answers, *others)))
+            if own != fact.answers:
+                fact, changed = replace(fact, answers=own), changed + 1
         shared.append(fact)
     return shared, changed
 

@@ -8,16 +8,14 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pretrainrl_jax.errors import InputError, first_line
 
 LINE_END = re.compile("\r\n|\r|\n")
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """What a reader yields: the named values of one line or item of a source."""
 
     origin: str  # the file and what is counted in it, "data/popQA.tsv, line"; one text for all its rows

@@ -27,7 +27,7 @@ from pretrainrl_jax.facts.rules import (
 from pretrainrl_jax.facts.splits import ROW_ID
 from pretrainrl_jax.facts.survey import Survey
 from pretrainrl_jax.facts.wordings import paraphrase, rewordings
-from pretrainrl_jax.facts.written import written
+from pretrainrl_jax.facts.written import LISTS, written
 
 _PLAIN = re.compile("[0-9A-Za-z]")  # a text with one of these is never empty normalised
 
@@ -49,8 +49,10 @@ class FactMaker:
         """A cell as clean text; "" where the column is blank, says that it is, or is not there."""
         if not path:
             return ""
+        if type(value := row.values.get(path)) is str and path in self.as_written:
+            return cleaning.without_nulls(cleaning.clean(value, self.repaired), self.nulls, self.repaired)
         values = cells(row.values, path)
-        while len(values) == 1 and isinstance(values[0], list | tuple):
+        while len(values) == 1 and isinstance(values[0], LISTS):
             values = list(values[0])
         known = path in self.seen.columns and path != self.columns.id  # an id stays as it is written
         column = self.seen.columns[path] if known else cleaning.ANYTHING
@@ -61,7 +63,18 @@ class FactMaker:
         if len(texts) > 1:
             raise cleaning.NotText(cleaning.NOT_TEXT, f"{path} holds {len(texts)} values")
         text = cleaning.clean("".join(texts), self.repaired)
-        return cleaning.without_nulls(text, self.settings.nulls, self.repaired)
+        return cleaning.without_nulls(text, self.nulls, self.repaired)
+
+    @cached_property
+    def as_written(self) -> frozenset[str]:
+        """The columns whose texts stay as they are: those of numbers or days have one form for all cells."""
+        texts = (path for path, column in self.seen.columns.items() if not column.numbers)
+        return frozenset((*texts, self.columns.id))
+
+    @cached_property
+    def nulls(self) -> frozenset[str]:
+        """The words for nothing."""
+        return frozenset(self.settings.nulls)
 
     def fact(self, row: Row, category: str) -> Fact:
         """A row as a fact. Raises cleaning.Unusable if it cannot become one."""
@@ -96,7 +109,7 @@ class FactMaker:
             paraphrase=other if other != question else "",
             rewordings=self.reworded(row, category, subject, {question, other}),
             answer_popularity=_popularity(row, columns.answer_popularity, repaired, of_answer=True),
-            columns=tuple((path, self.shown(row, path)) for path in self.kept),
+            columns=tuple((path, self.shown(row, path)) for path in self.kept) if self.kept else (),
         )
 
     def reworded(self, row: Row, category: str, subject: str, asked: Collection[str]) -> tuple[str, ...]:
@@ -110,6 +123,8 @@ class FactMaker:
             given += self._wordings(value, subject)
         given += [ask(templates, category, subject) for templates in self.rewordings]
         given += rewordings(category, subject) if subject else ()
+        if not any(given):
+            return ()
         taken = set(map(normalise, asked))
         other: dict[str, str] = {}
         for text in filter(None, given):
@@ -156,13 +171,17 @@ class FactMaker:
                 raise InputError(f"{row.where}: {path} is not a JSON list: {how}") from None
             except cleaning.NotText as reason:
                 raise cleaning.NotText(str(reason), _holds(path, values)) from None
-        given = list(dict.fromkeys(filter(None, (cleaning.clean(text, self.repaired) for text in texts))))
-        answers = [a for a in given if cleaning.without_nulls(a, self.settings.nulls, self.repaired)]
-        usable = tuple(answer for answer in answers if _PLAIN.search(answer) or normalise(answer))
+        cleaned = dict.fromkeys([cleaning.clean(text, self.repaired) for text in texts])
+        given = [text for text in cleaned if text]
+        answers = given
+        if not self.nulls.isdisjoint(given):
+            answers = [a for a in given if cleaning.without_nulls(a, self.nulls, self.repaired)]
+        usable = tuple([answer for answer in answers if _PLAIN.search(answer) or normalise(answer)])
         if not usable:
             raise cleaning.Unusable(EMPTY_ANSWER if answers else NULL_ANSWER if given else NO_ANSWER)
         self.repaired[cleaning.EMPTY_ANSWER] += len(answers) - len(usable)
-        self.repaired[cleaning.KEPT_NULL_WORD] += sum(map(cleaning.may_be_null, usable))
+        for answer in usable:
+            self.repaired[cleaning.KEPT_NULL_WORD] += cleaning.may_be_null(answer)
         return usable
 
 

@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pretrainrl_jax.facts.written import written
+from pretrainrl_jax.facts.written import LISTS, written
 
 
 def reach(value: Any, path: str) -> Iterator[Any]:
     """Everything that a path leads to."""
     if isinstance(value, str):
         value = written(value)
-    if isinstance(value, list | tuple):
+    if isinstance(value, LISTS):
         for part in value:
             yield from reach(part, path)
     elif isinstance(value, Mapping):

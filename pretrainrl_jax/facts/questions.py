@@ -53,7 +53,8 @@ def is_open(question: str, subject: str) -> bool:
 
     Where the subject stands there already, {} is text, as in "What does {} mean in Python?".
     """
-    return bool(OPEN.search(question)) and not (subject and subject in question)
+    there = ("{" in question or "[" in question) and OPEN.search(question)
+    return bool(there) and not (subject and subject in question)
 
 
 def fill_in(question: str, subject: str) -> str:

@@ -7,7 +7,7 @@ from datetime import date, datetime, time
 from typing import Any
 
 from pretrainrl_jax.facts.files import Row
-from pretrainrl_jax.facts.written import written
+from pretrainrl_jax.facts.written import LISTS, may_hold, written
 
 PATHS = 5000  # columns remembered, nested ones included; objects with ids as keys have endlessly many
 PARTS = 100  # of a list that are looked at
@@ -23,6 +23,11 @@ class Column:
     filled: int = 0  # texts, numbers and dates that are not blank
     whole: bool = True  # each is a whole number, though perhaps written as 1990.0
     midnight: bool = True  # each is a day, though perhaps written with the time 00:00
+
+    @property
+    def numbers(self) -> bool:
+        """It has whole numbers or days alone, or nothing: its texts may have to be read as such."""
+        return self.whole or self.midnight
 
     def add(self, value: Any) -> None:
         """One more value."""
@@ -61,7 +66,11 @@ def survey(rows: Iterable[Row], wanted: Iterable[str] = ()) -> Survey:
         seen.rows += 1
         seen.first = seen.first or row.where
         for name, value in row.values.items():
-            _look(seen, wanted, name, value, DEPTH)
+            column = seen.columns.get(name)
+            if column and type(value) is str and not column.numbers and not may_hold(value):  # as most are
+                column.filled += bool(value) and not value.isspace()
+            else:
+                _look(seen, wanted, name, value, DEPTH)
     return seen
 
 
@@ -71,23 +80,24 @@ def is_midnight(value: datetime) -> bool:
 
 
 def _look(seen: Survey, wanted: frozenset[str], path: str, value: Any, depth: int) -> None:
-    if isinstance(value, str) and (inner := written(value)) is not None:
+    if isinstance(value, str) and may_hold(value) and (inner := written(value)) is not None:
         value = inner
-    if isinstance(value, Mapping):
+    if isinstance(value, LISTS):
+        for part in value[:PARTS] if depth else ():
+            _look(seen, wanted, path, part, depth - 1)
+        if value:
+            return
+    elif not isinstance(value, (str, float)) and isinstance(value, Mapping):  # whose check is slow
         if len(seen.objects) < PATHS:
             seen.objects.add(path)
         if depth:
             for name, part in value.items():
                 _look(seen, wanted, f"{path}.{name}", part, depth - 1)
         return
-    if isinstance(value, list | tuple) and value:
-        for part in value[:PARTS] if depth else ():
-            _look(seen, wanted, path, part, depth - 1)
-        return
     column = seen.columns.get(path)
     if column is None:
         if len(seen.columns) >= PATHS and path not in wanted:
             return
         column = seen.columns[path] = Column()
-    if not isinstance(value, list | tuple):
+    if not isinstance(value, LISTS):
         column.add(value)

@@ -18,6 +18,7 @@ from pretrainrl_jax.facts.json_shapes import kind, rows_in
 from pretrainrl_jax.facts.sparql import is_sparql, term
 
 PARQUET_BATCH = 4096  # rows decoded at a time
+DECODER = json.JSONDecoder()
 
 
 def read_delimited(place: str, settings: Source, delimiter: str) -> Iterator[Row]:
@@ -209,6 +210,10 @@ def decoded_row(values: dict[str, Any], where: str) -> dict[str, Any]:
 def _parse(text: str, place: str, line: int = 0) -> Any:
     """The JSON value of a text: of this line of the file, or of all of it."""
     try:
+        if text[:1] == "{":  # `json.loads` takes twice the time, for the white space around
+            value, end = DECODER.raw_decode(text)
+            if not text[end:].strip(" \t\r\n"):
+                return value
         return json.loads(text)
     except json.JSONDecodeError as error:
         where = f"{place}, line {line or error.lineno}"

@@ -11,6 +11,7 @@ from contextlib import suppress
 from datetime import date, datetime
 from typing import Any
 
+LISTS = (list, tuple)  # `list | tuple` would be made anew at each look, and there are millions
 # What can only be the beginning of such a list, as `['a'` or `deque(['a'`; "[sic]" and "(500) Days" are not.
 BEGUN = re.compile(
     r"\s*(\[\s*([bruBRU]?['\"]|array\()|array\(\s*\[|([\w.]*\.)?"
@@ -41,12 +42,17 @@ class _NoLiteral(Exception):
     """The text is none of these forms."""
 
 
+def may_hold(text: str) -> bool:
+    """Whether a text begins as a list or an object does; `written` tells whether it is one."""
+    return bool(_CONTAINER.match(text))
+
+
 def written(text: str) -> list[Any] | dict[str, Any] | None:
     """The list or object that a text holds; None where it is an ordinary text.
 
     A tuple or a set counts only if texts stand in it: "(1, 2)" and "{x}" are texts that people write.
     """
-    if not _CONTAINER.match(text):
+    if not may_hold(text):
         return None
     with suppress(ValueError, RecursionError):
         value = json.loads(text)

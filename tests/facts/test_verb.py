@@ -83,8 +83,8 @@ def test_nothing_is_written_where_nothing_was_dropped(tmp_path: Path) -> None:
 
 def test_the_default_is_the_synthetic_world(tmp_path: Path) -> None:
     ran = call("facts", "--workdir", tmp_path / "run")
-    assert "the synthetic world: 2,400 rows" in ran.out
-    assert "8 categories" in ran.out
+    assert "the synthetic world: 500 rows" in ran.out
+    assert "5 categories" in ran.out
 
 
 def test_a_source_without_popularity_says_so(tmp_path: Path) -> None:
