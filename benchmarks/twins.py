@@ -1,0 +1,77 @@
+"""One model for two libraries: a folder that transformers and this package both read, and its questions."""
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from few_shot import few_shot
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+
+import pretrainrl_jax as prl
+from pretrainrl_jax.config import Config, FactsConfig
+from pretrainrl_jax.facts.reading import read_facts
+from pretrainrl_jax.facts.record import Fact
+from pretrainrl_jax.facts.splits import subsample
+from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.trees.templates import Template
+from pretrainrl_jax.trees.tokenization import Tokenizer
+
+
+class Twins(NamedTuple):
+    """The same model twice, and what both are asked."""
+
+    theirs: Any
+    words: Any  # their tokenizer
+    model: Model
+    params: Params
+    tokenizer: Tokenizer
+    every: list[Fact]  # of the file
+    facts: list[Fact]  # that are asked about
+    template: Template
+    prompts: list[str]
+
+
+def arguments(description: str, questions: int) -> argparse.ArgumentParser:
+    """What these programs have in common; the description's first line is its help."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--facts", required=True)
+    of_model = parser.add_mutually_exclusive_group(required=True)
+    of_model.add_argument("--model", help="folder of a model, mined behind three examples")
+    of_model.add_argument(
+        "--tokenizer", help="folder of Qwen's: a random model of 42M parameters, asked bare"
+    )
+    parser.add_argument("--questions", type=int, default=questions, help="at a time")
+    parser.add_argument("--turns", type=int, default=3)
+    return parser
+
+
+def twins(options: argparse.Namespace, count: int) -> Twins:
+    """The model of the options and so many questions, drawn by hash. All in float32."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.model or _random(options.tokenizer, Path(scratch))
+        theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        words = AutoTokenizer.from_pretrained(folder)
+        model, params, tokenizer = prl.load(folder)
+    if options.model:
+        every, facts, template, prompts = few_shot(options.facts, count)
+    else:
+        every = read_facts(Config(facts=FactsConfig(path=options.facts))).facts
+        facts, template = subsample(every, count, 0), Template("bare")
+        prompts = [template.prefix(fact.question, fact.category) for fact in facts]
+    return Twins(theirs, words, model, params, tokenizer, every, facts, template, prompts)
+
+
+def _random(tokenizer: str, folder: Path) -> Path:
+    """The shape `core` of the tables: width 256, four layers, Qwen's vocabulary."""
+    torch.manual_seed(0)
+    words = AutoTokenizer.from_pretrained(tokenizer)
+    config = Qwen3Config(
+        vocab_size=151936, hidden_size=256, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=64, intermediate_size=768, tie_word_embeddings=True,
+        eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id,
+    )  # fmt: skip
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
