@@ -170,11 +170,11 @@ def main() -> None:
         for _ in range(options.turns):
             costs[0].append(seconds(lambda: ours.update(batch)) / options.ours)
             costs[1].append(seconds(theirs.update) / options.questions)
-    ratios = [b / a for a, b in zip(*costs, strict=True)]
-    mine, peers, ratio = map(statistics.median, (*costs, ratios))
     print(f"both losses are {wanted:.5f}, {abs(found - wanted):.0e} apart; our rows are {full:.1%} full")
-    print(f"ours {1 / mine:.2f} questions a second, TRL {1 / peers:.2f}")
-    print(f"ours is faster by {ratio:.1f} ({min(ratios):.1f} to {max(ratios):.1f})")
+    rates = [[1 / cost for cost in own] for own in costs]
+    rates.append([a / b for a, b in zip(*rates, strict=True)])
+    for name, own in zip(("ours, questions a second", "TRL", "ours is faster by"), rates, strict=True):
+        print(f"{name}: {statistics.median(own):.3g} ({min(own):.3g} to {max(own):.3g})")
 
 
 if __name__ == "__main__":

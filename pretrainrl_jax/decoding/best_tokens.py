@@ -12,6 +12,7 @@ from pretrainrl_jax.model.decoder import project
 from pretrainrl_jax.model.vocabulary import MeshAxes
 
 BLOCK = 16384  # rows of the vocabulary looked at together; smaller ones are looked at whole
+GROUP = 16  # neighbours whose maximum is looked at first
 NEG_INF = -jnp.inf
 
 
@@ -55,7 +56,7 @@ def best_tokens(
         ends = jax.lax.dynamic_slice_in_dim(terminators, offset + start, rows.shape[0])
         may = jnp.where(allowed(offset + start, rows.shape[0]), logits, NEG_INF) if allowed else logits
         ending = jnp.where(ends, may, NEG_INF).max(-1)
-        values, at = _top(jnp.where(ends, NEG_INF, may), k)
+        values, at = top_k(jnp.where(ends, NEG_INF, may), k)
         tokens = at + offset + start
         if carry is None:
             return values, tokens, ending, vocabulary.update_logsumexp(None, logits, ends)
@@ -75,9 +76,22 @@ def best_tokens(
     return Best(values, tokens, ending, normaliser, jnp.maximum(endings, ending))
 
 
-def _top(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """The k largest and their places; -inf where there are fewer."""
-    values, at = jax.lax.top_k(values, min(k, values.shape[-1]))
+def top_k(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """The k largest and their places, the first where some are equal; -inf where there are fewer.
+
+    They lie in the k groups of neighbours with the largest maxima: a value outside of these has one in each
+    of them that goes before it. So most of the work is a maximum, and no sorting.
+    """
+    values = jnp.asarray(values)
+    size = values.shape[-1]
+    if size % GROUP == 0 and size > 4 * GROUP * k:
+        groups = values.reshape(*values.shape[:-1], size // GROUP, GROUP)
+        _, largest = jax.lax.top_k(groups.max(-1), k)
+        largest = jnp.sort(largest, -1)  # so that equal values stand by their places again
+        among = jnp.take_along_axis(groups, largest[..., None], -2).reshape(*values.shape[:-1], k * GROUP)
+        values, at = jax.lax.top_k(among, k)
+        return values, jnp.take_along_axis(largest, at // GROUP, -1) * GROUP + at % GROUP
+    values, at = jax.lax.top_k(values, min(k, size))
     more = [(0, 0)] * (values.ndim - 1) + [(0, k - values.shape[-1])]
     return jnp.pad(values, more, constant_values=NEG_INF), jnp.pad(at, more)
 
