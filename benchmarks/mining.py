@@ -47,7 +47,7 @@ def searches(both: Twins, beams: int) -> tuple[Callable[[list[Any]], Any], Calla
                        batch=len(prompts))  # fmt: skip
         return [{beam.tokens: beam.logp for beam in of_one} for of_one in found]
 
-    def theirs(prompts: list[Any]) -> list[dict[tuple[int, ...], float]]:
+    def theirs(prompts: list[Any], scored: bool = False) -> list[dict[tuple[int, ...], float]]:
         longest = max(map(len, prompts))
         with torch.no_grad():
             out = both.theirs.generate(
@@ -56,13 +56,15 @@ def searches(both: Twins, beams: int) -> tuple[Callable[[list[Any]], Any], Calla
                 num_beams=beams, num_return_sequences=beams, max_new_tokens=LONGEST, do_sample=False,
                 eos_token_id=ends, pad_token_id=0, length_penalty=0.0, early_stopping="never",
                 logits_processor=LogitsProcessorList([OneEnd(ends)] if len(ends) > 1 else []),
-                return_dict_in_generate=True, output_scores=True,
+                return_dict_in_generate=True, output_scores=scored,
             )  # fmt: skip
+        if not scored:
+            return []
         rows = out.sequences[:, longest:].tolist()
         until = [next((i for i, token in enumerate(row) if token in ends), len(row)) for row in rows]
         every = [tuple(row[:end]) for row, end in zip(rows, until, strict=True)]
-        scored = list(zip(every, out.sequences_scores.tolist(), strict=True))
-        return [dict(scored[i : i + beams]) for i in range(0, len(scored), beams)]
+        pairs = list(zip(every, out.sequences_scores.tolist(), strict=True))
+        return [dict(pairs[i : i + beams]) for i in range(0, len(pairs), beams)]
 
     return ours, theirs
 
@@ -70,7 +72,7 @@ def searches(both: Twins, beams: int) -> tuple[Callable[[list[Any]], Any], Calla
 def main() -> None:
     """Compare, then alternate."""
     parser = arguments(__doc__, questions=16)
-    parser.add_argument("--beams", type=int, nargs="+", default=[20])
+    parser.add_argument("--beams", type=int, nargs="+", default=[20], help="two or more")
     options = parser.parse_args()
     both = twins(options, 2 * options.questions)
     encoded = [both.tokenizer.start + ids for ids in both.tokenizer.encode_all(both.prompts)]
@@ -80,7 +82,7 @@ def main() -> None:
     print("|" + "---|" * 5)
     for beams in options.beams:
         ours, theirs = searches(both, beams)
-        same, apart = _compared(ours(parts[0]), theirs(parts[0]))
+        same, apart = _compared(ours(parts[0]), theirs(parts[0], scored=True))
         ours(parts[1])  # compiled
         rates: tuple[list[float], list[float]] = ([], [])
         for _ in range(options.turns):
@@ -104,8 +106,8 @@ def _compared(ours: list[Any], theirs: list[Any]) -> tuple[float, float]:
         both = own.keys() & other.keys()
         shared.append(len(both) / len(own))
         apart = max([apart, *(abs(own[beam] - other[beam]) for beam in both)])
-        last = min(own.values())
-        assert all(abs(own[beam] - last) < 1e-3 for beam in own.keys() - both), "other beams"
+        for one, last in ((own, min(other.values())), (other, min(own.values()))):
+            assert all(abs(one[beam] - last) < 1e-3 for beam in one.keys() - both), "other beams"
     assert apart < 1e-3, f"scores differ by {apart}"
     return float(np.mean(shared)), apart
 

@@ -13,6 +13,7 @@ same pairs; then they take turns, ours with `--ours` questions an update: as man
 import copy
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -50,7 +51,10 @@ def texts_of(both: Twins, negatives: int) -> list[list[str]]:
     drawn = random.Random(0)
 
     def others(fact: Fact) -> list[str]:
-        return drawn.sample([a for a in dict.fromkeys(known[fact.category]) if a != fact.answer], negatives)
+        every = [answer for answer in dict.fromkeys(known[fact.category]) if answer != fact.answer]
+        if len(every) < negatives:
+            sys.exit(f"{fact.category} has {len(every)} other answers: give fewer --negatives")
+        return drawn.sample(every, negatives)
 
     return [[fact.answer, *others(fact)] for fact in both.facts]
 

@@ -1,12 +1,12 @@
-"""Self-Improving Pretraining in the small world, continual: from a base model of the quickstart's size.
+"""Self-Improving Pretraining in the small world, continual: from a base model of that world's size.
 
     python -m pretrainrl_jax.main selfimprove --config configs/selfimprove_small.py
 
-Documents join six sentences as the quickstart's corpus has them, one statement in five of them false. The
-base model has the quickstart's size and facts, and is pretrained on these documents: the quickstart's own has
-never read a second sentence. The exact judge looks statements up in the facts of the world. Online DPO with 8
-rollouts and with 2, and RF-NLL, beside next-token training on whole documents and on the original suffix
-alone, the same number of updates each. Two CPU cores: about three minutes.
+Documents join six sentences as the corpus of configs/small_world.py has them, one statement in five of them
+false. The base model has that configuration's size and facts, and is pretrained on these documents: its own
+has never read a second sentence. The exact judge looks statements up in the facts of the world. Online DPO
+with 8 rollouts and with 2, and RF-NLL, beside next-token training on whole documents and on the original
+suffix alone, the same number of updates each. Two CPU cores: about three minutes.
 """
 
 from pretrainrl_jax.config import (

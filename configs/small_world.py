@@ -3,7 +3,7 @@
     python -m pretrainrl_jax.main --config configs/small_world.py
 
 About eight minutes on two CPU cores. docs/results.md has three seeds of it. `--help SECTION` lists the
-settings; configs/quickstart.py is the same in two minutes.
+settings; configs/quickstart.py has a fifth of the facts, in two minutes.
 """
 
 from pretrainrl_jax.config import Config

@@ -30,7 +30,7 @@ from pretrainrl_jax.workdir import read_workdir
 PROGRAM = "python -m pretrainrl_jax.main"
 DEFAULT = "run"  # the verb
 SWEEP = "sweep."  # before a setting's name: values to try
-OWN = {"facts.path", "preferences.path", "documents.path", "model.path"}  # what users have of their own
+OWN = ("facts.path", "preferences.path", "documents.path", "model.path")  # what users have of their own
 OPTIONS: dict[str, dict[str, Any]] = {  # of every verb
     "--config": {"metavar": "FILE.py", "default": "", "help": "Python file that defines `config`"},
     "--workdir": {"metavar": "DIR", "default": "", "help": "folder of results, local or gs:// (runs/<name>)"},
@@ -77,9 +77,10 @@ def parse(arguments: Sequence[str]) -> Command:
     goes_on = declared.goes_on and not (options.config or model or getattr(options, "compare", None))
     if goes_on:
         config = read_workdir(options.workdir)
-    else:  # the quickstart's settings suit the quickstart's data and model alone
-        own = not options.config and (model or OWN & given.keys())
-        config = Config() if own else read_config(options.config)
+    elif options.config or ("world" in declared.reads and not model and not _own(given)):
+        config = read_config(options.config)
+    else:  # the quickstart's settings suit the quickstart's world and model alone
+        config = Config()
     known = {section: list(getattr(config, section)) for section in NAMED}
     try:
         config = changed(config, given)
@@ -95,6 +96,12 @@ def parse(arguments: Sequence[str]) -> Command:
                 told = f"{name!r}{near} (a new one is made where {naming[section]} names it)"
                 raise InputError(f"--{section}.{name}: there is no {section[:-1]} {told}")
     return Command(verb, options, config, given, as_typed(arguments))
+
+
+def _own(given: dict[str, Any]) -> bool:
+    """Whether settings name facts, preferences, documents or a model, or several to sweep over."""
+    swept = dict(given.get("sweep.over", ()))
+    return any(given.get(name) or any(swept.get(name, ())) for name in OWN)
 
 
 def as_typed(arguments: Sequence[str]) -> str:

@@ -673,7 +673,9 @@ def test_the_default_is_the_quickstart() -> None:
         ("pretrain", "--documents.path=texts/"),
         ("selfimprove", "--model.path=model"),
         ("evaluate", "--model.path=model"),
+        ("run", "--sweep.facts.path=a.csv,b.csv"),
         ("import", "--model", "model"),
+        ("ask", "What?", "--workdir", "runs/mine"),
     ],
 )
 def test_what_users_have_of_their_own_begins_with_the_defaults(words: tuple[str, ...]) -> None:

@@ -43,7 +43,7 @@ class Sample:
 
 
 def read_answers(values: Iterable[Mapping[str, Any]]) -> list[Answer]:
-    """The answers whose `dataclasses.asdict` these are, as JSON gives them back."""
+    """The answers whose fields by name these are, as JSON gives them back."""
     fields: Any = ({name: tuple(x) if type(x) is list else x for name, x in a.items()} for a in values)
     return [Answer(**each) for each in fields]
 

@@ -95,7 +95,7 @@ def area_under_risk_coverage(confidence: Array, right: Array) -> float:
     rate of mistakes. NaN without questions.
     """
     confidence, right = _columns(confidence, right)
-    return float(areas(confidence, right)(np.arange(len(right)))) if len(right) else float("nan")
+    return float(areas(confidence, right)(np.arange(len(right))))
 
 
 def areas(confidence: Array, right: Array) -> Callable[..., Array]:
@@ -104,6 +104,7 @@ def areas(confidence: Array, right: Array) -> Callable[..., Array]:
     Made for `bootstrap` of the places: a thousand draws in a few array operations. Between n and m answered,
     equally confident, of whose answers w are wrong, the risk at k of them is expected to be
     (W + w (k - n) / (m - n)) / k, where W were wrong before: summed over k it needs harmonic numbers alone.
+    NaN of no questions.
     """
     confidence, right = _columns(confidence, right)
     levels, level = np.unique(-confidence, return_inverse=True)
@@ -111,6 +112,8 @@ def areas(confidence: Array, right: Array) -> Callable[..., Array]:
 
     def of_places(places: Array, axis: int = -1) -> Array:
         drawn = np.moveaxis(np.asarray(places), axis, -1)
+        if not drawn.size:
+            return np.full(drawn.shape[:-1], np.nan)
         rows = drawn.reshape(-1, drawn.shape[-1])  # [draws, drawn]
         cell = level[rows] + len(levels) * np.arange(len(rows))[:, None]
 

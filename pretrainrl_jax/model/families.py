@@ -1,6 +1,6 @@
 """Architectures as data: what sets one family of decoders apart from others, and the names of its tensors.
 
-A new family is one entry in `FAMILIES`, its name in `config.Model.family`, and its parity test.
+A new family is one entry in `FAMILIES`, its name in `config.ModelConfig.family`, and its parity test.
 """
 
 from dataclasses import dataclass
