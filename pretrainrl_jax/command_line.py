@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import re
 import runpy
 import shlex
 import traceback
@@ -25,7 +26,7 @@ from pretrainrl_jax.config.stored import (
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.storage import place
 from pretrainrl_jax.verbs import VERBS
-from pretrainrl_jax.workdir import read_workdir
+from pretrainrl_jax.workdir import has_begun, read_workdir
 
 PROGRAM = "python -m pretrainrl_jax.main"
 DEFAULT = "run"  # the verb
@@ -72,12 +73,13 @@ def parse(arguments: Sequence[str]) -> Command:
         raise InputError(f"{what} {key}{nearest(key.removeprefix('--'), known)}")
 
     model = declared.named(options, given)
-    name = Path(model).name or Path(options.config or "quickstart").stem
+    own = _own(given)
+    name = Path(model).name or _name(options.config, own)
     options.workdir = place(options.workdir or Path("runs") / name)
-    goes_on = declared.goes_on and not (options.config or model or getattr(options, "compare", None))
-    if goes_on:
+    alone = options.config or model or getattr(options, "compare", None)
+    if not alone and (declared.goes_on or (declared.makes and has_begun(options.workdir))):
         config = read_workdir(options.workdir)
-    elif options.config or ("world" in declared.reads and not model and not _own(given)):
+    elif options.config or ("world" in declared.reads and not model and not own):
         config = read_config(options.config)
     else:  # the quickstart's settings suit the quickstart's world and model alone
         config = Config()
@@ -98,10 +100,18 @@ def parse(arguments: Sequence[str]) -> Command:
     return Command(verb, options, config, given, as_typed(arguments))
 
 
-def _own(given: dict[str, Any]) -> bool:
-    """Whether settings name facts, preferences, documents or a model, or several to sweep over."""
+def _own(given: dict[str, Any]) -> list[str]:
+    """The paths of facts, preferences, documents and models that settings name, to sweep over included."""
     swept = dict(given.get("sweep.over", ()))
-    return any(given.get(name) or any(swept.get(name, ())) for name in OWN)
+    values = [value for name in OWN for value in (given.get(name), *swept.get(name, ())) if value]
+    return [path for value in values for path in ([value] if isinstance(value, str) else value)]
+
+
+def _name(config: str, own: Sequence[str]) -> str:
+    """What the workdir is called: after the configuration file, or what users have of their own."""
+    if config or not own:
+        return Path(config or "quickstart").stem
+    return re.sub(r"[^\w.-]+", "", Path(own[0]).stem).strip(".") or "own"
 
 
 def as_typed(arguments: Sequence[str]) -> str:

@@ -51,6 +51,13 @@ def spends_as(folder: Path) -> str:
     return path.read_text().strip()
 
 
+def has_begun(workdir: Path) -> bool:
+    """Whether a command left more in a workdir than its configuration."""
+    if not (workdir / "config.json").is_file():
+        return False
+    return not {path.name for path in workdir.iterdir()} <= {"config.json", LOCK}
+
+
 def read_workdir(workdir: Path) -> Config:
     """The configuration a workdir was made with.
 
@@ -97,7 +104,7 @@ def check_workdir(workdir: Path, config: Config, create: bool) -> bool:
                 f"{workdir} is no workdir (it has no config.json): run `pretrain` or `run` first"
             )
         return True
-    if create and {p.name for p in workdir.iterdir()} <= {path.name, LOCK}:
+    if create and not has_begun(workdir):
         return True
     before, now = _read(path), flat(resolved(config))
     both = set(named_sections(before)) & set(named_sections(now))

@@ -22,7 +22,7 @@ from pretrainrl_jax.facts.vocabulary import save_tokenizer, train_tokenizer
 from pretrainrl_jax.stages.check import tokenizer_size
 from pretrainrl_jax.trees.tokenization import load_tokenizer
 from pretrainrl_jax.verbs import VERBS
-from pretrainrl_jax.workdir import prepare_workdir
+from pretrainrl_jax.workdir import check_workdir, prepare_workdir
 
 HEAVY = ("jax", "jaxlib", "flax", "optax", "orbax", "grain", "transformers", "tokenizers", "torch", "numpy")
 # Runs each command of a JSON list in one process: exit code, what it printed, what is imported by then.
@@ -683,6 +683,42 @@ def test_what_users_have_of_their_own_begins_with_the_defaults(words: tuple[str,
     command = parse(words)
     assert command.config == changed(Config(), command.given)
     assert parse([*words, "--config", str(default_config())]).config != command.config
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (("run", "--facts.path=data/capitals.csv"), "capitals"),
+        (("train", "--preferences.path=pairs.jsonl"), "pairs"),
+        (("selfimprove", "--model.path=/models/small/", "--documents.path=texts/*.txt"), "own"),
+        (("run", "--facts.path=hf:akariasai/PopQA", "--model.path=small"), "PopQA"),
+        (("run", "--sweep.model.path=one,two"), "one"),
+        (("evaluate", "--model.path=models/small", "--facts.path=capitals.csv"), "small"),
+    ],
+)
+def test_the_workdir_of_what_users_have_of_their_own_is_named_after_it(
+    words: tuple[str, ...], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if words[0] == "train":
+        prepare_workdir(tmp_path / "runs" / name, Config(), create=True)
+    assert parse(words).options.workdir == Path("runs") / name
+
+
+@pytest.mark.parametrize("verb", ["run", "pretrain", "selfimprove"])
+def test_a_command_without_configuration_goes_on_with_the_workdir_s(verb: str, tmp_path: Path) -> None:
+    """As a workdir of an older version, whose defaults were others, does."""
+    made = changed(Config(), {"seed": 7, "world.relations": 5})
+    prepare_workdir(tmp_path, made, create=True)
+    here = ("--workdir", str(tmp_path))
+    assert parse([verb, *here]).config.seed == 0  # nothing has begun there: it is taken over
+    (tmp_path / "metrics.jsonl").touch()
+    assert parse([verb, *here]).config == made
+    assert check_workdir(tmp_path, parse([verb, *here]).config, create=True) is False
+    with pytest.raises(InputError, match=r"configuration: world\.relations was 5, now 4\. Choose"):
+        check_workdir(tmp_path, parse([verb, *here, "--world.relations=4"]).config, create=True)
+    file = str(default_config())
+    assert parse([verb, *here, "--config", file]).config == read_config(file)
 
 
 def test_the_workdir_is_named_after_the_configuration(tiny_config: Path) -> None:
