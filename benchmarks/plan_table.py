@@ -16,7 +16,7 @@ from pretrainrl_jax.report.columns import markdown
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 GIB = 2**30
-FEW = ("--pretrain.rows=48", "--mesh.fsdp=16", "--model.remat=attention")
+FEW = ("--pretrain.rows=32", "--mesh.fsdp=16", "--model.remat=up")
 # Continued pretraining on documents in rows of 4,096 tokens, so many rows an update, beside the recipes.
 LONG = ("--pretrain.text=documents", "--pretrain.epochs=1", "--pretrain.steps=1000", "--train.systems=",
         "--pretrain.row_length=4096")  # fmt: skip

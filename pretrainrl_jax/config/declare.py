@@ -23,7 +23,7 @@ Counts = Annotated[tuple[NonNegativeInt, ...], Strict(False)]
 Shares = Annotated[tuple[ShareBelowOne, ...], Strict(False)]
 Numbers = Annotated[tuple[NonNegativeFloat, ...], Strict(False)]
 Axes = Annotated[tuple[tuple[str, tuple[Any, ...]], ...], Strict(False)]  # settings by name, with values
-Policy = Literal["none", "products", "attention", "full"]
+Policy = Literal["none", "products", "up", "attention", "full"]
 SWITCHED = {"false": "none", "true": "full"}  # what `remat` was before it had policies
 Remat = Annotated[Policy, BeforeValidator(lambda value: SWITCHED.get(str(value).lower(), value))]
 # Whose results depend on a setting; each depends on those before it, too.

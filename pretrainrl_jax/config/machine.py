@@ -40,7 +40,8 @@ class ModelConfig(Section):
     remat: Remat = setting(
         "none",
         "activations that the backward pass recomputes to save memory, from none to all: products keeps the "
-        "products with weights, attention those of attention alone, full each layer's input (docs/scale.md)",
+        "products with weights, attention those of attention alone, up one of the MLP's too, full each "
+        "layer's input (docs/scale.md)",
         results=NOTHING,
     )
 

@@ -24,16 +24,19 @@ KeysValues = tuple[jax.Array, jax.Array]  # keys and values
 Source = tuple[jax.Array, jax.Array, Visible]  # keys, values and mask
 Angles = tuple[jax.Array, jax.Array]  # cosine and sine
 EVERYTHING = 2**31 - 1  # the window of a layer that sees all positions
+STREAM = "stream"  # what a layer's MLP reads, where no norm of attention's own comes between
 # What each policy keeps of a layer between the passes, by `checkpoint_name`; beside its input, [rows, time,
 # model] in the compute dtype, which all do. What is not kept is recomputed. From little memory to much;
 # "none" keeps whatever gradients read, norms and XLA's attention scores in float32 among it.
-_ATTENTION = ("query", "key", "value", MIXED, "out")
+_ATTENTION = ("query", "key", "value", MIXED, "out", STREAM)
 KEPT: dict[Policy, tuple[str, ...]] = {
     "full": (),
     # [rows, time, 2 heads · head + 2 kv_heads · head + model] more. The MLP is recomputed, but for its last
     # product, and what takes no product with a weight: norms, rotation, scores where XLA or cuDNN attends.
     "attention": _ATTENTION,
-    # [rows, time, 2 mlp] more still: no product with a weight is recomputed.
+    # [rows, time, mlp] more: one product of three of the MLP is recomputed.
+    "up": (*_ATTENTION, "up", "down"),
+    # [rows, time, mlp] more still: no product with a weight is recomputed.
     "products": (*_ATTENTION, "gate", "up", "down"),
 }
 ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": partial(jax.nn.gelu, approximate=True)}
@@ -155,7 +158,8 @@ class Attention(nn.Module):
             normed = slice(0 if s.traits.query_key_norm == "all" else 1, None)  # all heads together, or each
             queries = norm(s, "query_norm", of_queries[normed])(queries)
             keys = norm(s, "key_norm", of_keys[normed])(keys)
-        queries, keys = rotate(queries, *angles), rotate(keys, *angles)
+        turn = partial(rotate, by_product=self.layout.platform == "tpu")
+        queries, keys = turn(queries, *angles), turn(keys, *angles)
         where = {"kernel": self.kernel, "layout": self.layout}
         mixed = attend(queries, [*cached, (keys, values, mask)], scale=s.attention_scale, **where)
         return linear(self, "out", mixed, of_queries, ("model",), s.out_bias), (keys, values)
@@ -248,6 +252,8 @@ class Layer(nn.Module):
             normed(x, before_attention), rotation, masks[-1], sources
         )
         x = x + normed(mixed, after_attention)
+        if not after_attention:  # else that norm's gradient reads `out`, which is kept
+            x = checkpoint_name(x, STREAM)
         mlp = Mixture(s, self.layout, name="mlp") if s.experts else MLP(s, self.layout, name="mlp")
         fed, report = mlp(normed(x, before_mlp), real)
         return x + normed(fed, after_mlp), (new, report)

@@ -1,11 +1,13 @@
 import itertools
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.models_and_trees import small_shape
+from jax import random
 from jax._src.cudnn import fused_attention_stablehlo
 
 from pretrainrl_jax.model import attention
@@ -138,13 +140,32 @@ def turned(x, positions, theta):
     return np.concatenate([pairs.real, pairs.imag], -1)
 
 
-def test_rotate_turns_halves_against_each_other():
+@pytest.mark.parametrize("by_product", [False, True])
+def test_rotate_turns_halves_against_each_other(by_product):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 5, 3, 8)).astype(np.float32)
     positions = rng.integers(0, 300, (2, 5))
-    rotated = rotate(x, *rotary_angles(positions, 8, 100.0, None))
+    turn = partial(rotate, by_product=by_product)
+    rotated = turn(x, *rotary_angles(positions, 8, 100.0, None))
     np.testing.assert_allclose(rotated, turned(x.astype(np.float64), positions, 100.0), atol=1e-4)
-    assert rotate(jnp.bfloat16(x), *rotary_angles(positions, 8, 100.0, None)).dtype == jnp.bfloat16
+    assert turn(jnp.bfloat16(x), *rotary_angles(positions, 8, 100.0, None)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_rotating_by_a_product_is_the_same_with_the_same_gradient(dtype):
+    x, weights = (random.normal(random.key(seed), (2, 5, 3, 8), dtype) for seed in (0, 1))
+    angles = rotary_angles(jnp.arange(10).reshape(2, 5) * 7, 8, 100.0, None)
+
+    def both(by_product):
+        def loss(x):
+            rotated = rotate(x, *angles, by_product=by_product)
+            return (rotated * weights).astype(jnp.float32).sum(), rotated
+
+        return jax.grad(loss, has_aux=True)(x)
+
+    near = {"rtol": 0, "atol": {jnp.float32: 1e-6, jnp.bfloat16: 2**-6}[dtype]}
+    for ours, wanted in zip(both(True), both(False), strict=True):
+        np.testing.assert_allclose(ours.astype(jnp.float32), wanted.astype(jnp.float32), **near)
 
 
 def test_scores_depend_on_the_distance_alone_and_position_0_is_left_as_it_is():

@@ -274,9 +274,9 @@ def test_the_more_is_kept_the_fewer_products_a_gradient_takes(family, last):
         model, params = small_model(family=family, remat=remat)
         return len(re.findall(r" dot\(", squares(model).lower(params).compile().as_text()))
 
-    counts = {remat: count(remat) for remat in ("full", "attention", "products", "none")}
+    counts = {remat: count(remat) for remat in ("full", "attention", "up", "products", "none")}
     more = {remat: counts[remat] - counts["none"] for remat in counts}
-    assert more == {"full": 8 + last, "attention": 2 + 2 + last, "products": 2, "none": 0}
+    assert more == {"full": 8 + last, "attention": 2 + 2 + last, "up": 2 + 1, "products": 2, "none": 0}
 
 
 @pytest.mark.parametrize(("stored", "remat"), [(False, "none"), (True, "full"), ("products", "products")])

@@ -181,9 +181,10 @@ def test_what_each_policy_computes_again() -> None:
     matrices = 2 * 40 * 128 + 3 * 12288
     shares = {
         remat: recomputed(replace(LARGE, remat=remat), flash=True)
-        for remat in ("none", "products", "attention", "full")
+        for remat in ("none", "products", "up", "attention", "full")
     }
     assert shares["none"] == shares["products"] == (0.0, 0.0)
+    assert shares["up"] == (pytest.approx(12288 / matrices), 0.0)
     assert shares["attention"] == (pytest.approx(2 * 12288 / matrices), 0.0)
     assert shares["full"] == (pytest.approx(1 - 12288 / matrices), 1.0)
     assert recomputed(replace(LARGE, remat="attention"), flash=False).attention == 0.5

@@ -107,7 +107,7 @@ def test_the_microsteps_of_the_largest_training_program_are_searched() -> None:
 
 
 def test_every_policy_of_remat_is_a_setting() -> None:
-    assert REMATS == ("none", "products", "attention", "full")
+    assert REMATS == ("none", "products", "up", "attention", "full")
     for value in REMATS:
         assert changed(Config(), {"model.remat": value}).model.remat == value
 
