@@ -7,7 +7,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
 
 
 @contextmanager
-def disk_errors() -> Iterator[None]:
+def disk_errors() -> Generator[None]:
     """Within it what storage libraries raise for a full or a read-only disk, or a bucket, is an OSError."""
     try:
         yield

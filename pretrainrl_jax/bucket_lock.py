@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,7 +46,7 @@ def owner() -> str:
 
 
 @contextmanager
-def held(path: Path, stop: Callable[[str], None] | None = None) -> Iterator[None]:
+def held(path: Path, stop: Callable[[str], None] | None = None) -> Generator[None]:
     """Within this context the object is this process's.
 
     Args:
@@ -194,7 +194,7 @@ class _Object:
             blob.delete(if_generation_match=self.generation, timeout=ANSWER)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _told(self) -> Generator[None]:
         """Within it what the client raises is Taken, or InputError for what will not change, or OSError."""
         from google.api_core import exceptions  # pyright: ignore
         from google.auth.exceptions import GoogleAuthError  # pyright: ignore

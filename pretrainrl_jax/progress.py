@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -133,7 +133,7 @@ def track(
     *,
     console: Console | None = None,
     clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Track]:
+) -> Generator[Track]:
     """Show the progress of `total` units of work on stderr while the block runs.
 
     On a terminal this is a bar; elsewhere plain lines, one about every ten seconds and one at the end.
@@ -155,7 +155,7 @@ def _line(label: str, console: Console, done: int, text: str) -> None:
 
 
 @contextmanager
-def _bar(label: str, total: int, console: Console) -> Iterator[Draw]:
+def _bar(label: str, total: int, console: Console) -> Generator[Draw]:
     """A bar that is drawn only when told to: no thread of its own, so nothing runs beside the loop."""
     width = min(32, console.width - len(label) - TEXT)
     columns = [

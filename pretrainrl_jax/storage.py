@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any, cast
@@ -129,7 +129,7 @@ def upload(folder: Path, target: Path) -> None:
 
 
 @contextmanager
-def spooled(path: Path) -> Iterator[Path]:
+def spooled(path: Path) -> Generator[Path]:
     """A folder of this machine in which what belongs to `path` is written, and kept there when left."""
     if not in_bucket(path):
         path.mkdir(parents=True, exist_ok=True)
@@ -141,7 +141,7 @@ def spooled(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def fetched(path: Path) -> Iterator[Path]:
+def fetched(path: Path) -> Generator[Path]:
     """A file or a folder as one of this machine, for what reads no other."""
     if not in_bucket(path):
         yield path

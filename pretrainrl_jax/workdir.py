@@ -5,7 +5,7 @@ import fcntl
 import json
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -180,7 +180,7 @@ def _begun(workdir: Path, stage: str) -> bool:
 
 
 @contextmanager
-def locked(workdir: Path) -> Iterator[None]:
+def locked(workdir: Path) -> Generator[None]:
     """Within this context no other process can work in the workdir, which is made if it is not there.
 
     The lock ends with the process, however that ends; in a bucket some time after it.
@@ -216,7 +216,7 @@ def locked(workdir: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _refused_writing(workdir: Path) -> Iterator[None]:
+def _refused_writing(workdir: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:

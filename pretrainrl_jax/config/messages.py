@@ -135,7 +135,7 @@ def _kind(path: Sequence[str]) -> Any:
     raise KeyError(".".join(path))
 
 
-PATHS = _paths(Config(), [])
-for _name, (_, _new) in NAMED.items():
-    PATHS |= _paths(_new, [_name, "NAME"])
+PATHS = _paths(Config(), []) | dict(
+    item for name, (_, new) in NAMED.items() for item in _paths(new, [name, "NAME"]).items()
+)
 SECTIONS = {section.__name__: section for section in PATHS}

@@ -4,7 +4,7 @@ import codecs
 import gzip
 import io
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
@@ -36,7 +36,7 @@ class _Reading(io.RawIOBase):
 
 
 @contextmanager
-def opened_at(place: str, offset: int = 0, encoding: str = "utf-8") -> Iterator[BinaryIO]:
+def opened_at(place: str, offset: int = 0, encoding: str = "utf-8") -> Generator[BinaryIO]:
     """The bytes of a text file, unpacked where its name ends in .gz or .zst, from an offset of these on.
 
     In an encoding where ASCII's characters are other bytes, as utf-16, they are those of the text in UTF-8.

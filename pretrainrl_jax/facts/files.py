@@ -6,7 +6,7 @@ import io
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
@@ -58,7 +58,7 @@ def is_remote(place: str) -> bool:
 
 
 @contextmanager
-def opened(place: str) -> Iterator[Any]:
+def opened(place: str) -> Generator[Any]:
     """The bytes of a file, unpacked where its name ends in .gz.
 
     Raises InputError if it cannot be opened, or breaks off while it is read.

@@ -4,9 +4,9 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pretrainrl_jax.hosts import ending
 from pretrainrl_jax.hosts.aborts import aborting
@@ -29,7 +29,7 @@ _now: tuple[bool, str, float, int] = (False, "its start", time.monotonic(), 0)
 
 
 @contextmanager
-def waiting(what: str, waits: bool = True) -> Iterator[None]:
+def waiting(what: str, waits: bool = True) -> Generator[None]:
     """Within it the main thread waits for the other processes or for the devices, at `what`.
 
     It sets a variable and nothing else. All processes must give the same text at the same place.
@@ -98,7 +98,7 @@ class _Watch:
         self._heard = now  # when process 0 last answered
         self._called: float | None = None  # when it was called, while it has not answered
         self._changed = dict.fromkeys(self._others, now)  # when each heartbeat was last another one
-        self._states: dict[int, dict] = {}
+        self._states: dict[int, dict[str, Any]] = {}
         self._left: set[int] = set()
 
     def heartbeat(self) -> None:

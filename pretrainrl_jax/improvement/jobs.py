@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent import futures
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -87,7 +87,7 @@ class Jobs:
         job.set_result(result)
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
+    def _counted(self) -> Generator[None]:
         with self._lock:
             self._busy = self._count()
             self._running += 1

@@ -1,7 +1,7 @@
 """Where the time of a step goes: by what the main thread does, and whether devices and judge had work."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from pretrainrl_jax.improvement.jobs import Jobs
@@ -22,7 +22,7 @@ class Seconds:
         self._began = time.perf_counter()
 
     @contextmanager
-    def __call__(self, what: str) -> Iterator[None]:
+    def __call__(self, what: str) -> Generator[None]:
         """What is done within it is added to `what`: of the names, "judging" and "waiting" are known here."""
         began = time.perf_counter()
         yield

@@ -178,7 +178,7 @@ class Model:
 
 @cache
 def _abstract(shape: ModelShape) -> Any:
-    return jax.eval_shape(Model(shape)._init, jax.random.key(0))
+    return jax.eval_shape(Model(shape)._init, jax.random.key(0))  # pyright: ignore[reportPrivateUsage]
 
 
 def project(hidden: jax.Array, head: jax.Array) -> jax.Array:

@@ -160,8 +160,8 @@ class Attention(nn.Module):
             keys = norm(s, "key_norm", of_keys[normed])(keys)
         turn = partial(rotate, by_product=self.layout.platform == "tpu")
         queries, keys = turn(queries, *angles), turn(keys, *angles)
-        where = {"kernel": self.kernel, "layout": self.layout}
-        mixed = attend(queries, [*cached, (keys, values, mask)], scale=s.attention_scale, **where)
+        sources = [*cached, (keys, values, mask)]
+        mixed = attend(queries, sources, s.attention_scale, kernel=self.kernel, layout=self.layout)
         return linear(self, "out", mixed, of_queries, ("model",), s.out_bias), (keys, values)
 
 

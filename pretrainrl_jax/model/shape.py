@@ -146,7 +146,7 @@ def from_json(values: dict[str, Any]) -> ModelShape:
         values.get("remat", False),
     )
     words = {switch: word for word, switch in REMAT_IN_FILES.items()}
-    read = {
+    read: dict[str, Any] = {
         "rope_scaling": scaling and (LinearScaling if len(scaling) == 1 else RopeScaling)(**scaling),
         "windows": tuple(windows),
         "remat": words.get(remat, remat),

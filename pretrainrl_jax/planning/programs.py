@@ -338,7 +338,7 @@ class _Work:
         )  # fmt: skip
         times = systems * steps
         setting = "train.grad_accum_steps"
-        of = {"resident": resident, "other": self.other}
+        of: dict[str, Any] = {"resident": resident, "other": self.other}
         return Program(label, setting, lower, load, tokens, counted.training, times, steps, **of)
 
     def _reinforced(self, name: str, objective: ObjectiveConfig) -> Iterator[Program]:
@@ -409,7 +409,7 @@ class _Work:
         counted = (read + written) * (cost.layers + cost.adapters) + heads * cost.head
         counted += cost.attention * (read * (how.length + 1) / 2 + written * (how.length + how.new / 2))
         lower, tokens = partial(self.lowering.decoding, load), read + written
-        of = {"resident": resident, "other": self.other}
+        of: dict[str, Any] = {"resident": resident, "other": self.other}
         return Program(name, setting, lower, load, tokens, counted, times * executions, **of)
 
     def _scoring(
@@ -425,7 +425,7 @@ class _Work:
         load = Scoring(Packed(rows, row_length, holds.sources))
         tokens, counted = _counted(self.shape, drawn, False, asked / executions / len(drawn))
         lower = partial(self.lowering.scoring, load, holds, ends)
-        of = {"resident": resident, "other": self.other}
+        of: dict[str, Any] = {"resident": resident, "other": self.other}
         return Program(name, "", lower, load, tokens, counted.total, times * executions, **of)
 
 

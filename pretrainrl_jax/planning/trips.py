@@ -92,7 +92,8 @@ def _number(frame: Frame, name: str) -> _Number | None:
         case opcode if opcode in CALLING:
             inner = frame.called(instruction, "calls", "to_apply")
             return _number(inner[0], inner[0].computation.root.name) if inner else None
-    return None
+        case _:
+            return None
 
 
 def _element(frame: Frame, name: str, place: int) -> _Number | None:
@@ -122,7 +123,8 @@ def _element(frame: Frame, name: str, place: int) -> _Number | None:
                 if before is not None and before.carried is None:  # else it is carried by an outer loop
                     return before
             return _Number(place, 0)
-    return None
+        case _:
+            return None
 
 
 def _kept(body: Computation, place: int) -> bool:

@@ -194,7 +194,7 @@ def _draw_curve(
                 axes.plot(steps, shown, color=look.color, linewidth=0.7, alpha=0.22)
                 shown, every = _smooth(shown), max(1, len(steps) // MARKED)
             # Markers of different systems at different places, where curves lie on each other.
-            marks = {"markersize": 5, "markevery": (index * every // len(points), every)}
+            marks: dict[str, Any] = {"markersize": 5, "markevery": (index * every // len(points), every)}
             axes.plot(steps, shown, **look._asdict(), **marks, linewidth=1.7, label=known.label(system))
 
     return chart(5.4, 4.4, axis, curve.unit, draw)
@@ -293,7 +293,7 @@ def _draw_kinds(
         look, shown = KINDS[kind], 100 * values if share else values
         axes.plot(steps, shown, color=look.color, linewidth=0.7, alpha=0.22)
         every = max(1, len(steps) // MARKED)
-        marks = {"markersize": 5, "markevery": (index * every // len(points), every)}
+        marks: dict[str, Any] = {"markersize": 5, "markevery": (index * every // len(points), every)}
         axes.plot(steps, _smooth(shown), **look._asdict(), **marks, linewidth=1.7, label=f"{kind}s")
     if share:
         axes.set_ylim(-3, 103)
@@ -338,7 +338,7 @@ def accuracy(rows: list[Row], systems: list[str], known: Systems) -> str | None:
             at, *rates = np.array(asked, float).T
             rate, low, high = (100 * values for values in rates)
             at += 0.07 * (index - (len(systems) - 1) / 2)  # beside each other, or intervals would hide
-            lines = {"markersize": 6.5, "linewidth": 1.5, "elinewidth": 1.1, "zorder": 3}
+            lines: dict[str, Any] = {"markersize": 6.5, "linewidth": 1.5, "elinewidth": 1.1, "zorder": 3}
             look = styles[name]._asdict()
             axes.errorbar(at, rate, error_bars(rate, low, high), **look, **lines, label=known.label(name))
         ticks = [f"{brief(row.name[0])}\nto {brief(row.name[1])}" for row in rows]
@@ -392,7 +392,7 @@ def _label_points(axes: "Axes", points: list[tuple[str, tuple[float, float]]]) -
         if max(map(abs, note.xyann)) > 20:
             note.remove()
             arrow = {"arrowstyle": "-", "color": "#999999", "shrinkB": 6}
-            how = {
+            how: dict[str, Any] = {
                 "ha": note.get_horizontalalignment(),
                 "va": note.get_verticalalignment(),
                 "arrowprops": arrow,

@@ -6,7 +6,7 @@ its objects, so that no global figure state is left behind in a notebook.
 
 import base64
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -59,7 +59,7 @@ SVG: Any = {"format": "svg", "metadata": {"Date": None}}
 
 
 @contextmanager
-def canvas(width: float, height: float) -> Iterator["Figure"]:
+def canvas(width: float, height: float) -> Generator["Figure"]:
     """A figure of so many inches."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -93,8 +93,10 @@ def chart(
         draw(axes)
         handles, labels = axes.get_legend_handles_labels()
         if labels:
-            below = {"loc": "outside lower center", "ncols": columns, "fontsize": 10, "handlelength": 3.4}
-            figure.legend(handles, labels, **below, columnspacing=1.2)
+            figure.legend(
+                handles, labels, loc="outside lower center", ncols=columns, fontsize=10, handlelength=3.4,
+                columnspacing=1.2,
+            )  # fmt: skip
         return data_address(figure)
 
 

@@ -55,7 +55,7 @@ def table(told: Json) -> str:
             continue
         guess = percent(told["guessing"][part])
         parts.append(f"{part}: {count:,} labelled texts; one verdict for all is right in {guess}")
-        kept = [i for i, head in enumerate(HEADS) if any(_cells(row)[i] for row in rows)]
+        kept = [i for i in range(len(HEADS)) if any(_cells(row)[i] for row in rows)]
         lines = [[row["judge"], row["prompt"], *(_cells(row)[i] for i in kept)] for row in rows]
         parts.append(grid({"judge": 22, "prompt": 26}, [HEADS[i] for i in kept], lines))
     if attacked := _attacked(told):

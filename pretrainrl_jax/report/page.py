@@ -114,7 +114,7 @@ def write_report(workdir: Path) -> Path:
 def _write_improved(workdir: Path, inputs: Inputs, improved: selfimprove.Improved) -> Path:
     """The report of a workdir that holds self-improvement and nothing else that was evaluated."""
     dataset, model = describe(inputs.config)
-    summary = {
+    summary: Json = {
         "dataset": dataset,
         "model": model,
         "systems": {},

@@ -145,7 +145,8 @@ def row(
     before = entrant.taken()
     result = ask(asked, lambda texts: entrant.answer(prompt, texts), config.bench.batch, bar.advance)
     taken = Taken(*(now - then for now, then in zip(entrant.taken(), before, strict=True)))
-    told = {"judge": entrant.name, "part": part, "prompt": name, **measured(items, asked, result)}
+    told: dict[str, Any] = {"judge": entrant.name, "part": part, "prompt": name}
+    told |= measured(items, asked, result)
     told |= {"seconds": result.seconds, "replies": taken.replies}
     if taken.replies:
         of_one = {"tokens_in": taken.tokens_in, "tokens_out": taken.tokens_out, "cost": taken.cost}

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def export_adapters(source: str | Path, target: Path, base: str, mesh: Mesh, scr
 
 
 @contextmanager
-def _appearing(target: Path) -> Iterator[Path]:
+def _appearing(target: Path) -> Generator[Path]:
     """A folder to write into, which becomes the target at the end, or is removed."""
     partial = target.with_name(f".{target.name}.partial")  # beside it: the last step is a renaming
 

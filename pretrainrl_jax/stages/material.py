@@ -4,7 +4,7 @@ All that stages do otherwise for the one than for the other stands here.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.mining.draw import draw_negatives
@@ -22,7 +22,7 @@ class Material(NamedTuple):
     """What stages do with it."""
 
     make_trees: Callable[[Context], None]  # trees with references, the stage `mine`
-    made_with: Callable[[Context, Loaded], dict]  # what the trees depend on
+    made_with: Callable[[Context, Loaded], dict[str, Any]]  # what the trees depend on
     known_true: Callable[[Context, Sequence[AnswerTree]], list[str]]  # rejected, and known to be true by now
     name_of: Callable[[Context], Callable[[AnswerTree], str]]  # a tree in messages
     questions: Callable[[Sequence[AnswerTree]], Sequence[AnswerTree]]  # of the trees one of each question

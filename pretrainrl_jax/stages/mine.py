@@ -383,8 +383,9 @@ def build_trees(
         branches = [Branch(tokens[0], "chosen", fact.answer)]
         for candidate, branch in zip(kept, tokens[1:], strict=True):
             if len(branch) > 1:
-                measured = {"behaviour_logp": candidate.logp, "source": candidate.source}
-                branches.append(Branch(branch, "rejected", candidate.text, **measured))
+                said, logp = candidate.text, candidate.logp
+                found = Branch(branch, "rejected", said, behaviour_logp=logp, source=candidate.source)
+                branches.append(found)
             else:  # a terminator alone
                 dropped[candidate.source]["empty"] += counted
         tree = AnswerTree(fact.id, prefix, tuple(branches))

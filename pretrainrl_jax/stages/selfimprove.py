@@ -1,7 +1,7 @@
 """`selfimprove`: stream, continue, judge, learn (Self-Improving Pretraining, arXiv 2601.21343)."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -262,7 +262,7 @@ def add_references(
 
 
 @contextmanager
-def saved_first(session: Session) -> Iterator[None]:
+def saved_first(session: Session) -> Generator[None]:
     """What ends the run within it does so once the state is saved: what was asked of a server took hours."""
     try:
         yield

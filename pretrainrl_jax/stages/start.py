@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -79,7 +79,7 @@ def begin(command: Command) -> Started:
 
 
 @contextmanager
-def held(workdir: Path, prepare: Callable[[], None] = lambda: None) -> Iterator[None]:
+def held(workdir: Path, prepare: Callable[[], None] = lambda: None) -> Generator[None]:
     """Within it the workdir is this run's alone, and prepared; raises InputError if it is another run's."""
     with ExitStack() as stack:
 

@@ -169,7 +169,7 @@ def collect(workdir: Path, config: Config) -> list[Row]:
     """One row for each system and each combination of the values that it depends on, with all its seeds."""
     rows: dict[str, Row] = {}
     every = cells(config)
-    axis = next((axis for axis, name in REPEATS.items() if len(config.sweep.axes.get(axis, ())) > 1), "seed")
+    axis = next((axis for axis in REPEATS if len(config.sweep.axes.get(axis, ())) > 1), "seed")
     repeated = REPEATS[axis]
     summaries = [_summary(workdir / "cells" / cell.name / "report" / "summary.json") for cell in every]
     for system in ("base", *config.train.systems):

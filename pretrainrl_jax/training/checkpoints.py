@@ -10,7 +10,7 @@
 import errno
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -173,7 +173,7 @@ def saving(
     about: Json | None = None,
     detail: Callable[[str], None] = lambda text: None,
     best: str = "loss",
-) -> Iterator[Saver]:
+) -> Generator[Saver]:
     """Open a stage's folder for checkpoints; what is being written is finished on leaving.
 
     `about` is what the checkpoints depend on, as `restore_state` compares it; `best` the field of `Progress`

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -20,7 +20,7 @@ class Interrupted(Exception):
 
 
 @contextmanager
-def stop_requested(grace: float = 0.0, command: str = "") -> Iterator[Callable[[], bool]]:
+def stop_requested(grace: float = 0.0, command: str = "") -> Generator[Callable[[], bool]]:
     """Within this context the signals only set a flag; a second Ctrl-C stops at once.
 
     Yields a function that tells whether a stop was asked for. `grace` seconds after it was, the process ends
@@ -38,7 +38,7 @@ def stop_requested(grace: float = 0.0, command: str = "") -> Iterator[Callable[[
 
 
 @contextmanager
-def termination_interrupts(grace: float = 0.0, command: str = "") -> Iterator[None]:
+def termination_interrupts(grace: float = 0.0, command: str = "") -> Generator[None]:
     """Within this context SIGTERM is a KeyboardInterrupt as Ctrl-C is; otherwise as `stop_requested`."""
     again: list[threading.Timer] = []
 
@@ -62,7 +62,7 @@ def termination_interrupts(grace: float = 0.0, command: str = "") -> Iterator[No
 
 
 @contextmanager
-def _handled(handle: Handler, grace: float, command: str) -> Iterator[None]:
+def _handled(handle: Handler, grace: float, command: str) -> Generator[None]:
     clock: list[threading.Timer] = []
 
     def timed(number: int, frame: FrameType | None) -> None:

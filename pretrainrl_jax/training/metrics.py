@@ -21,7 +21,7 @@ from pretrainrl_jax.storage import in_bucket, upload
 UPLOADED = 30.0  # seconds between uploads to a bucket, and before each checkpoint
 
 
-class MetricsWriter(AbstractContextManager):
+class MetricsWriter(AbstractContextManager["MetricsWriter", None]):
     """Appends a stage's metrics to `metrics.jsonl` and to TensorBoard events under `tensorboard/<stage>`.
 
     Lines of the same stage from an earlier run that lie after `start` are removed first, all of them where

@@ -1,7 +1,7 @@
 """A trace of a few steps, for xprof: what the host and the devices do, and when."""
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ StepFunction = Callable[..., Any]
 @contextmanager
 def traced(
     step: StepFunction, begun: int, steps: str, folder: Path, stage: str, say: Callable[[str], None]
-) -> Iterator[StepFunction]:
+) -> Generator[StepFunction]:
     """`step` as it is, or, where `steps` names some steps, one that writes a trace of them.
 
     The devices have finished everything before the first of them when the trace begins, and the last of them

@@ -1,7 +1,7 @@
 """Checkpoints and models in a bucket: what is read of them, fetched for as long as it is read."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -13,7 +13,7 @@ from pretrainrl_jax.trees.tokenization import TEMPLATES
 
 
 @contextmanager
-def downloaded(path: str | Path) -> Iterator[Path]:
+def downloaded(path: str | Path) -> Generator[Path]:
     """`path` itself where it is local, else a temporary copy of the model at the URL (s3://bucket/folder).
 
     Of checkpoints at gs:// no copy is made: they are read where they are.

@@ -11,7 +11,7 @@ with Session(run, step, state, progress, feed, mesh, total_steps) as session:
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -277,7 +277,7 @@ class Session:
             self._writer.publish()
 
     @contextmanager
-    def untimed(self) -> Iterator[None]:
+    def untimed(self) -> Generator[None]:
         """What is done within it is no part of the seconds of training."""
         self._seconds = self._spent()
         yield
@@ -288,7 +288,7 @@ class Session:
         return self._seconds + time.perf_counter() - self._began
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused(self) -> Generator[None]:
         """Within it signals interrupt at once, as outside of a session, and other work shows its progress."""
         self._bars.close()
         self._bar = None

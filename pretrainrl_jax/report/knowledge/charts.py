@@ -55,7 +55,9 @@ def states(systems: Mapping[str, Json], which: str, known: Systems, title: str) 
         axes.tick_params(axis="y", length=0)
         figure.legend(
             *axes.get_legend_handles_labels(),
-            **{"loc": "outside lower center", "ncols": 5, "fontsize": 9.5},
+            loc="outside lower center",
+            ncols=5,
+            fontsize=9.5,
             handlelength=1.0,
             columnspacing=1.0,
             handletextpad=0.5,
@@ -72,10 +74,11 @@ def reliability(questions: Sequence[Json], title: str, colour: str) -> str | Non
     sure = confident(questions)
     if not sure:
         return None
-    lines = {"as it is": (columns(sure), {"color": colour, "marker": "o", "linestyle": "-"})}
+    lines: dict[str, tuple[tuple[np.ndarray, np.ndarray], dict[str, Any]]] = {}
+    lines["as it is"] = (columns(sure), {"color": colour, "marker": "o", "linestyle": "-"})
     scaled = [question for question in sure if question.get("calibrated") is not None]
     if scaled:
-        look = {"color": "#222222", "marker": "s", "linestyle": (0, (3, 1.5))}
+        look: dict[str, Any] = {"color": "#222222", "marker": "s", "linestyle": (0, (3, 1.5))}
         lines["after temperature"] = columns(scaled, "calibrated"), look
 
     def draw(axes: "Axes") -> None:
