@@ -1,14 +1,12 @@
 r"""Learning without forgetting: SmolLM2-135M learns 200 facts of PopQA, with and without the anchor.
 
     python -m pretrainrl_jax.main --config configs/anchor_smollm.py --workdir runs/anchor \
-        --sweep.seed=0,1,2 --sweep.train.passes=6
+        --sweep.seed=0,1,2 --sweep.objectives.anchored.anchor.weight=0.08,0.25,1
 
 It reads the Hugging Face folder `SmolLM2-135M`, `popQA.tsv`, and in `forgetting.txt` the text whose loss
 tells what is forgotten (docs/forgetting.md: `head -60 wikitext2_test.txt`); --model.path, --facts.path and
 --evaluate.text name others. Each seed draws other facts. The anchor is two texts of 128 tokens for 20
-questions, which the model wrote after EOS; a curve over its weight is
-
-    --sweep.objectives.anchored.anchor.weight=0.02,0.08,0.3,1
+questions, which the model wrote after EOS.
 
 Facts are trained as bare questions and asked behind three examples. docs/forgetting.md has the tables.
 """

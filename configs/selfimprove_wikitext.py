@@ -6,7 +6,7 @@ It reads the Hugging Face folder `SmolLM2-135M`, the text in `wikitext2_valid.tx
 `wikitext2_test.txt` and the facts in `popQA.tsv`; --model.path, --judge.path, --documents.path,
 --evaluate.text and --facts.path name others. Two rollouts of 32 tokens, online DPO, and next-token training
 beside it; every ordered pair of candidates is judged by the model itself: 6 verdicts a document. A model of
-this size is no judge to trust (docs/judging.md): docs/real-model.md says what came of it.
+this size is no judge to trust (docs/judging.md); docs/self-improving.md, "Real text", says what came of it.
 """
 
 from pretrainrl_jax.config import (
