@@ -267,6 +267,11 @@ def rotary_angles(
     return jnp.cos(angles), jnp.sin(angles)
 
 
+def rotates_by_product(layout: Layout, time: int) -> bool:
+    """Whether `rotate` is faster by a product. Around that of short rows XLA gathers weights twice."""
+    return layout.platform == "tpu" and time >= SPLASH_MIN_TIME
+
+
 def rotate(x: jax.Array, cosine: jax.Array, sine: jax.Array, *, by_product: bool = False) -> jax.Array:
     """Rotary embedding of x [batch, time, heads, head], halves rotated against each other as Llama does.
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from pretrainrl_jax.config.declare import Policy
-from pretrainrl_jax.model.attention import MIXED, Kernel, Visible, attend, rotate
+from pretrainrl_jax.model.attention import MIXED, Kernel, Visible, attend, rotate, rotates_by_product
 from pretrainrl_jax.model.experts import Matrices, Matrix, load, mix_experts, route
 from pretrainrl_jax.model.lora import A, B
 from pretrainrl_jax.model.mesh import Layout, constrain
@@ -158,7 +158,7 @@ class Attention(nn.Module):
             normed = slice(0 if s.traits.query_key_norm == "all" else 1, None)  # all heads together, or each
             queries = norm(s, "query_norm", of_queries[normed])(queries)
             keys = norm(s, "key_norm", of_keys[normed])(keys)
-        turn = partial(rotate, by_product=self.layout.platform == "tpu")
+        turn = partial(rotate, by_product=rotates_by_product(self.layout, x.shape[1]))
         queries, keys = turn(queries, *angles), turn(keys, *angles)
         sources = [*cached, (keys, values, mask)]
         mixed = attend(queries, sources, s.attention_scale, kernel=self.kernel, layout=self.layout)
