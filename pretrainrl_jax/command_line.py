@@ -31,7 +31,10 @@ from pretrainrl_jax.workdir import has_begun, read_workdir
 PROGRAM = "python -m pretrainrl_jax.main"
 DEFAULT = "run"  # the verb
 SWEEP = "sweep."  # before a setting's name: values to try
-OWN = ("facts.path", "preferences.path", "documents.path", "model.path")  # what users have of their own
+OF_DATA = ("facts.path", "preferences.path", "documents.path")
+OWN = (*OF_DATA, "model.path")  # what users have of their own
+RUNS = Path("runs")  # where workdirs are that are not named
+SUFFIXES = re.compile(r"(\.(csv|tsv|jsonl?|parquet|txt|gz|bz2|xz|zst))+$", re.IGNORECASE)  # of files of data
 OPTIONS: dict[str, dict[str, Any]] = {  # of every verb
     "--config": {"metavar": "FILE.py", "default": "", "help": "Python file that defines `config`"},
     "--workdir": {"metavar": "DIR", "default": "", "help": "folder of results, local or gs:// (runs/<name>)"},
@@ -73,13 +76,15 @@ def parse(arguments: Sequence[str]) -> Command:
         raise InputError(f"{what} {key}{nearest(key.removeprefix('--'), known)}")
 
     model = declared.named(options, given)
-    own = _own(given)
-    name = Path(model).name or _name(options.config, own)
-    options.workdir = place(options.workdir or Path("runs") / name)
+    default = RUNS / Path(model).name if model else _default_workdir(options.config, given)
+    options.workdir = place(options.workdir or default)
     alone = options.config or model or getattr(options, "compare", None)
+    stored = None
     if not alone and (declared.goes_on or (declared.makes and has_begun(options.workdir))):
-        config = read_workdir(options.workdir)
-    elif options.config or ("world" in declared.reads and not model and not own):
+        stored = read_workdir(options.workdir)
+    if stored and not (declared.makes and stored.model_alone):  # which trains nothing
+        config = stored
+    elif options.config or ("world" in declared.reads and not model and not _own(given)):
         config = read_config(options.config)
     else:  # the quickstart's settings suit the quickstart's world and model alone
         config = Config()
@@ -100,18 +105,24 @@ def parse(arguments: Sequence[str]) -> Command:
     return Command(verb, options, config, given, as_typed(arguments))
 
 
-def _own(given: dict[str, Any]) -> list[str]:
+def _own(given: dict[str, Any], names: Sequence[str] = OWN) -> list[str]:
     """The paths of facts, preferences, documents and models that settings name, to sweep over included."""
     swept = dict(given.get("sweep.over", ()))
-    values = [value for name in OWN for value in (given.get(name), *swept.get(name, ())) if value]
+    values = [value for name in names for value in (given.get(name), *swept.get(name, ())) if value]
     return [path for value in values for path in ([value] if isinstance(value, str) else value)]
 
 
-def _name(config: str, own: Sequence[str]) -> str:
-    """What the workdir is called: after the configuration file, or what users have of their own."""
-    if config or not own:
-        return Path(config or "quickstart").stem
-    return re.sub(r"[^\w.-]+", "", Path(own[0]).stem).strip(".") or "own"
+def _default_workdir(config: str, given: dict[str, Any]) -> Path:
+    """Called after the configuration file, or after the first file of data that users have of their own.
+
+    Not after a model: what is evaluated alone is, and a model itself may lie there.
+    """
+    if config or not _own(given):
+        return RUNS / Path(config or "quickstart").stem
+    first = next(iter(_own(given, OF_DATA)), "")
+    name = SUFFIXES.sub("", Path(first.rpartition(":")[2]).name)
+    workdir = RUNS / (re.sub(r"[^\w.-]+", "", name).strip(".-")[:80] or "own")
+    return RUNS / f"{workdir.name}_run" if Path(first) == workdir else workdir
 
 
 def as_typed(arguments: Sequence[str]) -> str:

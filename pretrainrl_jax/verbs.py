@@ -51,7 +51,12 @@ def _work(command: Command) -> None:
     config = command.config
     if config.preferences.path:
         if command.verb == "selfimprove":
-            raise InputError("selfimprove learns from documents: leave preferences.path out")
+            whose = (
+                ""
+                if "preferences.path" in command.given
+                else f", or name another workdir than {command.workdir}"
+            )
+            raise InputError(f"selfimprove learns from documents: leave preferences.path out{whose}")
         check_preferences(config)
     if command.verb == "selfimprove":
         check_judge(config.judge)

@@ -59,7 +59,7 @@ def test_the_docs_give_a_reason_for_each() -> None:
         name for row in page.split("## Written")[0].splitlines() for name in re.findall(r"`([\w-]+)`", row)
     }
     assert declared() <= told
-    assert told - declared() - set(PROJECT["optional-dependencies"]) == {"grain"} - declared()
+    assert told - declared() - set(PROJECT["optional-dependencies"]) == set()
 
 
 def test_what_is_written_here_is_there() -> None:

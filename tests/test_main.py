@@ -691,8 +691,13 @@ def test_what_users_have_of_their_own_begins_with_the_defaults(words: tuple[str,
         (("run", "--facts.path=data/capitals.csv"), "capitals"),
         (("train", "--preferences.path=pairs.jsonl"), "pairs"),
         (("selfimprove", "--model.path=/models/small/", "--documents.path=texts/*.txt"), "own"),
-        (("run", "--facts.path=hf:akariasai/PopQA", "--model.path=small"), "PopQA"),
-        (("run", "--sweep.model.path=one,two"), "one"),
+        (("run", "--facts.path=hf:akariasai/wiki-v1.5", "--model.path=small"), "wiki-v1.5"),
+        (("run", "--facts.path=gs://bucket/a.b/x.csv.gz"), "x"),
+        (("pretrain", "--documents.path=runs/texts"), "texts_run"),
+        (("run", f"--facts.path={300 * 'a'}.csv"), 80 * "a"),
+        (("run", "--sweep.facts.path=one.csv,two.csv"), "one"),
+        (("run", "--model.path=runs/Qwen2.5-0.5B"), "own"),  # which may hold the model itself
+        (("evaluate", "--model.path=Qwen2.5-0.5B", "--facts.path=capitals.csv"), "Qwen2.5-0.5B"),
         (("evaluate", "--model.path=models/small", "--facts.path=capitals.csv"), "small"),
     ],
 )
@@ -719,6 +724,17 @@ def test_a_command_without_configuration_goes_on_with_the_workdir_s(verb: str, t
         check_workdir(tmp_path, parse([verb, *here, "--world.relations=4"]).config, create=True)
     file = str(default_config())
     assert parse([verb, *here, "--config", file]).config == read_config(file)
+
+
+def test_where_a_model_stood_alone_a_run_does_not_go_on(tmp_path: Path) -> None:
+    """It would train nothing."""
+    alone = {"model.path": "model", "facts.path": "facts.csv", "train.systems": (), "pretrain.epochs": 0.0}
+    prepare_workdir(tmp_path, changed(Config(), alone), create=True)
+    (tmp_path / "metrics.jsonl").touch()
+    command = parse(["run", "--workdir", str(tmp_path), "--model.path=model", "--facts.path=facts.csv"])
+    assert command.config.train.systems == Config().train.systems
+    with pytest.raises(InputError, match="belongs to another configuration"):
+        check_workdir(tmp_path, command.config, create=True)
 
 
 def test_the_workdir_is_named_after_the_configuration(tiny_config: Path) -> None:

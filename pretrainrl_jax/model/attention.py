@@ -269,7 +269,7 @@ def rotary_angles(
 
 def rotates_by_product(layout: Layout, time: int) -> bool:
     """Whether `rotate` is faster by a product. Around that of short rows XLA gathers weights twice."""
-    return layout.platform == "tpu" and time >= SPLASH_MIN_TIME
+    return layout.platform == "tpu" and time >= SPLASH_MIN_TIME and layout.rules.head is None
 
 
 def rotate(x: jax.Array, cosine: jax.Array, sine: jax.Array, *, by_product: bool = False) -> jax.Array:
@@ -278,15 +278,27 @@ def rotate(x: jax.Array, cosine: jax.Array, sine: jax.Array, *, by_product: bool
     `by_product` exchanges the halves by a product with a matrix of 0, 1 and -1, which rounds nothing. A TPU's
     vectors are 128 numbers wide, so that such heads' halves are padded arrays of their own in main memory.
     """
-    wide, cosine, sine = x.astype(jnp.float32), cosine[:, :, None], sine[:, :, None]
+    cosine, sine = cosine[:, :, None], sine[:, :, None]
     if by_product:
-        half = jnp.eye(x.shape[-1] // 2, dtype=x.dtype)
-        exchange = jnp.block([[jnp.zeros_like(half), half], [-half, jnp.zeros_like(half)]])
-        exchanged = jnp.einsum(
-            "bthd,de->bthe", x, exchange, precision="highest", preferred_element_type=jnp.float32
-        )
         cosine, sine = (jnp.concatenate([part, part], -1) for part in (cosine, sine))
-        return (wide * cosine + exchanged * sine).astype(x.dtype)
-    real, imaginary = jnp.split(wide, 2, axis=-1)
+        return _exchanged(x, cosine, sine)
+    real, imaginary = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     rotated = jnp.concatenate([real * cosine - imaginary * sine, imaginary * cosine + real * sine], axis=-1)
     return rotated.astype(x.dtype)
+
+
+@jax.custom_vjp
+def _exchanged(x: jax.Array, cosine: jax.Array, sine: jax.Array) -> jax.Array:
+    half = jnp.eye(x.shape[-1] // 2, dtype=x.dtype)
+    exchange = jnp.block([[jnp.zeros_like(half), half], [-half, jnp.zeros_like(half)]])
+    other = jnp.einsum("bthd,de->bthe", x, exchange, precision="highest", preferred_element_type=jnp.float32)
+    return (x.astype(jnp.float32) * cosine + other * sine).astype(x.dtype)
+
+
+def _turned_back(angles: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, None, None]:
+    """The gradient is rotated the other way, and rounded once; angles have none: they are positions'."""
+    cosine, sine = angles
+    return _exchanged(gradient, cosine, -sine), None, None
+
+
+_exchanged.defvjp(lambda x, cosine, sine: (_exchanged(x, cosine, sine), (cosine, sine)), _turned_back)

@@ -77,9 +77,9 @@ def recomputed(shape: ModelShape, flash: bool) -> Again:
     mlp = s.d_model * s.d_ff * (s.experts_per_token or 1)
     every = 2 * s.d_model * (s.heads + s.kv_heads) * s.head_dim + 3 * mlp
     # No derivative reads what the MLP's last product gives; `attention` keeps all but its first two, `up` one
-    # of them. Of a mixture that of the router's weights reads the last, which `up` keeps.
+    # of them. A norm after the MLP, and a mixture's routes, read the last, which `up` keeps.
     products = {"full": 1 - mlp / every, "attention": 2 * mlp / every, "up": mlp / every}
-    if s.experts:
+    if s.experts or s.traits.norms[1][1]:
         products |= {"full": 1.0, "attention": 3 * mlp / every}
     scores = {"none": 0.0, "full": 1.0}.get(s.remat, 0.0 if flash else 1.0)
     # XLA keeps its probabilities, or computes them with the rest: a flash kernel does so in any case.

@@ -266,6 +266,17 @@ def test_remat_changes_neither_values_nor_gradients(remat, family):
     assert float(wanted[0]) > 0.1
 
 
+def test_rotating_by_a_product_changes_neither_values_nor_gradients(monkeypatch):
+    """As long rows do on TPUs."""
+    model, params = small_model()
+    wanted, times = squares(model)(params), []
+    monkeypatch.setattr(layers, "rotates_by_product", lambda layout, time: times.append(time) or True)
+    other = Model(dataclasses.replace(model.shape, remat="full"))  # what was compiled is not taken again
+    near = {"rtol": 1e-5, "atol": 1e-6}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **near), squares(other)(params), wanted)
+    assert set(times) == {packed().tokens.shape[1]}
+
+
 @pytest.mark.parametrize(("family", "last"), [("qwen3", 0), ("olmo2", 1)])
 def test_the_more_is_kept_the_fewer_products_a_gradient_takes(family, last):
     """A layer has 9: 7 with weights, the last of which a norm may read (`last`), and 2 of attention."""
