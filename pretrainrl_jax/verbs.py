@@ -51,12 +51,10 @@ def _work(command: Command) -> None:
     config = command.config
     if config.preferences.path:
         if command.verb == "selfimprove":
-            whose = (
-                ""
-                if "preferences.path" in command.given
-                else f", or name another workdir than {command.workdir}"
-            )
-            raise InputError(f"selfimprove learns from documents: leave preferences.path out{whose}")
+            how = "leave preferences.path out"
+            if "preferences.path" not in command.given:
+                how = f"{command.workdir} learns from preferences, choose another --workdir"
+            raise InputError(f"selfimprove learns from documents: {how}")
         check_preferences(config)
     if command.verb == "selfimprove":
         check_judge(config.judge)

@@ -35,7 +35,7 @@ KEPT: dict[Policy, tuple[str, ...]] = {
     # product, and what takes no product with a weight: norms, rotation, scores where XLA or cuDNN attends.
     "attention": _ATTENTION,
     # [rows, time, mlp] more: one product of three of the MLP is recomputed. Here and below the last one is
-    # kept where something reads it: [rows, time, model] for a norm after the MLP, or each choice of a mixture.
+    # kept where something reads it: [rows, time, model] for a norm after the MLP, each choice of a mixture.
     "up": (*_ATTENTION, "up", "down"),
     # [rows, time, mlp] more still: no product with a weight is recomputed.
     "products": (*_ATTENTION, "gate", "up", "down"),
