@@ -55,7 +55,8 @@ SETTINGS: Any = {
 }  # fmt: skip
 
 PNG: Any = {"format": "png", "dpi": 150, "bbox_inches": "tight"}
-SVG: Any = {"format": "svg", "metadata": {"Date": None}}
+# "tight" makes room for a legend that is wider than its figure.
+SVG: Any = {"format": "svg", "metadata": {"Date": None}, "bbox_inches": "tight"}
 
 
 @contextmanager

@@ -65,7 +65,7 @@ def states(systems: Mapping[str, Json], which: str, known: Systems, title: str) 
         return data_address(figure)
 
 
-def _short(label: str, most: int = 22) -> str:
+def _short(label: str, most: int = 24) -> str:
     return label if len(label) <= most else f"{label[: most - 1]}…"
 
 
