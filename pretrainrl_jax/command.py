@@ -9,6 +9,8 @@ from typing import Any
 
 from pretrainrl_jax.config import Config
 
+MAKING = ("run", "pretrain", "selfimprove")  # verbs that make their workdir, or go on in one that has begun
+
 
 @dataclass(frozen=True)
 class Command:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from pretrainrl_jax.cells import cells
-from pretrainrl_jax.command import Command
+from pretrainrl_jax.command import MAKING, Command
 from pretrainrl_jax.config import NAMED, Config
 from pretrainrl_jax.config.messages import explained, is_list, parse_value
 from pretrainrl_jax.config.stored import (
@@ -80,9 +80,9 @@ def parse(arguments: Sequence[str]) -> Command:
     options.workdir = place(options.workdir or default)
     alone = options.config or model or getattr(options, "compare", None)
     stored = None
-    if not alone and (declared.goes_on or (declared.makes and has_begun(options.workdir))):
+    if not alone and (declared.goes_on or (verb in MAKING and has_begun(options.workdir))):
         stored = read_workdir(options.workdir)
-    if stored and not (declared.makes and stored.model_alone):  # which trains nothing
+    if stored and not (verb in MAKING and stored.model_alone):  # which trains nothing
         config = stored
     elif options.config or ("world" in declared.reads and not model and not _own(given)):
         config = read_config(options.config)

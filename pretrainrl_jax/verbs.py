@@ -37,7 +37,6 @@ class Verb:
     run: Callable[[Command], None]
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # its own, as argparse takes them
     goes_on: bool = False  # without --config it goes on with what the workdir was made with
-    makes: bool = False  # it makes its workdir, and without --config goes on in one that has begun
     there: bool = True  # the models that its settings name must be there
     named: Callable[[argparse.Namespace, Mapping[str, Any]], str] = lambda options, given: ""
     """The one model it works on, where that is not a workdir's: its results lie under that name."""
@@ -268,13 +267,11 @@ VERBS = {
         "every stage in order; what is finished in the workdir is skipped (the default)",
         (*WORK, *TRAINING),
         _work,
-        makes=True,
     ),
     "pretrain": Verb(
         "a base model by next-token training on the corpus; the workdir is made for all stages",
         (*WORK, *TRAINING),
         _work,
-        makes=True,
     ),
     "mine": Verb(
         "the base model's falsehoods, with their reference log-probabilities",
@@ -301,7 +298,6 @@ VERBS = {
             "--train": {"default": "", "choices": ("judge", "rewriter"), "help": TRAINED},
             "--make": {"default": "", "choices": ("judge-data", "unsafe-data"), "help": MADE},
         },
-        makes=True,
     ),
     "judge": Verb(
         "judges and prompts compared on labelled texts: accuracy, agreement, what they prefer, cost",

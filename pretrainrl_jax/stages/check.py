@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pretrainrl_jax.cells import cells
-from pretrainrl_jax.command import Command
+from pretrainrl_jax.command import MAKING, Command
 from pretrainrl_jax.config import Config, JudgeConfig
 from pretrainrl_jax.documents.quality import read_blocklist
 from pretrainrl_jax.errors import InputError
@@ -20,7 +20,7 @@ from pretrainrl_jax.judging.prompts import judge_prompt, read_prompt
 def creates(command: Command) -> bool:
     """Whether a command makes its workdir: `evaluate` does for a model that it names."""
     named = command.verb == "evaluate" and "model.path" in command.given
-    return named or command.verb in ("run", "pretrain", "selfimprove")
+    return named or command.verb in MAKING
 
 
 def check_facts(config: Config, facts: Sequence[Fact]) -> None:

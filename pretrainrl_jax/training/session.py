@@ -358,7 +358,9 @@ class Session:
         self._marked = self._spent()
 
     def _shown(self, metrics: Mapping[str, jax.Array]) -> dict[str, float]:
-        values = jax.device_get({name: metrics[key] for name, key in self.run.shown.items()})
+        values = jax.device_get(
+            {name: metrics[key] for name, key in self.run.shown.items() if key in metrics}
+        )
         return {name: float(value) for name, value in values.items()} | self._beside
 
 
