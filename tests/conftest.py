@@ -1,5 +1,6 @@
 """What several files of tests share: a tiny configuration, and a workdir in which it has run."""
 
+import contextlib
 import fcntl
 import gc
 import json
@@ -7,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +19,14 @@ from helpers.eight_devices import SOONER
 
 
 def pytest_configure() -> None:
-    """All processes of a test run write machine code the sooner way, where XLA still knows it.
+    """In all processes of a test run XLA optimises little, and writes machine code the sooner way.
 
-    It ends a process that has a flag which it does not know: another one tries.
+    It is asked for the latter where it still knows that: it ends a process that has a flag which it does not
+    know, so another one tries.
     """
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+    if "jax" in sys.modules:  # has read that already
+        sys.modules["jax"].config.update("jax_disable_most_optimizations", True)
     given = os.environ.get("XLA_FLAGS", "")
     if SOONER in given:
         return
@@ -89,17 +95,30 @@ def _written(path: Path, text: str) -> Path:
     return partial.replace(path)  # another process never sees half of it
 
 
+KEPT_DAYS = 7  # programs of older runs are compiled anew: the folder does not grow for ever
+
+
 @pytest.fixture(scope="session", autouse=True)
-def compiled(shared: Path) -> Path:
-    """A folder that keeps what all tests compile, so that runs of one configuration compile once."""
+def compiled(pytestconfig: pytest.Config, shared: Path) -> Iterator[Path]:
+    """A folder that keeps what all tests compile: runs of one configuration, and the next `pytest`, need not.
+
+    Where tests count compilations they count what XLA is asked for, whether it is kept or not.
+    """
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 
-    folder = shared / "compiled"
-    for name, value in cache_settings(folder).items():
-        jax.config.update(name.lower(), value)
-    compilation_cache.reset_cache()
-    return folder
+    cache: pytest.Cache | None = getattr(pytestconfig, "cache", None)  # none with -p no:cacheprovider
+    folder = cache.mkdir("programs") if cache else shared / "compiled"
+    for program in folder.glob("*-cache"):
+        with contextlib.suppress(FileNotFoundError):  # the other worker looks, too
+            if program.stat().st_mtime < time.time() - KEPT_DAYS * 24 * 3600:
+                program.unlink()
+    with pytest.MonkeyPatch.context() as patch:  # for processes that tests start, too
+        for name, value in cache_settings(folder).items():
+            jax.config.update(name.lower(), value)
+            patch.setenv(name, str(value))
+        compilation_cache.reset_cache()
+        yield folder
 
 
 def cache_settings(folder: Path) -> dict[str, str | int]:
