@@ -125,9 +125,9 @@ class Ours:
         self.state = init_state(jax.tree.map(lambda x: x.copy(), both.params), adamw(settings))
         self.step = compile_step(both.model, settings, scale, mesh)
 
-    def update(self, batch: PackedBatch) -> float:
+    def update(self, batch: PackedBatch, coefficients: Coefficients = BOTH) -> float:
         """One; its loss before."""
-        self.state, metrics = self.step(self.state, batch, BOTH, SCHEDULE)
+        self.state, metrics = self.step(self.state, batch, coefficients, SCHEDULE)
         jax.block_until_ready(self.state)
         return float(metrics["loss"])
 
@@ -148,6 +148,12 @@ def seconds(work: Callable[[], Any]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
+
+
+def tell(rates: dict[str, list[float]]) -> None:
+    """Median and range of each."""
+    for name, own in rates.items():
+        print(f"{name}: {statistics.median(own):.3g} ({min(own):.3g} to {max(own):.3g})")
 
 
 def main() -> None:
@@ -175,10 +181,9 @@ def main() -> None:
             costs[0].append(seconds(lambda: ours.update(batch)) / options.ours)
             costs[1].append(seconds(theirs.update) / options.questions)
     print(f"both losses are {wanted:.5f}, {abs(found - wanted):.0e} apart; our rows are {full:.1%} full")
-    rates = [[1 / cost for cost in own] for own in costs]
-    rates.append([a / b for a, b in zip(*rates, strict=True)])
-    for name, own in zip(("ours, questions a second", "TRL", "ours is faster by"), rates, strict=True):
-        print(f"{name}: {statistics.median(own):.3g} ({min(own):.3g} to {max(own):.3g})")
+    ours_rates, their_rates = ([1 / cost for cost in own] for own in costs)
+    factors = [a / b for a, b in zip(ours_rates, their_rates, strict=True)]
+    tell({"ours, questions a second": ours_rates, "TRL": their_rates, "ours is faster by": factors})
 
 
 if __name__ == "__main__":

@@ -71,6 +71,7 @@ def _random(tokenizer: str, folder: Path) -> Path:
         vocab_size=151936, hidden_size=256, num_hidden_layers=4, num_attention_heads=4,
         num_key_value_heads=2, head_dim=64, intermediate_size=768, tie_word_embeddings=True,
         eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},  # Tunix 0.1.7 has no other for Qwen3
     )  # fmt: skip
     Qwen3ForCausalLM(config).save_pretrained(folder)
     words.save_pretrained(folder)
