@@ -68,7 +68,7 @@ def measured_rows(qwen3, groups) -> PackedBatch:
     own, reference = (
         np.array(tempered(qwen3.model, p, rows)) for p in (qwen3.params, qwen3.reference_params)
     )
-    noise = np.random.default_rng(1).normal(size=own.shape) * 0.4
+    noise = np.random.default_rng(2).normal(size=own.shape) * 0.7  # ratios are cut at both ends
     blank = rows.source_index < 0
     behaviour, reference = (np.where(blank, np.nan, x).astype(np.float32) for x in (own + noise, reference))
     return rows._replace(behaviour_logp=behaviour, reference_logp=reference)
@@ -164,8 +164,14 @@ def test_losses_and_gradients(qwen3, groups, measured_rows, form, kl, tmp_path, 
         "qwen3", f"RLVR: loss, {form}{', KL' if kl else ''}", abs(float(loss) - wanted.item()), TOLERANCE
     )
     assert abs(wanted.item()) > 1e-3
-    assert metrics["ratio_max"] > 1 + HIGH  # some are clipped
-    assert 0 < metrics["clipped"] < 1
+    used = np.asarray(measured_rows.source_index) >= 0
+    own = np.asarray(tempered(qwen3.model, qwen3.params, measured_rows), np.float64)
+    ratios = np.exp(own - measured_rows.behaviour_logp)[used]
+    gains = np.asarray(measured_rows.advantage)[used]
+    cut = [(gains > 0) & (ratios > 1 + HIGH), (gains < 0) & (ratios < 1 - LOW)]
+    assert all(side.any() for side in cut)  # each way
+    np.testing.assert_allclose(metrics["clipped"], np.any(cut, axis=0).mean(), atol=1e-6)
+    np.testing.assert_allclose(metrics["ratio_max"], ratios.max(), rtol=1e-4)
     wanted.backward()
     theirs = jax.tree.leaves(gradients_of(trainer, qwen3, tmp_path / "gradients"))
     ours, flat = (
