@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pretrainrl_jax.decoding import trie
+from pretrainrl_jax.decoding import constraints
 from pretrainrl_jax.decoding.answers import Answer, read_answer
 from pretrainrl_jax.decoding.decode import decode
 from pretrainrl_jax.errors import InputError
@@ -20,7 +20,7 @@ CHUNK = 4096  # answers put into tokens at a time, each with the prompt before i
 class Known:
     """The sets of answers that prompts have, made once for all of them."""
 
-    trie: trie.Trie
+    trie: constraints.Trie
     starts: Mapping[tuple[str, str], int]  # of a kind and a prompt the number of its set
     texts: Sequence[Mapping[tuple[int, ...], str]]  # of each set its answers, by their tokens
     longest: int  # tokens of the longest answer, without terminator
@@ -64,7 +64,7 @@ def known_answers(
             texts.append(_by_tokens(tokenizer, terminators, seam, continuations[kind]))
         starts[kind, prompt] = numbers[kind, tokens]
     longest = max(len(tokens) for answers in texts for tokens in answers)
-    return Known(trie.build(texts, terminators), starts, texts, longest)
+    return Known(constraints.build(texts, terminators), starts, texts, longest)
 
 
 def _spaced(answer: str) -> str:

@@ -16,7 +16,7 @@ from pretrainrl_jax.decoding.best_tokens import BLOCK
 from pretrainrl_jax.decoding.cache import empty_cache, extend, prefill
 from pretrainrl_jax.decoding.constraints import Constraint, State, begin
 from pretrainrl_jax.decoding.decoded import DecodedBatch
-from pretrainrl_jax.decoding.draw import inverse_cdf, take_along_last, uniform
+from pretrainrl_jax.decoding.draw import Exact, inverse_cdf, take_along_last, uniform
 from pretrainrl_jax.model import vocabulary
 from pretrainrl_jax.model.beginnings import Before
 from pretrainrl_jax.model.decoder import Model, Params, project
@@ -176,6 +176,7 @@ def sample(
     head = model.head(params).astype(model.shape.dtype)
     prompt, last, read = prefill(model, params, prompts, lengths, samples, earlier)
     sample_keys = jax.vmap(lambda key: jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(samples)))(keys)
+    filters = temperature, top_p, top_k
     off = (temperature == 1) & (top_p >= 1) & ((top_k <= 0) | (top_k >= model.shape.vocabulary))
 
     def should_continue(state: SampleState) -> jax.Array:
@@ -188,21 +189,8 @@ def sample(
         possible = logits if may is None else jnp.where(may | stuck[..., None], logits, -jnp.inf)
         step_keys = jax.vmap(jax.vmap(partial(jax.random.fold_in, data=state.step)))(sample_keys)
         number = uniform(step_keys)
-
-        def plain() -> tuple[jax.Array, jax.Array, jax.Array]:
-            token, logp = inverse_cdf(logits, number, model.layout)
-            return token, logp, logp
-
-        def filtered() -> tuple[jax.Array, jax.Array, jax.Array]:
-            logps = filtered_logps(possible, temperature, top_p, top_k)
-            token = jax.lax.cond(
-                temperature > 0,
-                lambda: inverse_cdf(logps, number, model.layout)[0],
-                lambda: possible.argmax(-1).astype(jnp.int32),
-            )
-            behaviour = jnp.where(temperature > 0, take_along_last(logps, token), 0)
-            return token, take_along_last(logits, token) - jax.nn.logsumexp(logits, -1), behaviour
-
+        filtered = partial(_draw_filtered, logits, possible, number, *filters, model.layout)
+        plain = partial(_draw_plain, logits, number, model.layout)
         token, logp, behaviour = filtered() if constraint else jax.lax.cond(off, plain, filtered)
         ends = terminators[token]
         live = ~state.done & ~stuck
@@ -238,9 +226,38 @@ def sample(
     )
     state = jax.lax.while_loop(should_continue, step, state)
     of_tokens = state.token_logps, state.behaviour_token_logps
-    sums = state.token_logps.sum(-1), state.behaviour_token_logps.sum(-1)
+    sums = (logps.sum(-1) for logps in of_tokens)
     drawn = DecodedBatch(state.tokens, state.lengths, state.finished, *sums, *of_tokens)
     return jax.tree.map(lambda x: constrain(x, model.layout), drawn)
+
+
+# What is drawn: tokens, their log-probabilities by the model as it is, and those that they were drawn by.
+Drawn = tuple[jax.Array, jax.Array, jax.Array]
+
+
+def _draw_plain(logits: jax.Array, number: Exact, layout: Layout) -> Drawn:
+    token, logp = inverse_cdf(logits, number, layout)
+    return token, logp, logp
+
+
+def _draw_filtered(
+    logits: jax.Array,
+    possible: jax.Array,
+    number: Exact,
+    temperature: jax.Array | float,
+    top_p: jax.Array | float,
+    top_k: jax.Array | int,
+    layout: Layout,
+) -> Drawn:
+    """Of the logits, `possible` are those of what may follow, -inf elsewhere."""
+    logps = filtered_logps(possible, temperature, top_p, top_k)
+    token = jax.lax.cond(
+        temperature > 0,
+        lambda: inverse_cdf(logps, number, layout)[0],
+        lambda: possible.argmax(-1).astype(jnp.int32),
+    )
+    behaviour = jnp.where(temperature > 0, take_along_last(logps, token), 0)
+    return token, take_along_last(logits, token) - jax.nn.logsumexp(logits, -1), behaviour
 
 
 @jax.jit

@@ -19,14 +19,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from helpers.automaton import Automaton
 from helpers.models_and_trees import small_model
 
 from pretrainrl_jax.config import CheckpointConfig, MeshConfig, OptimizerConfig
 from pretrainrl_jax.decoding import beam, sampling
 from pretrainrl_jax.decoding.best_tokens import best_tokens
-from pretrainrl_jax.decoding.constraints import Automaton
+from pretrainrl_jax.decoding.constraints import build
 from pretrainrl_jax.decoding.decode import decode, sample_batch
-from pretrainrl_jax.decoding.trie import build
 from pretrainrl_jax.evaluation.continuations import judge, share
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.lora import Lora, split
