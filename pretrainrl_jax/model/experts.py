@@ -1,7 +1,7 @@
 """A mixture of experts (arXiv 1701.06538): of many MLPs a router chooses a few for each token.
 
-The tokens are sorted by expert and multiplied group by group (grouped.py). No expert has a capacity, so that
-no token is dropped, whatever the router chooses.
+The tokens are sorted by expert and multiplied group by group (`grouped_product`). No expert has a capacity,
+so that no token is dropped, whatever the router chooses.
 
 Along the mesh's axis `expert` each device has some of the experts, and rows of its own. It gathers the rows
 of the others on the axis, lets its experts work on them, and gives each its part of the sum back.
@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from pretrainrl_jax.model.grouped import grouped_product
 from pretrainrl_jax.model.mesh import Layout
 
 LOAD, PROBABILITY = "expert_load", "expert_probability"  # of a layer's experts, over real tokens; [experts]
+TILE = 256  # rows that megablox takes at a time
+SIDE = 2048  # bytes of a side of the part of a matrix that it makes at a time: VMEM holds a few such squares
+LANES = 128
 
 
 class Routed(NamedTuple):
@@ -95,23 +97,6 @@ def balance_loss(auxiliary: dict[str, jax.Array]) -> jax.Array:
     loads, probabilities = auxiliary[LOAD].sum(0), auxiliary[PROBABILITY].sum(0)
     tokens = jnp.maximum(jax.lax.stop_gradient(probabilities.sum()), 1.0)
     return loads.shape[0] * jnp.sum(loads / tokens * probabilities / tokens)
-
-
-def every_expert(
-    x: jax.Array, routed: Routed, matrices: Matrices, activation: Callable[[jax.Array], jax.Array]
-) -> jax.Array:
-    """The mixture by its definition, each expert on every token: the reference of `mix_experts`.
-
-    Args:
-        x: [rows, time, model].
-        routed: the experts of each token.
-        matrices: without adapters.
-        activation: of the gate.
-    """
-    count = routed.probabilities.shape[-1]
-    weights = (jax.nn.one_hot(routed.experts, count) * routed.weights[..., None]).sum(-2)
-    gate, up = (jnp.einsum("rtm,emf->rtef", x, w.weight) for w in (matrices.gate, matrices.up))
-    return jnp.einsum("rtef,efm,rte->rtm", activation(gate) * up, matrices.down.weight, weights)
 
 
 def mix_experts(
@@ -242,3 +227,53 @@ def _take_backward(times: int, inverse: jax.Array, gradient: jax.Array) -> tuple
 
 
 _take.defvjp(lambda times, x, order, inverse: (x[order // times], inverse), _take_backward)
+
+
+def grouped_product(x: jax.Array, matrices: jax.Array, sizes: jax.Array, platform: str) -> jax.Array:
+    """Each row times its group's matrix; what rows after the last group become is not said.
+
+    Args:
+        x: [rows, inputs], one group's rows after another's.
+        matrices: [groups, inputs, outputs].
+        sizes: int32 [groups], rows of each.
+        platform: that it is compiled for.
+    """
+    if platform == "tpu":
+        return with_megablox(x, matrices, sizes, False)
+    return jax.lax.ragged_dot(x, matrices, sizes)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def with_megablox(x: jax.Array, matrices: jax.Array, sizes: jax.Array, interpret: bool) -> jax.Array:
+    """The same, whose gradient of the matrices is megablox's; `interpret`: on a device that is no TPU.
+
+    On TPUs `jax.lax.ragged_dot`, and its gradient of the rows, is a kernel that multiplies each row with its
+    group's matrix alone. Of its gradient of the matrices libtpu (0.0.42) makes a product of all rows with
+    each group, masked, as many times the work as there are groups.
+    """
+    return jax.lax.ragged_dot(x, matrices, sizes)
+
+
+def _backward(interpret: bool, saved: tuple[Any, Any, Any], gradient: jax.Array) -> tuple[Any, Any, None]:
+    x, matrices, sizes = saved
+    (of_x,) = jax.vjp(lambda x: jax.lax.ragged_dot(x, matrices, sizes), x)[1](gradient)
+    return of_x, gradient_of_matrices(x, gradient, sizes, interpret), None
+
+
+with_megablox.defvjp(
+    lambda x, matrices, sizes, interpret: (jax.lax.ragged_dot(x, matrices, sizes), (x, matrices, sizes)),
+    _backward,
+)
+
+
+def gradient_of_matrices(
+    x: jax.Array, gradient: jax.Array, sizes: jax.Array, interpret: bool = False
+) -> jax.Array:
+    """Of each group the sum over its rows of x · gradient, [groups, inputs, outputs]."""
+    from jax.experimental.pallas.ops.tpu.megablox.gmm import tgmm
+
+    longest = SIDE // x.dtype.itemsize
+    sides = (min(longest, -(-y.shape[1] // LANES) * LANES) for y in (x, gradient))
+    x, gradient = (jnp.pad(y, ((0, -len(y) % TILE), (0, 0))) for y in (x, gradient))
+    tiling: Any = (TILE, *sides)
+    return tgmm(x.swapaxes(0, 1), gradient, sizes, x.dtype, tiling, interpret=interpret)

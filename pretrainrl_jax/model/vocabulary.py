@@ -99,6 +99,36 @@ def fold_blocks(
         return jax.lax.fori_loop(0, full, step, carry)
 
 
+def block_logits(hidden: jax.Array, rows: jax.Array) -> jax.Array:
+    """Logits float32 [rows, time, block] of hidden states [rows, time, model] and a block's rows."""
+    return jnp.einsum("rtd,vd->rtv", hidden, rows, preferred_element_type=jnp.float32)
+
+
+def fold_gradients(
+    axes: MeshAxes,
+    table: jax.Array,
+    block: int,
+    of_logits: Callable[[Any, jax.Array], jax.Array],
+    states: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Σ_v g_v · row_v for each state, [rows, time, model]; and of this device's rows Σ g_v · state, float32.
+
+    `of_logits(start, rows)` gives g of a block, [rows, time, block] in the table's dtype.
+    """
+
+    def body(start: Any, rows: jax.Array, carry: Any) -> tuple[jax.Array, jax.Array]:
+        dstates, dtable = carry  # [rows, time, model], [vocabulary, model]
+        g = of_logits(start, rows)
+        dstates += jnp.einsum("rtv,vd->rtd", g, rows, preferred_element_type=jnp.float32)
+        drows = jnp.einsum("rtv,rtd->vd", g, states, preferred_element_type=jnp.float32)
+        if axes.model:  # where the block was gathered, its gradient is scattered: it is never held whole
+            drows = jax.lax.psum_scatter(drows, axes.model, scatter_dimension=1, tiled=True)
+        return dstates, jax.lax.dynamic_update_slice_in_dim(dtable, drows, start, axis=0)
+
+    start = (jnp.zeros(states.shape, jnp.float32), jnp.zeros(table.shape, jnp.float32))
+    return fold_blocks(axes, table, block, body, start)
+
+
 class LogSumExp(NamedTuple):
     """A logsumexp on its way through the vocabulary: log(total) + maximum, both float32."""
 

@@ -68,12 +68,15 @@ def target_logps_and_auxiliary(
 ) -> tuple[jax.Array, Auxiliary]:
     """The same, and what the layers report of themselves (`HiddenStates.auxiliary`)."""
     states = source_states(model, params, batch, earlier)
-    hidden = states.hidden
-    if temperature is not None:
-        hidden = (hidden / temperature).astype(hidden.dtype)  # a logit is a product with it
+    hidden = states.hidden if temperature is None else _divided(states.hidden, temperature)
     head = model.head(params).astype(hidden.dtype)
     logps = token_logps(hidden, head, batch.source_index, batch.targets, layout=model.layout)
     return logps, states.auxiliary
+
+
+def _divided(hidden: jax.Array, temperature: jax.Array | float) -> jax.Array:
+    """States whose logits, products with them, are divided by a temperature."""
+    return (hidden / temperature).astype(hidden.dtype)
 
 
 def anchor_states(model: Model, params: Params, anchors: AnchorBatch) -> jax.Array:
@@ -107,11 +110,8 @@ def score_endings(
     """Of every branch of packed rows its summed log-probability, and its probability as an answer.
 
     The second counts every terminator at the place of its own: an answer ends as probably as all of them
-    together. It is what is shown and compared, whatever terminator a model was taught to end with.
-
-    Args:
-        terminators: bool [vocabulary]; every branch's own is among them.
-        earlier: what was read before the rows.
+    together. It is what is shown and compared, whatever terminator a model was taught to end with. Every
+    branch's own is among `terminators`, bool [vocabulary].
 
     Returns:
         float32 [rows, branches, 2], in nats, on every device.
@@ -132,10 +132,7 @@ def score_tempered(
 ) -> jax.Array:
     """The second of `score_endings` at several temperatures, which divide every logit; one forward pass.
 
-    Args:
-        terminators: bool [vocabulary].
-        temperatures: float32 [temperatures], above 0.
-        earlier: what was read before the rows.
+    `temperatures` are float32 [temperatures], above 0.
 
     Returns:
         float32 [rows, branches, temperatures], in nats, on every device.
@@ -143,8 +140,7 @@ def score_tempered(
     hidden = source_states(model, params, batch, earlier).hidden
 
     def at(temperature: jax.Array) -> jax.Array:
-        divided = (hidden / temperature).astype(hidden.dtype)  # a logit is a product with it
-        return _branch_and_answer_logps(model, params, divided, batch, terminators)[1]
+        return _branch_and_answer_logps(model, params, _divided(hidden, temperature), batch, terminators)[1]
 
     return constrain(jnp.moveaxis(jax.lax.map(at, temperatures), 0, -1), model.layout)
 
@@ -197,7 +193,6 @@ def score_trees(
     What many of them begin with is read once; trees that share a row go on with the same.
 
     Args:
-        trees: the trees.
         row_length: input tokens a row holds, or as many as the longest tree has beside what it shares.
         rows: rows scored at a time, rounded up to what divides over the devices.
         fit: the sizes of rows to compile for, from the smallest that hold these trees.
@@ -208,7 +203,6 @@ def score_trees(
     Returns:
         For each tree, in order, the log-probability of each of its branches (nats), or what `engine` gives of
         it.
-
     """
     rows = round_up_rows(model.mesh, rows)
     read = max((max(tree.prefix, default=0) for tree in trees), default=0)
@@ -226,10 +220,8 @@ def score_trees(
             batch = pack([[trees[i] for i in row] for row in filled], holds, question=False)
             check_tokens(int(max(batch.tokens.max(), batch.targets.max())), model.shape.vocabulary)
             batch = jax.tree.map(lambda x: place_rows(x, model.mesh), batch)
-            yield (
-                together,
-                engine(model, params, batch, begun_with.before([row[0] for row in together], rows)),
-            )
+            earlier = begun_with.before([row[0] for row in together], rows)
+            yield together, engine(model, params, batch, earlier)
 
     scores: list[list[Any]] = [[] for _ in trees]
     for together, every in results(begun(), "the scores of a batch"):

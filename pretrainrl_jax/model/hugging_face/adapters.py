@@ -20,7 +20,7 @@ from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.families import weights_of
 from pretrainrl_jax.model.hugging_face.config import read_config as read_json
 from pretrainrl_jax.model.hugging_face.files import ADAPTER, DTYPES, listed, read_header
-from pretrainrl_jax.model.hugging_face.layout import Place
+from pretrainrl_jax.model.hugging_face.reading import Place
 from pretrainrl_jax.model.lora import A, B, Lora, split
 from pretrainrl_jax.model.mesh import replicated
 from pretrainrl_jax.model.partitioning import place
