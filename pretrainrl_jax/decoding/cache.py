@@ -37,13 +37,9 @@ def prefill(
     branches: int,
     earlier: Before | None = None,
 ) -> Read:
-    """Read the prompts.
+    """Read prompts int32 [batch, time], padded on the right; so many branches will see each.
 
-    Args:
-        prompts: int32 [batch, time], padded on the right.
-        lengths: int32 [batch].
-        branches: that will see each prompt.
-        earlier: what was read before the prompts.
+    `lengths` are int32 [batch]; `earlier` was read before the prompts.
     """
     batch, time = prompts.shape
     positions = jnp.broadcast_to(jnp.arange(time), prompts.shape)

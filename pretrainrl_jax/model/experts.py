@@ -56,12 +56,9 @@ class Axes(NamedTuple):
 
 
 def route(logits: jax.Array, per_token: int, normalised: bool) -> Routed:
-    """The experts of each token: the most probable `per_token`, by a softmax over all of them.
+    """The experts of each token: the most probable `per_token`, by a softmax of logits [rows, time, experts].
 
-    Args:
-        logits: of the router, [rows, time, experts].
-        per_token: how many are chosen.
-        normalised: the weights of the chosen ones add up to 1; else they are their probabilities.
+    `normalised`: the weights of the chosen ones add up to 1; else they are their probabilities.
     """
     probabilities = jax.nn.softmax(logits.astype(jnp.float32), -1)
     weights, experts = jax.lax.top_k(probabilities, per_token)
@@ -71,11 +68,9 @@ def route(logits: jax.Array, per_token: int, normalised: bool) -> Routed:
 
 
 def load(routed: Routed, real: jax.Array) -> dict[str, jax.Array]:
-    """How many real tokens chose each expert, and the sum of their probabilities for it.
+    """How many tokens chose each expert, and the sum of their probabilities for it; of those that are `real`.
 
-    Args:
-        routed: what the router says of them.
-        real: bool [rows, time], False on padding.
+    bool [rows, time], False on padding.
     """
     count = routed.probabilities.shape[-1]
     chosen = jax.nn.one_hot(routed.experts, count, dtype=jnp.float32).sum(-2)  # [rows, time, experts]
@@ -89,10 +84,8 @@ def balance_loss(auxiliary: dict[str, jax.Array]) -> jax.Array:
     """The loss that keeps experts equally busy (Switch Transformer, arXiv 2101.03961, equations 4 to 6).
 
     experts · Σ share of tokens · mean probability, over the experts; both are means over all layers together,
-    as transformers has it. Equal shares give the number of experts a token, which is the least.
-
-    Args:
-        auxiliary: what the layers report, each [layers, experts].
+    as transformers has it. Equal shares give the number of experts a token, which is the least. What layers
+    report, `auxiliary`, is [layers, experts] each.
     """
     loads, probabilities = auxiliary[LOAD].sum(0), auxiliary[PROBABILITY].sum(0)
     tokens = jnp.maximum(jax.lax.stop_gradient(probabilities.sum()), 1.0)
@@ -107,15 +100,10 @@ def mix_experts(
     layout: Layout,
     scale: float = 1.0,
 ) -> jax.Array:
-    """The weighted sum of what each token's experts give, [rows, time, model] in the dtype of x.
+    """The weighted sum of what each token's experts give of x [rows, time, model], of its shape and dtype.
 
-    Args:
-        x: [rows, time, model].
-        routed: the experts of each token.
-        matrices: of all experts, in the dtype of x.
-        activation: of the gate.
-        layout: where they lie: rows of x as a batch's, experts, model and mlp as parameters do.
-        scale: of adapters.
+    The matrices, of that dtype, are of all experts; `activation` is the gate's, `scale` that of adapters.
+    Rows of x lie as a batch's do, experts, model and mlp as parameters'.
     """
     of_device = partial(_of_device, activation=activation, scale=scale, platform=layout.platform)
     arguments = (x, routed.experts, routed.weights, matrices)
@@ -210,13 +198,9 @@ def _grouped(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _take(times: int, x: jax.Array, order: jax.Array, inverse: jax.Array) -> jax.Array:
-    """The rows of x, each so many times, in an order of those; the gradient is gathered, too, not scattered.
+    """The rows of x [rows, model], each so many times, in an order; the gradient is gathered, not scattered.
 
-    Args:
-        times: how often each row is taken.
-        x: [rows, model].
-        order: int32 [rows · times], of rows that are counted as often as they are taken.
-        inverse: the order that undoes it.
+    The order is int32 [rows · times], of rows counted as often as they are taken; `inverse` undoes it.
     """
     return x[order // times]
 
@@ -232,11 +216,8 @@ _take.defvjp(lambda times, x, order, inverse: (x[order // times], inverse), _tak
 def grouped_product(x: jax.Array, matrices: jax.Array, sizes: jax.Array, platform: str) -> jax.Array:
     """Each row times its group's matrix; what rows after the last group become is not said.
 
-    Args:
-        x: [rows, inputs], one group's rows after another's.
-        matrices: [groups, inputs, outputs].
-        sizes: int32 [groups], rows of each.
-        platform: that it is compiled for.
+    x [rows, inputs], one group's rows after another's; matrices [groups, inputs, outputs]; sizes int32
+    [groups], rows of each. It is compiled for `platform`.
     """
     if platform == "tpu":
         return with_megablox(x, matrices, sizes, False)

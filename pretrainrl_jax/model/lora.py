@@ -6,7 +6,7 @@ it was; without its adapters it is that at any time, which is how the reference 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import flax.traverse_util
@@ -35,11 +35,8 @@ class Lora:
 
 def lora_of(settings: LoraConfig) -> Lora | None:
     """The adapters that settings ask for."""
-    return (
-        Lora(settings.rank, settings.alpha, settings.matrices, settings.rank_stabilised)
-        if settings.rank
-        else None
-    )
+    s = settings
+    return Lora(s.rank, s.alpha, s.matrices, s.rank_stabilised) if s.rank else None
 
 
 def split(lora: Lora | None, params: Any) -> tuple[Any, Any]:
@@ -83,12 +80,7 @@ def _product(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def lora_to_json(lora: Lora) -> dict[str, Any]:
     """A plain dictionary that `lora_from_json` reads back."""
-    return {
-        "rank": lora.rank,
-        "alpha": lora.alpha,
-        "targets": list(lora.targets),
-        "rank_stabilised": lora.rank_stabilised,
-    }
+    return asdict(lora) | {"targets": list(lora.targets)}
 
 
 def lora_from_json(values: Mapping[str, Any]) -> Lora:

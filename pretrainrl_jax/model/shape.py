@@ -20,7 +20,7 @@ LATER: dict[str, Any] = {
     "local_rope_theta": 0.0, "query_scale": 0.0, "experts": 0, "experts_per_token": 0, "norm_topk_prob": True,
     "router_loss": 0.0,
 }  # fmt: skip
-REMAT_IN_FILES = {word: switch == "true" for switch, word in SWITCHED.items()}
+REMAT_IN_FILES = {word: switch == "true" for switch, word in SWITCHED.items()}  # else the policy's name
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class ModelShape:
 def from_settings(settings: ModelConfig, vocabulary: int) -> ModelShape:
     """The shape a configuration describes, with `vocabulary` rows of embedding where it names none."""
     names = {f.name for f in dataclasses.fields(ModelShape)}
-    values = {k: v for k, v in _by_field(dataclasses.asdict(settings)).items() if k in names}
+    values = {k: v for k, v in dataclasses.asdict(settings).items() if k in names}
     values["vocabulary"] = settings.vocabulary or vocabulary
     traits = FAMILIES[settings.family]
     if traits.experts is None:
@@ -140,20 +140,10 @@ def to_json(shape: ModelShape) -> dict[str, Any]:
 
 def from_json(values: dict[str, Any]) -> ModelShape:
     """The shape written by `to_json`, in this version or an older one."""
-    scaling, windows, remat = (
-        values.get("rope_scaling"),
-        values.get("windows", ()),
-        values.get("remat", False),
-    )
-    words = {switch: word for word, switch in REMAT_IN_FILES.items()}
-    read: dict[str, Any] = {
-        "rope_scaling": scaling and (LinearScaling if len(scaling) == 1 else RopeScaling)(**scaling),
-        "windows": tuple(windows),
-        "remat": words.get(remat, remat),
-    }
-    return ModelShape(**(_by_field(values) | read))
-
-
-def _by_field(values: dict[str, Any]) -> dict[str, Any]:
     fields = {name: field for field, name in IN_FILES.items()}
-    return {fields.get(name, name): value for name, value in values.items()}
+    read = {fields.get(name, name): value for name, value in values.items()}
+    scaling, remat = values.get("rope_scaling"), str(values.get("remat", False))
+    read["rope_scaling"] = scaling and (LinearScaling if len(scaling) == 1 else RopeScaling)(**scaling)
+    read["windows"] = tuple(values.get("windows", ()))
+    read["remat"] = SWITCHED.get(remat.lower(), remat)
+    return ModelShape(**read)

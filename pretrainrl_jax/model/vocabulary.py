@@ -33,11 +33,7 @@ def maybe_shard_map(
 ) -> Callable[..., Any]:
     """`per_shard(axes, …)` on every device's part of its arguments; of all where there is one device.
 
-    Args:
-        layout: of the model.
-        per_shard: gives of its arguments' parts the results' parts.
-        in_specs: of the arguments the partition by logical axes, as TABLE is.
-        out_specs: of the results.
+    It gives the results' parts. The specs are partitions by logical axes, as TABLE is.
     """
     if layout.mesh is None or not layout.is_sharded:
         return partial(per_shard, MeshAxes())

@@ -39,13 +39,7 @@ def needed_bytes(shape: ModelShape, cuts: Cuts) -> float:
 
 
 def takes_copy(shape: ModelShape, cuts: Cuts, room: float) -> bool:
-    """Whether there is something to copy, and room for it.
-
-    Args:
-        shape: of the model.
-        cuts: how its parameters are shared.
-        room: bytes of a device that the copy, parameters and both moments may take.
-    """
+    """Whether there is something to copy, and `room` for it: bytes for the copy, parameters and moments."""
     as_it_lies = cuts.model == 1 and jnp.dtype(shape.dtype).itemsize == FLOAT32
     return not as_it_lies and needed_bytes(shape, cuts) <= room
 

@@ -55,10 +55,8 @@ def stored(folder: Path) -> dict[str, Stored]:
     """Every tensor of a folder's model, by name; of a model of text and images those of its text alone.
 
     As in transformers, model.safetensors goes before shards beside it. Of shards, a tensor is read from the
-    one that the index names for it, whatever others hold.
-
-    Raises:
-        InputError: if a file is missing, is no whole safetensors file, or two may hold a tensor.
+    one that the index names for it, whatever others hold. Raises InputError if a file is missing, is no whole
+    safetensors file, or two may hold a tensor.
     """
     if (folder / ADAPTER).is_file():
         raise InputError(

@@ -30,8 +30,8 @@ ALIGNMENT = 64  # bytes
 PIECE = 16 << 20  # bytes read at a time of a tensor that has no layers
 THREADS = 16  # that read, one for each processor at most
 ROWS = 16  # of a matrix turned at a time
-# Kept by old checkpoints of Llama, and follow from rope_theta.
-DERIVED = ".rotary_emb.inv_freq"
+DERIVED = ".rotary_emb.inv_freq"  # kept by old checkpoints of Llama, and follow from rope_theta
+NOT_FINITE = "not finite (NaN or infinite): the file is damaged"
 Slices = tuple[slice, ...]
 Place = tuple[int, ...]  # layer and expert
 
@@ -117,16 +117,10 @@ def parameters(model: Model) -> dict[str, Parameter]:
 def read_params(folder: Path, model: Model, places: Any, screen: Screen = SILENT) -> Params:
     """The folder's weights as parameters, in their dtypes; see `own_dtypes` for layers that differ in it.
 
-    Args:
-        folder: of a Hugging Face model.
-        model: the decoder its config.json describes.
-        places: a sharding for each parameter.
-        screen: shows how far it is.
-
-    Raises:
-        InputError: if a file is missing or damaged, or tensors are missing, unknown, of another shape, of a
-            dtype that is none of a model's, or not finite; each is named, before anything is read where the
-            files' headers tell.
+    `model` is the decoder that its config.json describes; `places` has a sharding for each parameter. Raises
+    InputError if a file is missing or damaged, or tensors are missing, unknown, of another shape, of a dtype
+    that is none of a model's, or not finite; each is named, before anything is read where the files' headers
+    tell.
     """
     tensors = stored(folder)
     wanted = parameters(model)
@@ -142,9 +136,7 @@ def read_params(folder: Path, model: Model, places: Any, screen: Screen = SILENT
             bad |= of_parameter
             bar.advance(len(parameter.names))
     if bad := {name for names in gather(sorted(bad), "reading weights") for name in names}:
-        raise InputError(
-            f"{folder}: {listed(sorted(bad))} is not finite (NaN or infinite): the file is damaged"
-        )
+        raise InputError(f"{folder}: {listed(sorted(bad))} is {NOT_FINITE}")
     return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
@@ -175,16 +167,10 @@ def _check(folder: Path, tensors: dict[str, Stored], wanted: dict[str, Parameter
         says = [f"has no tensor {listed(missing)}"] * bool(missing)
         says += [f"has {listed(extra)} that is no part of it"] * bool(extra)
         raise InputError(f"{folder} {', and '.join(says)}: the weights do not belong to its config.json")
-    wrong = [
-        f"{name} has shape {tensors[name].shape} and not {shape}"
-        for name, shape in shapes.items()
-        if tensors[name].shape != shape
-    ]
-    wrong += [
-        f"{name} is {tensors[name].kind} and not one of {', '.join(DTYPES)}"
-        for name in shapes
-        if tensors[name].kind not in DTYPES
-    ]
+    there = {name: (tensors[name].shape, tensors[name].kind) for name in shapes}
+    wrong = [f"{n} has shape {s} and not {shapes[n]}" for n, (s, _) in there.items() if s != shapes[n]]
+    known = ", ".join(DTYPES)
+    wrong += [f"{n} is {kind} and not one of {known}" for n, (_, kind) in there.items() if kind not in DTYPES]
     if wrong:
         raise InputError(f"{folder}: {listed(wrong)}: the weights do not belong to its config.json")
 

@@ -124,10 +124,7 @@ def write_weights(
     """Write tensors to files of at most `shard_size` ("5GB"), with an index where there are several.
 
     One file's tensors are on the host at a time. Of several processes all must call it; process 0 writes.
-
-    Raises:
-        InputError: if `shard_size` is no size.
-        OSError: if they cannot be written.
+    Raises InputError if `shard_size` is no size, OSError if they cannot be written.
     """
     from huggingface_hub import split_state_dict_into_shards_factory
     from safetensors.numpy import save_file
