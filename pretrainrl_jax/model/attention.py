@@ -133,7 +133,7 @@ def can_use_splash(rows: TreeRows, shape: ModelShape, layout: Layout, *, cached:
     """Whether splash attention computes such attention, and its gradients, and is worth it.
 
     It masks by order and by sequence, so that a tree's branches are not for it; nor are windows, since layers
-    are scanned and theirs is traced; nor earlier tokens, where there are some (`cached`). Each device computes
+    are scanned and theirs is traced; nor earlier tokens, if there are some (`cached`). Each device computes
     its own rows and heads, whole. On a CPU it is interpreted, slowly: tests alone ask for that
     (`platforms.kernel_for`).
     """

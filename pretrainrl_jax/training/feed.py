@@ -121,8 +121,7 @@ def held(
 ) -> tuple[list[list[int]], Holds]:
     """Which of some trees share a row; and what a batch of them holds, after one that held so much.
 
-    Raises:
-        ValueError: if a tree is longer than a row.
+    Raises ValueError if a tree is longer than a row.
     """
     sizes = [size(tree, question=False) for tree in trees]
     planned = plan([taken.inputs for taken in sizes], row_length)
@@ -144,10 +143,8 @@ def place_trees(
 ) -> tuple[PackedBatch, Holds]:
     """A batch [microsteps, rows, …] of some trees, on the devices; and what it holds. Prefixes are only read.
 
-    Every process gives the same trees, and its own rows of them. `sequences` is as `pack` is told.
-
-    Raises:
-        ValueError: if a tree is longer than a row, or one that is to be a sequence has branches.
+    Every process gives the same trees, and its own rows of them. `sequences` is as `pack` is told. Raises
+    ValueError if a tree is longer than a row, or one that is to be a sequence has branches.
     """
     planned, holds = held(trees, mesh, row_length, holds, microsteps)
     own = local_rows(mesh, holds.rows)

@@ -130,23 +130,16 @@ def load(
         merge: adapters become part of the matrices they are for, all parameters float32 if no dtype is
             asked for; else they stay beside them.
 
-    Raises:
-        InputError: if there is nothing to load, it is damaged, or of an unknown kind, or the model that
-            adapters were trained for is not where it was, or is another one.
+    Raises InputError if there is nothing to load, it is damaged, or of an unknown kind, or the model that
+    adapters were trained for is not where it was, or is another one.
     """
-    there = place(path, "--model.path") if str(path).startswith(BUCKET) else None
-    if (
-        there and not is_hugging_face(there) and not is_adapter(there)
-    ):  # Orbax reads it where it is, each process its own part
-        loaded = _load_checkpoint(there, mesh, dtype, params_dtype, merge)
-    else:
-        with downloaded(path) as local:
-            if is_hugging_face(local):
-                loaded = _load_hugging_face(local, mesh, dtype, params_dtype, screen)
-            elif is_adapter(local):
-                loaded = _load_peft(local, mesh, dtype, params_dtype, screen, merge)
-            else:
-                loaded = _load_checkpoint(local, mesh, dtype, params_dtype, merge)
+    with downloaded(path) as local:
+        if is_hugging_face(local):
+            loaded = _load_hugging_face(local, mesh, dtype, params_dtype, screen)
+        elif is_adapter(local):
+            loaded = _load_peft(local, mesh, dtype, params_dtype, screen, merge)
+        else:
+            loaded = _load_checkpoint(local, mesh, dtype, params_dtype, merge)
     origin = {name: value for name, value in loaded.origin.items() if name != DTYPES or not params_dtype}
     return replace(loaded, model=replace(loaded.model, **chosen._asdict()), origin=origin)
 
@@ -162,8 +155,8 @@ def _load_hugging_face(
         screen.say(
             f"{folder}: a model of text and images, of which its text is taken; {count} tensors are not"
         )
-    files = {name: f"{name}.json" for name in ORIGIN}
-    origin = {name: read_config(folder, file) for name, file in files.items() if (folder / file).is_file()}
+    there = [name for name in ORIGIN if (folder / f"{name}.json").is_file()]
+    origin = {name: read_config(folder, f"{name}.json") for name in there}
     origin[DTYPES] = own_dtypes(folder, model)
     return Loaded(model, _cast(params, params_dtype), tokenizer, Template("bare"), origin)
 
@@ -189,17 +182,13 @@ def _load_checkpoint(path: Path, mesh: Mesh | None, dtype: str, params_dtype: st
 
 def _base(folder: Path, described: Json, model: Model) -> Loaded:
     """The model that a stage's adapters were trained for, as they had it."""
-    if stage := described.get("stage"):
-        above = next((parent for parent in folder.parents if parent.name == "checkpoints"), folder.parent)
-        path: str | Path = above / stage
-    else:
-        path = described["path"]
+    above = next((parent for parent in folder.parents if parent.name == "checkpoints"), folder.parent)
+    path = above / described["stage"] if described.get("stage") else described["path"]
     try:
         base = load(path, model.mesh, model.shape.dtype, described["dtype"])
     except InputError as error:
-        raise InputError(
-            f"{folder} holds adapters of the model at {path}, which cannot be read: {error}"
-        ) from None
+        told = f"{folder} holds adapters of the model at {path}, which cannot be read: {error}"
+        raise InputError(told) from None
     if base.digest != described["digest"]:
         raise InputError(
             f"{folder} holds adapters of another model than the one at {path} is now: put that back there"
@@ -266,9 +255,6 @@ def with_adapters(base: Loaded, lora: Lora | None, dtype: str, seed: int) -> Loa
 
 def tokenizer_of(path: str | Path) -> Tokenizer:
     """The tokenizer of a model that `load` reads, without its parameters. Raises as `load`."""
-    there = place(path, "--model.path") if str(path).startswith(BUCKET) else None
-    if there and not is_hugging_face(there) and not is_adapter(there):
-        return _tokenizer_beside(find(there)[0])
     with downloaded(path) as local:
         if is_adapter(local):
             return tokenizer_of(_named(read_adapter_config(local)[1], SILENT))
@@ -282,22 +268,18 @@ def _tokenizer_beside(folder: Path) -> Tokenizer:
 
 def _restore_params(folder: Path, step: int, model: Model, dtype: str) -> Params:
     """The parameters of a step that learned, checked, each where it belongs."""
-    items: Json = {}
     _, shapes = split(model.shape.lora, nn.unbox(model.abstract()))
     _, places = split(model.shape.lora, _places(model))
-    if (folder / str(step) / "about").is_dir():
-        items["about"] = ocp.args.JsonRestore()
+    items: Json = {"about": ocp.args.JsonRestore()} if (folder / str(step) / "about").is_dir() else {}
     try:
         with open_manager(folder) as manager:
             saved = epath.Path(folder.absolute()) / str(step) / "params"
-            about_params = ocp.PyTreeCheckpointHandler().metadata(saved)
-            target = jax.tree.map(
-                lambda a, stored, place: jax.ShapeDtypeStruct(a.shape, stored.dtype, sharding=place),
-                shapes,
-                about_params.tree,
-                places,
-            )
-            items["params"] = restoring(target)
+            stored = ocp.PyTreeCheckpointHandler().metadata(saved).tree
+
+            def target(a: Any, stored: Any, place: Any) -> jax.ShapeDtypeStruct:
+                return jax.ShapeDtypeStruct(a.shape, stored.dtype, sharding=place)
+
+            items["params"] = restoring(jax.tree.map(target, shapes, stored, places))
             restored = manager.restore(step, args=ocp.args.Composite(**items))
         if "about" in items:
             refuse_damaged(restored["about"], restored["params"])
@@ -334,11 +316,15 @@ def _places(model: Model) -> Any:
 def downloaded(path: str | Path) -> Generator[Path]:
     """`path` itself where it is local, else a temporary copy of the model at the URL (s3://bucket/folder).
 
-    Of checkpoints at gs:// no copy is made: they are read where they are.
-
-    Of a workdir and of a stage only the step that would be loaded is fetched, and of that no optimizer state.
+    Of checkpoints at gs:// no copy is made: Orbax reads them where they are, each process its own part. Else
+    of a workdir and of a stage only the step that would be loaded is fetched, and of that no optimizer state.
     Raises InputError if nothing stands there, or the package that reads such URLs is not installed.
     """
+    if str(path).startswith(BUCKET):
+        there = place(path, "--model.path")
+        if not is_hugging_face(there) and not is_adapter(there):
+            yield there
+            return
     if "://" not in str(path):
         yield Path(path)
         return
