@@ -36,22 +36,21 @@ def known_answers(
     """What `answers_among` needs to answer these prompts.
 
     An answer's tokens are those it has behind a prompt; prompts of a kind share a set wherever the first of
-    its answers has the same tokens behind each.
+    its answers has the same tokens behind each. Raises InputError if a set is empty, or an answer has no
+    tokens or holds a terminator, as a line break is.
 
     Args:
         terminators: bool [vocabulary], the tokens that end an answer.
         prompts: texts, one at least.
         kinds: the name of each prompt's set of answers.
         answers: the sets. A space comes before an answer that does not begin with whitespace itself.
-
-    Raises:
-        InputError: if a set is empty, or an answer has no tokens or holds a terminator, as a line break is.
     """
     asked = list(dict.fromkeys(zip(kinds, prompts, strict=True)))
-    continuations = {kind: [_spaced(text) for text in answers.get(kind, ())] for kind in dict.fromkeys(kinds)}
-    for kind, texts_of_kind in continuations.items():
-        if not texts_of_kind:
+    continuations: dict[str, list[str]] = {}
+    for kind in dict.fromkeys(kinds):
+        if not answers.get(kind):
             raise InputError(f"there is no answer to choose among for {kind!r}")
+        continuations[kind] = [text if text[:1].isspace() else f" {text}" for text in answers[kind]]
     samples = [continuations[kind][:1] for kind, _ in asked]
     tried = encode_continuations(tokenizer, [prompt for _, prompt in asked], samples)
     numbers: dict[tuple[str, tuple[int, ...]], int] = {}
@@ -65,10 +64,6 @@ def known_answers(
         starts[kind, prompt] = numbers[kind, tokens]
     longest = max(len(tokens) for answers in texts for tokens in answers)
     return Known(constraints.build(texts, terminators), starts, texts, longest)
-
-
-def _spaced(answer: str) -> str:
-    return answer if answer[:1].isspace() else f" {answer}"
 
 
 def _seam(tokenizer: Tokenizer, prompt: str, answer: str, tokens: tuple[int, ...]) -> str:
@@ -113,13 +108,8 @@ def answers_among(
 
     Probabilities are the model's own, not divided by that of all known answers. With as many beams as a set
     has answers, all of them are there, each with the log-probability that scoring it gives. With fewer, the
-    search may miss the most probable one; it never takes an answer for better than it is.
-
-    Args:
-        prompts, kinds: of those that `known` was made for.
-        known: the sets.
-        beams: beam width.
-        batch, advance: as `decode` takes them.
+    search may miss the most probable one; it never takes an answer for better than it is. Prompts and kinds
+    are of those that `known` was made for; `beams`, `batch` and `advance` are as `decode` takes them.
     """
     numbers = [known.starts[asked] for asked in zip(kinds, prompts, strict=True)]
     decoded = decode(

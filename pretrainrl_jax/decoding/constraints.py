@@ -120,8 +120,7 @@ def build(
         few: a node with more children has a row of the vocabulary; doubled until the rows fit.
         dense_bytes: of the rows at most.
 
-    Raises:
-        ValueError: if a set is empty, an answer has no tokens, or one that is a terminator or has no row.
+    Raises ValueError if a set is empty, an answer has no tokens, or one that is a terminator or has no row.
     """
     ordered = sorted({(root, *answer) for root, answers in enumerate(sets) for answer in answers})
     lengths = np.array([len(answer) for answer in ordered], np.int64)

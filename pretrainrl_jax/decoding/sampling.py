@@ -101,12 +101,11 @@ def filtered_logps(
 def all_logits(
     hidden: jax.Array, head: jax.Array, layout: Layout, constraint: Constraint | None, state: State
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Logits float32 [batch, samples, vocabulary]; on a mesh each device has those of its part.
+    """Logits float32 [batch, samples, vocabulary] of hidden states [batch, samples, model] and the head.
 
-    Where the head's model axis is cut, block after block of it is gathered: no device ever holds the head.
-
-    Of hidden states [batch, samples, model] and a head [vocabulary, model]; and which tokens may follow, bool
-    of the logits' shape, or None without a constraint.
+    And which tokens may follow, bool of their shape, or None without a constraint. On a mesh each device has
+    those of its part. Where the head's model axis is cut, block after block of it is gathered: no device ever
+    holds the head.
     """
 
     def per_shard(
@@ -154,19 +153,16 @@ def sample(
     neighbours, padding and the batch size change nothing beyond the rounding of the logits.
 
     Args:
-        prompts: int32 [batch, time], padded on the right.
+        prompts, terminators, max_new_tokens, earlier: as `beam_search` takes them.
         lengths: int32 [batch]; 0 marks a row that only fills up the batch, for which nothing is drawn.
-        terminators: bool [vocabulary], the tokens that end a sample.
         keys: typed random keys [batch], one for each prompt.
         samples: how many to draw for each prompt.
-        max_new_tokens: longest sample, terminator included.
         temperature: float32, 0 or more; 0 takes the most probable token (the first of equal ones), whatever
             top_p and top_k are, and its probability as sampled is then 1.
         top_p: float32 in (0, 1]; 1 is off.
         top_k: int32, 0 or more; 0 is off.
         constraint: which tokens and terminators may follow; the others lose their logits before temperature,
             top-k and top-p. A sample that nothing may follow ends unfinished.
-        earlier: what was read before the prompts.
 
     Returns:
         The samples; `logps` are the model's as it is, neither tempered, truncated nor constrained.

@@ -153,14 +153,10 @@ class Model:
         visible: Visible,
         caches: tuple[KVCache, ...] = (),
     ) -> HiddenStates:
-        """Final hidden states, and the keys and values of the same tokens.
+        """Final hidden states of tokens int32 [batch, time] at such positions, and their keys and values.
 
-        Args:
-            params: the parameters, float32.
-            tokens: int32 [batch, time].
-            positions: int32 [batch, time].
-            visible: which of these tokens each of them sees: a mask, bool [batch, time, time], or rows.
-            caches: of earlier tokens that are also seen.
+        `visible` says which of these tokens each of them sees: a mask, bool [batch, time, time], or rows.
+        `caches` are of earlier tokens that are also seen; params float32.
         """
         decoder = Decoder(self.shape, self.layout, self.kernel)
         computed: Any = decoder.apply({"params": params}, tokens, positions, visible, caches)

@@ -162,7 +162,8 @@ class Attention(nn.Module):
         turn = partial(rotate, by_product=rotates_by_product(self.layout, x.shape[1]))
         queries, keys = turn(queries, *angles), turn(keys, *angles)
         sources = [*cached, (keys, values, mask)]
-        mixed = attend(queries, sources, s.attention_scale, kernel=self.kernel, layout=self.layout)
+        scale = (s.query_scale or s.head_dim) ** -0.5
+        mixed = attend(queries, sources, scale, kernel=self.kernel, layout=self.layout)
         return linear(self, "out", mixed, of_queries, ("model",), s.out_bias), (keys, values)
 
 

@@ -7,6 +7,7 @@ it was; without its adapters it is that at any time, which is how the reference 
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import flax.traverse_util
@@ -67,15 +68,12 @@ def merged(lora: Lora, params: Any) -> Any:
             *above, name = path
             name = name.removesuffix(A)
             kernel, b = frozen[*above, name], adapters[*above, name + B]
-            of_each = jax.vmap(_product)  # layer
+            # All of float32, on any device; of each layer.
+            of_each = jax.vmap(partial(jnp.tensordot, axes=1, precision=jax.lax.Precision.HIGHEST))
             if a.ndim + b.ndim - kernel.ndim == 4:  # both have the axis of experts, too
                 of_each = jax.vmap(of_each)
             frozen[*above, name] = kernel + lora.scale * of_each(a, b)
     return flax.traverse_util.unflatten_dict(frozen)
-
-
-def _product(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.tensordot(a, b, 1, precision=jax.lax.Precision.HIGHEST)  # all of float32, on any device
 
 
 def lora_to_json(lora: Lora) -> dict[str, Any]:

@@ -76,11 +76,6 @@ class ModelShape:
         return FAMILIES[self.family]
 
     @property
-    def attention_scale(self) -> float:
-        """What scores of attention are multiplied by."""
-        return (self.query_scale or self.head_dim) ** -0.5
-
-    @property
     def sizes(self) -> dict[str, int]:
         """Of each logical axis."""
         adapters = {"rank": self.lora.rank} if self.lora else {}

@@ -71,15 +71,9 @@ def token_and_ending_logps(
     *,
     layout: Layout = ONE_DEVICE,
 ) -> tuple[jax.Array, jax.Array]:
-    """The same, and beside it the log-probability of all terminators together; it has no gradient.
+    """The same, and of the same shape the log-probability of any terminator in each target's place.
 
-    Args:
-        hidden, head, source_index, targets, layout: as `token_logps` has them.
-        terminators: bool [vocabulary].
-
-    Returns:
-        Of each target its log-probability, and that of any terminator in its place: [rows, targets] float32
-        each, exactly 0 where `source_index` is -1.
+    They have no gradient. `terminators` are bool [vocabulary].
     """
     block = vocabulary.block_size(head.shape[1])
     logps, _, endings = _fold(block, layout, hidden, head, source_index, targets, terminators)

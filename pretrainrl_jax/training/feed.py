@@ -101,9 +101,9 @@ def placed_batches(
     Each process reads its own part of each.
     """
     width = round_up_rows(mesh, source.rows // microsteps)
-    share = ProcessShard(source, microsteps, width, local_rows(mesh, width))
-    read = share.batches(batch * source.rows)
-    return (place_local_rows(arrays, mesh, share.places, width) for arrays in read)
+    places = local_rows(mesh, width)
+    read = ProcessShard(source, microsteps, places).batches(batch * source.rows)
+    return (place_local_rows(arrays, mesh, places, width) for arrays in read)
 
 
 class Holds(NamedTuple):

@@ -86,24 +86,15 @@ class AnchorRows:
 
     The texts are packed once. Rows are taken one after another, in an order that is drawn anew each time all
     were taken; a batch has one for every `questions` of its questions, and the rest of its rows are empty.
-
-    Args:
-        texts: at least one, each at most `row_length` tokens read.
-        row_length: tokens a row holds.
-        seed: of the order.
-        counts: questions of each batch.
-        questions: to a row of anchor text.
-        rows: of a batch.
-        start: questions before the first batch, of an earlier round.
     """
 
-    texts: Sequence[AnchorText] = field(repr=False)
+    texts: Sequence[AnchorText] = field(repr=False)  # at least one, none with more tokens read than a row has
     row_length: int
-    seed: int
-    counts: Sequence[int] = field(repr=False)
-    questions: float
-    rows: int
-    start: int = 0
+    seed: int  # of the order
+    counts: Sequence[int] = field(repr=False)  # questions of each batch
+    questions: float  # to a row of anchor text
+    rows: int  # of a batch
+    start: int = 0  # questions before the first batch, of an earlier round
 
     @cached_property
     def _packed(self) -> list[list[int]]:

@@ -19,33 +19,19 @@ from pretrainrl_jax.trees.tree import AnswerTree
 
 @dataclass(frozen=True)
 class PackedRows:
-    """All rows of a training run: each pass over the trees is shuffled and packed anew.
-
-    Args:
-        trees: each, as it is visited, at most `row_length` input tokens.
-        row_length: input tokens a row holds.
-        seed: the shuffle of pass p derives from (seed, p).
-        passes: times every tree is visited; a fraction visits that share of a further pass.
-        rows: rows a batch; the last batch is filled up with empty rows.
-        visit: what of a tree is seen in a pass; by default all of it.
-        layout: how a tree is laid into a row.
-        question: prefixes are predicted.
-        sequences: every tree is one, as `pack` is told.
-        start: passes that were made already; a fraction skips the trees that the other part has visited.
-        holds: the capacity of the rows; by default the smallest that holds all of them.
-    """
+    """All rows of a training run: each pass over the trees is shuffled and packed anew."""
 
     trees: Sequence[AnswerTree] = field(repr=False)  # Grain prints its source
-    row_length: int
-    seed: int
-    passes: float
-    rows: int
-    visit: Callable[[AnswerTree, int], AnswerTree] = lambda tree, number: tree
-    layout: Layout = "shared"
-    question: bool = True
-    sequences: bool = False
-    start: float = 0.0
-    holds: Capacity | None = None
+    row_length: int  # input tokens a row holds; a tree, as it is visited, has no more
+    seed: int  # the shuffle of pass p derives from (seed, p)
+    passes: float  # times every tree is visited; a fraction visits that share of a further pass
+    rows: int  # a batch; the last batch is filled up with empty rows
+    visit: Callable[[AnswerTree, int], AnswerTree] = lambda tree, number: tree  # what a pass sees of a tree
+    layout: Layout = "shared"  # how a tree is laid into a row
+    question: bool = True  # prefixes are predicted
+    sequences: bool = False  # every tree is one, as `pack` is told
+    start: float = 0.0  # passes made already; a fraction skips the trees that the other part has visited
+    holds: Capacity | None = None  # of the rows; by default the smallest that holds all of them
 
     @cached_property
     def _passes(self) -> list[tuple[list[int], list[Size], list[list[int]]]]:
@@ -151,18 +137,11 @@ class ProcessShard:
     """What one process reads of each batch: the same places of each of its microsteps.
 
     A random-access source for Grain, row after row of these places, batch after batch.
-
-    Args:
-        source: the rows; `source.rows` of them are a batch.
-        microsteps: a batch is cut into; divides `source.rows`.
-        width: rows of a microstep: those of the batch, then empty ones, so that it divides over devices.
-        places: of 0 to `width` - 1, those this process reads.
     """
 
-    source: PackedRows | PlannedRows | AnchorRows = field(repr=False)
-    microsteps: int
-    width: int
-    places: tuple[int, ...]
+    source: PackedRows | PlannedRows | AnchorRows = field(repr=False)  # `source.rows` rows are a batch
+    microsteps: int  # a batch is cut into; divides `source.rows`
+    places: tuple[int, ...]  # of a microstep's rows, and empty ones after them, those this process reads
 
     def __len__(self) -> int:
         return self.source.batches * self.microsteps * len(self.places)

@@ -189,7 +189,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
 
 
 def stated_eos(folder: Path) -> tuple[int, ...]:
-    """EOS ids from generation_config.json, else config.json, else none; raises InputError if one is no JSON."""
+    """EOS ids from generation_config.json, else config.json, or none; InputError if one is no JSON object."""
     for name in ("generation_config.json", "config.json"):
         if (path := folder / name).is_file():
             try:
