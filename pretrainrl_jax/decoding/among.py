@@ -1,7 +1,8 @@
 """Answers among known ones: beam search that can say nothing else, between texts and tokens."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -99,31 +100,19 @@ def answers_among(
     prompts: Sequence[str],
     kinds: Sequence[str],
     known: Known,
-    *,
-    beams: int,
-    batch: int,
-    advance: Callable[[int], None] = lambda n: None,
+    **search: Any,
 ) -> list[list[Answer]]:
     """Each prompt's answers among those of its kind, the most probable one first.
 
     Probabilities are the model's own, not divided by that of all known answers. With as many beams as a set
     has answers, all of them are there, each with the log-probability that scoring it gives. With fewer, the
     search may miss the most probable one; it never takes an answer for better than it is. Prompts and kinds
-    are of those that `known` was made for; `beams`, `batch` and `advance` are as `decode` takes them.
+    are of those that `known` was made for; `search` has `beams`, `batch` and `advance`, as `decode` has them.
     """
     numbers = [known.starts[asked] for asked in zip(kinds, prompts, strict=True)]
-    decoded = decode(
-        model,
-        params,
-        [tokenizer.start + ids for ids in tokenizer.encode_all(prompts)],
-        known.trie.terminators,
-        beams=beams,
-        max_new_tokens=known.longest + 1,
-        batch=batch,
-        constraint=known.trie,
-        starts=numbers,
-        advance=advance,
-    )
+    encoded = [tokenizer.start + ids for ids in tokenizer.encode_all(prompts)]
+    rule: Any = {"constraint": known.trie, "starts": numbers, "max_new_tokens": known.longest + 1}
+    decoded = decode(model, params, encoded, known.trie.terminators, **rule, **search)
     answers = [
         [replace(read_answer(tokenizer, beam), text=known.texts[number][beam.tokens]) for beam in of_prompt]
         for number, of_prompt in zip(numbers, decoded, strict=True)

@@ -24,20 +24,15 @@ class Constraint(Protocol):
     Terminators are subject to it too. On a mesh every device has all of its arrays.
     """
 
-    def start(self, starts: jax.Array) -> State:
-        """The state before any token: a tree of arrays [batch, …], copied to every beam or sample.
+    # The state before any token: a tree of arrays [batch, …], copied to every beam or sample. `starts`, int32
+    # [batch], says which of its beginnings each prompt has.
+    def start(self, starts: jax.Array) -> State: ...
 
-        `starts`, int32 [batch], says which of its beginnings each prompt has.
-        """
-        ...
+    # Which of the `size` tokens from `start` on may follow: bool [..., size]. `start` may be traced.
+    def allowed(self, state: State, start: Any, size: int) -> jax.Array: ...
 
-    def allowed(self, state: State, start: Any, size: int) -> jax.Array:
-        """Which of the `size` tokens from `start` on may follow: bool [..., size]. `start` may be traced."""
-        ...
-
-    def advance(self, state: State, token: jax.Array) -> State:
-        """The state after a token, int32 [...]. After one that is not allowed, any state will do."""
-        ...
+    # The state after a token, int32 [...]. After one that is not allowed, any state will do.
+    def advance(self, state: State, token: jax.Array) -> State: ...
 
 
 def begin(constraint: Constraint | None, batch: int, branches: int, starts: jax.Array | None = None) -> State:

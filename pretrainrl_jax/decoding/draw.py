@@ -40,9 +40,8 @@ def _cumulated(masses: jax.Array) -> Exact:
 
     def double(i: jax.Array, sums: Exact) -> Exact:
         """Sums over twice as many places."""
-        earlier = [
-            jax.lax.dynamic_slice_in_dim(jnp.pad(term, before), size - (1 << i), size, -1) for term in sums
-        ]
+        padded = (jnp.pad(term, before) for term in sums)
+        earlier = (jax.lax.dynamic_slice_in_dim(term, size - (1 << i), size, -1) for term in padded)
         return _add(sums, Exact(*earlier))
 
     return jax.lax.fori_loop(0, (size - 1).bit_length(), double, Exact(masses, jnp.zeros_like(masses)))

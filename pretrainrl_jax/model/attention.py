@@ -106,10 +106,8 @@ def attend(
     largest = jnp.stack([s.max(-1) for s in scores]).max(0)
     weights = [jnp.exp(s - jax.lax.stop_gradient(largest)[..., None]) for s in scores]
     total = sum(w.sum(-1) for w in weights)
-    mixed = sum(
-        mix(f"bkgts,{axis}->btkgd", w.astype(values.dtype), values)
-        for axis, w, (_, values, _) in zip(axes, weights, sources, strict=True)
-    )
+    each = zip(axes, weights, (values for _, values, _ in sources), strict=True)
+    mixed = sum(mix(f"bkgts,{axis}->btkgd", w.astype(values.dtype), values) for axis, w, values in each)
     normalised = mixed / jnp.moveaxis(total, -1, 1)[..., None]
     return checkpoint_name(normalised.reshape(queries.shape).astype(queries.dtype), MIXED)
 

@@ -15,15 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from pretrainrl_jax.model.attention import Kernel, TreeRows, Visible, causal_mask, for_kernel, rotary_angles
-from pretrainrl_jax.model.layers import (
-    EVERYTHING,
-    Auxiliary,
-    KeysValues,
-    Layer,
-    norm,
-    rematerialised,
-    weight,
-)
+from pretrainrl_jax.model.layers import EVERYTHING, Auxiliary, KeysValues, Layer, norm, rematerialised, weight
 from pretrainrl_jax.model.mesh import Layout, Rules
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.model.vocabulary import embed
@@ -86,9 +78,8 @@ class Decoder(nn.Module):
             length=s.layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(s, self.layout, self.kernel, name="layers")
-        x, of_layers = layers(
-            x, ([(cache.keys, cache.values) for cache in caches], windows), angles, masks, distances, real
-        )
+        stored = [(cache.keys, cache.values) for cache in caches]
+        x, of_layers = layers(x, (stored, windows), angles, masks, distances, real)
         return norm(s, "final_norm", ("model",))(x), of_layers
 
 

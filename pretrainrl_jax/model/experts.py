@@ -119,9 +119,8 @@ def mix_experts(
         return Matrix(layout.spec("experts", takes, gives), a if low else None, b if low else None)
 
     gate, up, down = matrices
-    of_matrices = Matrices(
-        specs(gate, "model", "mlp"), specs(up, "model", "mlp"), specs(down, "mlp", "model")
-    )
+    inward = (specs(matrix, "model", "mlp") for matrix in (gate, up))
+    of_matrices = Matrices(*inward, specs(down, "mlp", "model"))
     return jax.shard_map(
         partial(of_device, axes),
         mesh=layout.mesh,

@@ -54,9 +54,8 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape, over = x.shape[-len(self.axes) :], tuple(range(-len(self.axes), 0))
-        scale = self.offset + parameter(
-            self, "scale", nn.initializers.constant(1.0 - self.offset), shape, self.axes
-        )
+        initialiser = nn.initializers.constant(1.0 - self.offset)
+        scale = self.offset + parameter(self, "scale", initialiser, shape, self.axes)
         wide = x.astype(jnp.float32)
         inverse = jax.lax.rsqrt(jnp.mean(wide * wide, over, keepdims=True) + self.epsilon)
         return (wide * inverse * scale).astype(x.dtype)
@@ -203,11 +202,8 @@ class Mixture(nn.Module):
             low = _adapter(self, name, s.sizes, (takes,), (gives,), inner, of_each=("experts",))
             return Matrix(kernel, *(side.astype(x.dtype) for side in low))
 
-        matrices = Matrices(
-            of_experts("gate", "model", "mlp"),
-            of_experts("up", "model", "mlp"),
-            of_experts("down", "mlp", "model"),
-        )
+        gate, up = (of_experts(name, "model", "mlp") for name in ("gate", "up"))
+        matrices = Matrices(gate, up, of_experts("down", "mlp", "model"))
         scale, activation = lora.scale if lora else 1.0, ACTIVATIONS[s.traits.activation]
         return mix_experts(x, routed, matrices, activation, self.layout, scale), load(routed, real)
 
@@ -250,9 +246,8 @@ class Layer(nn.Module):
         def normed(x: jax.Array, name: str) -> jax.Array:
             return norm(s, name, ("model",))(x) if name else x
 
-        mixed, new = Attention(s, self.layout, self.kernel, name="attention")(
-            normed(x, before_attention), rotation, masks[-1], sources
-        )
+        attention = Attention(s, self.layout, self.kernel, name="attention")
+        mixed, new = attention(normed(x, before_attention), rotation, masks[-1], sources)
         x = x + normed(mixed, after_attention)
         if not after_attention:  # else that norm's gradient reads `out`, which is kept
             x = checkpoint_name(x, STREAM)

@@ -166,9 +166,8 @@ def saving(
     by which `settings.keep_best` are chosen.
     """
     keep = [policies.LatestN(settings.keep), _Best(folder, best, settings.keep_best)]
-    options = ocp.CheckpointManagerOptions(
-        preservation_policy=policies.AnyPreservationPolicy(keep), cleanup_tmp_directories=True
-    )
+    policy = policies.AnyPreservationPolicy(keep)
+    options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
     with disk_errors():
         manager = open_manager(folder, options)
     saver = Saver(folder, manager, about or {}, detail)
@@ -210,10 +209,9 @@ def open_manager(folder: Path, options: ocp.CheckpointManagerOptions | None = No
     Parameters, which hardly compress, are written as they are, each in files of its own: much faster than
     into one compressed database. A lost file reads as zeros then, which their checksums find.
     """
+    as_is: Any = {"use_ocdbt": False, "use_compression": False}
     handlers = {
-        "params": ocp.PyTreeCheckpointHandler(
-            use_ocdbt=False, use_compression=False, restore_concurrent_gb=READ_AT_ONCE
-        ),
+        "params": ocp.PyTreeCheckpointHandler(**as_is, restore_concurrent_gb=READ_AT_ONCE),
         "training": ocp.StandardCheckpointHandler(restore_concurrent_gb=READ_AT_ONCE),
         "about": ocp.JsonCheckpointHandler(),
     }

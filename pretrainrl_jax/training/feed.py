@@ -24,23 +24,15 @@ class Position(Protocol):
     """What a session asks of a feed of batches."""
 
     @property
-    def row(self) -> int:
-        """The first row of the next batch."""
-        ...
+    def row(self) -> int: ...  # the first one of the next batch
 
     @property
-    def ended(self) -> bool:
-        """Whether no batch is left."""
-        ...
+    def ended(self) -> bool: ...  # no batch is left
 
     @property
-    def state(self) -> dict[str, Any]:
-        """What of its position the row does not tell, as JSON holds it: a stream's. Else empty."""
-        ...
+    def state(self) -> dict[str, Any]: ...  # of a position what the row does not tell, as JSON: a stream's
 
-    def names(self, row: int) -> list[str]:
-        """What is in the batch that ended before `row`, in words."""
-        ...
+    def names(self, row: int) -> list[str]: ...  # what is in the batch that ended before `row`, in words
 
 
 class Feed:

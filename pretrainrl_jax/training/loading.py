@@ -219,17 +219,12 @@ def _named(name: str, screen: Screen) -> str | Path:
 
 
 def _merged(loaded: Loaded, dtype: str) -> Loaded:
-    """Without `dtype` float32, which no adapter's part is lost in."""
-    loaded = merge_adapters(loaded)
-    origin = {name: value for name, value in loaded.origin.items() if name != DTYPES}
-    return replace(loaded, params=_cast(loaded.params, dtype or "float32"), origin=origin, adapts={})
+    """The plain model that computes the same; the parameters given are used up.
 
-
-def merge_adapters(loaded: Loaded) -> Loaded:
-    """The plain model that computes the same; the parameters given are used up."""
+    Without `dtype` it is float32, which no adapter's part is lost in.
+    """
     model, lora = loaded.model, loaded.model.shape.lora
-    if lora is None:
-        return loaded
+    assert lora is not None
     frozen, adapters = split(lora, loaded.params)
     taken = all(x.dtype == "float32" for x in jax.tree.leaves(frozen))  # else what is made does not fit in it
     made = jax.jit(
@@ -237,7 +232,9 @@ def merge_adapters(loaded: Loaded) -> Loaded:
         donate_argnums=(0,) if taken else (),
         out_shardings=_places(model.plain),
     )
-    return replace(loaded, model=model.plain, params=made(frozen, adapters))
+    params = _cast(made(frozen, adapters), dtype or "float32")
+    origin = {name: value for name, value in loaded.origin.items() if name != DTYPES}
+    return replace(loaded, model=model.plain, params=params, origin=origin, adapts={})
 
 
 def with_adapters(base: Loaded, lora: Lora | None, dtype: str, seed: int) -> Loaded:

@@ -55,9 +55,8 @@ def rounded(row_length: int, sources: int, targets: int, branches: int, pairs: i
     def up(n: int, multiple: int) -> int:
         return -(-max(n, 1) // multiple) * multiple
 
-    return Capacity(
-        row_length, min(row_length, up(sources, 32)), up(targets, 64), up(branches, 16), up(pairs, 16)
-    )
+    sources = min(row_length, up(sources, 32))
+    return Capacity(row_length, sources, up(targets, 64), up(branches, 16), up(pairs, 16))
 
 
 def capacity(sizes: Sequence[Size], rows: Sequence[Sequence[int]], row_length: int) -> Capacity:
