@@ -59,11 +59,12 @@ def beam_search(
     """The most probable answers to each prompt.
 
     A hypothesis is a token sequence without terminators; it ends with its most probable terminator, and the
-    probability of all of them together at that place is given beside it. At each
-    step the endings and the one-token extensions of all live beams compete: an ending among the best `beams`
-    of them becomes an answer, and the best `beams` extensions live on. With one beam this is greedy decoding.
-    A question stops when no live beam can still beat its worst answer: scores only fall, since they are sums
-    of log-probabilities without length normalisation (PretrainRL, arXiv 2602.01875, section 1 of its method).
+    probability of all of them together at that place is given beside it. At each step the endings and the
+    one-token extensions of all live beams compete: an ending among the best `beams` of them becomes an
+    answer, and the best `beams` extensions live on. With one beam this is greedy decoding. A question stops
+    when no live beam can still beat its worst answer: scores only fall, since they are sums of
+    log-probabilities without length normalisation (PretrainRL, arXiv 2602.01875, section 1 of its method).
+    Beams still alive at the length limit fill the places left empty, marked unfinished.
 
     In transformers, `generate(num_beams=beams, length_penalty=0.0)` with `early_stopping` "never" or False
     ends beams and stops by the same rules, with two exceptions. It makes a hypothesis of each EOS id. And at
@@ -78,9 +79,6 @@ def beam_search(
         constraint: which tokens and terminators may follow; scores stay those of the model as it is.
         starts: int32 [batch], where of the constraint each prompt begins; None is 0.
         earlier: what was read before the prompts.
-
-    Returns:
-        The beams. Those still alive at the length limit fill the places left empty, marked unfinished.
     """
     batch = len(prompts)
     model, params = for_decoding(model, params)

@@ -85,6 +85,8 @@ def extend(
 ) -> tuple[jax.Array, KeysValues]:
     """Read the newest token of every branch.
 
+    Gives the hidden states [batch, branches, model] that predict what follows, and the cache with the tokens.
+
     Args:
         tokens: int32 [batch, branches].
         step: how many tokens each branch has read before.
@@ -93,9 +95,6 @@ def extend(
         cache: of the branches' tokens, from `empty_cache`.
         ancestors: int32 [batch, branches, steps], which branch read this branch's token of each step; None
             where each has a cache of its own.
-
-    Returns:
-        The hidden states [batch, branches, model] that predict what follows, and the cache with the tokens.
     """
     batch, branches = tokens.shape
     before = jnp.arange(cache[0].shape[3] if ancestors is None else ancestors.shape[-1])

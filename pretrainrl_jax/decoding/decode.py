@@ -42,8 +42,9 @@ def decode(
 ) -> list[list[Decoded]]:
     """The best answers of each prompt by beam search; greedy decoding with `beams=1`.
 
-    Prompts are decoded in batches of like length, each padded to a bucket, so that the number of
-    compilations is the number of buckets, and of sizes of what prompts begin with and share.
+    Gives for each prompt its beams, best first, finished ones before unfinished ones. Prompts are decoded in
+    batches of like length, each padded to a bucket, so that the number of compilations is the number of
+    buckets, and of sizes of what prompts begin with and share. Raises InputError for a number out of range.
 
     Args:
         prompts: token ids of each prompt, none empty.
@@ -55,12 +56,6 @@ def decode(
         constraint: which tokens and terminators may follow.
         starts: where of the constraint each prompt begins; None is 0 for all.
         advance: called with the number of prompts finished.
-
-    Returns:
-        For each prompt its beams, best first, finished ones before unfinished ones.
-
-    Raises:
-        InputError: if a number is out of its range.
     """
     _refuse_none(beams=beams, max_new_tokens=max_new_tokens, batch=batch)
     ends, allowed = replicate(terminators, model.mesh), _placed(constraint, model)
@@ -91,7 +86,7 @@ def sample_batch(
     constraint: Constraint | None = None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[list[Decoded]]:
-    """Random continuations of each prompt, as `sampling.sample` draws them.
+    """Random continuations of each prompt, as `sampling.sample` draws them. Raises as `decode`.
 
     Batches and compilations are those of `decode`; temperature, top_p, top_k and the seed may change without
     another one. What is drawn for a prompt depends on the seed, the prompt and its number alone, not on the
@@ -106,12 +101,6 @@ def sample_batch(
         numbers: the prompts' numbers, 0 to 2**31 - 1; by default their places in the list. A caller that sees
             only some of the prompts numbers them as if it saw all.
         shortest: tokens that prompts are padded to at least: more of them share a batch and a compilation.
-
-    Returns:
-        For each prompt its samples.
-
-    Raises:
-        InputError: if a number is out of its range.
     """
     _refuse_none(samples=samples, max_new_tokens=max_new_tokens, batch=batch)
     _check_chance(temperature, top_p, top_k, seed)
@@ -171,7 +160,7 @@ def _in_batches(
     check_tokens(max((max(prompt, default=0) for prompt in prompts), default=0), model.shape.vocabulary)
     batch = round_up_rows(model.mesh, batch)
     beginnings = read_beginnings(model, params, prompts, decoding=True)
-    own = [prompt[beginnings.length(i) :] for i, prompt in enumerate(prompts)]
+    own = [prompt[beginnings.shared.length(i) :] for i, prompt in enumerate(prompts)]
 
     def begun() -> Iterator[tuple[list[int], DecodedBatch]]:
         for indices in _batches([(beginnings.size(i), len(p)) for i, p in enumerate(own)], batch):

@@ -65,16 +65,14 @@ def filtered_logps(
     As transformers has it: temperature first, then top-k, then top-p over what is left. Tokens with equal
     logits are kept or dropped together: top-k keeps every token at least as probable as the k-th, and top-p
     every token for which all more probable ones together stay below `top_p`. Where no two logits are equal,
-    that is the smallest set of most probable tokens that reaches `top_p`. One token at least is kept.
+    that is the smallest set of most probable tokens that reaches `top_p`. One token at least is kept; what is
+    never drawn has -inf.
 
     Args:
         logits: float32 [..., vocabulary], no NaN.
         temperature: divides the logits; 0 counts as `MIN_TEMPERATURE`, which leaves only the largest logits.
         top_p: in (0, 1]; 1 keeps all.
         top_k: 0 or more than the vocabulary has keeps all.
-
-    Returns:
-        float32 [..., vocabulary], -inf for tokens that are never drawn.
     """
     order = _ordered(logits)  # of the logits as they are: no temperature makes a tie of two of them
     logits = (logits - logits.max(-1, keepdims=True)) / jnp.maximum(temperature, MIN_TEMPERATURE)
@@ -150,7 +148,8 @@ def sample(
     counts only the most probable one. The loop stops when all samples have ended.
 
     The i-th sample's draw at a step depends on its prompt, the prompt's key, i and the step alone; so
-    neighbours, padding and the batch size change nothing beyond the rounding of the logits.
+    neighbours, padding and the batch size change nothing beyond the rounding of the logits. `logps` are the
+    model's as it is, neither tempered, truncated nor constrained.
 
     Args:
         prompts, terminators, max_new_tokens, earlier: as `beam_search` takes them.
@@ -163,9 +162,6 @@ def sample(
         top_k: int32, 0 or more; 0 is off.
         constraint: which tokens and terminators may follow; the others lose their logits before temperature,
             top-k and top-p. A sample that nothing may follow ends unfinished.
-
-    Returns:
-        The samples; `logps` are the model's as it is, neither tempered, truncated nor constrained.
     """
     batch = len(prompts)
     model, params = for_decoding(model, params)

@@ -150,13 +150,9 @@ class Beginnings:
     places: list[int]  # of each beginning, among those of its length
     mesh: Mesh | None
 
-    def length(self, index: int) -> int:
-        """Tokens of a sequence that were read with its beginning."""
-        return self.shared.length(index)
-
     def size(self, index: int) -> int:
         """Tokens that its rows see before it, padded; 0: none. Sequences of one size may share a batch."""
-        return few_sizes(length, SHORTEST) if (length := self.length(index)) else 0
+        return few_sizes(length, SHORTEST) if (length := self.shared.length(index)) else 0
 
     def before(self, rows: Sequence[int], batch: int) -> Before | None:
         """What stands before a batch of so many rows, given the sequences that are first in some of them."""

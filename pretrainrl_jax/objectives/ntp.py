@@ -33,9 +33,6 @@ def ntp(
     Args:
         coefficients: any of `question`, `answer` and `answer_mean`; what is not given is not computed.
         scale: static; see above.
-
-    Returns:
-        The loss, and as `loss_ntp` the same.
     """
     if scale not in ("sequence", "token"):
         raise ValueError(f"scale is {scale!r}, and must be 'sequence' or 'token'")

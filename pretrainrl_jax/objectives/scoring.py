@@ -111,10 +111,8 @@ def score_endings(
 
     The second counts every terminator at the place of its own: an answer ends as probably as all of them
     together. It is what is shown and compared, whatever terminator a model was taught to end with. Every
-    branch's own is among `terminators`, bool [vocabulary].
-
-    Returns:
-        float32 [rows, branches, 2], in nats, on every device.
+    branch's own is among `terminators`, bool [vocabulary]. float32 [rows, branches, 2], in nats, on every
+    device.
     """
     hidden = source_states(model, params, batch, earlier).hidden
     sums = _branch_and_answer_logps(model, params, hidden, batch, terminators)
@@ -132,10 +130,7 @@ def score_tempered(
 ) -> jax.Array:
     """The second of `score_endings` at several temperatures, which divide every logit; one forward pass.
 
-    `temperatures` are float32 [temperatures], above 0.
-
-    Returns:
-        float32 [rows, branches, temperatures], in nats, on every device.
+    `temperatures` are float32 [temperatures], above 0. float32 [rows, branches, temperatures].
     """
     hidden = source_states(model, params, batch, earlier).hidden
 
@@ -188,9 +183,10 @@ def score_trees(
     engine: Callable[[Model, Params, PackedBatch, Before | None], jax.Array] = score_rows,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[list[Any]]:
-    """Summed log-probability of each branch of each tree, terminators included. Prefixes are only read.
+    """Summed log-probability of each branch of each tree, in nats, terminators included.
 
-    What many of them begin with is read once; trees that share a row go on with the same.
+    Prefixes are only read. What many of them begin with is read once; trees that share a row go on with the
+    same.
 
     Args:
         row_length: input tokens a row holds, or as many as the longest tree has beside what it shares.
@@ -199,16 +195,12 @@ def score_trees(
         engine: gives [rows, branches, …], something of each branch, whole on every device; by default its
             summed log-probability.
         advance: called with the number of trees finished.
-
-    Returns:
-        For each tree, in order, the log-probability of each of its branches (nats), or what `engine` gives of
-        it.
     """
     rows = round_up_rows(model.mesh, rows)
     read = max((max(tree.prefix, default=0) for tree in trees), default=0)
     check_tokens(read, model.shape.vocabulary)  # of what is shared, too
     begun_with = read_beginnings(model, params, [tree.prefix for tree in trees], decoding=False)
-    trees = [replace(tree, prefix=tree.prefix[begun_with.length(i) :]) for i, tree in enumerate(trees)]
+    trees = [replace(tree, prefix=tree.prefix[begun_with.shared.length(i) :]) for i, tree in enumerate(trees)]
     sizes = [size(tree, question=False) for tree in trees]
     row_length = max([row_length, *(taken.inputs for taken in sizes)])
     batches = _batches(sizes, begun_with, row_length, rows)
