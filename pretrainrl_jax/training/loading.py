@@ -29,15 +29,7 @@ from pretrainrl_jax.model.partitioning import one_device, parameter_shardings
 from pretrainrl_jax.model.shape import from_json
 from pretrainrl_jax.progress import SILENT, Screen
 from pretrainrl_jax.storage import BUCKET, fetched, place
-from pretrainrl_jax.training.checkpoints import (
-    latest_step,
-    open_manager,
-    reason,
-    refuse_damaged,
-    restoring,
-    steps_of,
-    why_unread,
-)
+from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.trees.templates import Template, check_fits
 from pretrainrl_jax.trees.tokenization import TEMPLATES, Tokenizer, load_tokenizer
 from pretrainrl_jax.version import check_format
@@ -96,13 +88,13 @@ def find(path: str | Path) -> tuple[Path, int]:
     path = place(path, "--model.path")
     if (path / "checkpoints").is_dir():
         stages = [f.parent for f in (path / "checkpoints").rglob("model.json")]
-        stages = [s for s in stages if latest_step(s) is not None]
+        stages = [s for s in stages if checkpoints.latest_step(s) is not None]
         if not stages:
             raise InputError(f"no checkpoint in {path}: run `pretrain` first")
         path = max(stages, key=lambda s: rank(s.name, (s / "model.json").stat().st_mtime))
     if path.name.isdigit() and path.is_dir() and (path.parent / "model.json").is_file():
         return path.parent, int(path.name)
-    step = latest_step(path)
+    step = checkpoints.latest_step(path)
     if not (path / "model.json").is_file() or step is None:
         raise InputError(f"no checkpoint or Hugging Face model at {path}: give a workdir, a stage or a step")
     return path, step
@@ -269,23 +261,23 @@ def _restore_params(folder: Path, step: int, model: Model, dtype: str) -> Params
     _, places = split(model.shape.lora, _places(model))
     items: Json = {"about": ocp.args.JsonRestore()} if (folder / str(step) / "about").is_dir() else {}
     try:
-        with open_manager(folder) as manager:
+        with checkpoints.open_manager(folder) as manager:
             saved = epath.Path(folder.absolute()) / str(step) / "params"
             stored = ocp.PyTreeCheckpointHandler().metadata(saved).tree
 
             def target(a: Any, stored: Any, place: Any) -> jax.ShapeDtypeStruct:
                 return jax.ShapeDtypeStruct(a.shape, stored.dtype, sharding=place)
 
-            items["params"] = restoring(jax.tree.map(target, shapes, stored, places))
+            items["params"] = checkpoints.restoring(jax.tree.map(target, shapes, stored, places))
             restored = manager.restore(step, args=ocp.args.Composite(**items))
         if "about" in items:
-            refuse_damaged(restored["about"], restored["params"])
+            checkpoints.refuse_damaged(restored["about"], restored["params"])
     except Exception as error:  # what a damaged file raises depends on where it is damaged
-        if unread := why_unread(folder / str(step), error):
+        if unread := checkpoints.why_unread(folder / str(step), error):
             raise OSError(errno.EIO, f"{folder / str(step)} cannot be read: {unread}") from None
-        others = ", ".join(str(other) for other in steps_of(folder) if other != step)
+        others = ", ".join(str(other) for other in checkpoints.steps_of(folder) if other != step)
         raise InputError(
-            f"the checkpoint {folder / str(step)} is damaged ({reason(error)}): "
+            f"the checkpoint {folder / str(step)} is damaged ({checkpoints.reason(error)}): "
             + (f"there are others of steps {others}; " if others else "")
             + f"remove {folder}, and `run` or `train` makes it again"
         ) from None
