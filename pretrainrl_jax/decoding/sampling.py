@@ -183,24 +183,11 @@ def sample(
         number = uniform(step_keys)
         filtered = partial(_draw_filtered, logits, possible, number, *filters, model.layout)
         plain = partial(_draw_plain, logits, number, model.layout)
-        token, logp, behaviour = filtered() if constraint else jax.lax.cond(off, plain, filtered)
-        ends = terminators[token]
-        live = ~state.done & ~stuck
-        kept = live & ~ends
-        at = state.step
-        hidden, cache = extend(model, params, token, at, read, prompt, state.cache)
-        return state._replace(
-            step=at + 1,
-            done=state.done | stuck | ends,
-            finished=state.finished | (live & ends),
-            hidden=hidden,
-            cache=cache,
-            allowed=constraint.advance(state.allowed, token) if constraint else None,
-            tokens=state.tokens.at[:, :, at].set(jnp.where(kept, token, 0)),
-            lengths=state.lengths + kept,
-            token_logps=state.token_logps.at[:, :, at].set(jnp.where(live, logp, 0)),
-            behaviour_token_logps=state.behaviour_token_logps.at[:, :, at].set(jnp.where(live, behaviour, 0)),
-        )
+        drawn: Drawn = filtered() if constraint else jax.lax.cond(off, plain, filtered)
+        token, ends = drawn[0], terminators[drawn[0]]
+        hidden, cache = extend(model, params, token, state.step, read, prompt, state.cache)
+        allowed = constraint.advance(state.allowed, token) if constraint else None
+        return _written(state, drawn, ends, stuck)._replace(hidden=hidden, cache=cache, allowed=allowed)
 
     blank = jnp.zeros((batch, samples, max_new_tokens))
     none = jnp.zeros((batch, samples), bool)
@@ -250,6 +237,22 @@ def _draw_filtered(
     )
     behaviour = jnp.where(temperature > 0, take_along_last(logps, token), 0)
     return token, take_along_last(logits, token) - jax.nn.logsumexp(logits, -1), behaviour
+
+
+def _written(state: SampleState, drawn: Drawn, ends: jax.Array, stuck: jax.Array) -> SampleState:
+    """The state with what was drawn at its step: tokens that end it or not, unless nothing may follow."""
+    token, logp, behaviour = drawn
+    at, live = state.step, ~state.done & ~stuck
+    kept = live & ~ends
+    return state._replace(
+        step=at + 1,
+        done=state.done | stuck | ends,
+        finished=state.finished | (live & ends),
+        tokens=state.tokens.at[:, :, at].set(jnp.where(kept, token, 0)),
+        lengths=state.lengths + kept,
+        token_logps=state.token_logps.at[:, :, at].set(jnp.where(live, logp, 0)),
+        behaviour_token_logps=state.behaviour_token_logps.at[:, :, at].set(jnp.where(live, behaviour, 0)),
+    )
 
 
 @jax.jit
