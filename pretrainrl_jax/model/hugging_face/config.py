@@ -98,8 +98,9 @@ def read_shape(folder: Path, dtype: str = "") -> ModelShape:
     name = config.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
         raise InputError(f"{path}: model_type is {name!r}; the known ones are {', '.join(sorted(FAMILIES))}")
+    own = "bfloat16" if stored_dtype(config) == "bfloat16" else "float32"
     try:
-        return _shape(path, config, name, dtype or compute_dtype(config))
+        return _shape(path, config, name, dtype or own)
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: a value is of the wrong kind: {error}") from None
 
@@ -254,11 +255,6 @@ def stored_dtype(config: Mapping[str, Any]) -> str:
     """The dtype that config.json states for the weights; empty where it states none."""
     stated = config.get("dtype") or config.get("torch_dtype") or ""
     return str(stated).removeprefix("torch.")
-
-
-def compute_dtype(config: Mapping[str, Any]) -> str:
-    """What a model of that config computes in: bfloat16 where it is stored so, else float32."""
-    return "bfloat16" if stored_dtype(config) == "bfloat16" else "float32"
 
 
 def ending(bos: int | None, eos: tuple[int, ...]) -> Json:
