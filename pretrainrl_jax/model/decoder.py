@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from pretrainrl_jax.model.attention import Kernel, TreeRows, Visible, causal_mask, for_kernel, rotary_angles
-from pretrainrl_jax.model.layers import EVERYTHING, Auxiliary, KeysValues, Layer, norm, rematerialised, weight
+from pretrainrl_jax.model.layers import EVERYTHING, Auxiliary, KeysValues, Layer, RMSNorm, weight, with_remat
 from pretrainrl_jax.model.mesh import Layout, Rules
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.model.vocabulary import embed
@@ -53,9 +53,9 @@ class Decoder(nn.Module):
         self, tokens: jax.Array, positions: jax.Array, visible: Visible, caches: tuple[KVCache, ...]
     ) -> tuple[jax.Array, tuple[KeysValues, Auxiliary]]:
         s = self.shape
-        embedding = weight(self, "embedding", s.sizes, ("vocabulary", "model"), s.d_model)
+        embedding = weight(self, "embedding", ("vocabulary", "model"), s.d_model)
         if not s.tied:  # declared here, read by `Model.head`
-            weight(self, "head", s.sizes, ("vocabulary", "model"), s.d_model)
+            weight(self, "head", ("vocabulary", "model"), s.d_model)
         x = embed(embedding, tokens, s.dtype, self.layout)
         if s.traits.scaled_embedding:
             x = x * jnp.asarray(s.d_model**0.5, x.dtype)
@@ -71,7 +71,7 @@ class Decoder(nn.Module):
             places = [*(cache.positions for cache in caches), positions]
             distances = [positions[:, :, None] - place[:, None] for place in places]
         layers = nn.scan(
-            rematerialised(Layer, s.remat),
+            with_remat(Layer, s.remat),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=(0, *[nn.broadcast] * 4),  # type: ignore[arg-type]
@@ -80,7 +80,7 @@ class Decoder(nn.Module):
         )(s, self.layout, self.kernel, name="layers")
         stored = [(cache.keys, cache.values) for cache in caches]
         x, of_layers = layers(x, (stored, windows), angles, masks, distances, real)
-        return norm(s, "final_norm", ("model",))(x), of_layers
+        return RMSNorm(s, ("model",), name="final_norm")(x), of_layers
 
 
 def _is_real(visible: Visible) -> jax.Array:
