@@ -8,8 +8,6 @@ a CPU takes over as it is.
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -36,47 +34,26 @@ Slices = tuple[slice, ...]
 Place = tuple[int, ...]  # layer and expert
 
 
-@dataclass(frozen=True)
 class Parameter:
     """One of our parameters, and the tensors it is made of."""
 
-    weight: Weight
-    shape: tuple[int, ...]  # ours, with all layers and experts
-    axes: tuple[str, ...]  # their logical names
-
-    @cached_property
-    def stacked(self) -> int:
-        """Our first axes along which each entry is a tensor of its own: layers, then experts, or none."""
-        return sum(axis in ("layers", "experts") for axis in self.axes)
-
-    @cached_property
-    def places(self) -> list[Place]:
-        """Of each of its tensors the layer and the expert, as far as there are some."""
-        return list(np.ndindex(*self.shape[: self.stacked]))
+    def __init__(self, weight: Weight, shape: tuple[int, ...], axes: tuple[str, ...]) -> None:
+        self.weight = weight
+        self.shape, self.axes = shape, axes  # ours, with all layers and experts; their logical names
+        # Our first axes along which each entry is a tensor of its own: layers, then experts, or none.
+        self.stacked = sum(axis in ("layers", "experts") for axis in axes)
+        # Of each of its tensors the layer and the expert, as far as there are some; and their names.
+        self.places: list[Place] = list(np.ndindex(*shape[: self.stacked]))
+        self.names = [self.name(place) for place in self.places]
+        # For each axis of theirs, our axes that lie flattened in it; and the shape of each of its tensors.
+        self.groups = [[axes.index(n) for n in axis.split() if n in axes] for axis in weight.axes]
+        self.theirs = tuple(math.prod(shape[axis] for axis in group) for group in self.groups)
+        # Whether theirs is a matrix whose columns are our first axes.
+        self.transposed = len(self.groups) == 2 and self.groups[0] > self.groups[1]
 
     def name(self, place: Place) -> str:
         """Their name of the tensor of a layer and an expert."""
         return self.weight.theirs.format(*place)
-
-    @cached_property
-    def names(self) -> list[str]:
-        """Their names of its tensors, in the order of the layers."""
-        return [self.name(place) for place in self.places]
-
-    @cached_property
-    def groups(self) -> list[list[int]]:
-        """For each axis of theirs, our axes that lie flattened in it."""
-        return [[self.axes.index(n) for n in axis.split() if n in self.axes] for axis in self.weight.axes]
-
-    @cached_property
-    def theirs(self) -> tuple[int, ...]:
-        """The shape of each of its tensors."""
-        return tuple(math.prod(self.shape[axis] for axis in group) for group in self.groups)
-
-    @cached_property
-    def transposed(self) -> bool:
-        """Whether theirs is a matrix whose columns are our first axes."""
-        return len(self.groups) == 2 and self.groups[0] > self.groups[1]
 
     def as_matrix(self, unfolded: np.ndarray) -> np.ndarray:
         """What `take` kept of a tensor of theirs as a matrix, with rows and columns as theirs."""
