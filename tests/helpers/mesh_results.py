@@ -44,7 +44,7 @@ from pretrainrl_jax.training.feed import Feed
 from pretrainrl_jax.training.optimizer import Schedule
 from pretrainrl_jax.training.session import Run, Session
 from pretrainrl_jax.training.step import compile_step, init_sharded_state, state_shardings
-from pretrainrl_jax.trees.anchors import AnchorBatch, AnchorText, anchor_rows, pack_anchors
+from pretrainrl_jax.trees.anchors import AnchorBatch, AnchorRows, AnchorText, pack_anchors
 from pretrainrl_jax.trees.dataset import PackedRows
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, Role
 
@@ -349,7 +349,7 @@ def anchored(layout: Layout) -> Found:
         for row, text in enumerate(texts)
     ]
     source = PackedRows(trees(60), ROW_LENGTH, seed=1, passes=1, rows=8)
-    beside = anchor_rows(texts, ROW_LENGTH, 5, 0, source.questions, 1)
+    beside = AnchorRows(texts, ROW_LENGTH, 5, 0, source.questions, 1)
     step = compile_step(model, SETTINGS, "sequence", mesh)
     state, lines = init_sharded_state(model, params, SETTINGS, mesh), []
     numbers = jax.tree.map(lambda x: place(np.float32(x), replicated(mesh)), (ANCHORED, SCHEDULE))
