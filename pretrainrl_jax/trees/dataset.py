@@ -5,19 +5,18 @@ Progress is one row index, so any run resumes exactly and any number of readers 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from pretrainrl_jax.trees.anchors import AnchorRows
 from pretrainrl_jax.trees.batch import PackedBatch
-from pretrainrl_jax.trees.layouts import Layout, Size, size
+from pretrainrl_jax.trees.layouts import Layout, size
 from pretrainrl_jax.trees.packing import Capacity, capacity, pack, plan
 from pretrainrl_jax.trees.tree import AnswerTree
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class PackedRows:
     """All rows of a training run: each pass over the trees is shuffled and packed anew."""
 
@@ -33,11 +32,10 @@ class PackedRows:
     start: float = 0.0  # passes made already; a fraction skips the trees that the other part has visited
     holds: Capacity | None = None  # of the rows; by default the smallest that holds all of them
 
-    @cached_property
-    def _passes(self) -> list[tuple[list[int], list[Size], list[list[int]]]]:
-        """Of each pass the trees in the order they are taken, their sizes, and the rows as places in it."""
-        count = len(self.trees)
-        made = []
+    def __post_init__(self) -> None:
+        self.plan: list[list[int]] = []  # the trees of each row, all passes one after another, no empty row
+        self._pass_of: list[int] = []  # of each of these rows, the number of its pass
+        count, capacities, used = len(self.trees), list[Capacity](), 0
         for number in range(int(self.start), int(np.ceil(self.passes))):
             rng = np.random.default_rng([self.seed, number])
             begin, last = (round(min(max(x - number, 0.0), 1.0) * count) for x in (self.start, self.passes))
@@ -45,31 +43,16 @@ class PackedRows:
             sizes = [size(self.visit(self.trees[i], number), self.layout, self.question) for i in order]
             packed = plan([s.inputs for s in sizes], self.row_length)
             # First-fit leaves the late rows emptier: their order is drawn, so that no update is made of them.
-            made.append((order, sizes, [packed[i] for i in rng.permutation(len(packed))]))
-        return made
-
-    @cached_property
-    def plan(self) -> list[list[int]]:
-        """The trees of each row, all passes one after another, without the empty rows at the end."""
-        return [[order[i] for i in row] for order, _, packed in self._passes for row in packed]
-
-    @cached_property
-    def _pass_of(self) -> list[int]:
-        """The number of the pass that each planned row belongs to."""
-        return [int(self.start) + n for n, (_, _, packed) in enumerate(self._passes) for _ in packed]
-
-    @cached_property
-    def capacity(self) -> Capacity:
-        """Static sizes of every row."""
-        capacities = [capacity(sizes, packed, self.row_length) for _, sizes, packed in self._passes]
+            self.plan += [[order[i] for i in packed[row]] for row in rng.permutation(len(packed))]
+            self._pass_of += [number] * len(packed)
+            capacities.append(capacity(sizes, packed, self.row_length))
+            used += sum(s.inputs for s in sizes)
         capacities = capacities or [capacity([], [], self.row_length)]
-        return self.holds or Capacity(*map(max, zip(*capacities, strict=True)))
-
-    @property
-    def fill(self) -> float:
-        """Share of the planned rows' input tokens that are not padding at a row's end."""
-        used = sum(s.inputs for _, sizes, _ in self._passes for s in sizes)
-        return used / max(1, len(self.plan) * self.row_length)
+        self.capacity = self.holds or Capacity(*map(max, zip(*capacities, strict=True)))  # of every row
+        # Share of the planned rows' input tokens that are not padding at a row's end.
+        self.fill = used / max(1, len(self.plan) * self.row_length)
+        self.batches = -(-len(self.plan) // self.rows)  # the last one possibly filled up
+        self.empty = pack([[]], self.capacity, self.layout, self.question, self.sequences)  # changes no loss
 
     @property
     def questions(self) -> list[int]:
@@ -77,18 +60,8 @@ class PackedRows:
         rows = [len(trees) for trees in self.plan]
         return [sum(rows[at : at + self.rows]) for at in range(0, len(rows), self.rows)]
 
-    @property
-    def batches(self) -> int:
-        """Number of batches, the last one possibly filled up."""
-        return -(-len(self.plan) // self.rows)
-
     def __len__(self) -> int:
         return self.batches * self.rows
-
-    @cached_property
-    def empty(self) -> PackedBatch:
-        """A row of nothing, [1, …], which changes no loss."""
-        return pack([[]], self.capacity, self.layout, self.question, self.sequences)
 
     def __getitem__(self, index: int) -> PackedBatch:
         """Row `index`, [1, …]; beyond the plan an empty one fills up the last batch."""
@@ -100,7 +73,7 @@ class PackedRows:
         return pack([trees], self.capacity, self.layout, self.question, self.sequences)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class PlannedRows:
     """Some batches of rows of documents, planned already; the last one is filled up with empty rows."""
 
@@ -109,15 +82,9 @@ class PlannedRows:
     rows: int  # of a batch
     capacity: Capacity
 
-    @property
-    def batches(self) -> int:
-        """Number of batches."""
-        return -(-len(self.plan) // self.rows)
-
-    @cached_property
-    def empty(self) -> PackedBatch:
-        """A row of nothing, [1, …]."""
-        return pack([[]], self.capacity, question=False, sequences=True)
+    def __post_init__(self) -> None:
+        self.batches = -(-len(self.plan) // self.rows)
+        self.empty = pack([[]], self.capacity, question=False, sequences=True)
 
     def __getitem__(self, index: int) -> PackedBatch:
         """Row `index`, [1, …]; beyond the plan an empty one."""

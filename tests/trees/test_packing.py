@@ -504,7 +504,7 @@ def test_rows_hold_what_is_visited_of_each_tree_in_each_pass():
 
     for layout, question in (("shared", False), ("literal", True)):
         source = dataclasses.replace(packed(), visit=visit, layout=layout, question=question, row_length=64)
-        second_pass = sum(len(rows) for _, _, rows in source._passes[:1])
+        second_pass = source._pass_of.count(source._pass_of[0])
         assert 0 < second_pass < len(source.plan)
         for index, row in enumerate(source.plan):
             expected = [visit(source.trees[i], int(index >= second_pass)) for i in row]
