@@ -116,12 +116,10 @@ def in_training(shape: ModelShape, settings: ModelConfig) -> ModelShape:
 
     Raises InputError where there is a coefficient, and no experts.
     """
-    if settings.router_loss > 0 and not shape.experts:
-        raise InputError(
-            f"model.router_loss is {settings.router_loss}, and the model has no experts: remove it"
-        )
-    own = settings.router_loss < 0 or not shape.experts
-    router_loss = shape.router_loss if own else settings.router_loss
+    asked = settings.router_loss
+    if asked > 0 and not shape.experts:
+        raise InputError(f"model.router_loss is {asked}, and the model has no experts: remove it")
+    router_loss = shape.router_loss if asked < 0 or not shape.experts else asked
     return dataclasses.replace(shape, remat=settings.remat, router_loss=router_loss)
 
 

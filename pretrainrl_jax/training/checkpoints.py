@@ -116,9 +116,7 @@ class Saver:
         self.wait()
         steps = self._manager.all_steps()
         best = min(steps, key=lambda step: (_about(self._folder, step, "score"), -step))
-        for step in steps:
-            if step > best:
-                self._manager.delete(step)
+        self._delete_after(best)
         say(f"{self._folder.name}: of the evaluated steps, {best} is the best and is kept")
 
     def _write(self, state: TrainState, progress: Progress, items: Json) -> None:
@@ -132,19 +130,17 @@ class Saver:
         about = self._about | STAMP | {"step": step, "finished": not items, "progress": asdict(progress)}
         about["checksums"] = checksums(state.params)
         with disk_errors():
-            for old in self._manager.all_steps():
-                if old > step:  # of a run that is not gone on with
-                    self._manager.delete(old)
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    params=ocp.args.PyTreeSave(state.params, _pieces(state.params)),
-                    about=ocp.args.JsonSave(about),
-                    **{name: ocp.args.StandardSave(value, _pieces(value)) for name, value in items.items()},
-                ),
-                force=True,
-            )
+            self._delete_after(step)  # those of a run that is not gone on with
+            params = ocp.args.PyTreeSave(state.params, _pieces(state.params))
+            more = {name: ocp.args.StandardSave(value, _pieces(value)) for name, value in items.items()}
+            args = ocp.args.Composite(params=params, about=ocp.args.JsonSave(about), **more)
+            self._manager.save(step, args=args, force=True)
         self._detail(f"checkpoint {self._folder.name}: step {step}")
+
+    def _delete_after(self, step: int) -> None:
+        for later in self._manager.all_steps():
+            if later > step:
+                self._manager.delete(later)
 
 
 def _pieces(tree: Any) -> Any:

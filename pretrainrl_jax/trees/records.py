@@ -110,6 +110,5 @@ def refuse_unscored(trees: Iterable[AnswerTree]) -> None:
     """Raises InputError if a branch of a pair has no reference log-probability."""
     for tree in trees:
         if any(math.isnan(total(tree.branches[i].reference_logp)) for p in tree.preferences for i in p[:2]):
-            raise InputError(
-                f"tree {tree.id} has a branch without a reference log-probability: mine the facts again"
-            )
+            said = f"tree {tree.id} has a branch without a reference log-probability"
+            raise InputError(f"{said}: mine the facts again")

@@ -192,10 +192,8 @@ def _refuse_unknown(path: Path, config: Json, given: Any, declared: Json) -> Non
                 f"{given.model_type}; remove it if the model was trained without it"
             )
     key, names = ACTIVATIONS[FAMILIES[given.model_type].activation]
-    if getattr(given, key) not in names:
-        raise InputError(
-            f"{path}: {key} is {getattr(given, key)!r}, and this decoder computes {names[0]!r} alone"
-        )
+    if (value := getattr(given, key)) not in names:
+        raise InputError(f"{path}: {key} is {value!r}, and this decoder computes {names[0]!r} alone")
 
 
 def _rope(path: Path, rope: Json) -> Json:
