@@ -106,51 +106,33 @@ def score_endings(
     batch: PackedBatch,
     terminators: jax.Array,
     earlier: Before | None = None,
+    temperatures: jax.Array | None = None,
 ) -> jax.Array:
     """Of every branch of packed rows its summed log-probability, and its probability as an answer.
 
     The second counts every terminator at the place of its own: an answer ends as probably as all of them
     together. It is what is shown and compared, whatever terminator a model was taught to end with. Every
-    branch's own is among `terminators`, bool [vocabulary]. float32 [rows, branches, 2], in nats, on every
-    device.
-    """
-    hidden = source_states(model, params, batch, earlier).hidden
-    sums = _branch_and_answer_logps(model, params, hidden, batch, terminators)
-    return constrain(jnp.stack(sums, -1), model.layout)
+    branch's own is among `terminators`, bool [vocabulary].
 
-
-@partial(jax.jit, static_argnums=0)
-def score_tempered(
-    model: Model,
-    params: Params,
-    batch: PackedBatch,
-    terminators: jax.Array,
-    temperatures: jax.Array,
-    earlier: Before | None = None,
-) -> jax.Array:
-    """The second of `score_endings` at several temperatures, which divide every logit; one forward pass.
-
-    `temperatures` are float32 [temperatures], above 0. float32 [rows, branches, temperatures].
+    Returns:
+        float32 [rows, branches, 2], in nats, on every device. With `temperatures`, float32 and above 0, which
+        divide every logit, the second at each of them: [rows, branches, temperatures], of one forward pass.
     """
     hidden = source_states(model, params, batch, earlier).hidden
 
-    def at(temperature: jax.Array) -> jax.Array:
-        return _branch_and_answer_logps(model, params, _divided(hidden, temperature), batch, terminators)[1]
+    def of_states(hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
+        head = model.head(params).astype(hidden.dtype)
+        arguments = hidden, head, batch.source_index, batch.targets, terminators
+        logps, endings = token_and_ending_logps(*arguments, layout=model.layout)
+        there = jnp.pad(batch.target_branch + (batch.source_index >= 0), ((0, 0), (0, 1)))
+        last = there[:, :-1] != there[:, 1:]  # a branch's targets stand together, its terminator last
+        answers = jnp.where(last, jnp.maximum(endings, logps), logps)  # nor less probable than its own
+        return branch_sums(logps, batch), branch_sums(answers, batch)
 
-    return constrain(jnp.moveaxis(jax.lax.map(at, temperatures), 0, -1), model.layout)
-
-
-def _branch_and_answer_logps(
-    model: Model, params: Params, hidden: jax.Array, batch: PackedBatch, terminators: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """float32 [rows, branches] each, from the states that predict."""
-    head = model.head(params).astype(hidden.dtype)
-    arguments = hidden, head, batch.source_index, batch.targets, terminators
-    logps, endings = token_and_ending_logps(*arguments, layout=model.layout)
-    there = jnp.pad(batch.target_branch + (batch.source_index >= 0), ((0, 0), (0, 1)))
-    last = there[:, :-1] != there[:, 1:]  # a branch's targets stand together, its terminator last
-    answers = jnp.where(last, jnp.maximum(endings, logps), logps)  # nor less probable than its own
-    return branch_sums(logps, batch), branch_sums(answers, batch)
+    if temperatures is None:
+        return constrain(jnp.stack(of_states(hidden), -1), model.layout)
+    answers = jax.lax.map(lambda by: of_states(_divided(hidden, by))[1], temperatures)
+    return constrain(jnp.moveaxis(answers, 0, -1), model.layout)
 
 
 def score_answers(
@@ -161,13 +143,11 @@ def score_answers(
     temperatures: Sequence[float] = (),
     **packing: Any,
 ) -> list[list[list[float]]]:
-    """`score_trees` by `score_endings`: of each branch both; with `temperatures` by `score_tempered`."""
-    ends, divisors = (replicate(x, model.mesh) for x in (terminators, np.array(temperatures, np.float32)))
+    """`score_trees` by `score_endings`: of each branch both; with `temperatures` what it gives at each."""
+    ends, by = (replicate(x, model.mesh) for x in (terminators, np.array(temperatures, np.float32)))
 
     def engine(model: Model, params: Params, batch: PackedBatch, earlier: Before | None) -> jax.Array:
-        if temperatures:
-            return score_tempered(model, params, batch, ends, divisors, earlier)
-        return score_endings(model, params, batch, ends, earlier)
+        return score_endings(model, params, batch, ends, earlier, by if temperatures else None)
 
     return score_trees(model, params, trees, engine=engine, **packing)
 

@@ -1,11 +1,13 @@
 """Packed rows as a random-access dataset: row i of training is always the same row.
 
-Progress is one row index, so any run resumes exactly and any number of readers can slice the same data.
+Progress is one row index, so any run resumes exactly and any number of readers can slice the same data. Of
+several trees of one question, in different wordings, each pass sees one, in turn.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
@@ -14,6 +16,8 @@ from pretrainrl_jax.trees.batch import PackedBatch
 from pretrainrl_jax.trees.layouts import Layout, size
 from pretrainrl_jax.trees.packing import Capacity, capacity, pack, plan
 from pretrainrl_jax.trees.tree import AnswerTree
+
+Visit = Callable[[AnswerTree, int], AnswerTree]  # what a pass of that number sees of a tree
 
 
 @dataclass(eq=False)
@@ -25,7 +29,7 @@ class PackedRows:
     seed: int  # the shuffle of pass p derives from (seed, p)
     passes: float  # times every tree is visited; a fraction visits that share of a further pass
     rows: int  # a batch; the last batch is filled up with empty rows
-    visit: Callable[[AnswerTree, int], AnswerTree] = lambda tree, number: tree  # what a pass sees of a tree
+    visit: Visit = lambda tree, number: tree
     layout: Layout = "shared"  # how a tree is laid into a row
     question: bool = True  # prefixes are predicted
     sequences: bool = False  # every tree is one, as `pack` is told
@@ -140,3 +144,30 @@ class ProcessShard:
         data = grain.MapDataset.source(self)[row // self.source.rows * count :]
         data = data.batch(count, batch_fn=laid)
         return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)))
+
+
+def one_of_each(trees: Sequence[AnswerTree]) -> list[AnswerTree]:
+    """The first tree of each id."""
+    return list({tree.id: tree for tree in reversed(trees)}.values())[::-1]
+
+
+def in_turn(trees: Sequence[AnswerTree], visit: Visit = lambda tree, number: tree) -> Visit:
+    """What is seen of a tree's id in a pass: the next of the trees of that id, as `visit` sees it.
+
+    Which one the first pass shows is drawn by the id, so that each pass has all of them, and a question has
+    the same whatever others there are.
+    """
+    wordings: dict[str, list[AnswerTree]] = {}
+    for tree in trees:
+        wordings.setdefault(tree.id, []).append(tree)
+
+    def seen(tree: AnswerTree, number: int) -> AnswerTree:
+        of_question = wordings[tree.id]
+        return visit(of_question[turn(tree.id, number, len(of_question))], number)
+
+    return seen
+
+
+def turn(name: str, number: int, count: int) -> int:
+    """Which of its `count` wordings pass `number` asks of the question with that id."""
+    return (crc32(name.encode()) + number) % count
