@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from pretrainrl_jax.model.attention import Kernel, TreeRows, Visible, causal_mask, for_kernel, rotary_angles
-from pretrainrl_jax.model.layers import EVERYTHING, Auxiliary, KeysValues, Layer, RMSNorm, weight, with_remat
+from pretrainrl_jax.model.layers import EVERYTHING, Auxiliary, KeysValues, Part, RMSNorm, layer_class, weight
 from pretrainrl_jax.model.mesh import Layout, Rules
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.model.vocabulary import embed
@@ -43,11 +43,7 @@ class HiddenStates(NamedTuple):
     auxiliary: Auxiliary  # what layers report beside, by name, each [layers, …]; empty where they do not
 
 
-class Decoder(nn.Module):
-    shape: ModelShape
-    layout: Layout
-    kernel: Kernel
-
+class Decoder(Part):
     @nn.compact
     def __call__(
         self, tokens: jax.Array, positions: jax.Array, visible: Visible, caches: tuple[KVCache, ...]
@@ -71,7 +67,7 @@ class Decoder(nn.Module):
             places = [*(cache.positions for cache in caches), positions]
             distances = [positions[:, :, None] - place[:, None] for place in places]
         layers = nn.scan(
-            with_remat(Layer, s.remat),
+            layer_class(s.remat),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=(0, *[nn.broadcast] * 4),  # type: ignore[arg-type]
@@ -125,7 +121,7 @@ class Model:
 
     def _init(self, key: jax.Array) -> Any:
         one = jnp.zeros((1, 1), jnp.int32)
-        alone = Decoder(self.shape, Layout(), "xla")  # the one token does not divide over a mesh
+        alone = Decoder(self.shape, Layout())  # the one token does not divide over a mesh
         return alone.init(key, one, one, jnp.ones((1, 1, 1), bool), ())["params"]
 
     def init(self, key: jax.Array) -> Params:

@@ -44,6 +44,14 @@ ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": partial(jax.nn.gelu, approximat
 Auxiliary = dict[str, jax.Array]  # by name, what a layer reports; the same names and shapes from every layer
 
 
+class Part(nn.Module):
+    """Of a decoder of that shape: what it computes with, and where it lies."""
+
+    shape: ModelShape
+    layout: Layout
+    kernel: Kernel = "xla"
+
+
 def parameter(module: Any, name: str, initialiser: Any, axes: tuple[str, ...]) -> Any:
     """A float32 parameter of a module of a decoder's shape, with the logical names of its axes."""
     sizes = tuple(module.shape.sizes[axis] for axis in axes)
@@ -91,7 +99,7 @@ class RMSNorm(nn.Module):
 
 
 def linear(
-    module: Any, name: str, x: jax.Array, takes: tuple[str, ...], gives: tuple[str, ...], bias: bool
+    module: Part, name: str, x: jax.Array, takes: tuple[str, ...], gives: tuple[str, ...], bias: bool
 ) -> jax.Array:
     """x [batch, time, *takes] times the module's weight [*takes, *gives] of this name, plus its bias.
 
@@ -112,20 +120,16 @@ def linear(
     return checkpoint_name(y, name)
 
 
-def with_remat(layer: Any, policy: Policy) -> Any:
-    """The class of a layer whose backward pass recomputes what the policy does not keep."""
+def layer_class(policy: Policy) -> Any:
+    """`Layer`, whose backward pass recomputes what the policy does not keep."""
     if policy == "none":
-        return layer
+        return Layer
     keep = jax.checkpoint_policies.save_only_these_names(*KEPT[policy])
-    return nn.remat(layer, prevent_cse=False, policy=keep)  # a scan's body: nothing to share it with
+    return nn.remat(Layer, prevent_cse=False, policy=keep)  # a scan's body: nothing to share it with
 
 
-class Attention(nn.Module):
+class Attention(Part):
     """Causal attention with grouped queries, rotary positions and a cache."""
-
-    shape: ModelShape
-    layout: Layout
-    kernel: Kernel
 
     @nn.compact
     def __call__(
@@ -147,11 +151,8 @@ class Attention(nn.Module):
         return linear(self, "out", mixed, of_queries, ("model",), s.out_bias), (keys, values)
 
 
-class MLP(nn.Module):
+class MLP(Part):
     """The gated feed-forward network."""
-
-    shape: ModelShape
-    layout: Layout
 
     @nn.compact
     def __call__(self, x: jax.Array, real: jax.Array | None) -> tuple[jax.Array, Auxiliary]:
@@ -161,11 +162,8 @@ class MLP(nn.Module):
         return linear(self, "down", active, ("mlp",), ("model",), bias), {}
 
 
-class Mixture(nn.Module):
+class Mixture(Part):
     """A mixture of gated feed-forward networks."""
-
-    shape: ModelShape
-    layout: Layout
 
     @nn.compact
     def __call__(self, x: jax.Array, real: jax.Array | None) -> tuple[jax.Array, Auxiliary]:
@@ -189,12 +187,8 @@ class Mixture(nn.Module):
         return mix_experts(x, routed, matrices, activation, self.layout, scale), load(routed, real)
 
 
-class Layer(nn.Module):
+class Layer(Part):
     """Attention and MLP, each added to the stream it reads."""
-
-    shape: ModelShape
-    layout: Layout
-    kernel: Kernel
 
     @nn.compact
     def __call__(
@@ -232,6 +226,6 @@ class Layer(nn.Module):
         x = x + normed(mixed, after_attention)
         if not after_attention:  # else that norm's gradient reads `out`, which is kept
             x = checkpoint_name(x, STREAM)
-        mlp = Mixture(s, self.layout, name="mlp") if s.experts else MLP(s, self.layout, name="mlp")
+        mlp = (Mixture if s.experts else MLP)(s, self.layout, name="mlp")
         fed, report = mlp(normed(x, before_mlp), real)
         return x + normed(fed, after_mlp), (new, report)

@@ -220,7 +220,4 @@ class StreamFeed:
 
 def count_batches(blocks: Blocks) -> int:
     """How many batches a stream has from here to its end: all of it is read."""
-    count = 0
-    while block := blocks.next():
-        count += block.batches
-    return count
+    return sum(block.batches for block in iter(blocks.next, None))
