@@ -36,7 +36,7 @@ class BeamState(NamedTuple):
     live: Hypotheses
     ended: Hypotheses
     ancestors: jax.Array  # [batch, beams, max_new_tokens] which branch had this beam's token of each step
-    allowed: State  # of the constraint, [batch, beams, …]
+    allowed: State  # of the constraint
 
 
 STATE_SPECS = BeamState._make([REPLICATED, *[ROWS] * 4])  # how it lies on a mesh

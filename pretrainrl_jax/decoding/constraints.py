@@ -15,18 +15,15 @@ import numpy as np
 DENSE_BYTES = 64 << 20  # nodes with many children have a row of the vocabulary: no more of them than this
 FEW = 16  # children that need no row
 LEAST = 256  # nodes that there is room for: small sets all share a program
-State = Any  # a tree of arrays [batch, …], or [batch, beams, …]
+State = Any  # int32 [batch, beams]; None without a constraint
 
 
 class Constraint(Protocol):
     """Pure functions, on arrays that the constraint holds: it is a tree of arrays itself.
 
-    Terminators are subject to it too. On a mesh every device has all of its arrays.
+    A state is a number; prompts begin in 0, or in those that they are given. Terminators are subject to it,
+    too. On a mesh every device has all of its arrays.
     """
-
-    # The state before any token: a tree of arrays [batch, …], copied to every beam or sample. `starts`, int32
-    # [batch], says which of its beginnings each prompt has.
-    def start(self, starts: jax.Array) -> State: ...
 
     # Which of the `size` tokens from `start` on may follow: bool [..., size]. `start` may be traced.
     def allowed(self, state: State, start: Any, size: int) -> jax.Array: ...
@@ -36,14 +33,11 @@ class Constraint(Protocol):
 
 
 def begin(constraint: Constraint | None, batch: int, branches: int, starts: jax.Array | None = None) -> State:
-    """The first state of every branch: arrays [batch, branches, …]; None without a constraint.
-
-    `starts` are as `Constraint.start` takes them; None is 0 for every prompt.
-    """
+    """The first state of every branch, int32 [batch, branches], of those of prompts, [batch]."""
     if constraint is None:
         return None
-    state = constraint.start(jnp.zeros(batch, jnp.int32) if starts is None else starts)
-    return jax.tree.map(lambda x: jnp.broadcast_to(x[:, None], (batch, branches, *x.shape[1:])), state)
+    state = jnp.zeros(batch, jnp.int32) if starts is None else starts
+    return jnp.broadcast_to(state[:, None], (batch, branches))
 
 
 @jax.tree_util.register_dataclass
@@ -66,10 +60,6 @@ class Trie:
     dense: Any  # bool [rows, vocabulary], which tokens may follow; row 0 has none
     terminators: Any  # bool [vocabulary]
     few: int = field(metadata={"static": True})
-
-    def start(self, starts: jax.Array) -> jax.Array:
-        """The roots, int32 [batch]."""
-        return starts
 
     def allowed(self, state: jax.Array, start: Any, size: int) -> jax.Array:
         """A row of `dense`, a few tokens more, and terminators after a complete answer."""

@@ -34,7 +34,7 @@ class SampleState(NamedTuple):
     finished: jax.Array  # bool [batch, samples], by a terminator
     hidden: jax.Array  # [batch, samples, model], which predicts the next tokens
     cache: KeysValues
-    allowed: State  # of the constraint, [batch, samples, …]
+    allowed: State  # of the constraint
     tokens: jax.Array  # [batch, samples, max_new_tokens]
     lengths: jax.Array  # [batch, samples]
     token_logps: jax.Array  # [batch, samples, max_new_tokens]

@@ -18,10 +18,6 @@ class Automaton:
 
     transitions: jax.Array
 
-    def start(self, starts: jax.Array) -> jax.Array:
-        """These states, int32 [batch]."""
-        return starts
-
     def allowed(self, state: jax.Array, start: Any, size: int) -> jax.Array:
         """Reads these tokens' part of each state's row alone."""
 
