@@ -204,17 +204,11 @@ def _attend_splash(
         by_head = (jnp.swapaxes(x, 1, 2) for x in (queries, keys, values))
         return jnp.swapaxes(jax.vmap(kernel)(*by_head, SegmentIds(tree_id, tree_id)), 1, 2)
 
-    if layout.is_sharded:
-        of_queries, of_keys = (layout.spec("rows", None, heads, None) for heads in ("heads", "kv_heads"))
-        of_device = jax.shard_map(
-            of_device,
-            mesh=layout.mesh,
-            in_specs=(of_queries, of_keys, of_keys, layout.spec("rows", None)),
-            out_specs=of_queries,
-            check_vma=False,  # a Pallas call does not say along which axes its results differ
-        )
+    of_queries, of_keys = (layout.spec("rows", None, heads, None) for heads in ("heads", "kv_heads"))
+    in_specs = of_queries, of_keys, of_keys, layout.spec("rows", None)
+    attend = layout.on_each_device(of_device, in_specs, of_queries)
     scaled = (queries.astype(jnp.float32) * scale).astype(queries.dtype)  # the kernel has no scale
-    return of_device(scaled, keys, values, tree_id)
+    return attend(scaled, keys, values, tree_id)
 
 
 def _attend_fused(

@@ -68,9 +68,9 @@ def route(logits: jax.Array, per_token: int, normalised: bool) -> Routed:
 
 
 def load(routed: Routed, real: jax.Array) -> dict[str, jax.Array]:
-    """How many tokens chose each expert, and the sum of their probabilities for it; of those that are `real`.
+    """How many tokens chose each expert, and the sum of their probabilities for it.
 
-    bool [rows, time], False on padding.
+    Of tokens that are `real`, bool [rows, time]: False on padding.
     """
     count = routed.probabilities.shape[-1]
     chosen = jax.nn.one_hot(routed.experts, count, dtype=jnp.float32).sum(-2)  # [rows, time, experts]
@@ -105,13 +105,9 @@ def mix_experts(
     The matrices, of that dtype, are of all experts; `activation` is the gate's, `scale` that of adapters.
     Rows of x lie as a batch's do, experts, model and mlp as parameters'.
     """
-    of_device = partial(_of_device, activation=activation, scale=scale, platform=layout.platform)
-    arguments = (x, routed.experts, routed.weights, matrices)
-    if layout.mesh is None or not layout.is_sharded:
-        return of_device(Axes(), *arguments)
-    rules, several = layout.rules, [axis for axis, size in layout.mesh.shape.items() if size > 1]
+    rules, several, rows = layout.rules, layout.several, layout.spec("rows", None, None)
     axes = Axes(*(axis if axis in several else None for axis in (rules.experts, rules.model, rules.mlp)))
-    rows = layout.spec("rows", None, None)
+    of_device = partial(_of_device, axes, activation=activation, scale=scale, platform=layout.platform)
 
     def specs(matrix: Matrix, takes: str, gives: str) -> Matrix:
         low = matrix.a is not None
@@ -121,13 +117,8 @@ def mix_experts(
     gate, up, down = matrices
     inward = (specs(matrix, "model", "mlp") for matrix in (gate, up))
     of_matrices = Matrices(*inward, specs(down, "mlp", "model"))
-    return jax.shard_map(
-        partial(of_device, axes),
-        mesh=layout.mesh,
-        in_specs=(rows, rows, rows, of_matrices),
-        out_specs=rows,
-        check_vma=False,  # a Pallas call does not say along which axes its results differ
-    )(*arguments)
+    mix = layout.on_each_device(of_device, (rows, rows, rows, of_matrices), rows)
+    return mix(x, routed.experts, routed.weights, matrices)
 
 
 def _of_device(

@@ -1,8 +1,9 @@
 """The mesh of devices, and which of its axes each axis of an array lies along: a model's layout."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -64,6 +65,18 @@ class Layout:
         """The same on the devices."""
         assert self.mesh is not None
         return NamedSharding(self.mesh, self.spec(*axes))
+
+    @property
+    def several(self) -> list[str]:
+        """The axes of the mesh along which there are several devices."""
+        return [axis for axis, size in self.mesh.shape.items() if size > 1] if self.mesh is not None else []
+
+    def on_each_device(self, function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Any:
+        """The function on every device's part of its arguments; as it is where there is one device."""
+        if not self.is_sharded:
+            return function
+        of_all = partial(jax.shard_map, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs)
+        return of_all(function, check_vma=False)  # a Pallas call does not say along which axes results differ
 
 
 ONE_DEVICE = Layout()

@@ -35,17 +35,14 @@ def maybe_shard_map(
 
     It gives the results' parts. The specs are partitions by logical axes, as TABLE is.
     """
-    if layout.mesh is None or not layout.is_sharded:
-        return partial(per_shard, MeshAxes())
-    rules, several = layout.rules, [axis for axis, size in layout.mesh.shape.items() if size > 1]
+    rules, several = layout.rules, layout.several
     axes = MeshAxes(
         tuple(axis for axis in several if axis == rules.vocabulary),
         rules.model if rules.model in several else None,
         tuple(axis for axis in rules.rows if axis in several and axis != rules.model),
     )
     in_specs, out_specs = jax.tree.map(lambda spec: layout.spec(*spec), (in_specs, out_specs))
-    function = partial(per_shard, axes)
-    return jax.shard_map(function, mesh=layout.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+    return layout.on_each_device(partial(per_shard, axes), in_specs, out_specs)
 
 
 def check_tokens(largest: int, vocabulary: int) -> None:
