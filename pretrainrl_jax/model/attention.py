@@ -206,9 +206,9 @@ def _attend_splash(
 
     of_queries, of_keys = (layout.spec("rows", None, heads, None) for heads in ("heads", "kv_heads"))
     in_specs = of_queries, of_keys, of_keys, layout.spec("rows", None)
-    attend = layout.on_each_device(of_device, in_specs, of_queries)
+    of_all = layout.on_each_device(of_device, in_specs, of_queries)
     scaled = (queries.astype(jnp.float32) * scale).astype(queries.dtype)  # the kernel has no scale
-    return attend(scaled, keys, values, tree_id)
+    return of_all(scaled, keys, values, tree_id)
 
 
 def _attend_fused(

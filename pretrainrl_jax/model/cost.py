@@ -61,7 +61,7 @@ def parameters(shape: ModelShape, expert: int = 1) -> Parameters:
 
 
 def flops(shape: ModelShape, visible: float) -> Flops:
-    """The forward pass of a token that attends to `visible` positions, the mean over tokens and layers."""
+    """The forward pass of a token; it attends to `visible` positions, itself among them, in the mean."""
     s = shape
     attention = 4 * visible * s.layers * s.heads * s.head_dim  # scores, and the sum of values
     layers, adapters = (2 * s.layers * of(s, s.experts_per_token or 1) for of in (matrices, _adapters))

@@ -35,7 +35,7 @@ class Rules:
     rank: str | None = None  # of adapters
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what no batch can be laid beside."""
+        """Raises ValueError if the vocabulary lies along an axis of the rows, or model along another one."""
         if self.vocabulary in self.rows or self.model not in (None, *self.rows):
             raise ValueError("the vocabulary lies along an axis of the rows, or model along another one")
 
