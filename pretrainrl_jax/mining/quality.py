@@ -26,11 +26,8 @@ def quality(trees: Sequence[AnswerTree], facts: Sequence[Fact]) -> Json:
     `odds` counts them by the whole part of log10 of the probability that all negatives of a question hold,
     divided by that of its truth or by `LEAST_TRUTH`. `fragments` and `hidden_truths` count questions of whose
     negatives at least half are fragments, or any is true. `most_believed` is, of each category, the text that
-    is the most probable negative of the most questions.
-
-    Args:
-        trees: those that were mined; here a reference log-probability counts all terminators.
-        facts: every known fact, those of the trees among them.
+    is the most probable negative of the most questions. Reference log-probabilities of the trees count all
+    terminators here; `facts` are all that are known, those of the trees among them.
     """
     by_id = {fact.id: fact for fact in facts}
     asked = [(by_id[tree.id], negatives, tree) for tree in trees if (negatives := rejected(tree))]

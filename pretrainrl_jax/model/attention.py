@@ -82,7 +82,6 @@ def attend(
             tells. The mask is bool [batch, time, length]; `for_kernel` leaves rows in its place to splash.
         scale: multiplies the scores.
         kernel: what computes it, where it can (`can_use_cudnn`, `can_use_splash`); XLA computes the rest.
-        layout: where the arrays lie.
 
     Returns:
         [batch, time, heads, head] in the queries' dtype; scores and softmax are float32. The rows that see

@@ -37,8 +37,7 @@ def bucket_logps(
         hidden: [rows, time, model] float32 or bfloat16; finite.
         head: [vocabulary, model] the same dtype.
         tokens: [rows, time, k] int32, those of a state all different; -1: none.
-        block: vocabulary rows at a time, a multiple of 32; by default `vocabulary.block_size(model)`.
-        layout: how rows and head are cut; by default one device has them.
+        block, layout: as `token_logps` takes them; a block is a multiple of 32.
 
     Returns:
         float32 [rows, time, k], 0 with no gradient where there is no token; and [rows, time], -inf where the

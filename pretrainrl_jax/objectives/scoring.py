@@ -112,11 +112,9 @@ def score_endings(
 
     The second counts every terminator at the place of its own: an answer ends as probably as all of them
     together. It is what is shown and compared, whatever terminator a model was taught to end with. Every
-    branch's own is among `terminators`, bool [vocabulary].
-
-    Returns:
-        float32 [rows, branches, 2], in nats, on every device. With `temperatures`, float32 and above 0, which
-        divide every logit, the second at each of them: [rows, branches, temperatures], of one forward pass.
+    branch's own is among `terminators`, bool [vocabulary]. They are float32 [rows, branches, 2], in nats, on
+    every device; with `temperatures`, float32 and above 0, which divide every logit, the second at each of
+    them: [rows, branches, temperatures], of one forward pass.
     """
     hidden = source_states(model, params, batch, earlier).hidden
 

@@ -71,9 +71,8 @@ class Parameter:
     def take(self, part: Slices) -> tuple[Slices, tuple[int, ...], Slices]:
         """How to read a part of ours, of one layer, from a tensor of theirs.
 
-        Returns:
-            The slices of theirs to read; the shape to unfold that into, our axes in their order; and what to
-            keep of it. Of axes that lie flattened in one, all of the inner ones are read.
+        That is slices of theirs to read; the shape to unfold that into, our axes in their order; and what to
+        keep of it. Of axes that lie flattened in one, all of the inner ones are read.
         """
         rows, unfolded, cut = [], [], []
         for outer, *inner in self.groups:
