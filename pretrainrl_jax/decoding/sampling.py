@@ -205,7 +205,7 @@ def sample(
     )
     state = jax.lax.while_loop(should_continue, step, state)
     of_tokens = state.token_logps, state.behaviour_token_logps
-    sums = (logps.sum(-1) for logps in of_tokens)
+    sums = of_tokens[0].sum(-1), of_tokens[1].sum(-1)
     drawn = DecodedBatch(state.tokens, state.lengths, state.finished, *sums, *of_tokens)
     return jax.tree.map(lambda x: constrain(x, model.layout), drawn)
 

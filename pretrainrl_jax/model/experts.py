@@ -114,9 +114,8 @@ def mix_experts(
         a, b = (layout.spec("experts", takes, "rank"), layout.spec("experts", "rank", gives))
         return Matrix(layout.spec("experts", takes, gives), a if low else None, b if low else None)
 
-    gate, up, down = matrices
-    inward = (specs(matrix, "model", "mlp") for matrix in (gate, up))
-    of_matrices = Matrices(*inward, specs(down, "mlp", "model"))
+    gate, up = (specs(matrix, "model", "mlp") for matrix in (matrices.gate, matrices.up))
+    of_matrices = Matrices(gate, up, specs(matrices.down, "mlp", "model"))
     mix = layout.on_each_device(of_device, (rows, rows, rows, of_matrices), rows)
     return mix(x, routed.experts, routed.weights, matrices)
 
