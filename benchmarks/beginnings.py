@@ -19,7 +19,7 @@ from few_shot import few_shot
 import pretrainrl_jax as prl
 from pretrainrl_jax.decoding.answers import answer_questions
 from pretrainrl_jax.model import beginnings
-from pretrainrl_jax.model.shared import Shared
+from pretrainrl_jax.model.beginnings import Shared
 from pretrainrl_jax.objectives import scoring
 from pretrainrl_jax.trees.templates import encode_branches
 from pretrainrl_jax.trees.tree import AnswerTree, Branch

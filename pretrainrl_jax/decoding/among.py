@@ -1,11 +1,12 @@
 """Answers among known ones: beam search that can say nothing else, between texts and tokens."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from pretrainrl_jax.decoding import trie
+from pretrainrl_jax.decoding import constraints
 from pretrainrl_jax.decoding.answers import Answer, read_answer
 from pretrainrl_jax.decoding.decode import decode
 from pretrainrl_jax.errors import InputError
@@ -20,7 +21,7 @@ CHUNK = 4096  # answers put into tokens at a time, each with the prompt before i
 class Known:
     """The sets of answers that prompts have, made once for all of them."""
 
-    trie: trie.Trie
+    trie: constraints.Trie
     starts: Mapping[tuple[str, str], int]  # of a kind and a prompt the number of its set
     texts: Sequence[Mapping[tuple[int, ...], str]]  # of each set its answers, by their tokens
     longest: int  # tokens of the longest answer, without terminator
@@ -36,22 +37,21 @@ def known_answers(
     """What `answers_among` needs to answer these prompts.
 
     An answer's tokens are those it has behind a prompt; prompts of a kind share a set wherever the first of
-    its answers has the same tokens behind each.
+    its answers has the same tokens behind each. Raises InputError if a set is empty, or an answer has no
+    tokens or holds a terminator, as a line break is.
 
     Args:
         terminators: bool [vocabulary], the tokens that end an answer.
         prompts: texts, one at least.
         kinds: the name of each prompt's set of answers.
         answers: the sets. A space comes before an answer that does not begin with whitespace itself.
-
-    Raises:
-        InputError: if a set is empty, or an answer has no tokens or holds a terminator, as a line break is.
     """
     asked = list(dict.fromkeys(zip(kinds, prompts, strict=True)))
-    continuations = {kind: [_spaced(text) for text in answers.get(kind, ())] for kind in dict.fromkeys(kinds)}
-    for kind, texts_of_kind in continuations.items():
-        if not texts_of_kind:
+    continuations: dict[str, list[str]] = {}
+    for kind in dict.fromkeys(kinds):
+        if not answers.get(kind):
             raise InputError(f"there is no answer to choose among for {kind!r}")
+        continuations[kind] = [text if text[:1].isspace() else f" {text}" for text in answers[kind]]
     samples = [continuations[kind][:1] for kind, _ in asked]
     tried = encode_continuations(tokenizer, [prompt for _, prompt in asked], samples)
     numbers: dict[tuple[str, tuple[int, ...]], int] = {}
@@ -64,11 +64,7 @@ def known_answers(
             texts.append(_by_tokens(tokenizer, terminators, seam, continuations[kind]))
         starts[kind, prompt] = numbers[kind, tokens]
     longest = max(len(tokens) for answers in texts for tokens in answers)
-    return Known(trie.build(texts, terminators), starts, texts, longest)
-
-
-def _spaced(answer: str) -> str:
-    return answer if answer[:1].isspace() else f" {answer}"
+    return Known(constraints.build(texts, terminators), starts, texts, longest)
 
 
 def _seam(tokenizer: Tokenizer, prompt: str, answer: str, tokens: tuple[int, ...]) -> str:
@@ -104,36 +100,19 @@ def answers_among(
     prompts: Sequence[str],
     kinds: Sequence[str],
     known: Known,
-    *,
-    beams: int,
-    batch: int,
-    advance: Callable[[int], None] = lambda n: None,
+    **search: Any,
 ) -> list[list[Answer]]:
     """Each prompt's answers among those of its kind, the most probable one first.
 
     Probabilities are the model's own, not divided by that of all known answers. With as many beams as a set
     has answers, all of them are there, each with the log-probability that scoring it gives. With fewer, the
-    search may miss the most probable one; it never takes an answer for better than it is.
-
-    Args:
-        prompts, kinds: of those that `known` was made for.
-        known: the sets.
-        beams: beam width.
-        batch, advance: as `decode` takes them.
+    search may miss the most probable one; it never takes an answer for better than it is. Prompts and kinds
+    are of those that `known` was made for; `search` has `beams`, `batch` and `advance`, as `decode` has them.
     """
     numbers = [known.starts[asked] for asked in zip(kinds, prompts, strict=True)]
-    decoded = decode(
-        model,
-        params,
-        [tokenizer.start + ids for ids in tokenizer.encode_all(prompts)],
-        known.trie.terminators,
-        beams=beams,
-        max_new_tokens=known.longest + 1,
-        batch=batch,
-        constraint=known.trie,
-        starts=numbers,
-        advance=advance,
-    )
+    encoded = [tokenizer.start + ids for ids in tokenizer.encode_all(prompts)]
+    rule: Any = {"constraint": known.trie, "starts": numbers, "max_new_tokens": known.longest + 1}
+    decoded = decode(model, params, encoded, known.trie.terminators, **rule, **search)
     answers = [
         [replace(read_answer(tokenizer, beam), text=known.texts[number][beam.tokens]) for beam in of_prompt]
         for number, of_prompt in zip(numbers, decoded, strict=True)

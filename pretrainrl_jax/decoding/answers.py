@@ -1,7 +1,7 @@
 """Questions in, answers as text out: beam search between a template and a tokenizer."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,25 +83,13 @@ def answer_questions(
     tokenizer: Tokenizer,
     template: Template,
     prompts: Sequence[str],
-    *,
-    beams: int,
-    max_new_tokens: int,
-    batch: int,
-    advance: Callable[[int], None] = lambda n: None,
+    **search: Any,
 ) -> list[list[Answer]]:
     """The answers to each prompt (`Template.prefix`) by their scores, best first, unfinished ones last.
 
-    See `decode.decode`.
+    `search` is what else `decode.decode` takes.
     """
-    encoded = tokenizer.encode_all(prompts)
-    decoded = decode(
-        model,
-        params,
-        [tokenizer.start + ids for ids in encoded],
-        template.terminators(tokenizer, model.shape.vocabulary),
-        beams=beams,
-        max_new_tokens=max_new_tokens,
-        batch=batch,
-        advance=advance,
-    )
+    encoded = [tokenizer.start + ids for ids in tokenizer.encode_all(prompts)]
+    terminators = template.terminators(tokenizer, model.shape.vocabulary)
+    decoded = decode(model, params, encoded, terminators, **search)
     return [[read_answer(tokenizer, h) for h in beams] for beams in decoded]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pretrainrl_jax.decoding.best_tokens import NEG_INF, best_tokens
+from pretrainrl_jax.decoding.best_tokens import NEG_INF, Best, best_tokens
 from pretrainrl_jax.decoding.cache import empty_cache, extend, gather_beams, prefill
 from pretrainrl_jax.decoding.constraints import Constraint, State, begin
 from pretrainrl_jax.decoding.decoded import DecodedBatch
@@ -36,7 +36,7 @@ class BeamState(NamedTuple):
     live: Hypotheses
     ended: Hypotheses
     ancestors: jax.Array  # [batch, beams, max_new_tokens] which branch had this beam's token of each step
-    allowed: State  # of the constraint, [batch, beams, …]
+    allowed: State  # of the constraint
 
 
 STATE_SPECS = BeamState._make([REPLICATED, *[ROWS] * 4])  # how it lies on a mesh
@@ -59,11 +59,12 @@ def beam_search(
     """The most probable answers to each prompt.
 
     A hypothesis is a token sequence without terminators; it ends with its most probable terminator, and the
-    probability of all of them together at that place is given beside it. At each
-    step the endings and the one-token extensions of all live beams compete: an ending among the best `beams`
-    of them becomes an answer, and the best `beams` extensions live on. With one beam this is greedy decoding.
-    A question stops when no live beam can still beat its worst answer: scores only fall, since they are sums
-    of log-probabilities without length normalisation (PretrainRL, arXiv 2602.01875, section 1 of its method).
+    probability of all of them together at that place is given beside it. At each step the endings and the
+    one-token extensions of all live beams compete: an ending among the best `beams` of them becomes an
+    answer, and the best `beams` extensions live on. With one beam this is greedy decoding. A question stops
+    when no live beam can still beat its worst answer: scores only fall, since they are sums of
+    log-probabilities without length normalisation (PretrainRL, arXiv 2602.01875, section 1 of its method).
+    Beams still alive at the length limit fill the places left empty, marked unfinished.
 
     In transformers, `generate(num_beams=beams, length_penalty=0.0)` with `early_stopping` "never" or False
     ends beams and stops by the same rules, with two exceptions. It makes a hypothesis of each EOS id. And at
@@ -78,72 +79,13 @@ def beam_search(
         constraint: which tokens and terminators may follow; scores stay those of the model as it is.
         starts: int32 [batch], where of the constraint each prompt begins; None is 0.
         earlier: what was read before the prompts.
-
-    Returns:
-        The beams. Those still alive at the length limit fill the places left empty, marked unfinished.
     """
     batch = len(prompts)
     model, params = for_decoding(model, params)
     head = model.head(params).astype(model.shape.dtype)
     prompt, last, lengths = prefill(model, params, prompts, lengths, beams, earlier)
-
-    def select(
-        axes: MeshAxes,
-        state: BeamState,
-        hidden: jax.Array,
-        head: jax.Array,
-        terminators: jax.Array,
-        constraint: Constraint | None,
-    ) -> BeamState:
-        """Let endings and extensions compete, and keep the best of each. hidden [batch, sources, model]."""
-        rows, sources = hidden.shape[:2]
-        step = state.step
-        live, ancestors, allowed = jax.tree.map(
-            lambda x: x[:, :sources], (state.live, state.ancestors, state.allowed)
-        )
-        may_follow = partial(constraint.allowed, allowed) if constraint else None
-        per_source = min(beams, len(terminators))
-        missing = max(0, beams - sources * per_source)
-        top = best_tokens(axes, hidden, head, terminators, per_source, may_follow)
-        # Normalising keeps the order within a source: only the few values that are chosen are normalised.
-        offset = live.logps - top.normaliser  # [batch, sources]
-        logps, tokens, of_tokens = (
-            jnp.pad(x.reshape(rows, -1), ((0, 0), (0, missing)), constant_values=fill)
-            for x, fill in (
-                (top.logits + offset[..., None], NEG_INF),
-                (top.tokens, 0),
-                (top.logits - top.normaliser[..., None], NEG_INF),
-            )
-        )
-        logps, best = jax.lax.top_k(logps, beams)  # [batch, beams]
-        token, token_logp = gather_beams((tokens, of_tokens), best)
-        parent = jnp.minimum(best // per_source, sources - 1)
-        before, ancestors, allowed = gather_beams((live, ancestors, allowed), parent)
-        extended = Hypotheses(
-            logps,
-            before.tokens.at[:, :, step].set(token),
-            before.token_logps.at[:, :, step].set(token_logp),
-            before.lengths + 1,
-            before.ending_logps,
-        )
-
-        # An ending counts only among the best `beams` of all candidates of this step.
-        ending = top.ending + offset
-        threshold = jax.lax.top_k(jnp.concatenate([ending, logps], 1), beams)[0][:, -1:]
-        last = live.token_logps.at[:, :, step].set(top.ending - top.normaliser)
-        ending = live._replace(
-            logps=jnp.where(ending >= threshold, ending, NEG_INF),
-            token_logps=last,
-            ending_logps=top.endings - top.normaliser,
-        )
-        competing = _concatenate(state.ended, ending)
-        return BeamState(
-            step + 1,
-            extended,
-            gather_beams(competing, jax.lax.top_k(competing.logps, beams)[1]),
-            ancestors.at[:, :, step].set(jnp.arange(beams)),
-            constraint.advance(allowed, token) if constraint else None,
-        )
+    in_specs = STATE_SPECS, ROWS, TABLE, REPLICATED, REPLICATED
+    choose = maybe_shard_map(model.layout, partial(_choose, beams), in_specs, STATE_SPECS)
 
     def should_continue(carry: tuple[BeamState, KeysValues]) -> jax.Array:
         state, _ = carry
@@ -157,8 +99,6 @@ def beam_search(
         hidden, cache = extend(model, params, newest, at, lengths, prompt, cache, state.ancestors)
         return choose(state, hidden, head, terminators, constraint), cache
 
-    in_specs = STATE_SPECS, ROWS, TABLE, REPLICATED, REPLICATED
-    choose = maybe_shard_map(model.layout, select, in_specs, STATE_SPECS)
     blank = jnp.zeros((batch, beams, max_new_tokens), jnp.int32)
     none = jnp.zeros((batch, beams))
     live = Hypotheses(none, blank, blank.astype(jnp.float32), blank[..., 0], none)
@@ -168,6 +108,66 @@ def beam_search(
     begun = (state, empty_cache(model, prompt, max_new_tokens, own=False))
     state, _ = jax.lax.while_loop(should_continue, step, begun)
     return jax.tree.map(lambda x: constrain(x, model.layout), finalize(state))
+
+
+def _choose(
+    beams: int,
+    axes: MeshAxes,
+    state: BeamState,
+    hidden: jax.Array,
+    head: jax.Array,
+    terminators: jax.Array,
+    constraint: Constraint | None,
+) -> BeamState:
+    """Let endings and extensions compete, and keep the best of each. hidden [batch, sources, model]."""
+    sources, step = hidden.shape[1], state.step
+    live, ancestors, allowed = jax.tree.map(
+        lambda x: x[:, :sources], (state.live, state.ancestors, state.allowed)
+    )
+    may_follow = partial(constraint.allowed, allowed) if constraint else None
+    top = best_tokens(axes, hidden, head, terminators, min(beams, len(terminators)), may_follow)
+    # Normalising keeps the order within a source: only the few values that are chosen are normalised.
+    offset = live.logps - top.normaliser  # [batch, sources]
+    logps, token, token_logp, parent = _extensions(top, offset, beams)
+    before, ancestors, allowed = gather_beams((live, ancestors, allowed), parent)
+    extended = before._replace(
+        logps=logps,
+        tokens=before.tokens.at[:, :, step].set(token),
+        token_logps=before.token_logps.at[:, :, step].set(token_logp),
+        lengths=before.lengths + 1,
+    )
+
+    # An ending counts only among the best `beams` of all candidates of this step.
+    ending = top.ending + offset
+    threshold = jax.lax.top_k(jnp.concatenate([ending, logps], 1), beams)[0][:, -1:]
+    last = live.token_logps.at[:, :, step].set(top.ending - top.normaliser)
+    ending = jnp.where(ending >= threshold, ending, NEG_INF)
+    ending = live._replace(logps=ending, token_logps=last, ending_logps=top.endings - top.normaliser)
+    competing = _concatenate(state.ended, ending)
+    return BeamState(
+        step + 1,
+        extended,
+        gather_beams(competing, jax.lax.top_k(competing.logps, beams)[1]),
+        ancestors.at[:, :, step].set(jnp.arange(beams)),
+        constraint.advance(allowed, token) if constraint else None,
+    )
+
+
+def _extensions(top: Best, offset: jax.Array, beams: int) -> tuple[jax.Array, ...]:
+    """The best one-token extensions: log-probabilities, tokens, theirs, and sources, [batch, beams] each."""
+    rows, sources, per_source = top.tokens.shape
+    missing = max(0, beams - sources * per_source)
+    logps, tokens, of_tokens = (
+        jnp.pad(x.reshape(rows, -1), ((0, 0), (0, missing)), constant_values=fill)
+        for x, fill in (
+            (top.logits + offset[..., None], NEG_INF),
+            (top.tokens, 0),
+            (top.logits - top.normaliser[..., None], NEG_INF),
+        )
+    )
+    logps, best = jax.lax.top_k(logps, beams)
+    token, token_logp = gather_beams((tokens, of_tokens), best)
+    return logps, token, token_logp, jnp.minimum(best // per_source, sources - 1)
 
 
 def _concatenate(*hypotheses: Hypotheses) -> Hypotheses:

@@ -41,11 +41,9 @@ def best_tokens(
     and the best k of each part are gathered over the vocabulary's devices when it is done.
 
     Args:
-        axes: how the arrays are cut.
+        axes, head: how the arrays are cut; the device's rows of the head and its part of their model axis.
         hidden: [batch, sources, model].
-        head: the device's rows of the head and its part of their model axis.
         terminators: bool [vocabulary], whole.
-        k: how many.
         allowed: of a starting token and a number of them, which may follow: bool [batch, sources, number].
         block: rows looked at together.
     """

@@ -4,7 +4,7 @@ Branches are beams or samples. The prompt's cache is never copied, and neither i
 one cache of what they all have read, in which each sees its ancestors through a mask; a sample has its own.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +21,6 @@ def gather_beams(tree: Any, index: jax.Array) -> Any:
     return jax.tree.map(lambda array: jax.vmap(lambda a, i: a[i])(array, index), tree)
 
 
-class Read(NamedTuple):
-    """Prompts that were read."""
-
-    cache: KVCache
-    last: jax.Array  # the hidden states that predict what follows, [batch, 1, model]
-    lengths: jax.Array  # int32 [batch], with what was read before them
-
-
 def prefill(
     model: Model,
     params: Params,
@@ -36,14 +28,11 @@ def prefill(
     lengths: jax.Array,
     branches: int,
     earlier: Before | None = None,
-) -> Read:
-    """Read the prompts.
+) -> tuple[KVCache, jax.Array, jax.Array]:
+    """Read prompts int32 [batch, time], padded on the right; so many branches will see each.
 
-    Args:
-        prompts: int32 [batch, time], padded on the right.
-        lengths: int32 [batch].
-        branches: that will see each prompt.
-        earlier: what was read before the prompts.
+    Of these `lengths`, int32 [batch]; `earlier` was read before the prompts. Gives their cache, the hidden
+    states that predict what follows, [batch, 1, model], and lengths with what was read before.
     """
     batch, time = prompts.shape
     positions = jnp.broadcast_to(jnp.arange(time), prompts.shape)
@@ -59,14 +48,14 @@ def prefill(
         return KVCache(read.keys, read.values, seen, positions), last
 
     if earlier is None:
-        return Read(*own(()), lengths)
+        return *own(()), lengths
     begun, offset = cache_before(model, earlier, time)
     positions = positions + offset[:, None]
     cache, last = own((begun,))
     begun = begun._replace(mask=by_branches(begun.mask[:, 0]))
     of_length = 2, 2, 2, 1  # the axis of each
     both = (jnp.concatenate(two, axis) for *two, axis in zip(begun, cache, of_length, strict=True))
-    return Read(KVCache(*both), last, lengths + offset)
+    return KVCache(*both), last, lengths + offset
 
 
 def empty_cache(model: Model, prompt: KVCache, steps: int, *, own: bool) -> KeysValues:
@@ -96,6 +85,8 @@ def extend(
 ) -> tuple[jax.Array, KeysValues]:
     """Read the newest token of every branch.
 
+    Gives the hidden states [batch, branches, model] that predict what follows, and the cache with the tokens.
+
     Args:
         tokens: int32 [batch, branches].
         step: how many tokens each branch has read before.
@@ -104,9 +95,6 @@ def extend(
         cache: of the branches' tokens, from `empty_cache`.
         ancestors: int32 [batch, branches, steps], which branch read this branch's token of each step; None
             where each has a cache of its own.
-
-    Returns:
-        The hidden states [batch, branches, model] that predict what follows, and the cache with the tokens.
     """
     batch, branches = tokens.shape
     before = jnp.arange(cache[0].shape[3] if ancestors is None else ancestors.shape[-1])

@@ -1,7 +1,8 @@
 """Prompts of any length in, answers out: length buckets around the compiled search and the sampler."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -41,8 +42,9 @@ def decode(
 ) -> list[list[Decoded]]:
     """The best answers of each prompt by beam search; greedy decoding with `beams=1`.
 
-    Prompts are decoded in batches of like length, each padded to a bucket, so that the number of
-    compilations is the number of buckets, and of sizes of what prompts begin with and share.
+    Gives for each prompt its beams, best first, finished ones before unfinished ones. Prompts are decoded in
+    batches of like length, each padded to a bucket, so that the number of compilations is the number of
+    buckets, and of sizes of what prompts begin with and share. Raises InputError for a number out of range.
 
     Args:
         prompts: token ids of each prompt, none empty.
@@ -54,37 +56,16 @@ def decode(
         constraint: which tokens and terminators may follow.
         starts: where of the constraint each prompt begins; None is 0 for all.
         advance: called with the number of prompts finished.
-
-    Returns:
-        For each prompt its beams, best first, finished ones before unfinished ones.
-
-    Raises:
-        InputError: if a number is out of its range.
     """
     _refuse_none(beams=beams, max_new_tokens=max_new_tokens, batch=batch)
-    check_tokens(max((max(prompt, default=0) for prompt in prompts), default=0), model.shape.vocabulary)
-    batch = round_up_rows(model.mesh, batch)
-    ends, placed_constraint = replicate(terminators, model.mesh), _placed(constraint, model)
+    ends, allowed = replicate(terminators, model.mesh), _placed(constraint, model)
+    search = partial(beam_search, beams=beams, max_new_tokens=max_new_tokens, constraint=allowed)
+
+    def begin(own: Sequence[jax.Array], starts: jax.Array, earlier: Before | None) -> DecodedBatch:
+        return search(model, params, *own, ends, starts=starts, earlier=earlier)
+
     starts = [0] * len(prompts) if starts is None else starts
-
-    def start(
-        indices: list[int], tokens: np.ndarray, lengths: np.ndarray, earlier: Before | None
-    ) -> DecodedBatch:
-        of_rows = _of_rows(starts, indices, batch)
-        *placed, placed_starts = (place_rows(x, model.mesh) for x in (tokens, lengths, of_rows))
-        return beam_search(
-            model,
-            params,
-            *placed,
-            ends,
-            starts=placed_starts,
-            beams=beams,
-            max_new_tokens=max_new_tokens,
-            constraint=placed_constraint,
-            earlier=earlier,
-        )
-
-    return _in_batches(model, params, prompts, batch, start, advance)
+    return _in_batches(model, params, prompts, starts, batch, begin, advance)
 
 
 def sample_batch(
@@ -105,84 +86,41 @@ def sample_batch(
     constraint: Constraint | None = None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[list[Decoded]]:
-    """Random continuations of each prompt, as `sampling.sample` draws them.
+    """Random continuations of each prompt, as `sampling.sample` draws them. Raises as `decode`.
 
     Batches and compilations are those of `decode`; temperature, top_p, top_k and the seed may change without
     another one. What is drawn for a prompt depends on the seed, the prompt and its number alone, not on the
     prompts decoded beside it.
 
     Args:
-        prompts: token ids of each prompt, none empty.
-        terminators: bool [vocabulary].
+        prompts, terminators, max_new_tokens, batch, constraint, advance: as `decode` takes them.
         samples: how many to draw for each prompt; the first n do not depend on how many follow.
-        max_new_tokens: longest sample, terminator included.
         temperature: 0 is greedy decoding.
-        top_p: 1 is off.
-        top_k: 0 is off.
+        top_p, top_k: 1 and 0 are off.
         seed: of all randomness, 0 to 2**32 - 1.
-        batch: prompts decoded at a time, rounded up to what divides over the devices; the last batch of a
-            bucket is filled up.
         numbers: the prompts' numbers, 0 to 2**31 - 1; by default their places in the list. A caller that sees
             only some of the prompts numbers them as if it saw all.
         shortest: tokens that prompts are padded to at least: more of them share a batch and a compilation.
-        constraint: which tokens and terminators may follow.
-        advance: called with the number of prompts finished.
-
-    Returns:
-        For each prompt its samples.
-
-    Raises:
-        InputError: if a number is out of its range.
     """
     _refuse_none(samples=samples, max_new_tokens=max_new_tokens, batch=batch)
-    if not 0 <= temperature < math.inf:
-        raise InputError(f"temperature is {temperature}: it must be finite, and 0 or more")
-    if not 0 < top_p <= 1:
-        raise InputError(f"top_p is {top_p}: it must lie above 0, and be 1 or less")
-    if top_k < 0:
-        raise InputError(f"top_k is {top_k}: use 0 to keep all tokens, or 1 or more")
-    if not 0 <= seed < 1 << 32:
-        raise InputError(f"seed is {seed}: it must lie between 0 and {(1 << 32) - 1}")
-    check_tokens(max((max(prompt, default=0) for prompt in prompts), default=0), model.shape.vocabulary)
-    batch = round_up_rows(model.mesh, batch)
+    _check_chance(temperature, top_p, top_k, seed)
     ends, placed_seed = (replicate(x, model.mesh) for x in (terminators, np.uint32(seed)))
     top_k = min(top_k, model.shape.vocabulary)
     filters = {"temperature": np.float32(temperature), "top_p": np.float32(top_p), "top_k": np.int32(top_k)}
-    placed_filters: Any = {name: replicate(x, model.mesh) for name, x in filters.items()}
-    known = range(len(prompts)) if numbers is None else numbers
-    placed_constraint = _placed(constraint, model)
+    placed: Any = {name: replicate(x, model.mesh) for name, x in filters.items()}
+    sizes: Any = {"samples": samples, "max_new_tokens": max_new_tokens}
+    draw = partial(sample, **sizes, constraint=_placed(constraint, model), **placed)
 
-    def start(
-        indices: list[int], tokens: np.ndarray, lengths: np.ndarray, earlier: Before | None
-    ) -> DecodedBatch:
-        lengths[len(indices) :] = 0  # nothing is drawn for rows that fill up the batch: nobody waits for them
-        of_rows = _of_rows(known, indices, batch)
-        *placed, placed_numbers = (place_rows(x, model.mesh) for x in (tokens, lengths, of_rows))
-        return sample(
-            model,
-            params,
-            *placed,
-            ends,
-            prompt_keys(placed_seed, placed_numbers),
-            samples=samples,
-            max_new_tokens=max_new_tokens,
-            constraint=placed_constraint,
-            **placed_filters,
-            earlier=earlier,
-        )
+    def begin(own: Sequence[jax.Array], numbers: jax.Array, earlier: Before | None) -> DecodedBatch:
+        return draw(model, params, *own, ends, prompt_keys(placed_seed, numbers), earlier=earlier)
 
-    return _in_batches(model, params, prompts, batch, start, advance, shortest)
+    # Nothing is drawn for rows of no tokens, which fill up a batch: nobody waits for them.
+    numbers = range(len(prompts)) if numbers is None else numbers
+    return _in_batches(model, params, prompts, numbers, batch, begin, advance, shortest, filler=0)
 
 
 def _placed(constraint: Constraint | None, model: Model) -> Any:
     return jax.tree.map(lambda x: replicate(np.asarray(x), model.mesh), constraint)
-
-
-def _of_rows(values: Sequence[int], indices: Sequence[int], batch: int) -> np.ndarray:
-    """The prompts' values, int32 [batch]; 0 for rows that fill up the batch."""
-    rows = np.zeros(batch, np.int32)
-    rows[: len(indices)] = [values[index] for index in indices]
-    return rows
 
 
 def _refuse_none(**counts: int) -> None:
@@ -191,35 +129,51 @@ def _refuse_none(**counts: int) -> None:
             raise InputError(f"{name} is {value}: it must be 1 or more")
 
 
+def _check_chance(temperature: float, top_p: float, top_k: int, seed: int) -> None:
+    if not 0 <= temperature < math.inf:
+        raise InputError(f"temperature is {temperature}: it must be finite, and 0 or more")
+    if not 0 < top_p <= 1:
+        raise InputError(f"top_p is {top_p}: it must lie above 0, and be 1 or less")
+    if top_k < 0:
+        raise InputError(f"top_k is {top_k}: use 0 to keep all tokens, or 1 or more")
+    if not 0 <= seed < 1 << 32:
+        raise InputError(f"seed is {seed}: it must lie between 0 and {(1 << 32) - 1}")
+
+
 def _in_batches(
     model: Model,
     params: Params,
     prompts: Sequence[Sequence[int]],
+    values: Sequence[int],
     batch: int,
-    start: Callable[[list[int], np.ndarray, np.ndarray, Before | None], DecodedBatch],
+    begin: Callable[[Sequence[jax.Array], jax.Array, Before | None], DecodedBatch],
     advance: Callable[[int], None],
     shortest: int = SMALLEST_BUCKET,
+    filler: int = 1,
 ) -> list[list[Decoded]]:
     """What is decoded of each prompt, from batches of like length with one of them always on the device.
 
-    What many of them begin with is read once. `start` begins a batch, given the places of its prompts, their
-    own tokens int32 [batch, bucket] and lengths int32 [batch], and what they begin with, if they do.
+    What many of them begin with is read once. `begin` begins a batch, given its prompts' own tokens int32
+    [batch, bucket] and lengths int32 [batch]; their values, int32 [batch]; and what they begin with, if they
+    do. Rows that fill up the batch have `filler` tokens, and 0 as their value.
     """
+    check_tokens(max((max(prompt, default=0) for prompt in prompts), default=0), model.shape.vocabulary)
+    batch = round_up_rows(model.mesh, batch)
     beginnings = read_beginnings(model, params, prompts, decoding=True)
-    own = [prompt[beginnings.length(i) :] for i, prompt in enumerate(prompts)]
-    begun = (
-        (
-            indices,
-            start(
-                indices,
-                *_padded([own[i] for i in indices], batch, shortest),
-                beginnings.before(indices, batch),
-            ),
-        )
-        for indices in _batches([(beginnings.size(i), len(p)) for i, p in enumerate(own)], batch)
-    )
+    own = [prompt[beginnings.shared.length(i) :] for i, prompt in enumerate(prompts)]
+
+    def begun() -> Iterator[tuple[list[int], DecodedBatch]]:
+        for indices in _batches([(beginnings.size(i), len(p)) for i, p in enumerate(own)], batch):
+            longest = max(len(own[i]) for i in indices)
+            tokens = np.zeros((batch, bucket(longest, shortest)), np.int32)
+            lengths, of_rows = np.full(batch, filler, np.int32), np.zeros(batch, np.int32)
+            for row, i in enumerate(indices):
+                tokens[row, : len(own[i])], lengths[row], of_rows[row] = own[i], len(own[i]), values[i]
+            *placed, of_rows = (place_rows(x, model.mesh) for x in (tokens, lengths, of_rows))
+            yield indices, begin(placed, of_rows, beginnings.before(indices, batch))
+
     decoded: list[list[Decoded]] = [[] for _ in prompts]
-    for indices, result in results(begun, "the answers of a batch"):
+    for indices, result in results(begun(), "the answers of a batch"):
         for index, records in zip(indices, read_decoded(result), strict=False):
             decoded[index] = records
         advance(len(indices))
@@ -235,11 +189,3 @@ def _batches(sizes: Sequence[tuple[int, int]], batch: int) -> list[list[int]]:
     for index in sorted(range(len(sizes)), key=lambda index: sizes[index]):
         alike.setdefault(sizes[index][0], []).append(index)
     return [group[i : i + batch] for group in alike.values() for i in range(0, len(group), batch)]
-
-
-def _padded(prompts: Sequence[Sequence[int]], batch: int, shortest: int) -> tuple[np.ndarray, np.ndarray]:
-    tokens = np.zeros((batch, bucket(max(len(p) for p in prompts), shortest)), np.int32)
-    lengths = np.ones(batch, np.int32)  # prompts that fill up the batch have one token
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)], lengths[row] = prompt, len(prompt)
-    return tokens, lengths

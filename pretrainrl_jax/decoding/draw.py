@@ -40,9 +40,8 @@ def _cumulated(masses: jax.Array) -> Exact:
 
     def double(i: jax.Array, sums: Exact) -> Exact:
         """Sums over twice as many places."""
-        earlier = [
-            jax.lax.dynamic_slice_in_dim(jnp.pad(term, before), size - (1 << i), size, -1) for term in sums
-        ]
+        padded = (jnp.pad(term, before) for term in sums)
+        earlier = (jax.lax.dynamic_slice_in_dim(term, size - (1 << i), size, -1) for term in padded)
         return _add(sums, Exact(*earlier))
 
     return jax.lax.fori_loop(0, (size - 1).bit_length(), double, Exact(masses, jnp.zeros_like(masses)))
@@ -78,15 +77,10 @@ def take_along_last(values: jax.Array, place: jax.Array) -> jax.Array:
 
 
 def inverse_cdf(logits: jax.Array, number: Exact, layout: Layout = ONE_DEVICE) -> tuple[jax.Array, jax.Array]:
-    """The token at which the cumulated softmax of the logits passes a number.
+    """The token at which the cumulated softmax of the logits passes a number, and its log-probability.
 
-    Args:
-        logits: float32 [rows, samples, vocabulary]; -inf is never drawn, and one at least is finite.
-        number: [rows, samples], from `uniform`.
-        layout: how the vocabulary is cut; the order is that of the whole one.
-
-    Returns:
-        int32 [rows, samples], and the tokens' log-probabilities float32 [rows, samples].
+    Of logits float32 [rows, samples, vocabulary], where -inf is never drawn, and one at least is finite; the
+    number [rows, samples], from `uniform`. The order is that of the whole vocabulary, however it is cut.
     """
 
     def per_shard(axes: MeshAxes, logits: jax.Array, number: Exact) -> tuple[jax.Array, jax.Array]:

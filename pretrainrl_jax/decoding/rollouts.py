@@ -1,11 +1,12 @@
 """Rollouts: what a model writes after a prefix, up to a number of tokens or the end that it gives itself."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pretrainrl_jax.decoding.decode import sample_batch
+from pretrainrl_jax.decoding.decoded import Decoded
 from pretrainrl_jax.model.decoder import Model, Params
 
 
@@ -17,62 +18,25 @@ class Rollout(NamedTuple):
 
 
 def sample_rollouts(
-    model: Model,
-    params: Params,
-    prefixes: Sequence[Sequence[int]],
-    eos: Sequence[int],
-    *,
-    samples: int,
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    seed: int,
-    batch: int,
-    numbers: Sequence[int],
-    shortest: int,
-    advance: Callable[[int], None] = lambda n: None,
+    model: Model, params: Params, prefixes: Sequence[Sequence[int]], eos: Sequence[int], **drawing: Any
 ) -> list[list[Rollout]]:
     """Rollouts of each prefix, which is computed once for all of its own.
 
     They have no terminator of ours: an EOS id is drawn as any other token, stands in the rollout and ends it.
+    What is drawn for a prefix depends on the seed, its tokens and its number alone.
 
     Args:
         prefixes: token ids, none empty.
         eos: ids that end a text.
-        samples: rollouts of each prefix.
-        max_new_tokens: of a rollout at most, an EOS included.
-        temperature, top_p, batch, shortest: as `sample_batch` takes them.
-        seed, numbers: what is drawn for a prefix depends on the seed, its tokens and its number alone.
-        advance: called with the number of prefixes finished.
+        drawing: what else `sample_batch` takes, but for top_k, which is off. `max_new_tokens` counts an EOS.
     """
-    drawn = sample_batch(
-        model,
-        params,
-        prefixes,
-        np.zeros(model.shape.vocabulary, bool),  # which EOS it was is kept only of what does not end there
-        samples=samples,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=0,
-        seed=seed,
-        batch=batch,
-        numbers=numbers,
-        shortest=shortest,
-        advance=advance,
-    )
-    ends = frozenset(eos)
+    # No terminators: which EOS it was is kept only of what does not end there.
+    terminators, ends = np.zeros(model.shape.vocabulary, bool), frozenset(eos)
 
-    def until_eos(tokens: tuple[int, ...]) -> int:
-        return next((place for place, token in enumerate(tokens, 1) if token in ends), len(tokens))
+    def until_eos(sample: Decoded) -> Rollout:
+        places = (place for place, token in enumerate(sample.tokens, 1) if token in ends)
+        length = next(places, len(sample.tokens))
+        return Rollout(sample.tokens[:length], sample.token_logps[:length])
 
-    rollouts = []
-    for of_prefix in drawn:
-        lengths = [until_eos(sample.tokens) for sample in of_prefix]
-        rollouts.append(
-            [
-                Rollout(sample.tokens[:length], sample.token_logps[:length])
-                for sample, length in zip(of_prefix, lengths, strict=True)
-            ]
-        )
-    return rollouts
+    drawn = sample_batch(model, params, prefixes, terminators, top_k=0, **drawing)
+    return [[until_eos(sample) for sample in of_prefix] for of_prefix in drawn]

@@ -16,7 +16,7 @@ from pretrainrl_jax.decoding.best_tokens import BLOCK
 from pretrainrl_jax.decoding.cache import empty_cache, extend, prefill
 from pretrainrl_jax.decoding.constraints import Constraint, State, begin
 from pretrainrl_jax.decoding.decoded import DecodedBatch
-from pretrainrl_jax.decoding.draw import inverse_cdf, take_along_last, uniform
+from pretrainrl_jax.decoding.draw import Exact, inverse_cdf, take_along_last, uniform
 from pretrainrl_jax.model import vocabulary
 from pretrainrl_jax.model.beginnings import Before
 from pretrainrl_jax.model.decoder import Model, Params, project
@@ -34,7 +34,7 @@ class SampleState(NamedTuple):
     finished: jax.Array  # bool [batch, samples], by a terminator
     hidden: jax.Array  # [batch, samples, model], which predicts the next tokens
     cache: KeysValues
-    allowed: State  # of the constraint, [batch, samples, …]
+    allowed: State  # of the constraint
     tokens: jax.Array  # [batch, samples, max_new_tokens]
     lengths: jax.Array  # [batch, samples]
     token_logps: jax.Array  # [batch, samples, max_new_tokens]
@@ -65,16 +65,14 @@ def filtered_logps(
     As transformers has it: temperature first, then top-k, then top-p over what is left. Tokens with equal
     logits are kept or dropped together: top-k keeps every token at least as probable as the k-th, and top-p
     every token for which all more probable ones together stay below `top_p`. Where no two logits are equal,
-    that is the smallest set of most probable tokens that reaches `top_p`. One token at least is kept.
+    that is the smallest set of most probable tokens that reaches `top_p`. One token at least is kept; what is
+    never drawn has -inf.
 
     Args:
         logits: float32 [..., vocabulary], no NaN.
         temperature: divides the logits; 0 counts as `MIN_TEMPERATURE`, which leaves only the largest logits.
         top_p: in (0, 1]; 1 keeps all.
         top_k: 0 or more than the vocabulary has keeps all.
-
-    Returns:
-        float32 [..., vocabulary], -inf for tokens that are never drawn.
     """
     order = _ordered(logits)  # of the logits as they are: no temperature makes a tie of two of them
     logits = (logits - logits.max(-1, keepdims=True)) / jnp.maximum(temperature, MIN_TEMPERATURE)
@@ -101,12 +99,11 @@ def filtered_logps(
 def all_logits(
     hidden: jax.Array, head: jax.Array, layout: Layout, constraint: Constraint | None, state: State
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Logits float32 [batch, samples, vocabulary]; on a mesh each device has those of its part.
+    """Logits float32 [batch, samples, vocabulary] of hidden states [batch, samples, model] and the head.
 
-    Where the head's model axis is cut, block after block of it is gathered: no device ever holds the head.
-
-    Of hidden states [batch, samples, model] and a head [vocabulary, model]; and which tokens may follow, bool
-    of the logits' shape, or None without a constraint.
+    And which tokens may follow, bool of their shape, or None without a constraint. On a mesh each device has
+    those of its part. Where the head's model axis is cut, block after block of it is gathered: no device ever
+    holds the head.
     """
 
     def per_shard(
@@ -151,31 +148,27 @@ def sample(
     counts only the most probable one. The loop stops when all samples have ended.
 
     The i-th sample's draw at a step depends on its prompt, the prompt's key, i and the step alone; so
-    neighbours, padding and the batch size change nothing beyond the rounding of the logits.
+    neighbours, padding and the batch size change nothing beyond the rounding of the logits. `logps` are the
+    model's as it is, neither tempered, truncated nor constrained.
 
     Args:
-        prompts: int32 [batch, time], padded on the right.
+        prompts, terminators, max_new_tokens, earlier: as `beam_search` takes them.
         lengths: int32 [batch]; 0 marks a row that only fills up the batch, for which nothing is drawn.
-        terminators: bool [vocabulary], the tokens that end a sample.
         keys: typed random keys [batch], one for each prompt.
         samples: how many to draw for each prompt.
-        max_new_tokens: longest sample, terminator included.
         temperature: float32, 0 or more; 0 takes the most probable token (the first of equal ones), whatever
             top_p and top_k are, and its probability as sampled is then 1.
         top_p: float32 in (0, 1]; 1 is off.
         top_k: int32, 0 or more; 0 is off.
         constraint: which tokens and terminators may follow; the others lose their logits before temperature,
             top-k and top-p. A sample that nothing may follow ends unfinished.
-        earlier: what was read before the prompts.
-
-    Returns:
-        The samples; `logps` are the model's as it is, neither tempered, truncated nor constrained.
     """
     batch = len(prompts)
     model, params = for_decoding(model, params)
     head = model.head(params).astype(model.shape.dtype)
     prompt, last, read = prefill(model, params, prompts, lengths, samples, earlier)
     sample_keys = jax.vmap(lambda key: jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(samples)))(keys)
+    filters = temperature, top_p, top_k
     off = (temperature == 1) & (top_p >= 1) & ((top_k <= 0) | (top_k >= model.shape.vocabulary))
 
     def should_continue(state: SampleState) -> jax.Array:
@@ -188,39 +181,13 @@ def sample(
         possible = logits if may is None else jnp.where(may | stuck[..., None], logits, -jnp.inf)
         step_keys = jax.vmap(jax.vmap(partial(jax.random.fold_in, data=state.step)))(sample_keys)
         number = uniform(step_keys)
-
-        def plain() -> tuple[jax.Array, jax.Array, jax.Array]:
-            token, logp = inverse_cdf(logits, number, model.layout)
-            return token, logp, logp
-
-        def filtered() -> tuple[jax.Array, jax.Array, jax.Array]:
-            logps = filtered_logps(possible, temperature, top_p, top_k)
-            token = jax.lax.cond(
-                temperature > 0,
-                lambda: inverse_cdf(logps, number, model.layout)[0],
-                lambda: possible.argmax(-1).astype(jnp.int32),
-            )
-            behaviour = jnp.where(temperature > 0, take_along_last(logps, token), 0)
-            return token, take_along_last(logits, token) - jax.nn.logsumexp(logits, -1), behaviour
-
-        token, logp, behaviour = filtered() if constraint else jax.lax.cond(off, plain, filtered)
-        ends = terminators[token]
-        live = ~state.done & ~stuck
-        kept = live & ~ends
-        at = state.step
-        hidden, cache = extend(model, params, token, at, read, prompt, state.cache)
-        return state._replace(
-            step=at + 1,
-            done=state.done | stuck | ends,
-            finished=state.finished | (live & ends),
-            hidden=hidden,
-            cache=cache,
-            allowed=constraint.advance(state.allowed, token) if constraint else None,
-            tokens=state.tokens.at[:, :, at].set(jnp.where(kept, token, 0)),
-            lengths=state.lengths + kept,
-            token_logps=state.token_logps.at[:, :, at].set(jnp.where(live, logp, 0)),
-            behaviour_token_logps=state.behaviour_token_logps.at[:, :, at].set(jnp.where(live, behaviour, 0)),
-        )
+        filtered = partial(_draw_filtered, logits, possible, number, *filters, model.layout)
+        plain = partial(_draw_plain, logits, number, model.layout)
+        drawn: Drawn = filtered() if constraint else jax.lax.cond(off, plain, filtered)
+        token, ends = drawn[0], terminators[drawn[0]]
+        hidden, cache = extend(model, params, token, state.step, read, prompt, state.cache)
+        allowed = constraint.advance(state.allowed, token) if constraint else None
+        return _written(state, drawn, ends, stuck)._replace(hidden=hidden, cache=cache, allowed=allowed)
 
     blank = jnp.zeros((batch, samples, max_new_tokens))
     none = jnp.zeros((batch, samples), bool)
@@ -238,9 +205,54 @@ def sample(
     )
     state = jax.lax.while_loop(should_continue, step, state)
     of_tokens = state.token_logps, state.behaviour_token_logps
-    sums = state.token_logps.sum(-1), state.behaviour_token_logps.sum(-1)
+    sums = of_tokens[0].sum(-1), of_tokens[1].sum(-1)
     drawn = DecodedBatch(state.tokens, state.lengths, state.finished, *sums, *of_tokens)
     return jax.tree.map(lambda x: constrain(x, model.layout), drawn)
+
+
+# What is drawn: tokens, their log-probabilities by the model as it is, and those that they were drawn by.
+Drawn = tuple[jax.Array, jax.Array, jax.Array]
+
+
+def _draw_plain(logits: jax.Array, number: Exact, layout: Layout) -> Drawn:
+    token, logp = inverse_cdf(logits, number, layout)
+    return token, logp, logp
+
+
+def _draw_filtered(
+    logits: jax.Array,
+    possible: jax.Array,
+    number: Exact,
+    temperature: jax.Array | float,
+    top_p: jax.Array | float,
+    top_k: jax.Array | int,
+    layout: Layout,
+) -> Drawn:
+    """Of the logits, `possible` are those of what may follow, -inf elsewhere."""
+    logps = filtered_logps(possible, temperature, top_p, top_k)
+    token = jax.lax.cond(
+        temperature > 0,
+        lambda: inverse_cdf(logps, number, layout)[0],
+        lambda: possible.argmax(-1).astype(jnp.int32),
+    )
+    behaviour = jnp.where(temperature > 0, take_along_last(logps, token), 0)
+    return token, take_along_last(logits, token) - jax.nn.logsumexp(logits, -1), behaviour
+
+
+def _written(state: SampleState, drawn: Drawn, ends: jax.Array, stuck: jax.Array) -> SampleState:
+    """The state with what was drawn at its step: tokens that end it or not, unless nothing may follow."""
+    token, logp, behaviour = drawn
+    at, live = state.step, ~state.done & ~stuck
+    kept = live & ~ends
+    return state._replace(
+        step=at + 1,
+        done=state.done | stuck | ends,
+        finished=state.finished | (live & ends),
+        tokens=state.tokens.at[:, :, at].set(jnp.where(kept, token, 0)),
+        lengths=state.lengths + kept,
+        token_logps=state.token_logps.at[:, :, at].set(jnp.where(live, logp, 0)),
+        behaviour_token_logps=state.behaviour_token_logps.at[:, :, at].set(jnp.where(live, behaviour, 0)),
+    )
 
 
 @jax.jit

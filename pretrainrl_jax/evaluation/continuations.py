@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from pretrainrl_jax.evaluation.generation import power_of_four
-from pretrainrl_jax.model.beginnings import Before
+from pretrainrl_jax.model.beginnings import Before, few_sizes
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.mesh import constrain
-from pretrainrl_jax.model.shared import few_sizes
 from pretrainrl_jax.objectives.scoring import score_trees, source_states
 from pretrainrl_jax.objectives.sums import branch_sums
 from pretrainrl_jax.objectives.token_logps import greedy_tokens, token_logps

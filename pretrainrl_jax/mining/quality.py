@@ -26,11 +26,8 @@ def quality(trees: Sequence[AnswerTree], facts: Sequence[Fact]) -> Json:
     `odds` counts them by the whole part of log10 of the probability that all negatives of a question hold,
     divided by that of its truth or by `LEAST_TRUTH`. `fragments` and `hidden_truths` count questions of whose
     negatives at least half are fragments, or any is true. `most_believed` is, of each category, the text that
-    is the most probable negative of the most questions.
-
-    Args:
-        trees: those that were mined; here a reference log-probability counts all terminators.
-        facts: every known fact, those of the trees among them.
+    is the most probable negative of the most questions. Reference log-probabilities of the trees count all
+    terminators here; `facts` are all that are known, those of the trees among them.
     """
     by_id = {fact.id: fact for fact in facts}
     asked = [(by_id[tree.id], negatives, tree) for tree in trees if (negatives := rejected(tree))]
@@ -38,14 +35,15 @@ def quality(trees: Sequence[AnswerTree], facts: Sequence[Fact]) -> Json:
     odds, fragments, truths = Counter[int](), list[list[str]](), list[list[str]]()
     commonest: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for fact, negatives, tree in asked:
-        odds[_odds(negatives, chosen(tree))] += 1
+        held = max(sum(math.exp(total(b.reference_logp)) for b in negatives), 1e-300)
+        truth = max(math.exp(total(chosen(tree).reference_logp)), LEAST_TRUTH)
+        odds[math.floor(math.log10(held / truth))] += 1
         texts = [b.text for b in negatives]
         commonest[fact.category][normalise(texts[0])] += 1
         parts = [text for text in texts if fragment(fact, text, texts)]
         if 2 * len(parts) >= len(texts):
             fragments.append([fact.question, parts[0]])
-        true = [text for text in texts if hidden(fact, text)]
-        if true:
+        if true := [text for text in texts if hidden(fact, text)]:
             truths.append([fact.question, true[0]])
     return {
         "questions": len(asked),
@@ -63,11 +61,6 @@ def quality(trees: Sequence[AnswerTree], facts: Sequence[Fact]) -> Json:
 def chosen(tree: AnswerTree) -> Branch:
     """A tree's true answer."""
     return next(branch for branch in tree.branches if branch.role == "chosen")
-
-
-def _odds(negatives: Sequence[Branch], truth: Branch) -> int:
-    held = max(sum(math.exp(total(b.reference_logp)) for b in negatives), 1e-300)
-    return math.floor(math.log10(held / max(math.exp(total(truth.reference_logp)), LEAST_TRUTH)))
 
 
 def _is_fragment(facts: Sequence[Fact]) -> Callable[[Fact, str, Sequence[str]], bool]:
@@ -103,9 +96,9 @@ def _is_hidden(facts: Sequence[Fact]) -> Callable[[Fact, str], bool]:
 
     def check(fact: Fact, text: str) -> bool:
         others = namesakes.get((normalise(fact.subject), fact.category), set()) if fact.subject else set()
-        return normalise(text) in others or any(
-            overlaps(text, truth) or _plain(text) == _plain(truth) for truth in fact.answers
-        )
+        if normalise(text) in others:
+            return True
+        return any(overlaps(text, truth) or _plain(text) == _plain(truth) for truth in fact.answers)
 
     return check
 

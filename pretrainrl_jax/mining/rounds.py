@@ -23,6 +23,5 @@ def spans(objective: ObjectiveConfig, facts: int, passes: float, steps: int) -> 
         return [Span(0.0, passes)]
     visits = max(1, round(passes * facts))
     of_round = max(1, round(objective.remine_every * visits / steps))
-    return [
-        Span(start / facts, min(start + of_round, visits) / facts) for start in range(0, visits, of_round)
-    ]
+    starts = range(0, visits, of_round)
+    return [Span(start / facts, min(start + of_round, visits) / facts) for start in starts]

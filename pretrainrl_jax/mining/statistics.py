@@ -3,6 +3,7 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -52,12 +53,12 @@ def describe(
         pools: the values of each category's pool; empty without one.
         agreements: of each category whose pool was compared with a smaller sample's.
     """
-    negatives = [b for tree in trees for b in rejected(tree)]
+    of_trees = [rejected(tree) for tree in trees]
+    negatives, without = list(chain(*of_trees)), of_trees.count([])
     tokens = sum(len(b.tokens) for b in negatives)
     measured = [(fact.category, *answer_diversity(answers)) for fact, answers in decoded]
     # An answer that overlaps a truth counts as neither true nor false.
     commonest = tally(decoded, lambda fact, answer: not why_dropped(answer.text, fact, known, True))
-    without = sum(not rejected(tree) for tree in trees)
     return {
         "questions": len(facts),
         "trees": len(trees),
@@ -111,10 +112,8 @@ def _categories(
 def _shown(tallies: Tallies) -> list[Json]:
     """The commonest values: text, questions that gave it, mean probability there."""
     ranked = sorted(tallies.values(), key=lambda t: (-t.questions, -t.probability, t.text))
-    return [
-        {"text": t.text, "questions": t.questions, "probability": _digits(t.probability / t.questions)}
-        for t in ranked[:COMMONEST]
-    ]
+    means = ((t, _digits(t.probability / t.questions)) for t in ranked[:COMMONEST])
+    return [{"text": t.text, "questions": t.questions, "probability": mean} for t, mean in means]
 
 
 def examples(facts: Sequence[Fact], trees: Sequence[AnswerTree]) -> list[Json]:

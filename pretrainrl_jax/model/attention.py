@@ -33,16 +33,9 @@ Visible = jax.Array | TreeRows  # a mask, bool [batch, time, time], is the other
 
 
 def tree_mask(tree_id: jax.Array, branch_id: jax.Array | None = None) -> jax.Array:
-    """The visibility of packed answer trees.
+    """The visibility of packed answer trees (`TreeRows`), bool [rows, time, time]: at [r, i, j] i sees j.
 
-    Token i sees token j iff j <= i, both lie in the same tree, and j is in the prefix or in i's branch.
-
-    Args:
-        tree_id: int32 [rows, time], 0 is padding.
-        branch_id: int32 [rows, time], 0 is the prefix; None where every tree is one sequence.
-
-    Returns:
-        bool [rows, time, time], True at [r, i, j] where i may look at j.
+    That is iff j <= i, both lie in the same tree, and j is in the prefix or in i's branch.
     """
     time = tree_id.shape[-1]
     causal = jnp.tril(jnp.ones((time, time), bool))
@@ -65,9 +58,8 @@ def for_kernel(
     """What `attend` is to be told of the new tokens: a mask, or rows as they are where splash takes them."""
     if not isinstance(visible, TreeRows):
         return visible
-    if kernel == "splash" and can_use_splash(visible, shape, layout, cached=cached):
-        return visible
-    return tree_mask(*visible)
+    splash = kernel == "splash" and can_use_splash(visible, shape, layout, cached=cached)
+    return visible if splash else tree_mask(*visible)
 
 
 def attend(
@@ -90,7 +82,6 @@ def attend(
             tells. The mask is bool [batch, time, length]; `for_kernel` leaves rows in its place to splash.
         scale: multiplies the scores.
         kernel: what computes it, where it can (`can_use_cudnn`, `can_use_splash`); XLA computes the rest.
-        layout: where the arrays lie.
 
     Returns:
         [batch, time, heads, head] in the queries' dtype; scores and softmax are float32. The rows that see
@@ -114,22 +105,17 @@ def attend(
     largest = jnp.stack([s.max(-1) for s in scores]).max(0)
     weights = [jnp.exp(s - jax.lax.stop_gradient(largest)[..., None]) for s in scores]
     total = sum(w.sum(-1) for w in weights)
-    mixed = sum(
-        mix(f"bkgts,{axis}->btkgd", w.astype(values.dtype), values)
-        for axis, w, (_, values, _) in zip(axes, weights, sources, strict=True)
-    )
+    each = zip(axes, weights, (values for _, values, _ in sources), strict=True)
+    mixed = sum(mix(f"bkgts,{axis}->btkgd", w.astype(values.dtype), values) for axis, w, values in each)
     normalised = mixed / jnp.moveaxis(total, -1, 1)[..., None]
     return checkpoint_name(normalised.reshape(queries.shape).astype(queries.dtype), MIXED)
 
 
 def can_use_cudnn(dtype: Any, head_dim: int, lengths: list[int]) -> bool:
-    """Whether cuDNN's flash attention computes such attention, and its gradients.
+    """Whether cuDNN's flash attention computes such attention, and its gradients: of bfloat16 and float16.
 
-    Args:
-        dtype: of queries, keys and values: it has bfloat16 and float16 alone.
-        head_dim: size of a head.
-        lengths: tokens of the queries, then of each source: it takes one source, hence no cache, and we
-            give it whole tiles alone.
+    `lengths` are tokens of the queries, then of each source: it takes one source, hence no cache, and we give
+    it whole tiles alone.
     """
     return (
         jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
@@ -144,14 +130,9 @@ def can_use_splash(rows: TreeRows, shape: ModelShape, layout: Layout, *, cached:
     """Whether splash attention computes such attention, and its gradients, and is worth it.
 
     It masks by order and by sequence, so that a tree's branches are not for it; nor are windows, since layers
-    are scanned and theirs is traced. Each device computes its own rows and heads, whole. On a CPU it is
-    interpreted, slowly: tests alone ask for that (`platforms.kernel_for`).
-
-    Args:
-        rows: [rows, time]; whether they have branches is known when a program is traced.
-        shape: of the decoder.
-        layout: where it lies.
-        cached: there are earlier tokens to see.
+    are scanned and theirs is traced; nor earlier tokens, if there are some (`cached`). Each device computes
+    its own rows and heads, whole. On a CPU it is interpreted, slowly: tests alone ask for that
+    (`platforms.kernel_for`).
     """
     (count, time), rules = rows.tree_id.shape, layout.rules
     return (
@@ -222,17 +203,11 @@ def _attend_splash(
         by_head = (jnp.swapaxes(x, 1, 2) for x in (queries, keys, values))
         return jnp.swapaxes(jax.vmap(kernel)(*by_head, SegmentIds(tree_id, tree_id)), 1, 2)
 
-    if layout.is_sharded:
-        of_queries, of_keys = (layout.spec("rows", None, heads, None) for heads in ("heads", "kv_heads"))
-        of_device = jax.shard_map(
-            of_device,
-            mesh=layout.mesh,
-            in_specs=(of_queries, of_keys, of_keys, layout.spec("rows", None)),
-            out_specs=of_queries,
-            check_vma=False,  # a Pallas call does not say along which axes its results differ
-        )
+    of_queries, of_keys = (layout.spec("rows", None, heads, None) for heads in ("heads", "kv_heads"))
+    in_specs = of_queries, of_keys, of_keys, layout.spec("rows", None)
+    of_all = layout.on_each_device(of_device, in_specs, of_queries)
     scaled = (queries.astype(jnp.float32) * scale).astype(queries.dtype)  # the kernel has no scale
-    return of_device(scaled, keys, values, tree_id)
+    return of_all(scaled, keys, values, tree_id)
 
 
 def _attend_fused(

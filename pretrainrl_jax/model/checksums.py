@@ -44,17 +44,15 @@ def _of_shards(x: Any) -> list[jax.Array]:
     for shard in x.addressable_shards:
         if shard.replica_id == 0:
             starts = [index.indices(size)[0] for index, size in zip(shard.index, x.shape, strict=True)]
-            bits, starts = _bits(shard.data), np.array(starts, np.uint32)
-            parts.append(_checksum(bits, starts, x.shape, x.dtype))
+            kind = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
+            on_cpu = shard.device.platform == "cpu"  # then its integers are a view
+            bits = (
+                np.asarray(shard.data).view(kind)
+                if on_cpu
+                else jax.lax.bitcast_convert_type(shard.data, kind)
+            )
+            parts.append(_checksum(bits, np.array(starts, np.uint32), x.shape, x.dtype))
     return parts
-
-
-def _bits(data: jax.Array) -> Any:
-    """An array as integers, without a copy of it on a CPU."""
-    kind = jnp.dtype(f"uint{8 * data.dtype.itemsize}")
-    if all(device.platform == "cpu" for device in data.devices()):
-        return np.asarray(data).view(kind)
-    return jax.lax.bitcast_convert_type(data, kind)
 
 
 @partial(jax.jit, static_argnums=(2, 3))

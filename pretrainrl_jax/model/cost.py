@@ -48,12 +48,7 @@ class Flops(NamedTuple):
 
 
 def parameters(shape: ModelShape, expert: int = 1) -> Parameters:
-    """The number of parameters of a decoder of any family.
-
-    Args:
-        shape: of the decoder.
-        expert: devices that share the experts of a mixture; of all else each has the whole.
-    """
+    """Those of any family's decoder; `expert` devices share a mixture's experts, and have all else whole."""
     s, table, mlps = shape, shape.vocabulary * shape.d_model, mlps_of(shape, expert)
     queries, keys = s.heads * s.head_dim, s.kv_heads * s.head_dim
     biases = s.qkv_bias * (queries + 2 * keys) + s.out_bias * s.d_model
@@ -66,16 +61,10 @@ def parameters(shape: ModelShape, expert: int = 1) -> Parameters:
 
 
 def flops(shape: ModelShape, visible: float) -> Flops:
-    """The forward pass of one token.
-
-    Args:
-        shape: of the decoder.
-        visible: positions that a token attends to, itself included: the mean over tokens and layers.
-    """
+    """The forward pass of a token; it attends to `visible` positions, itself among them, in the mean."""
     s = shape
     attention = 4 * visible * s.layers * s.heads * s.head_dim  # scores, and the sum of values
-    mlps = s.experts_per_token or 1
-    layers, adapters = (2 * s.layers * of_layer(s, mlps) for of_layer in (matrices, _adapters))
+    layers, adapters = (2 * s.layers * of(s, s.experts_per_token or 1) for of in (matrices, _adapters))
     return Flops(layers, attention, 2 * s.vocabulary * s.d_model, adapters)
 
 
@@ -84,18 +73,10 @@ def _adapters(s: ModelShape, mlps: int) -> int:
     if s.lora is None:
         return 0
     queries, keys = s.heads * s.head_dim, s.kv_heads * s.head_dim
-    sides = {
-        "query": s.d_model + queries,
-        "key": s.d_model + keys,
-        "value": s.d_model + keys,
-        "out": queries + s.d_model,
-        "gate": s.d_model + s.d_ff,
-        "up": s.d_model + s.d_ff,
-        "down": s.d_ff + s.d_model,
-    }
-    return s.lora.rank * sum(
-        sides[name] * (mlps if name in ("gate", "up", "down") else 1) for name in s.lora.targets
-    )
+    attention = {"query": queries, "key": keys, "value": keys, "out": queries}  # the side that is not d_model
+    of_attention = sum(s.d_model + attention[name] for name in s.lora.targets if name in attention)
+    of_mlp = sum(s.d_model + s.d_ff for name in s.lora.targets if name not in attention)
+    return s.lora.rank * (of_attention + mlps * of_mlp)
 
 
 def mlps_of(shape: ModelShape, expert: int = 1) -> int:

@@ -15,15 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from pretrainrl_jax.model.attention import Kernel, TreeRows, Visible, causal_mask, for_kernel, rotary_angles
-from pretrainrl_jax.model.layers import (
-    EVERYTHING,
-    Auxiliary,
-    KeysValues,
-    Layer,
-    norm,
-    rematerialised,
-    weight,
-)
+from pretrainrl_jax.model.layers import EVERYTHING, Auxiliary, KeysValues, Part, RMSNorm, layer_class, weight
 from pretrainrl_jax.model.mesh import Layout, Rules
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.model.vocabulary import embed
@@ -51,19 +43,15 @@ class HiddenStates(NamedTuple):
     auxiliary: Auxiliary  # what layers report beside, by name, each [layers, …]; empty where they do not
 
 
-class Decoder(nn.Module):
-    shape: ModelShape
-    layout: Layout
-    kernel: Kernel
-
+class Decoder(Part):
     @nn.compact
     def __call__(
         self, tokens: jax.Array, positions: jax.Array, visible: Visible, caches: tuple[KVCache, ...]
     ) -> tuple[jax.Array, tuple[KeysValues, Auxiliary]]:
         s = self.shape
-        embedding = weight(self, "embedding", s.sizes, ("vocabulary", "model"), s.d_model)
+        embedding = weight(self, "embedding", ("vocabulary", "model"), s.d_model)
         if not s.tied:  # declared here, read by `Model.head`
-            weight(self, "head", s.sizes, ("vocabulary", "model"), s.d_model)
+            weight(self, "head", ("vocabulary", "model"), s.d_model)
         x = embed(embedding, tokens, s.dtype, self.layout)
         if s.traits.scaled_embedding:
             x = x * jnp.asarray(s.d_model**0.5, x.dtype)
@@ -79,17 +67,16 @@ class Decoder(nn.Module):
             places = [*(cache.positions for cache in caches), positions]
             distances = [positions[:, :, None] - place[:, None] for place in places]
         layers = nn.scan(
-            rematerialised(Layer, s.remat),
+            layer_class(s.remat),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=(0, *[nn.broadcast] * 4),  # type: ignore[arg-type]
             length=s.layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(s, self.layout, self.kernel, name="layers")
-        x, of_layers = layers(
-            x, ([(cache.keys, cache.values) for cache in caches], windows), angles, masks, distances, real
-        )
-        return norm(s, "final_norm", ("model",))(x), of_layers
+        stored = [(cache.keys, cache.values) for cache in caches]
+        x, of_layers = layers(x, (stored, windows), angles, masks, distances, real)
+        return RMSNorm(s, ("model",), name="final_norm")(x), of_layers
 
 
 def _is_real(visible: Visible) -> jax.Array:
@@ -134,7 +121,7 @@ class Model:
 
     def _init(self, key: jax.Array) -> Any:
         one = jnp.zeros((1, 1), jnp.int32)
-        alone = Decoder(self.shape, Layout(), "xla")  # the one token does not divide over a mesh
+        alone = Decoder(self.shape, Layout())  # the one token does not divide over a mesh
         return alone.init(key, one, one, jnp.ones((1, 1, 1), bool), ())["params"]
 
     def init(self, key: jax.Array) -> Params:
@@ -153,14 +140,10 @@ class Model:
         visible: Visible,
         caches: tuple[KVCache, ...] = (),
     ) -> HiddenStates:
-        """Final hidden states, and the keys and values of the same tokens.
+        """Final hidden states of tokens int32 [batch, time] at such positions, and their keys and values.
 
-        Args:
-            params: the parameters, float32.
-            tokens: int32 [batch, time].
-            positions: int32 [batch, time].
-            visible: which of these tokens each of them sees: a mask, bool [batch, time, time], or rows.
-            caches: of earlier tokens that are also seen.
+        `visible` says which of these tokens each of them sees: a mask, bool [batch, time, time], or rows.
+        `caches` are of earlier tokens that are also seen; params float32.
         """
         decoder = Decoder(self.shape, self.layout, self.kernel)
         computed: Any = decoder.apply({"params": params}, tokens, positions, visible, caches)

@@ -1,7 +1,7 @@
 """A mixture of experts (arXiv 1701.06538): of many MLPs a router chooses a few for each token.
 
-The tokens are sorted by expert and multiplied group by group (grouped.py). No expert has a capacity, so that
-no token is dropped, whatever the router chooses.
+The tokens are sorted by expert and multiplied group by group (`grouped_product`). No expert has a capacity,
+so that no token is dropped, whatever the router chooses.
 
 Along the mesh's axis `expert` each device has some of the experts, and rows of its own. It gathers the rows
 of the others on the axis, lets its experts work on them, and gives each its part of the sum back.
@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from pretrainrl_jax.model.grouped import grouped_product
 from pretrainrl_jax.model.mesh import Layout
 
 LOAD, PROBABILITY = "expert_load", "expert_probability"  # of a layer's experts, over real tokens; [experts]
+TILE = 256  # rows that megablox takes at a time
+SIDE = 2048  # bytes of a side of the part of a matrix that it makes at a time: VMEM holds a few such squares
+LANES = 128
 
 
 class Routed(NamedTuple):
@@ -54,12 +56,9 @@ class Axes(NamedTuple):
 
 
 def route(logits: jax.Array, per_token: int, normalised: bool) -> Routed:
-    """The experts of each token: the most probable `per_token`, by a softmax over all of them.
+    """The experts of each token: the most probable `per_token`, by a softmax of logits [rows, time, experts].
 
-    Args:
-        logits: of the router, [rows, time, experts].
-        per_token: how many are chosen.
-        normalised: the weights of the chosen ones add up to 1; else they are their probabilities.
+    `normalised`: the weights of the chosen ones add up to 1; else they are their probabilities.
     """
     probabilities = jax.nn.softmax(logits.astype(jnp.float32), -1)
     weights, experts = jax.lax.top_k(probabilities, per_token)
@@ -69,11 +68,9 @@ def route(logits: jax.Array, per_token: int, normalised: bool) -> Routed:
 
 
 def load(routed: Routed, real: jax.Array) -> dict[str, jax.Array]:
-    """How many real tokens chose each expert, and the sum of their probabilities for it.
+    """How many tokens chose each expert, and the sum of their probabilities for it.
 
-    Args:
-        routed: what the router says of them.
-        real: bool [rows, time], False on padding.
+    Of tokens that are `real`, bool [rows, time]: False on padding.
     """
     count = routed.probabilities.shape[-1]
     chosen = jax.nn.one_hot(routed.experts, count, dtype=jnp.float32).sum(-2)  # [rows, time, experts]
@@ -87,31 +84,12 @@ def balance_loss(auxiliary: dict[str, jax.Array]) -> jax.Array:
     """The loss that keeps experts equally busy (Switch Transformer, arXiv 2101.03961, equations 4 to 6).
 
     experts · Σ share of tokens · mean probability, over the experts; both are means over all layers together,
-    as transformers has it. Equal shares give the number of experts a token, which is the least.
-
-    Args:
-        auxiliary: what the layers report, each [layers, experts].
+    as transformers has it. Equal shares give the number of experts a token, which is the least. What layers
+    report, `auxiliary`, is [layers, experts] each.
     """
     loads, probabilities = auxiliary[LOAD].sum(0), auxiliary[PROBABILITY].sum(0)
     tokens = jnp.maximum(jax.lax.stop_gradient(probabilities.sum()), 1.0)
     return loads.shape[0] * jnp.sum(loads / tokens * probabilities / tokens)
-
-
-def every_expert(
-    x: jax.Array, routed: Routed, matrices: Matrices, activation: Callable[[jax.Array], jax.Array]
-) -> jax.Array:
-    """The mixture by its definition, each expert on every token: the reference of `mix_experts`.
-
-    Args:
-        x: [rows, time, model].
-        routed: the experts of each token.
-        matrices: without adapters.
-        activation: of the gate.
-    """
-    count = routed.probabilities.shape[-1]
-    weights = (jax.nn.one_hot(routed.experts, count) * routed.weights[..., None]).sum(-2)
-    gate, up = (jnp.einsum("rtm,emf->rtef", x, w.weight) for w in (matrices.gate, matrices.up))
-    return jnp.einsum("rtef,efm,rte->rtm", activation(gate) * up, matrices.down.weight, weights)
 
 
 def mix_experts(
@@ -122,40 +100,24 @@ def mix_experts(
     layout: Layout,
     scale: float = 1.0,
 ) -> jax.Array:
-    """The weighted sum of what each token's experts give, [rows, time, model] in the dtype of x.
+    """The weighted sum of what each token's experts give of x [rows, time, model], of its shape and dtype.
 
-    Args:
-        x: [rows, time, model].
-        routed: the experts of each token.
-        matrices: of all experts, in the dtype of x.
-        activation: of the gate.
-        layout: where they lie: rows of x as a batch's, experts, model and mlp as parameters do.
-        scale: of adapters.
+    The matrices, of that dtype, are of all experts; `activation` is the gate's, `scale` that of adapters.
+    Rows of x lie as a batch's do, experts, model and mlp as parameters'.
     """
-    of_device = partial(_of_device, activation=activation, scale=scale, platform=layout.platform)
-    arguments = (x, routed.experts, routed.weights, matrices)
-    if layout.mesh is None or not layout.is_sharded:
-        return of_device(Axes(), *arguments)
-    rules, several = layout.rules, [axis for axis, size in layout.mesh.shape.items() if size > 1]
+    rules, several, rows = layout.rules, layout.several, layout.spec("rows", None, None)
     axes = Axes(*(axis if axis in several else None for axis in (rules.experts, rules.model, rules.mlp)))
-    rows = layout.spec("rows", None, None)
+    of_device = partial(_of_device, axes, activation=activation, scale=scale, platform=layout.platform)
 
     def specs(matrix: Matrix, takes: str, gives: str) -> Matrix:
         low = matrix.a is not None
         a, b = (layout.spec("experts", takes, "rank"), layout.spec("experts", "rank", gives))
         return Matrix(layout.spec("experts", takes, gives), a if low else None, b if low else None)
 
-    gate, up, down = matrices
-    of_matrices = Matrices(
-        specs(gate, "model", "mlp"), specs(up, "model", "mlp"), specs(down, "mlp", "model")
-    )
-    return jax.shard_map(
-        partial(of_device, axes),
-        mesh=layout.mesh,
-        in_specs=(rows, rows, rows, of_matrices),
-        out_specs=rows,
-        check_vma=False,  # a Pallas call does not say along which axes its results differ
-    )(*arguments)
+    gate, up = (specs(matrix, "model", "mlp") for matrix in (matrices.gate, matrices.up))
+    of_matrices = Matrices(gate, up, specs(matrices.down, "mlp", "model"))
+    mix = layout.on_each_device(of_device, (rows, rows, rows, of_matrices), rows)
+    return mix(x, routed.experts, routed.weights, matrices)
 
 
 def _of_device(
@@ -225,13 +187,9 @@ def _grouped(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _take(times: int, x: jax.Array, order: jax.Array, inverse: jax.Array) -> jax.Array:
-    """The rows of x, each so many times, in an order of those; the gradient is gathered, too, not scattered.
+    """The rows of x [rows, model], each so many times, in an order; the gradient is gathered, not scattered.
 
-    Args:
-        times: how often each row is taken.
-        x: [rows, model].
-        order: int32 [rows · times], of rows that are counted as often as they are taken.
-        inverse: the order that undoes it.
+    The order is int32 [rows · times], of rows counted as often as they are taken; `inverse` undoes it.
     """
     return x[order // times]
 
@@ -242,3 +200,50 @@ def _take_backward(times: int, inverse: jax.Array, gradient: jax.Array) -> tuple
 
 
 _take.defvjp(lambda times, x, order, inverse: (x[order // times], inverse), _take_backward)
+
+
+def grouped_product(x: jax.Array, matrices: jax.Array, sizes: jax.Array, platform: str) -> jax.Array:
+    """Each row times its group's matrix; what rows after the last group become is not said.
+
+    x [rows, inputs], one group's rows after another's; matrices [groups, inputs, outputs]; sizes int32
+    [groups], rows of each. It is compiled for `platform`.
+    """
+    if platform == "tpu":
+        return with_megablox(x, matrices, sizes, False)
+    return jax.lax.ragged_dot(x, matrices, sizes)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def with_megablox(x: jax.Array, matrices: jax.Array, sizes: jax.Array, interpret: bool) -> jax.Array:
+    """The same, whose gradient of the matrices is megablox's; `interpret`: on a device that is no TPU.
+
+    On TPUs `jax.lax.ragged_dot`, and its gradient of the rows, is a kernel that multiplies each row with its
+    group's matrix alone. Of its gradient of the matrices libtpu (0.0.42) makes a product of all rows with
+    each group, masked, as many times the work as there are groups.
+    """
+    return jax.lax.ragged_dot(x, matrices, sizes)
+
+
+def _backward(interpret: bool, saved: tuple[Any, Any, Any], gradient: jax.Array) -> tuple[Any, Any, None]:
+    x, matrices, sizes = saved
+    (of_x,) = jax.vjp(lambda x: jax.lax.ragged_dot(x, matrices, sizes), x)[1](gradient)
+    return of_x, gradient_of_matrices(x, gradient, sizes, interpret), None
+
+
+with_megablox.defvjp(
+    lambda x, matrices, sizes, interpret: (jax.lax.ragged_dot(x, matrices, sizes), (x, matrices, sizes)),
+    _backward,
+)
+
+
+def gradient_of_matrices(
+    x: jax.Array, gradient: jax.Array, sizes: jax.Array, interpret: bool = False
+) -> jax.Array:
+    """Of each group the sum over its rows of x · gradient, [groups, inputs, outputs]."""
+    from jax.experimental.pallas.ops.tpu.megablox.gmm import tgmm
+
+    longest = SIDE // x.dtype.itemsize
+    sides = (min(longest, -(-y.shape[1] // LANES) * LANES) for y in (x, gradient))
+    x, gradient = (jnp.pad(y, ((0, -len(y) % TILE), (0, 0))) for y in (x, gradient))
+    tiling: Any = (TILE, *sides)
+    return tgmm(x.swapaxes(0, 1), gradient, sizes, x.dtype, tiling, interpret=interpret)

@@ -44,46 +44,28 @@ ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": partial(jax.nn.gelu, approximat
 Auxiliary = dict[str, jax.Array]  # by name, what a layer reports; the same names and shapes from every layer
 
 
-class RMSNorm(nn.Module):
-    """Root-mean-square norm over the last axes, those named, computed in float32."""
+class Part(nn.Module):
+    """Of a decoder of that shape: what it computes with, and where it lies."""
 
-    epsilon: float
-    axes: tuple[str, ...]
-    offset: float = 0.0  # of its weights, which at first are 1 with it
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        shape, over = x.shape[-len(self.axes) :], tuple(range(-len(self.axes), 0))
-        scale = self.offset + parameter(
-            self, "scale", nn.initializers.constant(1.0 - self.offset), shape, self.axes
-        )
-        wide = x.astype(jnp.float32)
-        inverse = jax.lax.rsqrt(jnp.mean(wide * wide, over, keepdims=True) + self.epsilon)
-        return (wide * inverse * scale).astype(x.dtype)
+    shape: ModelShape
+    layout: Layout
+    kernel: Kernel = "xla"
 
 
-def norm(shape: ModelShape, name: str, axes: tuple[str, ...]) -> RMSNorm:
-    """A norm of a decoder."""
-    return RMSNorm(shape.norm_epsilon, axes, shape.traits.norm_offset, name=name)
+def parameter(module: Any, name: str, initialiser: Any, axes: tuple[str, ...]) -> Any:
+    """A float32 parameter of a module of a decoder's shape, with the logical names of its axes."""
+    sizes = tuple(module.shape.sizes[axis] for axis in axes)
+    return module.param(name, nn.with_logical_partitioning(initialiser, axes), sizes, jnp.float32)
 
 
-def parameter(
-    module: nn.Module, name: str, initialiser: Any, shape: tuple[int, ...], axes: tuple[str, ...]
-) -> Any:
-    """A float32 parameter of the module, with the logical names of its axes."""
-    return module.param(name, nn.with_logical_partitioning(initialiser, axes), shape, jnp.float32)
-
-
-def weight(module: nn.Module, name: str, sizes: dict[str, int], axes: tuple[str, ...], inner: int) -> Any:
+def weight(module: Any, name: str, axes: tuple[str, ...], inner: int) -> Any:
     """A matrix of the module; products with it sum over `inner` entries."""
-    shape = tuple(sizes[axis] for axis in axes)
-    return parameter(module, name, nn.initializers.normal(inner**-0.5), shape, axes)
+    return parameter(module, name, nn.initializers.normal(inner**-0.5), axes)
 
 
 def _adapter(
-    module: nn.Module,
+    module: Any,
     name: str,
-    sizes: dict[str, int],
     takes: tuple[str, ...],
     gives: tuple[str, ...],
     inner: int,
@@ -97,55 +79,57 @@ def _adapter(
     def uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -(inner**-0.5), inner**-0.5)
 
-    def declare(suffix: str, initialiser: Any, axes: tuple[str, ...]) -> Any:
-        return parameter(module, name + suffix, initialiser, tuple(sizes[axis] for axis in axes), axes)
+    a = parameter(module, name + A, uniform, (*of_each, *takes, "rank"))
+    return a, parameter(module, name + B, nn.initializers.zeros_init(), (*of_each, "rank", *gives))
 
-    zeros = nn.initializers.zeros_init()
-    return declare(A, uniform, (*of_each, *takes, "rank")), declare(B, zeros, (*of_each, "rank", *gives))
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last axes, those named, computed in float32."""
+
+    shape: ModelShape
+    axes: tuple[str, ...]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        over, offset = tuple(range(-len(self.axes), 0)), self.shape.traits.norm_offset
+        scale = offset + parameter(self, "scale", nn.initializers.constant(1.0 - offset), self.axes)
+        wide = x.astype(jnp.float32)
+        inverse = jax.lax.rsqrt(jnp.mean(wide * wide, over, keepdims=True) + self.shape.norm_epsilon)
+        return (wide * inverse * scale).astype(x.dtype)
 
 
 def linear(
-    module: "Attention | MLP | Mixture",
-    name: str,
-    x: jax.Array,
-    takes: tuple[str, ...],
-    gives: tuple[str, ...],
-    bias: bool,
+    module: Part, name: str, x: jax.Array, takes: tuple[str, ...], gives: tuple[str, ...], bias: bool
 ) -> jax.Array:
     """x [batch, time, *takes] times the module's weight [*takes, *gives] of this name, plus its bias.
 
     Where the shape says so, a low-rank product is added to the weight's.
     """
-    sizes, lora = module.shape.sizes, module.shape.lora
-    inner = math.prod(sizes[axis] for axis in takes)
-    kernel = weight(module, name, sizes, takes + gives, inner)
+    lora, inner = module.shape.lora, math.prod(module.shape.sizes[axis] for axis in takes)
+    kernel = weight(module, name, takes + gives, inner)
     y = jnp.tensordot(x, kernel.astype(x.dtype), len(takes))
     if lora and name in lora.targets:
-        a, b = _adapter(module, name, sizes, takes, gives, inner)
+        a, b = _adapter(module, name, takes, gives, inner)
         low = jnp.tensordot(x, a.astype(x.dtype), len(takes)) * lora.scale  # [batch, time, rank]
         y = y + jnp.tensordot(low, b.astype(x.dtype), 1)
     # Activations have the model axis whole.
     y = constrain(y, module.layout, "rows", None, *(None if axis == "model" else axis for axis in gives))
     if bias:
-        shift = parameter(module, f"{name}_bias", nn.initializers.zeros_init(), y.shape[2:], gives)
+        shift = parameter(module, f"{name}_bias", nn.initializers.zeros_init(), gives)
         y = y + shift.astype(y.dtype)
     return checkpoint_name(y, name)
 
 
-def rematerialised(layer: Any, policy: Policy) -> Any:
-    """The class of a layer whose backward pass recomputes what the policy does not keep."""
+def layer_class(policy: Policy) -> Any:
+    """`Layer`, whose backward pass recomputes what the policy does not keep."""
     if policy == "none":
-        return layer
+        return Layer
     keep = jax.checkpoint_policies.save_only_these_names(*KEPT[policy])
-    return nn.remat(layer, prevent_cse=False, policy=keep)  # a scan's body: nothing to share it with
+    return nn.remat(Layer, prevent_cse=False, policy=keep)  # a scan's body: nothing to share it with
 
 
-class Attention(nn.Module):
+class Attention(Part):
     """Causal attention with grouped queries, rotary positions and a cache."""
-
-    shape: ModelShape
-    layout: Layout
-    kernel: Kernel
 
     @nn.compact
     def __call__(
@@ -157,20 +141,18 @@ class Attention(nn.Module):
         values = linear(self, "value", x, ("model",), of_keys, s.qkv_bias)
         if s.traits.query_key_norm != "none":
             normed = slice(0 if s.traits.query_key_norm == "all" else 1, None)  # all heads together, or each
-            queries = norm(s, "query_norm", of_queries[normed])(queries)
-            keys = norm(s, "key_norm", of_keys[normed])(keys)
+            queries = RMSNorm(s, of_queries[normed], name="query_norm")(queries)
+            keys = RMSNorm(s, of_keys[normed], name="key_norm")(keys)
         turn = partial(rotate, by_product=rotates_by_product(self.layout, x.shape[1]))
         queries, keys = turn(queries, *angles), turn(keys, *angles)
         sources = [*cached, (keys, values, mask)]
-        mixed = attend(queries, sources, s.attention_scale, kernel=self.kernel, layout=self.layout)
+        scale = (s.query_scale or s.head_dim) ** -0.5
+        mixed = attend(queries, sources, scale, kernel=self.kernel, layout=self.layout)
         return linear(self, "out", mixed, of_queries, ("model",), s.out_bias), (keys, values)
 
 
-class MLP(nn.Module):
+class MLP(Part):
     """The gated feed-forward network."""
-
-    shape: ModelShape
-    layout: Layout
 
     @nn.compact
     def __call__(self, x: jax.Array, real: jax.Array | None) -> tuple[jax.Array, Auxiliary]:
@@ -180,11 +162,8 @@ class MLP(nn.Module):
         return linear(self, "down", active, ("mlp",), ("model",), bias), {}
 
 
-class Mixture(nn.Module):
+class Mixture(Part):
     """A mixture of gated feed-forward networks."""
-
-    shape: ModelShape
-    layout: Layout
 
     @nn.compact
     def __call__(self, x: jax.Array, real: jax.Array | None) -> tuple[jax.Array, Auxiliary]:
@@ -196,27 +175,20 @@ class Mixture(nn.Module):
 
         def of_experts(name: str, takes: str, gives: str) -> Matrix:
             inner = s.sizes[takes]
-            kernel = weight(self, name, s.sizes, ("experts", takes, gives), inner).astype(x.dtype)
+            kernel = weight(self, name, ("experts", takes, gives), inner).astype(x.dtype)
             if lora is None or name not in lora.targets:
                 return Matrix(kernel)
-            low = _adapter(self, name, s.sizes, (takes,), (gives,), inner, of_each=("experts",))
+            low = _adapter(self, name, (takes,), (gives,), inner, of_each=("experts",))
             return Matrix(kernel, *(side.astype(x.dtype) for side in low))
 
-        matrices = Matrices(
-            of_experts("gate", "model", "mlp"),
-            of_experts("up", "model", "mlp"),
-            of_experts("down", "mlp", "model"),
-        )
+        gate, up = (of_experts(name, "model", "mlp") for name in ("gate", "up"))
+        matrices = Matrices(gate, up, of_experts("down", "mlp", "model"))
         scale, activation = lora.scale if lora else 1.0, ACTIVATIONS[s.traits.activation]
         return mix_experts(x, routed, matrices, activation, self.layout, scale), load(routed, real)
 
 
-class Layer(nn.Module):
+class Layer(Part):
     """Attention and MLP, each added to the stream it reads."""
-
-    shape: ModelShape
-    layout: Layout
-    kernel: Kernel
 
     @nn.compact
     def __call__(
@@ -247,14 +219,13 @@ class Layer(nn.Module):
         (before_attention, after_attention), (before_mlp, after_mlp) = s.traits.norms
 
         def normed(x: jax.Array, name: str) -> jax.Array:
-            return norm(s, name, ("model",))(x) if name else x
+            return RMSNorm(s, ("model",), name=name)(x) if name else x
 
-        mixed, new = Attention(s, self.layout, self.kernel, name="attention")(
-            normed(x, before_attention), rotation, masks[-1], sources
-        )
+        attention = Attention(s, self.layout, self.kernel, name="attention")
+        mixed, new = attention(normed(x, before_attention), rotation, masks[-1], sources)
         x = x + normed(mixed, after_attention)
         if not after_attention:  # else that norm's gradient reads `out`, which is kept
             x = checkpoint_name(x, STREAM)
-        mlp = Mixture(s, self.layout, name="mlp") if s.experts else MLP(s, self.layout, name="mlp")
+        mlp = (Mixture if s.experts else MLP)(s, self.layout, name="mlp")
         fed, report = mlp(normed(x, before_mlp), real)
         return x + normed(fed, after_mlp), (new, report)

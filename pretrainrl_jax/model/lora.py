@@ -6,7 +6,8 @@ it was; without its adapters it is that at any time, which is how the reference 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import flax.traverse_util
@@ -35,11 +36,8 @@ class Lora:
 
 def lora_of(settings: LoraConfig) -> Lora | None:
     """The adapters that settings ask for."""
-    return (
-        Lora(settings.rank, settings.alpha, settings.matrices, settings.rank_stabilised)
-        if settings.rank
-        else None
-    )
+    s = settings
+    return Lora(s.rank, s.alpha, s.matrices, s.rank_stabilised) if s.rank else None
 
 
 def split(lora: Lora | None, params: Any) -> tuple[Any, Any]:
@@ -70,25 +68,17 @@ def merged(lora: Lora, params: Any) -> Any:
             *above, name = path
             name = name.removesuffix(A)
             kernel, b = frozen[*above, name], adapters[*above, name + B]
-            of_each = jax.vmap(_product)  # layer
+            # All of float32, on any device; of each layer.
+            of_each = jax.vmap(partial(jnp.tensordot, axes=1, precision=jax.lax.Precision.HIGHEST))
             if a.ndim + b.ndim - kernel.ndim == 4:  # both have the axis of experts, too
                 of_each = jax.vmap(of_each)
             frozen[*above, name] = kernel + lora.scale * of_each(a, b)
     return flax.traverse_util.unflatten_dict(frozen)
 
 
-def _product(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.tensordot(a, b, 1, precision=jax.lax.Precision.HIGHEST)  # all of float32, on any device
-
-
 def lora_to_json(lora: Lora) -> dict[str, Any]:
     """A plain dictionary that `lora_from_json` reads back."""
-    return {
-        "rank": lora.rank,
-        "alpha": lora.alpha,
-        "targets": list(lora.targets),
-        "rank_stabilised": lora.rank_stabilised,
-    }
+    return asdict(lora) | {"targets": list(lora.targets)}
 
 
 def lora_from_json(values: Mapping[str, Any]) -> Lora:

@@ -1,8 +1,9 @@
 """The mesh of devices, and which of its axes each axis of an array lies along: a model's layout."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -18,11 +19,7 @@ AXES = ("data", "fsdp", "expert", "tensor")
 
 @dataclass(frozen=True)
 class Rules:
-    """The mesh axis of each logical axis of a model; None is replicated.
-
-    Raises:
-        ValueError: if the vocabulary lies along an axis of the rows, or the model axis along another one.
-    """
+    """The mesh axis of each logical axis of a model; None is replicated."""
 
     # Of a batch, its caches and beams, for any model.
     rows: ClassVar[tuple[str, ...]] = ("data", "fsdp", "expert")
@@ -38,6 +35,7 @@ class Rules:
     rank: str | None = None  # of adapters
 
     def __post_init__(self) -> None:
+        """Raises ValueError if the vocabulary lies along an axis of the rows, or model along another one."""
         if self.vocabulary in self.rows or self.model not in (None, *self.rows):
             raise ValueError("the vocabulary lies along an axis of the rows, or model along another one")
 
@@ -68,6 +66,18 @@ class Layout:
         assert self.mesh is not None
         return NamedSharding(self.mesh, self.spec(*axes))
 
+    @property
+    def several(self) -> list[str]:
+        """The axes of the mesh along which there are several devices."""
+        return [axis for axis, size in self.mesh.shape.items() if size > 1] if self.mesh is not None else []
+
+    def on_each_device(self, function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Any:
+        """The function on every device's part of its arguments; as it is where there is one device."""
+        if not self.is_sharded:
+            return function
+        of_all = partial(jax.shard_map, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs)
+        return of_all(function, check_vma=False)  # a Pallas call does not say along which axes results differ
+
 
 ONE_DEVICE = Layout()
 
@@ -75,8 +85,7 @@ ONE_DEVICE = Layout()
 def make_mesh(settings: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh with axes data, fsdp, expert and tensor over all devices, neighbours on the last axes.
 
-    Raises:
-        InputError: if the sizes do not multiply to the number of devices.
+    Raises InputError if the sizes do not multiply to the number of devices.
     """
     count = len(devices) if devices is not None else jax.device_count()
     asked = tuple(getattr(settings, axis) for axis in AXES)
@@ -85,7 +94,7 @@ def make_mesh(settings: MeshConfig, devices: Sequence[Any] | None = None) -> Mes
     if math.prod(sizes) != count:
         axes = [axis for axis in AXES if axis != "expert" or settings.expert != 1]
         shown = " x ".join(str(size) for axis, size in zip(AXES, sizes, strict=True) if axis in axes)
-        fits = " and ".join(map(str, nearest(known, divisors(count)))) if -1 in asked else ""
+        fits = _nearest_divisors(known, count) if -1 in asked else ""
         raise InputError(
             f"mesh {shown} ({' x '.join(axes)}) needs {math.prod(sizes)} devices and {count} are here: "
             f"change {', '.join(f'mesh.{axis}' for axis in axes[:-1])} or mesh.tensor"
@@ -100,11 +109,7 @@ def make_mesh(settings: MeshConfig, devices: Sequence[Any] | None = None) -> Mes
 
 
 def check_model(shape: ModelShape, mesh: Mesh, rules: Rules = Rules()) -> None:
-    """The mesh divides what it cuts of the model.
-
-    Raises:
-        InputError: with the numbers, and the nearest sizes that do.
-    """
+    """Raises InputError, with the nearest sizes, if the mesh does not divide what it cuts of the model."""
     if mesh.shape.get("expert", 1) > 1 and not shape.experts:
         raise InputError(
             f"mesh.expert is {mesh.shape['expert']} and the model has no experts: make it 1, and mesh.fsdp "
@@ -114,24 +119,16 @@ def check_model(shape: ModelShape, mesh: Mesh, rules: Rules = Rules()) -> None:
     for axis, parts in mesh.shape.items():
         sizes = {names.get(n, n): size for n, size in shape.sizes.items() if getattr(rules, n) == axis}
         if wrong := [f"{size} {name}" for name, size in sizes.items() if size % parts]:
-            fits = nearest(parts, divisors(math.gcd(*sizes.values())))
             raise InputError(
                 f"mesh.{axis} is {parts} and does not divide the model's {', '.join(wrong)}: "
-                f"the nearest sizes that do are {' and '.join(map(str, fits))}"
+                f"the nearest sizes that do are {_nearest_divisors(parts, math.gcd(*sizes.values()))}"
             )
 
 
 def check_batch(name: str, rows: int, mesh: Mesh, microsteps: int = 1) -> None:
-    """The mesh divides a batch.
+    """Raises InputError, with the nearest sizes, if the mesh does not divide a batch of so many rows.
 
-    Args:
-        name: of the setting that says how many rows.
-        rows: of the batch.
-        mesh: which cuts it along data, fsdp and expert.
-        microsteps: it is cut into before.
-
-    Raises:
-        InputError: with the numbers, and the nearest sizes that do.
+    `name` is the setting that says how many; data, fsdp and expert cut what each of the microsteps has.
     """
     parts = row_shards(mesh)
     if (rows // microsteps) % parts:
@@ -141,10 +138,10 @@ def check_batch(name: str, rows: int, mesh: Mesh, microsteps: int = 1) -> None:
         more = -(-rows // unit) * unit
         fits = [str(size) for size in (more - unit, more) if size]
         cut = f", cut into {microsteps} microsteps" if microsteps > 1 else ""
-        meshes = " and ".join(map(str, nearest(parts, divisors(rows // microsteps))))
         raise InputError(
             f"{name} is {rows}{cut}, and does not divide over {over} = {parts}: the nearest that do are "
-            f"{' and '.join(fits)} rows, or a mesh where {over.replace('mesh.', '')} is {meshes}"
+            f"{' and '.join(fits)} rows, or a mesh where {over.replace('mesh.', '')} is "
+            f"{_nearest_divisors(parts, rows // microsteps)}"
         )
 
 
@@ -157,6 +154,11 @@ def nearest(size: int, allowed: Sequence[int]) -> list[int]:
     """The closest allowed sizes below and above."""
     below, above = [n for n in allowed if n <= size][-1:], [n for n in allowed if n > size][:1]
     return below + above
+
+
+def _nearest_divisors(size: int, number: int) -> str:
+    """Of a number, in words."""
+    return " and ".join(map(str, nearest(size, divisors(number))))
 
 
 def row_shards(mesh: Mesh | None) -> int:

@@ -19,8 +19,7 @@ Batch = TypeVar("Batch")
 def parameter_shardings(model: Model, mesh: Mesh) -> Any:
     """A NamedSharding for each parameter, from its logical axes and the model's rules.
 
-    Raises:
-        InputError: if the mesh does not divide what it cuts.
+    Raises InputError if the mesh does not divide what it cuts.
     """
     check_model(model.shape, mesh, model.rules)
     layout = Layout(mesh, model.rules)
@@ -65,13 +64,9 @@ def local_rows(mesh: Mesh, rows: int) -> tuple[int, ...]:
 
 
 def place_local_rows(batch: Batch, mesh: Mesh, own: tuple[int, ...], rows: int) -> Batch:
-    """A batch on the devices, arrays [microsteps, rows, …] of which each process has its own rows.
+    """A batch on the devices, arrays [microsteps, rows, …] of so many rows.
 
-    Args:
-        batch: a tree of arrays [microsteps, own rows, …].
-        mesh: where it goes.
-        own: what `local_rows` gives.
-        rows: of the batch.
+    Each process gives a tree of arrays [microsteps, own rows, …] of those that `local_rows` gives.
     """
     sharding = row_sharding(mesh, leading=1)
     if len(own) == rows and sharding.is_fully_addressable:
@@ -96,9 +91,8 @@ def replicate(x: Any, mesh: Mesh | None) -> jax.Array:
 def results(begun: Iterable[tuple[Any, Any]], what: str) -> Iterator[tuple[Any, Any]]:
     """Arrays read from the devices, each only when the next ones are begun, so that no device waits.
 
-    Args:
-        begun: begins one after another as it is iterated; gives what it is of, and the arrays.
-        what: is waited for.
+    `begun` begins one after another as it is iterated; gives what it is of, and the arrays. `what` is waited
+    for.
     """
     for (item, arrays), _ in pairwise(chain(begun, [(None, None)])):
         with waiting(what):

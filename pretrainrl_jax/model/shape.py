@@ -20,7 +20,7 @@ LATER: dict[str, Any] = {
     "local_rope_theta": 0.0, "query_scale": 0.0, "experts": 0, "experts_per_token": 0, "norm_topk_prob": True,
     "router_loss": 0.0,
 }  # fmt: skip
-REMAT_IN_FILES = {word: switch == "true" for switch, word in SWITCHED.items()}
+REMAT_IN_FILES = {word: switch == "true" for switch, word in SWITCHED.items()}  # else the policy's name
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,6 @@ class ModelShape:
         return FAMILIES[self.family]
 
     @property
-    def attention_scale(self) -> float:
-        """What scores of attention are multiplied by."""
-        return (self.query_scale or self.head_dim) ** -0.5
-
-    @property
     def sizes(self) -> dict[str, int]:
         """Of each logical axis."""
         adapters = {"rank": self.lora.rank} if self.lora else {}
@@ -100,7 +95,7 @@ class ModelShape:
 def from_settings(settings: ModelConfig, vocabulary: int) -> ModelShape:
     """The shape a configuration describes, with `vocabulary` rows of embedding where it names none."""
     names = {f.name for f in dataclasses.fields(ModelShape)}
-    values = {k: v for k, v in _by_field(dataclasses.asdict(settings)).items() if k in names}
+    values = {k: v for k, v in dataclasses.asdict(settings).items() if k in names}
     values["vocabulary"] = settings.vocabulary or vocabulary
     traits = FAMILIES[settings.family]
     if traits.experts is None:
@@ -121,12 +116,10 @@ def in_training(shape: ModelShape, settings: ModelConfig) -> ModelShape:
 
     Raises InputError where there is a coefficient, and no experts.
     """
-    if settings.router_loss > 0 and not shape.experts:
-        raise InputError(
-            f"model.router_loss is {settings.router_loss}, and the model has no experts: remove it"
-        )
-    own = settings.router_loss < 0 or not shape.experts
-    router_loss = shape.router_loss if own else settings.router_loss
+    asked = settings.router_loss
+    if asked > 0 and not shape.experts:
+        raise InputError(f"model.router_loss is {asked}, and the model has no experts: remove it")
+    router_loss = shape.router_loss if asked < 0 or not shape.experts else asked
     return dataclasses.replace(shape, remat=settings.remat, router_loss=router_loss)
 
 
@@ -140,20 +133,10 @@ def to_json(shape: ModelShape) -> dict[str, Any]:
 
 def from_json(values: dict[str, Any]) -> ModelShape:
     """The shape written by `to_json`, in this version or an older one."""
-    scaling, windows, remat = (
-        values.get("rope_scaling"),
-        values.get("windows", ()),
-        values.get("remat", False),
-    )
-    words = {switch: word for word, switch in REMAT_IN_FILES.items()}
-    read: dict[str, Any] = {
-        "rope_scaling": scaling and (LinearScaling if len(scaling) == 1 else RopeScaling)(**scaling),
-        "windows": tuple(windows),
-        "remat": words.get(remat, remat),
-    }
-    return ModelShape(**(_by_field(values) | read))
-
-
-def _by_field(values: dict[str, Any]) -> dict[str, Any]:
     fields = {name: field for field, name in IN_FILES.items()}
-    return {fields.get(name, name): value for name, value in values.items()}
+    read = {fields.get(name, name): value for name, value in values.items()}
+    scaling, remat = values.get("rope_scaling"), str(values.get("remat", False))
+    read["rope_scaling"] = scaling and (LinearScaling if len(scaling) == 1 else RopeScaling)(**scaling)
+    read["windows"] = tuple(values.get("windows", ()))
+    read["remat"] = SWITCHED.get(remat.lower(), remat)
+    return ModelShape(**read)

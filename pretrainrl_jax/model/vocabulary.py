@@ -33,23 +33,16 @@ def maybe_shard_map(
 ) -> Callable[..., Any]:
     """`per_shard(axes, …)` on every device's part of its arguments; of all where there is one device.
 
-    Args:
-        layout: of the model.
-        per_shard: gives of its arguments' parts the results' parts.
-        in_specs: of the arguments the partition by logical axes, as TABLE is.
-        out_specs: of the results.
+    It gives the results' parts. The specs are partitions by logical axes, as TABLE is.
     """
-    if layout.mesh is None or not layout.is_sharded:
-        return partial(per_shard, MeshAxes())
-    rules, several = layout.rules, [axis for axis, size in layout.mesh.shape.items() if size > 1]
+    rules, several = layout.rules, layout.several
     axes = MeshAxes(
         tuple(axis for axis in several if axis == rules.vocabulary),
         rules.model if rules.model in several else None,
         tuple(axis for axis in rules.rows if axis in several and axis != rules.model),
     )
     in_specs, out_specs = jax.tree.map(lambda spec: layout.spec(*spec), (in_specs, out_specs))
-    function = partial(per_shard, axes)
-    return jax.shard_map(function, mesh=layout.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+    return layout.on_each_device(partial(per_shard, axes), in_specs, out_specs)
 
 
 def check_tokens(largest: int, vocabulary: int) -> None:
@@ -97,6 +90,36 @@ def fold_blocks(
     with jax.named_scope("vocabulary"):  # so that the loop is found in what was compiled
         carry = body(full * block, rows_at(full * block, table.shape[0] - full * block), carry)
         return jax.lax.fori_loop(0, full, step, carry)
+
+
+def block_logits(hidden: jax.Array, rows: jax.Array) -> jax.Array:
+    """Logits float32 [rows, time, block] of hidden states [rows, time, model] and a block's rows."""
+    return jnp.einsum("rtd,vd->rtv", hidden, rows, preferred_element_type=jnp.float32)
+
+
+def fold_gradients(
+    axes: MeshAxes,
+    table: jax.Array,
+    block: int,
+    of_logits: Callable[[Any, jax.Array], jax.Array],
+    states: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Σ_v g_v · row_v for each state, [rows, time, model]; and of this device's rows Σ g_v · state, float32.
+
+    `of_logits(start, rows)` gives g of a block, [rows, time, block] in the table's dtype.
+    """
+
+    def body(start: Any, rows: jax.Array, carry: Any) -> tuple[jax.Array, jax.Array]:
+        dstates, dtable = carry  # [rows, time, model], [vocabulary, model]
+        g = of_logits(start, rows)
+        dstates += jnp.einsum("rtv,vd->rtd", g, rows, preferred_element_type=jnp.float32)
+        drows = jnp.einsum("rtv,rtd->vd", g, states, preferred_element_type=jnp.float32)
+        if axes.model:  # where the block was gathered, its gradient is scattered: it is never held whole
+            drows = jax.lax.psum_scatter(drows, axes.model, scatter_dimension=1, tiled=True)
+        return dstates, jax.lax.dynamic_update_slice_in_dim(dtable, drows, start, axis=0)
+
+    start = (jnp.zeros(states.shape, jnp.float32), jnp.zeros(table.shape, jnp.float32))
+    return fold_blocks(axes, table, block, body, start)
 
 
 class LogSumExp(NamedTuple):

@@ -39,13 +39,7 @@ def needed_bytes(shape: ModelShape, cuts: Cuts) -> float:
 
 
 def takes_copy(shape: ModelShape, cuts: Cuts, room: float) -> bool:
-    """Whether there is something to copy, and room for it.
-
-    Args:
-        shape: of the model.
-        cuts: how its parameters are shared.
-        room: bytes of a device that the copy, parameters and both moments may take.
-    """
+    """Whether there is something to copy, and `room` for it: bytes for the copy, parameters and moments."""
     as_it_lies = cuts.model == 1 and jnp.dtype(shape.dtype).itemsize == FLOAT32
     return not as_it_lies and needed_bytes(shape, cuts) <= room
 
@@ -76,14 +70,13 @@ def for_decoding(model: Model, params: Params) -> tuple[Model, Params]:
         return model, params
     whole = replace(model, rules=replace(model.rules, model=None))
     axes = nn.get_partition_spec(model.abstract())
+
     # Matrices are cast where they are used; norms and biases are not, or are next to nothing.
-    copy = jax.tree.map(
-        lambda x, names: x.astype(model.shape.dtype) if _is_matrix(names) else x, params, axes
-    )
+    def cast(x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
+        is_matrix = "model" in names and bool(set(names) - {"model", "layers"})  # a norm has no other axis
+        return x.astype(model.shape.dtype) if is_matrix else x
+
+    copy = jax.tree.map(cast, params, axes)
     if model.mesh:
         copy = jax.lax.with_sharding_constraint(copy, parameter_shardings(whole, model.mesh))
     return whole, jax.lax.optimization_barrier(copy)  # made once, not again within the loop
-
-
-def _is_matrix(axes: tuple[str | None, ...]) -> bool:
-    return "model" in axes and bool(set(axes) - {"model", "layers"})  # a norm has no other axis

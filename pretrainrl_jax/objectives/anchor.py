@@ -46,13 +46,8 @@ def anchor(
     """The bucketed KL(base ‖ policy), summed over the anchor tokens of the batch, a question of the batch.
 
     A mean over tokens would be weaker by as many tokens as there are to a question. 0 at the base model, with
-    a gradient of 0.
-
-    Args:
-        policy: log-probabilities of the anchors' tokens and of the rest, from `bucket_logps`.
-        anchors: rows of anchor text, with the base model's.
-        coefficients: `weight`.
-        counts: denominators of the whole optimizer batch.
+    a gradient of 0. The policy's log-probabilities of the anchors' tokens and of the rest are those of
+    `bucket_logps`; `anchors` are rows of anchor text, with the base model's; the coefficient is `weight`.
 
     Returns:
         The weighted loss; and `loss_anchor` without the weight, `anchor_kl`, its mean over anchor tokens.

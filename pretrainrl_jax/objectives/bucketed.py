@@ -37,8 +37,7 @@ def bucket_logps(
         hidden: [rows, time, model] float32 or bfloat16; finite.
         head: [vocabulary, model] the same dtype.
         tokens: [rows, time, k] int32, those of a state all different; -1: none.
-        block: vocabulary rows at a time, a multiple of 32; by default `vocabulary.block_size(model)`.
-        layout: how rows and head are cut; by default one device has them.
+        block, layout: as `token_logps` takes them; a block is a multiple of 32.
 
     Returns:
         float32 [rows, time, k], 0 with no gradient where there is no token; and [rows, time], -inf where the
@@ -47,18 +46,16 @@ def bucket_logps(
     block = block or vocabulary.block_size(head.shape[1])
     if block % WORD:
         raise ValueError(f"block is {block}: it must be a multiple of {WORD}")
-    return _bucket_logps(hidden, head, tokens, block, layout)
+    return _bucket_logps(block, layout, hidden, head, tokens)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _bucket_logps(
-    hidden: jax.Array, head: jax.Array, tokens: jax.Array, block: int, layout: Layout
-) -> tuple[jax.Array, jax.Array]:
-    return _forward(hidden, head, tokens, block, layout)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _bucket_logps(block: int, layout: Layout, *arrays: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _forward(block, layout, *arrays)[0]
 
 
 def _forward(
-    hidden: jax.Array, head: jax.Array, tokens: jax.Array, block: int, layout: Layout
+    block: int, layout: Layout, hidden: jax.Array, head: jax.Array, tokens: jax.Array
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, ...]]:
     run = vocabulary.maybe_shard_map(layout, partial(_fold, block), (ROWS, TABLE, ROWS), (ROWS,) * 3)
     logits, normaliser, of_rest = run(hidden, head, tokens)
@@ -73,7 +70,7 @@ def _fold(
     among = _membership(axes, head, tokens)
 
     def body(start: Any, rows: jax.Array, carry: Any) -> vocabulary.LogSumExp:
-        logits = _logits(hidden, rows)
+        logits = vocabulary.block_logits(hidden, rows)
         return vocabulary.update_logsumexp(carry, logits, ~_is_member(among, start, len(rows)))
 
     def logit_of(token: jax.Array) -> jax.Array:  # [rows, time]
@@ -121,16 +118,10 @@ def _gradients(
     of_other = jnp.where(of_bucket == 0, 0.0, of_bucket * inverse) - all_of_it
     among = _membership(axes, head, tokens)
 
-    def body(start: Any, rows: jax.Array, carry: Any) -> tuple[jax.Array, jax.Array]:
-        dhidden, dhead = carry
-        p = jnp.exp(_logits(hidden, rows) - normaliser[..., None])
+    def of_logits(start: Any, rows: jax.Array) -> jax.Array:
+        p = jnp.exp(vocabulary.block_logits(hidden, rows) - normaliser[..., None])
         member = _is_member(among, start, len(rows))
-        dlogits = (p * jnp.where(member, -all_of_it[..., None], of_other[..., None])).astype(head.dtype)
-        dhidden += jnp.einsum("rtv,vd->rtd", dlogits, rows, preferred_element_type=jnp.float32)
-        drows = jnp.einsum("rtv,rtd->vd", dlogits, hidden, preferred_element_type=jnp.float32)
-        if axes.model:
-            drows = jax.lax.psum_scatter(drows, axes.model, scatter_dimension=1, tiled=True)
-        return dhidden, jax.lax.dynamic_update_slice_in_dim(dhead, drows, start, axis=0)
+        return (p * jnp.where(member, -all_of_it[..., None], of_other[..., None])).astype(head.dtype)
 
     def of_token(carry: tuple[jax.Array, jax.Array], one: tuple[jax.Array, jax.Array]) -> Any:
         (dhidden, dhead), (token, gradient) = carry, one
@@ -139,8 +130,7 @@ def _gradients(
         values = gradient[..., None] * hidden.astype(jnp.float32)
         return (dhidden, vocabulary.scatter_add_rows(axes, dhead, token, values)), None
 
-    start = (jnp.zeros(hidden.shape, jnp.float32), jnp.zeros(head.shape, jnp.float32))
-    summed = vocabulary.fold_blocks(axes, head, block, body, start)
+    summed = vocabulary.fold_gradients(axes, head, block, of_logits, hidden)
     by_token = jnp.moveaxis(tokens, -1, 0), jnp.moveaxis(of_tokens, -1, 0)
     (dhidden, dhead), _ = jax.lax.scan(of_token, summed, by_token)
     dhidden = jax.lax.psum(dhidden, axes.vocabulary).astype(hidden.dtype)
@@ -148,11 +138,6 @@ def _gradients(
 
 
 _bucket_logps.defvjp(_forward, _backward)
-
-
-def _logits(hidden: jax.Array, rows: jax.Array) -> jax.Array:
-    """[rows, time, block] float32."""
-    return jnp.einsum("rtd,vd->rtv", hidden, rows, preferred_element_type=jnp.float32)
 
 
 def _membership(axes: MeshAxes, head: jax.Array, tokens: jax.Array) -> jax.Array:

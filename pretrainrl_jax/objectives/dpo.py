@@ -33,9 +33,8 @@ def dpo(
     """
     if scale not in ("prompts", "pairs"):
         raise ValueError(f"scale is {scale!r}, and must be 'prompts' or 'pairs'")
-    shares, n = (
-        (batch.pair_share, counts.paired_trees) if scale == "prompts" else (batch.pair_weight, counts.pairs)
-    )
+    of_trees, of_pairs = (batch.pair_share, counts.paired_trees), (batch.pair_weight, counts.pairs)
+    shares, n = of_trees if scale == "prompts" else of_pairs
     used = shares > 0
 
     def gained(index: jax.Array) -> jax.Array:

@@ -45,8 +45,7 @@ def total_loss(
         batch: the rows these were computed for; any part of the optimizer batch.
         coefficients: of the terms.
         counts: denominators of the whole optimizer batch, from `sums.count`.
-        ntp_scale: static; the denominator of NTP.
-        dpo_scale: static; that of DPO.
+        ntp_scale, dpo_scale: static; the denominators of NTP and of DPO.
         grpo_form: static; that of GRPO, whose log-probabilities are at its temperature.
         anchored: rows of anchor text, and what `bucket_logps` gives of them, for the term "anchor".
 

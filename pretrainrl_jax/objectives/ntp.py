@@ -30,12 +30,7 @@ def ntp(
       branches by their weights, if `answer` is. A document is a tree with an empty prefix; with
       `answer` 1 the loss is its mean NLL a token.
 
-    Args:
-        coefficients: any of `question`, `answer` and `answer_mean`; what is not given is not computed.
-        scale: static; see above.
-
-    Returns:
-        The loss, and as `loss_ntp` the same.
+    What of `question`, `answer` and `answer_mean` has no coefficient is not computed. The scale is static.
     """
     if scale not in ("sequence", "token"):
         raise ValueError(f"scale is {scale!r}, and must be 'sequence' or 'token'")

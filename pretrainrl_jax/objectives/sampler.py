@@ -15,11 +15,8 @@ def sampler(
     """|log p of the trainer − log p as it was sampled| of every token whose `behaviour_logp` is known.
 
     On the parameters that sampled them the two are one number computed in two ways: by decoding with a cache,
-    and by one pass over packed rows.
-
-    Returns:
-        0, and in nats `logp_gap_total` and `logp_gap_max` over the rows' tokens, which are
-        `logp_gap_tokens`; 0 where there are none.
+    and by one pass over packed rows. Gives 0, and in nats `logp_gap_total` and `logp_gap_max` over the rows'
+    tokens, which are `logp_gap_tokens`; 0 where there are none.
     """
     known = jnp.isfinite(batch.behaviour_logp) & (batch.source_index >= 0)
     gap = jnp.abs(scored.logps - jnp.where(known, batch.behaviour_logp, scored.logps))

@@ -68,12 +68,15 @@ def target_logps_and_auxiliary(
 ) -> tuple[jax.Array, Auxiliary]:
     """The same, and what the layers report of themselves (`HiddenStates.auxiliary`)."""
     states = source_states(model, params, batch, earlier)
-    hidden = states.hidden
-    if temperature is not None:
-        hidden = (hidden / temperature).astype(hidden.dtype)  # a logit is a product with it
+    hidden = states.hidden if temperature is None else _divided(states.hidden, temperature)
     head = model.head(params).astype(hidden.dtype)
     logps = token_logps(hidden, head, batch.source_index, batch.targets, layout=model.layout)
     return logps, states.auxiliary
+
+
+def _divided(hidden: jax.Array, temperature: jax.Array | float) -> jax.Array:
+    """States whose logits, products with them, are divided by a temperature."""
+    return (hidden / temperature).astype(hidden.dtype)
 
 
 def anchor_states(model: Model, params: Params, anchors: AnchorBatch) -> jax.Array:
@@ -103,63 +106,31 @@ def score_endings(
     batch: PackedBatch,
     terminators: jax.Array,
     earlier: Before | None = None,
+    temperatures: jax.Array | None = None,
 ) -> jax.Array:
     """Of every branch of packed rows its summed log-probability, and its probability as an answer.
 
     The second counts every terminator at the place of its own: an answer ends as probably as all of them
-    together. It is what is shown and compared, whatever terminator a model was taught to end with.
-
-    Args:
-        terminators: bool [vocabulary]; every branch's own is among them.
-        earlier: what was read before the rows.
-
-    Returns:
-        float32 [rows, branches, 2], in nats, on every device.
-    """
-    hidden = source_states(model, params, batch, earlier).hidden
-    sums = _branch_and_answer_logps(model, params, hidden, batch, terminators)
-    return constrain(jnp.stack(sums, -1), model.layout)
-
-
-@partial(jax.jit, static_argnums=0)
-def score_tempered(
-    model: Model,
-    params: Params,
-    batch: PackedBatch,
-    terminators: jax.Array,
-    temperatures: jax.Array,
-    earlier: Before | None = None,
-) -> jax.Array:
-    """The second of `score_endings` at several temperatures, which divide every logit; one forward pass.
-
-    Args:
-        terminators: bool [vocabulary].
-        temperatures: float32 [temperatures], above 0.
-        earlier: what was read before the rows.
-
-    Returns:
-        float32 [rows, branches, temperatures], in nats, on every device.
+    together. It is what is shown and compared, whatever terminator a model was taught to end with. Every
+    branch's own is among `terminators`, bool [vocabulary]. They are float32 [rows, branches, 2], in nats, on
+    every device; with `temperatures`, float32 and above 0, which divide every logit, the second at each of
+    them: [rows, branches, temperatures], of one forward pass.
     """
     hidden = source_states(model, params, batch, earlier).hidden
 
-    def at(temperature: jax.Array) -> jax.Array:
-        divided = (hidden / temperature).astype(hidden.dtype)  # a logit is a product with it
-        return _branch_and_answer_logps(model, params, divided, batch, terminators)[1]
+    def of_states(hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
+        head = model.head(params).astype(hidden.dtype)
+        arguments = hidden, head, batch.source_index, batch.targets, terminators
+        logps, endings = token_and_ending_logps(*arguments, layout=model.layout)
+        there = jnp.pad(batch.target_branch + (batch.source_index >= 0), ((0, 0), (0, 1)))
+        last = there[:, :-1] != there[:, 1:]  # a branch's targets stand together, its terminator last
+        answers = jnp.where(last, jnp.maximum(endings, logps), logps)  # nor less probable than its own
+        return branch_sums(logps, batch), branch_sums(answers, batch)
 
-    return constrain(jnp.moveaxis(jax.lax.map(at, temperatures), 0, -1), model.layout)
-
-
-def _branch_and_answer_logps(
-    model: Model, params: Params, hidden: jax.Array, batch: PackedBatch, terminators: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """float32 [rows, branches] each, from the states that predict."""
-    head = model.head(params).astype(hidden.dtype)
-    arguments = hidden, head, batch.source_index, batch.targets, terminators
-    logps, endings = token_and_ending_logps(*arguments, layout=model.layout)
-    there = jnp.pad(batch.target_branch + (batch.source_index >= 0), ((0, 0), (0, 1)))
-    last = there[:, :-1] != there[:, 1:]  # a branch's targets stand together, its terminator last
-    answers = jnp.where(last, jnp.maximum(endings, logps), logps)  # nor less probable than its own
-    return branch_sums(logps, batch), branch_sums(answers, batch)
+    if temperatures is None:
+        return constrain(jnp.stack(of_states(hidden), -1), model.layout)
+    answers = jax.lax.map(lambda by: of_states(_divided(hidden, by))[1], temperatures)
+    return constrain(jnp.moveaxis(answers, 0, -1), model.layout)
 
 
 def score_answers(
@@ -170,13 +141,11 @@ def score_answers(
     temperatures: Sequence[float] = (),
     **packing: Any,
 ) -> list[list[list[float]]]:
-    """`score_trees` by `score_endings`: of each branch both; with `temperatures` by `score_tempered`."""
-    ends, divisors = (replicate(x, model.mesh) for x in (terminators, np.array(temperatures, np.float32)))
+    """`score_trees` by `score_endings`: of each branch both; with `temperatures` what it gives at each."""
+    ends, by = (replicate(x, model.mesh) for x in (terminators, np.array(temperatures, np.float32)))
 
     def engine(model: Model, params: Params, batch: PackedBatch, earlier: Before | None) -> jax.Array:
-        if temperatures:
-            return score_tempered(model, params, batch, ends, divisors, earlier)
-        return score_endings(model, params, batch, ends, earlier)
+        return score_endings(model, params, batch, ends, earlier, by if temperatures else None)
 
     return score_trees(model, params, trees, engine=engine, **packing)
 
@@ -192,29 +161,24 @@ def score_trees(
     engine: Callable[[Model, Params, PackedBatch, Before | None], jax.Array] = score_rows,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[list[Any]]:
-    """Summed log-probability of each branch of each tree, terminators included. Prefixes are only read.
+    """Summed log-probability of each branch of each tree, in nats, terminators included.
 
-    What many of them begin with is read once; trees that share a row go on with the same.
+    Prefixes are only read. What many of them begin with is read once; trees that share a row go on with the
+    same.
 
     Args:
-        trees: the trees.
         row_length: input tokens a row holds, or as many as the longest tree has beside what it shares.
         rows: rows scored at a time, rounded up to what divides over the devices.
         fit: the sizes of rows to compile for, from the smallest that hold these trees.
         engine: gives [rows, branches, …], something of each branch, whole on every device; by default its
             summed log-probability.
         advance: called with the number of trees finished.
-
-    Returns:
-        For each tree, in order, the log-probability of each of its branches (nats), or what `engine` gives of
-        it.
-
     """
     rows = round_up_rows(model.mesh, rows)
     read = max((max(tree.prefix, default=0) for tree in trees), default=0)
     check_tokens(read, model.shape.vocabulary)  # of what is shared, too
     begun_with = read_beginnings(model, params, [tree.prefix for tree in trees], decoding=False)
-    trees = [replace(tree, prefix=tree.prefix[begun_with.length(i) :]) for i, tree in enumerate(trees)]
+    trees = [replace(tree, prefix=tree.prefix[begun_with.shared.length(i) :]) for i, tree in enumerate(trees)]
     sizes = [size(tree, question=False) for tree in trees]
     row_length = max([row_length, *(taken.inputs for taken in sizes)])
     batches = _batches(sizes, begun_with, row_length, rows)
@@ -226,10 +190,8 @@ def score_trees(
             batch = pack([[trees[i] for i in row] for row in filled], holds, question=False)
             check_tokens(int(max(batch.tokens.max(), batch.targets.max())), model.shape.vocabulary)
             batch = jax.tree.map(lambda x: place_rows(x, model.mesh), batch)
-            yield (
-                together,
-                engine(model, params, batch, begun_with.before([row[0] for row in together], rows)),
-            )
+            earlier = begun_with.before([row[0] for row in together], rows)
+            yield together, engine(model, params, batch, earlier)
 
     scores: list[list[Any]] = [[] for _ in trees]
     for together, every in results(begun(), "the scores of a batch"):

@@ -54,19 +54,12 @@ def token_logps(
         [rows, targets] float32; exactly 0, with no gradient, where `source_index` is -1.
     """
     block = block or vocabulary.block_size(head.shape[1])
-    return _token_logps(hidden, head, source_index, targets, block, layout)
+    return _token_logps(block, layout, hidden, head, source_index, targets)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _token_logps(
-    hidden: jax.Array,
-    head: jax.Array,
-    source_index: jax.Array,
-    targets: jax.Array,
-    block: int,
-    layout: Layout,
-) -> jax.Array:
-    return _forward(hidden, head, source_index, targets, block, layout)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _token_logps(block: int, layout: Layout, *arrays: jax.Array) -> jax.Array:
+    return _forward(block, layout, *arrays)[0]
 
 
 def token_and_ending_logps(
@@ -78,24 +71,13 @@ def token_and_ending_logps(
     *,
     layout: Layout = ONE_DEVICE,
 ) -> tuple[jax.Array, jax.Array]:
-    """The same, and beside it the log-probability of all terminators together; it has no gradient.
+    """The same, and of the same shape the log-probability of any terminator in each target's place.
 
-    Args:
-        hidden, head, source_index, targets, layout: as `token_logps` has them.
-        terminators: bool [vocabulary].
-
-    Returns:
-        Of each target its log-probability, and that of any terminator in its place: [rows, targets] float32
-        each, exactly 0 where `source_index` is -1.
+    They have no gradient. `terminators` are bool [vocabulary].
     """
     block = vocabulary.block_size(head.shape[1])
-    logps, _, endings = _fold(hidden, head, source_index, targets, block, layout, terminators)
+    logps, _, endings = _fold(block, layout, hidden, head, source_index, targets, terminators)
     return logps, endings
-
-
-def _logits(hidden: jax.Array, rows: jax.Array) -> jax.Array:
-    """[rows, time, block] float32 logits of a block of the head's rows."""
-    return jnp.einsum("rtd,vd->rtv", hidden, rows, preferred_element_type=jnp.float32)
 
 
 def greedy_tokens(
@@ -103,21 +85,12 @@ def greedy_tokens(
 ) -> jax.Array:
     """The most probable token after each hidden state, the first of equal ones: greedy decoding's choice.
 
-    Logits are those of `token_logps`, and blocks are the same.
-
-    Args:
-        hidden: [rows, time, model] float32 or bfloat16.
-        head: [vocabulary, model] the same dtype.
-        block: vocabulary rows at a time; by default `block_size(model)`.
-        layout: how rows and head are cut; by default one device has them.
-
-    Returns:
-        [rows, time] int32, indices in `vocabulary`.
+    int32 [rows, time], indices in `vocabulary`; logits, blocks and arguments are those of `token_logps`.
     """
 
     def per_shard(axes: MeshAxes, hidden: jax.Array, head: jax.Array) -> jax.Array:
         def body(start: Any, rows: jax.Array, carry: Any) -> tuple[jax.Array, jax.Array]:
-            logits = _logits(hidden, rows)  # [rows, time, block]
+            logits = vocabulary.block_logits(hidden, rows)  # [rows, time, block]
             largest, token = logits.max(-1), start + logits.argmax(-1).astype(jnp.int32)
             if carry is None:
                 return largest, token
@@ -137,67 +110,54 @@ def greedy_tokens(
     return vocabulary.maybe_shard_map(layout, per_shard, (ROWS, TABLE), ROWS)(hidden, head)
 
 
-def _forward(
+def _forward(block: int, layout: Layout, *arrays: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    logps, normaliser = _fold(block, layout, *arrays)
+    return logps, (*arrays, normaliser)
+
+
+def _fold(block: int, layout: Layout, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """Log-probabilities of targets, the normalisers [rows, time], and of each mask of tokens [vocabulary] the
+    log-probability of all of them in each target's place. The masks come last among the arrays."""
+    masks = len(arrays) - 4
+    in_specs = ROWS, TABLE, ROWS, ROWS, *[REPLICATED] * masks
+    of_device = partial(_fold_of_device, block)
+    return vocabulary.maybe_shard_map(layout, of_device, in_specs, (ROWS,) * (2 + masks))(*arrays)
+
+
+def _fold_of_device(
+    block: int,
+    axes: MeshAxes,
     hidden: jax.Array,
     head: jax.Array,
     source_index: jax.Array,
     targets: jax.Array,
-    block: int,
-    layout: Layout,
-) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    logps, normaliser = _fold(hidden, head, source_index, targets, block, layout)
-    return logps, (hidden, head, source_index, targets, normaliser)
-
-
-def _fold(
-    hidden: jax.Array,
-    head: jax.Array,
-    source_index: jax.Array,
-    targets: jax.Array,
-    block: int,
-    layout: Layout,
     *masks: jax.Array,
 ) -> tuple[jax.Array, ...]:
-    """Log-probabilities of targets, the normalisers [rows, time], and of each mask of tokens [vocabulary] the
-    log-probability of all of them in each target's place."""
+    offset = vocabulary.row_offset(axes, head)
 
-    def per_shard(
-        axes: MeshAxes,
-        hidden: jax.Array,
-        head: jax.Array,
-        source_index: jax.Array,
-        targets: jax.Array,
-        *masks: jax.Array,
-    ) -> tuple[jax.Array, ...]:
-        offset = vocabulary.row_offset(axes, head)
+    def body(start: Any, rows: jax.Array, carry: Any) -> vocabulary.LogSumExp:
+        parts = (jax.lax.dynamic_slice_in_dim(mask, offset + start, len(rows)) for mask in masks)
+        return vocabulary.update_logsumexp(carry, vocabulary.block_logits(hidden, rows), *parts)
 
-        def body(start: Any, rows: jax.Array, carry: Any) -> vocabulary.LogSumExp:
-            parts = (jax.lax.dynamic_slice_in_dim(mask, offset + start, len(rows)) for mask in masks)
-            return vocabulary.update_logsumexp(carry, _logits(hidden, rows), *parts)
+    def at_targets(values: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(values, at, axis=1)
 
-        def at_targets(values: jax.Array) -> jax.Array:
-            return jnp.take_along_axis(values, at, axis=1)
-
-        local = vocabulary.fold_blocks(axes, head, block, body, None)
-        normaliser, *of_masks = vocabulary.global_logsumexp(axes, local)  # [rows, time]
-        at = jnp.maximum(source_index, 0)
-        state = jnp.take_along_axis(hidden, at[..., None], axis=1).astype(jnp.float32)
-        logit = (state * vocabulary.gather_rows(axes, head, targets, head.dtype).astype(jnp.float32)).sum(-1)
-        logps = jax.lax.psum(logit, axes.vocabulary) - at_targets(normaliser)
-        masses = (at_targets(of_mask - normaliser) for of_mask in of_masks)
-        logps, *masses = (jnp.where(source_index >= 0, values, 0.0) for values in (logps, *masses))
-        return logps, normaliser, *masses
-
-    in_specs = ROWS, TABLE, ROWS, ROWS, *[REPLICATED] * len(masks)
-    run = vocabulary.maybe_shard_map(layout, per_shard, in_specs, (ROWS,) * (2 + len(masks)))
-    return run(hidden, head, source_index, targets, *masks)
+    local = vocabulary.fold_blocks(axes, head, block, body, None)
+    normaliser, *of_masks = vocabulary.global_logsumexp(axes, local)  # [rows, time]
+    at = jnp.maximum(source_index, 0)
+    state = jnp.take_along_axis(hidden, at[..., None], axis=1).astype(jnp.float32)
+    logit = (state * vocabulary.gather_rows(axes, head, targets, head.dtype).astype(jnp.float32)).sum(-1)
+    logps = jax.lax.psum(logit, axes.vocabulary) - at_targets(normaliser)
+    masses = (at_targets(of_mask - normaliser) for of_mask in of_masks)
+    logps, *masses = (jnp.where(source_index >= 0, values, 0.0) for values in (logps, *masses))
+    return logps, normaliser, *masses
 
 
 def _backward(
     block: int, layout: Layout, saved: tuple[jax.Array, ...], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array, None, None]:
-    per_shard = partial(_gradients, block)
-    run = vocabulary.maybe_shard_map(layout, per_shard, (ROWS, TABLE, ROWS, ROWS, ROWS, ROWS), (ROWS, TABLE))
+    of_device = partial(_gradients, block)
+    run = vocabulary.maybe_shard_map(layout, of_device, (ROWS, TABLE, *(ROWS,) * 4), (ROWS, TABLE))
     return *run(*saved, gradient), None, None
 
 
@@ -221,17 +181,11 @@ def _gradients(
     weight = add(jnp.zeros((*hidden.shape[:2], 1), jnp.float32), at, gradient)  # [rows, time, 1]
     weighted = (-weight * hidden).astype(hidden.dtype)
 
-    def body(start: Any, rows: jax.Array, carry: Any) -> tuple[jax.Array, jax.Array]:
-        mean, dhead = carry  # [rows, time, model], [vocabulary, model]
-        p = jnp.exp(_logits(hidden, rows) - normaliser[..., None]).astype(head.dtype)
-        mean += jnp.einsum("rtv,vd->rtd", p, rows, preferred_element_type=jnp.float32)
-        drows = jnp.einsum("rtv,rtd->vd", p, weighted, preferred_element_type=jnp.float32)
-        if axes.model:  # where the block was gathered, its gradient is scattered: it is never held whole
-            drows = jax.lax.psum_scatter(drows, axes.model, scatter_dimension=1, tiled=True)
-        return mean, jax.lax.dynamic_update_slice_in_dim(dhead, drows, start, axis=0)
+    def probabilities(start: Any, rows: jax.Array) -> jax.Array:
+        logits = vocabulary.block_logits(hidden, rows)
+        return jnp.exp(logits - normaliser[..., None]).astype(head.dtype)
 
-    start = (jnp.zeros(hidden.shape, jnp.float32), jnp.zeros(head.shape, jnp.float32))
-    mean, dhead = vocabulary.fold_blocks(axes, head, block, body, start)
+    mean, dhead = vocabulary.fold_gradients(axes, head, block, probabilities, weighted)
 
     # The target term: W_y for the hidden state, h for the target's row; several targets may share either.
     state = jnp.take_along_axis(hidden, at[..., None], axis=1).astype(jnp.float32)  # [rows, targets, model]

@@ -11,8 +11,7 @@ from jax.sharding import Mesh
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.model.hugging_face.adapters import is_adapter
-from pretrainrl_jax.model.hugging_face.files import is_hugging_face, stored
-from pretrainrl_jax.model.hugging_face.hub import download
+from pretrainrl_jax.model.hugging_face.files import download, is_hugging_face, stored
 from pretrainrl_jax.progress import Screen
 from pretrainrl_jax.stages.context import say
 from pretrainrl_jax.storage import in_bucket, remove_tree

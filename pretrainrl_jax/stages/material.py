@@ -14,8 +14,8 @@ from pretrainrl_jax.stages import preferences
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.stages.report import report
 from pretrainrl_jax.training.loading import Loaded
+from pretrainrl_jax.trees.dataset import Visit, in_turn, one_of_each
 from pretrainrl_jax.trees.tree import AnswerTree
-from pretrainrl_jax.trees.turns import Visit, in_turn, one_of_each
 
 
 class Material(NamedTuple):

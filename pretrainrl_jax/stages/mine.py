@@ -43,10 +43,10 @@ from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.stages.references import score_references, with_references
 from pretrainrl_jax.stages.shards import resumable_map
 from pretrainrl_jax.training.loading import Loaded
+from pretrainrl_jax.trees.dataset import one_of_each
 from pretrainrl_jax.trees.records import digest, write_trees
 from pretrainrl_jax.trees.templates import encode_branches
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, places, select
-from pretrainrl_jax.trees.turns import one_of_each
 from pretrainrl_jax.version import STAMP
 
 Decoded = list[tuple[Fact, list[Answer]]]

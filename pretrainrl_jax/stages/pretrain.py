@@ -20,12 +20,11 @@ from pretrainrl_jax.model.shape import from_settings, in_training
 from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.checkpoints import Progress
-from pretrainrl_jax.training.feed import Feed
+from pretrainrl_jax.training.feed import Feed, StreamFeed, count_batches
 from pretrainrl_jax.training.loading import Loaded, load
 from pretrainrl_jax.training.optimizer import Schedule
 from pretrainrl_jax.training.session import Session, resume
 from pretrainrl_jax.training.step import TrainState, compile_step, init_sharded_state
-from pretrainrl_jax.training.stream_feed import StreamFeed, count_batches
 from pretrainrl_jax.trees.dataset import PackedRows
 from pretrainrl_jax.trees.records import digest
 from pretrainrl_jax.trees.templates import Template, check_fits, documents

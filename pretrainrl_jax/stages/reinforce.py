@@ -25,7 +25,7 @@ from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.optimizer import Schedule
 from pretrainrl_jax.training.session import Session, resume
 from pretrainrl_jax.training.step import TrainState, compile_step, init_sharded_state
-from pretrainrl_jax.trees.anchors import AnchorBatch, Anchored, AnchorText, anchor_rows, digest_anchors
+from pretrainrl_jax.trees.anchors import AnchorBatch, Anchored, AnchorRows, AnchorText, digest_anchors
 from pretrainrl_jax.trees.batch import PackedBatch
 from pretrainrl_jax.trees.templates import encode_branches
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
@@ -176,5 +176,5 @@ def anchors_beside(
     if not texts:
         return None
     how_much = settings.length, settings.questions
-    rows = anchor_rows(texts, *how_much, context.training_seed, visits.counts, steps)
+    rows = AnchorRows(texts, *how_much, context.training_seed, visits.counts, steps)
     return placed_batches(rows, context.mesh, steps, visits.batch)

@@ -36,7 +36,7 @@ from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.optimizer import Schedule
 from pretrainrl_jax.training.session import Hook, Session, resume
 from pretrainrl_jax.training.step import TrainState, compile_step, init_sharded_state
-from pretrainrl_jax.trees.anchors import AnchorRows, AnchorText, anchor_rows, digest_anchors
+from pretrainrl_jax.trees.anchors import AnchorRows, AnchorText, digest_anchors
 from pretrainrl_jax.trees.dataset import PackedRows
 from pretrainrl_jax.trees.packing import bound
 from pretrainrl_jax.trees.records import digest, read_trees, refuse_unscored, write_trees
@@ -180,7 +180,7 @@ class Rounds:
         self.rows, span = rows, self._spans[self.number]
         if self._texts:
             held = self.anchors.rows if self.anchors else 0
-            self.anchors = anchor_rows(
+            self.anchors = AnchorRows(
                 self._texts,
                 self._config.anchor.length,
                 self._config.anchor.questions,

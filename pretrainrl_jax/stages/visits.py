@@ -9,8 +9,8 @@ import numpy as np
 
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.training.feed import Holds
+from pretrainrl_jax.trees.dataset import turn
 from pretrainrl_jax.trees.packing import Capacity
-from pretrainrl_jax.trees.turns import turn
 
 
 class Visits:

@@ -30,14 +30,7 @@ from pretrainrl_jax.model.checksums import checksums
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.lora import lora_to_json
 from pretrainrl_jax.model.shape import to_json
-from pretrainrl_jax.storage import (
-    in_bucket,
-    names_in,
-    probe,
-    remove_tree,
-    spooled,
-    unreachable,
-)
+from pretrainrl_jax.storage import in_bucket, names_in, probe, remove_tree, spooled, unreachable
 from pretrainrl_jax.training.step import TrainState
 from pretrainrl_jax.trees.templates import Template
 from pretrainrl_jax.trees.tokenization import Tokenizer
@@ -91,13 +84,14 @@ class Progress:
 BEGINNING = Progress()
 
 
+@dataclass(frozen=True)
 class Saver:
     """Writes a stage's checkpoints while training goes on; opened by `saving`."""
 
-    def __init__(
-        self, folder: Path, manager: ocp.CheckpointManager, about: Json, detail: Callable[[str], None]
-    ) -> None:
-        self._folder, self._manager, self._about, self._detail = folder, manager, about, detail
+    _folder: Path
+    _manager: ocp.CheckpointManager
+    _about: Json
+    _detail: Callable[[str], None]
 
     def save(self, state: TrainState, progress: Progress) -> None:
         """Begin to write a checkpoint: returns once the state has left the device, the rest goes on beside.
@@ -122,9 +116,7 @@ class Saver:
         self.wait()
         steps = self._manager.all_steps()
         best = min(steps, key=lambda step: (_about(self._folder, step, "score"), -step))
-        for step in steps:
-            if step > best:
-                self._manager.delete(step)
+        self._delete_after(best)
         say(f"{self._folder.name}: of the evaluated steps, {best} is the best and is kept")
 
     def _write(self, state: TrainState, progress: Progress, items: Json) -> None:
@@ -135,30 +127,20 @@ class Saver:
             # It was stopped before it was evaluated; or it is being written, for another reason than this.
             self.wait()
             self._manager.delete(step)
-        about = (
-            self._about
-            | STAMP
-            | {
-                "step": step,
-                "finished": not items,
-                "progress": asdict(progress),
-                "checksums": checksums(state.params),
-            }
-        )
+        about = self._about | STAMP | {"step": step, "finished": not items, "progress": asdict(progress)}
+        about["checksums"] = checksums(state.params)
         with disk_errors():
-            for old in self._manager.all_steps():
-                if old > step:  # of a run that is not gone on with
-                    self._manager.delete(old)
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    params=ocp.args.PyTreeSave(state.params, _pieces(state.params)),
-                    about=ocp.args.JsonSave(about),
-                    **{name: ocp.args.StandardSave(value, _pieces(value)) for name, value in items.items()},
-                ),
-                force=True,
-            )
+            self._delete_after(step)  # those of a run that is not gone on with
+            params = ocp.args.PyTreeSave(state.params, _pieces(state.params))
+            more = {name: ocp.args.StandardSave(value, _pieces(value)) for name, value in items.items()}
+            args = ocp.args.Composite(params=params, about=ocp.args.JsonSave(about), **more)
+            self._manager.save(step, args=args, force=True)
         self._detail(f"checkpoint {self._folder.name}: step {step}")
+
+    def _delete_after(self, step: int) -> None:
+        for later in self._manager.all_steps():
+            if later > step:
+                self._manager.delete(later)
 
 
 def _pieces(tree: Any) -> Any:
@@ -180,9 +162,8 @@ def saving(
     by which `settings.keep_best` are chosen.
     """
     keep = [policies.LatestN(settings.keep), _Best(folder, best, settings.keep_best)]
-    options = ocp.CheckpointManagerOptions(
-        preservation_policy=policies.AnyPreservationPolicy(keep), cleanup_tmp_directories=True
-    )
+    policy = policies.AnyPreservationPolicy(keep)
+    options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
     with disk_errors():
         manager = open_manager(folder, options)
     saver = Saver(folder, manager, about or {}, detail)
@@ -224,10 +205,9 @@ def open_manager(folder: Path, options: ocp.CheckpointManagerOptions | None = No
     Parameters, which hardly compress, are written as they are, each in files of its own: much faster than
     into one compressed database. A lost file reads as zeros then, which their checksums find.
     """
+    as_is: Any = {"use_ocdbt": False, "use_compression": False}
     handlers = {
-        "params": ocp.PyTreeCheckpointHandler(
-            use_ocdbt=False, use_compression=False, restore_concurrent_gb=READ_AT_ONCE
-        ),
+        "params": ocp.PyTreeCheckpointHandler(**as_is, restore_concurrent_gb=READ_AT_ONCE),
         "training": ocp.StandardCheckpointHandler(restore_concurrent_gb=READ_AT_ONCE),
         "about": ocp.JsonCheckpointHandler(),
     }
@@ -253,25 +233,17 @@ def save(folder: Path, state: TrainState) -> None:
 
 def steps_of(folder: Path) -> list[int]:
     """The steps saved in a stage's folder, the last one first."""
-    return [step for step in _named_steps(folder) if _is_whole(folder / str(step))]
-
-
-def _named_steps(folder: Path) -> list[int]:
-    """The same, with those of a bucket that are not written to their end."""
-    return sorted((int(name) for name in names_in(folder) if name.isdigit()), reverse=True)
-
-
-def _is_whole(step: Path) -> bool:
-    """Whether a step is written to its end. In a bucket it has its name from the beginning."""
-    return not in_bucket(step) or WHOLE in names_in(step)
+    # In a bucket a step has its name from the beginning.
+    named = sorted((int(name) for name in names_in(folder) if name.isdigit()), reverse=True)
+    return [step for step in named if not in_bucket(folder) or WHOLE in names_in(folder / str(step))]
 
 
 def _half_written(folder: Path) -> list[int]:
     """The steps that a run was writing when it was stopped."""
-    begun = {*_named_steps(folder)} - {*steps_of(folder)}
-    partial = [name.partition(".")[0] for name in names_in(folder) if ".orbax-checkpoint-tmp" in name]
-    begun |= {int(step) for step in partial if step.isdigit()}
-    return sorted(begun)
+    names = names_in(folder)
+    partial = [name.partition(".")[0] for name in names if ".orbax-checkpoint-tmp" in name]
+    begun = {int(name) for name in names if name.isdigit()} - {*steps_of(folder)}
+    return sorted(begun | {int(step) for step in partial if step.isdigit()})
 
 
 def latest_step(folder: Path) -> int | None:
@@ -345,11 +317,12 @@ def why_unread(step: Path, error: Exception) -> str:
 
     To TensorStore an array's file that may not be read is one that is not there, and reads as zeros.
     """
-    if in_bucket(step) and unreachable(error):
+    if not in_bucket(step):
+        return ""
+    if unreachable(error):
         return reason(error)
     try:
-        if in_bucket(step):
-            probe(step)
+        probe(step)
     except Exception as found:  # of several packages
         return first_line(found) if unreachable(found) else ""
     return ""

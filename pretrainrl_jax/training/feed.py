@@ -1,42 +1,38 @@
 """Batches for a training loop: packed rows, read ahead, on the devices, from any row on."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
 from jax.sharding import Mesh
 
+from pretrainrl_jax.documents.packing import Blocks
 from pretrainrl_jax.model.mesh import round_up_rows
 from pretrainrl_jax.model.partitioning import local_rows, place_local_rows
 from pretrainrl_jax.trees.anchors import Anchored, AnchorRows
 from pretrainrl_jax.trees.batch import PackedBatch
-from pretrainrl_jax.trees.dataset import PackedRows, ProcessShard
+from pretrainrl_jax.trees.dataset import PackedRows, PlannedRows, ProcessShard
 from pretrainrl_jax.trees.layouts import size
 from pretrainrl_jax.trees.packing import Capacity, bucketed, capacity, in_buckets, pack, plan
 from pretrainrl_jax.trees.tree import AnswerTree
+
+NAMED = 256  # batches whose documents are remembered
 
 
 class Position(Protocol):
     """What a session asks of a feed of batches."""
 
     @property
-    def row(self) -> int:
-        """The first row of the next batch."""
-        ...
+    def row(self) -> int: ...  # the first one of the next batch
 
     @property
-    def ended(self) -> bool:
-        """Whether no batch is left."""
-        ...
+    def ended(self) -> bool: ...  # no batch is left
 
     @property
-    def state(self) -> dict[str, Any]:
-        """What of its position the row does not tell, as JSON holds it: a stream's. Else empty."""
-        ...
+    def state(self) -> dict[str, Any]: ...  # of a position what the row does not tell, as JSON: a stream's
 
-    def names(self, row: int) -> list[str]:
-        """What is in the batch that ended before `row`, in words."""
-        ...
+    def names(self, row: int) -> list[str]: ...  # what is in the batch that ended before `row`, in words
 
 
 class Feed:
@@ -89,15 +85,17 @@ class Feed:
         return batch
 
 
-def placed_batches(source: PackedRows | AnchorRows, mesh: Mesh, microsteps: int, batch: int) -> Iterator[Any]:
+def placed_batches(
+    source: PackedRows | PlannedRows | AnchorRows, mesh: Mesh, microsteps: int, batch: int
+) -> Iterator[Any]:
     """The batches [microsteps, rows, …] of a source from number `batch` on, on the devices.
 
     Each process reads its own part of each.
     """
     width = round_up_rows(mesh, source.rows // microsteps)
-    share = ProcessShard(source, microsteps, width, local_rows(mesh, width))
-    read = share.batches(batch * source.rows)
-    return (place_local_rows(arrays, mesh, share.places, width) for arrays in read)
+    places = local_rows(mesh, width)
+    read = ProcessShard(source, microsteps, places).batches(batch * source.rows)
+    return (place_local_rows(arrays, mesh, places, width) for arrays in read)
 
 
 class Holds(NamedTuple):
@@ -115,8 +113,7 @@ def held(
 ) -> tuple[list[list[int]], Holds]:
     """Which of some trees share a row; and what a batch of them holds, after one that held so much.
 
-    Raises:
-        ValueError: if a tree is longer than a row.
+    Raises ValueError if a tree is longer than a row.
     """
     sizes = [size(tree, question=False) for tree in trees]
     planned = plan([taken.inputs for taken in sizes], row_length)
@@ -138,10 +135,8 @@ def place_trees(
 ) -> tuple[PackedBatch, Holds]:
     """A batch [microsteps, rows, …] of some trees, on the devices; and what it holds. Prefixes are only read.
 
-    Every process gives the same trees, and its own rows of them. `sequences` is as `pack` is told.
-
-    Raises:
-        ValueError: if a tree is longer than a row, or one that is to be a sequence has branches.
+    Every process gives the same trees, and its own rows of them. `sequences` is as `pack` is told. Raises
+    ValueError if a tree is longer than a row, or one that is to be a sequence has branches.
     """
     planned, holds = held(trees, mesh, row_length, holds, microsteps)
     own = local_rows(mesh, holds.rows)
@@ -151,3 +146,78 @@ def place_trees(
     batch = pack(mine, holds.capacity, question=False, sequences=sequences)
     batch = jax.tree.map(lambda x: x.reshape(microsteps, len(own), *x.shape[1:]), batch)
     return place_local_rows(batch, mesh, own, holds.rows), holds
+
+
+class StreamFeed:
+    """An iterator over the batches [microsteps, rows, …] of a stream's blocks, placed on the mesh.
+
+    Each process has all documents, and packs its own part of each batch. It ends after `steps` batches since
+    the stream's beginning, or with the stream. `row` and `state` are where it stood.
+    """
+
+    def __init__(
+        self,
+        blocks: Blocks,
+        rows: int,
+        mesh: Mesh,
+        steps: int,
+        grad_accum_steps: int = 1,
+        row: int = 0,
+        state: dict[str, Any] | None = None,
+    ) -> None:
+        self._blocks, self._rows, self._mesh, self._steps = blocks, rows, mesh, steps
+        self._grad_accum_steps, self.row = grad_accum_steps, row
+        self._named: OrderedDict[int, list[str]] = OrderedDict()
+        self._block: PlannedRows | None = None
+        self._batch = 0  # of the block, the next
+        if state:
+            blocks.restore(state["blocks"])
+            self._batch = state["batch"]
+        self._begin = blocks.state  # the position before the block
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The position, as JSON."""
+        return {"blocks": self._begin, "batch": self._batch}
+
+    @property
+    def ended(self) -> bool:
+        """Whether no batch is left. Where a block is over the next one is read for it."""
+        return self.row >= self._steps * self._rows or self._current() is None
+
+    def names(self, row: int) -> list[str]:
+        """Where the documents of the batch that ended before `row` stand; of one long ago none."""
+        return self._named.get(row, [])
+
+    def __iter__(self) -> "StreamFeed":
+        return self
+
+    def __next__(self) -> PackedBatch:
+        block = None if self.ended else self._current()
+        if block is None:
+            raise StopIteration
+        with jax.transfer_guard("disallow"):
+            batch = next(self._read)
+        self.row += self._rows
+        names = [id.rpartition(":")[0] for id in block.ids(self._batch)]  # without the piece's place
+        self._named[self.row] = list(dict.fromkeys(names))
+        if len(self._named) > NAMED:
+            self._named.popitem(last=False)
+        self._batch += 1
+        return batch
+
+    def _current(self) -> PlannedRows | None:
+        """The block that the next batch is of."""
+        while self._block is None or self._batch >= self._block.batches:
+            if self._block is not None:
+                self._begin, self._batch = self._blocks.state, 0
+            self._block = self._blocks.next()
+            if self._block is None:
+                break
+            self._read = placed_batches(self._block, self._mesh, self._grad_accum_steps, self._batch)
+        return self._block
+
+
+def count_batches(blocks: Blocks) -> int:
+    """How many batches a stream has from here to its end: all of it is read."""
+    return sum(block.batches for block in iter(blocks.next, None))

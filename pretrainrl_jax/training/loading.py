@@ -2,7 +2,11 @@
 
 import errno
 import json
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +22,16 @@ from pretrainrl_jax.model.decoder import PLAIN, Chosen, Model, Params
 from pretrainrl_jax.model.hugging_face.adapters import is_adapter, read_adapter
 from pretrainrl_jax.model.hugging_face.adapters import read_config as read_adapter_config
 from pretrainrl_jax.model.hugging_face.config import read_config, read_shape
-from pretrainrl_jax.model.hugging_face.files import ADAPTER, is_hugging_face, left_out
-from pretrainrl_jax.model.hugging_face.hub import download
+from pretrainrl_jax.model.hugging_face.files import ADAPTER, FILES, download, is_hugging_face, left_out
 from pretrainrl_jax.model.hugging_face.reading import own_dtypes, read_params
 from pretrainrl_jax.model.lora import Lora, join, lora_from_json, lora_to_json, merged, split
 from pretrainrl_jax.model.partitioning import one_device, parameter_shardings
 from pretrainrl_jax.model.shape import from_json
 from pretrainrl_jax.progress import SILENT, Screen
 from pretrainrl_jax.storage import BUCKET, fetched, place
-from pretrainrl_jax.training.checkpoints import (
-    latest_step,
-    open_manager,
-    reason,
-    refuse_damaged,
-    restoring,
-    steps_of,
-    why_unread,
-)
-from pretrainrl_jax.training.remote import downloaded, rank
+from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.trees.templates import Template, check_fits
-from pretrainrl_jax.trees.tokenization import Tokenizer, load_tokenizer
+from pretrainrl_jax.trees.tokenization import TEMPLATES, Tokenizer, load_tokenizer
 from pretrainrl_jax.version import check_format
 
 Json = dict[str, Any]
@@ -94,13 +88,13 @@ def find(path: str | Path) -> tuple[Path, int]:
     path = place(path, "--model.path")
     if (path / "checkpoints").is_dir():
         stages = [f.parent for f in (path / "checkpoints").rglob("model.json")]
-        stages = [s for s in stages if latest_step(s) is not None]
+        stages = [s for s in stages if checkpoints.latest_step(s) is not None]
         if not stages:
             raise InputError(f"no checkpoint in {path}: run `pretrain` first")
         path = max(stages, key=lambda s: rank(s.name, (s / "model.json").stat().st_mtime))
     if path.name.isdigit() and path.is_dir() and (path.parent / "model.json").is_file():
         return path.parent, int(path.name)
-    step = latest_step(path)
+    step = checkpoints.latest_step(path)
     if not (path / "model.json").is_file() or step is None:
         raise InputError(f"no checkpoint or Hugging Face model at {path}: give a workdir, a stage or a step")
     return path, step
@@ -128,23 +122,16 @@ def load(
         merge: adapters become part of the matrices they are for, all parameters float32 if no dtype is
             asked for; else they stay beside them.
 
-    Raises:
-        InputError: if there is nothing to load, it is damaged, or of an unknown kind, or the model that
-            adapters were trained for is not where it was, or is another one.
+    Raises InputError if there is nothing to load, it is damaged, or of an unknown kind, or the model that
+    adapters were trained for is not where it was, or is another one.
     """
-    there = place(path, "--model.path") if str(path).startswith(BUCKET) else None
-    if (
-        there and not is_hugging_face(there) and not is_adapter(there)
-    ):  # Orbax reads it where it is, each process its own part
-        loaded = _load_checkpoint(there, mesh, dtype, params_dtype, merge)
-    else:
-        with downloaded(path) as local:
-            if is_hugging_face(local):
-                loaded = _load_hugging_face(local, mesh, dtype, params_dtype, screen)
-            elif is_adapter(local):
-                loaded = _load_peft(local, mesh, dtype, params_dtype, screen, merge)
-            else:
-                loaded = _load_checkpoint(local, mesh, dtype, params_dtype, merge)
+    with downloaded(path) as local:
+        if is_hugging_face(local):
+            loaded = _load_hugging_face(local, mesh, dtype, params_dtype, screen)
+        elif is_adapter(local):
+            loaded = _load_peft(local, mesh, dtype, params_dtype, screen, merge)
+        else:
+            loaded = _load_checkpoint(local, mesh, dtype, params_dtype, merge)
     origin = {name: value for name, value in loaded.origin.items() if name != DTYPES or not params_dtype}
     return replace(loaded, model=replace(loaded.model, **chosen._asdict()), origin=origin)
 
@@ -160,8 +147,8 @@ def _load_hugging_face(
         screen.say(
             f"{folder}: a model of text and images, of which its text is taken; {count} tensors are not"
         )
-    files = {name: f"{name}.json" for name in ORIGIN}
-    origin = {name: read_config(folder, file) for name, file in files.items() if (folder / file).is_file()}
+    there = [name for name in ORIGIN if (folder / f"{name}.json").is_file()]
+    origin = {name: read_config(folder, f"{name}.json") for name in there}
     origin[DTYPES] = own_dtypes(folder, model)
     return Loaded(model, _cast(params, params_dtype), tokenizer, Template("bare"), origin)
 
@@ -187,17 +174,13 @@ def _load_checkpoint(path: Path, mesh: Mesh | None, dtype: str, params_dtype: st
 
 def _base(folder: Path, described: Json, model: Model) -> Loaded:
     """The model that a stage's adapters were trained for, as they had it."""
-    if stage := described.get("stage"):
-        above = next((parent for parent in folder.parents if parent.name == "checkpoints"), folder.parent)
-        path: str | Path = above / stage
-    else:
-        path = described["path"]
+    above = next((parent for parent in folder.parents if parent.name == "checkpoints"), folder.parent)
+    path = above / described["stage"] if described.get("stage") else described["path"]
     try:
         base = load(path, model.mesh, model.shape.dtype, described["dtype"])
     except InputError as error:
-        raise InputError(
-            f"{folder} holds adapters of the model at {path}, which cannot be read: {error}"
-        ) from None
+        told = f"{folder} holds adapters of the model at {path}, which cannot be read: {error}"
+        raise InputError(told) from None
     if base.digest != described["digest"]:
         raise InputError(
             f"{folder} holds adapters of another model than the one at {path} is now: put that back there"
@@ -228,17 +211,12 @@ def _named(name: str, screen: Screen) -> str | Path:
 
 
 def _merged(loaded: Loaded, dtype: str) -> Loaded:
-    """Without `dtype` float32, which no adapter's part is lost in."""
-    loaded = merge_adapters(loaded)
-    origin = {name: value for name, value in loaded.origin.items() if name != DTYPES}
-    return replace(loaded, params=_cast(loaded.params, dtype or "float32"), origin=origin, adapts={})
+    """The plain model that computes the same; the parameters given are used up.
 
-
-def merge_adapters(loaded: Loaded) -> Loaded:
-    """The plain model that computes the same; the parameters given are used up."""
+    Without `dtype` it is float32, which no adapter's part is lost in.
+    """
     model, lora = loaded.model, loaded.model.shape.lora
-    if lora is None:
-        return loaded
+    assert lora is not None
     frozen, adapters = split(lora, loaded.params)
     taken = all(x.dtype == "float32" for x in jax.tree.leaves(frozen))  # else what is made does not fit in it
     made = jax.jit(
@@ -246,7 +224,9 @@ def merge_adapters(loaded: Loaded) -> Loaded:
         donate_argnums=(0,) if taken else (),
         out_shardings=_places(model.plain),
     )
-    return replace(loaded, model=model.plain, params=made(frozen, adapters))
+    params = _cast(made(frozen, adapters), dtype or "float32")
+    origin = {name: value for name, value in loaded.origin.items() if name != DTYPES}
+    return replace(loaded, model=model.plain, params=params, origin=origin, adapts={})
 
 
 def with_adapters(base: Loaded, lora: Lora | None, dtype: str, seed: int) -> Loaded:
@@ -264,9 +244,6 @@ def with_adapters(base: Loaded, lora: Lora | None, dtype: str, seed: int) -> Loa
 
 def tokenizer_of(path: str | Path) -> Tokenizer:
     """The tokenizer of a model that `load` reads, without its parameters. Raises as `load`."""
-    there = place(path, "--model.path") if str(path).startswith(BUCKET) else None
-    if there and not is_hugging_face(there) and not is_adapter(there):
-        return _tokenizer_beside(find(there)[0])
     with downloaded(path) as local:
         if is_adapter(local):
             return tokenizer_of(_named(read_adapter_config(local)[1], SILENT))
@@ -280,31 +257,27 @@ def _tokenizer_beside(folder: Path) -> Tokenizer:
 
 def _restore_params(folder: Path, step: int, model: Model, dtype: str) -> Params:
     """The parameters of a step that learned, checked, each where it belongs."""
-    items: Json = {}
     _, shapes = split(model.shape.lora, nn.unbox(model.abstract()))
     _, places = split(model.shape.lora, _places(model))
-    if (folder / str(step) / "about").is_dir():
-        items["about"] = ocp.args.JsonRestore()
+    items: Json = {"about": ocp.args.JsonRestore()} if (folder / str(step) / "about").is_dir() else {}
     try:
-        with open_manager(folder) as manager:
+        with checkpoints.open_manager(folder) as manager:
             saved = epath.Path(folder.absolute()) / str(step) / "params"
-            about_params = ocp.PyTreeCheckpointHandler().metadata(saved)
-            target = jax.tree.map(
-                lambda a, stored, place: jax.ShapeDtypeStruct(a.shape, stored.dtype, sharding=place),
-                shapes,
-                about_params.tree,
-                places,
-            )
-            items["params"] = restoring(target)
+            stored = ocp.PyTreeCheckpointHandler().metadata(saved).tree
+
+            def target(a: Any, stored: Any, place: Any) -> jax.ShapeDtypeStruct:
+                return jax.ShapeDtypeStruct(a.shape, stored.dtype, sharding=place)
+
+            items["params"] = checkpoints.restoring(jax.tree.map(target, shapes, stored, places))
             restored = manager.restore(step, args=ocp.args.Composite(**items))
         if "about" in items:
-            refuse_damaged(restored["about"], restored["params"])
+            checkpoints.refuse_damaged(restored["about"], restored["params"])
     except Exception as error:  # what a damaged file raises depends on where it is damaged
-        if unread := why_unread(folder / str(step), error):
+        if unread := checkpoints.why_unread(folder / str(step), error):
             raise OSError(errno.EIO, f"{folder / str(step)} cannot be read: {unread}") from None
-        others = ", ".join(str(other) for other in steps_of(folder) if other != step)
+        others = ", ".join(str(other) for other in checkpoints.steps_of(folder) if other != step)
         raise InputError(
-            f"the checkpoint {folder / str(step)} is damaged ({reason(error)}): "
+            f"the checkpoint {folder / str(step)} is damaged ({checkpoints.reason(error)}): "
             + (f"there are others of steps {others}; " if others else "")
             + f"remove {folder}, and `run` or `train` makes it again"
         ) from None
@@ -326,3 +299,69 @@ def _cast(params: Params, dtype: str) -> Params:
 
 def _places(model: Model) -> Any:
     return one_device(model) if model.mesh is None else parameter_shardings(model, model.mesh)
+
+
+@contextmanager
+def downloaded(path: str | Path) -> Generator[Path]:
+    """`path` itself where it is local, else a temporary copy of the model at the URL (s3://bucket/folder).
+
+    Of checkpoints at gs:// no copy is made: Orbax reads them where they are, each process its own part. Else
+    of a workdir and of a stage only the step that would be loaded is fetched, and of that no optimizer state.
+    Raises InputError if nothing stands there, or the package that reads such URLs is not installed.
+    """
+    if str(path).startswith(BUCKET):
+        there = place(path, "--model.path")
+        if not is_hugging_face(there) and not is_adapter(there):
+            yield there
+            return
+    if "://" not in str(path):
+        yield Path(path)
+        return
+    import fsspec
+
+    url = str(path).rstrip("/")
+    try:
+        files, remote = fsspec.core.url_to_fs(url)
+        exists = files.isdir(remote)
+    except (ImportError, ValueError) as error:
+        raise InputError(f"cannot read {url}: {error} (gs:// needs the extra `gcs`)") from None
+    if not exists:
+        raise InputError(f"no folder at {url}: give a workdir, a stage, a step or a Hugging Face folder")
+    with tempfile.TemporaryDirectory() as folder:
+        yield _fetch(files, remote, Path(folder))
+
+
+def rank(stage: str, modified: Any) -> tuple[bool, Any]:
+    """Of a workdir's stages the one of highest rank is its model: the system trained last, else the base."""
+    return stage != "pretrain", modified
+
+
+def _fetch(files: Any, remote: str, folder: Path) -> Path:
+    if files.isdir(f"{remote}/checkpoints"):  # a workdir
+        described = [p for p in files.find(f"{remote}/checkpoints") if p.endswith("/model.json")]
+        stages = {p.removesuffix("/model.json"): files.modified(p) for p in described}
+        remote = max(stages, key=lambda stage: rank(stage.rsplit("/", 1)[-1], stages[stage]), default=remote)
+    above, _, step = remote.rpartition("/")
+    if step.isdigit():
+        remote = above
+    else:
+        steps = _names(files, remote) if files.isfile(f"{remote}/model.json") else []
+        step = max(filter(str.isdigit, steps), key=int, default="")
+    local = folder / "model"
+    (local / step).mkdir(parents=True)
+    if not step:  # of a Hugging Face folder, the files that are read
+        for name in _names(files, remote):
+            if name == TEMPLATES or any(fnmatch(name, pattern) for pattern in FILES):
+                files.get(f"{remote}/{name}", str(local / name), recursive=name == TEMPLATES)
+        return local
+    files.get(f"{remote}/tokenizer", str(local / "tokenizer"), recursive=True)
+    files.get(f"{remote}/model.json", str(local / "model.json"))
+    for name in _names(files, f"{remote}/{step}"):
+        if name != "training":
+            source = f"{remote}/{step}/{name}"
+            files.get(source, str(local / step / name), recursive=files.isdir(source))
+    return local / step
+
+
+def _names(files: Any, folder: str) -> list[str]:
+    return [path.rstrip("/").rsplit("/", 1)[-1] for path in files.ls(folder, detail=False)]

@@ -22,9 +22,8 @@ class Schedule(NamedTuple):
         rising = jnp.maximum(jnp.ceil(self.warmup * self.steps), 1.0)
         progress = (step + 1 - rising) / jnp.maximum(self.steps - rising, 1.0)
         cosine = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(progress, 0.0, 1.0)))
-        return self.peak * jnp.where(
-            step < rising, (step + 1) / rising, self.final + (1 - self.final) * cosine
-        )
+        falling = self.final + (1 - self.final) * cosine
+        return self.peak * jnp.where(step < rising, (step + 1) / rising, falling)
 
 
 def _decayed(params: Any) -> Any:

@@ -18,17 +18,13 @@ StepFunction = Callable[..., Any]
 def traced(
     step: StepFunction, begun: int, steps: str, folder: Path, stage: str, say: Callable[[str], None]
 ) -> Generator[StepFunction]:
-    """`step` as it is, or, where `steps` names some steps, one that writes a trace of them.
+    """`step` as it is, or, where `steps` names the first and last of some (10:13), one that traces them.
 
-    The devices have finished everything before the first of them when the trace begins, and the last of them
-    when it ends; in between nothing waits. Of several processes the first alone is traced: the others do the
-    same. The trace is closed however the block is left, and told of when it is. Raises OSError if it cannot
-    be begun.
-
-    Args:
-        step: called once for each step, in order; `begun` were called before.
-        steps: the first and the last step to trace, as 10:13, both counted from 1; empty traces none.
-        folder: of all traces; this one lies under the stage's name.
+    It is called once for each step, in order; `begun` were called before. `folder` is of all traces; this one
+    lies under the stage's name. The devices have finished everything before the first of the steps when the
+    trace begins, and the last of them when it ends; in between nothing waits. Of several processes the first
+    alone is traced: the others do the same. The trace is closed however the block is left, and told of when
+    it is. Raises OSError if it cannot be begun.
     """
     if not steps or not is_process_0():
         yield step

@@ -164,7 +164,9 @@ class Session:
         with waiting(f"step {self.global_step} of {self.run.stage}"), jax.transfer_guard("disallow"):
             self.state, metrics = step(self.state, batch, *self._placed, *frozen)
             if is_first and self.run.screen.verbose:
-                self._tell_first(metrics)
+                jax.block_until_ready(metrics)
+                since = time.monotonic() - self.run.screen.began
+                self.run.screen.detail(f"{self.run.stage}: first update {since:.1f} s after the command")
             read = {name: metrics[name] for name in ("loss", "grad_norm", "skipped", *self._counted)}
             self._unread.append(_StepMetrics(self.global_step, self._feed.row, read))
             if self.global_step % READ_EVERY == 0:
@@ -176,12 +178,7 @@ class Session:
         return metrics
 
     def due(self, hooks: Sequence[Hook]) -> Iterator[Hook]:
-        """The hooks whose turn it is, the same in all processes.
-
-        Raises:
-            Interrupted: after a signal to any process, when the state is saved.
-            NotFinite, OSError: while saving.
-        """
+        """The hooks whose turn it is, the same in all processes. Raises as `stop`, after a signal to any."""
         now, before = time.perf_counter(), self._last_due
         self._last_due = self.global_step
         late = [0 < 60 * hook.every_minutes <= now - hook.ran and is_process_0() for hook in hooks]
@@ -213,15 +210,12 @@ class Session:
     def stop(self) -> NoReturn:
         """Save the state as it is and end the stage. All processes must come here together.
 
-        Raises:
-            Interrupted: when the state is saved.
-            NotFinite, OSError: while saving.
+        Raises Interrupted when the state is saved; NotFinite, OSError while saving.
         """
         self.save()
         self._saver.wait()
-        raise Interrupted(
-            f"{self.run.stage} stopped after step {self.global_step} of {self.total_steps} and saved"
-        )
+        steps = f"step {self.global_step} of {self.total_steps}"
+        raise Interrupted(f"{self.run.stage} stopped after {steps} and saved")
 
     def save(self) -> None:
         """Write a checkpoint of the state as it is, once its metrics are where they are looked for."""
@@ -230,14 +224,13 @@ class Session:
         self._losses.clear()
 
     def keep(self) -> None:
-        """Write a checkpoint of the state before something ends the run, if there was a step.
+        """Write a checkpoint before something ends the run, if it has made a step.
 
         All processes must come here together.
         """
-        if self._run_step is None:  # no step since the run was begun or went on
-            return
-        self.save()
-        self._saver.wait()
+        if self._run_step is not None:
+            self.save()
+            self._saver.wait()
 
     def progress(self) -> Progress:
         """What is done, once the metrics up to now are read."""
@@ -298,16 +291,13 @@ class Session:
         self._marked += self._spent() - left
 
     def finish(self) -> Progress:
-        """Write the parameters as the stage's result; gives what was done.
-
-        Where the checkpoints are scored it is the best of them that stays.
-        """
+        """Write the stage's result, or keep the best of scored checkpoints; gives what was done."""
         jax.block_until_ready(self.state)
         done = self.progress()
         self.publish()
         if done.skipped:
-            shown = f"{done.skipped} of {self.global_step} steps skipped: they were not finite"
-            self.run.screen.say(f"{self.run.stage}: {shown}")
+            skipped = f"{done.skipped} of {self.global_step} steps skipped"
+            self.run.screen.say(f"{self.run.stage}: {skipped}: they were not finite")
         if self.run.scored:
             self._saver.choose(self.run.screen.say)
         else:
@@ -341,11 +331,6 @@ class Session:
             self.run.screen.detail(f"{self.run.stage}: compiled in {time.perf_counter() - began:.1f} s")
         return step
 
-    def _tell_first(self, metrics: Mapping[str, jax.Array]) -> None:
-        jax.block_until_ready(metrics)
-        since = time.monotonic() - self.run.screen.began
-        self.run.screen.detail(f"{self.run.stage}: first update {since:.1f} s after the command")
-
     def _write(self, metrics: Mapping[str, jax.Array]) -> None:
         values = {k: float(v) for k, v in jax.device_get(metrics).items()}
         self.read()
@@ -358,25 +343,19 @@ class Session:
         self._marked = self._spent()
 
     def _shown(self, metrics: Mapping[str, jax.Array]) -> dict[str, float]:
-        values = jax.device_get(
-            {name: metrics[key] for name, key in self.run.shown.items() if key in metrics}
-        )
-        return {name: float(value) for name, value in values.items()} | self._beside
-
-
-def _abstract(x: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
+        shown = {name: metrics[key] for name, key in self.run.shown.items() if key in metrics}
+        return {name: float(value) for name, value in jax.device_get(shown).items()} | self._beside
 
 
 def compiled_for(step: Any, *arguments: Any) -> Any:
-    """The step for arguments of these shapes."""
+    """The step for a state, a batch and coefficients of these shapes: compiled once, nothing is computed."""
     leaves, structure = jax.tree.flatten(arguments)
-    return compiled(step, structure, tuple(map(_abstract, leaves)))
+    shapes = (jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)) for x in leaves)
+    return compiled(step, structure, tuple(shapes))
 
 
 @cache
 def compiled(step: Any, structure: Any, leaves: tuple[jax.ShapeDtypeStruct, ...]) -> Any:
-    """The step for a state, a batch and coefficients of these shapes: compiled once, nothing is computed."""
     return step.lower(*jax.tree.unflatten(structure, leaves)).compile()
 
 
@@ -408,11 +387,10 @@ def resume(run: Run, state: TrainState) -> tuple[TrainState, Progress]:
 
     Raises InputError if the checkpoint there depends on other settings or data.
     """
-
-    def warn(text: str) -> None:
-        run.screen.warn(f"{run.stage}: {text}")
-
-    restored = checkpoints.restore_state(run.folder, state, dict(run.about), warn)
+    warn = run.screen.warn
+    restored = checkpoints.restore_state(
+        run.folder, state, dict(run.about), lambda text: warn(f"{run.stage}: {text}")
+    )
     if restored is None:
         return state, BEGINNING
     run.screen.say(f"{run.stage}: goes on after step {int(restored[0].step)}")

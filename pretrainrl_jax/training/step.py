@@ -59,12 +59,10 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step from a batch [microsteps, rows, …]. Pure; `compile_step` compiles it.
 
-    What does not learn of the parameters is `frozen`, as `lora.split` gives it.
-    Trees may have rows of anchor text beside them, which the term "anchor" reads.
-
-    Of a mixture of experts the loss that balances them is added: over the real tokens of a microstep's trees,
-    a prefix that branches share counted once, the mean over microsteps by tokens. Anchor text has no part in
-    it.
+    What does not learn of the parameters is `frozen`, as `lora.split` gives it. Trees may have rows of anchor
+    text beside them, which the term "anchor" reads. Of a mixture of experts the loss that balances them is
+    added: over the real tokens of a microstep's trees, a prefix that branches share counted once, the mean
+    over microsteps by tokens. Anchor text has no part in it.
 
     Every other denominator spans all microsteps and devices, so cutting a batch differently changes only
     rounding. Where the loss or a gradient is not finite, parameters and opt_state stay as they were and
@@ -119,10 +117,8 @@ def train_step(
 
 def _added(total: tuple[Params, dict[str, Any]], part: tuple[Params, dict[str, Any]]) -> tuple[Params, Any]:
     """Gradients and metrics of the microsteps so far, with those of one more."""
-    metrics = {
-        name: (jnp.maximum if name.endswith("_max") else jnp.add)(value, part[1][name])
-        for name, value in total[1].items()
-    }
+    together = {name: jnp.maximum if name.endswith("_max") else jnp.add for name in total[1]}
+    metrics = {name: both(total[1][name], part[1][name]) for name, both in together.items()}
     return jax.tree.map(jnp.add, total[0], part[0]), metrics
 
 

@@ -9,7 +9,6 @@ import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from math import inf
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -80,51 +79,43 @@ def pack_anchors(rows: Sequence[Sequence[AnchorText]], row_length: int, top: int
     return batch
 
 
-@dataclass(frozen=True)
 class AnchorRows:
     """Rows of anchor text beside batches of questions: of batch b always the same ones.
 
     The texts are packed once. Rows are taken one after another, in an order that is drawn anew each time all
-    were taken; a batch has one for every `questions` of its questions, and the rest of its rows are empty.
+    were taken; a batch has one for every `questions` of its questions, and the rest of its rows are empty. It
+    has room for the most that any batch needs, a multiple of the microsteps; for `held` at least, what an
+    earlier round had, so that the step which is compiled serves it too.
 
     Args:
-        texts: at least one, each at most `row_length` tokens read.
-        row_length: tokens a row holds.
+        texts: at least one, none with more than `row_length` tokens read.
         seed: of the order.
         counts: questions of each batch.
-        questions: to a row of anchor text.
-        rows: of a batch.
         start: questions before the first batch, of an earlier round.
     """
 
-    texts: Sequence[AnchorText] = field(repr=False)
-    row_length: int
-    seed: int
-    counts: Sequence[int] = field(repr=False)
-    questions: float
-    rows: int
-    start: int = 0
-
-    @cached_property
-    def _packed(self) -> list[list[int]]:
-        return plan([len(text.reads) for text in self.texts], self.row_length)
-
-    @cached_property
-    def _first(self) -> np.ndarray:
-        return first_rows(self.counts, self.questions, self.start)
-
-    @property
-    def batches(self) -> int:
-        """Number of batches."""
-        return len(self.counts)
+    def __init__(
+        self,
+        texts: Sequence[AnchorText],
+        row_length: int,
+        questions: float,
+        seed: int,
+        counts: Sequence[int],
+        microsteps: int,
+        start: int = 0,
+        held: int = 0,
+    ) -> None:
+        self._texts, self._row_length, self._seed = texts, row_length, seed
+        self._packed = plan([len(text.reads) for text in texts], row_length)
+        # The number of the first row of each batch, counted through all of them, and of the one after.
+        asked = start + np.concatenate([[0], np.cumsum(counts)])
+        self._first = np.round(asked / questions).astype(int)
+        most = int(np.diff(self._first).max(initial=1))
+        self.rows, self.batches = max(held, -(-most // microsteps) * microsteps), len(counts)
+        self.empty = self._row([])  # of nothing, [1, …]
 
     def __len__(self) -> int:
         return self.batches * self.rows
-
-    @cached_property
-    def empty(self) -> AnchorBatch:
-        """A row of nothing, [1, …]."""
-        return self._row([])
 
     def __getitem__(self, index: int) -> AnchorBatch:
         """Row `index`, [1, …]."""
@@ -133,36 +124,11 @@ class AnchorRows:
         if number >= self._first[batch + 1]:
             return self.empty
         cycle, at = divmod(int(number), len(self._packed))
-        order = np.random.default_rng([self.seed, cycle]).permutation(len(self._packed))
-        return self._row([self.texts[i] for i in self._packed[order[at]]])
+        order = np.random.default_rng([self._seed, cycle]).permutation(len(self._packed))
+        return self._row([self._texts[i] for i in self._packed[order[at]]])
 
     def _row(self, texts: Sequence[AnchorText]) -> AnchorBatch:
-        return pack_anchors([texts], self.row_length, self.texts[0].top_tokens.shape[1])
-
-
-def anchor_rows(
-    texts: Sequence[AnchorText],
-    row_length: int,
-    questions: float,
-    seed: int,
-    counts: Sequence[int],
-    microsteps: int,
-    start: int = 0,
-    held: int = 0,
-) -> AnchorRows:
-    """Rows of anchor text for batches of so many questions each.
-
-    A batch has room for the most that any of them needs, a multiple of the microsteps; for `held` at least,
-    what an earlier round had, so that the step which is compiled serves it too.
-    """
-    most = int(np.diff(first_rows(counts, questions, start)).max(initial=1))
-    rows = max(held, -(-most // microsteps) * microsteps)
-    return AnchorRows(texts, row_length, seed, counts, questions, rows, start)
-
-
-def first_rows(counts: Sequence[int], questions: float, start: int) -> np.ndarray:
-    """The number of the first row of each batch, counted through all of them, and of the one after."""
-    return np.round((start + np.concatenate([[0], np.cumsum(counts)])) / questions).astype(int)
+        return pack_anchors([texts], self._row_length, self._texts[0].top_tokens.shape[1])
 
 
 def write_anchors(path: Path, texts: Sequence[AnchorText]) -> None:

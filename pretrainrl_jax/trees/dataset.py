@@ -1,57 +1,45 @@
 """Packed rows as a random-access dataset: row i of training is always the same row.
 
-Progress is one row index, so any run resumes exactly and any number of readers can slice the same data.
+Progress is one row index, so any run resumes exactly and any number of readers can slice the same data. Of
+several trees of one question, in different wordings, each pass sees one, in turn.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
 from pretrainrl_jax.trees.anchors import AnchorRows
 from pretrainrl_jax.trees.batch import PackedBatch
-from pretrainrl_jax.trees.layouts import Layout, Size, size
+from pretrainrl_jax.trees.layouts import Layout, size
 from pretrainrl_jax.trees.packing import Capacity, capacity, pack, plan
 from pretrainrl_jax.trees.tree import AnswerTree
 
+Visit = Callable[[AnswerTree, int], AnswerTree]  # what a pass of that number sees of a tree
 
-@dataclass(frozen=True)
+
+@dataclass(eq=False)
 class PackedRows:
-    """All rows of a training run: each pass over the trees is shuffled and packed anew.
-
-    Args:
-        trees: each, as it is visited, at most `row_length` input tokens.
-        row_length: input tokens a row holds.
-        seed: the shuffle of pass p derives from (seed, p).
-        passes: times every tree is visited; a fraction visits that share of a further pass.
-        rows: rows a batch; the last batch is filled up with empty rows.
-        visit: what of a tree is seen in a pass; by default all of it.
-        layout: how a tree is laid into a row.
-        question: prefixes are predicted.
-        sequences: every tree is one, as `pack` is told.
-        start: passes that were made already; a fraction skips the trees that the other part has visited.
-        holds: the capacity of the rows; by default the smallest that holds all of them.
-    """
+    """All rows of a training run: each pass over the trees is shuffled and packed anew."""
 
     trees: Sequence[AnswerTree] = field(repr=False)  # Grain prints its source
-    row_length: int
-    seed: int
-    passes: float
-    rows: int
-    visit: Callable[[AnswerTree, int], AnswerTree] = lambda tree, number: tree
-    layout: Layout = "shared"
-    question: bool = True
-    sequences: bool = False
-    start: float = 0.0
-    holds: Capacity | None = None
+    row_length: int  # input tokens a row holds; a tree, as it is visited, has no more
+    seed: int  # the shuffle of pass p derives from (seed, p)
+    passes: float  # times every tree is visited; a fraction visits that share of a further pass
+    rows: int  # a batch; the last batch is filled up with empty rows
+    visit: Visit = lambda tree, number: tree
+    layout: Layout = "shared"  # how a tree is laid into a row
+    question: bool = True  # prefixes are predicted
+    sequences: bool = False  # every tree is one, as `pack` is told
+    start: float = 0.0  # passes made already; a fraction skips the trees that the other part has visited
+    holds: Capacity | None = None  # of the rows; by default the smallest that holds all of them
 
-    @cached_property
-    def _passes(self) -> list[tuple[list[int], list[Size], list[list[int]]]]:
-        """Of each pass the trees in the order they are taken, their sizes, and the rows as places in it."""
-        count = len(self.trees)
-        made = []
+    def __post_init__(self) -> None:
+        self.plan: list[list[int]] = []  # the trees of each row, all passes one after another, no empty row
+        self._pass_of: list[int] = []  # of each of these rows, the number of its pass
+        count, capacities, used = len(self.trees), list[Capacity](), 0
         for number in range(int(self.start), int(np.ceil(self.passes))):
             rng = np.random.default_rng([self.seed, number])
             begin, last = (round(min(max(x - number, 0.0), 1.0) * count) for x in (self.start, self.passes))
@@ -59,31 +47,16 @@ class PackedRows:
             sizes = [size(self.visit(self.trees[i], number), self.layout, self.question) for i in order]
             packed = plan([s.inputs for s in sizes], self.row_length)
             # First-fit leaves the late rows emptier: their order is drawn, so that no update is made of them.
-            made.append((order, sizes, [packed[i] for i in rng.permutation(len(packed))]))
-        return made
-
-    @cached_property
-    def plan(self) -> list[list[int]]:
-        """The trees of each row, all passes one after another, without the empty rows at the end."""
-        return [[order[i] for i in row] for order, _, packed in self._passes for row in packed]
-
-    @cached_property
-    def _pass_of(self) -> list[int]:
-        """The number of the pass that each planned row belongs to."""
-        return [int(self.start) + n for n, (_, _, packed) in enumerate(self._passes) for _ in packed]
-
-    @cached_property
-    def capacity(self) -> Capacity:
-        """Static sizes of every row."""
-        capacities = [capacity(sizes, packed, self.row_length) for _, sizes, packed in self._passes]
+            self.plan += [[order[i] for i in packed[row]] for row in rng.permutation(len(packed))]
+            self._pass_of += [number] * len(packed)
+            capacities.append(capacity(sizes, packed, self.row_length))
+            used += sum(s.inputs for s in sizes)
         capacities = capacities or [capacity([], [], self.row_length)]
-        return self.holds or Capacity(*map(max, zip(*capacities, strict=True)))
-
-    @property
-    def fill(self) -> float:
-        """Share of the planned rows' input tokens that are not padding at a row's end."""
-        used = sum(s.inputs for _, sizes, _ in self._passes for s in sizes)
-        return used / max(1, len(self.plan) * self.row_length)
+        self.capacity = self.holds or Capacity(*map(max, zip(*capacities, strict=True)))  # of every row
+        # Share of the planned rows' input tokens that are not padding at a row's end.
+        self.fill = used / max(1, len(self.plan) * self.row_length)
+        self.batches = -(-len(self.plan) // self.rows)  # the last one possibly filled up
+        self.empty = pack([[]], self.capacity, self.layout, self.question, self.sequences)  # changes no loss
 
     @property
     def questions(self) -> list[int]:
@@ -91,18 +64,8 @@ class PackedRows:
         rows = [len(trees) for trees in self.plan]
         return [sum(rows[at : at + self.rows]) for at in range(0, len(rows), self.rows)]
 
-    @property
-    def batches(self) -> int:
-        """Number of batches, the last one possibly filled up."""
-        return -(-len(self.plan) // self.rows)
-
     def __len__(self) -> int:
         return self.batches * self.rows
-
-    @cached_property
-    def empty(self) -> PackedBatch:
-        """A row of nothing, [1, …], which changes no loss."""
-        return pack([[]], self.capacity, self.layout, self.question, self.sequences)
 
     def __getitem__(self, index: int) -> PackedBatch:
         """Row `index`, [1, …]; beyond the plan an empty one fills up the last batch."""
@@ -114,7 +77,7 @@ class PackedRows:
         return pack([trees], self.capacity, self.layout, self.question, self.sequences)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class PlannedRows:
     """Some batches of rows of documents, planned already; the last one is filled up with empty rows."""
 
@@ -123,15 +86,9 @@ class PlannedRows:
     rows: int  # of a batch
     capacity: Capacity
 
-    @property
-    def batches(self) -> int:
-        """Number of batches."""
-        return -(-len(self.plan) // self.rows)
-
-    @cached_property
-    def empty(self) -> PackedBatch:
-        """A row of nothing, [1, …]."""
-        return pack([[]], self.capacity, question=False, sequences=True)
+    def __post_init__(self) -> None:
+        self.batches = -(-len(self.plan) // self.rows)
+        self.empty = pack([[]], self.capacity, question=False, sequences=True)
 
     def __getitem__(self, index: int) -> PackedBatch:
         """Row `index`, [1, …]; beyond the plan an empty one."""
@@ -151,18 +108,11 @@ class ProcessShard:
     """What one process reads of each batch: the same places of each of its microsteps.
 
     A random-access source for Grain, row after row of these places, batch after batch.
-
-    Args:
-        source: the rows; `source.rows` of them are a batch.
-        microsteps: a batch is cut into; divides `source.rows`.
-        width: rows of a microstep: those of the batch, then empty ones, so that it divides over devices.
-        places: of 0 to `width` - 1, those this process reads.
     """
 
-    source: PackedRows | PlannedRows | AnchorRows = field(repr=False)
-    microsteps: int
-    width: int
-    places: tuple[int, ...]
+    source: PackedRows | PlannedRows | AnchorRows = field(repr=False)  # `source.rows` rows are a batch
+    microsteps: int  # a batch is cut into; divides `source.rows`
+    places: tuple[int, ...]  # of a microstep's rows, and empty ones after them, those this process reads
 
     def __len__(self) -> int:
         return self.source.batches * self.microsteps * len(self.places)
@@ -194,3 +144,30 @@ class ProcessShard:
         data = grain.MapDataset.source(self)[row // self.source.rows * count :]
         data = data.batch(count, batch_fn=laid)
         return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)))
+
+
+def one_of_each(trees: Sequence[AnswerTree]) -> list[AnswerTree]:
+    """The first tree of each id."""
+    return list({tree.id: tree for tree in reversed(trees)}.values())[::-1]
+
+
+def in_turn(trees: Sequence[AnswerTree], visit: Visit = lambda tree, number: tree) -> Visit:
+    """What is seen of a tree's id in a pass: the next of the trees of that id, as `visit` sees it.
+
+    Which one the first pass shows is drawn by the id, so that each pass has all of them, and a question has
+    the same whatever others there are.
+    """
+    wordings: dict[str, list[AnswerTree]] = {}
+    for tree in trees:
+        wordings.setdefault(tree.id, []).append(tree)
+
+    def seen(tree: AnswerTree, number: int) -> AnswerTree:
+        of_question = wordings[tree.id]
+        return visit(of_question[turn(tree.id, number, len(of_question))], number)
+
+    return seen
+
+
+def turn(name: str, number: int, count: int) -> int:
+    """Which of its `count` wordings pass `number` asks of the question with that id."""
+    return (crc32(name.encode()) + number) % count

@@ -29,10 +29,7 @@ def plan(lengths: Sequence[int], row_length: int) -> list[list[int]]:
     """First-fit packing of trees into rows: their places by row, together each once.
 
     Trees of `lengths` input tokens are taken one after another, each into the open row with the least room
-    that still holds it.
-
-    Raises:
-        ValueError: if a tree is longer than a row.
+    that still holds it. Raises ValueError if a tree is longer than a row.
     """
     rows: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (free tokens, row) of the open rows, sorted
@@ -58,9 +55,8 @@ def rounded(row_length: int, sources: int, targets: int, branches: int, pairs: i
     def up(n: int, multiple: int) -> int:
         return -(-max(n, 1) // multiple) * multiple
 
-    return Capacity(
-        row_length, min(row_length, up(sources, 32)), up(targets, 64), up(branches, 16), up(pairs, 16)
-    )
+    sources = min(row_length, up(sources, 32))
+    return Capacity(row_length, sources, up(targets, 64), up(branches, 16), up(pairs, 16))
 
 
 def capacity(sizes: Sequence[Size], rows: Sequence[Sequence[int]], row_length: int) -> Capacity:
@@ -90,12 +86,6 @@ def bound(
     pairs that are not named; nor has it candidates or anchors then. It has an input token at least. Of
     anything a row holds its length times what a tree has of it for each of its tokens, at most. Longer
     branches lower that ratio, if it is above 1; so it is taken at the shortest, for each number of them.
-
-    Args:
-        trees: their rejected branches are not looked at.
-        row_length: input tokens a row holds.
-        rejected: branches a tree may have.
-        layout, question: as `pack` is told.
     """
     most = [row_length, row_length, 0, 0]  # sources, targets, branches and pairs; integers, or it is rounded
     for tree in map(chosen_only, trees):
@@ -117,10 +107,8 @@ def pack(
     """The arrays of some rows of trees; what is not filled is padding.
 
     With `question` prefixes are predicted: each has a place among the branches, and targets. With `sequences`
-    every tree is one, as documents are, and rows say so: they have no `branch_id`.
-
-    Raises:
-        ValueError: if the trees of a row do not fit, or one that is to be a sequence has branches.
+    every tree is one, as documents are, and rows say so: they have no `branch_id`. Raises ValueError if the
+    trees of a row do not fit, or one that is to be a sequence has branches.
     """
     for trees in rows:
         sizes = [size(tree, layout, question) for tree in trees]

@@ -72,11 +72,7 @@ def digest(trees: Iterable[AnswerTree]) -> str:
 
 
 def write_trees(path: Path, trees: Iterable[AnswerTree]) -> None:
-    """Write an ArrayRecord file, complete or not at all.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
+    """Write an ArrayRecord file, complete or not at all; raises OSError if it cannot be written."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     if in_bucket(path):
@@ -98,11 +94,7 @@ def write_trees(path: Path, trees: Iterable[AnswerTree]) -> None:
 
 
 def read_trees(path: Path) -> list[AnswerTree]:
-    """All trees of a file, in order.
-
-    Raises:
-        InputError: if the file is missing.
-    """
+    """All trees of a file, in order; raises InputError if it is missing."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     if not path.is_file():
@@ -118,6 +110,5 @@ def refuse_unscored(trees: Iterable[AnswerTree]) -> None:
     """Raises InputError if a branch of a pair has no reference log-probability."""
     for tree in trees:
         if any(math.isnan(total(tree.branches[i].reference_logp)) for p in tree.preferences for i in p[:2]):
-            raise InputError(
-                f"tree {tree.id} has a branch without a reference log-probability: mine the facts again"
-            )
+            said = f"tree {tree.id} has a branch without a reference log-probability"
+            raise InputError(f"{said}: mine the facts again")

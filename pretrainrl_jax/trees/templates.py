@@ -72,12 +72,9 @@ class Template:
 
 
 def check_fits(tokenizer: Tokenizer, vocabulary: int, where: object = "") -> None:
-    """Every token that a text may have, BOS and EOS have a row of the embedding.
+    """Raises InputError unless every token that a text may have, BOS and EOS have a row of the embedding.
 
     A control token that was added beyond the rows, such as <pad>, comes of no text and stops nobody.
-
-    Raises:
-        InputError: if one has none.
     """
     if (size := max(tokenizer.used) + 1) > vocabulary:
         raise InputError(
@@ -89,8 +86,7 @@ def check_fits(tokenizer: Tokenizer, vocabulary: int, where: object = "") -> Non
 def ends_at(tokenizer: Tokenizer, vocabulary: int, *, newline: bool) -> np.ndarray:
     """bool [vocabulary]: EOS ids, and with `newline` every token whose text contains a line break.
 
-    Raises:
-        InputError: if a token has no row.
+    Raises InputError if a token has no row.
     """
     check_fits(tokenizer, vocabulary)
     mask = np.zeros(vocabulary, bool)

@@ -43,8 +43,7 @@ class Tokenizer:
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids of `text`, which is plain: "</s>" in it is four characters. No special token is added.
 
-        Raises:
-            InputError: if this tokenizer has no other way to write a part of it than a control token.
+        Raises InputError if this tokenizer has no other way to write a part of it than a control token.
         """
         ids = self.backend.encode(text, add_special_tokens=False, split_special_tokens=True)
         return self._without_control(text, tuple(ids))
@@ -157,10 +156,8 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer in a folder, with BOS and EOS as the model's files state them.
 
     EOS ids come from generation_config.json, then config.json; a tokenizer's own EOS may be a chat token and
-    is used only where neither file is there. A folder written by `Tokenizer.save` states both itself.
-
-    Raises:
-        InputError: if the folder holds no tokenizer, or no EOS id is stated anywhere.
+    is used only where neither file is there. A folder written by `Tokenizer.save` states both itself. Raises
+    InputError if the folder holds no tokenizer, or no EOS id is stated anywhere.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -192,11 +189,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
 
 
 def stated_eos(folder: Path) -> tuple[int, ...]:
-    """EOS ids from generation_config.json, else config.json, else none.
-
-    Raises:
-        InputError: if one of them is no JSON object.
-    """
+    """EOS ids from generation_config.json, else config.json, or none; InputError if one is no JSON object."""
     for name in ("generation_config.json", "config.json"):
         if (path := folder / name).is_file():
             try:

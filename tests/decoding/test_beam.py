@@ -7,13 +7,13 @@ from functools import reduce
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.automaton import Automaton
 from helpers.models_and_trees import small_model, small_tokenizer
 from helpers.plain_passes import TIME, mask_of, next_logps
 
 from pretrainrl_jax.decoding import decode as decoding
 from pretrainrl_jax.decoding.answers import Answer, answer_questions, read_answer, read_answers
 from pretrainrl_jax.decoding.beam import beam_search
-from pretrainrl_jax.decoding.constraints import Automaton
 from pretrainrl_jax.decoding.decode import bucket, decode
 from pretrainrl_jax.decoding.decoded import Decoded
 from pretrainrl_jax.errors import InputError

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.automaton import Automaton
 from helpers.models_and_trees import small_model, small_tokenizer
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,6 @@ from pretrainrl_jax.decoding import decode as decoding
 from pretrainrl_jax.decoding import sampling
 from pretrainrl_jax.decoding.answers import Sample, read_sample
 from pretrainrl_jax.decoding.beam import beam_search
-from pretrainrl_jax.decoding.constraints import Automaton
 from pretrainrl_jax.decoding.decode import decode, sample_batch
 from pretrainrl_jax.decoding.decoded import Decoded
 from pretrainrl_jax.decoding.sampling import filtered_logps, prompt_keys, sample

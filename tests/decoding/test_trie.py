@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretrainrl_jax.decoding.beam import beam_search
+from pretrainrl_jax.decoding.constraints import build
 from pretrainrl_jax.decoding.decode import decode
-from pretrainrl_jax.decoding.trie import build
 
 VOCABULARY, LONGEST = 12, 4
 PROMPTS = [(1, 2, 3), (3,), (2, 1, 0, 3, 3, 1, 2, 0, 1)]

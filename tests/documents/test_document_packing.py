@@ -13,7 +13,7 @@ from pretrainrl_jax.documents import packing
 from pretrainrl_jax.documents.packing import Blocks
 from pretrainrl_jax.documents.stream import open_stream
 from pretrainrl_jax.model.mesh import make_mesh
-from pretrainrl_jax.training.stream_feed import StreamFeed, count_batches
+from pretrainrl_jax.training.feed import StreamFeed, count_batches
 from pretrainrl_jax.trees.tokenization import Tokenizer
 
 LENGTH = 24

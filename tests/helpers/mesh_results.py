@@ -19,14 +19,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from helpers.automaton import Automaton
 from helpers.models_and_trees import small_model
 
 from pretrainrl_jax.config import CheckpointConfig, MeshConfig, OptimizerConfig
 from pretrainrl_jax.decoding import beam, sampling
 from pretrainrl_jax.decoding.best_tokens import best_tokens
-from pretrainrl_jax.decoding.constraints import Automaton
+from pretrainrl_jax.decoding.constraints import build
 from pretrainrl_jax.decoding.decode import decode, sample_batch
-from pretrainrl_jax.decoding.trie import build
 from pretrainrl_jax.evaluation.continuations import judge, share
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.lora import Lora, split
@@ -44,7 +44,7 @@ from pretrainrl_jax.training.feed import Feed
 from pretrainrl_jax.training.optimizer import Schedule
 from pretrainrl_jax.training.session import Run, Session
 from pretrainrl_jax.training.step import compile_step, init_sharded_state, state_shardings
-from pretrainrl_jax.trees.anchors import AnchorBatch, AnchorText, anchor_rows, pack_anchors
+from pretrainrl_jax.trees.anchors import AnchorBatch, AnchorRows, AnchorText, pack_anchors
 from pretrainrl_jax.trees.dataset import PackedRows
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, Role
 
@@ -349,7 +349,7 @@ def anchored(layout: Layout) -> Found:
         for row, text in enumerate(texts)
     ]
     source = PackedRows(trees(60), ROW_LENGTH, seed=1, passes=1, rows=8)
-    beside = anchor_rows(texts, ROW_LENGTH, 5, 0, source.questions, 1)
+    beside = AnchorRows(texts, ROW_LENGTH, 5, 0, source.questions, 1)
     step = compile_step(model, SETTINGS, "sequence", mesh)
     state, lines = init_sharded_state(model, params, SETTINGS, mesh), []
     numbers = jax.tree.map(lambda x: place(np.float32(x), replicated(mesh)), (ANCHORED, SCHEDULE))

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from pretrainrl_jax.decoding.beam import beam_search
 from pretrainrl_jax.decoding.decode import decode, sample_batch
 from pretrainrl_jax.model import beginnings
-from pretrainrl_jax.model import shared as shared_module
-from pretrainrl_jax.model.shared import few_sizes, find_shared
+from pretrainrl_jax.model import beginnings as shared_module
+from pretrainrl_jax.model.beginnings import few_sizes, find_shared
 from pretrainrl_jax.objectives.scoring import score_answers, score_endings, score_trees
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pretrainrl_jax.model.grouped import gradient_of_matrices, grouped_product, with_megablox
+from pretrainrl_jax.model.experts import gradient_of_matrices, grouped_product, with_megablox
 
 SIZES = ([5, 0, 120, 171], [0, 0, 0, 0], [300, 0, 0, 0], [0, 256, 1, 0])  # of 300 rows
 

@@ -27,8 +27,7 @@ from pretrainrl_jax.model.hugging_face.config import (
     read_shape,
     write_config,
 )
-from pretrainrl_jax.model.hugging_face.layout import parameters
-from pretrainrl_jax.model.hugging_face.reading import own_dtypes, read_params
+from pretrainrl_jax.model.hugging_face.reading import own_dtypes, parameters, read_params
 from pretrainrl_jax.model.hugging_face.writing import tensors_of, write_weights
 from pretrainrl_jax.model.partitioning import one_device
 from pretrainrl_jax.model.shape import LinearScaling

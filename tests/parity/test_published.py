@@ -17,7 +17,7 @@ from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.families import FAMILIES
 from pretrainrl_jax.model.hugging_face import config as ours_of
 from pretrainrl_jax.model.hugging_face.config import read_shape, write_config
-from pretrainrl_jax.model.hugging_face.layout import parameters
+from pretrainrl_jax.model.hugging_face.reading import parameters
 
 Json = dict[str, Any]
 # Of published models and of fine-tunes, in the spelling of the transformers that wrote each.

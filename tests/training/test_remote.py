@@ -11,8 +11,7 @@ from helpers.models_and_trees import data
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.training.checkpoints import latest_step
-from pretrainrl_jax.training.loading import load
-from pretrainrl_jax.training.remote import downloaded
+from pretrainrl_jax.training.loading import downloaded, load
 from pretrainrl_jax.trees.tokenization import TEMPLATES
 
 

@@ -63,7 +63,7 @@ def packed(trees: list[AnswerTree], rows: int, row_length: int = 48) -> PackedBa
     """All trees in one batch of `rows` rows, with a microstep axis of one."""
     source = PackedRows(trees, row_length, seed=1, passes=1, rows=rows)
     assert source.batches == 1
-    return next(ProcessShard(source, 1, rows, tuple(range(rows))).batches())
+    return next(ProcessShard(source, 1, tuple(range(rows))).batches())
 
 
 def unpacked_loss(model, params, trees, coefficients, scale):
@@ -329,7 +329,7 @@ def first_step(kernel: str, trees: list[AnswerTree], sequences: bool, monkeypatc
     model, mesh = replace(model, kernel=kernel), make_mesh(MeshConfig(), jax.devices()[:1])
     source = PackedRows(trees, 256, seed=1, passes=1, rows=4, question=False, sequences=sequences)
     assert source.batches == 1
-    batch = next(ProcessShard(source, 1, 4, tuple(range(4))).batches())
+    batch = next(ProcessShard(source, 1, tuple(range(4))).batches())
     unclipped = OptimizerConfig(clip=1e9)  # so that the first moments are the gradient
     step = compile_step(model, unclipped, "token", mesh)
     state, metrics = step(init_state(params, adamw(unclipped)), batch, OBJECTIVES["ntp_answer"], SCHEDULE)

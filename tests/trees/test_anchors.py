@@ -12,7 +12,6 @@ from pretrainrl_jax.trees.anchors import (
     MEASURED,
     AnchorRows,
     AnchorText,
-    anchor_rows,
     digest_anchors,
     pack_anchors,
     read_anchors,
@@ -94,7 +93,7 @@ def used(rows: AnchorRows, batch: int) -> list[bytes]:
     microsteps=st.integers(1, 3),
 )
 def test_so_many_questions_have_a_row(seed, counts, questions, microsteps) -> None:
-    rows = anchor_rows(texts_of(seed, [20] * 5), 19, questions, seed, counts, microsteps)
+    rows = AnchorRows(texts_of(seed, [20] * 5), 19, questions, seed, counts, microsteps)
     assert rows.rows % microsteps == 0
     taken = [used(rows, batch) for batch in range(len(counts))]
     assert sum(map(len, taken)) == round(sum(counts) / questions)
@@ -105,18 +104,18 @@ def test_so_many_questions_have_a_row(seed, counts, questions, microsteps) -> No
         assert len(set(in_order[start : start + 5])) == 5
     # A later round goes on where the one before ended.
     first, last = counts[: len(counts) // 2], counts[len(counts) // 2 :]
-    later = anchor_rows(
+    later = AnchorRows(
         texts_of(seed, [20] * 5), 19, questions, seed, last, microsteps, start=sum(first), held=rows.rows
     )
     assert [used(later, batch) for batch in range(len(last))] == taken[len(first) :]
 
 
 def test_any_process_reads_its_own_part_from_any_batch_on() -> None:
-    rows = anchor_rows(texts_of(0, [5, 9, 20, 13]), 19, 3.0, 7, [8, 9, 2, 10], 2)
-    whole = list(ProcessShard(rows, 2, rows.rows // 2, tuple(range(rows.rows // 2))).batches())
+    rows = AnchorRows(texts_of(0, [5, 9, 20, 13]), 19, 3.0, 7, [8, 9, 2, 10], 2)
+    whole = list(ProcessShard(rows, 2, tuple(range(rows.rows // 2))).batches())
     assert len(whole) == 4
     for start in range(4):
-        part = list(ProcessShard(rows, 2, rows.rows // 2, (1,)).batches(start * rows.rows))
+        part = list(ProcessShard(rows, 2, (1,)).batches(start * rows.rows))
         for ours, all_of_it in zip(part, whole[start:], strict=True):
             for own, field in zip(ours, all_of_it, strict=True):
                 np.testing.assert_array_equal(own, field[:, 1:2])

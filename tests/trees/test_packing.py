@@ -411,7 +411,7 @@ def test_batches_are_the_rows_in_order_from_any_start(rows):
     everything = [stack([source[i + k] for k in range(rows)]) for i in range(0, len(source), rows)]
     assert len(everything) == source.batches > 3
     for start in (0, 1, source.batches - 1, source.batches):
-        tail = list(ProcessShard(source, 1, rows, tuple(range(rows))).batches(start * rows))
+        tail = list(ProcessShard(source, 1, tuple(range(rows))).batches(start * rows))
         assert len(tail) == source.batches - start
         assert all(same(without_axis(b), e) for b, e in zip(tail, everything[start:], strict=True))
     assert everything[0].tokens.shape == (rows, ROW)
@@ -426,7 +426,7 @@ def without_axis(batch: PackedBatch) -> PackedBatch:
 
 def batches(source: PackedRows) -> list[PackedBatch]:
     """All batches, [rows, …]."""
-    return list(map(without_axis, ProcessShard(source, 1, source.rows, tuple(range(source.rows))).batches()))
+    return list(map(without_axis, ProcessShard(source, 1, tuple(range(source.rows))).batches()))
 
 
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(0, 3), st.data())
@@ -441,7 +441,7 @@ def test_processes_share_every_batch_whichever_rows_are_theirs(
     read = {
         place: [
             PackedBatch(*(x[:, [at]] for x in batch))
-            for batch in ProcessShard(source, microsteps, width, part).batches()
+            for batch in ProcessShard(source, microsteps, part).batches()
         ]
         for part in parts
         if part
@@ -504,7 +504,7 @@ def test_rows_hold_what_is_visited_of_each_tree_in_each_pass():
 
     for layout, question in (("shared", False), ("literal", True)):
         source = dataclasses.replace(packed(), visit=visit, layout=layout, question=question, row_length=64)
-        second_pass = sum(len(rows) for _, _, rows in source._passes[:1])
+        second_pass = source._pass_of.count(source._pass_of[0])
         assert 0 < second_pass < len(source.plan)
         for index, row in enumerate(source.plan):
             expected = [visit(source.trees[i], int(index >= second_pass)) for i in row]

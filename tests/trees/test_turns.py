@@ -6,8 +6,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pretrainrl_jax.trees.dataset import in_turn, one_of_each
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
-from pretrainrl_jax.trees.turns import in_turn, one_of_each
 
 BRANCH = (Branch((7,), "chosen"),)
 

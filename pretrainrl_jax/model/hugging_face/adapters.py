@@ -20,7 +20,7 @@ from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.families import weights_of
 from pretrainrl_jax.model.hugging_face.config import read_config as read_json
 from pretrainrl_jax.model.hugging_face.files import ADAPTER, DTYPES, listed, read_header
-from pretrainrl_jax.model.hugging_face.layout import Place
+from pretrainrl_jax.model.hugging_face.reading import NOT_FINITE, Place
 from pretrainrl_jax.model.lora import A, B, Lora, split
 from pretrainrl_jax.model.mesh import replicated
 from pretrainrl_jax.model.partitioning import place
@@ -53,8 +53,7 @@ def is_adapter(folder: Path) -> bool:
 def read_config(folder: Path) -> tuple[Lora, str]:
     """The adapters of a folder, and the name or path of the model they are for.
 
-    Raises:
-        InputError: if it is damaged, or they are of a kind that is not read.
+    Raises InputError if it is damaged, or they are of a kind that is not read.
     """
     path, config = folder / ADAPTER, read_json(folder, ADAPTER)
     for name, value in config.items():
@@ -86,8 +85,7 @@ def read_config(folder: Path) -> tuple[Lora, str]:
 def read_adapter(folder: Path, model: Model, places: Any) -> Params:
     """The adapters of a folder as parameters of a model that has some, float32, where `places` says.
 
-    Raises:
-        InputError: if tensors are missing, unknown, of another shape, or not finite.
+    Raises InputError if tensors are missing, unknown, of another shape, or not finite.
     """
     tensors, wanted = _tensors(folder), _names(model)
     extra, missing = [n for n in tensors if n not in wanted], [n for n in wanted if n not in tensors]
@@ -98,13 +96,11 @@ def read_adapter(folder: Path, model: Model, places: Any) -> Params:
     _, shapes = split(model.shape.lora, nn.unbox(model.abstract()))
     flat = {path: np.zeros(x.shape, np.float32) for path, x in _flat(shapes).items()}
     for name, (path, at) in wanted.items():
-        ours, theirs = flat[path][at], np.asarray(tensors[name], np.float32)
-        rank = ours.shape[-1] if path[-1].endswith(A) else ours.shape[0]
-        matrix = ours.reshape(-1, rank) if path[-1].endswith(A) else ours.reshape(rank, -1)
+        matrix, theirs = _matrix(path, flat[path][at]), np.asarray(tensors[name], np.float32)
         if theirs.shape != matrix.T.shape:
             raise InputError(f"{folder}: {name} has shape {theirs.shape} and not {matrix.T.shape}")
         if not np.isfinite(theirs).all():
-            raise InputError(f"{folder}: {name} is not finite (NaN or infinite): the file is damaged")
+            raise InputError(f"{folder}: {name} is {NOT_FINITE}")
         matrix[:] = theirs.T
     lies = _flat(split(model.shape.lora, places)[1])
     return flax.traverse_util.unflatten_dict({path: place(x, lies[path]) for path, x in flat.items()})
@@ -113,11 +109,8 @@ def read_adapter(folder: Path, model: Model, places: Any) -> Params:
 def write_adapter(folder: Path, model: Model, params: Params, base: str) -> int:
     """Write a model's adapters as peft loads them beside `base`; gives their bytes.
 
-    Of several processes all must call it; process 0 writes.
-
-    Raises:
-        InputError: if peft has no adapters of these matrices alone.
-        OSError: if they cannot be written.
+    Of several processes all must call it; process 0 writes. Raises InputError if peft has no adapters of
+    these matrices alone, OSError if they cannot be written.
     """
     from safetensors.numpy import save_file
 
@@ -132,11 +125,10 @@ def write_adapter(folder: Path, model: Model, params: Params, base: str) -> int:
     if model.mesh is not None:
         adapters = jax.jit(lambda x: x, out_shardings=replicated(model.mesh))(adapters)
     flat = {path: np.asarray(x) for path, x in _flat(adapters).items()}
-    tensors = {}
-    for name, (path, at) in _names(model).items():
-        ours = flat[path][at]
-        rows = math.prod(ours.shape[:-1]) if path[-1].endswith(A) else ours.shape[0]
-        tensors[name] = np.ascontiguousarray(ours.reshape(rows, -1).T)
+    tensors = {
+        name: np.ascontiguousarray(_matrix(path, flat[path][at]).T)
+        for name, (path, at) in _names(model).items()
+    }
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -160,6 +152,11 @@ def write_adapter(folder: Path, model: Model, params: Params, base: str) -> int:
 def _flat(tree: Any) -> dict[tuple[str, ...], Any]:
     flat: Any = flax.traverse_util.flatten_dict(tree)
     return flat
+
+
+def _matrix(path: tuple[str, ...], ours: np.ndarray) -> np.ndarray:
+    """A view of one A or B as a matrix of all its inputs and outputs."""
+    return ours.reshape(-1, ours.shape[-1]) if path[-1].endswith(A) else ours.reshape(ours.shape[0], -1)
 
 
 def _tensors(folder: Path) -> dict[str, np.ndarray]:

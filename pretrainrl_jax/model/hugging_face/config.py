@@ -63,10 +63,7 @@ def read_config(folder: Path, name: str = "config.json") -> Json:
     """config.json, or another of a folder's JSON files, as it is written.
 
     Of a model of text and images config.json is read as if it had its text part alone, as `files.stored`
-    reads its weights.
-
-    Raises:
-        InputError: if it is missing, or is no JSON object.
+    reads its weights. Raises InputError if it is missing, or is no JSON object.
     """
     path = folder / name
     try:
@@ -93,20 +90,17 @@ def _text_part(path: Path, config: Json) -> Json:
 def read_shape(folder: Path, dtype: str = "") -> ModelShape:
     """The shape a folder's config.json describes.
 
-    Args:
-        folder: of a Hugging Face model.
-        dtype: the compute dtype; empty takes the one the weights are stored in, float32 for float16.
-
-    Raises:
-        InputError: if a key is missing or no number, or one changes what is computed in a way this decoder
-            does not know.
+    `dtype` is the compute dtype; empty takes the one the weights are stored in, float32 for float16. Raises
+    InputError if a key is missing or no number, or one changes what is computed in a way this decoder does
+    not know.
     """
     path, config = folder / "config.json", read_config(folder)
     name = config.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
         raise InputError(f"{path}: model_type is {name!r}; the known ones are {', '.join(sorted(FAMILIES))}")
+    own = "bfloat16" if stored_dtype(config) == "bfloat16" else "float32"
     try:
-        return _shape(path, config, name, dtype or compute_dtype(config))
+        return _shape(path, config, name, dtype or own)
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: a value is of the wrong kind: {error}") from None
 
@@ -127,7 +121,8 @@ def _shape(path: Path, config: Json, name: str, dtype: str) -> ModelShape:
     head_dim = index(getattr(given, "head_dim", None) or given.hidden_size // heads)
     if head_dim < 1 or head_dim % 2:
         raise InputError(f"{path}: a head's width is {head_dim}: a rotary embedding takes an even number")
-    rope, local = (_rope(path, one) for one in _of_kinds(given.rope_parameters, family))
+    of_kinds: Json = given.rope_parameters  # of layers that see everything, and of those with a window
+    rope, local = (_rope(path, of_kinds[k] if family.local_rope else of_kinds) for k in (FULL, SLIDING))
     theta, epsilon = float(rope["rope_theta"]), float(given.rms_norm_eps)
     thetas = theta, float(local["rope_theta"])
     if not (0 < min(thetas) <= max(thetas) < math.inf and 0 <= epsilon < math.inf):
@@ -165,11 +160,9 @@ def _as_transformers(path: Path, config: Json, name: str) -> tuple[Any, Json]:
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    values = {
-        key: copy.deepcopy(value) for key, value in config.items() if key not in ("dtype", "torch_dtype")
-    }
+    values = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
     try:
-        return CONFIG_MAPPING[name](**values), vars(CONFIG_MAPPING[name]())
+        return CONFIG_MAPPING[name](**copy.deepcopy(values)), vars(CONFIG_MAPPING[name]())
     except Exception as error:  # of many kinds
         why = " ".join(str(error).split())
         raise InputError(f"{path}: transformers cannot read it: {why or type(error).__name__}") from None
@@ -199,10 +192,8 @@ def _refuse_unknown(path: Path, config: Json, given: Any, declared: Json) -> Non
                 f"{given.model_type}; remove it if the model was trained without it"
             )
     key, names = ACTIVATIONS[FAMILIES[given.model_type].activation]
-    if getattr(given, key) not in names:
-        raise InputError(
-            f"{path}: {key} is {getattr(given, key)!r}, and this decoder computes {names[0]!r} alone"
-        )
+    if (value := getattr(given, key)) not in names:
+        raise InputError(f"{path}: {key} is {value!r}, and this decoder computes {names[0]!r} alone")
 
 
 def _rope(path: Path, rope: Json) -> Json:
@@ -217,11 +208,6 @@ def _rope(path: Path, rope: Json) -> Json:
     return rope
 
 
-def _of_kinds(rope: Json, family: Family) -> tuple[Json, Json]:
-    """The parameters of layers that see everything, and of those with a window."""
-    return (rope[FULL], rope[SLIDING]) if family.local_rope else (rope, rope)
-
-
 def _experts(path: Path, given: Any, family: Family) -> Json:
     """What a shape says of experts; nothing where the family has none."""
     if family.experts is None:
@@ -230,16 +216,12 @@ def _experts(path: Path, given: Any, family: Family) -> Json:
     count, chosen = index(getattr(given, names.count)), index(given.num_experts_per_tok)
     if not 1 <= chosen <= count:
         raise InputError(f"{path}: {chosen} of {count} experts for each token: there must be 1 or more")
-    normalised = given.norm_topk_prob if names.normalised is None else names.normalised
     coefficient = float(given.router_aux_loss_coef)
     if not 0 <= coefficient < math.inf:
         raise InputError(f"{path}: router_aux_loss_coef is {coefficient}: it must be 0 or more")
-    return {
-        "experts": count,
-        "experts_per_token": chosen,
-        "norm_topk_prob": bool(normalised),
-        "router_loss": coefficient,
-    }
+    normalised = bool(given.norm_topk_prob if names.normalised is None else names.normalised)
+    said = {"experts": count, "experts_per_token": chosen, "router_loss": coefficient}
+    return said | {"norm_topk_prob": normalised}
 
 
 def _scaling(rope: Json) -> RopeScaling | LinearScaling | None:
@@ -273,29 +255,16 @@ def stored_dtype(config: Mapping[str, Any]) -> str:
     return str(stated).removeprefix("torch.")
 
 
-def compute_dtype(config: Mapping[str, Any]) -> str:
-    """What a model of that config computes in: bfloat16 where it is stored so, else float32."""
-    return "bfloat16" if stored_dtype(config) == "bfloat16" else "float32"
-
-
 def ending(bos: int | None, eos: tuple[int, ...]) -> Json:
-    """What config.json and generation_config.json say of a tokenizer's special ids.
-
-    Args:
-        bos: id of BOS; None where the tokenizer adds none, and nothing is said of it.
-        eos: ids that end a text.
-    """
+    """What config.json and generation_config.json say of a tokenizer's ids; no BOS where it adds none."""
     stated: Json = {"eos_token_id": eos[0] if len(eos) == 1 else list(eos)}
     return stated if bos is None else stated | {"bos_token_id": bos}
 
 
 def write_config(shape: ModelShape, origin: Json, dtype: str) -> Json:
-    """The config.json of a model, but for its tokenizer's special ids.
+    """The config.json of a model, but for its tokenizer's special ids; `dtype` is that of the weights.
 
-    Args:
-        shape: of the model.
-        origin: config.json of the model it was imported from, whose other keys are kept; empty without one.
-        dtype: of the weights beside it.
+    `origin` is config.json of the model it was imported from, whose other keys are kept; empty without one.
     """
     scaling, window, traits = shape.rope_scaling, max(shape.windows, default=0), shape.traits
     activation_key, activations = ACTIVATIONS[traits.activation]
@@ -317,15 +286,13 @@ def write_config(shape: ModelShape, origin: Json, dtype: str) -> Json:
     elif scaling is not None:
         values = {theirs: getattr(scaling, ours) for theirs, ours in SCALING.items()}
         config["rope_scaling"] = {"rope_type": "llama3", **values}
-    if shape.out_bias:
-        config["attention_bias"] = True
-    if shape.mlp_bias:
-        config["mlp_bias"] = True
+    biases = {"attention_bias": shape.out_bias, "mlp_bias": shape.mlp_bias}
+    config |= {key: True for key, there in biases.items() if there}
     if traits.experts is not None:
         config |= _written_experts(shape, traits.experts, origin)
-    if traits.sliding_window != "never":
+    if traits.sliding_window == "every layer":
         config["sliding_window"] = window or None
-    if traits.sliding_window in ("upper layers", "some layers"):
+    elif traits.sliding_window != "never":
         config["sliding_window"] = window or origin.get("sliding_window")
         windows = shape.windows or (0,) * shape.layers
         config["layer_types"] = [SLIDING if size else FULL for size in windows]

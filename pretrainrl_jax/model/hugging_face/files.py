@@ -6,6 +6,7 @@ files, whose pages then count as the process's memory, or reads a whole tensor f
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.progress import SILENT, Screen
 
 # All of a model on the hub that is read.
 FILES = ["*.safetensors", "*.json", "*.model", "merges.txt", "vocab.txt", "*.jinja"]
@@ -20,6 +22,7 @@ ADAPTER = "adapter_config.json"
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 TEXT = "language_model."  # before the names of its text's tensors, where a model has images, too
 DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16)}
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,8 @@ def stored(folder: Path) -> dict[str, Stored]:
     """Every tensor of a folder's model, by name; of a model of text and images those of its text alone.
 
     As in transformers, model.safetensors goes before shards beside it. Of shards, a tensor is read from the
-    one that the index names for it, whatever others hold.
-
-    Raises:
-        InputError: if a file is missing, is no whole safetensors file, or two may hold a tensor.
+    one that the index names for it, whatever others hold. Raises InputError if a file is missing, is no whole
+    safetensors file, or two may hold a tensor.
     """
     if (folder / ADAPTER).is_file():
         raise InputError(
@@ -127,3 +128,25 @@ def listed(names: list[str], most: int = 5) -> str:
     """The first few of many names, for a message."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def download(name: str, option: str, screen: Screen = SILENT) -> Path:
+    """The folder of a model of the hub, fetched unless it is cached.
+
+    `option` is what named it, for messages. Raises InputError if it cannot be fetched.
+    """
+    if not HUB_ID.fullmatch(name):
+        raise InputError(
+            f"{option}={name}: no such folder, and no name of a model such as Qwen/Qwen3-8B-Base"
+        )
+    from huggingface_hub import snapshot_download
+
+    screen.say(f"{name}: fetching it from the Hugging Face hub")
+    try:
+        return Path(snapshot_download(name, allow_patterns=FILES))
+    except Exception as error:  # of many kinds: no network, no such model, no permission
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(
+            f"{option}={name}: no such folder, and it cannot be fetched from the hub ({why}): check the "
+            "name, the network, and HF_TOKEN for a model that asks for one"
+        ) from None

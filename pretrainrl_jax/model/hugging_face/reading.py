@@ -20,31 +20,83 @@ import numpy as np
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import gather
 from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.model.families import Weight, weights_of
 from pretrainrl_jax.model.hugging_face.files import DTYPES, Stored, listed, stored
-from pretrainrl_jax.model.hugging_face.layout import Parameter, Slices, parameters
 from pretrainrl_jax.progress import SILENT, Screen
 
 ALIGNMENT = 64  # bytes
 PIECE = 16 << 20  # bytes read at a time of a tensor that has no layers
 THREADS = 16  # that read, one for each processor at most
 ROWS = 16  # of a matrix turned at a time
-# Kept by old checkpoints of Llama, and follow from rope_theta.
-DERIVED = ".rotary_emb.inv_freq"
+DERIVED = ".rotary_emb.inv_freq"  # kept by old checkpoints of Llama, and follow from rope_theta
+NOT_FINITE = "not finite (NaN or infinite): the file is damaged"
+Slices = tuple[slice, ...]
+Place = tuple[int, ...]  # layer and expert
+
+
+class Parameter:
+    """One of our parameters, and the tensors it is made of."""
+
+    def __init__(self, weight: Weight, shape: tuple[int, ...], axes: tuple[str, ...]) -> None:
+        self.weight = weight
+        self.shape, self.axes = shape, axes  # ours, with all layers and experts; their logical names
+        # Our first axes along which each entry is a tensor of its own: layers, then experts, or none.
+        self.stacked = sum(axis in ("layers", "experts") for axis in axes)
+        # Of each of its tensors the layer and the expert, as far as there are some; and their names.
+        self.places: list[Place] = list(np.ndindex(*shape[: self.stacked]))
+        self.names = [self.name(place) for place in self.places]
+        # For each axis of theirs, our axes that lie flattened in it; and the shape of each of its tensors.
+        self.groups = [[axes.index(n) for n in axis.split() if n in axes] for axis in weight.axes]
+        self.theirs = tuple(math.prod(shape[axis] for axis in group) for group in self.groups)
+        # Whether theirs is a matrix whose columns are our first axes.
+        self.transposed = len(self.groups) == 2 and self.groups[0] > self.groups[1]
+
+    def name(self, place: Place) -> str:
+        """Their name of the tensor of a layer and an expert."""
+        return self.weight.theirs.format(*place)
+
+    def as_matrix(self, unfolded: np.ndarray) -> np.ndarray:
+        """What `take` kept of a tensor of theirs as a matrix, with rows and columns as theirs."""
+        rows = math.prod(unfolded.shape[: len(self.groups[0])]) if len(self.groups) == 2 else 1
+        return unfolded.reshape(rows, -1)
+
+    def as_theirs(self, ours: np.ndarray) -> np.ndarray:
+        """A view of a layer of ours, or of a part of it, as that matrix."""
+        if len(self.groups) == 1:
+            return ours.reshape(1, -1)
+        inner = len(self.groups[1 if self.transposed else 0])  # of ours, the axes that come first
+        matrix = ours.reshape(math.prod(ours.shape[self.stacked :][:inner]), -1)  # of one layer and expert
+        return matrix.T if self.transposed else matrix
+
+    def take(self, part: Slices) -> tuple[Slices, tuple[int, ...], Slices]:
+        """How to read a part of ours, of one layer, from a tensor of theirs.
+
+        That is slices of theirs to read; the shape to unfold that into, our axes in their order; and what to
+        keep of it. Of axes that lie flattened in one, all of the inner ones are read.
+        """
+        rows, unfolded, cut = [], [], []
+        for outer, *inner in self.groups:
+            size = math.prod(self.shape[axis] for axis in inner)
+            rows.append(slice(part[outer].start * size, part[outer].stop * size))
+            unfolded += [part[outer].stop - part[outer].start, *(self.shape[axis] for axis in inner)]
+            cut += [slice(None), *(part[axis] for axis in inner)]
+        return tuple(rows), tuple(unfolded), tuple(cut)
+
+
+def parameters(model: Model) -> dict[str, Parameter]:
+    """The parameters of a model by their path, joined with slashes."""
+    boxed: Any = flax.traverse_util.flatten_dict(model.abstract(), sep="/")
+    table = weights_of(model.shape.family)
+    return {path: Parameter(table[path], leaf.value.shape, leaf.names) for path, leaf in boxed.items()}
 
 
 def read_params(folder: Path, model: Model, places: Any, screen: Screen = SILENT) -> Params:
     """The folder's weights as parameters, in their dtypes; see `own_dtypes` for layers that differ in it.
 
-    Args:
-        folder: of a Hugging Face model.
-        model: the decoder its config.json describes.
-        places: a sharding for each parameter.
-        screen: shows how far it is.
-
-    Raises:
-        InputError: if a file is missing or damaged, or tensors are missing, unknown, of another shape, of a
-            dtype that is none of a model's, or not finite; each is named, before anything is read where the
-            files' headers tell.
+    `model` is the decoder that its config.json describes; `places` has a sharding for each parameter. Raises
+    InputError if a file is missing or damaged, or tensors are missing, unknown, of another shape, of a dtype
+    that is none of a model's, or not finite; each is named, before anything is read where the files' headers
+    tell.
     """
     tensors = stored(folder)
     wanted = parameters(model)
@@ -60,9 +112,7 @@ def read_params(folder: Path, model: Model, places: Any, screen: Screen = SILENT
             bad |= of_parameter
             bar.advance(len(parameter.names))
     if bad := {name for names in gather(sorted(bad), "reading weights") for name in names}:
-        raise InputError(
-            f"{folder}: {listed(sorted(bad))} is not finite (NaN or infinite): the file is damaged"
-        )
+        raise InputError(f"{folder}: {listed(sorted(bad))} is {NOT_FINITE}")
     return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
@@ -93,16 +143,10 @@ def _check(folder: Path, tensors: dict[str, Stored], wanted: dict[str, Parameter
         says = [f"has no tensor {listed(missing)}"] * bool(missing)
         says += [f"has {listed(extra)} that is no part of it"] * bool(extra)
         raise InputError(f"{folder} {', and '.join(says)}: the weights do not belong to its config.json")
-    wrong = [
-        f"{name} has shape {tensors[name].shape} and not {shape}"
-        for name, shape in shapes.items()
-        if tensors[name].shape != shape
-    ]
-    wrong += [
-        f"{name} is {tensors[name].kind} and not one of {', '.join(DTYPES)}"
-        for name in shapes
-        if tensors[name].kind not in DTYPES
-    ]
+    there = {name: (tensors[name].shape, tensors[name].kind) for name in shapes}
+    wrong = [f"{n} has shape {s} and not {shapes[n]}" for n, (s, _) in there.items() if s != shapes[n]]
+    known = ", ".join(DTYPES)
+    wrong += [f"{n} is {kind} and not one of {known}" for n, (_, kind) in there.items() if kind not in DTYPES]
     if wrong:
         raise InputError(f"{folder}: {listed(wrong)}: the weights do not belong to its config.json")
 

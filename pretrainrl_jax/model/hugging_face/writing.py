@@ -18,8 +18,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import is_process_0, process_count
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.hugging_face.files import INDEX, SINGLE
-from pretrainrl_jax.model.hugging_face.layout import Parameter, Place, parameters
-from pretrainrl_jax.model.hugging_face.reading import THREADS, copy_matrix
+from pretrainrl_jax.model.hugging_face.reading import THREADS, Parameter, Place, copy_matrix, parameters
 from pretrainrl_jax.model.mesh import ONE_DEVICE, Layout, Rules, constrain, row_shards
 from pretrainrl_jax.model.partitioning import place_rows
 from pretrainrl_jax.model.vocabulary import embed
@@ -125,10 +124,7 @@ def write_weights(
     """Write tensors to files of at most `shard_size` ("5GB"), with an index where there are several.
 
     One file's tensors are on the host at a time. Of several processes all must call it; process 0 writes.
-
-    Raises:
-        InputError: if `shard_size` is no size.
-        OSError: if they cannot be written.
+    Raises InputError if `shard_size` is no size, OSError if they cannot be written.
     """
     from huggingface_hub import split_state_dict_into_shards_factory
     from safetensors.numpy import save_file
