@@ -28,13 +28,13 @@ from pretrainrl_jax.decoding.best_tokens import best_tokens
 from pretrainrl_jax.decoding.constraints import build
 from pretrainrl_jax.decoding.decode import decode, sample_batch
 from pretrainrl_jax.evaluation.continuations import judge, share
+from pretrainrl_jax.model import vocabulary
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.lora import Lora, split
 from pretrainrl_jax.model.mesh import Layout, Rules, make_mesh, replicated
 from pretrainrl_jax.model.partitioning import parameter_shardings, place, place_rows
 from pretrainrl_jax.model.vocabulary import ROWS, TABLE, embed
 from pretrainrl_jax.model.whole import cuts_of
-from pretrainrl_jax.objectives import token_logps as objective
 from pretrainrl_jax.objectives.bucketed import bucket_logps
 from pretrainrl_jax.objectives.scoring import score_trees
 from pretrainrl_jax.objectives.token_logps import greedy_tokens, token_logps
@@ -485,7 +485,7 @@ def everything(layout: Layout) -> Found:
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
     jax.monitoring.register_event_duration_secs_listener(count_compiled)
-    objective.block_size = lambda model: BLOCK
+    vocabulary.block_size = lambda model: BLOCK
     beam.best_tokens = partial(best_tokens, block=BLOCK)
     sampling.BLOCK = BLOCK
     layouts = {
