@@ -68,14 +68,7 @@ def planned(
 ) -> Planned:
     """Every program of a configuration: its stages' own, with their shapes, shardings and flags.
 
-    Args:
-        config: the configuration.
-        shape: of the model that is trained.
-        judge: of the model that judges, if one does.
-        material: what is learned and asked.
-        mesh: of the devices to plan for.
-        chosen: for the devices there.
-        rewriter: of the model that rewrites on these devices, if one does.
+    `shape` is of the model that is trained, `judge` and `rewriter` of those beside it, if there are any.
     """
     model = Model(shape, mesh, **chosen._asdict())
     parts = _parts(model, mesh)
@@ -134,9 +127,8 @@ def _rewriter(config: Config, shape: ModelShape, material: Material, mesh: Mesh,
     stored = jnp.dtype(shape.dtype)
     hand = ByHand(model.shape, Cut(**mesh.shape), *chosen, stored=stored.itemsize)
     parameters = sum(_parts(model, mesh)) * stored.itemsize / FLOAT32
-    return _Work(
-        config, Lowering(model, mesh, config.optimizer, stored.name), mesh, hand, parameters, material
-    )
+    lowering, other = Lowering(model, mesh, config.optimizer, stored.name), Other(hand, parameters)
+    return _Work(config, lowering, mesh, hand, parameters, material, other=other)
 
 
 @dataclass(frozen=True)
@@ -280,7 +272,7 @@ class _Work:
             f"{name} step", setting, lower, load, tokens, counted.training, steps, steps, kept, **of
         )
         if method.contrasts:
-            read = Scoring(packed, microsteps)
+            read = Scoring(packed.rows, packed.time, packed.sources, microsteps)
             lower = partial(self.lowering.references, read, holds)
             # Unless it is the policy itself, the reference is there beside it.
             of["resident"] = moments + beside + (0.0 if settings.reference == "policy" else self.reference)
@@ -292,10 +284,8 @@ class _Work:
         prefix = settings.length - settings.suffix
         shown = min(config.rewriter.prefix_tokens or prefix, prefix) + settings.suffix + AROUND
         how = Prompts(config.rollouts.batch, shown, 1, settings.suffix, sampled=True, shortest=SHORTEST)
-        program = self._decoding(
-            f"{name} rewriting", "rollouts.batch", how, [settings.documents], settings.steps, resident
-        )
-        return replace(program, other=Other(self.hand, self.parameters))
+        calls, label = [settings.documents], f"{name} rewriting"
+        return self._decoding(label, "rollouts.batch", how, calls, settings.steps, resident)
 
     def _held(
         self, learned: Sequence[AnswerTree], row_length: int, microsteps: int
@@ -357,7 +347,7 @@ class _Work:
         step = self._step(label, objective, learned, packed, holds, updates, resident=base)
         yield step
         if measured := (how.updates > 1) + bool(how.kl):
-            read = Scoring(packed, microsteps)
+            read = Scoring(packed.rows, packed.time, packed.sources, microsteps)
             lower = partial(self.lowering.token_logps, read, holds)
             share = settings.questions / len(learned)
             _, counted = _counted(self.shape, learned, asks(objective.coefficients), share)
@@ -422,7 +412,7 @@ class _Work:
         needed, holds = _rows_of(drawn, row_length, len(drawn), question=False)
         of_tree = needed / len(drawn)
         executions = sum(math.ceil(part * of_tree / rows) for part in self._parts(asked))
-        load = Scoring(Packed(rows, row_length, holds.sources))
+        load = Scoring(rows, row_length, holds.sources)
         tokens, counted = _counted(self.shape, drawn, False, asked / executions / len(drawn))
         lower = partial(self.lowering.scoring, load, holds, ends)
         of: dict[str, Any] = {"resident": resident, "other": self.other}

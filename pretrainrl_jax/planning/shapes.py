@@ -1,5 +1,6 @@
 """Shapes of models that configurations name, so that one is planned before it is downloaded."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,8 +62,6 @@ def shape_of(path: str, setting: str) -> ModelShape:
     if (folder / "config.json").is_file():
         return read_shape(folder)
     if (folder / "model.json").is_file():
-        import json
-
         return from_json(json.loads((folder / "model.json").read_text(encoding="utf-8")))
     if folder.name in KNOWN:
         return KNOWN[folder.name]
