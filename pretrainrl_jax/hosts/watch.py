@@ -126,8 +126,9 @@ class _Watch:
         while len(alive) == group.count and alive == first:
             time.sleep(self._interval)
             alive = group.store.alive(group.count)
-        same = {index for index, started in alive.items() if first.get(index) == started}
-        self._gone([index for index in range(group.count) if index not in same], self._silence)
+        if missing := [index for index in range(group.count) if index not in alive]:
+            self._gone(missing, self._silence)
+        self._gone([index for index in alive if alive[index] != first[index]], "it was started anew")
 
     def hold(self) -> None:
         """Hold a line to process 0, which breaks at once when it ends: JAX aborts this process soon after."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -194,25 +194,17 @@ class _Work:
         if any(objective.anchored for objective in objectives.values()) and not config.anchor.path:
             yield self._anchor_text()
         plain = {name: one for name, one in objectives.items() if not one.reinforced}
+        mined = self._mined(config.mine.negatives if config.mine.sources else 0)  # drawn at each visit
         for names in _alike(plain):
-            yield self.policy._training(names, plain[names[0]], self._mined)
+            yield self.policy._training(names, plain[names[0]], mined)
         for name, objective in objectives.items():
             if objective.reinforced:
                 yield from self.policy._reinforced(name, objective)
         yield from self._evaluation()
 
-    @cached_property
-    def _mined(self) -> list[AnswerTree]:
-        """Trees as a step has them: so many falsehoods are drawn at each visit."""
-        mine, number = self.config.mine, min(self.material.trained, SAMPLED)
-        return trees(number, self.config.train.template, mine.negatives if mine.sources else 0)
-
-    @cached_property
-    def _candidates(self) -> list[AnswerTree]:
-        """Trees as mining keeps them: with all that falsehoods are drawn from."""
-        mine, number = self.config.mine, min(self.material.trained, SAMPLED)
-        kept = sum(mine.pool if source in POOLED else mine.negatives for source in mine.sources)
-        return trees(number, self.config.train.template, kept)
+    def _mined(self, falsehoods: int) -> list[AnswerTree]:
+        """Trees with so many falsehoods each."""
+        return trees(min(self.material.trained, SAMPLED), self.config.train.template, falsehoods)
 
     def _mining(self, name: str, references: str, times: int, resident: float) -> Iterator[Program]:
         """So many times, beside what is resident: beams, where they are a source, and references."""
@@ -224,7 +216,8 @@ class _Work:
         if asked:
             how = Prompts(mine.batch, PROMPTS[mine.template], mine.beams, mine.max_new_tokens)
             yield self._decoding(name, "mine.batch", how, self._parts(asked), times, resident)
-        yield self._scoring(references, self._candidates, self.material.referenced, times, resident)
+        kept = sum(mine.pool if source in POOLED else mine.negatives for source in mine.sources)
+        yield self._scoring(references, self._mined(kept), self.material.referenced, times, resident)
 
     def preferences(self) -> Iterator[Program]:
         """References, training, evaluation on prompts with better and worse answers."""

@@ -142,6 +142,20 @@ def test_a_stopped_process_ends_the_others(processes: Processes, gone: int) -> N
     assert processes.running[gone].wait(PATIENCE) in (1, 143)
 
 
+def test_a_process_that_is_started_anew_ends_the_run(processes: Processes) -> None:
+    """As that of a container which was killed: it cannot take part in a run that has begun."""
+    body = "barrier('here')\nsay('ready')\nbarrier('a point') if process_index() != 1 else time.sleep(600)"
+    processes.start(2, body, dead_seconds=LONG)
+    processes.wait_for("ready")
+    processes.running[1].kill()
+    processes.start_one(body, index=1, count=2, dead_seconds=LONG)
+    ended = processes.end(without=1)
+    assert ended.codes[0] == 1, ended.err
+    assert ended.codes[1], ended.err  # it only learns that process 0 has ended
+    assert ended.seconds < SOON
+    assert f"failed: host {HOST} (process 1) is gone: it was started anew" in ended.err[0]
+
+
 def test_machines_that_all_stood_still_go_on(processes: Processes) -> None:
     processes.start(
         2,
