@@ -53,8 +53,7 @@ KNOWN = {  # as config.json of each states it
 def shape_of(path: str, setting: str) -> ModelShape:
     """The shape of the model that a folder holds, or that its name says where there is no folder.
 
-    Raises:
-        InputError: if there is neither.
+    Raises InputError if there is neither.
     """
     folder = Path(path)
     if is_adapter(folder):

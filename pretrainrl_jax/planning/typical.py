@@ -43,8 +43,7 @@ class Material(NamedTuple):
 def material(config: Config) -> Material:
     """How many questions or preferences a configuration has.
 
-    Raises:
-        InputError: for preferences that cannot be read: nothing is published of their lengths.
+    Raises InputError for preferences that cannot be read: nothing is published of their lengths.
     """
     if config.preferences.path:
         return _preferences(config)
