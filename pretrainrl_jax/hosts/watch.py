@@ -49,7 +49,8 @@ def working(what: str) -> AbstractContextManager[None]:
 def explained(error: BaseException) -> None:
     """Leave the watch time to end this process, where the end of another one may explain this error.
 
-    That is any error of JAX, or one that was raised because of it. Comes back where no other has ended.
+    That is any error of JAX, or one that was raised because of it; of gloo it makes ValueErrors. Comes back
+    where no other has ended.
     """
     group = current()
     if group is None:
@@ -57,7 +58,7 @@ def explained(error: BaseException) -> None:
     from jax.errors import JaxRuntimeError
 
     cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, JaxRuntimeError | Unreachable):
+    while cause is not None and not isinstance(cause, JaxRuntimeError | Unreachable | ValueError):
         cause = cause.__cause__ or cause.__context__
     if cause is not None:
         time.sleep(group.settings.dead_seconds + 2 * MARGIN_SECONDS)
