@@ -67,7 +67,8 @@ def _number(frame: Frame, name: str, place: int | None = None) -> _Number | None
         case "constant":
             return _Number(None, int(operands[0])) if re.fullmatch(r"-?\d+", operands[0]) else None
         case "add" | "subtract":
-            return _sum(*(_number(frame, operand) for operand in operands), instruction.opcode == "subtract")
+            left, right = (_number(frame, operand) for operand in operands)
+            return _sum(left, right, instruction.opcode == "subtract")
         case "tuple" if place is not None:
             return _number(frame, operands[place])
         case "get-tuple-element" if place is None:
