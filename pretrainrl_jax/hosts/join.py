@@ -29,7 +29,10 @@ def join(settings: HostsConfig, command: str = "", seconds: float = JOIN_SECONDS
     if settings.coordinator:
         if settings.count < 2:
             return
-        address(settings.coordinator)
+        _, port = address(settings.coordinator)
+        # JAX's variable names another port where a network forwards it.
+        if settings.index == 0 and "JAX_COORDINATOR_BIND_ADDRESS" not in os.environ:
+            _check_free(settings.coordinator, port)
         _initialize(
             f"hosts.coordinator={settings.coordinator}",
             settings,
@@ -84,6 +87,19 @@ def address(coordinator: str) -> tuple[str, int]:
             f"hosts.coordinator={coordinator}: give the host and a port of process 0, as gpu-0:8476"
         )
     return host.strip("[]"), int(port)
+
+
+def _check_free(coordinator: str, port: int) -> None:
+    """Raises InputError if process 0 cannot listen there: JAX may crash where it cannot."""
+    both = socket.has_dualstack_ipv6()
+    try:
+        family = socket.AF_INET6 if both else socket.AF_INET
+        socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
+    except OSError as error:
+        raise InputError(
+            f"hosts.coordinator={coordinator}: port {port} cannot be opened here ({error.strerror}); "
+            "give another one, or see that only one process has hosts.index=0"
+        ) from None
 
 
 def announced(environment: Mapping[str, str]) -> tuple[str, int]:
@@ -170,5 +186,5 @@ def _initialize(what: str, settings: HostsConfig, seconds: float, **options: Any
     for error in failed:
         if isinstance(error, OSError | ValueError) or "must be called before" in str(error):
             raise error  # the last is a mistake of ours
-        why = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-        raise InputError(f"{what}: cannot be connected ({why}); see that nothing else has the port")
+        text = " ".join(str(error).split())[:500]
+        raise InputError(f"{what}: cannot be connected ({type(error).__name__}: {text})")

@@ -33,8 +33,9 @@ def test_a_port_in_use(processes: Processes) -> None:
         ended = processes.end()
     assert ended.codes == [2], ended.err
     (line,) = ended.lines()
-    assert line.startswith(f"error: hosts.coordinator=localhost:{processes.port}: cannot be connected")
-    assert "see that nothing else has the port" in line
+    said = f"hosts.coordinator=localhost:{processes.port}: port {processes.port} cannot be opened here"
+    assert said in line
+    assert "hosts.index=0" in line
 
 
 @pytest.mark.parametrize("coordinator", ["gpu-0", "gpu-0:", ":80", "gpu-0:x", "gpu-0:0", "gpu-0:65536"])
