@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.hosts.group import Group, Unreachable, current
-from pretrainrl_jax.hosts.watch import explained, waiting, working
+from pretrainrl_jax.hosts.group import Group, current
+from pretrainrl_jax.hosts.watch import waiting, working
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ def gather(value: Any, what: str) -> list[Any]:
     with waiting(what):
         if group.index:
             text = json.dumps({"what": what, "value": value})
-            _reached(lambda: group.store.put_text(f"{point}/in/{group.index}", text))
+            group.store.put_text(f"{point}/in/{group.index}", text)
             return _result(_hear(group, f"{point}/out", what))
         rest = [
             _result(_hear(group, f"{point}/in/{index}", what, passes=False))
@@ -80,10 +80,10 @@ def barrier(what: str) -> None:
 def _tell(group: Group, what: str, told: dict[str, Any], all_here: bool = False) -> dict[str, Any]:
     """Say to all what they wait for at the next point; gives it as they read it."""
     text = json.dumps({"what": what, **told})
-    _reached(lambda: group.store.put_text(f"{POINTS}/{group.point + 1}/out", text))
+    group.store.put_text(f"{POINTS}/{group.point + 1}/out", text)
     while all_here and group.tidied < group.point:  # all have read what was told before
         group.tidied += 1
-        _reached(lambda: group.store.drop(f"{POINTS}/{group.tidied}"))
+        group.store.drop(f"{POINTS}/{group.tidied}")
     group.point += 1
     return json.loads(text)
 
@@ -92,7 +92,7 @@ def _hear(group: Group, folder: str, what: str, passes: bool = True) -> dict[str
     """What another process tells at the next point, once it does. The watch ends a wait that has no end."""
     text = None
     while text is None:
-        text = _reached(lambda: group.store.get_text(folder, SLICE_SECONDS))
+        text = group.store.get_text(folder, SLICE_SECONDS)
     told = json.loads(text)
     if told["what"] != what:
         raise RuntimeError(
@@ -116,12 +116,3 @@ def _result(told: dict[str, Any]) -> Any:
     if "disk" in told:
         raise OSError(*told["disk"])
     return told["value"]
-
-
-def _reached(call: Callable[[], T]) -> T:
-    """What the call gives; where process 0 cannot be reached the watch has time to end this process."""
-    try:
-        return call()
-    except Unreachable as error:
-        explained(error)
-        raise

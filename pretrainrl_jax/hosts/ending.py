@@ -19,11 +19,6 @@ LONGEST = 4000
 _ending = threading.Lock()
 
 
-def claim_end() -> bool:
-    """Whether the calling thread is the one to end the process; another one does already if not."""
-    return _ending.acquire(blocking=False)
-
-
 def named(message: str, who: str) -> str:
     """A process's message as process 0 prints it, with the host it comes from."""
     kind, _, rest = message.partition(": ")
@@ -34,35 +29,32 @@ def named(message: str, who: str) -> str:
     return f"{who}: {message}"
 
 
-def default_message(group: Group, code: int) -> str:
-    """What is said of a process that ends with this code and gives no message."""
-    said = "interrupted; what is finished"
-    if code != 130:
-        said = f"failed: it ended with exit code {code}; what is saved"
-    return f"{said} is kept. Go on with: {group.command}"
+def end(group: Group, code: int, line: str, told: bool = False) -> NoReturn:
+    """End this process, and all others with the same code unless they are `told` already.
 
-
-def tell(group: Group, code: int, line: str) -> bool:
-    """Make all processes end with this code, unless they do already; False where it cannot be told."""
-    verdict = json.dumps({"index": group.index, "code": code, "line": line[:LONGEST]})
-    return bounded(lambda: group.store.claim(VERDICT, verdict), CALL_SECONDS)
-
-
-def say(line: str) -> None:
-    """One line on stderr, even where another thread holds stderr for ever."""
-    bounded(lambda: print(line, file=sys.stderr, flush=True), 1.0)
-
-
-def finish(group: Group, code: int) -> NoReturn:
-    """End this process now; process 0 waits for the others first, since they need the keys that it keeps."""
+    Process 0 says the line; any other one does if process 0 cannot be told. Where another thread ends this
+    process already, this one waits for that.
+    """
+    while not _ending.acquire(blocking=False):
+        time.sleep(60)
     try:
+        told = told or _tell(group, code, line)
+        if line and (group.index == 0 or not told):
+            # Another thread may hold stderr for ever.
+            bounded(lambda: print(line, file=sys.stderr, flush=True), 1.0)
         bounded(lambda: (sys.stdout.flush(), sys.stderr.flush()), 1.0)
         if group.index and 0 not in group.dead:
             bounded(lambda: group.store.put(f"{LEFT}/{group.index}", str(code)), CALL_SECONDS)
-        if group.index == 0:
+        if group.index == 0:  # the others need the keys that it keeps
             bounded(lambda: _linger(group), LINGER_SECONDS)
     finally:  # whatever comes in between, as a second Ctrl-C
         os._exit(code)
+
+
+def _tell(group: Group, code: int, line: str) -> bool:
+    """Make all processes end with this code, unless they do already; False where it cannot be told."""
+    verdict = json.dumps({"index": group.index, "code": code, "line": line[:LONGEST]})
+    return 0 not in group.dead and bounded(lambda: group.store.claim(VERDICT, verdict), CALL_SECONDS)
 
 
 def _linger(group: Group) -> None:

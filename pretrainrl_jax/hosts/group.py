@@ -44,25 +44,24 @@ class Store:
         """Delete a key and all below it. Raises Unreachable."""
         self._call(self._client.key_value_delete, folder)
 
+    def alive(self, count: int) -> dict[int, int]:
+        """For each process that lives a number of its start, once all have asked. Raises Unreachable."""
+        return self._call(self._client.get_live_nodes, list(range(count)))
+
     def put_text(self, folder: str, text: str) -> None:
         """Set a text of any length, once. Raises Unreachable."""
-        if len(text) <= PIECE:
-            self.put(f"{folder}/head", f"={text}")
-            return
         pieces = [text[start : start + PIECE] for start in range(0, len(text), PIECE)]
         for number, piece in enumerate(pieces):
             self.put(f"{folder}/{number}", piece)
-        self.put(f"{folder}/head", str(len(pieces)))  # last: who finds it finds all of them
+        self.put(f"{folder}/count", str(len(pieces)))  # last: who finds it finds all of them
 
     def get_text(self, folder: str, seconds: float) -> str | None:
         """A text that `put_text` has set, or None where it has not come in that time. Raises Unreachable."""
-        head = self.get(f"{folder}/head", seconds)
-        if head is None or head.startswith("="):
-            return head and head[1:]
-        pieces = [self.get(f"{folder}/{number}", 60.0) for number in range(int(head))]
-        if None in pieces:
-            raise Unreachable(f"{folder}: a piece of it is not to be had")
-        return "".join(piece for piece in pieces if piece is not None)
+        count = self.get(f"{folder}/count", seconds)
+        if count is None:
+            return None
+        read = self._client.blocking_key_value_get
+        return "".join(self._call(read, f"{folder}/{number}", 60_000) for number in range(int(count)))
 
     def _call(self, method: Any, *values: Any, unless: str = "", **options: Any) -> Any:
         """What the method gives, or False where it fails with the status `unless`."""
@@ -106,14 +105,3 @@ def current() -> Group | None:
 def enter(group: Group) -> None:
     """From now on `current` is this one."""
     _joined[:] = [group]
-
-
-def connected() -> tuple[Store, int, int]:
-    """The store of the joined processes, this one's index and their count.
-
-    JAX gives none of the three in public without making its backend; Orbax takes them from the same place.
-    """
-    from jax._src import distributed
-
-    state = distributed.global_state
-    return Store(state.client), state.process_id, state.num_processes

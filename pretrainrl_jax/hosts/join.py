@@ -1,23 +1,21 @@
 """Several processes become one run, and end as one."""
 
+import math
 import os
 import socket
 import threading
-import time
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
 from pretrainrl_jax.config import HostsConfig
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.hosts import ending, rendezvous, watch
-from pretrainrl_jax.hosts.aborts import delay_aborts
+from pretrainrl_jax.hosts import ending, watch
 from pretrainrl_jax.hosts.agree import barrier, gather
-from pretrainrl_jax.hosts.group import Group, connected, current, enter
+from pretrainrl_jax.hosts.group import Group, Store, current, enter
 
 JOIN_SECONDS = 300.0
-# JAX itself only notices that a process is dead by aborting all others: the watch is to be first.
-HEARTBEAT_SECONDS = 24 * 3600
+LAST_SECONDS = 15.0
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 GIVE = "give hosts.coordinator, hosts.count and hosts.index"
 
@@ -31,9 +29,13 @@ def join(settings: HostsConfig, command: str = "", seconds: float = JOIN_SECONDS
     if settings.coordinator:
         if settings.count < 2:
             return
-        rendezvous.meet(settings.coordinator, settings.count, settings.index, seconds)
+        _, port = address(settings.coordinator)
+        # JAX's variable names another port where a network forwards it.
+        if settings.index == 0 and "JAX_COORDINATOR_BIND_ADDRESS" not in os.environ:
+            _check_free(settings.coordinator, port)
         _initialize(
             f"hosts.coordinator={settings.coordinator}",
+            settings,
             seconds,
             coordinator_address=settings.coordinator,
             num_processes=settings.count,
@@ -42,18 +44,17 @@ def join(settings: HostsConfig, command: str = "", seconds: float = JOIN_SECONDS
         )
     else:
         source, number = announced(os.environ)
-        if not source or number == 1 or not _initialize_as_announced(source, seconds):
+        if not source or number == 1 or not _initialize_as_announced(source, settings, seconds):
             return
-    store, index, count = connected()
-    if count == 1:  # a TPU machine by itself
-        import jax
+    # JAX tells none of this in public without making its backend; Orbax takes it from the same place.
+    from jax._src.distributed import global_state as joined
 
-        jax.distributed.shutdown()
+    if joined.num_processes == 1:  # a TPU machine by itself
+        joined.shutdown()
         return
-    delay_aborts()
-    group = Group(index, count, store, settings, command)
+    group = Group(joined.process_id, joined.num_processes, Store(joined.client), settings, command)
     enter(group)
-    watch.start(group)
+    watch.start(group, address(joined.coordinator_address or ""))
     group.hosts = gather(socket.gethostname(), "joining")
 
 
@@ -69,18 +70,36 @@ def leave(code: int, message: str = "", planned: bool = False) -> None:
         return
     if code == 0 or planned:
         barrier("the end of the run")
-    while not ending.claim_end():  # the watch ends this process
-        time.sleep(60)
+    if code and not message:
+        failed = f"failed: it ended with exit code {code}; what is saved"
+        said = "interrupted; what is finished" if code == 130 else failed
+        message = f"{said} is kept. Go on with: {group.command}"
+    if message and group.index:
+        message = ending.named(message, group.who(group.index))
+    ending.end(group, code, message, told=code == 0 or planned)
+
+
+def address(coordinator: str) -> tuple[str, int]:
+    """Host and port of hosts.coordinator; raises InputError if it is not of that form."""
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise InputError(
+            f"hosts.coordinator={coordinator}: give the host and a port of process 0, as gpu-0:8476"
+        )
+    return host.strip("[]"), int(port)
+
+
+def _check_free(coordinator: str, port: int) -> None:
+    """Raises InputError if process 0 cannot listen there: JAX may crash where it cannot."""
+    both = socket.has_dualstack_ipv6()
     try:
-        message = message or (ending.default_message(group, code) if code else "")
-        told = True
-        if code and not planned:
-            line = message if group.index == 0 else ending.named(message, group.who(group.index))
-            told = ending.tell(group, code, line)
-        if message and (group.index == 0 or not told):
-            ending.say(message)
-    finally:  # a second Ctrl-C is not to keep it
-        ending.finish(group, code)
+        family = socket.AF_INET6 if both else socket.AF_INET
+        socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
+    except OSError as error:
+        raise InputError(
+            f"hosts.coordinator={coordinator}: port {port} cannot be opened here ({error.strerror}); "
+            "give another one, or see that only one process has hosts.index=0"
+        ) from None
 
 
 def announced(environment: Mapping[str, str]) -> tuple[str, int]:
@@ -112,7 +131,7 @@ def _number(environment: Mapping[str, str], name: str) -> int:
     return int(value) if value.isdecimal() else 0
 
 
-def _initialize_as_announced(source: str, seconds: float) -> bool:
+def _initialize_as_announced(source: str, settings: HostsConfig, seconds: float) -> bool:
     """Whether there was a cluster to join."""
     # JAX gives each process of Slurm and Open MPI the one device of its number on the host. A process that is
     # alone there takes them all, and one that sees a single device takes that, whatever its number.
@@ -123,7 +142,7 @@ def _initialize_as_announced(source: str, seconds: float) -> bool:
     alone &= "JAX_LOCAL_DEVICE_IDS" not in os.environ
     options: dict[str, Any] = {"local_device_ids": []} if alone else {}
     try:
-        _initialize(f"the processes that {source} announces", seconds, **options)
+        _initialize(f"the processes that {source} announces", settings, seconds, **options)
     except OSError:  # no metadata server: a TPU, but not one of a pod of Google's
         if source == "the TPU runtime":
             return False
@@ -135,19 +154,21 @@ def _initialize_as_announced(source: str, seconds: float) -> bool:
     return True
 
 
-def _initialize(what: str, seconds: float, **options: Any) -> None:
+def _initialize(what: str, settings: HostsConfig, seconds: float, **options: Any) -> None:
     """Connect through JAX, in a thread, since the call cannot be interrupted and aborts at its own limit."""
     import jax
 
     # Its preemption service takes SIGTERM away from Python.
     jax.config.update("jax_enable_preemption_service", False)
+    # Else it aborts all when one is dead: the watch is to end them, with a reason.
+    jax.config.update("jax_enable_recoverability", True)
     failed: list[Exception] = []
 
     def connect() -> None:
         try:
             jax.distributed.initialize(
                 initialization_timeout=int(seconds) + 60,
-                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+                heartbeat_timeout_seconds=math.ceil(settings.dead_seconds) + watch.MARGIN_SECONDS,
                 **options,
             )
         except Exception as error:
@@ -155,10 +176,12 @@ def _initialize(what: str, seconds: float, **options: Any) -> None:
 
     thread = threading.Thread(target=connect, name="hosts-join", daemon=True)
     thread.start()
-    thread.join(seconds)
+    # Process 0 waits the longest: its end aborts the others, which are to say this, too.
+    thread.join(seconds + (LAST_SECONDS if settings.coordinator and settings.index == 0 else 0.0))
     if thread.is_alive():
         raise InputError(
-            f"{what}: they were not all connected within {seconds:g} s; start them all, or {GIVE}"
+            f"{what}: they were not all connected within {seconds:g} s: start each with its own hosts.index, "
+            f"from 0, and all else the same, see that process 0 can be reached, or {GIVE}"
         )
     for error in failed:
         if isinstance(error, OSError | ValueError) or "must be called before" in str(error):

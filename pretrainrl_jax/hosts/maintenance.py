@@ -13,8 +13,7 @@ from pretrainrl_jax.config import HostsConfig
 PRODUCT = Path("/sys/class/dmi/id/product_name")
 HELD_SECONDS = 60  # the server holds a request for so long where nothing changes
 AGAIN_SECONDS = 5.0
-NOTICES = {"maintenance-event": "maintenance", "preempted": "preemption"}
-NOTHING = {"maintenance-event": ("", "NONE"), "preempted": ("", "FALSE")}
+NOTICES = {"maintenance-event": ("maintenance", "NONE"), "preempted": ("preemption", "FALSE")}
 
 
 def watch_maintenance(settings: HostsConfig) -> None:
@@ -23,19 +22,13 @@ def watch_maintenance(settings: HostsConfig) -> None:
     Nothing is started where hosts.maintenance is off, or on a machine that is not Google's.
     """
     host = os.environ.get("GCE_METADATA_HOST", "")
-    if not settings.maintenance or not (host or _is_google()):
+    is_google = PRODUCT.is_file() and "Google" in PRODUCT.read_text()
+    if not settings.maintenance or not (host or is_google):
         return
     once = threading.Lock()
     for name in NOTICES:
         values = (host or "metadata.google.internal", name, once)
         threading.Thread(target=_watch, args=values, name=f"hosts-{name}", daemon=True).start()
-
-
-def _is_google() -> bool:
-    try:
-        return "Google" in PRODUCT.read_text()
-    except OSError:
-        return False
 
 
 def _watch(host: str, name: str, once: threading.Lock) -> None:
@@ -46,11 +39,12 @@ def _watch(host: str, name: str, once: threading.Lock) -> None:
         except (OSError, ValueError):  # the server is not there, or restarts, or is none of Google's
             time.sleep(AGAIN_SECONDS)
             continue
-        if value in NOTHING[name]:
+        notice, none = NOTICES[name]
+        if value in ("", none):
             continue
         if once.acquire(blocking=False):
             print(
-                f"Google Cloud gives notice of {NOTICES[name]} of this machine ({name}: {value}): the run "
+                f"Google Cloud gives notice of {notice} of this machine ({name}: {value}): the run "
                 "saves and stops, unless hosts.maintenance=false",
                 file=sys.stderr,
                 flush=True,

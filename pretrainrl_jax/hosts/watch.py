@@ -1,28 +1,24 @@
-"""Each process says that it lives and what it does, and ends with a reason where another does not go on."""
+"""Each process says what it does, and ends with a reason where another one does not go on."""
 
 import json
-import re
+import socket
 import threading
 import time
-from collections.abc import Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NoReturn
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import NoReturn
 
 from pretrainrl_jax.hosts import ending
-from pretrainrl_jax.hosts.aborts import aborting
 from pretrainrl_jax.hosts.group import Group, Unreachable, current
 
-HEARTBEATS = "hosts/heartbeats"
+STATES = "hosts/states"
 GRACE_SECONDS = 1.0
 LISTEN_SECONDS = 3600.0
-SLOW_SECONDS = 0.3  # a call of process 0 that takes so long may never come back
 LOOK_SECONDS = 0.5
-# What an error has in its text that the end of another process may have caused.
-BROKEN = re.compile(
-    r"UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|INTERNAL|UNKNOWN|FAILED_PRECONDITION"
-    r"|(?i:gloo|nccl|connection (reset|refused|closed)|socket closed|broken pipe|heartbeat|coordination)"
-)
-BROKE = "the connection to it broke"
+# JAX waits so much longer than hosts.dead_seconds before it counts a process as dead: where that is process 0
+# it aborts all others, and the watch is to be first.
+MARGIN_SECONDS = 5
+LINE_SECONDS = 60.0  # JAX's server hangs up on those that say nothing for two minutes
 
 # Whether the main thread waits, at what, since when, and how many marks it is within.
 _now: tuple[bool, str, float, int] = (False, "its start", time.monotonic(), 0)
@@ -50,31 +46,41 @@ def working(what: str) -> AbstractContextManager[None]:
     return waiting(what, waits=False)
 
 
-def start(group: Group) -> None:
-    """Watch over the other processes from threads of their own, and tell them of this one."""
-    watch = _Watch(group)
-    for work in (watch.heartbeat, watch.listen, watch.check):
-        threading.Thread(target=work, name=f"hosts-{work.__name__}", daemon=True).start()
+def explained(error: BaseException) -> None:
+    """Leave the watch time to end this process, where the end of another one may explain this error.
 
-
-def explained(error: BaseException) -> bool:
-    """Whether the end of another process explains this unexpected error of the main thread.
-
-    Where it may, this waits until the watch has found that process (and has ended this one with the reason),
-    or until it must have: so it comes back with False alone.
+    That is any error of JAX, or one that was raised because of it; of gloo it makes ValueErrors. Comes back
+    where no other has ended.
     """
     group = current()
-    if group is None or not _may_come_from_a_peer(error):
-        return False
-    until = time.monotonic() + group.settings.dead_seconds + 3 * interval(group) + GRACE_SECONDS
-    while time.monotonic() < until:
-        time.sleep(0.1)
-    return False
+    if group is None:
+        return
+    from jax.errors import JaxRuntimeError
+
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, JaxRuntimeError | Unreachable | ValueError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is not None:
+        time.sleep(group.settings.dead_seconds + 2 * MARGIN_SECONDS)
 
 
-def interval(group: Group) -> float:
-    """Seconds between two heartbeats."""
-    return min(2.0, group.settings.dead_seconds / 6)
+def start(group: Group, coordinator: tuple[str, int]) -> None:
+    """Watch over the other processes from threads of their own, and tell them of this one.
+
+    `coordinator` is where process 0 listens: host and port.
+    """
+    watch = _Watch(group, coordinator)
+    works = [watch.report, watch.listen, watch.count, watch.look]
+    if group.index:
+        works.append(watch.hold)
+    for work in works:
+        threading.Thread(target=_quiet, args=(work,), name=f"hosts-{work.__name__}", daemon=True).start()
+
+
+def _quiet(work: Callable[[], None]) -> None:
+    """A thread's work; where process 0 cannot be reached the threads that do not call it find out why."""
+    with suppress(Unreachable):
+        work()
 
 
 def some(names: Sequence[str]) -> list[str]:
@@ -82,109 +88,101 @@ def some(names: Sequence[str]) -> list[str]:
     return [*names[:3], *([f"{len(names) - 3} more"] if len(names) > 3 else [])]
 
 
-def _may_come_from_a_peer(error: BaseException | None) -> bool:
-    if error is None:
-        return False
-    return bool(BROKEN.search(str(error))) or _may_come_from_a_peer(error.__cause__ or error.__context__)
-
-
 class _Watch:
-    """Three threads: one that calls process 0 and may hang, one that it wakes, and one that only looks on."""
+    """One thread for each of its methods without an underscore. All but `look` and `hold` call process 0."""
 
-    def __init__(self, group: Group) -> None:
-        now = time.monotonic()
-        self._group, self._interval = group, interval(group)
-        self._others = [index for index in range(group.count) if index != group.index]
-        self._heard = now  # when process 0 last answered
-        self._called: float | None = None  # when it was called, while it has not answered
-        self._changed = dict.fromkeys(self._others, now)  # when each heartbeat was last another one
-        self._states: dict[int, dict[str, Any]] = {}
-        self._left: set[int] = set()
+    def __init__(self, group: Group, coordinator: tuple[str, int]) -> None:
+        self._group, self._coordinator = group, coordinator
+        self._limit = group.settings.dead_seconds
+        self._interval = min(2.0, self._limit / 6)  # seconds between two reports
+        self._silence = f"nothing was heard of it for {self._limit:g} s (hosts.dead_seconds)"
+        self._called: float | None = None  # when process 0 was called, while it has not answered
 
-    def heartbeat(self) -> None:
-        """Say what this process does, and read what the others say."""
-        group, number = self._group, 0
+    def report(self) -> None:
+        """Say what this process does."""
+        group = self._group
         while True:
             waits, what, _, _ = _now
-            number += 1
-            state = {"heartbeat": number, "waits": waits, "at": what[:200], "point": group.point}
+            state = json.dumps({"waits": waits, "at": what[:200], "point": group.point})
             self._called = time.monotonic()
-            try:
-                group.store.put(f"{HEARTBEATS}/{group.index}", json.dumps(state))
-                said = group.store.list(HEARTBEATS)
-                self._left = set(group.store.list(ending.LEFT))
-            except Unreachable:
-                return  # `listen` or `check` finds out why
+            group.store.put(f"{STATES}/{group.index}", state)
             self._called = None
-            states, now = {index: json.loads(text) for index, text in said.items()}, time.monotonic()
-            for index in self._others:
-                if states.get(index, {}).get("heartbeat") != self._states.get(index, {}).get("heartbeat"):
-                    self._changed[index] = now
-            self._states, self._heard = states, now
             time.sleep(self._interval)
 
     def listen(self) -> None:
-        """End with the process that ends first; a call that waits notices at once when process 0 is gone."""
+        """End with the process that ends first."""
         group, verdict = self._group, None
         while verdict is None:
-            try:
-                verdict = group.store.get(ending.VERDICT, LISTEN_SECONDS)
-            except Unreachable:
-                self._gone(0, BROKE)
+            verdict = group.store.get(ending.VERDICT, LISTEN_SECONDS)
         told = json.loads(verdict)
         if told["index"] == group.index:
             return  # another thread ends this process
         time.sleep(GRACE_SECONDS)  # the same may have happened here: then the main thread says so, and leaves
-        self._end(told["code"], told["line"], says=group.index == 0, tells=False)
+        ending.end(group, told["code"], told["line"], told=True)
 
-    def check(self) -> None:
-        """Look for processes that say nothing, and for a wait that takes too long."""
-        last = time.monotonic()
+    def count(self) -> None:
+        """End when JAX counts a process as dead, or one was started anew."""
+        group = self._group
+        first = alive = group.store.alive(group.count)
+        while len(alive) == group.count and alive == first:
+            time.sleep(self._interval)
+            alive = group.store.alive(group.count)
+        if missing := [index for index in range(group.count) if index not in alive]:
+            self._gone(missing, self._silence)
+        self._gone([index for index in alive if alive[index] != first[index]], "it was started anew")
+
+    def hold(self) -> None:
+        """Hold a line to process 0, which breaks at once when it ends: JAX aborts this process soon after."""
+        pause = 0.0
+        while True:
+            time.sleep(pause)
+            try:
+                with socket.create_connection(self._coordinator, self._limit) as line:
+                    began = time.monotonic()
+                    line.settimeout(LINE_SECONDS)
+                    with suppress(OSError):
+                        while line.recv(4096):
+                            pass
+                # A process that ends may take another line first; something between may always hang up.
+                pause = 0.0 if time.monotonic() - began > 1.0 else min(1.0, 2 * pause + 0.01)
+            except ConnectionError:  # the machine is there, and nobody listens
+                self._gone([0], "the connection to it broke")
+            except OSError:
+                pause = 1.0
+
+    def look(self) -> None:
+        """Look whether process 0 says nothing, and for a wait that takes too long."""
         while True:
             time.sleep(min(LOOK_SECONDS, self._interval / 2))
-            before, last = last, time.monotonic()
-            if last - before > self._group.settings.dead_seconds / 2:
-                # It is this process that stood still (a stopped machine, a debugger): hear the others first.
-                self._heard = last
-                self._changed = dict.fromkeys(self._others, last)
-                continue
-            self._look_for_dead(last)
-            self._look_for_stall(last)
+            now, called = time.monotonic(), self._called
+            if self._group.index and called and now - called > self._limit:
+                self._gone([0], self._silence)
+            waits, what, since, _ = _now
+            # What the others do is known with a delay of up to two reports.
+            if waits and now - since > self._group.settings.stall_seconds + 2 * self._interval:
+                self._stalled(what)
 
-    def _look_for_dead(self, now: float) -> None:
+    def _gone(self, dead: list[int], why: str) -> NoReturn:
+        """End because others have."""
         group = self._group
-        limit = group.settings.dead_seconds
-        why = f"nothing was heard of it for {limit:g} s (hosts.dead_seconds)"
-        # `listen` is not told that the connection broke where JAX is told before it, and aborts.
-        if group.index and self._called and now - self._called > SLOW_SECONDS and aborting():
-            self._gone(0, BROKE)
-        if group.index and now - self._heard > limit:
-            self._gone(0, why)
-        others = [index for index in self._others if index not in self._left]
-        silent = [index for index in others if self._heard - self._changed[index] > limit]
-        if silent:
-            group.dead.update(silent)
-            more = f", nor of {', '.join(some([group.who(index) for index in silent[1:]]))}"
-            self._gone(silent[0], why + more * (len(silent) > 1))
+        group.dead.update(dead)
+        first, *rest = map(group.who, dead)
+        more = f", nor of {', '.join(some(rest))}" if rest else ""
+        line = f"failed: {first} is gone: {why}{more}; what is saved is kept. Go on with: {group.command}"
+        ending.end(group, 1, line)
 
-    def _gone(self, index: int, why: str) -> NoReturn:
-        """End because another process has. For process 0 the lowest of those that live says so."""
-        group = self._group
-        group.dead.add(index)
-        line = (
-            f"failed: {group.who(index)} is gone: {why}; what is saved is kept. Go on with: {group.command}"
-        )
-        lower = range(1 if index == 0 else 0, group.index)
-        says = all(self._heard - self._changed[other] > 3 * self._interval for other in lower)
-        self._end(1, line, says=says, tells=index != 0)
-
-    def _look_for_stall(self, now: float) -> None:
+    def _stalled(self, what: str) -> NoReturn:
         group, limit = self._group, self._group.settings.stall_seconds
-        waits, what, since, _ = _now
-        # What the others do is known with a delay of up to two heartbeats.
-        if not waits or now - since <= limit + 2 * self._interval:
-            return
-        others = [text for index in self._others if (text := self._elsewhere(index, what))]
+        states = {index: json.loads(text) for index, text in group.store.list(STATES).items()}
+        others = []
+        for index in range(group.count):
+            state, who = states.get(index), group.who(index)
+            if index == group.index:
+                continue
+            if state is None:
+                others.append(f"{who}, which has said nothing yet")
+            elif (state["waits"], state["at"], state["point"]) != (True, what[:200], group.point):
+                others.append(f"{who}, which {'waits' if state['waits'] else 'is'} at: {state['at']}")
         if others:
             said = f"{what} has waited {limit:g} s for {'; '.join(some(others))}"
         else:
@@ -196,22 +194,4 @@ class _Watch:
             f"failed: {said}; hosts.stall_seconds={limit:g} allows no longer wait, and what is saved is "
             f"kept. Go on with: {group.command}"
         )
-        self._end(1, line, says=group.index == 0, tells=True)
-
-    def _elsewhere(self, index: int, what: str) -> str:
-        """A process that does not wait at the same point, and what it does; nothing for one that does."""
-        state, who = self._states.get(index), self._group.who(index)
-        if state is None:
-            return f"{who}, which has said nothing yet"
-        if (state["waits"], state["at"], state["point"]) == (True, what[:200], self._group.point):
-            return ""
-        return f"{who}, which {'waits' if state['waits'] else 'is'} at: {state['at']}"
-
-    def _end(self, code: int, line: str, says: bool, tells: bool) -> NoReturn:
-        if ending.claim_end():
-            told = tells and ending.tell(self._group, code, line)
-            if says or tells > told:
-                ending.say(line)
-            ending.finish(self._group, code)
-        while True:  # the main thread ends the process
-            time.sleep(60)
+        ending.end(group, 1, line)

@@ -176,12 +176,7 @@ class ByHand:
     # Work
 
     def step(self, packed: Sequence[Packed], microsteps: int = 1) -> Work:
-        """A training step.
-
-        Args:
-            packed: rows of a chip, a microstep; of several kinds, each has a forward and backward pass.
-            microsteps: of the update.
-        """
+        """A training step: rows of a chip, a microstep; each kind has a forward and a backward pass."""
         passes = [self._pass(part, microsteps) for part in packed]
         # Each kind gathers weights and sums gradients for itself; parameters are updated once.
         others = [
@@ -250,22 +245,13 @@ class ByHand:
             Operation(attention, scores + cache / s.layers, of_layers, "attention", s.head_dim * flash),
             Operation(0.0, streams, of_layers, "norms, gates, sums"),
         ]
-        sent, stride = list[Sent](), self.cut.expert * tensor
+        sent, gather = list[Sent](), self.cut.along_fsdp("all-gather")
         if s.experts:
             operations.append(Operation(2 * chosen * tokens, 0.0, of_layers, "experts", kernel=True))
         if self.cut.expert > 1:
             sent += exchanged(s, self.cut, self.item * tokens, of_layers, of_layers)
         if self.cut.fsdp > 1:
-            sent.append(
-                Sent(
-                    "all-gather",
-                    self.item * self.weights,
-                    self.cut.fsdp,
-                    of_layers,
-                    "layers' weights",
-                    stride=stride,
-                )
-            )
+            sent.append(gather(self.item * self.weights, times=of_layers, name="layers' weights"))
         if tensor > 1:
             stream = self.item * tokens * s.d_model
             sent.append(Sent("all-reduce", stream, tensor, 2 * of_layers, "activations", waited=True))
@@ -274,36 +260,24 @@ class ByHand:
             head = self._cast(self.table) + logits
             operations.append(Operation(2 * self.table * sources, head, times, "vocabulary"))
             if self.cut.fsdp > 1:
-                sent.append(
-                    Sent(
-                        "all-gather",
-                        self.item * self.table,
-                        self.cut.fsdp,
-                        times,
-                        "vocabulary",
-                        stride=stride,
-                    )
-                )
+                sent.append(gather(self.item * self.table, times=times, name="vocabulary"))
         return Work(tuple(operations), tuple(sent))
 
     def scoring(self, rows: int, time: int, sources: int, times: int = 1) -> Work:
         """Forward passes over packed rows."""
         return self.forward(rows * time, time, rows * sources, times, self._flash(time))
 
-    def beams(self, rows: int, time: int, beams: int, new: int) -> Work:
-        """Beam search: prompts are read, then all beams' tokens but the last, which all share one cache."""
-        length, tokens = time + beams * new, rows * beams
-        copied, hand = self._copied()
-        read = hand.forward(rows * time, time, rows, flash=self._flash(time))
-        cache = self.cache(rows, length)
-        return together(copied, read, hand.forward(tokens, length + beams, tokens, new - 1, cache=cache))
+    def decoding(self, rows: int, time: int, branches: int, new: int, sampled: bool) -> Work:
+        """Prompts are read, then the tokens of all branches.
 
-    def sampling(self, rows: int, time: int, samples: int, new: int) -> Work:
-        """Sampling: prompts are read, then every token of every sample, which each has its own cache."""
+        Samples have a cache each; beams share one, their first tokens come from the prompt.
+        """
         copied, hand = self._copied()
-        read = hand.forward(rows * time, time, 0, flash=self._flash(time))
-        cache, tokens = self.cache(rows, time + samples * new), rows * samples
-        return together(copied, read, hand.forward(tokens, time + new + samples, tokens, new, cache=cache))
+        read = hand.forward(rows * time, time, 0 if sampled else rows, flash=self._flash(time))
+        seen = time + (new if sampled else branches * new) + branches
+        cache, tokens = self.cache(rows, time + branches * new), rows * branches
+        turns = new if sampled else new - 1
+        return together(copied, read, hand.forward(tokens, seen, tokens, turns, cache=cache))
 
     def _copied(self) -> tuple[Work, "ByHand"]:
         """What copying the weights takes, and a chip that has them so: nothing of them is sent or cast."""
@@ -311,8 +285,7 @@ class ByHand:
             return Work((), ()), self
         entries, fsdp = self.copy / self.item, self.cut.fsdp
         made = Operation(0.0, FLOAT32 * entries / fsdp + self.copy, 1.0, "copy of the weights")
-        stride = self.cut.expert * self.cut.tensor
-        sent = Sent("all-gather", self.copy, fsdp, 1.0, "copy of the weights", stride=stride)
+        sent = self.cut.along_fsdp("all-gather")(self.copy, name="copy of the weights")
         alone = self.cut._replace(data=self.cut.data * fsdp, fsdp=1)
         return Work((made,), (sent,) * (fsdp > 1)), replace(self, cut=alone, stored=self.item, room=0.0)
 

@@ -114,11 +114,7 @@ class Topology:
 
 
 def topology(name: str) -> Topology:
-    """The slice that `v5p:4x4x4` or `h100:8` names.
-
-    Raises:
-        InputError: for a chip that is not listed, or another form.
-    """
+    """The slice that `v5p:4x4x4` or `h100:8` names; raises InputError for another chip or form."""
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
     chip = CHIPS.get(match[1].lower()) if match else None
     if match is None or chip is None:

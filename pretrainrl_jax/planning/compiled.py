@@ -53,9 +53,7 @@ class CompilerFailed(OSError):
 def compile_program(request: Request) -> Compiled:
     """Compile one program of a configuration in a process of its own; the request's folder is set here.
 
-    Raises:
-        OutOfMemory: if it does not fit.
-        CompilerFailed: if the compiler fails otherwise.
+    Raises OutOfMemory if it does not fit, CompilerFailed if the compiler fails otherwise.
     """
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as said:

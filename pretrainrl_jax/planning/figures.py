@@ -7,8 +7,7 @@ from typing import Any
 
 from pretrainrl_jax.model.whole import told
 from pretrainrl_jax.planning.chips import GIB, Topology
-from pretrainrl_jax.planning.efficiency import efficiencies
-from pretrainrl_jax.planning.estimate import Estimate, estimate
+from pretrainrl_jax.planning.estimate import Estimate, efficiencies, estimate
 from pretrainrl_jax.planning.loads import Decoding, Step
 from pretrainrl_jax.planning.planned import Planned, Program
 from pretrainrl_jax.planning.work import Work
@@ -91,26 +90,27 @@ def warnings(every: Sequence[Figures], topology: Topology) -> list[str]:
     steps = [one.program for one in every if one.program.trains]
     if few := {program.name: n for program in steps if (n := program.updates) and n < FEW_UPDATES}:
         said.append(
-            f"{_named(list(few))}: {min(few.values()):,.0f} updates are few to learn from: give more passes "
+            f"{named(list(few))}: {min(few.values()):,.0f} updates are few to learn from: give more passes "
             "or steps, or less in each update"
         )
     chips = topology.count
     if chips > 1 and (idle := {one.name: one.tokens for one in steps if one.tokens / chips < LITTLE}):
         tokens = max(idle.values())
         said.append(
-            f"{_named(list(idle))}: up to {tokens:,.0f} tokens an update, {tokens / chips:,.0f} a chip, "
+            f"{named(list(idle))}: up to {tokens:,.0f} tokens an update, {tokens / chips:,.0f} a chip, "
             f"and {max(1, tokens // LITTLE):,.0f} of {chips} would be busy with them: more chips buy memory "
             "here, not speed"
         )
     if unknown := [one.program.name for one in every if one.program.executions is None]:
         said.append(
-            f"{_named(unknown)}: how many steps its texts are is not known before they are read, and not in "
+            f"{named(unknown)}: how many steps its texts are is not known before they are read, and not in "
             "the run's hours: with documents give pretrain.steps"
         )
     return said
 
 
-def _named(programs: Sequence[str]) -> str:
+def named(programs: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
     first, *others = programs
     return f"{first} and {len(others)} more" if others else first
 

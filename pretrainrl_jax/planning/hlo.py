@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
+
 HEADER = re.compile(r"(ENTRY )?%?([\w.\-]+) .*\{$")
 INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = ")
 ARRAY = re.compile(r"([a-z]\w*)\[([^\]]*)\](?:\{([^}]*)\})?")
@@ -166,11 +168,9 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 def group(instruction: Instruction, devices: int) -> tuple[int, ...]:
-    """The first group of devices that exchange with each other, ascending, in whichever way HLO writes it.
+    """The first group of devices of a collective, ascending, in whichever way HLO writes it.
 
-    Args:
-        instruction: a collective.
-        devices: of the program; a collective that names none is of all.
+    A collective that names none is of all `devices` of the program.
     """
     text = instruction.attributes
     if match := re.search(r"source_target_pairs=\{(.*?\})\}", text):
@@ -178,7 +178,7 @@ def group(instruction: Instruction, devices: int) -> tuple[int, ...]:
     if match := re.search(r"replica_groups=\{\{([\d,]*)\}", text):
         return tuple(sorted(numbers(match[1])))
     if match := re.search(r"replica_groups=\[([\d,]+)\](<=\[[\d,]+\](?:T\([\d,]+\))?)", text):
-        return tuple(sorted(_iota(match[2], place) for place in range(numbers(match[1])[-1])))
+        return tuple(sorted(_iota(match[2])[: numbers(match[1])[-1]]))
     if match := re.search(r"replica_groups=" + MESH.pattern, text):
         return _mesh_group(match[1], match[2], match[3])
     return tuple(range(devices))
@@ -239,16 +239,11 @@ def _split(text: str) -> list[str]:
     return [part for part in (*parts, text[begin:]) if part.strip()]
 
 
-def _iota(text: str, place: int) -> int:
-    """The device at a place of the numbers from 0, written as sizes and an order of axes: <=[4,2]T(1,0)."""
-    brackets = re.findall(r"[\[(]([\d,]+)[\])]", text)
-    sizes = numbers(brackets[0])
-    order = numbers(brackets[1]) if len(brackets) > 1 else tuple(range(len(sizes)))
-    device = 0
-    for axis in reversed(order):
-        place, coordinate = divmod(place, sizes[axis])
-        device += coordinate * math.prod(sizes[axis + 1 :])
-    return device
+def _iota(text: str) -> list[int]:
+    """The numbers from 0 as sizes, and maybe an order of axes, write them: <=[4,2]T(1,0)."""
+    sizes, *order = (numbers(bracket) for bracket in re.findall(r"[\[(]([\d,]+)[\])]", text))
+    counted = np.arange(math.prod(sizes)).reshape(sizes)
+    return counted.transpose(*order).ravel().tolist()
 
 
 def _mesh_group(mesh: str, devices: str | None, along: str) -> tuple[int, ...]:
@@ -261,11 +256,10 @@ def _mesh_group(mesh: str, devices: str | None, along: str) -> tuple[int, ...]:
         size = int(part or axes[name])
         steps.append([beside * (axes[name] // (int(before or 1) * size)) * place for place in range(size)])
     places = [sum(each) for each in itertools.product(*steps)]
-    if devices is None:
-        return tuple(sorted(places))
-    if devices.startswith("["):
-        return tuple(sorted(_iota(devices, place) for place in places))
-    return tuple(sorted(numbers(devices)[place] for place in places))
+    if devices:
+        told = _iota(devices) if devices.startswith("[") else numbers(devices)
+        places = [told[place] for place in places]
+    return tuple(sorted(places))
 
 
 def _ring(targets: dict[int, int]) -> tuple[int, ...]:

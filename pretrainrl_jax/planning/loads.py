@@ -42,28 +42,19 @@ class Step(NamedTuple):
 class Scoring(NamedTuple):
     """Forward passes over packed rows."""
 
-    packed: Packed
+    rows: int  # of an execution
+    time: int  # tokens of a row
+    sources: int  # hidden states of a row that meet the vocabulary
     microsteps: int = 1
-
-    @property
-    def rows(self) -> int:
-        """Of an execution."""
-        return self.packed.rows
-
-    @property
-    def time(self) -> int:
-        """Tokens of a row."""
-        return self.packed.time
 
     def work(self, hand: ByHand) -> Work:
         """Of a chip."""
-        rows = hand.share(self.packed.rows / self.microsteps)
-        return hand.scoring(rows, self.packed.time, self.packed.sources, self.microsteps)
+        rows = hand.share(self.rows / self.microsteps)
+        return hand.scoring(rows, self.time, self.sources, self.microsteps)
 
     def working(self, hand: ByHand) -> float:
         """Bytes that a chip makes for itself."""
-        rows = hand.share(self.packed.rows / self.microsteps)
-        return hand.scoring_memory(rows, self.packed.time, self.packed.sources)
+        return hand.scoring_memory(hand.share(self.rows / self.microsteps), self.time, self.sources)
 
 
 class Decoding(NamedTuple):
@@ -82,8 +73,7 @@ class Decoding(NamedTuple):
 
     def work(self, hand: ByHand) -> Work:
         """Of a chip."""
-        write = hand.sampling if self.sampled else hand.beams
-        return write(hand.share(self.rows), self.time, self.branches, self.new)
+        return hand.decoding(hand.share(self.rows), self.time, self.branches, self.new, self.sampled)
 
     def working(self, hand: ByHand) -> float:
         """Bytes that a chip makes for itself."""

@@ -7,7 +7,7 @@ from rich.table import Table as Grid
 
 from pretrainrl_jax.model.cost import parameters
 from pretrainrl_jax.planning.chips import GIB, Topology
-from pretrainrl_jax.planning.figures import Figures
+from pretrainrl_jax.planning.figures import Figures, named
 from pretrainrl_jax.planning.planned import Planned
 from pretrainrl_jax.report.columns import grid, plain
 
@@ -96,11 +96,7 @@ def _sent(every: Sequence[Figures]) -> Grid | str:
     same: dict[tuple[tuple[str, ...], ...], list[str]] = {}
     for one in every:
         same.setdefault(_collectives(one), []).append(one.program.name)
-    rows = [
-        [names[0] + (f" and {len(names) - 1} more" if names[1:] else ""), *cells]
-        for collectives, names in same.items()
-        for cells in collectives
-    ]
+    rows = [[named(names), *cells] for collectives, names in same.items() for cells in collectives]
     return grid({"": None, "collective": None}, heads, rows) if rows else "nothing"
 
 

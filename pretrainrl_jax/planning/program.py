@@ -125,13 +125,10 @@ def read_program(text: str, turns: int = 1) -> Program:
 
 
 def _visit(frame: Frame, trips: int, fused: bool, unknown: int) -> Program:
-    """What a computation does, and what it calls.
+    """What a computation does that is executed `trips` times, and what it calls.
 
-    Args:
-        frame: the computation.
-        trips: how often it is executed.
-        fused: whether it is within a fusion, which alone reads and writes memory.
-        unknown: turns of a loop that does not tell them.
+    `fused`: whether it is within a fusion, which alone reads and writes memory. `unknown` are the turns of a
+    loop that does not tell them.
     """
     products, collectives, loops, parts = list[Product](), list[Collective](), list[Loop](), list[Program]()
     operations = list[Operation]()
@@ -143,29 +140,18 @@ def _visit(frame: Frame, trips: int, fused: bool, unknown: int) -> Program:
             products.append(Product(name, op_name, dtypes, flops, trips))
         if instruction.opcode in COLLECTIVES:
             collectives.append(_collective(frame, instruction, trips))
+        inner = trips
         if instruction.opcode == "while":
             turns = trip_count(frame, instruction)
             loops.append(Loop(name, op_name, turns))
             inner = trips * (unknown if turns is None else turns)
-            parts += [_visit(called, inner, fused, unknown) for called in frame.called(instruction, "body")]
-        elif instruction.opcode == "conditional":
-            branches = "branch_computations", "true_computation", "false_computation"
-            called = [f for kind in branches for f in frame.called(instruction, kind)]
-            parts += [
-                max(
-                    (_visit(f, trips, fused, unknown) for f in called),
-                    key=lambda part: (part.flops, part.hbm_bytes),
-                )
-            ]
-        elif instruction.opcode == "fusion":
-            fusions = frame.called(instruction, "calls")
-            within = [_visit(called, trips, True, unknown) for called in fusions]
-            parts += within
-            flops = sum((product.flops for part in within for product in part.products), 0.0)
-        else:
-            parts += [
-                _visit(called, trips, fused, unknown) for called in _implementations(frame, instruction)
-            ]
+        fuses = instruction.opcode == "fusion"
+        called = [_visit(f, inner, fused or fuses, unknown) for f in _called(frame, instruction)]
+        if instruction.opcode == "conditional":
+            called = [max(called, key=lambda part: (part.flops, part.hbm_bytes))]
+        parts += called
+        if fuses:
+            flops = sum((product.flops for part in called for product in part.products), 0.0)
         if not fused and (flops + (moved := _traffic(frame, instruction))):
             operations.append(Operation(name, op_name, flops, moved, trips))
     return Program(
@@ -174,6 +160,18 @@ def _visit(frame: Frame, trips: int, fused: bool, unknown: int) -> Program:
         (*loops, *(loop for part in parts for loop in part.loops)),
         (*operations, *(operation for part in parts for operation in part.operations)),
     )
+
+
+def _called(frame: Frame, instruction: Instruction) -> list[Frame]:
+    """The computations that run as a part of an instruction."""
+    if instruction.opcode == "while":
+        return frame.called(instruction, "body")
+    if instruction.opcode == "fusion":
+        return frame.called(instruction, "calls")
+    if instruction.opcode == "conditional":
+        branches = "branch_computations", "true_computation", "false_computation"
+        return [f for kind in branches for f in frame.called(instruction, kind)]
+    return _implementations(frame, instruction)
 
 
 def _implementations(frame: Frame, instruction: Instruction) -> list[Frame]:
@@ -225,28 +223,25 @@ def _convolution_flops(frame: Frame, instruction: Instruction) -> float:
     result = next(leaves(instruction.result))
     window = re.search(r"window=\{([^}]*)\}", instruction.attributes)
     keys = dict(pair.split("=") for pair in window[1].split()) if window else {}
+    sizes = [int(size) for size in keys.get("size", "").split("x") if size]
 
-    def values(key: str) -> list[str]:
-        return keys[key].split("x") if key in keys else []
+    def along(key: str, axis: int, default: int) -> int:
+        """The window's value along an axis; of its padding the one before the operand."""
+        return int(keys[key].split("x")[axis].split("_")[0]) if key in keys else default
 
-    multiplied = [1]
-    for axis in range(len(values("size"))):
-        stride, dilate, spread = (
-            int(values(key)[axis]) if key in keys else 1 for key in ("stride", "lhs_dilate", "rhs_dilate")
-        )
-        multiplied.append(
-            _positions(
-                left.sizes[labels[1].index(str(axis))],
-                int(values("size")[axis]),
-                result.sizes[labels[3].index(str(axis))],
-                stride,
-                int(values("pad")[axis].split("_")[0]) if "pad" in keys else 0,
-                dilate,
-                spread,
-            )
+    multiplied = 1
+    for axis, size in enumerate(sizes):
+        multiplied *= _positions(
+            left.sizes[labels[1].index(str(axis))],
+            size,
+            result.sizes[labels[3].index(str(axis))],
+            along("stride", axis, 1),
+            along("pad", axis, 0),
+            along("lhs_dilate", axis, 1),
+            along("rhs_dilate", axis, 1),
         )
     kept = result.sizes[labels[3].index("b")] * result.sizes[labels[3].index("f")]
-    return 2.0 * kept * right.sizes[labels[2].index("i")] * math.prod(multiplied)
+    return 2.0 * kept * right.sizes[labels[2].index("i")] * multiplied
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -68,14 +68,7 @@ def planned(
 ) -> Planned:
     """Every program of a configuration: its stages' own, with their shapes, shardings and flags.
 
-    Args:
-        config: the configuration.
-        shape: of the model that is trained.
-        judge: of the model that judges, if one does.
-        material: what is learned and asked.
-        mesh: of the devices to plan for.
-        chosen: for the devices there.
-        rewriter: of the model that rewrites on these devices, if one does.
+    `shape` is of the model that is trained, `judge` and `rewriter` of those beside it, if there are any.
     """
     model = Model(shape, mesh, **chosen._asdict())
     parts = _parts(model, mesh)
@@ -134,9 +127,8 @@ def _rewriter(config: Config, shape: ModelShape, material: Material, mesh: Mesh,
     stored = jnp.dtype(shape.dtype)
     hand = ByHand(model.shape, Cut(**mesh.shape), *chosen, stored=stored.itemsize)
     parameters = sum(_parts(model, mesh)) * stored.itemsize / FLOAT32
-    return _Work(
-        config, Lowering(model, mesh, config.optimizer, stored.name), mesh, hand, parameters, material
-    )
+    lowering, other = Lowering(model, mesh, config.optimizer, stored.name), Other(hand, parameters)
+    return _Work(config, lowering, mesh, hand, parameters, material, other=other)
 
 
 @dataclass(frozen=True)
@@ -202,25 +194,17 @@ class _Work:
         if any(objective.anchored for objective in objectives.values()) and not config.anchor.path:
             yield self._anchor_text()
         plain = {name: one for name, one in objectives.items() if not one.reinforced}
+        mined = self._mined(config.mine.negatives if config.mine.sources else 0)  # drawn at each visit
         for names in _alike(plain):
-            yield self.policy._training(names, plain[names[0]], self._mined)
+            yield self.policy._training(names, plain[names[0]], mined)
         for name, objective in objectives.items():
             if objective.reinforced:
                 yield from self.policy._reinforced(name, objective)
         yield from self._evaluation()
 
-    @cached_property
-    def _mined(self) -> list[AnswerTree]:
-        """Trees as a step has them: so many falsehoods are drawn at each visit."""
-        mine, number = self.config.mine, min(self.material.trained, SAMPLED)
-        return trees(number, self.config.train.template, mine.negatives if mine.sources else 0)
-
-    @cached_property
-    def _candidates(self) -> list[AnswerTree]:
-        """Trees as mining keeps them: with all that falsehoods are drawn from."""
-        mine, number = self.config.mine, min(self.material.trained, SAMPLED)
-        kept = sum(mine.pool if source in POOLED else mine.negatives for source in mine.sources)
-        return trees(number, self.config.train.template, kept)
+    def _mined(self, falsehoods: int) -> list[AnswerTree]:
+        """Trees with so many falsehoods each."""
+        return trees(min(self.material.trained, SAMPLED), self.config.train.template, falsehoods)
 
     def _mining(self, name: str, references: str, times: int, resident: float) -> Iterator[Program]:
         """So many times, beside what is resident: beams, where they are a source, and references."""
@@ -232,7 +216,8 @@ class _Work:
         if asked:
             how = Prompts(mine.batch, PROMPTS[mine.template], mine.beams, mine.max_new_tokens)
             yield self._decoding(name, "mine.batch", how, self._parts(asked), times, resident)
-        yield self._scoring(references, self._candidates, self.material.referenced, times, resident)
+        kept = sum(mine.pool if source in POOLED else mine.negatives for source in mine.sources)
+        yield self._scoring(references, self._mined(kept), self.material.referenced, times, resident)
 
     def preferences(self) -> Iterator[Program]:
         """References, training, evaluation on prompts with better and worse answers."""
@@ -280,7 +265,7 @@ class _Work:
             f"{name} step", setting, lower, load, tokens, counted.training, steps, steps, kept, **of
         )
         if method.contrasts:
-            read = Scoring(packed, microsteps)
+            read = Scoring(packed.rows, packed.time, packed.sources, microsteps)
             lower = partial(self.lowering.references, read, holds)
             # Unless it is the policy itself, the reference is there beside it.
             of["resident"] = moments + beside + (0.0 if settings.reference == "policy" else self.reference)
@@ -292,10 +277,8 @@ class _Work:
         prefix = settings.length - settings.suffix
         shown = min(config.rewriter.prefix_tokens or prefix, prefix) + settings.suffix + AROUND
         how = Prompts(config.rollouts.batch, shown, 1, settings.suffix, sampled=True, shortest=SHORTEST)
-        program = self._decoding(
-            f"{name} rewriting", "rollouts.batch", how, [settings.documents], settings.steps, resident
-        )
-        return replace(program, other=Other(self.hand, self.parameters))
+        calls, label = [settings.documents], f"{name} rewriting"
+        return self._decoding(label, "rollouts.batch", how, calls, settings.steps, resident)
 
     def _held(
         self, learned: Sequence[AnswerTree], row_length: int, microsteps: int
@@ -357,7 +340,7 @@ class _Work:
         step = self._step(label, objective, learned, packed, holds, updates, resident=base)
         yield step
         if measured := (how.updates > 1) + bool(how.kl):
-            read = Scoring(packed, microsteps)
+            read = Scoring(packed.rows, packed.time, packed.sources, microsteps)
             lower = partial(self.lowering.token_logps, read, holds)
             share = settings.questions / len(learned)
             _, counted = _counted(self.shape, learned, asks(objective.coefficients), share)
@@ -422,7 +405,7 @@ class _Work:
         needed, holds = _rows_of(drawn, row_length, len(drawn), question=False)
         of_tree = needed / len(drawn)
         executions = sum(math.ceil(part * of_tree / rows) for part in self._parts(asked))
-        load = Scoring(Packed(rows, row_length, holds.sources))
+        load = Scoring(rows, row_length, holds.sources)
         tokens, counted = _counted(self.shape, drawn, False, asked / executions / len(drawn))
         lower = partial(self.lowering.scoring, load, holds, ends)
         of: dict[str, Any] = {"resident": resident, "other": self.other}

@@ -17,8 +17,7 @@ from pretrainrl_jax.model.mesh import AXES, check_model, divisors
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.planning.by_hand import ByHand
 from pretrainrl_jax.planning.chips import Topology
-from pretrainrl_jax.planning.efficiency import efficiencies
-from pretrainrl_jax.planning.estimate import Estimate, estimate
+from pretrainrl_jax.planning.estimate import Estimate, efficiencies, estimate
 from pretrainrl_jax.planning.figures import SPARE
 from pretrainrl_jax.planning.loads import Step
 from pretrainrl_jax.planning.planned import Program
@@ -211,15 +210,9 @@ def search(
 ) -> Iterator[Found]:
     """Judge the most promising candidates, one after another, and give each as soon as it is judged.
 
-    First come those that fit by hand, the fastest first. What one really took corrects what is expected of
-    the others with the same remat. Those that cannot be faster than the best that was
-    found are left out.
-
-    Args:
-        ranked: candidates.
-        judge: compiles one.
-        most: how many are judged at most.
-        hbm: bytes of a chip's memory.
+    First come those that fit by hand in `hbm` bytes, the fastest first. What one really took corrects what is
+    expected of the others with the same remat. Those that cannot be faster than the best that was found are
+    left out. `judge` compiles one; `most` are judged at most.
     """
     found: list[Found] = []
     scales: dict[Policy, float] = {}

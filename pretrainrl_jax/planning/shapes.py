@@ -1,5 +1,6 @@
 """Shapes of models that configurations name, so that one is planned before it is downloaded."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,8 +53,7 @@ KNOWN = {  # as config.json of each states it
 def shape_of(path: str, setting: str) -> ModelShape:
     """The shape of the model that a folder holds, or that its name says where there is no folder.
 
-    Raises:
-        InputError: if there is neither.
+    Raises InputError if there is neither.
     """
     folder = Path(path)
     if is_adapter(folder):
@@ -61,8 +61,6 @@ def shape_of(path: str, setting: str) -> ModelShape:
     if (folder / "config.json").is_file():
         return read_shape(folder)
     if (folder / "model.json").is_file():
-        import json
-
         return from_json(json.loads((folder / "model.json").read_text(encoding="utf-8")))
     if folder.name in KNOWN:
         return KNOWN[folder.name]

@@ -27,8 +27,7 @@ def prepare_target(topology: Topology, settings: PlatformConfig) -> None:
 
     Of GPUs it stands for as many as there are to be: nothing runs there.
 
-    Raises:
-        InputError: if libtpu is not installed, or for more GPUs than that.
+    Raises InputError if libtpu is not installed, or for more GPUs than that.
     """
     if topology.chip.kind == "tpu":
         try:
@@ -52,11 +51,7 @@ def prepare_target(topology: Topology, settings: PlatformConfig) -> None:
 
 
 def devices_of(topology: Topology) -> Sequence[Any]:
-    """The slice's devices, which only stand for those that will be there.
-
-    Raises:
-        InputError: if libtpu does not know such a slice.
-    """
+    """The slice's devices, which stand for those to come; raises InputError if libtpu knows no such slice."""
     if topology.chip.kind == "gpu":
         return jax.devices("cpu")[: topology.count]
     try:
@@ -69,8 +64,7 @@ def devices_of(topology: Topology) -> Sequence[Any]:
 def planned_for(config: Config, topology: Topology, material: Material) -> Planned:
     """What a configuration runs on a slice; `prepare_target` comes before.
 
-    Raises:
-        InputError: for a mesh, a model or a slice that cannot be.
+    Raises InputError for a mesh, a model or a slice that cannot be.
     """
     mesh = make_mesh(config.mesh, devices_of(topology))
     if config.pretrain.epochs:  # as a run checks it

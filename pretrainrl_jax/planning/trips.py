@@ -11,14 +11,10 @@ MIRRORED = {"LT": "GT", "LE": "GE", "GT": "LT", "GE": "LE", "NE": "NE"}
 
 
 def trip_count(frame: Frame, loop: Instruction) -> int | None:
-    """How often the body of a loop runs, each time the loop is entered; none where it cannot be told.
+    """How often the body of a `while` runs, each time it is entered; none where that cannot be told.
 
     Some compilers write it down. Otherwise it is derived, where a carried number is compared with a constant
     and the body adds a constant to it.
-
-    Args:
-        frame: that the loop is in.
-        loop: the `while` instruction.
     """
     if match := re.search(r'known_trip_count"?:\s*\{\s*"?n"?:\s*"?(\d+)', loop.attributes):
         return int(match[1])
@@ -37,8 +33,8 @@ def trip_count(frame: Frame, loop: Instruction) -> int | None:
         left, right, order = right, left, MIRRORED[order]
     if left.carried is None or right.carried is not None:
         return None
-    first = _element(frame, loop.operands[0], left.carried)
-    then = _element(body, body.computation.root.name, left.carried)
+    first = _number(frame, loop.operands[0], left.carried)
+    then = _number(body, body.computation.root.name, left.carried)
     if first is None or first.carried is not None or then is None or then.carried != left.carried:
         return None
     return _turns(first.offset + left.offset, then.offset, right.offset, order)
@@ -63,68 +59,59 @@ def _turns(first: int, step: int, limit: int, order: str) -> int | None:
     return -(-distance // step) if step > 0 else None
 
 
-def _number(frame: Frame, name: str) -> _Number | None:
-    """The value of a scalar, where it can be told from the text."""
+def _number(frame: Frame, name: str, place: int | None = None) -> _Number | None:
+    """The value of a scalar, or of the one at a place in a tuple, where it can be told from the text."""
     instruction = frame.find(name)
     operands = instruction.operands
     match instruction.opcode:
         case "constant":
             return _Number(None, int(operands[0])) if re.fullmatch(r"-?\d+", operands[0]) else None
-        case opcode if opcode in PASSING:
-            return _number(frame, operands[0])
         case "add" | "subtract":
             left, right = (_number(frame, operand) for operand in operands)
-            sign = 1 if instruction.opcode == "add" else -1
-            if left is None or right is None:
-                return None
-            if right.carried is not None and (left.carried is not None or sign < 0):
-                return None
-            return _Number(
-                left.carried if right.carried is None else right.carried, left.offset + sign * right.offset
-            )
-        case "get-tuple-element":
+            return _sum(left, right, instruction.opcode == "subtract")
+        case "tuple" if place is not None:
+            return _number(frame, operands[place])
+        case "get-tuple-element" if place is None:
             match = re.search(r"index=(\d+)", instruction.attributes)
-            return _element(frame, operands[0], int(match[1])) if match else None
-        case "parameter":
-            if frame.caller is None or frame.parent is None or frame.caller.opcode not in CALLING:
-                return None
-            return _number(frame.parent, frame.caller.operands[int(operands[0])])
-        case opcode if opcode in CALLING:
-            inner = frame.called(instruction, "calls", "to_apply")
-            return _number(inner[0], inner[0].computation.root.name) if inner else None
-        case _:
-            return None
-
-
-def _element(frame: Frame, name: str, place: int) -> _Number | None:
-    """The same of one number in a tuple."""
-    instruction = frame.find(name)
-    match instruction.opcode:
-        case "tuple":
-            return _number(frame, instruction.operands[place])
-        case opcode if opcode in PASSING:
-            return _element(frame, instruction.operands[0], place)
-        case "while":
+            return _number(frame, operands[0], int(match[1])) if match else None
+        case "while" if place is not None:
             kept = _kept(frame.called(instruction, "body")[0].computation, place)
-            return _element(frame, instruction.operands[0], place) if kept else None
+            return _number(frame, operands[0], place) if kept else None
+        case "parameter":
+            return _given(frame, int(operands[0]), place)
+        case opcode if opcode in PASSING:
+            return _number(frame, operands[0], place)
         case opcode if opcode in CALLING:
             inner = frame.called(instruction, "calls", "to_apply")
-            return _element(inner[0], inner[0].computation.root.name, place) if inner else None
-        case "parameter":
-            caller, parent = frame.caller, frame.parent
-            if caller is None or parent is None:
-                return None
-            if caller.opcode in CALLING:
-                return _element(parent, caller.operands[int(instruction.operands[0])], place)
-            if caller.opcode != "while":
-                return None
-            if _kept(parent.called(caller, "body")[0].computation, place):
-                before = _element(parent, caller.operands[0], place)
-                if before is not None and before.carried is None:  # else it is carried by an outer loop
-                    return before
-            return _Number(place, 0)
+            return _number(inner[0], inner[0].computation.root.name, place) if inner else None
         case _:
             return None
+
+
+def _sum(left: _Number | None, right: _Number | None, subtracted: bool) -> _Number | None:
+    """Of two numbers of which one at most is carried, and that one is not subtracted."""
+    if left is None or right is None:
+        return None
+    if right.carried is not None and (left.carried is not None or subtracted):
+        return None
+    carried = left.carried if right.carried is None else right.carried
+    return _Number(carried, left.offset - right.offset if subtracted else left.offset + right.offset)
+
+
+def _given(frame: Frame, parameter: int, place: int | None) -> _Number | None:
+    """What a computation's caller gives it; in a loop's the number at a place is carried."""
+    caller, parent = frame.caller, frame.parent
+    if caller is None or parent is None:
+        return None
+    if caller.opcode in CALLING:
+        return _number(parent, caller.operands[parameter], place)
+    if caller.opcode != "while" or place is None:
+        return None
+    if _kept(parent.called(caller, "body")[0].computation, place):
+        before = _number(parent, caller.operands[0], place)
+        if before is not None and before.carried is None:  # else it is carried by an outer loop
+            return before
+    return _Number(place, 0)
 
 
 def _kept(body: Computation, place: int) -> bool:

@@ -43,8 +43,7 @@ class Material(NamedTuple):
 def material(config: Config) -> Material:
     """How many questions or preferences a configuration has.
 
-    Raises:
-        InputError: for preferences that cannot be read: nothing is published of their lengths.
+    Raises InputError for preferences that cannot be read: nothing is published of their lengths.
     """
     if config.preferences.path:
         return _preferences(config)
@@ -119,13 +118,8 @@ def trees(
 ) -> list[AnswerTree]:
     """Trees with lengths as PopQA's have under Qwen's tokenizer; an answer has its end.
 
-    Their tokens are all 0: nothing is computed of them but their lengths.
-
-    Args:
-        number: of questions.
-        template: how a question is put.
-        rejected: beside one true answer.
-        candidates: in place of both, as long as `answer`.
+    Their tokens are all 0: nothing is computed of them but their lengths. Each has `rejected` answers beside
+    a true one, or `candidates` in place of both, as long as `answer`.
     """
     drawn = random.Random(0)
 

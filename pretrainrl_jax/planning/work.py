@@ -4,6 +4,7 @@ The compiled program says the same more exactly (`planning.program`). By hand it
 of GPUs, of other people's published runs, and of the many meshes that a search looks at.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 from pretrainrl_jax.model.cost import parameters
@@ -86,6 +87,10 @@ class Cut(NamedTuple):
         """All together."""
         return self.rows * self.tensor
 
+    def along_fsdp(self, kind: str) -> "partial[Sent]":
+        """Makes what chips that share parameters send each other, of its bytes, times and name."""
+        return partial(Sent, kind, group=self.fsdp, stride=self.expert * self.tensor)
+
 
 class Again(NamedTuple):
     """Shares of a layer's forward pass that the backward pass does again."""
@@ -104,12 +109,7 @@ def exchanged(
 ) -> tuple[Sent, ...]:
     """What goes along the expert axis: a group's tokens to each of its chips, and the sums of theirs back.
 
-    Args:
-        shape: of a mixture.
-        cut: over chips.
-        tokens: of a chip, times the bytes of a number.
-        gathered: how often.
-        scattered: how often.
+    `tokens` are those of a chip, times the bytes of a number; `gathered` and `scattered` say how often.
     """
     states = tokens * shape.d_model * cut.expert
     return tuple(
@@ -175,24 +175,16 @@ def training_work(
         operations += (Operation(2 * chosen * tokens * passes, 0.0, of_layers, "experts", kernel=True),)
     sent, stride = list[Sent](), cut.expert * tensor
     if cut.fsdp > 1:
+        gather, scatter = cut.along_fsdp("all-gather"), cut.along_fsdp("reduce-scatter")
         sent += [  # weights are gathered forward, and backward again
-            Sent("all-gather", BFLOAT16 * weights, cut.fsdp, 2 * of_layers, "layers' weights", stride=stride),
-            Sent("all-gather", BFLOAT16 * tables, cut.fsdp, 2.0 * microsteps, "vocabulary", stride=stride),
+            gather(BFLOAT16 * weights, times=2 * of_layers, name="layers' weights"),
+            gather(BFLOAT16 * tables, times=2.0 * microsteps, name="vocabulary"),
         ]
-    if cut.fsdp > 1 and not lora:
-        sent += [
-            Sent(
-                "reduce-scatter", BFLOAT16 * weights, cut.fsdp, of_layers, "layers' gradients", stride=stride
-            ),
-            Sent(
-                "reduce-scatter",
-                FLOAT32 * tables,
-                cut.fsdp,
-                float(microsteps),
-                "vocabulary's gradient",
-                stride=stride,
-            ),
-        ]
+        if not lora:
+            sent += [
+                scatter(BFLOAT16 * weights, times=of_layers, name="layers' gradients"),
+                scatter(FLOAT32 * tables, times=float(microsteps), name="vocabulary's gradient"),
+            ]
     if cut.data > 1:
         sent.append(Sent("all-reduce", FLOAT32 * held, cut.data, 1.0, "gradients", stride=cut.fsdp * stride))
     if cut.expert > 1:

@@ -1,119 +1,47 @@
 """How processes find each other, and what is said where they do not."""
 
-import contextlib
-import http.server
-import json
 import os
 import re
 import socket
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable
 
 import pytest
-from helpers.host_processes import HOST, PATIENCE, ROOT, Processes, free_port
+from helpers.host_processes import PATIENCE, ROOT, Processes
 
+from pretrainrl_jax.config import HostsConfig
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.hosts import join, rendezvous
+from pretrainrl_jax.hosts import join
 
 
-def test_nobody_at_the_coordinator(processes: Processes) -> None:
-    processes.start_one("", seconds=1, index=1, count=2)
+@pytest.mark.parametrize("there", [[1], [0, 2]], ids=str)
+def test_processes_that_do_not_come(processes: Processes, there: list[int]) -> None:
+    """The others say so in time, each once, and do not wait for JAX, which would abort them."""
+    for index in there:
+        processes.start_one("", seconds=3, index=index, count=3)
     ended = processes.end()
-    assert ended.codes == [2]
-    assert len(ended.lines()) == 1
-    assert f"hosts.coordinator=localhost:{processes.port}: process 0 did not answer" in ended.lines()[0]
-    assert "Traceback" not in ended.err[0]
+    assert ended.codes == [2] * len(there), ended.err
+    said = f"error: hosts.coordinator=localhost:{processes.port}: they were not all connected within 3 s"
+    assert [line.startswith(said) for line in ended.lines()] == [True] * len(there)
+    assert not any("Traceback" in text for text in ended.err)
 
 
-def meets(port: int, count: int, index: int, seconds: float = 60) -> Callable[[], str]:
-    """Start a process's part in the rendezvous, as a thread; what it raised, in the end."""
-    said: list[str] = []
-
-    def work() -> None:
-        try:
-            rendezvous.meet(f"localhost:{port}", count, index, seconds)
-        except InputError as error:
-            said.append(str(error))
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-
-    def result() -> str:
-        thread.join(PATIENCE)
-        assert not thread.is_alive()
-        return said[0] if said else ""
-
-    return result
-
-
-def connected(port: int) -> socket.socket:
-    """A connection to the port, once someone listens there."""
-    until = time.monotonic() + PATIENCE
-    while True:
-        try:
-            return socket.create_connection(("localhost", port))
-        except ConnectionRefusedError:
-            assert time.monotonic() < until
-            time.sleep(0.05)
-
-
-def test_a_process_that_does_not_come() -> None:
-    port = free_port()
-    zero, two = meets(port, 3, 0, seconds=5), meets(port, 3, 2)
-    said = f"hosts.coordinator=localhost:{port}: of hosts.count=3 processes, number 1 did not come within 5 s"
-    assert said in zero()
-    assert two() == zero()
-
-
-def test_settings_that_contradict_each_other() -> None:
-    port = free_port()
-    zero, one = meets(port, 3, 0), meets(port, 3, 1)
-    time.sleep(2)  # so that `one` is admitted: it asks again after 0.3 s where it was too early
-    assert f"hosts.index=1: host {HOST} has a process with this number already" in meets(port, 3, 1)()
-    assert "hosts.count=4: process 0, on host" in meets(port, 4, 2)()
-    two = meets(port, 3, 2)
-    assert [zero(), one(), two()] == ["", "", ""]
-
-
-def test_a_process_that_went_may_come_again() -> None:
-    port = free_port()
-    zero = meets(port, 3, 0)
-    with connected(port) as other:
-        other.sendall(
-            json.dumps({"magic": rendezvous.MAGIC, "index": 1, "count": 3, "host": "h"}).encode() + b"\n"
-        )
-        time.sleep(0.5)
-    with socket.create_connection(("localhost", port)) as other:
-        other.sendall(b"GET / HTTP/1.1\n\n")  # someone who looks for open ports
-    one, two = meets(port, 3, 1), meets(port, 3, 2)
-    assert [zero(), one(), two()] == ["", "", ""]
-
-
-def test_a_port_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendezvous, "BUSY_SECONDS", 0.5)
+def test_a_port_in_use(processes: Processes) -> None:
     with socket.create_server(("", 0)) as other:
-        port = other.getsockname()[1]
-        said = meets(port, 2, 0)()
-        assert f"hosts.coordinator=localhost:{port}: port {port} cannot be opened here" in said
-        assert "hosts.index=0" in said
-
-
-def test_another_program_at_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendezvous, "BUSY_SECONDS", 0.5)
-    server = http.server.ThreadingHTTPServer(("", 0), http.server.BaseHTTPRequestHandler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    with contextlib.closing(server.socket):
-        assert "another program has the port" in meets(server.server_port, 2, 1)()
-        server.shutdown()
+        processes.port = other.getsockname()[1]
+        processes.start_one("", index=0, count=2)
+        ended = processes.end()
+    assert ended.codes == [2], ended.err
+    (line,) = ended.lines()
+    said = f"hosts.coordinator=localhost:{processes.port}: port {processes.port} cannot be opened here"
+    assert said in line
+    assert "hosts.index=0" in line
 
 
 @pytest.mark.parametrize("coordinator", ["gpu-0", "gpu-0:", ":80", "gpu-0:x", "gpu-0:0", "gpu-0:65536"])
 def test_a_coordinator_of_no_such_form(coordinator: str) -> None:
     with pytest.raises(InputError, match=r"hosts\.coordinator=.* give the host and a port"):
-        rendezvous.meet(coordinator, 2, 1, 1)
+        join.join(HostsConfig(coordinator=coordinator, count=2, index=1), seconds=1)
 
 
 ONE = """

@@ -88,7 +88,7 @@ def test_rows_beside_have_their_own_passes_and_the_optimizer_runs_once() -> None
 
 def test_beams_read_all_weights_and_the_whole_cache_for_every_token() -> None:
     one = hand()
-    work = one.beams(rows=3, time=16, beams=5, new=4)
+    work = one.decoding(rows=3, time=16, branches=5, new=4, sampled=False)
     prefill, decoding = work.operations[:4], work.operations[4:]
     steps, length = 3, 16 + 5 * 4
     assert sum(op.flops for op in prefill if op.name == "products") == 2 * MATRICES * 3 * 16
@@ -107,14 +107,14 @@ def test_beams_read_all_weights_and_the_whole_cache_for_every_token() -> None:
 
 
 def test_samples_each_see_their_own_cache_and_draw_every_token() -> None:
-    products, attention, _, vocabulary = hand().sampling(rows=3, time=16, samples=5, new=4).operations[3:]
+    products, attention, _, vocabulary = hand().decoding(3, 16, 5, 4, sampled=True).operations[3:]
     assert products.times == SHAPE.layers * 4
     assert attention.flops == 4 * (16 + 4 + 5) * 2 * 8 * 15
     assert vocabulary.flops * vocabulary.times == HEAD * 15 * 4
 
 
 def test_cut_weights_are_gathered_for_every_token() -> None:
-    sent = hand(cut=Cut(1, 2, 1)).beams(3, 16, 5, 4).sent
+    sent = hand(cut=Cut(1, 2, 1)).decoding(3, 16, 5, 4, sampled=False).sent
     layers = [one for one in sent if one.name == "layers' weights"]
     assert sum(one.times for one in layers) == SHAPE.layers * (1 + 3)
     assert {one.bytes for one in layers} == {2 * MATRICES}
@@ -128,8 +128,8 @@ def test_copied_weights_are_gathered_once_and_read_for_every_token() -> None:
     plain, copying = (replace(hand(shape, Cut(1, 8, 2)), room=room) for room in (0.0, 1e12))
     cast = FLOAT32 * parameters(shape).total / 2 / 8 + copying.copy
     assert copying.copy == parameters(shape).total  # two bytes, two parts
-    for write in (ByHand.beams, ByHand.sampling):
-        before, after = (write(one, 3, 16, 5, 4) for one in (plain, copying))
+    for sampled in (False, True):
+        before, after = (one.decoding(3, 16, 5, 4, sampled) for one in (plain, copying))
         weights = [one for one in after.sent if one.kind == "all-gather"]
         told = [(one.bytes, one.group, one.times, one.stride) for one in weights]
         assert told == [(copying.copy, 8, 1.0, 2)]

@@ -4,12 +4,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from helpers.published_runs import PUBLISHED, WITHIN, table
 
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.planning.chips import CHIPS, topology
-from pretrainrl_jax.planning.efficiency import efficiencies
-from pretrainrl_jax.planning.estimate import Efficiencies, Efficiency, estimate
-from pretrainrl_jax.planning.published import PUBLISHED, WITHIN, table
+from pretrainrl_jax.planning.estimate import Efficiencies, Efficiency, efficiencies, estimate
 from pretrainrl_jax.planning.work import Again, Cut, Operation, Sent, Work, training_work
 
 PLACE = topology("v6e:2x4")

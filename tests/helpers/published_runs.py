@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.planning.chips import topology
-from pretrainrl_jax.planning.efficiency import efficiencies
-from pretrainrl_jax.planning.estimate import Estimate, estimate
+from pretrainrl_jax.planning.estimate import Estimate, efficiencies, estimate
 from pretrainrl_jax.planning.work import Again, Cut, training_work
 from pretrainrl_jax.report.columns import markdown
 
