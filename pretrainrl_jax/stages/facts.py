@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from types import MappingProxyType
 
 from rich import box
 from rich.console import Console
@@ -165,17 +166,31 @@ def _repairs(repaired: Counter[str]) -> list[str]:
 
 
 def _losses(reading: Reading, lost: Sequence[Dropped]) -> list[str]:
-    """Every rule that took a row, with its count, what it means, and the first rows it took."""
     counts = Counter(row.rule for row in lost) + reading.left_out
     if not counts:
         return ["dropped: nothing"]
-    lines = [f"of {counted(reading.rows, 'row')}, {counts.total():,} became no fact of their own"]
-    for rule in (rule for rule in RULES if counts[rule]):
-        lines.append(f"  {counts[rule]:,} {rule}: {RULES[rule]}")
-        rows = [row for row in lost if row.rule == rule]
-        lines += [f"    {row.where}: {row.text}" for row in rows[:ROWS]]
-        if len(rows) > ROWS:
-            lines.append(f"    and {len(rows) - ROWS:,} more")
+    total = f"of {counted(reading.rows, 'row')}, {counts.total():,} became no fact of their own"
+    return [total, *losses(RULES, counts, lost, ROWS)]
+
+
+def losses(
+    rules: Mapping[str, str],
+    counts: Counter[str],
+    lost: Iterable[Dropped],
+    most: int,
+    examples: Mapping[str, str] = MappingProxyType({}),
+) -> list[str]:
+    """Every rule that took a row, with its count, what it means, and the first rows it took."""
+    by_rule: dict[str, list[Dropped]] = defaultdict(list)
+    for row in lost:
+        by_rule[row.rule].append(row)
+    lines: list[str] = []
+    for rule in (rule for rule in rules if counts[rule]):
+        example = f" ({examples[rule]!r})" if examples.get(rule) else ""
+        lines.append(f"  {counts[rule]:,} {rule}: {rules[rule]}{example}")
+        lines += [f"    {row.where}: {row.text}" for row in by_rule[rule][:most]]
+        if (more := len(by_rule[rule]) - most) > 0:
+            lines.append(f"    and {more:,} more")
     return lines
 
 
