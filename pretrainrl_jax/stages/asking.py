@@ -36,9 +36,7 @@ Json = dict[str, Any]
 def questions_of(context: Context) -> list[Question]:
     """What `evaluate.groups` asks: facts, their paraphrases, those held out, answers the other way round.
 
-    And the head beyond them (`facts.head`).
-
-    Raises InputError if no fact is left to ask.
+    And the head beyond them (`facts.head`). Raises InputError if no fact is left to ask.
     """
     trained = context.asked(context.trained)
     if not trained:
@@ -170,7 +168,7 @@ def answers(
         AnswerTree(fact.id, prefix, tuple(Branch(tokens) for tokens in branches))
         for (fact, _, _), prefix, branches in zip(questions, encoded.prefixes, encoded.branches, strict=True)
     ]
-    scores = context.score_answers(loaded, trees, settings.template, context.config.train.row_length, advance)
+    scores = context.score_answers(loaded, trees, settings.template, advance)
     return [
         {
             "greedy": list(map(vars, best)),

@@ -71,12 +71,11 @@ def bench(context: Context, labelled: Labelled) -> None:
     for judge in judges:
         if not isinstance(judge, str):  # a wrong key or name is known before any work
             with ExitStack() as opened:
-                _served(judge, context, opened).answer(prompts[first], [its[0].texts])
+                opened_judge(judge, context, opened).answer(prompts[first], [its[0].texts])
     rows: list[Json] = []
     for judge in judges:
         with ExitStack() as opened:
-            of_folder = isinstance(judge, str)
-            entrant = _local(judge, context, opened) if of_folder else _served(judge, context, opened)
+            entrant = opened_judge(judge, context, opened)
             for prompt in prompts.values():
                 entrant.check(prompt)
             with screen.track(f"judge {entrant.name}", total, "verdicts") as bar:
@@ -104,8 +103,7 @@ def prompts_of(
 
     One with more or fewer verdicts than there are labels is left out, and named, if nobody asked for it.
 
-    Raises:
-        InputError: if one that is asked for is not there, or has another number of verdicts.
+    Raises InputError if one that is asked for is not there, or has another number of verdicts.
     """
     known = {part: variants(part, config.judge.prompts) for part in ASKING}
     wanted = config.bench.prompts
@@ -189,8 +187,7 @@ def name_of(judge: Named) -> str:
 def judges_of(config: Config) -> list[Named]:
     """Those of bench.judges, and the judge of the settings where there is one.
 
-    Raises:
-        InputError: if there is none, or two have one name.
+    Raises InputError if there is none, or two have one name.
     """
     judges: list[Named] = []
     for named in config.bench.judges:
@@ -210,8 +207,12 @@ def judges_of(config: Config) -> list[Named]:
     return judges
 
 
+def opened_judge(judge: Named, context: Context, opened: ExitStack) -> Entrant:
+    """A judge that is loaded, or whose server is asked, until `opened` is closed."""
+    return _local(judge, context, opened) if isinstance(judge, str) else _served(judge, context, opened)
+
+
 def _local(path: str, context: Context, opened: ExitStack) -> Entrant:
-    """It is loaded until `opened` is closed."""
     settings = context.config.judge
     loaded = load(path, context.mesh, settings.dtype, chosen=context.chosen)
     opened.callback(loaded.release)
@@ -224,7 +225,6 @@ def _local(path: str, context: Context, opened: ExitStack) -> Entrant:
 
 
 def _served(at: JudgeServerConfig, context: Context, opened: ExitStack) -> Entrant:
-    """Its server is asked until `opened` is closed."""
     settings = context.config.judge
     servers: list[Server] = []  # process 0's
 

@@ -207,16 +207,15 @@ class Context:
         loaded: Loaded,
         trees: Sequence[AnswerTree],
         template: str,
-        row_length: int,
         advance: Callable[[int], None] = lambda n: None,
         temperatures: Sequence[float] = (),
     ) -> list[list[list[float]]]:
-        """The same, and beside each its log-probability as an answer under that kind of template.
+        """The same in rows of training, and beside each its log-probability as an answer under that template.
 
         With `temperatures`, which divide every logit, the latter alone, at each of them.
         """
         ends = self.template(template).terminators(loaded.tokenizer, loaded.model.shape.vocabulary)
-        packing: Any = {"row_length": row_length, "rows": ROWS, "advance": advance}
+        packing: Any = {"row_length": self.config.train.row_length, "rows": ROWS, "advance": advance}
         return score_answers(loaded.model, loaded.params, trees, ends, temperatures, **packing)
 
     def finished(self) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def measure(context: Context, system: str) -> tuple[Json, str]:
         head=head(context.facts),
         neighbour=context.neighbour,
     )
-    result = {
+    result: Json = {
         "text_nll": nll,
         "groups": groups,
         "by_popularity": factual.by_popularity(trained, settings.bins),

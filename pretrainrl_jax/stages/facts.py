@@ -41,33 +41,30 @@ def show_facts(config: Config, workdir: Path) -> None:
     # No markup: what the data hold is never read as such.
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
-    trained, held_out = split(reading.facts, config.facts.holdout_every)
-    _say(
-        console,
+    facts = reading.facts
+    trained, held_out = split(facts, config.facts.holdout_every)
+    lost = sorted([*reading.dropped, *reading.merged], key=lambda row: list(RULES).index(row.rule))
+    parts = [
         f"{reading.source}: {counted(reading.rows, 'row')} read in {seconds:.1f} s",
-        f"{counted(len(reading.facts), 'fact')}: {len(trained):,} trained, {len(held_out):,} held out "
+        f"{counted(len(facts), 'fact')}: {len(trained):,} trained, {len(held_out):,} held out "
         f"(facts.holdout_every={config.facts.holdout_every})"
         + (f", and beside them the {len(reading.head):,} best known of the others" if reading.head else ""),
-    )
-    _say(console, *_columns(reading.columns, config.facts.questions))
-    console.print(_categories(reading.facts))
-    _say(console, *_histogram([fact.popularity for fact in reading.facts]))
-    console.print(_ten(reading.facts))
-    _say(console, *_repairs(reading.repaired))
-    lost = sorted([*reading.dropped, *reading.merged], key=lambda row: list(RULES).index(row.rule))
-    _say(console, *_losses(reading, lost))
-    _say(console, *_tokenless(config, reading.facts))
+        *_columns(reading.columns, config.facts.questions),
+        _categories(facts),
+        *_histogram([fact.popularity for fact in facts]),
+        _ten(facts),
+        *_repairs(reading.repaired),
+        *_losses(reading, lost),
+        *_tokenless(config, facts),
+    ]
     path = workdir / "facts" / "dropped.jsonl"
     path.unlink(missing_ok=True)
     if lost:
         rows = (json.dumps(asdict(row), ensure_ascii=False) for row in lost)
         write_text(path, "".join(f"{row}\n" for row in rows))
-        _say(console, f"all of them: {path}")
-
-
-def _say(console: Console, *lines: str) -> None:
-    for line in lines:
-        console.print(line, soft_wrap=True)
+        parts.append(f"all of them: {path}")
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, str))
 
 
 def counted(count: int, noun: str) -> str:
@@ -90,10 +87,8 @@ def _columns(columns: Columns | None, templates: Sequence[str]) -> list[str]:
         return []
     named = ((field.name, getattr(columns, field.name)) for field in fields(ColumnsConfig))
     used = {name: (paths,) if isinstance(paths, str) else paths for name, paths in named if paths}
-    used["question"] = (
-        *used.get("question", ()),
-        *(["the templates of facts.questions"] if templates else []),
-    )
+    of_templates = ["the templates of facts.questions"] if templates else []
+    used["question"] = (*used.get("question", ()), *of_templates)
     lines = [f"  {name:<18} {shown(paths, 40)}" for name, paths in used.items()]
     unread = shown(columns.unread, 40) if columns.unread else "none"
     return ["columns, by their names in facts.columns", *lines, f"  {'not read':<18} {unread}", ""]

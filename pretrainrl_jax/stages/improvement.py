@@ -5,10 +5,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
+
+import jax
 
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import Config, JudgeConfig, MethodConfig, RewriterConfig, ServerConfig
@@ -31,12 +34,13 @@ from pretrainrl_jax.judging.protocol import Case, Judge, RewriteCase, Rewriter
 from pretrainrl_jax.judging.remote import RemoteJudge, remote_writer
 from pretrainrl_jax.judging.rewriting import Write, exact_rewriter, model_rewriter
 from pretrainrl_jax.judging.server import Server
-from pretrainrl_jax.stages.context import Context, keep_json, kept_json
+from pretrainrl_jax.model.partitioning import parameter_shardings
+from pretrainrl_jax.stages.context import BASE, Context, keep_json, kept_json
 from pretrainrl_jax.training.loading import Loaded, load
 from pretrainrl_jax.trees.tokenization import Tokenizer
 from pretrainrl_jax.workdir import spends_as
 
-BASE, UNTRAINED = "base", "scratch"  # systems that are not trained here
+INITIAL, UNTRAINED = "base", "scratch"  # systems that are not trained here
 MATCHED_AFTER = 200  # documents: if none of their candidates states a fact by then, it is said
 SHOWN_PREFIX = 400  # last characters of a prefix that the report shows
 
@@ -306,20 +310,29 @@ def write_summary(context: Context, system: str, steps: int, experience: Experie
     keep_json(context.workdir / "selfimprove" / system / "summary.json", summary)
 
 
-def evaluate_improvement(
-    context: Context, improvement: Improvement, initial: Callable[[str], Loaded]
-) -> None:
+def initial_model(context: Context, start: str) -> Loaded:
+    """The model a method starts from: the base model, or one of its shape with random weights."""
+    base = context.load(BASE)
+    if start == INITIAL:
+        return base
+    base.release()
+    initialise = jax.jit(base.model.init, out_shardings=parameter_shardings(base.model, context.mesh))
+    return replace(base, params=initialise(jax.random.key(context.config.seed)), origin={})
+
+
+def evaluate_improvement(context: Context, improvement: Improvement) -> None:
     """What the base model, random weights where a method starts from them, and each method write."""
     config = context.config
     starts = {config.methods[system].start for system in config.selfimprove.systems}
     untrained = UNTRAINED in starts and (config.model.path or config.pretrain.epochs)  # else it is the base
-    systems = [BASE, *([UNTRAINED] if untrained else []), *config.selfimprove.systems]
+    systems = [INITIAL, *([UNTRAINED] if untrained else []), *config.selfimprove.systems]
     for system in systems:
         stage = f"evaluate/selfimprove/{system}"
         if context.done(stage):
             continue
         began = time.perf_counter()
-        loaded = initial(system) if system in (BASE, UNTRAINED) else context.load(f"selfimprove/{system}")
+        untrained_here = system in (INITIAL, UNTRAINED)
+        loaded = initial_model(context, system) if untrained_here else context.load(f"selfimprove/{system}")
         with ExitStack() as bars:
 
             def begin(total: int, stage: str = stage, bars: ExitStack = bars) -> Callable[[int], None]:
@@ -332,7 +345,7 @@ def evaluate_improvement(
             result |= compare(context, improvement, system, loaded)
         keep_json(evaluation(context, system), result, indent=None)
         context.finish(stage, seconds=time.perf_counter() - began)
-        loaded.release()
+        jax.tree.map(lambda x: x.delete(), loaded.params)  # adapters and what they are for, too
 
 
 def evaluation(context: Context, system: str) -> Path:
@@ -351,7 +364,7 @@ def compare(context: Context, improvement: Improvement, system: str, loaded: Loa
     config = context.config
     cuts = cut_texts(held_out_texts(improvement.made, config), loaded.tokenizer, config)
     if not cuts:
-        if system == BASE:
+        if system == INITIAL:
             needed = config.selfimprove.shortest_prefix + config.selfimprove.suffix
             context.screen.warn(
                 f"no win rate against the base model: no held-out text has {needed} tokens to cut; give a "
@@ -360,10 +373,10 @@ def compare(context: Context, improvement: Improvement, system: str, loaded: Loa
         return {}
     continued = continue_greedily(loaded, cuts, config)
     kept = {"continued": [list(one) for one in continued]}
-    if system == BASE:
+    if system == INITIAL:
         return kept
     # What the base model wrote after the held-out prefixes, as it was kept.
-    base = [Continued(*one) for one in (kept_json(evaluation(context, BASE)) or {}).get("continued", [])]
+    base = [Continued(*one) for one in (kept_json(evaluation(context, INITIAL)) or {}).get("continued", [])]
     if [one.prefix for one in base] != [one.prefix for one in continued]:
         context.screen.warn(
             f"evaluate/selfimprove/{system}: no win rate: an older version measured the base model, and kept "

@@ -124,10 +124,9 @@ def mine_negatives(
     candidates, dropped = choose(context, facts, decoded, constrained, pools, rules)
     worded, candidates = in_wordings(context, facts, candidates, rules)
     trees, left_out = build_trees(context, policy, worded, candidates, dropped)
-    train = context.config.train
 
     def score(part: Sequence[AnswerTree], advance: Callable[[int], None]) -> list[Any]:
-        return context.score_answers(reference, part, train.template, train.row_length, advance)
+        return context.score_answers(reference, part, context.config.train.template, advance)
 
     # No checksums of the reference: it is the policy, or the base model, which a workdir never changes.
     made_with, lengths = [provenance, digest(trees)], [tree.inputs for tree in trees]

@@ -199,7 +199,7 @@ def measure(context: Context, system: str) -> tuple[Json, str]:
     nll = text_nll(context, loaded, context.texts)
     if not context.texts:
         nll = mean_nll(context, loaded, [as_text(tree) for tree in trees])
-    result = {
+    result: Json = {
         "text_nll": nll,
         "text": context.config.evaluate.text or "prompts with their chosen answers",
         "of": "held_out" if is_held_out else "trained",

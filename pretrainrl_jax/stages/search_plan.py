@@ -92,8 +92,7 @@ def search_plan(
 def case_of(config: Config, topology: Topology, learned: Material) -> searching.Case:
     """What is searched, as the mesh with the fewest parts of a batch runs it: no rows are padded there.
 
-    Raises:
-        InputError: if no mesh divides the model.
+    Raises InputError if no mesh divides the model.
     """
     if not (every := searching.meshes(shape_for(config), topology.count)):
         raise InputError(f"--search: no mesh of {topology.count} chips divides the model")

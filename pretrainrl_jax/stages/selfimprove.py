@@ -23,11 +23,11 @@ from pretrainrl_jax.improvement.outstanding import Outstanding
 from pretrainrl_jax.improvement.queue import Sampled
 from pretrainrl_jax.improvement.seconds import Seconds, utilisation
 from pretrainrl_jax.judging.compose import verdicts_per_case
-from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.stages.improvement import (
     Improvement,
     evaluate_improvement,
+    initial_model,
     priced,
     write_examples,
     write_summary,
@@ -57,7 +57,7 @@ def selfimprove(context: Context) -> None:
             pretrain(context)
         for system in left:
             Method(context, improvement, system).improve()
-        evaluate_improvement(context, improvement, lambda start: initial_model(context, start))
+        evaluate_improvement(context, improvement)
     run_on_process_0(lambda: report(context.workdir), "writing the report")
 
 
@@ -242,16 +242,6 @@ class Method:
         for sentence in (*self._collapse.look(step, seen), *self._improvement.unmatched(judged)):
             context.screen.warn(f"{self._stage}: {sentence}")
         write_examples(context, self._system, step, session.total_steps, judged)
-
-
-def initial_model(context: Context, start: str) -> Loaded:
-    """The model a method starts from: the base model, or one of its shape with random weights."""
-    base = context.load(BASE)
-    if start == "base":
-        return base
-    base.release()
-    initialise = jax.jit(base.model.init, out_shardings=parameter_shardings(base.model, context.mesh))
-    return replace(base, params=initialise(jax.random.key(context.config.seed)), origin={})
 
 
 def wants_more(settings: SelfimproveConfig, updates: int, outstanding: int, ahead: int) -> bool:

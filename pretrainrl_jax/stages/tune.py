@@ -80,8 +80,7 @@ class Task:
     def fitting(self, setting: str) -> tuple[list[Labelled], int]:
         """The examples whose prompts and copies are not too long, the others counted; and the longest prompt.
 
-        Raises:
-            InputError: if none is left.
+        Raises InputError if none is left.
         """
         examples, kept, longest = self.labels.examples, [], 0
         for start in range(0, len(examples), TOGETHER):
