@@ -29,9 +29,7 @@ def show_preferences(config: Config) -> None:
     settings = config.preferences
     read = read_preferences(settings, config.seed)
     trained, held_out = split(read.comparisons, settings.holdout_every)
-    used = ", ".join(
-        f"{what} = {column or '(their common beginning)'}" for what, column in read.columns.items()
-    )
+    used = [f"{what} = {column or '(their common beginning)'}" for what, column in read.columns.items()]
     lines = [
         f"{read.source}: {counted(read.rows, 'row')}",
         f"columns: {', '.join(used)}",
