@@ -73,8 +73,9 @@ def material(context: Context) -> Material:
 def mine(context: Context) -> None:
     """Trees with references, of mined falsehoods or of the file's pairs, with what they were made with."""
     began = time.perf_counter()
-    made = material(context).make_trees(context, context.load(BASE))
-    folder, stamp = context.workdir / "mined", STAMP | {"made_with": made.made_with}
+    base, of = context.load(BASE), material(context)
+    made, stamp = of.make_trees(context, base), of.made_with(context, base)
+    folder = context.workdir / "mined"
 
     def write() -> None:
         write_trees(folder / "trees.array_record", made.trees)
@@ -82,7 +83,7 @@ def mine(context: Context) -> None:
         held_out.unlink(missing_ok=True)
         if made.held_out:
             write_trees(held_out, made.held_out)
-        write_json(folder / "fingerprint.json", stamp | {"probes": probes(made.trees)})
+        write_json(folder / "fingerprint.json", STAMP | {"made_with": stamp, "probes": probes(made.trees)})
         write_json(folder / "statistics.json", made.statistics)
 
     run_on_process_0(write, "writing what was mined")

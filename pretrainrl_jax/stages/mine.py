@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,7 +54,6 @@ class Mined(NamedTuple):
     trees: list[AnswerTree]
     statistics: dict[str, Any]
     notes: dict[str, Any]  # of these what is noted of the stage
-    made_with: Mapping[str, Any] = MappingProxyType({})  # short digests of all that they depend on
     said: Sequence[str] = ()
     held_out: Sequence[AnswerTree] = ()  # which are not trained
 
@@ -65,8 +63,7 @@ def mine_facts(context: Context, base: Loaded) -> Mined:
     facts = context.asked(context.trained)
     mined = mine_negatives(context, base, base, facts, context.parts("mine"))
     signatures = [f"! mine: {signature.line}" for signature in of_mining(mined.statistics)]
-    said = [*(f"mine: {line}" for line in lines(mined.statistics)), *signatures]
-    return mined._replace(said=said, made_with=made_with(context, base))
+    return mined._replace(said=[*(f"mine: {line}" for line in lines(mined.statistics)), *signatures])
 
 
 def made_with(context: Context, base: Loaded) -> dict[str, Any]:
