@@ -30,7 +30,6 @@ from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
 Question = tuple[Fact, str, str]  # with its wording and its group
 Search = Callable[[Sequence[Question], Callable[[int], None]], list[list[Answer]]]
-Json = dict[str, Any]
 
 
 def questions_of(context: Context) -> list[Question]:
