@@ -26,8 +26,7 @@ import jax
 from pretrainrl_jax.config import ExportConfig, MeshConfig
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.progress import SILENT
-from pretrainrl_jax.stages.export_model import export_model
-from pretrainrl_jax.stages.import_model import import_model
+from pretrainrl_jax.stages.hugging_face import export_model, import_model
 from pretrainrl_jax.training.loading import load
 
 def peak():

@@ -17,7 +17,7 @@ from pretrainrl_jax.facts.vocabulary import save_tokenizer, train_tokenizer
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.hugging_face.config import write_config
 from pretrainrl_jax.model.hugging_face.writing import tensors_of, write_weights
-from pretrainrl_jax.stages import export_model, import_model
+from pretrainrl_jax.stages import hugging_face
 from pretrainrl_jax.training import loading
 
 Usage = namedtuple("Usage", "total used free")
@@ -128,7 +128,7 @@ def test_an_import_that_was_stopped_begins_anew(source, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(import_model.checkpoints, "describe", stop)
+        patch.setattr(hugging_face.checkpoints, "describe", stop)
         assert call("import", "--model", source, "--workdir", tmp_path / "workdir").code == 130
     with pytest.raises(InputError):
         prl.load(tmp_path / "workdir")
@@ -144,7 +144,7 @@ def test_an_export_that_was_stopped_leaves_nothing(source, where, tmp_path, monk
         seen.append({file.name for file in partial.iterdir()})
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(export_model, where, stop)
+    monkeypatch.setattr(hugging_face, where, stop)
     assert call("export", "--model", source, "--to", tmp_path / "out").code == 130
     assert [*tmp_path.iterdir()] == []
     # What a killed process leaves is hidden, and has no config.json: it is the last file of all.
@@ -255,7 +255,7 @@ def test_a_run_takes_in_no_other_model(source, workdir):
 
 @pytest.mark.parametrize("verb", ["import", "export"])
 def test_a_disk_without_room_is_refused_before_anything_is_written(source, verb, tmp_path, monkeypatch):
-    monkeypatch.setattr(import_model.shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 1000))
+    monkeypatch.setattr(hugging_face.shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 1000))
     target = ("--workdir", tmp_path / "x") if verb == "import" else ("--to", tmp_path / "x")
     said = complaint(call(verb, "--model", source, "--quiet", *target))
     assert "0.00 MB free" in said

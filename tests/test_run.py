@@ -469,7 +469,7 @@ def test_sigterm_outside_training_is_an_interruption_too(
         assert callable(signal.getsignal(signal.SIGTERM))
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr("pretrainrl_jax.stages.mine.answer_questions", answer)
+    monkeypatch.setattr("pretrainrl_jax.stages.asking.answer_questions", answer)
     unfinish(workdir, lambda stage: stage == "mine")
     before = signal.getsignal(signal.SIGTERM)
     ran = call("mine", "--config", tiny_config, "--workdir", workdir)

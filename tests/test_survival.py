@@ -33,7 +33,6 @@ from helpers.command_line import (
 from pretrainrl_jax.decoding.answers import answer_questions
 from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.stages import asking
-from pretrainrl_jax.stages import mine as mining
 from pretrainrl_jax.stages import train as training
 from pretrainrl_jax.training import checkpoints, interrupts
 from pretrainrl_jax.trees.records import read_trees, write_trees
@@ -56,12 +55,12 @@ def failure(ran: Ran) -> str:
 
 
 @pytest.mark.parametrize(
-    ("verb", "module", "result"),
-    [("mine", mining, "mined/trees.array_record"), ("evaluate", asking, "evaluations/pretrainrl.json")],
+    ("verb", "result"),
+    [("mine", "mined/trees.array_record"), ("evaluate", "evaluations/pretrainrl.json")],
 )
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_mining_and_evaluation_go_on_with_the_next_part(
-    verb: str, module, result: str, number: signal.Signals, workdir: Path,
+    verb: str, result: str, number: signal.Signals, workdir: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     unfinish(workdir, lambda stage: stage in ("mine", "evaluate/pretrainrl") and stage.startswith(verb))
@@ -78,7 +77,7 @@ def test_stopped_mining_and_evaluation_go_on_with_the_next_part(
         asked.append((str(options["beams"]), *questions))
         return answer_questions(model, params, tokenizer, template, questions, **options)
 
-    monkeypatch.setattr(module, "answer_questions", answer)
+    monkeypatch.setattr(asking, "answer_questions", answer)
     ran = call(*words)
     assert ran.code == 130
     last = f"interrupted; what is finished is kept. Go on with: {command_line.command(*words)}"

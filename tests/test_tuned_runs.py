@@ -18,7 +18,7 @@ from pretrainrl_jax.judging.parts import model_parts, prompts_of
 from pretrainrl_jax.judging.protocol import Case
 from pretrainrl_jax.model.decoder import PLAIN
 from pretrainrl_jax.progress import SILENT
-from pretrainrl_jax.stages.tuning_tasks import rewrite_worth
+from pretrainrl_jax.stages.tune import rewrite_worth
 from pretrainrl_jax.training.loading import load
 
 

@@ -26,7 +26,7 @@ from pretrainrl_jax.model.vocabulary import REPLICATED, ROWS, TABLE, MeshAxes
 from pretrainrl_jax.objectives.bucketed import bucket_logps
 from pretrainrl_jax.objectives.scoring import anchor_states
 from pretrainrl_jax.stages.context import Context
-from pretrainrl_jax.stages.pretrain import TOKENIZED, streams
+from pretrainrl_jax.stages.pretrain import read_first
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.trees.anchors import (
     MEASURED,
@@ -92,10 +92,7 @@ def beginnings(context: Context, base: Loaded) -> list[int]:
         return [base.tokenizer.bos]
     if not began_bare(context, base):
         return [base.tokenizer.eos[0]]
-    texts: Sequence[str] = context.corpus.training
-    if streams(context):
-        texts = [document.text for document in context.stream().take(TOKENIZED)]
-    firsts = [ids[0] for ids in base.tokenizer.encode_all(texts) if ids]
+    firsts = [ids[0] for ids in base.tokenizer.encode_all(read_first(context)) if ids]
     order = np.random.default_rng(context.config.seed).permutation(len(firsts))
     return [firsts[i] for i in order]
 

@@ -1,38 +1,23 @@
 """`ask`: what a model answers, and how sure it is."""
 
 import math
-from pathlib import Path
 
-from jax.sharding import Mesh
-
-from pretrainrl_jax.config import Config
 from pretrainrl_jax.decoding.answers import answer_questions, distinct
-from pretrainrl_jax.model.decoder import Chosen
-from pretrainrl_jax.progress import Screen
-from pretrainrl_jax.stages.context import say
+from pretrainrl_jax.stages.context import Context, say
 from pretrainrl_jax.training.loading import find, load
 from pretrainrl_jax.trees.templates import EXAMPLES, Examples, Template
 
 
-def ask(
-    config: Config,
-    workdir: Path,
-    question: str,
-    kind: str,
-    examples: Examples,
-    mesh: Mesh,
-    chosen: Chosen,
-    screen: Screen,
-) -> None:
+def ask(context: Context, question: str, kind: str, examples: Examples) -> None:
     """The most probable answers of `model.path`, or of the workdir's newest model, with probabilities.
 
     It is asked as it was trained, or by the kind of template named; a few-shot prompt shows these examples,
     or those it was trained with, or ours.
     """
-    path = config.model.path or workdir
-    loaded = load(path, mesh, chosen=chosen)
-    settings = config.evaluate
-    screen.say(f"model {find(path)[0] if not config.model.path else path}")
+    screen, settings = context.screen, context.config.evaluate
+    path = context.config.model.path or context.workdir
+    loaded = load(path, context.mesh, chosen=context.chosen)
+    screen.say(f"model {path if context.config.model.path else find(path)[0]}")
     template = loaded.template
     if kind and (examples or kind != template.kind):
         template = Template(kind, (examples or EXAMPLES) if kind == "few_shot" else ())

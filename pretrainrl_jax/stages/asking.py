@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pretrainrl_jax.config import EvaluateConfig, MineConfig
 from pretrainrl_jax.decoding.among import answers_among, known_answers
 from pretrainrl_jax.decoding.answers import Answer, answer_questions, answer_text, read_answers
 from pretrainrl_jax.decoding.decode import sample_batch
@@ -22,21 +23,19 @@ from pretrainrl_jax.knowledge.abstention import Verdict, rule, verdict
 from pretrainrl_jax.knowledge.theory import Prompt, prompt_of
 from pretrainrl_jax.mining.fingerprint import short_digest
 from pretrainrl_jax.stages.context import Context
-from pretrainrl_jax.stages.shards import resumable_map
+from pretrainrl_jax.stages.shards import in_parts
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.trees.templates import Template, encode_branches
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
 Question = tuple[Fact, str, str]  # with its wording and its group
-Json = dict[str, Any]
+Search = Callable[[Sequence[Question], Callable[[int], None]], list[list[Answer]]]
 
 
 def questions_of(context: Context) -> list[Question]:
     """What `evaluate.groups` asks: facts, their paraphrases, those held out, answers the other way round.
 
-    And the head beyond them (`facts.head`).
-
-    Raises InputError if no fact is left to ask.
+    And the head beyond them (`facts.head`). Raises InputError if no fact is left to ask.
     """
     trained = context.asked(context.trained)
     if not trained:
@@ -95,30 +94,33 @@ def _each(
     metrics: Callable[[list[Any]], dict[str, float]] = lambda results: {},
     depends: Any = None,
 ) -> list[Any]:
-    """`resumable_map` over questions, those of like length together; `units` are what is done of each.
+    """`in_parts` over questions, those of like length together; `units` are what is done of each.
 
     `depends` is JSON of what the results depend on beside model, template, questions and settings.
     """
     settings = context.config.evaluate
     template = context.template(settings.template)
     facts, wordings = [fact for fact, _, _ in questions], [wording for _, wording, _ in questions]
-    prompts = loaded.tokenizer.encode_all([template.prefix(q, fact.category) for fact, q, _ in questions])
+    lengths = list(map(len, loaded.tokenizer.encode_all(prompts_of(template, questions))))
     made_with = context.fingerprint(loaded, settings.template, facts, settings)
-    label = stage if what == "answers" else f"{stage}/{what}"
-    with context.screen.track(label, units * len(questions), "answers") as bar:
-        return resumable_map(
-            context.parts(stage) / what,
-            [made_with, wordings, depends],
-            questions,
-            [len(prompt) for prompt in prompts],
-            context.config.checkpoint.shard_questions,
-            lambda part: work(part, bar.advance),
-            read,
-            bar,
-            units=units,
-            metrics=metrics,
-            screen=context.screen,
-        )
+    return in_parts(
+        context,
+        context.parts(stage) / what,
+        [made_with, wordings, depends],
+        questions,
+        lengths,
+        work,
+        stage if what == "answers" else f"{stage}/{what}",
+        "answers",
+        read,
+        units,
+        metrics,
+    )
+
+
+def prompts_of(template: Template, questions: Sequence[Question]) -> list[str]:
+    """How a template puts them."""
+    return [template.prefix(wording, fact.category) for fact, wording, _ in questions]
 
 
 def outcome(context: Context, asked: Question, answers: Mapping[str, Any]) -> Outcome:
@@ -156,18 +158,16 @@ def answers(
     """Of each question its greedy answer, its beams, and the log-probabilities of the truths."""
     settings = context.config.evaluate
     template = context.template(settings.template)
-    prompts = [template.prefix(wording, fact.category) for fact, wording, _ in questions]
-    greedy = _beams(context, loaded, template, questions, 1, advance)
-    beams = greedy  # one beam is the greedy answer
-    if settings.beams > 1:
-        beams = _beams(context, loaded, template, questions, settings.beams, advance)
+    beams = greedy = beams_of(loaded, settings, template, 1, questions, advance)
+    if settings.beams > 1:  # one beam is the greedy answer
+        beams = beams_of(loaded, settings, template, settings.beams, questions, advance)
     truths = [list(distinct_truths(fact)) for fact, _, _ in questions]
-    encoded = encode_branches(loaded.tokenizer, template, prompts, truths)
+    encoded = encode_branches(loaded.tokenizer, template, prompts_of(template, questions), truths)
     trees = [
         AnswerTree(fact.id, prefix, tuple(Branch(tokens) for tokens in branches))
         for (fact, _, _), prefix, branches in zip(questions, encoded.prefixes, encoded.branches, strict=True)
     ]
-    scores = context.score_answers(loaded, trees, settings.template, context.config.train.row_length, advance)
+    scores = context.score_answers(loaded, trees, settings.template, advance)
     return [
         {
             "greedy": list(map(vars, best)),
@@ -181,26 +181,50 @@ def answers(
     ]
 
 
-def _beams(
-    context: Context,
+def beams_of(
     loaded: Loaded,
+    settings: EvaluateConfig | MineConfig,
     template: Template,
-    questions: Sequence[Question],
     beams: int,
+    questions: Sequence[Question],
     advance: Callable[[int], None],
 ) -> list[list[Answer]]:
-    settings = context.config.evaluate
+    """What a search so wide finds of each question, the most probable answer first."""
     return answer_questions(
         loaded.model,
         loaded.params,
         loaded.tokenizer,
         template,
-        [template.prefix(wording, fact.category) for fact, wording, _ in questions],
+        prompts_of(template, questions),
         beams=beams,
         max_new_tokens=settings.max_new_tokens,
         batch=settings.batch,
         advance=advance,
     )
+
+
+def among_known(
+    context: Context,
+    loaded: Loaded,
+    settings: EvaluateConfig | MineConfig,
+    setting: str,
+    questions: Sequence[Question],
+) -> tuple[dict[str, list[str]], Search]:
+    """The known answers of each kind that `setting` names, and a search among those of a question's kind."""
+    template, tokenizer = context.template(settings.template), loaded.tokenizer
+    sets = choices(settings.among, context.facts, setting)
+
+    def asked(part: Sequence[Question]) -> tuple[list[str], list[str]]:
+        return prompts_of(template, part), [kind_of(settings.among, fact) for fact, _, _ in part]
+
+    ends = template.terminators(tokenizer, loaded.model.shape.vocabulary)
+    known = known_answers(tokenizer, ends, *asked(questions), sets)
+
+    def search(part: Sequence[Question], advance: Callable[[int], None]) -> list[list[Answer]]:
+        model, width = (loaded.model, loaded.params, tokenizer), settings.beams
+        return answers_among(*model, *asked(part), known, beams=width, batch=settings.batch, advance=advance)
+
+    return sets, search
 
 
 def ask_samples(
@@ -215,7 +239,7 @@ def ask_samples(
     ends = template.terminators(tokenizer, loaded.model.shape.vocabulary)
 
     def draw(part: list[Question], advance: Callable[[int], None]) -> list[Any]:
-        prompts = tokenizer.encode_all([template.prefix(q, fact.category) for fact, q, _ in part])
+        prompts = tokenizer.encode_all(prompts_of(template, part))
         drawn = sample_batch(
             loaded.model,
             loaded.params,
@@ -249,27 +273,17 @@ def ask_choices(
     context: Context, loaded: Loaded, questions: Sequence[Question], stage: str
 ) -> list[tuple[str, bool, float]]:
     """The most probable of the answers of evaluate.among, whether it is right, and its own probability."""
-    settings, tokenizer = context.config.evaluate, loaded.tokenizer
-    template = context.template(settings.template)
-    sets = choices(settings.among, context.facts, "evaluate.among")
-
-    def asked(part: Sequence[Question]) -> tuple[list[str], list[str]]:
-        prompts = [template.prefix(wording, fact.category) for fact, wording, _ in part]
-        return prompts, [kind_of(settings.among, fact) for fact, _, _ in part]
-
+    settings = context.config.evaluate
+    sets, search = among_known(context, loaded, settings, "evaluate.among", questions)
     forms = {kind: frozenset(map(normalise, answers)) for kind, answers in sets.items()}
     truths = [{*map(normalise, f.answers), *context.known_truths.get(w, ())} for f, w, _ in questions]
-    if lacking := sum(forms[k].isdisjoint(own) for k, own in zip(asked(questions)[1], truths, strict=True)):
+    kinds = [kind_of(settings.among, fact) for fact, _, _ in questions]
+    if lacking := sum(forms[kind].isdisjoint(own) for kind, own in zip(kinds, truths, strict=True)):
         where = f"of {len(questions)} questions have no true answer among those of evaluate.among"
         context.screen.say(f"{stage}: {lacking} {where}")
 
-    ends = template.terminators(tokenizer, loaded.model.shape.vocabulary)
-    known = known_answers(tokenizer, ends, *asked(questions), sets)
-
     def choose(part: list[Question], advance: Callable[[int], None]) -> list[Any]:
-        model, width = (loaded.model, loaded.params, tokenizer), settings.beams
-        beams = answers_among(*model, *asked(part), known, beams=width, batch=settings.batch, advance=advance)
-        return [[answers[0].text, answers[0].logp] for answers in beams]
+        return [[answers[0].text, answers[0].logp] for answers in search(part, advance)]
 
     def read(question: Question, answer: Any) -> tuple[str, bool, float]:
         text, logp = answer
@@ -286,7 +300,7 @@ def ask_by_rule(
     template = replace(context.template(settings.template), rule=rule(penalty))
 
     def work(part: list[Question], advance: Callable[[int], None]) -> list[Any]:
-        greedy = _beams(context, loaded, template, part, 1, advance)
+        greedy = beams_of(loaded, settings, template, 1, part, advance)
         return [[answers[0].text, answers[0].finished] if answers else ["", False] for answers in greedy]
 
     def read(asked: Question, answer: Any) -> Verdict:

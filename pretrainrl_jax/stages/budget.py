@@ -1,7 +1,6 @@
 """How often the facts are visited: as train.passes says, or as often as train.device_seconds allows."""
 
 import itertools
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -14,14 +13,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.model.decoder import Params
 from pretrainrl_jax.model.lora import join
 from pretrainrl_jax.model.partitioning import replicate
 from pretrainrl_jax.progress import SILENT
-from pretrainrl_jax.stages.context import Context
+from pretrainrl_jax.stages.context import Context, keep_json, kept_json
 from pretrainrl_jax.stages.mine import mine_negatives
 from pretrainrl_jax.storage import remove_tree
 from pretrainrl_jax.training.loading import Loaded
@@ -58,30 +56,20 @@ def passes_of(context: Context, run: Run, cost: Callable[[], Cost]) -> float:
     if not settings.device_seconds:
         return settings.passes
     path = run.folder / "passes.json"
-
-    def read() -> float | None:
-        return json.loads(path.read_text(encoding="utf-8"))["passes"] if path.is_file() else None
-
-    passes = run_on_process_0(read, f"reading {path.name}")
+    passes = (kept_json(path) or {}).get("passes")
     if passes is None:
         devices = context.mesh.size
         a_pass, first, mining, between = cost()
         measured = Cost(devices * a_pass, devices * first, devices * mining, between)
-
-        def write() -> float:
-            passes = measured.passes(settings.device_seconds)
-            told = {"passes": passes, "device_seconds_of_a_pass": measured.a_pass}
-            told |= {"device_seconds_before": measured.first, "device_seconds_of_mining": measured.mining}
-            if passes > 0:
-                write_json(path, told)
-            return passes
-
-        passes = run_on_process_0(write, f"writing {path.name}")
+        told = {"device_seconds_of_a_pass": measured.a_pass, "device_seconds_before": measured.first}
+        told |= {"device_seconds_of_mining": measured.mining}
+        passes = run_on_process_0(lambda: measured.passes(settings.device_seconds), "counting passes")
         if passes <= 0:
             raise InputError(
                 f"train.device_seconds={settings.device_seconds:g} is too little for {run.stage}: what is "
                 f"taught before its first pass takes {measured.first:.1f}"
             )
+        keep_json(path, {"passes": passes} | told)
     context.screen.say(
         f"{run.stage}: {passes:.2f} passes take {settings.device_seconds:g} device seconds, by a measurement"
     )
@@ -117,24 +105,24 @@ def seconds_a_question(
     placed = jax.tree.map(lambda x: replicate(np.float32(x), mesh), numbers)
     placed = (*placed, frozen) if frozen else placed
     times: list[tuple[int, float]] = []
+
+    def updated(state: Any, batch: Any) -> Any:
+        for _ in range(updates):
+            state, _ = compiled_for(step, state, batch, *placed)(state, batch, *placed)
+        return jax.block_until_ready(state)
+
     made: Any = None
     for questions, make in itertools.islice(batches, 1 + MEASURED):
         began = time.perf_counter()
         made = make(join(frozen, state.params))
-        state = _updated(step, state, made, placed, updates)
+        state = updated(state, made)
         times.append((questions, time.perf_counter() - began))
     if len(times) == 1:  # its time has that of compiling in it
         began = time.perf_counter()
-        state = _updated(step, state, made, placed, updates)
+        state = updated(state, made)
         times.append((times[0][0], time.perf_counter() - began))
     jax.tree.map(lambda x: x.delete(), state)
     return statistics.median(seconds / questions for questions, seconds in times[1:])
-
-
-def _updated(step: Any, state: Any, batch: Any, numbers: Any, updates: int) -> Any:
-    for _ in range(updates):
-        state, _ = compiled_for(step, state, batch, *numbers)(state, batch, *numbers)
-    return jax.block_until_ready(state)
 
 
 def seconds_of_mining(context: Context, policy: Loaded, shards: Path) -> float:
@@ -144,12 +132,12 @@ def seconds_of_mining(context: Context, policy: Loaded, shards: Path) -> float:
     quiet, seconds = replace(context, screen=SILENT), 0.0
 
     def clear() -> None:
-        remove_tree(shards)
+        run_on_process_0(lambda: remove_tree(shards), f"removing {shards.name}")
 
     for _ in range(2):
-        run_on_process_0(clear, f"removing {shards.name}")
+        clear()
         began = time.perf_counter()
         mine_negatives(quiet, policy, policy, some, shards)
         seconds = time.perf_counter() - began
-    run_on_process_0(clear, f"removing {shards.name}")
+    clear()
     return seconds * len(facts) / len(some)

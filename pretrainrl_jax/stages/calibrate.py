@@ -75,8 +75,7 @@ def confidences(
         for outcome, prompt in zip(outcomes, tokenizer.encode_all(prompts), strict=True)
     ]
     asked = [tree for tree in trees if tree.branches]
-    length = context.config.train.row_length
-    scores = context.score_answers(loaded, asked, settings.template, length, temperatures=temperatures)
+    scores = context.score_answers(loaded, asked, settings.template, temperatures=temperatures)
     masses = iter(np.exp(np.array(of_tree)).sum(0) for of_tree in scores)
     nothing = np.zeros(len(temperatures))
     return np.minimum(1.0, [next(masses) if tree.branches else nothing for tree in trees])

@@ -33,14 +33,16 @@ def check_facts(config: Config, facts: Sequence[Fact]) -> None:
     compare = [system for system in config.train.systems if config.objectives[system].contrasts]
     if compare and not config.mine.sources:
         raise InputError(f"mine.sources is empty, and {compare[0]} compares with negatives: name a source")
-    file = "give a file of answers, one a line"
-    categorised = {"mine.sources has pool": "mine the beams alone (mine.sources=beam)"}
-    categorised = categorised if "pool" in config.mine.sources else {}
-    for setting, among in _among(config).items():
-        if among == CATEGORY:
-            categorised[f"{setting} is {CATEGORY}"] = file
+    categorised = {}  # what needs categories, and what to do without
+    if "pool" in config.mine.sources:
+        categorised["mine.sources has pool"] = "mine the beams alone (mine.sources=beam)"
+    among = {"mine.among": config.mine.among} if "constrained" in config.mine.sources else {}
+    among |= {"evaluate.among": config.evaluate.among} if config.evaluate.among else {}
+    for setting, answers in among.items():
+        if answers == CATEGORY:
+            categorised[f"{setting} is {CATEGORY}"] = "give a file of answers, one a line"
         else:
-            read_answers(among, setting)
+            read_answers(answers, setting)
     if categorised and any(not fact.category for fact in facts):
         what, otherwise = next(iter(categorised.items()))
         raise InputError(
@@ -49,35 +51,30 @@ def check_facts(config: Config, facts: Sequence[Fact]) -> None:
         )
 
 
-def _among(config: Config) -> dict[str, str]:
-    """The settings by which answers are chosen among known ones."""
-    asked = {"mine.among": config.mine.among} if "constrained" in config.mine.sources else {}
-    return asked | ({"evaluate.among": config.evaluate.among} if config.evaluate.among else {})
-
-
 def check_preferences(config: Config) -> None:
     """Raise InputError for what a run on preferences cannot do, before anything is read."""
     if not config.model.path:
         raise InputError("preferences need a model: set --model.path to its folder")
     for system in config.train.systems:
-        if config.objectives[system].remines:
+        objective, named = config.objectives[system], f"train.systems names {system}, which"
+        if objective.remines:
             raise InputError(
-                f"train.systems names {system}, which mines falsehoods again (objectives.{system}."
-                "remine_every), and preferences have no questions to mine: leave it out"
+                f"{named} mines falsehoods again (objectives.{system}.remine_every), and preferences have no "
+                "questions to mine: leave it out"
             )
-        if config.objectives[system].reinforced:
+        if objective.reinforced:
             raise InputError(
-                f"train.systems names {system}, which answers questions (objectives.{system}.grpo), and "
-                "preferences have none: leave it out"
+                f"{named} answers questions (objectives.{system}.grpo), and preferences have none: leave it "
+                "out"
             )
-    if config.train.wordings > 1:
-        raise InputError("train.wordings is for facts: leave it 1 with preferences.path")
-    if config.evaluate.every_steps:
-        raise InputError("evaluate.every_steps is for facts: set it to 0 with preferences.path")
-    if config.evaluate.among:
-        raise InputError("evaluate.among is for facts: leave it out with preferences.path")
-    if cells(config):
-        raise InputError("sweep.* is for facts: give each run on preferences a --workdir of its own")
+    for name, is_given, otherwise in (
+        ("train.wordings", config.train.wordings > 1, "leave it 1 with preferences.path"),
+        ("evaluate.every_steps", config.evaluate.every_steps, "set it to 0 with preferences.path"),
+        ("evaluate.among", config.evaluate.among, "leave it out with preferences.path"),
+        ("sweep.*", cells(config), "give each run on preferences a --workdir of its own"),
+    ):
+        if is_given:
+            raise InputError(f"{name} is for facts: {otherwise}")
 
 
 def check_judge(settings: JudgeConfig) -> None:

@@ -1,12 +1,12 @@
 """What every stage is given, and the record of what is finished in a workdir."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -14,7 +14,6 @@ from jax.sharding import Mesh
 
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import Config, DocumentsConfig
-from pretrainrl_jax.config.depends import settings_of
 from pretrainrl_jax.documents.stream import Stream, open_stream
 from pretrainrl_jax.documents.world import MadeDocuments, make_documents
 from pretrainrl_jax.errors import InputError
@@ -28,18 +27,14 @@ from pretrainrl_jax.hosts.agree import is_process_0, run_on_process_0
 from pretrainrl_jax.knowledge.theory import KnownAnswers
 from pretrainrl_jax.memory import peak_memory
 from pretrainrl_jax.mining.fingerprint import fingerprint
-from pretrainrl_jax.model.cost import parameters
-from pretrainrl_jax.model.decoder import PLAIN, Chosen, Model
-from pretrainrl_jax.model.lora import lora_of
-from pretrainrl_jax.model.shape import in_training
+from pretrainrl_jax.model.decoder import PLAIN, Chosen
 from pretrainrl_jax.model.whole import cuts_of, told
 from pretrainrl_jax.objectives.scoring import ROWS, score_answers, score_trees
 from pretrainrl_jax.preferences.reading import Preferences
-from pretrainrl_jax.progress import NORMAL, Screen
+from pretrainrl_jax.progress import NORMAL, SILENT, Screen
 from pretrainrl_jax.storage import remove_tree
 from pretrainrl_jax.training import checkpoints
-from pretrainrl_jax.training.loading import Loaded, load, with_adapters
-from pretrainrl_jax.training.session import Run
+from pretrainrl_jax.training.loading import Loaded, load
 from pretrainrl_jax.trees.templates import Template, choose_examples
 from pretrainrl_jax.trees.tree import AnswerTree
 
@@ -156,41 +151,6 @@ class Context:
         categories = tuple(fact.category for fact in shown) if outside else ()
         return Template(kind, tuple((fact.question, fact.answer) for fact in shown), categories)
 
-    def run(
-        self,
-        stage: str,
-        about: Mapping[str, Any],
-        *,
-        rate: str,
-        shown: Mapping[str, str],
-        carries: Sequence[str] = (),
-        scored: bool = False,
-        own_log: bool = False,
-        adapts: Mapping[str, str] = MappingProxyType({}),
-    ) -> Run:
-        """How a stage is trained: `Run` has the meaning of each.
-
-        `about` is what checkpoints depend on beside settings: data; and the model that `adapts` names, where
-        adapters learn.
-        """
-        config = self.config
-        about = {**about} | ({"model of the adapters": adapts["digest"]} if adapts else {})
-        return Run(
-            self.workdir,
-            stage,
-            config.checkpoint,
-            skip_nonfinite=config.optimizer.nonfinite == "skip",
-            about={**settings_of(config, stage), **about},
-            rate=rate,
-            shown=shown,
-            carries=carries,
-            scored=scored,
-            screen=self.screen,
-            command=self.command,
-            profile=config.profile_steps,
-            own_log=own_log,
-        )
-
     def checkpoint(self, stage: str) -> Path:
         """Where a stage's checkpoints lie."""
         return self.workdir / "checkpoints" / stage
@@ -200,65 +160,31 @@ class Context:
 
         Where a model is evaluated alone, the base model is that.
         """
-        dtype = self.config.model.dtype
-        if self.config.model_alone and stage == BASE and stage not in self.finished():
-            path = self.config.model.path
-            return self._told(load(path, self.mesh, dtype, "float32", self.screen, self.chosen))
+        dtype, path, screen = self.config.model.dtype, self.checkpoint(stage), SILENT
         if stage not in self.finished():
-            verb = stage.split("/")[0]
-            raise InputError(f"{self.workdir} has no finished {stage}: run `{verb}` with this workdir first")
+            if not (self.config.model_alone and stage == BASE):
+                verb = stage.split("/")[0]
+                raise InputError(
+                    f"{self.workdir} has no finished {stage}: run `{verb}` with this workdir first"
+                )
+            path, screen = self.config.model.path, self.screen
         # What a bfloat16 product reads of a sum is rounded: an adapter's small part would be lost in it.
         merge = stage == BASE or dtype == "float32"
-        path = self.checkpoint(stage)
-        return self._told(load(path, self.mesh, dtype, "float32", chosen=self.chosen, merge=merge))
-
-    def _told(self, loaded: Loaded) -> Loaded:
-        """It is said once what decoding reads of a model."""
+        loaded = load(path, self.mesh, dtype, "float32", screen, self.chosen, merge)
         model = loaded.model
-        line = told(model.shape, cuts_of(model), model.room)
-        if line and line not in self._lines:
-            self.screen.say(line)
-            self._lines.add(line)
+        if line := told(model.shape, cuts_of(model), model.room):  # what decoding reads of it
+            self.say_once(line)
         return loaded
 
+    def say_once(self, line: str) -> None:
+        """Say what was not said before."""
+        if line not in self._said:
+            self.screen.say(line)
+            self._said.add(line)
+
     @cached_property
-    def _lines(self) -> set[str]:
+    def _said(self) -> set[str]:
         return set()
-
-    def learning(self, stage: str, base: Loaded) -> Loaded:
-        """A model as a stage begins to train it: with fresh adapters, where lora.rank asks for some.
-
-        It takes the parameters of `base` over, which go on as its `plain`.
-        """
-        settings = self.config.lora
-        begun = with_adapters(base, lora_of(settings), settings.base_dtype, self.training_seed)
-        if settings.rank:
-            count = parameters(begun.model.shape)
-            shown = f"{count.learned:,} of {count.total:,} parameters"
-            self.screen.say(f"{stage}: adapters of rank {settings.rank} learn, {shown}")
-        return begun
-
-    def adapts(self, policy: Loaded) -> dict[str, str]:
-        """Which model the adapters of a policy are for: where it lies, and what tells it from others.
-
-        Nothing of a policy without any.
-        """
-        if not policy.model.shape.lora:
-            return {}
-        path = self.config.model.path
-        local = str(Path(path).absolute()) if path and Path(path).exists() else path
-        where = {"stage": BASE} if BASE in self.finished() else {}
-        if path and not (where and self.config.pretrain.epochs):  # what the stage has is that as it is
-            where["path"] = local
-        return where | {"dtype": self.config.lora.base_dtype, "digest": policy.plain.digest}
-
-    def in_training(self, model: Model) -> Model:
-        """A loaded model as a step computes it: it recomputes what this run says, and balances experts so.
-
-        Its checkpoint says what the run recomputed that made it, and digests of what was mined with it have
-        that, whatever trains on it.
-        """
-        return replace(model, shape=in_training(model.shape, self.config.model))
 
     def fingerprint(self, loaded: Loaded, template: str, facts: Sequence[Fact], settings: Any) -> Any:
         """What results depend on: the model, the kind of template, the facts, and a section of settings."""
@@ -281,16 +207,15 @@ class Context:
         loaded: Loaded,
         trees: Sequence[AnswerTree],
         template: str,
-        row_length: int,
         advance: Callable[[int], None] = lambda n: None,
         temperatures: Sequence[float] = (),
     ) -> list[list[list[float]]]:
-        """The same, and beside each its log-probability as an answer under that kind of template.
+        """The same in rows of training, and beside each its log-probability as an answer under that template.
 
         With `temperatures`, which divide every logit, the latter alone, at each of them.
         """
         ends = self.template(template).terminators(loaded.tokenizer, loaded.model.shape.vocabulary)
-        packing: Any = {"row_length": row_length, "rows": ROWS, "advance": advance}
+        packing: Any = {"row_length": self.config.train.row_length, "rows": ROWS, "advance": advance}
         return score_answers(loaded.model, loaded.params, trees, ends, temperatures, **packing)
 
     def finished(self) -> dict[str, Any]:
@@ -353,10 +278,9 @@ def finished_stages(workdir: Path) -> dict[str, Any]:
 
     def is_left(stage: str) -> bool:
         kind, _, system = stage.partition("/")
-        if kind == "evaluate":
-            return (workdir / "evaluations" / f"{system}.json").is_file()
-        if kind == "making":
-            return (workdir / "making" / f"{system}.jsonl").is_file()
+        files = {"evaluate": f"evaluations/{system}.json", "making": f"making/{system}.jsonl"}
+        if kind in files:
+            return (workdir / files[kind]).is_file()
         return kind not in (BASE, "train", "selfimprove", "tuning") or bool(
             checkpoints.steps_of(workdir / "checkpoints" / stage)
         )
@@ -369,3 +293,25 @@ def say(text: str) -> None:
     """One line of a result on standard output."""
     if is_process_0():
         print(text, flush=True)
+
+
+def read_json(path: Path) -> Any:
+    """What a file holds; None where there is none, or nothing that can be read."""
+    with suppress(FileNotFoundError, ValueError):
+        return json.loads(path.read_text(encoding="utf-8"))
+    return None
+
+
+def kept_json(path: Path) -> Any:
+    """The same, as process 0 reads it for all."""
+    return run_on_process_0(lambda: read_json(path), f"reading {path.name}")
+
+
+def keep_json(path: Path, value: Any, indent: int | None = 1) -> None:
+    """Let process 0 write a file of JSON; `indent` as `write_json` has it."""
+    run_on_process_0(lambda: write_json(path, value, indent), f"writing {path.name}")
+
+
+def stage_of(system: str) -> str:
+    """The stage that made a system: the base model, or one trained."""
+    return BASE if system == "base" else f"train/{system}"

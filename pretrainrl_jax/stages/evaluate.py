@@ -1,31 +1,18 @@
 """`evaluate`: what the base model and each trained system know, and what they forgot."""
 
-import json
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from pretrainrl_jax.atomic import write_text
 from pretrainrl_jax.evaluation import factual
-from pretrainrl_jax.evaluation.factual import Outcome
 from pretrainrl_jax.facts.head import head
-from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.knowledge.abstention import verdict
 from pretrainrl_jax.knowledge.theory import theory
-from pretrainrl_jax.mining.fingerprint import TOLERANCE, short_digest
-from pretrainrl_jax.stages.asking import (
-    Question,
-    as_facts,
-    ask_all,
-    ask_by_rule,
-    ask_choices,
-    ask_samples,
-    questions_of,
-)
+from pretrainrl_jax.mining.fingerprint import TOLERANCE
+from pretrainrl_jax.stages import asking
 from pretrainrl_jax.stages.calibrate import calibrate
-from pretrainrl_jax.stages.context import BASE, Context
+from pretrainrl_jax.stages.context import Context, stage_of
 from pretrainrl_jax.stages.statements import count_statements, told_more
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.trees.layouts import size
@@ -35,22 +22,21 @@ from pretrainrl_jax.trees.tree import AnswerTree
 Json = dict[str, Any]
 
 
-def evaluate_system(context: Context, system: str) -> None:
-    """Questions, answers, how sure it is of them, loss on text, one file."""
-    settings, stage = context.config.evaluate, BASE if system == "base" else f"train/{system}"
-    began = time.perf_counter()
-    loaded = context.load(stage)
+def measure(context: Context, system: str) -> tuple[Json, str]:
+    """Questions, answers, how sure it is of them, loss on text; and a line of that."""
+    settings, stage = context.config.evaluate, f"evaluate/{system}"
+    loaded = context.load(stage_of(system))
     statements = count_statements(context, loaded.tokenizer)  # first: a file may not be there
-    questions = questions_of(context)
+    questions = asking.questions_of(context)
     if context.config.model_alone:  # what is asked is not all that the user gave
         shown, apart = len(context.few_shot_examples), len(context.held_out)
         context.screen.say(
-            f"evaluate/{system}: of {len(context.facts)} facts {shown} are shown in every prompt as examples "
+            f"{stage}: of {len(context.facts)} facts {shown} are shown in every prompt as examples "
             f"and not asked, {apart} are held out and told apart (facts.holdout_every)"
         )
-    outcomes, prompts = ask_all(context, loaded, questions, f"evaluate/{system}")
+    outcomes, prompts = asking.ask_all(context, loaded, questions, stage)
     temperature, calibrated = calibrate(context, loaded, outcomes)
-    further = ask_further(context, loaded, questions, f"evaluate/{system}")
+    further = ask_further(context, loaded, questions, stage)
     nll = text_nll(context, loaded, context.texts)
 
     trained, paraphrased = ([o for o in outcomes if o.group == g] for g in ("trained", "paraphrase"))
@@ -63,11 +49,8 @@ def evaluate_system(context: Context, system: str) -> None:
         head=head(context.facts),
         neighbour=context.neighbour,
     )
-    result = {
-        "system": system,
-        "device_seconds": context.finished().get(stage, {}).get("device_seconds"),
+    result: Json = {
         "text_nll": nll,
-        "texts": short_digest(list(context.texts)),
         "groups": groups,
         "by_popularity": factual.by_popularity(trained, settings.bins),
         "by_popularity_paraphrase": factual.by_popularity(paraphrased, settings.bins),
@@ -78,61 +61,43 @@ def evaluate_system(context: Context, system: str) -> None:
         },
         "unfinished_beams": sum(o.unfinished for o in outcomes) / max(1, sum(o.beams for o in outcomes)),
         "temperature": temperature,
-        **rubric(context, loaded, questions, outcomes, f"evaluate/{system}"),
         "theory": theory(prompts, statements, told_more(context, system)),
         "questions": [
-            factual.to_json(outcome) | {"calibrated": confidence} | near(context, question) | more
-            for outcome, confidence, question, more in zip(
-                outcomes, calibrated, questions, further, strict=True
-            )
+            factual.to_json(outcome) | {"calibrated": confidence} | more
+            for outcome, confidence, more in zip(outcomes, calibrated, further, strict=True)
         ],
     }
-    path = context.workdir / "evaluations" / f"{system}.json"
-    run_on_process_0(lambda: write_text(path, json.dumps(result, ensure_ascii=False)), f"writing {path.name}")
+    if settings.rubric:  # what answers are where the prompt states a penalty, and where it states none
+        asked = asking.as_facts(questions)
+        own = [o for o in outcomes if o.group in factual.OWN_WORDING]
+        stated_by = {f"{p:g}": asking.ask_by_rule(context, loaded, asked, p, stage) for p in settings.rubric}
+        result["rubric"] = {"closed": [verdict(o.prediction, o.correct) for o in own], "open": stated_by}
     shares = groups["trained"]
-    context.screen.say(
-        f"evaluate/{system}: ACC {shares['acc']:.1%}, HR@{settings.beams} {shares['hr']:.1%}"
-        + ("" if nll is None else f", text NLL {nll:.3f} nats a token")
-    )
-    context.finish(f"evaluate/{system}", seconds=time.perf_counter() - began)
+    line = f"ACC {shares['acc']:.1%}, HR@{settings.beams} {shares['hr']:.1%}"
+    return result, line + ("" if nll is None else f", text NLL {nll:.3f} nats a token")
 
 
-def near(context: Context, question: Question) -> Json:
-    """What a held-out fact shares with a trained one; {} of other questions."""
-    fact, _, group = question
-    return {"neighbour": context.neighbour(fact)} if group == "held_out" else {}
+def ask_further(
+    context: Context, loaded: Loaded, questions: Sequence[asking.Question], stage: str
+) -> list[Json]:
+    """Of each question what else is known of it, or nothing.
 
-
-def ask_further(context: Context, loaded: Loaded, questions: Sequence[Question], stage: str) -> list[Json]:
-    """Of each question what else was asked of it: samples, and the choice among known answers; or nothing."""
-    settings, asked = context.config.evaluate, as_facts(questions)
-    further: dict[Question, Json] = {question: {} for question in asked}
+    That is what a held-out fact shares with a trained one; samples, and the choice among known answers.
+    """
+    settings, asked = context.config.evaluate, asking.as_facts(questions)
+    further: dict[asking.Question, Json] = {
+        question: {"neighbour": context.neighbour(question[0])} if question[2] == "held_out" else {}
+        for question in asked
+    }
     if settings.samples:
-        for question, drawn in zip(asked, ask_samples(context, loaded, asked, stage), strict=True):
+        for question, drawn in zip(asked, asking.ask_samples(context, loaded, asked, stage), strict=True):
             texts, right = map(list, zip(*drawn, strict=True))
             further[question] |= {"samples": texts, "samples_right": right}
     if settings.among:
-        for question, chosen in zip(asked, ask_choices(context, loaded, asked, stage), strict=True):
+        for question, chosen in zip(asked, asking.ask_choices(context, loaded, asked, stage), strict=True):
             names = ("choice", "choice_right", "choice_confidence")
             further[question] |= dict(zip(names, chosen, strict=True))
     return [further.get(question, {}) for question in questions]
-
-
-def rubric(
-    context: Context,
-    loaded: Loaded,
-    questions: Sequence[Question],
-    outcomes: Sequence[Outcome],
-    stage: str,
-) -> Json:
-    """What answers are where the prompt states a penalty, and where it states none; {} without penalties."""
-    if not (penalties := context.config.evaluate.rubric):
-        return {}
-    asked = as_facts(questions)
-    by_question = dict(zip(questions, outcomes, strict=True))
-    closed = [verdict(by_question[q].prediction, by_question[q].correct) for q in asked]
-    stated = {f"{p:g}": ask_by_rule(context, loaded, asked, p, stage) for p in penalties}
-    return {"rubric": {"closed": closed, "open": stated}}
 
 
 def text_nll(context: Context, loaded: Loaded, texts: Sequence[str]) -> float | None:

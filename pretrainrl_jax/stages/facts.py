@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from types import MappingProxyType
 
 from rich import box
 from rich.console import Console
@@ -40,33 +41,30 @@ def show_facts(config: Config, workdir: Path) -> None:
     # No markup: what the data hold is never read as such.
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
-    trained, held_out = split(reading.facts, config.facts.holdout_every)
-    _say(
-        console,
+    facts = reading.facts
+    trained, held_out = split(facts, config.facts.holdout_every)
+    lost = sorted([*reading.dropped, *reading.merged], key=lambda row: list(RULES).index(row.rule))
+    parts = [
         f"{reading.source}: {counted(reading.rows, 'row')} read in {seconds:.1f} s",
-        f"{counted(len(reading.facts), 'fact')}: {len(trained):,} trained, {len(held_out):,} held out "
+        f"{counted(len(facts), 'fact')}: {len(trained):,} trained, {len(held_out):,} held out "
         f"(facts.holdout_every={config.facts.holdout_every})"
         + (f", and beside them the {len(reading.head):,} best known of the others" if reading.head else ""),
-    )
-    _say(console, *_columns(reading.columns, config.facts.questions))
-    console.print(_categories(reading.facts))
-    _say(console, *_histogram([fact.popularity for fact in reading.facts]))
-    console.print(_ten(reading.facts))
-    _say(console, *_repairs(reading.repaired))
-    lost = sorted([*reading.dropped, *reading.merged], key=lambda row: list(RULES).index(row.rule))
-    _say(console, *_losses(reading, lost))
-    _say(console, *_tokenless(config, reading.facts))
+        *_columns(reading.columns, config.facts.questions),
+        _categories(facts),
+        *_histogram([fact.popularity for fact in facts]),
+        _ten(facts),
+        *_repairs(reading.repaired),
+        *_losses(reading, lost),
+        *_tokenless(config, facts),
+    ]
     path = workdir / "facts" / "dropped.jsonl"
     path.unlink(missing_ok=True)
     if lost:
         rows = (json.dumps(asdict(row), ensure_ascii=False) for row in lost)
         write_text(path, "".join(f"{row}\n" for row in rows))
-        _say(console, f"all of them: {path}")
-
-
-def _say(console: Console, *lines: str) -> None:
-    for line in lines:
-        console.print(line, soft_wrap=True)
+        parts.append(f"all of them: {path}")
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, str))
 
 
 def counted(count: int, noun: str) -> str:
@@ -89,10 +87,8 @@ def _columns(columns: Columns | None, templates: Sequence[str]) -> list[str]:
         return []
     named = ((field.name, getattr(columns, field.name)) for field in fields(ColumnsConfig))
     used = {name: (paths,) if isinstance(paths, str) else paths for name, paths in named if paths}
-    used["question"] = (
-        *used.get("question", ()),
-        *(["the templates of facts.questions"] if templates else []),
-    )
+    of_templates = ["the templates of facts.questions"] if templates else []
+    used["question"] = (*used.get("question", ()), *of_templates)
     lines = [f"  {name:<18} {shown(paths, 40)}" for name, paths in used.items()]
     unread = shown(columns.unread, 40) if columns.unread else "none"
     return ["columns, by their names in facts.columns", *lines, f"  {'not read':<18} {unread}", ""]
@@ -165,17 +161,31 @@ def _repairs(repaired: Counter[str]) -> list[str]:
 
 
 def _losses(reading: Reading, lost: Sequence[Dropped]) -> list[str]:
-    """Every rule that took a row, with its count, what it means, and the first rows it took."""
     counts = Counter(row.rule for row in lost) + reading.left_out
     if not counts:
         return ["dropped: nothing"]
-    lines = [f"of {counted(reading.rows, 'row')}, {counts.total():,} became no fact of their own"]
-    for rule in (rule for rule in RULES if counts[rule]):
-        lines.append(f"  {counts[rule]:,} {rule}: {RULES[rule]}")
-        rows = [row for row in lost if row.rule == rule]
-        lines += [f"    {row.where}: {row.text}" for row in rows[:ROWS]]
-        if len(rows) > ROWS:
-            lines.append(f"    and {len(rows) - ROWS:,} more")
+    total = f"of {counted(reading.rows, 'row')}, {counts.total():,} became no fact of their own"
+    return [total, *losses(RULES, counts, lost, ROWS)]
+
+
+def losses(
+    rules: Mapping[str, str],
+    counts: Counter[str],
+    lost: Iterable[Dropped],
+    most: int,
+    examples: Mapping[str, str] = MappingProxyType({}),
+) -> list[str]:
+    """Every rule that took a row, with its count, what it means, and the first rows it took."""
+    by_rule: dict[str, list[Dropped]] = defaultdict(list)
+    for row in lost:
+        by_rule[row.rule].append(row)
+    lines: list[str] = []
+    for rule in (rule for rule in rules if counts[rule]):
+        example = f" ({examples[rule]!r})" if examples.get(rule) else ""
+        lines.append(f"  {counts[rule]:,} {rule}: {rules[rule]}{example}")
+        lines += [f"    {row.where}: {row.text}" for row in by_rule[rule][:most]]
+        if (more := len(by_rule[rule]) - most) > 0:
+            lines.append(f"    and {more:,} more")
     return lines
 
 

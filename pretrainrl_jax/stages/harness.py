@@ -6,13 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.evaluation.harness import Engine, run_harness
 from pretrainrl_jax.evaluation.tasks import Task
-from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.report.ability import ability, folder, read_harness, table
 from pretrainrl_jax.report.systems import Systems
-from pretrainrl_jax.stages.context import BASE, Context, say
+from pretrainrl_jax.stages.context import Context, keep_json, say, stage_of
 from pretrainrl_jax.training.loading import Loaded, load
 
 Json = dict[str, Any]
@@ -21,26 +19,20 @@ LENGTH = 4096  # tokens read at once by a model that states no limit
 
 def harness(context: Context, tasks: Sequence[Task]) -> None:
     """The base model and every trained system on every task that is not done yet, then the table."""
-    trained = [s for s in context.config.train.systems if f"train/{s}" in context.finished()]
-    for system in ("base", *trained):
-        evaluate_system(context, system, tasks)
-    known = Systems(context.config.objectives)
+    finished, known = context.finished(), Systems(context.config.objectives)
+    systems = ["base", *(s for s in context.config.train.systems if f"train/{s}" in finished)]
+    for system in systems:
+        stage = stage_of(system)
+        trained = finished.get(stage, {}).get("ended")
+        before = read_harness(context.workdir, known).get(system, {"tasks": {}})["tasks"]
+        provenance = how(context, trained)
+        left = [task for task in tasks if before.get(task.name, {}).get("made_with") != provenance]
+        if left:
+            evaluate_tasks(context, context.load(stage), left, system, trained, before)
+        else:
+            context.screen.say(f"harness/{system}: finished, skipped")
     records = read_harness(context.workdir, known)
-    show({system: records[system] for system in ("base", *trained)}, tasks, known)
-
-
-def evaluate_system(context: Context, system: str, tasks: Sequence[Task]) -> None:
-    """A system's results, one task after another: what is done of them is kept."""
-    stage = BASE if system == "base" else f"train/{system}"
-    trained = context.finished().get(stage, {}).get("ended")
-    known = Systems(context.config.objectives)
-    before = read_harness(context.workdir, known).get(system, {"tasks": {}})["tasks"]
-    provenance = how(context, trained)
-    left = [task for task in tasks if before.get(task.name, {}).get("made_with") != provenance]
-    if left:
-        evaluate_tasks(context, context.load(stage), left, system, trained, before)
-    else:
-        context.screen.say(f"harness/{system}: finished, skipped")
+    show({system: records[system] for system in systems}, tasks, known)
 
 
 def evaluate_model(context: Context, source: str, dtype: str, tasks: Sequence[Task]) -> None:
@@ -56,10 +48,25 @@ def evaluate_tasks(
     context: Context, loaded: Loaded, tasks: Sequence[Task], name: str, model: str | None, done: Json
 ) -> Json:
     """The results by task, those that are done included; each is written as soon as it is there."""
-    path = folder(context.workdir) / f"{name}.json"
+    settings = context.config.harness
+    stated = loaded.origin.get("config", {}).get("max_position_embeddings")
     for task in tasks:
-        done[task.name] = {"made_with": how(context, model), **results(context, loaded, task, name)}
-        run_on_process_0(lambda: write_json(path, {"system": name, "tasks": done}), f"writing {path.name}")
+        label = f"harness/{name}/{task.name}"
+        result = run_harness(
+            loaded.model,
+            loaded.params,
+            loaded.tokenizer,
+            task,
+            max_length=settings.length or stated or LENGTH,
+            limit=settings.limit,
+            chat=settings.chat,
+            seed=context.config.seed,
+            engine=Engine(tokens=settings.tokens, track=partial(context.screen.track, label)),
+        )
+        if short := result["shortened"]:
+            context.screen.say(f"{label}: {short} contexts were too long and lost their beginning")
+        done[task.name] = {"made_with": how(context, model), **result}
+        keep_json(folder(context.workdir) / f"{name}.json", {"system": name, "tasks": done})
     return done
 
 
@@ -67,27 +74,6 @@ def how(context: Context, model: str | None) -> Json:
     """The model and the settings that results depend on."""
     settings = {name: x for name, x in asdict(context.config.harness).items() if name != "tokens"}
     return settings | {"seed": context.config.seed, "model": model}
-
-
-def results(context: Context, loaded: Loaded, task: Task, system: str) -> Json:
-    """One task, with its progress and its main metrics shown."""
-    settings = context.config.harness
-    stated = loaded.origin.get("config", {}).get("max_position_embeddings")
-    label = f"harness/{system}/{task.name}"
-    result = run_harness(
-        loaded.model,
-        loaded.params,
-        loaded.tokenizer,
-        task,
-        max_length=settings.length or stated or LENGTH,
-        limit=settings.limit,
-        chat=settings.chat,
-        seed=context.config.seed,
-        engine=Engine(tokens=settings.tokens, track=partial(context.screen.track, label)),
-    )
-    if result["shortened"]:
-        context.screen.say(f"{label}: {result['shortened']} contexts were too long and lost their beginning")
-    return result
 
 
 def show(records: dict[str, Json], tasks: Sequence[Task], known: Systems) -> None:

@@ -1,23 +1,31 @@
 """What every method of `selfimprove` has in common: documents, judge, rewriter; and what its run leaves."""
 
 import json
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
+
+import jax
 
 from pretrainrl_jax.atomic import write_json
-from pretrainrl_jax.config import JudgeConfig, MethodConfig, RewriterConfig, ServerConfig
+from pretrainrl_jax.config import Config, JudgeConfig, MethodConfig, RewriterConfig, ServerConfig
 from pretrainrl_jax.documents.cut import Cuts
 from pretrainrl_jax.documents.world import MadeDocuments
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.evaluation.truthfulness import evaluate_truthfulness, held_out_texts
 from pretrainrl_jax.facts.statements import Statements
 from pretrainrl_jax.hosts.agree import is_process_0, process_count, run_on_process_0
-from pretrainrl_jax.improvement.cost import cost_of
+from pretrainrl_jax.improvement.compared import Continued, continue_greedily, cut_texts, won
+from pretrainrl_jax.improvement.cost import Cost, compared, cost_of, price_of
 from pretrainrl_jax.improvement.experience import Experience
 from pretrainrl_jax.improvement.metrics import Judged
+from pretrainrl_jax.improvement.outstanding import Asking
 from pretrainrl_jax.judging.compose import make_judge
 from pretrainrl_jax.judging.local import LocalJudge, local_writer
 from pretrainrl_jax.judging.parts import prompts_of
@@ -26,13 +34,17 @@ from pretrainrl_jax.judging.protocol import Case, Judge, RewriteCase, Rewriter
 from pretrainrl_jax.judging.remote import RemoteJudge, remote_writer
 from pretrainrl_jax.judging.rewriting import Write, exact_rewriter, model_rewriter
 from pretrainrl_jax.judging.server import Server
-from pretrainrl_jax.stages.context import Context
+from pretrainrl_jax.model.partitioning import parameter_shardings
+from pretrainrl_jax.stages.context import BASE, Context, keep_json, kept_json
 from pretrainrl_jax.training.loading import Loaded, load
 from pretrainrl_jax.trees.tokenization import Tokenizer
 from pretrainrl_jax.workdir import spends_as
 
+INITIAL, UNTRAINED = "base", "scratch"  # systems that are not trained here
 MATCHED_AFTER = 200  # documents: if none of their candidates states a fact by then, it is said
 SHOWN_PREFIX = 400  # last characters of a prefix that the report shows
+
+T = TypeVar("T")
 
 
 class Seen(Counter[str]):
@@ -51,6 +63,17 @@ class Seen(Counter[str]):
 def _elsewhere(cases: Sequence[Any]) -> Any:
     """What stands for a server in the processes that do not ask it."""
     raise RuntimeError("process 0 alone asks a server")
+
+
+def asked_by(server: ServerConfig, work: Callable[[], T], what: str) -> T:
+    """What the work gives that asks a model: one on a server by process 0 for all, else by all together."""
+    return run_on_process_0(work, what) if server.url else work()
+
+
+def priced(config: Config, cost: Cost) -> str:
+    """What it costs to ask servers, as a sentence ends; "" without prices."""
+    price = price_of(config, cost)
+    return f", which cost about {price:,.2f} at most, by the prices given" if price else ""
 
 
 class Improvement:
@@ -142,17 +165,17 @@ class Improvement:
         self._open.callback(server.close)
         return server
 
-    def judge(self, method: MethodConfig) -> Judge | None:
-        """Who decides what a method learns; None where nobody does."""
-        if not method.judged:
-            return None
-        return self.full_judge if self._here(self._context.config.judge.server) else _elsewhere
-
-    def rewriter(self, method: MethodConfig) -> Rewriter | None:
-        """Who rewrites suffixes, where a method asks for that."""
-        if "rewrite" not in method.candidates:
-            return None
-        return self._rewriter if self._here(self._context.config.rewriter.server) else _elsewhere
+    def asking(self, method: MethodConfig, tokenizer: Tokenizer) -> Asking:
+        """Who decides what a method learns, and who rewrites suffixes; None where it asks nobody."""
+        config = self._context.config
+        judge: Judge | None = None
+        rewriter: Rewriter | None = None
+        if method.judged:
+            judge = self.full_judge if self._here(config.judge.server) else _elsewhere
+        if "rewrite" in method.candidates:
+            rewriter = self._rewriter if self._here(config.rewriter.server) else _elsewhere
+        own = tokenizer.copy() if rewriter else tokenizer
+        return Asking(judge, rewriter, own, by_model=config.rewriter.is_model)
 
     def asks_server(self, method: MethodConfig) -> bool:
         """Whether a server is asked: by process 0 alone, in a thread of its own."""
@@ -182,10 +205,10 @@ class Improvement:
         run_on_process_0(lambda: self._try(methods), "asking the servers")
 
     def _try(self, methods: Sequence[MethodConfig]) -> None:
-        config, warn = self._context.config, self._context.screen.warn
+        config, warn, opening = self._context.config, self._context.screen.warn, "The sky above the sea is"
         if config.judge.server.url and any(method.judged for method in methods):
             sky, repeated = " blue, and the sea below it is too.", " is is is is is is."
-            (counts,) = self.full_judge([Case("The sky above the sea is", (sky, repeated), sky)]).counts
+            (counts,) = self.full_judge([Case(opening, (sky, repeated), sky)]).counts
             asked, unread = (
                 sum(count for name, count in counts.items() if name.endswith(f".{what}"))
                 for what in ("verdicts", "unreadable")
@@ -196,7 +219,7 @@ class Improvement:
                     "texts: see what it replies, and try judge.reasoning, or another prompt or model"
                 )
         if config.rewriter.server.url and any("rewrite" in method.candidates for method in methods):
-            (text,) = self._rewriter([RewriteCase("The sky above the sea is", " blue.")])
+            (text,) = self._rewriter([RewriteCase(opening, " blue.")])
             if text is None:
                 warn(
                     f"rewriter: {config.rewriter.server.model} did not begin a rewrite with the last words "
@@ -244,7 +267,6 @@ def write_examples(context: Context, system: str, step: int, total: int, judged:
         if left * len(judged) < last:
             room = max(room, settings.kept - len(examples))
         if room > 0:
-            path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, examples + [_example(one, step) for one in judged[:room]])
 
     run_on_process_0(write, f"writing {path.name}")
@@ -285,10 +307,87 @@ def write_summary(context: Context, system: str, steps: int, experience: Experie
         "collapsed": experience.collapse.get("told", []),
         **cost._asdict(),
     }
-    path = context.workdir / "selfimprove" / system / "summary.json"
+    keep_json(context.workdir / "selfimprove" / system / "summary.json", summary)
 
-    def write() -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, summary)
 
-    run_on_process_0(write, f"writing {path.name}")
+def initial_model(context: Context, start: str) -> Loaded:
+    """The model a method starts from: the base model, or one of its shape with random weights."""
+    base = context.load(BASE)
+    if start == INITIAL:
+        return base
+    base.release()
+    initialise = jax.jit(base.model.init, out_shardings=parameter_shardings(base.model, context.mesh))
+    return replace(base, params=initialise(jax.random.key(context.config.seed)), origin={})
+
+
+def evaluate_improvement(context: Context, improvement: Improvement) -> None:
+    """What the base model, random weights where a method starts from them, and each method write."""
+    config = context.config
+    starts = {config.methods[system].start for system in config.selfimprove.systems}
+    untrained = UNTRAINED in starts and (config.model.path or config.pretrain.epochs)  # else it is the base
+    systems = [INITIAL, *([UNTRAINED] if untrained else []), *config.selfimprove.systems]
+    for system in systems:
+        stage = f"evaluate/selfimprove/{system}"
+        if context.done(stage):
+            continue
+        began = time.perf_counter()
+        untrained_here = system in (INITIAL, UNTRAINED)
+        loaded = initial_model(context, system) if untrained_here else context.load(f"selfimprove/{system}")
+        with ExitStack() as bars:
+
+            def begin(total: int, stage: str = stage, bars: ExitStack = bars) -> Callable[[int], None]:
+                return bars.enter_context(context.screen.track(stage, total, "texts")).advance
+
+            result = evaluate_truthfulness(
+                loaded, context.facts, improvement.made, improvement.statements, config, begin
+            )
+        if compared(config):
+            result |= compare(context, improvement, system, loaded)
+        keep_json(evaluation(context, system), result, indent=None)
+        context.finish(stage, seconds=time.perf_counter() - began)
+        jax.tree.map(lambda x: x.delete(), loaded.params)  # adapters and what they are for, too
+
+
+def evaluation(context: Context, system: str) -> Path:
+    """The file of what was found of a system."""
+    return context.workdir / "evaluations" / "selfimprove" / f"{system}.json"
+
+
+def compare(context: Context, improvement: Improvement, system: str, loaded: Loaded) -> dict[str, Any]:
+    """Held-out texts continued, and whose continuation the run's judge finds better, this or the base's.
+
+    Returns:
+        "continued": what the model wrote, as `Continued`. Of any but the base model "compared", a win of each
+        prefix with a verdict, 1, 0 or ½, and "unjudged", how many have none. Only "continued" where the base
+        model was measured by a version that kept none of it.
+    """
+    config = context.config
+    cuts = cut_texts(held_out_texts(improvement.made, config), loaded.tokenizer, config)
+    if not cuts:
+        if system == INITIAL:
+            needed = config.selfimprove.shortest_prefix + config.selfimprove.suffix
+            context.screen.warn(
+                f"no win rate against the base model: no held-out text has {needed} tokens to cut; give a "
+                "file as evaluate.text, or set selfimprove.compared to 0"
+            )
+        return {}
+    continued = continue_greedily(loaded, cuts, config)
+    kept = {"continued": [list(one) for one in continued]}
+    if system == INITIAL:
+        return kept
+    # What the base model wrote after the held-out prefixes, as it was kept.
+    base = [Continued(*one) for one in (kept_json(evaluation(context, INITIAL)) or {}).get("continued", [])]
+    if [one.prefix for one in base] != [one.prefix for one in continued]:
+        context.screen.warn(
+            f"evaluate/selfimprove/{system}: no win rate: an older version measured the base model, and kept "
+            "not what it wrote; remove evaluations/selfimprove to measure all anew"
+        )
+        return kept
+    with context.screen.track(f"evaluate/selfimprove/{system}/judged", len(cuts), "prefixes") as bar:
+
+        def judge() -> list[float | None]:
+            return won(improvement.full_judge, base, continued, config.selfimprove.documents, bar.advance)
+
+        verdicts = asked_by(config.judge.server, judge, "judging the base model's continuations")
+    wins = [verdict for verdict in verdicts if verdict is not None]
+    return kept | {"compared": [{"won": win} for win in wins], "unjudged": len(verdicts) - len(wins)}

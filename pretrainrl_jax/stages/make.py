@@ -6,12 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path, PurePath
-from typing import Any, TypeVar
+from typing import Any
 
 from pretrainrl_jax.atomic import write_json, write_text
-from pretrainrl_jax.config import JudgeConfig, RewriterConfig, ServerConfig
+from pretrainrl_jax.config import JudgeConfig, RewriterConfig
 from pretrainrl_jax.config.stored import every_setting, shown_differences
 from pretrainrl_jax.documents.cut import Cuts, cut, tokenised
 from pretrainrl_jax.documents.quality import failed_rule, read_blocklist, word_counter
@@ -19,26 +18,9 @@ from pretrainrl_jax.documents.rules import RULES, TOO_SHORT
 from pretrainrl_jax.documents.stream import Document, Stream
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
+from pretrainrl_jax.improvement import making as labels
 from pretrainrl_jax.improvement.candidates import rewrite_case, rewritten
-from pretrainrl_jax.improvement.cost import Cost, price_of
-from pretrainrl_jax.improvement.making import (
-    Agree,
-    Agreed,
-    Corrupt,
-    Found,
-    Made,
-    Piece,
-    Question,
-    agreed,
-    drawn,
-    echoes,
-    in_rounds,
-    judge_lines,
-    short_name,
-    told_of_judge_data,
-    told_of_unsafe_data,
-    unsafe_lines,
-)
+from pretrainrl_jax.improvement.cost import Cost
 from pretrainrl_jax.judging.local import LocalJudge
 from pretrainrl_jax.judging.parts import prompts_of
 from pretrainrl_jax.judging.prompts import Prompt, judge_prompt, read_prompt
@@ -46,16 +28,14 @@ from pretrainrl_jax.judging.protocol import RewriteCase
 from pretrainrl_jax.judging.remote import RemoteJudge
 from pretrainrl_jax.judging.rewriting import model_rewriter
 from pretrainrl_jax.mining.fingerprint import short_digest
-from pretrainrl_jax.stages.context import Context, say
-from pretrainrl_jax.stages.improvement import Improvement
+from pretrainrl_jax.stages.context import Context, keep_json, read_json, say
+from pretrainrl_jax.stages.improvement import Improvement, asked_by, priced
 from pretrainrl_jax.stages.pretrain import own_tokenizer
-from pretrainrl_jax.stages.shards import read_json
-from pretrainrl_jax.storage import remove_tree
+from pretrainrl_jax.stages.shards import mark
 from pretrainrl_jax.training.loading import tokenizer_of
 from pretrainrl_jax.trees.tokenization import Tokenizer
 
 FORMAT = 1  # of parts
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -63,7 +43,7 @@ class Making:
     """One kind of labels at work."""
 
     stream: Stream | Cuts
-    make: Callable[[int], Made]  # of the next documents, of so many at most; counted as "documents"
+    make: Callable[[int], labels.Made]  # of the next documents, of so many at most; counted as "documents"
     files: Sequence[str]  # of lines, the one that marks the end last
     told: Callable[[Counter[str]], list[str]]  # what was counted, in words
 
@@ -86,29 +66,24 @@ def make(context: Context, kind: str) -> None:
         begun = run_on_process_0(lambda: _begun(context, making, parts, made_with), f"reading {parts.name}")
         if begun["state"] is not None:
             making.stream.restore(begun["state"])
-        counts, number, seconds = Counter[str](begun["counts"]), begun["parts"], begun["seconds"]
+        counts, number, ended = Counter[str](begun["counts"]), begun["parts"], begun["ended"]
+        seconds = begun["seconds"]
         tell_costs(context, kind, settings.documents - counts["documents"])
         with context.screen.track(stage, settings.documents, "documents") as bar:
             bar.skip(counts["documents"])
-            while not begun["ended"] and (left := settings.documents - counts["documents"]) > 0:
+            while not ended and (left := settings.documents - counts["documents"]) > 0:
                 began = time.perf_counter()
                 made = making.make(min(settings.batch, left))
-                taken = made.counts["documents"]
-                lines = {f"lines.{name}": len(rows) for name, rows in made.rows.items()}
-                counts.update(made.counts + Counter(lines))
-                seconds += (spent := time.perf_counter() - began)
-                part = {
-                    "rows": made.rows,
-                    "counts": dict(made.counts + Counter(lines)),
-                    "state": making.stream.state,
-                    "ended": making.stream.ended,
-                    "seconds": spent,
-                }
-                run_on_process_0(lambda n=number, part=part: _keep(parts, n, part), "keeping a batch")
-                number += 1
-                bar.advance(taken, lines=sum(n for name, n in counts.items() if name.startswith("lines.")))
-                if making.stream.ended:
-                    break
+                found = made.counts + Counter(
+                    {f"lines.{name}": len(rows) for name, rows in made.rows.items()}
+                )
+                counts.update(found)
+                spent, ended = time.perf_counter() - began, making.stream.ended
+                part = {"rows": made.rows, "counts": dict(found), "state": making.stream.state}
+                keep_json(_part(parts, number), part | {"ended": ended, "seconds": spent})
+                number, seconds = number + 1, seconds + spent
+                every = sum(n for name, n in counts.items() if name.startswith("lines."))
+                bar.advance(found["documents"], lines=every)
         about = {
             "settings": _published(context),
             "counts": dict(counts),
@@ -130,29 +105,17 @@ def make(context: Context, kind: str) -> None:
 def _begun(context: Context, making: Making, parts: Path, made_with: dict[str, Any]) -> dict[str, Any]:
     """What an earlier run of the same inputs left: how many parts, and where their stream stands."""
     provenance = {"of": made_with, "documents": making.stream.identity, "format": FORMAT}
-    stamp = parts / "made_with.json"
-    if parts.is_dir() and read_json(stamp) != provenance:
-        context.screen.say(f"{parts.name}: what an earlier run left there is of other inputs, and is removed")
-        remove_tree(parts)
-    if not stamp.is_file():
-        write_json(stamp, provenance)
-    counts, state, ended, seconds = Counter[str](), None, False, 0.0
-    for number in count():
-        part = read_json(_part(parts, number))
-        if part is None:
-            return {"parts": number, "counts": counts, "state": state, "ended": ended, "seconds": seconds}
+    mark(parts, provenance, "other inputs", context.screen)
+    number, counts, seconds, last = 0, Counter[str](), 0.0, {"state": None, "ended": False}
+    while part := read_json(_part(parts, number)):
         counts.update(part["counts"])
-        seconds += part["seconds"]
-        state, ended = part["state"], part["ended"]
-    raise AssertionError  # count() has no end
+        number, seconds, last = number + 1, seconds + part["seconds"], part
+    stands = {"state": last["state"], "ended": last["ended"]}
+    return stands | {"parts": number, "counts": counts, "seconds": seconds}
 
 
 def _part(parts: Path, number: int) -> Path:
     return parts / f"{number:06d}.json"
-
-
-def _keep(parts: Path, number: int, part: dict[str, Any]) -> None:
-    write_json(_part(parts, number), part)
 
 
 def _write(folder: Path, kind: str, making: Making, parts: Path, number: int, about: dict[str, Any]) -> None:
@@ -233,11 +196,9 @@ def tell_costs(context: Context, kind: str, documents: int) -> None:
     else:
         writes, asked = False, 2 * bool(judge.safety)
     cost = Cost(0, 0, documents * asked * samples, documents * writes)
-    price = price_of(config, cost)
     context.screen.say(
         f"{stage}: {documents:,} documents, at most {cost.rewrites:,} corruptions and {cost.verdicts:,} "
-        f"verdicts, {samples} on each text"
-        + (f", which cost about {price:,.2f} at most, by the prices given" if price else "")
+        f"verdicts, {samples} on each text{priced(config, cost)}"
     )
     if kind == "judge-data" and not writes:
         context.screen.say(f"{stage}: no pairs: they need a model that writes (rewriter.path or .server)")
@@ -262,13 +223,13 @@ def judge_data(context: Context, opened: ExitStack) -> Making:
     spoil = corrupting(context, improvement)
     told = {"writer": named(config.rewriter), "judge": named(config.judge)}
 
-    def work(n: int) -> Made:
+    def work(n: int) -> labels.Made:
         taken = cuts.take(n)
         cases = [rewrite_case(tokenizer, one) for one in taken]
-        pieces = [Piece(one.number, one.name, *case) for one, case in zip(taken, cases, strict=True)]
+        pieces = [labels.Piece(one.number, one.name, *case) for one, case in zip(taken, cases, strict=True)]
         by_number = {one.number: one for one in taken}
 
-        def corrupt(name: str, some: Sequence[Piece]) -> list[str | None]:
+        def corrupt(name: str, some: Sequence[labels.Piece]) -> list[str | None]:
             """Cut to as many tokens as the original has."""
             found = [
                 rewritten(by_number[piece.number], tokenizer, text)
@@ -277,9 +238,11 @@ def judge_data(context: Context, opened: ExitStack) -> Making:
             return [one and one.text for one in found]
 
         writes = corrupt if config.rewriter.is_model else None
-        return judge_lines(pieces, config.making.corruptions, writes, agree, list(prompts), verdicts, told)
+        return labels.judge_lines(
+            pieces, config.making.corruptions, writes, agree, list(prompts), verdicts, told
+        )
 
-    return Making(cuts, work, ["judge-data"], told_of_judge_data)
+    return Making(cuts, work, ["judge-data"], labels.told_of_judge_data)
 
 
 def unsafe_data(context: Context, opened: ExitStack) -> Making:
@@ -309,81 +272,78 @@ def unsafe_data(context: Context, opened: ExitStack) -> Making:
         texts = rewrite_case(tokenizer, one)
         return [*texts, document.text, tokenizer.decode(shown).lstrip("\ufffd"), blocked]
 
-    def work(n: int) -> Made:
+    def work(n: int) -> labels.Made:
         # Every process looks at its share; documents that are left out come back as a word.
         every = stream.make(n, lambda documents: [(outcome(one), "") for one in documents])
         left_out = Counter(one.value for one in every if isinstance(one.value, str))
         found = [
-            Found(Piece(one.number, one.name, *one.value[:2]), *one.value[2:])
+            labels.Found(labels.Piece(one.number, one.name, *one.value[:2]), *one.value[2:])
             for one in every
             if not isinstance(one.value, str)
         ]
-        made = unsafe_lines(found, agree, verdicts, told)
+        made = labels.unsafe_lines(found, agree, verdicts, told)
         counts = Counter({f"out.{why}": number for why, number in left_out.items()})
-        return Made(made.rows, made.counts + counts + Counter(documents=len(every), found=len(found)))
+        return labels.Made(made.rows, made.counts + counts + Counter(documents=len(every), found=len(found)))
 
     files = ["rewriter-data", "unsafe-data"] if agree else ["unsafe-data"]
-    return Making(stream, work, files, lambda counts: told_of_unsafe_data(counts, verdicts))
+    return Making(stream, work, files, lambda counts: labels.told_of_unsafe_data(counts, verdicts))
 
 
 KINDS = {"judge-data": judge_data, "unsafe-data": unsafe_data}
 
 
-def corrupting(context: Context, improvement: Improvement) -> Corrupt:
+def corrupting(context: Context, improvement: Improvement) -> labels.Corrupt:
     """The model of `rewriter`, asked with a corruption's prompt; of a server's, process 0 asks it."""
     prompts, server = corruptions_of(context.config), context.config.rewriter.server
 
-    def corrupt(name: str, pieces: Sequence[Piece]) -> Sequence[str | None]:
+    def corrupt(name: str, pieces: Sequence[labels.Piece]) -> Sequence[str | None]:
         cases = [RewriteCase(piece.prefix, piece.suffix) for piece in pieces]
 
         def work() -> list[str | None]:
             written = model_rewriter(improvement.writer(prompts[name]))(cases) if cases else []
-            return [None if text and echoes(prompts[name], text) else text for text in written]
+            return [None if text and labels.echoes(prompts[name], text) else text for text in written]
 
-        return _asked_by(server, work, f"writing corruptions ({short_name(name)})")
+        return asked_by(server, work, f"writing corruptions ({labels.short_name(name)})")
 
     return corrupt
 
 
-def agreeing(context: Context, improvement: Improvement, prompts: dict[str, Prompt]) -> Agree:
+def agreeing(context: Context, improvement: Improvement, prompts: dict[str, Prompt]) -> labels.Agree:
     """The judge, asked making.samples times; of a server's, process 0 asks it.
 
     A judge on the devices gives probabilities, from which the verdicts are drawn.
     """
     config, samples = context.config, context.config.making.samples
 
-    def local(judge: LocalJudge, prompt: Prompt, questions: Sequence[Question]) -> list[Agreed]:
+    def local(judge: LocalJudge, prompt: Prompt, questions: Sequence[labels.Question]) -> list[labels.Agreed]:
         answers = judge.ask(prompt, [_placed(prompt, one) for one in questions])
         return [
-            agreed(drawn(answer, samples, config.seed, one), prompt.verdicts)
+            labels.agreed(labels.drawn(answer, samples, config.seed, one), prompt.verdicts)
             for answer, one in zip(answers, questions, strict=True)
         ]
 
-    def remote(judge: RemoteJudge, prompt: Prompt, questions: Sequence[Question]) -> list[Agreed]:
-        def ask(some: Sequence[Question], times: int) -> list[Agreed]:
+    def remote(
+        judge: RemoteJudge, prompt: Prompt, questions: Sequence[labels.Question]
+    ) -> list[labels.Agreed]:
+        def ask(some: Sequence[labels.Question], times: int) -> list[labels.Agreed]:
             answers = replace(judge, samples=times).ask(prompt, [_placed(prompt, one) for one in some])
-            return [agreed(answer, prompt.verdicts) for answer in answers]
+            return [labels.agreed(answer, prompt.verdicts) for answer in answers]
 
-        return in_rounds(ask, questions, samples)
+        return labels.in_rounds(ask, questions, samples)
 
-    def agree(part: str, questions: Sequence[Question]) -> list[Agreed]:
-        def work() -> list[Agreed]:
+    def agree(part: str, questions: Sequence[labels.Question]) -> list[labels.Agreed]:
+        def work() -> list[labels.Agreed]:
             judge = improvement.asked
             assert judge  # a part that asks has a model
             if isinstance(judge, LocalJudge):
                 return local(judge, prompts[part], questions)
             return remote(judge, prompts[part], questions)
 
-        found = _asked_by(config.judge.server, work, f"asking the judge ({part})") if questions else []
-        return [Agreed(*one) for one in found]
+        found = asked_by(config.judge.server, work, f"asking the judge ({part})") if questions else []
+        return [labels.Agreed(*one) for one in found]
 
     return agree
 
 
-def _placed(prompt: Prompt, question: Question) -> dict[str, str]:
+def _placed(prompt: Prompt, question: labels.Question) -> dict[str, str]:
     return {name: text for name, text in question.texts.items() if name in prompt.places}
-
-
-def _asked_by(server: ServerConfig, work: Callable[[], T], what: str) -> T:
-    """A server is asked by process 0 for all; a model on the devices by all together."""
-    return run_on_process_0(work, what) if server.url else work()

@@ -3,31 +3,37 @@
 All that stages do otherwise for the one than for the other stands here.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.mining.draw import draw_negatives
+from pretrainrl_jax.mining.fingerprint import probes, short_digest
 from pretrainrl_jax.stages import evaluate as of_facts
 from pretrainrl_jax.stages import mine as mining
 from pretrainrl_jax.stages import preferences
-from pretrainrl_jax.stages.context import Context
+from pretrainrl_jax.stages.context import BASE, Context, keep_json, stage_of
+from pretrainrl_jax.stages.mine import Mined
 from pretrainrl_jax.stages.report import report
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.trees.dataset import Visit, in_turn, one_of_each
+from pretrainrl_jax.trees.records import write_trees
 from pretrainrl_jax.trees.tree import AnswerTree
+from pretrainrl_jax.version import STAMP
 
 
 class Material(NamedTuple):
     """What stages do with it."""
 
-    make_trees: Callable[[Context], None]  # trees with references, the stage `mine`
+    make_trees: Callable[[Context, Loaded], Mined]  # with references by a base model
     made_with: Callable[[Context, Loaded], dict[str, Any]]  # what the trees depend on
     known_true: Callable[[Context, Sequence[AnswerTree]], list[str]]  # rejected, and known to be true by now
     name_of: Callable[[Context], Callable[[AnswerTree], str]]  # a tree in messages
     questions: Callable[[Sequence[AnswerTree]], Sequence[AnswerTree]]  # of the trees one of each question
     visit: Callable[[Context, Sequence[AnswerTree]], Visit]  # what a pass sees of such a tree
-    evaluate_system: Callable[[Context, str], None]
+    measure: Callable[[Context, str], tuple[dict[str, Any], str]]  # of a system; and a line of that
 
 
 def _draw(context: Context, trees: Sequence[AnswerTree]) -> Visit:
@@ -40,13 +46,13 @@ def _known_true(context: Context, trees: Sequence[AnswerTree]) -> list[str]:
 
 
 FACTS = Material(
-    mining.mine,
+    mining.mine_facts,
     mining.made_with,
     _known_true,
     mining.name_of,
     one_of_each,
     _draw,
-    of_facts.evaluate_system,
+    of_facts.measure,
 )
 PREFERENCES = Material(
     preferences.score_pairs,
@@ -55,7 +61,7 @@ PREFERENCES = Material(
     preferences.name_of,
     lambda trees: trees,
     lambda context, trees: lambda tree, epoch: tree,  # a file's pairs are all seen in each pass
-    preferences.evaluate_system,
+    preferences.measure,
 )
 
 
@@ -65,14 +71,40 @@ def material(context: Context) -> Material:
 
 
 def mine(context: Context) -> None:
-    """Trees with references: of mined falsehoods, or of the file's pairs."""
-    material(context).make_trees(context)
+    """Trees with references, of mined falsehoods or of the file's pairs, with what they were made with."""
+    began = time.perf_counter()
+    base, of = context.load(BASE), material(context)
+    made, stamp = of.make_trees(context, base), of.made_with(context, base)
+    folder = context.workdir / "mined"
+
+    def write() -> None:
+        write_trees(folder / "trees.array_record", made.trees)
+        held_out = folder / f"{preferences.HELD_OUT}.array_record"
+        held_out.unlink(missing_ok=True)
+        if made.held_out:
+            write_trees(held_out, made.held_out)
+        write_json(folder / "fingerprint.json", STAMP | {"made_with": stamp, "probes": probes(made.trees)})
+        write_json(folder / "statistics.json", made.statistics)
+
+    run_on_process_0(write, "writing what was mined")
+    for line in made.said:
+        context.screen.say(line)
+    context.finish("mine", **made.notes, seconds=time.perf_counter() - began)
 
 
 def evaluate(context: Context) -> None:
     """The base model and every trained system that is not evaluated yet; of a model alone the report, too."""
     for system in ("base", *context.config.train.systems):
-        if not context.done(f"evaluate/{system}"):
-            material(context).evaluate_system(context, system)
+        stage = f"evaluate/{system}"
+        if context.done(stage):
+            continue
+        began = time.perf_counter()
+        result, line = material(context).measure(context, system)
+        noted = context.finished().get(stage_of(system), {})
+        about = {"system": system, "device_seconds": noted.get("device_seconds")}
+        about |= {"texts": short_digest(list(context.texts))}
+        keep_json(context.workdir / "evaluations" / f"{system}.json", about | result, indent=None)
+        context.screen.say(f"{stage}: {line}")
+        context.finish(stage, seconds=time.perf_counter() - began)
     if context.config.model_alone:
         run_on_process_0(lambda: report(context.workdir), "writing the report")

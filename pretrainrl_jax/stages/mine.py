@@ -6,23 +6,20 @@ model unnecessary in training.
 """
 
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from pretrainrl_jax.atomic import write_json
-from pretrainrl_jax.decoding.among import answers_among, known_answers
-from pretrainrl_jax.decoding.answers import Answer, answer_questions, distinct, read_answers
+from pretrainrl_jax.decoding.answers import Answer, distinct, read_answers
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.facts.choices import choices, kind_of
+from pretrainrl_jax.facts.choices import choices
 from pretrainrl_jax.facts.matching import Truths, why_dropped
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.splits import subsample
-from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.knowledge.negatives import of_mining
 from pretrainrl_jax.mining import statistics
 from pretrainrl_jax.mining.candidates import (
@@ -36,18 +33,17 @@ from pretrainrl_jax.mining.candidates import (
     without_repeats,
 )
 from pretrainrl_jax.mining.draw import longest
-from pretrainrl_jax.mining.fingerprint import probes, short_digest
+from pretrainrl_jax.mining.fingerprint import short_digest
 from pretrainrl_jax.mining.pools import Agreement, Tallies, agreement, most_often, tally
 from pretrainrl_jax.mining.quality import quality
-from pretrainrl_jax.stages.context import BASE, Context
-from pretrainrl_jax.stages.references import score_references, with_references
-from pretrainrl_jax.stages.shards import resumable_map
+from pretrainrl_jax.stages.asking import Question, Search, among_known, beams_of, prompts_of
+from pretrainrl_jax.stages.context import Context
+from pretrainrl_jax.stages.shards import in_parts, with_references
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.trees.dataset import one_of_each
-from pretrainrl_jax.trees.records import digest, write_trees
+from pretrainrl_jax.trees.records import digest
 from pretrainrl_jax.trees.templates import encode_branches
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, places, select
-from pretrainrl_jax.version import STAMP
 
 Decoded = list[tuple[Fact, list[Answer]]]
 
@@ -57,29 +53,17 @@ class Mined(NamedTuple):
 
     trees: list[AnswerTree]
     statistics: dict[str, Any]
+    notes: dict[str, Any]  # of these what is noted of the stage
+    said: Sequence[str] = ()
+    held_out: Sequence[AnswerTree] = ()  # which are not trained
 
 
-def mine(context: Context) -> None:
-    """The base model's falsehoods for every trained fact, written with what they were made with."""
-    began = time.perf_counter()
-    base = context.load(BASE)
+def mine_facts(context: Context, base: Loaded) -> Mined:
+    """The base model's falsehoods for every trained fact."""
     facts = context.asked(context.trained)
-    folder = context.workdir / "mined"
     mined = mine_negatives(context, base, base, facts, context.parts("mine"))
-    stamp = made_with(context, base)
-
-    def write() -> None:
-        write_trees(folder / "trees.array_record", mined.trees)
-        write_json(folder / "fingerprint.json", STAMP | {"made_with": stamp, "probes": probes(mined.trees)})
-        write_json(folder / "statistics.json", mined.statistics)
-
-    run_on_process_0(write, "writing what was mined")
-    for line in lines(mined.statistics):
-        context.screen.say(f"mine: {line}")
-    for signature in of_mining(mined.statistics):
-        context.screen.say(f"! mine: {signature.line}")
-    seconds = time.perf_counter() - began
-    context.finish("mine", negatives=mined.statistics["negatives"], seconds=seconds)
+    signatures = [f"! mine: {signature.line}" for signature in of_mining(mined.statistics)]
+    return mined._replace(said=[*(f"mine: {line}" for line in lines(mined.statistics)), *signatures])
 
 
 def made_with(context: Context, base: Loaded) -> dict[str, Any]:
@@ -140,18 +124,14 @@ def mine_negatives(
     candidates, dropped = choose(context, facts, decoded, constrained, pools, rules)
     worded, candidates = in_wordings(context, facts, candidates, rules)
     trees, left_out = build_trees(context, policy, worded, candidates, dropped)
+
+    def score(part: Sequence[AnswerTree], advance: Callable[[int], None]) -> list[Any]:
+        return context.score_answers(reference, part, context.config.train.template, advance)
+
     # No checksums of the reference: it is the policy, or the base model, which a workdir never changes.
-    train = context.config.train
-    scores = score_references(
-        context,
-        trees,
-        shards / "reference",
-        [provenance, digest(trees)],
-        label,
-        lambda part, advance: context.score_answers(
-            reference, part, train.template, train.row_length, advance
-        ),
-    )
+    made_with, lengths = [provenance, digest(trees)], [tree.inputs for tree in trees]
+    how = lengths, score, f"{label}/reference", "trees"
+    scores = in_parts(context, shards / "reference", made_with, trees, *how)
     # Training compares branches as they are; what is shown of them counts every terminator.
     trees, believed = (with_references(trees, [[b[i] for b in tree] for tree in scores]) for i in (0, 1))
 
@@ -162,7 +142,8 @@ def mine_negatives(
     described = statistics.describe(facts, believed, decoded, known, dropped, pools, agreements)
     described["of_examples"] = statistics.share_of([answer for _, answer in shown], believed)
     described["quality"] = quality(believed, context.facts)
-    return Mined(trees, left_out | described)
+    described = left_out | described
+    return Mined(trees, described, {"negatives": described["negatives"]})
 
 
 def sample_by_category(context: Context, facts: Sequence[Fact], number: int) -> list[Fact]:
@@ -179,20 +160,7 @@ def beam_answers(
 ) -> Decoded:
     """The policy's beams for each question."""
     settings = context.config.mine
-
-    def search(part: list[Fact], prompts: list[str], advance: Callable[[int], None]) -> list[list[Answer]]:
-        return answer_questions(
-            policy.model,
-            policy.params,
-            policy.tokenizer,
-            context.template(settings.template),
-            prompts,
-            beams=settings.beams,
-            max_new_tokens=settings.max_new_tokens,
-            batch=settings.batch,
-            advance=advance,
-        )
-
+    search = partial(beams_of, policy, settings, context.template(settings.template), settings.beams)
     return _searched(context, policy, facts, shards, provenance, f"{label}/beams", search)
 
 
@@ -201,31 +169,13 @@ def constrained_answers(
 ) -> Decoded:
     """The policy's beams for each question among known answers, those of mine.among."""
     settings = context.config.mine
-    template = context.template(settings.template)
-    sets = choices(settings.among, context.facts, "mine.among")
-    known = known_answers(
-        policy.tokenizer,
-        template.terminators(policy.tokenizer, policy.model.shape.vocabulary),
-        [template.prefix(fact.question, fact.category) for fact in facts],
-        [kind_of(settings.among, fact) for fact in facts],
-        sets,
-    )
-
-    def search(part: list[Fact], prompts: list[str], advance: Callable[[int], None]) -> list[list[Answer]]:
-        return answers_among(
-            policy.model,
-            policy.params,
-            policy.tokenizer,
-            prompts,
-            [kind_of(settings.among, fact) for fact in part],
-            known,
-            beams=settings.beams,
-            batch=settings.batch,
-            advance=advance,
-        )
-
+    sets, search = among_known(context, policy, settings, "mine.among", _asked(facts))
     provenance = [context.fingerprint(policy, settings.template, facts, settings), short_digest(sets)]
     return _searched(context, policy, facts, shards, provenance, f"{label}/constrained", search)
+
+
+def _asked(facts: Sequence[Fact]) -> list[Question]:
+    return [(fact, fact.question, "trained") for fact in facts]
 
 
 def _searched(
@@ -235,18 +185,16 @@ def _searched(
     shards: Path,
     provenance: Any,
     label: str,
-    search: Callable[[list[Fact], list[str], Callable[[int], None]], list[list[Answer]]],
+    search: Search,
 ) -> Decoded:
-    """Each question with what `search` gives for it and its prompt, in parts."""
+    """Each question with what `search` gives for it, in parts."""
     if not facts:
         return []
-    template = context.template(context.config.mine.template)
-    prompts = {fact.id: template.prefix(fact.question, fact.category) for fact in facts}
-    lengths = [len(ids) for ids in policy.tokenizer.encode_all([prompts[fact.id] for fact in facts])]
+    prompts = prompts_of(context.template(context.config.mine.template), _asked(facts))
+    lengths = list(map(len, policy.tokenizer.encode_all(prompts)))
 
-    def answers(part: list[Fact]) -> list[Any]:
-        beams = search(part, [prompts[fact.id] for fact in part], bar.advance)
-        return [list(map(vars, answers)) for answers in beams]
+    def work(part: list[Question], advance: Callable[[int], None]) -> list[Any]:
+        return [list(map(vars, answers)) for answers in search(part, advance)]
 
     def metrics(beams: list[list[Answer]]) -> dict[str, float]:
         return {
@@ -254,20 +202,8 @@ def _searched(
             "top_probability": float(np.mean([math.exp(a[0].logp) if a else 0.0 for a in beams])),
         }
 
-    with context.screen.track(label, len(facts), "questions") as bar:
-        beams = resumable_map(
-            shards,
-            provenance,
-            facts,
-            lengths,
-            context.config.checkpoint.shard_questions,
-            answers,
-            lambda fact, beams: read_answers(beams),
-            bar,
-            metrics=metrics,
-            screen=context.screen,
-        )
-    return list(zip(facts, beams, strict=True))
+    how = _asked(facts), lengths, work, label, "questions", lambda asked, beams: read_answers(beams)
+    return list(zip(facts, in_parts(context, shards, provenance, *how, metrics=metrics), strict=True))
 
 
 def collect_pools(context: Context, decoded: Decoded) -> tuple[dict[str, list[str]], dict[str, Agreement]]:
@@ -319,15 +255,14 @@ def choose(
     for fact in facts:
         by_source: list[list[Candidate]] = []
         for source in settings.sources:
+            how = source, fact, rules, dropped[source]
             if source in answers:
-                beams = answers[source][fact.id]
-                by_source.append(from_beams(beams, source, fact, rules, dropped[source]))
-                continue
-            if source == "pool":
-                values = pools[fact.category]
+                by_source.append(from_beams(answers[source][fact.id], *how))
+            elif source == "pool":
+                by_source.append(from_values(pools[fact.category], *how))
             else:
                 values = some_of(popular[fact.category], settings.pool, fact, seed)
-            by_source.append(from_values(values, source, fact, rules, dropped[source]))
+                by_source.append(from_values(values, *how))
         chosen.append(without_repeats(by_source, dropped))
     return chosen, dropped
 

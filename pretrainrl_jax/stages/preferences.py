@@ -3,28 +3,26 @@
 What of a run on facts is `mine` and `evaluate`. Training is the same.
 """
 
-import json
-import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-from pretrainrl_jax.atomic import write_json, write_text
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.preferences import measures, pair_scores
 from pretrainrl_jax.hosts.agree import run_on_process_0
-from pretrainrl_jax.mining.fingerprint import made_by, probes, short_digest
+from pretrainrl_jax.mining.fingerprint import made_by, short_digest
 from pretrainrl_jax.preferences.reading import Preferences
 from pretrainrl_jax.preferences.record import key, shown, split
 from pretrainrl_jax.preferences.rows import RULES
 from pretrainrl_jax.preferences.trees import Built, build
-from pretrainrl_jax.stages.context import BASE, Context
+from pretrainrl_jax.stages.context import Context, read_json, stage_of
 from pretrainrl_jax.stages.evaluate import mean_nll, text_nll
-from pretrainrl_jax.stages.references import score_references, with_references
-from pretrainrl_jax.stages.shards import resumable_map
+from pretrainrl_jax.stages.mine import Mined
+from pretrainrl_jax.stages.shards import in_parts, with_references
 from pretrainrl_jax.training.loading import Loaded
-from pretrainrl_jax.trees.records import digest, read_trees, write_trees
+from pretrainrl_jax.trees.records import digest, read_trees
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
-from pretrainrl_jax.version import STAMP
 
 Json = dict[str, Any]
 TRAINED, HELD_OUT = "trees", "held_out"  # files in mined/
@@ -32,11 +30,8 @@ EXAMPLES = 100  # pairs whose texts are kept for the report
 LENGTH = 300  # characters of such a text
 
 
-def score_pairs(context: Context) -> None:
-    """The file's pairs as trees, each answer scored once by the base model, with what made them."""
-    began = time.perf_counter()
-    base = context.load(BASE)
-    folder = context.workdir / "mined"
+def score_pairs(context: Context, base: Loaded) -> Mined:
+    """The file's pairs as trees, each answer scored once by the base model."""
     made = {name: build_trees(context, base, name) for name in (TRAINED, HELD_OUT)}
     described = statistics(context, made)
     for line in lines(context, base, described, made):
@@ -45,33 +40,31 @@ def score_pairs(context: Context) -> None:
         raise InputError(
             f"no pair of {context.config.preferences.path} is left to train on: the lines above say why"
         )
-    stamp = made_with(context, base)
-    scored = {
-        name: with_references(
-            built.trees,
-            score_references(
-                context,
-                built.trees,
-                context.parts("mine") / name,
-                [stamp, digest(built.trees)],
-                f"mine/{name}",
-                lambda part, advance: context.score(base, part, context.config.train.row_length, advance),
-            ),
-        )
-        for name, built in made.items()
-        if built.trees
-    }
+    stamp, scored = made_with(context, base), dict[str, list[AnswerTree]]()
+    for name, built in made.items():
+        if built.trees:
+            parts, of = context.parts("mine") / name, [stamp, digest(built.trees)]
+            scores = score(context, base, built.trees, parts, of, f"mine/{name}/reference", "trees")
+            scored[name] = with_references(built.trees, scores)
+    return Mined(scored[TRAINED], described, {"pairs": described["pairs"]}, held_out=scored.get(HELD_OUT, []))
 
-    def write() -> None:
-        (folder / f"{HELD_OUT}.array_record").unlink(missing_ok=True)
-        for name, trees in scored.items():
-            write_trees(folder / f"{name}.array_record", trees)
-        trained = probes(scored[TRAINED])
-        write_json(folder / "fingerprint.json", STAMP | {"made_with": stamp, "probes": trained})
-        write_json(folder / "statistics.json", described)
 
-    run_on_process_0(write, "writing the references")
-    context.finish("mine", pairs=described["pairs"], seconds=time.perf_counter() - began)
+def score(
+    context: Context,
+    loaded: Loaded,
+    trees: Sequence[AnswerTree],
+    folder: Path,
+    provenance: Any,
+    label: str,
+    unit: str,
+) -> list[list[float]]:
+    """The log-probability of every branch of each tree; an interrupted run goes on from its parts."""
+
+    def work(part: list[AnswerTree], advance: Callable[[int], None]) -> list[list[float]]:
+        return context.score(loaded, part, context.config.train.row_length, advance)
+
+    lengths = [tree.inputs for tree in trees]
+    return in_parts(context, folder, provenance, trees, lengths, work, label, unit)
 
 
 def preferred(context: Context) -> Preferences:
@@ -91,14 +84,9 @@ def build_trees(context: Context, base: Loaded, name: str) -> Built:
 def statistics(context: Context, made: dict[str, Built]) -> Json:
     """What is left of the file, and what was left out by which rule."""
     read = preferred(context)
-    dropped = dict.fromkeys(RULES, 0)
-    for row in read.dropped:
-        dropped[row.rule] += 1
+    dropped = Counter(row.rule for row in read.dropped) + read.left_out
     for built in made.values():
-        for rule, pairs in built.dropped.items():
-            dropped[rule] += pairs
-    for rule, prompts in read.left_out.items():
-        dropped[rule] += prompts
+        dropped += built.dropped
     trees = [tree for built in made.values() for tree in built.trees]
     return {
         "rows": read.rows,
@@ -113,7 +101,7 @@ def statistics(context: Context, made: dict[str, Built]) -> Json:
         "both_ways": read.both_ways,
         "cut": sum(built.cut for built in made.values()),
         "split": sum(built.split for built in made.values()),
-        "dropped": {rule: number for rule, number in dropped.items() if number},
+        "dropped": {rule: dropped[rule] for rule in RULES if dropped[rule]},
     }
 
 
@@ -128,17 +116,14 @@ def lines(context: Context, base: Loaded, described: Json, made: dict[str, Built
     if branches := [b.tokens for built in made.values() for tree in built.trees for b in tree.branches]:
         ends = base.tokenizer.backend.decode(_shared_end(branches))
         told.append(f"answers end with {ends!r}" if ends else "answers end as the chat template ends them")
-    if number := described["cut"]:
-        told.append(
-            f"{number} prompts are written otherwise where an answer follows: what differs at their end is "
-            "told with the answers"
-        )
-    if number := described["split"]:
-        told.append(f"{number} prompts have more answers than fit in a row: each counts as several prompts")
-    if number := described["repeated"]:
-        told.append(f"{number} pairs repeat one before them: that one counts as often")
-    if number := described["both_ways"]:
-        told.append(f"{number} pairs stand there both ways: each is trained as it stands")
+    for what, said in (
+        ("cut", "prompts are written otherwise where an answer follows: what differs at their end is told "
+                "with the answers"),
+        ("split", "prompts have more answers than fit in a row: each counts as several prompts"),
+        ("repeated", "pairs repeat one before them: that one counts as often"),
+        ("both_ways", "pairs stand there both ways: each is trained as it stands"),
+    ):  # fmt: skip
+        told += [f"{described[what]} {said}"] if described[what] else []
     why = {rule: why for built in made.values() for rule, why in built.examples.items() if why}
     for rule, number in described["dropped"].items():
         told.append(f"left out: {number} {rule} ({RULES[rule]}{f': {why[rule]!r}' if rule in why else ''})")
@@ -180,12 +165,12 @@ def pairs_digest(context: Context) -> str:
 
 def check_pairs(context: Context) -> None:
     """Raise InputError if the stored trees are of other pairs than the file's: it was changed since."""
-    stamp = context.workdir / "mined" / "fingerprint.json"
-    if not stamp.is_file():
+    folder = context.workdir / "mined"
+    if not (stamp := read_json(folder / "fingerprint.json")):
         raise InputError(f"{context.workdir} has no finished mine: run `mine` with this workdir first")
-    if json.loads(stamp.read_text(encoding="utf-8"))["made_with"].get("preferences") != pairs_digest(context):
+    if stamp["made_with"].get("preferences") != pairs_digest(context):
         raise InputError(
-            f"{context.config.preferences.path} holds other pairs than those of {stamp.parent}: "
+            f"{context.config.preferences.path} holds other pairs than those of {folder}: "
             "give it as it was, or make a workdir of its own for it"
         )
 
@@ -196,63 +181,37 @@ def name_of(context: Context) -> Callable[[AnswerTree], str]:
     return lambda tree: repr(shown(prompts[tree.id.partition("/")[0]], 80))
 
 
-def evaluate_system(context: Context, system: str) -> None:
-    """Which answer of each pair held out a model prefers, and by how much; loss on text; one file."""
-    stage = BASE if system == "base" else f"train/{system}"
-    began = time.perf_counter()
+def measure(context: Context, system: str) -> tuple[Json, str]:
+    """Which answer of each pair held out a model prefers, and by how much; loss on text; and a line of it."""
     check_pairs(context)
-    loaded = context.load(stage)
+    loaded = context.load(stage_of(system))
     path = context.workdir / "mined" / f"{HELD_OUT}.array_record"
     is_held_out = run_on_process_0(path.is_file, f"looking for {path.name}")
     trees = read_trees(path if is_held_out else path.with_stem(TRAINED))
-    scores = scored_again(context, loaded, trees, system)
+    if system == "base":  # whose log-probabilities are known
+        scores = [[float(branch.reference_logp) for branch in tree.branches] for tree in trees]  # type: ignore[arg-type]
+    else:
+        stage = f"evaluate/{system}"
+        made = [made_by(loaded.model, loaded.params, loaded.tokenizer, loaded.identity), digest(trees)]
+        scores = score(context, loaded, trees, context.parts(stage), made, stage, "prompts")
     pairs = pair_scores(trees, scores)
     measured = measures(pairs)
     nll = text_nll(context, loaded, context.texts)
     if not context.texts:
         nll = mean_nll(context, loaded, [as_text(tree) for tree in trees])
-    result = {
-        "system": system,
-        "device_seconds": context.finished()[stage]["device_seconds"],
+    result: Json = {
         "text_nll": nll,
-        "texts": short_digest(list(context.texts)),
         "text": context.config.evaluate.text or "prompts with their chosen answers",
         "of": "held_out" if is_held_out else "trained",
         "scores": [list(pair) for pair in pairs],
         "examples": examples(context, loaded, trees),
-    } | measured
-    path = context.workdir / "evaluations" / f"{system}.json"
-    run_on_process_0(lambda: write_text(path, json.dumps(result, ensure_ascii=False)), f"writing {path.name}")
+    }
     kind = "held-out" if is_held_out else "trained"
     gained = "" if system == "base" else f", margin {measured['margin']:+.2f} nats over the base model's"
-    context.screen.say(
-        f"evaluate/{system}: prefers the chosen answer in {measured['preference_accuracy']:.1%} of "
-        f"{measured['pairs']} {kind} pairs{gained}, text NLL {nll:.3f} nats a token"
+    return result | measured, (
+        f"prefers the chosen answer in {measured['preference_accuracy']:.1%} of {measured['pairs']} {kind} "
+        f"pairs{gained}, text NLL {nll:.3f} nats a token"
     )
-    context.finish(f"evaluate/{system}", seconds=time.perf_counter() - began)
-
-
-def scored_again(
-    context: Context, loaded: Loaded, trees: Sequence[AnswerTree], system: str
-) -> list[list[float]]:
-    """The log-probability of every branch; the base model's are known."""
-    if system == "base":
-        return [[float(branch.reference_logp) for branch in tree.branches] for tree in trees]  # type: ignore[arg-type]
-    stage = f"evaluate/{system}"
-    made = made_by(loaded.model, loaded.params, loaded.tokenizer, loaded.identity)
-    provenance = [made, digest(trees)]
-    with context.screen.track(stage, len(trees), "prompts") as bar:
-        return resumable_map(
-            context.parts(stage),
-            provenance,
-            trees,
-            [tree.inputs for tree in trees],
-            context.config.checkpoint.shard_questions,
-            lambda part: context.score(loaded, part, context.config.train.row_length, bar.advance),
-            lambda tree, scores: scores,
-            bar,
-            screen=context.screen,
-        )
 
 
 def as_text(tree: AnswerTree) -> AnswerTree:

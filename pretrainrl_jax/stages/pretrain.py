@@ -18,17 +18,18 @@ from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.model.shape import from_settings, in_training
 from pretrainrl_jax.stages.context import BASE, Context
+from pretrainrl_jax.stages.learner import learner_from
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.checkpoints import Progress
 from pretrainrl_jax.training.feed import Feed, StreamFeed, count_batches
 from pretrainrl_jax.training.loading import Loaded, load
 from pretrainrl_jax.training.optimizer import Schedule
-from pretrainrl_jax.training.session import Session, resume
-from pretrainrl_jax.training.step import TrainState, compile_step, init_sharded_state
+from pretrainrl_jax.training.step import TrainState
 from pretrainrl_jax.trees.dataset import PackedRows
 from pretrainrl_jax.trees.records import digest
 from pretrainrl_jax.trees.templates import Template, check_fits, documents
 from pretrainrl_jax.trees.tokenization import Tokenizer, load_tokenizer
+from pretrainrl_jax.trees.tree import AnswerTree
 
 TOKENIZED = 10_000  # documents of a stream that a tokenizer is trained on
 
@@ -49,37 +50,34 @@ def pretrain(context: Context) -> None:
     config, settings = context.config, context.config.pretrain
     began = time.perf_counter()
     base = starting_point(context)
-    tokenizer = base.tokenizer
     on_documents = streams(context) and settings.epochs
-    data = (of_documents if on_documents else of_corpus)(context, tokenizer)
+    data = (of_documents if on_documents else of_corpus)(context, base.tokenizer)
     context.reset_stage(BASE)
     parameters = f"{sum(x.size for x in jax.tree.leaves(base.params)) / 1e6:.2f}M parameters"
-    if data.steps:
-        context.screen.say(f"pretrain: {data.said}, {parameters}")
-    else:
-        taken = f"{config.model.path} as it is" if config.model.path else "random weights"
-        context.screen.say(f"pretrain: {taken}, {parameters}")
+    taken = f"{config.model.path} as it is" if config.model.path else "random weights"
+    context.screen.say(f"pretrain: {data.said if data.steps else taken}, {parameters}")
     template = context.template(config.evaluate.template)
-    if data.steps and config.model.path:  # one that is made here has nothing to be kept
-        base = context.learning(BASE, base)
-    adapts = context.adapts(base)
-    checkpoints.describe(context.checkpoint(BASE), base.model, tokenizer, template, base.origin, adapts)
     if not data.steps:  # the model is taken as it is
-        checkpoints.save(context.checkpoint(BASE), TrainState(jnp.int32(0), base.params, ()))
+        folder = context.checkpoint(BASE)
+        checkpoints.describe(folder, base.model, base.tokenizer, template, base.origin)
+        checkpoints.save(folder, TrainState(jnp.int32(0), base.params, ()))
         context.finish(BASE, device_seconds=0.0, seconds=time.perf_counter() - began)
         return
-    step = compile_step(base.model, config.optimizer, "token", context.mesh)
-    run = context.run(
+    learner = learner_from(
+        context,
         BASE,
+        base,
         {"data": data.digest},
+        began,
+        template,
+        adapters=bool(config.model.path),  # a model that is made here has nothing to be kept
         rate="pretrain.learning_rate",
         shown={"loss": "loss", "gradient": "grad_norm"},
-        adapts=adapts,
     )
-    state, progress = resume(run, init_sharded_state(base.model, base.params, config.optimizer, context.mesh))
+    state, progress = learner.resume()
     schedule = Schedule(settings.learning_rate, data.steps, config.optimizer.warmup, config.optimizer.final)
     feed = data.feed(progress)
-    with Session(run, step, state, progress, feed, context.mesh, data.steps, base.frozen) as session:
+    with learner.session(state, progress, feed, data.steps) as session:
         for batch in feed:
             session.step(batch, {"ntp": {"answer": 1.0}}, schedule)
             for hook in session.due([session.checkpoint]):
@@ -90,14 +88,7 @@ def pretrain(context: Context) -> None:
         context.screen.say(f"pretrain: the documents ended after step {session.global_step} of {data.steps}")
     for rule, count in dropped.items():
         context.screen.say(f"pretrain: {count:,} times {rule}: what {RULES[rule]}")
-    context.finish(
-        BASE,
-        device_seconds=done.seconds * context.mesh.size,
-        seconds=time.perf_counter() - began,
-        updates=session.global_step,
-        skipped=done.skipped,
-        **({"dropped": dropped} if dropped else {}),
-    )
+    learner.finish(session, done, **({"dropped": dropped} if dropped else {}))
 
 
 def streams(context: Context) -> bool:
@@ -108,19 +99,15 @@ def streams(context: Context) -> bool:
 def of_corpus(context: Context, tokenizer: Tokenizer) -> Data:
     """The texts about the facts of the run, as often as pretrain.epochs says."""
     settings, texts = context.config.pretrain, context.corpus.training
-    trees = documents(tokenizer, texts, settings.row_length)
-    seed = context.config.seed
-    length, epochs = settings.row_length, settings.epochs
+    seed, length, epochs = context.config.seed, settings.row_length, settings.epochs
+    trees = documents(tokenizer, texts, length)
     rows = PackedRows(trees, length, seed, epochs, settings.rows, question=False, sequences=True)
 
+    def name(tree: AnswerTree) -> str:
+        return repr(tokenizer.decode(tree.branches[0].tokens)[:60])
+
     def feed(progress: Progress) -> Feed:
-        return Feed(
-            rows,
-            context.mesh,
-            settings.grad_accum_steps,
-            progress.row,
-            lambda tree: repr(tokenizer.decode(tree.branches[0].tokens)[:60]),
-        )
+        return Feed(rows, context.mesh, settings.grad_accum_steps, progress.row, name)
 
     said = (
         f"{len(texts)} documents, {sum(tree.inputs for tree in trees)} tokens of {tokenizer.size}, "
@@ -172,10 +159,14 @@ def own_tokenizer(context: Context) -> Tokenizer:
     config = context.config
     if config.tokenizer.path:
         return load_tokenizer(config.tokenizer.path)
-    texts = context.corpus.training
+    return trained_tokenizer(read_first(context), config.tokenizer.vocabulary)
+
+
+def read_first(context: Context) -> Sequence[str]:
+    """The texts that a base model reads, or of documents the first."""
     if streams(context):
-        texts = [document.text for document in context.stream().take(TOKENIZED)]
-    return trained_tokenizer(texts, config.tokenizer.vocabulary)
+        return [document.text for document in context.stream().take(TOKENIZED)]
+    return context.corpus.training
 
 
 def trained_tokenizer(texts: Sequence[str], size: int) -> Tokenizer:

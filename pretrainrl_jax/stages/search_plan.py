@@ -8,27 +8,11 @@ from typing import Any, NamedTuple
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.config.stored import changed
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.planning import search as searching
 from pretrainrl_jax.planning.chips import GIB, Topology
 from pretrainrl_jax.planning.compiled import CompilerFailed
 from pretrainrl_jax.planning.figures import ENDS, SPARE, Figures, remedies
 from pretrainrl_jax.planning.page import HOUR, WIDTH
-from pretrainrl_jax.planning.search import (
-    REFUSED,
-    REMATS,
-    Candidate,
-    Case,
-    Found,
-    Ranked,
-    Result,
-    candidates,
-    closest,
-    fastest,
-    meshes,
-    of_cut,
-    promising,
-    rank,
-    search,
-)
 from pretrainrl_jax.planning.shapes import shape_for
 from pretrainrl_jax.planning.target import planned_for
 from pretrainrl_jax.planning.typical import Material, material
@@ -41,13 +25,13 @@ class Searched(NamedTuple):
     """What was found, and among how many."""
 
     section: str  # whose microsteps were searched
-    ranked: Sequence[Ranked]
-    found: Sequence[Found]
+    ranked: Sequence[searching.Ranked]
+    found: Sequence[searching.Found]
 
     @property
-    def best(self) -> Found | None:
+    def best(self) -> searching.Found | None:
         """The fastest that fits; none where none does."""
-        return fastest(self.found)
+        return searching.fastest(self.found)
 
 
 def search_plan(
@@ -68,25 +52,25 @@ def search_plan(
             f"--search compares whole runs, and how many steps {unknown[0]} takes is not known before its "
             "texts are read: read documents (--pretrain.text=documents) and give --pretrain.steps"
         )
-    remats = REMATS if case.trained else (config.model.remat,)
-    ranked = [rank(case, candidate) for candidate in candidates(case, remats)]
+    remats = searching.REMATS if case.trained else (config.model.remat,)
+    ranked = [searching.rank(case, candidate) for candidate in searching.candidates(case, remats)]
     if not ranked:
         raise InputError(f"--search: no mesh of {topology.name} divides both the model and pretrain.rows")
-    plans: dict[Candidate, Plan] = {}
-    found: list[Found] = []
+    plans: dict[searching.Candidate, Plan] = {}
+    found: list[searching.Found] = []
     searched = Searched(case.section, ranked, found)
 
-    def judge(candidate: Candidate) -> Result:
+    def judge(candidate: searching.Candidate) -> searching.Result:
         try:
             made = plan_of(changed(config, candidate.settings(case.section)), topology, learned, SILENT)
         except (InputError, CompilerFailed) as error:  # one that fails does not end the search
-            return REFUSED._replace(refused=" ".join(str(error).split()) or type(error).__name__)
+            return searching.REFUSED._replace(refused=" ".join(str(error).split()) or type(error).__name__)
         plans[candidate] = made
         return result_of(made.figures)
 
     try:
         with screen.track("search", min(most, len(ranked)), "candidates") as bar:
-            for one in search(ranked, judge, most, topology.chip.hbm):
+            for one in searching.search(ranked, judge, most, topology.chip.hbm):
                 found.append(one)
                 if not as_script:
                     screen.say(line(one))
@@ -105,30 +89,29 @@ def search_plan(
     show(plans[best.candidate], screen, price, as_script, as_json(searched))
 
 
-def case_of(config: Config, topology: Topology, learned: Material) -> Case:
+def case_of(config: Config, topology: Topology, learned: Material) -> searching.Case:
     """What is searched, as the mesh with the fewest parts of a batch runs it: no rows are padded there.
 
-    Raises:
-        InputError: if no mesh divides the model.
+    Raises InputError if no mesh divides the model.
     """
-    if not (every := meshes(shape_for(config), topology.count)):
+    if not (every := searching.meshes(shape_for(config), topology.count)):
         raise InputError(f"--search: no mesh of {topology.count} chips divides the model")
-    one = of_cut(min(every, key=lambda cut: cut.rows), config.model.remat, 1)
+    one = searching.of_cut(min(every, key=lambda cut: cut.rows), config.model.remat, 1)
     whole = planned_for(changed(config, one.settings("")), topology, learned)
-    return Case(whole.hand, whole.programs, topology)
+    return searching.Case(whole.hand, whole.programs, topology)
 
 
-def result_of(every: Sequence[Figures]) -> Result:
+def result_of(every: Sequence[Figures]) -> searching.Result:
     """Of a candidate, from the figures of its programs."""
     largest = max(every, key=lambda one: one.memory.peak)
     steps = [one for one in every if one.program.trains and one.time]
     step = max(steps, key=lambda one: (one.program.executions or 0.0) * one.program.counted, default=None)
     shortest, middle, longest = (sum(one.run(end) for one in every) for end in ENDS)
     taken = step.time.middle if step and step.time else math.inf
-    return Result(largest.memory.peak, largest.memory.free, shortest, middle, longest, taken)
+    return searching.Result(largest.memory.peak, largest.memory.free, shortest, middle, longest, taken)
 
 
-def cells(one: Found) -> list[str]:
+def cells(one: searching.Found) -> list[str]:
     """A row of the table."""
     candidate, result = one.candidate, one.result
     mesh = f"{candidate.data} x {candidate.fsdp} x {candidate.tensor}"
@@ -146,7 +129,7 @@ def cells(one: Found) -> list[str]:
     ]
 
 
-def line(one: Found) -> str:
+def line(one: searching.Found) -> str:
     """What is said as soon as a candidate is compiled."""
     mesh, remat, steps, peak, free, hours, step = cells(one)
     said = f"mesh {mesh}, remat {remat}, microsteps {steps}: "
@@ -175,7 +158,7 @@ def tell(searched: Searched, as_script: bool, whole: bool = True) -> None:
 def counts(searched: Searched) -> str:
     """How many were compiled, and what is with the others."""
     compiled, every = len(searched.found), len(searched.ranked)
-    open_ones = len(promising(searched.ranked, searched.found))
+    open_ones = len(searching.promising(searched.ranked, searched.found))
     said = f"{compiled} of {every} candidates compiled"
     if slower := every - compiled - open_ones:
         said += f"; {slower} cannot be faster"
@@ -187,7 +170,7 @@ def counts(searched: Searched) -> str:
 def as_json(searched: Searched) -> dict[str, Any]:
     """Plain values, seconds and bytes; what is not known is null."""
 
-    def row(one: Found) -> dict[str, Any]:
+    def row(one: searching.Found) -> dict[str, Any]:
         told = {name: None if value in (math.inf, -math.inf) else value
                 for name, value in one.result._asdict().items()}  # fmt: skip
         hand = {"by_hand": one.ranked.seconds, "by_hand_shortest": one.ranked.shortest}
@@ -201,9 +184,9 @@ def as_json(searched: Searched) -> dict[str, Any]:
     }
 
 
-def _nothing(searched: Searched, plans: dict[Candidate, Plan], topology: Topology) -> Exception:
+def _nothing(searched: Searched, plans: dict[searching.Candidate, Plan], topology: Topology) -> Exception:
     """Why nothing was found, with the closest candidate and what would make it fit."""
-    one = closest(searched.found)
+    one = searching.closest(searched.found)
     if one is None:
         return InputError(f"--search: no candidate can be compiled: {searched.found[0].result.refused}")
     flags = one.candidate.flags(searched.section)

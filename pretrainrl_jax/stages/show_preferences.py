@@ -9,12 +9,11 @@ import numpy as np
 
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.facts.columns import shown as names
-from pretrainrl_jax.facts.reading import Dropped
 from pretrainrl_jax.preferences.reading import Preferences, read_preferences
 from pretrainrl_jax.preferences.record import Comparison, key, shown, split
 from pretrainrl_jax.preferences.rows import RULES
 from pretrainrl_jax.preferences.trees import Built, build
-from pretrainrl_jax.stages.facts import counted
+from pretrainrl_jax.stages.facts import counted, losses
 from pretrainrl_jax.trees.tokenization import Tokenizer, load_tokenizer, tokenizer_folder
 
 EXAMPLES = 2
@@ -30,9 +29,13 @@ def show_preferences(config: Config) -> None:
     settings = config.preferences
     read = read_preferences(settings, config.seed)
     trained, held_out = split(read.comparisons, settings.holdout_every)
-    lines = [f"{read.source}: {counted(read.rows, 'row')}", *_columns(read), *_forms(read)]
-    lines += _counts(read)
-    lines += [
+    used = [f"{what} = {column or '(their common beginning)'}" for what, column in read.columns.items()]
+    lines = [
+        f"{read.source}: {counted(read.rows, 'row')}",
+        f"columns: {', '.join(used)}",
+        f"columns not read: {names(read.unused, 40)}",
+        *(f"form: {form} ({counted(rows, 'row')})" for form, rows in read.forms.most_common()),
+        *_counts(read),
         f"{counted(len(trained), 'prompt')} trained with {counted(_pairs(trained), 'pair')}, "
         f"{len(held_out):,} held out with {_pairs(held_out):,} "
         f"(preferences.holdout_every={settings.holdout_every})",
@@ -46,7 +49,14 @@ def show_preferences(config: Config) -> None:
         lines += _lengths(built, tokenizer, folder, train.row_length)
     else:
         lines += ["lengths: not known without a tokenizer (--model.path or --tokenizer.path)", ""]
-    lines += _losses(read, built)
+    counts = Counter(row.rule for row in read.dropped) + read.left_out
+    counts += built.dropped if built else Counter[str]()
+    examples = built.examples if built else {}
+    lines += (
+        ["left out", *losses(RULES, counts, read.dropped, ROWS, examples)]
+        if counts
+        else ["left out: nothing"]
+    )
     for comparison in read.comparisons[:EXAMPLES]:
         lines += ["", *_example(comparison)]
     print("\n".join(lines), file=sys.stdout)
@@ -56,34 +66,18 @@ def _pairs(comparisons: Iterable[Comparison]) -> int:
     return sum(len(comparison.pairs) for comparison in comparisons)
 
 
-def _columns(read: Preferences) -> list[str]:
-    used = [f"{what} = {column or '(their common beginning)'}" for what, column in read.columns.items()]
-    return [f"columns: {', '.join(used)}", f"columns not read: {names(read.unused, 40)}"]
-
-
-def _forms(read: Preferences) -> list[str]:
-    return [f"form: {form} ({counted(rows, 'row')})" for form, rows in read.forms.most_common()]
-
-
 def _counts(read: Preferences) -> list[str]:
-    chosen, rejected = (
-        Counter(len({key(getattr(pair, kind)) for pair in c.pairs}) for c in read.comparisons)
-        for kind in ("chosen", "rejected")
-    )
-    lines = [
-        f"{counted(len(read.comparisons), 'prompt')}, "
-        f"{counted(_pairs(read.comparisons), 'pair')} to be compared",
-        f"chosen answers of a prompt: {_histogram(chosen)}",
-        f"rejected answers of a prompt: {_histogram(rejected)}",
-    ]
+    pairs = counted(_pairs(read.comparisons), "pair")
+    lines = [f"{counted(len(read.comparisons), 'prompt')}, {pairs} to be compared"]
+    for kind in ("chosen", "rejected"):
+        answers = Counter(len({key(getattr(pair, kind)) for pair in c.pairs}) for c in read.comparisons)
+        lines.append(f"{kind} answers of a prompt: {_histogram(answers)}")
     if read.repeated:
-        lines.append(
-            f"repeated: {counted(read.repeated, 'pair')} that stood there before: that one counts as often"
-        )
+        before = "that stood there before: that one counts as often"
+        lines.append(f"repeated: {counted(read.repeated, 'pair')} {before}")
     if read.both_ways:
-        lines.append(
-            f"both ways: {counted(read.both_ways, 'pair')} whose reverse stands there, too; both are kept"
-        )
+        reverse = "whose reverse stands there, too; both are kept"
+        lines.append(f"both ways: {counted(read.both_ways, 'pair')} {reverse}")
     return lines
 
 
@@ -108,14 +102,11 @@ def _lengths(built: Built, tokenizer: Tokenizer, folder: str, row_length: int) -
     for what, lengths in sizes.items():
         median, most = np.percentile(lengths, [50, 95]).round().astype(int).tolist()
         lines.append(f"  {what:24} {median:>7,} {most:>7,} {max(lengths):>7,}")
-    if built.cut:
-        lines.append(
-            f"  {counted(built.cut, 'prompt')} cut where the template writes it otherwise before an answer"
-        )
-    if built.split:
-        lines.append(
-            f"  {counted(built.split, 'prompt')} laid as several, since the answers do not fit in one row"
-        )
+    for prompts, what in (
+        (built.cut, "cut where the template writes it otherwise before an answer"),
+        (built.split, "laid as several, since the answers do not fit in one row"),
+    ):
+        lines += [f"  {counted(prompts, 'prompt')} {what}"] if prompts else []
     tree = trees[0]
     chosen = next(b.tokens for b in tree.branches if b.role == "chosen")
     lines += ["as the model reads it, prompt | chosen answer"]
@@ -126,24 +117,6 @@ def _tokens(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
     """What tokens spell, control tokens and line breaks shown."""
     text = json.dumps(tokenizer.backend.decode(list(tokens)), ensure_ascii=False)[1:-1]
     return text if len(text) <= LENGTH else f"{text[: LENGTH // 2]} … {text[-LENGTH // 2 :]}"
-
-
-def _losses(read: Preferences, built: Built | None) -> list[str]:
-    rows: dict[str, list[Dropped]] = {}
-    for row in read.dropped:
-        rows.setdefault(row.rule, []).append(row)
-    pairs = built.dropped if built else Counter[str]()
-    counts = Counter({rule: len(of_rule) for rule, of_rule in rows.items()}) + pairs + read.left_out
-    if not counts:
-        return ["left out: nothing"]
-    lines = ["left out"]
-    for rule in (rule for rule in RULES if counts[rule]):
-        why = built.examples.get(rule) if built else ""
-        lines.append(f"  {counts[rule]:,} {rule}: {RULES[rule]}{f' ({why!r})' if why else ''}")
-        lines += [f"    {row.where}: {row.text}" for row in rows.get(rule, [])[:ROWS]]
-        if (more := len(rows.get(rule, [])) - ROWS) > 0:
-            lines.append(f"    and {more:,} more")
-    return lines
 
 
 def _example(comparison: Comparison) -> list[str]:

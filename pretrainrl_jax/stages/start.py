@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import jax
-from jax.sharding import Mesh
 
 from pretrainrl_jax.cells import cells
 from pretrainrl_jax.command import Command
@@ -32,14 +31,12 @@ from pretrainrl_jax.stages.ask import ask
 from pretrainrl_jax.stages.bench import bench
 from pretrainrl_jax.stages.check import creates
 from pretrainrl_jax.stages.context import Context
-from pretrainrl_jax.stages.export_model import export_model
-from pretrainrl_jax.stages.import_model import import_model
+from pretrainrl_jax.stages.hugging_face import export_model, import_model
 from pretrainrl_jax.stages.make import make
 from pretrainrl_jax.stages.material import evaluate, mine
 from pretrainrl_jax.stages.pretrain import pretrain
-from pretrainrl_jax.stages.run import run
 from pretrainrl_jax.stages.selfimprove import selfimprove
-from pretrainrl_jax.stages.sweep import sweep
+from pretrainrl_jax.stages.sweep import run, sweep
 from pretrainrl_jax.stages.train import train
 from pretrainrl_jax.stages.tune import tune
 from pretrainrl_jax.trees.templates import Examples
@@ -53,10 +50,14 @@ STAGES = {
     "evaluate": evaluate,
     "selfimprove": selfimprove,
 }
-Started = tuple[Mesh, Chosen, Screen]  # what a verb works with: devices, what is chosen for them, the screen
 
 
-def begin(command: Command) -> Started:
+def begin(
+    command: Command,
+    facts: Sequence[Fact] = (),
+    preferences: Preferences | None = None,
+    head: Sequence[Fact] = (),
+) -> Context:
     """Find processes, devices and mesh, and say which; raises InputError if they are not those asked for."""
     config, options = command.config, command.options
     hush()
@@ -70,12 +71,12 @@ def begin(command: Command) -> Started:
         screen.warn(lost)
     backend = check_platform(options.platform)
     hosts = f", {process_count()} processes" if process_count() > 1 else ""
-    mesh = make_mesh(config.mesh)
-    capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))
-    kernel = kernel_for(backend, config.platform, capability)
-    room = min(gather(room_for(config.platform, jax.local_devices()[0]), "the memory of devices"))
+    mesh, device = make_mesh(config.mesh), jax.local_devices()[0]
+    kernel = kernel_for(backend, config.platform, str(getattr(device, "compute_capability", "")))
+    chosen = Chosen(kernel, min(gather(room_for(config.platform, device), "the memory of devices")))
     screen.say(f"backend {backend}, {jax.device_count()} x {jax.devices()[0].device_kind}{hosts}")
-    return mesh, Chosen(kernel, room), screen
+    where = command.workdir, mesh, facts, screen, command.text, chosen
+    return Context(config, *where, preferences, head)
 
 
 @contextmanager
@@ -98,43 +99,41 @@ def start(
     head: Sequence[Fact] = (),
 ) -> None:
     """Run a verb on what was read; raises Interrupted if a training was stopped and saved."""
-    config, workdir, (mesh, chosen, screen) = command.config, command.workdir, begin(command)
-    create = creates(command)
+    config, options, workdir = command.config, command.options, command.workdir
+    context, create = begin(command, facts, preferences, head), creates(command)
     if config.pretrain.epochs:  # else no row of it is ever made
-        check_batch("pretrain.rows", config.pretrain.rows, mesh, config.pretrain.grad_accum_steps)
+        check_batch("pretrain.rows", config.pretrain.rows, context.mesh, config.pretrain.grad_accum_steps)
     with held(workdir, lambda: prepare_workdir(workdir, config, create)):
-        context = Context(config, workdir, mesh, facts, screen, command.text, chosen, preferences, head)
         if command.verb == "run" and cells(config):
             sweep(context)
-        elif command.verb == "selfimprove" and command.options.train:
-            tune(context, command.options.train)
-        elif command.verb == "selfimprove" and command.options.make:
-            make(context, command.options.make)
+        elif command.verb == "selfimprove" and options.train:
+            tune(context, options.train)
+        elif command.verb == "selfimprove" and options.make:
+            make(context, options.make)
         else:
             STAGES[command.verb](context)
 
 
 def start_import(command: Command) -> None:
     """Import a model from Hugging Face."""
-    mesh, _, screen = begin(command)
+    context = begin(command)
     with held(command.workdir):
-        import_model(command.options.model, command.workdir, mesh, screen)
+        import_model(command.options.model, command.workdir, context.mesh, context.screen)
 
 
 def start_export(command: Command) -> None:
     """Export a model to Hugging Face."""
-    mesh, _, screen = begin(command)
-    source = command.options.model or command.workdir
-    export_model(source, Path(command.options.to), command.config.export, mesh, screen)
+    context = begin(command)
+    source, target = command.options.model or command.workdir, Path(command.options.to)
+    export_model(source, target, command.config.export, context.mesh, context.screen)
 
 
 def start_harness(command: Command, tasks: Sequence[Task]) -> None:
     """Standard evaluations of the workdir's systems, or of the model that is named."""
     from pretrainrl_jax.stages.harness import evaluate_model, harness  # needs the extra `eval`
 
-    mesh, chosen, screen = begin(command)
+    context = begin(command)
     with held(command.workdir):
-        context = Context(command.config, command.workdir, mesh, [], screen, command.text, chosen)
         if path := command.given.get("model.path"):
             evaluate_model(context, path, command.given.get("model.dtype", ""), tasks)
         else:
@@ -143,15 +142,14 @@ def start_harness(command: Command, tasks: Sequence[Task]) -> None:
 
 def start_bench(command: Command, labelled: Labelled) -> None:
     """Compare judges on labelled texts."""
-    mesh, chosen, screen = begin(command)
+    context = begin(command)
     with held(command.workdir):
-        bench(command.config, command.workdir, labelled, mesh, chosen, screen)
+        bench(context, labelled)
 
 
 def start_ask(command: Command, kind: str, examples: Examples) -> None:
     """Ask a model, by a kind of template, "" for its own, and examples, none for its own or ours."""
-    started = begin(command)
-    ask(command.config, command.workdir, command.options.question, kind, examples, *started)
+    ask(begin(command), command.options.question, kind, examples)
 
 
 def start_plan(command: Command, topology: Topology) -> None:

@@ -1,19 +1,16 @@
 """Which text the base model learned its facts from, and how often that states each of them."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.documents.packing import Blocks
 from pretrainrl_jax.documents.stream import Document, Stream, open_stream
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.corpus import shares
-from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.knowledge.singletons import Counter, Counts, drawn_by, of_mentions
 from pretrainrl_jax.mining.fingerprint import short_digest
-from pretrainrl_jax.stages.context import Context
+from pretrainrl_jax.stages.context import Context, keep_json, kept_json
 from pretrainrl_jax.trees.tokenization import Tokenizer
 
 READ = 256  # documents between two words to the screen
@@ -76,13 +73,7 @@ def _count(context: Context, stream: Stream, source: str, limit: int | None = No
     settings = asdict(context.config.documents)
     made_with = short_digest([source, stream.identity, limit, settings, told])
 
-    def kept() -> Any:
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-
-    before = run_on_process_0(kept, f"reading {FILE}")
+    before = kept_json(path)
     if isinstance(before, dict) and before.get("made_with") == made_with:
         return Counts(source, *before["counts"])
     counter = Counter(facts)
@@ -98,6 +89,5 @@ def _count(context: Context, stream: Stream, source: str, limit: int | None = No
         number = stream.state["number"]
     counts = counter.counts(source)
     found = counts.occurrences, counts.texts, counts.characters, counts.false, counts.unknown
-    kept_now = {"made_with": made_with, "counts": found}
-    run_on_process_0(lambda: write_json(path, kept_now), f"writing {FILE}")
+    keep_json(path, {"made_with": made_with, "counts": found})
     return counts

@@ -1,4 +1,6 @@
-"""A sweep: every combination of some settings, each in a workdir of its own, with all that can be shared.
+"""`run`: every stage in order; and a sweep, which runs every combination of some settings.
+
+Each has a workdir of its own, with all that can be shared:
 
 <workdir>/cells/<values>/    an ordinary workdir; what another cell has made already is linked, not made again
 <workdir>/sweep.md           the table, as it is printed
@@ -28,12 +30,30 @@ from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.stages import anchor
 from pretrainrl_jax.stages.check import check_facts, check_text
 from pretrainrl_jax.stages.context import BASE, Context, finished_stages, say
-from pretrainrl_jax.stages.run import every_stage
+from pretrainrl_jax.stages.material import evaluate, mine
+from pretrainrl_jax.stages.pretrain import pretrain
+from pretrainrl_jax.stages.report import report
+from pretrainrl_jax.stages.train import train
 from pretrainrl_jax.storage import link, remove_tree
 from pretrainrl_jax.workdir import anchor_file, prepare_workdir
 
 REPEATS = {"seed": "seed", "train.order": "order"}  # axes along which the same is done again, in words
 FACTS = "facts"  # what is read before any stage
+
+
+def run(context: Context) -> None:
+    """A base model, its falsehoods, the systems trained against them, and what came of it."""
+    every_stage(context)
+    run_on_process_0(lambda: report(context.workdir), "writing the report")
+
+
+def every_stage(context: Context) -> None:
+    """All but the report."""
+    for stage, work in ((BASE, pretrain), ("mine", mine)):
+        if not context.done(stage):
+            work(context)
+    train(context)
+    evaluate(context)
 
 
 def sweep(context: Context) -> None:
@@ -127,14 +147,11 @@ def take_over(cell: Context, made: Mapping[str, Path]) -> None:
 def _files(here: Path, there: Path, stage: str) -> Iterator[tuple[Path, Path]]:
     """What a stage leaves in a workdir: where it is to be linked, and where it lies."""
     kind, _, system = stage.partition("/")
+    mined, anchors = (there / "mined").glob("*"), anchor_file(there)
     names = {
         BASE: ["checkpoints/pretrain"],
-        "mine": [
-            f"mined/{path.name}"
-            for path in (there / "mined").glob("*")
-            if path.is_file() and path != anchor_file(there)
-        ],
-        anchor.STAGE: [str(anchor_file(there).relative_to(there))],
+        "mine": [f"mined/{path.name}" for path in mined if path.is_file() and path != anchors],
+        anchor.STAGE: [str(anchors.relative_to(there))],
         "train": [f"checkpoints/{stage}", f"mined/{system}"],
         "evaluate": [f"evaluations/{system}.json"],
     }[kind]
@@ -154,12 +171,11 @@ def conclude(workdir: Path, config: Config) -> None:
     rows = collect(workdir, config)
     axes = [axis for axis in cells(config)[0].values if axis not in REPEATS]
     known = Systems(config.objectives)
-    texts = [
-        f(rows, axes, known) for f in (table, chosen, differences, front_table) if axes or f is not chosen
-    ]
-    for text in filter(None, texts):
+    tables = (table, chosen, differences, front_table) if axes else (table, differences, front_table)
+    texts = [text for told in tables if (text := told(rows, axes, known))]
+    for text in texts:
         say(text)
-    write_text(workdir / "sweep.md", "\n".join(filter(None, texts)))
+    write_text(workdir / "sweep.md", "\n".join(texts))
     write_json(workdir / "sweep.json", [asdict(row) for row in rows])
     drawn = save_front(workdir / "sweep.png", rows, known)
     say(f"sweep: {workdir / 'sweep.md'}" + (f", {workdir / 'sweep.png'}" if drawn else ""))
@@ -170,25 +186,22 @@ def collect(workdir: Path, config: Config) -> list[Row]:
     rows: dict[str, Row] = {}
     every = cells(config)
     axis = next((axis for axis in REPEATS if len(config.sweep.axes.get(axis, ())) > 1), "seed")
-    repeated = REPEATS[axis]
-    summaries = [_summary(workdir / "cells" / cell.name / "report" / "summary.json") for cell in every]
+    paths = [workdir / "cells" / cell.name / "report" / "summary.json" for cell in every]
+    for path in paths:
+        if not path.is_file():
+            raise InputError(f"{path} is missing: run the sweep to its end with the same command")
+    summaries = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     for system in ("base", *config.train.systems):
         settings = [settings_of(cell.config, f"evaluate/{system}") for cell in every]
         axes = [a for a in every[0].values if a not in REPEATS and _depends(every, settings, a)]
         own = axis == "seed" or _depends(every, settings, axis)
         for cell, summary in zip(every, summaries, strict=True):
             values = {axis: cell.values[axis] for axis in axes}
-            row = rows.setdefault(f"{system} {values}", Row(system, values, {}, repeated))
+            row = rows.setdefault(f"{system} {values}", Row(system, values, {}, REPEATS[axis]))
             forgot = {"forgetting": forgetting(summary).get(system)}
             again = str(cell.values.get(axis, cell.config.seed)) if own else ALL
             row.seeds.setdefault(again, summary["systems"][system] | forgot)
     return list(rows.values())
-
-
-def _summary(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(f"{path} is missing: run the sweep to its end with the same command")
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _depends(every: Sequence[Cell], settings: Sequence[dict[str, Any]], axis: str) -> bool:

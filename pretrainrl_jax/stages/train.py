@@ -1,6 +1,5 @@
 """`train`: each objective on the mined trees, every one from the same base model."""
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,28 +13,20 @@ from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.mining.fingerprint import PROBES, TOLERANCE, differences, probe_difference, probes
 from pretrainrl_jax.mining.rounds import spans
 from pretrainrl_jax.objectives.loss import asks
+from pretrainrl_jax.stages import budget
 from pretrainrl_jax.stages.anchor import anchor_texts
-from pretrainrl_jax.stages.budget import (
-    Cost,
-    passes_of,
-    passes_to_measure,
-    seconds_a_question,
-    seconds_of_mining,
-)
-from pretrainrl_jax.stages.context import BASE, Context
-from pretrainrl_jax.stages.ended import finish_training
+from pretrainrl_jax.stages.context import BASE, Context, read_json
+from pretrainrl_jax.stages.learner import Learner, learner_of
 from pretrainrl_jax.stages.material import material
 from pretrainrl_jax.stages.mine import mine_negatives
-from pretrainrl_jax.stages.references import with_references
 from pretrainrl_jax.stages.reinforce import reinforce
+from pretrainrl_jax.stages.shards import with_references
 from pretrainrl_jax.stages.watch import Watch
 from pretrainrl_jax.storage import remove_tree
-from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.feed import Feed
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.optimizer import Schedule
-from pretrainrl_jax.training.session import Hook, Session, resume
-from pretrainrl_jax.training.step import TrainState, compile_step, init_sharded_state
+from pretrainrl_jax.training.session import Hook, Session
 from pretrainrl_jax.trees.anchors import AnchorRows, AnchorText, digest_anchors
 from pretrainrl_jax.trees.dataset import PackedRows
 from pretrainrl_jax.trees.packing import bound
@@ -57,8 +48,7 @@ def train(context: Context) -> None:
 
 def train_system(context: Context, system: str) -> None:
     """Base model, trees, rows; then batch after batch a step, and what is to be done between steps."""
-    config, settings, objective = context.config, context.config.train, context.config.objectives[system]
-    coefficients = objective.coefficients
+    settings, objective = context.config.train, context.config.objectives[system]
     began = time.perf_counter()
     base = context.load(BASE)
     trees = read_mined(context, base)
@@ -66,53 +56,24 @@ def train_system(context: Context, system: str) -> None:
         refuse_unscored(trees)
     else:  # what an objective ignores is dropped before packing: it would only be computed for nothing
         trees = [chosen_only(tree) for tree in trees]
-    questions = len(material(context).questions(trees))
     texts = anchor_texts(context, base) if objective.anchored else []
     data = {"data": digest(trees)} | ({"anchor text": digest_anchors(texts)} if texts else {})
+    shown = {"true": "logp_gold"}  # log-probabilities: one is to rise, the other to fall
+    shown |= {"false": "logp_negative"} if objective.contrasts else {"loss": "loss"}
+    learner = learner_of(context, system, base, data, began, shown=shown, carries=CARRIES)
+    policy, stage = learner.policy, learner.run.stage
 
-    policy = context.learning(f"train/{system}", base)
-    base, adapts = policy.plain, context.adapts(policy)
-    run = context.run(
-        f"train/{system}",
-        data,
-        rate=f"objectives.{system}.learning_rate",
-        shown={"true": "logp_gold"}  # log-probabilities: one is to rise, the other to fall
-        | ({"false": "logp_negative"} if objective.contrasts else {"loss": "loss"}),
-        carries=CARRIES,
-        scored=config.evaluate.choose != "last",
-        adapts=adapts,
-    )
-    template = context.template(settings.template)
-    checkpoints.describe(run.folder, policy.model, base.tokenizer, template, base.origin, adapts)
-    model = context.in_training(policy.model)
-    step = compile_step(model, config.optimizer, settings.ntp_scale, context.mesh, settings.dpo_scale)
-
-    def begin() -> TrainState:
-        return init_sharded_state(policy.model, policy.params, config.optimizer, context.mesh)
-
-    def cost() -> Cost:
-        enough = passes_to_measure(context, questions)
-        first = Rounds(context, objective, trees, enough, texts)
-        feed = Feed(first.rows, context.mesh, settings.grad_accum_steps, anchors=first.anchors)
-        batches = zip(first.rows.questions, (lambda _, batch=batch: batch for batch in feed), strict=True)
-        numbers = coefficients, first.schedule
-        a_question = seconds_a_question(step, begin(), batches, numbers, context.mesh, frozen=policy.frozen)
-        a_pass = questions * a_question
-        if not objective.remines:
-            return Cost(a_pass)
-        mining = seconds_of_mining(context, base, context.parts(f"{run.stage}.measured"))
-        return Cost(a_pass, mining=mining, passes_between=objective.remine_every * enough / first.total)
-
-    passes = passes_of(context, run, cost)
-    state, progress = resume(run, begin())
+    passes = budget.passes_of(context, learner.run, lambda: cost_of(learner, system, trees, texts))
+    state, progress = learner.resume()
     policy.release()  # no reference model is kept while training, but what it shares with the policy
     if not int(state.step):  # what an earlier training of this system mined is of another policy
         old = round_path(context, system, 1).parent
-        run_on_process_0(lambda: remove_tree(old), f"beginning {run.stage}")
+        run_on_process_0(lambda: remove_tree(old), f"beginning {stage}")
 
     rounds = Rounds(context, objective, trees, passes, texts)
+    questions = len(material(context).questions(trees))
     context.screen.say(
-        f"{run.stage}: {rounds.total} steps of {rounds.rows.rows} rows, "
+        f"{stage}: {rounds.total} steps of {rounds.rows.rows} rows, "
         f"{questions * passes / rounds.total:.1f} questions each, rows {rounds.rows.fill:.0%} full"
     )
     while rounds.more and int(state.step) >= rounds.end and was_mined(context, system, rounds.number + 1):
@@ -120,12 +81,7 @@ def train_system(context: Context, system: str) -> None:
     row = progress.row if int(state.step) > rounds.done else 0
     name_of = material(context).name_of(context)
     feed = Feed(rounds.rows, context.mesh, settings.grad_accum_steps, row, name_of, rounds.anchors)
-
-    frozen = policy.frozen
-    with Session(run, step, state, progress, feed, context.mesh, rounds.total, frozen) as session:
-
-        def ended() -> bool:
-            return feed.ended and not rounds.more
+    with learner.session(state, progress, feed, rounds.total) as session:
 
         def round_ended() -> bool:
             return feed.ended and rounds.more
@@ -137,17 +93,37 @@ def train_system(context: Context, system: str) -> None:
             feed.refill(rounds.rows, anchors=rounds.anchors)
             session.total_steps = rounds.total
 
-        watch = Watch(context, session, policy)
-        hooks = [session.checkpoint, watch.hook(ended), Hook(remine_round, when=round_ended)]
-        watch.begin(ended())
+        looks = Watch(context, session, policy).begin(lambda: feed.ended and not rounds.more)
+        hooks = [session.checkpoint, looks, Hook(remine_round, when=round_ended)]
         if round_ended():
             remine_round()
         for batch in feed:
-            session.step(batch, coefficients, rounds.schedule)
+            session.step(batch, objective.coefficients, rounds.schedule)
             for hook in session.due(hooks):
                 hook.run()
         done = session.finish()
-    finish_training(context, session, done, began, passes)
+    learner.finish(session, done, passes=passes)
+
+
+def cost_of(
+    learner: Learner, system: str, trees: Sequence[AnswerTree], texts: Sequence[AnchorText]
+) -> budget.Cost:
+    """What training takes, by some batches and, where falsehoods are mined again, some questions."""
+    context, policy = learner.context, learner.policy
+    objective, questions = context.config.objectives[system], len(material(context).questions(trees))
+    enough = budget.passes_to_measure(context, questions)
+    first = Rounds(context, objective, trees, enough, texts)
+    feed = Feed(first.rows, context.mesh, context.config.train.grad_accum_steps, anchors=first.anchors)
+    batches = zip(first.rows.questions, (lambda _, batch=batch: batch for batch in feed), strict=True)
+    numbers = objective.coefficients, first.schedule
+    a_question = budget.seconds_a_question(
+        learner.step, learner.first(), batches, numbers, context.mesh, frozen=policy.frozen
+    )
+    if not objective.remines:
+        return budget.Cost(questions * a_question)
+    mining = budget.seconds_of_mining(context, policy.plain, context.parts(f"{learner.run.stage}.measured"))
+    between = objective.remine_every * enough / first.total
+    return budget.Cost(questions * a_question, mining=mining, passes_between=between)
 
 
 class Rounds:
@@ -164,39 +140,35 @@ class Rounds:
         passes: float,
         texts: Sequence[AnchorText] = (),
     ) -> None:
-        config = context.config
         rows = pack(context, trees, passes, asks(objective.coefficients))
-        self._objective, self._optimizer, self._passes = objective, config.optimizer, passes
-        self._spans = spans(objective, len(rows.trees), passes, rows.batches)
+        self._context, self._objective, self._texts = context, objective, texts
+        self._passes, self._spans = passes, spans(objective, len(rows.trees), passes, rows.batches)
         self.number = self.done = 0  # this round, and the steps before it
-        self._context, self._config, self._texts = context, config, texts
         self.anchors: AnchorRows | None = None
         if self.more:
-            most = bound(trees, rows.row_length, config.mine.negatives, rows.layout, rows.question)
+            most = bound(trees, rows.row_length, context.config.mine.negatives, rows.layout, rows.question)
             rows = replace(rows, passes=self._spans[0].stop, holds=most)
         self._begin(rows)
 
     def _begin(self, rows: PackedRows) -> None:
-        self.rows, span = rows, self._spans[self.number]
+        self.rows, span, config = rows, self._spans[self.number], self._context.config
         if self._texts:
-            held = self.anchors.rows if self.anchors else 0
             self.anchors = AnchorRows(
                 self._texts,
-                self._config.anchor.length,
-                self._config.anchor.questions,
+                config.anchor.length,
+                config.anchor.questions,
                 self._context.training_seed,
                 rows.questions,
-                self._config.train.grad_accum_steps,
+                config.train.grad_accum_steps,
                 start=round(span.start * len(rows.trees)),
-                held=held,
+                held=self.anchors.rows if self.anchors else 0,
             )
         self.end = self.done + rows.batches  # steps after this round
         # Later rounds' rows are not known yet: as many steps a question as in this one.
         rest = max(1, round(rows.batches * (self._passes - span.start) / (span.stop - span.start)))
-        self.total = self.done + rest
-        self.schedule = Schedule(
-            self._objective.learning_rate, self.total, self._optimizer.warmup, self._optimizer.final
-        )
+        self.total, optimizer = self.done + rest, config.optimizer
+        rate = self._objective.learning_rate
+        self.schedule = Schedule(rate, self.total, optimizer.warmup, optimizer.final)
 
     @property
     def more(self) -> bool:
@@ -235,21 +207,20 @@ def read_mined(context: Context, base: Loaded) -> list[AnswerTree]:
     folder = context.workdir / "mined"
     trees = read_trees(folder / "trees.array_record")
     stamp = folder / "fingerprint.json"
-    if not stamp.is_file():
+    if (mined := read_json(stamp)) is None:
         raise InputError(f"{folder} does not say what it was mined with: run `mine` with this workdir again")
-    mined = json.loads(stamp.read_text(encoding="utf-8"))
     check_format(stamp, mined)
     made_with = mined["made_with"]
     if "mining settings" in made_with:
         made_with["mining settings"] = section_as_now("mine", made_with["mining settings"])
-    config = context.config
-    differ = differences(made_with, material(context).made_with(context, base))
+    config, of = context.config, material(context)
+    differ = differences(made_with, of.made_with(context, base))
     if not differ:
         scores = context.score(base, trees[:PROBES], config.train.row_length)
         nats = probe_difference(mined["probes"], probes(with_references(trees[:PROBES], scores)))
         if not nats <= TOLERANCE[config.model.dtype]:
             differ = [f"log-probabilities computed again are {nats:.2g} nats away"]
-    if not differ and (true := material(context).known_true(context, trees)):
+    if not differ and (true := of.known_true(context, trees)):
         differ = [f"{len(true)} of them are known to be true now, as {true[0]}"]
     if differ:
         raise InputError(

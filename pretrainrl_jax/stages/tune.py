@@ -2,39 +2,185 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import numpy as np
 
-from pretrainrl_jax.atomic import write_json
+from pretrainrl_jax.config.tuning import LabelledConfig
 from pretrainrl_jax.decoding.rollouts import Rollout, sample_rollouts
-from pretrainrl_jax.hosts.agree import run_on_process_0
-from pretrainrl_jax.improvement.grading import REWRITES, VERDICTS, Graded
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.improvement import grading
 from pretrainrl_jax.improvement.held_out import measured, metrics_of, sentence
-from pretrainrl_jax.improvement.labels import SAFE, Labelled, digest_labels, split_labels
+from pretrainrl_jax.improvement.labels import (
+    SAFE,
+    Labelled,
+    Labels,
+    digest_labels,
+    read_labels,
+    split_labels,
+)
 from pretrainrl_jax.improvement.turns import Turns
+from pretrainrl_jax.judging.compose import PARTS
+from pretrainrl_jax.judging.local import encode_plain, last_tokens
+from pretrainrl_jax.judging.prompts import Prompt, judge_prompt, read_prompt
+from pretrainrl_jax.judging.protocol import Case
+from pretrainrl_jax.judging.rewriting import last_words
 from pretrainrl_jax.mining.fingerprint import short_digest
-from pretrainrl_jax.objectives.grpo import advantages
-from pretrainrl_jax.stages.context import BASE, Context, say
+from pretrainrl_jax.model.decoder import Params
+from pretrainrl_jax.objectives.loss import Coefficients
+from pretrainrl_jax.stages.context import BASE, Context, keep_json, say
+from pretrainrl_jax.stages.improvement import Improvement, asked_by
+from pretrainrl_jax.stages.learner import Learner, learner_from
 from pretrainrl_jax.stages.pretrain import pretrain
-from pretrainrl_jax.stages.rewarded import with_logps
-from pretrainrl_jax.stages.tuning_tasks import Task, judge_task, rewriter_task
-from pretrainrl_jax.training import checkpoints
+from pretrainrl_jax.stages.reinforce import learned_tree, reward_metrics, with_logps
 from pretrainrl_jax.training.feed import place_trees
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.optimizer import Schedule
-from pretrainrl_jax.training.session import Hook, Session, resume
-from pretrainrl_jax.training.step import compile_step, init_sharded_state
+from pretrainrl_jax.training.session import Hook
+from pretrainrl_jax.trees.batch import PackedBatch
+from pretrainrl_jax.trees.tokenization import Tokenizer
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
-TASKS = {"judge": judge_task, "rewriter": rewriter_task}
-OUTCOMES = {"judge": VERDICTS, "rewriter": REWRITES}
 FORM = {"ntp": {"answer": 1.0}}  # the loss by which the form of an output is shown
 KEPT = 20  # held-out outputs that are kept to be read
+TOGETHER = 1024  # prompts cut into tokens at a time
+
+
+@dataclass(frozen=True)
+class Task:
+    """A judge's, or a rewriter's."""
+
+    settings: LabelledConfig
+    labels: Labels
+    tokenizer: Tokenizer
+    prompts: dict[str, Prompt]  # by part
+    fill: Callable[[Labelled], str]  # the prompt about an example
+    shows: Callable[[Labelled, int], str]  # an output of the right form; a verdict is drawn by the number
+    grade: Callable[[Sequence[Labelled], Sequence[Sequence[str]]], list[list[grading.Graded]]]
+    outcomes: Sequence[str]  # what may come of an output
+
+    def encoded(self, examples: Sequence[Labelled]) -> list[tuple[int, ...]]:
+        """The tokens of the prompts about examples."""
+        tokens = encode_plain(self.tokenizer, [self.fill(one) for one in examples])
+        return [self.tokenizer.start + ids for ids in tokens]
+
+    def lesson(self, example: Labelled, number: int) -> tuple[int, ...]:
+        """The tokens of an output of the right form, and its end."""
+        text = self.shows(example, number)
+        ending = self.prompts[example.part].ending
+        before, both = encode_plain(self.tokenizer, [ending, f"{ending} {text}"])
+        joined = both[: len(before)] == before
+        tokens = both[len(before) :] if joined else encode_plain(self.tokenizer, [f" {text}"])[0]
+        return (*tokens, self.tokenizer.eos[0])
+
+    def fitting(self, setting: str) -> tuple[list[Labelled], int]:
+        """The examples whose prompts and copies are not too long, the others counted; and the longest prompt.
+
+        Raises InputError if none is left.
+        """
+        examples, kept, longest = self.labels.examples, [], 0
+        for start in range(0, len(examples), TOGETHER):
+            some = examples[start : start + TOGETHER]
+            for example, prompt in zip(some, self.encoded(some), strict=True):
+                if len(prompt) > self.settings.prompt_tokens:
+                    self.labels.left_out[f"longer than {setting}.prompt_tokens"] += 1
+                elif len(self.lesson(example, 0)) > self.settings.tokens:
+                    self.labels.left_out[f"whose output is longer than {setting}.tokens"] += 1
+                else:
+                    kept.append(example)
+                    longest = max(longest, len(prompt))
+        if not kept:
+            raise InputError(f"every labelled text is too long: {self.labels._replace(examples=[]).told}")
+        return kept, longest
+
+
+def judge_task(context: Context, tokenizer: Tokenizer, opened: ExitStack) -> Task:
+    """Prompts as those of a judge in use: its verdicts are the labels."""
+    settings, asked = context.config.tuning.judge, context.config.judge
+    prompts = {part: judge_prompt(asked, part) for part in settings.parts}
+    labels = read_labels(
+        settings.data, {part: prompt.verdicts for part, prompt in prompts.items()}, "tuning.judge.data"
+    )
+
+    def fill(example: Labelled) -> str:
+        places = example.places
+        if "prefix" in places:
+            places["prefix"] = last_tokens(tokenizer, places["prefix"], asked.prefix_tokens)
+        return prompts[example.part].fill(**places)
+
+    def shows(example: Labelled, number: int) -> str:
+        verdicts = prompts[example.part].verdicts
+        return verdicts[np.random.default_rng([context.config.seed, 2, number]).integers(len(verdicts))]
+
+    def grade(examples: Sequence[Labelled], outputs: Sequence[Sequence[str]]) -> list[list[grading.Graded]]:
+        return [
+            [grading.grade_verdict(example, output, prompts[example.part].verdicts) for output in own]
+            for example, own in zip(examples, outputs, strict=True)
+        ]
+
+    return Task(settings, labels, tokenizer, prompts, fill, shows, grade, grading.VERDICTS)
+
+
+def rewriter_task(context: Context, tokenizer: Tokenizer, opened: ExitStack) -> Task:
+    """A safe suffix is to be copied; the rewrite of an unsafe one is scored by the run's judge.
+
+    `opened` closes the server that it may be.
+    """
+    settings, config = context.config.tuning.rewriter, context.config
+    prompt = read_prompt("rewrite", config.rewriter.prompts, config.rewriter.prompt)
+    labels = read_labels(settings.data, {"rewrite": tuple(SAFE.values())}, "tuning.rewriter.data")
+    scored = any(example.label != SAFE[True] for example in labels.examples)
+    worth = rewrite_worth(context, opened) if scored else lambda cases: []
+
+    def fill(example: Labelled) -> str:
+        prefix, suffix = example.texts
+        return prompt.fill(prefix=prefix, words=last_words(prefix), suffix=suffix)
+
+    def shows(example: Labelled, number: int) -> str:
+        prefix, suffix = example.texts
+        return f"{last_words(prefix).lstrip()}{suffix}"
+
+    def cut(example: Labelled, rewrite: str) -> str:
+        (tokens,) = encode_plain(tokenizer, [rewrite])
+        limit = config.selfimprove.suffix
+        return rewrite if len(tokens) <= limit else tokenizer.decode(tokens[:limit])
+
+    def grade(examples: Sequence[Labelled], outputs: Sequence[Sequence[str]]) -> list[list[grading.Graded]]:
+        return grading.grade_rewrites(examples, outputs, worth, cut)
+
+    return Task(settings, labels, tokenizer, {"rewrite": prompt}, fill, shows, grade, grading.REWRITES)
+
+
+TASKS = {"judge": judge_task, "rewriter": rewriter_task}
+
+
+def rewrite_worth(context: Context, opened: ExitStack) -> grading.Worth:
+    """The mean of the judge's parts by their weights: of quality and safety, (quality + safety) / 2.
+
+    It is said what they are.
+    """
+    settings = context.config.judge
+    weights = {name: weight for name in PARTS if (weight := getattr(settings, name))}
+    listed = ", ".join(f"{weight:g} {name}" for name, weight in weights.items())
+    context.screen.say(f"tuning/rewriter: a rewrite earns the mean of {listed}")
+    if "safety" not in weights:
+        context.screen.warn(
+            "tuning/rewriter: no part of the judge asks whether a rewrite is safe: give judge.safety"
+        )
+    improvement, total = Improvement(context, opened), sum(weights.values())
+
+    def judge(cases: Sequence[Case]) -> Any:
+        return asked_by(settings.server, lambda: improvement.full_judge(cases).scores, "judging rewrites")
+
+    def worth(cases: Sequence[Case]) -> list[list[float | None]]:
+        scores = judge(cases) if cases else []
+        return [[None if score is None else score / total for score in own] for own in scores]
+
+    return worth
 
 
 def tune(context: Context, who: str) -> None:
@@ -48,79 +194,61 @@ def tune(context: Context, who: str) -> None:
 
 def learn(context: Context, who: str, opened: ExitStack) -> None:
     """Labelled texts, prompts; then batch after batch outputs, rewards, advantages, and steps on them."""
-    config, stage = context.config, f"tuning/{who}"
-    began = time.perf_counter()
+    stage, began = f"tuning/{who}", time.perf_counter()
     base = context.load(BASE)
     task = TASKS[who](context, base.tokenizer, opened)
-    settings, how = task.settings, task.settings.grpo
-    examples, longest = task.fitting(f"tuning.{who}")
+    settings = task.settings
+    examples, longest = task.fitting(stage.replace("/", "."))
     context.screen.say(f"{stage}: {task.labels._replace(examples=examples).told}")
     learned, held_out = split_labels(examples, settings.held_out)
     # Of what is to be rewritten no output is known.
     formed = [one for one in learned if one.part != "rewrite" or one.label == SAFE[True]]
     format_steps = settings.format_steps if formed else 0
-    row_length = longest + settings.samples * settings.tokens
     about = {
         "labelled texts": digest_labels(examples),
         "prompts": short_digest([[part, prompt.text] for part, prompt in task.prompts.items()]),
     }
-    begun = context.learning(stage, base)
-    base, adapts = begun.plain, context.adapts(begun)
-    run = context.run(
+    learner = learner_from(
+        context,
         stage,
+        base,
         about,
+        began,
+        base.template,
+        grpo_form=settings.grpo.form,
         rate=f"tuning.{who}.learning_rate",
         shown={"loss": "loss"},
         own_log=True,
-        adapts=adapts,
     )
-    checkpoints.describe(run.folder, begun.model, base.tokenizer, base.template, base.origin, adapts)
-    step = compile_step(
-        context.in_training(begun.model), config.optimizer, "token", context.mesh, grpo_form=how.form
-    )
-    state, progress = resume(
-        run, init_sharded_state(begun.model, begun.params, config.optimizer, context.mesh)
-    )
-    begun.release()
-
+    state, progress = learner.resume()
+    learner.policy.release()
     sizes = settings.prompts, format_steps, settings.steps, settings.measure_every
-    turns = Turns(formed, learned, config.seed, *sizes, progress.stream)
+    turns = Turns(formed, learned, context.config.seed, *sizes, progress.stream)
     total = format_steps + settings.updates * settings.steps
     context.screen.say(
         f"{stage}: {settings.steps} steps of {settings.prompts} prompts, {settings.samples} outputs of each; "
         f"{len(learned):,} texts to learn, {len(held_out):,} held out"
     )
-    with Session(run, step, state, progress, turns, context.mesh, total, begun.frozen) as session:
+    with learner.session(state, progress, turns, total) as session:
+
+        def is_to_measure() -> bool:
+            return bool(held_out) and turns.is_to_be_measured
 
         def measure() -> None:
             with session.untimed():
-                policy = replace(begun, params=session.params)
+                policy = replace(learner.policy, params=session.params)
                 result = measure_held_out(context, task, policy, held_out)
             turns.measured.append({"batch": turns.batch, "step": session.global_step} | result)
             session.log(metrics_of(result["groups"]))
             context.screen.say(f"{stage}: held out, after step {session.global_step}: {result['told']}")
 
-        hooks = [Hook(measure, when=lambda: bool(held_out) and turns.is_to_be_measured), session.checkpoint]
-        if held_out and turns.is_to_be_measured:
+        hooks = [Hook(measure, when=is_to_measure), session.checkpoint]
+        if is_to_measure():
             measure()
+        row_length = longest + settings.samples * settings.tokens
         while not turns.ended:
-            shows_form = turns.shows_form
-            numbers, of_batch = turns.take()
-            policy = replace(begun, params=session.params)
-            if shows_form:
-                trees = form_trees(task, of_batch, numbers)
-                coefficients, updates, rate, told = FORM, 1, settings.format_rate, {}
-            else:
-                rollouts = write_outputs(context, task, policy, of_batch, numbers)
-                grades = task.grade(of_batch, texts_of(task, rollouts))
-                trees = graded_trees(task, of_batch, rollouts, grades)
-                coefficients, updates, rate = {"grpo": how.coefficients}, how.updates, settings.learning_rate
-                told = graded_metrics(rollouts, grades, OUTCOMES[who])
-            batch, turns.holds = place_trees(
-                trees, context.mesh, row_length, turns.holds, settings.grad_accum_steps
-            )
-            if not shows_form:
-                batch = with_logps(context, how, base, policy, batch)
+            rate = settings.format_rate if turns.shows_form else settings.learning_rate
+            batch, coefficients, updates, told = lesson(learner, task, turns, session.params, row_length)
             constant = Schedule(rate, total, 0.0, 1.0)
             metrics = [session.step(batch, coefficients, constant) for _ in range(updates)]
             first = {name: float(value) for name, value in jax.device_get(metrics[0]).items()}
@@ -128,33 +256,47 @@ def learn(context: Context, who: str, opened: ExitStack) -> None:
             for hook in session.due(hooks):
                 hook.run()
         done = session.finish()
-
-    def write() -> None:
-        path = context.workdir / f"{stage}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(
-            path,
-            {
-                "lines": task.labels.lines,
-                "left_out": dict(task.labels.left_out),
-                "learned": len(learned),
-                "held_out": len(held_out),
-                "measured": turns.measured,
-            },
-        )
-
-    run_on_process_0(write, f"writing {stage}.json")
-    context.finish(
-        stage,
-        device_seconds=done.seconds * context.mesh.size,
-        seconds=time.perf_counter() - began,
-        updates=session.global_step,
-        skipped=done.skipped,
-    )
+    noted = {"lines": task.labels.lines, "left_out": dict(task.labels.left_out)}
+    noted |= {"learned": len(learned), "held_out": len(held_out), "measured": turns.measured}
+    keep_json(context.workdir / f"{stage}.json", noted)
+    learner.finish(session, done)
     if turns.measured:
         first, last = turns.measured[0]["told"], turns.measured[-1]["told"]
         say(f"{who}, on texts held out: {last}; before: {first}")
-    session.release()
+
+
+def lesson(
+    learner: Learner, task: Task, turns: Turns, params: Params, row_length: int
+) -> tuple[PackedBatch, Coefficients, int, dict[str, float]]:
+    """The next batch: of outputs of the right form, or of the policy's with what they earn.
+
+    Returns:
+        It, the coefficients of its loss, how many updates it is for, and what its outputs were.
+    """
+    context, settings, how = learner.context, task.settings, task.settings.grpo
+    shows_form, policy = turns.shows_form, replace(learner.policy, params=params)
+    numbers, examples = turns.take()
+    told: dict[str, float] = {}
+    prompts = task.encoded(examples)
+    if shows_form:
+        trees = [
+            AnswerTree(example.where, prompt, (Branch(task.lesson(example, number), "chosen"),))
+            for example, number, prompt in zip(examples, numbers, prompts, strict=True)
+        ]
+    else:
+        rollouts = write_outputs(context, task, policy, examples, numbers)
+        grades = task.grade(examples, texts_of(task, rollouts))
+        told = graded_metrics(rollouts, grades, task.outcomes)
+        trees = [
+            learned_tree(example.where, prompt, [o.tokens for o in own], [g.reward for g in graded], how.form)
+            for example, prompt, own, graded in zip(examples, prompts, rollouts, grades, strict=True)
+        ]
+    steps = settings.grad_accum_steps
+    batch, turns.holds = place_trees(trees, context.mesh, row_length, turns.holds, steps)
+    if shows_form:
+        return batch, FORM, 1, told
+    batch = with_logps(context, how, learner.policy.plain, policy, batch)
+    return batch, {"grpo": how.coefficients}, how.updates, told
 
 
 def write_outputs(
@@ -189,45 +331,15 @@ def texts_of(task: Task, rollouts: Sequence[Sequence[Rollout]]) -> list[list[str
     return [[tokenizer.decode(tokenizer.without_end(one.tokens)) for one in own] for own in rollouts]
 
 
-def form_trees(task: Task, examples: Sequence[Labelled], numbers: Sequence[int]) -> list[AnswerTree]:
-    """Prompts with an output of the right form to learn."""
-    prompts = task.encoded(examples)
-    return [
-        AnswerTree(example.where, prompt, (Branch(task.lesson(example, number), "chosen"),))
-        for example, number, prompt in zip(examples, numbers, prompts, strict=True)
-    ]
-
-
-def graded_trees(
-    task: Task,
-    examples: Sequence[Labelled],
-    rollouts: Sequence[Sequence[Rollout]],
-    grades: Sequence[Sequence[Graded]],
-) -> list[AnswerTree]:
-    """Prompts with their outputs as candidates, each with its advantage."""
-    trees = []
-    for example, prompt, own, graded in zip(examples, task.encoded(examples), rollouts, grades, strict=True):
-        gained = advantages([one.reward for one in graded], task.settings.form)
-        branches = (
-            Branch(rollout.tokens, "candidate", advantage=float(value), source="sample")
-            for rollout, value in zip(own, gained, strict=True)
-        )
-        trees.append(AnswerTree(example.where, prompt, tuple(branches)))
-    return trees
-
-
 def graded_metrics(
-    rollouts: Sequence[Sequence[Rollout]], grades: Sequence[Sequence[Graded]], outcomes: Sequence[str]
+    rollouts: Sequence[Sequence[Rollout]], grades: Sequence[Sequence[grading.Graded]], outcomes: Sequence[str]
 ) -> dict[str, float]:
     """What a batch's outputs were: rewards, shares of what came of them, their length."""
-    rewards = np.array([[one.reward for one in own] for own in grades])
     counts = Counter(one.outcome for own in grades for one in own)
-    return {f"outputs_{outcome}": counts[outcome] / rewards.size for outcome in outcomes} | {
-        "reward": float(rewards.mean()),
-        "reward_std": float(rewards.std(axis=1, ddof=1).mean()),
-        "groups_equal": float((rewards.max(1) == rewards.min(1)).mean()),
-        "output_tokens": float(np.mean([len(one.tokens) for own in rollouts for one in own])),
-    }
+    shares = {f"outputs_{outcome}": counts[outcome] / counts.total() for outcome in outcomes}
+    length = float(np.mean([len(one.tokens) for own in rollouts for one in own]))
+    rewards = reward_metrics([[one.reward for one in own] for own in grades])
+    return shares | rewards | {"output_tokens": length}
 
 
 def measure_held_out(

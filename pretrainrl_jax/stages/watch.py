@@ -4,15 +4,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.factual import Outcome, to_json
 from pretrainrl_jax.facts.splits import subsample
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.knowledge.signatures import Seen, Signature, of_training
-from pretrainrl_jax.report.inputs import read_json, read_metrics
+from pretrainrl_jax.report.inputs import read_metrics
 from pretrainrl_jax.stages.asking import answers, outcome, rates
-from pretrainrl_jax.stages.context import Context
+from pretrainrl_jax.stages.context import Context, keep_json, kept_json
 from pretrainrl_jax.stages.evaluate import text_nll
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.session import Hook, Session
@@ -38,7 +37,6 @@ class Watch:
         if settings.choose == "text_nll" and not self._texts:
             raise InputError("evaluate.choose is text_nll, and no text is held out: choose by acc")
         self._context, self._session, self._begun, self._settings = context, session, begun, settings
-        self._alone = False  # whether it is said that the base model's look is not there
         self._first_look = context.parts(session.run.stage) / "first_look.json"
 
     def look(self) -> None:
@@ -68,20 +66,14 @@ class Watch:
         asked_with = {name: getattr(self._settings, name) for name in ASKED_WITH}
         if not session.global_step:
             first = {"with": asked_with, "questions": [to_json(o) for o in outcomes], "text_nll": nll}
-            run_on_process_0(lambda: write_json(path, first), f"writing {path.name}")
+            keep_json(path, first)
             return []
-
-        def read() -> tuple[Any, list[Any]]:
-            return read_json(path) if path.is_file() else {}, self._lines()
-
-        first, lines = run_on_process_0(read, f"reading {path.name}")
+        first, lines = kept_json(path) or {}, run_on_process_0(self._lines, "reading metrics.jsonl")
         if first.get("with") != asked_with:
-            if not self._alone:
-                self._context.screen.say(
-                    f"{session.run.stage}: no look at the base model in the same way is kept, so that "
-                    "signatures of failure are told by `report` alone"
-                )
-            self._alone = True
+            self._context.say_once(
+                f"{session.run.stage}: no look at the base model in the same way is kept, so that "
+                "signatures of failure are told by `report` alone"
+            )
             return []
         far = 2 * session.global_step >= session.total_steps  # before, little is gained by any training
         pairs = list(zip(first["questions"], map(to_json, outcomes), strict=True))
@@ -96,23 +88,21 @@ class Watch:
         path, stage = self._session.run.workdir / "metrics.jsonl", self._session.run.stage
         return [line for line in read_metrics(path) if line["stage"] == stage]
 
-    def hook(self, ended: Callable[[], bool]) -> Hook:
-        """The turn to look: every so many steps; where a checkpoint is chosen, also at the end."""
-        every = self._settings.every_steps
-        return Hook(self.look, every, when=lambda: self._session.run.scored and ended())
+    def begin(self, ended: Callable[[], bool]) -> Hook:
+        """Look at what training begins or goes on with, unless an earlier run has looked since it was due.
 
-    def begin(self, ended: bool) -> None:
-        """Look at what training begins or goes on with, unless an earlier run has looked since it was due."""
-        every, step = self._settings.every_steps, self._session.global_step
-        if not every:
-            return
-        due = step if self._session.run.scored and ended else step - step % every
+        Gives the turn to look again: every so many steps; where a checkpoint is chosen, also at the end.
+        """
+        session, every = self._session, self._settings.every_steps
+        hook, step = Hook(self.look, every, when=lambda: session.run.scored and ended()), session.global_step
 
         def seen() -> bool:
+            due = step if hook.when() else step - step % every
             return any(line["step"] >= due for line in self._lines() if "sample_acc" in line)
 
-        if not run_on_process_0(seen, "reading metrics.jsonl"):
+        if every and not run_on_process_0(seen, "reading metrics.jsonl"):
             self.look()
+        return hook
 
 
 def _metric(signature: Signature) -> str:

@@ -29,7 +29,7 @@ from pretrainrl_jax.objectives.scoring import score_trees, target_logps
 from pretrainrl_jax.objectives.sums import count
 from pretrainrl_jax.preferences.reading import read_preferences
 from pretrainrl_jax.preferences.trees import build
-from pretrainrl_jax.stages.references import with_references
+from pretrainrl_jax.stages.shards import with_references
 from pretrainrl_jax.trees.packing import Capacity, pack, plan
 from pretrainrl_jax.trees.tree import AnswerTree, total
 

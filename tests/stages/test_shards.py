@@ -1,6 +1,10 @@
 """Work in parts: the results are those of one go, whatever was interrupted and wherever."""
 
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from pretrainrl_jax.progress import Screen
-from pretrainrl_jax.stages.shards import resumable_map
+from pretrainrl_jax.stages.shards import in_parts
 
 
 class Bar:
@@ -17,11 +21,24 @@ class Bar:
     def __init__(self) -> None:
         self.skipped, self.shown = 0, list[dict[str, float]]()
 
+    def advance(self, n: int) -> None:
+        """What is worked on."""
+
     def skip(self, n: int) -> None:
         self.skipped += n
 
     def show(self, **metrics: float) -> None:
         self.shown.append(metrics)
+
+
+@dataclass(frozen=True)
+class Seen(Screen):
+    """A screen that keeps its bar."""
+
+    bar: Bar = field(default_factory=Bar)
+
+    def track(self, label: str, total: int, unit: str) -> Any:
+        return nullcontext(self.bar)
 
 
 class Killed(BaseException):
@@ -34,17 +51,27 @@ class Worker:
     def __init__(self, parts: int | None = None) -> None:
         self.parts, self.seen = parts, list[list[str]]()
 
-    def __call__(self, part: list[str]) -> list[Any]:
+    def __call__(self, part: list[str], advance: Callable[[int], None]) -> list[Any]:
         if len(self.seen) == self.parts:
             raise Killed
         self.seen.append(part)
         return [text[::-1] for text in part]
 
 
-def run(folder: Path, items: list[str], size: int, worker: Worker, provenance: Any = 1, **more: Any) -> Any:
-    bar, lengths = Bar(), list(map(len, items))
-    results = resumable_map(folder, provenance, items, lengths, size, worker, read, bar, **more)  # type: ignore
-    return results, bar
+def run(
+    folder: Path,
+    items: list[str],
+    size: int,
+    worker: Worker,
+    provenance: Any = 1,
+    verbose: bool = False,
+    **more: Any,
+) -> Any:
+    screen, lengths = Seen(verbose=verbose), list(map(len, items))
+    config = SimpleNamespace(checkpoint=SimpleNamespace(shard_questions=size))
+    context: Any = SimpleNamespace(screen=screen, config=config)
+    results = in_parts(context, folder, provenance, items, lengths, worker, "x", "texts", read, **more)
+    return results, screen.bar
 
 
 def read(item: str, result: str) -> str:
@@ -95,7 +122,7 @@ def test_what_was_made_with_something_else_is_not_read(
     folder, items = tmp_path / "x", ["abc", "d"]
     run(folder, items, 1, Worker(), provenance={"model": 1})
     again = Worker()
-    run(folder, items, 1, again, provenance={"model": 2}, screen=Screen())
+    run(folder, items, 1, again, provenance={"model": 2})
     assert len(again.seen) == 2
     assert "is of something else, and is removed" in capsys.readouterr().out
     kept = Worker()
@@ -137,6 +164,6 @@ def test_other_parts_of_other_items_are_not_read(items: list[str], size: int, tm
 def test_every_file_is_named_where_that_is_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(tmp_path / "x", ["abc", "d", "ef"], 2, Worker(), screen=Screen(verbose=True))
+    run(tmp_path / "x", ["abc", "d", "ef"], 2, Worker(), verbose=True)
     sizes = [line.removeprefix(f"{tmp_path / 'x'}/") for line in capsys.readouterr().out.splitlines()]
     assert sizes == ["000000.json: 2 results", "000001.json: 1 results"]

@@ -20,7 +20,7 @@ class Begun(Exception):
 @pytest.fixture
 def eight_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     mesh: Any = SimpleNamespace(shape={"data": 1, "fsdp": 8, "tensor": 1})
-    monkeypatch.setattr(start, "begin", lambda command: (mesh, "xla", None))
+    monkeypatch.setattr(start, "begin", lambda *_: SimpleNamespace(mesh=mesh))
 
     def held(*_: Any) -> None:
         raise Begun

@@ -20,7 +20,7 @@ from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.objectives.loss import total_loss
 from pretrainrl_jax.objectives.scoring import score_trees, target_logps
 from pretrainrl_jax.objectives.sums import count
-from pretrainrl_jax.stages.references import with_references
+from pretrainrl_jax.stages.shards import with_references
 from pretrainrl_jax.training.optimizer import Schedule, adamw
 from pretrainrl_jax.training.step import compile_step, init_state, train_step
 from pretrainrl_jax.trees.batch import PackedBatch
