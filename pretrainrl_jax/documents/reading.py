@@ -33,8 +33,8 @@ from pretrainrl_jax.errors import InputError, first_line
 from pretrainrl_jax.facts.datasets import Examples, open_hf, open_tfds
 from pretrainrl_jax.facts.files import ask, check_encoding, is_folder, is_remote, opened
 from pretrainrl_jax.facts.json_shapes import kind
-from pretrainrl_jax.facts.nested import cells
 from pretrainrl_jax.facts.tables import arrow_rows, decoded
+from pretrainrl_jax.facts.written import cells
 
 KINDS = re.compile(
     r"\.(?:(?P<text>txt|jsonl)(?:\.gz|\.zst)?|(?P<table>parquet)|(?P<records>array_record)(?:-\d+-of-\d+)?)$",
@@ -162,10 +162,7 @@ class TextFile:
                     at = after
                     yield raw, after
         except Damaged as error:
-            yield (
-                Raw(self._where(at["line"] + 1), str(error), rule=BROKEN_OFF),
-                {**at, "broken": 1},
-            )
+            yield (Raw(self._where(at["line"] + 1), str(error), rule=BROKEN_OFF), {**at, "broken": 1})
 
     def _where(self, line: int) -> str:
         return f"{os.path.basename(self.path)} line {line}"

@@ -8,10 +8,14 @@ import re
 import zlib
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from dataclasses import fields
+from typing import Any, NamedTuple
 
+from pretrainrl_jax.config import DocumentsConfig, FactsConfig, PreferencesConfig
 from pretrainrl_jax.errors import InputError, first_line
 
+Source = FactsConfig | PreferencesConfig  # what names files of rows
+Part = Source | DocumentsConfig  # what names a part of a data set
 LINE_END = re.compile("\r\n|\r|\n")
 
 
@@ -28,28 +32,18 @@ class Row(NamedTuple):
         return f"{self.origin} {self.number}"
 
 
-class Part(Protocol):
-    """Which part of a data set is read."""
-
-    @property
-    def split(self) -> str: ...
-    @property
-    def subset(self) -> str: ...
+class Damaged(InputError):
+    """A file that is not what its name says, or that breaks off: what was read of it before is whole."""
 
 
-class Source(Part, Protocol):
-    """What readers are told of a source: `FactsConfig` has it, and whatever else names files of rows."""
-
-    @property
-    def path(self) -> str: ...
-    @property
-    def format(self) -> str: ...
-    @property
-    def encoding(self) -> str: ...
-    @property
-    def quoting(self) -> str: ...
-    @property
-    def records(self) -> str: ...
+@contextmanager
+def named_for(section: str, settings: Part) -> Generator[None]:
+    """What readers say of settings of facts is of those of this section, where it has them."""
+    try:
+        yield
+    except InputError as error:
+        names = "|".join(item.name for item in fields(settings))
+        raise InputError(re.sub(rf"\bfacts\.(?=({names})\b)", f"{section}.", str(error))) from None
 
 
 def is_remote(place: str) -> bool:

@@ -13,7 +13,6 @@ from pretrainrl_jax.facts import cleaning
 from pretrainrl_jax.facts.columns import Columns, shown
 from pretrainrl_jax.facts.files import Row
 from pretrainrl_jax.facts.matching import normalise
-from pretrainrl_jax.facts.nested import cells
 from pretrainrl_jax.facts.questions import Templates, ask, fill_in, is_open
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.rules import (
@@ -27,7 +26,7 @@ from pretrainrl_jax.facts.rules import (
 from pretrainrl_jax.facts.splits import ROW_ID
 from pretrainrl_jax.facts.survey import Survey
 from pretrainrl_jax.facts.wordings import paraphrase, rewordings
-from pretrainrl_jax.facts.written import LISTS, written
+from pretrainrl_jax.facts.written import LISTS, cells, written
 
 _PLAIN = re.compile("[0-9A-Za-z]")  # a text with one of these is never empty normalised
 

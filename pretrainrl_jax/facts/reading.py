@@ -18,13 +18,13 @@ from pretrainrl_jax.facts.duplicates import settle, share_truths
 from pretrainrl_jax.facts.entityquestions import read_entityquestions
 from pretrainrl_jax.facts.files import Row, Source, is_folder, is_remote
 from pretrainrl_jax.facts.from_rows import FactMaker
-from pretrainrl_jax.facts.nested import cells
 from pretrainrl_jax.facts.questions import read_templates
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.rules import BEYOND_LIMIT, CONFLICTING, MERGED, OTHER_CATEGORY, RULES
 from pretrainrl_jax.facts.splits import subsample
 from pretrainrl_jax.facts.survey import survey
 from pretrainrl_jax.facts.tables import read_delimited, read_json, read_json_lines, read_parquet
+from pretrainrl_jax.facts.written import cells
 
 READERS: dict[str, Callable[[str, Source], Iterator[Row]]] = {
     "csv": partial(read_delimited, delimiter=","), "tsv": partial(read_delimited, delimiter="\t"),

@@ -121,9 +121,7 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message], generate: bool = F
         )
     try:
         return tokenizer.backend.apply_chat_template(
-            [dict(message) for message in messages],
-            tokenize=False,
-            add_generation_prompt=generate,
+            [dict(message) for message in messages], tokenize=False, add_generation_prompt=generate
         )
     except Exception as error:  # a template may raise anything
         raise _Refused(" ".join(str(error).split())[:200] or type(error).__name__) from None

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import Config, DocumentsConfig
-from pretrainrl_jax.config.depends import settings_of
+from pretrainrl_jax.config.stored import settings_of
 from pretrainrl_jax.documents.stream import Stream, open_stream
 from pretrainrl_jax.documents.world import MadeDocuments, make_documents
 from pretrainrl_jax.errors import InputError

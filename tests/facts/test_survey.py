@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pretrainrl_jax.facts.files import Row
-from pretrainrl_jax.facts.nested import cells
+from pretrainrl_jax.facts.written import cells
 from pretrainrl_jax.facts.survey import PATHS, survey
 
 names = st.text("ab.", min_size=1, max_size=2)
