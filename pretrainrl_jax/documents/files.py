@@ -9,15 +9,11 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 from pretrainrl_jax.errors import InputError, first_line
-from pretrainrl_jax.facts.files import is_remote, open_remote
+from pretrainrl_jax.facts.files import Damaged, is_remote, open_remote
 
 CHUNK = 1 << 20  # bytes read at a time
 SMALL = 1 << 16  # bytes unpacked at a time: what is lost where a file breaks off
 BAD = "documents-bad-bytes"  # what is not in an encoding becomes a byte that is not UTF-8
-
-
-class Damaged(Exception):
-    """A file that is not what its name says, or that breaks off: what was read of it before is whole."""
 
 
 class _Reading(io.RawIOBase):

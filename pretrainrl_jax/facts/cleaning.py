@@ -1,4 +1,4 @@
-"""What stands in a cell as clean text: a question, a list of answers, a popularity."""
+"""What stands in a cell as clean text: a question, a list of answers, a popularity; and what is counted."""
 
 import math
 import re
@@ -9,10 +9,10 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
-from pretrainrl_jax.facts.survey import MIDNIGHT, WHOLE, Column, is_midnight
+from pretrainrl_jax.facts.columns import MIDNIGHT, WHOLE, Column, is_midnight
 from pretrainrl_jax.facts.written import BEGUN, LISTS, is_json, written
 
-# What is changed and counted.
+# What is changed and counted, by a short name.
 REPAIRS = {
     "not NFC": "texts put into Unicode's composed form (NFC), the one that tokenizers expect",
     "invisible marks": "texts freed of control characters, zero-width spaces and marks of writing direction",
@@ -35,18 +35,35 @@ REPAIRS = {
     NOT_NFC, MARKS, BREAKS, EMPTY_ANSWER, NO_POPULARITY, BAD_ANSWER_POPULARITY, THOUSANDS, WRITTEN,
     WHOLE_NUMBER, SHORT_NUMBER, DATE, NULL_WORD, KEPT_NULL_WORD, FILLED_IN, NO_REWORDING, SHARED,
 ) = REPAIRS  # fmt: skip
-# Why a cell is of no use.
-NOT_TEXT = "not text"
-BROKEN_TEXT = "broken text"
-BROKEN_LIST = "broken list"
-SEVERAL_LINES = "several lines"
+# Why a row became no fact of its own.
+RULES = {
+    "no question": "the question is blank, and no template of facts.questions can ask it",
+    "open question": "{} or [X] stands for a subject, and no subject is named (facts.columns.subject)",
+    "no answer": "no answer is given",
+    "null answer": "the answer reads as nothing, as None or nan (facts.nulls says which words do)",
+    "empty answer": "nothing is left of any answer normalised: punctuation alone",
+    "bad popularity": "a popularity is no number, negative or infinite",
+    "not text": "a nested value, or true or false, stands where text should",
+    "broken text": "half of a surrogate pair stands in a text",
+    "broken list": "an answer begins as a list written as text does, and is none",
+    "several lines": "an answer has several lines: facts.answer_separator='\\n' makes answers of them",
+    "merged duplicate": "asks what an earlier row of the category asks; its answers became true of that one",
+    "conflicting duplicate": "asks what another row of the category asks, with other answers "
+    "(facts.duplicates=drop)",
+    "other category": "not among facts.categories",
+    "beyond the limit": "not drawn for facts.limit",
+}
+(
+    NO_QUESTION, OPEN_QUESTION, NO_ANSWER, NULL_ANSWER, NO_USABLE_ANSWER, BAD_POPULARITY, NOT_TEXT,
+    BROKEN_TEXT, BROKEN_LIST, SEVERAL_LINES, MERGED, CONFLICTING, OTHER_CATEGORY, BEYOND_LIMIT,
+) = RULES  # fmt: skip
 
 # Control characters that are no whitespace, and what nobody sees: zero-width space and no-break space, word
 # joiner, marks of writing direction. Zero-width joiners stay: Persian, Hindi and emoji are spelt with them.
 _MARKS = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]"
 )
-_SURROGATE = re.compile("[\ud800-\udfff]")
+SURROGATE = re.compile("[\ud800-\udfff]")
 _BREAK = re.compile("[\r\n]")
 _SCALARS = (int, float, Decimal, date)
 _THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+(\.\d+)?")
@@ -89,7 +106,7 @@ def clean(text: str, repaired: Counter[str]) -> str:
     text = " ".join(text.split())
     if text.isascii() and text.isprintable():
         return text
-    if _SURROGATE.search(text):
+    if SURROGATE.search(text):
         raise BrokenText(BROKEN_TEXT)
     if (bare := _MARKS.sub("", text)) != text:
         repaired[MARKS] += 1

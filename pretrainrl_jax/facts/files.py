@@ -73,11 +73,17 @@ def opened(place: str) -> Generator[Any]:
 
 def open_remote(place: str, compression: str | None = "infer") -> Any:
     """The bytes of a file in a store, by default unpacked as its name says. Raises InputError."""
+    with _store_of(place) as fsspec:
+        return fsspec.open(place, "rb", compression=compression).open()
+
+
+@contextmanager
+def _store_of(place: str) -> Generator[Any]:
+    """fsspec, which knows the store of a path; what goes wrong there is an InputError."""
     import fsspec
 
     try:
-        opener: Any = fsspec.open(place, "rb", compression=compression)
-        return opener.open()
+        yield fsspec
     except ImportError as error:
         needed = f"pretrainrl_jax[{'gcs' if place.startswith(('gs://', 'gcs://')) else 'data'}]"
         raise InputError(f"cannot read {place}: {first_line(error)}: pip install '{needed}'") from None
@@ -101,13 +107,9 @@ def names_in(place: str) -> list[str]:
 
 def ask(place: str, what: str, **options: Any) -> Any:
     """What the store of a remote path tells of it, by a method of fsspec's. Raises InputError."""
-    try:
-        import fsspec
-
+    with _store_of(place) as fsspec:
         system, path = fsspec.core.url_to_fs(place)
         return getattr(system, what)(path, **options)
-    except Exception as error:  # every store has errors of its own
-        raise InputError(f"cannot read {place}: {first_line(error)}; check facts.path") from None
 
 
 def text_lines(place: str, encoding: str) -> Iterator[str]:

@@ -1,12 +1,14 @@
-"""Which facts are kept and which are held out, by hashes: a fact's fate depends on no other fact."""
+"""Which facts are kept, held out or well known; the first two by hashes, so that none depends on another."""
 
 import hashlib
 import heapq
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from pretrainrl_jax.facts.record import Fact
 
+HEAD_SHARE = 0.15  # of all facts, the best known ones; so it is in the small world
 ROW_ID = re.compile(r"row\d+")  # made of a row's number, where the source gives no id of its own
 
 
@@ -47,3 +49,12 @@ def _name(fact: Fact) -> str:
 def hashed(text: str) -> int:
     """64 bits that are a text's own, the same in every process."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def head(facts: Iterable[Fact], share: float = HEAD_SHARE) -> Callable[[Fact], bool]:
+    """Whether a fact is among the most popular share of these; none is where all are equally popular."""
+    ranked = sorted((fact.popularity for fact in facts), reverse=True)
+    if not ranked:
+        return lambda fact: False
+    least, head_from = ranked[-1], ranked[max(0, math.ceil(share * len(ranked)) - 1)]
+    return lambda fact: fact.popularity >= head_from > least

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from pretrainrl_jax.facts.head import HEAD_SHARE, head
 from pretrainrl_jax.facts.matching import normalise
 from pretrainrl_jax.facts.record import Fact
+from pretrainrl_jax.facts.splits import HEAD_SHARE, head
 from pretrainrl_jax.facts.wordings import WORDINGS, statements
 
 SLACK = 60  # characters that an unknown name may be longer than the longest known one

@@ -227,14 +227,13 @@ def parquet_file(place: str) -> Generator[Any]:
 def read_parquet(place: str, settings: Source) -> Iterator[Row]:
     """The rows of a Parquet file. Raises InputError as `parquet_file`, or for bytes that are no text."""
     origin = f"{place}, row"
-    number = 0
     with parquet_file(place) as file:
-        for batch in file.iter_batches(batch_size=PARQUET_BATCH):
-            for number, values in enumerate(arrow_rows(batch), start=number + 1):
-                try:
-                    yield Row(origin, number, decoded(values))
-                except UnicodeDecodeError:
-                    raise InputError(f"{origin} {number}: bytes that are not UTF-8 text") from None
+        batches = file.iter_batches(batch_size=PARQUET_BATCH)
+        for number, values in enumerate((row for batch in batches for row in arrow_rows(batch)), start=1):
+            try:
+                yield Row(origin, number, decoded(values))
+            except UnicodeDecodeError:
+                raise InputError(f"{origin} {number}: bytes that are not UTF-8 text") from None
 
 
 class Single(float):

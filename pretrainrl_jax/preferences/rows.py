@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from pretrainrl_jax.facts.cleaning import SURROGATE, Unusable
 from pretrainrl_jax.facts.written import written
 from pretrainrl_jax.preferences.record import Message, Text, key, plain
 
@@ -30,7 +31,6 @@ RULES = {
 ) = RULES  # fmt: skip
 
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
 # Messages, or one, that were written as text; JSON of another kind is a text that people train on.
 _MESSAGES = re.compile(
     r"""[\[\s]*(array\(\s*\[\s*)?(?=\{\s*["'](role|content|from|value)["']\s*:)
@@ -38,10 +38,6 @@ _MESSAGES = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _LIST = re.compile(r"""\s*(array\(\s*)?\[\s*(\[\s*|array\()*(["'\]]|\{\s*["'](role|content))""")
-
-
-class Unusable(Exception):
-    """A row that compares nothing, by the rule it names."""
 
 
 class Compared(NamedTuple):
@@ -126,7 +122,7 @@ def answers(cell: Any, none: str) -> list[Text]:
 def text_of(cell: Any) -> Text:
     """A text as it is, or a message or messages. Raises Unusable for anything else."""
     text = cell if isinstance(cell, str) else _messages(cell)
-    if _SURROGATE.search(key(text)):
+    if SURROGATE.search(key(text)):
         raise Unusable(BROKEN_TEXT)
     return text
 
@@ -206,8 +202,3 @@ def _parsed(cell: Any, listed: bool) -> Any:
     if (parsed := written(cell)) is None:
         raise Unusable(BROKEN_LIST)
     return parsed
-
-
-def same(one: Text, other: Text) -> bool:
-    """Whether two answers are equal."""
-    return key(one) == key(other)

@@ -10,7 +10,7 @@ import numpy as np
 from pretrainrl_jax.atomic import write_text
 from pretrainrl_jax.evaluation import factual
 from pretrainrl_jax.evaluation.factual import Outcome
-from pretrainrl_jax.facts.head import head
+from pretrainrl_jax.facts.splits import head
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.knowledge.abstention import verdict
 from pretrainrl_jax.knowledge.theory import theory

@@ -26,7 +26,7 @@ from pretrainrl_jax.facts.cleaning import (
     text_in,
     texts_in,
 )
-from pretrainrl_jax.facts.survey import Column
+from pretrainrl_jax.facts.columns import Column
 from pretrainrl_jax.facts.tables import Single
 
 
