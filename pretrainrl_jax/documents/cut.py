@@ -107,18 +107,15 @@ class Cuts:
         def cut_all(documents: Sequence[Document]) -> list[tuple[Any, str]]:
             """Of each document what its cut holds: no more is exchanged of a long one."""
             made = []
-            for document, (tokens, rule) in zip(
-                documents, tokenised(self._tokenizer, documents), strict=True
-            ):
+            every = zip(documents, tokenised(self._tokenizer, documents), strict=True)
+            for document, (tokens, rule) in every:
                 one = None if tokens is None else cut(document, tokens, *limits)
                 held = one and [list(one.document), list(one.prefix), list(one.suffix)]
                 made.append((held, rule if one or rule else TOO_SHORT))
             return made
 
-        hint = (
-            f"a cut takes {asked.suffix + asked.shortest_prefix} tokens: lower selfimprove.suffix "
-            f"({asked.suffix})"
-        )
+        needed = asked.suffix + asked.shortest_prefix
+        hint = f"a cut takes {needed} tokens: lower selfimprove.suffix ({asked.suffix})"
         every = self._stream.make(n, cut_all, hint)
         return [Cut(made.number, made.name, *map(tuple, made.value)) for made in every]
 

@@ -7,7 +7,6 @@ where it is read: what is wrong with one is found then, and counted.
 
 import codecs
 import glob
-import hashlib
 import json
 import os
 import re
@@ -23,6 +22,7 @@ from pretrainrl_jax.errors import InputError, first_line
 from pretrainrl_jax.facts.cleaning import Unusable
 from pretrainrl_jax.facts.datasets import Examples, open_hf, open_tfds
 from pretrainrl_jax.facts.files import Damaged, ask, check_encoding, is_folder, is_remote, named_for
+from pretrainrl_jax.facts.splits import hashed
 from pretrainrl_jax.facts.tables import arrow_rows, decoded, kind, parquet_file
 from pretrainrl_jax.facts.written import cells
 
@@ -70,7 +70,7 @@ class Texts:
 
     @property
     def identity(self) -> list[Any]:
-        return [self.name, hashlib.blake2b("\0".join(self.texts).encode(), digest_size=8).hexdigest()]
+        return [self.name, f"{hashed(chr(0).join(self.texts)):016x}"]
 
 
 @dataclass(frozen=True)

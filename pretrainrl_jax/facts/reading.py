@@ -14,9 +14,8 @@ from pretrainrl_jax.config import Config, FactsConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts import cleaning
 from pretrainrl_jax.facts.columns import Columns, check_column, choose_columns, survey
-from pretrainrl_jax.facts.datasets import open_hf, open_tfds
+from pretrainrl_jax.facts.datasets import open_hf, open_tfds, read_entityquestions
 from pretrainrl_jax.facts.duplicates import settle, share_truths
-from pretrainrl_jax.facts.entityquestions import read_entityquestions
 from pretrainrl_jax.facts.files import Row, Source, is_folder, is_remote
 from pretrainrl_jax.facts.from_rows import FactMaker
 from pretrainrl_jax.facts.questions import read_templates

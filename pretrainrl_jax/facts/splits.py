@@ -5,9 +5,11 @@ import heapq
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from pretrainrl_jax.facts.record import Fact
 
+Item = TypeVar("Item")
 HEAD_SHARE = 0.15  # of all facts, the best known ones; so it is in the small world
 ROW_ID = re.compile(r"row\d+")  # made of a row's number, where the source gives no id of its own
 
@@ -36,10 +38,15 @@ def subsample(facts: Sequence[Fact], limit: int, seed: int) -> list[Fact]:
     order of the facts does not matter: where the source gave no id, question and category stand in for it,
     and the answer where these are another's, too.
     """
-    if not limit or limit >= len(facts):
-        return list(facts)
-    order = ((hashed(f"{seed} {_name(fact)}"), fact.answer, at) for at, fact in enumerate(facts))
-    return [facts[at] for at in sorted(at for *_, at in heapq.nsmallest(limit, order))]
+    return smallest(facts, lambda fact: (hashed(f"{seed} {_name(fact)}"), fact.answer), limit)
+
+
+def smallest(items: Sequence[Item], key: Callable[[Item], Any], limit: int) -> list[Item]:
+    """The `limit` items with the smallest keys, in their order; all for 0 or where they are fewer."""
+    if not limit or limit >= len(items):
+        return list(items)
+    order = ((key(item), at) for at, item in enumerate(items))
+    return [items[at] for at in sorted(at for _, at in heapq.nsmallest(limit, order))]
 
 
 def _name(fact: Fact) -> str:
