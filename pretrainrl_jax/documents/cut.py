@@ -62,7 +62,7 @@ class Cuts:
 
     Attributes:
         dropped: the stream's, and documents that are too short or cannot be tokenised, by rule.
-        ended: as the stream's.
+        ended, identity: as the stream's.
     """
 
     def __init__(self, stream: Stream, tokenizer: Tokenizer, settings: SelfimproveConfig, seed: int) -> None:
@@ -73,6 +73,7 @@ class Cuts:
                 f"{room} tokens of selfimprove.length are left for a prefix"
             )
         self._stream, self._tokenizer, self._settings, self._seed = stream, tokenizer, settings, seed
+        self.identity = stream.identity
 
     @property
     def dropped(self) -> Counter[str]:
@@ -81,11 +82,6 @@ class Cuts:
     @property
     def ended(self) -> bool:
         return self._stream.ended
-
-    @property
-    def identity(self) -> str:
-        """The stream's: a digest of what is read."""
-        return self._stream.identity
 
     @property
     def state(self) -> dict[str, Any]:

@@ -4,12 +4,12 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterator
-from datetime import date, datetime
+from collections.abc import Iterator
+from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 
-from pretrainrl_jax.facts.columns import MIDNIGHT, WHOLE, Column, is_midnight
+from pretrainrl_jax.facts.columns import MIDNIGHT, WHOLE, Column
 from pretrainrl_jax.facts.written import BEGUN, LISTS, is_json, written
 
 # What is changed and counted, by a short name.
@@ -84,10 +84,6 @@ class NotText(Unusable):
     """A cell holds something nested, or true or false, where text should be."""
 
 
-class BrokenText(Unusable):
-    """A cell holds half of a surrogate pair, which no file can hold and no tokenizer takes."""
-
-
 class BrokenList(Exception):
     """A text that must be a list is none."""
 
@@ -95,8 +91,8 @@ class BrokenList(Exception):
 def clean(text: str, repaired: Counter[str]) -> str:
     """The text on one line, without invisible marks, in NFC; right-to-left text stays as it is written.
 
-    Spaces are collapsed silently; other changes are counted in `repaired`. Raises BrokenText if it holds half
-    of a surrogate pair.
+    Spaces are collapsed silently; other changes are counted in `repaired`. Raises Unusable if it holds half
+    of a surrogate pair, which no file can hold and no tokenizer takes.
     """
     if text.isascii() and text.isprintable():  # as most are: nothing but spaces can be amiss
         tidy = "  " not in text and text[:1] != " " and text[-1:] != " "
@@ -104,10 +100,8 @@ def clean(text: str, repaired: Counter[str]) -> str:
     if _BREAK.search(text) and _BREAK.search(text.strip()):
         repaired[BREAKS] += 1
     text = " ".join(text.split())
-    if text.isascii() and text.isprintable():
-        return text
     if SURROGATE.search(text):
-        raise BrokenText(BROKEN_TEXT)
+        raise Unusable(BROKEN_TEXT)
     if (bare := _MARKS.sub("", text)) != text:
         repaired[MARKS] += 1
         text = " ".join(bare.split())
@@ -140,7 +134,7 @@ def text_in(value: Any, repaired: Counter[str], column: Column = ANYTHING) -> st
         return ""
     if not isinstance(value, _SCALARS) or isinstance(value, bool):
         raise NotText(NOT_TEXT)
-    if isinstance(value, datetime) and column.midnight and is_midnight(value):
+    if isinstance(value, datetime) and column.midnight and value.time() == time():
         repaired[DATE] += 1
         return str(value.date())
     if isinstance(value, float) and column.whole and value.is_integer():
@@ -191,14 +185,6 @@ def _listed(value: Any, repaired: Counter[str], column: Column) -> Iterator[str]
         yield text_in(value, repaired, column)
 
 
-def without_nulls(text: str, nulls: Collection[str], repaired: Counter[str]) -> str:
-    """The text, "" where it is one of the words for nothing."""
-    if text in nulls:
-        repaired[NULL_WORD] += 1
-        return ""
-    return text
-
-
 def may_be_null(answer: str) -> bool:
     """Whether an answer may mean that there is none: NA is Namibia's sign, too."""
     return len(answer) < 5 and answer.casefold() in _MAYBE_NULL
@@ -209,13 +195,6 @@ def popularity_in(value: Any, repaired: Counter[str]) -> float | None:
 
     Raises ValueError if it is no number, negative or infinite.
     """
-    if type(value) in (int, float):
-        number = float(value)
-        if number != number:
-            return None
-        if math.isfinite(number) and number >= 0:
-            return number
-        raise ValueError
     try:
         text = text_in(value, repaired).strip()
     except NotText:

@@ -65,7 +65,7 @@ class Column:
             return
         else:
             whole = value.is_integer() if isinstance(value, float) else type(value) is int
-            day = is_midnight(value) if isinstance(value, datetime) else isinstance(value, date)
+            day = value.time() == time() if isinstance(value, datetime) else isinstance(value, date)
             self.whole, self.midnight = self.whole and whole, self.midnight and day
         self.filled += 1
 
@@ -78,10 +78,6 @@ class Survey:
     objects: set[str] = field(default_factory=set)  # paths that hold named values
     rows: int = 0
     first: str = ""  # where the first row stands
-
-    def inside(self, path: str) -> list[str]:
-        """The columns inside an object."""
-        return [name for name in self.columns if name.startswith(f"{path}.")]
 
 
 def survey(rows: Iterable[Row], wanted: Iterable[str] = ()) -> Survey:
@@ -97,11 +93,6 @@ def survey(rows: Iterable[Row], wanted: Iterable[str] = ()) -> Survey:
             else:
                 _look(seen, wanted, name, value, DEPTH)
     return seen
-
-
-def is_midnight(value: datetime) -> bool:
-    """Whether the time of day is 00:00."""
-    return value.time() == time()
 
 
 def _look(seen: Survey, wanted: frozenset[str], path: str, value: Any, depth: int) -> None:
@@ -199,7 +190,7 @@ def check_column(seen: Survey, path: str, setting: str, at: str) -> None:
     """The column is there, and holds more than objects: raises InputError, naming the setting, if not."""
     if path in seen.columns:
         return
-    if inside := seen.inside(path):
+    if inside := [name for name in seen.columns if name.startswith(f"{path}.")]:
         example = f"name one of them, as {setting}={inside[0]}"
         raise InputError(f"{at}: {path} ({setting}) holds no text but {shown(inside)}: {example}")
     raise InputError(f"{at}: no column {shown([path])} ({setting}); there are {shown(list(seen.columns))}")

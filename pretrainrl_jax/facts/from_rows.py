@@ -40,7 +40,7 @@ class FactMaker:
         if not path:
             return ""
         if type(value := row.values.get(path)) is str and path in self.as_written:
-            return cleaning.without_nulls(cleaning.clean(value, self.repaired), self.nulls, self.repaired)
+            return self._or_blank(cleaning.clean(value, self.repaired))
         values = cells(row.values, path)
         while len(values) == 1 and isinstance(values[0], LISTS):
             values = list(values[0])
@@ -52,19 +52,20 @@ class FactMaker:
             raise cleaning.NotText(str(reason), _holds(path, values)) from None
         if len(texts) > 1:
             raise cleaning.NotText(cleaning.NOT_TEXT, f"{path} holds {len(texts)} values")
-        text = cleaning.clean("".join(texts), self.repaired)
-        return cleaning.without_nulls(text, self.nulls, self.repaired)
+        return self._or_blank(cleaning.clean("".join(texts), self.repaired))
+
+    def _or_blank(self, text: str) -> str:
+        """The text, "" where it is one of the words for nothing."""
+        if text in self.settings.nulls:
+            self.repaired[cleaning.NULL_WORD] += 1
+            return ""
+        return text
 
     @cached_property
     def as_written(self) -> frozenset[str]:
         """The columns whose texts stay as they are: those of numbers or days have one form for all cells."""
         texts = (path for path, column in self.seen.columns.items() if not column.numbers)
         return frozenset((*texts, self.columns.id))
-
-    @cached_property
-    def nulls(self) -> frozenset[str]:
-        """The words for nothing."""
-        return frozenset(self.settings.nulls)
 
     def fact(self, row: Row, category: str) -> Fact:
         """A row as a fact. Raises cleaning.Unusable if it cannot become one."""
@@ -158,7 +159,7 @@ class FactMaker:
                 raise cleaning.NotText(str(reason), _holds(path, values)) from None
         given = dict.fromkeys([cleaning.clean(text, self.repaired) for text in texts])
         given.pop("", None)
-        answers = [answer for answer in given if cleaning.without_nulls(answer, self.nulls, self.repaired)]
+        answers = [answer for answer in given if self._or_blank(answer)]
         usable = tuple([answer for answer in answers if _PLAIN.search(answer) or normalise(answer)])
         if not usable:
             blank = cleaning.NULL_ANSWER if given else cleaning.NO_ANSWER

@@ -9,13 +9,13 @@ import csv
 import json
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
 from pretrainrl_jax.errors import InputError, first_line
 from pretrainrl_jax.facts.files import LINE_END, Damaged, Row, Source, opened, text_lines
-from pretrainrl_jax.facts.written import reach
+from pretrainrl_jax.facts.written import is_json, reach
 
 PARQUET_BATCH = 4096  # rows decoded at a time
 DECODER = json.JSONDecoder()
@@ -132,12 +132,8 @@ def read_json(place: str, settings: Source) -> Iterator[Row]:
 
 def _is_json_lines(text: str) -> bool:
     """Whether an object stands in the first line, and something behind it."""
-    first, *rest = text.lstrip().split("\n", 1)
-    if not first.startswith("{") or not "".join(rest).strip():
-        return False
-    with suppress(ValueError, RecursionError):
-        return isinstance(json.loads(first), dict)
-    return False
+    first, _, rest = text.lstrip().partition("\n")
+    return first.startswith("{") and bool(rest.strip()) and is_json(first)
 
 
 def _rows_in(document: Any, place: str, records: str) -> list[Any]:

@@ -75,7 +75,7 @@ def compared(prompt: Any, chosen: Any, rejected: Any, implicit: bool, listed: bo
         raise Unusable(NO_PROMPT)
     if any(map(blank, [*better, *worse])):
         raise Unusable(EMPTY)
-    if not isinstance(prompt, str) and any(_ends_with_user(answer) for answer in [*better, *worse]):
+    if any(not isinstance(a, str) and a[-1]["role"] in ("user", "system") for a in [*better, *worse]):
         raise Unusable(ENDS_WITH_USER)
     kind = "texts" if isinstance(prompt, str) else "messages"
     return Compared(prompt, better, worse, f"{kind}, {form}")
@@ -153,15 +153,11 @@ def _message(value: Any) -> Message:
     if not isinstance(parts, list | tuple):
         raise Unusable(NOT_TEXT)
     for part in parts:
-        text = part.get("text") if isinstance(part, Mapping) else part
-        if not isinstance(text, str | None) or _is_no_text(part):
+        named = part if isinstance(part, Mapping) else {"text": part}
+        text, is_text = named.get("text"), named.get("type", "text") == "text"
+        if not isinstance(text, str | None) or not (is_text or text):  # images would be lost without a word
             raise Unusable(NOT_TEXT)
     return {name: part for name, part in value.items() if part is not None or name == "content"}
-
-
-def _is_no_text(part: Any) -> bool:
-    """Whether a part of a message is an image or a sound: it would be lost without a word."""
-    return isinstance(part, Mapping) and part.get("type", "text") != "text" and not part.get("text")
 
 
 def common_beginning(every: Sequence[Text]) -> int:
@@ -184,10 +180,6 @@ def blank(text: Text) -> bool:
     if isinstance(text, str):
         return not text.strip()
     return not any(plain(message).strip() or message.get("tool_calls") for message in text)
-
-
-def _ends_with_user(answer: Text) -> bool:
-    return not isinstance(answer, str) and answer[-1]["role"] in ("user", "system")
 
 
 def _parsed(cell: Any, listed: bool) -> Any:

@@ -198,10 +198,9 @@ def _fitting(tree: AnswerTree, row_length: int, layout: Layout, built: Built) ->
     laid = []
     for number, pairs in enumerate(parts):
         made = part(pairs)
-        again = [b.role == "chosen" and b.tokens in counted for b in made.branches]
-        counted |= {b.tokens for b in made.branches if b.role == "chosen"}
         branches = tuple(
-            replace(b, weight=0.0) if a else b for b, a in zip(made.branches, again, strict=True)
+            replace(b, weight=0.0) if b.role == "chosen" and b.tokens in counted else b for b in made.branches
         )
+        counted |= {b.tokens for b in made.branches if b.role == "chosen"}
         laid.append(replace(made, id=f"{tree.id}/{number}" if number else tree.id, branches=branches))
     return laid
