@@ -148,12 +148,13 @@ class Sequential(ABC):
         """
         at = position
         records = self._records(at) if "broken" not in at else ()
-        try:
-            for raw, at in records:
-                yield raw, at
-        except Damaged as error:
-            broken = self._where(at.get(self.counted, 0) + 1)
-            yield Raw(broken, str(error), rule=rules.BROKEN_OFF), {**at, "broken": 1}
+        with named_for("documents", self.settings):
+            try:
+                for raw, at in records:
+                    yield raw, at
+            except Damaged as error:
+                broken = self._where(at.get(self.counted, 0) + 1)
+                yield Raw(broken, str(error), rule=rules.BROKEN_OFF), {**at, "broken": 1}
 
     @abstractmethod
     def _records(self, at: Position) -> Iterator[tuple[Raw, Position]]: ...

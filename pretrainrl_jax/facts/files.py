@@ -52,16 +52,18 @@ def is_remote(place: str) -> bool:
 
 
 @contextmanager
-def opened(place: str) -> Generator[Any]:
-    """The bytes of a file, unpacked where its name ends in .gz.
+def opened(place: str, unpack: bool = True) -> Generator[Any]:
+    """The bytes of a file, unpacked where its name ends in .gz (in a store also in what else fsspec knows).
 
     Raises InputError if it cannot be opened, or breaks off while it is read.
     """
     try:
         if is_remote(place):
-            file = open_remote(place)
+            with _store_of(place) as fsspec:
+                file = fsspec.open(place, "rb", compression="infer" if unpack else None).open()
         else:
-            file = gzip.open(place, "rb") if place.endswith(".gz") else open(place, "rb")  # noqa: SIM115
+            packed = unpack and place.endswith(".gz")
+            file = gzip.open(place, "rb") if packed else open(place, "rb")  # noqa: SIM115
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         raise InputError(f"cannot read {place}: {first_line(error)}; check facts.path") from None
     with file:
@@ -69,12 +71,6 @@ def opened(place: str) -> Generator[Any]:
             yield file
         except (OSError, EOFError, zlib.error) as error:
             raise InputError(f"cannot read {place} to its end: {first_line(error)}") from None
-
-
-def open_remote(place: str, compression: str | None = "infer") -> Any:
-    """The bytes of a file in a store, by default unpacked as its name says. Raises InputError."""
-    with _store_of(place) as fsspec:
-        return fsspec.open(place, "rb", compression=compression).open()
 
 
 @contextmanager
