@@ -133,6 +133,6 @@ def _kind(path: Sequence[str]) -> Any:
 PATHS = _paths(Config(), [])
 KINDS = {setting.name: setting.field.type for setting in every_setting(Config())}
 for named, (_, new) in NAMED.items():
-    PATHS |= _paths(new, [named, "NAME"])
-    KINDS |= {setting.name: setting.field.type for setting in every_setting(new, f"{named}.NAME.")}
+    PATHS.update(_paths(new, [named, "NAME"]))
+    KINDS.update((setting.name, setting.field.type) for setting in every_setting(new, f"{named}.NAME."))
 SECTIONS = {section.__name__: section for section in PATHS}
