@@ -68,7 +68,7 @@ _BREAK = re.compile("[\r\n]")
 _SCALARS = (int, float, Decimal, date)
 _THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+(\.\d+)?")
 _NO_NUMBER = frozenset(("nan", "n/a", "na", "none", "null", "<na>", "#n/a", "-"))
-_MAYBE_NULL = frozenset(("na", "n/a", "none", "null", "nil", "nan"))
+MAYBE_NULL = frozenset(("na", "n/a", "none", "null", "nil", "nan"))  # NA is Namibia's sign, too
 ANYTHING = Column(whole=False, midnight=False)
 
 
@@ -183,11 +183,6 @@ def _listed(value: Any, repaired: Counter[str], column: Column) -> Iterator[str]
             yield from _listed(part, repaired, column)
     else:
         yield text_in(value, repaired, column)
-
-
-def may_be_null(answer: str) -> bool:
-    """Whether an answer may mean that there is none: NA is Namibia's sign, too."""
-    return len(answer) < 5 and answer.casefold() in _MAYBE_NULL
 
 
 def popularity_in(value: Any, repaired: Counter[str]) -> float | None:

@@ -165,8 +165,8 @@ class FactMaker:
             blank = cleaning.NULL_ANSWER if given else cleaning.NO_ANSWER
             raise cleaning.Unusable(cleaning.NO_USABLE_ANSWER if answers else blank)
         self.repaired[cleaning.EMPTY_ANSWER] += len(answers) - len(usable)
-        for answer in usable:
-            self.repaired[cleaning.KEPT_NULL_WORD] += cleaning.may_be_null(answer)
+        maybe_null = sum(answer.casefold() in cleaning.MAYBE_NULL for answer in usable)
+        self.repaired[cleaning.KEPT_NULL_WORD] += maybe_null
         return usable
 
 

@@ -20,15 +20,15 @@ def split(facts: Iterable[Fact], holdout_every: int) -> tuple[list[Fact], list[F
     Equal questions always land on one side, and a fact's side stays whatever else the source holds. 0 holds
     out none.
     """
-    sides: tuple[list[Fact], list[Fact]] = ([], [])
-    for fact in facts:
-        sides[is_held_out(" ".join(fact.question.split()), holdout_every)].append(fact)
+    return one_in(holdout_every, facts, lambda fact: " ".join(fact.question.split()))
+
+
+def one_in(n: int, items: Iterable[Item], text: Callable[[Item], str]) -> tuple[list[Item], list[Item]]:
+    """The other items, and those that are the one in n by the hash of their text; none are for 0."""
+    sides: tuple[list[Item], list[Item]] = ([], [])
+    for item in items:
+        sides[bool(n) and hashed(text(item)) % n == 0].append(item)
     return sides
-
-
-def is_held_out(text: str, every: int) -> bool:
-    """Whether a text is the one in n by its hash; 0 holds none out."""
-    return bool(every) and hashed(text) % every == 0
 
 
 def subsample(facts: Sequence[Fact], limit: int, seed: int) -> list[Fact]:

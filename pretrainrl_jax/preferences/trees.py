@@ -7,7 +7,7 @@ from typing import Any
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.preferences import rows as judged
-from pretrainrl_jax.preferences.record import Comparison, Message, Preferred, Text, key, plain, texts
+from pretrainrl_jax.preferences.record import Comparison, Message, Preferred, Text, key, plain
 from pretrainrl_jax.trees.layouts import Layout, size
 from pretrainrl_jax.trees.tokenization import Tokenizer
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, Pair, select
@@ -88,7 +88,7 @@ def encode(
     comparison: Comparison, tokenizer: Tokenizer, control_tokens: bool = False
 ) -> tuple[Tokens, dict[str, Tokens]]:
     """The tokens of the prompt, and of the prompt with each answer and what ends it, by the answer's key."""
-    every = {key(answer): answer for answer in texts(comparison)}
+    every = {key(answer): answer for pair in comparison.pairs for answer in (pair.chosen, pair.rejected)}
     if isinstance(comparison.prompt, str):
         end = tokenizer.eos[0]
         ends = tokenizer.backend.convert_ids_to_tokens(end)
