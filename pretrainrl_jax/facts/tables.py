@@ -204,9 +204,9 @@ def _pandas(document: dict[str, Any]) -> list[Any] | None:
 
 @contextmanager
 def parquet_file(place: str) -> Generator[Any]:
-    """An opened Parquet file. Raises InputError where pyarrow is not installed, and
+    """An opened Parquet file.
 
-    Damaged, also while it is read, for a file that is none, or is cut off.
+    Raises InputError where pyarrow is not installed; Damaged, also while it is read, if it is none or cut off.
     """
     with opened(place) as file:
         try:
