@@ -36,7 +36,10 @@ class RolloutsConfig(Section):
 
 @section
 class ServerConfig(Section):
-    """A server, what it is asked with, and what it may take. Each use of one has a section of its own."""
+    """A server, what it is asked with (only that changes results), and what it may take.
+
+    Each use of one has a section of its own.
+    """
 
     place: ClassVar[str] = "server"  # among the settings
     url: str = setting("", "base address of an OpenAI-compatible server, as http://HOST:8000/v1; empty: none")

@@ -206,7 +206,7 @@ def _pandas(document: dict[str, Any]) -> list[Any] | None:
 def parquet_file(place: str) -> Generator[Any]:
     """An opened Parquet file.
 
-    Raises InputError where pyarrow is not installed; Damaged, also while it is read, if it is none or cut off.
+    Raises InputError where pyarrow is missing; Damaged, also while it is read, if it is none or is cut off.
     """
     with opened(place) as file:
         try:
