@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pretrainrl_jax.config import Config, SweepConfig
-from pretrainrl_jax.config.depends import settings_of
-from pretrainrl_jax.config.stored import changed, every_setting
+from pretrainrl_jax.config.stored import changed, every_setting, settings_of
 from pretrainrl_jax.errors import InputError
 
 

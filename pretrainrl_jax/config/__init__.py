@@ -8,14 +8,18 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import model_validator
-
-from pretrainrl_jax.config.bench import BenchConfig
 from pretrainrl_jax.config.declare import Section, Seed, section, setting, wrong
-from pretrainrl_jax.config.facts import ColumnsConfig, CorpusConfig, FactsConfig, TokenizerConfig, WorldConfig
-from pretrainrl_jax.config.lora import LoraConfig
-from pretrainrl_jax.config.machine import HostsConfig, MeshConfig, ModelConfig, PlatformConfig
-from pretrainrl_jax.config.making import MakingConfig
+from pretrainrl_jax.config.facts import (
+    ColumnsConfig,
+    CorpusConfig,
+    DocumentsConfig,
+    FactsConfig,
+    PreferenceColumnsConfig,
+    PreferencesConfig,
+    TokenizerConfig,
+    WorldConfig,
+)
+from pretrainrl_jax.config.machine import HostsConfig, LoraConfig, MeshConfig, ModelConfig, PlatformConfig
 from pretrainrl_jax.config.objectives import (
     OBJECTIVES,
     WEIGHTS,
@@ -27,17 +31,17 @@ from pretrainrl_jax.config.objectives import (
     ObjectiveConfig,
     TermConfig,
 )
-from pretrainrl_jax.config.preferences import PreferenceColumnsConfig, PreferencesConfig
 from pretrainrl_jax.config.selfimprove import (
     METHODS,
-    DocumentsConfig,
     JudgeConfig,
+    JudgeServerConfig,
     MethodConfig,
     RewriterConfig,
+    RewriterServerConfig,
     RolloutsConfig,
     SelfimproveConfig,
+    ServerConfig,
 )
-from pretrainrl_jax.config.servers import JudgeServerConfig, RewriterServerConfig, ServerConfig
 from pretrainrl_jax.config.stages import (
     AskConfig,
     CheckpointConfig,
@@ -51,8 +55,10 @@ from pretrainrl_jax.config.stages import (
     TrainConfig,
 )
 from pretrainrl_jax.config.tuning import (
+    BenchConfig,
     JudgeTuningConfig,
     LabelledConfig,
+    MakingConfig,
     RewriterTuningConfig,
     TuningConfig,
 )
@@ -123,59 +129,50 @@ class Config(Section):
         """A model is evaluated as it is: nothing is pretrained or trained in this workdir."""
         return bool(self.model.path) and not self.pretrain.epochs and not self.train.systems
 
-    @model_validator(mode="after")
-    def _fits(self) -> "Config":
+    def _fits(self) -> None:
+        for kind, asking in {"objectives": "train", "methods": "selfimprove"}.items():
+            for name in (named := getattr(self, kind)):
+                if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name == "base":
+                    raise ValueError(f"{kind} names {name!r}: give letters, digits, _ and -; base is taken")
+            for system in getattr(self, asking).systems:
+                if system not in named:
+                    known = ", ".join(named)
+                    raise ValueError(f"{asking}.systems names {system!r}: the {kind} are {known}")
         for name, objective in self.objectives.items():
-            if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name == "base":
-                raise ValueError(f"objectives names {name!r}: give letters, digits, _ and -; base is taken")
             if objective.reinforced and {"ntp", "dpo"} & objective.coefficients.keys():
                 raise ValueError(
                     f"objectives.{name}: grpo learns from answers that are sampled on the way, ntp and dpo "
                     "from mined trees: give each an objective of its own"
                 )
-            if objective.reinforced and objective.remine_every:
-                raise wrong(
-                    f"objectives.{name}.remine_every",
-                    objective.remine_every,
-                    "grpo learns from no falsehoods: leave it 0",
-                )
+            if objective.reinforced and (every := objective.remine_every):
+                meaning = "grpo learns from no falsehoods: leave it 0"
+                raise wrong(f"objectives.{name}.remine_every", every, meaning)
             for other in objective.above:
                 if other not in {**OBJECTIVES, **self.objectives}:
                     raise ValueError(f"objectives.{name}.above names {other!r}: there is no such objective")
         for system in self.train.systems:
-            if system not in self.objectives:
-                known = ", ".join(self.objectives)
-                raise ValueError(f"train.systems names {system!r}: the objectives are {known}")
             if not self.objectives[system].coefficients:
                 *some, last = [f"objectives.{system}.{name}" for name in WEIGHTS]
                 raise ValueError(f"objectives.{system} has no term: give {', '.join(some)} or {last}")
-        for system in self.selfimprove.systems if self.lora.rank else ():
-            if system in self.methods and self.methods[system].start == "scratch":
-                meaning = f"methods.{system} starts from random weights, which need more than adapters"
+        methods = {name: self.methods[name] for name in self.selfimprove.systems}
+        for name, method in methods.items():
+            if self.lora.rank and method.start == "scratch":
+                meaning = f"methods.{name} starts from random weights, which need more than adapters"
                 raise wrong("lora.rank", self.lora.rank, meaning)
-        for name in self.methods:
-            if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name == "base":
-                raise ValueError(f"methods names {name!r}: give letters, digits, _ and -; base is taken")
-        for system in self.selfimprove.systems:
-            if system not in self.methods:
-                known = ", ".join(self.methods)
-                raise ValueError(f"selfimprove.systems names {system!r}: the methods are {known}")
-        methods = [self.methods[name] for name in self.selfimprove.systems]
-        judges = self.judge.path and any(method.judged for method in methods)
-        rewrites = self.rewriter.path and any("rewrite" in method.candidates for method in methods)
+        judges = self.judge.path and any(method.judged for method in methods.values())
+        rewrites = self.rewriter.path and any("rewrite" in method.candidates for method in methods.values())
         if self.selfimprove.staleness and (judges or rewrites):
             who = "judge" if judges else "rewriter"
-            raise wrong(
-                "selfimprove.staleness",
-                self.selfimprove.staleness,
+            meaning = (
                 f"the model of {who}.path works on the run's own devices, so nothing can be judged while "
-                f"they sample and train: set it to 0, or leave {who}.path out",
+                f"they sample and train: set it to 0, or leave {who}.path out"
             )
+            raise wrong("selfimprove.staleness", self.selfimprove.staleness, meaning)
         if self.facts.path and self.preferences.path:
             raise ValueError("facts.path and preferences.path are both set: a run is about one of them")
         if self.profile_steps and not _is_span(self.profile_steps):
             raise wrong("profile_steps", repr(self.profile_steps), "give two steps, as 10:13")
-        starts = {self.methods[system].start for system in self.selfimprove.systems}
+        starts = {method.start for method in methods.values()}
         if self.pretrain.epochs == 0 and not self.model.path and starts != {"scratch"}:
             raise ValueError("pretrain.epochs is 0 and model.path is empty: there would be no base model")
         endless = self.pretrain.text == "documents" and not self.documents.epochs and not self.pretrain.steps
@@ -185,7 +182,6 @@ class Config(Section):
         if trains_tokenizer and 0 < self.model.vocabulary < self.tokenizer.vocabulary:
             meaning = f"raise it to tokenizer.vocabulary ({self.tokenizer.vocabulary}), or set it to 0"
             raise wrong("model.vocabulary", self.model.vocabulary, meaning)
-        return self
 
 
 def _is_span(text: str) -> bool:

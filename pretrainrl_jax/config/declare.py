@@ -22,6 +22,7 @@ Names = Annotated[tuple[str, ...], Strict(False)]  # a list will do
 Counts = Annotated[tuple[NonNegativeInt, ...], Strict(False)]
 Shares = Annotated[tuple[ShareBelowOne, ...], Strict(False)]
 Numbers = Annotated[tuple[NonNegativeFloat, ...], Strict(False)]
+GroupSize = Annotated[int, Ge(2)]
 Axes = Annotated[tuple[tuple[str, tuple[Any, ...]], ...], Strict(False)]  # settings by name, with values
 Policy = Literal["none", "products", "up", "attention", "full"]
 SWITCHED = {"false": "none", "true": "full"}  # what `remat` was before it had policies
@@ -86,6 +87,14 @@ class Section:
             if (was := item.metadata.get("was")) and was in given:  # beside it `replace` gives what was there
                 given[item.name] = given.pop(was)
         return ArgsKwargs(values.args, given)
+
+    @model_validator(mode="after")
+    def _checked(self) -> "Section":
+        self._fits()
+        return self
+
+    def _fits(self) -> None:
+        """Raises ValueError for values that do not go together; each is within its bounds already."""
 
 
 def wrong(name: str, value: Any, meaning: str) -> ValueError:

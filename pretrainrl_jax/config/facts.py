@@ -1,10 +1,19 @@
-"""What is to be known, and the text a model is pretrained on."""
+"""What is learned from: facts and the texts about them, preferences, documents."""
 
 from typing import Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from pretrainrl_jax.config.declare import Names, Section, Share, ShareBelowOne, section, setting, wrong
+from pretrainrl_jax.config.declare import (
+    Names,
+    Numbers,
+    Section,
+    Share,
+    ShareBelowOne,
+    section,
+    setting,
+    wrong,
+)
 
 
 @section
@@ -101,13 +110,11 @@ class FactsConfig(Section):
         6, "one question in n, by its hash, is never trained on, only evaluated; 0 holds none out"
     )
 
-    @model_validator(mode="after")
-    def _fits(self) -> "FactsConfig":
+    def _fits(self) -> None:
         if self.holdout_every == 1:
             raise wrong("facts.holdout_every", 1, "use 0 to hold out none, or 2 or more")
         if self.head and not self.limit:
             raise wrong("facts.head", self.head, "facts.limit leaves none out: set it, or leave this 0")
-        return self
 
 
 @section
@@ -147,3 +154,94 @@ class TokenizerConfig(Section):
     results = ("pretrain",)
     path: str = setting("", "folder of an existing tokenizer; empty trains one on the corpus")
     vocabulary: PositiveInt = setting(2048, "size of a trained vocabulary, special tokens included")
+
+
+@section
+class PreferenceColumnsConfig(Section):
+    """Which column of a file holds what. All empty: the usual names are recognised.
+
+    A dot reaches into nested values, as in `pair.chosen`.
+    """
+
+    results = ("pretrain",)
+    prompt: str = setting(
+        "", "column of the prompt, a text or messages; without one it is the common beginning of the answers"
+    )
+    chosen: str = setting("", "column of the better answer, a text or messages, or a list of these")
+    rejected: str = setting("", "column of the worse answer, or of a list of them")
+
+
+@section
+class PreferencesConfig(Section):
+    """Preferences to train on instead of facts: the pairs of a file, as TRL's DPOTrainer reads it."""
+
+    results = ("pretrain",)
+    path: str = setting(
+        "", ".jsonl .json .csv .tsv .parquet, tfds:NAME/CONFIG or hf:NAME; local or gs://; empty: facts"
+    )
+    format: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet"] = setting(
+        "auto", "what the file is; auto goes by its name"
+    )
+    split: str = setting("train", "split of a tfds: or an hf: data set")
+    subset: str = setting("", "configuration of an hf: data set, where it has several")
+    encoding: str = setting("utf-8", "how the characters of a text file are written; a BOM is skipped")
+    quoting: Literal["auto", "quoted", "none"] = setting(
+        "auto", "quotation marks of .csv and .tsv, as in facts"
+    )
+    records: str = setting("", "name of the list of rows in a .json file that holds several, as data.items")
+    columns: PreferenceColumnsConfig = PreferenceColumnsConfig()
+    control_tokens: bool = setting(
+        False,
+        "texts may spell control tokens, as where a chat template was applied to them before; otherwise a "
+        "row that does is left out",
+    )
+    limit: NonNegativeInt = setting(0, "keep this many prompts, drawn by a hash of seed and prompt; 0: all")
+    holdout_every: NonNegativeInt = setting(
+        10, "one prompt in n, by its hash, is never trained on, only evaluated; 0 holds none out"
+    )
+
+    def _fits(self) -> None:
+        if self.holdout_every == 1:
+            raise wrong("preferences.holdout_every", 1, "use 0 to hold out none, or 2 or more")
+
+
+@section
+class DocumentsConfig(Section):
+    """A stream of documents: files, data sets, or the small world's own texts."""
+
+    results = ("selfimprove", "documents")
+    path: Names = setting(
+        (),
+        "sources, with commas between: .txt .jsonl .parquet .array_record (text files also .gz, .zst), "
+        "folders and patterns of these, hf:NAME or tfds:NAME; empty: texts about the facts of the run",
+    )
+    weights: Numbers = setting((), "how often each source is drawn from, in proportion; empty: in turn")
+    column: str = setting(
+        "text", "column or key that holds a document's text; a dot reaches into nested values"
+    )
+    split: str = setting("train", "split of a tfds: or an hf: data set")
+    subset: str = setting("", "configuration of an hf: data set, where it has several")
+    separator: Literal["blank_lines", "line", "file"] = setting(
+        "blank_lines", "what ends a document of a .txt file: blank lines, each line, or the file alone"
+    )
+    encoding: str = setting("utf-8", "how the characters of a text file are written; a BOM is skipped")
+    shuffle: NonNegativeInt = setting(
+        1000, "documents of a source that are shuffled together as they are read; 0 keeps their order"
+    )
+    epochs: NonNegativeInt = setting(0, "passes over the sources; 0: without end")
+    longest: PositiveInt = setting(
+        1_000_000, "characters of a document; what is longer is read up to there, and counted"
+    )
+    count: PositiveInt = setting(4000, "documents made of the facts, where path is empty")
+    sentences: PositiveInt = setting(6, "sentences of such a document")
+    false_share: Share = setting(0.2, "share of its statements that are false")
+    held_out: PositiveInt = setting(
+        200, "documents made beside these, nothing false in them, to measure on; so many prefixes each way"
+    )
+
+    def _fits(self) -> None:
+        if self.weights and len(self.weights) != len(self.path):
+            meaning = f"give one for each of the {len(self.path)} sources of documents.path, or none"
+            raise wrong("documents.weights", self.weights, meaning)
+        if 0 in self.weights:
+            raise wrong("documents.weights", self.weights, "leave out a source that is never drawn from")

@@ -1,12 +1,16 @@
-"""The model, and the devices it lives on."""
+"""The model, its adapters, and the devices it lives on."""
 
+from dataclasses import fields
 from typing import Literal
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from pretrainrl_jax.config.declare import NOTHING, Names, Remat, Section, Share, section, setting, wrong
 
 MIXTURES = ("mixtral", "olmoe", "qwen3_moe")  # families of experts
+MATRICES = ("query", "key", "value", "out", "gate", "up", "down")
+THEIRS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+GROUPS = {"attention": MATRICES[:4], "mlp": MATRICES[4:], "all-linear": MATRICES}
 
 
 @section
@@ -45,20 +49,19 @@ class ModelConfig(Section):
         results=NOTHING,
     )
 
-    @model_validator(mode="after")
-    def _fits(self) -> "ModelConfig":
+    def _fits(self) -> None:
         if self.heads % self.kv_heads:
             raise wrong("model.heads", self.heads, f"make it a multiple of model.kv_heads ({self.kv_heads})")
         if self.head_dim % 2:
             raise wrong("model.head_dim", self.head_dim, "rotary embedding needs an even one")
         if self.router_loss < 0 and self.router_loss != -1:
             raise wrong("model.router_loss", self.router_loss, "give 0 or more, or -1 for the model's own")
-        mixture, experts = self.family in MIXTURES, (self.experts, self.experts_per_token)
+        mixture = self.family in MIXTURES
         if not self.path and not mixture and self.router_loss > 0:
             raise wrong("model.router_loss", self.router_loss, f"the family {self.family} has no experts")
         if not self.norm_topk_prob and self.family not in ("olmoe", "qwen3_moe"):
             raise wrong("model.norm_topk_prob", False, f"the family {self.family} has no such choice")
-        if not mixture and any(experts):
+        if not mixture and (self.experts or self.experts_per_token):
             raise wrong("model.experts", self.experts, f"the family {self.family} has none")
         if mixture and not 1 <= self.experts_per_token <= self.experts and not self.path:
             raise ValueError(
@@ -66,7 +69,45 @@ class ModelConfig(Section):
                 f"family {self.family} is a mixture, which needs 1 or more a token, and at least as many "
                 "in all"
             )
-        return self
+
+
+@section
+class LoraConfig(Section):
+    """Low-rank adapters (LoRA): every stage trains them alone, beside a model that is there (docs/lora.md).
+
+    A model that is made here is pretrained whole.
+    """
+
+    results = ("adapted", "train", "selfimprove", "tuning")
+    rank: NonNegativeInt = setting(0, "of each adapter (peft: r); 0 trains all parameters", "r")
+    alpha: PositiveFloat = setting(32.0, "adapters count alpha / rank times (peft: lora_alpha)", "α")
+    targets: Names = setting(
+        ("attention", "mlp"),
+        "matrices that have one (peft: target_modules): attention (query, key, value, out), mlp (gate, up, "
+        "down), or some of these by name, as query,value or q_proj,v_proj",
+    )
+    rank_stabilised: bool = setting(False, "they count alpha / sqrt(rank) times instead (peft: use_rslora)")
+    base_dtype: Literal["float32", "bfloat16"] = setting(
+        "float32", "of the parameters that do not learn; adapters are float32"
+    )
+
+    @property
+    def matrices(self) -> tuple[str, ...]:
+        """Those that `targets` means, by our names, in a layer's order."""
+        ours: dict[str, str] = dict(zip(THEIRS, MATRICES, strict=True))
+        meant = {one for name in self.targets for one in GROUPS.get(name, (ours.get(name, name),))}
+        return tuple(name for name in MATRICES if name in meant)
+
+    def _fits(self) -> None:
+        known = (*GROUPS, *MATRICES, *THEIRS)
+        if unknown := [name for name in self.targets if name not in known]:
+            there = f"the groups are {', '.join(GROUPS)}, the matrices {', '.join(MATRICES)}"
+            raise ValueError(f"lora.targets names {unknown[0]!r}: {there}")
+        if not self.targets or len(set(self.targets)) < len(self.targets):
+            raise wrong("lora.targets", self.targets, "name one or more, each once")
+        for item in fields(self) if not self.rank else ():
+            if (value := getattr(self, item.name)) != item.default:
+                raise wrong(f"lora.{item.name}", value, "there are no adapters without lora.rank")
 
 
 @section
@@ -78,8 +119,7 @@ class MeshConfig(Section):
     tensor: int = setting(1, "devices that share heads, MLP and vocabulary")
     expert: int = setting(1, "devices along the batch that share the experts of a mixture")
 
-    @model_validator(mode="after")
-    def _fits(self) -> "MeshConfig":
+    def _fits(self) -> None:
         sizes = (self.data, self.fsdp, self.expert, self.tensor)
         if sizes.count(-1) > 1 or 0 in sizes or min(sizes) < -1:
             expert = f", mesh.expert={self.expert}" if self.expert != 1 else ""
@@ -87,7 +127,6 @@ class MeshConfig(Section):
                 f"mesh.data={self.data}, mesh.fsdp={self.fsdp}{expert}, mesh.tensor={self.tensor}: each must "
                 "be 1 or more, or one of them -1, which takes the devices that the others leave"
             )
-        return self
 
 
 @section
@@ -109,14 +148,12 @@ class HostsConfig(Section):
         True, "on Google Cloud a notice of maintenance or preemption counts as SIGTERM, on whichever host"
     )
 
-    @model_validator(mode="after")
-    def _fits(self) -> "HostsConfig":
+    def _fits(self) -> None:
         if self.coordinator and not self.index < self.count:
             raise ValueError(
                 f"hosts.index is {self.index} and hosts.count {self.count}: processes are numbered from 0, "
                 "and hosts.coordinator needs to know how many there are"
             )
-        return self
 
 
 @section

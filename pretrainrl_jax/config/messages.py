@@ -2,13 +2,14 @@
 
 import dataclasses
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from pretrainrl_jax.config import NAMED, Config
 from pretrainrl_jax.config.declare import Axes, Counts, Names, Numbers
+from pretrainrl_jax.config.stored import every_setting
 from pretrainrl_jax.errors import InputError
 
 BOUNDS = {
@@ -124,18 +125,14 @@ def _paths(section: Any, path: list[str]) -> dict[type, list[str]]:
 
 def _kind(path: Sequence[str]) -> Any:
     """The type of the setting at a path, which may go on into its items."""
-    section: Any = Config()
-    for part in path:
-        if isinstance(section, Mapping):
-            section = NAMED[path[0]][1]
-            continue
-        kind, section = section.__dataclass_fields__[part].type, getattr(section, part)
-        if not dataclasses.is_dataclass(section) and not isinstance(section, Mapping):
-            return kind
-    raise KeyError(".".join(path))
+    path = [path[0], "NAME", *path[2:]] if path[0] in NAMED else path
+    names = (".".join(path[:end]) for end in range(1, len(path) + 1))
+    return next(KINDS[name] for name in names if name in KINDS)
 
 
-PATHS = _paths(Config(), []) | dict(
-    item for name, (_, new) in NAMED.items() for item in _paths(new, [name, "NAME"]).items()
-)
+PATHS = _paths(Config(), [])
+KINDS = {setting.name: setting.field.type for setting in every_setting(Config())}
+for named, (_, new) in NAMED.items():
+    PATHS.update(_paths(new, [named, "NAME"]))
+    KINDS.update((setting.name, setting.field.type) for setting in every_setting(new, f"{named}.NAME."))
 SECTIONS = {section.__name__: section for section in PATHS}

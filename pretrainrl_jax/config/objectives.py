@@ -1,13 +1,13 @@
 """Objectives: sums of terms, each with a section of settings."""
 
 from dataclasses import fields
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from annotated_types import Ge
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from pretrainrl_jax.config.declare import (
     NOTHING,
+    GroupSize,
     Names,
     PositiveShare,
     Section,
@@ -15,8 +15,6 @@ from pretrainrl_jax.config.declare import (
     section,
     setting,
 )
-
-GroupSize = Annotated[int, Ge(2)]
 
 
 @section

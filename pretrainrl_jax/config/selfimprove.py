@@ -1,13 +1,15 @@
-"""Self-Improving Pretraining: documents, rollouts, judges, and the ways to learn from their verdicts."""
+"""Self-Improving Pretraining: rollouts, judges and rewriters, and the ways to learn from their verdicts."""
 
-from typing import Literal
+import json
+import re
+from typing import ClassVar, Literal
+from urllib.parse import urlsplit
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from pretrainrl_jax.config.declare import (
     NOTHING,
     Names,
-    Numbers,
     PositiveShare,
     Section,
     Share,
@@ -15,56 +17,10 @@ from pretrainrl_jax.config.declare import (
     setting,
     wrong,
 )
-from pretrainrl_jax.config.servers import JudgeServerConfig, RewriterServerConfig
 
 CANDIDATES = ("original", "rewrite", "rollout")
-
-
-@section
-class DocumentsConfig(Section):
-    """A stream of documents: files, data sets, or the small world's own texts."""
-
-    results = ("selfimprove", "documents")
-    path: Names = setting(
-        (),
-        "sources, with commas between: .txt .jsonl .parquet .array_record (text files also .gz, .zst), "
-        "folders and patterns of these, hf:NAME or tfds:NAME; empty: texts about the facts of the run",
-    )
-    weights: Numbers = setting((), "how often each source is drawn from, in proportion; empty: in turn")
-    column: str = setting(
-        "text", "column or key that holds a document's text; a dot reaches into nested values"
-    )
-    split: str = setting("train", "split of a tfds: or an hf: data set")
-    subset: str = setting("", "configuration of an hf: data set, where it has several")
-    separator: Literal["blank_lines", "line", "file"] = setting(
-        "blank_lines", "what ends a document of a .txt file: blank lines, each line, or the file alone"
-    )
-    encoding: str = setting("utf-8", "how the characters of a text file are written; a BOM is skipped")
-    shuffle: NonNegativeInt = setting(
-        1000, "documents of a source that are shuffled together as they are read; 0 keeps their order"
-    )
-    epochs: NonNegativeInt = setting(0, "passes over the sources; 0: without end")
-    longest: PositiveInt = setting(
-        1_000_000, "characters of a document; what is longer is read up to there, and counted"
-    )
-    count: PositiveInt = setting(4000, "documents made of the facts, where path is empty")
-    sentences: PositiveInt = setting(6, "sentences of such a document")
-    false_share: Share = setting(0.2, "share of its statements that are false")
-    held_out: PositiveInt = setting(
-        200, "documents made beside these, nothing false in them, to measure on; so many prefixes each way"
-    )
-
-    @model_validator(mode="after")
-    def _fits(self) -> "DocumentsConfig":
-        if self.weights and len(self.weights) != len(self.path):
-            raise wrong(
-                "documents.weights",
-                self.weights,
-                f"give one for each of the {len(self.path)} sources of documents.path, or none",
-            )
-        if 0 in self.weights:
-            raise wrong("documents.weights", self.weights, "leave out a source that is never drawn from")
-        return self
+ASKING = ("selfimprove", "rewriting")  # results of what asks a judge
+PROMPTS = ("selfimprove", "tuning")  # of what is made a prompt of
 
 
 @section
@@ -79,13 +35,99 @@ class RolloutsConfig(Section):
 
 
 @section
+class ServerConfig(Section):
+    """A server, what it is asked with (only that changes results), and what it may take.
+
+    Each use of one has a section of its own.
+    """
+
+    place: ClassVar[str] = "server"  # among the settings
+    url: str = setting("", "base address of an OpenAI-compatible server, as http://HOST:8000/v1; empty: none")
+    model: str = setting("", "what the server calls the model", results=ASKING)
+    key_variable: str = setting(
+        "", "environment variable that holds the key, as OPENAI_API_KEY; empty: no key is sent"
+    )
+    temperature: NonNegativeFloat = setting(1.0, "divides the logits", results=ASKING)
+    top_p: PositiveShare = setting(
+        1.0, "mass of the most probable tokens that are drawn from", results=ASKING
+    )
+    tokens: PositiveInt = setting(512, "tokens of a reply at most", results=ASKING)
+    body: str = setting(
+        "",
+        'JSON object of more fields of each request; null leaves one of ours out, as {"seed": null}',
+        results=ASKING,
+    )
+    concurrent: PositiveInt = setting(32, "requests in flight at most")
+    requests_per_minute: NonNegativeInt = setting(0, "requests begun a minute at most; 0: no limit")
+    tokens_per_minute: NonNegativeInt = setting(
+        0, "tokens of prompts and replies a minute at most, as estimated before; 0: no limit"
+    )
+    timeout: PositiveFloat = setting(120.0, "seconds to wait for a reply")
+    patience: NonNegativeFloat = setting(
+        600.0, "seconds without any reply after which the run saves what it has and ends with exit code 1"
+    )
+    max_requests: NonNegativeInt = setting(0, "replies a run may take, resumed or not; 0: no limit")
+    max_tokens: NonNegativeInt = setting(0, "tokens a run may take, in and out; 0: no limit")
+    max_cost: NonNegativeFloat = setting(0.0, "money a run may take, by the prices below; 0: no limit")
+    price_in: NonNegativeFloat = setting(0.0, "price of a million tokens of prompts")
+    price_out: NonNegativeFloat = setting(0.0, "price of a million tokens of replies")
+    cache: str = setting(
+        "", "file of paid replies, that runs share; empty: replies.sqlite in the user's cache folder"
+    )
+
+    def _fits(self) -> None:
+        name = self.place
+        if not self.url:
+            for key in ("model", "key_variable", "body"):
+                if getattr(self, key):
+                    raise ValueError(f"{name}.{key} is given and {name}.url is not: no server would be asked")
+            return
+        parts = urlsplit(self.url)  # what may be a secret is never shown
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"{name}.url must begin with http:// or https:// and name a host")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            alone = f"{name}.url must be an address alone, without user, password or ?query"
+            raise ValueError(f"{alone}: keys belong in an environment variable ({name}.key_variable)")
+        if not self.model:
+            raise ValueError(f"{name}.model is empty: say what the server calls the model")
+        if self.key_variable and not re.fullmatch(r"[A-Z][A-Z0-9_]*", self.key_variable):
+            meaning = "it must be the NAME of an environment variable, in capitals, never the key itself"
+            raise ValueError(f"{name}.key_variable is no such name: {meaning}")
+        if self.max_cost and not (self.price_in or self.price_out):
+            meaning = f"give {name}.price_in and price_out, or it never ends"
+            raise wrong(f"{name}.max_cost", self.max_cost, meaning)
+        try:
+            fields = json.loads(self.body or "{}")
+        except ValueError:
+            fields = None
+        if not isinstance(fields, dict):
+            raise ValueError(f'{name}.body must be a JSON object, as {{"seed": null}}')
+        if taken := {"messages", "model", "stream", "n"}.intersection(fields):
+            raise ValueError(f"{name}.body sets {min(taken)!r}, which the run sets itself: leave it out")
+
+
+@section
+class JudgeServerConfig(ServerConfig):
+    """A server that judges."""
+
+    place = "judge.server"
+
+
+@section
+class RewriterServerConfig(ServerConfig):
+    """A server that rewrites."""
+
+    place = "rewriter.server"
+
+
+@section
 class JudgeConfig(Section):
     """What scores candidates: a sum of parts by their weights; a part of weight 0 is not asked.
 
     `facts` and `repetition` are exact and need no model; the others ask the model of `path` or of `server`.
     """
 
-    results = ("selfimprove", "rewriting")
+    results = ASKING
     facts: NonNegativeFloat = setting(
         1.0, "weight of the statements that are true, looked up in the facts of the run"
     )
@@ -112,30 +154,24 @@ class JudgeConfig(Section):
         512,
         "last tokens of a prefix that the model is shown, by its own tokenizer (a server's: as four "
         "characters each); 0 shows all",
-        results=("selfimprove", "tuning"),
+        results=PROMPTS,
     )
     batch: PositiveInt = setting(8, "rows of prompts judged at a time by the model of path")
     prompts: str = setting(
-        "",
-        "folder with prompts of one's own: a file there stands in place of ours so named",
-        results=("selfimprove", "tuning"),
+        "", "folder with prompts of one's own: a file there stands in place of ours so named", results=PROMPTS
     )
     quality_prompt: str = setting(
-        "quality",
-        "prompt of that part: the name of its file, without .txt",
-        results=("selfimprove", "tuning"),
+        "quality", "prompt of that part: the name of its file, without .txt", results=PROMPTS
     )
-    safety_prompt: str = setting("safety", "prompt of that part", results=("selfimprove", "tuning"))
-    factuality_prompt: str = setting("factuality", "prompt of that part", results=("selfimprove", "tuning"))
+    safety_prompt: str = setting("safety", "prompt of that part", results=PROMPTS)
+    factuality_prompt: str = setting("factuality", "prompt of that part", results=PROMPTS)
     server: JudgeServerConfig = JudgeServerConfig()
     samples: PositiveInt = setting(
-        1,
-        "replies of the server to each prompt; the verdict is their mean (the paper: 1, or 5 at top_p 0.6)",
+        1, "replies of the server to each prompt; the verdict is their mean (the paper: 1, or 5 at top_p 0.6)"
     )
     reasoning: bool = setting(False, "the server's model may reason before its verdict")
 
-    @model_validator(mode="after")
-    def _fits(self) -> "JudgeConfig":
+    def _fits(self) -> None:
         asked = [name for name in ("quality", "safety", "factuality") if getattr(self, name)]
         model = "path" if self.path else "server.url" if self.server.url else ""
         if asked and not model:
@@ -145,7 +181,6 @@ class JudgeConfig(Section):
             raise ValueError("judge.path and judge.server.url are both set: one model judges")
         if not asked and not self.facts and not self.repetition:
             raise ValueError("judge has no part: give judge.facts, repetition, quality, safety or factuality")
-        return self
 
 
 @section
@@ -161,17 +196,13 @@ class RewriterConfig(Section):
     prefix_tokens: NonNegativeInt = setting(
         512, "last tokens of a prefix that it is shown (a server's: as four characters each); 0 shows all"
     )
-    prompts: str = setting("", "folder with a prompt of one's own", results=("selfimprove", "tuning"))
-    prompt: str = setting(
-        "rewrite", "the prompt: the name of its file, without .txt", results=("selfimprove", "tuning")
-    )
+    prompts: str = setting("", "folder with a prompt of one's own", results=PROMPTS)
+    prompt: str = setting("rewrite", "the prompt: the name of its file, without .txt", results=PROMPTS)
     server: RewriterServerConfig = RewriterServerConfig()
 
-    @model_validator(mode="after")
-    def _fits(self) -> "RewriterConfig":
+    def _fits(self) -> None:
         if self.path and self.server.url:
             raise ValueError("rewriter.path and rewriter.server.url are both set: one model rewrites")
-        return self
 
     @property
     def is_model(self) -> bool:
@@ -198,17 +229,14 @@ class MethodConfig(Section):
     learning_rate: PositiveFloat = setting(3e-4, "peak learning rate")
     beta: PositiveFloat = setting(0.1, "beta of DPO")
 
-    @model_validator(mode="after")
-    def _fits(self) -> "MethodConfig":
+    def _fits(self) -> None:
         allowed = (*CANDIDATES, "document") if self.update == "next_token" else CANDIDATES
         unknown = [name for name in self.candidates if name not in allowed]
         if unknown or not self.candidates or len(set(self.candidates)) < len(self.candidates):
-            raise wrong(
-                "methods.*.candidates", self.candidates, f"name any of {', '.join(allowed)}, each once"
-            )
+            meaning = f"name any of {', '.join(allowed)}, each once"
+            raise wrong("methods.*.candidates", self.candidates, meaning)
         if self.update == "next_token" and len(self.candidates) > 1:
             raise wrong("methods.*.candidates", self.candidates, "next_token learns one of them")
-        return self
 
     @property
     def contrasts(self) -> bool:
@@ -241,9 +269,7 @@ class SelfimproveConfig(Section):
     steps: PositiveInt = setting(2000, "steps of each method")
     documents: PositiveInt = setting(256, "documents a step")
     suffix: PositiveInt = setting(
-        128,
-        "N: tokens of the original suffix, and of a candidate at most",
-        results=("selfimprove", "rewriting"),
+        128, "N: tokens of the original suffix, and of a candidate at most", results=ASKING
     )
     length: PositiveInt = setting(
         2048, "tokens of prefix and suffix together; a longer prefix keeps its last"
@@ -278,26 +304,19 @@ class SelfimproveConfig(Section):
         results=NOTHING,
     )
 
-    @model_validator(mode="after")
-    def _fits(self) -> "SelfimproveConfig":
+    def _fits(self) -> None:
         if self.suffix >= self.length:
-            raise wrong(
-                "selfimprove.suffix", self.suffix, f"it must be below selfimprove.length ({self.length})"
-            )
+            meaning = f"it must be below selfimprove.length ({self.length})"
+            raise wrong("selfimprove.suffix", self.suffix, meaning)
         if 0 < self.row_length < (longest := self.length + self.suffix):
             meaning = f"a document with two candidates takes up to {longest}: raise it, or set it to 0"
             raise wrong("selfimprove.row_length", self.row_length, meaning)
         if self.reference == "policy" and self.updates == 1:
-            raise wrong(
-                "selfimprove.reference",
-                "policy",
+            meaning = (
                 "with one update a step its loss is ln 2 for ever and nothing holds the model: "
-                "raise selfimprove.updates, or take resident or loaded",
+                "raise selfimprove.updates, or take resident or loaded"
             )
+            raise wrong("selfimprove.reference", "policy", meaning)
         if self.documents % self.updates:
-            raise wrong(
-                "selfimprove.documents",
-                self.documents,
-                f"make it a multiple of selfimprove.updates ({self.updates})",
-            )
-        return self
+            meaning = f"make it a multiple of selfimprove.updates ({self.updates})"
+            raise wrong("selfimprove.documents", self.documents, meaning)

@@ -4,14 +4,7 @@ from collections.abc import ItemsView, Mapping
 from dataclasses import fields
 from typing import Any, Literal
 
-from pydantic import (
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    field_validator,
-    model_validator,
-)
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from pretrainrl_jax.config.declare import (
     NOTHING,
@@ -71,22 +64,17 @@ class PretrainConfig(Section):
     rows: PositiveInt = setting(2, "rows a step")
     grad_accum_steps: PositiveInt = setting(1, "microsteps of a step; divides rows", was="accumulate")
 
-    @model_validator(mode="after")
-    def _fits(self) -> "PretrainConfig":
+    def _fits(self) -> None:
         streams = self.text == "documents"
         if self.steps and not streams:
-            raise wrong(
-                "pretrain.steps", self.steps, "it is for pretrain.text=documents: give pretrain.epochs"
-            )
+            meaning = "it is for pretrain.text=documents: give pretrain.epochs"
+            raise wrong("pretrain.steps", self.steps, meaning)
         if streams and self.epochs not in (0, 1):
-            raise wrong(
-                "pretrain.epochs", self.epochs, "documents.epochs counts passes over documents: leave it 1"
-            )
-        if self.rows % (steps := self.grad_accum_steps):
-            raise wrong(
-                "pretrain.rows", self.rows, f"make it a multiple of pretrain.grad_accum_steps ({steps})"
-            )
-        return self
+            meaning = "documents.epochs counts passes over documents: leave it 1"
+            raise wrong("pretrain.epochs", self.epochs, meaning)
+        if self.rows % self.grad_accum_steps:
+            meaning = f"make it a multiple of pretrain.grad_accum_steps ({self.grad_accum_steps})"
+            raise wrong("pretrain.rows", self.rows, meaning)
 
 
 @section
@@ -126,10 +114,8 @@ class MineConfig(Section):
     )
     drop_overlapping: bool = setting(True, "drop a candidate that contains a truth or is in one, by words")
 
-    @model_validator(mode="after")
-    def _fits(self) -> "MineConfig":
-        unknown = [source for source in self.sources if source not in MINE_SOURCES]
-        if unknown:
+    def _fits(self) -> None:
+        if unknown := [source for source in self.sources if source not in MINE_SOURCES]:
             raise ValueError(f"mine.sources names {unknown[0]!r}: the sources are {', '.join(MINE_SOURCES)}")
         if len(set(self.sources)) < len(self.sources):
             raise wrong("mine.sources", self.sources, "name each once")
@@ -138,7 +124,6 @@ class MineConfig(Section):
         if len(self.sources) > self.negatives:
             meaning = f"raise it, since {len(self.sources)} sources share them"
             raise wrong("mine.negatives", self.negatives, meaning)
-        return self
 
 
 @section
@@ -257,19 +242,15 @@ class EvaluateConfig(Section):
         results=("train", "evaluate"),
     )
     forgetting: PositiveFloat = setting(
-        0.5,
-        "a rise of the loss on text beyond this is told as a failure, nats a token",
-        results=("report",),
+        0.5, "a rise of the loss on text beyond this is told as a failure, nats a token", results=("report",)
     )
 
-    @model_validator(mode="after")
-    def _fits(self) -> "EvaluateConfig":
+    def _fits(self) -> None:
         if unknown := [name for name in self.groups if name not in ASKED]:
             raise ValueError(f"evaluate.groups names {unknown[0]!r}: the groups are {', '.join(ASKED)}")
         if "trained" not in self.groups or len(set(self.groups)) < len(self.groups):
-            raise wrong(
-                "evaluate.groups", self.groups, "name trained and what else is to be asked, each once"
-            )
+            meaning = "name trained and what else is to be asked, each once"
+            raise wrong("evaluate.groups", self.groups, meaning)
         if self.samples == 1:
             raise wrong("evaluate.samples", 1, "two at least can agree: give 2 or more, or 0 for none")
         if self.penalties and len(self.penalties) != len(self.thresholds):
@@ -278,7 +259,6 @@ class EvaluateConfig(Section):
         if self.choose != "last" and not self.every_steps:
             meaning = "there is nothing to choose from without evaluate.every_steps"
             raise wrong("evaluate.choose", self.choose, meaning)
-        return self
 
 
 @section
@@ -321,13 +301,11 @@ class ExportConfig(Section):
         "", "with peft, the model they are for, as it will be found; empty: where it was taken from"
     )
 
-    @model_validator(mode="after")
-    def _fits(self) -> "ExportConfig":
+    def _fits(self) -> None:
         if self.base and self.adapters != "peft":
             raise wrong("export.base", self.base, "it is for --export.adapters=peft")
         if self.adapters == "peft" and self.dtype != "stored":
             raise wrong("export.dtype", self.dtype, "adapters alone are float32: leave it out")
-        return self
 
 
 @section
@@ -376,12 +354,10 @@ class SweepConfig(Section):
         short = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "over"}
         return {name: values for name, values in {**short, **dict(self.over)}.items() if values}
 
-    @model_validator(mode="after")
-    def _fits(self) -> "SweepConfig":
+    def _fits(self) -> None:
         for name, values in (*self.axes.items(), ("over", tuple(name for name, _ in self.over))):
             if len({repr(value) for value in values}) < len(values):
                 raise wrong(f"sweep.{name}", values, "name each once")
         for name, values in self.over:
             if not values:
                 raise wrong(f"sweep.{name}", "empty", "give values")
-        return self

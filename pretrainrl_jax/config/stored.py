@@ -1,9 +1,8 @@
-"""Settings by their dotted names: listed, and as JSON holds them, whichever version wrote it."""
+"""Settings by their dotted names: listed, as JSON of any version holds them, and which stages need which."""
 
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping
-from functools import cache
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
@@ -78,12 +77,7 @@ def from_flat(values: Mapping[str, Any]) -> Config:
 
     Raises pydantic.ValidationError for one that is wrong, or unknown.
     """
-    return _adapter().validate_json(json.dumps(nested(values)))
-
-
-@cache
-def _adapter() -> TypeAdapter[Config]:
-    return TypeAdapter(Config)
+    return TypeAdapter(Config).validate_json(json.dumps(nested(values)))
 
 
 def changed(config: Config, values: Mapping[str, Any]) -> Config:
@@ -141,6 +135,29 @@ def matters(results: Iterable[str], config: Config) -> bool:
         "adapted": bool(config.model.path and config.pretrain.epochs),
     }
     return any(made.get(kind, True) for kind in results)
+
+
+def settings_of(config: Config, stage: str) -> dict[str, Any]:
+    """By dotted name, what "pretrain", "mine", "train/<system>", "tuning/judge", … depends on."""
+    kind, _, system = stage.partition("/")
+    objective = config.objectives.get(system)
+    stages = {"pretrain", "documents", "adapted", kind}
+    if kind in ("train", "evaluate"):
+        stages.add("choice")
+    if objective:
+        stages |= {"train", "mine"} if objective.contrasts else {"train"}
+        stages |= {"anchor", "anchored"} if objective.anchored else set()
+        stages |= {"rewards"} if objective.reinforced else set()
+    if stage == "tuning/rewriter":  # the judge scores rewrites
+        stages.add("rewriting")
+    values = flat(resolved(config))
+    return {
+        name: values[name]
+        for name, _, _, results in every_setting(config)
+        if matters(stages.intersection(results), config)
+        and all(of == system for _, of in named_sections([name]))
+        and (not name.startswith("tuning.") or name.startswith(f"tuning.{system}."))
+    }
 
 
 def named_sections(values: Iterable[str]) -> list[tuple[str, str]]:

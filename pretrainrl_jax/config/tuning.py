@@ -1,12 +1,12 @@
-"""A judge or a rewriter of one's own: a model that learns from labelled texts by GRPO."""
+"""Labelled texts: how they are made, judges and rewriters that learn from them, judges compared on them."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from annotated_types import Ge
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from pretrainrl_jax.config.declare import (
     NOTHING,
+    GroupSize,
     Names,
     PositiveShare,
     Section,
@@ -17,8 +17,10 @@ from pretrainrl_jax.config.declare import (
 )
 from pretrainrl_jax.config.objectives import GrpoConfig
 
-GroupSize = Annotated[int, Ge(2)]
 JUDGED = ("quality", "safety", "factuality")  # parts of a judge that labels may be of
+CORRUPTIONS = (
+    "corrupt_facts", "corrupt_thread", "corrupt_repetition", "corrupt_contradiction", "corrupt_style",
+)  # fmt: skip
 
 
 @section
@@ -76,12 +78,10 @@ class JudgeTuningConfig(LabelledConfig):
 
     parts: Names = setting(JUDGED, "what is learned to judge; lines about other parts are counted")
 
-    @model_validator(mode="after")
-    def _fits(self) -> "JudgeTuningConfig":
+    def _fits(self) -> None:
         known = all(part in JUDGED for part in self.parts)
         if not known or not self.parts or len(set(self.parts)) < len(self.parts):
             raise wrong("tuning.judge.parts", self.parts, f"name any of {', '.join(JUDGED)}, each once")
-        return self
 
 
 @section
@@ -100,3 +100,55 @@ class TuningConfig(Section):
 
     judge: JudgeTuningConfig = JudgeTuningConfig()
     rewriter: RewriterTuningConfig = RewriterTuningConfig()
+
+
+@section
+class MakingConfig(Section):
+    """`selfimprove --make judge-data|unsafe-data`: how much is made, and how.
+
+    No stage of a run depends on it: what is made says itself what it was made with.
+    """
+
+    documents: PositiveInt = setting(
+        1000, "documents of the stream that are worked on; of sources without end at most one pass"
+    )
+    batch: PositiveInt = setting(64, "documents between two saves")
+    samples: PositiveInt = setting(8, "verdicts of the judge on each text, which must all agree")
+    corruptions: Names = setting(
+        CORRUPTIONS,
+        "prompts that spoil a suffix, by the names of their files, with commas between: each document gets "
+        "one, in turn by its number",
+    )
+    blocklist: str = setting("", "file of words that unsafe documents hold, one a line; empty: ours")
+    blocked: PositiveInt = setting(5, "such words that a document holds at least, repeated ones counted")
+
+    def _fits(self) -> None:
+        if not self.corruptions or len(set(self.corruptions)) < len(self.corruptions):
+            raise wrong("making.corruptions", self.corruptions, "name one or more, each once")
+
+
+@section
+class BenchConfig(Section):
+    """`judge --bench FILE`: which judges, which prompts, how many texts."""
+
+    judges: Names = setting(
+        (),
+        "judges to compare, with commas between: a workdir, checkpoint or Hugging Face folder; or "
+        "MODEL@URL of a server, MODEL@URL#VARIABLE where that variable holds its key",
+    )
+    prompts: Names = setting((), "prompts of each part by their names, with commas between; empty: all")
+    limit: NonNegativeInt = setting(0, "texts of each part at most, drawn by the seed; 0 asks about all")
+    orders: NonNegativeInt = setting(
+        20, "texts of each part that are asked about once more with orders to the judge in them"
+    )
+    split: str = setting("train", "split of an hf: data set")
+    subset: str = setting("", "configuration of an hf: data set, where it has several")
+    batch: PositiveInt = setting(32, "prompts asked at a time")
+
+    def _fits(self) -> None:
+        for judge in self.judges:
+            name, at, _ = judge.partition("@http")
+            if at and not name:
+                raise wrong("bench.judges", judge, "say what the server calls the model: MODEL@URL")
+        if len(set(self.judges)) < len(self.judges):
+            raise wrong("bench.judges", self.judges, "name each once")

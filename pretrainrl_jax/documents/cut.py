@@ -62,7 +62,7 @@ class Cuts:
 
     Attributes:
         dropped: the stream's, and documents that are too short or cannot be tokenised, by rule.
-        ended: as the stream's.
+        ended, identity: as the stream's.
     """
 
     def __init__(self, stream: Stream, tokenizer: Tokenizer, settings: SelfimproveConfig, seed: int) -> None:
@@ -73,6 +73,7 @@ class Cuts:
                 f"{room} tokens of selfimprove.length are left for a prefix"
             )
         self._stream, self._tokenizer, self._settings, self._seed = stream, tokenizer, settings, seed
+        self.identity = stream.identity
 
     @property
     def dropped(self) -> Counter[str]:
@@ -81,11 +82,6 @@ class Cuts:
     @property
     def ended(self) -> bool:
         return self._stream.ended
-
-    @property
-    def identity(self) -> str:
-        """The stream's: a digest of what is read."""
-        return self._stream.identity
 
     @property
     def state(self) -> dict[str, Any]:
@@ -107,18 +103,15 @@ class Cuts:
         def cut_all(documents: Sequence[Document]) -> list[tuple[Any, str]]:
             """Of each document what its cut holds: no more is exchanged of a long one."""
             made = []
-            for document, (tokens, rule) in zip(
-                documents, tokenised(self._tokenizer, documents), strict=True
-            ):
+            every = zip(documents, tokenised(self._tokenizer, documents), strict=True)
+            for document, (tokens, rule) in every:
                 one = None if tokens is None else cut(document, tokens, *limits)
                 held = one and [list(one.document), list(one.prefix), list(one.suffix)]
                 made.append((held, rule if one or rule else TOO_SHORT))
             return made
 
-        hint = (
-            f"a cut takes {asked.suffix + asked.shortest_prefix} tokens: lower selfimprove.suffix "
-            f"({asked.suffix})"
-        )
+        needed = asked.suffix + asked.shortest_prefix
+        hint = f"a cut takes {needed} tokens: lower selfimprove.suffix ({asked.suffix})"
         every = self._stream.make(n, cut_all, hint)
         return [Cut(made.number, made.name, *map(tuple, made.value)) for made in every]
 

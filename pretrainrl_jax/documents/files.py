@@ -9,15 +9,11 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 from pretrainrl_jax.errors import InputError, first_line
-from pretrainrl_jax.facts.files import is_remote, open_remote
+from pretrainrl_jax.facts.files import Damaged, opened
 
 CHUNK = 1 << 20  # bytes read at a time
 SMALL = 1 << 16  # bytes unpacked at a time: what is lost where a file breaks off
 BAD = "documents-bad-bytes"  # what is not in an encoding becomes a byte that is not UTF-8
-
-
-class Damaged(Exception):
-    """A file that is not what its name says, or that breaks off: what was read of it before is whole."""
 
 
 class _Reading(io.RawIOBase):
@@ -48,10 +44,6 @@ def opened_at(place: str, offset: int = 0, encoding: str = "utf-8") -> Generator
     """
     plain = not place.endswith((".gz", ".zst"))
     direct = plain and not _needs_recoding(encoding)
-    try:
-        raw: Any = open_remote(place, None) if is_remote(place) else open(place, "rb", buffering=0)  # noqa: SIM115
-    except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        raise InputError(f"cannot read {place}: {first_line(error)}; check documents.path") from None
 
     def read(size: int) -> bytes:
         try:
@@ -59,7 +51,7 @@ def opened_at(place: str, offset: int = 0, encoding: str = "utf-8") -> Generator
         except Exception as error:  # every store has errors of its own
             raise InputError(f"cannot read {place} to its end: {first_line(error)}") from None
 
-    with raw:
+    with opened(place, unpack=False) as raw:
         if direct and offset:
             raw.seek(offset)
         file: Any = io.BufferedReader(_Reading(read), CHUNK)

@@ -1,12 +1,12 @@
 """Whole documents in packed rows: block by block of a stream, each of which is planned as one."""
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from pretrainrl_jax.documents.cut import tokenised
-from pretrainrl_jax.documents.stream import Document, Stream
+from pretrainrl_jax.documents.stream import Stream
 from pretrainrl_jax.trees.dataset import PlannedRows
 from pretrainrl_jax.trees.packing import plan, rounded
 from pretrainrl_jax.trees.templates import of_document
@@ -73,14 +73,8 @@ class Blocks:
 
     def _read(self) -> None:
         self._marks.append((len(self._trees) - self._skip, self._stream.state))
-
-        def tokens(documents: Sequence[Document]) -> list[tuple[Any, str]]:
-            return list(tokenised(self._tokenizer, documents))
-
-        trees = [
-            tree
-            for made in self._stream.make(READ, tokens, "give other documents")
-            for tree in of_document(self._tokenizer, made.name, made.value, self._row_length)
-        ]
+        trees: list[AnswerTree] = []
+        for made in self._stream.make(READ, partial(tokenised, self._tokenizer), "give other documents"):
+            trees += of_document(self._tokenizer, made.name, made.value, self._row_length)
         self._trees += trees[self._skip :]
         self._skip = max(0, self._skip - len(trees))

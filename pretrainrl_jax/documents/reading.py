@@ -5,36 +5,26 @@ by their index, or one after another, each with the position after it. A record 
 where it is read: what is wrong with one is found then, and counted.
 """
 
+import codecs
 import glob
-import hashlib
 import json
 import os
 import re
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pretrainrl_jax.config import DocumentsConfig
-from pretrainrl_jax.documents.files import Damaged, bytes_encoding, lines, opened_at
-from pretrainrl_jax.documents.rules import (
-    BAD_BYTES,
-    BINARY,
-    BLANK,
-    BROKEN_OFF,
-    LONG_LINE,
-    NO_COLUMN,
-    NO_TEXT,
-    NOT_JSON,
-    SHORTENED,
-    UNREADABLE,
-)
+from pretrainrl_jax.documents import rules
+from pretrainrl_jax.documents.files import bytes_encoding, lines, opened_at
 from pretrainrl_jax.errors import InputError, first_line
+from pretrainrl_jax.facts.cleaning import Unusable
 from pretrainrl_jax.facts.datasets import Examples, open_hf, open_tfds
-from pretrainrl_jax.facts.files import ask, check_encoding, is_folder, is_remote, opened
-from pretrainrl_jax.facts.json_shapes import kind
-from pretrainrl_jax.facts.nested import cells
-from pretrainrl_jax.facts.tables import arrow_rows, decoded
+from pretrainrl_jax.facts.files import Damaged, ask, check_encoding, is_folder, is_remote, named_for
+from pretrainrl_jax.facts.splits import hashed
+from pretrainrl_jax.facts.tables import arrow_rows, decoded, kind, parquet_file
+from pretrainrl_jax.facts.written import cells
 
 KINDS = re.compile(
     r"\.(?:(?P<text>txt|jsonl)(?:\.gz|\.zst)?|(?P<table>parquet)|(?P<records>array_record)(?:-\d+-of-\d+)?)$",
@@ -61,7 +51,7 @@ class Parsed(NamedTuple):
     """What became of a record."""
 
     text: str  # blank where it is no document
-    rule: str = ""  # why not, or SHORTENED
+    rule: str = ""  # why not, or rules.SHORTENED
     detail: str = ""
 
 
@@ -80,7 +70,7 @@ class Texts:
 
     @property
     def identity(self) -> list[Any]:
-        return [self.name, hashlib.blake2b("\0".join(self.texts).encode(), digest_size=8).hexdigest()]
+        return [self.name, f"{hashed(chr(0).join(self.texts)):016x}"]
 
 
 @dataclass(frozen=True)
@@ -98,7 +88,7 @@ class Rows:
             row = self.examples[index]
             return Raw(row.where, row.values)
         except InputError as error:
-            return Raw(f"{self.examples.origin} {index + 1}", str(error), rule=UNREADABLE)
+            return Raw(f"{self.examples.origin} {index + 1}", str(error), rule=rules.UNREADABLE)
 
     @property
     def identity(self) -> list[Any]:
@@ -130,51 +120,67 @@ class ArrayRecords:
         try:
             return Raw(where, self._reader.read([index])[0], "either")
         except Exception as error:
-            return Raw(where, first_line(error), rule=UNREADABLE)
+            return Raw(where, first_line(error), rule=rules.UNREADABLE)
 
 
 @dataclass(frozen=True)
-class TextFile:
-    """A file of JSON Lines, or of plain text; its positions count bytes and lines."""
+class Sequential(ABC):
+    """A file whose records are read one after another, from any position on: {} is the beginning."""
 
     path: str
     size: int
     settings: DocumentsConfig
+    unit: ClassVar[str]  # what is counted in it
+    counted: ClassVar[str]  # and where in a position
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(self.path)
 
     @property
     def identity(self) -> list[Any]:
-        return [os.path.basename(self.path), self.size]
+        return [self.name, self.size]
 
     def read(self, position: Position) -> Iterator[tuple[Raw, Position]]:
-        """The records from a position on ({} is the beginning), each with the position after it.
+        """The records from a position on, each with the position after it.
 
         Raises InputError if the file cannot be read; where it is damaged, that is the last record.
         """
-        at = {"offset": 0, "line": 0} | position
-        if "broken" in at:
-            return
-        is_json = ".jsonl" in os.path.basename(self.path).lower()
-        keep = LONGEST_LINE if is_json else CHARACTER * self.settings.longest + 1
-        try:
-            with opened_at(self.path, at["offset"], self.settings.encoding) as file:
-                source = lines(file, keep)
-                for raw, after in self._json(source, at) if is_json else self._texts(source, at, keep):
-                    at = after
-                    yield raw, after
-        except Damaged as error:
-            yield (
-                Raw(self._where(at["line"] + 1), str(error), rule=BROKEN_OFF),
-                {**at, "broken": 1},
-            )
+        at = position
+        records = self._records(at) if "broken" not in at else ()
+        with named_for("documents", self.settings):
+            try:
+                for raw, at in records:
+                    yield raw, at
+            except Damaged as error:
+                broken = self._where(at.get(self.counted, 0) + 1)
+                yield Raw(broken, str(error), rule=rules.BROKEN_OFF), {**at, "broken": 1}
 
-    def _where(self, line: int) -> str:
-        return f"{os.path.basename(self.path)} line {line}"
+    @abstractmethod
+    def _records(self, at: Position) -> Iterator[tuple[Raw, Position]]: ...
+
+    def _where(self, number: int) -> str:
+        return f"{self.name} {self.unit} {number}"
+
+
+class TextFile(Sequential):
+    """A file of JSON Lines, or of plain text; its positions count bytes and lines."""
+
+    unit = counted = "line"
+
+    def _records(self, at: Position) -> Iterator[tuple[Raw, Position]]:
+        at = {"offset": 0, "line": 0} | at
+        is_json = ".jsonl" in self.name.lower()
+        keep = LONGEST_LINE if is_json else CHARACTER * self.settings.longest + 1
+        with opened_at(self.path, at["offset"], self.settings.encoding) as file:
+            source = lines(file, keep)
+            yield from self._json(source, at) if is_json else self._texts(source, at, keep)
 
     def _json(self, source: Iterator[tuple[bytes, int]], at: Position) -> Iterator[tuple[Raw, Position]]:
         for line, length in source:
             at = {"offset": at["offset"] + length, "line": at["line"] + 1}
             if line.strip():
-                rule = LONG_LINE if length > len(line) else ""
+                rule = rules.LONG_LINE if length > len(line) else ""
                 yield Raw(self._where(at["line"]), b"" if rule else line, "json", rule=rule), at
 
     def _texts(
@@ -186,71 +192,40 @@ class TextFile:
             at = {"offset": at["offset"] + size, "line": at["line"] + 1}
             blank = size == len(line) and not line.strip()
             if not blank or (separator == "file" and length):
-                began = began or at["line"]
+                began = began if length else at["line"]
                 length += size
                 collected += line[: keep - len(collected)]
             if length and separator != "file" and (blank or separator == "line"):
                 yield Raw(self._where(began), bytes(collected), "text", length > len(collected)), at
-                collected, length, began = bytearray(), 0, 0
+                collected, length = bytearray(), 0
         if length:
             yield Raw(self._where(began), bytes(collected), "text", length > len(collected)), at
 
 
-@dataclass(frozen=True)
-class Parquet:
-    """A Parquet file, read by row groups; its positions count these and the rows in one."""
+class Parquet(Sequential):
+    """A Parquet file, read by row groups; its positions count these, the rows in one, and all rows."""
 
-    path: str
-    size: int
-    settings: DocumentsConfig
+    unit, counted = "row", "rows"
 
-    @property
-    def identity(self) -> list[Any]:
-        return [os.path.basename(self.path), self.size]
-
-    def read(self, position: Position) -> Iterator[tuple[Raw, Position]]:
-        """As of `TextFile`."""
-        at = {"group": 0, "row": 0, "rows": 0} | position
-        if "broken" in at:
-            return
-        name = os.path.basename(self.path)
-        with opened(self.path) as source:
-            try:
-                from pyarrow import ArrowException
-                from pyarrow.parquet import ParquetFile
-            except ImportError:
-                need = f"reading {self.path} needs pyarrow"
-                raise InputError(f"{need}: pip install 'pretrainrl_jax[data]'") from None
-            try:
-                file = ParquetFile(source)
-                names = file.schema_arrow.names
-                column = next(
-                    (c for c in (self.settings.column, _root(self.settings.column)) if c in names), ""
-                )
-                for group in range(at["group"], file.num_row_groups):
-                    batches = file.iter_batches(PARQUET_BATCH, [group], [column] if column else [])
-                    skip = at["row"]
-                    for batch in batches:
-                        held = batch.num_rows
-                        rows = (
-                            arrow_rows(batch.slice(skip))
-                            if column
-                            else [dict.fromkeys(names)] * (held - skip)
-                        )
-                        skip = max(0, skip - held)
-                        for values in rows:
-                            at = {"group": group, "row": at["row"] + 1, "rows": at["rows"] + 1}
-                            yield Raw(f"{name} row {at['rows']}", values), at
-                    at = {**at, "group": group + 1, "row": 0}
-            except (ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
-                said = f"{self.path} is not a whole Parquet file ({first_line(error)})"
-                where = f"{name} row {at['rows'] + 1}"
-                yield Raw(where, said, rule=BROKEN_OFF), {**at, "broken": 1}
+    def _records(self, at: Position) -> Iterator[tuple[Raw, Position]]:
+        at = {"group": 0, "row": 0, "rows": 0} | at
+        with parquet_file(self.path) as file:
+            names = file.schema_arrow.names
+            column = self.settings.column
+            column = next((name for name in (column, _root(column)) if name in names), "")
+            for group in range(at["group"], file.num_row_groups):
+                skip = at["row"]
+                for batch in file.iter_batches(PARQUET_BATCH, [group], [column] if column else []):
+                    left = batch.num_rows - skip
+                    rows = arrow_rows(batch.slice(skip)) if column else [dict.fromkeys(names)] * left
+                    skip = max(0, -left)
+                    for values in rows:
+                        at = {"group": group, "row": at["row"] + 1, "rows": at["rows"] + 1}
+                        yield Raw(self._where(at["rows"]), values), at
+                at = {**at, "group": group + 1, "row": 0}
 
 
-Indexed = Texts | Rows | ArrayRecords
-Sequential = TextFile | Parquet
-Part = Indexed | Sequential
+Part = Texts | Rows | ArrayRecords | Sequential
 
 
 class Source(NamedTuple):
@@ -269,14 +244,13 @@ def open_sources(settings: DocumentsConfig, made: Sequence[str] = ()) -> list[So
 
     Raises InputError for one that is not there, is empty, or is of no known kind.
     """
-    with _named():
+    with named_for("documents", settings):
         check_encoding(settings.encoding)
         if settings.path:
             return [Source(place, _parts(place, settings)) for place in settings.path]
     if not made:
-        raise InputError(
-            "documents.path is empty, and there are no texts about facts: give a file or data set"
-        )
+        instead = "there are no texts about facts: give a file or data set"
+        raise InputError(f"documents.path is empty, and {instead}")
     return [Source("made texts", [Texts("made text", made)])]
 
 
@@ -286,14 +260,17 @@ def _parts(place: str, settings: DocumentsConfig) -> list[Part]:
         return [Rows(place, open_hf(rest, settings, _root(settings.column)))]
     if scheme == "tfds":
         return [Rows(place, open_tfds(rest, settings))]
-    paths = _files(place)
-    parts = [_part(path, _size(path), settings) for path in paths]
+    parts = [_part(path, settings) for path in _files(place)]
     if not any(part.identity[1] for part in parts):
         raise InputError(f"{place} is empty: check documents.path")
     return parts
 
 
-def _part(path: str, size: int, settings: DocumentsConfig) -> Part:
+def _part(path: str, settings: DocumentsConfig) -> Part:
+    try:
+        size = int(ask(path, "size") or 0) if is_remote(path) else os.path.getsize(path)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {first_line(error)}; check documents.path") from None
     known = KINDS.search(path)
     if known and known["table"]:
         return Parquet(path, size, settings)
@@ -303,51 +280,25 @@ def _part(path: str, size: int, settings: DocumentsConfig) -> Part:
 def _files(place: str) -> list[str]:
     """The files of one entry, sorted."""
     remote = is_remote(place)
+    paths, missing = [place], "is no"
     if is_folder(place):
         every = ask(place, "find") if remote else _below(place)
-        paths = [path for path in every if KINDS.search(path) and os.path.basename(path)[0] not in "._"]
-        missing = "holds no"
-    elif glob.has_magic(place) and not (remote or os.path.exists(place)):
-        paths = glob.glob(place, recursive=True)
-        paths = [path for path in paths if os.path.isfile(path) and KINDS.search(path)]
+        paths, missing = [path for path in every if os.path.basename(path)[0] not in "._"], "holds no"
+    elif glob.has_magic(place) and (remote or not os.path.exists(place)):
+        paths = ask(place, "glob") if remote else filter(os.path.isfile, glob.glob(place, recursive=True))
         missing = "matches no"
-    elif glob.has_magic(place) and remote:
-        paths = [path for path in ask(place, "glob") if KINDS.search(path)]
-        missing = "matches no"
-    else:
-        if not remote and not os.path.exists(place):
-            raise InputError(f"cannot read {place}: No such file or directory; check documents.path")
-        paths, missing = [place], "is no"
-        if not KINDS.search(place):
-            paths = []
+    elif not remote and not os.path.exists(place):
+        raise InputError(f"cannot read {place}: No such file or directory; check documents.path")
+    paths = sorted(path for path in paths if KINDS.search(path))
     if not paths:
         known = ".txt .jsonl (.gz .zst) .parquet .array_record"
         raise InputError(f"documents.path={place} {missing} file that ends in any of {known}")
-    if remote:
-        head = place.partition("://")[0]
-        paths = [path if is_remote(path) else f"{head}://{path.lstrip('/')}" for path in paths]
-    return sorted(paths)
+    head = place.partition("://")[0]
+    return [path if not remote or is_remote(path) else f"{head}://{path.lstrip('/')}" for path in paths]
 
 
 def _below(folder: str) -> list[str]:
     return [os.path.join(at, name) for at, _, names in os.walk(folder) for name in names]
-
-
-def _size(path: str) -> int:
-    try:
-        return int(ask(path, "size") or 0) if is_remote(path) else os.path.getsize(path)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {first_line(error)}; check documents.path") from None
-
-
-@contextmanager
-def _named() -> Generator[None]:
-    """What readers of facts say of facts.path is of documents.path."""
-    try:
-        yield
-    except InputError as error:
-        names = "|".join(item.name for item in fields(DocumentsConfig))
-        raise InputError(re.sub(rf"\bfacts\.(?=({names})\b)", "documents.", str(error))) from None
 
 
 def parse(raw: Raw, settings: DocumentsConfig) -> Parsed:
@@ -357,7 +308,9 @@ def parse(raw: Raw, settings: DocumentsConfig) -> Parsed:
     value: Any = raw.value
     try:
         if raw.form != "row":
-            value = _decoded(value, "utf-8" if raw.form == "either" else settings.encoding, raw.cut)
+            encoding = bytes_encoding("utf-8" if raw.form == "either" else settings.encoding)
+            decoder = codecs.getincrementaldecoder(encoding)()
+            value = decoder.decode(value, final=not raw.cut).removeprefix("\ufeff")
         if raw.form == "json" or (raw.form == "either" and value.lstrip().startswith("{")):
             value = _parsed_json(value, raw.form == "json")
         if isinstance(value, Mapping):
@@ -366,26 +319,15 @@ def parse(raw: Raw, settings: DocumentsConfig) -> Parsed:
             value = value.replace("\r\n", "\n").strip("\r\n")
         value.encode()  # lone surrogates are not to be had in UTF-8
     except UnicodeError:
-        return Parsed("", BAD_BYTES)
-    except _Unusable as reason:
-        return Parsed("", *reason.args)
+        return Parsed("", rules.BAD_BYTES)
+    except Unusable as reason:
+        return Parsed("", str(reason), reason.where)
     text = value[: settings.longest]
     if not text.strip():
-        return Parsed("", BLANK)
+        return Parsed("", rules.BLANK)
     if "\0" in text:
-        return Parsed("", BINARY)
-    return Parsed(text, SHORTENED if raw.cut or len(value) > len(text) else "")
-
-
-class _Unusable(Exception):
-    """A rule, and more about it."""
-
-
-def _decoded(value: bytes, encoding: str, cut: bool) -> str:
-    import codecs
-
-    decoder = codecs.getincrementaldecoder(bytes_encoding(encoding))()
-    return decoder.decode(value, final=not cut).removeprefix("\ufeff")
+        return Parsed("", rules.BINARY)
+    return Parsed(text, rules.SHORTENED if raw.cut or len(value) > len(text) else "")
 
 
 def _parsed_json(text: str, must: bool) -> Any:
@@ -394,10 +336,10 @@ def _parsed_json(text: str, must: bool) -> Any:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         if must:
-            raise _Unusable(NOT_JSON, first_line(error)) from None
+            raise Unusable(rules.NOT_JSON, first_line(error)) from None
         return text
     if not isinstance(values, dict):
-        raise _Unusable(NOT_JSON, f"it is {kind(values)}")
+        raise Unusable(rules.NOT_JSON, f"it is {kind(values)}")
     return values
 
 
@@ -405,11 +347,11 @@ def _cell(values: Mapping[str, Any], column: str) -> str:
     there = cells(values, column)
     if not there:
         names = ", ".join(map(str, values)) or "none"
-        raise _Unusable(NO_COLUMN, f"there is no {column!r}: the columns are {names[:200]}")
+        raise Unusable(rules.NO_COLUMN, f"there is no {column!r}: the columns are {names[:200]}")
     value = decoded(there[0]) if len(there) == 1 else there
     if value is None:
-        raise _Unusable(BLANK, "null")
+        raise Unusable(rules.BLANK, "null")
     if not isinstance(value, str):
         what = f"{len(there)} values" if len(there) > 1 else kind(value)
-        raise _Unusable(NO_TEXT, f"{column!r} holds {what}")
+        raise Unusable(rules.NO_TEXT, f"{column!r} holds {what}")
     return value

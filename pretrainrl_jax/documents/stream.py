@@ -3,7 +3,6 @@
 Every process reads all records in the same order; parsing them, and what is made of a document, is shared.
 """
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from pretrainrl_jax.config import DocumentsConfig
 from pretrainrl_jax.documents.reading import Parsed, Raw, Source, open_sources, parse
 from pretrainrl_jax.documents.rules import RULES
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.facts.splits import hashed
 from pretrainrl_jax.hosts.agree import gather, process_count, process_index
 
 PATIENCE = 10_000  # records of a source, or documents, of which one at least must be of use
@@ -66,7 +66,7 @@ class Stream:
         self.dropped: Counter[str] = Counter()
         self.ended = False
         named = json.dumps([part.identity for source in sources for part in source.parts])
-        self.identity = hashlib.blake2b(named.encode(), digest_size=8).hexdigest()
+        self.identity = f"{hashed(named):016x}"
 
     @property
     def state(self) -> Json:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.facts.cleaning import BrokenText, clean
+from pretrainrl_jax.facts.cleaning import clean
 from pretrainrl_jax.facts.matching import normalise
 from pretrainrl_jax.facts.record import Fact
 
@@ -28,11 +28,11 @@ def read_answers(path: str, setting: str) -> list[str]:
     """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-        answers = dict.fromkeys(clean(line, Counter()) for line in lines)
-    except (OSError, ValueError, BrokenText) as error:
+    except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "it is no UTF-8 text"
         how = f"give {CATEGORY}, or a file of answers, one a line"
         raise InputError(f"{setting}: cannot read {path}: {why}; {how}") from None
+    answers = dict.fromkeys(clean(line, Counter()) for line in lines)
     answers = [answer for answer in answers if normalise(answer)]
     if not answers:
         raise InputError(f"{setting}: {path} holds no answer: write one a line")

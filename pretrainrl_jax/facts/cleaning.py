@@ -1,18 +1,18 @@
-"""What stands in a cell as clean text: a question, a list of answers, a popularity."""
+"""What stands in a cell as clean text: a question, a list of answers, a popularity; and what is counted."""
 
 import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterator
-from datetime import date, datetime
+from collections.abc import Iterator
+from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 
-from pretrainrl_jax.facts.survey import MIDNIGHT, WHOLE, Column, is_midnight
+from pretrainrl_jax.facts.columns import MIDNIGHT, WHOLE, Column
 from pretrainrl_jax.facts.written import BEGUN, LISTS, is_json, written
 
-# What is changed and counted.
+# What is changed and counted, by a short name.
 REPAIRS = {
     "not NFC": "texts put into Unicode's composed form (NFC), the one that tokenizers expect",
     "invisible marks": "texts freed of control characters, zero-width spaces and marks of writing direction",
@@ -35,23 +35,40 @@ REPAIRS = {
     NOT_NFC, MARKS, BREAKS, EMPTY_ANSWER, NO_POPULARITY, BAD_ANSWER_POPULARITY, THOUSANDS, WRITTEN,
     WHOLE_NUMBER, SHORT_NUMBER, DATE, NULL_WORD, KEPT_NULL_WORD, FILLED_IN, NO_REWORDING, SHARED,
 ) = REPAIRS  # fmt: skip
-# Why a cell is of no use.
-NOT_TEXT = "not text"
-BROKEN_TEXT = "broken text"
-BROKEN_LIST = "broken list"
-SEVERAL_LINES = "several lines"
+# Why a row became no fact of its own.
+RULES = {
+    "no question": "the question is blank, and no template of facts.questions can ask it",
+    "open question": "{} or [X] stands for a subject, and no subject is named (facts.columns.subject)",
+    "no answer": "no answer is given",
+    "null answer": "the answer reads as nothing, as None or nan (facts.nulls says which words do)",
+    "empty answer": "nothing is left of any answer normalised: punctuation alone",
+    "bad popularity": "a popularity is no number, negative or infinite",
+    "not text": "a nested value, or true or false, stands where text should",
+    "broken text": "half of a surrogate pair stands in a text",
+    "broken list": "an answer begins as a list written as text does, and is none",
+    "several lines": "an answer has several lines: facts.answer_separator='\\n' makes answers of them",
+    "merged duplicate": "asks what an earlier row of the category asks; its answers became true of that one",
+    "conflicting duplicate": "asks what another row of the category asks, with other answers "
+    "(facts.duplicates=drop)",
+    "other category": "not among facts.categories",
+    "beyond the limit": "not drawn for facts.limit",
+}
+(
+    NO_QUESTION, OPEN_QUESTION, NO_ANSWER, NULL_ANSWER, NO_USABLE_ANSWER, BAD_POPULARITY, NOT_TEXT,
+    BROKEN_TEXT, BROKEN_LIST, SEVERAL_LINES, MERGED, CONFLICTING, OTHER_CATEGORY, BEYOND_LIMIT,
+) = RULES  # fmt: skip
 
 # Control characters that are no whitespace, and what nobody sees: zero-width space and no-break space, word
 # joiner, marks of writing direction. Zero-width joiners stay: Persian, Hindi and emoji are spelt with them.
 _MARKS = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]"
 )
-_SURROGATE = re.compile("[\ud800-\udfff]")
+SURROGATE = re.compile("[\ud800-\udfff]")
 _BREAK = re.compile("[\r\n]")
 _SCALARS = (int, float, Decimal, date)
 _THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+(\.\d+)?")
 _NO_NUMBER = frozenset(("nan", "n/a", "na", "none", "null", "<na>", "#n/a", "-"))
-_MAYBE_NULL = frozenset(("na", "n/a", "none", "null", "nil", "nan"))
+MAYBE_NULL = frozenset(("na", "n/a", "none", "null", "nil", "nan"))  # NA is Namibia's sign, too
 ANYTHING = Column(whole=False, midnight=False)
 
 
@@ -67,10 +84,6 @@ class NotText(Unusable):
     """A cell holds something nested, or true or false, where text should be."""
 
 
-class BrokenText(Unusable):
-    """A cell holds half of a surrogate pair, which no file can hold and no tokenizer takes."""
-
-
 class BrokenList(Exception):
     """A text that must be a list is none."""
 
@@ -78,8 +91,8 @@ class BrokenList(Exception):
 def clean(text: str, repaired: Counter[str]) -> str:
     """The text on one line, without invisible marks, in NFC; right-to-left text stays as it is written.
 
-    Spaces are collapsed silently; other changes are counted in `repaired`. Raises BrokenText if it holds half
-    of a surrogate pair.
+    Spaces are collapsed silently; other changes are counted in `repaired`. Raises Unusable if it holds half
+    of a surrogate pair, which no file can hold and no tokenizer takes.
     """
     if text.isascii() and text.isprintable():  # as most are: nothing but spaces can be amiss
         tidy = "  " not in text and text[:1] != " " and text[-1:] != " "
@@ -87,10 +100,8 @@ def clean(text: str, repaired: Counter[str]) -> str:
     if _BREAK.search(text) and _BREAK.search(text.strip()):
         repaired[BREAKS] += 1
     text = " ".join(text.split())
-    if text.isascii() and text.isprintable():
-        return text
-    if _SURROGATE.search(text):
-        raise BrokenText(BROKEN_TEXT)
+    if SURROGATE.search(text):
+        raise Unusable(BROKEN_TEXT)
     if (bare := _MARKS.sub("", text)) != text:
         repaired[MARKS] += 1
         text = " ".join(bare.split())
@@ -123,7 +134,7 @@ def text_in(value: Any, repaired: Counter[str], column: Column = ANYTHING) -> st
         return ""
     if not isinstance(value, _SCALARS) or isinstance(value, bool):
         raise NotText(NOT_TEXT)
-    if isinstance(value, datetime) and column.midnight and is_midnight(value):
+    if isinstance(value, datetime) and column.midnight and value.time() == time():
         repaired[DATE] += 1
         return str(value.date())
     if isinstance(value, float) and column.whole and value.is_integer():
@@ -174,31 +185,11 @@ def _listed(value: Any, repaired: Counter[str], column: Column) -> Iterator[str]
         yield text_in(value, repaired, column)
 
 
-def without_nulls(text: str, nulls: Collection[str], repaired: Counter[str]) -> str:
-    """The text, "" where it is one of the words for nothing."""
-    if text in nulls:
-        repaired[NULL_WORD] += 1
-        return ""
-    return text
-
-
-def may_be_null(answer: str) -> bool:
-    """Whether an answer may mean that there is none: NA is Namibia's sign, too."""
-    return len(answer) < 5 and answer.casefold() in _MAYBE_NULL
-
-
 def popularity_in(value: Any, repaired: Counter[str]) -> float | None:
     """The number of a cell, None where it is blank or says that there is none, as NaN and N/A do.
 
     Raises ValueError if it is no number, negative or infinite.
     """
-    if type(value) in (int, float):
-        number = float(value)
-        if number != number:
-            return None
-        if math.isfinite(number) and number >= 0:
-            return number
-        raise ValueError
     try:
         text = text_in(value, repaired).strip()
     except NotText:

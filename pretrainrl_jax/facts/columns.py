@@ -1,15 +1,25 @@
-"""Which column of a source means what: the settings of facts.columns first, then the usual names."""
+"""The columns of a source: what stands in each, from a first look at every row, and which one means what.
 
-import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+Nothing of a row is kept. The settings of facts.columns go first, then the usual names.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, time
 from functools import cached_property
 from typing import Any
 
-from pretrainrl_jax.config import ColumnsConfig, FactsConfig
+from pretrainrl_jax.config import FactsConfig
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.facts.survey import Survey
+from pretrainrl_jax.facts.files import Row
+from pretrainrl_jax.facts.written import LISTS, may_hold, written
 
+PATHS = 5000  # columns remembered, nested ones included; objects with ids as keys have endlessly many
+PARTS = 100  # of a list that are looked at
+DEPTH = 8
+WHOLE = re.compile(r"\s*[-+]?\d+(\.0)?\s*")
+MIDNIGHT = re.compile(r"\s*(\d{4}-\d\d-\d\d)([T ]00:00(:00(\.0+)?)?(Z|[+-]00:?00)?)?\s*")
 # The usual names, most telling first; PopQA's are among them. Capitals and spaces do not matter. Of each the
 # first that is there is used, of `answers` all: what any of them says is true.
 USUAL: dict[str, tuple[str, ...]] = {
@@ -29,6 +39,84 @@ USUAL: dict[str, tuple[str, ...]] = {
     "rewordings": ("rewordings", "paraphrases"),
 }  # fmt: skip
 EITHERS = "aliases"  # of the subject or of the answer, where both are there
+
+
+@dataclass(slots=True)
+class Column:
+    """What stands in a column, whichever row and however deep in lists."""
+
+    filled: int = 0  # texts, numbers and dates that are not blank
+    whole: bool = True  # each is a whole number, though perhaps written as 1990.0
+    midnight: bool = True  # each is a day, though perhaps written with the time 00:00
+
+    @property
+    def numbers(self) -> bool:
+        """It has whole numbers or days alone, or nothing: its texts may have to be read as such."""
+        return self.whole or self.midnight
+
+    def add(self, value: Any) -> None:
+        """One more value."""
+        if isinstance(value, str):
+            if not value or value.isspace():
+                return
+            self.whole = self.whole and bool(WHOLE.fullmatch(value))
+            self.midnight = self.midnight and bool(MIDNIGHT.fullmatch(value))
+        elif value is None or value != value:
+            return
+        else:
+            whole = value.is_integer() if isinstance(value, float) else type(value) is int
+            day = value.time() == time() if isinstance(value, datetime) else isinstance(value, date)
+            self.whole, self.midnight = self.whole and whole, self.midnight and day
+        self.filled += 1
+
+
+@dataclass
+class Survey:
+    """The columns of a source by their paths, in the order in which they were met."""
+
+    columns: dict[str, Column] = field(default_factory=dict)
+    objects: set[str] = field(default_factory=set)  # paths that hold named values
+    rows: int = 0
+    first: str = ""  # where the first row stands
+
+
+def survey(rows: Iterable[Row], wanted: Iterable[str] = ()) -> Survey:
+    """All columns of all rows; `wanted` are remembered however many there are."""
+    seen, wanted = Survey(), frozenset(wanted)
+    for row in rows:
+        seen.rows += 1
+        seen.first = seen.first or row.where
+        for name, value in row.values.items():
+            column = seen.columns.get(name)
+            if column and type(value) is str and not column.numbers and not may_hold(value):  # as most are
+                column.filled += bool(value) and not value.isspace()
+            else:
+                _look(seen, wanted, name, value, DEPTH)
+    return seen
+
+
+def _look(seen: Survey, wanted: frozenset[str], path: str, value: Any, depth: int) -> None:
+    if isinstance(value, str) and may_hold(value) and (inner := written(value)) is not None:
+        value = inner
+    if isinstance(value, LISTS):
+        for part in value[:PARTS] if depth else ():
+            _look(seen, wanted, path, part, depth - 1)
+        if value:
+            return
+    elif not isinstance(value, (str, float)) and isinstance(value, Mapping):  # whose check is slow
+        if len(seen.objects) < PATHS:
+            seen.objects.add(path)
+        if depth:
+            for name, part in value.items():
+                _look(seen, wanted, f"{path}.{name}", part, depth - 1)
+        return
+    column = seen.columns.get(path)
+    if column is None:
+        if len(seen.columns) >= PATHS and path not in wanted:
+            return
+        column = seen.columns[path] = Column()
+    if not isinstance(value, LISTS):
+        column.add(value)
 
 
 @dataclass(frozen=True)
@@ -60,13 +148,13 @@ def choose_columns(seen: Survey, settings: FactsConfig, at: str) -> Columns:
     InputError, naming the place, if a column that the settings name is not there or holds no text, or none
     for question or answer, or if `aliases` may be the subject's.
     """
-    there = _there(seen)
+    there = shown(list(seen.columns))
     chosen: dict[str, Any] = {}
-    for name in (field.name for field in dataclasses.fields(ColumnsConfig)):
+    for name, names in USUAL.items():
         named = _named(seen, getattr(settings.columns, name), name == "answers")
         for path in named:
             check_column(seen, path, f"facts.columns.{name}", at)
-        usual = [path for path in (_usual(seen, usual) for usual in USUAL[name]) if path]
+        usual = list(filter(None, (_usual(seen, name) for name in names)))
         # A blank column serves where none is filled, unless it holds objects in other rows.
         filled = [path for path in usual if seen.columns[path].filled]
         paths = named or filled or [path for path in usual if path not in seen.objects]
@@ -87,9 +175,8 @@ def choose_columns(seen: Survey, settings: FactsConfig, at: str) -> Columns:
             f"in facts.columns.answers, as {either}, or where they are the subject's as "
             f"{chosen['answer'] or chosen['answers'][0]}"
         )
-    columns = Columns(**chosen)
-    used = {*columns.true, *(value for value in chosen.values() if isinstance(value, str))}
-    return dataclasses.replace(columns, unread=tuple(path for path in seen.columns if path not in used))
+    used = {*chosen["answers"], *(path for path in chosen.values() if isinstance(path, str))}
+    return Columns(**chosen, unread=tuple(path for path in seen.columns if path not in used))
 
 
 def _named(seen: Survey, name: str, several: bool) -> list[str]:
@@ -103,10 +190,10 @@ def check_column(seen: Survey, path: str, setting: str, at: str) -> None:
     """The column is there, and holds more than objects: raises InputError, naming the setting, if not."""
     if path in seen.columns:
         return
-    if inside := seen.inside(path):
+    if inside := [name for name in seen.columns if name.startswith(f"{path}.")]:
         example = f"name one of them, as {setting}={inside[0]}"
         raise InputError(f"{at}: {path} ({setting}) holds no text but {shown(inside)}: {example}")
-    raise InputError(f"{at}: no column {shown([path])} ({setting}); there are {_there(seen)}")
+    raise InputError(f"{at}: no column {shown([path])} ({setting}); there are {shown(list(seen.columns))}")
 
 
 def _usual(seen: Survey, usual: str) -> str:
@@ -117,15 +204,7 @@ def _usual(seen: Survey, usual: str) -> str:
     return ""
 
 
-def _there(seen: Survey) -> str:
-    return shown(list(seen.columns))
-
-
 def shown(names: Sequence[str], most: int = 20) -> str:
     """Names of columns, the first ones, without what a terminal would obey."""
     named = [name[:40] if name.isprintable() and name else repr(name[:40]) for name in names[:most]]
-    return (
-        ", ".join(named) + (f" and {len(names) - most} more" if len(names) > most else "")
-        if named
-        else "none"
-    )
+    return ", ".join(named) + (f" and {len(names) - most} more" if len(names) > most else "") or "none"

@@ -8,10 +8,14 @@ import re
 import zlib
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from dataclasses import fields
+from typing import Any, NamedTuple
 
+from pretrainrl_jax.config import DocumentsConfig, FactsConfig, PreferencesConfig
 from pretrainrl_jax.errors import InputError, first_line
 
+Source = FactsConfig | PreferencesConfig  # what names files of rows
+Part = Source | DocumentsConfig  # what names a part of a data set
 LINE_END = re.compile("\r\n|\r|\n")
 
 
@@ -28,28 +32,18 @@ class Row(NamedTuple):
         return f"{self.origin} {self.number}"
 
 
-class Part(Protocol):
-    """Which part of a data set is read."""
-
-    @property
-    def split(self) -> str: ...
-    @property
-    def subset(self) -> str: ...
+class Damaged(InputError):
+    """A file that is not what its name says, or that breaks off: what was read of it before is whole."""
 
 
-class Source(Part, Protocol):
-    """What readers are told of a source: `FactsConfig` has it, and whatever else names files of rows."""
-
-    @property
-    def path(self) -> str: ...
-    @property
-    def format(self) -> str: ...
-    @property
-    def encoding(self) -> str: ...
-    @property
-    def quoting(self) -> str: ...
-    @property
-    def records(self) -> str: ...
+@contextmanager
+def named_for(section: str, settings: Part) -> Generator[None]:
+    """What readers say of settings of facts is of those of this section, where it has them."""
+    try:
+        yield
+    except InputError as error:
+        names = "|".join(item.name for item in fields(settings))
+        raise InputError(re.sub(rf"\bfacts\.(?=({names})\b)", f"{section}.", str(error))) from None
 
 
 def is_remote(place: str) -> bool:
@@ -58,16 +52,18 @@ def is_remote(place: str) -> bool:
 
 
 @contextmanager
-def opened(place: str) -> Generator[Any]:
-    """The bytes of a file, unpacked where its name ends in .gz.
+def opened(place: str, unpack: bool = True) -> Generator[Any]:
+    """The bytes of a file, unpacked where its name ends in .gz (in a store also in what else fsspec knows).
 
     Raises InputError if it cannot be opened, or breaks off while it is read.
     """
     try:
         if is_remote(place):
-            file = open_remote(place)
+            with _store_of(place) as fsspec:
+                file = fsspec.open(place, "rb", compression="infer" if unpack else None).open()
         else:
-            file = gzip.open(place, "rb") if place.endswith(".gz") else open(place, "rb")  # noqa: SIM115
+            packed = unpack and place.endswith(".gz")
+            file = gzip.open(place, "rb") if packed else open(place, "rb")  # noqa: SIM115
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         raise InputError(f"cannot read {place}: {first_line(error)}; check facts.path") from None
     with file:
@@ -77,13 +73,13 @@ def opened(place: str) -> Generator[Any]:
             raise InputError(f"cannot read {place} to its end: {first_line(error)}") from None
 
 
-def open_remote(place: str, compression: str | None = "infer") -> Any:
-    """The bytes of a file in a store, by default unpacked as its name says. Raises InputError."""
+@contextmanager
+def _store_of(place: str) -> Generator[Any]:
+    """fsspec, which knows the store of a path; what goes wrong there is an InputError."""
     import fsspec
 
     try:
-        opener: Any = fsspec.open(place, "rb", compression=compression)
-        return opener.open()
+        yield fsspec
     except ImportError as error:
         needed = f"pretrainrl_jax[{'gcs' if place.startswith(('gs://', 'gcs://')) else 'data'}]"
         raise InputError(f"cannot read {place}: {first_line(error)}: pip install '{needed}'") from None
@@ -107,13 +103,9 @@ def names_in(place: str) -> list[str]:
 
 def ask(place: str, what: str, **options: Any) -> Any:
     """What the store of a remote path tells of it, by a method of fsspec's. Raises InputError."""
-    try:
-        import fsspec
-
+    with _store_of(place) as fsspec:
         system, path = fsspec.core.url_to_fs(place)
         return getattr(system, what)(path, **options)
-    except Exception as error:  # every store has errors of its own
-        raise InputError(f"cannot read {place}: {first_line(error)}; check facts.path") from None
 
 
 def text_lines(place: str, encoding: str) -> Iterator[str]:

@@ -10,24 +10,14 @@ from typing import Any
 from pretrainrl_jax.config import FactsConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts import cleaning
-from pretrainrl_jax.facts.columns import Columns, shown
+from pretrainrl_jax.facts.columns import Columns, Survey, shown
 from pretrainrl_jax.facts.files import Row
 from pretrainrl_jax.facts.matching import normalise
-from pretrainrl_jax.facts.nested import cells
 from pretrainrl_jax.facts.questions import Templates, ask, fill_in, is_open
 from pretrainrl_jax.facts.record import Fact
-from pretrainrl_jax.facts.rules import (
-    BAD_POPULARITY,
-    EMPTY_ANSWER,
-    NO_ANSWER,
-    NO_QUESTION,
-    NULL_ANSWER,
-    OPEN_QUESTION,
-)
 from pretrainrl_jax.facts.splits import ROW_ID
-from pretrainrl_jax.facts.survey import Survey
 from pretrainrl_jax.facts.wordings import paraphrase, rewordings
-from pretrainrl_jax.facts.written import LISTS, written
+from pretrainrl_jax.facts.written import LISTS, cells, written
 
 _PLAIN = re.compile("[0-9A-Za-z]")  # a text with one of these is never empty normalised
 
@@ -50,20 +40,26 @@ class FactMaker:
         if not path:
             return ""
         if type(value := row.values.get(path)) is str and path in self.as_written:
-            return cleaning.without_nulls(cleaning.clean(value, self.repaired), self.nulls, self.repaired)
+            return self._or_blank(cleaning.clean(value, self.repaired))
         values = cells(row.values, path)
         while len(values) == 1 and isinstance(values[0], LISTS):
             values = list(values[0])
-        known = path in self.seen.columns and path != self.columns.id  # an id stays as it is written
-        column = self.seen.columns[path] if known else cleaning.ANYTHING
+        column = self.seen.columns.get(path, cleaning.ANYTHING)
+        column = cleaning.ANYTHING if path == self.columns.id else column  # it stays as it is written
         try:
             texts = [cleaning.text_in(value, self.repaired, column) for value in values]
         except cleaning.NotText as reason:
             raise cleaning.NotText(str(reason), _holds(path, values)) from None
         if len(texts) > 1:
             raise cleaning.NotText(cleaning.NOT_TEXT, f"{path} holds {len(texts)} values")
-        text = cleaning.clean("".join(texts), self.repaired)
-        return cleaning.without_nulls(text, self.nulls, self.repaired)
+        return self._or_blank(cleaning.clean("".join(texts), self.repaired))
+
+    def _or_blank(self, text: str) -> str:
+        """The text, "" where it is one of the words for nothing."""
+        if text in self.settings.nulls:
+            self.repaired[cleaning.NULL_WORD] += 1
+            return ""
+        return text
 
     @cached_property
     def as_written(self) -> frozenset[str]:
@@ -71,21 +67,16 @@ class FactMaker:
         texts = (path for path, column in self.seen.columns.items() if not column.numbers)
         return frozenset((*texts, self.columns.id))
 
-    @cached_property
-    def nulls(self) -> frozenset[str]:
-        """The words for nothing."""
-        return frozenset(self.settings.nulls)
-
     def fact(self, row: Row, category: str) -> Fact:
         """A row as a fact. Raises cleaning.Unusable if it cannot become one."""
         columns, repaired = self.columns, self.repaired
         subject = self.text(row, columns.subject)
         question = self.text(row, columns.question) or ask(self.templates, category, subject)
         if not question:
-            raise cleaning.Unusable(NO_QUESTION)
+            raise cleaning.Unusable(cleaning.NO_QUESTION)
         if is_open(question, subject):
             if not subject:
-                raise cleaning.Unusable(OPEN_QUESTION)
+                raise cleaning.Unusable(cleaning.OPEN_QUESTION)
             question = fill_in(question, subject)
             repaired[cleaning.FILLED_IN] += 1
         answers = self.answers(row)
@@ -135,9 +126,8 @@ class FactMaker:
     def _wordings(self, value: Any, subject: str) -> list[str]:
         """What a value has as wordings, with the subject in its place."""
         try:
-            texts = [
-                cleaning.clean(t, self.repaired) for t in cleaning.texts_in(value, "", False, self.repaired)
-            ]
+            given = cleaning.texts_in(value, "", False, self.repaired)
+            texts = [cleaning.clean(text, self.repaired) for text in given]
         except cleaning.Unusable:
             texts = [""]
         filled = [fill_in(t, subject) if subject and is_open(t, subject) else t for t in texts]
@@ -150,14 +140,10 @@ class FactMaker:
         values = [value for value in cells(row.values, path) if value not in (None, "")]
         return ", ".join(" ".join(str(value).split()) for value in values)
 
-    @cached_property
-    def separator(self) -> str:
-        """What separates answers, with the line break that nobody can type on a command line."""
-        return self.settings.answer_separator.replace("\\n", "\n").replace("\\t", "\t")
-
     def answers(self, row: Row) -> tuple[str, ...]:
         """The canonical answer, then the others, in their order and each once."""
-        separator = self.separator
+        # Nobody can type a line break on a command line.
+        separator = self.settings.answer_separator.replace("\\n", "\n").replace("\\t", "\t")
         texts: list[str] = []
         for path in self.columns.true:
             strict = path == "possible_answers" and not separator
@@ -171,17 +157,16 @@ class FactMaker:
                 raise InputError(f"{row.where}: {path} is not a JSON list: {how}") from None
             except cleaning.NotText as reason:
                 raise cleaning.NotText(str(reason), _holds(path, values)) from None
-        cleaned = dict.fromkeys([cleaning.clean(text, self.repaired) for text in texts])
-        given = [text for text in cleaned if text]
-        answers = given
-        if not self.nulls.isdisjoint(given):
-            answers = [a for a in given if cleaning.without_nulls(a, self.nulls, self.repaired)]
+        given = dict.fromkeys([cleaning.clean(text, self.repaired) for text in texts])
+        given.pop("", None)
+        answers = [answer for answer in given if self._or_blank(answer)]
         usable = tuple([answer for answer in answers if _PLAIN.search(answer) or normalise(answer)])
         if not usable:
-            raise cleaning.Unusable(EMPTY_ANSWER if answers else NULL_ANSWER if given else NO_ANSWER)
+            blank = cleaning.NULL_ANSWER if given else cleaning.NO_ANSWER
+            raise cleaning.Unusable(cleaning.NO_USABLE_ANSWER if answers else blank)
         self.repaired[cleaning.EMPTY_ANSWER] += len(answers) - len(usable)
-        for answer in usable:
-            self.repaired[cleaning.KEPT_NULL_WORD] += cleaning.may_be_null(answer)
+        maybe_null = sum(answer.casefold() in cleaning.MAYBE_NULL for answer in usable)
+        self.repaired[cleaning.KEPT_NULL_WORD] += maybe_null
         return usable
 
 
@@ -215,7 +200,7 @@ def _popularity(row: Row, column: str, repaired: Counter[str], of_answer: bool =
         popularity = cleaning.popularity_in(values[0], repaired) if len(values) == 1 else None
     except (ValueError, OverflowError):
         if not of_answer:
-            raise cleaning.Unusable(BAD_POPULARITY) from None
+            raise cleaning.Unusable(cleaning.BAD_POPULARITY) from None
         repaired[cleaning.BAD_ANSWER_POPULARITY] += 1
         return 0.0
     repaired[cleaning.NO_POPULARITY] += popularity is None and not of_answer

@@ -1,10 +1,13 @@
-"""Questions made from templates, for sources that state triples: "What is the {p} of {s}?"."""
+"""Questions made from templates, "What is the {p} of {s}?"; also the other way round, about an answer {a}."""
 
 import re
 from collections.abc import Mapping, Sequence
 from string import Formatter
 
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.facts.matching import normalise
+from pretrainrl_jax.facts.record import Fact
+from pretrainrl_jax.facts.wordings import REVERSED
 
 Templates = Mapping[str, str]  # by category; "" is for all others
 # A subject's place in a question of the source, as CounterFact, LAMA and templates write it. The {s} of a
@@ -42,10 +45,10 @@ def read_templates(
     return templates
 
 
-def ask(templates: Templates, category: str, subject: str) -> str:
-    """The question about a subject; "" without a subject or a template."""
+def ask(templates: Templates, category: str, name: str) -> str:
+    """The question about a subject, or an answer; "" without its name or a template."""
     template = templates.get(category) or templates.get("", "")
-    return template.format(p=category, s=subject) if template and subject else ""
+    return template.format(p=category, s=name, a=name) if template and name else ""
 
 
 def is_open(question: str, subject: str) -> bool:
@@ -60,3 +63,41 @@ def is_open(question: str, subject: str) -> bool:
 def fill_in(question: str, subject: str) -> str:
     """The question about the subject."""
     return OPEN.sub(lambda _: subject, question)
+
+
+def reversed_facts(trained: Sequence[Fact], facts: Sequence[Fact], templates: Templates) -> list[Fact]:
+    """A question about each answer of the trained facts, for whom or what it is the answer.
+
+    Every subject of `facts` with that answer is right, and the best known of those trained is the canonical
+    one. Facts without a subject, and categories without a wording, are left out.
+
+    Args:
+        trained: the facts whose answers are asked about.
+        facts: all that are known, `trained` among them.
+        templates: by category, with {a} for the answer and {p} for the category; they go before the known
+            wordings.
+    """
+    subjects: dict[tuple[str, str], dict[str, float]] = {}  # of each answer, with their popularity
+    for fact in facts:
+        for answer in dict.fromkeys(map(normalise, fact.answers)) if fact.subject else ():
+            named = subjects.setdefault((fact.category, answer), {})
+            named[fact.subject] = max(named.get(fact.subject, 0.0), fact.popularity)
+    asked: dict[tuple[str, str], Fact] = {}
+    for fact in sorted(trained, key=lambda f: (-f.popularity, f.id)):
+        key = (fact.category, normalise(fact.answer))
+        question = ask(templates, fact.category, fact.answer)
+        question = question or REVERSED.get(fact.category, "").replace("{answer}", fact.answer)
+        if not fact.subject or not question or key in asked:
+            continue
+        others = sorted(subjects[key], key=lambda name: (-subjects[key][name], name))
+        asked[key] = Fact(
+            id=f"reversed {fact.id}",
+            question=question,
+            answers=tuple(dict.fromkeys([fact.subject, *others])),
+            category=fact.category,
+            subject=fact.answer,
+            subject_key=fact.answer,
+            popularity=fact.popularity,
+            row=fact.row,
+        )
+    return list(asked.values())

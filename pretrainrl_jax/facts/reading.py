@@ -8,27 +8,25 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from pretrainrl_jax.config import Config, FactsConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts import cleaning
-from pretrainrl_jax.facts.columns import Columns, check_column, choose_columns
-from pretrainrl_jax.facts.datasets import read_hf, read_tfds
+from pretrainrl_jax.facts.columns import Columns, check_column, choose_columns, survey
+from pretrainrl_jax.facts.datasets import open_hf, open_tfds, read_entityquestions
 from pretrainrl_jax.facts.duplicates import settle, share_truths
-from pretrainrl_jax.facts.entityquestions import read_entityquestions
 from pretrainrl_jax.facts.files import Row, Source, is_folder, is_remote
 from pretrainrl_jax.facts.from_rows import FactMaker
-from pretrainrl_jax.facts.nested import cells
 from pretrainrl_jax.facts.questions import read_templates
 from pretrainrl_jax.facts.record import Fact
-from pretrainrl_jax.facts.rules import BEYOND_LIMIT, CONFLICTING, MERGED, OTHER_CATEGORY, RULES
 from pretrainrl_jax.facts.splits import subsample
-from pretrainrl_jax.facts.survey import survey
 from pretrainrl_jax.facts.tables import read_delimited, read_json, read_json_lines, read_parquet
+from pretrainrl_jax.facts.written import cells
 
-READERS: dict[str, Callable[[str, Source], Iterator[Row]]] = {
+READERS: dict[str, Callable[[str, Source], Iterable[Row]]] = {
     "csv": partial(read_delimited, delimiter=","), "tsv": partial(read_delimited, delimiter="\t"),
-    "json": read_json, "jsonl": read_json_lines, "parquet": read_parquet, "tfds": read_tfds, "hf": read_hf,
+    "json": read_json, "jsonl": read_json_lines, "parquet": read_parquet, "tfds": open_tfds, "hf": open_hf,
     "entityquestions": read_entityquestions,
 }  # fmt: skip
 SHOWN = 120  # characters of a dropped row
@@ -75,7 +73,7 @@ def read_facts(config: Config) -> Reading:
         reading = Reading(world, rows=len(world), source="the synthetic world")
     facts = subsample(reading.facts, config.facts.limit, config.seed)
     head = best_known_beyond(reading.facts, facts, config.facts)
-    beyond = Counter({BEYOND_LIMIT: len(reading.facts) - len(facts)})
+    beyond = Counter({cleaning.BEYOND_LIMIT: len(reading.facts) - len(facts)})
     return replace(
         reading, facts=facts, head=head, repaired=+reading.repaired, left_out=+(reading.left_out + beyond)
     )
@@ -93,9 +91,8 @@ def best_known_beyond(every: Sequence[Fact], chosen: Sequence[Fact], settings: F
     asked = {" ".join(fact.question.split()) for fact in chosen}  # of whatever category
     others = [fact for fact in every if " ".join(fact.question.split()) not in asked]
     if len(others) < count:
-        raise InputError(
-            f"facts.head={count}: {where} has {len(others)} facts beyond facts.limit; give fewer"
-        )
+        beyond = f"has {len(others)} facts beyond facts.limit"
+        raise InputError(f"facts.head={count}: {where} {beyond}; give fewer")
     if not any(fact.popularity for fact in others):
         raise InputError(f"facts.head={count}: {where} says of no fact how well known it is; leave it 0")
     return sorted(others, key=lambda fact: (-fact.popularity, fact.id))[:count]
@@ -128,7 +125,7 @@ def read_rows(settings: Source) -> Iterator[Row]:
     Raises InputError for a source that cannot be read, when its rows are asked for.
     """
     form, path = format_of(settings), settings.path
-    return READERS[form](path.partition(":")[2] if form in ("tfds", "hf") else path, settings)
+    yield from READERS[form](path.partition(":")[2] if form in ("tfds", "hf") else path, settings)
 
 
 def _read(settings: FactsConfig, by: Sequence[str] = ()) -> Reading:
@@ -170,23 +167,26 @@ def _read(settings: FactsConfig, by: Sequence[str] = ()) -> Reading:
                 elsewhere.append(aside.fact(row, category))
         except cleaning.Unusable as reason:
             if wanted:
-                dropped.append(Dropped(short(row.where), str(reason), _shown(row, columns, reason.where)))
+                paths = filter(None, (columns.question, columns.subject, *columns.true))
+                there = [value for path in paths for value in cells(row.values, path)]
+                text = said(there, reason.where, str(dict(row.values)))
+                dropped.append(Dropped(short(row.where), str(reason), text))
     unknown = [category for category in settings.categories if category not in categories]
     if unknown:
         near = difflib.get_close_matches(unknown[0], categories, n=1)
         known = ", ".join(name or "(blank)" for name, _ in categories.most_common(20))
         also = f"did you mean {near[0]}?" if near else f"there are {known}"
         raise InputError(f"facts.categories: {settings.path} has no category {unknown[0]!r}: {also}")
-    left_out = Counter({OTHER_CATEGORY: seen.rows - len(facts) - len(dropped)})
+    left_out = Counter({cleaning.OTHER_CATEGORY: seen.rows - len(facts) - len(dropped)})
     stay, fate = settle(facts, settings.duplicates)
     merged = []
     for at, into in sorted(fate.items()):
         where = f"{short(origins[at])} {facts[at].row}"
-        said = f"{facts[at].question} | {', '.join(facts[at].answers)}"
+        asks = f"{facts[at].question} | {', '.join(facts[at].answers)}"
         if into is None:
-            dropped.append(Dropped(where, CONFLICTING, said[:SHOWN]))
+            dropped.append(Dropped(where, cleaning.CONFLICTING, asks[:SHOWN]))
         else:
-            merged.append(Dropped(where, MERGED, f"into {facts[into].id}: {said}"[:SHOWN]))
+            merged.append(Dropped(where, cleaning.MERGED, f"into {facts[into].id}: {asks}"[:SHOWN]))
     if not stay:
         rules = (Counter(row.rule for row in dropped) + left_out).most_common()
         why = ", ".join(f"{number} {rule}" for rule, number in rules)
@@ -198,14 +198,11 @@ def _read(settings: FactsConfig, by: Sequence[str] = ()) -> Reading:
 
 def _twice(settings: FactsConfig) -> Callable[[], Iterable[Row]]:
     """The rows each time it is called; those of a pipe, which can be read but once, are remembered."""
-    if not is_remote(settings.path) and os.path.exists(settings.path) and not _is_stored(settings.path):
-        rows = list(read_rows(settings))
-        return lambda: rows
-    return lambda: read_rows(settings)
-
-
-def _is_stored(path: str) -> bool:
-    return os.path.isfile(path) or os.path.isdir(path)
+    path = settings.path
+    if is_remote(path) or not os.path.exists(path) or os.path.isfile(path) or os.path.isdir(path):
+        return lambda: read_rows(settings)
+    rows = list(read_rows(settings))
+    return lambda: rows
 
 
 def read_examples(path: str) -> tuple[tuple[str, str], ...]:
@@ -216,10 +213,10 @@ def read_examples(path: str) -> tuple[tuple[str, str], ...]:
     try:
         reading = read_facts(Config(facts=FactsConfig(path=path)))
     except InputError as error:
-        said = str(error).replace(": set facts.format", "").replace("facts.path", "ask.examples")
-        raise InputError(f"--ask.examples: {said}") from None
+        told = str(error).replace(": set facts.format", "").replace("facts.path", "ask.examples")
+        raise InputError(f"--ask.examples: {told}") from None
     for row in reading.dropped:
-        raise InputError(f"--ask.examples: {row.where}: {row.rule} ({RULES[row.rule]}): {row.text}")
+        raise InputError(f"--ask.examples: {row.where}: {row.rule} ({cleaning.RULES[row.rule]}): {row.text}")
     if len(reading.facts) > MOST_EXAMPLES:
         many = f"{path} holds {len(reading.facts)} facts, and all are shown in one prompt"
         raise InputError(f"--ask.examples: {many}: keep at most {MOST_EXAMPLES}")
@@ -231,10 +228,8 @@ def short(where: str) -> str:
     return where.rstrip("/").rsplit("/", 1)[-1]
 
 
-def _shown(row: Row, columns: Columns, where: str = "") -> str:
-    """What stands in a dropped row."""
-    paths = filter(None, (columns.question, columns.subject, *columns.true))
-    told = [value for path in paths for value in cells(row.values, path)]
-    text = " | ".join(str(value)[:SHOWN] for value in told if value not in (None, ""))
+def said(values: Iterable[Any], where: str = "", otherwise: str = "") -> str:
+    """What stands in a dropped row, in these cells, else `otherwise`; and `where` in it it is wrong."""
+    text = " | ".join(str(value)[:SHOWN] for value in values if value not in (None, ""))
     text = f"{where}: {text}" if where else text
-    return cleaning.one_line(text or str(dict(row.values)))[:SHOWN]
+    return cleaning.one_line(text or otherwise)[:SHOWN]

@@ -1,12 +1,16 @@
-"""Which facts are kept and which are held out, by hashes: a fact's fate depends on no other fact."""
+"""Which facts are kept, held out or well known; the first two by hashes, so that none depends on another."""
 
 import hashlib
 import heapq
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from pretrainrl_jax.facts.record import Fact
 
+Item = TypeVar("Item")
+HEAD_SHARE = 0.15  # of all facts, the best known ones; so it is in the small world
 ROW_ID = re.compile(r"row\d+")  # made of a row's number, where the source gives no id of its own
 
 
@@ -16,15 +20,15 @@ def split(facts: Iterable[Fact], holdout_every: int) -> tuple[list[Fact], list[F
     Equal questions always land on one side, and a fact's side stays whatever else the source holds. 0 holds
     out none.
     """
-    sides: tuple[list[Fact], list[Fact]] = ([], [])
-    for fact in facts:
-        sides[is_held_out(" ".join(fact.question.split()), holdout_every)].append(fact)
+    return one_in(holdout_every, facts, lambda fact: " ".join(fact.question.split()))
+
+
+def one_in(n: int, items: Iterable[Item], text: Callable[[Item], str]) -> tuple[list[Item], list[Item]]:
+    """The other items, and those that are the one in n by the hash of their text; none are for 0."""
+    sides: tuple[list[Item], list[Item]] = ([], [])
+    for item in items:
+        sides[bool(n) and hashed(text(item)) % n == 0].append(item)
     return sides
-
-
-def is_held_out(text: str, every: int) -> bool:
-    """Whether a text is the one in n by its hash; 0 holds none out."""
-    return bool(every) and hashed(text) % every == 0
 
 
 def subsample(facts: Sequence[Fact], limit: int, seed: int) -> list[Fact]:
@@ -34,10 +38,15 @@ def subsample(facts: Sequence[Fact], limit: int, seed: int) -> list[Fact]:
     order of the facts does not matter: where the source gave no id, question and category stand in for it,
     and the answer where these are another's, too.
     """
-    if not limit or limit >= len(facts):
-        return list(facts)
-    order = ((hashed(f"{seed} {_name(fact)}"), fact.answer, at) for at, fact in enumerate(facts))
-    return [facts[at] for at in sorted(at for *_, at in heapq.nsmallest(limit, order))]
+    return smallest(facts, lambda fact: (hashed(f"{seed} {_name(fact)}"), fact.answer), limit)
+
+
+def smallest(items: Sequence[Item], key: Callable[[Item], Any], limit: int) -> list[Item]:
+    """The `limit` items with the smallest keys, in their order; all for 0 or where they are fewer."""
+    if not limit or limit >= len(items):
+        return list(items)
+    order = ((key(item), at) for at, item in enumerate(items))
+    return [items[at] for at in sorted(at for _, at in heapq.nsmallest(limit, order))]
 
 
 def _name(fact: Fact) -> str:
@@ -47,3 +56,12 @@ def _name(fact: Fact) -> str:
 def hashed(text: str) -> int:
     """64 bits that are a text's own, the same in every process."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def head(facts: Iterable[Fact], share: float = HEAD_SHARE) -> Callable[[Fact], bool]:
+    """Whether a fact is among the most popular share of these; none is where all are equally popular."""
+    ranked = sorted((fact.popularity for fact in facts), reverse=True)
+    if not ranked:
+        return lambda fact: False
+    least, head_from = ranked[-1], ranked[max(0, math.ceil(share * len(ranked)) - 1)]
+    return lambda fact: fact.popularity >= head_from > least

@@ -2,13 +2,13 @@
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from pretrainrl_jax.facts.head import HEAD_SHARE, head
 from pretrainrl_jax.facts.matching import normalise
 from pretrainrl_jax.facts.record import Fact
+from pretrainrl_jax.facts.splits import HEAD_SHARE, head
 from pretrainrl_jax.facts.wordings import WORDINGS, statements
 
 SLACK = 60  # characters that an unknown name may be longer than the longest known one
@@ -98,11 +98,8 @@ class Statements:
                 continue
             line = _Line(text, start, ended, self._longest)
             for template in begun:
-                begin = start + len(template.before)
-                middle = text.find(template.between, begin + 1, begin + self._longest + len(template.between))
-                if middle >= 0:
-                    read += self._read(template, line, begin, middle)
-            read += self._read_question(line)
+                read += _best(self._read(template, line))
+            read += _best(self._read_question(line))
         read.sort(key=lambda pair: pair[0], reverse=True)
         kept: list[Statement] = []
         for _, statement in read:
@@ -116,12 +113,11 @@ class Statements:
         """The facts of everyone of that name, as it is written, else normalised."""
         return self._of_subject.get((category, subject)) or self._of_key.get((category, _key(subject))) or []
 
-    def _read(self, template: _Template, line: "_Line", begin: int, middle: int) -> list[_Ranked]:
-        """The best reading of a sentence by a template; or none.
-
-        Its first name begins at `begin`; the words between its names stand at `middle`, and may do so again.
-        """
-        best: _Ranked | None = None
+    def _read(self, template: _Template, line: "_Line") -> Iterator[_Ranked | None]:
+        """Readings of a sentence by a template: the words between its names may stand there several times."""
+        begin = line.start + len(template.before)
+        limit = begin + self._longest + len(template.between)
+        middle = line.text.find(template.between, begin + 1, limit)
         while 0 <= middle < line.stop:
             behind = middle + len(template.between)
             for last in line.ends(template.after, behind):
@@ -131,25 +127,19 @@ class Statements:
                 facts = self.facts_of(template.category, name)
                 if facts or line.is_plain(*subject):
                     end = last + len(template.after)
-                    new = self._state(line, template.category, name, facts, answer, end)
-                    best = new if best is None or (new and new[0] > best[0]) else best
-            limit = begin + self._longest + len(template.between)
+                    yield self._state(line, template.category, name, facts, answer, end)
             middle = line.text.find(template.between, middle + 1, limit)
-        return [best] if best else []
 
-    def _read_question(self, line: "_Line") -> list[_Ranked]:
+    def _read_question(self, line: "_Line") -> Iterator[_Ranked | None]:
         for length in self._question_lengths:
             begin = line.start + length
             facts = self._asked.get(line.text[line.start : begin], ()) if begin < line.stop else ()
             if facts and line.text[begin] == " ":
                 fact = facts[0]
                 namesakes = [*facts, *(self.facts_of(fact.category, fact.subject) if fact.subject else ())]
-                states = (
-                    self._state(line, fact.category, fact.subject, namesakes, (begin + 1, end), end)
-                    for end in line.ends("", begin + 1)
-                )
-                return sorted(filter(None, states), key=lambda pair: pair[0])[-1:]
-        return []
+                for end in line.ends("", begin + 1):
+                    yield self._state(line, fact.category, fact.subject, namesakes, (begin + 1, end), end)
+                return
 
     def _state(
         self,
@@ -181,6 +171,11 @@ class Statements:
         spelled = self._spelled[category]
         at = bisect_left(spelled, f"{answer}.")
         return at < len(spelled) and spelled[at].startswith(f"{answer}.")
+
+
+def _best(readings: Iterable[_Ranked | None]) -> list[_Ranked]:
+    """The best of them, the first of equal ones; or none."""
+    return sorted(filter(None, readings), key=lambda reading: reading[0], reverse=True)[:1]
 
 
 def corrected(text: str, statement: Statement) -> str:

@@ -7,18 +7,21 @@ names file and line.
 
 import csv
 import json
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+import re
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
 from pretrainrl_jax.errors import InputError, first_line
-from pretrainrl_jax.facts.files import LINE_END, Row, Source, opened, text_lines
-from pretrainrl_jax.facts.json_shapes import kind, rows_in
-from pretrainrl_jax.facts.sparql import is_sparql, term
+from pretrainrl_jax.facts.files import LINE_END, Damaged, Row, Source, opened, text_lines
+from pretrainrl_jax.facts.written import is_json, reach
 
 PARQUET_BATCH = 4096  # rows decoded at a time
 DECODER = json.JSONDecoder()
+# Terms of SPARQL endpoints in TSV (W3C, SPARQL 1.1 Query Results): `?item`, `<…>`, `"Varn"@en`.
+_TERM = re.compile(r'"((?:[^"\\]|\\.)*)"(?:@[\w-]+|\^\^<[^>]*>)?|<([^>]*)>|([^"<].*|)', re.DOTALL)
+_ESCAPES = {"t": "\t", "n": "\n", "r": "\r", "b": "\b", "f": "\f"}
 
 
 def read_delimited(place: str, settings: Source, delimiter: str) -> Iterator[Row]:
@@ -35,7 +38,7 @@ def read_delimited(place: str, settings: Source, delimiter: str) -> Iterator[Row
     lines: list[str] = []  # of the present row
     source = _kept(text_lines(place, settings.encoding), lines)
     begin = next(source, "")
-    sparql = delimiter == "\t" and is_sparql([name.strip() for name in begin.split(delimiter)])
+    sparql = delimiter == "\t" and _is_sparql([name.strip() for name in begin.split(delimiter)])
     bare = sparql or settings.quoting == "none"
     # Strict, or a stray quotation mark would silently swallow the rows up to the next one.
     quoting = csv.QUOTE_NONE if bare else csv.QUOTE_MINIMAL
@@ -62,7 +65,7 @@ def read_delimited(place: str, settings: Source, delimiter: str) -> Iterator[Row
                         f"{where}: quotation marks make {len(lines)} lines one row: set facts.quoting=none "
                         "if the file was written without quoting, or facts.quoting=quoted if that is right"
                     )
-                cells = [term(cell, where) for cell in cells] if sparql else cells
+                cells = [_term(cell, where) for cell in cells] if sparql else cells
                 yield Row(origin, line, dict(zip(header, cells, strict=True)))
             line = reader.line_num + 1
             lines.clear()
@@ -86,6 +89,22 @@ def _swallowed(cells: list[str], lines: list[str], delimiter: str) -> bool:
     return len(cells) > 1 and all(line.count(delimiter) == len(cells) - 1 for line in lines)
 
 
+def _is_sparql(header: list[str]) -> bool:
+    """Whether the columns are variables of a query."""
+    return bool(header) and all(re.fullmatch(r"[?$]\w+", name) for name in header)
+
+
+def _term(cell: str, where: str) -> str:
+    """The text of a term without its quotation marks, language, type or angle brackets. Raises InputError."""
+    match = _TERM.fullmatch(cell.strip())
+    if not match:
+        raise InputError(f"{where}: {cell.strip()[:40]!r} is no SPARQL term: check facts.format")
+    text, link, bare = match.groups()
+    if text is None:
+        return link if link is not None else bare
+    return re.sub(r"\\(.)", lambda escaped: _ESCAPES.get(escaped[1], escaped[1]), text, flags=re.DOTALL)
+
+
 def read_json_lines(place: str, settings: Source) -> Iterator[Row]:
     """The rows of a file with one JSON object a line; blank lines are skipped.
 
@@ -98,7 +117,7 @@ def read_json_lines(place: str, settings: Source) -> Iterator[Row]:
 
 
 def read_json(place: str, settings: Source) -> Iterator[Row]:
-    """The items of a JSON file: a list of objects, wherever `json_shapes.rows_in` finds it, or JSON Lines.
+    """The items of a JSON file: a list of objects, wherever `_rows_in` finds it, or JSON Lines.
 
     Raises InputError for text that is not JSON, or JSON that is something else.
     """
@@ -107,27 +126,88 @@ def read_json(place: str, settings: Source) -> Iterator[Row]:
         yield from read_json_lines(place, settings)
         return
     origin = f"{place}, item"
-    for number, values in enumerate(rows_in(_parse(text, place), place, settings.records), start=1):
+    for number, values in enumerate(_rows_in(_parse(text, place), place, settings.records), start=1):
         yield _row(origin, number, values)
 
 
 def _is_json_lines(text: str) -> bool:
     """Whether an object stands in the first line, and something behind it."""
-    first, *rest = text.lstrip().split("\n", 1)
-    if not first.startswith("{") or not "".join(rest).strip():
-        return False
-    with suppress(ValueError, RecursionError):
-        return isinstance(json.loads(first), dict)
-    return False
+    first, _, rest = text.lstrip().partition("\n")
+    return first.startswith("{") and bool(rest.strip()) and is_json(first)
 
 
-def read_parquet(place: str, settings: Source) -> Iterator[Row]:
-    """The rows of a Parquet file.
+def _rows_in(document: Any, place: str, records: str) -> list[Any]:
+    """The rows of a parsed document; `records` names the list where there are several, a dot reaches inwards.
 
-    Raises InputError for a file that is none, or is cut off, or where pyarrow is not installed.
+    An object without any list of objects is one row. Raises InputError for a document that has no rows, or
+    several lists of them.
     """
-    origin = f"{place}, row"
-    number = 0
+    if records:
+        rows: list[Any] = []
+        for part in reach(document, records):
+            rows += part if isinstance(part, list) else [part]
+        if not rows:
+            there = f"it holds {kind(document)}"
+            if isinstance(document, dict):
+                there = f"there are {', '.join(dict(_lists(document)) or document)}"
+            raise InputError(f"{place}: no {records} in it (facts.records); {there}")
+        return rows
+    if isinstance(document, list):
+        return document
+    if not isinstance(document, dict):
+        meant = "where a list of objects should be: check facts.format"
+        raise InputError(f"{place} holds {kind(document)} {meant}")
+    if (table := _pandas(document)) is not None:
+        return table
+    lists = dict(_lists(document))
+    if len(lists) > 1:
+        several = f"several lists of objects: {', '.join(lists)}"
+        raise InputError(f"{place} holds {several}: name one in facts.records")
+    return next(iter(lists.values())) if lists else [document]
+
+
+def kind(value: Any) -> str:
+    """What a JSON value is, in words."""
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _lists(document: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, list[Any]]]:
+    """Every list of objects that lies in objects alone, by its path."""
+    for name, value in document.items():
+        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            yield before + name, value
+        elif isinstance(value, dict):
+            yield from _lists(value, f"{before}{name}.")
+
+
+def _pandas(document: dict[str, Any]) -> list[Any] | None:
+    """The rows where columns are lists, or where DataFrame.to_json wrote a table, not a list of records."""
+    if "schema" in document and isinstance(document.get("data"), list):
+        return document["data"]
+    names, data = document.get("columns"), document.get("data")
+    if isinstance(names, list) and isinstance(data, list) and all(isinstance(row, list) for row in data):
+        return [dict(zip(names, row, strict=False)) for row in data]
+    inner = list(document.values())
+    listed = all(isinstance(value, list) and not any(isinstance(x, dict) for x in value) for value in inner)
+    if len(inner) > 1 and listed and len({*map(len, inner)}) == 1:
+        return [dict(zip(document, row, strict=True)) for row in zip(*inner, strict=True)]
+    if not inner or not all(isinstance(value, dict) for value in inner):
+        return None
+    if all(name.isdigit() for name in document):
+        return inner
+    keys = list(inner[0])
+    if keys and all(key.isdigit() for key in keys) and all(list(value) == keys for value in inner):
+        return [{name: column[key] for name, column in document.items()} for key in keys]
+    return None
+
+
+@contextmanager
+def parquet_file(place: str) -> Generator[Any]:
+    """An opened Parquet file.
+
+    Raises InputError where pyarrow is missing; Damaged, also while it is read, if it is none or is cut off.
+    """
     with opened(place) as file:
         try:
             from pyarrow import ArrowException
@@ -135,12 +215,21 @@ def read_parquet(place: str, settings: Source) -> Iterator[Row]:
         except ImportError:
             raise InputError(f"reading {place} needs pyarrow: pip install 'pretrainrl_jax[data]'") from None
         try:
-            for batch in ParquetFile(file).iter_batches(batch_size=PARQUET_BATCH):
-                for values in arrow_rows(batch):
-                    number += 1
-                    yield Row(origin, number, decoded_row(values, f"{origin} {number}"))
+            yield ParquetFile(file)
         except (ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
-            raise InputError(f"{place} is not a whole Parquet file ({first_line(error)})") from None
+            raise Damaged(f"{place} is not a whole Parquet file ({first_line(error)})") from None
+
+
+def read_parquet(place: str, settings: Source) -> Iterator[Row]:
+    """The rows of a Parquet file. Raises InputError as `parquet_file`, or for bytes that are no text."""
+    origin = f"{place}, row"
+    with parquet_file(place) as file:
+        batches = file.iter_batches(batch_size=PARQUET_BATCH)
+        for number, values in enumerate((row for batch in batches for row in arrow_rows(batch)), start=1):
+            try:
+                yield Row(origin, number, decoded(values))
+            except UnicodeDecodeError:
+                raise InputError(f"{origin} {number}: bytes that are not UTF-8 text") from None
 
 
 class Single(float):
@@ -197,14 +286,6 @@ def decoded(value: Any) -> Any:
 
 def _as_single(value: Any) -> Any:
     return [_as_single(part) for part in value] if isinstance(value, list) else Single(value)
-
-
-def decoded_row(values: dict[str, Any], where: str) -> dict[str, Any]:
-    """The same of a row that stands at `where`. Raises InputError."""
-    try:
-        return decoded(values)
-    except UnicodeDecodeError:
-        raise InputError(f"{where}: bytes that are not UTF-8 text") from None
 
 
 def _parse(text: str, place: str, line: int = 0) -> Any:

@@ -1,4 +1,4 @@
-"""Lists and objects that were written into one text, by JSON, Python or NumPy.
+"""Lists and objects that were written into one text, by JSON, Python or NumPy; and values inside values.
 
 `['a', 'b']`, `['a' 'b']`, `('a', 'b')`, `{'text': array(['a'], dtype=object)}` come of saving lists in a
 table of text. They are read by a small grammar; nothing is ever evaluated.
@@ -6,7 +6,7 @@ table of text. They are read by a small grammar; nothing is ever evaluated.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import date, datetime
 from typing import Any
@@ -58,11 +58,10 @@ def written(text: str) -> list[Any] | dict[str, Any] | None:
         value = json.loads(text)
         return value if isinstance(value, list | dict) else None
     try:
-        tokens = list(_tokens(text.strip()))
-        value, end = _value(tokens, 0)
+        value = _Parser(text.strip()).whole()
     except (_NoLiteral, RecursionError, ValueError, TypeError):
         return None
-    if end != len(tokens) or not isinstance(value, list | dict):
+    if not isinstance(value, list | dict):
         return None
     if text.lstrip()[0] in "({" and isinstance(value, list):
         return value if value and all(isinstance(part, str | None) for part in value) else None
@@ -77,98 +76,101 @@ def is_json(text: str) -> bool:
     return False
 
 
-def _tokens(text: str) -> Iterator[tuple[str, str]]:
-    at = 0
-    while at < len(text):
-        match = _TOKEN.match(text, at)
-        if not match or not match.lastgroup:
+class _Parser:
+    """Reads the values of a text, one token after another. Raises _NoLiteral where there is none."""
+
+    def __init__(self, text: str) -> None:
+        self._tokens: list[tuple[str, str]] = []
+        end = 0
+        while end < len(text):
+            match = _TOKEN.match(text, end)
+            if not match or not match.lastgroup:
+                raise _NoLiteral
+            self._tokens.append((match.lastgroup, match[match.lastgroup]))
+            end = match.end()
+        self._tokens += [("end", "")] * 2  # one may look two tokens ahead
+        self._at = 0
+
+    def whole(self) -> Any:
+        """The one value of the text."""
+        value = self._value()
+        if self._tokens[self._at][0] != "end":
             raise _NoLiteral
-        yield match.lastgroup, match[match.lastgroup]
-        at = match.end()
+        return value
 
+    def _follows(self, mark: str, ahead: int = 0) -> bool:
+        return self._tokens[self._at + ahead] == ("mark", mark)
 
-def _value(tokens: list[tuple[str, str]], at: int) -> tuple[Any, int]:
-    """The value that begins at a token, and the place behind it."""
-    kind, token = _at(tokens, at)
-    if kind == "text":
-        return _text(token), at + 1
-    if kind == "number":
-        return (int(token) if token.lstrip("+-").isdigit() else float(token)), at + 1
-    if kind == "name":
-        if _at(tokens, at + 1) == ("mark", "("):
-            return _call(token, tokens, at + 2)
-        if token not in _NAMES:
-            raise _NoLiteral
-        return _NAMES[token], at + 1
-    if token == "[":
-        parts, _, at = _parts(tokens, at + 1, "]")
-        return parts, at
-    if token == "(":
-        parts, commas, at = _parts(tokens, at + 1, ")")
-        if len(parts) > 1 and commas < len(parts) - 1:
-            raise _NoLiteral
-        return (parts if commas or not parts else parts[0]), at
-    if token == "{":
-        return _braces(tokens, at + 1)
-    raise _NoLiteral
+    def _take(self, mark: str) -> bool:
+        """Whether this mark follows, which then is read."""
+        there = self._follows(mark)
+        self._at += there
+        return there
 
-
-def _at(tokens: list[tuple[str, str]], at: int) -> tuple[str, str]:
-    return tokens[at] if at < len(tokens) else ("end", "")
-
-
-def _parts(tokens: list[tuple[str, str]], at: int, end: str) -> tuple[list[Any], int, int]:
-    """The values up to a bracket, how many commas stood between them, and the place behind it."""
-    parts, commas = [], 0
-    while _at(tokens, at) != ("mark", end):
-        value, at = _value(tokens, at)
-        parts.append(value)
-        if _at(tokens, at) == ("mark", ","):
-            commas, at = commas + 1, at + 1
-    return parts, commas, at + 1
-
-
-def _braces(tokens: list[tuple[str, str]], at: int) -> tuple[Any, int]:
-    """A dictionary, or a set as a list."""
-    named: dict[str, Any] = {}
-    if _at(tokens, at) == ("mark", "}"):
-        return named, at + 1
-    _, behind = _value(tokens, at)
-    if _at(tokens, behind) != ("mark", ":"):
-        parts, commas, at = _parts(tokens, at, "}")
-        if commas < len(parts) - 1:
-            raise _NoLiteral
-        return parts, at
-    while _at(tokens, at) != ("mark", "}"):
-        name, at = _value(tokens, at)
-        if _at(tokens, at) != ("mark", ":"):
-            raise _NoLiteral
-        named[str(name)], at = _value(tokens, at + 1)
-        if _at(tokens, at) == ("mark", ","):
-            at += 1
-        elif _at(tokens, at) != ("mark", "}"):
-            raise _NoLiteral
-    return named, at + 1
-
-
-def _call(name: str, tokens: list[tuple[str, str]], at: int) -> tuple[Any, int]:
-    """What `array([...], dtype=object)`, `np.str_('a')` or `datetime.date(1990, 1, 2)` stand for."""
-    arguments = []
-    while _at(tokens, at) != ("mark", ")"):
-        if _at(tokens, at)[0] == "name" and _at(tokens, at + 1) == ("mark", "="):
-            at += 3  # dtype=object, dtype='<U9'
-        else:
-            value, at = _value(tokens, at)
-            arguments.append(value)
-        if _at(tokens, at) == ("mark", ","):
-            at += 1
-        elif _at(tokens, at) != ("mark", ")"):
-            raise _NoLiteral
-    if name in _DATES:
-        return _DATES[name](*arguments), at + 1
-    if not _CALLS.fullmatch(name):
+    def _value(self) -> Any:
+        kind, token = self._tokens[self._at]
+        self._at += kind != "end"
+        if kind == "text":
+            return _text(token)
+        if kind == "number":
+            return int(token) if token.lstrip("+-").isdigit() else float(token)
+        if kind == "name" and self._take("("):
+            return self._call(token)
+        if kind == "name" and token in _NAMES:
+            return _NAMES[token]
+        if token == "[":
+            return self._parts("]")[0]
+        if token == "(":
+            parts, commas = self._parts(")")
+            if len(parts) > 1 and commas < len(parts) - 1:
+                raise _NoLiteral
+            return parts if commas or not parts else parts[0]
+        if token == "{":
+            return self._braces()
         raise _NoLiteral
-    return (arguments[0] if arguments else []), at + 1
+
+    def _parts(self, end: str) -> tuple[list[Any], int]:
+        """The values up to a bracket, and how many commas stood between them."""
+        parts: list[Any] = []
+        commas = 0
+        while not self._take(end):
+            parts.append(self._value())
+            commas += self._take(",")
+        return parts, commas
+
+    def _braces(self) -> Any:
+        """A dictionary, or a set as a list."""
+        named: dict[str, Any] = {}
+        while not self._take("}"):
+            name = self._value()
+            if not named and not self._follows(":"):
+                commas = self._take(",")
+                parts, more = self._parts("}")
+                if commas + more < len(parts):
+                    raise _NoLiteral
+                return [name, *parts]
+            if not self._take(":"):
+                raise _NoLiteral
+            named[str(name)] = self._value()
+            if not self._take(",") and not self._follows("}"):
+                raise _NoLiteral
+        return named
+
+    def _call(self, name: str) -> Any:
+        """What `array([...], dtype=object)`, `np.str_('a')` or `datetime.date(1990, 1, 2)` stand for."""
+        arguments: list[Any] = []
+        while not self._take(")"):
+            if self._tokens[self._at][0] == "name" and self._follows("=", ahead=1):
+                self._at = min(self._at + 3, len(self._tokens) - 2)  # dtype=object, dtype='<U9'
+            else:
+                arguments.append(self._value())
+            if not self._take(",") and not self._follows(")"):
+                raise _NoLiteral
+        if name in _DATES:
+            return _DATES[name](*arguments)
+        if not _CALLS.fullmatch(name):
+            raise _NoLiteral
+        return arguments[0] if arguments else []
 
 
 def _text(token: str) -> str:
@@ -183,3 +185,31 @@ def _unescaped(match: re.Match[str]) -> str:
     if len(code) > 1:
         return chr(int(code[1:], 16))
     return _LETTERS.get(code, code if code in "'\"\\" else match[0])
+
+
+def reach(value: Any, path: str) -> Iterator[Any]:
+    """Everything that a path leads to.
+
+    A dot reaches into objects, into every item of lists, and into lists written as text.
+    """
+    if isinstance(value, str):
+        value = written(value)
+    if isinstance(value, LISTS):
+        for part in value:
+            yield from reach(part, path)
+    elif isinstance(value, Mapping):
+        if path in value:
+            yield value[path]
+            return
+        at = path.find(".")
+        while at >= 0:
+            if path[:at] in value:
+                yield from reach(value[path[:at]], path[at + 1 :])
+            at = path.find(".", at + 1)
+
+
+def cells(values: Mapping[str, Any], path: str) -> list[Any]:
+    """What a row holds in a column: one value, several where the path leads through a list, or none."""
+    if path in values:
+        return [values[path]]
+    return list(reach(values, path)) if "." in path else []

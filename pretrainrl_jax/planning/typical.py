@@ -10,9 +10,8 @@ from typing import NamedTuple
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.factual import OWN_WORDING
-from pretrainrl_jax.facts.questions import read_templates
+from pretrainrl_jax.facts.questions import read_templates, reversed_facts
 from pretrainrl_jax.facts.reading import read_facts
-from pretrainrl_jax.facts.reversed import reversed_facts
 from pretrainrl_jax.facts.splits import split
 from pretrainrl_jax.preferences.reading import read_preferences
 from pretrainrl_jax.preferences.record import Text, plain

@@ -1,20 +1,18 @@
 """The preferences of a file or data set: rows judged, pairs of one prompt put together."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
-from pretrainrl_jax.config import FactsConfig, PreferencesConfig
+from pretrainrl_jax.config import PreferencesConfig
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.facts.cleaning import one_line
+from pretrainrl_jax.facts.cleaning import Unusable
 from pretrainrl_jax.facts.columns import shown
-from pretrainrl_jax.facts.files import Row, is_folder
-from pretrainrl_jax.facts.reading import SHOWN, Dropped, read_rows, short
+from pretrainrl_jax.facts.files import Row, is_folder, named_for
+from pretrainrl_jax.facts.reading import Dropped, format_of, read_rows, said, short
 from pretrainrl_jax.preferences import rows as judged
 from pretrainrl_jax.preferences.record import Comparison, Preferred, Text, draw, key
-from pretrainrl_jax.preferences.rows import Unusable
 
 # The usual names, most telling first. Capitals and spaces do not matter.
 USUAL = {
@@ -23,8 +21,6 @@ USUAL = {
     "rejected": ("rejected", "dispreferred", "rejected_response"),
 }
 PARTS = ("input", "context", "system")  # of a prompt that stands in several columns
-# Settings that readers of facts know, too.
-READ_AS = ("path", "format", "split", "subset", "encoding", "quoting", "records")
 
 
 @dataclass(frozen=True)
@@ -48,11 +44,15 @@ def read_preferences(settings: PreferencesConfig, seed: int) -> Preferences:
 
     Raises InputError for a source that cannot be read, lacks a column, or states no preference.
     """
-    rows = _rows(settings)
+    with named_for("preferences", settings):  # who reads it are the readers of facts
+        remote = settings.path.startswith(("hf:", "tfds:"))
+        if not remote and settings.format == "auto" and is_folder(settings.path):
+            raise InputError(f"facts.path={settings.path} is a folder: name a file of it, or hf:FOLDER")
+        rows = list(read_rows(settings))
     if not rows:
         raise InputError(f"no preferences in {settings.path}: it holds no rows")
     columns = choose_columns(rows, settings)
-    listed = _is_delimited(settings)
+    listed = format_of(settings) in ("csv", "tsv")
     by_prompt: dict[str, tuple[Text, dict[tuple[str, str], Preferred]]] = {}
     dropped: list[Dropped] = []
     forms: Counter[str] = Counter()
@@ -63,15 +63,16 @@ def read_preferences(settings: PreferencesConfig, seed: int) -> Preferences:
         try:
             stated = judged.compared(*cells, implicit=not columns["prompt"], listed=listed)
         except Unusable as reason:
-            dropped.append(Dropped(where, str(reason), _shown(cells)))
+            dropped.append(Dropped(where, str(reason), said(cells)))
             continue
         _, pairs = by_prompt.get(key(stated.prompt), (stated.prompt, {}))
         for chosen in stated.chosen:
             for rejected in stated.rejected:
-                if judged.same(chosen, rejected):
-                    dropped.append(Dropped(where, judged.EQUAL, _shown(cells)))
+                name = key(chosen), key(rejected)
+                if name[0] == name[1]:
+                    dropped.append(Dropped(where, judged.EQUAL, said(cells)))
                     continue
-                known = pairs.get(name := (key(chosen), key(rejected)))
+                known = pairs.get(name)
                 repeated += known is not None
                 pairs[name] = Preferred(chosen, rejected, (known.rows if known else 0) + 1)
                 kept = True
@@ -99,27 +100,6 @@ def read_preferences(settings: PreferencesConfig, seed: int) -> Preferences:
         +Counter({judged.BEYOND_LIMIT: len(every) - len(kept)}),
         repeated,
         sum((r, c) in pairs for _, pairs in by_prompt.values() for c, r in pairs),
-    )
-
-
-def _rows(settings: PreferencesConfig) -> list[Row]:
-    """The rows of the source, by the readers of facts; what they say of facts.path is of preferences.path."""
-    remote = settings.path.startswith(("hf:", "tfds:"))
-    try:
-        if not remote and settings.format == "auto" and is_folder(settings.path):
-            raise InputError(f"facts.path={settings.path} is a folder: name a file of it, or hf:FOLDER")
-        return list(read_rows(FactsConfig(**{name: getattr(settings, name) for name in READ_AS})))
-    except InputError as error:
-        names = "|".join(item.name for item in fields(FactsConfig))
-        raise InputError(re.sub(rf"\bfacts\.(?=({names})\b)", "preferences.", str(error))) from None
-
-
-def _is_delimited(settings: PreferencesConfig) -> bool:
-    name = settings.path.lower().removesuffix(".gz")
-    return settings.format in ("csv", "tsv") or (
-        settings.format == "auto"
-        and name.endswith((".csv", ".tsv"))
-        and not name.startswith(("hf:", "tfds:"))
     )
 
 
@@ -163,9 +143,3 @@ def _cell(values: Mapping[str, Any], name: str) -> Any:
 
 def _names(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row.values))
-
-
-def _shown(cells: Sequence[Any]) -> str:
-    """What stands in a dropped row."""
-    text = " | ".join(str(value)[:SHOWN] for value in cells if value not in (None, ""))
-    return one_line(text)[:SHOWN]

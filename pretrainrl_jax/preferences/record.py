@@ -1,6 +1,5 @@
 """A prompt and the pairs of answers that a file compares under it."""
 
-import heapq
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from pretrainrl_jax.facts.cleaning import one_line
-from pretrainrl_jax.facts.splits import hashed, is_held_out
+from pretrainrl_jax.facts.splits import hashed, one_in, smallest
 
 Message = Mapping[str, Any]  # role and content, and what else the chat template knows
 Text = str | tuple[Message, ...]  # a text, or the messages of a conversation
@@ -60,25 +59,11 @@ def plain(message: Message) -> str:
     return "".join(str(part.get("text") or "") for part in parts if isinstance(part, Mapping))
 
 
-def texts(comparison: Comparison) -> Iterable[Text]:
-    """The answers of a comparison, one after another."""
-    for pair in comparison.pairs:
-        yield pair.chosen
-        yield pair.rejected
-
-
 def split(comparisons: Iterable[Comparison], holdout_every: int) -> tuple[list[Comparison], list[Comparison]]:
     """Those that are trained and those only evaluated: one prompt in n, by its hash; 0 holds none out."""
-    sides: tuple[list[Comparison], list[Comparison]] = ([], [])
-    for comparison in comparisons:
-        sides[is_held_out(key(comparison.prompt), holdout_every)].append(comparison)
-    return sides
+    return one_in(holdout_every, comparisons, lambda comparison: key(comparison.prompt))
 
 
 def draw(comparisons: Sequence[Comparison], limit: int, seed: int) -> list[Comparison]:
     """The `limit` whose prompts, with the seed, have the smallest hashes, in their order; 0 keeps all."""
-    if not limit:
-        return list(comparisons)
-    smallest = heapq.nsmallest(limit, comparisons, key=lambda comparison: hashed(f"{seed} {comparison.id}"))
-    kept = {comparison.id for comparison in smallest}
-    return [comparison for comparison in comparisons if comparison.id in kept]
+    return smallest(comparisons, lambda comparison: hashed(f"{seed} {comparison.id}"), limit)

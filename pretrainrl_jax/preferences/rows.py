@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from pretrainrl_jax.facts.cleaning import SURROGATE, Unusable
 from pretrainrl_jax.facts.written import written
 from pretrainrl_jax.preferences.record import Message, Text, key, plain
 
@@ -30,7 +31,6 @@ RULES = {
 ) = RULES  # fmt: skip
 
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
 # Messages, or one, that were written as text; JSON of another kind is a text that people train on.
 _MESSAGES = re.compile(
     r"""[\[\s]*(array\(\s*\[\s*)?(?=\{\s*["'](role|content|from|value)["']\s*:)
@@ -38,10 +38,6 @@ _MESSAGES = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _LIST = re.compile(r"""\s*(array\(\s*)?\[\s*(\[\s*|array\()*(["'\]]|\{\s*["'](role|content))""")
-
-
-class Unusable(Exception):
-    """A row that compares nothing, by the rule it names."""
 
 
 class Compared(NamedTuple):
@@ -79,7 +75,7 @@ def compared(prompt: Any, chosen: Any, rejected: Any, implicit: bool, listed: bo
         raise Unusable(NO_PROMPT)
     if any(map(blank, [*better, *worse])):
         raise Unusable(EMPTY)
-    if not isinstance(prompt, str) and any(_ends_with_user(answer) for answer in [*better, *worse]):
+    if any(not isinstance(a, str) and a[-1]["role"] in ("user", "system") for a in [*better, *worse]):
         raise Unusable(ENDS_WITH_USER)
     kind = "texts" if isinstance(prompt, str) else "messages"
     return Compared(prompt, better, worse, f"{kind}, {form}")
@@ -126,7 +122,7 @@ def answers(cell: Any, none: str) -> list[Text]:
 def text_of(cell: Any) -> Text:
     """A text as it is, or a message or messages. Raises Unusable for anything else."""
     text = cell if isinstance(cell, str) else _messages(cell)
-    if _SURROGATE.search(key(text)):
+    if SURROGATE.search(key(text)):
         raise Unusable(BROKEN_TEXT)
     return text
 
@@ -157,15 +153,11 @@ def _message(value: Any) -> Message:
     if not isinstance(parts, list | tuple):
         raise Unusable(NOT_TEXT)
     for part in parts:
-        text = part.get("text") if isinstance(part, Mapping) else part
-        if not isinstance(text, str | None) or _is_no_text(part):
+        named = part if isinstance(part, Mapping) else {"text": part}
+        text, is_text = named.get("text"), named.get("type", "text") == "text"
+        if not isinstance(text, str | None) or not (is_text or text):  # images would be lost without a word
             raise Unusable(NOT_TEXT)
     return {name: part for name, part in value.items() if part is not None or name == "content"}
-
-
-def _is_no_text(part: Any) -> bool:
-    """Whether a part of a message is an image or a sound: it would be lost without a word."""
-    return isinstance(part, Mapping) and part.get("type", "text") != "text" and not part.get("text")
 
 
 def common_beginning(every: Sequence[Text]) -> int:
@@ -190,10 +182,6 @@ def blank(text: Text) -> bool:
     return not any(plain(message).strip() or message.get("tool_calls") for message in text)
 
 
-def _ends_with_user(answer: Text) -> bool:
-    return not isinstance(answer, str) and answer[-1]["role"] in ("user", "system")
-
-
 def _parsed(cell: Any, listed: bool) -> Any:
     """What a text means: messages, or a list where files have none, as JSON, Python or NumPy write it.
 
@@ -206,8 +194,3 @@ def _parsed(cell: Any, listed: bool) -> Any:
     if (parsed := written(cell)) is None:
         raise Unusable(BROKEN_LIST)
     return parsed
-
-
-def same(one: Text, other: Text) -> bool:
-    """Whether two answers are equal."""
-    return key(one) == key(other)

@@ -7,7 +7,7 @@ from typing import Any
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.preferences import rows as judged
-from pretrainrl_jax.preferences.record import Comparison, Message, Preferred, Text, key, plain, texts
+from pretrainrl_jax.preferences.record import Comparison, Message, Preferred, Text, key, plain
 from pretrainrl_jax.trees.layouts import Layout, size
 from pretrainrl_jax.trees.tokenization import Tokenizer
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, Pair, select
@@ -88,7 +88,7 @@ def encode(
     comparison: Comparison, tokenizer: Tokenizer, control_tokens: bool = False
 ) -> tuple[Tokens, dict[str, Tokens]]:
     """The tokens of the prompt, and of the prompt with each answer and what ends it, by the answer's key."""
-    every = {key(answer): answer for answer in texts(comparison)}
+    every = {key(answer): answer for pair in comparison.pairs for answer in (pair.chosen, pair.rejected)}
     if isinstance(comparison.prompt, str):
         end = tokenizer.eos[0]
         ends = tokenizer.backend.convert_ids_to_tokens(end)
@@ -121,9 +121,7 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message], generate: bool = F
         )
     try:
         return tokenizer.backend.apply_chat_template(
-            [dict(message) for message in messages],
-            tokenize=False,
-            add_generation_prompt=generate,
+            [dict(message) for message in messages], tokenize=False, add_generation_prompt=generate
         )
     except Exception as error:  # a template may raise anything
         raise _Refused(" ".join(str(error).split())[:200] or type(error).__name__) from None
@@ -200,10 +198,9 @@ def _fitting(tree: AnswerTree, row_length: int, layout: Layout, built: Built) ->
     laid = []
     for number, pairs in enumerate(parts):
         made = part(pairs)
-        again = [b.role == "chosen" and b.tokens in counted for b in made.branches]
-        counted |= {b.tokens for b in made.branches if b.role == "chosen"}
         branches = tuple(
-            replace(b, weight=0.0) if a else b for b, a in zip(made.branches, again, strict=True)
+            replace(b, weight=0.0) if b.role == "chosen" and b.tokens in counted else b for b in made.branches
         )
+        counted |= {b.tokens for b in made.branches if b.role == "chosen"}
         laid.append(replace(made, id=f"{tree.id}/{number}" if number else tree.id, branches=branches))
     return laid

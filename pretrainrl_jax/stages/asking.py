@@ -15,9 +15,8 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.factual import OWN_WORDING, Outcome, Truth, distinct_truths, judge
 from pretrainrl_jax.facts.choices import choices, kind_of
 from pretrainrl_jax.facts.matching import matches, normalise, truths_of
-from pretrainrl_jax.facts.questions import read_templates
+from pretrainrl_jax.facts.questions import read_templates, reversed_facts
 from pretrainrl_jax.facts.record import Fact
-from pretrainrl_jax.facts.reversed import reversed_facts
 from pretrainrl_jax.facts.splits import hashed
 from pretrainrl_jax.knowledge.abstention import Verdict, rule, verdict
 from pretrainrl_jax.knowledge.theory import Prompt, prompt_of

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from pretrainrl_jax.evaluation import factual
-from pretrainrl_jax.facts.head import head
+from pretrainrl_jax.facts.splits import head
 from pretrainrl_jax.knowledge.abstention import verdict
 from pretrainrl_jax.knowledge.theory import theory
 from pretrainrl_jax.mining.fingerprint import TOLERANCE

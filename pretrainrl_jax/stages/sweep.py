@@ -17,7 +17,7 @@ from typing import Any
 from pretrainrl_jax.atomic import write_json, write_text
 from pretrainrl_jax.cells import Cell, cells
 from pretrainrl_jax.config import Config
-from pretrainrl_jax.config.depends import settings_of
+from pretrainrl_jax.config.stored import settings_of
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.hosts.agree import run_on_process_0

@@ -242,6 +242,15 @@ def test_a_damaged_parquet_file_beside_a_whole_one(tmp_path: Path) -> None:
     assert source.dropped == {rules.BROKEN_OFF: 1}
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.parquet"])
+def test_a_file_that_is_gone_is_told_with_the_setting_that_names_it(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, parquet([{"text": text} for text in TEXTS]))
+    source = stream(path)
+    path.unlink()
+    with pytest.raises(InputError, match=r"No such file or directory; check documents\.path"):
+        source.take(1)
+
+
 def refused(*path: Path | str, **settings) -> str:
     with pytest.raises(InputError) as error:
         stream(*path, **settings).take(10)

@@ -9,8 +9,7 @@ from helpers.command_line import Signalled, assert_same_parameters, call, compla
 from helpers.process_runs import Together
 
 from pretrainrl_jax.config import Config, DocumentsConfig, PretrainConfig
-from pretrainrl_jax.config.depends import settings_of
-from pretrainrl_jax.config.stored import matters
+from pretrainrl_jax.config.stored import matters, settings_of
 from pretrainrl_jax.training import session
 
 

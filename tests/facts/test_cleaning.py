@@ -26,7 +26,7 @@ from pretrainrl_jax.facts.cleaning import (
     text_in,
     texts_in,
 )
-from pretrainrl_jax.facts.survey import Column
+from pretrainrl_jax.facts.columns import Column
 from pretrainrl_jax.facts.tables import Single
 
 
@@ -86,7 +86,7 @@ def test_a_clean_text_is_on_one_line_in_nfc_without_marks(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["\ud83d", "a\udc80é"])
 def test_half_a_surrogate_pair_is_no_text(text: str) -> None:
-    with pytest.raises(cleaning.BrokenText):
+    with pytest.raises(cleaning.Unusable, match=cleaning.BROKEN_TEXT):
         clean(text, Counter())
 
 

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 
 from pretrainrl_jax.config import Config, FactsConfig, WorldConfig
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.facts.cleaning import REPAIRS
+from pretrainrl_jax.facts.cleaning import REPAIRS, RULES
 from pretrainrl_jax.facts.reading import read_facts
-from pretrainrl_jax.facts.rules import RULES
 from pretrainrl_jax.facts.splits import subsample
 from pretrainrl_jax.facts.world import make_world
 

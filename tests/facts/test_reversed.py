@@ -6,8 +6,7 @@ from helpers.models_and_trees import fact
 
 from pretrainrl_jax.config import WorldConfig
 from pretrainrl_jax.evaluation.factual import neighbours
-from pretrainrl_jax.facts.questions import read_templates
-from pretrainrl_jax.facts.reversed import reversed_facts
+from pretrainrl_jax.facts.questions import read_templates, reversed_facts
 from pretrainrl_jax.facts.wordings import REVERSED, WORDINGS
 from pretrainrl_jax.facts.world import make_world
 

@@ -12,7 +12,7 @@ from helpers.models_and_trees import data, small_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretrainrl_jax.facts.rules import RULES
+from pretrainrl_jax.facts.cleaning import RULES
 from pretrainrl_jax.facts.splits import split, subsample
 from pretrainrl_jax.stages.facts import _bin, _edge, _histogram
 

@@ -69,6 +69,7 @@ def test_other_forms(text: str, value: object) -> None:
         "[a, b]",
         "{'a'} and {'b'}", "[1990-03-01]", "[1.2.3]", "[open('x')]", "[__import__('os')]", "['a' + 'b']",
         "['a' for a in b]", "'a'", "3", "None", "set", "setting (one)", "array", "[" * 100_000, "['a'" * 999,
+        "{" * 60 + "1" + "}" * 60,
     ],
 )  # fmt: skip
 def test_what_is_no_list(text: str) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from helpers.models_and_trees import small_shape
 
-from pretrainrl_jax.config.lora import MATRICES
+from pretrainrl_jax.config.machine import MATRICES
 from pretrainrl_jax.model.cost import flops, parameters
 from pretrainrl_jax.model.decoder import Model, project
 from pretrainrl_jax.model.families import FAMILIES

@@ -22,7 +22,7 @@ from helpers.transformers_models import peer, relative_error
 from helpers.trl_pairs import BOTH, FACTS, rows_of, trainer_of, trees_of
 from safetensors.numpy import load_file, save_file
 
-from pretrainrl_jax.config.lora import THEIRS
+from pretrainrl_jax.config.machine import THEIRS
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.hugging_face.adapters import WEIGHTS, read_adapter, read_config, write_adapter

@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pretrainrl_jax.config import METHODS, Config
-from pretrainrl_jax.config.depends import settings_of
-from pretrainrl_jax.config.stored import changed, every_setting
+from pretrainrl_jax.config.stored import changed, every_setting, settings_of
 
 STAGES = ("pretrain", "mine", "train/ntp", "train/dpo", "train/pretrainrl", "evaluate/base", "evaluate/ntp",
           "evaluate/pretrainrl")  # fmt: skip

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from pretrainrl_jax.atomic import disk_errors, write_json
-from pretrainrl_jax.config.lora import MATRICES, THEIRS
+from pretrainrl_jax.config.machine import MATRICES, THEIRS
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import is_process_0
 from pretrainrl_jax.model.decoder import Model, Params
