@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pretrainrl_jax.config.depends import settings_of
+from pretrainrl_jax.config.stored import settings_of
 from pretrainrl_jax.model.cost import parameters
 from pretrainrl_jax.model.lora import lora_of
 from pretrainrl_jax.model.shape import in_training
