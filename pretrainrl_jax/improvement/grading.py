@@ -1,12 +1,14 @@
-"""What an output of a judge or of a rewriter that learns earns (arXiv 2601.21343)."""
+"""What outputs of a judge or a rewriter that learns earn (arXiv 2601.21343), and how well it so does."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pretrainrl_jax.improvement.labels import SAFE, Labelled
+from pretrainrl_jax.judging.prompts import read_verdict
 from pretrainrl_jax.judging.protocol import Case, JudgeError
 from pretrainrl_jax.judging.rewriting import last_words, read_rewrite
-from pretrainrl_jax.judging.verdicts import read_verdict
+from pretrainrl_jax.report.bootstrap import mean_interval
 
 MALFORMED = "malformed"
 VERDICTS = ("right", "wrong", MALFORMED)  # what comes of a judge's output
@@ -88,3 +90,63 @@ def _known(group: list[Graded]) -> list[Graded]:
     if all(one.outcome != UNJUDGED for one in group):
         return group
     return [one._replace(reward=0.0) for one in group]
+
+
+def group_of(example: Labelled) -> str:
+    """What an example is told with: its part; of a rewriter, whether its suffix is safe."""
+    return example.label if example.part == "rewrite" else example.part
+
+
+def measured(examples: Sequence[Labelled], grades: Sequence[Graded]) -> dict[str, Any]:
+    """Of one output for each example: by group, and of all, the mean reward with its 95 % interval.
+
+    Of a judge's verdicts the reward is the accuracy. What belongs together is drawn together: both orders of
+    a pair, and what shares a prefix.
+    """
+    both = list(zip(examples, grades, strict=True))
+    groups = {
+        name: [pair for pair in both if group_of(pair[0]) == name]
+        for name in sorted({*map(group_of, examples)})
+    }
+    return {name: _told(own) for name, own in groups.items()} | {"all": _told(both)}
+
+
+def _told(both: Sequence[tuple[Labelled, Graded]]) -> dict[str, Any]:
+    rewards, keys = [graded.reward for _, graded in both], [example.key for example, _ in both]
+    labels = Counter((group_of(example), example.label) for example, _ in both)
+    most = {group: max(n for (own, _), n in labels.items() if own == group) for group, _ in labels}
+    return {
+        "count": len(both),
+        "reward": sum(rewards) / len(rewards),
+        "interval": mean_interval(keys, rewards),
+        "constant": sum(most.values()) / len(both),  # the accuracy of one label for all of a group
+        "outcomes": dict(sorted(Counter(graded.outcome for _, graded in both).items())),
+    }
+
+
+def metrics_of(result: dict[str, Any]) -> dict[str, float | None]:
+    """For metrics.jsonl."""
+    metrics: dict[str, float | None] = {}
+    for name, own in result.items():
+        suffix = "" if name == "all" else f"_{name}"
+        low, high = own["interval"] or (None, None)
+        metrics[f"held_out_reward{suffix}"] = own["reward"]
+        metrics |= {f"held_out_low{suffix}": low, f"held_out_high{suffix}": high}
+        metrics[f"held_out_{MALFORMED}{suffix}"] = own["outcomes"].get(MALFORMED, 0) / own["count"]
+    return metrics
+
+
+def sentence(result: dict[str, Any]) -> str:
+    """In words: the mean reward of each group, which of a judge is its accuracy."""
+    names = [name for name in result if name != "all"]
+    return "; ".join(
+        f"{name} {_words(result[name])}" for name in (names if len(names) == 1 else [*names, "all"])
+    )
+
+
+def _words(own: dict[str, Any]) -> str:
+    interval = own["interval"]
+    shown = f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})" if interval else ""
+    malformed = own["outcomes"].get(MALFORMED, 0)
+    lost = f", {malformed} malformed" if malformed else ""
+    return f"{100 * own['reward']:.1f} %{shown} of {own['count']}{lost}"

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pretrainrl_jax.judging.fences import PLACE
 from pretrainrl_jax.judging.parts import Answer, Texts
-from pretrainrl_jax.judging.prompts import Prompt
+from pretrainrl_jax.judging.prompts import PLACE, Prompt
 from pretrainrl_jax.judging.repetition import WORD
 
 FIRST = 2  # samples of each verdict that are asked for first: where they differ no more are

@@ -1,14 +1,12 @@
-"""The usual columns of judges' data sets: which text is better, and which is safe."""
+"""What a judge is asked about, and the usual columns of files: which text is better, and which is safe."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.files import Row
-from pretrainrl_jax.judge_bench.item import Item
-
-Read = Callable[[Mapping[str, Any], str], list[Item]]  # of a row's values, and where it stands
+from pretrainrl_jax.improvement.labels import TEXTS
 
 PROMPTS = ("prompt", "question", "instruction", "query", "input")
 FIRST = ("response_a", "answer_a", "output_1", "completion_a", "response_1", "answer_1", "first")
@@ -22,6 +20,33 @@ A_WINS = ("a", "first", "model_a", "response_a", "output_1", "a>b", "a>>b", "[[a
 B_WINS = ("b", "second", "model_b", "response_b", "output_2", "b>a", "b>>a", "[[b]]", "[[b>a]]", "[[b>>a]]")
 TIES = ("tie", "tie (bothbad)", "both", "both_bad", "draw", "equal", "a=b", "[[a=b]]", "c", "[[c]]")
 TRUE, FALSE = ("true", "yes"), ("false", "no")
+
+
+class Item(NamedTuple):
+    """Something that a judge is asked about, and what is right.
+
+    Of quality the texts are the prefix, the better and the worse continuation, and there is one of them for
+    both orders; else they are `labels.TEXTS`, and the label is the place of the right verdict, best first.
+    """
+
+    part: str
+    texts: tuple[str, ...]
+    label: int
+    kind: str  # what the file says of it; "": nothing
+    where: str
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Its texts by the names of a prompt's places; of a pair in the order better, worse."""
+        return dict(zip(TEXTS[self.part], self.texts, strict=True))
+
+    @property
+    def key(self) -> str:
+        """Equal of what is drawn together where an interval is: what shares a prefix."""
+        return self.places.get("prefix") or "\n".join(self.texts)
+
+
+Read = Callable[[Mapping[str, Any], str], list[Item]]  # of a row's values, and where it stands
 
 
 class Unlike(Exception):

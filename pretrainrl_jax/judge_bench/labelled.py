@@ -11,8 +11,7 @@ from pretrainrl_jax.config import FactsConfig, PreferencesConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.reading import read_rows
 from pretrainrl_jax.improvement.labels import read_labels
-from pretrainrl_jax.judge_bench.columns import Unlike, form_of
-from pretrainrl_jax.judge_bench.item import Item
+from pretrainrl_jax.judge_bench.columns import Item, Unlike, form_of
 from pretrainrl_jax.preferences.reading import read_preferences
 from pretrainrl_jax.preferences.record import Text, plain
 

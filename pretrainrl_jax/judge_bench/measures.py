@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from pretrainrl_jax.judge_bench.item import Item
+from pretrainrl_jax.judge_bench.columns import Item
 from pretrainrl_jax.judge_bench.questions import Asked, Question, orders_of
 from pretrainrl_jax.report.bootstrap import mean_interval
 

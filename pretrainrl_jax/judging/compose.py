@@ -9,8 +9,7 @@ from pretrainrl_jax.config import JudgeConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.statements import Statements
 from pretrainrl_jax.judging.exact import facts
-from pretrainrl_jax.judging.pairwise import count_pairs
-from pretrainrl_jax.judging.parts import Ask, model_parts, prompts_of
+from pretrainrl_jax.judging.parts import Ask, count_pairs, model_parts, prompts_of
 from pretrainrl_jax.judging.protocol import Case, Judge, JudgeError, Part, Scored, Scores, Verdicts, shown
 from pretrainrl_jax.judging.repetition import repetition
 

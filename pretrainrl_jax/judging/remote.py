@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pretrainrl_jax.config import JudgeConfig, RewriterConfig
-from pretrainrl_jax.judging.fences import uncontrolled
 from pretrainrl_jax.judging.parts import Answer, Texts
-from pretrainrl_jax.judging.prompts import Prompt, read_prompt
+from pretrainrl_jax.judging.prompts import Prompt, read_prompt, read_verdict, uncontrolled
 from pretrainrl_jax.judging.rewriting import Wanted, Write, behind, message
 from pretrainrl_jax.judging.server import CHARACTERS, Request, Server
-from pretrainrl_jax.judging.verdicts import read_verdict
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
-from pretrainrl_jax.judge_bench.item import Item
+from pretrainrl_jax.judge_bench.columns import Item
 from pretrainrl_jax.judge_bench.labelled import Labelled
 from pretrainrl_jax.judge_bench.measures import agreement, guessing, measured
 from pretrainrl_jax.judge_bench.questions import Question, ask, questions

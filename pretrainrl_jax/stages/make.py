@@ -19,8 +19,8 @@ from pretrainrl_jax.documents.rules import RULES, TOO_SHORT
 from pretrainrl_jax.documents.stream import Document, Stream
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
-from pretrainrl_jax.improvement.candidates import rewrite_case, rewritten
 from pretrainrl_jax.improvement.cost import Cost, price_of
+from pretrainrl_jax.improvement.learning import rewrite_case, rewritten
 from pretrainrl_jax.improvement.making import (
     Agree,
     Agreed,

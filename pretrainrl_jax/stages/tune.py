@@ -13,10 +13,9 @@ import numpy as np
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.decoding.rollouts import Rollout, sample_rollouts
 from pretrainrl_jax.hosts.agree import run_on_process_0
-from pretrainrl_jax.improvement.grading import REWRITES, VERDICTS, Graded
-from pretrainrl_jax.improvement.held_out import measured, metrics_of, sentence
+from pretrainrl_jax.improvement.experience import Turns
+from pretrainrl_jax.improvement.grading import REWRITES, VERDICTS, Graded, measured, metrics_of, sentence
 from pretrainrl_jax.improvement.labels import SAFE, Labelled, digest_labels, split_labels
-from pretrainrl_jax.improvement.turns import Turns
 from pretrainrl_jax.mining.fingerprint import short_digest
 from pretrainrl_jax.objectives.grpo import advantages
 from pretrainrl_jax.stages.context import BASE, Context, say
