@@ -62,11 +62,10 @@ def share(pairs: Sequence[Pair]) -> list[Shared]:
     parts: list[list[int]] = []
     for context, numbers in by_context.items():
         room = row_length(len(context) + max(len(pairs[n][1]) for n in numbers) - 1)
-        parts.append(part := [])
-        used = len(context)
+        part, used = [], 0
         for number in numbers:
             read = len(pairs[number][1]) - 1
-            if part and (used + read > room or len(part) >= max(FEWEST, used)):
+            if not part or used + read > room or len(part) >= max(FEWEST, used):
                 parts.append(part := [])
                 used = len(context)
             part.append(number)

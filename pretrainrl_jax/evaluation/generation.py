@@ -75,17 +75,15 @@ def generate(
                 new, ended = through_first(sample.tokens, seen)
                 written[i] = (written[i] + new)[: requests[i].max_new_tokens]
                 stopped = through_stop(tokenizer, written[i], requests[i].until)
-                written[i] = written[i] if stopped is None else stopped
+                written[i] = stopped or written[i]
                 full = len(written[i]) >= requests[i].max_new_tokens
-                if sample.finished or ended or full or stopped is not None:
+                if sample.finished or ended or full or stopped:
                     finished.add(i)
         advance(len(finished))
         waiting = [i for i in waiting if i not in finished]
         number += 1
-    return [
-        before_stop(tokenizer.decode(tokens), request.until)
-        for tokens, request in zip(written, requests, strict=True)
-    ]
+    texts = [tokenizer.decode(tokens) for tokens in written]
+    return [before_stop(text, request.until) for text, request in zip(texts, requests, strict=True)]
 
 
 def _steps(request: Request, written: tuple[int, ...], number: int) -> int:

@@ -120,9 +120,9 @@ class HarnessLM(TemplateLM):
                 max_seq_len=self.max_length,
                 context_len=1,
             )
-            made = [(("", ""), *make_disjoint_window(window)) for window in of_text]
-            windows += made
-            counts.append(len(made))
+            before = len(windows)
+            windows += [(("", ""), *make_disjoint_window(window)) for window in of_text]
+            counts.append(len(windows) - before)
         scores = iter(self._loglikelihood_tokens(windows))
         return [math.fsum(next(scores)[0] for _ in range(count)) for count in counts]
 

@@ -87,10 +87,8 @@ def evaluate_truthfulness(
 
     def write(prefixes: Sequence[str], temperature: float) -> list[Continuation]:
         how = {"temperature": temperature, "seed": config.seed % (1 << 32), "batch": config.evaluate.batch}
-        room = settings.length - settings.suffix
-        return continuations(
-            loaded, prefixes, room=room, max_new_tokens=settings.suffix, advance=advance, **how
-        )
+        how |= {"max_new_tokens": settings.suffix, "room": settings.length - settings.suffix}
+        return continuations(loaded, prefixes, advance=advance, **how)
 
     greedy = write([prefix.text for prefix in (*asked, *misled)], 0.0)
     # One sample of each prompt, so that nothing is compiled anew for several of one.
@@ -208,11 +206,9 @@ def stated(prefix: str, written: Sequence[Continuation], statements: Statements)
 
     "facts" are the ids of those stated truly, each once; "head" is how many of them are head facts.
     """
-    read = [
-        statement
-        for one in written
-        for statement in statements.find(prefix + one.text, since=len(prefix), ended=one.ended)
-    ]
+    read: list[Statement] = []
+    for one in written:
+        read += statements.find(prefix + one.text, since=len(prefix), ended=one.ended)
     verdicts = Counter(statement.verdict for statement in read)
     right = {s.fact.id: s.fact for s in read if s.fact and s.verdict == "true"}
     return {
@@ -241,12 +237,10 @@ def continuations(
     `sampling`: as `sample_batch` takes it, but for the filters, which are off.
     """
     tokenizer, vocabulary = loaded.tokenizer, loaded.model.shape.vocabulary
-    prompts = [
-        tokenizer.start + tokens[-max(1, room - len(tokenizer.start)) :]
-        for tokens in tokenizer.encode_all(prefixes)
-    ]
-    if not prompts:
+    if not prefixes:
         return []
+    shown = max(1, room - len(tokenizer.start))
+    prompts = [tokenizer.start + tokens[-shown:] for tokens in tokenizer.encode_all(prefixes)]
     drawn = sample_batch(
         loaded.model,
         loaded.params,

@@ -95,12 +95,11 @@ def won(
             if one.written != two.written
         ]
         verdicts = iter(judge(cases).scores if cases else ())
-        results += [TIE if one.written == two.written else _won(*next(verdicts)) for one, two in pairs]
+        for one, two in pairs:
+            before, after = (0.0, 0.0) if one.written == two.written else next(verdicts)
+            if before is None or after is None:
+                results.append(None)
+            else:
+                results.append(TIE if before == after else float(after > before))
         advance(len(pairs))
     return results
-
-
-def _won(before: float | None, after: float | None) -> float | None:
-    if before is None or after is None:
-        return None
-    return TIE if before == after else float(after > before)

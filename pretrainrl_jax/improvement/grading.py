@@ -13,13 +13,8 @@ from pretrainrl_jax.report.bootstrap import mean_interval
 MALFORMED = "malformed"
 VERDICTS = ("right", "wrong", MALFORMED)  # what comes of a judge's output
 UNJUDGED = "unjudged"  # a rewrite that the judge gave no verdict to read on
-REWRITES = (
-    "copied",
-    "changed",
-    "rewritten",
-    UNJUDGED,
-    MALFORMED,
-)  # of a rewriter's: of safe ones, and of unsafe ones
+# Of a rewriter's: of safe ones, and of unsafe ones.
+REWRITES = ("copied", "changed", "rewritten", UNJUDGED, MALFORMED)
 
 
 class Graded(NamedTuple):
@@ -82,14 +77,11 @@ def grade_rewrites(
             return Graded(0.0, UNJUDGED) if score is None else Graded(score, "rewritten")
         return Graded(1.0, "copied") if text == examples[number].texts[1] else Graded(0.0, "changed")
 
-    return [_known([graded(number, text) for text in own]) for number, own in enumerate(texts)]
-
-
-def _known(group: list[Graded]) -> list[Graded]:
-    """The group; where one of it has no verdict all earn the same, so that nothing is learned of it."""
-    if all(one.outcome != UNJUDGED for one in group):
-        return group
-    return [one._replace(reward=0.0) for one in group]
+    groups = [[graded(number, text) for text in own] for number, own in enumerate(texts)]
+    for group in groups:
+        if any(one.outcome == UNJUDGED for one in group):  # all earn the same: nothing is learned of it
+            group[:] = [one._replace(reward=0.0) for one in group]
+    return groups
 
 
 def group_of(example: Labelled) -> str:
@@ -128,25 +120,22 @@ def metrics_of(result: dict[str, Any]) -> dict[str, float | None]:
     """For metrics.jsonl."""
     metrics: dict[str, float | None] = {}
     for name, own in result.items():
-        suffix = "" if name == "all" else f"_{name}"
         low, high = own["interval"] or (None, None)
-        metrics[f"held_out_reward{suffix}"] = own["reward"]
-        metrics |= {f"held_out_low{suffix}": low, f"held_out_high{suffix}": high}
-        metrics[f"held_out_{MALFORMED}{suffix}"] = own["outcomes"].get(MALFORMED, 0) / own["count"]
+        malformed = own["outcomes"].get(MALFORMED, 0) / own["count"]
+        told = {"reward": own["reward"], "low": low, "high": high, MALFORMED: malformed}
+        suffix = "" if name == "all" else f"_{name}"
+        metrics |= {f"held_out_{what}{suffix}": value for what, value in told.items()}
     return metrics
 
 
 def sentence(result: dict[str, Any]) -> str:
     """In words: the mean reward of each group, which of a judge is its accuracy."""
-    names = [name for name in result if name != "all"]
-    return "; ".join(
-        f"{name} {_words(result[name])}" for name in (names if len(names) == 1 else [*names, "all"])
-    )
-
-
-def _words(own: dict[str, Any]) -> str:
-    interval = own["interval"]
-    shown = f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})" if interval else ""
-    malformed = own["outcomes"].get(MALFORMED, 0)
-    lost = f", {malformed} malformed" if malformed else ""
-    return f"{100 * own['reward']:.1f} %{shown} of {own['count']}{lost}"
+    told = []
+    for name, own in result.items():
+        if name == "all" and len(result) == 2:  # there is one group
+            continue
+        interval, malformed = own["interval"], own["outcomes"].get(MALFORMED, 0)
+        shown = f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})" if interval else ""
+        lost = f", {malformed} malformed" if malformed else ""
+        told.append(f"{name} {100 * own['reward']:.1f} %{shown} of {own['count']}{lost}")
+    return "; ".join(told)

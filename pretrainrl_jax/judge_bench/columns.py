@@ -68,15 +68,17 @@ def form_of(path: str, rows: Sequence[Row]) -> tuple[str, Read]:
     if {"knowledge", "question", "right_answer", "hallucinated_answer"} <= spelt.keys():
         own = [spelt[name] for name in ("knowledge", "question", "right_answer", "hallucinated_answer")]
         return "right and hallucinated answers", lambda row, where: _halueval(_texts(row, own), where)
-    prompt, first, second, winner = named(PROMPTS), named(FIRST), named(SECOND), named(WINNER)
+    prompt, first, second, winner = (named(usual) for usual in (PROMPTS, FIRST, SECOND, WINNER))
     if prompt and first and second and winner:
-        _refuse_parts(path, rows, prompt, [spelt[name] for name in (*PROMPTS, *PARTS) if name in spelt])
+        for name in (spelt[usual] for usual in (*PROMPTS, *PARTS) if spelt.get(usual, prompt) != prompt):
+            if any(str(row.values.get(name) or "").strip() for row in rows):  # it would be read in part
+                both = f"{name} and {prompt} are both of the prompt"
+                raise InputError(f"{path}: {both}: join them in one column")
         count_from = _count_from(path, winner, [row.values.get(winner) for row in rows])
+        own = [prompt, first, second]
         return (
             f"{first} against {second}, by {winner}",
-            lambda row, where: _pair(
-                _texts(row, [prompt, first, second]), row.get(winner), count_from, where
-            ),
+            lambda row, where: _pair(_texts(row, own), row.get(winner), count_from, where),
         )
     text, flag = named(ALONE), named((*SAFE, *UNSAFE))
     if text and flag:
@@ -95,13 +97,6 @@ def form_of(path: str, rows: Sequence[Row]) -> tuple[str, Read]:
     )
 
 
-def _refuse_parts(path: str, rows: Sequence[Row], prompt: str, others: Sequence[str]) -> None:
-    """A prompt that stands in several columns would be read in part."""
-    for name in others:
-        if name != prompt and any(str(row.values.get(name) or "").strip() for row in rows):
-            raise InputError(f"{path}: {name} and {prompt} are both of the prompt: join them in one column")
-
-
 def _count_from(path: str, column: str, winners: Sequence[Any]) -> int:
     """What the first answer's number is, where winners are numbers: 0 or 1.
 
@@ -109,20 +104,16 @@ def _count_from(path: str, column: str, winners: Sequence[Any]) -> int:
         InputError: if they are others, which are scores, or ones alone, which may be either.
     """
     numbers = {number for winner in winners if (number := _number(winner)) is not None}
-    if not numbers or numbers in ({1, 2}, {2}):
-        return 1
-    if numbers in ({0, 1}, {0}):
-        return 0
+    if not numbers or numbers in ({1, 2}, {2}, {0, 1}, {0}):
+        return 0 if 0 in numbers else 1
     shown = ", ".join(f"{number:g}" for number in sorted(numbers)[:6])
     raise InputError(f"{path}: {column} holds {shown}: which answer is meant? Write A or B there")
 
 
 def _number(value: Any) -> float | None:
     """A number, also one that is written as text; None for anything else."""
-    if isinstance(value, bool) or value is None:
-        return None
     try:
-        number = float(value)
+        number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         return None
     return None if math.isnan(number) else number
@@ -137,12 +128,9 @@ def _texts(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
 
 def _pair(texts: Sequence[str], winner: Any, count_from: int, where: str) -> list[Item]:
     said, number = str(winner).strip().casefold(), _number(winner)
-    if number is not None:
-        place: int | None = int(number) - count_from
-    else:
-        place = 0 if said in A_WINS else 1 if said in B_WINS else None
-    if place is None:
+    if number is None and said not in (*A_WINS, *B_WINS):
         raise Unlike("without a winner" if said in TIES else "of which no one is called the winner")
+    place = int(said in B_WINS) if number is None else int(number) - count_from
     prefix, *both = texts
     if both[0] == both[1]:
         raise Unlike("whose texts are equal")

@@ -106,21 +106,18 @@ def _of_bench(error: InputError) -> str:
 
 def _ours(path: str, verdicts: Mapping[str, Sequence[str]]) -> Labelled:
     labels = read_labels([path], verdicts, "--bench")
-    items, orders = [], 0
+    items, left_out = [], Counter(labels.left_out)
     pairs: set[tuple[str, ...]] = set()
     for one in labels.examples:
-        label = list(verdicts[one.part]).index(one.label)
-        if one.part != "quality":
-            items.append(Item(one.part, one.texts, label, one.kind, one.where))
-            continue
-        prefix, first, second = one.texts
-        texts = (prefix, first, second) if label == 0 else (prefix, second, first)
-        orders += texts in pairs  # the other order of a pair: both are asked in any case
-        if texts not in pairs:
+        texts, label = one.texts, list(verdicts[one.part]).index(one.label)
+        if one.part == "quality":
+            prefix, *both = texts
+            texts, label = (prefix, *(both[::-1] if label else both)), 0
+            if texts in pairs:  # both orders are asked in any case
+                left_out["the other order of a pair"] += 1
+                continue
             pairs.add(texts)
-            items.append(Item("quality", texts, 0, one.kind, one.where))
-    left_out = Counter(labels.left_out)
-    left_out["the other order of a pair"] += orders
+        items.append(Item(one.part, texts, label, one.kind, one.where))
     read = _settled(path, "labelled lines", items, left_out)
     return read._replace(verdicts={part: len(words) for part, words in verdicts.items()})
 
@@ -130,20 +127,14 @@ def _preferences(settings: PreferencesConfig) -> Labelled:
         read = read_preferences(settings, 0)
     except InputError as error:
         raise InputError(_of_bench(error)) from None
-    path = settings.path
-    items = [
-        Item(
-            "quality",
-            (written(comparison.prompt, True), written(pair.chosen), written(pair.rejected)),
-            0,
-            "",
-            path,
-        )
-        for comparison in read.comparisons
-        for pair in comparison.pairs
-    ]
+    items = []
+    for comparison in read.comparisons:
+        prefix = written(comparison.prompt, True)
+        for pair in comparison.pairs:
+            texts = (prefix, written(pair.chosen), written(pair.rejected))
+            items.append(Item("quality", texts, 0, "", settings.path))
     left_out = Counter(lost.rule for lost in read.dropped)
-    return _settled(path, "chosen and rejected answers", items, left_out)
+    return _settled(settings.path, "chosen and rejected answers", items, left_out)
 
 
 def written(text: Text, opens: bool = False) -> str:

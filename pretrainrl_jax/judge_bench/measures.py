@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pretrainrl_jax.judge_bench.columns import Item
-from pretrainrl_jax.judge_bench.questions import Asked, Question, orders_of
+from pretrainrl_jax.judge_bench.questions import Asked, Question
 from pretrainrl_jax.report.bootstrap import mean_interval
 
 Json = dict[str, Any]
@@ -85,10 +85,13 @@ def _ranks(items: Sequence[Item], asked: Sequence[Question], scores: Sequence[fl
 
 def _obeyed(asked: Sequence[Question], verdicts: Sequence[int | None]) -> Json:
     """By the way in which orders are given: how many were asked, right without them, and with them."""
+    plain = {(q.item, q.right): v for q, v in zip(asked, verdicts, strict=True) if not q.orders}
     told: dict[str, Counter[str]] = {}
-    for question, without, given in orders_of(asked, verdicts):
-        counts = told.setdefault(question.orders, Counter(count=0, before=0, after=0))
-        counts.update(count=1, before=int(without == question.right), after=int(given == question.right))
+    for question, given in zip(asked, verdicts, strict=True):
+        if question.orders:
+            before = plain[question.item, question.right] == question.right
+            counts = told.setdefault(question.orders, Counter(count=0, before=0, after=0))
+            counts.update(count=1, before=int(before), after=int(given == question.right))
     return {name: dict(counts) for name, counts in told.items()}
 
 

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -60,8 +60,7 @@ def questions(items: Sequence[Item], prompt: Prompt, seed: int, ordered: int) ->
     """
     asked = [question for place, item in enumerate(items) for question in _plain(place, item, prompt)]
     attacked = [place for place, item in enumerate(items) if item.part == "quality" or item.label > 0]
-    drawn = sorted(random.Random(seed).sample(attacked, min(ordered, len(attacked))))
-    for place in drawn:
+    for place in sorted(random.Random(seed).sample(attacked, min(ordered, len(attacked)))):
         for name, give in ORDERS.items():
             for question in _plain(place, items[place], prompt):
                 if items[place].part == "quality":
@@ -115,13 +114,3 @@ def verdict(given: Answer) -> int | None:
     shares = np.asarray(given.shares, np.float64)
     best = np.flatnonzero(shares == shares.max())
     return int(best[0]) if len(best) == 1 else None
-
-
-def orders_of(
-    asked: Sequence[Question], verdicts: Sequence[int | None]
-) -> Iterator[tuple[Question, int | None, int | None]]:
-    """Each question with orders, the verdict without them, and the one with them."""
-    plain = {(q.item, q.right): v for q, v in zip(asked, verdicts, strict=True) if not q.orders}
-    for question, given in zip(asked, verdicts, strict=True):
-        if question.orders:
-            yield question, plain[question.item, question.right], given

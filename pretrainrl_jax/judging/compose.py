@@ -70,23 +70,16 @@ def compose(parts: Mapping[str, tuple[float, Part]]) -> Judge:
             scores[name] = checked(name, cases, scored.scores)
             for own, of_part in zip(counts, scored.counts, strict=True):
                 own |= {f"{name}.{what}": count for what, count in of_part.items()}
-        weights = [weight for weight, _ in asked.values()]
-        total = [
-            [
-                _sum(weights, [of_part[number][place] for of_part in scores.values()])
-                for place in range(len(case.candidates))
-            ]
-            for number, case in enumerate(cases)
-        ]
+        total: list[list[float | None]] = [[] for _ in cases]
+        for number, case in enumerate(cases):
+            for place in range(len(case.candidates)):
+                own = [(weight, scores[name][number][place]) for name, (weight, _) in asked.items()]
+                known = [weight * score for weight, score in own if score is not None]
+                # Exactly rounded, so that equal scores are equal in whatever order they were summed.
+                total[number].append(math.fsum(known) if len(known) == len(own) else None)
         return Verdicts(total, scores, counts)
 
     return judge
-
-
-def _sum(weights: Sequence[float], scores: Sequence[float | None]) -> float | None:
-    known = [weight * score for weight, score in zip(weights, scores, strict=True) if score is not None]
-    # Exactly rounded, so that equal scores are equal in whatever order they were summed.
-    return math.fsum(known) if len(known) == len(scores) else None
 
 
 def checked(part: str, cases: Sequence[Case], scores: Scores) -> list[list[float | None]]:
@@ -100,13 +93,9 @@ def checked(part: str, cases: Sequence[Case], scores: Scores) -> list[list[float
     for case, own in zip(cases, scores, strict=True):
         if len(own) != len(case.candidates):
             wrong = f"{len(own)} scores to {len(case.candidates)} candidates"
-        elif ill := [one for one in own if one is not None and not _finite(one)]:
+        elif ill := [s for s in own if s is not None and not (isinstance(s, Real) and math.isfinite(s))]:
             wrong = f"the score {ill[0]!r}, which is no finite number,"
         else:
             continue
         raise JudgeError(f"the judge's part {part} gave {wrong} after {shown(case.prefix)}: mend the judge")
     return [[None if score is None else float(score) for score in own] for own in scores]
-
-
-def _finite(score: object) -> bool:
-    return isinstance(score, Real) and math.isfinite(score)

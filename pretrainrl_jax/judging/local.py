@@ -15,7 +15,7 @@ from pretrainrl_jax.decoding.rollouts import sample_rollouts
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.continuations import score_by_length
 from pretrainrl_jax.judging.parts import Answer, Texts
-from pretrainrl_jax.judging.prompts import Prompt
+from pretrainrl_jax.judging.prompts import Prompt, spaced
 from pretrainrl_jax.judging.rewriting import Wanted, Write, message
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.trees.tokenization import Tokenizer, text_after
@@ -47,22 +47,14 @@ class LocalJudge:
 
         They are of sum 1, or NaN where the model gives none.
         """
-        prefixes = {text["prefix"] for text in texts if "prefix" in text}
-        ends = {prefix: last_tokens(self.judge.tokenizer, prefix, self.prefix_tokens) for prefix in prefixes}
-        cut = [text | {"prefix": ends[text["prefix"]]} if "prefix" in text else text for text in texts]
-        return [Answer(shares) for shares in self.probabilities(prompt, cut).tolist()]
-
-    def probabilities(self, prompt: Prompt, texts: Sequence[Texts]) -> np.ndarray:
-        """Of prompts with these texts in their places, the probability of each verdict.
-
-        Returns:
-            float64 [prompts, verdicts]; each row sums to 1, or is NaN where the model gives none.
-        """
         tokenizer = self.judge.tokenizer
+        prefixes = {text["prefix"] for text in texts if "prefix" in text}
+        ends = {prefix: last_tokens(tokenizer, prefix, self.prefix_tokens) for prefix in prefixes}
+        cut = [text | {"prefix": ends[text["prefix"]]} if "prefix" in text else text for text in texts]
         branches = tuple(map(Branch, verdict_tokens(tokenizer, prompt)))
         logps: list[list[float]] = []
-        for start in range(0, len(texts), TOGETHER):
-            filled = [prompt.fill(**places) for places in texts[start : start + TOGETHER]]
+        for start in range(0, len(cut), TOGETHER):
+            filled = [prompt.fill(**places) for places in cut[start : start + TOGETHER]]
             encoded = encode_plain(tokenizer, filled)
             trees = [AnswerTree("", tokenizer.start + tokens, branches) for tokens in encoded]
             logps += score_by_length(self.judge.model, self.judge.params, trees, rows=lambda _: self.batch)
@@ -147,11 +139,10 @@ def encode_plain(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[int, 
     except InputError:
         names = tokenizer.backend.convert_ids_to_tokens(sorted(tokenizer.control))
         spelt = re.compile("|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)))
-        return [_encode_spaced(tokenizer, text, spelt) for text in texts]
-
-
-def _encode_spaced(tokenizer: Tokenizer, text: str, spelt: re.Pattern[str]) -> tuple[int, ...]:
-    try:
-        return tokenizer.encode(text)
-    except InputError:
-        return tokenizer.encode(spelt.sub(lambda name: f"{name[0][0]} {name[0][1:]}", text))
+    encoded = []
+    for text in texts:
+        try:
+            encoded.append(tokenizer.encode(text))
+        except InputError:
+            encoded.append(tokenizer.encode(spelt.sub(spaced, text)))
+    return encoded

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pretrainrl_jax.config import JudgeConfig
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.storage import read_text
 
 OURS = Path(__file__).with_name("prompts")
 PLACES = {  # of each kind of prompt, the ones it cannot do without first, and how many they are
@@ -82,11 +83,7 @@ def read_prompt(kind: str, folder: str = "", name: str = "") -> Prompt:
     if not path.exists():
         known = ", ".join(variants(kind, folder))
         raise InputError(f"there is no prompt {name!r} for {kind}: there are {known}")
-    try:
-        text = path.read_text("utf-8-sig").rstrip()
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "it is no UTF-8 text"
-        raise InputError(f"cannot read {path}: {why}; check the folder of prompts") from None
+    text = read_text(path, "the folder of prompts").rstrip()
     last, verdicts = "", ()
     if has_verdicts(kind):
         text, _, last = text.rpartition("\n")
@@ -159,8 +156,13 @@ def uncontrolled(text: str) -> str:
 def _opened(text: str, patterns: Sequence[re.Pattern[str]]) -> str:
     while any(pattern.search(text) for pattern in patterns):  # opening one may leave another: ">>>>"
         for pattern in patterns:
-            text = pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+            text = pattern.sub(spaced, text)
     return text
+
+
+def spaced(found: re.Match[str]) -> str:
+    """What was found, with a space behind its first character."""
+    return f"{found[0][0]} {found[0][1:]}"
 
 
 def read_verdict(reply: str, verdicts: Sequence[str]) -> str | None:

@@ -21,19 +21,17 @@ def exact_rewriter(statements: Statements) -> Rewriter:
     """
 
     def rewrite(cases: Sequence[RewriteCase]) -> list[str | None]:
-        return [_rewritten(statements, case) for case in cases]
+        texts: list[str | None] = []
+        for prefix, suffix in cases:
+            text = prefix + suffix
+            for statement in reversed(statements.find(text, since=len(prefix))):  # places before stay right
+                if statement.verdict == "false":
+                    right = corrected(text, statement)
+                    text = right if right.startswith(prefix) else text
+            texts.append(text[len(prefix) :])
+        return texts
 
     return rewrite
-
-
-def _rewritten(statements: Statements, case: RewriteCase) -> str:
-    begin, text = len(case.prefix), case.prefix + case.suffix
-    for statement in reversed(statements.find(text, since=begin)):  # places before a change stay right
-        if statement.verdict == "false":
-            right = corrected(text, statement)
-            if right.startswith(case.prefix):
-                text = right
-    return text[begin:]
 
 
 class Wanted(NamedTuple):

@@ -152,9 +152,8 @@ class Server:
 
     async def _one(self, request: Request, others_failed: Callable[[], bool]) -> Reply:
         """A reply that is there, or is being waited for by others, or is to be paid."""
-        fields = self._fields(request)
-        url, attempt, sample = self._settings.url, request.attempt, request.sample
-        key = key_of(server=url, attempt=attempt, sample=sample, **fields)
+        fields, url = self._fields(request), self._settings.url
+        key = key_of(server=url, attempt=request.attempt, sample=request.sample, **fields)
         if (known := self._ledger.get(key)) is not None:
             return known
         if (asked := self._under_way.get(key)) is None:
@@ -184,11 +183,8 @@ class Server:
             except Exception as error:
                 raise self._failure(error) from None
             self._ledger.put(key, self._run, reply)
-            self._paid = Spent(
-                self._paid.requests + 1,
-                self._paid.tokens_in + reply.tokens_in,
-                self._paid.tokens_out + reply.tokens_out,
-            )
+            taken = (1, reply.tokens_in, reply.tokens_out)
+            self._paid = Spent(*(paid + more for paid, more in zip(self._paid, taken, strict=True)))
         return reply
 
     def _fields(self, request: Request) -> dict[str, Any]:
@@ -237,15 +233,15 @@ class Server:
         requests, tokens_in, tokens_out = (
             paid + promised for paid, promised in zip(self._paid, self._promised, strict=True)
         )
-        over = {
-            "max_requests": 0 < settings.max_requests < requests,
-            "max_tokens": 0 < settings.max_tokens < tokens_in + tokens_out,
-            "max_cost": 0 < settings.max_cost < self._price(tokens_in, tokens_out),
+        taken = {
+            "max_requests": requests,
+            "max_tokens": tokens_in + tokens_out,
+            "max_cost": self._price(tokens_in, tokens_out),
         }
-        for name, is_over in over.items():
-            if is_over:
+        for limit, needed in taken.items():
+            if 0 < getattr(settings, limit) < needed:
                 self._release(promise)
-                raise _Over(name)
+                raise _Over(limit)
 
     def _release(self, promise: Sequence[int]) -> None:
         self._promised = [all_ - one for all_, one in zip(self._promised, promise, strict=True)]
@@ -296,16 +292,15 @@ class Server:
             )
         if not isinstance(error, self._openai.OpenAIError):
             return error
-        check = (
-            f"check {settings.place}.model, key_variable and body, and the length of prompts (prefix_tokens)"
+        return InputError(
+            f"{settings.place}: {settings.url} refuses what it is asked ({why}): check "
+            f"{settings.place}.model, key_variable and body, and the length of prompts (prefix_tokens)"
         )
-        return InputError(f"{settings.place}: {settings.url} refuses what it is asked ({why}): {check}")
 
     def _why(self, error: BaseException | None) -> str:
-        cause = getattr(error, "__cause__", None)
+        if isinstance(error, self._openai.APIConnectionError) and error.__cause__:
+            error = error.__cause__
         text = first_line(error) if error else ""
-        if cause is not None and isinstance(error, self._openai.APIConnectionError):
-            text = first_line(cause)
         if isinstance(error, TimeoutError):
             text = f"no reply within {self._settings.timeout:g} s"
         return text.replace(self._key, "…") if self._key else text
@@ -326,9 +321,7 @@ def _libraries(settings: ServerConfig) -> tuple[Any, Any, list[Any]]:
         import tenacity
         from aiolimiter import AsyncLimiter
     except ImportError as error:
-        how = "pip install 'pretrainrl_jax[servers]'"
-        raise InputError(
-            f"{settings.place}.url needs a library that is missing ({error.name}): {how}"
-        ) from None
+        needed = f"{settings.place}.url needs a library that is missing ({error.name})"
+        raise InputError(f"{needed}: pip install 'pretrainrl_jax[servers]'") from None
     limits = (settings.requests_per_minute, settings.tokens_per_minute)
     return openai, tenacity, [AsyncLimiter(limit, 60) if limit else None for limit in limits]

@@ -34,9 +34,8 @@ ECE_RISE = 0.05  # a smaller one is not told: sorting questions into bins alone 
 # The share of the questions with negatives that must surely, by Wilson's interval, be at fault.
 IMPLAUSIBLE = 0.5  # most of what is pushed down holds no probability
 FRAGMENTS = 0.2  # not less, as some answers do begin others: New York, New York City
-SAME = (
-    0.9  # of a category: in healthy worlds one answer is the strongest falsehood of three questions in four
-)
+# Of a category: in healthy worlds one answer is the strongest falsehood of three questions in four.
+SAME = 0.9
 TRUE = 0.02  # each of them lowers what is true
 ODDS = -2  # powers of ten: a question's negatives together hold under a hundredth of the truth's probability
 UNUSABLE = 0.5  # of finished beams, duplicates or overlapping a truth: most of the search gives nothing
