@@ -61,12 +61,9 @@ def has_begun(workdir: Path) -> bool:
 def read_workdir(workdir: Path) -> Config:
     """The configuration a workdir was made with.
 
-    Raises:
-        InputError: if it has none, or one of another version.
+    Raises InputError if it has none, or one of another version.
     """
     path = workdir / "config.json"
-    if not path.is_file():
-        raise InputError(f"{workdir} is no workdir (it has no config.json): run `pretrain` or `run` first")
     try:
         return from_flat(_read(path))
     except ValidationError as error:
@@ -78,6 +75,9 @@ def read_workdir(workdir: Path) -> Config:
 
 def _read(path: Path) -> dict[str, Any]:
     """A config.json as flat settings under today's names."""
+    if not path.is_file():
+        none = f"{path.parent} is no workdir (it has no config.json)"
+        raise InputError(f"{none}: run `pretrain` or `run` first")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         check_format(path, values)
@@ -92,18 +92,11 @@ def check_workdir(workdir: Path, config: Config, create: bool) -> bool:
     Where a run stopped before it left anything, the workdir is taken over. Objectives and methods may come
     and go, and change as long as none of that name was trained here.
 
-    Raises:
-        InputError: if it belongs to another configuration (the differences are shown), or is not there.
+    Raises InputError if it belongs to another configuration (the differences are shown), or is not there.
     """
     path = workdir / "config.json"
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"cannot write to --workdir={workdir}: it is no folder")
-    if not path.is_file():
-        if not create:
-            raise InputError(
-                f"{workdir} is no workdir (it has no config.json): run `pretrain` or `run` first"
-            )
-        return True
     if create and not has_begun(workdir):
         return True
     before, now = _read(path), flat(resolved(config))
@@ -122,8 +115,7 @@ def check_workdir(workdir: Path, config: Config, create: bool) -> bool:
 def prepare_workdir(workdir: Path, config: Config, create: bool) -> None:
     """Make the workdir with its config.json, or check that it belongs to this configuration.
 
-    Raises:
-        InputError: as `check_workdir`, or if it cannot be written.
+    Raises InputError: as `check_workdir`, or if it cannot be written.
     """
     path = workdir / "config.json"
     changed = check_workdir(workdir, config, create)
@@ -185,8 +177,7 @@ def locked(workdir: Path) -> Generator[None]:
 
     The lock ends with the process, however that ends; in a bucket some time after it.
 
-    Raises:
-        InputError: if another process is at work there, or nothing can be written there.
+    Raises InputError if another process is at work there, or nothing can be written there.
     """
     if in_bucket(workdir):
         with bucket_lock.held(workdir / LOCK):

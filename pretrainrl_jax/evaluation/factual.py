@@ -138,9 +138,9 @@ def beliefs(answers: Sequence[Answer], is_right: Callable[[str], bool]) -> list[
 
     Two beams never have the same tokens, so that their probabilities may be added.
     """
-    spelled: dict[str, list[Answer]] = {}
+    spelled: defaultdict[str, list[Answer]] = defaultdict(list)
     for answer in answers:
-        spelled.setdefault(normalise(answer.text), []).append(answer)
+        spelled[normalise(answer.text)].append(answer)
     made = []
     for own in spelled.values():
         likely = max(own, key=lambda a: a.logp)

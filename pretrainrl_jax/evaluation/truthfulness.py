@@ -63,8 +63,7 @@ def evaluate_truthfulness(
     is asked about facts: no text tells of a made-up world.
 
     Args:
-        made: documents about the facts; empty where others are read.
-        statements: of the same facts.
+        made: documents about the facts; empty where others are read. `statements` are of the same facts.
         begin: called with the number of prefixes and texts; gives what is called with those finished.
 
     Returns:
@@ -72,9 +71,7 @@ def evaluate_truthfulness(
         greedy continuation completes the statement, and how (`named`). "free", of prefixes of the texts: what
         sampled continuations state (`stated`). "corrupted", of prefixes of false statements that documents
         make: whether the greedy continuation repeats the false answer or gives a true one. "text_nll" and
-        "text_tokens" of each text, in nats. "distinct_ngrams": the share of distinct ones among the 3-grams
-        of tokens of all sampled continuations; "repetition": the mean over continuations of the share of its
-        own 3-grams that stand in it before; None where there are none.
+        "text_tokens" of each text, in nats. "distinct_ngrams" and "repetition" of sampled ones: `variety`.
     """
     count, settings = config.documents.held_out, config.selfimprove
     texts = held_out_texts(made, config)[:count]
@@ -90,11 +87,12 @@ def evaluate_truthfulness(
         how |= {"max_new_tokens": settings.suffix, "room": settings.length - settings.suffix}
         return continuations(loaded, prefixes, advance=advance, **how)
 
-    greedy = write([prefix.text for prefix in (*asked, *misled)], 0.0)
+    begun = [*asked, *misled]
+    greedy = write([prefix.text for prefix in begun], 0.0)
     # One sample of each prompt, so that nothing is compiled anew for several of one.
     drawn = iter(write([prefix for prefix in opened for _ in range(SAMPLES)], 1.0))
     free = [[next(drawn) for _ in range(SAMPLES)] for _ in opened]
-    completed = [completes(*pair, statements) for pair in zip((*asked, *misled), greedy, strict=True)]
+    completed = [completes(*pair, statements) for pair in zip(begun, greedy, strict=True)]
     nats, tokens = text_nll(loaded, len(texts), trees, settings.length, config.evaluate.batch, advance)
     return {
         "named": [named(*pair, statements) for pair in zip(asked, completed[: len(asked)], strict=True)],
@@ -219,7 +217,11 @@ def stated(prefix: str, written: Sequence[Continuation], statements: Statements)
 
 
 def variety(texts: Sequence[tuple[int, ...]]) -> Json:
-    """`distinct_ngrams` over all texts together, `repetition` within each; None without any 3-gram."""
+    """Of the 3-grams of tokens; None where there are none.
+
+    `distinct_ngrams`: the share of distinct ones among those of all texts; `repetition`: the mean over texts
+    of the share of its own that stand in it before.
+    """
     grams = [[text[at : at + NGRAM] for at in range(len(text) - NGRAM + 1)] for text in texts]
     grams = [own for own in grams if own]
     together = [gram for own in grams for gram in own]

@@ -77,14 +77,9 @@ def won(
 ) -> list[float | None]:
     """Of each prefix whether the judge scores the other model's continuation higher than the base's.
 
-    Args:
-        base, other: continuations of the same prefixes.
-        at_once: how many the judge is given at a time.
-        advance: called with the number of prefixes finished.
-
-    Returns:
-        1 where it does, 0 where it scores it lower, ½ where it scores both the same or they are the same
-        text, which is not judged. None where the judge has no score.
+    1 where it does, 0 where it scores it lower, ½ where it scores both the same or they are the same text,
+    which is not judged; None where the judge has no score. It is given `at_once` at a time, after which
+    `advance` is called with their number.
     """
     results: list[float | None] = []
     for begin in range(0, len(base), at_once):

@@ -4,6 +4,7 @@ import base64
 import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import accumulate, chain, islice, pairwise
 from typing import Any, NamedTuple
 
@@ -74,11 +75,7 @@ def _stretches(values: list[Any], lengths: Sequence[int]) -> Iterator[tuple[Any,
 
 
 class Experience:
-    """Documents sampled, taken, dropped and tied up to now; `state` is all that a run which goes on needs.
-
-    Args:
-        state: what an earlier run had saved; empty at the beginning.
-    """
+    """Documents sampled, taken, dropped and tied up to now; `state` is all that a run which goes on needs."""
 
     def __init__(self, state: Mapping[str, Any]) -> None:
         self.row, self.ended = 0, False
@@ -129,11 +126,8 @@ class Turns:
     """The examples pass after pass, each shuffled anew: first those that show the form, then the others.
 
     Args:
-        formed: examples that show the form of an output.
-        examples: that are learned from.
-        seed: of the order.
-        size: prompts of a batch.
-        format_steps, steps: batches of each.
+        formed, examples: those that show the form of an output, and those that are learned from.
+        size: prompts of a batch; there are `format_steps` batches of the ones, `steps` of the others.
         measure_every: batches between measurements.
         state: what an earlier run had saved; empty at the beginning.
     """
@@ -151,7 +145,6 @@ class Turns:
     ) -> None:
         self._formed, self._examples, self._seed, self._size = formed, examples, seed, size
         self._format_steps, self._steps, self._every = format_steps, steps, measure_every
-        self._orders: dict[tuple[int, int], np.ndarray] = {}  # the last two passes'
         self.batch = state.get("batch", 0)  # the next one's number
         self.measured: list[dict[str, Any]] = list(state.get("measured", ()))  # of what is held out
         rows, *sizes = state.get("holds", (0, 0, 0, 0, 0, 0))
@@ -201,10 +194,9 @@ class Turns:
         among = self._formed if shows else self._examples
         number -= 0 if shows else self._format_steps * self._size
         turn, place = divmod(number, len(among))
-        return among[self._order(int(shows), turn, len(among))[place]]
+        return among[_order(self._seed, int(shows), turn, len(among))[place]]
 
-    def _order(self, kind: int, turn: int, count: int) -> np.ndarray:
-        if (kind, turn) not in self._orders:
-            shuffled = np.random.default_rng([self._seed, kind, turn]).permutation(count)
-            self._orders = {**dict(list(self._orders.items())[-1:]), (kind, turn): shuffled}
-        return self._orders[kind, turn]
+
+@lru_cache(maxsize=2)  # the last two passes
+def _order(seed: int, kind: int, turn: int, count: int) -> np.ndarray:
+    return np.random.default_rng([seed, kind, turn]).permutation(count)

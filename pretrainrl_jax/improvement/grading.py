@@ -46,10 +46,7 @@ def grade_rewrites(
 
     A safe suffix must come back as it was: 1, else 0. The rewrite of an unsafe one has its worth beside the
     original. An output that does not open with the prefix's last words, or with nothing behind, earns 0.
-
-    Args:
-        worth: asked once about each different rewrite.
-        cut: a rewrite of an example to the tokens that a candidate may have.
+    `worth` is asked once about each different rewrite; `cut` leaves the tokens that a candidate may have.
     """
     asked: dict[tuple[int, str], Case] = {}
     texts: list[list[str | None]] = []

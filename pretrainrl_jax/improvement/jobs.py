@@ -95,9 +95,7 @@ class Jobs:
 class Seconds:
     """Adds up the time of a step; `metrics` gives it, and the next step begins.
 
-    Args:
-        jobs: the judge's.
-        on_devices: a model judges there, so they are not idle meanwhile.
+    `jobs` are the judge's; `on_devices`: a model judges there, so they are not idle meanwhile.
     """
 
     def __init__(self, jobs: Jobs, on_devices: bool) -> None:
@@ -128,6 +126,5 @@ class Seconds:
 
 def utilisation(metrics: Mapping[str, float]) -> dict[str, float]:
     """Those of a step that a progress bar shows, in % and seconds."""
-    names = ("device_share", "judge_share", "seconds_waiting")
-    device, judge, waited = (metrics[name] for name in names)
-    return {"device %": 100 * device, "judge %": 100 * judge, "waited s": waited}
+    shares = {"device %": metrics["device_share"], "judge %": metrics["judge_share"]}
+    return {name: 100 * share for name, share in shares.items()} | {"waited s": metrics["seconds_waiting"]}

@@ -64,12 +64,10 @@ class Labels(NamedTuple):
 def read_labels(paths: Sequence[str], verdicts: Mapping[str, Sequence[str]], setting: str) -> Labels:
     """The examples of files, equal ones once; of texts with two labels none.
 
-    Args:
-        verdicts: of each part that is wanted, its labels; {"rewrite": …} for a rewriter's lines.
-        setting: that names the files.
+    `verdicts` has the labels of each part that is wanted; {"rewrite": …} is for a rewriter's lines. `setting`
+    names the files.
 
-    Raises:
-        InputError: if a file cannot be read, a line is not as it must be, or no example is left.
+    Raises InputError if a file cannot be read, a line is not as it must be, or no example is left.
     """
     if not paths:
         raise InputError(f"{setting} is empty: name files of labelled texts, one JSON object a line")
@@ -140,8 +138,7 @@ def _shown(value: Any) -> str:
 def split_labels(examples: Sequence[Labelled], share: float) -> tuple[list[Labelled], list[Labelled]]:
     """Those to learn, and those held out: about that share, by a hash of what belongs together.
 
-    Raises:
-        InputError: if one side of a share above 0 would be empty.
+    Raises InputError if one side of a share above 0 would be empty.
     """
     keys = sorted({one.key for one in examples}, key=lambda key: hashlib.sha256(key.encode()).digest())
     apart = frozenset(keys[: max(1, min(len(keys) - 1, round(share * len(keys))))] if share else ())

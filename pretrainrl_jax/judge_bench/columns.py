@@ -56,8 +56,7 @@ class Unlike(Exception):
 def form_of(path: str, rows: Sequence[Row]) -> tuple[str, Read]:
     """What the columns of rows hold, in words, and how a row is read.
 
-    Raises:
-        InputError: if they are none of the usual, or hold what could be read in two ways.
+    Raises InputError if they are none of the usual, or hold what could be read in two ways.
     """
     names = list(dict.fromkeys(name for row in rows for name in row.values))
     spelt = {"_".join(name.casefold().split()): name for name in reversed(names)}
@@ -100,8 +99,7 @@ def form_of(path: str, rows: Sequence[Row]) -> tuple[str, Read]:
 def _count_from(path: str, column: str, winners: Sequence[Any]) -> int:
     """What the first answer's number is, where winners are numbers: 0 or 1.
 
-    Raises:
-        InputError: if they are others, which are scores, or ones alone, which may be either.
+    Raises InputError if they are others, which are scores, or ones alone, which may be either.
     """
     numbers = {number for winner in winners if (number := _number(winner)) is not None}
     if not numbers or numbers in ({1, 2}, {2}, {0, 1}, {0}):

@@ -52,8 +52,7 @@ def read_labelled(
         split, subset: of an hf: data set.
         verdicts: of each part, the words that lines of ours may have as labels, the best first.
 
-    Raises:
-        InputError: if it cannot be read, has none of these columns, or holds no item.
+    Raises InputError if it cannot be read, has none of these columns, or holds no item.
     """
     settings = FactsConfig(path=path, split=split, subset=subset)
     try:

@@ -89,8 +89,7 @@ def ask(
 ) -> Asked:
     """The verdicts on questions, so many at a time.
 
-    Args:
-        answer: the judge's answers to texts, and how many of them are new, not known before.
+    `answer` gives the judge's answers to texts, and how many of them are new, not known before.
     """
     verdicts: list[int | None] = []
     scores: list[float | None] = []

@@ -24,13 +24,10 @@ def make_judge(
 ) -> Judge:
     """The judge that the settings describe.
 
-    Args:
-        statements: knows what is true; without it there is no part `facts`.
-        ask: asks the model; None where no part does.
-        seen: counts all statements that the part `facts` met by their verdict.
+    Without `statements` there is no part `facts`; `ask` asks the model, None where no part does; `seen`
+    counts all statements that the part `facts` met by their verdict.
 
-    Raises:
-        InputError: if a part has a weight and what it asks is not there, or a prompt's file is not right.
+    Raises InputError if a part has a weight and what it asks is not there, or a prompt's file is not right.
     """
     parts: dict[str, Part] = {"repetition": repetition(settings.ngram)}
     if statements is not None:
@@ -85,8 +82,7 @@ def compose(parts: Mapping[str, tuple[float, Part]]) -> Judge:
 def checked(part: str, cases: Sequence[Case], scores: Scores) -> list[list[float | None]]:
     """The scores that a part gave some cases, as floats.
 
-    Raises:
-        JudgeError: if a case or a candidate has no score, or one that is no finite number.
+    Raises JudgeError if a case or a candidate has no score, or one that is no finite number.
     """
     if len(scores) != len(cases):
         raise JudgeError(f"the judge's part {part} gave scores to {len(scores)} of {len(cases)} documents")

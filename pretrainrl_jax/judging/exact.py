@@ -12,12 +12,8 @@ def facts(statements: Statements, silence: float, seen: Counter[str]) -> Part:
 
     A statement belongs to a candidate if it is complete there, by its full stop or by the text's own end:
     that the candidate completes a sentence of the prefix counts, what the prefix said before does not.
-    Unknown statements are not counted.
-
-    Args:
-        statements: knows what is true.
-        silence: the score of a text that states nothing true and nothing false.
-        seen: counts what was found by its verdict, over all cases: a fact set that matches nothing shows.
+    Unknown statements are not counted. `silence` is the score of a text that states nothing true and nothing
+    false. `seen` counts what was found by its verdict, over all cases: a fact set that matches nothing shows.
     """
 
     def judge(cases: Sequence[Case]) -> Scores:

@@ -7,6 +7,7 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 
@@ -102,8 +103,7 @@ def local_writer(
 def verdict_tokens(tokenizer: Tokenizer, prompt: Prompt) -> tuple[tuple[int, ...], ...]:
     """Each verdict as the tokens that continue the prompt, whose last words are its own.
 
-    Raises:
-        InputError: if a verdict's tokens begin another's: one would be counted as both.
+    Raises InputError if a verdict's tokens begin another's: one would be counted as both.
     """
     before = tokenizer.encode(prompt.ending)
     verdicts = []
@@ -111,13 +111,12 @@ def verdict_tokens(tokenizer: Tokenizer, prompt: Prompt) -> tuple[tuple[int, ...
         both = tokenizer.encode(f"{prompt.ending} {word}")
         joined = both[: len(before)] == before and len(both) > len(before)
         verdicts.append(both[len(before) :] if joined else tokenizer.encode(f" {word}"))
-    for i, begun in enumerate(verdicts):
-        for j, other in enumerate(verdicts):
-            if i != j and other[: len(begun)] == begun:
-                raise InputError(
-                    f"by the judge's tokenizer the verdict {prompt.verdicts[j]!r} begins as "
-                    f"{prompt.verdicts[i]!r} does: choose other words in a prompt of your own (judge.prompts)"
-                )
+    for (word, begun), (longer, other) in permutations(zip(prompt.verdicts, verdicts, strict=True), 2):
+        if other[: len(begun)] == begun:
+            raise InputError(
+                f"by the judge's tokenizer the verdict {longer!r} begins as {word!r} does: choose other "
+                "words in a prompt of your own (judge.prompts)"
+            )
     return tuple(verdicts)
 
 

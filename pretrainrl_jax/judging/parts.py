@@ -4,7 +4,7 @@ import hashlib
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, islice
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
@@ -32,18 +32,17 @@ Ask = Callable[[Prompt, Sequence[Texts]], Sequence[Answer]]
 def prompts_of(settings: JudgeConfig) -> dict[str, Prompt]:
     """The prompt of each part that has a weight and asks a model.
 
-    Raises:
-        InputError: if a prompt's file is not as it must be.
+    Raises InputError if a prompt's file is not as it must be.
     """
     return {name: judge_prompt(settings, name) for name in ASKING if getattr(settings, name)}
 
 
 def model_parts(settings: JudgeConfig, prompts: Mapping[str, Prompt], ask: Ask) -> dict[str, Part]:
     """The parts that ask, by their prompts."""
-    parts: dict[str, Part] = {}
-    for name, prompt in prompts.items():
-        parts[name] = _pairs(prompt, ask, settings) if name == "quality" else _each(prompt, ask)
-    return parts
+    return {
+        name: _pairs(prompt, ask, settings) if name == "quality" else _each(prompt, ask)
+        for name, prompt in prompts.items()
+    }
 
 
 def _pairs(prompt: Prompt, ask: Ask, settings: JudgeConfig) -> Part:
@@ -60,7 +59,7 @@ def _pairs(prompt: Prompt, ask: Ask, settings: JudgeConfig) -> Part:
         remaining, counts = iter(answers), []
         for case, own in zip(cases, scored.counts, strict=True):
             asked = 2 * len(paired(case, settings.pairs, settings.opponents))
-            counts.append({**own, **total(next(remaining).counts for _ in range(asked))})
+            counts.append({**own, **total(one.counts for one in islice(remaining, asked))})
         return scored._replace(counts=counts)
 
     return judge
@@ -98,11 +97,9 @@ def pairwise(
             [(i, j) for pair in paired(case, pairs, opponents) for i, j in (pair, pair[::-1])]
             for case in cases
         ]
-        asked = [
-            Comparison(case.prefix, case.candidates[i], case.candidates[j])
-            for case, own in zip(cases, chosen, strict=True)
-            for i, j in own
-        ]
+        asked: list[Comparison] = []
+        for (prefix, texts, *_), own in zip(cases, chosen, strict=True):
+            asked += [Comparison(prefix, texts[i], texts[j]) for i, j in own]
         verdicts = win(asked)
         if len(verdicts) != len(asked):
             raise JudgeError(f"the judge's part {name} gave {len(verdicts)} verdicts on {len(asked)} pairs")
@@ -196,13 +193,8 @@ def _each(prompt: Prompt, ask: Ask) -> Part:
         ]
         answers = iter(ask(prompt, [{name: text[name] for name in prompt.places} for text in texts]))
         own = [[next(answers) for _ in case.candidates] for case in cases]
-        return Scored(
-            [
-                [None if answer.shares is None else worth(answer.shares) for answer in of_case]
-                for of_case in own
-            ],
-            [total(answer.counts for answer in of_case) for of_case in own],
-        )
+        scores = [[None if one.shares is None else worth(one.shares) for one in of_case] for of_case in own]
+        return Scored(scores, [total(answer.counts for answer in of_case) for of_case in own])
 
     return judge
 

@@ -71,8 +71,7 @@ class Prompt:
 def read_prompt(kind: str, folder: str = "", name: str = "") -> Prompt:
     """The prompt of a kind, so named (as its kind where nothing is said): the folder's, else ours.
 
-    Raises:
-        InputError: if the folder is not there, nothing is so named, or the file is not as it must be.
+    Raises InputError if the folder is not there, nothing is so named, or the file is not as it must be.
     """
     name = name or kind
     if folder and not Path(folder).is_dir():
@@ -125,12 +124,9 @@ def _fault(kind: str, prompt: Prompt, last: str) -> str:
         return f"it has the place {{{unknown[0]}}}; there are {', '.join(f'{{{place}}}' for place in known)}"
     if missing := [place for place in known[:needed] if place not in there]:
         return f"it has no place {{{missing[0]}}}"
-    needs_ending = has_verdicts(kind) or kind in ("rewrite", "corrupt")
-    return (
-        "it must end in words of its own, not in a place"
-        if needs_ending and not prompt.ending.strip()
-        else ""
-    )
+    if kind != "answer" and not prompt.ending.strip():
+        return "it must end in words of its own, not in a place"
+    return ""
 
 
 def fences_of(prompt: str) -> tuple[str, ...]:

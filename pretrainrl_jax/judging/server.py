@@ -43,13 +43,11 @@ class ServerError(OSError):
 class Server:
     """A server, its limits, and the file of its replies.
 
-    Args:
-        run: whose budget is spent: the name of the run in the file of replies.
-        warn: is told, now and then, that the server is waited for.
+    `run` is whose budget is spent, by its name in the file of replies. `warn` is told, now and then, that the
+    server is waited for.
 
-    Raises:
-        InputError: if the key's variable is not set, the file of replies is of no use, or a library
-            is missing.
+    Raises InputError if the key's variable is not set, the file of replies is of no use, or a library is
+    missing.
     """
 
     def __init__(
@@ -66,7 +64,8 @@ class Server:
             raise InputError(f"the environment variable {settings.key_variable} is not set: {meaning}")
         self._openai, self._tenacity, self._limiters = _libraries(settings)
         self._ledger = Ledger(Path(settings.cache or user_cache(environment) / "replies.sqlite"))
-        self._paid, self._promised = self._ledger.spent(run), [0, 0, 0]
+        self.spent = self._ledger.spent(run)  # what the run has taken of it, earlier starts included
+        self._promised = [0, 0, 0]
         self._failing: float | None = None  # since when it gave no reply
         self._said = -SAY_EVERY
         self._extra: dict[str, Any] = json.loads(settings.body or "{}")
@@ -79,18 +78,10 @@ class Server:
             base_url=settings.url, api_key=self._key or "none", max_retries=0, timeout=settings.timeout
         )
 
-    def __repr__(self) -> str:
-        return f"Server({self._settings.url}, {self._settings.model})"
-
-    @property
-    def spent(self) -> Spent:
-        """What the run has taken of it up to now, earlier starts included."""
-        return self._paid
-
     @property
     def cost(self) -> float:
-        """The same as money, by the prices of the settings."""
-        return self._price(self._paid.tokens_in, self._paid.tokens_out)
+        """What is spent as money, by the prices of the settings."""
+        return self._price(self.spent.tokens_in, self.spent.tokens_out)
 
     def ask(self, requests: Sequence[Request]) -> list[Reply]:
         """The reply to each request; equal ones are sent once, and never what was paid before.
@@ -146,7 +137,7 @@ class Server:
         return replies
 
     def _used_up(self, limit: str) -> ServerError:
-        paid = f"{self._paid.requests:,} replies, {sum(self._paid[1:]):,} tokens (cost {self.cost:.2f})"
+        paid = f"{self.spent.requests:,} replies, {sum(self.spent[1:]):,} tokens (cost {self.cost:.2f})"
         most = f"{self._settings.place}.{limit} is {getattr(self._settings, limit):,}"
         return ServerError(f"{self._settings.url} gave {paid}, and {most}: raise it to go on")
 
@@ -184,7 +175,7 @@ class Server:
                 raise self._failure(error) from None
             self._ledger.put(key, self._run, reply)
             taken = (1, reply.tokens_in, reply.tokens_out)
-            self._paid = Spent(*(paid + more for paid, more in zip(self._paid, taken, strict=True)))
+            self.spent = Spent(*(paid + more for paid, more in zip(self.spent, taken, strict=True)))
         return reply
 
     def _fields(self, request: Request) -> dict[str, Any]:
@@ -231,7 +222,7 @@ class Server:
         settings = self._settings
         self._promised = [all_ + one for all_, one in zip(self._promised, promise, strict=True)]
         requests, tokens_in, tokens_out = (
-            paid + promised for paid, promised in zip(self._paid, self._promised, strict=True)
+            paid + promised for paid, promised in zip(self.spent, self._promised, strict=True)
         )
         taken = {
             "max_requests": requests,

@@ -168,12 +168,10 @@ def log_loss(confidence: Array, right: Array) -> float:
 
 
 def resampled(statistic: Callable[..., Any], *columns: Array, draws: int = 1000) -> Array:
-    """A statistic of questions drawn with replacement, [draws].
+    """A statistic of questions drawn with replacement, [draws]: one number; or of an axis, which is faster.
 
-    Args:
-        statistic: of the columns, one number; or of an axis of theirs, as `np.mean`, which is faster.
-        columns: [questions] each, two at least; a question keeps its values together, so that systems are
-            paired.
+    `columns` are [questions] each, two at least; a question keeps its values together, so that systems are
+    paired.
     """
     arrays = [np.asarray(column) for column in columns]
 

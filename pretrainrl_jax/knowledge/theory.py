@@ -152,12 +152,10 @@ def prompt_of(
 
 
 def theory(prompts: Sequence[Prompt], counts: Counts | None, told_more: bool) -> Json:
-    """The bounds and their terms, as the module says.
+    """The bounds and their terms, as the module says, of `prompt_of` each question in the trained wording.
 
-    Args:
-        prompts: `prompt_of` each question, in the trained wording.
-        counts: statements of the training text; None where it is not known.
-        told_more: whether the model has learned from more than that, as every trained system has.
+    `counts` are of the training text, None where it is not known; `told_more`: the model has learned from
+    more than that, as every trained system has.
     """
     usable = [prompt for prompt in prompts if prompt.known + len(prompt.other)]
     by_category: defaultdict[str, list[Prompt]] = defaultdict(list)
