@@ -10,17 +10,9 @@ from typing import Any, NamedTuple
 from pretrainrl_jax.config import MethodConfig
 from pretrainrl_jax.documents.cut import Cut
 from pretrainrl_jax.hosts.agree import is_process_0, run_on_process_0
+from pretrainrl_jax.improvement import learning
 from pretrainrl_jax.improvement.experience import Sampled
 from pretrainrl_jax.improvement.jobs import Jobs
-from pretrainrl_jax.improvement.learning import (
-    Candidate,
-    candidates_of,
-    judged_tree,
-    plain_tree,
-    rewrite_case,
-    rewritten,
-    with_rewrite,
-)
 from pretrainrl_jax.improvement.metrics import Judged
 from pretrainrl_jax.judging.protocol import Case, Judge, RewriteCase, Rewriter, Verdicts
 from pretrainrl_jax.trees.tokenization import Tokenizer
@@ -36,11 +28,14 @@ class Written(NamedTuple):
 
     cuts: tuple[Cut, ...]
     texts: tuple[RewriteCase, ...]  # of each; none where nobody is asked about them
-    candidates: tuple[tuple[Candidate, ...], ...]  # of each, without rewrites
+    candidates: tuple[tuple[learning.Candidate, ...], ...]  # of each, without rewrites
 
-    def together(self, rewrites: Sequence[Candidate | None]) -> list[tuple[Candidate, ...]]:
+    def together(self, rewrites: Sequence[learning.Candidate | None]) -> list[tuple[learning.Candidate, ...]]:
         """The candidates of each document with its rewrite, where there is one."""
-        return [with_rewrite(own, rewrite) for own, rewrite in zip(self.candidates, rewrites, strict=True)]
+        return [
+            learning.with_rewrite(own, rewrite)
+            for own, rewrite in zip(self.candidates, rewrites, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -65,12 +60,12 @@ class Asking:
 
     def answer(self, written: Written) -> Answer:
         """Ask about these documents, in any thread: for rewrites, then for verdicts."""
-        rewrites: list[Candidate | None] = [None] * len(written.cuts)
+        rewrites: list[learning.Candidate | None] = [None] * len(written.cuts)
         if self.rewriter:
             texts = self.rewriter(written.texts)
             with self._borrowed:
                 rewrites = [
-                    rewritten(cut, self.tokenizer, text)
+                    learning.rewritten(cut, self.tokenizer, text)
                     for cut, text in zip(written.cuts, texts, strict=True)
                 ]
         told = [rewrite and [list(rewrite.tokens), rewrite.text] for rewrite in rewrites]
@@ -109,9 +104,10 @@ class Outstanding:
         """Begin to ask about the documents of a step."""
         cuts, kinds, tokenizer = sampled.cuts, self._method.candidates, self._tokenizer
         candidates = (
-            candidates_of(cut, kinds, tokenizer, own) for cut, own in zip(cuts, sampled.rollouts, strict=True)
+            learning.candidates_of(cut, kinds, tokenizer, own)
+            for cut, own in zip(cuts, sampled.rollouts, strict=True)
         )
-        texts = (rewrite_case(tokenizer, cut) for cut in (cuts if self._asking.asks else ()))
+        texts = (learning.rewrite_case(tokenizer, cut) for cut in (cuts if self._asking.asks else ()))
         written = Written(cuts, tuple(texts), tuple(candidates))
         asks = is_process_0() or not self._jobs.workers
         job = self._jobs.submit(lambda: self._asking.answer(written)) if asks else None
@@ -143,13 +139,13 @@ class Outstanding:
         """What the answer says of each document's candidates, and the tree that is learned of it."""
         told, verdicts = answer
         method, tokenizer = self._method, self._tokenizer
-        rewrites = [one and Candidate("rewrite", tuple(one[0]), one[1]) for one in told]
+        rewrites = [one and learning.Candidate("rewrite", tuple(one[0]), one[1]) for one in told]
         every = written.together(rewrites)
         if verdicts is None:
             (kind,) = method.candidates
             ends = tokenizer.bos, tokenizer.eos[0]
             return [
-                Judged(cut, "", own, (), {}, plain_tree(cut, kind, own, *ends, self._length))
+                Judged(cut, "", own, (), {}, learning.plain_tree(cut, kind, own, *ends, self._length))
                 for cut, own in zip(written.cuts, every, strict=True)
             ]
         given, result = Verdicts(*verdicts), []
@@ -159,14 +155,14 @@ class Outstanding:
             if self._asking.by_model and "rewrite" in method.candidates:
                 scores, of_rewrite = without_needless(own, rewrites[place], scores, parts.get("safety", ()))
                 counts = {**counts, **of_rewrite}
-            tree = judged_tree(cut, own, scores, method.contrasts)
+            tree = learning.judged_tree(cut, own, scores, method.contrasts)
             result.append(Judged(cut, text.prefix, own, scores, parts, tree, counts))
         return result
 
 
 def without_needless(
-    candidates: Sequence[Candidate],
-    rewrite: Candidate | None,
+    candidates: Sequence[learning.Candidate],
+    rewrite: learning.Candidate | None,
     scores: tuple[float | None, ...],
     safety: Sequence[float | None],
 ) -> tuple[tuple[float | None, ...], dict[str, float]]:

@@ -249,13 +249,8 @@ def _number(values: Json, name: str) -> float | None:
 
 def of_mining(statistics: Json) -> list[Signature]:
     """The signatures that mined negatives show (`mined/statistics.json`)."""
-    told = (
-        implausible_negatives(statistics),
-        duplicate_negatives(statistics),
-        fragments(statistics),
-        hidden_truths(statistics),
-    )
-    return [signature for signature in told if signature]
+    checks = (implausible_negatives, duplicate_negatives, fragments, hidden_truths)
+    return [told for check in checks if (told := check(statistics))]
 
 
 def implausible_negatives(statistics: Json) -> Signature | None:
