@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from pretrainrl_jax.documents.cut import Cut
+from pretrainrl_jax.evaluation.truthfulness import variety
 from pretrainrl_jax.improvement.learning import Candidate
 from pretrainrl_jax.judging.protocol import Counts, total
 from pretrainrl_jax.trees.tree import AnswerTree
 
 KINDS = ("original", "rewrite", "rollout")
-NGRAM = 3  # tokens
 
 
 class Judged(NamedTuple):
@@ -88,17 +88,12 @@ def rollout_metrics(judged: Iterable[Judged]) -> Metrics:
     """
     documents = [[c for c in one.candidates if c.kind == "rollout"] for one in judged]
     rollouts = [rollout for of_document in documents for rollout in of_document]
-    grams = [
-        rollout.tokens[start : start + NGRAM]
-        for rollout in rollouts
-        for start in range(len(rollout.tokens) - NGRAM + 1)
-    ]
     texts = Counter(text for own in documents for text in {rollout.text for rollout in own})
     written = [of_document for of_document in documents if of_document]
     return {
         "rollout_tokens": _mean(len(rollout.tokens) for rollout in rollouts),
         "rollout_entropy": _mean(-logp for rollout in rollouts for logp in rollout.logps),
-        "distinct_ngrams": len(set(grams)) / len(grams) if grams else None,
+        "distinct_ngrams": variety([rollout.tokens for rollout in rollouts])["distinct_ngrams"],
         "same_text": max(texts.values()) / len(written) if len(written) > 1 else None,
     }
 

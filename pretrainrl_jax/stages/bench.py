@@ -13,10 +13,8 @@ from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
-from pretrainrl_jax.judge_bench.columns import Item
-from pretrainrl_jax.judge_bench.labelled import Labelled
-from pretrainrl_jax.judge_bench.measures import agreement, guessing, measured
-from pretrainrl_jax.judge_bench.questions import Question, ask, questions
+from pretrainrl_jax.judge_bench.labelled import Item, Labelled
+from pretrainrl_jax.judge_bench.questions import Question, agreement, ask, guessing, measured, questions
 from pretrainrl_jax.judging.parts import ASKING
 from pretrainrl_jax.judging.prompts import Prompt, read_prompt, variants
 from pretrainrl_jax.mining.fingerprint import short_digest
