@@ -166,20 +166,13 @@ def _overrides(verb: str, words: Sequence[str]) -> tuple[dict[str, Any], list[st
             raise InputError(f"argument {option}: expected one argument")
         text = text if joined else rest.pop(0)
         if swept:
-            given.setdefault(setting.name, []).append((swept.name, parse_values(swept, text)))
+            kind = swept.field.type
+            parts = text.split(";" if is_list(kind) else ",")  # a list has commas of its own
+            values = [parse_value(swept.name, part.strip(), kind) for part in parts]
+            given.setdefault(setting.name, []).append((swept.name, values))
         else:
             given[setting.name] = parse_value(setting.name, text, setting.field.type)
     return given, others
-
-
-def parse_values(setting: Setting, text: str) -> list[Any]:
-    """Values to sweep, commas between them; of a setting that is a list itself, semicolons.
-
-    Lists and texts may be empty.
-    """
-    kind = setting.field.type
-    parts = text.split(";" if is_list(kind) else ",")
-    return [parse_value(setting.name, part.strip(), kind) for part in parts]
 
 
 def _settings(words: Iterable[str]) -> list[Setting]:

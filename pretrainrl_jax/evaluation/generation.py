@@ -84,7 +84,10 @@ def generate(
         waiting = [i for i in waiting if i not in finished]
         number += 1
     texts = [tokenizer.decode(tokens) for tokens in written]
-    return [before_stop(text, request.until) for text, request in zip(texts, requests, strict=True)]
+    for i, request in enumerate(requests):
+        for stop in request.until:
+            texts[i] = texts[i].split(stop)[0]
+    return texts
 
 
 def _steps(request: Request, written: tuple[int, ...], number: int) -> int:
@@ -115,10 +118,3 @@ def through_stop(
     if not complete(len(tokens)):
         return None
     return tokens[: bisect.bisect_left(range(len(tokens)), True, key=complete)]
-
-
-def before_stop(text: str, until: Sequence[str]) -> str:
-    """The text before the first stop string."""
-    for stop in until:
-        text = text.split(stop)[0]
-    return text

@@ -10,9 +10,9 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AsyncExitStack
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,14 +132,14 @@ class Server:
                     return
 
         await asyncio.gather(*(work() for _ in range(min(self._settings.concurrent, len(requests)))))
+        if failed and isinstance(failed[0], _Over):
+            limit, settings = str(failed[0]), self._settings
+            paid = f"{self.spent.requests:,} replies, {sum(self.spent[1:]):,} tokens (cost {self.cost:.2f})"
+            most = f"{settings.place}.{limit} is {getattr(settings, limit):,}"
+            raise ServerError(f"{settings.url} gave {paid}, and {most}: raise it to go on")
         if failed:
-            raise self._used_up(str(failed[0])) if isinstance(failed[0], _Over) else failed[0]
+            raise failed[0]
         return replies
-
-    def _used_up(self, limit: str) -> ServerError:
-        paid = f"{self.spent.requests:,} replies, {sum(self.spent[1:]):,} tokens (cost {self.cost:.2f})"
-        most = f"{self._settings.place}.{limit} is {getattr(self._settings, limit):,}"
-        return ServerError(f"{self._settings.url} gave {paid}, and {most}: raise it to go on")
 
     async def _one(self, request: Request, others_failed: Callable[[], bool]) -> Reply:
         """A reply that is there, or is being waited for by others, or is to be paid."""
@@ -165,17 +165,15 @@ class Server:
             before_sleep=self._tell,
             reraise=True,
         )
-        async with AsyncExitStack() as held:
-            await held.enter_async_context(self._slots)
-            self._promise(promise)
-            held.callback(self._release, promise)
-            try:
-                reply = await retrying(self._send, fields, promise)
-            except Exception as error:
-                raise self._failure(error) from None
-            self._ledger.put(key, self._run, reply)
-            taken = (1, reply.tokens_in, reply.tokens_out)
-            self.spent = Spent(*(paid + more for paid, more in zip(self.spent, taken, strict=True)))
+        async with self._slots:
+            with self._promised_to(promise):
+                try:
+                    reply = await retrying(self._send, fields, promise)
+                except Exception as error:
+                    raise self._failure(error) from None
+                self._ledger.put(key, self._run, reply)
+                taken = (1, reply.tokens_in, reply.tokens_out)
+                self.spent = Spent(*(a + b for a, b in zip(self.spent, taken, strict=True)))
         return reply
 
     def _fields(self, request: Request) -> dict[str, Any]:
@@ -217,25 +215,24 @@ class Server:
         self._failing = time.monotonic() if self._failing is None else self._failing
         return self._silence() >= self._settings.patience
 
-    def _promise(self, promise: Sequence[int]) -> None:
-        """Set aside what a request may take. Raises _Over if there is no room for it."""
-        settings = self._settings
-        self._promised = [all_ + one for all_, one in zip(self._promised, promise, strict=True)]
-        requests, tokens_in, tokens_out = (
-            paid + promised for paid, promised in zip(self.spent, self._promised, strict=True)
-        )
+    @contextmanager
+    def _promised_to(self, promise: Sequence[int]) -> Generator[None]:
+        """Within it what a request may take is set aside. Raises _Over if there is no room for it."""
+        promised = [all_ + one for all_, one in zip(self._promised, promise, strict=True)]
+        requests, tokens_in, tokens_out = (a + b for a, b in zip(self.spent, promised, strict=True))
         taken = {
             "max_requests": requests,
             "max_tokens": tokens_in + tokens_out,
             "max_cost": self._price(tokens_in, tokens_out),
         }
         for limit, needed in taken.items():
-            if 0 < getattr(settings, limit) < needed:
-                self._release(promise)
+            if 0 < getattr(self._settings, limit) < needed:
                 raise _Over(limit)
-
-    def _release(self, promise: Sequence[int]) -> None:
-        self._promised = [all_ - one for all_, one in zip(self._promised, promise, strict=True)]
+        self._promised = promised
+        try:
+            yield
+        finally:
+            self._promised = [all_ - one for all_, one in zip(self._promised, promise, strict=True)]
 
     def _price(self, tokens_in: int, tokens_out: int) -> float:
         return (tokens_in * self._settings.price_in + tokens_out * self._settings.price_out) / 1e6
