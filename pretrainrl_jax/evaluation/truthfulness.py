@@ -83,9 +83,9 @@ def evaluate_truthfulness(
     advance = begin(len(asked) + len(misled) + SAMPLES * len(opened) + len(trees))
 
     def write(prefixes: Sequence[str], temperature: float) -> list[Continuation]:
-        how = {"temperature": temperature, "seed": config.seed % (1 << 32), "batch": config.evaluate.batch}
-        how |= {"max_new_tokens": settings.suffix, "room": settings.length - settings.suffix}
-        return continuations(loaded, prefixes, advance=advance, **how)
+        how: Json = {"temperature": temperature, "seed": config.seed % (1 << 32)}
+        how |= {"batch": config.evaluate.batch, "max_new_tokens": settings.suffix, "advance": advance}
+        return continuations(loaded, prefixes, room=settings.length - settings.suffix, **how)
 
     begun = [*asked, *misled]
     greedy = write([prefix.text for prefix in begun], 0.0)
@@ -232,7 +232,7 @@ def variety(texts: Sequence[tuple[int, ...]]) -> Json:
 
 
 def continuations(
-    loaded: Loaded, prefixes: Sequence[str], *, room: int, advance: Advance, **sampling: Any
+    loaded: Loaded, prefixes: Sequence[str], *, room: int, **sampling: Any
 ) -> list[Continuation]:
     """What a model writes after each prefix, of which it sees the last `room` tokens.
 
@@ -252,7 +252,6 @@ def continuations(
         top_p=1.0,
         top_k=0,
         shortest=bucket(room) // 2,
-        advance=advance,
         **sampling,
     )
     return [

@@ -1,4 +1,4 @@
-"""A judge is a sum of parts. What each of them answers is checked, so no score is ever made up."""
+"""A judge is a sum of parts, what facts say among them. What each answers is checked: no score is made up."""
 
 import math
 from collections import Counter
@@ -8,12 +8,39 @@ from numbers import Real
 from pretrainrl_jax.config import JudgeConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.statements import Statements
-from pretrainrl_jax.judging.exact import facts
 from pretrainrl_jax.judging.parts import Ask, count_pairs, model_parts, prompts_of
 from pretrainrl_jax.judging.protocol import Case, Judge, JudgeError, Part, Scored, Scores, Verdicts, shown
 from pretrainrl_jax.judging.repetition import repetition
 
 PARTS = ("facts", "repetition", "quality", "safety", "factuality")  # settings of their weights
+
+
+def facts(statements: Statements, silence: float, seen: Counter[str]) -> Part:
+    """The part that scores a text by true / (true + false), its statements counted.
+
+    A statement belongs to a candidate if it is complete there, by its full stop or by the text's own end:
+    that the candidate completes a sentence of the prefix counts, what the prefix said before does not.
+    Unknown statements are not counted. `silence` is the score of a text that states nothing true and nothing
+    false. `seen` counts what was found by its verdict, over all cases: a fact set that matches nothing shows.
+    """
+
+    def judge(cases: Sequence[Case]) -> Scores:
+        return [
+            [
+                score(case.prefix, candidate, bool(case.ended) and case.ended[place])
+                for place, candidate in enumerate(case.candidates)
+            ]
+            for case in cases
+        ]
+
+    def score(prefix: str, candidate: str, ended: bool) -> float:
+        found = statements.find(prefix + candidate, since=len(prefix), ended=ended)
+        verdicts = [statement.verdict for statement in found]
+        seen.update(verdicts)
+        right, wrong = verdicts.count("true"), verdicts.count("false")
+        return right / (right + wrong) if right or wrong else silence
+
+    return judge
 
 
 def make_judge(

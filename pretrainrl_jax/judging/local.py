@@ -62,7 +62,7 @@ class LocalJudge:
         scores = np.array(logps, np.float64).reshape(len(texts), len(branches))
         with np.errstate(invalid="ignore"):  # -inf of all: NaN, which is refused by name
             odds = np.exp(scores - scores.max(axis=1, keepdims=True))
-        return odds / odds.sum(axis=1, keepdims=True)
+        return [Answer(shares) for shares in (odds / odds.sum(axis=1, keepdims=True)).tolist()]
 
 
 def local_writer(

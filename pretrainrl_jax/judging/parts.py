@@ -171,15 +171,13 @@ def _means(candidates: int, verdicts: dict[tuple[int, int], float | None]) -> li
     for (i, j), p in verdicts.items():
         won[i].append(p)
         won[j].append(None if p is None else 1 - p)
-    return [_mean(own) for own in won]
-
-
-def _mean(won: Sequence[float | None]) -> float | None:
-    known = [p for p in won if p is not None]
-    if 2 * len(known) < len(won):
-        return None
-    # Exactly rounded, so that candidates with the same verdicts are equal in whatever order these came.
-    return math.fsum(known) / len(known) if known else ALONE
+    means: list[float | None] = []
+    for own in won:
+        known = [p for p in own if p is not None]
+        # Exactly rounded, so that candidates with the same verdicts are equal in whatever order these came.
+        mean = math.fsum(known) / len(known) if known else ALONE
+        means.append(None if 2 * len(known) < len(own) else mean)
+    return means
 
 
 def _each(prompt: Prompt, ask: Ask) -> Part:

@@ -85,7 +85,11 @@ def probability_without_accuracy(seen: Seen) -> Signature | None:
     trained = seen.asked.get("trained", ())
     answers = _accuracy(trained)
     hits = [np.array([bool(side.get("rank")) for side in column]) for column in _sides(trained)]
-    p = [np.array([_truth(side) for side in column], float) for column in _sides(trained)]
+    # Older versions tell the canonical answer's probability alone.
+    p = [
+        np.array([_number(q, "p_aliases" if "p_aliases" in q else "p_truth") for q in column], float)
+        for column in _sides(trained)
+    ]
     if not answers or min(hit.sum() for hit in hits) < FEWEST or np.isnan(p).any():
         return None
 
@@ -224,11 +228,6 @@ def _commonest_wrong(asked: Sequence[Json]) -> tuple[str, list[bool]]:
 
 def _accuracy(pairs: Pairs) -> Difference | None:
     return paired((bool(before.get("correct")), bool(after.get("correct"))) for before, after in pairs)
-
-
-def _truth(question: Json) -> float | None:
-    """How probable what is true is; older versions tell the canonical answer's probability alone."""
-    return _number(question, "p_aliases" if "p_aliases" in question else "p_truth")
 
 
 def _points(rise: float, interval: tuple[float, float]) -> str:
