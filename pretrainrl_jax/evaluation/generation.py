@@ -54,7 +54,9 @@ def generate(
         alike: dict[tuple[int, int, float, float, int], list[int]] = {}  # by what they have in common
         for i in waiting:
             r, length = requests[i], bucket(len(requests[i].prompt) + len(written[i]))
-            steps = _steps(r, written[i], number)
+            # A power of two, since each number of steps is compiled for itself.
+            left = 1 << (r.max_new_tokens - len(written[i]) - 1).bit_length()
+            steps = min(FIRST_ROUND << number, max(FIRST_ROUND, left))
             alike.setdefault((length, steps, r.temperature, r.top_p, r.top_k), []).append(i)
         finished = set()
         for (length, steps, temperature, top_p, top_k), together in sorted(alike.items()):
@@ -88,12 +90,6 @@ def generate(
         for stop in request.until:
             texts[i] = texts[i].split(stop)[0]
     return texts
-
-
-def _steps(request: Request, written: tuple[int, ...], number: int) -> int:
-    """Tokens to decode in a round: a power of two, since each number of steps is compiled for itself."""
-    left = request.max_new_tokens - len(written)
-    return min(FIRST_ROUND << number, max(FIRST_ROUND, 1 << (left - 1).bit_length()))
 
 
 def power_of_four(n: int, size: int = 1) -> int:

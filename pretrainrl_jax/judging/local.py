@@ -17,7 +17,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.continuations import score_by_length
 from pretrainrl_jax.judging.parts import Answer, Texts
 from pretrainrl_jax.judging.prompts import Prompt, spaced
-from pretrainrl_jax.judging.rewriting import Wanted, Write, message
+from pretrainrl_jax.judging.rewriting import Wanted, Write
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.trees.tokenization import Tokenizer, text_after
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
@@ -74,7 +74,7 @@ def local_writer(
     def write(wanted: Sequence[Wanted]) -> list[str]:
         ends = [last_tokens(tokenizer, one.prefix, settings.prefix_tokens) for one in wanted]
         texts = [
-            f"{message(prompt, one._replace(prefix=end))}\n{one.words.rstrip()}"
+            f"{prompt.fill(prefix=end, words=one.words, suffix=one.suffix)}\n{one.words.rstrip()}"
             for one, end in zip(wanted, ends, strict=True)
         ]
         prefixes = [tokenizer.start + encoded for encoded in encode_plain(tokenizer, texts)]

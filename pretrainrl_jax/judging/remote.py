@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pretrainrl_jax.config import JudgeConfig, RewriterConfig
 from pretrainrl_jax.judging.parts import Answer, Texts
 from pretrainrl_jax.judging.prompts import Prompt, read_prompt, read_verdict, uncontrolled
-from pretrainrl_jax.judging.rewriting import Wanted, Write, behind, message
+from pretrainrl_jax.judging.rewriting import Wanted, Write, behind
 from pretrainrl_jax.judging.server import CHARACTERS, Request, Server
 
 
@@ -80,10 +80,10 @@ def remote_writer(prompt: Prompt, settings: RewriterConfig, server: Server) -> W
 
     def write(wanted: Sequence[Wanted]) -> list[str]:
         ends = [last_characters(one.prefix, length) if length else one.prefix for one in wanted]
-        asked = [
-            Request(message(prompt, Wanted(*map(uncontrolled, (end, one.words, one.suffix)))))
-            for end, one in zip(ends, wanted, strict=True)
-        ]
+        asked = []
+        for end, one in zip(ends, wanted, strict=True):
+            texts = {"prefix": end, "words": one.words, "suffix": one.suffix}
+            asked.append(Request(prompt.fill(**{name: uncontrolled(text) for name, text in texts.items()})))
         written = [reply.text for reply in server.ask(asked)]
         read = [behind(one.words, text, one.suffix) for one, text in zip(wanted, written, strict=True)]
         odd = [place for place, text in enumerate(read) if text is None]

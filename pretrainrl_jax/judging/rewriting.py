@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pretrainrl_jax.facts.statements import Statements, corrected
-from pretrainrl_jax.judging.prompts import Prompt
 from pretrainrl_jax.judging.protocol import RewriteCase, Rewriter
 
 LAST_WORDS = re.compile(r"(?:\S+\s+){0,4}\S+\s*\Z")  # five, with which a rewrite begins
@@ -91,8 +90,3 @@ def behind(words: str, written: str, suffix: str) -> str | None:
         return suffix
     blank = words[len(words.rstrip()) :]
     return last.removeprefix(blank) or None
-
-
-def message(prompt: Prompt, wanted: Wanted) -> str:
-    """What the model is asked."""
-    return prompt.fill(**wanted._asdict())
