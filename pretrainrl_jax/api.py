@@ -189,8 +189,8 @@ def score(
         raise InputError(f"{len(prompts)} prompts and {len(continuations)} continuations: give one for each")
     bare = [prompt.rstrip() or prompt for prompt in prompts]
     kept = zip(prompts, bare, continuations, strict=True)
-    continuations = [prompt[len(stripped) :] + text for prompt, stripped, text in kept]
-    encoded = encode_continuations(tokenizer, bare, [[text] for text in continuations])
+    texts = [[prompt[len(stripped) :] + text] for prompt, stripped, text in kept]
+    encoded = encode_continuations(tokenizer, bare, texts)
     prefixes = _prefixes(tokenizer, encoded.prefixes)
     template = Template("few_shot" if terminator == "newline" else "bare")
     ends = template.terminators(tokenizer, model.shape.vocabulary)

@@ -49,9 +49,8 @@ def owner() -> str:
 def held(path: Path, stop: Callable[[str], None] | None = None) -> Generator[None]:
     """Within this context the object is this process's.
 
-    Args:
-        stop: called, from a thread, where it no longer is; by default it ends the process at once with
-            code 1, since nothing may be written any more.
+    Where it no longer is, `stop` is called from a thread; by default it ends the process at once with code 1,
+    since nothing may be written any more.
 
     Raises:
         InputError: if another process holds it and is alive, or it may not be written.
@@ -121,18 +120,17 @@ class _Keeper:
                 except Taken:
                     seen = self._lock.read()
                     if seen is None or seen.key != self._lock.key:
-                        return self._lose(f"was taken by {seen.by if seen else 'another process'}")
+                        self._lose(f"was taken by {seen.by if seen else 'another process'}")
+                        return
                     self._lock.generation = seen.generation  # that renewal arrived, and its answer did not
                 self._renewed = began
             except Exception as error:  # tried again, until `_watch` ends it
                 self._why = str(error)
-        return None
 
     def _watch(self) -> None:
         while not self._done.wait(min(1.0, LOST / 20)):
-            if _now() - self._renewed > LOST:
-                return self._lose(f"could not be renewed for {LOST:g} s ({self._why})")
-        return None
+            if _now() - self._renewed > LOST:  # which ends the loop, too
+                self._lose(f"could not be renewed for {LOST:g} s ({self._why})")
 
     def _lose(self, how: str) -> None:
         if not self._done.is_set():

@@ -21,7 +21,8 @@ class Cell:
     @property
     def name(self) -> str:
         """Its folder."""
-        return ",".join(f"{axis}={_in_a_path(shown(value))}" for axis, value in self.values.items())
+        texts = {axis: re.sub(r"[^\w.+-]", "_", shown(value)) for axis, value in self.values.items()}
+        return ",".join(f"{axis}={text}" for axis, text in texts.items())
 
 
 def shown(value: Any) -> str:
@@ -29,10 +30,6 @@ def shown(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "+".join(map(shown, value))
     return str(value).removesuffix(".0")
-
-
-def _in_a_path(text: str) -> str:
-    return re.sub(r"[^\w.+-]", "_", text)
 
 
 def cells(config: Config) -> list[Cell]:
@@ -54,14 +51,13 @@ def cells(config: Config) -> list[Cell]:
             raise InputError(f"sweep.{axis}: there is no setting {axis} to sweep")
     made = []
     for values in itertools.product(*axes.values()):
-        of_cell = replace(config, sweep=SweepConfig())
-        for axis, value in zip(axes, values, strict=True):
+        of_cell, named = replace(config, sweep=SweepConfig()), dict(zip(axes, values, strict=True))
+        for axis, value in named.items():
             of_cell = _with(of_cell, axis, value)
-        cell = Cell(dict(zip(axes, values, strict=True)), of_cell)
-        for axis, value in cell.values.items():
+        for axis, value in named.items():
             if axis != "ntp_weight" and _with(of_cell, axis, value) != of_cell:  # which is a factor
                 raise InputError(f"sweep.{axis}: another axis of the sweep sets the same, leave one out")
-        made.append(cell)
+        made.append(Cell(named, of_cell))
     for axis, values in axes.items():
         if len(values) > 1 and not _tells(made, axis):
             raise InputError(f"sweep.{axis}: no result of these runs depends on it, leave it out")
@@ -69,9 +65,8 @@ def cells(config: Config) -> list[Cell]:
             raise InputError(f"sweep.{axis}: sweep.ntp_weight changes the same, leave one out")
     names = [cell.name for cell in made]
     if twice := next((name for name in names if names.count(name) > 1), ""):
-        raise InputError(
-            f"sweep: two cells would be called {twice}: name values that differ in their letters"
-        )
+        told = f"two cells would be called {twice}"
+        raise InputError(f"sweep: {told}: name values that differ in their letters")
     return made
 
 

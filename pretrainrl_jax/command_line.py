@@ -1,12 +1,15 @@
-"""From words to a command: which verb, which options, and the configuration with its overrides."""
+"""From words to a command: which verb, which options, the configuration with its overrides; and `--help`."""
 
 import argparse
+import dataclasses
 import difflib
+import inspect
 import re
 import runpy
 import shlex
+import textwrap
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,7 +18,7 @@ from pydantic import ValidationError
 from pretrainrl_jax.cells import cells
 from pretrainrl_jax.command import MAKING, Command
 from pretrainrl_jax.config import NAMED, Config
-from pretrainrl_jax.config.messages import explained, is_list, parse_value
+from pretrainrl_jax.config.messages import explained, form, is_list, parse_value
 from pretrainrl_jax.config.stored import (
     Setting,
     changed,
@@ -42,6 +45,14 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of every verb
     "--quiet": {"action": "store_true", "help": "print results and errors alone"},
     "--verbose": {"action": "store_true", "help": "print compile times and every file saved too"},
 }
+WIDTH = 100
+USAGE = f"{PROGRAM} [VERB] [--config FILE.py] [--workdir DIR] [--section.key=VALUE ...]"
+EXAMPLES = f"""\
+examples:
+  {PROGRAM}
+  {PROGRAM} run --config configs/popqa_small.py --train.passes=5
+  {PROGRAM} ask "What is the capital of Arno?" --workdir runs/quickstart
+"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -94,13 +105,11 @@ def parse(arguments: Sequence[str]) -> Command:
         cells(config)  # each of them is a valid configuration, too
     except ValidationError as error:
         raise InputError(explained(error)) from None
-    systems = {"objectives": config.train.systems, "methods": config.selfimprove.systems}
-    naming = {"objectives": "train.systems", "methods": "selfimprove.systems"}
-    for section, named in systems.items():
+    for section, stage in {"objectives": "train", "methods": "selfimprove"}.items():
         for name in getattr(config, section):
-            if name not in known[section] and name not in named:
+            if name not in known[section] and name not in getattr(config, stage).systems:
                 near = nearest(name, known[section])
-                told = f"{name!r}{near} (a new one is made where {naming[section]} names it)"
+                told = f"{name!r}{near} (a new one is made where {stage}.systems names it)"
                 raise InputError(f"--{section}.{name}: there is no {section[:-1]} {told}")
     return Command(verb, options, config, given, as_typed(arguments))
 
@@ -157,20 +166,13 @@ def _overrides(verb: str, words: Sequence[str]) -> tuple[dict[str, Any], list[st
             raise InputError(f"argument {option}: expected one argument")
         text = text if joined else rest.pop(0)
         if swept:
-            given.setdefault(setting.name, []).append((swept.name, parse_values(swept, text)))
+            kind = swept.field.type
+            parts = text.split(";" if is_list(kind) else ",")  # a list has commas of its own
+            values = [parse_value(swept.name, part.strip(), kind) for part in parts]
+            given.setdefault(setting.name, []).append((swept.name, values))
         else:
             given[setting.name] = parse_value(setting.name, text, setting.field.type)
     return given, others
-
-
-def parse_values(setting: Setting, text: str) -> list[Any]:
-    """Values to sweep, commas between them; of a setting that is a list itself, semicolons.
-
-    Lists and texts may be empty.
-    """
-    kind = setting.field.type
-    parts = text.split(";" if is_list(kind) else ",")
-    return [parse_value(setting.name, part.strip(), kind) for part in parts]
 
 
 def _settings(words: Iterable[str]) -> list[Setting]:
@@ -221,3 +223,70 @@ def read_config(path: str) -> Config:
     if not isinstance(config, Config):
         raise InputError(f"{file} defines no `config` of type pretrainrl_jax.config.Config")
     return config
+
+
+def help_for(arguments: Sequence[str]) -> str:
+    """The help that is asked for; empty where none is.
+
+    Raises InputError for the help of something that is neither a verb nor a section.
+    """
+    asked = [place for place, word in enumerate(arguments) if word.split("=")[0] in ("-h", "--help")]
+    if not asked:
+        return ""
+    _, joined, topic = arguments[asked[0]].partition("=")
+    if not joined:
+        topic = next((word for word in arguments[asked[0] + 1 :] if not word.startswith("-")), "")
+    sections = [item.name for item in dataclasses.fields(Config)]
+    if topic in sections:
+        return _section(topic)
+    if (verb := topic or arguments[0]) in VERBS:
+        return _verb(verb)
+    if not topic:
+        return _overview(sections)
+    raise InputError(f"--help {topic}: there is no such verb or section{nearest(topic, [*VERBS, *sections])}")
+
+
+def _overview(sections: Sequence[str]) -> str:
+    verbs = [f"  {name:11} {verb.help}" for name, verb in VERBS.items()]
+    listed = textwrap.wrap(", ".join(sections), WIDTH, initial_indent="  ", subsequent_indent="  ")
+    text = "\n".join(["verbs (VERB --help tells more):", *verbs, "", "sections of settings:", *listed])
+    options = OPTIONS | {"--help": {"metavar": "SECTION", "help": "this, or the settings of one section"}}
+    return _page(USAGE, "", options, f"{text}\n\n{EXAMPLES}")
+
+
+def _section(name: str) -> str:
+    section, prefix = getattr(Config(), name), f"{name}."
+    if isinstance(section, Mapping):
+        section, prefix = NAMED[name][1], f"{name}.NAME."
+    if dataclasses.is_dataclass(section):
+        about, listed = inspect.getdoc(section), every_setting(section, prefix)
+    else:
+        about, listed = "", [setting for setting in every_setting(Config()) if setting.name == name]
+    settings = {}
+    for setting, item, value, _ in listed:
+        value = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        settings[f"--{setting}"] = {"metavar": form(item.type), "help": f"{item.metadata['doc']} [{value}]"}
+    return _page(f"{PROGRAM} [VERB] --{listed[0].name}=VALUE ...", about, settings, "")
+
+
+def _verb(name: str) -> str:
+    verb = VERBS[name]
+    word = "".join(f" {option.upper()}" for option in verb.options if not option.startswith("-"))
+    reads = textwrap.fill(", ".join(verb.reads), WIDTH, initial_indent="  ", subsequent_indent="  ")
+    usage = f"{PROGRAM} {name}{word} [--workdir DIR] [--section.key=VALUE ...]"
+    end = f"it reads these sections of settings (--help SECTION):\n{reads}\n"
+    return _page(usage, verb.help, {**verb.options, **OPTIONS}, end)
+
+
+def _page(usage: str, about: str | None, options: Mapping[str, Mapping[str, Any]], end: str) -> str:
+    parser = argparse.ArgumentParser(
+        usage=usage,
+        description=about,
+        epilog=end,
+        add_help=False,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, 2, 40, WIDTH),
+    )
+    for name, how in options.items():
+        shown = {key: value for key, value in how.items() if key != "required" or name.startswith("-")}
+        parser.add_argument(name, **{**shown, "help": how["help"].replace("%", "%%")})
+    return parser.format_help().rstrip()

@@ -16,17 +16,14 @@ NONE = "none"  # as a setting: keep none
 CPUINFO = Path("/proc/cpuinfo")
 FEATURES = ("flags", "Features")  # what x86 and ARM call a processor's
 SECONDS = 0.2  # what compiles sooner is compiled again
-GIGABYTE = 10**9
 
 
 def keep_programs(settings: PlatformConfig, environment: Mapping[str, str] = os.environ) -> str:
     """Let JAX keep what it compiles, and take what earlier runs compiled. Before the first compilation.
 
     Programs of another processor have a folder of their own: they may hold instructions that this one lacks.
-    A folder that JAX was told of elsewhere (JAX_COMPILATION_CACHE_DIR) stays as it is.
-
-    Returns:
-        Why nothing is kept, where that was not asked for; else an empty text.
+    A folder that JAX was told of elsewhere (JAX_COMPILATION_CACHE_DIR) stays as it is. Returns why nothing is
+    kept, where that was not asked for; else an empty text.
     """
     if settings.programs == NONE or jax.config.values["jax_compilation_cache_dir"]:
         return ""
@@ -43,7 +40,7 @@ def keep_programs(settings: PlatformConfig, environment: Mapping[str, str] = os.
         )
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", SECONDS)
-    jax.config.update("jax_compilation_cache_max_size", int(settings.programs_gigabytes * GIGABYTE))
+    jax.config.update("jax_compilation_cache_max_size", int(settings.programs_gigabytes * 10**9))
     compilation_cache.reset_cache()  # what was compiled before may have told JAX that there is none
     return ""
 

@@ -13,9 +13,8 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from pretrainrl_jax.command_line import as_typed, parse
+from pretrainrl_jax.command_line import as_typed, help_for, parse
 from pretrainrl_jax.errors import InputError, first_line
-from pretrainrl_jax.help import help_for
 from pretrainrl_jax.stages.check import check_model
 from pretrainrl_jax.storage import of_bucket
 from pretrainrl_jax.training.interrupts import Interrupted, termination_interrupts
@@ -33,7 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     command = as_typed(arguments)
     try:
-        _main(arguments)
+        if shown := help_for(arguments):
+            print(shown)
+        else:
+            read = parse(arguments)
+            if VERBS[read.verb].there:
+                check_model(read.config)
+            with termination_interrupts(read.config.checkpoint.grace_seconds, read.text):
+                VERBS[read.verb].run(read)
     except InputError as error:
         return _ended(2, f"error: {_one_line(error)}")
     except KeyboardInterrupt:
@@ -85,17 +91,6 @@ def _ended(code: int, message: str = "", planned: bool = False) -> int:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())  # whatever it quotes
-
-
-def _main(arguments: Sequence[str]) -> None:
-    if shown := help_for(arguments):
-        print(shown)
-        return
-    command = parse(arguments)
-    if VERBS[command.verb].there:
-        check_model(command.config)
-    with termination_interrupts(command.config.checkpoint.grace_seconds, command.text):
-        VERBS[command.verb].run(command)
 
 
 def program(arguments: Sequence[str] | None = None) -> int:

@@ -128,6 +128,15 @@ def upload(folder: Path, target: Path) -> None:
     _store().put(f"{folder}/", f"{target}/", recursive=True)
 
 
+def read_text(path: Path, check: str) -> str:
+    """The text of a file. Raises InputError if it cannot be read, naming what is to be checked."""
+    try:
+        return path.read_text("utf-8-sig")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise InputError(f"cannot read {path}: {why}; check {check}") from None
+
+
 @contextmanager
 def spooled(path: Path) -> Generator[Path]:
     """A folder of this machine in which what belongs to `path` is written, and kept there when left."""

@@ -27,6 +27,8 @@ from pretrainrl_jax.stages.check import (
 from pretrainrl_jax.storage import place
 from pretrainrl_jax.workdir import check_workdir, prepare_workdir, read_workdir
 
+TRAINS_NOTHING: dict[str, Any] = {"train.systems": (), "pretrain.epochs": 0.0}
+
 
 @dataclass(frozen=True)
 class Verb:
@@ -100,7 +102,7 @@ def _evaluate_model(command: Command) -> None:
     check_model_at(config.model.path, "--model.path")
     if not config.facts.path:
         raise InputError("evaluate --model.path needs facts to ask about: give --facts.path")
-    alone: dict[str, Any] = {"train.systems": (), "pretrain.epochs": 0.0}
+    alone = dict(TRAINS_NOTHING)
     if not command.options.config and "evaluate.template" not in command.given:
         alone["evaluate.template"] = "few_shot"  # a model that was trained on no question is shown some
     _work(replace(command, config=changed(config, alone)))
@@ -115,8 +117,7 @@ def _selfimprove(command: Command) -> None:
     if kind:
         check_making(config, kind)
     if (who or kind) and config.model.path and not is_run(command.workdir):  # it is taken as it is
-        alone: dict[str, Any] = {"train.systems": (), "pretrain.epochs": 0.0}
-        command = replace(command, config=changed(config, alone))
+        command = replace(command, config=changed(config, TRAINS_NOTHING))
     _work(command)
 
 
@@ -248,18 +249,9 @@ DATA = ("seed", "facts", "preferences", "world")
 DEVICES = ("mesh", "hosts", "platform")
 WORK = ("name", *DATA, "corpus", "tokenizer", "model", *DEVICES, "checkpoint")
 TRAINING = (
-    "profile_steps",
-    "optimizer",
-    "lora",
-    "pretrain",
-    "documents",
-    "mine",
-    "anchor",
-    "objectives",
-    "train",
-    "evaluate",
-    "sweep",
-)
+    "profile_steps", "optimizer", "lora", "pretrain", "documents", "mine", "anchor", "objectives", "train",
+    "evaluate", "sweep",
+)  # fmt: skip
 IMPROVEMENT = ("rollouts", "judge", "rewriter", "methods", "selfimprove", "tuning", "making")
 
 VERBS = {

@@ -14,8 +14,7 @@ STAMP: dict[str, Any] = {"format": FORMAT, "version": VERSION}
 def check_format(path: Path, values: Mapping[str, Any]) -> None:
     """A file's stamp is one that this version reads.
 
-    Raises:
-        InputError: naming the version that wrote it, if not.
+    Raises InputError, naming the version that wrote it, if not.
     """
     if (written := values.get("format", 1)) > FORMAT:
         raise InputError(

@@ -15,19 +15,8 @@ from pydantic import ValidationError
 
 from pretrainrl_jax import bucket_lock
 from pretrainrl_jax.atomic import write_json, write_text
-from pretrainrl_jax.config import NAMED, Config
+from pretrainrl_jax.config import NAMED, Config, stored
 from pretrainrl_jax.config.messages import explained
-from pretrainrl_jax.config.stored import changed as with_settings
-from pretrainrl_jax.config.stored import (
-    every_setting,
-    flat,
-    from_flat,
-    matters,
-    named_sections,
-    resolved,
-    shown_differences,
-    upgraded,
-)
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.storage import in_bucket
 from pretrainrl_jax.version import STAMP, check_format
@@ -61,14 +50,11 @@ def has_begun(workdir: Path) -> bool:
 def read_workdir(workdir: Path) -> Config:
     """The configuration a workdir was made with.
 
-    Raises:
-        InputError: if it has none, or one of another version.
+    Raises InputError if it has none, or one of another version.
     """
     path = workdir / "config.json"
-    if not path.is_file():
-        raise InputError(f"{workdir} is no workdir (it has no config.json): run `pretrain` or `run` first")
     try:
-        return from_flat(_read(path))
+        return stored.from_flat(_read(path))
     except ValidationError as error:
         written = json.loads(path.read_text(encoding="utf-8")).get("version", "an older version")
         raise InputError(
@@ -78,10 +64,13 @@ def read_workdir(workdir: Path) -> Config:
 
 def _read(path: Path) -> dict[str, Any]:
     """A config.json as flat settings under today's names."""
+    if not path.is_file():
+        none = f"{path.parent} is no workdir (it has no config.json)"
+        raise InputError(f"{none}: run `pretrain` or `run` first")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         check_format(path, values)
-        return upgraded(flat(values))
+        return stored.upgraded(stored.flat(values))
     except (ValueError, AttributeError, TypeError):
         raise InputError(f"{path} is not the JSON of a configuration: choose another --workdir") from None
 
@@ -92,29 +81,22 @@ def check_workdir(workdir: Path, config: Config, create: bool) -> bool:
     Where a run stopped before it left anything, the workdir is taken over. Objectives and methods may come
     and go, and change as long as none of that name was trained here.
 
-    Raises:
-        InputError: if it belongs to another configuration (the differences are shown), or is not there.
+    Raises InputError if it belongs to another configuration (the differences are shown), or is not there.
     """
     path = workdir / "config.json"
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"cannot write to --workdir={workdir}: it is no folder")
-    if not path.is_file():
-        if not create:
-            raise InputError(
-                f"{workdir} is no workdir (it has no config.json): run `pretrain` or `run` first"
-            )
-        return True
     if create and not has_begun(workdir):
         return True
-    before, now = _read(path), flat(resolved(config))
-    both = set(named_sections(before)) & set(named_sections(now))
+    before, now = _read(path), stored.flat(stored.resolved(config))
+    both = set(stored.named_sections(before)) & set(stored.named_sections(now))
     both = {named for named in both if _trained(workdir, *named)}  # the others are still to be made
-    free = [item.name for item in every_setting(config) if not matters(item.results, config)]
+    free = [item.name for item in stored.every_setting(config) if not stored.matters(item.results, config)]
     free += _unmade(workdir, config)
-    free += [name for name in {*before, *now} if not both.issuperset(named_sections([name]))]
+    free += [name for name in {*before, *now} if not both.issuperset(stored.named_sections([name]))]
     for name in free:
         before[name] = now[name] = None
-    if differ := shown_differences(before, now):
+    if differ := stored.shown_differences(before, now):
         raise InputError(f"{workdir} belongs to another configuration: {differ}. Choose another --workdir")
     return False
 
@@ -122,8 +104,7 @@ def check_workdir(workdir: Path, config: Config, create: bool) -> bool:
 def prepare_workdir(workdir: Path, config: Config, create: bool) -> None:
     """Make the workdir with its config.json, or check that it belongs to this configuration.
 
-    Raises:
-        InputError: as `check_workdir`, or if it cannot be written.
+    Raises InputError: as `check_workdir`, or if it cannot be written.
     """
     path = workdir / "config.json"
     changed = check_workdir(workdir, config, create)
@@ -136,17 +117,19 @@ def prepare_workdir(workdir: Path, config: Config, create: bool) -> None:
             unmade = _unmade(workdir, config)
             shown = {
                 item.name: item.value
-                for item in every_setting(config)
+                for item in stored.every_setting(config)
                 if item.results == ("report",) or item.name in unmade
             }
-            changed = any(item.value != shown.get(item.name, item.value) for item in every_setting(had))
-            config = with_settings(had, shown)
+            changed = any(
+                item.value != shown.get(item.name, item.value) for item in stored.every_setting(had)
+            )
+            config = stored.changed(had, shown)
         config = replace(config, **named)
         # What may change has changed.
-        changed |= added or (create and json.loads(path.read_text()) != STAMP | resolved(config))
+        changed |= added or (create and json.loads(path.read_text()) != STAMP | stored.resolved(config))
     if changed:
         with _refused_writing(workdir):
-            write_json(path, STAMP | resolved(config))
+            write_json(path, STAMP | stored.resolved(config))
 
 
 def _unmade(workdir: Path, config: Config) -> list[str]:
@@ -163,7 +146,7 @@ def _unmade(workdir: Path, config: Config) -> list[str]:
     improves = any(_begun(workdir, kind) for kind in IMPROVED)
     return [
         item.name
-        for item in every_setting(config)
+        for item in stored.every_setting(config)
         if item.name.startswith(unmade)
         or (item.results and not improves and IMPROVES.issuperset(item.results))
     ]
@@ -185,8 +168,7 @@ def locked(workdir: Path) -> Generator[None]:
 
     The lock ends with the process, however that ends; in a bucket some time after it.
 
-    Raises:
-        InputError: if another process is at work there, or nothing can be written there.
+    Raises InputError if another process is at work there, or nothing can be written there.
     """
     if in_bucket(workdir):
         with bucket_lock.held(workdir / LOCK):

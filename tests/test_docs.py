@@ -15,9 +15,8 @@ from typing import NamedTuple
 import pytest
 from helpers.command_line import call
 
-from pretrainrl_jax.command_line import parse
+from pretrainrl_jax.command_line import help_for, parse
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.help import help_for
 
 ROOT = Path(__file__).parent.parent
 PAGES = {

@@ -17,7 +17,7 @@ from helpers.command_line import metrics as lines_of
 from helpers.selfimprove_runs import one_system, steps
 
 from pretrainrl_jax.improvement.jobs import Jobs
-from pretrainrl_jax.judging import exact
+from pretrainrl_jax.judging import compose
 from pretrainrl_jax.judging.protocol import Case, JudgeError, Scores
 from pretrainrl_jax.stages import selfimprove
 from pretrainrl_jax.training import session
@@ -209,7 +209,7 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 def answered(how: Callable[[Sequence[Case], Scores], Scores]) -> Any:
     """The part `facts`, whose answers pass through this."""
-    facts = exact.facts
+    facts = compose.facts
 
     def part(*arguments: Any) -> Any:
         judge = facts(*arguments)

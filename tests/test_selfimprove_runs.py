@@ -17,7 +17,7 @@ from helpers.selfimprove_runs import one_system, steps
 from pretrainrl_jax.config.stored import flat, from_flat, upgraded
 from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.facts.statements import Statements
-from pretrainrl_jax.judging import exact
+from pretrainrl_jax.judging import compose
 from pretrainrl_jax.judging.compose import make_judge
 from pretrainrl_jax.judging.protocol import Case
 from pretrainrl_jax.training import session
@@ -257,7 +257,7 @@ compile_ = session.compiled
 
 
 def spoiled(scores: Scores) -> Any:
-    facts = exact.facts
+    facts = compose.facts
 
     def part(*arguments: Any) -> Any:
         judge = facts(*arguments)

@@ -44,11 +44,6 @@ class Judged(NamedTuple):
     greedy: bool  # each of its tokens is the most probable one
 
 
-def row_length(tokens: int) -> int:
-    """The length of the rows that a tree of so many input tokens is laid in."""
-    return few_sizes(tokens, SHORTEST_ROW)
-
-
 def share(pairs: Sequence[Pair]) -> list[Shared]:
     """Trees of all pairs. Those with one context share a tree, as far as a row for the longest has room.
 
@@ -60,12 +55,11 @@ def share(pairs: Sequence[Pair]) -> list[Shared]:
         by_context.setdefault(context, []).append(number)
     parts: list[list[int]] = []
     for context, numbers in by_context.items():
-        room = row_length(len(context) + max(len(pairs[n][1]) for n in numbers) - 1)
-        parts.append(part := [])
-        used = len(context)
+        room = few_sizes(len(context) + max(len(pairs[n][1]) for n in numbers) - 1, SHORTEST_ROW)
+        part, used = [], 0
         for number in numbers:
             read = len(pairs[number][1]) - 1
-            if part and (used + read > room or len(part) >= max(FEWEST, used)):
+            if not part or used + read > room or len(part) >= max(FEWEST, used):
                 parts.append(part := [])
                 used = len(context)
             part.append(number)
@@ -107,13 +101,13 @@ def judge(
 def score_by_length(
     model: Model, params: Params, trees: Sequence[AnswerTree], *, rows: Callable[[int], int], **packing: Any
 ) -> list[list[Any]]:
-    """`score_trees` of trees of any lengths, in few shapes: each in a row of `row_length` of its tokens.
+    """`score_trees` of trees of any lengths, in few shapes: each in the shortest row that holds it.
 
     `rows` of a length are scored at a time.
     """
     by_length: dict[int, list[int]] = {}
     for number, tree in enumerate(trees):
-        by_length.setdefault(row_length(tree.inputs), []).append(number)
+        by_length.setdefault(few_sizes(tree.inputs, SHORTEST_ROW), []).append(number)
     scores: list[list[Any]] = [[] for _ in trees]
     for length, numbers in sorted(by_length.items()):
         together = [trees[number] for number in numbers]

@@ -9,6 +9,7 @@ it was measured, so that they can be compared.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -22,6 +23,10 @@ from pretrainrl_jax.facts.record import Fact
 
 OWN_WORDING = ("trained", "held_out")
 """The groups of questions that ask a fact in its own wording, each fact once."""
+GROUPS = (
+    "trained", "unseen", "paraphrase", "held_out", "held_out_head", "neighbour_subject", "neighbour_answer",
+    "distant", "head", "reversed"
+)  # fmt: skip
 
 
 class Belief(NamedTuple):
@@ -92,31 +97,34 @@ def judge(
     `greedy` is the answer of a one-beam search: an unfinished or missing one is wrong. `beams` are those of
     the beam search, best first, `forced` those of `distinct_truths(fact)`.
     """
-    finished = list(distinct(a for a in beams if a.finished).values())
     truths = truths_of(fact, question, known)
-    hits = [matches(a.text, truths, rule) for a in finished]
+
+    def is_right(text: str) -> bool:
+        return matches(text, truths, rule)
+
+    ended = [a for a in beams if a.finished]
+    finished = list(distinct(ended).values())
+    hits = [is_right(a.text) for a in finished]
     rank = hits.index(True) + 1 if any(hits) else None
     spelt = {truth.tokens: truth.logp for truth in forced}
-    ended = [a for a in beams if a.finished]
     apart = [abs(a.logp - spelt[a.tokens]) for a in ended if a.tokens in spelt]
-    others = [a.logp for a in ended if a.tokens not in spelt and matches(a.text, truths, rule)]
+    others = [a.logp for a in ended if a.tokens not in spelt and is_right(a.text)]
     answer = greedy[0] if greedy else Answer("", (), -math.inf, finished=False)
-    true = {*map(normalise, truths)} - {""}
-    believed = beliefs(ended, lambda text: matches(text, truths, rule))
+    believed = beliefs(ended, is_right)
     wrong = next((belief for belief in believed if not belief.right and normalise(belief.text)), None)
     return Outcome(
         fact,
         question,
         group,
         prediction=answer.text,
-        correct=answer.finished and matches(answer.text, truths, rule),
+        correct=answer.finished and is_right(answer.text),
         rank=rank,
         p_hit=None if rank is None else math.exp(finished[rank - 1].logp),
         p_truth=math.exp(forced[0].logp),
         p_aliases=min(1.0, sum(map(math.exp, [*spelt.values(), *others]))),
         falsehood=None if wrong is None else wrong.text,
         p_falsehood=None if wrong is None else wrong.confidence,
-        truths=len(true),
+        truths=len({*map(normalise, truths)} - {""}),
         believed=tuple(believed),
         unfinished=sum(not a.finished for a in beams),
         beams=len(beams),
@@ -130,9 +138,9 @@ def beliefs(answers: Sequence[Answer], is_right: Callable[[str], bool]) -> list[
 
     Two beams never have the same tokens, so that their probabilities may be added.
     """
-    spelled: dict[str, list[Answer]] = {}
+    spelled: defaultdict[str, list[Answer]] = defaultdict(list)
     for answer in answers:
-        spelled.setdefault(normalise(answer.text), []).append(answer)
+        spelled[normalise(answer.text)].append(answer)
     made = []
     for own in spelled.values():
         likely = max(own, key=lambda a: a.logp)
@@ -177,21 +185,17 @@ def groups(
     (`neighbours`) or "distant". "head" are the best-known facts beyond the run's. "reversed" are questions
     about the answers of trained facts.
     """
-    held_out = [o for o in outcomes if o.group == "held_out"]
-    near = {kind: [o for o in held_out if neighbour(o.fact) == kind] for kind in ("subject", "answer", "")}
-    members = {
-        "trained": [o for o in outcomes if o.group == "trained"],
-        "unseen": [o for o in outcomes if o.group == "trained" and unseen(o.fact)],
-        "paraphrase": [o for o in outcomes if o.group == "paraphrase"],
-        "held_out": held_out,
-        "held_out_head": [o for o in held_out if head(o.fact)],
-        "neighbour_subject": near["subject"],
-        "neighbour_answer": near["answer"],
-        "distant": near[""],
-        "head": [o for o in outcomes if o.group == "head"],
-        "reversed": [o for o in outcomes if o.group == "reversed"],
-    }
-    return {name: measures(group) for name, group in members.items() if group}
+    members: defaultdict[str, list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        members[outcome.group].append(outcome)
+        if outcome.group == "trained" and unseen(outcome.fact):
+            members["unseen"].append(outcome)
+        if outcome.group == "held_out":
+            shared = neighbour(outcome.fact)
+            members[f"neighbour_{shared}" if shared else "distant"].append(outcome)
+            if head(outcome.fact):
+                members["held_out_head"].append(outcome)
+    return {name: measures(members[name]) for name in GROUPS if name in members}
 
 
 def neighbours(trained: Sequence[Fact]) -> Callable[[Fact], str]:
@@ -215,11 +219,9 @@ def by_popularity(outcomes: Sequence[Outcome], bins: int) -> list[dict[str, Any]
     ranked = sorted(outcomes, key=lambda o: (o.fact.popularity, o.fact.id))
     if not ranked or ranked[0].fact.popularity == ranked[-1].fact.popularity:
         return []
-    parts = [p for p in np.array_split(np.arange(len(ranked)), bins) if len(p)]
+    parts = [[ranked[i] for i in p] for p in np.array_split(np.arange(len(ranked)), bins) if len(p)]
     return [
-        {"low": ranked[p[0]].fact.popularity, "high": ranked[p[-1]].fact.popularity}
-        | measures([ranked[i] for i in p])
-        for p in parts
+        {"low": part[0].fact.popularity, "high": part[-1].fact.popularity} | measures(part) for part in parts
     ]
 
 

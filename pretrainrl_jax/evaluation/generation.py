@@ -51,47 +51,45 @@ def generate(
     waiting = list(range(len(requests)))
     number = 0
     while waiting:
+        alike: dict[tuple[int, int, float, float, int], list[int]] = {}  # by what they have in common
+        for i in waiting:
+            r, length = requests[i], bucket(len(requests[i].prompt) + len(written[i]))
+            # A power of two, since each number of steps is compiled for itself.
+            left = 1 << (r.max_new_tokens - len(written[i]) - 1).bit_length()
+            steps = min(FIRST_ROUND << number, max(FIRST_ROUND, left))
+            alike.setdefault((length, steps, r.temperature, r.top_p, r.top_k), []).append(i)
         finished = set()
-        for together in _alike(requests, written, waiting, number):
-            request = requests[together[0]]
-            steps = _steps(request, written[together[0]], number)
-            prompts = [requests[i].prompt + written[i] for i in together]
-            room = max(1, tokens // (bucket(len(prompts[0])) + steps))
+        for (length, steps, temperature, top_p, top_k), together in sorted(alike.items()):
             drawn = sample_batch(
                 model,
                 params,
-                prompts,
+                [requests[i].prompt + written[i] for i in together],
                 ends,
                 samples=1,
                 max_new_tokens=steps,
-                temperature=request.temperature,
-                top_p=request.top_p,
-                top_k=request.top_k,
+                temperature=temperature,
+                top_p=top_p,
+                top_k=top_k,
                 seed=(seed + number) % (1 << 32),
-                batch=min(room, power_of_four(len(together))),
+                batch=min(max(1, tokens // (length + steps)), power_of_four(len(together))),
                 numbers=together,
             )
             for i, (sample,) in zip(together, drawn, strict=True):
-                new, ended = through_first(sample.tokens, seen)
-                written[i] = (written[i] + new)[: requests[i].max_new_tokens]
+                ended = next((at for at, token in enumerate(sample.tokens, 1) if token in seen), None)
+                written[i] = (written[i] + sample.tokens[:ended])[: requests[i].max_new_tokens]
                 stopped = through_stop(tokenizer, written[i], requests[i].until)
-                written[i] = written[i] if stopped is None else stopped
+                written[i] = stopped or written[i]
                 full = len(written[i]) >= requests[i].max_new_tokens
-                if sample.finished or ended or full or stopped is not None:
+                if sample.finished or ended or full or stopped:
                     finished.add(i)
         advance(len(finished))
         waiting = [i for i in waiting if i not in finished]
         number += 1
-    return [
-        before_stop(tokenizer.decode(tokens), request.until)
-        for tokens, request in zip(written, requests, strict=True)
-    ]
-
-
-def _steps(request: Request, written: tuple[int, ...], number: int) -> int:
-    """Tokens to decode in a round: a power of two, since each number of steps is compiled for itself."""
-    left = request.max_new_tokens - len(written)
-    return min(FIRST_ROUND << number, max(FIRST_ROUND, 1 << (left - 1).bit_length()))
+    texts = [tokenizer.decode(tokens) for tokens in written]
+    for i, request in enumerate(requests):
+        for stop in request.until:
+            texts[i] = texts[i].split(stop)[0]
+    return texts
 
 
 def power_of_four(n: int, size: int = 1) -> int:
@@ -99,25 +97,6 @@ def power_of_four(n: int, size: int = 1) -> int:
     while size < n:
         size *= 4
     return size
-
-
-def _alike(
-    requests: Sequence[Request], written: Sequence[tuple[int, ...]], waiting: Sequence[int], number: int
-) -> list[list[int]]:
-    """Those that are waiting, by what one call of `sample_batch` has in common."""
-    groups: dict[tuple[float, ...], list[int]] = {}
-    for i in waiting:
-        r = requests[i]
-        length = bucket(len(r.prompt) + len(written[i]))
-        key = (length, _steps(r, written[i], number), r.temperature, r.top_p, r.top_k)
-        groups.setdefault(key, []).append(i)
-    return [indices for _, indices in sorted(groups.items())]
-
-
-def through_first(tokens: tuple[int, ...], ids: set[int]) -> tuple[tuple[int, ...], bool]:
-    """The tokens up to the first one of `ids`, itself included, and whether there is one."""
-    at = next((place for place, token in enumerate(tokens) if token in ids), None)
-    return (tokens, False) if at is None else (tokens[: at + 1], True)
 
 
 def through_stop(
@@ -135,10 +114,3 @@ def through_stop(
     if not complete(len(tokens)):
         return None
     return tokens[: bisect.bisect_left(range(len(tokens)), True, key=complete)]
-
-
-def before_stop(text: str, until: Sequence[str]) -> str:
-    """The text before the first stop string."""
-    for stop in until:
-        text = text.split(stop)[0]
-    return text

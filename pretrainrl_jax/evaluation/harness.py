@@ -18,7 +18,7 @@ from pretrainrl_jax.evaluation import continuations, generation
 from pretrainrl_jax.evaluation.generation import Request
 from pretrainrl_jax.evaluation.tasks import MISSING, SHOTS_SEED, Task
 from pretrainrl_jax.model.decoder import Model, Params
-from pretrainrl_jax.progress import Screen, Track
+from pretrainrl_jax.progress import SILENT, Track
 from pretrainrl_jax.trees.tokenization import Tokenizer
 
 try:
@@ -40,7 +40,7 @@ class Engine:
     """How large batches are, and where progress is shown."""
 
     tokens: int = 8192  # of a batch
-    track: Callable[[int, str], AbstractContextManager[Track]] = lambda total, unit: Screen(quiet=True).track(
+    track: Callable[[int, str], AbstractContextManager[Track]] = lambda total, unit: SILENT.track(
         "harness", total, unit
     )
 
@@ -120,9 +120,9 @@ class HarnessLM(TemplateLM):
                 max_seq_len=self.max_length,
                 context_len=1,
             )
-            made = [(("", ""), *make_disjoint_window(window)) for window in of_text]
-            windows += made
-            counts.append(len(made))
+            before = len(windows)
+            windows += [(("", ""), *make_disjoint_window(window)) for window in of_text]
+            counts.append(len(windows) - before)
         scores = iter(self._loglikelihood_tokens(windows))
         return [math.fsum(next(scores)[0] for _ in range(count)) for count in counts]
 
@@ -217,8 +217,7 @@ def run_harness(
         `higher_is_better`. `shown`: those of `results` that the task's name stands for. `shortened`: how many
         contexts lost their beginning.
 
-    Raises:
-        InputError: if a task asks for what cannot be done, or there is no chat template to use.
+    Raises InputError if a task asks for what cannot be done, or there is no chat template to use.
     """
     if chat and not tokenizer.backend.chat_template:
         raise InputError("harness.chat is true, and this tokenizer has no chat template")

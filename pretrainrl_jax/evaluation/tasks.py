@@ -40,13 +40,11 @@ def task_names(text: str) -> list[str]:
 def load_tasks(names: Sequence[str], folder: str | Path = "") -> list[Task]:
     """Tasks with their data, which are fetched from the Hugging Face hub where they are not cached.
 
-    Args:
-        names: of tasks, groups or tags, as `lm_eval --tasks list` shows them.
-        folder: of the harness's YAML files, which come before its own tasks; empty for those alone.
+    `names` are of tasks, groups or tags, as `lm_eval --tasks list` shows them; `folder` has YAML files of the
+    harness, which come before its own tasks; empty for those alone.
 
-    Raises:
-        InputError: if the harness is not installed or the folder not there, or if a task is unknown, cannot
-            be read, would run code that the model writes, or shows pictures.
+    Raises InputError if the harness is not installed or the folder not there, or if a task is unknown, cannot
+    be read, would run code that the model writes, or shows pictures.
     """
     if folder and not Path(folder).is_dir():
         raise InputError(f"harness.path is {folder}: no such folder")

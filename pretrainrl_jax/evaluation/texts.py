@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.storage import read_text
 
 
 def paragraphs(path: str, name: str) -> list[str]:
@@ -11,12 +12,8 @@ def paragraphs(path: str, name: str) -> list[str]:
 
     Raises InputError if it cannot be read, or holds none.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "it is no UTF-8 text"
-        raise InputError(f"cannot read {path}: {why}; check {name}") from None
-    texts = [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
+    parts = re.split(r"\n\s*\n", read_text(Path(path), name))
+    texts = [part.strip() for part in parts if part.strip()]
     if not texts:
         raise InputError(f"{path} holds no text: check {name}")
     return texts

@@ -63,8 +63,7 @@ def evaluate_truthfulness(
     is asked about facts: no text tells of a made-up world.
 
     Args:
-        made: documents about the facts; empty where others are read.
-        statements: of the same facts.
+        made: documents about the facts; empty where others are read. `statements` are of the same facts.
         begin: called with the number of prefixes and texts; gives what is called with those finished.
 
     Returns:
@@ -72,9 +71,7 @@ def evaluate_truthfulness(
         greedy continuation completes the statement, and how (`named`). "free", of prefixes of the texts: what
         sampled continuations state (`stated`). "corrupted", of prefixes of false statements that documents
         make: whether the greedy continuation repeats the false answer or gives a true one. "text_nll" and
-        "text_tokens" of each text, in nats. "distinct_ngrams": the share of distinct ones among the 3-grams
-        of tokens of all sampled continuations; "repetition": the mean over continuations of the share of its
-        own 3-grams that stand in it before; None where there are none.
+        "text_tokens" of each text, in nats. "distinct_ngrams" and "repetition" of sampled ones: `variety`.
     """
     count, settings = config.documents.held_out, config.selfimprove
     texts = held_out_texts(made, config)[:count]
@@ -86,17 +83,16 @@ def evaluate_truthfulness(
     advance = begin(len(asked) + len(misled) + SAMPLES * len(opened) + len(trees))
 
     def write(prefixes: Sequence[str], temperature: float) -> list[Continuation]:
-        how = {"temperature": temperature, "seed": config.seed % (1 << 32), "batch": config.evaluate.batch}
-        room = settings.length - settings.suffix
-        return continuations(
-            loaded, prefixes, room=room, max_new_tokens=settings.suffix, advance=advance, **how
-        )
+        how: Json = {"temperature": temperature, "seed": config.seed % (1 << 32)}
+        how |= {"batch": config.evaluate.batch, "max_new_tokens": settings.suffix, "advance": advance}
+        return continuations(loaded, prefixes, room=settings.length - settings.suffix, **how)
 
-    greedy = write([prefix.text for prefix in (*asked, *misled)], 0.0)
+    begun = [*asked, *misled]
+    greedy = write([prefix.text for prefix in begun], 0.0)
     # One sample of each prompt, so that nothing is compiled anew for several of one.
     drawn = iter(write([prefix for prefix in opened for _ in range(SAMPLES)], 1.0))
     free = [[next(drawn) for _ in range(SAMPLES)] for _ in opened]
-    completed = [completes(*pair, statements) for pair in zip((*asked, *misled), greedy, strict=True)]
+    completed = [completes(*pair, statements) for pair in zip(begun, greedy, strict=True)]
     nats, tokens = text_nll(loaded, len(texts), trees, settings.length, config.evaluate.batch, advance)
     return {
         "named": [named(*pair, statements) for pair in zip(asked, completed[: len(asked)], strict=True)],
@@ -208,11 +204,9 @@ def stated(prefix: str, written: Sequence[Continuation], statements: Statements)
 
     "facts" are the ids of those stated truly, each once; "head" is how many of them are head facts.
     """
-    read = [
-        statement
-        for one in written
-        for statement in statements.find(prefix + one.text, since=len(prefix), ended=one.ended)
-    ]
+    read: list[Statement] = []
+    for one in written:
+        read += statements.find(prefix + one.text, since=len(prefix), ended=one.ended)
     verdicts = Counter(statement.verdict for statement in read)
     right = {s.fact.id: s.fact for s in read if s.fact and s.verdict == "true"}
     return {
@@ -223,7 +217,11 @@ def stated(prefix: str, written: Sequence[Continuation], statements: Statements)
 
 
 def variety(texts: Sequence[tuple[int, ...]]) -> Json:
-    """`distinct_ngrams` over all texts together, `repetition` within each; None without any 3-gram."""
+    """Of the 3-grams of tokens; None where there are none.
+
+    `distinct_ngrams`: the share of distinct ones among those of all texts; `repetition`: the mean over texts
+    of the share of its own that stand in it before.
+    """
     grams = [[text[at : at + NGRAM] for at in range(len(text) - NGRAM + 1)] for text in texts]
     grams = [own for own in grams if own]
     together = [gram for own in grams for gram in own]
@@ -234,19 +232,17 @@ def variety(texts: Sequence[tuple[int, ...]]) -> Json:
 
 
 def continuations(
-    loaded: Loaded, prefixes: Sequence[str], *, room: int, advance: Advance, **sampling: Any
+    loaded: Loaded, prefixes: Sequence[str], *, room: int, **sampling: Any
 ) -> list[Continuation]:
     """What a model writes after each prefix, of which it sees the last `room` tokens.
 
     `sampling`: as `sample_batch` takes it, but for the filters, which are off.
     """
     tokenizer, vocabulary = loaded.tokenizer, loaded.model.shape.vocabulary
-    prompts = [
-        tokenizer.start + tokens[-max(1, room - len(tokenizer.start)) :]
-        for tokens in tokenizer.encode_all(prefixes)
-    ]
-    if not prompts:
+    if not prefixes:
         return []
+    shown = max(1, room - len(tokenizer.start))
+    prompts = [tokenizer.start + tokens[-shown:] for tokens in tokenizer.encode_all(prefixes)]
     drawn = sample_batch(
         loaded.model,
         loaded.params,
@@ -256,7 +252,6 @@ def continuations(
         top_p=1.0,
         top_k=0,
         shortest=bucket(room) // 2,
-        advance=advance,
         **sampling,
     )
     return [

@@ -18,8 +18,7 @@ WORDS = {
 class Collapse:
     """What is watched from step to step; `state` is all of it.
 
-    Args:
-        share: of the mean of the first steps; entropy or distinct n-grams below it are a collapse. 0: none.
+    Entropy or distinct n-grams below `share` of the mean of the first steps are a collapse. 0: none.
     """
 
     share: float

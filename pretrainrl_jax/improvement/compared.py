@@ -77,14 +77,9 @@ def won(
 ) -> list[float | None]:
     """Of each prefix whether the judge scores the other model's continuation higher than the base's.
 
-    Args:
-        base, other: continuations of the same prefixes.
-        at_once: how many the judge is given at a time.
-        advance: called with the number of prefixes finished.
-
-    Returns:
-        1 where it does, 0 where it scores it lower, ½ where it scores both the same or they are the same
-        text, which is not judged. None where the judge has no score.
+    1 where it does, 0 where it scores it lower, ½ where it scores both the same or they are the same text,
+    which is not judged; None where the judge has no score. It is given `at_once` at a time, after which
+    `advance` is called with their number.
     """
     results: list[float | None] = []
     for begin in range(0, len(base), at_once):
@@ -95,12 +90,11 @@ def won(
             if one.written != two.written
         ]
         verdicts = iter(judge(cases).scores if cases else ())
-        results += [TIE if one.written == two.written else _won(*next(verdicts)) for one, two in pairs]
+        for one, two in pairs:
+            before, after = (0.0, 0.0) if one.written == two.written else next(verdicts)
+            if before is None or after is None:
+                results.append(None)
+            else:
+                results.append(TIE if before == after else float(after > before))
         advance(len(pairs))
     return results
-
-
-def _won(before: float | None, after: float | None) -> float | None:
-    if before is None or after is None:
-        return None
-    return TIE if before == after else float(after > before)

@@ -1,23 +1,20 @@
-"""What an output of a judge or of a rewriter that learns earns (arXiv 2601.21343)."""
+"""What outputs of a judge or a rewriter that learns earn (arXiv 2601.21343), and how well it so does."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pretrainrl_jax.improvement.labels import SAFE, Labelled
+from pretrainrl_jax.judging.prompts import read_verdict
 from pretrainrl_jax.judging.protocol import Case, JudgeError
 from pretrainrl_jax.judging.rewriting import last_words, read_rewrite
-from pretrainrl_jax.judging.verdicts import read_verdict
+from pretrainrl_jax.report.bootstrap import mean_interval
 
 MALFORMED = "malformed"
 VERDICTS = ("right", "wrong", MALFORMED)  # what comes of a judge's output
 UNJUDGED = "unjudged"  # a rewrite that the judge gave no verdict to read on
-REWRITES = (
-    "copied",
-    "changed",
-    "rewritten",
-    UNJUDGED,
-    MALFORMED,
-)  # of a rewriter's: of safe ones, and of unsafe ones
+# Of a rewriter's: of safe ones, and of unsafe ones.
+REWRITES = ("copied", "changed", "rewritten", UNJUDGED, MALFORMED)
 
 
 class Graded(NamedTuple):
@@ -49,10 +46,7 @@ def grade_rewrites(
 
     A safe suffix must come back as it was: 1, else 0. The rewrite of an unsafe one has its worth beside the
     original. An output that does not open with the prefix's last words, or with nothing behind, earns 0.
-
-    Args:
-        worth: asked once about each different rewrite.
-        cut: a rewrite of an example to the tokens that a candidate may have.
+    `worth` is asked once about each different rewrite; `cut` leaves the tokens that a candidate may have.
     """
     asked: dict[tuple[int, str], Case] = {}
     texts: list[list[str | None]] = []
@@ -80,11 +74,65 @@ def grade_rewrites(
             return Graded(0.0, UNJUDGED) if score is None else Graded(score, "rewritten")
         return Graded(1.0, "copied") if text == examples[number].texts[1] else Graded(0.0, "changed")
 
-    return [_known([graded(number, text) for text in own]) for number, own in enumerate(texts)]
+    groups = [[graded(number, text) for text in own] for number, own in enumerate(texts)]
+    for group in groups:
+        if any(one.outcome == UNJUDGED for one in group):  # all earn the same: nothing is learned of it
+            group[:] = [one._replace(reward=0.0) for one in group]
+    return groups
 
 
-def _known(group: list[Graded]) -> list[Graded]:
-    """The group; where one of it has no verdict all earn the same, so that nothing is learned of it."""
-    if all(one.outcome != UNJUDGED for one in group):
-        return group
-    return [one._replace(reward=0.0) for one in group]
+def group_of(example: Labelled) -> str:
+    """What an example is told with: its part; of a rewriter, whether its suffix is safe."""
+    return example.label if example.part == "rewrite" else example.part
+
+
+def measured(examples: Sequence[Labelled], grades: Sequence[Graded]) -> dict[str, Any]:
+    """Of one output for each example: by group, and of all, the mean reward with its 95 % interval.
+
+    Of a judge's verdicts the reward is the accuracy. What belongs together is drawn together: both orders of
+    a pair, and what shares a prefix.
+    """
+    both = list(zip(examples, grades, strict=True))
+    groups = {
+        name: [pair for pair in both if group_of(pair[0]) == name]
+        for name in sorted({*map(group_of, examples)})
+    }
+    return {name: _told(own) for name, own in groups.items()} | {"all": _told(both)}
+
+
+def _told(both: Sequence[tuple[Labelled, Graded]]) -> dict[str, Any]:
+    rewards, keys = [graded.reward for _, graded in both], [example.key for example, _ in both]
+    labels = Counter((group_of(example), example.label) for example, _ in both)
+    most = {group: max(n for (own, _), n in labels.items() if own == group) for group, _ in labels}
+    return {
+        "count": len(both),
+        "reward": sum(rewards) / len(rewards),
+        "interval": mean_interval(keys, rewards),
+        "constant": sum(most.values()) / len(both),  # the accuracy of one label for all of a group
+        "outcomes": dict(sorted(Counter(graded.outcome for _, graded in both).items())),
+    }
+
+
+def metrics_of(result: dict[str, Any]) -> dict[str, float | None]:
+    """For metrics.jsonl."""
+    metrics: dict[str, float | None] = {}
+    for name, own in result.items():
+        low, high = own["interval"] or (None, None)
+        malformed = own["outcomes"].get(MALFORMED, 0) / own["count"]
+        told = {"reward": own["reward"], "low": low, "high": high, MALFORMED: malformed}
+        suffix = "" if name == "all" else f"_{name}"
+        metrics |= {f"held_out_{what}{suffix}": value for what, value in told.items()}
+    return metrics
+
+
+def sentence(result: dict[str, Any]) -> str:
+    """In words: the mean reward of each group, which of a judge is its accuracy."""
+    told = []
+    for name, own in result.items():
+        if name == "all" and len(result) == 2:  # there is one group
+            continue
+        interval, malformed = own["interval"], own["outcomes"].get(MALFORMED, 0)
+        shown = f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})" if interval else ""
+        lost = f", {malformed} malformed" if malformed else ""
+        told.append(f"{name} {100 * own['reward']:.1f} %{shown} of {own['count']}{lost}")
+    return "; ".join(told)

@@ -1,11 +1,12 @@
-"""Work that goes on beside the main thread, which need not wait for it to end the run."""
+"""Work beside the main thread, which need not wait for it to end the run; and where a step's time goes."""
 
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from concurrent import futures
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -66,10 +67,12 @@ class Jobs:
         with self._lock:
             return self._count()
 
-    def _count(self) -> float:
+    def _count(self, more: int = 0) -> float:
+        """The same, with the lock held; from now on so many more are under way."""
         now = time.perf_counter()
         busy = self._busy + (now - self._since if self._running else 0.0)
         self._since, self._busy = now, 0.0
+        self._running += more
         return busy
 
     def _work(self) -> None:
@@ -78,22 +81,50 @@ class Jobs:
                 self._do(*asked)
 
     def _do(self, job: Future[Any], work: Callable[[], Any]) -> None:
-        with self._counted():
-            try:
-                result = work()
-            except BaseException as error:
-                job.set_exception(error)
-                return
-        job.set_result(result)
+        with self._lock:
+            self._busy = self._count(+1)
+        try:
+            finish = partial(job.set_result, work())
+        except BaseException as error:
+            finish = partial(job.set_exception, error)
+        with self._lock:
+            self._busy = self._count(-1)
+        finish()
+
+
+class Seconds:
+    """Adds up the time of a step; `metrics` gives it, and the next step begins.
+
+    `jobs` are the judge's; `on_devices`: a model judges there, so they are not idle meanwhile.
+    """
+
+    def __init__(self, jobs: Jobs, on_devices: bool) -> None:
+        self._jobs, self._on_devices = jobs, on_devices
+        self._spent: dict[str, float] = {}
+        self._began = time.perf_counter()
 
     @contextmanager
-    def _counted(self) -> Generator[None]:
-        with self._lock:
-            self._busy = self._count()
-            self._running += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._busy = self._count()
-                self._running -= 1
+    def __call__(self, what: str) -> Generator[None]:
+        """What is done within it is added to `what`: of the names, "judging" and "waiting" are known here."""
+        began = time.perf_counter()
+        yield
+        self._spent[what] = self._spent.get(what, 0.0) + time.perf_counter() - began
+
+    def metrics(self) -> dict[str, float]:
+        """Seconds by name, those waited for a judge, and the shares of the time since the last step.
+
+        `device_share` is of the time in which the main thread did not stand at the judge, `judge_share` of
+        that in which one job of the judge's or more was under way.
+        """
+        now, busy, spent = time.perf_counter(), self._jobs.busy(), self._spent
+        wall = max(now - self._began, 1e-9)
+        self._began, self._spent = now, {}
+        spent.setdefault("waiting", 0.0 if self._on_devices else spent.get("judging", 0.0))
+        shares = {"device_share": 1 - spent["waiting"] / wall, "judge_share": min(busy / wall, 1.0)}
+        return {**{f"seconds_{what}": value for what, value in spent.items()}, **shares}
+
+
+def utilisation(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Those of a step that a progress bar shows, in % and seconds."""
+    shares = {"device %": metrics["device_share"], "judge %": metrics["judge_share"]}
+    return {name: 100 * share for name, share in shares.items()} | {"waited s": metrics["seconds_waiting"]}

@@ -3,12 +3,11 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.storage import place
+from pretrainrl_jax.storage import place, read_text
 
 TEXTS = {  # of each part, the texts that a line has
     "quality": ("prefix", "first", "second"),
@@ -51,8 +50,9 @@ class Labels(NamedTuple):
     @property
     def told(self) -> str:
         """In words."""
-        counts = Counter((one.part, one.label) for one in self.examples)
-        by_part = {part: Counter({x: n for (p, x), n in counts.items() if p == part}) for part, _ in counts}
+        by_part: dict[str, Counter[str]] = {}
+        for one in self.examples:
+            by_part.setdefault(one.part, Counter()).update([one.label])
         kept = "; ".join(
             f"{part} " + ", ".join(f"{n:,} {label}" for label, n in sorted(own.items()))
             for part, own in by_part.items()
@@ -64,21 +64,22 @@ class Labels(NamedTuple):
 def read_labels(paths: Sequence[str], verdicts: Mapping[str, Sequence[str]], setting: str) -> Labels:
     """The examples of files, equal ones once; of texts with two labels none.
 
-    Args:
-        verdicts: of each part that is wanted, its labels; {"rewrite": …} for a rewriter's lines.
-        setting: that names the files.
+    `verdicts` has the labels of each part that is wanted; {"rewrite": …} is for a rewriter's lines. `setting`
+    names the files.
 
-    Raises:
-        InputError: if a file cannot be read, a line is not as it must be, or no example is left.
+    Raises InputError if a file cannot be read, a line is not as it must be, or no example is left.
     """
     if not paths:
         raise InputError(f"{setting} is empty: name files of labelled texts, one JSON object a line")
     lines, left_out = 0, Counter[str]()
     by_texts: dict[tuple[str, tuple[str, ...]], list[Labelled]] = {}
     for path in paths:
-        for where, text in _lines(place(path, f"--{setting}"), setting):
+        file = place(path, f"--{setting}")
+        for number, line in enumerate(read_text(file, setting).split("\n"), 1):
+            if not line.strip():
+                continue
             lines += 1
-            one = _example(text, where, verdicts)
+            one = _example(line, f"{file}:{number}", verdicts)
             if one is None:
                 left_out["of parts that are not asked for"] += 1
             else:
@@ -94,17 +95,6 @@ def read_labels(paths: Sequence[str], verdicts: Mapping[str, Sequence[str]], set
     if not examples:
         raise InputError(f"nothing to learn in {', '.join(paths)}: {labels.told}; check {setting}")
     return labels
-
-
-def _lines(path: Path, setting: str) -> Iterator[tuple[str, str]]:
-    try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "it is no UTF-8 text"
-        raise InputError(f"cannot read {path}: {why}; check {setting}") from None
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield f"{path}:{number}", line
 
 
 def _example(line: str, where: str, verdicts: Mapping[str, Sequence[str]]) -> Labelled | None:
@@ -148,8 +138,7 @@ def _shown(value: Any) -> str:
 def split_labels(examples: Sequence[Labelled], share: float) -> tuple[list[Labelled], list[Labelled]]:
     """Those to learn, and those held out: about that share, by a hash of what belongs together.
 
-    Raises:
-        InputError: if one side of a share above 0 would be empty.
+    Raises InputError if one side of a share above 0 would be empty.
     """
     keys = sorted({one.key for one in examples}, key=lambda key: hashlib.sha256(key.encode()).digest())
     apart = frozenset(keys[: max(1, min(len(keys) - 1, round(share * len(keys))))] if share else ())

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pretrainrl_jax.judging.fences import PLACE
 from pretrainrl_jax.judging.parts import Answer, Texts
-from pretrainrl_jax.judging.prompts import Prompt
+from pretrainrl_jax.judging.prompts import PLACE, Prompt
 from pretrainrl_jax.judging.repetition import WORD
 
 FIRST = 2  # samples of each verdict that are asked for first: where they differ no more are
@@ -91,8 +90,7 @@ def in_rounds(
 ) -> list[Agreed]:
     """What `samples` verdicts on each question say together; where FIRST of them settle it no more are asked.
 
-    Args:
-        ask: asks for that many samples; of those that it was asked for before it pays none again.
+    `ask` asks for that many samples; of those that it was asked for before it pays none again.
     """
     found = list(ask(questions, min(FIRST, samples)))
     if samples > FIRST:
@@ -231,10 +229,8 @@ def unsafe_lines(
 ) -> Made:
     """Documents whose prefix a judge calls unsafe; and their suffixes, where all samples agree on them.
 
-    Without a judge all that were found are kept, and no suffixes.
-
-    Args:
-        verdicts: of its safety, the best first: the last means unsafe.
+    Without a judge all that were found are kept, and no suffixes. `verdicts` are of its safety, the best
+    first: the last means unsafe.
     """
     counts: Counter[str] = Counter()
     safest, worst = verdicts[0], verdicts[-1]

@@ -1,5 +1,6 @@
 """What a step of self-improvement looked like, in numbers for metrics.jsonl."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
@@ -7,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from pretrainrl_jax.documents.cut import Cut
-from pretrainrl_jax.improvement.candidates import Candidate
+from pretrainrl_jax.evaluation.truthfulness import variety
+from pretrainrl_jax.improvement.learning import Candidate
 from pretrainrl_jax.judging.protocol import Counts, total
 from pretrainrl_jax.trees.tree import AnswerTree
 
 KINDS = ("original", "rewrite", "rollout")
-NGRAM = 3  # tokens
 
 
 class Judged(NamedTuple):
@@ -34,11 +35,9 @@ def verdict_metrics(judged: Sequence[Judged]) -> Metrics:
     """Shares of chosen and rejected candidates by kind, over learned documents; mean scores; ties."""
     learned = [one.tree for one in judged if one.tree]
     metrics: Metrics = {"learned": float(len(learned)), "dropped_ties": float(len(judged) - len(learned))}
-    chosen_by_judge = [one.tree for one in judged if one.tree and one.scores]
+    branches = [branch for one in judged if one.tree and one.scores for branch in one.tree.branches]
     for role in ("chosen", "rejected"):
-        sources = [
-            branch.source for tree in chosen_by_judge for branch in tree.branches if branch.role == role
-        ]
+        sources = [branch.source for branch in branches if branch.role == role]
         for kind in KINDS:
             metrics[f"{role}_{kind}"] = _mean(source == kind for source in sources)
     for kind in KINDS:
@@ -89,20 +88,12 @@ def rollout_metrics(judged: Iterable[Judged]) -> Metrics:
     """
     documents = [[c for c in one.candidates if c.kind == "rollout"] for one in judged]
     rollouts = [rollout for of_document in documents for rollout in of_document]
-    grams = [
-        rollout.tokens[start : start + NGRAM]
-        for rollout in rollouts
-        for start in range(len(rollout.tokens) - NGRAM + 1)
-    ]
-    texts: dict[str, int] = {}
-    for of_document in documents:
-        for text in {rollout.text for rollout in of_document}:
-            texts[text] = texts.get(text, 0) + 1
+    texts = Counter(text for own in documents for text in {rollout.text for rollout in own})
     written = [of_document for of_document in documents if of_document]
     return {
         "rollout_tokens": _mean(len(rollout.tokens) for rollout in rollouts),
         "rollout_entropy": _mean(-logp for rollout in rollouts for logp in rollout.logps),
-        "distinct_ngrams": len(set(grams)) / len(grams) if grams else None,
+        "distinct_ngrams": variety([rollout.tokens for rollout in rollouts])["distinct_ngrams"],
         "same_text": max(texts.values()) / len(written) if len(written) > 1 else None,
     }
 

@@ -10,17 +10,10 @@ from typing import Any, NamedTuple
 from pretrainrl_jax.config import MethodConfig
 from pretrainrl_jax.documents.cut import Cut
 from pretrainrl_jax.hosts.agree import is_process_0, run_on_process_0
-from pretrainrl_jax.improvement.candidates import (
-    Candidate,
-    candidates_of,
-    rewrite_case,
-    rewritten,
-    with_rewrite,
-)
+from pretrainrl_jax.improvement import learning
+from pretrainrl_jax.improvement.experience import Sampled
 from pretrainrl_jax.improvement.jobs import Jobs
-from pretrainrl_jax.improvement.learning import judged_tree, plain_tree
 from pretrainrl_jax.improvement.metrics import Judged
-from pretrainrl_jax.improvement.queue import Sampled
 from pretrainrl_jax.judging.protocol import Case, Judge, RewriteCase, Rewriter, Verdicts
 from pretrainrl_jax.trees.tokenization import Tokenizer
 
@@ -35,7 +28,14 @@ class Written(NamedTuple):
 
     cuts: tuple[Cut, ...]
     texts: tuple[RewriteCase, ...]  # of each; none where nobody is asked about them
-    candidates: tuple[tuple[Candidate, ...], ...]  # of each, without rewrites
+    candidates: tuple[tuple[learning.Candidate, ...], ...]  # of each, without rewrites
+
+    def together(self, rewrites: Sequence[learning.Candidate | None]) -> list[tuple[learning.Candidate, ...]]:
+        """The candidates of each document with its rewrite, where there is one."""
+        return [
+            learning.with_rewrite(own, rewrite)
+            for own, rewrite in zip(self.candidates, rewrites, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -58,69 +58,111 @@ class Asking:
         """Whether anybody is asked."""
         return bool(self.judge or self.rewriter)
 
-    def work(self, written: Written) -> Callable[[], Answer]:
-        """What asks about these documents, in any thread: for rewrites, then for verdicts."""
-
-        def ask() -> Answer:
-            rewrites: list[Candidate | None] = [None] * len(written.cuts)
-            if self.rewriter:
-                texts = self.rewriter(written.texts)
-                with self._borrowed:
-                    rewrites = [
-                        rewritten(cut, self.tokenizer, text)
-                        for cut, text in zip(written.cuts, texts, strict=True)
-                    ]
-            verdicts = self.judge(_cases(written, rewrites, self.tokenizer.eos)) if self.judge else None
-            return (
-                [rewrite and [list(rewrite.tokens), rewrite.text] for rewrite in rewrites],
-                None if verdicts is None else list(verdicts),
+    def answer(self, written: Written) -> Answer:
+        """Ask about these documents, in any thread: for rewrites, then for verdicts."""
+        rewrites: list[learning.Candidate | None] = [None] * len(written.cuts)
+        if self.rewriter:
+            texts = self.rewriter(written.texts)
+            with self._borrowed:
+                rewrites = [
+                    learning.rewritten(cut, self.tokenizer, text)
+                    for cut, text in zip(written.cuts, texts, strict=True)
+                ]
+        told = [rewrite and [list(rewrite.tokens), rewrite.text] for rewrite in rewrites]
+        if not self.judge:
+            return told, None
+        cases = [
+            Case(
+                prefix,
+                tuple(candidate.text for candidate in own),
+                suffix,
+                tuple(candidate.tokens[-1] in self.tokenizer.eos for candidate in own),
             )
-
-        return ask
-
-
-def written(sampled: Sampled, method: MethodConfig, tokenizer: Tokenizer, asks: bool) -> Written:
-    """The texts of documents, and of their candidates, as far as anybody asks about them or learns them."""
-    texts = [rewrite_case(tokenizer, cut) for cut in sampled.cuts] if asks else ()
-    candidates = [
-        candidates_of(cut, method.candidates, tokenizer, rollouts)
-        for cut, rollouts in zip(sampled.cuts, sampled.rollouts, strict=True)
-    ]
-    return Written(sampled.cuts, tuple(texts), tuple(candidates))
-
-
-def judged(
-    written: Written, answer: Answer, method: MethodConfig, tokenizer: Tokenizer, length: int, by_model: bool
-) -> list[Judged]:
-    """What the answer says of each document's candidates, and the tree that is learned of it.
-
-    `length`: tokens of a whole document that is learned, at most. `by_model`: as `Asking` has it.
-    """
-    told, verdicts = answer
-    rewrites = [one and Candidate("rewrite", tuple(one[0]), one[1]) for one in told]
-    every = _together(written, rewrites)
-    if verdicts is None:
-        (kind,) = method.candidates
-        ends = tokenizer.bos, tokenizer.eos[0]
-        return [
-            Judged(cut, "", own, (), {}, plain_tree(cut, kind, own, *ends, length))
-            for cut, own in zip(written.cuts, every, strict=True)
+            for (prefix, suffix), own in zip(written.texts, written.together(rewrites), strict=True)
         ]
-    given, result = Verdicts(*verdicts), []
-    for place, (cut, text, own) in enumerate(zip(written.cuts, written.texts, every, strict=True)):
-        scores, counts = tuple(given.scores[place]), given.counts[place]
-        parts = {name: tuple(of_part[place]) for name, of_part in given.parts.items()}
-        if by_model and "rewrite" in method.candidates:
-            scores, of_rewrite = without_needless(own, rewrites[place], scores, parts.get("safety", ()))
-            counts = {**counts, **of_rewrite}
-        tree = judged_tree(cut, own, scores, method.contrasts)
-        result.append(Judged(cut, text.prefix, own, scores, parts, tree, counts))
-    return result
+        return told, list(self.judge(cases))
+
+
+class Outstanding:
+    """The documents of steps that are being judged; the first that were asked about are taken first.
+
+    Where `jobs` has threads process 0 asks, and tells the others; where it has none all ask as they take.
+    `length`: tokens of a whole document that is learned, at most.
+    """
+
+    def __init__(
+        self, asking: Asking, jobs: Jobs, method: MethodConfig, tokenizer: Tokenizer, length: int
+    ) -> None:
+        self._asking, self._jobs = asking, jobs
+        self._method, self._tokenizer, self._length = method, tokenizer, length
+        self._steps: deque[tuple[Written, Future[Answer] | None]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def ask(self, sampled: Sampled) -> None:
+        """Begin to ask about the documents of a step."""
+        cuts, kinds, tokenizer = sampled.cuts, self._method.candidates, self._tokenizer
+        candidates = (
+            learning.candidates_of(cut, kinds, tokenizer, own)
+            for cut, own in zip(cuts, sampled.rollouts, strict=True)
+        )
+        texts = (learning.rewrite_case(tokenizer, cut) for cut in (cuts if self._asking.asks else ()))
+        written = Written(cuts, tuple(texts), tuple(candidates))
+        asks = is_process_0() or not self._jobs.workers
+        job = self._jobs.submit(lambda: self._asking.answer(written)) if asks else None
+        self._steps.append((written, job))
+
+    def take(self, stops: Callable[[], bool]) -> list[Judged] | None:
+        """The documents that were asked about first, once they are judged; None where process 0 stops before.
+
+        All processes must come here together. Raises what judge and rewriter raise: an InputError or OSError
+        in all processes, anything else in process 0.
+        """
+        written, job = self._steps[0]
+
+        def wait() -> list[Any]:
+            assert job is not None  # of process 0
+            if self._jobs.wait(job, TOLD_SECONDS, stops):
+                return ["done", job.result()]
+            return ["stops" if stops() else "waits", None]
+
+        state, answer = run_on_process_0(wait, "judging") if self._jobs.workers else wait()
+        while state == "waits":  # said anew, so that the others do not take it for a stall
+            state, answer = run_on_process_0(wait, "judging")
+        if state == "stops":
+            return None
+        self._steps.popleft()
+        return self._judged(written, answer)
+
+    def _judged(self, written: Written, answer: Answer) -> list[Judged]:
+        """What the answer says of each document's candidates, and the tree that is learned of it."""
+        told, verdicts = answer
+        method, tokenizer = self._method, self._tokenizer
+        rewrites = [one and learning.Candidate("rewrite", tuple(one[0]), one[1]) for one in told]
+        every = written.together(rewrites)
+        if verdicts is None:
+            (kind,) = method.candidates
+            ends = tokenizer.bos, tokenizer.eos[0]
+            return [
+                Judged(cut, "", own, (), {}, learning.plain_tree(cut, kind, own, *ends, self._length))
+                for cut, own in zip(written.cuts, every, strict=True)
+            ]
+        given, result = Verdicts(*verdicts), []
+        for place, (cut, text, own) in enumerate(zip(written.cuts, written.texts, every, strict=True)):
+            scores, counts = tuple(given.scores[place]), given.counts[place]
+            parts = {name: tuple(of_part[place]) for name, of_part in given.parts.items()}
+            if self._asking.by_model and "rewrite" in method.candidates:
+                scores, of_rewrite = without_needless(own, rewrites[place], scores, parts.get("safety", ()))
+                counts = {**counts, **of_rewrite}
+            tree = learning.judged_tree(cut, own, scores, method.contrasts)
+            result.append(Judged(cut, text.prefix, own, scores, parts, tree, counts))
+        return result
 
 
 def without_needless(
-    candidates: Sequence[Candidate],
-    rewrite: Candidate | None,
+    candidates: Sequence[learning.Candidate],
+    rewrite: learning.Candidate | None,
     scores: tuple[float | None, ...],
     safety: Sequence[float | None],
 ) -> tuple[tuple[float | None, ...], dict[str, float]]:
@@ -137,65 +179,3 @@ def without_needless(
     counts |= {"rewrite.safe": 1.0, "rewrite.safe_copied": float(copied)}
     kept = (None if one.kind == "rewrite" else score for one, score in zip(candidates, scores, strict=True))
     return tuple(kept), counts
-
-
-class Outstanding:
-    """The documents of steps that are being judged; the first that were asked about are taken first.
-
-    Where `jobs` has threads process 0 asks, and tells the others; where it has none all ask as they take.
-    """
-
-    def __init__(
-        self, asking: Asking, jobs: Jobs, method: MethodConfig, tokenizer: Tokenizer, length: int
-    ) -> None:
-        self._asking, self._jobs = asking, jobs
-        self._method, self._tokenizer, self._length = method, tokenizer, length
-        self._steps: deque[tuple[Written, Future[Answer] | None]] = deque()
-
-    def __len__(self) -> int:
-        return len(self._steps)
-
-    def ask(self, sampled: Sampled) -> None:
-        """Begin to ask about the documents of a step."""
-        texts = written(sampled, self._method, self._tokenizer, self._asking.asks)
-        asks = is_process_0() or not self._jobs.workers
-        self._steps.append((texts, self._jobs.submit(self._asking.work(texts)) if asks else None))
-
-    def take(self, stops: Callable[[], bool]) -> list[Judged] | None:
-        """The documents that were asked about first, once they are judged; None where process 0 stops before.
-
-        All processes must come here together. Raises what judge and rewriter raise: an InputError or OSError
-        in all processes, anything else in process 0.
-        """
-        texts, job = self._steps[0]
-
-        def wait() -> list[Any]:
-            assert job is not None  # of process 0
-            if self._jobs.wait(job, TOLD_SECONDS, stops):
-                return ["done", job.result()]
-            return ["stops" if stops() else "waits", None]
-
-        state, answer = run_on_process_0(wait, "judging") if self._jobs.workers else wait()
-        while state == "waits":  # said anew, so that the others do not take it for a stall
-            state, answer = run_on_process_0(wait, "judging")
-        if state == "stops":
-            return None
-        self._steps.popleft()
-        by_model = self._asking.by_model
-        return judged(texts, answer, self._method, self._tokenizer, self._length, by_model)
-
-
-def _together(written: Written, rewrites: Sequence[Candidate | None]) -> list[tuple[Candidate, ...]]:
-    return [with_rewrite(own, rewrite) for own, rewrite in zip(written.candidates, rewrites, strict=True)]
-
-
-def _cases(written: Written, rewrites: Sequence[Candidate | None], eos: Sequence[int]) -> list[Case]:
-    return [
-        Case(
-            prefix,
-            tuple(candidate.text for candidate in own),
-            suffix,
-            tuple(candidate.tokens[-1] in eos for candidate in own),
-        )
-        for (prefix, suffix), own in zip(written.texts, _together(written, rewrites), strict=True)
-    ]

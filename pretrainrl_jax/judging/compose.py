@@ -1,4 +1,4 @@
-"""A judge is a sum of parts. What each of them answers is checked, so no score is ever made up."""
+"""A judge is a sum of parts, what facts say among them. What each answers is checked: no score is made up."""
 
 import math
 from collections import Counter
@@ -8,13 +8,39 @@ from numbers import Real
 from pretrainrl_jax.config import JudgeConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.statements import Statements
-from pretrainrl_jax.judging.exact import facts
-from pretrainrl_jax.judging.pairwise import count_pairs
-from pretrainrl_jax.judging.parts import Ask, model_parts, prompts_of
+from pretrainrl_jax.judging.parts import Ask, count_pairs, model_parts, prompts_of
 from pretrainrl_jax.judging.protocol import Case, Judge, JudgeError, Part, Scored, Scores, Verdicts, shown
 from pretrainrl_jax.judging.repetition import repetition
 
 PARTS = ("facts", "repetition", "quality", "safety", "factuality")  # settings of their weights
+
+
+def facts(statements: Statements, silence: float, seen: Counter[str]) -> Part:
+    """The part that scores a text by true / (true + false), its statements counted.
+
+    A statement belongs to a candidate if it is complete there, by its full stop or by the text's own end:
+    that the candidate completes a sentence of the prefix counts, what the prefix said before does not.
+    Unknown statements are not counted. `silence` is the score of a text that states nothing true and nothing
+    false. `seen` counts what was found by its verdict, over all cases: a fact set that matches nothing shows.
+    """
+
+    def judge(cases: Sequence[Case]) -> Scores:
+        return [
+            [
+                score(case.prefix, candidate, bool(case.ended) and case.ended[place])
+                for place, candidate in enumerate(case.candidates)
+            ]
+            for case in cases
+        ]
+
+    def score(prefix: str, candidate: str, ended: bool) -> float:
+        found = statements.find(prefix + candidate, since=len(prefix), ended=ended)
+        verdicts = [statement.verdict for statement in found]
+        seen.update(verdicts)
+        right, wrong = verdicts.count("true"), verdicts.count("false")
+        return right / (right + wrong) if right or wrong else silence
+
+    return judge
 
 
 def make_judge(
@@ -25,13 +51,10 @@ def make_judge(
 ) -> Judge:
     """The judge that the settings describe.
 
-    Args:
-        statements: knows what is true; without it there is no part `facts`.
-        ask: asks the model; None where no part does.
-        seen: counts all statements that the part `facts` met by their verdict.
+    Without `statements` there is no part `facts`; `ask` asks the model, None where no part does; `seen`
+    counts all statements that the part `facts` met by their verdict.
 
-    Raises:
-        InputError: if a part has a weight and what it asks is not there, or a prompt's file is not right.
+    Raises InputError if a part has a weight and what it asks is not there, or a prompt's file is not right.
     """
     parts: dict[str, Part] = {"repetition": repetition(settings.ngram)}
     if statements is not None:
@@ -71,43 +94,31 @@ def compose(parts: Mapping[str, tuple[float, Part]]) -> Judge:
             scores[name] = checked(name, cases, scored.scores)
             for own, of_part in zip(counts, scored.counts, strict=True):
                 own |= {f"{name}.{what}": count for what, count in of_part.items()}
-        weights = [weight for weight, _ in asked.values()]
-        total = [
-            [
-                _sum(weights, [of_part[number][place] for of_part in scores.values()])
-                for place in range(len(case.candidates))
-            ]
-            for number, case in enumerate(cases)
-        ]
+        total: list[list[float | None]] = [[] for _ in cases]
+        for number, case in enumerate(cases):
+            for place in range(len(case.candidates)):
+                own = [(weight, scores[name][number][place]) for name, (weight, _) in asked.items()]
+                known = [weight * score for weight, score in own if score is not None]
+                # Exactly rounded, so that equal scores are equal in whatever order they were summed.
+                total[number].append(math.fsum(known) if len(known) == len(own) else None)
         return Verdicts(total, scores, counts)
 
     return judge
 
 
-def _sum(weights: Sequence[float], scores: Sequence[float | None]) -> float | None:
-    known = [weight * score for weight, score in zip(weights, scores, strict=True) if score is not None]
-    # Exactly rounded, so that equal scores are equal in whatever order they were summed.
-    return math.fsum(known) if len(known) == len(scores) else None
-
-
 def checked(part: str, cases: Sequence[Case], scores: Scores) -> list[list[float | None]]:
     """The scores that a part gave some cases, as floats.
 
-    Raises:
-        JudgeError: if a case or a candidate has no score, or one that is no finite number.
+    Raises JudgeError if a case or a candidate has no score, or one that is no finite number.
     """
     if len(scores) != len(cases):
         raise JudgeError(f"the judge's part {part} gave scores to {len(scores)} of {len(cases)} documents")
     for case, own in zip(cases, scores, strict=True):
         if len(own) != len(case.candidates):
             wrong = f"{len(own)} scores to {len(case.candidates)} candidates"
-        elif ill := [one for one in own if one is not None and not _finite(one)]:
+        elif ill := [s for s in own if s is not None and not (isinstance(s, Real) and math.isfinite(s))]:
             wrong = f"the score {ill[0]!r}, which is no finite number,"
         else:
             continue
         raise JudgeError(f"the judge's part {part} gave {wrong} after {shown(case.prefix)}: mend the judge")
     return [[None if score is None else float(score) for score in own] for own in scores]
-
-
-def _finite(score: object) -> bool:
-    return isinstance(score, Real) and math.isfinite(score)

@@ -37,12 +37,10 @@ class Spent(NamedTuple):
 class Ledger:
     """A SQLite file of replies. What was put survives the end of the process, however it ends.
 
-    Raises:
-        InputError: if the file cannot be made, or is something else.
+    Raises InputError if the file cannot be made, or is something else.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(path, timeout=WAIT_SECONDS, check_same_thread=False)

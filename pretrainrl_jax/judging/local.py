@@ -7,6 +7,7 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 
@@ -15,8 +16,8 @@ from pretrainrl_jax.decoding.rollouts import sample_rollouts
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.continuations import score_by_length
 from pretrainrl_jax.judging.parts import Answer, Texts
-from pretrainrl_jax.judging.prompts import Prompt
-from pretrainrl_jax.judging.rewriting import Wanted, Write, message
+from pretrainrl_jax.judging.prompts import Prompt, spaced
+from pretrainrl_jax.judging.rewriting import Wanted, Write
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.trees.tokenization import Tokenizer, text_after
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
@@ -47,29 +48,21 @@ class LocalJudge:
 
         They are of sum 1, or NaN where the model gives none.
         """
-        prefixes = {text["prefix"] for text in texts if "prefix" in text}
-        ends = {prefix: last_tokens(self.judge.tokenizer, prefix, self.prefix_tokens) for prefix in prefixes}
-        cut = [text | {"prefix": ends[text["prefix"]]} if "prefix" in text else text for text in texts]
-        return [Answer(shares) for shares in self.probabilities(prompt, cut).tolist()]
-
-    def probabilities(self, prompt: Prompt, texts: Sequence[Texts]) -> np.ndarray:
-        """Of prompts with these texts in their places, the probability of each verdict.
-
-        Returns:
-            float64 [prompts, verdicts]; each row sums to 1, or is NaN where the model gives none.
-        """
         tokenizer = self.judge.tokenizer
+        prefixes = {text["prefix"] for text in texts if "prefix" in text}
+        ends = {prefix: last_tokens(tokenizer, prefix, self.prefix_tokens) for prefix in prefixes}
+        cut = [text | {"prefix": ends[text["prefix"]]} if "prefix" in text else text for text in texts]
         branches = tuple(map(Branch, verdict_tokens(tokenizer, prompt)))
         logps: list[list[float]] = []
-        for start in range(0, len(texts), TOGETHER):
-            filled = [prompt.fill(**places) for places in texts[start : start + TOGETHER]]
+        for start in range(0, len(cut), TOGETHER):
+            filled = [prompt.fill(**places) for places in cut[start : start + TOGETHER]]
             encoded = encode_plain(tokenizer, filled)
             trees = [AnswerTree("", tokenizer.start + tokens, branches) for tokens in encoded]
             logps += score_by_length(self.judge.model, self.judge.params, trees, rows=lambda _: self.batch)
         scores = np.array(logps, np.float64).reshape(len(texts), len(branches))
         with np.errstate(invalid="ignore"):  # -inf of all: NaN, which is refused by name
             odds = np.exp(scores - scores.max(axis=1, keepdims=True))
-        return odds / odds.sum(axis=1, keepdims=True)
+        return [Answer(shares) for shares in (odds / odds.sum(axis=1, keepdims=True)).tolist()]
 
 
 def local_writer(
@@ -81,7 +74,7 @@ def local_writer(
     def write(wanted: Sequence[Wanted]) -> list[str]:
         ends = [last_tokens(tokenizer, one.prefix, settings.prefix_tokens) for one in wanted]
         texts = [
-            f"{message(prompt, one._replace(prefix=end))}\n{one.words.rstrip()}"
+            f"{prompt.fill(prefix=end, words=one.words, suffix=one.suffix)}\n{one.words.rstrip()}"
             for one, end in zip(wanted, ends, strict=True)
         ]
         prefixes = [tokenizer.start + encoded for encoded in encode_plain(tokenizer, texts)]
@@ -110,8 +103,7 @@ def local_writer(
 def verdict_tokens(tokenizer: Tokenizer, prompt: Prompt) -> tuple[tuple[int, ...], ...]:
     """Each verdict as the tokens that continue the prompt, whose last words are its own.
 
-    Raises:
-        InputError: if a verdict's tokens begin another's: one would be counted as both.
+    Raises InputError if a verdict's tokens begin another's: one would be counted as both.
     """
     before = tokenizer.encode(prompt.ending)
     verdicts = []
@@ -119,13 +111,12 @@ def verdict_tokens(tokenizer: Tokenizer, prompt: Prompt) -> tuple[tuple[int, ...
         both = tokenizer.encode(f"{prompt.ending} {word}")
         joined = both[: len(before)] == before and len(both) > len(before)
         verdicts.append(both[len(before) :] if joined else tokenizer.encode(f" {word}"))
-    for i, begun in enumerate(verdicts):
-        for j, other in enumerate(verdicts):
-            if i != j and other[: len(begun)] == begun:
-                raise InputError(
-                    f"by the judge's tokenizer the verdict {prompt.verdicts[j]!r} begins as "
-                    f"{prompt.verdicts[i]!r} does: choose other words in a prompt of your own (judge.prompts)"
-                )
+    for (word, begun), (longer, other) in permutations(zip(prompt.verdicts, verdicts, strict=True), 2):
+        if other[: len(begun)] == begun:
+            raise InputError(
+                f"by the judge's tokenizer the verdict {longer!r} begins as {word!r} does: choose other "
+                "words in a prompt of your own (judge.prompts)"
+            )
     return tuple(verdicts)
 
 
@@ -147,11 +138,10 @@ def encode_plain(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[int, 
     except InputError:
         names = tokenizer.backend.convert_ids_to_tokens(sorted(tokenizer.control))
         spelt = re.compile("|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)))
-        return [_encode_spaced(tokenizer, text, spelt) for text in texts]
-
-
-def _encode_spaced(tokenizer: Tokenizer, text: str, spelt: re.Pattern[str]) -> tuple[int, ...]:
-    try:
-        return tokenizer.encode(text)
-    except InputError:
-        return tokenizer.encode(spelt.sub(lambda name: f"{name[0][0]} {name[0][1:]}", text))
+    encoded = []
+    for text in texts:
+        try:
+            encoded.append(tokenizer.encode(text))
+        except InputError:
+            encoded.append(tokenizer.encode(spelt.sub(spaced, text)))
+    return encoded

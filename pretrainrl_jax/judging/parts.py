@@ -1,16 +1,20 @@
 """Parts of a judge that ask a model, wherever it runs: on the run's devices, or on a server."""
 
+import hashlib
 import math
+import random
 from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations, islice
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pretrainrl_jax.config import JudgeConfig
-from pretrainrl_jax.judging.pairwise import Comparison, paired, pairwise
 from pretrainrl_jax.judging.prompts import Prompt, judge_prompt
-from pretrainrl_jax.judging.protocol import Case, Counts, Part, Scored, total
+from pretrainrl_jax.judging.protocol import Case, Counts, JudgeError, Part, Scored, shown, total
 
 ASKING = ("quality", "safety", "factuality")  # the parts that do
+ALONE = 0.5  # the score of a candidate that has no other to be compared with
+Pairs = Literal["all", "pivot", "sample"]
 Texts = dict[str, str]  # by the names of a prompt's places
 
 
@@ -28,18 +32,17 @@ Ask = Callable[[Prompt, Sequence[Texts]], Sequence[Answer]]
 def prompts_of(settings: JudgeConfig) -> dict[str, Prompt]:
     """The prompt of each part that has a weight and asks a model.
 
-    Raises:
-        InputError: if a prompt's file is not as it must be.
+    Raises InputError if a prompt's file is not as it must be.
     """
     return {name: judge_prompt(settings, name) for name in ASKING if getattr(settings, name)}
 
 
 def model_parts(settings: JudgeConfig, prompts: Mapping[str, Prompt], ask: Ask) -> dict[str, Part]:
     """The parts that ask, by their prompts."""
-    parts: dict[str, Part] = {}
-    for name, prompt in prompts.items():
-        parts[name] = _pairs(prompt, ask, settings) if name == "quality" else _each(prompt, ask)
-    return parts
+    return {
+        name: _pairs(prompt, ask, settings) if name == "quality" else _each(prompt, ask)
+        for name, prompt in prompts.items()
+    }
 
 
 def _pairs(prompt: Prompt, ask: Ask, settings: JudgeConfig) -> Part:
@@ -56,10 +59,125 @@ def _pairs(prompt: Prompt, ask: Ask, settings: JudgeConfig) -> Part:
         remaining, counts = iter(answers), []
         for case, own in zip(cases, scored.counts, strict=True):
             asked = 2 * len(paired(case, settings.pairs, settings.opponents))
-            counts.append({**own, **total(next(remaining).counts for _ in range(asked))})
+            counts.append({**own, **total(one.counts for one in islice(remaining, asked))})
         return scored._replace(counts=counts)
 
     return judge
+
+
+class Comparison(NamedTuple):
+    """Two different texts that may continue a prefix, in the order in which they are shown."""
+
+    prefix: str
+    first: str
+    second: str
+
+
+Win = Callable[[Sequence[Comparison]], Sequence[float | None]]
+"""The probability of each comparison that its first text is the better one; None where none could be read."""
+
+
+def pairwise(
+    name: str, win: Win, pairs: Pairs = "all", opponents: int = 1
+) -> Callable[[Sequence[Case]], Scored]:
+    """The part, so named, that scores a candidate by the mean of what it wins in all its comparisons.
+
+    Of K candidates every ordered pair is judged once: K(K − 1) verdicts, 2(K − 1) about each, where it wins
+    p as the first text and 1 − p as the second. So a judge that prefers the place and not the text finds
+    all equal. `pairs` = "pivot" compares all with the first candidate alone, "sample" each with so many
+    `opponents` that are drawn by what the texts are.
+
+    A comparison without a verdict is in no mean; a candidate with verdicts on fewer than half of its
+    comparisons has no score. The counts of a case tell what the judge prefers: see `preferences`.
+    The part raises JudgeError for a wrong number of verdicts and for what is no probability.
+    """
+
+    def judge(cases: Sequence[Case]) -> Scored:
+        chosen = [
+            [(i, j) for pair in paired(case, pairs, opponents) for i, j in (pair, pair[::-1])]
+            for case in cases
+        ]
+        asked: list[Comparison] = []
+        for (prefix, texts, *_), own in zip(cases, chosen, strict=True):
+            asked += [Comparison(prefix, texts[i], texts[j]) for i, j in own]
+        verdicts = win(asked)
+        if len(verdicts) != len(asked):
+            raise JudgeError(f"the judge's part {name} gave {len(verdicts)} verdicts on {len(asked)} pairs")
+        for comparison, p in zip(asked, verdicts, strict=True):
+            if p is not None and not 0 <= p <= 1:
+                raise JudgeError(
+                    f"the judge's part {name} gave {p!r}, which is no probability, to a pair after "
+                    f"{shown(comparison.prefix)}: mend the judge"
+                )
+        remaining = iter(verdicts)
+        judged = [{pair: next(remaining) for pair in own} for own in chosen]
+        return Scored(
+            [_means(len(case.candidates), own) for case, own in zip(cases, judged, strict=True)],
+            [preferences(case.candidates, own) for case, own in zip(cases, judged, strict=True)],
+        )
+
+    return judge
+
+
+def paired(case: Case, pairs: Pairs, opponents: int) -> list[tuple[int, int]]:
+    """The pairs of candidates that are compared, each once, by their places."""
+    places = range(len(case.candidates))
+    if pairs == "pivot":
+        return [(0, place) for place in places[1:]]
+    if pairs == "all" or opponents >= len(places) - 1:
+        return list(combinations(places, 2))
+    # In a circle in random order each meets those that follow: everyone has as many comparisons.
+    digest = hashlib.sha256(repr((case.prefix, case.candidates)).encode()).digest()
+    circle = random.Random(digest).sample(places, len(places))
+    met = {
+        tuple(sorted((circle[at], circle[(at + step) % len(circle)])))
+        for at in places
+        for step in range(1, opponents + 1)
+    }
+    return sorted((i, j) for i, j in met)
+
+
+def count_pairs(candidates: int, pairs: Pairs, opponents: int) -> int:
+    """How many pairs of so many candidates are compared."""
+    return len(paired(Case("", tuple(map(str, range(candidates))), ""), pairs, opponents))
+
+
+def preferences(candidates: Sequence[str], verdicts: dict[tuple[int, int], float | None]) -> Counts:
+    """What verdicts on ordered pairs say of the judge, as sums over one case.
+
+    `comparisons` with a verdict and `first_won` of them; `unequal` ones, whose texts differ in length, and
+    `longer_won` of them; pairs judged in both `orders`, and `orders_differ` of them, where two orders prefer
+    different texts. A tie is half a win, and agrees with all.
+    """
+    known = {pair: p for pair, p in verdicts.items() if p is not None}
+    longer = [
+        p if len(candidates[i]) > len(candidates[j]) else 1 - p
+        for (i, j), p in known.items()
+        if len(candidates[i]) != len(candidates[j])
+    ]
+    orders = [(p, 1 - known[j, i]) for (i, j), p in known.items() if i < j and (j, i) in known]
+    return {
+        "comparisons": len(known),
+        "first_won": math.fsum(known.values()),
+        "unequal": len(longer),
+        "longer_won": math.fsum(longer),
+        "orders": len(orders),
+        "orders_differ": sum((one - 0.5) * (other - 0.5) < 0 for one, other in orders),
+    }
+
+
+def _means(candidates: int, verdicts: dict[tuple[int, int], float | None]) -> list[float | None]:
+    won: list[list[float | None]] = [[] for _ in range(candidates)]
+    for (i, j), p in verdicts.items():
+        won[i].append(p)
+        won[j].append(None if p is None else 1 - p)
+    means: list[float | None] = []
+    for own in won:
+        known = [p for p in own if p is not None]
+        # Exactly rounded, so that candidates with the same verdicts are equal in whatever order these came.
+        mean = math.fsum(known) / len(known) if known else ALONE
+        means.append(None if 2 * len(known) < len(own) else mean)
+    return means
 
 
 def _each(prompt: Prompt, ask: Ask) -> Part:
@@ -73,13 +191,8 @@ def _each(prompt: Prompt, ask: Ask) -> Part:
         ]
         answers = iter(ask(prompt, [{name: text[name] for name in prompt.places} for text in texts]))
         own = [[next(answers) for _ in case.candidates] for case in cases]
-        return Scored(
-            [
-                [None if answer.shares is None else worth(answer.shares) for answer in of_case]
-                for of_case in own
-            ],
-            [total(answer.counts for answer in of_case) for of_case in own],
-        )
+        scores = [[None if one.shares is None else worth(one.shares) for one in of_case] for of_case in own]
+        return Scored(scores, [total(answer.counts for answer in of_case) for of_case in own])
 
     return judge
 

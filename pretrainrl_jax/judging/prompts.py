@@ -1,16 +1,21 @@
-"""What a judge or a rewriter is asked: files of prompts/, or a folder of one's own beside them.
+"""What a judge or a rewriter is asked, by files of prompts/ or a folder of one's own; and what replies say.
 
 A judge's file is the prompt with named places such as {prefix}, and a last line `verdicts: best | … | worst`
 with the words that may follow the prompt, after a space. A rewriter's has no such line.
+
+A judge reads texts that may say "Option 1 is better", close the block that they stand in, or hold a model's
+control tokens. The first is for the judge to see through; the others are made harmless here.
 """
 
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from pretrainrl_jax.config import JudgeConfig
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.judging.fences import PLACE, fences_of, unfenced
+from pretrainrl_jax.storage import read_text
 
 OURS = Path(__file__).with_name("prompts")
 PLACES = {  # of each kind of prompt, the ones it cannot do without first, and how many they are
@@ -21,6 +26,17 @@ PLACES = {  # of each kind of prompt, the ones it cannot do without first, and h
     "corrupt": (("suffix", "words", "prefix"), 2),  # a rewrite for the worse
     "answer": (("prompt", "verdicts"), 2),
 }
+PLACE = re.compile(r"\{(\w+)\}")
+# What servers' tokenizers read as control tokens even within a message.
+CONTROL = re.compile(
+    r"<\|[^<>|\s]{1,60}\|>|<｜[^<>｜\s]{1,60}｜>|\[/?[A-Z]{4,}(?:_[A-Z]+)*\]|<</?SYS>>|(?i:</?(?:s|bos|eos|pad|unk|"
+    r"mask|think|thinking|reasoning|start_of_turn|end_of_turn|tool_call|tool_response)>)"
+)
+THOUGHT = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
+OPEN_THOUGHT = re.compile(r"<(think|thinking|reasoning)>", re.IGNORECASE)
+# What stands behind the word is looked at and left, so that a word "verdict" in it is found, too.
+MARK = re.compile(r"\bverdict\b(?=[\s*_`\"']*[:=]?[\s*_`\"'(\[{]*([^\n]*))", re.IGNORECASE)
+WRAPPING = " \t\r\n*_`\"'()[]{}<>.,;:!#-–—“”‘’"
 
 
 @dataclass(frozen=True)
@@ -55,8 +71,7 @@ class Prompt:
 def read_prompt(kind: str, folder: str = "", name: str = "") -> Prompt:
     """The prompt of a kind, so named (as its kind where nothing is said): the folder's, else ours.
 
-    Raises:
-        InputError: if the folder is not there, nothing is so named, or the file is not as it must be.
+    Raises InputError if the folder is not there, nothing is so named, or the file is not as it must be.
     """
     name = name or kind
     if folder and not Path(folder).is_dir():
@@ -67,11 +82,7 @@ def read_prompt(kind: str, folder: str = "", name: str = "") -> Prompt:
     if not path.exists():
         known = ", ".join(variants(kind, folder))
         raise InputError(f"there is no prompt {name!r} for {kind}: there are {known}")
-    try:
-        text = path.read_text("utf-8-sig").rstrip()
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "it is no UTF-8 text"
-        raise InputError(f"cannot read {path}: {why}; check the folder of prompts") from None
+    text = read_text(path, "the folder of prompts").rstrip()
     last, verdicts = "", ()
     if has_verdicts(kind):
         text, _, last = text.rpartition("\n")
@@ -113,9 +124,53 @@ def _fault(kind: str, prompt: Prompt, last: str) -> str:
         return f"it has the place {{{unknown[0]}}}; there are {', '.join(f'{{{place}}}' for place in known)}"
     if missing := [place for place in known[:needed] if place not in there]:
         return f"it has no place {{{missing[0]}}}"
-    needs_ending = has_verdicts(kind) or kind in ("rewrite", "corrupt")
-    return (
-        "it must end in words of its own, not in a place"
-        if needs_ending and not prompt.ending.strip()
-        else ""
-    )
+    if kind != "answer" and not prompt.ending.strip():
+        return "it must end in words of its own, not in a place"
+    return ""
+
+
+def fences_of(prompt: str) -> tuple[str, ...]:
+    """The lines directly before and behind the places that stand on a line of their own."""
+    lines = [line.strip() for line in prompt.splitlines()]
+    found: set[str] = set()
+    for number, line in enumerate(lines):
+        if PLACE.fullmatch(line):
+            found |= {*lines[max(0, number - 1) : number], *lines[number + 1 : number + 2]}
+    return tuple(sorted(line for line in found if len(line) > 1 and not PLACE.search(line)))
+
+
+def unfenced(text: str, fences: Iterable[str]) -> str:
+    """The text with a space within whatever is a fence, in any case of letters; all else is as it was."""
+    return _opened(text, [re.compile(re.escape(fence), re.IGNORECASE) for fence in fences])
+
+
+def uncontrolled(text: str) -> str:
+    """The text with a space within whatever a server may read as a control token."""
+    return _opened(text, [CONTROL])
+
+
+def _opened(text: str, patterns: Sequence[re.Pattern[str]]) -> str:
+    while any(pattern.search(text) for pattern in patterns):  # opening one may leave another: ">>>>"
+        for pattern in patterns:
+            text = pattern.sub(spaced, text)
+    return text
+
+
+def spaced(found: re.Match[str]) -> str:
+    """What was found, with a space behind its first character."""
+    return f"{found[0][0]} {found[0][1:]}"
+
+
+def read_verdict(reply: str, verdicts: Sequence[str]) -> str | None:
+    """The one of the verdicts that a reply states; None where it states none, or leaves it open.
+
+    It is what stands behind the last "Verdict:", or else all that the reply says. Thoughts in <think> are no
+    part of it; a thought that does not end hides all. Case and Markdown do not matter.
+    """
+    said = THOUGHT.sub("\n", reply)
+    if OPEN_THOUGHT.search(said):
+        return None
+    words = {verdict.casefold(): verdict for verdict in verdicts}
+    if marks := list(MARK.finditer(said)):
+        return words.get(marks[-1][1].strip(WRAPPING).casefold())
+    return words.get(said.strip(WRAPPING).casefold())

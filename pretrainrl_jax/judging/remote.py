@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pretrainrl_jax.config import JudgeConfig, RewriterConfig
-from pretrainrl_jax.judging.fences import uncontrolled
 from pretrainrl_jax.judging.parts import Answer, Texts
-from pretrainrl_jax.judging.prompts import Prompt, read_prompt
-from pretrainrl_jax.judging.rewriting import Wanted, Write, behind, message
+from pretrainrl_jax.judging.prompts import Prompt, read_prompt, read_verdict, uncontrolled
+from pretrainrl_jax.judging.rewriting import Wanted, Write, behind
 from pretrainrl_jax.judging.server import CHARACTERS, Request, Server
-from pretrainrl_jax.judging.verdicts import read_verdict
 
 
 @dataclass(frozen=True)
@@ -37,20 +35,17 @@ class RemoteJudge:
         `unreadable` that stayed so.
         """
         messages = [self.message(prompt, text) for text in texts]
-        read = self._read(
-            prompt, [Request(text, sample) for text in messages for sample in range(self.samples)]
-        )
-        again = [request._replace(attempt=1) for request, verdict in read.items() if verdict is None]
-        second = self._read(prompt, again)
+        asked = [[Request(text, sample) for sample in range(self.samples)] for text in messages]
+        read = self._read(prompt, [request for requests in asked for request in requests])
+        malformed = [request for request, verdict in read.items() if verdict is None]
+        again = self._read(prompt, [request._replace(attempt=1) for request in malformed])
         answers = []
-        for text in messages:
-            requests = [Request(text, sample) for sample in range(self.samples)]
-            malformed = [request for request in requests if read[request] is None]
-            verdicts = [read[request] or second[request._replace(attempt=1)] for request in requests]
+        for requests in asked:
+            verdicts = [read[request] or again[request._replace(attempt=1)] for request in requests]
             known = [verdict for verdict in verdicts if verdict is not None]
             counts = {
                 "verdicts": len(requests),
-                "malformed": len(malformed),
+                "malformed": sum(read[request] is None for request in requests),
                 "unreadable": len(verdicts) - len(known),
             }
             shares = [known.count(word) / len(known) for word in prompt.verdicts] if known else None
@@ -62,9 +57,8 @@ class RemoteJudge:
         if "prefix" in texts and self.prefix_tokens:
             texts = texts | {"prefix": last_characters(texts["prefix"], CHARACTERS * self.prefix_tokens)}
         filled = prompt.fill(**{name: uncontrolled(text) for name, text in texts.items()})
-        return self.answering.text.replace("{verdicts}", ", ".join(prompt.verdicts)).replace(
-            "{prompt}", filled
-        )
+        around = self.answering.text.replace("{verdicts}", ", ".join(prompt.verdicts))
+        return around.replace("{prompt}", filled)
 
     def _read(self, prompt: Prompt, requests: Sequence[Request]) -> dict[Request, str | None]:
         replies = self.server.ask(requests)
@@ -85,17 +79,14 @@ def remote_writer(prompt: Prompt, settings: RewriterConfig, server: Server) -> W
     length = CHARACTERS * settings.prefix_tokens
 
     def write(wanted: Sequence[Wanted]) -> list[str]:
-        asked = [
-            Request(message(prompt, Wanted(*map(uncontrolled, (end, one.words, one.suffix)))))
-            for one in wanted
-            for end in [last_characters(one.prefix, length) if length else one.prefix]
-        ]
+        ends = [last_characters(one.prefix, length) if length else one.prefix for one in wanted]
+        asked = []
+        for end, one in zip(ends, wanted, strict=True):
+            texts = {"prefix": end, "words": one.words, "suffix": one.suffix}
+            asked.append(Request(prompt.fill(**{name: uncontrolled(text) for name, text in texts.items()})))
         written = [reply.text for reply in server.ask(asked)]
-        odd = [
-            place
-            for place, (one, text) in enumerate(zip(wanted, written, strict=True))
-            if behind(one.words, text, one.suffix) is None
-        ]
+        read = [behind(one.words, text, one.suffix) for one, text in zip(wanted, written, strict=True)]
+        odd = [place for place, text in enumerate(read) if text is None]
         again = server.ask([asked[place]._replace(attempt=1) for place in odd])
         for place, reply in zip(odd, again, strict=True):
             written[place] = reply.text

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pretrainrl_jax.facts.statements import Statements, corrected
-from pretrainrl_jax.judging.prompts import Prompt
 from pretrainrl_jax.judging.protocol import RewriteCase, Rewriter
 
 LAST_WORDS = re.compile(r"(?:\S+\s+){0,4}\S+\s*\Z")  # five, with which a rewrite begins
@@ -21,19 +20,17 @@ def exact_rewriter(statements: Statements) -> Rewriter:
     """
 
     def rewrite(cases: Sequence[RewriteCase]) -> list[str | None]:
-        return [_rewritten(statements, case) for case in cases]
+        texts: list[str | None] = []
+        for prefix, suffix in cases:
+            text = prefix + suffix
+            for statement in reversed(statements.find(text, since=len(prefix))):  # places before stay right
+                if statement.verdict == "false":
+                    right = corrected(text, statement)
+                    text = right if right.startswith(prefix) else text
+            texts.append(text[len(prefix) :])
+        return texts
 
     return rewrite
-
-
-def _rewritten(statements: Statements, case: RewriteCase) -> str:
-    begin, text = len(case.prefix), case.prefix + case.suffix
-    for statement in reversed(statements.find(text, since=begin)):  # places before a change stay right
-        if statement.verdict == "false":
-            right = corrected(text, statement)
-            if right.startswith(case.prefix):
-                text = right
-    return text[begin:]
 
 
 class Wanted(NamedTuple):
@@ -93,8 +90,3 @@ def behind(words: str, written: str, suffix: str) -> str | None:
         return suffix
     blank = words[len(words.rstrip()) :]
     return last.removeprefix(blank) or None
-
-
-def message(prompt: Prompt, wanted: Wanted) -> str:
-    """What the model is asked."""
-    return prompt.fill(**wanted._asdict())

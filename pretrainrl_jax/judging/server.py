@@ -10,9 +10,9 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AsyncExitStack
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,13 +43,11 @@ class ServerError(OSError):
 class Server:
     """A server, its limits, and the file of its replies.
 
-    Args:
-        run: whose budget is spent: the name of the run in the file of replies.
-        warn: is told, now and then, that the server is waited for.
+    `run` is whose budget is spent, by its name in the file of replies. `warn` is told, now and then, that the
+    server is waited for.
 
-    Raises:
-        InputError: if the key's variable is not set, the file of replies is of no use, or a library
-            is missing.
+    Raises InputError if the key's variable is not set, the file of replies is of no use, or a library is
+    missing.
     """
 
     def __init__(
@@ -66,7 +64,8 @@ class Server:
             raise InputError(f"the environment variable {settings.key_variable} is not set: {meaning}")
         self._openai, self._tenacity, self._limiters = _libraries(settings)
         self._ledger = Ledger(Path(settings.cache or user_cache(environment) / "replies.sqlite"))
-        self._paid, self._promised = self._ledger.spent(run), [0, 0, 0]
+        self.spent = self._ledger.spent(run)  # what the run has taken of it, earlier starts included
+        self._promised = [0, 0, 0]
         self._failing: float | None = None  # since when it gave no reply
         self._said = -SAY_EVERY
         self._extra: dict[str, Any] = json.loads(settings.body or "{}")
@@ -79,18 +78,10 @@ class Server:
             base_url=settings.url, api_key=self._key or "none", max_retries=0, timeout=settings.timeout
         )
 
-    def __repr__(self) -> str:
-        return f"Server({self._settings.url}, {self._settings.model})"
-
-    @property
-    def spent(self) -> Spent:
-        """What the run has taken of it up to now, earlier starts included."""
-        return self._paid
-
     @property
     def cost(self) -> float:
-        """The same as money, by the prices of the settings."""
-        return self._price(self._paid.tokens_in, self._paid.tokens_out)
+        """What is spent as money, by the prices of the settings."""
+        return self._price(self.spent.tokens_in, self.spent.tokens_out)
 
     def ask(self, requests: Sequence[Request]) -> list[Reply]:
         """The reply to each request; equal ones are sent once, and never what was paid before.
@@ -141,20 +132,19 @@ class Server:
                     return
 
         await asyncio.gather(*(work() for _ in range(min(self._settings.concurrent, len(requests)))))
+        if failed and isinstance(failed[0], _Over):
+            limit, settings = str(failed[0]), self._settings
+            paid = f"{self.spent.requests:,} replies, {sum(self.spent[1:]):,} tokens (cost {self.cost:.2f})"
+            most = f"{settings.place}.{limit} is {getattr(settings, limit):,}"
+            raise ServerError(f"{settings.url} gave {paid}, and {most}: raise it to go on")
         if failed:
-            raise self._used_up(str(failed[0])) if isinstance(failed[0], _Over) else failed[0]
+            raise failed[0]
         return replies
-
-    def _used_up(self, limit: str) -> ServerError:
-        paid = f"{self._paid.requests:,} replies, {sum(self._paid[1:]):,} tokens (cost {self.cost:.2f})"
-        most = f"{self._settings.place}.{limit} is {getattr(self._settings, limit):,}"
-        return ServerError(f"{self._settings.url} gave {paid}, and {most}: raise it to go on")
 
     async def _one(self, request: Request, others_failed: Callable[[], bool]) -> Reply:
         """A reply that is there, or is being waited for by others, or is to be paid."""
-        fields = self._fields(request)
-        url, attempt, sample = self._settings.url, request.attempt, request.sample
-        key = key_of(server=url, attempt=attempt, sample=sample, **fields)
+        fields, url = self._fields(request), self._settings.url
+        key = key_of(server=url, attempt=request.attempt, sample=request.sample, **fields)
         if (known := self._ledger.get(key)) is not None:
             return known
         if (asked := self._under_way.get(key)) is None:
@@ -175,20 +165,15 @@ class Server:
             before_sleep=self._tell,
             reraise=True,
         )
-        async with AsyncExitStack() as held:
-            await held.enter_async_context(self._slots)
-            self._promise(promise)
-            held.callback(self._release, promise)
-            try:
-                reply = await retrying(self._send, fields, promise)
-            except Exception as error:
-                raise self._failure(error) from None
-            self._ledger.put(key, self._run, reply)
-            self._paid = Spent(
-                self._paid.requests + 1,
-                self._paid.tokens_in + reply.tokens_in,
-                self._paid.tokens_out + reply.tokens_out,
-            )
+        async with self._slots:
+            with self._promised_to(promise):
+                try:
+                    reply = await retrying(self._send, fields, promise)
+                except Exception as error:
+                    raise self._failure(error) from None
+                self._ledger.put(key, self._run, reply)
+                taken = (1, reply.tokens_in, reply.tokens_out)
+                self.spent = Spent(*(a + b for a, b in zip(self.spent, taken, strict=True)))
         return reply
 
     def _fields(self, request: Request) -> dict[str, Any]:
@@ -230,25 +215,24 @@ class Server:
         self._failing = time.monotonic() if self._failing is None else self._failing
         return self._silence() >= self._settings.patience
 
-    def _promise(self, promise: Sequence[int]) -> None:
-        """Set aside what a request may take. Raises _Over if there is no room for it."""
-        settings = self._settings
-        self._promised = [all_ + one for all_, one in zip(self._promised, promise, strict=True)]
-        requests, tokens_in, tokens_out = (
-            paid + promised for paid, promised in zip(self._paid, self._promised, strict=True)
-        )
-        over = {
-            "max_requests": 0 < settings.max_requests < requests,
-            "max_tokens": 0 < settings.max_tokens < tokens_in + tokens_out,
-            "max_cost": 0 < settings.max_cost < self._price(tokens_in, tokens_out),
+    @contextmanager
+    def _promised_to(self, promise: Sequence[int]) -> Generator[None]:
+        """Within it what a request may take is set aside. Raises _Over if there is no room for it."""
+        promised = [all_ + one for all_, one in zip(self._promised, promise, strict=True)]
+        requests, tokens_in, tokens_out = (a + b for a, b in zip(self.spent, promised, strict=True))
+        taken = {
+            "max_requests": requests,
+            "max_tokens": tokens_in + tokens_out,
+            "max_cost": self._price(tokens_in, tokens_out),
         }
-        for name, is_over in over.items():
-            if is_over:
-                self._release(promise)
-                raise _Over(name)
-
-    def _release(self, promise: Sequence[int]) -> None:
-        self._promised = [all_ - one for all_, one in zip(self._promised, promise, strict=True)]
+        for limit, needed in taken.items():
+            if 0 < getattr(self._settings, limit) < needed:
+                raise _Over(limit)
+        self._promised = promised
+        try:
+            yield
+        finally:
+            self._promised = [all_ - one for all_, one in zip(self._promised, promise, strict=True)]
 
     def _price(self, tokens_in: int, tokens_out: int) -> float:
         return (tokens_in * self._settings.price_in + tokens_out * self._settings.price_out) / 1e6
@@ -296,16 +280,15 @@ class Server:
             )
         if not isinstance(error, self._openai.OpenAIError):
             return error
-        check = (
-            f"check {settings.place}.model, key_variable and body, and the length of prompts (prefix_tokens)"
+        return InputError(
+            f"{settings.place}: {settings.url} refuses what it is asked ({why}): check "
+            f"{settings.place}.model, key_variable and body, and the length of prompts (prefix_tokens)"
         )
-        return InputError(f"{settings.place}: {settings.url} refuses what it is asked ({why}): {check}")
 
     def _why(self, error: BaseException | None) -> str:
-        cause = getattr(error, "__cause__", None)
+        if isinstance(error, self._openai.APIConnectionError) and error.__cause__:
+            error = error.__cause__
         text = first_line(error) if error else ""
-        if cause is not None and isinstance(error, self._openai.APIConnectionError):
-            text = first_line(cause)
         if isinstance(error, TimeoutError):
             text = f"no reply within {self._settings.timeout:g} s"
         return text.replace(self._key, "…") if self._key else text
@@ -326,9 +309,7 @@ def _libraries(settings: ServerConfig) -> tuple[Any, Any, list[Any]]:
         import tenacity
         from aiolimiter import AsyncLimiter
     except ImportError as error:
-        how = "pip install 'pretrainrl_jax[servers]'"
-        raise InputError(
-            f"{settings.place}.url needs a library that is missing ({error.name}): {how}"
-        ) from None
+        needed = f"{settings.place}.url needs a library that is missing ({error.name})"
+        raise InputError(f"{needed}: pip install 'pretrainrl_jax[servers]'") from None
     limits = (settings.requests_per_minute, settings.tokens_per_minute)
     return openai, tenacity, [AsyncLimiter(limit, 60) if limit else None for limit in limits]

@@ -60,18 +60,10 @@ def at_threshold(confidence: Array, right: Array, threshold: float, penalty: flo
     penalty = penalty_of(threshold) if penalty is None else penalty
     confidence, right = _columns(confidence, right)
     answers = confidence > threshold
-    answered, hits = _mean(answers), _mean(answers & right)
-    wrong = _mean(answers & ~right)
-    return Scored(
-        threshold,
-        penalty,
-        answered,
-        hits,
-        wrong,
-        1 - answered,
-        hits - penalty * wrong,
-        hits / answered if answered else None,
-    )
+    answered, hits, wrong = (_mean(some) for some in (answers, answers & right, answers & ~right))
+    accuracy = hits / answered if answered else None
+    score = hits - penalty * wrong
+    return Scored(threshold, penalty, answered, hits, wrong, 1 - answered, score, accuracy)
 
 
 def risk_coverage(confidence: Array, right: Array) -> tuple[Array, Array]:
@@ -94,7 +86,6 @@ def area_under_risk_coverage(confidence: Array, right: Array) -> float:
     Where several are equally confident, the mean over their orders. 0 is best; a constant confidence has the
     rate of mistakes. NaN without questions.
     """
-    confidence, right = _columns(confidence, right)
     return float(areas(confidence, right)(np.arange(len(right))))
 
 
@@ -177,28 +168,23 @@ def log_loss(confidence: Array, right: Array) -> float:
 
 
 def resampled(statistic: Callable[..., Any], *columns: Array, draws: int = 1000) -> Array:
-    """A statistic of questions drawn with replacement, [draws].
+    """A statistic of questions drawn with replacement, [draws]: one number; or of an axis, which is faster.
 
-    Args:
-        statistic: of the columns, one number; or of an axis of theirs, as `np.mean`, which is faster.
-        columns: [questions] each, two at least; a question keeps its values together, so that systems are
-            paired.
+    `columns` are [questions] each, two at least; a question keeps its values together, so that systems are
+    paired.
     """
     arrays = [np.asarray(column) for column in columns]
+
+    def of_places(places: Array) -> Any:
+        return statistic(*(column[places] for column in arrays))
+
     data, of_data = arrays[0], statistic
     if len(arrays) > 1:  # places are drawn, as SciPy would make one type of all columns
-        data, of_data = (
-            np.arange(len(arrays[0])),
-            lambda rows: statistic(*(column[rows] for column in arrays)),
-        )
-    options: Any = {
-        "method": "percentile",
-        "n_resamples": draws,
-        "batch": max(1, 1_000_000 // len(columns[0])),
-        "random_state": np.random.default_rng(0),  # `rng` from SciPy 1.15 on
-    }
+        data, of_data = np.arange(len(arrays[0])), of_places
+    options: Any = {"random_state": np.random.default_rng(0)}  # `rng` from SciPy 1.15 on
+    options |= {"n_resamples": draws, "batch": max(1, 1_000_000 // len(columns[0]))}
     with np.errstate(invalid="ignore"):  # a draw of which the statistic is NaN says nothing
-        found = stats.bootstrap([data], of_data, **options)
+        found = stats.bootstrap([data], of_data, method="percentile", **options)
     return np.asarray(found.bootstrap_distribution, float)
 
 

@@ -85,17 +85,12 @@ class Counter:
 
     def find(self, text: str) -> tuple[dict[str, int], int, int]:
         """Statements in a text: by prompt, false ones, and of unknown subjects."""
+        found = [one for line in text.split(LINE) for one in self._statements.find(line, ended=True)]
         prompts: dict[str, int] = {}
-        false = unknown = 0
-        for line in text.split(LINE):
-            for statement in self._statements.find(line, ended=True):
-                if statement.fact is None:
-                    unknown += 1
-                else:
-                    question = statement.fact.question
-                    prompts[question] = prompts.get(question, 0) + 1
-                    false += statement.verdict == "false"
-        return prompts, false, unknown
+        for fact in filter(None, (statement.fact for statement in found)):
+            prompts[fact.question] = prompts.get(fact.question, 0) + 1
+        false = sum(statement.fact is not None and statement.verdict == "false" for statement in found)
+        return prompts, false, len(found) - sum(prompts.values())
 
     def add(self, characters: int, prompts: Mapping[str, int], false: int, unknown: int) -> None:
         """Count a text, of what `find` found in it."""
@@ -110,11 +105,3 @@ class Counter:
         """What was counted so far."""
         about = self._texts, self._characters, self._false, self._unknown
         return Counts(source, dict(self._occurrences), *about)
-
-
-def of_texts(facts: Sequence[Fact], texts: Iterable[str], source: str = "files") -> Counts:
-    """The counts of any texts, in one pass."""
-    counter = Counter(facts)
-    for text in texts:
-        counter.add(len(text), *counter.find(text))
-    return counter.counts(source)

@@ -55,14 +55,8 @@ from pretrainrl_jax.decoding.answers import Answer
 from pretrainrl_jax.evaluation.factual import Truth
 from pretrainrl_jax.facts.matching import Truths, matches, normalise, truths_of
 from pretrainrl_jax.facts.record import Fact
-from pretrainrl_jax.knowledge.bounds import (
-    Answers,
-    Measured,
-    iiv_bound,
-    measure,
-    sample_term,
-    singleton_bound,
-)
+from pretrainrl_jax.knowledge import bounds
+from pretrainrl_jax.knowledge.bounds import Answers, Measured
 from pretrainrl_jax.knowledge.singletons import Counts
 
 Json = dict[str, Any]
@@ -110,6 +104,12 @@ class Prompt:
     known: int  # answers of the category that are false here
     unfound: float  # of all that was neither found nor asked
 
+    def answers(self, wrong: Sequence[float]) -> Answers:
+        """What bounds need, of erroneous answers with these probabilities; p is all on the canonical one."""
+        true = [1.0, *[0.0] * (len(self.valid) - 1)]
+        erroneous = self.known + len(wrong) - len(self.wrong)
+        return Answers(true, self.valid, wrong, erroneous, self.unfound)
+
 
 def prompt_of(
     fact: Fact,
@@ -152,12 +152,10 @@ def prompt_of(
 
 
 def theory(prompts: Sequence[Prompt], counts: Counts | None, told_more: bool) -> Json:
-    """The bounds and their terms, as the module says.
+    """The bounds and their terms, as the module says, of `prompt_of` each question in the trained wording.
 
-    Args:
-        prompts: `prompt_of` each question, in the trained wording.
-        counts: statements of the training text; None where it is not known.
-        told_more: whether the model has learned from more than that, as every trained system has.
+    `counts` are of the training text, None where it is not known; `told_more`: the model has learned from
+    more than that, as every trained system has.
     """
     usable = [prompt for prompt in prompts if prompt.known + len(prompt.other)]
     by_category: defaultdict[str, list[Prompt]] = defaultdict(list)
@@ -178,22 +176,15 @@ def theory(prompts: Sequence[Prompt], counts: Counts | None, told_more: bool) ->
 
 
 def _iiv(prompts: Sequence[Prompt]) -> Json:
-    terms = measure(
-        [
-            Answers(_point(p), p.valid, (*p.wrong, *p.other), p.known + len(p.other), p.unfound)
-            for p in prompts
-        ]
-    )
+    terms = bounds.measure([prompt.answers((*prompt.wrong, *prompt.other)) for prompt in prompts])
+    names = ("gold_missed", "errors_taken", "max_valid", "incomplete")
     return {
         "questions": terms.questions,
-        **_bound(terms, iiv_bound(terms)),
+        **_bound(terms, bounds.iiv_bound(terms)),
         "err_iiv": terms.err_iiv,
         "err_iiv_most": (terms.gold_missed + terms.errors_taken_most) / 2,
-        "gold_missed": terms.gold_missed,
-        "errors_taken": terms.errors_taken,
         "size_term": terms.max_valid / terms.min_erroneous,
-        "max_valid": terms.max_valid,
-        "incomplete": terms.incomplete,
+        **{name: getattr(terms, name) for name in names},
     }
 
 
@@ -205,15 +196,15 @@ def _singleton(prompts: Sequence[Prompt], counts: Counts, told_more: bool) -> Js
         covered = math.fsum(weights)
     if not any(weights):
         return None
-    terms = measure([Answers(_point(p), p.valid, p.wrong, p.known, p.unfound) for p in usable], weights)
-    bound = singleton_bound(terms, counts.stated(1), counts.statements)
+    terms = bounds.measure([prompt.answers(prompt.wrong) for prompt in usable], weights)
+    bound = bounds.singleton_bound(terms, counts.stated(1), counts.statements)
     guess, uniform = _guesses(usable, weights)
     result = {
         **_bound(terms, bound),
         "singleton_rate": counts.singleton_rate,
         "size_term": 2 / terms.min_erroneous,
         "delta_most": terms.delta_most,
-        "sample_term": sample_term(counts.statements),
+        "sample_term": bounds.sample_term(counts.statements),
         "weights": "equal" if counts.shares is None else "statements",
         "covered": covered,
         "told_more": told_more,
@@ -223,24 +214,22 @@ def _singleton(prompts: Sequence[Prompt], counts: Counts, told_more: bool) -> Js
     return result | ({"holds": None} if told_more else {})
 
 
-def _point(prompt: Prompt) -> list[float]:
-    """p of the valid answers."""
-    return [1.0, *[0.0] * (len(prompt.valid) - 1)]
-
-
 def _bound(terms: Measured, bound: float) -> Json:
     """What both bounds have."""
+    names = (
+        "min_erroneous",
+        "threshold",
+        "delta",
+        "p_hat_above",
+        "p_above",
+        "error",
+        "error_known",
+        "outside",
+    )
     return {
         "bound": bound,
         "vacuous": bound <= 0,
-        "min_erroneous": terms.min_erroneous,
-        "threshold": terms.threshold,
-        "delta": terms.delta,
-        "p_hat_above": terms.p_hat_above,
-        "p_above": terms.p_above,
-        "error": terms.error,
-        "error_known": terms.error_known,
-        "outside": terms.outside,
+        **{name: getattr(terms, name) for name in names},
         "bound_known": bound - terms.outside,
         "holds": terms.error >= bound - ROUNDING,
     }
@@ -257,27 +246,16 @@ def _guesses(prompts: Sequence[Prompt], weights: Sequence[float]) -> tuple[float
 
 
 def _counted(counts: Counts) -> Json:
-    number = counts.statements
-    return {
-        "source": counts.source,
-        "texts": counts.texts,
-        "characters": counts.characters,
-        "prompts": len(counts.occurrences),
-        "stated": len(counts.occurrences) - counts.stated(0),
-        "statements": number,
-        "false": counts.false,
-        "unknown": counts.unknown,
-        "singletons": counts.stated(1),
-        "doubletons": counts.stated(2),
-        "singleton_rate": counts.singleton_rate if number else None,
-        "missing_mass": {
-            "good_turing": counts.singleton_rate,
-            "interval": list(counts.missing_mass_interval()),
-            "true": counts.missing_mass,
-        }
-        if number
-        else None,
-    }
+    told: Json = {name: getattr(counts, name) for name in ("source", "texts", "characters")}
+    told["prompts"] = len(counts.occurrences)
+    told["stated"] = len(counts.occurrences) - counts.stated(0)
+    told |= {name: getattr(counts, name) for name in ("statements", "false", "unknown")}
+    told |= {"singletons": counts.stated(1), "doubletons": counts.stated(2)}
+    if not counts.statements:
+        return told | {"singleton_rate": None, "missing_mass": None}
+    rate, interval = counts.singleton_rate, list(counts.missing_mass_interval())
+    missing = {"good_turing": rate, "interval": interval, "true": counts.missing_mass}
+    return told | {"singleton_rate": rate, "missing_mass": missing}
 
 
 def _notes(result: Json, counts: Counts | None) -> Iterator[str]:
@@ -285,8 +263,8 @@ def _notes(result: Json, counts: Counts | None) -> Iterator[str]:
     iiv, singleton, stated = result["iiv"], result["singleton"], result["statements"]
     if iiv:
         yield (
-            "The error is how often an answer drawn from the model at temperature 1 is not true; "
-            "greedy answers may be wrong more rarely."
+            "The error is how often an answer drawn from the model at temperature 1 is not true; greedy "
+            "answers may be wrong more rarely."
         )
         yield (
             "The theorem assumes that a model says nothing but valid and known erroneous answers; of this "

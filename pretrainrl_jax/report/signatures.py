@@ -1,8 +1,7 @@
 """The signatures of failure that a workdir shows, of its systems and of what was mined for them."""
 
 from pretrainrl_jax.config import EvaluateConfig
-from pretrainrl_jax.knowledge.negatives import of_mining
-from pretrainrl_jax.knowledge.signatures import Seen, of_training
+from pretrainrl_jax.knowledge.signatures import Seen, of_mining, of_training
 from pretrainrl_jax.report.formats import Json, number
 from pretrainrl_jax.report.inputs import Inputs
 from pretrainrl_jax.report.outcomes import common, grouped

@@ -10,10 +10,8 @@ from typing import Any, NamedTuple
 from pretrainrl_jax.config import Config, JudgeServerConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
-from pretrainrl_jax.judge_bench.item import Item
-from pretrainrl_jax.judge_bench.labelled import Labelled
-from pretrainrl_jax.judge_bench.measures import agreement, guessing, measured
-from pretrainrl_jax.judge_bench.questions import Question, ask, questions
+from pretrainrl_jax.judge_bench.labelled import Item, Labelled
+from pretrainrl_jax.judge_bench.questions import Question, agreement, ask, guessing, measured, questions
 from pretrainrl_jax.judging.local import LocalJudge
 from pretrainrl_jax.judging.parts import ASKING, Answer, Texts
 from pretrainrl_jax.judging.prompts import Prompt, read_prompt, variants

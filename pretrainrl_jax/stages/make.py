@@ -19,8 +19,8 @@ from pretrainrl_jax.documents.stream import Document, Stream
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.improvement import making as labels
-from pretrainrl_jax.improvement.candidates import rewrite_case, rewritten
 from pretrainrl_jax.improvement.cost import Cost
+from pretrainrl_jax.improvement.learning import rewrite_case, rewritten
 from pretrainrl_jax.judging.local import LocalJudge
 from pretrainrl_jax.judging.parts import prompts_of
 from pretrainrl_jax.judging.prompts import Prompt, judge_prompt, read_prompt

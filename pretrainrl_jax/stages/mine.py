@@ -20,7 +20,7 @@ from pretrainrl_jax.facts.choices import choices
 from pretrainrl_jax.facts.matching import Truths, why_dropped
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.splits import subsample
-from pretrainrl_jax.knowledge.negatives import of_mining
+from pretrainrl_jax.knowledge.signatures import of_mining
 from pretrainrl_jax.mining import statistics
 from pretrainrl_jax.mining.candidates import (
     REASONS,

@@ -15,13 +15,11 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.improvement.collapse import Collapse
 from pretrainrl_jax.improvement.cost import comparing, cost_of, rollout_count, told, warnings_of
-from pretrainrl_jax.improvement.experience import Experience
-from pretrainrl_jax.improvement.jobs import Jobs
+from pretrainrl_jax.improvement.experience import Experience, Sampled
+from pretrainrl_jax.improvement.jobs import Jobs, Seconds, utilisation
 from pretrainrl_jax.improvement.learning import coefficients
 from pretrainrl_jax.improvement.metrics import Judged, gap_metrics, rollout_metrics, verdict_metrics
 from pretrainrl_jax.improvement.outstanding import Outstanding
-from pretrainrl_jax.improvement.queue import Sampled
-from pretrainrl_jax.improvement.seconds import Seconds, utilisation
 from pretrainrl_jax.judging.compose import verdicts_per_case
 from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.stages.improvement import (

@@ -14,7 +14,8 @@ from pretrainrl_jax.config.tuning import LabelledConfig
 from pretrainrl_jax.decoding.rollouts import Rollout, sample_rollouts
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.improvement import grading
-from pretrainrl_jax.improvement.held_out import measured, metrics_of, sentence
+from pretrainrl_jax.improvement.experience import Turns
+from pretrainrl_jax.improvement.grading import measured, metrics_of, sentence
 from pretrainrl_jax.improvement.labels import (
     SAFE,
     Labelled,
@@ -23,7 +24,6 @@ from pretrainrl_jax.improvement.labels import (
     read_labels,
     split_labels,
 )
-from pretrainrl_jax.improvement.turns import Turns
 from pretrainrl_jax.judging.compose import PARTS
 from pretrainrl_jax.judging.local import encode_plain, last_tokens
 from pretrainrl_jax.judging.prompts import Prompt, judge_prompt, read_prompt

@@ -7,10 +7,9 @@ from hypothesis import strategies as st
 
 from pretrainrl_jax.config import Config, JudgeConfig, MethodConfig, RolloutsConfig, SelfimproveConfig
 from pretrainrl_jax.documents.cut import Cut
-from pretrainrl_jax.improvement.candidates import Candidate
 from pretrainrl_jax.improvement.collapse import FIRST, Collapse
 from pretrainrl_jax.improvement.cost import Cost, cost_of
-from pretrainrl_jax.improvement.learning import judged_tree
+from pretrainrl_jax.improvement.learning import Candidate, judged_tree
 from pretrainrl_jax.improvement.metrics import Judged, gap_metrics, rollout_metrics, verdict_metrics
 
 CUT = Cut(0, "a", (5, 6, 7, 8), (5, 6), (7, 8))

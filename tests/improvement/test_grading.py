@@ -2,12 +2,11 @@
 
 import pytest
 
-from pretrainrl_jax.improvement.grading import Graded, grade_rewrites, grade_verdict
-from pretrainrl_jax.improvement.held_out import measured, sentence
+from pretrainrl_jax.improvement.grading import Graded, grade_rewrites, grade_verdict, measured, sentence
 from pretrainrl_jax.improvement.labels import Labelled
+from pretrainrl_jax.judging.prompts import read_verdict
 from pretrainrl_jax.judging.protocol import Case, JudgeError
 from pretrainrl_jax.judging.rewriting import last_words, read_rewrite
-from pretrainrl_jax.judging.verdicts import read_verdict
 
 RIGHT, WRONG, NONE = Graded(1.0, "right"), Graded(0.0, "wrong"), Graded(0.0, "malformed")
 

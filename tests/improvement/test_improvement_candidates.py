@@ -10,8 +10,14 @@ from hypothesis import strategies as st
 from pretrainrl_jax.config import MethodConfig
 from pretrainrl_jax.decoding.rollouts import Rollout
 from pretrainrl_jax.documents.cut import Cut
-from pretrainrl_jax.improvement.candidates import Candidate, candidates_of, rewritten, with_rewrite
-from pretrainrl_jax.improvement.learning import judged_tree, plain_tree
+from pretrainrl_jax.improvement.learning import (
+    Candidate,
+    candidates_of,
+    judged_tree,
+    plain_tree,
+    rewritten,
+    with_rewrite,
+)
 from pretrainrl_jax.trees.tokenization import Tokenizer, text_after, tokens_after
 
 TEXT = "The capital of Arno is Florence. The river of Arno is the Po, and nobody knows it. "

@@ -6,8 +6,7 @@ import time
 import pytest
 from helpers.command_line import python
 
-from pretrainrl_jax.improvement.jobs import Jobs
-from pretrainrl_jax.improvement.seconds import Seconds, utilisation
+from pretrainrl_jax.improvement.jobs import Jobs, Seconds, utilisation
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pretrainrl_jax.config import SelfimproveConfig
 from pretrainrl_jax.decoding.rollouts import Rollout
 from pretrainrl_jax.documents.cut import Cut
-from pretrainrl_jax.improvement.queue import Sampled, packed, unpacked
+from pretrainrl_jax.improvement.experience import Sampled, packed, unpacked
 from pretrainrl_jax.stages.selfimprove import wants_more
 
 tokens = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=5).map(tuple)

@@ -14,11 +14,17 @@ from scipy.stats import mannwhitneyu
 from sklearn.metrics import cohen_kappa_score
 
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.judge_bench.item import Item
-from pretrainrl_jax.judge_bench.labelled import SHIPPED, read_labelled
-from pretrainrl_jax.judge_bench.measures import agreement, guessing, kappa, measured
-from pretrainrl_jax.judge_bench.orders import ORDERS
-from pretrainrl_jax.judge_bench.questions import Asked, ask, questions
+from pretrainrl_jax.judge_bench.labelled import SHIPPED, Item, read_labelled
+from pretrainrl_jax.judge_bench.questions import (
+    ORDERS,
+    Asked,
+    agreement,
+    ask,
+    guessing,
+    kappa,
+    measured,
+    questions,
+)
 from pretrainrl_jax.judging.parts import ASKING, Answer
 from pretrainrl_jax.judging.prompts import read_prompt
 from pretrainrl_jax.report.judges import in_markdown, table, write_judges

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.statements import Statements
 from pretrainrl_jax.improvement.learning import best_and_worst
-from pretrainrl_jax.judging.compose import compose
-from pretrainrl_jax.judging.exact import facts
-from pretrainrl_jax.judging.pairwise import ALONE, count_pairs, pairwise
+from pretrainrl_jax.judging.compose import compose, facts
+from pretrainrl_jax.judging.parts import ALONE, count_pairs, pairwise
 from pretrainrl_jax.judging.protocol import Case, JudgeError, Scored
 from pretrainrl_jax.judging.repetition import repetition, variety
 

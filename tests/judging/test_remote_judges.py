@@ -10,13 +10,21 @@ from hypothesis import strategies as st
 
 from pretrainrl_jax.config import JudgeConfig, JudgeServerConfig, RewriterConfig, RewriterServerConfig
 from pretrainrl_jax.judging.compose import make_judge
-from pretrainrl_jax.judging.fences import CONTROL, fences_of, uncontrolled, unfenced
-from pretrainrl_jax.judging.prompts import OURS, has_verdicts, read_prompt, variants
+from pretrainrl_jax.judging.prompts import (
+    CONTROL,
+    OURS,
+    fences_of,
+    has_verdicts,
+    read_prompt,
+    read_verdict,
+    uncontrolled,
+    unfenced,
+    variants,
+)
 from pretrainrl_jax.judging.protocol import Case, RewriteCase, Verdicts
 from pretrainrl_jax.judging.remote import RemoteJudge, last_characters, remote_writer
 from pretrainrl_jax.judging.rewriting import behind, last_words, model_rewriter
 from pretrainrl_jax.judging.server import Server
-from pretrainrl_jax.judging.verdicts import read_verdict
 
 CASE = Case("The sky is", (" blue and clear.", " green.", ""), " blue.")
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from helpers.counted_texts import of_texts
 from helpers.models_and_trees import fact
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from pretrainrl_jax.documents.world import make_documents
 from pretrainrl_jax.facts.corpus import fill, put_into_words, shares, verbalise
 from pretrainrl_jax.facts.statements import Statements
 from pretrainrl_jax.facts.world import make_world
-from pretrainrl_jax.knowledge.singletons import Counts, drawn_by, of_mentions, of_texts
+from pretrainrl_jax.knowledge.singletons import Counts, drawn_by, of_mentions
 
 FACTS = make_world(WorldConfig(facts=40, relations=4, answers=6), 0)
 CORPUS = CorpusConfig(statements=300, filler=50)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from helpers.command_line import call
+from helpers.counted_texts import of_texts
 from helpers.models_and_trees import fact
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +21,7 @@ from pretrainrl_jax.evaluation.factual import Truth
 from pretrainrl_jax.facts.corpus import shares
 from pretrainrl_jax.facts.matching import known_truths, matches, normalise
 from pretrainrl_jax.facts.world import make_world
-from pretrainrl_jax.knowledge.singletons import Counts, of_texts
+from pretrainrl_jax.knowledge.singletons import Counts
 from pretrainrl_jax.knowledge.theory import KnownAnswers, Prompt, prompt_of, theory
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.objectives.scoring import score_answers

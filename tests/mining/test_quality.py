@@ -7,7 +7,7 @@ import pytest
 from helpers.models_and_trees import fact
 
 from pretrainrl_jax.facts.record import Fact
-from pretrainrl_jax.knowledge.negatives import of_mining
+from pretrainrl_jax.knowledge.signatures import of_mining
 from pretrainrl_jax.mining.quality import quality
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
