@@ -286,8 +286,9 @@ class Server:
         )
 
     def _why(self, error: BaseException | None) -> str:
-        if isinstance(error, self._openai.APIConnectionError) and error.__cause__:
-            error = error.__cause__
+        cause = error.__cause__ if error else None
+        if cause and isinstance(error, self._openai.APIConnectionError):
+            error = cause
         text = first_line(error) if error else ""
         if isinstance(error, TimeoutError):
             text = f"no reply within {self._settings.timeout:g} s"
