@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from pretrainrl_jax.atomic import write_text
 from pretrainrl_jax.config.stored import flat
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.knowledge.confidence import area_under_risk_coverage, brier, ece, mcnemar
@@ -25,7 +26,7 @@ from pretrainrl_jax.report.outcomes import (
     flips,
     grouped,
 )
-from pretrainrl_jax.report.page import template, text, write_page
+from pretrainrl_jax.report.page import template, text
 from pretrainrl_jax.report.signatures import signatures
 from pretrainrl_jax.report.summary import summarise
 from pretrainrl_jax.report.systems import Systems
@@ -173,7 +174,9 @@ def write_comparison(one: Path, other: Path) -> tuple[Path, Comparison]:
         confidence=confidence_rows(comparison),
         summary={"signatures": comparison.signatures},
     )
-    return write_page(one / "report" / f"compare-{comparison.names[1]}.html", page), comparison
+    path = one / "report" / f"compare-{comparison.names[1]}.html"
+    write_text(path, page)
+    return path, comparison
 
 
 def _settings(one: Json, other: Json) -> list[tuple[str, str, str]]:
