@@ -52,7 +52,7 @@ def sheet(
     cells = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in made]
     heads, count = [*words, *columns], len(words)
     kept = [i for i in range(len(heads)) if i < count or any(row[i].text not in ("", "–") for row in cells)]
-    shown = [[row[i] if row[i].text else Cell(nothing) for i in kept] for row in cells]
+    shown = [[row[i] if i < count or row[i].text else Cell(nothing) for i in kept] for row in cells]
     return Sheet([heads[i] for i in kept], shown, count)
 
 

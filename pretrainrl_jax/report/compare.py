@@ -1,5 +1,10 @@
-"""Two workdirs side by side: what was set differently, and what came of it on the questions they share."""
+"""Two workdirs side by side: what was set differently, and what came of it on the questions they share.
 
+As a page, as a table for a terminal, and as Markdown.
+"""
+
+import html
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +15,7 @@ from pretrainrl_jax.knowledge.confidence import area_under_risk_coverage, brier,
 from pretrainrl_jax.knowledge.intervals import Difference
 from pretrainrl_jax.knowledge.state import STATES
 from pretrainrl_jax.report import mining
-from pretrainrl_jax.report.columns import grid, plain
+from pretrainrl_jax.report.columns import grid, markdown, plain
 from pretrainrl_jax.report.contradictions import contradictions
 from pretrainrl_jax.report.formats import Json, change, decimals, percent
 from pretrainrl_jax.report.inputs import describe, read_inputs
@@ -228,6 +233,21 @@ def chance_of_flips(flips: Flips) -> str:
     return f"+{flips.gained:,} −{flips.lost:,}, p {p}"
 
 
+ACCURACY = ("system", "questions", "number", "A, %", "B, %", "B − A, points [95 %]", "p")
+
+
+def accuracy_rows(comparison: Comparison) -> list[list[str]]:
+    """Of each system and each group of questions what stands below `ACCURACY`."""
+    rows = []
+    for paired in comparison.systems:
+        for group, apart in paired.groups.items():
+            flips = chance_of_flips(paired.flips) if paired.flips and group == "trained" else ""
+            rates = percent(apart.before, ""), percent(apart.after, "")
+            label = comparison.known.label(paired.system)
+            rows.append([label, GROUPS[group], f"{apart.questions:,}", *rates, change(apart), flips])
+    return rows
+
+
 def confidence_rows(comparison: Comparison) -> list[list[str]]:
     """Of each system that was measured so in both, its label and the figures of `CONFIDENCE`, as A → B."""
     rows = []
@@ -242,30 +262,65 @@ def confidence_rows(comparison: Comparison) -> list[list[str]]:
 
 def comparison_table(comparison: Comparison) -> str:
     """The systems side by side, for a terminal of 100 columns."""
+    label = comparison.known.label
     sides = zip("AB", comparison.names, comparison.described, strict=True)
     heads = [f"{side} = {name}: {described}" for side, name, described in sides]
     heads += [f"  {name}: {a} | {b}" for name, a, b in comparison.settings] or ["  no setting differs"]
-    rows, tails = [], list[str]()
-    told = [
-        f"! new in B: {comparison.known.label(s['system'])}: {s['name']}: {s['evidence']}"
-        for s in comparison.signatures
-    ]
+    rows, tails, name = [], list[str](), ""
+    for system, *cells, _ in accuracy_rows(comparison):
+        rows.append(["" if system == name else system, *cells])  # it stands before the first of its groups
+        name = system
     for paired in comparison.systems:
-        label = comparison.known.label(paired.system)
-        for group, apart in paired.groups.items():
-            rates = percent(apart.before, ""), percent(apart.after, "")
-            # The system's name stands before the first of its groups.
-            name = label if group == next(iter(paired.groups)) else ""
-            rows.append([name, GROUPS[group], f"{apart.questions:,}", *rates, change(apart)])
         nll = " | ".join(decimals(side["text_nll"], 3) for side in paired.figures)
         seconds = " | ".join(decimals(side["device_seconds"], 1) for side in paired.figures)
-        tails.append(f"{label}: text NLL {nll}; device-seconds {seconds}")
+        tails.append(f"{label(paired.system)}: text NLL {nll}; device-seconds {seconds}")
         if paired.flips:
-            tails.append(
-                f"{label}: trained facts gained and lost: {chance_of_flips(paired.flips)} (McNemar, exact)"
-            )
-    for label, *cells in confidence_rows(comparison):
+            flips = f"{chance_of_flips(paired.flips)} (McNemar, exact)"
+            tails.append(f"{label(paired.system)}: trained facts gained and lost: {flips}")
+    for system, *cells in confidence_rows(comparison):
         figures = (f"{name} {cell}" for name, cell in zip(CONFIDENCE, cells, strict=True))
-        tails.append(f"{label}: {', '.join(figures)}")
-    drawn = grid({"system": 20, "questions": 27}, ["number", "A, %", "B, %", "B − A, points [95 %]"], rows)
-    return plain(*heads, drawn, *tails, *told, *(f"- {sentence}" for sentence in sentences(comparison)))
+        tails.append(f"{system}: {', '.join(figures)}")
+    tails += [f"! new in B: {sentence}" for sentence in _new(comparison)]
+    drawn = grid({"system": 20, "questions": 27}, ACCURACY[2:-1], rows)
+    return plain(*heads, drawn, *tails, *(f"- {sentence}" for sentence in sentences(comparison)))
+
+
+def _new(comparison: Comparison) -> list[str]:
+    label = comparison.known.label
+    return [f"{label(s['system'])}: {s['name']}: {s['evidence']}" for s in comparison.signatures]
+
+
+def comparison_markdown(comparison: Comparison) -> str:
+    """What differs and what came of it, short enough for the text of a pull request.
+
+    Tables, new signatures of failure, and the outcome in words; names and texts of the runs are no markup.
+    """
+    sides = zip("AB", comparison.names, comparison.described, strict=True)
+    parts = [
+        f"### A: {_text(comparison.names[0])}, B: {_text(comparison.names[1])}\n",
+        _list(f"{side} is {name}: {described}" for side, name, described in sides),
+        _list(sentences(comparison)),
+        _table(ACCURACY, accuracy_rows(comparison)),
+        "p is McNemar's exact one of the trained facts that flipped: +right in B only, −right in A only.\n",
+    ]
+    if rows := confidence_rows(comparison):
+        parts += ["#### Confidence on trained facts, A → B\n", _table(["system", *CONFIDENCE], rows)]
+    parts.append("#### Settings that differ\n")
+    parts.append(_table(["setting", "A", "B"], comparison.settings) if comparison.settings else "None.\n")
+    if new := _new(comparison):
+        parts += ["#### Signatures of failure that are new in B\n", _list(f"{told}." for told in new)]
+    return "\n".join(parts)
+
+
+def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    return markdown([*heads], [[_text(cell) for cell in row] for row in rows])
+
+
+def _list(items: Iterable[str]) -> str:
+    return "".join(f"- {_text(item)}\n" for item in items)
+
+
+def _text(value: str) -> str:
+    """On one line, and without markup."""
+    escaped = html.escape(" ".join(value.split()), quote=False)
+    return "".join(f"\\{c}" if c in "\\`*[]#" else c for c in escaped)

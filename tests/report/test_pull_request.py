@@ -9,8 +9,13 @@ from helpers.command_line import call, complaint
 from helpers.made_workdirs import EVIL, asked, change, parse, question, table, write, write_workdir
 from markdown_it import MarkdownIt
 
-from pretrainrl_jax.report.compare import Flips, comparison_table, measured_confidence, read_comparison
-from pretrainrl_jax.report.pull_request import comparison_markdown
+from pretrainrl_jax.report.compare import (
+    Flips,
+    comparison_markdown,
+    comparison_table,
+    measured_confidence,
+    read_comparison,
+)
 from pretrainrl_jax.stages.report import compare
 
 
