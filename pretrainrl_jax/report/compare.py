@@ -11,7 +11,7 @@ from typing import NamedTuple
 from pretrainrl_jax.atomic import write_text
 from pretrainrl_jax.config.stored import flat
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.knowledge.confidence import area_under_risk_coverage, brier, ece, mcnemar
+from pretrainrl_jax.knowledge.confidence import area_under_risk_coverage, brier, ece
 from pretrainrl_jax.knowledge.intervals import Difference
 from pretrainrl_jax.knowledge.state import STATES
 from pretrainrl_jax.report import mining
@@ -19,6 +19,7 @@ from pretrainrl_jax.report.columns import grid, markdown, plain
 from pretrainrl_jax.report.contradictions import contradictions
 from pretrainrl_jax.report.formats import Json, change, decimals, percent
 from pretrainrl_jax.report.inputs import describe, read_inputs
+from pretrainrl_jax.report.knowledge.changes import flips
 from pretrainrl_jax.report.knowledge.figures import columns, confident, states
 from pretrainrl_jax.report.outcomes import (
     GROUPS,
@@ -28,7 +29,6 @@ from pretrainrl_jax.report.outcomes import (
     common,
     difference,
     flipped,
-    flips,
     grouped,
 )
 from pretrainrl_jax.report.page import template, text
@@ -43,25 +43,13 @@ CONFIDENCE = (*MEASURES, *STATES)
 """What is compared of how sure two systems are; all but the first and last of `MEASURES` are shares."""
 
 
-class Flips(NamedTuple):
-    """The trained facts that one side alone got right."""
-
-    gained: int  # right in B only
-    lost: int  # right in A only
-
-    @property
-    def p(self) -> float:
-        """McNemar's exact p: how likely so uneven a split is if a flip goes either way as often."""
-        return mcnemar(self.gained, self.lost)
-
-
 class Paired(NamedTuple):
     """A system that both workdirs evaluated."""
 
     system: str
     groups: dict[str, Difference]  # of A and B, by `GROUPS`; those without a common question are left out
     figures: list[Json]  # of A and B, as summary.json has them
-    flips: Flips | None  # None without a trained fact of both
+    flips: Json | None  # as `changes.flips`; None without a trained fact of both
     confidence: dict[str, tuple[float, float]]  # of A and B, as `measured_confidence`
 
 
@@ -110,7 +98,7 @@ def read_comparison(one: Path, other: Path) -> Comparison:
         figures = [summary["systems"][system] for summary in summaries]
         groups = {group: change for group, change in measured.items() if change is not None}
         trained = common(of_a["trained"], of_b["trained"])
-        flipping = Flips(*map(len, flips(trained))) if trained else None
+        flipping = flips(trained) if trained else None
         systems += [Paired(system, groups, figures, flipping, measured_confidence(trained))] if groups else []
     if not systems:
         raise InputError(
@@ -227,10 +215,10 @@ def sentences(comparison: Comparison) -> list[str]:
     return words
 
 
-def chance_of_flips(flips: Flips) -> str:
+def chance_of_flips(flips: Json) -> str:
     """How many trained facts flipped each way, and p."""
-    p = "<0.0001" if flips.p < 1e-4 else f"{flips.p:.2g}"
-    return f"+{flips.gained:,} −{flips.lost:,}, p {p}"
+    p = "<0.0001" if flips["p"] < 1e-4 else f"{flips['p']:.2g}"
+    return f"+{flips['gained']:,} −{flips['lost']:,}, p {p}"
 
 
 ACCURACY = ("system", "questions", "number", "A, %", "B, %", "B − A, points [95 %]", "p")

@@ -111,14 +111,8 @@ def write_page(
 ) -> Path:
     """Write a workdir's page and its summary for programs; gives the page's path.
 
-    Args:
-        workdir: whose folder `report` they stand in.
-        name: of the template.
-        inputs: of the workdir.
-        summary: what the harness found, and what is wrong with the evaluations, is added to it.
-        known: the systems' names, if others than those of the inputs.
-        wrong: sentences on what is wrong.
-        parts: what this template shows and no other.
+    The summary is given what the harness found, and sentences on what is wrong with the evaluations.
+    `known` has the systems' names, if others than those of the inputs; `parts` is what this template shows.
     """
     known = known or inputs.known
     if wrong := [*wrong, *other_texts(inputs.evaluations, known)]:
@@ -134,7 +128,7 @@ def write_page(
         inputs=inputs,
         run=run,
         series=charts.series,
-        ability=ability(harness),
+        ability=ability(harness, known),
         settings=settings(inputs.config),
         colours={system: look.color for system, look in looks.items()},
         **parts,

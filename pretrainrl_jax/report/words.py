@@ -1,7 +1,7 @@
 """The outcome in words, computed from the numbers of a summary."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 
 from pretrainrl_jax.config import ObjectiveConfig
@@ -102,21 +102,15 @@ def _recommended(summary: Json, known: Systems) -> Iterable[str]:
     name = known.recommended(accuracies)
     if name is None:
         return
-    text = (
-        f"{known.words(name)}, what is recommended, answers {percent(accuracies[name])} of the trained facts"
-    )
-    if "base" in accuracies:
-        text += f", the base model {percent(accuracies['base'])}"
+    rates = {n: percent(accuracies[n]) for n in (name, "base") if n in accuracies}
+    text = f"{known.words(name)}, what is recommended, answers {rates[name]} of the trained facts"
+    text += f", the base model {rates['base']}" if "base" in rates else ""
     if name in rises:
         text += f"; the loss on held-out text changed by {signed(rises[name])} nats a token"
-        others = [rise for other, rise in rises.items() if other != name]
-        text += f", with the other systems by {_range(others)}" if others else ""
+        others = sorted(rise for other, rise in rises.items() if other != name)
+        bounds = dict.fromkeys(map(signed, (others[0], others[-1]))) if others else ()
+        text += f", with the other systems by {' to '.join(bounds)}" if bounds else ""
     yield text
-
-
-def _range(values: Sequence[float]) -> str:
-    low, high = signed(min(values)), signed(max(values))
-    return low if low == high else f"{low} to {high}"
 
 
 def _best(summary: Json, known: Systems) -> Iterable[str]:
@@ -244,16 +238,13 @@ def _head(summary: Json, known: Systems) -> Iterable[str]:
     yield told + (f"; of those it answers are still answered: {', '.join(shares)}" if shares else "")
 
 
-def _without_text(summary: Json) -> str:
-    if all(system["text_nll"] is None for system in summary["systems"].values()):
-        return "no text was evaluated (evaluate.text names a file of it)"
-    return "the loss on held-out text is not known before and after"
-
-
 def _forgetting(summary: Json, known: Systems) -> Iterable[str]:
     rises = forgetting(summary)
     if not rises:
-        yield f"forgetting cannot be read: {_without_text(summary)}"
+        measured = any(system["text_nll"] is not None for system in summary["systems"].values())
+        why = "the loss on held-out text is not known before and after"
+        why = why if measured else "no text was evaluated (evaluate.text names a file of it)"
+        yield f"forgetting cannot be read: {why}"
         return
     base = summary["systems"]["base"]["text_nll"]
     each = ", ".join(f"{known.label(n)} {signed(rises[n])}" for n in sorted(rises, key=lambda n: rises[n]))
@@ -266,8 +257,8 @@ def _forgetting(summary: Json, known: Systems) -> Iterable[str]:
 
 
 def _time(summary: Json, known: Systems) -> Iterable[str]:
-    seconds = {name: s["device_seconds"] for name, s in summary["systems"].items() if name != "base"}
-    spent = {name: value for name, value in seconds.items() if value is not None}
+    seconds = {name: s["device_seconds"] for name, s in summary["systems"].items()}
+    spent = {name: value for name, value in seconds.items() if value is not None and name != "base"}
     if not spent:
         return
     ranked = sorted(spent, key=lambda name: spent[name])

@@ -39,12 +39,7 @@ class Worse(NamedTuple):
 def worse(before: Json, after: Json, summary: Json, bins: list[Row], categories: list[Row]) -> Worse:
     """What a system does worse than the base model: groups, popularity bins, categories, text, questions.
 
-    Args:
-        before: the evaluation of the base model.
-        after: that of the system.
-        summary: of all systems.
-        bins: accuracy by popularity, of all systems.
-        categories: accuracy by category, of all systems.
+    From the evaluation of the base model, that of the system, and what is known of all systems.
     """
     old, new = grouped(before), grouped(after)
     pairs = {group: common(old[group], new[group]) for group in GROUPS}

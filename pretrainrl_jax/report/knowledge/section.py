@@ -25,11 +25,9 @@ TITLES = {"trained": "trained facts", "held_out": "held-out facts"}
 
 
 def summarise(evaluations: Mapping[str, Json], asked: Json) -> dict[str, Json]:
-    """The "knowledge" of every system in summary.json; a system that lists no question has none.
+    """The "knowledge" of every system in summary.json, from its evaluation under the settings `asked`.
 
-    Args:
-        evaluations: by system.
-        asked: the settings under which they were made.
+    A system that lists no question has none.
     """
     penalties = [penalty for _, penalty in figures.thresholds(asked)]
     told = {}
@@ -76,11 +74,7 @@ class Asked(NamedTuple):
 def section(summary: Json, evaluations: Mapping[str, Json], known: Systems, shown: list[str]) -> Json | None:
     """What the page shows; None where no system lists questions.
 
-    Args:
-        summary: with the "knowledge" of every system.
-        evaluations: by system.
-        known: their names.
-        shown: the systems whose questions are looked at: base, and the method.
+    The questions of the systems `shown` (base, and the method) are looked at.
     """
     told = {n: s["knowledge"] for n, s in summary["systems"].items() if s.get("knowledge", {}).get("trained")}
     if not told:

@@ -82,7 +82,7 @@ def section(theories: Mapping[str, Json], head: Callable[[str], Cell], after: st
     """The tables of the bounds, what was counted in the training text, and what it all assumes.
 
     Args:
-        theories: "theory" by system, of those that have one.
+        theories: "theory" by system.
         head: a system's name as the beginning of a row.
         after: the system whose categories are shown.
     """
