@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from pretrainrl_jax.report.formats import Json, chance, decimals, number, percent, signed
+from pretrainrl_jax.knowledge.intervals import Difference
+from pretrainrl_jax.report.formats import Json, bounds, chance, change, decimals, number, percent, signed
 
 
 class Cell(NamedTuple):
@@ -109,6 +110,24 @@ def count(value: object) -> str:
 def p_value(value: float, least: float = 0.0001) -> str:
     """A p-value, not told more finely than it can be known."""
     return f"<{least:g}" if value < least else decimals(value, 4 if value < 0.01 else 3)
+
+
+def changed(apart: Difference, stacked: bool = False) -> Cell:
+    """A difference of rates in points, with its interval, coloured where that does not hold zero."""
+    tone = "down" if apart.worse else "up" if apart.clear else ""
+    if stacked:
+        return Cell(signed(100 * apart.rate, 1), bounds(apart), tone)
+    return Cell(change(apart), tone=tone)
+
+
+def compared(questions: str, before: str, after: str, apart: str) -> dict[str, Told]:
+    """The columns of a `Difference`, under these heads."""
+    return {
+        questions: lambda row: count(row.questions),
+        before: lambda row: in_percent(row.before),
+        after: lambda row: in_percent(row.after),
+        apart: changed,
+    }
 
 
 # As text

@@ -5,6 +5,7 @@ As a page, as a table for a terminal, and as Markdown.
 
 import html
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,9 +16,9 @@ from pretrainrl_jax.knowledge.confidence import area_under_risk_coverage, brier,
 from pretrainrl_jax.knowledge.intervals import Difference
 from pretrainrl_jax.knowledge.state import STATES
 from pretrainrl_jax.report import mining
-from pretrainrl_jax.report.columns import grid, markdown, plain
+from pretrainrl_jax.report.columns import Sheet, at, compared, figure, grid, markdown, plain, sheet
 from pretrainrl_jax.report.contradictions import contradictions
-from pretrainrl_jax.report.formats import Json, change, decimals, percent
+from pretrainrl_jax.report.formats import Json, change, decimals, percent, signed
 from pretrainrl_jax.report.inputs import describe, read_inputs
 from pretrainrl_jax.report.knowledge.changes import flips
 from pretrainrl_jax.report.knowledge.figures import columns, confident, states
@@ -68,10 +69,6 @@ class Comparison(NamedTuple):
     contradictions: list[str]  # as `contradictions.contradictions`, of both
     signatures: list[Json]  # those of B that A does not show, as `signatures.signatures`
     flipped: dict[str, Json]  # "gained": right in B only; "lost": right in A only; as `outcomes.examples`
-
-    def of_group(self, group: str) -> list[tuple[str, Difference]]:
-        """The systems that share questions of a group, by the name a reader sees."""
-        return [(self.known.label(p.system), p.groups[group]) for p in self.systems if group in p.groups]
 
 
 def read_comparison(one: Path, other: Path) -> Comparison:
@@ -157,19 +154,42 @@ def write_comparison(one: Path, other: Path) -> tuple[Path, Comparison]:
         InputError: as `read_comparison`.
     """
     comparison = read_comparison(one, other)
+    label = comparison.known.label
     page = template("compare.html.j2").render(
         found=comparison,
-        label=comparison.known.label,
+        label=label,
         reading=sentences(comparison),
-        groups=GROUPS,
-        flips=[(p.system, chance_of_flips(p.flips)) for p in comparison.systems if p.flips],
-        measures=CONFIDENCE,
-        confidence=confidence_rows(comparison),
+        groups={GROUPS[group]: _of_group(comparison, group) for group in GROUPS},
+        flips=[(label(p.system), chance_of_flips(p.flips)) for p in comparison.systems if p.flips],
+        confidence=sheet({}, [(*row, None) for row in confidence_rows(comparison)], "system", *CONFIDENCE),
+        costs=sheet(COSTS, [(label(p.system), _cost(*p.figures)) for p in comparison.systems], "system"),
+        categories=sheet(SHARED, list(comparison.categories.items()), "category"),
         summary={"signatures": comparison.signatures},
     )
     path = one / "report" / f"compare-{comparison.names[1]}.html"
     write_text(path, page)
     return path, comparison
+
+
+SHARED = compared("questions of both", "A, %", "B, %", "B − A, points")
+COSTS = {
+    "text NLL of A": at(figure, "A", "text_nll"),
+    "text NLL of B": at(figure, "B", "text_nll"),
+    "B − A, nats": at(partial(signed, places=3), "apart"),
+    "device-seconds of A": at(partial(figure, places=1), "A", "device_seconds"),
+    "device-seconds of B": at(partial(figure, places=1), "B", "device_seconds"),
+}
+
+
+def _of_group(comparison: Comparison, group: str) -> Sheet:
+    both = [(paired.system, paired.groups.get(group)) for paired in comparison.systems]
+    return sheet(SHARED, [(comparison.known.label(s), apart) for s, apart in both if apart], "system")
+
+
+def _cost(a: Json, b: Json) -> Json:
+    """A row of `COSTS`."""
+    unknown = None in (a["text_nll"], b["text_nll"])
+    return {"A": a, "B": b, "apart": None if unknown else b["text_nll"] - a["text_nll"]}
 
 
 def _settings(one: Json, other: Json) -> list[tuple[str, str, str]]:

@@ -14,6 +14,7 @@ from pretrainrl_jax.config import Config
 from pretrainrl_jax.config.stored import flat, resolved
 from pretrainrl_jax.report import charts, drawing, formats, mining, run, selfimprove, selfimprove_section
 from pretrainrl_jax.report.ability import ability, main_results, read_harness
+from pretrainrl_jax.report.columns import compared, sheet
 from pretrainrl_jax.report.contradictions import contradictions, other_texts
 from pretrainrl_jax.report.formats import Json
 from pretrainrl_jax.report.inputs import Inputs, describe, read_inputs
@@ -22,7 +23,7 @@ from pretrainrl_jax.report.outcomes import changes, example
 from pretrainrl_jax.report.signatures import signatures
 from pretrainrl_jax.report.summary import figure, forgetting, group_rate, pair, summarise
 from pretrainrl_jax.report.systems import Systems
-from pretrainrl_jax.report.tables import by_category, by_popularity
+from pretrainrl_jax.report.tables import by_category, by_popularity, sheets
 from pretrainrl_jax.report.words import headline, reading
 from pretrainrl_jax.report.worse import worse
 
@@ -71,7 +72,6 @@ def write_report(workdir: Path) -> Path:
         inputs,
         summary,
         wrong=contradictions(inputs.evaluations, known),
-        labels=lambda systems: [known.label(system) for system in systems],
         headline=headline(summary, known),
         reading=reading(summary, known),
         forgetting=forgetting(summary),
@@ -86,6 +86,11 @@ def write_report(workdir: Path) -> Path:
         popularity=charts.accuracy(bins, list(evaluations), known),
         bins=bins,
         categories=categories,
+        accuracies=[
+            (head, *sheets(head, rows, evaluations, known))
+            for head, rows in (("popularity", bins), ("category", categories))
+            if rows
+        ],
         asked=asked,
         rule=MATCH_RULES.get(asked["match"]),
         mining=mining.section(mined, known),
@@ -93,6 +98,11 @@ def write_report(workdir: Path) -> Path:
         improved=of_improved,
         changes=changes(*pictured) if two else None,
         worse=fallen,
+        falls=sheet(
+            compared("questions", "base, %", f"{known.label(after or '')}, %", "change, points"),
+            [(fall.words, fall.change) for fall in fallen.falls] if fallen else [],
+            "accuracy on",
+        ),
         lost=[example(*answers) for answers in fallen.lost] if fallen else [],
     )
     if pictured:

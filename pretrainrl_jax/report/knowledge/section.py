@@ -19,7 +19,7 @@ from pretrainrl_jax.report.knowledge import (
 )
 from pretrainrl_jax.report.outcomes import Key, common, grouped, truth
 from pretrainrl_jax.report.systems import Systems
-from pretrainrl_jax.report.tables import bins, categories, parts, popularities
+from pretrainrl_jax.report.tables import bins, categories, part, parts, popularities
 
 TITLES = {"trained": "trained facts", "held_out": "held-out facts"}
 
@@ -201,7 +201,7 @@ def _changed(asked: Asked) -> Json | None:
     old, new = asked.facts("base"), asked.facts(method)
     by = []
     for head, members in asked.divisions(old).items():
-        pairs = [(tables.part(name), common({key: old[key] for key in keys}, new)) for name, keys in members]
+        pairs = [(part(name), common({key: old[key] for key in keys}, new)) for name, keys in members]
         rows = [(name, changes.flips(both)) for name, both in pairs]
         by.append((head, sheet(tables.FLIPPED, rows, head)))
     flipped = {

@@ -26,10 +26,11 @@ from pretrainrl_jax.report.columns import (
     score,
     sheet,
 )
-from pretrainrl_jax.report.formats import Json, brief, chance, percent
+from pretrainrl_jax.report.formats import Json, chance, percent
 from pretrainrl_jax.report.knowledge.abstaining import OUTCOMES
 from pretrainrl_jax.report.knowledge.figures import confident, probabilities, states
 from pretrainrl_jax.report.outcomes import GROUPS, Key
+from pretrainrl_jax.report.tables import part
 
 Head = Callable[[str], Cell]  # a system's name as the beginning of its row
 Row = tuple[Cell, Json]  # a system, and what is told of it
@@ -176,11 +177,6 @@ def _ways(systems: Mapping[str, Json], head: Head, ways: Mapping[str, str]) -> l
         for name, told in rows_at(systems, head, "consistency")
         for way, words in ways.items()
     ]
-
-
-def part(name: Any) -> str:
-    """The name of a part of the questions: a value, or the lowest and highest popularity."""
-    return f"{brief(name[0])} to {brief(name[1])}" if isinstance(name, tuple) else str(name)
 
 
 def divided(
