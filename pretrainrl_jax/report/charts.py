@@ -44,8 +44,7 @@ def idea(known: Systems, before: Json, after: Json | None = None) -> list[str]:
 
 def save_idea(path: Path, known: Systems, before: Json, after: Json | None = None) -> bool:
     """Write that as one PNG file; False, and no file, where no trained question was evaluated."""
-    panels = _idea_panels(known, before, after)
-    if panels:
+    if panels := _idea_panels(known, before, after):
         with canvas(len(panels) * 4.4 + 1.4, 4.8) as figure:
             _draw_idea(figure, panels, list(panels), shrink=0.8, pad=0.02)
             save(figure, path)

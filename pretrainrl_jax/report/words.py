@@ -48,8 +48,7 @@ def reading(summary: Json, known: Systems) -> list[str]:
             f"Only the base model was evaluated; its accuracy here is {percent(accuracies['base'])}.",
             "Nothing was trained, so there is nothing to compare yet.",
         ]
-    ours = _recommended, _best, _against_baselines, _against_controls, _dpo
-    parts = (*ours, _beyond, _head, _forgetting, _time)
+    parts = (_best, _against_baselines, _against_controls, _dpo, _head, _forgetting, _time)
     return [
         *(f"{_capital(clause)}." for part in parts for clause in part(summary, known) if clause),
         "All of this is one seed, and accuracy is on the facts that were trained on: it measures what was "
@@ -94,23 +93,6 @@ def _compare(summary: Json, known: Systems, name: str, other: str, endings: Mapp
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def _recommended(summary: Json, known: Systems) -> Iterable[str]:
-    """What the recommended objective learned and forgot, beside the others."""
-    accuracies, rises = _accuracies(summary), forgetting(summary)
-    name = known.recommended(accuracies)
-    if name is None:
-        return
-    rates = {n: percent(accuracies[n]) for n in (name, "base") if n in accuracies}
-    text = f"{known.words(name)}, what is recommended, answers {rates[name]} of the trained facts"
-    text += f", the base model {rates['base']}" if "base" in rates else ""
-    if name in rises:
-        text += f"; the loss on held-out text changed by {signed(rises[name])} nats a token"
-        others = sorted(rise for other, rise in rises.items() if other != name)
-        bounds = dict.fromkeys(map(signed, (others[0], others[-1]))) if others else ()
-        text += f", with the other systems by {' to '.join(bounds)}" if bounds else ""
-    yield text
 
 
 def _best(summary: Json, known: Systems) -> Iterable[str]:
@@ -201,26 +183,6 @@ def _dpo(summary: Json, known: Systems) -> Iterable[str]:
         prob = "" if before is None or after is None else prob
         if _only_contrasts(known.of(name)):
             yield _compare(summary, known, name, "base", dict.fromkeys((1, 0, -1), prob))
-
-
-def _beyond(summary: Json, known: Systems) -> Iterable[str]:
-    """What the most accurate trained system keeps in another wording, and on facts it was not taught."""
-    trained = {name: acc for name, acc in _accuracies(summary).items() if name != "base"}
-    name = max(trained, key=lambda n: trained[n])
-    best, base = summary["systems"][name], summary["systems"].get("base", {"groups": {}})
-    reworded = group_rate(best, "paraphrase")
-    if reworded is not None:
-        yield (
-            f"asked in a wording never trained on, {known.words(name)} answers {percent(reworded)} of the "
-            f"trained facts, against {percent(best['acc'])} in the trained wording"
-        )
-    groups = {"held_out": "facts never trained on", "held_out_head": "the most popular of those"}
-    rates = {words: [group_rate(system, g) for system in (base, best)] for g, words in groups.items()}
-    changes = [
-        f"{words} from {percent(a)} to {percent(b)}" for words, (a, b) in rates.items() if None not in (a, b)
-    ]
-    if changes:
-        yield f"accuracy from the base model to {known.words(name)}: {'; '.join(changes)}"
 
 
 def _head(summary: Json, known: Systems) -> Iterable[str]:

@@ -105,14 +105,13 @@ def section(theories: Mapping[str, Json], head: Callable[[str], Cell], after: st
 def notes(theories: Mapping[str, Json], label: Callable[[str], str]) -> list[str]:
     """What the bounds assume, each sentence once; before it the systems it is about, where not all."""
     about: dict[str, list[str]] = {}
-    sentences = []
     for name, told in theories.items():
         for note in told.get("notes") or ():
             about.setdefault(str(note), []).append(label(name))
-    for note, names in about.items():
-        systems = "" if len(names) == len(theories) else f"{', '.join(names)}: "
-        sentences.append(f"{systems}{note}")
-    return sentences
+    return [
+        note if len(names) == len(theories) else f"{', '.join(names)}: {note}"
+        for note, names in about.items()
+    ]
 
 
 def counts(statements: Json | None) -> list[tuple[str, str]]:
