@@ -16,7 +16,7 @@ from pretrainrl_jax.knowledge.confidence import area_under_risk_coverage, brier,
 from pretrainrl_jax.knowledge.intervals import Difference
 from pretrainrl_jax.knowledge.state import STATES
 from pretrainrl_jax.report import mining
-from pretrainrl_jax.report.columns import Sheet, at, compared, figure, grid, markdown, plain, sheet
+from pretrainrl_jax.report.columns import Told, at, compared, figure, grid, markdown, plain, sheet
 from pretrainrl_jax.report.contradictions import contradictions
 from pretrainrl_jax.report.formats import Json, change, decimals, percent, signed
 from pretrainrl_jax.report.inputs import describe, read_inputs
@@ -154,15 +154,18 @@ def write_comparison(one: Path, other: Path) -> tuple[Path, Comparison]:
         InputError: as `read_comparison`.
     """
     comparison = read_comparison(one, other)
-    label = comparison.known.label
+    systems, label = comparison.systems, comparison.known.label
     page = template("compare.html.j2").render(
         found=comparison,
         label=label,
         reading=sentences(comparison),
-        groups={GROUPS[group]: _of_group(comparison, group) for group in GROUPS},
-        flips=[(label(p.system), chance_of_flips(p.flips)) for p in comparison.systems if p.flips],
+        groups={
+            name: sheet(SHARED, [(label(p.system), p.groups[g]) for p in systems if g in p.groups], "system")
+            for g, name in GROUPS.items()
+        },
+        flips=[(label(p.system), chance_of_flips(p.flips)) for p in systems if p.flips],
         confidence=sheet({}, [(*row, None) for row in confidence_rows(comparison)], "system", *CONFIDENCE),
-        costs=sheet(COSTS, [(label(p.system), _cost(*p.figures)) for p in comparison.systems], "system"),
+        costs=sheet(COSTS, [(label(p.system), p.figures) for p in systems], "system"),
         categories=sheet(SHARED, list(comparison.categories.items()), "category"),
         summary={"signatures": comparison.signatures},
     )
@@ -171,25 +174,19 @@ def write_comparison(one: Path, other: Path) -> tuple[Path, Comparison]:
     return path, comparison
 
 
+def _costlier(figures: list[Json]) -> str:
+    one, other = (side["text_nll"] for side in figures)
+    return "" if None in (one, other) else signed(other - one, 3)
+
+
 SHARED = compared("questions of both", "A, %", "B, %", "B − A, points")
-COSTS = {
-    "text NLL of A": at(figure, "A", "text_nll"),
-    "text NLL of B": at(figure, "B", "text_nll"),
-    "B − A, nats": at(partial(signed, places=3), "apart"),
-    "device-seconds of A": at(partial(figure, places=1), "A", "device_seconds"),
-    "device-seconds of B": at(partial(figure, places=1), "B", "device_seconds"),
+COSTS: dict[str, Told] = {
+    "text NLL of A": at(figure, 0, "text_nll"),
+    "text NLL of B": at(figure, 1, "text_nll"),
+    "B − A, nats": _costlier,
+    "device-seconds of A": at(partial(figure, places=1), 0, "device_seconds"),
+    "device-seconds of B": at(partial(figure, places=1), 1, "device_seconds"),
 }
-
-
-def _of_group(comparison: Comparison, group: str) -> Sheet:
-    both = [(paired.system, paired.groups.get(group)) for paired in comparison.systems]
-    return sheet(SHARED, [(comparison.known.label(s), apart) for s, apart in both if apart], "system")
-
-
-def _cost(a: Json, b: Json) -> Json:
-    """A row of `COSTS`."""
-    unknown = None in (a["text_nll"], b["text_nll"])
-    return {"A": a, "B": b, "apart": None if unknown else b["text_nll"] - a["text_nll"]}
 
 
 def _settings(one: Json, other: Json) -> list[tuple[str, str, str]]:

@@ -78,13 +78,13 @@ def section(mined: Mined, known: Systems) -> Json | None:
 
 def sentences(mined: Json) -> list[str]:
     """What was mined, in sentences computed from the numbers; one whose numbers are missing is left out."""
-    perplexity = number(mined.get("perplexity"))
+    perplexity, leaked = (number(mined.get(key)) for key in ("perplexity", "of_examples"))
     why = {"too_long": "longer than a row", "no_tokens": "with a true answer that has no tokens"}
     left_out = [f"{len(ids):,} {words}" for key, words in why.items() if (ids := _list(mined.get(key)))]
     parts = (
         _negatives(mined),
         _diversity(mined),
-        _leaked(mined),
+        "" if leaked is None else f"{percent(leaked)} of them are answers of the few-shot examples.",
         f"The base model's perplexity on the negatives is {perplexity:,.1f} a token." if perplexity else "",
         _agreement(mined),
         f"Questions left out of training: {', '.join(left_out)}." if left_out else "",
@@ -109,11 +109,6 @@ def _negatives(mined: Json) -> str:
     elif without and questions:
         text += f" {_of(without, 'question')} ({percent(without / questions)}) {_have(without)} none left."
     return text
-
-
-def _leaked(mined: Json) -> str:
-    share = number(mined.get("of_examples"))
-    return "" if share is None else f"{percent(share)} of them are answers of the few-shot examples."
 
 
 def _diversity(mined: Json) -> str:

@@ -78,9 +78,7 @@ class Improved(NamedTuple):
 
 def is_there(workdir: Path) -> bool:
     """Whether a workdir holds anything of self-improvement."""
-    return any(
-        folder.is_dir() for folder in (workdir / "selfimprove", workdir / "evaluations" / "selfimprove")
-    )
+    return any((workdir / name).is_dir() for name in ("selfimprove", "evaluations/selfimprove"))
 
 
 def read(workdir: Path, inputs: Inputs) -> Improved | None:
@@ -92,8 +90,7 @@ def read(workdir: Path, inputs: Inputs) -> Improved | None:
     if not is_there(workdir):
         return None
     folder, config = workdir / "selfimprove", inputs.config
-    folders = workdir / "evaluations" / "selfimprove"
-    evaluations = {path.stem: read_json(path) for path in folders.glob("*.json")}
+    evaluations = {p.stem: read_json(p) for p in (workdir / "evaluations/selfimprove").glob("*.json")}
     trained = {path.name for path in folder.glob("*") if path.is_dir()} | {*evaluations}.difference(UNTRAINED)
     asked = [*UNTRAINED, *config.get("selfimprove", {}).get("systems", ()), *config.get("methods", {})]
     every = sorted(trained | {*evaluations})
