@@ -164,7 +164,11 @@ def write_comparison(one: Path, other: Path) -> tuple[Path, Comparison]:
             for g, name in GROUPS.items()
         },
         flips=[(label(p.system), chance_of_flips(p.flips)) for p in systems if p.flips],
-        confidence=sheet({}, [(*row, None) for row in confidence_rows(comparison)], "system", *CONFIDENCE),
+        confidence=sheet(
+            {name: at(str, place) for place, name in enumerate(CONFIDENCE, 1)},
+            [(row[0], row) for row in confidence_rows(comparison)],
+            "system",
+        ),
         costs=sheet(COSTS, [(label(p.system), p.figures) for p in systems], "system"),
         categories=sheet(SHARED, list(comparison.categories.items()), "category"),
         summary={"signatures": comparison.signatures},

@@ -221,7 +221,7 @@ def categories(mined: Json) -> Json | None:
     said = [_said(entry) for _, entry in ranked]
     if len(table.heads) == 1 and not any(own["top"] or own["pool"] for own in said):
         return None
-    rows = list(zip(table.texts(), said, strict=True))
+    rows = [{"cells": cells, **own} for cells, own in zip(table.texts(), said, strict=True)]
     return {"heads": table.heads, "rows": rows, "more": len(entries) - len(rows)}
 
 
