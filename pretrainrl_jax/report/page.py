@@ -1,7 +1,6 @@
 """The report of a workdir: one HTML file that needs nothing else, and the summary for programs."""
 
 import json
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from pretrainrl_jax.report.knowledge import section as knowledge_section
 from pretrainrl_jax.report.outcomes import changes, example
 from pretrainrl_jax.report.signatures import signatures
 from pretrainrl_jax.report.summary import figure, forgetting, group_rate, pair, summarise
-from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.report.tables import by_category, by_popularity, sheets
 from pretrainrl_jax.report.words import headline, reading
 from pretrainrl_jax.report.worse import worse
@@ -54,7 +52,8 @@ def write_report(workdir: Path) -> Path:
     of_improved = selfimprove_section.section(improved, summary["selfimprove"]) if improved else None
     if improved and not evaluations:
         parts = {"improved": of_improved, "headline": selfimprove.headline(summary["selfimprove"])}
-        return write_page(workdir, "selfimprove_page.html.j2", inputs, summary, improved.known, **parts)
+        inputs = inputs._replace(known=improved.known)
+        return write_page(workdir, "selfimprove_page.html.j2", inputs, summary, **parts)
     mined = mining.read(workdir / "mined")
     summary["signatures"] = signatures(inputs, mined.statistics)
     asked = ASKED | inputs.config.get("evaluate", {})
@@ -71,7 +70,6 @@ def write_report(workdir: Path) -> Path:
         "page.html.j2",
         inputs,
         summary,
-        wrong=contradictions(inputs.evaluations, known),
         headline=headline(summary, known),
         reading=reading(summary, known),
         forgetting=forgetting(summary),
@@ -110,22 +108,14 @@ def write_report(workdir: Path) -> Path:
     return path
 
 
-def write_page(
-    workdir: Path,
-    name: str,
-    inputs: Inputs,
-    summary: Json,
-    known: Systems | None = None,
-    wrong: Sequence[str] = (),
-    **parts: Any,
-) -> Path:
+def write_page(workdir: Path, name: str, inputs: Inputs, summary: Json, **parts: Any) -> Path:
     """Write a workdir's page and its summary for programs; gives the page's path.
 
     The summary is given what the harness found, and sentences on what is wrong with the evaluations.
-    `known` has the systems' names, if others than those of the inputs; `parts` is what this template shows.
+    `parts` is what this template shows and no other.
     """
-    known = known or inputs.known
-    if wrong := [*wrong, *other_texts(inputs.evaluations, known)]:
+    known = inputs.known
+    if wrong := contradictions(inputs.evaluations, known) + other_texts(inputs.evaluations, known):
         summary["contradictions"] = wrong
     harness = read_harness(workdir, known)
     for system in filter(summary["systems"].__contains__, harness):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pretrainrl_jax.knowledge import confidence as measures
-from pretrainrl_jax.report.drawing import Look, canvas, chart, data_address, error_bars, looks
+from pretrainrl_jax.report.drawing import Look, chart, error_bars, looks
 from pretrainrl_jax.report.formats import Json
 from pretrainrl_jax.report.knowledge.figures import columns, confident
 from pretrainrl_jax.report.systems import Systems
@@ -23,7 +23,7 @@ STATES = {
 }
 """The colour of each state of knowledge, and of the number on it: from right to wrong, then nothing."""
 
-LEAST = 0.055  # of a bar, below which a number would not fit
+LEAST = 5.5  # % of a bar, below which a number would not fit
 LABEL = 24  # characters of a system's name
 BINS = 10
 
@@ -33,32 +33,28 @@ def states(systems: Mapping[str, Json], which: str, known: Systems, title: str) 
     shares = {n: told[which]["states"] for n, told in systems.items() if "states" in told.get(which, {})}
     if not shares:
         return None
-    with canvas(5.4, 1.25 + 0.42 * len(shares)) as figure:
-        axes = figure.subplots()
-        axes.set_title(title, loc="left", fontweight="bold")
+    labels = [known.label(name) for name in shares]
+    short = [label if len(label) <= LABEL else f"{label[: LABEL - 1]}…" for label in labels]
+
+    def draw(axes: "Axes") -> None:
         left = np.zeros(len(shares))
         for state, (colour, ink) in STATES.items():
-            width = np.array([each[state]["value"] for each in shares.values()])
-            axes.barh(
-                range(len(shares)), 100 * width, left=100 * left, color=colour, label=state, height=0.72
-            )
+            width = 100 * np.array([each[state]["value"] for each in shares.values()])
+            axes.barh(range(len(shares)), width, left=left, color=colour, label=state, height=0.72)
             for place, (share, start) in enumerate(zip(width, left, strict=True)):
                 if share >= LEAST:
-                    middle = 100 * (start + share / 2)
-                    text = f"{100 * share:.0f}"
-                    axes.text(middle, place, text, ha="center", va="center", fontsize=9.5, color=ink)
+                    middle = start + share / 2
+                    axes.text(
+                        middle, place, f"{share:.0f}", ha="center", va="center", fontsize=9.5, color=ink
+                    )
             left += width
-        labels = [known.label(name) for name in shares]
-        short = [label if len(label) <= LABEL else f"{label[: LABEL - 1]}…" for label in labels]
         axes.set_yticks(range(len(shares)), short)
         axes.invert_yaxis()
         axes.set_xlim(0, 100)
-        axes.set_xlabel("% of facts")
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
-        how = {"fontsize": 9.5, "handlelength": 1.0, "columnspacing": 1.0, "handletextpad": 0.5}
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5, **how)
-        return data_address(figure)
+
+    return chart((5.4, 1.25 + 0.42 * len(shares)), "% of facts", "", draw, title, columns=5)
 
 
 def reliability(questions: Sequence[Json], title: str, colour: str) -> str | None:
