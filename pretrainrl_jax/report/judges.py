@@ -37,12 +37,12 @@ def write_judges(workdir: Path, told: Json) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "judges.json", json.dumps(told, indent=1, allow_nan=False) + "\n")
     write_text(folder / "judges.md", in_markdown(told))
-    figure = picture(told)
-    save(figure, folder / "judges.png")
+    drawn = picture(told)
+    save(drawn, folder / "judges.png")
     sheets = {part: _sheet(rows_of(told, part), "judge", "prompt") for part in told["items"]}
     page = template("judges.html.j2").render(
         told=told,
-        picture=data_address(figure, SVG),
+        picture=data_address(drawn, SVG),
         sheets=[
             (part, rows_of(told, part), made._replace(heads=[" ".join(head.split()) for head in made.heads]))
             for part, made in sheets.items()
