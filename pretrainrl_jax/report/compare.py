@@ -31,7 +31,7 @@ from pretrainrl_jax.report.outcomes import (
     difference,
     flipped,
     grouped,
-)  # fmt: skip
+)
 from pretrainrl_jax.report.page import template, text
 from pretrainrl_jax.report.signatures import signatures
 from pretrainrl_jax.report.summary import summarise

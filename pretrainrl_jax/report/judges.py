@@ -20,7 +20,7 @@ from pretrainrl_jax.report.columns import (
     markdown,
     plain,
     sheet,
-)  # fmt: skip
+)
 from pretrainrl_jax.report.drawing import LOOKS, SVG, canvas, data_address, error_bars, save
 from pretrainrl_jax.report.formats import Json, decimals, percent, span
 from pretrainrl_jax.report.page import template

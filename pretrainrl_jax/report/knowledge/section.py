@@ -16,7 +16,7 @@ from pretrainrl_jax.report.knowledge import (
     tables,
     theory,
     words,
-)  # fmt: skip
+)
 from pretrainrl_jax.report.outcomes import Key, common, grouped, truth
 from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.report.tables import bins, categories, part, parts, popularities

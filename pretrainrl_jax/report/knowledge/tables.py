@@ -25,7 +25,7 @@ from pretrainrl_jax.report.columns import (
     rate,
     score,
     sheet,
-)  # fmt: skip
+)
 from pretrainrl_jax.report.formats import Json, chance, percent
 from pretrainrl_jax.report.knowledge.abstaining import OUTCOMES
 from pretrainrl_jax.report.knowledge.figures import confident, probabilities, states
