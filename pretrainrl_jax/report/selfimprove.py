@@ -295,9 +295,9 @@ def _more_rollouts(improved: Improved, units: dict[str, dict[str, np.ndarray]]) 
         alike = [n for n in ranked[:place] if _but_rollouts(methods[n]) == _but_rollouts(methods[more])]
         if alike and alike[-1] in units and more in units and methods[alike[-1]] != methods[more]:
             both = alike[-1], more
-            names = (f"{improved.known.label(n)} ({methods[n]['rollouts']} rollouts)" for n in both)
+            less, most = (f"{improved.known.label(n)} ({methods[n]['rollouts']} rollouts)" for n in both)
             if apart := _differences(*(units[n] for n in both)).get("named_true"):
-                evidence.append((apart, _compared(*names, apart)))
+                evidence.append((apart, _compared(less, most, apart)))
     return evidence
 
 

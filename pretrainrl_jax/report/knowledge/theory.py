@@ -35,17 +35,6 @@ def _said(told: Json) -> Cell | str:
     return "at least so much error, as measured"
 
 
-def _said(told: Json) -> Cell:
-    """What a bound says, in words."""
-    if told.get("told_more"):
-        return Cell("no theorem here: it learned from other texts, too")
-    if told.get("vacuous"):
-        return Cell("nothing: it is not above 0")
-    if told.get("holds") is False:
-        return Cell("it is above the error: these numbers contradict each other", tone="wrong")
-    return Cell("at least so much error, as measured")
-
-
 IIV: dict[str, Told] = {
     "questions": at(count, "questions"),
     "error, %": at(_percent, "error"),
