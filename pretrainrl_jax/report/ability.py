@@ -5,25 +5,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.report.columns import grid, plain
+from pretrainrl_jax.report.columns import Cell, Sheet, grid, plain
 from pretrainrl_jax.report.formats import Json, decimals, number, percent
 from pretrainrl_jax.report.inputs import read_json
 from pretrainrl_jax.report.systems import Systems
 
 
-class Column(NamedTuple):
-    """A task, and how the first system that did it was asked."""
-
-    task: str
-    main: Json  # as `main_results`
-    share: bool  # the metric is a share of the questions, shown in %
-
-
 class Ability(NamedTuple):
     """What all systems did on all tasks."""
 
-    columns: list[Column]
-    rows: dict[str, list[str]]  # by system its value ± standard error, in % where the metric is a share
+    asked: dict[str, Json]  # by task, as `main_results`, how the first system that did it was asked
+    values: Sheet  # by system its value ± standard error, in % where the metric is a share
 
 
 def folder(workdir: Path) -> Path:
@@ -65,31 +57,28 @@ def _shown(record: Json, names: list[str] | None = None) -> dict[str, tuple[Json
     return tasks
 
 
-def ability(records: dict[str, Json], tasks: list[str] | None = None) -> Ability | None:
+def ability(records: dict[str, Json], known: Systems, tasks: list[str] | None = None) -> Ability | None:
     """The table of what some names asked for, of everything if None; None where there is nothing.
 
     What a system was asked otherwise than the first one was (fewer questions, say) is left out.
     """
     shown = {system: _shown(record, tasks) for system, record in records.items()}
-    columns, rows = [], {system: [] for system in shown}
+    asked, rows = {}, {system: [Cell(known.label(system))] for system in shown}
     for task in dict.fromkeys(itertools.chain(*shown.values())):
         every = [results[task] for results in shown.values() if task in results]
         main, settings = every[0]
-        shares = all(r["value"] is not None and 0 <= r["value"] <= 1 for r, _ in every)
-        columns.append(Column(task, main, share := shares and main["higher_is_better"] is not False))
+        share = all(r["value"] is not None and 0 <= r["value"] <= 1 for r, _ in every)
+        share = share and main["higher_is_better"] is not False
+        asked[task] = {**main, "share": share}
         for system, results in shown.items():
-            result, asked = results.get(task, ({}, None))
-            figures = [result.get("value"), result.get("stderr")] if asked == settings else [None]
+            result, how = results.get(task, ({}, None))
+            figures = [result.get("value"), result.get("stderr")] if how == settings else [None]
             texts = [percent(f, "") if share else decimals(f, 2) for f in figures]
-            known = figures[0] is not None and figures[1] is not None
-            rows[system].append(" ± ".join(texts) if known else texts[0])
-    return Ability(columns, rows) if columns else None
+            rows[system].append(Cell(" ± ".join(texts[:1] if None in figures else texts)))
+    return Ability(asked, Sheet(["system", *asked], list(rows.values()))) if asked else None
 
 
-def table(shown: Ability, known: Systems) -> str:
+def table(shown: Ability) -> str:
     """Systems as rows and tasks as columns, for a terminal."""
-    heads = [
-        f"{column.task}\n{column.main['metric']}{', %' if column.share else ''}" for column in shown.columns
-    ]
-    rows = [[known.label(system), *cells] for system, cells in shown.rows.items()]
-    return plain(grid({"system": None}, heads, rows), width=30 * (1 + len(heads)))
+    heads = [f"{task}\n{main['metric']}{', %' * main['share']}" for task, main in shown.asked.items()]
+    return plain(grid({"system": None}, heads, shown.values.texts()), width=30 * (1 + len(heads)))

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,8 +18,6 @@ from pretrainrl_jax.report.tables import Row
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.text import Annotation
-    from matplotlib.transforms import Bbox, BboxBase
 
 
 # The idea: truth against falsehood
@@ -45,8 +44,7 @@ def idea(known: Systems, before: Json, after: Json | None = None) -> list[str]:
 
 def save_idea(path: Path, known: Systems, before: Json, after: Json | None = None) -> bool:
     """Write that as one PNG file; False, and no file, where no trained question was evaluated."""
-    panels = _idea_panels(known, before, after)
-    if panels:
+    if panels := _idea_panels(known, before, after):
         with canvas(len(panels) * 4.4 + 1.4, 4.8) as figure:
             _draw_idea(figure, panels, list(panels), shrink=0.8, pad=0.02)
             save(figure, path)
@@ -169,38 +167,48 @@ def curves(
     of self-improvement recorded. Of each picture its title and address; those of which nothing is recorded
     are left out.
     """
-    stages = [m["stage"] for m in metrics if str(m.get("stage", "")).startswith(f"{verb}/")]
-    systems = sorted({stage.removeprefix(f"{verb}/") for stage in stages}, key=known.place)
+    stages = {str(line.get("stage")) for line in metrics}
+    systems = [stage.partition("/")[2] for stage in stages if stage.startswith(f"{verb}/")]
     drawn = []
     for curve in wanted:
-        points = {system: series(metrics, f"{verb}/{system}", curve.key) for system in systems}
-        points = {system: points[system] for system in systems if len(points[system][0])}
+        points = {n: series(metrics, f"{verb}/{n}", curve.key) for n in sorted(systems, key=known.place)}
+        points = {system: both for system, both in points.items() if len(both[0])}
         if points:
             axis = "updates" if verb == "train" else "steps"
             drawn.append((curve.title, _draw_curve(curve, points, known, axis)))
     return drawn
 
 
-def _draw_curve(
-    curve: Curve, points: dict[str, tuple[np.ndarray, np.ndarray]], known: Systems, axis: str
-) -> str:
+Points = tuple[np.ndarray, np.ndarray]  # steps and values
+
+
+def _draw_curve(curve: Curve, points: dict[str, Points], known: Systems, axis: str) -> str:
     styles = looks(list(points), known)
-
-    def draw(axes: "Axes") -> None:
-        axes.set_title(curve.title, loc="left", fontweight="bold")
-        for index, (system, (steps, values)) in enumerate(points.items()):
-            look, shown, every = styles[system], curve.factor * values, 1
-            if curve not in SAMPLED:
-                axes.plot(steps, shown, color=look.color, linewidth=0.7, alpha=0.22)
-                shown, every = _smooth(shown), max(1, len(steps) // MARKED)
-            # Markers of different systems at different places, where curves lie on each other.
-            marks: dict[str, Any] = {"markersize": 5, "markevery": (index * every // len(points), every)}
-            axes.plot(steps, shown, **look._asdict(), **marks, linewidth=1.7, label=known.label(system))
-
-    return chart(5.4, 4.4, axis, curve.unit, draw)
+    lines = [
+        (known.label(system), styles[system], steps, curve.factor * values)
+        for system, (steps, values) in points.items()
+    ]
+    smooth = curve not in SAMPLED
+    return chart(
+        (5.4, 4.4), axis, curve.unit, lambda axes: _draw_lines(axes, lines, smooth), title=curve.title
+    )
 
 
-def series(metrics: list[Json], stage: str, key: str) -> tuple[np.ndarray, np.ndarray]:
+def _draw_lines(
+    axes: "Axes", lines: Sequence[tuple[str, Look, np.ndarray, np.ndarray]], smooth: bool = True
+) -> None:
+    """Lines, each with its label and look, smoothed over a faint one of what was measured."""
+    for index, (label, look, steps, values) in enumerate(lines):
+        every = 1
+        if smooth:
+            axes.plot(steps, values, color=look.color, linewidth=0.7, alpha=0.22)
+            values, every = _smooth(values), max(1, len(steps) // MARKED)
+        # Markers of different lines at different places, where they lie on each other.
+        marks: dict[str, Any] = {"markersize": 5, "markevery": (index * every // len(lines), every)}
+        axes.plot(steps, values, **look._asdict(), **marks, linewidth=1.7, label=label)
+
+
+def series(metrics: list[Json], stage: str, key: str) -> Points:
     """Steps and finite values of one curve, thinned to what a screen can show."""
     # By step: a resumed run writes the steps after its checkpoint a second time, and the later one counts.
     values: dict[float, float] = {}
@@ -238,43 +246,27 @@ KINDS = {
     "rewrite": Look("#009E73", "^", (0, (1, 1))),
     "rollout": Look("#D55E00", "o", "-"),
 }
-NAMES = [f"{kind}s" for kind in KINDS]
 
 
 def by_kind(metrics: list[Json], system: str, key: str, title: str) -> str | None:
     """Over the steps of a method: what its candidates of each kind had of "chosen", "rejected" or "score"."""
-    points = _of_kinds(metrics, system, key)
-    if not points:
+    share = key != "score"
+    lines = [
+        (f"{kind}s", KINDS[kind], steps, 100 * values if share else values)
+        for kind, (steps, values) in _of_kinds(metrics, system, key).items()
+    ]
+    if not lines:
         return None
-    unit = "mean score" if key == "score" else "% of documents"
-    return chart(4.2, 3.4, "steps", unit, lambda axes: _draw_kinds(axes, points, title, key != "score"))
+
+    def draw(axes: "Axes") -> None:
+        _draw_lines(axes, lines)
+        if share:
+            axes.set_ylim(-3, 103)
+
+    return chart((4.2, 3.4), "steps", "% of documents" if share else "mean score", draw, title=title)
 
 
-def save_chosen(path: Path, metrics: list[Json], labels: dict[str, str]) -> bool:
-    """Write the chosen shares of some systems as one PNG file; False, and no file, where there are none."""
-    drawn = {label: _of_kinds(metrics, system, "chosen") for system, label in labels.items()}
-    drawn = {label: points for label, points in drawn.items() if points}
-    if drawn:
-        columns = min(3, len(drawn))
-        rows = math.ceil(len(drawn) / columns)
-        with canvas(4 * columns + 0.4, 3.2 * rows + 0.5) as figure:
-            grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
-            for axes, (label, points) in zip(grid.flat, drawn.items(), strict=False):
-                _draw_kinds(axes, points, label, True)
-                axes.set_xlabel("steps")
-            for axes in grid.flat[len(drawn) :]:
-                axes.set_axis_off()
-            for axes in grid[:, 0]:
-                axes.set_ylabel("chosen, % of documents")
-            # One legend for all: a kind that only some methods have is in it, once.
-            lines = [line for axes in grid.flat for line in axes.get_lines()]
-            named = {str(line.get_label()): line for line in lines if line.get_label() in NAMES}
-            figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=3, handlelength=3.4)
-            save(figure, path)
-    return bool(drawn)
-
-
-def _of_kinds(metrics: list[Json], system: str, key: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _of_kinds(metrics: list[Json], system: str, key: str) -> dict[str, Points]:
     """The curve of each kind that is among a method's candidates: it was given a score, or chosen."""
     stage, points = f"selfimprove/{system}", {}
     for kind in KINDS:
@@ -283,20 +275,6 @@ def _of_kinds(metrics: list[Json], system: str, key: str) -> dict[str, tuple[np.
         if len(curve[0]) and (there or len(series(metrics, stage, f"score_{kind}")[0])):
             points[kind] = curve
     return points
-
-
-def _draw_kinds(
-    axes: "Axes", points: dict[str, tuple[np.ndarray, np.ndarray]], title: str, share: bool
-) -> None:
-    axes.set_title(title, loc="left", fontweight="bold")
-    for index, (kind, (steps, values)) in enumerate(points.items()):
-        look, shown = KINDS[kind], 100 * values if share else values
-        axes.plot(steps, shown, color=look.color, linewidth=0.7, alpha=0.22)
-        every = max(1, len(steps) // MARKED)
-        marks: dict[str, Any] = {"markersize": 5, "markevery": (index * every // len(points), every)}
-        axes.plot(steps, _smooth(shown), **look._asdict(), **marks, linewidth=1.7, label=f"{kind}s")
-    if share:
-        axes.set_ylim(-3, 103)
 
 
 # Mining
@@ -317,7 +295,7 @@ def diversity(counts: dict[int, int]) -> str | None:
         axes.set_xlim(min(counts) - 0.6, max(counts) + 0.6)
         axes.grid(axis="x", visible=False)
 
-    return chart(6.4, 2.6, "distinct answers among the finished beams", "questions", draw)
+    return chart((6.4, 2.6), "distinct answers among the finished beams", "questions", draw)
 
 
 # Accuracy
@@ -346,11 +324,11 @@ def accuracy(rows: list[Row], systems: list[str], known: Systems) -> str | None:
         axes.set_ylim(bottom=0)
         axes.grid(axis="x", visible=False)
 
-    return chart(5.4, 4.6, "popularity of the fact, least popular first", "accuracy, %", draw)
+    return chart((5.4, 4.6), "popularity of the fact, least popular first", "accuracy, %", draw)
 
 
 def tradeoff(summary: Json, known: Systems) -> str | None:
-    """Accuracy on trained facts against forgetting, one labelled point a system."""
+    """Accuracy on trained facts against forgetting, one point a system."""
     rises = {"base": 0.0, **forgetting(summary)}
     systems = {n: s for n, s in summary["systems"].items() if s["acc"] is not None and n in rises}
     if len(systems) < 2:
@@ -358,56 +336,15 @@ def tradeoff(summary: Json, known: Systems) -> str | None:
     styles = looks(list(summary["systems"]), known)
 
     def draw(axes: "Axes") -> None:
-        points = []
         for name, system in systems.items():
-            x, y, look = rises[name], 100 * system["acc"], styles[name]
+            rate, look = 100 * system["acc"], styles[name]
             bounds = (100 * bound for bound in system["acc_interval"] or [system["acc"]] * 2)
-            error = error_bars(y, *bounds)[:, None]
-            axes.errorbar([x], [y], error, color=look.color, linestyle="none", elinewidth=1.1, zorder=2)
-            axes.scatter([x], [y], color=look.color, marker=look.marker, s=80, zorder=3, clip_on=False)
-            points.append((known.label(name), (x, y)))
+            axes.errorbar(
+                [rises[name]], [rate], error_bars(rate, *bounds)[:, None], color=look.color,
+                marker=look.marker, markersize=9, linestyle="none", elinewidth=1.1, label=known.label(name),
+            )  # fmt: skip
         axes.margins(0.12, 0.15)
         axes.set_ylim(bottom=0)
-        _label_points(axes, points)
 
     x, y = "forgetting: rise of the loss on text, nats a token", "accuracy on trained facts, %"
-    return chart(5.4, 4.0, x, y, draw)
-
-
-REACHES = (1.0, 2.0, 3.0, 4.5, 6.5)
-OFFSETS = ((11, 0), (-11, 0), (0, 11), (0, -11), (10, 10), (10, -10), (-10, 10), (-10, -10))
-
-
-def _label_points(axes: "Axes", points: list[tuple[str, tuple[float, float]]]) -> None:
-    """Put each name beside its point, at the nearest place where it covers no point and no other name."""
-    from matplotlib.transforms import Bbox
-
-    figure: Any = axes.figure
-    figure.draw_without_rendering()  # settles the axes, so that places on the page are known
-    centres = axes.transData.transform([xy for _, xy in points])
-    taken: list[BboxBase] = [Bbox([centre, centre]).padded(7 * figure.dpi / 72) for centre in centres]
-    for name, xy in points:
-        note = axes.annotate(name, xy, (0, 0), textcoords="offset points")
-        taken.append(_place(note, taken, axes.bbox))
-        if max(map(abs, note.xyann)) > 20:
-            note.remove()
-            arrow = {"arrowstyle": "-", "color": "#999999", "shrinkB": 6}
-            how: dict[str, Any] = {
-                "ha": note.get_horizontalalignment(),
-                "va": note.get_verticalalignment(),
-                "arrowprops": arrow,
-            }
-            axes.annotate(name, xy, note.xyann, textcoords="offset points", **how)
-
-
-def _place(note: "Annotation", taken: list["BboxBase"], frame: "BboxBase") -> "Bbox":
-    """Move a note to the first free place around its point, or else to the last; gives its box there."""
-    box = note.get_window_extent()
-    for reach, (x, y) in itertools.product(REACHES, OFFSETS):
-        note.xyann = (reach * x, reach * y)
-        note.set_horizontalalignment(("center", "left", "right")[int(np.sign(x))])
-        note.set_verticalalignment(("center", "bottom", "top")[int(np.sign(y))])
-        box = note.get_window_extent()
-        if frame.contains(*box.min) and frame.contains(*box.max) and not box.count_overlaps(taken):
-            break
-    return box
+    return chart((5.4, 4.6), x, y, draw)

@@ -1,7 +1,8 @@
-"""A table as a description of its columns, and tables as text: of Markdown, or for a terminal."""
+"""The grammar of tables: columns that say what they show of a row, for a page, Markdown or a terminal."""
 
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from rich import box
@@ -9,14 +10,8 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-Columns = Mapping[str, Callable[[Any], str]]  # a cell is "" where the row has nothing to show
-
-
-class Table(NamedTuple):
-    """What a page or a terminal draws."""
-
-    heads: list[str]
-    rows: list[list[str]]
+from pretrainrl_jax.knowledge.intervals import Difference
+from pretrainrl_jax.report.formats import Json, bounds, chance, change, decimals, number, percent, signed
 
 
 class Cell(NamedTuple):
@@ -28,26 +23,114 @@ class Cell(NamedTuple):
     dot: str = ""  # a colour before it: that of a system in the pictures
 
 
+Told = Callable[[Any], Cell | str]  # how something is shown; "" where there is nothing to show
+
+
 class Sheet(NamedTuple):
-    """A table of a page: columns of words, then of numbers."""
+    """A table: columns of words, then of numbers."""
 
     heads: list[str]
     rows: list[list[Cell]]
     words: int = 1
 
-
-def sheet(columns: Mapping[str, Callable[[Any], Cell]], rows: Sequence[Any], words: int = 1) -> Sheet:
-    """The columns that some row fills, those of words in any case; a dash where another row does not."""
-    made = [[cell(row) for cell in columns.values()] for row in rows]
-    kept = [i for i in range(len(columns)) if i < words or any(row[i].text not in ("", "–") for row in made)]
-    heads = list(columns)
-    return Sheet([heads[i] for i in kept], [[row[i] for i in kept] for row in made], words)
+    def texts(self) -> list[list[str]]:
+        """The cells without anything below or before them."""
+        return [[cell.text for cell in row] for row in self.rows]
 
 
-def filled(columns: Columns, rows: Sequence[Any], nothing: str = "–") -> Table:
-    """The columns that some row fills; `nothing` stands where another row does not."""
-    shown = {head: cell for head, cell in columns.items() if any(map(cell, rows))}
-    return Table(list(shown), [[cell(row) or nothing for cell in shown.values()] for row in rows])
+def sheet(
+    columns: Mapping[str, Told], rows: Iterable[Sequence[Any]], *words: str, nothing: str = "–"
+) -> Sheet:
+    """A table of rows that begin with words; columns that no row fills are left out.
+
+    Args:
+        columns: by head, how the last item of a row is shown.
+        rows: texts or cells of words, then what the columns show.
+        words: the heads of the words.
+        nothing: stands in a column where another row fills it.
+    """
+    made = [[*row[:-1], *(told(row[-1]) for told in columns.values())] for row in rows]
+    cells = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in made]
+    heads, count = [*words, *columns], len(words)
+    kept = [i for i in range(len(heads)) if i < count or any(row[i].text not in ("", "–") for row in cells)]
+    shown = [[row[i] if i < count or row[i].text else Cell(nothing) for i in kept] for row in cells]
+    return Sheet([heads[i] for i in kept], shown, count)
+
+
+def at(told: Told, *path: str | int) -> Told:
+    """A column of what stands at a path inside a row, as it is told; nothing where nothing stands there."""
+
+    def column(row: Any) -> Cell | str:
+        for key in path:
+            if isinstance(key, str) and not isinstance(row, Mapping):
+                return ""
+            row = row[key] if isinstance(key, int) else row.get(key)
+        return "" if row is None else told(row)
+
+    return column
+
+
+# Estimates, as `knowledge.figures` describes them, with their intervals below them
+
+
+def _estimate(told: Callable[[float], str], between: str, toned: bool = False) -> Told:
+    """How an estimate is shown; toned, it is coloured where its interval does not hold zero."""
+
+    def cell(estimate: Json) -> Cell | str:
+        if estimate["value"] is None:
+            return ""
+        low, high = estimate["interval"] or (0.0, 0.0)
+        tone = "down" if high < 0 else "up" if low > 0 else ""
+        bounds = between.join(map(told, estimate["interval"] or ()))
+        return Cell(told(estimate["value"]), bounds, tone if toned else "")
+
+    return cell
+
+
+in_percent = partial(percent, unit="")  # a bare rate
+rate = _estimate(in_percent, "–")
+likelihood = _estimate(chance, "–")  # a probability, which may be small
+nats = _estimate(signed, " to ")  # a difference of log-probabilities
+area = _estimate(partial(decimals, places=3), "–")  # a number of no unit that is not negative
+score = _estimate(partial(signed, places=3), " to ")
+gain = _estimate(partial(signed, places=3), " to ", toned=True)  # of scores
+points = _estimate(partial(signed, places=1), " to ", toned=True)  # a difference of shares
+
+
+def figure(value: object, places: int = 3) -> str:
+    """A bare number."""
+    return decimals(number(value), places)
+
+
+def count(value: object) -> str:
+    """A number of questions."""
+    return figure(value, 0)
+
+
+def p_value(value: float, least: float = 0.0001) -> str:
+    """A p-value, not told more finely than it can be known."""
+    return f"<{least:g}" if value < least else decimals(value, 4 if value < 0.01 else 3)
+
+
+def changed(apart: Difference, stacked: bool = False) -> Cell:
+    """A difference of rates in points, with its interval, coloured where that does not hold zero."""
+    tone = "down" if apart.worse else "up" if apart.clear else ""
+    if stacked:
+        return Cell(signed(100 * apart.rate, 1), bounds(apart), tone)
+    return Cell(change(apart), tone=tone)
+
+
+def compared(questions: str, before: str, after: str, apart: str) -> dict[str, Told]:
+    """The columns of a `Difference`, under these heads."""
+    return {
+        questions: lambda row: count(row.questions),
+        before: lambda row: in_percent(row.before),
+        after: lambda row: in_percent(row.after),
+        apart: changed,
+    }
+
+
+# As text
 
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -1,18 +1,26 @@
-"""Two workdirs side by side: what was set differently, and what came of it on the questions they share."""
+"""Two workdirs side by side: what was set differently, and what came of it on the questions they share.
 
+As a page, as a table for a terminal, and as Markdown.
+"""
+
+import html
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from pretrainrl_jax.atomic import write_text
 from pretrainrl_jax.config.stored import flat
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.knowledge.confidence import area_under_risk_coverage, brier, ece, mcnemar
+from pretrainrl_jax.knowledge.confidence import area_under_risk_coverage, brier, ece
 from pretrainrl_jax.knowledge.intervals import Difference
 from pretrainrl_jax.knowledge.state import STATES
 from pretrainrl_jax.report import mining
-from pretrainrl_jax.report.columns import grid, plain
+from pretrainrl_jax.report.columns import Told, at, compared, figure, grid, markdown, plain, sheet
 from pretrainrl_jax.report.contradictions import contradictions
-from pretrainrl_jax.report.formats import Json, change, decimals, percent
+from pretrainrl_jax.report.formats import Json, change, decimals, percent, signed
 from pretrainrl_jax.report.inputs import describe, read_inputs
+from pretrainrl_jax.report.knowledge.changes import flips
 from pretrainrl_jax.report.knowledge.figures import columns, confident, states
 from pretrainrl_jax.report.outcomes import (
     GROUPS,
@@ -22,10 +30,9 @@ from pretrainrl_jax.report.outcomes import (
     common,
     difference,
     flipped,
-    flips,
     grouped,
 )
-from pretrainrl_jax.report.page import template, text, write_page
+from pretrainrl_jax.report.page import template, text
 from pretrainrl_jax.report.signatures import signatures
 from pretrainrl_jax.report.summary import summarise
 from pretrainrl_jax.report.systems import Systems
@@ -37,25 +44,13 @@ CONFIDENCE = (*MEASURES, *STATES)
 """What is compared of how sure two systems are; all but the first and last of `MEASURES` are shares."""
 
 
-class Flips(NamedTuple):
-    """The trained facts that one side alone got right."""
-
-    gained: int  # right in B only
-    lost: int  # right in A only
-
-    @property
-    def p(self) -> float:
-        """McNemar's exact p: how likely so uneven a split is if a flip goes either way as often."""
-        return mcnemar(self.gained, self.lost)
-
-
 class Paired(NamedTuple):
     """A system that both workdirs evaluated."""
 
     system: str
     groups: dict[str, Difference]  # of A and B, by `GROUPS`; those without a common question are left out
     figures: list[Json]  # of A and B, as summary.json has them
-    flips: Flips | None  # None without a trained fact of both
+    flips: Json | None  # as `changes.flips`; None without a trained fact of both
     confidence: dict[str, tuple[float, float]]  # of A and B, as `measured_confidence`
 
 
@@ -74,10 +69,6 @@ class Comparison(NamedTuple):
     contradictions: list[str]  # as `contradictions.contradictions`, of both
     signatures: list[Json]  # those of B that A does not show, as `signatures.signatures`
     flipped: dict[str, Json]  # "gained": right in B only; "lost": right in A only; as `outcomes.examples`
-
-    def of_group(self, group: str) -> list[tuple[str, Difference]]:
-        """The systems that share questions of a group, by the name a reader sees."""
-        return [(self.known.label(p.system), p.groups[group]) for p in self.systems if group in p.groups]
 
 
 def read_comparison(one: Path, other: Path) -> Comparison:
@@ -104,7 +95,7 @@ def read_comparison(one: Path, other: Path) -> Comparison:
         figures = [summary["systems"][system] for summary in summaries]
         groups = {group: change for group, change in measured.items() if change is not None}
         trained = common(of_a["trained"], of_b["trained"])
-        flipping = Flips(*map(len, flips(trained))) if trained else None
+        flipping = flips(trained) if trained else None
         systems += [Paired(system, groups, figures, flipping, measured_confidence(trained))] if groups else []
     if not systems:
         raise InputError(
@@ -163,17 +154,43 @@ def write_comparison(one: Path, other: Path) -> tuple[Path, Comparison]:
         InputError: as `read_comparison`.
     """
     comparison = read_comparison(one, other)
+    systems, label = comparison.systems, comparison.known.label
     page = template("compare.html.j2").render(
         found=comparison,
-        label=comparison.known.label,
+        label=label,
         reading=sentences(comparison),
-        groups=GROUPS,
-        flips=[(p.system, chance_of_flips(p.flips)) for p in comparison.systems if p.flips],
-        measures=CONFIDENCE,
-        confidence=confidence_rows(comparison),
+        groups={
+            name: sheet(SHARED, [(label(p.system), p.groups[g]) for p in systems if g in p.groups], "system")
+            for g, name in GROUPS.items()
+        },
+        flips=[(label(p.system), chance_of_flips(p.flips)) for p in systems if p.flips],
+        confidence=sheet(
+            {name: at(str, place) for place, name in enumerate(CONFIDENCE, 1)},
+            [(row[0], row) for row in confidence_rows(comparison)],
+            "system",
+        ),
+        costs=sheet(COSTS, [(label(p.system), p.figures) for p in systems], "system"),
+        categories=sheet(SHARED, list(comparison.categories.items()), "category"),
         summary={"signatures": comparison.signatures},
     )
-    return write_page(one / "report" / f"compare-{comparison.names[1]}.html", page), comparison
+    path = one / "report" / f"compare-{comparison.names[1]}.html"
+    write_text(path, page)
+    return path, comparison
+
+
+def _costlier(figures: list[Json]) -> str:
+    one, other = (side["text_nll"] for side in figures)
+    return "" if None in (one, other) else signed(other - one, 3)
+
+
+SHARED = compared("questions of both", "A, %", "B, %", "B − A, points")
+COSTS: dict[str, Told] = {
+    "text NLL of A": at(figure, 0, "text_nll"),
+    "text NLL of B": at(figure, 1, "text_nll"),
+    "B − A, nats": _costlier,
+    "device-seconds of A": at(partial(figure, places=1), 0, "device_seconds"),
+    "device-seconds of B": at(partial(figure, places=1), 1, "device_seconds"),
+}
 
 
 def _settings(one: Json, other: Json) -> list[tuple[str, str, str]]:
@@ -219,10 +236,25 @@ def sentences(comparison: Comparison) -> list[str]:
     return words
 
 
-def chance_of_flips(flips: Flips) -> str:
+def chance_of_flips(flips: Json) -> str:
     """How many trained facts flipped each way, and p."""
-    p = "<0.0001" if flips.p < 1e-4 else f"{flips.p:.2g}"
-    return f"+{flips.gained:,} −{flips.lost:,}, p {p}"
+    p = "<0.0001" if flips["p"] < 1e-4 else f"{flips['p']:.2g}"
+    return f"+{flips['gained']:,} −{flips['lost']:,}, p {p}"
+
+
+ACCURACY = ("system", "questions", "number", "A, %", "B, %", "B − A, points [95 %]", "p")
+
+
+def accuracy_rows(comparison: Comparison) -> list[list[str]]:
+    """Of each system and each group of questions what stands below `ACCURACY`."""
+    rows = []
+    for paired in comparison.systems:
+        for group, apart in paired.groups.items():
+            flips = chance_of_flips(paired.flips) if paired.flips and group == "trained" else ""
+            rates = percent(apart.before, ""), percent(apart.after, "")
+            label = comparison.known.label(paired.system)
+            rows.append([label, GROUPS[group], f"{apart.questions:,}", *rates, change(apart), flips])
+    return rows
 
 
 def confidence_rows(comparison: Comparison) -> list[list[str]]:
@@ -239,30 +271,65 @@ def confidence_rows(comparison: Comparison) -> list[list[str]]:
 
 def comparison_table(comparison: Comparison) -> str:
     """The systems side by side, for a terminal of 100 columns."""
+    label = comparison.known.label
     sides = zip("AB", comparison.names, comparison.described, strict=True)
     heads = [f"{side} = {name}: {described}" for side, name, described in sides]
     heads += [f"  {name}: {a} | {b}" for name, a, b in comparison.settings] or ["  no setting differs"]
-    rows, tails = [], list[str]()
-    told = [
-        f"! new in B: {comparison.known.label(s['system'])}: {s['name']}: {s['evidence']}"
-        for s in comparison.signatures
-    ]
+    rows, tails, name = [], list[str](), ""
+    for system, *cells, _ in accuracy_rows(comparison):
+        rows.append(["" if system == name else system, *cells])  # it stands before the first of its groups
+        name = system
     for paired in comparison.systems:
-        label = comparison.known.label(paired.system)
-        for group, apart in paired.groups.items():
-            rates = percent(apart.before, ""), percent(apart.after, "")
-            # The system's name stands before the first of its groups.
-            name = label if group == next(iter(paired.groups)) else ""
-            rows.append([name, GROUPS[group], f"{apart.questions:,}", *rates, change(apart)])
         nll = " | ".join(decimals(side["text_nll"], 3) for side in paired.figures)
         seconds = " | ".join(decimals(side["device_seconds"], 1) for side in paired.figures)
-        tails.append(f"{label}: text NLL {nll}; device-seconds {seconds}")
+        tails.append(f"{label(paired.system)}: text NLL {nll}; device-seconds {seconds}")
         if paired.flips:
-            tails.append(
-                f"{label}: trained facts gained and lost: {chance_of_flips(paired.flips)} (McNemar, exact)"
-            )
-    for label, *cells in confidence_rows(comparison):
+            flips = f"{chance_of_flips(paired.flips)} (McNemar, exact)"
+            tails.append(f"{label(paired.system)}: trained facts gained and lost: {flips}")
+    for system, *cells in confidence_rows(comparison):
         figures = (f"{name} {cell}" for name, cell in zip(CONFIDENCE, cells, strict=True))
-        tails.append(f"{label}: {', '.join(figures)}")
-    drawn = grid({"system": 20, "questions": 27}, ["number", "A, %", "B, %", "B − A, points [95 %]"], rows)
-    return plain(*heads, drawn, *tails, *told, *(f"- {sentence}" for sentence in sentences(comparison)))
+        tails.append(f"{system}: {', '.join(figures)}")
+    tails += [f"! new in B: {sentence}" for sentence in _new(comparison)]
+    drawn = grid({"system": 20, "questions": 27}, ACCURACY[2:-1], rows)
+    return plain(*heads, drawn, *tails, *(f"- {sentence}" for sentence in sentences(comparison)))
+
+
+def _new(comparison: Comparison) -> list[str]:
+    label = comparison.known.label
+    return [f"{label(s['system'])}: {s['name']}: {s['evidence']}" for s in comparison.signatures]
+
+
+def comparison_markdown(comparison: Comparison) -> str:
+    """What differs and what came of it, short enough for the text of a pull request.
+
+    Tables, new signatures of failure, and the outcome in words; names and texts of the runs are no markup.
+    """
+    sides = zip("AB", comparison.names, comparison.described, strict=True)
+    parts = [
+        f"### A: {_text(comparison.names[0])}, B: {_text(comparison.names[1])}\n",
+        _list(f"{side} is {name}: {described}" for side, name, described in sides),
+        _list(sentences(comparison)),
+        _table(ACCURACY, accuracy_rows(comparison)),
+        "p is McNemar's exact one of the trained facts that flipped: +right in B only, −right in A only.\n",
+    ]
+    if rows := confidence_rows(comparison):
+        parts += ["#### Confidence on trained facts, A → B\n", _table(["system", *CONFIDENCE], rows)]
+    parts.append("#### Settings that differ\n")
+    parts.append(_table(["setting", "A", "B"], comparison.settings) if comparison.settings else "None.\n")
+    if new := _new(comparison):
+        parts += ["#### Signatures of failure that are new in B\n", _list(f"{told}." for told in new)]
+    return "\n".join(parts)
+
+
+def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    return markdown([*heads], [[_text(cell) for cell in row] for row in rows])
+
+
+def _list(items: Iterable[str]) -> str:
+    return "".join(f"- {_text(item)}\n" for item in items)
+
+
+def _text(value: str) -> str:
+    """On one line, and without markup."""
+    escaped = html.escape(" ".join(value.split()), quote=False)
+    return "".join(f"\\{c}" if c in "\\`*[]#" else c for c in escaped)

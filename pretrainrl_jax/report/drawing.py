@@ -85,19 +85,23 @@ def save(figure: "Figure", path: Path) -> None:
 
 
 def chart(
-    width: float, height: float, x: str, y: str, draw: Callable[["Axes"], None], columns: int = 3
+    size: tuple[float, float],
+    x: str,
+    y: str,
+    draw: Callable[["Axes"], None],
+    title: str = "",
+    columns: int = 3,
 ) -> str:
     """A picture of what `draw` puts between two labelled axes, with a legend in columns below."""
-    with canvas(width, height) as figure:
+    with canvas(*size) as figure:
         axes = figure.subplots()
         axes.set(xlabel=x, ylabel=y)
+        axes.set_title(title, loc="left", fontweight="bold")
         draw(axes)
         handles, labels = axes.get_legend_handles_labels()
         if labels:
-            figure.legend(
-                handles, labels, loc="outside lower center", ncols=columns, fontsize=10, handlelength=3.4,
-                columnspacing=1.2,
-            )  # fmt: skip
+            how: Any = {"fontsize": 10, "handlelength": 3.4, "columnspacing": 1.2}
+            figure.legend(handles, labels, loc="outside lower center", ncols=columns, **how)
         return data_address(figure)
 
 

@@ -7,14 +7,14 @@ today, is left out of the page and stops nothing.
 import itertools
 import math
 import re
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.mining.candidates import REASONS
 from pretrainrl_jax.report import charts
-from pretrainrl_jax.report.columns import filled
+from pretrainrl_jax.report.columns import Sheet, Told, at, count, figure, sheet
 from pretrainrl_jax.report.formats import Json, chance, decimals, number, percent, spread
 from pretrainrl_jax.report.inputs import read_json
 from pretrainrl_jax.report.systems import Systems
@@ -78,13 +78,13 @@ def section(mined: Mined, known: Systems) -> Json | None:
 
 def sentences(mined: Json) -> list[str]:
     """What was mined, in sentences computed from the numbers; one whose numbers are missing is left out."""
-    perplexity = number(mined.get("perplexity"))
+    perplexity, leaked = (number(mined.get(key)) for key in ("perplexity", "of_examples"))
     why = {"too_long": "longer than a row", "no_tokens": "with a true answer that has no tokens"}
     left_out = [f"{len(ids):,} {words}" for key, words in why.items() if (ids := _list(mined.get(key)))]
     parts = (
         _negatives(mined),
         _diversity(mined),
-        _leaked(mined),
+        "" if leaked is None else f"{percent(leaked)} of them are answers of the few-shot examples.",
         f"The base model's perplexity on the negatives is {perplexity:,.1f} a token." if perplexity else "",
         _agreement(mined),
         f"Questions left out of training: {', '.join(left_out)}." if left_out else "",
@@ -109,11 +109,6 @@ def _negatives(mined: Json) -> str:
     elif without and questions:
         text += f" {_of(without, 'question')} ({percent(without / questions)}) {_have(without)} none left."
     return text
-
-
-def _leaked(mined: Json) -> str:
-    share = number(mined.get("of_examples"))
-    return "" if share is None else f"{percent(share)} of them are answers of the few-shot examples."
 
 
 def _diversity(mined: Json) -> str:
@@ -188,21 +183,10 @@ def in_words(counts: dict[int, int]) -> str:
     if not counts:
         return ""
     most = max(counts, key=lambda d: counts[d])
-    low, high = min(counts), max(counts)
     return (
-        f"Questions by their number of distinct answers, from {low} to {high}; "
+        f"Questions by their number of distinct answers, from {min(counts)} to {max(counts)}; "
         f"{most} is the most frequent, with {_of(counts[most], 'question')}"
     )
-
-
-def _figure(key: str, places: int, within: str = "") -> Callable[[Json], str]:
-    """The cells of a column: a figure of an entry of the statistics, or of what the entry holds `within`."""
-
-    def cell(entry: Json) -> str:
-        value = number((_map(entry.get(within)) if within else entry).get(key))
-        return "" if value is None else decimals(value, places)
-
-    return cell
 
 
 def _without(entry: Json) -> str:
@@ -210,16 +194,19 @@ def _without(entry: Json) -> str:
     return percent(without / questions, "") if without is not None and questions else ""
 
 
-SHARED = {"distinct answers": _figure("distinct_answers", 1), "entropy, nats": _figure("entropy", 2)}
+SHARED: dict[str, Told] = {
+    "distinct answers": at(partial(figure, places=1), "distinct_answers"),
+    "entropy, nats": at(partial(figure, places=2), "entropy"),
+}
 WITHOUT = "no negative left,\u00a0%"
-COLUMNS = {
-    "questions": _figure("questions", 0),
+COLUMNS: dict[str, Told] = {
+    "questions": at(count, "questions"),
     WITHOUT: _without,
     **SHARED,
-    "pool: cosine": _figure("cosine", 2, within="agreement"),
-    "pool: Spearman": _figure("spearman", 2, within="agreement"),
+    "pool: cosine": at(partial(figure, places=2), "agreement", "cosine"),
+    "pool: Spearman": at(partial(figure, places=2), "agreement", "spearman"),
 }
-ROUND_COLUMNS = {"negatives": _figure("negatives", 0), **SHARED, WITHOUT: _without}
+ROUND_COLUMNS: dict[str, Told] = {"negatives": at(count, "negatives"), **SHARED, WITHOUT: _without}
 
 
 def categories(mined: Json) -> Json | None:
@@ -230,21 +217,25 @@ def categories(mined: Json) -> Json | None:
         if isinstance(entry, dict) and entry
     }
     ranked = sorted(entries.items(), key=lambda item: -(number(item[1].get("questions")) or 0.0))[:CATEGORIES]
-    heads, cells = filled(COLUMNS, [entry for _, entry in ranked])
-    rows = []
-    for (name, entry), figures in zip(ranked, cells, strict=True):
-        falsehoods = [
-            (f["text"], _count(f.get("questions")), chance(number(f.get("probability"))))
-            for f in _objects(entry.get("falsehoods"), "text")
-        ]
-        row = {"name": name or "(no category)", "cells": figures, "pool": _texts(entry.get("pool"))}
-        row |= {"top": falsehoods[:TOP], "rest": falsehoods[TOP:]}
-        more = [f"{len(row['rest'])} more"] if row["rest"] else []
-        more += [f"the pool's {_of(len(row['pool']), 'value')}"] if row["pool"] else []
-        rows.append(row | {"more": " and ".join(more), "example": "".join(_texts([entry.get("example")]))})
-    if not heads and not any(row["top"] or row["pool"] for row in rows):
+    table = sheet(COLUMNS, [(name or "(no category)", entry) for name, entry in ranked], "category")
+    said = [_said(entry) for _, entry in ranked]
+    if len(table.heads) == 1 and not any(own["top"] or own["pool"] for own in said):
         return None
-    return {"heads": heads, "rows": rows, "more": len(entries) - len(rows)}
+    rows = [{"cells": cells, **own} for cells, own in zip(table.texts(), said, strict=True)]
+    return {"heads": table.heads, "rows": rows, "more": len(entries) - len(rows)}
+
+
+def _said(entry: Json) -> Json:
+    """What stands below a category's figures: falsehoods, the `TOP` commonest apart, its pool, an example."""
+    falsehoods = [
+        (f["text"], _count(f.get("questions")), chance(number(f.get("probability"))))
+        for f in _objects(entry.get("falsehoods"), "text")
+    ]
+    top, rest, pool = falsehoods[:TOP], falsehoods[TOP:], _texts(entry.get("pool"))
+    more = [f"{len(rest)} more"] if rest else []
+    more += [f"the pool's {_of(len(pool), 'value')}"] if pool else []
+    example = "".join(_texts([entry.get("example")]))
+    return {"top": top, "rest": rest, "pool": pool, "more": " and ".join(more), "example": example}
 
 
 def examples(mined: Json) -> list[Json]:
@@ -259,16 +250,14 @@ def examples(mined: Json) -> list[Json]:
     return spread(shown, EXAMPLES)
 
 
-def rounds(mined: Mined, known: Systems) -> list[Json]:
+def rounds(mined: Mined, known: Systems) -> list[tuple[str, Sheet]]:
     """Of each system that mined again, its rounds below the base model's negatives."""
     tables = []
     for system in sorted(mined.rounds, key=known.place):
-        entries = {"base model": mined.statistics} if mined.statistics else {}
-        entries |= {str(n): entry for n, entry in sorted(mined.rounds[system].items())}
-        heads, rows = filled(ROUND_COLUMNS, list(entries.values()))
-        if heads:
-            rows = list(zip(entries, rows, strict=True))
-            tables.append({"system": known.label(system), "heads": heads, "rows": rows})
+        rows: list[Any] = [("base model", mined.statistics)] if mined.statistics else []
+        rows += [(str(place), entry) for place, entry in sorted(mined.rounds[system].items())]
+        table = sheet(ROUND_COLUMNS, rows, "round")
+        tables += [(known.label(system), table)] if len(table.heads) > 1 else []
     return tables
 
 

@@ -13,14 +13,15 @@ from pretrainrl_jax.config import Config
 from pretrainrl_jax.config.stored import flat, resolved
 from pretrainrl_jax.report import charts, drawing, formats, mining, run, selfimprove, selfimprove_section
 from pretrainrl_jax.report.ability import ability, main_results, read_harness
+from pretrainrl_jax.report.columns import compared, sheet
 from pretrainrl_jax.report.contradictions import contradictions, other_texts
 from pretrainrl_jax.report.formats import Json
 from pretrainrl_jax.report.inputs import Inputs, describe, read_inputs
 from pretrainrl_jax.report.knowledge import section as knowledge_section
 from pretrainrl_jax.report.outcomes import changes, example
 from pretrainrl_jax.report.signatures import signatures
-from pretrainrl_jax.report.summary import figure, forgetting, group_rate, pair, shown, summarise
-from pretrainrl_jax.report.tables import by_category, by_popularity
+from pretrainrl_jax.report.summary import figure, forgetting, group_rate, pair, summarise
+from pretrainrl_jax.report.tables import by_category, by_popularity, sheets
 from pretrainrl_jax.report.words import headline, reading
 from pretrainrl_jax.report.worse import worse
 
@@ -43,45 +44,39 @@ def write_report(workdir: Path) -> Path:
         InputError: if the workdir is not evaluated, or a file of it cannot be read.
     """
     inputs = read_inputs(workdir, evaluated=not selfimprove.is_there(workdir))
-    improved = selfimprove.read(workdir, inputs)
-    if improved and not inputs.evaluations:
-        return _write_improved(workdir, inputs, improved)
-    config, known = inputs.config, inputs.known
+    known, improved = inputs.known, selfimprove.read(workdir, inputs)
     evaluations = {str(e.get("system")): e for e in inputs.evaluations}
-    summary = summarise(inputs.evaluations, *describe(config))
-    if wrong := contradictions(inputs.evaluations, known) + other_texts(inputs.evaluations, known):
-        summary["contradictions"] = wrong
-    mined = mining.read(workdir / "mined")
-    summary["signatures"] = signatures(inputs, mined.statistics)
-    harness = read_harness(workdir, known)
-    for system in filter(summary["systems"].__contains__, harness):
-        summary["systems"][system]["harness"] = main_results(harness[system])
+    summary = summarise(inputs.evaluations, *describe(inputs.config))
     if improved:
         summary["selfimprove"] = selfimprove.summarise(improved)
-    asked = ASKED | config.get("evaluate", {})
+    of_improved = selfimprove_section.section(improved, summary["selfimprove"]) if improved else None
+    if improved and not evaluations:
+        parts = {"improved": of_improved, "headline": selfimprove.headline(summary["selfimprove"])}
+        inputs = inputs._replace(known=improved.known)
+        return write_page(workdir, "selfimprove_page.html.j2", inputs, summary, **parts)
+    mined = mining.read(workdir / "mined")
+    summary["signatures"] = signatures(inputs, mined.statistics)
+    asked = ASKED | inputs.config.get("evaluate", {})
     for system, knowledge in knowledge_section.summarise(evaluations, asked).items():
         summary["systems"][system]["knowledge"] = knowledge
     before, after = pair(summary, known)
-    pictured = [evaluations[name] for name in (before, after) if name]
+    shown = [name for name in (before, after) if name]
+    pictured = [evaluations[name] for name in shown]
     two = len(pictured) == 2
     bins, categories = by_popularity(inputs.evaluations), by_category(inputs.evaluations)
     fallen = worse(pictured[0], pictured[1], summary, bins, categories) if two else None
-    page = template("page.html.j2").render(
-        summary=summary,
-        known=known,
-        label=known.label,
-        labels=lambda systems: [known.label(system) for system in systems],
+    path = write_page(
+        workdir,
+        "page.html.j2",
+        inputs,
+        summary,
         headline=headline(summary, known),
         reading=reading(summary, known),
         forgetting=forgetting(summary),
         best=best_cells(summary),
         group_rate=group_rate,
-        shown=shown,
         before=before,
         after=after,
-        inputs=inputs,
-        run=run,
-        series=charts.series,
         idea=charts.idea(known, *pictured) if pictured else [],
         curves=charts.curves(inputs.metrics, known),
         sampled=charts.curves(inputs.metrics, known, charts.SAMPLED),
@@ -89,62 +84,58 @@ def write_report(workdir: Path) -> Path:
         popularity=charts.accuracy(bins, list(evaluations), known),
         bins=bins,
         categories=categories,
+        accuracies=[
+            (head, *sheets(head, rows, evaluations, known))
+            for head, rows in (("popularity", bins), ("category", categories))
+            if rows
+        ],
         asked=asked,
         rule=MATCH_RULES.get(asked["match"]),
         mining=mining.section(mined, known),
-        knowledge=knowledge_section.section(summary, evaluations, known, [n for n in (before, after) if n]),
-        ability=ability(harness),
-        improved=selfimprove_section.section(improved, summary["selfimprove"]) if improved else None,
+        knowledge=knowledge_section.section(summary, evaluations, known, shown),
+        improved=of_improved,
         changes=changes(*pictured) if two else None,
         worse=fallen,
+        falls=sheet(
+            compared("questions", "base, %", f"{known.label(after or '')}, %", "change, points"),
+            [(fall.words, fall.change) for fall in fallen.falls] if fallen else [],
+            "accuracy on",
+        ),
         lost=[example(*answers) for answers in fallen.lost] if fallen else [],
-        settings=settings(config),
-        colours={name: look.color for name, look in drawing.looks(list(evaluations), known).items()},
     )
-    folder = workdir / "report"
-    path = write_page(folder / "index.html", page)
-    write_summary(folder, summary)
     if pictured:
-        charts.save_idea(folder / "idea.png", known, *pictured)
-    if improved:
-        selfimprove_section.save_picture(folder, improved)
+        charts.save_idea(path.with_name("idea.png"), known, *pictured)
     return path
 
 
-def _write_improved(workdir: Path, inputs: Inputs, improved: selfimprove.Improved) -> Path:
-    """The report of a workdir that holds self-improvement and nothing else that was evaluated."""
-    dataset, model = describe(inputs.config)
-    summary: Json = {
-        "dataset": dataset,
-        "model": model,
-        "systems": {},
-        "selfimprove": selfimprove.summarise(improved),
-    }
-    page = template("selfimprove_page.html.j2").render(
+def write_page(workdir: Path, name: str, inputs: Inputs, summary: Json, **parts: Any) -> Path:
+    """Write a workdir's page and its summary for programs; gives the page's path.
+
+    The summary is given what the harness found, and sentences on what is wrong with the evaluations.
+    `parts` is what this template shows and no other.
+    """
+    known = inputs.known
+    if wrong := contradictions(inputs.evaluations, known) + other_texts(inputs.evaluations, known):
+        summary["contradictions"] = wrong
+    harness = read_harness(workdir, known)
+    for system in filter(summary["systems"].__contains__, harness):
+        summary["systems"][system]["harness"] = main_results(harness[system])
+    looks = drawing.looks(list(summary["systems"]), known)
+    page = template(name).render(
         summary=summary,
-        headline=selfimprove.headline(summary["selfimprove"]),
-        known=improved.known,
-        improved=selfimprove_section.section(improved, summary["selfimprove"]),
+        known=known,
+        label=known.label,
         inputs=inputs,
         run=run,
         series=charts.series,
+        ability=ability(harness, known),
         settings=settings(inputs.config),
+        colours={system: look.color for system, look in looks.items()},
+        **parts,
     )
-    folder = workdir / "report"
-    path = write_page(folder / "index.html", page)
-    write_summary(folder, summary)
-    selfimprove_section.save_picture(folder, improved)
-    return path
-
-
-def write_summary(folder: Path, summary: Json) -> None:
-    """Write the summary for programs into a folder that is there."""
-    write_text(folder / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
-
-
-def write_page(path: Path, page: str) -> Path:
-    """Write a page into a folder, made if there is none; gives its path."""
+    path = workdir / "report" / "index.html"
     write_text(path, page)
+    write_text(path.with_name("summary.json"), json.dumps(summary, indent=1, allow_nan=False) + "\n")
     return path
 
 

@@ -7,14 +7,14 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.preferences import PairScore, measures
 from pretrainrl_jax.knowledge.intervals import Difference, paired, wilson
 from pretrainrl_jax.preferences.rows import RULES
-from pretrainrl_jax.report import charts, drawing, run
-from pretrainrl_jax.report.ability import ability, main_results, read_harness
+from pretrainrl_jax.report import charts
 from pretrainrl_jax.report.bootstrap import bootstrap
 from pretrainrl_jax.report.columns import grid, plain
-from pretrainrl_jax.report.contradictions import AGAIN, other_texts
+from pretrainrl_jax.report.contradictions import AGAIN
 from pretrainrl_jax.report.formats import Json, decimals, number, percent, signed, span, spread
 from pretrainrl_jax.report.inputs import describe, read_config, read_inputs, read_json
-from pretrainrl_jax.report.page import settings, template, write_page, write_summary
+from pretrainrl_jax.report.page import write_page
+from pretrainrl_jax.report.summary import forgetting
 from pretrainrl_jax.report.systems import Systems
 
 EXAMPLES = 10
@@ -50,8 +50,9 @@ def summarise(evaluations: Sequence[Json], dataset: str, model: str) -> Json:
             "device_seconds": number(evaluation.get("device_seconds")),
         }
         if system == "base":
-            none = ("reward_accuracy", "reward_accuracy_interval", "margin_interval")
-            systems[system] |= dict.fromkeys(none)
+            systems[system] |= dict.fromkeys(
+                ("reward_accuracy", "reward_accuracy_interval", "margin_interval")
+            )
         elif base and len(base) == len(own):
             systems[system]["change"] = change(base, own)._asdict()
     return {"dataset": dataset, "model": model, "about": "preferences", "systems": systems}
@@ -94,13 +95,6 @@ def change(base: Sequence[PairScore], other: Sequence[PairScore]) -> Difference:
         alike = paired([(True, True)] * prompts)
         bounds = (alike.low, alike.high) if alike else (-1.0, 1.0)
     return Difference(len(base), before, after, *bounds)
-
-
-def forgetting(summary: Json) -> dict[str, float]:
-    """Rise of the loss on text over the base model's, nats a token, of each trained system."""
-    losses = {name: s["text_nll"] for name, s in summary["systems"].items() if s["text_nll"] is not None}
-    before = losses.pop("base", None)
-    return {} if before is None else {name: nll - before for name, nll in losses.items()}
 
 
 def table(summary: Json, known: Systems) -> str:
@@ -191,42 +185,27 @@ def write_report(workdir: Path) -> Path:
         InputError: if the workdir is not evaluated, or a file of it cannot be read.
     """
     inputs = read_inputs(workdir)
-    config, known = inputs.config, inputs.known
-    evaluations = {str(e.get("system")): e for e in inputs.evaluations}
-    summary = summarise(inputs.evaluations, *describe(config))
-    if wrong := other_texts(inputs.evaluations, known):
-        summary["contradictions"] = wrong
-    harness = read_harness(workdir, known)
-    for system in filter(summary["systems"].__contains__, harness):
-        summary["systems"][system]["harness"] = main_results(harness[system])
-    trained = [name for name in summary["systems"] if name != "base"]
-    best = max(trained, key=lambda name: summary["systems"][name]["preference_accuracy"], default="")
-    two = best and "base" in evaluations
+    known, evaluations = inputs.known, {str(e.get("system")): e for e in inputs.evaluations}
+    summary = summarise(inputs.evaluations, *describe(inputs.config))
+    systems = summary["systems"]
+    trained = [name for name in systems if name != "base"]
+    best = max(trained, key=lambda name: systems[name]["preference_accuracy"], default="")
     described = workdir / "mined" / "statistics.json"
-    page = template("preferences.html.j2").render(
-        summary=summary,
-        known=known,
-        label=known.label,
+    return write_page(
+        workdir,
+        "preferences.html.j2",
+        inputs,
+        summary,
         headline=headline(summary, known),
         reading=reading(summary, known),
         forgetting=forgetting(summary),
-        changes={n: Difference(**s["change"]) for n, s in summary["systems"].items() if s.get("change")},
-        about_pairs=about_pairs(next(iter(summary["systems"].values()))),
+        changes={n: Difference(**s["change"]) for n, s in systems.items() if s.get("change")},
+        about_pairs=about_pairs(next(iter(systems.values()))),
         between=between,
         trained=trained,
         best=best,
-        examples=examples(evaluations["base"], evaluations[best]) if two else [],
+        examples=examples(evaluations["base"], evaluations[best]) if best and "base" in systems else [],
         described=read_json(described) if described.is_file() else {},
         rules=RULES,
-        inputs=inputs,
-        run=run,
         curves=charts.curves(inputs.metrics, known),
-        series=charts.series,
-        ability=ability(harness),
-        settings=settings(config),
-        colours={name: look.color for name, look in drawing.looks(list(evaluations), known).items()},
     )
-    folder = workdir / "report"
-    path = write_page(folder / "index.html", page)
-    write_summary(folder, summary)
-    return path

@@ -1,13 +1,13 @@
 """The report's part on the run itself: what was trained, on what, for how long, on which hardware."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 
 from pretrainrl_jax.config import ObjectiveConfig
 from pretrainrl_jax.model import cost
 from pretrainrl_jax.model.shape import from_json
-from pretrainrl_jax.report.columns import filled
+from pretrainrl_jax.report.columns import Sheet, Told, at, sheet
 from pretrainrl_jax.report.formats import Json, duration, number
 from pretrainrl_jax.report.summary import group_count
 from pretrainrl_jax.report.systems import Systems
@@ -74,20 +74,13 @@ def loss_text(objective: ObjectiveConfig) -> str:
     return " + ".join(terms) or UNKNOWN
 
 
-def _seconds(key: str) -> Callable[[Json], str]:
-    def cell(notes: Json) -> str:
-        seconds = number(notes.get(key))
-        return "" if seconds is None else duration(seconds)
-
-    return cell
+def _seconds(value: object) -> str:
+    return "" if number(value) is None else duration(number(value))
 
 
-def _gibibytes(key: str) -> Callable[[Json], str]:
-    def cell(notes: Json) -> str:
-        size = number(notes.get(key))
-        return "" if size is None else f"{size / 2**30:.2f} GiB"
-
-    return cell
+def _gibibytes(value: object) -> str:
+    size = number(value)
+    return "" if size is None else f"{size / 2**30:.2f} GiB"
 
 
 def _notes(notes: Json) -> str:
@@ -97,30 +90,28 @@ def _notes(notes: Json) -> str:
     return "; ".join(parts)
 
 
-COLUMNS = {
-    "wall clock": _seconds("seconds"),
-    "device time": _seconds("device_seconds"),
-    "peak memory": _gibibytes("host_peak_bytes"),
-    "of a device": _gibibytes("device_peak_bytes"),
+COLUMNS: dict[str, Told] = {
+    "wall clock": at(_seconds, "seconds"),
+    "device time": at(_seconds, "device_seconds"),
+    "peak memory": at(_gibibytes, "host_peak_bytes"),
+    "of a device": at(_gibibytes, "device_peak_bytes"),
     "device": lambda notes: str(notes.get("device") or ""),
     "ended, UTC": lambda notes: str(notes.get("ended") or "")[:19].replace("T", " "),  # to the second
     "notes": _notes,
 }
 
 
-def stages(finished: dict[str, Json], known: Systems) -> Json | None:
+def stages(finished: dict[str, Json], known: Systems) -> Sheet:
     """The finished stages in the order of a run: how long, on what, when; notes on what was odd.
 
-    Stages that recorded nothing, and columns that no stage fills, are left out; None where nothing is left.
+    Stages that recorded nothing, and columns that no stage fills, are left out.
     """
-    order = _in_order(finished, known)
-    heads, rows = filled(COLUMNS, [finished[stage] for stage in order], nothing="")
-    shown = []
-    for stage, cells in zip(order, rows, strict=True):
+    rows = []
+    for stage in _in_order(finished, known):
         verb, _, system = stage.partition("/")
-        name = f"{verb} {known.label(system)}" if system else verb
-        shown += [{"stage": name, "cells": cells}] if any(cells) else []
-    return {"heads": heads, "rows": shown} if shown else None
+        rows.append((f"{verb} {known.label(system)}" if system else verb, finished[stage]))
+    made = sheet(COLUMNS, rows, "stage", nothing="")
+    return made._replace(rows=[row for row in made.rows if any(cell.text for cell in row[1:])])
 
 
 def _in_order(finished: Iterable[str], known: Systems) -> list[str]:

@@ -11,7 +11,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.improvement.collapse import WORDS
 from pretrainrl_jax.knowledge.intervals import paired, wilson
 from pretrainrl_jax.report.bootstrap import ratio_interval
-from pretrainrl_jax.report.columns import grid, plain
+from pretrainrl_jax.report.columns import Cell, grid, plain
 from pretrainrl_jax.report.contradictions import AGAIN
 from pretrainrl_jax.report.formats import Json, decimals, number, percent, signed
 from pretrainrl_jax.report.inputs import Inputs, read_json
@@ -38,19 +38,15 @@ class Measure(NamedTuple):
 
     def span(self, bounds: tuple[float, float] | None) -> str:
         """An interval of values."""
-        return "" if bounds is None else f"{self.told(bounds[0])}–{self.told(bounds[1])}"
+        return "–".join(map(self.told, bounds or ()))
 
-    def difference(self, apart: Json) -> str:
-        """A difference of values."""
-        return signed(self._scale * apart["difference"], self.places)
-
-    def bounds(self, apart: Json) -> str:
-        """The interval of a difference."""
-        return " to ".join(signed(self._scale * apart[bound], self.places) for bound in ("low", "high"))
-
-    def tone(self, apart: Json) -> str:
-        """Whether a difference is for the better, `up`, for the worse, or nothing that its interval shows."""
-        return "" if not self.better or not sure(apart) else "up" if sure(apart) == self.better else "down"
+    def apart(self, apart: Json) -> Cell:
+        """A difference and its interval, coloured where that does not hold zero: better, `up`, or worse."""
+        difference, low, high = (
+            signed(self._scale * apart[key], self.places) for key in ("difference", "low", "high")
+        )
+        tone = ("", "up", "down")[sure(apart) * self.better]
+        return Cell(difference, f"{low} to {high}", tone)
 
     @property
     def _scale(self) -> float:
@@ -82,9 +78,7 @@ class Improved(NamedTuple):
 
 def is_there(workdir: Path) -> bool:
     """Whether a workdir holds anything of self-improvement."""
-    return any(
-        folder.is_dir() for folder in (workdir / "selfimprove", workdir / "evaluations" / "selfimprove")
-    )
+    return any((workdir / name).is_dir() for name in ("selfimprove", "evaluations/selfimprove"))
 
 
 def read(workdir: Path, inputs: Inputs) -> Improved | None:
@@ -96,14 +90,11 @@ def read(workdir: Path, inputs: Inputs) -> Improved | None:
     if not is_there(workdir):
         return None
     folder, config = workdir / "selfimprove", inputs.config
-    evaluations = {
-        path.stem: read_json(path) for path in (workdir / "evaluations/selfimprove").glob("*.json")
-    }
+    evaluations = {p.stem: read_json(p) for p in (workdir / "evaluations/selfimprove").glob("*.json")}
     trained = {path.name for path in folder.glob("*") if path.is_dir()} | {*evaluations}.difference(UNTRAINED)
     asked = [*UNTRAINED, *config.get("selfimprove", {}).get("systems", ()), *config.get("methods", {})]
-    order = sorted(
-        trained | set(evaluations), key=lambda n: (asked.index(n) if n in asked else len(asked), n)
-    )
+    every = sorted(trained | {*evaluations})
+    order = [*(name for name in dict.fromkeys(asked) if name in every), *(n for n in every if n not in asked)]
     methods, ends, steps, examples = {}, {}, {}, {}
     for name in (name for name in order if name in trained):
         end, kept = folder / name / "summary.json", folder / name / "examples.json"
@@ -113,18 +104,18 @@ def read(workdir: Path, inputs: Inputs) -> Improved | None:
         methods[name] = {k: ends[name][k] for k in ("label", "update", "start") if k in ends[name]} | method
         methods[name]["rollouts"] = rollouts if "rollout" in method.get("candidates", ()) else 0
         # A resumed run writes the steps after its checkpoint a second time, and the later line counts.
-        by_step = {
-            step: line
-            for line in inputs.metrics
-            if line.get("stage") == f"selfimprove/{name}" and (step := number(line.get("step"))) is not None
-        }
+        own = (line for line in inputs.metrics if line.get("stage") == f"selfimprove/{name}")
+        by_step = {step: line for line in own if (step := number(line.get("step"))) is not None}
         steps[name] = [by_step[step] for step in sorted(by_step)]
         examples[name] = read_json(kept, list) if kept.is_file() else []
-    known = Systems(
-        {n: ObjectiveConfig(str(methods.get(n, {}).get("label") or n)) for n in order if n != "base"}
-    )
+    labels = {n: str(methods.get(n, {}).get("label") or n) for n in order if n != "base"}
     return Improved(
-        known, methods, ends, steps, examples, {n: evaluations[n] for n in order if n in evaluations}
+        Systems({name: ObjectiveConfig(label) for name, label in labels.items()}),
+        methods,
+        ends,
+        steps,
+        examples,
+        {name: evaluations[name] for name in order if name in evaluations},
     )
 
 
@@ -144,13 +135,10 @@ def summarise(improved: Improved) -> Json:
         systems[name] |= {key: method[key] for key in ("update", "start", "rollouts") if key in method}
         for key, cells in own.items():
             systems[name] |= {key: _rate(cells), f"{key}_interval": _interval(MEASURES[key], cells)}
-        if name in improved.evaluations:
-            evaluation = improved.evaluations[name]
-            systems[name]["distinct_facts"] = len(
-                {fact for p in evaluation.get("free", ()) for fact in p["facts"]}
-            )
-            systems[name]["distinct_ngrams"] = number(evaluation.get("distinct_ngrams"))
-            systems[name]["unjudged"] = number(evaluation.get("unjudged"))
+        if (evaluation := improved.evaluations.get(name)) is not None:
+            facts = {fact for prefix in evaluation.get("free", ()) for fact in prefix["facts"]}
+            systems[name]["distinct_facts"] = len(facts)
+            systems[name] |= {key: number(evaluation.get(key)) for key in ("distinct_ngrams", "unjudged")}
         if (other := _baseline(name, improved)) in units and own:
             systems[name]["against"] = {"system": other, **_differences(units[other], own)}
         if shares := _thirds(improved.steps.get(name, [])):
@@ -204,17 +192,25 @@ def _interval(measure: Measure, cells: np.ndarray) -> tuple[float, float] | None
 def _differences(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> dict[str, Json]:
     """Of each measure of two systems on the same prefixes: before, after, and their difference's bounds."""
     differences = {}
-    for key in before.keys() & after.keys():
-        one, two = before[key], after[key]
-        rates = _rate(one), _rate(two)
-        bounds = ratio_interval(*two.T, less=tuple(one.T)) if len(one) == len(two) else None
-        if bounds is None or rates[0] is None or rates[1] is None:
+    for key, measure in MEASURES.items():
+        if key not in before or key not in after or len(before[key]) != len(after[key]):
             continue
-        if MEASURES[key].share and (alike := paired([(True, True)] * len(one))) and bounds == (0, 0):
-            bounds = alike.low, alike.high
-        apart = {"difference": rates[1] - rates[0], "low": bounds[0], "high": bounds[1]}
-        differences[key] = {"before": rates[0], "after": rates[1], **apart}
-    return {key: differences[key] for key in MEASURES if key in differences}
+        if apart := _apart(before[key], after[key]):
+            alike = paired([(True, True)] * len(after[key]))
+            if measure.share and alike and (apart["low"], apart["high"]) == (0, 0):
+                apart |= {"low": alike.low, "high": alike.high}
+            differences[key] = apart
+    return differences
+
+
+def _apart(before: np.ndarray, after: np.ndarray) -> Json | None:
+    """Two ratios over as many units, and the bounds of their difference; None where one of them is none."""
+    rates = _rate(before), _rate(after)
+    bounds = ratio_interval(*after.T, less=tuple(before.T))
+    if bounds is None or rates[0] is None or rates[1] is None:
+        return None
+    apart = {"difference": rates[1] - rates[0], "low": bounds[0], "high": bounds[1]}
+    return {"before": rates[0], "after": rates[1], **apart}
 
 
 def _baseline(name: str, improved: Improved) -> str:
@@ -228,23 +224,17 @@ def _baseline(name: str, improved: Improved) -> str:
 
 def _thirds(lines: list[Json]) -> Json | None:
     """The share of rollouts among the chosen, early and late; None where nothing else could be chosen."""
-    learned = [
-        line for line in lines if number(line.get("chosen_rollout")) is not None and line.get("learned")
+    chosen = [
+        (line["chosen_rollout"] * line["learned"], line["learned"])
+        for line in lines
+        if number(line.get("chosen_rollout")) is not None and line.get("learned")
     ]
-    others = any(
-        number(line.get(f"score_{kind}")) is not None for line in lines for kind in ("original", "rewrite")
-    )
-    part = len(learned) // 3
-    if part < 2 or not others:
+    others = (number(line.get(f"score_{kind}")) for line in lines for kind in ("original", "rewrite"))
+    part = len(chosen) // 3
+    if part < 2 or all(score is None for score in others):
         return None
-    cells = np.array([(line["chosen_rollout"] * line["learned"], line["learned"]) for line in learned], float)
-    first, last = cells[:part], cells[-part:]
-    bounds = ratio_interval(*last.T, less=tuple(first.T))
-    before, after = _rate(first), _rate(last)
-    if bounds is None or before is None or after is None:
-        return None
-    apart = {"difference": after - before, "low": bounds[0], "high": bounds[1]}
-    return {"before": before, "after": after, **apart, "steps": part}
+    apart = _apart(*(np.array(third, float) for third in (chosen[:part], chosen[-part:])))
+    return apart and {**apart, "steps": part}
 
 
 def sure(apart: Json) -> int:
@@ -259,15 +249,18 @@ Evidence = list[tuple[Json, str]]  # a difference, and the sentence on it
 def _expectation(claim: str, evidence: Evidence) -> Json:
     """What the paper leads one to expect, and whether each comparison here shows it."""
     signs = {sure(apart) for apart, _ in evidence}
-    outcome = (
-        OUTCOMES[signs.pop()] if len(signs) == 1 else "holds for some" if 1 in signs else "does not hold"
-    )
+    if not evidence:
+        outcome = "was not measured"
+    elif len(signs) == 1:
+        outcome = OUTCOMES[signs.pop()]
+    else:
+        outcome = "holds for some" if 1 in signs else "does not hold"
     told = [f"{sentence}: {OUTCOMES[sure(apart)]}" for apart, sentence in evidence]
-    return {"claim": claim, "outcome": outcome if evidence else "was not measured", "evidence": told}
+    return {"claim": claim, "outcome": outcome, "evidence": told}
 
 
 def _truer(systems: dict[str, Json]) -> Evidence:
-    evidence, told = [], MEASURES["facts"]
+    evidence = []
     for system in systems.values():
         against = system.get("against", {})
         if system.get("update") == "next_token" or "named_true" not in against:
@@ -275,7 +268,8 @@ def _truer(systems: dict[str, Json]) -> Evidence:
         text = _compared(systems[against["system"]]["label"], system["label"], against["named_true"])
         facts = against.get("facts")
         if facts and sure(facts) < 0:
-            text += f"; but it states {told.difference(facts)} facts a prefix ({told.bounds(facts)})"
+            fewer = MEASURES["facts"].apart(facts)
+            text += f"; but it states {fewer.text} facts a prefix ({fewer.under})"
         evidence.append((against["named_true"], text))
     return evidence
 
@@ -300,12 +294,15 @@ def _more_rollouts(improved: Improved, units: dict[str, dict[str, np.ndarray]]) 
     for place, more in enumerate(ranked):
         alike = [n for n in ranked[:place] if _but_rollouts(methods[n]) == _but_rollouts(methods[more])]
         if alike and alike[-1] in units and more in units and methods[alike[-1]] != methods[more]:
-            apart = _differences(units[alike[-1]], units[more]).get("named_true")
-            less, most = (
-                f"{improved.known.label(n)} ({methods[n]['rollouts']} rollouts)" for n in (alike[-1], more)
-            )
-            evidence += [(apart, _compared(less, most, apart))] if apart else []
+            both = alike[-1], more
+            less, most = (f"{improved.known.label(n)} ({methods[n]['rollouts']} rollouts)" for n in both)
+            if apart := _differences(*(units[n] for n in both)).get("named_true"):
+                evidence.append((apart, _compared(less, most, apart)))
     return evidence
+
+
+def _but_rollouts(method: Json) -> Json:
+    return {key: value for key, value in method.items() if key not in ("label", "rollouts")}
 
 
 def _preferred(systems: dict[str, Json]) -> Evidence:
@@ -324,10 +321,6 @@ def _preferred(systems: dict[str, Json]) -> Evidence:
     return evidence
 
 
-def _but_rollouts(method: Json) -> Json:
-    return {key: value for key, value in method.items() if key not in ("label", "rollouts")}
-
-
 def _compared(before: str, after: str, apart: Json) -> str:
     return (
         f"{after}: {percent(apart['after'])} of the continuations of named prefixes are true, with {before} "
@@ -336,8 +329,8 @@ def _compared(before: str, after: str, apart: Json) -> str:
 
 
 def _points(apart: Json) -> str:
-    low, high = (signed(100 * apart[bound], 1) for bound in ("low", "high"))
-    return f"{signed(100 * apart['difference'], 1)} points (95 % interval {low} to {high})"
+    points = MEASURES["named_true"].apart(apart)
+    return f"{points.text} points (95 % interval {points.under})"
 
 
 def _collapse(label: str, event: Json) -> str:

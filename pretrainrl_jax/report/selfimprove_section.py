@@ -1,46 +1,49 @@
-"""The page's section on self-improving pretraining, and its picture."""
+"""The page's section on self-improving pretraining."""
 
-from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 
 from pretrainrl_jax.report import charts, drawing
-from pretrainrl_jax.report.columns import Table, filled
-from pretrainrl_jax.report.formats import Json, decimals, duration, number, percent, spread
+from pretrainrl_jax.report.columns import Cell, Sheet, Told, at, count, figure, in_percent, sheet
+from pretrainrl_jax.report.formats import Json, duration, number, spread
 from pretrainrl_jax.report.selfimprove import CAUTION, MEASURES, Improved
 
 EXAMPLES = 10
-
-
-def _count(key: str) -> Callable[[Json], str]:
-    return lambda row: "" if number(row.get(key)) is None else decimals(number(row.get(key)), 0)
-
-
 UPDATES = {"online_dpo": "online DPO", "rf_nll": "RF-NLL", "next_token": "next token"}
+PARTS = ("sampling", "judging", "reference", "training")
+
+
+def _dropped(rules: Json) -> str:
+    return ", ".join(f"{rule} {n:,}" for rule, n in rules.items())
+
+
 RUNS = {
-    "update": lambda row: UPDATES.get(row.get("update"), ""),
-    "candidates": lambda row: ", ".join(row.get("candidates") or ()),
-    "start": lambda row: str(row.get("start") or ""),
-    "rollouts a prefix": lambda row: _count("rollouts")(row) if row.get("rollouts") else "",
-    "steps": _count("steps"),
-    "documents": _count("documents"),
-    "left out": lambda row: ", ".join(f"{rule} {n:,}" for rule, n in (row.get("dropped") or {}).items()),
-    "ties": _count("ties"),
-    "verdicts": _count("verdicts"),
-    "sampler and trainer apart, nats": lambda row: row["apart"],
+    "update": at(lambda update: UPDATES.get(update, ""), "update"),
+    "candidates": at(", ".join, "candidates"),
+    "start": at(str, "start"),
+    "rollouts a prefix": at(lambda rollouts: count(rollouts) if rollouts else "", "rollouts"),
+    "steps": at(count, "steps"),
+    "documents": at(count, "documents"),
+    "left out": at(_dropped, "dropped"),
+    "ties": at(count, "ties"),
+    "verdicts": at(count, "verdicts"),
+    "sampler and trainer apart, nats": at(str, "apart"),
 }
-TIMES = ("sampling", "judging", "reference", "training")
-SHARES = {"devices at work %": "device_share", "judge at work %": "judge_share"}  # of a step's time
-
-
-JUDGED = {  # of a judge that is a model, and of a rewriter: heads by metric
-    "first wins %": "first_wins",
-    "longer wins %": "longer_wins",
-    "orders differ %": "orders_differ",
-    "unreadable %": "unreadable_share",
-    "rewrites used %": "rewrites_used",
-    "safe ones copied %": "safe_copied",
+JUDGED = {  # of a judge that is a model, and of a rewriter: means over the steps
+    "first wins %": at(in_percent, "first_wins"),
+    "longer wins %": at(in_percent, "longer_wins"),
+    "orders differ %": at(in_percent, "orders_differ"),
+    "unreadable %": at(in_percent, "unreadable_share"),
+    "rewrites used %": at(in_percent, "rewrites_used"),
+    "safe ones copied %": at(in_percent, "safe_copied"),
+}
+TIMES = {
+    "all steps": at(duration, "seconds"),
+    **{f"{part} %": at(in_percent, part) for part in PARTS},
+    "devices at work %": at(in_percent, "device_share"),
+    "judge at work %": at(in_percent, "judge_share"),
+    "steps behind": at(partial(figure, places=1), "staleness"),
 }
 
 
@@ -50,89 +53,78 @@ def _run(improved: Improved, name: str) -> Json:
         [gap for step in improved.steps[name] if (gap := number(step.get(f"logp_gap_{what}"))) is not None]
         for what in ("mean", "max")
     )
-    apart = f"mean {np.mean(means):.1g}, most {max(most):.1g}" if means and most else ""
+    apart = f"mean {np.mean(means):.1g}, most {max(most):.1g}" if means and most else None
     own = {key: value for key, value in improved.ends[name].items() if key != "rollouts"}
     return own | improved.methods[name] | {"steps": len(improved.steps[name]) or None, "apart": apart}
 
 
-def _spent(line: Json, part: str) -> float:
-    """Seconds of a step; judging beside the devices takes those in which they waited for it."""
-    seconds = number(line.get(f"seconds_{part}"))
-    if part == "judging" and seconds is None:
-        seconds = number(line.get("seconds_waiting"))
-    return seconds or 0.0
+def _means(lines: list[Json]) -> Json:
+    """The mean of each number that the steps of a method record."""
+    values: dict[str, list[float]] = {}
+    for line in lines:
+        for key in line:
+            if (value := number(line[key])) is not None:
+                values.setdefault(key, []).append(value)
+    return {key: float(np.mean(own)) for key, own in values.items()}
 
 
-def _times(improved: Improved) -> Table:
-    """Where the seconds of each method's steps went, and what was at work meanwhile, where that was noted."""
-    sums = {
-        name: [sum(_spent(line, part) for line in lines) for part in TIMES]
-        for name, lines in improved.steps.items()
-    }
-    every = [line for lines in improved.steps.values() for line in lines]
-    shares = {head: key for head, key in SHARES.items() if any(number(line.get(key)) for line in every)}
-    behind = ["steps behind"] if any(number(line.get("staleness")) for line in every) else []
+def _times(lines: list[Json]) -> Json:
+    """A row of `TIMES`: the seconds of the steps, the parts' shares, and what was at work if it ever was.
+
+    Judging beside the devices takes the seconds in which they waited for it.
+    """
+    waited = [{"seconds_judging": line.get("seconds_waiting")} | line for line in lines]
+    spent = {part: sum(number(line.get(f"seconds_{part}")) or 0.0 for line in waited) for part in PARTS}
+    seconds, means = sum(spent.values()), _means(lines)
+    work = {key: means.get(key) or None for key in ("device_share", "judge_share", "staleness")}
+    return {"seconds": seconds, **{part: own / (seconds or 1) for part, own in spent.items()}, **work}
+
+
+def _true(summary: Json, improved: Improved, colours: dict[str, str]) -> Sheet:
+    """Every measure of the systems that were evaluated."""
+
+    def measured(key: str) -> Told:
+        measure = MEASURES[key]
+        return lambda system: Cell(measure.told(system.get(key)), measure.span(system.get(f"{key}_interval")))
+
+    columns = {measure.head: measured(key) for key, measure in MEASURES.items()}
+    columns |= {"facts in all": at(count, "distinct_facts")}
+    columns |= {"distinct n-grams %": at(in_percent, "distinct_ngrams")}
+    # Of text that tells of no facts an evaluation measures nothing, without another text.
+    every = {name: summary["systems"][name] for name in improved.evaluations}
     rows = [
-        [
-            improved.known.label(name),
-            duration(sum(parts)),
-            *(percent(part / sum(parts), "") for part in parts),
-            *(percent(_mean(improved.steps[name], key), "") for key in shares.values()),
-            *(decimals(_mean(improved.steps[name], "staleness"), 1) for _ in behind),
-        ]
-        for name, parts in sums.items()
-        if sum(parts)
+        (Cell(system["label"], dot=colours[name]), system)
+        for name, system in every.items()
+        if any(system.get(key) is not None for key in (*MEASURES, "distinct_ngrams"))
     ]
-    return Table(["method", "all steps", *(f"{part} %" for part in TIMES), *shares, *behind], rows)
+    return sheet(columns, rows, "system")
 
 
-def _judge(improved: Improved) -> Table:
-    """What a model's verdicts say of it, where it judged or rewrote: means over the steps, in %."""
-    every = [line for lines in improved.steps.values() for line in lines]
-    heads = {
-        head: key for head, key in JUDGED.items() if any(number(line.get(key)) is not None for line in every)
-    }
+def _against(systems: dict[str, Json]) -> Sheet:
+    """Differences to next-token training from the same start."""
+    columns = {measure.head: at(measure.apart, key) for key, measure in MEASURES.items()}
     rows = [
-        [improved.known.label(name), *(percent(_mean(lines, key), "") for key in heads.values())]
-        for name, lines in improved.steps.items()
-        if any(number(line.get(key)) is not None for line in lines for key in heads.values())
+        (system["label"], systems[system["against"]["system"]]["label"], system["against"])
+        for system in systems.values()
+        if "against" in system
     ]
-    return Table(["method", *heads], rows)
-
-
-def _mean(lines: list[Json], key: str) -> float | None:
-    values = [value for line in lines if (value := number(line.get(key))) is not None]
-    return float(np.mean(values)) if values else None
+    return sheet(columns, rows, "system", "less")
 
 
 def _document(document: Json) -> Json:
     """A document with its candidates by their scores, best first, as a reader sees them."""
-    every = document.get("candidates") or []
-    every = sorted(every, key=lambda c: -(number(c.get("score")) or 0))
+    every = sorted(document.get("candidates") or [], key=lambda c: -(number(c.get("score")) or 0))
     parts = list(dict.fromkeys(part for candidate in every for part in candidate.get("parts") or {}))
     candidates = [
         {key: str(candidate.get(key) or "") for key in ("kind", "text", "role")}
         | {
-            "score": decimals(number(candidate.get("score")), 3),
-            "parts": [decimals(number((candidate.get("parts") or {}).get(part)), 3) for part in parts],
+            "score": figure(candidate.get("score")),
+            "parts": [figure((candidate.get("parts") or {}).get(part)) for part in parts],
         }
         for candidate in every
     ]
     told = {key: str(document.get(key, "")) for key in ("step", "name", "prefix")}
     return told | {"parts": parts, "candidates": candidates}
-
-
-def save_picture(folder: Path, improved: Improved) -> None:
-    """Write the shares of what was chosen as `chosen.png` into a folder, if anything was."""
-    everything = [line for lines in improved.steps.values() for line in lines]
-    charts.save_chosen(
-        folder / "chosen.png", everything, {n: improved.known.label(n) for n in improved.steps}
-    )
-
-
-def _is_measured(summary: Json, name: str) -> bool:
-    """Whether an evaluation measured anything: of text that tells of no facts, without another text, none."""
-    return any(summary["systems"][name].get(key) is not None for key in (*MEASURES, "distinct_ngrams"))
 
 
 def section(improved: Improved, summary: Json) -> Json:
@@ -145,24 +137,26 @@ def section(improved: Improved, summary: Json) -> Json:
         if any(address for _, address in pictures):
             charted.append((known.label(name), span, [picture for picture in pictures if picture[1]]))
     everything = [line for lines in improved.steps.values() for line in lines]
-    runs = filled(RUNS, [_run(improved, name) for name in improved.methods])
-    labelled = zip(improved.methods, runs.rows, strict=True)
+    colours = {n: look.color for n, look in drawing.looks([*summary["systems"]], known).items()}
+    judged, times = (
+        [(known.label(name), row(lines)) for name, lines in improved.steps.items()]
+        for row in (_means, _times)
+    )
+    judged = [row for row in judged if any(column(row[-1]) for column in JUDGED.values())]
     return {
-        "measures": MEASURES,
-        "systems": summary["systems"],
         "summary": summary,
         "caution": CAUTION,
-        "evaluated": {n: summary["systems"][n] for n in improved.evaluations if _is_measured(summary, n)},
+        "true": _true(summary, improved, colours),
+        "against": _against(summary["systems"]),
         "prefixes": max((len(e.get("named", ())) for e in improved.evaluations.values()), default=0),
         "kinds": charted,
         "curves": charts.curves(everything, known, charts.IMPROVED, "selfimprove"),
-        "runs": Table(["method", *runs.heads], [[known.label(name), *row] for name, row in labelled]),
-        "times": _times(improved),
-        "judge": _judge(improved),
+        "runs": sheet(RUNS, [(known.label(n), _run(improved, n)) for n in improved.methods], "method"),
+        "judge": sheet(JUDGED, judged, "method"),
+        "times": sheet(TIMES, [row for row in times if row[-1]["seconds"]], "method"),
         "examples": {
             known.label(name): [_document(document) for document in spread(kept, EXAMPLES)]
             for name, kept in improved.examples.items()
             if kept
         },
-        "colours": {n: look.color for n, look in drawing.looks([*summary["systems"]], known).items()},
     }

@@ -1,18 +1,20 @@
 """Accuracy on trained facts, in their trained wording, by popularity and by category."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pretrainrl_jax.knowledge.intervals import Difference, wilson
-from pretrainrl_jax.report.formats import Json
+from pretrainrl_jax.report.columns import Cell, Sheet, Told, changed, count, sheet
+from pretrainrl_jax.report.formats import Json, brief, percent, span
 from pretrainrl_jax.report.outcomes import Key, common, difference, popularity, right, trained
+from pretrainrl_jax.report.systems import Systems
 
 CATEGORIES = 25  # categories shown, those with the most questions
 
 
-class Cell(NamedTuple):
+class Measured(NamedTuple):
     """One system on the questions of a row."""
 
     rate: float | None  # None where it was asked none of them
@@ -25,7 +27,12 @@ class Row(NamedTuple):
 
     name: Any  # a category's name, or the lowest and highest popularity
     questions: int
-    cells: dict[str, Cell]
+    cells: dict[str, Measured]
+
+
+def part(name: Any) -> str:
+    """The name of a part of the questions: a value, or the lowest and highest popularity."""
+    return f"{brief(name[0])} to {brief(name[1])}" if isinstance(name, tuple) else str(name)
 
 
 def by_popularity(evaluations: list[Json]) -> list[Row]:
@@ -84,6 +91,23 @@ def parts(
     return shown
 
 
+def sheets(head: str, rows: list[Row], systems: Iterable[str], known: Systems) -> tuple[Sheet, Sheet]:
+    """Every system's accuracy on each row's questions, and its change against base, with their intervals."""
+
+    def rate(system: str) -> Told:
+        return lambda row: Cell(percent(row.cells[system].rate, ""), span(row.cells[system].interval))
+
+    def change(system: str) -> Told:
+        return lambda row: changed(apart, stacked=True) if (apart := row.cells[system].change) else ""
+
+    begun = [(part(row.name), row) for row in rows]
+    questions: dict[str, Told] = {"questions": lambda row: count(row.questions)}
+    rates, changes = (
+        questions | {known.label(system): told(system) for system in systems} for told in (rate, change)
+    )
+    return sheet(rates, begun, head), sheet(changes, begun, head)
+
+
 def _asked(evaluations: list[Json]) -> tuple[dict[str, dict[Key, Json]], dict[Key, Json]]:
     """Questions by system, and of all; of what several were asked, the first one's outcome."""
     asked = {evaluation["system"]: trained(evaluation) for evaluation in evaluations}
@@ -96,7 +120,7 @@ def _row(name: Any, keys: set[Key], every: dict[str, dict[Key, Json]]) -> Row:
     cells = {}
     for system, questions in asked.items():
         hits = sum(map(right, questions.values()))
-        cells[system] = Cell(
+        cells[system] = Measured(
             rate=hits / len(questions) if questions else None,
             interval=wilson(hits, len(questions)),
             change=difference(common(base, questions)) if base and system != "base" else None,

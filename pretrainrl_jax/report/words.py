@@ -1,7 +1,7 @@
 """The outcome in words, computed from the numbers of a summary."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 
 from pretrainrl_jax.config import ObjectiveConfig
@@ -48,8 +48,7 @@ def reading(summary: Json, known: Systems) -> list[str]:
             f"Only the base model was evaluated; its accuracy here is {percent(accuracies['base'])}.",
             "Nothing was trained, so there is nothing to compare yet.",
         ]
-    ours = _recommended, _best, _against_baselines, _against_controls, _dpo
-    parts = (*ours, _beyond, _head, _forgetting, _time)
+    parts = (_best, _against_baselines, _against_controls, _dpo, _head, _forgetting, _time)
     return [
         *(f"{_capital(clause)}." for part in parts for clause in part(summary, known) if clause),
         "All of this is one seed, and accuracy is on the facts that were trained on: it measures what was "
@@ -94,29 +93,6 @@ def _compare(summary: Json, known: Systems, name: str, other: str, endings: Mapp
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def _recommended(summary: Json, known: Systems) -> Iterable[str]:
-    """What the recommended objective learned and forgot, beside the others."""
-    accuracies, rises = _accuracies(summary), forgetting(summary)
-    name = known.recommended(accuracies)
-    if name is None:
-        return
-    text = (
-        f"{known.words(name)}, what is recommended, answers {percent(accuracies[name])} of the trained facts"
-    )
-    if "base" in accuracies:
-        text += f", the base model {percent(accuracies['base'])}"
-    if name in rises:
-        text += f"; the loss on held-out text changed by {signed(rises[name])} nats a token"
-        others = [rise for other, rise in rises.items() if other != name]
-        text += f", with the other systems by {_range(others)}" if others else ""
-    yield text
-
-
-def _range(values: Sequence[float]) -> str:
-    low, high = signed(min(values)), signed(max(values))
-    return low if low == high else f"{low} to {high}"
 
 
 def _best(summary: Json, known: Systems) -> Iterable[str]:
@@ -209,26 +185,6 @@ def _dpo(summary: Json, known: Systems) -> Iterable[str]:
             yield _compare(summary, known, name, "base", dict.fromkeys((1, 0, -1), prob))
 
 
-def _beyond(summary: Json, known: Systems) -> Iterable[str]:
-    """What the most accurate trained system keeps in another wording, and on facts it was not taught."""
-    trained = {name: acc for name, acc in _accuracies(summary).items() if name != "base"}
-    name = max(trained, key=lambda n: trained[n])
-    best, base = summary["systems"][name], summary["systems"].get("base", {"groups": {}})
-    reworded = group_rate(best, "paraphrase")
-    if reworded is not None:
-        yield (
-            f"asked in a wording never trained on, {known.words(name)} answers {percent(reworded)} of the "
-            f"trained facts, against {percent(best['acc'])} in the trained wording"
-        )
-    groups = {"held_out": "facts never trained on", "held_out_head": "the most popular of those"}
-    rates = {words: [group_rate(system, g) for system in (base, best)] for g, words in groups.items()}
-    changes = [
-        f"{words} from {percent(a)} to {percent(b)}" for words, (a, b) in rates.items() if None not in (a, b)
-    ]
-    if changes:
-        yield f"accuracy from the base model to {known.words(name)}: {'; '.join(changes)}"
-
-
 def _head(summary: Json, known: Systems) -> Iterable[str]:
     """What the base model knows of the best-known facts beyond the run's, and what is left of that."""
     base = summary["systems"].get("base", {"groups": {}})
@@ -244,16 +200,13 @@ def _head(summary: Json, known: Systems) -> Iterable[str]:
     yield told + (f"; of those it answers are still answered: {', '.join(shares)}" if shares else "")
 
 
-def _without_text(summary: Json) -> str:
-    if all(system["text_nll"] is None for system in summary["systems"].values()):
-        return "no text was evaluated (evaluate.text names a file of it)"
-    return "the loss on held-out text is not known before and after"
-
-
 def _forgetting(summary: Json, known: Systems) -> Iterable[str]:
     rises = forgetting(summary)
     if not rises:
-        yield f"forgetting cannot be read: {_without_text(summary)}"
+        measured = any(system["text_nll"] is not None for system in summary["systems"].values())
+        why = "the loss on held-out text is not known before and after"
+        why = why if measured else "no text was evaluated (evaluate.text names a file of it)"
+        yield f"forgetting cannot be read: {why}"
         return
     base = summary["systems"]["base"]["text_nll"]
     each = ", ".join(f"{known.label(n)} {signed(rises[n])}" for n in sorted(rises, key=lambda n: rises[n]))
@@ -266,8 +219,8 @@ def _forgetting(summary: Json, known: Systems) -> Iterable[str]:
 
 
 def _time(summary: Json, known: Systems) -> Iterable[str]:
-    seconds = {name: s["device_seconds"] for name, s in summary["systems"].items() if name != "base"}
-    spent = {name: value for name, value in seconds.items() if value is not None}
+    seconds = {name: s["device_seconds"] for name, s in summary["systems"].items()}
+    spent = {name: value for name, value in seconds.items() if value is not None and name != "base"}
     if not spent:
         return
     ranked = sorted(spent, key=lambda name: spent[name])

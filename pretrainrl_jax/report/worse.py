@@ -6,7 +6,7 @@ from pretrainrl_jax.knowledge.intervals import Difference
 from pretrainrl_jax.report.formats import Json
 from pretrainrl_jax.report.outcomes import GROUPS, Pairs, common, difference, grouped, truth
 from pretrainrl_jax.report.summary import group_rate
-from pretrainrl_jax.report.tables import Row
+from pretrainrl_jax.report.tables import Row, part
 
 SHOWN = 10  # questions whose truth lost most probability
 
@@ -17,6 +17,11 @@ class Fall(NamedTuple):
     kind: str  # "questions", "popularity" or "category"
     name: Any  # as `tables.Row.name`
     change: Difference
+
+    @property
+    def words(self) -> str:
+        """Which questions they are."""
+        return str(self.name) if self.kind == "questions" else f"{self.kind} {part(self.name)}"
 
 
 class Worse(NamedTuple):
@@ -39,12 +44,7 @@ class Worse(NamedTuple):
 def worse(before: Json, after: Json, summary: Json, bins: list[Row], categories: list[Row]) -> Worse:
     """What a system does worse than the base model: groups, popularity bins, categories, text, questions.
 
-    Args:
-        before: the evaluation of the base model.
-        after: that of the system.
-        summary: of all systems.
-        bins: accuracy by popularity, of all systems.
-        categories: accuracy by category, of all systems.
+    From the evaluation of the base model, that of the system, and what is known of all systems.
     """
     old, new = grouped(before), grouped(after)
     pairs = {group: common(old[group], new[group]) for group in GROUPS}

@@ -78,5 +78,5 @@ def how(context: Context, model: str | None) -> Json:
 
 def show(records: dict[str, Json], tasks: Sequence[Task], known: Systems) -> None:
     """The systems side by side on these tasks."""
-    rows = ability(records, [task.name for task in tasks])
-    say(table(rows, known) if rows else "these tasks have no metric")
+    rows = ability(records, known, [task.name for task in tasks])
+    say(table(rows) if rows else "these tasks have no metric")

@@ -6,10 +6,9 @@ from pathlib import Path
 from pretrainrl_jax.atomic import write_text
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.report import page, preferences, selfimprove, summary, words
-from pretrainrl_jax.report.compare import comparison_table, write_comparison
+from pretrainrl_jax.report.compare import comparison_markdown, comparison_table, write_comparison
 from pretrainrl_jax.report.inputs import read_config
 from pretrainrl_jax.report.knowledge import words as knowledge
-from pretrainrl_jax.report.pull_request import comparison_markdown
 from pretrainrl_jax.report.signatures import signature_lines
 from pretrainrl_jax.stages.context import say
 

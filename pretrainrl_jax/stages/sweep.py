@@ -22,10 +22,9 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.model.mesh import check_batch
-from pretrainrl_jax.report.front import ALL, Row, front_table, save_front
 from pretrainrl_jax.report.page import write_report
 from pretrainrl_jax.report.summary import forgetting
-from pretrainrl_jax.report.sweep import chosen, differences, table
+from pretrainrl_jax.report.sweep import ALL, Row, chosen, differences, front_table, save_front, table
 from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.stages import anchor
 from pretrainrl_jax.stages.check import check_facts, check_text

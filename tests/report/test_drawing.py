@@ -11,7 +11,7 @@ def width(labels: list[str]) -> float:
         for label in labels:
             axes.plot([0, 1], [0, 1], label=label)
 
-    picture = base64.b64decode(chart(3.0, 3.0, "x", "y", draw).split(",")[1]).decode()
+    picture = base64.b64decode(chart((3.0, 3.0), "x", "y", draw).split(",")[1]).decode()
     found = re.search(r'<svg[^>]* width="([\d.]+)pt"', picture)
     assert found
     return float(found[1])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pretrainrl_jax.config import OBJECTIVES, AnchorTermConfig
 from pretrainrl_jax.report.drawing import canvas
-from pretrainrl_jax.report.front import Row, draw, estimate, front_table, on_front, save_front
+from pretrainrl_jax.report.sweep import Row, draw, estimate, front_table, on_front, save_front
 from pretrainrl_jax.report.systems import Systems
 
 KNOWN = Systems(OBJECTIVES | {"kept": replace(OBJECTIVES["ntp"], label="Kept", anchor=AnchorTermConfig(1.0))})

@@ -104,7 +104,7 @@ def test_a_model_that_was_not_trained(workdir: Path, capsys: pytest.CaptureFixtu
     report(workdir)
     said = capsys.readouterr().out
     assert "Does it know the difference? Most probable answers to facts" in said
-    assert "The model knows" in said
+    assert "The wrong answer that the model gives most often" in said
     assert "became right" not in said
 
 

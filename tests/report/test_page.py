@@ -233,20 +233,20 @@ def test_pictures_leave_no_global_state_behind() -> None:
     assert dict(matplotlib.rcParams) == before
 
 
-def test_labels_of_coinciding_points_do_not_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
-    placed: list[Any] = []
-    place = charts._place
+def test_points_that_coincide_are_all_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
 
-    def record(*given: Any) -> Any:
-        placed.append(place(*given))
-        return placed[-1]
+    named: list[list[str]] = []
+    legend = Figure.legend
 
-    monkeypatch.setattr(charts, "_place", record)
+    def record(self: Figure, handles: Any, labels: list[str], **how: Any) -> Any:
+        named.append(labels)
+        return legend(self, handles, labels, **how)
+
+    monkeypatch.setattr(Figure, "legend", record)
     names = ("base", "dpo", "ntp", "ntp_answer", "ntp_weighted", "pretrainrl")
     assert charts.tradeoff(summarise([evaluation(n, 0.3) for n in names], "d", "m"), KNOWN)
-    assert len(placed) == 6
-    overlaps = [(a, b) for i, a in enumerate(placed) for b in placed[:i] if a.fully_overlaps(b)]
-    assert not overlaps
+    assert named == [[KNOWN.label(name) for name in names]]
 
 
 def test_a_resumed_run_draws_each_step_once() -> None:

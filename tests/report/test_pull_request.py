@@ -9,8 +9,13 @@ from helpers.command_line import call, complaint
 from helpers.made_workdirs import EVIL, asked, change, parse, question, table, write, write_workdir
 from markdown_it import MarkdownIt
 
-from pretrainrl_jax.report.compare import Flips, comparison_table, measured_confidence, read_comparison
-from pretrainrl_jax.report.pull_request import comparison_markdown
+from pretrainrl_jax.knowledge.confidence import mcnemar
+from pretrainrl_jax.report.compare import (
+    comparison_markdown,
+    comparison_table,
+    measured_confidence,
+    read_comparison,
+)
 from pretrainrl_jax.stages.report import compare
 
 
@@ -47,9 +52,9 @@ def rows(text: str) -> list[list[list[str]]]:
 
 def test_mcnemar_by_hand() -> None:
     # 2 (C(8, 0) + C(8, 1)) / 2^8
-    assert Flips(7, 1).p == pytest.approx(18 / 256)
-    assert Flips(0, 0).p == Flips(3, 3).p == 1
-    assert Flips(0, 20).p == pytest.approx(2 / 2**20)
+    assert mcnemar(7, 1) == pytest.approx(18 / 256)
+    assert mcnemar(0, 0) == mcnemar(3, 3) == 1
+    assert mcnemar(0, 20) == pytest.approx(2 / 2**20)
 
 
 def test_confidence_by_hand() -> None:

@@ -92,9 +92,10 @@ def test_stages_in_the_order_of_a_run() -> None:
         },
     }
     section = stages(finished, KNOWN)
-    assert section is not None
-    assert section["heads"] == ["wall clock", "device time", "peak memory", "device", "ended, UTC", "notes"]
-    assert [(row["stage"], *row["cells"]) for row in section["rows"]] == [
+    assert section.heads == [
+        "stage", "wall clock", "device time", "peak memory", "device", "ended, UTC", "notes"
+    ]  # fmt: skip
+    assert [tuple(row) for row in section.texts()] == [
         ("pretrain", "12.3 s", "", "1.50 GiB", "1 x cpu", "2026-01-02 03:04:05", ""),
         ("train DPO alone", "1 h 2 min", "", "", "8 x H200", "", "taken over from beta-1/seed0"),
         ("train PretrainRL", "", "1 min 1 s", "", "", "", "updates skipped as not finite: 3"),
@@ -109,9 +110,9 @@ def test_an_old_workdir_recorded_little() -> None:
     section = stages(
         {"pretrain": {"device_seconds": 2.0}, "mine": {}, "evaluate/base": {"seconds": None}}, KNOWN
     )
-    assert section == {"heads": ["device time"], "rows": [{"stage": "pretrain", "cells": ["2.0 s"]}]}
-    assert stages({"mine": {}}, KNOWN) is None
-    assert stages({}, KNOWN) is None
+    assert (section.heads, section.texts()) == (["stage", "device time"], [["pretrain", "2.0 s"]])
+    assert stages({"mine": {}}, KNOWN).rows == []
+    assert stages({}, KNOWN).rows == []
     assert hardware({"mine": {}}, KNOWN) == "The hardware is not recorded; wall-clock times are not recorded."
 
 

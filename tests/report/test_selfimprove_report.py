@@ -22,7 +22,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.knowledge.intervals import wilson
 from pretrainrl_jax.report import selfimprove
 from pretrainrl_jax.report.bootstrap import ratio_interval
-from pretrainrl_jax.report.charts import save_chosen, smoothed_over
+from pretrainrl_jax.report.charts import by_kind, smoothed_over
 from pretrainrl_jax.report.inputs import read_inputs
 from pretrainrl_jax.report.page import write_report
 from pretrainrl_jax.stages.report import report
@@ -182,7 +182,6 @@ def test_a_page_of_nothing_else(workdir: Path, capsys: pytest.CaptureFixture[str
     times = table(tags, "method", "all steps")
     assert times[0] == ["online DPO", "3 min 0 s", "50.0", "15.0", "10.0", "25.0"]
     assert "Steps behind" not in tags.text
-    assert (workdir / "report" / "chosen.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_what_a_judge_on_a_server_prefers_is_shown(workdir: Path):
@@ -269,6 +268,6 @@ def test_the_window_of_a_running_mean_is_in_steps():
     assert smoothed_over(np.array([])) == 1
 
 
-def test_no_picture_without_a_choice(tmp_path: Path):
-    assert not save_chosen(tmp_path / "chosen.png", lines("next_token"), {"next_token": "next token"})
-    assert not (tmp_path / "chosen.png").exists()
+def test_no_picture_without_a_choice():
+    assert by_kind(lines("next_token"), "next_token", "chosen", "chosen") is None
+    assert by_kind(lines("online_dpo"), "online_dpo", "chosen", "chosen")

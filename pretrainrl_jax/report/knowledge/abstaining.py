@@ -72,20 +72,13 @@ def rubric(evaluation: Json) -> list[Json]:
         cost = number(float(penalty))
         if cost is None or len(opened) != len(closed) or not closed:
             continue
-        worth = [np.array([score([each], cost) for each in side], float) for side in (opened, closed)]
-        gap = worth[0] - worth[1]
-        rows.append(
-            {
-                "penalty": cost,
-                "questions": len(closed),
-                "open": estimate(np.mean, worth[0]),
-                "closed": estimate(np.mean, worth[1]),
-                "open_shares": outcomes(opened),
-                "closed_shares": outcomes(closed),
-                "gap": estimate(np.mean, gap),
-                "p": zero(gap),
-            }
-        )
+        row: Json = {"penalty": cost, "questions": len(closed)}
+        worth = {}
+        for name, side in (("open", opened), ("closed", closed)):
+            worth[name] = np.array([score([each], cost) for each in side], float)
+            row |= {name: estimate(np.mean, worth[name]), f"{name}_shares": outcomes(side)}
+        gap = worth["open"] - worth["closed"]
+        rows.append(row | {"gap": estimate(np.mean, gap), "p": zero(gap)})
     return sorted(rows, key=lambda row: row["penalty"])
 
 

@@ -21,12 +21,13 @@ def changes(before: Json, after: Json) -> Json:
     pairs = {group: common(old[group], new[group]) for group in GROUPS}
     told: Json = {
         "flips": {name: flips(pairs[name]) for name in SETS if pairs[name]},
-        "groups": {
-            group: {**apart._asdict(), **_intervals(asked)}
-            for group, asked in pairs.items()
-            if (apart := difference(asked))
-        },
+        "groups": {},
     }
+    for group, asked in pairs.items():
+        if apart := difference(asked):
+            told["groups"][group] = apart._asdict()
+            for when, side in zip(("before", "after"), zip(*asked, strict=True), strict=True):
+                told["groups"][group][f"{when}_interval"] = wilson(sum(map(right, side)), len(asked))
     if moved := states(pairs["trained"]):
         told["states"] = moved
     if others := suppressed(pairs["trained"]):
@@ -39,14 +40,6 @@ def flips(pairs: Pairs) -> Json:
     gained = sum(right(b) and not right(a) for a, b in pairs)
     lost = sum(right(a) and not right(b) for a, b in pairs)
     return {"questions": len(pairs), "gained": gained, "lost": lost, "p": mcnemar(gained, lost)}
-
-
-def _intervals(pairs: Pairs) -> Json:
-    hits = [sum(map(right, side)) for side in zip(*pairs, strict=True)]
-    return {
-        f"{when}_interval": wilson(count, len(pairs))
-        for when, count in zip(("before", "after"), hits, strict=True)
-    }
 
 
 def states(pairs: Pairs) -> Json | None:

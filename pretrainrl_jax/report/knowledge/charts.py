@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pretrainrl_jax.knowledge import confidence as measures
-from pretrainrl_jax.report.drawing import canvas, chart, data_address, error_bars, looks
+from pretrainrl_jax.report.drawing import Look, chart, error_bars, looks
 from pretrainrl_jax.report.formats import Json
 from pretrainrl_jax.report.knowledge.figures import columns, confident
 from pretrainrl_jax.report.systems import Systems
@@ -23,7 +23,8 @@ STATES = {
 }
 """The colour of each state of knowledge, and of the number on it: from right to wrong, then nothing."""
 
-LEAST = 0.055  # of a bar, below which a number would not fit
+LEAST = 5.5  # % of a bar, below which a number would not fit
+LABEL = 24  # characters of a system's name
 BINS = 10
 
 
@@ -32,41 +33,28 @@ def states(systems: Mapping[str, Json], which: str, known: Systems, title: str) 
     shares = {n: told[which]["states"] for n, told in systems.items() if "states" in told.get(which, {})}
     if not shares:
         return None
-    with canvas(5.4, 1.25 + 0.42 * len(shares)) as figure:
-        axes = figure.subplots()
-        axes.set_title(title, loc="left", fontweight="bold")
+    labels = [known.label(name) for name in shares]
+    short = [label if len(label) <= LABEL else f"{label[: LABEL - 1]}…" for label in labels]
+
+    def draw(axes: "Axes") -> None:
         left = np.zeros(len(shares))
         for state, (colour, ink) in STATES.items():
-            width = np.array([each[state]["value"] for each in shares.values()])
-            axes.barh(
-                range(len(shares)), 100 * width, left=100 * left, color=colour, label=state, height=0.72
-            )
+            width = 100 * np.array([each[state]["value"] for each in shares.values()])
+            axes.barh(range(len(shares)), width, left=left, color=colour, label=state, height=0.72)
             for place, (share, start) in enumerate(zip(width, left, strict=True)):
                 if share >= LEAST:
-                    middle = 100 * (start + share / 2)
-                    how: Any = {"ha": "center", "va": "center", "fontsize": 9.5, "color": ink}
-                    axes.text(middle, place, f"{100 * share:.0f}", **how)
+                    middle = start + share / 2
+                    axes.text(
+                        middle, place, f"{share:.0f}", ha="center", va="center", fontsize=9.5, color=ink
+                    )
             left += width
-        axes.set_yticks(range(len(shares)), [_short(known.label(name)) for name in shares])
+        axes.set_yticks(range(len(shares)), short)
         axes.invert_yaxis()
         axes.set_xlim(0, 100)
-        axes.set_xlabel("% of facts")
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
-        figure.legend(
-            *axes.get_legend_handles_labels(),
-            loc="outside lower center",
-            ncols=5,
-            fontsize=9.5,
-            handlelength=1.0,
-            columnspacing=1.0,
-            handletextpad=0.5,
-        )
-        return data_address(figure)
 
-
-def _short(label: str, most: int = 24) -> str:
-    return label if len(label) <= most else f"{label[: most - 1]}…"
+    return chart((5.4, 1.25 + 0.42 * len(shares)), "% of facts", "", draw, title, columns=5)
 
 
 def reliability(questions: Sequence[Json], title: str, colour: str) -> str | None:
@@ -74,25 +62,21 @@ def reliability(questions: Sequence[Json], title: str, colour: str) -> str | Non
     sure = confident(questions)
     if not sure:
         return None
-    lines: dict[str, tuple[tuple[np.ndarray, np.ndarray], dict[str, Any]]] = {}
-    lines["as it is"] = (columns(sure), {"color": colour, "marker": "o", "linestyle": "-"})
-    scaled = [question for question in sure if question.get("calibrated") is not None]
-    if scaled:
-        look: dict[str, Any] = {"color": "#222222", "marker": "s", "linestyle": (0, (3, 1.5))}
-        lines["after temperature"] = columns(scaled, "calibrated"), look
+    lines = {"as it is": (columns(sure), Look(colour, "o", "-"))}
+    if scaled := [question for question in sure if question.get("calibrated") is not None]:
+        lines["after temperature"] = columns(scaled, "calibrated"), Look("#222222", "s", (0, (3, 1.5)))
 
     def draw(axes: "Axes") -> None:
-        axes.set_title(title, loc="left", fontweight="bold")
         axes.plot([0, 100], [0, 100], color="#888888", linewidth=1, zorder=1)
         for shift, (label, (values, look)) in enumerate(lines.items()):
             bins = measures.reliability(*values, BINS)
             at, rate = (100 * np.array([getattr(b, key) for b in bins]) for key in ("confidence", "accuracy"))
             low, high = 100 * np.array([b.interval for b in bins]).T
             how: Any = {"markersize": 5, "linewidth": 1.5, "elinewidth": 0.9, "zorder": 3 - shift}
-            axes.errorbar(at, rate, error_bars(rate, low, high), **look, **how, label=label)
+            axes.errorbar(at, rate, error_bars(rate, low, high), **look._asdict(), **how, label=label)
         axes.set(xlim=(-2, 102), ylim=(-2, 102))
 
-    return chart(4.2, 4.2, "confidence, %", "right, %", draw)
+    return chart((4.2, 4.2), "confidence, %", "right, %", draw, title)
 
 
 def risk(evaluations: Mapping[str, Sequence[Json]], known: Systems) -> str | None:
@@ -106,7 +90,6 @@ def risk(evaluations: Mapping[str, Sequence[Json]], known: Systems) -> str | Non
     styles = looks(list(evaluations), known)
 
     def draw(axes: "Axes") -> None:
-        axes.set_title("Mistakes by how much is answered", loc="left", fontweight="bold")
         for name, (coverage, mistakes) in curves.items():
             kept = np.unique(np.linspace(0, len(coverage) - 1, 400).astype(int))  # what a screen can show
             look = styles[name]
@@ -116,4 +99,5 @@ def risk(evaluations: Mapping[str, Sequence[Json]], known: Systems) -> str | Non
             )
         axes.set(xlim=(0, 102), ylim=(-2, 102))
 
-    return chart(4.2, 4.2, "answered, % of facts", "wrong of these, %", draw, columns=2)
+    title = "Mistakes by how much is answered"
+    return chart((4.2, 4.2), "answered, % of facts", "wrong of these, %", draw, title, columns=2)

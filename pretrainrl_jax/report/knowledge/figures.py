@@ -58,24 +58,19 @@ def of_questions(questions: Sequence[Json], asked: Json) -> Json:
 
 def probabilities(questions: Sequence[Json]) -> Json:
     """The truth's probability and rank, the strongest falsehood's probability, and how far they are apart."""
-    truths = [p for q in questions if (p := truth(q)) is not None]
     ranks = [int(rank) for q in questions if (rank := number(q.get("rank"))) is not None]
-    both = [(p, number(q.get("p_falsehood"))) for q in questions if (p := truth(q)) is not None]
-    apart = [nats for q in questions if (nats := _margin(q)) is not None]
+    pairs = [(truth(q), number(q.get("p_falsehood"))) for q in questions]
+    both = [(true, false or 0.0) for true, false in pairs if true is not None]
+    margins = [margin({"p_aliases": true, "p_falsehood": false}) for true, false in pairs]
     return {
-        "p_truth": estimate(np.mean, truths),
+        "p_truth": estimate(np.mean, [true for true, _ in both]),
         "first": share([rank == 1 for rank in ranks], len(questions)),
         "among": share([True] * len(ranks), len(questions)),
         "rank": float(np.median(ranks)) if ranks else None,
-        "p_falsehood": estimate(np.mean, [false or 0.0 for _, false in both]),
-        "margin": estimate(np.median, apart),
-        "above": share([true > (false or 0.0) for true, false in both]),
+        "p_falsehood": estimate(np.mean, [false for _, false in both]),
+        "margin": estimate(np.median, [nats for nats in margins if nats is not None]),
+        "above": share([true > false for true, false in both]),
     }
-
-
-def _margin(question: Json) -> float | None:
-    true, false = truth(question), number(question.get("p_falsehood"))
-    return margin({"p_aliases": true, "p_falsehood": false})
 
 
 def confident(questions: Sequence[Json]) -> list[Json]:

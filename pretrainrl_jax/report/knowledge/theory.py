@@ -1,99 +1,90 @@
 """The lower bounds of the theory beside the measured error, from "theory" in an evaluation."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from pretrainrl_jax.report.columns import Cell, sheet
+from pretrainrl_jax.report.columns import Cell, Told, at, count, in_percent, sheet
 from pretrainrl_jax.report.formats import Json, brief, number, percent, signed
-from pretrainrl_jax.report.knowledge.cells import NOTHING, count
+from pretrainrl_jax.report.knowledge.tables import by_system
 
-Row = tuple[Cell, Json]
 SHOWN = 10  # categories
 
 
-def _share(key: str) -> Callable[[Row], Cell]:
-    def cell(row: Row) -> Cell:
-        value = number(row[1].get(key))
-        return NOTHING if value is None else Cell(signed(100 * value, 1).removeprefix("+"))
-
-    return cell
+def _percent(value: object) -> str:
+    known = number(value)
+    return "" if known is None else signed(100 * known, 1).removeprefix("+")
 
 
-def _said(row: Row) -> Cell:
+def _doubled(value: object) -> Cell | str:
+    known = number(value)
+    return "" if known is None else Cell(in_percent(2 * known), f"2 × {in_percent(known)}")
+
+
+def _plain(value: object) -> str:
+    known = number(value)
+    return "" if known is None else f"{known:.3g}"
+
+
+def _said(told: Json) -> Cell | str:
     """What a bound says, in words."""
-    told = row[1]
     if told.get("told_more"):
-        return Cell("no theorem here: it learned from other texts, too")
+        return "no theorem here: it learned from other texts, too"
     if told.get("vacuous"):
-        return Cell("nothing: it is not above 0")
+        return "nothing: it is not above 0"
     if told.get("holds") is False:
         return Cell("it is above the error: these numbers contradict each other", tone="wrong")
-    return Cell("at least so much error, as measured")
+    return "at least so much error, as measured"
 
 
-IIV: dict[str, Callable[[Any], Cell]] = {
-    "questions": lambda row: count(number(row[1].get("questions"))),
-    "error, %": _share("error"),
-    "bound, %": _share("bound"),
-    "= 2 × misclassified": lambda row: _doubled(row[1]),
-    "− valid / errors": _share("size_term"),
-    "− δ": _share("delta"),
+IIV: dict[str, Told] = {
+    "questions": at(count, "questions"),
+    "error, %": at(_percent, "error"),
+    "bound, %": at(_percent, "bound"),
+    "= 2 × misclassified": at(_doubled, "err_iiv"),
+    "− valid / errors": at(_percent, "size_term"),
+    "− δ": at(_percent, "delta"),
     "it says": _said,
 }
-SINGLETON: dict[str, Callable[[Any], Cell]] = {
-    "error, %": _share("error"),
-    "bound, %": _share("bound"),
-    "= singleton rate": _share("singleton_rate"),
-    "− 2 / errors": _share("size_term"),
-    "− (35 + 6 ln N) / √N": _share("sample_term"),
-    "− δ": _share("delta"),
+SINGLETON: dict[str, Told] = {
+    "error, %": at(_percent, "error"),
+    "bound, %": at(_percent, "bound"),
+    "= singleton rate": at(_percent, "singleton_rate"),
+    "− 2 / errors": at(_percent, "size_term"),
+    "− (35 + 6 ln N) / √N": at(_percent, "sample_term"),
+    "− δ": at(_percent, "delta"),
     "it says": _said,
 }
-DETAILS: dict[str, Callable[[Any], Cell]] = {
-    "threshold": lambda row: _plain(row[1], "threshold"),
-    "true answers missed": _share("gold_missed"),
-    "errors taken": _share("errors_taken"),
-    "misclassified": _share("err_iiv"),
-    "at most": _share("err_iiv_most"),
-    "above it: model": _share("p_hat_above"),
-    "above it: data": _share("p_above"),
-    "error on known answers": _share("error_known"),
-    "mass on unknown ones": _share("outside"),
-    "bound on the known": _share("bound_known"),
+DETAILS = {
+    "threshold": at(_plain, "threshold"),
+    "true answers missed": at(_percent, "gold_missed"),
+    "errors taken": at(_percent, "errors_taken"),
+    "misclassified": at(_percent, "err_iiv"),
+    "at most": at(_percent, "err_iiv_most"),
+    "above it: model": at(_percent, "p_hat_above"),
+    "above it: data": at(_percent, "p_above"),
+    "error on known answers": at(_percent, "error_known"),
+    "mass on unknown ones": at(_percent, "outside"),
+    "bound on the known": at(_percent, "bound_known"),
 }
-
-
-def _doubled(told: Json) -> Cell:
-    value = number(told.get("err_iiv"))
-    return NOTHING if value is None else Cell(percent(2 * value, ""), f"2 × {percent(value, '')}")
-
-
-def _plain(told: Json, key: str) -> Cell:
-    value = number(told.get(key))
-    return NOTHING if value is None else Cell(f"{value:.3g}")
 
 
 def section(theories: Mapping[str, Json], head: Callable[[str], Cell], after: str) -> Json | None:
     """The tables of the bounds, what was counted in the training text, and what it all assumes.
 
     Args:
-        theories: "theory" by system, of those that have one.
+        theories: "theory" by system.
         head: a system's name as the beginning of a row.
         after: the system whose categories are shown.
     """
     theories = {name: told for name, told in theories.items() if told}
     if not theories:
         return None
-    iiv = [(head(name), told["iiv"]) for name, told in theories.items() if told.get("iiv")]
-    singleton = [(head(name), told["singleton"]) for name, told in theories.items() if told.get("singleton")]
     shown = theories.get(after) or next(iter(theories.values()))
-    categories = [(Cell(str(each.get("category"))), each) for each in (shown.get("categories") or ())[:SHOWN]]
-    system = {"system": lambda row: row[0]}
+    categories = [(str(each.get("category")), each) for each in (shown.get("categories") or ())[:SHOWN]]
     return {
-        "iiv": sheet(system | IIV, iiv),
-        "details": sheet(system | DETAILS, iiv),
-        "singleton": sheet(system | SINGLETON, singleton),
-        "categories": sheet({"category": lambda row: row[0]} | IIV, categories),
+        "iiv": by_system(IIV, theories, head, "iiv"),
+        "details": by_system(DETAILS, theories, head, "iiv"),
+        "singleton": by_system(SINGLETON, theories, head, "singleton"),
+        "categories": sheet(IIV, categories, "category"),
         "counts": counts(next((t["statements"] for t in theories.values() if t.get("statements")), None)),
         "left_out": max(int(number(told.get("without_errors")) or 0) for told in theories.values()),
         "notes": notes(theories, lambda name: head(name).text),
@@ -103,14 +94,13 @@ def section(theories: Mapping[str, Json], head: Callable[[str], Cell], after: st
 def notes(theories: Mapping[str, Json], label: Callable[[str], str]) -> list[str]:
     """What the bounds assume, each sentence once; before it the systems it is about, where not all."""
     about: dict[str, list[str]] = {}
-    sentences = []
     for name, told in theories.items():
         for note in told.get("notes") or ():
             about.setdefault(str(note), []).append(label(name))
-    for note, names in about.items():
-        systems = "" if len(names) == len(theories) else f"{', '.join(names)}: "
-        sentences.append(f"{systems}{note}")
-    return sentences
+    return [
+        note if len(names) == len(theories) else f"{', '.join(names)}: {note}"
+        for note, names in about.items()
+    ]
 
 
 def counts(statements: Json | None) -> list[tuple[str, str]]:

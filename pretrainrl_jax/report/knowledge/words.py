@@ -3,8 +3,7 @@
 from collections.abc import Iterable
 
 from pretrainrl_jax.report.columns import grid, plain
-from pretrainrl_jax.report.formats import Json, decimals, percent, signed, span
-from pretrainrl_jax.report.knowledge.tables import way
+from pretrainrl_jax.report.formats import Json, decimals, percent, signed
 from pretrainrl_jax.report.summary import noun, pair
 from pretrainrl_jax.report.systems import Systems
 
@@ -32,29 +31,18 @@ def table(summary: Json, known: Systems) -> str:
 
 
 def reading(summary: Json, known: Systems) -> list[str]:
-    """What the base model and the method know, believe falsely, can tell apart, and what training changed."""
+    """What no table says of the base model and the method: their commonest mistake, and what training did."""
     told: dict[str, Json] = {}
     for name in filter(None, pair(summary, known)):
         own = summary["systems"][name].get("knowledge", {})
         if "states" in own.get("trained", {}):
             alone = set(summary["systems"]) == {"base"}
             told["the model" if alone else known.words(name)] = own
-    parts = (_knows(told, noun(summary)), _believes(told), _tells(told), _changed(told))
-    return [f"{clause[:1].upper()}{clause[1:]}." for clauses in parts for clause in clauses]
-
-
-def _knows(told: dict[str, Json], facts: str) -> Iterable[str]:
-    each = []
-    for name, own in told.items():
-        knows, misled = (own["trained"]["states"][state] for state in ("knows", "misled"))
-        known = f"{name} knows {_rate(knows)} of the {knows['questions']:,} {facts}"
-        each.append(f"{known} and is sure of a wrong answer to {_rate(misled)}")
-    if each:
-        yield "; ".join(each)
-
-
-def _rate(estimate: Json) -> str:
-    return f"{percent(estimate['value'])} ({span(estimate['interval'])})"
+    return [
+        f"{clause[:1].upper()}{clause[1:]}."
+        for clauses in (_believes(told), _changed(told))
+        for clause in clauses
+    ]
 
 
 def _believes(told: dict[str, Json]) -> Iterable[str]:
@@ -65,22 +53,6 @@ def _believes(told: dict[str, Json]) -> Iterable[str]:
                 f"the wrong answer that {name} gives most often is “{each['answer']}”: to {each['said']:,} "
                 f"questions, and it is {times}"
             )
-
-
-def _tells(told: dict[str, Json]) -> Iterable[str]:
-    each = []
-    for name, own in told.items():
-        tells = own["trained"]["confidence"]
-        gap = tells["mean"] - (tells["accuracy"]["value"] or 0.0)
-        how = "overconfident" if gap > 0 else "underconfident"
-        between = way(tells)
-        way_there = f"{percent(between)} of the way from a random order of its answers to the best one"
-        each.append(
-            f"{name} is {how} by {abs(100 * gap):.1f} points on average (ECE {decimals(tells['ece'], 3)})"
-            + ("" if between is None else f", and goes {way_there}")
-        )
-    if each:
-        yield f"how sure it is: {'; '.join(each)}"
 
 
 def _changed(told: dict[str, Json]) -> Iterable[str]:
