@@ -110,9 +110,11 @@ def test_links_of_the_readme_lead_somewhere():
 
 
 def test_ci_runs_the_commands_of_the_readme():
-    ran = (ROOT / ".ci" / "run").read_text().replace(" -q", "")
-    for command in ("pip install -e .\n", "pip install -e '.[test]'\n", "\npytest\n", " ".join(MAIN)):
-        assert command in ran
+    text = (ROOT / ".ci" / "run").read_text().replace(" -q", "")
+    lines = [line.strip() for line in text.splitlines()]
+    for command in ("pip install -e .", "pip install -e '.[test]'", "pytest"):
+        assert command in lines
+    assert any(line.startswith(" ".join(MAIN)) for line in lines)
     shown = [" ".join(command) for block in SHELL if block.page == "README.md" for command in block.commands]
     assert shown == ["pip install -e .", " ".join(MAIN), "pip install -e .[test]", "pytest"]
 

@@ -71,8 +71,9 @@ def run(folder: Path) -> Callable[..., Ran]:
     def run(verb: str, *words: str, **environment: str) -> Ran:
         (folder / "calls").write_text("")
         given = {"PATH": f"{folder}/bin:/usr/bin:/bin", "STAND_IN": str(folder), "HOME": str(folder)}
-        script = "import sys; sys.path.insert(0, sys.argv.pop(1)); import tpu; tpu.SECONDS = 0.05; "
-        script += "sys.exit(tpu.main())"
+        # Tests that run in the background of a shell ignore Ctrl-C, and what they start would, too.
+        script = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        script += "sys.path.insert(0, sys.argv.pop(1)); import tpu; tpu.SECONDS = 0.05; sys.exit(tpu.main())"
         done = subprocess.run(
             [sys.executable, "-c", script, str(SCRIPT.parent), verb, *WHERE, *words],
             env=given | environment, capture_output=True, text=True, timeout=60, cwd=ROOT,
