@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 
 from pretrainrl_jax.decoding import constraints
 from pretrainrl_jax.decoding.answers import Answer, read_answer
-from pretrainrl_jax.decoding.decode import decode
+from pretrainrl_jax.decoding.decode import Beams, decode
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.trees.templates import encode_continuations
@@ -100,7 +100,7 @@ def answers_among(
     prompts: Sequence[str],
     kinds: Sequence[str],
     known: Known,
-    **search: Any,
+    **search: Unpack[Beams],
 ) -> list[list[Answer]]:
     """Each prompt's answers among those of its kind, the most probable one first.
 
@@ -111,8 +111,11 @@ def answers_among(
     """
     numbers = [known.starts[asked] for asked in zip(kinds, prompts, strict=True)]
     encoded = [tokenizer.start + ids for ids in tokenizer.encode_all(prompts)]
-    rule: Any = {"constraint": known.trie, "starts": numbers, "max_new_tokens": known.longest + 1}
-    decoded = decode(model, params, encoded, known.trie.terminators, **rule, **search)
+    longest = known.longest + 1  # with a terminator
+    decoded = decode(
+        model, params, encoded, known.trie.terminators,
+        max_new_tokens=longest, constraint=known.trie, starts=numbers, **search,
+    )  # fmt: skip
     answers = [
         [replace(read_answer(tokenizer, beam), text=known.texts[number][beam.tokens]) for beam in of_prompt]
         for number, of_prompt in zip(numbers, decoded, strict=True)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import jax
 import numpy as np
@@ -25,6 +25,34 @@ SMALLEST_BUCKET = 16  # prompts are padded to 16, 32, 64, …: a few compilation
 def bucket(length: int, shortest: int = SMALLEST_BUCKET) -> int:
     """The padded length of a prompt of `length` tokens: the next power of two, `shortest` at least."""
     return max(shortest, 1 << (length - 1).bit_length())
+
+
+class Beams(TypedDict):
+    """What `decode` is given by those that put texts into tokens for it and know how long answers are."""
+
+    beams: int
+    batch: int
+    advance: NotRequired[Callable[[int], None]]
+
+
+class Search(Beams):
+    """What `decode` is given by those that put texts into tokens for it."""
+
+    max_new_tokens: int
+
+
+class Drawing(TypedDict):
+    """What `sample_batch` is given by those that draw from all tokens (no top_k)."""
+
+    samples: int
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+    batch: int
+    numbers: NotRequired[Sequence[int]]
+    shortest: NotRequired[int]
+    advance: NotRequired[Callable[[int], None]]
 
 
 def decode(

@@ -1,11 +1,11 @@
 """Rollouts: what a model writes after a prefix, up to a number of tokens or the end that it gives itself."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, Unpack
 
 import numpy as np
 
-from pretrainrl_jax.decoding.decode import sample_batch
+from pretrainrl_jax.decoding.decode import Drawing, sample_batch
 from pretrainrl_jax.decoding.decoded import Decoded
 from pretrainrl_jax.model.decoder import Model, Params
 
@@ -18,7 +18,11 @@ class Rollout(NamedTuple):
 
 
 def sample_rollouts(
-    model: Model, params: Params, prefixes: Sequence[Sequence[int]], eos: Sequence[int], **drawing: Any
+    model: Model,
+    params: Params,
+    prefixes: Sequence[Sequence[int]],
+    eos: Sequence[int],
+    **drawing: Unpack[Drawing],
 ) -> list[list[Rollout]]:
     """Rollouts of each prefix, which is computed once for all of its own.
 

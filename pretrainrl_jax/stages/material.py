@@ -73,9 +73,8 @@ def material(context: Context) -> Material:
 def mine(context: Context) -> None:
     """Trees with references, of mined falsehoods or of the file's pairs, with what they were made with."""
     began = time.perf_counter()
-    base, of = context.load(BASE), material(context)
-    made, stamp = of.make_trees(context, base), of.made_with(context, base)
-    folder = context.workdir / "mined"
+    made = material(context).make_trees(context, context.load(BASE))
+    folder, stamp = context.workdir / "mined", STAMP | {"made_with": made.made_with}
 
     def write() -> None:
         write_trees(folder / "trees.array_record", made.trees)
@@ -83,7 +82,7 @@ def mine(context: Context) -> None:
         held_out.unlink(missing_ok=True)
         if made.held_out:
             write_trees(held_out, made.held_out)
-        write_json(folder / "fingerprint.json", STAMP | {"made_with": stamp, "probes": probes(made.trees)})
+        write_json(folder / "fingerprint.json", stamp | {"probes": probes(made.trees)})
         write_json(folder / "statistics.json", made.statistics)
 
     run_on_process_0(write, "writing what was mined")

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,6 +55,7 @@ class Mined(NamedTuple):
     trees: list[AnswerTree]
     statistics: dict[str, Any]
     notes: dict[str, Any]  # of these what is noted of the stage
+    made_with: Mapping[str, Any] = MappingProxyType({})  # short digests of all that they depend on
     said: Sequence[str] = ()
     held_out: Sequence[AnswerTree] = ()  # which are not trained
 
@@ -63,7 +65,8 @@ def mine_facts(context: Context, base: Loaded) -> Mined:
     facts = context.asked(context.trained)
     mined = mine_negatives(context, base, base, facts, context.parts("mine"))
     signatures = [f"! mine: {signature.line}" for signature in of_mining(mined.statistics)]
-    return mined._replace(said=[*(f"mine: {line}" for line in lines(mined.statistics)), *signatures])
+    said = [*(f"mine: {line}" for line in lines(mined.statistics)), *signatures]
+    return mined._replace(said=said, made_with=made_with(context, base))
 
 
 def made_with(context: Context, base: Loaded) -> dict[str, Any]:

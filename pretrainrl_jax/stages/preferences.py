@@ -46,7 +46,8 @@ def score_pairs(context: Context, base: Loaded) -> Mined:
             parts, of = context.parts("mine") / name, [stamp, digest(built.trees)]
             scores = score(context, base, built.trees, parts, of, f"mine/{name}/reference", "trees")
             scored[name] = with_references(built.trees, scores)
-    return Mined(scored[TRAINED], described, {"pairs": described["pairs"]}, held_out=scored.get(HELD_OUT, []))
+    notes = {"pairs": described["pairs"]}
+    return Mined(scored[TRAINED], described, notes, stamp, held_out=scored.get(HELD_OUT, []))
 
 
 def score(
