@@ -82,7 +82,7 @@ def trees_of(both: Twins, texts: list[list[str]]) -> list[AnswerTree]:
 class Theirs:
     """TRL's trainer, and its update on all pairs of some questions."""
 
-    def __init__(self, both: Twins, texts: list[list[str]], folder: str) -> None:
+    def __init__(self, both: Twins, texts: list[list[str]], folder: str, recompute: bool = False) -> None:
         import datasets
         from trl import DPOConfig, DPOTrainer
 
@@ -93,8 +93,8 @@ class Theirs:
         ]
         settings = DPOConfig(
             output_dir=folder, loss_type=["sigmoid", "sft"], beta=BETA, precompute_ref_log_probs=True,
-            per_device_train_batch_size=len(pairs), gradient_checkpointing=False, bf16=False, use_cpu=True,
-            report_to="none", disable_tqdm=True, learning_rate=1e-5,
+            per_device_train_batch_size=len(pairs), gradient_checkpointing=recompute, bf16=False,
+            use_cpu=True, report_to="none", disable_tqdm=True, learning_rate=1e-5,
         )  # fmt: skip
         datasets.disable_progress_bars()
         self.trainer = DPOTrainer(
@@ -102,6 +102,8 @@ class Theirs:
             train_dataset=datasets.Dataset.from_list(pairs),
         )  # fmt: skip
         self.pairs = next(iter(self.trainer.get_train_dataloader()))
+        if recompute:
+            self.trainer.model.gradient_checkpointing_enable()  # as its loop does, which is not run
         self.optimizer = self.trainer.create_optimizer()
 
     def loss(self) -> torch.Tensor:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import resident
 from flax import nnx
 from tunix.models.qwen3 import model as qwen3
 from tunix.models.qwen3 import params as weights
@@ -48,11 +49,15 @@ def trainer_of(given: dict[str, Any]) -> DPOTrainer:
 
 
 def main() -> None:
-    """Answer each line on the input with the seconds and the loss of an update."""
+    """Answer each line on the input with the seconds and the loss of an update.
+
+    And with its peak of resident memory, MiB beyond what there was before the model.
+    """
     with open(sys.argv[1]) as file:
         given = json.load(file)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed
+    before = resident.now()
     trainer = trainer_of(given)
     prompt, prompt_mask = padded(given["prompts"], left=True)
     chosen, chosen_mask = padded(given["chosen"], left=False)
@@ -63,12 +68,19 @@ def main() -> None:
     )
     pairs = TrainingInput(prompt, prompt_mask, chosen, chosen_mask, rejected, rejected_mask)
     step, _ = trainer.jit_train_and_eval_step()
-    for _ in sys.stdin:
-        began = time.perf_counter()
+
+    def update() -> float:
         example = trainer._prepare_inputs(pairs)  # the references, as its loop computes them each time
         loss, *_ = step(example)
         jax.block_until_ready(nnx.state(trainer.model))
-        answers.write(json.dumps({"seconds": time.perf_counter() - began, "loss": float(loss)}) + "\n")
+        return float(loss)
+
+    losses: list[float] = []
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        peak = resident.peak(lambda: losses.append(update()))
+        seconds = time.perf_counter() - began
+        answers.write(json.dumps({"seconds": seconds, "loss": losses[-1], "peak": peak - before}) + "\n")
         answers.flush()
 
 
