@@ -58,7 +58,7 @@ def of_update(system: str, options: argparse.Namespace) -> float:
             return theirs.update()["peak"]
         update: Callable[[], Any]
         if system in TRL:
-            update = Theirs(both._replace(model=None, params=None), texts, folder, TRL[system]).update
+            update = Theirs(both, texts, folder, TRL[system]).update
         else:
             batch, _ = rows_of(trees_of(both, texts), options.row_length)
             update = partial(Ours(both, "token").update, batch)
