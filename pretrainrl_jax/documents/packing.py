@@ -33,6 +33,7 @@ class Blocks:
         self._row_length, self._rows, self._seed = row_length, rows, seed
         # Any row fits: a tree has an input token at least, and each of these predicts one target.
         self._capacity = rounded(row_length, row_length, row_length, row_length, 0)
+        self._most = rows * max(1, BLOCK // rows)  # rows of a block
         self._trees: list[AnswerTree] = []  # read, and in no block yet
         self._marks: list[tuple[int, dict[str, Any]]] = []  # at which of them the stream stood where
         self._skip = self._number = 0  # trees to leave out, which were in earlier blocks; the next block
@@ -51,9 +52,8 @@ class Blocks:
 
     def next(self) -> PlannedRows | None:
         """The next block, or None where the stream has ended. Raises InputError as `Stream.make`."""
-        most = self._rows * max(1, BLOCK // self._rows)
-        while sum(tree.inputs for tree in self._trees) <= most * self._row_length and not self._stream.ended:
-            self._read()
+        self.read_ahead(1.0)
+        most = self._most
         rows = plan([tree.inputs for tree in self._trees], self._row_length)
         # Rows are listed as they are opened: what comes before the first tree of a row too many stays.
         end = rows[most][0] if len(rows) > most else len(self._trees)
@@ -70,6 +70,12 @@ class Blocks:
         if not self._trees:
             self._marks = []
         return block
+
+    def read_ahead(self, share: float) -> None:
+        """Read so much of the next block, up to 1: its cost is spread over the batches before it."""
+        wanted = share * self._most * self._row_length
+        while sum(tree.inputs for tree in self._trees) <= wanted and not self._stream.ended:
+            self._read()
 
     def _read(self) -> None:
         self._marks.append((len(self._trees) - self._skip, self._stream.state))

@@ -204,6 +204,8 @@ class StreamFeed:
         if len(self._named) > NAMED:
             self._named.popitem(last=False)
         self._batch += 1
+        if self._steps - self.row // self._rows > block.batches - self._batch:  # another block follows
+            self._blocks.read_ahead(self._batch / block.batches)  # while the device is at work
         return batch
 
     def _current(self) -> PlannedRows | None:

@@ -90,3 +90,16 @@ def test_batches_go_on_from_any_state(tokenizer: Tokenizer, epochs: int) -> None
 def test_batches_are_counted_as_they_come(tokenizer: Tokenizer) -> None:
     assert count_batches(blocks(tokenizer)) == len(batches_of(feed(tokenizer)))
     assert len(batches_of(feed(tokenizer, 3))) == 3
+
+
+def test_a_block_is_read_beside_the_batches_before_it(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not all at once where the one before is over, while the devices wait."""
+    read, reads = Blocks._read, []
+    monkeypatch.setattr(Blocks, "_read", lambda self: (reads.append(1), read(self)))
+    source, counts = feed(tokenizer, 40, epochs=0), []
+    for _ in source:
+        counts.append(len(reads))
+        reads.clear()
+    of_block = sum(counts[3:39]) / 12  # three batches each, the first before any batch
+    assert max(counts[1:]) <= np.ceil(of_block / 3) + 1
+    assert sum(counts[39:]) == 0  # nothing for a block that never comes
