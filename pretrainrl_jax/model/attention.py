@@ -1,32 +1,37 @@
 """Attention over answer trees: who may look at whom, and the one place where a kernel is chosen."""
 
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax.ad_checkpoint import checkpoint_name
 
+from pretrainrl_jax.model import splash
 from pretrainrl_jax.model.mesh import ONE_DEVICE, Layout, row_shards
 from pretrainrl_jax.model.shape import LinearScaling, ModelShape, RopeScaling
+from pretrainrl_jax.model.splash import MIXED
 
 Kernel = Literal["xla", "cudnn", "splash"]
-MIXED = "mixed"  # the name of what attention gives, for `layers.KEPT`
 MASKED = -1e30  # finite, so that a row of padding (nothing visible) gives numbers and no NaN
 CUDNN_MAX_HEAD_DIM = 128  # of a head, on every GPU that has cuDNN's flash attention
 CUDNN_TILE = 128  # tokens; gradients of lengths that leave a tile part empty were NaN in several versions
-SPLASH_MIN_TIME = 1024  # tokens of a row; the scores of a shorter one are small, and XLA's kernel takes it
-# Tokens of queries, and of keys, that splash attention takes at a time: the largest that divides a row.
-# Scores of 512 x 512 in float32 are 1 MiB of the 16 MiB of VMEM that a kernel may take by default.
-SPLASH_BLOCKS = (512, 384, 256, 128)
-SPLASH_HEAD_DIM = 64  # a head is a multiple of it: half a vector register's lanes; smaller ones are not tried
 
 
-class TreeRows(NamedTuple):
+@struct.dataclass
+class TreeRows:
     """Who sees whom in packed rows, as `tree_mask` says: what a mask is derived from, where one is needed."""
 
     tree_id: jax.Array  # int32 [rows, time], 0 is padding
-    branch_id: jax.Array | None  # int32 [rows, time], 0 is the prefix; None: every tree is one sequence
+    branch_id: jax.Array | None = None  # int32 [rows, time], 0 is the prefix; None: each tree is one sequence
+    # Tokens of a branch, at most; None: of a row.
+    longest: int | None = struct.field(pytree_node=False, default=None)
+
+    @property
+    def mask(self) -> jax.Array:
+        """bool [rows, time, time]."""
+        return tree_mask(self.tree_id, self.branch_id)
 
 
 Visible = jax.Array | TreeRows  # a mask, bool [batch, time, time], is the other way to say it
@@ -58,8 +63,8 @@ def for_kernel(
     """What `attend` is to be told of the new tokens: a mask, or rows as they are where splash takes them."""
     if not isinstance(visible, TreeRows):
         return visible
-    splash = kernel == "splash" and can_use_splash(visible, shape, layout, cached=cached)
-    return visible if splash else tree_mask(*visible)
+    takes = kernel == "splash" and can_use_splash(visible, shape, layout, cached=cached)
+    return visible if takes else visible.mask
 
 
 def attend(
@@ -88,7 +93,8 @@ def attend(
         something are the same from either kernel, but for rounding; those that see nothing are finite.
     """
     if isinstance(rows := sources[-1][2], TreeRows):
-        return _attend_splash(queries, *sources[-1][:2], rows.tree_id, scale, layout)
+        longest = rows.longest or queries.shape[1]
+        return splash.attend(queries, *sources[-1][:2], rows.tree_id, rows.branch_id, longest, scale, layout)
     lengths = [queries.shape[1], *(keys.shape[-3] for keys, _, _ in sources)]
     if kernel == "cudnn" and can_use_cudnn(queries.dtype, queries.shape[-1], lengths):
         fused = _attend_fused(queries, *sources[0], scale=scale, implementation="cudnn")
@@ -129,85 +135,19 @@ def can_use_cudnn(dtype: Any, head_dim: int, lengths: list[int]) -> bool:
 def can_use_splash(rows: TreeRows, shape: ModelShape, layout: Layout, *, cached: bool) -> bool:
     """Whether splash attention computes such attention, and its gradients, and is worth it.
 
-    It masks by order and by sequence, so that a tree's branches are not for it; nor are windows, since layers
-    are scanned and theirs is traced; nor earlier tokens, if there are some (`cached`). Each device computes
-    its own rows and heads, whole. On a CPU it is interpreted, slowly: tests alone ask for that
-    (`platforms.kernel_for`).
+    Windows are not for it, since layers are scanned and theirs is traced; nor are earlier tokens, if there
+    are some (`cached`). Each device computes its own rows and heads, whole. On a CPU it is interpreted,
+    slowly: tests alone ask for that (`platforms.kernel_for`).
     """
     (count, time), rules = rows.tree_id.shape, layout.rules
     return (
-        rows.branch_id is None
-        and not cached
-        and splash_suits(shape, time)
+        not cached
+        and splash.suits(shape, time)
         and layout.platform in ("tpu", "cpu")
         and count % row_shards(layout.mesh) == 0
         and rules.heads == rules.kv_heads  # a group of queries lies where its keys lie
         and rules.head is None
     )
-
-
-def splash_suits(shape: ModelShape, time: int) -> bool:
-    """Whether splash attention takes a model's rows of so many tokens, where every tree is one sequence."""
-    return (
-        not any(shape.windows)
-        and time >= SPLASH_MIN_TIME
-        and time % SPLASH_BLOCKS[-1] == 0
-        and shape.head_dim % SPLASH_HEAD_DIM == 0
-    )
-
-
-def splash_block(time: int) -> int:
-    """Tokens of a row of so many that are taken at a time."""
-    return next(size for size in SPLASH_BLOCKS if time % size == 0)
-
-
-def splash_part(time: int) -> int:
-    """Tokens whose gradients the backward pass sums at a time."""
-    block = splash_block(time)
-    return 2 * block if time % (2 * block) == 0 else block
-
-
-def _attend_splash(
-    queries: jax.Array, keys: jax.Array, values: jax.Array, tree_id: jax.Array, scale: float, layout: Layout
-) -> jax.Array:
-    """Causal attention within each sequence of a row, by JAX's splash attention (Pallas).
-
-    Scores stay in the kernel: blocks above the diagonal are skipped, softmax and sums are float32, and the
-    gradient computes them again from one number a query. That of the queries comes in parts (`splash_part`),
-    in their own dtype, which are added up. Padding sees padding.
-    """
-    from jax.experimental.pallas.ops.tpu.splash_attention import (
-        BlockSizes,
-        CausalMask,
-        MultiHeadMask,
-        SegmentIds,
-        make_splash_mha,
-    )
-
-    time = queries.shape[1]
-    block = splash_block(time)
-    names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute")
-    sizes: Any = {f"block_{name}": block for name in names}
-    # The gradient of queries comes in a part for each of these: fewer parts, less traffic.
-    sizes["block_kv_dkv"] = splash_part(time)
-
-    def of_device(queries: jax.Array, keys: jax.Array, values: jax.Array, tree_id: jax.Array) -> jax.Array:
-        kernel: Any = make_splash_mha(
-            MultiHeadMask([CausalMask((time, time))] * queries.shape[2]),
-            block_sizes=BlockSizes(**sizes, use_fused_bwd_kernel=True),  # scores are made again once
-            head_shards=1,
-            q_seq_shards=1,
-            residual_checkpoint_name=MIXED,  # the kernel does not run again where that is kept
-            interpret=layout.platform != "tpu",
-        )
-        by_head = (jnp.swapaxes(x, 1, 2) for x in (queries, keys, values))
-        return jnp.swapaxes(jax.vmap(kernel)(*by_head, SegmentIds(tree_id, tree_id)), 1, 2)
-
-    of_queries, of_keys = (layout.spec("rows", None, heads, None) for heads in ("heads", "kv_heads"))
-    in_specs = of_queries, of_keys, of_keys, layout.spec("rows", None)
-    of_all = layout.on_each_device(of_device, in_specs, of_queries)
-    scaled = (queries.astype(jnp.float32) * scale).astype(queries.dtype)  # the kernel has no scale
-    return of_all(scaled, keys, values, tree_id)
 
 
 def _attend_fused(
@@ -244,7 +184,7 @@ def rotary_angles(
 
 def rotates_by_product(layout: Layout, time: int) -> bool:
     """Whether `rotate` is faster by a product. Around that of short rows XLA gathers weights twice."""
-    return layout.platform == "tpu" and time >= SPLASH_MIN_TIME and layout.rules.head is None
+    return layout.platform == "tpu" and time >= splash.MIN_TIME and layout.rules.head is None
 
 
 def rotate(x: jax.Array, cosine: jax.Array, sine: jax.Array, *, by_product: bool = False) -> jax.Array:

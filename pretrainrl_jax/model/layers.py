@@ -14,11 +14,12 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from pretrainrl_jax.config.declare import Policy
-from pretrainrl_jax.model.attention import MIXED, Kernel, Visible, attend, rotate, rotates_by_product
+from pretrainrl_jax.model.attention import Kernel, Visible, attend, rotate, rotates_by_product
 from pretrainrl_jax.model.experts import Matrices, Matrix, load, mix_experts, route
 from pretrainrl_jax.model.lora import A, B
 from pretrainrl_jax.model.mesh import Layout, constrain
 from pretrainrl_jax.model.shape import ModelShape
+from pretrainrl_jax.model.splash import MIXED
 
 KeysValues = tuple[jax.Array, jax.Array]  # keys and values
 Source = tuple[jax.Array, jax.Array, Visible]  # keys, values and mask

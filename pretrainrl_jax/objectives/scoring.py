@@ -32,7 +32,7 @@ def source_states(
     model: Model, params: Params, batch: PackedBatch, earlier: Before | None = None
 ) -> HiddenStates:
     """What the decoder computes; `hidden` of the states that predict something, [rows, sources, model]."""
-    rows = TreeRows(batch.tree_id, batch.branch_id)
+    rows = TreeRows(batch.tree_id, batch.branch_id, longest=batch.targets.shape[-1])  # each token is one
     positions: Any = batch.positions
     caches: tuple[KVCache, ...] = ()
     if earlier is not None:
@@ -81,7 +81,7 @@ def _divided(hidden: jax.Array, temperature: jax.Array | float) -> jax.Array:
 
 def anchor_states(model: Model, params: Params, anchors: AnchorBatch) -> jax.Array:
     """The final hidden states of rows of anchor text, [rows, time, model] in the compute dtype."""
-    rows = TreeRows(anchors.tree_id, None)
+    rows = TreeRows(anchors.tree_id)
     return model.hidden(params, anchors.tokens, anchors.positions, rows).hidden
 
 

@@ -34,7 +34,8 @@ import jax.numpy as jnp
 
 from pretrainrl_jax.config.declare import Policy
 from pretrainrl_jax.decoding.best_tokens import BLOCK
-from pretrainrl_jax.model.attention import Kernel, can_use_cudnn, splash_block, splash_part, splash_suits
+from pretrainrl_jax.model import splash
+from pretrainrl_jax.model.attention import Kernel, can_use_cudnn
 from pretrainrl_jax.model.cost import flops, matrices, mlps_of, parameters
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.lora import join, split
@@ -156,7 +157,7 @@ class ByHand:
     def _flash(self, time: int, sequences: bool = False) -> bool:
         """Whether a row attends to itself without writing scores."""
         if self.kernel == "splash":
-            return sequences and splash_suits(self.shape, time)
+            return sequences and splash.suits(self.shape, time)
         return self.kernel == "cudnn" and can_use_cudnn(self.shape.dtype, self.shape.head_dim, [time, time])
 
     def _scores(self, tokens: float, length: float) -> float:
@@ -191,7 +192,7 @@ class ByHand:
         shares = recomputed(s, flash)
         splash, seen = flash and self.kernel == "splash", float(time)
         if splash:  # leaves out blocks above the diagonal
-            block, part = splash_block(time), splash_part(time)
+            block, part = splash.block_size(time), splash.part_size(time)
             seen = (time + block) / 2
             backward = 2.5 * ((time + part) / (time + block) - 1)  # five products, of coarser blocks
             shares = shares._replace(attention=shares.attention + backward)
@@ -202,7 +203,7 @@ class ByHand:
             # Scores and probabilities are written and read; backward theirs and their gradients are.
             # Of a flash kernel its operands, results and their gradients; splash attention's gradient of
             # queries comes in a part for each block of keys.
-            "attention": (12 + 2 * splash * time / splash_part(time))
+            "attention": (12 + 2 * splash * time / splash.part_size(time))
             * (self.item * tokens * s.heads * s.head_dim / self.cut.tensor)
             if flash
             else (2 + again) * self._square(tokens, time),
@@ -307,7 +308,7 @@ class ByHand:
             layer = one_layer if policy != "none" else self._working(rows * time, time, flash)
             if flash and self.kernel == "splash":  # the gradient of queries, in parts
                 queries = self.item * rows * time * self.shape.heads * self.shape.head_dim / self.cut.tensor
-                layer += queries * time / splash_part(time)
+                layer += queries * time / splash.part_size(time)
             working += [layer + self._weights(3), self._fold(rows * sources) + cut_head]
         gradients = self.learned * (1 if microsteps == 1 else 2)
         return gradients + self.saved(packed) + max(working)

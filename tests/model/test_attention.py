@@ -11,7 +11,7 @@ from helpers.models_and_trees import small_shape
 from jax import random
 from jax._src.cudnn import fused_attention_stablehlo
 
-from pretrainrl_jax.model import attention
+from pretrainrl_jax.model import attention, splash
 from pretrainrl_jax.model.attention import (
     TreeRows,
     attend,
@@ -343,9 +343,68 @@ def test_splash_attention_is_attention_within_each_document(heads, kv_heads, hea
         assert np.isfinite(out).all()
         return (out[real], *gradients)
 
-    splash, wanted = computed(TreeRows(jnp.array(tree_id), None)), computed(tree_mask(tree_id))
-    for one, other in zip(splash, wanted, strict=True):
+    found, wanted = computed(TreeRows(jnp.array(tree_id))), computed(tree_mask(tree_id))
+    for one, other in zip(found, wanted, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def some_trees(seed, time):
+    """`tree_id` and `branch_id` of a row of trees, and the tokens of its longest branch.
+
+    Prefixes of some and of no tokens, and none to many branches, some of no tokens; padding behind them.
+    """
+    rng, at, longest = np.random.default_rng(seed), 0, 1
+    tree_id, branch_id = np.zeros((2, time), np.int32)
+    for tree in itertools.count(1):
+        lengths = [rng.choice([0, 1, 90]), *rng.integers(0, 60, rng.integers(0, 4))]
+        if at + sum(lengths) > time:
+            return tree_id, branch_id, longest
+        for branch, length in enumerate(lengths):
+            tree_id[at : at + length], branch_id[at : at + length] = tree, branch
+            at += length
+        longest = max(longest, *lengths[1:], 1)
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim", "bound", "dtype"),
+    [
+        (4, 2, 64, "the longest branch", "float32"),
+        (3, 1, 64, "a row", "float32"),
+        (2, 2, 128, "the longest branch", "bfloat16"),
+    ],
+)
+def test_splash_attention_is_attention_within_each_tree(heads, kv_heads, head_dim, bound, dtype, monkeypatch):
+    """By two kernels, interpreted, in values and gradients, wherever there is a token; beside float32."""
+    monkeypatch.setattr(splash, "BLOCKS", (128,))  # of which a row has three
+    time = 384
+    drawn = [some_trees(seed, time) for seed in range(2)]
+    tree_id, branch_id = (np.stack([row[i] for row in drawn]) for i in (0, 1))
+    longest = max(row[2] for row in drawn) if bound == "the longest branch" else None
+    rng, real = np.random.default_rng(1), tree_id > 0
+    arrays = [
+        rng.normal(size=(2, time, count, head_dim)).astype(np.float32)
+        for count in (heads, kv_heads, kv_heads)
+    ]
+    weights = rng.normal(size=arrays[0].shape) * real[:, :, None, None]
+
+    def computed(visible, dtype):
+        def total(*arrays):
+            queries, keys, values = (x.astype(dtype) for x in arrays)
+            out = attend(queries, [(keys, values, visible)], head_dim**-0.5)
+            assert out.dtype == dtype
+            return (out * weights).sum(), out
+
+        (_, out), gradients = jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))(*arrays)
+        assert np.isfinite(out.astype(np.float32)).all()
+        return (np.float32(out)[real], *gradients)
+
+    rows = TreeRows(jnp.array(tree_id), jnp.array(branch_id), longest)
+    wanted = computed(tree_mask(tree_id, branch_id), jnp.float32)
+    for one, other in zip(computed(rows, jnp.dtype(dtype)), wanted, strict=True):
+        if dtype == "float32":
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+        else:
+            assert np.linalg.norm(one - other) < 0.01 * np.linalg.norm(other)
 
 
 def rows(count=2, time=2048, branches=False):
@@ -361,7 +420,7 @@ WIDE = {"head_dim": 128}
     [
         (rows(), WIDE, False, True),
         (rows(time=1024), {"head_dim": 64}, False, True),
-        (rows(branches=True), WIDE, False, False),
+        (rows(branches=True), WIDE, False, True),
         (rows(), WIDE, True, False),
         (rows(), WIDE | {"windows": (0, 512)}, False, False),
         (rows(time=896), WIDE, False, False),  # short
@@ -374,7 +433,7 @@ def test_what_splash_computes(visible, shape, cached, can):
     assert can_use_splash(visible, made, layout, cached=cached) == can
     told = for_kernel(visible, "splash", made, layout, cached=cached)
     assert isinstance(told, TreeRows) == can
-    mask = tree_mask(*visible)
+    mask = tree_mask(visible.tree_id, visible.branch_id)
     if not can:
         np.testing.assert_array_equal(told, mask)
     for kernel in ("xla", "cudnn"):
