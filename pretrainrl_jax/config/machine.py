@@ -167,7 +167,7 @@ class PlatformConfig(Section):
     attention: Literal["auto", "xla", "cudnn", "splash"] = setting(
         "auto",
         "kernel of attention, where it can compute the model's: cudnn on GPUs; splash on TPUs, for rows of "
-        "documents of 1024 tokens or more; auto takes what platforms.py lists",
+        "1024 tokens or more; auto takes what platforms.py lists",
     )
     programs: str = setting(
         "",
