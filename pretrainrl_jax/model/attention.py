@@ -9,8 +9,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from pretrainrl_jax.model.mesh import ONE_DEVICE, Layout, row_shards
 from pretrainrl_jax.model.shape import LinearScaling, ModelShape, RopeScaling
+from pretrainrl_jax.platforms import Kernel
 
-Kernel = Literal["xla", "cudnn", "splash"]
 MIXED = "mixed"  # the name of what attention gives, for `layers.KEPT`
 MASKED = -1e30  # finite, so that a row of padding (nothing visible) gives numbers and no NaN
 CUDNN_MAX_HEAD_DIM = 128  # of a head, on every GPU that has cuDNN's flash attention

@@ -19,7 +19,7 @@ from pretrainrl_jax.model.mesh import replicated, round_up_rows, row_sharding
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.objectives.loss import Coefficients
 from pretrainrl_jax.objectives.scoring import score_endings, score_rows
-from pretrainrl_jax.planning.loads import Decoding, Scoring, Step
+from pretrainrl_jax.planning.planned import Decoding, Scoring, Step
 from pretrainrl_jax.training.optimizer import Schedule, adamw
 from pretrainrl_jax.training.step import (
     compile_references,

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -20,17 +20,16 @@ from pretrainrl_jax.mining.rounds import spans
 from pretrainrl_jax.model.cost import Flops, flops
 from pretrainrl_jax.model.decoder import Chosen, Model
 from pretrainrl_jax.model.lora import Lora, lora_of
-from pretrainrl_jax.model.mesh import round_up_rows
+from pretrainrl_jax.model.mesh import Cut, round_up_rows
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.objectives.loss import asks
 from pretrainrl_jax.objectives.scoring import ROWS
 from pretrainrl_jax.planning.by_hand import ByHand, Packed
-from pretrainrl_jax.planning.loads import Decoding, Scoring, Step
 from pretrainrl_jax.planning.lowering import Lowering
-from pretrainrl_jax.planning.planned import Other, Planned, Program
+from pretrainrl_jax.planning.planned import Decoding, Other, Planned, Program, Scoring, Step
 from pretrainrl_jax.planning.typical import PROMPTS, SAMPLED, Material, trees, visible
-from pretrainrl_jax.planning.work import FLOAT32, Cut
+from pretrainrl_jax.planning.work import FLOAT32
 from pretrainrl_jax.training.feed import Holds, held
 from pretrainrl_jax.trees.layouts import Layout, size
 from pretrainrl_jax.trees.packing import Capacity, capacity, plan, rounded
@@ -38,17 +37,6 @@ from pretrainrl_jax.trees.tree import AnswerTree, Branch, chosen_only, document
 
 POOLED = ("pool", "popularity")  # of these a question keeps mine.pool answers, of others mine.negatives
 DOCUMENT = 600  # tokens of a document, where documents are packed into longer rows: about a web page's
-
-
-class Prompts(NamedTuple):
-    """What is decoded at a time."""
-
-    batch: int  # prompts
-    length: int  # tokens of a prompt, without padding
-    branches: int  # written after each
-    new: int  # tokens of a branch
-    sampled: bool = False  # else found by beam search
-    shortest: int = SMALLEST_BUCKET  # tokens that prompts are padded to at least
 
 
 def improves(config: Config) -> bool:
@@ -214,7 +202,7 @@ class _Work:
         elif "pool" in mine.sources:
             asked = self.material.pooled
         if asked:
-            how = Prompts(mine.batch, PROMPTS[mine.template], mine.beams, mine.max_new_tokens)
+            how = Decoding(mine.batch, PROMPTS[mine.template], mine.beams, mine.max_new_tokens)
             yield self._decoding(name, "mine.batch", how, self._parts(asked), times, resident)
         kept = sum(mine.pool if source in POOLED else mine.negatives for source in mine.sources)
         yield self._scoring(references, self._mined(kept), self.material.referenced, times, resident)
@@ -242,7 +230,7 @@ class _Work:
         beside = judge + (rewriter.parameters if rewriter else 0.0)
         reference = self.reference if method.contrasts and settings.reference == "resident" else 0.0
         if count := rollout_count(config, method):
-            how = Prompts(config.rollouts.batch, prefix, count, suffix, sampled=True)
+            how = Decoding(config.rollouts.batch, prefix, count, suffix, sampled=True)
             calls, kept = [settings.documents], moments + reference + beside
             yield self._decoding(f"{name} sampling", "rollouts.batch", how, calls, settings.steps, kept)
         if rewriter:
@@ -276,9 +264,9 @@ class _Work:
         config, settings = self.config, self.config.selfimprove
         prefix = settings.length - settings.suffix
         shown = min(config.rewriter.prefix_tokens or prefix, prefix) + settings.suffix + AROUND
-        how = Prompts(config.rollouts.batch, shown, 1, settings.suffix, sampled=True, shortest=SHORTEST)
+        how = Decoding(config.rollouts.batch, shown, 1, settings.suffix, sampled=True)
         calls, label = [settings.documents], f"{name} rewriting"
-        return self._decoding(label, "rollouts.batch", how, calls, settings.steps, resident)
+        return self._decoding(label, "rollouts.batch", how, calls, settings.steps, resident, SHORTEST)
 
     def _held(
         self, learned: Sequence[AnswerTree], row_length: int, microsteps: int
@@ -330,7 +318,7 @@ class _Work:
         length, number, microsteps = PROMPTS[settings.template], settings.questions, settings.grad_accum_steps
         batches = math.ceil(settings.passes * self.material.trained / number)
         base = self.reference if how.kl else 0.0  # stays beside the policy
-        asked = Prompts(number, length, how.samples, how.max_new_tokens, sampled=True)
+        asked = Decoding(number, length, how.samples, how.max_new_tokens, sampled=True)
         kept = self.moments + base
         yield self._decoding(f"sampling ({name})", "train.questions", asked, [number], batches, kept)
         learned = trees(number, settings.template, candidates=how.samples, answer=how.max_new_tokens)
@@ -353,8 +341,8 @@ class _Work:
         """What the base model writes before the first system is trained."""
         settings = self.config.anchor
         calls = math.ceil(settings.tokens / settings.length / settings.batch)
-        how = Prompts(settings.batch, 1, 1, settings.length, sampled=True, shortest=1)
-        return self._decoding("anchor text", "anchor.batch", how, [settings.batch], calls)
+        how = Decoding(settings.batch, 1, 1, settings.length, sampled=True)
+        return self._decoding("anchor text", "anchor.batch", how, [settings.batch], calls, shortest=1)
 
     def _evaluation(self) -> Iterator[Program]:
         """Greedy answers, beams, the truths' probabilities, samples."""
@@ -362,14 +350,14 @@ class _Work:
         if not (asked := self.material.asked):
             return
         length, new, parts = PROMPTS[settings.template], settings.max_new_tokens, self._parts(asked)
-        greedy, beams = (Prompts(settings.batch, length, width, new) for width in (1, settings.beams))
+        greedy, beams = (Decoding(settings.batch, length, width, new) for width in (1, settings.beams))
         yield self._decoding("evaluation, greedy", "evaluate.batch", greedy, parts, models)
         if settings.beams > 1:
             yield self._decoding("evaluation, beams", "evaluate.batch", beams, parts, models)
         truths = trees(min(asked, SAMPLED), settings.template)
         yield self._scoring("evaluation, truths", truths, asked, models)
         if settings.samples and (own := self._parts(self.material.own)):
-            how = Prompts(settings.batch, length, settings.samples, new, sampled=True)
+            how = Decoding(settings.batch, length, settings.samples, new, sampled=True)
             yield self._decoding("evaluation, samples", "evaluate.batch", how, own, models)
 
     def _parts(self, number: int) -> list[int]:
@@ -378,19 +366,22 @@ class _Work:
         return [part] * whole + [rest] * bool(rest)
 
     def _decoding(
-        self, name: str, setting: str, how: Prompts, calls: Sequence[int], times: int = 1,
-        resident: float = 0.0,
+        self, name: str, setting: str, how: Decoding, calls: Sequence[int], times: int = 1,
+        resident: float = 0.0, shortest: int = SMALLEST_BUCKET,
     ) -> Program:  # fmt: skip
-        """Calls with so many prompts each, whose last batch is filled up; all of them so many times."""
-        rows = round_up_rows(self.mesh, how.batch)
-        load = Decoding(rows, bucket(how.length, how.shortest), how.branches, how.new, how.sampled)
+        """Calls with so many prompts each, whose last batch is filled up; all of them so many times.
+
+        `how` tells batch and prompts without padding; prompts are padded to `shortest` tokens at least.
+        """
+        rows = round_up_rows(self.mesh, how.rows)
+        load = how._replace(rows=rows, time=bucket(how.time, shortest))
         executions = sum(math.ceil(prompts / rows) for prompts in calls)
         prompts = sum(calls) / executions
         cost = flops(self.shape, 1.0)
-        read, written = prompts * how.length, prompts * how.branches * load.turns
+        read, written = prompts * how.time, prompts * how.branches * load.turns
         heads = written if how.sampled else prompts + written  # a sampler's loop has the first ones, too
         counted = (read + written) * (cost.layers + cost.adapters) + heads * cost.head
-        counted += cost.attention * (read * (how.length + 1) / 2 + written * (how.length + how.new / 2))
+        counted += cost.attention * (read * (how.time + 1) / 2 + written * (how.time + how.new / 2))
         lower, tokens = partial(self.lowering.decoding, load), read + written
         of: dict[str, Any] = {"resident": resident, "other": self.other}
         return Program(name, setting, lower, load, tokens, counted, times * executions, **of)
