@@ -53,6 +53,7 @@ from pretrainrl_jax.planning.work import (
     choices_of,
     exchanged,
     training_work,
+    work_of,
 )
 
 FOLD = 3  # float32 arrays of the size of the hidden states that a fold over the vocabulary holds
@@ -214,23 +215,20 @@ class ByHand:
             Operation(attention, scores + cache / s.layers, of_layers, "attention", s.head_dim * flash),
             Operation(0.0, streams, of_layers, "norms, gates, sums"),
         ]
-        sent, gather = list[Sent](), along_fsdp(self.cut, "all-gather")
         if s.experts:
             operations.append(Operation(2 * chosen * tokens, 0.0, of_layers, "experts", kernel=True))
-        if self.cut.expert > 1:
-            sent += exchanged(s, self.cut, self.item * tokens, of_layers, of_layers)
-        if self.cut.fsdp > 1:
-            sent.append(gather(self.item * self.weights, times=of_layers, name="layers' weights"))
-        if tensor > 1:
-            stream = self.item * tokens * s.d_model
-            sent.append(Sent("all-reduce", stream, tensor, 2 * of_layers, "activations", waited=True))
+        gather, stream = along_fsdp(self.cut, "all-gather"), self.item * tokens * s.d_model
+        sent = [
+            *exchanged(s, self.cut, self.item * tokens, of_layers, of_layers),
+            gather(self.item * self.weights, times=of_layers, name="layers' weights"),
+            Sent("all-reduce", stream, tensor, 2 * of_layers, "activations", waited=True),
+        ]
         if sources:
             logits = 2 * FLOAT32 * sources * s.vocabulary / tensor  # written and read
             head = self._cast(self.table) + logits
             operations.append(Operation(2 * self.table * sources, head, times, "vocabulary"))
-            if self.cut.fsdp > 1:
-                sent.append(gather(self.item * self.table, times=times, name="vocabulary"))
-        return Work(tuple(operations), tuple(sent))
+            sent.append(gather(self.item * self.table, times=times, name="vocabulary"))
+        return work_of(operations, sent)
 
     def copied(self) -> tuple[Work, "ByHand"]:
         """What copying the weights takes, and a chip that has them so: nothing of them is sent or cast."""
@@ -240,7 +238,7 @@ class ByHand:
         made = Operation(0.0, FLOAT32 * entries / fsdp + self.copy, 1.0, "copy of the weights")
         sent = along_fsdp(self.cut, "all-gather")(self.copy, name="copy of the weights")
         alone = self.cut._replace(data=self.cut.data * fsdp, fsdp=1)
-        return Work((made,), (sent,) * (fsdp > 1)), replace(self, cut=alone, stored=self.item, room=0.0)
+        return work_of([made], [sent]), replace(self, cut=alone, stored=self.item, room=0.0)
 
     # Memory, bytes
 

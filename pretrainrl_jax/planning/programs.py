@@ -19,7 +19,7 @@ from pretrainrl_jax.judging.local import SHORTEST
 from pretrainrl_jax.mining.rounds import spans
 from pretrainrl_jax.model.cost import Flops, flops
 from pretrainrl_jax.model.decoder import Chosen, Model
-from pretrainrl_jax.model.lora import Lora, lora_of
+from pretrainrl_jax.model.lora import lora_of
 from pretrainrl_jax.model.mesh import Cut, round_up_rows
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.model.shape import ModelShape
@@ -58,13 +58,14 @@ def planned(
 
     `shape` is of the model that is trained, `judge` and `rewriter` of those beside it, if there are any.
     """
-    model = Model(shape, mesh, **chosen._asdict())
-    parts = _parts(model, mesh)
-    hand = ByHand(shape, Cut(**mesh.shape), *chosen)
-    lowering = Lowering(model, mesh, config.optimizer)
-    work = _Work(config, lowering, mesh, hand, sum(parts), material)
-    if lora := lora_of(config.lora):
-        work = replace(work, adapted=_adapted(work, lora))
+    work = _work_of(config, shape, material, mesh, chosen)
+    if lora := lora_of(config.lora):  # the rest keeps the dtype that lora.base_dtype says
+        stored = config.lora.base_dtype
+        adapted = _work_of(config, replace(shape, lora=lora), material, mesh, chosen, stored)
+        learned = sum(_parts(adapted.lowering.model, mesh)) - work.parameters
+        parameters = work.parameters * jnp.dtype(stored).itemsize / FLOAT32 + learned
+        other = Other(adapted.hand, parameters, learned)
+        work = replace(work, adapted=replace(adapted, parameters=parameters, other=other))
     programs: list[Program] = []
     if config.pretrain.epochs and (config.pretrain.text == "documents" or not config.preferences.path):
         programs.append((work.policy if config.model.path else work).pretraining())
@@ -73,7 +74,11 @@ def planned(
         of_judge = 0.0
         if judge:  # it keeps the dtype that it is stored in
             of_judge = sum(_parts(Model(judge, mesh), mesh)) * jnp.dtype(judge.dtype).itemsize / FLOAT32
-        of_rewriter = _rewriter(config, rewriter, material, mesh, chosen) if rewriter else None
+        of_rewriter = None
+        if rewriter:  # the same, whatever it computes in
+            computes = replace(rewriter, dtype=config.rewriter.dtype or rewriter.dtype)
+            of_rewriter = _work_of(config, computes, material, mesh, chosen, rewriter.dtype)
+            of_rewriter = replace(of_rewriter, other=Other(of_rewriter.hand, of_rewriter.parameters))
         methods = {name: config.methods[name] for name in config.selfimprove.systems}
         for name, method in methods.items():
             programs += work.policy.improvement(name, method, of_judge, of_rewriter)
@@ -88,35 +93,18 @@ def planned(
         programs += work.facts()
     shown = config.judge.prefix_tokens or config.selfimprove.length - config.selfimprove.suffix
     read = verdicts * (shown + 2 * config.selfimprove.suffix)
-    sizes = sum(parts), max(parts)
-    return Planned(mesh, hand, material, tuple(programs), *sizes, verdicts, read, _uncounted(config))
+    sizes = work.parameters, max(_parts(work.lowering.model, mesh))
+    return Planned(mesh, work.hand, material, tuple(programs), *sizes, verdicts, read, _uncounted(config))
 
 
-def _adapted(work: "_Work", lora: Lora) -> "_Work":
-    """The base model with adapters that learn; the rest keeps the dtype that lora.base_dtype says."""
-    stored, lowering = jnp.dtype(work.config.lora.base_dtype), work.lowering
-    shape = replace(work.shape, lora=lora)
-    model = replace(lowering.model, shape=shape)
-    hand = replace(work.hand, shape=shape, stored=stored.itemsize)
-    learned = sum(_parts(model, work.mesh)) - work.parameters
-    parameters = work.parameters * stored.itemsize / FLOAT32 + learned
-    return replace(
-        work,
-        lowering=replace(lowering, model=model, stored=stored.name),
-        hand=hand,
-        parameters=parameters,
-        other=Other(hand, parameters, learned),
-    )
-
-
-def _rewriter(config: Config, shape: ModelShape, material: Material, mesh: Mesh, chosen: Chosen) -> "_Work":
-    """Of the model that rewrites: it keeps the dtype that it is stored in, whatever it computes in."""
-    model = Model(replace(shape, dtype=config.rewriter.dtype or shape.dtype), mesh, **chosen._asdict())
-    stored = jnp.dtype(shape.dtype)
-    hand = ByHand(model.shape, Cut(**mesh.shape), *chosen, stored=stored.itemsize)
-    parameters = sum(_parts(model, mesh)) * stored.itemsize / FLOAT32
-    lowering, other = Lowering(model, mesh, config.optimizer, stored.name), Other(hand, parameters)
-    return _Work(config, lowering, mesh, hand, parameters, material, other=other)
+def _work_of(
+    config: Config, shape: ModelShape, material: Material, mesh: Mesh, chosen: Chosen, stored: str = "float32"
+) -> "_Work":
+    """Of a model whose parameters are stored in that dtype."""
+    model, item = Model(shape, mesh, **chosen._asdict()), jnp.dtype(stored).itemsize
+    hand = ByHand(shape, Cut(**mesh.shape), *chosen, stored=item)
+    parameters = sum(_parts(model, mesh)) * item / FLOAT32
+    return _Work(config, Lowering(model, mesh, config.optimizer, stored), mesh, hand, parameters, material)
 
 
 @dataclass(frozen=True)
@@ -170,25 +158,33 @@ class _Work:
     def facts(self) -> Iterator[Program]:
         """Mining, anchor text, training, evaluation."""
         config, trained = self.config, self.material.trained
-        objectives = {name: config.objectives[name] for name in config.train.systems}
         yield from self._mining("mining", "mining's references", 1, 0.0)
-        for name, objective in objectives.items():
+        for name, objective in self._objectives().items():
             steps = max(1, round(trained * config.train.passes / config.train.questions))
             if again := len(spans(objective, trained, config.train.passes, steps)) - 1:
                 # The optimizer waits on the devices, and the base model beside it until it has scored.
                 policy, renewed = self.policy, objective.reference == "renewed"
                 kept = policy.moments + (0.0 if renewed else policy.reference)
                 yield from policy._mining(f"mining again ({name})", f"references again ({name})", again, kept)
-        if any(objective.anchored for objective in objectives.values()) and not config.anchor.path:
+        mined = self._mined(config.mine.negatives if config.mine.sources else 0)  # drawn at each visit
+        yield from self._systems(mined)
+        yield from self._evaluation()
+
+    def _objectives(self) -> dict[str, ObjectiveConfig]:
+        """Of the systems to train."""
+        return {name: self.config.objectives[name] for name in self.config.train.systems}
+
+    def _systems(self, drawn: Sequence[AnswerTree]) -> Iterator[Program]:
+        """Anchor text, and training: on trees like these, or on answers that are sampled on the way."""
+        objectives = self._objectives()
+        if any(objective.anchored for objective in objectives.values()) and not self.config.anchor.path:
             yield self._anchor_text()
         plain = {name: one for name, one in objectives.items() if not one.reinforced}
-        mined = self._mined(config.mine.negatives if config.mine.sources else 0)  # drawn at each visit
         for names in _alike(plain):
-            yield self.policy._training(names, plain[names[0]], mined)
+            yield self.policy._training(names, plain[names[0]], drawn)
         for name, objective in objectives.items():
             if objective.reinforced:
                 yield from self.policy._reinforced(name, objective)
-        yield from self._evaluation()
 
     def _mined(self, falsehoods: int) -> list[AnswerTree]:
         """Trees with so many falsehoods each."""
@@ -209,15 +205,11 @@ class _Work:
 
     def preferences(self) -> Iterator[Program]:
         """References, training, evaluation on prompts with better and worse answers."""
-        train, drawn = self.config.train, list(self.material.compared)
-        objectives = {name: self.config.objectives[name] for name in train.systems}
+        drawn, systems = list(self.material.compared), len(self.config.train.systems)
         yield self._scoring("references", drawn, self.material.referenced, ends=False)
-        if any(objective.anchored for objective in objectives.values()) and not self.config.anchor.path:
-            yield self._anchor_text()
-        for names in _alike(objectives):
-            yield self.policy._training(names, objectives[names[0]], drawn)
-        if train.systems:  # the base model's are known
-            yield self._scoring("evaluation", drawn, self.material.asked, len(train.systems), ends=False)
+        yield from self._systems(drawn)
+        if systems:  # the base model's are known
+            yield self._scoring("evaluation", drawn, self.material.asked, systems, ends=False)
 
     def improvement(
         self, name: str, method: MethodConfig, of_judge: float, rewriter: "_Work | None" = None

@@ -4,7 +4,7 @@ The compiled program says the same more exactly (`planning.program`). By hand it
 of GPUs, of other people's published runs, and of the many meshes that a search looks at.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
@@ -70,6 +70,11 @@ class Work(NamedTuple):
     def crossing(self) -> float:
         """Bytes that a chip sends."""
         return sum(sent.crossing * sent.times for sent in self.sent)
+
+
+def work_of(operations: Iterable[Operation], sent: Iterable[Sent]) -> Work:
+    """All of these; along an axis of one chip nothing is sent."""
+    return Work(tuple(operations), tuple(one for one in sent if one.group > 1))
 
 
 def together(*works: Work) -> Work:
@@ -162,39 +167,32 @@ def training_work(
     not_experts = held - s.layers * experts / cut.fsdp
     if lora:
         held = parameters(s, cut.expert).adapters / tensor / cut.fsdp
-    operations: tuple[Operation, ...] = (
+    operations = [
         Operation(2 * matrices * tokens * passes, 0.0, of_layers, "products"),
         Operation(attention * (3.5 + again.attention), 0.0, of_layers, "attention", s.head_dim * flash),
         Operation(0.0, activations * (3 + again.products), of_layers, "norms, gates, sums"),
         Operation((3 if lora else 4) * head, 0.0, microsteps, "vocabulary"),  # its logits are computed twice
         Operation(0.0, 7 * FLOAT32 * held, 1.0, "optimizer"),
-    )
-    operations = tuple(op._replace(bytes=op.bytes + traffic.get(op.name, 0.0)) for op in operations)
+    ]
+    operations = [op._replace(bytes=op.bytes + traffic.get(op.name, 0.0)) for op in operations]
     if s.experts:
         chosen = mlp * s.experts_per_token / tensor
-        operations += (Operation(2 * chosen * tokens * passes, 0.0, of_layers, "experts", kernel=True),)
-    sent, stride = list[Sent](), cut.expert * tensor
-    if cut.fsdp > 1:
-        gather, scatter = (along_fsdp(cut, kind) for kind in ("all-gather", "reduce-scatter"))
-        sent += [  # weights are gathered forward, and backward again
-            gather(item * weights, times=2 * of_layers, name="layers' weights"),
-            gather(item * tables, times=2.0 * microsteps, name="vocabulary"),
+        operations.append(Operation(2 * chosen * tokens * passes, 0.0, of_layers, "experts", kernel=True))
+    gather, scatter = (along_fsdp(cut, kind) for kind in ("all-gather", "reduce-scatter"))
+    added = partial(Sent, "all-reduce", times=1.0, name="gradients")
+    sent = [  # weights are gathered forward, and backward again
+        gather(item * weights, times=2 * of_layers, name="layers' weights"),
+        gather(item * tables, times=2.0 * microsteps, name="vocabulary"),
+    ]
+    if not lora:
+        sent += [
+            scatter(item * weights, times=of_layers, name="layers' gradients"),
+            scatter(FLOAT32 * tables, times=float(microsteps), name="vocabulary's gradient"),
         ]
-        if not lora:
-            sent += [
-                scatter(item * weights, times=of_layers, name="layers' gradients"),
-                scatter(FLOAT32 * tables, times=float(microsteps), name="vocabulary's gradient"),
-            ]
-    if cut.data > 1:
-        sent.append(Sent("all-reduce", FLOAT32 * held, cut.data, 1.0, "gradients", stride=cut.fsdp * stride))
-    if cut.expert > 1:
-        if not lora:
-            sent.append(
-                Sent("all-reduce", FLOAT32 * not_experts, cut.expert, 1.0, "gradients", stride=tensor)
-            )
-        sent += exchanged(s, cut, item * tokens, (2 + again.products) * of_layers, 2 * of_layers)
-    if tensor > 1:
-        stream, sums = item * tokens * s.d_model, 1 if parallel else 2
-        times = of_layers * sums * (2 + again.products)
-        sent.append(Sent("all-reduce", stream, tensor, times, "activations", waited=True))
-    return Work(operations, tuple(sent))
+    sent.append(added(FLOAT32 * held, group=cut.data, stride=cut.fsdp * cut.expert * tensor))
+    if not lora:
+        sent.append(added(FLOAT32 * not_experts, group=cut.expert, stride=tensor))
+    sent += exchanged(s, cut, item * tokens, (2 + again.products) * of_layers, 2 * of_layers)
+    times = of_layers * (1 if parallel else 2) * (2 + again.products)
+    sent.append(Sent("all-reduce", item * tokens * s.d_model, tensor, times, "activations", waited=True))
+    return work_of(operations, sent)
