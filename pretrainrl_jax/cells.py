@@ -2,11 +2,11 @@
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pretrainrl_jax.config import Config, SweepConfig
+from pretrainrl_jax.config import Config, ObjectiveConfig, SweepConfig
 from pretrainrl_jax.config.stored import changed, every_setting, settings_of
 from pretrainrl_jax.errors import InputError
 
@@ -49,15 +49,15 @@ def cells(config: Config) -> list[Cell]:
     for axis, _ in config.sweep.over:
         if axis not in known or axis.startswith("sweep."):
             raise InputError(f"sweep.{axis}: there is no setting {axis} to sweep")
-    made = []
+    made, alone = [], replace(config, sweep=SweepConfig())
     for values in itertools.product(*axes.values()):
-        of_cell, named = replace(config, sweep=SweepConfig()), dict(zip(axes, values, strict=True))
-        for axis, value in named.items():
-            of_cell = _with(of_cell, axis, value)
-        for axis, value in named.items():
-            if axis != "ntp_weight" and _with(of_cell, axis, value) != of_cell:  # which is a factor
+        named = dict(zip(axes, values, strict=True))
+        of_axes = {axis: _changes(config.objectives, axis, value) for axis, value in named.items()}
+        together = {name: value for changes in of_axes.values() for name, value in changes.items()}
+        for axis, changes in of_axes.items():
+            if axis != "ntp_weight" and not changes.items() <= together.items():  # which is a factor
                 raise InputError(f"sweep.{axis}: another axis of the sweep sets the same, leave one out")
-        made.append(Cell(named, of_cell))
+        made.append(Cell(named, changed(alone, together)))
     for axis, values in axes.items():
         if len(values) > 1 and not _tells(made, axis):
             raise InputError(f"sweep.{axis}: no result of these runs depends on it, leave it out")
@@ -88,21 +88,17 @@ def _tells(made: Sequence[Cell], axis: str) -> bool:
     return False
 
 
-def _with(config: Config, axis: str, value: Any) -> Config:
-    """The configuration with one swept value in all its places."""
-    if axis == "seed":
-        return replace(config, seed=value)
-    if axis in ("negatives", "beams"):
-        return replace(config, mine=replace(config.mine, **{axis: value}))
-    if axis not in ("learning_rate", "beta", "ntp_weight"):
-        return changed(config, {axis: value})
-    objectives = dict(config.objectives)
-    for name, objective in config.objectives.items():
-        if axis == "learning_rate":
-            objectives[name] = replace(objective, learning_rate=value)
-        elif axis == "beta" and objective.dpo.weight:
-            objectives[name] = replace(objective, dpo=replace(objective.dpo, beta=value))
-        elif axis == "ntp_weight" and objective.contrasts:
-            scaled = {weight: value * old for weight, old in objective.ntp.coefficients.items()}
-            objectives[name] = replace(objective, ntp=replace(objective.ntp, **scaled))
-    return replace(config, objectives=objectives)
+def _changes(objectives: Mapping[str, ObjectiveConfig], axis: str, value: Any) -> dict[str, Any]:
+    """The settings that a swept value changes, by their dotted names."""
+    if axis == "learning_rate":
+        return {f"objectives.{name}.learning_rate": value for name in objectives}
+    if axis == "beta":
+        return {f"objectives.{name}.dpo.beta": value for name, one in objectives.items() if one.dpo.weight}
+    if axis == "ntp_weight":
+        return {
+            f"objectives.{name}.ntp.{weight}": value * old
+            for name, one in objectives.items()
+            if one.contrasts
+            for weight, old in one.ntp.coefficients.items()
+        }
+    return {f"mine.{axis}" if axis in ("negatives", "beams") else axis: value}

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.storage import read_text
 
 OURS = Path(__file__).with_name("blocklist.txt")
 SETTING = "making.blocklist"
@@ -57,11 +58,7 @@ def read_blocklist(path: str = "") -> list[str]:
     Raises:
         InputError: if it cannot be read, or holds none.
     """
-    try:
-        text = (Path(path) if path else OURS).read_text("utf-8-sig")
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "it is no UTF-8 text"
-        raise InputError(f"cannot read {path}: {why}; check {SETTING}") from None
+    text = read_text(Path(path) if path else OURS, SETTING)
     words = list(dict.fromkeys(" ".join(line.casefold().split()) for line in text.split("\n")))
     words = [word for word in words if word]
     if not words:

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -35,6 +35,7 @@ PARQUET_BATCH = 64  # rows decoded at a time
 CHARACTER = 4  # bytes it has at most
 
 Position = dict[str, int]
+Form = Literal["text", "json", "either", "row"]
 
 
 class Raw(NamedTuple):
@@ -42,7 +43,7 @@ class Raw(NamedTuple):
 
     where: str  # "news.jsonl line 12"
     value: Any  # bytes, a text, or a row's values
-    form: Literal["text", "json", "either", "row"] = "row"  # of bytes
+    form: Form = "row"  # of bytes
     cut: bool = False  # more follows
     rule: str = ""  # by which it is no document
 
@@ -56,71 +57,51 @@ class Parsed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Texts:
-    """Texts that are at hand, by their index."""
+class Indexed:
+    """Records that are had by their index: texts at hand, a data set, an ArrayRecord file."""
 
-    name: str
-    texts: Sequence[str]
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def __getitem__(self, index: int) -> Raw:
-        return Raw(f"{self.name} {index + 1}", self.texts[index])
-
-    @property
-    def identity(self) -> list[Any]:
-        return [self.name, f"{hashed(chr(0).join(self.texts)):016x}"]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The examples of a data set, by their index."""
-
-    name: str
-    examples: Examples
+    identity: list[Any]
+    unit: str  # what is counted: "news.array_record record"
+    count: int
+    value: Callable[
+        [int], Any
+    ]  # of the record with an index, from 0; one that cannot be read may raise any error
+    form: Form = "row"
 
     def __len__(self) -> int:
-        return len(self.examples)
+        return self.count
 
     def __getitem__(self, index: int) -> Raw:
+        where = f"{self.unit} {index + 1}"
         try:
-            row = self.examples[index]
-            return Raw(row.where, row.values)
-        except InputError as error:
-            return Raw(f"{self.examples.origin} {index + 1}", str(error), rule=rules.UNREADABLE)
-
-    @property
-    def identity(self) -> list[Any]:
-        return [self.name, len(self)]
-
-
-class ArrayRecords:
-    """The records of an ArrayRecord file, by their index: texts, or JSON objects."""
-
-    def __init__(self, path: str, size: int) -> None:
-        from array_record.python.array_record_module import ArrayRecordReader
-
-        if is_remote(path):
-            raise InputError(f"{path}: ArrayRecord files are read from a disk only: copy it there")
-        self.path, self.name, self.identity = path, os.path.basename(path), [os.path.basename(path), size]
-        try:
-            self._reader = ArrayRecordReader(path, options="readahead_buffer_size:0")
-            self._count = self._reader.num_records()
-        except Exception as error:  # what it raises depends on where a file is damaged
-            raise InputError(f"{path} is not a whole ArrayRecord file ({first_line(error)})") from None
-        if not self._count:  # so reads what is something else
-            raise InputError(f"{path} is not a whole ArrayRecord file (it has no records)")
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> Raw:
-        where = f"{self.name} record {index + 1}"
-        try:
-            return Raw(where, self._reader.read([index])[0], "either")
+            return Raw(where, self.value(index), self.form)
         except Exception as error:
-            return Raw(where, first_line(error), rule=rules.UNREADABLE)
+            why = str(error) if isinstance(error, InputError) else first_line(error)
+            return Raw(where, why, rule=rules.UNREADABLE)
+
+
+def data_set(place: str, examples: Examples) -> Indexed:
+    """The examples of a data set."""
+    return Indexed(
+        [place, len(examples)], examples.origin, len(examples), lambda index: examples[index].values
+    )
+
+
+def array_records(path: str, size: int) -> Indexed:
+    """The records of an ArrayRecord file: texts, or JSON objects. Raises InputError if it is none."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    if is_remote(path):
+        raise InputError(f"{path}: ArrayRecord files are read from a disk only: copy it there")
+    try:
+        reader = ArrayRecordReader(path, options="readahead_buffer_size:0")
+        count = reader.num_records()
+    except Exception as error:  # what it raises depends on where a file is damaged
+        raise InputError(f"{path} is not a whole ArrayRecord file ({first_line(error)})") from None
+    if not count:  # so reads what is something else
+        raise InputError(f"{path} is not a whole ArrayRecord file (it has no records)")
+    name = os.path.basename(path)
+    return Indexed([name, size], f"{name} record", count, lambda index: reader.read([index])[0], "either")
 
 
 @dataclass(frozen=True)
@@ -225,7 +206,7 @@ class Parquet(Sequential):
                 at = {**at, "group": group + 1, "row": 0}
 
 
-Part = Texts | Rows | ArrayRecords | Sequential
+Part = Indexed | Sequential
 
 
 class Source(NamedTuple):
@@ -251,15 +232,16 @@ def open_sources(settings: DocumentsConfig, made: Sequence[str] = ()) -> list[So
     if not made:
         instead = "there are no texts about facts: give a file or data set"
         raise InputError(f"documents.path is empty, and {instead}")
-    return [Source("made texts", [Texts("made text", made)])]
+    identity = ["made text", f"{hashed(chr(0).join(made)):016x}"]
+    return [Source("made texts", [Indexed(identity, "made text", len(made), made.__getitem__)])]
 
 
 def _parts(place: str, settings: DocumentsConfig) -> list[Part]:
     scheme, _, rest = place.partition(":")
     if scheme == "hf":
-        return [Rows(place, open_hf(rest, settings, _root(settings.column)))]
+        return [data_set(place, open_hf(rest, settings, _root(settings.column)))]
     if scheme == "tfds":
-        return [Rows(place, open_tfds(rest, settings))]
+        return [data_set(place, open_tfds(rest, settings))]
     parts = [_part(path, settings) for path in _files(place)]
     if not any(part.identity[1] for part in parts):
         raise InputError(f"{place} is empty: check documents.path")
@@ -274,7 +256,7 @@ def _part(path: str, settings: DocumentsConfig) -> Part:
     known = KINDS.search(path)
     if known and known["table"]:
         return Parquet(path, size, settings)
-    return ArrayRecords(path, size) if known and known["records"] else TextFile(path, size, settings)
+    return array_records(path, size) if known and known["records"] else TextFile(path, size, settings)
 
 
 def _files(place: str) -> list[str]:

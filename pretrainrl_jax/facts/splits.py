@@ -58,10 +58,10 @@ def hashed(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def head(facts: Iterable[Fact], share: float = HEAD_SHARE) -> Callable[[Fact], bool]:
-    """Whether a fact is among the most popular share of these; none is where all are equally popular."""
+def head(facts: Iterable[Fact]) -> Callable[[Fact], bool]:
+    """Whether a fact is among the best-known share of these; none is where all are equally popular."""
     ranked = sorted((fact.popularity for fact in facts), reverse=True)
     if not ranked:
         return lambda fact: False
-    least, head_from = ranked[-1], ranked[max(0, math.ceil(share * len(ranked)) - 1)]
+    least, head_from = ranked[-1], ranked[max(0, math.ceil(HEAD_SHARE * len(ranked)) - 1)]
     return lambda fact: fact.popularity >= head_from > least

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from pretrainrl_jax.facts.matching import normalise
 from pretrainrl_jax.facts.record import Fact
-from pretrainrl_jax.facts.splits import HEAD_SHARE, head
+from pretrainrl_jax.facts.splits import head
 from pretrainrl_jax.facts.wordings import WORDINGS, statements
 
 SLACK = 60  # characters that an unknown name may be longer than the longest known one
@@ -60,8 +60,7 @@ class Statements:
     (namesakes), false if there are such facts and it equals none, unknown if there is no such fact.
     """
 
-    def __init__(self, facts: Sequence[Fact], head_share: float = HEAD_SHARE) -> None:
-        """`head_share`: of all facts, the most popular, are head facts; `is_head` tells which."""
+    def __init__(self, facts: Sequence[Fact]) -> None:
         self._of_subject: dict[tuple[str, str], list[Fact]] = {}  # by category and name, as written
         self._of_key: dict[tuple[str, str], list[Fact]] = {}  # by category and normalised name
         self._answers: dict[str, set[str]] = {}  # of each category, normalised
@@ -82,7 +81,7 @@ class Statements:
         self._question_lengths = sorted({len(wording) for wording in self._asked}, reverse=True)
         names = (name for f in facts for name in (f.subject, *f.answers))
         self._longest = max(map(len, names), default=0) + SLACK
-        self.is_head = head(facts, head_share)
+        self.is_head = head(facts)  # whether a fact is one of the most popular
 
     def find(self, text: str, since: int = 0, ended: bool = False) -> list[Statement]:
         """The statements of a text that are complete behind character `since`, in order, none in another.

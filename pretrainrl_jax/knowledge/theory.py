@@ -217,15 +217,8 @@ def _singleton(prompts: Sequence[Prompt], counts: Counts, told_more: bool) -> Js
 def _bound(terms: Measured, bound: float) -> Json:
     """What both bounds have."""
     names = (
-        "min_erroneous",
-        "threshold",
-        "delta",
-        "p_hat_above",
-        "p_above",
-        "error",
-        "error_known",
-        "outside",
-    )
+        "min_erroneous", "threshold", "delta", "p_hat_above", "p_above", "error", "error_known", "outside"
+    )  # fmt: skip
     return {
         "bound": bound,
         "vacuous": bound <= 0,

@@ -12,8 +12,8 @@ from pretrainrl_jax.model import splash
 from pretrainrl_jax.model.mesh import ONE_DEVICE, Layout, row_shards
 from pretrainrl_jax.model.shape import LinearScaling, ModelShape, RopeScaling
 from pretrainrl_jax.model.splash import MIXED
+from pretrainrl_jax.platforms import Kernel
 
-Kernel = Literal["xla", "cudnn", "splash"]
 MASKED = -1e30  # finite, so that a row of padding (nothing visible) gives numbers and no NaN
 CUDNN_MAX_HEAD_DIM = 128  # of a head, on every GPU that has cuDNN's flash attention
 CUDNN_TILE = 128  # tokens; gradients of lengths that leave a tile part empty were NaN in several versions

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 from jax.experimental.mesh_utils import create_device_mesh
@@ -15,6 +15,20 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.shape import ModelShape
 
 AXES = ("data", "fsdp", "expert", "tensor")
+
+
+class Cut(NamedTuple):
+    """How many devices share a model and its batch."""
+
+    data: int = 1
+    fsdp: int = 1  # along the model axis of parameters, too
+    tensor: int = 1  # heads, MLP and vocabulary
+    expert: int = 1  # the experts of a mixture
+
+    @property
+    def rows(self) -> int:
+        """Parts of a batch."""
+        return self.data * self.fsdp * self.expert
 
 
 @dataclass(frozen=True)

@@ -72,11 +72,9 @@ def attend(
 
     def of_device(queries: jax.Array, keys: jax.Array, values: jax.Array, *ids: jax.Array) -> jax.Array:
         by_head = [jnp.swapaxes(x, 1, 2) for x in (queries, keys, values)]
-        interpret = layout.platform != "tpu"
-        if branch_id is None:
-            of_row = _sequences(*queries.shape[1:3], interpret)
-        else:
-            of_row = partial(_trees, _Static(*queries.shape[1:3], longest, interpret))
+        _, time, heads, _ = queries.shape
+        static = _Static(time, heads, longest, layout.platform != "tpu")
+        of_row = partial(_sequences if branch_id is None else _trees, static)
         return jnp.swapaxes(jax.vmap(of_row)(*by_head, *ids), 1, 2)
 
     of_queries, of_keys = (layout.spec("rows", None, heads, None) for heads in ("heads", "kv_heads"))
@@ -85,35 +83,8 @@ def attend(
     return layout.on_each_device(of_device, in_specs, of_queries)(scaled, keys, values, *ids)
 
 
-def _sequences(time: int, heads: int, interpret: bool) -> Any:
-    """Causal attention within each sequence of a row, by one kernel."""
-    from jax.experimental.pallas.ops.tpu.splash_attention import CausalMask, SegmentIds
-
-    mask = CausalMask((time, time))
-    # It does not run again where what it gives is kept.
-    kernel = _kernel(mask, heads, residual_checkpoint_name=MIXED, interpret=interpret)
-
-    def of_row(queries: jax.Array, keys: jax.Array, values: jax.Array, tree_id: jax.Array) -> jax.Array:
-        return kernel(queries, keys, values, SegmentIds(tree_id, tree_id))
-
-    return of_row
-
-
-def _kernel(mask: Any, heads: int, **options: Any) -> Any:
-    from jax.experimental.pallas.ops.tpu.splash_attention import BlockSizes, MultiHeadMask, make_splash_mha
-
-    time = mask.shape[0]
-    names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute")
-    sizes: Any = {f"block_{name}": block_size(time) for name in names}
-    # The gradient of queries comes in a part for each of these: fewer parts, less traffic.
-    sizes["block_kv_dkv"] = part_size(time)
-    blocks = BlockSizes(**sizes, use_fused_bwd_kernel=True)  # scores are made again once
-    every = MultiHeadMask([mask] * heads)
-    return make_splash_mha(every, block_sizes=blocks, head_shards=1, q_seq_shards=1, **options)
-
-
 class _Static(NamedTuple):
-    """What the kernels of trees are compiled for."""
+    """What the kernels are compiled for."""
 
     time: int
     heads: int
@@ -121,15 +92,38 @@ class _Static(NamedTuple):
     interpret: bool
 
 
+def _sequences(static: _Static, *arrays: jax.Array) -> jax.Array:
+    """Causal attention within each sequence of one row, by one kernel; arrays as `_trees` takes them."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import CausalMask, SegmentIds
+
+    *projections, tree_id = arrays
+    # It does not run again where what it gives is kept.
+    kernel = _kernel(static, CausalMask((static.time, static.time)), residual_checkpoint_name=MIXED)
+    return kernel(*projections, SegmentIds(tree_id, tree_id))
+
+
+def _kernel(static: _Static, mask: Any, **options: Any) -> Any:
+    from jax.experimental.pallas.ops.tpu.splash_attention import BlockSizes, MultiHeadMask, make_splash_mha
+
+    time, heads, _, interpret = static
+    names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute")
+    sizes: Any = {f"block_{name}": block_size(time) for name in names}
+    # The gradient of queries comes in a part for each of these: fewer parts, less traffic.
+    sizes["block_kv_dkv"] = part_size(time)
+    blocks = BlockSizes(**sizes, use_fused_bwd_kernel=True)  # scores are made again once
+    every = MultiHeadMask([mask] * heads)
+    options = {"head_shards": 1, "q_seq_shards": 1, "interpret": interpret} | options
+    return make_splash_mha(every, block_sizes=blocks, **options)
+
+
 def _parts(static: _Static, tree_id: jax.Array, branch_id: jax.Array) -> list[tuple[Any, Any]]:
     """The kernels of prefixes and of branches, each with the numbers that queries and keys must share."""
     from jax.experimental.pallas.ops.tpu.splash_attention import CausalMask, LocalMask, SegmentIds
 
-    time, heads, longest, interpret = static
-    options: Any = {"save_residuals": True, "interpret": interpret}
-    square = time, time
-    near = CausalMask(square) if longest >= time else LocalMask(square, (longest - 1, 0), 0)
-    kernels = [_kernel(mask, heads, **options) for mask in (CausalMask(square), near)]
+    time, _, longest, _ = static
+    before: Any = CausalMask((time, time))
+    near = before if longest >= time else LocalMask((time, time), (longest - 1, 0), 0)
+    kernels = [_kernel(static, mask, save_residuals=True) for mask in (before, near)]
     in_branch = branch_id > 0
     own = tree_id * time + branch_id  # a number of its own for each branch of a row
     ids = [
@@ -150,7 +144,8 @@ def _trees_forward(static: _Static, *arrays: jax.Array) -> tuple[jax.Array, tupl
     *projections, tree_id, branch_id = arrays
     results = [kernel(*projections, ids) for kernel, ids in _parts(static, tree_id, branch_id)]
     logsumexp = partial(checkpoint_name, name=MIXED)(jnp.logaddexp(*(log for _, (log,) in results)))
-    mixed = sum(out.astype(jnp.float32) * jnp.exp(log - logsumexp)[..., None] for out, (log,) in results)
+    weighed = (out.astype(jnp.float32) * jnp.exp(log - logsumexp)[..., None] for out, (log,) in results)
+    mixed: Any = sum(weighed)
     out = checkpoint_name(mixed.astype(arrays[0].dtype), MIXED)
     return out, (*arrays, out, logsumexp)
 
@@ -160,14 +155,14 @@ def _trees_backward(static: _Static, saved: tuple[jax.Array, ...], gradient: jax
 
     Of a score s it is p (dp - sum(p dp)), with p = exp(s - normaliser): so told, each gives its share.
     """
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as library
 
+    gradients: Any = library._splash_attention_bwd  # pyright: ignore[reportPrivateUsage]
     *projections, tree_id, branch_id, out, logsumexp = saved
     shares = []
     for kernel, ids in _parts(static, tree_id, branch_id):
         residuals = *projections, ids, None, out, logsumexp, None, kernel.dkv_mask_info
-        given = splash_attention_kernel._splash_attention_bwd(**kernel.kwargs, res=residuals, do=gradient)
-        shares.append(given[3:6])
+        shares.append(gradients(**kernel.kwargs, res=residuals, do=gradient)[3:6])
     return *(one + other for one, other in zip(*shares, strict=True)), None, None
 
 

@@ -5,7 +5,6 @@ them, and cast them, at each token: the network would bound it all. The copy is 
 """
 
 from dataclasses import replace
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,55 +12,48 @@ import jax.numpy as jnp
 
 from pretrainrl_jax.model.cost import parameters
 from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.model.mesh import Cut
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.model.shape import ModelShape
 
 FLOAT32 = 4  # bytes of a parameter, and of each of the optimizer's two moments
 
 
-class Cuts(NamedTuple):
-    """How many devices share the parameters of a model."""
-
-    model: int = 1  # along the model axis of each, which a copy has whole
-    tensor: int = 1  # heads, MLP and vocabulary
-    expert: int = 1  # the experts of a mixture
-
-
-def copy_bytes(shape: ModelShape, cuts: Cuts) -> float:
+def copy_bytes(shape: ModelShape, cut: Cut) -> float:
     """Of a copy on one device."""
-    return jnp.dtype(shape.dtype).itemsize * parameters(shape, cuts.expert).total / cuts.tensor
+    return jnp.dtype(shape.dtype).itemsize * parameters(shape, cut.expert).total / cut.tensor
 
 
-def needed_bytes(shape: ModelShape, cuts: Cuts) -> float:
+def needed_bytes(shape: ModelShape, cut: Cut) -> float:
     """Of a copy beside a training that waits: parameters and moments."""
-    of = parameters(shape, cuts.expert)
-    return copy_bytes(shape, cuts) + FLOAT32 * (of.total + 2 * of.learned) / (cuts.model * cuts.tensor)
+    of = parameters(shape, cut.expert)
+    return copy_bytes(shape, cut) + FLOAT32 * (of.total + 2 * of.learned) / (cut.fsdp * cut.tensor)
 
 
-def takes_copy(shape: ModelShape, cuts: Cuts, room: float) -> bool:
+def takes_copy(shape: ModelShape, cut: Cut, room: float) -> bool:
     """Whether there is something to copy, and `room` for it: bytes for the copy, parameters and moments."""
-    as_it_lies = cuts.model == 1 and jnp.dtype(shape.dtype).itemsize == FLOAT32
-    return not as_it_lies and needed_bytes(shape, cuts) <= room
+    as_it_lies = cut.fsdp == 1 and jnp.dtype(shape.dtype).itemsize == FLOAT32
+    return not as_it_lies and needed_bytes(shape, cut) <= room
 
 
-def told(shape: ModelShape, cuts: Cuts, room: float) -> str:
+def told(shape: ModelShape, cut: Cut, room: float) -> str:
     """What decoding reads, in a line; "" where none is cut or cast, and where nobody wants a copy."""
-    copy = f"{copy_bytes(shape, cuts) / 2**30:.2f} GiB a device"
-    if takes_copy(shape, cuts, room):
+    copy = f"{copy_bytes(shape, cut) / 2**30:.2f} GiB a device"
+    if takes_copy(shape, cut, room):
         return f"decoding reads a copy of the weights, {copy}, made once a batch"
-    if cuts.model == 1 or not room:
+    if cut.fsdp == 1 or not room:
         return ""
     return (
         f"! decoding gathers all weights at each token: a copy, {copy}, takes "
-        f"{needed_bytes(shape, cuts) / 2**30:.2f} with parameters and optimizer, and "
+        f"{needed_bytes(shape, cut) / 2**30:.2f} with parameters and optimizer, and "
         f"platform.decoding_memory allows {room / 2**30:.2f}; a larger mesh.fsdp or mesh.tensor takes less"
     )
 
 
-def cuts_of(model: Model) -> Cuts:
+def cuts_of(model: Model) -> Cut:
     """How its mesh and its rules cut a model."""
     sizes, rules = model.mesh.shape if model.mesh else {}, model.rules
-    return Cuts(*(sizes.get(axis or "", 1) for axis in (rules.model, rules.mlp, rules.experts)))
+    return Cut(1, *(sizes.get(axis or "", 1) for axis in (rules.model, rules.mlp, rules.experts)))
 
 
 def for_decoding(model: Model, params: Params) -> tuple[Model, Params]:

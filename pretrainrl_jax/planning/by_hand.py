@@ -23,7 +23,6 @@ Memory, beside parameters, moments and other models:
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, NamedTuple
@@ -33,33 +32,31 @@ import jax
 import jax.numpy as jnp
 
 from pretrainrl_jax.config.declare import Policy
-from pretrainrl_jax.decoding.best_tokens import BLOCK
 from pretrainrl_jax.model import splash
 from pretrainrl_jax.model.attention import Kernel, can_use_cudnn
 from pretrainrl_jax.model.cost import flops, matrices, mlps_of, parameters
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.lora import join, split
+from pretrainrl_jax.model.mesh import Cut
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.model.vocabulary import block_size
-from pretrainrl_jax.model.whole import Cuts, copy_bytes, takes_copy
+from pretrainrl_jax.model.whole import copy_bytes, takes_copy
 from pretrainrl_jax.planning.work import (
-    BFLOAT16,
     CHOICES,
     FLOAT32,
     GATES,
     STREAMS,
     Again,
-    Cut,
     Operation,
     Sent,
     Work,
+    along_fsdp,
     choices_of,
     exchanged,
     training_work,
+    work_of,
 )
 
-SAMPLER = 4  # float32 arrays of a step's logits that drawing from a truncated distribution holds
-ALWAYS_FLOAT32 = ("gradients", "vocabulary's gradient")  # whatever the compute dtype, of what is sent
 FOLD = 3  # float32 arrays of the size of the hidden states that a fold over the vocabulary holds
 
 
@@ -70,6 +67,16 @@ class Packed(NamedTuple):
     time: int  # tokens of a row
     sources: int  # hidden states of a row that meet the vocabulary
     sequences: bool = False  # every tree of a row is one sequence: documents
+
+
+def visited(packed: Packed, block: int) -> float:
+    """Keys that splash attention computes scores of for a query, in blocks: those before it, none later.
+
+    Of trees those of its branch are computed apart: as far back as a branch may reach, which is no longer
+    than there are states to predict one.
+    """
+    before = (packed.time + block) / 2
+    return before if packed.sequences else before + min(before, packed.sources + 2 * block)
 
 
 def recomputed(shape: ModelShape, flash: bool) -> Again:
@@ -85,14 +92,6 @@ def recomputed(shape: ModelShape, flash: bool) -> Again:
     scores = {"none": 0.0, "full": 1.0}.get(s.remat, 0.0 if flash else 1.0)
     # XLA keeps its probabilities, or computes them with the rest: a flash kernel does so in any case.
     return Again(products.get(s.remat, 0.0), scores - (0.0 if flash else 0.5))
-
-
-def together(*works: Work) -> Work:
-    """All of them, one after another."""
-    return Work(
-        tuple(op for work in works for op in work.operations),
-        tuple(one for work in works for one in work.sent),
-    )
 
 
 @dataclass(frozen=True)
@@ -111,19 +110,14 @@ class ByHand:
         return jnp.dtype(self.shape.dtype).itemsize
 
     @property
-    def cuts(self) -> Cuts:
-        """How many chips share the parameters."""
-        return Cuts(self.cut.fsdp, self.cut.tensor, self.cut.expert)
-
-    @property
     def copies(self) -> bool:
         """Whether that is made."""
-        return takes_copy(self.shape, self.cuts, self.room)
+        return takes_copy(self.shape, self.cut, self.room)
 
     @property
     def copy(self) -> float:
         """Bytes of it."""
-        return copy_bytes(self.shape, self.cuts) if self.copies else 0.0
+        return copy_bytes(self.shape, self.cut) if self.copies else 0.0
 
     @property
     def matrices(self) -> float:
@@ -154,10 +148,10 @@ class ByHand:
         """Rows of a chip, of so many in all: each has as many, some of them empty."""
         return max(1, math.ceil(rows / self.cut.rows))
 
-    def _flash(self, time: int, sequences: bool = False) -> bool:
-        """Whether a row attends to itself without writing scores."""
+    def flash(self, time: int, masked: bool = False) -> bool:
+        """Whether a row attends to itself without writing scores; `masked`: it is told a mask."""
         if self.kernel == "splash":
-            return sequences and splash.suits(self.shape, time)
+            return splash.suits(self.shape, time) and not masked
         return self.kernel == "cudnn" and can_use_cudnn(self.shape.dtype, self.shape.head_dim, [time, time])
 
     def _scores(self, tokens: float, length: float) -> float:
@@ -176,48 +170,35 @@ class ByHand:
 
     # Work
 
-    def step(self, packed: Sequence[Packed], microsteps: int = 1) -> Work:
-        """A training step: rows of a chip, a microstep; each kind has a forward and a backward pass."""
-        passes = [self._pass(part, microsteps) for part in packed]
-        # Each kind gathers weights and sums gradients for itself; parameters are updated once.
-        others = [
-            Work(tuple(op for op in one.operations if op.name != "optimizer"), one.sent) for one in passes[1:]
-        ]
-        return together(passes[0], *others)
-
-    def _pass(self, packed: Packed, microsteps: int) -> Work:
+    def training(self, packed: Packed, microsteps: int) -> Work:
+        """Forward and backward passes over these rows of a chip, so often, and the update."""
         s, (rows, time, sources, sequences) = self.shape, packed
-        tokens, flash = float(rows * time), self._flash(time, sequences)
+        tokens, flash = float(rows * time), self.flash(time)
         again = s.remat != "none"
         shares = recomputed(s, flash)
-        splash, seen = flash and self.kernel == "splash", float(time)
-        if splash:  # leaves out blocks above the diagonal
-            block, part = splash.block_size(time), splash.part_size(time)
-            seen = (time + block) / 2
-            backward = 2.5 * ((time + part) / (time + block) - 1)  # five products, of coarser blocks
-            shares = shares._replace(attention=shares.attention + backward)
-        work = training_work(s, self.cut, tokens, seen, rows * sources, shares, microsteps=microsteps)
-        extra = {
+        seen, kernels, parts = float(time), 1, 0.0
+        if flash and self.kernel == "splash":  # trees take two
+            kernels, parts = 1 if sequences else 2, time / splash.part_size(time)
+            seen, backward = (visited(packed, of(time)) for of in (splash.block_size, splash.part_size))
+            again_seen = 2.5 * (backward / seen - 1)  # five products, of coarser blocks
+            shares = shares._replace(attention=shares.attention + again_seen)
+        traffic = {
             # Gathered forward and backward; there two products read them, and their gradient is written.
             "products": 2 * self._cast(self.weights) + (0 if s.lora else 2) * self.item * self.weights,
             # Scores and probabilities are written and read; backward theirs and their gradients are.
             # Of a flash kernel its operands, results and their gradients; splash attention's gradient of
             # queries comes in a part for each block of keys.
-            "attention": (12 + 2 * splash * time / splash.part_size(time))
+            "attention": kernels
+            * (12 + 2 * parts)
             * (self.item * tokens * s.heads * s.head_dim / self.cut.tensor)
             if flash
             else (2 + again) * self._square(tokens, time),
             "vocabulary": 2 * self._cast(self.table) + (0 if s.lora else 2) * FLOAT32 * self.table,
         }
-        operations = [
-            op._replace(bytes=op.bytes + extra.get(op.name, 0.0), head_dim=op.head_dim if flash else 0)
-            for op in work.operations
-        ]
-        scale = self.item / BFLOAT16
-        sent = (
-            one if one.name in ALWAYS_FLOAT32 else one._replace(bytes=one.bytes * scale) for one in work.sent
-        )
-        return Work(tuple(operations), tuple(sent))
+        return training_work(
+            s, self.cut, tokens, seen, rows * sources, shares,
+            microsteps=microsteps, item=self.item, flash=flash, traffic=traffic,
+        )  # fmt: skip
 
     def forward(
         self, tokens: float, length: float, sources: float, times: float = 1.0, flash: bool = False,
@@ -246,49 +227,30 @@ class ByHand:
             Operation(attention, scores + cache / s.layers, of_layers, "attention", s.head_dim * flash),
             Operation(0.0, streams, of_layers, "norms, gates, sums"),
         ]
-        sent, gather = list[Sent](), self.cut.along_fsdp("all-gather")
         if s.experts:
             operations.append(Operation(2 * chosen * tokens, 0.0, of_layers, "experts", kernel=True))
-        if self.cut.expert > 1:
-            sent += exchanged(s, self.cut, self.item * tokens, of_layers, of_layers)
-        if self.cut.fsdp > 1:
-            sent.append(gather(self.item * self.weights, times=of_layers, name="layers' weights"))
-        if tensor > 1:
-            stream = self.item * tokens * s.d_model
-            sent.append(Sent("all-reduce", stream, tensor, 2 * of_layers, "activations", waited=True))
+        gather, stream = along_fsdp(self.cut, "all-gather"), self.item * tokens * s.d_model
+        sent = [
+            *exchanged(s, self.cut, self.item * tokens, of_layers, of_layers),
+            gather(self.item * self.weights, times=of_layers, name="layers' weights"),
+            Sent("all-reduce", stream, tensor, 2 * of_layers, "activations", waited=True),
+        ]
         if sources:
             logits = 2 * FLOAT32 * sources * s.vocabulary / tensor  # written and read
             head = self._cast(self.table) + logits
             operations.append(Operation(2 * self.table * sources, head, times, "vocabulary"))
-            if self.cut.fsdp > 1:
-                sent.append(gather(self.item * self.table, times=times, name="vocabulary"))
-        return Work(tuple(operations), tuple(sent))
+            sent.append(gather(self.item * self.table, times=times, name="vocabulary"))
+        return work_of(operations, sent)
 
-    def scoring(self, rows: int, time: int, sources: int, times: int = 1) -> Work:
-        """Forward passes over packed rows."""
-        return self.forward(rows * time, time, rows * sources, times, self._flash(time))
-
-    def decoding(self, rows: int, time: int, branches: int, new: int, sampled: bool) -> Work:
-        """Prompts are read, then the tokens of all branches.
-
-        Samples have a cache each; beams share one, their first tokens come from the prompt.
-        """
-        copied, hand = self._copied()
-        read = hand.forward(rows * time, time, 0 if sampled else rows, flash=self._flash(time))
-        seen = time + (new if sampled else branches * new) + branches
-        cache, tokens = self.cache(rows, time + branches * new), rows * branches
-        turns = new if sampled else new - 1
-        return together(copied, read, hand.forward(tokens, seen, tokens, turns, cache=cache))
-
-    def _copied(self) -> tuple[Work, "ByHand"]:
+    def copied(self) -> tuple[Work, "ByHand"]:
         """What copying the weights takes, and a chip that has them so: nothing of them is sent or cast."""
         if not self.copies:
             return Work((), ()), self
         entries, fsdp = self.copy / self.item, self.cut.fsdp
         made = Operation(0.0, FLOAT32 * entries / fsdp + self.copy, 1.0, "copy of the weights")
-        sent = self.cut.along_fsdp("all-gather")(self.copy, name="copy of the weights")
+        sent = along_fsdp(self.cut, "all-gather")(self.copy, name="copy of the weights")
         alone = self.cut._replace(data=self.cut.data * fsdp, fsdp=1)
-        return Work((made,), (sent,) * (fsdp > 1)), replace(self, cut=alone, stored=self.item, room=0.0)
+        return work_of([made], [sent]), replace(self, cut=alone, stored=self.item, room=0.0)
 
     # Memory, bytes
 
@@ -298,64 +260,41 @@ class ByHand:
         of_token = 2 * s.kv_heads // self.cut.tensor * s.head_dim * self.item
         return float(s.layers * rows * length * of_token)
 
-    def step_memory(self, packed: Sequence[Packed], microsteps: int = 1) -> float:
-        """What a training step makes for itself."""
-        policy, working = self.shape.remat, [0.0]
-        cut_head = self.table / self.cut.fsdp * (self.item + (0 if self.shape.lora else FLOAT32))
-        for rows, time, sources, sequences in packed:
-            flash = self._flash(time, sequences)
-            one_layer = self._saved(rows, time, 1, "none", flash)
-            layer = one_layer if policy != "none" else self._working(rows * time, time, flash)
-            if flash and self.kernel == "splash":  # the gradient of queries, in parts
-                queries = self.item * rows * time * self.shape.heads * self.shape.head_dim / self.cut.tensor
-                layer += queries * time / splash.part_size(time)
-            working += [layer + self._weights(3), self._fold(rows * sources) + cut_head]
-        gradients = self.learned * (1 if microsteps == 1 else 2)
-        return gradients + self.saved(packed) + max(working)
+    def backward(self, packed: Packed) -> float:
+        """What the backward pass over these rows of a chip works on at a time, beside what was saved."""
+        rows, time, sources, _ = packed
+        flash = self.flash(time)
+        if self.shape.remat != "none":
+            layer = self._saved(rows, time, 1, "none", flash)
+        else:
+            layer = self.working(rows * time, time, flash)
+        if flash and self.kernel == "splash":  # the gradient of queries, in parts
+            queries = self.item * rows * time * self.shape.heads * self.shape.head_dim / self.cut.tensor
+            layer += queries * time / splash.part_size(time)
+        head = self.table / self.cut.fsdp * (self.item + (0 if self.shape.lora else FLOAT32))
+        return max(layer + self.held(3), self.fold(rows * sources) + head)
 
-    def saved(self, packed: Sequence[Packed]) -> float:
-        """What layers keep of a microstep for the backward pass."""
-        policy, layers = self.shape.remat, self.shape.layers
-        return sum(
-            self._saved(rows, time, layers, policy, self._flash(time, sequences))
-            for rows, time, _, sequences in packed
-        )
+    def saved(self, packed: Packed) -> float:
+        """What layers keep of these rows of a chip for the backward pass."""
+        rows, time, _, _ = packed
+        return self._saved(rows, time, self.shape.layers, self.shape.remat, self.flash(time))
 
-    def scoring_memory(self, rows: int, time: int, sources: int) -> float:
-        """What scoring makes for itself."""
-        in_layers = self._working(rows * time, time, self._flash(time)) + self._weights(2)
-        return self._head() + max(in_layers, self._fold(rows * sources))
-
-    def decoding_memory(self, rows: int, time: int, branches: int, new: int, whole: bool) -> float:
-        """What decoding makes for itself; `whole`: logits of all the vocabulary are held, as in sampling."""
-        s, length = self.shape, time + branches * new
-        read = self._working(rows * time, time, self._flash(time))
-        seen = time + new + branches if whole else length + branches
-        written = self._working(rows * branches, seen, False)
-        vocabulary = s.vocabulary / self.cut.tensor
-        logits = FLOAT32 * rows * branches * (SAMPLER * vocabulary if whole else 3 * min(BLOCK, vocabulary))
-        if self.copies:
-            return self.cache(rows, length) + self.copy + max(read, written, logits)
-        block = self.item * min(BLOCK, vocabulary) * s.d_model
-        in_layers = max(read, written) + self._weights(2)
-        return self.cache(rows, length) + self._head() + max(in_layers, logits + block)
-
-    def _head(self) -> float:
+    def head(self) -> float:
         """In the compute dtype, where that is another one than the parameters'."""
         return self.item * self.table / self.cut.fsdp if self.item != FLOAT32 else 0.0
 
-    def _weights(self, layers: int) -> float:
+    def held(self, layers: int) -> float:
         """Of so many layers, gathered or cast; of one (a gradient) where parameters are used as they lie."""
         as_they_lie = self.item == FLOAT32 and self.cut.fsdp == 1
         return (1 if as_they_lie else layers) * self.item * self.weights
 
-    def _fold(self, sources: float) -> float:
+    def fold(self, sources: float) -> float:
         """Of blocks of the vocabulary: states, logits, and two blocks of its rows."""
         s, block = self.shape, block_size(self.shape.d_model)
         states = FOLD * FLOAT32 * sources * s.d_model
         return states + (FLOAT32 + self.item) * sources * block + 2 * self.item * block * s.d_model
 
-    def _working(self, tokens: int, length: int, flash: bool) -> float:
+    def working(self, tokens: int, length: int, flash: bool) -> float:
         """Activations of a layer while it is computed."""
         s, tensor = self.shape, self.cut.tensor
         heads = 2 * (s.heads + 2 * s.kv_heads) * s.head_dim / tensor

@@ -38,17 +38,13 @@ class Efficiencies(NamedTuple):
     high: Efficiency
 
 
+Range = tuple[float, float, float]
 _TPU_LINKS, _KERNELS = (0.65, 0.82, 0.95), (0.50, 0.62, 0.65)
 
 
-def _of(
-    products: tuple[float, float, float],
-    memory: tuple[float, float, float],
-    links: tuple[float, float, float],
-) -> Efficiencies:
-    return Efficiencies(
-        *(Efficiency(*shares) for shares in zip(products, _KERNELS, memory, links, strict=True))
-    )
+def _of(products: Range, memory: Range, links: Range) -> Efficiencies:
+    shares = zip(products, _KERNELS, memory, links, strict=True)
+    return Efficiencies(*(Efficiency(*each) for each in shares))
 
 
 _MEASURED = {

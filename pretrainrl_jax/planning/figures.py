@@ -8,8 +8,7 @@ from typing import Any
 from pretrainrl_jax.model.whole import told
 from pretrainrl_jax.planning.chips import GIB, Topology
 from pretrainrl_jax.planning.estimate import Estimate, efficiencies, estimate
-from pretrainrl_jax.planning.loads import Decoding, Step
-from pretrainrl_jax.planning.planned import Planned, Program
+from pretrainrl_jax.planning.planned import Decoding, Planned, Program, Step
 from pretrainrl_jax.planning.work import Work
 
 ENDS = ("shortest", "middle", "longest")  # of an estimate
@@ -145,7 +144,7 @@ def of_weights(planned: Planned) -> str:
         (planned.hand_of(program), program.other is not None and not program.other.learned)
         for program in decoding
     )
-    lines = ((told(hand.shape, hand.cuts, hand.room), other and " (the rewriter)") for hand, other in hands)
+    lines = ((told(hand.shape, hand.cut, hand.room), other and " (the rewriter)") for hand, other in hands)
     return "\n".join(f"{line}{whose or ''}" for line, whose in lines if line)
 
 

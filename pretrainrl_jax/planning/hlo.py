@@ -8,7 +8,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterator
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,15 +34,12 @@ class Shape(NamedTuple):
         return -(-math.prod(self.sizes) * each // 8)
 
 
-Type: TypeAlias = "Shape | tuple[Type, ...]"
-
-
 class Instruction(NamedTuple):
     """One line. An asynchronous start is the operation it starts, with that one's result alone."""
 
     name: str
     opcode: str
-    result: Type
+    result: tuple[Shape, ...]  # one array, or all of a tuple, wherever in it they are
     operands: tuple[str, ...]  # names; of a constant its value, of a parameter its place
     attributes: str  # the rest of the line
 
@@ -153,15 +150,6 @@ def parse(text: str) -> Module:
     return Module(computations, entry, math.prod(map(int, counts)))
 
 
-def leaves(kind: Type) -> Iterator[Shape]:
-    """The arrays of a type."""
-    if isinstance(kind, Shape):
-        yield kind
-    else:
-        for part in kind:
-            yield from leaves(part)
-
-
 def numbers(text: str) -> tuple[int, ...]:
     """Those between commas."""
     return tuple(int(number.strip(" <=")) for number in text.split(",") if number)
@@ -186,7 +174,11 @@ def group(instruction: Instruction, devices: int) -> tuple[int, ...]:
 
 def _instruction(name: str, text: str) -> Instruction:
     """Of the text after its equals sign."""
-    kind, end = _type(text, 0)
+    is_tuple, one = text.startswith("("), ARRAY.match(text)
+    if not is_tuple and one is None:
+        raise ValueError(f"no type in: {text[:80]}")
+    end = one.end() if one else _closing(text, 1) + 1
+    kind = text[:end]
     opcode, _, _ = text[end:].lstrip().partition("(")
     begin = text.index("(", end) + 1
     stop = _closing(text, begin)
@@ -194,28 +186,15 @@ def _instruction(name: str, text: str) -> Instruction:
     if opcode.endswith("-start"):
         opcode = opcode.removesuffix("-start")
         # A start has the operands' buffers among its results, each kind in its own order.
-        if opcode == "copy" and isinstance(kind, tuple) and not isinstance(kind, Shape):
-            kind = kind[0]
-        elif opcode not in ("all-reduce", "async") and not isinstance(kind, Shape):
-            kind = kind[1]
-    return Instruction(name, opcode, kind, operands, text[stop + 1 :])
+        if is_tuple and opcode not in ("all-reduce", "async"):
+            kind = _split(kind[1:-1])[0 if opcode == "copy" else 1]
+    result = tuple(map(_shape, ARRAY.finditer(kind)))
+    return Instruction(name, opcode, result, operands, text[stop + 1 :])
 
 
-def _type(text: str, begin: int) -> tuple[Type, int]:
-    """The type that is written there, and where it ends."""
-    if text[begin] == "(":
-        parts: list[Type] = []
-        end = begin + 1
-        while text[end] != ")":
-            end += len(text[end:]) - len(text[end:].lstrip(", "))
-            part, end = _type(text, end)
-            parts.append(part)
-        return tuple(parts), end + 1
-    match = ARRAY.match(text, begin)
-    if match is None:
-        raise ValueError(f"no type in: {text[begin : begin + 80]}")
-    space = re.search(r"S\((\d+)\)", match[3] or "")
-    return Shape(match[1], numbers(match[2]), int(space[1]) if space else 0), match.end()
+def _shape(array: re.Match[str]) -> Shape:
+    space = re.search(r"S\((\d+)\)", array[3] or "")
+    return Shape(array[1], numbers(array[2]), int(space[1]) if space else 0)
 
 
 def _closing(text: str, begin: int) -> int:

@@ -1,6 +1,6 @@
 """The stages' own programs, lowered for a mesh of devices from shapes alone: no array is made."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, cast
@@ -19,7 +19,7 @@ from pretrainrl_jax.model.mesh import replicated, round_up_rows, row_sharding
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.objectives.loss import Coefficients
 from pretrainrl_jax.objectives.scoring import score_endings, score_rows
-from pretrainrl_jax.planning.loads import Decoding, Scoring, Step
+from pretrainrl_jax.planning.planned import Decoding, Scoring, Step
 from pretrainrl_jax.training.optimizer import Schedule, adamw
 from pretrainrl_jax.training.step import (
     compile_references,
@@ -59,7 +59,9 @@ class Lowering:
         rows, *beside = load.packed
         batch: Any = self._packed(rows.rows, holds, load.microsteps, rows.sequences)
         if beside:
-            batch = Anchored(batch, self._anchors(beside[0].rows, beside[0].time, top, load.microsteps))
+            sizes = {"time": beside[0].time, "top": top}
+            anchors = self._arrays(ANCHOR_SPECS, sizes, beside[0].rows, load.microsteps)
+            batch = Anchored(batch, AnchorBatch(*anchors))
         number = jax.ShapeDtypeStruct((), jnp.float32)
         traced = jax.tree.map(lambda _: number, {term: dict(each) for term, each in coefficients.items()})
         stays = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, self.stored), frozen)
@@ -121,27 +123,22 @@ class Lowering:
         self, rows: int, holds: Capacity, microsteps: int | None, sequences: bool = False
     ) -> PackedBatch:
         """Of a batch [microsteps, rows, …], or [rows, …] where None; rows in all."""
-        leading = () if microsteps is None else (microsteps,)
-        of_microstep = round_up_rows(self.mesh, -(-rows // (microsteps or 1)))
-        sharding = row_sharding(self.mesh, leading=len(leading))
-
-        def field(axis: str, fill: float) -> Any:
-            sizes = (getattr(holds, axis),) if axis else ()
-            kind = jnp.float32 if isinstance(fill, float) else jnp.int32
-            return jax.ShapeDtypeStruct((*leading, of_microstep, *sizes), kind, sharding=sharding)
-
-        batch = PackedBatch(*(field(*spec) for spec in FIELD_SPECS))
+        specs = [((axis,) if axis else (), fill) for axis, fill in FIELD_SPECS]
+        sharding = row_sharding(self.mesh, leading=microsteps is not None)
+        batch = PackedBatch(*self._arrays(specs, holds._asdict(), rows, microsteps, sharding=sharding))
         return batch._replace(branch_id=None) if sequences else batch
 
-    def _anchors(self, rows: int, time: int, top: int, microsteps: int) -> AnchorBatch:
-        sizes: Mapping[str, int] = {"time": time, "top": top}
-        of_microstep = round_up_rows(self.mesh, -(-rows // microsteps))
-
-        def field(axes: tuple[str, ...], fill: float) -> Any:
+    def _arrays(
+        self, specs: Iterable[tuple[tuple[str, ...], float]], sizes: Mapping[str, int], rows: int,
+        microsteps: int | None, **placed: Any,
+    ) -> Iterator[Any]:  # fmt: skip
+        """A batch's arrays, by axes beside microsteps and rows, and what fills them."""
+        leading = () if microsteps is None else (microsteps,)
+        of_microstep = round_up_rows(self.mesh, -(-rows // (microsteps or 1)))
+        for axes, fill in specs:
             kind = jnp.float32 if isinstance(fill, float) else jnp.int32
-            return jax.ShapeDtypeStruct((microsteps, of_microstep, *(sizes[axis] for axis in axes)), kind)
-
-        return AnchorBatch(*(field(*spec) for spec in ANCHOR_SPECS))
+            shape = (*leading, of_microstep, *(sizes[axis] for axis in axes))
+            yield jax.ShapeDtypeStruct(shape, kind, **placed)
 
     def _row_array(self, *sizes: int) -> Any:
         return jax.ShapeDtypeStruct(sizes, jnp.int32, sharding=row_sharding(self.mesh))

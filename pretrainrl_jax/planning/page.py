@@ -135,10 +135,9 @@ def _run(every: Sequence[Figures], topology: Topology, price: float | None) -> G
             ]
         )
     counted = sum(one.program.executions is not None and one.time is not None for one in every)
-    if counted < len(every):  # what the others take nobody knows: this is not the whole run's
-        rows.append([f"the {counted} known of {len(every)}", "", "", "", *_hours(*totals, topology, price)])
-    else:
-        rows.append(["all", "", "", "", *_hours(*totals, topology, price)])
+    # What the others take nobody knows: this is not the whole run's.
+    what = "all" if counted == len(every) else f"the {counted} known of {len(every)}"
+    rows.append([what, "", "", "", *_hours(*totals, topology, price)])
     return grid({"": None}, heads, rows)
 
 

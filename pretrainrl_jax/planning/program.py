@@ -7,34 +7,27 @@ compiled for machines that are not there.
 import functools
 import math
 import re
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from pretrainrl_jax.planning.hlo import (
-    Computation,
-    Frame,
-    Instruction,
-    Shape,
-    Type,
-    group,
-    leaves,
-    parse,
-)
+from pretrainrl_jax.planning.hlo import Computation, Frame, Instruction, Shape, group, parse
 from pretrainrl_jax.planning.trips import trip_count
 
 COLLECTIVES = (
-    "all-gather",
-    "all-reduce",
-    "all-to-all",
-    "collective-broadcast",
-    "collective-permute",
-    "ragged-all-to-all",
-    "reduce-scatter",
+    *("all-gather", "all-reduce", "all-to-all", "collective-broadcast", "collective-permute"),
+    *("ragged-all-to-all", "reduce-scatter"),
 )
 # What moves nothing by itself: names, what only calls others, and ends of what was counted at its start.
 STILL = (
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "add-dependency"),
     *("opt-barrier", "partition-id", "replica-id", "while", "conditional", "call", "async"),
 )
+# The computations that run as a part of it, by the attributes that name them.
+RUN = {
+    "while": ("body",),
+    "fusion": ("calls",),
+    "conditional": ("branch_computations", "true_computation", "false_computation"),
+}
 SLICES = ("dynamic-slice", "slice", "gather")  # read as much of their first operand as they write
 IN_PLACE = ("dynamic-update-slice", "scatter")  # write as much as they are given, into their first operand
 GEMM = r'custom_call_target="__cublas\$'
@@ -154,23 +147,18 @@ def _visit(frame: Frame, trips: int, fused: bool, unknown: int) -> Program:
             flops = sum((product.flops for part in called for product in part.products), 0.0)
         if not fused and (flops + (moved := _traffic(frame, instruction))):
             operations.append(Operation(name, op_name, flops, moved, trips))
-    return Program(
-        (*products, *(product for part in parts for product in part.products)),
-        (*collectives, *(collective for part in parts for collective in part.collectives)),
-        (*loops, *(loop for part in parts for loop in part.loops)),
-        (*operations, *(operation for part in parts for operation in part.operations)),
-    )
+    for part in parts:
+        products += part.products
+        collectives += part.collectives
+        loops += part.loops
+        operations += part.operations
+    return Program(tuple(products), tuple(collectives), tuple(loops), tuple(operations))
 
 
 def _called(frame: Frame, instruction: Instruction) -> list[Frame]:
     """The computations that run as a part of an instruction."""
-    if instruction.opcode == "while":
-        return frame.called(instruction, "body")
-    if instruction.opcode == "fusion":
-        return frame.called(instruction, "calls")
-    if instruction.opcode == "conditional":
-        branches = "branch_computations", "true_computation", "false_computation"
-        return [f for kind in branches for f in frame.called(instruction, kind)]
+    if kinds := RUN.get(instruction.opcode):
+        return [f for kind in kinds for f in frame.called(instruction, kind)]
     return _implementations(frame, instruction)
 
 
@@ -180,19 +168,14 @@ def _implementations(frame: Frame, instruction: Instruction) -> list[Frame]:
         return frame.called(instruction, "calls", "to_apply")
     if instruction.opcode != "custom-call":
         return []
-    shapes = _plain(instruction.result)
     called = frame.called(instruction, "called_computations", "calls")
-    return [inner for inner in called if _plain(inner.computation.root.result) == shapes]
-
-
-def _plain(kind: Type) -> list[tuple[str, tuple[int, ...]]]:
-    """Arrays wherever they are."""
-    return [(shape.dtype, shape.sizes) for shape in leaves(kind)]
+    gives = [shape[:2] for shape in instruction.result]
+    return [f for f in called if [shape[:2] for shape in f.computation.root.result] == gives]
 
 
 def _shapes(frame: Frame, instruction: Instruction) -> list[Shape]:
     """Of the operands."""
-    return [shape for name in instruction.operands for shape in leaves(frame.find(name).result)]
+    return [shape for name in instruction.operands for shape in frame.find(name).result]
 
 
 def _flops(frame: Frame, instruction: Instruction) -> float:
@@ -206,7 +189,7 @@ def _flops(frame: Frame, instruction: Instruction) -> float:
         return _convolution_flops(frame, instruction)
     else:
         return 0.0
-    left, result = _shapes(frame, instruction)[0], next(leaves(instruction.result))
+    left, result = _shapes(frame, instruction)[0], instruction.result[0]
     return 2.0 * math.prod(result.sizes) * math.prod(left.sizes[axis] for axis in contracted)
 
 
@@ -220,7 +203,7 @@ def _convolution_flops(frame: Frame, instruction: Instruction) -> float:
     if labels is None:
         return 0.0
     left, right = _shapes(frame, instruction)[:2]
-    result = next(leaves(instruction.result))
+    result = instruction.result[0]
     window = re.search(r"window=\{([^}]*)\}", instruction.attributes)
     keys = dict(pair.split("=") for pair in window[1].split()) if window else {}
     sizes = [int(size) for size in keys.get("size", "").split("x") if size]
@@ -306,19 +289,18 @@ def _traffic(frame: Frame, instruction: Instruction) -> float:
     return sum(map(_held, operands)) + _held(instruction.result)
 
 
-def _bytes(kind: Type) -> float:
-    return float(sum(shape.bytes for shape in leaves(kind)))
+def _bytes(shapes: Iterable[Shape]) -> float:
+    return float(sum(shape.bytes for shape in shapes))
 
 
-def _held(kind: Type) -> float:
-    """Bytes of it that are in main memory."""
-    return float(sum(shape.bytes for shape in leaves(kind) if shape.space == 0))
+def _held(shapes: Iterable[Shape]) -> float:
+    """Bytes of them that are in main memory."""
+    return _bytes(shape for shape in shapes if shape.space == 0)
 
 
-def _within(kind: Type, part: float | None) -> float:
-    """As many bytes of it as are touched, if it is in main memory; none means all."""
-    held = _held(kind)
-    return held if part is None else min(held, part)
+def _within(shapes: Iterable[Shape], part: float | None) -> float:
+    """As many bytes of them as are touched, if they are in main memory; none means all."""
+    return _held(shapes) if part is None else min(_held(shapes), part)
 
 
 def _update(instruction: Instruction) -> str:
@@ -372,15 +354,14 @@ def _read(frame: Frame, place: int) -> float | None:
     return read
 
 
-def _written(computation: Computation, kind: Type) -> float:
+def _written(computation: Computation, shapes: Sequence[Shape]) -> float:
     """Bytes that a fusion writes."""
     in_place, results = _in_place(computation), _results(computation)
-    shapes = list(leaves(kind))
     if len(shapes) != len(results):
-        return _held(kind)
+        return _held(shapes)
     written = 0.0
     for shape, result in zip(shapes, results, strict=True):
         changed = in_place.get(result.name)
         part = None if changed is None else _bytes(computation.instructions[_update(changed)].result)
-        written += _within(shape, part)
+        written += _within([shape], part)
     return written

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -19,18 +19,17 @@ from pretrainrl_jax.judging.local import SHORTEST
 from pretrainrl_jax.mining.rounds import spans
 from pretrainrl_jax.model.cost import Flops, flops
 from pretrainrl_jax.model.decoder import Chosen, Model
-from pretrainrl_jax.model.lora import Lora, lora_of
-from pretrainrl_jax.model.mesh import round_up_rows
+from pretrainrl_jax.model.lora import lora_of
+from pretrainrl_jax.model.mesh import Cut, round_up_rows
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.objectives.loss import asks
 from pretrainrl_jax.objectives.scoring import ROWS
 from pretrainrl_jax.planning.by_hand import ByHand, Packed
-from pretrainrl_jax.planning.loads import Decoding, Scoring, Step
 from pretrainrl_jax.planning.lowering import Lowering
-from pretrainrl_jax.planning.planned import Other, Planned, Program
+from pretrainrl_jax.planning.planned import Decoding, Other, Planned, Program, Scoring, Step
 from pretrainrl_jax.planning.typical import PROMPTS, SAMPLED, Material, trees, visible
-from pretrainrl_jax.planning.work import FLOAT32, Cut
+from pretrainrl_jax.planning.work import FLOAT32
 from pretrainrl_jax.training.feed import Holds, held
 from pretrainrl_jax.trees.layouts import Layout, size
 from pretrainrl_jax.trees.packing import Capacity, capacity, plan, rounded
@@ -38,17 +37,6 @@ from pretrainrl_jax.trees.tree import AnswerTree, Branch, chosen_only, document
 
 POOLED = ("pool", "popularity")  # of these a question keeps mine.pool answers, of others mine.negatives
 DOCUMENT = 600  # tokens of a document, where documents are packed into longer rows: about a web page's
-
-
-class Prompts(NamedTuple):
-    """What is decoded at a time."""
-
-    batch: int  # prompts
-    length: int  # tokens of a prompt, without padding
-    branches: int  # written after each
-    new: int  # tokens of a branch
-    sampled: bool = False  # else found by beam search
-    shortest: int = SMALLEST_BUCKET  # tokens that prompts are padded to at least
 
 
 def improves(config: Config) -> bool:
@@ -70,13 +58,14 @@ def planned(
 
     `shape` is of the model that is trained, `judge` and `rewriter` of those beside it, if there are any.
     """
-    model = Model(shape, mesh, **chosen._asdict())
-    parts = _parts(model, mesh)
-    hand = ByHand(shape, Cut(**mesh.shape), *chosen)
-    lowering = Lowering(model, mesh, config.optimizer)
-    work = _Work(config, lowering, mesh, hand, sum(parts), material)
-    if lora := lora_of(config.lora):
-        work = replace(work, adapted=_adapted(work, lora))
+    work = _work_of(config, shape, material, mesh, chosen)
+    if lora := lora_of(config.lora):  # the rest keeps the dtype that lora.base_dtype says
+        stored = config.lora.base_dtype
+        adapted = _work_of(config, replace(shape, lora=lora), material, mesh, chosen, stored)
+        learned = sum(_parts(adapted.lowering.model, mesh)) - work.parameters
+        parameters = work.parameters * jnp.dtype(stored).itemsize / FLOAT32 + learned
+        other = Other(adapted.hand, parameters, learned)
+        work = replace(work, adapted=replace(adapted, parameters=parameters, other=other))
     programs: list[Program] = []
     if config.pretrain.epochs and (config.pretrain.text == "documents" or not config.preferences.path):
         programs.append((work.policy if config.model.path else work).pretraining())
@@ -85,7 +74,11 @@ def planned(
         of_judge = 0.0
         if judge:  # it keeps the dtype that it is stored in
             of_judge = sum(_parts(Model(judge, mesh), mesh)) * jnp.dtype(judge.dtype).itemsize / FLOAT32
-        of_rewriter = _rewriter(config, rewriter, material, mesh, chosen) if rewriter else None
+        of_rewriter = None
+        if rewriter:  # the same, whatever it computes in
+            computes = replace(rewriter, dtype=config.rewriter.dtype or rewriter.dtype)
+            of_rewriter = _work_of(config, computes, material, mesh, chosen, rewriter.dtype)
+            of_rewriter = replace(of_rewriter, other=Other(of_rewriter.hand, of_rewriter.parameters))
         methods = {name: config.methods[name] for name in config.selfimprove.systems}
         for name, method in methods.items():
             programs += work.policy.improvement(name, method, of_judge, of_rewriter)
@@ -100,35 +93,18 @@ def planned(
         programs += work.facts()
     shown = config.judge.prefix_tokens or config.selfimprove.length - config.selfimprove.suffix
     read = verdicts * (shown + 2 * config.selfimprove.suffix)
-    sizes = sum(parts), max(parts)
-    return Planned(mesh, hand, material, tuple(programs), *sizes, verdicts, read, _uncounted(config))
+    sizes = work.parameters, max(_parts(work.lowering.model, mesh))
+    return Planned(mesh, work.hand, material, tuple(programs), *sizes, verdicts, read, _uncounted(config))
 
 
-def _adapted(work: "_Work", lora: Lora) -> "_Work":
-    """The base model with adapters that learn; the rest keeps the dtype that lora.base_dtype says."""
-    stored, lowering = jnp.dtype(work.config.lora.base_dtype), work.lowering
-    shape = replace(work.shape, lora=lora)
-    model = replace(lowering.model, shape=shape)
-    hand = replace(work.hand, shape=shape, stored=stored.itemsize)
-    learned = sum(_parts(model, work.mesh)) - work.parameters
-    parameters = work.parameters * stored.itemsize / FLOAT32 + learned
-    return replace(
-        work,
-        lowering=replace(lowering, model=model, stored=stored.name),
-        hand=hand,
-        parameters=parameters,
-        other=Other(hand, parameters, learned),
-    )
-
-
-def _rewriter(config: Config, shape: ModelShape, material: Material, mesh: Mesh, chosen: Chosen) -> "_Work":
-    """Of the model that rewrites: it keeps the dtype that it is stored in, whatever it computes in."""
-    model = Model(replace(shape, dtype=config.rewriter.dtype or shape.dtype), mesh, **chosen._asdict())
-    stored = jnp.dtype(shape.dtype)
-    hand = ByHand(model.shape, Cut(**mesh.shape), *chosen, stored=stored.itemsize)
-    parameters = sum(_parts(model, mesh)) * stored.itemsize / FLOAT32
-    lowering, other = Lowering(model, mesh, config.optimizer, stored.name), Other(hand, parameters)
-    return _Work(config, lowering, mesh, hand, parameters, material, other=other)
+def _work_of(
+    config: Config, shape: ModelShape, material: Material, mesh: Mesh, chosen: Chosen, stored: str = "float32"
+) -> "_Work":
+    """Of a model whose parameters are stored in that dtype."""
+    model, item = Model(shape, mesh, **chosen._asdict()), jnp.dtype(stored).itemsize
+    hand = ByHand(shape, Cut(**mesh.shape), *chosen, stored=item)
+    parameters = sum(_parts(model, mesh)) * item / FLOAT32
+    return _Work(config, Lowering(model, mesh, config.optimizer, stored), mesh, hand, parameters, material)
 
 
 @dataclass(frozen=True)
@@ -182,25 +158,33 @@ class _Work:
     def facts(self) -> Iterator[Program]:
         """Mining, anchor text, training, evaluation."""
         config, trained = self.config, self.material.trained
-        objectives = {name: config.objectives[name] for name in config.train.systems}
         yield from self._mining("mining", "mining's references", 1, 0.0)
-        for name, objective in objectives.items():
+        for name, objective in self._objectives().items():
             steps = max(1, round(trained * config.train.passes / config.train.questions))
             if again := len(spans(objective, trained, config.train.passes, steps)) - 1:
                 # The optimizer waits on the devices, and the base model beside it until it has scored.
                 policy, renewed = self.policy, objective.reference == "renewed"
                 kept = policy.moments + (0.0 if renewed else policy.reference)
                 yield from policy._mining(f"mining again ({name})", f"references again ({name})", again, kept)
-        if any(objective.anchored for objective in objectives.values()) and not config.anchor.path:
+        mined = self._mined(config.mine.negatives if config.mine.sources else 0)  # drawn at each visit
+        yield from self._systems(mined)
+        yield from self._evaluation()
+
+    def _objectives(self) -> dict[str, ObjectiveConfig]:
+        """Of the systems to train."""
+        return {name: self.config.objectives[name] for name in self.config.train.systems}
+
+    def _systems(self, drawn: Sequence[AnswerTree]) -> Iterator[Program]:
+        """Anchor text, and training: on trees like these, or on answers that are sampled on the way."""
+        objectives = self._objectives()
+        if any(objective.anchored for objective in objectives.values()) and not self.config.anchor.path:
             yield self._anchor_text()
         plain = {name: one for name, one in objectives.items() if not one.reinforced}
-        mined = self._mined(config.mine.negatives if config.mine.sources else 0)  # drawn at each visit
         for names in _alike(plain):
-            yield self.policy._training(names, plain[names[0]], mined)
+            yield self.policy._training(names, plain[names[0]], drawn)
         for name, objective in objectives.items():
             if objective.reinforced:
                 yield from self.policy._reinforced(name, objective)
-        yield from self._evaluation()
 
     def _mined(self, falsehoods: int) -> list[AnswerTree]:
         """Trees with so many falsehoods each."""
@@ -214,22 +198,18 @@ class _Work:
         elif "pool" in mine.sources:
             asked = self.material.pooled
         if asked:
-            how = Prompts(mine.batch, PROMPTS[mine.template], mine.beams, mine.max_new_tokens)
+            how = Decoding(mine.batch, PROMPTS[mine.template], mine.beams, mine.max_new_tokens)
             yield self._decoding(name, "mine.batch", how, self._parts(asked), times, resident)
         kept = sum(mine.pool if source in POOLED else mine.negatives for source in mine.sources)
         yield self._scoring(references, self._mined(kept), self.material.referenced, times, resident)
 
     def preferences(self) -> Iterator[Program]:
         """References, training, evaluation on prompts with better and worse answers."""
-        train, drawn = self.config.train, list(self.material.compared)
-        objectives = {name: self.config.objectives[name] for name in train.systems}
+        drawn, systems = list(self.material.compared), len(self.config.train.systems)
         yield self._scoring("references", drawn, self.material.referenced, ends=False)
-        if any(objective.anchored for objective in objectives.values()) and not self.config.anchor.path:
-            yield self._anchor_text()
-        for names in _alike(objectives):
-            yield self.policy._training(names, objectives[names[0]], drawn)
-        if train.systems:  # the base model's are known
-            yield self._scoring("evaluation", drawn, self.material.asked, len(train.systems), ends=False)
+        yield from self._systems(drawn)
+        if systems:  # the base model's are known
+            yield self._scoring("evaluation", drawn, self.material.asked, systems, ends=False)
 
     def improvement(
         self, name: str, method: MethodConfig, of_judge: float, rewriter: "_Work | None" = None
@@ -242,7 +222,7 @@ class _Work:
         beside = judge + (rewriter.parameters if rewriter else 0.0)
         reference = self.reference if method.contrasts and settings.reference == "resident" else 0.0
         if count := rollout_count(config, method):
-            how = Prompts(config.rollouts.batch, prefix, count, suffix, sampled=True)
+            how = Decoding(config.rollouts.batch, prefix, count, suffix, sampled=True)
             calls, kept = [settings.documents], moments + reference + beside
             yield self._decoding(f"{name} sampling", "rollouts.batch", how, calls, settings.steps, kept)
         if rewriter:
@@ -276,9 +256,9 @@ class _Work:
         config, settings = self.config, self.config.selfimprove
         prefix = settings.length - settings.suffix
         shown = min(config.rewriter.prefix_tokens or prefix, prefix) + settings.suffix + AROUND
-        how = Prompts(config.rollouts.batch, shown, 1, settings.suffix, sampled=True, shortest=SHORTEST)
+        how = Decoding(config.rollouts.batch, shown, 1, settings.suffix, sampled=True)
         calls, label = [settings.documents], f"{name} rewriting"
-        return self._decoding(label, "rollouts.batch", how, calls, settings.steps, resident)
+        return self._decoding(label, "rollouts.batch", how, calls, settings.steps, resident, SHORTEST)
 
     def _held(
         self, learned: Sequence[AnswerTree], row_length: int, microsteps: int
@@ -330,7 +310,7 @@ class _Work:
         length, number, microsteps = PROMPTS[settings.template], settings.questions, settings.grad_accum_steps
         batches = math.ceil(settings.passes * self.material.trained / number)
         base = self.reference if how.kl else 0.0  # stays beside the policy
-        asked = Prompts(number, length, how.samples, how.max_new_tokens, sampled=True)
+        asked = Decoding(number, length, how.samples, how.max_new_tokens, sampled=True)
         kept = self.moments + base
         yield self._decoding(f"sampling ({name})", "train.questions", asked, [number], batches, kept)
         learned = trees(number, settings.template, candidates=how.samples, answer=how.max_new_tokens)
@@ -353,8 +333,8 @@ class _Work:
         """What the base model writes before the first system is trained."""
         settings = self.config.anchor
         calls = math.ceil(settings.tokens / settings.length / settings.batch)
-        how = Prompts(settings.batch, 1, 1, settings.length, sampled=True, shortest=1)
-        return self._decoding("anchor text", "anchor.batch", how, [settings.batch], calls)
+        how = Decoding(settings.batch, 1, 1, settings.length, sampled=True)
+        return self._decoding("anchor text", "anchor.batch", how, [settings.batch], calls, shortest=1)
 
     def _evaluation(self) -> Iterator[Program]:
         """Greedy answers, beams, the truths' probabilities, samples."""
@@ -362,14 +342,14 @@ class _Work:
         if not (asked := self.material.asked):
             return
         length, new, parts = PROMPTS[settings.template], settings.max_new_tokens, self._parts(asked)
-        greedy, beams = (Prompts(settings.batch, length, width, new) for width in (1, settings.beams))
+        greedy, beams = (Decoding(settings.batch, length, width, new) for width in (1, settings.beams))
         yield self._decoding("evaluation, greedy", "evaluate.batch", greedy, parts, models)
         if settings.beams > 1:
             yield self._decoding("evaluation, beams", "evaluate.batch", beams, parts, models)
         truths = trees(min(asked, SAMPLED), settings.template)
         yield self._scoring("evaluation, truths", truths, asked, models)
         if settings.samples and (own := self._parts(self.material.own)):
-            how = Prompts(settings.batch, length, settings.samples, new, sampled=True)
+            how = Decoding(settings.batch, length, settings.samples, new, sampled=True)
             yield self._decoding("evaluation, samples", "evaluate.batch", how, own, models)
 
     def _parts(self, number: int) -> list[int]:
@@ -378,19 +358,22 @@ class _Work:
         return [part] * whole + [rest] * bool(rest)
 
     def _decoding(
-        self, name: str, setting: str, how: Prompts, calls: Sequence[int], times: int = 1,
-        resident: float = 0.0,
+        self, name: str, setting: str, how: Decoding, calls: Sequence[int], times: int = 1,
+        resident: float = 0.0, shortest: int = SMALLEST_BUCKET,
     ) -> Program:  # fmt: skip
-        """Calls with so many prompts each, whose last batch is filled up; all of them so many times."""
-        rows = round_up_rows(self.mesh, how.batch)
-        load = Decoding(rows, bucket(how.length, how.shortest), how.branches, how.new, how.sampled)
+        """Calls with so many prompts each, whose last batch is filled up; all of them so many times.
+
+        `how` tells batch and prompts without padding; prompts are padded to `shortest` tokens at least.
+        """
+        rows = round_up_rows(self.mesh, how.rows)
+        load = how._replace(rows=rows, time=bucket(how.time, shortest))
         executions = sum(math.ceil(prompts / rows) for prompts in calls)
         prompts = sum(calls) / executions
         cost = flops(self.shape, 1.0)
-        read, written = prompts * how.length, prompts * how.branches * load.turns
+        read, written = prompts * how.time, prompts * how.branches * load.turns
         heads = written if how.sampled else prompts + written  # a sampler's loop has the first ones, too
         counted = (read + written) * (cost.layers + cost.adapters) + heads * cost.head
-        counted += cost.attention * (read * (how.length + 1) / 2 + written * (how.length + how.new / 2))
+        counted += cost.attention * (read * (how.time + 1) / 2 + written * (how.time + how.new / 2))
         lower, tokens = partial(self.lowering.decoding, load), read + written
         of: dict[str, Any] = {"resident": resident, "other": self.other}
         return Program(name, setting, lower, load, tokens, counted, times * executions, **of)

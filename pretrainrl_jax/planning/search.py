@@ -13,15 +13,14 @@ from jax.sharding import AbstractMesh, Mesh
 
 from pretrainrl_jax.config.declare import Policy
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.model.mesh import AXES, check_model, divisors
+from pretrainrl_jax.model.mesh import AXES, Cut, check_model, divisors
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.planning.by_hand import ByHand
 from pretrainrl_jax.planning.chips import Topology
 from pretrainrl_jax.planning.estimate import Estimate, efficiencies, estimate
 from pretrainrl_jax.planning.figures import SPARE
-from pretrainrl_jax.planning.loads import Step
-from pretrainrl_jax.planning.planned import Program
-from pretrainrl_jax.planning.work import Cut, Work
+from pretrainrl_jax.planning.planned import Program, Step
+from pretrainrl_jax.planning.work import Work
 
 LANES = 128  # entries of an array's last axis that a TPU keeps together
 REMATS: tuple[Policy, ...] = get_args(Policy)

@@ -4,10 +4,13 @@ The compiled program says the same more exactly (`planning.program`). By hand it
 of GPUs, of other people's published runs, and of the many meshes that a search looks at.
 """
 
+from collections.abc import Iterable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 from pretrainrl_jax.model.cost import parameters
+from pretrainrl_jax.model.mesh import Cut
 from pretrainrl_jax.model.shape import ModelShape
 
 BFLOAT16, FLOAT32 = 2, 4  # bytes
@@ -69,27 +72,22 @@ class Work(NamedTuple):
         return sum(sent.crossing * sent.times for sent in self.sent)
 
 
-class Cut(NamedTuple):
-    """How a model and its batch are cut."""
+def work_of(operations: Iterable[Operation], sent: Iterable[Sent]) -> Work:
+    """All of these; along an axis of one chip nothing is sent."""
+    return Work(tuple(operations), tuple(one for one in sent if one.group > 1))
 
-    data: int = 1
-    fsdp: int = 1
-    tensor: int = 1
-    expert: int = 1
 
-    @property
-    def rows(self) -> int:
-        """Parts of a batch."""
-        return self.data * self.fsdp * self.expert
+def together(*works: Work) -> Work:
+    """All of them, one after another."""
+    return Work(
+        tuple(op for work in works for op in work.operations),
+        tuple(one for work in works for one in work.sent),
+    )
 
-    @property
-    def chips(self) -> int:
-        """All together."""
-        return self.rows * self.tensor
 
-    def along_fsdp(self, kind: str) -> "partial[Sent]":
-        """Makes what chips that share parameters send each other, of its bytes, times and name."""
-        return partial(Sent, kind, group=self.fsdp, stride=self.expert * self.tensor)
+def along_fsdp(cut: Cut, kind: str) -> "partial[Sent]":
+    """Makes what chips that share parameters send each other, of its bytes, times and name."""
+    return partial(Sent, kind, group=cut.fsdp, stride=cut.expert * cut.tensor)
 
 
 class Again(NamedTuple):
@@ -127,6 +125,9 @@ def training_work(
     again: Again,
     *,
     microsteps: int = 1,
+    item: int = BFLOAT16,
+    flash: bool = True,
+    traffic: Mapping[str, float] = MappingProxyType({}),
     gated: bool = True,
     parallel: bool = False,
 ) -> Work:
@@ -140,6 +141,9 @@ def training_work(
         sources: hidden states of a chip that meet the vocabulary, a microstep.
         again: what is recomputed.
         microsteps: of the update.
+        item: bytes of a number in the compute dtype.
+        flash: whether a kernel computes attention.
+        traffic: bytes of main memory of operations by name, beside what activations and the update take.
         gated: whether the MLP has a gate.
         parallel: whether attention and MLP read the same norm and are summed at once, as in GPT-J.
     """
@@ -154,7 +158,7 @@ def training_work(
     streams, gates = (STREAMS / 2 if parallel else STREAMS), (GATES if gated else 3)
     choices = choices_of(s, cut)
     sorting = CHOICES * choices * s.d_model if s.experts else 0
-    traffic = BFLOAT16 * tokens * (streams * s.d_model + gates * choices * s.d_ff / tensor + sorting)
+    activations = BFLOAT16 * tokens * (streams * s.d_model + gates * choices * s.d_ff / tensor + sorting)
     attention = 4 * visible * s.heads * s.head_dim / tensor * tokens
     of_layers = float(s.layers * microsteps)
     head = 2 * s.vocabulary / tensor * s.d_model * sources
@@ -163,38 +167,32 @@ def training_work(
     not_experts = held - s.layers * experts / cut.fsdp
     if lora:
         held = parameters(s, cut.expert).adapters / tensor / cut.fsdp
-    operations: tuple[Operation, ...] = (
+    operations = [
         Operation(2 * matrices * tokens * passes, 0.0, of_layers, "products"),
-        Operation(attention * (3.5 + again.attention), 0.0, of_layers, "attention", s.head_dim),
-        Operation(0.0, traffic * (3 + again.products), of_layers, "norms, gates, sums"),
+        Operation(attention * (3.5 + again.attention), 0.0, of_layers, "attention", s.head_dim * flash),
+        Operation(0.0, activations * (3 + again.products), of_layers, "norms, gates, sums"),
         Operation((3 if lora else 4) * head, 0.0, microsteps, "vocabulary"),  # its logits are computed twice
         Operation(0.0, 7 * FLOAT32 * held, 1.0, "optimizer"),
-    )
+    ]
+    operations = [op._replace(bytes=op.bytes + traffic.get(op.name, 0.0)) for op in operations]
     if s.experts:
         chosen = mlp * s.experts_per_token / tensor
-        operations += (Operation(2 * chosen * tokens * passes, 0.0, of_layers, "experts", kernel=True),)
-    sent, stride = list[Sent](), cut.expert * tensor
-    if cut.fsdp > 1:
-        gather, scatter = cut.along_fsdp("all-gather"), cut.along_fsdp("reduce-scatter")
-        sent += [  # weights are gathered forward, and backward again
-            gather(BFLOAT16 * weights, times=2 * of_layers, name="layers' weights"),
-            gather(BFLOAT16 * tables, times=2.0 * microsteps, name="vocabulary"),
+        operations.append(Operation(2 * chosen * tokens * passes, 0.0, of_layers, "experts", kernel=True))
+    gather, scatter = (along_fsdp(cut, kind) for kind in ("all-gather", "reduce-scatter"))
+    added = partial(Sent, "all-reduce", times=1.0, name="gradients")
+    sent = [  # weights are gathered forward, and backward again
+        gather(item * weights, times=2 * of_layers, name="layers' weights"),
+        gather(item * tables, times=2.0 * microsteps, name="vocabulary"),
+    ]
+    if not lora:
+        sent += [
+            scatter(item * weights, times=of_layers, name="layers' gradients"),
+            scatter(FLOAT32 * tables, times=float(microsteps), name="vocabulary's gradient"),
         ]
-        if not lora:
-            sent += [
-                scatter(BFLOAT16 * weights, times=of_layers, name="layers' gradients"),
-                scatter(FLOAT32 * tables, times=float(microsteps), name="vocabulary's gradient"),
-            ]
-    if cut.data > 1:
-        sent.append(Sent("all-reduce", FLOAT32 * held, cut.data, 1.0, "gradients", stride=cut.fsdp * stride))
-    if cut.expert > 1:
-        if not lora:
-            sent.append(
-                Sent("all-reduce", FLOAT32 * not_experts, cut.expert, 1.0, "gradients", stride=tensor)
-            )
-        sent += exchanged(s, cut, BFLOAT16 * tokens, (2 + again.products) * of_layers, 2 * of_layers)
-    if tensor > 1:
-        stream, sums = BFLOAT16 * tokens * s.d_model, 1 if parallel else 2
-        times = of_layers * sums * (2 + again.products)
-        sent.append(Sent("all-reduce", stream, tensor, times, "activations", waited=True))
-    return Work(operations, tuple(sent))
+    sent.append(added(FLOAT32 * held, group=cut.data, stride=cut.fsdp * cut.expert * tensor))
+    if not lora:
+        sent.append(added(FLOAT32 * not_experts, group=cut.expert, stride=tensor))
+    sent += exchanged(s, cut, item * tokens, (2 + again.products) * of_layers, 2 * of_layers)
+    times = of_layers * (1 if parallel else 2) * (2 + again.products)
+    sent.append(Sent("all-reduce", item * tokens * s.d_model, tensor, times, "activations", waited=True))
+    return work_of(operations, sent)

@@ -11,17 +11,17 @@ from types import MappingProxyType
 from typing import Any
 
 from pretrainrl_jax.config import Config
+from pretrainrl_jax.model.mesh import Cut
 from pretrainrl_jax.planning.chips import GIB, Topology
 from pretrainrl_jax.planning.compiled import Compiled, OutOfMemory, compile_program, keep, kept
 from pretrainrl_jax.planning.compiler import Request
 from pretrainrl_jax.planning.figures import SPARE, Figures, as_json, figures, of_weights, remedies, warnings
-from pretrainrl_jax.planning.loads import Decoding
 from pretrainrl_jax.planning.page import page
-from pretrainrl_jax.planning.planned import Planned, Program
+from pretrainrl_jax.planning.planned import Decoding, Planned, Program
 from pretrainrl_jax.planning.program import Collective, read_program
 from pretrainrl_jax.planning.target import planned_for, versions
 from pretrainrl_jax.planning.typical import Material, material
-from pretrainrl_jax.planning.work import Cut, Operation, Sent, Work
+from pretrainrl_jax.planning.work import Operation, Sent, Work
 from pretrainrl_jax.progress import Screen
 
 

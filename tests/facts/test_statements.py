@@ -174,7 +174,7 @@ def test_questions_that_no_template_writes_and_facts_without_a_subject():
 
 
 def test_head_facts_are_the_most_popular_share(world):
-    found_in = Statements(world, head_share=0.15)
+    found_in = Statements(world)
     assert [found_in.is_head(f) for f in world] == [i < 45 for i in range(300)]
     assert not any(map(Statements([capital("A", "B"), capital("C", "D")]).is_head, [capital("A", "B")]))
 

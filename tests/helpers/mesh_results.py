@@ -421,7 +421,7 @@ def answers(layout: Layout) -> Found:
         compiles(lambda: keep("few", lambda: search_few(prompts(vocabulary=FEW)))),
         compiles(lambda: search_few(few_later)),
     )
-    if cuts_of(model).model > 1:  # else nothing is copied
+    if cuts_of(model).fsdp > 1:  # else nothing is copied
         copying = replace(model, room=math.inf)
         with guarded():
             same = {"max_new_tokens": LIMIT, "batch": BATCH}

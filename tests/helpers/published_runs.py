@@ -7,10 +7,11 @@ from the printed MFU, by the accounting of that commit.
 
 from typing import NamedTuple
 
+from pretrainrl_jax.model.mesh import Cut
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.planning.chips import topology
 from pretrainrl_jax.planning.estimate import Estimate, efficiencies, estimate
-from pretrainrl_jax.planning.work import Again, Cut, training_work
+from pretrainrl_jax.planning.work import Again, training_work
 from pretrainrl_jax.report.columns import markdown
 
 _V5E = "AI-Hypercomputer/maxtext, MaxText/configs/v5e/README.md at 76bd53b"

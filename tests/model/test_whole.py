@@ -13,8 +13,9 @@ from pretrainrl_jax.decoding.decode import decode, sample_batch
 from pretrainrl_jax.model.cost import parameters
 from pretrainrl_jax.model.decoder import Chosen
 from pretrainrl_jax.model.lora import Lora
+from pretrainrl_jax.model.mesh import Cut
 from pretrainrl_jax.model.shape import ModelShape
-from pretrainrl_jax.model.whole import Cuts, for_decoding, takes_copy, told
+from pretrainrl_jax.model.whole import for_decoding, takes_copy, told
 from pretrainrl_jax.training.loading import load
 
 SHAPE = ModelShape("qwen3", 512, 32, 2, 2, 1, 16, 64, 1e4, 1e-6, tied=True, dtype="bfloat16")
@@ -24,14 +25,14 @@ SHAPE = ModelShape("qwen3", 512, 32, 2, 2, 1, 16, 64, 1e4, 1e-6, tied=True, dtyp
 def test_a_copy_needs_room_beside_parameters_and_moments(cut: int, tensor: int) -> None:
     size = parameters(SHAPE).total
     needed = 2 * size / tensor + 3 * 4 * size / (cut * tensor)
-    assert takes_copy(SHAPE, Cuts(cut, tensor), needed)
-    assert not takes_copy(SHAPE, Cuts(cut, tensor), needed - 1)
+    assert takes_copy(SHAPE, Cut(fsdp=cut, tensor=tensor), needed)
+    assert not takes_copy(SHAPE, Cut(fsdp=cut, tensor=tensor), needed - 1)
 
 
 def test_parameters_that_are_used_as_they_lie_are_not_copied() -> None:
     shape = replace(SHAPE, dtype="float32")
-    assert not takes_copy(shape, Cuts(1, 2), 1e12)
-    assert takes_copy(shape, Cuts(2), 1e12)
+    assert not takes_copy(shape, Cut(tensor=2), 1e12)
+    assert takes_copy(shape, Cut(fsdp=2), 1e12)
 
 
 def test_a_loaded_model_has_the_room_that_is_chosen() -> None:
@@ -42,11 +43,11 @@ def test_a_loaded_model_has_the_room_that_is_chosen() -> None:
 
 def test_what_is_read_is_told() -> None:
     size = parameters(SHAPE).total
-    assert told(replace(SHAPE, dtype="float32"), Cuts(), 0.0) == told(SHAPE, Cuts(), 0.0) == ""
-    assert told(SHAPE, Cuts(4), 1e12) == (
+    assert told(replace(SHAPE, dtype="float32"), Cut(), 0.0) == told(SHAPE, Cut(), 0.0) == ""
+    assert told(SHAPE, Cut(fsdp=4), 1e12) == (
         f"decoding reads a copy of the weights, {2 * size / 2**30:.2f} GiB a device, made once a batch"
     )
-    assert told(SHAPE, Cuts(4), 1.0).startswith("! decoding gathers all weights at each token")
+    assert told(SHAPE, Cut(fsdp=4), 1.0).startswith("! decoding gathers all weights at each token")
 
 
 def test_matrices_alone_are_cast() -> None:
@@ -73,8 +74,8 @@ def test_adapters_are_copied_beside_their_weights() -> None:
     np.testing.assert_array_equal(whole.logits(copy, tokens), model.logits(params, tokens))
     count = parameters(model.shape)
     needed = 2 * count.total + 4 * count.total + 8 * count.adapters
-    assert takes_copy(model.shape, Cuts(), needed)
-    assert not takes_copy(model.shape, Cuts(), needed - 1)
+    assert takes_copy(model.shape, Cut(), needed)
+    assert not takes_copy(model.shape, Cut(), needed - 1)
 
 
 def test_what_is_decoded_is_the_same_to_the_bit() -> None:

@@ -20,19 +20,21 @@ from pretrainrl_jax.config import (
 )
 from pretrainrl_jax.config.declare import Policy
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.model.attention import Kernel, splash_block, splash_part
+from pretrainrl_jax.model.attention import Kernel
 from pretrainrl_jax.model.cost import parameters
 from pretrainrl_jax.model.decoder import Chosen
-from pretrainrl_jax.model.mesh import make_mesh
+from pretrainrl_jax.model.mesh import Cut, make_mesh
 from pretrainrl_jax.model.shape import ModelShape
+from pretrainrl_jax.model.splash import block_size, part_size
 from pretrainrl_jax.planning.by_hand import ByHand, Packed, recomputed
 from pretrainrl_jax.planning.chips import CHIPS, topology
+from pretrainrl_jax.planning.planned import Decoding, Step
 from pretrainrl_jax.planning.program import read_program
 from pretrainrl_jax.planning.programs import planned
 from pretrainrl_jax.planning.shapes import KNOWN
 from pretrainrl_jax.planning.target import prepare_target
 from pretrainrl_jax.planning.typical import Material
-from pretrainrl_jax.planning.work import FLOAT32, Cut, Operation, Work
+from pretrainrl_jax.planning.work import FLOAT32, Operation, Work
 from pretrainrl_jax.platforms import kernel_for
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +59,8 @@ def hand(shape: ModelShape = SHAPE, cut: Cut = ALONE, kernel: Kernel = "xla") ->
 
 def test_a_step_computes_layers_three_times_and_with_recomputation_all_but_one_product_again() -> None:
     kept, again = (
-        by_name(hand(replace(SHAPE, remat=remat)).step([Packed(3, 10, 5)])) for remat in ("none", "full")
+        by_name(Step((Packed(3, 10, 5),)).work(hand(replace(SHAPE, remat=remat))))
+        for remat in ("none", "full")
     )
     assert kept["products"].flops == 2 * MATRICES * 30 * 3
     assert again["products"].flops == 2 * (MATRICES * 3 + MATRICES - 4 * 16) * 30
@@ -70,7 +73,7 @@ def test_a_step_computes_layers_three_times_and_with_recomputation_all_but_one_p
 def test_a_flash_kernel_computes_scores_once_more_and_writes_none() -> None:
     shape = replace(SHAPE, head_dim=64)
     fused, plain = (
-        by_name(one.step([Packed(1, 128, 8)])) for one in (hand(shape, kernel="cudnn"), hand(shape))
+        by_name(Step((Packed(1, 128, 8),)).work(one)) for one in (hand(shape, kernel="cudnn"), hand(shape))
     )
     assert fused["attention"].flops == plain["attention"].flops * 3.5 / 3
     assert fused["attention"].bytes == 12 * 2 * 128 * 2 * 64  # operands, results and their gradients
@@ -81,14 +84,14 @@ def test_a_flash_kernel_computes_scores_once_more_and_writes_none() -> None:
 
 
 def test_rows_beside_have_their_own_passes_and_the_optimizer_runs_once() -> None:
-    one, both = (hand().step(packed) for packed in ([Packed(3, 10, 5)], [Packed(3, 10, 5), Packed(3, 10, 5)]))
+    one, both = (Step((Packed(3, 10, 5),) * kinds).work(hand()) for kinds in (1, 2))
     assert both.flops == 2 * one.flops
     assert sum(op.name == "optimizer" for op in both.operations) == 1
 
 
 def test_beams_read_all_weights_and_the_whole_cache_for_every_token() -> None:
     one = hand()
-    work = one.decoding(rows=3, time=16, branches=5, new=4, sampled=False)
+    work = Decoding(rows=3, time=16, branches=5, new=4, sampled=False).work(one)
     prefill, decoding = work.operations[:4], work.operations[4:]
     steps, length = 3, 16 + 5 * 4
     assert sum(op.flops for op in prefill if op.name == "products") == 2 * MATRICES * 3 * 16
@@ -107,14 +110,14 @@ def test_beams_read_all_weights_and_the_whole_cache_for_every_token() -> None:
 
 
 def test_samples_each_see_their_own_cache_and_draw_every_token() -> None:
-    products, attention, _, vocabulary = hand().decoding(3, 16, 5, 4, sampled=True).operations[3:]
+    products, attention, _, vocabulary = Decoding(3, 16, 5, 4, sampled=True).work(hand()).operations[3:]
     assert products.times == SHAPE.layers * 4
     assert attention.flops == 4 * (16 + 4 + 5) * 2 * 8 * 15
     assert vocabulary.flops * vocabulary.times == HEAD * 15 * 4
 
 
 def test_cut_weights_are_gathered_for_every_token() -> None:
-    sent = hand(cut=Cut(1, 2, 1)).decoding(3, 16, 5, 4, sampled=False).sent
+    sent = Decoding(6, 16, 5, 4, sampled=False).work(hand(cut=Cut(1, 2, 1))).sent
     layers = [one for one in sent if one.name == "layers' weights"]
     assert sum(one.times for one in layers) == SHAPE.layers * (1 + 3)
     assert {one.bytes for one in layers} == {2 * MATRICES}
@@ -129,7 +132,7 @@ def test_copied_weights_are_gathered_once_and_read_for_every_token() -> None:
     cast = FLOAT32 * parameters(shape).total / 2 / 8 + copying.copy
     assert copying.copy == parameters(shape).total  # two bytes, two parts
     for sampled in (False, True):
-        before, after = (one.decoding(3, 16, 5, 4, sampled) for one in (plain, copying))
+        before, after = (Decoding(24, 16, 5, 4, sampled).work(one) for one in (plain, copying))
         weights = [one for one in after.sent if one.kind == "all-gather"]
         told = [(one.bytes, one.group, one.times, one.stride) for one in weights]
         assert told == [(copying.copy, 8, 1.0, 2)]
@@ -141,39 +144,42 @@ def test_copied_weights_are_gathered_once_and_read_for_every_token() -> None:
         assert read["copy of the weights"].bytes == cast
         assert read["products"].bytes == 2 * copying.matrices
         assert by_name(before)["products"].bytes == FLOAT32 * plain.matrices / 8 + 4 * plain.matrices
-    more = copying.decoding_memory(3, 16, 5, 4, True) - plain.decoding_memory(3, 16, 5, 4, True)
+    sampling = Decoding(24, 16, 5, 4, True)
+    more = sampling.working(copying) - sampling.working(plain)
     assert 0.8 * copying.copy < more < copying.copy
 
 
 def test_memory_of_a_recomputed_step_keeps_the_inputs_of_layers() -> None:
     few, more = (hand(replace(LARGE, layers=n, remat="full", dtype="bfloat16")) for n in (2, 6))
-    packed = [Packed(2, 512, 64)]
-    assert more.saved(packed) - few.saved(packed) == 4 * 2 * 512 * 4096 * 2
+    step, four = Step((Packed(2, 512, 64),)), Step((Packed(8, 512, 64),), microsteps=4)
+    assert step.saved(more) - step.saved(few) == 4 * 2 * 512 * 4096 * 2
     gradients = more.parameters - few.parameters
-    added = more.step_memory(packed) - few.step_memory(packed)
+    added = step.working(more) - step.working(few)
     assert added == pytest.approx(gradients + 4 * 2 * 512 * 4096 * 2)
-    assert more.step_memory(packed, 4) - more.step_memory(packed) == more.parameters
-    kept = [hand(replace(one.shape, remat="none")).saved(packed) for one in (few, more)]
+    assert four.working(more) - step.working(more) == more.parameters
+    kept = [step.saved(hand(replace(one.shape, remat="none"))) for one in (few, more)]
     weights = 2 * 4 * 4096 * (2 * 40 * 128 + 3 * 12288)  # their copies, bfloat16
     assert kept[1] - kept[0] - weights > 10 * 4 * 2 * 512 * 4096 * 2
 
 
-def test_splash_attention_takes_documents_alone_and_half_of_the_square() -> None:
+def test_splash_attention_takes_half_of_the_square_and_of_trees_a_band() -> None:
     one = hand(replace(LARGE, dtype="bfloat16"), kernel="splash")
-    documents, rows = (by_name(one.step([Packed(1, 2048, 8, sequences=s)])) for s in (True, False))
-    assert documents["attention"].head_dim == 128
-    block = splash_block(2048)
-    blocks = 2048 // block
-    seen = block * blocks * (blocks + 1) / 2 / blocks  # the diagonal's blocks are whole
-    backward = (2048 + splash_part(2048)) / 2
-    assert documents["attention"].flops == 4 * 32 * 128 * 2048 * (seen + 2.5 * backward)
-    assert rows["attention"].head_dim == 0
-    assert rows["attention"].flops == 4 * 2048 * 32 * 128 * 2048 * 3
+    documents, trees = (by_name(Step((Packed(1, 2048, 8, s),)).work(one)) for s in (True, False))
+    assert documents["attention"].head_dim == trees["attention"].head_dim == 128
+    block, part = block_size(2048), part_size(2048)
+    of_query = 4 * 32 * 128 * 2048  # flops of a key
+    seen = (2048 + block) / 2  # the diagonal's blocks are whole
+    backward = (2048 + part) / 2
+    assert documents["attention"].flops == of_query * (seen + 2.5 * backward)
+    band = of_query * (8 + 2 * block + 2.5 * min(backward, 8 + 2 * part))  # branches of 8 tokens at most
+    assert trees["attention"].flops == pytest.approx(documents["attention"].flops + band)
+    assert not one.flash(2048, masked=True)
+    assert not one.flash(512)
 
 
 def test_decoding_holds_its_cache() -> None:
     one = hand(replace(LARGE, dtype="bfloat16"))
-    assert one.decoding_memory(16, 128, 50, 16, False) > one.cache(16, 128 + 50 * 16)
+    assert Decoding(16, 128, 50, 16, False).working(one) > one.cache(16, 128 + 50 * 16)
 
 
 def test_what_each_policy_computes_again() -> None:

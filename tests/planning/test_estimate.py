@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from helpers.published_runs import PUBLISHED, WITHIN, table
 
+from pretrainrl_jax.model.mesh import Cut
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.planning.chips import CHIPS, topology
 from pretrainrl_jax.planning.estimate import Efficiencies, Efficiency, efficiencies, estimate
-from pretrainrl_jax.planning.work import Again, Cut, Operation, Sent, Work, training_work
+from pretrainrl_jax.planning.work import Again, Operation, Sent, Work, training_work
 
 PLACE = topology("v6e:2x4")
 CHIP = PLACE.chip

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from pretrainrl_jax.config.declare import Policy
+from pretrainrl_jax.model.mesh import Cut
 from pretrainrl_jax.planning.by_hand import ByHand, Packed
 from pretrainrl_jax.planning.chips import GIB, topology
 from pretrainrl_jax.planning.figures import Figures, as_json, figures, of_weights, remedies, warnings
-from pretrainrl_jax.planning.loads import Decoding, Step
 from pretrainrl_jax.planning.page import page
-from pretrainrl_jax.planning.planned import Other, Planned, Program
+from pretrainrl_jax.planning.planned import Decoding, Other, Planned, Program, Step
 from pretrainrl_jax.planning.shapes import KNOWN
 from pretrainrl_jax.planning.typical import Material
-from pretrainrl_jax.planning.work import Cut, Operation, Sent, Work
+from pretrainrl_jax.planning.work import Operation, Sent, Work
 
 PLACE = topology("v5e:4x4")
 STEP = Program(

@@ -12,31 +12,34 @@ from pretrainrl_jax.command_line import parse
 from pretrainrl_jax.model.cost import parameters
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.lora import Lora
-from pretrainrl_jax.model.mesh import AXES
+from pretrainrl_jax.model.mesh import AXES, Cut
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.model.shape import ModelShape
-from pretrainrl_jax.model.whole import Cuts, copy_bytes, takes_copy
+from pretrainrl_jax.model.whole import copy_bytes, takes_copy
 from pretrainrl_jax.planning.by_hand import ByHand, Packed, recomputed
 from pretrainrl_jax.planning.chips import topology
-from pretrainrl_jax.planning.loads import Step
-from pretrainrl_jax.planning.planned import Program
+from pretrainrl_jax.planning.planned import Program, Step
 from pretrainrl_jax.planning.program import Collective
 from pretrainrl_jax.planning.search import Case, candidates, meshes, rank
 from pretrainrl_jax.planning.shapes import KNOWN
-from pretrainrl_jax.planning.work import Cut, Sent, Work
+from pretrainrl_jax.planning.work import Sent, Work
 from pretrainrl_jax.stages.plan import _sent
 
 SHAPE = replace(KNOWN["Qwen3-30B-A3B"], dtype="bfloat16", remat="full")
 SMALL = ModelShape(
     "qwen3_moe", 512, 256, 2, 4, 2, 128, 64, 1e4, 1e-6, False, "bfloat16", experts=8, experts_per_token=2
 )
-ROWS = [Packed(2, 512, 512)]
 
 
 def hand(*sizes: int, shape: ModelShape = SHAPE) -> ByHand:
     """On a chip of a mesh data x fsdp x expert x tensor."""
     of = dict(zip(AXES, sizes, strict=True))
     return ByHand(shape, Cut(**of), "splash")
+
+
+def step(one: ByHand) -> Step:
+    """Two rows of each chip."""
+    return Step((Packed(2 * one.cut.rows, 512, 512),))
 
 
 def of_kind(work: Work, name: str) -> dict[str, Sent]:
@@ -62,8 +65,7 @@ def test_rows_lie_along_the_experts_too() -> None:
 
 def test_a_token_is_multiplied_with_its_own_experts_alone() -> None:
     """However they are cut, all chips together compute the same."""
-    alone, cut = (hand(*sizes).step([Packed(rows, 512, 0)]) for sizes, rows in (((1, 1, 1, 1), 8),
-                                                                            ((1, 1, 8, 1), 1)))  # fmt: skip
+    alone, cut = (Step((Packed(8, 512, 0),)).work(hand(*sizes)) for sizes in ((1, 1, 1, 1), (1, 1, 8, 1)))
     assert alone.flops == pytest.approx(8 * cut.flops)
     (experts,) = (op for op in cut.operations if op.name == "experts")
     assert experts.kernel
@@ -72,7 +74,8 @@ def test_a_token_is_multiplied_with_its_own_experts_alone() -> None:
 
 
 def test_experts_weights_are_gathered_along_fsdp_and_their_tokens_along_their_axis() -> None:
-    work = hand(1, 8, 8, 1).step(ROWS)
+    chip = hand(1, 8, 8, 1)
+    work = step(chip).work(chip)
     weights = of_kind(work, "layers' weights")["all-gather"]
     attention = 2048 * (2 * 36 * 128 + 128)
     assert weights.bytes == 2 * (attention + 16 * 3 * 2048 * 768)
@@ -83,24 +86,26 @@ def test_experts_weights_are_gathered_along_fsdp_and_their_tokens_along_their_ax
     assert (tokens["all-gather"].times, tokens["reduce-scatter"].times) == (3 * 48, 2 * 48)
     summed = of_kind(work, "gradients")["all-reduce"]  # of all but the experts
     assert summed.bytes == 4 * (48 * attention + 2 * 151936 * 2048) / 8
-    assert not of_kind(hand(1, 64, 1, 1).step(ROWS), "experts' tokens")
+    whole = hand(1, 64, 1, 1)
+    assert not of_kind(step(whole).work(whole), "experts' tokens")
 
 
 def test_a_chip_holds_the_choices_of_its_group() -> None:
-    few, many = (hand(1, 8, expert, 1).step_memory(ROWS) for expert in (1, 8))
-    held = [hand(1, 8, expert, 1).learned for expert in (1, 8)]
+    hands = [hand(1, 8, expert, 1) for expert in (1, 8)]
+    few, many = (step(one).working(one) for one in hands)
+    held = [one.learned for one in hands]
     assert held[1] < held[0] / 4
     assert many - held[1] > few - held[0] - 2 * 3 * 2 * 112 * 3 * 2048 * 768  # fewer weights, more tokens
-    working = [hand(1, 1, expert, 1)._working(1024, 512, True) for expert in (1, 8)]
+    working = [hand(1, 1, expert, 1).working(1024, 512, True) for expert in (1, 8)]
     assert working[1] - working[0] == 2 * 1024 * 7 * 8 * (3 * 2048 + 3 * 768)
 
 
 def test_a_copy_to_decode_from_has_a_devices_own_experts() -> None:
-    whole, own = copy_bytes(SHAPE, Cuts()), copy_bytes(SHAPE, Cuts(expert=8))
+    whole, own = copy_bytes(SHAPE, Cut()), copy_bytes(SHAPE, Cut(expert=8))
     assert whole - own == 2 * 48 * 112 * 3 * 2048 * 768
     room = 0.9 * whole
-    assert takes_copy(SHAPE, Cuts(8, expert=8), room)
-    assert not takes_copy(SHAPE, Cuts(8), room)
+    assert takes_copy(SHAPE, Cut(fsdp=8, expert=8), room)
+    assert not takes_copy(SHAPE, Cut(fsdp=8), room)
     copied = hand(1, 8, 8, 1, shape=SHAPE)
     copied = replace(copied, room=room)
     assert copied.copy == own
@@ -110,7 +115,7 @@ def test_a_copy_to_decode_from_has_a_devices_own_experts() -> None:
 def test_experts_are_searched_where_there_are_some() -> None:
     assert {cut.expert for cut in meshes(SHAPE, 8)} == {1, 2, 4, 8}
     assert {cut.expert for cut in meshes(KNOWN["Qwen3-4B-Base"], 8)} == {1}
-    assert all(cut.chips == 8 for cut in meshes(SHAPE, 8))
+    assert all(cut.rows * cut.tensor == 8 for cut in meshes(SHAPE, 8))
     load = Step((Packed(64, 512, 512),))
     step = Program("step", "train.grad_accum_steps", lambda: None, load, 64 * 512.0, 3e10, 200.0, 200.0)
     case = Case(hand(1, 1, 1, 8), [step], topology("v5p:2x2x2"))

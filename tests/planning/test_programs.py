@@ -31,8 +31,7 @@ from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.planning.chips import topology
 from pretrainrl_jax.planning.figures import figures
-from pretrainrl_jax.planning.loads import Decoding, Scoring, Step
-from pretrainrl_jax.planning.planned import Planned
+from pretrainrl_jax.planning.planned import Decoding, Planned, Scoring, Step
 from pretrainrl_jax.planning.programs import improves, planned
 from pretrainrl_jax.planning.typical import Material, trees
 

@@ -16,13 +16,13 @@ from pretrainrl_jax.config import Config, MeshConfig, ModelConfig, PretrainConfi
 from pretrainrl_jax.config.declare import Policy
 from pretrainrl_jax.config.stored import changed
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.model.mesh import Cut
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.planning.by_hand import ByHand, Packed
 from pretrainrl_jax.planning.chips import GIB, topology
 from pretrainrl_jax.planning.compiled import CompilerFailed
 from pretrainrl_jax.planning.figures import SPARE
-from pretrainrl_jax.planning.loads import Decoding, Step
-from pretrainrl_jax.planning.planned import Other, Program
+from pretrainrl_jax.planning.planned import Decoding, Other, Program, Step
 from pretrainrl_jax.planning.search import (
     REFUSED,
     REMATS,
@@ -41,7 +41,6 @@ from pretrainrl_jax.planning.search import (
     search,
 )
 from pretrainrl_jax.planning.shapes import KNOWN
-from pretrainrl_jax.planning.work import Cut
 from pretrainrl_jax.progress import SILENT
 from pretrainrl_jax.stages import search_plan
 from pretrainrl_jax.verbs import VERBS
