@@ -1,10 +1,9 @@
 """`train` of an objective with rewards (RLVR): sample answers, see whether they are true, learn, again."""
 
-import bisect
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -29,14 +28,13 @@ from pretrainrl_jax.stages.context import BASE, Context
 from pretrainrl_jax.stages.learner import Learner, learner_of
 from pretrainrl_jax.stages.watch import Watch
 from pretrainrl_jax.training.checkpoints import BEGINNING, Progress
-from pretrainrl_jax.training.feed import Holds, place_trees, placed_batches
+from pretrainrl_jax.training.feed import Turns, place_trees, placed_batches, shuffled
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.optimizer import Schedule
 from pretrainrl_jax.training.step import compile_token_logps
 from pretrainrl_jax.trees.anchors import AnchorBatch, Anchored, AnchorRows, AnchorText, digest_anchors
 from pretrainrl_jax.trees.batch import PackedBatch
 from pretrainrl_jax.trees.dataset import turn
-from pretrainrl_jax.trees.packing import Capacity
 from pretrainrl_jax.trees.templates import encode_branches
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
@@ -58,8 +56,7 @@ class Group(NamedTuple):
 class Visits:
     """What a system learns from: questions that are taught first, then those it answers, pass after pass.
 
-    Each pass is shuffled anew, and asks facts in their wordings in turn. `row` is the number of questions
-    that were asked or taught.
+    Each pass is shuffled anew, and asks facts in their wordings in turn.
 
     Args:
         facts: that are asked.
@@ -79,97 +76,50 @@ class Visits:
         row_length: int,
         taught: float,
         passes: float,
-        progress: Progress,
+        progress: Progress = BEGINNING,
     ) -> None:
-        context = self._context = learner.context
+        context = learner.context
         self._learner, self._objective = learner, context.config.objectives[system]
-        self._row_length, size = row_length, context.config.train.questions
+        self._row_length, self._steps = row_length, context.config.train.grad_accum_steps
         wordings = [context.worded(fact) for fact in facts]
 
         def order(kind: int, passes: float) -> list[Fact]:
-            every: list[Fact] = []
-            for number in range(math.ceil(passes)):
-                generator = np.random.default_rng([context.training_seed, kind, number])
-                shuffled = generator.permutation(len(facts))
-                every += [wordings[i][turn(facts[i].id, number, len(wordings[i]))] for i in shuffled]
-            return every[: round(passes * len(facts))]
+            turns = shuffled(round(passes * len(facts)), len(facts), (context.training_seed, kind))
+            return [wordings[i][turn(facts[i].id, number, len(wordings[i]))] for number, i in turns]
 
-        lessons, asked = order(0, taught), order(1, passes) or list(facts[:1])
-        self._order = [*lessons, *asked]
-        self._starts = [*range(0, len(lessons), size), *range(len(lessons), len(self._order), size)]
-        self.taught, self.row = len(lessons), progress.row
-        rows, *sizes = progress.stream.get("holds", (0, 0, 0, 0, 0, 0))
-        self._holds = Holds(rows, Capacity(*sizes))
-        self._anchors = self._anchors_of(texts) if texts else None
-
-    def _anchors_of(self, texts: Sequence[AnchorText]) -> Iterator[AnchorBatch]:
-        """Anchor text for each of the batches that are left, on the devices."""
-        context, steps = self._context, self._context.config.train.grad_accum_steps
-        settings = context.config.anchor
-        how_much = settings.length, settings.questions
-        rows = AnchorRows(texts, *how_much, context.training_seed, self.counts, steps)
-        return placed_batches(rows, context.mesh, steps, self._batch)
-
-    @property
-    def counts(self) -> list[int]:
-        """Questions of each batch."""
-        return [int(n) for n in np.diff([*self._starts, len(self._order)])]
-
-    @property
-    def _batch(self) -> int:
-        """The number of the next batch."""
-        return bisect.bisect_left(self._starts, self.row)
-
-    def steps(self, updates: int) -> int:
-        """Of all batches together, with so many on each whose answers are sampled."""
-        taught = bisect.bisect_left(self._starts, self.taught)
-        return taught + updates * (len(self._starts) - taught)
-
-    @property
-    def _teaches(self) -> bool:
-        """Whether the next batch is taught."""
-        return self.row < self.taught
-
-    @property
-    def ended(self) -> bool:
-        """Whether no question is left."""
-        return self.row >= len(self._order)
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """What of its position the row does not tell: the sizes that batches are compiled for."""
-        return {"holds": [self._holds.rows, *self._holds.capacity]}
-
-    def names(self, row: int) -> list[str]:
-        """What the batch that ended before `row` asks."""
-        start = self._starts[bisect.bisect_left(self._starts, row) - 1]
-        return list(dict.fromkeys(fact.question for fact in self._order[start:row]))
+        tried = order(1, passes) or list(facts[:1])
+        size = context.config.train.questions
+        self.turns = Turns(order(0, taught), tried, size, lambda fact: fact.question, progress)
+        self._anchors: Iterator[AnchorBatch] | None = None
+        if texts:  # some for each of the batches that are left
+            settings = context.config.anchor
+            of_each = context.training_seed, self.turns.counts, self._steps
+            rows = AnchorRows(texts, settings.length, settings.questions, *of_each)
+            self._anchors = placed_batches(rows, context.mesh, self._steps, self.turns.batch)
 
     @property
     def updates(self) -> int:
         """Steps on the next batch."""
-        return 1 if self._teaches else self._objective.grpo.updates
+        return 1 if self.turns.teaches else self._objective.grpo.updates
 
     @property
     def coefficients(self) -> Coefficients:
         """Of the next batch's loss."""
         every = self._objective.coefficients
-        if not self._teaches:
+        if not self.turns.teaches:
             return every
         return LESSON | ({"anchor": every["anchor"]} if self._objective.anchored else {})
 
     def next(self, params: Params) -> tuple[PackedBatch | Anchored, list[Group]]:
         """The next lessons; or the next questions with answers of a policy, and what they earn."""
-        context, how, teaches = self._context, self._objective.grpo, self._teaches
-        policy = replace(self._learner.policy, params=params)
-        base = self._learner.policy.plain
-        numbers = range(self.row, self.row + self.counts[self._batch])
-        facts, self.row = [self._order[n] for n in numbers], numbers.stop
+        context, how, turns = self._learner.context, self._objective.grpo, self.turns
+        policy, base = replace(self._learner.policy, params=params), self._learner.policy.plain
+        teaches = turns.teaches
+        numbers, facts = turns.take()
         groups = [] if teaches else answer(context, how, policy, facts, numbers)
         trees = [learned_tree(g.fact.id, g.prefix, g.answers, g.rewards, how.form) for g in groups]
         trees = lessons(context, base, facts) if teaches else trees
-        steps = context.config.train.grad_accum_steps
-        batch, self._holds = place_trees(trees, context.mesh, self._row_length, self._holds, steps)
+        batch, turns.holds = place_trees(trees, context.mesh, self._row_length, turns.holds, self._steps)
         batch = batch if teaches else with_logps(context, how, base, policy, batch)
         return (Anchored(batch, next(self._anchors)) if self._anchors else batch), groups
 
@@ -188,9 +138,7 @@ def reinforce(context: Context, system: str) -> None:
         check_sayable(system, how, lessons(context, base, facts[:1]))
     about = made_with(context, base, asked, texts)
     learner = learner_of(context, system, base, about, began, shown={"loss": "loss"}, own_log=True)
-
-    def visits_of(taught: float, passes: float, progress: Progress = BEGINNING) -> Visits:
-        return Visits(learner, system, facts, texts, row_length, taught, passes, progress)
+    visits_of = partial(Visits, learner, system, facts, texts, row_length)
 
     def cost() -> Cost:
         enough, taught = passes_to_measure(context, len(facts)), round(how.teach * len(facts))
@@ -202,15 +150,16 @@ def reinforce(context: Context, system: str) -> None:
     if not how.kl:  # only its KL needs the base model beside the policy
         learner.policy.release()
     visits = visits_of(how.teach, passes, progress)
-    total, optimizer = visits.steps(how.updates), context.config.optimizer
+    turns = visits.turns
+    total, optimizer = turns.steps(how.updates), context.config.optimizer
     schedule = Schedule(objective.learning_rate, total, optimizer.warmup, optimizer.final)
     context.screen.say(
         f"{learner.run.stage}: {total} steps of {settings.questions} questions, each answered {how.samples} "
-        "times" + (f"; {IDK!r} is taught {visits.taught} times first" if visits.taught else "")
+        "times" + (f"; {IDK!r} is taught {turns.taught} times first" if turns.taught else "")
     )
-    with learner.session(state, progress, visits, total) as session:
-        looks = Watch(context, session, learner.policy).begin(lambda: visits.ended)
-        while not visits.ended:
+    with learner.session(state, progress, turns, total) as session:
+        looks = Watch(context, session, learner.policy).begin(lambda: turns.ended)
+        while not turns.ended:
             coefficients, updates = visits.coefficients, range(visits.updates)
             batch, groups = visits.next(session.params)
             metrics = [session.step(batch, coefficients, schedule) for _ in updates][-1]
@@ -224,7 +173,7 @@ def reinforce(context: Context, system: str) -> None:
 
 def seconds_of(learner: Learner, visits: Visits) -> float:
     """What a question takes that is taught, or answered, as the visits have it."""
-    counts = visits.counts
+    counts = visits.turns.counts
     numbers = visits.coefficients, Schedule(0.0, len(counts), 0.0, 0.0)
     batches = ((count, lambda params: visits.next(params)[0]) for count in counts)
     how = numbers, learner.context.mesh, visits.updates, learner.policy.frozen
@@ -348,10 +297,7 @@ def with_logps(
 
 
 def told(groups: Sequence[Group]) -> dict[str, float]:
-    """What a batch's answers were: rewards, shares of right ones, of "I don't know" and of wrong ones.
-
-    Nothing of no groups.
-    """
+    """What a batch's answers were: right, "I don't know" or wrong; nothing of no groups."""
     if not groups:
         return {}
     said = [
@@ -359,16 +305,25 @@ def told(groups: Sequence[Group]) -> dict[str, float]:
         for group in groups
         for text, right in zip(group.texts, group.right, strict=True)
     ]
-    shares = {f"answers_{kind}": said.count(kind) / len(said) for kind in ("right", "abstained", "wrong")}
-    length = float(np.mean([len(ids) for group in groups for ids in group.answers]))
-    return shares | reward_metrics([group.rewards for group in groups]) | {"answer_tokens": length}
+    rewards, lengths = [g.rewards for g in groups], [len(ids) for g in groups for ids in g.answers]
+    return tried_metrics("answer", ("right", "abstained", "wrong"), said, rewards, lengths)
 
 
-def reward_metrics(groups: Sequence[Sequence[float]]) -> dict[str, float]:
-    """Mean and spread of rewards, and how many groups learn nothing, since theirs are equal."""
+def tried_metrics(
+    what: str,
+    kinds: Sequence[str],
+    came: Sequence[str],
+    groups: Sequence[Sequence[float]],
+    lengths: list[int],
+) -> dict[str, float]:
+    """Of what was tried the shares of the kinds that came of it, rewards, and the mean length in tokens.
+
+    Of rewards mean and spread, and how many groups learn nothing, since theirs are equal.
+    """
     rewards = np.array(groups)
-    return {
+    return {f"{what}s_{kind}": came.count(kind) / len(came) for kind in kinds} | {
         "reward": float(rewards.mean()),
         "reward_std": float(rewards.std(axis=1, ddof=1).mean()) if rewards.shape[1] > 1 else 0.0,
         "groups_equal": float((rewards.max(1) == rewards.min(1)).mean()),
+        f"{what}_tokens": float(np.mean(lengths)),
     }

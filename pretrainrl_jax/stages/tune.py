@@ -1,7 +1,6 @@
 """`selfimprove --train judge|rewriter`: sample outputs, see what they earn, learn, again (GRPO)."""
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -14,7 +13,6 @@ from pretrainrl_jax.config.tuning import LabelledConfig
 from pretrainrl_jax.decoding.rollouts import Rollout, sample_rollouts
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.improvement import grading
-from pretrainrl_jax.improvement.experience import Turns
 from pretrainrl_jax.improvement.grading import measured, metrics_of, sentence
 from pretrainrl_jax.improvement.labels import (
     SAFE,
@@ -36,8 +34,8 @@ from pretrainrl_jax.stages.context import BASE, Context, keep_json, say
 from pretrainrl_jax.stages.improvement import Improvement, asked_by
 from pretrainrl_jax.stages.learner import Learner, learner_from
 from pretrainrl_jax.stages.pretrain import pretrain
-from pretrainrl_jax.stages.reinforce import learned_tree, reward_metrics, with_logps
-from pretrainrl_jax.training.feed import place_trees
+from pretrainrl_jax.stages.reinforce import learned_tree, tried_metrics, with_logps
+from pretrainrl_jax.training.feed import Turns, place_trees, shuffled
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.optimizer import Schedule
 from pretrainrl_jax.training.session import Hook
@@ -222,9 +220,14 @@ def learn(context: Context, who: str, opened: ExitStack) -> None:
     )
     state, progress = learner.resume()
     learner.policy.release()
-    sizes = settings.prompts, format_steps, settings.steps, settings.measure_every
-    turns = Turns(formed, learned, context.config.seed, *sizes, progress.stream)
-    total = format_steps + settings.updates * settings.steps
+
+    def order(examples: Sequence[Labelled], steps: int, kind: int) -> list[Labelled]:
+        turns = shuffled(steps * settings.prompts, len(examples), (context.config.seed, kind))
+        return [examples[place] for _, place in turns]
+
+    both = order(formed, format_steps, 1), order(learned, settings.steps, 0)
+    turns = Turns(*both, settings.prompts, lambda one: one.where, progress)
+    total = turns.steps(settings.updates)
     context.screen.say(
         f"{stage}: {settings.steps} steps of {settings.prompts} prompts, {settings.samples} outputs of each; "
         f"{len(learned):,} texts to learn, {len(held_out):,} held out"
@@ -232,7 +235,11 @@ def learn(context: Context, who: str, opened: ExitStack) -> None:
     with learner.session(state, progress, turns, total) as session:
 
         def is_to_measure() -> bool:
-            return bool(held_out) and turns.is_to_be_measured
+            """Whether what is held out is not measured yet, and its turn has come."""
+            batch, every = turns.batch, settings.measure_every
+            due = every and batch >= format_steps and (batch - format_steps) % every == 0
+            due = due or turns.ended or batch in (0, format_steps)
+            return bool(held_out and due) and batch not in [one["batch"] for one in turns.measured[-1:]]
 
         def measure() -> None:
             with session.untimed():
@@ -247,7 +254,7 @@ def learn(context: Context, who: str, opened: ExitStack) -> None:
             measure()
         row_length = longest + settings.samples * settings.tokens
         while not turns.ended:
-            rate = settings.format_rate if turns.shows_form else settings.learning_rate
+            rate = settings.format_rate if turns.teaches else settings.learning_rate
             batch, coefficients, updates, told = lesson(learner, task, turns, session.params, row_length)
             constant = Schedule(rate, total, 0.0, 1.0)
             metrics = [session.step(batch, coefficients, constant) for _ in range(updates)]
@@ -266,7 +273,7 @@ def learn(context: Context, who: str, opened: ExitStack) -> None:
 
 
 def lesson(
-    learner: Learner, task: Task, turns: Turns, params: Params, row_length: int
+    learner: Learner, task: Task, turns: Turns[Labelled], params: Params, row_length: int
 ) -> tuple[PackedBatch, Coefficients, int, dict[str, float]]:
     """The next batch: of outputs of the right form, or of the policy's with what they earn.
 
@@ -274,7 +281,7 @@ def lesson(
         It, the coefficients of its loss, how many updates it is for, and what its outputs were.
     """
     context, settings, how = learner.context, task.settings, task.settings.grpo
-    shows_form, policy = turns.shows_form, replace(learner.policy, params=params)
+    shows_form, policy = turns.teaches, replace(learner.policy, params=params)
     numbers, examples = turns.take()
     told: dict[str, float] = {}
     prompts = task.encoded(examples)
@@ -286,10 +293,13 @@ def lesson(
     else:
         rollouts = write_outputs(context, task, policy, examples, numbers)
         grades = task.grade(examples, texts_of(task, rollouts))
-        told = graded_metrics(rollouts, grades, task.outcomes)
+        came = [graded.outcome for own in grades for graded in own]
+        rewards = [[graded.reward for graded in own] for own in grades]
+        lengths = [len(one.tokens) for own in rollouts for one in own]
+        told = tried_metrics("output", task.outcomes, came, rewards, lengths)
         trees = [
-            learned_tree(example.where, prompt, [o.tokens for o in own], [g.reward for g in graded], how.form)
-            for example, prompt, own, graded in zip(examples, prompts, rollouts, grades, strict=True)
+            learned_tree(example.where, prompt, [o.tokens for o in own], earned, how.form)
+            for example, prompt, own, earned in zip(examples, prompts, rollouts, rewards, strict=True)
         ]
     steps = settings.grad_accum_steps
     batch, turns.holds = place_trees(trees, context.mesh, row_length, turns.holds, steps)
@@ -329,17 +339,6 @@ def texts_of(task: Task, rollouts: Sequence[Sequence[Rollout]]) -> list[list[str
     """What the outputs say, their ends left out."""
     tokenizer = task.tokenizer
     return [[tokenizer.decode(tokenizer.without_end(one.tokens)) for one in own] for own in rollouts]
-
-
-def graded_metrics(
-    rollouts: Sequence[Sequence[Rollout]], grades: Sequence[Sequence[grading.Graded]], outcomes: Sequence[str]
-) -> dict[str, float]:
-    """What a batch's outputs were: rewards, shares of what came of them, their length."""
-    counts = Counter(one.outcome for own in grades for one in own)
-    shares = {f"outputs_{outcome}": counts[outcome] / counts.total() for outcome in outcomes}
-    length = float(np.mean([len(one.tokens) for own in rollouts for one in own]))
-    rewards = reward_metrics([[one.reward for one in own] for own in grades])
-    return shares | rewards | {"output_tokens": length}
 
 
 def measure_held_out(
