@@ -214,7 +214,7 @@ def _local(path: str, context: Context, opened: ExitStack) -> Entrant:
     settings = context.config.judge
     loaded = load(path, context.mesh, settings.dtype, chosen=context.chosen)
     opened.callback(loaded.release)
-    judge = LocalJudge.of(settings, loaded)
+    judge = LocalJudge(settings, loaded)
     identity = made_by(loaded.model, loaded.params, loaded.tokenizer, loaded.identity)
     identity |= {"prefix_tokens": settings.prefix_tokens, "dtype": settings.dtype}
     return Entrant(
@@ -237,7 +237,7 @@ def _served(at: JudgeServerConfig, context: Context, opened: ExitStack) -> Entra
         def of_server() -> Any:
             (server,) = servers
             before = server.spent.requests
-            answers = RemoteJudge.of(settings, server).ask(prompt, texts)
+            answers = RemoteJudge(settings, server).ask(prompt, texts)
             given = [None if one.shares is None else list(one.shares) for one in answers]
             return given, (server.spent.requests - before) / settings.samples
 

@@ -133,8 +133,8 @@ class Improvement:
         """The model that the judge's parts ask, None where none does; of a server's, process 0 alone may."""
         settings = self._context.config.judge
         if settings.server.url:
-            return RemoteJudge.of(settings, self._server(settings.server))
-        return LocalJudge.of(settings, self.judge_model) if self.judge_model else None
+            return RemoteJudge(settings, self._server(settings.server))
+        return LocalJudge(settings, self.judge_model) if self.judge_model else None
 
     @cached_property
     def _rewriter(self) -> Rewriter:

@@ -21,7 +21,6 @@ from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.improvement import making as labels
 from pretrainrl_jax.improvement.cost import Cost
 from pretrainrl_jax.improvement.learning import rewrite_case, rewritten
-from pretrainrl_jax.judging.local import LocalJudge
 from pretrainrl_jax.judging.parts import prompts_of
 from pretrainrl_jax.judging.prompts import Prompt, judge_prompt, read_prompt
 from pretrainrl_jax.judging.protocol import RewriteCase
@@ -315,29 +314,22 @@ def agreeing(context: Context, improvement: Improvement, prompts: dict[str, Prom
     """
     config, samples = context.config, context.config.making.samples
 
-    def local(judge: LocalJudge, prompt: Prompt, questions: Sequence[labels.Question]) -> list[labels.Agreed]:
-        answers = judge.ask(prompt, [_placed(prompt, one) for one in questions])
-        return [
-            labels.agreed(labels.drawn(answer, samples, config.seed, one), prompt.verdicts)
-            for answer, one in zip(answers, questions, strict=True)
-        ]
+    def agree(part: str, questions: Sequence[labels.Question]) -> list[labels.Agreed]:
+        prompt = prompts[part]
 
-    def remote(
-        judge: RemoteJudge, prompt: Prompt, questions: Sequence[labels.Question]
-    ) -> list[labels.Agreed]:
         def ask(some: Sequence[labels.Question], times: int) -> list[labels.Agreed]:
-            answers = replace(judge, samples=times).ask(prompt, [_placed(prompt, one) for one in some])
+            judge, texts = improvement.asked, [_placed(prompt, one) for one in some]
+            assert judge  # a part that asks has a model
+            if isinstance(judge, RemoteJudge):
+                answers = judge.ask(prompt, texts, times)
+            else:
+                shares = zip(judge.ask(prompt, texts), some, strict=True)
+                answers = [labels.drawn(answer, times, config.seed, one) for answer, one in shares]
             return [labels.agreed(answer, prompt.verdicts) for answer in answers]
 
-        return labels.in_rounds(ask, questions, samples)
-
-    def agree(part: str, questions: Sequence[labels.Question]) -> list[labels.Agreed]:
         def work() -> list[labels.Agreed]:
-            judge = improvement.asked
-            assert judge  # a part that asks has a model
-            if isinstance(judge, LocalJudge):
-                return local(judge, prompts[part], questions)
-            return remote(judge, prompts[part], questions)
+            by_server = bool(config.judge.server.url)
+            return labels.in_rounds(ask, questions, samples) if by_server else ask(questions, samples)
 
         found = asked_by(config.judge.server, work, f"asking the judge ({part})") if questions else []
         return [labels.Agreed(*one) for one in found]

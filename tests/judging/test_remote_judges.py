@@ -35,7 +35,7 @@ def judged(replies: Replies, folder: Path, *cases: Case, **settings: Any) -> tup
         at = JudgeServerConfig(url=there.url, model="m", cache=str(folder / "replies.sqlite"))
         given = JudgeConfig(facts=0.0, repetition=0.0, server=at, **settings)
         server = Server(at, "run", print, {})
-        verdicts = make_judge(given, None, RemoteJudge.of(given, server).ask)(cases)
+        verdicts = make_judge(given, None, RemoteJudge(given, server).ask)(cases)
         server.close()
         return verdicts, there.texts
 
