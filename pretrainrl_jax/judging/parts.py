@@ -10,10 +10,9 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from pretrainrl_jax.config import JudgeConfig
-from pretrainrl_jax.judging.prompts import Prompt, judge_prompt
+from pretrainrl_jax.judging.prompts import ASKING, Prompt, judge_prompt
 from pretrainrl_jax.judging.protocol import Case, Counts, JudgeError, Part, Scored, shown, total
 
-ASKING = ("quality", "safety", "factuality")  # the parts that do
 ALONE = 0.5  # the score of a candidate that has no other to be compared with
 Pairs = Literal["all", "pivot", "sample"]
 Texts = dict[str, str]  # by the names of a prompt's places

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from threading import Lock
 from typing import Any, TypeVar
 
 import jax
@@ -47,19 +46,6 @@ SHOWN_PREFIX = 400  # last characters of a prefix that the report shows
 T = TypeVar("T")
 
 
-class Seen(Counter[str]):
-    """Counts that several threads add to."""
-
-    def __init__(self) -> None:
-        self._adding = Lock()
-        super().__init__()
-
-    def update(self, *counted: Any, **counts: Any) -> None:
-        """As of any Counter, of one thread at a time."""
-        with self._adding:
-            super().update(*counted, **counts)
-
-
 def _elsewhere(cases: Sequence[Any]) -> Any:
     """What stands for a server in the processes that do not ask it."""
     raise RuntimeError("process 0 alone asks a server")
@@ -85,7 +71,7 @@ class Improvement:
 
     def __init__(self, context: Context, opened: ExitStack) -> None:
         self._context, self._open = context, opened
-        self._stated = Seen()  # by verdict, what the exact judge saw: ahead of what is learned, too
+        self._stated = Counter[str]()  # by verdict, what the exact judge saw: ahead of what is learned, too
         self._judged = 0  # documents
 
     @cached_property
