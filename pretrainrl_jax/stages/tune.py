@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
 import numpy as np
 
 from pretrainrl_jax.config.tuning import LabelledConfig
@@ -28,22 +27,19 @@ from pretrainrl_jax.judging.prompts import Prompt, judge_prompt, read_prompt
 from pretrainrl_jax.judging.protocol import Case
 from pretrainrl_jax.judging.rewriting import last_words
 from pretrainrl_jax.mining.fingerprint import short_digest
-from pretrainrl_jax.model.decoder import Params
-from pretrainrl_jax.objectives.loss import Coefficients
 from pretrainrl_jax.stages.context import BASE, Context, keep_json, say
 from pretrainrl_jax.stages.improvement import Improvement, asked_by
 from pretrainrl_jax.stages.learner import Learner, learner_from
+from pretrainrl_jax.stages.practice import Practice, Tried
 from pretrainrl_jax.stages.pretrain import pretrain
-from pretrainrl_jax.stages.reinforce import learned_tree, tried_metrics, with_logps
-from pretrainrl_jax.training.feed import Turns, place_trees, shuffled
+from pretrainrl_jax.training.checkpoints import Progress
+from pretrainrl_jax.training.feed import Turns, shuffled
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.optimizer import Schedule
 from pretrainrl_jax.training.session import Hook
-from pretrainrl_jax.trees.batch import PackedBatch
 from pretrainrl_jax.trees.tokenization import Tokenizer
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
-FORM = {"ntp": {"answer": 1.0}}  # the loss by which the form of an output is shown
 KEPT = 20  # held-out outputs that are kept to be read
 TOGETHER = 1024  # prompts cut into tokens at a time
 
@@ -220,13 +216,8 @@ def learn(context: Context, who: str, opened: ExitStack) -> None:
     )
     state, progress = learner.resume()
     learner.policy.release()
-
-    def order(examples: Sequence[Labelled], steps: int, kind: int) -> list[Labelled]:
-        turns = shuffled(steps * settings.prompts, len(examples), (context.config.seed, kind))
-        return [examples[place] for _, place in turns]
-
-    both = order(formed, format_steps, 1), order(learned, settings.steps, 0)
-    turns = Turns(*both, settings.prompts, lambda one: one.where, progress)
+    practice = practice_of(learner, task, formed, learned, format_steps, longest, progress)
+    turns = practice.turns
     total = turns.steps(settings.updates)
     context.screen.say(
         f"{stage}: {settings.steps} steps of {settings.prompts} prompts, {settings.samples} outputs of each; "
@@ -252,16 +243,8 @@ def learn(context: Context, who: str, opened: ExitStack) -> None:
         hooks = [Hook(measure, when=is_to_measure), session.checkpoint]
         if is_to_measure():
             measure()
-        row_length = longest + settings.samples * settings.tokens
-        while not turns.ended:
-            rate = settings.format_rate if turns.teaches else settings.learning_rate
-            batch, coefficients, updates, told = lesson(learner, task, turns, session.params, row_length)
-            constant = Schedule(rate, total, 0.0, 1.0)
-            metrics = [session.step(batch, coefficients, constant) for _ in range(updates)]
-            first = {name: float(value) for name, value in jax.device_get(metrics[0]).items()}
-            session.log(first | told)
-            for hook in session.due(hooks):
-                hook.run()
+        rates = settings.format_rate, settings.learning_rate
+        practice.go_on(session, *(Schedule(rate, total, 0.0, 1.0) for rate in rates), hooks, shown=0)
         done = session.finish()
     noted = {"lines": task.labels.lines, "left_out": dict(task.labels.left_out)}
     noted |= {"learned": len(learned), "held_out": len(held_out), "measured": turns.measured}
@@ -272,41 +255,54 @@ def learn(context: Context, who: str, opened: ExitStack) -> None:
         say(f"{who}, on texts held out: {last}; before: {first}")
 
 
-def lesson(
-    learner: Learner, task: Task, turns: Turns[Labelled], params: Params, row_length: int
-) -> tuple[PackedBatch, Coefficients, int, dict[str, float]]:
-    """The next batch: of outputs of the right form, or of the policy's with what they earn.
+def practice_of(
+    learner: Learner,
+    task: Task,
+    formed: Sequence[Labelled],
+    learned: Sequence[Labelled],
+    format_steps: int,
+    longest: int,
+    progress: Progress,
+) -> Practice[Labelled]:
+    """Outputs of the right form first, which are shown; then the policy's, with what they earn.
 
-    Returns:
-        It, the coefficients of its loss, how many updates it is for, and what its outputs were.
+    `longest`: tokens of a prompt, at most.
     """
-    context, settings, how = learner.context, task.settings, task.settings.grpo
-    shows_form, policy = turns.teaches, replace(learner.policy, params=params)
-    numbers, examples = turns.take()
-    told: dict[str, float] = {}
-    prompts = task.encoded(examples)
-    if shows_form:
-        trees = [
+    settings, seed = task.settings, learner.context.config.seed
+
+    def order(examples: Sequence[Labelled], steps: int, kind: int) -> list[Labelled]:
+        turns = shuffled(steps * settings.prompts, len(examples), (seed, kind))
+        return [examples[place] for _, place in turns]
+
+    def show(examples: Sequence[Labelled], numbers: Sequence[int]) -> list[AnswerTree]:
+        turns = zip(examples, numbers, task.encoded(examples), strict=True)
+        return [
             AnswerTree(example.where, prompt, (Branch(task.lesson(example, number), "chosen"),))
-            for example, number, prompt in zip(examples, numbers, prompts, strict=True)
+            for example, number, prompt in turns
         ]
-    else:
-        rollouts = write_outputs(context, task, policy, examples, numbers)
+
+    def attempt(policy: Loaded, examples: Sequence[Labelled], numbers: Sequence[int]) -> list[Tried]:
+        rollouts = write_outputs(learner.context, task, policy, examples, numbers)
         grades = task.grade(examples, texts_of(task, rollouts))
-        came = [graded.outcome for own in grades for graded in own]
-        rewards = [[graded.reward for graded in own] for own in grades]
-        lengths = [len(one.tokens) for own in rollouts for one in own]
-        told = tried_metrics("output", task.outcomes, came, rewards, lengths)
-        trees = [
-            learned_tree(example.where, prompt, [o.tokens for o in own], earned, how.form)
-            for example, prompt, own, earned in zip(examples, prompts, rollouts, rewards, strict=True)
+        every = zip(examples, task.encoded(examples), rollouts, grades, strict=True)
+        return [
+            Tried(example.where, prompt, [one.tokens for one in own], *zip(*graded, strict=True))
+            for example, prompt, own, graded in every
         ]
-    steps = settings.grad_accum_steps
-    batch, turns.holds = place_trees(trees, context.mesh, row_length, turns.holds, steps)
-    if shows_form:
-        return batch, FORM, 1, told
-    batch = with_logps(context, how, learner.policy.plain, policy, batch)
-    return batch, {"grpo": how.coefficients}, how.updates, told
+
+    both = order(formed, format_steps, 1), order(learned, settings.steps, 0)
+    return Practice(
+        learner,
+        Turns(*both, settings.prompts, lambda one: one.where, progress),
+        settings.grpo,
+        {"grpo": settings.grpo.coefficients},
+        longest + settings.samples * settings.tokens,
+        settings.grad_accum_steps,
+        teach=show,
+        attempt=attempt,
+        what="output",
+        outcomes=task.outcomes,
+    )
 
 
 def write_outputs(
