@@ -320,7 +320,7 @@ def test_ask_few_shot_serves_a_model_that_was_not_trained_so(
         asked.extend(prompts)
         return [[Answer("Ulm", (1,), math.log(0.25), True)] for _ in prompts]
 
-    monkeypatch.setattr("pretrainrl_jax.stages.ask.answer_questions", answer)
+    monkeypatch.setattr("pretrainrl_jax.stages.asking.answer_questions", answer)
     shown = tmp_path / "shown.csv"
     shown.write_text("question,answer\nWhere is Varn?,Lomel\nWhere is Isk?,Tarn\n")
     words = ("ask", "Where is Om? ", f"--model.path={finished / 'checkpoints' / 'pretrain'}")

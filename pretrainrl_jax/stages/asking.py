@@ -10,7 +10,7 @@ import numpy as np
 
 from pretrainrl_jax.config import EvaluateConfig, MineConfig
 from pretrainrl_jax.decoding.among import answers_among, known_answers
-from pretrainrl_jax.decoding.answers import Answer, answer_questions, answer_text, read_answers
+from pretrainrl_jax.decoding.answers import Answer, answer_questions, answer_text, distinct, read_answers
 from pretrainrl_jax.decoding.decode import sample_batch
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.factual import OWN_WORDING, Outcome, Truth, distinct_truths, judge
@@ -22,10 +22,10 @@ from pretrainrl_jax.facts.splits import hashed
 from pretrainrl_jax.knowledge.abstention import Verdict, rule, verdict
 from pretrainrl_jax.knowledge.theory import Prompt, prompt_of
 from pretrainrl_jax.mining.fingerprint import short_digest
-from pretrainrl_jax.stages.context import Context
+from pretrainrl_jax.stages.context import Context, say
 from pretrainrl_jax.stages.shards import in_parts
-from pretrainrl_jax.training.loading import Loaded
-from pretrainrl_jax.trees.templates import Template, encode_branches
+from pretrainrl_jax.training.loading import Loaded, find, load
+from pretrainrl_jax.trees.templates import EXAMPLES, Examples, Template, encode_branches
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
 Question = tuple[Fact, str, str]  # with its wording and its group
@@ -277,3 +277,35 @@ class Asker:
             return verdict(text, finished and is_right(self._context, asked, text))
 
         return self._each(questions, f"rubric {penalty:g}", work, read)
+
+
+def ask(context: Context, question: str, kind: str, examples: Examples) -> None:
+    """`ask`: the most probable answers of `model.path`, or of the workdir's newest model, with probabilities.
+
+    It is asked as it was trained, or by the kind of template named; a few-shot prompt shows these examples,
+    or those it was trained with, or ours.
+    """
+    screen, settings = context.screen, context.config.evaluate
+    path = context.config.model.path or context.workdir
+    loaded = load(path, context.mesh, chosen=context.chosen)
+    screen.say(f"model {path if context.config.model.path else find(path)[0]}")
+    template = loaded.template
+    if kind and (examples or kind != template.kind):
+        template = Template(kind, (examples or EXAMPLES) if kind == "few_shot" else ())
+    (beams,) = answer_questions(
+        loaded.model,
+        loaded.params,
+        loaded.tokenizer,
+        template,
+        [template.prefix(question.strip())],
+        beams=settings.beams,
+        max_new_tokens=settings.max_new_tokens,
+        batch=1,
+    )
+    answers = distinct(a for a in beams if a.finished).values()
+    for answer in sorted(answers, key=lambda a: -a.logp):
+        say(f"{math.exp(answer.logp):7.2%}  {answer.text or '(nothing)'}")
+    if not answers:
+        screen.say(f"no answer ends within evaluate.max_new_tokens={settings.max_new_tokens} tokens; so far:")
+        for begun in beams:
+            say(f"{100 * math.exp(begun.logp):7.3g}%  {loaded.tokenizer.decode(begun.tokens).strip()} …")

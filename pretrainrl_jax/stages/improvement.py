@@ -1,7 +1,6 @@
 """What every method of `selfimprove` has in common: documents, judge, rewriter; and what its run leaves."""
 
 import json
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -316,21 +315,22 @@ def evaluate_improvement(context: Context, improvement: Improvement) -> None:
         stage = f"evaluate/selfimprove/{system}"
         if context.done(stage):
             continue
-        began = time.perf_counter()
-        untrained_here = system in (INITIAL, UNTRAINED)
-        loaded = initial_model(context, system) if untrained_here else context.load(f"selfimprove/{system}")
-        with ExitStack() as bars:
+        with context.working(stage):
+            if system in (INITIAL, UNTRAINED):
+                loaded = initial_model(context, system)
+            else:
+                loaded = context.load(f"selfimprove/{system}")
+            with ExitStack() as bars:
 
-            def begin(total: int, stage: str = stage, bars: ExitStack = bars) -> Callable[[int], None]:
-                return bars.enter_context(context.screen.track(stage, total, "texts")).advance
+                def begin(total: int, stage: str = stage, bars: ExitStack = bars) -> Callable[[int], None]:
+                    return bars.enter_context(context.screen.track(stage, total, "texts")).advance
 
-            result = evaluate_truthfulness(
-                loaded, context.facts, improvement.made, improvement.statements, config, begin
-            )
-        if compared(config):
-            result |= compare(context, improvement, system, loaded)
-        keep_json(evaluation(context, system), result, indent=None)
-        context.finish(stage, seconds=time.perf_counter() - began)
+                result = evaluate_truthfulness(
+                    loaded, context.facts, improvement.made, improvement.statements, config, begin
+                )
+            if compared(config):
+                result |= compare(context, improvement, system, loaded)
+            keep_json(evaluation(context, system), result, indent=None)
         jax.tree.map(lambda x: x.delete(), loaded.params)  # adapters and what they are for, too
 
 

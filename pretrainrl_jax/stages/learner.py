@@ -1,6 +1,5 @@
 """What every stage that trains a model has in common: how it begins, goes on, and ends."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from pretrainrl_jax.config.stored import settings_of
 from pretrainrl_jax.model.cost import parameters
 from pretrainrl_jax.model.lora import lora_of
 from pretrainrl_jax.model.shape import in_training
-from pretrainrl_jax.stages.context import BASE, Context
+from pretrainrl_jax.stages.context import BASE, Context, Notes
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.checkpoints import Progress
 from pretrainrl_jax.training.feed import Position
@@ -27,7 +26,6 @@ class Learner(NamedTuple):
     policy: Loaded  # as it began to learn
     run: Run
     step: Any  # jitted
-    began: float  # when the stage did, by `time.perf_counter`
 
     def first(self) -> TrainState:
         """The state before any step."""
@@ -43,20 +41,14 @@ class Learner(NamedTuple):
         frozen = self.policy.frozen
         return Session(self.run, self.step, state, progress, feed, self.context.mesh, steps, frozen)
 
-    def finish(self, session: Session, done: Progress, **notes: Any) -> None:
-        """Mark the stage as finished, with what it took and these notes, and free the state of its session.
-
-        `done` is what `Session.finish` gave.
-        """
-        self.context.finish(
-            self.run.stage,
-            device_seconds=done.seconds * self.context.mesh.size,
-            seconds=time.perf_counter() - self.began,
-            updates=session.global_step,
-            skipped=done.skipped,
-            **notes,
-        )
+    def finish(self, session: Session, done: Progress) -> Notes:
+        """What the session of a stage took, and `done` as `Session.finish` gave it; frees its state."""
         session.release()
+        return {
+            "device_seconds": done.seconds * self.context.mesh.size,
+            "updates": session.global_step,
+            "skipped": done.skipped,
+        }
 
 
 def learner_from(
@@ -64,7 +56,6 @@ def learner_from(
     stage: str,
     base: Loaded,
     about: Mapping[str, Any],
-    began: float,
     template: Template,
     *,
     adapters: bool = True,
@@ -103,12 +94,10 @@ def learner_from(
     # digests of what was mined with it have that, whatever trains on it.
     model = replace(policy.model, shape=in_training(policy.model.shape, config.model))
     step = compile_step(model, config.optimizer, ntp_scale, context.mesh, dpo_scale, grpo_form)
-    return Learner(context, policy, run, step, began)
+    return Learner(context, policy, run, step)
 
 
-def learner_of(
-    context: Context, system: str, base: Loaded, about: Mapping[str, Any], began: float, **told: Any
-) -> Learner:
+def learner_of(context: Context, system: str, base: Loaded, about: Mapping[str, Any], **told: Any) -> Learner:
     """That of a system of `train.systems`, by its objective; arguments as `learner_from` has them."""
     settings = context.config.train
     return learner_from(
@@ -116,7 +105,6 @@ def learner_of(
         f"train/{system}",
         base,
         about,
-        began,
         context.template(settings.template),
         ntp_scale=settings.ntp_scale,
         dpo_scale=settings.dpo_scale,

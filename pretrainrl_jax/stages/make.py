@@ -59,7 +59,7 @@ def make(context: Context, kind: str) -> None:
         )
     if context.done(stage):
         return
-    with ExitStack() as opened:
+    with ExitStack() as opened, context.working(stage) as notes:
         making = KINDS[kind](context, opened)
         folder, parts = context.workdir / "making", context.parts(stage)
         begun = run_on_process_0(lambda: _begun(context, making, parts, made_with), f"reading {parts.name}")
@@ -90,7 +90,7 @@ def make(context: Context, kind: str) -> None:
             "seconds": round(seconds, 1),
         }
         run_on_process_0(lambda: _write(folder, kind, making, parts, number, about), f"writing {kind}.jsonl")
-        context.finish(stage, seconds=seconds, documents=counts["documents"], made_with=made_with)
+        notes |= {"seconds": seconds, "documents": counts["documents"], "made_with": made_with}
         if counts["documents"] < settings.documents:
             say(f"{stage}: the documents ended after {counts['documents']:,} of {settings.documents:,}")
         for rule, times in making.stream.dropped.items():

@@ -39,10 +39,9 @@ from pretrainrl_jax.mining.pools import Agreement, Tallies, agreement, most_ofte
 from pretrainrl_jax.mining.quality import quality
 from pretrainrl_jax.stages.asking import Asker, Question, Search
 from pretrainrl_jax.stages.context import Context
-from pretrainrl_jax.stages.shards import in_parts, with_references
+from pretrainrl_jax.stages.shards import score_in_parts, with_references
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.trees.dataset import one_of_each
-from pretrainrl_jax.trees.records import digest
 from pretrainrl_jax.trees.templates import encode_branches
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, places, select
 
@@ -135,9 +134,8 @@ def mine_negatives(
         return context.score_answers(reference, part, context.config.train.template, advance)
 
     # No checksums of the reference: it is the policy, or the base model, which a workdir never changes.
-    made_with, lengths = [provenance, digest(trees)], [tree.inputs for tree in trees]
-    how = lengths, score, f"{label}/reference", "trees"
-    scores = in_parts(context, shards / "reference", made_with, trees, *how)
+    how = trees, score, f"{label}/reference", "trees"
+    scores = score_in_parts(context, shards / "reference", provenance, *how)
     # Training compares branches as they are; what is shown of them counts every terminator.
     trees, believed = (with_references(trees, [[b[i] for b in tree] for tree in scores]) for i in (0, 1))
 

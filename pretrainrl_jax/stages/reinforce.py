@@ -1,6 +1,5 @@
 """`train` of an objective with rewards (RLVR): sample answers, see whether they are true, learn, again."""
 
-import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -18,7 +17,7 @@ from pretrainrl_jax.knowledge.abstention import verdict
 from pretrainrl_jax.mining.fingerprint import fingerprint, short_digest
 from pretrainrl_jax.stages.anchor import anchor_texts
 from pretrainrl_jax.stages.budget import Cost, passes_of, passes_to_measure, seconds_a_question
-from pretrainrl_jax.stages.context import BASE, Context
+from pretrainrl_jax.stages.context import BASE, Context, Notes
 from pretrainrl_jax.stages.learner import Learner, learner_of
 from pretrainrl_jax.stages.practice import Practice, Tried
 from pretrainrl_jax.stages.watch import Watch
@@ -84,11 +83,10 @@ def practice_of(
     )
 
 
-def reinforce(context: Context, system: str) -> None:
+def reinforce(context: Context, system: str) -> Notes:
     """Base model, questions; then batch after batch samples, rewards, advantages, and steps on them."""
     settings, objective = context.config.train, context.config.objectives[system]
     how = objective.grpo
-    began = time.perf_counter()
     base = context.load(BASE)
     texts = anchor_texts(context, base) if objective.anchored else []
     facts = context.asked(context.trained)
@@ -97,7 +95,7 @@ def reinforce(context: Context, system: str) -> None:
     if how.teach:
         check_sayable(system, how, lessons(context, base, facts[:1]))
     about = made_with(context, base, asked, texts)
-    learner = learner_of(context, system, base, about, began, shown={"loss": "loss"}, own_log=True)
+    learner = learner_of(context, system, base, about, shown={"loss": "loss"}, own_log=True)
     with_passes = partial(practice_of, learner, system, facts, texts, row_length)
 
     def cost() -> Cost:
@@ -121,7 +119,7 @@ def reinforce(context: Context, system: str) -> None:
         looks = Watch(context, session, learner.policy).begin(lambda: turns.ended)
         practice.go_on(session, schedule, schedule, [session.checkpoint, looks], shown=-1)
         done = session.finish()
-    learner.finish(session, done, passes=passes)
+    return learner.finish(session, done) | {"passes": passes}
 
 
 def seconds_of(practice: Practice[Fact]) -> float:

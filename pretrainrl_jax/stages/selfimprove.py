@@ -1,6 +1,5 @@
 """`selfimprove`: stream, continue, judge, learn (Self-Improving Pretraining, arXiv 2601.21343)."""
 
-import time
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -21,7 +20,7 @@ from pretrainrl_jax.improvement.learning import coefficients
 from pretrainrl_jax.improvement.metrics import Judged, gap_metrics, rollout_metrics, verdict_metrics
 from pretrainrl_jax.improvement.outstanding import Outstanding
 from pretrainrl_jax.judging.compose import verdicts_per_case
-from pretrainrl_jax.stages.context import BASE, Context
+from pretrainrl_jax.stages.context import BASE, Context, Notes
 from pretrainrl_jax.stages.improvement import (
     Improvement,
     evaluate_improvement,
@@ -54,7 +53,8 @@ def selfimprove(context: Context) -> None:
         if not context.done(BASE):
             pretrain(context)
         for system in left:
-            Method(context, improvement, system).improve()
+            with context.working(f"selfimprove/{system}") as notes:
+                notes |= Method(context, improvement, system).improve()
         evaluate_improvement(context, improvement)
     run_on_process_0(lambda: report(context.workdir), "writing the report")
 
@@ -63,7 +63,6 @@ class Method:
     """One method at work."""
 
     def __init__(self, context: Context, improvement: Improvement, system: str) -> None:
-        began = time.perf_counter()
         self._context, self._improvement, self._system = context, improvement, system
         self._settings, self._method = context.config.selfimprove, context.config.methods[system]
         base = initial_model(context, self._method.start)
@@ -75,7 +74,6 @@ class Method:
             f"selfimprove/{system}",
             base,
             {"data": self._documents.identity},
-            began,
             base.template,
             rate=f"methods.{system}.learning_rate",
             shown={"loss": "loss"},
@@ -86,7 +84,7 @@ class Method:
         kept_there = ("resident", "loaded") if self._start.frozen else ("resident",)
         self._resident = self._method.contrasts and self._settings.reference in kept_there
 
-    def improve(self) -> None:
+    def improve(self) -> Notes:
         """Cut, continue, judge, learn, step after step."""
         settings, documents, start = self._settings, self._documents, self._start
         state, progress = self._learner.resume()
@@ -133,9 +131,9 @@ class Method:
                 self._context.screen.warn(f"{self._stage}: {ended}")
             done = session.finish()
         write_summary(self._context, self._system, session.global_step, experience)
-        self._learner.finish(session, done)
         if self._resident:
             start.release()
+        return self._learner.finish(session, done)
 
     @property
     def _ahead(self) -> int:

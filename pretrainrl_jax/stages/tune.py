@@ -1,6 +1,5 @@
 """`selfimprove --train judge|rewriter`: sample outputs, see what they earn, learn, again (GRPO)."""
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from pretrainrl_jax.judging.prompts import Prompt, judge_prompt, read_prompt
 from pretrainrl_jax.judging.protocol import Case
 from pretrainrl_jax.judging.rewriting import last_words
 from pretrainrl_jax.mining.fingerprint import short_digest
-from pretrainrl_jax.stages.context import BASE, Context, keep_json, say
+from pretrainrl_jax.stages.context import BASE, Context, Notes, keep_json, say
 from pretrainrl_jax.stages.improvement import Improvement, asked_by
 from pretrainrl_jax.stages.learner import Learner, learner_from
 from pretrainrl_jax.stages.practice import Practice, Tried
@@ -181,14 +180,14 @@ def tune(context: Context, who: str) -> None:
     """A judge or a rewriter of the base model; it lies in checkpoints/tuning/<who>."""
     if not context.config.model_alone and not context.done(BASE):
         pretrain(context)
-    if not context.done(f"tuning/{who}"):
-        with ExitStack() as opened:
-            learn(context, who, opened)
+    if not context.done(stage := f"tuning/{who}"):
+        with ExitStack() as opened, context.working(stage) as notes:
+            notes |= learn(context, who, opened)
 
 
-def learn(context: Context, who: str, opened: ExitStack) -> None:
+def learn(context: Context, who: str, opened: ExitStack) -> Notes:
     """Labelled texts, prompts; then batch after batch outputs, rewards, advantages, and steps on them."""
-    stage, began = f"tuning/{who}", time.perf_counter()
+    stage = f"tuning/{who}"
     base = context.load(BASE)
     task = TASKS[who](context, base.tokenizer, opened)
     settings = task.settings
@@ -207,7 +206,6 @@ def learn(context: Context, who: str, opened: ExitStack) -> None:
         stage,
         base,
         about,
-        began,
         base.template,
         grpo_form=settings.grpo.form,
         rate=f"tuning.{who}.learning_rate",
@@ -249,10 +247,10 @@ def learn(context: Context, who: str, opened: ExitStack) -> None:
     noted = {"lines": task.labels.lines, "left_out": dict(task.labels.left_out)}
     noted |= {"learned": len(learned), "held_out": len(held_out), "measured": turns.measured}
     keep_json(context.workdir / f"{stage}.json", noted)
-    learner.finish(session, done)
     if turns.measured:
         first, last = turns.measured[0]["told"], turns.measured[-1]["told"]
         say(f"{who}, on texts held out: {last}; before: {first}")
+    return learner.finish(session, done)
 
 
 def practice_of(
