@@ -99,11 +99,11 @@ def reinforce(context: Context, system: str) -> Notes:
     with_passes = partial(practice_of, learner, system, facts, texts, row_length)
 
     def cost() -> Cost:
-        enough, taught = passes_to_measure(context, len(facts)), round(how.teach * len(facts))
+        enough, taught = passes_to_measure(learner, len(facts)), round(how.teach * len(facts))
         a_pass = len(facts) * seconds_of(with_passes(0.0, enough))
         return Cost(a_pass, first=taught * seconds_of(with_passes(enough, 0.0)) if taught else 0.0)
 
-    passes = passes_of(context, learner.run, cost)
+    passes = passes_of(learner, cost)
     state, progress = learner.resume()
     if not how.kl:  # only its KL needs the base model beside the policy
         learner.policy.release()
@@ -124,11 +124,10 @@ def reinforce(context: Context, system: str) -> Notes:
 
 def seconds_of(practice: Practice[Fact]) -> float:
     """What a question takes that is taught, or answered, whichever begins."""
-    learner, counts = practice.learner, practice.turns.counts
+    counts = practice.turns.counts
     numbers = practice.coefficients, Schedule(0.0, len(counts), 0.0, 0.0)
     batches = ((count, lambda params: practice.next(params)[0]) for count in counts)
-    how = numbers, learner.context.mesh, practice.updates, learner.policy.frozen
-    return seconds_a_question(learner.step, learner.first(), batches, *how)
+    return seconds_a_question(practice.learner, batches, numbers, practice.updates)
 
 
 def made_with(

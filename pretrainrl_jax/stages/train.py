@@ -62,7 +62,7 @@ def train_system(context: Context, system: str) -> Notes:
     learner = learner_of(context, system, base, data, shown=shown, carries=CARRIES)
     policy, stage = learner.policy, learner.run.stage
 
-    passes = budget.passes_of(context, learner.run, lambda: cost_of(learner, system, trees, texts))
+    passes = budget.passes_of(learner, lambda: cost_of(learner, system, trees, texts))
     state, progress = learner.resume()
     policy.release()  # no reference model is kept while training, but what it shares with the policy
     if not int(state.step):  # what an earlier training of this system mined is of another policy
@@ -108,19 +108,17 @@ def cost_of(
     learner: Learner, system: str, trees: Sequence[AnswerTree], texts: Sequence[AnchorText]
 ) -> budget.Cost:
     """What training takes, by some batches and, where falsehoods are mined again, some questions."""
-    context, policy = learner.context, learner.policy
+    context = learner.context
     objective, questions = context.config.objectives[system], len(material(context).questions(trees))
-    enough = budget.passes_to_measure(context, questions)
+    enough = budget.passes_to_measure(learner, questions)
     first = Rounds(context, objective, trees, enough, texts)
     feed = Feed(first.rows, context.mesh, context.config.train.grad_accum_steps, anchors=first.anchors)
     batches = zip(first.rows.questions, (lambda _, batch=batch: batch for batch in feed), strict=True)
     numbers = objective.coefficients, first.schedule
-    a_question = budget.seconds_a_question(
-        learner.step, learner.first(), batches, numbers, context.mesh, frozen=policy.frozen
-    )
+    a_question = budget.seconds_a_question(learner, batches, numbers)
     if not objective.remines:
         return budget.Cost(questions * a_question)
-    mining = budget.seconds_of_mining(context, policy.plain, context.parts(f"{learner.run.stage}.measured"))
+    mining = budget.seconds_of_mining(learner)
     between = objective.remine_every * enough / first.total
     return budget.Cost(questions * a_question, mining=mining, passes_between=between)
 
