@@ -61,11 +61,6 @@ def as_facts(questions: Sequence[Question]) -> list[Question]:
     return [question for question in questions if question[2] in OWN_WORDING]
 
 
-def prompts_of(template: Template, questions: Sequence[Question]) -> list[str]:
-    """How a template puts them."""
-    return [template.prefix(wording, fact.category) for fact, wording, _ in questions]
-
-
 def outcome(context: Context, asked: Question, answers: Mapping[str, Any]) -> Outcome:
     """What the answers to a question are worth."""
     greedy, beams = (read_answers(answers[name]) for name in ("greedy", "beams"))
@@ -121,8 +116,10 @@ class Asker:
         lengths = list(map(len, self._encoded(questions)))
         return in_parts(self._context, folder, made_with, questions, lengths, work, *told, **how)
 
-    def _prompts(self, questions: Sequence[Question]) -> list[str]:
-        return prompts_of(self._template, questions)
+    def _prompts(self, questions: Sequence[Question], template: Template | None = None) -> list[str]:
+        """How a template puts them, that of the settings if it is not another."""
+        template = template or self._template
+        return [template.prefix(wording, fact.category) for fact, wording, _ in questions]
 
     def _encoded(self, questions: Sequence[Question]) -> list[tuple[int, ...]]:
         return self._tokenizer.encode_all(self._prompts(questions))
@@ -133,7 +130,7 @@ class Asker:
         """What a search so wide finds of each question, the most probable answer first."""
         loaded, settings, template = self._loaded, self._settings, template or self._template
         how: Any = {"max_new_tokens": settings.max_new_tokens, "batch": settings.batch, "advance": advance}
-        model, prompts = (loaded.model, loaded.params, self._tokenizer), prompts_of(template, questions)
+        model, prompts = (loaded.model, loaded.params, self._tokenizer), self._prompts(questions, template)
         return answer_questions(*model, template, prompts, beams=width, **how)
 
     def among(self, setting: str, questions: Sequence[Question]) -> tuple[dict[str, list[str]], Search]:

@@ -75,7 +75,12 @@ def learner_from(
         told: what `Run` is told of the stage: `rate` and others.
     """
     config = context.config
-    policy = _with_adapters(context, stage, base) if adapters else base
+    policy = base
+    if adapters and (lora := lora_of(config.lora)):
+        policy = with_adapters(base, lora, config.lora.base_dtype, context.training_seed)
+        count = parameters(policy.model.shape)
+        shown = f"{count.learned:,} of {count.total:,} parameters"
+        context.screen.say(f"{stage}: adapters of rank {lora.rank} learn, {shown}")
     adapts = _adapts(context, policy)
     about = {**settings_of(config, stage), **about}
     run = Run(
@@ -113,17 +118,6 @@ def learner_of(context: Context, system: str, base: Loaded, about: Mapping[str, 
         scored=context.config.evaluate.choose != "last",
         **told,
     )
-
-
-def _with_adapters(context: Context, stage: str, base: Loaded) -> Loaded:
-    """With fresh adapters, where lora.rank asks for some, which is said."""
-    settings = context.config.lora
-    policy = with_adapters(base, lora_of(settings), settings.base_dtype, context.training_seed)
-    if settings.rank:
-        count = parameters(policy.model.shape)
-        shown = f"{count.learned:,} of {count.total:,} parameters"
-        context.screen.say(f"{stage}: adapters of rank {settings.rank} learn, {shown}")
-    return policy
 
 
 def _adapts(context: Context, policy: Loaded) -> dict[str, str]:

@@ -86,14 +86,17 @@ def practice_of(
 def reinforce(context: Context, system: str) -> Notes:
     """Base model, questions; then batch after batch samples, rewards, advantages, and steps on them."""
     settings, objective = context.config.train, context.config.objectives[system]
-    how = objective.grpo
+    how, most = objective.grpo, objective.grpo.max_new_tokens
     base = context.load(BASE)
     texts = anchor_texts(context, base) if objective.anchored else []
     facts = context.asked(context.trained)
     asked = [worded for fact in facts for worded in context.worded(fact)]
     row_length = max(settings.row_length, longest(context, base, how, asked))
-    if how.teach:
-        check_sayable(system, how, lessons(context, base, facts[:1]))
+    if how.teach and (needed := len(lessons(context, base, facts[:1])[0].branches[0].tokens)) > most:
+        raise InputError(
+            f"{IDK!r} takes {needed} tokens here, and answers may have {most}: raise "
+            f"objectives.{system}.grpo.max_new_tokens"
+        )
     about = made_with(context, base, asked, texts)
     learner = learner_of(context, system, base, about, shown={"loss": "loss"}, own_log=True)
     with_passes = partial(practice_of, learner, system, facts, texts, row_length)
@@ -150,16 +153,6 @@ def lessons(context: Context, base: Loaded, facts: Sequence[Fact]) -> list[Answe
     encoded = encode_branches(base.tokenizer, template, prompts, [[IDK]] * len(facts))
     laid = zip(facts, encoded.prefixes, encoded.branches, strict=True)
     return [AnswerTree(fact.id, prefix, (Branch(idk, "chosen", IDK),)) for fact, prefix, (idk,) in laid]
-
-
-def check_sayable(system: str, how: GrpoConfig, taught: Sequence[AnswerTree]) -> None:
-    """Raise InputError if the answer that is taught is longer than any that is sampled."""
-    needed = len(taught[0].branches[0].tokens)
-    if needed > how.max_new_tokens:
-        raise InputError(
-            f"{IDK!r} takes {needed} tokens here, and answers may have {how.max_new_tokens}: raise "
-            f"objectives.{system}.grpo.max_new_tokens"
-        )
 
 
 def answer(

@@ -229,13 +229,11 @@ def _merged(loaded: Loaded, dtype: str) -> Loaded:
     return replace(loaded, model=model.plain, params=params, origin=origin, adapts={})
 
 
-def with_adapters(base: Loaded, lora: Lora | None, dtype: str, seed: int) -> Loaded:
-    """A model with fresh adapters, which change nothing yet; as it is without any to be made.
+def with_adapters(base: Loaded, lora: Lora, dtype: str, seed: int) -> Loaded:
+    """A model with fresh adapters, which change nothing yet.
 
     Its parameters, in that dtype from here on, take those of `base` over: use `Loaded.plain` for it.
     """
-    if lora is None:
-        return base
     model = replace(base.model, shape=replace(base.model.shape, lora=lora))
     fresh = jax.jit(lambda key: split(lora, model.init(key))[1], out_shardings=split(lora, _places(model))[1])
     params = join(_cast(base.params, dtype), fresh(jax.random.key(seed)))
