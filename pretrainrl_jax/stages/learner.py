@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pretrainrl_jax.config.stored import settings_of
 from pretrainrl_jax.model.cost import parameters
@@ -19,13 +19,60 @@ from pretrainrl_jax.training.step import TrainState, compile_step, init_sharded_
 from pretrainrl_jax.trees.templates import Template
 
 
-class Learner(NamedTuple):
-    """A model that a stage trains. Made by `learner_from`."""
+class Learner:
+    """A model as a stage begins to train it, described beside its checkpoints.
 
-    context: Context
-    policy: Loaded  # as it began to learn
-    run: Run
-    step: Any  # jitted
+    `policy` is that model, and `step` its jitted step.
+
+    Args:
+        base: with the parameters that it takes over, which go on as `policy.plain`.
+        about: what checkpoints depend on beside settings: data; and the model that adapters are for.
+        template: how it is taught to be asked.
+        adapters: with fresh ones, where lora.rank asks for some.
+        ntp_scale, dpo_scale, grpo_form: as `compile_step` has them.
+        told: what `Run` is told of the stage: `rate` and others.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        stage: str,
+        base: Loaded,
+        about: Mapping[str, Any],
+        template: Template,
+        *,
+        adapters: bool = True,
+        ntp_scale: str = "token",
+        dpo_scale: str = "prompts",
+        grpo_form: str = "dapo",
+        **told: Any,
+    ) -> None:
+        config, policy = context.config, base
+        if adapters and (lora := lora_of(config.lora)):
+            policy = with_adapters(base, lora, config.lora.base_dtype, context.training_seed)
+            count = parameters(policy.model.shape)
+            shown = f"{count.learned:,} of {count.total:,} parameters"
+            context.screen.say(f"{stage}: adapters of rank {lora.rank} learn, {shown}")
+        adapts = _adapts(context, policy)
+        about = {**settings_of(config, stage), **about}
+        self.context, self.policy = context, policy
+        self.run = Run(
+            context.workdir,
+            stage,
+            config.checkpoint,
+            skip_nonfinite=config.optimizer.nonfinite == "skip",
+            about=about | ({"model of the adapters": adapts["digest"]} if adapts else {}),
+            screen=context.screen,
+            command=context.command,
+            profile=config.profile_steps,
+            **told,
+        )
+        folder, model = self.run.folder, policy.model
+        checkpoints.describe(folder, model, policy.tokenizer, template, policy.origin, adapts)
+        # What is recomputed is this run's affair: a checkpoint says what the run recomputed that made it, and
+        # digests of what was mined with it have that, whatever trains on it.
+        model = replace(model, shape=in_training(model.shape, config.model))
+        self.step = compile_step(model, config.optimizer, ntp_scale, context.mesh, dpo_scale, grpo_form)
 
     def first(self) -> TrainState:
         """The state before any step."""
@@ -51,61 +98,10 @@ class Learner(NamedTuple):
         }
 
 
-def learner_from(
-    context: Context,
-    stage: str,
-    base: Loaded,
-    about: Mapping[str, Any],
-    template: Template,
-    *,
-    adapters: bool = True,
-    ntp_scale: str = "token",
-    dpo_scale: str = "prompts",
-    grpo_form: str = "dapo",
-    **told: Any,
-) -> Learner:
-    """A model as a stage begins to train it, described beside its checkpoints.
-
-    Args:
-        base: with the parameters that it takes over, which go on as `policy.plain`.
-        about: what checkpoints depend on beside settings: data; and the model that adapters are for.
-        template: how it is taught to be asked.
-        adapters: with fresh ones, where lora.rank asks for some.
-        ntp_scale, dpo_scale, grpo_form: as `compile_step` has them.
-        told: what `Run` is told of the stage: `rate` and others.
-    """
-    config = context.config
-    policy = base
-    if adapters and (lora := lora_of(config.lora)):
-        policy = with_adapters(base, lora, config.lora.base_dtype, context.training_seed)
-        count = parameters(policy.model.shape)
-        shown = f"{count.learned:,} of {count.total:,} parameters"
-        context.screen.say(f"{stage}: adapters of rank {lora.rank} learn, {shown}")
-    adapts = _adapts(context, policy)
-    about = {**settings_of(config, stage), **about}
-    run = Run(
-        context.workdir,
-        stage,
-        config.checkpoint,
-        skip_nonfinite=config.optimizer.nonfinite == "skip",
-        about=about | ({"model of the adapters": adapts["digest"]} if adapts else {}),
-        screen=context.screen,
-        command=context.command,
-        profile=config.profile_steps,
-        **told,
-    )
-    checkpoints.describe(run.folder, policy.model, policy.tokenizer, template, policy.origin, adapts)
-    # What is recomputed is this run's affair: a checkpoint says what the run recomputed that made it, and
-    # digests of what was mined with it have that, whatever trains on it.
-    model = replace(policy.model, shape=in_training(policy.model.shape, config.model))
-    step = compile_step(model, config.optimizer, ntp_scale, context.mesh, dpo_scale, grpo_form)
-    return Learner(context, policy, run, step)
-
-
 def learner_of(context: Context, system: str, base: Loaded, about: Mapping[str, Any], **told: Any) -> Learner:
-    """That of a system of `train.systems`, by its objective; arguments as `learner_from` has them."""
+    """That of a system of `train.systems`, by its objective; arguments as `Learner` has them."""
     settings = context.config.train
-    return learner_from(
+    return Learner(
         context,
         f"train/{system}",
         base,

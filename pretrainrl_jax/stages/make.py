@@ -62,11 +62,12 @@ def make(context: Context, kind: str) -> None:
     with ExitStack() as opened, context.working(stage) as notes:
         making = KINDS[kind](context, opened)
         folder, parts = context.workdir / "making", context.parts(stage)
-        begun = run_on_process_0(lambda: _begun(context, making, parts, made_with), f"reading {parts.name}")
-        if begun["state"] is not None:
-            making.stream.restore(begun["state"])
-        counts, number, ended = Counter[str](begun["counts"]), begun["parts"], begun["ended"]
-        seconds = begun["seconds"]
+        number, counted, seconds, state, ended = run_on_process_0(
+            lambda: _begun(context, making, parts, made_with), f"reading {parts.name}"
+        )
+        if state is not None:
+            making.stream.restore(state)
+        counts = Counter[str](counted)
         tell_costs(context, kind, settings.documents - counts["documents"])
         with context.screen.track(stage, settings.documents, "documents") as bar:
             bar.skip(counts["documents"])
@@ -101,16 +102,15 @@ def make(context: Context, kind: str) -> None:
             say(f"{stage}: {counts[f'lines.{name}']:,} lines in {folder / name}.jsonl")
 
 
-def _begun(context: Context, making: Making, parts: Path, made_with: dict[str, Any]) -> dict[str, Any]:
-    """What an earlier run of the same inputs left: how many parts, and where their stream stands."""
+def _begun(context: Context, making: Making, parts: Path, made_with: dict[str, Any]) -> list[Any]:
+    """What an earlier run of the same inputs left: its parts, counts and seconds; where its stream stands."""
     provenance = {"of": made_with, "documents": making.stream.identity, "format": FORMAT}
     mark(parts, provenance, "other inputs", context.screen)
-    number, counts, seconds, last = 0, Counter[str](), 0.0, {"state": None, "ended": False}
+    number, counts, seconds, state, ended = 0, Counter[str](), 0.0, None, False
     while part := read_json(_part(parts, number)):
         counts.update(part["counts"])
-        number, seconds, last = number + 1, seconds + part["seconds"], part
-    stands = {"state": last["state"], "ended": last["ended"]}
-    return stands | {"parts": number, "counts": counts, "seconds": seconds}
+        number, seconds, state, ended = number + 1, seconds + part["seconds"], part["state"], part["ended"]
+    return [number, counts, seconds, state, ended]
 
 
 def _part(parts: Path, number: int) -> Path:

@@ -17,7 +17,7 @@ from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.model.shape import from_settings, in_training
 from pretrainrl_jax.stages.context import BASE, Context, Notes
-from pretrainrl_jax.stages.learner import learner_from
+from pretrainrl_jax.stages.learner import Learner
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.checkpoints import Progress
 from pretrainrl_jax.training.feed import Feed, StreamFeed, count_batches
@@ -66,7 +66,7 @@ def base_model(context: Context) -> Notes:
         checkpoints.describe(folder, base.model, base.tokenizer, template, base.origin)
         checkpoints.save(folder, TrainState(jnp.int32(0), base.params, ()))
         return {"device_seconds": 0.0}
-    learner = learner_from(
+    learner = Learner(
         context,
         BASE,
         base,

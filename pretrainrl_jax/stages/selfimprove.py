@@ -29,7 +29,7 @@ from pretrainrl_jax.stages.improvement import (
     write_examples,
     write_summary,
 )
-from pretrainrl_jax.stages.learner import learner_from
+from pretrainrl_jax.stages.learner import Learner
 from pretrainrl_jax.stages.pretrain import pretrain
 from pretrainrl_jax.stages.report import report
 from pretrainrl_jax.training.feed import place_trees
@@ -69,7 +69,7 @@ class Method:
         self._tokenizer = base.tokenizer
         self._documents = improvement.cuts(base.tokenizer)
         self._asking = improvement.asking(self._method, base.tokenizer)
-        self._learner = learner_from(
+        self._learner = Learner(
             context,
             f"selfimprove/{system}",
             base,

@@ -28,7 +28,7 @@ from pretrainrl_jax.judging.rewriting import last_words
 from pretrainrl_jax.mining.fingerprint import short_digest
 from pretrainrl_jax.stages.context import BASE, Context, Notes, keep_json, say
 from pretrainrl_jax.stages.improvement import Improvement, asked_by
-from pretrainrl_jax.stages.learner import Learner, learner_from
+from pretrainrl_jax.stages.learner import Learner
 from pretrainrl_jax.stages.practice import Practice, Tried
 from pretrainrl_jax.stages.pretrain import pretrain
 from pretrainrl_jax.training.checkpoints import Progress
@@ -201,7 +201,7 @@ def learn(context: Context, who: str, opened: ExitStack) -> Notes:
         "labelled texts": digest_labels(examples),
         "prompts": short_digest([[part, prompt.text] for part, prompt in task.prompts.items()]),
     }
-    learner = learner_from(
+    learner = Learner(
         context,
         stage,
         base,
