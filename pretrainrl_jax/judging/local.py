@@ -12,7 +12,6 @@ from itertools import permutations
 import numpy as np
 
 from pretrainrl_jax.config import JudgeConfig, RewriterConfig
-from pretrainrl_jax.decoding.rollouts import sample_rollouts
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.continuations import score_by_length
 from pretrainrl_jax.judging.parts import Answer, Texts
@@ -73,11 +72,8 @@ def local_writer(
             for one, end in zip(wanted, ends, strict=True)
         ]
         prefixes = [tokenizer.start + encoded for encoded in encode_plain(tokenizer, texts)]
-        drawn = sample_rollouts(
-            rewriter.model,
-            rewriter.params,
+        drawn = rewriter.rollouts(
             prefixes,
-            tokenizer.eos,
             samples=1,
             max_new_tokens=tokens,
             temperature=settings.temperature,

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from pretrainrl_jax.decoding.best_tokens import best_tokens
-from pretrainrl_jax.decoding.rollouts import sample_rollouts
 from pretrainrl_jax.evaluation.texts import paragraphs
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.mining.fingerprint import made_by, short_digest
@@ -114,11 +113,8 @@ def sampled(context: Context, base: Loaded) -> list[tuple[int, ...]]:
             needed = left // settings.length // settings.batch * settings.batch
             numbers = range(len(texts), len(texts) + max(needed, settings.batch))
             prefixes = [(starts[number % len(starts)],) for number in numbers]
-            rollouts = sample_rollouts(
-                base.model,
-                base.params,
+            rollouts = base.rollouts(
                 prefixes,
-                base.tokenizer.eos,
                 samples=1,
                 max_new_tokens=settings.length,
                 temperature=settings.temperature,

@@ -8,7 +8,6 @@ import numpy as np
 
 from pretrainrl_jax.config import GrpoConfig
 from pretrainrl_jax.decoding.answers import answer_text
-from pretrainrl_jax.decoding.rollouts import sample_rollouts
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.matching import matches, truths_of
 from pretrainrl_jax.facts.record import Fact
@@ -164,9 +163,7 @@ def answer(
     ends = template.terminators(tokenizer, policy.model.shape.vocabulary)
     prompts = [template.prefix(fact.question, fact.category) for fact in facts]
     prefixes = [tokenizer.start + ids for ids in tokenizer.encode_all(prompts)]
-    drawn = sample_rollouts(
-        policy.model,
-        policy.params,
+    drawn = policy.rollouts(
         prefixes,
         np.flatnonzero(ends).tolist(),
         samples=how.samples,

@@ -9,7 +9,7 @@ import jax
 
 from pretrainrl_jax.config import SelfimproveConfig
 from pretrainrl_jax.decoding.decode import bucket
-from pretrainrl_jax.decoding.rollouts import Rollout, sample_rollouts
+from pretrainrl_jax.decoding.rollouts import Rollout
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.improvement.collapse import Collapse
@@ -169,11 +169,8 @@ class Method:
         with self._seconds("sampling"):
             rollouts: list[list[Rollout]] = [[] for _ in cuts]
             if count := rollout_count(config, self._method):
-                rollouts = sample_rollouts(
-                    policy.model,
-                    policy.params,
+                rollouts = policy.rollouts(
                     [cut.prefix for cut in cuts],
-                    policy.tokenizer.eos,
                     samples=count,
                     max_new_tokens=self._settings.suffix,
                     temperature=config.rollouts.temperature,

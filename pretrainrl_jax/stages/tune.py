@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pretrainrl_jax.config.tuning import LabelledConfig
-from pretrainrl_jax.decoding.rollouts import Rollout, sample_rollouts
+from pretrainrl_jax.decoding.rollouts import Rollout
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.improvement import grading
 from pretrainrl_jax.improvement.grading import measured, metrics_of, sentence
@@ -313,11 +313,8 @@ def write_outputs(
 ) -> list[list[Rollout]]:
     """Outputs that a model writes about each example: samples, or the one that greedy decoding finds."""
     settings = task.settings
-    return sample_rollouts(
-        policy.model,
-        policy.params,
+    return policy.rollouts(
         task.encoded(examples),
-        policy.tokenizer.eos,
         samples=1 if best else settings.samples,
         max_new_tokens=settings.tokens,
         temperature=0.0 if best else settings.temperature,
