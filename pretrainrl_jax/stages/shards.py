@@ -82,7 +82,7 @@ def in_parts(
 
 
 def score_in_parts(
-    context: Context, folder: Path, made_with: Json, trees: Sequence[AnswerTree], work: Work, *told: str
+    context: Context, folder: Path, made_with: Json, trees: Sequence[AnswerTree], work: Work, *told: Any
 ) -> list[Any]:
     """What `work` gives for each tree; `told` are label and unit. The trees are among what it depends on."""
     lengths = [tree.inputs for tree in trees]

@@ -241,8 +241,10 @@ def learn(context: Context, who: str, opened: ExitStack) -> Notes:
         hooks = [Hook(measure, when=is_to_measure), session.checkpoint]
         if is_to_measure():
             measure()
-        rates = settings.format_rate, settings.learning_rate
-        practice.go_on(session, *(Schedule(rate, total, 0.0, 1.0) for rate in rates), hooks, shown=0)
+        lesson, trial = (
+            Schedule(rate, total, 0.0, 1.0) for rate in (settings.format_rate, settings.learning_rate)
+        )
+        practice.go_on(session, lesson, trial, hooks, shown=0)
         done = session.finish()
     noted = {"lines": task.labels.lines, "left_out": dict(task.labels.left_out)}
     noted |= {"learned": len(learned), "held_out": len(held_out), "measured": turns.measured}
