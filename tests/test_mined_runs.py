@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ from pretrainrl_jax.mining import fingerprint
 from pretrainrl_jax.mining.rounds import Span, spans
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.objectives.scoring import score_trees
+from pretrainrl_jax.stages.asking import Asker
 from pretrainrl_jax.stages.context import Context
-from pretrainrl_jax.stages.mine import beam_answers, collect_pools
+from pretrainrl_jax.stages.mine import collect_pools, searched
 from pretrainrl_jax.training import feed
 from pretrainrl_jax.trees.dataset import PackedRows, ProcessShard
 from pretrainrl_jax.trees.records import read_trees
@@ -151,7 +153,9 @@ def test_pool_values_are_what_the_model_answers_most_often(mixed, context: Conte
 def test_improbable_beams_are_not_counted_for_a_pool(mixed, context: Context, tmp_path: Path) -> None:
     """Collected again from the same beams with a threshold: the pool is the values that reach it."""
     base = context.load("pretrain")
-    decoded = beam_answers(context, base, context.trained, tmp_path, {}, "test")
+    asker = Asker(context, base, context.config.mine)
+    search = partial(asker.beams, context.config.mine.beams)
+    decoded = searched(asker, context.trained, tmp_path, {}, "test", search)
     category = context.trained[0].category
     chances = Counter()
     for fact, answers in decoded:

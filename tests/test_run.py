@@ -34,7 +34,7 @@ from pretrainrl_jax.config import Config
 from pretrainrl_jax.decoding.answers import Answer, read_answers
 from pretrainrl_jax.facts.world import make_world
 from pretrainrl_jax.model.mesh import make_mesh
-from pretrainrl_jax.stages.asking import answers, outcome
+from pretrainrl_jax.stages.asking import Asker, outcome
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.checkpoints import Progress, Saver
@@ -320,7 +320,7 @@ def test_ask_few_shot_serves_a_model_that_was_not_trained_so(
         asked.extend(prompts)
         return [[Answer("Ulm", (1,), math.log(0.25), True)] for _ in prompts]
 
-    monkeypatch.setattr("pretrainrl_jax.stages.ask.answer_questions", answer)
+    monkeypatch.setattr("pretrainrl_jax.stages.asking.answer_questions", answer)
     shown = tmp_path / "shown.csv"
     shown.write_text("question,answer\nWhere is Varn?,Lomel\nWhere is Isk?,Tarn\n")
     words = ("ask", "Where is Om? ", f"--model.path={finished / 'checkpoints' / 'pretrain'}")
@@ -355,14 +355,13 @@ def test_trained_bare_and_asked_few_shot_every_answer_has_one_probability(
     context = Context(asking, finished, make_mesh(config.mesh), make_world(config.world, config.seed))
     loaded = context.load("train/ntp_answer")
     questions = [(fact, fact.question, "trained") for fact in context.asked(context.trained)[:6]]
-    said = [read_answers(each["beams"]) for each in answers(context, loaded, questions)]
+    asker = Asker(context, loaded, context.config.evaluate)
+    said = [read_answers(each["beams"]) for each in asker.answers(questions)]
     believed = [
         (replace(fact, answers=tuple(b.text for b in beams if b.finished and b.text)), wording, group)
         for (fact, wording, group), beams in zip(questions, said, strict=True)
     ]
-    outcomes = [
-        outcome(context, *both) for both in zip(believed, answers(context, loaded, believed), strict=True)
-    ]
+    outcomes = [outcome(context, *both) for both in zip(believed, asker.answers(believed), strict=True)]
     assert sum(one.measured_twice for one in outcomes) > 10
     assert max(one.apart for one in outcomes) < 1e-3
     assert all(one.p_hit and one.p_aliases >= one.p_hit * (1 - 1e-6) for one in outcomes)

@@ -143,9 +143,9 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
 
 KILLED = """
 import os, signal, sys
-from pretrainrl_jax.stages import selfimprove
+from pretrainrl_jax.training import loading
 
-sample, calls = selfimprove.sample_rollouts, []
+sample, calls = loading.sample_rollouts, []
 
 def dying(*arguments, **settings):
     calls.append(1)
@@ -155,7 +155,7 @@ def dying(*arguments, **settings):
         settings["advance"] = die
     return sample(*arguments, **settings)
 
-selfimprove.sample_rollouts = dying
+loading.sample_rollouts = dying
 from pretrainrl_jax.main import main
 
 sys.exit(main(sys.argv[1:]))

@@ -24,7 +24,7 @@ from pretrainrl_jax.training.loading import load
 
 def parts_of(settings: JudgeConfig, model: Any) -> dict[str, Any]:
     """What each part that asks this model scores."""
-    parts = model_parts(settings, prompts_of(settings), LocalJudge.of(settings, model).ask)
+    parts = model_parts(settings, prompts_of(settings), LocalJudge(settings, model).ask)
     return {name: lambda cases, part=part: part(cases).scores for name, part in parts.items()}
 
 

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.decoding.decode import bucket
-from pretrainrl_jax.decoding.rollouts import sample_rollouts
 from pretrainrl_jax.documents.cut import Cut, cut, tokenised
 from pretrainrl_jax.documents.stream import Document
 from pretrainrl_jax.judging.protocol import Case, Judge
@@ -43,11 +42,8 @@ def cut_texts(texts: Sequence[str], tokenizer: Tokenizer, config: Config) -> lis
 def continue_greedily(loaded: Loaded, cuts: Sequence[Cut], config: Config) -> list[Continued]:
     """What a model finds likeliest, token by token, after each prefix."""
     settings, tokenizer = config.selfimprove, loaded.tokenizer
-    written = sample_rollouts(
-        loaded.model,
-        loaded.params,
+    written = loaded.rollouts(
         [one.prefix for one in cuts],
-        tokenizer.eos,
         samples=1,
         max_new_tokens=settings.suffix,
         temperature=0.0,

@@ -4,7 +4,6 @@ import base64
 import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from itertools import accumulate, chain, islice, pairwise
 from typing import Any, NamedTuple
 
@@ -12,10 +11,8 @@ import numpy as np
 
 from pretrainrl_jax.decoding.rollouts import Rollout
 from pretrainrl_jax.documents.cut import Cut, Cuts
-from pretrainrl_jax.improvement.labels import Labelled
 from pretrainrl_jax.improvement.metrics import Judged
 from pretrainrl_jax.training.feed import Holds
-from pretrainrl_jax.trees.packing import Capacity
 
 TOKEN = np.dtype("<i4")
 LOGP = np.dtype("<f8")  # a log-probability is a Python float: 8 bytes keep it as it is
@@ -85,17 +82,15 @@ class Experience:
         self.steps: int = state.get("steps", 0)  # that taught something
         self.queue = deque(map(unpacked, state.get("queue", ())))  # sampled and not taken, in order
         self.dropped: dict[str, int] = dict(state.get("dropped", {}))
-        rows, *sizes = state.get("holds", (0, 0, 0, 0, 0, 0))
-        self.holds = Holds(rows, Capacity(*sizes))  # what batches hold
+        self.holds = Holds.of(state)  # what batches hold
         self._named: list[str] = []
 
     @property
     def state(self) -> dict[str, Any]:
         """JSON values."""
         names = ("documents", "collapse", "taken", "ties", "steps", "dropped")
-        holds = [self.holds.rows, *self.holds.capacity]
         queue = [packed(sampled) for sampled in self.queue]
-        return {name: getattr(self, name) for name in names} | {"holds": holds, "queue": queue}
+        return {name: getattr(self, name) for name in names} | {"holds": self.holds.listed, "queue": queue}
 
     @property
     def behind(self) -> int:
@@ -120,83 +115,3 @@ class Experience:
     def names(self, row: int) -> list[str]:
         """What the documents of the last step are called."""
         return self._named
-
-
-class Turns:
-    """The examples pass after pass, each shuffled anew: first those that show the form, then the others.
-
-    Args:
-        formed, examples: those that show the form of an output, and those that are learned from.
-        size: prompts of a batch; there are `format_steps` batches of the ones, `steps` of the others.
-        measure_every: batches between measurements.
-        state: what an earlier run had saved; empty at the beginning.
-    """
-
-    def __init__(
-        self,
-        formed: Sequence[Labelled],
-        examples: Sequence[Labelled],
-        seed: int,
-        size: int,
-        format_steps: int,
-        steps: int,
-        measure_every: int,
-        state: Mapping[str, Any],
-    ) -> None:
-        self._formed, self._examples, self._seed, self._size = formed, examples, seed, size
-        self._format_steps, self._steps, self._every = format_steps, steps, measure_every
-        self.batch = state.get("batch", 0)  # the next one's number
-        self.measured: list[dict[str, Any]] = list(state.get("measured", ()))  # of what is held out
-        rows, *sizes = state.get("holds", (0, 0, 0, 0, 0, 0))
-        self.holds = Holds(rows, Capacity(*sizes))
-
-    @property
-    def row(self) -> int:
-        """Prompts up to now."""
-        return self.batch * self._size
-
-    @property
-    def shows_form(self) -> bool:
-        """Whether the next batch shows the form of an output."""
-        return self.batch < self._format_steps
-
-    @property
-    def ended(self) -> bool:
-        """Whether no batch is left."""
-        return self.batch >= self._format_steps + self._steps
-
-    @property
-    def is_to_be_measured(self) -> bool:
-        """Whether what is held out is to be measured now: it is not yet, and its turn has come."""
-        learned = self.batch - self._format_steps
-        turn = learned >= 0 and bool(self._every) and learned % self._every == 0
-        due = turn or self.ended or self.batch in (0, self._format_steps)
-        return due and not (self.measured and self.measured[-1]["batch"] == self.batch)
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """JSON values."""
-        holds = [self.holds.rows, *self.holds.capacity]
-        return {"batch": self.batch, "measured": self.measured, "holds": holds}
-
-    def take(self) -> tuple[range, list[Labelled]]:
-        """The next batch's examples, and the numbers of these turns."""
-        numbers = range(self.row, self.row + self._size)
-        self.batch += 1
-        return numbers, [self._of(number) for number in numbers]
-
-    def names(self, row: int) -> list[str]:
-        """Where the examples of the batch that ended before `row` stand."""
-        return list(dict.fromkeys(self._of(number).where for number in range(row - self._size, row)))
-
-    def _of(self, number: int) -> Labelled:
-        shows = number < self._format_steps * self._size
-        among = self._formed if shows else self._examples
-        number -= 0 if shows else self._format_steps * self._size
-        turn, place = divmod(number, len(among))
-        return among[_order(self._seed, int(shows), turn, len(among))[place]]
-
-
-@lru_cache(maxsize=2)  # the last two passes
-def _order(seed: int, kind: int, turn: int, count: int) -> np.ndarray:
-    return np.random.default_rng([seed, kind, turn]).permutation(count)

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.storage import place, read_text
@@ -16,6 +16,7 @@ TEXTS = {  # of each part, the texts that a line has
     "rewrite": ("prefix", "suffix"),
 }
 KINDS = ("kind", "corruption")  # keys of a line that say what its texts are
+T = TypeVar("T")
 SAFE = {True: "safe", False: "unsafe"}  # labels of a suffix that is to be copied, or rewritten
 
 
@@ -71,8 +72,7 @@ def read_labels(paths: Sequence[str], verdicts: Mapping[str, Sequence[str]], set
     """
     if not paths:
         raise InputError(f"{setting} is empty: name files of labelled texts, one JSON object a line")
-    lines, left_out = 0, Counter[str]()
-    by_texts: dict[tuple[str, tuple[str, ...]], list[Labelled]] = {}
+    lines, left_out, read = 0, Counter[str](), list[Labelled]()
     for path in paths:
         file = place(path, f"--{setting}")
         for number, line in enumerate(read_text(file, setting).split("\n"), 1):
@@ -83,18 +83,30 @@ def read_labels(paths: Sequence[str], verdicts: Mapping[str, Sequence[str]], set
             if one is None:
                 left_out["of parts that are not asked for"] += 1
             else:
-                by_texts.setdefault((one.part, one.texts), []).append(one)
-    examples = []
-    for same in by_texts.values():
-        if len({one.label for one in same}) > 1:
-            left_out["whose texts have another label on another line"] += len(same)
-        else:
-            examples.append(same[0])
-            left_out["repeated"] += len(same) - 1
+                read.append(one)
+    told = "whose texts have another label on another line"
+    examples = settled(read, lambda one: (one.part, one.texts), lambda one: one.label, left_out, told)
     labels = Labels(examples, lines, +left_out)
     if not examples:
         raise InputError(f"nothing to learn in {', '.join(paths)}: {labels.told}; check {setting}")
     return labels
+
+
+def settled(
+    items: Iterable[T],
+    texts: Callable[[T], Hashable],
+    label: Callable[[T], Hashable],
+    left_out: Counter[str],
+    contradicted: str,
+) -> list[T]:
+    """Of items with the same texts the first, and none where their labels differ; counts what is left out."""
+    by_texts: dict[Hashable, list[T]] = defaultdict(list)
+    for item in items:
+        by_texts[texts(item)].append(item)
+    agreed = [same for same in by_texts.values() if len(set(map(label, same))) == 1]
+    left_out["repeated"] += sum(len(same) - 1 for same in agreed)
+    left_out[contradicted] += sum(map(len, by_texts.values())) - sum(map(len, agreed))
+    return [same[0] for same in agreed]
 
 
 def _example(line: str, where: str, verdicts: Mapping[str, Sequence[str]]) -> Labelled | None:

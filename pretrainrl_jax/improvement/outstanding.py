@@ -24,18 +24,11 @@ Answer = tuple[list[Any], list[Any] | None]
 
 
 class Written(NamedTuple):
-    """The documents of a step as texts."""
+    """A document as texts."""
 
-    cuts: tuple[Cut, ...]
-    texts: tuple[RewriteCase, ...]  # of each; none where nobody is asked about them
-    candidates: tuple[tuple[learning.Candidate, ...], ...]  # of each, without rewrites
-
-    def together(self, rewrites: Sequence[learning.Candidate | None]) -> list[tuple[learning.Candidate, ...]]:
-        """The candidates of each document with its rewrite, where there is one."""
-        return [
-            learning.with_rewrite(own, rewrite)
-            for own, rewrite in zip(self.candidates, rewrites, strict=True)
-        ]
+    cut: Cut
+    text: RewriteCase | None  # None where nobody is asked about it
+    candidates: tuple[learning.Candidate, ...]  # without a rewrite
 
 
 @dataclass(frozen=True)
@@ -58,29 +51,31 @@ class Asking:
         """Whether anybody is asked."""
         return bool(self.judge or self.rewriter)
 
-    def answer(self, written: Written) -> Answer:
+    def answer(self, written: Sequence[Written]) -> Answer:
         """Ask about these documents, in any thread: for rewrites, then for verdicts."""
-        rewrites: list[learning.Candidate | None] = [None] * len(written.cuts)
+        rewrites: list[learning.Candidate | None] = [None] * len(written)
+        cases = [one.text for one in written if one.text]
         if self.rewriter:
-            texts = self.rewriter(written.texts)
+            texts = self.rewriter(cases)
             with self._borrowed:
                 rewrites = [
-                    learning.rewritten(cut, self.tokenizer, text)
-                    for cut, text in zip(written.cuts, texts, strict=True)
+                    learning.rewritten(one.cut, self.tokenizer, text)
+                    for one, text in zip(written, texts, strict=True)
                 ]
         told = [rewrite and [list(rewrite.tokens), rewrite.text] for rewrite in rewrites]
         if not self.judge:
             return told, None
-        cases = [
+        every = map(learning.with_rewrite, (one.candidates for one in written), rewrites)
+        judged = [
             Case(
                 prefix,
                 tuple(candidate.text for candidate in own),
                 suffix,
                 tuple(candidate.tokens[-1] in self.tokenizer.eos for candidate in own),
             )
-            for (prefix, suffix), own in zip(written.texts, written.together(rewrites), strict=True)
+            for (prefix, suffix), own in zip(cases, every, strict=True)
         ]
-        return told, list(self.judge(cases))
+        return told, list(self.judge(judged))
 
 
 class Outstanding:
@@ -95,20 +90,22 @@ class Outstanding:
     ) -> None:
         self._asking, self._jobs = asking, jobs
         self._method, self._tokenizer, self._length = method, tokenizer, length
-        self._steps: deque[tuple[Written, Future[Answer] | None]] = deque()
+        self._steps: deque[tuple[list[Written], Future[Answer] | None]] = deque()
 
     def __len__(self) -> int:
         return len(self._steps)
 
     def ask(self, sampled: Sampled) -> None:
         """Begin to ask about the documents of a step."""
-        cuts, kinds, tokenizer = sampled.cuts, self._method.candidates, self._tokenizer
-        candidates = (
-            learning.candidates_of(cut, kinds, tokenizer, own)
-            for cut, own in zip(cuts, sampled.rollouts, strict=True)
-        )
-        texts = (learning.rewrite_case(tokenizer, cut) for cut in (cuts if self._asking.asks else ()))
-        written = Written(cuts, tuple(texts), tuple(candidates))
+        kinds, tokenizer = self._method.candidates, self._tokenizer
+        written = [
+            Written(
+                cut,
+                learning.rewrite_case(tokenizer, cut) if self._asking.asks else None,
+                learning.candidates_of(cut, kinds, tokenizer, own),
+            )
+            for cut, own in zip(sampled.cuts, sampled.rollouts, strict=True)
+        ]
         asks = is_process_0() or not self._jobs.workers
         job = self._jobs.submit(lambda: self._asking.answer(written)) if asks else None
         self._steps.append((written, job))
@@ -135,28 +132,27 @@ class Outstanding:
         self._steps.popleft()
         return self._judged(written, answer)
 
-    def _judged(self, written: Written, answer: Answer) -> list[Judged]:
+    def _judged(self, written: Sequence[Written], answer: Answer) -> list[Judged]:
         """What the answer says of each document's candidates, and the tree that is learned of it."""
         told, verdicts = answer
-        method, tokenizer = self._method, self._tokenizer
-        rewrites = [one and learning.Candidate("rewrite", tuple(one[0]), one[1]) for one in told]
-        every = written.together(rewrites)
-        if verdicts is None:
-            (kind,) = method.candidates
-            ends = tokenizer.bos, tokenizer.eos[0]
-            return [
-                Judged(cut, "", own, (), {}, learning.plain_tree(cut, kind, own, *ends, self._length))
-                for cut, own in zip(written.cuts, every, strict=True)
-            ]
-        given, result = Verdicts(*verdicts), []
-        for place, (cut, text, own) in enumerate(zip(written.cuts, written.texts, every, strict=True)):
+        method, tokenizer, result = self._method, self._tokenizer, list[Judged]()
+        given = Verdicts(*verdicts) if verdicts else None
+        for place, (one, text) in enumerate(zip(written, told, strict=True)):
+            rewrite = text and learning.Candidate("rewrite", tuple(text[0]), text[1])
+            cut, own = one.cut, learning.with_rewrite(one.candidates, rewrite)
+            if given is None or one.text is None:
+                (kind,) = method.candidates
+                ends = tokenizer.bos, tokenizer.eos[0]
+                tree = learning.plain_tree(cut, kind, own, *ends, self._length)
+                result.append(Judged(cut, "", own, (), {}, tree))
+                continue
             scores, counts = tuple(given.scores[place]), given.counts[place]
             parts = {name: tuple(of_part[place]) for name, of_part in given.parts.items()}
             if self._asking.by_model and "rewrite" in method.candidates:
-                scores, of_rewrite = without_needless(own, rewrites[place], scores, parts.get("safety", ()))
+                scores, of_rewrite = without_needless(own, rewrite, scores, parts.get("safety", ()))
                 counts = {**counts, **of_rewrite}
             tree = learning.judged_tree(cut, own, scores, method.contrasts)
-            result.append(Judged(cut, text.prefix, own, scores, parts, tree, counts))
+            result.append(Judged(cut, one.text.prefix, own, scores, parts, tree, counts))
         return result
 
 

@@ -12,7 +12,7 @@ from pretrainrl_jax.config import FactsConfig, PreferencesConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.files import Row
 from pretrainrl_jax.facts.reading import read_rows
-from pretrainrl_jax.improvement.labels import TEXTS, read_labels
+from pretrainrl_jax.improvement.labels import TEXTS, read_labels, settled
 from pretrainrl_jax.preferences.reading import read_preferences
 from pretrainrl_jax.preferences.record import Text, plain
 
@@ -126,17 +126,12 @@ def read_labelled(
 
 def _settled(source: str, read_as: str, items: Sequence[Item], left_out: Counter[str]) -> Labelled:
     """Equal items once; those whose texts have another label elsewhere not at all."""
-    by_texts: dict[tuple[str, tuple[str, ...]], list[Item]] = {}
-    for item in items:
-        same = (item.part, tuple(sorted(item.texts)) if item.part == "quality" else item.texts)
-        by_texts.setdefault(same, []).append(item)
-    kept = []
-    for same in by_texts.values():
-        if len({(item.label, item.texts) for item in same}) > 1:
-            left_out["whose texts have another label elsewhere"] += len(same)
-        else:
-            kept.append(same[0])
-            left_out["repeated"] += len(same) - 1
+
+    def texts(item: Item) -> tuple[str, ...]:
+        return (item.part, *(sorted(item.texts) if item.part == "quality" else item.texts))
+
+    told = "whose texts have another label elsewhere"
+    kept = settled(items, texts, lambda item: (item.label, item.texts), left_out, told)
     labelled = Labelled(kept, source, read_as, +left_out)
     if not kept:
         raise InputError(f"nothing labelled in {labelled.told}")

@@ -12,7 +12,6 @@ from itertools import permutations
 import numpy as np
 
 from pretrainrl_jax.config import JudgeConfig, RewriterConfig
-from pretrainrl_jax.decoding.rollouts import sample_rollouts
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.continuations import score_by_length
 from pretrainrl_jax.judging.parts import Answer, Texts
@@ -30,14 +29,8 @@ TOGETHER = 1024  # prompts cut into tokens at a time: a step of the paper's size
 class LocalJudge:
     """A model that is asked on the devices."""
 
+    settings: JudgeConfig
     judge: Loaded
-    prefix_tokens: int  # of a prefix at most; 0: all
-    batch: int  # rows of prompts scored at a time
-
-    @classmethod
-    def of(cls, settings: JudgeConfig, judge: Loaded) -> "LocalJudge":
-        """As the settings have it."""
-        return cls(judge, settings.prefix_tokens, settings.batch)
 
     def check(self, prompt: Prompt) -> None:
         """Raises InputError for a prompt that this model cannot be asked."""
@@ -50,7 +43,8 @@ class LocalJudge:
         """
         tokenizer = self.judge.tokenizer
         prefixes = {text["prefix"] for text in texts if "prefix" in text}
-        ends = {prefix: last_tokens(tokenizer, prefix, self.prefix_tokens) for prefix in prefixes}
+        length, rows = self.settings.prefix_tokens, self.settings.batch
+        ends = {prefix: last_tokens(tokenizer, prefix, length) for prefix in prefixes}
         cut = [text | {"prefix": ends[text["prefix"]]} if "prefix" in text else text for text in texts]
         branches = tuple(map(Branch, verdict_tokens(tokenizer, prompt)))
         logps: list[list[float]] = []
@@ -58,7 +52,7 @@ class LocalJudge:
             filled = [prompt.fill(**places) for places in cut[start : start + TOGETHER]]
             encoded = encode_plain(tokenizer, filled)
             trees = [AnswerTree("", tokenizer.start + tokens, branches) for tokens in encoded]
-            logps += score_by_length(self.judge.model, self.judge.params, trees, rows=lambda _: self.batch)
+            logps += score_by_length(self.judge.model, self.judge.params, trees, rows=lambda _: rows)
         scores = np.array(logps, np.float64).reshape(len(texts), len(branches))
         with np.errstate(invalid="ignore"):  # -inf of all: NaN, which is refused by name
             odds = np.exp(scores - scores.max(axis=1, keepdims=True))
@@ -78,11 +72,8 @@ def local_writer(
             for one, end in zip(wanted, ends, strict=True)
         ]
         prefixes = [tokenizer.start + encoded for encoded in encode_plain(tokenizer, texts)]
-        drawn = sample_rollouts(
-            rewriter.model,
-            rewriter.params,
+        drawn = rewriter.rollouts(
             prefixes,
-            tokenizer.eos,
             samples=1,
             max_new_tokens=tokens,
             temperature=settings.temperature,

@@ -4,15 +4,15 @@ import hashlib
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations, islice
+from functools import partial
+from itertools import combinations
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from pretrainrl_jax.config import JudgeConfig
-from pretrainrl_jax.judging.prompts import Prompt, judge_prompt
+from pretrainrl_jax.judging.prompts import ASKING, Prompt, judge_prompt
 from pretrainrl_jax.judging.protocol import Case, Counts, JudgeError, Part, Scored, shown, total
 
-ASKING = ("quality", "safety", "factuality")  # the parts that do
 ALONE = 0.5  # the score of a candidate that has no other to be compared with
 Pairs = Literal["all", "pivot", "sample"]
 Texts = dict[str, str]  # by the names of a prompt's places
@@ -40,47 +40,20 @@ def prompts_of(settings: JudgeConfig) -> dict[str, Prompt]:
 def model_parts(settings: JudgeConfig, prompts: Mapping[str, Prompt], ask: Ask) -> dict[str, Part]:
     """The parts that ask, by their prompts."""
     return {
-        name: _pairs(prompt, ask, settings) if name == "quality" else _each(prompt, ask)
+        name: pairwise(partial(ask, prompt), settings.pairs, settings.opponents)
+        if name == "quality"
+        else _each(prompt, ask)
         for name, prompt in prompts.items()
     }
 
 
-def _pairs(prompt: Prompt, ask: Ask, settings: JudgeConfig) -> Part:
-    """The mean of what a candidate wins in comparisons."""
-
-    def judge(cases: Sequence[Case]) -> Scored:
-        answers: list[Answer] = []
-
-        def win(comparisons: Sequence[Comparison]) -> list[float | None]:
-            answers.extend(ask(prompt, [comparison._asdict() for comparison in comparisons]))
-            return [None if answer.shares is None else answer.shares[0] for answer in answers]
-
-        scored = pairwise("quality", win, settings.pairs, settings.opponents)(cases)
-        remaining, counts = iter(answers), []
-        for case, own in zip(cases, scored.counts, strict=True):
-            asked = 2 * len(paired(case, settings.pairs, settings.opponents))
-            counts.append({**own, **total(one.counts for one in islice(remaining, asked))})
-        return scored._replace(counts=counts)
-
-    return judge
-
-
-class Comparison(NamedTuple):
-    """Two different texts that may continue a prefix, in the order in which they are shown."""
-
-    prefix: str
-    first: str
-    second: str
-
-
-Win = Callable[[Sequence[Comparison]], Sequence[float | None]]
-"""The probability of each comparison that its first text is the better one; None where none could be read."""
-
-
 def pairwise(
-    name: str, win: Win, pairs: Pairs = "all", opponents: int = 1
+    ask: Callable[[Sequence[Texts]], Sequence[Answer]], pairs: Pairs = "all", opponents: int = 1
 ) -> Callable[[Sequence[Case]], Scored]:
-    """The part, so named, that scores a candidate by the mean of what it wins in all its comparisons.
+    """The part `quality`: a candidate's score is the mean of what it wins in all its comparisons.
+
+    `ask` is given a prefix with the first and the second text, which differ. The first share of its answer is
+    the probability that the first is the better one.
 
     Of K candidates every ordered pair is judged once: K(K − 1) verdicts, 2(K − 1) about each, where it wins
     p as the first text and 1 − p as the second. So a judge that prefers the place and not the text finds
@@ -97,24 +70,25 @@ def pairwise(
             [(i, j) for pair in paired(case, pairs, opponents) for i, j in (pair, pair[::-1])]
             for case in cases
         ]
-        asked: list[Comparison] = []
+        asked: list[Texts] = []
         for (prefix, texts, *_), own in zip(cases, chosen, strict=True):
-            asked += [Comparison(prefix, texts[i], texts[j]) for i, j in own]
-        verdicts = win(asked)
-        if len(verdicts) != len(asked):
-            raise JudgeError(f"the judge's part {name} gave {len(verdicts)} verdicts on {len(asked)} pairs")
-        for comparison, p in zip(asked, verdicts, strict=True):
-            if p is not None and not 0 <= p <= 1:
+            asked += [{"prefix": prefix, "first": texts[i], "second": texts[j]} for i, j in own]
+        answers = ask(asked)
+        if len(answers) != len(asked):
+            raise JudgeError(f"the judge's part quality gave {len(answers)} verdicts on {len(asked)} pairs")
+        for texts, answer in zip(asked, answers, strict=True):
+            if answer.shares is not None and not 0 <= answer.shares[0] <= 1:
                 raise JudgeError(
-                    f"the judge's part {name} gave {p!r}, which is no probability, to a pair after "
-                    f"{shown(comparison.prefix)}: mend the judge"
+                    f"the judge's part quality gave {answer.shares[0]!r}, which is no probability, to a pair "
+                    f"after {shown(texts['prefix'])}: mend the judge"
                 )
-        remaining = iter(verdicts)
-        judged = [{pair: next(remaining) for pair in own} for own in chosen]
-        return Scored(
-            [_means(len(case.candidates), own) for case, own in zip(cases, judged, strict=True)],
-            [preferences(case.candidates, own) for case, own in zip(cases, judged, strict=True)],
-        )
+        remaining, scores, counts = iter(answers), list[list[float | None]](), list[Counts]()
+        for case, own in zip(cases, chosen, strict=True):
+            given = {pair: next(remaining) for pair in own}
+            won = {pair: None if one.shares is None else one.shares[0] for pair, one in given.items()}
+            scores.append(_means(len(case.candidates), won))
+            counts.append(preferences(case.candidates, won) | total(one.counts for one in given.values()))
+        return Scored(scores, counts)
 
     return judge
 
@@ -142,7 +116,7 @@ def count_pairs(candidates: int, pairs: Pairs, opponents: int) -> int:
     return len(paired(Case("", tuple(map(str, range(candidates))), ""), pairs, opponents))
 
 
-def preferences(candidates: Sequence[str], verdicts: dict[tuple[int, int], float | None]) -> Counts:
+def preferences(candidates: Sequence[str], verdicts: dict[tuple[int, int], float | None]) -> dict[str, float]:
     """What verdicts on ordered pairs say of the judge, as sums over one case.
 
     `comparisons` with a verdict and `first_won` of them; `unequal` ones, whose texts differ in length, and

@@ -18,6 +18,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.storage import read_text
 
 OURS = Path(__file__).with_name("prompts")
+ASKING = ("quality", "safety", "factuality")  # parts of a judge that ask: their prompts have verdicts
 PLACES = {  # of each kind of prompt, the ones it cannot do without first, and how many they are
     "quality": (("first", "second", "prefix"), 2),
     "safety": (("suffix",), 1),  # the paper's judge of safety sees nothing else
@@ -84,7 +85,7 @@ def read_prompt(kind: str, folder: str = "", name: str = "") -> Prompt:
         raise InputError(f"there is no prompt {name!r} for {kind}: there are {known}")
     text = read_text(path, "the folder of prompts").rstrip()
     last, verdicts = "", ()
-    if has_verdicts(kind):
+    if kind in ASKING:
         text, _, last = text.rpartition("\n")
         verdicts = tuple(word.strip() for word in last.removeprefix("verdicts:").split("|"))
     prompt = Prompt(text.rstrip(), verdicts)
@@ -104,17 +105,12 @@ def variants(kind: str, folder: str = "") -> list[str]:
     return sorted({path.stem for place in places for path in place.glob(f"{kind}*.txt")})
 
 
-def has_verdicts(kind: str) -> bool:
-    """Whether a prompt of the kind asks for one of some verdicts."""
-    return kind in ("quality", "safety", "factuality")
-
-
 def _fault(kind: str, prompt: Prompt, last: str) -> str:
     """What is wrong with a prompt; "" where nothing is."""
     known, needed = PLACES[kind]
     there = PLACE.findall(prompt.text)
     verdicts = {verdict.casefold() for verdict in prompt.verdicts}
-    if has_verdicts(kind):
+    if kind in ASKING:
         few = "" in verdicts or len(verdicts) < max(2, len(prompt.verdicts))
         if not last.startswith("verdicts:") or few:
             return f"its last line is {last[:60]!r}; write verdicts: BEST | … | WORST, each another word"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from pretrainrl_jax.config import JudgeConfig, RewriterConfig
 from pretrainrl_jax.judging.parts import Answer, Texts
@@ -12,30 +13,29 @@ from pretrainrl_jax.judging.server import CHARACTERS, Request, Server
 
 @dataclass(frozen=True)
 class RemoteJudge:
-    """Asks for `samples` replies to each prompt and gives the share of each verdict among them.
+    """Asks for `judge.samples` replies to each prompt and gives the share of each verdict among them.
 
     A reply without a verdict is asked for once more. What stays unreadable is in no share; where all are,
     there are none.
     """
 
+    settings: JudgeConfig
     server: Server
-    answering: Prompt  # around each prompt: how to reply
-    samples: int
-    prefix_tokens: int
 
-    @classmethod
-    def of(cls, settings: JudgeConfig, server: Server) -> "RemoteJudge":
-        """As the settings have it."""
-        return cls(server, answering(settings), settings.samples, settings.prefix_tokens)
+    @cached_property
+    def _around(self) -> Prompt:
+        return answering(self.settings)
 
-    def ask(self, prompt: Prompt, texts: Sequence[Texts]) -> list[Answer]:
+    def ask(self, prompt: Prompt, texts: Sequence[Texts], samples: int = 0) -> list[Answer]:
         """The share of each verdict after a prompt with these texts in its places, and what happened.
 
+        `samples`: another number of replies; 0: that of the settings.
         Counted: `verdicts` that were asked for, `malformed` ones that were asked for again, and the
         `unreadable` that stayed so.
         """
         messages = [self.message(prompt, text) for text in texts]
-        asked = [[Request(text, sample) for sample in range(self.samples)] for text in messages]
+        numbers = range(samples or self.settings.samples)
+        asked = [[Request(text, sample) for sample in numbers] for text in messages]
         read = self._read(prompt, [request for requests in asked for request in requests])
         malformed = [request for request, verdict in read.items() if verdict is None]
         again = self._read(prompt, [request._replace(attempt=1) for request in malformed])
@@ -54,10 +54,10 @@ class RemoteJudge:
 
     def message(self, prompt: Prompt, texts: Texts) -> str:
         """What is sent: the prompt, and how to reply."""
-        if "prefix" in texts and self.prefix_tokens:
-            texts = texts | {"prefix": last_characters(texts["prefix"], CHARACTERS * self.prefix_tokens)}
+        if "prefix" in texts and (length := CHARACTERS * self.settings.prefix_tokens):
+            texts = texts | {"prefix": last_characters(texts["prefix"], length)}
         filled = prompt.fill(**{name: uncontrolled(text) for name, text in texts.items()})
-        around = self.answering.text.replace("{verdicts}", ", ".join(prompt.verdicts))
+        around = self._around.text.replace("{verdicts}", ", ".join(prompt.verdicts))
         return around.replace("{prompt}", filled)
 
     def _read(self, prompt: Prompt, requests: Sequence[Request]) -> dict[Request, str | None]:

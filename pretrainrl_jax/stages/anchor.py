@@ -3,7 +3,6 @@
 It is made once and stored beside the mined trees, so that no reference model is resident in training.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -14,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from pretrainrl_jax.decoding.best_tokens import best_tokens
-from pretrainrl_jax.decoding.rollouts import sample_rollouts
 from pretrainrl_jax.evaluation.texts import paragraphs
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.mining.fingerprint import made_by, short_digest
@@ -52,24 +50,23 @@ def anchor_texts(context: Context, base: Loaded) -> list[AnchorText]:
     if not made or not there or made.get("made_with", made_with) != made_with:
         if made and there:
             context.screen.say("anchor: the text there is of another model or file, and made again")
-        began = time.perf_counter()
-        written = from_file(context, base) if settings.path else sampled(context, base)
-        texts = measured(context, base, written)
-        run_on_process_0(partial(write_anchors, path, texts), f"writing {path.name}")
-        tokens = sum(len(text.reads) for text in texts)
-        rest = np.exp(np.concatenate([text.rest_logp for text in texts])).mean()
-        different = len({text.tokens for text in texts})
-        context.screen.say(
-            f"anchor: {len(texts)} texts, {different} different ones, {tokens:,} tokens; beside the "
-            f"{settings.top} most probable next tokens the others have {rest:.2%} of the probability"
-        )
-        if 2 * different < len(texts):
-            context.screen.warn(
-                "anchor: most of this text is the same over and over, and holds the model in little else: "
-                "give a file of text by anchor.path"
+        with context.working(STAGE) as notes:
+            written = from_file(context, base) if settings.path else sampled(context, base)
+            texts = measured(context, base, written)
+            run_on_process_0(partial(write_anchors, path, texts), f"writing {path.name}")
+            tokens = sum(len(text.reads) for text in texts)
+            rest = np.exp(np.concatenate([text.rest_logp for text in texts])).mean()
+            different = len({text.tokens for text in texts})
+            context.screen.say(
+                f"anchor: {len(texts)} texts, {different} different ones, {tokens:,} tokens; beside the "
+                f"{settings.top} most probable next tokens the others have {rest:.2%} of the probability"
             )
-        seconds = time.perf_counter() - began
-        context.finish(STAGE, texts=len(texts), tokens=tokens, seconds=seconds, made_with=made_with)
+            if 2 * different < len(texts):
+                context.screen.warn(
+                    "anchor: most of this text is the same over and over, and holds the model in little "
+                    "else: give a file of text by anchor.path"
+                )
+            notes |= {"texts": len(texts), "tokens": tokens, "made_with": made_with}
     return read_anchors(path)
 
 
@@ -116,11 +113,8 @@ def sampled(context: Context, base: Loaded) -> list[tuple[int, ...]]:
             needed = left // settings.length // settings.batch * settings.batch
             numbers = range(len(texts), len(texts) + max(needed, settings.batch))
             prefixes = [(starts[number % len(starts)],) for number in numbers]
-            rollouts = sample_rollouts(
-                base.model,
-                base.params,
+            rollouts = base.rollouts(
                 prefixes,
-                base.tokenizer.eos,
                 samples=1,
                 max_new_tokens=settings.length,
                 temperature=settings.temperature,

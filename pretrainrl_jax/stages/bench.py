@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pretrainrl_jax.config import Config, JudgeServerConfig
 from pretrainrl_jax.errors import InputError
@@ -28,18 +28,7 @@ Json = dict[str, Any]
 Prompts = dict[tuple[str, str], Prompt]  # by part and name
 Named = str | JudgeServerConfig  # a judge: a model of a folder, or of a server
 FORMAT = 2  # of a row
-
-
-class Taken(NamedTuple):
-    """What a run has taken of a server up to now."""
-
-    replies: float
-    tokens_in: float
-    tokens_out: float
-    cost: float  # by the prices of the settings
-
-
-NOTHING = Taken(0, 0, 0, 0.0)
+TAKEN = ("replies", "tokens_in", "tokens_out", "cost")  # of a server; the last by the prices of the settings
 
 
 @dataclass(frozen=True)
@@ -50,7 +39,7 @@ class Entrant:
     identity: Json  # what its verdicts depend on
     answer: Callable[[Prompt, Sequence[Texts]], tuple[Sequence[Answer], float]]  # and how many are new
     check: Callable[[Prompt], None] = lambda prompt: None
-    taken: Callable[[], Taken] = lambda: NOTHING
+    taken: Callable[[], Sequence[float]] = lambda: (0, 0, 0, 0.0)  # up to now, by `TAKEN`
 
 
 def bench(context: Context, labelled: Labelled) -> None:
@@ -160,13 +149,12 @@ def row(
         return known
     before, batch = entrant.taken(), context.config.bench.batch
     result = ask(asked, lambda texts: entrant.answer(prompt, texts), batch, bar.advance)
-    taken = Taken(*(now - then for now, then in zip(entrant.taken(), before, strict=True)))
+    replies, *others = (now - then for now, then in zip(entrant.taken(), before, strict=True))
     told: dict[str, Any] = {"judge": entrant.name, "part": part, "prompt": name}
     told |= measured(items, asked, result)
-    told |= {"seconds": result.seconds, "replies": taken.replies}
-    if taken.replies:
-        of_one = {"tokens_in": taken.tokens_in, "tokens_out": taken.tokens_out, "cost": taken.cost}
-        told |= {name: value / taken.replies for name, value in of_one.items()}
+    told |= {"seconds": result.seconds, "replies": replies}
+    if replies:
+        told |= {name: value / replies for name, value in zip(TAKEN[1:], others, strict=True)}
     told["verdicts"] = result.verdicts[: told["count"]]  # those about texts without orders
     keep_json(path, told)
     return told
@@ -214,7 +202,7 @@ def _local(path: str, context: Context, opened: ExitStack) -> Entrant:
     settings = context.config.judge
     loaded = load(path, context.mesh, settings.dtype, chosen=context.chosen)
     opened.callback(loaded.release)
-    judge = LocalJudge.of(settings, loaded)
+    judge = LocalJudge(settings, loaded)
     identity = made_by(loaded.model, loaded.params, loaded.tokenizer, loaded.identity)
     identity |= {"prefix_tokens": settings.prefix_tokens, "dtype": settings.dtype}
     return Entrant(
@@ -237,16 +225,15 @@ def _served(at: JudgeServerConfig, context: Context, opened: ExitStack) -> Entra
         def of_server() -> Any:
             (server,) = servers
             before = server.spent.requests
-            answers = RemoteJudge.of(settings, server).ask(prompt, texts)
+            answers = RemoteJudge(settings, server).ask(prompt, texts)
             given = [None if one.shares is None else list(one.shares) for one in answers]
             return given, (server.spent.requests - before) / settings.samples
 
         given, new = run_on_process_0(of_server, "asking a judge")
         return [Answer(shares) for shares in given], new
 
-    def taken() -> Taken:
-        own = run_on_process_0(lambda: [*servers[0].spent, servers[0].cost], "reading what was spent")
-        return Taken(*own)
+    def taken() -> Sequence[float]:
+        return run_on_process_0(lambda: [*servers[0].spent, servers[0].cost], "reading what was spent")
 
     identity = {
         "url": at.url, "model": at.model, "temperature": at.temperature, "top_p": at.top_p,

@@ -6,24 +6,21 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from math import inf
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
-from pretrainrl_jax.model.decoder import Params
 from pretrainrl_jax.model.lora import join
 from pretrainrl_jax.model.partitioning import replicate
 from pretrainrl_jax.progress import SILENT
-from pretrainrl_jax.stages.context import Context, keep_json, kept_json
+from pretrainrl_jax.stages.context import keep_json, kept_json
+from pretrainrl_jax.stages.learner import Learner
 from pretrainrl_jax.stages.mine import mine_negatives
 from pretrainrl_jax.storage import remove_tree
-from pretrainrl_jax.training.loading import Loaded
-from pretrainrl_jax.training.session import Run, compiled_for
+from pretrainrl_jax.training.session import compiled_for
 
 MEASURED = 4  # batches, after one that is not
 
@@ -47,11 +44,12 @@ class Cost(NamedTuple):
         return max(allowed, 0.99 * minings * self.passes_between if minings else allowed)
 
 
-def passes_of(context: Context, run: Run, cost: Callable[[], Cost]) -> float:
+def passes_of(learner: Learner, cost: Callable[[], Cost]) -> float:
     """Passes over the facts; those of a budget are measured once and kept: a run goes on with them.
 
     Raises InputError if the budget is not enough for what comes before the first pass.
     """
+    context, run = learner.context, learner.run
     settings = context.config.train
     if not settings.device_seconds:
         return settings.passes
@@ -76,33 +74,27 @@ def passes_of(context: Context, run: Run, cost: Callable[[], Cost]) -> float:
     return passes
 
 
-def passes_to_measure(context: Context, questions: int) -> float:
+def passes_to_measure(learner: Learner, questions: int) -> float:
     """Passes over so many questions in which there are batches enough."""
-    return max(1.0, (2 + MEASURED) * context.config.train.questions / questions)
+    return max(1.0, (2 + MEASURED) * learner.context.config.train.questions / questions)
 
 
 def seconds_a_question(
-    step: Any,
-    state: Any,
+    learner: Learner,
     batches: Iterable[tuple[int, Callable[[Any], Any]]],
     numbers: Any,
-    mesh: Mesh,
     updates: int = 1,
-    frozen: Params = None,
 ) -> float:
-    """What a question takes of steps on batches, the median, as some may be compiled for; `state` is used up.
+    """What a question takes of steps on batches, the median, as some may be compiled for.
 
     Args:
-        step: the jitted step.
-        state: the first one.
         batches: of each its questions, and what makes it of the state's parameters, which is timed too; one
             alone is taken twice.
         numbers: coefficients and schedule.
-        mesh: where they go.
         updates: on each batch.
-        frozen: what does not learn of the parameters.
     """
-    placed = jax.tree.map(lambda x: replicate(np.float32(x), mesh), numbers)
+    step, state, frozen = learner.step, learner.first(), learner.policy.frozen
+    placed = jax.tree.map(lambda x: replicate(np.float32(x), learner.context.mesh), numbers)
     placed = (*placed, frozen) if frozen else placed
     times: list[tuple[int, float]] = []
 
@@ -125,8 +117,10 @@ def seconds_a_question(
     return statistics.median(seconds / questions for questions, seconds in times[1:])
 
 
-def seconds_of_mining(context: Context, policy: Loaded, shards: Path) -> float:
+def seconds_of_mining(learner: Learner) -> float:
     """What mining all questions again takes, by some of them, once it was compiled for these."""
+    context, policy = learner.context, learner.policy.plain
+    shards = context.parts(f"{learner.run.stage}.measured")
     facts = context.asked(context.trained)
     some = facts[: 4 * context.config.mine.batch]
     quiet, seconds = replace(context, screen=SILENT), 0.0

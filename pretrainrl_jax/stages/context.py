@@ -1,8 +1,9 @@
 """What every stage is given, and the record of what is finished in a workdir."""
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -39,6 +40,7 @@ from pretrainrl_jax.trees.templates import Template, choose_examples
 from pretrainrl_jax.trees.tree import AnswerTree
 
 BASE = "pretrain"  # the stage whose checkpoint every system starts from
+Notes = dict[str, Any]  # what is kept of a finished stage, as JSON
 
 
 @dataclass(frozen=True)
@@ -231,12 +233,17 @@ class Context:
         run_on_process_0(lambda: self._tidy(stage), f"tidying {stage}")
         return True
 
-    def finish(self, stage: str, **notes: Any) -> None:
-        """Mark a stage as finished, so that a rerun skips it, with hardware, peak memory and time.
+    @contextmanager
+    def working(self, stage: str) -> Generator[Notes]:
+        """Within it a stage works, and notes what is to be kept of it; then it is marked as finished.
 
-        Only then what an interrupted run would have gone on from is removed.
+        A rerun skips it, and only then what an interrupted run would have gone on from is removed. Its time,
+        hardware and peak memory are noted, too.
         """
-        notes["device"] = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+        began, noted = time.perf_counter(), Notes()
+        yield noted
+        device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+        notes = {"seconds": time.perf_counter() - began} | noted | {"device": device}
         notes |= peak_memory()  # of this host
         notes["ended"] = datetime.now(UTC).isoformat(timespec="seconds")
 

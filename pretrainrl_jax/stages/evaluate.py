@@ -34,9 +34,10 @@ def measure(context: Context, system: str) -> tuple[Json, str]:
             f"{stage}: of {len(context.facts)} facts {shown} are shown in every prompt as examples "
             f"and not asked, {apart} are held out and told apart (facts.holdout_every)"
         )
-    outcomes, prompts = asking.ask_all(context, loaded, questions, stage)
+    asker = asking.Asker(context, loaded, settings, stage)
+    outcomes, prompts = asker.ask_all(questions)
     temperature, calibrated = calibrate(context, loaded, outcomes)
-    further = ask_further(context, loaded, questions, stage)
+    further = ask_further(context, asker, questions)
     nll = text_nll(context, loaded, context.texts)
 
     trained, paraphrased = ([o for o in outcomes if o.group == g] for g in ("trained", "paraphrase"))
@@ -70,16 +71,14 @@ def measure(context: Context, system: str) -> tuple[Json, str]:
     if settings.rubric:  # what answers are where the prompt states a penalty, and where it states none
         asked = asking.as_facts(questions)
         own = [o for o in outcomes if o.group in factual.OWN_WORDING]
-        stated_by = {f"{p:g}": asking.ask_by_rule(context, loaded, asked, p, stage) for p in settings.rubric}
+        stated_by = {f"{p:g}": asker.ask_by_rule(asked, p) for p in settings.rubric}
         result["rubric"] = {"closed": [verdict(o.prediction, o.correct) for o in own], "open": stated_by}
     shares = groups["trained"]
     line = f"ACC {shares['acc']:.1%}, HR@{settings.beams} {shares['hr']:.1%}"
     return result, line + ("" if nll is None else f", text NLL {nll:.3f} nats a token")
 
 
-def ask_further(
-    context: Context, loaded: Loaded, questions: Sequence[asking.Question], stage: str
-) -> list[Json]:
+def ask_further(context: Context, asker: asking.Asker, questions: Sequence[asking.Question]) -> list[Json]:
     """Of each question what else is known of it, or nothing.
 
     That is what a held-out fact shares with a trained one; samples, and the choice among known answers.
@@ -90,11 +89,11 @@ def ask_further(
         for question in asked
     }
     if settings.samples:
-        for question, drawn in zip(asked, asking.ask_samples(context, loaded, asked, stage), strict=True):
+        for question, drawn in zip(asked, asker.ask_samples(asked), strict=True):
             texts, right = map(list, zip(*drawn, strict=True))
             further[question] |= {"samples": texts, "samples_right": right}
     if settings.among:
-        for question, chosen in zip(asked, asking.ask_choices(context, loaded, asked, stage), strict=True):
+        for question, chosen in zip(asked, asker.ask_choices(asked), strict=True):
             names = ("choice", "choice_right", "choice_confidence")
             further[question] |= dict(zip(names, chosen, strict=True))
     return [further.get(question, {}) for question in questions]

@@ -1,14 +1,12 @@
 """What every method of `selfimprove` has in common: documents, judge, rewriter; and what its run leaves."""
 
 import json
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from threading import Lock
 from typing import Any, TypeVar
 
 import jax
@@ -47,19 +45,6 @@ SHOWN_PREFIX = 400  # last characters of a prefix that the report shows
 T = TypeVar("T")
 
 
-class Seen(Counter[str]):
-    """Counts that several threads add to."""
-
-    def __init__(self) -> None:
-        self._adding = Lock()
-        super().__init__()
-
-    def update(self, *counted: Any, **counts: Any) -> None:
-        """As of any Counter, of one thread at a time."""
-        with self._adding:
-            super().update(*counted, **counts)
-
-
 def _elsewhere(cases: Sequence[Any]) -> Any:
     """What stands for a server in the processes that do not ask it."""
     raise RuntimeError("process 0 alone asks a server")
@@ -84,8 +69,8 @@ class Improvement:
     """
 
     def __init__(self, context: Context, opened: ExitStack) -> None:
-        self._context, self._open = context, opened
-        self._stated = Seen()  # by verdict, what the exact judge saw: ahead of what is learned, too
+        self._context, self._config, self._open = context, context.config, opened
+        self._stated = Counter[str]()  # by verdict, what the exact judge saw: ahead of what is learned, too
         self._judged = 0  # documents
 
     @cached_property
@@ -96,23 +81,22 @@ class Improvement:
     @cached_property
     def made(self) -> MadeDocuments:
         """Documents about the facts of the run; none where there are others to read."""
-        there = self._context.config.documents.path
+        there = self._config.documents.path
         return MadeDocuments((), (), ()) if there else self._context.made_documents
 
     def cuts(self, tokenizer: Tokenizer) -> Cuts:
         """The stream of documents, cut, from its beginning."""
-        config = self._context.config
-        return Cuts(self._context.stream(), tokenizer, config.selfimprove, config.seed)
+        return Cuts(self._context.stream(), tokenizer, self._config.selfimprove, self._config.seed)
 
     @cached_property
     def judge_model(self) -> Loaded | None:
         """The model that is asked, placed as the policy is; None where no part asks one."""
-        return self._loaded(self._context.config.judge)
+        return self._loaded(self._config.judge)
 
     @cached_property
     def rewriter_model(self) -> Loaded | None:
         """The model that rewrites on the devices; None where none does."""
-        return self._loaded(self._context.config.rewriter)
+        return self._loaded(self._config.rewriter)
 
     def _loaded(self, settings: JudgeConfig | RewriterConfig) -> Loaded | None:
         mesh, chosen = self._context.mesh, self._context.chosen
@@ -121,7 +105,7 @@ class Improvement:
     @cached_property
     def full_judge(self) -> Judge:
         """The judge of the settings; of a server's, process 0 alone may ask it."""
-        settings, asked = self._context.config.judge, self.asked
+        settings, asked = self._config.judge, self.asked
         statements = self.statements if settings.facts else None
         if isinstance(asked, LocalJudge):
             for prompt in prompts_of(settings).values():
@@ -131,21 +115,21 @@ class Improvement:
     @cached_property
     def asked(self) -> LocalJudge | RemoteJudge | None:
         """The model that the judge's parts ask, None where none does; of a server's, process 0 alone may."""
-        settings = self._context.config.judge
+        settings = self._config.judge
         if settings.server.url:
-            return RemoteJudge.of(settings, self._server(settings.server))
-        return LocalJudge.of(settings, self.judge_model) if self.judge_model else None
+            return RemoteJudge(settings, self._server(settings.server))
+        return LocalJudge(settings, self.judge_model) if self.judge_model else None
 
     @cached_property
     def _rewriter(self) -> Rewriter:
-        settings = self._context.config.rewriter
+        settings = self._config.rewriter
         if not settings.is_model:
             return exact_rewriter(self.statements)
         return model_rewriter(self.writer(read_prompt("rewrite", settings.prompts, settings.prompt)))
 
     def writer(self, prompt: Prompt) -> Write:
         """The model of `rewriter`, asked with a prompt; of a server's, process 0 alone may ask it."""
-        config = self._context.config
+        config = self._config
         settings = config.rewriter
         if settings.server.url:
             return remote_writer(prompt, settings, self._rewriter_server)
@@ -156,7 +140,7 @@ class Improvement:
 
     @cached_property
     def _rewriter_server(self) -> Server:
-        return self._server(self._context.config.rewriter.server)
+        return self._server(self._config.rewriter.server)
 
     def _server(self, settings: ServerConfig) -> Server:
         """Process 0 alone asks it. What is paid is noted under a name of the workdir's, and of this use."""
@@ -167,19 +151,18 @@ class Improvement:
 
     def asking(self, method: MethodConfig, tokenizer: Tokenizer) -> Asking:
         """Who decides what a method learns, and who rewrites suffixes; None where it asks nobody."""
-        config = self._context.config
         judge: Judge | None = None
         rewriter: Rewriter | None = None
         if method.judged:
-            judge = self.full_judge if self._here(config.judge.server) else _elsewhere
+            judge = self.full_judge if self._here(self._config.judge.server) else _elsewhere
         if "rewrite" in method.candidates:
-            rewriter = self._rewriter if self._here(config.rewriter.server) else _elsewhere
+            rewriter = self._rewriter if self._here(self._config.rewriter.server) else _elsewhere
         own = tokenizer.copy() if rewriter else tokenizer
-        return Asking(judge, rewriter, own, by_model=config.rewriter.is_model)
+        return Asking(judge, rewriter, own, by_model=self._config.rewriter.is_model)
 
     def asks_server(self, method: MethodConfig) -> bool:
         """Whether a server is asked: by process 0 alone, in a thread of its own."""
-        config = self._context.config
+        config = self._config
         rewrites = "rewrite" in method.candidates
         return bool((method.judged and config.judge.server.url) or (rewrites and config.rewriter.server.url))
 
@@ -193,7 +176,7 @@ class Improvement:
             InputError: if a server refuses, or a prompt is not right.
             ServerError: if it does not reply.
         """
-        config = self._context.config
+        config = self._config
         methods = [config.methods[system] for system in config.selfimprove.systems]
         if not any(map(self.asks_server, methods)):
             return
@@ -205,7 +188,7 @@ class Improvement:
         run_on_process_0(lambda: self._try(methods), "asking the servers")
 
     def _try(self, methods: Sequence[MethodConfig]) -> None:
-        config, warn, opening = self._context.config, self._context.screen.warn, "The sky above the sea is"
+        config, warn, opening = self._config, self._context.screen.warn, "The sky above the sea is"
         if config.judge.server.url and any(method.judged for method in methods):
             sky, repeated = " blue, and the sea below it is too.", " is is is is is is."
             (counts,) = self.full_judge([Case(opening, (sky, repeated), sky)]).counts
@@ -228,7 +211,7 @@ class Improvement:
 
     def unmatched(self, judged: Sequence[Judged]) -> list[str]:
         """What is to be said, once, where the facts of the run are in no text of many."""
-        if not self._context.config.judge.facts or not any(one.scores for one in judged):
+        if not self._config.judge.facts or not any(one.scores for one in judged):
             return []
         before, self._judged = self._judged, self._judged + len(judged)
         if before >= MATCHED_AFTER or self._judged < MATCHED_AFTER or self._stated:
@@ -330,21 +313,22 @@ def evaluate_improvement(context: Context, improvement: Improvement) -> None:
         stage = f"evaluate/selfimprove/{system}"
         if context.done(stage):
             continue
-        began = time.perf_counter()
-        untrained_here = system in (INITIAL, UNTRAINED)
-        loaded = initial_model(context, system) if untrained_here else context.load(f"selfimprove/{system}")
-        with ExitStack() as bars:
+        with context.working(stage):
+            if system in (INITIAL, UNTRAINED):
+                loaded = initial_model(context, system)
+            else:
+                loaded = context.load(f"selfimprove/{system}")
+            with ExitStack() as bars:
 
-            def begin(total: int, stage: str = stage, bars: ExitStack = bars) -> Callable[[int], None]:
-                return bars.enter_context(context.screen.track(stage, total, "texts")).advance
+                def begin(total: int, stage: str = stage, bars: ExitStack = bars) -> Callable[[int], None]:
+                    return bars.enter_context(context.screen.track(stage, total, "texts")).advance
 
-            result = evaluate_truthfulness(
-                loaded, context.facts, improvement.made, improvement.statements, config, begin
-            )
-        if compared(config):
-            result |= compare(context, improvement, system, loaded)
-        keep_json(evaluation(context, system), result, indent=None)
-        context.finish(stage, seconds=time.perf_counter() - began)
+                result = evaluate_truthfulness(
+                    loaded, context.facts, improvement.made, improvement.statements, config, begin
+                )
+            if compared(config):
+                result |= compare(context, improvement, system, loaded)
+            keep_json(evaluation(context, system), result, indent=None)
         jax.tree.map(lambda x: x.delete(), loaded.params)  # adapters and what they are for, too
 
 

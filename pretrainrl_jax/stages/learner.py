@@ -1,16 +1,15 @@
 """What every stage that trains a model has in common: how it begins, goes on, and ends."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pretrainrl_jax.config.stored import settings_of
 from pretrainrl_jax.model.cost import parameters
 from pretrainrl_jax.model.lora import lora_of
 from pretrainrl_jax.model.shape import in_training
-from pretrainrl_jax.stages.context import BASE, Context
+from pretrainrl_jax.stages.context import BASE, Context, Notes
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.checkpoints import Progress
 from pretrainrl_jax.training.feed import Position
@@ -20,14 +19,60 @@ from pretrainrl_jax.training.step import TrainState, compile_step, init_sharded_
 from pretrainrl_jax.trees.templates import Template
 
 
-class Learner(NamedTuple):
-    """A model that a stage trains. Made by `learner_from`."""
+class Learner:
+    """A model as a stage begins to train it, described beside its checkpoints.
 
-    context: Context
-    policy: Loaded  # as it began to learn
-    run: Run
-    step: Any  # jitted
-    began: float  # when the stage did, by `time.perf_counter`
+    `policy` is that model, and `step` its jitted step.
+
+    Args:
+        base: with the parameters that it takes over, which go on as `policy.plain`.
+        about: what checkpoints depend on beside settings: data; and the model that adapters are for.
+        template: how it is taught to be asked.
+        adapters: with fresh ones, where lora.rank asks for some.
+        ntp_scale, dpo_scale, grpo_form: as `compile_step` has them.
+        told: what `Run` is told of the stage: `rate` and others.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        stage: str,
+        base: Loaded,
+        about: Mapping[str, Any],
+        template: Template,
+        *,
+        adapters: bool = True,
+        ntp_scale: str = "token",
+        dpo_scale: str = "prompts",
+        grpo_form: str = "dapo",
+        **told: Any,
+    ) -> None:
+        config, policy = context.config, base
+        if adapters and (lora := lora_of(config.lora)):
+            policy = with_adapters(base, lora, config.lora.base_dtype, context.training_seed)
+            count = parameters(policy.model.shape)
+            shown = f"{count.learned:,} of {count.total:,} parameters"
+            context.screen.say(f"{stage}: adapters of rank {lora.rank} learn, {shown}")
+        adapts = _adapts(context, policy)
+        about = {**settings_of(config, stage), **about}
+        self.context, self.policy = context, policy
+        self.run = Run(
+            context.workdir,
+            stage,
+            config.checkpoint,
+            skip_nonfinite=config.optimizer.nonfinite == "skip",
+            about=about | ({"model of the adapters": adapts["digest"]} if adapts else {}),
+            screen=context.screen,
+            command=context.command,
+            profile=config.profile_steps,
+            **told,
+        )
+        folder, model = self.run.folder, policy.model
+        checkpoints.describe(folder, model, policy.tokenizer, template, policy.origin, adapts)
+        # What is recomputed is this run's affair: a checkpoint says what the run recomputed that made it, and
+        # digests of what was mined with it have that, whatever trains on it.
+        model = replace(model, shape=in_training(model.shape, config.model))
+        self.step = compile_step(model, config.optimizer, ntp_scale, context.mesh, dpo_scale, grpo_form)
 
     def first(self) -> TrainState:
         """The state before any step."""
@@ -43,80 +88,24 @@ class Learner(NamedTuple):
         frozen = self.policy.frozen
         return Session(self.run, self.step, state, progress, feed, self.context.mesh, steps, frozen)
 
-    def finish(self, session: Session, done: Progress, **notes: Any) -> None:
-        """Mark the stage as finished, with what it took and these notes, and free the state of its session.
-
-        `done` is what `Session.finish` gave.
-        """
-        self.context.finish(
-            self.run.stage,
-            device_seconds=done.seconds * self.context.mesh.size,
-            seconds=time.perf_counter() - self.began,
-            updates=session.global_step,
-            skipped=done.skipped,
-            **notes,
-        )
+    def finish(self, session: Session, done: Progress) -> Notes:
+        """What the session of a stage took, and `done` as `Session.finish` gave it; frees its state."""
         session.release()
+        return {
+            "device_seconds": done.seconds * self.context.mesh.size,
+            "updates": session.global_step,
+            "skipped": done.skipped,
+        }
 
 
-def learner_from(
-    context: Context,
-    stage: str,
-    base: Loaded,
-    about: Mapping[str, Any],
-    began: float,
-    template: Template,
-    *,
-    adapters: bool = True,
-    ntp_scale: str = "token",
-    dpo_scale: str = "prompts",
-    grpo_form: str = "dapo",
-    **told: Any,
-) -> Learner:
-    """A model as a stage begins to train it, described beside its checkpoints.
-
-    Args:
-        base: with the parameters that it takes over, which go on as `policy.plain`.
-        about: what checkpoints depend on beside settings: data; and the model that adapters are for.
-        template: how it is taught to be asked.
-        adapters: with fresh ones, where lora.rank asks for some.
-        ntp_scale, dpo_scale, grpo_form: as `compile_step` has them.
-        told: what `Run` is told of the stage: `rate` and others.
-    """
-    config = context.config
-    policy = _with_adapters(context, stage, base) if adapters else base
-    adapts = _adapts(context, policy)
-    about = {**settings_of(config, stage), **about}
-    run = Run(
-        context.workdir,
-        stage,
-        config.checkpoint,
-        skip_nonfinite=config.optimizer.nonfinite == "skip",
-        about=about | ({"model of the adapters": adapts["digest"]} if adapts else {}),
-        screen=context.screen,
-        command=context.command,
-        profile=config.profile_steps,
-        **told,
-    )
-    checkpoints.describe(run.folder, policy.model, policy.tokenizer, template, policy.origin, adapts)
-    # What is recomputed is this run's affair: a checkpoint says what the run recomputed that made it, and
-    # digests of what was mined with it have that, whatever trains on it.
-    model = replace(policy.model, shape=in_training(policy.model.shape, config.model))
-    step = compile_step(model, config.optimizer, ntp_scale, context.mesh, dpo_scale, grpo_form)
-    return Learner(context, policy, run, step, began)
-
-
-def learner_of(
-    context: Context, system: str, base: Loaded, about: Mapping[str, Any], began: float, **told: Any
-) -> Learner:
-    """That of a system of `train.systems`, by its objective; arguments as `learner_from` has them."""
+def learner_of(context: Context, system: str, base: Loaded, about: Mapping[str, Any], **told: Any) -> Learner:
+    """That of a system of `train.systems`, by its objective; arguments as `Learner` has them."""
     settings = context.config.train
-    return learner_from(
+    return Learner(
         context,
         f"train/{system}",
         base,
         about,
-        began,
         context.template(settings.template),
         ntp_scale=settings.ntp_scale,
         dpo_scale=settings.dpo_scale,
@@ -125,17 +114,6 @@ def learner_of(
         scored=context.config.evaluate.choose != "last",
         **told,
     )
-
-
-def _with_adapters(context: Context, stage: str, base: Loaded) -> Loaded:
-    """With fresh adapters, where lora.rank asks for some, which is said."""
-    settings = context.config.lora
-    policy = with_adapters(base, lora_of(settings), settings.base_dtype, context.training_seed)
-    if settings.rank:
-        count = parameters(policy.model.shape)
-        shown = f"{count.learned:,} of {count.total:,} parameters"
-        context.screen.say(f"{stage}: adapters of rank {settings.rank} learn, {shown}")
-    return policy
 
 
 def _adapts(context: Context, policy: Loaded) -> dict[str, str]:

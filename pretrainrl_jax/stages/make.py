@@ -21,7 +21,6 @@ from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.improvement import making as labels
 from pretrainrl_jax.improvement.cost import Cost
 from pretrainrl_jax.improvement.learning import rewrite_case, rewritten
-from pretrainrl_jax.judging.local import LocalJudge
 from pretrainrl_jax.judging.parts import prompts_of
 from pretrainrl_jax.judging.prompts import Prompt, judge_prompt, read_prompt
 from pretrainrl_jax.judging.protocol import RewriteCase
@@ -60,14 +59,15 @@ def make(context: Context, kind: str) -> None:
         )
     if context.done(stage):
         return
-    with ExitStack() as opened:
+    with ExitStack() as opened, context.working(stage) as notes:
         making = KINDS[kind](context, opened)
         folder, parts = context.workdir / "making", context.parts(stage)
-        begun = run_on_process_0(lambda: _begun(context, making, parts, made_with), f"reading {parts.name}")
-        if begun["state"] is not None:
-            making.stream.restore(begun["state"])
-        counts, number, ended = Counter[str](begun["counts"]), begun["parts"], begun["ended"]
-        seconds = begun["seconds"]
+        number, counted, seconds, state, ended = run_on_process_0(
+            lambda: _begun(context, making, parts, made_with), f"reading {parts.name}"
+        )
+        if state is not None:
+            making.stream.restore(state)
+        counts = Counter[str](counted)
         tell_costs(context, kind, settings.documents - counts["documents"])
         with context.screen.track(stage, settings.documents, "documents") as bar:
             bar.skip(counts["documents"])
@@ -91,7 +91,7 @@ def make(context: Context, kind: str) -> None:
             "seconds": round(seconds, 1),
         }
         run_on_process_0(lambda: _write(folder, kind, making, parts, number, about), f"writing {kind}.jsonl")
-        context.finish(stage, seconds=seconds, documents=counts["documents"], made_with=made_with)
+        notes |= {"seconds": seconds, "documents": counts["documents"], "made_with": made_with}
         if counts["documents"] < settings.documents:
             say(f"{stage}: the documents ended after {counts['documents']:,} of {settings.documents:,}")
         for rule, times in making.stream.dropped.items():
@@ -102,16 +102,15 @@ def make(context: Context, kind: str) -> None:
             say(f"{stage}: {counts[f'lines.{name}']:,} lines in {folder / name}.jsonl")
 
 
-def _begun(context: Context, making: Making, parts: Path, made_with: dict[str, Any]) -> dict[str, Any]:
-    """What an earlier run of the same inputs left: how many parts, and where their stream stands."""
+def _begun(context: Context, making: Making, parts: Path, made_with: dict[str, Any]) -> list[Any]:
+    """What an earlier run of the same inputs left: its parts, counts and seconds; where its stream stands."""
     provenance = {"of": made_with, "documents": making.stream.identity, "format": FORMAT}
     mark(parts, provenance, "other inputs", context.screen)
-    number, counts, seconds, last = 0, Counter[str](), 0.0, {"state": None, "ended": False}
+    number, counts, seconds, state, ended = 0, Counter[str](), 0.0, None, False
     while part := read_json(_part(parts, number)):
         counts.update(part["counts"])
-        number, seconds, last = number + 1, seconds + part["seconds"], part
-    stands = {"state": last["state"], "ended": last["ended"]}
-    return stands | {"parts": number, "counts": counts, "seconds": seconds}
+        number, seconds, state, ended = number + 1, seconds + part["seconds"], part["state"], part["ended"]
+    return [number, counts, seconds, state, ended]
 
 
 def _part(parts: Path, number: int) -> Path:
@@ -315,29 +314,22 @@ def agreeing(context: Context, improvement: Improvement, prompts: dict[str, Prom
     """
     config, samples = context.config, context.config.making.samples
 
-    def local(judge: LocalJudge, prompt: Prompt, questions: Sequence[labels.Question]) -> list[labels.Agreed]:
-        answers = judge.ask(prompt, [_placed(prompt, one) for one in questions])
-        return [
-            labels.agreed(labels.drawn(answer, samples, config.seed, one), prompt.verdicts)
-            for answer, one in zip(answers, questions, strict=True)
-        ]
+    def agree(part: str, questions: Sequence[labels.Question]) -> list[labels.Agreed]:
+        prompt = prompts[part]
 
-    def remote(
-        judge: RemoteJudge, prompt: Prompt, questions: Sequence[labels.Question]
-    ) -> list[labels.Agreed]:
         def ask(some: Sequence[labels.Question], times: int) -> list[labels.Agreed]:
-            answers = replace(judge, samples=times).ask(prompt, [_placed(prompt, one) for one in some])
+            judge, texts = improvement.asked, [_placed(prompt, one) for one in some]
+            assert judge  # a part that asks has a model
+            if isinstance(judge, RemoteJudge):
+                answers = judge.ask(prompt, texts, times)
+            else:
+                shares = zip(judge.ask(prompt, texts), some, strict=True)
+                answers = [labels.drawn(answer, times, config.seed, one) for answer, one in shares]
             return [labels.agreed(answer, prompt.verdicts) for answer in answers]
 
-        return labels.in_rounds(ask, questions, samples)
-
-    def agree(part: str, questions: Sequence[labels.Question]) -> list[labels.Agreed]:
         def work() -> list[labels.Agreed]:
-            judge = improvement.asked
-            assert judge  # a part that asks has a model
-            if isinstance(judge, LocalJudge):
-                return local(judge, prompts[part], questions)
-            return remote(judge, prompts[part], questions)
+            by_server = bool(config.judge.server.url)
+            return labels.in_rounds(ask, questions, samples) if by_server else ask(questions, samples)
 
         found = asked_by(config.judge.server, work, f"asking the judge ({part})") if questions else []
         return [labels.Agreed(*one) for one in found]

@@ -3,7 +3,6 @@
 All that stages do otherwise for the one than for the other stands here.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -72,23 +71,23 @@ def material(context: Context) -> Material:
 
 def mine(context: Context) -> None:
     """Trees with references, of mined falsehoods or of the file's pairs, with what they were made with."""
-    began = time.perf_counter()
-    made = material(context).make_trees(context, context.load(BASE))
-    folder, stamp = context.workdir / "mined", STAMP | {"made_with": made.made_with}
+    with context.working("mine") as notes:
+        made = material(context).make_trees(context, context.load(BASE))
+        folder, stamp = context.workdir / "mined", STAMP | {"made_with": made.made_with}
 
-    def write() -> None:
-        write_trees(folder / "trees.array_record", made.trees)
-        held_out = folder / f"{preferences.HELD_OUT}.array_record"
-        held_out.unlink(missing_ok=True)
-        if made.held_out:
-            write_trees(held_out, made.held_out)
-        write_json(folder / "fingerprint.json", stamp | {"probes": probes(made.trees)})
-        write_json(folder / "statistics.json", made.statistics)
+        def write() -> None:
+            write_trees(folder / "trees.array_record", made.trees)
+            held_out = folder / f"{preferences.HELD_OUT}.array_record"
+            held_out.unlink(missing_ok=True)
+            if made.held_out:
+                write_trees(held_out, made.held_out)
+            write_json(folder / "fingerprint.json", stamp | {"probes": probes(made.trees)})
+            write_json(folder / "statistics.json", made.statistics)
 
-    run_on_process_0(write, "writing what was mined")
-    for line in made.said:
-        context.screen.say(line)
-    context.finish("mine", **made.notes, seconds=time.perf_counter() - began)
+        run_on_process_0(write, "writing what was mined")
+        for line in made.said:
+            context.screen.say(line)
+        notes |= made.notes
 
 
 def evaluate(context: Context) -> None:
@@ -97,13 +96,12 @@ def evaluate(context: Context) -> None:
         stage = f"evaluate/{system}"
         if context.done(stage):
             continue
-        began = time.perf_counter()
-        result, line = material(context).measure(context, system)
-        noted = context.finished().get(stage_of(system), {})
-        about = {"system": system, "device_seconds": noted.get("device_seconds")}
-        about |= {"texts": short_digest(list(context.texts))}
-        keep_json(context.workdir / "evaluations" / f"{system}.json", about | result, indent=None)
-        context.screen.say(f"{stage}: {line}")
-        context.finish(stage, seconds=time.perf_counter() - began)
+        with context.working(stage):
+            result, line = material(context).measure(context, system)
+            noted = context.finished().get(stage_of(system), {})
+            about = {"system": system, "device_seconds": noted.get("device_seconds")}
+            about |= {"texts": short_digest(list(context.texts))}
+            keep_json(context.workdir / "evaluations" / f"{system}.json", about | result, indent=None)
+            context.screen.say(f"{stage}: {line}")
     if context.config.model_alone:
         run_on_process_0(lambda: report(context.workdir), "writing the report")

@@ -37,12 +37,11 @@ from pretrainrl_jax.mining.draw import longest
 from pretrainrl_jax.mining.fingerprint import short_digest
 from pretrainrl_jax.mining.pools import Agreement, Tallies, agreement, most_often, tally
 from pretrainrl_jax.mining.quality import quality
-from pretrainrl_jax.stages.asking import Question, Search, among_known, beams_of, prompts_of
+from pretrainrl_jax.stages.asking import Asker, Question, Search
 from pretrainrl_jax.stages.context import Context
-from pretrainrl_jax.stages.shards import in_parts, with_references
+from pretrainrl_jax.stages.shards import score_in_parts, with_references
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.trees.dataset import one_of_each
-from pretrainrl_jax.trees.records import digest
 from pretrainrl_jax.trees.templates import encode_branches
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, places, select
 
@@ -116,12 +115,15 @@ def mine_negatives(
     chosen = facts if "beam" in settings.sources else []
     if not chosen and "pool" in settings.sources:
         chosen = sample_by_category(context, facts, settings.pool_questions)
-    provenance = context.fingerprint(policy, settings.template, chosen, settings)
-    decoded = beam_answers(context, policy, chosen, shards / "beams", provenance, label)
+    asker = Asker(context, policy, settings)
+    provenance, beams = asker.made_with(chosen), partial(asker.beams, settings.beams)
+    decoded = searched(asker, chosen, shards / "beams", provenance, f"{label}/beams", beams)
     pools, agreements = collect_pools(context, decoded)
     constrained = []
     if "constrained" in settings.sources:
-        constrained = constrained_answers(context, policy, facts, shards / "constrained", label)
+        sets, search = asker.among("mine.among", as_asked(facts))
+        made, found = [asker.made_with(facts), short_digest(sets)], f"{label}/constrained"
+        constrained = searched(asker, facts, shards / "constrained", made, found, search)
 
     rules = Rules(known, settings.drop_overlapping, settings.min_probability, settings.negatives)
     candidates, dropped = choose(context, facts, decoded, constrained, pools, rules)
@@ -132,9 +134,8 @@ def mine_negatives(
         return context.score_answers(reference, part, context.config.train.template, advance)
 
     # No checksums of the reference: it is the policy, or the base model, which a workdir never changes.
-    made_with, lengths = [provenance, digest(trees)], [tree.inputs for tree in trees]
-    how = lengths, score, f"{label}/reference", "trees"
-    scores = in_parts(context, shards / "reference", made_with, trees, *how)
+    how = trees, score, f"{label}/reference", "trees"
+    scores = score_in_parts(context, shards / "reference", provenance, *how)
     # Training compares branches as they are; what is shown of them counts every terminator.
     trees, believed = (with_references(trees, [[b[i] for b in tree] for tree in scores]) for i in (0, 1))
 
@@ -158,43 +159,17 @@ def sample_by_category(context: Context, facts: Sequence[Fact], number: int) -> 
     return [fact for members in by_category.values() for fact in subsample(members, number, seed)]
 
 
-def beam_answers(
-    context: Context, policy: Loaded, facts: Sequence[Fact], shards: Path, provenance: Any, label: str
-) -> Decoded:
-    """The policy's beams for each question."""
-    settings = context.config.mine
-    search = partial(beams_of, policy, settings, context.template(settings.template), settings.beams)
-    return _searched(context, policy, facts, shards, provenance, f"{label}/beams", search)
-
-
-def constrained_answers(
-    context: Context, policy: Loaded, facts: Sequence[Fact], shards: Path, label: str
-) -> Decoded:
-    """The policy's beams for each question among known answers, those of mine.among."""
-    settings = context.config.mine
-    sets, search = among_known(context, policy, settings, "mine.among", _asked(facts))
-    provenance = [context.fingerprint(policy, settings.template, facts, settings), short_digest(sets)]
-    return _searched(context, policy, facts, shards, provenance, f"{label}/constrained", search)
-
-
-def _asked(facts: Sequence[Fact]) -> list[Question]:
+def as_asked(facts: Sequence[Fact]) -> list[Question]:
+    """The questions of facts."""
     return [(fact, fact.question, "trained") for fact in facts]
 
 
-def _searched(
-    context: Context,
-    policy: Loaded,
-    facts: Sequence[Fact],
-    shards: Path,
-    provenance: Any,
-    label: str,
-    search: Search,
+def searched(
+    asker: Asker, facts: Sequence[Fact], shards: Path, made_with: Any, label: str, search: Search
 ) -> Decoded:
     """Each question with what `search` gives for it, in parts."""
     if not facts:
         return []
-    prompts = prompts_of(context.template(context.config.mine.template), _asked(facts))
-    lengths = list(map(len, policy.tokenizer.encode_all(prompts)))
 
     def work(part: list[Question], advance: Callable[[int], None]) -> list[Any]:
         return [list(map(vars, answers)) for answers in search(part, advance)]
@@ -205,8 +180,9 @@ def _searched(
             "top_probability": float(np.mean([math.exp(a[0].logp) if a else 0.0 for a in beams])),
         }
 
-    how = _asked(facts), lengths, work, label, "questions", lambda asked, beams: read_answers(beams)
-    return list(zip(facts, in_parts(context, shards, provenance, *how, metrics=metrics), strict=True))
+    told = work, label, "questions", lambda asked, beams: read_answers(beams)
+    found = asker.in_parts(as_asked(facts), shards, made_with, *told, metrics=metrics)
+    return list(zip(facts, found, strict=True))
 
 
 def collect_pools(context: Context, decoded: Decoded) -> tuple[dict[str, list[str]], dict[str, Agreement]]:

@@ -19,9 +19,9 @@ from pretrainrl_jax.preferences.trees import Built, build
 from pretrainrl_jax.stages.context import Context, read_json, stage_of
 from pretrainrl_jax.stages.evaluate import mean_nll, text_nll
 from pretrainrl_jax.stages.mine import Mined
-from pretrainrl_jax.stages.shards import in_parts, with_references
+from pretrainrl_jax.stages.shards import score_in_parts, with_references
 from pretrainrl_jax.training.loading import Loaded
-from pretrainrl_jax.trees.records import digest, read_trees
+from pretrainrl_jax.trees.records import read_trees
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
 Json = dict[str, Any]
@@ -43,29 +43,22 @@ def score_pairs(context: Context, base: Loaded) -> Mined:
     stamp, scored = made_with(context, base), dict[str, list[AnswerTree]]()
     for name, built in made.items():
         if built.trees:
-            parts, of = context.parts("mine") / name, [stamp, digest(built.trees)]
-            scores = score(context, base, built.trees, parts, of, f"mine/{name}/reference", "trees")
+            label = f"mine/{name}/reference"
+            scores = score(context, base, built.trees, context.parts("mine") / name, stamp, label, "trees")
             scored[name] = with_references(built.trees, scores)
     notes = {"pairs": described["pairs"]}
     return Mined(scored[TRAINED], described, notes, stamp, held_out=scored.get(HELD_OUT, []))
 
 
 def score(
-    context: Context,
-    loaded: Loaded,
-    trees: Sequence[AnswerTree],
-    folder: Path,
-    provenance: Any,
-    label: str,
-    unit: str,
+    context: Context, loaded: Loaded, trees: Sequence[AnswerTree], folder: Path, made_with: Json, *told: str
 ) -> list[list[float]]:
     """The log-probability of every branch of each tree; an interrupted run goes on from its parts."""
 
     def work(part: list[AnswerTree], advance: Callable[[int], None]) -> list[list[float]]:
         return context.score(loaded, part, context.config.train.row_length, advance)
 
-    lengths = [tree.inputs for tree in trees]
-    return in_parts(context, folder, provenance, trees, lengths, work, label, unit)
+    return score_in_parts(context, folder, made_with, trees, work, *told)
 
 
 def preferred(context: Context) -> Preferences:
@@ -193,7 +186,7 @@ def measure(context: Context, system: str) -> tuple[Json, str]:
         scores = [[float(branch.reference_logp) for branch in tree.branches] for tree in trees]  # type: ignore[arg-type]
     else:
         stage = f"evaluate/{system}"
-        made = [made_by(loaded.model, loaded.params, loaded.tokenizer, loaded.identity), digest(trees)]
+        made = made_by(loaded.model, loaded.params, loaded.tokenizer, loaded.identity)
         scores = score(context, loaded, trees, context.parts(stage), made, stage, "prompts")
     pairs = pair_scores(trees, scores)
     measured = measures(pairs)

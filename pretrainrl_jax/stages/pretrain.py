@@ -1,7 +1,6 @@
 """`pretrain`: a base model by next-token training from scratch or continued."""
 
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +16,8 @@ from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.model.shape import from_settings, in_training
-from pretrainrl_jax.stages.context import BASE, Context
-from pretrainrl_jax.stages.learner import learner_from
+from pretrainrl_jax.stages.context import BASE, Context, Notes
+from pretrainrl_jax.stages.learner import Learner
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.checkpoints import Progress
 from pretrainrl_jax.training.feed import Feed, StreamFeed, count_batches
@@ -46,9 +45,14 @@ class Data:
 
 
 def pretrain(context: Context) -> None:
+    """The stage that makes the base model."""
+    with context.working(BASE) as notes:
+        notes |= base_model(context)
+
+
+def base_model(context: Context) -> Notes:
     """Texts, tokenizer, model, rows, training, checkpoint."""
     config, settings = context.config, context.config.pretrain
-    began = time.perf_counter()
     base = starting_point(context)
     on_documents = streams(context) and settings.epochs
     data = (of_documents if on_documents else of_corpus)(context, base.tokenizer)
@@ -61,14 +65,12 @@ def pretrain(context: Context) -> None:
         folder = context.checkpoint(BASE)
         checkpoints.describe(folder, base.model, base.tokenizer, template, base.origin)
         checkpoints.save(folder, TrainState(jnp.int32(0), base.params, ()))
-        context.finish(BASE, device_seconds=0.0, seconds=time.perf_counter() - began)
-        return
-    learner = learner_from(
+        return {"device_seconds": 0.0}
+    learner = Learner(
         context,
         BASE,
         base,
         {"data": data.digest},
-        began,
         template,
         adapters=bool(config.model.path),  # a model that is made here has nothing to be kept
         rate="pretrain.learning_rate",
@@ -88,7 +90,7 @@ def pretrain(context: Context) -> None:
         context.screen.say(f"pretrain: the documents ended after step {session.global_step} of {data.steps}")
     for rule, count in dropped.items():
         context.screen.say(f"pretrain: {count:,} times {rule}: what {RULES[rule]}")
-    learner.finish(session, done, **({"dropped": dropped} if dropped else {}))
+    return learner.finish(session, done) | ({"dropped": dropped} if dropped else {})
 
 
 def streams(context: Context) -> bool:

@@ -1,6 +1,5 @@
 """`selfimprove`: stream, continue, judge, learn (Self-Improving Pretraining, arXiv 2601.21343)."""
 
-import time
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -10,7 +9,7 @@ import jax
 
 from pretrainrl_jax.config import SelfimproveConfig
 from pretrainrl_jax.decoding.decode import bucket
-from pretrainrl_jax.decoding.rollouts import Rollout, sample_rollouts
+from pretrainrl_jax.decoding.rollouts import Rollout
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.improvement.collapse import Collapse
@@ -21,7 +20,7 @@ from pretrainrl_jax.improvement.learning import coefficients
 from pretrainrl_jax.improvement.metrics import Judged, gap_metrics, rollout_metrics, verdict_metrics
 from pretrainrl_jax.improvement.outstanding import Outstanding
 from pretrainrl_jax.judging.compose import verdicts_per_case
-from pretrainrl_jax.stages.context import BASE, Context
+from pretrainrl_jax.stages.context import BASE, Context, Notes
 from pretrainrl_jax.stages.improvement import (
     Improvement,
     evaluate_improvement,
@@ -30,7 +29,7 @@ from pretrainrl_jax.stages.improvement import (
     write_examples,
     write_summary,
 )
-from pretrainrl_jax.stages.learner import learner_from
+from pretrainrl_jax.stages.learner import Learner
 from pretrainrl_jax.stages.pretrain import pretrain
 from pretrainrl_jax.stages.report import report
 from pretrainrl_jax.training.feed import place_trees
@@ -54,7 +53,8 @@ def selfimprove(context: Context) -> None:
         if not context.done(BASE):
             pretrain(context)
         for system in left:
-            Method(context, improvement, system).improve()
+            with context.working(f"selfimprove/{system}") as notes:
+                notes |= Method(context, improvement, system).improve()
         evaluate_improvement(context, improvement)
     run_on_process_0(lambda: report(context.workdir), "writing the report")
 
@@ -63,19 +63,17 @@ class Method:
     """One method at work."""
 
     def __init__(self, context: Context, improvement: Improvement, system: str) -> None:
-        began = time.perf_counter()
         self._context, self._improvement, self._system = context, improvement, system
         self._settings, self._method = context.config.selfimprove, context.config.methods[system]
         base = initial_model(context, self._method.start)
         self._tokenizer = base.tokenizer
         self._documents = improvement.cuts(base.tokenizer)
         self._asking = improvement.asking(self._method, base.tokenizer)
-        self._learner = learner_from(
+        self._learner = Learner(
             context,
             f"selfimprove/{system}",
             base,
             {"data": self._documents.identity},
-            began,
             base.template,
             rate=f"methods.{system}.learning_rate",
             shown={"loss": "loss"},
@@ -86,7 +84,7 @@ class Method:
         kept_there = ("resident", "loaded") if self._start.frozen else ("resident",)
         self._resident = self._method.contrasts and self._settings.reference in kept_there
 
-    def improve(self) -> None:
+    def improve(self) -> Notes:
         """Cut, continue, judge, learn, step after step."""
         settings, documents, start = self._settings, self._documents, self._start
         state, progress = self._learner.resume()
@@ -133,9 +131,9 @@ class Method:
                 self._context.screen.warn(f"{self._stage}: {ended}")
             done = session.finish()
         write_summary(self._context, self._system, session.global_step, experience)
-        self._learner.finish(session, done)
         if self._resident:
             start.release()
+        return self._learner.finish(session, done)
 
     @property
     def _ahead(self) -> int:
@@ -171,11 +169,8 @@ class Method:
         with self._seconds("sampling"):
             rollouts: list[list[Rollout]] = [[] for _ in cuts]
             if count := rollout_count(config, self._method):
-                rollouts = sample_rollouts(
-                    policy.model,
-                    policy.params,
+                rollouts = policy.rollouts(
                     [cut.prefix for cut in cuts],
-                    policy.tokenizer.eos,
                     samples=count,
                     max_new_tokens=self._settings.suffix,
                     temperature=config.rollouts.temperature,

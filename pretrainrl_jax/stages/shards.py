@@ -11,10 +11,12 @@ from pretrainrl_jax.hosts.agree import is_process_0, run_on_process_0
 from pretrainrl_jax.progress import Screen
 from pretrainrl_jax.stages.context import Context, read_json
 from pretrainrl_jax.storage import remove_tree
+from pretrainrl_jax.trees.records import digest
 from pretrainrl_jax.trees.tree import AnswerTree
 
 Item = TypeVar("Item")
 Json = Any
+Work = Callable[[list[AnswerTree], Callable[[int], None]], list[Json]]
 FORMAT = 2  # 2: an answer's log-probability counts all its terminators
 
 
@@ -77,6 +79,14 @@ def in_parts(
             sums.update({name: len(places) * mean for name, mean in metrics(read_results).items()})
             bar.show(**{name: total / len(results) for name, total in sums.items()})
     return [results[place] for place in range(len(items))]
+
+
+def score_in_parts(
+    context: Context, folder: Path, made_with: Json, trees: Sequence[AnswerTree], work: Work, *told: Any
+) -> list[Any]:
+    """What `work` gives for each tree; `told` are label and unit. The trees are among what it depends on."""
+    lengths = [tree.inputs for tree in trees]
+    return in_parts(context, folder, [made_with, digest(trees)], trees, lengths, work, *told)
 
 
 def mark(folder: Path, provenance: Json, other: str, screen: Screen) -> None:

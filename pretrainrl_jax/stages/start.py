@@ -27,7 +27,7 @@ from pretrainrl_jax.planning.target import prepare_target
 from pretrainrl_jax.platforms import kernel_for, prepare, room_for
 from pretrainrl_jax.preferences.reading import Preferences
 from pretrainrl_jax.progress import Screen
-from pretrainrl_jax.stages.ask import ask
+from pretrainrl_jax.stages.asking import ask
 from pretrainrl_jax.stages.bench import bench
 from pretrainrl_jax.stages.check import creates
 from pretrainrl_jax.stages.context import Context

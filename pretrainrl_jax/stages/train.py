@@ -1,6 +1,5 @@
 """`train`: each objective on the mined trees, every one from the same base model."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from pretrainrl_jax.mining.rounds import spans
 from pretrainrl_jax.objectives.loss import asks
 from pretrainrl_jax.stages import budget
 from pretrainrl_jax.stages.anchor import anchor_texts
-from pretrainrl_jax.stages.context import BASE, Context, read_json
+from pretrainrl_jax.stages.context import BASE, Context, Notes, read_json
 from pretrainrl_jax.stages.learner import Learner, learner_of
 from pretrainrl_jax.stages.material import material
 from pretrainrl_jax.stages.mine import mine_negatives
@@ -41,15 +40,15 @@ CARRIES = ("loss_dpo", "loss_ntp", "reward_margin", "logp_gold", "logp_negative"
 def train(context: Context) -> None:
     """Every system of `train.systems` that is not finished yet."""
     for system in context.config.train.systems:
-        if not context.done(f"train/{system}"):
-            reinforced = context.config.objectives[system].reinforced
-            (reinforce if reinforced else train_system)(context, system)
+        if not context.done(stage := f"train/{system}"):
+            learn = reinforce if context.config.objectives[system].reinforced else train_system
+            with context.working(stage) as notes:
+                notes |= learn(context, system)
 
 
-def train_system(context: Context, system: str) -> None:
+def train_system(context: Context, system: str) -> Notes:
     """Base model, trees, rows; then batch after batch a step, and what is to be done between steps."""
     settings, objective = context.config.train, context.config.objectives[system]
-    began = time.perf_counter()
     base = context.load(BASE)
     trees = read_mined(context, base)
     if objective.contrasts:
@@ -60,10 +59,10 @@ def train_system(context: Context, system: str) -> None:
     data = {"data": digest(trees)} | ({"anchor text": digest_anchors(texts)} if texts else {})
     shown = {"true": "logp_gold"}  # log-probabilities: one is to rise, the other to fall
     shown |= {"false": "logp_negative"} if objective.contrasts else {"loss": "loss"}
-    learner = learner_of(context, system, base, data, began, shown=shown, carries=CARRIES)
+    learner = learner_of(context, system, base, data, shown=shown, carries=CARRIES)
     policy, stage = learner.policy, learner.run.stage
 
-    passes = budget.passes_of(context, learner.run, lambda: cost_of(learner, system, trees, texts))
+    passes = budget.passes_of(learner, lambda: cost_of(learner, system, trees, texts))
     state, progress = learner.resume()
     policy.release()  # no reference model is kept while training, but what it shares with the policy
     if not int(state.step):  # what an earlier training of this system mined is of another policy
@@ -102,26 +101,24 @@ def train_system(context: Context, system: str) -> None:
             for hook in session.due(hooks):
                 hook.run()
         done = session.finish()
-    learner.finish(session, done, passes=passes)
+    return learner.finish(session, done) | {"passes": passes}
 
 
 def cost_of(
     learner: Learner, system: str, trees: Sequence[AnswerTree], texts: Sequence[AnchorText]
 ) -> budget.Cost:
     """What training takes, by some batches and, where falsehoods are mined again, some questions."""
-    context, policy = learner.context, learner.policy
+    context = learner.context
     objective, questions = context.config.objectives[system], len(material(context).questions(trees))
-    enough = budget.passes_to_measure(context, questions)
+    enough = budget.passes_to_measure(learner, questions)
     first = Rounds(context, objective, trees, enough, texts)
     feed = Feed(first.rows, context.mesh, context.config.train.grad_accum_steps, anchors=first.anchors)
     batches = zip(first.rows.questions, (lambda _, batch=batch: batch for batch in feed), strict=True)
     numbers = objective.coefficients, first.schedule
-    a_question = budget.seconds_a_question(
-        learner.step, learner.first(), batches, numbers, context.mesh, frozen=policy.frozen
-    )
+    a_question = budget.seconds_a_question(learner, batches, numbers)
     if not objective.remines:
         return budget.Cost(questions * a_question)
-    mining = budget.seconds_of_mining(context, policy.plain, context.parts(f"{learner.run.stage}.measured"))
+    mining = budget.seconds_of_mining(learner)
     between = objective.remine_every * enough / first.total
     return budget.Cost(questions * a_question, mining=mining, passes_between=between)
 

@@ -1,20 +1,16 @@
 """`selfimprove --train judge|rewriter`: sample outputs, see what they earn, learn, again (GRPO)."""
 
-import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
 import numpy as np
 
 from pretrainrl_jax.config.tuning import LabelledConfig
-from pretrainrl_jax.decoding.rollouts import Rollout, sample_rollouts
+from pretrainrl_jax.decoding.rollouts import Rollout
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.improvement import grading
-from pretrainrl_jax.improvement.experience import Turns
 from pretrainrl_jax.improvement.grading import measured, metrics_of, sentence
 from pretrainrl_jax.improvement.labels import (
     SAFE,
@@ -30,22 +26,19 @@ from pretrainrl_jax.judging.prompts import Prompt, judge_prompt, read_prompt
 from pretrainrl_jax.judging.protocol import Case
 from pretrainrl_jax.judging.rewriting import last_words
 from pretrainrl_jax.mining.fingerprint import short_digest
-from pretrainrl_jax.model.decoder import Params
-from pretrainrl_jax.objectives.loss import Coefficients
-from pretrainrl_jax.stages.context import BASE, Context, keep_json, say
+from pretrainrl_jax.stages.context import BASE, Context, Notes, keep_json, say
 from pretrainrl_jax.stages.improvement import Improvement, asked_by
-from pretrainrl_jax.stages.learner import Learner, learner_from
+from pretrainrl_jax.stages.learner import Learner
+from pretrainrl_jax.stages.practice import Practice, Tried
 from pretrainrl_jax.stages.pretrain import pretrain
-from pretrainrl_jax.stages.reinforce import learned_tree, reward_metrics, with_logps
-from pretrainrl_jax.training.feed import place_trees
+from pretrainrl_jax.training.checkpoints import Progress
+from pretrainrl_jax.training.feed import Turns, shuffled
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.optimizer import Schedule
 from pretrainrl_jax.training.session import Hook
-from pretrainrl_jax.trees.batch import PackedBatch
 from pretrainrl_jax.trees.tokenization import Tokenizer
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
-FORM = {"ntp": {"answer": 1.0}}  # the loss by which the form of an output is shown
 KEPT = 20  # held-out outputs that are kept to be read
 TOGETHER = 1024  # prompts cut into tokens at a time
 
@@ -187,14 +180,14 @@ def tune(context: Context, who: str) -> None:
     """A judge or a rewriter of the base model; it lies in checkpoints/tuning/<who>."""
     if not context.config.model_alone and not context.done(BASE):
         pretrain(context)
-    if not context.done(f"tuning/{who}"):
-        with ExitStack() as opened:
-            learn(context, who, opened)
+    if not context.done(stage := f"tuning/{who}"):
+        with ExitStack() as opened, context.working(stage) as notes:
+            notes |= learn(context, who, opened)
 
 
-def learn(context: Context, who: str, opened: ExitStack) -> None:
+def learn(context: Context, who: str, opened: ExitStack) -> Notes:
     """Labelled texts, prompts; then batch after batch outputs, rewards, advantages, and steps on them."""
-    stage, began = f"tuning/{who}", time.perf_counter()
+    stage = f"tuning/{who}"
     base = context.load(BASE)
     task = TASKS[who](context, base.tokenizer, opened)
     settings = task.settings
@@ -208,12 +201,11 @@ def learn(context: Context, who: str, opened: ExitStack) -> None:
         "labelled texts": digest_labels(examples),
         "prompts": short_digest([[part, prompt.text] for part, prompt in task.prompts.items()]),
     }
-    learner = learner_from(
+    learner = Learner(
         context,
         stage,
         base,
         about,
-        began,
         base.template,
         grpo_form=settings.grpo.form,
         rate=f"tuning.{who}.learning_rate",
@@ -222,9 +214,9 @@ def learn(context: Context, who: str, opened: ExitStack) -> None:
     )
     state, progress = learner.resume()
     learner.policy.release()
-    sizes = settings.prompts, format_steps, settings.steps, settings.measure_every
-    turns = Turns(formed, learned, context.config.seed, *sizes, progress.stream)
-    total = format_steps + settings.updates * settings.steps
+    practice = practice_of(learner, task, formed, learned, format_steps, longest, progress)
+    turns = practice.turns
+    total = turns.steps(settings.updates)
     context.screen.say(
         f"{stage}: {settings.steps} steps of {settings.prompts} prompts, {settings.samples} outputs of each; "
         f"{len(learned):,} texts to learn, {len(held_out):,} held out"
@@ -232,7 +224,11 @@ def learn(context: Context, who: str, opened: ExitStack) -> None:
     with learner.session(state, progress, turns, total) as session:
 
         def is_to_measure() -> bool:
-            return bool(held_out) and turns.is_to_be_measured
+            """Whether what is held out is not measured yet, and its turn has come."""
+            batch, every = turns.batch, settings.measure_every
+            due = every and batch >= format_steps and (batch - format_steps) % every == 0
+            due = due or turns.ended or batch in (0, format_steps)
+            return bool(held_out and due) and batch not in [one["batch"] for one in turns.measured[-1:]]
 
         def measure() -> None:
             with session.untimed():
@@ -245,58 +241,68 @@ def learn(context: Context, who: str, opened: ExitStack) -> None:
         hooks = [Hook(measure, when=is_to_measure), session.checkpoint]
         if is_to_measure():
             measure()
-        row_length = longest + settings.samples * settings.tokens
-        while not turns.ended:
-            rate = settings.format_rate if turns.shows_form else settings.learning_rate
-            batch, coefficients, updates, told = lesson(learner, task, turns, session.params, row_length)
-            constant = Schedule(rate, total, 0.0, 1.0)
-            metrics = [session.step(batch, coefficients, constant) for _ in range(updates)]
-            first = {name: float(value) for name, value in jax.device_get(metrics[0]).items()}
-            session.log(first | told)
-            for hook in session.due(hooks):
-                hook.run()
+        lesson, trial = (
+            Schedule(rate, total, 0.0, 1.0) for rate in (settings.format_rate, settings.learning_rate)
+        )
+        practice.go_on(session, lesson, trial, hooks, shown=0)
         done = session.finish()
     noted = {"lines": task.labels.lines, "left_out": dict(task.labels.left_out)}
     noted |= {"learned": len(learned), "held_out": len(held_out), "measured": turns.measured}
     keep_json(context.workdir / f"{stage}.json", noted)
-    learner.finish(session, done)
     if turns.measured:
         first, last = turns.measured[0]["told"], turns.measured[-1]["told"]
         say(f"{who}, on texts held out: {last}; before: {first}")
+    return learner.finish(session, done)
 
 
-def lesson(
-    learner: Learner, task: Task, turns: Turns, params: Params, row_length: int
-) -> tuple[PackedBatch, Coefficients, int, dict[str, float]]:
-    """The next batch: of outputs of the right form, or of the policy's with what they earn.
+def practice_of(
+    learner: Learner,
+    task: Task,
+    formed: Sequence[Labelled],
+    learned: Sequence[Labelled],
+    format_steps: int,
+    longest: int,
+    progress: Progress,
+) -> Practice[Labelled]:
+    """Outputs of the right form first, which are shown; then the policy's, with what they earn.
 
-    Returns:
-        It, the coefficients of its loss, how many updates it is for, and what its outputs were.
+    `longest`: tokens of a prompt, at most.
     """
-    context, settings, how = learner.context, task.settings, task.settings.grpo
-    shows_form, policy = turns.shows_form, replace(learner.policy, params=params)
-    numbers, examples = turns.take()
-    told: dict[str, float] = {}
-    prompts = task.encoded(examples)
-    if shows_form:
-        trees = [
+    settings, seed = task.settings, learner.context.config.seed
+
+    def order(examples: Sequence[Labelled], steps: int, kind: int) -> list[Labelled]:
+        turns = shuffled(steps * settings.prompts, len(examples), (seed, kind))
+        return [examples[place] for _, place in turns]
+
+    def show(examples: Sequence[Labelled], numbers: Sequence[int]) -> list[AnswerTree]:
+        turns = zip(examples, numbers, task.encoded(examples), strict=True)
+        return [
             AnswerTree(example.where, prompt, (Branch(task.lesson(example, number), "chosen"),))
-            for example, number, prompt in zip(examples, numbers, prompts, strict=True)
+            for example, number, prompt in turns
         ]
-    else:
-        rollouts = write_outputs(context, task, policy, examples, numbers)
+
+    def attempt(policy: Loaded, examples: Sequence[Labelled], numbers: Sequence[int]) -> list[Tried]:
+        rollouts = write_outputs(learner.context, task, policy, examples, numbers)
         grades = task.grade(examples, texts_of(task, rollouts))
-        told = graded_metrics(rollouts, grades, task.outcomes)
-        trees = [
-            learned_tree(example.where, prompt, [o.tokens for o in own], [g.reward for g in graded], how.form)
-            for example, prompt, own, graded in zip(examples, prompts, rollouts, grades, strict=True)
+        every = zip(examples, task.encoded(examples), rollouts, grades, strict=True)
+        return [
+            Tried(example.where, prompt, [one.tokens for one in own], *zip(*graded, strict=True))
+            for example, prompt, own, graded in every
         ]
-    steps = settings.grad_accum_steps
-    batch, turns.holds = place_trees(trees, context.mesh, row_length, turns.holds, steps)
-    if shows_form:
-        return batch, FORM, 1, told
-    batch = with_logps(context, how, learner.policy.plain, policy, batch)
-    return batch, {"grpo": how.coefficients}, how.updates, told
+
+    both = order(formed, format_steps, 1), order(learned, settings.steps, 0)
+    return Practice(
+        learner,
+        Turns(*both, settings.prompts, lambda one: one.where, progress),
+        settings.grpo,
+        {"grpo": settings.grpo.coefficients},
+        longest + settings.samples * settings.tokens,
+        settings.grad_accum_steps,
+        teach=show,
+        attempt=attempt,
+        what="output",
+        outcomes=task.outcomes,
+    )
 
 
 def write_outputs(
@@ -309,11 +315,8 @@ def write_outputs(
 ) -> list[list[Rollout]]:
     """Outputs that a model writes about each example: samples, or the one that greedy decoding finds."""
     settings = task.settings
-    return sample_rollouts(
-        policy.model,
-        policy.params,
+    return policy.rollouts(
         task.encoded(examples),
-        policy.tokenizer.eos,
         samples=1 if best else settings.samples,
         max_new_tokens=settings.tokens,
         temperature=0.0 if best else settings.temperature,
@@ -329,17 +332,6 @@ def texts_of(task: Task, rollouts: Sequence[Sequence[Rollout]]) -> list[list[str
     """What the outputs say, their ends left out."""
     tokenizer = task.tokenizer
     return [[tokenizer.decode(tokenizer.without_end(one.tokens)) for one in own] for own in rollouts]
-
-
-def graded_metrics(
-    rollouts: Sequence[Sequence[Rollout]], grades: Sequence[Sequence[grading.Graded]], outcomes: Sequence[str]
-) -> dict[str, float]:
-    """What a batch's outputs were: rewards, shares of what came of them, their length."""
-    counts = Counter(one.outcome for own in grades for one in own)
-    shares = {f"outputs_{outcome}": counts[outcome] / counts.total() for outcome in outcomes}
-    length = float(np.mean([len(one.tokens) for own in rollouts for one in own]))
-    rewards = reward_metrics([[one.reward for one in own] for own in grades])
-    return shares | rewards | {"output_tokens": length}
 
 
 def measure_held_out(

@@ -10,7 +10,7 @@ from pretrainrl_jax.facts.splits import subsample
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.knowledge.signatures import Seen, Signature, of_training
 from pretrainrl_jax.report.inputs import read_metrics
-from pretrainrl_jax.stages.asking import answers, outcome, rates
+from pretrainrl_jax.stages.asking import Asker, outcome, rates
 from pretrainrl_jax.stages.context import Context, keep_json, kept_json
 from pretrainrl_jax.stages.evaluate import text_nll
 from pretrainrl_jax.training.loading import Loaded
@@ -44,7 +44,8 @@ class Watch:
         context, session = self._context, self._session
         policy = replace(self._begun, params=session.params)
         with session.untimed():
-            answered = zip(self._asked, answers(context, policy, self._asked), strict=True)
+            answers = Asker(context, policy, self._settings).answers(self._asked)
+            answered = zip(self._asked, answers, strict=True)
             outcomes = [outcome(context, asked, beams) for asked, beams in answered]
             nll = text_nll(context, policy, self._texts)
             told = self._signatures(outcomes, nll)

@@ -3,12 +3,12 @@
 import errno
 import json
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import flax.linen as nn
 import jax
@@ -16,6 +16,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
 
+from pretrainrl_jax.decoding.decode import Drawing
+from pretrainrl_jax.decoding.rollouts import Rollout, sample_rollouts
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.checksums import digest
 from pretrainrl_jax.model.decoder import PLAIN, Chosen, Model, Params
@@ -69,6 +71,12 @@ class Loaded:
         """The model without its adapters: what it was before they learned. It shares the parameters."""
         lora = self.model.shape.lora
         return replace(self, model=self.model.plain, params=self.frozen) if lora else self
+
+    def rollouts(
+        self, prefixes: Sequence[Sequence[int]], ends: Sequence[int] = (), **drawing: Unpack[Drawing]
+    ) -> list[list[Rollout]]:
+        """`sample_rollouts` of this model, to an EOS id of its own or to one of other `ends`."""
+        return sample_rollouts(self.model, self.params, prefixes, ends or self.tokenizer.eos, **drawing)
 
     def release(self) -> None:
         """Free the parameters that nothing reads any more, once a training has its own copy of what learns.
@@ -229,13 +237,11 @@ def _merged(loaded: Loaded, dtype: str) -> Loaded:
     return replace(loaded, model=model.plain, params=params, origin=origin, adapts={})
 
 
-def with_adapters(base: Loaded, lora: Lora | None, dtype: str, seed: int) -> Loaded:
-    """A model with fresh adapters, which change nothing yet; as it is without any to be made.
+def with_adapters(base: Loaded, lora: Lora, dtype: str, seed: int) -> Loaded:
+    """A model with fresh adapters, which change nothing yet.
 
     Its parameters, in that dtype from here on, take those of `base` over: use `Loaded.plain` for it.
     """
-    if lora is None:
-        return base
     model = replace(base.model, shape=replace(base.model.shape, lora=lora))
     fresh = jax.jit(lambda key: split(lora, model.init(key))[1], out_shardings=split(lora, _places(model))[1])
     params = join(_cast(base.params, dtype), fresh(jax.random.key(seed)))

@@ -18,7 +18,7 @@ from pretrainrl_jax.knowledge.confidence import log_loss
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.progress import SILENT
 from pretrainrl_jax.stages import calibrate
-from pretrainrl_jax.stages.asking import as_facts, ask_all, ask_by_rule, ask_samples, questions_of
+from pretrainrl_jax.stages.asking import Asker, as_facts, questions_of
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.workdir import read_workdir
 
@@ -36,7 +36,11 @@ def asked(finished: Path, tmp_path_factory: pytest.TempPathFactory):
     context = context_of(finished)
     loaded = context.load("pretrain")
     context = replace(context, workdir=tmp_path_factory.mktemp("asked"))
-    return context, loaded, ask_all(context, loaded, questions_of(context), "evaluate/base")[0]
+    return (
+        context,
+        loaded,
+        Asker(context, loaded, context.config.evaluate, "evaluate/base").ask_all(questions_of(context))[0],
+    )
 
 
 def probability(loaded, question: str, spelling: tuple[int, ...], temperature: float) -> float:
@@ -137,7 +141,7 @@ def test_samples_do_not_depend_on_how_questions_are_divided(asked, tmp_path):
     for number in (7, 512):
         settings = changed(context.config, {"checkpoint.shard_questions": number})
         own = replace(context, config=settings, workdir=tmp_path / str(number))
-        parts.append(ask_samples(own, loaded, questions, "evaluate/base"))
+        parts.append(Asker(own, loaded, own.config.evaluate, "evaluate/base").ask_samples(questions))
     assert parts[0] == parts[1]
     assert all(len(samples) == context.config.evaluate.samples for samples in parts[0])
     truths = {o.question: {*map(normalise, o.fact.answers)} for o in outcomes}
@@ -152,7 +156,7 @@ def test_samples_do_not_depend_on_how_questions_are_divided(asked, tmp_path):
 def test_the_rule_stands_in_the_prompt_and_answers_are_judged(asked, monkeypatch):
     context, loaded, _ = asked
     questions = as_facts(questions_of(context))[:6]
-    verdicts = ask_by_rule(context, loaded, questions, 3, "evaluate/base")
+    verdicts = Asker(context, loaded, context.config.evaluate, "evaluate/base").ask_by_rule(questions, 3)
     assert len(verdicts) == 6
     assert {*verdicts} <= {"right", "wrong", "abstained"}
     stated = replace(context.template("bare"), rule="A rule.")

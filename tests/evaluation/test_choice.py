@@ -10,7 +10,7 @@ import pretrainrl_jax as prl
 from pretrainrl_jax.facts.choices import category_answers
 from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.model.mesh import make_mesh
-from pretrainrl_jax.stages.asking import as_facts, ask_choices, questions_of
+from pretrainrl_jax.stages.asking import Asker, as_facts, questions_of
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.workdir import read_workdir
 
@@ -26,7 +26,7 @@ def test_a_choice_is_the_most_probable_answer_and_as_sure_as_the_model(
     context = Context(replace(config, evaluate=settings), workdir, make_mesh(config.mesh), facts)
     loaded = context.load("train/ntp_answer")
     asked = as_facts(questions_of(context))[:20]
-    chosen = ask_choices(context, loaded, asked, "evaluate/test")
+    chosen = Asker(context, loaded, context.config.evaluate, "evaluate/test").ask_choices(asked)
     assert "no true answer" not in capsys.readouterr().out
 
     model = loaded.model, loaded.params, loaded.tokenizer
@@ -44,7 +44,10 @@ def test_a_choice_is_the_most_probable_answer_and_as_sure_as_the_model(
     listed = tmp_path / "answers.txt"
     listed.write_text(f"Atlantis\n{asked[0][0].answer}\n")
     of_file = replace(context, config=replace(config, evaluate=replace(settings, among=str(listed))))
-    texts = {text for text, _, _ in ask_choices(of_file, loaded, asked, "evaluate/test")}
+    texts = {
+        text
+        for text, _, _ in Asker(of_file, loaded, of_file.config.evaluate, "evaluate/test").ask_choices(asked)
+    }
     assert texts <= {"Atlantis", asked[0][0].answer}
     lacking = sum(fact.answer != asked[0][0].answer for fact, _, _ in asked)
     assert f"{lacking} of 20 questions have no true answer among those of evaluate.among" in (

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from itertools import permutations
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.statements import Statements
 from pretrainrl_jax.improvement.learning import best_and_worst
 from pretrainrl_jax.judging.compose import compose, facts
-from pretrainrl_jax.judging.parts import ALONE, count_pairs, pairwise
+from pretrainrl_jax.judging.parts import ALONE, Answer, count_pairs, pairwise
 from pretrainrl_jax.judging.protocol import Case, JudgeError, Scored
 from pretrainrl_jax.judging.repetition import repetition, variety
 
@@ -95,6 +96,23 @@ def test_the_best_is_chosen_the_worst_rejected_the_earliest_of_equals(scores):
 # Pairs.
 
 
+class Shown(NamedTuple):
+    """What is asked about two texts."""
+
+    prefix: str
+    first: str
+    second: str
+
+
+def pairwise_by(win, *how):
+    """The part whose model gives the first text so much of a win; None: nothing could be read."""
+
+    def ask(texts):
+        return [Answer(None if p is None else (p, 1 - p)) for p in win([Shown(**own) for own in texts])]
+
+    return pairwise(ask, *how)
+
+
 def by_table(table):
     """Verdicts by the candidates' names, and the pairs that were asked."""
     asked = []
@@ -111,7 +129,7 @@ def test_pairwise_scores_are_those_of_a_table(sizes, data):
     cases = [Case(str(number), tuple("abcde"[:size]), "") for number, size in enumerate(sizes)]
     table = {c.prefix: {both: data.draw(LEVELS) for both in permutations(c.candidates, 2)} for c in cases}
     win, asked = by_table(table)
-    scores = pairwise("quality", win)(cases).scores
+    scores = pairwise_by(win)(cases).scores
     assert len(asked) == len(set(asked)) == sum(size * (size - 1) for size in sizes)
     for case, own in zip(cases, scores, strict=True):
         for name, score in zip(case.candidates, own, strict=True):
@@ -129,7 +147,7 @@ def test_pairwise_scores_are_those_of_a_table(sizes, data):
 @given(st.integers(2, 9), st.floats(0, 1))
 def test_a_judge_that_prefers_a_place_finds_all_equal(candidates, bias):
     case = Case("", tuple(map(str, range(candidates))), "")
-    (scores,) = pairwise("quality", lambda comparisons: [bias] * len(comparisons))([case]).scores
+    (scores,) = pairwise_by(lambda comparisons: [bias] * len(comparisons))([case]).scores
     assert best_and_worst(scores) is None
 
 
@@ -138,7 +156,7 @@ def test_a_judge_that_prefers_a_place_finds_all_equal(candidates, bias):
 )
 def test_what_is_no_verdict_is_refused(verdicts, said):
     with pytest.raises(JudgeError, match=f"part quality gave {said}"):
-        pairwise("quality", lambda comparisons: verdicts)(CASES)
+        pairwise_by(lambda comparisons: verdicts)(CASES)
 
 
 def gaps(known, K, taken):
@@ -163,7 +181,7 @@ def test_which_pairs_and_what_verdicts_that_are_missing_do(K, pairs, opponents, 
         asked.extend(places)
         return [table[both] for both in places]
 
-    scored = pairwise("quality", win, pairs, opponents)([case])
+    scored = pairwise_by(win, pairs, opponents)([case])
     assert len(set(asked)) == len(asked) == 2 * count_pairs(K, pairs, opponents)
     assert {(j, i) for i, j in asked} == set(asked)
     met = Counter(i for i, j in asked)
@@ -181,13 +199,13 @@ def test_which_pairs_and_what_verdicts_that_are_missing_do(K, pairs, opponents, 
 
 def test_what_a_judge_prefers_is_counted():
     case = Case("", ("long text", "short", "s"), "")
-    by_place = pairwise("q", lambda cs: [0.75] * len(cs))([case]).counts[0]
+    by_place = pairwise_by(lambda cs: [0.75] * len(cs))([case]).counts[0]
     assert by_place == {
         "comparisons": 6, "first_won": 4.5, "unequal": 6, "longer_won": 3.0, "orders": 3, "orders_differ": 3,
     }  # fmt: skip
-    by_length = pairwise("q", lambda cs: [float(len(c.first) > len(c.second)) for c in cs])([case]).counts[0]
+    by_length = pairwise_by(lambda cs: [float(len(c.first) > len(c.second)) for c in cs])([case]).counts[0]
     assert by_length == by_place | {"first_won": 3.0, "longer_won": 6.0, "orders_differ": 0}
-    unread = pairwise("q", lambda cs: [None] + [0.5] * (len(cs) - 1))([case]).counts[0]
+    unread = pairwise_by(lambda cs: [None] + [0.5] * (len(cs) - 1))([case]).counts[0]
     assert unread == by_place | {
         "comparisons": 5, "first_won": 2.5, "unequal": 5, "longer_won": 2.5, "orders": 2, "orders_differ": 0,
     }  # fmt: skip

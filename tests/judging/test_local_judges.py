@@ -51,7 +51,7 @@ PREFIX_TOKENS = 12
 
 def judge_of(settings: JudgeConfig, model: Loaded) -> Judge:
     """The judge that asks this model."""
-    return make_judge(settings, None, LocalJudge.of(settings, model).ask)
+    return make_judge(settings, None, LocalJudge(settings, model).ask)
 
 
 class Both(NamedTuple):

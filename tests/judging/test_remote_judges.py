@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from pretrainrl_jax.config import JudgeConfig, JudgeServerConfig, RewriterConfig, RewriterServerConfig
 from pretrainrl_jax.judging.compose import make_judge
 from pretrainrl_jax.judging.prompts import (
+    ASKING,
     CONTROL,
     OURS,
     fences_of,
-    has_verdicts,
     read_prompt,
     read_verdict,
     uncontrolled,
@@ -35,7 +35,7 @@ def judged(replies: Replies, folder: Path, *cases: Case, **settings: Any) -> tup
         at = JudgeServerConfig(url=there.url, model="m", cache=str(folder / "replies.sqlite"))
         given = JudgeConfig(facts=0.0, repetition=0.0, server=at, **settings)
         server = Server(at, "run", print, {})
-        verdicts = make_judge(given, None, RemoteJudge.of(given, server).ask)(cases)
+        verdicts = make_judge(given, None, RemoteJudge(given, server).ask)(cases)
         server.close()
         return verdicts, there.texts
 
@@ -128,7 +128,7 @@ def test_every_shipped_prompt_is_one(kind: str):
     assert len(names) >= 3
     texts = {name: read_prompt(kind, name=name) for name in names}
     assert len({prompt.text for prompt in texts.values()}) == len(names)
-    assert all(has_verdicts(kind) and prompt.verdicts for prompt in texts.values())
+    assert all(kind in ASKING and prompt.verdicts for prompt in texts.values())
     alone = [name for name, prompt in texts.items() if "reference" not in prompt.places]
     assert kind != "factuality" or len(alone) == 3
     assert {path.stem for path in OURS.glob("*.txt")} >= {*names, "rewrite"}

@@ -2,6 +2,8 @@
 
 import time
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -72,8 +74,9 @@ def test_a_question_takes_what_batches_after_the_first_take(
     monkeypatch.setattr(budget, "compiled_for", compiled_for)
     state = State(jnp.zeros(2))
     listed = [(6, lambda params, number=number: number) for number in range(batches)]
-    mesh = make_mesh(MeshConfig())
-    assert seconds_a_question(None, state, iter(listed), (1.0,), mesh) == pytest.approx(0.5)
+    learner: Any = SimpleNamespace(step=None, first=lambda: state, policy=SimpleNamespace(frozen=None))
+    learner.context = SimpleNamespace(mesh=make_mesh(MeshConfig()))
+    assert seconds_a_question(learner, iter(listed), (1.0,)) == pytest.approx(0.5)
     assert made == ([0, 0] if batches == 1 else list(range(min(batches, 1 + budget.MEASURED))))
 
 
