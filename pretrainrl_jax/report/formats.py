@@ -1,8 +1,12 @@
 """Values of a file as a reader sees them: what is not a number becomes a dash, never text such as nan."""
 
+import html
 import math
+import re
 from numbers import Real
 from typing import Any
+
+from markupsafe import Markup
 
 from pretrainrl_jax.knowledge.intervals import Difference
 
@@ -75,3 +79,8 @@ def change(apart: Difference) -> str:
 def bounds(apart: Difference) -> str:
     """The interval of a difference, in points."""
     return f"{signed(100 * apart.low, 1)} to {signed(100 * apart.high, 1)}"
+
+
+def unmarked(text: str) -> Markup:
+    """A text on one line, in which Markdown finds no markup and no end of a table's cell."""
+    return Markup(re.sub(r"([\\`*\[\]#|])", r"\\\1", html.escape(" ".join(text.split()), quote=False)))

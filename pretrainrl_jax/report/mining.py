@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.mining.candidates import REASONS
 from pretrainrl_jax.report import charts
-from pretrainrl_jax.report.columns import Sheet, Told, at, count, figure, sheet
-from pretrainrl_jax.report.formats import Json, chance, decimals, number, percent, spread
+from pretrainrl_jax.report.columns import Sheet, Told, at, count, figure, in_percent, listed, sheet
+from pretrainrl_jax.report.formats import Json, chance, number, percent, spread
 from pretrainrl_jax.report.inputs import read_json
 from pretrainrl_jax.report.systems import Systems
 
@@ -24,14 +24,12 @@ CATEGORIES = 60  # categories shown, the largest
 TOP = 3  # falsehoods of a category that are seen at once
 
 SOURCES = {
-    "beam": ("own beams", "from the question's own beams"),
-    "pool": ("pool", "from the category's pool"),
-    "popularity": ("popular answers", "from the category's best-known answers"),
-    "constrained": ("known answers", "from the question's beams among known answers"),
+    "beam": "own beams",
+    "pool": "pool",
+    "popularity": "popular answers",
+    "constrained": "known answers",
 }
-"""Of each source of negatives its name above a column, and in a sentence."""
-
-PAPER = "PretrainRL reports 0.88 and 0.85 for 1,000 questions of EntityQuestions"
+"""What the sources of negatives are called."""
 
 
 class Mined(NamedTuple):
@@ -63,7 +61,7 @@ def section(mined: Mined, known: Systems) -> Json | None:
     statistics = mined.statistics or {}
     counts = histogram(statistics)
     parts = {
-        "sentences": sentences(statistics),
+        "figures": listed(FIGURES, statistics) if "negatives" in statistics else [],
         "filters": filters(statistics),
         "diversity": charts.diversity(counts),
         "categories": categories(statistics),
@@ -71,85 +69,6 @@ def section(mined: Mined, known: Systems) -> Json | None:
         "rounds": rounds(mined, known),
     }
     return parts | {"diversity_alt": in_words(counts)} if any(parts.values()) else None
-
-
-# Words
-
-
-def sentences(mined: Json) -> list[str]:
-    """What was mined, in sentences computed from the numbers; one whose numbers are missing is left out."""
-    perplexity, leaked = (number(mined.get(key)) for key in ("perplexity", "of_examples"))
-    why = {"too_long": "longer than a row", "no_tokens": "with a true answer that has no tokens"}
-    left_out = [f"{len(ids):,} {words}" for key, words in why.items() if (ids := _list(mined.get(key)))]
-    parts = (
-        _negatives(mined),
-        _diversity(mined),
-        "" if leaked is None else f"{percent(leaked)} of them are answers of the few-shot examples.",
-        f"The base model's perplexity on the negatives is {perplexity:,.1f} a token." if perplexity else "",
-        _agreement(mined),
-        f"Questions left out of training: {', '.join(left_out)}." if left_out else "",
-    )
-    return [part for part in parts if part]
-
-
-def _negatives(mined: Json) -> str:
-    keys = ("questions", "with_negatives", "negatives")
-    questions, having, negatives = (_count(mined.get(key)) for key in keys)
-    if questions is None or having is None or negatives is None:
-        return ""
-    text = f"{having:,} of {_of(questions, 'question')} {_have(having)} negatives: {negatives:,} in all"
-    text += f", {negatives / having:.1f} each" if having else ""
-    by_source = _counts(mined.get("by_source"))
-    names = [source for source in dict.fromkeys([*SOURCES, *by_source]) if by_source.get(source)]
-    sources = [f"{by_source[name]:,} {SOURCES.get(name, ('', f'from {name}'))[1]}" for name in names]
-    text += f", {' and '.join(filter(None, [', '.join(sources[:-1]), sources[-1]]))}." if sources else "."
-    without = _count(mined.get("without_negatives"))
-    if without == 0:
-        text += " No question is left without one."
-    elif without and questions:
-        text += f" {_of(without, 'question')} ({percent(without / questions)}) {_have(without)} none left."
-    return text
-
-
-def _diversity(mined: Json) -> str:
-    decoded, distinct, entropy = (number(mined.get(k)) for k in ("decoded", "distinct_answers", "entropy"))
-    if not decoded or distinct is None:
-        return ""
-    text = f"{_of(int(decoded), 'question')} {'was' if decoded == 1 else 'were'} decoded; the finished beams "
-    text += f"of a question hold {decimals(distinct, 1)} distinct answers on average"
-    if entropy is None:
-        return f"{text}."
-    return (
-        f"{text}, with an entropy of {entropy:.2f} nats: that of these answers' probabilities divided by "
-        "their sum, 0 where there is one answer only and larger the more answers the model finds about "
-        "equally likely."
-    )
-
-
-def _agreement(mined: Json) -> str:
-    like = _map(mined.get("pool_agreement"))
-    questions, categories = _count(like.get("questions")), _count(like.get("categories"))
-    names = {"cosine": "cosine", "spearman": "Spearman correlation"}
-    values = {words: number(like.get(name)) for name, words in names.items()}
-    measured = [f"{words} {decimals(v, 2)}" for words, v in values.items() if v is not None]
-    if not questions or not categories or not measured:
-        return ""
-    over = "1 category" if categories == 1 else f"{categories:,} categories, on average"
-    return (
-        f"A category's pool collected from {_of(questions, 'question')} against the one from all that were "
-        f"decoded, over {over}: {', '.join(measured)}. {PAPER}."
-    )
-
-
-def _of(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def _have(count: int) -> str:
-    return "has" if count == 1 else "have"
-
-
-# Tables
 
 
 def filters(mined: Json) -> Json | None:
@@ -167,7 +86,7 @@ def filters(mined: Json) -> Json | None:
     ]
     if rows and isinstance(mined.get("by_source"), dict):  # a source without negatives is not named there
         rows.append(("kept", None, [kept.get(source, 0) for source in sources]))
-    heads = [SOURCES.get(source, (source,))[0] for source in sources]
+    heads = [SOURCES.get(source, source) for source in sources]
     return {"sources": heads, "rows": rows} if rows else None
 
 
@@ -189,22 +108,55 @@ def in_words(counts: dict[int, int]) -> str:
     )
 
 
+def _of(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def _without(entry: Json) -> str:
     without, questions = (number(entry.get(key)) for key in ("without_negatives", "questions"))
     return percent(without / questions, "") if without is not None and questions else ""
 
 
+def _by_source(mined: Json) -> str:
+    counts = _counts(mined.get("by_source"))
+    names = [source for source in dict.fromkeys([*SOURCES, *counts]) if counts.get(source)]
+    return ", ".join(f"{counts[name]:,} {SOURCES.get(name, f'from {name}')}" for name in names)
+
+
+def _length(value: object) -> str:
+    return count(len(_list(value))) if _list(value) else ""
+
+
+one_place, two_places = (partial(figure, places=places) for places in (1, 2))
 SHARED: dict[str, Told] = {
-    "distinct answers": at(partial(figure, places=1), "distinct_answers"),
-    "entropy, nats": at(partial(figure, places=2), "entropy"),
+    "distinct answers": at(one_place, "distinct_answers"),
+    "entropy, nats": at(two_places, "entropy"),
 }
 WITHOUT = "no negative left,\u00a0%"
+FIGURES: dict[str, Told] = {
+    "questions": at(count, "questions"),
+    "with negatives": at(count, "with_negatives"),
+    "no negative left": at(count, "without_negatives"),
+    WITHOUT: _without,
+    "negatives": at(count, "negatives"),
+    "by source": _by_source,
+    "answers of few-shot examples, %": at(in_percent, "of_examples"),
+    "perplexity of the negatives": at(one_place, "perplexity"),
+    "questions decoded": at(count, "decoded"),
+    **SHARED,
+    "pool: cosine": at(two_places, "pool_agreement", "cosine"),
+    "pool: Spearman": at(two_places, "pool_agreement", "spearman"),
+    "pool: questions": at(count, "pool_agreement", "questions"),
+    "pool: categories": at(count, "pool_agreement", "categories"),
+    "left out: longer than a row": at(_length, "too_long"),
+    "left out: no tokens in a true answer": at(_length, "no_tokens"),
+}
 COLUMNS: dict[str, Told] = {
     "questions": at(count, "questions"),
     WITHOUT: _without,
     **SHARED,
-    "pool: cosine": at(partial(figure, places=2), "agreement", "cosine"),
-    "pool: Spearman": at(partial(figure, places=2), "agreement", "spearman"),
+    "pool: cosine": at(two_places, "agreement", "cosine"),
+    "pool: Spearman": at(two_places, "agreement", "spearman"),
 }
 ROUND_COLUMNS: dict[str, Told] = {"negatives": at(count, "negatives"), **SHARED, WITHOUT: _without}
 

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from pretrainrl_jax.atomic import write_bytes
 from pretrainrl_jax.cells import shown
 from pretrainrl_jax.config import AnchorTermConfig, ObjectiveConfig
 from pretrainrl_jax.report.columns import Told, markdown, sheet
-from pretrainrl_jax.report.drawing import canvas, looks, save
+from pretrainrl_jax.report.drawing import PNG, canvas, looks, painted
 from pretrainrl_jax.report.formats import Json, decimals, percent, signed
 from pretrainrl_jax.report.summary import PLACES, figure
 from pretrainrl_jax.report.systems import Systems
@@ -231,7 +232,7 @@ def save_front(path: Path, rows: Sequence[Row], known: Systems) -> bool:
             ylabel="ACC on trained facts, %",
         )
         figure.legend(loc="outside right upper", fontsize=9.5, handlelength=3.2)
-        save(figure, path)
+        write_bytes(path, painted(figure, PNG))
     return True
 
 

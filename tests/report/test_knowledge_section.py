@@ -104,7 +104,8 @@ def test_a_model_that_was_not_trained(workdir: Path, capsys: pytest.CaptureFixtu
     report(workdir)
     said = capsys.readouterr().out
     assert "Does it know the difference? Most probable answers to facts" in said
-    assert "The wrong answer that the model gives most often" in said
+    assert "Wrong answers given again and again" in tags.text
+    assert table(tags, "it says", "to questions")
     assert "became right" not in said
 
 
