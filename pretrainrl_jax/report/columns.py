@@ -173,15 +173,16 @@ def grid(texts: Mapping[str, int | None], numbers: Iterable[str], rows: Iterable
     return drawn
 
 
-def drawn(made: Sheet, *widths: int) -> Grid:
-    """A sheet for a terminal, its words of at most so many characters."""
-    return grid(dict(zip(made.heads, widths, strict=False)), made.heads[made.words :], made.texts())
+def plain(*parts: str | Grid | Sheet, width: int = 100, words: Sequence[int] = (20, 27)) -> str:
+    """The parts below one another, without colours and blank lines; texts are not broken into lines.
 
-
-def plain(*parts: str | Grid, width: int = 100) -> str:
-    """The parts below one another, without colours and blank lines; texts are not broken into lines."""
+    In sheets the columns of words have at most so many characters.
+    """
     out = io.StringIO()
     console = Console(file=out, width=width, color_system=None, force_terminal=False, legacy_windows=False)
     for part in parts:
+        if isinstance(part, Sheet):
+            texts = dict(zip(part.heads[: part.words], words, strict=False))
+            part = grid(texts, part.heads[part.words :], part.texts())
         console.print(part, markup=False, highlight=False, soft_wrap=isinstance(part, str))
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines() if line.strip()) + "\n"

@@ -15,18 +15,7 @@ from pretrainrl_jax.knowledge.confidence import area_under_risk_coverage, brier,
 from pretrainrl_jax.knowledge.intervals import Difference
 from pretrainrl_jax.knowledge.state import STATES
 from pretrainrl_jax.report import mining
-from pretrainrl_jax.report.columns import (
-    Grid,
-    Sheet,
-    Told,
-    at,
-    compared,
-    drawn,
-    figure,
-    in_percent,
-    plain,
-    sheet,
-)
+from pretrainrl_jax.report.columns import Sheet, Told, at, compared, figure, in_percent, plain, sheet
 from pretrainrl_jax.report.contradictions import contradictions
 from pretrainrl_jax.report.formats import Json, change, decimals, percent, signed
 from pretrainrl_jax.report.inputs import describe, read_inputs
@@ -268,10 +257,10 @@ def sentences(comparison: Comparison) -> list[str]:
 def comparison_table(comparison: Comparison) -> str:
     """The systems side by side, for a terminal of 100 columns."""
     sides = zip("AB", comparison.names, comparison.described, strict=True)
-    parts: list[str | Grid] = [f"{side} = {name}: {described}" for side, name, described in sides]
+    parts: list[str | Sheet] = [f"{side} = {name}: {described}" for side, name, described in sides]
     parts += [f"  {name}: {a} | {b}" for name, a, b in comparison.settings] or ["  no setting differs"]
     for title, made in sheets(comparison).items():
-        parts += [title, drawn(made, *(20, 27)[: made.words])]
+        parts += [title, made]
     parts += [f"! new in B: {sentence}" for sentence in _new(comparison)]
     return plain(*parts, *(f"- {sentence}" for sentence in sentences(comparison)))
 

@@ -8,27 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pretrainrl_jax.atomic import write_bytes, write_text
-from pretrainrl_jax.report.columns import (
-    Cell,
-    Grid,
-    Sheet,
-    Told,
-    at,
-    drawn,
-    figure,
-    in_percent,
-    markdown,
-    plain,
-    sheet,
-)
+from pretrainrl_jax.report.columns import Cell, Sheet, Told, at, figure, in_percent, markdown, plain, sheet
 from pretrainrl_jax.report.drawing import LOOKS, PNG, SVG, canvas, data_address, painted
 from pretrainrl_jax.report.formats import Json, decimals, percent, span
 from pretrainrl_jax.report.page import template
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-WIDTH, WIDTHS = 120, (22, 26)  # of the terminal's table, and of its words
 
 
 def write_judges(workdir: Path, told: Json) -> Path:
@@ -37,12 +23,12 @@ def write_judges(workdir: Path, told: Json) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "judges.json", json.dumps(told, indent=1, allow_nan=False) + "\n")
     write_text(folder / "judges.md", in_markdown(told))
-    figure = picture(told)
-    write_bytes(folder / "judges.png", painted(figure, PNG))
+    drawn = picture(told)
+    write_bytes(folder / "judges.png", painted(drawn, PNG))
     parts = {part: rows for part in told["items"] if (rows := rows_of(told, part))}
     page = template("judges.html.j2").render(
         told=told,
-        picture=data_address(painted(figure, SVG)),
+        picture=data_address(painted(drawn, SVG)),
         parts=parts,
         sheets={part: _sheet(COLUMNS, rows) for part, rows in parts.items()},
         agreement={part: _agreement(rows, told["agreement"][part]) for part, rows in parts.items()},
@@ -87,15 +73,15 @@ def _sheet(columns: Mapping[str, Told], rows: Iterable[Json], *words: str) -> Sh
 
 def table(told: Json) -> str:
     """A table for each part, and one of texts that give orders, for a terminal."""
-    parts: list[str | Grid] = []
+    parts: list[str | Sheet] = []
     for part, count in told["items"].items():
         if rows := rows_of(told, part):
             guess = percent(told["guessing"][part])
             parts.append(f"{part}: {count:,} labelled texts; one verdict for all is right in {guess}")
-            parts.append(drawn(_sheet(COLUMNS, rows).opened(), *WIDTHS))
+            parts.append(_sheet(COLUMNS, rows).opened())
     if attacked := _attacked(told):
-        parts += ["texts that give orders: % right without → with them", drawn(attacked, *WIDTHS)]
-    return plain(*parts, width=WIDTH)
+        parts += ["texts that give orders: % right without → with them", attacked]
+    return plain(*parts, width=120, words=(22, 26))
 
 
 def in_markdown(told: Json) -> str:

@@ -71,7 +71,7 @@ def section(mined: Mined, known: Systems) -> Json | None:
     return parts | {"diversity_alt": in_words(counts)} if any(parts.values()) else None
 
 
-def filters(mined: Json) -> Json | None:
+def filters(mined: Json) -> Sheet | None:
     """How many candidates each filter took of each source, in the order of `REASONS`; None without any.
 
     Reasons that took nothing and sources that gave nothing are left out.
@@ -79,15 +79,15 @@ def filters(mined: Json) -> Json | None:
     dropped = {source: _counts(counts) for source, counts in _map(mined.get("dropped")).items()}
     kept = _counts(mined.get("by_source"))
     sources = [source for source, counts in dropped.items() if any(counts.values()) or kept.get(source)]
-    rows: list[tuple[str, str | None, list[int]]] = [
-        (reason.replace("_", " "), REASONS.get(reason, ""), counts)
-        for reason in dict.fromkeys([*REASONS, *itertools.chain(*dropped.values())])
-        if any(counts := [dropped[source].get(reason, 0) for source in sources])
-    ]
+    rows = []
+    for reason in dict.fromkeys([*REASONS, *itertools.chain(*dropped.values())]):
+        counts = {source: dropped[source].get(reason, 0) for source in sources}
+        words = [reason.replace("_", " "), *([REASONS[reason]] if reason in REASONS else [])]
+        rows += [(": ".join(words), counts)] if any(counts.values()) else []
     if rows and isinstance(mined.get("by_source"), dict):  # a source without negatives is not named there
-        rows.append(("kept", None, [kept.get(source, 0) for source in sources]))
-    heads = [SOURCES.get(source, source) for source in sources]
-    return {"sources": heads, "rows": rows} if rows else None
+        rows.append(("kept as negatives", dict.fromkeys(sources, 0) | kept))
+    columns = {SOURCES.get(source, source): at(count, source) for source in sources}
+    return sheet(columns, rows, "candidates taken, and why") if rows else None
 
 
 def histogram(mined: Json) -> dict[int, int]:

@@ -10,7 +10,7 @@ from pretrainrl_jax.knowledge.intervals import Difference, paired
 from pretrainrl_jax.preferences.rows import RULES
 from pretrainrl_jax.report import charts, drawing
 from pretrainrl_jax.report.bootstrap import bootstrap, mean_interval
-from pretrainrl_jax.report.columns import Cell, Told, at, changed, drawn, figure, plain, sheet
+from pretrainrl_jax.report.columns import Cell, Told, at, changed, figure, plain, sheet
 from pretrainrl_jax.report.contradictions import AGAIN
 from pretrainrl_jax.report.formats import Json, change, number, percent, signed, span, spread
 from pretrainrl_jax.report.inputs import describe, read_config, read_inputs, read_json
@@ -112,7 +112,7 @@ def table(summary: Json, known: Systems) -> str:
     rows = [(known.label(name), system) for name, system in summary["systems"].items()]
     sample = next(iter(summary["systems"].values()))
     title = f"{summary['dataset']}, {summary['model']}: {about_pairs(sample)}"
-    return plain(title, drawn(sheet(COLUMNS, rows, "system").opened(), 20))
+    return plain(title, sheet(COLUMNS, rows, "system").opened())
 
 
 def about_pairs(system: Json) -> str:

@@ -11,7 +11,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.improvement.collapse import WORDS
 from pretrainrl_jax.knowledge.intervals import paired, wilson
 from pretrainrl_jax.report.bootstrap import ratio_interval
-from pretrainrl_jax.report.columns import Cell, Grid, Sheet, at, drawn, grid, in_percent, plain, sheet
+from pretrainrl_jax.report.columns import Cell, Grid, Sheet, at, grid, in_percent, plain, sheet
 from pretrainrl_jax.report.contradictions import AGAIN
 from pretrainrl_jax.report.formats import Json, decimals, number, percent, signed
 from pretrainrl_jax.report.inputs import Inputs, read_json
@@ -362,8 +362,8 @@ def table(summary: Json) -> str:
         row += [told["free_true"], told["facts"], decimals(system.get("distinct_facts"), 0), told["head"]]
         row += [told["repeated"], told["won"], told["text_nll"], percent(system.get("distinct_ngrams"), "")]
         rows.append([system["label"], *row])
-    parts: list[str | Grid] = ["self-improving pretraining: % of continuations"]
+    parts: list[str | Grid | Sheet] = ["self-improving pretraining: % of continuations"]
     parts.append(grid({"system": 19}, heads, rows))
     for title, made, notes in map(shown, summary["expectations"]):
-        parts += [title, drawn(made.opened(), 28, 22), *notes] if made.rows else [title]
-    return plain(*parts)
+        parts += [title, made.opened(), *notes] if made.rows else [title]
+    return plain(*parts, words=(28, 22))

@@ -303,8 +303,9 @@ def test_text_is_escaped_and_isolated(workdir: Path) -> None:
     html = page(workdir)
     cells = parse(html)
     assert "script" not in cells.tags
-    # A category, falsehoods and pools of two, a source twice, a reason, an example in three parts.
-    assert entities.unescape(html).count(evil) == 1 + 2 * 4 + 2 + 2 + 1 + 3
+    # A category, falsehoods and pools of two, a source twice and beside its three numbers, a reason, an
+    # example in three parts.
+    assert entities.unescape(html).count(evil) == 1 + 2 * 4 + 2 + 2 + 3 + 1 + 3
     # Every right-to-left text stands in a <bdi> of its own.
     assert html.count(f"<bdi>{rtl}") == html.count(rtl) == 1 + 2 * 4 + 2 + 1 + 3 + 1  # the last is a system
 

@@ -17,7 +17,6 @@ from pretrainrl_jax.report.columns import (
     at,
     changed,
     count,
-    drawn,
     figure,
     gain,
     in_percent,
@@ -166,7 +165,7 @@ def terminal(summary: Json, known: Systems) -> str:
     targets = [(i, t["threshold"]) for i, t in enumerate(rows[-1][1]["targets"]) if t["threshold"]]
     scores = {f"score\nt={threshold:g}": at(nats, "targets", i, "score") for i, threshold in targets[:3]}
     title = f"Does it know the difference? Most probable answers to {noun(summary)}"
-    return plain(title, drawn(sheet(TERMINAL | scores, rows, "system"), 18))
+    return plain(title, sheet(TERMINAL | scores, rows, "system"), words=[18])
 
 
 def rows_at(systems: Mapping[str, Json], heads: Heads, *path: str) -> list[Row]:
