@@ -21,7 +21,6 @@ from pretrainrl_jax.report.systems import Systems
 
 EXAMPLES = 10
 CATEGORIES = 60  # categories shown, the largest
-TOP = 3  # falsehoods of a category that are seen at once
 
 SOURCES = {
     "beam": "own beams",
@@ -162,7 +161,7 @@ ROUND_COLUMNS: dict[str, Told] = {"negatives": at(count, "negatives"), **SHARED,
 
 
 def categories(mined: Json) -> Json | None:
-    """The largest categories' figures and commonest falsehoods; without columns that none of them has."""
+    """The largest categories' figures, falsehoods, pools; without columns that none of them has."""
     entries = {
         name: entry
         for name, entry in _map(mined.get("categories")).items()
@@ -170,24 +169,21 @@ def categories(mined: Json) -> Json | None:
     }
     ranked = sorted(entries.items(), key=lambda item: -(number(item[1].get("questions")) or 0.0))[:CATEGORIES]
     table = sheet(COLUMNS, [(name or "(no category)", entry) for name, entry in ranked], "category")
-    said = [_said(entry) for _, entry in ranked]
-    if len(table.heads) == 1 and not any(own["top"] or own["pool"] for own in said):
-        return None
-    rows = [{"cells": cells, **own} for cells, own in zip(table.texts(), said, strict=True)]
-    return {"heads": table.heads, "rows": rows, "more": len(entries) - len(rows)}
-
-
-def _said(entry: Json) -> Json:
-    """What stands below a category's figures: falsehoods, the `TOP` commonest apart, its pool, an example."""
-    falsehoods = [
-        (f["text"], _count(f.get("questions")), chance(number(f.get("probability"))))
-        for f in _objects(entry.get("falsehoods"), "text")
+    rows = [
+        {
+            "cells": cells,
+            "falsehoods": [
+                (f["text"], _count(f.get("questions")), chance(number(f.get("probability"))))
+                for f in _objects(entry.get("falsehoods"), "text")
+            ],
+            "pool": _texts(entry.get("pool")),
+            "example": "".join(_texts([entry.get("example")])),
+        }
+        for cells, (_, entry) in zip(table.texts(), ranked, strict=True)
     ]
-    top, rest, pool = falsehoods[:TOP], falsehoods[TOP:], _texts(entry.get("pool"))
-    more = [f"{len(rest)} more"] if rest else []
-    more += [f"the pool's {_of(len(pool), 'value')}"] if pool else []
-    example = "".join(_texts([entry.get("example")]))
-    return {"top": top, "rest": rest, "pool": pool, "more": " and ".join(more), "example": example}
+    if len(table.heads) == 1 and not any(row["falsehoods"] or row["pool"] for row in rows):
+        return None
+    return {"heads": table.heads, "rows": rows, "more": len(entries) - len(rows)}
 
 
 def examples(mined: Json) -> list[Json]:

@@ -11,7 +11,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.improvement.collapse import WORDS
 from pretrainrl_jax.knowledge.intervals import paired, wilson
 from pretrainrl_jax.report.bootstrap import ratio_interval
-from pretrainrl_jax.report.columns import Cell, Grid, Sheet, at, grid, in_percent, plain, sheet
+from pretrainrl_jax.report.columns import Cell, Sheet, Told, at, count, in_percent, plain, sheet
 from pretrainrl_jax.report.contradictions import AGAIN
 from pretrainrl_jax.report.formats import Json, decimals, number, percent, signed
 from pretrainrl_jax.report.inputs import Inputs, read_json
@@ -351,19 +351,30 @@ def headline(summary: Json) -> str:
     return f"True continuations: {before}{percent(rates[best])} with {summary['systems'][best]['label']}"
 
 
+def measured(key: str) -> Told:
+    """A column of one of `MEASURES`."""
+    measure = MEASURES[key]
+    return lambda system: Cell(measure.told(system.get(key)), measure.span(system.get(f"{key}_interval")))
+
+
+TERMINAL: dict[str, Told] = {
+    "true\nnamed": measured("named_true"),
+    "true\nfree": at(MEASURES["free_true"].told, "free_true"),
+    "facts/\nprefix": at(MEASURES["facts"].told, "facts"),
+    "in\nall": at(count, "distinct_facts"),
+    "head\n%": at(MEASURES["head"].told, "head"),
+    "rep.\n%": at(MEASURES["repeated"].told, "repeated"),
+    "wins\n%": at(MEASURES["won"].told, "won"),
+    "text\nNLL": at(MEASURES["text_nll"].told, "text_nll"),
+    "n-gr.\n%": at(in_percent, "distinct_ngrams"),
+}
+
+
 def table(summary: Json) -> str:
     """The systems side by side, and whether they do what the paper expects, for 100 columns."""
-    heads = ["true\nnamed", "95 %", "true\nfree", "facts/\nprefix", "in\nall", "head\n%"]
-    heads += ["rep.\n%", "wins\n%", "text\nNLL", "n-gr.\n%"]
-    rows = []
-    for system in summary["systems"].values():
-        told = {key: measure.told(system.get(key)) for key, measure in MEASURES.items()}
-        row = [told["named_true"], MEASURES["named_true"].span(system.get("named_true_interval"))]
-        row += [told["free_true"], told["facts"], decimals(system.get("distinct_facts"), 0), told["head"]]
-        row += [told["repeated"], told["won"], told["text_nll"], percent(system.get("distinct_ngrams"), "")]
-        rows.append([system["label"], *row])
-    parts: list[str | Grid | Sheet] = ["self-improving pretraining: % of continuations"]
-    parts.append(grid({"system": 19}, heads, rows))
+    systems = [(system["label"], system) for system in summary["systems"].values()]
+    title = "self-improving pretraining: % of continuations"
+    parts: list[str | Sheet] = [plain(title, sheet(TERMINAL, systems, "system").opened(), words=[19])]
     for title, made, notes in map(shown, summary["expectations"]):
         parts += [title, made.opened(), *notes] if made.rows else [title]
     return plain(*parts, words=(28, 22))

@@ -7,7 +7,7 @@ import numpy as np
 from pretrainrl_jax.report import charts, drawing
 from pretrainrl_jax.report.columns import Cell, Sheet, Told, at, count, figure, in_percent, sheet
 from pretrainrl_jax.report.formats import Json, duration, number, spread
-from pretrainrl_jax.report.selfimprove import CAUTION, MEASURES, Improved, shown
+from pretrainrl_jax.report.selfimprove import CAUTION, MEASURES, Improved, measured, shown
 
 EXAMPLES = 10
 UPDATES = {"online_dpo": "online DPO", "rf_nll": "RF-NLL", "next_token": "next token"}
@@ -82,11 +82,6 @@ def _times(lines: list[Json]) -> Json:
 
 def _true(summary: Json, improved: Improved) -> Sheet:
     """Every measure of the systems that were evaluated."""
-
-    def measured(key: str) -> Told:
-        measure = MEASURES[key]
-        return lambda system: Cell(measure.told(system.get(key)), measure.span(system.get(f"{key}_interval")))
-
     columns = {measure.head: measured(key) for key, measure in MEASURES.items()}
     columns |= {"facts in all": at(count, "distinct_facts")}
     columns |= {"distinct n-grams %": at(in_percent, "distinct_ngrams")}

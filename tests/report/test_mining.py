@@ -239,7 +239,7 @@ def test_categories_with_twenty_falsehoods_each(workdir: Path) -> None:
         True,
         False,
     ]
-    assert "17 more and the pool&#39;s 2 values" in summary
+    assert "17 more and the pool's 2 values" in summary
     assert [text in rest for text in ("falsehood 2<", "falsehood 3<", "falsehood 19<", ">arno<")] == [
         False,
         True,
@@ -416,7 +416,7 @@ def test_odd_lists_within_a_category_and_an_example(odd: Any) -> None:
     )
     assert contents is not None
     texts = {"text"} if odd == "text" else set()
-    assert {text for text, _, _ in contents["categories"]["rows"][0]["top"]} == texts
+    assert {text for text, _, _ in contents["categories"]["rows"][0]["falsehoods"]} == texts
     assert set(contents["categories"]["rows"][0]["pool"]) == texts
     said = [[("x", "–")]] if odd == ["x", ["y"]] else []
     assert [example["negatives"] for example in contents["examples"]] == said
