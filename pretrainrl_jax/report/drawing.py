@@ -133,7 +133,7 @@ def plot(
 
     def draw(axes: "Axes") -> None:
         for index, (label, look, at, values, low, high) in enumerate(lines):
-            how: dict[str, Any] = {**look._asdict(), "label": label, "markersize": 5, "linewidth": 1.6}
+            how: dict[str, Any] = {**look._asdict(), "label": label, "markersize": 6, "linewidth": 1.6}
             if low is not None:
                 bars = np.maximum([values - low, high - values], 0)
                 axes.errorbar(at, values, bars, **how, elinewidth=1.1, zorder=3)

@@ -57,7 +57,7 @@ def test_the_four_questions_and_the_theory(workdir: Path) -> None:
         assert question in tags.text
     assert all(address.startswith("data:image/") for address in tags.addresses)
     # States of trained and held-out facts, reliability of two systems, mistakes; the others are as before.
-    assert len(tags.addresses) == 2 + 1 + 1 + 3 + 5
+    assert len(tags.addresses) == 2 + 1 + 1 + 3 + 4
     told = summary(workdir)["systems"]["pretrainrl"]["knowledge"]
     assert set(told) == {
         "trained", "held_out", "temperature", "repeated", "consistency", "rubric", "theory", "changes"
