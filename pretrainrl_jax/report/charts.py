@@ -227,11 +227,9 @@ def diversity(counts: dict[int, int]) -> str | None:
         return None
 
     def draw(axes: "Axes") -> None:
-        from matplotlib.ticker import MaxNLocator
-
         axes.bar(list(counts), list(counts.values()), width=0.8, color="#0072B2")
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=20, integer=True, min_n_ticks=1))
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
+        axes.locator_params("x", nbins=20, integer=True, min_n_ticks=1)
+        axes.locator_params("y", nbins=5, integer=True, min_n_ticks=1)
         axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.set_xlim(min(counts) - 0.6, max(counts) + 0.6)
         axes.grid(axis="x", visible=False)

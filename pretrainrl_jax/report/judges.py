@@ -5,7 +5,9 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from pretrainrl_jax.atomic import write_bytes, write_text
 from pretrainrl_jax.report.columns import Cell, Sheet, Told, at, figure, in_percent, markdown, plain, sheet
@@ -118,31 +120,21 @@ def _attacked(told: Json) -> Sheet | None:
 
 
 def picture(told: Json) -> "Figure":
-    """The accuracy of each row with its interval, a panel for each part, a line for one verdict for all."""
-    parts = [part for part in told["items"] if rows_of(told, part)]
-    judges = list(dict.fromkeys(row["judge"] for row in told["rows"]))
-    heights = [len(rows_of(told, part)) for part in parts]
-    with canvas(8.0, 0.34 * sum(heights) + 0.9 * len(parts) + 0.6) as figure:
-        ratios = [height + 0.6 for height in heights]
-        axes = figure.subplots(len(parts), 1, squeeze=False, sharex=True, height_ratios=ratios)
-        for part, (panel,) in zip(parts, axes, strict=True):
-            rows = rows_of(told, part)
-            panel.set_title(part, loc="left")
-            guess = 100 * told["guessing"][part]
-            panel.axvline(guess, color="#888888", linestyle="--", linewidth=1, zorder=1)
-            for place, row in enumerate(rows):
-                look = LOOKS[judges.index(row["judge"]) % len(LOOKS)]
-                low, high = row["interval"] or (row["right"], row["right"])
-                panel.plot([100 * low, 100 * high], [place, place], color=look.color)
-                panel.plot([100 * row["right"]], [place], color=look.color, marker=look.marker, markersize=7)
-            panel.set_yticks(range(len(rows)), [row["prompt"] for row in rows])
-            panel.set_ylim(len(rows) - 0.4, -0.6)
-            panel.grid(visible=False, axis="y")
-        axes[-1][0].set_xlim(0, 100)
-        axes[-1][0].set_xlabel("verdicts that are right, % (dashed: one verdict for all)")
-        handles = [
-            axes[0][0].plot([], [], color=look.color, marker=look.marker, linestyle="none", label=judge)[0]
-            for judge, look in zip(judges, itertools.cycle(LOOKS), strict=False)
-        ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=10)
+    """The accuracy of each row with its interval, and that of one verdict for all."""
+    rows = [row for part in told["items"] for row in rows_of(told, part)]
+    judges = dict.fromkeys(row["judge"] for row in rows)
+    with canvas(8.0, 0.34 * len(rows) + 1.5) as figure:
+        axes = figure.subplots()
+        for judge, look in zip(judges, itertools.cycle(LOOKS), strict=False):
+            own = {place: row for place, row in enumerate(rows) if row["judge"] == judge}
+            rates = [(row["right"], *(row["interval"] or [row["right"]] * 2)) for row in own.values()]
+            right, low, high = 100 * np.array(rates).T
+            bars = np.maximum([right - low, high - right], 0)
+            how: Any = {"color": look.color, "marker": look.marker, "linestyle": "none", "label": judge}
+            axes.errorbar(right, list(own), xerr=bars, **how)
+        guesses = [100 * told["guessing"][row["part"]] for row in rows]
+        axes.plot(guesses, range(len(rows)), "|", color="#888888", markersize=16, label="one verdict for all")
+        axes.set_yticks(range(len(rows)), [f"{row['part']}: {row['prompt']}" for row in rows])
+        axes.set(xlim=(0, 100), ylim=(len(rows) - 0.4, -0.6), xlabel="verdicts that are right, %")
+        figure.legend(loc="outside lower center", ncols=3, fontsize=10)
         return figure

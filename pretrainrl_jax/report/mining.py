@@ -102,13 +102,9 @@ def in_words(counts: dict[int, int]) -> str:
         return ""
     most = max(counts, key=lambda d: counts[d])
     return (
-        f"Questions by their number of distinct answers, from {min(counts)} to {max(counts)}; "
-        f"{most} is the most frequent, with {_of(counts[most], 'question')}"
+        f"Questions by their number of distinct answers, from {min(counts)} to {max(counts)}; {most} is the "
+        f"most frequent, with {counts[most]:,} question{'' if counts[most] == 1 else 's'}"
     )
-
-
-def _of(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _without(entry: Json) -> str:

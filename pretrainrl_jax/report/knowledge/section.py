@@ -77,7 +77,8 @@ def _knows(asked: Asked) -> Json:
         "category": categories(union),
     }
     for column in dict.fromkeys(name for q in union.values() for name in q.get("columns") or {}):
-        divisions[column] = parts(union, lambda q, name=column: (q.get("columns") or {}).get(name))
+        if own := parts(union, lambda q, name=column: (q.get("columns") or {}).get(name)):
+            divisions[column] = own
     label = asked.known.label
     return {
         "states": [
