@@ -43,7 +43,7 @@ def signed(value: float, places: int = 2) -> str:
     return text[1:] if float(text) == 0 else text.replace("-", "−")
 
 
-def spread(items: list[Any], count: int) -> list[Any]:
+def spread(items: list[Any], count: int = 10) -> list[Any]:
     """At most `count` items at even distances: a choice that nobody made by looking at them."""
     shown = min(count, len(items))
     return [items[i * len(items) // shown] for i in range(shown)]

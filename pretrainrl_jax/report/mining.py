@@ -19,7 +19,6 @@ from pretrainrl_jax.report.formats import Json, chance, number, percent, spread
 from pretrainrl_jax.report.inputs import read_json
 from pretrainrl_jax.report.systems import Systems
 
-EXAMPLES = 10
 CATEGORIES = 60  # categories shown, the largest
 
 SOURCES = {
@@ -191,7 +190,7 @@ def examples(mined: Json) -> list[Json]:
         answer = "".join(_texts([example.get("answer")])) or "–"
         if negatives:
             shown.append({"question": example["question"], "answer": answer, "negatives": negatives})
-    return spread(shown, EXAMPLES)
+    return spread(shown)
 
 
 def rounds(mined: Mined, known: Systems) -> list[tuple[str, Sheet]]:

@@ -18,7 +18,6 @@ from pretrainrl_jax.report.page import write_page
 from pretrainrl_jax.report.summary import forgetting
 from pretrainrl_jax.report.systems import Systems
 
-EXAMPLES = 10
 SIDES = {"held_out": "held-out", "trained": "trained"}
 
 
@@ -155,8 +154,7 @@ def examples(before: Json, after: Json) -> list[Json]:
         return []
     places = sorted((int(p) for p in texts if int(p) < len(new)), key=lambda p: new[p].gap - old[p].gap)
     return [
-        texts[str(place)] | {"before": old[place].gap, "after": new[place].gap}
-        for place in spread(places, EXAMPLES)
+        texts[str(place)] | {"before": old[place].gap, "after": new[place].gap} for place in spread(places)
     ]
 
 

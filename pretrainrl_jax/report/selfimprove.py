@@ -17,7 +17,6 @@ from pretrainrl_jax.report.formats import Json, decimals, number, percent, signe
 from pretrainrl_jax.report.inputs import Inputs, read_json
 from pretrainrl_jax.report.systems import Systems
 
-EXAMPLES = 10
 CAUTION = "All of this is one seed; the intervals know which prefixes were asked, and no more."
 UNTRAINED = ("base", "scratch")
 

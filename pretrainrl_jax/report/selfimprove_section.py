@@ -9,7 +9,6 @@ from pretrainrl_jax.report.columns import Cell, Sheet, Told, at, count, figure, 
 from pretrainrl_jax.report.formats import Json, duration, number, spread
 from pretrainrl_jax.report.selfimprove import CAUTION, MEASURES, Improved, measured, shown
 
-EXAMPLES = 10
 UPDATES = {"online_dpo": "online DPO", "rf_nll": "RF-NLL", "next_token": "next token"}
 PARTS = ("sampling", "judging", "reference", "training")
 
@@ -151,7 +150,7 @@ def section(improved: Improved, summary: Json) -> Json:
         "judge": sheet(JUDGED, judged, "method"),
         "times": sheet(TIMES, [row for row in times if row[-1]["seconds"]], "method"),
         "examples": {
-            known.label(name): [_document(document) for document in spread(kept, EXAMPLES)]
+            known.label(name): [_document(document) for document in spread(kept)]
             for name, kept in improved.examples.items()
             if kept
         },
