@@ -17,7 +17,7 @@ from pretrainrl_jax.knowledge.state import STATES
 from pretrainrl_jax.report import mining
 from pretrainrl_jax.report.columns import Sheet, Told, at, compared, figure, in_percent, plain, sheet
 from pretrainrl_jax.report.contradictions import contradictions
-from pretrainrl_jax.report.formats import Json, change, decimals, percent, signed
+from pretrainrl_jax.report.formats import Json, change, percent, signed
 from pretrainrl_jax.report.inputs import describe, read_inputs
 from pretrainrl_jax.report.knowledge.figures import columns, confident, flips, states
 from pretrainrl_jax.report.knowledge.tables import FLIPPED
@@ -183,7 +183,7 @@ def _costlier(figures: list[Json]) -> str:
 
 
 ACCURACY = compared("number", "A, %", "B, %", "B − A, points [95 %]")
-CONFIDENCE: dict[str, Told] = {name: at(_both(partial(decimals, places=3)), name) for name in MEASURES}
+CONFIDENCE: dict[str, Told] = {name: at(_both(figure), name) for name in MEASURES}
 KNOWLEDGE: dict[str, Told] = {f"{name}, %": at(_both(in_percent), name) for name in STATES}
 COSTS: dict[str, Told] = {
     "text NLL\nof A": at(figure, 0, "text_nll"),
