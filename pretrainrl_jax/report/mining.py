@@ -111,6 +111,11 @@ def _without(entry: Json) -> str:
     return percent(without / questions, "") if without is not None and questions else ""
 
 
+def _each(mined: Json) -> str:
+    negatives, having = (number(mined.get(key)) for key in ("negatives", "with_negatives"))
+    return figure(negatives / having, 1) if negatives is not None and having else ""
+
+
 def _by_source(mined: Json) -> str:
     counts = _counts(mined.get("by_source"))
     names = [source for source in dict.fromkeys([*SOURCES, *counts]) if counts.get(source)]
@@ -129,9 +134,10 @@ SHARED: dict[str, Told] = {
 WITHOUT = "no negative left,\u00a0%"
 FIGURES: dict[str, Told] = {
     "questions": at(count, "questions"),
-    "with negatives": at(count, "with_negatives"),
     "no negative left": at(count, "without_negatives"),
     WITHOUT: _without,
+    "with negatives": at(count, "with_negatives"),
+    "each has": _each,
     "negatives": at(count, "negatives"),
     "by source": _by_source,
     "answers of few-shot examples, %": at(in_percent, "of_examples"),

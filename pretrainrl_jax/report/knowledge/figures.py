@@ -229,7 +229,8 @@ def rubric(evaluation: Json) -> list[Json]:
     is zero.
     """
     asked = evaluation.get("rubric") or {}
-    closed, rows = list(asked.get("closed") or ()), []
+    closed: list[str] = list(asked.get("closed") or ())
+    rows: list[Json] = []
     for penalty, opened in (asked.get("open") or {}).items():
         cost = number(float(penalty))
         if cost is None or len(opened) != len(closed) or not closed:
