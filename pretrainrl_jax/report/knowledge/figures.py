@@ -13,7 +13,7 @@ import numpy as np
 
 from pretrainrl_jax.config import EvaluateConfig
 from pretrainrl_jax.knowledge import confidence as measures
-from pretrainrl_jax.knowledge.abstention import agreement, score, two_agree
+from pretrainrl_jax.knowledge.abstention import Verdict, agreement, score, two_agree
 from pretrainrl_jax.knowledge.intervals import wilson
 from pretrainrl_jax.knowledge.state import STATES, margin, state_of
 from pretrainrl_jax.report.formats import Json, number
@@ -229,7 +229,7 @@ def rubric(evaluation: Json) -> list[Json]:
     is zero.
     """
     asked = evaluation.get("rubric") or {}
-    closed: list[str] = list(asked.get("closed") or ())
+    closed: list[Verdict] = list(asked.get("closed") or ())
     rows: list[Json] = []
     for penalty, opened in (asked.get("open") or {}).items():
         cost = number(float(penalty))
