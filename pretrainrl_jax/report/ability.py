@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.report.columns import Cell, Sheet, grid, plain
+from pretrainrl_jax.report.columns import Cell, Sheet, plain
 from pretrainrl_jax.report.formats import Json, decimals, number, percent
 from pretrainrl_jax.report.inputs import read_json
 from pretrainrl_jax.report.systems import Systems
@@ -63,22 +63,22 @@ def ability(records: dict[str, Json], known: Systems, tasks: list[str] | None = 
     What a system was asked otherwise than the first one was (fewer questions, say) is left out.
     """
     shown = {system: _shown(record, tasks) for system, record in records.items()}
-    asked, rows = {}, {system: [Cell(known.label(system))] for system in shown}
+    asked, heads, rows = {}, ["system"], {system: [Cell(known.label(system))] for system in shown}
     for task in dict.fromkeys(itertools.chain(*shown.values())):
         every = [results[task] for results in shown.values() if task in results]
         main, settings = every[0]
         share = all(r["value"] is not None and 0 <= r["value"] <= 1 for r, _ in every)
         share = share and main["higher_is_better"] is not False
-        asked[task] = {**main, "share": share}
+        asked[task] = main
+        heads.append(f"{task}\n{main['metric']}{', %' * share}")
         for system, results in shown.items():
             result, how = results.get(task, ({}, None))
             figures = [result.get("value"), result.get("stderr")] if how == settings else [None]
             texts = [percent(f, "") if share else decimals(f, 2) for f in figures]
             rows[system].append(Cell(" ± ".join(texts[:1] if None in figures else texts)))
-    return Ability(asked, Sheet(["system", *asked], list(rows.values()))) if asked else None
+    return Ability(asked, Sheet(heads, list(rows.values()))) if asked else None
 
 
 def table(shown: Ability) -> str:
     """Systems as rows and tasks as columns, for a terminal."""
-    heads = [f"{task}\n{main['metric']}{', %' * main['share']}" for task, main in shown.asked.items()]
-    return plain(grid({"system": None}, heads, shown.values.texts()), width=30 * (1 + len(heads)))
+    return plain(shown.values, width=30 * len(shown.values.heads), words=[60])

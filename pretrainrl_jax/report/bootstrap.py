@@ -1,6 +1,6 @@
 """95 % intervals of ratios by the percentile bootstrap; the same numbers give the same bounds."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -23,7 +23,9 @@ def bootstrap(
     return ratio_interval(total, weight)
 
 
-def mean_interval(clusters: Sequence[str], rights: Sequence[float]) -> tuple[float, float] | None:
+def mean_interval(
+    clusters: Sequence[str], rights: Sequence[float], weights: Sequence[float] | None = None
+) -> tuple[float, float] | None:
     """Bounds of the mean of values between 0 and 1, drawing clusters with replacement.
 
     Where the means of all clusters are equal a bootstrap would be sure of it: then Wilson's of as many.
@@ -34,7 +36,7 @@ def mean_interval(clusters: Sequence[str], rights: Sequence[float]) -> tuple[flo
     means = {sum(own) / len(own) for own in by_cluster.values()}
     if len(means) == 1:
         return wilson(round(means.pop() * len(by_cluster)), len(by_cluster))
-    return bootstrap(clusters, [1.0] * len(clusters), rights)
+    return bootstrap(clusters, weights or [1.0] * len(clusters), rights)
 
 
 def ratio_interval(
@@ -47,17 +49,11 @@ def ratio_interval(
     """
     if len(totals) < 2 or not counts.sum() or (less and not less[1].sum()):
         return None
-    ratios = []
+    ratios, units, random = [], len(totals), np.random.default_rng(0)
     with np.errstate(invalid="ignore", divide="ignore"):  # a draw of units without a count says nothing
-        for drawn in _draws(len(totals)):
+        for _ in range(0, DRAWS, CHUNK):
+            drawn = random.multinomial(units, np.full(units, 1 / units), size=CHUNK)  # how often each is
             ratio = (drawn @ totals) / (drawn @ counts)
             ratios.append(ratio - (drawn @ less[0]) / (drawn @ less[1]) if less else ratio)
     low, high = np.nanpercentile(np.concatenate(ratios), [2.5, 97.5])
     return float(low), float(high)
-
-
-def _draws(count: int) -> Iterator[np.ndarray]:
-    """How often each of so many units is drawn, [CHUNK, count] at a time."""
-    random = np.random.default_rng(0)
-    for _ in range(0, DRAWS, CHUNK):
-        yield random.multinomial(count, np.full(count, 1 / count), size=CHUNK)

@@ -2,13 +2,11 @@
 
 import itertools
 import math
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pretrainrl_jax.report.drawing import PNG, Look, canvas, chart, data_address, error_bars, looks, save
+from pretrainrl_jax.report.drawing import PNG, Line, Look, canvas, chart, looks, painted, plot, window
 from pretrainrl_jax.report.formats import Json, brief, number, percent
 from pretrainrl_jax.report.outcomes import popularity, trained, truth
 from pretrainrl_jax.report.summary import forgetting
@@ -28,27 +26,17 @@ def share_above(questions: list[Json]) -> float:
     return float(np.mean(_truths(questions) > _falsehoods(questions)))
 
 
-def idea(known: Systems, before: Json, after: Json | None = None) -> list[str]:
+def idea(known: Systems, before: Json, after: Json | None = None) -> bytes | None:
     """Probability of the truth against the strongest falsehood of each trained question, before and after.
 
-    A picture a system, to stand side by side or, on a narrow screen, one below the other.
+    A PNG file, as thousands of points are no paths; None where no trained question was evaluated.
     """
-    addresses, panels = [], _idea_panels(known, before, after)
-    for title in panels:
-        with canvas(5.2, 5.4) as figure:
-            _draw_idea(figure, panels, [title], location="bottom", pad=0.01)
-            # Thousands of points: an image of fixed size, not a path for each of them.
-            addresses.append(data_address(figure, PNG))
-    return addresses
-
-
-def save_idea(path: Path, known: Systems, before: Json, after: Json | None = None) -> bool:
-    """Write that as one PNG file; False, and no file, where no trained question was evaluated."""
-    if panels := _idea_panels(known, before, after):
-        with canvas(len(panels) * 4.4 + 1.4, 4.8) as figure:
-            _draw_idea(figure, panels, list(panels), shrink=0.8, pad=0.02)
-            save(figure, path)
-    return bool(panels)
+    panels = _idea_panels(known, before, after)
+    if not panels:
+        return None
+    with canvas(len(panels) * 4.4 + 1.4, 4.8) as figure:
+        _draw_idea(figure, panels)
+        return painted(figure, PNG)
 
 
 def _idea_panels(known: Systems, before: Json, after: Json | None) -> dict[str, list[Json]]:
@@ -76,8 +64,8 @@ def idea_floor(p: np.ndarray) -> float:
     return 10.0 ** max(-9, min(-4, math.floor(low)))
 
 
-def _draw_idea(figure: "Figure", panels: dict[str, list[Json]], titles: list[str], **place: Any) -> None:
-    """Some of the panels beside each other, on the scales of all, with one colour bar at a place."""
+def _draw_idea(figure: "Figure", panels: dict[str, list[Json]]) -> None:
+    """The panels beside each other, on the same scales, with one colour bar."""
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
@@ -90,10 +78,9 @@ def _draw_idea(figure: "Figure", panels: dict[str, list[Json]], titles: list[str
     norm, unit = _popularity_norm(next(iter(panels.values())))
     # Viridis without its yellow end, which would be lost on white.
     colours = ListedColormap(colormaps["viridis_r"](np.linspace(0.12, 1, 256)))
-    grid = figure.subplots(1, len(titles), sharex=True, sharey=True, squeeze=False)[0]
+    grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     points: Any = None
-    for axes, title in zip(grid, titles, strict=True):
-        questions = panels[title]
+    for axes, (title, questions) in zip(grid, panels.items(), strict=True):
         x, y = (np.maximum(measure(questions), floor) for measure, floor in floors)
         axes.fill_between(line, line, [line[1]] * 2, color="#EAF3EC", linewidth=0, zorder=0)
         axes.plot(line, line, color="#555555", linewidth=1.2, zorder=1)
@@ -109,7 +96,7 @@ def _draw_idea(figure: "Figure", panels: dict[str, list[Json]], titles: list[str
         axes.set_xlabel("probability of the strongest falsehood")
     grid[0].set_ylabel("probability of the truth")
     if norm:
-        figure.colorbar(points, ax=list(grid), label=f"popularity of the fact{unit}", **place)
+        figure.colorbar(points, ax=list(grid), label=f"popularity of the fact{unit}", shrink=0.8, pad=0.02)
 
 
 def _popularity_norm(questions: list[Json]) -> tuple[Any, str]:
@@ -155,7 +142,6 @@ IMPROVED = (
     Curve("loss", "loss", "nats a document"),
     Curve("reward_margin", "reward margin", "nats, times β"),
 )
-MARKED = 8  # markers along a curve
 
 
 def curves(
@@ -168,44 +154,23 @@ def curves(
     are left out.
     """
     stages = {str(line.get("stage")) for line in metrics}
-    systems = [stage.partition("/")[2] for stage in stages if stage.startswith(f"{verb}/")]
+    names = (stage.partition("/")[2] for stage in stages if stage.startswith(f"{verb}/"))
+    systems, axis = sorted(names, key=known.place), "updates" if verb == "train" else "steps"
     drawn = []
     for curve in wanted:
-        points = {n: series(metrics, f"{verb}/{n}", curve.key) for n in sorted(systems, key=known.place)}
-        points = {system: both for system, both in points.items() if len(both[0])}
-        if points:
-            axis = "updates" if verb == "train" else "steps"
-            drawn.append((curve.title, _draw_curve(curve, points, known, axis)))
+        points = {name: series(metrics, f"{verb}/{name}", curve.key) for name in systems}
+        styles = looks([name for name in systems if len(points[name][0])], known)
+        lines = [
+            Line(known.label(name), look, points[name][0], curve.factor * points[name][1])
+            for name, look in styles.items()
+        ]
+        smooth = wanted is not SAMPLED
+        if address := plot(lines, (5.4, 4.4), axis, curve.unit, curve.title, smooth=smooth):
+            drawn.append((curve.title, address))
     return drawn
 
 
 Points = tuple[np.ndarray, np.ndarray]  # steps and values
-
-
-def _draw_curve(curve: Curve, points: dict[str, Points], known: Systems, axis: str) -> str:
-    styles = looks(list(points), known)
-    lines = [
-        (known.label(system), styles[system], steps, curve.factor * values)
-        for system, (steps, values) in points.items()
-    ]
-    smooth = curve not in SAMPLED
-    return chart(
-        (5.4, 4.4), axis, curve.unit, lambda axes: _draw_lines(axes, lines, smooth), title=curve.title
-    )
-
-
-def _draw_lines(
-    axes: "Axes", lines: Sequence[tuple[str, Look, np.ndarray, np.ndarray]], smooth: bool = True
-) -> None:
-    """Lines, each with its label and look, smoothed over a faint one of what was measured."""
-    for index, (label, look, steps, values) in enumerate(lines):
-        every = 1
-        if smooth:
-            axes.plot(steps, values, color=look.color, linewidth=0.7, alpha=0.22)
-            values, every = _smooth(values), max(1, len(steps) // MARKED)
-        # Markers of different lines at different places, where they lie on each other.
-        marks: dict[str, Any] = {"markersize": 5, "markevery": (index * every // len(lines), every)}
-        axes.plot(steps, values, **look._asdict(), **marks, linewidth=1.7, label=label)
 
 
 def series(metrics: list[Json], stage: str, key: str) -> Points:
@@ -224,19 +189,10 @@ def series(metrics: list[Json], stage: str, key: str) -> Points:
     return np.array(kept), np.array([values[step] for step in kept])
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
-    """A centred running mean over about a twentieth of the curve; at the ends over what there is."""
-    window = np.ones(_window(len(values)))
-    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
-
-
-def _window(points: int) -> int:
-    return 2 * (points // 40) + 1
-
-
 def smoothed_over(steps: np.ndarray) -> int:
     """How many steps a running mean of a curve spans, which has points at these."""
-    return round(_window(len(steps)) * (steps[-1] - steps[0]) / (len(steps) - 1)) if len(steps) > 1 else 1
+    apart = (steps[-1] - steps[0]) / (len(steps) - 1) if len(steps) > 1 else 1
+    return round(window(len(steps)) * apart)
 
 
 # Self-improvement
@@ -250,31 +206,16 @@ KINDS = {
 
 def by_kind(metrics: list[Json], system: str, key: str, title: str) -> str | None:
     """Over the steps of a method: what its candidates of each kind had of "chosen", "rejected" or "score"."""
-    share = key != "score"
-    lines = [
-        (f"{kind}s", KINDS[kind], steps, 100 * values if share else values)
-        for kind, (steps, values) in _of_kinds(metrics, system, key).items()
-    ]
-    if not lines:
-        return None
-
-    def draw(axes: "Axes") -> None:
-        _draw_lines(axes, lines)
-        if share:
-            axes.set_ylim(-3, 103)
-
-    return chart((4.2, 3.4), "steps", "% of documents" if share else "mean score", draw, title=title)
-
-
-def _of_kinds(metrics: list[Json], system: str, key: str) -> dict[str, Points]:
-    """The curve of each kind that is among a method's candidates: it was given a score, or chosen."""
-    stage, points = f"selfimprove/{system}", {}
-    for kind in KINDS:
-        there = any(series(metrics, stage, f"{name}_{kind}")[1].any() for name in ("chosen", "rejected"))
-        curve = series(metrics, stage, f"{key}_{kind}")
-        if len(curve[0]) and (there or len(series(metrics, stage, f"score_{kind}")[0])):
-            points[kind] = curve
-    return points
+    stage, share, lines = f"selfimprove/{system}", key != "score", []
+    for kind, look in KINDS.items():
+        steps, values = series(metrics, stage, f"{key}_{kind}")
+        others = [series(metrics, stage, f"{name}_{kind}")[1] for name in ("chosen", "rejected")]
+        # A kind that is among the candidates was given a score, or chosen.
+        there = len(series(metrics, stage, f"score_{kind}")[0]) or any(map(np.any, others))
+        if len(steps) and there:
+            lines.append(Line(f"{kind}s", look, steps, 100 * values if share else values))
+    how: Any = {"y": "% of documents", "ylim": (-3, 103)} if share else {"y": "mean score"}
+    return plot(lines, (4.2, 3.4), "steps", title=title, smooth=True, **how)
 
 
 # Mining
@@ -286,11 +227,9 @@ def diversity(counts: dict[int, int]) -> str | None:
         return None
 
     def draw(axes: "Axes") -> None:
-        from matplotlib.ticker import MaxNLocator
-
         axes.bar(list(counts), list(counts.values()), width=0.8, color="#0072B2")
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=20, integer=True, min_n_ticks=1))
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
+        axes.locator_params("x", nbins=20, integer=True, min_n_ticks=1)
+        axes.locator_params("y", nbins=5, integer=True, min_n_ticks=1)
         axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.set_xlim(min(counts) - 0.6, max(counts) + 0.6)
         axes.grid(axis="x", visible=False)
@@ -303,48 +242,29 @@ def diversity(counts: dict[int, int]) -> str | None:
 
 def accuracy(rows: list[Row], systems: list[str], known: Systems) -> str | None:
     """Accuracy on trained facts in each popularity bin, by system, with its 95 % interval."""
-    if not rows:
-        return None
-    styles = looks(systems, known)
-
-    def draw(axes: "Axes") -> None:
-        for index, name in enumerate(systems):
-            cells = [(i, row.cells[name]) for i, row in enumerate(rows)]
-            asked = [(i, cell.rate, *cell.interval) for i, cell in cells if cell.interval]
-            if not asked:
-                continue
+    lines = []
+    for index, (name, look) in enumerate(looks(systems, known).items()):
+        cells = [(i, row.cells[name]) for i, row in enumerate(rows)]
+        asked = [(i, cell.rate, *cell.interval) for i, cell in cells if cell.interval]
+        if asked:
             at, *rates = np.array(asked, float).T
-            rate, low, high = (100 * values for values in rates)
             at += 0.07 * (index - (len(systems) - 1) / 2)  # beside each other, or intervals would hide
-            lines: dict[str, Any] = {"markersize": 6.5, "linewidth": 1.5, "elinewidth": 1.1, "zorder": 3}
-            look = styles[name]._asdict()
-            axes.errorbar(at, rate, error_bars(rate, low, high), **look, **lines, label=known.label(name))
-        ticks = [f"{brief(row.name[0])}\nto {brief(row.name[1])}" for row in rows]
-        axes.set_xticks(range(len(rows)), ticks, fontsize=10)
-        axes.set_ylim(bottom=0)
-        axes.grid(axis="x", visible=False)
-
-    return chart((5.4, 4.6), "popularity of the fact, least popular first", "accuracy, %", draw)
+            lines.append(Line(known.label(name), look, at, *(100 * values for values in rates)))
+    ticks = [f"{brief(row.name[0])}\nto {brief(row.name[1])}" for row in rows]
+    how: Any = {"xticks": range(len(rows)), "xticklabels": ticks, "ylim": (0, None)}
+    return plot(lines, (5.4, 4.6), "popularity of the fact, least popular first", "accuracy, %", **how)
 
 
 def tradeoff(summary: Json, known: Systems) -> str | None:
     """Accuracy on trained facts against forgetting, one point a system."""
     rises = {"base": 0.0, **forgetting(summary)}
-    systems = {n: s for n, s in summary["systems"].items() if s["acc"] is not None and n in rises}
-    if len(systems) < 2:
-        return None
-    styles = looks(list(summary["systems"]), known)
-
-    def draw(axes: "Axes") -> None:
-        for name, system in systems.items():
-            rate, look = 100 * system["acc"], styles[name]
-            bounds = (100 * bound for bound in system["acc_interval"] or [system["acc"]] * 2)
-            axes.errorbar(
-                [rises[name]], [rate], error_bars(rate, *bounds)[:, None], color=look.color,
-                marker=look.marker, markersize=9, linestyle="none", elinewidth=1.1, label=known.label(name),
-            )  # fmt: skip
-        axes.margins(0.12, 0.15)
-        axes.set_ylim(bottom=0)
-
+    lines = []
+    for name, look in looks(list(summary["systems"]), known).items():
+        system = summary["systems"][name]
+        if system["acc"] is not None and name in rises:
+            rate = [system["acc"], *(system["acc_interval"] or [system["acc"]] * 2)]
+            point = (np.array([value]) for value in (rises[name], *(100 * r for r in rate)))
+            lines.append(Line(known.label(name), look._replace(linestyle="none"), *point))
     x, y = "forgetting: rise of the loss on text, nats a token", "accuracy on trained facts, %"
-    return chart((5.4, 4.6), x, y, draw)
+    how: Any = {"xmargin": 0.12, "ymargin": 0.15, "ylim": (0, None)}
+    return plot(lines, (5.4, 4.6), x, y, **how) if len(lines) > 1 else None

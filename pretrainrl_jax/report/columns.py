@@ -27,7 +27,7 @@ Told = Callable[[Any], Cell | str]  # how something is shown; "" where there is 
 
 
 class Sheet(NamedTuple):
-    """A table: columns of words, then of numbers."""
+    """A table: columns of words, then of numbers; heads may have line breaks, for a terminal."""
 
     heads: list[str]
     rows: list[list[Cell]]
@@ -36,6 +36,19 @@ class Sheet(NamedTuple):
     def texts(self) -> list[list[str]]:
         """The cells without anything below or before them."""
         return [[cell.text for cell in row] for row in self.rows]
+
+    def opened(self) -> "Sheet":
+        """The same with the intervals that stand below numbers in columns of their own."""
+        heads: list[str] = []
+        columns: list[list[Cell]] = []
+        for place, head in enumerate(self.heads):
+            column = [row[place] for row in self.rows]
+            heads.append(head)
+            columns.append(column)
+            if any(cell.under for cell in column):
+                heads.append("95 %")
+                columns.append([Cell(cell.under) for cell in column])
+        return Sheet(heads, [list(row) for row in zip(*columns, strict=True)], self.words)
 
 
 def sheet(
@@ -55,6 +68,12 @@ def sheet(
     kept = [i for i in range(len(heads)) if i < count or any(row[i].text not in ("", "–") for row in cells)]
     shown = [[row[i] if i < count or row[i].text else Cell(nothing) for i in kept] for row in cells]
     return Sheet([heads[i] for i in kept], shown, count)
+
+
+def listed(columns: Mapping[str, Told], row: Any) -> list[tuple[str, str]]:
+    """What columns show of one row, each with its head; those that show nothing are left out."""
+    made = sheet(columns, [("", row)], "")
+    return [(head, cell.text) for head, cell in zip(made.heads, made.rows[0], strict=True)][1:]
 
 
 def at(told: Told, *path: str | int) -> Told:
@@ -94,7 +113,6 @@ nats = _estimate(signed, " to ")  # a difference of log-probabilities
 area = _estimate(partial(decimals, places=3), "–")  # a number of no unit that is not negative
 score = _estimate(partial(signed, places=3), " to ")
 gain = _estimate(partial(signed, places=3), " to ", toned=True)  # of scores
-points = _estimate(partial(signed, places=1), " to ", toned=True)  # a difference of shares
 
 
 def figure(value: object, places: int = 3) -> str:
@@ -143,7 +161,7 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def grid(texts: dict[str, int | None], numbers: Iterable[str], rows: Iterable[Iterable[str]]) -> Grid:
+def grid(texts: Mapping[str, int | None], numbers: Iterable[str], rows: Iterable[Iterable[str]]) -> Grid:
     """Columns of texts, of at most so many characters each, then columns of numbers; nothing is markup."""
     drawn = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for head, width in texts.items():
@@ -155,10 +173,16 @@ def grid(texts: dict[str, int | None], numbers: Iterable[str], rows: Iterable[It
     return drawn
 
 
-def plain(*parts: str | Grid, width: int = 100) -> str:
-    """The parts below one another, without colours and blank lines; texts are not broken into lines."""
+def plain(*parts: str | Grid | Sheet, width: int = 100, words: Sequence[int] = (20, 27)) -> str:
+    """The parts below one another, without colours and blank lines; texts are not broken into lines.
+
+    In sheets the columns of words have at most so many characters.
+    """
     out = io.StringIO()
     console = Console(file=out, width=width, color_system=None, force_terminal=False, legacy_windows=False)
     for part in parts:
+        if isinstance(part, Sheet):
+            texts = dict(zip(part.heads[: part.words], words, strict=False))
+            part = grid(texts, part.heads[part.words :], part.texts())
         console.print(part, markup=False, highlight=False, soft_wrap=isinstance(part, str))
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines() if line.strip()) + "\n"

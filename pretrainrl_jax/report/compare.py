@@ -3,8 +3,7 @@
 As a page, as a table for a terminal, and as Markdown.
 """
 
-import html
-from collections.abc import Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,12 +15,12 @@ from pretrainrl_jax.knowledge.confidence import area_under_risk_coverage, brier,
 from pretrainrl_jax.knowledge.intervals import Difference
 from pretrainrl_jax.knowledge.state import STATES
 from pretrainrl_jax.report import mining
-from pretrainrl_jax.report.columns import Told, at, compared, figure, grid, markdown, plain, sheet
+from pretrainrl_jax.report.columns import Sheet, Told, at, compared, figure, in_percent, plain, sheet
 from pretrainrl_jax.report.contradictions import contradictions
-from pretrainrl_jax.report.formats import Json, change, decimals, percent, signed
+from pretrainrl_jax.report.formats import Json, change, percent, signed
 from pretrainrl_jax.report.inputs import describe, read_inputs
-from pretrainrl_jax.report.knowledge.changes import flips
-from pretrainrl_jax.report.knowledge.figures import columns, confident, states
+from pretrainrl_jax.report.knowledge.figures import columns, confident, flips, states
+from pretrainrl_jax.report.knowledge.tables import FLIPPED
 from pretrainrl_jax.report.outcomes import (
     GROUPS,
     NEIGHBOURS,
@@ -40,8 +39,6 @@ from pretrainrl_jax.report.tables import categories
 from pretrainrl_jax.report.words import NOISE_POINTS
 
 MEASURES = {"AURC": area_under_risk_coverage, "ECE": ece, "Brier": brier}
-CONFIDENCE = (*MEASURES, *STATES)
-"""What is compared of how sure two systems are; all but the first and last of `MEASURES` are shares."""
 
 
 class Paired(NamedTuple):
@@ -138,13 +135,10 @@ def measured_confidence(pairs: Pairs) -> dict[str, tuple[float, float]]:
     sides = [one for one, _ in pairs], [other for _, other in pairs]
     if not pairs or any(len(confident(side)) < len(side) for side in sides):
         return {}
-    of_a, of_b = map(_confidence, sides)
-    return {name: (of_a[name], of_b[name]) for name in CONFIDENCE}
-
-
-def _confidence(questions: list[Json]) -> dict[str, float]:
-    shares = {state: share["value"] for state, share in states(questions).items()}
-    return {name: measure(*columns(questions)) for name, measure in MEASURES.items()} | shares
+    measured = {name: [measure(*columns(side)) for side in sides] for name, measure in MEASURES.items()}
+    shares = [states(side) for side in sides]
+    measured |= {state: [share[state]["value"] for share in shares] for state in STATES}
+    return {name: (a, b) for name, (a, b) in measured.items()}
 
 
 def write_comparison(one: Path, other: Path) -> tuple[Path, Comparison]:
@@ -154,28 +148,33 @@ def write_comparison(one: Path, other: Path) -> tuple[Path, Comparison]:
         InputError: as `read_comparison`.
     """
     comparison = read_comparison(one, other)
-    systems, label = comparison.systems, comparison.known.label
-    page = template("compare.html.j2").render(
-        found=comparison,
-        label=label,
-        reading=sentences(comparison),
-        groups={
-            name: sheet(SHARED, [(label(p.system), p.groups[g]) for p in systems if g in p.groups], "system")
-            for g, name in GROUPS.items()
-        },
-        flips=[(label(p.system), chance_of_flips(p.flips)) for p in systems if p.flips],
-        confidence=sheet(
-            {name: at(str, place) for place, name in enumerate(CONFIDENCE, 1)},
-            [(row[0], row) for row in confidence_rows(comparison)],
-            "system",
-        ),
-        costs=sheet(COSTS, [(label(p.system), p.figures) for p in systems], "system"),
-        categories=sheet(SHARED, list(comparison.categories.items()), "category"),
-        summary={"signatures": comparison.signatures},
-    )
     path = one / "report" / f"compare-{comparison.names[1]}.html"
-    write_text(path, page)
+    write_text(path, _rendered("compare.html.j2", comparison))
     return path, comparison
+
+
+def comparison_markdown(comparison: Comparison) -> str:
+    """What differs and what came of it, short enough for the text of a pull request.
+
+    Tables, new signatures of failure, and the outcome in words; names and texts of the runs are no markup.
+    """
+    return _rendered("compare.md.j2", comparison)
+
+
+def _rendered(name: str, comparison: Comparison) -> str:
+    return template(name).render(
+        found=comparison,
+        label=comparison.known.label,
+        reading=sentences(comparison),
+        sheets=sheets(comparison),
+        categories=sheet(ACCURACY, list(comparison.categories.items()), "category"),
+        summary={"signatures": comparison.signatures},
+        new=_new(comparison),
+    )
+
+
+def _both(told: Callable[[float], str]) -> Told:
+    return lambda both: " → ".join(map(told, both))
 
 
 def _costlier(figures: list[Json]) -> str:
@@ -183,14 +182,33 @@ def _costlier(figures: list[Json]) -> str:
     return "" if None in (one, other) else signed(other - one, 3)
 
 
-SHARED = compared("questions of both", "A, %", "B, %", "B − A, points")
+ACCURACY = compared("number", "A, %", "B, %", "B − A, points [95 %]")
+CONFIDENCE: dict[str, Told] = {name: at(_both(figure), name) for name in MEASURES}
+KNOWLEDGE: dict[str, Told] = {f"{name}, %": at(_both(in_percent), name) for name in STATES}
 COSTS: dict[str, Told] = {
-    "text NLL of A": at(figure, 0, "text_nll"),
-    "text NLL of B": at(figure, 1, "text_nll"),
-    "B − A, nats": _costlier,
-    "device-seconds of A": at(partial(figure, places=1), 0, "device_seconds"),
-    "device-seconds of B": at(partial(figure, places=1), 1, "device_seconds"),
+    "text NLL\nof A": at(figure, 0, "text_nll"),
+    "text NLL\nof B": at(figure, 1, "text_nll"),
+    "B − A,\nnats": _costlier,
+    "device-seconds\nof A": at(partial(figure, places=1), 0, "device_seconds"),
+    "device-seconds\nof B": at(partial(figure, places=1), 1, "device_seconds"),
 }
+
+
+def sheets(comparison: Comparison) -> dict[str, Sheet]:
+    """What a page, a terminal and Markdown show of the systems that both evaluated, by title."""
+    systems = [(comparison.known.label(paired.system), paired) for paired in comparison.systems]
+    groups = [(label, GROUPS[g], apart) for label, paired in systems for g, apart in paired.groups.items()]
+    flipping = [(label, paired.flips) for label, paired in systems if paired.flips]
+    costs = [(label, paired.figures) for label, paired in systems]
+    sure = [(label, paired.confidence) for label, paired in systems if paired.confidence]
+    made = {
+        "Accuracy": sheet(ACCURACY, groups, "system", "questions"),
+        "Trained facts gained (right in B only) and lost": sheet(FLIPPED, flipping, "system"),
+        "Confidence on trained facts, A → B": sheet(CONFIDENCE, sure, "system"),
+        "States of knowledge of trained facts, A → B": sheet(KNOWLEDGE, sure, "system"),
+        "Loss on text, and time": sheet(COSTS, costs, "system"),
+    }
+    return {title: of for title, of in made.items() if of.rows}
 
 
 def _settings(one: Json, other: Json) -> list[tuple[str, str, str]]:
@@ -236,100 +254,17 @@ def sentences(comparison: Comparison) -> list[str]:
     return words
 
 
-def chance_of_flips(flips: Json) -> str:
-    """How many trained facts flipped each way, and p."""
-    p = "<0.0001" if flips["p"] < 1e-4 else f"{flips['p']:.2g}"
-    return f"+{flips['gained']:,} −{flips['lost']:,}, p {p}"
-
-
-ACCURACY = ("system", "questions", "number", "A, %", "B, %", "B − A, points [95 %]", "p")
-
-
-def accuracy_rows(comparison: Comparison) -> list[list[str]]:
-    """Of each system and each group of questions what stands below `ACCURACY`."""
-    rows = []
-    for paired in comparison.systems:
-        for group, apart in paired.groups.items():
-            flips = chance_of_flips(paired.flips) if paired.flips and group == "trained" else ""
-            rates = percent(apart.before, ""), percent(apart.after, "")
-            label = comparison.known.label(paired.system)
-            rows.append([label, GROUPS[group], f"{apart.questions:,}", *rates, change(apart), flips])
-    return rows
-
-
-def confidence_rows(comparison: Comparison) -> list[list[str]]:
-    """Of each system that was measured so in both, its label and the figures of `CONFIDENCE`, as A → B."""
-    rows = []
-    for paired in comparison.systems:
-        cells = [
-            " → ".join(decimals(x, 3) if name in MEASURES else percent(x) for x in both)
-            for name, both in paired.confidence.items()
-        ]
-        rows += [[comparison.known.label(paired.system), *cells]] if cells else []
-    return rows
-
-
 def comparison_table(comparison: Comparison) -> str:
     """The systems side by side, for a terminal of 100 columns."""
-    label = comparison.known.label
     sides = zip("AB", comparison.names, comparison.described, strict=True)
-    heads = [f"{side} = {name}: {described}" for side, name, described in sides]
-    heads += [f"  {name}: {a} | {b}" for name, a, b in comparison.settings] or ["  no setting differs"]
-    rows, tails, name = [], list[str](), ""
-    for system, *cells, _ in accuracy_rows(comparison):
-        rows.append(["" if system == name else system, *cells])  # it stands before the first of its groups
-        name = system
-    for paired in comparison.systems:
-        nll = " | ".join(decimals(side["text_nll"], 3) for side in paired.figures)
-        seconds = " | ".join(decimals(side["device_seconds"], 1) for side in paired.figures)
-        tails.append(f"{label(paired.system)}: text NLL {nll}; device-seconds {seconds}")
-        if paired.flips:
-            flips = f"{chance_of_flips(paired.flips)} (McNemar, exact)"
-            tails.append(f"{label(paired.system)}: trained facts gained and lost: {flips}")
-    for system, *cells in confidence_rows(comparison):
-        figures = (f"{name} {cell}" for name, cell in zip(CONFIDENCE, cells, strict=True))
-        tails.append(f"{system}: {', '.join(figures)}")
-    tails += [f"! new in B: {sentence}" for sentence in _new(comparison)]
-    drawn = grid({"system": 20, "questions": 27}, ACCURACY[2:-1], rows)
-    return plain(*heads, drawn, *tails, *(f"- {sentence}" for sentence in sentences(comparison)))
+    parts: list[str | Sheet] = [f"{side} = {name}: {described}" for side, name, described in sides]
+    parts += [f"  {name}: {a} | {b}" for name, a, b in comparison.settings] or ["  no setting differs"]
+    for title, made in sheets(comparison).items():
+        parts += [title, made]
+    parts += [f"! new in B: {sentence}" for sentence in _new(comparison)]
+    return plain(*parts, *(f"- {sentence}" for sentence in sentences(comparison)))
 
 
 def _new(comparison: Comparison) -> list[str]:
     label = comparison.known.label
     return [f"{label(s['system'])}: {s['name']}: {s['evidence']}" for s in comparison.signatures]
-
-
-def comparison_markdown(comparison: Comparison) -> str:
-    """What differs and what came of it, short enough for the text of a pull request.
-
-    Tables, new signatures of failure, and the outcome in words; names and texts of the runs are no markup.
-    """
-    sides = zip("AB", comparison.names, comparison.described, strict=True)
-    parts = [
-        f"### A: {_text(comparison.names[0])}, B: {_text(comparison.names[1])}\n",
-        _list(f"{side} is {name}: {described}" for side, name, described in sides),
-        _list(sentences(comparison)),
-        _table(ACCURACY, accuracy_rows(comparison)),
-        "p is McNemar's exact one of the trained facts that flipped: +right in B only, −right in A only.\n",
-    ]
-    if rows := confidence_rows(comparison):
-        parts += ["#### Confidence on trained facts, A → B\n", _table(["system", *CONFIDENCE], rows)]
-    parts.append("#### Settings that differ\n")
-    parts.append(_table(["setting", "A", "B"], comparison.settings) if comparison.settings else "None.\n")
-    if new := _new(comparison):
-        parts += ["#### Signatures of failure that are new in B\n", _list(f"{told}." for told in new)]
-    return "\n".join(parts)
-
-
-def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    return markdown([*heads], [[_text(cell) for cell in row] for row in rows])
-
-
-def _list(items: Iterable[str]) -> str:
-    return "".join(f"- {_text(item)}\n" for item in items)
-
-
-def _text(value: str) -> str:
-    """On one line, and without markup."""
-    escaped = html.escape(" ".join(value.split()), quote=False)
-    return "".join(f"\\{c}" if c in "\\`*[]#" else c for c in escaped)

@@ -6,14 +6,13 @@ its objects, so that no global figure state is left behind in a notebook.
 
 import base64
 import io
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pretrainrl_jax.atomic import write_bytes
+from pretrainrl_jax.report.columns import Cell
 from pretrainrl_jax.report.systems import Systems
 
 if TYPE_CHECKING:
@@ -69,19 +68,17 @@ def canvas(width: float, height: float) -> Generator["Figure"]:
         yield Figure(figsize=(width, height), layout="constrained")
 
 
-def data_address(figure: "Figure", how: Any = SVG) -> str:
-    """A finished figure as the address of an image."""
+def painted(figure: "Figure", how: Any) -> bytes:
+    """A finished figure as `PNG` or `SVG`."""
     out = io.BytesIO()
     figure.savefig(out, **how)
-    mime = {"svg": "image/svg+xml", "png": "image/png"}[how["format"]]
-    return f"data:{mime};base64,{base64.b64encode(out.getvalue()).decode('ascii')}"
+    return out.getvalue()
 
 
-def save(figure: "Figure", path: Path) -> None:
-    """Write a finished figure as a PNG file."""
-    out = io.BytesIO()
-    figure.savefig(out, **PNG)
-    write_bytes(path, out.getvalue())
+def data_address(image: bytes) -> str:
+    """An image as an address."""
+    mime = "image/png" if image.startswith(b"\x89PNG") else "image/svg+xml"
+    return f"data:{mime};base64,{base64.b64encode(image).decode('ascii')}"
 
 
 def chart(
@@ -102,7 +99,65 @@ def chart(
         if labels:
             how: Any = {"fontsize": 10, "handlelength": 3.4, "columnspacing": 1.2}
             figure.legend(handles, labels, loc="outside lower center", ncols=columns, **how)
-        return data_address(figure)
+        return data_address(painted(figure, SVG))
+
+
+class Line(NamedTuple):
+    """Points with a name, maybe with bounds of their intervals."""
+
+    label: str
+    look: Look
+    x: np.ndarray
+    y: np.ndarray
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+
+
+MARKED = 8  # markers along a curve
+
+
+def plot(
+    lines: Sequence[Line],
+    size: tuple[float, float],
+    x: str,
+    y: str,
+    title: str = "",
+    columns: int = 3,
+    smooth: bool = False,
+    **axis: Any,
+) -> str | None:
+    """A `chart` of lines, with bars where they have bounds, and axes of some properties; None without lines.
+
+    With `smooth` each is a running mean over a faint line of what was measured.
+    """
+
+    def draw(axes: "Axes") -> None:
+        for index, (label, look, at, values, low, high) in enumerate(lines):
+            how: dict[str, Any] = {**look._asdict(), "label": label, "markersize": 6, "linewidth": 1.6}
+            if low is not None:
+                bars = np.maximum([values - low, high - values], 0)
+                axes.errorbar(at, values, bars, **how, elinewidth=1.1, zorder=3)
+                continue
+            if smooth:
+                axes.plot(at, values, color=look.color, linewidth=0.7, alpha=0.22)
+            # Markers of different lines at different places, where they lie on each other.
+            every = max(1, len(at) // MARKED)
+            marks = index * every // len(lines), every
+            axes.plot(at, running_mean(values) if smooth else values, **how, markevery=marks)
+        axes.set(**axis)
+
+    return chart(size, x, y, draw, title, columns) if lines else None
+
+
+def window(points: int) -> int:
+    """Over how many points of a curve a running mean goes: about a twentieth of them."""
+    return 2 * (points // 40) + 1
+
+
+def running_mean(values: np.ndarray) -> np.ndarray:
+    """A centred mean over `window`; at the ends over what there is."""
+    ones = np.ones(window(len(values)))
+    return np.convolve(values, ones, "same") / np.convolve(np.ones(len(values)), ones, "same")
 
 
 def looks(systems: list[str], known: Systems) -> dict[str, Look]:
@@ -116,6 +171,6 @@ def looks(systems: list[str], known: Systems) -> dict[str, Look]:
     return {name: styles[name] for name in systems}
 
 
-def error_bars(rate: Any, low: Any, high: Any) -> np.ndarray:
-    """Lengths of the bars below and above rates, [2, number of rates]."""
-    return np.maximum([rate - low, high - rate], 0)
+def heads(systems: list[str], known: Systems) -> dict[str, Cell]:
+    """How the row of each system begins on a page: with its name, and its colour in the pictures."""
+    return {name: Cell(known.label(name), dot=look.color) for name, look in looks(systems, known).items()}

@@ -1,8 +1,12 @@
 """Values of a file as a reader sees them: what is not a number becomes a dash, never text such as nan."""
 
+import html
 import math
+import re
 from numbers import Real
 from typing import Any
+
+from markupsafe import Markup
 
 from pretrainrl_jax.knowledge.intervals import Difference
 
@@ -39,7 +43,7 @@ def signed(value: float, places: int = 2) -> str:
     return text[1:] if float(text) == 0 else text.replace("-", "−")
 
 
-def spread(items: list[Any], count: int) -> list[Any]:
+def spread(items: list[Any], count: int = 10) -> list[Any]:
     """At most `count` items at even distances: a choice that nobody made by looking at them."""
     shown = min(count, len(items))
     return [items[i * len(items) // shown] for i in range(shown)]
@@ -75,3 +79,8 @@ def change(apart: Difference) -> str:
 def bounds(apart: Difference) -> str:
     """The interval of a difference, in points."""
     return f"{signed(100 * apart.low, 1)} to {signed(100 * apart.high, 1)}"
+
+
+def unmarked(text: str) -> Markup:
+    """A text on one line, in which Markdown finds no markup and no end of a table's cell."""
+    return Markup(re.sub(r"([\\`*\[\]#|])", r"\\\1", html.escape(" ".join(text.split()), quote=False)))

@@ -2,33 +2,21 @@
 
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pretrainrl_jax.atomic import write_text
-from pretrainrl_jax.report.columns import (
-    Cell,
-    Grid,
-    Sheet,
-    Told,
-    at,
-    figure,
-    grid,
-    in_percent,
-    markdown,
-    plain,
-    sheet,
-)
-from pretrainrl_jax.report.drawing import LOOKS, SVG, canvas, data_address, error_bars, save
+import numpy as np
+
+from pretrainrl_jax.atomic import write_bytes, write_text
+from pretrainrl_jax.report.columns import Cell, Sheet, Told, at, figure, in_percent, markdown, plain, sheet
+from pretrainrl_jax.report.drawing import LOOKS, PNG, SVG, canvas, data_address, painted
 from pretrainrl_jax.report.formats import Json, decimals, percent, span
 from pretrainrl_jax.report.page import template
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-WIDTH = 120  # of the terminal's table
 
 
 def write_judges(workdir: Path, told: Json) -> Path:
@@ -38,19 +26,16 @@ def write_judges(workdir: Path, told: Json) -> Path:
     write_text(folder / "judges.json", json.dumps(told, indent=1, allow_nan=False) + "\n")
     write_text(folder / "judges.md", in_markdown(told))
     drawn = picture(told)
-    save(drawn, folder / "judges.png")
-    sheets = {part: _sheet(rows_of(told, part), "judge", "prompt") for part in told["items"]}
+    write_bytes(folder / "judges.png", painted(drawn, PNG))
+    parts = {part: rows for part in told["items"] if (rows := rows_of(told, part))}
     page = template("judges.html.j2").render(
         told=told,
-        picture=data_address(drawn, SVG),
-        sheets=[
-            (part, rows_of(told, part), made._replace(heads=[" ".join(head.split()) for head in made.heads]))
-            for part, made in sheets.items()
-        ],
-        agreement=[(part, _agreement(told, part)) for part in told["items"]],
-        kinds=[(part, made) for part in told["items"] if (made := _kinds(told, part))],
+        picture=data_address(painted(drawn, SVG)),
+        parts=parts,
+        sheets={part: _sheet(COLUMNS, rows) for part, rows in parts.items()},
+        agreement={part: _agreement(rows, told["agreement"][part]) for part, rows in parts.items()},
+        kinds={part: _kinds(rows) for part, rows in parts.items()},
         attacked=_attacked(told),
-        guessing=told["guessing"],
     )
     write_text(folder / "index.html", page)
     return folder / "index.html"
@@ -83,103 +68,73 @@ COLUMNS: dict[str, Told] = {
 }
 
 
-def _sheet(rows: Iterable[Json], *words: str, nothing: str = "–") -> Sheet:
-    begun = [[*(row[word] for word in words), row] for row in rows]
-    return sheet(COLUMNS, begun, *words, nothing=nothing)
-
-
-def _with_intervals(made: Sheet) -> tuple[list[str], list[list[str]]]:
-    """Heads and texts, with a column of the intervals that stand below what is right."""
-    place = made.words + 1
-    cells = [[*row[:place], Cell(row[place - 1].under), *row[place:]] for row in made.rows]
-    return [*made.heads[:place], "95 %", *made.heads[place:]], [[c.text for c in row] for row in cells]
+def _sheet(columns: Mapping[str, Told], rows: Iterable[Json], *words: str) -> Sheet:
+    words = words or ("judge", "prompt")
+    return sheet(columns, [[*(row[word] for word in words), row] for row in rows], *words)
 
 
 def table(told: Json) -> str:
     """A table for each part, and one of texts that give orders, for a terminal."""
-    parts = []
+    parts: list[str | Sheet] = []
     for part, count in told["items"].items():
         if rows := rows_of(told, part):
             guess = percent(told["guessing"][part])
             parts.append(f"{part}: {count:,} labelled texts; one verdict for all is right in {guess}")
-            parts.append(_drawn(*_with_intervals(_sheet(rows, "judge", "prompt", nothing=""))))
+            parts.append(_sheet(COLUMNS, rows).opened())
     if attacked := _attacked(told):
-        parts.append("texts that give orders: % right without → with them")
-        parts.append(_drawn(attacked.heads, attacked.texts()))
-    return plain(*parts, width=WIDTH)
-
-
-def _drawn(heads: list[str], texts: list[list[str]]) -> Grid:
-    return grid({"judge": 22, "prompt": 26}, heads[2:], texts)
+        parts += ["texts that give orders: % right without → with them", attacked]
+    return plain(*parts, width=120, words=(22, 26))
 
 
 def in_markdown(told: Json) -> str:
     """The same as one table of Markdown."""
-    return markdown(*_with_intervals(_sheet(told["rows"], "judge", "part", "prompt")))
+    made = _sheet(COLUMNS, told["rows"], "judge", "part", "prompt").opened()
+    return markdown(made.heads, made.texts())
 
 
-def _agreement(told: Json, part: str) -> Sheet | None:
+def _agreement(rows: list[Json], values: list[list[float | None]]) -> Sheet | None:
     """Cohen's kappa of each two rows; None where there is one alone."""
-    rows, values = rows_of(told, part), told["agreement"][part]
-    if len(rows) < 2:
-        return None
     several = len({row["judge"] for row in rows}) > 1
     names = [f"{row['judge']}: {row['prompt']}" if several else row["prompt"] for row in rows]
     made = [
         [Cell(name), *(Cell(figure(value, 2)) for value in own)]
         for name, own in zip(names, values, strict=True)
     ]
-    return Sheet(["κ with", *names], made)
+    return Sheet(["κ with", *names], made) if len(rows) > 1 else None
 
 
-def _kinds(told: Json, part: str) -> Sheet | None:
+def _kinds(rows: list[Json]) -> Sheet | None:
     """The accuracy by the labels' kinds; None where the file names none."""
-    rows = rows_of(told, part)
     counts = {kind: own["count"] for row in reversed(rows) for kind, own in row["kinds"].items()}
     kinds = list(dict.fromkeys(kind for row in rows for kind in row["kinds"]))
-    if kinds in ([], [""]):
-        return None
     columns = {f"{k or 'others'} ({counts[k]})": at(in_percent, "kinds", k, "right") for k in kinds}
-    return sheet(columns, [(row["judge"], row["prompt"], row) for row in rows], "judge", "prompt")
+    return _sheet(columns, rows) if any(kinds) else None
 
 
 def _attacked(told: Json) -> Sheet | None:
     """Texts that give orders, by the way they do; None where none did."""
-    ways = dict.fromkeys(way for row in told["rows"] for way in row["orders"])
-    rows = [(row["judge"], row["prompt"], row) for row in told["rows"] if row["orders"]]
+    rows = [row for row in told["rows"] if row["orders"]]
+    ways = dict.fromkeys(way for row in rows for way in row["orders"])
     columns = {way: at(lambda own: obeyed([own]), "orders", way) for way in ways}
-    return sheet(columns, rows, "judge", "prompt") if rows else None
+    return _sheet(columns, rows) if rows else None
 
 
 def picture(told: Json) -> "Figure":
-    """The accuracy of each row with its interval, a panel for each part, a line for one verdict for all."""
-    parts = [part for part in told["items"] if rows_of(told, part)]
-    judges = list(dict.fromkeys(row["judge"] for row in told["rows"]))
-    heights = [len(rows_of(told, part)) for part in parts]
-    with canvas(8.0, 0.34 * sum(heights) + 0.9 * len(parts) + 0.6) as figure:
-        ratios = [height + 0.6 for height in heights]
-        axes = figure.subplots(len(parts), 1, squeeze=False, sharex=True, height_ratios=ratios)
-        for part, (panel,) in zip(parts, axes, strict=True):
-            rows = rows_of(told, part)
-            panel.set_title(part, loc="left")
-            guess = 100 * told["guessing"][part]
-            panel.axvline(guess, color="#888888", linestyle="--", linewidth=1, zorder=1)
-            for place, row in enumerate(rows):
-                look = LOOKS[judges.index(row["judge"]) % len(LOOKS)]
-                rate, (low, high) = 100 * row["right"], row["interval"] or (row["right"], row["right"])
-                bars = error_bars(rate, 100 * low, 100 * high).reshape(2, 1)
-                panel.errorbar(
-                    [rate], [place], xerr=bars, color=look.color, marker=look.marker, markersize=7, capsize=2,
-                    linestyle="none",
-                )  # fmt: skip
-            panel.set_yticks(range(len(rows)), [row["prompt"] for row in rows])
-            panel.set_ylim(len(rows) - 0.4, -0.6)
-            panel.grid(visible=False, axis="y")
-        axes[-1][0].set_xlim(0, 100)
-        axes[-1][0].set_xlabel("verdicts that are right, % (dashed: one verdict for all)")
-        handles = [
-            axes[0][0].plot([], [], color=look.color, marker=look.marker, linestyle="none", label=judge)[0]
-            for judge, look in zip(judges, itertools.cycle(LOOKS), strict=False)
-        ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=10)
+    """The accuracy of each row with its interval, and that of one verdict for all."""
+    rows = [row for part in told["items"] for row in rows_of(told, part)]
+    judges = dict.fromkeys(row["judge"] for row in rows)
+    with canvas(8.0, 0.34 * len(rows) + 1.5) as figure:
+        axes = figure.subplots()
+        for judge, look in zip(judges, itertools.cycle(LOOKS), strict=False):
+            own = {place: row for place, row in enumerate(rows) if row["judge"] == judge}
+            rates = [(row["right"], *(row["interval"] or [row["right"]] * 2)) for row in own.values()]
+            right, low, high = 100 * np.array(rates).T
+            bars = np.maximum([right - low, high - right], 0)
+            how: Any = {"color": look.color, "marker": look.marker, "linestyle": "none", "label": judge}
+            axes.errorbar(right, list(own), xerr=bars, **how)
+        guesses = [100 * told["guessing"][row["part"]] for row in rows]
+        axes.plot(guesses, range(len(rows)), "|", color="#888888", markersize=16, label="one verdict for all")
+        axes.set_yticks(range(len(rows)), [f"{row['part']}: {row['prompt']}" for row in rows])
+        axes.set(xlim=(0, 100), ylim=(len(rows) - 0.4, -0.6), xlabel="verdicts that are right, %")
+        figure.legend(loc="outside lower center", ncols=3, fontsize=10)
         return figure

@@ -14,24 +14,20 @@ from typing import Any, NamedTuple
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.mining.candidates import REASONS
 from pretrainrl_jax.report import charts
-from pretrainrl_jax.report.columns import Sheet, Told, at, count, figure, sheet
-from pretrainrl_jax.report.formats import Json, chance, decimals, number, percent, spread
+from pretrainrl_jax.report.columns import Sheet, Told, at, count, figure, in_percent, listed, sheet
+from pretrainrl_jax.report.formats import Json, chance, number, percent, spread
 from pretrainrl_jax.report.inputs import read_json
 from pretrainrl_jax.report.systems import Systems
 
-EXAMPLES = 10
 CATEGORIES = 60  # categories shown, the largest
-TOP = 3  # falsehoods of a category that are seen at once
 
 SOURCES = {
-    "beam": ("own beams", "from the question's own beams"),
-    "pool": ("pool", "from the category's pool"),
-    "popularity": ("popular answers", "from the category's best-known answers"),
-    "constrained": ("known answers", "from the question's beams among known answers"),
+    "beam": "own beams",
+    "pool": "pool",
+    "popularity": "popular answers",
+    "constrained": "known answers",
 }
-"""Of each source of negatives its name above a column, and in a sentence."""
-
-PAPER = "PretrainRL reports 0.88 and 0.85 for 1,000 questions of EntityQuestions"
+"""What the sources of negatives are called."""
 
 
 class Mined(NamedTuple):
@@ -63,7 +59,7 @@ def section(mined: Mined, known: Systems) -> Json | None:
     statistics = mined.statistics or {}
     counts = histogram(statistics)
     parts = {
-        "sentences": sentences(statistics),
+        "figures": listed(FIGURES, statistics) if "negatives" in statistics else [],
         "filters": filters(statistics),
         "diversity": charts.diversity(counts),
         "categories": categories(statistics),
@@ -73,86 +69,7 @@ def section(mined: Mined, known: Systems) -> Json | None:
     return parts | {"diversity_alt": in_words(counts)} if any(parts.values()) else None
 
 
-# Words
-
-
-def sentences(mined: Json) -> list[str]:
-    """What was mined, in sentences computed from the numbers; one whose numbers are missing is left out."""
-    perplexity, leaked = (number(mined.get(key)) for key in ("perplexity", "of_examples"))
-    why = {"too_long": "longer than a row", "no_tokens": "with a true answer that has no tokens"}
-    left_out = [f"{len(ids):,} {words}" for key, words in why.items() if (ids := _list(mined.get(key)))]
-    parts = (
-        _negatives(mined),
-        _diversity(mined),
-        "" if leaked is None else f"{percent(leaked)} of them are answers of the few-shot examples.",
-        f"The base model's perplexity on the negatives is {perplexity:,.1f} a token." if perplexity else "",
-        _agreement(mined),
-        f"Questions left out of training: {', '.join(left_out)}." if left_out else "",
-    )
-    return [part for part in parts if part]
-
-
-def _negatives(mined: Json) -> str:
-    keys = ("questions", "with_negatives", "negatives")
-    questions, having, negatives = (_count(mined.get(key)) for key in keys)
-    if questions is None or having is None or negatives is None:
-        return ""
-    text = f"{having:,} of {_of(questions, 'question')} {_have(having)} negatives: {negatives:,} in all"
-    text += f", {negatives / having:.1f} each" if having else ""
-    by_source = _counts(mined.get("by_source"))
-    names = [source for source in dict.fromkeys([*SOURCES, *by_source]) if by_source.get(source)]
-    sources = [f"{by_source[name]:,} {SOURCES.get(name, ('', f'from {name}'))[1]}" for name in names]
-    text += f", {' and '.join(filter(None, [', '.join(sources[:-1]), sources[-1]]))}." if sources else "."
-    without = _count(mined.get("without_negatives"))
-    if without == 0:
-        text += " No question is left without one."
-    elif without and questions:
-        text += f" {_of(without, 'question')} ({percent(without / questions)}) {_have(without)} none left."
-    return text
-
-
-def _diversity(mined: Json) -> str:
-    decoded, distinct, entropy = (number(mined.get(k)) for k in ("decoded", "distinct_answers", "entropy"))
-    if not decoded or distinct is None:
-        return ""
-    text = f"{_of(int(decoded), 'question')} {'was' if decoded == 1 else 'were'} decoded; the finished beams "
-    text += f"of a question hold {decimals(distinct, 1)} distinct answers on average"
-    if entropy is None:
-        return f"{text}."
-    return (
-        f"{text}, with an entropy of {entropy:.2f} nats: that of these answers' probabilities divided by "
-        "their sum, 0 where there is one answer only and larger the more answers the model finds about "
-        "equally likely."
-    )
-
-
-def _agreement(mined: Json) -> str:
-    like = _map(mined.get("pool_agreement"))
-    questions, categories = _count(like.get("questions")), _count(like.get("categories"))
-    names = {"cosine": "cosine", "spearman": "Spearman correlation"}
-    values = {words: number(like.get(name)) for name, words in names.items()}
-    measured = [f"{words} {decimals(v, 2)}" for words, v in values.items() if v is not None]
-    if not questions or not categories or not measured:
-        return ""
-    over = "1 category" if categories == 1 else f"{categories:,} categories, on average"
-    return (
-        f"A category's pool collected from {_of(questions, 'question')} against the one from all that were "
-        f"decoded, over {over}: {', '.join(measured)}. {PAPER}."
-    )
-
-
-def _of(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def _have(count: int) -> str:
-    return "has" if count == 1 else "have"
-
-
-# Tables
-
-
-def filters(mined: Json) -> Json | None:
+def filters(mined: Json) -> Sheet | None:
     """How many candidates each filter took of each source, in the order of `REASONS`; None without any.
 
     Reasons that took nothing and sources that gave nothing are left out.
@@ -160,15 +77,15 @@ def filters(mined: Json) -> Json | None:
     dropped = {source: _counts(counts) for source, counts in _map(mined.get("dropped")).items()}
     kept = _counts(mined.get("by_source"))
     sources = [source for source, counts in dropped.items() if any(counts.values()) or kept.get(source)]
-    rows: list[tuple[str, str | None, list[int]]] = [
-        (reason.replace("_", " "), REASONS.get(reason, ""), counts)
-        for reason in dict.fromkeys([*REASONS, *itertools.chain(*dropped.values())])
-        if any(counts := [dropped[source].get(reason, 0) for source in sources])
-    ]
+    rows = []
+    for reason in dict.fromkeys([*REASONS, *itertools.chain(*dropped.values())]):
+        counts = {source: dropped[source].get(reason, 0) for source in sources}
+        words = [reason.replace("_", " "), *([REASONS[reason]] if reason in REASONS else [])]
+        rows += [(": ".join(words), counts)] if any(counts.values()) else []
     if rows and isinstance(mined.get("by_source"), dict):  # a source without negatives is not named there
-        rows.append(("kept", None, [kept.get(source, 0) for source in sources]))
-    heads = [SOURCES.get(source, (source,))[0] for source in sources]
-    return {"sources": heads, "rows": rows} if rows else None
+        rows.append(("kept as negatives", dict.fromkeys(sources, 0) | kept))
+    columns = {SOURCES.get(source, source): at(count, source) for source in sources}
+    return sheet(columns, rows, "candidates taken, and why") if rows else None
 
 
 def histogram(mined: Json) -> dict[int, int]:
@@ -184,8 +101,8 @@ def in_words(counts: dict[int, int]) -> str:
         return ""
     most = max(counts, key=lambda d: counts[d])
     return (
-        f"Questions by their number of distinct answers, from {min(counts)} to {max(counts)}; "
-        f"{most} is the most frequent, with {_of(counts[most], 'question')}"
+        f"Questions by their number of distinct answers, from {min(counts)} to {max(counts)}; {most} is the "
+        f"most frequent, with {counts[most]:,} question{'' if counts[most] == 1 else 's'}"
     )
 
 
@@ -194,23 +111,58 @@ def _without(entry: Json) -> str:
     return percent(without / questions, "") if without is not None and questions else ""
 
 
+def _each(mined: Json) -> str:
+    negatives, having = (number(mined.get(key)) for key in ("negatives", "with_negatives"))
+    return figure(negatives / having, 1) if negatives is not None and having else ""
+
+
+def _by_source(mined: Json) -> str:
+    counts = _counts(mined.get("by_source"))
+    names = [source for source in dict.fromkeys([*SOURCES, *counts]) if counts.get(source)]
+    return ", ".join(f"{counts[name]:,} {SOURCES.get(name, f'from {name}')}" for name in names)
+
+
+def _length(value: object) -> str:
+    return count(len(_list(value))) if _list(value) else ""
+
+
+one_place, two_places = (partial(figure, places=places) for places in (1, 2))
 SHARED: dict[str, Told] = {
-    "distinct answers": at(partial(figure, places=1), "distinct_answers"),
-    "entropy, nats": at(partial(figure, places=2), "entropy"),
+    "distinct answers": at(one_place, "distinct_answers"),
+    "entropy, nats": at(two_places, "entropy"),
 }
 WITHOUT = "no negative left,\u00a0%"
+FIGURES: dict[str, Told] = {
+    "questions": at(count, "questions"),
+    "no negative left": at(count, "without_negatives"),
+    WITHOUT: _without,
+    "with negatives": at(count, "with_negatives"),
+    "each has": _each,
+    "negatives": at(count, "negatives"),
+    "by source": _by_source,
+    "answers of few-shot examples, %": at(in_percent, "of_examples"),
+    "perplexity of the negatives": at(one_place, "perplexity"),
+    "questions decoded": at(count, "decoded"),
+    **SHARED,
+    "pool: cosine": at(two_places, "pool_agreement", "cosine"),
+    "pool: Spearman": at(two_places, "pool_agreement", "spearman"),
+    "pool: questions": at(count, "pool_agreement", "questions"),
+    "pool: categories": at(count, "pool_agreement", "categories"),
+    "left out: longer than a row": at(_length, "too_long"),
+    "left out: no tokens in a true answer": at(_length, "no_tokens"),
+}
 COLUMNS: dict[str, Told] = {
     "questions": at(count, "questions"),
     WITHOUT: _without,
     **SHARED,
-    "pool: cosine": at(partial(figure, places=2), "agreement", "cosine"),
-    "pool: Spearman": at(partial(figure, places=2), "agreement", "spearman"),
+    "pool: cosine": at(two_places, "agreement", "cosine"),
+    "pool: Spearman": at(two_places, "agreement", "spearman"),
 }
 ROUND_COLUMNS: dict[str, Told] = {"negatives": at(count, "negatives"), **SHARED, WITHOUT: _without}
 
 
 def categories(mined: Json) -> Json | None:
-    """The largest categories' figures and commonest falsehoods; without columns that none of them has."""
+    """The largest categories' figures, falsehoods, pools; without columns that none of them has."""
     entries = {
         name: entry
         for name, entry in _map(mined.get("categories")).items()
@@ -218,24 +170,21 @@ def categories(mined: Json) -> Json | None:
     }
     ranked = sorted(entries.items(), key=lambda item: -(number(item[1].get("questions")) or 0.0))[:CATEGORIES]
     table = sheet(COLUMNS, [(name or "(no category)", entry) for name, entry in ranked], "category")
-    said = [_said(entry) for _, entry in ranked]
-    if len(table.heads) == 1 and not any(own["top"] or own["pool"] for own in said):
-        return None
-    rows = [{"cells": cells, **own} for cells, own in zip(table.texts(), said, strict=True)]
-    return {"heads": table.heads, "rows": rows, "more": len(entries) - len(rows)}
-
-
-def _said(entry: Json) -> Json:
-    """What stands below a category's figures: falsehoods, the `TOP` commonest apart, its pool, an example."""
-    falsehoods = [
-        (f["text"], _count(f.get("questions")), chance(number(f.get("probability"))))
-        for f in _objects(entry.get("falsehoods"), "text")
+    rows = [
+        {
+            "cells": cells,
+            "falsehoods": [
+                (f["text"], _count(f.get("questions")), chance(number(f.get("probability"))))
+                for f in _objects(entry.get("falsehoods"), "text")
+            ],
+            "pool": _texts(entry.get("pool")),
+            "example": "".join(_texts([entry.get("example")])),
+        }
+        for cells, (_, entry) in zip(table.texts(), ranked, strict=True)
     ]
-    top, rest, pool = falsehoods[:TOP], falsehoods[TOP:], _texts(entry.get("pool"))
-    more = [f"{len(rest)} more"] if rest else []
-    more += [f"the pool's {_of(len(pool), 'value')}"] if pool else []
-    example = "".join(_texts([entry.get("example")]))
-    return {"top": top, "rest": rest, "pool": pool, "more": " and ".join(more), "example": example}
+    if len(table.heads) == 1 and not any(row["falsehoods"] or row["pool"] for row in rows):
+        return None
+    return {"heads": table.heads, "rows": rows, "more": len(entries) - len(rows)}
 
 
 def examples(mined: Json) -> list[Json]:
@@ -247,7 +196,7 @@ def examples(mined: Json) -> list[Json]:
         answer = "".join(_texts([example.get("answer")])) or "–"
         if negatives:
             shown.append({"question": example["question"], "answer": answer, "negatives": negatives})
-    return spread(shown, EXAMPLES)
+    return spread(shown)
 
 
 def rounds(mined: Mined, known: Systems) -> list[tuple[str, Sheet]]:

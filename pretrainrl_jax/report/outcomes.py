@@ -9,7 +9,6 @@ Key = tuple[str, str]  # id of a fact and the wording it was asked in
 Questions = dict[str, dict[Key, Json]]  # by group, as `GROUPS`
 Pairs = list[tuple[Json, Json]]  # one question's outcome in each of two systems
 
-EXAMPLES = 10
 
 GROUPS = {
     "trained": "trained facts",
@@ -107,14 +106,14 @@ def changes(before: Json, after: Json) -> dict[str, Json]:
 
 
 def flipped(taught: Pairs, every: Pairs) -> dict[str, Json]:
-    """The gains among some questions and the losses among others: how many of how many, and `EXAMPLES`.
+    """The gains among some questions and the losses among others: how many of how many, and examples.
 
     The examples are at even distances: a choice that nobody made by looking at them.
     """
     wrong, known = (sum(right(one) is hit for one, _ in p) for p, hit in ((taught, False), (every, True)))
     sides = {"gained": (flips(taught)[0], wrong), "lost": (flips(every)[1], known)}
     return {
-        side: {"count": len(pairs), "of": among, "rows": [example(*two) for two in spread(pairs, EXAMPLES)]}
+        side: {"count": len(pairs), "of": among, "rows": [example(*two) for two in spread(pairs)]}
         for side, (pairs, among) in sides.items()
     }
 

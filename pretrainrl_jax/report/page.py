@@ -8,15 +8,17 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from pretrainrl_jax.atomic import write_text
+from pretrainrl_jax.atomic import write_bytes, write_text
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.config.stored import flat, resolved
 from pretrainrl_jax.report import charts, drawing, formats, mining, run, selfimprove, selfimprove_section
 from pretrainrl_jax.report.ability import ability, main_results, read_harness
 from pretrainrl_jax.report.columns import compared, sheet
 from pretrainrl_jax.report.contradictions import contradictions, other_texts
+from pretrainrl_jax.report.drawing import data_address
 from pretrainrl_jax.report.formats import Json
 from pretrainrl_jax.report.inputs import Inputs, describe, read_inputs
+from pretrainrl_jax.report.knowledge import figures
 from pretrainrl_jax.report.knowledge import section as knowledge_section
 from pretrainrl_jax.report.outcomes import changes, example
 from pretrainrl_jax.report.signatures import signatures
@@ -32,7 +34,7 @@ MATCH_RULES = {
 ASKED = {"sample": "Some", "beams": "k", "template": "not recorded", "match": "not recorded"}
 """Of how a run asked and judged what is said where it is not recorded."""
 
-FORMATS = ("bounds", "brief", "chance", "change", "decimals", "percent", "signed", "span")
+FORMATS = ("bounds", "brief", "chance", "change", "decimals", "percent", "signed", "span", "unmarked")
 
 
 def write_report(workdir: Path) -> Path:
@@ -57,12 +59,13 @@ def write_report(workdir: Path) -> Path:
     mined = mining.read(workdir / "mined")
     summary["signatures"] = signatures(inputs, mined.statistics)
     asked = ASKED | inputs.config.get("evaluate", {})
-    for system, knowledge in knowledge_section.summarise(evaluations, asked).items():
+    for system, knowledge in figures.summarise(evaluations, asked).items():
         summary["systems"][system]["knowledge"] = knowledge
     before, after = pair(summary, known)
     shown = [name for name in (before, after) if name]
     pictured = [evaluations[name] for name in shown]
     two = len(pictured) == 2
+    idea = charts.idea(known, *pictured) if pictured else None
     bins, categories = by_popularity(inputs.evaluations), by_category(inputs.evaluations)
     fallen = worse(pictured[0], pictured[1], summary, bins, categories) if two else None
     path = write_page(
@@ -77,7 +80,7 @@ def write_report(workdir: Path) -> Path:
         group_rate=group_rate,
         before=before,
         after=after,
-        idea=charts.idea(known, *pictured) if pictured else [],
+        idea=data_address(idea) if idea else None,
         curves=charts.curves(inputs.metrics, known),
         sampled=charts.curves(inputs.metrics, known, charts.SAMPLED),
         tradeoff=charts.tradeoff(summary, known),
@@ -98,13 +101,13 @@ def write_report(workdir: Path) -> Path:
         worse=fallen,
         falls=sheet(
             compared("questions", "base, %", f"{known.label(after or '')}, %", "change, points"),
-            [(fall.words, fall.change) for fall in fallen.falls] if fallen else [],
+            fallen.falls if fallen else [],
             "accuracy on",
         ),
         lost=[example(*answers) for answers in fallen.lost] if fallen else [],
     )
-    if pictured:
-        charts.save_idea(path.with_name("idea.png"), known, *pictured)
+    if idea:
+        write_bytes(path.with_name("idea.png"), idea)
     return path
 
 

@@ -1,23 +1,23 @@
 """What a run on preferences found: checked numbers of every system, their table, words and page."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.preferences import PairScore, measures
-from pretrainrl_jax.knowledge.intervals import Difference, paired, wilson
+from pretrainrl_jax.knowledge.intervals import Difference, paired
 from pretrainrl_jax.preferences.rows import RULES
-from pretrainrl_jax.report import charts
-from pretrainrl_jax.report.bootstrap import bootstrap
-from pretrainrl_jax.report.columns import grid, plain
+from pretrainrl_jax.report import charts, drawing
+from pretrainrl_jax.report.bootstrap import bootstrap, mean_interval
+from pretrainrl_jax.report.columns import Cell, Told, at, changed, figure, plain, sheet
 from pretrainrl_jax.report.contradictions import AGAIN
-from pretrainrl_jax.report.formats import Json, decimals, number, percent, signed, span, spread
+from pretrainrl_jax.report.formats import Json, change, number, percent, signed, span, spread
 from pretrainrl_jax.report.inputs import describe, read_config, read_inputs, read_json
 from pretrainrl_jax.report.page import write_page
 from pretrainrl_jax.report.summary import forgetting
 from pretrainrl_jax.report.systems import Systems
 
-EXAMPLES = 10
 SIDES = {"held_out": "held-out", "trained": "trained"}
 
 
@@ -38,13 +38,14 @@ def summarise(evaluations: Sequence[Json], dataset: str, model: str) -> Json:
     for evaluation in evaluations:
         system = str(evaluation["system"])
         own, base = pairs[system], pairs.get("base")
-        measured = measures(own)
+        prompts, weights = [pair.prompt for pair in own], [pair.weight for pair in own]
+        preferred, rewarded = [p.gap > 0 for p in own], [p.margin > 0 for p in own]
         systems[system] = {
-            **measured,
+            **measures(own),
             "of": evaluation["of"],
-            "preference_accuracy_interval": share_interval(own, lambda pair: pair.gap > 0),
-            "reward_accuracy_interval": share_interval(own, lambda pair: pair.margin > 0),
-            "margin_interval": mean_interval(own, [pair.margin for pair in own]),
+            "preference_accuracy_interval": mean_interval(prompts, preferred, weights),
+            "reward_accuracy_interval": mean_interval(prompts, rewarded, weights),
+            "margin_interval": bootstrap(prompts, weights, [pair.margin for pair in own]),
             "text_nll": number(evaluation.get("text_nll")),
             "text": evaluation.get("text"),
             "device_seconds": number(evaluation.get("device_seconds")),
@@ -54,7 +55,7 @@ def summarise(evaluations: Sequence[Json], dataset: str, model: str) -> Json:
                 ("reward_accuracy", "reward_accuracy_interval", "margin_interval")
             )
         elif base and len(base) == len(own):
-            systems[system]["change"] = change(base, own)._asdict()
+            systems[system]["change"] = difference(base, own)._asdict()
     return {"dataset": dataset, "model": model, "about": "preferences", "systems": systems}
 
 
@@ -69,59 +70,54 @@ def pairs_of(evaluation: Json) -> list[PairScore]:
     return pairs
 
 
-def mean_interval(pairs: Sequence[PairScore], values: Sequence[float]) -> tuple[float, float] | None:
-    """The 95 % interval of a mean over pairs."""
-    return bootstrap([pair.prompt for pair in pairs], [pair.weight for pair in pairs], values)
-
-
-def share_interval(
-    pairs: Sequence[PairScore], holds: Callable[[PairScore], bool]
-) -> tuple[float, float] | None:
-    """That of a share of the pairs; where all are alike, it is Wilson's of as many prompts."""
-    values = [float(holds(pair)) for pair in pairs]
-    if len(set(values)) == 1:
-        prompts = len({pair.prompt for pair in pairs})
-        return wilson(prompts if values[0] else 0, prompts)
-    return mean_interval(pairs, values)
-
-
-def change(base: Sequence[PairScore], other: Sequence[PairScore]) -> Difference:
+def difference(base: Sequence[PairScore], other: Sequence[PairScore]) -> Difference:
     """The preference accuracy of two systems on the same pairs."""
     before, after = (measures(pairs)["preference_accuracy"] for pairs in (base, other))
     apart = [float(b.gap > 0) - float(a.gap > 0) for a, b in zip(base, other, strict=True)]
-    prompts = len({pair.prompt for pair in base})
-    bounds = mean_interval(base, apart) if any(apart) else None
+    prompts, weights = [pair.prompt for pair in base], [pair.weight for pair in base]
+    bounds = bootstrap(prompts, weights, apart) if any(apart) else None
     if bounds is None:  # no pair flipped, or there is one prompt: what so few prompts leave open
-        alike = paired([(True, True)] * prompts)
+        alike = paired([(True, True)] * len(set(prompts)))
         bounds = (alike.low, alike.high) if alike else (-1.0, 1.0)
     return Difference(len(base), before, after, *bounds)
 
 
+def _share(name: str) -> Told:
+    return lambda system: Cell(percent(system[name], ""), span(system[f"{name}_interval"]))
+
+
+def _margin(system: Json) -> Cell | str:
+    if system["reward_accuracy"] is None:  # of the base model, whose margins are 0
+        return ""
+    return Cell(signed(system["margin"]), " to ".join(map(signed, system["margin_interval"] or ())))
+
+
+def _change(system: Json) -> Cell | str:
+    return changed(Difference(**system["change"])) if "change" in system else ""
+
+
+COLUMNS: dict[str, Told] = {
+    "prefers\n%": _share("preference_accuracy"),
+    "reward\n%": _share("reward_accuracy"),
+    "margin\nnats": _margin,
+    "text\nNLL": at(figure, "text_nll"),
+    "device\ns": at(partial(figure, places=1), "device_seconds"),
+}
+CHANGE: dict[str, Told] = {"change, points": _change}  # for which a terminal has no room
+
+
 def table(summary: Json, known: Systems) -> str:
     """The systems side by side, for a terminal of 100 columns."""
-    heads = ["prefers\n%", "95 %", "reward\n%", "95 %", "margin\nnats", "95 %", "text\nNLL", "device\ns"]
-    rows = []
-    for name, system in summary["systems"].items():
-        margin = system["margin"] if name != "base" else None
-        row = [percent(system["preference_accuracy"], ""), span(system["preference_accuracy_interval"])]
-        row += [percent(system["reward_accuracy"], ""), span(system["reward_accuracy_interval"])]
-        row += ["–" if margin is None else signed(margin), between(system["margin_interval"], 1)]
-        row += [decimals(system["text_nll"], 3), decimals(system["device_seconds"], 1)]
-        rows.append([known.label(name), *row])
+    rows = [(known.label(name), system) for name, system in summary["systems"].items()]
     sample = next(iter(summary["systems"].values()))
     title = f"{summary['dataset']}, {summary['model']}: {about_pairs(sample)}"
-    return plain(title, grid({"system": 20}, heads, rows))
+    return plain(title, sheet(COLUMNS, rows, "system").opened())
 
 
 def about_pairs(system: Json) -> str:
     """Which pairs a system was evaluated on, in words."""
     kind = SIDES.get(system["of"], system["of"])
     return f"{system['pairs']:,} {kind} pairs of {system['prompts']:,} prompts"
-
-
-def between(interval: Sequence[float] | None, places: int = 2) -> str:
-    """An interval of nats."""
-    return "" if interval is None else f"{signed(interval[0], places)} to {signed(interval[1], places)}"
 
 
 def headline(summary: Json, known: Systems) -> str:
@@ -136,28 +132,13 @@ def headline(summary: Json, known: Systems) -> str:
 
 
 def reading(summary: Json, known: Systems) -> list[str]:
-    """What the table shows and what it does not, in sentences computed from its numbers."""
+    """What the table does not show: the changes against base, and how far they can be trusted."""
     sentences = []
-    rises = forgetting(summary)
     for name, system in summary["systems"].items():
-        if name == "base":
-            continue
-        text = f"{known.label(name)} prefers the chosen answer in {percent(system['preference_accuracy'])}"
-        if apart := system.get("change"):
-            apart = Difference(**apart)
-            clear = "" if apart.clear else ", which is within noise"
-            text += (
-                f", the base model in {percent(apart.before)}: {signed(100 * apart.rate, 1)} points "
-                f"(95 % interval {signed(100 * apart.low, 1)} to {signed(100 * apart.high, 1)}{clear})"
-            )
-        text += f"; it widened the gap in {percent(system['reward_accuracy'])} of the pairs"
-        text += f", by {signed(system['margin'])} nats on average"
-        sentences.append(text + ".")
-        if name in rises:
-            sentences.append(
-                f"Loss on text with {known.label(name)}: {signed(rises[name], 3)} nats a token over the base "
-                f"model's (text: {system['text']})."
-            )
+        if "change" in system:
+            apart = Difference(**system["change"])
+            noise = "" if apart.clear else ", which is within noise"
+            sentences.append(f"{known.label(name)} against the base model: {change(apart)} points{noise}.")
     if any(system["of"] == "trained" for system in summary["systems"].values()):
         sentences.append("No prompt is held out: these are the pairs that were trained on.")
     elif min(system["prompts"] for system in summary["systems"].values()) < 30:
@@ -173,8 +154,7 @@ def examples(before: Json, after: Json) -> list[Json]:
         return []
     places = sorted((int(p) for p in texts if int(p) < len(new)), key=lambda p: new[p].gap - old[p].gap)
     return [
-        texts[str(place)] | {"before": old[place].gap, "after": new[place].gap}
-        for place in spread(places, EXAMPLES)
+        texts[str(place)] | {"before": old[place].gap, "after": new[place].gap} for place in spread(places)
     ]
 
 
@@ -190,6 +170,7 @@ def write_report(workdir: Path) -> Path:
     systems = summary["systems"]
     trained = [name for name in systems if name != "base"]
     best = max(trained, key=lambda name: systems[name]["preference_accuracy"], default="")
+    heads = drawing.heads(list(systems), known)
     described = workdir / "mined" / "statistics.json"
     return write_page(
         workdir,
@@ -199,9 +180,8 @@ def write_report(workdir: Path) -> Path:
         headline=headline(summary, known),
         reading=reading(summary, known),
         forgetting=forgetting(summary),
-        changes={n: Difference(**s["change"]) for n, s in systems.items() if s.get("change")},
+        systems=sheet(COLUMNS | CHANGE, [(heads[name], own) for name, own in systems.items()], "system"),
         about_pairs=about_pairs(next(iter(systems.values()))),
-        between=between,
         trained=trained,
         best=best,
         examples=examples(evaluations["base"], evaluations[best]) if best and "base" in systems else [],

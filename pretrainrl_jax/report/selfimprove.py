@@ -11,13 +11,12 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.improvement.collapse import WORDS
 from pretrainrl_jax.knowledge.intervals import paired, wilson
 from pretrainrl_jax.report.bootstrap import ratio_interval
-from pretrainrl_jax.report.columns import Cell, grid, plain
+from pretrainrl_jax.report.columns import Cell, Sheet, Told, at, count, in_percent, plain, sheet
 from pretrainrl_jax.report.contradictions import AGAIN
 from pretrainrl_jax.report.formats import Json, decimals, number, percent, signed
 from pretrainrl_jax.report.inputs import Inputs, read_json
 from pretrainrl_jax.report.systems import Systems
 
-EXAMPLES = 10
 CAUTION = "All of this is one seed; the intervals know which prefixes were asked, and no more."
 UNTRAINED = ("base", "scratch")
 
@@ -93,8 +92,9 @@ def read(workdir: Path, inputs: Inputs) -> Improved | None:
     evaluations = {p.stem: read_json(p) for p in (workdir / "evaluations/selfimprove").glob("*.json")}
     trained = {path.name for path in folder.glob("*") if path.is_dir()} | {*evaluations}.difference(UNTRAINED)
     asked = [*UNTRAINED, *config.get("selfimprove", {}).get("systems", ()), *config.get("methods", {})]
-    every = sorted(trained | {*evaluations})
-    order = [*(name for name in dict.fromkeys(asked) if name in every), *(n for n in every if n not in asked)]
+    order = sorted(
+        trained | {*evaluations}, key=lambda name: (asked.index(name) if name in asked else len(asked), name)
+    )
     methods, ends, steps, examples = {}, {}, {}, {}
     for name in (name for name in order if name in trained):
         end, kept = folder / name / "summary.json", folder / name / "examples.json"
@@ -243,51 +243,61 @@ def sure(apart: Json) -> int:
 
 
 OUTCOMES = {1: "holds", -1: "does not hold: the opposite was measured", 0: "is not shown"}
-Evidence = list[tuple[Json, str]]  # a difference, and the sentence on it
+SHOWN = {
+    "before\n%": at(in_percent, "before"),
+    "after\n%": at(in_percent, "after"),
+    "difference": MEASURES["named_true"].apart,
+}
 
 
-def _expectation(claim: str, evidence: Evidence) -> Json:
-    """What the paper leads one to expect, and whether each comparison here shows it."""
-    signs = {sure(apart) for apart, _ in evidence}
+def _expectation(claim: str, evidence: list[Json]) -> Json:
+    """What the paper leads one to expect, and whether each comparison here shows it.
+
+    A comparison is of `system` and what it is compared with, `less`: as `_apart`, maybe with a `note`.
+    """
+    signs = {sure(apart) for apart in evidence}
     if not evidence:
         outcome = "was not measured"
     elif len(signs) == 1:
         outcome = OUTCOMES[signs.pop()]
     else:
         outcome = "holds for some" if 1 in signs else "does not hold"
-    told = [f"{sentence}: {OUTCOMES[sure(apart)]}" for apart, sentence in evidence]
-    return {"claim": claim, "outcome": outcome, "evidence": told}
+    return {"claim": claim, "outcome": outcome, "evidence": evidence}
 
 
-def _truer(systems: dict[str, Json]) -> Evidence:
+def shown(expected: Json) -> tuple[str, Sheet, list[str]]:
+    """An expectation and what came of it, the table of the comparisons, and notes on them."""
+    rows = [(row["system"], row["less"], row) for row in expected["evidence"]]
+    title = f"The paper's expectation, {expected['claim']}: {expected['outcome']}"
+    notes = [f"{system}: {row['note']}" for system, _, row in rows if "note" in row]
+    return title, sheet(SHOWN, rows, "system", "less"), notes
+
+
+def _truer(systems: dict[str, Json]) -> list[Json]:
     evidence = []
     for system in systems.values():
         against = system.get("against", {})
         if system.get("update") == "next_token" or "named_true" not in against:
             continue
-        text = _compared(systems[against["system"]]["label"], system["label"], against["named_true"])
+        both = {"system": system["label"], "less": systems[against["system"]]["label"]}
         facts = against.get("facts")
         if facts and sure(facts) < 0:
             fewer = MEASURES["facts"].apart(facts)
-            text += f"; but it states {fewer.text} facts a prefix ({fewer.under})"
-        evidence.append((against["named_true"], text))
+            both["note"] = f"but it states {fewer.text} facts a prefix ({fewer.under})"
+        evidence.append(both | against["named_true"])
     return evidence
 
 
-def _chosen(systems: dict[str, Json]) -> Evidence:
-    """First third of the steps against the last."""
+def _chosen(systems: dict[str, Json]) -> list[Json]:
+    """The share of rollouts among the chosen, in the first third of the steps and in the last."""
     return [
-        (
-            shares,
-            f"{system['label']}: {percent(shares['before'])} of the chosen are rollouts in its first "
-            f"{shares['steps']} steps, {percent(shares['after'])} in its last, {_points(shares)}",
-        )
+        {"system": f"{system['label']}, last {shares['steps']} steps", "less": "first steps"} | shares
         for system in systems.values()
         if (shares := system.get("chosen_rollout"))
     ]
 
 
-def _more_rollouts(improved: Improved, units: dict[str, dict[str, np.ndarray]]) -> Evidence:
+def _more_rollouts(improved: Improved, units: dict[str, dict[str, np.ndarray]]) -> list[Json]:
     """Each system against the one with fewer rollouts, where their settings differ in nothing else."""
     evidence, methods = [], improved.methods
     ranked = sorted((n for n in methods if methods[n]["rollouts"]), key=lambda n: methods[n]["rollouts"])
@@ -297,7 +307,7 @@ def _more_rollouts(improved: Improved, units: dict[str, dict[str, np.ndarray]]) 
             both = alike[-1], more
             less, most = (f"{improved.known.label(n)} ({methods[n]['rollouts']} rollouts)" for n in both)
             if apart := _differences(*(units[n] for n in both)).get("named_true"):
-                evidence.append((apart, _compared(less, most, apart)))
+                evidence.append({"system": most, "less": less} | apart)
     return evidence
 
 
@@ -305,32 +315,18 @@ def _but_rollouts(method: Json) -> Json:
     return {key: value for key, value in method.items() if key not in ("label", "rollouts")}
 
 
-def _preferred(systems: dict[str, Json]) -> Evidence:
+def _preferred(systems: dict[str, Json]) -> list[Json]:
     """Each judged system's win rate against an even chance."""
     evidence = []
     for system in systems.values():
         rate, bounds = system.get("won"), system.get("won_interval")
         if rate is not None and bounds and system.get("update") != "next_token":
-            low, high = bounds
-            wins = f"{percent(rate)} of prefixes (95 % interval {percent(low, '')} to {percent(high, '')})"
-            apart = {"difference": rate - 0.5, "low": low - 0.5, "high": high - 0.5}
-            text = f"{system['label']}: the judge finds its continuation better for {wins}"
-            left_out = system.get("unjudged")
-            text += f", {left_out:.0f} more without a verdict left out" if left_out else ""
-            evidence.append((apart, text))
+            apart = {"difference": rate - 0.5, "low": bounds[0] - 0.5, "high": bounds[1] - 0.5}
+            row = {"system": system["label"], "less": "an even chance", "before": 0.5, "after": rate, **apart}
+            if left_out := system.get("unjudged"):
+                row["note"] = f"{left_out:.0f} more without a verdict left out"
+            evidence.append(row)
     return evidence
-
-
-def _compared(before: str, after: str, apart: Json) -> str:
-    return (
-        f"{after}: {percent(apart['after'])} of the continuations of named prefixes are true, with {before} "
-        f"{percent(apart['before'])}, {_points(apart)}"
-    )
-
-
-def _points(apart: Json) -> str:
-    points = MEASURES["named_true"].apart(apart)
-    return f"{points.text} points (95 % interval {points.under})"
 
 
 def _collapse(label: str, event: Json) -> str:
@@ -354,24 +350,30 @@ def headline(summary: Json) -> str:
     return f"True continuations: {before}{percent(rates[best])} with {summary['systems'][best]['label']}"
 
 
-def reading(summary: Json) -> list[str]:
-    """What was seen, in sentences computed from the numbers."""
-    sentences = []
-    for expected in summary["expectations"]:
-        sentences.append(f"The paper's expectation, {expected['claim']}: {expected['outcome']}.")
-        sentences += [f"{sentence}." for sentence in expected["evidence"]]
-    return [*sentences, CAUTION]
+def measured(key: str) -> Told:
+    """A column of one of `MEASURES`."""
+    measure = MEASURES[key]
+    return lambda system: Cell(measure.told(system.get(key)), measure.span(system.get(f"{key}_interval")))
+
+
+TERMINAL: dict[str, Told] = {
+    "true\nnamed": measured("named_true"),
+    "true\nfree": at(MEASURES["free_true"].told, "free_true"),
+    "facts/\nprefix": at(MEASURES["facts"].told, "facts"),
+    "in\nall": at(count, "distinct_facts"),
+    "head\n%": at(MEASURES["head"].told, "head"),
+    "rep.\n%": at(MEASURES["repeated"].told, "repeated"),
+    "wins\n%": at(MEASURES["won"].told, "won"),
+    "text\nNLL": at(MEASURES["text_nll"].told, "text_nll"),
+    "n-gr.\n%": at(in_percent, "distinct_ngrams"),
+}
 
 
 def table(summary: Json) -> str:
-    """The systems side by side, for a terminal of 100 columns."""
-    heads = ["true\nnamed", "95 %", "true\nfree", "facts/\nprefix", "in\nall", "head\n%"]
-    heads += ["rep.\n%", "wins\n%", "text\nNLL", "n-gr.\n%"]
-    rows = []
-    for system in summary["systems"].values():
-        told = {key: measure.told(system.get(key)) for key, measure in MEASURES.items()}
-        row = [told["named_true"], MEASURES["named_true"].span(system.get("named_true_interval"))]
-        row += [told["free_true"], told["facts"], decimals(system.get("distinct_facts"), 0), told["head"]]
-        row += [told["repeated"], told["won"], told["text_nll"], percent(system.get("distinct_ngrams"), "")]
-        rows.append([system["label"], *row])
-    return plain("self-improving pretraining: % of continuations", grid({"system": 19}, heads, rows))
+    """The systems side by side, and whether they do what the paper expects, for 100 columns."""
+    systems = [(system["label"], system) for system in summary["systems"].values()]
+    title = "self-improving pretraining: % of continuations"
+    parts: list[str | Sheet] = [plain(title, sheet(TERMINAL, systems, "system").opened(), words=[19])]
+    for title, made, notes in map(shown, summary["expectations"]):
+        parts += [title, made.opened(), *notes] if made.rows else [title]
+    return plain(*parts, words=(28, 22))

@@ -7,9 +7,8 @@ import numpy as np
 from pretrainrl_jax.report import charts, drawing
 from pretrainrl_jax.report.columns import Cell, Sheet, Told, at, count, figure, in_percent, sheet
 from pretrainrl_jax.report.formats import Json, duration, number, spread
-from pretrainrl_jax.report.selfimprove import CAUTION, MEASURES, Improved
+from pretrainrl_jax.report.selfimprove import CAUTION, MEASURES, Improved, measured, shown
 
-EXAMPLES = 10
 UPDATES = {"online_dpo": "online DPO", "rf_nll": "RF-NLL", "next_token": "next token"}
 PARTS = ("sampling", "judging", "reference", "training")
 
@@ -80,20 +79,16 @@ def _times(lines: list[Json]) -> Json:
     return {"seconds": seconds, **{part: own / (seconds or 1) for part, own in spent.items()}, **work}
 
 
-def _true(summary: Json, improved: Improved, colours: dict[str, str]) -> Sheet:
+def _true(summary: Json, improved: Improved) -> Sheet:
     """Every measure of the systems that were evaluated."""
-
-    def measured(key: str) -> Told:
-        measure = MEASURES[key]
-        return lambda system: Cell(measure.told(system.get(key)), measure.span(system.get(f"{key}_interval")))
-
     columns = {measure.head: measured(key) for key, measure in MEASURES.items()}
     columns |= {"facts in all": at(count, "distinct_facts")}
     columns |= {"distinct n-grams %": at(in_percent, "distinct_ngrams")}
     # Of text that tells of no facts an evaluation measures nothing, without another text.
     every = {name: summary["systems"][name] for name in improved.evaluations}
+    heads = drawing.heads([*summary["systems"]], improved.known)
     rows = [
-        (Cell(system["label"], dot=colours[name]), system)
+        (heads[name], system)
         for name, system in every.items()
         if any(system.get(key) is not None for key in (*MEASURES, "distinct_ngrams"))
     ]
@@ -111,20 +106,20 @@ def _against(systems: dict[str, Json]) -> Sheet:
     return sheet(columns, rows, "system", "less")
 
 
+def _role(candidate: Json) -> Cell:
+    role = str(candidate.get("role") or "")
+    return Cell(role, tone={"chosen": "right", "rejected": "wrong"}.get(role, ""))
+
+
 def _document(document: Json) -> Json:
-    """A document with its candidates by their scores, best first, as a reader sees them."""
+    """A document with the table of its candidates by their scores, best first."""
     every = sorted(document.get("candidates") or [], key=lambda c: -(number(c.get("score")) or 0))
-    parts = list(dict.fromkeys(part for candidate in every for part in candidate.get("parts") or {}))
-    candidates = [
-        {key: str(candidate.get(key) or "") for key in ("kind", "text", "role")}
-        | {
-            "score": figure(candidate.get("score")),
-            "parts": [figure((candidate.get("parts") or {}).get(part)) for part in parts],
-        }
-        for candidate in every
-    ]
+    parts = dict.fromkeys(part for candidate in every for part in candidate.get("parts") or {})
+    columns: dict[str, Told] = {"score": at(figure, "score")}
+    columns |= {part: at(figure, "parts", part) for part in parts} | {"was": _role}
+    rows = [(str(each.get("kind") or ""), str(each.get("text") or "no text"), each) for each in every]
     told = {key: str(document.get(key, "")) for key in ("step", "name", "prefix")}
-    return told | {"parts": parts, "candidates": candidates}
+    return told | {"candidates": sheet(columns, rows, "candidate", "text", nothing="")}
 
 
 def section(improved: Improved, summary: Json) -> Json:
@@ -137,7 +132,6 @@ def section(improved: Improved, summary: Json) -> Json:
         if any(address for _, address in pictures):
             charted.append((known.label(name), span, [picture for picture in pictures if picture[1]]))
     everything = [line for lines in improved.steps.values() for line in lines]
-    colours = {n: look.color for n, look in drawing.looks([*summary["systems"]], known).items()}
     judged, times = (
         [(known.label(name), row(lines)) for name, lines in improved.steps.items()]
         for row in (_means, _times)
@@ -146,7 +140,8 @@ def section(improved: Improved, summary: Json) -> Json:
     return {
         "summary": summary,
         "caution": CAUTION,
-        "true": _true(summary, improved, colours),
+        "expectations": [shown(expected) for expected in summary["expectations"]],
+        "true": _true(summary, improved),
         "against": _against(summary["systems"]),
         "prefixes": max((len(e.get("named", ())) for e in improved.evaluations.values()), default=0),
         "kinds": charted,
@@ -155,7 +150,7 @@ def section(improved: Improved, summary: Json) -> Json:
         "judge": sheet(JUDGED, judged, "method"),
         "times": sheet(TIMES, [row for row in times if row[-1]["seconds"]], "method"),
         "examples": {
-            known.label(name): [_document(document) for document in spread(kept, EXAMPLES)]
+            known.label(name): [_document(document) for document in spread(kept)]
             for name, kept in improved.examples.items()
             if kept
         },

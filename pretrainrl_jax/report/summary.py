@@ -1,8 +1,10 @@
 """What a run found: the checked numbers of every system, and their table for a terminal."""
 
+from functools import partial
+
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.knowledge.intervals import wilson
-from pretrainrl_jax.report.columns import grid, plain
+from pretrainrl_jax.report.columns import plain, sheet
 from pretrainrl_jax.report.formats import Json, decimals, number, percent
 from pretrainrl_jax.report.outcomes import Key, common, difference, kept, trained
 from pretrainrl_jax.report.systems import Systems
@@ -118,17 +120,15 @@ def noun(summary: Json) -> str:
 
 
 COLUMNS = {
-    "acc": "ACC", "hr": "HR", "mrr": "MRR", "prob": "Prob", "unseen": "ACC\nunseen",
-    "paraphrase": "ACC\nparaphr.", "held_out": "ACC\nheld-out", "text_nll": "text\nNLL",
-    "device_seconds": "device\ns",
+    "ACC": "acc", "HR": "hr", "MRR": "mrr", "Prob": "prob", "ACC\nunseen": "unseen",
+    "ACC\nparaphr.": "paraphrase", "ACC\nheld-out": "held_out", "text\nNLL": "text_nll",
+    "device\ns": "device_seconds",
 }  # fmt: skip
 
 
 def table(summary: Json, known: Systems) -> str:
     """The systems side by side, for a terminal of 100 columns."""
-    rows = [
-        [known.label(name), *(shown(system, column) for column in COLUMNS)]
-        for name, system in summary["systems"].items()
-    ]
+    columns = {head: partial(shown, name=name) for head, name in COLUMNS.items()}
+    rows = [(known.label(name), system) for name, system in summary["systems"].items()]
     title = f"{summary['dataset']}, {summary['model']}: % of {noun(summary)}"
-    return plain(title, grid({"system": 24}, COLUMNS.values(), rows))
+    return plain(title, sheet(columns, rows, "system"), words=[24])

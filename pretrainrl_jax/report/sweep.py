@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from pretrainrl_jax.atomic import write_bytes
 from pretrainrl_jax.cells import shown
 from pretrainrl_jax.config import AnchorTermConfig, ObjectiveConfig
 from pretrainrl_jax.report.columns import Told, markdown, sheet
-from pretrainrl_jax.report.drawing import canvas, looks, save
+from pretrainrl_jax.report.drawing import PNG, canvas, looks, painted
 from pretrainrl_jax.report.formats import Json, decimals, percent, signed
 from pretrainrl_jax.report.summary import PLACES, figure
 from pretrainrl_jax.report.systems import Systems
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+Spread = Callable[[Sequence[float]], float]
 ALL = "all"  # in place of seeds, where a system does not depend on them
 
 
@@ -44,10 +46,6 @@ class Row:
     def measured(self, name: str) -> list[float]:
         """A figure, of each seed that has it."""
         return [value for system in self.seeds.values() if (value := figure(system, name)) is not None]
-
-    def told(self, name: str) -> list[float]:
-        """The same in %, if it is a rate."""
-        return [(1 if name in PLACES else 100) * value for value in self.measured(name)]
 
 
 FIGURES = {
@@ -83,14 +81,14 @@ def _values(row: Row, axes: Sequence[str]) -> list[str]:
     return [shown(row.values[axis]) if axis in row.values else "" for axis in axes]
 
 
-def _mean_of(name: str, spread: Callable[[list[float]], float] | None) -> Told:
+def _mean_of(name: str, spread: Spread | None) -> Told:
     """A column of a figure's means, with their spread where there are several seeds."""
     places = PLACES.get(name, 1)
 
     def cell(row: Row) -> str:
-        values = row.told(name)
-        beside = f" ± {spread(values):.{places}f}" if spread and len(values) > 1 else ""
-        return decimals(statistics.mean(values), places) + beside if values else ""
+        if (found := estimate(row, name, spread)) is None:
+            return ""
+        return decimals(found.mean, places) + ("" if found.half is None else f" ± {found.half:.{places}f}")
 
     return cell
 
@@ -167,15 +165,15 @@ class Estimate(NamedTuple):
     """A mean over seeds."""
 
     mean: float
-    half: float | None  # of the 95 % interval; None of one seed
+    half: float | None  # of the 95 % interval, or another spread; None of one seed
 
 
-def estimate(row: Row, name: str) -> Estimate | None:
-    """A figure's mean and interval, in % if it is a rate; None where it was not measured."""
-    values = row.told(name)
+def estimate(row: Row, name: str, spread: Spread | None = _half) -> Estimate | None:
+    """A figure's mean and its spread, in % if it is a rate; None where it was not measured."""
+    values = [(1 if name in PLACES else 100) * value for value in row.measured(name)]
     if not values:
         return None
-    return Estimate(statistics.mean(values), _half(values) if len(values) > 1 else None)
+    return Estimate(statistics.mean(values), spread(values) if spread and len(values) > 1 else None)
 
 
 def on_front(rows: Sequence[Row]) -> list[bool]:
@@ -231,7 +229,7 @@ def save_front(path: Path, rows: Sequence[Row], known: Systems) -> bool:
             ylabel="ACC on trained facts, %",
         )
         figure.legend(loc="outside right upper", fontsize=9.5, handlelength=3.2)
-        save(figure, path)
+        write_bytes(path, painted(figure, PNG))
     return True
 
 

@@ -6,7 +6,7 @@ from dataclasses import fields
 
 from pretrainrl_jax.config import ObjectiveConfig
 from pretrainrl_jax.knowledge.intervals import Z
-from pretrainrl_jax.report.formats import Json, decimals, percent, signed
+from pretrainrl_jax.report.formats import Json, percent, signed
 from pretrainrl_jax.report.summary import forgetting, group_count, group_rate
 from pretrainrl_jax.report.systems import Systems
 
@@ -48,9 +48,14 @@ def reading(summary: Json, known: Systems) -> list[str]:
             f"Only the base model was evaluated; its accuracy here is {percent(accuracies['base'])}.",
             "Nothing was trained, so there is nothing to compare yet.",
         ]
-    parts = (_best, _against_baselines, _against_controls, _dpo, _head, _forgetting, _time)
+    parts = (_best, _against_baselines, _against_controls, _head, _forgetting, _time)
     return [
-        *(f"{_capital(clause)}." for part in parts for clause in part(summary, known) if clause),
+        *(
+            f"{clause[:1].upper()}{clause[1:]}."
+            for part in parts
+            for clause in part(summary, known)
+            if clause
+        ),
         "All of this is one seed, and accuracy is on the facts that were trained on: it measures what was "
         "taught, not what the model can infer.",
     ]
@@ -89,10 +94,6 @@ def _compare(summary: Json, known: Systems, name: str, other: str, endings: Mapp
     few = limit > NOISE_POINTS
     under = f"under {limit:.1f} points on so few questions," if few else f"under {limit:g} points"
     return f"{text}, which is within noise ({under} in one seed){endings[0]}"
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _best(summary: Json, known: Systems) -> Iterable[str]:
@@ -175,16 +176,6 @@ def _apart(control: ObjectiveConfig, other: ObjectiveConfig) -> str:
     )
 
 
-def _dpo(summary: Json, known: Systems) -> Iterable[str]:
-    """What only pushes answers apart, beside the base model."""
-    for name, system in summary["systems"].items():
-        before, after = summary["systems"].get("base", {}).get("prob"), system["prob"]
-        prob = f"; Prob, which counts hits only, goes from {percent(before)} to {percent(after)}"
-        prob = "" if before is None or after is None else prob
-        if _only_contrasts(known.of(name)):
-            yield _compare(summary, known, name, "base", dict.fromkeys((1, 0, -1), prob))
-
-
 def _head(summary: Json, known: Systems) -> Iterable[str]:
     """What the base model knows of the best-known facts beyond the run's, and what is left of that."""
     base = summary["systems"].get("base", {"groups": {}})
@@ -202,33 +193,26 @@ def _head(summary: Json, known: Systems) -> Iterable[str]:
 
 def _forgetting(summary: Json, known: Systems) -> Iterable[str]:
     rises = forgetting(summary)
+    accuracies = {name: acc for name, acc in _accuracies(summary).items() if name in rises}
     if not rises:
         measured = any(system["text_nll"] is not None for system in summary["systems"].values())
         why = "the loss on held-out text is not known before and after"
         why = why if measured else "no text was evaluated (evaluate.text names a file of it)"
         yield f"forgetting cannot be read: {why}"
-        return
-    base = summary["systems"]["base"]["text_nll"]
-    each = ", ".join(f"{known.label(n)} {signed(rises[n])}" for n in sorted(rises, key=lambda n: rises[n]))
-    yield f"forgetting, the rise of the loss on held-out text over {base:.2f} nats a token: {each}"
-    accuracies = {name: acc for name, acc in _accuracies(summary).items() if name in rises}
-    if len(accuracies) > 1:
+    elif len(accuracies) > 1:
         best = max(accuracies, key=lambda n: accuracies[n])
         if rises[best] == max(rises[n] for n in accuracies) and rises[best] > 0:
-            yield f"{known.words(best)}, the most accurate of these, also forgets the most text"
+            yield f"{known.words(best)}, the most accurate, also forgets the most text"
 
 
 def _time(summary: Json, known: Systems) -> Iterable[str]:
-    seconds = {name: s["device_seconds"] for name, s in summary["systems"].items()}
-    spent = {name: value for name, value in seconds.items() if value is not None and name != "base"}
-    if not spent:
-        return
-    ranked = sorted(spent, key=lambda name: spent[name])
-    text = f"device-seconds: {', '.join(f'{known.label(n)} {decimals(spent[n], 1)}' for n in ranked)}"
+    """Where a claim and its control are not of equal compute."""
+    spent = {name: system["device_seconds"] for name, system in summary["systems"].items()}
     for system, controls in _claims(summary, known):
-        if system in spent and (control := next(filter(spent.get, controls[:1]), "")):
+        if spent[system] and (control := next(filter(spent.get, controls[:1]), "")):
             ratio = spent[system] / spent[control]
-            text += f". {_capital(known.words(system))} took {ratio:.1f} times the device time of "
-            text += known.words(control)
-            text += ": the two are not compared at equal compute" if not 0.8 <= ratio <= 1.25 else ""
-    yield text
+            if not 0.8 <= ratio <= 1.25:
+                took = (
+                    f"{known.words(system)} took {ratio:.1f} times the device time of {known.words(control)}"
+                )
+                yield f"{took}: the two are not compared at equal compute"

@@ -1,6 +1,6 @@
 """What training made worse: every measure on which a system is below the base model."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pretrainrl_jax.knowledge.intervals import Difference
 from pretrainrl_jax.report.formats import Json
@@ -11,17 +11,7 @@ from pretrainrl_jax.report.tables import Row, part
 SHOWN = 10  # questions whose truth lost most probability
 
 
-class Fall(NamedTuple):
-    """A lower accuracy on some questions."""
-
-    kind: str  # "questions", "popularity" or "category"
-    name: Any  # as `tables.Row.name`
-    change: Difference
-
-    @property
-    def words(self) -> str:
-        """Which questions they are."""
-        return str(self.name) if self.kind == "questions" else f"{self.kind} {part(self.name)}"
+Fall = tuple[str, Difference]  # some questions, in words, and the change of their accuracy
 
 
 class Worse(NamedTuple):
@@ -48,11 +38,11 @@ def worse(before: Json, after: Json, summary: Json, bins: list[Row], categories:
     """
     old, new = grouped(before), grouped(after)
     pairs = {group: common(old[group], new[group]) for group in GROUPS}
-    changes = [("questions", GROUPS[group], difference(asked)) for group, asked in pairs.items()]
+    changes = [(GROUPS[group], difference(asked)) for group, asked in pairs.items()]
     for kind, rows in (("popularity", bins), ("category", categories)):
-        changes += [(kind, row.name, row.cells[after["system"]].change) for row in rows]
-    measured = [Fall(kind, name, change) for kind, name, change in changes if change]
-    lower = [fall for fall in measured if fall.change.rate < 0]
+        changes += [(f"{kind} {part(row.name)}", row.cells[after["system"]].change) for row in rows]
+    measured = [(words, change) for words, change in changes if change]
+    lower = [(words, change) for words, change in measured if change.rate < 0]
     one, two = (summary["systems"][e["system"]] for e in (before, after))
     groups = {**GROUPS, "unseen": "facts unseen in pretraining"}
     rates = [(name, group_rate(one, g), group_rate(two, g)) for g, name in groups.items() if not pairs.get(g)]
@@ -61,8 +51,8 @@ def worse(before: Json, after: Json, summary: Json, bins: list[Row], categories:
     known = [(p, new - old) for p, old, new in both if old is not None and new is not None]
     lost = sorted((item for item in known if item[1] < 0), key=lambda item: item[1])
     return Worse(
-        falls=[fall for fall in lower if fall.change.worse],
-        slight=[fall for fall in lower if not fall.change.worse],
+        falls=[(words, change) for words, change in lower if change.worse],
+        slight=[(words, change) for words, change in lower if not change.worse],
         compared=len(measured),
         unpaired=[(name, a, b) for name, a, b in rates if a is not None and b is not None and b < a],
         text_nll=nll if None not in nll and nll[0] < nll[1] else None,

@@ -8,7 +8,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.report import page, preferences, selfimprove, summary, words
 from pretrainrl_jax.report.compare import comparison_markdown, comparison_table, write_comparison
 from pretrainrl_jax.report.inputs import read_config
-from pretrainrl_jax.report.knowledge import words as knowledge
+from pretrainrl_jax.report.knowledge import tables as knowledge
 from pretrainrl_jax.report.signatures import signature_lines
 from pretrainrl_jax.stages.context import say
 
@@ -26,7 +26,7 @@ def report(workdir: Path) -> None:
     improved = figures.get("selfimprove", {})
     if figures["systems"]:
         say(table(figures, known))
-        if shown := knowledge.table(figures, known):
+        if shown := knowledge.terminal(figures, known):
             say(shown)
     if improved:
         say(selfimprove.table(improved))
@@ -35,10 +35,8 @@ def report(workdir: Path) -> None:
         say(f"! {sentence}")
     for sentence in reading(figures, known) if figures["systems"] else []:
         say(f"- {sentence}")
-    for sentence in knowledge.reading(figures, known) if not about_preferences else []:
-        say(f"- {sentence}")
-    for sentence in selfimprove.reading(improved) if improved else []:
-        say(f"- {sentence}")
+    if improved:
+        say(f"- {selfimprove.CAUTION}")
     say(f"report: {path}")
 
 

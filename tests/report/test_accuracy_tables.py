@@ -146,9 +146,9 @@ def test_what_fell_is_listed_and_what_did_not_is_not() -> None:
     before = world("base", {"river": 50, "city": 50, "king": 50, "held_out": 40}, text_nll=1.5)
     after = world("ntp", {"river": 30, "city": 49, "king": 90, "held_out": 39}, text_nll=1.75)
     decline = fallen(before, after)
-    assert [(fall.kind, fall.name) for fall in decline.falls] == [("category", "river")]
-    assert (decline.falls[0].change.before, decline.falls[0].change.after) == (0.5, 0.3)
-    assert {fall.name for fall in decline.slight} == {"city", GROUPS["held_out"]}
+    ((words, change),) = decline.falls
+    assert (words, change.before, change.after) == ("category river", 0.5, 0.3)
+    assert {words for words, _ in decline.slight} == {"category city", GROUPS["held_out"]}
     assert decline.compared == 3 + 2  # categories, trained and held-out facts
     assert decline.text_nll == (1.5, 1.75)
     # 20 of river, one of city, one held out: their truth goes from 40 % to 1 %.

@@ -50,17 +50,16 @@ def test_systems_of_both_on_common_questions(two: tuple[Path, Path]) -> None:
     # Wrong in A and right in B: 50 to 79; the reverse: 0 to 9.
     difference = paired([(i < 50, 10 <= i < 80) for i in range(100)])
     assert difference is not None
-    base, ntp = table(tags, "system", "questions of both")
-    assert base[:4] == ["base", "100", "20.0", "20.0"]
-    assert ntp[:4] == ["NTP", "100", "50.0", "70.0"]
-    assert ntp[4] == f"+20.0 [+{100 * difference.low:.1f} to +{100 * difference.high:.1f}]"
-    rows = [row for t in tags.tables if t[0][:2] == ["system", "questions of both"] for row in t[1:]]
-    assert [row[:4] for row in rows[2:]] == [
-        ["base", "100", "20.0", "20.0"],  # paraphrased
-        ["NTP", "100", "50.0", "70.0"],
-        ["base", "20", "25.0", "25.0"],  # held out
-        ["NTP", "20", "25.0", "45.0"],
+    rows = table(tags, "system", "questions")
+    assert [row[:5] for row in rows] == [
+        ["base", "trained facts", "100", "20.0", "20.0"],
+        ["base", "trained facts, paraphrased", "100", "20.0", "20.0"],
+        ["base", "held-out facts", "20", "25.0", "25.0"],
+        ["NTP", "trained facts", "100", "50.0", "70.0"],
+        ["NTP", "trained facts, paraphrased", "100", "50.0", "70.0"],
+        ["NTP", "held-out facts", "20", "25.0", "45.0"],
     ]
+    assert rows[3][5] == f"+20.0 [+{100 * difference.low:.1f} to +{100 * difference.high:.1f}]"
     assert table(tags, "system", "text NLL of A")[1] == ["NTP", "3.000", "3.500", "+0.500", "20.0", "–"]
     assert table(tags, "setting") == [["name", "–", "small world"]]
     # Even numbers: 0 to 48 in A, 10 to 78 in B; odd ones likewise.
@@ -110,7 +109,9 @@ def test_the_terminal_is_told_the_same(two: tuple[Path, Path], capsys: pytest.Ca
     assert row[:7] == ["NTP", "trained", "facts", "100", "50.0", "70.0", "+20.0"]
     drawn = [line for line in lines if "facts" in line and not line.startswith("-")]
     assert max(map(len, drawn)) <= 100
-    assert "NTP: text NLL 3.000 | 3.500; device-seconds 20.0 | –" in lines
+    costs = lines[lines.index("Loss on text, and time") + 1 :]
+    (row,) = [line.split() for line in costs if line.split()[:1] == ["NTP"]]
+    assert row == ["NTP", "3.000", "3.500", "+0.500", "20.0", "–"]
 
 
 def test_only_questions_of_one_wording_and_group_are_paired(two: tuple[Path, Path]) -> None:

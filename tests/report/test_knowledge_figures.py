@@ -8,7 +8,7 @@ from helpers.made_knowledge import answered, evaluation
 
 from pretrainrl_jax.knowledge.confidence import area_under_risk_coverage, bootstrap, ece
 from pretrainrl_jax.knowledge.intervals import wilson
-from pretrainrl_jax.report.knowledge import abstaining, changes, falsehoods, figures
+from pretrainrl_jax.report.knowledge import falsehoods, figures
 from pretrainrl_jax.report.outcomes import common, grouped
 
 # Confidence and whether it is right, of five questions.
@@ -82,8 +82,8 @@ def test_what_older_versions_did_not_measure_is_absent():
     assert set(told) == {
         "questions", "p_truth", "first", "among", "rank", "p_falsehood", "margin", "above"
     }  # fmt: skip
-    assert abstaining.consistency(old, [1.0]) is None
-    assert abstaining.rubric({"questions": old}) == []
+    assert figures.consistency(old, [1.0]) is None
+    assert figures.rubric({"questions": old}) == []
 
 
 def test_two_samples_beside_as_many_answers_by_probability():
@@ -91,7 +91,7 @@ def test_two_samples_beside_as_many_answers_by_probability():
     samples = [["a", "a"], ["b", "b"], ["a", "c"], ["a", None], ["d", "d"]]
     right = [[True] * 2, [False] * 2, [True, False], [True, False], [False] * 2]
     asked = [q | {"samples": s, "samples_right": r} for q, s, r in zip(five(), samples, right, strict=True)]
-    told = abstaining.consistency(asked, [0.0, 3.0])
+    told = figures.consistency(asked, [0.0, 3.0])
     assert told is not None
     assert (told["two_agree"]["answered"]["value"], told["two_agree"]["accuracy"]["value"]) == (0.6, 1 / 3)
     assert [s["value"] for s in told["two_agree"]["scores"]] == pytest.approx([1 / 5, (1 - 6) / 5])
@@ -104,7 +104,7 @@ def test_two_samples_beside_as_many_answers_by_probability():
 
 def test_where_no_two_samples_agree_nothing_is_answered():
     asked = [q | {"samples": ["a", "b"], "samples_right": [True, False]} for q in five()]
-    told = abstaining.consistency(asked, [1.0])
+    told = figures.consistency(asked, [1.0])
     assert told is not None
     for way in ("two_agree", "probability"):
         assert told[way]["answered"]["value"] == 0.0
@@ -115,7 +115,7 @@ def test_where_no_two_samples_agree_nothing_is_answered():
 def test_open_and_closed_on_paper():
     closed = ["right"] * 2 + ["wrong"] * 8
     opened = ["right", "abstained"] + ["abstained"] * 6 + ["wrong"] * 2
-    rows = abstaining.rubric({"rubric": {"closed": closed, "open": {"9": opened, "0": closed}}})
+    rows = figures.rubric({"rubric": {"closed": closed, "open": {"9": opened, "0": closed}}})
     assert [row["penalty"] for row in rows] == [0.0, 9.0]
     assert (rows[0]["gap"]["value"], rows[0]["p"]) == (0.0, 1.0)
     assert rows[1]["closed"]["value"] == pytest.approx((2 - 72) / 10)
@@ -124,13 +124,13 @@ def test_open_and_closed_on_paper():
     assert rows[1]["gap"]["interval"][0] > 0
     assert rows[1]["p"] <= 0.002
     assert rows[1]["open_shares"] == pytest.approx({"right": 0.1, "wrong": 0.2, "abstained": 0.7})
-    assert abstaining.rubric({"rubric": {"closed": closed, "open": {"1": opened[:5]}}}) == []
+    assert figures.rubric({"rubric": {"closed": closed, "open": {"1": opened[:5]}}}) == []
 
 
 def test_a_bootstrap_p_is_that_of_a_normal_mean():
     values = np.random.default_rng(1).normal(0.2, 1, 100)
     z = values.mean() / (values.std() / 10)
-    assert abstaining.zero(values) == pytest.approx(math.erfc(abs(z) / math.sqrt(2)), abs=0.03)
+    assert figures.zero(values) == pytest.approx(math.erfc(abs(z) / math.sqrt(2)), abs=0.03)
 
 
 def test_answers_that_are_said_again_and_again():
@@ -160,7 +160,7 @@ def test_the_surest_falsehoods_are_of_each_fact_once():
 def test_what_changed_between_two_systems():
     before = {"questions": [answered(i, "trained", sure, right) for i, (sure, right) in enumerate(FIVE)]}
     after = {"questions": [answered(i, "trained", 0.9, i > 0) for i in range(5)]}
-    told = changes.changes(before, after)
+    told = figures.changes(before, after)
     assert told["flips"]["trained"] == {"questions": 5, "gained": 2, "lost": 1, "p": 1.0}
     assert told["states"]["unknown"] == {
         "knows": 1, "unsure": 0, "misled": 0, "in reach": 0, "unknown": 0
@@ -178,13 +178,13 @@ def test_true_answers_that_were_never_trained():
     before = [asked(2, 0.2, 0.6), asked(2, 0.1, 0.3, 1), asked(3, 0.1, 0.1, 2), asked(1, 0.1, 0.1, 3)]
     after = [asked(2, 0.8, 0.9), asked(2, 0.5, 0.8, 1), asked(3, 0.4, 0.5, 2), asked(1, 0.9, 0.9, 3)]
     sides = [grouped({"questions": side})["trained"] for side in (before, after)]
-    told = changes.suppressed(common(*sides))
+    told = figures.suppressed(common(*sides))
     assert told is not None
     assert told["questions"] == 3
     assert [each["value"] for each in told["canonical"]] == pytest.approx([0.4 / 3, 1.7 / 3])
     assert [each["value"] for each in told["others"]] == pytest.approx([0.6 / 3, 0.5 / 3])
     assert (told["suppressed"]["value"], told["suppressed"]["questions"]) == (0.5, 2)
-    assert changes.suppressed(common(*sides)[3:]) is None
+    assert figures.suppressed(common(*sides)[3:]) is None
 
 
 def test_neighbours_are_parts_of_the_held_out_facts():

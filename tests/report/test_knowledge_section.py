@@ -57,7 +57,7 @@ def test_the_four_questions_and_the_theory(workdir: Path) -> None:
         assert question in tags.text
     assert all(address.startswith("data:image/") for address in tags.addresses)
     # States of trained and held-out facts, reliability of two systems, mistakes; the others are as before.
-    assert len(tags.addresses) == 2 + 1 + 1 + 3 + 5
+    assert len(tags.addresses) == 2 + 1 + 1 + 3 + 4
     told = summary(workdir)["systems"]["pretrainrl"]["knowledge"]
     assert set(told) == {
         "trained", "held_out", "temperature", "repeated", "consistency", "rubric", "theory", "changes"
@@ -104,7 +104,8 @@ def test_a_model_that_was_not_trained(workdir: Path, capsys: pytest.CaptureFixtu
     report(workdir)
     said = capsys.readouterr().out
     assert "Does it know the difference? Most probable answers to facts" in said
-    assert "The wrong answer that the model gives most often" in said
+    assert "Wrong answers given again and again" in tags.text
+    assert table(tags, "it says", "to questions")
     assert "became right" not in said
 
 

@@ -20,7 +20,8 @@ from pretrainrl_jax.mining import statistics
 from pretrainrl_jax.mining.candidates import REASONS, Rules, from_beams
 from pretrainrl_jax.mining.pools import Agreement
 from pretrainrl_jax.report import charts, mining
-from pretrainrl_jax.report.mining import COLUMNS, Mined, read, section, sentences
+from pretrainrl_jax.report.columns import listed
+from pretrainrl_jax.report.mining import COLUMNS, FIGURES, Mined, read, section
 from pretrainrl_jax.report.page import write_report
 from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
@@ -188,26 +189,35 @@ def test_every_filter_of_every_source_stands_in_the_table(workdir: Path) -> None
     ]
 
 
-def test_the_sentences_say_the_numbers() -> None:
-    assert sentences(FOUND)[0] == (
-        "1,959 of 2,000 questions have negatives: 9,795 in all, 5.0 each, 8,000 from the question's own "
-        "beams and 1,795 from the category's best-known answers. 40 questions (2.0%) have none left."
-    )
-    diversity, perplexity, agreement, left_out = sentences(FOUND)[1:]
-    assert diversity.startswith("1,500 questions were decoded")
-    assert "7.3 distinct answers" in diversity
-    assert "entropy of 1.24 nats" in diversity
-    assert perplexity == "The base model's perplexity on the negatives is 8.4 a token."
-    assert "from 100 questions" in agreement
-    assert "over 1 category: cosine 0.91, Spearman correlation 0.73." in agreement
-    assert "0.88 and 0.85 for 1,000 questions of EntityQuestions" in agreement
-    assert left_out == "Questions left out of training: 1 longer than a row."
-    assert "No question is left without one." in sentences(FOUND | {"without_negatives": 0})[0]
-    assert "1 question (0.1%) has none left." in sentences(FOUND | {"without_negatives": 1})[0]
-    assert (
-        len(sentences(FOUND | {"too_long": [], "pool_agreement": None, "decoded": 0, "perplexity": None}))
-        == 1
-    )
+def test_the_figures_are_those_of_the_file(workdir: Path) -> None:
+    assert listed(FIGURES, FOUND) == [
+        ("questions", "2,000"),
+        ("no negative left", "40"),
+        ("no negative left,\u00a0%", "2.0"),
+        ("with negatives", "1,959"),
+        ("each has", "5.0"),
+        ("negatives", "9,795"),
+        ("by source", "8,000 own beams, 1,795 popular answers"),
+        ("perplexity of the negatives", "8.4"),
+        ("questions decoded", "1,500"),
+        ("distinct answers", "7.3"),
+        ("entropy, nats", "1.24"),
+        ("pool: cosine", "0.91"),
+        ("pool: Spearman", "0.73"),
+        ("pool: questions", "100"),
+        ("pool: categories", "1"),
+        ("left out: longer than a row", "1"),
+    ]
+    html = page(workdir)
+    for name, value in listed(FIGURES, FOUND):
+        assert f"<dt>{name}</dt><dd><bdi>{value}</bdi></dd>" in html
+    assert "0.88 and 0.85 for 1,000 questions of EntityQuestions" in html
+    less = {"too_long": [], "pool_agreement": None, "decoded": 0, "perplexity": None, "no_tokens": ["f"]}
+    told = dict(listed(FIGURES, FOUND | less | {"without_negatives": 0, "of_examples": 0.015}))
+    assert told["no negative left"] == "0"
+    assert told["answers of few-shot examples, %"] == "1.5"
+    assert told["left out: no tokens in a true answer"] == "1"
+    assert not {name for name in told if name.startswith(("pool", "perplexity", "left out: longer"))}
 
 
 def test_categories_with_twenty_falsehoods_each(workdir: Path) -> None:
@@ -230,7 +240,7 @@ def test_categories_with_twenty_falsehoods_each(workdir: Path) -> None:
         True,
         False,
     ]
-    assert "17 more and the pool&#39;s 2 values" in summary
+    assert "17 more and the pool's 2 values" in summary
     assert [text in rest for text in ("falsehood 2<", "falsehood 3<", "falsehood 19<", ">arno<")] == [
         False,
         True,
@@ -294,8 +304,9 @@ def test_text_is_escaped_and_isolated(workdir: Path) -> None:
     html = page(workdir)
     cells = parse(html)
     assert "script" not in cells.tags
-    # A category, falsehoods and pools of two, a source twice, a reason, an example in three parts.
-    assert entities.unescape(html).count(evil) == 1 + 2 * 4 + 2 + 2 + 1 + 3
+    # A category, falsehoods and pools of two, a source twice and beside its three numbers, a reason, an
+    # example in three parts.
+    assert entities.unescape(html).count(evil) == 1 + 2 * 4 + 2 + 2 + 3 + 1 + 3
     # Every right-to-left text stands in a <bdi> of its own.
     assert html.count(f"<bdi>{rtl}") == html.count(rtl) == 1 + 2 * 4 + 2 + 1 + 3 + 1  # the last is a system
 
@@ -363,9 +374,11 @@ def test_what_mining_writes_is_what_the_page_reads(workdir: Path) -> None:
     assert table(cells, "category")[1] == ["capital", "3", "33.3", "1.3", f"{entropy:.2f}", "0.50"]
     assert "Turin 2 · 37.5%" in cells.chips
     perplexity = math.exp(-(math.log(0.5) + math.log(0.25)) / 4)
-    assert f"perplexity on the negatives is {perplexity:.1f} a token" in entities.unescape(html)
-    assert "cosine 0.50." in html  # a correlation that is not defined is not named
-    assert "2 of 3 questions have negatives: 2 in all, 1.0 each" in html
+    told = dict(re.findall("<dt>(.*)</dt><dd><bdi>(.*)</bdi></dd>", html))
+    assert told["perplexity of the negatives"] == f"{perplexity:.1f}"
+    assert told["pool: cosine"] == "0.50"
+    assert "pool: Spearman" not in told  # a correlation that is not defined is not named
+    assert [told[name] for name in ("questions", "with negatives", "negatives")] == ["3", "2", "2"]
 
 
 KEYS = [(key,) for key in FOUND] + [("categories", "river", key) for key in FOUND["categories"]["river"]]
@@ -404,7 +417,7 @@ def test_odd_lists_within_a_category_and_an_example(odd: Any) -> None:
     )
     assert contents is not None
     texts = {"text"} if odd == "text" else set()
-    assert {text for text, _, _ in contents["categories"]["rows"][0]["top"]} == texts
+    assert {text for text, _, _ in contents["categories"]["rows"][0]["falsehoods"]} == texts
     assert set(contents["categories"]["rows"][0]["pool"]) == texts
     said = [[("x", "–")]] if odd == ["x", ["y"]] else []
     assert [example["negatives"] for example in contents["examples"]] == said

@@ -1,5 +1,6 @@
 """The report of a synthetic workdir: self-contained, escaped, complete, and clear about what is missing."""
 
+import base64
 import dataclasses
 import itertools
 import json
@@ -44,9 +45,9 @@ def test_one_file_that_asks_for_nothing(workdir: Path) -> None:
     assert path == workdir / "report" / "index.html"
     html = path.read_text("utf-8")
     tags = parse(html)
-    # The idea before and after; trade-off; popularity; loss, margin and log-probability of the truth, as that
-    # of the falsehoods is not a number here.
-    assert len(tags.addresses) == 2 + 1 + 1 + 3
+    # The idea; trade-off; popularity; loss, margin and log-probability of the truth, as that of the
+    # falsehoods is not a number here.
+    assert len(tags.addresses) == 1 + 1 + 1 + 3
     assert all(address.startswith("data:image/") for address in tags.addresses)
     assert not tags.tags & {"script", "link", "iframe"}
     assert not re.search(r"url\(|@import", html)
@@ -62,7 +63,7 @@ def test_the_page_says_how_it_measured(workdir: Path) -> None:
     assert "prefers-color-scheme: dark" in text
     for words in ("seed 17", "Accuracy on trained facts: 20.0% before, 60.0% with PretrainRL", "5 updates"):
         assert words in text
-    for words in ("1,990 of 2,000", "9,000 in all", "known true", "123", "Turin", "41.0%"):
+    for words in ("1,990", "2,000", "9,000", "known true", "123", "Turin", "41.0%"):
         assert words in text
 
 
@@ -214,15 +215,21 @@ def test_the_idea_takes_trained_and_unseen_facts_in_the_trained_wording() -> Non
     assert any(q["correct"] for q in facts.values())  # not overwritten by their paraphrases, all wrong here
 
 
-def test_the_idea_as_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "idea.png"
-    assert charts.save_idea(path, KNOWN, evaluation("base", 0.2), evaluation("pretrainrl", 0.6))
-    assert path.read_bytes().startswith(b"\x89PNG")
-    assert not charts.save_idea(tmp_path / "none.png", KNOWN, {"system": "base", "questions": []})
-    assert not (tmp_path / "none.png").exists()
+def test_the_idea_as_a_file(workdir: Path) -> None:
+    drawn = charts.idea(KNOWN, evaluation("base", 0.2), evaluation("pretrainrl", 0.6))
+    assert drawn
+    assert drawn.startswith(b"\x89PNG")
+    assert charts.idea(KNOWN, {"system": "base", "questions": []}) is None
+    path = write_report(workdir).with_name("idea.png")
+    assert base64.b64encode(path.read_bytes()).decode() in (workdir / "report" / "index.html").read_text()
+    path.unlink()
+    for evaluated in (workdir / "evaluations").glob("*.json"):
+        change(evaluated, questions=[])
+    write_report(workdir)
+    assert not path.exists()
     # Popularity that is constant has no colour scale; probabilities may all be zero.
     flat = [question(i, True, popularity=0.0, p_truth=0.0, p_falsehood=None) for i in range(3)]
-    assert charts.save_idea(path, KNOWN, {"system": "ntp", "questions": flat})
+    assert charts.idea(KNOWN, {"system": "ntp", "questions": flat})
 
 
 def test_pictures_leave_no_global_state_behind() -> None:
@@ -271,7 +278,7 @@ def test_what_was_evaluated_while_training_is_drawn_apart(workdir: Path) -> None
     assert titles == ["accuracy on the sample", "loss on text"]
     tags = parse(write_report(workdir).read_text("utf-8"))
     assert "While training: evaluated on a sample 200 trained questions" in tags.text
-    assert len(tags.addresses) == 2 + 1 + 1 + 2 + 3
+    assert len(tags.addresses) == 1 + 1 + 1 + 2 + 3
     alone = [line for line in metrics if "sample_hr" in line]
     assert charts.curves(alone, KNOWN) == []
     unknown = charts.curves([{**alone[0], "sample_acc": math.nan}], KNOWN, charts.SAMPLED)

@@ -100,17 +100,20 @@ def test_prefixes_that_are_all_alike_are_not_certain(workdir: Path):
     assert system["named_true_interval"] == list(wilson(200, 200) or ())
     apart = system["against"]["named_true"]
     assert apart["low"] < 0 == apart["difference"] < apart["high"]
-    assert expectation(summary, "more true")["evidence"][0].endswith("is not shown")
+    assert selfimprove.sure(expectation(summary, "more true")["evidence"][0]) == 0
+    assert expectation(summary, "more true")["outcome"] != "holds"
 
 
 def test_expectations_hold_where_numbers_say_so(workdir: Path):
     summary = summarised(workdir)
     assert [one["outcome"] for one in summary["expectations"]] == ["holds"] * 4
-    said = " ".join(selfimprove.reading(summary))
-    assert "online DPO: 60.0% of the continuations of named prefixes are true, with next token 40.0%" in said
-    assert "+20.0 points (95 % interval +14" in said
-    assert "online DPO (8 rollouts)" in said
-    assert "more rollouts are better: holds." in said
+    title, true, _ = selfimprove.shown(expectation(summary, "more true"))
+    assert title == "The paper's expectation, more true statements than next-token training: holds"
+    assert true.texts()[0] == ["online DPO", "next token", "40.0", "60.0", "+20.0"]
+    assert true.rows[0][-1].under.startswith("+14")
+    title, rollouts, _ = selfimprove.shown(expectation(summary, "more rollouts"))
+    assert title.endswith("more rollouts are better: holds")
+    assert rollouts.texts()[0][0] == "online DPO (8 rollouts)"
     early, late = (
         np.mean([line["chosen_rollout"] for line in lines("few") if keep(line["step"])])
         for keep in (lambda step: step <= STEPS // 3, lambda step: step > STEPS - STEPS // 3)
@@ -122,8 +125,8 @@ def test_expectations_hold_where_numbers_say_so(workdir: Path):
 def test_prefixes_without_a_verdict_are_told(workdir: Path):
     """Three of one method, none of the other; next-token training is nobody's claim."""
     one, other = expectation(summarised(workdir), "base model's")["evidence"]
-    assert "without a verdict" not in one
-    assert ", 3 more without a verdict left out" in other
+    assert "note" not in one
+    assert other["note"] == "3 more without a verdict left out"
 
 
 def test_expectations_that_do_not_hold_are_said_to(workdir: Path):
@@ -145,8 +148,8 @@ def test_truth_that_is_silence_is_told(workdir: Path):
     silent = [p | {"facts": p["facts"][:1]} for p in json.loads(path.read_text())["free"]]
     change(path, free=[p | {"head": len(p["facts"])} for p in silent])
     evidence = expectation(summarised(workdir), "more true")["evidence"][0]
-    assert "but it states −0." in evidence
-    assert "facts a prefix" in evidence
+    assert evidence["note"].startswith("but it states −0.")
+    assert "facts a prefix" in evidence["note"]
 
 
 def test_a_page_of_nothing_else(workdir: Path, capsys: pytest.CaptureFixture[str]):

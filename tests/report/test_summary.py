@@ -10,7 +10,7 @@ import pytest
 
 from pretrainrl_jax.config import OBJECTIVES, DpoConfig, NtpConfig, ObjectiveConfig
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.report.summary import summarise, table
+from pretrainrl_jax.report.summary import forgetting, summarise, table
 from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.report.words import headline, noise, reading
 
@@ -110,7 +110,8 @@ def test_the_table_fits_a_terminal_and_shows_percentages() -> None:
     lines = text.splitlines()
     assert max(map(len, lines)) <= 100
     row = next(line for line in lines if line.strip().startswith("PretrainRL"))
-    assert row.split() == ["PretrainRL", "36.4", "70.0", "45.0", "30.0", "–", "–", "10.0", "1.90", "10.0"]
+    assert row.split() == ["PretrainRL", "36.4", "70.0", "45.0", "30.0", "10.0", "1.90", "10.0"]
+    assert "unseen" not in text  # of which no system was asked any
     assert "[b]a_new_system" in text  # a name is text, never markup
     assert "ACC" in text
     assert "held-out" in text
@@ -254,15 +255,7 @@ def test_what_is_kept_of_the_head_is_of_what_the_base_model_knew() -> None:
 def test_nothing_learned() -> None:
     text = words_of(base=0.4, ntp=0.3, dpo=0.1)
     assert "No trained system is more accurate than the base model (40.0%)" in text
-    assert "DPO alone is 30.0 points below the base model (10.0% against 40.0%)" in text
     assert "No trained system" in headline(summary_of(base=0.4, ntp=0.3), KNOWN)
-
-
-def test_dpo_prob_goes_from_base_to_dpo() -> None:
-    base, dpo = evaluation("base", 0.13), evaluation("dpo", 0.10)
-    dpo["groups"]["trained"]["prob"] = 0.34
-    text = "\n".join(reading(summarise([dpo, base], "d", "m"), KNOWN))
-    assert "goes from 30.0% to 34.0%" in text
 
 
 def test_forgetting_is_the_rise_over_base() -> None:
@@ -272,9 +265,10 @@ def test_forgetting_is_the_rise_over_base() -> None:
         evaluation("dpo", 0.1, text_nll=1.77),
         evaluation("pretrainrl", 0.4, text_nll=3.87),
     ]
-    text = "\n".join(reading(summarise(evaluations, "d", "m"), KNOWN))
-    assert "DPO alone −0.10, NTP +1.30, PretrainRL +2.00" in text
-    assert "PretrainRL, the most accurate of these, also forgets the most text" in text
+    summary = summarise(evaluations, "d", "m")
+    assert forgetting(summary) == pytest.approx({"ntp": 1.3, "dpo": -0.1, "pretrainrl": 2.0})
+    assert headline(summary, KNOWN).endswith("text loss +2.00")
+    assert "PretrainRL, the most accurate, also forgets the most text" in "\n".join(reading(summary, KNOWN))
     evaluations[1]["text_nll"] = 5.0
     assert "forgets the most" not in "\n".join(reading(summarise(evaluations, "d", "m"), KNOWN))
     evaluations[0]["text_nll"] = None
@@ -323,8 +317,7 @@ def test_objectives_of_ones_own_are_told_by_their_terms() -> None:
         "the weight of the loss on answer tokens, and the run does not say which of the two made the "
         "difference"
     ) in text
-    assert "Pushing apart took 1.0 times the device time of Plain." in text
-    assert "Device-seconds: Push 10.0, Plain 10.0." in text
+    assert "device time" not in text
     back = own(OWN, push=0.3, plain=0.4)
     assert "the reverse of the order the paper reports" in back
     assert "it uses no negatives, so this run is no evidence that they help" in back
@@ -357,11 +350,9 @@ def test_what_no_paper_orders_has_its_controls_all_the_same() -> None:
     )
 
 
-def test_what_only_pushes_apart_stands_beside_the_base_model() -> None:
+def test_what_only_pushes_apart_makes_no_claim_about_negatives() -> None:
     alone = {"apart": ObjectiveConfig("Apart", dpo=DpoConfig(0.5)), "plain": OWN["plain"]}
-    text = own(alone, base=0.2, apart=0.1, plain=0.3)
-    assert "Apart is 10.0 points below the base model (10.0% against 20.0%); Prob, which counts hits" in text
-    assert "negatives" not in text
+    assert "negatives" not in own(alone, base=0.2, apart=0.1, plain=0.3)
 
 
 def test_the_last_that_a_paper_puts_above_others_is_the_method() -> None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pretrainrl_jax.knowledge import confidence as measures
-from pretrainrl_jax.report.drawing import Look, chart, error_bars, looks
+from pretrainrl_jax.report.columns import Cell
+from pretrainrl_jax.report.drawing import Line, Look, chart, looks, plot
 from pretrainrl_jax.report.formats import Json
 from pretrainrl_jax.report.knowledge.figures import columns, confident
 from pretrainrl_jax.report.systems import Systems
@@ -57,47 +58,31 @@ def states(systems: Mapping[str, Json], which: str, known: Systems, title: str) 
     return chart((5.4, 1.25 + 0.42 * len(shares)), "% of facts", "", draw, title, columns=5)
 
 
-def reliability(questions: Sequence[Json], title: str, colour: str) -> str | None:
+def reliability(questions: Sequence[Json], head: Cell) -> str | None:
     """The share right among answers of like confidence, with 95 % intervals; and after the temperature."""
     sure = confident(questions)
     if not sure:
         return None
-    lines = {"as it is": (columns(sure), Look(colour, "o", "-"))}
+    told = {"as it is": (columns(sure), Look(head.dot, "o", "-"))}
     if scaled := [question for question in sure if question.get("calibrated") is not None]:
-        lines["after temperature"] = columns(scaled, "calibrated"), Look("#222222", "s", (0, (3, 1.5)))
-
-    def draw(axes: "Axes") -> None:
-        axes.plot([0, 100], [0, 100], color="#888888", linewidth=1, zorder=1)
-        for shift, (label, (values, look)) in enumerate(lines.items()):
-            bins = measures.reliability(*values, BINS)
-            at, rate = (100 * np.array([getattr(b, key) for b in bins]) for key in ("confidence", "accuracy"))
-            low, high = 100 * np.array([b.interval for b in bins]).T
-            how: Any = {"markersize": 5, "linewidth": 1.5, "elinewidth": 0.9, "zorder": 3 - shift}
-            axes.errorbar(at, rate, error_bars(rate, low, high), **look._asdict(), **how, label=label)
-        axes.set(xlim=(-2, 102), ylim=(-2, 102))
-
-    return chart((4.2, 4.2), "confidence, %", "right, %", draw, title)
+        told["after temperature"] = columns(scaled, "calibrated"), Look("#222222", "s", (0, (3, 1.5)))
+    whole = np.array([0, 100])
+    lines = [Line("", Look("#888888", "", "-"), whole, whole)]  # where the two agree
+    for label, (values, look) in told.items():
+        bins = measures.reliability(*values, BINS)
+        points = 100 * np.array([(b.confidence, b.accuracy, *(b.interval or ())) for b in bins]).T
+        lines.append(Line(label, look, *points))
+    how: Any = {"xlim": (-2, 102), "ylim": (-2, 102)}
+    return plot(lines, (4.2, 4.2), "confidence, %", "right, %", head.text, **how)
 
 
 def risk(evaluations: Mapping[str, Sequence[Json]], known: Systems) -> str | None:
     """The share of mistakes among what is answered, from the surest answer to all, one line a system."""
-    curves = {}
-    for name, questions in evaluations.items():
-        if sure := confident(questions):
-            curves[name] = measures.risk_coverage(*columns(sure))
-    if not curves:
-        return None
-    styles = looks(list(evaluations), known)
-
-    def draw(axes: "Axes") -> None:
-        for name, (coverage, mistakes) in curves.items():
+    lines = []
+    for name, look in looks(list(evaluations), known).items():
+        if sure := confident(evaluations[name]):
+            coverage, mistakes = measures.risk_coverage(*columns(sure))
             kept = np.unique(np.linspace(0, len(coverage) - 1, 400).astype(int))  # what a screen can show
-            look = styles[name]
-            how: Any = {"markersize": 5, "markevery": max(1, len(kept) // 6), "linewidth": 1.6}
-            axes.plot(
-                100 * coverage[kept], 100 * mistakes[kept], **look._asdict(), **how, label=known.label(name)
-            )
-        axes.set(xlim=(0, 102), ylim=(-2, 102))
-
-    title = "Mistakes by how much is answered"
-    return chart((4.2, 4.2), "answered, % of facts", "wrong of these, %", draw, title, columns=2)
+            lines.append(Line(known.label(name), look, 100 * coverage[kept], 100 * mistakes[kept]))
+    how: Any = {"title": "Mistakes by how much is answered", "xlim": (0, 102), "ylim": (-2, 102)}
+    return plot(lines, (4.2, 4.2), "answered, % of facts", "wrong of these, %", columns=2, **how)

@@ -11,7 +11,7 @@ from pretrainrl_jax.report.outcomes import grouped, right
 SHOWN = 8
 
 
-def asked(evaluation: Json) -> list[Json]:
+def asked_once(evaluation: Json) -> list[Json]:
     """Each fact once: the trained and the held-out questions in their trained wording."""
     groups = grouped(evaluation)
     return [question for name in ("trained", "held_out") for question in groups[name].values()]
@@ -37,7 +37,7 @@ def answer(question: Json) -> tuple[str | None, bool, float | None]:
 def surest(evaluation: Json, shown: int = SHOWN) -> list[Json]:
     """The questions whose wrong answer the model is most confident of, the surest first."""
     wrong = []
-    for question in asked(evaluation):
+    for question in asked_once(evaluation):
         said, hit, sure = answer(question)
         if said is not None and not hit and sure:
             wrong.append({"question": question, "said": shown_as(said), "confidence": sure})

@@ -6,33 +6,50 @@ of an older version does not tell is left out; what cannot be computed, such as 
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from pretrainrl_jax.config import EvaluateConfig
 from pretrainrl_jax.knowledge import confidence as measures
+from pretrainrl_jax.knowledge.abstention import Verdict, agreement, score, two_agree
 from pretrainrl_jax.knowledge.intervals import wilson
 from pretrainrl_jax.knowledge.state import STATES, margin, state_of
 from pretrainrl_jax.report.formats import Json, number
-from pretrainrl_jax.report.outcomes import grouped, right, truth
+from pretrainrl_jax.report.knowledge.falsehoods import asked_once, repeated
+from pretrainrl_jax.report.outcomes import GROUPS, Pairs, common, difference, grouped, right, truth
 
 SETS = ("trained", "held_out")
 """The groups of questions that are told one by one."""
 
+OUTCOMES = ("right", "wrong", "abstained")
+HALF = 0.5
 
-def knowledge(evaluation: Json, asked: Json) -> Json:
-    """What `summary.json` tells of a system's knowledge, by `SETS`; empty where no question is listed.
 
-    Args:
-        evaluation: of the system.
-        asked: the settings under which it was evaluated.
+def summarise(evaluations: Mapping[str, Json], asked: Json) -> dict[str, Json]:
+    """The "knowledge" of every system in summary.json, from its evaluation under the settings `asked`.
+
+    A system that lists no question has none.
     """
-    groups = grouped(evaluation)
-    told: Json = {name: of_questions(list(groups[name].values()), asked) for name in SETS if groups.get(name)}
-    if "temperature" in evaluation:
-        told["temperature"] = evaluation["temperature"]
+    penalties = [penalty for _, penalty in thresholds(asked)]
+    told: dict[str, Json] = {}
+    for name, evaluation in evaluations.items():
+        sets = {which: list(grouped(evaluation)[which].values()) for which in SETS}
+        own: Json = {which: of_questions(inside, asked) for which, inside in sets.items() if inside}
+        if "temperature" in evaluation:
+            own["temperature"] = evaluation["temperature"]
+        if own:
+            own["repeated"] = repeated(asked_once(evaluation))
+            measured = {
+                "consistency": consistency(sets["trained"], penalties),
+                "rubric": rubric(evaluation),
+                "theory": evaluation.get("theory"),
+            }
+            own |= {key: value for key, value in measured.items() if value}
+            if "base" in evaluations and name != "base":
+                own["changes"] = changes(evaluations["base"], evaluation)
+            told[name] = own
     return told
 
 
@@ -42,11 +59,11 @@ def of_questions(questions: Sequence[Json], asked: Json) -> Json:
     if sure := confident(questions):
         told |= {
             "states": states(sure),
-            "confidence": calibration(sure),
+            "confidence": calibration(*columns(sure)),
             "targets": targets(*columns(sure), asked),
         }
         if scaled := [q for q in sure if number(q.get("calibrated")) is not None]:
-            told["calibrated"] = calibration(scaled, "calibrated")
+            told["calibrated"] = calibration(*columns(scaled, "calibrated"))
             told["calibrated_targets"] = targets(*columns(scaled, "calibrated"), asked)
     if chosen := [q for q in questions if "choice_right" in q]:
         told["choice"] = {
@@ -90,13 +107,12 @@ def states(questions: Sequence[Json]) -> Json:
     return {state: share([True] * counts[state], len(questions)) for state in STATES}
 
 
-def calibration(questions: Sequence[Json], name: str = "confidence") -> Json:
+def calibration(sure: np.ndarray, hits: np.ndarray) -> Json:
     """How well a confidence tells right from wrong, and how near it is to the share that is right.
 
     The area under the risk-coverage curve stands beside those of the best order of the same answers and of a
     random one. ECE has no interval: drawing questions again widens its gaps, so a bootstrap lies above it.
     """
-    sure, hits = columns(questions, name)
     return {
         "accuracy": share(hits),
         "mean": float(np.mean(sure)),
@@ -162,3 +178,150 @@ def estimate(statistic: Callable[..., Any], values: Any) -> Json:
     column = np.asarray(values, float)
     value = float(statistic(column)) if len(column) else None
     return {"value": value, "interval": measures.bootstrap(statistic, column), "questions": len(column)}
+
+
+# Other ways to abstain: by the agreement of samples, and by what a prompt says a mistake costs
+
+
+def consistency(questions: Sequence[Json], penalties: Sequence[float]) -> Json | None:
+    """Two samples that agree are answered, beside the model's own probability; None without samples.
+
+    `probability` is what the most confident questions are worth where as many are answered as two samples
+    agree on (of equally confident ones all, so that it may be a few more). `agreement` takes the share of all
+    samples that give the most frequent answer as the confidence, and stands beside the probability's measures
+    on the same questions.
+    """
+    drawn = [q for q in confident(questions) if len(q.get("samples") or ()) >= 2]
+    if not drawn:
+        return None
+    pairs = [two_agree(q["samples"], q["samples_right"]) for q in drawn]
+    agree, hits = (np.array(column, bool) for column in zip(*pairs, strict=True))
+    sure, right = columns(drawn)
+    ranked = np.sort(sure)[::-1]
+    above = sure >= ranked[agree.sum() - 1] if agree.any() else np.zeros(len(sure), bool)
+    shares, rights = zip(*(agreement(q["samples"], q["samples_right"]) for q in drawn), strict=True)
+    frequent, frequent_right = np.array(shares, float), np.array(rights, bool)
+    return {
+        "questions": len(drawn),
+        "samples": min(len(q["samples"]) for q in drawn),
+        "two_agree": _answered(agree, hits, penalties),
+        "probability": _answered(above, right, penalties),
+        "agreement": calibration(frequent, frequent_right),
+        "confidence": calibration(sure, right),
+    }
+
+
+def _answered(answers: np.ndarray, right: np.ndarray, penalties: Sequence[float]) -> Json:
+    return {
+        "answered": share(answers),
+        "accuracy": share(right[answers]) if answers.any() else None,
+        "scores": [
+            {"penalty": cost, **estimate(np.mean, np.where(answers, np.where(right, 1.0, -cost), 0.0))}
+            for cost in penalties
+        ],
+    }
+
+
+def rubric(evaluation: Json) -> list[Json]:
+    """Of each stated penalty: outcomes and score where it is stated and where it is not; [] if not asked.
+
+    `gap` is the open score less the closed one of the same questions, `p` the two-sided bootstrap p that it
+    is zero.
+    """
+    asked = evaluation.get("rubric") or {}
+    closed: list[Verdict] = list(asked.get("closed") or ())
+    rows: list[Json] = []
+    for penalty, opened in (asked.get("open") or {}).items():
+        cost = number(float(penalty))
+        if cost is None or len(opened) != len(closed) or not closed:
+            continue
+        row: Json = {"penalty": cost, "questions": len(closed)}
+        worth = {}
+        for name, side in (("open", opened), ("closed", closed)):
+            worth[name] = np.array([score([each], cost) for each in side], float)
+            row |= {
+                name: estimate(np.mean, worth[name]),
+                f"{name}_shares": {each: side.count(each) / len(side) for each in OUTCOMES},
+            }
+        gap = worth["open"] - worth["closed"]
+        rows.append(row | {"gap": estimate(np.mean, gap), "p": zero(gap)})
+    return sorted(rows, key=lambda row: row["penalty"])
+
+
+def zero(values: np.ndarray) -> float:
+    """The two-sided bootstrap p that a mean is zero: how often drawing questions again turns its sign.
+
+    At least 1 / draws, as no number of draws shows that it never does. 1 for fewer than two.
+    """
+    if len(values) < 2:
+        return 1.0
+    means = measures.resampled(np.mean, values)
+    return float(min(1.0, max(1 / len(means), 2 * min((means <= 0).mean(), (means >= 0).mean()))))
+
+
+# What training changed: a system beside the base model, question by question
+
+
+def changes(before: Json, after: Json) -> Json:
+    """A system's part of summary.json on what its training changed, from its evaluation and the base's."""
+    old, new = grouped(before), grouped(after)
+    pairs = {group: common(old[group], new[group]) for group in GROUPS}
+    told: Json = {
+        "flips": {name: flips(pairs[name]) for name in SETS if pairs[name]},
+        "groups": {},
+    }
+    for group, asked in pairs.items():
+        if apart := difference(asked):
+            told["groups"][group] = apart._asdict()
+            for when, side in zip(("before", "after"), zip(*asked, strict=True), strict=True):
+                told["groups"][group][f"{when}_interval"] = wilson(sum(map(right, side)), len(asked))
+    if went := moved(pairs["trained"]):
+        told["states"] = went
+    if others := suppressed(pairs["trained"]):
+        told["suppressed"] = others
+    return told
+
+
+def flips(pairs: Pairs) -> Json:
+    """Greedy answers that became right and wrong, and McNemar's exact p that both are equally likely."""
+    gained = sum(right(b) and not right(a) for a, b in pairs)
+    lost = sum(right(a) and not right(b) for a, b in pairs)
+    return {"questions": len(pairs), "gained": gained, "lost": lost, "p": measures.mcnemar(gained, lost)}
+
+
+def moved(pairs: Pairs) -> Json | None:
+    """How many facts went from each state of knowledge (outer key) to each (inner); None if not measured."""
+    went = Counter((state_of(a), state_of(b)) for a, b in pairs if len(confident([a, b])) == 2)
+    if not went:
+        return None
+    return {one: {other: went[one, other] for other in STATES} for one in STATES}
+
+
+def suppressed(pairs: Pairs) -> Json | None:
+    """What became of true answers that were never trained, of questions that have several; None without any.
+
+    `canonical` is the probability of the answer that was trained, `others` that of all other true ones,
+    before and after. `suppressed` are the questions whose others fell to half or less while the canonical
+    answer rose, of those whose others had any probability.
+    """
+    both = [(a, b) for a, b in pairs if (number(a.get("truths")) or 0) >= 2]
+    values = [[*_split(a), *_split(b)] for a, b in both]
+    known = np.array([row for row in values if None not in row], float).reshape(-1, 4)
+    if not len(known):
+        return None
+    canonical, others, canonical_after, others_after = known.T
+    some = others > 0
+    fell = (others_after <= HALF * others) & (canonical_after > canonical)
+    return {
+        "questions": len(known),
+        "canonical": [estimate(np.mean, canonical), estimate(np.mean, canonical_after)],
+        "others": [estimate(np.mean, others), estimate(np.mean, others_after)],
+        "suppressed": share(fell[some]),
+    }
+
+
+def _split(question: Json) -> Sequence[float | None]:
+    canonical, everything = number(question.get("p_truth")), number(question.get("p_aliases"))
+    if canonical is None or everything is None:
+        return None, None
+    return canonical, max(0.0, everything - canonical)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
+from pretrainrl_jax.knowledge.intervals import Difference
 from pretrainrl_jax.knowledge.state import STATES
 from pretrainrl_jax.report.columns import (
     Cell,
@@ -14,6 +15,7 @@ from pretrainrl_jax.report.columns import (
     Told,
     area,
     at,
+    changed,
     count,
     figure,
     gain,
@@ -21,18 +23,19 @@ from pretrainrl_jax.report.columns import (
     likelihood,
     nats,
     p_value,
-    points,
+    plain,
     rate,
     score,
     sheet,
 )
-from pretrainrl_jax.report.formats import Json, chance, percent
-from pretrainrl_jax.report.knowledge.abstaining import OUTCOMES
-from pretrainrl_jax.report.knowledge.figures import confident, probabilities, states
-from pretrainrl_jax.report.outcomes import GROUPS, Key
+from pretrainrl_jax.report.formats import Json, chance, percent, span
+from pretrainrl_jax.report.knowledge.figures import OUTCOMES, confident, flips, probabilities, states
+from pretrainrl_jax.report.outcomes import GROUPS, Key, common, truth
+from pretrainrl_jax.report.summary import noun
+from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.report.tables import part
 
-Head = Callable[[str], Cell]  # a system's name as the beginning of its row
+Heads = Mapping[str, Cell]  # the beginnings of the systems' rows
 Row = tuple[Cell, Json]  # a system, and what is told of it
 
 VERDICTS = {
@@ -132,6 +135,10 @@ UNTRAINED = {
     "others after": at(likelihood, "others", 1),
     "others halved while it rose, %": at(rate, "suppressed"),
 }
+SUREST: dict[str, Told] = {
+    "confidence": at(chance, "confidence"),
+    "probability of the truth": lambda row: chance(truth(row["question"])),
+}
 REPEATED = {
     "to questions": at(count, "said"),
     "right for": at(count, "true"),
@@ -139,25 +146,47 @@ REPEATED = {
 }
 
 
-def rows_at(systems: Mapping[str, Json], head: Head, *path: str) -> list[Row]:
+TERMINAL = {
+    "right\n%": at(rate, "confidence", "accuracy"),
+    "knows\n%": at(rate, "states", "knows"),
+    "misled\n%": at(rate, "states", "misled"),
+    "AURC": at(area, "confidence", "aurc"),
+    "ECE\nafter T": at(figure, "calibrated", "ece"),
+    "Brier": at(area, "confidence", "brier"),
+}
+
+
+def terminal(summary: Json, known: Systems) -> str:
+    """How each system's probability tells right from wrong, for a terminal of 100 columns; "" if unknown."""
+    told = {name: s.get("knowledge", {}).get("trained", {}) for name, s in summary["systems"].items()}
+    rows = [(known.label(name), own) for name, own in told.items() if "confidence" in own]
+    if not rows:
+        return ""
+    targets = [(i, t["threshold"]) for i, t in enumerate(rows[-1][1]["targets"]) if t["threshold"]]
+    scores = {f"score\nt={threshold:g}": at(nats, "targets", i, "score") for i, threshold in targets[:3]}
+    title = f"Does it know the difference? Most probable answers to {noun(summary)}"
+    return plain(title, sheet(TERMINAL | scores, rows, "system"), words=[18])
+
+
+def rows_at(systems: Mapping[str, Json], heads: Heads, *path: str) -> list[Row]:
     """A row of each system that has something at a path of its knowledge; of a list, a row of each item."""
     rows: list[Row] = []
     for name, told in systems.items():
         found: Any = told
         for key in path:
             found = (found or {}).get(key)
-        rows += [(head(name), each) for each in (found if isinstance(found, list) else [found]) if each]
+        rows += [(heads[name], each) for each in (found if isinstance(found, list) else [found]) if each]
     return rows
 
 
-def by_system(columns: Mapping[str, Told], systems: Mapping[str, Json], head: Head, *path: str) -> Sheet:
+def by_system(columns: Mapping[str, Told], systems: Mapping[str, Json], heads: Heads, *path: str) -> Sheet:
     """A table of those rows."""
-    return sheet(columns, rows_at(systems, head, *path), "system")
+    return sheet(columns, rows_at(systems, heads, *path), "system")
 
 
-def agreeing(systems: Mapping[str, Json], head: Head) -> Sheet:
+def agreeing(systems: Mapping[str, Json], heads: Heads) -> Sheet:
     """Two samples that agree, beside the model's own probability answering as many questions."""
-    rows = _ways(systems, head, {"two_agree": "two samples agree", "probability": "its own probability"})
+    rows = _ways(systems, heads, {"two_agree": "two samples agree", "probability": "its own probability"})
     scores = rows[0][-1]["scores"] if rows else ()
     columns = {
         f"score, penalty\u00a0{each['penalty']:.3g}": at(score, "scores", i) for i, each in enumerate(scores)
@@ -165,16 +194,25 @@ def agreeing(systems: Mapping[str, Json], head: Head) -> Sheet:
     return sheet(AGREEING | columns, rows, "system", "answers where")
 
 
-def agreement(systems: Mapping[str, Json], head: Head) -> Sheet:
+def agreement(systems: Mapping[str, Json], heads: Heads) -> Sheet:
     """The agreement of all samples as a confidence, beside the model's own probability."""
     ways = {"agreement": "agreement of {samples} samples", "confidence": "its own probability"}
-    return sheet(AGREEMENT, _ways(systems, head, ways), "system", "confidence is")
+    return sheet(AGREEMENT, _ways(systems, heads, ways), "system", "confidence is")
 
 
-def _ways(systems: Mapping[str, Json], head: Head, ways: Mapping[str, str]) -> list[tuple[Cell, str, Json]]:
+def surest(wrong: Iterable[Json]) -> Sheet:
+    """The wrong answers that a system is surest of, as `falsehoods.surest` lists them."""
+    rows = []
+    for row in wrong:
+        asked, said = row["question"], Cell(row["said"], tone="wrong")
+        rows.append((str(asked.get("question") or ""), said, str(asked.get("answer") or ""), row))
+    return sheet(SUREST, rows, "question", "it says", "truth")
+
+
+def _ways(systems: Mapping[str, Json], heads: Heads, ways: Mapping[str, str]) -> list[tuple[Cell, str, Json]]:
     return [
         (name, words.format(**told), told[way])
-        for name, told in rows_at(systems, head, "consistency")
+        for name, told in rows_at(systems, heads, "consistency")
         for way, words in ways.items()
     ]
 
@@ -185,15 +223,17 @@ def divided(
     asked: Mapping[str, Mapping[Key, Json]],
     label: Callable[[str], str],
 ) -> Sheet:
-    """What is probable in parts of the questions, by a value of theirs, for one system or two."""
+    """What is probable in parts of the questions, by a value of theirs, for one system or two; and what
+    became right or wrong from the first to the second."""
     rows = []
     for name, keys in parts:
         figures = {}
-        for system, questions in asked.items():
-            inside = [questions[key] for key in questions if key in keys]
-            sure = confident(inside)
-            figures[system] = probabilities(inside) | {"states": states(sure) if sure else {}}
-        rows.append((part(name), {"facts": len(keys), "of": figures}))
+        inside = {s: {key: own[key] for key in own if key in keys} for s, own in asked.items()}
+        for system, questions in inside.items():
+            sure = confident(every := list(questions.values()))
+            figures[system] = probabilities(every) | {"states": states(sure) if sure else {}}
+        flipped = flips(common(*inside.values())) if len(inside) == 2 else {}
+        rows.append((part(name), {"facts": len(keys), "of": figures} | flipped))
     measured = (
         ("knows, %", rate, ("states", "knows")),
         ("misled, %", rate, ("states", "misled")),
@@ -205,7 +245,7 @@ def divided(
         for system in asked:
             title = f"{name}: {label(system)}" if len(asked) > 1 else name
             columns[title] = at(told, "of", system, *path)
-    return sheet(columns, rows, head)
+    return sheet(columns | {name: told for name, told in FLIPPED.items() if name != "facts"}, rows, head)
 
 
 def not_fitted(systems: Mapping[str, Json], label: Callable[[str], str]) -> list[str]:
@@ -231,16 +271,16 @@ def moved(states_before: Mapping[str, Mapping[str, int]]) -> Sheet:
     return Sheet(["before", *(f"after: {state}" for state in STATES), "all before"], rows)
 
 
+def _difference(told: Json) -> Cell:
+    return changed(Difference(**{name: told[name] for name in Difference._fields}), stacked=True)
+
+
 def reached(groups: Mapping[str, Json], before: str, after: str) -> Sheet:
     """Accuracy before and after in every group of questions."""
-    rows = []
-    for group, told in groups.items():
-        figures = {
-            when: {"value": told[when], "interval": told[f"{when}_interval"]} for when in ("before", "after")
-        }
-        bounds = [100 * told["low"], 100 * told["high"]]
-        change = {"value": 100 * (told["after"] - told["before"]), "interval": bounds}
-        rows.append((GROUPS[group], {**figures, "questions": told["questions"], "change": change}))
-    columns = {"number": at(count, "questions"), f"{before}, %": at(rate, "before")}
-    columns |= {f"{after}, %": at(rate, "after"), "change, points": at(points, "change")}
-    return sheet(columns, rows, "questions")
+    columns: dict[str, Told] = {
+        "number": at(count, "questions"),
+        f"{before}, %": lambda told: Cell(in_percent(told["before"]), span(told["before_interval"])),
+        f"{after}, %": lambda told: Cell(in_percent(told["after"]), span(told["after_interval"])),
+        "change, points": _difference,
+    }
+    return sheet(columns, [(GROUPS[group], told) for group, told in groups.items()], "questions")

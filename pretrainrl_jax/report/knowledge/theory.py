@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from pretrainrl_jax.report.columns import Cell, Told, at, count, in_percent, sheet
+from pretrainrl_jax.report.columns import Cell, Told, at, count, in_percent, listed, sheet
 from pretrainrl_jax.report.formats import Json, brief, number, percent, signed
 from pretrainrl_jax.report.knowledge.tables import by_system
 
@@ -67,27 +67,54 @@ DETAILS = {
 }
 
 
-def section(theories: Mapping[str, Json], head: Callable[[str], Cell], after: str) -> Json | None:
+def _looked_through(statements: Json) -> str:
+    texts, characters = (number(statements.get(key)) for key in ("texts", "characters"))
+    size = "" if characters is None else f", {brief(characters)} characters"
+    return "" if texts is None else f"{texts:,.0f} texts{size}"
+
+
+def _missing_mass(mass: Json) -> str:
+    estimated, true = number(mass.get("good_turing")), number(mass.get("true"))
+    low, high = mass.get("interval") or (None, None)
+    bounds = "" if low is None else f" ({percent(low)} to {percent(high)})"
+    return percent(estimated) + bounds + ("" if true is None else f"; known here: {percent(true)}")
+
+
+STATEMENTS: dict[str, Told] = {  # what one pass over the training text counted
+    "text looked through": _looked_through,
+    "questions of the fact set": at(count, "prompts"),
+    "stated at least once": at(count, "stated"),
+    "statements, N": at(count, "statements"),
+    "false ones among them": at(count, "false"),
+    "stated exactly once": at(count, "singletons"),
+    "stated exactly twice": at(count, "doubletons"),
+    "singleton rate": at(percent, "singleton_rate"),
+    "missing mass, Good-Turing": at(_missing_mass, "missing_mass"),
+}
+
+
+def section(theories: Mapping[str, Json], heads: Mapping[str, Cell], after: str) -> Json | None:
     """The tables of the bounds, what was counted in the training text, and what it all assumes.
 
     Args:
         theories: "theory" by system.
-        head: a system's name as the beginning of a row.
+        heads: the beginnings of the systems' rows.
         after: the system whose categories are shown.
     """
     theories = {name: told for name, told in theories.items() if told}
     if not theories:
         return None
     shown = theories.get(after) or next(iter(theories.values()))
+    statements = next((told["statements"] for told in theories.values() if told.get("statements")), None)
     categories = [(str(each.get("category")), each) for each in (shown.get("categories") or ())[:SHOWN]]
     return {
-        "iiv": by_system(IIV, theories, head, "iiv"),
-        "details": by_system(DETAILS, theories, head, "iiv"),
-        "singleton": by_system(SINGLETON, theories, head, "singleton"),
+        "iiv": by_system(IIV, theories, heads, "iiv"),
+        "details": by_system(DETAILS, theories, heads, "iiv"),
+        "singleton": by_system(SINGLETON, theories, heads, "singleton"),
         "categories": sheet(IIV, categories, "category"),
-        "counts": counts(next((t["statements"] for t in theories.values() if t.get("statements")), None)),
+        "counts": listed(STATEMENTS, statements) if statements else [],
         "left_out": max(int(number(told.get("without_errors")) or 0) for told in theories.values()),
-        "notes": notes(theories, lambda name: head(name).text),
+        "notes": notes(theories, lambda name: heads[name].text),
     }
 
 
@@ -101,37 +128,3 @@ def notes(theories: Mapping[str, Json], label: Callable[[str], str]) -> list[str
         note if len(names) == len(theories) else f"{', '.join(names)}: {note}"
         for note, names in about.items()
     ]
-
-
-def counts(statements: Json | None) -> list[tuple[str, str]]:
-    """What one pass over the training text counted: name and number, with the missing mass."""
-    if not statements:
-        return []
-
-    def told(key: str) -> str:
-        value = number(statements.get(key))
-        return "not known" if value is None else f"{value:,.0f}"
-
-    named = {
-        "questions of the fact set": "prompts",
-        "stated at least once": "stated",
-        "statements, N": "statements",
-        "false ones among them": "false",
-        "stated exactly once": "singletons",
-        "stated exactly twice": "doubletons",
-    }
-    lines = [(name, told(key)) for name, key in named.items()]
-    if (rate := number(statements.get("singleton_rate"))) is not None:
-        lines.append(("singleton rate", f"{percent(rate)} of the {told('statements')} statements"))
-    mass = statements.get("missing_mass") or {}
-    if (estimated := number(mass.get("good_turing"))) is not None:
-        low, high = mass.get("interval") or (None, None)
-        bounds = "" if low is None else f" ({percent(low)} to {percent(high)})"
-        true = number(mass.get("true"))
-        truth = "" if true is None else f"; known here: {percent(true)}"
-        lines.append(("missing mass, Good-Turing", f"{percent(estimated)}{bounds}{truth}"))
-    texts, characters = (number(statements.get(key)) for key in ("texts", "characters"))
-    if texts is not None:
-        size = "" if characters is None else f", {brief(characters)} characters"
-        lines.insert(0, ("text looked through", f"{texts:,.0f} texts{size}"))
-    return lines
