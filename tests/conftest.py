@@ -130,13 +130,6 @@ def cache_settings(folder: Path) -> dict[str, str | int]:
     }
 
 
-@pytest.fixture(scope="module")
-def compiled_fast(compiled: Path):
-    """The same, and XLA optimises little."""
-    with command_line.compiled_fast():
-        yield
-
-
 @pytest.fixture(scope="session")
 def compiled_environment(compiled: Path) -> dict[str, str]:
     """The same folder for a process of its own."""

@@ -24,11 +24,6 @@ PROMPTS = ["The", *QUESTIONS[:2], LONG, QUESTIONS[0][:2]]
 CONTINUATIONS = [" a", " Florence", " several words nobody expects here", " x\nsecond line", QUESTIONS[0][2:]]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _sooner(compiled_fast):
-    """Everything here."""
-
-
 @pytest.fixture(scope="module")
 def answering(finished: Path):
     """The tiny world's model, trained on answers."""

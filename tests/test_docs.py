@@ -229,7 +229,7 @@ def small(words: list[str], tiny_config: Path) -> list[str | Path]:
 @pytest.mark.parametrize(
     "page", sorted({block.page for block in BLOCKS if block.language in ("bash", "python")})
 )
-def test_what_a_page_shows_runs(page: str, with_run: Path, tiny_config: Path, compiled_fast: None):
+def test_what_a_page_shows_runs(page: str, with_run: Path, tiny_config: Path):
     """Its blocks one after another, the Python of a page in one namespace."""
     names: dict[str, object] = {"__name__": page}
     for block in BLOCKS:

@@ -23,11 +23,6 @@ from pretrainrl_jax.training import loading
 Usage = namedtuple("Usage", "total used free")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _sooner(compiled_fast):
-    """Everything here."""
-
-
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Hugging Face folder of bfloat16. Not to be changed."""

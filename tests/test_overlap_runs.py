@@ -35,7 +35,7 @@ def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(improving: Path, tmp_path_factory: pytest.TempPathFactory, compiled_fast) -> Path:
+def alone(improving: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workdir of a run that is two steps ahead, which nothing stopped."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
     with pytest.MonkeyPatch.context() as patch:

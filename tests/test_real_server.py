@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from helpers.command_line import Ran, assert_same_parameters, call, metrics
@@ -97,7 +97,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def undisturbed(
-    model: Path, improving: Path, tmp_path_factory: pytest.TempPathFactory, compiled_fast: Any
+    model: Path, improving: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Undisturbed]:
     """The server, and a run that it answered."""
     folder = tmp_path_factory.mktemp("undisturbed")

@@ -36,7 +36,7 @@ def namesake(row: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("duplicates", ["merge", "keep"])
-def test_a_run(duplicates: str, tmp_path: Path, tiny_config: Path, compiled_fast: None) -> None:
+def test_a_run(duplicates: str, tmp_path: Path, tiny_config: Path) -> None:
     path, workdir = tmp_path / "facts.jsonl", tmp_path / "run"
     rows = ROWS if duplicates == "merge" else list(map(namesake, ROWS))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -26,7 +26,7 @@ Scores = Callable[[list[float]], list[float]]
 
 
 @pytest.fixture(scope="module")
-def alone(improving: Path, tmp_path_factory: pytest.TempPathFactory, compiled_fast) -> Path:
+def alone(improving: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workdir of a run that nothing stopped."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
     ran = call("selfimprove", "--config", improving, "--workdir", workdir)

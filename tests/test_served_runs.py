@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from helpers.command_line import assert_same_parameters, call, complaint
@@ -55,7 +54,7 @@ def failure(err: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def alone(improving: Path, tmp_path_factory: pytest.TempPathFactory, compiled_fast: Any) -> Path:
+def alone(improving: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workdir of a run that nothing stopped, and whose server never failed."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
     with pytest.MonkeyPatch.context() as patch, model_server(replies) as there:

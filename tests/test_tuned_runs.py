@@ -77,7 +77,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path, compiled_fast: None) -> Path:
+def base(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path) -> Path:
     workdir = tmp_path_factory.mktemp("base") / "work"
     assert call("pretrain", "--config", tiny_config, "--workdir", workdir).code == 0
     return workdir

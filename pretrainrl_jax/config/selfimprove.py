@@ -284,7 +284,9 @@ class SelfimproveConfig(Section):
         "that learns from it: so many are judged while the devices sample and train others; 0: one by one",
     )
     grad_accum_steps: PositiveInt = setting(1, "microsteps of an update")
-    row_length: NonNegativeInt = setting(0, "tokens a packed row holds; 0: what the longest tree takes")
+    row_length: NonNegativeInt = setting(
+        0, "tokens a packed row holds; 0: what the longest takes, or suits attention"
+    )
     reference: Literal["resident", "loaded", "policy"] = setting(
         "resident",
         "whose log-probabilities DPO is held to: the initial model, kept on the devices or loaded for each "

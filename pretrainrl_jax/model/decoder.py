@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from pretrainrl_jax.model import splash
 from pretrainrl_jax.model.attention import Kernel, TreeRows, Visible, causal_mask, for_kernel, rotary_angles
 from pretrainrl_jax.model.layers import EVERYTHING, Auxiliary, KeysValues, Part, RMSNorm, layer_class, weight
 from pretrainrl_jax.model.mesh import Layout, Rules
@@ -118,6 +119,10 @@ class Model:
     def plain(self) -> "Model":
         """The same without adapters: what it was before they learned. It passes theirs over."""
         return replace(self, shape=replace(self.shape, lora=None))
+
+    def suitable_row(self, time: int) -> int:
+        """Tokens of a row for so many that the kernel of attention reads well."""
+        return splash.suitable_row(time) if self.kernel == "splash" else time
 
     def _init(self, key: jax.Array) -> Any:
         one = jnp.zeros((1, 1), jnp.int32)

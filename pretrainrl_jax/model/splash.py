@@ -44,6 +44,11 @@ def part_size(time: int) -> int:
     return 2 * block if time % (2 * block) == 0 else block
 
 
+def suitable_row(time: int) -> int:
+    """Tokens of the shortest row for so many that larger blocks divide; of a short one none more."""
+    return time if time < MIN_TIME else min(-(-time // size) * size for size in (512, 384))
+
+
 def attend(
     queries: jax.Array,
     keys: jax.Array,

@@ -233,7 +233,7 @@ class _Work:
             branches = [Branch((0,) * suffix, "chosen"), Branch((0,) * suffix, "rejected")]
             learned = AnswerTree("", (0,) * prefix, tuple(branches[: 1 + method.contrasts]))
         number, setting = settings.documents // settings.updates, "selfimprove.grad_accum_steps"
-        time = settings.row_length or settings.length + suffix
+        time = settings.row_length or self.lowering.model.suitable_row(settings.length + suffix)
         packed, holds = self._held([learned] * number, time, settings.grad_accum_steps)
         tokens, counted = _counted(self.shape, [learned], question=False, share=number)
         steps, microsteps = float(settings.steps * settings.updates), settings.grad_accum_steps

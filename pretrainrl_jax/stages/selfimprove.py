@@ -199,13 +199,13 @@ class Method:
 
     def _lay(self, trees: Sequence[AnswerTree]) -> list[PackedBatch]:
         """The trees of each update of a step as a batch on the devices; none of nothing."""
-        settings, batches = self._settings, list[PackedBatch]()
+        settings, model, batches = self._settings, self._start.plain.model, list[PackedBatch]()
         for place in range(settings.updates):
             if part := trees[place :: settings.updates]:
                 batch, self._experience.holds = place_trees(
                     part,
                     self._context.mesh,
-                    settings.row_length or settings.length + settings.suffix,
+                    settings.row_length or model.suitable_row(settings.length + settings.suffix),
                     self._experience.holds,
                     settings.grad_accum_steps,
                     sequences=not self._method.contrasts,  # then a tree has one branch

@@ -30,11 +30,6 @@ PLAIN = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
 filtered = jax.jit(filtered_logps)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _sooner(compiled_fast):
-    """Everything here."""
-
-
 def mask_of(terminators, vocabulary=VOCABULARY) -> np.ndarray:
     mask = np.zeros(vocabulary, bool)
     mask[list(terminators)] = True

@@ -22,8 +22,6 @@ from pretrainrl_jax.stages.asking import Asker, as_facts, questions_of
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.workdir import read_workdir
 
-pytestmark = pytest.mark.usefixtures("compiled_fast")
-
 
 def context_of(workdir: Path, **values) -> Context:
     config = changed(read_workdir(workdir), values)

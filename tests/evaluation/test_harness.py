@@ -20,8 +20,6 @@ from pretrainrl_jax.evaluation.harness import HarnessLM, run_harness
 from pretrainrl_jax.evaluation.tasks import load_tasks
 from pretrainrl_jax.training.loading import load
 
-pytestmark = pytest.mark.usefixtures("compiled_fast")
-
 
 @pytest.fixture(scope="module", params=["qwen3", "llama"])
 def twin(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Twins:

@@ -72,7 +72,7 @@ def call(*arguments: str | Path) -> Ran:
     """The command line within this process. Reports are drawn by `report` alone: of a run they are empty."""
     out, err = io.StringIO(), io.StringIO()
     drawn = contextlib.nullcontext() if arguments[:1] == ("report",) else undrawn()
-    with drawn, compiled_fast(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with drawn, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main([str(word) for word in arguments])
     return Ran(code, out.getvalue(), err.getvalue())
 
@@ -95,19 +95,6 @@ def undrawn():
         yield
     finally:
         Figure.savefig = draw
-
-
-@contextlib.contextmanager
-def compiled_fast():
-    """Within it XLA optimises little: programs this small are sooner run slowly than compiled well."""
-    import jax
-
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", before)
 
 
 def python(*arguments: str | Path, text: str | None = None, **environment: str) -> Ran:

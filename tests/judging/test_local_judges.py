@@ -81,7 +81,7 @@ def tokenizer(folder: Path) -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def small(folder: Path, tokenizer: Tokenizer, compiled_fast) -> Both:
+def small(folder: Path, tokenizer: Tokenizer) -> Both:
     theirs = peer("qwen3", vocab_size=tokenizer.size, max_position_embeddings=4096)
     model, params = as_ours(theirs, folder / "model")
     (folder / "prompts").mkdir()
@@ -91,7 +91,7 @@ def small(folder: Path, tokenizer: Tokenizer, compiled_fast) -> Both:
 
 
 @pytest.fixture(scope="module")
-def pretrained(compiled_fast) -> Both:
+def pretrained() -> Both:
     path = data("models", "stories260K")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager").eval()
     return Both(load(path), theirs, OURS)

@@ -193,7 +193,7 @@ def test_it_is_json():
 
 
 @pytest.fixture(scope="module")
-def context(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path, compiled_fast: None) -> Context:
+def context(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path) -> Context:
     """The tiny world and a base model that has learned much of it, and believes other things as surely."""
     workdir = tmp_path_factory.mktemp("theory") / "run"
     more = ("--pretrain.epochs=40", "--corpus.popularity_power=0.5", "--mesh.data=1")

@@ -440,6 +440,14 @@ def test_what_splash_computes(visible, shape, cached, can):
         np.testing.assert_array_equal(for_kernel(visible, kernel, made, layout, cached=cached), mask)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "row"), [(700, 700), (1024, 1024), (1100, 1152), (2176, 2304), (2305, 2560)]
+)
+def test_a_row_that_large_blocks_divide(tokens, row):
+    assert splash.suitable_row(tokens) == row
+    assert splash.block_size(row) >= 384 or row < splash.MIN_TIME
+
+
 def test_splash_takes_what_a_mesh_divides():
     """Whole rows and whole groups of queries; the mesh's devices count, not those that are here."""
 

@@ -15,7 +15,6 @@ from pretrainrl_jax.trees.tree import AnswerTree, Branch
 PREFIXES = [(1, 2, 3), (4, 5), (7, 8, 9, 10, 11)]
 
 
-@pytest.mark.usefixtures("compiled_fast")
 def test_decoding_and_one_pass_over_rows_give_the_same_log_probabilities():
     model, params = small_model(sharpness=3.0)
     eos = (3, 17)

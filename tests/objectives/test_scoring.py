@@ -37,7 +37,6 @@ def one_by_one(model, params) -> list[list[float]]:
     return [[next(sums) for _ in t.branches] for t in TREES]
 
 
-@pytest.mark.usefixtures("compiled_fast")
 @pytest.mark.parametrize(("row_length", "rows"), [(64, 1), (24, 2), (200, 3)])
 def test_scores_are_those_of_sequences_one_by_one(row_length, rows):
     model, params = small_model(sharpness=3.0)

@@ -24,8 +24,6 @@ from pretrainrl_jax.trees.batch import UNUSED, PackedBatch
 from pretrainrl_jax.trees.packing import Capacity, pack
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, Pair, document
 
-pytestmark = pytest.mark.usefixtures("compiled_fast")
-
 NTP = {"question": 0.3, "answer": 2.0, "answer_mean": 0.9}
 DPO = {"weight": 0.7, "beta": 0.5}
 SUBSETS = [dict(ntp) for n in range(4) for ntp in itertools.combinations(NTP.items(), n)]

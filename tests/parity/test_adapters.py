@@ -74,7 +74,7 @@ def saved(model: Any, base: Path, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def qwen3(tmp_path_factory: pytest.TempPathFactory, compiled_fast: None) -> tuple[Both, Path]:
+def qwen3(tmp_path_factory: pytest.TempPathFactory) -> tuple[Both, Path]:
     folder = tmp_path_factory.mktemp("adapted")
     both = made("qwen3", folder)
     both.tokenizer.save_files(folder / "policy")
@@ -82,7 +82,7 @@ def qwen3(tmp_path_factory: pytest.TempPathFactory, compiled_fast: None) -> tupl
 
 
 @pytest.fixture(scope="module", params=["qwen3", "qwen2", "llama3", "mistral", "olmo2", "gemma3_text"])
-def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, compiled_fast: None):
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp(request.param)
     both = made(request.param, folder)
     both.tokenizer.save_files(folder / "policy")
@@ -121,7 +121,7 @@ def test_their_folder_is_read_with_equal_logits_merged_or_not_and_written_back(
 
 
 @pytest.mark.parametrize("name", ["qwen3_moe", "mixtral", "olmoe"])
-def test_adapters_of_experts_are_loaded_by_peft_with_equal_logits(name, tmp_path, compiled_fast, measured):
+def test_adapters_of_experts_are_loaded_by_peft_with_equal_logits(name, tmp_path, measured):
     """Written under the names of each expert, which peft gathers as it does folders of its older versions."""
     import peft
 

@@ -55,7 +55,7 @@ WIDTHS = {family: (1, 5, 20) if family in ("qwen3", "llama3", "mistral") else (5
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def both(request, tmp_path_factory, compiled_fast) -> Both:
+def both(request, tmp_path_factory) -> Both:
     theirs = sharp_peer(request.param)
     return Both(request.param, theirs, *as_ours(theirs, tmp_path_factory.mktemp(request.param)))
 
@@ -86,7 +86,7 @@ def test_the_same_sequences_in_the_same_order_with_the_same_scores(both, beams, 
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory, compiled_fast) -> Both:
+def one(tmp_path_factory) -> Both:
     theirs = sharp_peer("qwen3")
     return Both("qwen3", theirs, *as_ours(theirs, tmp_path_factory.mktemp("one")))
 
@@ -99,7 +99,7 @@ def test_never_and_false_are_one_rule_of_theirs_and_true_is_another(one):
     assert never != true
 
 
-def test_an_answer_that_ends_in_two_ways_is_two_of_theirs_and_one_of_ours(tmp_path, compiled_fast, measured):
+def test_an_answer_that_ends_in_two_ways_is_two_of_theirs_and_one_of_ours(tmp_path, measured):
     theirs = sharp_peer("qwen3")
     eos, second = EOS
     with torch.no_grad():

@@ -51,12 +51,12 @@ ALSO = [pytest.param(family, marks=pytest.mark.slow) for family in ("qwen2", "ol
 
 
 @pytest.fixture(scope="module", params=["qwen3", "llama3", "mistral", "gemma3_text", "qwen3_moe", *ALSO])
-def both(request, tmp_path_factory, compiled_fast) -> Both:
+def both(request, tmp_path_factory) -> Both:
     return made(request.param, tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture(scope="module")
-def qwen3(tmp_path_factory, compiled_fast) -> Both:
+def qwen3(tmp_path_factory) -> Both:
     return made("qwen3", tmp_path_factory.mktemp("one"))
 
 

@@ -125,7 +125,7 @@ def pairs_in(trees: list[AnswerTree]) -> list[tuple[tuple[int, ...], ...]]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_first_step_is_trls(case, tmp_path, measured, compiled_fast):
+def test_the_first_step_is_trls(case, tmp_path, measured):
     import jax
 
     rows, template = CASES[case]
@@ -194,7 +194,7 @@ def test_the_first_step_is_trls(case, tmp_path, measured, compiled_fast):
     measured("qwen3", f"preferences, {case}: gradient", relative_error(ours, theirs), TOLERANCE)
 
 
-def test_over_prompts_the_loss_is_another_where_they_have_unequal_counts(tmp_path, compiled_fast):
+def test_over_prompts_the_loss_is_another_where_they_have_unequal_counts(tmp_path):
     """The other denominator, from TRL's own losses of each prompt's pairs."""
     tokenizer = chat_tokenizer(tmp_path / "tokenizer", CHATML)
     sizes = {"vocab_size": tokenizer.size + 5}

@@ -32,7 +32,7 @@ FORMS = ("grpo", "dapo", "dr_grpo")
 
 
 @pytest.fixture(scope="module")
-def qwen3(tmp_path_factory, compiled_fast) -> Both:
+def qwen3(tmp_path_factory) -> Both:
     return made("qwen3", tmp_path_factory.mktemp("rewards"))
 
 

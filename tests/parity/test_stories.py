@@ -30,7 +30,7 @@ class Both(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def both(compiled_fast) -> Both:
+def both() -> Both:
     folder = data("models", NAME)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     model, params, tokenizer = prl.load(folder)

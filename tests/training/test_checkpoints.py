@@ -33,11 +33,6 @@ from pretrainrl_jax.trees.templates import Template
 FEW_SHOT = Template("few_shot", (("What is the capital of Arno?", "Florence"), ("Who is Ü?", "“Ü”")))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _sooner(compiled_fast):
-    """Everything here."""
-
-
 def state_at(step: int, seed: int = 0) -> TrainState:
     """A state with values everywhere, also where a fresh one has zeros."""
     _, params = small_model(seed)

@@ -29,11 +29,6 @@ NEVER = CheckpointConfig(every_minutes=0.0)
 COEFFICIENTS = {"ntp": {"question": 1.0, "answer": 1.0}, "dpo": {"weight": 1.0, "beta": 1.0}}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _sooner(compiled_fast):
-    """Everything here."""
-
-
 def rows_of(trees: list[AnswerTree]) -> PackedRows:
     return PackedRows(trees, 12, seed=1, passes=1, rows=1)
 

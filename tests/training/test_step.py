@@ -116,7 +116,6 @@ def distance(one, other) -> float:
     return float(optax.global_norm(jax.tree.map(jnp.subtract, one, other)) / optax.global_norm(other))
 
 
-@pytest.mark.usefixtures("compiled_fast")
 @pytest.mark.parametrize("scale", ["sequence", "token"])
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_packed_trees_equal_separate_sequences(name, scale):
@@ -136,7 +135,6 @@ def test_packed_trees_equal_separate_sequences(name, scale):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_fast")
 def test_one_by_eight_is_eight_by_one():
     """Microsteps share the whole batch's denominators: cutting a batch changes rounding only."""
     model, params = small_model()
@@ -165,7 +163,6 @@ def test_one_by_eight_is_eight_by_one():
             np.testing.assert_allclose(metrics[key], expected[key], rtol=2e-5, atol=1e-5, err_msg=key)
 
 
-@pytest.mark.usefixtures("compiled_fast")
 def test_dpo_is_ln_2_at_step_0():
     """References from the score engine, policy from the training step: they agree to float32's rounding."""
     model, params = small_model()
@@ -179,7 +176,6 @@ def test_dpo_is_ln_2_at_step_0():
     assert float(metrics["loss"]) == float(metrics["loss_dpo"])
 
 
-@pytest.mark.usefixtures("compiled_fast")
 def test_dpo_at_step_0_in_bfloat16():
     """In bfloat16 too: measured 3e-7 on a CPU, where a token's rounding does not depend on its packing."""
     model, params = small_model(dtype="bfloat16")
@@ -193,7 +189,6 @@ def test_dpo_at_step_0_in_bfloat16():
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(state.params))
 
 
-@pytest.mark.usefixtures("compiled_fast")
 def test_one_compiled_step_for_a_set_of_terms():
     """Whatever the coefficients, the schedule and the trees; and the same settings give the same step."""
     model, params = small_model()
@@ -211,7 +206,6 @@ def test_one_compiled_step_for_a_set_of_terms():
     assert step._cache_size() == len(sets)
 
 
-@pytest.mark.usefixtures("compiled_fast")
 def test_the_step_donates_its_state():
     model, params = small_model()
     step = compile_step(model, SETTINGS, "sequence", make_mesh(MeshConfig()))
@@ -221,7 +215,6 @@ def test_the_step_donates_its_state():
     assert not any(x.is_deleted() for x in jax.tree.leaves(params))
 
 
-@pytest.mark.usefixtures("compiled_fast")
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_an_update_that_is_not_finite_changes_nothing_but_the_step(bad: float):
     """And the next one is the one it would have been: moments and their bias correction are untouched."""
@@ -343,7 +336,6 @@ def counted(monkeypatch) -> list[int]:
     return taken
 
 
-@pytest.mark.usefixtures("compiled_fast")
 def test_a_step_on_documents_is_the_same_by_either_kernel(monkeypatch):
     taken = counted(monkeypatch)
     loss, gradient = first_step("splash", texts(12), True, monkeypatch)
@@ -356,7 +348,6 @@ def test_a_step_on_documents_is_the_same_by_either_kernel(monkeypatch):
     assert distance(gradient, oracle) < 1e-5
 
 
-@pytest.mark.usefixtures("compiled_fast")
 def test_a_step_on_trees_is_the_same_by_either_kernel(monkeypatch):
     trees, taken = some_trees(8), counted(monkeypatch)
     loss, gradient = first_step("splash", trees, False, monkeypatch)
