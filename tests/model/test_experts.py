@@ -147,7 +147,7 @@ def test_a_prefix_counts_once_and_padding_not_at_all() -> None:
     branch_id, positions = np.array([[0, 0, 1, 1, 2, 0, 0]]), np.array([[0, 1, 2, 3, 2, 0, 0]])
     tokens = np.array([[5, 6, 7, 8, 9, 1, 1]])
     rows = TreeRows(jnp.asarray(tree_id), jnp.asarray(branch_id))
-    for visible in (rows, tree_mask(*rows)):
+    for visible in (rows, tree_mask(tree_id, branch_id)):
         states = model.hidden(params, jnp.asarray(tokens), jnp.asarray(positions), visible)
         np.testing.assert_allclose(states.auxiliary[LOAD].sum(-1), [5 * 2] * 2, rtol=1e-6)
         np.testing.assert_allclose(states.auxiliary[PROBABILITY].sum(-1), [5] * 2, rtol=1e-6)
