@@ -10,8 +10,8 @@ repetition. What is not said here is as in popqa_smollm2.py, rates included.
 How well the pool of some of a relation's questions agrees with that of all (the paper, of 1,000 against all:
 cosine 0.88, Spearman 0.85), on some 330 of each relation:
 
-    python -m pretrainrl_jax.main pretrain --config configs/entityquestions_smollm2.py --workdir runs/eq_pools \
-        --facts.limit=3000 --mine.agreement_questions=100
+    python -m pretrainrl_jax.main pretrain --config configs/entityquestions_smollm2.py \
+        --workdir runs/eq_pools --facts.limit=3000 --mine.agreement_questions=100
     python -m pretrainrl_jax.main mine --workdir runs/eq_pools
 """
 

@@ -54,10 +54,12 @@ def cells(config: Config) -> list[Cell]:
         named = dict(zip(axes, values, strict=True))
         of_axes = {axis: _changes(config.objectives, axis, value) for axis, value in named.items()}
         together = {name: value for changes in of_axes.values() for name, value in changes.items()}
-        for axis, changes in of_axes.items():
-            if axis != "ntp_weight" and not changes.items() <= together.items():  # which is a factor
+        of_cell = changed(alone, together)
+        for axis, value in named.items():  # of the cell, in which another axis may weigh a term
+            wanted = _changes(of_cell.objectives, axis, value).items()
+            if axis != "ntp_weight" and not wanted <= together.items():  # which is a factor
                 raise InputError(f"sweep.{axis}: another axis of the sweep sets the same, leave one out")
-        made.append(Cell(named, changed(alone, together)))
+        made.append(Cell(named, of_cell))
     for axis, values in axes.items():
         if len(values) > 1 and not _tells(made, axis):
             raise InputError(f"sweep.{axis}: no result of these runs depends on it, leave it out")

@@ -124,6 +124,10 @@ def test_values_stand_where_they_belong_and_nowhere_else() -> None:
             ["sweep.train.passes: no result of these runs depends on it"],
         ),
         (["run", "--sweep.mine.beams=4,5", "--sweep.beams=4"], ["another axis of the sweep sets the same"]),
+        (
+            ["run", "--sweep.beta=0.1,0.5", "--sweep.objectives.ntp_answer.dpo.weight=0,1"],
+            ["sweep.beta: another axis of the sweep sets the same"],
+        ),
     ],
 )
 def test_what_cannot_be_swept_is_refused_before_anything_is_made(

@@ -122,7 +122,8 @@ class Model:
 
     def suitable_row(self, time: int) -> int:
         """Tokens of a row for so many that the kernel of attention reads well."""
-        return splash.suitable_row(time) if self.kernel == "splash" else time
+        row = splash.suitable_row(time)
+        return row if self.kernel == "splash" and splash.suits(self.shape, row) else time
 
     def _init(self, key: jax.Array) -> Any:
         one = jnp.zeros((1, 1), jnp.int32)

@@ -1,12 +1,14 @@
 """95 % intervals of ratios by the percentile bootstrap; the same numbers give the same bounds."""
 
 from collections.abc import Sequence
+from math import ceil, floor
 
 import numpy as np
 
 from pretrainrl_jax.knowledge.intervals import wilson
 
 DRAWS, CHUNK = 2000, 100
+ALIKE = 1e-9  # what differs by no more is rounding
 
 
 def bootstrap(
@@ -16,11 +18,16 @@ def bootstrap(
 
     None with fewer than two clusters.
     """
-    names, place = np.unique(np.asarray(clusters), return_inverse=True)
-    count = len(names)
-    weight = np.bincount(place, np.asarray(weights, np.float64), count)
-    total = np.bincount(place, np.asarray(weights, np.float64) * np.asarray(values, np.float64), count)
-    return ratio_interval(total, weight)
+    return ratio_interval(*_sums(clusters, weights, values))
+
+
+def _sums(
+    clusters: Sequence[str], weights: Sequence[float], values: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of each cluster the weighted sum of its values, and its weight."""
+    _, place = np.unique(np.asarray(clusters), return_inverse=True)
+    weight, value = np.asarray(weights, np.float64), np.asarray(values, np.float64)
+    return np.bincount(place, weight * value), np.bincount(place, weight)
 
 
 def mean_interval(
@@ -28,15 +35,18 @@ def mean_interval(
 ) -> tuple[float, float] | None:
     """Bounds of the mean of values between 0 and 1, drawing clusters with replacement.
 
-    Where the means of all clusters are equal a bootstrap would be sure of it: then Wilson's of as many.
+    Where the means of all clusters are equal a bootstrap would be sure of it: then Wilson's of as many, from
+    that of the next whole number below to that of the next above. None without a value.
     """
-    by_cluster: dict[str, list[float]] = {}
-    for cluster, right in zip(clusters, rights, strict=True):
-        by_cluster.setdefault(cluster, []).append(right)
-    means = {sum(own) / len(own) for own in by_cluster.values()}
-    if len(means) == 1:
-        return wilson(round(means.pop() * len(by_cluster)), len(by_cluster))
-    return bootstrap(clusters, weights or [1.0] * len(clusters), rights)
+    if not clusters:
+        return None
+    totals, counts = _sums(clusters, weights or [1.0] * len(clusters), rights)
+    means = totals / counts
+    if np.ptp(means) > ALIKE:
+        return ratio_interval(totals, counts)
+    right = float(means.mean()) * len(means)
+    below, above = (wilson(whole, len(means)) for whole in (floor(right + ALIKE), ceil(right - ALIKE)))
+    return (below[0], above[1]) if below and above else None
 
 
 def ratio_interval(

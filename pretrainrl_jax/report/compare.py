@@ -47,7 +47,7 @@ class Paired(NamedTuple):
     system: str
     groups: dict[str, Difference]  # of A and B, by `GROUPS`; those without a common question are left out
     figures: list[Json]  # of A and B, as summary.json has them
-    flips: Json | None  # as `changes.flips`; None without a trained fact of both
+    flips: Json | None  # as `figures.flips`; None without a trained fact of both
     confidence: dict[str, tuple[float, float]]  # of A and B, as `measured_confidence`
 
 

@@ -89,7 +89,7 @@ def _share(name: str) -> Told:
 def _margin(system: Json) -> Cell | str:
     if system["reward_accuracy"] is None:  # of the base model, whose margins are 0
         return ""
-    return Cell(signed(system["margin"]), " to ".join(map(signed, system["margin_interval"] or ())))
+    return Cell(signed(system["margin"]), " to ".join(signed(x, 1) for x in system["margin_interval"] or ()))
 
 
 def _change(system: Json) -> Cell | str:

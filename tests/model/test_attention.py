@@ -24,6 +24,7 @@ from pretrainrl_jax.model.attention import (
     rotates_by_product,
     tree_mask,
 )
+from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.mesh import Layout, Rules
 from pretrainrl_jax.model.shape import RopeScaling
 
@@ -446,6 +447,16 @@ def test_what_splash_computes(visible, shape, cached, can):
 def test_a_row_that_large_blocks_divide(tokens, row):
     assert splash.suitable_row(tokens) == row
     assert row < splash.MIN_TIME or splash.block_size(row) >= 384
+
+
+def test_rows_grow_for_splash_alone():
+    rows = {
+        (kernel, windows): Model(small_shape(**WIDE, windows=windows), kernel=kernel).suitable_row(2176)
+        for kernel in ("splash", "xla", "cudnn")
+        for windows in ((), (0, 512))
+    }
+    assert rows.pop(("splash", ())) == 2304
+    assert set(rows.values()) == {2176}
 
 
 def test_splash_takes_what_a_mesh_divides():

@@ -47,6 +47,21 @@ def test_where_all_pairs_are_alike_the_interval_is_wilsons_of_as_many_prompts():
     assert nothing["change"]["low"] < 0 < nothing["change"]["high"]  # no pair flipped: not certainty
 
 
+@pytest.mark.parametrize("prompts", [1, 20])
+def test_an_interval_holds_its_weighted_share(prompts: int):
+    """Of each prompt a pair that was stated three times is preferred, and one that was stated once is not."""
+    one = evaluation(
+        "dpo", [1.0, -1.0] * prompts, [0.0] * 2 * prompts, [f"p{n // 2}" for n in range(2 * prompts)]
+    )
+    for number, score in enumerate(one["scores"]):
+        score[1] = 1.0 if number % 2 else 3.0
+    dpo = summarise([one], "", "")["systems"]["dpo"]
+    low, high = dpo["preference_accuracy_interval"]
+    assert low < dpo["preference_accuracy"] == 0.75 < high
+    if prompts == 20:
+        assert (low, high) == wilson(15, 20)
+
+
 def test_an_evaluation_without_pairs_is_refused():
     with pytest.raises(InputError, match="lists no pairs"):
         summarise([TWO[0] | {"scores": []}], "", "")
