@@ -10,7 +10,6 @@ attention and by XLA: temporary memory and traffic of a device with two rows.
 """
 
 import argparse
-import os
 from dataclasses import replace
 from typing import Any
 
@@ -18,12 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from core import NTP_ANSWER, Steps, packed, shown
-from jax.experimental import topologies
 
-from pretrainrl_jax.config import MeshConfig
+from pretrainrl_jax.config import MeshConfig, PlatformConfig
 from pretrainrl_jax.model import splash
 from pretrainrl_jax.model.attention import attend, tree_mask
 from pretrainrl_jax.model.mesh import Layout, make_mesh
+from pretrainrl_jax.planning.chips import topology
+from pretrainrl_jax.planning.target import devices_of, prepare_target
 from pretrainrl_jax.training.feed import Feed
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
@@ -64,8 +64,7 @@ def steps(options: argparse.Namespace) -> None:
 
 def compiled(options: argparse.Namespace) -> None:
     """Attention and its gradient, of trees."""
-    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=options.topology).devices
+    devices = devices_of(topology(options.topology))
     layout = Layout(make_mesh(MeshConfig(), devices))
     spec = jax.NamedSharding(layout.mesh, layout.spec("rows"))  # type: ignore[arg-type]
     for times in (1, 2, 4):
@@ -108,6 +107,7 @@ def main() -> None:
     parser.add_argument("--topology", default="v5e:2x2")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
+    prepare_target(topology(options.topology), PlatformConfig())
     steps(options)
     compiled(options)
 

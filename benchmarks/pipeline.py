@@ -18,7 +18,7 @@ import jax
 from core import SCHEDULE, SHAPE, shown
 
 from pretrainrl_jax.config import DocumentsConfig, MeshConfig, OptimizerConfig
-from pretrainrl_jax.documents.packing import Blocks
+from pretrainrl_jax.documents.packing import BLOCK, Blocks
 from pretrainrl_jax.documents.stream import open_stream
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.mesh import make_mesh
@@ -88,7 +88,7 @@ def main() -> None:
 
     feed, steps = source.feed(epochs=0), Steps(source.mesh)
     held = next(feed)
-    of_block = 64 // options.rows
+    of_block = BLOCK // options.rows
     steps.seconds(iter([held]), 1)  # compiled
     costs: tuple[list[float], list[float]] = ([], [])
     for _ in range(options.repeats):
