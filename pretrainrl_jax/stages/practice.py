@@ -13,11 +13,12 @@ from pretrainrl_jax.model.partitioning import replicate
 from pretrainrl_jax.objectives.grpo import advantages
 from pretrainrl_jax.objectives.loss import Coefficients
 from pretrainrl_jax.stages.learner import Learner
-from pretrainrl_jax.training.feed import Turns, place_trees
+from pretrainrl_jax.training.feed import place_trees
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.optimizer import Schedule
 from pretrainrl_jax.training.session import Hook, Session
 from pretrainrl_jax.training.step import compile_token_logps
+from pretrainrl_jax.training.turns import Turns
 from pretrainrl_jax.trees.anchors import AnchorBatch, Anchored
 from pretrainrl_jax.trees.batch import PackedBatch
 from pretrainrl_jax.trees.tree import AnswerTree, Branch

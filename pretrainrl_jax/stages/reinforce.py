@@ -21,9 +21,10 @@ from pretrainrl_jax.stages.learner import Learner, learner_of
 from pretrainrl_jax.stages.practice import Practice, Tried
 from pretrainrl_jax.stages.watch import Watch
 from pretrainrl_jax.training.checkpoints import BEGINNING, Progress
-from pretrainrl_jax.training.feed import Turns, placed_batches, shuffled
+from pretrainrl_jax.training.feed import placed_batches
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.optimizer import Schedule
+from pretrainrl_jax.training.turns import Turns, shuffled
 from pretrainrl_jax.trees.anchors import AnchorBatch, AnchorRows, AnchorText, digest_anchors
 from pretrainrl_jax.trees.dataset import turn
 from pretrainrl_jax.trees.templates import encode_branches

@@ -32,10 +32,10 @@ from pretrainrl_jax.stages.learner import Learner
 from pretrainrl_jax.stages.practice import Practice, Tried
 from pretrainrl_jax.stages.pretrain import pretrain
 from pretrainrl_jax.training.checkpoints import Progress
-from pretrainrl_jax.training.feed import Turns, shuffled
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.optimizer import Schedule
 from pretrainrl_jax.training.session import Hook
+from pretrainrl_jax.training.turns import Turns, shuffled
 from pretrainrl_jax.trees.tokenization import Tokenizer
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 

@@ -1,19 +1,15 @@
-"""Batches for a training loop: packed rows, read ahead, on the devices, from any row on; or its own turns."""
+"""Batches for a training loop: packed rows, read ahead, on the devices, from any row on."""
 
-import bisect
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import count, islice
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from pretrainrl_jax.documents.packing import Blocks
 from pretrainrl_jax.model.mesh import round_up_rows
 from pretrainrl_jax.model.partitioning import local_rows, place_local_rows
-from pretrainrl_jax.training.checkpoints import Progress
 from pretrainrl_jax.trees.anchors import Anchored, AnchorRows
 from pretrainrl_jax.trees.batch import PackedBatch
 from pretrainrl_jax.trees.dataset import PackedRows, PlannedRows, ProcessShard
@@ -22,7 +18,6 @@ from pretrainrl_jax.trees.packing import Capacity, bucketed, capacity, in_bucket
 from pretrainrl_jax.trees.tree import AnswerTree
 
 NAMED = 256  # batches whose documents are remembered
-Item = TypeVar("Item")
 
 
 class Position(Protocol):
@@ -162,81 +157,6 @@ def place_trees(
     batch = pack(mine, holds.capacity, question=False, sequences=sequences)
     batch = jax.tree.map(lambda x: x.reshape(microsteps, len(own), *x.shape[1:]), batch)
     return place_local_rows(batch, mesh, own, holds.rows), holds
-
-
-def shuffled(number: int, size: int, seed: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """So many turns among `size` things, pass after pass, each shuffled anew: pass and place."""
-    orders = (np.random.default_rng([*seed, number]).permutation(size) for number in count())
-    every = ((number, int(place)) for number, order in enumerate(orders) for place in order)
-    return islice(every, number)
-
-
-class Turns(Generic[Item]):
-    """What is taught in the beginning, then what is tried and learned from, so many a batch.
-
-    `row` is the number of turns up to now.
-
-    Args:
-        taught, tried: in the order of their turns; no batch has both.
-        size: turns of a batch; the last one of either may have fewer.
-        name: what an item is called in messages.
-        progress: of an earlier run.
-    """
-
-    def __init__(
-        self,
-        taught: Sequence[Item],
-        tried: Sequence[Item],
-        size: int,
-        name: Callable[[Item], str],
-        progress: Progress,
-    ) -> None:
-        self._items, self._name, self.row = [*taught, *tried], name, progress.row
-        self.taught = len(taught)
-        self._starts = [*range(0, self.taught, size), *range(self.taught, len(self._items), size)]
-        self.holds = Holds.of(progress.stream)
-        self.measured: list[Any] = list(progress.stream.get("measured", ()))  # on the way, by the loop
-
-    @property
-    def counts(self) -> list[int]:
-        """Turns of each batch."""
-        return [int(n) for n in np.diff([*self._starts, len(self._items)])]
-
-    @property
-    def batch(self) -> int:
-        """The number of the next batch."""
-        return bisect.bisect_left(self._starts, self.row)
-
-    def steps(self, updates: int) -> int:
-        """Of all batches together: one on each that is taught, so many on each that is tried."""
-        lessons = bisect.bisect_left(self._starts, self.taught)
-        return lessons + updates * (len(self._starts) - lessons)
-
-    @property
-    def teaches(self) -> bool:
-        """Whether the next batch is taught."""
-        return self.row < self.taught
-
-    @property
-    def ended(self) -> bool:
-        """Whether no turn is left."""
-        return self.row >= len(self._items)
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """What the row does not tell, as JSON."""
-        return {"holds": self.holds.listed, "measured": self.measured}
-
-    def names(self, row: int) -> list[str]:
-        """What is in the batch that ended before `row`."""
-        start = self._starts[bisect.bisect_left(self._starts, row) - 1]
-        return list(dict.fromkeys(map(self._name, self._items[start:row])))
-
-    def take(self) -> tuple[range, list[Item]]:
-        """The next batch, and the numbers of its turns."""
-        numbers = range(self.row, self.row + self.counts[self.batch])
-        self.row = numbers.stop
-        return numbers, [self._items[number] for number in numbers]
 
 
 class StreamFeed:

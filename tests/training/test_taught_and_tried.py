@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pretrainrl_jax.training.checkpoints import Progress
-from pretrainrl_jax.training.feed import Holds, Turns, shuffled
+from pretrainrl_jax.training.feed import Holds
+from pretrainrl_jax.training.turns import Turns, shuffled
 from pretrainrl_jax.trees.packing import Capacity
 
 
