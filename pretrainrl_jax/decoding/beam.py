@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pretrainrl_jax.decoding.best_tokens import NEG_INF, Best, best_tokens
+from pretrainrl_jax.decoding.best_tokens import NEG_INF, Best, best_tokens, block_for
 from pretrainrl_jax.decoding.cache import empty_cache, extend, gather_beams, prefill
 from pretrainrl_jax.decoding.constraints import Constraint, State, begin
 from pretrainrl_jax.decoding.decoded import DecodedBatch
@@ -85,7 +85,8 @@ def beam_search(
     head = model.head(params).astype(model.shape.dtype)
     prompt, last, lengths = prefill(model, params, prompts, lengths, beams, earlier)
     in_specs = STATE_SPECS, ROWS, TABLE, REPLICATED, REPLICATED
-    choose = maybe_shard_map(model.layout, partial(_choose, beams), in_specs, STATE_SPECS)
+    of_shard = partial(_choose, beams, block_for(model.layout.platform))
+    choose = maybe_shard_map(model.layout, of_shard, in_specs, STATE_SPECS)
 
     def should_continue(carry: tuple[BeamState, KeysValues]) -> jax.Array:
         state, _ = carry
@@ -112,6 +113,7 @@ def beam_search(
 
 def _choose(
     beams: int,
+    block: int,
     axes: MeshAxes,
     state: BeamState,
     hidden: jax.Array,
@@ -125,7 +127,7 @@ def _choose(
         lambda x: x[:, :sources], (state.live, state.ancestors, state.allowed)
     )
     may_follow = partial(constraint.allowed, allowed) if constraint else None
-    top = best_tokens(axes, hidden, head, terminators, min(beams, len(terminators)), may_follow)
+    top = best_tokens(axes, hidden, head, terminators, min(beams, len(terminators)), may_follow, block)
     # Normalising keeps the order within a source: only the few values that are chosen are normalised.
     offset = live.logps - top.normaliser  # [batch, sources]
     logps, token, token_logp, parent = _extensions(top, offset, beams)

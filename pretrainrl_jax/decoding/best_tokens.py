@@ -11,9 +11,16 @@ from pretrainrl_jax.model import vocabulary
 from pretrainrl_jax.model.decoder import project
 from pretrainrl_jax.model.vocabulary import MeshAxes
 
-BLOCK = 16384  # rows of the vocabulary looked at together; smaller ones are looked at whole
-GROUP = 16  # neighbours whose maximum is looked at first
+BLOCK = 16384  # rows of the vocabulary looked at together
+CPU_BLOCK = 2048  # there: their logits stay in the processor's cache
+GROUP = 8  # neighbours of which the walk keeps the maximum alone, and as many bits as a byte has
+FIRST = 16  # neighbours whose maximum a search for the largest looks at first
 NEG_INF = -jnp.inf
+
+
+def block_for(platform: str) -> int:
+    """Rows of the vocabulary that a search looks at together, by the platform of its devices."""
+    return CPU_BLOCK if platform == "cpu" else BLOCK
 
 
 class Best(NamedTuple):
@@ -37,7 +44,11 @@ def best_tokens(
 ) -> Best:
     """The k best tokens after each hidden state, the lower id first where logits are equal.
 
-    Runs on each device's part (`vocabulary.maybe_shard_map`): the device folds over its own rows of the head,
+    A walk over the vocabulary keeps the largest logit of each group of neighbours. The k best lie in the k
+    groups with the largest, whose logits are then computed once more: what they cost is k groups of rows, and
+    what they spare is a search of every block.
+
+    Runs on each device's part (`vocabulary.maybe_shard_map`): the device looks at its own rows of the head,
     and the best k of each part are gathered over the vocabulary's devices when it is done.
 
     Args:
@@ -45,33 +56,103 @@ def best_tokens(
         hidden: [batch, sources, model].
         terminators: bool [vocabulary], whole.
         allowed: of a starting token and a number of them, which may follow: bool [batch, sources, number].
-        block: rows looked at together.
+        block: rows looked at together, a multiple of GROUP.
     """
     offset = vocabulary.row_offset(axes, head)
-
-    def body(start: Any, rows: jax.Array, carry: Any) -> Any:
-        logits = project(hidden, rows)  # [batch, sources, block]
-        ends = jax.lax.dynamic_slice_in_dim(terminators, offset + start, rows.shape[0])
-        may = jnp.where(allowed(offset + start, rows.shape[0]), logits, NEG_INF) if allowed else logits
-        ending = jnp.where(ends, may, NEG_INF).max(-1)
-        values, at = top_k(jnp.where(ends, NEG_INF, may), k)
-        tokens = at + offset + start
-        if carry is None:
-            return values, tokens, ending, vocabulary.update_logsumexp(None, logits, ends)
-        values_before, tokens_before, ending_before, sums = carry
-        values, tokens = _merge(
-            jnp.concatenate([values_before, values], -1), jnp.concatenate([tokens_before, tokens], -1), k
-        )
-        sums = vocabulary.update_logsumexp(sums, logits, ends)
-        return values, tokens, jnp.maximum(ending, ending_before), sums
-
-    values, tokens, ending, local = vocabulary.fold_blocks(axes, head, block, body, None)
+    walked = _walk(axes, hidden, head, terminators, allowed, block)
+    values, places = _best_of_groups(axes, hidden, head, walked, k)
+    tokens = offset + jnp.minimum(places, head.shape[0] - 1)  # the last group may be larger than what is left
+    endings = walked.endings
     if axes.vocabulary:
         gather = partial(jax.lax.all_gather, axis_name=axes.vocabulary, axis=-1, tiled=True)
         values, tokens = _merge(gather(values), gather(tokens), k)
-    ending = jax.lax.pmax(ending, axes.vocabulary)
-    normaliser, endings = vocabulary.global_logsumexp(axes, local)
+        endings = jax.nn.logsumexp(jax.lax.all_gather(endings, axes.vocabulary), axis=0)
+    ending = jax.lax.pmax(walked.ending, axes.vocabulary)
+    (normaliser,) = vocabulary.global_logsumexp(axes, walked.sums)
     return Best(values, tokens, ending, normaliser, jnp.maximum(endings, ending))
+
+
+class _Walked(NamedTuple):
+    """What a walk over a device's part of the vocabulary keeps."""
+
+    maxima: jax.Array  # float32 [batch, sources, groups], the largest logit that may be chosen of each
+    may: jax.Array  # uint8 [(batch, sources,) groups], a bit for each token: whether it may be chosen
+    ending: jax.Array  # as Best has it, of this part
+    endings: jax.Array  # the same
+    sums: vocabulary.LogSumExp  # over all tokens
+
+
+def _walk(
+    axes: MeshAxes,
+    hidden: jax.Array,
+    head: jax.Array,
+    terminators: jax.Array,
+    allowed: Callable[[Any, int], jax.Array] | None,
+    block: int,
+) -> _Walked:
+    offset, groups = vocabulary.row_offset(axes, head), -(-head.shape[0] // GROUP)
+
+    def body(start: Any, rows: jax.Array, before: _Walked | None) -> _Walked:
+        size = rows.shape[0]
+        logits = project(hidden, rows)  # [batch, sources, block]
+        ends = jax.lax.dynamic_slice_in_dim(terminators, offset + start, size)
+        follow = allowed(offset + start, size) if allowed else jnp.ones(size, bool)
+        others = follow & ~ends
+        if before is None:
+            of_all = logits.shape[:-1]
+            maxima, ending, endings = (jnp.full((*of_all, *n), NEG_INF) for n in ((groups,), (), ()))
+            may, sums = jnp.zeros((*others.shape[:-1], groups), jnp.uint8), None
+        else:
+            maxima, may, ending, endings, sums = before
+
+        def put(into: jax.Array, values: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_update_slice_in_dim(into, values, start // GROUP, axis=-1)
+
+        def with_ends() -> tuple[jax.Array, jax.Array]:
+            best = jnp.where(ends & follow, logits, NEG_INF).max(-1)
+            of_block = jax.nn.logsumexp(jnp.where(ends, logits, NEG_INF), axis=-1)
+            return jnp.maximum(ending, best), jnp.logaddexp(endings, of_block)
+
+        largest = _in_groups(jnp.where(others, logits, NEG_INF)).max(-1)
+        # Few blocks have a terminator: the others are not searched for it.
+        ending, endings = jax.lax.cond(ends.any(), with_ends, lambda: (ending, endings))
+        sums = vocabulary.update_logsumexp(sums, logits)
+        return _Walked(put(maxima, largest), put(may, jnp.packbits(others, axis=-1)), ending, endings, sums)
+
+    return vocabulary.fold_blocks(axes, head, block, body, None)
+
+
+def _in_groups(values: jax.Array, size: int = GROUP) -> jax.Array:
+    """[..., n] as [..., groups, size], filled up with -inf."""
+    missing = -values.shape[-1] % size
+    values = jnp.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, missing)], constant_values=NEG_INF)
+    return values.reshape(*values.shape[:-1], -1, size)
+
+
+def _best_of_groups(
+    axes: MeshAxes, hidden: jax.Array, head: jax.Array, walked: _Walked, k: int
+) -> tuple[jax.Array, jax.Array]:
+    """The k largest logits of those that may be chosen, and their places in the device's rows."""
+    count = min(k, walked.maxima.shape[-1])
+    _, largest = top_k(walked.maxima, count)
+    largest = jnp.sort(largest, -1)  # so that equal logits stand by their places
+    offset = vocabulary.row_offset(axes, head)
+    batch, sources, width = hidden.shape
+
+    def with_group(i: Any, logits: jax.Array) -> jax.Array:
+        group = jax.lax.dynamic_index_in_dim(largest, i, axis=-1)
+        tokens = offset + group * GROUP + jnp.arange(GROUP)  # [batch, sources, GROUP]
+        rows = vocabulary.gather_rows(axes, head, tokens.reshape(batch, -1), hidden.dtype)
+        rows = rows.reshape(batch, sources, GROUP, width)
+        own = jnp.einsum("bsd,bsgd->bsg", hidden, rows, preferred_element_type=jnp.float32)
+        return jax.lax.dynamic_update_slice_in_dim(logits, own, i * GROUP, axis=-1)
+
+    logits = jnp.zeros((batch, sources, count * GROUP))
+    with jax.named_scope("groups"):  # so that the loop is found in what was compiled
+        logits = jax.lax.fori_loop(0, count, with_group, logits)
+    may = jnp.take_along_axis(jnp.broadcast_to(walked.may, walked.maxima.shape), largest, -1)
+    values, at = top_k(jnp.where(jnp.unpackbits(may, axis=-1) == 1, logits, NEG_INF), k)
+    return values, jnp.take_along_axis(largest, at // GROUP, -1) * GROUP + at % GROUP
 
 
 def top_k(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
@@ -82,13 +163,13 @@ def top_k(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     """
     values = jnp.asarray(values)
     size = values.shape[-1]
-    if size % GROUP == 0 and size > 4 * GROUP * k:
-        groups = values.reshape(*values.shape[:-1], size // GROUP, GROUP)
+    if size > 4 * FIRST * k:
+        groups = _in_groups(values, FIRST)
         _, largest = jax.lax.top_k(groups.max(-1), k)
         largest = jnp.sort(largest, -1)  # so that equal values stand by their places again
-        among = jnp.take_along_axis(groups, largest[..., None], -2).reshape(*values.shape[:-1], k * GROUP)
+        among = jnp.take_along_axis(groups, largest[..., None], -2).reshape(*values.shape[:-1], k * FIRST)
         values, at = jax.lax.top_k(among, k)
-        return values, jnp.take_along_axis(largest, at // GROUP, -1) * GROUP + at % GROUP
+        return values, jnp.take_along_axis(largest, at // FIRST, -1) * FIRST + at % FIRST
     values, at = jax.lax.top_k(values, min(k, size))
     more = [(0, 0)] * (values.ndim - 1) + [(0, k - values.shape[-1])]
     return jnp.pad(values, more, constant_values=NEG_INF), jnp.pad(at, more)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
-from pretrainrl_jax.decoding.best_tokens import BLOCK
+from pretrainrl_jax.decoding.best_tokens import BLOCK, GROUP
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.planning.by_hand import ByHand, Packed
 from pretrainrl_jax.planning.typical import Material
@@ -106,7 +106,7 @@ class Decoding(NamedTuple):
         seen = time + (new if sampled else branches * new) + branches
         written = hand.working(rows * branches, seen, False)
         vocabulary = hand.shape.vocabulary / hand.cut.tensor
-        held = SAMPLER * vocabulary if sampled else 3 * min(BLOCK, vocabulary)
+        held = SAMPLER * vocabulary if sampled else 3 * min(BLOCK, vocabulary) + 2 * vocabulary / GROUP
         logits = FLOAT32 * rows * branches * held
         if hand.copies:
             return self.cache(hand) + hand.copy + max(read, written, logits)

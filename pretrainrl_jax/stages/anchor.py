@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pretrainrl_jax.decoding.best_tokens import best_tokens
+from pretrainrl_jax.decoding.best_tokens import best_tokens, block_for
 from pretrainrl_jax.evaluation.texts import paragraphs
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.mining.fingerprint import made_by, short_digest
@@ -193,7 +193,7 @@ def measure(
 
     def per_shard(axes: MeshAxes, *arrays: jax.Array) -> jax.Array:
         hidden, head, none = arrays
-        return best_tokens(axes, hidden, head, none, top).tokens
+        return best_tokens(axes, hidden, head, none, top, block=block_for(model.layout.platform)).tokens
 
     find = vocabulary.maybe_shard_map(model.layout, per_shard, (ROWS, TABLE, REPLICATED), ROWS)
     tokens = find(hidden, head, none)

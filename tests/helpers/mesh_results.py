@@ -23,8 +23,7 @@ from helpers.automaton import Automaton
 from helpers.models_and_trees import small_model
 
 from pretrainrl_jax.config import CheckpointConfig, MeshConfig, OptimizerConfig
-from pretrainrl_jax.decoding import beam, sampling
-from pretrainrl_jax.decoding.best_tokens import best_tokens
+from pretrainrl_jax.decoding import best_tokens, sampling
 from pretrainrl_jax.decoding.constraints import build
 from pretrainrl_jax.decoding.decode import decode, sample_batch
 from pretrainrl_jax.evaluation.continuations import judge, share
@@ -486,7 +485,7 @@ if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
     jax.monitoring.register_event_duration_secs_listener(count_compiled)
     vocabulary.block_size = lambda model: BLOCK
-    beam.best_tokens = partial(best_tokens, block=BLOCK)
+    best_tokens.CPU_BLOCK = BLOCK
     sampling.BLOCK = BLOCK
     layouts = {
         name: Layout(make_mesh(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)]), rules)

@@ -11,7 +11,7 @@ from helpers.compiled_programs import Loop, Program
 from helpers.eight_devices import results
 from helpers.large_programs import BATCH, BEAMS, GROWN, MESHES, PROMPT, SAMPLES, SHAPE, VOCABULARY, WIDTH
 
-from pretrainrl_jax.decoding.best_tokens import BLOCK
+from pretrainrl_jax.decoding.best_tokens import BLOCK, GROUP
 from pretrainrl_jax.model.vocabulary import block_size
 
 AXES = ("data", "fsdp", "tensor")
@@ -130,13 +130,26 @@ def test_a_search_sends_no_logits(compiled_large: dict[str, Any], mesh: str) -> 
     search = program(compiled_large, mesh, "search")
     rows, tensor = BATCH // parts(mesh, "data", "fsdp"), parts(mesh, "tensor")
     (steps,) = search.loops("jit(beam_search)/while")
-    others = [one for one in steps.collectives if not re.search("vocabulary|layers", one.name)]
+    others = [one for one in steps.collectives if not re.search("vocabulary|layers|groups", one.name)]
     gathered = [one for one in others if one.shapes == ((rows, BEAMS, BEAMS * tensor),)]
     if tensor > 1:  # their logits, and which tokens they are
         assert [(one.kind, one.groups) for one in gathered] == [("all-gather", along(mesh, "tensor"))] * 2
     assert others
     largest = max(math.prod(shape) for one in others for shape in one.shapes)
     assert largest <= rows * BEAMS * WIDTH < rows * BEAMS * VOCABULARY // tensor
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_rows_of_the_best_groups_alone_are_sent(compiled_large: dict[str, Any], mesh: str) -> None:
+    """Where fsdp cuts the head a device asks for the rows of one group of each beam at a time."""
+    of_group, fsdp = BATCH // parts(mesh, "data", "fsdp") * GROUP, parts(mesh, "fsdp")
+    loops = program(compiled_large, mesh, "search").loops("groups/while")  # after the prompt, and each token
+    sent = [{one.kind: sum(map(math.prod, one.shapes)) for one in loop.collectives} for loop in loops]
+    branches = (1, BEAMS)
+    wanted = [{"all-gather": n * of_group * fsdp, "all-to-all": n * of_group * WIDTH} for n in branches]
+    assert sorted(sent, key=str) == sorted(wanted if fsdp > 1 else [{}, {}], key=str)
+    for loop in loops:
+        assert {one.groups for one in loop.collectives} <= {along(mesh, "fsdp")}
 
 
 @pytest.mark.parametrize("mesh", [name for name in MESHES if parts(name, "fsdp") > 1])
