@@ -16,11 +16,13 @@ from pretrainrl_jax.decoding.cache import empty_cache, extend, gather_beams, pre
 from pretrainrl_jax.decoding.constraints import Constraint, State, begin
 from pretrainrl_jax.decoding.decoded import DecodedBatch
 from pretrainrl_jax.model.beginnings import Before
-from pretrainrl_jax.model.decoder import Model, Params
+from pretrainrl_jax.model.decoder import KVCache, Model, Params
 from pretrainrl_jax.model.layers import KeysValues
-from pretrainrl_jax.model.mesh import constrain
+from pretrainrl_jax.model.mesh import constrain, row_shards
 from pretrainrl_jax.model.vocabulary import REPLICATED, ROWS, TABLE, MeshAxes, maybe_shard_map
 from pretrainrl_jax.model.whole import for_decoding
+
+LAST = 4  # when so small a part of a batch's questions is left, it goes on without the others
 
 
 class Hypotheses(NamedTuple):
@@ -40,6 +42,15 @@ class BeamState(NamedTuple):
 
 
 STATE_SPECS = BeamState._make([REPLICATED, *[ROWS] * 4])  # how it lies on a mesh
+
+
+class Searched(NamedTuple):
+    """Questions on their way, and what their next step reads."""
+
+    state: BeamState
+    cache: KeysValues  # of the beams' tokens
+    prompt: KVCache
+    lengths: jax.Array  # [batch], of the prompts with what was read before them
 
 
 @partial(jax.jit, static_argnames=("model", "beams", "max_new_tokens"))
@@ -64,6 +75,7 @@ def beam_search(
     answer, and the best `beams` extensions live on. With one beam this is greedy decoding. A question stops
     when no live beam can still beat its worst answer: scores only fall, since they are sums of
     log-probabilities without length normalisation (PretrainRL, arXiv 2602.01875, section 1 of its method).
+    When few questions of a batch are left, they go on by themselves.
     Beams still alive at the length limit fill the places left empty, marked unfinished.
 
     In transformers, `generate(num_beams=beams, length_penalty=0.0)` with `early_stopping` "never" or False
@@ -72,7 +84,7 @@ def beam_search(
 
     Args:
         prompts: int32 [batch, time], padded on the right.
-        lengths: int32 [batch], at least 1.
+        lengths: int32 [batch]; nothing is searched for rows of no tokens, which fill up a batch.
         terminators: bool [vocabulary], the tokens that end an answer.
         beams: beam width.
         max_new_tokens: longest answer, terminator included.
@@ -83,32 +95,79 @@ def beam_search(
     batch = len(prompts)
     model, params = for_decoding(model, params)
     head = model.head(params).astype(model.shape.dtype)
-    prompt, last, lengths = prefill(model, params, prompts, lengths, beams, earlier)
+    prompt, last, read = prefill(model, params, prompts, lengths, beams, earlier)
     in_specs = STATE_SPECS, ROWS, TABLE, REPLICATED, REPLICATED
     of_shard = partial(_choose, beams, block_for(model.layout.platform))
     choose = maybe_shard_map(model.layout, of_shard, in_specs, STATE_SPECS)
+    shards = row_shards(model.mesh)
 
-    def should_continue(carry: tuple[BeamState, KeysValues]) -> jax.Array:
-        state, _ = carry
-        can_improve = state.live.logps.max(-1) > state.ended.logps.min(-1)
-        return (state.step < max_new_tokens) & can_improve.any()
-
-    def step(carry: tuple[BeamState, KeysValues]) -> tuple[BeamState, KeysValues]:
-        state, cache = carry
+    def step(searched: Searched) -> Searched:
+        state, cache, prompt, read = searched
         at = state.step - 1
         newest = jax.lax.dynamic_index_in_dim(state.live.tokens, at, axis=2, keepdims=False)
-        hidden, cache = extend(model, params, newest, at, lengths, prompt, cache, state.ancestors)
-        return choose(state, hidden, head, terminators, constraint), cache
+        hidden, cache = extend(model, params, newest, at, read, prompt, cache, state.ancestors)
+        return Searched(choose(state, hidden, head, terminators, constraint), cache, prompt, read)
+
+    def until(left: int, searched: Searched) -> Searched:
+        """Step on until of each device's questions so many, or fewer, can improve."""
+
+        def goes_on(searched: Searched) -> jax.Array:
+            improving = can_improve(searched.state).reshape(shards, -1).sum(-1).max()
+            return (searched.state.step < max_new_tokens) & (improving > left)
+
+        return jax.lax.while_loop(goes_on, step, searched)
 
     blank = jnp.zeros((batch, beams, max_new_tokens), jnp.int32)
     none = jnp.zeros((batch, beams))
     live = Hypotheses(none, blank, blank.astype(jnp.float32), blank[..., 0], none)
-    ended = live._replace(logps=jnp.full((batch, beams), NEG_INF))
+    worst = jnp.where(lengths > 0, NEG_INF, jnp.inf)  # nothing is better than what a row of no tokens has
+    ended = live._replace(logps=jnp.broadcast_to(worst[:, None], none.shape))
     state = BeamState(jnp.int32(0), live, ended, blank, begin(constraint, batch, beams, starts))
     state = choose(state, last, head, terminators, constraint)
-    begun = (state, empty_cache(model, prompt, max_new_tokens, own=False))
-    state, _ = jax.lax.while_loop(should_continue, step, begun)
+    searched = Searched(state, empty_cache(model, prompt, max_new_tokens, own=False), prompt, read)
+    few = batch // shards // LAST
+    if few > 1:
+        searched = until(few, searched)
+        left = jnp.argsort(~can_improve(searched.state).reshape(shards, -1))[:, :few]
+        rest = until(0, _of_questions(searched, left))
+        state = _put_back(searched.state, left, rest.state)
+    else:
+        state = until(0, searched).state
     return jax.tree.map(lambda x: constrain(x, model.layout), finalize(state))
+
+
+def can_improve(state: BeamState) -> jax.Array:
+    """Whether a live beam of the question can still beat its worst answer, bool [batch]."""
+    return state.live.logps.max(-1) > state.ended.logps.min(-1)
+
+
+def _of_questions(searched: Searched, index: jax.Array) -> Searched:
+    """These of each device's questions alone. int32 [devices, few]."""
+
+    def take(axis: int, array: jax.Array) -> jax.Array:
+        shape = array.shape
+        apart = array.reshape(*shape[:axis], len(index), -1, *shape[axis + 1 :])
+        of_device = jax.vmap(partial(jnp.take, axis=axis), (axis, 0), axis)
+        return of_device(apart, index).reshape(*shape[:axis], -1, *shape[axis + 1 :])
+
+    state, cache, prompt, lengths = searched
+    keys, values, mask, positions = prompt
+    return Searched(
+        BeamState(state.step, *jax.tree.map(partial(take, 0), tuple(state[1:]))),
+        jax.tree.map(partial(take, 1), cache),
+        KVCache(take(1, keys), take(1, values), take(0, mask), take(0, positions)),
+        take(0, lengths),
+    )
+
+
+def _put_back(state: BeamState, index: jax.Array, some: BeamState) -> BeamState:
+    """The state with that of some questions in their places."""
+
+    def put(array: jax.Array, values: jax.Array) -> jax.Array:
+        apart, own = (x.reshape(len(index), -1, *x.shape[1:]) for x in (array, values))
+        return jax.vmap(lambda a, i, v: a.at[i].set(v))(apart, index, own).reshape(array.shape)
+
+    return BeamState(some.step, *jax.tree.map(put, tuple(state[1:]), tuple(some[1:])))
 
 
 def _choose(

@@ -142,9 +142,8 @@ def sample_batch(
     def begin(own: Sequence[jax.Array], numbers: jax.Array, earlier: Before | None) -> DecodedBatch:
         return draw(model, params, *own, ends, prompt_keys(placed_seed, numbers), earlier=earlier)
 
-    # Nothing is drawn for rows of no tokens, which fill up a batch: nobody waits for them.
     numbers = range(len(prompts)) if numbers is None else numbers
-    return _in_batches(model, params, prompts, numbers, batch, begin, advance, shortest, filler=0)
+    return _in_batches(model, params, prompts, numbers, batch, begin, advance, shortest)
 
 
 def _placed(constraint: Constraint | None, model: Model) -> Any:
@@ -177,13 +176,12 @@ def _in_batches(
     begin: Callable[[Sequence[jax.Array], jax.Array, Before | None], DecodedBatch],
     advance: Callable[[int], None],
     shortest: int = SMALLEST_BUCKET,
-    filler: int = 1,
 ) -> list[list[Decoded]]:
     """What is decoded of each prompt, from batches of like length with one of them always on the device.
 
     What many of them begin with is read once. `begin` begins a batch, given its prompts' own tokens int32
     [batch, bucket] and lengths int32 [batch]; their values, int32 [batch]; and what they begin with, if they
-    do. Rows that fill up the batch have `filler` tokens, and 0 as their value.
+    do. Rows that fill up the batch have no tokens, for which nothing is decoded and nobody waits.
     """
     check_tokens(max((max(prompt, default=0) for prompt in prompts), default=0), model.shape.vocabulary)
     batch = round_up_rows(model.mesh, batch)
@@ -194,7 +192,7 @@ def _in_batches(
         for indices in _batches([(beginnings.size(i), len(p)) for i, p in enumerate(own)], batch):
             longest = max(len(own[i]) for i in indices)
             tokens = np.zeros((batch, bucket(longest, shortest)), np.int32)
-            lengths, of_rows = np.full(batch, filler, np.int32), np.zeros(batch, np.int32)
+            lengths, of_rows = np.zeros(batch, np.int32), np.zeros(batch, np.int32)
             for row, i in enumerate(indices):
                 tokens[row, : len(own[i])], lengths[row], of_rows[row] = own[i], len(own[i]), values[i]
             *placed, of_rows = (place_rows(x, model.mesh) for x in (tokens, lengths, of_rows))

@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict
 from functools import reduce
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from helpers.automaton import Automaton
 from helpers.models_and_trees import small_model, small_tokenizer
 from helpers.plain_passes import TIME, mask_of, next_logps
 
+from pretrainrl_jax.decoding import beam as beam_module
 from pretrainrl_jax.decoding import decode as decoding
 from pretrainrl_jax.decoding.answers import Answer, answer_questions, read_answer, read_answers
 from pretrainrl_jax.decoding.beam import beam_search
+from pretrainrl_jax.decoding.cache import extend
 from pretrainrl_jax.decoding.decode import bucket, decode
 from pretrainrl_jax.decoding.decoded import Decoded
 from pretrainrl_jax.errors import InputError
@@ -275,6 +278,56 @@ def test_unused_places_are_blank():
     assert tokens.shape == (4, 5, 5)
     assert not tokens[np.arange(5) >= lengths[..., None]].any()
     assert not (tokens == 7).any()
+
+
+@pytest.fixture
+def stepped(monkeypatch):
+    """How many questions each step of a search reads."""
+    steps: list[int] = []
+
+    def counted(model, params, tokens, *more):
+        jax.debug.callback(lambda: steps.append(len(tokens)), ordered=True)
+        return extend(model, params, tokens, *more)
+
+    monkeypatch.setattr(beam_module, "extend", counted)
+    beam_search.clear_cache()
+    yield steps
+    beam_search.clear_cache()
+
+
+def sixteen() -> list[tuple[int, ...]]:
+    rng = np.random.default_rng(0)
+    return [tuple(rng.integers(0, 11, rng.integers(1, 9)).tolist()) for _ in range(16)]
+
+
+OFTEN = (1, 3, 5, 6, 7, 9, 10)  # terminators: searches end, some sooner than others
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+def test_the_last_few_of_a_batch_go_on_alone_and_find_the_same(stepped, constrained):
+    """Together and each by itself: the same beams."""
+    model, params = small_model(1, 2.0, vocabulary=11)
+    more = {"constraint": Automaton(random_automaton(1, 3, 11))} if constrained else {}
+    together = search(model, params, sixteen(), OFTEN, 3, limit=9, **more)
+    jax.effects_barrier()
+    assert {*stepped} == {16, 4}
+    assert sorted(stepped, reverse=True) == stepped
+    wanted = [search(model, params, [prompt], OFTEN, 3, limit=9, **more)[0] for prompt in sixteen()]
+    for found, alone in zip(together, wanted, strict=True):
+        assert_same(found, alone)
+
+
+def test_rows_that_fill_up_a_batch_prolong_nothing(stepped):
+    model, params = small_model(5, 2.0, vocabulary=11)
+    takes = {}
+    for batch in (1, 3):
+        for prompt in sixteen()[:6]:
+            stepped.clear()
+            search(model, params, [prompt], OFTEN, 3, limit=9, batch=batch)
+            jax.effects_barrier()
+            takes.setdefault(batch, []).append(len(stepped))
+    assert takes[1] == takes[3]
+    assert len({*takes[1]}) > 1
 
 
 # decode: any number of prompts of any length
