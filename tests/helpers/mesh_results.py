@@ -80,6 +80,7 @@ BATCH = 5  # of prompts and rows, which no mesh of several row shards divides
 LIMIT, BEAMS, SAMPLES = 5, 6, 3
 DISTINCT = 50  # rows of a head with ties
 FEW, MORE_BEAMS = 8, 12  # a vocabulary with fewer tokens than beams
+MANY = 64  # prompts at a time, of which each device has enough to leave the last few alone
 CHANCES = {
     "plain": {"temperature": 1.0, "top_p": 1.0, "top_k": 0},
     "top-p": {"temperature": 0.8, "top_p": 0.9, "top_k": 0},
@@ -366,7 +367,7 @@ def answers(layout: Layout) -> Found:
     (few, of_few), (_, tied), (model, params) = (
         placed(*parts, layout) for parts in ((few, of_few), (model, tied), (model, params))
     )
-    ends, few_ends = marked(TERMINATORS), marked((2,), FEW)
+    ends, few_ends = marked(TERMINATORS), marked((2, 4, 5, 6), FEW)
 
     def search(params: Params, asked: list[list[int]], **more: Any) -> Any:
         with guarded():
@@ -374,7 +375,7 @@ def answers(layout: Layout) -> Found:
 
     def search_few(asked: list[list[int]]) -> Any:
         with guarded():
-            return decode(few, of_few, asked, few_ends, beams=MORE_BEAMS, max_new_tokens=3, batch=BATCH)
+            return decode(few, of_few, asked, few_ends, beams=MORE_BEAMS, max_new_tokens=10, batch=MANY)
 
     def begun(seed: int) -> Found:
         """Beams, samples, scores and judgements of prompts with two beginnings, one of them longer."""
@@ -417,7 +418,7 @@ def answers(layout: Layout) -> Found:
         compiles(lambda: begun(1)),
     )
     compiled["decode few"] = (
-        compiles(lambda: keep("few", lambda: search_few(prompts(vocabulary=FEW)))),
+        compiles(lambda: keep("few", lambda: search_few(prompts(MANY, vocabulary=FEW)))),
         compiles(lambda: search_few(few_later)),
     )
     if cuts_of(model).fsdp > 1:  # else nothing is copied

@@ -282,7 +282,7 @@ def test_prompts_that_begin_alike(computed: dict[str, Any], mesh: str) -> None:
 
 @each_mesh
 def test_beams_where_tokens_are_few(computed: dict[str, Any], mesh: str) -> None:
-    """More beams than a device has tokens, and than there are at all."""
+    """More beams than a device has tokens, and than there are at all; the last few questions go on alone."""
     expected = computed[ONE]["few"]
     assert_same_beams(computed[mesh]["few"], expected)
     assert {len(beams) for beams in expected} == {mesh_results.MORE_BEAMS}
