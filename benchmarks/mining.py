@@ -3,6 +3,7 @@
     python benchmarks/mining.py --facts popQA.tsv --tokenizer QWEN_FOLDER --beams 20
     python benchmarks/mining.py --facts popQA.tsv --model SMOLLM2_FOLDER --beams 8
     taskset -c 0 python benchmarks/mining.py …            # one core
+    python benchmarks/mining.py … --tokenizer QWEN_FOLDER --learn 48     # its answers end
 
 First both must find the same beams, with the same scores up to 1e-3; then they take turns. Theirs is given
 what it needs for that: no length penalty, no early end, and our rule that a beam ends with its most probable
