@@ -12,7 +12,7 @@ from pretrainrl_jax.model.decoder import project
 from pretrainrl_jax.model.vocabulary import MeshAxes
 
 BLOCK = 16384  # rows of the vocabulary looked at together
-CPU_BLOCK = 2048  # there: their logits stay in the processor's cache
+CPU_BLOCK = 1024  # there: their logits stay in the processor's cache
 GROUP = 8  # neighbours of which the walk keeps the maximum alone, and as many bits as a byte has
 FIRST = 16  # neighbours whose maximum a search for the largest looks at first
 NEG_INF = -jnp.inf
@@ -97,27 +97,30 @@ def _walk(
         logits = project(hidden, rows)  # [batch, sources, block]
         ends = jax.lax.dynamic_slice_in_dim(terminators, offset + start, size)
         follow = allowed(offset + start, size) if allowed else jnp.ones(size, bool)
-        others = follow & ~ends
+        chosen = jnp.packbits(follow & ~ends, axis=-1)
         if before is None:
             of_all = logits.shape[:-1]
             maxima, ending, endings = (jnp.full((*of_all, *n), NEG_INF) for n in ((groups,), (), ()))
-            may, sums = jnp.zeros((*others.shape[:-1], groups), jnp.uint8), None
+            may, sums = jnp.zeros((*chosen.shape[:-1], groups), jnp.uint8), None
         else:
             maxima, may, ending, endings, sums = before
 
         def put(into: jax.Array, values: jax.Array) -> jax.Array:
             return jax.lax.dynamic_update_slice_in_dim(into, values, start // GROUP, axis=-1)
 
-        def with_ends() -> tuple[jax.Array, jax.Array]:
+        def with_ends() -> tuple[jax.Array, ...]:
             best = jnp.where(ends & follow, logits, NEG_INF).max(-1)
             of_block = jax.nn.logsumexp(jnp.where(ends, logits, NEG_INF), axis=-1)
-            return jnp.maximum(ending, best), jnp.logaddexp(endings, of_block)
+            others = _in_groups(jnp.where(~ends, follows, NEG_INF)).max(-1)
+            return others, jnp.maximum(ending, best), jnp.logaddexp(endings, of_block)
 
-        largest = _in_groups(jnp.where(others, logits, NEG_INF)).max(-1)
+        follows = jnp.where(follow, logits, NEG_INF) if allowed else logits
+        largest = _in_groups(follows).max(-1)
+        # Without a constraint that is the largest of all logits, too: each pass over them costs.
+        sums = vocabulary.update_logsumexp(sums, logits, maximum=None if allowed else largest.max(-1))
         # Few blocks have a terminator: the others are not searched for it.
-        ending, endings = jax.lax.cond(ends.any(), with_ends, lambda: (ending, endings))
-        sums = vocabulary.update_logsumexp(sums, logits)
-        return _Walked(put(maxima, largest), put(may, jnp.packbits(others, axis=-1)), ending, endings, sums)
+        largest, ending, endings = jax.lax.cond(ends.any(), with_ends, lambda: (largest, ending, endings))
+        return _Walked(put(maxima, largest), put(may, chosen), ending, endings, sums)
 
     return vocabulary.fold_blocks(axes, head, block, body, None)
 

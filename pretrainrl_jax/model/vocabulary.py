@@ -129,9 +129,15 @@ class LogSumExp(NamedTuple):
     totals: list[jax.Array]  # over all tokens, then over those of each mask
 
 
-def update_logsumexp(before: LogSumExp | None, logits: jax.Array, *masks: jax.Array) -> LogSumExp:
-    """With a block's logits [..., block]: totals are rescaled as the maximum rises. masks: bool [block]."""
-    maximum = logits.max(-1) if before is None else jnp.maximum(logits.max(-1), before.maximum)
+def update_logsumexp(
+    before: LogSumExp | None, logits: jax.Array, *masks: jax.Array, maximum: jax.Array | None = None
+) -> LogSumExp:
+    """With a block's logits [..., block]: totals are rescaled as the maximum rises. masks: bool [block].
+
+    `maximum` is the largest of them, where that is known.
+    """
+    maximum = logits.max(-1) if maximum is None else maximum
+    maximum = maximum if before is None else jnp.maximum(maximum, before.maximum)
     weights = jnp.exp(logits - maximum[..., None])  # one exp a logit, however many masks there are
     totals = [weights.sum(-1), *(jnp.where(mask, weights, 0).sum(-1) for mask in masks)]
     if before is not None:
