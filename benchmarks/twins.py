@@ -43,7 +43,10 @@ def arguments(description: str, questions: int) -> argparse.ArgumentParser:
         "--tokenizer", help="folder of Qwen's: a random model of 42M parameters, asked bare"
     )
     parser.add_argument(
-        "--learn", type=int, default=0, help="updates of 32 answers that a random model learns first"
+        "--learn",
+        type=int,
+        default=0,
+        help="updates of 32 answers that a random model learns first (PopQA: to 400)",
     )
     parser.add_argument("--questions", type=int, default=questions, help="at a time")
     parser.add_argument("--turns", type=int, default=3)

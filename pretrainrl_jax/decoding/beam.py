@@ -75,7 +75,8 @@ def beam_search(
     answer, and the best `beams` extensions live on. With one beam this is greedy decoding. A question stops
     when no live beam can still beat its worst answer: scores only fall, since they are sums of
     log-probabilities without length normalisation (PretrainRL, arXiv 2602.01875, section 1 of its method).
-    When few questions of a batch are left, they go on by themselves.
+    When few questions of a batch are left, they go on by themselves. An answer depends on nothing beside its
+    prompt, beyond the rounding of logits in products of other sizes.
     Beams still alive at the length limit fill the places left empty, marked unfinished.
 
     In transformers, `generate(num_beams=beams, length_penalty=0.0)` with `early_stopping` "never" or False
@@ -126,7 +127,7 @@ def beam_search(
     state = choose(state, last, head, terminators, constraint)
     searched = Searched(state, empty_cache(model, prompt, max_new_tokens, own=False), prompt, read)
     few = batch // shards // LAST
-    if few > 1:
+    if few > 1 and max_new_tokens > 2:
         searched = until(few, searched)
         left = jnp.argsort(~can_improve(searched.state).reshape(shards, -1))[:, :few]
         rest = until(0, _of_questions(searched, left))

@@ -68,8 +68,11 @@ def best_tokens(
         values, tokens = _merge(gather(values), gather(tokens), k)
         endings = jax.nn.logsumexp(jax.lax.all_gather(endings, axes.vocabulary), axis=0)
     ending = jax.lax.pmax(walked.ending, axes.vocabulary)
+    endings = jnp.maximum(endings, ending)
     (normaliser,) = vocabulary.global_logsumexp(axes, walked.sums)
-    return Best(values, tokens, ending, normaliser, jnp.maximum(endings, ending))
+    # Logits that were computed once more may differ in their last bits: no probability is above 1.
+    normaliser = jnp.maximum(normaliser, jnp.maximum(values[..., 0], endings))
+    return Best(values, tokens, ending, normaliser, endings)
 
 
 class _Walked(NamedTuple):

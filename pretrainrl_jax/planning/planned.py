@@ -110,7 +110,7 @@ class Decoding(NamedTuple):
         logits = FLOAT32 * rows * branches * held
         if hand.copies:
             return self.cache(hand) + hand.copy + max(read, written, logits)
-        block = hand.item * min(BLOCK, vocabulary) * hand.shape.d_model
+        block = hand.item * max(min(BLOCK, vocabulary), rows * branches * GROUP) * hand.shape.d_model
         in_layers = max(read, written) + hand.held(2)
         return self.cache(hand) + hand.head() + max(in_layers, logits + block)
 

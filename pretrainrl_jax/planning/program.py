@@ -110,7 +110,8 @@ def read_program(text: str, turns: int = 1) -> Program:
 
     Args:
         text: optimised HLO after partitioning, of any backend.
-        turns: of a loop whose condition does not tell how often it turns, as where it may end early.
+        turns: of a loop whose condition does not tell how often it turns, as where it may end early. Where
+            several of one name stand side by side they share the turns, and the first is given all.
     """
     module = parse(text)
     program = _visit(Frame(module, module.computations[module.entry]), 1, False, turns)
@@ -125,6 +126,7 @@ def _visit(frame: Frame, trips: int, fused: bool, unknown: int) -> Program:
     """
     products, collectives, loops, parts = list[Product](), list[Collective](), list[Loop](), list[Program]()
     operations = list[Operation]()
+    begun = set[str]()  # loops that do not tell their turns
     for instruction in frame.computation.instructions.values():
         name, op_name = instruction.name, frame.op_name(instruction)
         flops = _flops(frame, instruction)
@@ -137,7 +139,9 @@ def _visit(frame: Frame, trips: int, fused: bool, unknown: int) -> Program:
         if instruction.opcode == "while":
             turns = trip_count(frame, instruction)
             loops.append(Loop(name, op_name, turns))
-            inner = trips * (unknown if turns is None else turns)
+            inner = trips * (turns if turns is not None else unknown if op_name not in begun else 0)
+            if turns is None:
+                begun.add(op_name)
         fuses = instruction.opcode == "fusion"
         called = [_visit(f, inner, fused or fuses, unknown) for f in _called(frame, instruction)]
         if instruction.opcode == "conditional":

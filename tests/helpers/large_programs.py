@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pretrainrl_jax.config import MeshConfig, OptimizerConfig
+from pretrainrl_jax.decoding import best_tokens
 from pretrainrl_jax.decoding.beam import beam_search
 from pretrainrl_jax.decoding.sampling import sample
 from pretrainrl_jax.model.decoder import Model
@@ -145,5 +146,6 @@ def programs(mesh: Mesh) -> dict[str, Any]:
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
+    best_tokens.CPU_BLOCK = best_tokens.BLOCK  # as on the accelerators that these programs are read for
     results = {name: programs(make_mesh(MeshConfig(*sizes))) for name, sizes in MESHES.items()}
     Path(sys.argv[1]).write_bytes(pickle.dumps(results))

@@ -105,6 +105,27 @@ def test_conditional() -> None:
     assert read(chosen, (8, 16), (16, 16)).flops == 5 * 2 * 8 * 16 * 16
 
 
+def test_loops_of_one_name_that_may_end_early_share_their_turns() -> None:
+    """As a search whose last questions go on alone: the first loop, of 8 rows, is given all turns."""
+
+    def until(rows: int, carry: tuple[jax.Array, jax.Array], w: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def goes_on(carry: tuple[jax.Array, jax.Array]) -> jax.Array:
+            return (carry[0] < 7) & (carry[1].sum() > rows)
+
+        return jax.lax.while_loop(goes_on, lambda carry: (carry[0] + 1, jnp.tanh(carry[1] @ w)), carry)
+
+    def search(x: jax.Array, w: jax.Array) -> jax.Array:
+        step, x = until(2, (jnp.int32(0), x), w)
+        return until(0, (step, x[:2]), w)[1]
+
+    program = read_program(text_of(search, (8, 16), (16, 16)), turns=7)
+    assert [(product.flops, product.trips) for product in program.products] == [
+        (2 * 8 * 16 * 16, 7),
+        (2 * 2 * 16 * 16, 0),
+    ]
+    assert len(program.unknown_loops) == 2
+
+
 def test_turns_depend_on_numbers() -> None:
     """It is not known how often: counted once, and listed."""
 
