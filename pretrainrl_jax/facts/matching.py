@@ -26,11 +26,18 @@ class _Stripped(dict[int, int | None]):
 
 
 _STRIPPED = _Stripped()
+# Of ASCII, which most texts are, the same in one look.
+_LOWER = bytes(range(256)).lower()
+_DELETED = bytes(code for code in range(128) if not chr(code).translate(_STRIPPED))
 
 
 def _simplify(text: str) -> str:
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    words = text.translate(_STRIPPED).split()
+    return _without_articles(text.translate(_STRIPPED))
+
+
+def _without_articles(text: str) -> str:
+    words = text.split()
     return " ".join([word for word in words if word not in ARTICLES] or words)
 
 
@@ -42,7 +49,9 @@ def normalise(text: str) -> str:
     unless nothing else is there; runs of whitespace made one space. Returns "" for text of punctuation only.
     `normalise(normalise(text)) == normalise(text)`.
     """
-    # One pass is not always enough: deleting a character can bring a letter and its accent together.
+    if text.isascii():  # where one pass is enough
+        return _without_articles(text.encode().translate(_LOWER, _DELETED).decode())
+    # It is not always: deleting a character can bring a letter and its accent together.
     while (simpler := _simplify(text)) != text:
         text = simpler
     return text

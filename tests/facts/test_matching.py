@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pretrainrl_jax.facts import matching
 from pretrainrl_jax.facts.matching import known_truths, matches, normalise, overlaps, why_dropped
 from pretrainrl_jax.facts.record import Fact
 
@@ -28,6 +29,12 @@ def squad(text):
 @given(ASCII)
 def test_is_squads_normalisation_on_ascii(text):
     assert normalise(text) == squad(text) or not squad(text)
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_ascii_is_normalised_as_every_script_is(text):
+    simpler = matching._simplify(text)
+    assert matching._simplify(simpler) == simpler == normalise(text)
 
 
 @given(st.lists(st.sampled_from(["The", "a", "AN"]), min_size=1))
