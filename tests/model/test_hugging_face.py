@@ -403,6 +403,14 @@ def test_what_this_decoder_does_not_compute_is_refused(tmp_path, changes, named)
     assert named in refused(tmp_path)
 
 
+def test_experts_of_no_width_are_refused(tmp_path):
+    of_experts = QWEN3 | EXPERTS | {"model_type": "qwen3_moe"}
+    config(tmp_path, of_experts)
+    assert read_shape(tmp_path).d_ff == 12
+    config(tmp_path, of_experts | {"moe_intermediate_size": 0})
+    assert "an expert's width is 0: it must be 1 or more" in refused(tmp_path)
+
+
 KEYS = sorted(
     {*COMPUTED, *NEUTRAL, *READ_OF_ALL, "model_type", "rope_scaling", "id2label", "to_dict", "self"}
 )

@@ -216,6 +216,8 @@ def _experts(path: Path, given: Any, family: Family) -> Json:
     count, chosen = index(getattr(given, names.count)), index(given.num_experts_per_tok)
     if not 1 <= chosen <= count:
         raise InputError(f"{path}: {chosen} of {count} experts for each token: there must be 1 or more")
+    if (width := index(getattr(given, names.width))) < 1:
+        raise InputError(f"{path}: an expert's width is {width}: it must be 1 or more")
     coefficient = float(given.router_aux_loss_coef)
     if not 0 <= coefficient < math.inf:
         raise InputError(f"{path}: router_aux_loss_coef is {coefficient}: it must be 0 or more")
