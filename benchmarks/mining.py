@@ -80,8 +80,6 @@ def main() -> None:
     parser.add_argument("--beams", type=int, nargs="+", default=[20], help="two or more")
     parser.add_argument("--batches", type=int, default=8, help="of ours a turn")
     options = parser.parse_args()
-    if options.model and options.learn:
-        parser.error("--learn is for the random model of --tokenizer")
     both = twins(options, options.batches * options.questions)
     encoded = [both.tokenizer.start + ids for ids in both.tokenizer.encode_all(both.prompts)]
     middle = (len(encoded) - options.questions) // 2

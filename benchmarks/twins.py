@@ -1,6 +1,7 @@
 """One model for two libraries: a folder that transformers and this package both read, and its questions."""
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,7 +47,7 @@ def arguments(description: str, questions: int) -> argparse.ArgumentParser:
         "--learn",
         type=int,
         default=0,
-        help="updates of 32 answers that a random model learns first (PopQA: to 400)",
+        help="updates of 32 answers that a random model learns first",
     )
     parser.add_argument("--questions", type=int, default=questions, help="at a time")
     parser.add_argument("--turns", type=int, default=3)
@@ -55,6 +56,8 @@ def arguments(description: str, questions: int) -> argparse.ArgumentParser:
 
 def twins(options: argparse.Namespace, count: int) -> Twins:
     """The model of the options and so many questions, drawn by hash. All in float32."""
+    if options.model and options.learn:
+        sys.exit("--learn is for the random model of --tokenizer")
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.model or _random(options.tokenizer, Path(scratch), options.facts, options.learn)
         theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -81,7 +84,10 @@ def _random(tokenizer: str, folder: Path, facts: str, updates: int) -> Path:
     )  # fmt: skip
     model = Qwen3ForCausalLM(config)
     if updates:
-        _learn(model, words, subsample(_read(facts), 32 * updates, 1), updates)
+        learnt = subsample(_read(facts), 32 * updates, 1)
+        if len(learnt) < 32 * updates:
+            sys.exit(f"--learn {updates} takes {32 * updates} facts, and {facts} has {len(learnt)}")
+        _learn(model, words, learnt, updates)
     model.save_pretrained(folder)
     words.save_pretrained(folder)
     return folder
