@@ -32,8 +32,8 @@ from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.objectives.loss import Coefficients, asks
 from pretrainrl_jax.training.feed import Feed
-from pretrainrl_jax.training.optimizer import Schedule, adamw
-from pretrainrl_jax.training.step import compile_step, init_state
+from pretrainrl_jax.training.optimizer import Schedule
+from pretrainrl_jax.training.step import compile_step, init_sharded_state
 from pretrainrl_jax.trees.batch import PackedBatch
 from pretrainrl_jax.trees.dataset import PackedRows
 from pretrainrl_jax.trees.templates import Template, encode_branches
@@ -102,7 +102,7 @@ class Steps:
     def __init__(self) -> None:
         self.mesh, optimizer = make_mesh(MeshConfig()), OptimizerConfig()
         model = Model(SHAPE)
-        self._state = init_state(model.init(jax.random.key(0)), adamw(optimizer))
+        self._state = init_sharded_state(model, model.init(jax.random.key(0)), optimizer, self.mesh)
         self._step = compile_step(model, optimizer, "sequence", self.mesh)
 
     def timed(self, batch: PackedBatch, coefficients: Coefficients) -> tuple[float, float]:

@@ -24,8 +24,7 @@ from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.objectives.loss import Coefficients
 from pretrainrl_jax.training.feed import StreamFeed
-from pretrainrl_jax.training.optimizer import adamw
-from pretrainrl_jax.training.step import compile_step, init_state
+from pretrainrl_jax.training.step import compile_step, init_sharded_state
 from pretrainrl_jax.trees.batch import PackedBatch
 from pretrainrl_jax.trees.tokenization import load_tokenizer
 
@@ -63,7 +62,7 @@ class Steps:
 
     def __init__(self, mesh: jax.sharding.Mesh) -> None:
         optimizer, model = OptimizerConfig(), Model(SHAPE)
-        self._state = init_state(model.init(jax.random.key(0)), adamw(optimizer))
+        self._state = init_sharded_state(model, model.init(jax.random.key(0)), optimizer, mesh)
         self._step = compile_step(model, optimizer, "token", mesh)
 
     def seconds(self, batches: Iterator[PackedBatch], count: int) -> float:

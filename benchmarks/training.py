@@ -30,8 +30,8 @@ from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.objectives.loss import Coefficients
 from pretrainrl_jax.objectives.scoring import score_trees
-from pretrainrl_jax.training.optimizer import Schedule, adamw
-from pretrainrl_jax.training.step import compile_step, init_state
+from pretrainrl_jax.training.optimizer import Schedule
+from pretrainrl_jax.training.step import compile_step, init_sharded_state
 from pretrainrl_jax.trees.batch import PackedBatch
 from pretrainrl_jax.trees.layouts import size
 from pretrainrl_jax.trees.packing import capacity, pack, plan
@@ -124,7 +124,7 @@ class Ours:
 
     def __init__(self, both: Twins, scale: Any) -> None:
         mesh, settings = make_mesh(MeshConfig()), OptimizerConfig()
-        self.state = init_state(jax.tree.map(lambda x: x.copy(), both.params), adamw(settings))
+        self.state = init_sharded_state(both.model, both.params, settings, mesh)
         self.step = compile_step(both.model, settings, scale, mesh)
 
     def update(self, batch: PackedBatch, coefficients: Coefficients = BOTH) -> float:
