@@ -6,14 +6,16 @@ the branches' is ever copied or reordered.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from pretrainrl_jax.decoding import constraints
 from pretrainrl_jax.decoding.best_tokens import NEG_INF, Best, best_tokens, block_for
 from pretrainrl_jax.decoding.cache import empty_cache, extend, gather_beams, prefill
-from pretrainrl_jax.decoding.constraints import Constraint, State, begin
+from pretrainrl_jax.decoding.constraints import Constraint, State
+from pretrainrl_jax.decoding.continuous import Work, run
 from pretrainrl_jax.decoding.decoded import DecodedBatch
 from pretrainrl_jax.model.beginnings import Before
 from pretrainrl_jax.model.decoder import KVCache, Model, Params
@@ -21,8 +23,6 @@ from pretrainrl_jax.model.layers import KeysValues
 from pretrainrl_jax.model.mesh import constrain, row_shards
 from pretrainrl_jax.model.vocabulary import REPLICATED, ROWS, TABLE, MeshAxes, maybe_shard_map
 from pretrainrl_jax.model.whole import for_decoding
-
-LAST = 4  # when so small a part of a batch's questions is left, it goes on without the others
 
 
 class Hypotheses(NamedTuple):
@@ -34,14 +34,23 @@ class Hypotheses(NamedTuple):
 
 
 class BeamState(NamedTuple):
-    step: jax.Array  # tokens every live beam has
+    step: jax.Array  # int32 [batch], tokens every live beam has
     live: Hypotheses
     ended: Hypotheses
     ancestors: jax.Array  # [batch, beams, max_new_tokens] which branch had this beam's token of each step
     allowed: State  # of the constraint
 
 
-STATE_SPECS = BeamState._make([REPLICATED, *[ROWS] * 4])  # how it lies on a mesh
+STATE_SPECS = BeamState._make([ROWS] * 5)  # how it lies on a mesh
+
+
+class Asked(NamedTuple):
+    """Questions, [questions, …]."""
+
+    prompts: jax.Array
+    lengths: jax.Array
+    starts: jax.Array | None
+    of_rows: jax.Array | None  # what stands before each
 
 
 class Searched(NamedTuple):
@@ -53,7 +62,10 @@ class Searched(NamedTuple):
     lengths: jax.Array  # [batch], of the prompts with what was read before them
 
 
-@partial(jax.jit, static_argnames=("model", "beams", "max_new_tokens"))
+AXES: Any = Searched(*(0, 1, KVCache(1, 1, 0, 0), 0))  # of the questions
+
+
+@partial(jax.jit, static_argnames=("model", "beams", "max_new_tokens", "batch"))
 def beam_search(
     model: Model,
     params: Params,
@@ -63,6 +75,7 @@ def beam_search(
     *,
     beams: int,
     max_new_tokens: int,
+    batch: int | None = None,
     constraint: Constraint | None = None,
     starts: jax.Array | None = None,
     earlier: Before | None = None,
@@ -75,100 +88,68 @@ def beam_search(
     answer, and the best `beams` extensions live on. With one beam this is greedy decoding. A question stops
     when no live beam can still beat its worst answer: scores only fall, since they are sums of
     log-probabilities without length normalisation (PretrainRL, arXiv 2602.01875, section 1 of its method).
-    When few questions of a batch are left, they go on by themselves. An answer depends on nothing beside its
-    prompt, beyond the rounding of logits in products of other sizes.
-    Beams still alive at the length limit fill the places left empty, marked unfinished.
+    Questions that wait take the places of those that stopped. When none waits and few are left, they go on by
+    themselves. An answer depends on nothing beside its prompt, beyond the rounding of logits in products of
+    other sizes. Beams still alive at the length limit fill the places left empty, marked unfinished.
 
     In transformers, `generate(num_beams=beams, length_penalty=0.0)` with `early_stopping` "never" or False
     ends beams and stops by the same rules, with two exceptions. It makes a hypothesis of each EOS id. And at
     the length limit it ranks live beams among the answers by score; ours only fill the places left empty.
 
     Args:
-        prompts: int32 [batch, time], padded on the right.
-        lengths: int32 [batch]; nothing is searched for rows of no tokens, which fill up a batch.
+        prompts: int32 [questions, time], padded on the right.
+        lengths: int32 [questions]; nothing is searched for rows of no tokens, which fill up a batch. Each
+            device has them behind its others.
         terminators: bool [vocabulary], the tokens that end an answer.
         beams: beam width.
         max_new_tokens: longest answer, terminator included.
+        batch: questions that are searched at a time; None is all.
         constraint: which tokens and terminators may follow; scores stay those of the model as it is.
-        starts: int32 [batch], where of the constraint each prompt begins; None is 0.
+        starts: int32 [questions], where of the constraint each prompt begins; None is 0.
         earlier: what was read before the prompts.
     """
-    batch = len(prompts)
     model, params = for_decoding(model, params)
     head = model.head(params).astype(model.shape.dtype)
-    prompt, last, read = prefill(model, params, prompts, lengths, beams, earlier)
     in_specs = STATE_SPECS, ROWS, TABLE, REPLICATED, REPLICATED
     of_shard = partial(_choose, beams, block_for(model.layout.platform))
     choose = maybe_shard_map(model.layout, of_shard, in_specs, STATE_SPECS)
-    shards = row_shards(model.mesh)
+
+    def begin(asked: Asked) -> Searched:
+        """Read the prompts, and choose the first tokens."""
+        rows, before = len(asked.prompts), earlier and earlier._replace(of_rows=asked.of_rows)
+        prompt, last, read = prefill(model, params, asked.prompts, asked.lengths, beams, before)
+        blank, none = jnp.zeros((rows, beams, max_new_tokens), jnp.int32), jnp.zeros((rows, beams))
+        live = Hypotheses(none, blank, blank.astype(jnp.float32), blank[..., 0], none)
+        worst = jnp.where(asked.lengths > 0, NEG_INF, jnp.inf)  # what a row of no tokens has is never beaten
+        ended = live._replace(logps=jnp.broadcast_to(worst[:, None], none.shape))
+        allowed = constraints.begin(constraint, rows, beams, asked.starts)
+        state = BeamState(jnp.zeros(rows, jnp.int32), live, ended, blank, allowed)
+        state = choose(state, last, head, terminators, constraint)
+        return Searched(state, empty_cache(model, prompt, max_new_tokens, own=False), prompt, read)
+
+    def goes_on(searched: Searched) -> jax.Array:
+        return can_improve(searched.state) & (searched.state.step < max_new_tokens)
 
     def step(searched: Searched) -> Searched:
         state, cache, prompt, read = searched
         at = state.step - 1
-        newest = jax.lax.dynamic_index_in_dim(state.live.tokens, at, axis=2, keepdims=False)
+        newest = jnp.take_along_axis(state.live.tokens, at[:, None, None], axis=2)[..., 0]
         hidden, cache = extend(model, params, newest, at, read, prompt, cache, state.ancestors)
-        return Searched(choose(state, hidden, head, terminators, constraint), cache, prompt, read)
+        chosen, on = choose(state, hidden, head, terminators, constraint), goes_on(searched)
+        state = jax.tree.map(lambda new, old: jax.vmap(jnp.where)(on, new, old), chosen, state)
+        return Searched(state, cache, prompt, read)
 
-    def until(left: int, searched: Searched) -> Searched:
-        """Step on until of each device's questions so many, or fewer, can improve."""
-
-        def goes_on(searched: Searched) -> jax.Array:
-            improving = can_improve(searched.state).reshape(shards, -1).sum(-1).max()
-            return (searched.state.step < max_new_tokens) & (improving > left)
-
-        return jax.lax.while_loop(goes_on, step, searched)
-
-    blank = jnp.zeros((batch, beams, max_new_tokens), jnp.int32)
-    none = jnp.zeros((batch, beams))
-    live = Hypotheses(none, blank, blank.astype(jnp.float32), blank[..., 0], none)
-    worst = jnp.where(lengths > 0, NEG_INF, jnp.inf)  # nothing is better than what a row of no tokens has
-    ended = live._replace(logps=jnp.broadcast_to(worst[:, None], none.shape))
-    state = BeamState(jnp.int32(0), live, ended, blank, begin(constraint, batch, beams, starts))
-    state = choose(state, last, head, terminators, constraint)
-    searched = Searched(state, empty_cache(model, prompt, max_new_tokens, own=False), prompt, read)
-    few = batch // shards // LAST
-    if few > 1 and max_new_tokens > 2:
-        searched = until(few, searched)
-        left = jnp.argsort(~can_improve(searched.state).reshape(shards, -1))[:, :few]
-        rest = until(0, _of_questions(searched, left))
-        state = _put_back(searched.state, left, rest.state)
-    else:
-        state = until(0, searched).state
-    return jax.tree.map(lambda x: constrain(x, model.layout), finalize(state))
+    asked = Asked(prompts, lengths, starts, earlier and earlier.of_rows)
+    work = Work(begin, step, goes_on, lambda searched: finalize(searched.state), AXES, max_new_tokens - 1)
+    shards = row_shards(model.mesh)
+    given = (lengths > 0).reshape(shards, -1).sum(-1)
+    decoded = run(work, asked, given, (batch or len(prompts)) // shards)
+    return jax.tree.map(lambda x: constrain(x, model.layout), decoded)
 
 
 def can_improve(state: BeamState) -> jax.Array:
     """Whether a live beam of the question can still beat its worst answer, bool [batch]."""
     return state.live.logps.max(-1) > state.ended.logps.min(-1)
-
-
-def _of_questions(searched: Searched, index: jax.Array) -> Searched:
-    """These of each device's questions alone. int32 [devices, few]."""
-
-    def take(axis: int, array: jax.Array) -> jax.Array:
-        shape = array.shape
-        apart = array.reshape(*shape[:axis], len(index), -1, *shape[axis + 1 :])
-        of_device = jax.vmap(partial(jnp.take, axis=axis), (axis, 0), axis)
-        return of_device(apart, index).reshape(*shape[:axis], -1, *shape[axis + 1 :])
-
-    state, cache, prompt, lengths = searched
-    keys, values, mask, positions = prompt
-    return Searched(
-        BeamState(state.step, *jax.tree.map(partial(take, 0), tuple(state[1:]))),
-        jax.tree.map(partial(take, 1), cache),
-        KVCache(take(1, keys), take(1, values), take(0, mask), take(0, positions)),
-        take(0, lengths),
-    )
-
-
-def _put_back(state: BeamState, index: jax.Array, some: BeamState) -> BeamState:
-    """The state with that of some questions in their places."""
-
-    def put(array: jax.Array, values: jax.Array) -> jax.Array:
-        apart, own = (x.reshape(len(index), -1, *x.shape[1:]) for x in (array, values))
-        return jax.vmap(lambda a, i, v: a.at[i].set(v))(apart, index, own).reshape(array.shape)
-
-    return BeamState(some.step, *jax.tree.map(put, tuple(state[1:]), tuple(some[1:])))
 
 
 def _choose(
@@ -182,7 +163,8 @@ def _choose(
     constraint: Constraint | None,
 ) -> BeamState:
     """Let endings and extensions compete, and keep the best of each. hidden [batch, sources, model]."""
-    sources, step = hidden.shape[1], state.step
+    sources = hidden.shape[1]
+    now = jnp.arange(state.live.tokens.shape[2]) == state.step[:, None, None]  # [batch, 1, max_new_tokens]
     live, ancestors, allowed = jax.tree.map(
         lambda x: x[:, :sources], (state.live, state.ancestors, state.allowed)
     )
@@ -194,23 +176,23 @@ def _choose(
     before, ancestors, allowed = gather_beams((live, ancestors, allowed), parent)
     extended = before._replace(
         logps=logps,
-        tokens=before.tokens.at[:, :, step].set(token),
-        token_logps=before.token_logps.at[:, :, step].set(token_logp),
+        tokens=jnp.where(now, token[..., None], before.tokens),
+        token_logps=jnp.where(now, token_logp[..., None], before.token_logps),
         lengths=before.lengths + 1,
     )
 
     # An ending counts only among the best `beams` of all candidates of this step.
     ending = top.ending + offset
     threshold = jax.lax.top_k(jnp.concatenate([ending, logps], 1), beams)[0][:, -1:]
-    last = live.token_logps.at[:, :, step].set(top.ending - top.normaliser)
+    last = jnp.where(now, (top.ending - top.normaliser)[..., None], live.token_logps)
     ending = jnp.where(ending >= threshold, ending, NEG_INF)
     ending = live._replace(logps=ending, token_logps=last, ending_logps=top.endings - top.normaliser)
     competing = _concatenate(state.ended, ending)
     return BeamState(
-        step + 1,
+        state.step + 1,
         extended,
         gather_beams(competing, jax.lax.top_k(competing.logps, beams)[1]),
-        ancestors.at[:, :, step].set(jnp.arange(beams)),
+        jnp.where(now, jnp.arange(beams)[:, None], ancestors),
         constraint.advance(allowed, token) if constraint else None,
     )
 

@@ -4,6 +4,7 @@ Branches are beams or samples. The prompt's cache is never copied, and neither i
 one cache of what they all have read, in which each sees its ancestors through a mask; a sample has its own.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -89,7 +90,7 @@ def extend(
 
     Args:
         tokens: int32 [batch, branches].
-        step: how many tokens each branch has read before.
+        step: how many tokens each branch has read before; int32 [batch] where they share a cache.
         lengths: of the prompts with their beginnings, int32 [batch].
         prompt: their cache.
         cache: of the branches' tokens, from `empty_cache`.
@@ -103,7 +104,8 @@ def extend(
         seen = jnp.broadcast_to(before < step, (batch, branches, len(before)))
     else:
         of_branch = ancestors[..., None] == jnp.arange(branches)  # [batch, branches, steps, branches]
-        seen = (of_branch & (before < step)[:, None]).reshape(batch, branches, -1)
+        earlier = (before < step[:, None])[:, None, :, None]
+        seen = (of_branch & earlier).reshape(batch, branches, -1)
         positions = jnp.repeat(positions, branches, axis=1)
     alone = jnp.broadcast_to(jnp.eye(branches, dtype=bool), (batch, branches, branches))
     position = jnp.broadcast_to((lengths + step)[:, None], (batch, branches))
@@ -112,6 +114,7 @@ def extend(
     def written(old: jax.Array, new: jax.Array) -> jax.Array:
         if ancestors is None:
             return jax.lax.dynamic_update_slice_in_dim(old, new[:, :, :, None], step, axis=3)
-        return jax.lax.dynamic_update_slice_in_dim(old, new, step * branches, axis=2)
+        of_row = partial(jax.lax.dynamic_update_slice_in_dim, axis=1)
+        return jax.vmap(of_row, (1, 1, 0), 1)(old, new, step * branches)
 
     return new.hidden, (written(cache[0], new.keys), written(cache[1], new.values))

@@ -15,11 +15,12 @@ from pretrainrl_jax.decoding.sampling import prompt_keys, sample
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.beginnings import Before, read_beginnings
 from pretrainrl_jax.model.decoder import Model, Params
-from pretrainrl_jax.model.mesh import round_up_rows
+from pretrainrl_jax.model.mesh import round_up_rows, row_shards
 from pretrainrl_jax.model.partitioning import place_rows, replicate, results
 from pretrainrl_jax.model.vocabulary import check_tokens
 
 SMALLEST_BUCKET = 16  # prompts are padded to 16, 32, 64, …: a few compilations however many lengths there are
+QUEUE = 4  # batches that are searched in one call: more leave fewer places empty, and are told of later
 
 
 def bucket(length: int, shortest: int = SMALLEST_BUCKET) -> int:
@@ -86,14 +87,15 @@ def decode(
         advance: called with the number of prompts finished.
     """
     _refuse_none(beams=beams, max_new_tokens=max_new_tokens, batch=batch)
+    batch = round_up_rows(model.mesh, batch)
     ends, allowed = replicate(terminators, model.mesh), _placed(constraint, model)
-    search = partial(beam_search, beams=beams, max_new_tokens=max_new_tokens, constraint=allowed)
+    search = partial(beam_search, beams=beams, max_new_tokens=max_new_tokens, batch=batch, constraint=allowed)
 
     def begin(own: Sequence[jax.Array], starts: jax.Array, earlier: Before | None) -> DecodedBatch:
         return search(model, params, *own, ends, starts=starts, earlier=earlier)
 
     starts = [0] * len(prompts) if starts is None else starts
-    return _in_batches(model, params, prompts, starts, batch, begin, advance)
+    return _in_batches(model, params, prompts, starts, batch, begin, advance, queue=QUEUE * batch)
 
 
 def sample_batch(
@@ -143,6 +145,7 @@ def sample_batch(
         return draw(model, params, *own, ends, prompt_keys(placed_seed, numbers), earlier=earlier)
 
     numbers = range(len(prompts)) if numbers is None else numbers
+    batch = round_up_rows(model.mesh, batch)
     return _in_batches(model, params, prompts, numbers, batch, begin, advance, shortest)
 
 
@@ -176,42 +179,56 @@ def _in_batches(
     begin: Callable[[Sequence[jax.Array], jax.Array, Before | None], DecodedBatch],
     advance: Callable[[int], None],
     shortest: int = SMALLEST_BUCKET,
+    queue: int = 0,
 ) -> list[list[Decoded]]:
     """What is decoded of each prompt, from batches of like length with one of them always on the device.
 
     What many of them begin with is read once. `begin` begins a batch, given its prompts' own tokens int32
     [batch, bucket] and lengths int32 [batch]; their values, int32 [batch]; and what they begin with, if they
-    do. Rows that fill up the batch have no tokens, for which nothing is decoded and nobody waits.
+    do. It is given as many as `queue` instead where some of these would wait for others of a batch. Rows that
+    fill it up have no tokens, for which nothing is decoded and nobody waits; each device has them last.
     """
     check_tokens(max((max(prompt, default=0) for prompt in prompts), default=0), model.shape.vocabulary)
-    batch = round_up_rows(model.mesh, batch)
     beginnings = read_beginnings(model, params, prompts, decoding=True)
     own = [prompt[beginnings.shared.length(i) :] for i, prompt in enumerate(prompts)]
 
-    def begun() -> Iterator[tuple[list[int], DecodedBatch]]:
-        for indices in _batches([(beginnings.size(i), len(p)) for i, p in enumerate(own)], batch):
-            longest = max(len(own[i]) for i in indices)
-            tokens = np.zeros((batch, bucket(longest, shortest)), np.int32)
-            lengths, of_rows = np.zeros(batch, np.int32), np.zeros(batch, np.int32)
-            for row, i in enumerate(indices):
-                tokens[row, : len(own[i])], lengths[row], of_rows[row] = own[i], len(own[i]), values[i]
+    def begun() -> Iterator[tuple[list[int | None], DecodedBatch]]:
+        sizes = [(beginnings.size(i), len(p)) for i, p in enumerate(own)]
+        for rows in _batches(sizes, batch, queue, row_shards(model.mesh)):
+            longest = max(len(own[i]) for i in rows if i is not None)
+            tokens = np.zeros((len(rows), bucket(longest, shortest)), np.int32)
+            lengths, of_rows = np.zeros(len(rows), np.int32), np.zeros(len(rows), np.int32)
+            for row, i in enumerate(rows):
+                if i is not None:
+                    tokens[row, : len(own[i])], lengths[row], of_rows[row] = own[i], len(own[i]), values[i]
             *placed, of_rows = (place_rows(x, model.mesh) for x in (tokens, lengths, of_rows))
-            yield indices, begin(placed, of_rows, beginnings.before(indices, batch))
+            yield rows, begin(placed, of_rows, beginnings.before(rows))
 
     decoded: list[list[Decoded]] = [[] for _ in prompts]
-    for indices, result in results(begun(), "the answers of a batch"):
-        for index, records in zip(indices, read_decoded(result), strict=False):
+    for rows, result in results(begun(), "the answers of a batch"):
+        there = [(i, row) for row, i in enumerate(rows) if i is not None]
+        for (index, _), records in zip(there, read_decoded(result, [row for _, row in there]), strict=True):
             decoded[index] = records
-        advance(len(indices))
+        advance(len(there))
     return decoded
 
 
-def _batches(sizes: Sequence[tuple[int, int]], batch: int) -> list[list[int]]:
+def _batches(
+    sizes: Sequence[tuple[int, int]], batch: int, queue: int, devices: int
+) -> list[list[int | None]]:
     """Prompts that are decoded together, given the size of what each sees before it, and its own tokens.
 
-    As few batches as there can be: where those of a bucket end, longer ones fill up the batch.
+    As few batches as there can be: where those of a bucket end, longer ones fill up the batch. Gives of each
+    row its prompt, or none: of neighbours each device has one.
     """
     alike: dict[int, list[int]] = {}
     for index in sorted(range(len(sizes)), key=lambda index: sizes[index]):
         alike.setdefault(sizes[index][0], []).append(index)
-    return [group[i : i + batch] for group in alike.values() for i in range(0, len(group), batch)]
+    if any(len(group) > batch for group in alike.values()):
+        batch = max(batch, queue)
+    batches: list[list[int | None]] = []
+    for group in alike.values():
+        for start in range(0, len(group), batch):
+            filled = [*group[start : start + batch], *[None] * batch][:batch]
+            batches.append([index for device in range(devices) for index in filled[device::devices]])
+    return batches

@@ -1,5 +1,6 @@
 """What was decoded: beams and samples alike, on the device and as read from it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -38,8 +39,8 @@ class Decoded:
     ending_logp: float = 0.0  # of all terminators together where a beam ended; 0 unfinished, and of samples
 
 
-def read_decoded(batch: DecodedBatch) -> list[list[Decoded]]:
-    """Of every row its branches, without places that no beam fills."""
+def read_decoded(batch: DecodedBatch, rows: Sequence[int]) -> list[list[Decoded]]:
+    """Of these rows the branches, without places that no beam fills."""
     batch = jax.device_get(batch)
 
     def read(place: tuple[int, int]) -> Decoded:
@@ -48,6 +49,5 @@ def read_decoded(batch: DecodedBatch) -> list[list[Decoded]]:
         each = [tuple(x[: length + finished]) for x in each]
         return Decoded(tuple(tokens[:length]), logp, behaviour_logp, finished, *each, ending_logp=ending)
 
-    rows, branches = batch.lengths.shape
     there = np.isfinite(batch.logps)
-    return [[read((row, i)) for i in range(branches) if there[row, i]] for row in range(rows)]
+    return [[read((row, i)) for i in np.flatnonzero(there[row]).tolist()] for row in rows]

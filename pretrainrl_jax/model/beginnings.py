@@ -154,13 +154,14 @@ class Beginnings:
         """Tokens that its rows see before it, padded; 0: none. Sequences of one size may share a batch."""
         return few_sizes(length, SHORTEST) if (length := self.shared.length(index)) else 0
 
-    def before(self, rows: Sequence[int], batch: int) -> Before | None:
-        """What stands before a batch of so many rows, given the sequences that are first in some of them."""
-        if not rows or not (size := self.size(rows[0])):
+    def before(self, rows: Sequence[int | None]) -> Before | None:
+        """What stands before a batch, given the first sequence of each row, or none."""
+        sizes = {self.size(index) for index in rows if index is not None}
+        if sizes <= {0}:
             return None
-        of_rows = np.zeros(batch, np.int32)
-        of_rows[: len(rows)] = [self.places[self.shared.of[index]] for index in rows]
-        return Before(self.read[size], place_rows(of_rows, self.mesh))
+        (size,) = sizes
+        of_rows = [0 if index is None else self.places[self.shared.of[index]] for index in rows]
+        return Before(self.read[size], place_rows(np.array(of_rows, np.int32), self.mesh))
 
 
 def read_beginnings(

@@ -190,7 +190,7 @@ def score_trees(
             batch = pack([[trees[i] for i in row] for row in filled], holds, question=False)
             check_tokens(int(max(batch.tokens.max(), batch.targets.max())), model.shape.vocabulary)
             batch = jax.tree.map(lambda x: place_rows(x, model.mesh), batch)
-            earlier = begun_with.before([row[0] for row in together], rows)
+            earlier = begun_with.before([row[0] if row else None for row in filled])
             yield together, engine(model, params, batch, earlier)
 
     scores: list[list[Any]] = [[] for _ in trees]

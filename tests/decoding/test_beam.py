@@ -283,7 +283,7 @@ def test_unused_places_are_blank():
 
 @pytest.fixture
 def stepped(monkeypatch):
-    """How many questions each step of a search reads."""
+    """How many rows each step of a search reads."""
     steps: list[int] = []
 
     def counted(model, params, tokens, *more):
@@ -296,9 +296,9 @@ def stepped(monkeypatch):
     beam_search.clear_cache()
 
 
-def sixteen() -> list[tuple[int, ...]]:
+def some(number: int = 16) -> list[tuple[int, ...]]:
     rng = np.random.default_rng(0)
-    return [tuple(rng.integers(0, 11, rng.integers(1, 9)).tolist()) for _ in range(16)]
+    return [tuple(rng.integers(0, 11, rng.integers(1, 9)).tolist()) for _ in range(number)]
 
 
 OFTEN = (1, 3, 5, 6, 7, 9, 10)  # terminators: searches end, some sooner than others
@@ -309,20 +309,43 @@ def test_the_last_few_of_a_batch_go_on_alone_and_find_the_same(stepped, constrai
     """Together and each by itself: the same beams."""
     model, params = small_model(1, 2.0, vocabulary=11)
     more = {"constraint": Automaton(random_automaton(1, 3, 11))} if constrained else {}
-    together = search(model, params, sixteen(), OFTEN, 3, limit=9, **more)
+    together = search(model, params, some(), OFTEN, 3, limit=9, **more)
     jax.effects_barrier()
     assert {*stepped} == {16, 4}
     assert sorted(stepped, reverse=True) == stepped
-    wanted = [search(model, params, [prompt], OFTEN, 3, limit=9, **more)[0] for prompt in sixteen()]
+    wanted = [search(model, params, [prompt], OFTEN, 3, limit=9, **more)[0] for prompt in some()]
     for found, alone in zip(together, wanted, strict=True):
         assert_same(found, alone)
+
+
+@pytest.mark.parametrize(("number", "batch", "constrained"), [(30, 8, False), (20, 8, True), (9, 3, False)])
+def test_questions_that_wait_take_the_places_of_those_that_stopped(stepped, number, batch, constrained):
+    """The same beams as each by itself; no batch waits for its slowest question."""
+    model, params = small_model(1, 2.0, vocabulary=11)
+    more = {"constraint": Automaton(random_automaton(1, 3, 11))} if constrained else {}
+    asked = some(number)
+    together = search(model, params, asked, OFTEN, 3, limit=9, batch=batch, **more)
+    jax.effects_barrier()
+    taken, alone, takes = sum(stepped), [], []
+    for prompt in asked:
+        stepped.clear()
+        alone += search(model, params, [prompt], OFTEN, 3, limit=9, batch=1, **more)
+        jax.effects_barrier()
+        takes.append(len(stepped))
+    for found, wanted in zip(together, alone, strict=True):
+        assert_same(found, wanted)
+    order = sorted(range(number), key=lambda i: len(asked[i]))  # as they are searched
+    in_batches = [[takes[i] for i in order[start : start + batch]] for start in range(0, number, batch)]
+    assert taken < batch * sum(map(max, in_batches))
+    assert taken >= sum(takes)
+    assert len({*takes}) > (1 if constrained else 3)
 
 
 def test_rows_that_fill_up_a_batch_prolong_nothing(stepped):
     model, params = small_model(5, 2.0, vocabulary=11)
     takes = {}
     for batch in (1, 3):
-        for prompt in sixteen()[:6]:
+        for prompt in some()[:6]:
             stepped.clear()
             search(model, params, [prompt], OFTEN, 3, limit=9, batch=batch)
             jax.effects_barrier()
@@ -341,7 +364,8 @@ def test_buckets_are_powers_of_two():
 def test_one_compilation_a_bucket_and_results_in_the_order_of_the_prompts(monkeypatch):
     model, params = small_model(0, 2.0, vocabulary=11, layers=1)
     rng = np.random.default_rng(0)
-    prompts = [tuple(rng.integers(0, 11, n).tolist()) for n in (20, 3, 30, 16, 1, 17, 5, 7)]
+    sizes = (20, 3, 30, 16, 1, 17, 5, 7, 9, 2, 12, 4, 14, 6, 10, 8)  # three of them a batch, twelve a call
+    prompts = [tuple(rng.integers(0, 11, n).tolist()) for n in sizes]
     beam_search.clear_cache()  # whatever tests came before
     done, placed = [], []
 
@@ -353,7 +377,7 @@ def test_one_compilation_a_bucket_and_results_in_the_order_of_the_prompts(monkey
     ends = mask_of((0,), 11)
     decoded = decode(model, params, prompts, ends, beams=1, max_new_tokens=3, batch=3, advance=done.append)
     assert beam_search._cache_size() == 2  # lengths up to 16, and up to 32
-    assert sorted(set(placed)) == [(3,), (3, 16), (3, 32)]
+    assert sorted(set(placed)) == [(12,), (12, 16), (12, 32)]
     assert sum(done) == len(prompts)
     for prompt, (one,) in zip(prompts, decoded, strict=True):
         tokens = one.tokens + ((0,) if one.finished else ())

@@ -426,7 +426,7 @@ def test_inner_loops_refuse_what_was_not_placed(
 
     for search_of in ("beam_search", "sample"):
         monkeypatch.setattr(decoding, search_of, lambda model, params, prompts, *_, **__: read(prompts))
-    monkeypatch.setattr(decoding, "read_decoded", lambda _: [[]])
+    monkeypatch.setattr(decoding, "read_decoded", lambda *_: [[]])
     inner = {"step": train, "decode": search, "draw": sample, "score_trees": score}[name]
 
     def call() -> None:

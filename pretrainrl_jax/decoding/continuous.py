@@ -1,0 +1,128 @@
+"""Continuous batching on the device: what waits takes the places of what has stopped, in one compiled loop.
+
+Of rows that are laid over devices each device has its own, and its own queue: none is moved to another.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+LAST = 4  # so small a part of a batch is refilled at once, and in the end goes on without others
+
+
+class Work(NamedTuple):
+    """What is done with each row of a batch, as functions on trees of arrays."""
+
+    begin: Callable[[Any], Any]  # the state of rows, of what is asked of them
+    step: Callable[[Any], Any]  # the next state; of rows that do not go on the results stay the same
+    goes_on: Callable[[Any], jax.Array]  # bool [rows]; False of a state of zeros
+    read: Callable[[Any], Any]  # the results of rows, [rows, …]
+    axes: Any  # where the rows are among the axes of a state's arrays: a prefix of its tree
+    steps: int  # of a row at most
+
+
+def run(work: Work, asked: Any, given: jax.Array, rows: int) -> Any:
+    """The results of all that is asked, so many rows of a device at a time.
+
+    Args:
+        work: what is done.
+        asked: arrays [devices * queue, …], what is asked of each.
+        given: int32 [devices], how many of each device's queue are to be done, its first ones. The results
+            of others are whatever they are.
+        rows: of a device.
+    """
+    devices = len(given)
+    queue = len(jax.tree.leaves(asked)[0]) // devices
+    few = max(1, rows // LAST)
+    last = few if few > 1 and work.steps > 1 else 0
+    going = partial(_going, work, devices)
+
+    def until(left: int, state: Any, waits: jax.Array | None = None) -> Any:
+        """Step on until of each device's rows so many, or fewer, go on.
+
+        Where there is something that waits, bool [devices]: until one of these devices has `few` places.
+        """
+
+        def on(state: Any) -> jax.Array:
+            busy = going(state).sum(-1)
+            if waits is None:
+                return (busy > left).any()
+            return jnp.where(waits.any(), (~waits | (busy > rows - few)).all(), (busy > left).any())
+
+        return jax.lax.while_loop(on, work.step, state)
+
+    def alone(state: Any) -> Any:
+        """The results, when the few that are left have gone on without the others."""
+        if not last:
+            return work.read(state)
+        left = jnp.argsort(~going(state))[:, :few]
+        rest = until(0, _take(state, left, work.axes))
+        return _put(work.read(state), left, work.read(rest))
+
+    if rows >= queue:
+        return alone(until(last, work.begin(asked)))
+
+    def refill(carry: tuple[Any, jax.Array, Any, jax.Array]) -> tuple[Any, jax.Array, Any, jax.Array]:
+        """Read some rows that have stopped, begin in their places what waits, and step on."""
+        state, numbers, results, waiting = carry
+        stopped = ~going(state)
+        places = jnp.argsort(~stopped)[:, :few]
+        following = waiting[:, None] + jnp.arange(few)
+        fits = jnp.take_along_axis(stopped, places, 1) & (following < given[:, None])
+        done = jnp.where(fits, jnp.take_along_axis(numbers, places, 1), queue)
+        results = _put(results, done, work.read(_take(state, places, work.axes)))
+        begun = work.begin(_take(asked, jnp.minimum(following, queue - 1)))
+        places = jnp.where(fits, places, rows)
+        state = _put(state, places, begun, work.axes)
+        numbers = jax.vmap(lambda of, at, new: of.at[at].set(new, mode="drop"))(numbers, places, following)
+        waiting += fits.sum(-1)
+        return until(last, state, waiting < given), numbers, results, waiting
+
+    def zeros(make: Callable[..., Any], *given: Any) -> Any:
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(make, *given))
+
+    state = zeros(work.begin, _take(asked, jnp.zeros((devices, rows), jnp.int32)))
+    nobody = jnp.full((devices, rows), queue)  # is in these rows: what is read of them is dropped
+    results = zeros(work.read, zeros(work.begin, asked))
+    begun = state, nobody, results, jnp.zeros_like(given)
+    state, numbers, results, _ = jax.lax.while_loop(lambda carry: (carry[3] < given).any(), refill, begun)
+    return _put(results, numbers, alone(state))
+
+
+def _going(work: Work, devices: int, state: Any) -> jax.Array:
+    """Bool [devices, rows]."""
+    return work.goes_on(state).reshape(devices, -1)
+
+
+def _take(tree: Any, index: jax.Array, axes: Any = 0) -> Any:
+    """These of each device's rows alone. int32 [devices, few]."""
+
+    def take(axis: int, array: jax.Array) -> jax.Array:
+        shape = array.shape
+        apart = array.reshape(*shape[:axis], len(index), -1, *shape[axis + 1 :])
+        of_device = jax.vmap(partial(jnp.take, axis=axis), (axis, 0), axis)
+        return of_device(apart, index).reshape(*shape[:axis], -1, *shape[axis + 1 :])
+
+    return _each(take, axes, tree)
+
+
+def _put(tree: Any, index: jax.Array, values: Any, axes: Any = 0) -> Any:
+    """The rows with others in some of their places; those beyond the end are dropped."""
+
+    def put(axis: int, array: jax.Array, new: jax.Array) -> jax.Array:
+        apart, own = (x.reshape(*x.shape[:axis], len(index), -1, *x.shape[axis + 1 :]) for x in (array, new))
+
+        def of_device(array: jax.Array, index: jax.Array, new: jax.Array) -> jax.Array:
+            return array.at[(*[slice(None)] * axis, index)].set(new, mode="drop")
+
+        return jax.vmap(of_device, (axis, 0, axis), axis)(apart, index, own).reshape(array.shape)
+
+    return _each(put, axes, tree, values)
+
+
+def _each(change: Callable[..., jax.Array], axes: Any, *trees: Any) -> Any:
+    """`change(axis, *arrays)` of every array."""
+    return jax.tree.map(lambda axis, *parts: jax.tree.map(partial(change, axis), *parts), axes, *trees)
