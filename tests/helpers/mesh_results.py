@@ -408,7 +408,7 @@ def answers(layout: Layout) -> Found:
     def keep(name: str, function: Callable[[], Any]) -> None:
         results[name] = function()
 
-    later, few_later = prompts(7, seed=1), prompts(7, seed=1, vocabulary=FEW)
+    later, few_later = prompts(9, seed=1), prompts(7, seed=1, vocabulary=FEW)
     compiled["decode"] = (
         compiles(lambda: keep("beams", lambda: search(params, prompts()))),
         compiles(lambda: (keep("ties", lambda: search(tied, prompts())), search(params, later))),
