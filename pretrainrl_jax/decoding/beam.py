@@ -6,7 +6,7 @@ the branches' is ever copied or reordered.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +62,7 @@ class Searched(NamedTuple):
     lengths: jax.Array  # [batch], of the prompts with what was read before them
 
 
-AXES: Any = Searched(*(0, 1, KVCache(1, 1, 0, 0), 0))  # of the questions
+AXES = Searched._make((0, 1, KVCache._make((1, 1, 0, 0)), 0))  # of the questions
 
 
 @partial(jax.jit, static_argnames=("model", "beams", "max_new_tokens", "batch"))

@@ -24,6 +24,15 @@ class Work(NamedTuple):
     steps: int  # of a row at most
 
 
+class Filling(NamedTuple):
+    """Rows, and what is known of the others."""
+
+    state: Any
+    numbers: jax.Array  # int32 [devices, rows], what is in them, by its place in the queue; beyond: nothing
+    results: Any  # [devices * queue, …]
+    waiting: jax.Array  # int32 [devices], the first of each queue that has not begun
+
+
 def run(work: Work, asked: Any, given: jax.Array, rows: int) -> Any:
     """The results of all that is asked, so many rows of a device at a time.
 
@@ -65,12 +74,12 @@ def run(work: Work, asked: Any, given: jax.Array, rows: int) -> Any:
     if rows >= queue:
         return alone(until(last, work.begin(asked)))
 
-    def refill(carry: tuple[Any, jax.Array, Any, jax.Array]) -> tuple[Any, jax.Array, Any, jax.Array]:
-        """Read some rows that have stopped, begin in their places what waits, and step on."""
-        state, numbers, results, waiting = carry
+    def refill(many: int, filling: Filling) -> Filling:
+        """Read rows that have stopped, and begin in their places what waits."""
+        state, numbers, results, waiting = filling
         stopped = ~going(state)
-        places = jnp.argsort(~stopped)[:, :few]
-        following = waiting[:, None] + jnp.arange(few)
+        places = jnp.argsort(~stopped)[:, :many]
+        following = waiting[:, None] + jnp.arange(many)
         fits = jnp.take_along_axis(stopped, places, 1) & (following < given[:, None])
         done = jnp.where(fits, jnp.take_along_axis(numbers, places, 1), queue)
         results = _put(results, done, work.read(_take(state, places, work.axes)))
@@ -78,18 +87,31 @@ def run(work: Work, asked: Any, given: jax.Array, rows: int) -> Any:
         places = jnp.where(fits, places, rows)
         state = _put(state, places, begun, work.axes)
         numbers = jax.vmap(lambda of, at, new: of.at[at].set(new, mode="drop"))(numbers, places, following)
-        waiting += fits.sum(-1)
-        return until(last, state, waiting < given), numbers, results, waiting
+        return Filling(state, numbers, results, waiting + fits.sum(-1))
 
-    def zeros(make: Callable[..., Any], *given: Any) -> Any:
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(make, *given))
+    def all_stopped(filling: Filling) -> jax.Array:
+        many_wait = (given - filling.waiting).max() > rows // 2
+        return many_wait & ~going(filling.state).any()
 
-    state = zeros(work.begin, _take(asked, jnp.zeros((devices, rows), jnp.int32)))
+    def some_stopped(filling: Filling) -> jax.Array:
+        busy = going(filling.state).sum(-1)
+        return ((filling.waiting < given) & (busy <= rows - few)).any()
+
+    def turn(filling: Filling) -> Filling:
+        """Begin what has room, all at once where all have stopped, and step on."""
+        # Loops of at most one turn, mostly: a cond would copy the state.
+        filling = jax.lax.while_loop(all_stopped, partial(refill, rows), filling)
+        filling = jax.lax.while_loop(some_stopped, partial(refill, few), filling)
+        return filling._replace(state=until(last, filling.state, filling.waiting < given))
+
+    some = jax.eval_shape(work.begin, _take(asked, jnp.zeros((devices, rows), jnp.int32)))
+    state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), some)
     nobody = jnp.full((devices, rows), queue)  # is in these rows: what is read of them is dropped
-    results = zeros(work.read, zeros(work.begin, asked))
-    begun = state, nobody, results, jnp.zeros_like(given)
-    state, numbers, results, _ = jax.lax.while_loop(lambda carry: (carry[3] < given).any(), refill, begun)
-    return _put(results, numbers, alone(state))
+    read = jax.eval_shape(work.read, state)
+    results = jax.tree.map(lambda x: jnp.zeros((devices * queue, *x.shape[1:]), x.dtype), read)
+    filling = Filling(state, nobody, results, jnp.zeros_like(given))
+    filled = jax.lax.while_loop(lambda filling: (filling.waiting < given).any(), turn, filling)
+    return _put(filled.results, filled.numbers, alone(filled.state))
 
 
 def _going(work: Work, devices: int, state: Any) -> jax.Array:

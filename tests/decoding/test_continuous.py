@@ -92,19 +92,22 @@ def plainly(shares: list[list[int]], rows: int, refills: bool) -> list[int]:
     def quiet(left: int) -> bool:
         return all(sum(n > 0 for n in row) <= left for row in going)
 
-    while any(waiting):
+    def refill(many: int) -> None:
         for row, queue in zip(going, waiting, strict=True):
             row[:] = [left for left in row if left > 0]
-            for _ in range(min(few, rows - len(row), len(queue))):
+            for _ in range(min(many, rows - len(row), len(queue))):
                 row.append(queue.pop(0))
 
-        def enough() -> bool:
-            if not any(waiting):
-                return quiet(last)
-            pairs = zip(going, waiting, strict=True)
-            return any(queue and sum(n > 0 for n in row) <= rows - few for row, queue in pairs)
+    def some_stopped() -> bool:
+        pairs = zip(going, waiting, strict=True)
+        return any(queue and sum(n > 0 for n in row) <= rows - few for row, queue in pairs)
 
-        until(enough)
+    while any(waiting):
+        while quiet(0) and max(map(len, waiting)) > rows // 2:
+            refill(rows)
+        while some_stopped():
+            refill(few)
+        until(lambda: some_stopped() if any(waiting) else quiet(last))
     until(lambda: quiet(last))
     until(lambda: quiet(0))
     return told
