@@ -103,7 +103,7 @@ def beam_search(
         terminators: bool [vocabulary], the tokens that end an answer.
         beams: beam width.
         max_new_tokens: longest answer, terminator included.
-        batch: questions that are searched at a time; None is all.
+        batch: questions that are searched at a time, a multiple of what rows are cut into; None is all.
         constraint: which tokens and terminators may follow; scores stay those of the model as it is.
         starts: int32 [questions], where of the constraint each prompt begins; None is 0.
         earlier: what was read before the prompts.
@@ -142,8 +142,8 @@ def beam_search(
     asked = Asked(prompts, lengths, starts, earlier and earlier.of_rows)
     work = Work(begin, step, goes_on, lambda searched: finalize(searched.state), AXES, max_new_tokens - 1)
     shards = row_shards(model.mesh)
-    given = (lengths > 0).reshape(shards, -1).sum(-1)
-    decoded = run(work, asked, given, (batch or len(prompts)) // shards)
+    counts = (lengths > 0).reshape(shards, -1).sum(-1, dtype=jnp.int32)
+    decoded = run(work, asked, counts, (batch or len(prompts)) // shards)
     return jax.tree.map(lambda x: constrain(x, model.layout), decoded)
 
 

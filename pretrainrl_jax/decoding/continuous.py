@@ -10,13 +10,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-LAST = 4  # so small a part of a batch is refilled at once, and in the end goes on without others
+PART = 4  # of a batch: when so small a part is left it goes on alone, and so many rows are refilled at once
 
 
 class Work(NamedTuple):
     """What is done with each row of a batch, as functions on trees of arrays."""
 
-    begin: Callable[[Any], Any]  # the state of rows, of what is asked of them
+    begin: Callable[
+        [Any], Any
+    ]  # the state of rows, of what is asked of them; nothing is done where that is 0
     step: Callable[[Any], Any]  # the next state; of rows that do not go on the results stay the same
     goes_on: Callable[[Any], jax.Array]  # bool [rows]; False of a state of zeros
     read: Callable[[Any], Any]  # the results of rows, [rows, …]
@@ -25,43 +27,36 @@ class Work(NamedTuple):
 
 
 class Filling(NamedTuple):
-    """Rows, and what is known of the others."""
+    """Rows on their way, and what else there is to do."""
 
     state: Any
-    numbers: jax.Array  # int32 [devices, rows], what is in them, by its place in the queue; beyond: nothing
+    numbers: jax.Array  # [devices, rows], what is in them, by its place in the queue; beyond its end: nothing
     results: Any  # [devices * queue, …]
-    waiting: jax.Array  # int32 [devices], the first of each queue that has not begun
+    waiting: jax.Array  # [devices], the first of each queue that has not begun
 
 
-def run(work: Work, asked: Any, given: jax.Array, rows: int) -> Any:
+def run(work: Work, asked: Any, counts: jax.Array, rows: int) -> Any:
     """The results of all that is asked, so many rows of a device at a time.
+
+    Rows that stop are refilled a part of them at a time, when most devices with something that waits have
+    room for it: all of them read prompts together.
 
     Args:
         work: what is done.
         asked: arrays [devices * queue, …], what is asked of each.
-        given: int32 [devices], how many of each device's queue are to be done, its first ones. The results
+        counts: int32 [devices], how many of each device's queue are to be done, its first ones. The results
             of others are whatever they are.
         rows: of a device.
     """
-    devices = len(given)
+    devices = len(counts)
     queue = len(jax.tree.leaves(asked)[0]) // devices
-    few = max(1, rows // LAST)
+    few = max(1, rows // PART)
     last = few if few > 1 and work.steps > 1 else 0
     going = partial(_going, work, devices)
 
-    def until(left: int, state: Any, waits: jax.Array | None = None) -> Any:
-        """Step on until of each device's rows so many, or fewer, go on.
-
-        Where there is something that waits, bool [devices]: until one of these devices has `few` places.
-        """
-
-        def on(state: Any) -> jax.Array:
-            busy = going(state).sum(-1)
-            if waits is None:
-                return (busy > left).any()
-            return jnp.where(waits.any(), (~waits | (busy > rows - few)).all(), (busy > left).any())
-
-        return jax.lax.while_loop(on, work.step, state)
+    def until(left: int, state: Any) -> Any:
+        """Step on until of each device's rows so many, or fewer, go on."""
+        return jax.lax.while_loop(lambda state: (going(state).sum(-1) > left).any(), work.step, state)
 
     def alone(state: Any) -> Any:
         """The results, when the few that are left have gone on without the others."""
@@ -74,43 +69,63 @@ def run(work: Work, asked: Any, given: jax.Array, rows: int) -> Any:
     if rows >= queue:
         return alone(until(last, work.begin(asked)))
 
-    def refill(many: int, filling: Filling) -> Filling:
-        """Read rows that have stopped, and begin in their places what waits."""
+    def have_room(state: Any, waiting: jax.Array) -> jax.Array:
+        """Whether `few` of what waits could begin on half of the devices on which something waits."""
+        waits = waiting < counts
+        room = waits & (going(state).sum(-1) <= rows - few)
+        return room.any() & (2 * room.sum() >= waits.sum())
+
+    def refill(filling: Filling) -> Filling:
+        """Read a few rows that have stopped, and begin in their places what waits."""
         state, numbers, results, waiting = filling
         stopped = ~going(state)
-        places = jnp.argsort(~stopped)[:, :many]
-        following = waiting[:, None] + jnp.arange(many)
-        fits = jnp.take_along_axis(stopped, places, 1) & (following < given[:, None])
+        places = jnp.argsort(~stopped)[:, :few]
+        following = waiting[:, None] + jnp.arange(few)
+        fits = jnp.take_along_axis(stopped, places, 1) & (following < counts[:, None])
         done = jnp.where(fits, jnp.take_along_axis(numbers, places, 1), queue)
         results = _put(results, done, work.read(_take(state, places, work.axes)))
         begun = work.begin(_take(asked, jnp.minimum(following, queue - 1)))
         places = jnp.where(fits, places, rows)
         state = _put(state, places, begun, work.axes)
         numbers = jax.vmap(lambda of, at, new: of.at[at].set(new, mode="drop"))(numbers, places, following)
-        return Filling(state, numbers, results, waiting + fits.sum(-1))
+        return Filling(state, numbers, results, waiting + fits.sum(-1, dtype=waiting.dtype))
+
+    def refill_all(filling: Filling) -> Filling:
+        """The same of all rows: their state is not needed any more when that of others is made."""
+        state, numbers, results, waiting = filling
+        results = _put(results, numbers, work.read(state))
+        following = waiting[:, None] + jnp.arange(rows)
+        fits = following < counts[:, None]
+        fresh = _take(asked, jnp.minimum(following, queue - 1))
+        fresh = jax.tree.map(lambda x: jax.vmap(jnp.where)(fits.ravel(), x, jnp.zeros_like(x)), fresh)
+        fresh, results = jax.lax.optimization_barrier((fresh, results))
+        numbers = jnp.where(fits, following, queue)
+        return Filling(work.begin(fresh), numbers, results, waiting + fits.sum(-1, dtype=waiting.dtype))
 
     def all_stopped(filling: Filling) -> jax.Array:
-        many_wait = (given - filling.waiting).max() > rows // 2
+        many_wait = (counts - filling.waiting).max() > rows // 2
         return many_wait & ~going(filling.state).any()
-
-    def some_stopped(filling: Filling) -> jax.Array:
-        busy = going(filling.state).sum(-1)
-        return ((filling.waiting < given) & (busy <= rows - few)).any()
 
     def turn(filling: Filling) -> Filling:
         """Begin what has room, all at once where all have stopped, and step on."""
-        # Loops of at most one turn, mostly: a cond would copy the state.
-        filling = jax.lax.while_loop(all_stopped, partial(refill, rows), filling)
-        filling = jax.lax.while_loop(some_stopped, partial(refill, few), filling)
-        return filling._replace(state=until(last, filling.state, filling.waiting < given))
+        # Loops, of one turn as a rule, where a cond would copy the state.
+        filling = jax.lax.while_loop(all_stopped, refill_all, filling)
+        filling = jax.lax.while_loop(lambda now: have_room(now.state, now.waiting), refill, filling)
+        waiting = filling.waiting
+
+        def steps_on(state: Any) -> jax.Array:
+            some_wait, many_go_on = (waiting < counts).any(), (going(state).sum(-1) > last).any()
+            return jnp.where(some_wait, ~have_room(state, waiting), many_go_on)
+
+        return filling._replace(state=jax.lax.while_loop(steps_on, work.step, filling.state))
 
     some = jax.eval_shape(work.begin, _take(asked, jnp.zeros((devices, rows), jnp.int32)))
     state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), some)
-    nobody = jnp.full((devices, rows), queue)  # is in these rows: what is read of them is dropped
+    nobody = jnp.full((devices, rows), queue, counts.dtype)  # what is read of these rows is dropped
     read = jax.eval_shape(work.read, state)
     results = jax.tree.map(lambda x: jnp.zeros((devices * queue, *x.shape[1:]), x.dtype), read)
-    filling = Filling(state, nobody, results, jnp.zeros_like(given))
-    filled = jax.lax.while_loop(lambda filling: (filling.waiting < given).any(), turn, filling)
+    filling = Filling(state, nobody, results, jnp.zeros_like(counts))
+    filled = jax.lax.while_loop(lambda filling: (filling.waiting < counts).any(), turn, filling)
     return _put(filled.results, filled.numbers, alone(filled.state))
 
 

@@ -71,17 +71,17 @@ def decode(
 ) -> list[list[Decoded]]:
     """The best answers of each prompt by beam search; greedy decoding with `beams=1`.
 
-    Gives for each prompt its beams, best first, finished ones before unfinished ones. Prompts are decoded in
-    batches of like length, each padded to a bucket, so that the number of compilations is the number of
-    buckets, and of sizes of what prompts begin with and share. Raises InputError for a number out of range.
+    Gives for each prompt its beams, best first, finished ones before unfinished ones. Prompts of like length
+    are padded to a bucket, so that the number of compilations is the number of buckets, and of sizes of what
+    prompts begin with and share. So many as four batches are decoded in one call of the compiled search, in
+    which those that wait take the places of those that stop. Raises InputError for a number out of range.
 
     Args:
         prompts: token ids of each prompt, none empty.
         terminators: bool [vocabulary].
         beams: beam width.
         max_new_tokens: longest answer, terminator included.
-        batch: prompts decoded at a time, rounded up to what divides over the devices; the last batch of a
-            bucket is filled up.
+        batch: prompts decoded at a time, rounded up to what divides over the devices.
         constraint: which tokens and terminators may follow.
         starts: where of the constraint each prompt begins; None is 0 for all.
         advance: called with the number of prompts finished.
@@ -118,7 +118,8 @@ def sample_batch(
 ) -> list[list[Decoded]]:
     """Random continuations of each prompt, as `sampling.sample` draws them. Raises as `decode`.
 
-    Batches and compilations are those of `decode`; temperature, top_p, top_k and the seed may change without
+    Each batch is a call, filled up, whose prompts all wait for the longest continuation; buckets are those of
+    `decode`; temperature, top_p, top_k and the seed may change without
     another one. What is drawn for a prompt depends on the seed, the prompt and its number alone, not on the
     prompts decoded beside it.
 
@@ -185,16 +186,16 @@ def _in_batches(
 
     What many of them begin with is read once. `begin` begins a batch, given its prompts' own tokens int32
     [batch, bucket] and lengths int32 [batch]; their values, int32 [batch]; and what they begin with, if they
-    do. It is given as many as `queue` instead where some of these would wait for others of a batch. Rows that
-    fill it up have no tokens, for which nothing is decoded and nobody waits; each device has them last.
+    do. Rows that fill it up have no tokens, for which nothing is decoded and nobody waits; each device has
+    them last. Where there is a `queue`, it is given as many as that instead of a batch.
     """
     check_tokens(max((max(prompt, default=0) for prompt in prompts), default=0), model.shape.vocabulary)
     beginnings = read_beginnings(model, params, prompts, decoding=True)
     own = [prompt[beginnings.shared.length(i) :] for i, prompt in enumerate(prompts)]
 
     def begun() -> Iterator[tuple[list[int | None], DecodedBatch]]:
-        sizes = [(beginnings.size(i), len(p)) for i, p in enumerate(own)]
-        for rows in _batches(sizes, batch, queue, row_shards(model.mesh)):
+        sizes = [(beginnings.size(i), bucket(len(p), shortest), len(p)) for i, p in enumerate(own)]
+        for rows in _batches(sizes, batch, max(batch, queue), row_shards(model.mesh)):
             longest = max(len(own[i]) for i in rows if i is not None)
             tokens = np.zeros((len(rows), bucket(longest, shortest)), np.int32)
             lengths, of_rows = np.zeros(len(rows), np.int32), np.zeros(len(rows), np.int32)
@@ -214,21 +215,27 @@ def _in_batches(
 
 
 def _batches(
-    sizes: Sequence[tuple[int, int]], batch: int, queue: int, devices: int
+    sizes: Sequence[tuple[int, int, int]], least: int, most: int, devices: int
 ) -> list[list[int | None]]:
-    """Prompts that are decoded together, given the size of what each sees before it, and its own tokens.
+    """Prompts that are decoded together, of each row its prompt or none; of neighbours each device has one.
 
-    As few batches as there can be: where those of a bucket end, longer ones fill up the batch. Gives of each
-    row its prompt, or none: of neighbours each device has one.
+    As few calls as there can be, of `most` rows each: where those of a bucket end, longer ones fill them up,
+    unless there are `least` of them.
+
+    Args:
+        sizes: of what each prompt sees before it, of its bucket, and of itself.
+        least, most: rows.
+        devices: that rows are cut over.
     """
     alike: dict[int, list[int]] = {}
     for index in sorted(range(len(sizes)), key=lambda index: sizes[index]):
         alike.setdefault(sizes[index][0], []).append(index)
-    if any(len(group) > batch for group in alike.values()):
-        batch = max(batch, queue)
     batches: list[list[int | None]] = []
     for group in alike.values():
-        for start in range(0, len(group), batch):
-            filled = [*group[start : start + batch], *[None] * batch][:batch]
+        while group:
+            of_bucket = sum(sizes[index][1] == sizes[group[0]][1] for index in group[:most])
+            count = of_bucket if of_bucket >= least else most
+            filled = [*group[:count], *[None] * most][:most]
             batches.append([index for device in range(devices) for index in filled[device::devices]])
+            group = group[count:]
     return batches

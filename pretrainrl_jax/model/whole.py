@@ -40,7 +40,7 @@ def told(shape: ModelShape, cut: Cut, room: float) -> str:
     """What decoding reads, in a line; "" where none is cut or cast, and where nobody wants a copy."""
     copy = f"{copy_bytes(shape, cut) / 2**30:.2f} GiB a device"
     if takes_copy(shape, cut, room):
-        return f"decoding reads a copy of the weights, {copy}, made once a batch"
+        return f"decoding reads a copy of the weights, {copy}, made once a call"
     if cut.fsdp == 1 or not room:
         return ""
     return (

@@ -11,13 +11,15 @@ import pytest
 from helpers.automaton import Automaton
 from helpers.models_and_trees import small_model, small_tokenizer
 from helpers.plain_passes import TIME, mask_of, next_logps
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pretrainrl_jax.decoding import beam as beam_module
 from pretrainrl_jax.decoding import decode as decoding
 from pretrainrl_jax.decoding.answers import Answer, answer_questions, read_answer, read_answers
 from pretrainrl_jax.decoding.beam import beam_search
 from pretrainrl_jax.decoding.cache import extend
-from pretrainrl_jax.decoding.decode import bucket, decode
+from pretrainrl_jax.decoding.decode import _batches, bucket, decode
 from pretrainrl_jax.decoding.decoded import Decoded
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.partitioning import place_rows
@@ -385,6 +387,28 @@ def test_one_compilation_a_bucket_and_results_in_the_order_of_the_prompts(monkey
         assert logps.argmax(-1).tolist() == list(tokens)
         assert one.logp == pytest.approx(logps.max(-1).sum(), abs=1e-4, rel=1e-5)
     assert len({one.tokens for (one,) in decoded}) > 3  # else any order would do
+
+
+@given(
+    sizes=st.lists(st.tuples(st.sampled_from([0, 48]), st.integers(1, 40)), max_size=40),
+    least=st.sampled_from([2, 4, 6]),
+    times=st.sampled_from([1, 4]),
+)
+def test_calls_are_few_and_of_one_size(sizes, least, times):
+    """Each prompt once, beside those of its beginning alone; no batch of short ones beside longer ones."""
+    padded = [(before, bucket(length), length) for before, length in sizes]
+    calls = _batches(padded, least, times * least, devices=2)
+    asked = [[index for index in call if index is not None] for call in calls]
+    assert sorted(index for of_call in asked for index in of_call) == list(range(len(sizes)))
+    for call, of_call in zip(calls, asked, strict=True):
+        assert len(call) == times * least
+        rows = len(call) // 2
+        first, second = (sum(index is not None for index in half) for half in (call[:rows], call[rows:]))
+        assert first - second in (0, 1)  # devices share evenly, and have rows of no tokens last
+        assert of_call == [*call[:first], *call[rows : rows + second]]
+        assert len({sizes[index][0] for index in of_call}) == 1
+        buckets = [padded[index][1] for index in of_call]
+        assert len({*buckets}) == 1 or buckets.count(min(buckets)) < least
 
 
 def test_no_prompts_give_no_answers():

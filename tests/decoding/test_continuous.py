@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretrainrl_jax.decoding.continuous import LAST, Work, run
+from pretrainrl_jax.decoding.continuous import PART, Work, run
 
 LONGEST = 6
 SIZES = [
@@ -74,7 +74,7 @@ def test_each_is_done_once_as_by_itself(size: tuple[int, int, int], data: st.Dat
 
 def plainly(shares: list[list[int]], rows: int, refills: bool) -> list[int]:
     """How many rows go on in each step, by lists: what each device's rows have left, and what waits."""
-    few = max(1, rows // LAST)
+    few = max(1, rows // PART)
     last = few if few > 1 else 0
     waiting = [list(share) for share in shares]
     going: list[list[int]] = [[] for _ in shares]
@@ -98,16 +98,18 @@ def plainly(shares: list[list[int]], rows: int, refills: bool) -> list[int]:
             for _ in range(min(many, rows - len(row), len(queue))):
                 row.append(queue.pop(0))
 
-    def some_stopped() -> bool:
-        pairs = zip(going, waiting, strict=True)
-        return any(queue and sum(n > 0 for n in row) <= rows - few for row, queue in pairs)
+    def have_room() -> bool:
+        rooms = [
+            sum(n > 0 for n in row) <= rows - few for row, queue in zip(going, waiting, strict=True) if queue
+        ]
+        return any(rooms) and 2 * sum(rooms) >= len(rooms)
 
     while any(waiting):
         while quiet(0) and max(map(len, waiting)) > rows // 2:
             refill(rows)
-        while some_stopped():
+        while have_room():
             refill(few)
-        until(lambda: some_stopped() if any(waiting) else quiet(last))
+        until(lambda: have_room() if any(waiting) else quiet(last))
     until(lambda: quiet(last))
     until(lambda: quiet(0))
     return told

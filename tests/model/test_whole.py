@@ -45,7 +45,7 @@ def test_what_is_read_is_told() -> None:
     size = parameters(SHAPE).total
     assert told(replace(SHAPE, dtype="float32"), Cut(), 0.0) == told(SHAPE, Cut(), 0.0) == ""
     assert told(SHAPE, Cut(fsdp=4), 1e12) == (
-        f"decoding reads a copy of the weights, {2 * size / 2**30:.2f} GiB a device, made once a batch"
+        f"decoding reads a copy of the weights, {2 * size / 2**30:.2f} GiB a device, made once a call"
     )
     assert told(SHAPE, Cut(fsdp=4), 1.0).startswith("! decoding gathers all weights at each token")
 

@@ -93,7 +93,7 @@ def test_a_program_of_another_model_has_that_models_figures() -> None:
     assert (own.parameters, other.parameters) == (1.0 * GIB, 0.25 * GIB)
     assert own.cache == DECODING.cache(whole.hand)
     assert other.cache == DECODING.cache(small)
-    assert of_weights(both).endswith("GiB a device, made once a batch (the rewriter)")
+    assert of_weights(both).endswith("GiB a device, made once a call (the rewriter)")
     assert "(the rewriter)" not in of_weights(replace(both, programs=(MINING,)))
     assert len(of_weights(replace(both, hand=replace(whole.hand, room=GIB))).splitlines()) == 2
     assert "--platform.decoding_memory=0" in remedies(of(rewriting, both, 40.0), both, PLACE)
