@@ -44,6 +44,15 @@ def test_an_encoding_that_breaks_off(tmp_path: Path) -> None:
     assert read(write(path, [ROW], encoding="utf-16"), encoding="utf-16").rows == 1
 
 
+def test_utf_16_without_its_mark(tmp_path: Path) -> None:
+    path = tmp_path / "facts.csv"
+    path.write_bytes("question,answer\nWho?,a\n".encode("utf-16-le"))
+    said = refused(path, encoding="utf-16")
+    why = "UnicodeError: UTF-16 stream does not start with BOM"
+    assert said == f"{path} is not utf-16 text ({why}): save it as UTF-8, or set facts.encoding"
+    assert read(path, encoding="utf-16-le").rows == 1
+
+
 @pytest.mark.parametrize("name", ["utf9", "", "rot13", "base64", "zip", "a\0b", "undefined"])
 def test_encodings_that_are_none(name: str, tmp_path: Path) -> None:
     path = write(tmp_path / "facts.csv", [ROW])

@@ -47,6 +47,10 @@ QWEN3: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
+LOCAL_LINEAR = {
+    "full_attention": {"rope_type": "default", "rope_theta": 100.0},
+    "sliding_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 100.0},
+}
 LLAMA = QWEN3 | {"model_type": "llama"}
 
 
@@ -391,6 +395,12 @@ def refused(folder: Path) -> str:
         ),
         ({"num_attention_heads": 3}, "3 attention heads and 2 key-value heads"),
         ({"num_attention_heads": 0}, "0 attention heads and 2 key-value heads"),
+        ({"head_dim": -2}, "a head's width is -2: a rotary embedding takes an even number"),
+        (
+            {"model_type": "gemma3_text", "rope_parameters": LOCAL_LINEAR},
+            "rope_type of sliding_attention is 'linear': it must be 'default'",
+        ),
+        ({"rope_theta": "wide"}, "a value is of the wrong kind: could not convert string to float: 'wide'"),
         ({"num_key_value_heads": 3}, "4 attention heads and 3 key-value heads"),
         ({"hidden_size": "wide"}, "Field 'hidden_size' expected int, got str (value: 'wide')"),
         ({"vocab_size": None}, "Field 'vocab_size' expected int"),
