@@ -74,7 +74,7 @@ def test_a_token_is_multiplied_with_its_own_experts_alone() -> None:
 
 
 def test_a_token_that_is_read_is_multiplied_with_its_own_experts_alone() -> None:
-    """Of a forward pass: as with an MLP that is as wide as a token's experts, and with the router beside it."""
+    """Of a forward pass: as an MLP as wide as a token's experts, and the router."""
     tokens, sources = 512, 3
     mixture = hand(1, 1, 1, 1).forward(tokens, 100, sources, times=2)
     dense = hand(1, 1, 1, 1, shape=replace(SHAPE, family="qwen3", experts=0, experts_per_token=0, d_ff=6144))
