@@ -108,11 +108,23 @@ def test_preferences_without_a_system_have_their_references_alone() -> None:
 
 
 def test_adapters_are_lowered_in_float32_beside_a_base_in_its_own_dtype() -> None:
-    lora = LoraConfig(2, base_dtype="bfloat16", targets=("query", "down"))
-    config = replace(BARE, lora=lora, train=TrainConfig(systems=("ntp",)))
-    step = next(program for program in of(config).programs if program.trains)
-    leaves = [leaf for leaf in jax.tree.leaves(step.lower().args_info[0]) if leaf.dtype.name == "bfloat16"]
-    assert sum(math.prod(leaf.shape) for leaf in leaves) == parameters(SHAPE).total
+    how = GrpoConfig(1.0, samples=3)
+    config = replace(
+        BARE,
+        lora=LoraConfig(2, base_dtype="bfloat16", targets=("query", "down")),
+        objectives=OBJECTIVES | {"rlvr": replace(OBJECTIVES["rlvr"], grpo=how)},
+        train=TrainConfig(systems=("rlvr",)),
+    )
+    sampling, step = [program for program in of(config).programs if program.other][:2]
+    assert (isinstance(sampling.load, Decoding), step.trains) == (True, True)
+    adapters = 2 * (32 * 2 + 2 * 2 * 16 + 64 * 2 + 2 * 32)  # of two layers
+    for program, times in ((sampling, 1), (step, 3)):  # with its moments
+        taken, _ = program.lower().args_info
+        learned, kept = (
+            sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(part) if leaf.dtype.name == dtype)
+            for part, dtype in ((taken[0], "float32"), (taken, "bfloat16"))
+        )
+        assert (learned, kept) == (times * adapters, parameters(SHAPE).total)
 
 
 def test_mining_again_is_counted_with_what_waits_beside_it() -> None:
