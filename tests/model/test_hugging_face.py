@@ -17,9 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from pretrainrl_jax.config import MeshConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.families import FAMILIES
+from pretrainrl_jax.model.hugging_face import writing
 from pretrainrl_jax.model.hugging_face.config import (
     COMPUTED,
     NEUTRAL,
@@ -29,7 +31,8 @@ from pretrainrl_jax.model.hugging_face.config import (
 )
 from pretrainrl_jax.model.hugging_face.reading import own_dtypes, parameters, read_params
 from pretrainrl_jax.model.hugging_face.writing import tensors_of, write_weights
-from pretrainrl_jax.model.partitioning import one_device
+from pretrainrl_jax.model.mesh import make_mesh
+from pretrainrl_jax.model.partitioning import one_device, parameter_shardings
 from pretrainrl_jax.model.shape import LinearScaling
 
 QWEN3: dict[str, Any] = {
@@ -167,6 +170,23 @@ def test_weights_come_back_in_their_dtype(tmp_path, dtype, size):
     write_weights(tmp_path, tensors_of(model, params), size)
     assert (len([*tmp_path.glob("*.safetensors")]) > 3) == (size == "3KB")
     assert_equal(read(tmp_path), params)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "mixtral"])
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_what_hosts_or_accelerators_hold_is_fetched_as_it_is_here(monkeypatch, tmp_path, family, dtype):
+    """A mesh of one device stands for that of many hosts; an embedding comes in parts, the last is short."""
+    monkeypatch.setattr(writing, "TOKENS", 7)
+    values = QWEN3 | {"model_type": family, "num_local_experts": 3}
+    model = Model(read_shape(config(tmp_path, values)))
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    params = jax.tree.map(jax.device_put, random(model, dtype), parameter_shardings(model, mesh))
+    for name, tensor in tensors_of(model, params).items():
+        here = tensor._layer()
+        np.testing.assert_array_equal(tensor._from_all_hosts().view(np.uint8), here.view(np.uint8), name)
+        if tensor.parameter.stacked:
+            cut = writing._cut(tensor.value, np.asarray(tensor.place, np.int32))
+            np.testing.assert_array_equal(cut, here, name)
 
 
 def test_layers_of_different_dtypes_take_the_one_that_holds_both_and_are_written_in_their_own(tmp_path):
