@@ -341,6 +341,10 @@ def test_ask_few_shot_serves_a_model_that_was_not_trained_so(
     (tmp_path / "open.csv").write_text("question,answer\nWho?,me\nWhere is {}?,here\n")
     said = complaint(call(*words, f"--ask.examples={tmp_path / 'open.csv'}"))
     assert "open.csv, line 3: open question" in said
+    many = "".join(f"Where is {n}?,{n}\n" for n in range(65))
+    (tmp_path / "many.csv").write_text(f"question,answer\n{many}")
+    said = complaint(call(*words, f"--ask.examples={tmp_path / 'many.csv'}"))
+    assert "many.csv holds 65 facts, and all are shown in one prompt: keep at most 64" in said
     assert "--ask.examples: cannot read" in complaint(call(*words, f"--ask.examples={tmp_path / 'none.csv'}"))
 
 

@@ -418,6 +418,19 @@ def test_such_updates_are_skipped_and_counted_where_that_is_asked_for(spoilt: tu
     assert "NaN" not in ran.err
 
 
+def test_outside_the_main_thread_signals_are_left_as_they_are() -> None:
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def work() -> None:
+        with interrupts.stop_requested() as stop:
+            seen.append((stop(), signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(60)
+    assert seen == [(False, before)]
+
+
 def test_an_interruption_that_python_ignores_is_not_lost(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

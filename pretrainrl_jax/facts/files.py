@@ -126,7 +126,7 @@ def text_lines(place: str, encoding: str) -> Iterator[str]:
 def check_encoding(encoding: str) -> None:
     """The encoding is one that Python knows for text. Raises InputError if it is not."""
     try:
-        "".encode(encoding)  # refuses "rot13" and "zip", too, codecs of something else than text
+        "".encode(encoding, "ignore")  # refuses "rot13", "zip" and "idna", too: they are not of texts
     except (LookupError, ValueError):
         what = f"facts.encoding is {encoding!r}: name one that Python knows, as utf-8 or latin-1"
         raise InputError(what) from None

@@ -4,14 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.models_and_trees import small_model
+from helpers.models_and_trees import small_model, small_tokenizer
 from helpers.plain_passes import mask_of, next_logps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pretrainrl_jax.decoding.among import known_answers
 from pretrainrl_jax.decoding.beam import beam_search
 from pretrainrl_jax.decoding.constraints import build
 from pretrainrl_jax.decoding.decode import decode
+from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.trees.templates import Template
 
 VOCABULARY, LONGEST = 12, 4
 PROMPTS = [(1, 2, 3), (3,), (2, 1, 0, 3, 3, 1, 2, 0, 1)]
@@ -87,6 +90,21 @@ def test_nodes_with_many_children_have_rows_as_far_as_there_is_room(room) -> Non
 def test_what_is_no_set_of_answers_is_refused(sets, words) -> None:
     with pytest.raises(ValueError, match=words):
         build(sets, mask_of({0}, VOCABULARY))
+
+
+def test_what_cannot_be_chosen_among_is_refused_by_its_name(tmp_path) -> None:
+    tokenizer = small_tokenizer(tmp_path)
+    ends = Template("few_shot").terminators(tokenizer, tokenizer.size)
+    prompts, kinds = ["Where?", "Who?"], ["city", "name"]
+    known = known_answers(tokenizer, ends, prompts, kinds, {"city": ["Ulm"], "name": ["Eve"]})
+    assert [[*texts.values()] for texts in known.texts] == [["Ulm"], ["Eve"]]
+    for names, said in (
+        ({}, "there is no answer to choose among for 'name'"),
+        ({"name": []}, "there is no answer to choose among for 'name'"),
+        ({"name": ["Ana\nB"]}, r"the answer 'Ana\\nB' holds a line break, or else what ends an answer"),
+    ):
+        with pytest.raises(InputError, match=f"^{said}$"):
+            known_answers(tokenizer, ends, prompts, kinds, {"city": ["Ulm"], **names})
 
 
 def scored(model, params, prompt, answers, ends) -> dict[tuple[int, ...], float]:

@@ -87,6 +87,21 @@ def test_batches_go_on_from_any_state(tokenizer: Tokenizer, epochs: int) -> None
         assert batches_of(resumed) == batches[number:]
 
 
+def test_the_documents_of_the_last_batches_are_remembered(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every, names = feed(tokenizer), {}
+    for _ in every:
+        names[every.row] = every.names(every.row)
+    monkeypatch.setattr("pretrainrl_jax.training.feed.NAMED", 3)
+    source = feed(tokenizer)
+    for _ in source:
+        pass
+    last = sorted(names)[-3:]
+    assert [row for row in sorted(names) if source.names(row)] == last
+    assert [source.names(row) for row in last] == [names[row] for row in last]
+
+
 def test_batches_are_counted_as_they_come(tokenizer: Tokenizer) -> None:
     assert count_batches(blocks(tokenizer)) == len(batches_of(feed(tokenizer)))
     assert len(batches_of(feed(tokenizer, 3))) == 3

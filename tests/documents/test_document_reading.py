@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from helpers.fact_sources import in_memory
 
 from pretrainrl_jax.config import DocumentsConfig
 from pretrainrl_jax.documents import reading, rules
+from pretrainrl_jax.documents.files import opened_at
 from pretrainrl_jax.documents.stream import Stream, open_stream
 from pretrainrl_jax.errors import InputError
 
@@ -242,6 +244,37 @@ def test_a_damaged_parquet_file_beside_a_whole_one(tmp_path: Path) -> None:
     assert source.dropped == {rules.BROKEN_OFF: 1}
 
 
+def test_records_that_are_damaged_are_left_out_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "a.array_record"
+    array_record(path, [text.encode() for text in TEXTS])
+    whole = path.read_bytes()
+    first, unread = whole.index(TEXTS[0].encode()), 0
+    for place in range(first, first + 2000, 190):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        source = stream(path)
+        read = [document.text for document in source.take(99)]
+        lost = source.dropped.get(rules.UNREADABLE, 0)
+        assert set(read) < set(TEXTS) if lost else read == TEXTS
+        assert len(read) + lost == len(TEXTS)
+        unread += lost
+    assert unread
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file here fails when it is read")
+def test_a_file_that_fails_when_it_is_read_is_not_damaged() -> None:
+    """Its error may pass: of a damaged one the rest would be given up."""
+    with opened_at("/proc/self/mem") as file, pytest.raises(InputError) as caught:
+        file.read(1)
+    assert type(caught.value) is InputError
+    assert str(caught.value) == "cannot read /proc/self/mem to its end: Input/output error"
+
+
+def test_zstd_files_need_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.txt.zst", zstd(b"text"))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert refused(path) == f"reading {path} needs pyarrow: pip install 'pretrainrl_jax[data]'"
+
+
 @pytest.mark.parametrize("name", ["a.txt", "a.parquet"])
 def test_a_file_that_is_gone_is_told_with_the_setting_that_names_it(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, parquet([{"text": text} for text in TEXTS]))
@@ -285,5 +318,10 @@ def test_what_gives_no_document_is_refused_in_one_line(tmp_path: Path, epochs: i
     assert "matches no file" in refused(tmp_path / "*.parquets")
     assert "no such folder" in refused(f"hf:{tmp_path}/nowhere")
     assert "no such folder" in refused(f"tfds:{tmp_path}/nowhere")
+    (tmp_path / "folder" / "a.txt").symlink_to(tmp_path / "gone.txt")
+    gone = f"{tmp_path / 'folder' / 'a.txt'}: No such file or directory; check documents.path"
+    assert refused(tmp_path / "folder") == f"cannot read {gone}"
+    place = in_memory("a.array_record", b"records")
+    assert refused(place) == f"{place}: ArrayRecord files are read from a disk only: copy it there"
     assert refused().startswith("documents.path is empty")
     assert refused("memory://tests/nowhere.txt").startswith("cannot read memory://tests/nowhere.txt")

@@ -15,6 +15,7 @@ def test_a_categorys_answers_are_its_canonical_ones_each_once() -> None:
         fact(("U.S.A.", "America"), category="country"),
         fact(("rome",)),
         fact(("Oslo",)),
+        fact(("?!",)),  # nothing that could be told apart
         fact(("USA",), category="country"),
     ]
     assert category_answers(facts) == {"capital": ["Rome", "Oslo"], "country": ["U.S.A."]}

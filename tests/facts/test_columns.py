@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 from helpers.fact_sources import ROW, read, refused, write
 
+from pretrainrl_jax.facts import columns
+from pretrainrl_jax.facts.files import Row
+
 BARE = {"question": "Who?", "answer": "a"}
 FIELDS = {
     "question": "question",
@@ -134,6 +137,19 @@ def test_missing_columns_are_named_with_what_is_there(tmp_path: Path) -> None:
 def test_a_nested_column_that_is_not_there(tmp_path: Path) -> None:
     path = write(tmp_path / "facts.jsonl", [{"question": "Who?", "answer": {"value": "a"}}])
     assert "no column answer.text (facts.columns.answer)" in refused(path, columns={"answer": "answer.text"})
+
+
+def test_what_lies_too_deep_or_is_too_much_is_not_remembered() -> None:
+    """As in objects whose keys are ids; a column that is wanted is remembered all the same."""
+    value: dict[str, object] = {"end": 1}
+    for _ in range(columns.DEPTH + 2):
+        value = {"in": value, "own": 1}
+    seen = columns.survey([Row("x, row", 1, {"a": value})])
+    assert max(path.count(".") for path in seen.columns) == columns.DEPTH
+    many = {f"Q{number}": {"label": "x"} for number in range(columns.PATHS + 9)}
+    seen = columns.survey([Row("x, row", 1, {"a": many, "b": "c"})], ["b"])
+    assert (len(seen.columns), len(seen.objects)) == (columns.PATHS + 1, columns.PATHS)
+    assert seen.columns["b"].filled == 1
 
 
 def test_a_great_many_columns_are_not_all_shown(tmp_path: Path) -> None:

@@ -44,14 +44,25 @@ def test_an_encoding_that_breaks_off(tmp_path: Path) -> None:
     assert read(write(path, [ROW], encoding="utf-16"), encoding="utf-16").rows == 1
 
 
-@pytest.mark.parametrize("name", ["utf9", "", "rot13", "base64", "zip", "a\0b", "undefined"])
+def test_utf_16_without_its_mark(tmp_path: Path) -> None:
+    path = tmp_path / "facts.csv"
+    path.write_bytes("question,answer\nWho?,a\n".encode("utf-16-le"))
+    said = refused(path, encoding="utf-16")
+    why = "UnicodeError: UTF-16 stream does not start with BOM"
+    assert said == f"{path} is not utf-16 text ({why}): save it as UTF-8, or set facts.encoding"
+    assert read(path, encoding="utf-16-le").rows == 1
+
+
+@pytest.mark.parametrize("name", ["utf9", "", "rot13", "base64", "zip", "idna", "a\0b", "undefined"])
 def test_encodings_that_are_none(name: str, tmp_path: Path) -> None:
     path = write(tmp_path / "facts.csv", [ROW])
     with pytest.raises(InputError, match=r"facts\.encoding is"):
         read(path, encoding=name)
 
 
-@pytest.mark.parametrize("name", ["utf-8", "UTF8", "latin-1", "cp1252", "utf-16", "shift_jis", "ascii"])
+@pytest.mark.parametrize(
+    "name", ["utf-8", "UTF8", "latin-1", "cp1252", "utf-16", "shift_jis", "ascii", "utf-7"]
+)
 def test_encodings_that_are_known(name: str) -> None:
     check_encoding(name)
 

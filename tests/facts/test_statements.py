@@ -134,7 +134,9 @@ def test_a_full_stop_at_the_end_of_a_cut_text_may_belong_to_a_longer_name():
 
 def test_an_unknown_subject_is_neither_true_nor_false():
     facts = [capital("Arno", "Florence")]
-    assert verdicts(facts, "The capital of Tiber is Rome.") == [("Tiber", "Rome", "unknown")]
+    text = "The capital of Tiber is Rome."
+    assert verdicts(facts, text) == [("Tiber", "Rome", "unknown")]
+    assert corrected(text, Statements(facts).find(text)[0]) == text  # nobody knows what is right
     assert verdicts(facts, "What is the capital of Tiber? Rome.") == [("Tiber", "Rome", "unknown")]
     assert verdicts(facts, "Rome. Florence is the capital city of Arno.") == [("Arno", "Florence", "true")]
     assert verdicts(facts, "The ruler in Arno is Rome. A lantern.") == []  # no fact of this relation

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers.fact_sources import (
     FORMS,
@@ -26,6 +27,7 @@ from hypothesis import strategies as st
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.reading import Reading
 from pretrainrl_jax.facts.record import Fact
+from pretrainrl_jax.facts.tables import decoded
 
 FUZZ = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
@@ -187,10 +189,16 @@ BROKEN = {
         "text.json, item 2: a text where an object",
     ),
     "none.json": ("[]", "no facts in"),
+    "columns.json": ('{"a": {"x": 1}, "b": {"y": 2}}', "item 1: no column for the question"),
     "digits.json": ("[" + "1" * 5000 + "]", "JSON that cannot be read"),
     "deep.json": ("[" * 100_000, "JSON that cannot be read"),
     "cut.jsonl": ('{"question": "Who?", "answer": "a"}\n\n{"question"\n', "cut.jsonl, line 3: not JSON"),
     "list.jsonl": ("[1, 2]\n", "list.jsonl, line 1: a list where an object"),
+    "two.jsonl": (
+        '{"question": "Who?", "answer": "a"} {"question": "Why?", "answer": "b"}\n',
+        "two.jsonl, line 1: not JSON (Extra data at column 37)",
+    ),
+    "term.tsv": ('?item\t?answer\n<Q1>\t"a"@en\n<Q2\t"b"@en\n', "line 3: '<Q2' is no SPARQL term"),
     "deep.jsonl": ("{}\n" + "[" * 100_000, "deep.jsonl, line 2: JSON that cannot be read"),
     "none.parquet": ("question", "is not a whole Parquet file"),
 }
@@ -235,6 +243,39 @@ def test_numbers_of_32_bits_in_nested_columns(tmp_path: Path) -> None:
     reading = read(tmp_path / "facts.parquet", columns={"answers": "answer.others"})
     assert [fact.answers for fact in reading.facts] == [("0.1", "2.7")]
     assert len(reading.dropped) == 2
+
+
+def test_numbers_of_32_bits_of_numpy() -> None:
+    """As data sets give them: as text the shortest that means the number; others are as they were."""
+    values = {
+        "one": np.float32(0.1),
+        "nested": [np.array([[0.1, 2.7]], np.float32)],
+        "double": np.float64(0.1),
+        "whole": np.array([3], np.int32),
+        "text": np.array([b"Zo\xc3\xab"], object),
+    }
+    assert {name: str(value) for name, value in decoded(values).items() if name != "nested"} == {
+        "one": "0.1",
+        "double": "0.1",
+        "whole": "[3]",
+        "text": "['Zoë']",
+    }
+    assert [str(value) for value in decoded(values)["nested"][0][0]] == ["0.1", "2.7"]
+
+
+@pytest.mark.parametrize(
+    ("text", "there"),
+    [
+        ('[{"question": "Who?", "answer": "a"}]', "it holds a list"),
+        ("3", "it holds a number"),
+        ('{"a": [{"b": 1}], "c": [{"d": 1}]}', "there are a, c"),
+        ('{"question": "Who?", "answer": "a"}', "there are question, answer"),
+    ],
+)
+def test_records_that_are_not_there(text: str, there: str, tmp_path: Path) -> None:
+    path = tmp_path / "facts.json"
+    path.write_text(text)
+    assert refused(path, records="rows") == f"{path}: no rows in it (facts.records); {there}"
 
 
 def test_parquet_needs_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

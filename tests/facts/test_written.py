@@ -1,6 +1,7 @@
 """Lists that were written as text: by their writers, read back; and nothing else."""
 
 import json
+from datetime import date, datetime
 
 import numpy as np
 import pytest
@@ -56,6 +57,8 @@ def test_tuples_and_sets_of_texts(value: list[str]) -> None:
         ("array([1.5, 2. ], dtype=float32)", [1.5, 2.0]),
         ("[np.float64(1.5), np.int64(2)]", [1.5, 2]),
         ("['it\\'s', \"it's\"]", ["it's", "it's"]),
+        ("[datetime.date(1990, 1, 2), 'a']", [date(1990, 1, 2), "a"]),
+        ("[datetime.datetime(1990, 1, 2, 3, 4)]", [datetime(1990, 1, 2, 3, 4)]),
     ],
 )
 def test_other_forms(text: str, value: object) -> None:
@@ -69,7 +72,9 @@ def test_other_forms(text: str, value: object) -> None:
         "[a, b]",
         "{'a'} and {'b'}", "[1990-03-01]", "[1.2.3]", "[open('x')]", "[__import__('os')]", "['a' + 'b']",
         "['a' for a in b]", "'a'", "3", "None", "set", "setting (one)", "array", "[" * 100_000, "['a'" * 999,
-        "{" * 60 + "1" + "}" * 60,
+        "{" * 60 + "1" + "}" * 60, "('a' 'b')", "('a', 'b' 'c')", "{'a' 'b'}", "{'a', 'b' 'c'}",
+        "{'a': 1, 'b'}", "{'a': 1 'b': 2}", "array(['a'] ['b'])", "[datetime.date(1990, 13, 2)]",
+        "[datetime.date('a')]",
     ],
 )  # fmt: skip
 def test_what_is_no_list(text: str) -> None:

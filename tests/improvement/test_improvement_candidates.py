@@ -43,6 +43,18 @@ def test_the_text_of_a_continuation_joins_its_prefix(tokenizer):
         assert both != tokens[: at + 4] or tokens_after(tokenizer, prefix, text) == tokens[at : at + 4]
 
 
+def test_a_continuation_that_does_not_join_its_prefix_has_tokens_of_its_own(tokenizer):
+    joined = set()
+    for at in range(1, len(TEXT)):
+        own, whole = tokenizer.encode(TEXT[:at]), tokenizer.encode(TEXT)
+        tokens = tokens_after(tokenizer, tokenizer.start + own, TEXT[at:])
+        joins = whole[: len(own)] == own
+        joined.add(joins)
+        assert tokens == (whole[len(own) :] if joins else tokenizer.encode(TEXT[at:]))
+        assert tokenizer.decode(own + tokens) == TEXT
+    assert joined == {True, False}
+
+
 def test_of_equal_texts_the_first_stands_with_its_own_tokens(tokenizer):
     cut = cut_at(tokenizer, TEXT, 5, 4)
     eos, text = tokenizer.eos[0], text_after(tokenizer, cut.prefix, cut.suffix)

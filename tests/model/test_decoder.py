@@ -346,3 +346,9 @@ def test_a_shape_from_settings_takes_the_tokenizers_size_where_none_is_named():
     assert shapes.from_settings(ModelConfig(vocabulary=128), 77).vocabulary == 128
     made = shapes.from_settings(ModelConfig(family="llama", d_model=48, kv_heads=2, remat="full"), 77)
     assert (made.family, made.d_model, made.kv_heads, made.remat) == ("llama", 48, 2, "full")
+    assert (made.local_rope_theta, made.query_scale) == (0, 0)
+
+
+def test_a_gemma_from_settings_has_its_two_rotary_embeddings_and_its_scale():
+    made = shapes.from_settings(ModelConfig(family="gemma3_text", head_dim=24, rope_theta=1e6), 77)
+    assert (made.rope_theta, made.local_rope_theta, made.query_scale) == (1e6, 1e4, 24)

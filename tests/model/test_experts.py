@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
-from pretrainrl_jax.config import MeshConfig
+from pretrainrl_jax.config import MeshConfig, ModelConfig
 from pretrainrl_jax.config.machine import MIXTURES
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.attention import TreeRows, tree_mask
@@ -33,6 +33,7 @@ from pretrainrl_jax.model.experts import (
 )
 from pretrainrl_jax.model.families import FAMILIES
 from pretrainrl_jax.model.mesh import ONE_DEVICE, check_model, make_mesh
+from pretrainrl_jax.model.shape import from_settings
 from pretrainrl_jax.training.feed import Feed
 from pretrainrl_jax.training.step import compile_step, init_sharded_state
 from pretrainrl_jax.trees.dataset import PackedRows
@@ -186,6 +187,25 @@ def test_a_mesh_of_experts_needs_some() -> None:
 
 def test_settings_know_which_families_have_experts() -> None:
     assert {family for family, traits in FAMILIES.items() if traits.experts} == set(MIXTURES)
+
+
+@pytest.mark.parametrize(
+    ("family", "asked", "router_loss", "normalised"),
+    [
+        ("mixtral", -1.0, 0.001, True),
+        ("qwen3_moe", -1.0, 0.001, False),
+        ("olmoe", 0.5, 0.5, False),
+        ("olmoe", 0.0, 0.0, False),
+        ("qwen3", -1.0, 0.0, True),
+    ],
+)
+def test_settings_make_a_mixture_with_what_its_family_has(
+    family: Any, asked: float, router_loss: float, normalised: bool
+) -> None:
+    experts = {"experts": 4, "experts_per_token": 2} if family in MIXTURES else {}
+    settings = ModelConfig(family=family, router_loss=asked, norm_topk_prob=normalised, **experts)
+    shape = from_settings(settings, 77)
+    assert (shape.router_loss, shape.norm_topk_prob) == (router_loss, normalised)
 
 
 # Eight devices.

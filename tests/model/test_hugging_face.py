@@ -17,9 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from pretrainrl_jax.config import MeshConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.families import FAMILIES
+from pretrainrl_jax.model.hugging_face import writing
 from pretrainrl_jax.model.hugging_face.config import (
     COMPUTED,
     NEUTRAL,
@@ -29,7 +31,8 @@ from pretrainrl_jax.model.hugging_face.config import (
 )
 from pretrainrl_jax.model.hugging_face.reading import own_dtypes, parameters, read_params
 from pretrainrl_jax.model.hugging_face.writing import tensors_of, write_weights
-from pretrainrl_jax.model.partitioning import one_device
+from pretrainrl_jax.model.mesh import make_mesh
+from pretrainrl_jax.model.partitioning import one_device, parameter_shardings
 from pretrainrl_jax.model.shape import LinearScaling
 
 QWEN3: dict[str, Any] = {
@@ -47,6 +50,10 @@ QWEN3: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
+LOCAL_LINEAR = {
+    "full_attention": {"rope_type": "default", "rope_theta": 100.0},
+    "sliding_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 100.0},
+}
 LLAMA = QWEN3 | {"model_type": "llama"}
 
 
@@ -163,6 +170,23 @@ def test_weights_come_back_in_their_dtype(tmp_path, dtype, size):
     write_weights(tmp_path, tensors_of(model, params), size)
     assert (len([*tmp_path.glob("*.safetensors")]) > 3) == (size == "3KB")
     assert_equal(read(tmp_path), params)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "mixtral"])
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_what_hosts_or_accelerators_hold_is_fetched_as_it_is_here(monkeypatch, tmp_path, family, dtype):
+    """A mesh of one device stands for that of many hosts; an embedding comes in parts, the last is short."""
+    monkeypatch.setattr(writing, "TOKENS", 7)
+    values = QWEN3 | {"model_type": family, "num_local_experts": 3}
+    model = Model(read_shape(config(tmp_path, values)))
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    params = jax.tree.map(jax.device_put, random(model, dtype), parameter_shardings(model, mesh))
+    for name, tensor in tensors_of(model, params).items():
+        here = tensor._layer()
+        np.testing.assert_array_equal(tensor._from_all_hosts().view(np.uint8), here.view(np.uint8), name)
+        if tensor.parameter.stacked:
+            cut = writing._cut(tensor.value, np.asarray(tensor.place, np.int32))
+            np.testing.assert_array_equal(cut, here, name)
 
 
 def test_layers_of_different_dtypes_take_the_one_that_holds_both_and_are_written_in_their_own(tmp_path):
@@ -391,6 +415,12 @@ def refused(folder: Path) -> str:
         ),
         ({"num_attention_heads": 3}, "3 attention heads and 2 key-value heads"),
         ({"num_attention_heads": 0}, "0 attention heads and 2 key-value heads"),
+        ({"head_dim": -2}, "a head's width is -2: a rotary embedding takes an even number"),
+        (
+            {"model_type": "gemma3_text", "rope_parameters": LOCAL_LINEAR},
+            "rope_type of sliding_attention is 'linear': it must be 'default'",
+        ),
+        ({"rope_theta": "wide"}, "a value is of the wrong kind: could not convert string to float: 'wide'"),
         ({"num_key_value_heads": 3}, "4 attention heads and 3 key-value heads"),
         ({"hidden_size": "wide"}, "Field 'hidden_size' expected int, got str (value: 'wide')"),
         ({"vocab_size": None}, "Field 'vocab_size' expected int"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jax.sharding import AbstractMesh
 
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.model.mesh import AXES, check_batch, check_model, divisors, nearest, round_up_rows
+from pretrainrl_jax.model.mesh import AXES, Rules, check_batch, check_model, divisors, nearest, round_up_rows
 
 MESHES = """
 import json, jax, sys
@@ -68,6 +68,12 @@ def test_one_size_is_inferred_and_what_does_not_fit_is_refused():
             assert f"mesh.data, mesh.fsdp{expert and ','}{expert} or mesh.tensor" in answered[sizes]
     assert "3 does not divide 8, the nearest that do are 2 and 4" in answered[-1, 3, 1]
     assert "16 does not divide 8, the nearest that do are 8" in answered[-1, 1, 16]
+
+
+@pytest.mark.parametrize("wrong", [{"vocabulary": "data"}, {"vocabulary": "expert"}, {"model": "tensor"}])
+def test_rules_that_no_model_can_lie_by_are_refused(wrong: dict[str, str]):
+    with pytest.raises(ValueError, match="lies along an axis of the rows, or model along another one"):
+        Rules(**wrong)
 
 
 def test_a_mesh_that_does_not_divide_the_model_is_refused_with_the_nearest_sizes():

@@ -247,6 +247,25 @@ def test_adapters_of_another_model_are_refused(qwen3, tmp_path):
         load(few)
 
 
+def test_tensors_that_are_no_adapters_are_refused(qwen3, tmp_path):
+    both, base = qwen3
+    folder = saved(adapted(both.policy, **KINDS["all"]), base, tmp_path / "adapter")
+    tensors = load_file(folder / WEIGHTS)
+    name = next(iter(tensors))
+    nan = np.full_like(tensors[name], np.nan)
+    for wrong, said in (
+        (tensors[name][0], "is no matrix of F32, BF16, F16"),
+        (tensors[name].astype(np.int32), "is no matrix of F32, BF16, F16"),
+        (nan, "is not finite"),
+    ):
+        save_file(tensors | {name: wrong}, folder / WEIGHTS)
+        with pytest.raises(InputError, match=f"^{folder}: {name} {said}"):
+            load(folder)
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(InputError, match=f"^no {WEIGHTS} in {folder}: only safetensors are read$"):
+        load(folder)
+
+
 def test_a_description_is_read_as_it_was_written(qwen3, tmp_path):
     both, base = qwen3
     theirs = adapted(both.policy, **KINDS["some, rank-stabilised"])

@@ -195,6 +195,11 @@ def test_before_the_first_update_every_ratio_is_1(qwen3, groups, measured_rows, 
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), both[0][2], both[1][2])
 
 
+def test_another_form_is_refused(qwen3, measured_rows):
+    with pytest.raises(ValueError, match="form is 'ppo', and must be one of grpo, dapo, dr_grpo"):
+        ours_of(qwen3, measured_rows, "ppo", 0.0)
+
+
 def test_advantages_are_theirs():
     rng = np.random.default_rng(0)
     for rewards in (*rng.normal(size=(5, 6)), np.array([1.0, 0, 0, 1]), np.ones(3)):

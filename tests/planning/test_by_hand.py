@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import jax
@@ -26,6 +27,7 @@ from pretrainrl_jax.model.decoder import Chosen
 from pretrainrl_jax.model.mesh import Cut, make_mesh
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.model.splash import block_size, part_size
+from pretrainrl_jax.planning import target
 from pretrainrl_jax.planning.by_hand import ByHand, Packed, recomputed
 from pretrainrl_jax.planning.chips import CHIPS, topology
 from pretrainrl_jax.planning.planned import Decoding, Step
@@ -226,6 +228,16 @@ def test_kernels_are_those_of_a_gpu_of_that_capability() -> None:
 def test_too_many_gpus_are_refused() -> None:
     with pytest.raises(InputError, match="--topology=h100:1024: plan takes 512 GPUs at most"):
         prepare_target(topology("h100:1024"), PlatformConfig())
+
+
+def test_tpus_need_libtpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(target, "version", missing)
+    how = r"libtpu, which is not installed: pip install 'pretrainrl_jax\[plan\]'"
+    with pytest.raises(InputError, match=f"^plan compiles for TPUs with {how}$"):
+        prepare_target(topology("v5e:2x4"), PlatformConfig())
 
 
 def run_plan(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:

@@ -148,6 +148,16 @@ def test_the_page_shows_every_program_and_the_whole_run() -> None:
     assert max(map(len, lines)) <= 175
 
 
+def test_what_is_sent_is_added_up_and_next_to_nothing_left_out() -> None:
+    whole = planned(1.0)
+    sent = (Sent("all-gather", 1e9, 16, 3.0), Sent("all-gather", 2e9, 16), Sent("all-reduce", 1e6, 16, 9.0))
+    one = figures(whole, STEP, Work(WORK.operations, sent), 1.0 * GIB, 5.0 * GIB, PLACE)
+    lines = page("a title", whole, [one], PLACE, 2.0).splitlines()
+    assert [line.split()[-5:] for line in lines if " all-" in line] == [["all-gather", "16", "4", "2", "5.0"]]
+    few = figures(whole, STEP, Work(WORK.operations, sent[2:]), 1.0 * GIB, 5.0 * GIB, PLACE)
+    assert " all-" not in page("a title", whole, [few], PLACE, 2.0).replace(" all ", "")
+
+
 def test_json_has_plain_values() -> None:
     whole = planned(1.0)
     (told,) = as_json([of(STEP, whole, 5.0)], PLACE)

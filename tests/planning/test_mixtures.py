@@ -73,6 +73,19 @@ def test_a_token_is_multiplied_with_its_own_experts_alone() -> None:
     assert experts.flops == 2 * 3 * 2048 * 768 * 8 * 512 * passes
 
 
+def test_a_token_that_is_read_is_multiplied_with_its_own_experts_alone() -> None:
+    """Of a forward pass: as an MLP as wide as a token's experts, and the router."""
+    tokens, sources = 512, 3
+    mixture = hand(1, 1, 1, 1).forward(tokens, 100, sources, times=2)
+    dense = hand(1, 1, 1, 1, shape=replace(SHAPE, family="qwen3", experts=0, experts_per_token=0, d_ff=6144))
+    plain, routers = dense.forward(tokens, 100, sources, times=2), 2 * 48 * 2 * 2048 * 128 * tokens
+    assert mixture.flops == pytest.approx(plain.flops + routers, rel=1e-9)
+    (experts,) = (op for op in mixture.operations if op.name == "experts")
+    assert experts.kernel
+    assert (experts.flops, experts.times) == (2 * 3 * 2048 * 768 * 8 * tokens, 2 * 48)
+    assert not any(op.name == "experts" for op in plain.operations)
+
+
 def test_experts_weights_are_gathered_along_fsdp_and_their_tokens_along_their_axis() -> None:
     chip = hand(1, 8, 8, 1)
     work = step(chip).work(chip)

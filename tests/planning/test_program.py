@@ -573,6 +573,113 @@ def test_turns_that_are_written() -> None:
     assert loop("%i.1, %written), direction=LT", UP, known=known).loops[0].trips == 5
 
 
+PAIR = "(s32[], s32[])"
+FUSED = """%below (a: s32[], b: s32[]) -> pred[] {
+  %a = s32[] parameter(0)
+  %b = s32[] parameter(1)
+  ROOT %test.3 = pred[] compare(%a, %b), direction=GT
+}
+
+%two_more (c: s32[]) -> s32[] {
+  %c = s32[] parameter(0)
+  %two.3 = s32[] constant(2)
+  ROOT %sum.3 = s32[] add(%c, %two.3)
+}
+
+%pair (d: s32[], e: s32[]) -> (s32[], s32[]) {
+  %d = s32[] parameter(0)
+  %e = s32[] parameter(1)
+  ROOT %pair.3 = (s32[], s32[]) tuple(%d, %e)
+}"""
+FUSED_TEST = "fusion(%end.1, %i.1), kind=kLoop, calls=%below"
+TEST, TWO_MORE = "compare(%i.1, %end.1), direction=LT", "add(%i.2, %two)"
+
+
+@pytest.mark.parametrize(
+    ("test", "step", "given", "turned", "turns"),
+    [
+        (TEST, TWO_MORE, "tuple(%three, %limit)", "tuple(%next, %end.2)", 13),
+        (FUSED_TEST, TWO_MORE, "tuple(%three, %limit)", "tuple(%next, %end.2)", 13),
+        (FUSED_TEST, "fusion(%i.2), kind=kLoop, calls=%two_more", "tuple(%three, %limit)", "", 13),
+        (TEST, TWO_MORE, "tuple(%three, %limit)", "tuple(%next, %copied)", 13),
+        (TEST, TWO_MORE, "tuple(%three, %handed_on)", "", 13),
+        (TEST, TWO_MORE, "tuple(%counted, %limit)", "", None),  # of what another loop changed
+        (TEST, TWO_MORE, "tuple(%three, %asked)", "", None),
+        (TEST, TWO_MORE, "tuple(%asked, %limit)", "", None),
+        (TEST, TWO_MORE, "tuple(%three, %limit)", "tuple(%next, %next)", None),
+        (TEST, TWO_MORE, "tuple(%three, %limit)", "tuple(%end.2, %i.2)", None),
+        (TEST, TWO_MORE, "tuple(%three, %limit)", "call(%next, %end.2), to_apply=%pair", None),
+        (
+            "compare(%i.1, %written), direction=LT",
+            TWO_MORE,
+            "tuple(%three, %limit)",
+            "call(%next, %end.2), to_apply=%pair",
+            9,
+        ),
+        (TEST, "subtract(%two, %i.2)", "tuple(%three, %limit)", "", None),
+        (TEST, "add(%i.2, %i.2)", "tuple(%three, %limit)", "", None),
+        (TEST, "add(%i.2, %product)", "tuple(%three, %limit)", "", None),
+    ],
+)
+def test_turns_through_other_computations(
+    test: str, step: str, given: str, turned: str, turns: int | None
+) -> None:
+    """From 3 by 2 below 29, or 21: told, or not told, and never a wrong number."""
+    program = written(
+        f"""  %asked = s32[] parameter(0)
+  %three = s32[] constant(3)
+  %limit = s32[] constant(29)
+  %before = {PAIR} tuple(%three, %limit)
+  %while.0 = {PAIR} while(%before), condition=%turning, body=%turn
+  %counted = s32[] get-tuple-element(%while.0), index=0
+  %handed_on = s32[] get-tuple-element(%while.0), index=1
+  %given = {PAIR} {given}
+  %while.1 = {PAIR} while(%given), condition=%turning, body=%turn
+  ROOT %last = s32[] get-tuple-element(%while.1), index=0""",
+        FUSED,
+        f"""%turning (p: {PAIR}) -> pred[] {{
+  %p.1 = {PAIR} parameter(0)
+  %i.1 = s32[] get-tuple-element(%p.1), index=0
+  %end.1 = s32[] get-tuple-element(%p.1), index=1
+  %written = s32[] constant(21)
+  ROOT %test = pred[] {test}
+}}""",
+        f"""%turn (p: {PAIR}) -> {PAIR} {{
+  %p.2 = {PAIR} parameter(0)
+  %i.2 = s32[] get-tuple-element(%p.2), index=0
+  %end.2 = s32[] get-tuple-element(%p.2), index=1
+  %copied = s32[] copy(%end.2)
+  %two = s32[] constant(2)
+  %product = s32[] multiply(%i.2, %two)
+  %next = s32[] {step}
+  ROOT %given.2 = {PAIR} {turned or "tuple(%next, %end.2)"}
+}}""",
+    )
+    assert {each.name: each.trips for each in program.loops}["while.1"] == turns
+
+
+def test_turns_that_an_outer_loop_counts() -> None:
+    """An inner loop as long as the outer one has turned, and one in a branch that is given its number."""
+
+    def triangle(x: jax.Array, w: jax.Array) -> jax.Array:
+        def row(i: jax.Array, x: jax.Array) -> jax.Array:
+            return jax.lax.fori_loop(0, i, lambda _, x: jnp.tanh(x @ w), x)
+
+        return jax.lax.fori_loop(0, 3, row, x)
+
+    def branched(x: jax.Array, w: jax.Array) -> jax.Array:
+        def many(number: jax.Array) -> jax.Array:
+            return jax.lax.fori_loop(0, number, lambda _, x: jnp.tanh(x @ w), x)
+
+        return jax.lax.cond(x[0, 0] > 0, many, lambda number: x + number, jnp.int32(x[0, 1]))
+
+    for function, outer, trips in ((triangle, 3, [3, None]), (branched, 1, [None])):
+        for text in (whole := text_of(function, (8, 16), (16, 16)), KNOWN.sub("", whole)):
+            program = read_program(text)
+            assert [loop.trips for loop in program.loops] == trips
+            assert program.flops == outer * 2 * 8 * 16 * 16
+
+
 def test_memory_of_tpus() -> None:
     """What is in on-chip memory costs no main memory; S(1) of a GPU is main memory."""
     lines = """  %x = f32[16,512]{1,0:T(8,128)} parameter(0)
@@ -689,6 +796,10 @@ def test_no_program() -> None:
     """Text of something else."""
     with pytest.raises(ValueError, match="no ENTRY"):
         read_program("module @jit_f {\n}")
+    with pytest.raises(ValueError, match=r"no type in: parameter\(0\)"):
+        written("  %x = parameter(0)")
+    with pytest.raises(ValueError, match=r"an open bracket in: f32\[\] parameter\(0"):
+        written("  %x = f32[] parameter(0")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pretrainrl_jax.config import (
     Config,
     GrpoConfig,
     JudgeConfig,
+    LoraConfig,
     MeshConfig,
     MethodConfig,
     MineConfig,
@@ -90,6 +91,40 @@ def test_the_last_batch_of_each_part_is_filled_up() -> None:
     whole = CheckpointConfig(shard_questions=1000)
     full = of(replace(BARE, checkpoint=whole, mine=MineConfig(batch=125))).programs[0]
     assert mining.tokens / full.tokens == pytest.approx(100 / 125)
+
+
+def test_an_evaluation_has_the_programs_that_its_settings_ask_for() -> None:
+    config = replace(BARE, train=TrainConfig(systems=("ntp",)))
+    few = replace(config, evaluate=replace(config.evaluate, beams=1, samples=0))
+    assert names(of(few))[-3:] == ["training step (ntp)", EVALUATION[0], EVALUATION[2]]
+    assert names(of(config, QUESTIONS._replace(own=0)))[-4:] == ["training step (ntp)", *EVALUATION[:3]]
+    assert names(of(config, QUESTIONS._replace(asked=0)))[-1] == "training step (ntp)"
+
+
+def test_preferences_without_a_system_have_their_references_alone() -> None:
+    config = replace(BARE, preferences=PreferencesConfig(path="x"), train=TrainConfig(systems=()))
+    compared = Material(600, 700, 0, 100, 0, "", tuple(trees(40, "bare", 1)))
+    assert names(of(config, compared)) == ["references"]
+
+
+def test_adapters_are_lowered_in_float32_beside_a_base_in_its_own_dtype() -> None:
+    how = GrpoConfig(1.0, samples=3)
+    config = replace(
+        BARE,
+        lora=LoraConfig(2, base_dtype="bfloat16", targets=("query", "down")),
+        objectives=OBJECTIVES | {"rlvr": replace(OBJECTIVES["rlvr"], grpo=how)},
+        train=TrainConfig(systems=("rlvr",)),
+    )
+    sampling, step = [program for program in of(config).programs if program.other][:2]
+    assert (isinstance(sampling.load, Decoding), step.trains) == (True, True)
+    adapters = 2 * (32 * 2 + 2 * 2 * 16 + 64 * 2 + 2 * 32)  # of two layers
+    for program, times in ((sampling, 1), (step, 3)):  # with its moments
+        taken, _ = program.lower().args_info
+        learned, kept = (
+            sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(part) if leaf.dtype.name == dtype)
+            for part, dtype in ((taken[0], "float32"), (taken, "bfloat16"))
+        )
+        assert (learned, kept) == (times * adapters, parameters(SHAPE).total)
 
 
 def test_mining_again_is_counted_with_what_waits_beside_it() -> None:

@@ -16,6 +16,7 @@ from pretrainrl_jax.config import Config, MeshConfig, ModelConfig, PretrainConfi
 from pretrainrl_jax.config.declare import Policy
 from pretrainrl_jax.config.stored import changed
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.model.lora import Lora
 from pretrainrl_jax.model.mesh import Cut
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.planning.by_hand import ByHand, Packed
@@ -180,6 +181,14 @@ def test_another_model_is_cut_as_the_candidate_cuts() -> None:
         own = small.parameters / hand.parameters
         memory = rank(whole, candidate).memory
         assert memory == pytest.approx(2.0 * GIB / own + MINING.load.working(hand))
+
+
+def test_the_model_itself_with_adapters_recomputes_as_the_candidate_says() -> None:
+    adapted = ByHand(replace(SHAPE, remat="none", lora=Lora(2, 4.0, ("query",))), Cut(1, 1, 8), "splash")
+    program = replace(STEP, other=Other(adapted, 2.0 * GIB, 0.1 * GIB))
+    none, full = (rank(case(program), Candidate(1, 8, 1, remat, 1)) for remat in ("none", "full"))
+    assert full.seconds > none.seconds
+    assert full.memory < none.memory
 
 
 def test_no_more_are_judged_than_asked_for_and_none_that_cannot_be_faster() -> None:

@@ -1,13 +1,15 @@
 """Shapes by name have as many parameters as their authors state."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.models_and_trees import small_shape
+from safetensors.numpy import save_file
 
-from pretrainrl_jax.config import Config, ModelConfig
+from pretrainrl_jax.config import Config, ModelConfig, TokenizerConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.cost import parameters
 from pretrainrl_jax.model.shape import to_json
@@ -39,6 +41,33 @@ def test_a_checkpoint_says_its_own_shape(tmp_path: Path) -> None:
     shape = small_shape()
     (tmp_path / "model.json").write_text(json.dumps(to_json(shape)))
     assert asdict(shape_of(str(tmp_path), "model.path")) == asdict(shape)
+
+
+def test_a_folder_of_hugging_face_and_adapters_say_their_models_shape(tmp_path: Path) -> None:
+    config = {
+        "model_type": "llama", "vocab_size": 48, "hidden_size": 16, "intermediate_size": 20,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-3,
+    }  # fmt: skip
+    folder, adapter = tmp_path / "model", tmp_path / "adapter"
+    for each in (folder, adapter):
+        each.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    shape = shape_of(str(folder), "model.path")
+    assert (shape.vocabulary, shape.d_model, shape.layers, shape.d_ff) == (48, 16, 3, 20)
+    query = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    save_file({query: np.zeros((2, 16), np.float32)}, adapter / "adapter_model.safetensors")
+    named = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
+    for base, wanted in ((str(folder), shape), ("someone/Qwen3-8B-Base", KNOWN["Qwen3-8B-Base"])):
+        named["base_model_name_or_path"] = base
+        (adapter / "adapter_config.json").write_text(json.dumps(named))
+        assert shape_of(str(adapter), "model.path") == wanted
+
+
+def test_a_model_made_here_has_the_vocabulary_of_a_known_tokenizer() -> None:
+    tokenizer = TokenizerConfig(path="models/Qwen3-8B-Base", vocabulary=500)
+    assert shape_for(Config(tokenizer=tokenizer)).vocabulary == 151936
+    assert shape_for(Config(tokenizer=replace(tokenizer, path="models/own"))).vocabulary == 500
+    assert shape_for(Config(tokenizer=tokenizer, model=ModelConfig(vocabulary=600))).vocabulary == 600
 
 
 def test_a_shape_takes_dtype_and_remat_of_the_settings() -> None:

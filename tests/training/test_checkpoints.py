@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from helpers.command_line import fill, items, python
 from helpers.models_and_trees import small_model, small_tokenizer
+from safetensors.numpy import save_file
 
 from pretrainrl_jax.config import CheckpointConfig, MeshConfig, OptimizerConfig
 from pretrainrl_jax.errors import InputError
@@ -25,7 +26,7 @@ from pretrainrl_jax.training.checkpoints import (
     steps_of,
     strip,
 )
-from pretrainrl_jax.training.loading import find, load
+from pretrainrl_jax.training.loading import find, load, tokenizer_of
 from pretrainrl_jax.training.optimizer import adamw
 from pretrainrl_jax.training.step import TrainState, init_state
 from pretrainrl_jax.trees.templates import Template
@@ -265,6 +266,13 @@ def test_a_damaged_model_is_not_loaded(name: str, stage: Path) -> None:
     assert bits(load(stage / "2").params) == bits(state_at(2).params)
 
 
+def test_a_model_without_what_is_said_of_it_is_loaded_unchecked(stage: Path) -> None:
+    """As older versions left it."""
+    save(stage, state_at(2), finished=True)
+    shutil.rmtree(stage / "2" / "about")
+    assert bits(load(stage).params) == bits(state_at(2).params)
+
+
 # Of another run.
 
 
@@ -328,6 +336,25 @@ def test_a_model_is_loaded_with_all_that_belongs_to_it(stage: Path) -> None:
         assert loaded.template == FEW_SHOT
         assert loaded.tokenizer.decode(loaded.tokenizer.encode("Arno Ü")) == "Arno Ü"
         assert all(x.devices() == {jax.devices()[0]} for x in jax.tree.leaves(loaded.params))
+
+
+def test_the_tokenizer_alone_is_that_of_the_model(stage: Path, tmp_path: Path) -> None:
+    """Of a stage, of a Hugging Face folder, and of adapters to one."""
+    save(stage, state_at(1), finished=True)
+    folder, adapter = tmp_path / "tokenizer", tmp_path / "adapter"
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").touch()
+    adapter.mkdir()
+    save_file(
+        {"a.b.q_proj.lora_A.weight": np.zeros((2, 16), np.float32)}, adapter / "adapter_model.safetensors"
+    )
+    described = {"r": 2, "lora_alpha": 4, "base_model_name_or_path": str(folder)}
+    (adapter / "adapter_config.json").write_text(json.dumps(described))
+    tokenizer = load(stage).tokenizer
+    for path in (stage.parent.parent, stage / "1", folder, adapter):
+        own = tokenizer_of(path)
+        assert own.encode("What is Ü?\n") == tokenizer.encode("What is Ü?\n")
+        assert (own.bos, own.eos) == (tokenizer.bos, tokenizer.eos)
 
 
 def test_parameters_alone_are_read(stage: Path) -> None:

@@ -53,6 +53,7 @@ def test_a_rendered_text_has_its_control_tokens(name: str, tokenizers: dict[str,
     assert tokenizer.encode_rendered([f"a{end}"])[0][-1] == tokenizer.eos[0]
     assert tokenizer.eos[0] not in tokenizer.encode(f"a{end}")
     assert tokenizer.encode_rendered([f"a{end}"])[0][-1] == tokenizer.eos[0]  # whatever was encoded before
+    assert tokenizer.encode_rendered([]) == tokenizer.encode_all([]) == []
 
 
 @pytest.mark.parametrize("name", NAMES)

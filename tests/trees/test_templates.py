@@ -11,7 +11,7 @@ from helpers.models_and_trees import LETTERS, data, fact, small_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models
+from tokenizers import decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from pretrainrl_jax.errors import InputError
@@ -123,6 +123,16 @@ def test_the_canonical_terminator_is_eos_or_a_line_break(tokenizer):
     assert Template("bare").terminator(several) == 7
     assert Template("few_shot").terminator(several) == tokenizer.newline
     assert tokenizer.decode([tokenizer.newline]) == "\n"
+
+
+def test_a_tokenizer_without_a_line_break_has_no_few_shot_template():
+    backend = Backend(models.WordLevel({"a": 0, "</s>": 1}, unk_token="a"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="a", eos_token="</s>")
+    words = Tokenizer(fast, None, (1,))
+    assert Template("bare").terminator(words) == 1
+    with pytest.raises(InputError, match=r"^this tokenizer has no token for a line break: use the bare temp"):
+        Template("few_shot").terminator(words)
 
 
 def test_a_beam_ends_on_every_eos_and_under_few_shot_on_every_line_break(tokenizer):
