@@ -86,6 +86,9 @@ def test_a_bound_that_says_nothing_is_told_as_such(workdir: Path) -> None:
     assert "3 questions are left out of the bounds" in tags.text
     assert "3.2% (2.7% to 3.6%); known here: 3.3%" in tags.text
     path = workdir / "evaluations" / "base.json"
+    change(path, theory=theory(iiv=theory()["iiv"] | {"holds": False}))
+    (iiv,) = (row for row in table(page(workdir), "system", "questions", "error, %") if row[0] == "base")
+    assert iiv[-1] == "it is above the error: these numbers contradict each other"
     change(path, theory=theory(iiv=None, singleton=None, statements=None, categories=[]))
     change(workdir / "evaluations" / "pretrainrl.json", theory=None)
     assert "The error is that of answers drawn" in page(workdir).text

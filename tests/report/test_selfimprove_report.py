@@ -255,6 +255,7 @@ def test_a_second_writing_of_a_step_counts(workdir: Path):
         {"free": [{"true": 1}]},
         {"text_nll": [1.0]},
         {"text_nll": ["?"] * 40},
+        {"text_nll": [float("nan")] * 40, "text_tokens": [1] * 40},
         {"named": 3},
     ],
 )
