@@ -1,6 +1,7 @@
 """The command line: what it refuses, in one line and before JAX is imported, and what its settings do."""
 
 import dataclasses
+import errno
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from gcsfs.retry import HttpError
 from helpers.command_line import call, complaint, python
 from helpers.models_and_trees import data
 
@@ -575,6 +577,13 @@ def test_a_folder_without_a_model_cannot_be_asked(how: str, tmp_path: Path) -> N
         (FloatingPointError("loss is nan"), 1, "failed: loss is nan\n"),
         (OSError("disk full"), 1, "failed: disk full\n"),
         (
+            OSError(errno.ENOSPC, "no space"),
+            1,
+            "failed: [Errno 28] no space; checkpoints saved before are kept. Make room, then go on with: ",
+        ),
+        (MemoryError("step: more chips"), 1, "failed: step: more chips\n"),
+        (HttpError({"code": 503, "message": "not now"}), 1, "failed: the bucket: HttpError: not now, 503\n"),
+        (
             KeyboardInterrupt(),
             130,
             "interrupted; what is finished is kept. Go on with: python -m pretrainrl_jax.main ",
@@ -592,6 +601,15 @@ def test_exit_codes(
     assert ran.code == code
     assert ran.err.startswith(said)
     assert ran.err.count("\n") == 1
+
+
+def test_what_nobody_foresaw_is_shown_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*_: object) -> int:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr("pretrainrl_jax.stages.start.start", start)
+    with pytest.raises(ZeroDivisionError, match="a fault of ours"):
+        call("--workdir", tmp_path)
 
 
 # Help and settings.
