@@ -637,6 +637,7 @@ def test_help_is_one_screen(words: list[str]) -> None:
 @pytest.mark.parametrize("section", [item.name for item in dataclasses.fields(Config)])
 def test_help_of_a_section_names_its_settings_with_type_bounds_and_default(section: str) -> None:
     said = helped("--help", section)
+    assert helped(f"--help={section}") == said
     text = "".join(said.split())  # lines are broken anywhere
     own = [s for s in every_setting(Config()) if s.name.split(".")[0] == section]
     own = every_setting(NAMED[section][1], f"{section}.NAME.") if section in NAMED else own

@@ -215,6 +215,17 @@ def test_many_values_of_a_column_are_told_together(workdir: Path) -> None:
 
 
 @pytest.mark.usefixtures("unpainted")
+def test_a_column_with_one_value_divides_nothing_and_other_questions_show_no_change(workdir: Path) -> None:
+    for system in TWO:
+        path = workdir / "evaluations" / f"{system}.json"
+        asked = json.loads(path.read_text("utf-8"))["questions"]
+        change(path, questions=[q | {"id": f"{system} {q['id']}", "columns": {"land": "x"}} for q in asked])
+    text = page(workdir).text
+    assert "by land" not in text.lower()
+    assert "What did training change?" not in text
+
+
+@pytest.mark.usefixtures("unpainted")
 def test_no_falsehood_is_known(workdir: Path) -> None:
     for system in TWO:
         path = workdir / "evaluations" / f"{system}.json"
