@@ -276,10 +276,13 @@ def test_a_line_that_is_no_label_is_named(
         (("judge", "--tuning.judge.tokens=1"), "every labelled text is too long"),
         (
             ("judge", "--tuning.judge.prompt_tokens=2"),
-            "every labelled text is too long: 400 lines; 400 longer than tuning.judge.prompt_tokens",
+            "longer than tuning.judge.prompt_tokens",
         ),
         (("rewriter", "--tuning.rewriter.data=nowhere.jsonl"), "cannot read nowhere.jsonl"),
-        (("rewriter", "--rewriter.prompt=nothing"), "nothing.txt"),
+        (
+            ("rewriter", "--rewriter.prompt=nothing"),
+            "there is no prompt 'nothing' for rewrite: there are rewrite",
+        ),
     ],
 )
 def test_what_cannot_be(
