@@ -233,7 +233,7 @@ def test_an_empty_continuation_may_be_an_ending(answering) -> None:
 
 def test_nothing_asked_nothing_answered(answering) -> None:
     assert prl.score(*answering, [], []) == []
-    assert prl.beam_search(*answering, []) == []
+    assert prl.beam_search(*answering, []) == prl.beam_search(*answering, [], among=["Quebec"]) == []
     assert prl.sample(*answering, []) == []
 
 

@@ -87,3 +87,5 @@ def test_errors_of_storage_libraries_become_errors_of_the_system(error, code: in
 def test_other_errors_stay_what_they_are() -> None:
     with pytest.raises(ValueError, match="shapes differ"), disk_errors():
         raise ValueError("shapes differ")
+    with pytest.raises(FileNotFoundError, match="no such step"), disk_errors():
+        raise FileNotFoundError("no such step")

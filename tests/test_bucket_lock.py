@@ -52,6 +52,15 @@ def test_who_comes_second_is_told_by_whom_it_is_held(bucket: Bucket, path: Path,
     assert "waiting up to 1.5 s" in capsys.readouterr().err
 
 
+def test_one_that_is_given_back_meanwhile_is_taken(bucket: Bucket, path: Path):
+    bucket.put("run/lock", b"process 7 on elsewhere\nits key", {})
+    began = time.monotonic()
+    threading.Timer(0.4, lambda: bucket.objects.pop("run/lock")).start()
+    with bucket_lock.held(path, never):
+        assert time.monotonic() - began < bucket_lock.DEAD
+        assert bucket.objects["run/lock"].data.decode().startswith(bucket_lock.owner())
+
+
 def race(path: Path, count: int, seconds: float) -> tuple[int, int, int]:
     """So many want it at once, and keep it so long: how many had it at a time, had it, and were refused."""
     inside, most, entered, refused = 0, 0, 0, 0

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,9 +13,12 @@ from helpers.command_line import Ran, call, complaint
 from helpers.model_server import ModelServer, model_server
 from helpers.process_runs import Together
 
+from pretrainrl_jax.config import Config
+from pretrainrl_jax.config.stored import changed
 from pretrainrl_jax.documents.quality import failed_rule
 from pretrainrl_jax.improvement.labels import read_labels
 from pretrainrl_jax.judging import server as client
+from pretrainrl_jax.stages.make import tell_costs
 
 VERDICTS = {
     "quality": ("A", "B"),
@@ -185,6 +189,25 @@ def test_parts_of_other_settings_are_removed_and_said(improving: Path, tmp_path:
     assert ran.code == 0, ran.err
     assert "judge-data.parts: what an earlier run left there is of other inputs, and is removed" in ran.out
     assert counted(workdir, "judge-data")["documents"] == 3
+
+
+def test_what_is_asked_at_most_is_told_and_samples_that_cannot_differ() -> None:
+    said, warned = list[str](), list[str]()
+    screen = SimpleNamespace(say=said.append, warn=warned.append)
+    config = changed(
+        Config(), {"judge.safety": 1.0, "judge.server.url": "http://there", "judge.server.model": "m",
+                   "making.samples": 3},
+    )  # fmt: skip
+    tell_costs(SimpleNamespace(config=config, screen=screen), "unsafe-data", 10)  # type: ignore[arg-type]
+    assert said == ["making/unsafe-data: 10 documents, at most 0 corruptions and 60 verdicts, 3 on each text"]
+    assert warned == []
+    config = changed(config, {"judge.server.temperature": 0.0})
+    tell_costs(SimpleNamespace(config=config, screen=screen), "judge-data", 10)  # type: ignore[arg-type]
+    assert said[1].startswith("making/judge-data: 10 documents, at most 0 corruptions and 30 verdicts")
+    assert said[2].startswith("making/judge-data: no pairs: they need a model that writes")
+    assert warned == [
+        "making/judge-data: at judge.server.temperature=0 all samples say the same, and agree on anything"
+    ]
 
 
 def test_pairs_alone_need_no_judge_and_labels_of_one_text_no_writer(improving: Path, tmp_path: Path):

@@ -1,6 +1,7 @@
 """The command line: what it refuses, in one line and before JAX is imported, and what its settings do."""
 
 import dataclasses
+import errno
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from gcsfs.retry import HttpError
 from helpers.command_line import call, complaint, python
 from helpers.models_and_trees import data
 
@@ -225,6 +227,27 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     ),
     "odd head": (["--model.head_dim=7"], ["model.head_dim is 7", "even"]),
     "no base model": (["--pretrain.epochs=0"], ["pretrain.epochs is 0", "model.path"]),
+    "one step to trace": (["--profile_steps=10"], ["profile_steps is '10': give two steps, as 10:13"]),
+    "steps to trace, last first": (["--profile_steps=13:10"], ["profile_steps is '13:10'"]),
+    "no step to trace": (["--profile_steps=a:b"], ["profile_steps is 'a:b'"]),
+    "process that is not one of them": (
+        ["--hosts.coordinator=localhost:1", "--hosts.count=2", "--hosts.index=2"],
+        ["hosts.index is 2 and hosts.count 2: processes are numbered from 0"],
+    ),
+    "source of negatives twice": (
+        ["--mine.sources=beam,beam"],
+        ["mine.sources is ('beam', 'beam'): name each once"],
+    ),
+    "negatives from nowhere": (["--mine.among="], ["mine.among is empty: give category, or a file"]),
+    "sources without a negative each": (
+        ["--mine.sources=beam,pool", "--mine.negatives=1"],
+        ["mine.negatives is 1: raise it, since 2 sources share them"],
+    ),
+    "orders of seeds": (
+        ["--sweep.seed=0,1", "--sweep.train.order=0,1"],
+        ["sweep.seed and sweep.train.order: orders of one seed are no seeds, sweep one of both"],
+    ),
+    "sweep over nothing": (["--config={here}/nothing.py"], ["sweep.mine.beams is empty: give values"]),
     "bucket of another kind": (["--workdir=s3://bucket/run"], ["--workdir=s3://bucket/run", "gs://BUCKET"]),
     "bucket without a name": (["--workdir=gs:///run"], ["--workdir=gs:///run", "gs://BUCKET"]),
     "half a bucket": (["--workdir=gs:/bucket/run"], ["--workdir=gs:/bucket/run", "gs://BUCKET"]),
@@ -236,6 +259,86 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "workdir with a broken configuration": (
         ["--workdir={here}/cut"],
         ["{here}/cut/config.json", "--workdir"],
+    ),
+    "plan of a sweep": (
+        ["plan", "--topology=v5e:2x2", "--sweep.seed=0,1"],
+        ["sweep.* is for `run`: plan one of its cells"],
+    ),
+    "plan at no price": (
+        ["plan", "--topology=v5e:2x2", "--price-per-chip-hour=0"],
+        ["--price-per-chip-hour=0: give a price above 0"],
+    ),
+    "export to a bucket": (
+        ["export", "--model={here}", "--to=gs://bucket/model"],
+        ["--to=gs://bucket/model: give a folder of this machine"],
+    ),
+    "harness in a workdir with a broken configuration": (
+        ["evaluate", "--harness=mmlu", "--model.path={here}/tokenizer", "--workdir={here}/cut"],
+        ["{here}/cut is the workdir of a run"],
+    ),
+    "preferences that need answers": (
+        ["--preferences.path=pairs.jsonl", "--model.path={here}/tokenizer", "--train.systems=rlvr"],
+        ["train.systems names rlvr", "answers questions (objectives.rlvr.grpo)", "preferences have none"],
+    ),
+    "self-improvement on preferences": (
+        ["selfimprove", "--preferences.path=pairs.jsonl"],
+        ["selfimprove learns from documents: leave preferences.path out"],
+    ),
+    "self-improvement in a workdir of preferences": (
+        ["selfimprove", "--workdir={here}/preferring"],
+        ["selfimprove learns from documents: {here}/preferring learns from preferences, choose another"],
+    ),
+    "adapters of random weights": (
+        ["selfimprove", "--lora.rank=4", "--methods.online_dpo.start=scratch"],
+        ["lora.rank is 4: methods.online_dpo starts from random weights, which need more than adapters"],
+    ),
+    "suffix as long as its text": (
+        ["selfimprove", "--selfimprove.suffix=64", "--selfimprove.length=64"],
+        ["selfimprove.suffix is 64: it must be below selfimprove.length (64)"],
+    ),
+    "uneven updates": (
+        ["selfimprove", "--selfimprove.documents=4", "--selfimprove.updates=3"],
+        ["selfimprove.documents is 4: make it a multiple of selfimprove.updates (3)"],
+    ),
+    "judge without a part": (
+        ["selfimprove", "--judge.facts=0", "--judge.repetition=0"],
+        ["judge has no part: give judge.facts, repetition, quality, safety or factuality"],
+    ),
+    "judge that is not asked": (
+        ["selfimprove", "--judge.path=x"],
+        ["judge.path=x: no part asks it: give judge.quality, safety or factuality"],
+    ),
+    "judge on a server that is not asked": (
+        ["selfimprove", "--judge.server.url=http://x", "--judge.server.model=m"],
+        ["judge.server.url=http://x: no part asks it"],
+    ),
+    "two judges": (
+        ["selfimprove", "--judge.path=x", "--judge.server.url=http://x", "--judge.server.model=m"],
+        ["judge.path and judge.server.url are both set: one model judges"],
+    ),
+    "two rewriters": (
+        ["selfimprove", "--rewriter.path=x", "--rewriter.server.url=http://x", "--rewriter.server.model=m"],
+        ["rewriter.path and rewriter.server.url are both set: one model rewrites"],
+    ),
+    **{
+        f"body of a request that is {what}": (
+            [
+                "selfimprove",
+                "--judge.server.url=http://x",
+                "--judge.server.model=m",
+                f"--judge.server.body={body}",
+            ],
+            ["judge.server.body must be a JSON object"],
+        )
+        for what, body in {"no JSON": "seed", "a list": "[]"}.items()
+    },
+    "judge on a server without a model": (
+        ["judge", "--bench", "--bench.judges=@http://x"],
+        ["bench.judges is @http://x: say what the server calls the model: MODEL@URL"],
+    ),
+    "judge named twice": (
+        ["judge", "--bench", "--bench.judges={here},{here}"],
+        ["bench.judges is ('{here}', '{here}'): name each once"],
     ),
     "labels that nobody would make": (
         ["selfimprove", "--make", "judge-data"],
@@ -290,6 +393,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "value.py": imports + "config = Config(world=WorldConfig(facts='60'))\n",
         "bool.py": imports + "config = Config(model=ModelConfig(d_model=True))\n",
         "text.py": imports + "config = Config(train=TrainConfig(systems='ntp'))\n",
+        "nothing.py": imports + "config = Config(sweep=SweepConfig(over=[('mine.beams', ())]))\n",
         "no_answers.tsv": "subj\tprop\tquestion\ts_pop\nArno\tcapital\tWhat?\t5\n",
         "header.tsv": TSV,
         "broken.tsv": TSV + TSV_ROW + TSV_ROW.replace('["Florence"]', "Florence"),
@@ -311,6 +415,9 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / name / file).write_text(text)
     prepare_workdir(folder / "other", read_config(""), create=True)
     (folder / "other" / "metrics.jsonl").touch()
+    preferring = changed(read_config(""), {"preferences.path": "pairs.jsonl", "model.path": str(folder)})
+    prepare_workdir(folder / "preferring", preferring, create=True)
+    (folder / "preferring" / "metrics.jsonl").touch()
     return folder
 
 
@@ -470,6 +577,13 @@ def test_a_folder_without_a_model_cannot_be_asked(how: str, tmp_path: Path) -> N
         (FloatingPointError("loss is nan"), 1, "failed: loss is nan\n"),
         (OSError("disk full"), 1, "failed: disk full\n"),
         (
+            OSError(errno.ENOSPC, "no space"),
+            1,
+            "failed: [Errno 28] no space; checkpoints saved before are kept. Make room, then go on with: ",
+        ),
+        (MemoryError("step: more chips"), 1, "failed: step: more chips\n"),
+        (HttpError({"code": 503, "message": "not now"}), 1, "failed: the bucket: HttpError: not now, 503\n"),
+        (
             KeyboardInterrupt(),
             130,
             "interrupted; what is finished is kept. Go on with: python -m pretrainrl_jax.main ",
@@ -487,6 +601,15 @@ def test_exit_codes(
     assert ran.code == code
     assert ran.err.startswith(said)
     assert ran.err.count("\n") == 1
+
+
+def test_what_nobody_foresaw_is_shown_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*_: object) -> int:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr("pretrainrl_jax.stages.start.start", start)
+    with pytest.raises(ZeroDivisionError, match="a fault of ours"):
+        call("--workdir", tmp_path)
 
 
 # Help and settings.
@@ -514,6 +637,7 @@ def test_help_is_one_screen(words: list[str]) -> None:
 @pytest.mark.parametrize("section", [item.name for item in dataclasses.fields(Config)])
 def test_help_of_a_section_names_its_settings_with_type_bounds_and_default(section: str) -> None:
     said = helped("--help", section)
+    assert helped(f"--help={section}") == said
     text = "".join(said.split())  # lines are broken anywhere
     own = [s for s in every_setting(Config()) if s.name.split(".")[0] == section]
     own = every_setting(NAMED[section][1], f"{section}.NAME.") if section in NAMED else own

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,22 +23,25 @@ from helpers.command_line import (
     repeatable,
     unfinish,
 )
+from helpers.models_and_trees import fact as about_arno
 
 from pretrainrl_jax.command_line import read_config
-from pretrainrl_jax.config import DpoConfig
+from pretrainrl_jax.config import Config, DpoConfig
 from pretrainrl_jax.facts.matching import normalise, overlaps
 from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.mining import fingerprint
+from pretrainrl_jax.mining.candidates import Candidate
 from pretrainrl_jax.mining.rounds import Span, spans
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.objectives.scoring import score_trees
 from pretrainrl_jax.stages.asking import Asker
 from pretrainrl_jax.stages.context import Context
-from pretrainrl_jax.stages.mine import collect_pools, searched
+from pretrainrl_jax.stages.mine import build_trees, collect_pools, sample_by_category, searched
 from pretrainrl_jax.training import feed
 from pretrainrl_jax.trees.dataset import PackedRows, ProcessShard
 from pretrainrl_jax.trees.records import read_trees
+from pretrainrl_jax.trees.templates import Encoded, Template
 from pretrainrl_jax.workdir import read_workdir
 
 SETTINGS = (
@@ -196,6 +200,34 @@ def test_a_refresh_with_base_references_scores_new_trees_with_the_base_model(mix
         assert logps == pytest.approx([b.reference_logp for b in tree.branches], abs=1e-4, rel=1e-5)
     losses = [line["loss_dpo"] for line in metrics(mixed[0], "train/pretrainrl")]
     assert sum(abs(loss - math.log(2)) < 2e-6 for loss in losses) == 1  # at the very first step alone
+
+
+def test_what_has_no_tokens_is_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    branches = [[(5, 0), (0,), (6, 0)], [(0,), (6, 0)]]
+    encoded = Encoded([(1,), (2,)], branches, 0)
+    monkeypatch.setattr("pretrainrl_jax.stages.mine.encode_branches", lambda *_: encoded)
+    said = list[str]()
+    context: Any = SimpleNamespace(
+        config=Config(), template=lambda _: Template("bare"), screen=SimpleNamespace(say=said.append)
+    )
+    facts = [about_arno(), about_arno(("!",), id="2")]
+    candidates = [[Candidate("?", "beam"), Candidate("Rome", "pool")], [Candidate("Rome", "beam")]]
+    dropped = {"beam": Counter[str](), "pool": Counter[str]()}
+    policy: Any = SimpleNamespace(tokenizer=None)
+    (tree,), left_out = build_trees(context, policy, facts, candidates, dropped)
+    assert [(b.text, b.tokens, b.source) for b in tree.branches[1:]] == [("Rome", (6, 0), "pool")]
+    assert dropped == {"beam": {"empty": 1}, "pool": {}}
+    assert (left_out["no_tokens"], left_out["too_long"]) == (["2"], [])
+    assert said == ["mine: left out, since their answer has no tokens: 1 questions (2)"]
+
+
+def test_pools_are_collected_from_so_many_questions_of_each_category() -> None:
+    facts = [about_arno(id=f"{n}", category="ab"[n % 2]) for n in range(20)]
+    context: Any = SimpleNamespace(config=Config())
+    some = sample_by_category(context, facts, 3)
+    assert Counter(one.category for one in some) == {"a": 3, "b": 3}
+    assert {one.id for one in some} <= {one.id for one in sample_by_category(context, facts, 4)}
+    assert len(sample_by_category(context, facts, 0)) == 20
 
 
 def test_rounds_share_all_visits_between_them() -> None:

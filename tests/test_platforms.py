@@ -201,6 +201,13 @@ def test_what_xla_would_end_the_process_at_is_refused_in_one_line(flag, message)
     assert environ == {}
 
 
+def test_what_goes_wrong_otherwise_is_left_for_later(monkeypatch):
+    environ = {}
+    monkeypatch.setattr("pretrainrl_jax.platforms.PROBE", "raise SystemExit('no jaxlib here')")
+    prepare(PlatformConfig(flags=("--xla_no_such_flag=1",)), "cpu", environ)
+    assert "--xla_no_such_flag=1" in environ["XLA_FLAGS"]
+
+
 def test_flags_reach_xla_though_jax_is_imported(tmp_path):
     """What the environment gives does too, and the probe starts no backend of this process."""
     code = (

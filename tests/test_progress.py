@@ -185,3 +185,10 @@ def test_quiet_shows_less_and_verbose_more(
     shown = capsys.readouterr()
     assert shown.out.splitlines() == said
     assert ("1/1 questions" in shown.err) is tracked
+
+
+def test_a_mute_screen_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    for screen in (Screen(quiet=True), Screen(mute=True)):
+        screen.say("said")
+        screen.warn("warned")
+    assert capsys.readouterr() == ("", "warned\n")

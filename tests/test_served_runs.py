@@ -1,7 +1,11 @@
 """Whole runs of self-improvement whose judge and rewriter are on a server."""
 
 import json
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from helpers.command_line import assert_same_parameters, call, complaint
@@ -10,8 +14,13 @@ from helpers.model_server import Ill, ModelServer, model_server
 from helpers.process_runs import Together
 from helpers.selfimprove_runs import one_system, steps
 
+from pretrainrl_jax.config import Config, MethodConfig, SelfimproveConfig
+from pretrainrl_jax.config.stored import changed
+from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.judging import server as client
+from pretrainrl_jax.judging.prompts import read_prompt
 from pretrainrl_jax.stages import selfimprove
+from pretrainrl_jax.stages.improvement import Improvement
 
 STAGE = "selfimprove/dpo"
 SECRET = "sk-very-secret-0123456789"
@@ -171,6 +180,40 @@ def test_a_wrong_key_is_known_before_anything_is_trained(improving: Path, tmp_pa
     assert ran.code == 2
     assert "who are you" in complaint(ran)
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_what_servers_say_first_is_told_where_nothing_can_be_read(
+    reads: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    warned = list[str]()
+    at = {f"{who}.server.{name}": "m" for who in ("judge", "rewriter") for name in ("url", "model")}
+    at |= {name: "http://there" for name in at if name.endswith("url")}
+    config = replace(
+        changed(Config(), at | {"judge.quality": 1.0}),
+        methods={"dpo": MethodConfig(candidates=("original", "rewrite"))},
+        selfimprove=SelfimproveConfig(systems=("dpo",)),
+    )
+    context: Any = SimpleNamespace(config=config, screen=SimpleNamespace(warn=warned.append))
+    improvement = Improvement(context, ExitStack())
+    counts = {"quality.verdicts": 2, "quality.unreadable": 1 if reads else 2}
+    monkeypatch.setattr(Improvement, "full_judge", lambda self, cases: SimpleNamespace(counts=[counts]))
+    monkeypatch.setattr(Improvement, "_rewriter", lambda self, cases: [" green." if reads else None])
+    improvement.check()
+    if reads:
+        assert warned == []
+        return
+    judge, rewriter = warned
+    assert judge.startswith("judge: m gave no verdict that can be read, even on two plain texts")
+    assert rewriter.startswith("rewriter: m did not begin a rewrite with the last words of the text")
+
+
+def test_without_a_document_or_a_model_that_writes_it_is_said():
+    context: Any = SimpleNamespace(config=Config(), mesh=None, chosen=None)
+    improvement = Improvement(context, ExitStack())
+    assert improvement.why_nothing([]).startswith("there is no document to learn from: check documents.path")
+    with pytest.raises(InputError, match=r"no model writes: give rewriter\.path or rewriter\.server\.url"):
+        improvement.writer(read_prompt("rewrite"))
 
 
 @pytest.mark.slow

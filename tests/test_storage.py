@@ -56,6 +56,32 @@ def test_a_tree_is_removed_and_no_other(folder: Path):
     assert [path.name for path in folder.iterdir()] == ["ab"]
 
 
+def test_a_file_and_a_link_are_removed_and_not_what_it_leads_to(tmp_path: Path):
+    written(tmp_path, "a/b", "c")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    storage.remove_tree(tmp_path / "link")
+    storage.remove_tree(tmp_path / "c")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a" / "b").read_bytes() == b"a/b"
+
+
+@pytest.mark.parametrize(
+    ("cause", "wanted"),
+    [
+        (ConnectionError("gone"), True),
+        (RuntimeError("UNAVAILABLE: try again"), True),
+        (FileNotFoundError("no such step"), False),
+        (ValueError("no JSON"), False),
+    ],
+)
+def test_whether_a_bucket_was_reached_is_seen_behind_other_errors(cause: Exception, wanted: bool):
+    assert storage.unreachable(cause) is wanted
+    for error in (ValueError("cannot restore"), KeyError("step")):
+        error.__cause__ = cause
+        cause = error
+    assert storage.unreachable(cause) is wanted
+
+
 def test_files_of_a_name_are_found_at_any_depth(folder: Path):
     written(folder, "model.json", "a/model.json", "a/b/model.json", "a/b/other.json", "a/xmodel.json")
     found = {str(path.relative_to(folder)) for path in folder.rglob("model.json")}

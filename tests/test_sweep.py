@@ -4,6 +4,7 @@ import json
 import statistics
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,10 +20,12 @@ from helpers.command_line import (
 )
 from scipy import stats
 
+from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.cells import cells
 from pretrainrl_jax.config import OBJECTIVES, Config, ObjectiveConfig, SweepConfig
 from pretrainrl_jax.report.sweep import Row, chosen, differences, table
 from pretrainrl_jax.report.systems import Systems
+from pretrainrl_jax.stages.sweep import take_over
 
 KNOWN = Systems(OBJECTIVES)
 AXES = ("--sweep.ntp_weight=0.1,1", "--sweep.negatives=2,3")
@@ -268,6 +271,36 @@ def test_a_finished_sweep_is_only_shown_again_and_may_grow(
     assert {name: again[name] for name in trained} == trained  # nothing made before is touched
     values = [row["values"] for row in json.loads((workdir / "sweep.json").read_text())]
     assert len([row_values for row_values in values if row_values]) == 8
+
+
+def test_a_stage_that_was_linked_in_part_is_linked_again(tmp_path: Path) -> None:
+    """As a run leaves it that is killed while it links, or right after."""
+    other, workdir = tmp_path / "seed=0", tmp_path / "seed=1"
+    (other / "mined").mkdir(parents=True)
+    write_json(other / "finished.json", {"mine": {"negatives": 3}})
+    for name in ("fingerprint.json", "statistics.json"):
+        (other / "mined" / name).write_text("its own")
+    (workdir / "mined").mkdir(parents=True)
+    (workdir / "mined" / "statistics.json").write_text("half of it")
+    cell: Any = SimpleNamespace(workdir=workdir)
+
+    take_over(cell, {"mine": other})
+    assert not (workdir / "finished.json").exists()  # begun here already, it stays
+    assert (workdir / "mined" / "statistics.json").read_text() == "half of it"
+
+    write_json(workdir / "linking.json", "mine")
+    take_over(cell, {"mine": other})
+    marks = {"mine": {"negatives": 3, "from": "seed=0"}}
+    assert json.loads((workdir / "finished.json").read_text()) == marks
+    assert {path.name: path.read_text() for path in (workdir / "mined").iterdir()} == {
+        "fingerprint.json": "its own", "statistics.json": "its own",
+    }  # fmt: skip
+    assert not (workdir / "linking.json").exists()
+
+    write_json(workdir / "linking.json", "mine")
+    take_over(cell, {"mine": other})
+    assert not (workdir / "linking.json").exists()
+    assert json.loads((workdir / "finished.json").read_text()) == marks
 
 
 @pytest.mark.slow

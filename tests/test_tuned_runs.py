@@ -11,14 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.command_line import Signalled, assert_same_parameters, call, complaint, metrics
+from helpers.models_and_trees import small_tokenizer
 
 from pretrainrl_jax.config import Config, JudgeConfig
+from pretrainrl_jax.config.stored import changed
+from pretrainrl_jax.improvement.grading import Graded
 from pretrainrl_jax.judging.local import LocalJudge
 from pretrainrl_jax.judging.parts import model_parts, prompts_of
 from pretrainrl_jax.judging.protocol import Case
 from pretrainrl_jax.model.decoder import PLAIN
 from pretrainrl_jax.progress import SILENT
-from pretrainrl_jax.stages.tune import rewrite_worth
+from pretrainrl_jax.stages.tune import judge_task, rewrite_worth, rewriter_task
 from pretrainrl_jax.training.loading import load
 
 
@@ -206,6 +209,45 @@ def test_a_model_that_is_named_is_trained_as_it_is(
     assert before["groups"]["safety"]["reward"] >= 0.9
 
 
+def test_a_prompt_shows_the_last_tokens_of_a_prefix_as_in_use(files: Path, tmp_path: Path):
+    tokenizer = small_tokenizer(tmp_path / "tokenizer")
+    line = {"part": "quality", "prefix": "The city, the door", "first": " is", "second": " a", "label": "B"}
+    (tmp_path / "labels.jsonl").write_text(json.dumps(line))
+    config = changed(
+        Config(),
+        {
+            "judge.prompts": str(files), "judge.prefix_tokens": 4, "tuning.judge.parts": ("quality",),
+            "tuning.judge.data": (str(tmp_path / "labels.jsonl"),),
+        },
+    )  # fmt: skip
+    task = judge_task(SimpleNamespace(config=config), tokenizer, ExitStack())  # type: ignore[arg-type]
+    (example,) = task.labels.examples
+    shown = tokenizer.decode(tokenizer.encode("The city, the door")[-4:])
+    assert len(shown) < len("The city, the door")
+    assert task.fill(example) == f"{shown}: is the a is"
+    assert task.grade([example], [[" B", " A", ""]]) == [
+        [Graded(1.0, "right"), Graded(0.0, "wrong"), Graded(0.0, "malformed")]
+    ]
+
+
+def test_a_suffix_that_is_safe_is_to_be_copied_and_nobody_judges_it(files: Path, tmp_path: Path):
+    line = {"prefix": "The city is near the", "suffix": " old river", "safe": True}
+    (tmp_path / "labels.jsonl").write_text(json.dumps(line))
+    config = changed(
+        Config(),
+        {"rewriter.prompts": str(files), "tuning.rewriter.data": (str(tmp_path / "labels.jsonl"),)},
+    )
+    tokenizer = small_tokenizer(tmp_path / "tokenizer")
+    task = rewriter_task(SimpleNamespace(config=config), tokenizer, ExitStack())  # type: ignore[arg-type]
+    (example,) = task.labels.examples
+    copy = "The city is near the old river"
+    assert task.fill(example) == f"{copy} is"
+    assert task.shows(example, 0) == copy
+    assert task.grade([example], [[f" {copy}", f" {copy} bank", " old river"]]) == [
+        [Graded(1.0, "copied"), Graded(0.0, "changed"), Graded(0.0, "malformed")]
+    ]
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -232,6 +274,15 @@ def test_a_line_that_is_no_label_is_named(
         (("judge", "--tuning.judge.data=nowhere.jsonl"), "cannot read nowhere.jsonl"),
         (("judge", "--tuning.judge.samples=1"), "tuning.judge.samples is 1"),
         (("judge", "--tuning.judge.tokens=1"), "every labelled text is too long"),
+        (
+            ("judge", "--tuning.judge.prompt_tokens=2"),
+            "longer than tuning.judge.prompt_tokens",
+        ),
+        (("rewriter", "--tuning.rewriter.data=nowhere.jsonl"), "cannot read nowhere.jsonl"),
+        (
+            ("rewriter", "--rewriter.prompt=nothing"),
+            "there is no prompt 'nothing' for rewrite: there are rewrite",
+        ),
     ],
 )
 def test_what_cannot_be(

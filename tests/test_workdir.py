@@ -1,5 +1,6 @@
 """A workdir belongs to one configuration and one process; what belongs together is told by what differs."""
 
+import errno
 import json
 import os
 from dataclasses import replace
@@ -11,7 +12,7 @@ from helpers.command_line import call, complaint, python
 from pretrainrl_jax.config import OBJECTIVES, Config, EvaluateConfig, NtpConfig, ObjectiveConfig, WorldConfig
 from pretrainrl_jax.config.stored import changed, shown_differences
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.workdir import check_workdir, locked, prepare_workdir, read_workdir
+from pretrainrl_jax.workdir import LOCK, check_workdir, locked, prepare_workdir, read_workdir
 
 
 @pytest.fixture
@@ -115,6 +116,24 @@ def test_a_lock_ends_with_its_context(tmp_path: Path) -> None:
         )
         assert f"in use by process {os.getpid()} on " in python("-c", code, tmp_path / "new").err
     with locked(tmp_path / "new"):
+        pass
+
+
+def test_a_folder_without_locks_is_told_of_and_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(number: int) -> None:
+        def flock(*_: object) -> None:
+            raise OSError(number, "refused")
+
+        monkeypatch.setattr("fcntl.flock", flock)
+
+    refused(errno.ENOLCK)
+    with locked(tmp_path):
+        assert f"process {os.getpid()} on " in (tmp_path / LOCK).read_text()
+    assert capsys.readouterr().err == f"{tmp_path} knows no locks: see that no other process works there\n"
+    refused(errno.EIO)
+    with pytest.raises(OSError, match="refused"), locked(tmp_path):
         pass
 
 

@@ -56,7 +56,8 @@ def plain(message: Message) -> str:
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, Sequence) else ()
-    return "".join(str(part.get("text") or "") for part in parts if isinstance(part, Mapping))
+    texts = (part.get("text") if isinstance(part, Mapping) else part for part in parts)
+    return "".join(str(text or "") for text in texts)
 
 
 def split(comparisons: Iterable[Comparison], holdout_every: int) -> tuple[list[Comparison], list[Comparison]]:

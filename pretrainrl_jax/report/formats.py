@@ -62,12 +62,11 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60:,} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
 
 
-def brief(value: float | None) -> str:
+def brief(value: float) -> str:
     """A number of any size in a few characters: two digits, those before the point, or millions."""
-    if value is None:
-        return "…"
     if abs(value) >= 1e6:
-        return f"{value / 1e6:,.3g} million"
+        millions = value / 1e6
+        return f"{millions:,.0f} million" if abs(millions) >= 99.5 else f"{millions:.3g} million"
     return f"{value:,.0f}" if abs(value) >= 9.95 else f"{value:.2g}"
 
 

@@ -27,8 +27,6 @@ def count_statements(context: Context, tokenizer: Tokenizer) -> Counts | None:
     Raises InputError for files that cannot be read.
     """
     config, facts = context.config, context.facts
-    if not facts or context.preferences:
-        return None
     if named := config.evaluate.statements:
         settings = replace(config.documents, path=named, weights=(), shuffle=0, epochs=1)
         try:

@@ -3,15 +3,20 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from helpers.models_and_trees import fact as about_arno
 
 import pretrainrl_jax as prl
+from pretrainrl_jax.config import Config, EvaluateConfig
 from pretrainrl_jax.facts.choices import category_answers
 from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.stages.asking import Asker, as_facts, questions_of
 from pretrainrl_jax.stages.context import Context
+from pretrainrl_jax.stages.evaluate import ask_further
 from pretrainrl_jax.workdir import read_workdir
 
 
@@ -52,4 +57,26 @@ def test_a_choice_is_the_most_probable_answer_and_as_sure_as_the_model(
     lacking = sum(fact.answer != asked[0][0].answer for fact, _, _ in asked)
     assert f"{lacking} of 20 questions have no true answer among those of evaluate.among" in (
         capsys.readouterr().out
+    )
+
+
+def test_each_question_about_a_fact_has_its_own_samples_and_choice():
+    one, other = about_arno(), about_arno(("Rome",), id="2")
+    asked = [(one, one.question, "trained"), (other, "Which?", "paraphrase"), (other, "And?", "held_out")]
+    asker: Any = SimpleNamespace(
+        ask_samples=lambda listed: [[(f"{w} a", True), (f"{w} b", False)] for _, w, _ in listed],
+        ask_choices=lambda listed: [(f"choice of {w}", w == "And?", 0.25) for _, w, _ in listed],
+    )
+    config = Config(evaluate=EvaluateConfig(samples=2, among="category"))
+    context: Any = SimpleNamespace(config=config, neighbour=lambda about: f"neighbour of {about.id}")
+    first, reworded, last = ask_further(context, asker, asked)
+    assert reworded == {}  # asked in its own wording alone
+    assert first == {
+        "samples": [f"{one.question} a", f"{one.question} b"], "samples_right": [True, False],
+        "choice": f"choice of {one.question}", "choice_right": False, "choice_confidence": 0.25,
+    }  # fmt: skip
+    assert (last["neighbour"], last["choice"], last["choice_right"]) == (
+        "neighbour of 2",
+        "choice of And?",
+        True,
     )

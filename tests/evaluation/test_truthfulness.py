@@ -72,6 +72,8 @@ def test_named_facts_are_half_head_facts_and_spread_evenly():
     assert sum(heads) == len(of_head)
     assert len(named_prefixes(WORLD[:5], (), 80, 0, lambda fact: fact is WORLD[0])) == 5
     assert named_prefixes([], MADE.held_out, 80, 0, STATEMENTS.is_head) == []
+    (alone,) = named_prefixes([replace(WORLD[0], subject="")], (), 1, 0, STATEMENTS.is_head)
+    assert (alone.text, alone.begin) == (WORLD[0].question, 0)
 
 
 def test_prefixes_of_corrupted_statements_are_those_of_their_documents():

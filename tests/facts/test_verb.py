@@ -105,6 +105,7 @@ def test_answers_that_give_no_tokens_are_counted(tmp_path: Path, monkeypatch: py
     out = shown(path, tmp_path / "run", f"--tokenizer.path={tmp_path / 'tokenizer'}")
     assert "  0 no tokens" in out
     assert "no tokens" not in shown(path, tmp_path / "run")
+    assert "no tokens" not in shown(path, tmp_path / "run", "--tokenizer.path=gs://bucket/elsewhere")
 
     class Deaf:
         def encode_all(self, texts: list[str]) -> list[tuple[int, ...]]:

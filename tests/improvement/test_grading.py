@@ -57,6 +57,10 @@ def test_rewrites_by_hand():
         ("damn long words",),
         ("damn long words", "nice and long"),
     ]
+    (graded,) = grade_rewrites(
+        [unsafe], [outputs[1][1:4]], lambda cases: [[0.5, 0.75], [None]], lambda e, t: t
+    )
+    assert graded == [rewritten._replace(reward=0.0), Graded(0.0, "unjudged"), lost]
     with pytest.raises(JudgeError, match="x:2"):
         grade_rewrites([unsafe], outputs[1:], lambda cases: [[0.0, 1.5]] * len(cases), lambda e, t: t)
 

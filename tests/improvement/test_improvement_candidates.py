@@ -88,6 +88,15 @@ def test_a_rewrite_is_text_that_is_cut_to_the_original_s_length(tokenizer):
     assert with_rewrite(own, None) == own
 
 
+def test_a_rewrite_that_would_hold_a_control_token_is_none(tmp_path):
+    backend = small_tokenizer(tmp_path).backend
+    backend.add_tokens(["<end>"])  # which this tokenizer writes from text
+    tokenizer = Tokenizer(backend, None, (backend.convert_tokens_to_ids("<end>"),))
+    cut = cut_at(tokenizer, TEXT, 5, 4)
+    assert rewritten(cut, tokenizer, " Rome") is not None
+    assert rewritten(cut, tokenizer, " Rome<end>") is None
+
+
 def test_a_rewrite_stands_behind_the_original_and_before_rollouts_of_its_text():
     original, *rollouts = (Candidate("original", (9,), "a"), *candidates(3))
     rewrite = Candidate("rewrite", (11,), "text 1")

@@ -121,6 +121,8 @@ def test_hallucinated_answers_are_pairs_and_errors(tmp_path: Path):
     assert [(item.part, item.label, item.texts[1]) for item in read.items] == [
         ("quality", 0, " yes"), ("factuality", 0, " yes"), ("factuality", 2, " no"),
     ]  # fmt: skip
+    again = read_labelled(written(tmp_path / "b.jsonl", row, row | {"hallucinated_answer": "yes"}), WORDS)
+    assert (len(again.items), again.left_out) == (3, {"whose texts are equal": 1})
 
 
 def test_ties_and_equal_texts_are_counted(tmp_path: Path):
@@ -153,6 +155,12 @@ def test_a_file_without_labels_is_refused(rows: list[Any], told: str, tmp_path: 
         read_labelled(written(tmp_path / "a.jsonl", *rows), WORDS)
     with pytest.raises(InputError, match=r"none\.jsonl.*--bench"):
         read_labelled(str(tmp_path / "none.jsonl"), WORDS)
+    (tmp_path / "empty.csv").write_text("prompt,chosen,rejected\n")
+    with pytest.raises(InputError, match=r"empty\.csv holds no rows: there is nothing to ask a judge"):
+        read_labelled(str(tmp_path / "empty.csv"), WORDS)
+    nothing = written(tmp_path / "b.jsonl", {"prompt": "P", "chosen": "", "rejected": "b"})
+    with pytest.raises(InputError, match=r"b\.jsonl.*of 1 rows 1 no chosen"):
+        read_labelled(nothing, WORDS)
 
 
 @pytest.mark.parametrize(
@@ -248,6 +256,14 @@ def test_a_judge_of_the_first_text():
     assert told["kinds"] == {"k": {"count": 10, "right": 0.5}}
     assert told["orders"] == {name: {"count": 4, "before": 2, "after": 2} for name in ORDERS}
     assert told["interval"][0] < 0.5 < told["interval"][1]
+
+
+def test_of_texts_of_one_length_none_is_the_longer():
+    items = [Item("quality", ("P", "good", "poor"), 0, "", "")]
+    asked = questions(items, read_prompt("quality"), 0, 0)
+    given = ask(asked, lambda texts: ([Answer((0.9, 0.1))] * len(texts), len(texts)), 2, lambda n: None)
+    told = measured(items, asked, given)
+    assert (told["first"], told["longer"], told["longer_is_better"]) == (1, None, None)
 
 
 def test_a_judge_that_prefers_the_place_and_knows_a_little():

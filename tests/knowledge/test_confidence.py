@@ -77,6 +77,12 @@ def test_areas_of_drawn_questions_are_those_of_the_questions_themselves(pairs, d
     np.testing.assert_allclose(areas(confidence, right)(places.T, axis=0), alone)
 
 
+def test_no_question_has_no_area():
+    none = np.array([])
+    assert math.isnan(area_under_risk_coverage(none, none.astype(bool)))
+    assert np.isnan(areas(np.ones(3), np.ones(3, bool))(np.zeros((2, 0), int))).tolist() == [True, True]
+
+
 @given(answered)
 def test_every_point_of_the_risk_coverage_curve_is_a_threshold(pairs):
     confidence, right = (np.array(column) for column in zip(*pairs, strict=True))
@@ -119,6 +125,11 @@ def test_bootstrap_of_a_mean_is_scipys():
     theirs = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=4000, rng=2)
     assert (low, high) == pytest.approx(tuple(theirs.confidence_interval), abs=0.03)
     assert bootstrap(lambda x: float(np.mean(x)), values[:1]) is None
+
+
+@pytest.mark.filterwarnings("ignore:The BCa confidence interval")
+def test_what_is_no_number_in_any_draw_has_no_bounds():
+    assert bootstrap(lambda x: math.nan, np.ones(3)) is None
 
 
 def test_bootstrap_keeps_a_questions_values_together():

@@ -170,6 +170,9 @@ def test_the_singleton_bound_by_hand():
     assert told["singleton"]["error"] == pytest.approx(0.5)
     assert any("told more" in note for note in told["notes"])
 
+    told = theory(prompts, replace(counts, false=2), False)
+    assert "40.0% of the statements are false; the theorems assume that none is." in told["notes"]
+
 
 def test_nothing_stated_has_no_rate():
     result = theory([told_of(FACTS[0], 0.5)], of_texts(FACTS, ["Nobody is in it!"]), False)

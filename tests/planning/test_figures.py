@@ -17,6 +17,7 @@ from pretrainrl_jax.planning.planned import Decoding, Other, Planned, Program, S
 from pretrainrl_jax.planning.shapes import KNOWN
 from pretrainrl_jax.planning.typical import Material
 from pretrainrl_jax.planning.work import Operation, Sent, Work
+from pretrainrl_jax.stages.plan import Plan, lines
 
 PLACE = topology("v5e:4x4")
 STEP = Program(
@@ -50,6 +51,22 @@ def test_what_is_resident_beside_a_program_counts() -> None:
     assert one.memory.free == pytest.approx(7 / 16)
     assert one.fits
     assert not of(MINING, planned(1.0), 16.5).fits
+
+
+def test_what_no_table_has_is_said() -> None:
+    whole = replace(
+        planned(1.0), programs=(STEP,), verdicts=1000, verdict_tokens=2_500_000_000, uncounted=("a.b", "c.d")
+    )
+    one = replace(of(STEP, whole, 5.0), unknown_loops=("while.3",))
+    assert list(lines(Plan("", PLACE, whole, (one,))))[2:] == [
+        "the judge is asked 1,000 times and reads about 2.5B tokens: its time is not in the tables",
+        "! not counted: what is asked for by a.b, c.d",
+        "! step: how often while.3 turns is not known: counted once",
+    ]
+    mixture: Any = replace(whole, hand=ByHand(KNOWN["Mixtral-8x7B-v0.1"], Cut(1, 4, 1, expert=4), "xla"))
+    by_hand, of_experts, *_ = lines(Plan("", topology("h100:16"), mixture, ()))
+    assert by_hand == "work and memory are by hand, from shapes: nothing was compiled for these chips"
+    assert of_experts.endswith("with those of all 2 that a device has")
 
 
 def test_remedies() -> None:

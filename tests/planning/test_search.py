@@ -1,5 +1,6 @@
 """The search for a mesh, a remat policy and microsteps: what is tried, in which order, and what is chosen."""
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +23,8 @@ from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.planning.by_hand import ByHand, Packed
 from pretrainrl_jax.planning.chips import GIB, topology
 from pretrainrl_jax.planning.compiled import CompilerFailed
-from pretrainrl_jax.planning.figures import SPARE
+from pretrainrl_jax.planning.estimate import Estimate
+from pretrainrl_jax.planning.figures import SPARE, Figures, Memory
 from pretrainrl_jax.planning.planned import Decoding, Other, Program, Step
 from pretrainrl_jax.planning.search import (
     REFUSED,
@@ -307,6 +309,66 @@ def test_ctrl_c_prints_what_was_found(judged: list[Any], capsys: pytest.CaptureF
     assert "1.80 to 3.00" in out
     assert "the fastest so far: --mesh.data=" in out
     assert "the page" not in out
+
+
+def test_a_script_is_told_in_json_what_was_found(
+    judged: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged += [result(7200.0), result(3600.0, -0.5), KeyboardInterrupt()]
+    with pytest.raises(KeyboardInterrupt):
+        searched(3, as_script=True)
+    told = json.loads(capsys.readouterr().out)
+    assert told["flags"].startswith("--mesh.data=")
+    assert [(one["middle"], one["fits"], one["best"]) for one in told["search"]] == [
+        (7200.0, True, True), (3600.0, False, False),
+    ]  # fmt: skip
+    judged += [result(3600.0)]
+    searched(1, as_script=True)
+    assert capsys.readouterr().out == "the page\n"
+
+
+def test_what_cannot_be_faster_is_told_apart_from_what_was_not_looked_at() -> None:
+    every = [hand(0, 1.0, 0.5), hand(1, 9.0, 8.0), hand(2, 1.5, 1.0)]
+    found = [Found(every[0], result(2.0))]
+    assert search_plan.counts(search_plan.Searched("train", every, found)) == (
+        "1 of 3 candidates compiled; 1 cannot be faster; "
+        "1 ranked lower are not looked at: --search=2 looks at more"
+    )
+    found += [Found(every[2], result(3.0))]
+    said = search_plan.counts(search_plan.Searched("train", every, found))
+    assert said == "2 of 3 candidates compiled; 1 cannot be faster"
+
+
+def test_a_candidate_takes_the_memory_of_one_program_and_the_time_of_all() -> None:
+    def of(program: Program, peak: float, seconds: float | None) -> Figures:
+        time = Estimate(0, 0, 0, 0.9 * seconds, seconds, 2 * seconds) if seconds else None
+        return Figures(program, Memory(0, 0, 0, 0, 0, 0, peak, ROOM), None, time)
+
+    small = replace(STEP, executions=9.0, counted=1e9)
+    unknown = replace(MINING, executions=None)
+    every = [of(STEP, 6 * GIB, 2.0), of(small, 1 * GIB, 1.0), of(MINING, 8 * GIB, 3.0), of(unknown, 0, 5.0)]
+    assert search_plan.result_of(every) == (
+        8 * GIB, 0.5, pytest.approx(0.9 * 439), 200 * 2 + 9 * 1 + 10 * 3, 2 * 439, 2.0, ""
+    )  # fmt: skip
+    one = search_plan.result_of([*every[2:], of(STEP, 20 * GIB, None)])
+    assert (one.peak, one.middle, one.step, one.fits) == (20 * GIB, math.inf, math.inf, False)
+
+
+def test_what_would_make_the_largest_program_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_plan, "remedies", lambda one, *_: [f"less of {one.program.name}", "more"])
+    every = [
+        Figures(program, Memory(0, 0, 0, 0, 0, 0, peak, ROOM), None, None)
+        for program, peak in ((STEP, 20 * GIB), (MINING, 30 * GIB))
+    ]
+    made: Any = SimpleNamespace(figures=every, planned=None)
+    assert search_plan.advice_of(made, PLACE) == "mining: less of mining or more"
+
+
+def test_a_model_that_no_mesh_divides_is_refused(judged: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_plan, "case_of", lambda *_: case(step(7)))
+    with pytest.raises(InputError, match=r"no mesh of v5e:2x4 divides both the model and pretrain\.rows"):
+        searched(2)
+    assert not judged
 
 
 def test_where_nothing_fits_the_closest_is_named(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pretrainrl_jax.config import PreferenceColumnsConfig, PreferencesConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.preferences.reading import Preferences, read_preferences
-from pretrainrl_jax.preferences.record import draw, key, split
+from pretrainrl_jax.preferences.record import draw, key, plain, shown, split
 from pretrainrl_jax.preferences.rows import RULES
 
 
@@ -110,6 +110,22 @@ def test_forms(tmp_path, row, wanted):
             "not text",
         ),
         ({"prompt": ["Q"], "chosen": "a", "rejected": "b"}, "not text"),
+        (
+            {"prompt": user("Q"), "chosen": {"role": ["assistant"], "content": "a"}, "rejected": said("b")},
+            "not text",
+        ),
+        (
+            {
+                "prompt": user("Q"),
+                "chosen": {"role": ["assistant"], "content": ["a", "b"]},
+                "rejected": said("b"),
+            },
+            "not text",
+        ),
+        (
+            {"prompt": user("Q"), "chosen": said([{"type": "text", "text": " "}]), "rejected": said("b")},
+            "empty answer",
+        ),
         ({"prompt": user("Q"), "chosen": said("a"), "rejected": "b"}, "mixed"),
         ({"prompt": "Q", "chosen": "\ud800", "rejected": "b"}, "broken text"),
         (
@@ -288,6 +304,20 @@ def test_what_cannot_be_read_is_refused(tmp_path, settings, message):
 def test_an_answer_without_a_column_is_refused(tmp_path):
     with pytest.raises(InputError, match="no column for the rejected answer"):
         read(tmp_path, {"prompt": "Q", "chosen": "a", "worse": "b"})
+
+
+def test_a_message_may_have_several_parts():
+    parts = [{"type": "text", "text": "I "}, {"type": "text", "text": None}, "am", None]
+    assert plain({"role": "assistant", "content": parts}) == "I am"
+    assert plain({"role": "assistant", "content": None, "tool_calls": [{}]}) == ""
+    assert shown(({"role": "user", "content": parts},), 9) == "[user] I…"
+
+
+def test_a_file_without_rows_is_refused(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text("prompt,chosen,rejected\n")
+    with pytest.raises(InputError, match=r"no preferences in .*pairs\.csv: it holds no rows"):
+        read_preferences(PreferencesConfig(path=str(path)), 0)
 
 
 def test_what_is_not_there_is_refused(tmp_path):

@@ -138,6 +138,8 @@ def test_references_of_other_rows_are_refused(inputs, ran, tmp_path):
         assert "are of something else: preferences was another" in complaint(done)
         (workdir / "evaluations" / "base.json").rename(tmp_path / "base.json")
         assert "holds other pairs than those of" in complaint(call("evaluate", "--workdir", str(workdir)))
+        stamp.unlink()
+        assert "has no finished mine: run `mine`" in complaint(call("evaluate", "--workdir", str(workdir)))
         (tmp_path / "base.json").rename(workdir / "evaluations" / "base.json")
     finally:
         stamp.write_text(text)
@@ -182,6 +184,34 @@ def test_facts_shows_what_is_read(inputs, tmp_path):
         "  rejected  [assistant] the Arno",
     ):
         assert line in done.out, line
+
+
+def test_facts_shows_how_often_pairs_stand_there(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    answers = [("a", "b"), ("a", "b"), ("b", "a"), ("a", "c")]
+    rows = [{"prompt": "Q", "chosen": chosen, "rejected": rejected} for chosen, rejected in answers]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = call("facts", f"--preferences.path={path}")
+    assert done.code == 0, done.err
+    for line in (
+        "1 prompt, 3 pairs to be compared",
+        "chosen answers of a prompt: 2 (1 prompt)",
+        "repeated: 1 pair that stood there before: that one counts as often",
+        "both ways: 2 pairs whose reverse stands there, too; both are kept",
+        "lengths: not known without a tokenizer",
+        "left out: nothing",
+        "  and 1 pair more",
+    ):
+        assert line in done.out, line
+
+
+def test_facts_shows_what_is_left_out_where_nothing_fits(inputs, tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps({"prompt": "?" * 9999, "chosen": " a", "rejected": " b"}) + "\n")
+    done = call("facts", f"--preferences.path={path}", f"--model.path={inputs / 'model'}")
+    assert done.code == 0, done.err
+    assert "tokens by" not in done.out
+    assert "1 too long" in done.out
 
 
 def test_text_of_ones_own_tells_what_is_forgotten(inputs, ran, tmp_path):

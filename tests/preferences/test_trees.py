@@ -105,6 +105,16 @@ def test_a_template_may_refuse_messages(tmp_path):
     assert "System role not supported" in built.examples["refused by the template"]
 
 
+def test_an_answer_that_the_template_does_not_write_is_left_out(tmp_path):
+    tokenizer = chat_tokenizer(
+        tmp_path, "{% for m in messages if m.content != 'nothing' %}{{ m.content + '.' }}{% endfor %}"
+    )
+    pairs = (Preferred(said("I"), said("nothing")), Preferred(said("I"), said("you")))
+    built = build([Comparison(user("Who?"), pairs)], tokenizer, 200)
+    assert spelt(tokenizer, built.trees) == {("Who?.", "I.", "you."): 1}
+    assert built.dropped == {"empty answer": 1}
+
+
 def test_messages_need_a_template(tmp_path):
     tokenizer = small_tokenizer(tmp_path)
     with pytest.raises(InputError, match="no chat template"):

@@ -9,7 +9,7 @@ from helpers.made_workdirs import EVIL, asked, change, parse, question, table, w
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.knowledge.intervals import paired
-from pretrainrl_jax.report.compare import comparison_table, read_comparison, write_comparison
+from pretrainrl_jax.report.compare import comparison_table, read_comparison, sentences, write_comparison
 from pretrainrl_jax.stages.report import compare
 
 
@@ -127,6 +127,8 @@ def test_only_questions_of_one_wording_and_group_are_paired(two: tuple[Path, Pat
     assert ntp.groups["held_out"].questions == 20
     assert comparison.unshared == (31, 31)
     assert comparison.alone == (["base"], [])
+    left_out = "Left out: 31 questions of A that B was not asked, and 31 of B that A was not asked."
+    assert sentences(comparison)[-1] == left_out
 
 
 def test_base_alone_and_one_category(two: tuple[Path, Path]) -> None:
@@ -176,6 +178,11 @@ def test_what_cannot_be_compared_is_refused(two: tuple[Path, Path], turned: bool
         workdir(other / "c", {"ntp": strangers}): "have no question in common",
         workdir(other / "d", {"ntp": []}): "have no question in common",
     }
+    change(other / "b" / "config.json", objectives={"dpo": 1})
+    bad[other / "b"] = "config.json does not hold the objectives of a run"
+    pairs = workdir(other / "f", {"ntp": world(range(9))})
+    change(pairs / "config.json", preferences={"path": "pairs.jsonl"})
+    bad[pairs] = "--compare is for runs on facts, and .*f is one on preferences"
     (other / "e").mkdir()
     bad[other / "e"] = "config.json is missing"
     for path, words in bad.items():
@@ -200,3 +207,14 @@ def test_the_best_system_of_both_is_the_one_shown(two: tuple[Path, Path]) -> Non
     gained = table(tags, "question")
     assert {tuple(row[1:4]) for row in gained} == {("Florence", "Rome ✗", "Florence ✓")}
     assert gained[0][5] == "1.0% → 40.0%"
+
+
+def test_a_clear_difference_of_one_point_may_be_the_seed(tmp_path: Path) -> None:
+    a, b = (
+        workdir(tmp_path / name, {"ntp": [question(i, i < right) for i in range(1000)]})
+        for name, right in (("a", 500), ("b", 515))
+    )
+    assert read_comparison(a, b).systems[0].groups["trained"].clear
+    assert sentences(read_comparison(a, b))[1:] == [
+        "Under 2 points, one seed of each does not tell the two apart."
+    ]

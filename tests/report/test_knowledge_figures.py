@@ -131,6 +131,7 @@ def test_a_bootstrap_p_is_that_of_a_normal_mean():
     values = np.random.default_rng(1).normal(0.2, 1, 100)
     z = values.mean() / (values.std() / 10)
     assert figures.zero(values) == pytest.approx(math.erfc(abs(z) / math.sqrt(2)), abs=0.03)
+    assert figures.zero(values[:1]) == 1.0
 
 
 def test_answers_that_are_said_again_and_again():
@@ -185,6 +186,10 @@ def test_true_answers_that_were_never_trained():
     assert [each["value"] for each in told["others"]] == pytest.approx([0.6 / 3, 0.5 / 3])
     assert (told["suppressed"]["value"], told["suppressed"]["questions"]) == (0.5, 2)
     assert figures.suppressed(common(*sides)[3:]) is None
+    old = {"questions": [before[0], *(question | {"p_aliases": None} for question in before[1:])]}
+    told = figures.suppressed(common(grouped(old)["trained"], sides[1]))
+    assert told is not None
+    assert (told["questions"], told["canonical"][1]["value"]) == (1, 0.8)
 
 
 def test_neighbours_are_parts_of_the_held_out_facts():

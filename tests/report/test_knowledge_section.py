@@ -86,6 +86,9 @@ def test_a_bound_that_says_nothing_is_told_as_such(workdir: Path) -> None:
     assert "3 questions are left out of the bounds" in tags.text
     assert "3.2% (2.7% to 3.6%); known here: 3.3%" in tags.text
     path = workdir / "evaluations" / "base.json"
+    change(path, theory=theory(iiv=theory()["iiv"] | {"holds": False}))
+    (iiv,) = (row for row in table(page(workdir), "system", "questions", "error, %") if row[0] == "base")
+    assert iiv[-1] == "it is above the error: these numbers contradict each other"
     change(path, theory=theory(iiv=None, singleton=None, statements=None, categories=[]))
     change(workdir / "evaluations" / "pretrainrl.json", theory=None)
     assert "The error is that of answers drawn" in page(workdir).text
@@ -209,6 +212,17 @@ def test_many_values_of_a_column_are_told_together(workdir: Path) -> None:
     assert len(rows) == 26
     assert rows[-1][0] == "35 other values"
     assert sum(int(row[1]) for row in rows) == 90
+
+
+@pytest.mark.usefixtures("unpainted")
+def test_a_column_with_one_value_divides_nothing_and_other_questions_show_no_change(workdir: Path) -> None:
+    for system in TWO:
+        path = workdir / "evaluations" / f"{system}.json"
+        asked = json.loads(path.read_text("utf-8"))["questions"]
+        change(path, questions=[q | {"id": f"{system} {q['id']}", "columns": {"land": "x"}} for q in asked])
+    text = page(workdir).text
+    assert "by land" not in text.lower()
+    assert "What did training change?" not in text
 
 
 @pytest.mark.usefixtures("unpainted")

@@ -7,7 +7,7 @@ from scipy import stats
 from pretrainrl_jax.config import OBJECTIVES
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.knowledge.intervals import wilson
-from pretrainrl_jax.report.bootstrap import bootstrap
+from pretrainrl_jax.report.bootstrap import bootstrap, mean_interval
 from pretrainrl_jax.report.preferences import examples, headline, reading, summarise, table
 from pretrainrl_jax.report.systems import Systems
 
@@ -63,8 +63,9 @@ def test_an_interval_holds_its_weighted_share(prompts: int):
 
 
 def test_an_evaluation_without_pairs_is_refused():
-    with pytest.raises(InputError, match="lists no pairs"):
-        summarise([TWO[0] | {"scores": []}], "", "")
+    for scores in ([], None, [["p", 1.0]]):
+        with pytest.raises(InputError, match="the evaluation of base lists no pairs"):
+            summarise([TWO[0] | {"scores": scores}], "", "")
 
 
 def test_table_and_words():
@@ -82,6 +83,24 @@ def test_table_and_words():
     assert [row["after"] - row["before"] for row in examples(*TWO)] == [-1.0, 1.0, 1.0, 1.5]
 
 
+def test_words_where_nothing_was_trained_or_held_out():
+    alone = summarise(TWO[:1], "", "")
+    assert headline(alone, KNOWN) == "The base model prefers the chosen answer in 50.0% of pairs"
+    trained = summarise([one | {"of": "trained"} for one in TWO], "", "")
+    said = reading(trained, KNOWN)
+    assert "No prompt is held out: these are the pairs that were trained on." in said
+    assert not any("So few prompts" in sentence for sentence in said)
+    many = [f"p{n}" for n in range(30)]
+    said = reading(summarise([evaluation("dpo", [1.0] * 30, [0.0] * 30, many)], "", ""), KNOWN)
+    assert len(said) == 1
+
+
+def test_examples_of_other_pairs_are_not_put_side_by_side():
+    fewer = evaluation("base", BASE[:3], BASE[:3], PROMPTS[:3])
+    assert examples(fewer, TWO[1]) == []
+    assert "change" not in summarise([fewer, TWO[1]], "", "")["systems"]["dpo"]
+
+
 def test_the_bootstrap_draws_prompts():
     rng = np.random.default_rng(0)
     values = rng.normal(size=200).tolist()
@@ -96,3 +115,4 @@ def test_the_bootstrap_draws_prompts():
     light = bootstrap(["a", "b", "c"], [1.0, 2.0, 0.5], [0.0, 1.0, 1.0])
     assert light == bootstrap(["a", "b", "b", "c"], [1.0, 1.0, 1.0, 0.5], [0.0, 1.0, 1.0, 1.0])
     assert bootstrap(["a", "a"], [1.0, 1.0], [0.0, 1.0]) is None
+    assert mean_interval([], []) is None

@@ -12,7 +12,7 @@ from pretrainrl_jax.config import OBJECTIVES, DpoConfig, NtpConfig, ObjectiveCon
 from pretrainrl_jax.model import shape as shapes
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.families import FAMILIES
-from pretrainrl_jax.report.formats import duration
+from pretrainrl_jax.report.formats import brief, duration
 from pretrainrl_jax.report.page import write_report
 from pretrainrl_jax.report.run import data_line, hardware, loss_text, model_line, parameters, stages
 from pretrainrl_jax.report.summary import summarise
@@ -62,6 +62,9 @@ def test_the_data_in_words() -> None:
     assert data_line(summary, {"train": {"passes": 3}}) == (
         "PopQA: 60 facts trained on, of which 60 never stated in pretraining, 60 held out, "
         "each trained fact visited 3 times."
+    )
+    assert data_line(summary, {"train": {"passes": 3, "device_seconds": 1234}}).endswith(
+        "60 held out, each system trained for 1,234 device seconds."
     )
     alone = data_line(summary, {"train": {"passes": 3, "systems": []}})
     assert "60 facts asked about" in alone
@@ -121,6 +124,13 @@ def test_durations() -> None:
         "0.0 s", "59.9 s", "1 min 0 s", "59 min 59 s", "1 h 0 min", "25 h 1 min",
     ]  # fmt: skip
     assert duration(None) == "–"
+
+
+def test_numbers_of_any_size() -> None:
+    assert [brief(x) for x in (0, 0.0123, 9.94, 9.96, 1234.5, 1e6, 12.34e6, 99.6e6, 1.5e9, -2e6)] == [
+        "0", "0.012", "9.9", "10", "1,234", "1 million", "12.3 million", "100 million", "1,500 million",
+        "-2 million",
+    ]  # fmt: skip
 
 
 def test_the_run_on_the_page(tmp_path: Path) -> None:

@@ -143,6 +143,19 @@ def test_expectations_that_do_not_hold_are_said_to(workdir: Path):
     assert expectation(summarised(workdir), "more true")["outcome"] == "holds for some"
 
 
+def test_what_was_not_asked_is_no_evidence(workdir: Path):
+    for system in ("few", "online_dpo", "next_token"):
+        change(workdir / EVALUATIONS / f"{system}.json", named=[])
+    summary = summarised(workdir)
+    assert expectation(summary, "more rollouts")["outcome"] == "was not measured"
+    assert expectation(summary, "more true")["outcome"] == "was not measured"
+
+
+def test_a_collapse_of_a_kind_that_is_not_known_is_shown_as_it_is():
+    event = {"what": "of a later version", "step": 3}
+    assert selfimprove._collapse("few", event) == f"few: {event}"
+
+
 def test_truth_that_is_silence_is_told(workdir: Path):
     path = workdir / EVALUATIONS / "online_dpo.json"
     silent = [p | {"facts": p["facts"][:1]} for p in json.loads(path.read_text())["free"]]
@@ -255,6 +268,7 @@ def test_a_second_writing_of_a_step_counts(workdir: Path):
         {"free": [{"true": 1}]},
         {"text_nll": [1.0]},
         {"text_nll": ["?"] * 40},
+        {"text_nll": [float("nan")] * 40, "text_tokens": [1] * 40},
         {"named": 3},
     ],
 )

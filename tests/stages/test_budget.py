@@ -1,7 +1,9 @@
 """As many passes as a time allows, and what a question takes."""
 
+import json
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretrainrl_jax.config import MeshConfig
+from pretrainrl_jax.config import Config, MeshConfig, TrainConfig
+from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.stages import budget
-from pretrainrl_jax.stages.budget import Cost, seconds_a_question
+from pretrainrl_jax.stages.budget import Cost, passes_of, passes_to_measure, seconds_a_question
 
 
 def took(cost: Cost, passes: float) -> float:
@@ -42,6 +45,46 @@ def test_no_more_passes_would_fit(a_pass, first, mining, between, seconds) -> No
 def test_without_mining_it_is_a_division() -> None:
     assert Cost(2.0).passes(7) == 3.5
     assert Cost(2.0, first=8).passes(7) < 0
+
+
+def learning(folder: Path, seconds: float, said: list[str]) -> Any:
+    """What `passes_of` reads of a learner, on two devices."""
+    train = TrainConfig(passes=3.0, device_seconds=seconds, questions=8)
+    context = SimpleNamespace(
+        config=Config(train=train), mesh=SimpleNamespace(size=2), screen=SimpleNamespace(say=said.append)
+    )
+    return SimpleNamespace(context=context, run=SimpleNamespace(folder=folder, stage="train/dpo"))
+
+
+def test_passes_of_a_budget_are_measured_once_and_kept(tmp_path: Path) -> None:
+    costs, said = [Cost(3.0, first=1.0)], list[str]()
+    for _ in range(2):  # the second is a run that goes on
+        assert (
+            passes_of(learning(tmp_path, 20.0, said), costs.pop) == 3.0
+        )  # 2 + 3 passes of 6 devices' seconds
+    assert said == ["train/dpo: 3.00 passes take 20 device seconds, by a measurement"] * 2
+    assert json.loads((tmp_path / "passes.json").read_text()) == {
+        "passes": 3.0, "device_seconds_of_a_pass": 6.0, "device_seconds_before": 2.0,
+        "device_seconds_of_mining": 0.0,
+    }  # fmt: skip
+
+
+def test_a_budget_that_is_too_small_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as refused:
+        passes_of(learning(tmp_path, 2.0, []), lambda: Cost(3.0, first=1.5))
+    assert str(refused.value) == (
+        "train.device_seconds=2 is too little for train/dpo: what is taught before its first pass takes 3.0"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_budget_nothing_is_measured(tmp_path: Path) -> None:
+    assert passes_of(learning(tmp_path, 0.0, []), lambda: pytest.fail("it is measured")) == 3.0
+
+
+def test_enough_is_measured_of_few_questions_and_a_pass_of_many(tmp_path: Path) -> None:
+    assert passes_to_measure(learning(tmp_path, 1.0, []), 16) == 3.0  # 6 batches of 8 questions
+    assert passes_to_measure(learning(tmp_path, 1.0, []), 1000) == 1.0
 
 
 class Clock:

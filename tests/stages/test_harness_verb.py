@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -187,6 +188,24 @@ def test_bad_input_is_one_line(folder: Path, workdir: Path, tmp_path: Path) -> N
 def test_a_task_the_harness_does_not_know_is_said_with_like_ones(folder: Path) -> None:
     with pytest.raises(InputError, match=r"names 'capitls', which is no task.*, did you mean capitals"):
         load_tasks(["capitls"], folder)
+
+
+@pytest.mark.parametrize(
+    ("has", "said"),
+    [
+        ("UNSAFE_CODE", "--harness=humaneval runs code that the model writes: that is not done here"),
+        ("MULTIMODAL", "--harness=humaneval shows pictures, which this model does not see"),
+    ],
+)
+def test_a_task_that_is_not_done_here_is_refused(
+    monkeypatch: pytest.MonkeyPatch, has: str, said: str
+) -> None:
+    tasks = {"humaneval": SimpleNamespace(**{has: True})}
+    manager = SimpleNamespace(all_tasks=["humaneval"], load=lambda names: {"tasks": tasks})
+    monkeypatch.setattr(harness_tasks, "_manager", lambda *_: manager)
+    with pytest.raises(InputError) as refused:
+        load_tasks(["humaneval"])
+    assert str(refused.value) == said
 
 
 def test_without_the_harness_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch, workdir: Path) -> None:

@@ -3,6 +3,8 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from helpers.command_line import (
@@ -17,8 +19,11 @@ from helpers.command_line import (
     unfinish,
 )
 
+from pretrainrl_jax.config import Config, EvaluateConfig
+from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.facts.splits import split, subsample
+from pretrainrl_jax.stages.watch import Watch
 from pretrainrl_jax.workdir import read_workdir
 
 STAGE = "train/pretrainrl"
@@ -112,6 +117,13 @@ def test_a_run_that_was_stopped_looks_at_the_same_steps(
     assert call("train", "--workdir", workdir, *LOOKS).code == 0
     assert looks(workdir) == looks(watched)
     assert_same_parameters(workdir, watched, STAGE)
+
+
+def test_choosing_by_text_needs_some_held_out():
+    config = Config(evaluate=EvaluateConfig(choose="text_nll", every_steps=1))
+    context: Any = SimpleNamespace(config=config, asked=list, trained=(), texts=())
+    with pytest.raises(InputError, match="is text_nll, and no text is held out: choose by acc"):
+        Watch(context, None, None)  # type: ignore[arg-type]
 
 
 def test_choosing_needs_looks(tiny_config: Path, tmp_path: Path):
