@@ -233,7 +233,7 @@ def read_parquet(place: str, settings: Source) -> Iterator[Row]:
 
 
 class Single(float):
-    """A number that was stored in 32 bits or fewer: as text it is the shortest of 32 bits that means it, 0.1."""
+    """A number that was stored in 32 bits or fewer: as text the shortest of 32 bits that means it, 0.1."""
 
     def __str__(self) -> str:
         import numpy as np
