@@ -222,6 +222,7 @@ def test_a_rewrite_without_the_words_is_asked_for_once_more_and_then_none(tmp_pa
         rewrite = model_rewriter(remote_writer(read_prompt("rewrite"), RewriterConfig(server=at), server))
         assert rewrite(cases) == [" is SAFE.", None]
         assert len(there.asked) == 3
+        assert [body["seed"] for body in there.asked] == [0, 0, 1000]
         bad = rewrite([RewriteCase("a b c d e f", " is bad.")])
         server.close()
         assert bad == [" is good."]

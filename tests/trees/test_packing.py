@@ -333,7 +333,9 @@ def test_a_selection_keeps_the_pairs_of_what_is_left(made, wanted):
         assert named == [(id(made.branches[c]), id(made.branches[r]), w) for c, r, w in kept_pairs]
 
 
-@pytest.mark.parametrize("bad", [(0, 2), (2, 0), (-1, 0), (0, 1, -1.0), (0, 1, math.nan), (0, 1, math.inf)])
+@pytest.mark.parametrize(
+    "bad", [(0, 2), (2, 0), (0, 3), (-1, 0), (0, 1, -1.0), (0, 1, math.nan), (0, 1, math.inf)]
+)
 def test_a_pair_of_what_is_not_there_is_refused(bad):
     with pytest.raises(ValueError, match="tree t has 2 branches and no Pair"):
         AnswerTree("t", (1,), (Branch((1,)), Branch((2,))), (Pair(0, 1), Pair(*bad)))
