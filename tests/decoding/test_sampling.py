@@ -90,6 +90,17 @@ LOGITS = st.lists(
 )
 
 
+def test_numbers_that_differ_in_their_last_bit_are_told_apart():
+    one = np.float32(1)
+    above = np.nextafter(one, np.float32(2))
+    for logits, kept in [
+        ([one, above, 0], [False, True, False]),
+        ([above, one, above], [True, False, True]),
+        ([-0.0, -1, 0], [True, False, True]),
+    ]:
+        assert np.isfinite(filtered(jnp.array(logits, jnp.float32), 1.0, 1.0, 1)).tolist() == kept
+
+
 @settings(deadline=None)
 @given(
     LOGITS, st.floats(0.05, 5), st.one_of(st.just(1.0), st.floats(0.01, 1)), st.integers(0, VOCABULARY + 2)
