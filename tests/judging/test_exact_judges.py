@@ -15,7 +15,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.statements import Statements
 from pretrainrl_jax.improvement.learning import best_and_worst
 from pretrainrl_jax.judging.compose import compose, facts
-from pretrainrl_jax.judging.parts import ALONE, Answer, count_pairs, pairwise
+from pretrainrl_jax.judging.parts import ALONE, Answer, count_pairs, paired, pairwise
 from pretrainrl_jax.judging.protocol import Case, JudgeError, Scored
 from pretrainrl_jax.judging.repetition import repetition, variety
 
@@ -284,3 +284,15 @@ def test_repetition_is_a_share_and_falls_when_a_text_repeats_itself(words, ngram
 @given(st.integers(2, 40), st.integers(1, 5))
 def test_words_that_all_differ_repeat_nothing(count, ngram):
     assert variety(" ".join(f"w{n}" for n in range(count)), ngram) == (1.0 if count >= ngram else 0.0)
+
+
+@pytest.mark.parametrize("candidates", [2, 3, 4, 5, 8, 9])
+def test_of_drawn_pairs_everyone_has_as_many(candidates):
+    """With k opponents 2 k comparisons each, of different pairs; all there are where that is more."""
+    case = Case("prefix", tuple(map(str, range(candidates))), "")
+    for opponents in range(1, candidates + 1):
+        pairs = paired(case, "sample", opponents)
+        met = Counter(place for pair in pairs for place in pair)
+        assert met == dict.fromkeys(range(candidates), min(2 * opponents, candidates - 1))
+        assert len({frozenset(pair) for pair in pairs}) == len(pairs)
+        assert all(i < j for i, j in pairs)
