@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from pretrainrl_jax.model.vocabulary import block_size
-from pretrainrl_jax.objectives.token_logps import greedy_tokens, token_logps
+from pretrainrl_jax.objectives.token_logps import greedy_tokens, token_and_ending_logps, token_logps
 
 
 def case(seed, rows, time, targets, model, vocabulary, dtype=jnp.float32, scale=1.0):
@@ -162,6 +162,22 @@ def test_memory_does_not_grow_with_the_vocabulary():
         assert after.temp_size_in_bytes < rows * time * small * 4 / 4  # a quarter of the small logits
     head_gradient = (large - small) * model * 4
     assert after.output_size_in_bytes - before.output_size_in_bytes == head_gradient
+
+
+@pytest.mark.parametrize("ends", [[699], [3, 300, 512], range(0, 700, 7)])
+def test_terminators_of_any_block_count_together(ends):
+    """In the places of targets: the logarithm of the sum of their probabilities. A block has 256 tokens."""
+    hidden, head, source_index, targets, gradient = case(5, 2, 6, 9, 8, 700)
+    terminators = np.zeros(700, bool)
+    terminators[list(ends)] = True
+    logps, endings = token_and_ending_logps(hidden, head, source_index, targets, jnp.asarray(terminators))
+    logits = np.asarray(hidden, np.float64) @ np.asarray(head, np.float64).T
+    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    there = source_index >= 0
+    row, _ = np.nonzero(there)
+    wanted = np.log(probabilities[row, source_index[there]][:, terminators].sum(-1))
+    np.testing.assert_allclose(np.asarray(endings)[there], wanted, atol=2e-5)
+    np.testing.assert_allclose(logps, dense(hidden, head, source_index, targets, gradient)[0], atol=2e-5)
 
 
 @pytest.mark.parametrize("vocabulary", [1, 5, 64, 65, 129])
