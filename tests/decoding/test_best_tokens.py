@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretrainrl_jax.decoding.best_tokens import FIRST, GROUP, best_tokens, top_k
+from pretrainrl_jax.decoding.best_tokens import FIRST, GROUP, _merge, best_tokens, top_k
 from pretrainrl_jax.model.vocabulary import MeshAxes
 
 few = st.sampled_from([-np.inf, -1.0, 0.0, 0.5, 2.0])  # most are equal to many
@@ -24,6 +24,16 @@ def test_equal_ones_go_by_their_place(k: int, size: int, data: st.DataObject) ->
         np.testing.assert_array_equal(own[: len(order)], row[order])
         np.testing.assert_array_equal(places[: len(order)], order)
         assert (own[len(order) :] == -np.inf).all()  # there are fewer
+
+
+@given(st.lists(st.lists(few, min_size=4, max_size=4), min_size=1, max_size=6), st.integers(1, 4), st.data())
+def test_parts_in_any_order_merge_by_value_then_token(parts: list[list[float]], k: int, data: st.DataObject):
+    values = np.array(parts, np.float32).ravel()
+    tokens = np.array(data.draw(st.permutations(range(values.size))), np.int32)
+    found, which = _merge(jnp.asarray(values), jnp.asarray(tokens), k)
+    order = np.lexsort((tokens, -values))[:k]
+    np.testing.assert_array_equal(found, values[order])
+    np.testing.assert_array_equal(which, tokens[order])
 
 
 @pytest.mark.parametrize("k", [1, 2, 50])

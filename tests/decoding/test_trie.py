@@ -9,12 +9,12 @@ from helpers.plain_passes import mask_of, next_logps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretrainrl_jax.decoding.among import known_answers
+from pretrainrl_jax.decoding.among import _seam, known_answers
 from pretrainrl_jax.decoding.beam import beam_search
 from pretrainrl_jax.decoding.constraints import build
 from pretrainrl_jax.decoding.decode import decode
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.trees.templates import Template
+from pretrainrl_jax.trees.templates import Template, encode_continuations
 
 VOCABULARY, LONGEST = 12, 4
 PROMPTS = [(1, 2, 3), (3,), (2, 1, 0, 3, 3, 1, 2, 0, 1)]
@@ -105,6 +105,14 @@ def test_what_cannot_be_chosen_among_is_refused_by_its_name(tmp_path) -> None:
     ):
         with pytest.raises(InputError, match=f"^{said}$"):
             known_answers(tokenizer, ends, prompts, kinds, {"city": ["Ulm"], **names})
+
+
+def test_a_last_line_stands_for_its_prompt_where_tokens_behind_it_are_the_same(tmp_path) -> None:
+    tokenizer, prompt = small_tokenizer(tmp_path), "Who?\nName:"
+    ((tokens,),) = encode_continuations(tokenizer, [prompt], [[" Eve"]]).branches
+    assert _seam(tokenizer, prompt, " Eve", tokens) == "Name:"
+    assert _seam(tokenizer, prompt, " Eve", (*tokens, tokens[0])) == prompt
+    assert _seam(tokenizer, "Who?\n", " Eve", tokens) == "Who?\n"
 
 
 def scored(model, params, prompt, answers, ends) -> dict[tuple[int, ...], float]:
