@@ -98,16 +98,21 @@ def beam_search(
 
     Args:
         prompts: int32 [questions, time], padded on the right.
-        lengths: int32 [questions]; nothing is searched for rows of no tokens, which fill up a batch. Each
-            device has them behind its others.
+        lengths: int32 [questions]; nothing is searched for rows of no tokens, which fill up a batch.
         terminators: bool [vocabulary], the tokens that end an answer.
         beams: beam width.
         max_new_tokens: longest answer, terminator included.
-        batch: questions that are searched at a time, a multiple of what rows are cut into; None is all.
+        batch: questions that are searched at a time; None is all.
         constraint: which tokens and terminators may follow; scores stay those of the model as it is.
         starts: int32 [questions], where of the constraint each prompt begins; None is 0.
         earlier: what was read before the prompts.
+
+    Raises ValueError for a batch that rows cannot be cut into.
     """
+    shards = row_shards(model.mesh)
+    batch = batch or len(prompts)
+    if batch % shards or len(prompts) % shards:
+        raise ValueError(f"{len(prompts)} rows, {batch} at a time, do not divide over {shards} devices")
     model, params = for_decoding(model, params)
     head = model.head(params).astype(model.shape.dtype)
     in_specs = STATE_SPECS, ROWS, TABLE, REPLICATED, REPLICATED
@@ -141,9 +146,9 @@ def beam_search(
 
     asked = Asked(prompts, lengths, starts, earlier and earlier.of_rows)
     work = Work(begin, step, goes_on, lambda searched: finalize(searched.state), AXES, max_new_tokens - 1)
-    shards = row_shards(model.mesh)
-    counts = (lengths > 0).reshape(shards, -1).sum(-1, dtype=jnp.int32)
-    decoded = run(work, asked, counts, (batch or len(prompts)) // shards)
+    places = 1 + jnp.arange(len(prompts) // shards, dtype=jnp.int32)
+    counts = jnp.where((lengths > 0).reshape(shards, -1), places, 0).max(-1)
+    decoded = run(work, asked, counts, batch // shards)
     return jax.tree.map(lambda x: constrain(x, model.layout), decoded)
 
 

@@ -16,14 +16,40 @@ PART = 4  # of a batch: when so small a part is left it goes on alone, and so ma
 class Work(NamedTuple):
     """What is done with each row of a batch, as functions on trees of arrays."""
 
-    begin: Callable[
-        [Any], Any
-    ]  # the state of rows, of what is asked of them; nothing is done where that is 0
+    begin: Callable[[Any], Any]  # the state of rows, of what is asked of them; of zeros it does not go on
     step: Callable[[Any], Any]  # the next state; of rows that do not go on the results stay the same
     goes_on: Callable[[Any], jax.Array]  # bool [rows]; False of a state of zeros
     read: Callable[[Any], Any]  # the results of rows, [rows, …]
     axes: Any  # where the rows are among the axes of a state's arrays: a prefix of its tree
     steps: int  # of a row at most
+
+
+class Queues(NamedTuple):
+    """What is to be done, and on how many rows at a time."""
+
+    work: Work
+    asked: Any  # arrays [devices * queue, …]
+    counts: jax.Array  # int32 [devices], how many of each queue are to be done
+    rows: int  # of a device
+
+    @property
+    def length(self) -> int:
+        """Places of a device's queue."""
+        return len(jax.tree.leaves(self.asked)[0]) // len(self.counts)
+
+    @property
+    def few(self) -> int:
+        """Rows of a device that are refilled together."""
+        return max(1, self.rows // PART)
+
+    @property
+    def last(self) -> int:
+        """Rows of a device that go on without the others in the end."""
+        return self.few if self.few > 1 and self.work.steps > 1 else 0
+
+    def going(self, state: Any) -> jax.Array:
+        """How many rows of each device go on, [devices]."""
+        return _of_devices(self, state).sum(-1)
 
 
 class Filling(NamedTuple):
@@ -39,7 +65,8 @@ def run(work: Work, asked: Any, counts: jax.Array, rows: int) -> Any:
     """The results of all that is asked, so many rows of a device at a time.
 
     Rows that stop are refilled a part of them at a time, when most devices with something that waits have
-    room for it: all of them read prompts together.
+    room for it: all of them read prompts together. Where all have stopped, all are refilled at once. The last
+    ones go on without the others.
 
     Args:
         work: what is done.
@@ -48,90 +75,108 @@ def run(work: Work, asked: Any, counts: jax.Array, rows: int) -> Any:
             of others are whatever they are.
         rows: of a device.
     """
-    devices = len(counts)
-    queue = len(jax.tree.leaves(asked)[0]) // devices
-    few = max(1, rows // PART)
-    last = few if few > 1 and work.steps > 1 else 0
-    going = partial(_going, work, devices)
+    queues = Queues(work, asked, counts, rows)
+    if rows >= queues.length:
+        return _alone(queues, _until(queues, queues.last, work.begin(asked)))
+    filled = jax.lax.while_loop(
+        lambda filling: (filling.waiting < counts).any(), partial(_turn, queues), _nothing(queues)
+    )
+    return _put(filled.results, filled.numbers, _alone(queues, filled.state))
 
-    def until(left: int, state: Any) -> Any:
-        """Step on until of each device's rows so many, or fewer, go on."""
-        return jax.lax.while_loop(lambda state: (going(state).sum(-1) > left).any(), work.step, state)
 
-    def alone(state: Any) -> Any:
-        """The results, when the few that are left have gone on without the others."""
-        if not last:
-            return work.read(state)
-        left = jnp.argsort(~going(state))[:, :few]
-        rest = until(0, _take(state, left, work.axes))
-        return _put(work.read(state), left, work.read(rest))
+def _nothing(queues: Queues) -> Filling:
+    """Rows in which nothing is: what is read of them is dropped."""
+    work, devices = queues.work, len(queues.counts)
+    some = jax.eval_shape(work.begin, _take(queues.asked, jnp.zeros((devices, queues.rows), jnp.int32)))
+    state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), some)
+    numbers = jnp.full((devices, queues.rows), queues.length, queues.counts.dtype)
+    read = jax.eval_shape(work.read, state)
+    results = jax.tree.map(lambda x: jnp.zeros((devices * queues.length, *x.shape[1:]), x.dtype), read)
+    return Filling(state, numbers, results, jnp.zeros_like(queues.counts))
 
-    if rows >= queue:
-        return alone(until(last, work.begin(asked)))
 
-    def have_room(state: Any, waiting: jax.Array) -> jax.Array:
-        """Whether `few` of what waits could begin on half of the devices on which something waits."""
-        waits = waiting < counts
-        room = waits & (going(state).sum(-1) <= rows - few)
-        return room.any() & (2 * room.sum() >= waits.sum())
-
-    def refill(filling: Filling) -> Filling:
-        """Read a few rows that have stopped, and begin in their places what waits."""
-        state, numbers, results, waiting = filling
-        stopped = ~going(state)
-        places = jnp.argsort(~stopped)[:, :few]
-        following = waiting[:, None] + jnp.arange(few)
-        fits = jnp.take_along_axis(stopped, places, 1) & (following < counts[:, None])
-        done = jnp.where(fits, jnp.take_along_axis(numbers, places, 1), queue)
-        results = _put(results, done, work.read(_take(state, places, work.axes)))
-        begun = work.begin(_take(asked, jnp.minimum(following, queue - 1)))
-        places = jnp.where(fits, places, rows)
-        state = _put(state, places, begun, work.axes)
-        numbers = jax.vmap(lambda of, at, new: of.at[at].set(new, mode="drop"))(numbers, places, following)
-        return Filling(state, numbers, results, waiting + fits.sum(-1, dtype=waiting.dtype))
-
-    def refill_all(filling: Filling) -> Filling:
-        """The same of all rows: their state is not needed any more when that of others is made."""
-        state, numbers, results, waiting = filling
-        results = _put(results, numbers, work.read(state))
-        following = waiting[:, None] + jnp.arange(rows)
-        fits = following < counts[:, None]
-        fresh = _take(asked, jnp.minimum(following, queue - 1))
-        fresh = jax.tree.map(lambda x: jax.vmap(jnp.where)(fits.ravel(), x, jnp.zeros_like(x)), fresh)
-        fresh, results = jax.lax.optimization_barrier((fresh, results))
-        numbers = jnp.where(fits, following, queue)
-        return Filling(work.begin(fresh), numbers, results, waiting + fits.sum(-1, dtype=waiting.dtype))
+def _turn(queues: Queues, filling: Filling) -> Filling:
+    """Begin what has room, and step on until there is room again; in the end, until the last few are left."""
 
     def all_stopped(filling: Filling) -> jax.Array:
-        many_wait = (counts - filling.waiting).max() > rows // 2
-        return many_wait & ~going(filling.state).any()
+        many_wait = (queues.counts - filling.waiting).max() > queues.rows // 2
+        return many_wait & ~queues.going(filling.state).any()
 
-    def turn(filling: Filling) -> Filling:
-        """Begin what has room, all at once where all have stopped, and step on."""
-        # Loops, of one turn as a rule, where a cond would copy the state.
-        filling = jax.lax.while_loop(all_stopped, refill_all, filling)
-        filling = jax.lax.while_loop(lambda now: have_room(now.state, now.waiting), refill, filling)
-        waiting = filling.waiting
+    def some_stopped(filling: Filling) -> jax.Array:
+        return _have_room(queues, filling.state, filling.waiting)
 
-        def steps_on(state: Any) -> jax.Array:
-            some_wait, many_go_on = (waiting < counts).any(), (going(state).sum(-1) > last).any()
-            return jnp.where(some_wait, ~have_room(state, waiting), many_go_on)
-
-        return filling._replace(state=jax.lax.while_loop(steps_on, work.step, filling.state))
-
-    some = jax.eval_shape(work.begin, _take(asked, jnp.zeros((devices, rows), jnp.int32)))
-    state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), some)
-    nobody = jnp.full((devices, rows), queue, counts.dtype)  # what is read of these rows is dropped
-    read = jax.eval_shape(work.read, state)
-    results = jax.tree.map(lambda x: jnp.zeros((devices * queue, *x.shape[1:]), x.dtype), read)
-    filling = Filling(state, nobody, results, jnp.zeros_like(counts))
-    filled = jax.lax.while_loop(lambda filling: (filling.waiting < counts).any(), turn, filling)
-    return _put(filled.results, filled.numbers, alone(filled.state))
+    # Loops, of one turn as a rule, where a cond would copy the state.
+    filling = jax.lax.while_loop(all_stopped, partial(_refill_all, queues), filling)
+    filling = jax.lax.while_loop(some_stopped, partial(_refill, queues), filling)
+    return filling._replace(state=_until(queues, queues.last, filling.state, filling.waiting))
 
 
-def _going(work: Work, devices: int, state: Any) -> jax.Array:
-    """Bool [devices, rows]."""
-    return work.goes_on(state).reshape(devices, -1)
+def _have_room(queues: Queues, state: Any, waiting: jax.Array) -> jax.Array:
+    """Whether a few of what waits could begin on half of the devices on which something waits."""
+    waits = waiting < queues.counts
+    room = waits & (queues.going(state) <= queues.rows - queues.few)
+    return room.any() & (2 * room.sum() >= waits.sum())
+
+
+def _until(queues: Queues, left: int, state: Any, waiting: jax.Array | None = None) -> Any:
+    """Step on until of each device's rows so few go on; while others wait, until there is room."""
+
+    def on(state: Any) -> jax.Array:
+        many = (queues.going(state) > left).any()
+        if waiting is None:
+            return many
+        return jnp.where((waiting < queues.counts).any(), ~_have_room(queues, state, waiting), many)
+
+    return jax.lax.while_loop(on, queues.work.step, state)
+
+
+def _refill(queues: Queues, filling: Filling) -> Filling:
+    """Read a few rows that have stopped, and begin in their places what waits."""
+    work, (state, numbers, results, waiting) = queues.work, filling
+    stopped = ~_of_devices(queues, state)
+    places = jnp.argsort(~stopped)[:, : queues.few]
+    following, waits = _following(queues, waiting, queues.few)
+    fits = jnp.take_along_axis(stopped, places, 1) & waits
+    done = jnp.where(fits, jnp.take_along_axis(numbers, places, 1), queues.length)
+    results = _put(results, done, work.read(_take(state, places, work.axes)))
+    begun = work.begin(_take(queues.asked, following))
+    places = jnp.where(fits, places, queues.rows)
+    state = _put(state, places, begun, work.axes)
+    numbers = jax.vmap(lambda of, at, new: of.at[at].set(new, mode="drop"))(numbers, places, following)
+    return Filling(state, numbers, results, waiting + fits.sum(-1, dtype=waiting.dtype))
+
+
+def _refill_all(queues: Queues, filling: Filling) -> Filling:
+    """The same of all rows: their state is not needed any more when that of others is made."""
+    work, (state, numbers, results, waiting) = queues.work, filling
+    results = _put(results, numbers, work.read(state))
+    following, waits = _following(queues, waiting, queues.rows)
+    asked = _take(queues.asked, following)
+    asked = jax.tree.map(lambda x: jax.vmap(jnp.where)(waits.ravel(), x, jnp.zeros_like(x)), asked)
+    asked, results = jax.lax.optimization_barrier((asked, results))
+    numbers = jnp.where(waits, following, queues.length)
+    return Filling(work.begin(asked), numbers, results, waiting + waits.sum(-1, dtype=waiting.dtype))
+
+
+def _following(queues: Queues, waiting: jax.Array, many: int) -> tuple[jax.Array, jax.Array]:
+    """The next of each queue, by their places in it, and whether there are so many: both [devices, many]."""
+    following = waiting[:, None] + jnp.arange(many, dtype=waiting.dtype)
+    return jnp.minimum(following, queues.length - 1), following < queues.counts[:, None]
+
+
+def _alone(queues: Queues, state: Any) -> Any:
+    """The results, when the few rows that are left have gone on without the others."""
+    work = queues.work
+    if not queues.last:
+        return work.read(state)
+    left = jnp.argsort(~_of_devices(queues, state))[:, : queues.last]
+    rest = _until(queues, 0, _take(state, left, work.axes))
+    return _put(work.read(state), left, work.read(rest))
+
+
+def _of_devices(queues: Queues, state: Any) -> jax.Array:
+    """Which rows go on, bool [devices, rows]."""
+    return queues.work.goes_on(state).reshape(len(queues.counts), -1)
 
 
 def _take(tree: Any, index: jax.Array, axes: Any = 0) -> Any:

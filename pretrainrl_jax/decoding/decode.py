@@ -95,7 +95,7 @@ def decode(
         return search(model, params, *own, ends, starts=starts, earlier=earlier)
 
     starts = [0] * len(prompts) if starts is None else starts
-    return _in_batches(model, params, prompts, starts, batch, begin, advance, queue=QUEUE * batch)
+    return _in_batches(model, params, prompts, starts, batch, QUEUE * batch, begin, advance)
 
 
 def sample_batch(
@@ -119,9 +119,8 @@ def sample_batch(
     """Random continuations of each prompt, as `sampling.sample` draws them. Raises as `decode`.
 
     Each batch is a call, filled up, whose prompts all wait for the longest continuation; buckets are those of
-    `decode`; temperature, top_p, top_k and the seed may change without
-    another one. What is drawn for a prompt depends on the seed, the prompt and its number alone, not on the
-    prompts decoded beside it.
+    `decode`. Temperature, top_p, top_k and the seed may change without another compilation. What is drawn for
+    a prompt depends on the seed, the prompt and its number alone, not on the prompts decoded beside it.
 
     Args:
         prompts, terminators, max_new_tokens, batch, constraint, advance: as `decode` takes them.
@@ -147,7 +146,7 @@ def sample_batch(
 
     numbers = range(len(prompts)) if numbers is None else numbers
     batch = round_up_rows(model.mesh, batch)
-    return _in_batches(model, params, prompts, numbers, batch, begin, advance, shortest)
+    return _in_batches(model, params, prompts, numbers, batch, batch, begin, advance, shortest)
 
 
 def _placed(constraint: Constraint | None, model: Model) -> Any:
@@ -177,17 +176,16 @@ def _in_batches(
     prompts: Sequence[Sequence[int]],
     values: Sequence[int],
     batch: int,
+    call: int,
     begin: Callable[[Sequence[jax.Array], jax.Array, Before | None], DecodedBatch],
     advance: Callable[[int], None],
     shortest: int = SMALLEST_BUCKET,
-    queue: int = 0,
 ) -> list[list[Decoded]]:
-    """What is decoded of each prompt, from batches of like length with one of them always on the device.
+    """What is decoded of each prompt, from calls on prompts of like length, one of them always on the device.
 
-    What many of them begin with is read once. `begin` begins a batch, given its prompts' own tokens int32
-    [batch, bucket] and lengths int32 [batch]; their values, int32 [batch]; and what they begin with, if they
-    do. Rows that fill it up have no tokens, for which nothing is decoded and nobody waits; each device has
-    them last. Where there is a `queue`, it is given as many as that instead of a batch.
+    What many of them begin with is read once. `begin` begins a call, given its prompts' own tokens int32
+    [call, bucket] and lengths int32 [call]; their values, int32 [call]; and what they begin with, if they do.
+    Rows that fill it up have no tokens, for which nothing is decoded and nobody waits.
     """
     check_tokens(max((max(prompt, default=0) for prompt in prompts), default=0), model.shape.vocabulary)
     beginnings = read_beginnings(model, params, prompts, decoding=True)
@@ -195,7 +193,7 @@ def _in_batches(
 
     def begun() -> Iterator[tuple[list[int | None], DecodedBatch]]:
         sizes = [(beginnings.size(i), bucket(len(p), shortest), len(p)) for i, p in enumerate(own)]
-        for rows in _batches(sizes, batch, max(batch, queue), row_shards(model.mesh)):
+        for rows in _calls(sizes, batch, call, row_shards(model.mesh)):
             longest = max(len(own[i]) for i in rows if i is not None)
             tokens = np.zeros((len(rows), bucket(longest, shortest)), np.int32)
             lengths, of_rows = np.zeros(len(rows), np.int32), np.zeros(len(rows), np.int32)
@@ -214,7 +212,7 @@ def _in_batches(
     return decoded
 
 
-def _batches(
+def _calls(
     sizes: Sequence[tuple[int, int, int]], least: int, most: int, devices: int
 ) -> list[list[int | None]]:
     """Prompts that are decoded together, of each row its prompt or none; of neighbours each device has one.
@@ -230,12 +228,12 @@ def _batches(
     alike: dict[int, list[int]] = {}
     for index in sorted(range(len(sizes)), key=lambda index: sizes[index]):
         alike.setdefault(sizes[index][0], []).append(index)
-    batches: list[list[int | None]] = []
+    calls: list[list[int | None]] = []
     for group in alike.values():
         while group:
             of_bucket = sum(sizes[index][1] == sizes[group[0]][1] for index in group[:most])
             count = of_bucket if of_bucket >= least else most
             filled = [*group[:count], *[None] * most][:most]
-            batches.append([index for device in range(devices) for index in filled[device::devices]])
+            calls.append([index for device in range(devices) for index in filled[device::devices]])
             group = group[count:]
-    return batches
+    return calls

@@ -57,7 +57,7 @@ def plain(message: Message) -> str:
         return content
     parts = content if isinstance(content, Sequence) else ()
     texts = (part.get("text") if isinstance(part, Mapping) else part for part in parts)
-    return "".join(str(text or "") for text in texts)
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 def split(comparisons: Iterable[Comparison], holdout_every: int) -> tuple[list[Comparison], list[Comparison]]:

@@ -13,15 +13,17 @@ from helpers.models_and_trees import small_model, small_tokenizer
 from helpers.plain_passes import TIME, mask_of, next_logps
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.sharding import AbstractMesh
 
 from pretrainrl_jax.decoding import beam as beam_module
 from pretrainrl_jax.decoding import decode as decoding
 from pretrainrl_jax.decoding.answers import Answer, answer_questions, read_answer, read_answers
 from pretrainrl_jax.decoding.beam import beam_search
 from pretrainrl_jax.decoding.cache import extend
-from pretrainrl_jax.decoding.decode import _batches, bucket, decode
+from pretrainrl_jax.decoding.decode import _calls, bucket, decode
 from pretrainrl_jax.decoding.decoded import Decoded
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.partitioning import place_rows
 from pretrainrl_jax.objectives.scoring import score_answers, score_trees
 from pretrainrl_jax.trees.templates import Template
@@ -272,6 +274,27 @@ def test_neither_padding_nor_other_prompts_change_an_answer(rows):
     assert not np.array_equal(alone[3], first_of(2, 1, 1, 1)[3])
 
 
+def test_rows_of_no_tokens_may_stand_anywhere():
+    """Before others of a queue as well: these are searched all the same."""
+    model, params = small_model(2, 2.0, vocabulary=11)
+    ends = jnp.asarray(mask_of((0,), 11))
+    prompts = np.random.default_rng(0).integers(0, 11, (9, TIME))
+    lengths = np.array([0, 5, 0, 0, 3, 7, 0, 2, 0])
+    found = beam_search(model, params, prompts, lengths, ends, beams=3, max_new_tokens=4, batch=2)
+    there = lengths > 0
+    alone = beam_search(model, params, prompts[there], lengths[there], ends, beams=3, max_new_tokens=4)
+    for own, wanted in zip(found, alone, strict=True):
+        np.testing.assert_allclose(np.asarray(own)[there], wanted, rtol=1e-5)
+
+
+def test_a_batch_that_devices_cannot_share_is_refused():
+    model = Model(small_model()[0].shape, AbstractMesh((2,), ("data",)))
+    with pytest.raises(ValueError, match="4 rows, 3 at a time, do not divide over 2 devices"):
+        beam_search(
+            model, {}, np.ones((4, 2), int), np.ones(4, int), None, beams=1, max_new_tokens=1, batch=3
+        )
+
+
 def test_unused_places_are_blank():
     model, params = small_model(2, 2.0, vocabulary=11)
     prompts = np.array([[1, 2, 3] + [0] * 13] * 4)
@@ -397,7 +420,7 @@ def test_one_compilation_a_bucket_and_results_in_the_order_of_the_prompts(monkey
 def test_calls_are_few_and_of_one_size(sizes, least, times):
     """Each prompt once, beside those of its beginning alone; no batch of short ones beside longer ones."""
     padded = [(before, bucket(length), length) for before, length in sizes]
-    calls = _batches(padded, least, times * least, devices=2)
+    calls = _calls(padded, least, times * least, devices=2)
     asked = [[index for index in call if index is not None] for call in calls]
     assert sorted(index for of_call in asked for index in of_call) == list(range(len(sizes)))
     for call, of_call in zip(calls, asked, strict=True):
