@@ -88,11 +88,27 @@ def survey(rows: Iterable[Row], wanted: Iterable[str] = ()) -> Survey:
         seen.first = seen.first or row.where
         for name, value in row.values.items():
             column = seen.columns.get(name)
-            if column and type(value) is str and not column.numbers and not may_hold(value):  # as most are
-                column.filled += bool(value) and not value.isspace()
-            else:
+            if not column or column.numbers or not _plain(column, value):
                 _look(seen, wanted, name, value, DEPTH)
     return seen
+
+
+def _plain(column: Column, value: Any) -> bool:
+    """Adds a text, or a short list of texts, to a column of texts, as most are; whether it is one."""
+    if type(value) is str:
+        if may_hold(value):
+            return False
+        column.filled += bool(value) and not value.isspace()
+        return True
+    if type(value) is not list or len(value) > PARTS:
+        return False
+    filled = 0
+    for part in value:
+        if type(part) is not str or may_hold(part):
+            return False
+        filled += bool(part) and not part.isspace()
+    column.filled += filled
+    return bool(value)
 
 
 def _look(seen: Survey, wanted: frozenset[str], path: str, value: Any, depth: int) -> None:

@@ -1,5 +1,6 @@
 """A row as a fact: its cells as texts, its answers, what makes it unusable."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ from pretrainrl_jax.facts.splits import ROW_ID
 from pretrainrl_jax.facts.wordings import paraphrase, rewordings
 from pretrainrl_jax.facts.written import LISTS, cells, written
 
+LONGEST_NULL = max(map(len, cleaning.MAYBE_NULL))
 _PLAIN = re.compile("[0-9A-Za-z]")  # a text with one of these is never empty normalised
 
 
@@ -66,6 +68,11 @@ class FactMaker:
         """The columns whose texts stay as they are: those of numbers or days have one form for all cells."""
         texts = (path for path, column in self.seen.columns.items() if not column.numbers)
         return frozenset((*texts, self.columns.id))
+
+    @cached_property
+    def separator(self) -> str:
+        """What stands between answers of one text: nobody can type a line break on a command line."""
+        return self.settings.answer_separator.replace("\\n", "\n").replace("\\t", "\t")
 
     def fact(self, row: Row, category: str) -> Fact:
         """A row as a fact. Raises cleaning.Unusable if it cannot become one."""
@@ -142,8 +149,7 @@ class FactMaker:
 
     def answers(self, row: Row) -> tuple[str, ...]:
         """The canonical answer, then the others, in their order and each once."""
-        # Nobody can type a line break on a command line.
-        separator = self.settings.answer_separator.replace("\\n", "\n").replace("\\t", "\t")
+        separator = self.separator
         texts: list[str] = []
         for path in self.columns.true:
             strict = path == "possible_answers" and not separator
@@ -165,8 +171,9 @@ class FactMaker:
             blank = cleaning.NULL_ANSWER if given else cleaning.NO_ANSWER
             raise cleaning.Unusable(cleaning.NO_USABLE_ANSWER if answers else blank)
         self.repaired[cleaning.EMPTY_ANSWER] += len(answers) - len(usable)
-        maybe_null = sum(answer.casefold() in cleaning.MAYBE_NULL for answer in usable)
-        self.repaired[cleaning.KEPT_NULL_WORD] += maybe_null
+        for answer in usable:
+            if len(answer) <= LONGEST_NULL and answer.casefold() in cleaning.MAYBE_NULL:
+                self.repaired[cleaning.KEPT_NULL_WORD] += 1
         return usable
 
 
@@ -195,6 +202,8 @@ def _popularity(row: Row, column: str, repaired: Counter[str], of_answer: bool =
     """0 where it is blank; an answer's also if it is no number: too little depends on it to lose a fact."""
     if not column:
         return 0.0
+    if type(value := row.values.get(column)) is float and 0 <= value < math.inf:
+        return value or 0.0
     try:
         values = cells(row.values, column)
         popularity = cleaning.popularity_in(values[0], repaired) if len(values) == 1 else None

@@ -1,11 +1,13 @@
 """All facts a configuration asks for: read from its source, cleaned, merged, and a part of them kept."""
 
 import difflib
+import gc
 import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -63,7 +65,8 @@ def read_facts(config: Config) -> Reading:
     Raises InputError for a source that cannot be read, or one without facts.
     """
     if config.facts.path:
-        reading = _read(config.facts, config.evaluate.by)
+        with _without_collector():
+            reading = _read(config.facts, config.evaluate.by)
     elif config.evaluate.by:
         raise InputError("evaluate.by names columns of a file of facts: there is none without facts.path")
     else:
@@ -194,6 +197,18 @@ def _read(settings: FactsConfig, by: Sequence[str] = ()) -> Reading:
         raise InputError(f"no facts in {settings.path}: of {seen.rows} rows {why}{example}")
     stay, maker.repaired[cleaning.SHARED] = share_truths(stay, [*facts, *elsewhere])
     return Reading(stay, dropped, maker.repaired, merged, +left_out, seen.rows, settings.path, columns)
+
+
+@contextmanager
+def _without_collector() -> Generator[None]:
+    """Python's search for cycles rests: rows have none, and it would look at all of them time and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _twice(settings: FactsConfig) -> Callable[[], Iterable[Row]]:
