@@ -49,6 +49,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(line)
 
 
+def pytest_collection_finish() -> None:
+    """Python looks for cycles less often, and not among the millions of objects that have been imported."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
+
+
 MOST_MAPS = 30_000  # of a process's memory: Linux allows 65,530, and a compiled program has about 14
 
 

@@ -138,7 +138,7 @@ def beam_search(
     def step(searched: Searched) -> Searched:
         state, cache, prompt, read = searched
         at = state.step - 1
-        newest = jnp.take_along_axis(state.live.tokens, at[:, None, None], axis=2)[..., 0]
+        newest = jnp.take_along_axis(state.live.tokens, at[:, None, None], axis=2, mode="clip")[..., 0]
         hidden, cache = extend(model, params, newest, at, read, prompt, cache, state.ancestors)
         chosen, on = choose(state, hidden, head, terminators, constraint), goes_on(searched)
         state = jax.tree.map(lambda new, old: jax.vmap(jnp.where)(on, new, old), chosen, state)
@@ -216,7 +216,8 @@ def _extensions(top: Best, offset: jax.Array, beams: int) -> tuple[jax.Array, ..
     )
     logps, best = jax.lax.top_k(logps, beams)
     token, token_logp = gather_beams((tokens, of_tokens), best)
-    return logps, token, token_logp, jnp.minimum(best // per_source, sources - 1)
+    source = jax.lax.div(best, jnp.asarray(per_source, best.dtype))
+    return logps, token, token_logp, jnp.minimum(source, sources - 1)
 
 
 def _concatenate(*hypotheses: Hypotheses) -> Hypotheses:

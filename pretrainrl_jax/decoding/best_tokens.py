@@ -16,6 +16,7 @@ CPU_BLOCK = 1024  # there: their logits stay in the processor's cache
 GROUP = 8  # neighbours of which the walk keeps the maximum alone, and as many bits as a byte has
 FIRST = 16  # neighbours whose maximum a search for the largest looks at first
 NEG_INF = -jnp.inf
+_at = partial(jnp.take_along_axis, mode="promise_in_bounds")  # places that sorting gave
 
 
 def block_for(platform: str) -> int:
@@ -109,7 +110,7 @@ def _walk(
             maxima, may, ending, endings, sums = before
 
         def put(into: jax.Array, values: jax.Array) -> jax.Array:
-            return jax.lax.dynamic_update_slice_in_dim(into, values, start // GROUP, axis=-1)
+            return jax.lax.dynamic_update_slice_in_dim(into, values, jax.lax.div(start, GROUP), axis=-1)
 
         def with_ends() -> tuple[jax.Array, ...]:
             best = jnp.where(ends & follow, logits, NEG_INF).max(-1)
@@ -156,9 +157,9 @@ def _best_of_groups(
     logits = jnp.zeros((batch, sources, count * GROUP))
     with jax.named_scope("groups"):  # so that the loop is found in what was compiled
         logits = jax.lax.fori_loop(0, count, with_group, logits)
-    may = jnp.take_along_axis(jnp.broadcast_to(walked.may, walked.maxima.shape), largest, -1)
+    may = _at(jnp.broadcast_to(walked.may, walked.maxima.shape), largest, -1)
     values, at = top_k(jnp.where(jnp.unpackbits(may, axis=-1) == 1, logits, NEG_INF), k)
-    return values, jnp.take_along_axis(largest, at // GROUP, -1) * GROUP + at % GROUP
+    return values, _places(largest, at, GROUP)
 
 
 def top_k(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
@@ -173,12 +174,18 @@ def top_k(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
         groups = _in_groups(values, FIRST)
         _, largest = jax.lax.top_k(groups.max(-1), k)
         largest = jnp.sort(largest, -1)  # so that equal values stand by their places again
-        among = jnp.take_along_axis(groups, largest[..., None], -2).reshape(*values.shape[:-1], k * FIRST)
+        among = _at(groups, largest[..., None], -2).reshape(*values.shape[:-1], k * FIRST)
         values, at = jax.lax.top_k(among, k)
-        return values, jnp.take_along_axis(largest, at // FIRST, -1) * FIRST + at % FIRST
+        return values, _places(largest, at, FIRST)
     values, at = jax.lax.top_k(values, min(k, size))
     more = [(0, 0)] * (values.ndim - 1) + [(0, k - values.shape[-1])]
     return jnp.pad(values, more, constant_values=NEG_INF), jnp.pad(at, more)
+
+
+def _places(groups: jax.Array, at: jax.Array, size: int) -> jax.Array:
+    """Where in all groups of so many that stands which stands `at` in these, one behind the other."""
+    many = jnp.asarray(size, at.dtype)
+    return _at(groups, jax.lax.div(at, many), -1) * many + jax.lax.rem(at, many)
 
 
 def _merge(values: jax.Array, tokens: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:

@@ -19,7 +19,8 @@ from pretrainrl_jax.model.mesh import constrain
 
 def gather_beams(tree: Any, index: jax.Array) -> Any:
     """array[b, index[b, i]] for every array [batch, n, …] of a tree, for an index [batch, m]."""
-    return jax.tree.map(lambda array: jax.vmap(lambda a, i: a[i])(array, index), tree)
+    of_row = partial(jnp.take, axis=0, mode="clip")  # which compiles sooner than [] for any index
+    return jax.tree.map(lambda array: jax.vmap(of_row)(array, index), tree)
 
 
 def prefill(

@@ -136,8 +136,9 @@ def _refill(queues: Queues, filling: Filling) -> Filling:
     stopped = ~_of_devices(queues, state)
     places = jnp.argsort(~stopped)[:, : queues.few]
     following, waits = _following(queues, waiting, queues.few)
-    fits = jnp.take_along_axis(stopped, places, 1) & waits
-    done = jnp.where(fits, jnp.take_along_axis(numbers, places, 1), queues.length)
+    at_places = partial(jnp.take_along_axis, indices=places, axis=1, mode="promise_in_bounds")
+    fits = at_places(stopped) & waits
+    done = jnp.where(fits, at_places(numbers), queues.length)
     results = _put(results, done, work.read(_take(state, places, work.axes)))
     begun = work.begin(_take(queues.asked, following))
     places = jnp.where(fits, places, queues.rows)
@@ -183,26 +184,43 @@ def _take(tree: Any, index: jax.Array, axes: Any = 0) -> Any:
     """These of each device's rows alone. int32 [devices, few]."""
 
     def take(axis: int, array: jax.Array) -> jax.Array:
-        shape = array.shape
-        apart = array.reshape(*shape[:axis], len(index), -1, *shape[axis + 1 :])
-        of_device = jax.vmap(partial(jnp.take, axis=axis), (axis, 0), axis)
-        return of_device(apart, index).reshape(*shape[:axis], -1, *shape[axis + 1 :])
+        of_device = partial(jnp.take, axis=axis, mode="clip")
+        taken = jax.vmap(of_device, (axis, 0), axis)(_apart(array, axis, len(index)), index)
+        return taken.reshape(*array.shape[:axis], -1, *array.shape[axis + 1 :])
 
     return _each(take, axes, tree)
 
 
 def _put(tree: Any, index: jax.Array, values: Any, axes: Any = 0) -> Any:
-    """The rows with others in some of their places; those beyond the end are dropped."""
+    """The rows with others in some of their places; those beyond the end are dropped.
+
+    Caches (their rows are an inner axis) are changed where they are. Of other arrays, which are small and
+    many, each row is looked up among the new ones: a scatter compiles to a loop of its own.
+    """
 
     def put(axis: int, array: jax.Array, new: jax.Array) -> jax.Array:
-        apart, own = (x.reshape(*x.shape[:axis], len(index), -1, *x.shape[axis + 1 :]) for x in (array, new))
-
-        def of_device(array: jax.Array, index: jax.Array, new: jax.Array) -> jax.Array:
-            return array.at[(*[slice(None)] * axis, index)].set(new, mode="drop")
-
-        return jax.vmap(of_device, (axis, 0, axis), axis)(apart, index, own).reshape(array.shape)
+        apart, own = (_apart(x, axis, len(index)) for x in (array, new))
+        of_device = _scattered if axis else _looked_up
+        return jax.vmap(partial(of_device, axis), (axis, 0, axis), axis)(apart, index, own).reshape(
+            array.shape
+        )
 
     return _each(put, axes, tree, values)
+
+
+def _scattered(axis: int, array: jax.Array, index: jax.Array, new: jax.Array) -> jax.Array:
+    return array.at[(*[slice(None)] * axis, index.astype(jnp.uint32))].set(new, mode="drop")
+
+
+def _looked_up(axis: int, array: jax.Array, index: jax.Array, new: jax.Array) -> jax.Array:
+    here = index == jnp.arange(len(array))[:, None]  # [rows, few]
+    taken = jnp.take(new, here.argmax(1), axis=axis, mode="clip")
+    return jnp.where(here.any(1).reshape(-1, *[1] * (array.ndim - 1)), taken, array)
+
+
+def _apart(array: jax.Array, axis: int, devices: int) -> jax.Array:
+    """The axis of rows as two: [devices, rows of each]."""
+    return array.reshape(*array.shape[:axis], devices, -1, *array.shape[axis + 1 :])
 
 
 def _each(change: Callable[..., jax.Array], axes: Any, *trees: Any) -> Any:

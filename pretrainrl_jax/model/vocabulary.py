@@ -89,7 +89,7 @@ def fold_blocks(
 
     with jax.named_scope("vocabulary"):  # so that the loop is found in what was compiled
         carry = body(full * block, rows_at(full * block, table.shape[0] - full * block), carry)
-        return jax.lax.fori_loop(0, full, step, carry)
+        return jax.lax.fori_loop(0, full, step, carry) if full else carry
 
 
 def block_logits(hidden: jax.Array, rows: jax.Array) -> jax.Array:
