@@ -74,7 +74,8 @@ def decode(
     Gives for each prompt its beams, best first, finished ones before unfinished ones. Prompts of like length
     are padded to a bucket, so that the number of compilations is the number of buckets, and of sizes of what
     prompts begin with and share. So many as four batches are decoded in one call of the compiled search, in
-    which those that wait take the places of those that stop. Raises InputError for a number out of range.
+    which those that wait take the places of those that stop; where one batch holds all prompts nothing waits,
+    and a smaller program does. Raises InputError for a number out of range.
 
     Args:
         prompts: token ids of each prompt, none empty.
@@ -95,7 +96,8 @@ def decode(
         return search(model, params, *own, ends, starts=starts, earlier=earlier)
 
     starts = [0] * len(prompts) if starts is None else starts
-    return _in_batches(model, params, prompts, starts, batch, QUEUE * batch, begin, advance)
+    call = batch if len(prompts) <= batch else QUEUE * batch
+    return _in_batches(model, params, prompts, starts, batch, call, begin, advance)
 
 
 def sample_batch(

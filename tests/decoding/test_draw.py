@@ -32,6 +32,12 @@ def cumulated(logits: np.ndarray) -> np.ndarray:
     return sums / sums[..., -1:]
 
 
+def found(logits: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """The token of each number, of the same logits, whose weights are summed once."""
+    of_each = jax.jit(jax.vmap(inverse_cdf, (None, 0)))
+    return np.asarray(of_each(logits[None, None], pair(numbers[:, None, None]))[0]).ravel()
+
+
 def test_numbers_are_uniform_and_finer_than_a_float32():
     numbers = uniform(keys_of(64, 128))
     values = np.sort(exactly(numbers).ravel())
@@ -78,7 +84,7 @@ def test_rare_tokens_are_drawn_where_float64_draws_them(rare_first):
     sums = cumulated(logits)
     low, high = (sums[0], 1) if rare_first else (0, sums[-2])
     numbers = np.sort(rng.uniform(low, high, 4096))
-    tokens = np.asarray(jitted(logits[None, None].repeat(4096, 1), pair(numbers[None]))[0][0])
+    tokens = found(logits, numbers)
     wanted = np.searchsorted(sums, numbers, side="right")
     # Sums of float32 weights are right to some 1e-7 of themselves, and all boundaries move together.
     before, after = np.concatenate([[0.0], sums])[tokens], sums[tokens]
@@ -89,7 +95,7 @@ def test_rare_tokens_are_drawn_where_float64_draws_them(rare_first):
     assert len(np.unique(tokens)) > 2500
     # Their sizes do not move: numbers on a fine grid over some of them find each as often as is probable.
     grid = np.linspace(sums[200], sums[400], 65536)
-    drawn = np.asarray(jitted(logits[None, None].repeat(len(grid), 1), pair(grid[None]))[0][0])
+    drawn = found(logits, grid)
     counts = np.bincount(drawn, minlength=401)[220:380]
     sizes = np.diff(sums)[219:379] / (grid[1] - grid[0])
     np.testing.assert_allclose(counts, sizes, atol=1.01)

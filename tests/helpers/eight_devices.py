@@ -37,8 +37,9 @@ def results(module: ModuleType, file: Path, *words: str) -> Any:
 
 
 def asked_meshes(request: pytest.FixtureRequest, meshes: Iterable[str]) -> list[str]:
-    """Those of the meshes that a test of this run has as its parameter `mesh`."""
-    tests = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    """Those of the meshes that a test of the same file has as its parameter `mesh` in this run."""
+    items = request.session.items
+    tests = [item for item in items if isinstance(item, pytest.Function) and item.module is request.module]
     asked = {test.callspec.params.get("mesh") for test in tests if hasattr(test, "callspec")}
     return [mesh for mesh in meshes if mesh in asked]
 
