@@ -74,19 +74,20 @@ def measured_rows(qwen3, groups) -> PackedBatch:
     return rows._replace(behaviour_logp=behaviour, reference_logp=reference)
 
 
+@partial(jax.jit, static_argnums=(0, 4))
+def graded(model: Any, params: Any, rows: PackedBatch, weights: dict[str, float], form: str) -> Any:
+    def loss(params: Any) -> Any:
+        logps = target_logps(model, params, rows, TEMPERATURE)
+        return total_loss(logps, rows, {"grpo": weights}, count(rows), grpo_form=form)
+
+    return jax.value_and_grad(loss, has_aux=True)(params)
+
+
 def ours_of(both: Both, rows: PackedBatch, form: str, kl: float) -> tuple[Any, Any, Any]:
+    """Loss, metrics and gradients. Nothing is under way when torch begins: a worker has died there."""
     weights = {"weight": 1.0, "clip_low": LOW, "clip_high": HIGH, "max_new_tokens": float(LONGEST)}
     weights |= {"kl": kl} if kl else {}
-
-    @jax.jit
-    def run(params: Any) -> Any:
-        def loss(params: Any) -> Any:
-            logps = target_logps(both.model, params, rows, TEMPERATURE)
-            return total_loss(logps, rows, {"grpo": weights}, count(rows), grpo_form=form)
-
-        return jax.value_and_grad(loss, has_aux=True)(params)
-
-    (loss, metrics), gradients = run(both.params)
+    (loss, metrics), gradients = jax.block_until_ready(graded(both.model, both.params, rows, weights, form))
     return loss, metrics, gradients
 
 
