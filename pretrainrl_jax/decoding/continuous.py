@@ -143,7 +143,7 @@ def _refill(queues: Queues, filling: Filling) -> Filling:
     begun = work.begin(_take(queues.asked, following))
     places = jnp.where(fits, places, queues.rows)
     state = _put(state, places, begun, work.axes)
-    numbers = jax.vmap(lambda of, at, new: of.at[at].set(new, mode="drop"))(numbers, places, following)
+    numbers = jax.vmap(partial(_looked_up, 0))(numbers, places, following)
     return Filling(state, numbers, results, waiting + fits.sum(-1, dtype=waiting.dtype))
 
 

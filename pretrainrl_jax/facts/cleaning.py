@@ -190,6 +190,8 @@ def popularity_in(value: Any, repaired: Counter[str]) -> float | None:
 
     Raises ValueError if it is no number, negative or infinite.
     """
+    if type(value) is float and 0 <= value < math.inf:  # as most are
+        return value
     try:
         text = text_in(value, repaired).strip()
     except NotText:

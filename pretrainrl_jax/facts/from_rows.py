@@ -1,6 +1,5 @@
 """A row as a fact: its cells as texts, its answers, what makes it unusable."""
 
-import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -20,7 +19,7 @@ from pretrainrl_jax.facts.splits import ROW_ID
 from pretrainrl_jax.facts.wordings import paraphrase, rewordings
 from pretrainrl_jax.facts.written import LISTS, cells, written
 
-LONGEST_NULL = max(map(len, cleaning.MAYBE_NULL))
+_LONGEST_NULL = max(map(len, cleaning.MAYBE_NULL))
 _PLAIN = re.compile("[0-9A-Za-z]")  # a text with one of these is never empty normalised
 
 
@@ -172,7 +171,7 @@ class FactMaker:
             raise cleaning.Unusable(cleaning.NO_USABLE_ANSWER if answers else blank)
         self.repaired[cleaning.EMPTY_ANSWER] += len(answers) - len(usable)
         for answer in usable:
-            if len(answer) <= LONGEST_NULL and answer.casefold() in cleaning.MAYBE_NULL:
+            if len(answer) <= _LONGEST_NULL and answer.casefold() in cleaning.MAYBE_NULL:
                 self.repaired[cleaning.KEPT_NULL_WORD] += 1
         return usable
 
@@ -202,8 +201,6 @@ def _popularity(row: Row, column: str, repaired: Counter[str], of_answer: bool =
     """0 where it is blank; an answer's also if it is no number: too little depends on it to lose a fact."""
     if not column:
         return 0.0
-    if type(value := row.values.get(column)) is float and 0 <= value < math.inf:
-        return value or 0.0
     try:
         values = cells(row.values, column)
         popularity = cleaning.popularity_in(values[0], repaired) if len(values) == 1 else None
