@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,7 @@ from pretrainrl_jax.model.vocabulary import ROWS, TABLE, embed
 from pretrainrl_jax.model.whole import cuts_of
 from pretrainrl_jax.objectives.bucketed import bucket_logps
 from pretrainrl_jax.objectives.scoring import score_trees
-from pretrainrl_jax.objectives.token_logps import greedy_tokens, token_logps
+from pretrainrl_jax.objectives.token_logps import LOOKED_UP, greedy_tokens, token_logps
 from pretrainrl_jax.stages.anchor import measure
 from pretrainrl_jax.training.checkpoints import BEGINNING
 from pretrainrl_jax.training.feed import Feed
@@ -208,8 +209,10 @@ def functions(layout: Layout) -> Found:
         computed: Found = {}
         for block in BLOCKS:
             fixed = {"source_index": source_index, "targets": wanted, "block": block}
-            values, pull = jax.vjp(partial(token_logps, layout=layout, **fixed), hidden, head)
-            computed[f"token_logps {block}"] = (values, *pull(pulled))
+            few = 2 * WIDTH if block == BLOCKS[0] else LOOKED_UP  # one or two targets at a time, or all
+            with patch("pretrainrl_jax.objectives.token_logps.LOOKED_UP", few):
+                values, pull = jax.vjp(partial(token_logps, layout=layout, **fixed), hidden, head)
+                computed[f"token_logps {block}"] = (values, *pull(pulled))
             computed[f"greedy_tokens {block}"] = greedy_tokens(*coarse, block=block, layout=layout)
         for block in WORDS:
             of_bucket = partial(bucket_logps, block=block, layout=layout)
