@@ -40,7 +40,7 @@ def plain_cells(maker: FactMaker, rows: Sequence[Row]) -> list[Cells | None]:
 
 
 class _NotPlain(Exception):
-    """A column is made, leads into values, or is of numbers or days that may have to be read as such."""
+    """A column is made, leads into values, or holds numbers or days as answers."""
 
 
 class _Block:
@@ -63,12 +63,16 @@ class _Block:
         """A column as texts; blank everywhere without a path."""
         if not path:
             return [""] * self.count
-        if path not in self.maker.as_written:
-            raise _NotPlain
         values = self._column(path)
-        if path == self.maker.columns.id and set(map(type, values)) == {int}:
+        if set(map(type, values)) == {int}:
             return list(map(str, values))
-        return self._of(values, lambda texts: fit(texts) and self.nulls.isdisjoint(texts), "")
+        as_written = path in self.maker.as_written  # or else one of numbers or days, to be read as such
+
+        def fits(texts: Values) -> bool:
+            kept = fit(texts) and (as_written or plain.are_digits(texts))
+            return kept and self.nulls.isdisjoint(texts)
+
+        return self._of(values, fits, "")
 
     def numbers(self, path: str) -> Values:
         """A column as numbers; 0 everywhere without a path."""
@@ -77,14 +81,16 @@ class _Block:
         return list(map(float, self._of(self._column(path), plain.are_numbers, 0.0)))
 
     def answers(self) -> list[tuple[str, ...]]:
-        """The answers of each row, each once; the first column of answers holds one or more."""
+        """The answers of each row, each once."""
         columns = [self._listed(path) for path in self.maker.columns.true]
-        return [tuple(dict.fromkeys(itertools.chain(*cells))) for cells in zip(*columns, strict=True)]
+        answers = [tuple(dict.fromkeys(itertools.chain(*cells))) for cells in zip(*columns, strict=True)]
+        self.odd.update(at for at, given in enumerate(answers) if not given)
+        return answers
 
     def _listed(self, path: str) -> Values:
         if self.maker.seen.columns[path].numbers:
             raise _NotPlain
-        values = self._column(path)
+        values = plain.as_lists(self._column(path))
         if plain.are_lists(values[:1]):
             return self._of(
                 values, lambda lists: plain.are_lists(lists) and self._told(plain.items(lists)), []
@@ -94,7 +100,7 @@ class _Block:
         return [[text] for text in self._of(values, self._told, "")]
 
     def _told_in_lists(self, lists: Values) -> bool:
-        return plain.are_lists(lists) and self._told(plain.items(lists))
+        return plain.are_lists(lists) and (not (texts := plain.items(lists)) or self._told(texts))
 
     def _told(self, texts: Values) -> bool:
         """Whether all are answers that are kept as they are, and none reads as nothing."""

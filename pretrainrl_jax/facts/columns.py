@@ -80,7 +80,9 @@ class Column:
             self.midnight = False
             self.filled += len(values)
             return True
-        parts = plain.items(values) if plain.are_lists(values) and max(map(len, values)) <= PARTS else values
+        parts = plain.as_lists(values)
+        if plain.are_lists(parts) and max(map(len, parts)) <= PARTS:
+            parts = plain.items(parts)
         if self.numbers or not plain.are_filled(parts):
             return False
         self.filled += len(parts)

@@ -4,6 +4,7 @@ A predicate here that holds of a list of values holds of each of them. So a bloc
 over long texts, and the rows in which something is amiss are found by halves.
 """
 
+import json
 import math
 import re
 import unicodedata
@@ -75,14 +76,29 @@ def are_filled(values: Values) -> bool:
     )
 
 
+def are_digits(values: Values) -> bool:
+    """Texts of digits alone, or nothing."""
+    return _texts(values) and _NUMERALS.issuperset(joined := "".join(values)) and "." not in joined
+
+
 def are_closed(values: Values) -> bool:
     """Questions with words, and without a bracket that could stand for a subject."""
     return are_tidy(values) and all(values) and not ("{" in (joined := _joined(values)) or "[" in joined)
 
 
 def are_lists(values: Values) -> bool:
-    """Lists of one item or more."""
-    return set(map(type, values)) == {list} and all(values)
+    """Lists of anything."""
+    return set(map(type, values)) == {list}
+
+
+def as_lists(values: Values) -> Values:
+    """The values, where they are lists written as JSON read as these."""
+    if not (_texts(values) and all(text[:1] == "[" for text in values)):
+        return values
+    try:
+        return list(map(json.loads, values))
+    except (ValueError, RecursionError):
+        return values
 
 
 def items(values: Iterable[list[Any]]) -> list[Any]:
