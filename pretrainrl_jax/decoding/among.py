@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Unpack
+from typing import Any
 
 import numpy as np
 
 from pretrainrl_jax.decoding import constraints
 from pretrainrl_jax.decoding.answers import Answer, read_answer
-from pretrainrl_jax.decoding.decode import Beams, decode
+from pretrainrl_jax.decoding.decode import decode
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.trees.templates import encode_continuations
@@ -100,7 +100,7 @@ def answers_among(
     prompts: Sequence[str],
     kinds: Sequence[str],
     known: Known,
-    **search: Unpack[Beams],
+    **search: Any,
 ) -> list[list[Answer]]:
     """Each prompt's answers among those of its kind, the most probable one first.
 

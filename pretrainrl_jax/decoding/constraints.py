@@ -1,4 +1,4 @@
-"""Constraints of decoding: which tokens may follow, by a state that travels with each beam or sample.
+"""Constraints of decoding: which tokens may follow, by a state that travels with each beam.
 
 The one there is restricts it to sets of known answers: a forest of their tokens, on the device as arrays.
 """

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,34 +26,6 @@ QUEUE = 4  # batches that are searched in one call: more leave fewer places empt
 def bucket(length: int, shortest: int = SMALLEST_BUCKET) -> int:
     """The padded length of a prompt of `length` tokens: the next power of two, `shortest` at least."""
     return max(shortest, 1 << (length - 1).bit_length())
-
-
-class Beams(TypedDict):
-    """What `decode` is given by those that put texts into tokens for it and know how long answers are."""
-
-    beams: int
-    batch: int
-    advance: NotRequired[Callable[[int], None]]
-
-
-class Search(Beams):
-    """What `decode` is given by those that put texts into tokens for it."""
-
-    max_new_tokens: int
-
-
-class Drawing(TypedDict):
-    """What `sample_batch` is given by those that draw from all tokens (no top_k)."""
-
-    samples: int
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    seed: int
-    batch: int
-    numbers: NotRequired[Sequence[int]]
-    shortest: NotRequired[int]
-    advance: NotRequired[Callable[[int], None]]
 
 
 def decode(
@@ -89,7 +61,7 @@ def decode(
     """
     _refuse_none(beams=beams, max_new_tokens=max_new_tokens, batch=batch)
     batch = round_up_rows(model.mesh, batch)
-    ends, allowed = replicate(terminators, model.mesh), _placed(constraint, model)
+    ends, allowed = (_replicated(x, model) for x in (terminators, constraint))
     search = partial(beam_search, beams=beams, max_new_tokens=max_new_tokens, batch=batch, constraint=allowed)
 
     def begin(own: Sequence[jax.Array], starts: jax.Array, earlier: Before | None) -> DecodedBatch:
@@ -115,7 +87,6 @@ def sample_batch(
     batch: int,
     numbers: Sequence[int] | None = None,
     shortest: int = SMALLEST_BUCKET,
-    constraint: Constraint | None = None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[list[Decoded]]:
     """Random continuations of each prompt, as `sampling.sample` draws them. Raises as `decode`.
@@ -125,7 +96,7 @@ def sample_batch(
     a prompt depends on the seed, the prompt and its number alone, not on the prompts decoded beside it.
 
     Args:
-        prompts, terminators, max_new_tokens, batch, constraint, advance: as `decode` takes them.
+        prompts, terminators, max_new_tokens, batch, advance: as `decode` takes them.
         samples: how many to draw for each prompt; the first n do not depend on how many follow.
         temperature: 0 is greedy decoding.
         top_p, top_k: 1 and 0 are off.
@@ -136,12 +107,11 @@ def sample_batch(
     """
     _refuse_none(samples=samples, max_new_tokens=max_new_tokens, batch=batch)
     _check_chance(temperature, top_p, top_k, seed)
-    ends, placed_seed = (replicate(x, model.mesh) for x in (terminators, np.uint32(seed)))
+    ends, placed_seed = (_replicated(x, model) for x in (terminators, np.uint32(seed)))
     top_k = min(top_k, model.shape.vocabulary)
     filters = {"temperature": np.float32(temperature), "top_p": np.float32(top_p), "top_k": np.int32(top_k)}
-    placed: Any = {name: replicate(x, model.mesh) for name, x in filters.items()}
     sizes: Any = {"samples": samples, "max_new_tokens": max_new_tokens}
-    draw = partial(sample, **sizes, constraint=_placed(constraint, model), **placed)
+    draw = partial(sample, **sizes, **_replicated(filters, model))
 
     def begin(own: Sequence[jax.Array], numbers: jax.Array, earlier: Before | None) -> DecodedBatch:
         return draw(model, params, *own, ends, prompt_keys(placed_seed, numbers), earlier=earlier)
@@ -151,8 +121,8 @@ def sample_batch(
     return _in_batches(model, params, prompts, numbers, batch, batch, begin, advance, shortest)
 
 
-def _placed(constraint: Constraint | None, model: Model) -> Any:
-    return jax.tree.map(lambda x: replicate(np.asarray(x), model.mesh), constraint)
+def _replicated(tree: Any, model: Model) -> Any:
+    return jax.tree.map(lambda x: replicate(np.asarray(x), model.mesh), tree)
 
 
 def _refuse_none(**counts: int) -> None:

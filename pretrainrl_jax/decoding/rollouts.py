@@ -1,11 +1,11 @@
 """Rollouts: what a model writes after a prefix, up to a number of tokens or the end that it gives itself."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from pretrainrl_jax.decoding.decode import Drawing, sample_batch
+from pretrainrl_jax.decoding.decode import sample_batch
 from pretrainrl_jax.decoding.decoded import Decoded
 from pretrainrl_jax.model.decoder import Model, Params
 
@@ -22,7 +22,7 @@ def sample_rollouts(
     params: Params,
     prefixes: Sequence[Sequence[int]],
     eos: Sequence[int],
-    **drawing: Unpack[Drawing],
+    **drawing: Any,
 ) -> list[list[Rollout]]:
     """Rollouts of each prefix, which is computed once for all of its own.
 
