@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from pretrainrl_jax.decoding.beam import beam_search
-from pretrainrl_jax.decoding.constraints import Constraint
+from pretrainrl_jax.decoding.constraints import Trie
 from pretrainrl_jax.decoding.decoded import Decoded, DecodedBatch, read_decoded
 from pretrainrl_jax.decoding.sampling import prompt_keys, sample
 from pretrainrl_jax.errors import InputError
@@ -37,7 +37,7 @@ def decode(
     beams: int,
     max_new_tokens: int,
     batch: int,
-    constraint: Constraint | None = None,
+    constraint: Trie | None = None,
     starts: Sequence[int] | None = None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[list[Decoded]]:
@@ -45,18 +45,13 @@ def decode(
 
     Gives for each prompt its beams, best first, finished ones before unfinished ones. Prompts of like length
     are padded to a bucket, so that the number of compilations is the number of buckets, and of sizes of what
-    prompts begin with and share. So many as four batches are decoded in one call of the compiled search, in
-    which those that wait take the places of those that stop; where one batch holds all prompts nothing waits,
-    and a smaller program does. Raises InputError for a number out of range.
+    prompts begin with and share. Four batches are one call of the compiled search; where one batch holds all
+    prompts nothing waits, and a smaller program does. Raises InputError for a number out of range.
 
     Args:
         prompts: token ids of each prompt, none empty.
-        terminators: bool [vocabulary].
-        beams: beam width.
-        max_new_tokens: longest answer, terminator included.
+        terminators, max_new_tokens, constraint, starts: as `beam_search` takes them.
         batch: prompts decoded at a time, rounded up to what divides over the devices.
-        constraint: which tokens and terminators may follow.
-        starts: where of the constraint each prompt begins; None is 0 for all.
         advance: called with the number of prompts finished.
     """
     _refuse_none(beams=beams, max_new_tokens=max_new_tokens, batch=batch)
@@ -91,15 +86,14 @@ def sample_batch(
 ) -> list[list[Decoded]]:
     """Random continuations of each prompt, as `sampling.sample` draws them. Raises as `decode`.
 
-    Each batch is a call, filled up, whose prompts all wait for the longest continuation; buckets are those of
-    `decode`. Temperature, top_p, top_k and the seed may change without another compilation. What is drawn for
-    a prompt depends on the seed, the prompt and its number alone, not on the prompts decoded beside it.
+    Each batch is a call, filled up, whose prompts all wait for the longest continuation. Temperature, top_p,
+    top_k and the seed may change without another compilation. What is drawn for a prompt depends on the seed,
+    the prompt and its number alone, not on the prompts decoded beside it.
 
     Args:
         prompts, terminators, max_new_tokens, batch, advance: as `decode` takes them.
         samples: how many to draw for each prompt; the first n do not depend on how many follow.
-        temperature: 0 is greedy decoding.
-        top_p, top_k: 1 and 0 are off.
+        temperature, top_p, top_k: 0, 1 and 0 are greedy decoding and off.
         seed: of all randomness, 0 to 2**32 - 1.
         numbers: the prompts' numbers, 0 to 2**31 - 1; by default their places in the list. A caller that sees
             only some of the prompts numbers them as if it saw all.

@@ -141,14 +141,11 @@ def sample(
     model's as it is, neither tempered nor truncated.
 
     Args:
-        prompts, terminators, max_new_tokens, earlier: as `beam_search` takes them.
-        lengths: int32 [batch]; 0 marks a row that only fills up the batch, for which nothing is drawn.
+        prompts, lengths, terminators, max_new_tokens, earlier: as `beam_search` takes them.
         keys: typed random keys [batch], one for each prompt.
-        samples: how many to draw for each prompt.
         temperature: float32, 0 or more; 0 takes the most probable token (the first of equal ones), whatever
             top_p and top_k are, and its probability as sampled is then 1.
-        top_p: float32 in (0, 1]; 1 is off.
-        top_k: int32, 0 or more; 0 is off.
+        top_p, top_k: float32 in (0, 1], where 1 is off; int32, 0 or more, where 0 is off.
     """
     batch = len(prompts)
     model, params = for_decoding(model, params)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pretrainrl_jax.trees.batch import CHOSEN, COPY, FIELD_SPECS, PREFIX, ROLES, PackedBatch
+from pretrainrl_jax.trees.batch import CHOSEN, COPY, FIELD_SPECS, PREFIX, ROLES, PackedBatch, blank
 from pretrainrl_jax.trees.layouts import Layout, Size, pieces, size
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, Measured, chosen_only, total
 
@@ -119,11 +119,7 @@ def pack(
         if sequences and (tree := next(branched, None)):
             raise ValueError(f"tree {tree.id} has {len(tree.branches)} branches and is no sequence")
 
-    def blank(axis: str, fill: float) -> np.ndarray:
-        shape = (len(rows), getattr(holds, axis)) if axis else (len(rows),)
-        return np.full(shape, fill, np.float32 if isinstance(fill, float) else np.int32)
-
-    batch = PackedBatch(*(blank(*spec) for spec in FIELD_SPECS))
+    batch = PackedBatch(*blank(len(rows), FIELD_SPECS, holds._asdict()))
     if holds.sources == holds.time:  # then all hidden states are taken as they lie
         batch.sources[:] = np.arange(holds.time)
     for number, trees in enumerate(rows):
