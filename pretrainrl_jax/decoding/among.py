@@ -40,11 +40,8 @@ def known_answers(
     its answers has the same tokens behind each. Raises InputError if a set is empty, or an answer has no
     tokens or holds a terminator, as a line break is.
 
-    Args:
-        terminators: bool [vocabulary], the tokens that end an answer.
-        prompts: texts, one at least.
-        kinds: the name of each prompt's set of answers.
-        answers: the sets. A space comes before an answer that does not begin with whitespace itself.
+    `terminators`, bool [vocabulary], end an answer; `kinds` names each prompt's set of `answers`. A space
+    comes before an answer that does not begin with whitespace itself.
     """
     asked = list(dict.fromkeys(zip(kinds, prompts, strict=True)))
     continuations: dict[str, list[str]] = {}
@@ -105,9 +102,8 @@ def answers_among(
     """Each prompt's answers among those of its kind, the most probable one first.
 
     Probabilities are the model's own, not divided by that of all known answers. With as many beams as a set
-    has answers, all of them are there, each with the log-probability that scoring it gives. With fewer, the
-    search may miss the most probable one; it never takes an answer for better than it is. Prompts and kinds
-    are of those that `known` was made for; `search` has `beams`, `batch` and `advance`, as `decode` has them.
+    has answers, all of them are there; with fewer, the search may miss the most probable one. Prompts and
+    kinds are of those that `known` was made for; `search` has `beams`, `batch` and `advance` of `decode`.
     """
     numbers = [known.starts[asked] for asked in zip(kinds, prompts, strict=True)]
     encoded = [tokenizer.start + ids for ids in tokenizer.encode_all(prompts)]

@@ -81,13 +81,9 @@ def build(
 ) -> Trie:
     """The trie of sets of answers, as NumPy arrays.
 
-    Raises ValueError if a set is empty, an answer has no tokens, or one that is a terminator or has no row.
-
-    Args:
-        sets: of each its answers' token ids, without terminators; equal ones count once.
-        terminators: bool [vocabulary], the tokens that end an answer.
-        few: a node with more children has a row of the vocabulary; doubled until the rows fit.
-        dense_bytes: of the rows at most.
+    Of each set its answers' token ids, without `terminators`, bool [vocabulary]. A node with more than `few`
+    children has a row of the vocabulary: that number is doubled until rows take `dense_bytes` at most. Raises
+    ValueError if a set is empty, an answer has no tokens, or one that is a terminator or has no row.
     """
     ordered = sorted({(root, *answer) for root, answers in enumerate(sets) for answer in answers})
     lengths = np.array([len(answer) for answer in ordered], np.int64)

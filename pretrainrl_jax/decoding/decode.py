@@ -184,12 +184,8 @@ def _calls(
     """Prompts that are decoded together, of each row its prompt or none; of neighbours each device has one.
 
     As few calls as there can be, of `most` rows each: where those of a bucket end, longer ones fill them up,
-    unless there are `least` of them.
-
-    Args:
-        sizes: of what each prompt sees before it, of its bucket, and of itself.
-        least, most: rows.
-        devices: that rows are cut over.
+    unless there are `least` of them. `sizes` are of what each prompt sees before it, of its bucket, and of
+    itself; rows are cut over `devices`.
     """
     alike: dict[int, list[int]] = {}
     for index in sorted(range(len(sizes)), key=lambda index: sizes[index]):

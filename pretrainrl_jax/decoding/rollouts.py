@@ -27,12 +27,7 @@ def sample_rollouts(
     """Rollouts of each prefix, which is computed once for all of its own.
 
     They have no terminator of ours: an EOS id is drawn as any other token, stands in the rollout and ends it.
-    What is drawn for a prefix depends on the seed, its tokens and its number alone.
-
-    Args:
-        prefixes: token ids, none empty.
-        eos: ids that end a text.
-        drawing: what else `sample_batch` takes, but for top_k, which is off. `max_new_tokens` counts an EOS.
+    `drawing` is what else `sample_batch` takes, but for top_k, which is off; `max_new_tokens` counts an EOS.
     """
     # No terminators: which EOS it was is kept only of what does not end there.
     terminators, ends = np.zeros(model.shape.vocabulary, bool), frozenset(eos)

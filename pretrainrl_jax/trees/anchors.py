@@ -77,16 +77,11 @@ def pack_anchors(rows: Sequence[Sequence[AnchorText]], row_length: int, top: int
 class AnchorRows:
     """Rows of anchor text beside batches of questions: of batch b always the same ones.
 
-    The texts are packed once. Rows are taken one after another, in an order that is drawn anew each time all
-    were taken; a batch has one for every `questions` of its questions, and the rest of its rows are empty. It
-    has room for the most that any batch needs, a multiple of the microsteps; for `held` at least, what an
-    earlier round had, so that the step which is compiled serves it too.
-
-    Args:
-        texts: at least one, none with more than `row_length` tokens read.
-        seed: of the order.
-        counts: questions of each batch.
-        start: questions before the first batch, of an earlier round.
+    The texts, at least one, are packed once. Rows are taken one after another, in an order that is drawn anew
+    each time all were taken; a batch has one for every `questions` of its questions, of which there are
+    `counts` and `start` before, and the rest of its rows are empty. It has room for the most that any batch
+    needs, a multiple of the microsteps; for `held` at least, what an earlier round had, so that the step
+    which is compiled serves it too.
     """
 
     def __init__(
