@@ -118,15 +118,9 @@ def beam_search(
 
     def begin(asked: Asked) -> Searched:
         """Read the prompts, and choose the first tokens."""
-        rows, before = len(asked.prompts), earlier and earlier._replace(of_rows=asked.of_rows)
+        before = earlier and earlier._replace(of_rows=asked.of_rows)
         prompt, last, read = prefill(model, params, asked.prompts, asked.lengths, beams, before)
-        blank, none = jnp.zeros((rows, beams, max_new_tokens), jnp.int32), jnp.zeros((rows, beams))
-        live = Hypotheses(none, blank, blank.astype(jnp.float32), blank[..., 0], none)
-        worst = jnp.where(asked.lengths > 0, NEG_INF, jnp.inf)  # what a row of no tokens has is never beaten
-        ended = live._replace(logps=jnp.broadcast_to(worst[:, None], none.shape))
-        starts = jnp.zeros(rows, jnp.int32) if asked.starts is None else asked.starts
-        allowed = jnp.broadcast_to(starts[:, None], (rows, beams)) if constraint else None
-        state = BeamState(jnp.zeros(rows, jnp.int32), live, ended, blank, allowed)
+        state = _nothing_said(asked, beams, max_new_tokens, constrained=constraint is not None)
         state = choose(state, last, head, terminators, constraint)
         return Searched(state, empty_cache(model, prompt, max_new_tokens, own=False), prompt, read)
 
@@ -148,6 +142,18 @@ def beam_search(
     counts = jnp.where((lengths > 0).reshape(shards, -1), places, 0).max(-1)
     decoded = run(work, asked, counts, batch // shards)
     return jax.tree.map(lambda x: constrain(x, model.layout), decoded)
+
+
+def _nothing_said(asked: Asked, beams: int, max_new_tokens: int, *, constrained: bool) -> BeamState:
+    """Beams without a token, all of each question alike."""
+    rows = len(asked.prompts)
+    blank, none = jnp.zeros((rows, beams, max_new_tokens), jnp.int32), jnp.zeros((rows, beams))
+    live = Hypotheses(none, blank, blank.astype(jnp.float32), blank[..., 0], none)
+    worst = jnp.where(asked.lengths > 0, NEG_INF, jnp.inf)  # what a row of no tokens has is never beaten
+    ended = live._replace(logps=jnp.broadcast_to(worst[:, None], none.shape))
+    starts = jnp.zeros(rows, jnp.int32) if asked.starts is None else asked.starts
+    allowed = jnp.broadcast_to(starts[:, None], (rows, beams)) if constrained else None
+    return BeamState(jnp.zeros(rows, jnp.int32), live, ended, blank, allowed)
 
 
 def can_improve(state: BeamState) -> jax.Array:

@@ -147,7 +147,6 @@ def sample(
             top_p and top_k are, and its probability as sampled is then 1.
         top_p, top_k: float32 in (0, 1], where 1 is off; int32, 0 or more, where 0 is off.
     """
-    batch = len(prompts)
     model, params = for_decoding(model, params)
     head = model.head(params).astype(model.shape.dtype)
     prompt, last, read = prefill(model, params, prompts, lengths, samples, earlier)
@@ -168,24 +167,30 @@ def sample(
         hidden, cache = extend(model, params, drawn[0], state.step, read, prompt, state.cache)
         return _written(state, drawn, terminators[drawn[0]])._replace(hidden=hidden, cache=cache)
 
-    blank = jnp.zeros((batch, samples, max_new_tokens))
-    none = jnp.zeros((batch, samples), bool)
-    state = SampleState(
+    cache = empty_cache(model, prompt, max_new_tokens, own=True)
+    state = jax.lax.while_loop(should_continue, step, _begin(last, lengths, samples, max_new_tokens, cache))
+    of_tokens = state.token_logps, state.behaviour_token_logps
+    sums = of_tokens[0].sum(-1), of_tokens[1].sum(-1)
+    drawn = DecodedBatch(state.tokens, state.lengths, state.finished, *sums, *of_tokens)
+    return jax.tree.map(lambda x: constrain(x, model.layout), drawn)
+
+
+def _begin(
+    last: jax.Array, lengths: jax.Array, samples: int, max_new_tokens: int, cache: KeysValues
+) -> SampleState:
+    """Nothing drawn yet, after hidden states `last` [batch, 1, model] of prompts."""
+    blank, none = jnp.zeros((len(last), samples, max_new_tokens)), jnp.zeros((len(last), samples), bool)
+    return SampleState(
         step=jnp.int32(0),
         done=none | (lengths == 0)[:, None],
         finished=none,
-        hidden=jnp.broadcast_to(last, (batch, samples, last.shape[-1])),
-        cache=empty_cache(model, prompt, max_new_tokens, own=True),
+        hidden=jnp.broadcast_to(last, (len(last), samples, last.shape[-1])),
+        cache=cache,
         tokens=blank.astype(jnp.int32),
         lengths=none.astype(jnp.int32),
         token_logps=blank,
         behaviour_token_logps=blank,
     )
-    state = jax.lax.while_loop(should_continue, step, state)
-    of_tokens = state.token_logps, state.behaviour_token_logps
-    sums = of_tokens[0].sum(-1), of_tokens[1].sum(-1)
-    drawn = DecodedBatch(state.tokens, state.lengths, state.finished, *sums, *of_tokens)
-    return jax.tree.map(lambda x: constrain(x, model.layout), drawn)
 
 
 # What is drawn: tokens, their log-probabilities by the model as it is, and those that they were drawn by.

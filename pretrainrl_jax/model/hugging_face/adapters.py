@@ -62,8 +62,9 @@ def read_config(folder: Path) -> tuple[Lora, str]:
                 f"{path} has {name}={value!r}, which is not read: merge it into its model "
                 "(peft: merge_and_unload, then save_pretrained)"
             )
-    rank: Any = config.get("r")
-    alpha, stabilised = config.get("lora_alpha"), config.get("use_rslora") or False
+    rank: Any
+    alpha: Any
+    rank, alpha, stabilised = config.get("r"), config.get("lora_alpha"), config.get("use_rslora") or False
     fits = type(rank) is int and rank > 0 and type(alpha) in (int, float) and math.isfinite(alpha)
     if not fits or not isinstance(stabilised, bool):
         given = f"r={rank!r}, lora_alpha={alpha!r} and use_rslora={stabilised!r}"
