@@ -13,7 +13,10 @@ Hardware: 8 GPUs of 80 GB (the paper: 8 x H800) or 8 TPU chips of 95 GB. Expecte
 for all five systems, estimated as in popqa_qwen3_8b.py. Not measured.
 
 The paper's: learning rate 2e-5, the data x 2 (17k questions to 34k), negatives from the category
-pools. Ours: which 17,000 questions (by a hash, over all relations), since the paper does not say.
+pools. Its check of pools: one of 1,000 questions of a category agrees with the full one at cosine
+0.88 and Spearman 0.85; mining prints and reports ours. Ours: which 17,000 questions (by a hash,
+over all relations), since the paper does not say; the agreement is measured between 200 questions
+of a relation and its 700, where the paper compares 1,000 with 8,000: for that, --facts.limit=0.
 """
 
 import runpy
@@ -28,6 +31,7 @@ config = replace(
     popqa,
     name="EntityQuestions",
     facts=FactsConfig(path="entityquestions", limit=17000, holdout_every=0),
+    mine=replace(popqa.mine, agreement_questions=200),
     objectives=slower | {"rpo": replace(slower["rpo"], remine_every=133)},
     train=replace(popqa.train, passes=2),
 )

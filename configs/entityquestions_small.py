@@ -39,7 +39,7 @@ config = Config(
     tokenizer=TokenizerConfig(vocabulary=4096),
     model=ModelConfig(d_model=160, layers=3, heads=5, kv_heads=5, head_dim=32, d_ff=480),
     pretrain=PretrainConfig(rows=4, epochs=2),
-    mine=MineConfig(sources=("pool",), max_new_tokens=10),
+    mine=MineConfig(sources=("pool",), max_new_tokens=10, agreement_questions=200),
     objectives=OBJECTIVES
     | {
         "dpo": replace(OBJECTIVES["dpo"], learning_rate=3e-4),

@@ -7,10 +7,11 @@ the text of `forgetting.txt`; --model.path, --facts.path and --evaluate.text nam
 the pools of six relations, as the paper's authors drew them, and facts are trained twice, the paper's
 repetition. What is not said here is as in popqa_smollm2.py, rates included.
 
-Its pools alone, on some 330 questions of each relation:
+How well the pool of some of a relation's questions agrees with that of all (the paper, of 1,000 against all:
+cosine 0.88, Spearman 0.85), on some 330 of each relation:
 
     python -m pretrainrl_jax.main pretrain --config configs/entityquestions_smollm2.py \
-        --workdir runs/eq_pools --facts.limit=3000
+        --workdir runs/eq_pools --facts.limit=3000 --mine.agreement_questions=100
     python -m pretrainrl_jax.main mine --workdir runs/eq_pools
 """
 
@@ -30,7 +31,7 @@ config = replace(
         limit=760,
         holdout_every=3,
     ),
-    mine=replace(popqa.mine, sources=("pool",)),
+    mine=replace(popqa.mine, sources=("pool",), agreement_questions=40),
     objectives=popqa.objectives | {"rpo": replace(popqa.objectives["rpo"], remine_every=26)},  # once a pass
     train=replace(popqa.train, passes=2.0),
 )

@@ -48,6 +48,7 @@ SETTINGS = (
     "--mine.sources=beam,pool,popularity",
     "--mine.pool=6",
     "--mine.popular_share=0.5",
+    "--mine.agreement_questions=10",
     "--train.systems=rpo,pretrainrl",
     "--objectives.rpo.remine_every=2",
     "--objectives.pretrainrl.remine_every=3",
@@ -145,8 +146,12 @@ def test_pool_values_are_what_the_model_answers_most_often(mixed, context: Conte
         pool = one["pool"]
         assert 0 < len(pool) <= 6
         said = {b.text for t in mined(mixed[0]) for b in t.branches if b.source == "pool"}
-        assert one["questions"] == sum(f.category == category for f in context.trained)
+        assert one["agreement"]["questions"] == 10
+        assert (
+            one["agreement"]["of"] == one["questions"] == sum(f.category == category for f in context.trained)
+        )
         assert said & set(pool)
+    assert "pools of 10 questions against the full ones" in mixed[1].out
 
 
 def test_improbable_beams_are_not_counted_for_a_pool(mixed, context: Context, tmp_path: Path) -> None:
@@ -167,7 +172,7 @@ def test_improbable_beams_are_not_counted_for_a_pool(mixed, context: Context, tm
     threshold = sorted(chances.values())[len(chances) // 2]
     settings = replace(context.config.mine, min_probability=threshold, pool=1000)
     other = replace(context, config=replace(context.config, mine=settings))
-    pools = collect_pools(other, decoded)
+    pools, _ = collect_pools(other, decoded)
     expected = {value for value, chance in chances.items() if chance >= threshold}
     assert 0 < len(expected) < len(chances)
     assert {normalise(value) for value in pools[category]} == expected

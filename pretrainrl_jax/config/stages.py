@@ -106,6 +106,9 @@ class MineConfig(Section):
     pool_questions: NonNegativeInt = setting(
         0, "questions of a category its pool is collected from, drawn by hash; 0 takes all"
     )
+    agreement_questions: NonNegativeInt = setting(
+        1000, "the pool of this many questions of a category is compared with the full one; 0 does not"
+    )
     popular_share: PositiveShare = setting(
         0.1, "share of a category's answers, best known first, that count as popular"
     )

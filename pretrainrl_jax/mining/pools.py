@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from pretrainrl_jax.decoding.answers import Answer, distinct
 from pretrainrl_jax.facts.record import Fact
 
@@ -28,6 +30,16 @@ class Tally:
 
 
 Tallies = dict[str, Tally]  # by normalised text
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How like the full pool the pool of a sample of the questions is."""
+
+    questions: int  # in the sample
+    of: int  # in the category
+    cosine: float
+    spearman: float  # NaN where either ranking is flat
 
 
 def distinct_answers(answers: Iterable[Answer]) -> dict[str, Answer]:
@@ -61,3 +73,22 @@ def most_often(tallies: Tallies, size: int) -> list[str]:
     """The keys of the `size` values answered most often; of equally frequent ones the more probable first."""
     ranked = sorted(tallies, key=lambda k: (-tallies[k].questions, -tallies[k].probability, k))
     return ranked[:size]
+
+
+def agreement(full: Tallies, sample: Tallies, size: int) -> tuple[float, float]:
+    """Cosine and Spearman correlation of two pools, over the values of either.
+
+    PretrainRL reports 0.88 and 0.85 between a pool of 1,000 questions and the full one on EntityQuestions. A
+    value's weight is the number of questions that gave it. NaN where it is not defined.
+    """
+    from scipy.stats import rankdata
+
+    keys = sorted({*most_often(full, size), *most_often(sample, size)})
+    weights = [np.array([t[k].questions if k in t else 0 for k in keys], float) for t in (full, sample)]
+    ranks = [rankdata(weight) - (len(keys) + 1) / 2 for weight in weights]  # ranks with mean 0
+    return _cosine(*weights), _cosine(*ranks)
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    length = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / length if length else math.nan

@@ -11,7 +11,7 @@ import numpy as np
 from pretrainrl_jax.decoding.answers import Answer
 from pretrainrl_jax.facts.matching import Truths, normalise, why_dropped
 from pretrainrl_jax.facts.record import Fact
-from pretrainrl_jax.mining.pools import Tallies, distinct_answers, tally
+from pretrainrl_jax.mining.pools import Agreement, Tallies, distinct_answers, tally
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, total
 
 Json = dict[str, Any]
@@ -40,6 +40,7 @@ def describe(
     known: Truths,
     dropped: Mapping[str, Counter[str]],
     pools: Mapping[str, Sequence[str]],
+    agreements: Mapping[str, Agreement],
 ) -> Json:
     """The statistics of a mining run, as plain values for JSON: its own, and those of each category.
 
@@ -48,6 +49,7 @@ def describe(
         decoded: questions with their beams; fewer than `facts` where a pool was collected from a sample.
         dropped: by source, how many candidates each reason took.
         pools: the values of each category's pool; empty without one.
+        agreements: of each category whose pool was compared with a smaller sample's.
     """
     of_trees = [rejected(tree) for tree in trees]
     negatives, without = list(chain(*of_trees)), of_trees.count([])
@@ -68,7 +70,8 @@ def describe(
         "distinct_histogram": dict(sorted(Counter(d for _, d, _ in measured).items())),
         "entropy": _mean([e for _, _, e in measured]),
         "perplexity": math.exp(-sum(total(b.reference_logp) for b in negatives) / tokens) if tokens else None,
-        "categories": _categories(facts, trees, measured, commonest, pools),
+        "categories": _categories(facts, trees, measured, commonest, pools, agreements),
+        "pool_agreement": _overall(agreements),
         "examples": examples(facts, trees),
     }
 
@@ -79,6 +82,7 @@ def _categories(
     measured: Sequence[tuple[str, int, float]],
     commonest: Mapping[str, Tallies],
     pools: Mapping[str, Sequence[str]],
+    agreements: Mapping[str, Agreement],
 ) -> Json:
     """Each category's metrics, by name, the largest first."""
     bare = Counter(fact.category for fact, negatives in _paired(facts, trees) if not negatives)
@@ -97,6 +101,9 @@ def _categories(
             "falsehoods": _shown(commonest.get(category, {})),
             "pool": list(pools.get(category, [])),
         }
+        if category in agreements:
+            of_category = vars(agreements[category]).items()
+            described[category]["agreement"] = {k: v if math.isfinite(v) else None for k, v in of_category}
     return described
 
 
@@ -130,6 +137,19 @@ def _paired(facts: Sequence[Fact], trees: Sequence[AnswerTree]) -> list[tuple[Fa
     """The fact and the negatives of each tree."""
     by_id = {fact.id: fact for fact in facts}
     return [(by_id[tree.id], rejected(tree)) for tree in trees]
+
+
+def _overall(agreements: Mapping[str, Agreement]) -> Json | None:
+    """Means over the categories, as the paper reports them."""
+    if not agreements:
+        return None
+    categories = agreements.values()
+    return {
+        "questions": max(a.questions for a in categories),
+        "categories": len(categories),
+        "cosine": _mean([a.cosine for a in categories if math.isfinite(a.cosine)]),
+        "spearman": _mean([a.spearman for a in categories if math.isfinite(a.spearman)]),
+    }
 
 
 def share_of(answers: Iterable[str], trees: Sequence[AnswerTree]) -> float | None:

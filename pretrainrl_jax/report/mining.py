@@ -144,6 +144,10 @@ FIGURES: dict[str, Told] = {
     "perplexity of the negatives": at(one_place, "perplexity"),
     "questions decoded": at(count, "decoded"),
     **SHARED,
+    "pool: cosine": at(two_places, "pool_agreement", "cosine"),
+    "pool: Spearman": at(two_places, "pool_agreement", "spearman"),
+    "pool: questions": at(count, "pool_agreement", "questions"),
+    "pool: categories": at(count, "pool_agreement", "categories"),
     "left out: longer than a row": at(_length, "too_long"),
     "left out: no tokens in a true answer": at(_length, "no_tokens"),
 }
@@ -151,6 +155,8 @@ COLUMNS: dict[str, Told] = {
     "questions": at(count, "questions"),
     WITHOUT: _without,
     **SHARED,
+    "pool: cosine": at(two_places, "agreement", "cosine"),
+    "pool: Spearman": at(two_places, "agreement", "spearman"),
 }
 ROUND_COLUMNS: dict[str, Told] = {"negatives": at(count, "negatives"), **SHARED, WITHOUT: _without}
 

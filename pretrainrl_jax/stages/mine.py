@@ -35,7 +35,7 @@ from pretrainrl_jax.mining.candidates import (
 )
 from pretrainrl_jax.mining.draw import longest
 from pretrainrl_jax.mining.fingerprint import short_digest
-from pretrainrl_jax.mining.pools import most_often, tally
+from pretrainrl_jax.mining.pools import Agreement, Tallies, agreement, most_often, tally
 from pretrainrl_jax.mining.quality import quality
 from pretrainrl_jax.stages.asking import Asker, Question, Search
 from pretrainrl_jax.stages.context import Context
@@ -118,7 +118,7 @@ def mine_negatives(
     asker = Asker(context, policy, settings)
     provenance, beams = asker.made_with(chosen), partial(asker.beams, settings.beams)
     decoded = searched(asker, chosen, shards / "beams", provenance, f"{label}/beams", beams)
-    pools = collect_pools(context, decoded)
+    pools, agreements = collect_pools(context, decoded)
     constrained = []
     if "constrained" in settings.sources:
         sets, search = asker.among("mine.among", as_asked(facts))
@@ -143,7 +143,7 @@ def mine_negatives(
     asked_for = settings.negatives if settings.sources else 0
     left_out["fewer_than_asked"] = sum(len(places(tree, "rejected")) < asked_for for tree in believed)
     shown = context.template(settings.template).examples
-    described = statistics.describe(facts, believed, decoded, known, dropped, pools)
+    described = statistics.describe(facts, believed, decoded, known, dropped, pools, agreements)
     described["of_examples"] = statistics.share_of([answer for _, answer in shown], believed)
     described["quality"] = quality(believed, context.facts)
     described = left_out | described
@@ -185,26 +185,35 @@ def searched(
     return list(zip(facts, found, strict=True))
 
 
-def collect_pools(context: Context, decoded: Decoded) -> dict[str, list[str]]:
-    """Each category's pool."""
+def collect_pools(context: Context, decoded: Decoded) -> tuple[dict[str, list[str]], dict[str, Agreement]]:
+    """Each category's pool, and how like it the pool of a smaller sample of its questions is."""
     settings = context.config.mine
     if "pool" not in settings.sources:
-        return {}
+        return {}, {}
     facts = [fact for fact, _ in decoded]
-    ids = {fact.id for fact in sample_by_category(context, facts, settings.pool_questions)}
-    tallies = tally(
-        ((fact, beams) for fact, beams in decoded if fact.id in ids),
-        lambda fact, answer: math.exp(answer.logp) >= settings.min_probability,
-    )
-    pools = {
-        c: [values[key].text for key in most_often(values, settings.pool)] for c, values in tallies.items()
-    }
+
+    def collect(chosen: Sequence[Fact]) -> tuple[dict[str, Tallies], Counter[str]]:
+        ids = {fact.id for fact in chosen}
+        tallies = tally(
+            ((fact, beams) for fact, beams in decoded if fact.id in ids),
+            lambda fact, answer: math.exp(answer.logp) >= settings.min_probability,
+        )
+        return tallies, Counter(fact.category for fact in chosen)
+
+    full, questions = collect(sample_by_category(context, facts, settings.pool_questions))
+    pools = {c: [values[key].text for key in most_often(values, settings.pool)] for c, values in full.items()}
     if short := {category: len(pool) for category, pool in pools.items() if len(pool) < settings.pool}:
         named = ", ".join(f"{category} {n}" for category, n in short.items())
         context.screen.say(
             f"mine: categories where the model gives fewer than mine.pool={settings.pool} values: {named}"
         )
-    return pools
+    number = settings.agreement_questions
+    sample, sampled = collect(sample_by_category(context, facts, number) if number else [])
+    return pools, {
+        c: Agreement(sampled[c], questions[c], *agreement(full[c], sample[c], settings.pool))
+        for c in full
+        if 0 < sampled[c] < questions[c]
+    }
 
 
 def choose(
@@ -336,4 +345,12 @@ def lines(mined: Mapping[str, Any]) -> list[str]:
     for source, reasons in mined["dropped"].items():
         taken = ", ".join(f"{reason} {n}" for reason, n in reasons.items() if n)
         shown.append(f"dropped of {source}: {taken or 'none'}")
+    if like := mined["pool_agreement"]:
+        cosine, spearman = (
+            "not defined" if like[name] is None else f"{like[name]:.2f}" for name in ("cosine", "spearman")
+        )
+        shown.append(
+            f"pools of {like['questions']} questions against the full ones, {like['categories']} categories: "
+            f"cosine {cosine}, Spearman {spearman}"
+        )
     return shown

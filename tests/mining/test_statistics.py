@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pretrainrl_jax.decoding.answers import Answer
 from pretrainrl_jax.facts.matching import known_truths
+from pretrainrl_jax.mining.pools import Agreement
 from pretrainrl_jax.mining.statistics import answer_diversity, describe, share_of
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
@@ -86,6 +87,7 @@ def test_every_figure():
         known_truths(FACTS),
         dropped,
         {"capital": ["Rome", "Oslo"]},
+        {"capital": Agreement(1, 2, 0.9, math.nan)},
     )
     described = json.loads(json.dumps(described, allow_nan=False))  # plain values, and no NaN
     assert (described["questions"], described["trees"], described["decoded"]) == (3, 3, 3)
@@ -107,13 +109,21 @@ def test_every_figure():
         {"text": "Oslo", "questions": 1, "probability": 0.1},
     ]
     assert capital["pool"] == ["Rome", "Oslo"]
+    assert capital["agreement"] == {"questions": 1, "of": 2, "cosine": 0.9, "spearman": None}
     assert (river["without_negatives"], river["falsehoods"], river["pool"]) == (1, [], [])
+    assert described["pool_agreement"] == {"questions": 1, "categories": 1, "cosine": 0.9, "spearman": None}
     assert [e["question"] for e in described["examples"]] == [FACTS[0].question, FACTS[1].question]
     assert described["examples"][0]["negatives"] == [["Rome", 0.5], ["Oslo", 0.25]]
 
 
 def test_nothing_decoded_and_nothing_kept_are_metrics_too():
-    described = describe(FACTS, [TREES[2]], [], known_truths(FACTS), {}, {})
-    assert described["distinct_answers"] is described["entropy"] is described["perplexity"] is None
+    described = describe(FACTS, [TREES[2]], [], known_truths(FACTS), {}, {}, {})
+    assert (
+        described["distinct_answers"]
+        is described["entropy"]
+        is described["perplexity"]
+        is described["pool_agreement"]
+        is None
+    )
     assert described["negatives"] == 0
     assert described["categories"]["capital"]["falsehoods"] == []

@@ -18,6 +18,7 @@ from pretrainrl_jax.facts.matching import known_truths
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.mining import statistics
 from pretrainrl_jax.mining.candidates import REASONS, Rules, from_beams
+from pretrainrl_jax.mining.pools import Agreement
 from pretrainrl_jax.report import charts, mining
 from pretrainrl_jax.report.columns import listed
 from pretrainrl_jax.report.mining import COLUMNS, FIGURES, Mined, read, section
@@ -59,6 +60,7 @@ FOUND: dict[str, Any] = {
             ],
             "pool": ["po", "arno"],
             "example": "Which river <flows> there?",
+            "agreement": {"questions": 100, "of": 800, "cosine": 0.912, "spearman": None},
         },
         "": {
             "questions": 1200,
@@ -69,6 +71,7 @@ FOUND: dict[str, Any] = {
             "pool": [],
         },
     },
+    "pool_agreement": {"questions": 100, "categories": 1, "cosine": 0.912, "spearman": 0.733},
     "examples": [
         {
             "question": "Which?",
@@ -199,28 +202,34 @@ def test_the_figures_are_those_of_the_file(workdir: Path) -> None:
         ("questions decoded", "1,500"),
         ("distinct answers", "7.3"),
         ("entropy, nats", "1.24"),
+        ("pool: cosine", "0.91"),
+        ("pool: Spearman", "0.73"),
+        ("pool: questions", "100"),
+        ("pool: categories", "1"),
         ("left out: longer than a row", "1"),
     ]
     html = page(workdir)
     for name, value in listed(FIGURES, FOUND):
         assert f"<dt>{name}</dt><dd><bdi>{value}</bdi></dd>" in html
-    less = {"too_long": [], "decoded": 0, "perplexity": None, "no_tokens": ["f"]}
+    assert "0.88 and 0.85 for 1,000 questions of EntityQuestions" in html
+    less = {"too_long": [], "pool_agreement": None, "decoded": 0, "perplexity": None, "no_tokens": ["f"]}
     told = dict(listed(FIGURES, FOUND | less | {"without_negatives": 0, "of_examples": 0.015}))
     assert told["no negative left"] == "0"
     assert told["answers of few-shot examples, %"] == "1.5"
     assert told["left out: no tokens in a true answer"] == "1"
-    assert not {name for name in told if name.startswith(("perplexity", "left out: longer"))}
+    assert not {name for name in told if name.startswith(("pool", "perplexity", "left out: longer"))}
 
 
 def test_categories_with_twenty_falsehoods_each(workdir: Path) -> None:
     html = page(workdir)
     head, uncategorised, first_said, second, second_said = table(parse(html), "category")
     # The larger category first; only columns that a category has.
-    assert head == ["category", *(" ".join(h.split()) for h in COLUMNS)]
-    assert uncategorised == ["(no category)", "1,200", "0.3", "–", "–"]
+    no_spearman = [head for head in COLUMNS if "Spearman" not in head]
+    assert head == ["category", *(" ".join(h.split()) for h in no_spearman)]
+    assert uncategorised == ["(no category)", "1,200", "0.3", "–", "–", "–"]
     assert first_said == ["Rome 3 · 50.0%"]
     assert "“<bdi>Which river &lt;flows&gt; there?</bdi>”" in html
-    assert second == ["river", "800", "4.5", "5.5", "0.91"]
+    assert second == ["river", "800", "4.5", "5.5", "0.91", "0.91"]
     said = [f"falsehood {i} {300 - i} · {25 / (i + 1):.1f}%" for i in range(20)]
     assert [c for c in parse(html).chips if c.startswith("falsehood")] == said
     # Three are seen before the rest and the pool are opened; the other category has nothing to open.
@@ -348,8 +357,10 @@ def test_what_mining_writes_is_what_the_page_reads(workdir: Path) -> None:
         )
         for fact, answers in decoded
     ]
-    pools = {"capital": ["turin"]}
-    described = statistics.describe(facts, trees, decoded, rules.known, {"beam": counter}, pools)
+    like = {"capital": Agreement(2, 3, 0.5, math.nan)}
+    described = statistics.describe(
+        facts, trees, decoded, rules.known, {"beam": counter}, {"capital": ["turin"]}, like
+    )
     write(workdir / "mined" / "statistics.json", described)
     html = page(workdir)
     cells = parse(html)
@@ -360,16 +371,19 @@ def test_what_mining_writes_is_what_the_page_reads(workdir: Path) -> None:
     ]
     # Distinct answers 2, 1 and 1; entropy of (2/3, 1/3), 0 and 0; a third of the questions without negatives.
     entropy = (math.log(3) - 2 / 3 * math.log(2)) / 3
-    assert table(cells, "category")[1] == ["capital", "3", "33.3", "1.3", f"{entropy:.2f}"]
+    assert table(cells, "category")[1] == ["capital", "3", "33.3", "1.3", f"{entropy:.2f}", "0.50"]
     assert "Turin 2 · 37.5%" in cells.chips
     perplexity = math.exp(-(math.log(0.5) + math.log(0.25)) / 4)
     told = dict(re.findall("<dt>(.*)</dt><dd><bdi>(.*)</bdi></dd>", html))
     assert told["perplexity of the negatives"] == f"{perplexity:.1f}"
+    assert told["pool: cosine"] == "0.50"
+    assert "pool: Spearman" not in told  # a correlation that is not defined is not named
     assert [told[name] for name in ("questions", "with negatives", "negatives")] == ["3", "2", "2"]
 
 
 KEYS = [(key,) for key in FOUND] + [("categories", "river", key) for key in FOUND["categories"]["river"]]
-KEYS += [("categories", "river"), ("dropped", "beam"), ("dropped", "beam", "known_true")]
+KEYS += [("categories", "river"), ("dropped", "beam"), ("pool_agreement", "cosine")]
+KEYS += [("categories", "river", "agreement", "cosine"), ("dropped", "beam", "known_true")]
 
 
 @pytest.mark.parametrize("key", KEYS, ids="/".join)
