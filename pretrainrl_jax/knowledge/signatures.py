@@ -33,10 +33,12 @@ ECE_RISE = 0.05  # a smaller one is not told: sorting questions into bins alone 
 
 # The share of the questions with negatives that must surely, by Wilson's interval, be at fault.
 IMPLAUSIBLE = 0.5  # most of what is pushed down holds no probability
+FRAGMENTS = 0.2  # not less, as some answers do begin others: New York, New York City
 # Of a category: in healthy worlds one answer is the strongest falsehood of three questions in four.
 SAME = 0.9
+TRUE = 0.02  # each of them lowers what is true
 ODDS = -2  # powers of ten: a question's negatives together hold under a hundredth of the truth's probability
-UNUSABLE = 0.5  # of finished beams, duplicates: most of the search gives nothing
+UNUSABLE = 0.5  # of finished beams, duplicates or overlapping a truth: most of the search gives nothing
 
 
 class Signature(NamedTuple):
@@ -246,7 +248,7 @@ def _number(values: Json, name: str) -> float | None:
 
 def of_mining(statistics: Json) -> list[Signature]:
     """The signatures that mined negatives show (`mined/statistics.json`)."""
-    checks = (implausible_negatives, duplicate_negatives)
+    checks = (implausible_negatives, duplicate_negatives, fragments, hidden_truths)
     return [told for check in checks if (told := check(statistics))]
 
 
@@ -292,10 +294,58 @@ def duplicate_negatives(statistics: Json) -> Signature | None:
     )
 
 
+def fragments(statistics: Json) -> Signature | None:
+    """Negatives are pieces of answers."""
+    count, questions, example = _faulty(statistics, "fragments")
+    overlapping, beams = _taken(statistics, "overlaps")
+    said = []
+    if _surely(count, questions, FRAGMENTS):
+        said.append(
+            f"in {count:,} of {questions:,} questions at least half of the negatives begin another answer "
+            f"or are one or two characters{example}"
+        )
+    if _surely(overlapping, beams, UNUSABLE):
+        said.append(f"{overlapping:,} of {beams:,} finished beams are a part of a true answer, or hold one")
+    if not said:
+        return None
+    return Signature(
+        "fragments",
+        "base",
+        "; ".join(said),
+        "Let answers end where the model ends them: another mine.template, a longer mine.max_new_tokens; "
+        "keep mine.drop_overlapping on",
+    )
+
+
+def hidden_truths(statistics: Json) -> Signature | None:
+    """Negatives are true by the looser rule, in another spelling, or of a namesake."""
+    count, questions, example = _faulty(statistics, "hidden_truths")
+    if not _surely(count, questions, TRUE):
+        return None
+    return Signature(
+        "hidden truths",
+        "base",
+        f"in {count:,} of {questions:,} questions a negative contains a true answer, is part of one, is one "
+        f"in another spelling, or is true of a namesake{example}",
+        "Give the aliases (facts.columns.answers), keep mine.drop_overlapping on, and tell namesakes apart "
+        "in the question",
+    )
+
+
 def _surely(count: int, questions: int, share: float) -> bool:
     """The whole interval of a rate lies above a share."""
     interval = wilson(count, questions) if count <= questions else None
     return interval is not None and interval[0] > share
+
+
+def _faulty(statistics: Json, fault: str) -> tuple[int, int, str]:
+    """The questions whose negatives have a fault, of how many, and the first of them in words."""
+    held = _held(statistics, "quality", fault)
+    count, questions = (_counts(of).get("questions", 0) for of in (held, _held(statistics, "quality")))
+    examples = held.get("examples")
+    shown = examples[0] if isinstance(examples, list) and examples else None
+    words = f", as {shown[1]!r} of {shown[0]!r}" if isinstance(shown, list) and len(shown) == 2 else ""
+    return count, questions, words
 
 
 def _taken(statistics: Json, reason: str) -> tuple[int, int]:

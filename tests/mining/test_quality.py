@@ -14,8 +14,8 @@ from pretrainrl_jax.trees.tree import AnswerTree, Branch
 NUMBER = 40
 
 
-def asked(number: int, answer: str) -> Fact:
-    return fact(id=str(number), question=f"Capital of Arno {number}?", answers=(answer,))
+def asked(number: int, answer: str = "Florence", **values) -> Fact:
+    return fact(id=str(number), question=f"Capital of Arno {number}?", answers=(answer,), **values)
 
 
 def tree(of: Fact, negatives: dict[str, float], truth: float = 0.1) -> AnswerTree:
@@ -43,6 +43,7 @@ def test_healthy_negatives_are_silent() -> None:
     held = quality(HEALTHY, FACTS)
     assert held["questions"] == NUMBER
     assert held["odds"] == {"0": NUMBER}  # 0.26 by 0.1
+    assert held["fragments"] == held["hidden_truths"] == {"questions": 0, "examples": []}
     assert held["most_believed"] == {"capital": {"text": "rome 0", "questions": 5, "of": NUMBER}}
 
 
@@ -52,9 +53,12 @@ def test_nothing_mined_and_files_of_older_versions_are_silent() -> None:
     assert of_mining({"negatives": 5, "dropped": {"beam": {"duplicate": 1}}, "by_source": {"beam": 9}}) == []
 
 
-@pytest.mark.parametrize("bad", [[], "x", 1, None, {"odds": {"x": 3}, "most_believed": {"a": 2}}])
+@pytest.mark.parametrize(
+    "bad", [[], "x", 1, None, {"odds": {"x": 3}, "fragments": 1, "most_believed": {"a": 2}}]
+)
 def test_a_file_of_another_shape_is_silent(bad) -> None:
     assert of_mining({"quality": bad, "dropped": bad, "by_source": bad}) == []
+    assert of_mining({"quality": {"questions": 9, "fragments": {"questions": 99, "examples": [1]}}}) == []
 
 
 @pytest.mark.parametrize(
@@ -87,3 +91,64 @@ def test_one_answer_is_the_strongest_falsehood_of_a_category() -> None:
     (signature,) = of_mining(mined(FACTS, one))
     assert signature.evidence == "'rome' is the most probable negative in 40 of 40 questions of capital"
     assert told(FACTS, one[:36] + HEALTHY[36:]) == []  # nine in ten, not surely more
+
+
+def test_fragments_begin_an_answer_or_are_letters() -> None:
+    pieces = [tree(f, {"Flor": 0.3, "Ro": 0.2, f"Turin {i}": 0.1}) for i, f in enumerate(FACTS)]
+    held = quality(pieces, FACTS)["fragments"]
+    assert held["questions"] == NUMBER
+    assert held["examples"][0] == ["Capital of Arno 0?", "Flor"]
+    assert "fragments" in told(FACTS, pieces)
+    beside = [tree(f, {f"San{i}": 0.3, f"San{i} Marino": 0.2}) for i, f in enumerate(FACTS)]
+    assert quality(beside, FACTS)["fragments"]["questions"] == NUMBER
+
+
+def test_what_is_true_elsewhere_is_no_fragment() -> None:
+    """Short answers, and those that begin others, where the category has them."""
+    short = [*FACTS, asked(100, "Ro"), asked(101, "Flor")]
+    pieces = [tree(f, {"Flor": 0.3, "Ro": 0.2}) for f in FACTS]
+    assert quality(pieces, short)["fragments"]["questions"] == 0
+    letters = [asked(i, "Fe") for i in range(NUMBER)]
+    assert quality([tree(f, {"Au": 0.3}) for f in letters], letters)["fragments"]["questions"] == 0
+
+
+def test_beams_that_overlap_truths_are_fragments() -> None:
+    overlapping = {"dropped": {"beam": {"overlaps": 300}}, "by_source": {"beam": 120}}
+    (signature,) = of_mining(mined(FACTS, HEALTHY, **overlapping))
+    assert signature.name == "fragments"
+    assert signature.evidence == "300 of 420 finished beams are a part of a true answer, or hold one"
+
+
+@pytest.mark.parametrize(
+    ("answer", "negative", "hidden"),
+    [
+        ("São Paulo", "Sao Paulo", True),
+        ("São Paulo", "SaoPaulo", True),
+        ("Paris", "Paris, France", True),
+        ("New York City", "New York", True),
+        ("Paris", "Parish", False),
+        ("かき", "がき", False),  # another word
+        ("Москва", "Минск", False),
+    ],
+)
+def test_truths_in_another_spelling_or_by_the_looser_rule(answer: str, negative: str, hidden: bool) -> None:
+    facts = [asked(i, answer) for i in range(NUMBER)]
+    trees = [tree(f, {negative: 0.3, f"Rome {i}": 0.2}) for i, f in enumerate(facts)]
+    assert quality(trees, facts)["hidden_truths"]["questions"] == (NUMBER if hidden else 0)
+    assert ("hidden truths" in told(facts, trees)) is hidden
+
+
+def test_truths_of_a_namesake() -> None:
+    here = [asked(i, "Florence", subject=f"Arno {i}", subject_key=f"Q{i}") for i in range(NUMBER)]
+    there = [asked(100 + i, "Rome", subject=f"arno {i}", subject_key=f"Q{100 + i}") for i in range(NUMBER)]
+    other = [asked(100 + i, "Rome", subject=f"Arno {i}", category="river") for i in range(NUMBER)]
+    trees = [tree(f, {"Rome": 0.3}) for f in here]
+    assert quality(trees, here + there)["hidden_truths"]["questions"] == NUMBER
+    assert quality(trees, here + other)["hidden_truths"]["questions"] == 0
+    assert quality(trees, here)["hidden_truths"]["questions"] == 0
+
+
+def test_few_hidden_truths_are_not_surely_more_than_one_in_fifty() -> None:
+    few = [tree(f, {f"The {f.answer}, Italy" if i < 2 else f"Rome {i}": 0.3}) for i, f in enumerate(FACTS)]
+    assert quality(few, FACTS)["hidden_truths"]["questions"] == 2
+    assert told(FACTS, few) == []
