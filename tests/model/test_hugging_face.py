@@ -31,7 +31,7 @@ from pretrainrl_jax.model.hugging_face.config import (
 )
 from pretrainrl_jax.model.hugging_face.reading import parameters, read_params
 from pretrainrl_jax.model.hugging_face.writing import tensors_of, write_weights
-from pretrainrl_jax.model.mesh import ONE_DEVICE, Layout, make_mesh
+from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.model.partitioning import one_device, parameter_shardings
 from pretrainrl_jax.model.shape import LinearScaling
 
@@ -174,17 +174,19 @@ def test_weights_come_back_in_their_dtype(tmp_path, dtype, size):
 
 @pytest.mark.parametrize("family", ["qwen3", "mixtral"])
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
-def test_what_hosts_or_accelerators_hold_is_fetched_as_it_is_here(tmp_path, family, dtype):
-    """A mesh of one device stands for that of many hosts."""
+def test_what_hosts_or_accelerators_hold_is_fetched_as_it_is_here(monkeypatch, tmp_path, family, dtype):
+    """A mesh of one device stands for that of many hosts; an embedding comes in parts, the last is short."""
+    monkeypatch.setattr(writing, "TOKENS", 7)
     values = QWEN3 | {"model_type": family, "num_local_experts": 3}
     model = Model(read_shape(config(tmp_path, values)))
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     params = jax.tree.map(jax.device_put, random(model, dtype), parameter_shardings(model, mesh))
     for name, tensor in tensors_of(model, params).items():
         here = tensor._layer()
-        for layout in (Layout(mesh), ONE_DEVICE):
-            cut = np.asarray(writing._cut(tensor.value, np.asarray(tensor.place, np.int32), layout))
-            np.testing.assert_array_equal(cut.view(np.uint8), here.view(np.uint8), name)
+        np.testing.assert_array_equal(tensor._from_all_hosts().view(np.uint8), here.view(np.uint8), name)
+        if tensor.parameter.stacked:
+            cut = writing._cut(tensor.value, np.asarray(tensor.place, np.int32))
+            np.testing.assert_array_equal(cut, here, name)
 
 
 def test_layers_of_different_dtypes_take_the_one_that_holds_both(tmp_path):
@@ -296,7 +298,7 @@ from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.hugging_face import reading
 from pretrainrl_jax.model.hugging_face.config import read_shape
 from pretrainrl_jax.model.partitioning import parameter_shardings, one_device
-from pretrainrl_jax.model.mesh import ONE_DEVICE, Layout, make_mesh
+from pretrainrl_jax.model.mesh import make_mesh
 folder = Path(sys.argv[1])
 model = Model(read_shape(folder))
 taken, part = [], reading._read_part
@@ -431,7 +433,7 @@ def test_experts_of_no_width_are_refused(tmp_path):
     config(tmp_path, of_experts)
     assert read_shape(tmp_path).d_ff == 12
     config(tmp_path, of_experts | {"moe_intermediate_size": 0})
-    assert "experts of width 0 for each token" in refused(tmp_path)
+    assert "an expert's width is 0: it must be 1 or more" in refused(tmp_path)
 
 
 KEYS = sorted(

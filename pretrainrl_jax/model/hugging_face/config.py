@@ -213,14 +213,14 @@ def _experts(path: Path, given: Any, family: Family) -> Json:
     if family.experts is None:
         return {}
     names = family.experts
-    keys = (names.count, "num_experts_per_tok", names.width)
-    count, chosen, width = (index(getattr(given, key)) for key in keys)
+    count, chosen = index(getattr(given, names.count)), index(given.num_experts_per_tok)
+    if not 1 <= chosen <= count:
+        raise InputError(f"{path}: {chosen} of {count} experts for each token: there must be 1 or more")
+    if (width := index(getattr(given, names.width))) < 1:
+        raise InputError(f"{path}: an expert's width is {width}: it must be 1 or more")
     coefficient = float(given.router_aux_loss_coef)
-    if not 1 <= chosen <= count or width < 1 or not 0 <= coefficient < math.inf:
-        raise InputError(
-            f"{path}: {chosen} of {count} experts of width {width} for each token, and "
-            f"router_aux_loss_coef is {coefficient}: sizes must be 1 or more, and that 0 or more"
-        )
+    if not 0 <= coefficient < math.inf:
+        raise InputError(f"{path}: router_aux_loss_coef is {coefficient}: it must be 0 or more")
     normalised = bool(given.norm_topk_prob if names.normalised is None else names.normalised)
     said = {"experts": count, "experts_per_token": chosen, "router_loss": coefficient}
     return said | {"norm_topk_prob": normalised}

@@ -18,7 +18,11 @@ from pretrainrl_jax.hosts.agree import is_process_0, process_count
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.hugging_face.files import INDEX, SINGLE
 from pretrainrl_jax.model.hugging_face.reading import THREADS, Parameter, Place, copy_matrix, parameters
-from pretrainrl_jax.model.mesh import ONE_DEVICE, Layout, constrain
+from pretrainrl_jax.model.mesh import ONE_DEVICE, Layout, Rules, constrain, row_shards
+from pretrainrl_jax.model.partitioning import place_rows
+from pretrainrl_jax.model.vocabulary import embed
+
+TOKENS = 1024  # rows of an embedding that each part of the mesh asks for at a time, where hosts share it
 
 
 class Tensor(NamedTuple):
@@ -43,22 +47,49 @@ class Tensor(NamedTuple):
 
     def _layer(self) -> np.ndarray:
         """The layer and expert of ours, the others left where they are."""
-        place = np.asarray(self.place, np.int32)
-        if not self.value.is_fully_addressable:  # all processes ask for the same, in the same order
-            lies: Any = self.value.sharding
-            return np.asarray(_cut(self.value, place, Layout(lies.mesh)))
-        on_cpu = all(device.platform == "cpu" for device in self.value.devices())  # then the host has it
-        if on_cpu or not self.parameter.stacked:
+        if not self.value.is_fully_addressable:
+            return self._from_all_hosts()
+        if not self.parameter.stacked:
+            return np.asarray(self.value)
+        if all(device.platform == "cpu" for device in self.value.devices()):  # then the host has them
             return np.asarray(self.value)[tuple(slice(at, at + 1) for at in self.place)]
-        return np.asarray(_cut(self.value, place))
+        return np.asarray(_cut(self.value, np.asarray(self.place, np.int32)))
+
+    def _from_all_hosts(self) -> np.ndarray:
+        """The same where other hosts have parts of it; all processes must ask, in the same order."""
+        lies: Any = self.value.sharding
+        layout = Layout(lies.mesh)
+        if self.parameter.stacked:
+            return np.asarray(_cut(self.value, np.asarray(self.place, np.int32), layout))
+        if self.parameter.axes[0] != "vocabulary":
+            return np.asarray(_everywhere(self.value, layout))
+        vocabulary, model, *_ = *lies.spec, None, None
+        layout = Layout(lies.mesh, Rules(vocabulary=vocabulary, model=model))
+        count, kind = len(self.value), np.dtype(f"uint{8 * self.value.dtype.itemsize}")
+        step = TOKENS * row_shards(lies.mesh)
+        made = np.empty(self.value.shape, kind)
+        for start in range(0, count, step):
+            tokens = np.minimum(np.arange(start, start + step, dtype=np.int32), count - 1)
+            rows = _rows(self.value, place_rows(tokens.reshape(-1, TOKENS), lies.mesh), layout)
+            made[start : start + step] = np.asarray(rows).reshape(step, -1)[: count - start]
+        return made.view(self.value.dtype)
 
 
 @partial(jax.jit, static_argnums=2)
 def _cut(x: jax.Array, place: jax.Array, layout: Layout = ONE_DEVICE) -> jax.Array:
-    """One layer and expert, or all of what has none, on every device."""
     leading, rest = len(place), x.shape[len(place) :]
     begin = (*place, *[jnp.int32(0)] * len(rest))
     return constrain(jax.lax.dynamic_slice(x, begin, (*[1] * leading, *rest)), layout)
+
+
+_everywhere = jax.jit(constrain, static_argnums=1)
+
+
+@partial(jax.jit, static_argnums=2)
+def _rows(table: jax.Array, tokens: jax.Array, layout: Layout) -> jax.Array:
+    """The bits of some rows of an embedding or a head, on every device: it never has the whole table."""
+    bits = jax.lax.bitcast_convert_type(table, jnp.dtype(f"uint{8 * table.dtype.itemsize}"))
+    return constrain(embed(bits, tokens, jnp.uint32, layout), layout)
 
 
 def tensors_of(model: Model, params: Params, dtype: str = "") -> dict[str, Tensor]:
