@@ -18,14 +18,14 @@ from pretrainrl_jax.config import ExportConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import is_process_0, run_on_process_0
 from pretrainrl_jax.model.hugging_face.adapters import is_adapter, write_adapter
-from pretrainrl_jax.model.hugging_face.config import ending, write_config
+from pretrainrl_jax.model.hugging_face.config import ending, stored_dtype, write_config
 from pretrainrl_jax.model.hugging_face.files import download, is_hugging_face, stored
 from pretrainrl_jax.model.hugging_face.writing import tensors_of, write_weights
 from pretrainrl_jax.progress import Screen
 from pretrainrl_jax.stages.context import say
 from pretrainrl_jax.storage import in_bucket, remove_tree
 from pretrainrl_jax.training import checkpoints
-from pretrainrl_jax.training.loading import load
+from pretrainrl_jax.training.loading import DTYPES, load
 from pretrainrl_jax.training.step import TrainState
 
 
@@ -95,7 +95,7 @@ def export_model(
     began = time.perf_counter()
     loaded = load(source, mesh, screen=screen)
     asked = "" if settings.dtype == "stored" else settings.dtype
-    tensors = tensors_of(loaded.model, loaded.params, asked)
+    tensors = tensors_of(loaded.model, loaded.params, asked, loaded.origin.get(DTYPES, {}))
     size = sum(tensor.bytes for tensor in tensors.values())
     require_room(target.parent, size, "the model")
 
@@ -105,7 +105,9 @@ def export_model(
         ends = ending(tokenizer.bos, tokenizer.eos)
         write_json(partial / "generation_config.json", origin.get("generation_config", {}) | ends)
         before = origin.get("config", {})
-        dtype = tensors["model.embed_tokens.weight"].dtype.name
+        # What is as it was stored is described as it was.
+        stated = stored_dtype(before) if DTYPES in origin and not asked else ""
+        dtype = stated or tensors["model.embed_tokens.weight"].dtype.name
         config = write_config(loaded.model.shape, before, dtype)
         write_json(partial / "config.json", config | ends)
 

@@ -23,8 +23,8 @@ from pretrainrl_jax.model.decoder import PLAIN, Chosen, Model, Params
 from pretrainrl_jax.model.hugging_face.adapters import is_adapter, read_adapter
 from pretrainrl_jax.model.hugging_face.adapters import read_config as read_adapter_config
 from pretrainrl_jax.model.hugging_face.config import read_config, read_shape
-from pretrainrl_jax.model.hugging_face.files import ADAPTER, FILES, download, is_hugging_face
-from pretrainrl_jax.model.hugging_face.reading import read_params
+from pretrainrl_jax.model.hugging_face.files import ADAPTER, FILES, download, is_hugging_face, left_out
+from pretrainrl_jax.model.hugging_face.reading import own_dtypes, read_params
 from pretrainrl_jax.model.lora import Lora, join, lora_from_json, lora_to_json, merged, split
 from pretrainrl_jax.model.partitioning import one_device, parameter_shardings
 from pretrainrl_jax.model.shape import from_json
@@ -37,6 +37,7 @@ from pretrainrl_jax.version import check_format
 
 Json = dict[str, Any]
 ORIGIN = ("config", "generation_config")  # files of a Hugging Face folder that are kept for its export
+DTYPES = "dtypes"  # beside them, while parameters are as they were stored: `reading.own_dtypes`
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Loaded:
     params: Params
     tokenizer: Tokenizer
     template: Template  # how the model was taught to be asked
-    # Files of the Hugging Face model it comes from, by name.
+    # Files of the Hugging Face model it comes from, by name, and DTYPES.
     origin: Json = field(default_factory=dict)
     adapts: Json = field(default_factory=dict)  # of adapters, which model they are for, as `describe` has it
     # Of a model with adapters merged into it what these were, and of which model: how the sums are rounded
@@ -138,7 +139,8 @@ def load(
             loaded = _load_peft(local, mesh, dtype, params_dtype, screen, merge)
         else:
             loaded = _load_checkpoint(local, mesh, dtype, params_dtype, merge)
-    return replace(loaded, model=replace(loaded.model, **chosen._asdict()))
+    origin = {name: value for name, value in loaded.origin.items() if name != DTYPES or not params_dtype}
+    return replace(loaded, model=replace(loaded.model, **chosen._asdict()), origin=origin)
 
 
 def _load_hugging_face(
@@ -148,8 +150,13 @@ def _load_hugging_face(
     tokenizer = load_tokenizer(folder)
     check_fits(tokenizer, model.shape.vocabulary, folder)
     params = read_params(folder, model, _places(model), screen)
+    if count := left_out(folder):
+        screen.say(
+            f"{folder}: a model of text and images, of which its text is taken; {count} tensors are not"
+        )
     there = [name for name in ORIGIN if (folder / f"{name}.json").is_file()]
     origin = {name: read_config(folder, f"{name}.json") for name in there}
+    origin[DTYPES] = own_dtypes(folder, model)
     return Loaded(model, _cast(params, params_dtype), tokenizer, Template("bare"), origin)
 
 
@@ -225,7 +232,8 @@ def _merged(loaded: Loaded, dtype: str) -> Loaded:
         out_shardings=_places(model.plain),
     )
     params = _cast(made(frozen, adapters), dtype or "float32")
-    return replace(loaded, model=model.plain, params=params, adapts={})
+    origin = {name: value for name, value in loaded.origin.items() if name != DTYPES}
+    return replace(loaded, model=model.plain, params=params, origin=origin, adapts={})
 
 
 def with_adapters(base: Loaded, lora: Lora, dtype: str, seed: int) -> Loaded:

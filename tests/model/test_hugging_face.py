@@ -29,7 +29,7 @@ from pretrainrl_jax.model.hugging_face.config import (
     read_shape,
     write_config,
 )
-from pretrainrl_jax.model.hugging_face.reading import parameters, read_params
+from pretrainrl_jax.model.hugging_face.reading import own_dtypes, parameters, read_params
 from pretrainrl_jax.model.hugging_face.writing import tensors_of, write_weights
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.model.partitioning import one_device, parameter_shardings
@@ -189,7 +189,7 @@ def test_what_hosts_or_accelerators_hold_is_fetched_as_it_is_here(monkeypatch, t
             np.testing.assert_array_equal(cut, here, name)
 
 
-def test_layers_of_different_dtypes_take_the_one_that_holds_both(tmp_path):
+def test_layers_of_different_dtypes_take_the_one_that_holds_both_and_are_written_in_their_own(tmp_path):
     model = Model(read_shape(config(tmp_path, QWEN3)))
     write_weights(tmp_path, tensors_of(model, random(model)), "5GB")
     tensors = load_file(tmp_path / "model.safetensors")
@@ -205,9 +205,14 @@ def test_layers_of_different_dtypes_take_the_one_that_holds_both(tmp_path):
     assert up.dtype == params["layers"]["mlp"]["down"].dtype == np.float32
     assert params["final_norm"]["scale"].dtype == np.float16
     np.testing.assert_array_equal(up[1], tensors[name].astype(np.float32).T)
-    for other, written in tensors_of(model, params).items():
-        np.testing.assert_array_equal(written.fetch(), tensors[other].astype(written.dtype))
-    assert {t.dtype.name for t in tensors_of(model, params, "float16").values()} == {"float16"}
+    own = own_dtypes(tmp_path, model)
+    assert own == {name: "bfloat16", half[0][0]: "float16", half[1][0]: "bfloat16"}
+    for other, written in tensors_of(model, params, "", own).items():
+        assert (written.fetch().dtype, written.fetch().tobytes()) == (
+            tensors[other].dtype,
+            tensors[other].tobytes(),
+        )
+    assert {t.dtype.name for t in tensors_of(model, params, "float16", own).values()} == {"float16"}
 
 
 def test_files_that_the_index_does_not_name_are_left_alone(tmp_path):

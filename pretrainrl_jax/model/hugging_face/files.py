@@ -68,6 +68,11 @@ def stored(folder: Path) -> dict[str, Stored]:
     return text or tensors
 
 
+def left_out(folder: Path) -> int:
+    """How many tensors of a folder `stored` leaves out: a model's images."""
+    return len(_every(folder)) - len(stored(folder))
+
+
 def _every(folder: Path) -> dict[str, Stored]:
     files, places = _weight_files(folder)
     tensors: dict[str, Stored] = {}

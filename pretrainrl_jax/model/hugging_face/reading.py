@@ -91,7 +91,7 @@ def parameters(model: Model) -> dict[str, Parameter]:
 
 
 def read_params(folder: Path, model: Model, places: Any, screen: Screen = SILENT) -> Params:
-    """The folder's weights as parameters, in their dtypes; layers that differ in it in one that holds all.
+    """The folder's weights as parameters, in their dtypes; see `own_dtypes` for layers that differ in it.
 
     `model` is the decoder that its config.json describes; `places` has a sharding for each parameter. Raises
     InputError if a file is missing or damaged, or tensors are missing, unknown, of another shape, of a dtype
@@ -114,6 +114,20 @@ def read_params(folder: Path, model: Model, places: Any, screen: Screen = SILENT
     if bad := {name for names in gather(sorted(bad), "reading weights") for name in names}:
         raise InputError(f"{folder}: {listed(sorted(bad))} is {NOT_FINITE}")
     return flax.traverse_util.unflatten_dict(flat, sep="/")
+
+
+def own_dtypes(folder: Path, model: Model) -> dict[str, str]:
+    """The dtypes of those tensors of a folder that are stored in another one than their parameter.
+
+    Layers of different dtypes are one parameter, in the dtype that holds the values of all.
+    """
+    tensors = stored(folder)
+    return {
+        name: DTYPES[tensors[name].kind].name
+        for parameter in parameters(model).values()
+        for name in parameter.names
+        if DTYPES[tensors[name].kind] != _dtype(tensors, parameter)
+    }
 
 
 def _dtype(tensors: dict[str, Stored], parameter: Parameter) -> np.dtype:

@@ -1,10 +1,11 @@
 """Parameters as a Hugging Face folder's weights: safetensors in shards with an index."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax.traverse_util
@@ -92,14 +93,16 @@ def _rows(table: jax.Array, tokens: jax.Array, layout: Layout) -> jax.Array:
     return constrain(embed(bits, tokens, jnp.uint32, layout), layout)
 
 
-def tensors_of(model: Model, params: Params, dtype: str = "") -> dict[str, Tensor]:
+def tensors_of(
+    model: Model, params: Params, dtype: str = "", own: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Tensor]:
     """Every tensor of a model under the name Hugging Face has for it, layer by layer.
 
-    `dtype` is the one to write; empty keeps that of each parameter.
+    `dtype` is the one to write; empty keeps that of `own` (`reading.own_dtypes`), else its parameter's.
     """
     flat: Any = flax.traverse_util.flatten_dict(params, sep="/")
     tensors = {
-        name: Tensor(parameter, flat[path], place, jnp.dtype(dtype or flat[path].dtype))
+        name: Tensor(parameter, flat[path], place, jnp.dtype(dtype or own.get(name) or flat[path].dtype))
         for path, parameter in parameters(model).items()
         for place, name in zip(parameter.places, parameter.names, strict=True)
     }
