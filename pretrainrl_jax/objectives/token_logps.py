@@ -35,14 +35,8 @@ def token_logps(
     few float32 arrays of the size of `hidden` and, for a bfloat16 head, one of the size of the head.
 
     On a mesh each device folds over its own part of the vocabulary for its own rows, and the results are
-    combined (over `tensor`, by the usual rules) when it is done. Its blocks may be cut along the model axis,
-    too: then each is gathered when it is read and, in the backward pass, its gradient is summed and scattered
-    likewise. Nothing else is communicated within a fold.
-
-    Without a mesh, rows may still be sharded under `jit`: the head's gradient, a sum over tokens, is then one
-    all-reduce for each block and one for the target terms. Inside `shard_map`, with `head` varying over the
-    mesh axes of the rows (`jax.lax.pcast`), nothing is communicated and the caller sums the whole gradient
-    once.
+    combined when it is done. Blocks that are cut along the model axis, too, are gathered when they are read
+    and, in the backward pass, their gradients summed and scattered. Nothing else is communicated in a fold.
 
     Args:
         hidden: [rows, time, model] float32 or bfloat16; finite, padding too.
@@ -50,7 +44,6 @@ def token_logps(
         source_index: [rows, targets] int32, index in `time` of the predicting hidden state; -1 is padding.
         targets: [rows, targets] int32, indices in `vocabulary`.
         block: vocabulary rows at a time; by default `block_size(model)`.
-        layout: how rows and head are cut; by default one device has them.
 
     Returns:
         [rows, targets] float32; exactly 0, with no gradient, where `source_index` is -1.

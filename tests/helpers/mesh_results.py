@@ -20,7 +20,6 @@ from unittest.mock import patch
 import jax
 import jax.numpy as jnp
 import numpy as np
-from helpers.automaton import Automaton
 from helpers.models_and_trees import small_model
 
 from pretrainrl_jax.config import CheckpointConfig, MeshConfig, OptimizerConfig
@@ -123,14 +122,6 @@ def marked(tokens: tuple[int, ...], vocabulary: int = VOCABULARY) -> np.ndarray:
     mask = np.zeros(vocabulary, bool)
     mask[list(tokens)] = True
     return mask
-
-
-def automaton() -> Automaton:
-    """Two states, each of which allows a tenth of the vocabulary, terminators always."""
-    rng = np.random.default_rng(0)
-    steps = np.where(rng.random((2, VOCABULARY)) < 0.1, rng.integers(0, 2, (2, VOCABULARY)), -1)
-    steps[:, list(TERMINATORS)] = 0
-    return Automaton(steps.astype(np.int32))
 
 
 def known_answers() -> list[list[tuple[int, ...]]]:
@@ -442,15 +433,6 @@ def answers(layout: Layout) -> Found:
     compiled["draw"] = (
         compiles(lambda: chances([plainest])),
         compiles(lambda: (chances(others), sampled(later, **CHANCES[plainest]))),
-    )
-    rule = {"constraint": automaton()}
-
-    def constrained(asked: list[list[int]]) -> Any:
-        return search(params, asked, **rule), sampled(asked, **CHANCES[plainest], **rule)
-
-    compiled["constrained"] = (
-        compiles(lambda: keep("constrained", lambda: constrained(prompts()))),
-        compiles(lambda: constrained(later)),
     )
     known = build(known_answers(), ends, few=4)
 
