@@ -160,10 +160,6 @@ class HostsConfig(Section):
 class PlatformConfig(Section):
     """What is chosen for the kind of device (platforms.py), and what is to be chosen instead."""
 
-    flags: Names = setting(
-        (), "XLA flags, as --xla_gpu_enable_latency_hiding_scheduler=false; they win over those chosen"
-    )
-    choose: bool = setting(True, "set the flags that platforms.py lists for this kind of device")
     attention: Literal["auto", "xla", "cudnn", "splash"] = setting(
         "auto",
         "kernel of attention, where it can compute the model's: cudnn on GPUs; splash on TPUs, for rows of "
