@@ -144,9 +144,6 @@ class HostsConfig(Section):
     stall_seconds: PositiveFloat = setting(
         900.0, "a wait for the other processes, or for the devices, that takes so long ends the run"
     )
-    maintenance: bool = setting(
-        True, "on Google Cloud a notice of maintenance or preemption counts as SIGTERM, on whichever host"
-    )
 
     def _fits(self) -> None:
         if self.coordinator and not self.index < self.count:
