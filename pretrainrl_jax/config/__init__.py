@@ -89,9 +89,7 @@ class Config(Section):
 
     name: str = setting("", "name of the data set in the report; empty: the facts' own", results=("report",))
     seed: Seed = setting(0, "every random choice derives from it", results=("pretrain",))
-    profile_steps: str = setting(
-        "", "steps to trace in each training, as 10:13; the traces lie in WORKDIR/profile, for xprof"
-    )
+    profile_steps: str = setting("", "steps to trace in each training, as 10:13, in WORKDIR/profile (xprof)")
     facts: FactsConfig = FactsConfig()
     preferences: PreferencesConfig = PreferencesConfig()
     world: WorldConfig = WorldConfig()

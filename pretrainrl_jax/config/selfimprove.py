@@ -44,36 +44,24 @@ class ServerConfig(Section):
     place: ClassVar[str] = "server"  # among the settings
     url: str = setting("", "base address of an OpenAI-compatible server, as http://HOST:8000/v1; empty: none")
     model: str = setting("", "what the server calls the model", results=ASKING)
-    key_variable: str = setting(
-        "", "environment variable that holds the key, as OPENAI_API_KEY; empty: no key is sent"
-    )
+    key_variable: str = setting("", "environment variable that holds the key, as OPENAI_API_KEY")
     temperature: NonNegativeFloat = setting(1.0, "divides the logits", results=ASKING)
-    top_p: PositiveShare = setting(
-        1.0, "mass of the most probable tokens that are drawn from", results=ASKING
-    )
+    top_p: PositiveShare = setting(1.0, "mass of the most probable tokens drawn from", results=ASKING)
     tokens: PositiveInt = setting(512, "tokens of a reply at most", results=ASKING)
     body: str = setting(
-        "",
-        'JSON object of more fields of each request; null leaves one of ours out, as {"seed": null}',
-        results=ASKING,
+        "", "JSON object of more fields of each request; null leaves one of ours out", results=ASKING
     )
     concurrent: PositiveInt = setting(32, "requests in flight at most")
     requests_per_minute: NonNegativeInt = setting(0, "requests begun a minute at most; 0: no limit")
-    tokens_per_minute: NonNegativeInt = setting(
-        0, "tokens of prompts and replies a minute at most, as estimated before; 0: no limit"
-    )
+    tokens_per_minute: NonNegativeInt = setting(0, "tokens a minute at most, as estimated; 0: no limit")
     timeout: PositiveFloat = setting(120.0, "seconds to wait for a reply")
-    patience: NonNegativeFloat = setting(
-        600.0, "seconds without any reply after which the run saves what it has and ends with exit code 1"
-    )
+    patience: NonNegativeFloat = setting(600.0, "seconds without any reply after which the run ends")
     max_requests: NonNegativeInt = setting(0, "replies a run may take, resumed or not; 0: no limit")
     max_tokens: NonNegativeInt = setting(0, "tokens a run may take, in and out; 0: no limit")
     max_cost: NonNegativeFloat = setting(0.0, "money a run may take, by the prices below; 0: no limit")
     price_in: NonNegativeFloat = setting(0.0, "price of a million tokens of prompts")
     price_out: NonNegativeFloat = setting(0.0, "price of a million tokens of replies")
-    cache: str = setting(
-        "", "file of paid replies, that runs share; empty: replies.sqlite in the user's cache folder"
-    )
+    cache: str = setting("", "file of paid replies; empty: replies.sqlite in the user's cache folder")
 
     def _fits(self) -> None:
         name = self.place
@@ -128,47 +116,29 @@ class JudgeConfig(Section):
     """
 
     results = ASKING
-    facts: NonNegativeFloat = setting(
-        1.0, "weight of the statements that are true, looked up in the facts of the run"
-    )
+    facts: NonNegativeFloat = setting(1.0, "weight of the statements that are true by the facts of the run")
     silence: Share = setting(0.5, "score by facts of a text that states none of them")
-    repetition: NonNegativeFloat = setting(
-        0.5, "weight of the share of a text's n-grams that are not repeated (1: none is)"
-    )
+    repetition: NonNegativeFloat = setting(0.5, "weight of the share of n-grams that are not repeated")
     ngram: PositiveInt = setting(3, "words of these n-grams")
-    quality: NonNegativeFloat = setting(
-        0.0, "weight of the model's pairwise preference, the mean over all ordered pairs"
-    )
+    quality: NonNegativeFloat = setting(0.0, "weight of the model's preference, the mean over ordered pairs")
     safety: NonNegativeFloat = setting(0.0, "weight of the model's verdict that the text alone is safe")
-    factuality: NonNegativeFloat = setting(
-        0.0, "weight of the model's verdict that the text contradicts nothing of the original"
-    )
+    factuality: NonNegativeFloat = setting(0.0, "weight of its verdict that nothing contradicts the original")
     pairs: Literal["all", "pivot", "sample"] = setting(
-        "all",
-        "which candidates quality compares, always in both orders: all, all with the first, or a sample",
+        "all", "which candidates quality compares, both ways: all, all with the first, or a sample"
     )
     opponents: PositiveInt = setting(2, "candidates that each one meets at least, where pairs=sample")
     path: str = setting("", "judge: a workdir, checkpoint or Hugging Face folder; local or gs://")
     dtype: Literal["", "float32", "bfloat16"] = setting("", "its compute dtype; empty takes the checkpoint's")
     prefix_tokens: NonNegativeInt = setting(
-        512,
-        "last tokens of a prefix that the model is shown, by its own tokenizer (a server's: as four "
-        "characters each); 0 shows all",
-        results=PROMPTS,
+        512, "last tokens of a prefix that the model is shown; 0: all", results=PROMPTS
     )
     batch: PositiveInt = setting(8, "rows of prompts judged at a time by the model of path")
-    prompts: str = setting(
-        "", "folder with prompts of one's own: a file there stands in place of ours so named", results=PROMPTS
-    )
-    quality_prompt: str = setting(
-        "quality", "prompt of that part: the name of its file, without .txt", results=PROMPTS
-    )
+    prompts: str = setting("", "folder with prompts of one's own, in place of ours so named", results=PROMPTS)
+    quality_prompt: str = setting("quality", "prompt of that part: its file, without .txt", results=PROMPTS)
     safety_prompt: str = setting("safety", "prompt of that part", results=PROMPTS)
     factuality_prompt: str = setting("factuality", "prompt of that part", results=PROMPTS)
     server: JudgeServerConfig = JudgeServerConfig()
-    samples: PositiveInt = setting(
-        1, "replies of the server to each prompt; the verdict is their mean (the paper: 1, or 5 at top_p 0.6)"
-    )
+    samples: PositiveInt = setting(1, "replies of the server to each prompt; the verdict is their mean")
     reasoning: bool = setting(False, "the server's model may reason before its verdict")
 
     def _fits(self) -> None:
@@ -193,9 +163,7 @@ class RewriterConfig(Section):
     dtype: Literal["", "float32", "bfloat16"] = setting("", "its compute dtype; empty takes the checkpoint's")
     temperature: PositiveFloat = setting(0.6, "divides the logits of the model of path")
     top_p: PositiveShare = setting(0.6, "mass of the most probable tokens that it draws from")
-    prefix_tokens: NonNegativeInt = setting(
-        512, "last tokens of a prefix that it is shown (a server's: as four characters each); 0 shows all"
-    )
+    prefix_tokens: NonNegativeInt = setting(512, "last tokens of a prefix that it is shown; 0: all")
     prompts: str = setting("", "folder with a prompt of one's own", results=PROMPTS)
     prompt: str = setting("rewrite", "the prompt: the name of its file, without .txt", results=PROMPTS)
     server: RewriterServerConfig = RewriterServerConfig()
@@ -217,12 +185,10 @@ class MethodConfig(Section):
     results = ("selfimprove",)
     label: str = setting("", "what tables and charts call it; empty: its name", results=NOTHING)
     update: Literal["online_dpo", "rf_nll", "next_token"] = setting(
-        "online_dpo",
-        "DPO of the best candidate against the worst, NLL of the best, or next-token training unjudged",
+        "online_dpo", "DPO of best against worst, NLL of the best, or next-token training unjudged"
     )
     candidates: Names = setting(
-        ("original", "rollout"),
-        "what is judged: original, rewrite, rollout; of next_token one of them, or document for all of it",
+        ("original", "rollout"), "what is judged: original, rewrite, rollout; of next_token one, or document"
     )
     rollouts: NonNegativeInt = setting(0, "rollouts of a prefix; 0 takes rollouts.count")
     start: Literal["base", "scratch"] = setting("base", "from the base model, or from random weights")
@@ -268,41 +234,25 @@ class SelfimproveConfig(Section):
     )
     steps: PositiveInt = setting(2000, "steps of each method")
     documents: PositiveInt = setting(256, "documents a step")
-    suffix: PositiveInt = setting(
-        128, "N: tokens of the original suffix, and of a candidate at most", results=ASKING
-    )
-    length: PositiveInt = setting(
-        2048, "tokens of prefix and suffix together; a longer prefix keeps its last"
-    )
-    shortest_prefix: PositiveInt = setting(
-        1, "tokens of a prefix at least, BOS not counted: a document without room for it is left out"
-    )
+    suffix: PositiveInt = setting(128, "tokens of the original suffix, and of a candidate", results=ASKING)
+    length: PositiveInt = setting(2048, "tokens of prefix and suffix; a longer prefix keeps its last")
+    shortest_prefix: PositiveInt = setting(1, "tokens of a prefix at least, BOS not counted")
     updates: PositiveInt = setting(1, "updates of a step, each on its part of the step's documents")
     staleness: NonNegativeInt = setting(
-        0,
-        "steps, of `updates` updates each, that the policy which sampled a document may be behind the one "
-        "that learns from it: so many are judged while the devices sample and train others; 0: one by one",
+        0, "steps that the sampling policy may be behind the learning one: so many are judged meanwhile"
     )
     grad_accum_steps: PositiveInt = setting(1, "microsteps of an update")
-    row_length: NonNegativeInt = setting(
-        0, "tokens a packed row holds; 0: what the longest takes, or suits attention"
-    )
+    row_length: NonNegativeInt = setting(0, "tokens a packed row holds; 0: what the longest takes, or more")
     reference: Literal["resident", "loaded", "policy"] = setting(
-        "resident",
-        "whose log-probabilities DPO is held to: the initial model, kept on the devices or loaded for each "
-        "step and freed; or the policy before the step's updates, which holds nothing",
+        "resident", "of DPO: the initial model, kept or loaded for each step; or the policy before the step"
     )
-    kept: NonNegativeInt = setting(
-        10, "documents whose candidates and scores are kept for the report", results=NOTHING
-    )
+    kept: NonNegativeInt = setting(10, "documents whose candidates the report shows", results=NOTHING)
     compared: NonNegativeInt = setting(
-        50,
-        "held-out prefixes at most whose greedy continuation the judge compares with the base model's, of "
-        "each system: its win rate; 0 compares none",
+        50, "held-out prefixes whose continuation the judge compares with the base model's; 0: none"
     )
     entropy_bound: Share = setting(
         0.25,
-        "entropy or distinct n-grams below this share of the first steps' are told as a collapse",
+        "a share of the first steps' below which a collapse is told, of entropy or n-grams",
         results=NOTHING,
     )
 

@@ -29,9 +29,7 @@ class LabelledConfig(Section):
 
     results = ("tuning",)
     data: Names = setting((), "files of labelled texts, one JSON object a line, with commas between")
-    held_out: ShareBelowOne = setting(
-        0.1, "share of the texts that is measured on and not learned; what shares a prefix is on one side"
-    )
+    held_out: ShareBelowOne = setting(0.1, "share of the texts, by prefix, that is measured on alone")
     steps: PositiveInt = setting(500, "steps, each on new outputs")
     prompts: PositiveInt = setting(256, "prompts a step")
     samples: GroupSize = setting(16, "outputs sampled of each prompt, a group")
@@ -40,23 +38,13 @@ class LabelledConfig(Section):
     tokens: PositiveInt = setting(512, "longest output, its end included")
     prompt_tokens: PositiveInt = setting(3584, "longest prompt; a longer one is left out, and counted")
     learning_rate: PositiveFloat = setting(2e-7, "constant")
-    form: Literal["dapo", "grpo", "dr_grpo"] = setting(
-        "grpo", "what is averaged: all tokens, a sample's and then samples, or samples by the longest one"
-    )
+    form: Literal["dapo", "grpo", "dr_grpo"] = setting("grpo", "averaged by tokens, samples, or the longest")
     updates: PositiveInt = setting(1, "updates on the outputs sampled at a time")
     grad_accum_steps: PositiveInt = setting(1, "microsteps of an update")
-    format_steps: NonNegativeInt = setting(
-        0,
-        "steps of next-token training first that show the form of an output: a verdict drawn at random, or a "
-        "safe suffix copied; for a model that never writes one, and so earns nothing",
-    )
+    format_steps: NonNegativeInt = setting(0, "next-token steps first on the form of an output")
     format_rate: PositiveFloat = setting(1e-5, "learning rate of these")
     batch: PositiveInt = setting(16, "prompts sampled at a time: few suit a CPU, many an accelerator")
-    measure_every: NonNegativeInt = setting(
-        50,
-        "measure on what is held out every n steps; in any case at the beginning and at the end",
-        results=NOTHING,
-    )
+    measure_every: NonNegativeInt = setting(50, "steps between measures on what is held out", results=NOTHING)
 
     @property
     def grpo(self) -> GrpoConfig:
@@ -88,9 +76,7 @@ class JudgeTuningConfig(LabelledConfig):
 class RewriterTuningConfig(LabelledConfig):
     """A rewriter learns to copy what is safe and to rewrite the rest, which the run's judge scores."""
 
-    tokens: PositiveInt = setting(
-        128, "longest output, its end and the words of the prefix that open it included"
-    )
+    tokens: PositiveInt = setting(128, "longest output, with its end and the words that open it")
     prompt_tokens: PositiveInt = setting(3968, "longest prompt; a longer one is left out, and counted")
 
 
@@ -109,15 +95,11 @@ class MakingConfig(Section):
     No stage of a run depends on it: what is made says itself what it was made with.
     """
 
-    documents: PositiveInt = setting(
-        1000, "documents of the stream that are worked on; of sources without end at most one pass"
-    )
+    documents: PositiveInt = setting(1000, "documents of the stream that are worked on")
     batch: PositiveInt = setting(64, "documents between two saves")
     samples: PositiveInt = setting(8, "verdicts of the judge on each text, which must all agree")
     corruptions: Names = setting(
-        CORRUPTIONS,
-        "prompts that spoil a suffix, by the names of their files, with commas between: each document gets "
-        "one, in turn by its number",
+        CORRUPTIONS, "prompts that spoil a suffix, by their files' names: one a document, in turn"
     )
     blocklist: str = setting("", "file of words that unsafe documents hold, one a line; empty: ours")
     blocked: PositiveInt = setting(5, "such words that a document holds at least, repeated ones counted")
@@ -132,15 +114,11 @@ class BenchConfig(Section):
     """`judge --bench FILE`: which judges, which prompts, how many texts."""
 
     judges: Names = setting(
-        (),
-        "judges to compare, with commas between: a workdir, checkpoint or Hugging Face folder; or "
-        "MODEL@URL of a server, MODEL@URL#VARIABLE where that variable holds its key",
+        (), "judges to compare: a model's folder; or MODEL@URL of a server, MODEL@URL#VARIABLE with a key"
     )
     prompts: Names = setting((), "prompts of each part by their names, with commas between; empty: all")
     limit: NonNegativeInt = setting(0, "texts of each part at most, drawn by the seed; 0 asks about all")
-    orders: NonNegativeInt = setting(
-        20, "texts of each part that are asked about once more with orders to the judge in them"
-    )
+    orders: NonNegativeInt = setting(20, "texts of each part asked about again with orders to the judge")
     split: str = setting("train", "split of an hf: data set")
     subset: str = setting("", "configuration of an hf: data set, where it has several")
     batch: PositiveInt = setting(32, "prompts asked at a time")
