@@ -3,78 +3,22 @@
 Each can be overridden on the command line as `--section.key=value`. Imports nothing heavy.
 """
 
+# ruff: noqa: F403, F405
+
 import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from pretrainrl_jax.config.declare import Section, Seed, section, setting, wrong
-from pretrainrl_jax.config.facts import (
-    ColumnsConfig,
-    CorpusConfig,
-    DocumentsConfig,
-    FactsConfig,
-    PreferenceColumnsConfig,
-    PreferencesConfig,
-    TokenizerConfig,
-    WorldConfig,
-)
-from pretrainrl_jax.config.machine import HostsConfig, LoraConfig, MeshConfig, ModelConfig, PlatformConfig
-from pretrainrl_jax.config.objectives import (
-    OBJECTIVES,
-    WEIGHTS,
-    AnchorConfig,
-    AnchorTermConfig,
-    DpoConfig,
-    GrpoConfig,
-    NtpConfig,
-    ObjectiveConfig,
-    TermConfig,
-)
-from pretrainrl_jax.config.selfimprove import (
-    METHODS,
-    JudgeConfig,
-    JudgeServerConfig,
-    MethodConfig,
-    RewriterConfig,
-    RewriterServerConfig,
-    RolloutsConfig,
-    SelfimproveConfig,
-    ServerConfig,
-)
-from pretrainrl_jax.config.stages import (
-    AskConfig,
-    CheckpointConfig,
-    EvaluateConfig,
-    ExportConfig,
-    HarnessConfig,
-    MineConfig,
-    OptimizerConfig,
-    PretrainConfig,
-    SweepConfig,
-    TrainConfig,
-)
-from pretrainrl_jax.config.tuning import (
-    BenchConfig,
-    JudgeTuningConfig,
-    LabelledConfig,
-    MakingConfig,
-    RewriterTuningConfig,
-    TuningConfig,
-)
 
-__all__ = [
-    "METHODS", "NAMED", "OBJECTIVES", "AnchorConfig", "AnchorTermConfig", "AskConfig", "BenchConfig",
-    "CheckpointConfig", "ColumnsConfig", "Config", "CorpusConfig", "DocumentsConfig", "DpoConfig",
-    "EvaluateConfig", "ExportConfig", "FactsConfig", "GrpoConfig", "HarnessConfig", "HostsConfig",
-    "JudgeConfig", "JudgeServerConfig", "JudgeTuningConfig", "LabelledConfig", "LoraConfig", "MakingConfig",
-    "MeshConfig", "MethodConfig", "MineConfig", "ModelConfig", "NtpConfig", "ObjectiveConfig",
-    "OptimizerConfig", "PlatformConfig", "PreferenceColumnsConfig", "PreferencesConfig",
-    "PretrainConfig", "RewriterConfig", "RewriterServerConfig", "RewriterTuningConfig",
-    "RolloutsConfig", "SelfimproveConfig", "ServerConfig", "SweepConfig", "TermConfig",
-    "TokenizerConfig", "TrainConfig", "TuningConfig", "WorldConfig",
-]  # fmt: skip
-
+# The sections are found here, too.
+from pretrainrl_jax.config.facts import *
+from pretrainrl_jax.config.machine import *
+from pretrainrl_jax.config.objectives import *
+from pretrainrl_jax.config.selfimprove import *
+from pretrainrl_jax.config.stages import *
+from pretrainrl_jax.config.tuning import *
 
 # Sections by names that a configuration chooses: those that are known, and what a new one is.
 NAMED: dict[str, tuple[Mapping[str, Any], Any]] = {
