@@ -36,26 +36,27 @@ KERNELS: Mapping[str, Kernel] = {"cpu": "xla", "gpu": "cudnn", "tpu": "splash"}
 FLASH_CAPABILITY = (8, 0)  # of the GPUs that have cuDNN's flash attention: Ampere, and later ones
 
 GPU_FILES = ("/dev/nvidia[0-9]*", "/dev/nvidiactl", "/dev/dxg")  # the last one under Windows
-TPU_FILES = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
-TPU_VARIABLES = ("TPU_NAME", "TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES", "TPU_ACCELERATOR_TYPE")
-KINDS = {"cpu": "cpu", "gpu": "gpu", "cuda": "gpu", "rocm": "gpu", "tpu": "tpu"}  # by JAX's names
+GPUS = ("gpu", "cuda", "rocm")  # by JAX's names
 
 
 def prepare(wanted: str, environ: MutableMapping[str, str] = os.environ) -> None:
     """Set the flags for the device that JAX will run on, before it starts its backend.
 
     JAX may have been imported: it reads them when the first device is asked for. `wanted` is the option
-    --platform, which may be empty.
+    --platform, which may be empty: then JAX_PLATFORMS tells, or the machine's files.
     """
-    set_flags(detected(wanted, environ), environ)
+    asked = wanted or environ.get("JAX_PLATFORMS", "").split(",")[0].strip().lower()
+    if asked in GPUS or (not asked and any(map(glob.glob, GPU_FILES))):
+        set_flags("gpu", environ)
+    set_flags("tpu", environ)  # which libtpu alone reads
 
 
 def set_flags(platform: str, environ: MutableMapping[str, str] = os.environ) -> None:
-    """Put our flags of a platform, cpu, gpu or tpu, before those that its variable has.
+    """Put our flags of a platform, gpu or tpu, before those that its variable has.
 
     Of a flag that is given twice the last one counts. A file of flags that XLA_FLAGS names stays alone.
     """
-    variable, flags = FLAGS.get(platform, ("", ()))
+    variable, flags = FLAGS[platform]
     given, ours = environ.get(variable, "").strip(), " ".join(flags)
     names_file = given and not given.startswith("-")
     if ours not in given and not names_file:
@@ -84,19 +85,3 @@ def kernel_for(platform: str, settings: PlatformConfig, capability: str = "") ->
         needed = "an NVIDIA GPU of compute capability 8.0 or more"
         raise InputError(f"platform.attention is cudnn: JAX runs on {device}, and not on {needed}")
     return settings.attention
-
-
-def detected(wanted: str, environ: Mapping[str, str]) -> str:
-    """The kind of device that JAX will run on, cpu, gpu or tpu, without asking JAX: a guess, and cheap.
-
-    The option --platform and JAX_PLATFORMS are taken at their word; else it is what devices there are.
-    """
-    if wanted:
-        return wanted
-    if preferred := environ.get("JAX_PLATFORMS", "").split(",")[0].strip().lower():
-        return KINDS.get(preferred, "cpu")
-    if any(map(glob.glob, GPU_FILES)):
-        return "gpu"
-    if any(map(glob.glob, TPU_FILES)) or any(map(environ.get, TPU_VARIABLES)):
-        return "tpu"
-    return "cpu"

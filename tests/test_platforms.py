@@ -9,7 +9,7 @@ import pytest
 from pretrainrl_jax import platforms
 from pretrainrl_jax.config import PlatformConfig
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.platforms import FLAGS, detected, kernel_for, room_for, set_flags
+from pretrainrl_jax.platforms import FLAGS, kernel_for, prepare, room_for, set_flags
 
 SCHEDULER = "--xla_gpu_enable_latency_hiding_scheduler"
 
@@ -33,43 +33,31 @@ def test_flags_go_before_those_of_the_environment_once(platform, variable):
         assert environ == {variable: f"{' '.join(FLAGS[platform][1])} --xla_a='b c'"}
 
 
-def test_a_cpu_has_none_and_a_file_of_flags_stays_alone():
+def test_a_file_of_flags_stays_alone():
     environ = {"XLA_FLAGS": "flags.txt"}
-    for platform in ("cpu", "gpu"):
-        set_flags(platform, environ)
+    set_flags("gpu", environ)
     assert environ == {"XLA_FLAGS": "flags.txt"}
 
 
-# Which device
-
-
 @pytest.mark.parametrize(
-    ("wanted", "environ", "kind"),
+    ("wanted", "named", "file", "is_gpu"),
     [
-        ("tpu", {"JAX_PLATFORMS": "cpu"}, "tpu"),
-        ("", {"JAX_PLATFORMS": "cuda,cpu"}, "gpu"),
-        ("", {"JAX_PLATFORMS": "CPU"}, "cpu"),
-        ("", {"JAX_PLATFORMS": "tpu", "TPU_NAME": ""}, "tpu"),
-        ("", {"JAX_PLATFORMS": "something_else"}, "cpu"),
-        ("", {"JAX_PLATFORMS": "", "TPU_WORKER_ID": "0"}, "tpu"),
-        ("", {}, "cpu"),
+        ("gpu", "cpu", "", True),
+        ("tpu", "cuda", "/dev/nvidia0", False),
+        ("", "cuda,cpu", "", True),
+        ("", "CPU", "/dev/nvidia0", False),
+        ("", "", "/dev/nvidia0", True),
+        ("", "", "/dev/accel3", False),
     ],
 )
-def test_the_option_wins_over_the_environment_and_that_over_what_is_there(wanted, environ, kind, monkeypatch):
-    monkeypatch.setattr(platforms.glob, "glob", lambda _: [])
-    assert detected(wanted, environ) == kind
-
-
-@pytest.mark.parametrize(
-    ("file", "kind"),
-    [("/dev/nvidia0", "gpu"), ("/dev/nvidiactl", "gpu"), ("/dev/accel3", "tpu"), ("/dev/vfio/0", "tpu")],
-)
-def test_devices_are_known_by_their_files(file, kind, monkeypatch):
+def test_a_gpu_is_known_by_the_option_the_variable_or_its_file(wanted, named, file, is_gpu, monkeypatch):
     def matching(pattern):
         return [file] if re.fullmatch(pattern.replace("*", ".*"), file) else []
 
     monkeypatch.setattr(platforms.glob, "glob", matching)
-    assert detected("", {}) == kind
+    environ = {"JAX_PLATFORMS": named}
+    prepare(wanted, environ)
+    assert ("XLA_FLAGS" in environ) == is_gpu
 
 
 # Which kernel
