@@ -18,7 +18,6 @@ from pretrainrl_jax.config.machine import *
 from pretrainrl_jax.config.objectives import *
 from pretrainrl_jax.config.selfimprove import *
 from pretrainrl_jax.config.stages import *
-from pretrainrl_jax.config.tuning import *
 
 # Sections by names that a configuration chooses: those that are known, and what a new one is.
 NAMED: dict[str, tuple[Mapping[str, Any], Any]] = {
