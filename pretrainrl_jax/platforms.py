@@ -78,10 +78,8 @@ def kernel_for(platform: str, settings: PlatformConfig, capability: str = "") ->
     has_cudnn = number is not None and (int(number[1]), int(number[2])) >= FLASH_CAPABILITY
     if settings.attention == "auto":
         return KERNELS[platform] if has_cudnn or platform != "gpu" else "xla"
-    if settings.attention == "splash" and platform != "tpu":
-        raise InputError(f"platform.attention is splash: JAX runs on {platform}, and not on a TPU")
-    if settings.attention == "cudnn" and not has_cudnn:
+    has = {"xla": True, "cudnn": has_cudnn, "splash": platform == "tpu"}
+    if not has[settings.attention]:
         device = f"{platform} of compute capability {capability}" if capability else platform
-        needed = "an NVIDIA GPU of compute capability 8.0 or more"
-        raise InputError(f"platform.attention is cudnn: JAX runs on {device}, and not on {needed}")
+        raise InputError(f"platform.attention is {settings.attention}: JAX runs on {device}, which has none")
     return settings.attention

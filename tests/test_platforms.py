@@ -91,7 +91,7 @@ def test_cudnn_is_refused_where_there_is_none(platform, capability):
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 def test_splash_is_refused_where_there_is_no_tpu(platform):
-    with pytest.raises(InputError, match=rf"^platform\.attention is splash: JAX runs on {platform}, and"):
+    with pytest.raises(InputError, match=rf"^platform\.attention is splash: JAX runs on {platform}"):
         kernel_for(platform, PlatformConfig(attention="splash"), "9.0")
 
 
