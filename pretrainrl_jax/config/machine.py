@@ -118,7 +118,7 @@ class MeshConfig(Section):
             expert = f", mesh.expert={self.expert}" if self.expert != 1 else ""
             raise ValueError(
                 f"mesh.data={self.data}, mesh.fsdp={self.fsdp}{expert}, mesh.tensor={self.tensor}: each must "
-                "be 1 or more, or one of them -1, which takes the devices that the others leave"
+                "be 1 or more, or one of them -1"
             )
 
 
@@ -136,10 +136,8 @@ class HostsConfig(Section):
 
     def _fits(self) -> None:
         if self.coordinator and not self.index < self.count:
-            raise ValueError(
-                f"hosts.index is {self.index} and hosts.count {self.count}: processes are numbered from 0, "
-                "and hosts.coordinator needs to know how many there are"
-            )
+            given = f"hosts.index is {self.index} and hosts.count {self.count}"
+            raise ValueError(f"{given}: processes are numbered from 0, and all counted")
 
 
 @section

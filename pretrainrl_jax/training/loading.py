@@ -98,7 +98,7 @@ def find(path: str | Path) -> tuple[Path, int]:
         stages = [s for s in stages if checkpoints.latest_step(s) is not None]
         if not stages:
             raise InputError(f"no checkpoint in {path}: run `pretrain` first")
-        path = max(stages, key=lambda s: rank(s.name, (s / "model.json").stat().st_mtime))
+        path = max(stages, key=lambda s: (s.name != "pretrain", (s / "model.json").stat().st_mtime))
     if path.name.isdigit() and path.is_dir() and (path.parent / "model.json").is_file():
         return path.parent, int(path.name)
     step = checkpoints.latest_step(path)
@@ -325,8 +325,3 @@ def _is_read(name: str) -> bool:
     """Whether a file of that name, in a Hugging Face folder, is read."""
     folder, _, file = name.rpartition("/")
     return folder in ("", TEMPLATES) and any(fnmatch(file, pattern) for pattern in FILES)
-
-
-def rank(stage: str, modified: Any) -> tuple[bool, Any]:
-    """Of a workdir's stages the one of highest rank is its model: the system trained last, else the base."""
-    return stage != "pretrain", modified
