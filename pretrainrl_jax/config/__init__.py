@@ -111,7 +111,9 @@ class Config(Section):
             raise wrong("selfimprove.staleness", self.selfimprove.staleness, meaning)
         if self.facts.path and self.preferences.path:
             raise ValueError("facts.path and preferences.path are both set: a run is about one of them")
-        if self.profile_steps and not _is_span(self.profile_steps):
+        first, _, last = self.profile_steps.partition(":")
+        is_span = first.isdecimal() and last.isdecimal() and int(first) < int(last)
+        if self.profile_steps and not is_span:
             raise wrong("profile_steps", repr(self.profile_steps), "give two steps, as 10:13")
         starts = {method.start for method in methods.values()}
         if self.pretrain.epochs == 0 and not self.model.path and starts != {"scratch"}:
@@ -123,11 +125,6 @@ class Config(Section):
         if trains_tokenizer and 0 < self.model.vocabulary < self.tokenizer.vocabulary:
             meaning = f"raise it to tokenizer.vocabulary ({self.tokenizer.vocabulary}), or set it to 0"
             raise wrong("model.vocabulary", self.model.vocabulary, meaning)
-
-
-def _is_span(text: str) -> bool:
-    start, colon, end = text.partition(":")
-    return bool(colon) and start.isdecimal() and end.isdecimal() and int(start) < int(end)
 
 
 def __getattr__(name: str) -> Any:
