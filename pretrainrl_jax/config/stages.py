@@ -260,6 +260,9 @@ class CheckpointConfig(Section):
     every_steps: NonNegativeInt = setting(0, "steps between checkpoints; 0: by time", was="every_updates")
     every_minutes: NonNegativeFloat = setting(10.0, "minutes between checkpoints; 0 goes by steps alone")
     keep: PositiveInt = setting(2, "last checkpoints kept of a stage")
+    keep_best: NonNegativeInt = setting(
+        1, "checkpoints kept beside them: those with the lowest mean loss since the one before"
+    )
     shard_questions: PositiveInt = setting(512, "questions mined or evaluated between two files")
     grace_seconds: NonNegativeFloat = setting(25.0, "then a stage told to stop that has not saved is ended")
 

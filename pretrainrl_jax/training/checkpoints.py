@@ -76,6 +76,7 @@ class Progress:
     row: int = 0  # of the packed rows, the next one to train on
     seconds: float = 0.0  # spent on steps
     skipped: int = 0  # steps left out because something was not finite
+    loss: float = math.inf  # mean since the checkpoint before
     score: float = math.inf  # of the state itself, where it was evaluated; the lowest is the best
     stream: Json = field(default_factory=dict)  # where a stream of documents stands, which has no row index
 
@@ -114,7 +115,7 @@ class Saver:
         """Remove the checkpoints after the one of the lowest score, which becomes the stage's result."""
         self.wait()
         steps = self._manager.all_steps()
-        best = min(steps, key=lambda step: (_score(self._folder, step), -step))
+        best = min(steps, key=lambda step: (_about(self._folder, step, "score"), -step))
         self._delete_after(best)
         say(f"{self._folder.name}: of the evaluated steps, {best} is the best and is kept")
 
@@ -153,14 +154,14 @@ def saving(
     settings: CheckpointConfig,
     about: Json | None = None,
     detail: Callable[[str], None] = lambda text: None,
-    scored: bool = False,
+    best: str = "loss",
 ) -> Generator[Saver]:
     """Open a stage's folder for checkpoints; what is being written is finished on leaving.
 
-    `about` is what the checkpoints depend on, as `restore_state` compares it. Beside the last ones the best
-    is kept where they are `scored`.
+    `about` is what the checkpoints depend on, as `restore_state` compares it; `best` the field of `Progress`
+    by which `settings.keep_best` are chosen.
     """
-    keep = [policies.LatestN(settings.keep), *([_Best(folder)] if scored else [])]
+    keep = [policies.LatestN(settings.keep), _Best(folder, best, settings.keep_best)]
     policy = policies.AnyPreservationPolicy(keep)
     options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
     with disk_errors():
@@ -176,22 +177,24 @@ def saving(
 
 @dataclass(frozen=True)
 class _Best(policies.PreservationPolicy):
-    """Keeps the checkpoint of the lowest score, also one that an earlier process saved."""
+    """Keeps the `number` checkpoints of lowest loss or score, also those that an earlier process saved."""
 
     folder: Path
+    field: str
+    number: int
 
     def should_preserve(
         self, checkpoints: Sequence[policies.PolicyCheckpointInfo], *, context: policies.PreservationContext
     ) -> Sequence[bool]:
-        best = min((c.step for c in checkpoints), key=lambda step: _score(self.folder, step), default=None)
-        return [c.step == best for c in checkpoints]
+        best = sorted((c.step for c in checkpoints), key=lambda s: _about(self.folder, s, self.field))
+        return [c.step in best[: self.number] for c in checkpoints]
 
 
-def _score(folder: Path, step: int) -> float:
-    """What a checkpoint says of its score; infinite where it says nothing."""
+def _about(folder: Path, step: int, field: str) -> float:
+    """What a checkpoint says of the progress; infinite where it says nothing."""
     try:
         about = json.loads((folder / str(step) / "about" / "metadata").read_text())
-        return about["progress"]["score"]
+        return about["progress"][field]
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):  # being written, damaged, or older
         return math.inf
 
@@ -224,7 +227,7 @@ def strip(folder: Path) -> None:
 
 def save(folder: Path, state: TrainState) -> None:
     """Write the parameters of a finished stage, as its only checkpoint; raises OSError as `Saver` does."""
-    with saving(folder, CheckpointConfig(keep=1)) as saver:
+    with saving(folder, CheckpointConfig(keep=1, keep_best=0)) as saver:
         saver.finish(state)
 
 
@@ -302,8 +305,7 @@ def _restore(folder: Path, step: int, like: TrainState, wanted: Json) -> tuple[T
             # "moments" is its name on disk.
             items["training"] = ocp.args.StandardRestore({"step": shapes.step, "moments": shapes.opt_state})
         restored = manager.restore(step, args=ocp.args.Composite(**items))
-    told = {name: value for name, value in about["progress"].items() if name != "loss"}  # of older versions
-    params, progress = restored["params"], Progress(**told)
+    params, progress = restored["params"], Progress(**about["progress"])
     refuse_damaged(about, params)
     if about["finished"]:
         return TrainState(jnp.full_like(like.step, step), params, like.opt_state), progress

@@ -59,7 +59,7 @@ class Run:
     rate: str = ""  # the setting of its learning rate
     shown: Mapping[str, str] = field(default_factory=dict)  # on the progress bar: name → metric
     carries: Sequence[str] = ()  # metrics that each line of metrics.jsonl has; null where none is computed
-    scored: bool = False  # the best checkpoint is kept: it has the lowest `Session.score`
+    scored: bool = False  # the best checkpoint has the lowest `Session.score`, not the lowest loss
     screen: Screen = NORMAL
     command: str = ""  # what goes on after an interruption
     profile: str = ""  # steps to trace, as 10:13
@@ -119,6 +119,7 @@ class Session:
         self._step, self._feed, self._mesh = step, feed, mesh
         self._consensus = StopConsensus(mesh)
         self._seconds, self._skipped = progress.seconds, progress.skipped
+        self._losses: list[float] = []  # since the last checkpoint
         self._counted = dict.fromkeys(("questions", "tokens"), 0.0)  # since the last line of metrics
         self._unread: list[_StepMetrics] = []  # reading waits for the device
         self._run_step: Any = None  # the step, from the first batch on
@@ -131,9 +132,9 @@ class Session:
         self._placed: Any = ()
 
     def __enter__(self) -> "Session":
-        run = self.run
+        run, best = self.run, "score" if self.run.scored else "loss"
         with ExitStack() as stack:  # closes what is open where something cannot be opened
-            saver = saving(run.folder, run.checkpoint, dict(run.about), run.screen.detail, run.scored)
+            saver = saving(run.folder, run.checkpoint, dict(run.about), run.screen.detail, best)
             self._saver = stack.enter_context(saver)
             self._bars = stack.enter_context(ExitStack())
             if is_process_0():  # all processes have the same metrics
@@ -215,6 +216,7 @@ class Session:
         """Write a checkpoint of the state as it is, once its metrics are where they are looked for."""
         self.publish()
         self._saver.save(self.state, self.progress())
+        self._losses.clear()
 
     def keep(self) -> None:
         """Write a checkpoint before something ends the run, if it has made a step.
@@ -228,7 +230,8 @@ class Session:
     def progress(self) -> Progress:
         """What is done, once the metrics up to now are read."""
         self.read()
-        return Progress(self._feed.row, self._spent(), self._skipped, self.score, self._feed.state)
+        loss = float(np.mean(self._losses)) if self._losses else math.inf
+        return Progress(self._feed.row, self._spent(), self._skipped, loss, self.score, self._feed.state)
 
     def release(self) -> None:
         """Free what is on the devices when all is done: this object may outlive the stage."""
@@ -242,6 +245,7 @@ class Session:
             self._counted[name] += sum(float(step.metrics[name]) for step in read)
         bad = [step for step in read if step.metrics["skipped"]]
         self._skipped += len(bad)
+        self._losses += [float(step.metrics["loss"]) for step in read if not step.metrics["skipped"]]
         if bad and not self.run.skip_nonfinite:
             self._saver.wait()  # the message names the last checkpoint
             raise _not_finite(self.run, self._feed.names(bad[0].row), bad[0])

@@ -60,12 +60,12 @@ def save(
     *states: TrainState,
     finished: bool = False,
     keep: int = 2,
-    scored: bool = False,
+    keep_best: int = 0,
     about: dict | None = None,
     **progress,
 ) -> None:
     """Write checkpoints one after another, and wait for them."""
-    with saving(folder, CheckpointConfig(keep=keep), about, scored=scored) as saver:
+    with saving(folder, CheckpointConfig(keep=keep, keep_best=keep_best), about) as saver:
         for state in states:
             (saver.finish if finished else saver.save)(state, Progress(**progress))
 
@@ -91,9 +91,9 @@ def test_a_state_comes_back_bit_for_bit(stage: Path) -> None:
     state = state_at(3)
     before = bits(state)
     stream = {"sources": [{"at": 7}], "dropped": {"blank": 2}}
-    save(stage, state, row=24, seconds=12.5, skipped=2, stream=stream)
+    save(stage, state, row=24, seconds=12.5, skipped=2, loss=0.75, stream=stream)
     opened, progress = restored(stage)
-    assert progress == Progress(row=24, seconds=12.5, skipped=2, stream=stream)
+    assert progress == Progress(row=24, seconds=12.5, skipped=2, loss=0.75, stream=stream)
     assert int(opened.step) == 3
     assert bits(opened) == before
     assert jax.tree.structure(opened) == jax.tree.structure(state)
@@ -107,7 +107,7 @@ def test_what_is_written_beside_training_is_the_state_at_the_time_of_saving(stag
     )
     state = jax.tree.map(jnp.copy, state_at(1))
     of_each = {}
-    with saving(stage, CheckpointConfig(keep=9)) as saver:
+    with saving(stage, CheckpointConfig(keep=9, keep_best=0)) as saver:
         for _ in range(3):
             step = int(state.step)
             of_each[step] = bits(jax.tree.map(jnp.copy, state.params))  # a view would keep the buffers
@@ -122,15 +122,15 @@ def test_what_is_written_beside_training_is_the_state_at_the_time_of_saving(stag
 
 def test_the_last_ones_and_the_best_are_kept(stage: Path) -> None:
     """The best of an earlier process too, and with their optimizer states."""
-    for step, score in enumerate([5.0, 1.0, 4.0, 3.0, 2.0, 6.0], start=1):
-        save(stage, state_at(step), keep=2, scored=True, score=score)
+    for step, loss in enumerate([5.0, 1.0, 4.0, 3.0, 2.0, 6.0], start=1):
+        save(stage, state_at(step), keep=2, keep_best=1, loss=loss)
     assert steps_of(stage) == [6, 5, 2]
-    with saving(stage, CheckpointConfig(keep=1), scored=True) as saver:
+    with saving(stage, CheckpointConfig(keep=1, keep_best=2)) as saver:
         for step in (7, 8, 9):
-            saver.save(state_at(step), Progress(score=7.0))
-    assert steps_of(stage) == [9, 2]
+            saver.save(state_at(step), Progress(loss=7.0))
+    assert steps_of(stage) == [9, 5, 2]
     assert all(items(stage / str(step)) == {"params", "training", "about"} for step in steps_of(stage))
-    save(stage, state_at(10), keep=1)
+    save(stage, state_at(10), keep=1, keep_best=0)
     assert steps_of(stage) == [10]
 
 
@@ -145,7 +145,7 @@ def test_a_step_that_is_saved_already_is_not_written_again(stage: Path) -> None:
 
 def test_a_step_that_is_still_being_written_may_be_saved_with_its_score(stage: Path) -> None:
     """As where falsehoods are mined again after a step that was looked at: what is written last stays."""
-    with saving(stage, CheckpointConfig(keep=2), scored=True) as saver:
+    with saving(stage, CheckpointConfig(keep=2), best="score") as saver:
         for step in range(1, 6):
             for score in (0.5, 0.25):
                 saver.save(state_at(step), Progress(score=score * step))

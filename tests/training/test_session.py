@@ -120,7 +120,7 @@ def test_stopped_at_any_update_it_goes_on_to_the_same_end(
 
 def test_it_saves_by_updates_and_by_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def saved(name: str, **settings) -> list[int]:
-        run = Run(tmp_path / name, "pretrain", checkpoint=CheckpointConfig(keep=99, **settings))
+        run = Run(tmp_path / name, "pretrain", checkpoint=CheckpointConfig(keep=99, keep_best=0, **settings))
         train(run)
         return steps_of(run.folder)[::-1]
 
