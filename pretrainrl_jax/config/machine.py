@@ -133,6 +133,9 @@ class HostsConfig(Section):
     index: NonNegativeInt = setting(0, "number of this process, from 0")
     dead_seconds: PositiveFloat = setting(30.0, "a process silent for so long ends the run")
     stall_seconds: PositiveFloat = setting(900.0, "a wait for other processes or devices this long ends it")
+    maintenance: bool = setting(
+        True, "on Google Cloud a notice of maintenance or preemption counts as SIGTERM, on whichever host"
+    )
 
     def _fits(self) -> None:
         if self.coordinator and not self.index < self.count:

@@ -12,7 +12,7 @@ from pretrainrl_jax.config.declare import Results
 from pretrainrl_jax.version import STAMP
 
 # Settings of earlier versions that are gone, none of which changed a result.
-REMOVED = ("platform.flags", "platform.choose", "hosts.maintenance")
+REMOVED = ("platform.flags", "platform.choose")
 
 
 class Setting(NamedTuple):

@@ -17,6 +17,7 @@ from pretrainrl_jax.evaluation.tasks import Task
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.hosts.agree import gather, is_process_0, process_count, run_on_process_0
 from pretrainrl_jax.hosts.join import join
+from pretrainrl_jax.hosts.maintenance import watch_maintenance
 from pretrainrl_jax.judge_bench.labelled import Labelled
 from pretrainrl_jax.kept_programs import keep_programs
 from pretrainrl_jax.model.decoder import Chosen
@@ -62,6 +63,7 @@ def begin(
     hush()
     prepare(options.platform)
     join(config.hosts, command.text)
+    watch_maintenance(config.hosts)
     if process_count() > 1:
         mute_libraries()
     screen = Screen(options.quiet, options.verbose, not is_process_0(), command.began)

@@ -49,9 +49,11 @@ import sys, threading
 from pretrainrl_jax.config import HostsConfig
 from pretrainrl_jax.hosts import agree
 from pretrainrl_jax.hosts.join import join, leave
+from pretrainrl_jax.hosts.maintenance import watch_maintenance
 from pretrainrl_jax.hosts.watch import explained, waiting
 join(HostsConfig(), "COMMAND")
 join(HostsConfig(coordinator="localhost:1", count=1), "COMMAND")
+watch_maintenance(HostsConfig())
 assert (agree.process_index(), agree.process_count(), agree.is_process_0()) == (0, 1, True)
 assert agree.run_on_process_0(lambda: (1, 2), "w") == (1, 2) and agree.gather(3, "w") == [3]
 agree.barrier("w")
