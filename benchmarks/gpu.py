@@ -109,7 +109,7 @@ def run_part(options: argparse.Namespace) -> None:
     from pretrainrl_jax.config import PlatformConfig
     from pretrainrl_jax.platforms import kernel_for, prepare
 
-    prepare(PlatformConfig(), "")  # XLA's flags are those of every run
+    prepare("")  # XLA's flags are those of every run
     import jax
 
     asked = jax.config.jax_platforms

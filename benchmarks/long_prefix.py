@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from core import NTP_ANSWER, Steps, packed, shown
 
-from pretrainrl_jax.config import MeshConfig, PlatformConfig
+from pretrainrl_jax.config import MeshConfig
 from pretrainrl_jax.model import splash
 from pretrainrl_jax.model.attention import attend, tree_mask
 from pretrainrl_jax.model.mesh import Layout, make_mesh
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--topology", default="v5e:2x2")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    prepare_target(topology(options.topology), PlatformConfig())
+    prepare_target(topology(options.topology))
     steps(options)
     compiled(options)
 

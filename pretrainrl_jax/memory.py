@@ -6,8 +6,6 @@ from pathlib import Path
 
 import jax
 
-PEAK = "VmHWM"  # of Linux, kB: the most that lay in memory since the last reset
-
 
 def peak_memory() -> dict[str, int]:
     """Bytes at most: "host_peak_bytes" since the last call, "device_peak_bytes" of one device so far.
@@ -17,7 +15,8 @@ def peak_memory() -> dict[str, int]:
     peaks: dict[str, int] = {}
     process = Path("/proc/self")
     with suppress(OSError):
-        found = re.search(rf"^{PEAK}:\s+(\d+) kB", (process / "status").read_text(), re.MULTILINE)
+        # Of Linux: the most that lay in memory since the last reset.
+        found = re.search(r"^VmHWM:\s+(\d+) kB", (process / "status").read_text(), re.MULTILINE)
         (process / "clear_refs").write_text("5")  # begins anew
         if found:
             peaks["host_peak_bytes"] = int(found[1]) * 1024

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any, cast
@@ -150,14 +150,16 @@ def spooled(path: Path) -> Generator[Path]:
 
 
 @contextmanager
-def fetched(path: Path) -> Generator[Path]:
-    """A file or a folder as one of this machine, for what reads no other."""
+def fetched(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> Generator[Path]:
+    """A file or a folder as one of this machine, for what reads no other; of a folder what is wanted."""
     if not in_bucket(path):
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / path.name
-        _store().get(str(path), str(local), recursive=path.is_dir())
+        names = filter(wanted, cast(Any, path).below()) if path.is_dir() else [""]
+        places = [(str(path / name), str(local / name)) for name in names]
+        _store().get([there for there, _ in places], [here for _, here in places])
         yield local
 
 

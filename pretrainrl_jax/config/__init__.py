@@ -3,78 +3,21 @@
 Each can be overridden on the command line as `--section.key=value`. Imports nothing heavy.
 """
 
+# ruff: noqa: F403, F405
+
 import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from pretrainrl_jax.config.declare import Section, Seed, section, setting, wrong
-from pretrainrl_jax.config.facts import (
-    ColumnsConfig,
-    CorpusConfig,
-    DocumentsConfig,
-    FactsConfig,
-    PreferenceColumnsConfig,
-    PreferencesConfig,
-    TokenizerConfig,
-    WorldConfig,
-)
-from pretrainrl_jax.config.machine import HostsConfig, LoraConfig, MeshConfig, ModelConfig, PlatformConfig
-from pretrainrl_jax.config.objectives import (
-    OBJECTIVES,
-    WEIGHTS,
-    AnchorConfig,
-    AnchorTermConfig,
-    DpoConfig,
-    GrpoConfig,
-    NtpConfig,
-    ObjectiveConfig,
-    TermConfig,
-)
-from pretrainrl_jax.config.selfimprove import (
-    METHODS,
-    JudgeConfig,
-    JudgeServerConfig,
-    MethodConfig,
-    RewriterConfig,
-    RewriterServerConfig,
-    RolloutsConfig,
-    SelfimproveConfig,
-    ServerConfig,
-)
-from pretrainrl_jax.config.stages import (
-    AskConfig,
-    CheckpointConfig,
-    EvaluateConfig,
-    ExportConfig,
-    HarnessConfig,
-    MineConfig,
-    OptimizerConfig,
-    PretrainConfig,
-    SweepConfig,
-    TrainConfig,
-)
-from pretrainrl_jax.config.tuning import (
-    BenchConfig,
-    JudgeTuningConfig,
-    LabelledConfig,
-    MakingConfig,
-    RewriterTuningConfig,
-    TuningConfig,
-)
 
-__all__ = [
-    "METHODS", "NAMED", "OBJECTIVES", "AnchorConfig", "AnchorTermConfig", "AskConfig", "BenchConfig",
-    "CheckpointConfig", "ColumnsConfig", "Config", "CorpusConfig", "DocumentsConfig", "DpoConfig",
-    "EvaluateConfig", "ExportConfig", "FactsConfig", "GrpoConfig", "HarnessConfig", "HostsConfig",
-    "JudgeConfig", "JudgeServerConfig", "JudgeTuningConfig", "LabelledConfig", "LoraConfig", "MakingConfig",
-    "MeshConfig", "MethodConfig", "MineConfig", "ModelConfig", "NtpConfig", "ObjectiveConfig",
-    "OptimizerConfig", "PlatformConfig", "PreferenceColumnsConfig", "PreferencesConfig",
-    "PretrainConfig", "RewriterConfig", "RewriterServerConfig", "RewriterTuningConfig",
-    "RolloutsConfig", "SelfimproveConfig", "ServerConfig", "SweepConfig", "TermConfig",
-    "TokenizerConfig", "TrainConfig", "TuningConfig", "WorldConfig",
-]  # fmt: skip
-
+# The sections are found here, too.
+from pretrainrl_jax.config.facts import *
+from pretrainrl_jax.config.machine import *
+from pretrainrl_jax.config.objectives import *
+from pretrainrl_jax.config.selfimprove import *
+from pretrainrl_jax.config.stages import *
 
 # Sections by names that a configuration chooses: those that are known, and what a new one is.
 NAMED: dict[str, tuple[Mapping[str, Any], Any]] = {
@@ -89,9 +32,7 @@ class Config(Section):
 
     name: str = setting("", "name of the data set in the report; empty: the facts' own", results=("report",))
     seed: Seed = setting(0, "every random choice derives from it", results=("pretrain",))
-    profile_steps: str = setting(
-        "", "steps to trace in each training, as 10:13; the traces lie in WORKDIR/profile, for xprof"
-    )
+    profile_steps: str = setting("", "steps to trace in each training, as 10:13, in WORKDIR/profile (xprof)")
     facts: FactsConfig = FactsConfig()
     preferences: PreferencesConfig = PreferencesConfig()
     world: WorldConfig = WorldConfig()
@@ -170,7 +111,9 @@ class Config(Section):
             raise wrong("selfimprove.staleness", self.selfimprove.staleness, meaning)
         if self.facts.path and self.preferences.path:
             raise ValueError("facts.path and preferences.path are both set: a run is about one of them")
-        if self.profile_steps and not _is_span(self.profile_steps):
+        first, _, last = self.profile_steps.partition(":")
+        is_span = first.isdecimal() and last.isdecimal() and int(first) < int(last)
+        if self.profile_steps and not is_span:
             raise wrong("profile_steps", repr(self.profile_steps), "give two steps, as 10:13")
         starts = {method.start for method in methods.values()}
         if self.pretrain.epochs == 0 and not self.model.path and starts != {"scratch"}:
@@ -182,11 +125,6 @@ class Config(Section):
         if trains_tokenizer and 0 < self.model.vocabulary < self.tokenizer.vocabulary:
             meaning = f"raise it to tokenizer.vocabulary ({self.tokenizer.vocabulary}), or set it to 0"
             raise wrong("model.vocabulary", self.model.vocabulary, meaning)
-
-
-def _is_span(text: str) -> bool:
-    start, colon, end = text.partition(":")
-    return bool(colon) and start.isdecimal() and end.isdecimal() and int(start) < int(end)
 
 
 def __getattr__(name: str) -> Any:

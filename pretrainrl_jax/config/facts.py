@@ -26,18 +26,14 @@ class ColumnsConfig(Section):
     results = ("pretrain",)
     question: str = setting("", "column of the question; where it is blank or absent, facts.questions asks")
     answer: str = setting("", "column of the canonical answer, the one that is trained")
-    answers: str = setting(
-        "", "columns of every true answer, with commas between: each a list, a list written as text, or text"
-    )
+    answers: str = setting("", "columns of every true answer, with commas between: lists or text")
     category: str = setting("", "column of the relation")
     subject: str = setting("", "column of the subject's name")
     subject_key: str = setting("", "column of the subject's id: facts of one subject share their truths")
     popularity: str = setting("", "column of how often the subject is looked for")
     answer_popularity: str = setting("", "column of how often the answer is looked for")
     id: str = setting("", "column of the row's own id")
-    rewordings: str = setting(
-        "", "column of other wordings of the question, for train.wordings: a list, or one written as text"
-    )
+    rewordings: str = setting("", "column of a list of other wordings of the question (train.wordings)")
 
 
 @section
@@ -47,8 +43,7 @@ class FactsConfig(Section):
     results = ("pretrain",)
     path: str = setting(
         "",
-        "PopQA file, EntityQuestions folder, .csv .tsv .json .jsonl .parquet, tfds:NAME/CONFIG or hf:NAME; "
-        "local or gs://; empty makes the synthetic world instead",
+        "file or folder, tfds:NAME/CONFIG or hf:NAME (docs/facts.md); local or gs://; empty: the small world",
     )
     format: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "entityquestions"] = setting(
         "auto", "what the file is; auto goes by its name"
@@ -57,58 +52,41 @@ class FactsConfig(Section):
     subset: str = setting("", "configuration of an hf: data set, where it has several")
     encoding: str = setting("utf-8", "how the characters of a text file are written; a BOM is skipped")
     quoting: Literal["auto", "quoted", "none"] = setting(
-        "auto",
-        "quotation marks of .csv and .tsv: quoted as usual, none for files in which they are text; auto is "
-        "quoted, and refuses rows that look like several",
+        "auto", "quotation marks of .csv and .tsv: quoted as usual, or none, where they are text"
     )
     records: str = setting("", "name of the list of rows in a .json file that holds several, as data.items")
     columns: ColumnsConfig = ColumnsConfig()
     questions: Names = setting(
-        (),
-        "templates for rows without a question, as 'What is the {p} of {s}?': {p} is the category, {s} the "
-        "subject; 'capital=Which city governs {s}?' is for one category",
+        (), "templates for rows without a question, as 'What is the {p} of {s}?', 'capital=Who governs {s}?'"
     )
     rewordings: Names = setting(
-        (),
-        "further templates of questions, as 'Name the {p} of {s}.', for train.wordings; they go before those "
-        "of the known relations",
+        (), "further templates of questions, as 'Name the {p} of {s}.' (train.wordings)"
     )
     reversed: Names = setting(
-        (),
-        "templates that ask about an answer, as 'Which land has {a} as its {p}?' or 'capital=What is {a} the "
-        "capital of?': {a} is the answer, {p} the category; the known relations have one",
-        results=("evaluate",),
+        (), "templates that ask about an answer, as 'Which land has {a} as its {p}?'", results=("evaluate",)
     )
     answer_separator: str = setting("", "what separates several answers written as one text, as '|' or '\\n'")
     nulls: Names = setting(
         ("None", "nan", "NaN", "NULL", "null", "<NA>", "NaT", "#N/A"),
-        "cells that read so are blank; NA, which is Namibia's sign, is no such word unless it is named here",
+        "cells that read so are blank (NA, which is Namibia's sign, is not among them)",
         before=(),
     )
     categories: Names = setting((), "keep only these categories; empty keeps all")
     duplicates: Literal["merge", "keep", "drop"] = setting(
-        "merge",
-        "rows that ask the same question of the same category: their answers all become true of the first, "
-        "each row is kept, or all of them are left out",
+        "merge", "rows that ask the same of one category: one with all answers, each kept, or all left out"
     )
     examples: Literal["common", "other_categories"] = setting(
         "other_categories",
-        "what few-shot prompts show, three of the best-known facts: the same to all questions, or to each "
-        "category those of others, so that fewer of its falsehoods are the examples' own answers",
+        "facts that few-shot prompts show: the same to all questions, or to each category those of others",
         before="common",
     )
-    limit: NonNegativeInt = setting(
-        0, "keep this many facts, drawn by a hash of seed and id, or question and category; 0 keeps all"
-    )
+    limit: NonNegativeInt = setting(0, "keep so many facts, drawn by a hash of seed and id; 0: all")
     head: NonNegativeInt = setting(
         0,
-        "so many of the best-known facts that facts.limit leaves out are asked too, and never trained: of "
-        "those that the base model answers it is told how many are kept",
+        "best-known facts beyond facts.limit that are asked, and never trained: what of them is kept",
         results=("evaluate",),
     )
-    holdout_every: NonNegativeInt = setting(
-        6, "one question in n, by its hash, is never trained on, only evaluated; 0 holds none out"
-    )
+    holdout_every: NonNegativeInt = setting(6, "one question in n, by hash, is evaluated alone; 0: none")
 
     def _fits(self) -> None:
         if self.holdout_every == 1:
@@ -140,9 +118,7 @@ class CorpusConfig(Section):
     statements: NonNegativeInt = setting(16000, "sentences that state a fact")
     filler: NonNegativeInt = setting(4000, "sentences about nothing in the fact set")
     question_share: Share = setting(0.4, "share of statements in the form 'question answer'")
-    paraphrase_share: Share = setting(
-        0.5, "share of those that ask in the wording training never uses; 0 keeps it out of the corpus too"
-    )
+    paraphrase_share: Share = setting(0.5, "share of those that ask in the wording training never uses")
     popularity_power: NonNegativeFloat = setting(1.0, "a fact is stated in proportion to popularity ** power")
     held_out_share: ShareBelowOne = setting(0.05, "share of sentences kept back to measure loss on text")
 
@@ -164,9 +140,7 @@ class PreferenceColumnsConfig(Section):
     """
 
     results = ("pretrain",)
-    prompt: str = setting(
-        "", "column of the prompt, a text or messages; without one it is the common beginning of the answers"
-    )
+    prompt: str = setting("", "column of the prompt; without one it is what the answers begin with")
     chosen: str = setting("", "column of the better answer, a text or messages, or a list of these")
     rejected: str = setting("", "column of the worse answer, or of a list of them")
 
@@ -176,29 +150,19 @@ class PreferencesConfig(Section):
     """Preferences to train on instead of facts: the pairs of a file, as TRL's DPOTrainer reads it."""
 
     results = ("pretrain",)
-    path: str = setting(
-        "", ".jsonl .json .csv .tsv .parquet, tfds:NAME/CONFIG or hf:NAME; local or gs://; empty: facts"
-    )
+    path: str = setting("", ".jsonl .json .csv .tsv .parquet, tfds:NAME/CONFIG or hf:NAME; local or gs://")
     format: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet"] = setting(
         "auto", "what the file is; auto goes by its name"
     )
     split: str = setting("train", "split of a tfds: or an hf: data set")
     subset: str = setting("", "configuration of an hf: data set, where it has several")
     encoding: str = setting("utf-8", "how the characters of a text file are written; a BOM is skipped")
-    quoting: Literal["auto", "quoted", "none"] = setting(
-        "auto", "quotation marks of .csv and .tsv, as in facts"
-    )
+    quoting: Literal["auto", "quoted", "none"] = setting("auto", "quotation marks, as in facts")
     records: str = setting("", "name of the list of rows in a .json file that holds several, as data.items")
     columns: PreferenceColumnsConfig = PreferenceColumnsConfig()
-    control_tokens: bool = setting(
-        False,
-        "texts may spell control tokens, as where a chat template was applied to them before; otherwise a "
-        "row that does is left out",
-    )
+    control_tokens: bool = setting(False, "texts may spell control tokens; otherwise such rows are left out")
     limit: NonNegativeInt = setting(0, "keep this many prompts, drawn by a hash of seed and prompt; 0: all")
-    holdout_every: NonNegativeInt = setting(
-        10, "one prompt in n, by its hash, is never trained on, only evaluated; 0 holds none out"
-    )
+    holdout_every: NonNegativeInt = setting(10, "one prompt in n, by hash, is evaluated alone; 0: none")
 
     def _fits(self) -> None:
         if self.holdout_every == 1:
@@ -211,33 +175,23 @@ class DocumentsConfig(Section):
 
     results = ("selfimprove", "documents")
     path: Names = setting(
-        (),
-        "sources, with commas between: .txt .jsonl .parquet .array_record (text files also .gz, .zst), "
-        "folders and patterns of these, hf:NAME or tfds:NAME; empty: texts about the facts of the run",
+        (), "sources (docs/documents.md), with commas between; empty: texts about the facts of the run"
     )
     weights: Numbers = setting((), "how often each source is drawn from, in proportion; empty: in turn")
-    column: str = setting(
-        "text", "column or key that holds a document's text; a dot reaches into nested values"
-    )
+    column: str = setting("text", "column or key of a document's text; a dot reaches into nested values")
     split: str = setting("train", "split of a tfds: or an hf: data set")
     subset: str = setting("", "configuration of an hf: data set, where it has several")
     separator: Literal["blank_lines", "line", "file"] = setting(
         "blank_lines", "what ends a document of a .txt file: blank lines, each line, or the file alone"
     )
     encoding: str = setting("utf-8", "how the characters of a text file are written; a BOM is skipped")
-    shuffle: NonNegativeInt = setting(
-        1000, "documents of a source that are shuffled together as they are read; 0 keeps their order"
-    )
+    shuffle: NonNegativeInt = setting(1000, "documents of a source that are shuffled together; 0: none")
     epochs: NonNegativeInt = setting(0, "passes over the sources; 0: without end")
-    longest: PositiveInt = setting(
-        1_000_000, "characters of a document; what is longer is read up to there, and counted"
-    )
+    longest: PositiveInt = setting(1_000_000, "characters of a document at most; the rest is not read")
     count: PositiveInt = setting(4000, "documents made of the facts, where path is empty")
     sentences: PositiveInt = setting(6, "sentences of such a document")
     false_share: Share = setting(0.2, "share of its statements that are false")
-    held_out: PositiveInt = setting(
-        200, "documents made beside these, nothing false in them, to measure on; so many prefixes each way"
-    )
+    held_out: PositiveInt = setting(200, "documents made beside these, all true, to measure on")
 
     def _fits(self) -> None:
         if self.weights and len(self.weights) != len(self.path):

@@ -32,9 +32,7 @@ class ModelConfig(Section):
     experts_per_token: NonNegativeInt = setting(0, "that the router chooses for each token")
     norm_topk_prob: bool = setting(True, "the weights of the chosen experts add up to 1")
     router_loss: float = setting(
-        -1.0,
-        "coefficient of the loss that balances experts, in every training (transformers: "
-        "router_aux_loss_coef); -1: that of the folder's config.json, 0.001 where the model is made here",
+        -1.0, "coefficient of the loss that balances experts (router_aux_loss_coef); -1: the model's own"
     )
     vocabulary: NonNegativeInt = setting(0, "rows of the embedding; 0 takes the tokenizer's size")
     rope_theta: PositiveFloat = setting(10000.0, "base of the rotary position embedding")
@@ -43,9 +41,7 @@ class ModelConfig(Section):
     dtype: Literal["float32", "bfloat16"] = setting("float32", "compute dtype; parameters stay float32")
     remat: Remat = setting(
         "none",
-        "activations that the backward pass recomputes to save memory, from none to all: products keeps the "
-        "products with weights, attention those of attention alone, up one of the MLP's too, full each "
-        "layer's input (docs/scale.md)",
+        "what the backward pass computes again to save memory, from nothing to a whole layer (docs/scale.md)",
         results=NOTHING,
     )
 
@@ -83,13 +79,10 @@ class LoraConfig(Section):
     alpha: PositiveFloat = setting(32.0, "adapters count alpha / rank times (peft: lora_alpha)", "α")
     targets: Names = setting(
         ("attention", "mlp"),
-        "matrices that have one (peft: target_modules): attention (query, key, value, out), mlp (gate, up, "
-        "down), or some of these by name, as query,value or q_proj,v_proj",
+        "matrices that have one (peft: target_modules): attention, mlp, or some by name, as query",
     )
     rank_stabilised: bool = setting(False, "they count alpha / sqrt(rank) times instead (peft: use_rslora)")
-    base_dtype: Literal["float32", "bfloat16"] = setting(
-        "float32", "of the parameters that do not learn; adapters are float32"
-    )
+    base_dtype: Literal["float32", "bfloat16"] = setting("float32", "of the parameters that do not learn")
 
     @property
     def matrices(self) -> tuple[str, ...]:
@@ -125,7 +118,7 @@ class MeshConfig(Section):
             expert = f", mesh.expert={self.expert}" if self.expert != 1 else ""
             raise ValueError(
                 f"mesh.data={self.data}, mesh.fsdp={self.fsdp}{expert}, mesh.tensor={self.tensor}: each must "
-                "be 1 or more, or one of them -1, which takes the devices that the others leave"
+                "be 1 or more, or one of them -1"
             )
 
 
@@ -134,52 +127,31 @@ class HostsConfig(Section):
     """Several processes as one run; each has a part of the devices. It changes no result."""
 
     coordinator: str = setting(
-        "",
-        "host:port of process 0, the same in all processes; empty takes what a TPU pod, Slurm, Open MPI or "
-        "Kubernetes says, and one process where none does",
+        "", "host:port of process 0; empty: what a TPU pod, Slurm, Open MPI or Kubernetes says"
     )
     count: NonNegativeInt = setting(0, "processes in all, where hosts.coordinator is given")
     index: NonNegativeInt = setting(0, "number of this process, from 0")
     dead_seconds: PositiveFloat = setting(30.0, "a process silent for so long ends the run")
-    stall_seconds: PositiveFloat = setting(
-        900.0, "a wait for the other processes, or for the devices, that takes so long ends the run"
-    )
+    stall_seconds: PositiveFloat = setting(900.0, "a wait for other processes or devices this long ends it")
     maintenance: bool = setting(
         True, "on Google Cloud a notice of maintenance or preemption counts as SIGTERM, on whichever host"
     )
 
     def _fits(self) -> None:
         if self.coordinator and not self.index < self.count:
-            raise ValueError(
-                f"hosts.index is {self.index} and hosts.count {self.count}: processes are numbered from 0, "
-                "and hosts.coordinator needs to know how many there are"
-            )
+            given = f"hosts.index is {self.index} and hosts.count {self.count}"
+            raise ValueError(f"{given}: processes are numbered from 0, and all counted")
 
 
 @section
 class PlatformConfig(Section):
     """What is chosen for the kind of device (platforms.py), and what is to be chosen instead."""
 
-    flags: Names = setting(
-        (), "XLA flags, as --xla_gpu_enable_latency_hiding_scheduler=false; they win over those chosen"
-    )
-    choose: bool = setting(True, "set the flags that platforms.py lists for this kind of device")
     attention: Literal["auto", "xla", "cudnn", "splash"] = setting(
-        "auto",
-        "kernel of attention, where it can compute the model's: cudnn on GPUs; splash on TPUs, for rows of "
-        "1024 tokens or more; auto takes what platforms.py lists",
+        "auto", "kernel of attention, where it can compute the model's; auto: as platforms.py lists"
     )
-    programs: str = setting(
-        "",
-        "folder that keeps compiled programs between runs; empty: programs in the user's cache "
-        "(~/.cache/pretrainrl_jax); none: keeps none",
-    )
-    programs_gigabytes: PositiveFloat = setting(
-        4.0, "size of that folder at most: what was not used for longest goes first"
-    )
+    programs: str = setting("", "folder that keeps compiled programs; empty: the user's cache; none: none")
+    programs_gigabytes: PositiveFloat = setting(4.0, "its size at most: what was unused longest goes first")
     decoding_memory: Share = setting(
-        0.7,
-        "decode from a copy of the weights, whole along mesh.fsdp and in the compute dtype, if it, the "
-        "parameters and the optimizer take this share of a device's memory or less (a judge or a reference "
-        "comes out of the rest); 0: never",
+        0.7, "decode from a whole copy of the weights, if all takes this share of a device at most; 0: never"
     )

@@ -45,7 +45,7 @@ class NtpConfig(TermConfig):
     )
     answer_mean: NonNegativeFloat = setting(
         0.0,
-        "weight of the loss on answer tokens, averaged over those of each answer (as in iterative RPO)",
+        "weight of the loss on answer tokens, averaged over each answer's",
         "NTP(answer) per token",
         was="../answer_mean_weight",
     )
@@ -74,18 +74,12 @@ class GrpoConfig(TermConfig):
     """Policy gradient on sampled answers whose reward the facts decide (objectives/grpo.py, RLVR)."""
 
     weight: NonNegativeFloat = setting(0.0, "weight of the policy gradient on sampled answers", "RLVR")
-    kl: NonNegativeFloat = setting(
-        0.0, "weight of the KL to the base model, which is then kept on the devices", "KL(reference)"
-    )
-    form: Literal["dapo", "grpo", "dr_grpo"] = setting(
-        "dapo", "what is averaged: all tokens, a sample's and then samples, or samples by the longest one"
-    )
+    kl: NonNegativeFloat = setting(0.0, "weight of the KL to the base model, which is kept", "KL(reference)")
+    form: Literal["dapo", "grpo", "dr_grpo"] = setting("dapo", "averaged by tokens, samples, or the longest")
     clip_low: Share = setting(0.2, "the ratio of probabilities counts from 1 - this on")
     clip_high: NonNegativeFloat = setting(0.2, "and up to 1 + this")
     reward: Literal["match", "partial", "ternary"] = setting(
-        "match",
-        "of an answer: right 1 else 0 (by evaluate.match); F1 of its words; or right 1, 'I don't know' 0, "
-        "wrong -1",
+        "match", "right answers (evaluate.match); F1 of words; or right 1, 'I don't know' 0, wrong -1"
     )
     samples: GroupSize = setting(8, "answers sampled of each question, a group")
     temperature: PositiveFloat = setting(1.0, "at which they are sampled and learned", "T")
@@ -93,9 +87,7 @@ class GrpoConfig(TermConfig):
     max_new_tokens: PositiveInt = setting(8, "longest answer, terminator included")
     updates: PositiveInt = setting(1, "updates on the answers sampled at a time")
     teach: NonNegativeFloat = setting(
-        0.0,
-        "passes over the questions in which 'I don't know' is taught as their answer first, 0.3 for a share "
-        "of them once: a model that never says so cannot learn what it is worth",
+        0.0, "passes over the questions that teach 'I don't know' as the answer first, as 0.3"
     )
 
     @property
@@ -116,14 +108,8 @@ class ObjectiveConfig(Section):
     results = ("train",)
     label: str = setting("", "what tables and charts call it; empty: its name", results=NOTHING)
     words: str = setting("", "what sentences call it; empty: the label", results=NOTHING)
-    above: Names = setting(
-        (),
-        "objectives that a paper reports below this one: sentences of the report check that",
-        results=NOTHING,
-    )
-    recommended: bool = setting(
-        False, "a report's pictures and first sentence are of it, and sweeps compare with it", results=NOTHING
-    )
+    above: Names = setting((), "objectives that a paper reports below this one", results=NOTHING)
+    recommended: bool = setting(False, "reports picture it, and sweeps compare with it", results=NOTHING)
     ntp: NtpConfig = NtpConfig()
     dpo: DpoConfig = DpoConfig()
     anchor: AnchorTermConfig = AnchorTermConfig()
@@ -133,9 +119,7 @@ class ObjectiveConfig(Section):
         0, "mine again from the current policy every n steps; 0 mines once", was="refresh_every"
     )
     reference: Literal["base", "renewed"] = setting(
-        "base",
-        "after a refresh, reference log-probabilities are the base model's, or the current policy's (as in "
-        "iterative RPO)",
+        "base", "after mining again, of the base model or of the current policy (iterative RPO)"
     )
 
     @property
@@ -211,14 +195,10 @@ class AnchorConfig(Section):
     """The text that the anchor term reads: made once, before the first system that has one is trained."""
 
     results = ("anchor",)
-    path: str = setting(
-        "", "file of texts, blank lines between them, to anchor on; empty: the base model writes them"
-    )
+    path: str = setting("", "file of texts, blank lines between them; empty: the base model writes them")
     tokens: PositiveInt = setting(16384, "tokens the base model writes, at least")
     length: PositiveInt = setting(128, "tokens of a text at most, and tokens that a row of them holds")
     temperature: PositiveFloat = setting(1.0, "of what it writes")
     top: PositiveInt = setting(32, "most probable next tokens kept of each token; all others are one bucket")
-    questions: PositiveFloat = setting(
-        10.0, "a step has a row of this text for so many questions", results=("anchored",)
-    )
+    questions: PositiveFloat = setting(10.0, "questions to a row of this text", results=("anchored",))
     batch: PositiveInt = setting(64, "texts written at a time")

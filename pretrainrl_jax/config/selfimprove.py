@@ -1,4 +1,4 @@
-"""Self-Improving Pretraining: rollouts, judges and rewriters, and the ways to learn from their verdicts."""
+"""Self-Improving Pretraining: rollouts, judges, rewriters, methods; labelled texts that teach the former."""
 
 import json
 import re
@@ -9,15 +9,22 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 
 from pretrainrl_jax.config.declare import (
     NOTHING,
+    GroupSize,
     Names,
     PositiveShare,
     Section,
     Share,
+    ShareBelowOne,
     section,
     setting,
     wrong,
 )
+from pretrainrl_jax.config.objectives import GrpoConfig
 
+JUDGED = ("quality", "safety", "factuality")  # parts of a judge that labels may be of
+CORRUPTIONS = (
+    "corrupt_facts", "corrupt_thread", "corrupt_repetition", "corrupt_contradiction", "corrupt_style",
+)  # fmt: skip
 CANDIDATES = ("original", "rewrite", "rollout")
 ASKING = ("selfimprove", "rewriting")  # results of what asks a judge
 PROMPTS = ("selfimprove", "tuning")  # of what is made a prompt of
@@ -44,36 +51,24 @@ class ServerConfig(Section):
     place: ClassVar[str] = "server"  # among the settings
     url: str = setting("", "base address of an OpenAI-compatible server, as http://HOST:8000/v1; empty: none")
     model: str = setting("", "what the server calls the model", results=ASKING)
-    key_variable: str = setting(
-        "", "environment variable that holds the key, as OPENAI_API_KEY; empty: no key is sent"
-    )
+    key_variable: str = setting("", "environment variable that holds the key, as OPENAI_API_KEY")
     temperature: NonNegativeFloat = setting(1.0, "divides the logits", results=ASKING)
-    top_p: PositiveShare = setting(
-        1.0, "mass of the most probable tokens that are drawn from", results=ASKING
-    )
+    top_p: PositiveShare = setting(1.0, "mass of the most probable tokens drawn from", results=ASKING)
     tokens: PositiveInt = setting(512, "tokens of a reply at most", results=ASKING)
     body: str = setting(
-        "",
-        'JSON object of more fields of each request; null leaves one of ours out, as {"seed": null}',
-        results=ASKING,
+        "", "JSON object of more fields of each request; null leaves one of ours out", results=ASKING
     )
     concurrent: PositiveInt = setting(32, "requests in flight at most")
     requests_per_minute: NonNegativeInt = setting(0, "requests begun a minute at most; 0: no limit")
-    tokens_per_minute: NonNegativeInt = setting(
-        0, "tokens of prompts and replies a minute at most, as estimated before; 0: no limit"
-    )
+    tokens_per_minute: NonNegativeInt = setting(0, "tokens a minute at most, as estimated; 0: no limit")
     timeout: PositiveFloat = setting(120.0, "seconds to wait for a reply")
-    patience: NonNegativeFloat = setting(
-        600.0, "seconds without any reply after which the run saves what it has and ends with exit code 1"
-    )
+    patience: NonNegativeFloat = setting(600.0, "seconds without any reply after which the run ends")
     max_requests: NonNegativeInt = setting(0, "replies a run may take, resumed or not; 0: no limit")
     max_tokens: NonNegativeInt = setting(0, "tokens a run may take, in and out; 0: no limit")
     max_cost: NonNegativeFloat = setting(0.0, "money a run may take, by the prices below; 0: no limit")
     price_in: NonNegativeFloat = setting(0.0, "price of a million tokens of prompts")
     price_out: NonNegativeFloat = setting(0.0, "price of a million tokens of replies")
-    cache: str = setting(
-        "", "file of paid replies, that runs share; empty: replies.sqlite in the user's cache folder"
-    )
+    cache: str = setting("", "file of paid replies; empty: replies.sqlite in the user's cache folder")
 
     def _fits(self) -> None:
         name = self.place
@@ -128,47 +123,29 @@ class JudgeConfig(Section):
     """
 
     results = ASKING
-    facts: NonNegativeFloat = setting(
-        1.0, "weight of the statements that are true, looked up in the facts of the run"
-    )
+    facts: NonNegativeFloat = setting(1.0, "weight of the statements that are true by the facts of the run")
     silence: Share = setting(0.5, "score by facts of a text that states none of them")
-    repetition: NonNegativeFloat = setting(
-        0.5, "weight of the share of a text's n-grams that are not repeated (1: none is)"
-    )
+    repetition: NonNegativeFloat = setting(0.5, "weight of the share of n-grams that are not repeated")
     ngram: PositiveInt = setting(3, "words of these n-grams")
-    quality: NonNegativeFloat = setting(
-        0.0, "weight of the model's pairwise preference, the mean over all ordered pairs"
-    )
+    quality: NonNegativeFloat = setting(0.0, "weight of the model's preference, the mean over ordered pairs")
     safety: NonNegativeFloat = setting(0.0, "weight of the model's verdict that the text alone is safe")
-    factuality: NonNegativeFloat = setting(
-        0.0, "weight of the model's verdict that the text contradicts nothing of the original"
-    )
+    factuality: NonNegativeFloat = setting(0.0, "weight of its verdict that nothing contradicts the original")
     pairs: Literal["all", "pivot", "sample"] = setting(
-        "all",
-        "which candidates quality compares, always in both orders: all, all with the first, or a sample",
+        "all", "which candidates quality compares, both ways: all, all with the first, or a sample"
     )
     opponents: PositiveInt = setting(2, "candidates that each one meets at least, where pairs=sample")
     path: str = setting("", "judge: a workdir, checkpoint or Hugging Face folder; local or gs://")
     dtype: Literal["", "float32", "bfloat16"] = setting("", "its compute dtype; empty takes the checkpoint's")
     prefix_tokens: NonNegativeInt = setting(
-        512,
-        "last tokens of a prefix that the model is shown, by its own tokenizer (a server's: as four "
-        "characters each); 0 shows all",
-        results=PROMPTS,
+        512, "last tokens of a prefix that the model is shown; 0: all", results=PROMPTS
     )
     batch: PositiveInt = setting(8, "rows of prompts judged at a time by the model of path")
-    prompts: str = setting(
-        "", "folder with prompts of one's own: a file there stands in place of ours so named", results=PROMPTS
-    )
-    quality_prompt: str = setting(
-        "quality", "prompt of that part: the name of its file, without .txt", results=PROMPTS
-    )
+    prompts: str = setting("", "folder with prompts of one's own, in place of ours so named", results=PROMPTS)
+    quality_prompt: str = setting("quality", "prompt of that part: its file, without .txt", results=PROMPTS)
     safety_prompt: str = setting("safety", "prompt of that part", results=PROMPTS)
     factuality_prompt: str = setting("factuality", "prompt of that part", results=PROMPTS)
     server: JudgeServerConfig = JudgeServerConfig()
-    samples: PositiveInt = setting(
-        1, "replies of the server to each prompt; the verdict is their mean (the paper: 1, or 5 at top_p 0.6)"
-    )
+    samples: PositiveInt = setting(1, "replies of the server to each prompt; the verdict is their mean")
     reasoning: bool = setting(False, "the server's model may reason before its verdict")
 
     def _fits(self) -> None:
@@ -193,9 +170,7 @@ class RewriterConfig(Section):
     dtype: Literal["", "float32", "bfloat16"] = setting("", "its compute dtype; empty takes the checkpoint's")
     temperature: PositiveFloat = setting(0.6, "divides the logits of the model of path")
     top_p: PositiveShare = setting(0.6, "mass of the most probable tokens that it draws from")
-    prefix_tokens: NonNegativeInt = setting(
-        512, "last tokens of a prefix that it is shown (a server's: as four characters each); 0 shows all"
-    )
+    prefix_tokens: NonNegativeInt = setting(512, "last tokens of a prefix that it is shown; 0: all")
     prompts: str = setting("", "folder with a prompt of one's own", results=PROMPTS)
     prompt: str = setting("rewrite", "the prompt: the name of its file, without .txt", results=PROMPTS)
     server: RewriterServerConfig = RewriterServerConfig()
@@ -217,12 +192,10 @@ class MethodConfig(Section):
     results = ("selfimprove",)
     label: str = setting("", "what tables and charts call it; empty: its name", results=NOTHING)
     update: Literal["online_dpo", "rf_nll", "next_token"] = setting(
-        "online_dpo",
-        "DPO of the best candidate against the worst, NLL of the best, or next-token training unjudged",
+        "online_dpo", "DPO of best against worst, NLL of the best, or next-token training unjudged"
     )
     candidates: Names = setting(
-        ("original", "rollout"),
-        "what is judged: original, rewrite, rollout; of next_token one of them, or document for all of it",
+        ("original", "rollout"), "what is judged: original, rewrite, rollout; of next_token one, or document"
     )
     rollouts: NonNegativeInt = setting(0, "rollouts of a prefix; 0 takes rollouts.count")
     start: Literal["base", "scratch"] = setting("base", "from the base model, or from random weights")
@@ -268,41 +241,25 @@ class SelfimproveConfig(Section):
     )
     steps: PositiveInt = setting(2000, "steps of each method")
     documents: PositiveInt = setting(256, "documents a step")
-    suffix: PositiveInt = setting(
-        128, "N: tokens of the original suffix, and of a candidate at most", results=ASKING
-    )
-    length: PositiveInt = setting(
-        2048, "tokens of prefix and suffix together; a longer prefix keeps its last"
-    )
-    shortest_prefix: PositiveInt = setting(
-        1, "tokens of a prefix at least, BOS not counted: a document without room for it is left out"
-    )
+    suffix: PositiveInt = setting(128, "tokens of the original suffix, and of a candidate", results=ASKING)
+    length: PositiveInt = setting(2048, "tokens of prefix and suffix; a longer prefix keeps its last")
+    shortest_prefix: PositiveInt = setting(1, "tokens of a prefix at least, BOS not counted")
     updates: PositiveInt = setting(1, "updates of a step, each on its part of the step's documents")
     staleness: NonNegativeInt = setting(
-        0,
-        "steps, of `updates` updates each, that the policy which sampled a document may be behind the one "
-        "that learns from it: so many are judged while the devices sample and train others; 0: one by one",
+        0, "steps that the sampling policy may be behind the learning one: so many are judged meanwhile"
     )
     grad_accum_steps: PositiveInt = setting(1, "microsteps of an update")
-    row_length: NonNegativeInt = setting(
-        0, "tokens a packed row holds; 0: what the longest takes, or suits attention"
-    )
+    row_length: NonNegativeInt = setting(0, "tokens a packed row holds; 0: what the longest takes, or more")
     reference: Literal["resident", "loaded", "policy"] = setting(
-        "resident",
-        "whose log-probabilities DPO is held to: the initial model, kept on the devices or loaded for each "
-        "step and freed; or the policy before the step's updates, which holds nothing",
+        "resident", "of DPO: the initial model, kept or loaded for each step; or the policy before the step"
     )
-    kept: NonNegativeInt = setting(
-        10, "documents whose candidates and scores are kept for the report", results=NOTHING
-    )
+    kept: NonNegativeInt = setting(10, "documents whose candidates the report shows", results=NOTHING)
     compared: NonNegativeInt = setting(
-        50,
-        "held-out prefixes at most whose greedy continuation the judge compares with the base model's, of "
-        "each system: its win rate; 0 compares none",
+        50, "held-out prefixes whose continuation the judge compares with the base model's; 0: none"
     )
     entropy_bound: Share = setting(
         0.25,
-        "entropy or distinct n-grams below this share of the first steps' are told as a collapse",
+        "a share of the first steps' below which a collapse is told, of entropy or n-grams",
         results=NOTHING,
     )
 
@@ -322,3 +279,112 @@ class SelfimproveConfig(Section):
         if self.documents % self.updates:
             meaning = f"make it a multiple of selfimprove.updates ({self.updates})"
             raise wrong("selfimprove.documents", self.documents, meaning)
+
+
+@section
+class LabelledConfig(Section):
+    """What training a judge and training a rewriter have in common; the numbers are the paper's."""
+
+    results = ("tuning",)
+    data: Names = setting((), "files of labelled texts, one JSON object a line, with commas between")
+    held_out: ShareBelowOne = setting(0.1, "share of the texts, by prefix, that is measured on alone")
+    steps: PositiveInt = setting(500, "steps, each on new outputs")
+    prompts: PositiveInt = setting(256, "prompts a step")
+    samples: GroupSize = setting(16, "outputs sampled of each prompt, a group")
+    temperature: PositiveFloat = setting(0.6, "at which they are sampled and learned")
+    top_p: PositiveShare = setting(0.6, "of sampling alone")
+    tokens: PositiveInt = setting(512, "longest output, its end included")
+    prompt_tokens: PositiveInt = setting(3584, "longest prompt; a longer one is left out, and counted")
+    learning_rate: PositiveFloat = setting(2e-7, "constant")
+    form: Literal["dapo", "grpo", "dr_grpo"] = setting("grpo", "averaged by tokens, samples, or the longest")
+    updates: PositiveInt = setting(1, "updates on the outputs sampled at a time")
+    grad_accum_steps: PositiveInt = setting(1, "microsteps of an update")
+    format_steps: NonNegativeInt = setting(0, "next-token steps first on the form of an output")
+    format_rate: PositiveFloat = setting(1e-5, "learning rate of these")
+    batch: PositiveInt = setting(16, "prompts sampled at a time: few suit a CPU, many an accelerator")
+    measure_every: NonNegativeInt = setting(50, "steps between measures on what is held out", results=NOTHING)
+
+    @property
+    def grpo(self) -> GrpoConfig:
+        """The term that is minimised."""
+        return GrpoConfig(
+            1.0,
+            form=self.form,
+            samples=self.samples,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            max_new_tokens=self.tokens,
+            updates=self.updates,
+        )
+
+
+@section
+class JudgeTuningConfig(LabelledConfig):
+    """A judge learns verdicts: an output earns 1 where its verdict is the label, else 0."""
+
+    parts: Names = setting(JUDGED, "what is learned to judge; lines about other parts are counted")
+
+    def _fits(self) -> None:
+        known = all(part in JUDGED for part in self.parts)
+        if not known or not self.parts or len(set(self.parts)) < len(self.parts):
+            raise wrong("tuning.judge.parts", self.parts, f"name any of {', '.join(JUDGED)}, each once")
+
+
+@section
+class RewriterTuningConfig(LabelledConfig):
+    """A rewriter learns to copy what is safe and to rewrite the rest, which the run's judge scores."""
+
+    tokens: PositiveInt = setting(128, "longest output, with its end and the words that open it")
+    prompt_tokens: PositiveInt = setting(3968, "longest prompt; a longer one is left out, and counted")
+
+
+@section
+class TuningConfig(Section):
+    """`selfimprove --train judge|rewriter`: sampled outputs, a reward of each, GRPO."""
+
+    judge: JudgeTuningConfig = JudgeTuningConfig()
+    rewriter: RewriterTuningConfig = RewriterTuningConfig()
+
+
+@section
+class MakingConfig(Section):
+    """`selfimprove --make judge-data|unsafe-data`: how much is made, and how.
+
+    No stage of a run depends on it: what is made says itself what it was made with.
+    """
+
+    documents: PositiveInt = setting(1000, "documents of the stream that are worked on")
+    batch: PositiveInt = setting(64, "documents between two saves")
+    samples: PositiveInt = setting(8, "verdicts of the judge on each text, which must all agree")
+    corruptions: Names = setting(
+        CORRUPTIONS, "prompts that spoil a suffix, by their files' names: one a document, in turn"
+    )
+    blocklist: str = setting("", "file of words that unsafe documents hold, one a line; empty: ours")
+    blocked: PositiveInt = setting(5, "such words that a document holds at least, repeated ones counted")
+
+    def _fits(self) -> None:
+        if not self.corruptions or len(set(self.corruptions)) < len(self.corruptions):
+            raise wrong("making.corruptions", self.corruptions, "name one or more, each once")
+
+
+@section
+class BenchConfig(Section):
+    """`judge --bench FILE`: which judges, which prompts, how many texts."""
+
+    judges: Names = setting(
+        (), "judges to compare: a model's folder; or MODEL@URL of a server, MODEL@URL#VARIABLE with a key"
+    )
+    prompts: Names = setting((), "prompts of each part by their names, with commas between; empty: all")
+    limit: NonNegativeInt = setting(0, "texts of each part at most, drawn by the seed; 0 asks about all")
+    orders: NonNegativeInt = setting(20, "texts of each part asked about again with orders to the judge")
+    split: str = setting("train", "split of an hf: data set")
+    subset: str = setting("", "configuration of an hf: data set, where it has several")
+    batch: PositiveInt = setting(32, "prompts asked at a time")
+
+    def _fits(self) -> None:
+        for judge in self.judges:
+            name, at, _ = judge.partition("@http")
+            if at and not name:
+                raise wrong("bench.judges", judge, "say what the server calls the model: MODEL@URL")
+        if len(set(self.judges)) < len(self.judges):
+            raise wrong("bench.judges", self.judges, "name each once")

@@ -40,10 +40,7 @@ class OptimizerConfig(Section):
     warmup: Share = setting(0.03, "share of the steps spent warming up")
     final: Share = setting(0.1, "learning rate at the end, as a share of the peak (cosine)")
     nonfinite: Literal["stop", "skip"] = setting(
-        "stop",
-        "where the loss or a gradient is not finite: stop and name the batch's questions, or leave that "
-        "step out and count it",
-        results=NOTHING,
+        "stop", "stop and name the batch's questions, or leave that step out", results=NOTHING
     )
 
 
@@ -52,12 +49,8 @@ class PretrainConfig(Section):
     """The base model's next-token training."""
 
     results = ("pretrain",)
-    text: Literal["corpus", "documents"] = setting(
-        "corpus", "what it is trained on: texts about the facts of the run, or the stream of documents"
-    )
-    steps: NonNegativeInt = setting(
-        0, "steps on documents; 0: until documents.epochs are over, which are counted before"
-    )
+    text: Literal["corpus", "documents"] = setting("corpus", "texts about the facts, or streamed documents")
+    steps: NonNegativeInt = setting(0, "steps on documents; 0: until documents.epochs are over")
     epochs: NonNegativeFloat = setting(1.0, "passes over the corpus; 0 trains nothing (with model.path)")
     learning_rate: PositiveFloat = setting(3e-3, "peak learning rate")
     row_length: PositiveInt = setting(256, "tokens a packed row holds")
@@ -85,33 +78,20 @@ class MineConfig(Section):
     template: Template = setting("bare", "how the question is put to the model", results=("pretrain",))
     sources: Names = setting(
         ("beam",),
-        "where negatives come from: beam (the question's own beams), pool (what the model answers most often "
-        "in the category), popularity (the category's best-known answers), constrained (the question's beams "
-        "among known answers, of mine.among); several are mixed in equal parts, none will do where no "
-        "objective compares",
+        "where negatives come from: beam, pool, popularity, constrained (docs/methods.md); or nowhere",
     )
     among: str = setting(
-        "category",
-        "what mine.sources=constrained chooses among: category (all answers of the question's category), or "
-        "a file of answers, one a line",
+        "category", "what constrained chooses among: category, or a file of answers, one a line"
     )
     beams: PositiveInt = setting(16, "beam width")
     max_new_tokens: PositiveInt = setting(8, "longest answer, terminator included")
     batch: PositiveInt = setting(16, "questions decoded at a time: few suit a CPU, many an accelerator")
-    negatives: PositiveInt = setting(
-        5, "negatives of a question: the most probable beams, or drawn anew at each visit from the candidates"
-    )
+    negatives: PositiveInt = setting(5, "of a question: the most probable, or drawn anew at each visit")
     min_probability: Share = setting(0.0, "a less probable beam is no negative, nor counted for a pool")
     pool: PositiveInt = setting(20, "values in a category's pool; popular answers drawn for a question")
-    pool_questions: NonNegativeInt = setting(
-        0, "questions of a category its pool is collected from, drawn by hash; 0 takes all"
-    )
-    agreement_questions: NonNegativeInt = setting(
-        1000, "the pool of this many questions of a category is compared with the full one; 0 does not"
-    )
-    popular_share: PositiveShare = setting(
-        0.1, "share of a category's answers, best known first, that count as popular"
-    )
+    pool_questions: NonNegativeInt = setting(0, "questions of a category that make its pool; 0: all")
+    agreement_questions: NonNegativeInt = setting(1000, "so many questions' pool is compared with all's")
+    popular_share: PositiveShare = setting(0.1, "share of a category's answers that count as popular")
     drop_overlapping: bool = setting(True, "drop a candidate that contains a truth or is in one, by words")
 
     def _fits(self) -> None:
@@ -132,45 +112,36 @@ class TrainConfig(Section):
 
     results = ("train",)
     systems: Names = setting(
-        tuple(name for name in OBJECTIVES if not OBJECTIVES[name].reinforced),  # sampling takes its time
-        "objectives to train, each from the base model, comma-separated",
+        tuple(name for name in OBJECTIVES if not OBJECTIVES[name].reinforced),
+        "objectives to train, each from the base model; sampling takes its time",
         results=NOTHING,
     )
     template: Template = setting("bare", "how the question is put to the model", results=("pretrain",))
     passes: PositiveFloat = setting(3.0, "times each fact is visited")
     order: NonNegativeInt = setting(
-        0,
-        "another order of the same facts, and another draw of negatives and samples, with the base model, "
-        "negatives and anchor that the seed gives; 0: the seed's own order",
+        0, "another order of facts, negatives and samples, of the same base model; 0: the seed's own"
     )
     device_seconds: NonNegativeFloat = setting(
-        0.0,
-        "give each system as many passes as take so long, all devices together, measured before it is "
-        "trained; 0: train.passes",
+        0.0, "as many passes as take so long, all devices together; 0: train.passes"
     )
     wordings: PositiveInt = setting(
         1,
-        "wordings of each question, one a pass in turn: its own, then the rewordings that its row, "
-        "facts.rewordings or its relation has; the paraphrase that is evaluated is never among them",
+        "wordings of each question, one a pass in turn; never the paraphrase that is evaluated",
         results=("mine", "train"),
     )
     questions: PositiveInt = setting(27, "questions a step (on average: a step is whole packed rows)")
     row_length: PositiveInt = setting(128, "tokens a packed row holds", results=("mine", "train", "evaluate"))
     layout: Literal["shared", "literal"] = setting(
         "shared",
-        "the question once with all its answers as branches, or the paper's literal template, a sequence for "
-        "each pair: the same losses and gradients, and slower",
+        "the question once with its answers as branches, or the paper's sequence for each pair",
         results=("mine", "train"),
     )
     grad_accum_steps: PositiveInt = setting(1, "microsteps a step is cut into", was="accumulate")
     ntp_scale: Literal["sequence", "token"] = setting(
-        "sequence",
-        "NTP of a question: summed over its tokens (the paper's eq. 5), or averaged over all tokens",
+        "sequence", "summed over a question's tokens (eq. 5), or averaged over all tokens"
     )
     dpo_scale: Literal["prompts", "pairs"] = setting(
-        "prompts",
-        "DPO is averaged over a prompt's pairs and then over prompts, or over all pairs of a step (as TRL "
-        "does): where prompts have equally many pairs the two are the same",
+        "prompts", "averaged over a prompt's pairs and then prompts, or over all pairs (TRL)"
     )
 
 
@@ -190,34 +161,24 @@ class EvaluateConfig(Section):
     )
     groups: Names = setting(
         ASKED,
-        "which questions are asked: trained facts, their paraphrase in a wording of which training knows "
-        "nothing, held_out facts, reversed questions about the answers; facts.head asks for itself",
+        "which questions are asked (paraphrase: in a wording that training never uses)",
         results=("evaluate",),
     )
     among: str = setting(
         "",
-        "also answer each question by choice: category (among all answers of its category), or a file of "
-        "answers, one a line; empty: off",
+        "also answer by choice: among category, or a file of answers, one a line; empty: off",
         results=("evaluate",),
     )
     bins: PositiveInt = setting(5, "popularity bins of equal size")
     by: Names = setting((), "columns of facts.path by which results are broken down, beside the category")
     thresholds: Shares = setting(
         (0.0, 0.5, 0.75, 0.9),
-        "confidence targets: the model answers where it is more confident than that, and abstains elsewhere",
+        "confidence targets: the model answers where it is more confident",
         results=("report",),
     )
-    penalties: Numbers = setting(
-        (), "what a mistake costs at each of these thresholds; empty: t / (1 - t)", results=("report",)
-    )
-    samples: NonNegativeInt = setting(
-        4, "answers drawn for each question, whose agreement is compared with the probability; 0 draws none"
-    )
-    rubric: Numbers = setting(
-        (),
-        "penalties to state in prompts that allow 'I don't know', as 0,1,3,9, for models that can follow "
-        "them; empty asks none",
-    )
+    penalties: Numbers = setting((), "of a mistake at each of these; empty: t / (1 - t)", results=("report",))
+    samples: NonNegativeInt = setting(4, "answers drawn for each question, to see if they agree; 0: none")
+    rubric: Numbers = setting((), "penalties to state in prompts that allow 'I don't know', as 0,1,3,9")
     every_steps: NonNegativeInt = setting(
         0,
         "evaluate while training on a sample, every n steps; 0: off",
@@ -225,24 +186,21 @@ class EvaluateConfig(Section):
         was="every_updates",
     )
     text: str = setting(
-        "",
-        "file of texts, blank lines between them, whose loss tells what is forgotten; empty: the corpus's "
-        "held-out sentences, or of preferences the held-out prompts with their chosen answers",
+        "", "file of texts, blank lines between them, whose loss tells of forgetting; empty: held-out ones"
     )
     statements: Names = setting(
         (),
-        "files or data sets, as documents.path, of the text that the model learned from: statements of the "
-        "facts are counted in it; empty: what pretraining read, if it did",
+        "text that the model learned from, as documents.path, for statements of facts",
         results=("evaluate",),
     )
     sample: PositiveInt = setting(200, "questions of that sample, and as many texts", results=("choice",))
     choose: Literal["last", "acc", "text_nll"] = setting(
         "last",
-        "which evaluated step a system's checkpoint is: the last, or the one best on the sample",
+        "which evaluated step a system's checkpoint is: the last, or the best on the sample",
         results=("train", "evaluate"),
     )
     forgetting: PositiveFloat = setting(
-        0.5, "a rise of the loss on text beyond this is told as a failure, nats a token", results=("report",)
+        0.5, "a rise of the loss on text that counts as a failure, nats a token", results=("report",)
     )
 
     def _fits(self) -> None:
@@ -265,10 +223,7 @@ class EvaluateConfig(Section):
 class AskConfig(Section):
     """How `ask` puts a question to a model."""
 
-    examples: str = setting(
-        "",
-        "file of facts, as facts.path: the questions and answers that a few-shot prompt shows, all of them",
-    )
+    examples: str = setting("", "file of facts, as facts.path, all of which a few-shot prompt shows")
 
 
 @section
@@ -277,11 +232,7 @@ class HarnessConfig(Section):
 
     path: str = setting("", "folder of the harness's YAML tasks, beside its own; empty for its own alone")
     limit: NonNegativeInt = setting(0, "questions of each task, the first ones; 0 asks all")
-    length: NonNegativeInt = setting(
-        0,
-        "tokens a model reads at once, longer contexts lose their beginning; 0 takes what a model from "
-        "Hugging Face states, else 4096",
-    )
+    length: NonNegativeInt = setting(0, "tokens a model reads at once; 0: what it states, else 4096")
     tokens: PositiveInt = setting(8192, "tokens of a batch, one context at least; an accelerator wants more")
     chat: bool = setting(False, "put questions into the tokenizer's chat template")
 
@@ -290,16 +241,10 @@ class HarnessConfig(Section):
 class ExportConfig(Section):
     """What `export` writes."""
 
-    dtype: Literal["stored", "float32", "bfloat16", "float16"] = setting(
-        "stored", "of the tensors; stored keeps what the checkpoint has"
-    )
+    dtype: Literal["stored", "float32", "bfloat16", "float16"] = setting("stored", "of the tensors")
     shard_size: str = setting("5GB", "largest file of weights, as 5GB or 500MB")
-    adapters: Literal["merged", "peft"] = setting(
-        "merged", "of a model that has some: part of the weights, or alone, as peft loads them"
-    )
-    base: str = setting(
-        "", "with peft, the model they are for, as it will be found; empty: where it was taken from"
-    )
+    adapters: Literal["merged", "peft"] = setting("merged", "merged into the weights, or alone (peft)")
+    base: str = setting("", "with peft, the model they are for; empty: where it was taken from")
 
     def _fits(self) -> None:
         if self.base and self.adapters != "peft":
@@ -319,9 +264,7 @@ class CheckpointConfig(Section):
         1, "checkpoints kept beside them: those with the lowest mean loss since the one before"
     )
     shard_questions: PositiveInt = setting(512, "questions mined or evaluated between two files")
-    grace_seconds: NonNegativeFloat = setting(
-        25.0, "after Ctrl-C or SIGTERM a stage that has not saved by then is ended; 0 waits for it"
-    )
+    grace_seconds: NonNegativeFloat = setting(25.0, "then a stage told to stop that has not saved is ended")
 
 
 def _tuples(value: Any) -> Any:

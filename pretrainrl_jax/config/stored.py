@@ -11,6 +11,9 @@ from pretrainrl_jax.config import METHODS, NAMED, OBJECTIVES, Config, Selfimprov
 from pretrainrl_jax.config.declare import Results
 from pretrainrl_jax.version import STAMP
 
+# Settings of earlier versions that are gone, none of which changed a result.
+REMOVED = ("platform.flags", "platform.choose")
+
 
 class Setting(NamedTuple):
     """One setting of a configuration."""
@@ -105,7 +108,7 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
     for section, name in names:
         known += every_setting(section_named(section, name), f"{section}.{name}.")
     now = {setting.former: setting.name for setting in known if setting.former}
-    given = {now.get(name, name): value for name, value in values.items() if name not in STAMP}
+    given = {now.get(name, name): value for name, value in values.items() if name not in (*STAMP, *REMOVED)}
     if "anchor.texts" in given:  # which each had that length at most
         given["anchor.tokens"] = given.pop("anchor.texts") * given["anchor.length"]
     result: dict[str, Any] = {}

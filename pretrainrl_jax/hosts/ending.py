@@ -19,16 +19,6 @@ LONGEST = 4000
 _ending = threading.Lock()
 
 
-def named(message: str, who: str) -> str:
-    """A process's message as process 0 prints it, with the host it comes from."""
-    kind, _, rest = message.partition(": ")
-    if kind in ("error", "failed"):
-        return f"{kind}: {who}: {rest}"
-    if message.startswith("interrupted"):
-        return f"interrupted on {who}{message.removeprefix('interrupted')}"
-    return f"{who}: {message}"
-
-
 def end(group: Group, code: int, line: str, told: bool = False) -> NoReturn:
     """End this process, and all others with the same code unless they are `told` already.
 

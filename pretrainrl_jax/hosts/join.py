@@ -75,7 +75,7 @@ def leave(code: int, message: str = "", planned: bool = False) -> None:
         said = "interrupted; what is finished" if code == 130 else failed
         message = f"{said} is kept. Go on with: {group.command}"
     if message and group.index:
-        message = ending.named(message, group.who(group.index))
+        message = f"{group.who(group.index)}: {message}"
     ending.end(group, code, message, told=code == 0 or planned)
 
 

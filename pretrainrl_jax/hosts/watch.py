@@ -174,24 +174,15 @@ class _Watch:
     def _stalled(self, what: str) -> NoReturn:
         group, limit = self._group, self._group.settings.stall_seconds
         states = {index: json.loads(text) for index, text in group.store.list(STATES).items()}
-        others = []
-        for index in range(group.count):
-            state, who = states.get(index), group.who(index)
-            if index == group.index:
-                continue
-            if state is None:
-                others.append(f"{who}, which has said nothing yet")
-            elif (state["waits"], state["at"], state["point"]) != (True, what[:200], group.point):
-                others.append(f"{who}, which {'waits' if state['waits'] else 'is'} at: {state['at']}")
-        if others:
-            said = f"{what} has waited {limit:g} s for {'; '.join(some(others))}"
-        else:
-            said = (
-                f"all {group.count} processes have waited {limit:g} s at {what}: the communication between "
-                "their devices hangs"
-            )
+        here = {"waits": True, "at": what[:200], "point": group.point}
+        others = [
+            f"{group.who(index)} is at: {states[index]['at'] if index in states else 'its start'}"
+            for index in range(group.count)
+            if index != group.index and states.get(index) != here
+        ]
+        why = "; ".join(some(others)) or "all wait there: the communication between their devices hangs"
         line = (
-            f"failed: {said}; hosts.stall_seconds={limit:g} allows no longer wait, and what is saved is "
-            f"kept. Go on with: {group.command}"
+            f"failed: {what} has waited {limit:g} s (hosts.stall_seconds): {why}; what is saved is kept. "
+            f"Go on with: {group.command}"
         )
         ending.end(group, 1, line)

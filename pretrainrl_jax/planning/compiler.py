@@ -29,7 +29,7 @@ class Request(NamedTuple):
 def main() -> None:
     """Compile what our own parent process asks for."""
     request: Request = pickle.load(sys.stdin.buffer)
-    prepare_target(request.topology, request.config.platform)
+    prepare_target(request.topology)
     whole = planned_for(request.config, request.topology, request.material)
     (program,) = (one for one in whole.programs if one.name == request.program)
     options = {"xla_dump_to": request.folder, "xla_dump_hlo_as_text": True}

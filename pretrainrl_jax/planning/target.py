@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from pretrainrl_jax.config import Config, PlatformConfig
+from pretrainrl_jax.config import Config
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.decoder import Chosen
 from pretrainrl_jax.model.mesh import check_batch, make_mesh
@@ -17,12 +17,12 @@ from pretrainrl_jax.planning.planned import Planned
 from pretrainrl_jax.planning.programs import planned
 from pretrainrl_jax.planning.shapes import shape_for, shape_of
 from pretrainrl_jax.planning.typical import Material
-from pretrainrl_jax.platforms import flags_for, kernel_for
+from pretrainrl_jax.platforms import kernel_for, set_flags
 
 MOST_GPUS = 512  # that this machine's CPU stands for: each has threads
 
 
-def prepare_target(topology: Topology, settings: PlatformConfig) -> None:
+def prepare_target(topology: Topology) -> None:
     """Set what JAX and libtpu read, before JAX starts its backend, which is this machine's CPU.
 
     Of GPUs it stands for as many as there are to be: nothing runs there.
@@ -35,7 +35,7 @@ def prepare_target(topology: Topology, settings: PlatformConfig) -> None:
         except PackageNotFoundError:
             how = "pip install 'pretrainrl_jax[plan]'"
             raise InputError(f"plan compiles for TPUs with libtpu, which is not installed: {how}") from None
-        os.environ.update(flags_for("tpu", settings, os.environ))
+        set_flags("tpu")
         os.environ |= {
             "TPU_SKIP_MDS_QUERY": "1",
             "TPU_ACCELERATOR_TYPE": topology.accelerator_type,

@@ -113,7 +113,7 @@ class Method:
                     experience.add(sampled, documents)
                     outstanding.ask(sampled)
                 with self._seconds("waiting" if workers else "judging"), saved_first(session):
-                    judged = outstanding.take(lambda: session.stop_asked)
+                    judged = outstanding.take(session.stop_asked)
                 if judged is None:
                     session.stop()
                 behind = experience.behind

@@ -61,7 +61,7 @@ def begin(
     """Find processes, devices and mesh, and say which; raises InputError if they are not those asked for."""
     config, options = command.config, command.options
     hush()
-    prepare(config.platform, options.platform)
+    prepare(options.platform)
     join(config.hosts, command.text)
     watch_maintenance(config.hosts)
     if process_count() > 1:
@@ -156,7 +156,7 @@ def start_plan(command: Command, topology: Topology) -> None:
     """Plan a configuration for a slice; this machine's CPU only compiles."""
     config, options = command.config, command.options
     hush()
-    prepare_target(topology, config.platform)
+    prepare_target(topology)
     screen = Screen(options.quiet, options.verbose)
     how = config, topology, screen, options.price_per_chip_hour, options.json
     if options.search is None:

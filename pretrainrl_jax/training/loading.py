@@ -2,7 +2,6 @@
 
 import errno
 import json
-import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -29,7 +28,7 @@ from pretrainrl_jax.model.lora import Lora, join, lora_from_json, lora_to_json, 
 from pretrainrl_jax.model.partitioning import one_device, parameter_shardings
 from pretrainrl_jax.model.shape import from_json
 from pretrainrl_jax.progress import SILENT, Screen
-from pretrainrl_jax.storage import BUCKET, fetched, place
+from pretrainrl_jax.storage import fetched, in_bucket, place
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.trees.templates import Template, check_fits
 from pretrainrl_jax.trees.tokenization import TEMPLATES, Tokenizer, load_tokenizer
@@ -98,7 +97,7 @@ def find(path: str | Path) -> tuple[Path, int]:
         stages = [s for s in stages if checkpoints.latest_step(s) is not None]
         if not stages:
             raise InputError(f"no checkpoint in {path}: run `pretrain` first")
-        path = max(stages, key=lambda s: rank(s.name, (s / "model.json").stat().st_mtime))
+        path = max(stages, key=lambda s: (s.name != "pretrain", (s / "model.json").stat().st_mtime))
     if path.name.isdigit() and path.is_dir() and (path.parent / "model.json").is_file():
         return path.parent, int(path.name)
     step = checkpoints.latest_step(path)
@@ -308,65 +307,20 @@ def _places(model: Model) -> Any:
 
 @contextmanager
 def downloaded(path: str | Path) -> Generator[Path]:
-    """`path` itself where it is local, else a temporary copy of the model at the URL (s3://bucket/folder).
+    """`path` itself, and of a Hugging Face folder in a bucket a temporary copy of what is read of it.
 
-    Of checkpoints at gs:// no copy is made: Orbax reads them where they are, each process its own part. Else
-    of a workdir and of a stage only the step that would be loaded is fetched, and of that no optimizer state.
-    Raises InputError if nothing stands there, or the package that reads such URLs is not installed.
+    Checkpoints in a bucket Orbax reads where they are, each process its own part. Raises InputError for an
+    address of another kind.
     """
-    if str(path).startswith(BUCKET):
-        there = place(path, "--model.path")
-        if not is_hugging_face(there) and not is_adapter(there):
-            yield there
-            return
-    if "://" not in str(path):
-        yield Path(path)
+    there = place(path, "--model.path")
+    if not in_bucket(there) or not (is_hugging_face(there) or is_adapter(there)):
+        yield there
         return
-    import fsspec
-
-    url = str(path).rstrip("/")
-    try:
-        files, remote = fsspec.core.url_to_fs(url)
-        exists = files.isdir(remote)
-    except (ImportError, ValueError) as error:
-        raise InputError(f"cannot read {url}: {error} (gs:// needs the extra `gcs`)") from None
-    if not exists:
-        raise InputError(f"no folder at {url}: give a workdir, a stage, a step or a Hugging Face folder")
-    with tempfile.TemporaryDirectory() as folder:
-        yield _fetch(files, remote, Path(folder))
+    with fetched(there, _is_read) as local:
+        yield local
 
 
-def rank(stage: str, modified: Any) -> tuple[bool, Any]:
-    """Of a workdir's stages the one of highest rank is its model: the system trained last, else the base."""
-    return stage != "pretrain", modified
-
-
-def _fetch(files: Any, remote: str, folder: Path) -> Path:
-    if files.isdir(f"{remote}/checkpoints"):  # a workdir
-        described = [p for p in files.find(f"{remote}/checkpoints") if p.endswith("/model.json")]
-        stages = {p.removesuffix("/model.json"): files.modified(p) for p in described}
-        remote = max(stages, key=lambda stage: rank(stage.rsplit("/", 1)[-1], stages[stage]), default=remote)
-    above, _, step = remote.rpartition("/")
-    if step.isdigit():
-        remote = above
-    else:
-        steps = _names(files, remote) if files.isfile(f"{remote}/model.json") else []
-        step = max(filter(str.isdigit, steps), key=int, default="")
-    local = folder / "model"
-    (local / step).mkdir(parents=True)
-    if not step:  # of a Hugging Face folder, the files that are read
-        for name in _names(files, remote):
-            if name == TEMPLATES or any(fnmatch(name, pattern) for pattern in FILES):
-                files.get(f"{remote}/{name}", str(local / name), recursive=name == TEMPLATES)
-        return local
-    files.get(f"{remote}/tokenizer", str(local / "tokenizer"), recursive=True)
-    files.get(f"{remote}/model.json", str(local / "model.json"))
-    for name in _names(files, f"{remote}/{step}"):
-        if name != "training":
-            source = f"{remote}/{step}/{name}"
-            files.get(source, str(local / step / name), recursive=files.isdir(source))
-    return local / step
-
-
-def _names(files: Any, folder: str) -> list[str]:
-    return [path.rstrip("/").rsplit("/", 1)[-1] for path in files.ls(folder, detail=False)]
+def _is_read(name: str) -> bool:
+    """Whether a file of that name, in a Hugging Face folder, is read."""
+    folder, _, file = name.rpartition("/")
+    return folder in ("", TEMPLATES) and any(fnmatch(file, pattern) for pattern in FILES)

@@ -1,6 +1,5 @@
 """A trace of a few steps, for xprof: what the host and the devices do, and when."""
 
-import shlex
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,43 +20,28 @@ def traced(
     """`step` as it is, or, where `steps` names the first and last of some (10:13), one that traces them.
 
     It is called once for each step, in order; `begun` were called before. `folder` is of all traces; this one
-    lies under the stage's name. The devices have finished everything before the first of the steps when the
-    trace begins, and the last of them when it ends; in between nothing waits. Of several processes the first
-    alone is traced: the others do the same. The trace is closed however the block is left, and told of when
-    it is. Raises OSError if it cannot be begun.
+    lies under the stage's name. The devices are done with all before it when it begins, and with the last of
+    the steps when it ends, or the block is left. Of several processes the first alone is traced.
     """
     if not steps or not is_process_0():
         yield step
         return
-    start, stop = map(int, steps.split(":"))
-    at, done, results = begun, [], None  # the step called last, those traced, what the last of them gave
+    first, stop = map(int, steps.split(":"))
+    at, start = begun, max(first, begun + 1)
+    with ExitStack() as trace:
 
-    def call(*arguments: Any) -> Any:
-        nonlocal at, results
-        at += 1
-        if not start <= at <= stop:
-            return step(*arguments)
-        if not done:
-            jax.block_until_ready(arguments)
-            local = trace.enter_context(spooled(folder / stage))
-            trace.enter_context(jax.profiler.trace(local))
-            trace.callback(lambda: jax.block_until_ready(results))
-        results = None  # this step may take their memory over
-        with jax.profiler.StepTraceAnnotation(stage, step_num=at):
-            given = results = step(*arguments)
-        done.append(at)
-        if at == stop:
-            trace.close()
-            results = None
-        return given
+        def call(*arguments: Any) -> Any:
+            nonlocal at
+            at += 1
+            if at == start <= stop:
+                jax.block_until_ready(arguments)
+                trace.callback(say, f"{stage}: traced; to see it: pip install xprof, then xprof {folder}")
+                trace.enter_context(jax.profiler.trace(trace.enter_context(spooled(folder / stage))))
+            with jax.profiler.StepTraceAnnotation(stage, step_num=at):
+                results = step(*arguments)
+            if at == stop:
+                jax.block_until_ready(results)
+                trace.close()
+            return results
 
-    try:
-        with ExitStack() as trace:
-            yield call
-        if not done:
-            had = f"its steps were {begun + 1} to {at}"
-            say(f"{stage}: nothing was traced: profile_steps is {steps}, and {had}")
-    finally:
-        if done:
-            span = f"steps {done[0]} to {done[-1]} traced"
-            say(f"{stage}: {span}; to see them: pip install xprof, then xprof {shlex.quote(str(folder))}")
+        yield call

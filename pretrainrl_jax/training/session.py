@@ -125,7 +125,7 @@ class Session:
         self._run_step: Any = None  # the step, from the first batch on
         self._bar: Track | None = None
         self._beside: dict[str, float] = {}  # what the bar shows with it
-        self._stopping: Callable[[], bool] = lambda: False  # whether a signal asked; it does from `_begin` on
+        self.stop_asked: Callable[[], bool] = lambda: False  # whether a signal did; it may from `_begin` on
         self._writer: MetricsWriter | None = None
         self._began, self._marked = time.perf_counter(), 0.0  # the clock; seconds when metrics were written
         self._numbers: Any = ()  # coefficients and schedule, and the same on the devices
@@ -185,7 +185,7 @@ class Session:
         for hook, is_late in zip(hooks, late, strict=True):
             hook.ran = now if is_late else hook.ran  # votes count later: asked for once, it runs once
         with waiting(f"step {self.global_step} of {self.run.stage}"), jax.transfer_guard("disallow"):
-            stop, *late = self._consensus.vote([self._stopping(), *late])
+            stop, *late = self._consensus.vote([self.stop_asked(), *late])
             if self._feed.ended:
                 stop |= any(asked for asked, *_ in self._consensus.drain())
         if stop:
@@ -201,11 +201,6 @@ class Session:
     def params(self) -> Params:
         """All parameters of the model as it is: the policy's."""
         return join(self._frozen, self.state.params)
-
-    @property
-    def stop_asked(self) -> bool:
-        """Whether a signal asked this process to stop, for a loop that waits between two steps."""
-        return self._stopping()
 
     def stop(self) -> NoReturn:
         """Save the state as it is and end the stage. All processes must come here together.
@@ -317,7 +312,7 @@ class Session:
 
         self._compiled(self.state, *arguments)  # before signals only ask
         enter = self._stack.enter_context
-        self._stopping = enter(stop_requested(run.checkpoint.grace_seconds, run.command))
+        self.stop_asked = enter(stop_requested(run.checkpoint.grace_seconds, run.command))
         folder = run.workdir / "profile"
         traced_step = enter(traced(step, start, run.profile, folder, run.stage, run.screen.say))
         self._marked, self.checkpoint.ran = self._spent(), time.perf_counter()

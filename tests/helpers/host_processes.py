@@ -82,7 +82,7 @@ class Ended(NamedTuple):
     def lines(self) -> list[str]:
         """What the processes say of the end, on stderr."""
         return [line for text in self.err for line in text.splitlines()
-                if line.startswith(("failed:", "error:", "interrupted"))]  # fmt: skip
+                if line.startswith(("failed:", "error:", "interrupted", f"host {HOST} "))]  # fmt: skip
 
 
 class Processes:

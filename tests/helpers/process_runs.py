@@ -79,7 +79,7 @@ LOGGED = re.compile(r"(WARNING\b|[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ .*\.(cc|h|cpp):
 WARNED = re.compile(r"(?!.*pretrainrl_jax/)\S+:\d+: \w*Warning: ")
 # How a line of ours begins, or of Python where something failed: what a library wrote before it has ended.
 OURS = re.compile(
-    r"(error|failed|interrupted|Google Cloud gives)\b|Traceback|Exception|Fatal Python|[a-z_]+(/\S+)?  \d"
+    r"(error|failed|interrupted|host \S+ \(process)\b|Traceback|Exception|Fatal Python|[a-z_]+(/\S+)?  \d"
 )
 
 

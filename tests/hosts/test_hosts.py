@@ -6,7 +6,7 @@ import time
 import pytest
 from helpers.host_processes import COLLECTIVE, HOST, PATIENCE, Processes
 
-from pretrainrl_jax.hosts import ending, watch
+from pretrainrl_jax.hosts import watch
 
 # A busy machine may not run a process for seconds, and needs a minute or more to start several.
 DEAD = 5.0  # hosts.dead_seconds where some process is to be found dead, and others are not
@@ -186,9 +186,8 @@ def test_who_works_too_long_is_named(processes: Processes, slow: int) -> None:
     assert ended.codes == [1] * count, ended.err
     assert ended.seconds < SOON
     assert ended.lines() == [
-        f"failed: step 17 of train/dpo has waited 2 s for host {HOST} (process {slow}), which is at: "
-        "reading rows; hosts.stall_seconds=2 allows no longer wait, and what is saved is kept. Go on with: "
-        "COMMAND"
+        f"failed: step 17 of train/dpo has waited 2 s (hosts.stall_seconds): host {HOST} (process {slow}) is "
+        "at: reading rows; what is saved is kept. Go on with: COMMAND"
     ]
     assert ended.lines()[0] in ended.err[0]
     assert ended.orderly()
@@ -199,9 +198,8 @@ def test_a_wait_of_all_is_told_apart(processes: Processes) -> None:
     ended = processes.end()
     assert ended.codes == [1, 1], ended.err
     assert len(ended.lines()) == 1
-    assert ended.lines()[0].startswith(
-        "failed: all 2 processes have waited 2 s at step 17: the communication"
-    )
+    told = "failed: step 17 has waited 2 s (hosts.stall_seconds): all wait there: the communication"
+    assert ended.lines()[0].startswith(told)
 
 
 def test_waits_that_end_are_no_stall(processes: Processes) -> None:
@@ -221,10 +219,10 @@ def test_waits_that_end_are_no_stall(processes: Processes) -> None:
 @pytest.mark.parametrize(
     ("code", "message", "line"),
     [
-        (2, "error: facts.path=x: gone", f"error: host {HOST} (process 1): facts.path=x: gone"),
-        (1, "", f"failed: host {HOST} (process 1): it ended with exit code 1; what is saved is kept. Go on "
+        (2, "error: facts.path=x: gone", f"host {HOST} (process 1): error: facts.path=x: gone"),
+        (1, "", f"host {HOST} (process 1): failed: it ended with exit code 1; what is saved is kept. Go on "
                 "with: COMMAND"),
-        (130, "", f"interrupted on host {HOST} (process 1); what is finished is kept. Go on with: COMMAND"),
+        (130, "", f"host {HOST} (process 1): interrupted; what is finished is kept. Go on with: COMMAND"),
     ],
 )  # fmt: skip
 def test_all_end_as_the_one_that_fails(processes: Processes, code: int, message: str, line: str) -> None:
@@ -253,7 +251,7 @@ def test_a_collective_that_breaks_is_explained(processes: Processes) -> None:
     )
     ended = processes.end()
     assert ended.codes == [2, 2], ended.err
-    assert ended.lines() == [f"error: host {HOST} (process 1): rows.path=x: not there"]
+    assert ended.lines() == [f"host {HOST} (process 1): error: rows.path=x: not there"]
     assert "raised:" in ended.err[0]
     assert ended.seconds < SOON
 
@@ -286,15 +284,8 @@ def test_ctrl_c_is_heard_in_a_wait(processes: Processes) -> None:
     ended = processes.end()
     assert ended.codes == [130, 130], ended.err
     assert ended.lines() == [
-        f"interrupted on host {HOST} (process 1); what is finished is kept. Go on with: COMMAND"
+        f"host {HOST} (process 1): interrupted; what is finished is kept. Go on with: COMMAND"
     ]
-
-
-def test_a_message_names_its_host() -> None:
-    assert ending.named("error: a: b", "host h (process 1)") == "error: host h (process 1): a: b"
-    assert ending.named("interrupted; x", "host h (process 1)") == "interrupted on host h (process 1); x"
-    assert ending.named("interrupted: x", "host h (process 1)") == "interrupted on host h (process 1): x"
-    assert ending.named("what", "host h (process 1)") == "host h (process 1): what"
 
 
 def test_many_names_are_cut_short() -> None:

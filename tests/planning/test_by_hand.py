@@ -227,7 +227,7 @@ def test_kernels_are_those_of_a_gpu_of_that_capability() -> None:
 
 def test_too_many_gpus_are_refused() -> None:
     with pytest.raises(InputError, match="--topology=h100:1024: plan takes 512 GPUs at most"):
-        prepare_target(topology("h100:1024"), PlatformConfig())
+        prepare_target(topology("h100:1024"))
 
 
 def test_tpus_need_libtpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +237,7 @@ def test_tpus_need_libtpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(target, "version", missing)
     how = r"libtpu, which is not installed: pip install 'pretrainrl_jax\[plan\]'"
     with pytest.raises(InputError, match=f"^plan compiles for TPUs with {how}$"):
-        prepare_target(topology("v5e:2x4"), PlatformConfig())
+        prepare_target(topology("v5e:2x4"))
 
 
 def run_plan(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
