@@ -129,7 +129,7 @@ def measured(case: int) -> dict[str, float]:
     median = {name: statistics.median(each) for name, each in times.items()}
 
     rate, bandwidth = 2 * SIZE**3 / median["product"], 2 * 4 * LENGTH / median["copy"]
-    place = Topology(Chip("this CPU", "gpu", rate, 1e12, bandwidth, 1.0, 0, 0, 1, 1e12), (1,))
+    place = Topology(Chip("this CPU", "gpu", rate, 1e12, bandwidth, 1.0, 0, 0, 1), (1,))
     read, memory = read_program(compiled.as_text()), compiled.memory_analysis()
     work = Work(tuple(Operation(op.flops, op.bytes, op.trips) for op in read.operations), ())
     told, by_hand = (estimate(each, place, EXACT) for each in (work, program.load.work(hand)))

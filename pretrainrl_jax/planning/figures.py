@@ -65,13 +65,13 @@ class Figures:
 
 
 def figures(
-    planned: Planned, program: Program, work: Work | None, temporary: float, peak: float, topology: Topology
+    program: Program, work: Work | None, temporary: float, peak: float, topology: Topology
 ) -> Figures:
     """Of one program: `peak` is its own, `temporary` a part of it, in bytes of a chip."""
-    load, hand = program.load, planned.hand_of(program)
+    load, hand = program.load, program.hand
     memory = Memory(
-        planned.parameters_of(program),
-        planned.moments_of(program),
+        program.parameters,
+        program.moments,
         program.resident,
         load.cache(hand) if isinstance(load, Decoding) else 0.0,
         load.saved(hand) if isinstance(load, Step) else 0.0,
@@ -114,9 +114,9 @@ def named(programs: Sequence[str]) -> str:
     return f"{first} and {len(others)} more" if others else first
 
 
-def remedies(one: Figures, planned: Planned, topology: Topology) -> list[str]:
+def remedies(one: Figures, topology: Topology) -> list[str]:
     """What would make a program fit, the most telling first."""
-    hand, memory, limit = planned.hand_of(one.program), one.memory, topology.chip.hbm * (1 - SPARE)
+    hand, memory, limit = one.program.hand, one.memory, topology.chip.hbm * (1 - SPARE)
     load, cut = one.program.load, hand.cut
     state = memory.parameters + memory.optimizer + memory.resident
     said = []
@@ -128,7 +128,7 @@ def remedies(one: Figures, planned: Planned, topology: Topology) -> list[str]:
         chips = math.ceil(cut.fsdp * cut.expert * cut.tensor * state / (0.6 * limit))
         return said or [f"a slice of {1 << (chips - 1).bit_length()} chips or more"]
     parts = 1 << (math.ceil((memory.peak - state) / max(limit - state, GIB / 8)) - 1).bit_length()
-    if isinstance(load, Step) and planned.shape.remat != "full":
+    if isinstance(load, Step) and hand.shape.remat != "full":
         said.append("--model.remat=full")
     microsteps = 1 if isinstance(load, Decoding) else load.microsteps
     if one.program.setting and hand.share(load.rows / microsteps) > 1:  # one row cannot be cut
@@ -140,11 +140,8 @@ def remedies(one: Figures, planned: Planned, topology: Topology) -> list[str]:
 def of_weights(planned: Planned) -> str:
     """What decoding reads weights from, a line for each model whose weights are not read as they lie."""
     decoding = [program for program in planned.programs if isinstance(program.load, Decoding)]
-    hands = dict.fromkeys(
-        (planned.hand_of(program), program.other is not None and not program.other.learned)
-        for program in decoding
-    )
-    lines = ((told(hand.shape, hand.cut, hand.room), other and " (the rewriter)") for hand, other in hands)
+    hands = dict.fromkeys((program.hand, not program.learned and " (the rewriter)") for program in decoding)
+    lines = ((told(hand.shape, hand.cut, hand.room), whose) for hand, whose in hands)
     return "\n".join(f"{line}{whose or ''}" for line, whose in lines if line)
 
 

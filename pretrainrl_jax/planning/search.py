@@ -150,21 +150,17 @@ def microsteps(step: Program, shards: int) -> list[int]:
 
 def rank(case: Case, candidate: Candidate) -> Ranked:
     """Time and memory of a candidate by hand."""
-    trained = replace(case.hand, shape=replace(case.hand.shape, remat=candidate.remat), cut=candidate.cut)
-    parts = trained.parameters / case.hand.parameters  # of other models, too
+    parts = replace(case.hand, cut=candidate.cut).parameters / case.hand.parameters  # of all models
     seconds = memory = 0.0
     for program in case.programs:
-        load, other = program.load, program.other
-        hand = replace(other.hand, cut=candidate.cut) if other else trained
-        if other and other.learned:  # the model itself, with adapters
+        load, hand = program.load, replace(program.hand, cut=candidate.cut)
+        if program.learned:
             hand = replace(hand, shape=replace(hand.shape, remat=candidate.remat))
         if isinstance(load, Step) and program.section == case.section:
             load = load._replace(microsteps=candidate.microsteps)
         seconds += (program.executions or 0.0) * _expected(case, candidate, load.work(hand))
-        arguments = other.parameters * parts if other else hand.parameters
-        if program.trains:
-            arguments += 2 * (other.learned * parts if other else hand.parameters)
-        memory = max(memory, arguments + load.working(hand) + program.resident * parts)
+        held = parts * (program.parameters + program.moments + program.resident)
+        memory = max(memory, held + load.working(hand))
     return Ranked(candidate, seconds, memory)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.model.mesh import Cut
-from pretrainrl_jax.planning.chips import GIB, Topology
+from pretrainrl_jax.planning.chips import Topology
 from pretrainrl_jax.planning.compiled import Compiled, OutOfMemory, compile_program, keep, kept
 from pretrainrl_jax.planning.compiler import Request
 from pretrainrl_jax.planning.figures import SPARE, Figures, as_json, figures, of_weights, remedies, warnings
@@ -69,7 +69,6 @@ def show(
             "fits": made.fits,
             "compiled": topology.chip.kind == "tpu",
             "judge": {"verdicts": made.planned.verdicts, "tokens": made.planned.verdict_tokens},
-            "host_bytes": made.planned.largest,
             "programs": as_json(made.figures, topology),
             "decoding": of_weights(made.planned),
             "uncounted": list(made.planned.uncounted),
@@ -81,7 +80,7 @@ def show(
         for line in (*lines(made), *(f"! {remark}" for remark in remarks)):
             print(line)
     for one in tight:
-        advice = " or ".join(remedies(one, made.planned, topology))
+        advice = " or ".join(remedies(one, topology))
         screen.warn(f"! {one.program.name} leaves {one.memory.free:.0%} of a chip's memory free: {advice}")
     if not made.fits:
         raise MemoryError(f"{made.title} does not fit in {topology.name}; see above what would make it fit")
@@ -98,11 +97,9 @@ def plan_of(config: Config, topology: Topology, material: Material, screen: Scre
 def figures_by_hand(config: Config, whole: Planned, topology: Topology, screen: Screen) -> Iterator[Figures]:
     """Of GPUs, for which nothing compiles here: from shapes."""
     for program in whole.programs:
-        hand = whole.hand_of(program)
-        working = program.load.working(hand)
-        held = whole.parameters_of(program) + whole.moments_of(program)
-        work = program.load.work(hand)
-        yield figures(whole, program, work, working, held + working, topology)
+        working, work = program.load.working(program.hand), program.load.work(program.hand)
+        held = program.parameters + program.moments
+        yield figures(program, work, working, held + working, topology)
 
 
 def compiled_figures(config: Config, whole: Planned, topology: Topology, screen: Screen) -> Iterator[Figures]:
@@ -129,29 +126,26 @@ def compiled_figures(config: Config, whole: Planned, topology: Topology, screen:
         begun = {key: pool.submit(compiled_one, program, key) for key, program in one_of_each.items()}
         try:
             for program, own in zip(whole.programs, keys, strict=True):
-                yield of_program(whole, program, begun[own].result(), topology)
+                yield of_program(program, begun[own].result(), topology)
                 bar.advance()
         except BaseException:  # Ctrl-C among them: what has not begun is not begun
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def of_program(
-    whole: Planned, program: Program, compiled: Compiled | OutOfMemory, topology: Topology
-) -> Figures:
+def of_program(program: Program, compiled: Compiled | OutOfMemory, topology: Topology) -> Figures:
     """What was compiled, read; of a program that does not fit its memory alone is known."""
     if isinstance(compiled, OutOfMemory):
-        return figures(whole, program, None, compiled.used, compiled.used, topology)
+        return figures(program, None, compiled.used, compiled.used, topology)
     turns = program.load.turns if isinstance(program.load, Decoding) else 0
     read = read_program(compiled.text, turns or 1)
     made = (Operation(op.flops, op.bytes, op.trips, op.op_name) for op in read.operations)
     # Of a kernel the text has what it reads and writes; what it computes is known by hand.
-    by_hand = program.load.work(whole.hand_of(program)).operations
+    by_hand = program.load.work(program.hand).operations
     kernels = (op._replace(bytes=0.0) for op in by_hand if op.head_dim or op.kernel)
-    cut = whole.hand_of(program).cut
-    work = Work((*made, *kernels), tuple(_sent(one, cut) for one in read.collectives))
+    work = Work((*made, *kernels), tuple(_sent(one, program.hand.cut) for one in read.collectives))
     unknown = () if turns else tuple(loop.name for loop in read.unknown_loops)
-    told = figures(whole, program, work, float(compiled.temporary), float(compiled.peak), topology)
+    told = figures(program, work, float(compiled.temporary), float(compiled.peak), topology)
     return replace(told, compiled=compiled.seconds, unknown_loops=unknown)
 
 
@@ -173,8 +167,6 @@ def lines(made: Plan) -> Iterator[str]:
                 f"them, by default, with those of all {experts} that a device has"
             )
     yield made.planned.material.source
-    held, host = made.planned.largest, made.topology.chip.host_memory
-    yield f"loading takes {held / GIB:.1f} of the {host / GIB:,.0f} GiB of a host's memory"
     if made.planned.verdicts:
         yield (
             f"the judge is asked {made.planned.verdicts:,} times and reads about "

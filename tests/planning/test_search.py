@@ -22,7 +22,7 @@ from pretrainrl_jax.planning.chips import GIB, Topology, topology
 from pretrainrl_jax.planning.compiled import CompilerFailed
 from pretrainrl_jax.planning.estimate import Estimate
 from pretrainrl_jax.planning.figures import SPARE, Figures, Memory
-from pretrainrl_jax.planning.planned import Decoding, Other, Program, Step
+from pretrainrl_jax.planning.planned import Decoding, Program, Step
 from pretrainrl_jax.planning.search import (
     REMATS,
     Candidate,
@@ -43,22 +43,34 @@ from pretrainrl_jax.verbs import VERBS
 
 SHAPE = ModelShape("qwen3", 2048, 256, 2, 4, 2, 128, 512, 1e4, 1e-6, True, "bfloat16")
 PLACE = topology("v5e:2x4")
+HAND = ByHand(SHAPE, Cut(1, 1, PLACE.count), "splash")
 ROOM = 16.0 * GIB
 
 
 def step(rows: int = 8, time: int = 512, section: str = "pretrain", microsteps: int = 1) -> Program:
     load = Step((Packed(rows, time, time, sequences=True),), microsteps)
     return Program(
-        "step", f"{section}.grad_accum_steps", lambda: None, load, float(rows * time), 3e10, 200.0, 200.0
-    )
+        "step", f"{section}.grad_accum_steps", lambda: None, load, float(rows * time), 3e10, 200.0, 200.0,
+        hand=HAND, parameters=HAND.parameters, learned=HAND.parameters,
+    )  # fmt: skip
 
 
 STEP = step()
-MINING = Program("mining", "mine.batch", lambda: None, Decoding(128, 32, 4, 8, False), 8192.0, 1e12, 10.0)
+MINING = replace(
+    STEP, name="mining", setting="mine.batch", load=Decoding(128, 32, 4, 8, False), counted=1e12,
+    executions=10.0, updates=None,
+)  # fmt: skip
 
 
 def case(*programs: Program, shape: ModelShape = SHAPE) -> Case:
-    return Case(ByHand(shape, Cut(1, 1, PLACE.count), "splash"), programs, PLACE)
+    """Of programs of a model of this shape, where they are of no other."""
+    hand = replace(HAND, shape=shape)
+    size = hand.parameters
+    own = [
+        replace(one, hand=hand, parameters=size, learned=size) if one.hand is HAND else one
+        for one in programs
+    ]
+    return Case(hand, own, PLACE)
 
 
 ANY = Candidate(1, 1, 1, "none", 1)
@@ -169,19 +181,19 @@ def test_the_fastest_that_fits_is_chosen() -> None:
 def test_another_model_is_cut_as_the_candidate_cuts() -> None:
     """Ranked by its own shape: half of its bytes where twice as many devices share it."""
     small = ByHand(replace(SHAPE, layers=1), Cut(1, 1, PLACE.count), "splash")
-    rewriting = replace(MINING, name="rewriting", other=Other(small, 2.0 * GIB))
+    rewriting = replace(MINING, name="rewriting", hand=small, parameters=2.0 * GIB, learned=0.0)
     whole = case(rewriting)
     for fsdp, tensor in ((4, 2), (4, 1), (8, 1)):
         candidate = Candidate(8 // fsdp // tensor, fsdp, tensor, "none", 1)
         hand = replace(small, cut=candidate.cut)
-        own = small.parameters / hand.parameters
+        parts = hand.parameters / small.parameters
         memory = rank(whole, candidate).memory
-        assert memory == pytest.approx(2.0 * GIB / own + MINING.load.working(hand))
+        assert memory == pytest.approx(2.0 * GIB * parts + MINING.load.working(hand))
 
 
 def test_the_model_itself_with_adapters_recomputes_as_the_candidate_says() -> None:
     adapted = ByHand(replace(SHAPE, remat="none", lora=Lora(2, 4.0, ("query",))), Cut(1, 1, 8), "splash")
-    program = replace(STEP, other=Other(adapted, 2.0 * GIB, 0.1 * GIB))
+    program = replace(STEP, hand=adapted, parameters=2.0 * GIB, learned=0.1 * GIB)
     none, full = (rank(case(program), Candidate(1, 8, 1, remat, 1)) for remat in ("none", "full"))
     assert full.seconds > none.seconds
     assert full.memory < none.memory
