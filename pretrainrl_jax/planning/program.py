@@ -14,6 +14,7 @@ import numpy as np
 
 from pretrainrl_jax.planning.hlo import Computation, Frame, Instruction, Shape, group, parse
 from pretrainrl_jax.planning.trips import trip_count
+from pretrainrl_jax.planning.work import Operation
 
 COLLECTIVES = (
     *("all-gather", "all-reduce", "all-to-all", "collective-broadcast", "collective-permute"),
@@ -47,16 +48,6 @@ class Collective(NamedTuple):
         return len(self.group)
 
 
-class Operation(NamedTuple):
-    """One instruction that runs as a whole, a fusion for example."""
-
-    name: str  # of the instruction
-    op_name: str  # of the operation it was made for
-    flops: float  # of matrix products, of one execution
-    bytes: float  # of main memory, read and written
-    trips: int  # executions
-
-
 class Loop(NamedTuple):
     """One loop."""
 
@@ -70,18 +61,17 @@ class Program(NamedTuple):
 
     collectives: tuple[Collective, ...] = ()
     loops: tuple[Loop, ...] = ()
-    operations: tuple[Operation, ...] = ()  # that compute something, or touch main memory
-    devices: int = 1
+    operations: tuple[Operation, ...] = ()  # that compute something, or touch main memory: a fusion is one
 
     @property
     def hbm_bytes(self) -> float:
         """Read from main memory and written to it: an estimate."""
-        return sum((one.bytes * one.trips for one in self.operations), 0.0)
+        return sum((one.bytes * one.times for one in self.operations), 0.0)
 
     @property
     def flops(self) -> float:
         """Of all matrix products."""
-        return sum((one.flops * one.trips for one in self.operations), 0.0)
+        return sum((one.flops * one.times for one in self.operations), 0.0)
 
     @property
     def unknown_loops(self) -> tuple[Loop, ...]:
@@ -100,8 +90,7 @@ def read_program(text: str, turns: int = 1) -> Program:
             several of one name stand side by side they share the turns, and the first is given all.
     """
     module = parse(text)
-    program = _visit(Frame(module, module.computations[module.entry]), 1, False, turns)
-    return program._replace(devices=module.devices)
+    return _visit(Frame(module, module.computations[module.entry]), 1, False, turns)
 
 
 def _visit(frame: Frame, trips: int, fused: bool, unknown: int) -> Program:
@@ -136,7 +125,7 @@ def _visit(frame: Frame, trips: int, fused: bool, unknown: int) -> Program:
             else:
                 operations += part.operations
         if flops + moved:
-            operations.append(Operation(name, op_name, flops, moved, trips))
+            operations.append(Operation(flops, moved, trips, op_name))
     return Program(tuple(collectives), tuple(loops), tuple(operations))
 
 

@@ -21,7 +21,7 @@ from pretrainrl_jax.planning.planned import Decoding, Planned, Program
 from pretrainrl_jax.planning.program import Collective, read_program
 from pretrainrl_jax.planning.target import planned_for, versions
 from pretrainrl_jax.planning.typical import Material, material
-from pretrainrl_jax.planning.work import Operation, Sent, Work
+from pretrainrl_jax.planning.work import Sent, Work
 from pretrainrl_jax.progress import Screen
 
 
@@ -139,11 +139,10 @@ def of_program(program: Program, compiled: Compiled | OutOfMemory, topology: Top
         return figures(program, None, compiled.used, compiled.used, topology)
     turns = program.load.turns if isinstance(program.load, Decoding) else 0
     read = read_program(compiled.text, turns or 1)
-    made = (Operation(op.flops, op.bytes, op.trips, op.op_name) for op in read.operations)
     # Of a kernel the text has what it reads and writes; what it computes is known by hand.
     by_hand = program.load.work(program.hand).operations
     kernels = (op._replace(bytes=0.0) for op in by_hand if op.head_dim or op.kernel)
-    work = Work((*made, *kernels), tuple(_sent(one, program.hand.cut) for one in read.collectives))
+    work = Work((*read.operations, *kernels), tuple(_sent(one, program.hand.cut) for one in read.collectives))
     unknown = () if turns else tuple(loop.name for loop in read.unknown_loops)
     told = figures(program, work, float(compiled.temporary), float(compiled.peak), topology)
     return replace(told, compiled=compiled.seconds, unknown_loops=unknown)
