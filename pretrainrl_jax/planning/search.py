@@ -20,30 +20,20 @@ from pretrainrl_jax.planning.chips import Topology
 from pretrainrl_jax.planning.estimate import efficiencies, estimate
 from pretrainrl_jax.planning.figures import SPARE
 from pretrainrl_jax.planning.planned import Program, Step
-from pretrainrl_jax.planning.work import Work
 
-LANES = 128  # entries of an array's last axis that a TPU keeps together
 REMATS: tuple[Policy, ...] = get_args(Policy)
 
 
 class Candidate(NamedTuple):
     """Settings to try."""
 
-    data: int
-    fsdp: int
-    tensor: int
+    cut: Cut  # of the model and its batch
     remat: Policy
-    microsteps: int  # of the searched section; 1 where nothing is trained
-    expert: int = 1
-
-    @property
-    def cut(self) -> Cut:
-        """How it cuts a model and its batch."""
-        return Cut(self.data, self.fsdp, self.tensor, self.expert)
+    microsteps: int = 1  # of the searched section; 1 where nothing is trained
 
     def settings(self, section: str) -> dict[str, Any]:
         """By dotted names; `section` has the microsteps, "" where none is searched."""
-        named: dict[str, Any] = {f"mesh.{axis}": getattr(self, axis) for axis in AXES}
+        named: dict[str, Any] = {f"mesh.{axis}": getattr(self.cut, axis) for axis in AXES}
         named["model.remat"] = self.remat
         return named | ({f"{section}.grad_accum_steps": self.microsteps} if section else {})
 
@@ -127,13 +117,8 @@ def candidates(case: Case, remats: Sequence[Policy]) -> list[Candidate]:
         if any((load.rows // load.microsteps) % cut.rows for load in others):
             continue
         steps = microsteps(case.trained, cut.rows) if case.trained else [1]
-        every += [of_cut(cut, remat, count) for remat in remats for count in steps]
+        every += [Candidate(cut, remat, count) for remat in remats for count in steps]
     return every
-
-
-def of_cut(cut: Cut, remat: Policy, count: int) -> Candidate:
-    """With so many microsteps."""
-    return Candidate(cut.data, cut.fsdp, cut.tensor, remat, count, cut.expert)
 
 
 def microsteps(step: Program, shards: int) -> list[int]:
@@ -151,29 +136,17 @@ def microsteps(step: Program, shards: int) -> list[int]:
 def rank(case: Case, candidate: Candidate) -> Ranked:
     """Time and memory of a candidate by hand."""
     parts = replace(case.hand, cut=candidate.cut).parameters / case.hand.parameters  # of all models
-    seconds = memory = 0.0
+    seconds, memory, shares = 0.0, 0.0, efficiencies(case.topology.chip)
     for program in case.programs:
         load, hand = program.load, replace(program.hand, cut=candidate.cut)
         if program.learned:
             hand = replace(hand, shape=replace(hand.shape, remat=candidate.remat))
         if isinstance(load, Step) and program.section == case.section:
             load = load._replace(microsteps=candidate.microsteps)
-        seconds += (program.executions or 0.0) * _expected(case, candidate, load.work(hand))
+        seconds += (program.executions or 0.0) * estimate(load.work(hand), case.topology, shares).middle
         held = parts * (program.parameters + program.moments + program.resident)
         memory = max(memory, held + load.working(hand))
     return Ranked(candidate, seconds, memory)
-
-
-def _expected(case: Case, candidate: Candidate, work: Work) -> float:
-    """Seconds. Of shards narrower than a TPU's lanes XLA makes no all-gather.
-
-    Each chip puts its shard into zeros, and all are summed: an all-reduce, which sends twice as much (seen
-    of a width of 5,120 over 64 chips, 80 entries each; not over 16, 320 each).
-    """
-    if case.topology.chip.kind == "tpu" and case.hand.shape.d_model // candidate.fsdp < LANES:
-        summed = (s._replace(kind="all-reduce") if s.kind == "all-gather" else s for s in work.sent)
-        work = work._replace(sent=tuple(summed))
-    return estimate(work, case.topology, efficiencies(case.topology.chip)).middle
 
 
 def search(

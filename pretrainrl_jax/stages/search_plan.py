@@ -81,7 +81,7 @@ def case_of(config: Config, topology: Topology, learned: Material) -> searching.
     """
     if not (every := searching.meshes(shape_for(config), topology.count)):
         raise InputError(f"--search: no mesh of {topology.count} chips divides the model")
-    one = searching.of_cut(min(every, key=lambda cut: cut.rows), config.model.remat, 1)
+    one = searching.Candidate(min(every, key=lambda cut: cut.rows), config.model.remat)
     whole = planned_for(changed(config, one.settings("")), topology, learned)
     return searching.Case(whole.hand, whole.programs, topology)
 
@@ -106,7 +106,7 @@ def tell(found: Sequence[searching.Found], ranked: int, section: str, as_script:
     heads = ["microsteps", "peak, GiB", "free", "run, hours", "step", ""]
     rows = []
     for one in sorted(found, key=lambda one: (not one.fits, one.middle)):
-        data, fsdp, tensor, remat, steps, expert = one.candidate
+        (data, fsdp, tensor, expert), remat, steps = one.candidate
         mesh = f"{data} x {fsdp} x {tensor}" + (f", expert {expert}" if expert > 1 else "")
         memory = ["–", "–"] if one.refused else [f"{one.peak / GIB:.2f}", f"{one.free:.0%}"]
         times = ["–", "–"]
@@ -124,9 +124,10 @@ def as_json(found: Sequence[searching.Found], ranked: int, section: str) -> dict
     best = searching.fastest(found)
 
     def row(one: searching.Found) -> dict[str, Any]:
-        candidate, *values = one
+        (cut, remat, steps), *values = one
         told = dict(zip(one._fields[1:], values, strict=True)) | {"fits": one.fits, "best": one is best}
-        return candidate._asdict() | {n: None if v in (math.inf, -math.inf) else v for n, v in told.items()}
+        of = cut._asdict() | {"remat": remat, "microsteps": steps}
+        return of | {n: None if v in (math.inf, -math.inf) else v for n, v in told.items()}
 
     return {
         "search": [row(one) for one in found],

@@ -136,9 +136,9 @@ def test_experts_are_searched_where_there_are_some() -> None:
         hand=one, parameters=one.parameters, learned=one.parameters,
     )  # fmt: skip
     case = Case(one, [step], topology("v5p:2x2x2"))
-    every = [one for one in candidates(case, ["full"]) if one.tensor == 1 and one.microsteps == 1]
-    cut = next(one for one in every if (one.fsdp, one.expert) == (2, 4))
-    whole = next(one for one in every if (one.fsdp, one.expert) == (1, 1))
+    every = [one for one in candidates(case, ["full"]) if one.cut.tensor == 1 and one.microsteps == 1]
+    cut = next(one for one in every if (one.cut.fsdp, one.cut.expert) == (2, 4))
+    whole = next(one for one in every if (one.cut.fsdp, one.cut.expert) == (1, 1))
     assert rank(case, cut).memory < rank(case, whole).memory
     command = parse(["plan", "--topology=v5p:2x2x2", *cut.flags("train").split()])
     mesh = command.config.mesh

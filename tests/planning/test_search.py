@@ -18,7 +18,7 @@ from pretrainrl_jax.model.lora import Lora
 from pretrainrl_jax.model.mesh import Cut
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.planning.by_hand import ByHand, Packed
-from pretrainrl_jax.planning.chips import GIB, Topology, topology
+from pretrainrl_jax.planning.chips import GIB, topology
 from pretrainrl_jax.planning.compiled import CompilerFailed
 from pretrainrl_jax.planning.estimate import Estimate
 from pretrainrl_jax.planning.figures import SPARE, Figures, Memory
@@ -73,7 +73,7 @@ def case(*programs: Program, shape: ModelShape = SHAPE) -> Case:
     return Case(hand, own, PLACE)
 
 
-ANY = Candidate(1, 1, 1, "none", 1)
+ANY = Candidate(Cut(), "none")
 
 
 def result(middle: float, free: float = 0.5, candidate: Candidate = ANY) -> Found:
@@ -82,7 +82,7 @@ def result(middle: float, free: float = 0.5, candidate: Candidate = ANY) -> Foun
 
 
 def hand(number: int, seconds: float, memory: float = 0.0) -> Ranked:
-    return Ranked(ANY._replace(data=number), seconds, memory)
+    return Ranked(ANY._replace(cut=Cut(number)), seconds, memory)
 
 
 def test_candidates_are_all_that_divide() -> None:
@@ -92,7 +92,7 @@ def test_candidates_are_all_that_divide() -> None:
     for data, fsdp, tensor, count in product(*[range(1, 9)] * 3, (1, 2, 4, 8, 16)):
         divides = 256 % fsdp == 0 and all(size % tensor == 0 for size in (4, 2, 512, 2048))
         if data * fsdp * tensor == 8 and divides and 8 % (count * data * fsdp) == 0:
-            expected |= {Candidate(data, fsdp, tensor, remat, count) for remat in policies}
+            expected |= {Candidate(Cut(data, fsdp, tensor), remat, count) for remat in policies}
     found = candidates(case(STEP), ["none", "full"])
     assert len(found) == len(set(found))
     assert set(found) == expected
@@ -111,7 +111,7 @@ def test_the_microsteps_of_the_largest_training_program_are_searched() -> None:
     small = replace(step(microsteps=2), executions=1.0)
     both = case(small, step(32, section="train"), MINING)
     assert both.section == "train"
-    assert all((8 // 2) % (one.data * one.fsdp) == 0 for one in candidates(both, ["none"]))
+    assert all((8 // 2) % (one.cut.rows) == 0 for one in candidates(both, ["none"]))
     assert case(MINING).section == ""
     assert {one.microsteps for one in candidates(case(MINING), ["none"])} == {1}
 
@@ -124,10 +124,10 @@ def test_every_policy_of_remat_is_a_setting() -> None:
 
 def test_settings_and_flags_are_read_back() -> None:
     """By the command line that they are for."""
-    one = Candidate(2, 4, 1, REMATS[-1], 2)
+    one = Candidate(Cut(2, 4, 1), REMATS[-1], 2)
     command = parse(["plan", "--topology=v5e:2x4", "--pretrain.rows=16", *one.flags("pretrain").split()])
     mesh, model = command.config.mesh, command.config.model
-    assert (mesh.data, mesh.fsdp, mesh.tensor, model.remat) == one[:4]
+    assert ((mesh.data, mesh.fsdp, mesh.tensor), model.remat) == (one.cut[:3], one.remat)
     assert command.config.pretrain.grad_accum_steps == 2
     assert "grad_accum" not in one.flags("")
 
@@ -135,27 +135,13 @@ def test_settings_and_flags_are_read_back() -> None:
 def test_by_hand_knows_what_recomputing_and_cutting_cost() -> None:
     large = case(step(64, 4096), shape=replace(KNOWN["Qwen3-4B-Base"], dtype="bfloat16"))
     known = {one: rank(large, one) for one in candidates(large, ["none", "full"])}
-    kept, again = (known[Candidate(1, 8, 1, remat, 1)] for remat in ("none", "full"))
+    kept, again = (known[Candidate(Cut(1, 8, 1), remat, 1)] for remat in ("none", "full"))
     assert kept.seconds < again.seconds
     assert kept.memory > 2 * again.memory
     assert again.memory > 16 * 4.02e9 / 8  # parameters, moments and gradients
-    assert known[Candidate(8, 1, 1, "full", 1)].memory > 16 * 4.02e9
-    half, whole = (known[Candidate(1, 4, 2, "none", count)] for count in (2, 1))
+    assert known[Candidate(Cut(8, 1, 1), "full", 1)].memory > 16 * 4.02e9
+    half, whole = (known[Candidate(Cut(1, 4, 2), "none", count)] for count in (2, 1))
     assert half.memory < whole.memory
-
-
-def test_shards_narrower_than_the_lanes_are_gathered_at_twice_the_cost() -> None:
-    """640 entries over 8 chips are 80 each; 2,560 are 320. A GPU has no lanes."""
-    narrow, wide = (replace(SHAPE, d_model=size, dtype="bfloat16") for size in (640, 2560))
-
-    def seconds(shape: ModelShape, place: Topology) -> float:
-        busy = replace(case(step(8, 8), shape=shape), topology=place)  # few tokens: bound by the network
-        return rank(busy, Candidate(1, 8, 1, "none", 1)).seconds
-
-    of_tpus, of_gpus = (
-        seconds(narrow, place) / seconds(wide, place) for place in (PLACE, topology("h100:8"))
-    )
-    assert of_tpus > 1.3 * of_gpus
 
 
 def test_what_fits_leaves_memory_to_spare() -> None:
@@ -170,11 +156,11 @@ def test_the_fastest_that_fits_is_chosen() -> None:
         5: Found(ANY, refused="why")
     }
     ranked = [hand(number, number) for number in times]
-    found = list(search(ranked, lambda one: times[one.data]._replace(candidate=one), 9, ROOM))
-    assert [one.candidate.data for one in found] == [1, 2, 3, 4, 5]
+    found = list(search(ranked, lambda one: times[one.cut.data]._replace(candidate=one), 9, ROOM))
+    assert [one.candidate.cut.data for one in found] == [1, 2, 3, 4, 5]
     best = fastest(found)
     assert best is not None
-    assert best.candidate.data == 2
+    assert best.candidate.cut.data == 2
     assert fastest(found[2:3]) is None
 
 
@@ -184,7 +170,7 @@ def test_another_model_is_cut_as_the_candidate_cuts() -> None:
     rewriting = replace(MINING, name="rewriting", hand=small, parameters=2.0 * GIB, learned=0.0)
     whole = case(rewriting)
     for fsdp, tensor in ((4, 2), (4, 1), (8, 1)):
-        candidate = Candidate(8 // fsdp // tensor, fsdp, tensor, "none", 1)
+        candidate = Candidate(Cut(8 // fsdp // tensor, fsdp, tensor), "none")
         hand = replace(small, cut=candidate.cut)
         parts = hand.parameters / small.parameters
         memory = rank(whole, candidate).memory
@@ -194,7 +180,7 @@ def test_another_model_is_cut_as_the_candidate_cuts() -> None:
 def test_the_model_itself_with_adapters_recomputes_as_the_candidate_says() -> None:
     adapted = ByHand(replace(SHAPE, remat="none", lora=Lora(2, 4.0, ("query",))), Cut(1, 1, 8), "splash")
     program = replace(STEP, hand=adapted, parameters=2.0 * GIB, learned=0.1 * GIB)
-    none, full = (rank(case(program), Candidate(1, 8, 1, remat, 1)) for remat in ("none", "full"))
+    none, full = (rank(case(program), Candidate(Cut(1, 8, 1), remat, 1)) for remat in ("none", "full"))
     assert full.seconds > none.seconds
     assert full.memory < none.memory
 
@@ -203,7 +189,7 @@ def test_no_more_are_judged_than_asked_for() -> None:
     ranked = [hand(1, 1.0), hand(2, 3.0), hand(3, 2.0)]
     for most, expected in ((2, [1, 3]), (9, [1, 3, 2])):
         found = search(ranked, lambda one: result(1.2, candidate=one), most, ROOM)
-        assert [one.candidate.data for one in found] == expected
+        assert [one.candidate.cut.data for one in found] == expected
 
 
 def test_what_does_not_fit_by_hand_comes_last_and_a_result_corrects_what_is_expected() -> None:
@@ -211,7 +197,7 @@ def test_what_does_not_fit_by_hand_comes_last_and_a_result_corrects_what_is_expe
 
     def order(free: float) -> list[int]:
         found = search(ranked, lambda one: result(9.0, free, one), 3, ROOM)
-        return [one.candidate.data for one in found]
+        return [one.candidate.cut.data for one in found]
 
     assert order(free=0.5) == [2, 3, 1]  # the second took what was expected
     assert order(free=0.75) == [2, 1, 3]  # it took half of that: so may the first, which then fits
