@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +15,7 @@ from pretrainrl_jax.model.mesh import Cut
 from pretrainrl_jax.planning.chips import Topology
 from pretrainrl_jax.planning.compiled import Compiled, OutOfMemory, compile_program, keep, kept
 from pretrainrl_jax.planning.compiler import Request
-from pretrainrl_jax.planning.figures import SPARE, Figures, as_json, figures, of_weights, remedies, warnings
+from pretrainrl_jax.planning.figures import SPARE, Figures, as_json, of_weights, remedies, warnings
 from pretrainrl_jax.planning.page import page
 from pretrainrl_jax.planning.planned import Decoding, Planned, Program
 from pretrainrl_jax.planning.program import Collective, read_program
@@ -37,7 +37,7 @@ class Plan:
     @property
     def fits(self) -> bool:
         """Every program does."""
-        return all(one.fits for one in self.figures)
+        return all(one.free >= 0 for one in self.figures)
 
 
 def plan(config: Config, topology: Topology, screen: Screen, price: float | None, as_script: bool) -> None:
@@ -60,7 +60,7 @@ def show(
 ) -> None:
     """Print a plan; `beside`: what a script is told beside it. Raises MemoryError as `plan`."""
     topology, remarks = made.topology, warnings(made.figures, made.topology)
-    tight = [one for one in made.figures if one.memory.free < SPARE]
+    tight = [one for one in made.figures if one.free < SPARE]
     if as_script:
         told = {
             "topology": topology.name,
@@ -69,7 +69,7 @@ def show(
             "fits": made.fits,
             "compiled": topology.chip.kind == "tpu",
             "judge": {"verdicts": made.planned.verdicts, "tokens": made.planned.verdict_tokens},
-            "programs": as_json(made.figures, topology),
+            "programs": [as_json(one) for one in made.figures],
             "decoding": of_weights(made.planned),
             "uncounted": list(made.planned.uncounted),
             "warnings": remarks,
@@ -80,8 +80,8 @@ def show(
         for line in (*lines(made), *(f"! {remark}" for remark in remarks)):
             print(line)
     for one in tight:
-        advice = " or ".join(remedies(one, topology))
-        screen.warn(f"! {one.program.name} leaves {one.memory.free:.0%} of a chip's memory free: {advice}")
+        advice = " or ".join(remedies(one))
+        screen.warn(f"! {one.program.name} leaves {one.free:.0%} of a chip's memory free: {advice}")
     if not made.fits:
         raise MemoryError(f"{made.title} does not fit in {topology.name}; see above what would make it fit")
 
@@ -99,7 +99,7 @@ def figures_by_hand(config: Config, whole: Planned, topology: Topology, screen: 
     for program in whole.programs:
         working, work = program.load.working(program.hand), program.load.work(program.hand)
         held = program.parameters + program.moments
-        yield figures(program, work, working, held + working, topology)
+        yield Figures(program, topology, working, held + working, work)
 
 
 def compiled_figures(config: Config, whole: Planned, topology: Topology, screen: Screen) -> Iterator[Figures]:
@@ -136,7 +136,7 @@ def compiled_figures(config: Config, whole: Planned, topology: Topology, screen:
 def of_program(program: Program, compiled: Compiled | OutOfMemory, topology: Topology) -> Figures:
     """What was compiled, read; of a program that does not fit its memory alone is known."""
     if isinstance(compiled, OutOfMemory):
-        return figures(program, None, compiled.used, compiled.used, topology)
+        return Figures(program, topology, compiled.used, compiled.used, None)
     turns = program.load.turns if isinstance(program.load, Decoding) else 0
     read = read_program(compiled.text, turns or 1)
     # Of a kernel the text has what it reads and writes; what it computes is known by hand.
@@ -144,8 +144,8 @@ def of_program(program: Program, compiled: Compiled | OutOfMemory, topology: Top
     kernels = (op._replace(bytes=0.0) for op in by_hand if op.head_dim or op.kernel)
     work = Work((*read.operations, *kernels), tuple(_sent(one, program.hand.cut) for one in read.collectives))
     unknown = () if turns else tuple(loop.name for loop in read.unknown_loops)
-    told = figures(program, work, float(compiled.temporary), float(compiled.peak), topology)
-    return replace(told, compiled=compiled.seconds, unknown_loops=unknown)
+    sizes = float(compiled.temporary), float(compiled.peak)
+    return Figures(program, topology, *sizes, work, compiled.seconds, unknown)
 
 
 def _sent(one: Collective, cut: Cut) -> Sent:

@@ -88,13 +88,12 @@ def case_of(config: Config, topology: Topology, learned: Material) -> searching.
 
 def found_of(candidate: searching.Candidate, every: Sequence[Figures]) -> searching.Found:
     """Of a candidate, from the figures of its programs."""
-    largest = max(every, key=lambda one: one.memory.peak)
+    largest = max(every, key=lambda one: one.peak)
     steps = [one for one in every if one.program.trains and one.time]
     step = max(steps, key=lambda one: (one.program.executions or 0.0) * one.program.counted, default=None)
     shortest, middle, longest = (sum(one.run(end) for one in every) for end in ENDS)
     taken = step.time.middle if step and step.time else math.inf
-    memory = largest.memory
-    return searching.Found(candidate, memory.peak, memory.free, shortest, middle, longest, taken)
+    return searching.Found(candidate, largest.peak, largest.free, shortest, middle, longest, taken)
 
 
 def tell(found: Sequence[searching.Found], ranked: int, section: str, as_script: bool) -> None:

@@ -31,7 +31,7 @@ from pretrainrl_jax.model.decoder import Chosen
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.planning.chips import topology
-from pretrainrl_jax.planning.figures import figures
+from pretrainrl_jax.planning.figures import Figures
 from pretrainrl_jax.planning.planned import Decoding, Planned, Scoring, Step
 from pretrainrl_jax.planning.programs import improves, planned
 from pretrainrl_jax.planning.typical import Material, trees
@@ -292,8 +292,8 @@ def test_the_program_that_rewrites_is_the_rewriters() -> None:
     leaves = jax.tree.leaves(params)
     assert {leaf.dtype.name for leaf in leaves} == {"bfloat16"}
     assert sum(math.prod(leaf.shape) for leaf in leaves) == parameters(REWRITER).total
-    memory = figures(program, None, 0.0, 0.0, topology("v5e:4x4")).memory
-    assert memory.parameters == 2.0 * parameters(REWRITER).total
+    memory = Figures(program, topology("v5e:4x4"), 0.0, 0.0, None).memory
+    assert memory["parameters"] == 2.0 * parameters(REWRITER).total
 
 
 def test_who_rewrites_elsewhere_or_not_at_all_takes_nothing() -> None:
