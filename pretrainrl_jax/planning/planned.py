@@ -163,8 +163,6 @@ class Planned:
     hand: ByHand  # the model on a chip
     material: Material
     programs: tuple[Program, ...]
-    verdicts: int = 0  # asked of a judging model
-    verdict_tokens: int = 0  # that it reads, about
     uncounted: tuple[str, ...] = ()  # settings by which a run does what no program here has
 
     @property

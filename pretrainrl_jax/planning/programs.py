@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from pretrainrl_jax.config import METHODS, Config, MethodConfig, ObjectiveConfig, SelfimproveConfig
 from pretrainrl_jax.decoding.decode import SMALLEST_BUCKET, bucket
-from pretrainrl_jax.improvement.cost import AROUND, comparing, cost_of, rollout_count
+from pretrainrl_jax.improvement.cost import AROUND, rollout_count
 from pretrainrl_jax.improvement.learning import coefficients as coefficients_of
 from pretrainrl_jax.judging.local import SHORTEST
 from pretrainrl_jax.mining.rounds import spans
@@ -65,7 +65,6 @@ def planned(
     programs: list[Program] = []
     if config.pretrain.epochs and (config.pretrain.text == "documents" or not config.preferences.path):
         programs.append((work.policy if config.model.path else work).pretraining())
-    verdicts = 0
     if improves(config):
         # Judge and rewriter keep the dtype that they are stored in, whatever they compute in.
         of_judge = work_of(judge, judge.dtype, learns=False).parameters if judge else 0.0
@@ -73,21 +72,13 @@ def planned(
         if rewriter:
             computes = replace(rewriter, dtype=config.rewriter.dtype or rewriter.dtype)
             of_rewriter = work_of(computes, rewriter.dtype, learns=False)
-        methods = {name: config.methods[name] for name in config.selfimprove.systems}
-        for name, method in methods.items():
-            programs += work.policy.improvement(name, method, of_judge, of_rewriter)
-        steps = config.selfimprove.steps
-        verdicts = sum(
-            cost_of(config, method, steps).verdicts for method in methods.values() if method.judged
-        )
-        verdicts += len(methods) * comparing(config)
+        for name in config.selfimprove.systems:
+            programs += work.policy.improvement(name, config.methods[name], of_judge, of_rewriter)
     elif config.preferences.path:
         programs += work.preferences()
     else:
         programs += work.facts()
-    shown = config.judge.prefix_tokens or config.selfimprove.length - config.selfimprove.suffix
-    read = verdicts * (shown + 2 * config.selfimprove.suffix)
-    return Planned(mesh, work.hand, material, tuple(programs), verdicts, read, _uncounted(config))
+    return Planned(mesh, work.hand, material, tuple(programs), _uncounted(config))
 
 
 def _work_of(

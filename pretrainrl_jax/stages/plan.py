@@ -68,7 +68,6 @@ def show(
             "mesh": dict(made.planned.mesh.shape),
             "fits": made.fits,
             "compiled": topology.chip.kind == "tpu",
-            "judge": {"verdicts": made.planned.verdicts, "tokens": made.planned.verdict_tokens},
             "programs": [as_json(one) for one in made.figures],
             "decoding": of_weights(made.planned),
             "uncounted": list(made.planned.uncounted),
@@ -166,11 +165,6 @@ def lines(made: Plan) -> Iterator[str]:
                 f"them, by default, with those of all {experts} that a device has"
             )
     yield made.planned.material.source
-    if made.planned.verdicts:
-        yield (
-            f"the judge is asked {made.planned.verdicts:,} times and reads about "
-            f"{made.planned.verdict_tokens / 1e9:,.1f}B tokens: its time is not in the tables"
-        )
     if weights := of_weights(made.planned):
         yield weights
     if made.planned.uncounted:
