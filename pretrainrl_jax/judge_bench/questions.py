@@ -217,6 +217,12 @@ def kappa(pairs: Sequence[tuple[int, int]]) -> float | None:
     return None if chance == 1 else (agreed - chance) / (1 - chance)
 
 
+def agreement(one: Sequence[int | None], other: Sequence[int | None]) -> float | None:
+    """Cohen's kappa of two rows of verdicts on the same questions, where both have one."""
+    both = zip(one, other, strict=True)
+    return kappa([(a, b) for a, b in both if a is not None and b is not None])
+
+
 def guessing(items: Sequence[Item]) -> float:
     """The accuracy of one verdict for all: of pairs, which are asked in both orders, a half."""
     if items[0].part == "quality":

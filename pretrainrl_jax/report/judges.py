@@ -33,6 +33,7 @@ def write_judges(workdir: Path, told: Json) -> Path:
         picture=data_address(painted(drawn, SVG)),
         parts=parts,
         sheets={part: _sheet(COLUMNS, rows) for part, rows in parts.items()},
+        agreement={part: _agreement(rows, told["agreement"][part]) for part, rows in parts.items()},
         kinds={part: _kinds(rows) for part, rows in parts.items()},
         attacked=_attacked(told),
     )
@@ -89,6 +90,17 @@ def in_markdown(told: Json) -> str:
     """The same as one table of Markdown."""
     made = _sheet(COLUMNS, told["rows"], "judge", "part", "prompt").opened()
     return markdown(made.heads, made.texts())
+
+
+def _agreement(rows: list[Json], values: list[list[float | None]]) -> Sheet | None:
+    """Cohen's kappa of each two rows; None where there is one alone."""
+    several = len({row["judge"] for row in rows}) > 1
+    names = [f"{row['judge']}: {row['prompt']}" if several else row["prompt"] for row in rows]
+    made = [
+        [Cell(name), *(Cell(figure(value, 2)) for value in own)]
+        for name, own in zip(names, values, strict=True)
+    ]
+    return Sheet(["κ with", *names], made) if len(rows) > 1 else None
 
 
 def _kinds(rows: list[Json]) -> Sheet | None:

@@ -11,7 +11,7 @@ from pretrainrl_jax.config import Config, JudgeServerConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.judge_bench.labelled import Item, Labelled
-from pretrainrl_jax.judge_bench.questions import Question, ask, guessing, measured, questions
+from pretrainrl_jax.judge_bench.questions import Question, agreement, ask, guessing, measured, questions
 from pretrainrl_jax.judging.local import LocalJudge
 from pretrainrl_jax.judging.parts import ASKING, Answer, Texts
 from pretrainrl_jax.judging.prompts import Prompt, read_prompt, variants
@@ -75,7 +75,8 @@ def bench(context: Context, labelled: Labelled) -> None:
         "left_out": dict(labelled.left_out),
         "items": {part: len(own) for part, own in items.items()},
         "guessing": {part: guessing(own) for part, own in items.items()},
-        "rows": rows,
+        "rows": [{name: value for name, value in one.items() if name != "verdicts"} for one in rows],
+        "agreement": {part: agreements([one for one in rows if one["part"] == part]) for part in items},
     }
     page = run_on_process_0(lambda: str(write_judges(context.workdir, told)), "writing the table of judges")
     say(table(told))
@@ -87,9 +88,9 @@ def prompts_of(
 ) -> Prompts:
     """The prompts of each part that there are texts of, by their names.
 
-    One with more or fewer verdicts than there are labels is left out, and named.
+    One with more or fewer verdicts than there are labels is left out, and named, if nobody asked for it.
 
-    Raises InputError if one that is asked for is not there, or none is left.
+    Raises InputError if one that is asked for is not there, or has another number of verdicts.
     """
     known = {part: variants(part, config.judge.prompts) for part in ASKING}
     wanted = config.bench.prompts
@@ -99,13 +100,18 @@ def prompts_of(
             raise InputError(f"bench.prompts names {name!r}: there are {listed}")
     prompts: Prompts = {}
     for part in items:
-        for name in (name for name in known[part] if name in wanted or not wanted):
+        for name in known[part]:
+            if wanted and name not in wanted:
+                continue
             prompt = read_prompt(part, config.judge.prompts, name)
-            if (count := len(prompt.verdicts)) == verdicts[part]:
+            if len(prompt.verdicts) == verdicts[part]:
                 prompts[part, name] = prompt
-            else:
-                why = f"the prompt {name} has {count} verdicts, the texts have {verdicts[part]} labels"
-                screen.warn(f"{why}: it is left out")
+                continue
+            count = len(prompt.verdicts)
+            why = f"the prompt {name} has {count} verdicts, the texts have {verdicts[part]} labels"
+            if wanted:
+                raise InputError(f"{why}: leave it out of bench.prompts")
+            screen.warn(f"{why}: it is left out")
     if not prompts:
         raise InputError(f"bench.prompts has none for {', '.join(items)}, which the labelled texts are of")
     return prompts
@@ -149,8 +155,14 @@ def row(
     told |= {"seconds": result.seconds, "replies": replies}
     if replies:
         told |= {name: value / replies for name, value in zip(TAKEN[1:], others, strict=True)}
+    told["verdicts"] = result.verdicts[: told["count"]]  # those about texts without orders
     keep_json(path, told)
     return told
+
+
+def agreements(rows: Sequence[Json]) -> list[list[float | None]]:
+    """Cohen's kappa of each two rows of one part, which were asked the same."""
+    return [[agreement(one["verdicts"], other["verdicts"]) for other in rows] for one in rows]
 
 
 def name_of(judge: Named) -> str:

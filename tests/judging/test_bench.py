@@ -17,6 +17,7 @@ from pretrainrl_jax.judge_bench.labelled import SHIPPED, Item, read_labelled
 from pretrainrl_jax.judge_bench.questions import (
     ORDERS,
     Asked,
+    agreement,
     ask,
     guessing,
     kappa,
@@ -225,6 +226,7 @@ def test_kappa_is_that_of_scikit_learn(both: list[tuple[int, int]]):
         assert len(set(ones)) == 1
     else:
         assert mine == pytest.approx(cohen_kappa_score(ones, others, labels=[0, 1, 2]))
+    assert agreement([None, *ones], [1, *others]) == mine
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 4)), min_size=2, max_size=20))
@@ -267,6 +269,7 @@ def test_the_page_holds_every_row(tmp_path: Path):
     told = {
         "source": "file", "read_as": "lines", "left_out": {"repeated": 2}, "items": {"quality": 4},
         "guessing": {"quality": 0.5}, "rows": rows,
+        "agreement": {"quality": [[agreement(a, b) for a in verdicts] for b in verdicts]},
     }  # fmt: skip
     page = write_judges(tmp_path, told).read_text()
     assert "one &lt;b&gt;" in page
