@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import runpy
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,18 @@ def test_lines_of_ours_are_read_once_for_both_orders(tmp_path: Path):
     }
 
 
-def test_preferences_are_pairs(tmp_path: Path):
-    row = {"prompt": "P", "chosen": "good", "rejected": "bad"}
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "P", "chosen": "good", "rejected": "bad"},
+        {"prompt": "P", "response_a": "good", "response_b": "bad", "winner": "model_a"},
+        {"question": "P", "response_A": "bad", "response_B": "good", "label": "B>A"},
+        {"input": "P", "output_1": "bad", "output_2": "good", "label": 2},
+        {"instruction": "P", "answer_a": "good", "answer_b": "bad", "preference": "A"},
+        {"prompt": "P", "completion_a": "bad", "completion_b": "good", "preferred": "[[B]]"},
+    ],
+)
+def test_the_usual_columns_of_pairs(row: dict[str, Any], tmp_path: Path):
     assert pairs(written(tmp_path / "a.jsonl", row)) == [("P", "good", "bad")]
 
 
@@ -93,14 +104,49 @@ def test_conversations_are_written_as_text(tmp_path: Path):
     assert pairs(written(tmp_path / "a.jsonl", row)) == [("User: Why?\n\nAssistant:", "So.", "No.")]
 
 
+def test_the_usual_columns_of_safety(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("text,is_safe\nkind,True\nrude,0\nodd,maybe\n")
+    read = read_labelled(str(tmp_path / "a.csv"), WORDS)
+    assert [(item.texts, item.label) for item in read.items] == [(("kind",), 0), (("rude",), 1)]
+    assert read.left_out == {"whose label is neither true nor false": 1}
+    toxic = written(
+        tmp_path / "b.jsonl", {"response": "rude", "toxicity": 1}, {"response": "kind", "toxicity": 0}
+    )
+    assert [(i.texts, i.label) for i in read_labelled(toxic, WORDS).items] == [(("rude",), 1), (("kind",), 0)]
+
+
+def test_hallucinated_answers_are_pairs_and_errors(tmp_path: Path):
+    row = {"knowledge": "K", "question": "Q?", "right_answer": "yes", "hallucinated_answer": "no"}
+    read = read_labelled(written(tmp_path / "a.jsonl", row), WORDS)
+    assert [(item.part, item.label, item.texts[1]) for item in read.items] == [
+        ("quality", 0, " yes"), ("factuality", 0, " yes"), ("factuality", 2, " no"),
+    ]  # fmt: skip
+    again = read_labelled(written(tmp_path / "b.jsonl", row, row | {"hallucinated_answer": "yes"}), WORDS)
+    assert (len(again.items), again.left_out) == (3, {"whose texts are equal": 1})
+
+
+def test_ties_and_equal_texts_are_counted(tmp_path: Path):
+    row = {"prompt": "P", "response_a": "a", "response_b": "b", "winner": "model_a"}
+    rows = [
+        row,
+        row | {"winner": "tie"},
+        row | {"winner": "?"},
+        row | {"response_b": "a"},
+        row | {"prompt": ""},
+    ]
+    read = read_labelled(written(tmp_path / "a.jsonl", *rows), WORDS)
+    assert len(read.items) == 1
+    assert read.left_out == {
+        "without a winner": 1, "of which no one is called the winner": 1, "whose texts are equal": 1,
+        "without a text": 1,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
         ([{"a": 1}], "nothing says what is labelled: the columns are a"),
-        (
-            [{"text": "a", "is_safe": True}],
-            "nothing says what is labelled: the columns are is_safe, text. Give",
-        ),
+        ([{"prompt": "P", "response_a": "a", "response_b": "b", "winner": "tie"}], "nothing labelled in"),
         ([{"part": "quality", "prefix": "P", "first": "a", "second": "b", "label": "C"}], "label is 'C'"),
     ],
 )
@@ -115,6 +161,55 @@ def test_a_file_without_labels_is_refused(rows: list[Any], told: str, tmp_path: 
     nothing = written(tmp_path / "b.jsonl", {"prompt": "P", "chosen": "", "rejected": "b"})
     with pytest.raises(InputError, match=r"b\.jsonl.*of 1 rows 1 no chosen"):
         read_labelled(nothing, WORDS)
+
+
+@pytest.mark.parametrize(
+    ("winners", "right"),
+    [((0, 1), ("a", "b")), ((1, 2), ("a", "b")), (("0", "1"), ("a", "b")), ((2, 2.0), ("b", "b"))],
+)
+def test_winners_by_number_are_counted_from_where_the_column_does(
+    winners: tuple[Any, ...], right: tuple[str, ...], tmp_path: Path
+):
+    rows = [
+        {"prompt": f"P{n}", "response_a": "a", "response_b": "b", "winner": winner}
+        for n, winner in enumerate(winners)
+    ]
+    assert [better for _, better, _ in pairs(written(tmp_path / "a.jsonl", *rows))] == list(right)
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (
+            [{"prompt": "P", "response_a": "a", "response_b": "b", "winner": 1}],
+            "winner holds 1: which answer",
+        ),
+        (
+            [{"prompt": "P", "response_a": "a", "response_b": "b", "preference": n} for n in (-2, 1)],
+            "preference holds -2, 1: which answer",
+        ),
+        (
+            [{"prompt": "P", "response_a": "a", "response_b": "b", "winner": n} for n in (0, 1, 2)],
+            "winner holds 0, 1, 2: which answer",
+        ),
+        (
+            [{"instruction": "Do", "input": "this", "output_1": "a", "output_2": "b", "label": "A"}],
+            "input and instruction are both of the prompt",
+        ),
+        ([{"text": "a", "toxicity": 0.4}, {"text": "b", "toxicity": 1}], "toxicity holds 0.4, a score"),
+    ],
+)
+def test_what_could_be_read_in_two_ways_is_refused(rows: list[Any], told: str, tmp_path: Path):
+    with pytest.raises(InputError, match=re.escape(told)):
+        read_labelled(written(tmp_path / "a.jsonl", *rows), WORDS)
+
+
+def test_keys_that_come_late_count(tmp_path: Path):
+    rows = [{"prompt": "P", "response_a": "a", "response_b": "b"}]
+    rows.append(rows[0] | {"prompt": "Q", "winner": "B"})
+    read = read_labelled(written(tmp_path / "a.jsonl", *rows), WORDS)
+    assert [item.texts for item in read.items] == [("Q", "b", "a")]
+    assert read.left_out == {"of which no one is called the winner": 1}
 
 
 # What is asked.
