@@ -39,7 +39,7 @@ from pretrainrl_jax.planning.estimate import Efficiencies, Efficiency, estimate
 from pretrainrl_jax.planning.program import read_program
 from pretrainrl_jax.planning.programs import Program, planned
 from pretrainrl_jax.planning.typical import Material
-from pretrainrl_jax.planning.work import Operation, Work
+from pretrainrl_jax.planning.work import Work
 
 VOCABULARY = 8192
 EXACT = Efficiencies(*[Efficiency(1.0, 1.0, 1.0, 1.0)] * 3)
@@ -129,9 +129,9 @@ def measured(case: int) -> dict[str, float]:
     median = {name: statistics.median(each) for name, each in times.items()}
 
     rate, bandwidth = 2 * SIZE**3 / median["product"], 2 * 4 * LENGTH / median["copy"]
-    place = Topology(Chip("this CPU", "gpu", rate, 1e12, bandwidth, 1.0, 0, 0, 1, 1e12), (1,))
+    place = Topology(Chip("this CPU", "gpu", rate, 1e12, bandwidth, 1.0, 0, 0, 1), (1,))
     read, memory = read_program(compiled.as_text()), compiled.memory_analysis()
-    work = Work(tuple(Operation(op.flops, op.bytes, op.trips) for op in read.operations), ())
+    work = Work(read.operations, ())
     told, by_hand = (estimate(each, place, EXACT) for each in (work, program.load.work(hand)))
     arguments_and_outputs = (
         memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes

@@ -24,7 +24,6 @@ class Chip:
     axes: int  # of the torus that chips are wired in; 0: every chip reaches every other one by a switch
     wraps: int  # chips along an axis from which on it is a ring, two links along it in use; 0: never
     of_host: int  # chips of a host machine
-    host_memory: float  # bytes
     told: float = 1.0  # share of its memory that a chip tells JAX of (`memory_stats`), which a run goes by
     side: int = 1  # of the matrix unit: a product over fewer entries leaves a part of it idle
     accelerator: str = ""  # as Google Cloud names a slice: this, and a number
@@ -41,27 +40,27 @@ CHIPS = {
     for chip in (
         # Links: 9e10, 9e10 and 4.5e10 bytes a second one way (scaling book), of 4, 6 and 4 links a chip.
         Chip(
-            "v5e", "tpu", 197e12, 16 * GIB, 8.2e11, 4.5e10, 2, 16, 4, 188e9, 15.75 / 16, 128, "v5litepod", 1,
+            "v5e", "tpu", 197e12, 16 * GIB, 8.2e11, 4.5e10, 2, 16, 4, 15.75 / 16, 128, "v5litepod", 1,
             source=f"{_TPU}: v5e; {_SCALING}",
         ),
         Chip(
-            "v5p", "tpu", 459e12, 95 * GIB, 2.765e12, 9e10, 3, 4, 4, 448e9, 1.0, 128, "v5p", 2,
+            "v5p", "tpu", 459e12, 95 * GIB, 2.765e12, 9e10, 3, 4, 4, 1.0, 128, "v5p", 2,
             source=f"{_TPU}: v5p; {_SCALING}",
         ),
         Chip(
-            "v6e", "tpu", 918e12, 32 * GIB, 1.64e12, 9e10, 2, 16, 4, 720e9, 31.25 / 32, 256, "v6e", 1,
+            "v6e", "tpu", 918e12, 32 * GIB, 1.64e12, 9e10, 2, 16, 4, 31.25 / 32, 256, "v6e", 1,
             source=f"{_TPU}: v6e; {_SCALING}",
         ),
         Chip(
-            "h100", "gpu", 989.4e12, 80e9, 3.35e12, 4.5e11, 0, 0, 8, 2e12, GPUS_SHARE,
+            "h100", "gpu", 989.4e12, 80e9, 3.35e12, 4.5e11, 0, 0, 8, GPUS_SHARE,
             capability="9.0", source="NVIDIA H100 SXM data sheet",
         ),
         Chip(
-            "h200", "gpu", 989.4e12, 141e9, 4.8e12, 4.5e11, 0, 0, 8, 2e12, GPUS_SHARE,
+            "h200", "gpu", 989.4e12, 141e9, 4.8e12, 4.5e11, 0, 0, 8, GPUS_SHARE,
             capability="9.0", source="NVIDIA H200 SXM data sheet",
         ),
         Chip(
-            "a100", "gpu", 312e12, 80e9, 2.039e12, 3e11, 0, 0, 8, 1e12, GPUS_SHARE,
+            "a100", "gpu", 312e12, 80e9, 2.039e12, 3e11, 0, 0, 8, GPUS_SHARE,
             capability="8.0", source="NVIDIA A100 80GB SXM data sheet",
         ),
     )

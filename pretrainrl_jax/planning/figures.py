@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pretrainrl_jax.model.whole import told
@@ -18,43 +19,50 @@ LITTLE = 2048  # tokens of a chip's rows below which its matrix unit waits for w
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Bytes of one chip."""
+class Figures:
+    """Of one program on a slice; bytes are those of one chip."""
 
-    parameters: float
-    optimizer: float
-    resident: float  # of other models, and what else stays while the program runs
-    cache: float  # keys and values
-    saved: float  # activations that the backward pass reads, at least
-    temporary: float  # all that the program makes for itself, cache and saved ones included
-    peak: float  # held at once, at most
-    hbm: float
+    program: Program
+    topology: Topology
+    temporary: float  # all that the program makes for itself, cache and saved activations included
+    held: float  # at once, at most, beside what is resident
+    work: Work | None  # None: it does not fit, and its memory alone is known
+    compiled: float | None = None  # seconds it took to compile; None: not compiled, from shapes alone
+    unknown_loops: tuple[str, ...] = ()  # whose trips the compiled program does not tell: counted once
+
+    @property
+    def peak(self) -> float:
+        """Bytes held at once, at most."""
+        return self.held + self.program.resident
 
     @property
     def free(self) -> float:
         """Share of the chip's memory that is free; below 0 it does not fit."""
-        return 1 - self.peak / self.hbm
-
-
-@dataclass(frozen=True)
-class Figures:
-    """Of one program."""
-
-    program: Program
-    memory: Memory
-    work: Work | None  # None: it does not fit, and its memory alone is known
-    time: Estimate | None
-    compiled: float | None = None  # seconds it took to compile; None: not compiled, from shapes alone
-    unknown_loops: tuple[str, ...] = ()  # whose trips the compiled program does not tell: counted once
-
-    def mfu(self, topology: Topology, seconds: float) -> float:
-        """Of the counted FLOPs, nothing recomputed, causal attention halved, at the chip's published peak."""
-        return self.program.counted / (topology.count * topology.chip.flops * seconds)
+        return 1 - self.peak / self.topology.chip.hbm
 
     @property
-    def fits(self) -> bool:
-        """Within the memory."""
-        return self.memory.free >= 0
+    def memory(self) -> dict[str, float]:
+        """Bytes by kind; resident are other models, and what else stays beside the program."""
+        load, hand = self.program.load, self.program.hand
+        return {
+            "parameters": self.program.parameters,
+            "optimizer": self.program.moments,
+            "resident": self.program.resident,
+            "cache": load.cache(hand) if isinstance(load, Decoding) else 0.0,
+            "saved": load.saved(hand) if isinstance(load, Step) else 0.0,  # for the backward pass, at least
+            "temporary": self.temporary,
+            "peak": self.peak,
+            "hbm": self.topology.chip.hbm,
+        }
+
+    @cached_property
+    def time(self) -> Estimate | None:
+        """Of one execution."""
+        return estimate(self.work, self.topology, efficiencies(self.topology.chip)) if self.work else None
+
+    def mfu(self, seconds: float) -> float:
+        """Of the counted FLOPs, nothing recomputed, causal attention halved, at the chip's published peak."""
+        return self.program.counted / (self.topology.count * self.topology.chip.flops * seconds)
 
     def run(self, end: str) -> float:
         """Seconds of the whole run at that end of the estimate: 0 of a program whose share is not known.
@@ -62,25 +70,6 @@ class Figures:
         Infinite of one that does not fit: it never ends.
         """
         return (self.program.executions or 0.0) * getattr(self.time, end) if self.time else math.inf
-
-
-def figures(
-    planned: Planned, program: Program, work: Work | None, temporary: float, peak: float, topology: Topology
-) -> Figures:
-    """Of one program: `peak` is its own, `temporary` a part of it, in bytes of a chip."""
-    load, hand = program.load, planned.hand_of(program)
-    memory = Memory(
-        planned.parameters_of(program),
-        planned.moments_of(program),
-        program.resident,
-        load.cache(hand) if isinstance(load, Decoding) else 0.0,
-        load.saved(hand) if isinstance(load, Step) else 0.0,
-        temporary,
-        peak + program.resident,
-        topology.chip.hbm,
-    )
-    time = estimate(work, topology, efficiencies(topology.chip)) if work else None
-    return Figures(program, memory, work, time)
 
 
 def warnings(every: Sequence[Figures], topology: Topology) -> list[str]:
@@ -114,11 +103,11 @@ def named(programs: Sequence[str]) -> str:
     return f"{first} and {len(others)} more" if others else first
 
 
-def remedies(one: Figures, planned: Planned, topology: Topology) -> list[str]:
+def remedies(one: Figures) -> list[str]:
     """What would make a program fit, the most telling first."""
-    hand, memory, limit = planned.hand_of(one.program), one.memory, topology.chip.hbm * (1 - SPARE)
-    load, cut = one.program.load, hand.cut
-    state = memory.parameters + memory.optimizer + memory.resident
+    program, hand, limit = one.program, one.program.hand, one.topology.chip.hbm * (1 - SPARE)
+    load, cut = program.load, hand.cut
+    state = program.parameters + program.moments + program.resident
     said = []
     if isinstance(load, Decoding) and hand.copies:
         said.append("--platform.decoding_memory=0")
@@ -127,54 +116,43 @@ def remedies(one: Figures, planned: Planned, topology: Topology) -> list[str]:
     if state > limit:
         chips = math.ceil(cut.fsdp * cut.expert * cut.tensor * state / (0.6 * limit))
         return said or [f"a slice of {1 << (chips - 1).bit_length()} chips or more"]
-    parts = 1 << (math.ceil((memory.peak - state) / max(limit - state, GIB / 8)) - 1).bit_length()
-    if isinstance(load, Step) and planned.shape.remat != "full":
+    parts = 1 << (math.ceil((one.peak - state) / max(limit - state, GIB / 8)) - 1).bit_length()
+    if isinstance(load, Step) and hand.shape.remat != "full":
         said.append("--model.remat=full")
     microsteps = 1 if isinstance(load, Decoding) else load.microsteps
-    if one.program.setting and hand.share(load.rows / microsteps) > 1:  # one row cannot be cut
+    if program.setting and hand.share(load.rows / microsteps) > 1:  # one row cannot be cut
         fewer = max(1, load.rows // parts) if isinstance(load, Decoding) else microsteps * parts
-        said.append(f"--{one.program.setting}={fewer}")
+        said.append(f"--{program.setting}={fewer}")
     return said or ["a larger slice"]
 
 
 def of_weights(planned: Planned) -> str:
     """What decoding reads weights from, a line for each model whose weights are not read as they lie."""
     decoding = [program for program in planned.programs if isinstance(program.load, Decoding)]
-    hands = dict.fromkeys(
-        (planned.hand_of(program), program.other is not None and not program.other.learned)
-        for program in decoding
-    )
-    lines = ((told(hand.shape, hand.cut, hand.room), other and " (the rewriter)") for hand, other in hands)
+    hands = dict.fromkeys((program.hand, not program.learned and " (the rewriter)") for program in decoding)
+    lines = ((told(hand.shape, hand.cut, hand.room), whose) for hand, whose in hands)
     return "\n".join(f"{line}{whose or ''}" for line, whose in lines if line)
 
 
-def as_json(every: Sequence[Figures], topology: Topology) -> list[dict[str, Any]]:
+def as_json(one: Figures) -> dict[str, Any]:
     """Plain values, seconds and bytes; for scripts."""
-    return [_json(one, topology) for one in every]
-
-
-def _json(one: Figures, topology: Topology) -> dict[str, Any]:
-    program, load = one.program, one.program.load
-    told: dict[str, Any] = {
-        "name": program.name,
+    program, load, work, time = one.program, one.program.load, one.work, one.time
+    names = "name", "tokens", "counted", "executions", "updates", "trains"
+    told: dict[str, Any] = {name: getattr(program, name) for name in names}
+    told |= {
         "rows": load.rows,
         "time": load.time,
-        "tokens": program.tokens,
-        "counted": program.counted,
-        "executions": program.executions,
-        "updates": program.updates,
-        "trains": program.trains,
-        "memory": asdict(one.memory) | {"free": one.memory.free},
+        "memory": one.memory | {"free": one.free},
         "compiled_seconds": one.compiled,
         "unknown_loops": list(one.unknown_loops),
     }
-    if one.work is None or one.time is None:
+    if work is None or time is None:
         return told
     return told | {
-        "flops": one.work.flops,
-        "hbm_bytes": one.work.bytes,
-        "sent_bytes": one.work.crossing,
-        "collectives": [sent._asdict() for sent in one.work.sent],
-        "seconds": one.time._asdict() | {"bound": one.time.bound},
-        "mfu": {end: one.mfu(topology, getattr(one.time, end)) for end in ENDS},
+        "flops": work.flops,
+        "hbm_bytes": work.bytes,
+        "sent_bytes": work.crossing,
+        "collectives": [sent._asdict() for sent in work.sent],
+        "seconds": time._asdict() | {"bound": time.bound},
+        "mfu": {end: one.mfu(getattr(time, end)) for end in ENDS},
     }

@@ -43,22 +43,17 @@ def page(
     )
 
 
-def _gib(size: float) -> str:
-    return f"{size / GIB:.2f}" if size else "–"
-
-
 def _memory(every: Sequence[Figures]) -> Grid:
-    heads = ["parameters", "optimizer", "resident", "cache", "saved", "temporary", "peak", "of", "free"]
+    *heads, _ = every[0].memory
     rows = [
         [
             one.program.name,
-            *map(_gib, (m.parameters, m.optimizer, m.resident, m.cache, m.saved, m.temporary, m.peak, m.hbm)),
-            f"{m.free:.0%}",
+            *(f"{size / GIB:.2f}" if size else "–" for size in one.memory.values()),
+            f"{one.free:.0%}",
         ]
         for one in every
-        for m in [one.memory]
     ]
-    return grid({"": None}, heads, rows)
+    return grid({"": None}, [*heads, "of", "free"], rows)
 
 
 def _seconds(seconds: float) -> str:
@@ -75,7 +70,7 @@ def _time(every: Sequence[Figures], topology: Topology) -> Grid:
             rows.append([program.name, *["–"] * len(heads)])
             continue
         ends = (time.middle, time.shortest, time.longest)
-        middle, most, least = (100 * one.mfu(topology, seconds) for seconds in ends)
+        middle, most, least = (100 * one.mfu(seconds) for seconds in ends)
         rows.append(
             [
                 program.name,

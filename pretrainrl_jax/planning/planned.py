@@ -4,7 +4,7 @@ Of that, all chips' together, each load says what one chip of any mesh does and 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
@@ -122,14 +122,6 @@ class Decoding(NamedTuple):
 Load = Step | Scoring | Decoding
 
 
-class Other(NamedTuple):
-    """A model beside the base model: one that rewrites, or the base model with adapters that learn."""
-
-    hand: ByHand  # on a chip
-    parameters: float  # bytes a chip, in the dtype that it is stored in
-    learned: float = 0.0  # bytes a chip, float32, of what learns of them
-
-
 @dataclass(frozen=True)
 class Program:
     """One compiled program, and how much of it a run is."""
@@ -143,7 +135,14 @@ class Program:
     executions: float | None  # of the whole run; None: its data must be counted first
     updates: float | None = None  # of a system, where it is a training step and that is known
     resident: float = 0.0  # bytes a chip has beside the program's own arguments
-    other: Other | None = None  # the model it runs, where that is not the base model, or what it becomes
+    hand: ByHand = field(kw_only=True)  # the model it runs, on a chip
+    parameters: float = field(kw_only=True)  # bytes a chip of that model's, as they are stored
+    learned: float = field(kw_only=True)  # bytes a chip, float32, of what learns of them
+
+    @property
+    def moments(self) -> float:
+        """Bytes a chip of both moments of what learns: nothing of a program that trains nothing."""
+        return 2 * self.learned if self.trains else 0.0
 
     @property
     def section(self) -> str:
@@ -164,26 +163,9 @@ class Planned:
     hand: ByHand  # the model on a chip
     material: Material
     programs: tuple[Program, ...]
-    parameters: float  # bytes a chip: float32 masters
-    largest: float  # bytes of a chip's part of the largest one
-    verdicts: int = 0  # asked of a judging model
-    verdict_tokens: int = 0  # that it reads, about
     uncounted: tuple[str, ...] = ()  # settings by which a run does what no program here has
 
     @property
     def shape(self) -> ModelShape:
         """Of the model."""
         return self.hand.shape
-
-    def hand_of(self, program: Program) -> ByHand:
-        """The model that a program runs, on a chip."""
-        return program.other.hand if program.other else self.hand
-
-    def parameters_of(self, program: Program) -> float:
-        """Bytes a chip of that model's parameters."""
-        return program.other.parameters if program.other else self.parameters
-
-    def moments_of(self, program: Program) -> float:
-        """Bytes a chip of both moments of what learns: nothing of a program that trains nothing."""
-        learned = program.other.learned if program.other else self.parameters
-        return 2 * learned if program.trains else 0.0

@@ -10,8 +10,11 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from pretrainrl_jax.planning.hlo import Computation, Frame, Instruction, Shape, group, parse
 from pretrainrl_jax.planning.trips import trip_count
+from pretrainrl_jax.planning.work import Operation
 
 COLLECTIVES = (
     *("all-gather", "all-reduce", "all-to-all", "collective-broadcast", "collective-permute"),
@@ -22,25 +25,10 @@ STILL = (
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "add-dependency"),
     *("opt-barrier", "partition-id", "replica-id", "while", "conditional", "call", "async"),
 )
-# The computations that run as a part of it, by the attributes that name them.
-RUN = {
-    "while": ("body",),
-    "fusion": ("calls",),
-    "conditional": ("branch_computations", "true_computation", "false_computation"),
-}
+# The computations that run as a part of it, by the attribute that names them.
+RUN = {"while": "body", "fusion": "calls", "conditional": "branch_computations"}
 SLICES = ("dynamic-slice", "slice", "gather")  # read as much of their first operand as they write
 IN_PLACE = ("dynamic-update-slice", "scatter")  # write as much as they are given, into their first operand
-GEMM = r'custom_call_target="__cublas\$'
-
-
-class Product(NamedTuple):
-    """One matrix product, or convolution."""
-
-    name: str  # of the instruction
-    op_name: str  # of the operation it was made for
-    dtypes: tuple[str, ...]  # of the operands
-    flops: float  # of one execution: two for each multiplication that counts
-    trips: int  # executions
 
 
 class Collective(NamedTuple):
@@ -60,16 +48,6 @@ class Collective(NamedTuple):
         return len(self.group)
 
 
-class Operation(NamedTuple):
-    """One instruction that runs as a whole, a fusion for example."""
-
-    name: str  # of the instruction
-    op_name: str  # of the operation it was made for
-    flops: float  # of matrix products, of one execution
-    bytes: float  # of main memory, read and written
-    trips: int  # executions
-
-
 class Loop(NamedTuple):
     """One loop."""
 
@@ -81,21 +59,19 @@ class Loop(NamedTuple):
 class Program(NamedTuple):
     """What one device does."""
 
-    products: tuple[Product, ...] = ()
     collectives: tuple[Collective, ...] = ()
     loops: tuple[Loop, ...] = ()
-    operations: tuple[Operation, ...] = ()  # that compute something, or touch main memory
-    devices: int = 1
+    operations: tuple[Operation, ...] = ()  # that compute something, or touch main memory: a fusion is one
 
     @property
     def hbm_bytes(self) -> float:
         """Read from main memory and written to it: an estimate."""
-        return sum((one.bytes * one.trips for one in self.operations), 0.0)
+        return sum((one.bytes * one.times for one in self.operations), 0.0)
 
     @property
     def flops(self) -> float:
         """Of all matrix products."""
-        return sum((product.flops * product.trips for product in self.products), 0.0)
+        return sum((one.flops * one.times for one in self.operations), 0.0)
 
     @property
     def unknown_loops(self) -> tuple[Loop, ...]:
@@ -114,8 +90,7 @@ def read_program(text: str, turns: int = 1) -> Program:
             several of one name stand side by side they share the turns, and the first is given all.
     """
     module = parse(text)
-    program = _visit(Frame(module, module.computations[module.entry]), 1, False, turns)
-    return program._replace(devices=module.devices)
+    return _visit(Frame(module, module.computations[module.entry]), 1, False, turns)
 
 
 def _visit(frame: Frame, trips: int, fused: bool, unknown: int) -> Program:
@@ -124,15 +99,10 @@ def _visit(frame: Frame, trips: int, fused: bool, unknown: int) -> Program:
     `fused`: whether it is within a fusion, which alone reads and writes memory. `unknown` are the turns of a
     loop that does not tell them.
     """
-    products, collectives, loops, parts = list[Product](), list[Collective](), list[Loop](), list[Program]()
-    operations = list[Operation]()
+    collectives, loops, operations = list[Collective](), list[Loop](), list[Operation]()
     begun = set[str]()  # loops that do not tell their turns
     for instruction in frame.computation.instructions.values():
         name, op_name = instruction.name, frame.op_name(instruction)
-        flops = _flops(frame, instruction)
-        if flops:
-            dtypes = tuple(shape.dtype for shape in _shapes(frame, instruction)[:2])
-            products.append(Product(name, op_name, dtypes, flops, trips))
         if instruction.opcode in COLLECTIVES:
             collectives.append(_collective(frame, instruction, trips))
         inner = trips
@@ -146,23 +116,23 @@ def _visit(frame: Frame, trips: int, fused: bool, unknown: int) -> Program:
         called = [_visit(f, inner, fused or fuses, unknown) for f in _called(frame, instruction)]
         if instruction.opcode == "conditional":
             called = [max(called, key=lambda part: (part.flops, part.hbm_bytes))]
-        parts += called
-        if fuses:
-            flops = sum((product.flops for part in called for product in part.products), 0.0)
-        if not fused and (flops + (moved := _traffic(frame, instruction))):
-            operations.append(Operation(name, op_name, flops, moved, trips))
-    for part in parts:
-        products += part.products
-        collectives += part.collectives
-        loops += part.loops
-        operations += part.operations
-    return Program(tuple(products), tuple(collectives), tuple(loops), tuple(operations))
+        flops, moved = _flops(frame, instruction), 0.0 if fused else _traffic(frame, instruction)
+        for part in called:
+            collectives += part.collectives
+            loops += part.loops
+            if fuses:
+                flops += sum(one.flops for one in part.operations)
+            else:
+                operations += part.operations
+        if flops + moved:
+            operations.append(Operation(flops, moved, trips, op_name))
+    return Program(tuple(collectives), tuple(loops), tuple(operations))
 
 
 def _called(frame: Frame, instruction: Instruction) -> list[Frame]:
     """The computations that run as a part of an instruction."""
-    if kinds := RUN.get(instruction.opcode):
-        return [f for kind in kinds for f in frame.called(instruction, kind)]
+    if kind := RUN.get(instruction.opcode):
+        return frame.called(instruction, kind)
     return _implementations(frame, instruction)
 
 
@@ -184,16 +154,12 @@ def _shapes(frame: Frame, instruction: Instruction) -> list[Shape]:
 
 def _flops(frame: Frame, instruction: Instruction) -> float:
     """Of a matrix product, 0 of all else."""
-    if instruction.opcode == "dot":
-        contracted = instruction.numbers("lhs_contracting_dims")
-    elif instruction.opcode == "custom-call" and re.search(GEMM, instruction.attributes):
-        match = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', instruction.attributes)
-        contracted = tuple(map(int, re.findall(r"\d+", match[1]))) if match else ()
-    elif instruction.opcode == "convolution":
+    if instruction.opcode == "convolution":
         return _convolution_flops(frame, instruction)
-    else:
+    if instruction.opcode != "dot":
         return 0.0
     left, result = _shapes(frame, instruction)[0], instruction.result[0]
+    contracted = instruction.numbers("lhs_contracting_dims")
     return 2.0 * math.prod(result.sizes) * math.prod(left.sizes[axis] for axis in contracted)
 
 
@@ -203,9 +169,7 @@ def _convolution_flops(frame: Frame, instruction: Instruction) -> float:
     TPUs write every matrix product so: axes of batches, and further axes that are kept or contracted, become
     axes that a window moves along, most of whose positions would fall on such zeros.
     """
-    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
-    if labels is None:
-        return 0.0
+    labels = re.findall(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)[0]
     left, right = _shapes(frame, instruction)[:2]
     result = instruction.result[0]
     window = re.search(r"window=\{([^}]*)\}", instruction.attributes)
@@ -219,16 +183,16 @@ def _convolution_flops(frame: Frame, instruction: Instruction) -> float:
     multiplied = 1
     for axis, size in enumerate(sizes):
         multiplied *= _positions(
-            left.sizes[labels[1].index(str(axis))],
+            left.sizes[labels[0].index(str(axis))],
             size,
-            result.sizes[labels[3].index(str(axis))],
+            result.sizes[labels[2].index(str(axis))],
             along("stride", axis, 1),
             along("pad", axis, 0),
             along("lhs_dilate", axis, 1),
             along("rhs_dilate", axis, 1),
         )
-    kept = result.sizes[labels[3].index("b")] * result.sizes[labels[3].index("f")]
-    return 2.0 * kept * right.sizes[labels[2].index("i")] * multiplied
+    kept = result.sizes[labels[2].index("b")] * result.sizes[labels[2].index("f")]
+    return 2.0 * kept * right.sizes[labels[1].index("i")] * multiplied
 
 
 @functools.cache
@@ -244,15 +208,9 @@ def _positions(size: int, window: int, results: int, stride: int, pad: int, dila
         dilate: the distance of the operand's entries, zeros between them.
         spread: the distance of the window's places.
     """
-    pairs, end = 0, (size - 1) * dilate
-    for place in range(window):
-        shift = place * spread - pad  # result r meets r * stride + shift
-        first, last = max(0, -(shift // stride)), min(results - 1, (end - shift) // stride)
-        if dilate == 1:
-            pairs += max(0, last - first + 1)
-        else:
-            pairs += sum((r * stride + shift) % dilate == 0 for r in range(first, last + 1))
-    return pairs
+    starts = np.arange(results) * stride - pad
+    met = (starts + place * spread for place in range(window))
+    return sum(int(np.sum((at >= 0) & (at <= (size - 1) * dilate) & (at % dilate == 0))) for at in met)
 
 
 def _collective(frame: Frame, instruction: Instruction, trips: int) -> Collective:

@@ -13,13 +13,13 @@ from jax.sharding import Mesh
 
 from pretrainrl_jax.config import METHODS, Config, MethodConfig, ObjectiveConfig, SelfimproveConfig
 from pretrainrl_jax.decoding.decode import SMALLEST_BUCKET, bucket
-from pretrainrl_jax.improvement.cost import AROUND, comparing, cost_of, rollout_count
+from pretrainrl_jax.improvement.cost import AROUND, rollout_count
 from pretrainrl_jax.improvement.learning import coefficients as coefficients_of
 from pretrainrl_jax.judging.local import SHORTEST
 from pretrainrl_jax.mining.rounds import spans
 from pretrainrl_jax.model.cost import Flops, flops
 from pretrainrl_jax.model.decoder import Chosen, Model
-from pretrainrl_jax.model.lora import lora_of
+from pretrainrl_jax.model.lora import lora_of, split
 from pretrainrl_jax.model.mesh import Cut, round_up_rows
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.model.shape import ModelShape
@@ -27,7 +27,7 @@ from pretrainrl_jax.objectives.loss import asks
 from pretrainrl_jax.objectives.scoring import ROWS
 from pretrainrl_jax.planning.by_hand import ByHand, Packed
 from pretrainrl_jax.planning.lowering import Lowering
-from pretrainrl_jax.planning.planned import Decoding, Other, Planned, Program, Scoring, Step
+from pretrainrl_jax.planning.planned import Decoding, Planned, Program, Scoring, Step
 from pretrainrl_jax.planning.typical import PROMPTS, SAMPLED, Material, trees, visible
 from pretrainrl_jax.planning.work import FLOAT32
 from pretrainrl_jax.training.feed import Holds, held
@@ -58,53 +58,41 @@ def planned(
 
     `shape` is of the model that is trained, `judge` and `rewriter` of those beside it, if there are any.
     """
-    work = _work_of(config, shape, material, mesh, chosen)
+    work_of = partial(_work_of, config, material, mesh, chosen)
+    work = work_of(shape)
     if lora := lora_of(config.lora):  # the rest keeps the dtype that lora.base_dtype says
-        stored = config.lora.base_dtype
-        adapted = _work_of(config, replace(shape, lora=lora), material, mesh, chosen, stored)
-        learned = sum(_parts(adapted.lowering.model, mesh)) - work.parameters
-        parameters = work.parameters * jnp.dtype(stored).itemsize / FLOAT32 + learned
-        other = Other(adapted.hand, parameters, learned)
-        work = replace(work, adapted=replace(adapted, parameters=parameters, other=other))
+        work = replace(work, adapted=work_of(replace(shape, lora=lora), config.lora.base_dtype))
     programs: list[Program] = []
     if config.pretrain.epochs and (config.pretrain.text == "documents" or not config.preferences.path):
         programs.append((work.policy if config.model.path else work).pretraining())
-    verdicts = 0
     if improves(config):
-        of_judge = 0.0
-        if judge:  # it keeps the dtype that it is stored in
-            of_judge = sum(_parts(Model(judge, mesh), mesh)) * jnp.dtype(judge.dtype).itemsize / FLOAT32
+        # Judge and rewriter keep the dtype that they are stored in, whatever they compute in.
+        of_judge = work_of(judge, judge.dtype, learns=False).parameters if judge else 0.0
         of_rewriter = None
-        if rewriter:  # the same, whatever it computes in
+        if rewriter:
             computes = replace(rewriter, dtype=config.rewriter.dtype or rewriter.dtype)
-            of_rewriter = _work_of(config, computes, material, mesh, chosen, rewriter.dtype)
-            of_rewriter = replace(of_rewriter, other=Other(of_rewriter.hand, of_rewriter.parameters))
-        methods = {name: config.methods[name] for name in config.selfimprove.systems}
-        for name, method in methods.items():
-            programs += work.policy.improvement(name, method, of_judge, of_rewriter)
-        steps = config.selfimprove.steps
-        verdicts = sum(
-            cost_of(config, method, steps).verdicts for method in methods.values() if method.judged
-        )
-        verdicts += len(methods) * comparing(config)
+            of_rewriter = work_of(computes, rewriter.dtype, learns=False)
+        for name in config.selfimprove.systems:
+            programs += work.policy.improvement(name, config.methods[name], of_judge, of_rewriter)
     elif config.preferences.path:
         programs += work.preferences()
     else:
         programs += work.facts()
-    shown = config.judge.prefix_tokens or config.selfimprove.length - config.selfimprove.suffix
-    read = verdicts * (shown + 2 * config.selfimprove.suffix)
-    sizes = work.parameters, max(_parts(work.lowering.model, mesh))
-    return Planned(mesh, work.hand, material, tuple(programs), *sizes, verdicts, read, _uncounted(config))
+    return Planned(mesh, work.hand, material, tuple(programs), _uncounted(config))
 
 
 def _work_of(
-    config: Config, shape: ModelShape, material: Material, mesh: Mesh, chosen: Chosen, stored: str = "float32"
-) -> "_Work":
-    """Of a model whose parameters are stored in that dtype."""
+    config: Config, material: Material, mesh: Mesh, chosen: Chosen, shape: ModelShape,
+    stored: str = "float32", learns: bool = True,
+) -> "_Work":  # fmt: skip
+    """Of a model; what does not learn of it is stored in that dtype."""
     model, item = Model(shape, mesh, **chosen._asdict()), jnp.dtype(stored).itemsize
+    parts = _parts(model, mesh)
+    frozen, learned = map(_sum, split(shape.lora, parts) if learns else (parts, {}))
+    parameters = frozen * item / FLOAT32 + learned
+    lowering = Lowering(model, mesh, config.optimizer, stored)
     hand = ByHand(shape, Cut(**mesh.shape), *chosen, stored=item)
-    parameters = sum(_parts(model, mesh)) * item / FLOAT32
-    return _Work(config, Lowering(model, mesh, config.optimizer, stored), mesh, hand, parameters, material)
+    return _Work(config, lowering, mesh, hand, parameters, learned, material)
 
 
 @dataclass(frozen=True)
@@ -115,10 +103,10 @@ class _Work:
     lowering: Lowering
     mesh: Mesh
     hand: ByHand
-    parameters: float  # bytes a chip
+    parameters: float  # bytes a chip, as they are stored
+    learned: float  # bytes a chip, float32, of what learns of them
     material: Material
     adapted: "_Work | None" = None  # of the base model with adapters, where they learn
-    other: Other | None = None  # that, where this is of it
 
     @property
     def policy(self) -> "_Work":
@@ -128,12 +116,17 @@ class _Work:
     @property
     def moments(self) -> float:
         """Bytes a chip."""
-        return 2 * (self.other.learned if self.other else self.parameters)
+        return 2 * self.learned
 
     @property
     def reference(self) -> float:
         """Bytes a chip of the base model beside the policy: with adapters it is a part of that."""
-        return 0.0 if self.other else self.parameters
+        return 0.0 if self.shape.lora else self.parameters
+
+    @property
+    def program(self) -> "partial[Program]":
+        """Makes one of this model."""
+        return partial(Program, hand=self.hand, parameters=self.parameters, learned=self.learned)
 
     @property
     def shape(self) -> ModelShape:
@@ -151,9 +144,7 @@ class _Work:
         steps = float(settings.steps) or None
         lower = partial(self.lowering.step, load, holds, {"ntp": {"answer": 1.0}})
         counted, setting = tokens * cost.training, "pretrain.grad_accum_steps"
-        return Program(
-            "pretraining step", setting, lower, load, tokens, counted, steps, steps, other=self.other
-        )
+        return self.program("pretraining step", setting, lower, load, tokens, counted, steps, updates=steps)
 
     def facts(self) -> Iterator[Program]:
         """Mining, anchor text, training, evaluation."""
@@ -179,12 +170,11 @@ class _Work:
         objectives = self._objectives()
         if any(objective.anchored for objective in objectives.values()) and not self.config.anchor.path:
             yield self._anchor_text()
-        plain = {name: one for name, one in objectives.items() if not one.reinforced}
-        for names in _alike(plain):
-            yield self.policy._training(names, plain[names[0]], drawn)
         for name, objective in objectives.items():
             if objective.reinforced:
                 yield from self.policy._reinforced(name, objective)
+            else:
+                yield self.policy._training(name, objective, drawn)
 
     def _mined(self, falsehoods: int) -> list[AnswerTree]:
         """Trees with so many falsehoods each."""
@@ -239,17 +229,17 @@ class _Work:
         steps, microsteps = float(settings.steps * settings.updates), settings.grad_accum_steps
         load = Step((packed._replace(sequences=not method.contrasts),), microsteps)
         lower = partial(self.lowering.step, load, holds, coefficients_of(method))
-        kept = reference + beside
-        of: dict[str, Any] = {"other": self.other}
-        yield Program(
-            f"{name} step", setting, lower, load, tokens, counted.training, steps, steps, kept, **of
-        )
+        yield self.program(
+            f"{name} step", setting, lower, load, tokens, counted.training, steps, updates=steps,
+            resident=reference + beside,
+        )  # fmt: skip
         if method.contrasts:
             read = Scoring(packed.rows, packed.time, packed.sources, microsteps)
             lower = partial(self.lowering.references, read, holds)
             # Unless it is the policy itself, the reference is there beside it.
-            of["resident"] = moments + beside + (0.0 if settings.reference == "policy" else self.reference)
-            yield Program(f"{name} references", setting, lower, read, tokens, counted.total, steps, **of)
+            kept = moments + beside + (0.0 if settings.reference == "policy" else self.reference)
+            label = f"{name} references"
+            yield self.program(label, setting, lower, read, tokens, counted.total, steps, resident=kept)
 
     def rewriting(self, name: str, resident: float) -> Program:
         """The model that rewrites continues the prompt that holds a document's suffix."""
@@ -267,10 +257,8 @@ class _Work:
         _, holds = held(learned, self.mesh, row_length, Holds(), microsteps)
         return Packed(holds.rows * microsteps, row_length, holds.capacity.sources), holds.capacity
 
-    def _training(
-        self, names: Sequence[str], objective: ObjectiveConfig, drawn: Sequence[AnswerTree]
-    ) -> Program:
-        """A step of systems whose terms, and rows, are the same."""
+    def _training(self, name: str, objective: ObjectiveConfig, drawn: Sequence[AnswerTree]) -> Program:
+        """A step of a system that learns from trees that are there."""
         settings = self.config.train
         # What an objective ignores is dropped before packing.
         learned = drawn if objective.contrasts else [chosen_only(tree) for tree in drawn]
@@ -280,12 +268,11 @@ class _Work:
         rows = max(1, round(rows / microsteps)) * microsteps
         packed = Packed(rows, time, holds.sources)
         steps = max(1.0, self.material.trained * settings.passes / settings.questions)
-        label = f"training step ({', '.join(names)})"
-        return self._step(label, objective, learned, packed, holds, steps, len(names))
+        return self._step(f"training step ({name})", objective, learned, packed, holds, steps)
 
     def _step(
         self, label: str, objective: ObjectiveConfig, learned: Sequence[AnswerTree], packed: Packed,
-        holds: Capacity, steps: float, systems: int = 1, resident: float = 0.0,
+        holds: Capacity, steps: float, resident: float = 0.0,
     ) -> Program:  # fmt: skip
         config, settings = self.config, self.config.train
         beside = []
@@ -299,10 +286,10 @@ class _Work:
             self.lowering.step, load, holds, objective.coefficients, settings.ntp_scale, settings.dpo_scale,
             objective.grpo.form, config.anchor.top,
         )  # fmt: skip
-        times = systems * steps
-        setting = "train.grad_accum_steps"
-        of: dict[str, Any] = {"resident": resident, "other": self.other}
-        return Program(label, setting, lower, load, tokens, counted.training, times, steps, **of)
+        return self.program(
+            label, "train.grad_accum_steps", lower, load, tokens, counted.training, steps, updates=steps,
+            resident=resident,
+        )  # fmt: skip
 
     def _reinforced(self, name: str, objective: ObjectiveConfig) -> Iterator[Program]:
         """Answers are sampled, measured where that is needed, and learned from."""
@@ -324,9 +311,9 @@ class _Work:
             lower = partial(self.lowering.token_logps, read, holds)
             share = settings.questions / len(learned)
             _, counted = _counted(self.shape, learned, asks(objective.coefficients), share)
-            yield Program(
+            yield self.program(
                 f"log-probabilities ({name})", "train.grad_accum_steps", lower, read, step.tokens,
-                counted.total, measured * batches, resident=kept, other=self.other,
+                counted.total, measured * batches, resident=kept,
             )  # fmt: skip
 
     def _anchor_text(self) -> Program:
@@ -375,8 +362,9 @@ class _Work:
         counted = (read + written) * (cost.layers + cost.adapters) + heads * cost.head
         counted += cost.attention * (read * (how.time + 1) / 2 + written * (how.time + how.new / 2))
         lower, tokens = partial(self.lowering.decoding, load), read + written
-        of: dict[str, Any] = {"resident": resident, "other": self.other}
-        return Program(name, setting, lower, load, tokens, counted, times * executions, **of)
+        return self.program(
+            name, setting, lower, load, tokens, counted, times * executions, resident=resident
+        )
 
     def _scoring(
         self, name: str, drawn: Sequence[AnswerTree], asked: int, times: int = 1, resident: float = 0.0,
@@ -391,8 +379,8 @@ class _Work:
         load = Scoring(rows, row_length, holds.sources)
         tokens, counted = _counted(self.shape, drawn, False, asked / executions / len(drawn))
         lower = partial(self.lowering.scoring, load, holds, ends)
-        of: dict[str, Any] = {"resident": resident, "other": self.other}
-        return Program(name, "", lower, load, tokens, counted.total, times * executions, **of)
+        counts = tokens, counted.total, times * executions
+        return self.program(name, "", lower, load, *counts, resident=resident)
 
 
 def _uncounted(config: Config) -> tuple[str, ...]:
@@ -406,15 +394,6 @@ def _uncounted(config: Config) -> tuple[str, ...]:
         "evaluate.rubric": evaluate.rubric,
     }
     return tuple(name for name, value in asked.items() if value)
-
-
-def _alike(objectives: dict[str, ObjectiveConfig]) -> list[list[str]]:
-    """Systems by what makes one program: which coefficients there are."""
-    same: dict[Any, list[str]] = {}
-    for name, objective in objectives.items():
-        terms = tuple(sorted((term, *sorted(weights)) for term, weights in objective.coefficients.items()))
-        same.setdefault(terms, []).append(name)
-    return list(same.values())
 
 
 def _counted(
@@ -437,10 +416,13 @@ def _rows_of(
     return max(1, round(questions * len(laid) / len(drawn))), capacity(sizes, laid, row_length)
 
 
-def _parts(model: Model, mesh: Mesh) -> list[float]:
+def _parts(model: Model, mesh: Mesh) -> Any:
     """Of each parameter the bytes of its part on one chip, float32."""
     shardings, params = parameter_shardings(model, mesh), nn.unbox(model.abstract())
-    parts = jax.tree.map(
+    return jax.tree.map(
         lambda x, sharding: float(FLOAT32 * math.prod(sharding.shard_shape(x.shape))), params, shardings
     )
-    return jax.tree.leaves(parts)
+
+
+def _sum(tree: Any) -> float:
+    return sum(jax.tree.leaves(tree))

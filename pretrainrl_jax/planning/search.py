@@ -17,33 +17,23 @@ from pretrainrl_jax.model.mesh import AXES, Cut, check_model, divisors
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.planning.by_hand import ByHand
 from pretrainrl_jax.planning.chips import Topology
-from pretrainrl_jax.planning.estimate import Estimate, efficiencies, estimate
+from pretrainrl_jax.planning.estimate import efficiencies, estimate
 from pretrainrl_jax.planning.figures import SPARE
 from pretrainrl_jax.planning.planned import Program, Step
-from pretrainrl_jax.planning.work import Work
 
-LANES = 128  # entries of an array's last axis that a TPU keeps together
 REMATS: tuple[Policy, ...] = get_args(Policy)
 
 
 class Candidate(NamedTuple):
     """Settings to try."""
 
-    data: int
-    fsdp: int
-    tensor: int
+    cut: Cut  # of the model and its batch
     remat: Policy
-    microsteps: int  # of the searched section; 1 where nothing is trained
-    expert: int = 1
-
-    @property
-    def cut(self) -> Cut:
-        """How it cuts a model and its batch."""
-        return Cut(self.data, self.fsdp, self.tensor, self.expert)
+    microsteps: int = 1  # of the searched section; 1 where nothing is trained
 
     def settings(self, section: str) -> dict[str, Any]:
         """By dotted names; `section` has the microsteps, "" where none is searched."""
-        named: dict[str, Any] = {f"mesh.{axis}": getattr(self, axis) for axis in AXES}
+        named: dict[str, Any] = {f"mesh.{axis}": getattr(self.cut, axis) for axis in AXES}
         named["model.remat"] = self.remat
         return named | ({f"{section}.grad_accum_steps": self.microsteps} if section else {})
 
@@ -77,40 +67,25 @@ class Ranked(NamedTuple):
 
     candidate: Candidate
     seconds: float  # of the whole run, expected
-    shortest: float  # of the whole run, at least
     memory: float  # bytes a chip, of the program that takes the most
 
 
-class Result(NamedTuple):
+class Found(NamedTuple):
     """What a compiled candidate takes. Times are infinite where a program does not fit: none is known."""
 
-    peak: float  # bytes of a chip, of the program that takes the most
-    free: float  # share of a chip's memory, of that program
-    shortest: float  # seconds of the whole run
-    middle: float
-    longest: float
-    step: float  # seconds of a step of the largest training program
+    candidate: Candidate
+    peak: float = math.inf  # bytes of a chip, of the program that takes the most
+    free: float = -math.inf  # share of a chip's memory, of that program
+    shortest: float = math.inf  # seconds of the whole run
+    middle: float = math.inf
+    longest: float = math.inf
+    step: float = math.inf  # seconds of a step of the largest training program
     refused: str = ""  # why it could not be compiled
 
     @property
     def fits(self) -> bool:
         """With what is to be spare."""
         return self.free >= SPARE and math.isfinite(self.middle)
-
-
-REFUSED = Result(math.inf, -math.inf, math.inf, math.inf, math.inf, math.inf)
-
-
-class Found(NamedTuple):
-    """A candidate that was compiled."""
-
-    ranked: Ranked
-    result: Result
-
-    @property
-    def candidate(self) -> Candidate:
-        """Its settings."""
-        return self.ranked.candidate
 
 
 def meshes(shape: ModelShape, chips: int) -> list[Cut]:
@@ -142,13 +117,8 @@ def candidates(case: Case, remats: Sequence[Policy]) -> list[Candidate]:
         if any((load.rows // load.microsteps) % cut.rows for load in others):
             continue
         steps = microsteps(case.trained, cut.rows) if case.trained else [1]
-        every += [of_cut(cut, remat, count) for remat in remats for count in steps]
+        every += [Candidate(cut, remat, count) for remat in remats for count in steps]
     return every
-
-
-def of_cut(cut: Cut, remat: Policy, count: int) -> Candidate:
-    """With so many microsteps."""
-    return Candidate(cut.data, cut.fsdp, cut.tensor, remat, count, cut.expert)
 
 
 def microsteps(step: Program, shards: int) -> list[int]:
@@ -165,55 +135,28 @@ def microsteps(step: Program, shards: int) -> list[int]:
 
 def rank(case: Case, candidate: Candidate) -> Ranked:
     """Time and memory of a candidate by hand."""
-    trained = replace(case.hand, shape=replace(case.hand.shape, remat=candidate.remat), cut=candidate.cut)
-    parts = trained.parameters / case.hand.parameters  # of other models, too
-    seconds = shortest = memory = 0.0
+    parts = replace(case.hand, cut=candidate.cut).parameters / case.hand.parameters  # of all models
+    seconds, memory, shares = 0.0, 0.0, efficiencies(case.topology.chip)
     for program in case.programs:
-        load, other = program.load, program.other
-        hand = replace(other.hand, cut=candidate.cut) if other else trained
-        if other and other.learned:  # the model itself, with adapters
+        load, hand = program.load, replace(program.hand, cut=candidate.cut)
+        if program.learned:
             hand = replace(hand, shape=replace(hand.shape, remat=candidate.remat))
         if isinstance(load, Step) and program.section == case.section:
             load = load._replace(microsteps=candidate.microsteps)
-        work, times = load.work(hand), program.executions or 0.0
-        seconds += times * _expected(case, candidate, work).middle
-        # At least: what is read, written and gathered for decoding may stay in a small model's fast memory.
-        products = tuple(op._replace(bytes=0.0) for op in work.operations)
-        least = Work(products, work.sent if program.trains else ())
-        shortest += times * _time(case, least).shortest
-        arguments = other.parameters * parts if other else hand.parameters
-        if program.trains:
-            arguments += 2 * (other.learned * parts if other else hand.parameters)
-        memory = max(memory, arguments + load.working(hand) + program.resident * parts)
-    return Ranked(candidate, seconds, shortest, memory)
-
-
-def _time(case: Case, work: Work) -> Estimate:
-    return estimate(work, case.topology, efficiencies(case.topology.chip))
-
-
-def _expected(case: Case, candidate: Candidate, work: Work) -> Estimate:
-    """Of shards narrower than a TPU's lanes XLA makes no all-gather.
-
-    Each chip puts its shard into zeros, and all are summed: an all-reduce, which sends twice as much (seen
-    of a width of 5,120 over 64 chips, 80 entries each; not over 16, 320 each).
-    """
-    if case.topology.chip.kind == "tpu" and case.hand.shape.d_model // candidate.fsdp < LANES:
-        summed = (s._replace(kind="all-reduce") if s.kind == "all-gather" else s for s in work.sent)
-        work = work._replace(sent=tuple(summed))
-    return _time(case, work)
+        seconds += (program.executions or 0.0) * estimate(load.work(hand), case.topology, shares).middle
+        held = parts * (program.parameters + program.moments + program.resident)
+        memory = max(memory, held + load.working(hand))
+    return Ranked(candidate, seconds, memory)
 
 
 def search(
-    ranked: Sequence[Ranked], judge: Callable[[Candidate], Result], most: int, hbm: float
+    ranked: Sequence[Ranked], judge: Callable[[Candidate], Found], most: int, hbm: float
 ) -> Iterator[Found]:
-    """Judge the most promising candidates, one after another, and give each as soon as it is judged.
+    """Judge the most promising candidates, `most` of them, and give each as soon as it is judged.
 
     First come those that fit by hand in `hbm` bytes, the fastest first. What one really took corrects what is
-    expected of the others with the same remat. Those that cannot be faster than the best that was found are
-    left out. `judge` compiles one; `most` are judged at most.
+    expected of the others with the same remat. `judge` compiles one.
     """
-    found: list[Found] = []
     scales: dict[Policy, float] = {}
 
     def order(one: Ranked) -> tuple[bool, float, float, float]:
@@ -222,33 +165,15 @@ def search(
         steps = one.candidate.microsteps
         return (over, memory, one.seconds, steps) if over else (over, one.seconds, steps, memory)
 
-    while len(found) < most and (rest := promising(ranked, found)):
-        one = min(rest, key=order)
-        result = judge(one.candidate)
-        if one.memory and math.isfinite(result.peak):
-            scales[one.candidate.remat] = result.peak / one.memory
-        found.append(Found(one, result))
-        yield found[-1]
-
-
-def promising(ranked: Sequence[Ranked], found: Sequence[Found]) -> list[Ranked]:
-    """Those not yet found that may be faster than the best that was: their least time is less.
-
-    By hand it is an estimate, too: where a candidate took less than its own, the others' are lowered alike.
-    """
-    best = one.result.middle if (one := fastest(found)) else math.inf
-    shares = (one.result.middle / one.ranked.shortest for one in found if one.ranked.shortest)
-    trust = min(1.0, *shares, 1.0)
-    judged = {one.candidate for one in found}
-    return [h for h in ranked if h.candidate not in judged and h.shortest * trust < best]
+    rest = list(ranked)
+    while rest and len(ranked) - len(rest) < most:
+        rest.remove(one := min(rest, key=order))
+        found = judge(one.candidate)
+        if one.memory and math.isfinite(found.peak):
+            scales[one.candidate.remat] = found.peak / one.memory
+        yield found
 
 
 def fastest(every: Sequence[Found]) -> Found | None:
     """Of those that fit with memory to spare, the one whose run takes the least; none where none does."""
-    return min((one for one in every if one.result.fits), key=lambda one: one.result.middle, default=None)
-
-
-def closest(every: Sequence[Found]) -> Found | None:
-    """The one that leaves the most memory free, of those that could be compiled at all."""
-    could = [one for one in every if not one.result.refused]
-    return max(could, key=lambda one: one.result.free, default=None)
+    return min((one for one in every if one.fits), key=lambda one: one.middle, default=None)

@@ -7,37 +7,32 @@ from pretrainrl_jax.planning.hlo import Computation, Frame, Instruction
 
 PASSING = ("copy", "copy-done", "bitcast", "convert", "reshape", "opt-barrier")  # the same number goes on
 CALLING = ("fusion", "call", "async")  # of one computation, with the instruction's own operands
-MIRRORED = {"LT": "GT", "LE": "GE", "GT": "LT", "GE": "LE", "NE": "NE"}
 
 
 def trip_count(frame: Frame, loop: Instruction) -> int | None:
     """How often the body of a `while` runs, each time it is entered; none where that cannot be told.
 
-    Some compilers write it down. Otherwise it is derived, where a carried number is compared with a constant
-    and the body adds a constant to it.
+    Some compilers write it down. Otherwise it is derived, where a carried number, to which the body adds a
+    constant, is to be less than another constant: all that JAX's scans and counted loops become.
     """
     if match := re.search(r'known_trip_count"?:\s*\{\s*"?n"?:\s*"?(\d+)', loop.attributes):
         return int(match[1])
-    (body,), (condition,) = frame.called(loop, "body"), frame.called(loop, "condition")
-    where, test = condition, condition.computation.root
+    (body,), (where,) = frame.called(loop, "body"), frame.called(loop, "condition")
+    test = where.computation.root
     while test.opcode in CALLING and (inner := where.called(test, "calls", "to_apply")):
         where, test = inner[0], inner[0].computation.root
-    direction = re.search(r"direction=(\w\w)", test.attributes)
-    if test.opcode != "compare" or direction is None or direction[1] not in MIRRORED:
+    direction = re.search(r"direction=(LT|GT)", test.attributes)
+    if test.opcode != "compare" or direction is None:
         return None
-    left, right = (_number(where, name) for name in test.operands)
-    order = direction[1]
-    if left is None or right is None:
+    number, limit = (_number(where, name) for name in test.operands[:: 1 if direction[1] == "LT" else -1])
+    if number is None or limit is None or number.carried is None or limit.carried is not None:
         return None
-    if left.carried is None:
-        left, right, order = right, left, MIRRORED[order]
-    if left.carried is None or right.carried is not None:
+    first = _number(frame, loop.operands[0], number.carried)
+    then = _number(body, body.computation.root.name, number.carried)
+    if first is None or first.carried is not None or then is None or then.carried != number.carried:
         return None
-    first = _number(frame, loop.operands[0], left.carried)
-    then = _number(body, body.computation.root.name, left.carried)
-    if first is None or first.carried is not None or then is None or then.carried != left.carried:
-        return None
-    return _turns(first.offset + left.offset, then.offset, right.offset, order)
+    distance = limit.offset - number.offset - first.offset
+    return 0 if distance <= 0 else -(-distance // then.offset) if then.offset > 0 else None
 
 
 class _Number(NamedTuple):
@@ -47,18 +42,6 @@ class _Number(NamedTuple):
     offset: int
 
 
-def _turns(first: int, step: int, limit: int, order: str) -> int | None:
-    """How many of first, first + step, ... are on their side of the limit before one is not."""
-    if order in ("GT", "GE"):
-        return _turns(-first, -step, -limit, MIRRORED[order])
-    distance = limit - first + (order == "LE")
-    if order != "NE" and distance <= 0:
-        return 0
-    if order == "NE":
-        return distance // step if step and distance % step == 0 and distance // step >= 0 else None
-    return -(-distance // step) if step > 0 else None
-
-
 def _number(frame: Frame, name: str, place: int | None = None) -> _Number | None:
     """The value of a scalar, or of the one at a place in a tuple, where it can be told from the text."""
     instruction = frame.find(name)
@@ -66,9 +49,8 @@ def _number(frame: Frame, name: str, place: int | None = None) -> _Number | None
     match instruction.opcode:
         case "constant":
             return _Number(None, int(operands[0])) if re.fullmatch(r"-?\d+", operands[0]) else None
-        case "add" | "subtract":
-            left, right = (_number(frame, operand) for operand in operands)
-            return _sum(left, right, instruction.opcode == "subtract")
+        case "add":
+            return _sum(*(_number(frame, operand) for operand in operands))
         case "tuple" if place is not None:
             return _number(frame, operands[place])
         case "get-tuple-element" if place is None:
@@ -88,14 +70,12 @@ def _number(frame: Frame, name: str, place: int | None = None) -> _Number | None
             return None
 
 
-def _sum(left: _Number | None, right: _Number | None, subtracted: bool) -> _Number | None:
-    """Of two numbers of which one at most is carried, and that one is not subtracted."""
-    if left is None or right is None:
-        return None
-    if right.carried is not None and (left.carried is not None or subtracted):
+def _sum(left: _Number | None, right: _Number | None) -> _Number | None:
+    """Of two numbers of which one at most is carried."""
+    if left is None or right is None or None not in (left.carried, right.carried):
         return None
     carried = left.carried if right.carried is None else right.carried
-    return _Number(carried, left.offset - right.offset if subtracted else left.offset + right.offset)
+    return _Number(carried, left.offset + right.offset)
 
 
 def _given(frame: Frame, parameter: int, place: int | None) -> _Number | None:

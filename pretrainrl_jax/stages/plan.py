@@ -5,23 +5,23 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.model.mesh import Cut
-from pretrainrl_jax.planning.chips import GIB, Topology
+from pretrainrl_jax.planning.chips import Topology
 from pretrainrl_jax.planning.compiled import Compiled, OutOfMemory, compile_program, keep, kept
 from pretrainrl_jax.planning.compiler import Request
-from pretrainrl_jax.planning.figures import SPARE, Figures, as_json, figures, of_weights, remedies, warnings
+from pretrainrl_jax.planning.figures import SPARE, Figures, as_json, of_weights, remedies, warnings
 from pretrainrl_jax.planning.page import page
 from pretrainrl_jax.planning.planned import Decoding, Planned, Program
 from pretrainrl_jax.planning.program import Collective, read_program
 from pretrainrl_jax.planning.target import planned_for, versions
 from pretrainrl_jax.planning.typical import Material, material
-from pretrainrl_jax.planning.work import Operation, Sent, Work
+from pretrainrl_jax.planning.work import Sent, Work
 from pretrainrl_jax.progress import Screen
 
 
@@ -37,7 +37,7 @@ class Plan:
     @property
     def fits(self) -> bool:
         """Every program does."""
-        return all(one.fits for one in self.figures)
+        return all(one.free >= 0 for one in self.figures)
 
 
 def plan(config: Config, topology: Topology, screen: Screen, price: float | None, as_script: bool) -> None:
@@ -60,7 +60,7 @@ def show(
 ) -> None:
     """Print a plan; `beside`: what a script is told beside it. Raises MemoryError as `plan`."""
     topology, remarks = made.topology, warnings(made.figures, made.topology)
-    tight = [one for one in made.figures if one.memory.free < SPARE]
+    tight = [one for one in made.figures if one.free < SPARE]
     if as_script:
         told = {
             "topology": topology.name,
@@ -68,9 +68,7 @@ def show(
             "mesh": dict(made.planned.mesh.shape),
             "fits": made.fits,
             "compiled": topology.chip.kind == "tpu",
-            "judge": {"verdicts": made.planned.verdicts, "tokens": made.planned.verdict_tokens},
-            "host_bytes": made.planned.largest,
-            "programs": as_json(made.figures, topology),
+            "programs": [as_json(one) for one in made.figures],
             "decoding": of_weights(made.planned),
             "uncounted": list(made.planned.uncounted),
             "warnings": remarks,
@@ -81,8 +79,8 @@ def show(
         for line in (*lines(made), *(f"! {remark}" for remark in remarks)):
             print(line)
     for one in tight:
-        advice = " or ".join(remedies(one, made.planned, topology))
-        screen.warn(f"! {one.program.name} leaves {one.memory.free:.0%} of a chip's memory free: {advice}")
+        advice = " or ".join(remedies(one))
+        screen.warn(f"! {one.program.name} leaves {one.free:.0%} of a chip's memory free: {advice}")
     if not made.fits:
         raise MemoryError(f"{made.title} does not fit in {topology.name}; see above what would make it fit")
 
@@ -98,11 +96,9 @@ def plan_of(config: Config, topology: Topology, material: Material, screen: Scre
 def figures_by_hand(config: Config, whole: Planned, topology: Topology, screen: Screen) -> Iterator[Figures]:
     """Of GPUs, for which nothing compiles here: from shapes."""
     for program in whole.programs:
-        hand = whole.hand_of(program)
-        working = program.load.working(hand)
-        held = whole.parameters_of(program) + whole.moments_of(program)
-        work = program.load.work(hand)
-        yield figures(whole, program, work, working, held + working, topology)
+        working, work = program.load.working(program.hand), program.load.work(program.hand)
+        held = program.parameters + program.moments
+        yield Figures(program, topology, working, held + working, work)
 
 
 def compiled_figures(config: Config, whole: Planned, topology: Topology, screen: Screen) -> Iterator[Figures]:
@@ -129,30 +125,26 @@ def compiled_figures(config: Config, whole: Planned, topology: Topology, screen:
         begun = {key: pool.submit(compiled_one, program, key) for key, program in one_of_each.items()}
         try:
             for program, own in zip(whole.programs, keys, strict=True):
-                yield of_program(whole, program, begun[own].result(), topology)
+                yield of_program(program, begun[own].result(), topology)
                 bar.advance()
         except BaseException:  # Ctrl-C among them: what has not begun is not begun
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def of_program(
-    whole: Planned, program: Program, compiled: Compiled | OutOfMemory, topology: Topology
-) -> Figures:
+def of_program(program: Program, compiled: Compiled | OutOfMemory, topology: Topology) -> Figures:
     """What was compiled, read; of a program that does not fit its memory alone is known."""
     if isinstance(compiled, OutOfMemory):
-        return figures(whole, program, None, compiled.used, compiled.used, topology)
+        return Figures(program, topology, compiled.used, compiled.used, None)
     turns = program.load.turns if isinstance(program.load, Decoding) else 0
     read = read_program(compiled.text, turns or 1)
-    made = (Operation(op.flops, op.bytes, op.trips, op.op_name) for op in read.operations)
     # Of a kernel the text has what it reads and writes; what it computes is known by hand.
-    by_hand = program.load.work(whole.hand_of(program)).operations
+    by_hand = program.load.work(program.hand).operations
     kernels = (op._replace(bytes=0.0) for op in by_hand if op.head_dim or op.kernel)
-    cut = whole.hand_of(program).cut
-    work = Work((*made, *kernels), tuple(_sent(one, cut) for one in read.collectives))
+    work = Work((*read.operations, *kernels), tuple(_sent(one, program.hand.cut) for one in read.collectives))
     unknown = () if turns else tuple(loop.name for loop in read.unknown_loops)
-    told = figures(whole, program, work, float(compiled.temporary), float(compiled.peak), topology)
-    return replace(told, compiled=compiled.seconds, unknown_loops=unknown)
+    sizes = float(compiled.temporary), float(compiled.peak)
+    return Figures(program, topology, *sizes, work, compiled.seconds, unknown)
 
 
 def _sent(one: Collective, cut: Cut) -> Sent:
@@ -173,13 +165,6 @@ def lines(made: Plan) -> Iterator[str]:
                 f"them, by default, with those of all {experts} that a device has"
             )
     yield made.planned.material.source
-    held, host = made.planned.largest, made.topology.chip.host_memory
-    yield f"loading takes {held / GIB:.1f} of the {host / GIB:,.0f} GiB of a host's memory"
-    if made.planned.verdicts:
-        yield (
-            f"the judge is asked {made.planned.verdicts:,} times and reads about "
-            f"{made.planned.verdict_tokens / 1e9:,.1f}B tokens: its time is not in the tables"
-        )
     if weights := of_weights(made.planned):
         yield weights
     if made.planned.uncounted:

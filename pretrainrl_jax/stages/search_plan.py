@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.config.stored import changed
@@ -11,7 +11,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.planning import search as searching
 from pretrainrl_jax.planning.chips import GIB, Topology
 from pretrainrl_jax.planning.compiled import CompilerFailed
-from pretrainrl_jax.planning.figures import ENDS, SPARE, Figures, remedies
+from pretrainrl_jax.planning.figures import ENDS, SPARE, Figures
 from pretrainrl_jax.planning.page import HOUR, WIDTH
 from pretrainrl_jax.planning.shapes import shape_for
 from pretrainrl_jax.planning.target import planned_for
@@ -19,19 +19,6 @@ from pretrainrl_jax.planning.typical import Material, material
 from pretrainrl_jax.progress import SILENT, Screen
 from pretrainrl_jax.report.columns import grid, plain
 from pretrainrl_jax.stages.plan import Plan, plan_of, show
-
-
-class Searched(NamedTuple):
-    """What was found, and among how many."""
-
-    section: str  # whose microsteps were searched
-    ranked: Sequence[searching.Ranked]
-    found: Sequence[searching.Found]
-
-    @property
-    def best(self) -> searching.Found | None:
-        """The fastest that fits; none where none does."""
-        return searching.fastest(self.found)
 
 
 def search_plan(
@@ -58,35 +45,33 @@ def search_plan(
         raise InputError(f"--search: no mesh of {topology.name} divides both the model and pretrain.rows")
     plans: dict[searching.Candidate, Plan] = {}
     found: list[searching.Found] = []
-    searched = Searched(case.section, ranked, found)
 
-    def judge(candidate: searching.Candidate) -> searching.Result:
+    def judge(candidate: searching.Candidate) -> searching.Found:
         try:
             made = plan_of(changed(config, candidate.settings(case.section)), topology, learned, SILENT)
         except (InputError, CompilerFailed) as error:  # one that fails does not end the search
-            return searching.REFUSED._replace(refused=" ".join(str(error).split()) or type(error).__name__)
+            why = " ".join(str(error).split()) or type(error).__name__
+            screen.warn(f"! {candidate.flags(case.section)} cannot be compiled: {why}")
+            return searching.Found(candidate, refused=why)
         plans[candidate] = made
-        return result_of(made.figures)
+        return found_of(candidate, made.figures)
 
     try:
         with screen.track("search", min(most, len(ranked)), "candidates") as bar:
             for one in searching.search(ranked, judge, most, topology.chip.hbm):
                 found.append(one)
-                if not as_script:
-                    screen.say(line(one))
-                if best := searched.best:
-                    bar.show(best_hours=best.result.middle / HOUR)
+                if best := searching.fastest(found):
+                    bar.show(best_hours=best.middle / HOUR)
                 bar.advance()
     except KeyboardInterrupt:
-        tell(searched, as_script, whole=False)
+        tell(found, len(ranked), case.section, as_script)
         raise
-    best = searched.best
+    best = searching.fastest(found)
+    if best is None or not as_script:  # a script is told with the plan
+        tell(found, len(ranked), case.section, as_script)
     if best is None:
-        tell(searched, as_script, whole=False)
-        raise _nothing(searched, plans, topology)
-    if not as_script:
-        tell(searched, as_script)
-    show(plans[best.candidate], screen, price, as_script, as_json(searched))
+        raise _nothing(found, case.section, topology)
+    show(plans[best.candidate], screen, price, as_script, as_json(found, len(ranked), case.section))
 
 
 def case_of(config: Config, topology: Topology, learned: Material) -> searching.Case:
@@ -96,108 +81,68 @@ def case_of(config: Config, topology: Topology, learned: Material) -> searching.
     """
     if not (every := searching.meshes(shape_for(config), topology.count)):
         raise InputError(f"--search: no mesh of {topology.count} chips divides the model")
-    one = searching.of_cut(min(every, key=lambda cut: cut.rows), config.model.remat, 1)
+    one = searching.Candidate(min(every, key=lambda cut: cut.rows), config.model.remat)
     whole = planned_for(changed(config, one.settings("")), topology, learned)
     return searching.Case(whole.hand, whole.programs, topology)
 
 
-def result_of(every: Sequence[Figures]) -> searching.Result:
+def found_of(candidate: searching.Candidate, every: Sequence[Figures]) -> searching.Found:
     """Of a candidate, from the figures of its programs."""
-    largest = max(every, key=lambda one: one.memory.peak)
+    largest = max(every, key=lambda one: one.peak)
     steps = [one for one in every if one.program.trains and one.time]
     step = max(steps, key=lambda one: (one.program.executions or 0.0) * one.program.counted, default=None)
     shortest, middle, longest = (sum(one.run(end) for one in every) for end in ENDS)
     taken = step.time.middle if step and step.time else math.inf
-    return searching.Result(largest.memory.peak, largest.memory.free, shortest, middle, longest, taken)
+    return searching.Found(candidate, largest.peak, largest.free, shortest, middle, longest, taken)
 
 
-def cells(one: searching.Found) -> list[str]:
-    """A row of the table."""
-    candidate, result = one.candidate, one.result
-    mesh = f"{candidate.data} x {candidate.fsdp} x {candidate.tensor}"
-    mesh += f", expert {candidate.expert}" if candidate.expert > 1 else ""
-    head = [mesh, candidate.remat, str(candidate.microsteps)]
-    if result.refused:
-        return [*head, "–", "–", "–", "–"]
-    hours = f"{result.shortest / HOUR:,.2f} to {result.longest / HOUR:,.2f}"
-    return [
-        *head,
-        f"{result.peak / GIB:.2f}",
-        f"{result.free:.0%}",
-        hours if math.isfinite(result.middle) else "–",
-        f"{result.step * 1e3:,.1f} ms" if math.isfinite(result.step) else "–",
-    ]
-
-
-def line(one: searching.Found) -> str:
-    """What is said as soon as a candidate is compiled."""
-    mesh, remat, steps, peak, free, hours, step = cells(one)
-    said = f"mesh {mesh}, remat {remat}, microsteps {steps}: "
-    if one.result.refused:
-        return f"{said}cannot be compiled: {one.result.refused}"
-    return f"{said}peak {peak} GiB, {free} free, run {hours} hours, step {step}"
-
-
-def tell(searched: Searched, as_script: bool, whole: bool = True) -> None:
-    """Print what was found: a table, and the flags of the best; `whole`: the search came to its end."""
-    best = searched.best
+def tell(found: Sequence[searching.Found], ranked: int, section: str, as_script: bool) -> None:
+    """Print the candidates that were compiled, of so many, the fastest first, and its flags."""
     if as_script:
-        print(json.dumps(as_json(searched), indent=1))
+        print(json.dumps(as_json(found, ranked, section), indent=1))
         return
-    if searched.found:
-        heads = ["microsteps", "peak, GiB", "free", "run, hours", "step", ""]
-        ordered = sorted(searched.found, key=lambda one: (not one.result.fits, one.result.middle))
-        rows = [[*cells(one), "best" if one is best else ""] for one in ordered]
-        table = grid({"data x fsdp x tensor": None, "remat": None}, heads, rows)
-        print(plain("candidates", table, width=WIDTH), end="")
-    print(counts(searched))
-    if best:
-        print(f"{'the fastest' if whole else 'the fastest so far'}: {best.candidate.flags(searched.section)}")
+    best = searching.fastest(found)
+    heads = ["microsteps", "peak, GiB", "free", "run, hours", "step", ""]
+    rows = []
+    for one in sorted(found, key=lambda one: (not one.fits, one.middle)):
+        (data, fsdp, tensor, expert), remat, steps = one.candidate
+        mesh = f"{data} x {fsdp} x {tensor}" + (f", expert {expert}" if expert > 1 else "")
+        memory = ["–", "–"] if one.refused else [f"{one.peak / GIB:.2f}", f"{one.free:.0%}"]
+        times = ["–", "–"]
+        if math.isfinite(one.middle):
+            times = [f"{one.shortest / HOUR:,.2f} to {one.longest / HOUR:,.2f}", f"{one.step * 1e3:,.1f} ms"]
+        rows.append([mesh, remat, str(steps), *memory, *times, "best" if one is best else ""])
+    said = [f"{len(found)} of {ranked} candidates compiled; --search=N compiles N"]
+    said += [f"the fastest of them: {best.candidate.flags(section)}"] if best else []
+    candidates = grid({"data x fsdp x tensor": None, "remat": None}, heads, rows)
+    print(plain("candidates", candidates, *said, width=WIDTH), end="")
 
 
-def counts(searched: Searched) -> str:
-    """How many were compiled, and what is with the others."""
-    compiled, every = len(searched.found), len(searched.ranked)
-    open_ones = len(searching.promising(searched.ranked, searched.found))
-    said = f"{compiled} of {every} candidates compiled"
-    if slower := every - compiled - open_ones:
-        said += f"; {slower} cannot be faster"
-    if open_ones:
-        said += f"; {open_ones} ranked lower are not looked at: --search={2 * compiled or 1} looks at more"
-    return said
-
-
-def as_json(searched: Searched) -> dict[str, Any]:
+def as_json(found: Sequence[searching.Found], ranked: int, section: str) -> dict[str, Any]:
     """Plain values, seconds and bytes; what is not known is null."""
+    best = searching.fastest(found)
 
     def row(one: searching.Found) -> dict[str, Any]:
-        told = {name: None if value in (math.inf, -math.inf) else value
-                for name, value in one.result._asdict().items()}  # fmt: skip
-        hand = {"by_hand": one.ranked.seconds, "by_hand_shortest": one.ranked.shortest}
-        return one.candidate._asdict() | told | hand | {"fits": one.result.fits, "best": one is searched.best}
+        (cut, remat, steps), *values = one
+        told = dict(zip(one._fields[1:], values, strict=True)) | {"fits": one.fits, "best": one is best}
+        of = cut._asdict() | {"remat": remat, "microsteps": steps}
+        return of | {n: None if v in (math.inf, -math.inf) else v for n, v in told.items()}
 
-    best = searched.best
     return {
-        "search": [row(one) for one in searched.found],
-        "candidates": len(searched.ranked),
-        "flags": best.candidate.flags(searched.section) if best else "",
+        "search": [row(one) for one in found],
+        "candidates": ranked,
+        "flags": best.candidate.flags(section) if best else "",
     }
 
 
-def _nothing(searched: Searched, plans: dict[searching.Candidate, Plan], topology: Topology) -> Exception:
-    """Why nothing was found, with the closest candidate and what would make it fit."""
-    one = searching.closest(searched.found)
-    if one is None:
-        return InputError(f"--search: no candidate can be compiled: {searched.found[0].result.refused}")
-    flags = one.candidate.flags(searched.section)
+def _nothing(found: Sequence[searching.Found], section: str, topology: Topology) -> Exception:
+    """Why nothing was found, with the closest candidate."""
+    compiled = [one for one in found if not one.refused]
+    if not compiled:
+        return InputError(f"--search: no candidate can be compiled: {found[0].refused}")
+    one = max(compiled, key=lambda one: one.free)
+    flags = one.candidate.flags(section)
     return MemoryError(
-        f"none of {len(searched.found)} candidates leaves {SPARE:.0%} of a chip's memory free in "
-        f"{topology.name}; the closest, {flags}, leaves {one.result.free:.0%} free; "
-        f"{advice_of(plans[one.candidate], topology)}"
+        f"none of {len(found)} candidates leaves {SPARE:.0%} of a chip's memory free in {topology.name}; the "
+        f"closest leaves {one.free:.0%} free: plan with {flags} says what would make it fit"
     )
-
-
-def advice_of(made: Plan, topology: Topology) -> str:
-    """What would make the program fit that takes the most."""
-    tightest = max(made.figures, key=lambda one: one.memory.peak)
-    return f"{tightest.program.name}: {' or '.join(remedies(tightest, made.planned, topology))}"

@@ -212,10 +212,10 @@ def test_by_hand_agrees_with_what_xla_compiles(remat: Policy, lora: LoraConfig) 
     whole = planned(config, shape, None, Material(10, 10, 10, 10, 10, ""), mesh, Chosen())
     step = next(program for program in whole.programs if program.name == "pretraining step")
     compiled = step.lower().compile()
-    hand, memory = whole.hand_of(step), compiled.memory_analysis()
+    hand, memory = step.hand, compiled.memory_analysis()
     assert step.load.work(hand).flops == pytest.approx(read_program(compiled.as_text()).flops, rel=0.1)
     assert step.load.working(hand) == pytest.approx(memory.temp_size_in_bytes, rel=0.3)
-    state = whole.parameters_of(step) + whole.moments_of(step)
+    state = step.parameters + step.moments
     assert state == pytest.approx(memory.argument_size_in_bytes, rel=0.01)
 
 

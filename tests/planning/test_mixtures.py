@@ -130,11 +130,15 @@ def test_experts_are_searched_where_there_are_some() -> None:
     assert {cut.expert for cut in meshes(KNOWN["Qwen3-4B-Base"], 8)} == {1}
     assert all(cut.rows * cut.tensor == 8 for cut in meshes(SHAPE, 8))
     load = Step((Packed(64, 512, 512),))
-    step = Program("step", "train.grad_accum_steps", lambda: None, load, 64 * 512.0, 3e10, 200.0, 200.0)
-    case = Case(hand(1, 1, 1, 8), [step], topology("v5p:2x2x2"))
-    every = [one for one in candidates(case, ["full"]) if one.tensor == 1 and one.microsteps == 1]
-    cut = next(one for one in every if (one.fsdp, one.expert) == (2, 4))
-    whole = next(one for one in every if (one.fsdp, one.expert) == (1, 1))
+    one = hand(1, 1, 1, 8)
+    step = Program(
+        "step", "train.grad_accum_steps", lambda: None, load, 64 * 512.0, 3e10, 200.0, 200.0,
+        hand=one, parameters=one.parameters, learned=one.parameters,
+    )  # fmt: skip
+    case = Case(one, [step], topology("v5p:2x2x2"))
+    every = [one for one in candidates(case, ["full"]) if one.cut.tensor == 1 and one.microsteps == 1]
+    cut = next(one for one in every if (one.cut.fsdp, one.cut.expert) == (2, 4))
+    whole = next(one for one in every if (one.cut.fsdp, one.cut.expert) == (1, 1))
     assert rank(case, cut).memory < rank(case, whole).memory
     command = parse(["plan", "--topology=v5p:2x2x2", *cut.flags("train").split()])
     mesh = command.config.mesh

@@ -53,9 +53,9 @@ def test_product() -> None:
     """One product, and nothing else."""
     program = read(lambda x, y: x @ y, (30, 40), (40, 50))
     assert program.flops == 2 * 30 * 40 * 50
-    assert [(p.trips, p.dtypes) for p in program.products] == [(1, ("f32", "f32"))]
+    assert [one.times for one in program.operations] == [1]
     assert program.hbm_bytes == 4 * (30 * 40 + 40 * 50 + 30 * 50)
-    assert (program.collectives, program.loops, program.devices) == ((), (), 1)
+    assert (program.collectives, program.loops) == ((), ())
 
 
 def test_batches() -> None:
@@ -81,10 +81,10 @@ def test_nested_loops() -> None:
     program = read(nested, (8, 16), (16, 16))
     assert program.flops == 3 * 7 * 2 * 8 * 16 * 16
     assert [loop.trips for loop in program.loops] == [3, 7]
-    (product,) = program.products
-    assert product.trips == 21
+    (product,) = (one for one in program.operations if one.flops)
+    assert product.times == 21
     assert product.flops == 2 * 8 * 16 * 16
-    assert product.op_name.endswith("while/body/closed_call/dot_general")
+    assert product.name.startswith("jit(nested)/while/body/closed_call")
 
 
 def test_gradient() -> None:
@@ -119,7 +119,7 @@ def test_loops_of_one_name_that_may_end_early_share_their_turns() -> None:
         return until(0, (step, x[:2]), w)[1]
 
     program = read_program(text_of(search, (8, 16), (16, 16)), turns=7)
-    assert [(product.flops, product.trips) for product in program.products] == [
+    assert [(product.flops, product.times) for product in program.operations if product.flops] == [
         (2 * 8 * 16 * 16, 7),
         (2 * 2 * 16 * 16, 0),
     ]
@@ -247,7 +247,6 @@ def test_exchanges(of_eight: dict[str, str]) -> None:
     }
     assert len(program.collectives) == 6
     assert {c.size for c in program.collectives} == {2, 4, 8}
-    assert program.devices == 8
     names = {c.op_name.rsplit("/", 1)[1] for c in program.collectives}
     assert names == {"psum", "all_gather", "reduce_scatter", "all_to_all", "ppermute"}
 
@@ -340,9 +339,7 @@ dim_labels={labels}"""
 def test_products_of_tpus(name: str) -> None:
     """Each is a product of matrices, of which it has the operations."""
     sizes, window, labels, flops = CONVOLUTIONS[name]
-    (product,) = written(convolution(sizes, window, labels)).products
-    assert product.flops == flops
-    assert product.dtypes == ("bf16", "bf16")
+    assert written(convolution(sizes, window, labels)).flops == flops
 
 
 @settings(deadline=None)
@@ -370,17 +367,6 @@ def test_any_window(
     how = f"size={window} stride={stride} pad={pads[0]}_{pads[1]} lhs_dilate={dilate} rhs_dilate={spread}"
     program = written(convolution(f"4,{size},3 {window},3,7 4,{results},7", how, "b0f_0io->b0f"))
     assert program.flops == 2 * 4 * 3 * 7 * met
-
-
-def test_product_of_gpus() -> None:
-    """A call of cuBLAS is one, whose first result it is."""
-    program = written("""  %x = bf16[4,30,40]{2,1,0} parameter(0)
-  %y = bf16[4,50,40]{2,1,0} parameter(1)
-  ROOT %gemm = (bf16[4,30,50]{2,1,0}, s8[4194304]{0}) custom-call(%x, %y), \
-custom_call_target="__cublas$gemm", metadata={op_name="jit(f)/dot_general"}, \
-backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["2"],\
-"rhs_contracting_dimensions":["2"],"lhs_batch_dimensions":["0"],"rhs_batch_dimensions":["0"]}}}""")
-    assert program.flops == 2 * 4 * 30 * 40 * 50
 
 
 ADD = """%add.1 (x: f32[], y: f32[]) -> f32[] {
@@ -545,16 +531,12 @@ UP, DOWN = "add(%i.2, %one)", "subtract(%i.2, %two)"
         ("%i.1, %written), direction=LT", UP, "0", "29", 29),
         ("%i.1, %carried), direction=LT", UP, "0", "29", 29),
         ("%carried, %i.1), direction=GT", UP, "0", "29", 29),
-        ("%i.1, %written), direction=LE", UP, "3", "29", 27),
-        ("%i.1, %written), direction=NE", UP, "0", "29", 29),
+        ("%i.1, %written), direction=LE", UP, "3", "29", None),
         ("%i.1, %written), direction=LT", "add(%two, %i.2)", "0", "29", 15),
-        ("%i.1, %written), direction=GT", DOWN, "28", "0", 14),
-        ("%i.1, %written), direction=GE", DOWN, "28", "0", 15),
+        ("%i.1, %written), direction=GT", DOWN, "28", "0", None),
         ("%i.1, %written), direction=LT", UP, "30", "29", 0),
-        ("%i.1, %written), direction=GE", UP, "-5", "-7", None),
         ("%i.1, %written), direction=LT", "add(%i.2, %end)", "0", "29", 1),
         ("%i.1, %written), direction=LT", "multiply(%i.2, %two)", "1", "29", None),
-        ("%i.1, %written), direction=NE", "add(%i.2, %two)", "0", "29", None),
     ],
 )
 def test_turns(condition: str, step: str, start: str, limit: str, turns: int | None) -> None:
@@ -755,26 +737,6 @@ called_computations={%called}
     assert program.hbm_bytes == sliced + changed + plain + again + 2 * 16 * row + 4 * 16
 
 
-def test_conditional_of_two_computations() -> None:
-    """Its older form; the branch with more operations, and its exchanges, count."""
-    branch = """%{name} (p.{name}: f32[8,8]) -> f32[8,8] {{
-  %p.{name} = f32[8,8]{{1,0}} parameter(0)
-  ROOT %r.{name} = f32[8,8]{{1,0}} {does}
-}}"""
-    program = written(
-        """  %b = pred[] parameter(0)
-  %x = f32[8,8]{1,0} parameter(1)
-  ROOT %c = f32[8,8]{1,0} conditional(%b, %x, %x), true_computation=%yes, false_computation=%no""",
-        ADD,
-        branch.format(name="yes", does="all-reduce(%p.yes), replica_groups={{0,1}}, to_apply=%add.1"),
-        branch.format(
-            name="no", does="dot(%p.no, %p.no), lhs_contracting_dims={1}, rhs_contracting_dims={0}"
-        ),
-    )
-    assert program.flops == 2 * 8**3
-    assert program.collectives == ()
-
-
 def test_operands_with_types() -> None:
     """As some versions write them, without signs before names."""
     program = written("""  x = f32[30,40]{1,0} parameter(0)
@@ -822,4 +784,4 @@ ENTRY %main (x: f32[8,8]) -> f32[8,8] {
 """
     program = read_program(text)
     assert program.flops == 2 * 8**3
-    assert [one.op_name for one in program.operations] == ["jit(f)/kernel", ""]
+    assert [one.name for one in program.operations] == ["jit(f)/kernel", ""]
