@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from pretrainrl_jax.config import DocumentsConfig
 from pretrainrl_jax.documents import rules
-from pretrainrl_jax.documents.files import bytes_encoding, lines, opened_at
+from pretrainrl_jax.documents.files import lines, opened_at
 from pretrainrl_jax.errors import InputError, first_line
 from pretrainrl_jax.facts.cleaning import Unusable
 from pretrainrl_jax.facts.datasets import Examples, open_hf, open_tfds
@@ -153,7 +153,7 @@ class TextFile(Sequential):
         at = {"offset": 0, "line": 0} | at
         is_json = ".jsonl" in self.name.lower()
         keep = LONGEST_LINE if is_json else CHARACTER * self.settings.longest + 1
-        with opened_at(self.path, at["offset"], self.settings.encoding) as file:
+        with opened_at(self.path, at["offset"]) as file:
             source = lines(file, keep)
             yield from self._json(source, at) if is_json else self._texts(source, at, keep)
 
@@ -227,6 +227,9 @@ def open_sources(settings: DocumentsConfig, made: Sequence[str] = ()) -> list[So
     """
     with named_for("documents", settings):
         check_encoding(settings.encoding)
+        if "\n{".encode(settings.encoding).removeprefix(codecs.BOM_UTF8) != b"\n{":
+            what = f"documents.encoding is {settings.encoding!r}, in which a line's end is no single byte"
+            raise InputError(f"{what}: save the files as UTF-8")
         if settings.path:
             return [Source(place, _parts(place, settings)) for place in settings.path]
     if not made:
@@ -290,7 +293,7 @@ def parse(raw: Raw, settings: DocumentsConfig) -> Parsed:
     value: Any = raw.value
     try:
         if raw.form != "row":
-            encoding = bytes_encoding("utf-8" if raw.form == "either" else settings.encoding)
+            encoding = "utf-8" if raw.form == "either" else settings.encoding
             decoder = codecs.getincrementaldecoder(encoding)()
             value = decoder.decode(value, final=not raw.cut).removeprefix("\ufeff")
         if raw.form == "json" or (raw.form == "either" and value.lstrip().startswith("{")):
