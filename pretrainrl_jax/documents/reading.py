@@ -20,7 +20,7 @@ from pretrainrl_jax.documents import rules
 from pretrainrl_jax.documents.files import lines, opened_at
 from pretrainrl_jax.errors import InputError, first_line
 from pretrainrl_jax.facts.cleaning import Unusable
-from pretrainrl_jax.facts.datasets import Examples, open_hf, open_tfds
+from pretrainrl_jax.facts.datasets import open_hf, open_tfds
 from pretrainrl_jax.facts.files import Damaged, ask, check_encoding, is_folder, is_remote, named_for
 from pretrainrl_jax.facts.splits import hashed
 from pretrainrl_jax.facts.tables import arrow_rows, decoded, kind, parquet_file
@@ -63,28 +63,19 @@ class Indexed:
     identity: list[Any]
     unit: str  # what is counted: "news.array_record record"
     count: int
-    value: Callable[
-        [int], Any
-    ]  # of the record with an index, from 0; one that cannot be read may raise any error
+    value: Callable[[int], Any]  # of the record with that index, from 0; may raise any error
     form: Form = "row"
 
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Raw:
-        where = f"{self.unit} {index + 1}"
-        try:
-            return Raw(where, self.value(index), self.form)
-        except Exception as error:
-            why = str(error) if isinstance(error, InputError) else first_line(error)
-            return Raw(where, why, rule=rules.UNREADABLE)
-
-
-def data_set(place: str, examples: Examples) -> Indexed:
-    """The examples of a data set."""
-    return Indexed(
-        [place, len(examples)], examples.origin, len(examples), lambda index: examples[index].values
-    )
+    def read(self, position: Position) -> Iterator[tuple[Raw, Position]]:
+        """The records from a position on, each with the position after it; {} is the beginning."""
+        for index in range(position.get("next_index", 0), self.count):
+            where = f"{self.unit} {index + 1}"
+            try:
+                raw = Raw(where, self.value(index), self.form)
+            except Exception as error:
+                why = str(error) if isinstance(error, InputError) else first_line(error)
+                raw = Raw(where, why, rule=rules.UNREADABLE)
+            yield raw, {"next_index": index + 1}
 
 
 def array_records(path: str, size: int) -> Indexed:
@@ -106,7 +97,7 @@ def array_records(path: str, size: int) -> Indexed:
 
 @dataclass(frozen=True)
 class Sequential(ABC):
-    """A file whose records are read one after another, from any position on: {} is the beginning."""
+    """A file whose records are read one after another."""
 
     path: str
     size: int
@@ -241,10 +232,11 @@ def open_sources(settings: DocumentsConfig, made: Sequence[str] = ()) -> list[So
 
 def _parts(place: str, settings: DocumentsConfig) -> list[Part]:
     scheme, _, rest = place.partition(":")
-    if scheme == "hf":
-        return [data_set(place, open_hf(rest, settings, _root(settings.column)))]
-    if scheme == "tfds":
-        return [data_set(place, open_tfds(rest, settings))]
+    if scheme in ("hf", "tfds"):
+        hf = scheme == "hf"
+        examples = open_hf(rest, settings, _root(settings.column)) if hf else open_tfds(rest, settings)
+        size = len(examples)
+        return [Indexed([place, size], examples.origin, size, lambda index: examples[index].values)]
     parts = [_part(path, settings) for path in _files(place)]
     if not any(part.identity[1] for part in parts):
         raise InputError(f"{place} is empty: check documents.path")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from pretrainrl_jax.config import DocumentsConfig
+from pretrainrl_jax.documents.order import Mixture, Passes
 from pretrainrl_jax.documents.reading import Parsed, Raw, Source, open_sources, parse
 from pretrainrl_jax.documents.rules import RULES
 from pretrainrl_jax.errors import InputError
@@ -51,8 +52,6 @@ class Stream:
     """
 
     def __init__(self, sources: Sequence[Source], settings: DocumentsConfig, seed: int) -> None:
-        from pretrainrl_jax.documents.order import Mixture, Passes
-
         self._settings, self._names = settings, [source.name for source in sources]
         self._passes = [
             Passes(source, settings.shuffle, settings.epochs, (seed, number))
