@@ -12,7 +12,7 @@ from helpers.fact_sources import in_memory
 from pretrainrl_jax.config import DocumentsConfig
 from pretrainrl_jax.documents import reading, rules
 from pretrainrl_jax.documents.files import opened_at
-from pretrainrl_jax.documents.stream import Stream, open_stream
+from pretrainrl_jax.documents.stream import Stream
 from pretrainrl_jax.errors import InputError
 
 TEXTS = [f"Document {n}: größer als {n - 1}.\nIts second line." for n in range(30)]
@@ -54,7 +54,7 @@ def array_record(path: Path, records: list[bytes]) -> None:
 
 def stream(*path: Path | str, **settings) -> Stream:
     defaults = {"path": tuple(map(str, path)), "shuffle": 0, "epochs": 1}
-    return open_stream(DocumentsConfig(**(defaults | settings)), seed=5)
+    return Stream(DocumentsConfig(**(defaults | settings)), seed=5)
 
 
 def texts(*path: Path | str, **settings) -> list[str]:
