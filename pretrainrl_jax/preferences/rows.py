@@ -114,20 +114,10 @@ def text_of(cell: Any) -> Text:
 
 
 def _messages(cell: Any) -> tuple[Message, ...]:
-    messages = _one_by_one(cell) if isinstance(cell, Mapping) else cell
+    messages = [cell] if isinstance(cell, Mapping) else cell
     if not isinstance(messages, list | tuple) or not messages:
         raise Unusable(NOT_TEXT)
     return tuple(map(_message, messages))
-
-
-def _one_by_one(cell: Mapping[str, Any]) -> list[Any]:
-    """A message, or messages as tables of lists hold them: all roles, then all contents."""
-    if not isinstance(cell.get("role"), list | tuple):
-        return [cell]
-    lists = [value for value in cell.values() if isinstance(value, list | tuple)]
-    if len(lists) < len(cell) or len(set(map(len, lists))) > 1:
-        raise Unusable(NOT_TEXT)
-    return [dict(zip(cell, values, strict=True)) for values in zip(*lists, strict=True)]
 
 
 def _message(value: Any) -> Message:
