@@ -175,26 +175,26 @@ class TextFile(Sequential):
 
 
 class Parquet(Sequential):
-    """A Parquet file, read by row groups; its positions count these, the rows in one, and all rows."""
+    """A Parquet file, read by row groups; its positions count rows."""
 
     unit, counted = "row", "rows"
 
     def _records(self, at: Position) -> Iterator[tuple[Raw, Position]]:
-        at = {"group": 0, "row": 0, "rows": 0} | at
+        done, number = at.get("rows", 0), 0
         with parquet_file(self.path) as file:
             names = file.schema_arrow.names
             column = self.settings.column
             column = next((name for name in (column, _root(column)) if name in names), "")
-            for group in range(at["group"], file.num_row_groups):
-                skip = at["row"]
+            for group in range(file.num_row_groups):
+                if number + file.metadata.row_group(group).num_rows <= done:
+                    number += file.metadata.row_group(group).num_rows
+                    continue
                 for batch in file.iter_batches(PARQUET_BATCH, [group], [column] if column else []):
-                    left = batch.num_rows - skip
-                    rows = arrow_rows(batch.slice(skip)) if column else [dict.fromkeys(names)] * left
-                    skip = max(0, -left)
-                    for values in rows:
-                        at = {"group": group, "row": at["row"] + 1, "rows": at["rows"] + 1}
-                        yield Raw(self._where(at["rows"]), values), at
-                at = {**at, "group": group + 1, "row": 0}
+                    rest = batch.slice(min(batch.num_rows, max(0, done - number)))
+                    number += batch.num_rows - rest.num_rows
+                    for values in arrow_rows(rest) if column else [dict.fromkeys(names)] * rest.num_rows:
+                        number += 1
+                        yield Raw(self._where(number), values), {"rows": number}
 
 
 Part = Indexed | Sequential

@@ -12,6 +12,7 @@ from pretrainrl_jax.facts.cleaning import Unusable
 from pretrainrl_jax.facts.columns import shown
 from pretrainrl_jax.facts.files import Row, is_folder, named_for
 from pretrainrl_jax.facts.reading import Dropped, format_of, read_rows, said, short
+from pretrainrl_jax.facts.written import cells
 from pretrainrl_jax.preferences import rows as judged
 from pretrainrl_jax.preferences.record import Comparison, Preferred, Text, draw, key
 
@@ -57,18 +58,18 @@ def read_preferences(settings: PreferencesConfig, seed: int) -> Preferences:
     dropped: list[Dropped] = []
     repeated = 0
     for row in rows:
-        cells = [_cell(row.values, columns[name]) if columns[name] else None for name in USUAL]
+        held = [_cell(row.values, columns[name]) for name in USUAL]
         where = short(row.where)
         try:
-            prompt, *sides = judged.compared(*cells, implicit=not columns["prompt"], listed=listed)
+            prompt, *sides = judged.compared(*held, implicit=not columns["prompt"], listed=listed)
         except Unusable as reason:
-            dropped.append(Dropped(where, str(reason), said(cells)))
+            dropped.append(Dropped(where, str(reason), said(held)))
             continue
         _, pairs = by_prompt.get(key(prompt), (prompt, {}))
         for chosen, rejected in product(*sides):
             name = key(chosen), key(rejected)
             if name[0] == name[1]:
-                dropped.append(Dropped(where, judged.EQUAL, said(cells)))
+                dropped.append(Dropped(where, judged.EQUAL, said(held)))
                 continue
             known = pairs.get(name)
             repeated += known is not None
@@ -128,12 +129,8 @@ def choose_columns(rows: Sequence[Row], settings: PreferencesConfig) -> dict[str
 
 def _cell(values: Mapping[str, Any], name: str) -> Any:
     """What a row holds in a column, None where nothing; a dot reaches into nested values."""
-    if name in values:
-        return values[name]
-    value: Any = values
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
+    there = cells(values, name) if name else []
+    return there[0] if len(there) == 1 else None
 
 
 def _names(rows: Iterable[Row]) -> list[str]:
