@@ -123,34 +123,26 @@ class TextFile(Sequential):
         at = {"offset": 0, "line": 0} | at
         is_json = ".jsonl" in self.name.lower()
         keep = LONGEST_LINE if is_json else CHARACTER * self.settings.longest + 1
-        with opened_at(self.path, at["offset"]) as file:
-            source = lines(file, keep)
-            yield from self._json(source, at) if is_json else self._texts(source, at, keep)
-
-    def _json(self, source: Iterator[tuple[bytes, int]], at: Position) -> Iterator[tuple[Raw, Position]]:
-        for line, length in source:
-            at = {"offset": at["offset"] + length, "line": at["line"] + 1}
-            if line.strip():
-                rule = rules.LONG_LINE if length > len(line) else ""
-                yield Raw(self._where(at["line"]), b"" if rule else line, "json", rule=rule), at
-
-    def _texts(
-        self, source: Iterator[tuple[bytes, int]], at: Position, keep: int
-    ) -> Iterator[tuple[Raw, Position]]:
-        separator = self.settings.separator
+        separator = "line" if is_json else self.settings.separator
         collected, length, began = bytearray(), 0, 0
-        for line, size in source:
-            at = {"offset": at["offset"] + size, "line": at["line"] + 1}
-            blank = size == len(line) and not line.strip()
-            if not blank or (separator == "file" and length):
-                began = began if length else at["line"]
-                length += size
-                collected += line[: keep - len(collected)]
-            if length and separator != "file" and (blank or separator == "line"):
-                yield Raw(self._where(began), bytes(collected), "text", length > len(collected)), at
-                collected, length = bytearray(), 0
+
+        def record() -> Raw:
+            where, form = self._where(began), "json" if is_json else "text"
+            return Raw(where, bytes(collected), form, length > len(collected))
+
+        with opened_at(self.path, at["offset"]) as file:
+            for line, size in lines(file, keep):
+                at = {"offset": at["offset"] + size, "line": at["line"] + 1}
+                blank = size == len(line) and not line.strip()
+                if not blank or (separator == "file" and length):
+                    began = began if length else at["line"]
+                    length += size
+                    collected += line[: keep - len(collected)]
+                if length and separator != "file" and (blank or separator == "line"):
+                    yield record(), at
+                    collected, length = bytearray(), 0
         if length:
-            yield Raw(self._where(began), bytes(collected), "text", length > len(collected)), at
+            yield record(), at
 
 
 class Parquet(Sequential):
@@ -259,6 +251,8 @@ def parse(raw: Raw, settings: DocumentsConfig) -> Parsed:
     """The text of a record, or why it has none."""
     if raw.rule:
         return Parsed("", raw.rule, str(raw.value or ""))
+    if raw.form == "json" and raw.cut:
+        return Parsed("", rules.LONG_LINE)
     value: Any = raw.value
     try:
         if raw.form != "row":
