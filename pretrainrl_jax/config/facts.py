@@ -213,7 +213,7 @@ class DocumentsConfig(Section):
     results = ("selfimprove", "documents")
     path: Names = setting(
         (),
-        "sources, with commas between: .txt .jsonl .parquet (text files also .gz, .zst), "
+        "sources, with commas between: .txt .jsonl .parquet .array_record (text files also .gz, .zst), "
         "folders and patterns of these, hf:NAME or tfds:NAME; empty: texts about the facts of the run",
     )
     weights: Numbers = setting((), "how often each source is drawn from, in proportion; empty: in turn")

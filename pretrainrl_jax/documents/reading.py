@@ -26,13 +26,16 @@ from pretrainrl_jax.facts.splits import hashed
 from pretrainrl_jax.facts.tables import arrow_rows, decoded, kind, parquet_file
 from pretrainrl_jax.facts.written import cells
 
-KINDS = re.compile(r"\.(?:(?:txt|jsonl)(?:\.gz|\.zst)?|(?P<table>parquet))$", re.IGNORECASE)
+KINDS = re.compile(
+    r"\.(?:(?P<text>txt|jsonl)(?:\.gz|\.zst)?|(?P<table>parquet)|(?P<records>array_record)(?:-\d+-of-\d+)?)$",
+    re.IGNORECASE,
+)
 LONGEST_LINE = 64 << 20  # bytes of a line of JSON
 PARQUET_BATCH = 64  # rows decoded at a time
 CHARACTER = 4  # bytes it has at most
 
 Position = dict[str, int]
-Form = Literal["text", "json", "row"]
+Form = Literal["text", "json", "either", "row"]
 
 
 class Raw(NamedTuple):
@@ -55,23 +58,41 @@ class Parsed(NamedTuple):
 
 @dataclass(frozen=True)
 class Indexed:
-    """Records that are had by their index: texts at hand, a data set."""
+    """Records that are had by their index: texts at hand, a data set, an ArrayRecord file."""
 
     identity: list[Any]
-    unit: str  # what is counted: "made text"
+    unit: str  # what is counted: "news.array_record record"
     count: int
     value: Callable[[int], Any]  # of the record with that index, from 0; may raise any error
+    form: Form = "row"
 
     def read(self, position: Position) -> Iterator[tuple[Raw, Position]]:
         """The records from a position on, each with the position after it; {} is the beginning."""
         for index in range(position.get("next_index", 0), self.count):
             where = f"{self.unit} {index + 1}"
             try:
-                raw = Raw(where, self.value(index))
+                raw = Raw(where, self.value(index), self.form)
             except Exception as error:
                 why = str(error) if isinstance(error, InputError) else first_line(error)
                 raw = Raw(where, why, rule=rules.UNREADABLE)
             yield raw, {"next_index": index + 1}
+
+
+def array_records(path: str, size: int) -> Indexed:
+    """The records of an ArrayRecord file: texts, or JSON objects. Raises InputError if it is none."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    if is_remote(path):
+        raise InputError(f"{path}: ArrayRecord files are read from a disk only: copy it there")
+    try:
+        reader = ArrayRecordReader(path, options="readahead_buffer_size:0")
+        count = reader.num_records()
+    except Exception as error:  # what it raises depends on where a file is damaged
+        raise InputError(f"{path} is not a whole ArrayRecord file ({first_line(error)})") from None
+    if not count:  # so reads what is something else
+        raise InputError(f"{path} is not a whole ArrayRecord file (it has no records)")
+    name = os.path.basename(path)
+    return Indexed([name, size], f"{name} record", count, lambda index: reader.read([index])[0], "either")
 
 
 @dataclass(frozen=True)
@@ -220,7 +241,9 @@ def _part(path: str, settings: DocumentsConfig) -> Part:
     except OSError as error:
         raise InputError(f"cannot read {path}: {first_line(error)}; check documents.path") from None
     known = KINDS.search(path)
-    return (Parquet if known and known["table"] else TextFile)(path, size, settings)
+    if known and known["table"]:
+        return Parquet(path, size, settings)
+    return array_records(path, size) if known and known["records"] else TextFile(path, size, settings)
 
 
 def _files(place: str) -> list[str]:
@@ -237,7 +260,7 @@ def _files(place: str) -> list[str]:
         raise InputError(f"cannot read {place}: No such file or directory; check documents.path")
     paths = sorted(path for path in paths if KINDS.search(path))
     if not paths:
-        known = ".txt .jsonl (.gz .zst) .parquet"
+        known = ".txt .jsonl (.gz .zst) .parquet .array_record"
         raise InputError(f"documents.path={place} {missing} file that ends in any of {known}")
     head = place.partition("://")[0]
     return [path if not remote or is_remote(path) else f"{head}://{path.lstrip('/')}" for path in paths]
@@ -256,10 +279,11 @@ def parse(raw: Raw, settings: DocumentsConfig) -> Parsed:
     value: Any = raw.value
     try:
         if raw.form != "row":
-            decoder = codecs.getincrementaldecoder(settings.encoding)()
+            encoding = "utf-8" if raw.form == "either" else settings.encoding
+            decoder = codecs.getincrementaldecoder(encoding)()
             value = decoder.decode(value, final=not raw.cut).removeprefix("\ufeff")
-        if raw.form == "json":
-            value = _parsed_json(value)
+        if raw.form == "json" or (raw.form == "either" and value.lstrip().startswith("{")):
+            value = _parsed_json(value, raw.form == "json")
         if isinstance(value, Mapping):
             value = _cell(value, settings.column)
         if raw.form == "text":
@@ -277,11 +301,14 @@ def parse(raw: Raw, settings: DocumentsConfig) -> Parsed:
     return Parsed(text, rules.SHORTENED if raw.cut or len(value) > len(text) else "")
 
 
-def _parsed_json(line: str) -> dict[str, Any]:
+def _parsed_json(text: str, must: bool) -> Any:
+    """The object of a line of JSON; a record that need not be one is plain text where it is none."""
     try:
-        values = json.loads(line)
+        values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Unusable(rules.NOT_JSON, first_line(error)) from None
+        if must:
+            raise Unusable(rules.NOT_JSON, first_line(error)) from None
+        return text
     if not isinstance(values, dict):
         raise Unusable(rules.NOT_JSON, f"it is {kind(values)}")
     return values

@@ -43,6 +43,15 @@ def parquet(rows: list[dict], **options) -> bytes:
     return sink.getvalue()
 
 
+def array_record(path: Path, records: list[bytes]) -> None:
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    for record in records:
+        writer.write(record)
+    writer.close()
+
+
 def stream(*path: Path | str, **settings) -> Stream:
     defaults = {"path": tuple(map(str, path)), "shuffle": 0, "epochs": 1}
     return Stream(DocumentsConfig(**(defaults | settings)), seed=5)
@@ -118,6 +127,20 @@ def test_parquet_by_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         one.take(taken)
         other.restore(json.loads(json.dumps(one.state)))
         assert other.take(100) == every[taken:]
+
+
+def test_array_records_of_json_and_of_plain_text(tmp_path: Path) -> None:
+    records = [
+        json.dumps({"text": TEXTS[0]}).encode(),
+        TEXTS[1].encode(),
+        b"{not JSON}",
+        b'{"n": 1}',
+        b"\xff",
+    ]
+    array_record(tmp_path / "a.array_record-00000-of-00001", records)
+    source = stream(tmp_path)
+    assert [document.text for document in source.take(9)] == [*TEXTS[:2], "{not JSON}"]
+    assert source.dropped == {rules.NO_COLUMN: 1, rules.BAD_BYTES: 1}
 
 
 def test_a_hugging_face_data_set(tmp_path: Path) -> None:
@@ -221,16 +244,20 @@ def test_a_damaged_parquet_file_beside_a_whole_one(tmp_path: Path) -> None:
     assert source.dropped == {rules.BROKEN_OFF: 1}
 
 
-def test_records_that_cannot_be_read_are_left_out_and_counted() -> None:
-    class Texts(list):
-        def __getitem__(self, index):
-            if index % 10 == 3:
-                raise OSError("damaged")
-            return super().__getitem__(index)
-
-    source = Stream(DocumentsConfig(epochs=1, shuffle=0), 1, Texts(TEXTS))
-    assert [document.text for document in source.take(99)] == [t for n, t in enumerate(TEXTS) if n % 10 != 3]
-    assert source.dropped == {rules.UNREADABLE: 3}
+def test_records_that_are_damaged_are_left_out_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "a.array_record"
+    array_record(path, [text.encode() for text in TEXTS])
+    whole = path.read_bytes()
+    first, unread = whole.index(TEXTS[0].encode()), 0
+    for place in range(first, first + 2000, 190):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        source = stream(path)
+        read = [document.text for document in source.take(99)]
+        lost = source.dropped.get(rules.UNREADABLE, 0)
+        assert set(read) < set(TEXTS) if lost else read == TEXTS
+        assert len(read) + lost == len(TEXTS)
+        unread += lost
+    assert unread
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file here fails when it is read")
@@ -277,7 +304,7 @@ def test_what_gives_no_document_is_refused_in_one_line(tmp_path: Path, epochs: i
     assert "holds no records" in says("empty.txt.gz", gzip.compress(b""))
     assert "Not a gzipped file" in says("a.txt.gz", b"plain text")
     assert "is not a whole Parquet file" in says("a.parquet", b"plain text")
-    assert "is no file that ends in any of .txt" in says("a.array_record", b"records")
+    assert "is not a whole ArrayRecord file" in says("a.array_record", b"plain text" * 1000)
     wrong = says("a.jsonl", as_json(TEXTS), column="body")
     assert "a.jsonl: none of" in wrong
     assert "there is no 'body': the columns are text, n" in wrong
@@ -296,5 +323,7 @@ def test_what_gives_no_document_is_refused_in_one_line(tmp_path: Path, epochs: i
     (tmp_path / "folder" / "a.txt").symlink_to(tmp_path / "gone.txt")
     gone = f"{tmp_path / 'folder' / 'a.txt'}: No such file or directory; check documents.path"
     assert refused(tmp_path / "folder") == f"cannot read {gone}"
+    place = in_memory("a.array_record", b"records")
+    assert refused(place) == f"{place}: ArrayRecord files are read from a disk only: copy it there"
     assert refused().startswith("documents.path is empty")
     assert refused("memory://tests/nowhere.txt").startswith("cannot read memory://tests/nowhere.txt")
