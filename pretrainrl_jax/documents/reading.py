@@ -66,16 +66,16 @@ class Indexed:
     value: Callable[[int], Any]  # of the record with that index, from 0; may raise any error
     form: Form = "row"
 
-    def read(self, position: Position) -> Iterator[tuple[Raw, Position]]:
-        """The records from a position on, each with the position after it; {} is the beginning."""
-        for index in range(position.get("next_index", 0), self.count):
-            where = f"{self.unit} {index + 1}"
-            try:
-                raw = Raw(where, self.value(index), self.form)
-            except Exception as error:
-                why = str(error) if isinstance(error, InputError) else first_line(error)
-                raw = Raw(where, why, rule=rules.UNREADABLE)
-            yield raw, {"next_index": index + 1}
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Raw:
+        where = f"{self.unit} {index + 1}"
+        try:
+            return Raw(where, self.value(index), self.form)
+        except Exception as error:
+            why = str(error) if isinstance(error, InputError) else first_line(error)
+            return Raw(where, why, rule=rules.UNREADABLE)
 
 
 def array_records(path: str, size: int) -> Indexed:
@@ -97,7 +97,7 @@ def array_records(path: str, size: int) -> Indexed:
 
 @dataclass(frozen=True)
 class Sequential(ABC):
-    """A file whose records are read one after another."""
+    """A file whose records are read one after another, from any position on: {} is the beginning."""
 
     path: str
     size: int

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from pretrainrl_jax.config import DocumentsConfig
-from pretrainrl_jax.documents.order import Mixture, Passes
 from pretrainrl_jax.documents.reading import Parsed, Raw, open_sources, parse
 from pretrainrl_jax.documents.rules import RULES
 from pretrainrl_jax.errors import InputError
@@ -54,6 +53,8 @@ class Stream:
     """
 
     def __init__(self, settings: DocumentsConfig, seed: int, made: Sequence[str] = ()) -> None:
+        from pretrainrl_jax.documents.order import Mixture, Passes
+
         sources = open_sources(settings, made)
         self._settings, self._names = settings, [source.name for source in sources]
         self._passes = [
