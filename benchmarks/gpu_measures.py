@@ -91,7 +91,7 @@ def packed(
 ) -> PackedBatch:
     """The first rows of a plan over these trees, then empty ones, [rows + empty, …]."""
     sizes = [size(tree, question=question) for tree in trees]
-    planned = plan([tree_size.inputs for tree_size in sizes], row_length)[:rows]
+    planned = plan([tree_size.time for tree_size in sizes], row_length)[:rows]
     assert len(planned) == rows, f"{len(trees)} trees fill {len(planned)} rows"
     laid = [[trees[i] for i in row] for row in planned] + [[]] * empty
     return pack(laid, capacity(sizes, planned, row_length), question=question)

@@ -27,7 +27,7 @@ def main() -> None:
     }
     costs = steps.per_question(feeds, options.repeats)
     for layout in LAYOUTS:
-        inputs = statistics.mean(size(tree, layout).inputs for tree in trees)
+        inputs = statistics.mean(size(tree, layout).time for tree in trees)
         print(
             f"{layout:8}  {inputs:6.1f} inputs a question  "
             f"{1000 * statistics.median(costs[layout]):7.1f} ms a question"

@@ -137,12 +137,12 @@ class Ours:
 def rows_of(trees: list[AnswerTree], row_length: int) -> tuple[PackedBatch, float]:
     """All trees in as few rows as hold them, and how full those are."""
     sizes = [size(tree, question=False) for tree in trees]
-    planned = plan([own.inputs for own in sizes], row_length)
+    planned = plan([own.time for own in sizes], row_length)
     batch = pack(
         [[trees[i] for i in row] for row in planned], capacity(sizes, planned, row_length), question=False
     )
     batch = jax.tree.map(lambda field: field[None], batch)  # one microstep
-    return batch, sum(own.inputs for own in sizes) / (row_length * len(planned))
+    return batch, sum(own.time for own in sizes) / (row_length * len(planned))
 
 
 def seconds(work: Callable[[], Any]) -> float:

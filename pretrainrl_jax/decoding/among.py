@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Unpack
+from typing import Any
 
 import numpy as np
 
 from pretrainrl_jax.decoding import constraints
 from pretrainrl_jax.decoding.answers import Answer, read_answer
-from pretrainrl_jax.decoding.decode import Beams, decode
+from pretrainrl_jax.decoding.decode import decode
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.trees.templates import encode_continuations
@@ -40,11 +40,8 @@ def known_answers(
     its answers has the same tokens behind each. Raises InputError if a set is empty, or an answer has no
     tokens or holds a terminator, as a line break is.
 
-    Args:
-        terminators: bool [vocabulary], the tokens that end an answer.
-        prompts: texts, one at least.
-        kinds: the name of each prompt's set of answers.
-        answers: the sets. A space comes before an answer that does not begin with whitespace itself.
+    `terminators`, bool [vocabulary], end an answer; `kinds` names each prompt's set of `answers`. A space
+    comes before an answer that does not begin with whitespace itself.
     """
     asked = list(dict.fromkeys(zip(kinds, prompts, strict=True)))
     continuations: dict[str, list[str]] = {}
@@ -100,14 +97,13 @@ def answers_among(
     prompts: Sequence[str],
     kinds: Sequence[str],
     known: Known,
-    **search: Unpack[Beams],
+    **search: Any,
 ) -> list[list[Answer]]:
     """Each prompt's answers among those of its kind, the most probable one first.
 
     Probabilities are the model's own, not divided by that of all known answers. With as many beams as a set
-    has answers, all of them are there, each with the log-probability that scoring it gives. With fewer, the
-    search may miss the most probable one; it never takes an answer for better than it is. Prompts and kinds
-    are of those that `known` was made for; `search` has `beams`, `batch` and `advance`, as `decode` has them.
+    has answers, all of them are there; with fewer, the search may miss the most probable one. Prompts and
+    kinds are of those that `known` was made for; `search` has `beams`, `batch` and `advance` of `decode`.
     """
     numbers = [known.starts[asked] for asked in zip(kinds, prompts, strict=True)]
     encoded = [tokenizer.start + ids for ids in tokenizer.encode_all(prompts)]

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Any
 
-from pretrainrl_jax.decoding.decode import Search, decode
+from pretrainrl_jax.decoding.decode import decode
 from pretrainrl_jax.decoding.decoded import Decoded
 from pretrainrl_jax.facts.matching import normalise
 from pretrainrl_jax.model.decoder import Model, Params
@@ -83,7 +83,7 @@ def answer_questions(
     tokenizer: Tokenizer,
     template: Template,
     prompts: Sequence[str],
-    **search: Unpack[Search],
+    **search: Any,
 ) -> list[list[Answer]]:
     """The answers to each prompt (`Template.prefix`) by their scores, best first, unfinished ones last.
 

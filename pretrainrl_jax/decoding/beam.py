@@ -11,10 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pretrainrl_jax.decoding import constraints
 from pretrainrl_jax.decoding.best_tokens import NEG_INF, Best, best_tokens, block_for
 from pretrainrl_jax.decoding.cache import empty_cache, extend, gather_beams, prefill
-from pretrainrl_jax.decoding.constraints import Constraint, State
+from pretrainrl_jax.decoding.constraints import State, Trie
 from pretrainrl_jax.decoding.continuous import Work, run
 from pretrainrl_jax.decoding.decoded import DecodedBatch
 from pretrainrl_jax.model.beginnings import Before
@@ -76,7 +75,7 @@ def beam_search(
     beams: int,
     max_new_tokens: int,
     batch: int | None = None,
-    constraint: Constraint | None = None,
+    constraint: Trie | None = None,
     starts: jax.Array | None = None,
     earlier: Before | None = None,
 ) -> DecodedBatch:
@@ -88,9 +87,8 @@ def beam_search(
     answer, and the best `beams` extensions live on. With one beam this is greedy decoding. A question stops
     when no live beam can still beat its worst answer: scores only fall, since they are sums of
     log-probabilities without length normalisation (PretrainRL, arXiv 2602.01875, section 1 of its method).
-    Questions that wait take the places of those that stopped. When none waits and few are left, they go on by
-    themselves. An answer depends on nothing beside its prompt, beyond the rounding of logits in products of
-    other sizes. Beams still alive at the length limit fill the places left empty, marked unfinished.
+    Those that wait take its place. An answer depends on nothing beside its prompt, but for rounding. Beams
+    still alive at the length limit fill the places left empty, marked unfinished.
 
     In transformers, `generate(num_beams=beams, length_penalty=0.0)` with `early_stopping` "never" or False
     ends beams and stops by the same rules, with two exceptions. It makes a hypothesis of each EOS id. And at
@@ -100,7 +98,6 @@ def beam_search(
         prompts: int32 [questions, time], padded on the right.
         lengths: int32 [questions]; nothing is searched for rows of no tokens, which fill up a batch.
         terminators: bool [vocabulary], the tokens that end an answer.
-        beams: beam width.
         max_new_tokens: longest answer, terminator included.
         batch: questions that are searched at a time; None is all.
         constraint: which tokens and terminators may follow; scores stay those of the model as it is.
@@ -121,14 +118,9 @@ def beam_search(
 
     def begin(asked: Asked) -> Searched:
         """Read the prompts, and choose the first tokens."""
-        rows, before = len(asked.prompts), earlier and earlier._replace(of_rows=asked.of_rows)
+        before = earlier and earlier._replace(of_rows=asked.of_rows)
         prompt, last, read = prefill(model, params, asked.prompts, asked.lengths, beams, before)
-        blank, none = jnp.zeros((rows, beams, max_new_tokens), jnp.int32), jnp.zeros((rows, beams))
-        live = Hypotheses(none, blank, blank.astype(jnp.float32), blank[..., 0], none)
-        worst = jnp.where(asked.lengths > 0, NEG_INF, jnp.inf)  # what a row of no tokens has is never beaten
-        ended = live._replace(logps=jnp.broadcast_to(worst[:, None], none.shape))
-        allowed = constraints.begin(constraint, rows, beams, asked.starts)
-        state = BeamState(jnp.zeros(rows, jnp.int32), live, ended, blank, allowed)
+        state = _nothing_said(asked, beams, max_new_tokens, constrained=constraint is not None)
         state = choose(state, last, head, terminators, constraint)
         return Searched(state, empty_cache(model, prompt, max_new_tokens, own=False), prompt, read)
 
@@ -152,6 +144,18 @@ def beam_search(
     return jax.tree.map(lambda x: constrain(x, model.layout), decoded)
 
 
+def _nothing_said(asked: Asked, beams: int, max_new_tokens: int, *, constrained: bool) -> BeamState:
+    """Beams without a token, all of each question alike."""
+    rows = len(asked.prompts)
+    blank, none = jnp.zeros((rows, beams, max_new_tokens), jnp.int32), jnp.zeros((rows, beams))
+    live = Hypotheses(none, blank, blank.astype(jnp.float32), blank[..., 0], none)
+    worst = jnp.where(asked.lengths > 0, NEG_INF, jnp.inf)  # what a row of no tokens has is never beaten
+    ended = live._replace(logps=jnp.broadcast_to(worst[:, None], none.shape))
+    starts = jnp.zeros(rows, jnp.int32) if asked.starts is None else asked.starts
+    allowed = jnp.broadcast_to(starts[:, None], (rows, beams)) if constrained else None
+    return BeamState(jnp.zeros(rows, jnp.int32), live, ended, blank, allowed)
+
+
 def can_improve(state: BeamState) -> jax.Array:
     """Whether a live beam of the question can still beat its worst answer, bool [batch]."""
     return state.live.logps.max(-1) > state.ended.logps.min(-1)
@@ -165,7 +169,7 @@ def _choose(
     hidden: jax.Array,
     head: jax.Array,
     terminators: jax.Array,
-    constraint: Constraint | None,
+    constraint: Trie | None,
 ) -> BeamState:
     """Let endings and extensions compete, and keep the best of each. hidden [batch, sources, model]."""
     sources = hidden.shape[1]

@@ -53,7 +53,7 @@ def best_tokens(
     and the best k of each part are gathered over the vocabulary's devices when it is done.
 
     Args:
-        axes, head: how the arrays are cut; the device's rows of the head and its part of their model axis.
+        head: the device's rows of it, and its part of their model axis.
         hidden: [batch, sources, model].
         terminators: bool [vocabulary], whole.
         allowed: of a starting token and a number of them, which may follow: bool [batch, sources, number].

@@ -92,8 +92,7 @@ def extend(
     Args:
         tokens: int32 [batch, branches].
         step: how many tokens each branch has read before; int32 [batch] where they share a cache.
-        lengths: of the prompts with their beginnings, int32 [batch].
-        prompt: their cache.
+        lengths, prompt: of the prompts with their beginnings, int32 [batch], and their cache.
         cache: of the branches' tokens, from `empty_cache`.
         ancestors: int32 [batch, branches, steps], which branch read this branch's token of each step; None
             where each has a cache of its own.

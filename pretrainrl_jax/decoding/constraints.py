@@ -1,12 +1,12 @@
-"""Constraints of decoding: which tokens may follow, by a state that travels with each beam or sample.
+"""Which tokens may follow, where only known answers may be decoded: a forest of their tokens as arrays.
 
-The one there is restricts it to sets of known answers: a forest of their tokens, on the device as arrays.
+A search asks by a state that travels with each beam: any tree of arrays with `allowed` and `advance` will do.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,37 +18,16 @@ LEAST = 256  # nodes that there is room for: small sets all share a program
 State = Any  # int32 [batch, beams]; None without a constraint
 
 
-class Constraint(Protocol):
-    """Pure functions, on arrays that the constraint holds: it is a tree of arrays itself.
-
-    A state is a number; prompts begin in 0, or in those that they are given. Terminators are subject to it,
-    too. On a mesh every device has all of its arrays.
-    """
-
-    # Which of the `size` tokens from `start` on may follow: bool [..., size]. `start` may be traced.
-    def allowed(self, state: State, start: Any, size: int) -> jax.Array: ...
-
-    # The state after a token, int32 [...]. After one that is not allowed, any state will do.
-    def advance(self, state: State, token: jax.Array) -> State: ...
-
-
-def begin(constraint: Constraint | None, batch: int, branches: int, starts: jax.Array | None = None) -> State:
-    """The first state of every branch, int32 [batch, branches], of those of prompts, [batch]."""
-    if constraint is None:
-        return None
-    state = jnp.zeros(batch, jnp.int32) if starts is None else starts
-    return jnp.broadcast_to(state[:, None], (batch, branches))
-
-
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Trie:
-    """A `Constraint`: only the answers of a set may be decoded, each with its end.
+    """Only the answers of a set may be decoded, each with its end.
 
     It holds several sets, each under a root of its own, so that one compiled program serves prompts with
     different sets. Nodes are numbered breadth first, roots before all others: a node's children are
     consecutive, by their tokens. A state is a node, and a prompt begins in the number of its set. After a
-    complete answer any terminator may follow, and whatever continues it to a longer one.
+    complete answer any terminator may follow, and whatever continues it to a longer one. On a mesh every
+    device has all of it.
 
     Sizes are powers of two, so that forests of like size share a program; the last node is a dead end.
     """
@@ -62,7 +41,10 @@ class Trie:
     few: int = field(metadata={"static": True})
 
     def allowed(self, state: jax.Array, start: Any, size: int) -> jax.Array:
-        """A row of `dense`, a few tokens more, and terminators after a complete answer."""
+        """Which of the `size` tokens from `start` on, which may be traced, may follow: bool [..., size].
+
+        A row of `dense`, a few tokens more, and terminators after a complete answer.
+        """
         ends = jax.lax.dynamic_slice(self.terminators, (start,), (size,))
 
         def of_node(node: jax.Array) -> jax.Array:
@@ -99,13 +81,9 @@ def build(
 ) -> Trie:
     """The trie of sets of answers, as NumPy arrays.
 
-    Raises ValueError if a set is empty, an answer has no tokens, or one that is a terminator or has no row.
-
-    Args:
-        sets: of each its answers' token ids, without terminators; equal ones count once.
-        terminators: bool [vocabulary], the tokens that end an answer.
-        few: a node with more children has a row of the vocabulary; doubled until the rows fit.
-        dense_bytes: of the rows at most.
+    Of each set its answers' token ids, without `terminators`, bool [vocabulary]. A node with more than `few`
+    children has a row of the vocabulary: that number is doubled until rows take `dense_bytes` at most. Raises
+    ValueError if a set is empty, an answer has no tokens, or one that is a terminator or has no row.
     """
     ordered = sorted({(root, *answer) for root, answers in enumerate(sets) for answer in answers})
     lengths = np.array([len(answer) for answer in ordered], np.int64)

@@ -66,14 +66,8 @@ def run(work: Work, asked: Any, counts: jax.Array, rows: int) -> Any:
 
     Rows that stop are refilled a part of them at a time, when most devices with something that waits have
     room for it: all of them read prompts together. Where all have stopped, all are refilled at once. The last
-    ones go on without the others.
-
-    Args:
-        work: what is done.
-        asked: arrays [devices * queue, …], what is asked of each.
-        counts: int32 [devices], how many of each device's queue are to be done, its first ones. The results
-            of others are whatever they are.
-        rows: of a device.
+    ones go on without the others. `asked` and `counts` are as `Queues` has them; the results of what is not
+    to be done are whatever they are.
     """
     queues = Queues(work, asked, counts, rows)
     if rows >= queues.length:

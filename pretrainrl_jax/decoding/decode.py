@@ -3,13 +3,13 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 import jax
 import numpy as np
 
 from pretrainrl_jax.decoding.beam import beam_search
-from pretrainrl_jax.decoding.constraints import Constraint
+from pretrainrl_jax.decoding.constraints import Trie
 from pretrainrl_jax.decoding.decoded import Decoded, DecodedBatch, read_decoded
 from pretrainrl_jax.decoding.sampling import prompt_keys, sample
 from pretrainrl_jax.errors import InputError
@@ -28,34 +28,6 @@ def bucket(length: int, shortest: int = SMALLEST_BUCKET) -> int:
     return max(shortest, 1 << (length - 1).bit_length())
 
 
-class Beams(TypedDict):
-    """What `decode` is given by those that put texts into tokens for it and know how long answers are."""
-
-    beams: int
-    batch: int
-    advance: NotRequired[Callable[[int], None]]
-
-
-class Search(Beams):
-    """What `decode` is given by those that put texts into tokens for it."""
-
-    max_new_tokens: int
-
-
-class Drawing(TypedDict):
-    """What `sample_batch` is given by those that draw from all tokens (no top_k)."""
-
-    samples: int
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    seed: int
-    batch: int
-    numbers: NotRequired[Sequence[int]]
-    shortest: NotRequired[int]
-    advance: NotRequired[Callable[[int], None]]
-
-
 def decode(
     model: Model,
     params: Params,
@@ -65,7 +37,7 @@ def decode(
     beams: int,
     max_new_tokens: int,
     batch: int,
-    constraint: Constraint | None = None,
+    constraint: Trie | None = None,
     starts: Sequence[int] | None = None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[list[Decoded]]:
@@ -73,23 +45,18 @@ def decode(
 
     Gives for each prompt its beams, best first, finished ones before unfinished ones. Prompts of like length
     are padded to a bucket, so that the number of compilations is the number of buckets, and of sizes of what
-    prompts begin with and share. So many as four batches are decoded in one call of the compiled search, in
-    which those that wait take the places of those that stop; where one batch holds all prompts nothing waits,
-    and a smaller program does. Raises InputError for a number out of range.
+    prompts begin with and share. Four batches are one call of the compiled search; where one batch holds all
+    prompts nothing waits, and a smaller program does. Raises InputError for a number out of range.
 
     Args:
         prompts: token ids of each prompt, none empty.
-        terminators: bool [vocabulary].
-        beams: beam width.
-        max_new_tokens: longest answer, terminator included.
+        terminators, max_new_tokens, constraint, starts: as `beam_search` takes them.
         batch: prompts decoded at a time, rounded up to what divides over the devices.
-        constraint: which tokens and terminators may follow.
-        starts: where of the constraint each prompt begins; None is 0 for all.
         advance: called with the number of prompts finished.
     """
     _refuse_none(beams=beams, max_new_tokens=max_new_tokens, batch=batch)
     batch = round_up_rows(model.mesh, batch)
-    ends, allowed = replicate(terminators, model.mesh), _placed(constraint, model)
+    ends, allowed = (_replicated(x, model) for x in (terminators, constraint))
     search = partial(beam_search, beams=beams, max_new_tokens=max_new_tokens, batch=batch, constraint=allowed)
 
     def begin(own: Sequence[jax.Array], starts: jax.Array, earlier: Before | None) -> DecodedBatch:
@@ -115,20 +82,18 @@ def sample_batch(
     batch: int,
     numbers: Sequence[int] | None = None,
     shortest: int = SMALLEST_BUCKET,
-    constraint: Constraint | None = None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[list[Decoded]]:
     """Random continuations of each prompt, as `sampling.sample` draws them. Raises as `decode`.
 
-    Each batch is a call, filled up, whose prompts all wait for the longest continuation; buckets are those of
-    `decode`. Temperature, top_p, top_k and the seed may change without another compilation. What is drawn for
-    a prompt depends on the seed, the prompt and its number alone, not on the prompts decoded beside it.
+    Each batch is a call, filled up, whose prompts all wait for the longest continuation. Temperature, top_p,
+    top_k and the seed may change without another compilation. What is drawn for a prompt depends on the seed,
+    the prompt and its number alone, not on the prompts decoded beside it.
 
     Args:
-        prompts, terminators, max_new_tokens, batch, constraint, advance: as `decode` takes them.
+        prompts, terminators, max_new_tokens, batch, advance: as `decode` takes them.
         samples: how many to draw for each prompt; the first n do not depend on how many follow.
-        temperature: 0 is greedy decoding.
-        top_p, top_k: 1 and 0 are off.
+        temperature, top_p, top_k: 0, 1 and 0 are greedy decoding and off.
         seed: of all randomness, 0 to 2**32 - 1.
         numbers: the prompts' numbers, 0 to 2**31 - 1; by default their places in the list. A caller that sees
             only some of the prompts numbers them as if it saw all.
@@ -136,12 +101,11 @@ def sample_batch(
     """
     _refuse_none(samples=samples, max_new_tokens=max_new_tokens, batch=batch)
     _check_chance(temperature, top_p, top_k, seed)
-    ends, placed_seed = (replicate(x, model.mesh) for x in (terminators, np.uint32(seed)))
+    ends, placed_seed = (_replicated(x, model) for x in (terminators, np.uint32(seed)))
     top_k = min(top_k, model.shape.vocabulary)
     filters = {"temperature": np.float32(temperature), "top_p": np.float32(top_p), "top_k": np.int32(top_k)}
-    placed: Any = {name: replicate(x, model.mesh) for name, x in filters.items()}
     sizes: Any = {"samples": samples, "max_new_tokens": max_new_tokens}
-    draw = partial(sample, **sizes, constraint=_placed(constraint, model), **placed)
+    draw = partial(sample, **sizes, **_replicated(filters, model))
 
     def begin(own: Sequence[jax.Array], numbers: jax.Array, earlier: Before | None) -> DecodedBatch:
         return draw(model, params, *own, ends, prompt_keys(placed_seed, numbers), earlier=earlier)
@@ -151,8 +115,8 @@ def sample_batch(
     return _in_batches(model, params, prompts, numbers, batch, batch, begin, advance, shortest)
 
 
-def _placed(constraint: Constraint | None, model: Model) -> Any:
-    return jax.tree.map(lambda x: replicate(np.asarray(x), model.mesh), constraint)
+def _replicated(tree: Any, model: Model) -> Any:
+    return jax.tree.map(lambda x: replicate(np.asarray(x), model.mesh), tree)
 
 
 def _refuse_none(**counts: int) -> None:
@@ -220,12 +184,8 @@ def _calls(
     """Prompts that are decoded together, of each row its prompt or none; of neighbours each device has one.
 
     As few calls as there can be, of `most` rows each: where those of a bucket end, longer ones fill them up,
-    unless there are `least` of them.
-
-    Args:
-        sizes: of what each prompt sees before it, of its bucket, and of itself.
-        least, most: rows.
-        devices: that rows are cut over.
+    unless there are `least` of them. `sizes` are of what each prompt sees before it, of its bucket, and of
+    itself; rows are cut over `devices`.
     """
     alike: dict[int, list[int]] = {}
     for index in sorted(range(len(sizes)), key=lambda index: sizes[index]):

@@ -1,11 +1,11 @@
 """Rollouts: what a model writes after a prefix, up to a number of tokens or the end that it gives itself."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from pretrainrl_jax.decoding.decode import Drawing, sample_batch
+from pretrainrl_jax.decoding.decode import sample_batch
 from pretrainrl_jax.decoding.decoded import Decoded
 from pretrainrl_jax.model.decoder import Model, Params
 
@@ -22,17 +22,12 @@ def sample_rollouts(
     params: Params,
     prefixes: Sequence[Sequence[int]],
     eos: Sequence[int],
-    **drawing: Unpack[Drawing],
+    **drawing: Any,
 ) -> list[list[Rollout]]:
     """Rollouts of each prefix, which is computed once for all of its own.
 
     They have no terminator of ours: an EOS id is drawn as any other token, stands in the rollout and ends it.
-    What is drawn for a prefix depends on the seed, its tokens and its number alone.
-
-    Args:
-        prefixes: token ids, none empty.
-        eos: ids that end a text.
-        drawing: what else `sample_batch` takes, but for top_k, which is off. `max_new_tokens` counts an EOS.
+    `drawing` is what else `sample_batch` takes, but for top_k, which is off; `max_new_tokens` counts an EOS.
     """
     # No terminators: which EOS it was is kept only of what does not end there.
     terminators, ends = np.zeros(model.shape.vocabulary, bool), frozenset(eos)

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 
 from pretrainrl_jax.decoding.best_tokens import BLOCK
 from pretrainrl_jax.decoding.cache import empty_cache, extend, prefill
-from pretrainrl_jax.decoding.constraints import Constraint, State, begin
 from pretrainrl_jax.decoding.decoded import DecodedBatch
 from pretrainrl_jax.decoding.draw import Exact, inverse_cdf, take_along_last, uniform
 from pretrainrl_jax.model import vocabulary
@@ -22,7 +21,7 @@ from pretrainrl_jax.model.beginnings import Before
 from pretrainrl_jax.model.decoder import Model, Params, project
 from pretrainrl_jax.model.layers import KeysValues
 from pretrainrl_jax.model.mesh import Layout, constrain
-from pretrainrl_jax.model.vocabulary import LOGITS, REPLICATED, ROWS, TABLE, MeshAxes
+from pretrainrl_jax.model.vocabulary import LOGITS, ROWS, TABLE, MeshAxes
 from pretrainrl_jax.model.whole import for_decoding
 
 MIN_TEMPERATURE = 1e-30  # a temperature above 0 but below this one counts as this: quotients stay finite
@@ -34,7 +33,6 @@ class SampleState(NamedTuple):
     finished: jax.Array  # bool [batch, samples], by a terminator
     hidden: jax.Array  # [batch, samples, model], which predicts the next tokens
     cache: KeysValues
-    allowed: State  # of the constraint
     tokens: jax.Array  # [batch, samples, max_new_tokens]
     lengths: jax.Array  # [batch, samples]
     token_logps: jax.Array  # [batch, samples, max_new_tokens]
@@ -96,31 +94,23 @@ def filtered_logps(
     return logits - jax.nn.logsumexp(logits, -1, keepdims=True)
 
 
-def all_logits(
-    hidden: jax.Array, head: jax.Array, layout: Layout, constraint: Constraint | None, state: State
-) -> tuple[jax.Array, jax.Array | None]:
+def all_logits(hidden: jax.Array, head: jax.Array, layout: Layout) -> jax.Array:
     """Logits float32 [batch, samples, vocabulary] of hidden states [batch, samples, model] and the head.
 
-    And which tokens may follow, bool of their shape, or None without a constraint. On a mesh each device has
-    those of its part. Where the head's model axis is cut, block after block of it is gathered: no device ever
-    holds the head.
+    On a mesh each device has those of its part. Where the head's model axis is cut, block after block of it
+    is gathered: no device ever holds the head.
     """
 
-    def per_shard(
-        axes: MeshAxes, hidden: jax.Array, head: jax.Array, constraint: Constraint | None, state: State
-    ) -> tuple[jax.Array, jax.Array | None]:
+    def per_shard(axes: MeshAxes, hidden: jax.Array, head: jax.Array) -> jax.Array:
         def body(start: Any, rows: jax.Array, logits: jax.Array) -> jax.Array:
             return jax.lax.dynamic_update_slice_in_dim(logits, project(hidden, rows), start, axis=-1)
 
-        size = head.shape[0]
-        may = constraint.allowed(state, vocabulary.row_offset(axes, head), size) if constraint else None
         if not axes.model:
-            return project(hidden, head), may
-        blank = jnp.zeros((*hidden.shape[:-1], size), jnp.float32)
-        return vocabulary.fold_blocks(axes, head, BLOCK, body, blank), may
+            return project(hidden, head)
+        blank = jnp.zeros((*hidden.shape[:-1], head.shape[0]), jnp.float32)
+        return vocabulary.fold_blocks(axes, head, BLOCK, body, blank)
 
-    shards = vocabulary.maybe_shard_map(layout, per_shard, (ROWS, TABLE, REPLICATED, ROWS), (LOGITS, LOGITS))
-    return shards(hidden, head, constraint, state)
+    return vocabulary.maybe_shard_map(layout, per_shard, (ROWS, TABLE), LOGITS)(hidden, head)
 
 
 @partial(jax.jit, static_argnames=("model", "samples", "max_new_tokens"))
@@ -137,7 +127,6 @@ def sample(
     temperature: jax.Array | float,
     top_p: jax.Array | float,
     top_k: jax.Array | int,
-    constraint: Constraint | None = None,
     earlier: Before | None = None,
 ) -> DecodedBatch:
     """Random continuations of each prompt.
@@ -149,21 +138,15 @@ def sample(
 
     The i-th sample's draw at a step depends on its prompt, the prompt's key, i and the step alone; so
     neighbours, padding and the batch size change nothing beyond the rounding of the logits. `logps` are the
-    model's as it is, neither tempered, truncated nor constrained.
+    model's as it is, neither tempered nor truncated.
 
     Args:
-        prompts, terminators, max_new_tokens, earlier: as `beam_search` takes them.
-        lengths: int32 [batch]; 0 marks a row that only fills up the batch, for which nothing is drawn.
+        prompts, lengths, terminators, max_new_tokens, earlier: as `beam_search` takes them.
         keys: typed random keys [batch], one for each prompt.
-        samples: how many to draw for each prompt.
         temperature: float32, 0 or more; 0 takes the most probable token (the first of equal ones), whatever
             top_p and top_k are, and its probability as sampled is then 1.
-        top_p: float32 in (0, 1]; 1 is off.
-        top_k: int32, 0 or more; 0 is off.
-        constraint: which tokens and terminators may follow; the others lose their logits before temperature,
-            top-k and top-p. A sample that nothing may follow ends unfinished.
+        top_p, top_k: float32 in (0, 1], where 1 is off; int32, 0 or more, where 0 is off.
     """
-    batch = len(prompts)
     model, params = for_decoding(model, params)
     head = model.head(params).astype(model.shape.dtype)
     prompt, last, read = prefill(model, params, prompts, lengths, samples, earlier)
@@ -176,38 +159,38 @@ def sample(
 
     def step(state: SampleState) -> SampleState:
         """Draw each sample's next token, and read it."""
-        logits, may = all_logits(state.hidden, head, model.layout, constraint, state.allowed)
-        stuck = jnp.zeros_like(state.done) if may is None else ~may.any(-1)
-        possible = logits if may is None else jnp.where(may | stuck[..., None], logits, -jnp.inf)
+        logits = all_logits(state.hidden, head, model.layout)
         step_keys = jax.vmap(jax.vmap(partial(jax.random.fold_in, data=state.step)))(sample_keys)
         number = uniform(step_keys)
-        filtered = partial(_draw_filtered, logits, possible, number, *filters, model.layout)
-        plain = partial(_draw_plain, logits, number, model.layout)
-        drawn: Drawn = filtered() if constraint else jax.lax.cond(off, plain, filtered)
-        token, ends = drawn[0], terminators[drawn[0]]
-        hidden, cache = extend(model, params, token, state.step, read, prompt, state.cache)
-        allowed = constraint.advance(state.allowed, token) if constraint else None
-        return _written(state, drawn, ends, stuck)._replace(hidden=hidden, cache=cache, allowed=allowed)
+        filtered = partial(_draw_filtered, logits, number, *filters, model.layout)
+        drawn: Drawn = jax.lax.cond(off, partial(_draw_plain, logits, number, model.layout), filtered)
+        hidden, cache = extend(model, params, drawn[0], state.step, read, prompt, state.cache)
+        return _written(state, drawn, terminators[drawn[0]])._replace(hidden=hidden, cache=cache)
 
-    blank = jnp.zeros((batch, samples, max_new_tokens))
-    none = jnp.zeros((batch, samples), bool)
-    state = SampleState(
+    cache = empty_cache(model, prompt, max_new_tokens, own=True)
+    state = jax.lax.while_loop(should_continue, step, _begin(last, lengths, samples, max_new_tokens, cache))
+    of_tokens = state.token_logps, state.behaviour_token_logps
+    sums = of_tokens[0].sum(-1), of_tokens[1].sum(-1)
+    drawn = DecodedBatch(state.tokens, state.lengths, state.finished, *sums, *of_tokens)
+    return jax.tree.map(lambda x: constrain(x, model.layout), drawn)
+
+
+def _begin(
+    last: jax.Array, lengths: jax.Array, samples: int, max_new_tokens: int, cache: KeysValues
+) -> SampleState:
+    """Nothing drawn yet, after hidden states `last` [batch, 1, model] of prompts."""
+    blank, none = jnp.zeros((len(last), samples, max_new_tokens)), jnp.zeros((len(last), samples), bool)
+    return SampleState(
         step=jnp.int32(0),
         done=none | (lengths == 0)[:, None],
         finished=none,
-        hidden=jnp.broadcast_to(last, (batch, samples, last.shape[-1])),
-        cache=empty_cache(model, prompt, max_new_tokens, own=True),
-        allowed=begin(constraint, batch, samples),
+        hidden=jnp.broadcast_to(last, (len(last), samples, last.shape[-1])),
+        cache=cache,
         tokens=blank.astype(jnp.int32),
         lengths=none.astype(jnp.int32),
         token_logps=blank,
         behaviour_token_logps=blank,
     )
-    state = jax.lax.while_loop(should_continue, step, state)
-    of_tokens = state.token_logps, state.behaviour_token_logps
-    sums = of_tokens[0].sum(-1), of_tokens[1].sum(-1)
-    drawn = DecodedBatch(state.tokens, state.lengths, state.finished, *sums, *of_tokens)
-    return jax.tree.map(lambda x: constrain(x, model.layout), drawn)
 
 
 # What is drawn: tokens, their log-probabilities by the model as it is, and those that they were drawn by.
@@ -221,32 +204,30 @@ def _draw_plain(logits: jax.Array, number: Exact, layout: Layout) -> Drawn:
 
 def _draw_filtered(
     logits: jax.Array,
-    possible: jax.Array,
     number: Exact,
     temperature: jax.Array | float,
     top_p: jax.Array | float,
     top_k: jax.Array | int,
     layout: Layout,
 ) -> Drawn:
-    """Of the logits, `possible` are those of what may follow, -inf elsewhere."""
-    logps = filtered_logps(possible, temperature, top_p, top_k)
+    logps = filtered_logps(logits, temperature, top_p, top_k)
     token = jax.lax.cond(
         temperature > 0,
         lambda: inverse_cdf(logps, number, layout)[0],
-        lambda: possible.argmax(-1).astype(jnp.int32),
+        lambda: logits.argmax(-1).astype(jnp.int32),
     )
     behaviour = jnp.where(temperature > 0, take_along_last(logps, token), 0)
     return token, take_along_last(logits, token) - jax.nn.logsumexp(logits, -1), behaviour
 
 
-def _written(state: SampleState, drawn: Drawn, ends: jax.Array, stuck: jax.Array) -> SampleState:
-    """The state with what was drawn at its step: tokens that end it or not, unless nothing may follow."""
+def _written(state: SampleState, drawn: Drawn, ends: jax.Array) -> SampleState:
+    """The state with what was drawn at its step: tokens that end it or not."""
     token, logp, behaviour = drawn
-    at, live = state.step, ~state.done & ~stuck
+    at, live = state.step, ~state.done
     kept = live & ~ends
     return state._replace(
         step=at + 1,
-        done=state.done | stuck | ends,
+        done=state.done | ends,
         finished=state.finished | (live & ends),
         tokens=state.tokens.at[:, :, at].set(jnp.where(kept, token, 0)),
         lengths=state.lengths + kept,

@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from pretrainrl_jax.facts.columns import MIDNIGHT, WHOLE, Column
+from pretrainrl_jax.facts.plain import tidy
 from pretrainrl_jax.facts.written import BEGUN, LISTS, is_json, written
 
 # What is changed and counted, by a short name.
@@ -94,9 +95,8 @@ def clean(text: str, repaired: Counter[str]) -> str:
     Spaces are collapsed silently; other changes are counted in `repaired`. Raises Unusable if it holds half
     of a surrogate pair, which no file can hold and no tokenizer takes.
     """
-    if text.isascii() and text.isprintable():  # as most are: nothing but spaces can be amiss
-        tidy = "  " not in text and text[:1] != " " and text[-1:] != " "
-        return text if tidy else " ".join(text.split())
+    if tidy(text):  # as most are
+        return text
     if _BREAK.search(text) and _BREAK.search(text.strip()):
         repaired[BREAKS] += 1
     text = " ".join(text.split())

@@ -4,7 +4,7 @@ Nothing of a row is kept. The settings of facts.columns go first, then the usual
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from functools import cached_property
@@ -12,6 +12,7 @@ from typing import Any
 
 from pretrainrl_jax.config import FactsConfig
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.facts import plain
 from pretrainrl_jax.facts.files import Row
 from pretrainrl_jax.facts.written import LISTS, may_hold, written
 
@@ -69,70 +70,74 @@ class Column:
             self.whole, self.midnight = self.whole and whole, self.midnight and day
         self.filled += 1
 
+    def add_all(self, values: Sequence[Any]) -> bool:
+        """Many values at one look; False, and none is added, where some are no plain numbers or texts."""
+        if plain.are_numbers(values):
+            written_out = isinstance(values[0], str) and "." in "".join(values)
+            if self.whole and written_out:
+                return False
+            self.whole = self.whole and all(map(float.is_integer, map(float, values)))
+            self.midnight = False
+            self.filled += len(values)
+            return True
+        parts = plain.as_lists(values)
+        if plain.are_lists(parts) and max(map(len, parts)) <= PARTS:
+            parts = plain.items(parts)
+        if self.numbers or not plain.are_filled(parts):
+            return False
+        self.filled += len(parts)
+        return True
+
 
 @dataclass
 class Survey:
     """The columns of a source by their paths, in the order in which they were met."""
 
+    wanted: frozenset[str] = frozenset()  # are remembered however many there are
     columns: dict[str, Column] = field(default_factory=dict)
     objects: set[str] = field(default_factory=set)  # paths that hold named values
     rows: int = 0
     first: str = ""  # where the first row stands
 
+    def add(self, rows: Sequence[Row]) -> None:
+        """All columns of further rows."""
+        self.first = self.first or rows[0].where
+        self.rows += len(rows)
+        several = plain.by_column([row.values for row in rows])
+        for name, values in several.items():
+            self._all(name, values)
+        for row in () if several else rows:
+            for name, value in row.values.items():
+                self._look(name, value, DEPTH)
 
-def survey(rows: Iterable[Row], wanted: Iterable[str] = ()) -> Survey:
-    """All columns of all rows; `wanted` are remembered however many there are."""
-    seen, wanted = Survey(), frozenset(wanted)
-    for row in rows:
-        seen.rows += 1
-        seen.first = seen.first or row.where
-        for name, value in row.values.items():
-            column = seen.columns.get(name)
-            if not column or column.numbers or not _plain(column, value):
-                _look(seen, wanted, name, value, DEPTH)
-    return seen
+    def _all(self, name: str, values: Sequence[Any]) -> None:
+        column = self.columns.get(name)
+        if not column or not column.add_all(values):
+            for value in values:
+                self._look(name, value, DEPTH)
 
-
-def _plain(column: Column, value: Any) -> bool:
-    """Adds a text, or a short list of texts, to a column of texts, as most are; whether it is one."""
-    if type(value) is str:
-        if may_hold(value):
-            return False
-        column.filled += bool(value) and not value.isspace()
-        return True
-    if type(value) is not list or len(value) > PARTS:
-        return False
-    filled = 0
-    for part in value:
-        if type(part) is not str or may_hold(part):
-            return False
-        filled += bool(part) and not part.isspace()
-    column.filled += filled
-    return bool(value)
-
-
-def _look(seen: Survey, wanted: frozenset[str], path: str, value: Any, depth: int) -> None:
-    if isinstance(value, str) and may_hold(value) and (inner := written(value)) is not None:
-        value = inner
-    if isinstance(value, LISTS):
-        for part in value[:PARTS] if depth else ():
-            _look(seen, wanted, path, part, depth - 1)
-        if value:
+    def _look(self, path: str, value: Any, depth: int) -> None:
+        if isinstance(value, str) and may_hold(value) and (inner := written(value)) is not None:
+            value = inner
+        if isinstance(value, LISTS):
+            for part in value[:PARTS] if depth else ():
+                self._look(path, part, depth - 1)
+            if value:
+                return
+        elif not isinstance(value, (str, float)) and isinstance(value, Mapping):  # whose check is slow
+            if len(self.objects) < PATHS:
+                self.objects.add(path)
+            if depth:
+                for name, part in value.items():
+                    self._look(f"{path}.{name}", part, depth - 1)
             return
-    elif not isinstance(value, (str, float)) and isinstance(value, Mapping):  # whose check is slow
-        if len(seen.objects) < PATHS:
-            seen.objects.add(path)
-        if depth:
-            for name, part in value.items():
-                _look(seen, wanted, f"{path}.{name}", part, depth - 1)
-        return
-    column = seen.columns.get(path)
-    if column is None:
-        if len(seen.columns) >= PATHS and path not in wanted:
-            return
-        column = seen.columns[path] = Column()
-    if not isinstance(value, LISTS):
-        column.add(value)
+        column = self.columns.get(path)
+        if column is None:
+            if len(self.columns) >= PATHS and path not in self.wanted:
+                return
+            column = self.columns[path] = Column()
+        if not isinstance(value, LISTS):
+            column.add(value)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from pretrainrl_jax.config import FactsConfig
 from pretrainrl_jax.errors import InputError
@@ -16,11 +16,24 @@ from pretrainrl_jax.facts.matching import normalise
 from pretrainrl_jax.facts.questions import Templates, ask, fill_in, is_open
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.splits import ROW_ID
-from pretrainrl_jax.facts.wordings import paraphrase, rewordings
+from pretrainrl_jax.facts.wordings import WORDINGS, paraphrase, rewordings
 from pretrainrl_jax.facts.written import LISTS, cells, written
 
 _LONGEST_NULL = max(map(len, cleaning.MAYBE_NULL))
 _PLAIN = re.compile("[0-9A-Za-z]")  # a text with one of these is never empty normalised
+
+
+class Cells(NamedTuple):
+    """The cells of a row that becomes a fact, clean."""
+
+    question: str
+    answers: tuple[str, ...]
+    category: str
+    subject: str
+    subject_key: str  # "" where it is blank
+    popularity: float
+    answer_popularity: float
+    id: str  # "" where it is blank
 
 
 @dataclass(frozen=True)
@@ -73,8 +86,8 @@ class FactMaker:
         """What stands between answers of one text: nobody can type a line break on a command line."""
         return self.settings.answer_separator.replace("\\n", "\n").replace("\\t", "\t")
 
-    def fact(self, row: Row, category: str) -> Fact:
-        """A row as a fact. Raises cleaning.Unusable if it cannot become one."""
+    def read(self, row: Row, category: str) -> Cells:
+        """The cells of a row that becomes a fact. Raises cleaning.Unusable if it cannot."""
         columns, repaired = self.columns, self.repaired
         subject = self.text(row, columns.subject)
         question = self.text(row, columns.question) or ask(self.templates, category, subject)
@@ -85,29 +98,35 @@ class FactMaker:
                 raise cleaning.Unusable(cleaning.OPEN_QUESTION)
             question = fill_in(question, subject)
             repaired[cleaning.FILLED_IN] += 1
-        answers = self.answers(row)
-        popularity = _popularity(row, columns.popularity, repaired)
-        own = self.text(row, columns.id)
+        return Cells(
+            question=question,
+            answers=self.answers(row),
+            category=category,
+            subject=subject,
+            subject_key=self.text(row, columns.subject_key),
+            popularity=_popularity(row, columns.popularity, repaired),
+            answer_popularity=_popularity(row, columns.answer_popularity, repaired, of_answer=True),
+            id=self.text(row, columns.id),
+        )
+
+    def fact(self, row: Row, clean: Cells) -> Fact:
+        """The fact of a row by its cells, with an id that no other fact has and with other wordings."""
+        question, answers, category, subject, key, popularity, answer_popularity, own = clean
         # Public copies of PopQA hold some ids twice; "row…" is refused as an id so that it never clashes.
-        if not own or own in self.taken or ROW_ID.fullmatch(own):
+        if not own or own in self.taken or (own[:3] == "row" and ROW_ID.fullmatch(own)):
             own = f"row{row.number}"
         else:
             self.taken.add(own)
         other = paraphrase(category, subject) if subject else ""
+        worded = self.reworded(row, category, subject, {question, other})
+        shown = tuple((path, self.shown(row, path)) for path in self.kept) if self.kept else ()
+        other = other if other != question else ""
+        key = key or subject or question
+        # By place, since names would take as long as all the rest: there are millions of rows.
         return Fact(
-            id=own,
-            question=question,
-            answers=answers,
-            category=category,
-            subject=subject,
-            subject_key=self.text(row, columns.subject_key) or subject or question,
-            popularity=popularity,
-            row=row.number,
-            paraphrase=other if other != question else "",
-            rewordings=self.reworded(row, category, subject, {question, other}),
-            answer_popularity=_popularity(row, columns.answer_popularity, repaired, of_answer=True),
-            columns=tuple((path, self.shown(row, path)) for path in self.kept) if self.kept else (),
-        )
+            own, question, answers, category, subject, key, popularity, row.number,
+            other, worded, answer_popularity, shown,
+        )  # fmt: skip
 
     def reworded(self, row: Row, category: str, subject: str, asked: Collection[str]) -> tuple[str, ...]:
         """Other wordings of a row's question, each once, none of them `asked`: the row's own come first.
@@ -115,6 +134,8 @@ class FactMaker:
         Texts are the same if they are so normalised. What is no wording is left out and counted.
         """
         path = self.columns.rewordings
+        if not (path or self.rewordings or category in WORDINGS):
+            return ()
         given: list[str] = []
         for value in _listed(cells(row.values, path) if path else []):
             given += self._wordings(value, subject)

@@ -4,44 +4,33 @@ import difflib
 import gc
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any
 
 from pretrainrl_jax.config import Config, FactsConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts import cleaning
-from pretrainrl_jax.facts.columns import Columns, check_column, choose_columns, survey
+from pretrainrl_jax.facts.blocks import blocks
+from pretrainrl_jax.facts.columns import Columns, Survey, check_column, choose_columns
 from pretrainrl_jax.facts.datasets import open_hf, open_tfds, read_entityquestions
 from pretrainrl_jax.facts.duplicates import settle, share_truths
 from pretrainrl_jax.facts.files import Row, Source, is_folder, is_remote
 from pretrainrl_jax.facts.from_rows import FactMaker
 from pretrainrl_jax.facts.questions import read_templates
 from pretrainrl_jax.facts.record import Fact
+from pretrainrl_jax.facts.sorting import SHOWN, Dropped, Sorted, short
 from pretrainrl_jax.facts.splits import subsample
 from pretrainrl_jax.facts.tables import read_delimited, read_json, read_json_lines, read_parquet
-from pretrainrl_jax.facts.written import cells
 
 READERS: dict[str, Callable[[str, Source], Iterable[Row]]] = {
     "csv": partial(read_delimited, delimiter=","), "tsv": partial(read_delimited, delimiter="\t"),
     "json": read_json, "jsonl": read_json_lines, "parquet": read_parquet, "tfds": open_tfds, "hf": open_hf,
     "entityquestions": read_entityquestions,
 }  # fmt: skip
-SHOWN = 120  # characters of a dropped row
 MOST_EXAMPLES = 64  # of a few-shot prompt
-
-
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """A row that became no fact, or no preference."""
-
-    where: str  # "popQA.tsv, line 17"
-    rule: str  # why, a short name that is counted
-    text: str  # what stands there, shortened
 
 
 @dataclass(frozen=True)
@@ -132,59 +121,15 @@ def read_rows(settings: Source) -> Iterator[Row]:
 
 
 def _read(settings: FactsConfig, by: Sequence[str] = ()) -> Reading:
-    """Every row judged: the facts, duplicates settled, and the others by what became of them.
-
-    The source is read twice: all keys of all rows count, and a row is kept only as the fact it becomes.
-    """
-    templates = read_templates(settings.questions)
-    others = [read_templates([entry], "facts.rewordings") for entry in settings.rewordings]
-    rows = _twice(settings)
-    read_templates(settings.reversed, "facts.reversed", "a", "answer")
-    named = [name for value in asdict(settings.columns).values() for name in (value, *value.split(","))]
-    named += by
-    seen = survey(rows(), map(str.strip, named))
-    if not seen.rows:
-        raise InputError(f"no facts in {settings.path}: it holds no rows")
-    at = f"{settings.path}, line 1" if format_of(settings) in ("csv", "tsv", "jsonl") else seen.first
-    columns = choose_columns(seen, settings, at)
-    for path in by:
-        check_column(seen, path, "evaluate.by", at)
-    maker = FactMaker(settings, seen, columns, templates, others, tuple(by))
-    aside = FactMaker(settings, seen, columns, templates)  # of rows of which only the truths are wanted
-    facts: list[Fact] = []
-    elsewhere: list[Fact] = []
-    origins: list[str] = []  # of each fact; a few texts, shared
-    dropped: list[Dropped] = []
-    categories: Counter[str] = Counter()
-    kept = frozenset(settings.categories)
-    for row in rows():
-        category, wanted = "", True
-        try:
-            category = sys.intern(maker.text(row, columns.category))
-            categories[category] += 1
-            wanted = not kept or category in kept
-            if wanted:
-                facts.append(maker.fact(row, category))
-                origins.append(row.origin)
-            else:
-                elsewhere.append(aside.fact(row, category))
-        except cleaning.Unusable as reason:
-            if wanted:
-                paths = filter(None, (columns.question, columns.subject, *columns.true))
-                there = [value for path in paths for value in cells(row.values, path)]
-                text = said(there, reason.where, str(dict(row.values)))
-                dropped.append(Dropped(short(row.where), str(reason), text))
-    unknown = [category for category in settings.categories if category not in categories]
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], categories, n=1)
-        known = ", ".join(name or "(blank)" for name, _ in categories.most_common(20))
-        also = f"did you mean {near[0]}?" if near else f"there are {known}"
-        raise InputError(f"facts.categories: {settings.path} has no category {unknown[0]!r}: {also}")
-    left_out = Counter({cleaning.OTHER_CATEGORY: seen.rows - len(facts) - len(dropped)})
+    """Every row judged: the facts, duplicates settled, and the others by what became of them."""
+    rows, columns = _sorted(settings, by)
+    _check_categories(settings, rows.categories)
+    facts, dropped, repaired = rows.facts, rows.dropped, rows.maker.repaired
+    left_out = Counter({cleaning.OTHER_CATEGORY: rows.maker.seen.rows - len(facts) - len(dropped)})
     stay, fate = settle(facts, settings.duplicates)
     merged = []
     for at, into in sorted(fate.items()):
-        where = f"{short(origins[at])} {facts[at].row}"
+        where = f"{short(rows.origins[at])} {facts[at].row}"
         asks = f"{facts[at].question} | {', '.join(facts[at].answers)}"
         if into is None:
             dropped.append(Dropped(where, cleaning.CONFLICTING, asks[:SHOWN]))
@@ -194,9 +139,60 @@ def _read(settings: FactsConfig, by: Sequence[str] = ()) -> Reading:
         rules = (Counter(row.rule for row in dropped) + left_out).most_common()
         why = ", ".join(f"{number} {rule}" for rule, number in rules)
         example = f"; the first is {dropped[0].where}: {dropped[0].text}" if dropped else ""
-        raise InputError(f"no facts in {settings.path}: of {seen.rows} rows {why}{example}")
-    stay, maker.repaired[cleaning.SHARED] = share_truths(stay, [*facts, *elsewhere])
-    return Reading(stay, dropped, maker.repaired, merged, +left_out, seen.rows, settings.path, columns)
+        raise InputError(f"no facts in {settings.path}: of {rows.maker.seen.rows} rows {why}{example}")
+    stay, repaired[cleaning.SHARED] = share_truths(stay, [*facts, *rows.elsewhere])
+    count = rows.maker.seen.rows
+    return Reading(stay, dropped, repaired, merged, +left_out, count, settings.path, columns)
+
+
+def _sorted(settings: FactsConfig, by: Sequence[str]) -> tuple[Sorted, Columns]:
+    """All rows of a source sorted, and its columns.
+
+    The keys of all rows say what is in which column, and no row is kept. So rows are sorted as the first
+    block says, and the source is read a second time where the others say otherwise.
+    """
+    templates = read_templates(settings.questions)
+    others = [read_templates([entry], "facts.rewordings") for entry in settings.rewordings]
+    rows = _twice(settings)
+    read_templates(settings.reversed, "facts.reversed", "a", "answer")
+    named = [name for value in asdict(settings.columns).values() for name in (value, *value.split(","))]
+    seen = Survey(frozenset(map(str.strip, (*named, *by))))
+
+    def begun() -> Sorted:
+        at = f"{settings.path}, line 1" if format_of(settings) in ("csv", "tsv", "jsonl") else seen.first
+        columns = choose_columns(seen, settings, at)
+        for path in by:
+            check_column(seen, path, "evaluate.by", at)
+        return Sorted(FactMaker(settings, seen, columns, templates, others, tuple(by)))
+
+    early: Sorted | None = None
+    for block in blocks(rows()):
+        first = not seen.rows
+        seen.add(block)
+        try:
+            early = begun() if first else early
+            if early:
+                early.add(block)
+        except InputError:  # is said below, if later rows do not make it right
+            early = None
+    if not seen.rows:
+        raise InputError(f"no facts in {settings.path}: it holds no rows")
+    late = begun()
+    if early and early.stands(seen, late.maker.columns):
+        return early, late.maker.columns
+    for block in blocks(rows()):
+        late.add(block)
+    return late, late.maker.columns
+
+
+def _check_categories(settings: FactsConfig, there: Counter[str]) -> None:
+    """The categories to keep are there. Raises InputError if one is not."""
+    unknown = [category for category in settings.categories if category not in there]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], there, n=1)
+        known = ", ".join(name or "(blank)" for name, _ in there.most_common(20))
+        also = f"did you mean {near[0]}?" if near else f"there are {known}"
+        raise InputError(f"facts.categories: {settings.path} has no category {unknown[0]!r}: {also}")
 
 
 @contextmanager
@@ -236,15 +232,3 @@ def read_examples(path: str) -> tuple[tuple[str, str], ...]:
         many = f"{path} holds {len(reading.facts)} facts, and all are shown in one prompt"
         raise InputError(f"--ask.examples: {many}: keep at most {MOST_EXAMPLES}")
     return tuple((fact.question, fact.answer) for fact in reading.facts)
-
-
-def short(where: str) -> str:
-    """Where a row stands, without folders."""
-    return where.rstrip("/").rsplit("/", 1)[-1]
-
-
-def said(values: Iterable[Any], where: str = "", otherwise: str = "") -> str:
-    """What stands in a dropped row, in these cells, else `otherwise`; and `where` in it it is wrong."""
-    text = " | ".join(str(value)[:SHOWN] for value in values if value not in (None, ""))
-    text = f"{where}: {text}" if where else text
-    return cleaning.one_line(text or otherwise)[:SHOWN]

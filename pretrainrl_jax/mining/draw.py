@@ -34,4 +34,4 @@ def longest(tree: AnswerTree, negatives: int, layout: Layout) -> int:
     longest_first = sorted(places(tree, "rejected"), key=lambda place: -len(tree.branches[place].tokens))
     # Of named pairs, a short branch may be in more than a long one: then none is left out.
     left = longest_first[negatives:] if negatives and tree.pairs is None else ()
-    return size(select(tree, set(range(len(tree.branches))).difference(left)), layout).inputs
+    return size(select(tree, set(range(len(tree.branches))).difference(left)), layout).time

@@ -45,10 +45,8 @@ def describe(
     """The statistics of a mining run, as plain values for JSON: its own, and those of each category.
 
     Args:
-        facts: the questions that were asked for.
-        trees: those that came of it; here a reference log-probability counts all terminators.
+        trees: those of the facts asked for; here a reference log-probability counts all terminators.
         decoded: questions with their beams; fewer than `facts` where a pool was collected from a sample.
-        known: every known truth.
         dropped: by source, how many candidates each reason took.
         pools: the values of each category's pool; empty without one.
         agreements: of each category whose pool was compared with a smaller sample's.

@@ -106,13 +106,10 @@ def make_mesh(settings: MeshConfig, devices: Sequence[Any] | None = None) -> Mes
     known = math.prod(size for size in asked if size > 0)
     sizes = tuple(size if size > 0 else max(1, count // known) for size in asked)
     if math.prod(sizes) != count:
-        axes = [axis for axis in AXES if axis != "expert" or settings.expert != 1]
-        shown = " x ".join(str(size) for axis, size in zip(AXES, sizes, strict=True) if axis in axes)
-        fits = _nearest_divisors(known, count) if -1 in asked else ""
+        shown = " x ".join(map(str, sizes))
         raise InputError(
-            f"mesh {shown} ({' x '.join(axes)}) needs {math.prod(sizes)} devices and {count} are here: "
-            f"change {', '.join(f'mesh.{axis}' for axis in axes[:-1])} or mesh.tensor"
-            + (f"; {known} does not divide {count}, the nearest that do are {fits}" if fits else "")
+            f"mesh {shown} ({' x '.join(AXES)}) needs {math.prod(sizes)} devices and {count} are here: "
+            f"change {', '.join(f'mesh.{axis}' for axis in AXES[:-1])} or mesh.tensor"
         )
     types = (AxisType.Auto,) * len(AXES)
     try:
@@ -123,7 +120,7 @@ def make_mesh(settings: MeshConfig, devices: Sequence[Any] | None = None) -> Mes
 
 
 def check_model(shape: ModelShape, mesh: Mesh, rules: Rules = Rules()) -> None:
-    """Raises InputError, with the nearest sizes, if the mesh does not divide what it cuts of the model."""
+    """Raises InputError if the mesh does not divide what it cuts of the model."""
     if mesh.shape.get("expert", 1) > 1 and not shape.experts:
         raise InputError(
             f"mesh.expert is {mesh.shape['expert']} and the model has no experts: make it 1, and mesh.fsdp "
@@ -135,44 +132,27 @@ def check_model(shape: ModelShape, mesh: Mesh, rules: Rules = Rules()) -> None:
         if wrong := [f"{size} {name}" for name, size in sizes.items() if size % parts]:
             raise InputError(
                 f"mesh.{axis} is {parts} and does not divide the model's {', '.join(wrong)}: "
-                f"the nearest sizes that do are {_nearest_divisors(parts, math.gcd(*sizes.values()))}"
+                f"make it a divisor of {math.gcd(*sizes.values())}"
             )
 
 
 def check_batch(name: str, rows: int, mesh: Mesh, microsteps: int = 1) -> None:
-    """Raises InputError, with the nearest sizes, if the mesh does not divide a batch of so many rows.
+    """Raises InputError if the mesh does not divide a batch of so many rows.
 
     `name` is the setting that says how many; data, fsdp and expert cut what each of the microsteps has.
     """
     parts = row_shards(mesh)
     if (rows // microsteps) % parts:
-        unit = parts * microsteps
-        axes = [axis for axis in Rules.rows if axis != "expert" or mesh.shape.get(axis, 1) > 1]
-        over = " x ".join(f"mesh.{axis}" for axis in axes)
-        more = -(-rows // unit) * unit
-        fits = [str(size) for size in (more - unit, more) if size]
-        cut = f", cut into {microsteps} microsteps" if microsteps > 1 else ""
+        cut = f" in {microsteps} microsteps" if microsteps > 1 else ""
         raise InputError(
-            f"{name} is {rows}{cut}, and does not divide over {over} = {parts}: the nearest that do are "
-            f"{' and '.join(fits)} rows, or a mesh where {over.replace('mesh.', '')} is "
-            f"{_nearest_divisors(parts, rows // microsteps)}"
+            f"{name} is {rows}, and does not divide over data x fsdp x expert = {parts}{cut}: "
+            f"make it a multiple of {parts * microsteps}, or change the mesh"
         )
 
 
 def divisors(number: int) -> list[int]:
     """All divisors, ascending."""
     return [n for n in range(1, number + 1) if number % n == 0]
-
-
-def nearest(size: int, allowed: Sequence[int]) -> list[int]:
-    """The closest allowed sizes below and above."""
-    below, above = [n for n in allowed if n <= size][-1:], [n for n in allowed if n > size][:1]
-    return below + above
-
-
-def _nearest_divisors(size: int, number: int) -> str:
-    """Of a number, in words."""
-    return " and ".join(map(str, nearest(size, divisors(number))))
 
 
 def row_shards(mesh: Mesh | None) -> int:

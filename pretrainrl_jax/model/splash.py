@@ -64,14 +64,9 @@ def attend(
     Softmax and sums are float32; the gradient computes scores again from one number a query. That of the
     queries comes in parts (`part_size`), in their own dtype, which are added up.
 
-    Args:
-        queries, keys, values: [rows, time, heads or kv_heads, head].
-        tree_id, branch_id: int32 [rows, time]; None where every tree is one sequence.
-        longest: tokens of a branch, at most.
-        scale: multiplies the scores.
-
-    Returns:
-        [rows, time, heads, head] in the queries' dtype.
+    Queries, keys and values are [rows, time, heads or kv_heads, head], and so is what it gives, in the
+    queries' dtype; ids int32 [rows, time], `branch_id` None where every tree is one sequence. A branch has
+    `longest` tokens at most.
     """
     ids = [tree_id] if branch_id is None else [tree_id, branch_id]
 

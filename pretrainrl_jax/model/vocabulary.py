@@ -55,15 +55,15 @@ def check_tokens(largest: int, vocabulary: int) -> None:
 
 
 def block_size(model: int) -> int:
-    """Vocabulary rows of a block: as many as the model is wide, at least 256, a multiple of 128.
+    """Vocabulary rows of a block: as many as the model is wide, 256 to 1,024, a multiple of 128.
 
-    A block's logits then take about the memory of the float32 hidden states. On one CPU core this was within
-    8 % of the best block at every width from 64 to 1024 and 128 to 16,384 tokens: an exp costs the same at
-    every width, so narrow models need their logits in cache, and wide ones do not. On an accelerator (not
-    measured) a small block would be bound by memory: each block reads and writes the sum of the hidden
-    states' gradient once.
+    A block's logits then take at most the memory of the float32 hidden states. On one CPU core this was
+    within 8 % of the best block at every width from 64 to 1,024 and 128 to 16,384 tokens: an exp costs the
+    same at every width, so narrow models need their logits in cache, and wide ones do not; at 2,048 blocks of
+    1,024 and 2,048 took the same time. On an accelerator (not measured) a small block would be bound by
+    memory: each block reads and writes the sum of the hidden states' gradient once.
     """
-    return max(256, -(-model // 128) * 128)
+    return max(256, min(1024, -(-model // 128) * 128))
 
 
 def fold_blocks(
@@ -73,23 +73,29 @@ def fold_blocks(
 
     `start` counts from the device's own first row. The rows are [block, model] with the model axis whole:
     where it is cut, each block is gathered, which is the loop's only communication.
-
-    The remainder (one to `block` rows) has a static shape of its own and goes first: outside the loop, it
-    gives the carry the type, sharding and finite values that the loop then keeps.
     """
-    block = min(block, table.shape[0])
-    full = (table.shape[0] - 1) // block
 
-    def step(i: Any, carry: Any) -> Any:
-        return body(i * block, rows_at(i * block, block), carry)
-
-    def rows_at(start: Any, size: int) -> jax.Array:
+    def step(start: Any, size: int, carry: Any) -> Any:
         rows = jax.lax.dynamic_slice_in_dim(table, start, size)
-        return jax.lax.all_gather(rows, axes.model, axis=1, tiled=True) if axes.model else rows
+        rows = jax.lax.all_gather(rows, axes.model, axis=1, tiled=True) if axes.model else rows
+        return body(start, rows, carry)
 
     with jax.named_scope("vocabulary"):  # so that the loop is found in what was compiled
-        carry = body(full * block, rows_at(full * block, table.shape[0] - full * block), carry)
-        return jax.lax.fori_loop(0, full, step, carry) if full else carry
+        return fold(table.shape[0], block, step, carry)
+
+
+def fold(count: int, block: int, body: Callable[[Any, int, Any], Any], carry: Any) -> Any:
+    """carry = body(start, size, carry) for every `block` of so many things, and for the remainder.
+
+    The remainder (one to `block` things) has a static shape of its own and goes first: outside the loop, it
+    gives the carry the type, sharding and finite values that the loop then keeps.
+    """
+    block = min(block, count)
+    full = (count - 1) // block
+    carry = body(full * block, count - full * block, carry)
+    if not full:
+        return carry
+    return jax.lax.fori_loop(0, full, lambda i, carry: body(i * block, block, carry), carry)
 
 
 def block_logits(hidden: jax.Array, rows: jax.Array) -> jax.Array:

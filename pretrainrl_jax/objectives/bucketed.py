@@ -28,10 +28,10 @@ def bucket_logps(
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probabilities of k tokens after each hidden state, and of all other tokens together, in nats.
 
-    A fold over blocks of the vocabulary, as `token_logps`. Which tokens are among the k is kept in a bit a
-    token, [rows, time, vocabulary / 32] integers, and the k rows of the head are gathered one after another:
-    neither [rows, time, vocabulary] floats nor [rows, time, k, model] are ever held. The gradient is
-    hand-written, for `hidden` and `head`; dtypes are those of `token_logps`.
+    A fold over blocks of the vocabulary, as `token_logps`, with its dtypes and gradients. Which tokens are
+    among the k is kept in a bit a token, [rows, time, vocabulary / 32] integers, and the k rows of the head
+    are gathered one after another: neither [rows, time, vocabulary] floats nor [rows, time, k, model] are
+    ever held.
 
     Args:
         hidden: [rows, time, model] float32 or bfloat16; finite.

@@ -41,12 +41,10 @@ def total_loss(
     (arXiv 2404.19733). One program is compiled for each set of names and batch shape, whatever the numbers.
 
     Args:
-        logps: [..., targets] float32, from `token_logps`.
+        logps: [..., targets] float32, from `token_logps`; for GRPO at its temperature.
         batch: the rows these were computed for; any part of the optimizer batch.
-        coefficients: of the terms.
         counts: denominators of the whole optimizer batch, from `sums.count`.
-        ntp_scale, dpo_scale: static; the denominators of NTP and of DPO.
-        grpo_form: static; that of GRPO, whose log-probabilities are at its temperature.
+        ntp_scale, dpo_scale, grpo_form: static, as the terms take them.
         anchored: rows of anchor text, and what `bucket_logps` gives of them, for the term "anchor".
 
     Returns:

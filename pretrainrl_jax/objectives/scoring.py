@@ -21,8 +21,8 @@ from pretrainrl_jax.objectives.sums import branch_sums
 from pretrainrl_jax.objectives.token_logps import token_and_ending_logps, token_logps
 from pretrainrl_jax.trees.anchors import AnchorBatch
 from pretrainrl_jax.trees.batch import PackedBatch
-from pretrainrl_jax.trees.layouts import Size, size
-from pretrainrl_jax.trees.packing import Capacity, capacity, pack, plan
+from pretrainrl_jax.trees.layouts import Capacity, size
+from pretrainrl_jax.trees.packing import capacity, pack, plan
 from pretrainrl_jax.trees.tree import AnswerTree
 
 ROWS = 16  # scored at a time, unless a caller says otherwise
@@ -163,15 +163,13 @@ def score_trees(
 ) -> list[list[Any]]:
     """Summed log-probability of each branch of each tree, in nats, terminators included.
 
-    Prefixes are only read. What many of them begin with is read once; trees that share a row go on with the
-    same.
+    Prefixes are only read. What many begin with is read once; trees that share a row go on with the same.
 
     Args:
         row_length: input tokens a row holds, or as many as the longest tree has beside what it shares.
         rows: rows scored at a time, rounded up to what divides over the devices.
         fit: the sizes of rows to compile for, from the smallest that hold these trees.
-        engine: gives [rows, branches, …], something of each branch, whole on every device; by default its
-            summed log-probability.
+        engine: gives [rows, branches, …], something of each branch, whole on every device.
         advance: called with the number of trees finished.
     """
     rows = round_up_rows(model.mesh, rows)
@@ -180,7 +178,7 @@ def score_trees(
     begun_with = read_beginnings(model, params, [tree.prefix for tree in trees], decoding=False)
     trees = [replace(tree, prefix=tree.prefix[begun_with.shared.length(i) :]) for i, tree in enumerate(trees)]
     sizes = [size(tree, question=False) for tree in trees]
-    row_length = max([row_length, *(taken.inputs for taken in sizes)])
+    row_length = max([row_length, *(taken.time for taken in sizes)])
     batches = _batches(sizes, begun_with, row_length, rows)
     holds = fit(capacity(sizes, [row for together in batches for row in together], row_length))
 
@@ -205,7 +203,7 @@ def score_trees(
 
 
 def _batches(
-    sizes: Sequence[Size], begun_with: Beginnings, row_length: int, rows: int
+    sizes: Sequence[Capacity], begun_with: Beginnings, row_length: int, rows: int
 ) -> list[list[list[int]]]:
     """Batches of rows of trees: those of a row go on with one beginning, those of a batch with like ones."""
     alike: dict[tuple[int, int], list[int]] = {}
@@ -213,6 +211,6 @@ def _batches(
         alike.setdefault((begun_with.size(index), of), []).append(index)
     planned: dict[int, list[list[int]]] = {}
     for (before, _), own in sorted(alike.items()):
-        packed = plan([sizes[index].inputs for index in own], row_length)
+        packed = plan([sizes[index].time for index in own], row_length)
         planned.setdefault(before, []).extend([own[i] for i in row] for row in packed)
     return [of_size[at : at + rows] for of_size in planned.values() for at in range(0, len(of_size), rows)]

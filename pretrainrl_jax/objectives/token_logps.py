@@ -15,6 +15,8 @@ from pretrainrl_jax.model import vocabulary
 from pretrainrl_jax.model.mesh import ONE_DEVICE, Layout
 from pretrainrl_jax.model.vocabulary import REPLICATED, ROWS, TABLE, MeshAxes
 
+LOOKED_UP = 2**22  # elements of targets' hidden states at once: 16 MiB of them, where all may take far more
+
 
 def token_logps(
     hidden: jax.Array,
@@ -33,14 +35,8 @@ def token_logps(
     few float32 arrays of the size of `hidden` and, for a bfloat16 head, one of the size of the head.
 
     On a mesh each device folds over its own part of the vocabulary for its own rows, and the results are
-    combined (over `tensor`, by the usual rules) when it is done. Its blocks may be cut along the model axis,
-    too: then each is gathered when it is read and, in the backward pass, its gradient is summed and scattered
-    likewise. Nothing else is communicated within a fold.
-
-    Without a mesh, rows may still be sharded under `jit`: the head's gradient, a sum over tokens, is then one
-    all-reduce for each block and one for the target terms. Inside `shard_map`, with `head` varying over the
-    mesh axes of the rows (`jax.lax.pcast`), nothing is communicated and the caller sums the whole gradient
-    once.
+    combined when it is done. Blocks that are cut along the model axis, too, are gathered when they are read
+    and, in the backward pass, their gradients summed and scattered. Nothing else is communicated in a fold.
 
     Args:
         hidden: [rows, time, model] float32 or bfloat16; finite, padding too.
@@ -48,7 +44,6 @@ def token_logps(
         source_index: [rows, targets] int32, index in `time` of the predicting hidden state; -1 is padding.
         targets: [rows, targets] int32, indices in `vocabulary`.
         block: vocabulary rows at a time; by default `block_size(model)`.
-        layout: how rows and head are cut; by default one device has them.
 
     Returns:
         [rows, targets] float32; exactly 0, with no gradient, where `source_index` is -1.
@@ -145,8 +140,14 @@ def _fold_of_device(
     local = vocabulary.fold_blocks(axes, head, block, body, None)
     normaliser, *of_masks = vocabulary.global_logsumexp(axes, local)  # [rows, time]
     at = jnp.maximum(source_index, 0)
-    state = jnp.take_along_axis(hidden, at[..., None], axis=1).astype(jnp.float32)
-    logit = (state * vocabulary.gather_rows(axes, head, targets, head.dtype).astype(jnp.float32)).sum(-1)
+
+    def logit_of(start: Any, size: int, logit: jax.Array) -> jax.Array:
+        part = partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=size, axis=1)
+        state = jnp.take_along_axis(hidden, part(at)[..., None], axis=1).astype(jnp.float32)
+        rows = vocabulary.gather_rows(axes, head, part(targets), head.dtype).astype(jnp.float32)
+        return jax.lax.dynamic_update_slice_in_dim(logit, (state * rows).sum(-1), start, axis=1)
+
+    logit = vocabulary.fold(at.shape[1], _at_once(hidden), logit_of, jnp.zeros(at.shape, jnp.float32))
     logps = jax.lax.psum(logit, axes.vocabulary) - at_targets(normaliser)
     masses = (at_targets(of_mask - normaliser) for of_mask in of_masks)
     logps, *masses = (jnp.where(source_index >= 0, values, 0.0) for values in (logps, *masses))
@@ -188,12 +189,22 @@ def _gradients(
     mean, dhead = vocabulary.fold_gradients(axes, head, block, probabilities, weighted)
 
     # The target term: W_y for the hidden state, h for the target's row; several targets may share either.
-    state = jnp.take_along_axis(hidden, at[..., None], axis=1).astype(jnp.float32)  # [rows, targets, model]
-    rows = vocabulary.gather_rows(axes, head, targets, head.dtype).astype(jnp.float32)
-    dhidden = add(-weight * mean, at, gradient * rows)
-    dhead = vocabulary.scatter_add_rows(axes, dhead, targets, gradient * state)
+    def add_targets(start: Any, size: int, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        dhidden, dhead = sums
+        part = partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=size, axis=1)
+        state = jnp.take_along_axis(hidden, part(at)[..., None], axis=1).astype(jnp.float32)
+        rows = vocabulary.gather_rows(axes, head, part(targets), head.dtype).astype(jnp.float32)
+        dhidden = add(dhidden, part(at), part(gradient) * rows)
+        return dhidden, vocabulary.scatter_add_rows(axes, dhead, part(targets), part(gradient) * state)
+
+    dhidden, dhead = vocabulary.fold(at.shape[1], _at_once(hidden), add_targets, (-weight * mean, dhead))
     dhidden = jax.lax.psum(dhidden, axes.vocabulary).astype(hidden.dtype)
     return dhidden, jax.lax.psum(dhead, axes.replicas).astype(head.dtype)
+
+
+def _at_once(hidden: jax.Array) -> int:
+    """Targets of a row whose states are looked up at once."""
+    return max(1, LOOKED_UP // (hidden.shape[0] * hidden.shape[2]))
 
 
 _token_logps.defvjp(_forward, _backward)

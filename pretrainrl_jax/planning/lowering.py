@@ -123,13 +123,12 @@ class Lowering:
         self, rows: int, holds: Capacity, microsteps: int | None, sequences: bool = False
     ) -> PackedBatch:
         """Of a batch [microsteps, rows, …], or [rows, …] where None; rows in all."""
-        specs = [((axis,) if axis else (), fill) for axis, fill in FIELD_SPECS]
         sharding = row_sharding(self.mesh, leading=microsteps is not None)
-        batch = PackedBatch(*self._arrays(specs, holds._asdict(), rows, microsteps, sharding=sharding))
+        batch = PackedBatch(*self._arrays(FIELD_SPECS, holds._asdict(), rows, microsteps, sharding=sharding))
         return batch._replace(branch_id=None) if sequences else batch
 
     def _arrays(
-        self, specs: Iterable[tuple[tuple[str, ...], float]], sizes: Mapping[str, int], rows: int,
+        self, specs: Iterable[tuple[str, float]], sizes: Mapping[str, int], rows: int,
         microsteps: int | None, **placed: Any,
     ) -> Iterator[Any]:  # fmt: skip
         """A batch's arrays, by axes beside microsteps and rows, and what fills them."""
@@ -137,7 +136,7 @@ class Lowering:
         of_microstep = round_up_rows(self.mesh, -(-rows // (microsteps or 1)))
         for axes, fill in specs:
             kind = jnp.float32 if isinstance(fill, float) else jnp.int32
-            shape = (*leading, of_microstep, *(sizes[axis] for axis in axes))
+            shape = (*leading, of_microstep, *(sizes[axis] for axis in axes.split()))
             yield jax.ShapeDtypeStruct(shape, kind, **placed)
 
     def _row_array(self, *sizes: int) -> Any:

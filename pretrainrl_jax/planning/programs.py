@@ -433,7 +433,7 @@ def _rows_of(
 ) -> tuple[int, Capacity]:
     """Rows that so many questions like these take, and what each holds."""
     sizes = [size(tree, layout, question) for tree in drawn]
-    laid = plan([taken.inputs for taken in sizes], row_length)
+    laid = plan([taken.time for taken in sizes], row_length)
     return max(1, round(questions * len(laid) / len(drawn))), capacity(sizes, laid, row_length)
 
 

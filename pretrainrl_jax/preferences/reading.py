@@ -11,7 +11,8 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.cleaning import Unusable
 from pretrainrl_jax.facts.columns import shown
 from pretrainrl_jax.facts.files import Row, is_folder, named_for
-from pretrainrl_jax.facts.reading import Dropped, format_of, read_rows, said, short
+from pretrainrl_jax.facts.reading import format_of, read_rows
+from pretrainrl_jax.facts.sorting import Dropped, said, short
 from pretrainrl_jax.facts.written import cells
 from pretrainrl_jax.preferences import rows as judged
 from pretrainrl_jax.preferences.record import Comparison, Preferred, Text, draw, key

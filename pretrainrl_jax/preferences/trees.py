@@ -169,7 +169,7 @@ def _fitting(tree: AnswerTree, row_length: int, layout: Layout, built: Built) ->
         return select(replace(tree, pairs=tuple(pairs)), {p for pair in pairs for p in pair[:2]})
 
     def fits(pairs: Sequence[Pair]) -> bool:
-        return size(part(pairs), layout).inputs <= row_length
+        return size(part(pairs), layout).time <= row_length
 
     if fits(tree.pairs):
         return [tree]

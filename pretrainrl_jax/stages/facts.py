@@ -18,8 +18,9 @@ from pretrainrl_jax.atomic import write_text
 from pretrainrl_jax.config import ColumnsConfig, Config
 from pretrainrl_jax.facts.cleaning import REPAIRS, RULES
 from pretrainrl_jax.facts.columns import Columns, shown
-from pretrainrl_jax.facts.reading import Dropped, Reading, read_facts
+from pretrainrl_jax.facts.reading import Reading, read_facts
 from pretrainrl_jax.facts.record import Fact
+from pretrainrl_jax.facts.sorting import Dropped
 from pretrainrl_jax.facts.splits import split, subsample
 
 WIDTH = 110  # of the tables; less on a narrower terminal

@@ -127,7 +127,7 @@ def held(
     Raises ValueError if a tree is longer than a row.
     """
     sizes = [size(tree, question=False) for tree in trees]
-    planned = plan([taken.inputs for taken in sizes], row_length)
+    planned = plan([taken.time for taken in sizes], row_length)
     # The first batch leaves room: the next ones are like it, and rows differ more than their number.
     slack, in_row = (1.0, 1.0) if holds.rows else (1.25, 1.5)
     needed = in_buckets(Capacity(*(int(in_row * n) for n in capacity(sizes, planned, row_length))))

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,7 +16,6 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
 
-from pretrainrl_jax.decoding.decode import Drawing
 from pretrainrl_jax.decoding.rollouts import Rollout, sample_rollouts
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.checksums import digest
@@ -73,7 +72,7 @@ class Loaded:
         return replace(self, model=self.model.plain, params=self.frozen) if lora else self
 
     def rollouts(
-        self, prefixes: Sequence[Sequence[int]], ends: Sequence[int] = (), **drawing: Unpack[Drawing]
+        self, prefixes: Sequence[Sequence[int]], ends: Sequence[int] = (), **drawing: Any
     ) -> list[list[Rollout]]:
         """`sample_rollouts` of this model, to an EOS id of its own or to one of other `ends`."""
         return sample_rollouts(self.model, self.params, prefixes, ends or self.tokenizer.eos, **drawing)

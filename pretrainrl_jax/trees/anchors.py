@@ -17,18 +17,19 @@ import numpy as np
 
 from pretrainrl_jax.atomic import write_bytes
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.trees.batch import blank
 from pretrainrl_jax.trees.packing import plan
 
 
 class AnchorBatch(NamedTuple):
     """Packed rows of anchor text, int32 or float32: each field's axes after the rows, and its padding."""
 
-    tokens: Annotated[Any, ("time",), 0]  # read; each predicts the next
-    tree_id: Annotated[Any, ("time",), 0]  # texts of a row count from 1, 0 is padding
-    positions: Annotated[Any, ("time",), 0]
-    top_tokens: Annotated[Any, ("time", "top"), -1]  # the base's most probable next tokens
-    top_logps: Annotated[Any, ("time", "top"), -inf]  # their log-probabilities under it, nats
-    rest_logp: Annotated[Any, ("time",), -inf]  # that of all others together
+    tokens: Annotated[Any, "time", 0]  # read; each predicts the next
+    tree_id: Annotated[Any, "time", 0]  # texts of a row count from 1, 0 is padding
+    positions: Annotated[Any, "time", 0]
+    top_tokens: Annotated[Any, "time top", -1]  # the base's most probable next tokens
+    top_logps: Annotated[Any, "time top", -inf]  # their log-probabilities under it, nats
+    rest_logp: Annotated[Any, "time", -inf]  # that of all others together
 
 
 MEASURED = ("top_tokens", "top_logps", "rest_logp")  # of a text's reads
@@ -59,13 +60,7 @@ class AnchorText:
 
 def pack_anchors(rows: Sequence[Sequence[AnchorText]], row_length: int, top: int) -> AnchorBatch:
     """The arrays of some rows of texts; what is not filled is padding."""
-    sizes = {"time": row_length, "top": top}
-
-    def blank(axes: tuple[str, ...], fill: float) -> np.ndarray:
-        shape = (len(rows), *(sizes[axis] for axis in axes))
-        return np.full(shape, fill, np.float32 if isinstance(fill, float) else np.int32)
-
-    batch = AnchorBatch(*(blank(*spec) for spec in FIELD_SPECS))
+    batch = AnchorBatch(*blank(len(rows), FIELD_SPECS, {"time": row_length, "top": top}))
     for row, texts in enumerate(rows):
         at = 0
         for number, text in enumerate(texts, 1):
@@ -82,16 +77,11 @@ def pack_anchors(rows: Sequence[Sequence[AnchorText]], row_length: int, top: int
 class AnchorRows:
     """Rows of anchor text beside batches of questions: of batch b always the same ones.
 
-    The texts are packed once. Rows are taken one after another, in an order that is drawn anew each time all
-    were taken; a batch has one for every `questions` of its questions, and the rest of its rows are empty. It
-    has room for the most that any batch needs, a multiple of the microsteps; for `held` at least, what an
-    earlier round had, so that the step which is compiled serves it too.
-
-    Args:
-        texts: at least one, none with more than `row_length` tokens read.
-        seed: of the order.
-        counts: questions of each batch.
-        start: questions before the first batch, of an earlier round.
+    The texts, at least one, are packed once. Rows are taken one after another, in an order that is drawn anew
+    each time all were taken; a batch has one for every `questions` of its questions, of which there are
+    `counts` and `start` before, and the rest of its rows are empty. It has room for the most that any batch
+    needs, a multiple of the microsteps; for `held` at least, what an earlier round had, so that the step
+    which is compiled serves it too.
     """
 
     def __init__(

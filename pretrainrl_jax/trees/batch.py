@@ -10,8 +10,11 @@ prefix where that is predicted itself. Under the literal layout a tree is laid a
 chosen branch stands once in each of its pairs: all but the first are copies.
 """
 
+from collections.abc import Iterable, Iterator, Mapping
 from math import nan
 from typing import Annotated, Any, NamedTuple
+
+import numpy as np
 
 UNUSED, PREFIX, CHOSEN, REJECTED, CANDIDATE, ANCHOR, COPY = range(7)  # what stands at a branch's place
 ROLES = {"chosen": CHOSEN, "rejected": REJECTED, "candidate": CANDIDATE, "anchor": ANCHOR}
@@ -45,3 +48,10 @@ class PackedBatch(NamedTuple):
 
 
 FIELD_SPECS = PackedBatch(*(hint.__metadata__ for hint in PackedBatch.__annotations__.values()))
+
+
+def blank(rows: int, specs: Iterable[tuple[Any, float]], sizes: Mapping[str, int]) -> Iterator[np.ndarray]:
+    """An array of padding for each field, whose axes, joined with spaces, and padding its spec says."""
+    for axes, fill in specs:
+        shape = (rows, *(sizes[axis] for axis in axes.split()))
+        yield np.full(shape, fill, np.float32 if isinstance(fill, float) else np.int32)

@@ -45,12 +45,12 @@ class PackedRows:
             begin, last = (round(min(max(x - number, 0.0), 1.0) * count) for x in (self.start, self.passes))
             order = rng.permutation(count)[begin:last].tolist()
             sizes = [size(self.visit(self.trees[i], number), self.layout, self.question) for i in order]
-            packed = plan([s.inputs for s in sizes], self.row_length)
+            packed = plan([s.time for s in sizes], self.row_length)
             # First-fit leaves the late rows emptier: their order is drawn, so that no update is made of them.
             self.plan += [[order[i] for i in packed[row]] for row in rng.permutation(len(packed))]
             self._pass_of += [number] * len(packed)
             capacities.append(capacity(sizes, packed, self.row_length))
-            used += sum(s.inputs for s in sizes)
+            used += sum(s.time for s in sizes)
         capacities = capacities or [capacity([], [], self.row_length)]
         self.capacity = self.holds or Capacity(*map(max, zip(*capacities, strict=True)))  # of every row
         # Share of the planned rows' input tokens that are not padding at a row's end.

@@ -21,10 +21,10 @@ class Piece(NamedTuple):
     gap: int = 0  # padding laid before it
 
 
-class Size(NamedTuple):
-    """What a tree takes of a row."""
+class Capacity(NamedTuple):
+    """What a tree takes of a row, and what a row holds: rows of equal capacities compile once."""
 
-    inputs: int
+    time: int  # input tokens
     sources: int
     targets: int
     branches: int
@@ -58,7 +58,7 @@ def pieces(tree: AnswerTree, layout: Layout) -> tuple[list[Piece], tuple[Pair, .
     return laid, placed
 
 
-def size(tree: AnswerTree, layout: Layout = "shared", question: bool = True) -> Size:
+def size(tree: AnswerTree, layout: Layout = "shared", question: bool = True) -> Capacity:
     """What a tree takes of a row; with `question` its prefix's own tokens are predicted."""
     laid, pairs = pieces(tree, layout)
     inputs = sources = targets = branches = 0
@@ -70,4 +70,4 @@ def size(tree: AnswerTree, layout: Layout = "shared", question: bool = True) -> 
         sources += (max(prefix - 1, 0) if asked else 0) + (prefix > 0) + read
         targets += (max(prefix - 1, 0) if asked else 0) + read + (len(piece.branches) if prefix else 0)
         branches += asked + len(piece.branches)
-    return Size(inputs, sources, targets, branches, len(pairs))
+    return Capacity(inputs, sources, targets, branches, len(pairs))

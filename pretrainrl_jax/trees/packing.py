@@ -4,25 +4,14 @@ import bisect
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 
-from pretrainrl_jax.trees.batch import CHOSEN, COPY, FIELD_SPECS, PREFIX, ROLES, PackedBatch
-from pretrainrl_jax.trees.layouts import Layout, Size, pieces, size
+from pretrainrl_jax.trees.batch import CHOSEN, COPY, FIELD_SPECS, PREFIX, ROLES, PackedBatch, blank
+from pretrainrl_jax.trees.layouts import Capacity, Layout, pieces, size
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, Measured, chosen_only, total
 
 OPEN_ROWS = 64  # rows that still accept trees while packing: more fill better, fewer keep the order random
-
-
-class Capacity(NamedTuple):
-    """Static sizes of a row: equal capacities compile once."""
-
-    time: int
-    sources: int
-    targets: int
-    branches: int
-    pairs: int
 
 
 def plan(lengths: Sequence[int], row_length: int) -> list[list[int]]:
@@ -59,7 +48,7 @@ def rounded(row_length: int, sources: int, targets: int, branches: int, pairs: i
     return Capacity(row_length, sources, up(targets, 64), up(branches, 16), up(pairs, 16))
 
 
-def capacity(sizes: Sequence[Size], rows: Sequence[Sequence[int]], row_length: int) -> Capacity:
+def capacity(sizes: Sequence[Capacity], rows: Sequence[Sequence[int]], row_length: int) -> Capacity:
     """The capacity that holds every row of a plan over trees of these sizes."""
     largest = [max((sum(sizes[i][field] for i in row) for row in rows), default=0) for field in range(1, 5)]
     return rounded(row_length, *largest)
@@ -119,11 +108,7 @@ def pack(
         if sequences and (tree := next(branched, None)):
             raise ValueError(f"tree {tree.id} has {len(tree.branches)} branches and is no sequence")
 
-    def blank(axis: str, fill: float) -> np.ndarray:
-        shape = (len(rows), getattr(holds, axis)) if axis else (len(rows),)
-        return np.full(shape, fill, np.float32 if isinstance(fill, float) else np.int32)
-
-    batch = PackedBatch(*(blank(*spec) for spec in FIELD_SPECS))
+    batch = PackedBatch(*blank(len(rows), FIELD_SPECS, holds._asdict()))
     if holds.sources == holds.time:  # then all hidden states are taken as they lie
         batch.sources[:] = np.arange(holds.time)
     for number, trees in enumerate(rows):

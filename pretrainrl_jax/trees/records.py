@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from pretrainrl_jax.atomic import disk_errors, write_bytes
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.storage import fetched, in_bucket
+from pretrainrl_jax.storage import fetched
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, Pair, total
 
 KINDS = {"chosen": 2, "rejected": 3}  # as files and digests of 2026-11 had roles, under `kind`
@@ -75,22 +74,13 @@ def write_trees(path: Path, trees: Iterable[AnswerTree]) -> None:
     """Write an ArrayRecord file, complete or not at all; raises OSError if it cannot be written."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    if in_bucket(path):
-        with tempfile.TemporaryDirectory() as folder:
-            local = Path(folder) / path.name
-            write_trees(local, trees)
-            write_bytes(path, local.read_bytes())
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with disk_errors():
-        writer = ArrayRecordWriter(str(partial), "group_size:64")
+    with tempfile.TemporaryDirectory() as folder, disk_errors():
+        local = Path(folder) / path.name
+        writer = ArrayRecordWriter(str(local), "group_size:64")
         for tree in trees:
             writer.write(json.dumps(to_json(tree), ensure_ascii=False).encode())
         writer.close()
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+        write_bytes(path, local.read_bytes())
 
 
 def read_trees(path: Path) -> list[AnswerTree]:

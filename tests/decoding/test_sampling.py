@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.automaton import Automaton
 from helpers.models_and_trees import small_model, small_tokenizer
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
@@ -240,76 +239,6 @@ def test_sequences_are_as_frequent_as_they_are_probable(changes):
     assert min(possible.values()) * size > 5
     statistic = sum((counts[t] - size * p) ** 2 / (size * p) for t, p in possible.items())
     assert chi2.sf(statistic, len(possible) - 1) > 1e-3
-
-
-# Constraints
-
-STEPS = (
-    np.array(  # of tokens 0 to 5: state 2 is a dead end, in which 0 and 4, the terminators, are not allowed
-        [[-1, 1, 0, 2, -1, -1], [1, -1, 1, 0, 0, -1], [-1] * 6], np.int32
-    )
-)
-
-
-@pytest.mark.parametrize("changes", [PLAIN, {"temperature": 0.8, "top_p": 0.85, "top_k": 3}])
-def test_allowed_sequences_are_as_frequent_as_they_are_probable(changes):
-    """What is forbidden goes before temperature and truncation; the model's own probability stays."""
-    model, params = small_model(0, 0.5, vocabulary=6)
-    prompt, ends, limit = (1, 2, 3), (0, 4), 3
-    expected: dict[tuple[tuple[int, ...], bool], float] = Counter()
-
-    def grow(tokens: tuple[int, ...], state: int, probability: float) -> None:
-        may = STEPS[state] >= 0
-        if len(tokens) == limit or not may.any():
-            expected[tokens, False] += probability
-            return
-        logits = np.where(may, next_logits(model, params, (*prompt, *tokens)), -np.inf)
-        for token, p in enumerate(np.exp(plain_filter(logits, **changes)[0])):
-            if token in ends:
-                expected[tokens, True] += probability * p
-            elif p:
-                grow((*tokens, token), STEPS[state, token], probability * p)
-
-    grow((), 0, 1.0)
-    rule = Automaton(jnp.asarray(STEPS))
-    decoded = run(model, params, [prompt] * 128, ends, samples=64, limit=limit, constraint=rule, **changes)
-    counts = Counter((d.tokens, d.finished) for several in decoded for d in several)
-    possible = {what: p for what, p in expected.items() if p > 0}
-    assert set(counts) <= set(possible)
-    assert ((3,), False) in counts  # a dead end
-    assert {finished for _, finished in counts} == {True, False}
-    size = sum(counts.values())
-    assert min(possible.values()) * size > 5
-    statistic = sum((counts[what] - size * p) ** 2 / (size * p) for what, p in possible.items())
-    assert chi2.sf(statistic, len(possible) - 1) > 1e-3
-    kinds = set()
-    for drawn in {(d.tokens, d.finished): d for several in decoded for d in several}.values():
-        state = 0
-        assert len(drawn.token_logps) == len(drawn.tokens) + drawn.finished
-        for i, token in enumerate(drawn.tokens):
-            logits = next_logits(model, params, (*prompt, *drawn.tokens[:i]))
-            may = np.where(STEPS[state] >= 0, logits, -np.inf)
-            assert drawn.token_logps[i] == pytest.approx(log_softmax(logits)[token], abs=2e-5, rel=1e-5)
-            behaviour = plain_filter(may, **changes)[0][token]
-            assert drawn.behaviour_token_logps[i] == pytest.approx(behaviour, abs=2e-5, rel=1e-5)
-            state = STEPS[state, token]
-        kinds.add((drawn.finished, len(drawn.tokens)))
-        assert drawn.logp == pytest.approx(sum(drawn.token_logps), abs=1e-5, rel=2e-6)
-        assert drawn.behaviour_logp == pytest.approx(sum(drawn.behaviour_token_logps), abs=1e-5, rel=2e-6)
-    assert len(kinds) > 2
-
-
-def test_a_constrained_greedy_sample_is_the_constrained_greedy_beam():
-    model, params = small_model(0, 2.0, vocabulary=6)
-    rule = Automaton(jnp.asarray(np.where(STEPS == 2, 0, STEPS)))
-    ends = mask_of((4,), 6)
-    prompts = [tuple(t for t in prompt if t < 6) for prompt in PROMPTS]
-    greedy = decode(model, params, prompts, ends, beams=1, max_new_tokens=5, batch=4, constraint=rule)
-    decoded = run(model, params, prompts, (4,), samples=2, constraint=rule, temperature=0.0)
-    for (best,), several in zip(greedy, decoded, strict=True):
-        for drawn in several:
-            assert (drawn.tokens, drawn.finished) == (best.tokens, best.finished)
-            np.testing.assert_allclose(drawn.token_logps, best.token_logps, rtol=1e-5, atol=1e-5)
 
 
 # Greedy

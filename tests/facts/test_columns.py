@@ -144,10 +144,12 @@ def test_what_lies_too_deep_or_is_too_much_is_not_remembered() -> None:
     value: dict[str, object] = {"end": 1}
     for _ in range(columns.DEPTH + 2):
         value = {"in": value, "own": 1}
-    seen = columns.survey([Row("x, row", 1, {"a": value})])
+    seen = columns.Survey()
+    seen.add([Row("x, row", 1, {"a": value})])
     assert max(path.count(".") for path in seen.columns) == columns.DEPTH
     many = {f"Q{number}": {"label": "x"} for number in range(columns.PATHS + 9)}
-    seen = columns.survey([Row("x, row", 1, {"a": many, "b": "c"})], ["b"])
+    seen = columns.Survey(frozenset("b"))
+    seen.add([Row("x, row", 1, {"a": many, "b": "c"})])
     assert (len(seen.columns), len(seen.objects)) == (columns.PATHS + 1, columns.PATHS)
     assert seen.columns["b"].filled == 1
 

@@ -5,7 +5,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretrainrl_jax.facts.columns import PATHS, survey
+from pretrainrl_jax.facts.blocks import blocks
+from pretrainrl_jax.facts.columns import PATHS, Survey
 from pretrainrl_jax.facts.files import Row
 from pretrainrl_jax.facts.written import cells
 
@@ -19,7 +20,10 @@ rows = st.lists(st.dictionaries(names, values, max_size=3), max_size=4)
 
 
 def look(rows: list[dict[str, Any]], *wanted: str) -> Any:
-    return survey((Row("f, line", n, row) for n, row in enumerate(rows, start=1)), wanted)
+    seen = Survey(frozenset(wanted))
+    for block in blocks(Row("f, line", n, row) for n, row in enumerate(rows, start=1)):
+        seen.add(block)
+    return seen
 
 
 def leaves(value: Any) -> list[Any]:

@@ -15,11 +15,11 @@ from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from helpers.automaton import Automaton
 from helpers.models_and_trees import small_model
 
 from pretrainrl_jax.config import CheckpointConfig, MeshConfig, OptimizerConfig
@@ -36,7 +36,7 @@ from pretrainrl_jax.model.vocabulary import ROWS, TABLE, embed
 from pretrainrl_jax.model.whole import cuts_of
 from pretrainrl_jax.objectives.bucketed import bucket_logps
 from pretrainrl_jax.objectives.scoring import score_trees
-from pretrainrl_jax.objectives.token_logps import greedy_tokens, token_logps
+from pretrainrl_jax.objectives.token_logps import LOOKED_UP, greedy_tokens, token_logps
 from pretrainrl_jax.stages.anchor import measure
 from pretrainrl_jax.training.checkpoints import BEGINNING
 from pretrainrl_jax.training.feed import Feed
@@ -124,14 +124,6 @@ def marked(tokens: tuple[int, ...], vocabulary: int = VOCABULARY) -> np.ndarray:
     return mask
 
 
-def automaton() -> Automaton:
-    """Two states, each of which allows a tenth of the vocabulary, terminators always."""
-    rng = np.random.default_rng(0)
-    steps = np.where(rng.random((2, VOCABULARY)) < 0.1, rng.integers(0, 2, (2, VOCABULARY)), -1)
-    steps[:, list(TERMINATORS)] = 0
-    return Automaton(steps.astype(np.int32))
-
-
 def known_answers() -> list[list[tuple[int, ...]]]:
     """Two sets of answers: many with six beginnings, and fewer than there are beams."""
     rng = np.random.default_rng(1)
@@ -208,8 +200,10 @@ def functions(layout: Layout) -> Found:
         computed: Found = {}
         for block in BLOCKS:
             fixed = {"source_index": source_index, "targets": wanted, "block": block}
-            values, pull = jax.vjp(partial(token_logps, layout=layout, **fixed), hidden, head)
-            computed[f"token_logps {block}"] = (values, *pull(pulled))
+            few = 2 * WIDTH if block == BLOCKS[0] else LOOKED_UP  # one or two targets at a time, or all
+            with patch("pretrainrl_jax.objectives.token_logps.LOOKED_UP", few):
+                values, pull = jax.vjp(partial(token_logps, layout=layout, **fixed), hidden, head)
+                computed[f"token_logps {block}"] = (values, *pull(pulled))
             computed[f"greedy_tokens {block}"] = greedy_tokens(*coarse, block=block, layout=layout)
         for block in WORDS:
             of_bucket = partial(bucket_logps, block=block, layout=layout)
@@ -439,15 +433,6 @@ def answers(layout: Layout) -> Found:
     compiled["draw"] = (
         compiles(lambda: chances([plainest])),
         compiles(lambda: (chances(others), sampled(later, **CHANCES[plainest]))),
-    )
-    rule = {"constraint": automaton()}
-
-    def constrained(asked: list[list[int]]) -> Any:
-        return search(params, asked, **rule), sampled(asked, **CHANCES[plainest], **rule)
-
-    compiled["constrained"] = (
-        compiles(lambda: keep("constrained", lambda: constrained(prompts()))),
-        compiles(lambda: constrained(later)),
     )
     known = build(known_answers(), ends, few=4)
 

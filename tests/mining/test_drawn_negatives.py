@@ -83,7 +83,7 @@ def test_each_pass_draws_anew_and_rows_hold_what_was_drawn():
 
 @given(trees(), st.integers(0, 4), st.sampled_from(["shared", "literal"]), st.integers(0, 5))
 def test_longest_bounds_every_draw(made, negatives, layout, epoch):
-    taken = size(draw_negatives(made, negatives, 0, epoch), layout).inputs
+    taken = size(draw_negatives(made, negatives, 0, epoch), layout).time
     assert taken <= longest(made, negatives, layout)
     if not negatives:
         assert taken == longest(made, 0, layout)

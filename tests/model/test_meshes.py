@@ -310,21 +310,6 @@ def test_decoding_from_a_copy_of_the_weights_is_the_same(computed: dict[str, Any
 
 
 @each_mesh
-def test_constrained_beams_and_samples(computed: dict[str, Any], mesh: str) -> None:
-    """Each device reads its own part of what may follow, and all know the next state."""
-    ours, expected = computed[mesh]["constrained"], computed[ONE]["constrained"]
-    assert_same_beams(ours[0], expected[0])
-    assert [d.tokens for d in chain(*ours[1])] == [d.tokens for d in chain(*expected[1])]
-    steps = mesh_results.automaton().transitions
-    for answer in chain(*ours[0], *ours[1]):
-        state = 0
-        for token in answer.tokens:
-            state = steps[state, token]
-            assert state >= 0
-    assert len({sample.tokens for sample in chain(*expected[1])}) > 20
-
-
-@each_mesh
 def test_beams_among_known_answers(computed: dict[str, Any], mesh: str) -> None:
     """Prompts have the first set and the second in turn; of the second, all come."""
     ours, expected = computed[mesh]["among"], computed[ONE]["among"]
@@ -367,7 +352,6 @@ def test_other_inputs_of_the_same_shapes_compile_nothing(computed: dict[str, Any
         "begun": "beam_search",
         "decode few": "beam_search",
         "draw": "sample",
-        "constrained": "sample",
         "among": "beam_search",
         "score_trees": "score_rows",
         "judge": "judge_rows",

@@ -81,6 +81,13 @@ def test_values_and_gradients(shape, block):
     assert_matches(case(0, *shape), block)
 
 
+@pytest.mark.parametrize("looked_up", [1, 2 * 8 * 5, 2 * 8 * 12])
+def test_targets_looked_up_in_parts(looked_up, monkeypatch):
+    """One by one, five at a time with a remainder of two, and all."""
+    monkeypatch.setattr("pretrainrl_jax.objectives.token_logps.LOOKED_UP", looked_up)
+    assert_matches(case(6, 2, 7, 12, 8, 37), 8)
+
+
 @settings(max_examples=12, deadline=None, database=None, derandomize=True)
 @given(
     seed=st.integers(0, 2**16),
@@ -139,7 +146,7 @@ def test_block_does_not_matter():
 
 
 def test_block_size():
-    assert [block_size(model) for model in (32, 256, 1000, 5120)] == [256, 256, 1024, 5120]
+    assert [block_size(model) for model in (32, 256, 1000, 5120)] == [256, 256, 1024, 1024]
 
 
 def test_memory_does_not_grow_with_the_vocabulary():

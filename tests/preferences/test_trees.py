@@ -143,7 +143,7 @@ ANSWER = st.text("abcdefgh", min_size=1, max_size=12).map(" {}".format)
 def test_no_tree_is_longer_than_a_row_and_no_pair_is_lost_or_made(chat, pairs, row_length, layout):
     comparison = Comparison("Who?", tuple(Preferred(*pair) for pair in pairs))
     built = build([comparison], chat, row_length, layout)
-    assert all(size(tree, layout).inputs <= row_length for tree in built.trees)
+    assert all(size(tree, layout).time <= row_length for tree in built.trees)
     alone = [build([Comparison("Who?", (p,))], chat, row_length, layout).trees for p in comparison.pairs]
     assert spelt(chat, built.trees) == sum((spelt(chat, trees) for trees in alone), Counter())
     assert built.dropped["too long"] == sum(not trees for trees in alone)

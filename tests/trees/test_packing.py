@@ -263,9 +263,9 @@ def test_a_bound_holds_every_row_whatever_is_rejected(data, layout, question, mo
         for t in known
     ]
     sizes = [size(t, layout, question) for t in later]
-    row_length = max((s.inputs for s in sizes), default=1) + data.draw(st.integers(0, 100))
+    row_length = max((s.time for s in sizes), default=1) + data.draw(st.integers(0, 100))
     limit = bound(known, row_length, most, layout, question)
-    rows = plan([s.inputs for s in sizes], row_length)
+    rows = plan([s.time for s in sizes], row_length)
     assert all(n <= room for n, room in zip(capacity(sizes, rows, row_length), limit, strict=True))
     pack([[later[i] for i in row] for row in rows], limit, layout, question)
 
@@ -554,7 +554,7 @@ def test_the_literal_layout_lays_each_pair_and_each_branch_once(made, question):
     assert (row.branch_role != UNUSED).sum() == place
     assert (row.pair_share > 0).sum() == pair
     gaps = sum(piece.gap for t in made for piece in pieces(t, "literal")[0])
-    assert (row.tree_id > 0).sum() == sum(s.inputs for s in sizes) - gaps
+    assert (row.tree_id > 0).sum() == sum(s.time for s in sizes) - gaps
 
 
 def test_a_pair_reads_as_the_papers_template():

@@ -62,14 +62,13 @@ def read_config(folder: Path) -> tuple[Lora, str]:
                 f"{path} has {name}={value!r}, which is not read: merge it into its model "
                 "(peft: merge_and_unload, then save_pretrained)"
             )
-    alpha: Any = config.get("lora_alpha")
-    rank, stabilised = config.get("r"), config.get("use_rslora") or False
-    if type(rank) is not int or rank < 1:
-        raise InputError(f"{path} has r={rank!r}: it must be a number of columns, 1 or more")
-    is_number = isinstance(alpha, int | float) and not isinstance(alpha, bool) and math.isfinite(alpha)
-    if not is_number or not isinstance(stabilised, bool):
-        given = f"lora_alpha={alpha!r} and use_rslora={stabilised!r}"
-        raise InputError(f"{path} has {given}: they must be a number, and true or false")
+    rank: Any
+    alpha: Any
+    rank, alpha, stabilised = config.get("r"), config.get("lora_alpha"), config.get("use_rslora") or False
+    fits = type(rank) is int and rank > 0 and type(alpha) in (int, float) and math.isfinite(alpha)
+    if not fits or not isinstance(stabilised, bool):
+        given = f"r={rank!r}, lora_alpha={alpha!r} and use_rslora={stabilised!r}"
+        raise InputError(f"{path} has {given}: they must be 1 or more, a number, and true or false")
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str) or not base or Path(base).absolute() == folder.absolute():
         raise InputError(
