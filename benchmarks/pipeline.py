@@ -19,7 +19,7 @@ from core import SCHEDULE, SHAPE, shown
 
 from pretrainrl_jax.config import DocumentsConfig, MeshConfig, OptimizerConfig
 from pretrainrl_jax.documents.packing import BLOCK, Blocks
-from pretrainrl_jax.documents.stream import open_stream
+from pretrainrl_jax.documents.stream import Stream
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.objectives.loss import Coefficients
@@ -53,7 +53,7 @@ class Source:
         """Its batches; without end where epochs is 0."""
         documents = DocumentsConfig(path=tuple(self._options.documents), epochs=epochs)
         rows = self._options.rows
-        blocks = Blocks(open_stream(documents, 0), self._tokenizer, self._options.row_length, rows, 0)
+        blocks = Blocks(Stream(documents, 0), self._tokenizer, self._options.row_length, rows, 0)
         return StreamFeed(blocks, rows, self.mesh, 10**9)
 
 

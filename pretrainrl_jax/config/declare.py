@@ -23,6 +23,7 @@ Counts = Annotated[tuple[NonNegativeInt, ...], Strict(False)]
 Shares = Annotated[tuple[ShareBelowOne, ...], Strict(False)]
 Numbers = Annotated[tuple[NonNegativeFloat, ...], Strict(False)]
 GroupSize = Annotated[int, Ge(2)]
+Vocabulary = Annotated[int, Ge(256 + 1)]  # every byte and the end of text
 Axes = Annotated[tuple[tuple[str, tuple[Any, ...]], ...], Strict(False)]  # settings by name, with values
 Policy = Literal["none", "products", "up", "attention", "full"]
 SWITCHED = {"false": "none", "true": "full"}  # what `remat` was before it had policies

@@ -10,6 +10,7 @@ from pretrainrl_jax.config.declare import (
     Section,
     Share,
     ShareBelowOne,
+    Vocabulary,
     section,
     setting,
     wrong,
@@ -129,7 +130,7 @@ class TokenizerConfig(Section):
 
     results = ("pretrain",)
     path: str = setting("", "folder of an existing tokenizer; empty trains one on the corpus")
-    vocabulary: PositiveInt = setting(2048, "size of a trained vocabulary, special tokens included")
+    vocabulary: Vocabulary = setting(2048, "size of a trained vocabulary, special tokens included")
 
 
 @section

@@ -126,7 +126,7 @@ class Mixture(grain.DatasetIterator[tuple[int, Raw]]):
     A source that has ended is left out, and the others keep their proportions.
     """
 
-    def __init__(self, sources: Sequence[grain.DatasetIterator[Raw]], weights: Sequence[float] = ()) -> None:
+    def __init__(self, sources: Sequence[grain.DatasetIterator[Raw]], weights: Sequence[float]) -> None:
         super().__init__(sources)
         self._sources = sources
         self._weights = weights or [1.0] * len(sources)

@@ -20,12 +20,7 @@ READ = 64  # documents read at a time
 class Blocks:
     """The blocks of a stream's documents, each ending in EOS; one longer than a row becomes several trees.
 
-    Args:
-        stream: the documents.
-        tokenizer: for them.
-        row_length: input tokens a row holds.
-        rows: rows a batch.
-        seed: the order of the rows of a block derives from it.
+    A row holds `row_length` input tokens, a batch `rows`; the order of a block's rows derives from the seed.
     """
 
     def __init__(self, stream: Stream, tokenizer: Tokenizer, row_length: int, rows: int, seed: int) -> None:

@@ -15,21 +15,11 @@ BULLETS = ("•", "‣", "●", "▪", "◦", "*", "-", "–")
 ELLIPSES = ("…", "...")
 MARKS = "".join(map(chr, range(33, 48))) + ":;?!“”‘’…–—"  # around a word, no part of it
 
-QUALITY_RULES = {
-    "words": "has fewer than 50 words, or more than 100,000",
-    "word_length": "has words of fewer than 3 or more than 10 characters in the mean",
-    "symbols": "has more than one # or one … to ten words",
-    "bullets": "has bullets before more than 90 % of its lines",
-    "ellipses": "has an ellipsis behind more than 30 % of its lines",
-    "letters": "has a letter in fewer than 80 % of its words",
-    "stop_words": "has fewer than two of: the, be, to, of, and, that, have, with",
-}
-
 
 def failed_rule(text: str) -> str:
-    """The first of `QUALITY_RULES` that a text fails; "" where it passes all.
+    """The name of the first of Gopher's rules that a text fails; "" where it passes all.
 
-    They are Gopher's (Rae et al. 2021, appendix A.1.1). Words are what white space separates, lines are those
+    Rae et al. 2021, appendix A.1.1. Words are what white space separates, lines are those
     that are not blank.
     """
     words = text.split()

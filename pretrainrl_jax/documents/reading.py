@@ -17,10 +17,10 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from pretrainrl_jax.config import DocumentsConfig
 from pretrainrl_jax.documents import rules
-from pretrainrl_jax.documents.files import bytes_encoding, lines, opened_at
+from pretrainrl_jax.documents.files import lines, opened_at
 from pretrainrl_jax.errors import InputError, first_line
 from pretrainrl_jax.facts.cleaning import Unusable
-from pretrainrl_jax.facts.datasets import Examples, open_hf, open_tfds
+from pretrainrl_jax.facts.datasets import open_hf, open_tfds
 from pretrainrl_jax.facts.files import Damaged, ask, check_encoding, is_folder, is_remote, named_for
 from pretrainrl_jax.facts.splits import hashed
 from pretrainrl_jax.facts.tables import arrow_rows, decoded, kind, parquet_file
@@ -63,9 +63,7 @@ class Indexed:
     identity: list[Any]
     unit: str  # what is counted: "news.array_record record"
     count: int
-    value: Callable[
-        [int], Any
-    ]  # of the record with an index, from 0; one that cannot be read may raise any error
+    value: Callable[[int], Any]  # of the record with that index, from 0; may raise any error
     form: Form = "row"
 
     def __len__(self) -> int:
@@ -78,13 +76,6 @@ class Indexed:
         except Exception as error:
             why = str(error) if isinstance(error, InputError) else first_line(error)
             return Raw(where, why, rule=rules.UNREADABLE)
-
-
-def data_set(place: str, examples: Examples) -> Indexed:
-    """The examples of a data set."""
-    return Indexed(
-        [place, len(examples)], examples.origin, len(examples), lambda index: examples[index].values
-    )
 
 
 def array_records(path: str, size: int) -> Indexed:
@@ -153,57 +144,49 @@ class TextFile(Sequential):
         at = {"offset": 0, "line": 0} | at
         is_json = ".jsonl" in self.name.lower()
         keep = LONGEST_LINE if is_json else CHARACTER * self.settings.longest + 1
-        with opened_at(self.path, at["offset"], self.settings.encoding) as file:
-            source = lines(file, keep)
-            yield from self._json(source, at) if is_json else self._texts(source, at, keep)
-
-    def _json(self, source: Iterator[tuple[bytes, int]], at: Position) -> Iterator[tuple[Raw, Position]]:
-        for line, length in source:
-            at = {"offset": at["offset"] + length, "line": at["line"] + 1}
-            if line.strip():
-                rule = rules.LONG_LINE if length > len(line) else ""
-                yield Raw(self._where(at["line"]), b"" if rule else line, "json", rule=rule), at
-
-    def _texts(
-        self, source: Iterator[tuple[bytes, int]], at: Position, keep: int
-    ) -> Iterator[tuple[Raw, Position]]:
-        separator = self.settings.separator
+        separator = "line" if is_json else self.settings.separator
         collected, length, began = bytearray(), 0, 0
-        for line, size in source:
-            at = {"offset": at["offset"] + size, "line": at["line"] + 1}
-            blank = size == len(line) and not line.strip()
-            if not blank or (separator == "file" and length):
-                began = began if length else at["line"]
-                length += size
-                collected += line[: keep - len(collected)]
-            if length and separator != "file" and (blank or separator == "line"):
-                yield Raw(self._where(began), bytes(collected), "text", length > len(collected)), at
-                collected, length = bytearray(), 0
+
+        def record() -> Raw:
+            where, form = self._where(began), "json" if is_json else "text"
+            return Raw(where, bytes(collected), form, length > len(collected))
+
+        with opened_at(self.path, at["offset"]) as file:
+            for line, size in lines(file, keep):
+                at = {"offset": at["offset"] + size, "line": at["line"] + 1}
+                blank = size == len(line) and not line.strip()
+                if not blank or (separator == "file" and length):
+                    began = began if length else at["line"]
+                    length += size
+                    collected += line[: keep - len(collected)]
+                if length and separator != "file" and (blank or separator == "line"):
+                    yield record(), at
+                    collected, length = bytearray(), 0
         if length:
-            yield Raw(self._where(began), bytes(collected), "text", length > len(collected)), at
+            yield record(), at
 
 
 class Parquet(Sequential):
-    """A Parquet file, read by row groups; its positions count these, the rows in one, and all rows."""
+    """A Parquet file, read by row groups; its positions count rows."""
 
     unit, counted = "row", "rows"
 
     def _records(self, at: Position) -> Iterator[tuple[Raw, Position]]:
-        at = {"group": 0, "row": 0, "rows": 0} | at
+        done, number = at.get("rows", 0), 0
         with parquet_file(self.path) as file:
             names = file.schema_arrow.names
             column = self.settings.column
             column = next((name for name in (column, _root(column)) if name in names), "")
-            for group in range(at["group"], file.num_row_groups):
-                skip = at["row"]
+            for group in range(file.num_row_groups):
+                if number + file.metadata.row_group(group).num_rows <= done:
+                    number += file.metadata.row_group(group).num_rows
+                    continue
                 for batch in file.iter_batches(PARQUET_BATCH, [group], [column] if column else []):
-                    left = batch.num_rows - skip
-                    rows = arrow_rows(batch.slice(skip)) if column else [dict.fromkeys(names)] * left
-                    skip = max(0, -left)
-                    for values in rows:
-                        at = {"group": group, "row": at["row"] + 1, "rows": at["rows"] + 1}
-                        yield Raw(self._where(at["rows"]), values), at
-                at = {**at, "group": group + 1, "row": 0}
+                    rest = batch.slice(min(batch.num_rows, max(0, done - number)))
+                    number += batch.num_rows - rest.num_rows
+                    for values in arrow_rows(rest) if column else [dict.fromkeys(names)] * rest.num_rows:
+                        number += 1
+                        yield Raw(self._where(number), values), {"rows": number}
 
 
 Part = Indexed | Sequential
@@ -227,6 +210,9 @@ def open_sources(settings: DocumentsConfig, made: Sequence[str] = ()) -> list[So
     """
     with named_for("documents", settings):
         check_encoding(settings.encoding)
+        if "\n{".encode(settings.encoding).removeprefix(codecs.BOM_UTF8) != b"\n{":
+            what = f"documents.encoding is {settings.encoding!r}, in which a line's end is no single byte"
+            raise InputError(f"{what}: save the files as UTF-8")
         if settings.path:
             return [Source(place, _parts(place, settings)) for place in settings.path]
     if not made:
@@ -238,10 +224,11 @@ def open_sources(settings: DocumentsConfig, made: Sequence[str] = ()) -> list[So
 
 def _parts(place: str, settings: DocumentsConfig) -> list[Part]:
     scheme, _, rest = place.partition(":")
-    if scheme == "hf":
-        return [data_set(place, open_hf(rest, settings, _root(settings.column)))]
-    if scheme == "tfds":
-        return [data_set(place, open_tfds(rest, settings))]
+    if scheme in ("hf", "tfds"):
+        hf = scheme == "hf"
+        examples = open_hf(rest, settings, _root(settings.column)) if hf else open_tfds(rest, settings)
+        size = len(examples)
+        return [Indexed([place, size], examples.origin, size, lambda index: examples[index].values)]
     parts = [_part(path, settings) for path in _files(place)]
     if not any(part.identity[1] for part in parts):
         raise InputError(f"{place} is empty: check documents.path")
@@ -287,10 +274,12 @@ def parse(raw: Raw, settings: DocumentsConfig) -> Parsed:
     """The text of a record, or why it has none."""
     if raw.rule:
         return Parsed("", raw.rule, str(raw.value or ""))
+    if raw.form == "json" and raw.cut:
+        return Parsed("", rules.LONG_LINE)
     value: Any = raw.value
     try:
         if raw.form != "row":
-            encoding = bytes_encoding("utf-8" if raw.form == "either" else settings.encoding)
+            encoding = "utf-8" if raw.form == "either" else settings.encoding
             decoder = codecs.getincrementaldecoder(encoding)()
             value = decoder.decode(value, final=not raw.cut).removeprefix("\ufeff")
         if raw.form == "json" or (raw.form == "either" and value.lstrip().startswith("{")):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from pretrainrl_jax.config import DocumentsConfig
-from pretrainrl_jax.documents.reading import Parsed, Raw, Source, open_sources, parse
+from pretrainrl_jax.documents.reading import Parsed, Raw, open_sources, parse
 from pretrainrl_jax.documents.rules import RULES
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.splits import hashed
@@ -41,7 +41,9 @@ Work = Callable[[Sequence[Document]], Sequence[tuple[Any, str]]]
 
 
 class Stream:
-    """Documents one after another, opened by `open_stream`.
+    """The documents of documents.path, or where that is empty the texts `made`, one after another.
+
+    Raises InputError for a source that is not there, is empty, or is of no known kind.
 
     Attributes:
         dropped: records that became no document by their rule, see `rules.RULES`; among them those that
@@ -50,9 +52,10 @@ class Stream:
         identity: a digest of what is read: names and sizes of files, not their contents.
     """
 
-    def __init__(self, sources: Sequence[Source], settings: DocumentsConfig, seed: int) -> None:
+    def __init__(self, settings: DocumentsConfig, seed: int, made: Sequence[str] = ()) -> None:
         from pretrainrl_jax.documents.order import Mixture, Passes
 
+        sources = open_sources(settings, made)
         self._settings, self._names = settings, [source.name for source in sources]
         self._passes = [
             Passes(source, settings.shuffle, settings.epochs, (seed, number))
@@ -170,11 +173,3 @@ def _outcomes(
         value, rule = next(results) if told.text else (None, "")
         outcomes.append([value, bool(told.text), [r for r in (told.rule, rule) if r], told.detail])
     return outcomes
-
-
-def open_stream(settings: DocumentsConfig, seed: int, made: Sequence[str] = ()) -> Stream:
-    """The stream of documents.path; where that is empty, of the texts `made`.
-
-    Raises InputError for a source that is not there, is empty, or is of no known kind.
-    """
-    return Stream(open_sources(settings, made), settings, seed)

@@ -8,6 +8,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.cleaning import clean
 from pretrainrl_jax.facts.matching import normalise
 from pretrainrl_jax.facts.record import Fact
+from pretrainrl_jax.storage import read_text
 
 CATEGORY = "category"  # what `mine.among` and `evaluate.among` call the category's own answers
 
@@ -26,13 +27,8 @@ def read_answers(path: str, setting: str) -> list[str]:
 
     Raises InputError if it cannot be read, holds none, or holds JSON.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "it is no UTF-8 text"
-        how = f"give {CATEGORY}, or a file of answers, one a line"
-        raise InputError(f"{setting}: cannot read {path}: {why}; {how}") from None
-    answers = dict.fromkeys(clean(line, Counter()) for line in lines)
+    text = read_text(Path(path), f"{setting}: give {CATEGORY}, or a file of answers, one a line")
+    answers = dict.fromkeys(clean(line, Counter()) for line in text.split("\n"))
     answers = [answer for answer in answers if normalise(answer)]
     if not answers:
         raise InputError(f"{setting}: {path} holds no answer: write one a line")

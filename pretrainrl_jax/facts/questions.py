@@ -69,13 +69,8 @@ def reversed_facts(trained: Sequence[Fact], facts: Sequence[Fact], templates: Te
     """A question about each answer of the trained facts, for whom or what it is the answer.
 
     Every subject of `facts` with that answer is right, and the best known of those trained is the canonical
-    one. Facts without a subject, and categories without a wording, are left out.
-
-    Args:
-        trained: the facts whose answers are asked about.
-        facts: all that are known, `trained` among them.
-        templates: by category, with {a} for the answer and {p} for the category; they go before the known
-            wordings.
+    one. Facts without a subject, and categories without a wording, are left out. The templates, with {a} for
+    the answer and {p} for the category, go before the known wordings.
     """
     subjects: dict[tuple[str, str], dict[str, float]] = {}  # of each answer, with their popularity
     for fact in facts:

@@ -2,14 +2,15 @@
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Literal, NamedTuple
 
 from pretrainrl_jax.facts.matching import normalise
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.splits import head
-from pretrainrl_jax.facts.wordings import WORDINGS, statements
+from pretrainrl_jax.facts.wordings import wording_of
 
 SLACK = 60  # characters that an unknown name may be longer than the longest known one
 LETTERS = 2  # by which a sentence's templates are looked up
@@ -96,10 +97,9 @@ class Statements:
             if not begun and not self._asked:
                 continue
             line = _Line(text, start, ended, self._longest)
-            for template in begun:
-                read += _best(self._read(template, line))
-            read += _best(self._read_question(line))
-        read.sort(key=lambda pair: pair[0], reverse=True)
+            for readings in (*(self._read(template, line) for template in begun), self._read_question(line)):
+                read += sorted(filter(None, readings), key=itemgetter(0), reverse=True)[:1]
+        read.sort(key=itemgetter(0), reverse=True)
         kept: list[Statement] = []
         for _, statement in read:
             # Of those kept before its end the last one ends last, since none is in another.
@@ -172,11 +172,6 @@ class Statements:
         return at < len(spelled) and spelled[at].startswith(f"{answer}.")
 
 
-def _best(readings: Iterable[_Ranked | None]) -> list[_Ranked]:
-    """The best of them, the first of equal ones; or none."""
-    return sorted(filter(None, readings), key=lambda reading: reading[0], reverse=True)[:1]
-
-
 def corrected(text: str, statement: Statement) -> str:
     """The text with the true answer in the place of a statement's; `text` is where it was found.
 
@@ -228,15 +223,14 @@ def _key(name: str) -> str:
 
 
 def _templates(category: str) -> Iterator[_Template]:
-    wording = WORDINGS.get(category)
-    asked = (f"{q} {{answer}}." for q in (wording.question, wording.paraphrase)) if wording else ()
-    for sentence in (*statements(category), *asked):
+    wording = wording_of(category)
+    asked = (f"{question} {{answer}}." for question in (wording.question, wording.paraphrase) if question)
+    for sentence in (*wording.statements, *asked):
         before, slot, between, _, after = _SLOT.split(sentence.replace("{relation}", category))
         yield _Template(category, before, between, after.removesuffix("."), slot == "answer")
 
 
 def _questions(fact: Fact) -> set[str]:
     """The questions about its subject that templates write."""
-    wording = WORDINGS.get(fact.category)
-    templates = (wording.question, wording.paraphrase) if wording and fact.subject else ()
-    return {template.replace("{subject}", fact.subject) for template in templates}
+    wording = wording_of(fact.category)
+    return {text.replace("{subject}", fact.subject) for text in (wording.question, wording.paraphrase)}

@@ -5,13 +5,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretrainrl_jax.errors import InputError
-
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 END = "<|endoftext|>"
-SMALLEST = 256 + 1  # every byte and the end of text
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> "Tokenizer":
@@ -19,10 +16,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> "Tokenizer":
 
     At most `vocabulary` tokens: fewer where the texts hold no more to merge. Its one special token is
     "<|endoftext|>", which ends a text and is never added by itself. Any text survives encoding and decoding.
-    The same texts give the same tokenizer. Raises InputError for a vocabulary without room for every byte.
+    The same texts give the same tokenizer.
     """
-    if vocabulary < SMALLEST:
-        raise InputError(f"tokenizer.vocabulary is {vocabulary}: it must be {SMALLEST} or more")
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())

@@ -4,8 +4,10 @@
 table of text. They are read by a small grammar; nothing is ever evaluated.
 """
 
+import ast
 import json
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import date, datetime
@@ -24,22 +26,16 @@ _TOKEN = re.compile(
     |(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?![-+\w.])|(?P<name>[A-Za-z_][\w.]*|<NA>))""",
     re.VERBOSE | re.DOTALL,
 )
-_ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|\n|.)", re.DOTALL)
-_LETTERS = {"n": "\n", "t": "\t", "r": "\r", "\n": ""}
 _NAMES: dict[str, Any] = {
-    **dict.fromkeys(("None", "null", "nan", "NaN", "NaT", "<NA>", "np.nan"), None),
-    **dict.fromkeys(("True", "true", "np.True_"), True),
-    **dict.fromkeys(("False", "false", "np.False_"), False),
+    **dict.fromkeys(("null", "nan", "NaN", "NaT", "np.nan")),
+    **dict.fromkeys(("true", "np.True_"), True),
+    **dict.fromkeys(("false", "np.False_"), False),
 }
 # What a call stands for: its first argument.
 _CALLS = re.compile(
     r"((np|numpy)\.)?(array|str_|bytes_|(u?int|float)\d+)|set|frozenset|list|tuple|Decimal|Timestamp"
 )
 _DATES = {"datetime.date": date, "datetime.datetime": datetime}
-
-
-class _NoLiteral(Exception):
-    """The text is none of these forms."""
 
 
 def may_hold(text: str) -> bool:
@@ -58,8 +54,9 @@ def written(text: str) -> list[Any] | dict[str, Any] | None:
         value = json.loads(text)
         return value if isinstance(value, list | dict) else None
     try:
-        value = _Parser(text.strip()).whole()
-    except (_NoLiteral, RecursionError, ValueError, TypeError):
+        with warnings.catch_warnings(action="ignore"):  # of escapes that Python does not know
+            value = _value(ast.parse(_as_python(text.strip()), mode="eval").body)
+    except (ValueError, TypeError, KeyError, SyntaxError, RecursionError, MemoryError):
         return None
     if not isinstance(value, list | dict):
         return None
@@ -76,115 +73,60 @@ def is_json(text: str) -> bool:
     return False
 
 
-class _Parser:
-    """Reads the values of a text, one token after another. Raises _NoLiteral where there is none."""
+def _as_python(text: str) -> str:
+    """The text with the commas that NumPy leaves out of lists. Raises ValueError where it is no literal.
 
-    def __init__(self, text: str) -> None:
-        self._tokens: list[tuple[str, str]] = []
-        end = 0
-        while end < len(text):
-            match = _TOKEN.match(text, end)
-            if not match or not match.lastgroup:
-                raise _NoLiteral
-            self._tokens.append((match.lastgroup, match[match.lastgroup]))
-            end = match.end()
-        self._tokens += [("end", "")] * 2  # one may look two tokens ahead
-        self._at = 0
-
-    def whole(self) -> Any:
-        """The one value of the text."""
-        value = self._value()
-        if self._tokens[self._at][0] != "end":
-            raise _NoLiteral
-        return value
-
-    def _follows(self, mark: str, ahead: int = 0) -> bool:
-        return self._tokens[self._at + ahead] == ("mark", mark)
-
-    def _take(self, mark: str) -> bool:
-        """Whether this mark follows, which then is read."""
-        there = self._follows(mark)
-        self._at += there
-        return there
-
-    def _value(self) -> Any:
-        kind, token = self._tokens[self._at]
-        self._at += kind != "end"
-        if kind == "text":
-            return _text(token)
-        if kind == "number":
-            return int(token) if token.lstrip("+-").isdigit() else float(token)
-        if kind == "name" and self._take("("):
-            return self._call(token)
-        if kind == "name" and token in _NAMES:
-            return _NAMES[token]
-        if token == "[":
-            return self._parts("]")[0]
-        if token == "(":
-            parts, commas = self._parts(")")
-            if len(parts) > 1 and commas < len(parts) - 1:
-                raise _NoLiteral
-            return parts if commas or not parts else parts[0]
-        if token == "{":
-            return self._braces()
-        raise _NoLiteral
-
-    def _parts(self, end: str) -> tuple[list[Any], int]:
-        """The values up to a bracket, and how many commas stood between them."""
-        parts: list[Any] = []
-        commas = 0
-        while not self._take(end):
-            parts.append(self._value())
-            commas += self._take(",")
-        return parts, commas
-
-    def _braces(self) -> Any:
-        """A dictionary, or a set as a list."""
-        named: dict[str, Any] = {}
-        while not self._take("}"):
-            name = self._value()
-            if not named and not self._follows(":"):
-                commas = self._take(",")
-                parts, more = self._parts("}")
-                if commas + more < len(parts):
-                    raise _NoLiteral
-                return [name, *parts]
-            if not self._take(":"):
-                raise _NoLiteral
-            named[str(name)] = self._value()
-            if not self._take(",") and not self._follows("}"):
-                raise _NoLiteral
-        return named
-
-    def _call(self, name: str) -> Any:
-        """What `array([...], dtype=object)`, `np.str_('a')` or `datetime.date(1990, 1, 2)` stand for."""
-        arguments: list[Any] = []
-        while not self._take(")"):
-            if self._tokens[self._at][0] == "name" and self._follows("=", ahead=1):
-                self._at = min(self._at + 3, len(self._tokens) - 2)  # dtype=object, dtype='<U9'
-            else:
-                arguments.append(self._value())
-            if not self._take(",") and not self._follows(")"):
-                raise _NoLiteral
-        if name in _DATES:
-            return _DATES[name](*arguments)
-        if not _CALLS.fullmatch(name):
-            raise _NoLiteral
-        return arguments[0] if arguments else []
+    Elsewhere values that stand side by side are refused: Python would join texts to one.
+    """
+    tokens: list[str] = []
+    brackets: list[str] = []
+    end, ends_value, before = 0, False, ""
+    while end < len(text):
+        if not (match := _TOKEN.match(text, end)):
+            raise ValueError
+        end, kind, token = match.end(), match.lastgroup, match[match.lastgroup or 0]
+        opens = token in ("[", "(", "{")
+        if ends_value and (opens or kind != "mark") and not (token == "(" and before == "name"):
+            if brackets[-1:] != ["["]:
+                raise ValueError
+            tokens.append(",")
+        if opens:
+            brackets.append(token)
+        elif kind == "mark" and not brackets:
+            raise ValueError
+        elif token in ("]", ")", "}"):
+            brackets.pop()
+        tokens.append("None" if token == "<NA>" else token)
+        ends_value, before = kind != "mark" or token in ("]", ")", "}"), kind or ""
+    return " ".join(tokens)
 
 
-def _text(token: str) -> str:
-    prefix = token[0] if token[0] not in "'\"" else ""
-    inner = token[len(prefix) + 1 : -1]
-    text = inner if prefix in "rR" and prefix else _ESCAPE.sub(_unescaped, inner)
-    return text.encode("latin-1").decode() if prefix in ("b", "B") else text  # ValueError where it is no text
-
-
-def _unescaped(match: re.Match[str]) -> str:
-    code = match[1]
-    if len(code) > 1:
-        return chr(int(code[1:], 16))
-    return _LETTERS.get(code, code if code in "'\"\\" else match[0])
+def _value(node: ast.expr) -> Any:
+    """What a literal, or a call like `array([...], dtype=object)`, stands for. Raises ValueError if none."""
+    match node:
+        case ast.Constant(bytes() as value):
+            return value.decode()
+        case ast.Constant(value):
+            return value
+        case ast.UnaryOp(sign, ast.Constant(int() | float() as value)):
+            return -value if isinstance(sign, ast.USub) else value
+        case ast.List(parts) | ast.Tuple(parts) | ast.Set(parts):
+            return [_value(part) for part in parts]
+        case ast.Dict(names, values):
+            return {
+                str(_value(name)): _value(value) for name, value in zip(names, values, strict=True) if name
+            }
+        case ast.Name() | ast.Attribute():
+            return _NAMES[ast.unparse(node)]
+        case ast.Call(function, arguments):
+            name, values = ast.unparse(function), [_value(argument) for argument in arguments]
+            if name in _DATES:
+                return _DATES[name](*values)
+            if not _CALLS.fullmatch(name):
+                raise ValueError
+            return values[0] if values else []
+        case _:
+            raise ValueError
 
 
 def reach(value: Any, path: str) -> Iterator[Any]:

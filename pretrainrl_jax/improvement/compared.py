@@ -30,9 +30,8 @@ def cut_texts(texts: Sequence[str], tokenizer: Tokenizer, config: Config) -> lis
     """The first `selfimprove.compared` texts that are long enough, cut as documents are."""
     settings = config.selfimprove
     documents = [Document(number, f"text {number + 1}", text) for number, text in enumerate(texts)]
-    limits = tokenizer.start, config.seed, settings.suffix, settings.length, settings.shortest_prefix
     cuts = (
-        cut(document, tokens, *limits)
+        cut(document, tokens, tokenizer.start, settings, config.seed)
         for document, (tokens, _) in zip(documents, tokenised(tokenizer, documents), strict=True)
         if tokens
     )

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pretrainrl_jax.decoding.rollouts import Rollout
-from pretrainrl_jax.documents.cut import Cut, Cuts
+from pretrainrl_jax.documents.cut import Cut
+from pretrainrl_jax.documents.stream import Stream
 from pretrainrl_jax.improvement.metrics import Judged
 from pretrainrl_jax.training.feed import Holds
 
@@ -97,12 +98,12 @@ class Experience:
         """How many steps the policy has learned from since it sampled the documents that are taken next."""
         return self.steps - self.queue[0].after
 
-    def add(self, sampled: Sampled, stream: Cuts) -> None:
+    def add(self, sampled: Sampled, stream: Stream) -> None:
         """Note the documents of a step that were just read and sampled."""
         self.queue.append(sampled)
         self.documents, self.dropped = stream.state, dict(stream.dropped)
 
-    def take(self, judged: Sequence[Judged], stream: Cuts) -> None:
+    def take(self, judged: Sequence[Judged], stream: Stream) -> None:
         """Note that the documents of a step, the first in the queue, are judged and learned from."""
         self.queue.popleft()
         self.ended = stream.ended and not self.queue

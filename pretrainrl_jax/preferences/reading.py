@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 from pretrainrl_jax.config import PreferencesConfig
@@ -12,6 +13,7 @@ from pretrainrl_jax.facts.columns import shown
 from pretrainrl_jax.facts.files import Row, is_folder, named_for
 from pretrainrl_jax.facts.reading import format_of, read_rows
 from pretrainrl_jax.facts.sorting import Dropped, said, short
+from pretrainrl_jax.facts.written import cells
 from pretrainrl_jax.preferences import rows as judged
 from pretrainrl_jax.preferences.record import Comparison, Preferred, Text, draw, key
 
@@ -33,7 +35,6 @@ class Preferences:
     rows: int = 0
     columns: Mapping[str, str] = field(default_factory=dict)  # what is used as what; "" for no prompt column
     unused: Sequence[str] = ()  # columns that are not read
-    forms: Counter[str] = field(default_factory=Counter)  # rows by how they state their preference
     dropped: Sequence[Dropped] = ()  # rows, or single pairs of one, that are not compared; rules: rows.RULES
     left_out: Counter[str] = field(default_factory=Counter)  # prompts that nobody asked for, by rule
     repeated: int = 0  # pairs that another row states, too
@@ -56,30 +57,26 @@ def read_preferences(settings: PreferencesConfig, seed: int) -> Preferences:
     listed = format_of(settings) in ("csv", "tsv")
     by_prompt: dict[str, tuple[Text, dict[tuple[str, str], Preferred]]] = {}
     dropped: list[Dropped] = []
-    forms: Counter[str] = Counter()
     repeated = 0
     for row in rows:
-        cells = [_cell(row.values, columns[name]) if columns[name] else None for name in USUAL]
-        where, kept = short(row.where), False
+        held = [_cell(row.values, columns[name]) for name in USUAL]
+        where = short(row.where)
         try:
-            stated = judged.compared(*cells, implicit=not columns["prompt"], listed=listed)
+            prompt, *sides = judged.compared(*held, implicit=not columns["prompt"], listed=listed)
         except Unusable as reason:
-            dropped.append(Dropped(where, str(reason), said(cells)))
+            dropped.append(Dropped(where, str(reason), said(held)))
             continue
-        _, pairs = by_prompt.get(key(stated.prompt), (stated.prompt, {}))
-        for chosen in stated.chosen:
-            for rejected in stated.rejected:
-                name = key(chosen), key(rejected)
-                if name[0] == name[1]:
-                    dropped.append(Dropped(where, judged.EQUAL, said(cells)))
-                    continue
-                known = pairs.get(name)
-                repeated += known is not None
-                pairs[name] = Preferred(chosen, rejected, (known.rows if known else 0) + 1)
-                kept = True
-        if kept:
-            by_prompt[key(stated.prompt)] = stated.prompt, pairs
-            forms[stated.form] += 1
+        _, pairs = by_prompt.get(key(prompt), (prompt, {}))
+        for chosen, rejected in product(*sides):
+            name = key(chosen), key(rejected)
+            if name[0] == name[1]:
+                dropped.append(Dropped(where, judged.EQUAL, said(held)))
+                continue
+            known = pairs.get(name)
+            repeated += known is not None
+            pairs[name] = Preferred(chosen, rejected, (known.rows if known else 0) + 1)
+        if pairs:
+            by_prompt[key(prompt)] = prompt, pairs
     if not by_prompt:
         counts = Counter(lost.rule for lost in dropped).most_common()
         why = ", ".join(f"{number} {rule}" for rule, number in counts)
@@ -96,7 +93,6 @@ def read_preferences(settings: PreferencesConfig, seed: int) -> Preferences:
         len(rows),
         columns,
         [name for name in _names(rows) if name not in used],
-        forms,
         dropped,
         +Counter({judged.BEYOND_LIMIT: len(every) - len(kept)}),
         repeated,
@@ -134,12 +130,8 @@ def choose_columns(rows: Sequence[Row], settings: PreferencesConfig) -> dict[str
 
 def _cell(values: Mapping[str, Any], name: str) -> Any:
     """What a row holds in a column, None where nothing; a dot reaches into nested values."""
-    if name in values:
-        return values[name]
-    value: Any = values
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
+    there = cells(values, name) if name else []
+    return there[0] if len(there) == 1 else None
 
 
 def _names(rows: Iterable[Row]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from pretrainrl_jax.facts.cleaning import SURROGATE, Unusable
 from pretrainrl_jax.facts.written import written
@@ -40,25 +40,13 @@ _MESSAGES = re.compile(
 _LIST = re.compile(r"""\s*(array\(\s*)?\[\s*(\[\s*|array\()*(["'\]]|\{\s*["'](role|content))""")
 
 
-class Compared(NamedTuple):
-    """What a row says: each of the chosen answers is better than each of the rejected ones."""
+def compared(
+    prompt: Any, chosen: Any, rejected: Any, implicit: bool, listed: bool
+) -> tuple[Text, list[Text], list[Text]]:
+    """A row as a prompt and answers: each of the chosen ones is better than each of the rejected ones.
 
-    prompt: Text
-    chosen: list[Text]
-    rejected: list[Text]
-    form: str  # how it was given, in words
-
-
-def compared(prompt: Any, chosen: Any, rejected: Any, implicit: bool, listed: bool) -> Compared:
-    """A row's cells as a prompt and answers.
-
-    Args:
-        prompt, chosen, rejected: the cells.
-        implicit: there is no column of prompts.
-        listed: the file has no lists, so that texts may hold them, as in CSV; messages may stand in any text.
-
-    Raises:
-        Unusable: if the row is no preference.
+    `implicit`: there is no column of prompts. `listed`: the file has no lists, as CSV, so that texts may hold
+    them; messages may stand in any text. Raises Unusable if the row is no preference.
     """
     prompt, chosen, rejected = (_parsed(cell, listed) for cell in (prompt, chosen, rejected))
     better, worse = answers(chosen, NO_CHOSEN), answers(rejected, NO_REJECTED)
@@ -66,41 +54,39 @@ def compared(prompt: Any, chosen: Any, rejected: Any, implicit: bool, listed: bo
     if len({isinstance(answer, str) for answer in every}) > 1:
         raise Unusable(MIXED)
     if implicit:
-        start, form = common_beginning(every), "the prompt is their common beginning"
-        better, worse = ([answer[start:] for answer in of_kind] for of_kind in (better, worse))
-        prompt = every[0][:start]
+        prompt, better, worse = _without(every[0][: common_beginning(every)], better, worse)
     else:
-        prompt, better, worse, form = _of_prompt(prompt, better, worse)
+        prompt, better, worse = _of_prompt(prompt, better, worse)
     if blank(prompt):
         raise Unusable(NO_PROMPT)
     if any(map(blank, [*better, *worse])):
         raise Unusable(EMPTY)
     if any(not isinstance(a, str) and a[-1]["role"] in ("user", "system") for a in [*better, *worse]):
         raise Unusable(ENDS_WITH_USER)
-    kind = "texts" if isinstance(prompt, str) else "messages"
-    return Compared(prompt, better, worse, f"{kind}, {form}")
+    return prompt, better, worse
 
 
-def _of_prompt(
-    prompt: Any, better: list[Text], worse: list[Text]
-) -> tuple[Text, list[Text], list[Text], str]:
+def _without(prompt: Text, better: list[Text], worse: list[Text]) -> tuple[Text, list[Text], list[Text]]:
+    """The prompt, and answers that begin with it without it."""
+    better, worse = ([answer[len(prompt) :] for answer in side] for side in (better, worse))
+    return prompt, better, worse
+
+
+def _of_prompt(prompt: Any, better: list[Text], worse: list[Text]) -> tuple[Text, list[Text], list[Text]]:
     """A prompt that is given, and the answers without it."""
     if prompt is None or prompt == "" or prompt == []:
         raise Unusable(NO_PROMPT)
     asked, every = text_of(prompt), [*better, *worse]
     if isinstance(every[0], str):
-        if isinstance(asked, str):
-            return asked, better, worse, "with a prompt"
-        better, worse = (list[Text](map(_said, side)) for side in (better, worse))
-        return asked, better, worse, "answers as texts"
+        if not isinstance(asked, str):
+            better, worse = (list[Text](map(_said, side)) for side in (better, worse))
+        return asked, better, worse
     if isinstance(asked, str):
         if any(not isinstance(a, str) and a[0]["role"] == "assistant" for a in every):
-            return ({"role": "user", "content": asked},), better, worse, "the prompt as a text"
+            return ({"role": "user", "content": asked},), better, worse
         asked = every[0][: common_beginning(every)]  # the prompt says the user's turn of conversations again
-    if all(answer[: len(asked)] == asked for answer in every):
-        better, worse = ([answer[len(asked) :] for answer in side] for side in (better, worse))
-        return asked, better, worse, "whole conversations beside a prompt"
-    return asked, better, worse, "with a prompt"
+    repeated = all(answer[: len(asked)] == asked for answer in every)
+    return _without(asked, better, worse) if repeated else (asked, better, worse)
 
 
 def _said(text: Text) -> Text:
@@ -128,20 +114,10 @@ def text_of(cell: Any) -> Text:
 
 
 def _messages(cell: Any) -> tuple[Message, ...]:
-    messages = _one_by_one(cell) if isinstance(cell, Mapping) else cell
+    messages = [cell] if isinstance(cell, Mapping) else cell
     if not isinstance(messages, list | tuple) or not messages:
         raise Unusable(NOT_TEXT)
     return tuple(map(_message, messages))
-
-
-def _one_by_one(cell: Mapping[str, Any]) -> list[Any]:
-    """A message, or messages as tables of lists hold them: all roles, then all contents."""
-    if not isinstance(cell.get("role"), list | tuple):
-        return [cell]
-    lists = [value for value in cell.values() if isinstance(value, list | tuple)]
-    if len(lists) < len(cell) or len(set(map(len, lists))) > 1:
-        raise Unusable(NOT_TEXT)
-    return [dict(zip(cell, values, strict=True)) for values in zip(*lists, strict=True)]
 
 
 def _message(value: Any) -> Message:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Any
 
 from pretrainrl_jax.errors import InputError
@@ -45,15 +46,10 @@ def build(
     branches are the rest, terminators included. An answer that is better than one and worse than another
     stands as two branches, one of each role.
 
-    Args:
-        comparisons: prompts and their pairs.
-        tokenizer: the model's.
-        row_length, layout: a pair that takes more is left out; a prompt whose pairs fit only one by one is
-            laid as several trees, in whose first one a chosen answer counts for next-token prediction.
-        control_tokens: texts may spell control tokens; otherwise a pair whose texts do is left out.
-
-    Raises:
-        InputError: if there are messages, and the tokenizer has no chat template.
+    A pair that takes more than a row of that layout is left out; a prompt whose pairs fit only one by one is
+    laid as several trees, in whose first one a chosen answer counts for next-token prediction. A pair whose
+    texts spell control tokens is left out without `control_tokens`. Raises InputError if there are messages,
+    and the tokenizer has no chat template.
     """
     built = Built()
     for comparison in comparisons:
@@ -65,19 +61,14 @@ def build(
         except _Refused as refused:
             built.drop(judged.TEMPLATE, len(clean.pairs), str(refused))
             continue
-        shared = min(_in_common(prompt, joint) for joint in branches.values())
+        places = zip(prompt, *branches.values(), strict=False)  # up to the end of the shortest
+        shared = len([*takewhile(lambda tokens: len(set(tokens)) == 1, places)])
         built.cut += shared < len(prompt)
         tree = _tree(clean, prompt[:shared], {name: t[shared:] for name, t in branches.items()}, built)
         trees = _fitting(tree, row_length, layout, built)
         built.split += len(trees) > 1
         built.trees += trees
     return built
-
-
-def _in_common(one: Tokens, other: Tokens) -> int:
-    """How many tokens both begin with."""
-    shortest = min(len(one), len(other))
-    return next((at for at in range(shortest) if one[at] != other[at]), shortest)
 
 
 class _Refused(Exception):
@@ -99,12 +90,8 @@ def encode(
             for ids in encode_all([comparison.prompt, *joint])
         )
         return prompt, {name: (*ids, end) for name, ids in zip(every, answers, strict=True)}
-    rendered = [render(tokenizer, comparison.prompt, generate=True)]
-    rendered += [
-        render(tokenizer, (*comparison.prompt, *answer))
-        for answer in every.values()
-        if not isinstance(answer, str)
-    ]
+    told = ((*comparison.prompt, *answer) for answer in every.values() if not isinstance(answer, str))
+    rendered = [render(tokenizer, comparison.prompt, generate=True), *(render(tokenizer, t) for t in told)]
     prompt, *answers = tokenizer.encode_rendered(rendered)
     return prompt, dict(zip(every, answers, strict=True))
 

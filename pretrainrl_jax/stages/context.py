@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import Config, DocumentsConfig
-from pretrainrl_jax.documents.stream import Stream, open_stream
+from pretrainrl_jax.documents.stream import Stream
 from pretrainrl_jax.documents.world import MadeDocuments, make_documents
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.factual import neighbours
@@ -112,13 +112,13 @@ class Context:
         return verbalise(self.facts, self.config.corpus, self.config.seed)
 
     def stream(self, settings: DocumentsConfig | None = None) -> Stream:
-        """The stream of documents, from its beginning; raises InputError as `open_stream`.
+        """The stream of documents, from its beginning; raises InputError as `Stream`.
 
         `settings` may say otherwise how the same sources are read.
         """
         config = self.config
         made = () if config.documents.path else self.made_documents.texts
-        return open_stream(settings or config.documents, config.seed, made)
+        return Stream(settings or config.documents, config.seed, made)
 
     @cached_property
     def made_documents(self) -> MadeDocuments:

@@ -41,7 +41,7 @@ FORMAT = 1  # of parts
 class Making:
     """One kind of labels at work."""
 
-    stream: Stream | Cuts
+    stream: Stream
     make: Callable[[int], labels.Made]  # of the next documents, of so many at most; counted as "documents"
     files: Sequence[str]  # of lines, the one that marks the end last
     told: Callable[[Counter[str]], list[str]]  # what was counted, in words
@@ -241,7 +241,7 @@ def judge_data(context: Context, opened: ExitStack) -> Making:
             pieces, config.making.corruptions, writes, agree, list(prompts), verdicts, told
         )
 
-    return Making(cuts, work, ["judge-data"], labels.told_of_judge_data)
+    return Making(cuts.stream, work, ["judge-data"], labels.told_of_judge_data)
 
 
 def unsafe_data(context: Context, opened: ExitStack) -> Making:
@@ -255,7 +255,6 @@ def unsafe_data(context: Context, opened: ExitStack) -> Making:
     agree = agreeing(context, improvement, prompts) if prompts else None
     verdicts = judge_prompt(asked, "safety").verdicts
     told = {"judge": named(asked)}
-    lengths = cutting.suffix, cutting.length, cutting.shortest_prefix
 
     def outcome(document: Document) -> Any:
         """Why a document is left out, or what was found."""
@@ -264,7 +263,7 @@ def unsafe_data(context: Context, opened: ExitStack) -> Making:
         if (blocked := counted(document.text)) < config.making.blocked:
             return "blocklist"
         ((tokens, rule),) = tokenised(tokenizer, [document])
-        one = cut(document, tokens, tokenizer.start, config.seed, *lengths) if tokens else None
+        one = cut(document, tokens, tokenizer.start, cutting, config.seed) if tokens else None
         if not one:
             return f"cut.{rule or TOO_SHORT}"
         shown = one.prefix[-asked.prefix_tokens :]

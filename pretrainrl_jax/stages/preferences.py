@@ -88,7 +88,6 @@ def statistics(context: Context, made: dict[str, Built]) -> Json:
         "held_out": len({tree.id.partition("/")[0] for tree in made[HELD_OUT].trees}),
         "pairs": sum(len(tree.preferences) for tree in trees),
         "held_out_pairs": sum(len(tree.preferences) for tree in made[HELD_OUT].trees),
-        "forms": dict(read.forms),
         "columns": dict(read.columns),
         "unused": list(read.unused),
         "repeated": read.repeated,

@@ -73,7 +73,7 @@ class Method:
             context,
             f"selfimprove/{system}",
             base,
-            {"data": self._documents.identity},
+            {"data": self._documents.stream.identity},
             base.template,
             rate=f"methods.{system}.learning_rate",
             shown={"loss": "loss"},
@@ -86,7 +86,7 @@ class Method:
 
     def improve(self) -> Notes:
         """Cut, continue, judge, learn, step after step."""
-        settings, documents, start = self._settings, self._documents, self._start
+        settings, documents, start = self._settings, self._documents.stream, self._start
         state, progress = self._learner.resume()
         if not self._resident:
             start.release()

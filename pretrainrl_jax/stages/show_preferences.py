@@ -34,7 +34,6 @@ def show_preferences(config: Config) -> None:
         f"{read.source}: {counted(read.rows, 'row')}",
         f"columns: {', '.join(used)}",
         f"columns not read: {names(read.unused, 40)}",
-        *(f"form: {form} ({counted(rows, 'row')})" for form, rows in read.forms.most_common()),
         *_counts(read),
         f"{counted(len(trained), 'prompt')} trained with {counted(_pairs(trained), 'pair')}, "
         f"{len(held_out):,} held out with {_pairs(held_out):,} "

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from pretrainrl_jax.documents.packing import Blocks
-from pretrainrl_jax.documents.stream import Document, Stream, open_stream
+from pretrainrl_jax.documents.stream import Document, Stream
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.corpus import shares
 from pretrainrl_jax.knowledge.singletons import Counter, Counts, drawn_by, of_mentions
@@ -30,7 +30,7 @@ def count_statements(context: Context, tokenizer: Tokenizer) -> Counts | None:
     if named := config.evaluate.statements:
         settings = replace(config.documents, path=named, weights=(), shuffle=0, epochs=1)
         try:
-            return _count(context, open_stream(settings, config.seed), "files")
+            return _count(context, Stream(settings, config.seed), "files")
         except InputError as error:
             raise InputError(str(error).replace("documents.path", "evaluate.statements")) from None
     if not config.pretrain.epochs:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pretrainrl_jax.config import DocumentsConfig, SelfimproveConfig
 from pretrainrl_jax.documents import stream
 from pretrainrl_jax.documents.cut import Cuts, cut
-from pretrainrl_jax.documents.stream import Document, open_stream
+from pretrainrl_jax.documents.stream import Document, Stream
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.trees.tokenization import Tokenizer
 
@@ -32,12 +32,13 @@ def test_a_cut_is_a_stretch_of_the_document(tokens, bos, seed, number, suffix, r
     assume(shortest <= room)
     length = len(bos) + room + suffix
     document = Document(number, "name", "")
-    made = cut(document, tokens, bos, seed, suffix, length, shortest)
+    asked = SelfimproveConfig(suffix=suffix, length=length, shortest_prefix=shortest)
+    made = cut(document, tokens, bos, asked, seed)
     if len(tokens) < suffix + shortest:
         assert made is None
         return
     assert made is not None
-    assert made == cut(document, tokens, bos, seed, suffix, length, shortest)
+    assert made == cut(document, tokens, bos, asked, seed)
     assert (made.number, made.name, made.document) == (number, "name", tuple(tokens[:length]))
     assert len(made.suffix) == suffix
     assert made.prefix[: len(bos)] == bos
@@ -52,15 +53,16 @@ def test_a_cut_is_a_stretch_of_the_document(tokens, bos, seed, number, suffix, r
 
 def test_every_place_is_as_likely() -> None:
     tokens = list(range(100, 140))
+    asked = SelfimproveConfig(suffix=5, length=40, shortest_prefix=2)
     drawn = Counter()
     for number in range(7000):
-        made = cut(Document(number, "", ""), tokens, (), 3, 5, 40, 2)
+        made = cut(Document(number, "", ""), tokens, (), asked, 3)
         assert made is not None
         drawn[made.suffix[0] - 100] += 1
     assert sorted(drawn) == list(range(2, 36))  # 34 places
     assert all(140 < count < 280 for count in drawn.values())
-    again = cut(Document(5, "", ""), tokens, (), 4, 5, 40, 2)
-    assert again != cut(Document(5, "", ""), tokens, (), 3, 5, 40, 2)
+    again = cut(Document(5, "", ""), tokens, (), asked, 4)
+    assert again != cut(Document(5, "", ""), tokens, (), asked, 3)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +76,7 @@ WORDS = "Where is the river? The river is in the valley of the north. "
 
 def cuts_of(texts: list[str], tokenizer: Tokenizer, asked: SelfimproveConfig = ASKED, **documents) -> Cuts:
     settings = DocumentsConfig(**({"shuffle": 5, "epochs": 2} | documents))
-    return Cuts(open_stream(settings, 1, texts), tokenizer, asked, seed=9)
+    return Cuts(Stream(settings, 1, texts), tokenizer, asked, seed=9)
 
 
 def test_cuts_of_a_stream(tokenizer: Tokenizer) -> None:
@@ -82,9 +84,9 @@ def test_cuts_of_a_stream(tokenizer: Tokenizer) -> None:
     cuts = cuts_of(texts, tokenizer)
     every = cuts.take(1000)
     assert len(every) == 2 * sum(len(tokenizer.encode(text)) >= 6 for text in texts)
-    assert cuts.dropped == {"too_short": 60 - len(every)}
+    assert cuts.stream.dropped == {"too_short": 60 - len(every)}
     assert 10 < len(every) < 60
-    assert cuts.ended
+    assert cuts.stream.ended
     for one in every:
         own = tokenizer.encode(texts[int(one.name.rpartition(" ")[2]) - 1])
         assert one.document == own[:16]
@@ -102,7 +104,7 @@ def test_cuts_go_on_from_their_state(tokenizer: Tokenizer) -> None:
     for taken in (0, 1, 7, 33):
         one, other = cuts_of(texts, tokenizer, epochs=0), cuts_of(texts, tokenizer, epochs=0)
         one.take(taken)
-        other.restore(json.loads(json.dumps(one.state)))
+        other.stream.restore(json.loads(json.dumps(one.stream.state)))
         assert other.take(60 - taken) == every[taken:]
 
 
@@ -119,7 +121,7 @@ def test_a_control_token_that_has_no_other_spelling_is_counted(tokenizer: Tokeni
     strict = Strict(tokenizer.backend, tokenizer.bos, tokenizer.eos)
     cuts = cuts_of([WORDS, f"<bad> {WORDS}", WORDS], strict, epochs=1)
     assert len(cuts.take(9)) == 2
-    assert cuts.dropped == {"control_token": 1}
+    assert cuts.stream.dropped == {"control_token": 1}
 
 
 @pytest.mark.parametrize("epochs", [0, 1])

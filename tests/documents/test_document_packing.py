@@ -11,7 +11,7 @@ from helpers.models_and_trees import small_tokenizer
 from pretrainrl_jax.config import DocumentsConfig, MeshConfig
 from pretrainrl_jax.documents import packing
 from pretrainrl_jax.documents.packing import Blocks
-from pretrainrl_jax.documents.stream import open_stream
+from pretrainrl_jax.documents.stream import Stream
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.training.feed import StreamFeed, count_batches
 from pretrainrl_jax.trees.tokenization import Tokenizer
@@ -34,7 +34,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def blocks(tokenizer: Tokenizer, rows: int = 4, epochs: int = 1) -> Blocks:
     settings = DocumentsConfig(shuffle=7, epochs=epochs)
-    return Blocks(open_stream(settings, 1, TEXTS), tokenizer, LENGTH, rows, seed=2)
+    return Blocks(Stream(settings, 1, TEXTS), tokenizer, LENGTH, rows, seed=2)
 
 
 def feed(tokenizer: Tokenizer, steps: int = 10**6, **options) -> StreamFeed:

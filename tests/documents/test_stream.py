@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from pretrainrl_jax.config import DocumentsConfig
 from pretrainrl_jax.documents import stream as module
-from pretrainrl_jax.documents.stream import Document, Stream, open_stream
+from pretrainrl_jax.documents.stream import Document, Stream
 from pretrainrl_jax.errors import InputError
 
 SIZES = {"a.txt": 23, "b.jsonl": 40, "c.parquet": 11}
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def opened(folder: Path, seed: int = 1, **changes) -> Stream:
     names = ("a.txt", "b", "c.parquet")
     values: dict[str, Any] = {"path": tuple(str(folder / name) for name in names), "shuffle": 8, "epochs": 2}
-    return open_stream(DocumentsConfig(**(values | changes)), seed)
+    return Stream(DocumentsConfig(**(values | changes)), seed)
 
 
 def test_each_document_comes_as_often_as_there_are_passes(folder: Path) -> None:
@@ -68,7 +68,7 @@ def test_the_order_is_of_the_seed_and_another_one_in_each_pass(folder: Path) -> 
 
 @pytest.mark.parametrize("size", [1, 5, 8, 23, 100])
 def test_a_document_stays_in_its_window(folder: Path, size: int) -> None:
-    source = open_stream(DocumentsConfig((str(folder / "a.txt"),), shuffle=size, epochs=1), 3)
+    source = Stream(DocumentsConfig((str(folder / "a.txt"),), shuffle=size, epochs=1), 3)
     numbers = [int(document.text[1:]) for document in source.take(99)]
     for start in range(0, 23, size):
         window = numbers[start : start + size]
@@ -119,14 +119,14 @@ def test_a_stream_goes_on_from_any_state(
 
 def test_made_texts_are_a_source_like_the_others() -> None:
     made = [f"text {n}" for n in range(50)]
-    source = open_stream(DocumentsConfig(epochs=1, shuffle=10), 1, made)
+    source = Stream(DocumentsConfig(epochs=1, shuffle=10), 1, made)
     every = source.take(99)
     assert sorted(document.text for document in every) == sorted(made)
-    other, resumed = (open_stream(DocumentsConfig(epochs=1, shuffle=10), 1, made) for _ in range(2))
+    other, resumed = (Stream(DocumentsConfig(epochs=1, shuffle=10), 1, made) for _ in range(2))
     other.take(17)
     resumed.restore(other.state)
     assert resumed.take(99) == every[17:]
-    assert source.identity != open_stream(DocumentsConfig(), 1, made[1:]).identity
+    assert source.identity != Stream(DocumentsConfig(), 1, made[1:]).identity
 
 
 def test_what_is_not_drawn_is_not_read(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_what_is_not_drawn_is_not_read(tmp_path: Path) -> None:
         def __iter__(self) -> Any:
             return iter(())
 
-    source = open_stream(DocumentsConfig(shuffle=16), 1, Texts([0]))
+    source = Stream(DocumentsConfig(shuffle=16), 1, Texts([0]))
     assert len(source.take(20)) == 20
     assert max(read) < 200  # two windows and what Grain fetches ahead
 
@@ -215,7 +215,7 @@ def test_a_stream_of_no_use_is_refused(folder: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_state_of_other_sources_is_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="3 sources where the saved stream had 1"):
-        opened(folder).restore(open_stream(DocumentsConfig((str(folder / "b"),)), 1).state)
+        opened(folder).restore(Stream(DocumentsConfig((str(folder / "b"),)), 1).state)
 
 
 def test_weights_are_one_for_each_source() -> None:

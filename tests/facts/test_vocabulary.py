@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from pretrainrl_jax import config
-from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.corpus import verbalise
 from pretrainrl_jax.facts.vocabulary import END, save_tokenizer, train_tokenizer
 from pretrainrl_jax.facts.world import make_world
@@ -54,8 +54,8 @@ def test_size_and_special_tokens(tokenizer):
 
 def test_smallest_vocabulary():
     assert train_tokenizer(["some text"], 257).get_vocab_size() == 257
-    with pytest.raises(InputError, match=r"tokenizer\.vocabulary is 256: it must be 257 or more"):
-        train_tokenizer(["some text"], 256)
+    with pytest.raises(ValidationError, match="greater than or equal to 257"):
+        config.TokenizerConfig(vocabulary=256)
 
 
 @settings(deadline=None)

@@ -74,7 +74,7 @@ def test_other_forms(text: str, value: object) -> None:
         "['a' for a in b]", "'a'", "3", "None", "set", "setting (one)", "array", "[" * 100_000, "['a'" * 999,
         "{" * 60 + "1" + "}" * 60, "('a' 'b')", "('a', 'b' 'c')", "{'a' 'b'}", "{'a', 'b' 'c'}",
         "{'a': 1, 'b'}", "{'a': 1 'b': 2}", "array(['a'] ['b'])", "[datetime.date(1990, 13, 2)]",
-        "[datetime.date('a')]",
+        "[datetime.date('a')]", "['a'], ['b']", "['a']]", "[007]",
     ],
 )  # fmt: skip
 def test_what_is_no_list(text: str) -> None:

@@ -77,12 +77,12 @@ ASKED, WHO = key(tuple(user("Who?"))), (key(tuple(said("I"))), key(tuple(said("y
         ),
         ({"chosen": user("Who?") + said("I"), "rejected": user("Who?") + said("you")}, [(ASKED, *WHO)]),
         ({"chosen": "Q: Who? A: I", "rejected": "Q: Who? A: you"}, [("Q: Who? A:", " I", " you")]),
-        # As data sets of TensorFlow hold lists of messages, and tables messages with keys of others.
+        # As tables hold messages with keys of others.
         (
             {
-                "prompt": {"role": ["user"], "content": ["Who?"]},
-                "chosen": said("I") and [{"role": "assistant", "content": "I", "tool_calls": None}],
-                "rejected": {"role": ["assistant"], "content": ["you"]},
+                "prompt": user("Who?"),
+                "chosen": [{"role": "assistant", "content": "I", "tool_calls": None}],
+                "rejected": said("you"),
             },
             [(ASKED, *WHO)],
         ),
@@ -111,15 +111,7 @@ def test_forms(tmp_path, row, wanted):
         ),
         ({"prompt": ["Q"], "chosen": "a", "rejected": "b"}, "not text"),
         (
-            {"prompt": user("Q"), "chosen": {"role": ["assistant"], "content": "a"}, "rejected": said("b")},
-            "not text",
-        ),
-        (
-            {
-                "prompt": user("Q"),
-                "chosen": {"role": ["assistant"], "content": ["a", "b"]},
-                "rejected": said("b"),
-            },
+            {"prompt": user("Q"), "chosen": {"role": ["assistant"], "content": ["a"]}, "rejected": said("b")},
             "not text",
         ),
         (

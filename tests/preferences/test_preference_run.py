@@ -174,7 +174,6 @@ def test_facts_shows_what_is_read(inputs, tmp_path):
         "pairs.jsonl: 33 rows",
         "columns: prompt = prompt, chosen = chosen, rejected = rejected",
         "columns not read: score",
-        "form: messages, with a prompt (32 rows)",
         "32 prompts, 48 pairs to be compared",
         "rejected answers of a prompt: 1 (16 prompts), 2 (16 prompts)",
         "<|im_start|>user\\nWhat is 0?<|im_end|>\\n<|im_start|>assistant\\n | Rome<|im_end|>\\n",

@@ -52,27 +52,30 @@ FALLBACK = (
     "For {subject}, the {relation} is {answer}.",
     "{subject} has {answer} as its {relation}.",
 )
+UNKNOWN = Wording("", "", FALLBACK)
 _filler = _blocks("filler.txt")
 FILLER = tuple(_filler.pop("sentences"))
 FILLER_WORDS = {kind: tuple(" ".join(lines).split(", ")) for kind, lines in _filler.items()}
 
 
+def wording_of(relation: str) -> Wording:
+    """The templates of a relation; of one that is not known generic statements alone."""
+    return WORDINGS.get(relation, UNKNOWN)
+
+
 def paraphrase(relation: str, subject: str) -> str:
     """The held-out wording of the relation's question; "" for a relation without one."""
-    wording = WORDINGS.get(relation)
-    return wording.paraphrase.format(subject=subject) if wording else ""
+    return wording_of(relation).paraphrase.format(subject=subject)
 
 
 def rewordings(relation: str, subject: str) -> tuple[str, ...]:
     """Other wordings of the relation's question, for training; none for a relation that is not known."""
-    wording = WORDINGS.get(relation)
-    return tuple(text.format(subject=subject) for text in wording.rewordings) if wording else ()
+    return tuple(text.format(subject=subject) for text in wording_of(relation).rewordings)
 
 
 def statements(relation: str) -> tuple[str, ...]:
     """The declarative templates of a relation; generic ones where the relation is not known."""
-    wording = WORDINGS.get(relation)
-    return wording.statements if wording else FALLBACK
+    return wording_of(relation).statements
 
 
 def subject_of(relation: str, question: str) -> str:
@@ -81,10 +84,7 @@ def subject_of(relation: str, question: str) -> str:
     Spaces around it are left out. "" where the question is worded otherwise or names nothing, or where the
     relation is not known.
     """
-    wording = WORDINGS.get(relation)
-    if not wording:
-        return ""
-    before, after = wording.question.split("{subject}")
-    if not (question.startswith(before) and question.endswith(after)):
+    before, slot, after = wording_of(relation).question.partition("{subject}")
+    if not (slot and question.startswith(before) and question.endswith(after)):
         return ""
     return question[len(before) : len(question) - len(after)].strip()  # empty too where the two ends overlap
