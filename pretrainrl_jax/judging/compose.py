@@ -8,7 +8,7 @@ from numbers import Real
 from pretrainrl_jax.config import JudgeConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.statements import Statements
-from pretrainrl_jax.judging.parts import Ask, count_pairs, model_parts, prompts_of
+from pretrainrl_jax.judging.parts import Ask, model_parts, prompts_of
 from pretrainrl_jax.judging.protocol import Case, Judge, JudgeError, Part, Scored, Scores, Verdicts, shown
 from pretrainrl_jax.judging.repetition import repetition
 
@@ -60,7 +60,7 @@ def make_judge(
     if statements is not None:
         parts["facts"] = facts(statements, settings.silence, Counter() if seen is None else seen)
     if ask is not None:
-        parts |= model_parts(settings, prompts_of(settings), ask)
+        parts |= model_parts(prompts_of(settings), ask)
     weights = {name: getattr(settings, name) for name in PARTS}
     for name, weight in weights.items():
         if weight and name not in parts:
@@ -71,7 +71,7 @@ def make_judge(
 
 def verdicts_per_case(settings: JudgeConfig, candidates: int) -> int:
     """How many verdicts the model is asked for about one document of so many different candidates."""
-    pairs = 2 * count_pairs(candidates, settings.pairs, settings.opponents) if settings.quality else 0
+    pairs = candidates * (candidates - 1) * bool(settings.quality)
     each = candidates * (bool(settings.safety) + bool(settings.factuality))
     return (pairs + each) * (settings.samples if settings.server.url else 1)
 
