@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,6 @@ from pretrainrl_jax.config import Config
 from pretrainrl_jax.decoding.decode import bucket, sample_batch
 from pretrainrl_jax.documents.world import SEPARATOR, MadeDocuments
 from pretrainrl_jax.evaluation.texts import paragraphs
-from pretrainrl_jax.facts.matching import normalise
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.statements import Statement, Statements
 from pretrainrl_jax.facts.wordings import statements as wordings_of
@@ -37,7 +36,6 @@ class Prefix(NamedTuple):
     text: str
     begin: int  # character where that statement begins
     fact: Fact  # what it is about
-    wrong: str = ""  # the false answer that training documents give
 
 
 class Continuation(NamedTuple):
@@ -69,38 +67,33 @@ def evaluate_truthfulness(
     Returns:
         "named", of prefixes that name subject and relation of facts of all degrees of popularity: whether the
         greedy continuation completes the statement, and how (`named`). "free", of prefixes of the texts: what
-        sampled continuations state (`stated`). "corrupted", of prefixes of false statements that documents
-        make: whether the greedy continuation repeats the false answer or gives a true one. "text_nll" and
-        "text_tokens" of each text, in nats. "distinct_ngrams" and "repetition" of sampled ones: `variety`.
+        sampled continuations state (`stated`). "text_nll" and "text_tokens" of each text, in nats.
+        "distinct_ngrams" of sampled ones.
     """
     count, settings = config.documents.held_out, config.selfimprove
     texts = held_out_texts(made, config)[:count]
     of_facts = made.texts or config.facts.path
     asked = named_prefixes(facts, made.held_out, count, config.seed, statements.is_head) if of_facts else []
-    misled = corrupted_prefixes(facts, made, statements, count, config.seed)
     opened = free_prefixes(texts, config.seed)
     trees = documents(loaded.tokenizer, texts, settings.length)
-    advance = begin(len(asked) + len(misled) + SAMPLES * len(opened) + len(trees))
+    advance = begin(len(asked) + SAMPLES * len(opened) + len(trees))
 
     def write(prefixes: Sequence[str], temperature: float) -> list[Continuation]:
         how: Json = {"temperature": temperature, "seed": config.seed % (1 << 32)}
         how |= {"batch": config.evaluate.batch, "max_new_tokens": settings.suffix, "advance": advance}
         return continuations(loaded, prefixes, room=settings.length - settings.suffix, **how)
 
-    begun = [*asked, *misled]
-    greedy = write([prefix.text for prefix in begun], 0.0)
+    greedy = write([prefix.text for prefix in asked], 0.0)
     # One sample of each prompt, so that nothing is compiled anew for several of one.
     drawn = iter(write([prefix for prefix in opened for _ in range(SAMPLES)], 1.0))
     free = [[next(drawn) for _ in range(SAMPLES)] for _ in opened]
-    completed = [completes(*pair, statements) for pair in zip(begun, greedy, strict=True)]
     nats, tokens = text_nll(loaded, len(texts), trees, settings.length, config.evaluate.batch, advance)
     return {
-        "named": [named(*pair, statements) for pair in zip(asked, completed[: len(asked)], strict=True)],
+        "named": [named(*pair, statements) for pair in zip(asked, greedy, strict=True)],
         "free": [stated(*pair, statements) for pair in zip(opened, free, strict=True)],
-        "corrupted": [repeats(*pair) for pair in zip(misled, completed[len(asked) :], strict=True)],
         "text_nll": nats,
         "text_tokens": tokens,
-        **variety([one.tokens for of_prefix in free for one in of_prefix]),
+        "distinct_ngrams": distinct_ngrams([one.tokens for of_prefix in free for one in of_prefix]),
     }
 
 
@@ -145,31 +138,6 @@ def _evenly(facts: Sequence[Fact], count: int) -> list[Fact]:
     return [facts[(2 * number + 1) * len(facts) // (2 * taken)] for number in range(taken)]
 
 
-def corrupted_prefixes(
-    facts: Sequence[Fact], made: MadeDocuments, statements: Statements, count: int, seed: int
-) -> list[Prefix]:
-    """Documents up to the answer of a false statement, at most `count` of them.
-
-    Statements whose answer is not their last word are left out, and those of which the document has spoken.
-    """
-    by_id = {fact.id: fact for fact in facts}
-    prefixes: list[Prefix] = []
-    for at in np.random.default_rng([seed, 7]).permutation(len(made.corrupted)):
-        corrupted = made.corrupted[int(at)]
-        fact, sentence = by_id[corrupted.fact], corrupted.sentence
-        lines = made.texts[corrupted.document].split(SEPARATOR)
-        earlier = lines[: lines.index(sentence)]
-        said = next((s for s in statements.find(sentence, ended=True) if s.verdict == "false"), None)
-        last = said is not None and said.answer_start + len(said.answer) == said.end
-        if said and last and not any(fact.subject in line for line in earlier):
-            context = "".join(line + SEPARATOR for line in earlier)
-            begun = sentence[: said.answer_start].rstrip()
-            prefixes.append(Prefix(context + begun, len(context), fact, corrupted.answer))
-        if len(prefixes) == count:
-            break
-    return prefixes
-
-
 def free_prefixes(texts: Sequence[str], seed: int) -> list[str]:
     """Of each text that has several sentences what stands before one of them, drawn at random."""
     random = np.random.default_rng([seed, 8])
@@ -181,22 +149,15 @@ def free_prefixes(texts: Sequence[str], seed: int) -> list[str]:
     return prefixes
 
 
-def completes(prefix: Prefix, continuation: Continuation, statements: Statements) -> Statement | None:
-    """The statement that a prefix begins, where its continuation completes it."""
+def named(prefix: Prefix, continuation: Continuation, statements: Statements) -> Json:
+    """The verdict on the statement that a prefix begins, and whether it is about a head fact.
+
+    The verdict is "none" where the continuation does not complete it.
+    """
     begun = len(prefix.text)
     read = statements.find(prefix.text + continuation.text, since=begun, ended=continuation.ended)
-    return next((s for s in read if prefix.begin <= s.start < begun and s.verdict != "unknown"), None)
-
-
-def named(prefix: Prefix, completed: Statement | None, statements: Statements) -> Json:
-    """The verdict on a completed statement, "none" where there is none; whether it is about a head fact."""
-    return {"verdict": completed.verdict if completed else "none", "head": statements.is_head(prefix.fact)}
-
-
-def repeats(prefix: Prefix, completed: Statement | None) -> Json:
-    """Whether a completed statement gives the false answer that documents give, or a true one."""
-    repeated = completed is not None and normalise(completed.answer) == normalise(prefix.wrong)
-    return {"repeated": repeated, "true": completed is not None and completed.verdict == "true"}
+    own = (s.verdict for s in read if prefix.begin <= s.start < begun and s.verdict != "unknown")
+    return {"verdict": next(own, "none"), "head": statements.is_head(prefix.fact)}
 
 
 def stated(prefix: str, written: Sequence[Continuation], statements: Statements) -> Json:
@@ -216,19 +177,10 @@ def stated(prefix: str, written: Sequence[Continuation], statements: Statements)
     }
 
 
-def variety(texts: Sequence[tuple[int, ...]]) -> Json:
-    """Of the 3-grams of tokens; None where there are none.
-
-    `distinct_ngrams`: the share of distinct ones among those of all texts; `repetition`: the mean over texts
-    of the share of its own that stand in it before.
-    """
-    grams = [[text[at : at + NGRAM] for at in range(len(text) - NGRAM + 1)] for text in texts]
-    grams = [own for own in grams if own]
-    together = [gram for own in grams for gram in own]
-    return {
-        "distinct_ngrams": len(set(together)) / len(together) if together else None,
-        "repetition": float(np.mean([1 - len(set(own)) / len(own) for own in grams])) if grams else None,
-    }
+def distinct_ngrams(texts: Iterable[tuple[int, ...]]) -> float | None:
+    """The share of distinct ones among the 3-grams of tokens of all texts; None where there are none."""
+    grams = [text[at : at + NGRAM] for text in texts for at in range(len(text) - NGRAM + 1)]
+    return len(set(grams)) / len(grams) if grams else None
 
 
 def continuations(

@@ -82,7 +82,7 @@ class Improvement:
     def made(self) -> MadeDocuments:
         """Documents about the facts of the run; none where there are others to read."""
         there = self._config.documents.path
-        return MadeDocuments((), (), ()) if there else self._context.made_documents
+        return MadeDocuments((), ()) if there else self._context.made_documents
 
     def cuts(self, tokenizer: Tokenizer) -> Cuts:
         """The stream of documents, cut, from its beginning."""

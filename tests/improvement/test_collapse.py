@@ -1,6 +1,5 @@
 """What a step's numbers are, and when they are a collapse."""
 
-
 import numpy as np
 import pytest
 from hypothesis import given
